@@ -1,0 +1,1 @@
+"""Augmentation: one composed warp and one colour step."""

@@ -1,0 +1,98 @@
+"""What people see in a terminal: progress with an estimate, and plain lines where there is no terminal.
+
+Everything here writes to stderr, so that stdout stays free for a verb's result.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import TypeVar
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+PLAIN_INTERVAL = 10.0  # seconds between two plain lines when piped
+QUIET_SECONDS = 2.0  # shorter work shows nothing
+
+T = TypeVar("T")
+
+
+def stderr_console() -> Console:
+    return Console(stderr=True, highlight=False)
+
+
+@contextmanager
+def progress(title: str, total: int | None = None) -> Iterator[Callable[[int], None]]:
+    """A bar with the time left, from the second second on; yields ``advance(n)``. Plain lines when not a terminal."""
+    reporter = _Terminal(title, total) if sys.stderr.isatty() else _Plain(title, total)
+    try:
+        yield reporter.advance
+    finally:
+        reporter.close()
+
+
+def track(items: Iterable[T], title: str, total: int | None = None) -> Iterator[T]:
+    """``items``, with :func:`progress` over them."""
+    if total is None and hasattr(items, "__len__"):
+        total = len(items)
+    with progress(title, total) as advance:
+        for item in items:
+            yield item
+            advance(1)
+
+
+def duration(seconds: float) -> str:
+    """12 s, 3 min 20 s, 2 h 5 min."""
+    seconds = max(0, round(seconds))
+    if seconds < 60:
+        return f"{seconds} s"
+    if seconds < 3600:
+        return f"{seconds // 60} min {seconds % 60} s" if seconds % 60 else f"{seconds // 60} min"
+    return f"{seconds // 3600} h {seconds % 3600 // 60} min"
+
+
+class _Terminal:
+    def __init__(self, title: str, total: int | None) -> None:
+        self.started = time.monotonic()
+        self.title, self.total, self.done = title, total, 0
+        self.bar: Progress | None = None
+
+    def advance(self, count: int) -> None:
+        self.done += count
+        if self.bar is None:
+            if time.monotonic() - self.started < QUIET_SECONDS:
+                return
+            columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+            self.bar = Progress(*columns, TextColumn("left"), TimeRemainingColumn(), console=stderr_console())
+            self.bar.start()
+            self.task = self.bar.add_task(self.title, total=self.total)
+        self.bar.update(self.task, completed=self.done)
+
+    def close(self) -> None:
+        if self.bar is not None:
+            self.bar.stop()
+
+
+class _Plain:
+    def __init__(self, title: str, total: int | None) -> None:
+        self.started = self.last = time.monotonic()
+        self.title, self.total, self.done = title, total, 0
+
+    def advance(self, count: int) -> None:
+        self.done += count
+        now = time.monotonic()
+        if now - self.last >= PLAIN_INTERVAL:
+            self.last = now
+            print(self.line(now), file=sys.stderr, flush=True)
+
+    def line(self, now: float) -> str:
+        if not self.total:
+            return f"{self.title}: {self.done}"
+        left = (now - self.started) / max(self.done, 1) * (self.total - self.done)
+        return f"{self.title}: {self.done}/{self.total}, {duration(left)} left"
+
+    def close(self) -> None:
+        return

@@ -1,0 +1,124 @@
+"""The errors a user sees.
+
+Each says what was expected, what was found, where, and what to do about it. Everything that bad input can cause derives
+from :class:`SegwrightError`; the command line prints it without a traceback and exits with 2.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+class SegwrightError(Exception):
+    """Base of every error that is the input's or the machine's fault and not a bug of ours.
+
+    ``message`` is the whole in one line; the parts stay readable for programs.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        expected: str | None = None,
+        found: str | None = None,
+        where: str | Path | None = None,
+        fix: str | None = None,
+    ) -> None:
+        self.message = message
+        self.expected = expected
+        self.found = found
+        self.where = None if where is None else str(where)
+        self.fix = fix
+        super().__init__(self.__str__())
+
+    def __str__(self) -> str:
+        lines = [self.message if self.where is None or self.where in self.message else f"{self.where}: {self.message}"]
+        lines += [
+            f"  {label}: {text}"
+            for label, text in (("expected", self.expected), ("found", self.found), ("fix", self.fix))
+            if text
+        ]
+        return "\n".join(lines)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        # Exceptions with keyword-only arguments do not survive pickling (worker -> parent) without this.
+        return (_rebuild, (type(self), self.message, self.expected, self.found, self.where, self.fix))
+
+
+def _rebuild(
+    kind: type[SegwrightError],
+    message: str,
+    expected: str | None,
+    found: str | None,
+    where: str | None,
+    fix: str | None,
+) -> SegwrightError:
+    return kind(message, expected=expected, found=found, where=where, fix=fix)
+
+
+class UsageError(SegwrightError):
+    """A wrong argument: an unknown name, a value out of range, options that exclude each other."""
+
+
+class ConfigError(UsageError):
+    """A config file or ``--set`` that does not fit."""
+
+
+class MissingExtraError(SegwrightError):
+    """An optional package is not installed; ``fix`` names the extra."""
+
+
+class DataError(SegwrightError):
+    """A data set that cannot be used as it lies."""
+
+
+class ImageReadError(DataError):
+    """A file that is not a readable picture within the limits."""
+
+
+class LabelError(DataError):
+    """A mask whose values or size do not fit its picture or the label space."""
+
+
+class FormatError(DataError):
+    """No data format recognised, or the named one does not fit."""
+
+
+class DownloadError(DataError):
+    """A download that failed, lied or tried to leave its folder."""
+
+
+class ModelError(SegwrightError):
+    """A model that cannot be built or fed as asked."""
+
+
+class WeightsError(ModelError):
+    """Weights that cannot be found, read, trusted or fitted."""
+
+
+class BundleError(ModelError):
+    """A saved model that is incomplete, altered or not one of ours."""
+
+
+class ExportError(SegwrightError):
+    """An export that could not be made, or does not agree with the original."""
+
+
+class CheckpointError(SegwrightError):
+    """No whole checkpoint to resume from, or one that does not fit the run."""
+
+
+class TrainingError(SegwrightError):
+    """Training had to stop; what was finished is saved."""
+
+
+class NonFiniteLossError(TrainingError):
+    """The loss became NaN or infinite."""
+
+
+class OutOfMemoryError(TrainingError):
+    """Not even one picture fits."""
+
+
+class PostprocessError(SegwrightError):
+    """A chain that cannot be parsed, or probabilities that are none."""

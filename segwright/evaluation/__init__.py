@@ -1,0 +1,1 @@
+"""Evaluation and the report that people look at."""

@@ -1,0 +1,1 @@
+"""Metrics on pooled confusion matrices, boundaries and calibration."""

@@ -1,0 +1,1 @@
+"""The networks, from FCN-32s to what people use now."""

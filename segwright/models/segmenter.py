@@ -1,0 +1,133 @@
+"""The contract of every network: raw pixels in, logits at the pictures' own size out.
+
+The model owns its preprocessing. A batch of uint8 N×H×W×C pixels is normalised by buffers, padded to what the network
+can divide, run, and cropped back, so that training, prediction and every export take the same raw pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from segwright.errors import ModelError
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+class SegOutput(NamedTuple):
+    """What a network answers: always this one type."""
+
+    logits: Tensor  # (N, K, H, W) at the input's height and width
+    aux: dict[str, Tensor]  # auxiliary logits by name, (N, K, H, W); empty in eval mode and where there is no such head
+
+
+class SegmentationModel(nn.Module):
+    """Base of every network of the catalog.
+
+    A subclass implements :meth:`forward_padded`. ``size_divisor`` is what height and width are padded to (1: none),
+    ``minimum_size`` the smallest side the network can take.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self,
+        *,
+        classes: int,
+        in_channels: int = 3,
+        stride: int = 32,
+        size_divisor: int | None = None,
+        minimum_size: int = 1,
+        mean: Sequence[float] = IMAGENET_MEAN,
+        std: Sequence[float] = IMAGENET_STD,
+    ) -> None:
+        super().__init__()
+        if classes < 1 or in_channels < 1:
+            raise ModelError("a network needs at least one class and one channel", found=f"{classes=}, {in_channels=}")
+        self.classes = classes
+        self.in_channels = in_channels
+        self.stride = stride
+        self.size_divisor = stride if size_divisor is None else size_divisor
+        self.minimum_size = minimum_size
+        self.register_buffer("mean", _channels(mean, in_channels), persistent=False)
+        self.register_buffer("std", _channels(std, in_channels), persistent=False)
+
+    def forward(self, images: Tensor) -> SegOutput:
+        """``images``: uint8 (N, H, W, C), or float (N, C, H, W) scaled to 0…1. Logits come at (H, W)."""
+        x = self.normalize(images)
+        height, width = x.shape[-2:]
+        output = self.forward_padded(self.pad(x))
+        return SegOutput(
+            output.logits[..., :height, :width], {name: aux[..., :height, :width] for name, aux in output.aux.items()}
+        )
+
+    def forward_padded(self, x: Tensor) -> SegOutput:
+        """``x``: normalised float (N, C, H, W), sides multiples of ``size_divisor``; returns logits at (H, W)."""
+        raise ModelError("a network implements forward_padded", where=type(self).__name__)
+
+    def normalize(self, images: Tensor) -> Tensor:
+        """Raw pixels to normalised float N×C×H×W; a permuted N×H×W×C batch is channels-last for free."""
+        if images.ndim != 4:
+            raise ModelError(
+                "a batch has four dimensions",
+                expected="uint8 N×H×W×C or float N×C×H×W",
+                found=f"{images.dtype} {tuple(images.shape)}",
+            )
+        if images.dtype == torch.uint8:
+            images = images.permute(0, 3, 1, 2)
+            x = images.to(self.mean.dtype) * (1 / 255)
+        else:
+            x = images.to(self.mean.dtype)
+        if x.shape[1] != self.in_channels:
+            raise ModelError(
+                "the pictures' channels do not fit the network",
+                expected=f"{self.in_channels} channels",
+                found=f"{x.shape[1]} in {tuple(images.shape)}",
+                fix="create the model with in_channels, or convert the pictures",
+            )
+        return (x - self.mean) / self.std
+
+    def pad(self, x: Tensor) -> Tensor:
+        """Pad right and below by edge values (a black border would be a scene of its own) to what the network takes."""
+        height, width = x.shape[-2:]
+        bottom = _target(height, self.size_divisor, self.minimum_size) - height
+        right = _target(width, self.size_divisor, self.minimum_size) - width
+        if bottom == 0 and right == 0:
+            return x
+        return F.pad(x, (0, right, 0, bottom), mode="replicate")
+
+
+def resize(x: Tensor, size: tuple[int, int], *, align_corners: bool = False) -> Tensor:
+    """Bilinear to (height, width); the same tensor where nothing changes."""
+    if x.shape[-2:] == torch.Size(size):
+        return x
+    return F.interpolate(x, size=size, mode="bilinear", align_corners=align_corners)
+
+
+def count_parameters(model: nn.Module) -> int:
+    """Every parameter once, buffers not counted."""
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def describe_shapes(features: Mapping[int, Tensor]) -> dict[int, tuple[int, ...]]:
+    """Stride → shape, for errors and docs."""
+    return {stride: tuple(feature.shape) for stride, feature in features.items()}
+
+
+def _target(size: int, divisor: int, minimum: int) -> int:
+    return max(-(-max(size, minimum) // divisor) * divisor, divisor)
+
+
+def _channels(values: Sequence[float], channels: int) -> Tensor:
+    """(1, C, 1, 1): the given values where they fit, else their mean for every channel."""
+    if len(values) == channels:
+        listed = list(values)
+    else:
+        listed = [sum(values) / len(values)] * channels
+    return torch.tensor(listed, dtype=torch.float32).reshape(1, channels, 1, 1)

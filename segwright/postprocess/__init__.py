@@ -1,0 +1,1 @@
+"""Dense CRF, regions, and chains of them."""
