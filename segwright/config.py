@@ -1,0 +1,269 @@
+"""The configuration of a training run: frozen, checked, documented field by field.
+
+``"auto"`` stands for what the planner decides from the data and the machine; a plan resolves it into a new object,
+never in place. A YAML file holds the same sections; ``--set section.key=value`` overrides one value.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from segwright.errors import ConfigError
+
+Auto = Literal["auto"]
+Size = tuple[int, int]  # (height, width) in pixels
+
+
+class Section(BaseModel):
+    """Frozen, and closed against unknown keys: a typing mistake is an error, not a silent default."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=False)
+
+
+class DataConfig(Section):
+    """Where the pictures are."""
+
+    path: str = Field("", description="folder or file of the data set")
+    format: str | None = Field(None, description="name of a data format; recognised when left out")
+    skip_bad: bool = Field(False, description="leave unusable files out instead of refusing to train")
+    fold: int | None = Field(None, ge=0, description="which fold of `folds` is the validation split")
+    folds: int = Field(5, ge=2, description="number of folds when `fold` is given")
+
+
+class ModelConfig(Section):
+    """Which network."""
+
+    name: str = Field("auto", description="a name of `segwright models`, or auto")
+    encoder: str | None = Field("auto", description="a timm encoder, auto, or none where the network has its own")
+    weights: str | None = Field("auto", description="auto, none, imagenet, torchvision:…, or a path")
+    in_channels: int | Auto = Field("auto", description="channels of a picture; from the data when auto")
+    arguments: dict[str, Any] = Field(default_factory=dict, description="further arguments of the network")
+
+    @field_validator("weights", "encoder", mode="before")
+    @classmethod
+    def _none_is_none(cls, value: object) -> object:
+        return None if isinstance(value, str) and value.lower() in ("none", "null", "") else value
+
+
+class Phase(Section):
+    """A stretch of the run with one crop size and batch; small pictures first learn more in the same time."""
+
+    until: float = Field(1.0, gt=0, le=1, description="share of the run at which the phase ends")
+    size: Size = Field(description="height and width of a training crop in pixels")
+    scale: tuple[float, float] = Field((0.5, 2.0), description="range of the zoom on the picture")
+    batch: int = Field(8, ge=1, description="pictures a step")
+
+    @field_validator("size")
+    @classmethod
+    def _size(cls, value: Size) -> Size:
+        return check_size(value)
+
+    @field_validator("scale")
+    @classmethod
+    def _scale(cls, value: tuple[float, float]) -> tuple[float, float]:
+        if not 0 < value[0] <= value[1]:
+            raise ValueError("scale is a range of positive numbers, low then high")
+        return value
+
+
+class AugmentConfig(Section):
+    """How a picture is varied in training: one composed warp and one colour step."""
+
+    strength: Literal["none", "light", "medium", "strong"] | Auto = Field("auto", description="strength by name")
+    flip: bool = Field(True, description="mirror left and right")
+    vertical_flip: bool = Field(False, description="mirror up and down as well, where up means nothing")
+    rotation: float | Auto = Field("auto", description="largest rotation in degrees")
+    class_aware: float | Auto = Field("auto", description="share of the crops centred on a rare class, 0 to 1")
+
+
+class TrainingConfig(Section):
+    """How the weights are found."""
+
+    epochs: int | None = Field(None, ge=1, description="passes over the training pictures")
+    minutes: float | None = Field(None, gt=0, description="wall-clock budget; the schedule follows the time used")
+    size: Size | Auto = Field("auto", description="height and width of a training crop; auto plans phases")
+    batch: int | Auto = Field("auto", description="pictures a step")
+    accumulate: int = Field(1, ge=1, description="steps whose gradients are added before one update")
+    phases: tuple[Phase, ...] = Field((), description="planned when empty")
+    loss: str = Field("auto", description="a loss or a weighted sum of losses by name")
+    class_weights: str | tuple[float, ...] = Field(
+        "auto", description="none, inverse, median, sqrt-median, effective, or K numbers"
+    )
+    aux_weight: float = Field(0.4, ge=0, description="weight of the auxiliary heads' losses")
+    optimizer: str = Field("auto", description="adamw, adam, sgd, rmsprop, …")
+    lr: float | Auto = Field("auto", description="peak learning rate")
+    encoder_lr_factor: float | Auto = Field("auto", description="learning rate of a pretrained encoder ÷ the head's")
+    head_lr_factor: float = Field(1.0, gt=0, description="learning rate of the last layers ÷ the rest's")
+    weight_decay: float | Auto = Field("auto", description="decoupled weight decay; norms and biases get none")
+    momentum: float = Field(0.9, ge=0, lt=1, description="of SGD and RMSprop")
+    schedule: str = Field("cosine", description="cosine, poly, step, plateau, one-cycle, constant")
+    warmup: float | Auto = Field("auto", description="share of the run over which the learning rate rises, 0 to 1")
+    clip: float | None = Field(5.0, gt=0, description="largest norm of the gradient")
+    ema: float | Auto | None = Field("auto", description="decay of the averaged weights that are validated and saved")
+    swa: float | None = Field(None, gt=0, lt=1, description="share of the run after which weights are averaged equally")
+    freeze_encoder: float = Field(0.0, ge=0, le=1, description="share of the run with the encoder frozen")
+    freeze_bn: bool = Field(False, description="batch norms keep their statistics")
+    early_stopping: int | None = Field(None, ge=1, description="validations without a better mIoU before stopping")
+    validate_every: int | Auto = Field("auto", description="epochs between validations")
+    seed: int = Field(0, ge=0, description="of order, augmentation and initial weights")
+    device: str = Field("auto", description="auto, cpu, cuda, cuda:1, mps")
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = Field("auto", description="arithmetic of the network")
+    compile: bool | Auto = Field("auto", description="torch.compile")
+    workers: int | Auto = Field("auto", description="threads that prepare batches")
+    cache: bool | Auto = Field("auto", description="keep decoded pictures in memory")
+    deterministic: bool = Field(False, description="equal seeds give equal weights, on a GPU as well")
+    save_every_steps: int | None = Field(None, ge=1, description="steps between checkpoints, beside the time rule")
+    save_every_seconds: float = Field(60.0, gt=0, description="seconds between checkpoints")
+    sync_bn: bool = Field(True, description="batch norm statistics over all processes")
+    shard: bool = Field(False, description="fully_shard instead of DDP, for a model that does not fit")
+    trackers: tuple[str, ...] = Field((), description="tensorboard, mlflow, wandb")
+
+    @field_validator("size", mode="before")
+    @classmethod
+    def _parse_size(cls, value: object) -> object:
+        return parse_size(value) if isinstance(value, str) and value != "auto" else value
+
+    @field_validator("size")
+    @classmethod
+    def _size(cls, value: Size | Auto) -> Size | Auto:
+        return value if value == "auto" else check_size(value)
+
+    @field_validator("batch", "workers", "validate_every")
+    @classmethod
+    def _positive(cls, value: int | Auto) -> int | Auto:
+        if isinstance(value, int) and value < 0:
+            raise ValueError("must not be negative")
+        return value
+
+    @field_validator("schedule")
+    @classmethod
+    def _schedule(cls, value: str) -> str:
+        known = ("cosine", "poly", "step", "plateau", "one-cycle", "constant")
+        if value not in known:
+            raise ValueError(f"one of {', '.join(known)}")
+        return value
+
+    @model_validator(mode="after")
+    def _one_budget(self) -> TrainingConfig:
+        if self.epochs is not None and self.minutes is not None:
+            raise ValueError("give epochs or minutes, not both")
+        return self
+
+
+class TrainConfig(Section):
+    """The whole of a run."""
+
+    data: DataConfig = DataConfig()
+    model: ModelConfig = ModelConfig()
+    augment: AugmentConfig = AugmentConfig()
+    training: TrainingConfig = TrainingConfig()
+    out: str | None = Field(None, description="run folder; runs/<date>-<data>-<model> when left out")
+
+    def with_values(self, values: Mapping[str, Any]) -> TrainConfig:
+        """A new config with dotted keys replaced: ``{"training.lr": 1e-3}``."""
+        tree = self.model_dump()
+        for key, value in values.items():
+            _place(tree, key, value)
+        return build(TrainConfig, tree)
+
+    def to_yaml(self) -> str:
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+ConfigType = TypeVar("ConfigType", bound=Section)
+
+
+def build(kind: type[ConfigType], tree: Mapping[str, Any]) -> ConfigType:
+    """A config from nested dicts; ConfigError names the key, what it takes and what was found."""
+    try:
+        return kind.model_validate(tree)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"] if part not in ("auto", "int", "float", "bool"))
+        raise ConfigError(
+            f"the setting {key or 'training'} does not fit",
+            expected=first["msg"].removeprefix("Value error, "),
+            found=repr(first.get("input")),
+            fix=_suggest(kind, key),
+        ) from error
+
+
+def load_config(path: str | Path) -> TrainConfig:
+    """A :class:`TrainConfig` from a YAML file (safe loader: no tags, no objects)."""
+    path = Path(path)
+    try:
+        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError("cannot read the config file", found=str(error).splitlines()[0], where=path) from error
+    if not isinstance(tree, dict):
+        raise ConfigError("a config file holds sections", expected="data:, model:, training: …", where=path)
+    return build(TrainConfig, tree)
+
+
+def parse_overrides(items: Sequence[str]) -> dict[str, Any]:
+    """``["training.lr=1e-3"]`` → ``{"training.lr": 0.001}``; values are read as YAML."""
+    values: dict[str, Any] = {}
+    for item in items:
+        key, equals, text = item.partition("=")
+        if not equals or "." not in key:
+            raise ConfigError(
+                "--set takes section.key=value", found=item, fix="for example --set training.weight_decay=0.05"
+            )
+        try:
+            value = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise ConfigError("--set holds a value that cannot be read", found=item) from error
+        # YAML 1.1 reads 1e-3 as text: only 1.0e-3 is a number there
+        if isinstance(value, str):
+            with contextlib.suppress(ValueError):
+                value = float(value)
+        values[key.strip()] = value
+    return values
+
+
+def parse_size(text: str) -> Size:
+    """``"352x480"`` → (352, 480), height first; one number is a square."""
+    parts = text.lower().replace("×", "x").split("x")
+    try:
+        numbers = [int(part) for part in parts]
+    except ValueError as error:
+        raise ConfigError("a size is height x width", expected="for example 352x480", found=text) from error
+    if len(numbers) == 1:
+        numbers *= 2
+    if len(numbers) != 2:
+        raise ConfigError("a size is height x width", expected="for example 352x480", found=text)
+    return check_size((numbers[0], numbers[1]))
+
+
+def check_size(size: Size) -> Size:
+    if not all(1 <= side <= 65536 for side in size):
+        raise ValueError("a size is height and width in pixels, 1 to 65536")
+    return size
+
+
+def _place(tree: dict[str, Any], key: str, value: Any) -> None:
+    *sections, last = key.split(".")
+    node = tree
+    for section in sections:
+        child = node.get(section)
+        if not isinstance(child, dict):
+            raise ConfigError(f"no section {section!r}", expected=", ".join(tree), found=key)
+        node = child
+    if last not in node and sections != ["model", "arguments"]:
+        raise ConfigError(f"no setting {key!r}", expected=", ".join(sorted(node)), found=last)
+    node[last] = value
+
+
+def _suggest(kind: type[Section], key: str) -> str | None:
+    field_owner: Any = kind
+    for part in key.split(".")[:-1]:
+        field = getattr(field_owner, "model_fields", {}).get(part)
+        field_owner = field.annotation if field else None
+    field = getattr(field_owner, "model_fields", {}).get(key.split(".")[-1]) if field_owner else None
+    return None if field is None or field.description is None else f"{key} is: {field.description}"
