@@ -1,0 +1,239 @@
+"""The confusion matrix pooled over a data set, and every score that follows from it.
+
+Our convention (named ``pooled``): one K×K matrix over all images, rows ground truth and columns prediction; pixels whose
+ground truth is ignored are dropped; a class absent from ground truth *and* prediction is NaN and skipped in means;
+background counts as any other class. FCN's and mmsegmentation's rule is the same. :func:`miou_by_convention` gives
+the figure that other code would print for the same pixels.
+
+Counting is exact (int64) and costs less than reading the mask files: with up to 15 classes a pixel pair fits one byte,
+so two neighbouring pixels are one 16-bit histogram entry.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from segwright.errors import LabelError, UsageError
+from segwright.types import IGNORE_INDEX, MAX_CLASSES
+
+Int64Array = npt.NDArray[np.int64]
+Float64Array = npt.NDArray[np.float64]
+
+BYTE_CLASSES = 15  # (15 + 1) rows × 15 columns = 240 codes: the most that fit a byte
+FLUSH = 1 << 30  # pixels a 32-bit histogram takes before it is added up; it cannot overflow
+
+
+class ConfusionMatrix:
+    """Counts of (ground truth, prediction) pairs over any number of images; rows are ground truth."""
+
+    def __init__(self, classes: int, matrix: npt.ArrayLike | None = None) -> None:
+        """``classes`` 1…255; ``matrix`` an existing K×K count to go on from."""
+        if not 1 <= classes <= MAX_CLASSES:
+            raise UsageError("a confusion matrix has 1 to 255 classes", found=str(classes))
+        self.classes = classes
+        self.matrix: Int64Array = np.zeros((classes, classes), np.int64)
+        if matrix is not None:
+            self.add(np.asarray(matrix))
+
+    def update(self, prediction: npt.ArrayLike, target: npt.ArrayLike) -> Int64Array:
+        """Count two arrays of one shape (see :func:`count_pairs`); returns this call's own K×K counts."""
+        counts = count_pairs(prediction, target, self.classes)
+        self.matrix += counts
+        return counts
+
+    def add(self, counts: npt.NDArray[Any]) -> None:
+        """Add K×K counts made elsewhere: another image's, another rank's."""
+        if counts.shape != self.matrix.shape:
+            raise UsageError("matrices differ in size", expected=str(self.matrix.shape), found=str(counts.shape))
+        self.matrix += counts.astype(np.int64)
+
+    def merge(self, other: ConfusionMatrix) -> None:
+        """Add another matrix's counts to this one."""
+        self.add(other.matrix)
+
+    def reset(self) -> None:
+        self.matrix[:] = 0
+
+    def scores(self) -> Scores:
+        """Every score of the pooled matrix."""
+        return scores(self.matrix)
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Scores in 0…1 by the ``pooled`` convention; NaN where nothing defines them."""
+
+    miou: float  # mean IoU over the classes that occur in ground truth or prediction
+    pixel_accuracy: float  # trace / sum
+    mean_accuracy: float  # mean recall over the classes that occur in the ground truth
+    fwiou: float  # IoU weighted by each class's share of ground-truth pixels
+    mean_dice: float
+    iou: Float64Array  # (K,) TP / (TP + FP + FN)
+    dice: Float64Array  # (K,) 2 TP / (2 TP + FP + FN), which is F1
+    precision: Float64Array  # (K,) TP / (TP + FP)
+    recall: Float64Array  # (K,) TP / (TP + FN)
+    pixels: Int64Array  # (K,) ground-truth pixels
+
+
+def scores(matrix: npt.ArrayLike) -> Scores:
+    """The scores of one K×K matrix of counts."""
+    counts = np.asarray(matrix)
+    hit = np.diagonal(counts).astype(np.float64)
+    truth, said = counts.sum(axis=1), counts.sum(axis=0)
+    union = truth + said - hit
+    total = float(truth.sum())
+    iou, recall = _ratio(hit, union), _ratio(hit, truth)
+    dice = _ratio(2 * hit, truth + said)
+    present = truth > 0
+    return Scores(
+        miou=nanmean(iou),
+        pixel_accuracy=float(hit.sum() / total) if total else float("nan"),
+        mean_accuracy=nanmean(recall),
+        fwiou=float((truth[present] * iou[present]).sum() / total) if total else float("nan"),
+        mean_dice=nanmean(dice),
+        iou=iou,
+        dice=dice,
+        precision=_ratio(hit, said),
+        recall=recall,
+        pixels=truth.astype(np.int64),
+    )
+
+
+def iou_per_class(matrices: npt.ArrayLike) -> Float64Array:
+    """IoU of K×K matrices, any leading dimensions: (…, K, K) → (…, K), NaN where a class is absent from both sides."""
+    counts = np.asarray(matrices)
+    hit = np.diagonal(counts, axis1=-2, axis2=-1).astype(np.float64)
+    return _ratio(hit, counts.sum(axis=-1) + counts.sum(axis=-2) - hit)
+
+
+def nanmean(values: Float64Array) -> float:
+    """The mean of what is not NaN; NaN, without a warning, where nothing is left."""
+    kept = values[~np.isnan(values)]
+    return float(kept.mean()) if kept.size else float("nan")
+
+
+def _ratio(over: npt.NDArray[Any], under: npt.NDArray[Any]) -> Float64Array:
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.where(under > 0, over / under, np.nan)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# What others print
+
+
+def _torchvision(matrices: npt.NDArray[Any]) -> float:
+    return float(iou_per_class(matrices.sum(axis=0)).mean())
+
+
+def _semseg(matrices: npt.NDArray[Any]) -> float:
+    return float(np.nan_to_num(iou_per_class(matrices.sum(axis=0))).mean())
+
+
+def _pooled(matrices: npt.NDArray[Any]) -> float:
+    return nanmean(iou_per_class(matrices.sum(axis=0)))
+
+
+def _smp_macro_imagewise(matrices: npt.NDArray[Any]) -> float:
+    return float(np.nan_to_num(iou_per_class(matrices), nan=1.0).mean())
+
+
+def _smp_micro_imagewise(matrices: npt.NDArray[Any]) -> float:
+    hit = np.trace(matrices, axis1=-2, axis2=-1).astype(np.float64)
+    union = 2 * matrices.sum(axis=(-2, -1)) - hit
+    return float(np.nan_to_num(_ratio(hit, union), nan=1.0).mean())
+
+
+def _per_image(matrices: npt.NDArray[Any]) -> float:
+    return nanmean(np.array([nanmean(row) for row in iou_per_class(matrices)]))
+
+
+# name → (rule in words, function of the stacked per-image matrices (N, K, K))
+CONVENTIONS: dict[str, tuple[str, Callable[[npt.NDArray[Any]], float]]] = {
+    "pooled": ("one matrix over all images; ignored ground truth dropped; absent classes skipped (ours)", _pooled),
+    "mmseg": ("as pooled (FCN score.py, mmsegmentation)", _pooled),
+    "cityscapes": ("as pooled; false positives on ignored ground truth are not counted (cityscapesScripts)", _pooled),
+    "torchvision": ("one matrix; plain mean, so that an absent class makes it NaN", _torchvision),
+    "semseg": ("one matrix; an absent class counts as 0 (semseg, SegNet's script)", _semseg),
+    "smp": ("mean over images and classes, an absent class counts as 1 (macro-imagewise)", _smp_macro_imagewise),
+    "smp-micro-imagewise": ("IoU of all classes together, per image, then mean", _smp_micro_imagewise),
+    "per-image": ("mean over the images of each one's own mIoU, absent classes skipped", _per_image),
+}
+
+
+def miou_by_convention(matrices: npt.ArrayLike, convention: str = "pooled") -> float:
+    """The mean IoU that another code base would print, from per-image matrices (N, K, K); names in ``CONVENTIONS``."""
+    if convention not in CONVENTIONS:
+        raise UsageError("unknown metric convention", expected=", ".join(CONVENTIONS), found=convention)
+    stacked = np.asarray(matrices)
+    if stacked.ndim != 3 or len(stacked) == 0:
+        return float("nan")
+    return CONVENTIONS[convention][1](stacked)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Counting
+
+
+def count_pairs(prediction: npt.ArrayLike, target: npt.ArrayLike, classes: int) -> Int64Array:
+    """K×K counts of (ground truth, prediction) over two arrays of one shape.
+
+    ``target`` holds 0…K-1 or 255, ``prediction`` 0…K-1 wherever the target is not 255; anything else raises
+    LabelError with how many pixels are wrong. uint8 is fastest, other integers are checked and narrowed first.
+    """
+    said, truth = _as_bytes(prediction, "prediction"), _as_bytes(target, "target")
+    if said.shape != truth.shape:
+        raise LabelError(
+            "prediction and ground truth differ in size", expected=str(truth.shape), found=str(said.shape)
+        )
+    said, truth = said.ravel(), truth.ravel()
+    total = np.zeros((classes, classes), np.int64)
+    for start in range(0, said.size, FLUSH):
+        total += _count(said[start : start + FLUSH], truth[start : start + FLUSH], classes)
+    return total
+
+
+def _count(said: npt.NDArray[np.uint8], truth: npt.NDArray[np.uint8], classes: int) -> Int64Array:
+    from segwright.metrics.counting import count_narrow, count_wide  # here, since importing numba takes half a second
+
+    kernel = count_narrow if classes <= BYTE_CLASSES else count_wide
+    counts, largest, row = kernel(said, truth, classes)
+    if row > classes:  # row = (truth + 1) mod 256, so that the ignore value is row 0
+        _refuse(truth[(truth >= classes) & (truth != IGNORE_INDEX)], classes, "ground truth")
+    if largest >= classes:
+        scored = truth != IGNORE_INDEX
+        wrong = said[scored & (said >= classes)]
+        if wrong.size:
+            _refuse(wrong, classes, "prediction")
+        # Only ignored pixels carry values of no class (a mask of another tool with its own void): they do not count.
+        counts, _, _ = kernel(np.where(scored, said, 0).astype(np.uint8), truth, classes)
+    return np.asarray(counts, np.int64)
+
+
+def _refuse(values: npt.NDArray[np.uint8], classes: int, what: str) -> None:
+    seen = ", ".join(str(value) for value in np.unique(values)[:8])
+    raise LabelError(
+        f"the {what} holds values that are no class",
+        expected=f"0 to {classes - 1}" + (" or 255 (ignored)" if what == "ground truth" else ""),
+        found=f"{values.size} pixels with {seen}",
+        fix="check the number of classes and the label map",
+    )
+
+
+def _as_bytes(values: npt.ArrayLike, what: str) -> npt.NDArray[np.uint8]:
+    array = np.asarray(values)
+    if array.dtype == np.uint8:
+        return array
+    if array.dtype == np.bool_:
+        return array.astype(np.uint8)
+    if array.dtype.kind not in "iu":
+        raise LabelError(f"the {what} must hold integers", expected="uint8 class indices", found=str(array.dtype))
+    if array.size and (array.min() < 0 or array.max() > 255):
+        raise LabelError(
+            f"the {what} holds values that are no class", expected="0 to 255", found=f"{array.min()} to {array.max()}"
+        )
+    return array.astype(np.uint8)
