@@ -1,1 +1,14 @@
-"""One file a data format, each recognised by what lies on the disk."""
+"""One file a data format, each recognised by what lies on the disk.
+
+``FORMATS`` maps the name that ``--format`` takes to the format, in the order in which they are tried: those with a
+signature of their own first, the plain folder last.
+"""
+
+from __future__ import annotations
+
+from segwright.data.formats import camvid, folder
+from segwright.data.formats.base import Format
+
+FORMATS: dict[str, Format] = {module.FORMAT.name: module.FORMAT for module in (camvid, folder)}
+
+__all__ = ["FORMATS", "Format"]

@@ -1,0 +1,66 @@
+"""Opening a data set: any of the known formats, recognised by what lies on the disk.
+
+>>> data = open_dataset("photos/")                                                              # doctest: +SKIP
+>>> data.format, data.notes, data.train, data.label_space                                       # doctest: +SKIP
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from segwright.data.formats import FORMATS, Format
+from segwright.data.formats.tree import Tree
+from segwright.data.records import Dataset, Problem, Reader, Record, Split, ValueRange
+from segwright.data.splits import make_splits
+from segwright.errors import FormatError, UsageError
+
+__all__ = [
+    "Dataset",
+    "Problem",
+    "Reader",
+    "Record",
+    "Split",
+    "ValueRange",
+    "open_dataset",
+    "recognise",
+]
+
+
+def recognise(path: str | Path | Tree) -> tuple[Format, str]:
+    """The format of what lies at ``path``, and why; FormatError listing what was looked for."""
+    tree = path if isinstance(path, Tree) else Tree(path)
+    for known in FORMATS.values():
+        reason = known.recognise(tree)
+        if reason is not None:
+            return known, reason
+    raise FormatError(
+        "no data set recognised",
+        expected="\n            ".join(f"{known.name}: {known.looks_for}" for known in FORMATS.values()),
+        found=tree.summary(),
+        where=tree.root,
+        fix="arrange the files as one of these, or name the format with --format",
+    )
+
+
+def open_dataset(path: str | Path, format: str | None = None) -> Dataset:
+    """Open the data set at ``path``; ``format`` (a key of ``FORMATS``) overrides what is recognised.
+
+    No picture is decoded but a spread of the masks where their values have to be found. Errors: FormatError where
+    nothing is recognised or the named format does not fit, UsageError for an unknown format name, LabelError where the
+    masks' values are no classes. Whatever concerns single files waits in ``problems`` or is raised on reading them.
+    """
+    tree = Tree(path)
+    if format is None:
+        known, reason = recognise(tree)
+    elif format in FORMATS:
+        known, reason = FORMATS[format], "as asked with --format"
+    else:
+        raise UsageError("unknown data format", expected=", ".join(FORMATS), found=format)
+    dataset = known.open(tree)
+    if not dataset.records:
+        raise FormatError(
+            "the data set holds no picture", expected=known.looks_for, found=tree.summary(), where=tree.root
+        )
+    dataset.notes.insert(0, f"{known.title}: {reason}")
+    dataset.split_maker = make_splits
+    return dataset

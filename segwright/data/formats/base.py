@@ -1,0 +1,88 @@
+"""What a format is: a way to recognise it on the disk, and a way to open it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from segwright.data.formats.tree import Tree
+from segwright.data.records import Dataset, Problem, Record
+
+SPLIT_NAMES = {
+    "train": "train", "training": "train", "tr": "train",
+    "val": "val", "valid": "val", "validation": "val", "dev": "val",
+    "test": "test", "testing": "test", "ts": "test",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Format:
+    """One data format."""
+
+    name: str  # as --format takes it
+    title: str  # as people call it
+    looks_for: str  # what on the disk gives it away; listed where nothing was recognised
+    recogniser: Callable[[Tree], str | None]
+    opener: Callable[[Tree], Dataset]
+
+    def recognise(self, path: str | Path | Tree) -> str | None:
+        """Why it is this format, in words; None where it is not."""
+        return self.recogniser(path if isinstance(path, Tree) else Tree(path))
+
+    def open(self, path: str | Path | Tree) -> Dataset:
+        """The data set; FormatError or DataError where it cannot be opened as this format."""
+        return self.opener(path if isinstance(path, Tree) else Tree(path))
+
+
+def unique_ids(names: Sequence[tuple[str, str, str]]) -> list[str]:
+    """Ids from (folder, stem, ending): the stem where it is unique, else with its folder, else with its ending too."""
+    ids = [stem for _, stem, _ in names]
+    for level in (1, 2):
+        seen: dict[str, int] = {}
+        for name in ids:
+            seen[name.casefold()] = seen.get(name.casefold(), 0) + 1
+        if len(seen) == len(ids):
+            return ids
+        for i, (folder, stem, ending) in enumerate(names):
+            if seen[ids[i].casefold()] > 1:
+                ids[i] = f"{folder}/{stem}" if level == 1 and folder else f"{folder}/{stem}{ending}".lstrip("/")
+    return ids
+
+
+def pairing_problems(images: Sequence[Path], masks: Sequence[Path]) -> list[Problem]:
+    """The findings for pictures without masks and masks without pictures."""
+    problems = []
+    if images:
+        problems.append(
+            Problem(
+                "warning",
+                "image without mask",
+                f"{len(images)} pictures have no mask",
+                tuple(str(path) for path in images),
+                "add the masks under the same names, or move the pictures away",
+            )
+        )
+    if masks:
+        problems.append(
+            Problem(
+                "warning",
+                "mask without image",
+                f"{len(masks)} masks have no picture",
+                tuple(str(path) for path in masks),
+                "add the pictures under the same names, or move the masks away",
+            )
+        )
+    return problems
+
+
+def in_order(given: Mapping[str, Sequence[Record]]) -> dict[str, tuple[Record, ...]]:
+    """Splits as train, val, test, then the others by name."""
+    first = ("train", "val", "test")
+    names = [name for name in first if name in given] + sorted(name for name in given if name not in first)
+    return {name: tuple(given[name]) for name in names}
+
+
+def everything(given: Mapping[str, Sequence[Record]]) -> tuple[Record, ...]:
+    """All records of all splits, each once (trainval repeats train)."""
+    return tuple({record.id: record for records in given.values() for record in records}.values())

@@ -1,0 +1,294 @@
+"""What a data set is made of: records, the reader that turns one into pixels, splits, and the data set over them.
+
+Nothing here knows a format. A format (:mod:`segwright.data.formats`) makes the records from what lies on the disk and
+brings a reader; everything downstream sees :class:`Dataset` and :class:`Split` only. Readers and splits pickle, so that
+a worker process can take its share along.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal, Protocol, overload
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from segwright.errors import DataError, LabelError, UsageError
+from segwright.images import UInt8Array
+from segwright.types import LabelSpace, Sample
+
+Values = npt.NDArray[np.int32]  # H×W of what a mask file holds before the label map; -1 where it has no meaning
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One picture and where its mask is; the pixels stay on the disk."""
+
+    id: str  # unique in its data set, from the file's name
+    image_path: Path | None  # None where the picture lies inside an archive
+    mask_path: Path | None = None  # None where there is no mask, or none of its own (one JSON for all, an archive)
+    payload: Any = None  # what the format's reader needs besides: annotations, a row number, an offset; picklable
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Something found while opening that does not keep the rest from being used."""
+
+    severity: Literal["error", "warning", "note"]
+    kind: str  # e.g. "image without mask"
+    message: str
+    files: tuple[str, ...] = ()
+    fix: str | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "severity": self.severity,
+            "kind": self.kind,
+            "files": list(self.files),
+            "message": self.message,
+            "fix": self.fix,
+        }
+
+
+@dataclass(frozen=True)
+class ValueRange:
+    """How pictures that are not 8 bit become 8 bit: ``low`` → 0, ``high`` → 255, linear and clipped.
+
+    One value for all channels or one a channel. It belongs to the data set, not to the single picture: two pictures of
+    the same scene stay comparable, and a model saves the range with its weights.
+    """
+
+    low: tuple[float, ...]
+    high: tuple[float, ...]
+
+    @classmethod
+    def of(cls, low: float | Sequence[float], high: float | Sequence[float]) -> ValueRange:
+        """From single numbers or from one number a channel."""
+        lows = tuple(float(v) for v in low) if isinstance(low, Sequence) else (float(low),)
+        highs = tuple(float(v) for v in high) if isinstance(high, Sequence) else (float(high),)
+        return cls(lows, highs)
+
+    def __post_init__(self) -> None:
+        if len(self.low) != len(self.high) or not self.low:
+            raise UsageError("a value range has as many lows as highs", found=f"{len(self.low)} and {len(self.high)}")
+        if any(not np.isfinite(a) or not np.isfinite(b) or b <= a for a, b in zip(self.low, self.high, strict=True)):
+            raise UsageError("a value range goes from low to a higher high", found=f"{self.low} to {self.high}")
+
+    def apply(self, image: npt.NDArray[Any]) -> UInt8Array:
+        """H×W×C of any number type to uint8; NaN (no data) becomes 0."""
+        low, high = np.asarray(self.low, np.float32), np.asarray(self.high, np.float32)
+        if low.size not in (1, image.shape[2]):
+            raise DataError(
+                "the value range does not fit the picture",
+                expected=f"{low.size} channels",
+                found=f"{image.shape[2]} channels",
+            )
+        scaled = (image.astype(np.float32) - low) * (255.0 / (high - low))
+        return np.clip(np.nan_to_num(scaled, nan=0.0, posinf=255.0, neginf=0.0) + 0.5, 0, 255).astype(np.uint8)
+
+    def to_json(self) -> dict[str, list[float]]:
+        return {"low": list(self.low), "high": list(self.high)}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Sequence[float]]) -> ValueRange:
+        return cls.of(data["low"], data["high"])
+
+
+class Reader(Protocol):
+    """Turns a record into pixels; stateless but for caches, and picklable."""
+
+    label_space: LabelSpace
+
+    def image(self, record: Record) -> UInt8Array:
+        """uint8 H×W×C; ImageReadError naming the file."""
+        ...
+
+    def values(self, record: Record) -> Values | None:
+        """H×W file values before the label map, -1 where a value has no meaning; None without a mask."""
+        ...
+
+    def mask(self, record: Record) -> UInt8Array | None:
+        """uint8 H×W class indices; LabelError where a value is not in the label map; None without a mask."""
+        ...
+
+
+class Split(Sequence[Sample]):
+    """Some of a data set's records under a name; indexing reads the pixels."""
+
+    def __init__(self, name: str, records: Sequence[Record], reader: Reader) -> None:
+        self.name = name
+        self.records = tuple(records)
+        self.reader = reader
+
+    @property
+    def label_space(self) -> LabelSpace:
+        return self.reader.label_space
+
+    @cached_property
+    def ids(self) -> tuple[str, ...]:
+        return tuple(record.id for record in self.records)
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    @overload
+    def __getitem__(self, index: int) -> Sample: ...
+    @overload
+    def __getitem__(self, index: slice) -> Split: ...
+    def __getitem__(self, index: int | slice) -> Sample | Split:
+        if isinstance(index, slice):
+            return Split(self.name, self.records[index], self.reader)
+        record = self.records[index]
+        image = self.reader.image(record)
+        return Sample(record.id, image, self.reader.mask(record), record.image_path, record.mask_path)
+
+    def read_image(self, index: int) -> UInt8Array:
+        """uint8 H×W×C."""
+        return self.reader.image(self.records[index])
+
+    def read_mask(self, index: int) -> UInt8Array | None:
+        """uint8 H×W class indices, 255 where ignored; None where there is no mask."""
+        return self.reader.mask(self.records[index])
+
+    def read_values(self, index: int) -> Values | None:
+        """What the mask file holds, before the label map; -1 where a colour is in no table. For the data check."""
+        return self.reader.values(self.records[index])
+
+    def subset(self, indices: Sequence[int], name: str) -> Split:
+        """The records at ``indices``, in that order, under a new name."""
+        return Split(name, [self.records[int(i)] for i in indices], self.reader)
+
+    def labelled(self) -> Split:
+        """Without the records that have no mask."""
+        kept = [record for record in self.records if record.mask_path is not None or record.payload is not None]
+        return self if len(kept) == len(self) else Split(self.name, kept, self.reader)
+
+    def __repr__(self) -> str:
+        return f"Split({self.name!r}, {len(self)} pictures)"
+
+
+SplitMaker = Callable[["Dataset"], "dict[str, Split]"]
+
+
+@dataclass
+class Dataset:
+    """A data set as it lies on the disk: what was recognised, its label map, its splits.
+
+    ``given`` holds the splits that the files name. Where they name none, or no validation part, :attr:`splits` makes
+    them on first use (:mod:`segwright.data.splits`). ``notes`` say what was found and what was concluded from it.
+    """
+
+    root: Path
+    format: str
+    reader: Reader
+    records: tuple[Record, ...]  # everything, each once
+    given: Mapping[str, Sequence[Record]] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    problems: list[Problem] = field(default_factory=list)
+    unpaired_images: tuple[Path, ...] = ()
+    unpaired_masks: tuple[Path, ...] = ()
+    split_maker: SplitMaker | None = field(default=None, repr=False)
+
+    @property
+    def label_space(self) -> LabelSpace:
+        return self.reader.label_space
+
+    @property
+    def value_range(self) -> ValueRange | None:
+        """How pictures become 8 bit; None where they are 8 bit already."""
+        return getattr(self.reader, "value_range", None)
+
+    @cached_property
+    def splits(self) -> dict[str, Split]:
+        """Name → split: as the files say, or made where they say nothing."""
+        if self.split_maker is not None:
+            return self.split_maker(self)
+        if self.given:
+            return {name: Split(name, records, self.reader) for name, records in self.given.items()}
+        return {"all": self.all}
+
+    @cached_property
+    def all(self) -> Split:
+        """Everything, as one split."""
+        return Split("all", self.records, self.reader)
+
+    @property
+    def train(self) -> Split:
+        return self._split("train")
+
+    @property
+    def val(self) -> Split:
+        return self._split("val")
+
+    @property
+    def test(self) -> Split:
+        return self._split("test")
+
+    def _split(self, name: str) -> Split:
+        splits = self.splits
+        if name in splits:
+            return splits[name]
+        if name == "train" and set(splits) == {"all"}:
+            return splits["all"]
+        raise DataError(
+            f"the data set has no split {name!r}",
+            expected=name,
+            found=", ".join(f"{split.name} ({len(split)})" for split in splits.values()) or "no split",
+            where=self.root,
+            fix="name one of those with --split, or put the pictures into folders train, val and test",
+        )
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __iter__(self) -> Iterator[Sample]:
+        return iter(self.all)
+
+
+def apply_lookup(values: npt.NDArray[Any], lookup: npt.NDArray[np.int32], where: str | Path | None) -> UInt8Array:
+    """H×W file values to class indices by ``LabelSpace.lookup()``; LabelError with the stray values and their share.
+
+    uint8 values go through two tables of OpenCV, some ten times faster than indexing; that is the common case.
+    """
+    if values.dtype == np.uint8:
+        table = lookup[:256]
+        stray = cv2.LUT(values, (table < 0).astype(np.uint8))
+        if not stray.any():
+            return np.asarray(cv2.LUT(values, np.where(table < 0, 0, table).astype(np.uint8)), np.uint8)
+        raise _stray_values(values, stray.astype(bool), lookup, where)
+    inside = (values >= 0) & (values < lookup.size)
+    indices = np.where(inside, lookup[np.where(inside, values, 0)], -1)
+    if (indices < 0).any():
+        raise _stray_values(values, indices < 0, lookup, where)
+    return indices.astype(np.uint8)
+
+
+def _stray_values(
+    values: npt.NDArray[Any], stray: npt.NDArray[np.bool_], lookup: npt.NDArray[np.int32], where: str | Path | None
+) -> LabelError:
+    found, counts = np.unique(values[stray], return_counts=True)
+    share = 100.0 * float(stray.sum()) / values.size
+    listed = ", ".join(str(v) if v >= 0 else "a colour of no class" for v in found[:8].tolist())
+    return LabelError(
+        "the mask holds values outside the classes",
+        expected=f"one of {_spans(np.flatnonzero(lookup >= 0).tolist())}",
+        found=f"{listed}{', …' if len(found) > 8 else ''} in {int(counts.sum())} pixels ({share:.3g} %)",
+        where=where,
+        fix="correct the mask, or name every value in classes.txt or classes.json beside the data",
+    )
+
+
+def _spans(values: Sequence[int]) -> str:
+    """0–20, 255"""
+    spans: list[list[int]] = []
+    for value in values:
+        if spans and value == spans[-1][1] + 1:
+            spans[-1][1] = value
+        else:
+            spans.append([value, value])
+    text = [f"{a}" if a == b else f"{a}–{b}" for a, b in spans]
+    return ", ".join(text[:12]) + (", …" if len(text) > 12 else "")
