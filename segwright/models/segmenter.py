@@ -7,6 +7,7 @@ can divide, run, and cropped back, so that training, prediction and every export
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -17,6 +18,19 @@ from segwright.errors import ModelError
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Where a model's starting weights came from, and on what terms."""
+
+    source: str = "random initialisation"  # or "timm/resnet34.a1_in1k", "torchvision:…", a path
+    licence: str = "none"  # SPDX name where the publisher states one
+    pretrained: bool = False
+    detail: str = ""  # what was left out or adapted
+
+    def __str__(self) -> str:
+        return f"{self.source} (licence: {self.licence})" if self.pretrained else self.source
 
 
 class SegOutput(NamedTuple):
@@ -55,6 +69,7 @@ class SegmentationModel(nn.Module):
         self.stride = stride
         self.size_divisor = stride if size_divisor is None else size_divisor
         self.minimum_size = minimum_size
+        self.provenance = Provenance()
         self.register_buffer("mean", _channels(mean, in_channels), persistent=False)
         self.register_buffer("std", _channels(std, in_channels), persistent=False)
 
@@ -79,11 +94,8 @@ class SegmentationModel(nn.Module):
                 expected="uint8 N×H×W×C or float N×C×H×W",
                 found=f"{images.dtype} {tuple(images.shape)}",
             )
-        if images.dtype == torch.uint8:
-            images = images.permute(0, 3, 1, 2)
-            x = images.to(self.mean.dtype) * (1 / 255)
-        else:
-            x = images.to(self.mean.dtype)
+        raw = images.dtype == torch.uint8
+        x = images.permute(0, 3, 1, 2) if raw else images
         if x.shape[1] != self.in_channels:
             raise ModelError(
                 "the pictures' channels do not fit the network",
@@ -91,21 +103,25 @@ class SegmentationModel(nn.Module):
                 found=f"{x.shape[1]} in {tuple(images.shape)}",
                 fix="create the model with in_channels, or convert the pictures",
             )
-        return (x - self.mean) / self.std
+        # (x / 255 - mean) / std as one multiplication and one addition: a single pass over the converted pixels.
+        scale = 1 / (self.std * 255) if raw else 1 / self.std
+        return torch.addcmul(-self.mean / self.std, x.to(self.mean.dtype), scale)
 
     def pad(self, x: Tensor) -> Tensor:
         """Pad right and below by edge values (a black border would be a scene of its own) to what the network takes."""
         height, width = x.shape[-2:]
         bottom = _target(height, self.size_divisor, self.minimum_size) - height
         right = _target(width, self.size_divisor, self.minimum_size) - width
-        if bottom == 0 and right == 0:
+        # While a graph is traced with free sizes, asking "is it 0?" would tie the graph to the example's size.
+        if isinstance(bottom, int) and isinstance(right, int) and bottom == 0 and right == 0:
             return x
         return F.pad(x, (0, right, 0, bottom), mode="replicate")
 
 
 def resize(x: Tensor, size: tuple[int, int], *, align_corners: bool = False) -> Tensor:
     """Bilinear to (height, width); the same tensor where nothing changes."""
-    if x.shape[-2:] == torch.Size(size):
+    known = all(isinstance(side, int) for side in (*x.shape[-2:], *size))  # free sizes of a traced graph are not asked
+    if known and tuple(x.shape[-2:]) == tuple(size):
         return x
     return F.interpolate(x, size=size, mode="bilinear", align_corners=align_corners)
 
@@ -121,7 +137,8 @@ def describe_shapes(features: Mapping[int, Tensor]) -> dict[int, tuple[int, ...]
 
 
 def _target(size: int, divisor: int, minimum: int) -> int:
-    return max(-(-max(size, minimum) // divisor) * divisor, divisor)
+    at_least: int = torch.sym_max(size, max(minimum, 1))  # the same as max() for plain numbers
+    return -(-at_least // divisor) * divisor
 
 
 def _channels(values: Sequence[float], channels: int) -> Tensor:

@@ -1,0 +1,142 @@
+"""Where weights come from, and how foreign state dicts become ours.
+
+Nothing here unpickles objects: a ``.pth`` is read with ``weights_only=True`` or refused. ``"auto"`` takes pretrained
+encoder weights when they lie in the cache or their host answers within ten seconds; an explicit request that cannot be
+met is an error at once.
+"""
+
+from __future__ import annotations
+
+import functools
+import pickle
+import threading
+import urllib.error
+import urllib.request
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from segwright.errors import WeightsError
+from segwright.models.segmenter import Provenance
+
+REACH_SECONDS = 10.0
+UNSTATED = "not stated by the publisher"
+
+
+@functools.lru_cache(maxsize=64)
+def reachable(url: str, seconds: float = REACH_SECONDS) -> bool:
+    """Whether the host answers a HEAD request in ``seconds``, name look-up included. Asked once a process and url."""
+    answer: list[bool] = []
+
+    def ask() -> None:
+        request = urllib.request.Request(url, method="HEAD", headers={"User-Agent": "segwright"})
+        try:
+            with urllib.request.urlopen(request, timeout=seconds):
+                answer.append(True)
+        except urllib.error.HTTPError as error:
+            answer.append(error.code < 400)
+        except (OSError, ValueError):
+            answer.append(False)
+
+    # A thread, because a name look-up can hang beyond any socket timeout.
+    thread = threading.Thread(target=ask, daemon=True)
+    thread.start()
+    thread.join(seconds)
+    return bool(answer) and answer[0]
+
+
+def encoder_weights(name: str, *, required: bool) -> tuple[Path | None, Provenance]:
+    """The file with timm's pretrained weights of an encoder, from the cache or downloaded into it.
+
+    Where there is none: WeightsError when ``required``, else (None, a provenance that says why).
+    """
+    from timm.models import get_pretrained_cfg
+
+    config = get_pretrained_cfg(name)
+    repository = None if config is None else config.hf_hub_id
+    if not repository:
+        return _without(name, "timm publishes no pretrained weights for it", required)
+    provenance = Provenance(str(repository), config.license or UNSTATED, True, "encoder only")
+    try:
+        found = _cached(repository) or _download(repository)
+    except (OSError, ValueError) as error:
+        return _without(name, f"{type(error).__name__}: {error}".splitlines()[0][:300], required)
+    return found, provenance
+
+
+def _without(name: str, why: str, required: bool) -> tuple[None, Provenance]:
+    if required:
+        raise WeightsError(
+            f"no pretrained weights for {name}",
+            expected="weights in the Hugging Face cache, or a connection to it",
+            found=why,
+            fix="connect, copy the cache (HF_HOME) here, give a file with weights=PATH, or weights=None for none",
+        )
+    return None, Provenance(f"random initialisation (no pretrained weights for {name}: {why})")
+
+
+def _cached(repository: str) -> Path | None:
+    from huggingface_hub import try_to_load_from_cache
+
+    found = try_to_load_from_cache(repository, "model.safetensors")
+    return Path(found) if isinstance(found, str) else None
+
+
+def _download(repository: str) -> Path:
+    from huggingface_hub import constants, hf_hub_download
+
+    if constants.HF_HUB_OFFLINE:
+        raise OSError("not in the cache, and HF_HUB_OFFLINE is set")
+    url = f"{constants.ENDPOINT}/{repository}/resolve/main/model.safetensors"
+    if not reachable(url):
+        raise OSError(f"not in the cache, and {constants.ENDPOINT} did not answer within {REACH_SECONDS:.0f} s")
+    return Path(hf_hub_download(repository, "model.safetensors"))
+
+
+def read_state_dict(path: str | Path) -> dict[str, Tensor]:
+    """Tensors by name from a ``.safetensors`` file, a ``.pth``/``.pt``/``.bin`` of plain tensors, or a folder with one.
+
+    Wrappers (``{"state_dict": …}``, ``{"model": …}``) and the ``module.`` prefix of parallel training are taken off.
+    """
+    path = Path(path)
+    if path.is_dir():
+        inside = [path / name for name in ("model.safetensors", "pytorch_model.bin") if (path / name).exists()]
+        if not inside:
+            raise WeightsError("no weights in the folder", expected="model.safetensors", where=path)
+        path = inside[0]
+    if not path.is_file():
+        raise WeightsError("no such weights file", where=path, fix="check the path")
+    if path.suffix == ".safetensors":
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+
+        try:
+            return load_file(path)
+        except (SafetensorError, OSError, ValueError) as error:
+            raise WeightsError("not a whole safetensors file", found=str(error), where=path) from error
+    try:
+        loaded = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError) as error:
+        raise WeightsError(
+            "the file holds more than tensors, or is damaged; it is not unpickled",
+            expected="a state dict of plain tensors",
+            found=str(error).splitlines()[0][:200] if str(error) else type(error).__name__,
+            where=path,
+            fix="save it again as safetensors, or with torch.save(model.state_dict())",
+        ) from error
+    return _plain(loaded, path)
+
+
+def _plain(loaded: Any, path: Path) -> dict[str, Tensor]:
+    for wrapper in ("state_dict", "model", "model_state_dict", "model_state"):
+        if isinstance(loaded, Mapping) and isinstance(loaded.get(wrapper), Mapping):
+            loaded = loaded[wrapper]
+    tensors = {k: v for k, v in loaded.items() if isinstance(v, Tensor)} if isinstance(loaded, Mapping) else {}
+    if not tensors:
+        raise WeightsError("no tensors in the file", expected="a state dict", found=type(loaded).__name__, where=path)
+    if all(key.startswith("module.") for key in tensors):
+        tensors = {key.removeprefix("module."): tensor for key, tensor in tensors.items()}
+    return tensors
