@@ -2,10 +2,10 @@
 
 *Index*: SegNet's copy, 480×360, folders ``train/ trainannot/ val/ valannot/ test/ testannot/``, greyscale PNGs with
 11 classes and 11 = unlabelled. Its lists name files by paths of the authors' machine, so pictures are found by name.
-*Colour*: the original, 960×720, ``701_StillsRaw_full`` and ``LabeledApproved_full`` (or any two folders of ``x.png`` and
-``x_L.png``), 32 colours, grouped into the 11 classes of SegNet (Badrinarayanan et al. 2017) as
-the published examples do it: walls, bridges, tunnels and archways are building, cones pole, lane markings road, parking
-blocks and shoulders pavement, trailers and trains car, prams and animals pedestrian, motorcycles bicyclist.
+*Colour*: the original, 960×720, ``701_StillsRaw_full`` and ``LabeledApproved_full`` (or any two folders of ``x.png``
+and ``x_L.png``), 32 colours, grouped into the 11 classes of SegNet (Badrinarayanan et al. 2017) as published examples
+do it: walls, bridges, tunnels and archways are building, cones pole, lane markings road, parking blocks and shoulders
+pavement, trailers and trains car, prams and animals pedestrian, motorcycles bicyclist.
 """
 
 from __future__ import annotations

@@ -35,43 +35,11 @@ _MASK_ENDING = re.compile(
     re.IGNORECASE,
 )
 _ROLE_WORDS = frozenset(
-    [
-        "mask",
-        "masks",
-        "label",
-        "labels",
-        "lbl",
-        "gt",
-        "seg",
-        "segmentation",
-        "annotation",
-        "annotations",
-        "annot",
-        "target",
-        "groundtruth",
-        "l",
-        "labelids",
-        "matte",
-        "manual",
-        "image",
-        "images",
-        "img",
-        "imgs",
-        "im",
-        "rgb",
-        "input",
-        "picture",
-        "photo",
-        "pic",
-        "frame",
-        "original",
-        "orig",
-        "sat",
-        "raw",
-        "scan",
-        "training",
-        "test",
-    ]
+    re.split(
+        r"\W+",
+        "mask masks label labels lbl gt seg segmentation annotation annotations annot target groundtruth l labelids "
+        "matte manual image images img imgs im rgb input picture photo pic frame original orig sat raw scan training",
+    )
 )
 _TOKENS = re.compile(r"[a-z]+|[0-9]+|[^a-z0-9_\-. ]+")
 

@@ -42,7 +42,8 @@ class Tree:
 
     def _scan(self, relative: str) -> Folder:
         path = os.path.join(self.root, relative) if relative else str(self.root)
-        dirs, files = [], []
+        dirs: list[str] = []
+        files: list[str] = []
         try:
             with os.scandir(path) as entries:
                 for entry in entries:

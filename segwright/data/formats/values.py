@@ -72,11 +72,11 @@ def survey(paths: Sequence[Path], budget: int = PIXEL_BUDGET) -> Survey:
         counts, numbers = (seen.values, mask) if mask.ndim == 2 else (seen.colours, pack_colours(mask))
         if numbers.dtype == np.uint8:
             found = np.bincount(numbers.ravel(), minlength=256)
-            pairs = ((int(v), int(found[v])) for v in np.flatnonzero(found))
+            unique = np.flatnonzero(found)
+            number = found[unique]
         else:
             unique, number = np.unique(numbers, return_counts=True)
-            pairs = zip(unique.tolist(), number.tolist(), strict=True)
-        for value, pixels in pairs:
+        for value, pixels in zip(unique.tolist(), number.tolist(), strict=True):
             counts[value] = counts.get(value, 0) + pixels
     return seen
 
