@@ -111,7 +111,7 @@ def tables(gains: list[float], offsets: list[float], gamma: float = 1.0) -> UInt
     if gamma != 1:
         values = 255.0 * (values / 255.0) ** gamma
     mapped = values[:, None] * np.array(gains) + np.array(offsets)
-    return np.clip(np.rint(mapped), 0, 255).astype(np.uint8)
+    return np.asarray(np.clip(np.rint(mapped), 0, 255), np.uint8)
 
 
 def apply_table(image: UInt8Array, table: UInt8Array) -> UInt8Array:
