@@ -6,9 +6,9 @@ signature of their own first, the plain folder last.
 
 from __future__ import annotations
 
-from segwright.data.formats import camvid, folder
+from segwright.data.formats import camvid, coco, folder, sbd, voc
 from segwright.data.formats.base import Format
 
-FORMATS: dict[str, Format] = {module.FORMAT.name: module.FORMAT for module in (camvid, folder)}
+FORMATS: dict[str, Format] = {module.FORMAT.name: module.FORMAT for module in (voc, sbd, coco, camvid, folder)}
 
 __all__ = ["FORMATS", "Format"]

@@ -44,15 +44,23 @@ class FolderReader(FileReader):
 def recognise(tree: Tree) -> str | None:
     if tree.is_file:
         return None
-    pairing = pair(assign_roles(list_items(tree)))
+    pairing = pair_tree(tree)
     paired = sum(mask is not None for _, mask in pairing.pairs)
     if not paired and not pairing.collisions:
         return None
     return f"{paired} pictures with masks, paired by name"
 
 
+def pair_tree(tree: Tree) -> Pairing:
+    """The pairing of all pictures under the root, found once."""
+    if "pairing" not in tree.memo:
+        tree.memo["pairing"] = pair(assign_roles(list_items(tree)))
+    found: Pairing = tree.memo["pairing"]
+    return found
+
+
 def open_folder(tree: Tree) -> Dataset:
-    pairing = pair(assign_roles(list_items(tree)))
+    pairing = pair_tree(tree)
     mask_paths = [mask.path for _, mask in pairing.pairs if mask is not None]
     if not mask_paths and not pairing.collisions:
         raise FormatError(

@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from segwright.errors import DataError, FormatError
 from segwright.images import EXTENSIONS
@@ -30,6 +31,7 @@ class Tree:
     def __init__(self, root: str | Path) -> None:
         self.root = Path(root)
         self._folders: dict[str, Folder] = {}
+        self.memo: dict[str, Any] = {}  # what a recogniser found out and the opener needs again
         if not self.root.exists():
             raise FormatError("no such file or folder", where=self.root, fix="check the path")
         self.is_file = self.root.is_file()
@@ -80,6 +82,35 @@ class Tree:
             here = f"{here}/{match}" if here else match
         return here
 
+    def locate(self, name: str, near: str = "") -> Path | None:
+        """The file that an annotation or a list calls ``name``, wherever it lies under the root.
+
+        Lists often hold paths of another machine, and exports lose folders: of the files with that base name the one
+        that shares the longest end of the path wins, then the one under ``near``.
+        """
+        parts = name.replace("\\", "/").split("/")
+        candidates = self._by_name().get(parts[-1])
+        if not candidates:
+            return None
+        if len(candidates) == 1:
+            return Path(self._base(), candidates[0])
+        best = max(candidates, key=lambda c: (_common_end(c.split("/"), parts), c.startswith(f"{near}/"), -len(c)))
+        return Path(self._base(), best)
+
+    def _base(self) -> Path:
+        return self.root.parent if self.is_file else self.root
+
+    def _by_name(self) -> dict[str, list[str]]:
+        if "by name" not in self.memo:
+            index: dict[str, list[str]] = {}
+            tree = Tree(self._base()) if self.is_file else self
+            for relative, listing in tree.walk():
+                for name in listing.files:
+                    index.setdefault(name, []).append(f"{relative}/{name}" if relative else name)
+            self.memo["by name"] = index
+        found: dict[str, list[str]] = self.memo["by name"]
+        return found
+
     def path(self, relative: str) -> Path:
         return self.root / relative if relative else self.root
 
@@ -102,6 +133,27 @@ def natural(name: str) -> list[tuple[int, int, str]]:
     parts = _DIGITS.split(name)  # odd places hold the digits
     key = [(0, int(part), "") if i % 2 else (1, 0, part.lower()) for i, part in enumerate(parts) if part]
     return [*key, (2, 0, name)]
+
+
+def _common_end(left: list[str], right: list[str]) -> int:
+    count = 0
+    for a, b in zip(reversed(left), reversed(right), strict=False):
+        if a != b:
+            break
+        count += 1
+    return count
+
+
+def peek(path: Path, size: int = 65536) -> str:
+    """The beginning and the end of a text file, for recognising big JSON and XML without reading them."""
+    try:
+        with open(path, "rb") as file:
+            head = file.read(size)
+            end = file.seek(0, os.SEEK_END)
+            file.seek(max(end - size, len(head)))
+            return (head + file.read(size)).decode("utf-8", errors="replace")
+    except OSError:
+        return ""
 
 
 _DIGITS = re.compile(r"([0-9]+)")

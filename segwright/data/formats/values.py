@@ -6,16 +6,18 @@ indices, 0/255, colours, grey saved as RGB, sparse ids. Nothing is assumed in si
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from segwright.data.classes import ClassList
 from segwright.data.readers import ColourTable, is_grey, pack_colours
 from segwright.data.records import Problem
-from segwright.errors import ImageReadError, LabelError
+from segwright.errors import DataError, LabelError
 from segwright.images import read_mask
 from segwright.types import IGNORE_INDEX, Colour, LabelSpace
 
@@ -52,16 +54,22 @@ def spread(count: int) -> list[int]:
     return [i for i in order if i < count]
 
 
-def survey(paths: Sequence[Path], budget: int = PIXEL_BUDGET) -> Survey:
-    """Read masks in spread order until the budget of pixels is used; an unreadable one is noted, not raised."""
-    seen = Survey(total=len(paths))
-    for index in spread(len(paths)):
+ReadRaw = Callable[[int], npt.NDArray[Any]]
+
+
+def survey(count: int, read: ReadRaw, budget: int = PIXEL_BUDGET) -> Survey:
+    """Read masks in spread order until the budget of pixels is used; an unreadable one is noted, not raised.
+
+    ``read(i)`` gives what mask ``i`` of ``count`` holds, H×W or H×W×3.
+    """
+    seen = Survey(total=count)
+    for index in spread(count):
         if budget <= 0:
             break
         try:
-            mask = read_mask(paths[index])
-        except ImageReadError:
-            seen.unreadable.append(str(paths[index]))
+            mask = read(index)
+        except DataError as error:
+            seen.unreadable.append(error.message if error.where is None else error.where)
             budget -= 100_000  # a folder of broken files ends, too
             continue
         seen.masks += 1
@@ -82,8 +90,12 @@ def survey(paths: Sequence[Path], budget: int = PIXEL_BUDGET) -> Survey:
 
 
 def discover(paths: Sequence[Path], classes: ClassList | None, where: Path) -> Coding:
-    """The coding of these masks; LabelError where no reading fits."""
-    seen = survey(paths)
+    """The coding of these mask files; LabelError where no reading fits."""
+    return conclude(survey(len(paths), lambda index: read_mask(paths[index])), classes, where)
+
+
+def conclude(seen: Survey, classes: ClassList | None, where: Path) -> Coding:
+    """The coding that a survey speaks for; LabelError where no reading fits."""
     scope = "all masks" if seen.masks == seen.total else f"{seen.masks} of {seen.total} masks"
     if seen.masks == 0:
         raise LabelError(

@@ -1,0 +1,171 @@
+"""PASCAL VOC's segmentation layout (Everingham et al. 2010), as the devkit unpacks or bare.
+
+``JPEGImages``, ``SegmentationClass`` (palette PNGs, 21 classes, 255 = border and difficult) and the lists in
+``ImageSets/Segmentation``. Where ``SegmentationClassAug`` lies beside them (the masks of SBD, Hariharan et al. 2011),
+its ``trainaug`` list is a split, and its masks serve pictures that have no original one. A ``class_names.txt`` beside
+the folders, as exporters of annotation tools write it, gives other classes.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from segwright.data.classes import FILE_NAMES, read_class_list
+from segwright.data.formats.base import Format, in_order, pairing_problems
+from segwright.data.formats.pairing import find_class_list
+from segwright.data.formats.tree import Folder, Tree, is_picture, stem
+from segwright.data.formats.values import Coding, conclude, survey
+from segwright.data.readers import ColourTable, FileReader
+from segwright.data.records import Dataset, Problem, Record
+from segwright.errors import FormatError
+from segwright.images import read_mask
+from segwright.types import IGNORE_INDEX, Colour, LabelSpace
+
+CLASSES = (
+    "background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable",
+    "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor",
+)  # fmt: skip
+BORDER: Colour = (224, 224, 192)
+MASK_FOLDERS = ("SegmentationClass", "SegmentationClassPNG")
+AUGMENTED_FOLDERS = ("SegmentationClassAug", "SegmentationClassTrainAug", "SegmentationAug")
+
+
+def voc_colours(count: int = 21) -> tuple[Colour, ...]:
+    """VOC's palette: the bits of the index dealt out to red, green and blue, the highest first."""
+    colours = []
+    for index in range(count):
+        channels = [0, 0, 0]
+        for bit in range(8):
+            for channel in range(3):
+                channels[channel] |= (index >> (3 * bit + channel) & 1) << (7 - bit)
+        colours.append((channels[0], channels[1], channels[2]))
+    return tuple(colours)
+
+
+def voc_label_space() -> LabelSpace:
+    return LabelSpace(
+        CLASSES, voc_colours(), mapping={**{i: i for i in range(len(CLASSES))}, IGNORE_INDEX: IGNORE_INDEX}
+    )
+
+
+@dataclass
+class _Part:
+    """One year's tree."""
+
+    base: str
+    images: Folder
+    masks: dict[str, Path] = field(default_factory=dict)
+    originals: int = 0
+    lists: dict[str, list[str]] = field(default_factory=dict)
+
+
+def _bases(tree: Tree) -> list[str]:
+    """Folders under the root that hold JPEGImages and masks: the root, VOC2012, VOCdevkit/VOC2012, …"""
+    found = []
+    for relative, listing in tree.walk(depth=2):
+        dirs = set(listing.dirs)
+        if "JPEGImages" in dirs and dirs & {*MASK_FOLDERS, *AUGMENTED_FOLDERS}:
+            found.append(relative)
+    return found
+
+
+def recognise(tree: Tree) -> str | None:
+    if tree.is_file:
+        return None
+    bases = _bases(tree)
+    return f"JPEGImages and SegmentationClass in {', '.join(base or '.' for base in bases)}" if bases else None
+
+
+def open_voc(tree: Tree) -> Dataset:
+    parts = [_read_part(tree, base) for base in _bases(tree)]
+    if not parts:
+        raise FormatError(
+            "no PASCAL VOC tree",
+            expected="JPEGImages/ and SegmentationClass/",
+            found=tree.summary(),
+            where=tree.root,
+        )
+    records: dict[str, Record] = {}
+    given: dict[str, list[Record]] = {}
+    lone_images: list[Path] = []
+    lone_masks: list[Path] = []
+    missing: list[str] = []
+    notes: list[str] = []
+    for part in parts:
+        pictures = {stem(name): Path(part.images.path, name) for name in part.images.files if is_picture(name)}
+        listed = {name for names in part.lists.values() for name in names}
+        for name, path in pictures.items():
+            if name in part.masks or name in listed or not part.lists:
+                records.setdefault(name, Record(name, path, part.masks.get(name)))
+        if not part.lists:
+            lone_images += [path for name, path in pictures.items() if name not in part.masks]
+        elif len(pictures) > len(listed | part.masks.keys()):
+            notes.append(f"{len(pictures)} pictures lie there, those with masks or in the lists are used")
+        lone_masks += [path for name, path in part.masks.items() if name not in pictures]
+        missing += sorted(listed - pictures.keys())
+        for split, names in part.lists.items():
+            given.setdefault(split, []).extend(records[name] for name in names if name in records)
+    coding = _coding(tree, parts, records)
+    problems = pairing_problems(lone_images, lone_masks)
+    if missing:
+        message = f"{len(missing)} names in the lists have no picture"
+        problems.append(Problem("warning", "listed but missing", message, tuple(missing), "correct the lists"))
+    return Dataset(
+        root=tree.root,
+        format="voc",
+        reader=FileReader(coding.label_space, coding.colour_table),
+        records=tuple(records.values()),
+        given=in_order(given),
+        notes=[*notes, *coding.notes],
+        problems=[*problems, *coding.problems],
+        unpaired_images=tuple(lone_images),
+        unpaired_masks=tuple(lone_masks),
+    )
+
+
+def _read_part(tree: Tree, base: str) -> _Part:
+    prefix = f"{base}/" if base else ""
+    part = _Part(base, tree.folder(f"{prefix}JPEGImages"))
+    for folders in (AUGMENTED_FOLDERS, MASK_FOLDERS):  # the original masks, with their borders, win
+        for name in folders:
+            listing = tree.folder(prefix + name)
+            part.masks |= {stem(file): Path(listing.path, file) for file in listing.files if is_picture(file)}
+    lists = tree.folder(f"{prefix}ImageSets/Segmentation")
+    for name in lists.files:
+        if not name.endswith(".txt"):
+            continue
+        text = Path(lists.path, name).read_text(encoding="utf-8", errors="replace")
+        lines = [line.split() for line in text.splitlines()]
+        part.lists[stem(name)] = [os.path.splitext(os.path.basename(line[0]))[0] for line in lines if line]
+    return part
+
+
+def _coding(tree: Tree, parts: list[_Part], records: dict[str, Record]) -> Coding:
+    folders = [tree.folder(base) for part in parts for base in (part.base, os.path.dirname(part.base), "")]
+    path = find_class_list(folders, FILE_NAMES)
+    classes = None if path is None else read_class_list(path)
+    masks = [record.mask_path for record in records.values() if record.mask_path is not None]
+    seen = survey(len(masks), lambda i: read_mask(masks[i]), budget=6_000_000)
+    if classes is None and seen.colours:
+        table = (*voc_colours(), BORDER)
+        space = LabelSpace(CLASSES, voc_colours(), mapping={**{i: i for i in range(21)}, 21: IGNORE_INDEX})
+        return Coding(space, ColourTable(table), ("masks hold VOC's colours; the border is ignored",))
+    if classes is None and set(seen.values) <= {*range(21), IGNORE_INDEX}:
+        return Coding(voc_label_space(), notes=("VOC's 21 classes; 255 (border) is ignored",))
+    return conclude(seen, classes, tree.root)
+
+
+def palette() -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
+    """256×3: VOC's palette with its border colour at 255."""
+    table = np.array(voc_colours(256), np.uint8)
+    table[IGNORE_INDEX] = BORDER
+    return table
+
+
+FORMAT = Format(
+    "voc", "PASCAL VOC", "JPEGImages/ and SegmentationClass/ (bare, or in VOCdevkit/VOC2012)", recognise, open_voc
+)
