@@ -1,0 +1,44 @@
+"""Safe decoding and encoding of picture files: limits first, then pixels. The only package that opens an image file.
+
+A file is read once. Its kind is told by its content, never by its name; its header is checked against
+:class:`Limits`, and its structure for being whole, before a decoder sees it (:mod:`.headers`, :mod:`.png`,
+:mod:`.jpeg`). The fastest decoder that is strict does the rest (:mod:`.decode`). :func:`read_raster` keeps bands and
+number type (:mod:`.raster`), :mod:`.isolated` does the same work in a child process that may die of it.
+"""
+
+from segwright.images.decode import decode_image, decode_mask, read_file, read_image, read_mask
+from segwright.images.encode import encode_png, write_bytes, write_image, write_mask
+from segwright.images.headers import (
+    DEFAULT_LIMITS,
+    EXTENSIONS,
+    ImageInfo,
+    Limits,
+    UInt8Array,
+    check_limits,
+    parse_header,
+    read_header,
+    sniff,
+)
+from segwright.images.raster import read_raster
+
+__all__ = [
+    "DEFAULT_LIMITS",
+    "EXTENSIONS",
+    "ImageInfo",
+    "Limits",
+    "UInt8Array",
+    "check_limits",
+    "decode_image",
+    "decode_mask",
+    "encode_png",
+    "parse_header",
+    "read_file",
+    "read_header",
+    "read_image",
+    "read_mask",
+    "read_raster",
+    "sniff",
+    "write_bytes",
+    "write_image",
+    "write_mask",
+]

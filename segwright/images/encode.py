@@ -1,0 +1,51 @@
+"""Pixels to files, whole or not at all."""
+
+from __future__ import annotations
+
+import io
+import os
+import tempfile
+from pathlib import Path
+
+from PIL import Image
+
+from segwright.images.headers import UInt8Array
+
+
+def encode_png(image: UInt8Array, palette: UInt8Array | None = None) -> bytes:
+    """PNG bytes of an H×W×C picture or, with a 256×3 ``palette``, of H×W indices."""
+    picture = Image.fromarray(image[..., 0] if image.ndim == 3 and image.shape[2] == 1 else image)
+    if palette is not None:
+        picture.putpalette(palette.tobytes())
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG", compress_level=4)
+    return buffer.getvalue()
+
+
+def write_image(path: str | Path, image: UInt8Array, *, quality: int = 92) -> Path:
+    """Write a uint8 H×W×C picture in the format of the path's ending, whole or not at all; returns the path."""
+    path = Path(path)
+    if path.suffix.lower() == ".png":
+        return write_bytes(path, encode_png(image))
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, "JPEG" if path.suffix.lower() in (".jpg", ".jpeg") else None, quality=quality)
+    return write_bytes(path, buffer.getvalue())
+
+
+def write_mask(path: str | Path, labels: UInt8Array, palette: UInt8Array | None = None) -> Path:
+    """Write H×W class indices as a PNG (palette PNG when a 256×3 ``palette`` is given), whole or not at all."""
+    return write_bytes(Path(path), encode_png(labels, palette))
+
+
+def write_bytes(path: Path, data: bytes) -> Path:
+    """Write beside, then rename: a reader sees the old file or the whole new one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, beside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:80]}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+        os.replace(beside, path)
+    except BaseException:
+        Path(beside).unlink(missing_ok=True)
+        raise
+    return path

@@ -1,0 +1,290 @@
+"""What a picture file says of itself before any pixel is decoded: its kind by content, size, mode, orientation."""
+
+from __future__ import annotations
+
+import io
+import os
+import struct
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from segwright.errors import ImageReadError
+
+UInt8Array = npt.NDArray[np.uint8]
+
+EXTENSIONS = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".gif"})
+PILLOW_FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "TIFF", "PPM", "GIF")
+ENDINGS = {
+    "PNG": (".png",), "JPEG": (".jpg", ".jpeg"), "BMP": (".bmp",), "WEBP": (".webp",), "TIFF": (".tif", ".tiff"),
+    "PPM": (".ppm", ".pgm"), "GIF": (".gif",),
+}  # fmt: skip
+_MAGIC = (
+    (b"\x89PNG\r\n\x1a\n", "PNG"), (b"\xff\xd8\xff", "JPEG"), (b"BM", "BMP"), (b"II*\0", "TIFF"), (b"MM\0*", "TIFF"),
+    (b"II+\0", "TIFF"), (b"MM\0+", "TIFF"), (b"P6", "PPM"), (b"P5", "PPM"), (b"P3", "PPM"), (b"P2", "PPM"),
+    (b"P4", "PPM"), (b"P1", "PPM"), (b"GIF87a", "GIF"), (b"GIF89a", "GIF"),
+)  # fmt: skip
+_STRANGERS = (  # what else people's folders hold under a picture's name
+    (b"SIMPLE  =", "a FITS file"), (b"8BPS", "a Photoshop file"), (b"%PDF", "a PDF"), (b"PK\x03\x04", "a ZIP archive"),
+    (b"version https://git-lfs", "a Git LFS pointer, not the file itself"), (b"<!DOCTYPE", "a web page"),
+    (b"<html", "a web page"), (b"<?xml", "an XML file"), (b"<svg", "an SVG drawing"), (b"\x93NUMPY", "a numpy array"),
+    (b"\x00\x00\x00\x0cjP", "a JPEG 2000"), (b"\xff\x4f\xff\x51", "a JPEG 2000"), (b"\x1f\x8b", "a gzip archive"),
+    (b"\x89HDF", "an HDF5 file"), (b"\x89PNG", "a PNG damaged by a text-mode transfer"), (b"RIFF", "a RIFF file"),
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a file may ask for before its pixels are decoded."""
+
+    max_pixels: int = 178_000_000  # Pillow refuses more than 178,956,970 by itself
+    max_side: int = 65_500
+    max_bytes: int = 2_000_000_000
+
+
+DEFAULT_LIMITS = Limits()
+
+
+@dataclass(frozen=True)
+class ImageInfo:
+    """What a header says."""
+
+    format: str  # PNG, JPEG, BMP, WEBP, TIFF, PPM or GIF, by the content
+    width: int
+    height: int
+    mode: str  # Pillow's names: P, L, LA, RGB, RGBA, I;16, CMYK, 1, F, …; RGB;16 and the like for deep PNGs
+    orientation: int = 1  # EXIF, 1…8
+    bits: int = 8  # a channel
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width) as the pixels come out of :func:`read_image`, EXIF orientation applied."""
+        return (self.width, self.height) if self.orientation >= 5 else (self.height, self.width)
+
+
+def sniff(head: bytes) -> str | None:
+    """The format by the first bytes: one of those we read, or None."""
+    for magic, name in _MAGIC:
+        if head.startswith(magic):
+            return name
+    return "WEBP" if head[:4] == b"RIFF" and head[8:12] == b"WEBP" else None
+
+
+def stranger(head: bytes) -> str:
+    """What the first bytes look like where :func:`sniff` knows nothing."""
+    if head[4:8] == b"ftyp":
+        return "a HEIC or AVIF picture, or a video"
+    for magic, name in _STRANGERS:
+        if head.startswith(magic):
+            return name
+    if not any(head[:16]):
+        return "zeros: the copy was never finished"
+    return f"a file that begins with {head[:8].hex(' ')}"
+
+
+def read_header(path: str | Path, limits: Limits = DEFAULT_LIMITS) -> ImageInfo:
+    """The size and kind of a picture without its pixels; ImageReadError where the file is none or breaks a limit."""
+    with open_checked(path, limits) as file:
+        head = file.read(4096)
+        if sniff(head) == "JPEG":  # EXIF may push the size far back
+            head += file.read(1 << 18)
+        return parse_header(head, path, limits, whole=lambda: head + file.read())
+
+
+def open_checked(path: str | Path, limits: Limits) -> IO[bytes]:
+    """The file, open, and neither empty nor larger than the limit."""
+    try:
+        file = open(path, "rb", 0)  # noqa: SIM115: the caller closes it
+    except (OSError, ValueError) as error:
+        raise ImageReadError(
+            "cannot open the file",
+            found=getattr(error, "strerror", None) or str(error),
+            where=path,
+            fix="check the path and its permissions",
+        ) from error
+    size = os.fstat(file.fileno()).st_size
+    if 0 < size <= limits.max_bytes:
+        return file
+    file.close()
+    if size == 0:
+        raise ImageReadError("the file is empty", found="0 bytes", where=path, fix="copy it again from its source")
+    raise ImageReadError(
+        "the file is larger than the limit", expected=f"at most {limits.max_bytes} bytes", found=str(size), where=path
+    )
+
+
+def parse_header(
+    data: bytes, where: str | Path, limits: Limits = DEFAULT_LIMITS, whole: Callable[[], bytes] | None = None
+) -> ImageInfo:
+    """The header of a picture in memory. ``whole`` fetches the rest where ``data`` is only the beginning of a file."""
+    kind = sniff(data)
+    if kind is None:
+        raise unreadable(where, f"{stranger(data)}")
+    info = None
+    if kind == "PNG":
+        info = png_header(data, where)
+    elif kind == "JPEG":
+        info = jpeg_header(data)
+    if info is None:
+        if whole is not None:
+            data = whole()
+        if kind == "JPEG":  # one with 256 KiB of EXIF, or none
+            info = jpeg_header(data)
+            if info is None:
+                raise unreadable(where, "a JPEG without a frame header: cut off within its first bytes")
+        else:
+            info = _other_header(data, kind, where, limits)
+    check_limits(info, where, limits)
+    return info
+
+
+_PNG_MODES = {0: "L", 2: "RGB", 3: "P", 4: "LA", 6: "RGBA"}
+_PNG_DEPTHS = {0: (1, 2, 4, 8, 16), 2: (8, 16), 3: (1, 2, 4, 8), 4: (8, 16), 6: (8, 16)}
+
+
+def png_header(data: bytes, where: str | Path) -> ImageInfo:
+    """Of IHDR; the orientation, which PNGs hardly ever have, is found by :func:`.png.inspect`."""
+    if len(data) < 33 or data[12:16] != b"IHDR":
+        raise unreadable(where, "a PNG cut off within its header")
+    width, height, bits, colour, compression, filtering, interlace = struct.unpack(">IIBBBBB", data[16:29])
+    if colour not in _PNG_MODES or bits not in _PNG_DEPTHS[colour] or compression or filtering or interlace > 1:
+        raise unreadable(where, f"a PNG header with impossible values (type {colour}, {bits} bits)")
+    if not width or not height:
+        raise unreadable(where, f"a PNG of {width}×{height} pixels")
+    mode = _PNG_MODES[colour]
+    if bits == 16:
+        mode = "I;16" if mode == "L" else f"{mode};16"
+    elif bits == 1 and mode == "L":
+        mode = "1"
+    orientation = 1
+    place = data.find(b"eXIf", 29, 4096)
+    if place > 0:
+        orientation = exif_orientation(data[place + 4 : place + 4096])
+    return ImageInfo("PNG", width, height, mode, orientation, bits)
+
+
+def jpeg_header(data: bytes) -> ImageInfo | None:
+    """Of the frame header; None where ``data`` ends before it."""
+    place, end, orientation = 2, len(data), 1
+    while place + 4 <= end:
+        if data[place] != 0xFF:  # garbage between segments: go on at the next marker
+            place = data.find(b"\xff", place)
+            if place < 0:
+                return None
+            continue
+        marker = data[place + 1]
+        if marker == 0xFF:
+            place += 1
+            continue
+        if marker in (0x00, 0x01) or 0xD0 <= marker <= 0xD8:  # no length follows these
+            place += 2
+            continue
+        if marker in (0xD9, 0xDA):
+            return None
+        length = data[place + 2] << 8 | data[place + 3]
+        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
+            if place + 10 > end:
+                return None
+            bits, height, width, components = struct.unpack(">BHHB", data[place + 4 : place + 10])
+            mode = {1: "L", 3: "RGB", 4: "CMYK"}.get(components, f"{components} components")
+            return ImageInfo("JPEG", width, height, mode, orientation, bits)
+        if marker == 0xE1 and data[place + 4 : place + 10] == b"Exif\0\0":
+            orientation = exif_orientation(data[place + 10 : place + 2 + length])
+        place += 2 + length
+    return None
+
+
+def exif_orientation(tiff: bytes) -> int:
+    """Tag 0x0112 of the first directory of an EXIF block (without its ``Exif`` prefix); 1 where there is none."""
+    order = {b"II": "<", b"MM": ">"}.get(tiff[:2])
+    if order is None or len(tiff) < 14:
+        return 1
+    (offset,) = struct.unpack_from(f"{order}I", tiff, 4)
+    if offset + 2 > len(tiff):
+        return 1
+    (count,) = struct.unpack_from(f"{order}H", tiff, offset)
+    for entry in range(offset + 2, min(offset + 2 + 12 * count, len(tiff) - 11), 12):
+        tag, kind, _, value = struct.unpack_from(f"{order}HHIH", tiff, entry)
+        if tag == 0x0112 and kind == 3:
+            return value if 1 <= value <= 8 else 1
+    return 1
+
+
+def _other_header(data: bytes, kind: str, where: str | Path, limits: Limits) -> ImageInfo:
+    try:
+        return _pillow_header(data, kind, where, limits)
+    except ImageReadError:
+        if kind != "TIFF":
+            raise
+        from segwright.images.tiff import tiff_header  # many bands; tifffile is slow to import and seldom needed
+
+        return tiff_header(data, where, limits)
+
+
+def _pillow_header(data: bytes, kind: str, where: str | Path, limits: Limits) -> ImageInfo:
+    with pillow_open(data, kind, where, limits) as picture:
+        value = picture.getexif().get(0x0112, 1)
+        orientation = value if isinstance(value, int) and 1 <= value <= 8 else 1
+        bits = 16 if picture.mode.startswith("I;16") else 32 if picture.mode in ("I", "F") else 8
+        return ImageInfo(kind, picture.width, picture.height, picture.mode, orientation, bits)
+
+
+def pillow_open(data: bytes, kind: str, where: str | Path, limits: Limits) -> Image.Image:
+    """Pillow's lazy picture, restricted to the one format that the content shows."""
+    try:
+        return Image.open(io.BytesIO(data), formats=(kind,))
+    except Image.DecompressionBombError as error:
+        raise _too_large(where, limits, str(error)) from error
+    except (OSError, ValueError, SyntaxError, struct.error, MemoryError, EOFError, KeyError) as error:
+        raise unreadable(where, f"a {kind} whose header cannot be read ({_plain(error)})") from error
+
+
+def check_limits(info: ImageInfo, path: str | Path, limits: Limits) -> None:
+    """ImageReadError where the header asks for more than the limits allow."""
+    if info.width * info.height > limits.max_pixels or max(info.width, info.height) > limits.max_side:
+        raise _too_large(path, limits, f"{info.width}×{info.height}")
+
+
+def _too_large(where: str | Path, limits: Limits, found: str) -> ImageReadError:
+    return ImageReadError(
+        "the header asks for more pixels than the limit",
+        expected=f"at most {limits.max_pixels} pixels and {limits.max_side} a side",
+        found=found,
+        where=where,
+        fix="if the file is genuine, cut it into tiles or raise the limit",
+    )
+
+
+def unreadable(where: str | Path, found: str) -> ImageReadError:
+    """The error for a file that is no whole picture."""
+    return ImageReadError(
+        "not a readable picture",
+        expected="a whole PNG, JPEG, BMP, WebP, TIFF, PPM or GIF",
+        found=found,
+        where=where,
+        fix="copy it again from its source, or leave it out with --skip-bad",
+    )
+
+
+def upright(image: npt.NDArray[Any], orientation: int) -> npt.NDArray[Any]:
+    """EXIF orientations 1…8 undone by flips and transposes; contiguous."""
+    if orientation == 1 and image.flags.c_contiguous:
+        return image
+    if orientation in (5, 6, 7, 8):
+        image = image.swapaxes(0, 1)
+    if orientation in (2, 3, 6, 7):
+        image = image[:, ::-1]
+    if orientation in (3, 4, 7, 8):
+        image = image[::-1]
+    return np.ascontiguousarray(image)
+
+
+def _plain(error: BaseException) -> str:
+    """An exception's text without addresses of objects in memory."""
+    text = str(error) or type(error).__name__
+    return text.split(" <")[0] if "<_io" in text else text
