@@ -1,0 +1,170 @@
+"""The update against the same written out by hand; precision; the settings of the CPU."""
+
+from __future__ import annotations
+
+import copy
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from segwright.errors import NonFiniteLossError, UsageError
+from segwright.models.segmenter import SegmentationModel, SegOutput
+from segwright.training import step as step_module
+from segwright.training.step import TrainStep, choose_precision, seconds_per_step
+from segwright.types import Batch
+
+
+class Small(SegmentationModel):
+    """Two convolutions with batch norm, and an auxiliary head."""
+
+    def __init__(self) -> None:
+        super().__init__(classes=3, stride=2)
+        self.body = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU())
+        self.head, self.aux = nn.Conv2d(8, 3, 1), nn.Conv2d(8, 3, 1)
+
+    def forward_padded(self, x: Tensor) -> SegOutput:
+        x = self.body(x)
+        return SegOutput(self.head(x), {"aux": self.aux(x)} if self.training else {})
+
+
+def loss(logits: Tensor, target: Tensor) -> Tensor:
+    return F.cross_entropy(logits.float(), target, ignore_index=255)
+
+
+def batch(seed: int, count: int = 2) -> Batch:
+    rng = np.random.default_rng(seed)
+    masks = rng.integers(0, 3, (count, 16, 12), dtype=np.uint8)
+    masks[:, :2] = 255
+    images = rng.integers(0, 256, (count, 16, 12, 3), dtype=np.uint8)
+    return Batch(images, masks, tuple(f"{seed}-{i}" for i in range(count)))
+
+
+def build(**arguments: object) -> TrainStep:
+    torch.manual_seed(0)
+    model = Small()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    return TrainStep(model, loss, optimizer, **arguments)  # type: ignore[arg-type]
+
+
+def weights(step: TrainStep) -> list[Tensor]:
+    return [p.detach().clone() for p in step.model.state_dict().values()]
+
+
+def test_an_update_is_what_it_says() -> None:
+    step = build(clip=0.5, aux_weight=0.25)
+    model = copy.deepcopy(step.model)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    for seed in range(3):
+        item = batch(seed)
+        returned = step([item])
+        output = model(torch.from_numpy(item.images))
+        target = torch.from_numpy(item.masks).long()
+        value = loss(output.logits, target) + 0.25 * loss(output.aux["aux"], target)
+        optimizer.zero_grad()
+        value.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 0.5)
+        optimizer.step()
+        assert returned == pytest.approx(value.item(), rel=1e-6)
+    for ours, theirs in zip(step.model.state_dict().values(), model.state_dict().values(), strict=True):
+        assert torch.allclose(ours, theirs, atol=1e-7)
+
+
+def test_the_same_seed_gives_the_same_bits() -> None:
+    first, second = build(clip=1.0), build(clip=1.0)
+    for seed in range(4):
+        assert first([batch(seed)]) == second([batch(seed)])
+    assert all(torch.equal(a, b) for a, b in zip(weights(first), weights(second), strict=True))
+
+
+def test_accumulation_is_the_mean_gradient() -> None:
+    step = build()
+    step.model.eval()  # batch norm on fixed statistics, so that parts and whole see the same network
+    whole, parts = batch(0, 4), [batch(0, 4)]
+    halves = [Batch(whole.images[i : i + 2], whole.masks[i : i + 2], whole.ids[i : i + 2]) for i in (0, 2)]
+    step.backward(parts[0])
+    wanted = [p.grad.clone() for p in step.parameters if p.grad is not None]
+    step.optimizer.zero_grad()
+    for half in halves:
+        step.backward(half, 2)
+    got = [p.grad for p in step.parameters if p.grad is not None]
+    assert len(got) == len(wanted) > 0
+    assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(got, wanted, strict=True))
+
+
+def test_a_loss_that_is_not_finite_leaves_the_weights() -> None:
+    step = build()
+    before = weights(step)[:2]
+    step.criterion = lambda logits, target: logits.sum() * float("nan")
+    with pytest.raises(NonFiniteLossError, match="7-0, 7-1"):
+        step([batch(7)])
+    assert all(torch.equal(a, b) for a, b in zip(weights(step)[:2], before, strict=True))
+    assert all(p.grad is None for p in step.parameters)
+
+
+def test_the_average_is_told_after_the_step() -> None:
+    seen = []
+
+    class Follower:
+        def update(self, share: float) -> None:
+            seen.append((share, step.model.head.weight.detach().clone()))
+
+    step = build(average=Follower())
+    before = step.model.head.weight.detach().clone()
+    step([batch(0)], share=0.3)
+    assert seen[0][0] == 0.3 and not torch.equal(seen[0][1], before)
+    assert torch.equal(seen[0][1], step.model.head.weight)
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp32"])
+def test_precisions_learn(precision: str) -> None:
+    step = build(precision=precision)
+    losses = [step([batch(0)]) for _ in range(30)]
+    assert losses[-1] < 0.85 * losses[0]
+    assert all(p.dtype == torch.float32 for p in step.parameters)
+
+
+def test_unknown_precision() -> None:
+    with pytest.raises(UsageError, match="precision"):
+        build(precision="int4")
+
+
+def test_bf16_only_where_native_and_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    timed = {"fp32": 1.0, "bf16": 0.5}
+    monkeypatch.setattr(step_module, "has_native_bf16", lambda: False)
+    assert choose_precision("cpu", timed.__getitem__)[0] == "fp32"
+    monkeypatch.setattr(step_module, "has_native_bf16", lambda: True)
+    assert choose_precision("cpu", timed.__getitem__)[0] == "bf16"
+    assert choose_precision("cpu")[0] == "fp32"
+    timed["bf16"] = 0.99
+    precision, reason = choose_precision("cpu", timed.__getitem__)
+    assert precision == "fp32" and "no gain" in reason
+
+
+def test_seconds_per_step_counts_after_the_warm_up() -> None:
+    calls = []
+    assert 0 <= seconds_per_step(lambda: calls.append(1), repeats=2, warmup=3) < 1
+    assert len(calls) == 5
+
+
+def test_cpu_settings_respect_the_user_and_come_before_torch() -> None:
+    program = (
+        "import os, sys; from segwright.training.cpu import prepare_cpu; done = prepare_cpu();"
+        "assert 'torch' not in sys.modules; print(len(done), os.environ.get('THP_MEM_ALLOC_ENABLE'))"
+    )
+
+    def run(**environment: str) -> str:
+        import os
+
+        clean = {k: v for k, v in os.environ.items() if k not in ("MALLOC_MMAP_THRESHOLD_", "THP_MEM_ALLOC_ENABLE")}
+        return subprocess.run(
+            [sys.executable, "-c", program], env={**clean, **environment}, capture_output=True, text=True, check=True
+        ).stdout.strip()
+
+    if sys.platform == "linux":
+        assert run().endswith("1")
+        assert run(THP_MEM_ALLOC_ENABLE="0", MALLOC_MMAP_THRESHOLD_="131072") == "0 0"
