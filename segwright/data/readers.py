@@ -14,8 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 from segwright.data.records import Record, ValueRange, Values, apply_lookup
-from segwright.errors import DataError, LabelError
-from segwright.images import DEFAULT_LIMITS, Limits, UInt8Array, read_image, read_mask
+from segwright.errors import DataError, ImageReadError, LabelError
+from segwright.images import DEFAULT_LIMITS, Limits, UInt8Array, read_image, read_mask, read_raster
 from segwright.types import Colour, LabelSpace
 
 
@@ -46,6 +46,17 @@ def is_grey(mask: npt.NDArray[Any]) -> bool:
     return bool((mask[..., 0] == mask[..., 1]).all() and (mask[..., 0] == mask[..., 2]).all())
 
 
+def _fit_bands(pixels: npt.NDArray[Any], bands: int, path: Path) -> npt.NDArray[Any]:
+    """Grey spread over three colours, alpha dropped; any other difference is an error."""
+    found = pixels.shape[2]
+    if found == bands or {found, bands} == {1, 3}:
+        return pixels if found <= bands else pixels[..., :1]
+    if (found, bands) == (4, 3):
+        return pixels[..., :3]
+    raise ImageReadError("the picture differs in bands from the others", expected=f"{bands}", found=f"{found}",
+                         where=path, fix="give all pictures the same bands")  # fmt: skip
+
+
 @dataclass
 class FileReader:
     """Pictures and masks that are files of their own."""
@@ -53,6 +64,7 @@ class FileReader:
     label_space: LabelSpace
     colour_table: ColourTable | None = None  # None: masks hold indices
     value_range: ValueRange | None = None  # None: pictures are 8 bit
+    bands: int | None = None  # None: pictures are read as RGB; else all bands are kept, this many
     limits: Limits = DEFAULT_LIMITS
     _lookup: npt.NDArray[np.int32] | None = field(default=None, repr=False, compare=False)
 
@@ -62,7 +74,26 @@ class FileReader:
     def image(self, record: Record) -> UInt8Array:
         if record.image_path is None:
             raise DataError("the record has no picture", found=record.id)
-        return read_image(record.image_path, self.limits)
+        if self.bands is None and self.value_range is None:
+            return read_image(record.image_path, self.limits)
+        pixels = _fit_bands(self.raster(record.image_path), self.bands or 3, record.image_path)
+        if pixels.dtype == np.uint8:
+            image = pixels  # a picture of 8 bits among deeper ones is what it is
+        elif self.value_range is None:
+            raise ImageReadError(
+                "the picture is not 8 bit, the others are",
+                expected="uint8",
+                found=str(pixels.dtype),
+                where=record.image_path,
+                fix="convert it, or give a value range",
+            )
+        else:
+            image = self.value_range.apply(pixels)
+        return np.repeat(image, 3, axis=2) if image.shape[2] == 1 else image
+
+    def raster(self, path: Path) -> npt.NDArray[Any]:
+        """H×W×C in the file's own number type."""
+        return read_raster(path, self.limits)
 
     def values(self, record: Record) -> Values | None:
         raw = self.raw(record)

@@ -6,9 +6,31 @@ signature of their own first, the plain folder last.
 
 from __future__ import annotations
 
-from segwright.data.formats import camvid, coco, folder, sbd, voc
+from segwright.data.formats import (
+    ade20k,
+    camvid,
+    cityscapes,
+    coco,
+    cvat,
+    folder,
+    geotiff,
+    kitti_road,
+    label_studio,
+    labelme,
+    pairs,
+    parquet,
+    sbd,
+    voc,
+    webdataset,
+    yolo,
+)
 from segwright.data.formats.base import Format
 
-FORMATS: dict[str, Format] = {module.FORMAT.name: module.FORMAT for module in (voc, sbd, coco, camvid, folder)}
+_TRIED = (
+    voc, sbd, cityscapes, ade20k, kitti_road, camvid, labelme, label_studio, coco, cvat, parquet, webdataset, yolo,
+    pairs, geotiff, folder,
+)  # fmt: skip
+
+FORMATS: dict[str, Format] = {module.FORMAT.name: module.FORMAT for module in _TRIED}
 
 __all__ = ["FORMATS", "Format"]

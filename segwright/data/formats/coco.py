@@ -23,7 +23,7 @@ import numpy as np
 
 from segwright.data.drawing import BACKGROUND_NAMES, DrawnReader, Region, describe_source, paint, smaller_on_top
 from segwright.data.formats.base import Format, everything, in_order, unique_ids
-from segwright.data.formats.coco_names import stuff_thing_space
+from segwright.data.formats.coco_names import stuff_ids, stuff_thing_space
 from segwright.data.formats.tree import Tree, is_picture, peek, stem
 from segwright.data.polygons import as_points, fill_box
 from segwright.data.readers import FileReader
@@ -244,10 +244,8 @@ def _classes(data: Sequence[dict[str, Any]], path: Path) -> _Classes:
     notes = []
     if any(c.get("supercategory") == "none" and i == 0 for i, c in categories.items()) and 0 not in used:
         del categories[0]  # Roboflow's head of the tree, no class
-    stuff = (
-        any(i in STUFF_IDS and int(c.get("isthing", 0)) == 0 for i, c in categories.items()) and len(categories) > 80
-    )
-    stuff = stuff or any("isthing" in c and not c["isthing"] for c in categories.values())
+    official = stuff_ids()
+    stuff = any(official.get(i) == c.get("name") or c.get("isthing") == 0 for i, c in categories.items())
     if stuff and OTHER in categories and any(i <= 90 for i in categories):
         del categories[OTHER]  # "other" stands for the things, which are here themselves
     ids = sorted(categories)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from segwright.data.classes import FILE_NAMES, ClassList, read_class_list
 from segwright.data.formats.base import SPLIT_NAMES, Format, in_order, pairing_problems, unique_ids
+from segwright.data.formats.depth import find_depth
 from segwright.data.formats.pairing import Item, Pairing, assign_roles, find_class_list, list_items, pair
 from segwright.data.formats.tree import Tree
 from segwright.data.formats.values import discover
@@ -60,6 +61,11 @@ def pair_tree(tree: Tree) -> Pairing:
 
 
 def open_folder(tree: Tree) -> Dataset:
+    return open_pairing(tree, "folder", FolderReader)
+
+
+def open_pairing(tree: Tree, name: str, reader: type[FolderReader]) -> Dataset:
+    """The data set of a paired folder, under a format's name and with its reader."""
     pairing = pair_tree(tree)
     mask_paths = [mask.path for _, mask in pairing.pairs if mask is not None]
     if not mask_paths and not pairing.collisions:
@@ -75,13 +81,14 @@ def open_folder(tree: Tree) -> Dataset:
     records, given = _records(pairing)
     listed = _listed_splits(tree, records) if not given else {}
     lone, problems = _problems(pairing, records)
+    depth = find_depth([image.path for image, _ in pairing.pairs])
     return Dataset(
         root=tree.root,
-        format="folder",
-        reader=FolderReader(coding.label_space, coding.colour_table),
+        format=name,
+        reader=reader(coding.label_space, coding.colour_table, depth.value_range, depth.bands),
         records=tuple(records),
         given=in_order(given or listed),
-        notes=list(coding.notes),
+        notes=[*coding.notes, *depth.notes],
         problems=[*problems, *coding.problems],
         unpaired_images=tuple(lone),
         unpaired_masks=tuple(item.path for item in pairing.lone_masks),

@@ -1,6 +1,7 @@
 """SBD, the Semantic Boundaries Dataset (Hariharan et al. 2011): VOC's 21 classes in MATLAB files.
 
-``benchmark_RELEASE/dataset`` holds ``img/*.jpg``, ``cls/*.mat`` (``GTcls.Segmentation``) and the lists. It has no border label: nothing is ignored.
+``benchmark_RELEASE/dataset`` holds ``img/*.jpg``, ``cls/*.mat`` (``GTcls.Segmentation``) and the lists. It has
+no border label: nothing is ignored.
 """
 
 from __future__ import annotations

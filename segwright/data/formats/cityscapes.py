@@ -1,0 +1,123 @@
+"""Cityscapes (Cordts et al. 2016): ``leftImg8bit/<split>/<city>`` and ``gtFine/<split>/<city>``, 34 ids → 19 classes.
+
+Masks are ``…_gtFine_labelIds.png``, or ``…_labelTrainIds.png`` where only those lie there; ``gtCoarse`` serves where
+there is no fine annotation. The test part's published masks are dummies and are not read.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from segwright.data.formats.base import Format, everything, in_order, pairing_problems
+from segwright.data.formats.tree import Tree
+from segwright.data.readers import FileReader
+from segwright.data.records import Dataset, Record
+from segwright.errors import FormatError
+from segwright.types import IGNORE_INDEX, Colour, LabelSpace
+
+# id in labelIds → the 19 classes of the benchmark in the order of their train ids; every other id is void.
+CLASSES: dict[str, tuple[int, Colour]] = {
+    "road": (7, (128, 64, 128)),
+    "sidewalk": (8, (244, 35, 232)),
+    "building": (11, (70, 70, 70)),
+    "wall": (12, (102, 102, 156)),
+    "fence": (13, (190, 153, 153)),
+    "pole": (17, (153, 153, 153)),
+    "traffic light": (19, (250, 170, 30)),
+    "traffic sign": (20, (220, 220, 0)),
+    "vegetation": (21, (107, 142, 35)),
+    "terrain": (22, (152, 251, 152)),
+    "sky": (23, (70, 130, 180)),
+    "person": (24, (220, 20, 60)),
+    "rider": (25, (255, 0, 0)),
+    "car": (26, (0, 0, 142)),
+    "truck": (27, (0, 0, 70)),
+    "bus": (28, (0, 60, 100)),
+    "train": (31, (0, 80, 100)),
+    "motorcycle": (32, (0, 0, 230)),
+    "bicycle": (33, (119, 11, 32)),
+}
+IDS = range(34)
+_IMAGE = re.compile(r"(.+)_leftImg8bit\.(?:png|jpe?g)$")
+_MASK = re.compile(r"(.+)_gt(Fine|Coarse)_label(Ids|TrainIds)\.png$")
+
+
+def label_space(*, train_ids: bool = False) -> LabelSpace:
+    """From the 34 ids of labelIds (-1, the licence plate, is 255 in a PNG), or from train ids as they are."""
+    names = tuple(CLASSES)
+    colours = tuple(colour for _, colour in CLASSES.values())
+    if train_ids:
+        return LabelSpace(names, colours, mapping={**{i: i for i in range(19)}, IGNORE_INDEX: IGNORE_INDEX})
+    mapping = dict.fromkeys((*IDS, IGNORE_INDEX), IGNORE_INDEX)
+    mapping |= {value: index for index, (value, _) in enumerate(CLASSES.values())}
+    return LabelSpace(names, colours, mapping=mapping)
+
+
+def _base(tree: Tree) -> str | None:
+    if tree.is_file:
+        return None
+    for relative, listing in tree.walk(depth=1):
+        if "leftImg8bit" in listing.dirs and {"gtFine", "gtCoarse"} & set(listing.dirs):
+            return relative
+    return None
+
+
+def recognise(tree: Tree) -> str | None:
+    return None if _base(tree) is None else "leftImg8bit and gtFine"
+
+
+def _masks(tree: Tree, prefix: str) -> tuple[dict[str, Path], bool]:
+    """(picture's name → mask, whether they hold train ids); fine before coarse, labelIds before train ids."""
+    found: dict[tuple[str, str], dict[str, Path]] = {}
+    for folder in ("gtCoarse", "gtFine"):
+        for _, listing in tree.walk(prefix + folder):
+            for name in listing.files:
+                match = _MASK.match(name)
+                if match:
+                    found.setdefault((match[2], match[3]), {})[match[1]] = Path(listing.path, name)
+    ids = found.get(("Coarse", "Ids"), {}) | found.get(("Fine", "Ids"), {})
+    if ids:
+        return ids, False
+    return found.get(("Coarse", "TrainIds"), {}) | found.get(("Fine", "TrainIds"), {}), True
+
+
+def open_cityscapes(tree: Tree) -> Dataset:
+    base = _base(tree)
+    if base is None:
+        raise FormatError(
+            "no Cityscapes tree", expected="leftImg8bit/ and gtFine/", found=tree.summary(), where=tree.root
+        )
+    prefix = f"{base}/" if base else ""
+    masks, train_ids = _masks(tree, prefix)
+    unused = dict(masks)
+    given: dict[str, list[Record]] = {}
+    lone: list[Path] = []
+    for split in tree.folder(f"{prefix}leftImg8bit").dirs:
+        for _, listing in tree.walk(f"{prefix}leftImg8bit/{split}"):
+            for name in listing.files:
+                match = _IMAGE.match(name)
+                if match is None:
+                    continue
+                unused.pop(match[1], None)
+                mask = None if split == "test" else masks.get(match[1])
+                if mask is None and split != "test":
+                    lone.append(Path(listing.path, name))
+                given.setdefault(split, []).append(Record(match[1], Path(listing.path, name), mask))
+    notes = ["train ids as they are" if train_ids else "the 34 ids of labelIds, mapped to the benchmark's 19 classes"]
+    if "test" in given:
+        notes.append("the test part's masks are dummies, as published, and are not read")
+    return Dataset(
+        root=tree.root,
+        format="cityscapes",
+        reader=FileReader(label_space(train_ids=train_ids)),
+        records=everything(given),
+        given=in_order(given),
+        notes=notes,
+        problems=pairing_problems(lone, list(unused.values())),
+        unpaired_images=tuple(lone),
+        unpaired_masks=tuple(unused.values()),
+    )
+
+
+FORMAT = Format("cityscapes", "Cityscapes", "leftImg8bit/ and gtFine/", recognise, open_cityscapes)

@@ -1,0 +1,90 @@
+"""What pictures hold besides 8-bit colours: more bands, more bits, floating point; found from a few of them.
+
+A data set of 8-bit grey, palette or colour pictures is read as RGB. Any other keeps its bands, and its numbers become
+8 bit by one range for the whole data set, so that two pictures of one place stay comparable and a model can save the
+range: the 0.5th to the 99.5th percentile of the sample (0 to 1 where floating-point numbers stay within), one for all
+bands up to four, one a band beyond.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from segwright.data.formats.values import spread
+from segwright.data.records import ValueRange
+from segwright.errors import DataError
+from segwright.images import ImageInfo, read_header, read_raster
+
+HEADERS = 48  # how many headers are looked at
+RASTERS = 12  # how many pictures are decoded where the range has to be found
+PIXELS = 24_000_000
+
+
+@dataclass(frozen=True)
+class Depth:
+    """``bands`` None: 8-bit pictures, read as RGB."""
+
+    bands: int | None = None
+    value_range: ValueRange | None = None
+    notes: tuple[str, ...] = ()
+
+
+def find_depth(paths: Sequence[Path]) -> Depth:
+    """Look at a spread of the pictures; unreadable ones are passed over, for reading them is what reports them."""
+    sampled = [paths[i] for i in spread(len(paths))[:HEADERS]]
+    special = [path for path in sampled if _is_special(path)]
+    if len(special) * 2 <= len(sampled):
+        return Depth()
+    budget, rasters = PIXELS, []
+    for path in special[:RASTERS]:
+        try:
+            raster = read_raster(path)
+        except DataError:
+            continue
+        rasters.append(raster)
+        budget -= raster.size
+        if budget <= 0:
+            break
+    if not rasters:
+        return Depth()
+    counts = [raster.shape[2] for raster in rasters]
+    bands = max(set(counts), key=counts.count)
+    same = [raster for raster in rasters if raster.shape[2] == bands]
+    types = sorted({str(raster.dtype) for raster in same})
+    note = f"pictures of {bands} band{'s' if bands > 1 else ''}, {', '.join(types)}"
+    if types == ["uint8"]:
+        return Depth(bands if bands not in (1, 3) else None, None, (note,))
+    found = _range(same, bands)
+    low, high = (", ".join(f"{v:g}" for v in values) for values in (found.low, found.high))
+    return Depth(bands, found, (f"{note}; {low} becomes 0 and {high} becomes 255 in every picture",))
+
+
+def _is_special(path: Path) -> bool:
+    try:
+        info: ImageInfo = read_header(path)
+    except DataError:
+        return False
+    if info.bits > 8 or info.mode == "F" or info.mode.startswith("I"):
+        return True
+    return info.format == "TIFF" and info.mode not in ("L", "RGB", "P", "1", "CMYK", "YCbCr")
+
+
+def _range(rasters: Sequence[npt.NDArray[Any]], bands: int) -> ValueRange:
+    samples = [raster.reshape(-1, bands)[:: max(1, raster.shape[0] * raster.shape[1] // 200_000)] for raster in rasters]
+    values = np.concatenate([sample.astype(np.float64) for sample in samples])
+    values[~np.isfinite(values)] = np.nan
+    if np.isnan(values).all():
+        return ValueRange.of(0.0, 1.0)
+    if rasters[0].dtype.kind == "f" and np.nanmin(values) >= 0 and np.nanmax(values) <= 1:
+        return ValueRange.of(0.0, 1.0)
+    axis = None if bands <= 4 else 0
+    low, high = np.nanpercentile(values, (0.5, 99.5), axis=axis)
+    low, high = np.nan_to_num(np.atleast_1d(low)), np.nan_to_num(np.atleast_1d(high))
+    high = np.where(high > low, high, low + 1)  # a constant band
+    return ValueRange.of(tuple(low.tolist()), tuple(high.tolist()))

@@ -1,0 +1,181 @@
+"""WebDataset: tar shards in which a sample is the files of one name, ``x.jpg`` and ``x.png`` (or ``x.mask.png``).
+
+The shards are indexed once by their headers; a file is then read at its offset, so that any order is possible. Shards
+named for a split (``train-000000.tar``, ``val/000.tar``) make that split. Compressed shards have no offsets and are
+refused. Class names come from a class list beside the shards or inside the first.
+"""
+
+from __future__ import annotations
+
+import os
+import tarfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy.typing as npt
+
+from segwright.console import track
+from segwright.data.classes import FILE_NAMES, ClassList, read_class_list
+from segwright.data.formats.base import Format, in_order, unique_ids
+from segwright.data.formats.pairing import find_class_list
+from segwright.data.formats.parquet import _split as split_of
+from segwright.data.formats.tree import Tree, is_picture
+from segwright.data.formats.values import conclude, survey
+from segwright.data.readers import FileReader
+from segwright.data.records import Dataset, Problem, Record
+from segwright.errors import DataError, FormatError
+from segwright.images import UInt8Array, decode_image, decode_mask
+
+MASK_ENDINGS = ("mask.png", "seg.png", "label.png", "gt.png", "segmentation.png", "semantic.png", "annotation.png")
+IMAGE_ENDINGS = ("jpg", "jpeg", "webp", "image.png", "img.png", "png", "tif", "tiff", "bmp", "ppm")
+MAX_MEMBERS = 20_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """A file in a shard."""
+
+    shard: str
+    name: str
+    offset: int
+    size: int
+
+    def read(self, limit: int) -> bytes:
+        if self.size > limit:
+            raise DataError("a file in the shard is larger than the limit", expected=f"{limit} bytes",
+                            found=str(self.size), where=f"{self.shard}, {self.name}")  # fmt: skip
+        try:
+            with open(self.shard, "rb") as file:
+                file.seek(self.offset)
+                data = file.read(self.size)
+        except OSError as error:
+            raise DataError("cannot read the shard", found=str(error.strerror), where=self.shard) from error
+        if len(data) < self.size:
+            raise DataError("the shard breaks off", expected=f"{self.size} bytes", found=str(len(data)),
+                            where=f"{self.shard}, {self.name}", fix="copy it again")  # fmt: skip
+        return data
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    image: Member
+    mask: Member | None
+
+
+class ShardReader(FileReader):
+    def image(self, record: Record) -> UInt8Array:
+        member = record.payload.image
+        return decode_image(member.read(self.limits.max_bytes), f"{member.shard}, {member.name}", self.limits)
+
+    def raw(self, record: Record) -> npt.NDArray[Any] | None:
+        member = record.payload.mask
+        if member is None:
+            return None
+        where = f"{member.shard}, {member.name}"
+        return self.decode(decode_mask(member.read(self.limits.max_bytes), where, self.limits), where)
+
+
+def _shards(tree: Tree) -> list[tuple[str, Path]]:
+    if tree.is_file:
+        return [("", tree.root)] if tree.root.suffix.lower() == ".tar" else []
+    return [
+        (relative, Path(listing.path, name))
+        for relative, listing in tree.walk(depth=1)
+        for name in listing.files
+        if name.lower().endswith(".tar")
+    ]
+
+
+def recognise(tree: Tree) -> str | None:
+    shards = _shards(tree)
+    return f"{len(shards)} tar shards" if shards else None
+
+
+def _index(path: Path) -> dict[str, dict[str, Member]]:
+    """Sample name → ending → file, of one shard."""
+    samples: dict[str, dict[str, Member]] = {}
+    try:
+        with tarfile.open(path, "r:") as archive:
+            for count, info in enumerate(archive):
+                if count > MAX_MEMBERS:
+                    raise FormatError("the shard holds too many files", found=f"more than {MAX_MEMBERS}", where=path)
+                folder, name = os.path.split(info.name)
+                if not info.isreg() or name.startswith("."):
+                    continue
+                stem, _, ending = name.partition(".")
+                key = f"{folder}/{stem}" if folder else stem
+                samples.setdefault(key, {})[ending.lower()] = Member(str(path), info.name, info.offset_data, info.size)
+                archive.members.clear()  # type: ignore[attr-defined]  # a shard of a million files keeps no list of them
+    except (tarfile.TarError, OSError, EOFError) as error:
+        raise FormatError("not a plain tar file", expected="an uncompressed tar", found=str(error), where=path,
+                          fix="unpack a compressed shard, or download it again") from error  # fmt: skip
+    return samples
+
+
+def _pair(files: dict[str, Member]) -> Pair | None:
+    mask = next((files[ending] for ending in MASK_ENDINGS if ending in files), None)
+    image = next((files[e] for e in IMAGE_ENDINGS if e in files and files[e] is not mask), None)
+    if image is None:
+        return None
+    if mask is None and not image.name.lower().endswith(".png"):
+        mask = files.get("png")
+    return Pair(image, mask)
+
+
+def open_webdataset(tree: Tree) -> Dataset:
+    shards = _shards(tree)
+    if not shards:
+        raise FormatError("no shard", expected="*.tar", found=tree.summary(), where=tree.root)
+    names: list[tuple[str, str, str]] = []
+    found: list[tuple[str | None, Pair]] = []
+    lone: list[str] = []
+    for relative, path in track(shards, "indexing shards"):
+        split = split_of(relative, path.name)
+        for key, files in _index(path).items():
+            pair = _pair(files)
+            if pair is None:
+                lone += [f"{path}, {m.name}" for m in files.values() if is_picture(m.name)]
+                continue
+            names.append((split or path.stem, key.rpartition("/")[2], f"@{path.stem}"))
+            found.append((split, pair))
+    ids = unique_ids(names)
+    records = tuple(Record(name, None, None, pair) for name, (_, pair) in zip(ids, found, strict=True))
+    given: dict[str, list[Record]] = {}
+    for record, (split, _) in zip(records, found, strict=True):
+        if split is not None:
+            given.setdefault(split, []).append(record)
+    masks = [pair.mask for _, pair in found if pair.mask is not None]
+    if not masks:
+        raise FormatError("the shards hold no pairs", expected="x.jpg with x.png or x.mask.png",
+                          found=f"{len(records)} pictures without masks", where=tree.root)  # fmt: skip
+
+    def read(index: int) -> npt.NDArray[Any]:
+        member = masks[index]
+        return decode_mask(member.read(2_000_000_000), f"{member.shard}, {member.name}")
+
+    coding = conclude(survey(len(masks), read), _class_list(tree), tree.root)
+    problems = list(coding.problems)
+    bare = tuple(record.id for record in records if record.payload.mask is None)
+    if bare:
+        problems.append(Problem("warning", "image without mask", f"{len(bare)} pictures have no mask", bare))
+    if lone:
+        problems.append(Problem("warning", "mask without image", f"{len(lone)} masks have no picture", tuple(lone)))
+    return Dataset(
+        root=tree.root,
+        format="webdataset",
+        reader=ShardReader(coding.label_space, coding.colour_table),
+        records=records,
+        given=in_order(given),
+        notes=[f"{len(shards)} shards", *coding.notes],
+        problems=problems,
+    )
+
+
+def _class_list(tree: Tree) -> ClassList | None:
+    folder = Tree(tree.root.parent).folder() if tree.is_file else tree.folder()
+    path = find_class_list([folder], FILE_NAMES)
+    return None if path is None else read_class_list(path)
+
+
+FORMAT = Format("webdataset", "WebDataset", "*.tar shards with x.jpg and x.png", recognise, open_webdataset)
