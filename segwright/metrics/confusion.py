@@ -1,8 +1,8 @@
 """The confusion matrix pooled over a data set, and every score that follows from it.
 
-Our convention (named ``pooled``): one K×K matrix over all images, rows ground truth and columns prediction; pixels whose
-ground truth is ignored are dropped; a class absent from ground truth *and* prediction is NaN and skipped in means;
-background counts as any other class. FCN's and mmsegmentation's rule is the same. :func:`miou_by_convention` gives
+Our convention (named ``pooled``): one K×K matrix over all images, rows ground truth and columns prediction; pixels
+whose ground truth is ignored are dropped; a class absent from ground truth *and* prediction is NaN and skipped in
+means; background counts as any other class. FCN and mmsegmentation do the same. :func:`miou_by_convention` gives
 the figure that other code would print for the same pixels.
 
 Counting is exact (int64) and costs less than reading the mask files: with up to 15 classes a pixel pair fits one byte,
@@ -187,9 +187,7 @@ def count_pairs(prediction: npt.ArrayLike, target: npt.ArrayLike, classes: int) 
     """
     said, truth = _as_bytes(prediction, "prediction"), _as_bytes(target, "target")
     if said.shape != truth.shape:
-        raise LabelError(
-            "prediction and ground truth differ in size", expected=str(truth.shape), found=str(said.shape)
-        )
+        raise LabelError("prediction and ground truth differ in size", expected=str(truth.shape), found=str(said.shape))
     said, truth = said.ravel(), truth.ravel()
     total = np.zeros((classes, classes), np.int64)
     for start in range(0, said.size, FLUSH):

@@ -1,0 +1,66 @@
+"""Class weights from pixel counts: how much dearer a rare class's pixel is, and why. No torch here."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from segwright.errors import UsageError
+
+RULES = ("none", "inverse", "median", "sqrt-median", "effective")
+SQRT_LIMITS = (0.4, 3.0)  # beyond, a rare class drowns the rest: its few noisy pixels would drive the step
+
+
+def class_weights(
+    rule: str, pixels: npt.ArrayLike, images_pixels: npt.ArrayLike | None = None
+) -> tuple[npt.NDArray[np.float32] | None, str]:
+    """Weights (K,) by a rule, and the reason in one line; None for ``none``.
+
+    ``pixels`` (K,): how many training pixels each class has; ``images_pixels`` (K,): all labelled pixels of the
+    pictures in which it occurs (default: of all pictures). Rules: ``inverse`` frequency; ``median`` frequency balancing
+    (Eigen and Fergus 2015; SegNet); ``sqrt-median``, its square root within 0.4…3; ``effective`` number of samples (Cui
+    et al. 2019, with N = the median class's pixels); or the weights themselves as ``[1, 2, 0.5]``. A class without
+    pixels gets 1: it plays no part.
+    """
+    counts = np.asarray(pixels, np.float64).ravel()
+    rule = rule.strip()
+    if rule.startswith("["):
+        return _listed(rule, len(counts))
+    if rule not in RULES:
+        raise UsageError("unknown class weights", expected=", ".join((*RULES, "[w1, w2, …]")), found=rule)
+    present = counts > 0
+    if rule == "none" or not present.any():
+        return None, "no class weights" + ("" if rule == "none" else ": no labelled pixel was counted")
+    around = np.full(len(counts), counts.sum()) if images_pixels is None else np.asarray(images_pixels, np.float64)
+    frequency = counts[present] / np.maximum(around.ravel()[present], 1)
+    weights = np.ones(len(counts), np.float64)
+    if rule == "inverse":
+        weights[present] = counts.sum() / (present.sum() * counts[present])
+    elif rule == "median":
+        weights[present] = np.median(frequency) / frequency
+    elif rule == "sqrt-median":
+        weights[present] = np.clip(np.sqrt(np.median(frequency) / frequency), *SQRT_LIMITS)
+    else:
+        volume = float(np.median(counts[present]))
+        effective = -volume * np.expm1(counts[present] * np.log1p(-1 / max(volume, 2.0)))
+        weights[present] = effective.mean() / effective
+        weights[present] *= present.sum() / weights[present].sum()
+    found = weights.astype(np.float32)
+    share = counts[present] / counts.sum()
+    reason = (
+        f"{rule}: classes fill {100 * share.min():.2g} % to {100 * share.max():.2g} % of the labelled pixels, "
+        f"a pixel of theirs weighs {found[present].min():.2f} to {found[present].max():.2f}"
+    )
+    return found, reason
+
+
+def _listed(text: str, classes: int) -> tuple[npt.NDArray[np.float32], str]:
+    try:
+        values = np.array([float(part) for part in text.strip("[] ").replace(",", " ").split()], np.float32)
+    except ValueError:
+        raise UsageError("class weights are numbers", expected="[1, 2, 0.5]", found=text) from None
+    if len(values) != classes or not np.isfinite(values).all() or (values < 0).any() or not (values > 0).any():
+        raise UsageError(
+            "class weights do not fit", expected=f"{classes} numbers, none negative, not all 0", found=text
+        )
+    return values, "given by hand"
