@@ -96,8 +96,12 @@ class TrainingConfig(Section):
         "auto", description="none, inverse, median, sqrt-median, effective, or K numbers"
     )
     aux_weight: float = Field(0.4, ge=0, description="weight of the auxiliary heads' losses")
+    aux_fade: bool = Field(False, description="the auxiliary weight falls to 0 over the run")
+    late_loss: str | None = Field(None, description="a loss added in the last phase, such as 0.5*jaccard")
+    native_logits: bool = Field(False, description="train on logits at the network's own stride, where it can")
     optimizer: str = Field("auto", description="adamw, adam, sgd, rmsprop, …")
     lr: float | Auto = Field("auto", description="peak learning rate")
+    turn: float = Field(0.06, gt=0, lt=1, description="of muon: share of its norm by which a kernel turns at the peak")
     encoder_lr_factor: float | Auto = Field("auto", description="learning rate of a pretrained encoder ÷ the head's")
     head_lr_factor: float = Field(1.0, gt=0, description="learning rate of the last layers ÷ the rest's")
     weight_decay: float | Auto = Field("auto", description="decoupled weight decay; norms and biases get none")

@@ -115,7 +115,7 @@ def read_bundle(folder: str | Path) -> Bundle:
                 where=description,
                 fix="install a newer segwright",
             )
-        return _from_json(tree)
+        return bundle_from_json(tree)
     except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
         raise BundleError("model.json cannot be read", found=str(error), where=description) from error
 
@@ -128,7 +128,9 @@ def load_bundle(folder: str | Path) -> tuple[SegmentationModel, Bundle]:
     try:
         model = create_model(bundle.architecture, classes=bundle.label_space.classes, weights=None, **arguments)
     except TypeError as error:
-        raise BundleError("model.json names arguments the network does not take", found=str(error), where=folder) from error
+        raise BundleError(
+            "model.json names arguments the network does not take", found=str(error), where=folder
+        ) from error
     load_weights(model, folder / "model.safetensors")
     return model.eval(), bundle
 
@@ -145,7 +147,7 @@ def load_weights(model: torch.nn.Module, path: Path) -> None:
         raise BundleError("the weights do not fit the network", found=str(error)[:400], where=path) from error
 
 
-def _from_json(tree: Mapping[str, Any]) -> Bundle:
+def bundle_from_json(tree: Mapping[str, Any]) -> Bundle:
     if not isinstance(tree["architecture"], str) or not isinstance(tree.get("arguments", {}), dict):
         raise ModelError("model.json names no architecture")
     return Bundle(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -69,7 +69,12 @@ class SegmentationModel(nn.Module):
         self.stride = stride
         self.size_divisor = stride if size_divisor is None else size_divisor
         self.minimum_size = minimum_size
+        self.native_logits = False  # a trainer may set it: training logits then stay at the network's own stride
         self.provenance = Provenance()
+        self.architecture = (
+            ""  # the catalog's name and the arguments that build this network again; set by create_model
+        )
+        self.arguments: dict[str, object] = {}
         self.register_buffer("mean", _channels(mean, in_channels), persistent=False)
         self.register_buffer("std", _channels(std, in_channels), persistent=False)
 
@@ -137,8 +142,9 @@ def describe_shapes(features: Mapping[int, Tensor]) -> dict[int, tuple[int, ...]
 
 
 def _target(size: int, divisor: int, minimum: int) -> int:
-    at_least: int = torch.sym_max(size, max(minimum, 1))  # the same as max() for plain numbers
-    return -(-at_least // divisor) * divisor
+    at_least = cast(int, torch.sym_max(size, max(minimum, 1)))  # the same as max() for plain numbers
+    # Not -(-n // d): ONNX divides integers towards zero, Python downwards; they agree on positive numbers only.
+    return (at_least + divisor - 1) // divisor * divisor
 
 
 def _channels(values: Sequence[float], channels: int) -> Tensor:

@@ -92,9 +92,9 @@ class TrainStep:
         masks = torch.from_numpy(batch.masks).to(self.device, non_blocking=True).long()
         with torch.autocast(self.device.type, self.dtype or torch.bfloat16, enabled=self.dtype is not None):
             logits, aux = self.forward(images)
-        loss = self.criterion(logits, masks)
+        loss = self.criterion(logits, matching_pixels(masks, logits))
         for head in aux.values():
-            loss = loss + self.aux_weight * self.criterion(head, masks)
+            loss = loss + self.aux_weight * self.criterion(head, matching_pixels(masks, head))
         self.scaler.scale(loss / parts if parts > 1 else loss).backward()
         return float(loss.detach())
 
@@ -109,6 +109,20 @@ class TrainStep:
         self.optimizer.zero_grad(set_to_none=True)
         if self.average is not None:
             self.average.update(share)
+
+
+def matching_pixels(masks: Tensor, logits: Tensor) -> Tensor:
+    """The targets (N, h, w) for logits (N, K, h, w) at a coarser stride than the masks (N, H, W): every stride-th pixel.
+
+    Which of the stride² grids is drawn anew each time, so that over a run every pixel is a target. The masks
+    themselves where the sizes agree.
+    """
+    if logits.shape[-2:] == masks.shape[-2:]:
+        return masks
+    stride = -(-masks.shape[-1] // logits.shape[-1])
+    row, column = (int(n) for n in torch.randint(stride, (2,)))  # the CPU's generator: saved with every checkpoint
+    picked = masks[:, row::stride, column::stride]
+    return picked[:, : logits.shape[-2], : logits.shape[-1]]
 
 
 def choose_precision(device: torch.device | str, probe: Callable[[str], float] | None = None) -> tuple[str, str]:

@@ -1,0 +1,164 @@
+"""From a saved model and a picture to a :class:`Prediction`: one class for bundles, run folders and exported files."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from scipy.special import softmax
+
+from segwright.errors import BundleError, ModelError
+from segwright.images import UInt8Array, read_image
+from segwright.inference.bundle import Bundle, is_bundle, load_bundle
+from segwright.inference.runtimes import OnnxRuntime, Runtime, TorchRuntime
+from segwright.inference.tiling import DEFAULT_WINDOW, predict_tiled
+from segwright.inference.tta import TestTimeAugmentation, parse_tta
+from segwright.models.segmenter import SegmentationModel
+from segwright.postprocess.chain import Chain, parse_chain
+from segwright.types import Float32Array, LabelSpace, Prediction
+
+MAX_WHOLE_PIXELS = DEFAULT_WINDOW * DEFAULT_WINDOW  # larger pictures are predicted in windows
+
+
+class Predictor:
+    """A network with its label space, ready for pictures of any size.
+
+    ``post`` is a chain of :mod:`segwright.postprocess` ("none" switches off the one saved with the model), ``tta`` a list
+    of test-time views ("flip,0.75,1,1.25").
+    """
+
+    def __init__(
+        self,
+        runtime: Runtime,
+        label_space: LabelSpace,
+        *,
+        bundle: Bundle | None = None,
+        post: str | None = None,
+        tta: str | None = None,
+    ) -> None:
+        if runtime.classes != label_space.classes:
+            raise ModelError(
+                "network and label space differ",
+                expected=f"{label_space.classes} classes",
+                found=f"{runtime.classes} outputs",
+            )
+        self.runtime = runtime
+        self.label_space = label_space
+        self.bundle = bundle
+        text = post if post is not None else (bundle.postprocess if bundle else None)
+        self.chain: Chain | None = None if text in (None, "", "none") else parse_chain(str(text))
+        self.tta: TestTimeAugmentation | None = parse_tta(tta) if tta else None
+
+    @classmethod
+    def from_model(cls, model: SegmentationModel, label_space: LabelSpace, device: str = "auto") -> Predictor:
+        """A predictor over a network in memory."""
+        return cls(TorchRuntime(model, device), label_space)
+
+    def __call__(self, picture: str | Path | UInt8Array, *, probabilities: bool = False) -> Prediction:
+        """Predict a file, or an array uint8 H×W×C (or H×W)."""
+        if isinstance(picture, str | Path):
+            return self.predict(self.read(picture), probabilities=probabilities)
+        return self.predict(np.asarray(picture), probabilities=probabilities)
+
+    def read(self, path: str | Path) -> UInt8Array:
+        """A picture file as the network was taught to see it: its channels, its value range."""
+        return fit_channels(read_image(path), self.runtime.in_channels)
+
+    def predict(self, image: UInt8Array, *, probabilities: bool = False) -> Prediction:
+        """Labels and confidence of one picture, uint8 H×W×C; ``probabilities`` adds float32 K×H×W."""
+        image = fit_channels(check_image(image), self.runtime.in_channels)
+        if probabilities or self.chain is not None or self.tta is not None:
+            marginals = self.probabilities(image)
+            labels = marginals.argmax(axis=0).astype(np.uint8)
+            if self.chain is not None:
+                labels, marginals = self.chain(as_rgb(image), marginals)
+            confidence = np.take_along_axis(marginals, labels[None].astype(np.int64), axis=0)[0].astype(np.float32)
+            kept = marginals if probabilities else None
+            return Prediction(labels, confidence, self.label_space, image, kept)
+        if image.shape[0] * image.shape[1] > MAX_WHOLE_PIXELS:
+            labels, confidence = predict_tiled(image, self.runtime.labels)
+        else:
+            found, sure = self.runtime.labels(image[None])
+            labels, confidence = found[0], sure[0]
+        return Prediction(labels, confidence, self.label_space, image)
+
+    def probabilities(self, image: UInt8Array) -> Float32Array:
+        """float32 K×H×W, before any post-processing; test-time views averaged where asked for."""
+        if self.tta is not None:
+            return np.asarray(self.tta(self.runtime.logits, image[None])[0], np.float32)
+        return np.asarray(softmax(self.runtime.logits(image[None])[0], axis=0), np.float32)
+
+    def predict_batch(self, images: Sequence[UInt8Array]) -> list[Prediction]:
+        """Pictures of one size together, others one by one; the answers in order."""
+        same = len({image.shape for image in images}) == 1 and self.chain is None and self.tta is None
+        if not same or len(images) < 2 or images[0].shape[0] * images[0].shape[1] > MAX_WHOLE_PIXELS:
+            return [self.predict(image) for image in images]
+        pixels = np.stack([fit_channels(check_image(image), self.runtime.in_channels) for image in images])
+        labels, confidence = self.runtime.labels(pixels)
+        return [Prediction(labels[i], confidence[i], self.label_space, pixels[i]) for i in range(len(images))]
+
+
+def load(
+    model: str | Path, *, device: str = "auto", precision: str = "fp32", post: str | None = None, tta: str | None = None
+) -> Predictor:
+    """A predictor from a run folder, a bundle or an exported ``.onnx`` file. BundleError where there is none."""
+    path = Path(model)
+    if path.suffix.lower() == ".onnx":
+        runtime = OnnxRuntime(path, device)
+        return Predictor(runtime, runtime.bundle.label_space, bundle=runtime.bundle, post=post, tta=tta)
+    network, bundle = load_bundle(find_bundle(path))
+    return Predictor(TorchRuntime(network, device, precision), bundle.label_space, bundle=bundle, post=post, tta=tta)
+
+
+def find_bundle(path: str | Path) -> Path:
+    """The bundle folder that ``path`` means: itself, or the ``model`` folder of a run."""
+    path = Path(path)
+    for folder in (path, path / "model"):
+        if is_bundle(folder):
+            return folder
+    raise BundleError(
+        "no saved model here",
+        expected="a run folder, a bundle (model.json and model.safetensors) or an exported .onnx file",
+        found="nothing"
+        if not path.exists()
+        else ", ".join(sorted(e.name for e in path.iterdir())[:8] or ["an empty folder"])
+        if path.is_dir()
+        else "a file",
+        where=path,
+        fix="train one: segwright train DATA",
+    )
+
+
+def check_image(image: UInt8Array) -> UInt8Array:
+    """uint8 H×W×C with at least one pixel; a grey H×W picture gets its channel axis. ModelError otherwise."""
+    if image.ndim == 2:
+        image = image[..., None]
+    if image.dtype != np.uint8 or image.ndim != 3 or 0 in image.shape:
+        raise ModelError(
+            "a picture is uint8 height×width×channels, at least one pixel", found=f"{image.dtype} {image.shape}"
+        )
+    return image
+
+
+def fit_channels(image: UInt8Array, channels: int) -> UInt8Array:
+    """Grey becomes RGB, RGB becomes grey, alpha is dropped; ModelError where no such step fits."""
+    found = image.shape[2]
+    if found == channels:
+        return image
+    if found == 1:
+        return np.repeat(image, channels, axis=2)
+    if found == 4 and channels == 3:
+        return np.ascontiguousarray(image[..., :3])
+    if found in (3, 4) and channels == 1:
+        # ITU-R BT.601 luma, as Pillow's convert("L")
+        grey = image[..., :3].astype(np.float32) @ np.array([0.299, 0.587, 0.114], np.float32)
+        return (grey + 0.5).astype(np.uint8)[..., None]
+    raise ModelError(
+        "the picture's channels do not fit the model", expected=f"{channels} channels", found=f"{found} channels"
+    )
+
+
+def as_rgb(image: UInt8Array) -> UInt8Array:
+    """Three channels for post-processing that looks at colours."""
+    return image if image.shape[2] == 3 else np.repeat(image[..., :1], 3, axis=2)

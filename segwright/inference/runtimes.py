@@ -1,0 +1,164 @@
+"""What runs a network: torch, or onnxruntime on an exported file. Both take raw pixels and answer alike.
+
+An exported file carries the bundle's description as metadata, so that one file is enough to predict and to evaluate.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from segwright.errors import BundleError, ModelError, UsageError
+from segwright.images import UInt8Array
+from segwright.inference.bundle import Bundle, bundle_from_json
+from segwright.models.segmenter import SegmentationModel
+from segwright.types import Float32Array
+
+ONNX_METADATA_KEY = "segwright"
+ONNX_OUTPUTS = ("labels", "confidence")
+
+
+class Runtime(Protocol):
+    """A network that can be run on raw pixels."""
+
+    classes: int
+    in_channels: int
+
+    def labels(self, images: UInt8Array) -> tuple[UInt8Array, Float32Array]:
+        """uint8 N×H×W×C → labels uint8 N×H×W and their softmax probability float32 N×H×W."""
+        ...
+
+    def logits(self, images: UInt8Array) -> Float32Array:
+        """uint8 N×H×W×C → float32 N×K×H×W."""
+        ...
+
+
+def choose_device(name: str = "auto") -> torch.device:
+    """``auto``: the first CUDA device, else Apple's, else the CPU. UsageError where the named one is not there."""
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise UsageError("unknown device", expected="auto, cpu, cuda, cuda:1, mps", found=name) from error
+    missing = (device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count()) or (
+        device.type == "mps" and not torch.backends.mps.is_available()
+    )
+    if missing:
+        raise UsageError("the device is not there", found=name, fix="--device cpu, or --device auto")
+    return device
+
+
+class TorchRuntime:
+    """A :class:`SegmentationModel` in eval mode on a device, channels-last."""
+
+    def __init__(self, model: SegmentationModel, device: str | torch.device = "auto", precision: str = "fp32") -> None:
+        self.device = choose_device(device) if isinstance(device, str) else device
+        self.model = model.to(self.device, memory_format=torch.channels_last).eval()
+        self.classes, self.in_channels = model.classes, model.in_channels
+        if precision not in ("fp32", "bf16", "fp16"):
+            raise UsageError("unknown precision", expected="fp32, bf16, fp16", found=precision)
+        self.dtype = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
+
+    @torch.inference_mode()
+    def run(self, images: UInt8Array) -> torch.Tensor:
+        """float32 logits (N, K, H, W) on the device."""
+        pixels = torch.from_numpy(np.require(images, requirements=["C", "W"])).to(self.device)
+        with torch.autocast(self.device.type, self.dtype or torch.bfloat16, enabled=self.dtype is not None):
+            logits = self.model(pixels).logits
+        result: torch.Tensor = logits.float()
+        return result
+
+    def labels(self, images: UInt8Array) -> tuple[UInt8Array, Float32Array]:
+        labels, confidence = decide(self.run(images))
+        return labels.to(torch.uint8).cpu().numpy(), confidence.cpu().numpy()
+
+    def logits(self, images: UInt8Array) -> Float32Array:
+        return self.run(images).contiguous().cpu().numpy()
+
+
+def decide(logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """(N, K, H, W) → labels int64 (N, H, W) and the softmax probability of the label, without the whole softmax."""
+    top, labels = logits.max(dim=1)
+    return labels, torch.exp(top - torch.logsumexp(logits, dim=1))
+
+
+class OnnxRuntime:
+    """An exported ``.onnx`` file on the CPU (or CUDA, where that build of onnxruntime is installed)."""
+
+    def __init__(self, path: str | Path, device: str = "auto") -> None:
+        import onnxruntime
+
+        self.path = Path(path)
+        check_onnx_file(self.path)
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3
+        options.intra_op_num_threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 0
+        wanted = ["CPUExecutionProvider"]
+        if device.startswith("cuda") or (device == "auto" and torch.cuda.is_available()):
+            wanted.insert(0, "CUDAExecutionProvider")
+        providers = [name for name in wanted if name in onnxruntime.get_available_providers()]
+        try:
+            self.session = onnxruntime.InferenceSession(str(self.path), options, providers=providers)
+        except Exception as error:  # onnxruntime's errors derive from Exception directly
+            raise BundleError("onnxruntime cannot load the file", found=str(error)[:400], where=self.path) from error
+        metadata = self.session.get_modelmeta().custom_metadata_map.get(ONNX_METADATA_KEY)
+        if metadata is None:
+            raise BundleError(
+                "the ONNX file does not say its classes",
+                expected="a file made by `segwright export`",
+                where=self.path,
+                fix="export the model again with segwright",
+            )
+        self.bundle: Bundle = bundle_from_json(json.loads(metadata))
+        self.classes = self.bundle.label_space.classes
+        self.outputs = [output.name for output in self.session.get_outputs()]
+        shape = self.session.get_inputs()[0].shape
+        self.in_channels = int(shape[3]) if isinstance(shape[3], int) else 3
+
+    def labels(self, images: UInt8Array) -> tuple[UInt8Array, Float32Array]:
+        labels, confidence = self._run(ONNX_OUTPUTS, images)
+        return labels.astype(np.uint8, copy=False), confidence.astype(np.float32, copy=False)
+
+    def logits(self, images: UInt8Array) -> Float32Array:
+        if "logits" not in self.outputs:
+            raise ModelError(
+                "the exported file answers labels and confidence only",
+                found="a request that needs the probabilities of every class",
+                where=self.path,
+                fix="export it with --logits, or use the run folder",
+            )
+        return self._run(("logits",), images)[0].astype(np.float32, copy=False)
+
+    def _run(self, outputs: tuple[str, ...], images: UInt8Array) -> list[npt.NDArray[Any]]:
+        answers: list[npt.NDArray[Any]] = self.session.run(list(outputs), {"images": np.ascontiguousarray(images)})
+        return answers
+
+
+def check_onnx_file(path: Path) -> None:
+    """BundleError where the file is missing, or its external data leaves its folder by path or by link."""
+    import onnx
+
+    if not path.is_file():
+        raise BundleError("no such exported file", where=path)
+    try:
+        model = onnx.load(str(path), load_external_data=False)
+    except Exception as error:  # protobuf's DecodeError has no public base
+        raise BundleError("not an ONNX file", found=str(error)[:200], where=path) from error
+    folder = path.resolve().parent
+    for tensor in model.graph.initializer:
+        for entry in tensor.external_data:
+            if entry.key != "location":
+                continue
+            target = path.parent / entry.value
+            inside = target.resolve().is_relative_to(folder) and not target.is_symlink()
+            if not inside or ".." in Path(entry.value).parts:
+                raise BundleError("external data leaves the file's folder", found=entry.value, where=path)

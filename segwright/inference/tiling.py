@@ -1,0 +1,79 @@
+"""Large pictures in windows, with bounded memory: each window is seen with a margin, and only its inside is kept.
+
+The margin is what makes seams vanish: a pixel near a window's edge would be judged without its surroundings.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import numpy as np
+
+from segwright.images import UInt8Array
+from segwright.types import Float32Array
+
+DEFAULT_WINDOW = 1536
+DEFAULT_MARGIN = 192
+
+
+class Window(NamedTuple):
+    """What is read, and which part of the answer is kept; all in pixels of the picture."""
+
+    top: int
+    left: int
+    bottom: int
+    right: int
+    keep_top: int
+    keep_left: int
+    keep_bottom: int
+    keep_right: int
+
+
+def windows(height: int, width: int, window: int = DEFAULT_WINDOW, margin: int = DEFAULT_MARGIN) -> Iterator[Window]:
+    """Windows whose kept parts cover the picture once; every window of one picture has the same size where it can."""
+    margin = min(margin, max(0, (window - 1) // 2))
+    for top, keep_top, keep_bottom in _spans(height, window, margin):
+        for left, keep_left, keep_right in _spans(width, window, margin):
+            bottom, right = min(top + window, height), min(left + window, width)
+            yield Window(top, left, bottom, right, keep_top, keep_left, keep_bottom, keep_right)
+
+
+def predict_tiled(
+    image: UInt8Array,
+    run: Callable[[UInt8Array], tuple[UInt8Array, Float32Array]],
+    window: int = DEFAULT_WINDOW,
+    margin: int = DEFAULT_MARGIN,
+    advance: Callable[[int], None] = lambda count: None,
+) -> tuple[UInt8Array, Float32Array]:
+    """Labels and confidence (H, W) of a picture (H, W, C); ``run`` answers for a batch of one window."""
+    height, width = image.shape[:2]
+    labels = np.empty((height, width), np.uint8)
+    confidence = np.empty((height, width), np.float32)
+    for part in windows(height, width, window, margin):
+        found, sure = run(image[None, part.top : part.bottom, part.left : part.right])
+        inside = np.s_[
+            part.keep_top - part.top : part.keep_bottom - part.top,
+            part.keep_left - part.left : part.keep_right - part.left,
+        ]
+        kept = np.s_[part.keep_top : part.keep_bottom, part.keep_left : part.keep_right]
+        labels[kept], confidence[kept] = found[0][inside], sure[0][inside]
+        advance(1)
+    return labels, confidence
+
+
+def _spans(length: int, window: int, margin: int) -> Iterator[tuple[int, int, int]]:
+    """(start of the window, start and end of what is kept) along one side."""
+    if length <= window:
+        yield 0, 0, length
+        return
+    step = window - 2 * margin
+    kept = 0
+    start = 0
+    while kept < length:
+        start = min(max(kept - margin, 0), length - window)
+        end = length if start + window >= length else start + window - margin
+        yield start, kept, end
+        kept = end
+        if step <= 0:  # cannot happen with the margin clamped above; guards against an endless loop
+            break

@@ -1,0 +1,123 @@
+"""Checkpoints that are whole or not there, without pickle: tensors in safetensors, the rest in JSON, sums over both.
+
+``checkpoints/step-00000120/`` holds ``state.safetensors``, ``state.json`` and ``SHA256SUMS``. A new one is written beside,
+synced and renamed before an old one goes, so a kill or a full disk at any instant leaves a whole one behind.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from segwright.errors import CheckpointError
+from segwright.files import write_folder, write_json, write_sums, wrong_sums
+
+KEEP = 2  # the newest and the one before, in case the newest is damaged later
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What was read back."""
+
+    path: Path
+    tensors: Mapping[str, Tensor]
+    state: Mapping[str, Any]
+    skipped: tuple[str, ...] = ()  # newer ones that are not whole, with the reason
+
+
+def save_checkpoint(folder: Path, step: int, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> Path:
+    """Write ``folder/step-…``, then remove all but the newest two. OSError (a full disk) leaves the old ones as they are."""
+    path = folder / f"step-{step:08d}"
+    with write_folder(path) as beside:
+        contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+        try:
+            save_file(contiguous, str(beside / "state.safetensors"))
+        except SafetensorError as error:  # safetensors reports a full disk as its own error
+            raise OSError(str(error)) from error
+        write_json(beside / "state.json", dict(state))
+        write_sums(beside)
+    for old in checkpoints(folder)[:-KEEP]:
+        shutil.rmtree(old, ignore_errors=True)
+    return path
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    """The checkpoints that stand in ``folder``, oldest first, whole or not."""
+    return sorted(path for path in folder.glob("step-*") if path.is_dir())
+
+
+def load_checkpoint(folder: Path) -> Checkpoint | None:
+    """The newest whole checkpoint; None where there never was one; CheckpointError where all are damaged."""
+    skipped = []
+    for path in reversed(checkpoints(folder)):
+        wrong = wrong_sums(path)
+        if not wrong:
+            try:
+                tensors = load_file(str(path / "state.safetensors"))
+                state = json.loads((path / "state.json").read_text(encoding="utf-8"))
+                return Checkpoint(path, tensors, state, tuple(skipped))
+            except (OSError, ValueError, SafetensorError) as error:
+                wrong = [str(error)]
+        skipped.append(f"{path.name}: {'; '.join(wrong[:3])}")
+    if skipped:
+        raise CheckpointError(
+            "no checkpoint is whole",
+            found=" | ".join(skipped),
+            where=folder,
+            fix="start again with another --out; the saved model, if there is one, can be continued with --from",
+        )
+    return None
+
+
+def flatten_optimizer(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """(tensors by name, JSON-able rest) of an optimizer's state."""
+    tensors: dict[str, Tensor] = {}
+    rest: dict[str, Any] = {}
+    for index, state in optimizer.state_dict()["state"].items():
+        for key, value in state.items():
+            if isinstance(value, Tensor):
+                tensors[f"optimizer/{index}/{key}"] = value
+            else:
+                rest[f"{index}/{key}"] = value
+    return tensors, rest
+
+
+def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor], rest: Mapping[str, Any]) -> None:
+    """Put a flattened state back; momentum buffers take their parameter's memory format, as they had it."""
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    state: dict[int, dict[str, Any]] = {}
+    for name, tensor in tensors.items():
+        if name.startswith("optimizer/"):
+            _, index, key = name.split("/", 2)
+            parameter = parameters[int(index)]
+            if tensor.shape == parameter.shape and tensor.ndim > 0:
+                tensor = torch.empty_like(parameter, dtype=tensor.dtype).copy_(tensor)
+            state.setdefault(int(index), {})[key] = tensor
+    for name, value in rest.items():
+        index, key = name.split("/", 1)
+        state.setdefault(int(index), {})[key] = value
+    groups = optimizer.state_dict()["param_groups"]
+    optimizer.load_state_dict({"state": state, "param_groups": groups})
+
+
+def model_tensors(model: nn.Module, prefix: str) -> dict[str, Tensor]:
+    """The state dict under a prefix; a tensor that appears under two names is saved once for each."""
+    return {f"{prefix}/{name}": tensor.clone() for name, tensor in model.state_dict().items()}
+
+
+def restore_model(model: nn.Module, tensors: Mapping[str, Tensor], prefix: str) -> None:
+    """Copy the tensors under a prefix into ``model``; CheckpointError where they do not fit."""
+    found = {name.removeprefix(f"{prefix}/"): t for name, t in tensors.items() if name.startswith(f"{prefix}/")}
+    try:
+        model.load_state_dict(found, strict=True)
+    except RuntimeError as error:
+        raise CheckpointError("the checkpoint does not fit the network", found=str(error)[:300]) from error

@@ -1,0 +1,175 @@
+"""What a run writes while it goes: ``log.jsonl`` (a line a step), ``metrics.csv`` (a row a validation), the terminal."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import sys
+import time
+from collections import deque
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, TextIO
+
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+
+from segwright.console import PLAIN_INTERVAL, duration, stderr_console
+from segwright.files import without_nan, write_text
+
+STEP_KEYS = ("step", "epoch", "loss", "lr", "images_per_second", "time")
+
+
+class RunLog:
+    """Appends to ``log.jsonl`` and ``metrics.csv``. A full disk silences the log with one warning; the run goes on."""
+
+    def __init__(self, folder: Path, *, keep_until_step: int | None = None) -> None:
+        """``keep_until_step``: on a resume, lines of later steps are dropped, since those steps are taken again."""
+        self.folder = folder
+        self.lines, self.metrics = folder / "log.jsonl", folder / "metrics.csv"
+        self.silent = False
+        folder.mkdir(parents=True, exist_ok=True)
+        self._cut(keep_until_step)
+        self.file: TextIO = open(self.lines, "a", encoding="utf-8", buffering=1)  # noqa: SIM115 - closed by close()
+
+    def write(self, record: Mapping[str, Any]) -> None:
+        """One line of JSON, at once."""
+        if self.silent:
+            return
+        try:
+            self.file.write(json.dumps(without_nan(dict(record)), ensure_ascii=False) + "\n")
+            self.file.flush()
+        except OSError as error:
+            self._give_up(error)
+
+    def validation(self, record: Mapping[str, Any]) -> None:
+        """A validation: a line in the log and a row in ``metrics.csv``; its columns are the first row's keys."""
+        self.write(record)
+        flat = {key: value for key, value in record.items() if not isinstance(value, dict | list)}
+        try:
+            new = not self.metrics.exists()
+            with open(self.metrics, "a", encoding="utf-8", newline="") as file:
+                writer = csv.DictWriter(file, list(flat), extrasaction="ignore")
+                if new:
+                    writer.writeheader()
+                writer.writerow(flat)
+        except OSError as error:
+            self._give_up(error)
+
+    def close(self) -> None:
+        try:
+            self.file.close()
+        except OSError as error:
+            self._give_up(error)
+
+    def _give_up(self, error: OSError) -> None:
+        self.silent = True
+        print(f"warning: the log cannot be written any more ({error.strerror}); training goes on", file=sys.stderr)
+
+    def _cut(self, keep_until_step: int | None) -> None:
+        if not self.lines.exists():
+            self.metrics.unlink(missing_ok=True)
+            return
+        if keep_until_step is None:
+            self.lines.unlink()
+            self.metrics.unlink(missing_ok=True)
+            return
+        write_text(self.lines, "".join(json.dumps(r) + "\n" for r in read_log(self.folder) if kept(r, keep_until_step)))
+        if self.metrics.exists():
+            rows = list(csv.DictReader(io.StringIO(self.metrics.read_text(encoding="utf-8"))))
+            buffer = io.StringIO()
+            writer = csv.DictWriter(buffer, list(rows[0]) if rows else ["step"])
+            writer.writeheader()
+            writer.writerows(row for row in rows if kept(row, keep_until_step))
+            write_text(self.metrics, buffer.getvalue())
+
+
+def kept(record: Mapping[str, Any], until: int) -> bool:
+    """Whether a record belongs to a step up to ``until``."""
+    return int(float(record.get("step") or 0)) <= until
+
+
+def read_log(folder: str | Path) -> list[dict[str, Any]]:
+    """Every whole line of a run's ``log.jsonl``; a last line cut by a kill is left out."""
+    records = []
+    path = Path(folder) / "log.jsonl"
+    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
+        try:
+            records.append(json.loads(line))
+        except ValueError:
+            continue
+    return records
+
+
+class Display:
+    """The terminal while a run goes: a live table and a bar, or a plain line every ten seconds when piped."""
+
+    def __init__(self, *, show: bool = True, stream: TextIO | None = None) -> None:
+        self.stream = stream or sys.stderr
+        self.show = show
+        self.live: Live | None = None
+        self.last = 0.0
+        self.best: tuple[float, int] | None = None
+        self.rows: deque[tuple[str, str, str]] = deque(maxlen=6)
+
+    def __enter__(self) -> Display:
+        if self.show and self.stream.isatty():
+            self.live = Live(console=stderr_console(), refresh_per_second=4, transient=False)
+            self.live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self.live is not None:
+            self.live.stop()
+
+    def step(self, record: Mapping[str, Any], share: float, left: float, memory: str) -> None:
+        """Show a step's record; ``share`` of the run done, ``left`` seconds to its end."""
+        if not self.show:
+            return
+        if self.live is not None:
+            self.live.update(self._table(record, share, left, memory))
+        elif time.monotonic() - self.last >= PLAIN_INTERVAL:
+            self.last = time.monotonic()
+            self.say(
+                f"{share:4.0%}  epoch {record['epoch']}  step {record['step']}  loss {record['loss']:.3f}  "
+                f"lr {record['lr']:.2e}  {record['images_per_second']:.1f} images/s  {duration(left)} left"
+            )
+
+    def validation(self, record: Mapping[str, Any], better: bool) -> None:
+        """Show a validation's figures."""
+        if not self.show:
+            return
+        miou = float(record["val_miou"])
+        if better:
+            self.best = (miou, int(record["epoch"]))
+        text = f"epoch {record['epoch']}: val mIoU {miou:.3f}, pixel accuracy {float(record['val_pixel_accuracy']):.3f}"
+        self.rows.append((f"epoch {record['epoch']}", f"mIoU {miou:.3f}", "best so far" if better else ""))
+        if self.live is None:
+            self.say(text + (" (best so far)" if better else ""))
+
+    def say(self, text: str) -> None:
+        """A line for people that stays."""
+        if not self.show:
+            return
+        if self.live is not None:
+            self.live.console.print(text, highlight=False)
+        else:
+            print(text, file=self.stream, flush=True)
+
+    def _table(self, record: Mapping[str, Any], share: float, left: float, memory: str) -> Table:
+        grid = Table.grid(padding=(0, 2))
+        grid.add_row(ProgressBar(total=1.0, completed=share, width=36), f"{share:.0%}", f"{duration(left)} left")
+        grid.add_row(
+            f"epoch {record['epoch']}, step {record['step']}",
+            f"loss {record['loss']:.3f}",
+            f"learning rate {record['lr']:.2e}",
+        )
+        grid.add_row(f"{record['images_per_second']:.1f} images/s", memory, "")
+        for row in self.rows:
+            grid.add_row(*row)
+        return grid

@@ -1,0 +1,480 @@
+"""The training loop: plain torch, readable from top to bottom.
+
+A run is a sequence of updates. Everything that decides what an update does is a function of the saved
+:class:`Progress` (epoch, position in it, step) and of the configuration, so a run continued from a checkpoint takes the
+very steps it would have taken. The schedule follows the *share* of the run that is done: of the samples when epochs are
+given, of the time when minutes are.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from segwright.augment.presets import Training as TrainingTransform
+from segwright.config import Phase, TrainConfig
+from segwright.data.dataset import Split
+from segwright.data.loader import Loader
+from segwright.errors import CheckpointError, NonFiniteLossError, OutOfMemoryError
+from segwright.images import write_image
+from segwright.models.segmenter import SegmentationModel
+from segwright.training.checkpoint import (
+    flatten_optimizer,
+    load_checkpoint,
+    model_tensors,
+    restore_model,
+    restore_optimizer,
+    save_checkpoint,
+)
+from segwright.training.distributed import World
+from segwright.training.interrupt import StopRequest, stop_requests
+from segwright.training.log import Display, RunLog
+from segwright.training.memory import is_out_of_memory, memory_text
+from segwright.training.optim import AveragedWeights, create_optimizer, set_learning_rate
+from segwright.training.schedule import Plateau, learning_rate_factor
+from segwright.training.step import Criterion, TrainStep
+from segwright.training.validate import Validation, Validator
+from segwright.training.watch import Watch
+from segwright.types import Batch
+
+SaveModel = Callable[[SegmentationModel, "Progress", Validation], None]
+
+
+@dataclass
+class Progress:
+    """Where a run is. Saved with every checkpoint."""
+
+    step: int = 0  # updates taken
+    epoch: int = 0
+    position: int = 0  # samples of this epoch consumed, over all ranks
+    samples: int = 0  # samples consumed in all
+    seconds: float = 0.0  # of training and validation, over all sittings
+    best_miou: float = -1.0
+    best_step: int = 0
+    waited: int = 0  # validations since the best
+    validated_epoch: int = 0
+    split_batch: int = 1  # a batch is taken in this many parts, after running out of memory
+
+
+@dataclass(frozen=True)
+class FitResult:
+    """How a run ended."""
+
+    progress: Progress
+    finished: bool
+    stopped_by: str | None = None  # "SIGINT", "SIGTERM", "early stopping" or None
+    last_validation: Validation | None = None
+
+
+@dataclass
+class Parts:
+    """What a trainer is put together from, built outside of it."""
+
+    model: SegmentationModel
+    criterion: Criterion
+    train: Split
+    val: Split | None
+    config: TrainConfig  # resolved: nothing is "auto" any more
+    transforms: dict[Phase, TrainingTransform]
+    folder: Path
+    device: torch.device
+    save_model: SaveModel = field(default=lambda model, progress, validation: None)
+    sample_weights: np.ndarray[Any, np.dtype[np.float64]] | None = None
+    world: World = field(default_factory=World)
+    display: Display = field(default_factory=Display)
+    budget_seconds: float | None = None  # of training and validation together, when minutes drive the run
+
+
+class Trainer:
+    """Trains ``parts.model``; see the module's header."""
+
+    def __init__(self, parts: Parts) -> None:
+        self.parts = parts
+        self.config = parts.config.training
+        self.device, self.world = parts.device, parts.world
+        self.phases = list(self.config.phases)
+        # Channels-last before the optimizer and the average are made: their buffers take their parameters' layout.
+        self.model = parts.model.to(device=self.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.optimizer = create_optimizer(
+            self.model,
+            self.config,
+            lr=float(self.config.lr),
+            weight_decay=float(self.config.weight_decay),
+            encoder_lr_factor=float(self.config.encoder_lr_factor),
+        )
+        decay = self.config.ema if isinstance(self.config.ema, float) else None
+        self.average = AveragedWeights(self.model, decay or 0.0, self.config.swa) if decay or self.config.swa else None
+        self.take_step = TrainStep(
+            self.model,
+            parts.criterion,
+            self.optimizer,
+            device=self.device,
+            precision=self.config.precision,
+            clip=self.config.clip,
+            aux_weight=self.config.aux_weight,
+            average=self.average,
+            forward=self._wrapped(),
+        )
+        self.plateau = Plateau()
+        self.progress = Progress()
+        self.loader = Loader(
+            parts.train,
+            seed=self.config.seed,
+            workers=self.config.workers,
+            cache="auto" if self.config.cache else "none",
+            rank=self.world.rank,
+            world_size=self.world.size,
+        )
+        self.validator = Validator(parts.val, self.device, self.take_step.dtype, self.world) if parts.val else None
+        self.watch = Watch(parts.train.label_space.names)
+        self.last_save = time.monotonic()
+        self.last_validation: Validation | None = None
+        self.log: RunLog | None = None
+
+    # -- the run ---------------------------------------------------------------------------------------------------
+
+    def fit(self, *, resume: bool = False) -> FitResult:
+        """Train to the end of the budget, or until a signal; the last state is saved either way."""
+        if resume:
+            self.restore()
+        keep = self.progress.step if resume else None
+        self.log = RunLog(self.parts.folder, keep_until_step=keep) if self.world.is_first else None
+        try:
+            with stop_requests() as stop, self.parts.display:
+                stopped_by = self._epochs(stop)
+        finally:
+            if self.log is not None:
+                self.log.close()
+        return FitResult(self.progress, stopped_by in (None, "early stopping"), stopped_by, self.last_validation)
+
+    def _epochs(self, stop: StopRequest) -> str | None:
+        progress = self.progress
+        self.clock = time.monotonic() - progress.seconds
+        self.last_save = time.monotonic()
+        while self.share() < 1.0:
+            ended = self._one_epoch(stop)
+            if self.world.any(bool(stop)):
+                self.save()
+                return stop.signal.name if stop.signal else "another rank"
+            if not ended:  # the time is over in the middle of an epoch
+                break
+            progress.epoch, progress.position = progress.epoch + 1, 0
+            last = self.share() >= 1.0
+            if last or progress.epoch % int(self.config.validate_every) == 0:
+                self.validate()
+            self.save()
+            patience = self.config.early_stopping
+            if patience is not None and progress.waited >= patience:
+                return "early stopping"
+        if progress.validated_epoch != progress.epoch or progress.position:
+            self.validate()
+        self.save()
+        return None
+
+    def _one_epoch(self, stop: StopRequest) -> bool:
+        """Updates until the epoch ends (True), or the time or a signal ends the run (False)."""
+        while True:
+            share = self.share()
+            phase = self.phase(share)
+            if share >= 1.0:
+                return False
+            try:
+                for update in self._updates(phase):
+                    self._take(update, share, phase)
+                    share = self.share()
+                    if share >= 1.0 or self.world.any(bool(stop)):
+                        return False
+                    if self.phase(share) is not phase:
+                        break
+                else:
+                    return True
+            except RuntimeError as error:
+                if not is_out_of_memory(error):
+                    raise
+                self._halve_batch(phase, error)
+
+    def _updates(self, phase: Phase) -> Iterator[list[Batch]]:
+        """The batches of one update at a time; position moves on only when an update is complete."""
+        parts = self.config.accumulate * self.progress.split_batch
+        per_rank = max(1, phase.batch // self.world.size // self.progress.split_batch)
+        batches = self.loader.batches(
+            epoch=self.progress.epoch,
+            batch_size=per_rank,
+            transform=self.parts.transforms[phase],
+            start=self.progress.position,
+            weights=self.parts.sample_weights,
+            pin=self.device.type == "cuda",
+        )
+        try:
+            collected: list[Batch] = []
+            for batch in batches:
+                collected.append(batch)
+                if len(collected) == parts:
+                    yield collected
+                    collected = []
+            if collected:
+                yield collected
+        finally:
+            close = getattr(batches, "close", None)
+            if close is not None:
+                close()
+
+    def _take(self, update: list[Batch], share: float, phase: Phase) -> None:
+        """One update: the gradients of its batches, a step of the optimizer, the averages, the log."""
+        progress = self.progress
+        started = time.monotonic()
+        lr = self._set_learning_rate(share)
+        self._set_mode(share)
+        try:
+            loss = self.take_step(update, share=share)
+        except NonFiniteLossError as error:
+            raise self._explained(error, lr, update) from error
+        count = sum(len(batch) for batch in update) * self.world.size
+        progress.step += 1
+        progress.position += count
+        progress.samples += count
+        progress.seconds = time.monotonic() - self.clock
+        self._record(loss, lr, count / max(time.monotonic() - started, 1e-9))
+        if self._save_due():
+            self.save()
+
+    # -- where the run is ------------------------------------------------------------------------------------------
+
+    def share(self) -> float:
+        """How much of the run is done, 0…1, the same on every rank."""
+        progress = self.progress
+        if self.parts.budget_seconds is not None:
+            used = (time.monotonic() - self.clock) / self.parts.budget_seconds
+            return min(self.world.broadcast([used])[0], 1.0)
+        within = min(progress.position / len(self.loader), 1.0)
+        return min((progress.epoch + within) / float(self.config.epochs or 1), 1.0)
+
+    def phase(self, share: float) -> Phase:
+        """The phase that a share of the run falls into."""
+        for phase in self.phases:
+            if share < phase.until:
+                return phase
+        return self.phases[-1]
+
+    def _set_learning_rate(self, share: float) -> float:
+        factor = learning_rate_factor(self.config.schedule, share, float(self.config.warmup)) * self.plateau.scale
+        lr = set_learning_rate(self.optimizer, factor)
+        if share < self.config.freeze_encoder:
+            for group in self.optimizer.param_groups:
+                if group["name"].startswith("encoder"):
+                    group["lr"] = 0.0
+        return lr
+
+    def _set_mode(self, share: float) -> None:
+        """Train mode, except for what is frozen."""
+        if not self.model.training:
+            self.model.train()
+        frozen = self.config.freeze_bn
+        encoder = getattr(self.model, "encoder", None) if share < self.config.freeze_encoder else None
+        for root in (self.model if frozen else None, encoder):
+            for module in root.modules() if isinstance(root, nn.Module) else ():
+                if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                    module.eval()
+
+    # -- what a run writes -----------------------------------------------------------------------------------------
+
+    def _record(self, loss: float, lr: float, images_per_second: float) -> None:
+        loss = self.world.mean(loss)
+        if self.log is None:
+            return
+        progress = self.progress
+        record = {
+            "step": progress.step,
+            "epoch": progress.epoch,
+            "loss": loss,
+            "lr": lr,
+            "images_per_second": images_per_second,
+            "time": progress.seconds,
+        }
+        self.log.write(record)
+        for line in self.watch.step(record):
+            self.parts.display.say(line)
+        share = self.share() if self.world.size == 1 else 0.0
+        left = progress.seconds * (1 - share) / max(share, 1e-6)
+        self.parts.display.step(record, share, left, memory_text(self.device))
+
+    def validate(self) -> Validation | None:
+        """Score the averaged weights (else the weights) and keep them as the run's model when they are the best yet."""
+        progress = self.progress
+        progress.validated_epoch = progress.epoch
+        if self.validator is None:
+            return None
+        model = self.evaluated_model()
+        started = time.monotonic()
+        found = self.last_validation = self.validator(model)
+        progress.seconds = time.monotonic() - self.clock
+        better = found.scores.miou > progress.best_miou
+        self.plateau.update(found.scores.miou) if self.config.schedule == "plateau" else None
+        progress.waited = 0 if better else progress.waited + 1
+        if better:
+            progress.best_miou, progress.best_step = found.scores.miou, progress.step
+        if self.world.is_first:
+            self._record_validation(found, better, time.monotonic() - started)
+            if better:
+                self.parts.save_model(model, progress, found)
+        self.world.barrier()
+        return found
+
+    def _record_validation(self, found: Validation, better: bool, seconds: float) -> None:
+        names = self.parts.train.label_space.names
+        iou = {name: float(value) for name, value in zip(names, found.scores.iou, strict=True)}
+        record = {
+            "step": self.progress.step,
+            "epoch": self.progress.epoch,
+            "val_miou": found.scores.miou,
+            "val_pixel_accuracy": found.scores.pixel_accuracy,
+            "val_mean_dice": found.scores.mean_dice,
+            "val_loss": found.loss,
+            "val_seconds": seconds,
+            "time": self.progress.seconds,
+            "val_iou": iou,
+        }
+        assert self.log is not None
+        self.log.validation(record)
+        self.parts.display.validation(record, better)
+        for line in self.watch.validation(found):
+            self.parts.display.say(line)
+        try:
+            for number, picture in enumerate(found.pictures):
+                write_image(self.parts.folder / "validation" / f"epoch-{self.progress.epoch:04d}-{number}.jpg", picture)
+        except OSError as error:
+            self.parts.display.say(f"warning: validation pictures cannot be written ({error.strerror})")
+
+    def evaluated_model(self) -> SegmentationModel:
+        """The weights that are validated and saved."""
+        if self.average is None:
+            return self.model
+        averaged = self.average.model
+        assert isinstance(averaged, SegmentationModel)
+        return averaged
+
+    # -- checkpoints -----------------------------------------------------------------------------------------------
+
+    def _save_due(self) -> bool:
+        every = self.config.save_every_steps
+        if every is not None and self.progress.step % every == 0:
+            return True
+        due = time.monotonic() - self.last_save >= self.config.save_every_seconds
+        return bool(self.world.broadcast([float(due)])[0]) if self.world.size > 1 else due
+
+    def save(self) -> None:
+        """Write a checkpoint. A full disk is said, and the run goes on with the last one that is whole."""
+        self.last_save = time.monotonic()
+        if not self.world.is_first:
+            return
+        tensors = model_tensors(self.model, "model")
+        if self.average is not None:
+            tensors |= model_tensors(self.average.model, "average")
+        state, rest = flatten_optimizer(self.optimizer)
+        tensors |= state
+        tensors["rng/cpu"] = torch.get_rng_state()
+        if self.device.type == "cuda":
+            tensors["rng/cuda"] = torch.cuda.get_rng_state(self.device)
+        description = {
+            "progress": asdict(self.progress),
+            "optimizer": rest,
+            "average": self.average.state() if self.average else None,
+            "plateau": self.plateau.state() if self.config.schedule == "plateau" else None,
+            "scaler": self.take_step.scaler.state_dict() if self.take_step.scaler.is_enabled() else None,
+        }
+        try:
+            save_checkpoint(self.parts.folder / "checkpoints", self.progress.step, tensors, description)
+        except OSError as error:
+            self.parts.display.say(
+                f"warning: the checkpoint of step {self.progress.step} could not be written ({error}); "
+                "the one before is whole, training goes on"
+            )
+
+    def restore(self) -> None:
+        """Continue from the newest whole checkpoint; CheckpointError where there is none."""
+        found = load_checkpoint(self.parts.folder / "checkpoints")
+        if found is None:
+            raise CheckpointError(
+                "nothing to resume from",
+                expected="a checkpoint",
+                where=self.parts.folder / "checkpoints",
+                fix="start the run without --resume",
+            )
+        for line in found.skipped:
+            self.parts.display.say(f"warning: a damaged checkpoint was passed over: {line}")
+        restore_model(self.model, found.tensors, "model")
+        if self.average is not None and found.state.get("average"):
+            restore_model(self.average.model, found.tensors, "average")
+            self.average.load(found.state["average"])
+        restore_optimizer(self.optimizer, found.tensors, found.state["optimizer"])
+        if found.state.get("plateau"):
+            self.plateau.load(found.state["plateau"])
+        if found.state.get("scaler"):
+            self.take_step.scaler.load_state_dict(found.state["scaler"])
+        self.progress = Progress(**found.state["progress"])
+        torch.set_rng_state(found.tensors["rng/cpu"])
+        if "rng/cuda" in found.tensors and self.device.type == "cuda":
+            torch.cuda.set_rng_state(found.tensors["rng/cuda"], self.device)
+
+    # -- when something goes wrong ---------------------------------------------------------------------------------
+
+    def _explained(self, error: NonFiniteLossError, lr: float, update: list[Batch]) -> NonFiniteLossError:
+        names = ", ".join(name for batch in update for name in batch.ids)
+        return NonFiniteLossError(
+            f"the loss became {error.found} at step {self.progress.step + 1}",
+            expected="a finite number",
+            found=f"learning rate {lr:.3g}, samples {names}",
+            where=self.parts.folder,
+            fix="lower --lr (a tenth is a good try), use --precision fp32, or look at the samples named; "
+            "the last checkpoint is whole: --resume continues from it",
+        )
+
+    def _halve_batch(self, phase: Phase, error: RuntimeError) -> None:
+        """Take the same update in twice as many parts; the effective batch stays."""
+        self.optimizer.zero_grad(set_to_none=True)
+        parts = self.progress.split_batch * 2
+        if max(1, phase.batch // self.world.size) < parts:
+            raise OutOfMemoryError(
+                "not even one picture fits into memory",
+                found=f"a crop of {phase.size[0]}×{phase.size[1]} on {self.device}",
+                fix="a smaller --size, a smaller network, or --device cpu",
+            ) from error
+        self.progress.split_batch = parts
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+        self.parts.display.say(f"out of memory: every batch is now taken in {parts} parts, its effective size stays")
+
+    def _wrapped(self) -> Callable[[Tensor], Any]:
+        """The network as it is called in training: compiled, or over many processes, or as it is."""
+        model: nn.Module = self.model
+        if self.world.size > 1:
+            if self.config.sync_bn and self.device.type == "cuda":
+                model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+            ids = [self.device.index] if self.device.type == "cuda" else None
+            model = nn.parallel.DistributedDataParallel(model, device_ids=ids)
+        if self.config.compile is True:
+            model.compile()
+        return model
+
+
+@contextmanager
+def deterministic(wanted: bool) -> Iterator[None]:
+    """Equal seeds, equal weights: deterministic kernels only, while the block runs."""
+    before = torch.are_deterministic_algorithms_enabled()
+    benchmark = torch.backends.cudnn.benchmark
+    if wanted:
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        torch.backends.cudnn.benchmark = False
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before)
+        torch.backends.cudnn.benchmark = benchmark

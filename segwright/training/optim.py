@@ -1,0 +1,150 @@
+"""Optimizers by name, parameter groups, and averaged weights."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import nn
+
+from segwright.config import TrainingConfig
+from segwright.errors import UsageError
+from segwright.training.muon import Muon, hidden_kernels
+
+NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm, nn.LocalResponseNorm)
+
+# lower case → class, from what this torch brings
+OPTIMIZERS: dict[str, type[torch.optim.Optimizer]] = {
+    name.lower(): kind
+    for name, kind in vars(torch.optim).items()
+    if isinstance(kind, type)
+    and issubclass(kind, torch.optim.Optimizer)
+    and name not in ("Optimizer", "LBFGS", "SparseAdam", "Muon")  # need a closure, sparse gradients, only matrices
+}
+FUSED = frozenset({"adam", "adamw", "sgd", "adagrad"})
+
+
+def create_optimizer(
+    model: nn.Module, config: TrainingConfig, *, lr: float, weight_decay: float, encoder_lr_factor: float = 1.0
+) -> torch.optim.Optimizer:
+    """The optimizer that ``config`` names over :func:`parameter_groups`; fused where torch has it for the device."""
+    name = config.optimizer.lower()
+    if name == "muon":
+        return _create_muon(model, lr=lr, weight_decay=weight_decay, turn=config.turn)
+    if name not in OPTIMIZERS:
+        names = ", ".join(sorted([*OPTIMIZERS, "muon"]))
+        raise UsageError("unknown optimizer", expected=names, found=config.optimizer)
+    groups = parameter_groups(
+        model,
+        lr=lr,
+        weight_decay=weight_decay,
+        encoder_lr_factor=encoder_lr_factor,
+        head_lr_factor=config.head_lr_factor,
+    )
+    arguments: dict[str, Any] = {"lr": lr}
+    if name in ("sgd", "rmsprop"):
+        arguments["momentum"] = config.momentum
+    if name in FUSED:
+        arguments["fused"] = all(p.device.type in ("cpu", "cuda", "mps") for p in model.parameters())
+    return OPTIMIZERS[name](groups, **arguments)
+
+
+def _create_muon(model: nn.Module, *, lr: float, weight_decay: float, turn: float) -> Muon:
+    """Muon on the hidden kernels, each turning by ``turn`` of its norm at the schedule's peak; AdamW on the rest."""
+    kernels = hidden_kernels(model)
+    chosen = {id(parameter) for parameter in kernels}
+    groups = parameter_groups(model, lr=lr, weight_decay=weight_decay)
+    for group in groups:
+        group["params"] = [parameter for parameter in group["params"] if id(parameter) not in chosen]
+    turned = {"params": kernels, "lr": turn, "base_lr": turn, "orthogonal": True, "name": "kernels"}
+    return Muon([group for group in [*groups, turned] if group["params"]], lr)
+
+
+def parameter_groups(
+    model: nn.Module, *, lr: float, weight_decay: float, encoder_lr_factor: float = 1.0, head_lr_factor: float = 1.0
+) -> list[dict[str, Any]]:
+    """Groups by part (encoder, body, head) and by decay: norms, biases and single scales get no weight decay.
+
+    Each group carries ``base_lr``, its peak; the schedule writes ``lr`` from it.
+    """
+    factors = {"encoder": encoder_lr_factor, "body": 1.0, "head": head_lr_factor}
+    groups: dict[tuple[str, bool], list[nn.Parameter]] = {}
+    for part, decays, parameter in _classified(model):
+        groups.setdefault((part, decays), []).append(parameter)
+    return [
+        {
+            "params": parameters,
+            "lr": lr * factors[part],
+            "base_lr": lr * factors[part],
+            "weight_decay": weight_decay if decays else 0.0,
+            "name": f"{part}{'' if decays else ', no decay'}",
+        }
+        for (part, decays), parameters in groups.items()
+    ]
+
+
+def _classified(model: nn.Module) -> Iterator[tuple[str, bool, nn.Parameter]]:
+    """(part, whether it decays, parameter), every trainable parameter once."""
+    norm_parameters = {
+        id(parameter)
+        for module in model.modules()
+        if isinstance(module, NORMS)
+        for parameter in module.parameters(recurse=False)
+    }
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        first = name.split(".")[0]
+        part = "encoder" if first == "encoder" else "head" if first in ("head", "aux_head", "aux_heads") else "body"
+        yield part, parameter.ndim > 1 and id(parameter) not in norm_parameters, parameter
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, factor: float) -> float:
+    """Scale every group's peak by ``factor``; returns the largest learning rate, for the log."""
+    for group in optimizer.param_groups:
+        group["lr"] = group["base_lr"] * factor
+    return float(max(group["lr"] for group in optimizer.param_groups))
+
+
+class AveragedWeights:
+    """A second copy of the network whose weights follow the first: exponentially (EMA), or as an equal mean (SWA).
+
+    The decay rises as (1 + t) / (10 + t) so that early averages forget the random start. Batch-norm statistics are
+    averaged like weights; counters are copied.
+    """
+
+    def __init__(self, model: nn.Module, decay: float, equal_from: float | None = None) -> None:
+        import copy
+
+        self.model = copy.deepcopy(model).eval().requires_grad_(False)
+        self.decay = decay
+        self.equal_from = equal_from
+        self.updates = 0
+        self.equal_count = 0
+        self._pair(model)
+
+    def _pair(self, model: nn.Module) -> None:
+        ours, theirs = self.model.state_dict(keep_vars=True), model.state_dict(keep_vars=True)
+        floats = [name for name in ours if ours[name].is_floating_point()]
+        self.float_pairs = ([ours[n].data for n in floats], [theirs[n].data for n in floats])
+        self.other_pairs = [(ours[n], theirs[n]) for n in ours if n not in set(floats)]
+
+    @torch.no_grad()
+    def update(self, share: float) -> None:
+        """Take one step's weights in; ``share`` is how much of the run is done."""
+        self.updates += 1
+        if self.equal_from is not None and share >= self.equal_from:
+            self.equal_count += 1
+            weight = 1.0 / self.equal_count
+        else:
+            weight = 1.0 - min(self.decay, (1 + self.updates) / (10 + self.updates))
+        torch._foreach_lerp_(self.float_pairs[0], self.float_pairs[1], weight)
+        for ours, theirs in self.other_pairs:
+            ours.copy_(theirs)
+
+    def state(self) -> dict[str, int]:
+        return {"updates": self.updates, "equal_count": self.equal_count}
+
+    def load(self, state: dict[str, int]) -> None:
+        self.updates, self.equal_count = int(state["updates"]), int(state["equal_count"])
