@@ -96,8 +96,8 @@ def create_loss(
     """The loss of a text such as ``ce``, ``ce+dice`` or ``0.5*focal(gamma=2)+0.5*lovasz``.
 
     The result is called with logits (N, K, H, W) and targets (N, H, W) and returns a scalar. ``class_weights`` (K,)
-    weigh pixels in ce, focal, ohem and border, and classes in dice, jaccard, tversky, focal-tversky and lovasz. UsageError
-    lists the names, or a loss's arguments, where the text does not fit.
+    weigh pixels in ce, focal, ohem and border, and classes in dice, jaccard, tversky, focal-tversky and lovasz.
+    UsageError lists the names, or a loss's arguments, where the text does not fit.
     """
     terms = parse_loss(name_or_sum)
     weights = None if class_weights is None else torch.as_tensor(class_weights, dtype=torch.float32)

@@ -279,7 +279,8 @@ def test_texts() -> None:
     "text",
     ["", "nonsense", "ce+", "ce++dice", "ce*2", "0*ce", "-1*ce", "ce(smoothing)", "ce(smoothing=x)", "ce(alpha=1)",
      "ce(smoothing=2)", "focal(gamma=-1)", "ohem(share=0)", "tversky(alpha=0,beta=0)", "border(sigma=0)", "ce(",
-     "nan*ce", "ce(smoothing=0.1,smoothing=0.1)", "border(background=9)", "focal-tversky(gamma=0)", "ce dice", "1e999*ce"],
+     "nan*ce", "ce(smoothing=0.1,smoothing=0.1)", "border(background=9)", "focal-tversky(gamma=0)",
+     "ce dice", "1e999*ce"],
 )  # fmt: skip
 def test_texts_that_are_none(text: str) -> None:
     with pytest.raises(UsageError):
