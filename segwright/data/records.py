@@ -7,8 +7,9 @@ a worker process can take its share along.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, Protocol, overload
@@ -227,6 +228,28 @@ class Dataset:
     @property
     def test(self) -> Split:
         return self._split("test")
+
+    def relabelled(self, label_space: LabelSpace) -> Dataset:
+        """The same data under another label map: classes merged, renamed or ignored; splits stay as they are.
+
+        The map's file values are those of :meth:`Split.read_values`: for masks in files what the files hold, for drawn
+        ones the class indices of the data set's own label space.
+        """
+        return self._with_reader(label_space=label_space)
+
+    def with_value_range(self, value_range: ValueRange) -> Dataset:
+        """The same data with another range for pictures that are not 8 bit, such as the one a model was trained with."""
+        if self.value_range is None:
+            raise UsageError("the pictures are 8 bit already", where=self.root)
+        return self._with_reader(value_range=value_range)
+
+    def _with_reader(self, **changes: Any) -> Dataset:
+        reader: Any = copy.copy(self.reader)
+        for name, value in changes.items():
+            setattr(reader, name, value)
+        reader._lookup = None
+        parts = {name: split.records for name, split in self.splits.items() if set(self.splits) != {"all"}}
+        return replace(self, reader=reader, given=parts, notes=list(self.notes), split_maker=None)
 
     def _split(self, name: str) -> Split:
         splits = self.splits

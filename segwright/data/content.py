@@ -1,0 +1,234 @@
+"""What a data set's pictures show, in numbers small enough to compare all with all: for splits and for the check.
+
+One pass reads every picture and mask once: a 16×16 grey thumbnail, and the pixels of each class. Sequences are
+proposed by the file names and believed only where neighbours look more alike than strangers; near-duplicates are
+thumbnails that agree almost entirely.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from segwright.console import track
+from segwright.data.records import Split
+from segwright.errors import SegwrightError
+from segwright.images import UInt8Array
+from segwright.types import IGNORE_INDEX
+
+SIDE = 16  # of a thumbnail: enough for a scene, too little for noise
+ALIKE = (0.985, 0.993, 0.998)  # correlation of near-duplicates; the next where one makes a group of everything
+LARGEST_GROUP = 0.25  # of the pictures; more is no group of duplicates but a kind of picture
+FLAT = 2.0  # grey levels of contrast below which a thumbnail says nothing
+SEQUENCE_AUC = 0.75  # how often neighbours must be more alike than strangers for names to be believed
+Float32 = npt.NDArray[np.float32]
+
+_FRAME = re.compile(r"[_\-. ]*(?:frame|img|image|f)?[_\-. ]?[0-9]+$", re.IGNORECASE)
+
+
+def sequence_of(id: str) -> str:
+    """What is left of an id without its frame number: 0001TP_006690 → 0001TP; "" where it is a number alone.
+
+    A proposal only: ``img_001`` … name no scene, and :func:`group` asks the pictures.
+    """
+    folder, _, name = id.rpartition("/")
+    rest = _FRAME.sub("", name)
+    return f"{folder}/{rest}" if folder else rest
+
+
+@dataclass(frozen=True)
+class Content:
+    """Of N pictures: thumbnails, and pixels a class."""
+
+    thumbnails: Float32  # (N, SIDE²), zero mean and unit length; zeros where flat or unreadable
+    grey: Float32  # (N,) mean grey level; NaN where unreadable
+    pixels: npt.NDArray[np.int64]  # (N, K)
+
+
+def survey(split: Split) -> Content:
+    """Read every picture and mask of ``split`` once; those that cannot be read count as empty."""
+    count, classes = len(split), len(split.label_space)
+    thumbnails = np.zeros((count, SIDE * SIDE), np.float32)
+    grey = np.full(count, np.nan, np.float32)
+    pixels = np.zeros((count, classes), np.int64)
+    for index, found in enumerate(track(_look(split), "comparing pictures", count)):
+        if found is not None:
+            thumbnails[index], grey[index], pixels[index] = found
+    return Content(thumbnails, grey, pixels)
+
+
+Look = tuple[Float32, float, npt.NDArray[np.int64]]
+
+
+def _look(split: Split) -> Iterator[Look | None]:
+    """In order; decoding leaves Python's lock, so a few threads help. Archives are read one after the other."""
+
+    def one(index: int) -> Look | None:
+        try:
+            return (*thumbnail(split.read_image(index)), _counts(split.read_mask(index), len(split.label_space)))
+        except SegwrightError:
+            return None
+
+    if not all(record.image_path for record in split.records):
+        yield from map(one, range(len(split)))
+        return
+    with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
+        for start in range(0, len(split), 64):
+            yield from pool.map(one, range(start, min(start + 64, len(split))))
+
+
+def thumbnail(image: UInt8Array) -> tuple[Float32, float]:
+    """(SIDE² numbers of zero mean and unit length, mean grey level); zeros for a flat picture."""
+    colours = image if image.shape[2] == 3 else np.ascontiguousarray(np.repeat(image[..., :1], 3, axis=2))
+    flat = cv2.cvtColor(colours, cv2.COLOR_RGB2GRAY)
+    small = cv2.resize(np.asarray(flat, np.float32), (SIDE, SIDE), interpolation=cv2.INTER_AREA).ravel()
+    mean = float(small.mean())
+    centred = small - mean
+    length = float(np.linalg.norm(centred))
+    if length < FLAT * SIDE:
+        return np.zeros(SIDE * SIDE, np.float32), mean
+    return np.asarray(centred / length, np.float32), mean
+
+
+def _counts(mask: UInt8Array | None, classes: int) -> npt.NDArray[np.int64]:
+    if mask is None:
+        return np.zeros(classes, np.int64)
+    counts = np.bincount(mask.ravel(), minlength=IGNORE_INDEX + 1)
+    return np.asarray(counts[:classes], np.int64)
+
+
+def near_duplicates(content: Content, threshold: float = ALIKE[0]) -> list[tuple[int, int]]:
+    """Pairs of pictures whose thumbnails correlate above ``threshold`` and whose brightness is alike."""
+    pairs: list[tuple[int, int]] = []
+    for start in range(0, len(content.thumbnails), 1024):
+        block = content.thumbnails[start : start + 1024] @ content.thumbnails[start:].T
+        rows, columns = np.nonzero(block > threshold)
+        kept = columns > rows
+        rows, columns = rows[kept] + start, columns[kept] + start
+        alike = np.abs(content.grey[rows] - content.grey[columns]) < 16
+        pairs += zip(rows[alike].tolist(), columns[alike].tolist(), strict=True)
+    return pairs
+
+
+@dataclass(frozen=True)
+class Groups:
+    """What must stay on one side."""
+
+    of: npt.NDArray[np.int64]  # (N,) group of each picture, 0…G-1 in the order of first members
+    notes: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return int(self.of.max()) + 1 if self.of.size else 0
+
+
+def group(split: Split, content: Content, *, at_least: int = 1) -> Groups:
+    """Sequences by name that the pictures confirm, near-duplicates, and every other picture by itself.
+
+    A sequence of more than 1/``at_least`` of the pictures is cut into runs of neighbours, where they differ most.
+    """
+    union = _Union(len(split))
+    notes: list[str] = []
+    sequences = confirmed_sequences(split.ids, content)
+    if sequences:
+        largest = max(1, -(-len(split) // at_least))
+        runs = [run for members in sequences.values() for run in _runs(members, content, largest)]
+        for run in runs:
+            union.join_all(run)
+        cut = f", cut into {len(runs)} runs" if len(runs) > len(sequences) else ""
+        notes.append(f"{len(sequences)} sequences by name (neighbours look alike) kept together{cut}")
+    before = union.groups()
+    joined, level = _join_duplicates(union, content, before)
+    if joined:
+        notes.append(f"{joined} pairs of near-duplicates (correlation above {level}) kept together")
+    return Groups(union.groups(), tuple(notes))
+
+
+def _join_duplicates(union: _Union, content: Content, before: npt.NDArray[np.int64]) -> tuple[int, float]:
+    """Join near-duplicates at the first level that does not make one group of everything; (pairs, level)."""
+    held = np.bincount(before).max(initial=0)
+    for level in ALIKE:
+        pairs = near_duplicates(content, level)
+        trial = union.copy()
+        for pair in pairs:
+            trial.join_all(pair)
+        if np.bincount(trial.groups()).max(initial=0) <= max(held, LARGEST_GROUP * len(before), 2):
+            new = sum(int(before[a] != before[b]) for a, b in pairs)
+            union.parent = trial.parent
+            return new, level
+    return 0, 1.0
+
+
+def confirmed_sequences(ids: Sequence[str], content: Content) -> dict[str, list[int]]:
+    """Sequence name → its pictures in order, where names propose it and neighbours look more alike than strangers."""
+    proposed: dict[str, list[int]] = {}
+    for index, name in enumerate(ids):
+        proposed.setdefault(sequence_of(name), []).append(index)
+    proposed = {name: members for name, members in proposed.items() if len(members) >= 3}
+    if not proposed:
+        return {}
+    thumbs = content.thumbnails
+    rng = np.random.default_rng(0)
+    a, b = rng.integers(0, len(ids), (2, 4000))
+    strangers = np.sort((thumbs[a] * thumbs[b]).sum(axis=1)[a != b])
+    confirmed = {}
+    for name, members in proposed.items():
+        order = sorted(members, key=lambda i: _frame_number(ids[i]))
+        near = (thumbs[order[1:]] * thumbs[order[:-1]]).sum(axis=1)
+        auc = float((np.searchsorted(strangers, near) / max(1, strangers.size)).mean())
+        if auc >= SEQUENCE_AUC:
+            confirmed[name] = order
+    return confirmed
+
+
+def _frame_number(name: str) -> tuple[int, str]:
+    match = re.search(r"[0-9]+$", name)
+    return (int(match[0]) if match else -1, name)
+
+
+def _runs(members: list[int], content: Content, largest: int) -> Iterator[list[int]]:
+    """A sequence cut where neighbours differ most, until no run is longer than ``largest``."""
+    if len(members) <= largest:
+        yield members
+        return
+    thumbs = content.thumbnails
+    near = (thumbs[members[1:]] * thumbs[members[:-1]]).sum(axis=1)
+    margin = max(1, min(largest // 2, (len(members) - 1) // 2))
+    inner = near[margin - 1 : len(near) - margin + 1]
+    cut = margin + int(np.argmin(inner)) if inner.size else len(members) // 2
+    yield from _runs(members[:cut], content, largest)
+    yield from _runs(members[cut:], content, largest)
+
+
+class _Union:
+    """Union-find over 0…n-1."""
+
+    def __init__(self, count: int) -> None:
+        self.parent = list(range(count))
+
+    def find(self, index: int) -> int:
+        while self.parent[index] != index:
+            self.parent[index] = self.parent[self.parent[index]]
+            index = self.parent[index]
+        return index
+
+    def join_all(self, members: Sequence[int]) -> None:
+        for other in members[1:]:
+            a, b = self.find(members[0]), self.find(other)
+            self.parent[max(a, b)] = min(a, b)
+
+    def copy(self) -> _Union:
+        copied = _Union(0)
+        copied.parent = list(self.parent)
+        return copied
+
+    def groups(self) -> npt.NDArray[np.int64]:
+        roots = [self.find(index) for index in range(len(self.parent))]
+        place = {root: number for number, root in enumerate(dict.fromkeys(roots))}
+        return np.array([place[root] for root in roots], np.int64)
