@@ -171,13 +171,16 @@ def decode_pixels(data: bytes, flags: int) -> npt.NDArray[Any] | None:
 
 def check_whole(data: bytes, where: str | Path, *, thorough: bool, pixels: UInt8Array) -> None:
     """Test 3 where it is called for: a flat last block; ``thorough`` also restart intervals and progressive files."""
-    found, scan = frame(data, where)
-    suspicious = tail_is_flat(pixels, found)
-    if thorough and not suspicious:
-        suspicious = found.progressive or _RESTART.search(data, scan) is not None
-    if suspicious:
+    found, _ = frame(data, where)
+    if tail_is_flat(pixels, found) or (thorough and worth_a_second_look(data, where)):
         flags = cv2.IMREAD_GRAYSCALE if pixels.ndim == 2 else cv2.IMREAD_COLOR
         flags |= cv2.IMREAD_IGNORE_ORIENTATION
         first = decode_pixels(data, flags)
         if first is None or is_short(data, first, lambda padded: decode_pixels(padded, flags)):
             raise missing(where, "the compressed data ends before the picture does")
+
+
+def worth_a_second_look(data: bytes, where: str | Path) -> bool:
+    """Whether missing data could hide where a flat last block does not show it."""
+    found, scan = frame(data, where)
+    return found.progressive or _RESTART.search(data, scan) is not None

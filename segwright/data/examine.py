@@ -1,0 +1,301 @@
+"""Looks at one picture and its mask and writes down what the check needs, in some hundred numbers.
+
+Runs in child processes (:mod:`segwright.images.isolated`); what comes back is small, so that a hundred thousand
+pictures fit in memory as numbers. Only the single file is judged; :mod:`segwright.data.findings` judges the whole.
+"""
+
+from __future__ import annotations
+
+import os
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from segwright.data.records import Reader, Record
+from segwright.errors import ImageReadError, LabelError, SegwrightError
+from segwright.images import ImageInfo, UInt8Array, decode_image, read_file, read_header
+from segwright.images.headers import ENDINGS
+from segwright.images.jpeg import worth_a_second_look
+from segwright.types import IGNORE_INDEX
+
+THUMB = 16  # side of the thumbnail that confirms what the hash proposes
+REGION_SIDE = 384  # regions are found at no more than this size: only their rough extent counts
+REGIONS_A_CLASS = 3  # the largest of each class are kept for the search of suspicious labels
+SIZE_BINS = 48  # of region sizes: quarter octaves of the square root of the area
+FLAT = 2.0  # grey levels of spread below which a picture shows nothing
+
+Float32 = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Trouble:
+    """Why a file cannot be used, in the words of the error it raised."""
+
+    kind: str
+    message: str
+    file: str
+    fix: str | None = None
+
+
+@dataclass(frozen=True)
+class Stray:
+    """Mask values outside the classes."""
+
+    pixels: int
+    total: int
+    values: tuple[tuple[int, int], ...]  # (value, pixels), the most frequent first, at most 16
+    distinct: int
+    box: tuple[int, int, int, int]  # top, left, bottom, right of all of them
+    at_edges: bool  # they line the borders between classes: anti-aliasing, interpolation or JPEG
+    file: str
+
+
+@dataclass
+class Examination:
+    """What one record shows. Arrays are small; absent parts are None."""
+
+    id: str
+    image: ImageInfo | None = None
+    mask: ImageInfo | None = None
+    troubles: list[Trouble] = field(default_factory=list)
+    stray: Stray | None = None
+    size: tuple[int, int] | None = None  # (height, width), upright
+    channels: int = 0
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
+    grey_rgb: bool = False
+    hash: int = 0  # perceptual, 64 bit
+    crc: int = 0  # of all pixels
+    thumb: Float32 | None = None  # (THUMB², ) zero mean, unit length; None where flat
+    labelled: bool = False
+    counts: npt.NDArray[np.int64] | None = None  # (256,) pixels a class index
+    boundary: float = 0.0  # share of labelled pixels that touch another class
+    region_sizes: npt.NDArray[np.int32] | None = None  # (K, SIZE_BINS)
+    regions: Float32 | None = None  # (n, 11): class, area share, r, g, b, spread, y, x, and the box's y, x, height
+    said: str = ""  # what decoders printed
+
+
+def examiner(reader: Reader, regions: bool = True) -> Callable[[Record], Examination]:
+    """The function that children run."""
+    return lambda record: examine(record, reader, regions)
+
+
+def examine(record: Record, reader: Reader, regions: bool = True) -> Examination:
+    """Read picture and mask of a record, and note what is to be said of them. Never raises for bad files."""
+    found = Examination(record.id)
+    image = _picture(record, reader, found)
+    labels = _labels(record, reader, found)
+    if image is not None:
+        _describe_picture(image, found)
+    if labels is not None:
+        found.labelled = True
+        found.counts = np.asarray(np.bincount(labels.ravel(), minlength=256), np.int64)
+        if image is not None and image.shape[:2] != labels.shape:
+            found.troubles.append(_size_trouble(record, found, image, labels))
+        elif regions:
+            _describe_labels(image, labels, len(reader.label_space), found)
+    return found
+
+
+def _picture(record: Record, reader: Reader, found: Examination) -> UInt8Array | None:
+    path = record.image_path
+    try:
+        if path is not None and _is_own_picture(path):
+            found.image = read_header(path)
+            if found.image.format == "JPEG":
+                data = read_file(path)
+                if worth_a_second_look(data, path):
+                    decode_image(data, path, thorough=True)
+        return reader.image(record)
+    except ImageReadError as error:
+        found.troubles.append(_unreadable(error, path or record.id))
+    except SegwrightError as error:
+        found.troubles.append(Trouble("unreadable", error.message, error.where or str(path or record.id), error.fix))
+    except (OSError, ValueError, MemoryError) as error:
+        found.troubles.append(Trouble("unreadable", f"{type(error).__name__}: {error}", str(path or record.id)))
+    return None
+
+
+def _is_own_picture(path: Path) -> bool:
+    """Whether the path is a picture file, and no archive or list that pictures come from."""
+    return path.suffix.lower() in {ending for endings in ENDINGS.values() for ending in endings}
+
+
+def _unreadable(error: ImageReadError, where: Path | str) -> Trouble:
+    """An ImageReadError sorted by what is wrong."""
+    text = f"{error.message} {error.found or ''}"
+    kinds = (
+        ("the file is empty", "empty file"),
+        ("more pixels than the limit", "bomb-sized file"),
+        ("larger than the limit", "bomb-sized file"),
+        ("more memory than the limit", "bomb-sized file"),
+        ("cut off", "truncated file"),
+        ("too little image data", "truncated file"),
+        ("missing image data", "truncated file"),
+        ("never finished", "truncated file"),
+        ("cannot open", "unreadable file"),
+    )
+    kind = next((kind for phrase, kind in kinds if phrase in text), None)
+    if kind is None:
+        strange = (error.found or "").startswith(("a FITS", "a Photoshop", "a PDF", "a ZIP", "a web", "an ", "a HEIC"))
+        strange = strange or (error.found or "").startswith(
+            ("a file that begins", "a numpy", "a JPEG 2000", "a Git", "a gzip")
+        )
+        kind = "disguised file" if strange else "unreadable file"
+    message = error.message if not error.found else f"{error.message}: {error.found}"
+    return Trouble(kind, message, error.where or str(where), error.fix)
+
+
+def _labels(record: Record, reader: Reader, found: Examination) -> UInt8Array | None:
+    path = record.mask_path
+    try:
+        if path is not None and path != record.image_path and _is_own_picture(path):
+            found.mask = read_header(path)
+        return reader.mask(record)
+    except ImageReadError as error:
+        found.troubles.append(_unreadable(error, path or record.id))
+    except LabelError as error:
+        try:
+            values = reader.values(record)
+            found.stray = (
+                None if values is None else _stray(values, reader.label_space.lookup(), str(path or record.id))
+            )
+        except SegwrightError:
+            found.stray = None
+        if found.stray is None:
+            text = error.message if not error.found else f"{error.message}: {error.found}"
+            kind = "colliding names" if "share this name" in error.message else "wrong mask"
+            found.troubles.append(Trouble(kind, text, error.where or str(path or record.id), error.fix))
+    except SegwrightError as error:
+        found.troubles.append(Trouble("wrong mask", error.message, error.where or str(path or record.id), error.fix))
+    except (OSError, ValueError, MemoryError) as error:
+        found.troubles.append(Trouble("unreadable file", f"{type(error).__name__}: {error}", str(path or record.id)))
+    return None
+
+
+def _stray(values: npt.NDArray[Any], lookup: npt.NDArray[np.int32], file: str) -> Stray | None:
+    inside = (values >= 0) & (values < lookup.size)
+    stray = ~inside | (lookup[np.where(inside, values, 0)] < 0)
+    if not stray.any():
+        return None
+    unique, counts = np.unique(values[stray], return_counts=True)
+    order = np.argsort(-counts, kind="stable")[:16]
+    rows, columns = np.flatnonzero(stray.any(axis=1)), np.flatnonzero(stray.any(axis=0))
+    # Smeared edges are thin: whatever is known reaches them within two pixels, on more than one side.
+    known = cv2.dilate((~stray).astype(np.uint8), np.ones((5, 5), np.uint8))
+    thin = float(known[stray].mean()) > 0.9 and not stray.all()
+    return Stray(
+        int(stray.sum()),
+        int(values.size),
+        tuple((int(unique[i]), int(counts[i])) for i in order),
+        len(unique),
+        (int(rows[0]), int(columns[0]), int(rows[-1]) + 1, int(columns[-1]) + 1),
+        thin and len(unique) >= 4,
+        file,
+    )
+
+
+def _size_trouble(record: Record, found: Examination, image: UInt8Array, labels: UInt8Array) -> Trouble:
+    height, width = image.shape[:2]
+    text = f"picture {height}×{width}, mask {labels.shape[0]}×{labels.shape[1]} (height×width)"
+    file = str(record.mask_path or record.id)
+    turned = found.image is not None and found.image.orientation >= 5
+    if turned and labels.shape == (width, height):
+        orientation = found.image.orientation if found.image else 0
+        return Trouble(
+            "EXIF orientation",
+            f"the picture is turned by its EXIF orientation {orientation}, the mask is not: {text}",
+            file,
+            f"exiftool -Orientation= {os.fspath(record.image_path or '')}  (if the mask fits the pixels as stored)",
+        )
+    return Trouble("size differs", text, file, f"make the mask again at {height}×{width}, or leave the pair out")
+
+
+def _describe_picture(image: UInt8Array, found: Examination) -> None:
+    height, width, channels = image.shape
+    found.size, found.channels = (height, width), channels
+    found.crc = zlib.crc32(memoryview(np.ascontiguousarray(image)))
+    if channels <= 4:
+        mean, std = cv2.meanStdDev(image)
+    else:
+        flat = image.reshape(-1, channels)
+        mean, std = flat.mean(axis=0), flat.std(axis=0)
+    found.mean, found.std = tuple(mean.ravel().tolist()), tuple(std.ravel().tolist())
+    grey: npt.NDArray[Any] = image[..., 0]
+    if channels == 3:
+        found.grey_rgb = _all_grey(image[::7, ::7]) and _all_grey(image)
+        grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
+    small = cv2.resize(grey, (32, 32), interpolation=cv2.INTER_AREA).astype(np.float32)
+    found.hash = perceptual_hash(small)
+    thumb = cv2.resize(small, (THUMB, THUMB), interpolation=cv2.INTER_AREA).ravel()
+    thumb = thumb - thumb.mean()
+    length = float(np.linalg.norm(thumb))
+    if length >= FLAT * THUMB:
+        found.thumb = np.asarray(thumb / length, np.float32)
+
+
+def _all_grey(image: UInt8Array) -> bool:
+    return bool((image[..., 0] == image[..., 1]).all() and (image[..., 0] == image[..., 2]).all())
+
+
+def perceptual_hash(small: Float32) -> int:
+    """64 bits: the signs of the low frequencies of a 32×32 picture against their median (pHash)."""
+    low = cv2.dct(small)[:8, :8].ravel()
+    bits = low > np.median(low[1:])
+    return int.from_bytes(np.packbits(bits).tobytes(), "big")
+
+
+def _describe_labels(image: UInt8Array | None, labels: UInt8Array, classes: int, found: Examination) -> None:
+    right, down = labels[:, 1:] != labels[:, :-1], labels[1:] != labels[:-1]
+    known = labels != IGNORE_INDEX
+    border = np.zeros(labels.shape, bool)
+    border[:, 1:] |= right & known[:, :-1]
+    border[1:] |= down & known[:-1]
+    border &= known
+    found.boundary = float(border.sum()) / max(1, int(known.sum()))
+    step = max(1, -(-max(labels.shape) // REGION_SIDE))
+    small = np.ascontiguousarray(labels[::step, ::step])
+    picture = None if image is None or image.shape[2] < 3 else np.ascontiguousarray(image[::step, ::step, :3])
+    if image is not None and image.shape[2] < 3:
+        picture = np.repeat(np.ascontiguousarray(image[::step, ::step, :1]), 3, axis=2)
+    sizes = np.zeros((classes, SIZE_BINS), np.int32)
+    rows: list[tuple[float, ...]] = []
+    for index in np.flatnonzero(np.bincount(small.ravel(), minlength=256)[:classes]).tolist():
+        _, marks, stats, centres = cv2.connectedComponentsWithStats((small == index).view(np.uint8), connectivity=8)
+        areas = stats[1:, cv2.CC_STAT_AREA]
+        octaves = np.log2(np.sqrt(areas.astype(np.float64)) * step) * 4
+        sizes[index] += np.bincount(octaves.astype(np.intp).clip(0, SIZE_BINS - 1), minlength=SIZE_BINS).astype(
+            np.int32
+        )
+        if picture is not None:
+            for part in (np.argsort(-areas, kind="stable")[:REGIONS_A_CLASS] + 1).tolist():
+                rows.append((index, *_region(picture, marks, stats[part], centres[part], part)))
+    found.region_sizes = sizes
+    found.regions = np.array(rows, np.float32).reshape(-1, 11)
+
+
+def _region(
+    picture: UInt8Array, marks: npt.NDArray[np.int32], stats: npt.NDArray[np.int32], centre: npt.NDArray[Any], part: int
+) -> tuple[float, ...]:
+    """(area share, r, g, b, spread, y, x, box top, left, height) with places as shares of the picture."""
+    left, top, width, height, area = stats.tolist()
+    rows, columns = slice(top, top + height), slice(left, left + width)
+    inside = (marks[rows, columns] == part).view(np.uint8)
+    mean, spread = cv2.meanStdDev(picture[rows, columns], mask=inside)
+    full_height, full_width = marks.shape
+    return (
+        area / marks.size,
+        *mean.ravel().tolist(),
+        float(spread.mean()),
+        float(centre[1]) / full_height,
+        float(centre[0]) / full_width,
+        top / full_height,
+        left / full_width,
+        height / full_height,
+    )

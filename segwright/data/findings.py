@@ -1,0 +1,431 @@
+"""From the check's totals to findings: each with its severity, the files, and the fix as a command or an edit."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from segwright.data.duplicates import Pair, find_pairs
+from segwright.data.examine import Stray, Trouble
+from segwright.data.fingerprint import Fingerprint
+from segwright.data.records import Dataset, Problem, Record
+from segwright.data.suspects import Suspect, rank
+from segwright.data.totals import Totals
+
+SHIFT = 0.15  # total variation between the class shares of two splits that is worth a warning
+SHIFT_IMAGES = 8  # pictures that a split needs before its class shares mean anything
+MOST_SUSPECTS = 20
+LONG_NAME = 143  # bytes: the limit on encrypted file systems; other tools break earlier than at 255
+PAIRING = frozenset({"image without mask", "mask without image"})
+FIXES = {
+    "colliding names": "rename the files apart: one picture and one mask a name",
+    "unreadable file": "copy it again from its source, or leave it out with --skip-bad",
+}
+
+
+def judge(
+    dataset: Dataset,
+    records: Sequence[Record],
+    member: Sequence[Sequence[str]],
+    totals: Totals,
+    overall: Fingerprint,
+    prints: Mapping[str, Fingerprint],
+) -> tuple[list[Problem], list[Suspect]]:
+    """All findings, and the suspicious regions that one of them is about."""
+    pairs = find_pairs(totals.hashes, totals.crcs, totals.thumbs)
+    suspects = rank(*totals.regions(), len(overall.class_names))[:MOST_SUSPECTS]
+    problems = [
+        *(problem for problem in dataset.problems if problem.kind not in PAIRING),
+        *_pairing(dataset, records, member, totals),
+        *_troubles(totals.troubles),
+        *_strays(totals.strays, dataset),
+        *_orientation(totals, records),
+        *_files(totals, records),
+        *_names(records),
+        *_coding(dataset, totals, records),
+        *_pictures(totals, records),
+        *_classes(overall, prints),
+        *_shift(prints),
+        *_shared(records, member),
+        *_duplicates(pairs, records, member),
+        *_suspicious(suspects, records, overall.class_names),
+    ]
+    return problems, suspects
+
+
+def _count(number: int, one: str, many: str | None = None) -> str:
+    return f"{number} {one if number == 1 else many or one + 's'}"
+
+
+def _image(record: Record) -> str:
+    return str(record.image_path or record.id)
+
+
+def _mask(record: Record) -> str:
+    return str(record.mask_path or record.id)
+
+
+def _listed(names: Sequence[str], most: int = 6) -> str:
+    return ", ".join(names[:most]) + (f", … ({len(names)})" if len(names) > most else "")
+
+
+def _pairing(
+    dataset: Dataset, records: Sequence[Record], member: Sequence[Sequence[str]], totals: Totals
+) -> list[Problem]:
+    """Pictures without masks are an error, but where a whole split has none, as public test sets do."""
+    problems = []
+    bare = set(totals.unlabelled)
+    labelled = {name for index, names in enumerate(member) for name in names if index not in bare}
+    lone = [index for index in sorted(bare) if any(name in labelled for name in member[index])]
+    files = sorted({_image(records[index]) for index in lone} | {str(path) for path in dataset.unpaired_images})
+    files = [file for file in files if not any(file == _image(records[i]) for i in bare - set(lone))]
+    if files:
+        fix = "add the masks under the same names, move the pictures away, or leave them out with --skip-bad"
+        text = f"{_count(len(files), 'picture has', 'pictures have')} no mask"
+        problems.append(Problem("error", "image without mask", text, tuple(files), fix))
+    whole = sorted({name for index in bare - set(lone) for name in member[index]})
+    for name in whole:
+        text = f"no picture of the split {name} has a mask: it can be predicted, not evaluated"
+        problems.append(Problem("note", "split without masks", text))
+    if dataset.unpaired_masks:
+        fix = "add the pictures under the same names, or move the masks away"
+        text = f"{_count(len(dataset.unpaired_masks), 'mask has', 'masks have')} no picture"
+        problems.append(Problem("error", "mask without image", text, tuple(map(str, dataset.unpaired_masks)), fix))
+    return problems
+
+
+def _troubles(troubles: Sequence[tuple[int, Trouble]]) -> list[Problem]:
+    by_kind: dict[str, list[Trouble]] = {}
+    for _, trouble in sorted(troubles, key=lambda entry: entry[0]):
+        by_kind.setdefault(trouble.kind, []).append(trouble)
+    problems = []
+    for kind, found in by_kind.items():
+        details = [f"{os.path.basename(one.file)}: {one.message}" for one in found]
+        text = details[0] if len(found) == 1 else f"{len(found)} files; " + "; ".join(details[:3])
+        fix = found[0].fix or FIXES.get(kind) or FIXES["unreadable file"]
+        text = text if len(found) <= 3 else f"{text}; …"
+        problems.append(Problem("error", kind, text, tuple(dict.fromkeys(one.file for one in found)), fix))
+    return problems
+
+
+def _strays(strays: Sequence[tuple[int, Stray]], dataset: Dataset) -> list[Problem]:
+    if not strays:
+        return []
+    edges = [stray for _, stray in sorted(strays, key=lambda entry: entry[0]) if stray.at_edges]
+    others = [stray for _, stray in sorted(strays, key=lambda entry: entry[0]) if not stray.at_edges]
+    problems = []
+    if edges:
+        pixels, total = sum(one.pixels for one in edges), sum(one.total for one in edges)
+        text = (
+            f"{_count(len(edges), 'mask holds', 'masks hold')} in-between values along the borders of the classes "
+            f"({max(one.distinct for one in edges)} values, {100 * pixels / total:.2g} % of the pixels): "
+            "anti-aliasing, smooth resizing or JPEG"
+        )
+        fix = "export the masks again as PNG, without anti-aliasing and with nearest-neighbour resizing"
+        problems.append(Problem("error", "anti-aliased masks", text, tuple(one.file for one in edges), fix))
+    if others:
+        problems.append(_outside(others, dataset))
+    return problems
+
+
+def _outside(strays: Sequence[Stray], dataset: Dataset) -> Problem:
+    values: dict[int, int] = {}
+    for stray in strays:
+        for value, pixels in stray.values:
+            values[value] = values.get(value, 0) + pixels
+    ranked = sorted(values, key=lambda value: -values[value])
+    named = ["a colour of no class" if value < 0 else str(value) for value in ranked]
+    share = 100 * sum(one.pixels for one in strays) / sum(one.total for one in strays)
+    worst = max(strays, key=lambda one: one.pixels / one.total)
+    top, left, bottom, right = worst.box
+    text = (
+        f"{_count(len(strays), 'mask holds', 'masks hold')} values outside the classes: {_listed(named)} "
+        f"({share:.3g} % of their pixels; most in {os.path.basename(worst.file)}: "
+        f"{100 * worst.pixels / worst.total:.3g} %, rows {top} to {bottom}, columns {left} to {right})"
+    )
+    lines = ", ".join(f"'{value} name'" for value in sorted(value for value in ranked if value >= 0)[:3])
+    fix = f"name them in {dataset.root / 'classes.txt'} (lines such as {lines or 'r g b name'}), or correct the masks"
+    return Problem("error", "values outside the classes", text, tuple(one.file for one in strays), fix)
+
+
+def _orientation(totals: Totals, records: Sequence[Record]) -> list[Problem]:
+    """EXIF turns that the sizes do not give away: half turns, mirrors, and quarter turns of square pictures."""
+    known = {index for index, trouble in totals.troubles if trouble.kind in ("EXIF orientation", "size differs")}
+    doubtful = []
+    for index, turned, mask_turned in sorted(totals.turned):
+        height, width = totals.sizes[index].tolist()
+        quarter = (turned >= 5) != (mask_turned >= 5)
+        if index not in known and (not quarter or height == width):
+            doubtful.append((index, turned, mask_turned))
+    if not doubtful:
+        return []
+    index, turned, mask_turned = doubtful[0]
+    text = (
+        f"{_count(len(doubtful), 'picture')} and masks disagree on EXIF orientation (picture {turned}, mask {mask_turned} "
+        f"in {os.path.basename(_image(records[index]))}); the size does not tell which is right"
+    )
+    fix = "look at one with its mask laid over; if the mask fits the pixels as stored: exiftool -Orientation= FILES"
+    return [
+        Problem("warning", "EXIF orientation", text, tuple(_image(records[index]) for index, _, _ in doubtful), fix)
+    ]
+
+
+def _files(totals: Totals, records: Sequence[Record]) -> list[Problem]:
+    problems = []
+    if totals.disguised:
+        found = sorted(totals.disguised)
+        _, file, kind = found[0]
+        text = f"{_count(len(found), 'file is', 'files are')} of another kind than named: "
+        text += f"{os.path.basename(file)} is {kind}"
+        fix = "rename by content; it is read all the same, other tools may stumble"
+        problems.append(Problem("warning", "disguised file", text, tuple(file for _, file, _ in found), fix))
+    if totals.said:
+        found_said = sorted(totals.said)
+        _, said = found_said[0]
+        text = f"the decoder complains of {_count(len(found_said), 'file')}: {said.splitlines()[0][:160]}"
+        fix = "look at the pictures; copy them again from their source where they are damaged"
+        problems.append(Problem("warning", "damaged file", text, tuple(_image(records[i]) for i, _ in found_said), fix))
+    return problems
+
+
+def _names(records: Sequence[Record]) -> list[Problem]:
+    """Names that collide where letter case or endings do not count, and names that break other tools."""
+    stems: dict[tuple[str, str], list[str]] = {}
+    odd = []
+    for record in records:
+        if record.image_path is None:
+            continue
+        path = record.image_path
+        stems.setdefault((str(path.parent), path.stem.casefold()), []).append(str(path))
+        name = path.name
+        raw = os.fsencode(name)
+        if len(raw) > LONG_NAME or name != name.strip() or any(ord(letter) < 32 for letter in name) or not _utf8(raw):
+            odd.append(str(path))
+    colliding = sorted({file for files in stems.values() if len(set(files)) > 1 for file in files})
+    problems = []
+    if colliding:
+        text = f"{len(colliding)} pictures share a name but for letter case or ending: {_listed(_bases(colliding), 4)}"
+        problems.append(Problem("warning", "colliding names", text, tuple(colliding), FIXES["colliding names"]))
+    if odd:
+        text = f"{_count(len(odd), 'file name')} too long, not UTF-8, or with control characters or spaces at an end"
+        fix = "rename; they are read here, but archives and other systems lose such files"
+        problems.append(Problem("note", "odd names", text, tuple(odd), fix))
+    return problems
+
+
+def _bases(files: Sequence[str]) -> list[str]:
+    return [os.path.basename(file) for file in files]
+
+
+def _utf8(raw: bytes) -> bool:
+    try:
+        raw.decode("utf-8")
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _coding(dataset: Dataset, totals: Totals, records: Sequence[Record]) -> list[Problem]:
+    """How the masks hold their classes."""
+    problems = []
+    lossy = sorted(totals.lossy_masks)
+    if lossy:
+        text = (
+            f"{_count(len(lossy), 'mask is', 'masks are')} JPEG, which blurs the borders of classes into other values"
+        )
+        fix = "export the masks again as PNG; converting these keeps the damage"
+        severity = "warning" if len(dataset.label_space) <= 2 else "error"
+        files = tuple(_mask(records[index]) for index in lossy)
+        problems.append(Problem("warning" if severity == "warning" else "error", "JPEG masks", text, files, fix))
+    if dict(dataset.label_space.mapping) == {0: 0, 255: 1}:
+        text = "the masks hold 0 and 255: read as background and foreground, nothing is ignored"
+        fix = "if 255 means 'ignore' here, say so in classes.txt ('255 void')"
+        problems.append(Problem("note", "0/255 masks", text, (), fix))
+    groups: dict[str, list[int]] = {}
+    for kind, number in totals.mask_kinds.items():
+        mode = kind.mode.split(";")[0]
+        how = {"P": "palette", "RGB": "RGB", "RGBA": "RGB", "L": "grey", "I": "16-bit", "1": "grey"}.get(mode, mode)
+        groups.setdefault(how, []).append(number)
+    if len(groups) > 1:
+        text = "masks are stored in different ways: " + ", ".join(
+            f"{sum(n)} {how}" for how, n in sorted(groups.items())
+        )
+        example = _examples(totals, records, "mask")
+        fix = f"segwright convert {dataset.root} --to folder --out NEW writes them all alike"
+        problems.append(Problem("warning", "mixed mask codings", text, example, fix))
+    elif "RGB" in groups and getattr(dataset.reader, "colour_table", None) is None and totals.mask_kinds:
+        text = "the masks are grey saved as RGB: three times the size, read as indices"
+        problems.append(
+            Problem("note", "grey saved as RGB", text, (), f"segwright convert {dataset.root} --to folder --out NEW")
+        )
+    return problems
+
+
+def _examples(totals: Totals, records: Sequence[Record], role: str) -> tuple[str, ...]:
+    """One file of each way of storing."""
+    take = _mask if role == "mask" else _image
+    found = [(index, kind) for (of, kind), index in totals.kind_example.items() if of == role]
+    return tuple(take(records[index]) for index, _ in sorted(found, key=lambda entry: entry[0]))
+
+
+def _pictures(totals: Totals, records: Sequence[Record]) -> list[Problem]:
+    problems = []
+
+    def some(severity: str, kind: str, text: str, indices: Sequence[int], fix: str | None) -> None:
+        files = tuple(_image(records[index]) for index in sorted(indices))
+        problems.append(Problem("warning" if severity == "warning" else "note", kind, text, files, fix))
+
+    if totals.blank:
+        text = f"{_count(len(totals.blank), 'picture is', 'pictures are')} blank: one colour all over"
+        some("warning", "blank images", text, totals.blank, "look at them; move them away where they show nothing")
+    if totals.tiny:
+        text = f"{_count(len(totals.tiny), 'picture is', 'pictures are')} smaller than 32 pixels a side"
+        some("warning", "tiny images", text, totals.tiny, "are these thumbnails? take the originals")
+    if totals.grey_rgb:
+        mixed = totals.colour > 0
+        text = f"{_count(len(totals.grey_rgb), 'picture is', 'pictures are')} grey saved as RGB"
+        text += f", {totals.colour} are in colour" if mixed else ""
+        some("warning" if mixed else "note", "grey saved as RGB", text, totals.grey_rgb if mixed else (), None)
+    if totals.all_ignored:
+        files = tuple(_mask(records[index]) for index in sorted(totals.all_ignored))
+        text = f"{_count(len(files), 'mask is', 'masks are')} ignored all over: nothing to learn or to score"
+        fix = "annotate them, or move the pairs away"
+        problems.append(Problem("warning", "all ignored", text, files, fix))
+    kinds = {(kind.mode, kind.bits): number for kind, number in totals.image_kinds.items()}
+    special = {key: number for key, number in kinds.items() if key[0] not in ("RGB", "L") or key[1] > 8}
+    if special:
+        text = "pictures are stored as " + ", ".join(
+            f"{mode} {bits} bit ({number})" for (mode, bits), number in sorted(kinds.items())
+        )
+        text += "; alpha is dropped, CMYK and palettes become RGB, more than 8 bits are scaled to 8"
+        problems.append(Problem("note", "kinds of pictures", text, _examples(totals, records, "image"), None))
+    if len(totals.channels) > 1:
+        text = "pictures differ in channels: " + ", ".join(f"{n} with {c}" for c, n in sorted(totals.channels.items()))
+        problems.append(Problem("warning", "mixed channels", text, (), "bring them to one number of channels"))
+    return problems
+
+
+def _classes(overall: Fingerprint, prints: Mapping[str, Fingerprint]) -> list[Problem]:
+    if not overall.labelled:
+        return []
+    problems = []
+    never = [name for name, images in zip(overall.class_names, overall.class_images, strict=True) if not images]
+    if never:
+        text = f"{_count(len(never), 'class never occurs', 'classes never occur')}: {_listed(never)}"
+        fix = "drop it from the class list, or add pictures that show it"
+        problems.append(Problem("warning", "class without pixels", text, (), fix))
+    labelled = {name: one for name, one in prints.items() if one.labelled}
+    if len(labelled) < 2:
+        return problems
+    for index, name in enumerate(overall.class_names):
+        where = [split for split, one in labelled.items() if one.class_images[index]]
+        lacking = [split for split in labelled if split not in where]
+        if where and lacking and ("train" in lacking or len(where) == 1):
+            consequence = "it cannot be learnt" if "train" in lacking else "it is never scored there"
+            text = f"class {name} occurs in {_listed(where)} but not in {_listed(lacking)}: {consequence}"
+            fix = "deal the pictures out anew, stratified by class: segwright convert DATA --to folder --split 80,20"
+            problems.append(Problem("warning", "class in one split only", text, (), fix))
+    return problems
+
+
+def _shift(prints: Mapping[str, Fingerprint]) -> list[Problem]:
+    """Class shares that differ between train and another split."""
+    train = prints.get("train")
+    if train is None or train.labelled < SHIFT_IMAGES:
+        return []
+    problems = []
+    for name, other in prints.items():
+        if name == "train" or other.labelled < SHIFT_IMAGES:
+            continue
+        here, there = np.array(train.class_shares), np.array(other.class_shares)
+        distance = float(np.abs(here - there).sum()) / 2
+        if distance > SHIFT:
+            most = np.argsort(-np.abs(here - there))[:3].tolist()
+            moved = ", ".join(f"{train.class_names[i]} {100 * here[i]:.1f} → {100 * there[i]:.1f} %" for i in most)
+            text = (
+                f"train and {name} hold different things: {100 * distance:.0f} % of the labels would have to move "
+                f"({moved})"
+            )
+            fix = f"scores on {name} say little of pictures like train's; deal them out anew if that was not meant"
+            problems.append(Problem("warning", "label shift", text, (), fix))
+    return problems
+
+
+def _shared(records: Sequence[Record], member: Sequence[Sequence[str]]) -> list[Problem]:
+    """The same file in several splits; lists that join others by name (trainval, all) may."""
+    shared: dict[tuple[str, ...], list[str]] = {}
+    for record, names in zip(records, member, strict=True):
+        apart = [name for name in names if not _joins(name)]
+        if len(apart) > 1:
+            shared.setdefault(tuple(sorted(apart)), []).append(_image(record))
+    return [
+        Problem(
+            "error",
+            "shared between splits",
+            f"{_count(len(files), 'picture is', 'pictures are')} in {' and '.join(names)}: scores there are worthless",
+            tuple(files),
+            "take them out of one of the lists",
+        )
+        for names, files in shared.items()
+    ]
+
+
+def _joins(name: str) -> bool:
+    return name in ("trainval", "trainaug", "all", "train_aug", "trainvaltest")
+
+
+def _duplicates(pairs: Sequence[Pair], records: Sequence[Record], member: Sequence[Sequence[str]]) -> list[Problem]:
+    across_exact, across_near, within = [], [], []
+    for pair in pairs:
+        a, b = ({name for name in member[i] if not _joins(name)} for i in (pair.first, pair.second))
+        if a and b and not a & b:
+            (across_exact if pair.exact else across_near).append(pair)
+        elif pair.exact:
+            within.append(pair)
+    problems = []
+    if across_exact:
+        text = f"{_count(len(across_exact), 'picture occurs', 'pictures occur')} in two splits: "
+        text += _shown(across_exact, records, member)
+        fix = "remove the copies outside train: scores on pictures that were trained on are worthless"
+        problems.append(Problem("error", "shared between splits", text, _both(across_exact, records), fix))
+    if across_near:
+        text = (
+            f"{_count(len(across_near), 'pair', 'pairs')} of pictures in different splits look nearly the same "
+            f"(frames of one scene, or copies): {_shown(across_near, records, member)}"
+        )
+        fix = "keep a scene on one side; otherwise scores flatter the model"
+        problems.append(Problem("warning", "near-duplicates between splits", text, _both(across_near, records), fix))
+    if within:
+        text = f"{_count(len(within), 'pair')} of pictures within a split are the same: "
+        text += _shown(within, records, member)
+        problems.append(Problem("note", "duplicates", text, _both(within, records), "remove one of each pair"))
+    return problems
+
+
+def _both(pairs: Sequence[Pair], records: Sequence[Record]) -> tuple[str, ...]:
+    """The files pair by pair: 0 and 1, 2 and 3, …"""
+    return tuple(_image(records[i]) for pair in pairs for i in (pair.first, pair.second))
+
+
+def _shown(pairs: Sequence[Pair], records: Sequence[Record], member: Sequence[Sequence[str]]) -> str:
+    def named(index: int) -> str:
+        return f"{records[index].id} ({'+'.join(member[index])})"
+
+    best = sorted(pairs, key=lambda pair: -pair.correlation)[:3]
+    shown = [f"{named(pair.first)} = {named(pair.second)}" for pair in best]
+    return "; ".join(shown) + ("; …" if len(pairs) > 3 else "")
+
+
+def _suspicious(suspects: Sequence[Suspect], records: Sequence[Record], names: Sequence[str]) -> list[Problem]:
+    if not suspects:
+        return []
+    shown = [
+        f"{Path(_mask(records[one.record])).name}: a {names[one.label]} that looks like {names[one.looks_like]}"
+        for one in suspects[:3]
+    ]
+    text = f"{_count(len(suspects), 'mask')} to look at, the most doubtful first: " + "; ".join(shown)
+    fix = "segwright check DATA --html check.html shows them; correct the masks that are wrong"
+    return [Problem("note", "suspicious masks", text, tuple(_mask(records[one.record]) for one in suspects), fix)]

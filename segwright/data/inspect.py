@@ -1,0 +1,150 @@
+"""The data check: what is wrong with a data set, said before it costs a week, and the fingerprint that plans training.
+
+Every picture and mask is read once, in child processes that may die of a file (:mod:`segwright.images.isolated`), and
+comes back as some hundred numbers (:mod:`segwright.data.examine`). Those are added up as they come, so that memory
+does not grow with the pictures but for about a kilobyte each, and judged at the end (:mod:`segwright.data.findings`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from segwright.console import progress
+from segwright.data.dataset import open_dataset
+from segwright.data.examine import Examination, Trouble, examiner
+from segwright.data.findings import judge
+from segwright.data.fingerprint import Fingerprint, Tally
+from segwright.data.records import Dataset, Problem, Record, Split
+from segwright.data.suspects import Suspect
+from segwright.data.totals import Totals
+from segwright.errors import SegwrightError
+from segwright.images.isolated import Children, processors
+
+SEVERITIES = ("error", "warning", "note")
+
+
+@dataclass(frozen=True)
+class CheckResult:
+    """What the check found."""
+
+    root: Path
+    format: str
+    images: int
+    splits: dict[str, int]  # name → pictures, as the files give them; {"all": …} where they give none
+    fingerprint: Fingerprint | None  # of the whole; None where the data set could not be opened
+    by_split: dict[str, Fingerprint]
+    problems: tuple[Problem, ...]  # errors first
+    notes: tuple[str, ...] = ()  # what was concluded while opening
+    suspects: tuple[Suspect, ...] = ()
+    dataset: Dataset | None = field(default=None, repr=False)
+    records: tuple[Record, ...] = field(default=(), repr=False)  # that suspects point into
+
+    @property
+    def errors(self) -> tuple[Problem, ...]:
+        return tuple(problem for problem in self.problems if problem.severity == "error")
+
+    @property
+    def exit_code(self) -> int:
+        """1 where there are errors, else 0."""
+        return 1 if self.errors else 0
+
+    def to_json(self) -> dict[str, Any]:
+        """As ``check --json`` writes it."""
+        found = self.fingerprint
+        classes = [] if found is None else zip(found.class_names, found.class_pixels, found.class_images, strict=True)
+        return {
+            "format": self.format,
+            "images": self.images,
+            "splits": self.splits,
+            "classes": [
+                {"id": index, "name": name, "pixels": pixels, "images": images}
+                for index, (name, pixels, images) in enumerate(classes)
+            ],
+            "problems": [problem.to_json() for problem in self.problems],
+            "notes": list(self.notes),
+            "fingerprint": None if found is None else found.to_json(),
+            "fingerprints": {name: one.to_json() for name, one in self.by_split.items()},
+        }
+
+
+def inspect_path(path: str | Path, format: str | None = None, *, workers: int | None = None) -> CheckResult:
+    """Open and check. A data set that cannot be opened is a result with that one error, not an exception."""
+    try:
+        dataset = open_dataset(path, format)
+    except SegwrightError as error:
+        text = error.message if not error.found else f"{error.message}: {error.found}"
+        files = (error.where or str(path),)
+        problem = Problem("error", "cannot be opened", text, files, error.fix)
+        return CheckResult(Path(path), "unknown", 0, {}, None, {}, (problem,))
+    return inspect_dataset(dataset, workers=workers)
+
+
+def inspect_dataset(dataset: Dataset, *, workers: int | None = None) -> CheckResult:
+    """Read everything once and judge it. ``workers`` child processes; the cores that there are if None."""
+    splits = given_splits(dataset)
+    records, member = _records(splits)
+    totals = Totals(dataset.label_space.names, len(records))
+    tallies = {name: Tally(dataset.label_space.names, images=len(split)) for name, split in splits.items()}
+    whole = Tally(dataset.label_space.names, images=len(records))
+    count = max(1, min(workers or processors(), -(-len(records) // 4)))
+    place = {record.id: index for index, record in enumerate(records)}
+    with (
+        progress("checking", len(records)) as advance,
+        Children[Record, Examination](examiner, dataset.reader, count=count) as children,
+    ):
+        for outcome in children.map(records):
+            index = place[outcome.item.id]
+            found = outcome.result or _lost(outcome.item, outcome.died, outcome.error)
+            found.said = outcome.said
+            totals.add(index, records[index], found)
+            whole.add(found)
+            for name in member[index]:
+                tallies[name].add(found)
+            advance(1)
+    prints = {name: tally.fingerprint() for name, tally in tallies.items()}
+    overall = whole.fingerprint()
+    problems, suspects = judge(dataset, records, member, totals, overall, prints)
+    return CheckResult(
+        root=dataset.root,
+        format=dataset.format,
+        images=len(records),
+        splits={name: len(split) for name, split in splits.items()},
+        fingerprint=overall,
+        by_split=prints,
+        problems=tuple(sorted(problems, key=lambda problem: SEVERITIES.index(problem.severity))),
+        notes=tuple(dataset.notes),
+        suspects=tuple(suspects),
+        dataset=dataset,
+        records=tuple(records),
+    )
+
+
+def given_splits(dataset: Dataset) -> dict[str, Split]:
+    """The splits that the files name. Made ones are left out: they are right by construction, and cost a reading."""
+    if not dataset.given:
+        return {"all": dataset.all}
+    return {name: Split(name, records, dataset.reader) for name, records in dataset.given.items()}
+
+
+def _records(splits: dict[str, Split]) -> tuple[list[Record], list[list[str]]]:
+    """Every record once, and the splits that it is in (trainval repeats train)."""
+    records: dict[str, Record] = {}
+    member: dict[str, list[str]] = {}
+    for name, split in splits.items():
+        for record in split.records:
+            records.setdefault(record.id, record)
+            member.setdefault(record.id, []).append(name)
+    return list(records.values()), list(member.values())
+
+
+def _lost(record: Record, died: str | None, error: Exception | None) -> Examination:
+    """The examination of a file that took its child along, or raised what nobody expected."""
+    file = str(record.image_path or record.id)
+    if died is not None:
+        fix = "move it away, and do not open it with other tools"
+        trouble = Trouble("kills the decoder", f"the process that read it ended ({died})", file, fix)
+    else:
+        trouble = Trouble("unreadable file", f"{type(error).__name__}: {error}", file)
+    return Examination(record.id, troubles=[trouble])
