@@ -37,12 +37,8 @@ class GridAlignedModel(PixelScaledModel):
     def pad(self, x: Tensor) -> Tensor:
         height, width = x.shape[-2:]
         bottom, right = -(height - 1) % self.size_divisor, -(width - 1) % self.size_divisor
-        if not isinstance(bottom, int) or not isinstance(right, int):
-            # A graph traced with free sizes: F.pad would tie it to 'some padding' or 'none', gathering does not.
-            rows = torch.arange(height + bottom, device=x.device).clamp(max=height - 1)
-            columns = torch.arange(width + right, device=x.device).clamp(max=width - 1)
-            return x.index_select(2, rows).index_select(3, columns)
-        if bottom == 0 and right == 0:
+        # as in the base class: the free sizes of a traced graph are not asked whether they are 0
+        if isinstance(bottom, int) and isinstance(right, int) and bottom == 0 and right == 0:
             return x
         return nn.functional.pad(x, (0, right, 0, bottom), mode="replicate")
 

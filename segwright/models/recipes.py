@@ -1,0 +1,69 @@
+"""How the classical networks learn: what their authors did, and what works from scratch.
+
+Pure data, for benchmarks and planners. ``PUBLISHED`` repeats the released solver files (the source is named);
+``FROM_SCRATCH`` is ours: found on small budgets, for a mean cross-entropy over the pixels and the default pixel
+convention. The published rates of the FCNs belong to a **summed** loss over ``pixels="caffe"`` and mean nothing for a
+mean loss.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One way to train one network."""
+
+    optimizer: str  # "sgd", "adamw", "rmsprop"
+    learning_rate: float
+    weight_decay: float
+    momentum: float = 0.9
+    batch: int = 4
+    clip_gradient: float | None = None  # global norm
+    arguments: Mapping[str, Any] = field(default_factory=dict)  # of the network's constructor
+    starts_from: str | None = None  # weights or the coarser network; None: random
+    source: str = "ours"
+    note: str = ""
+
+
+_FCN_SOURCE = "shelhamer/fcn.berkeleyvision.org, solver.prototxt and solve.py"
+_FCN_NOTE = "loss summed over pixels; bias rate doubled, bias not decayed"
+_CAFFE = {"pixels": "caffe"}
+_SEGNET = "alexgkendall/SegNet-Tutorial, solver prototxt"
+
+PUBLISHED: dict[str, Recipe] = {
+    "fcn32s": Recipe("sgd", 1e-10, 5e-4, 0.99, 1, None, _CAFFE, "vgg16", _FCN_SOURCE, _FCN_NOTE),
+    "fcn16s": Recipe("sgd", 1e-12, 5e-4, 0.99, 1, None, _CAFFE, "fcn32s", _FCN_SOURCE, _FCN_NOTE),
+    "fcn8s": Recipe("sgd", 1e-14, 5e-4, 0.99, 1, None, _CAFFE, "fcn16s", _FCN_SOURCE, _FCN_NOTE),
+    "segnet": Recipe("sgd", 1e-3, 5e-4, 0.9, 4, None, {"pixels": "raw"}, "vgg16", _SEGNET, "40,000 iterations"),
+    "segnet_basic": Recipe("sgd", 1e-3, 5e-4, 0.9, 4, None, {}, None, _SEGNET, "rate as SegNet's"),
+    "deeplabv2": Recipe(
+        "sgd", 2.5e-4, 5e-4, 0.9, 10, None, {"freeze_norm": True}, "resnet101", "DeepLab v2",
+        "poly 0.9; new layers' rate x10; losses of all scales and of their maximum are added; batch and decay from memory",
+    ),
+    "fc_densenet103": Recipe(
+        "rmsprop", 1e-3, 1e-4, 0.9, 5, None, {}, None, "SimJeg/FC-DenseNet, config/FC-DenseNet103.py",
+        "rate x0.995 an epoch, 224x224 crops, then fine-tuned on whole pictures",
+    ),
+}  # fmt: skip
+
+# Without BN the first steps of a He-initialised VGG can be large: a small rate and a clipped gradient keep them alive.
+_PLAIN_VGG = Recipe("adamw", 1e-4, 1e-4, clip_gradient=1.0, note="no BN: warm up over the first steps")
+FROM_SCRATCH: dict[str, Recipe] = {
+    "fcn32s": _PLAIN_VGG,
+    "fcn16s": _PLAIN_VGG,
+    "fcn8s": _PLAIN_VGG,
+    "unet2015": Recipe("adamw", 2e-4, 1e-4, clip_gradient=1.0, note="padding='same', norm='batch' takes 1e-3"),
+    "segnet": Recipe("adamw", 1e-3, 1e-4),
+    "segnet_basic": Recipe("adamw", 1e-3, 1e-4),
+    "deeplabv1": _PLAIN_VGG,
+    "deeplabv2_vgg": _PLAIN_VGG,
+    "parsenet": _PLAIN_VGG,
+    "deeplabv2": Recipe("adamw", 5e-4, 1e-4, arguments={"freeze_norm": False}, note="BN trains"),
+    "fc_densenet56": Recipe("adamw", 1e-3, 1e-4),
+    "fc_densenet67": Recipe("adamw", 1e-3, 1e-4),
+    "fc_densenet103": Recipe("adamw", 1e-3, 1e-4),
+}
