@@ -177,7 +177,7 @@ def _column(header: Sequence[str], *names: str) -> int | None:
 
 def _from_lines(text: str) -> list[ClassEntry]:
     lines = [line.strip() for line in text.splitlines()]
-    lines = [line for line in lines if line and not line.startswith(("#", "//"))]
+    lines = [line for line in lines if line and line != "#" and not line.startswith(("# ", "//"))]
     parsed = [_from_line(line) for line in lines]
     numbered = all(number is not None for number, _, _ in parsed)
     if numbered:

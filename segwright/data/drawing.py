@@ -50,22 +50,24 @@ def annotated_space(
 ) -> tuple[LabelSpace, dict[str, int], int]:
     """(label space, name → class index, index of what no annotation covers) for names in their order.
 
-    A background among the names is what nothing covers and keeps its place; otherwise one is put before them. Names
-    that mean "ignored" become 255.
+    A background among the names is what nothing covers and keeps its place; where there is none, but ``__ignore__``,
+    what nothing covers is ignored; else a background is put before them. Names that mean "ignored" become 255.
     """
     from segwright.data.classes import IGNORED_NAMES
 
     unique = list(dict.fromkeys(names))
     kept = [name for name in unique if name.strip().lower() not in IGNORED_NAMES]
     background = next((name for name in kept if name.strip().lower() in BACKGROUND_NAMES), None)
-    classes = kept if background is not None else ["background", *kept]
+    added = background is None and "__ignore__" not in unique
+    classes = ["background", *kept] if added else kept
+    if not classes:
+        raise DataError("the annotations name no class", found=", ".join(unique) or "no label")
     index = {name: i for i, name in enumerate(classes)}
     index |= {name: IGNORE_INDEX for name in unique if name not in index}
-    given = dict(zip(names, colours, strict=False))
-    chosen = [(0, 0, 0) if name == (background or "background") else given.get(name) for name in classes]
-    known = [colour for colour in chosen if colour is not None]
-    space = LabelSpace(tuple(classes), tuple(known) if len(known) == len(chosen) else ())
-    return space, index, index[background or "background"]
+    given = {**dict(zip(names, colours, strict=False)), **({"background": (0, 0, 0)} if added else {})}
+    known = [colour for colour in (given.get(name) for name in classes) if colour is not None]
+    space = LabelSpace(tuple(classes), tuple(known) if len(known) == len(classes) else ())
+    return space, index, index["background"] if added else index.get(background or "", IGNORE_INDEX)
 
 
 class DrawnReader(FileReader):
@@ -83,6 +85,11 @@ class DrawnReader(FileReader):
         if record.image_path is None:
             raise DataError("the record has no picture", found=record.id)
         return read_header(record.image_path, self.limits).size
+
+
+def fill_name(space: LabelSpace, background: int) -> str:
+    """What nothing covers, for notes."""
+    return "ignored" if background == IGNORE_INDEX else space.names[background]
 
 
 def describe_source(path: Path | None, name: str) -> str:

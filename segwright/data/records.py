@@ -238,7 +238,7 @@ class Dataset:
         return self._with_reader(label_space=label_space)
 
     def with_value_range(self, value_range: ValueRange) -> Dataset:
-        """The same data with another range for pictures that are not 8 bit, such as the one a model was trained with."""
+        """The same data with another range for pictures that are not 8 bit, such as the one a model saved."""
         if self.value_range is None:
             raise UsageError("the pictures are 8 bit already", where=self.root)
         return self._with_reader(value_range=value_range)

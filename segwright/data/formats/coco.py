@@ -246,7 +246,7 @@ def _classes(data: Sequence[dict[str, Any]], path: Path) -> _Classes:
         del categories[0]  # Roboflow's head of the tree, no class
     official = stuff_ids()
     stuff = any(official.get(i) == c.get("name") or c.get("isthing") == 0 for i, c in categories.items())
-    if stuff and OTHER in categories and any(i <= 90 for i in categories):
+    if stuff and categories.get(OTHER, {}).get("name") == "other" and any(i <= 90 for i in categories):
         del categories[OTHER]  # "other" stands for the things, which are here themselves
     ids = sorted(categories)
     names = _unique([str(categories[i].get("name", i)) for i in ids], ids)

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from segwright.data.drawing import DrawnReader, Region, annotated_space, describe_source, paint
+from segwright.data.drawing import DrawnReader, Region, annotated_space, describe_source, fill_name, paint
 from segwright.data.formats.base import SPLIT_NAMES, Format, in_order, pairing_problems, unique_ids
 from segwright.data.formats.tree import Tree, is_picture, peek
 from segwright.data.polygons import as_points, fill_box
@@ -200,7 +200,9 @@ def open_cvat(tree: Tree) -> Dataset:
         for name in listing.files
         if is_picture(name) and Path(listing.path, name) not in used
     ]
-    notes = [f"{len(space)} classes; what no shape covers is {space.names[background]}; shapes lie by their z order"]
+    notes = [
+        f"{len(space)} classes; what no shape covers is {fill_name(space, background)}; shapes lie by their z order"
+    ]
     if parsed.skipped:
         notes.append(f"{parsed.skipped} lines, points and cuboids cover no area and are passed over")
     problems = pairing_problems(lone, [])

@@ -20,7 +20,7 @@ from urllib.parse import unquote, urlparse
 import numpy as np
 
 from segwright.data.classes import read_class_list
-from segwright.data.drawing import DrawnReader, Region, annotated_space, describe_source, paint
+from segwright.data.drawing import DrawnReader, Region, annotated_space, describe_source, fill_name, paint
 from segwright.data.formats.base import Format, pairing_problems, unique_ids
 from segwright.data.formats.pairing import find_class_list
 from segwright.data.formats.tree import Tree, is_picture, peek
@@ -202,7 +202,9 @@ def open_label_studio(tree: Tree) -> Dataset:
         format="label_studio",
         reader=LabelStudioReader(space, index=index, background=background),
         records=records,
-        notes=[f"{len(space)} classes; what no region covers is {space.names[background]}; later regions lie on top"],
+        notes=[
+            f"{len(space)} classes; what no region covers is {fill_name(space, background)}; later regions lie on top"
+        ],
         problems=problems,
         unpaired_images=tuple(lone),
         unpaired_masks=tuple(Path(name) for name in missing),

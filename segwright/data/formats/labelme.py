@@ -20,7 +20,7 @@ import numpy as np
 
 from segwright.console import track
 from segwright.data.classes import read_class_list
-from segwright.data.drawing import DrawnReader, Region, annotated_space, paint
+from segwright.data.drawing import DrawnReader, Region, annotated_space, fill_name, paint
 from segwright.data.formats.base import Format, in_order, pairing_problems, unique_ids
 from segwright.data.formats.pairing import describe_folder, find_class_list
 from segwright.data.formats.tree import Folder, Tree, is_picture, peek, stem
@@ -29,8 +29,9 @@ from segwright.data.records import Dataset, Record
 from segwright.data.rle import check_size
 from segwright.errors import FormatError, LabelError
 from segwright.images import UInt8Array, decode_image, decode_mask
+from segwright.types import Colour
 
-CLASS_FILES = ("labels.txt", "classes.txt", "class_names.txt", "classes.json", "classes.csv")
+CLASS_FILES = ("classes.csv", "classes.json", "labels.txt", "classes.txt", "class_names.txt")
 MAX_BYTES = 500_000_000
 
 
@@ -158,9 +159,9 @@ def open_labelme(tree: Tree) -> Dataset:
         split = describe_folder(relative)[1]
         if split is not None:
             given.setdefault(split, []).append(record)
-    names, notes = _names(tree, folders, [path for _, path in jsons])
-    space, index, background = annotated_space(names)
-    notes.append(f"what no shape covers is {space.names[background]}; later shapes lie over earlier ones")
+    labels, notes = _labels(tree, folders, [path for _, path in jsons])
+    space, index, background = annotated_space(list(labels), list(labels.values()))
+    notes.append(f"what no shape covers is {fill_name(space, background)}; later shapes lie over earlier ones")
     return Dataset(
         root=tree.root,
         format="labelme",
@@ -181,14 +182,17 @@ def _named_picture(tree: Tree, path: Path, relative: str) -> Path | None:
     return tree.locate(name, relative) if name and is_picture(name) else None
 
 
-def _names(tree: Tree, folders: list[tuple[str, Folder]], jsons: list[Path]) -> tuple[list[str], list[str]]:
-    """(labels in order, notes): from a class list, else from all the JSONs."""
+Labels = dict[str, Colour | None]
+
+
+def _labels(tree: Tree, folders: list[tuple[str, Folder]], jsons: list[Path]) -> tuple[Labels, list[str]]:
+    """(labels in order with their colours, notes): from a class list, else from all the JSONs."""
     places = [tree.folder("")] + [tree.folder(os.path.dirname(relative)) for relative, _ in folders]
     path = find_class_list([*places, *(listing for _, listing in folders)], CLASS_FILES)
     if path is not None:
         classes = read_class_list(path)
-        return [entry.name for entry in classes.entries], classes.notes()
-    labels: dict[str, None] = {}
+        return {entry.name: entry.colour for entry in classes.entries}, classes.notes()
+    labels: Labels = {}
     for json_path in track(jsons, "reading labels"):
         try:
             labels |= {str(shape["label"]): None for shape in load(json_path)["shapes"]}
@@ -196,7 +200,8 @@ def _names(tree: Tree, folders: list[tuple[str, Folder]], jsons: list[Path]) -> 
             continue  # the check reports it, and reading it raises
     if not labels:
         raise LabelError("no shape has a label", found=f"{len(jsons)} JSON files", where=tree.root)
-    return sorted(labels), [f"{len(labels)} labels found in the shapes, in alphabetical order; labels.txt would fix it"]
+    notes = [f"{len(labels)} labels found in the shapes, in alphabetical order; labels.txt would fix it"]
+    return dict.fromkeys(sorted(labels)), notes
 
 
 FORMAT = Format("labelme", "labelme", "x.json with shapes beside x.jpg", recognise, open_labelme)

@@ -135,13 +135,21 @@ def _read_part(tree: Tree, base: str) -> _Part:
             listing = tree.folder(prefix + name)
             part.masks |= {stem(file): Path(listing.path, file) for file in listing.files if is_picture(file)}
     lists = tree.folder(f"{prefix}ImageSets/Segmentation")
+    pictures = {stem(file) for file in part.images.files}
     for name in lists.files:
         if not name.endswith(".txt"):
             continue
         text = Path(lists.path, name).read_text(encoding="utf-8", errors="replace")
-        lines = [line.split() for line in text.splitlines()]
-        part.lists[stem(name)] = [os.path.splitext(os.path.basename(line[0]))[0] for line in lines if line]
+        lines = [line.strip() for line in text.splitlines()]
+        part.lists[stem(name)] = [_listed_name(line, pictures) for line in lines if line]
     return part
+
+
+def _listed_name(line: str, pictures: set[str]) -> str:
+    """The picture that a line means: the line itself, else its first column, as a name or as a path."""
+    if line in pictures:
+        return line
+    return os.path.splitext(os.path.basename(line.split()[0]))[0]
 
 
 def _coding(tree: Tree, parts: list[_Part], records: dict[str, Record]) -> Coding:

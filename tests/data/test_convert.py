@@ -1,0 +1,147 @@
+"""Any format into any other: every pixel, id, split and class stays as it was."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from segwright.data.convert import WRITERS, convert, safe_names
+from segwright.data.dataset import Dataset, open_dataset
+from segwright.errors import UsageError
+from segwright.images import write_image, write_mask
+
+CLASSES = "id,name,r,g,b\n0,grass & <hills>,0,160,0\n1,water,0,0,200\n2,Ürban,90,90,90\n255,ignore,0,0,0\n"
+
+
+def make_source(root: Path, *, background: bool, splits: bool) -> Dataset:
+    """Eight pictures with blobs, holes, ignored pixels, odd names; one without a mask in the test part."""
+    rng = np.random.default_rng(3)
+    text = CLASSES.replace("grass & <hills>", "background") if background else CLASSES
+    root.mkdir()
+    (root / "classes.csv").write_text(text, encoding="utf-8")
+    for i, name in enumerate(["a", "b 2", "ü-3", "x_0004", "x_0005", "no mask", "k.7", "8"]):
+        split = ("train", "train", "train", "train", "val", "test", "val", "train")[i] if splits else ""
+        height, width = 17 + i, 23 - i
+        write_image(root / "images" / split / f"{name}.png", rng.integers(0, 256, (height, width, 3), dtype=np.uint8))
+        if name == "no mask":
+            continue
+        mask = np.kron(rng.integers(0, 3, (5, 5)), np.ones((6, 6), np.int64))[:height, :width].astype(np.uint8)
+        mask[4:9, 4:9] = 2
+        mask[5:7, 5:7] = 255
+        mask[0, 0] = 0
+        if name == "8":
+            mask[:] = 255  # everything ignored
+        write_mask(root / "masks" / split / f"{name}.png", mask)
+    return open_dataset(root)
+
+
+def contents(dataset: Dataset) -> dict[str, tuple[np.ndarray, np.ndarray | None]]:
+    return {s.id: (s.image, s.mask) for s in dataset}
+
+
+def check_same(before: Dataset, after: Dataset, *, unlabelled: str) -> None:
+    assert after.label_space.names == before.label_space.names
+    assert after.label_space.colours == before.label_space.colours
+    old, new = contents(before), contents(after)
+    names = dict(zip(old, safe_names(list(old)), strict=True))
+    if unlabelled == "left out":
+        names = {identity: name for identity, name in names.items() if old[identity][1] is not None}
+    assert set(new) == set(names.values())
+    for identity, name in names.items():
+        assert np.array_equal(old[identity][0], new[name][0]), identity
+        mask = old[identity][1]
+        if mask is None and unlabelled != "none":
+            background = "background" in after.label_space.names
+            fill = 0 if background and unlabelled == "background" else 255
+            mask = np.full(old[identity][0].shape[:2], fill, np.uint8)
+        if mask is None:
+            assert new[name][1] is None
+        else:
+            assert new[name][1] is not None and np.array_equal(mask, new[name][1]), identity
+    kept = {split: {names[r.id] for r in records if r.id in names} for split, records in before.given.items()}
+    assert {split: {r.id for r in records} for split, records in after.given.items()} == {
+        split: records for split, records in kept.items() if records
+    }
+
+
+# What a picture without a mask becomes: coco and cvat cannot say "not annotated", labelme has no JSON for it.
+UNLABELLED = {"coco": "ignored", "cvat": "background", "labelme": "left out"}
+
+
+@pytest.mark.parametrize("background", [False, True], ids=["", "background"])
+@pytest.mark.parametrize("to", list(WRITERS))
+def test_every_format_keeps_every_pixel(tmp_path: Path, to: str, background: bool) -> None:
+    if to == "hf":
+        pytest.importorskip("pyarrow")
+    source = make_source(tmp_path / "source", background=background, splits=True)
+    out = convert(source, to, tmp_path / "out")
+    again = open_dataset(out)
+    assert again.format == to
+    check_same(source, again, unlabelled=UNLABELLED.get(to, "none"))
+
+
+@pytest.mark.parametrize("to", list(WRITERS))
+@pytest.mark.parametrize("start", list(WRITERS))
+def test_every_pair_of_formats(tmp_path: Path, start: str, to: str) -> None:
+    if "hf" in (start, to):
+        pytest.importorskip("pyarrow")
+    source = make_source(tmp_path / "source", background=True, splits=False)
+    first = open_dataset(convert(source, start, tmp_path / "first"))
+    second = open_dataset(convert(first, to, tmp_path / "second"))
+    assert second.format == to
+    check_same(first, second, unlabelled=UNLABELLED.get(to, "none"))
+
+
+def test_bytes_of_pictures_are_copied(tmp_path: Path) -> None:
+    source = make_source(tmp_path / "source", background=False, splits=False)
+    convert(source, "voc", tmp_path / "out")
+    assert (tmp_path / "out/JPEGImages/a.png").read_bytes() == (tmp_path / "source/images/a.png").read_bytes()
+
+
+def test_shards_are_reproducible(tmp_path: Path) -> None:
+    source = make_source(tmp_path / "source", background=False, splits=True)
+    one, two = convert(source, "webdataset", tmp_path / "one"), convert(source, "webdataset", tmp_path / "two")
+    assert sorted(p.name for p in one.iterdir()) == [
+        "classes.csv", "test-000000.tar", "train-000000.tar", "val-000000.tar",
+    ]  # fmt: skip
+    assert all(path.read_bytes() == (two / path.name).read_bytes() for path in one.iterdir())
+
+
+def test_a_failed_conversion_leaves_nothing(tmp_path: Path) -> None:
+    source = make_source(tmp_path / "source", background=False, splits=False)
+    path = next(record.mask_path for record in source.records if record.id == "x_0004")
+    assert path is not None
+    path.write_bytes(b"broken")
+    with pytest.raises(Exception, match="x_0004"):
+        convert(source, "coco", tmp_path / "out")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["source"]
+
+
+def test_wrong_targets_are_refused(tmp_path: Path) -> None:
+    source = make_source(tmp_path / "source", background=False, splits=False)
+    with pytest.raises(UsageError, match="voc"):
+        convert(source, "tfrecord", tmp_path / "out")
+    with pytest.raises(UsageError, match="not empty"):
+        convert(source, "voc", tmp_path / "source")
+
+
+def test_safe_names() -> None:
+    names = safe_names(["a/b", "a_b", "A_B", "x.tar.gz", "..", "n" * 400, "ü", "\x00"])
+    assert len({name.casefold() for name in names}) == len(names)
+    assert all(name and "/" not in name and "." not in name and len(name.encode()) < 200 for name in names)
+    assert names[0] == "a_b" and names[6] == "ü"
+
+
+def test_coco_is_what_pycocotools_reads(tmp_path: Path) -> None:
+    tools = pytest.importorskip("pycocotools.coco")
+    source = make_source(tmp_path / "source", background=False, splits=False)
+    out = convert(source, "coco", tmp_path / "out")
+    coco = tools.COCO(str(out / "annotations/instances_all.json"))
+    masks = {s.id: s.mask for s in source}
+    for image in coco.loadImgs(coco.getImgIds()):
+        mask = masks.get(Path(image["file_name"]).stem.replace("k_7", "k.7"))
+        for annotation in coco.loadAnns(coco.getAnnIds(imgIds=image["id"])):
+            assert np.array_equal(coco.annToMask(annotation), mask == annotation["category_id"] - 1)
+            assert annotation["area"] == int((mask == annotation["category_id"] - 1).sum())
