@@ -104,11 +104,20 @@ def scores(matrix: npt.ArrayLike) -> Scores:
     )
 
 
-def iou_per_class(matrices: npt.ArrayLike) -> Float64Array:
-    """IoU of K×K matrices, any leading dimensions: (…, K, K) → (…, K), NaN where a class is absent from both sides."""
+def class_counts(matrices: npt.ArrayLike) -> Int64Array:
+    """What IoU needs of K×K matrices, any leading dimensions: (…, K, K) → (…, 3, K) with hits, truth and prediction.
+
+    Per-image matrices of a large data set would not fit memory; these do.
+    """
     counts = np.asarray(matrices)
-    hit = np.diagonal(counts, axis1=-2, axis2=-1).astype(np.float64)
-    return _ratio(hit, counts.sum(axis=-1) + counts.sum(axis=-2) - hit)
+    hit = np.diagonal(counts, axis1=-2, axis2=-1)
+    return np.stack([hit, counts.sum(axis=-1), counts.sum(axis=-2)], axis=-2).astype(np.int64)
+
+
+def iou_per_class(counts: npt.NDArray[Any]) -> Float64Array:
+    """IoU from :func:`class_counts`: (…, 3, K) → (…, K), NaN where a class is absent from both sides."""
+    hit = counts[..., 0, :].astype(np.float64)
+    return _ratio(hit, counts[..., 1, :] + counts[..., 2, :] - hit)
 
 
 def nanmean(values: Float64Array) -> float:
@@ -126,53 +135,51 @@ def _ratio(over: npt.NDArray[Any], under: npt.NDArray[Any]) -> Float64Array:
 # What others print
 
 
-def _torchvision(matrices: npt.NDArray[Any]) -> float:
-    return float(iou_per_class(matrices.sum(axis=0)).mean())
+def _torchvision(counts: Int64Array) -> float:
+    return float(iou_per_class(counts.sum(axis=0)).mean())
 
 
-def _semseg(matrices: npt.NDArray[Any]) -> float:
-    return float(np.nan_to_num(iou_per_class(matrices.sum(axis=0))).mean())
+def _semseg(counts: Int64Array) -> float:
+    return float(np.nan_to_num(iou_per_class(counts.sum(axis=0))).mean())
 
 
-def _pooled(matrices: npt.NDArray[Any]) -> float:
-    return nanmean(iou_per_class(matrices.sum(axis=0)))
+def _pooled(counts: Int64Array) -> float:
+    return nanmean(iou_per_class(counts.sum(axis=0)))
 
 
-def _smp_macro_imagewise(matrices: npt.NDArray[Any]) -> float:
-    return float(np.nan_to_num(iou_per_class(matrices), nan=1.0).mean())
+def _smp(counts: Int64Array) -> float:
+    return float(np.nan_to_num(iou_per_class(counts), nan=1.0).mean())
 
 
-def _smp_micro_imagewise(matrices: npt.NDArray[Any]) -> float:
-    hit = np.trace(matrices, axis1=-2, axis2=-1).astype(np.float64)
-    union = 2 * matrices.sum(axis=(-2, -1)) - hit
+def _smp_micro_imagewise(counts: Int64Array) -> float:
+    hit = counts[:, 0].sum(axis=-1).astype(np.float64)
+    union = counts[:, 1].sum(axis=-1) + counts[:, 2].sum(axis=-1) - hit
     return float(np.nan_to_num(_ratio(hit, union), nan=1.0).mean())
 
 
-def _per_image(matrices: npt.NDArray[Any]) -> float:
-    return nanmean(np.array([nanmean(row) for row in iou_per_class(matrices)]))
+def _per_image(counts: Int64Array) -> float:
+    return nanmean(np.array([nanmean(row) for row in iou_per_class(counts)]))
 
 
-# name → (rule in words, function of the stacked per-image matrices (N, K, K))
-CONVENTIONS: dict[str, tuple[str, Callable[[npt.NDArray[Any]], float]]] = {
+# name → (rule in words, function of the images' class counts (N, 3, K))
+CONVENTIONS: dict[str, tuple[str, Callable[[Int64Array], float]]] = {
     "pooled": ("one matrix over all images; ignored ground truth dropped; absent classes skipped (ours)", _pooled),
     "mmseg": ("as pooled (FCN score.py, mmsegmentation)", _pooled),
     "cityscapes": ("as pooled; false positives on ignored ground truth are not counted (cityscapesScripts)", _pooled),
     "torchvision": ("one matrix; plain mean, so that an absent class makes it NaN", _torchvision),
     "semseg": ("one matrix; an absent class counts as 0 (semseg, SegNet's script)", _semseg),
-    "smp": ("mean over images and classes, an absent class counts as 1 (macro-imagewise)", _smp_macro_imagewise),
+    "smp": ("mean over images and classes, an absent class counts as 1 (macro-imagewise)", _smp),
     "smp-micro-imagewise": ("IoU of all classes together, per image, then mean", _smp_micro_imagewise),
     "per-image": ("mean over the images of each one's own mIoU, absent classes skipped", _per_image),
 }
 
 
-def miou_by_convention(matrices: npt.ArrayLike, convention: str = "pooled") -> float:
-    """The mean IoU that another code base would print, from per-image matrices (N, K, K); names in ``CONVENTIONS``."""
+def miou_by_convention(counts: Int64Array, convention: str = "pooled") -> float:
+    """The mean IoU that another code base would print, from the images' class counts (N, 3, K), see
+    :func:`class_counts`; the names are the keys of ``CONVENTIONS``."""
     if convention not in CONVENTIONS:
         raise UsageError("unknown metric convention", expected=", ".join(CONVENTIONS), found=convention)
-    stacked = np.asarray(matrices)
-    if stacked.ndim != 3 or len(stacked) == 0:
-        return float("nan")
-    return CONVENTIONS[convention][1](stacked)
+    return CONVENTIONS[convention][1](counts) if len(counts) else float("nan")
 
 
 # ---------------------------------------------------------------------------------------------------------------------

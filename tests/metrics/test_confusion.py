@@ -12,7 +12,14 @@ from hypothesis import strategies as st
 
 from segwright.errors import LabelError, UsageError
 from segwright.metrics import confusion
-from segwright.metrics.confusion import ConfusionMatrix, count_pairs, iou_per_class, miou_by_convention, scores
+from segwright.metrics.confusion import (
+    ConfusionMatrix,
+    class_counts,
+    count_pairs,
+    iou_per_class,
+    miou_by_convention,
+    scores,
+)
 
 
 def brute_force(prediction: Any, target: Any, classes: int) -> Any:
@@ -176,7 +183,7 @@ def test_conventions_of_others() -> None:
     # two images, three classes; class 2 occurs nowhere
     first = np.array([[8, 0, 0], [0, 0, 0], [0, 0, 0]])
     second = np.array([[2, 2, 0], [0, 4, 0], [0, 0, 0]])
-    matrices = np.stack([first, second])
+    matrices = class_counts(np.stack([first, second]))
     pooled0, pooled1 = 10 / 12, 4 / 6
     assert miou_by_convention(matrices) == pytest.approx((pooled0 + pooled1) / 2)
     assert np.isnan(miou_by_convention(matrices, "torchvision"))
@@ -197,7 +204,7 @@ def test_smp_conventions_are_smp_s_own() -> None:
     stats = smp.metrics.get_stats(
         torch.from_numpy(prediction).long(), torch.from_numpy(target).long(), mode="multiclass", num_classes=5
     )
-    matrices = np.stack([count_pairs(p, t, 5) for p, t in zip(prediction, target, strict=True)])
+    matrices = class_counts(np.stack([count_pairs(p, t, 5) for p, t in zip(prediction, target, strict=True)]))
     for ours, theirs in (("smp", "macro-imagewise"), ("smp-micro-imagewise", "micro-imagewise")):
         assert miou_by_convention(matrices, ours) == pytest.approx(
             float(smp.metrics.iou_score(*stats, reduction=theirs, zero_division=1.0))
@@ -206,7 +213,7 @@ def test_smp_conventions_are_smp_s_own() -> None:
 
 def test_iou_of_many_matrices_at_once() -> None:
     matrices = np.random.default_rng(6).integers(0, 50, (4, 5, 3, 3))
-    stacked = iou_per_class(matrices)
+    stacked = iou_per_class(class_counts(matrices))
     assert stacked.shape == (4, 5, 3)
     np.testing.assert_allclose(stacked[2, 3], scores(matrices[2, 3]).iou)
 

@@ -1,0 +1,157 @@
+"""Several models on the same pictures: a table, and for each the paired difference to the first with its interval."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from segwright import pages
+from segwright.errors import UsageError
+from segwright.evaluation.evaluate import Evaluation
+from segwright.files import without_nan
+from segwright.metrics.intervals import PairedDifference, paired_difference
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Evaluations by name, and each one's difference in mIoU to the first (the baseline)."""
+
+    evaluations: Mapping[str, Evaluation]
+    differences: Mapping[str, PairedDifference]  # without the baseline
+
+    @property
+    def baseline(self) -> str:
+        return next(iter(self.evaluations))
+
+    def to_json(self) -> dict[str, Any]:
+        tree = {
+            "baseline": self.baseline,
+            "models": [{"name": name, **found.to_json()} for name, found in self.evaluations.items()],
+            "differences": [
+                {
+                    "name": name,
+                    "miou_difference": d.difference,
+                    "ci95": [d.low, d.high],
+                    "share_above": d.share_above,
+                    "clear": d.clear,
+                }
+                for name, d in self.differences.items()
+            ],
+        }
+        return dict(without_nan(tree))
+
+
+def compare(evaluations: Mapping[str, Evaluation], *, seed: int = 0) -> Comparison:
+    """Pair evaluations of the same pictures, the first being the baseline.
+
+    UsageError for fewer than two, or where pictures or classes differ: then no difference could be blamed on the model.
+    """
+    if len(evaluations) < 2:
+        raise UsageError("a comparison needs two models", found=", ".join(evaluations) or "none")
+    names = list(evaluations)
+    first = evaluations[names[0]]
+    for name in names[1:]:
+        other = evaluations[name]
+        if other.ids != first.ids or other.label_space.names != first.label_space.names:
+            raise UsageError(
+                f"{names[0]} and {name} were not evaluated on the same pictures and classes",
+                expected=f"{first.images} pictures, {first.label_space.classes} classes",
+                found=f"{other.images} pictures, {other.label_space.classes} classes",
+                fix="evaluate both on one split",
+            )
+    differences = {name: paired_difference(first.counts, evaluations[name].counts, seed=seed) for name in names[1:]}
+    return Comparison(evaluations, differences)
+
+
+def render_comparison(comparison: Comparison, console: Console) -> None:
+    """The table and the verdicts on a terminal; plain lines when it is none."""
+    table = Table("model", title=None)
+    for header in ("mIoU", "95 %", "difference", "95 %", "pixel acc.", "Dice", "boundary IoU"):
+        table.add_column(header, justify="right")
+    for name, found in comparison.evaluations.items():
+        d = comparison.differences.get(name)
+        table.add_row(
+            name,
+            f"{100 * found.miou:.1f}",
+            interval_text(found.miou_ci95),
+            "baseline" if d is None else f"{100 * d.difference:+.2f}",
+            "" if d is None else interval_text((d.low, d.high), signed=True),
+            _per_cent(found.pixel_accuracy),
+            _per_cent(found.mean_dice),
+            _per_cent(found.boundary_iou),
+        )
+    console.print(table)
+    for name, d in comparison.differences.items():
+        console.print(f"{name}: {verdict(d, comparison.baseline)}", highlight=False, markup=False)
+
+
+def verdict(d: PairedDifference, baseline: str) -> str:
+    """One sentence: better, worse, or not to be told apart."""
+    if np.isnan(d.low):
+        return f"{100 * d.difference:+.2f} points against {baseline}; one picture gives no interval"
+    span = f"{100 * d.difference:+.2f} points, 95 % {interval_text((d.low, d.high), signed=True)}"
+    if d.clear:
+        return f"{'better' if d.low > 0 else 'worse'} than {baseline} ({span})"
+    return f"not to be told apart from {baseline} on these pictures ({span})"
+
+
+def interval_text(interval: tuple[float, float], *, signed: bool = False) -> str:
+    """In per cent: 61.2–66.8, or with signs -0.30 to +1.20; empty where there is none."""
+    low, high = interval
+    if np.isnan(low):
+        return ""
+    return f"{100 * low:+.2f} to {100 * high:+.2f}" if signed else f"{100 * low:.1f}–{100 * high:.1f}"
+
+
+def comparison_page(comparison: Comparison, *, command: str = "") -> str:
+    """The same as one self-contained HTML page, with the per-class IoU of every model side by side."""
+    names = list(comparison.evaluations)
+    first = comparison.evaluations[names[0]]
+    rows: list[Sequence[object]] = []
+    for name, found in comparison.evaluations.items():
+        d = comparison.differences.get(name)
+        rows.append(
+            (
+                name,
+                pages.bar(found.miou, label=_per_cent(found.miou)),
+                interval_text(found.miou_ci95),
+                "baseline" if d is None else f"{100 * d.difference:+.2f}",
+                "" if d is None else interval_text((d.low, d.high), signed=True),
+                _per_cent(found.pixel_accuracy),
+                _per_cent(found.boundary_iou),
+            )
+        )
+    headers = ("model", "mIoU %", "95 % interval", "difference", "95 % of it", "pixel acc. %", "boundary IoU %")
+    classes = [
+        (pages.join((pages.swatch(colour), class_name)), *(_per_cent(float(e.scores.iou[i])) for e in _all(comparison)))
+        for i, (class_name, colour) in enumerate(zip(first.label_space.names, first.label_space.colours, strict=True))
+    ]
+    verdicts = (
+        pages.paragraph(f"{name}: {verdict(d, comparison.baseline)}", kind=_mood(d))
+        for name, d in comparison.differences.items()
+    )
+    return pages.page(
+        "Model comparison",
+        pages.heading("Model comparison", f"{first.images} pictures of split {first.split}", kicker="segwright"),
+        pages.section("Mean IoU", *verdicts, pages.card(pages.table(headers, rows, numeric=(2, 3, 4, 5, 6))),
+                      note="The interval of the difference comes from drawing the same pictures for both models."),
+        pages.section("Classes", pages.card(pages.table(("IoU %", *names), classes, numeric=range(1, len(names) + 1)))),
+        pages.section("Command", pages.code(command)) if command else "",
+    )  # fmt: skip
+
+
+def _all(comparison: Comparison) -> list[Evaluation]:
+    return list(comparison.evaluations.values())
+
+
+def _mood(d: PairedDifference) -> str:
+    return "warn" if not d.clear else "good" if d.low > 0 else "bad"
+
+
+def _per_cent(value: float) -> str:
+    return "–" if np.isnan(value) else f"{100 * value:.1f}"

@@ -1,0 +1,449 @@
+"""One pass over a split: predict, count, and hand back every figure with its interval.
+
+The pixels are read ahead in a thread while the predictor works. What is kept per image are 3·K counts and, of the worst
+and the best images, the label map for the report; memory does not grow with the pictures.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from segwright.console import progress
+from segwright.errors import DataError, LabelError, SegwrightError, UsageError
+from segwright.files import without_nan
+from segwright.images import UInt8Array
+from segwright.metrics.boundary import BoundaryIoU
+from segwright.metrics.calibration import Calibration
+from segwright.metrics.confusion import (
+    CONVENTIONS,
+    ConfusionMatrix,
+    Float64Array,
+    Int64Array,
+    Scores,
+    class_counts,
+    iou_per_class,
+    miou_by_convention,
+    nanmean,
+    scores,
+)
+from segwright.metrics.intervals import miou_interval
+from segwright.types import LabelSpace, Prediction
+
+CONVENTION = "pooled"
+EXAMPLES = 4  # pictures kept for the report from either end
+EXAMPLE_SIDE = 1024  # their label maps are thinned out to this
+READ_AHEAD = 4
+
+
+class Predicts(Protocol):
+    """What is evaluated: anything that answers a picture with a :class:`Prediction`.
+
+    ``predict_batch(images) -> list[Prediction]``, where there is one, is used for pictures of one size.
+    """
+
+    @property
+    def label_space(self) -> LabelSpace: ...
+
+    def predict(self, image: UInt8Array, *, probabilities: bool = False) -> Prediction: ...
+
+
+class Labelled(Protocol):
+    """What it is evaluated on: a :class:`segwright.data.dataset.Split`, or anything that reads like one."""
+
+    name: str
+
+    @property
+    def label_space(self) -> LabelSpace: ...
+    @property
+    def ids(self) -> Sequence[str]: ...
+    def __len__(self) -> int: ...
+    def read_image(self, index: int) -> UInt8Array: ...
+    def read_mask(self, index: int) -> UInt8Array | None: ...
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A prediction in the data's own class indices."""
+
+    labels: UInt8Array  # (H, W)
+    confidence: npt.NDArray[np.float32] | None = None  # (H, W)
+    probabilities: npt.NDArray[np.float32] | None = None  # (K, H, W)
+    source: Path | None = None  # the file it was read from, for errors
+
+
+@dataclass(frozen=True)
+class Example:
+    """One of the worst or best images, kept for the report."""
+
+    index: int  # in the split
+    id: str
+    miou: float
+    labels: UInt8Array  # (h, w): the prediction, thinned out to at most EXAMPLE_SIDE
+
+
+@dataclass
+class Evaluation:
+    """Every figure of one pass; see :class:`segwright.metrics.confusion.Scores` for what each is."""
+
+    label_space: LabelSpace
+    split: str
+    matrix: Int64Array  # (K, K), rows ground truth
+    ids: list[str]  # of the scored images
+    counts: Int64Array  # (N, 3, K): hits, truth, prediction of each scored image
+    boundary: BoundaryIoU | None = None
+    calibration: Calibration | None = None
+    seconds: float = 0.0
+    worst: list[Example] = field(default_factory=list)
+    best: list[Example] = field(default_factory=list)
+    without_mask: list[str] = field(default_factory=list)  # ids: nothing to compare with
+    all_ignored: list[str] = field(default_factory=list)  # ids: a mask of nothing but the ignore value
+    skipped: dict[str, str] = field(default_factory=dict)  # id → why (skip_bad)
+    notes: list[str] = field(default_factory=list)
+    convention: str = CONVENTION
+
+    def __post_init__(self) -> None:
+        self.scores: Scores = scores(self.matrix)
+        self.miou_ci95: tuple[float, float] = miou_interval(self.counts)
+        self.per_image: Float64Array = np.array([nanmean(row) for row in iou_per_class(self.counts)])  # (N,) mIoU
+
+    @property
+    def images(self) -> int:
+        """How many images were scored."""
+        return len(self.ids)
+
+    @property
+    def miou(self) -> float:
+        return self.scores.miou
+
+    @property
+    def pixel_accuracy(self) -> float:
+        return self.scores.pixel_accuracy
+
+    @property
+    def mean_accuracy(self) -> float:
+        return self.scores.mean_accuracy
+
+    @property
+    def fwiou(self) -> float:
+        return self.scores.fwiou
+
+    @property
+    def mean_dice(self) -> float:
+        return self.scores.mean_dice
+
+    @property
+    def boundary_iou(self) -> float:
+        return float("nan") if self.boundary is None else self.boundary.mean()
+
+    @property
+    def per_class(self) -> list[dict[str, Any]]:
+        """One dict a class: name, iou, dice, precision, recall, pixels."""
+        s = self.scores
+        return [
+            {
+                "name": name,
+                "iou": float(s.iou[i]),
+                "dice": float(s.dice[i]),
+                "precision": float(s.precision[i]),
+                "recall": float(s.recall[i]),
+                "pixels": int(s.pixels[i]),
+            }
+            for i, name in enumerate(self.label_space.names)
+        ]
+
+    def by_convention(self) -> dict[str, float]:
+        """The mean IoU that other code bases would print, by convention name."""
+        return {name: miou_by_convention(self.counts, name) for name in CONVENTIONS}
+
+    def to_json(self) -> dict[str, Any]:
+        """The figures as JSON types; what is not defined (NaN) is null."""
+        tree: dict[str, Any] = {
+            "images": self.images,
+            "miou": self.miou,
+            "miou_ci95": list(self.miou_ci95),
+            "pixel_accuracy": self.pixel_accuracy,
+            "mean_accuracy": self.mean_accuracy,
+            "fwiou": self.fwiou,
+            "mean_dice": self.mean_dice,
+            "boundary_iou": self.boundary_iou,
+            "convention": self.convention,
+            "per_class": self.per_class,
+            "per_image": [{"id": i, "miou": float(m)} for i, m in zip(self.ids, self.per_image, strict=True)],
+            "confusion": self.matrix.tolist(),
+            "conventions": self.by_convention(),
+            "split": self.split,
+            "seconds": round(self.seconds, 3),
+            "without_mask": self.without_mask,
+            "all_ignored": self.all_ignored,
+            "skipped": [{"id": key, "reason": why} for key, why in self.skipped.items()],
+            "notes": self.notes,
+        }
+        if self.calibration is not None:
+            tree["ece"], tree["brier"] = self.calibration.ece(), self.calibration.brier()
+        return dict(without_nan(tree))
+
+
+def evaluate(
+    predictor: Predicts,
+    split: Labelled,
+    *,
+    batch_size: int = 1,
+    boundary: bool = True,
+    probabilities: bool = False,
+    skip_bad: bool = False,
+    match: str = "names",
+    title: str = "evaluate",
+) -> Evaluation:
+    """Score ``predictor`` on every labelled picture of ``split``.
+
+    ``boundary`` adds boundary IoU (some 20 ms an image), ``probabilities`` the Brier score (asks the predictor for all
+    of them). ``skip_bad`` leaves unreadable pictures and masks out and lists them. ``match``: "names" brings the
+    predictor's classes to the data's by name, "index" takes the numbers as they are.
+
+    Errors: DataError for an empty split or one without masks, LabelError where the label spaces or sizes do not fit.
+    """
+    if match not in ("names", "index"):
+        raise UsageError("classes are matched by names or by index", expected="names, index", found=match)
+    table, note = match_label_spaces(predictor.label_space, split.label_space, by_index=match == "index")
+    together: Callable[[Sequence[UInt8Array]], list[Prediction]] | None = getattr(predictor, "predict_batch", None)
+
+    def answers(indices: Sequence[int], images: Sequence[UInt8Array]) -> list[Answer]:
+        if together is not None and len(images) > 1 and not probabilities:
+            predictions = together(images)
+        else:
+            predictions = [predictor.predict(image, probabilities=probabilities) for image in images]
+        return [_translate(prediction, table) for prediction in predictions]
+
+    found = score(split, answers, batch_size=max(1, batch_size), boundary=boundary, skip_bad=skip_bad, title=title)
+    if note:
+        found.notes.append(note)
+    return found
+
+
+def score(
+    split: Labelled,
+    answers: Callable[[Sequence[int], Sequence[UInt8Array]], list[Answer]],
+    *,
+    indices: Sequence[int] | None = None,
+    batch_size: int = 1,
+    boundary: bool = True,
+    skip_bad: bool = False,
+    pictures: bool = True,
+    title: str = "evaluate",
+) -> Evaluation:
+    """The pass itself: ``answers(indices, images)`` says what was predicted, in the data's class indices.
+
+    ``indices`` are the ones of the split to score (default: all). ``pictures`` False leaves the pictures unread
+    (``images`` are then empty): for predictions that lie in files.
+    """
+    wanted = range(len(split)) if indices is None else indices
+    if len(wanted) == 0:
+        raise DataError(
+            "nothing to evaluate: the split is empty",
+            where=split.name,
+            fix="name another with --split, or check the data with `segwright check`",
+        )
+    started = time.monotonic()
+    tally = _Tally(split, boundary)
+    with progress(title, len(wanted)) as advance:
+        batch: list[_Pair] = []
+        for pair in _read_ahead(split, wanted, pictures):
+            if isinstance(pair.error, SegwrightError) and skip_bad:
+                tally.skipped[split.ids[pair.index]] = pair.error.message
+            elif pair.error is not None:
+                raise pair.error
+            elif pair.mask is None:
+                tally.without_mask.append(split.ids[pair.index])
+            else:
+                batch.append(pair)
+            if len(batch) == batch_size:
+                tally.add(batch, answers)
+                batch = []
+            advance(1)
+        tally.add(batch, answers)
+    return tally.finish(time.monotonic() - started)
+
+
+def match_label_spaces(
+    predicted: LabelSpace, given: LabelSpace, *, by_index: bool = False
+) -> tuple[UInt8Array | None, str]:
+    """A table of 256 from the predictor's class index to the data's, and a note where it is not plain.
+
+    None where the indices agree. Names are compared without case, spaces, hyphens and underscores. Where one side only
+    has numbers for names, equal counts match by index. LabelError names what has no partner.
+    """
+    said, true = [_plain(n) for n in predicted.names], [_plain(n) for n in given.names]
+    if said == true:
+        return None, ""
+    if len(said) == len(true) and (by_index or _numbered(said) or _numbered(true)):
+        return None, "classes matched by index: " + ", ".join(
+            f"{a} = {b}" for a, b in zip(predicted.names, given.names, strict=True) if a != b
+        )
+    if sorted(said) == sorted(true) and len(set(said)) == len(said):
+        table = np.arange(256, dtype=np.uint8)
+        table[: len(said)] = [true.index(name) for name in said]
+        return table, "classes matched by name: the model's order differs from the data's"
+    only_model = [name for name, key in zip(predicted.names, said, strict=True) if key not in true]
+    only_data = [name for name, key in zip(given.names, true, strict=True) if key not in said]
+    raise LabelError(
+        "the model's classes are not the data's",
+        expected=f"{len(true)} classes: {', '.join(given.names)}",
+        found=f"{len(said)} classes; only in the model: {', '.join(only_model) or 'none'}; "
+        f"only in the data: {', '.join(only_data) or 'none'}",
+        fix="rename or merge the classes in the data's classes.json"
+        + (", or match them by index" if len(said) == len(true) else ""),
+    )
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[\s_-]+", "", name).casefold()
+
+
+def _numbered(names: Sequence[str]) -> bool:
+    return all(re.fullmatch(r"(class|label|id|value)?\d+", name) for name in names)
+
+
+def _translate(prediction: Prediction, table: UInt8Array | None) -> Answer:
+    if table is None:
+        return Answer(prediction.labels, prediction.confidence, prediction.probabilities)
+    probabilities = prediction.probabilities
+    if probabilities is not None:
+        probabilities = probabilities[np.argsort(table[: len(probabilities)])]
+    return Answer(table[prediction.labels], prediction.confidence, probabilities)
+
+
+@dataclass(frozen=True)
+class _Pair:
+    index: int
+    image: UInt8Array | None = None
+    mask: UInt8Array | None = None
+    error: Exception | None = None
+
+
+def _read(split: Labelled, index: int, pictures: bool) -> _Pair:
+    try:
+        mask = split.read_mask(index)
+        if mask is None:
+            return _Pair(index)
+        return _Pair(index, split.read_image(index) if pictures else None, mask)
+    except Exception as error:  # handed over to the caller's thread, which raises it or lists it
+        return _Pair(index, error=error)
+
+
+def _read_ahead(split: Labelled, indices: Sequence[int], pictures: bool) -> Iterator[_Pair]:
+    waiting: deque[Future[_Pair]] = deque()
+    with ThreadPoolExecutor(1, thread_name_prefix="read") as pool:
+        try:
+            for index in indices:
+                waiting.append(pool.submit(_read, split, index, pictures))
+                if len(waiting) > READ_AHEAD:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()
+
+
+class _Tally:
+    """Everything that is counted along the way."""
+
+    def __init__(self, split: Labelled, boundary: bool) -> None:
+        self.split = split
+        classes = split.label_space.classes
+        self.confusion = ConfusionMatrix(classes)
+        self.boundary = BoundaryIoU(classes) if boundary else None
+        self.calibration: Calibration | None = None
+        self.ids: list[str] = []
+        self.counts: list[Int64Array] = []
+        self.worst: list[Example] = []
+        self.best: list[Example] = []
+        self.without_mask: list[str] = []
+        self.all_ignored: list[str] = []
+        self.skipped: dict[str, str] = {}
+
+    def add(
+        self, batch: Sequence[_Pair], answers: Callable[[Sequence[int], Sequence[UInt8Array]], list[Answer]]
+    ) -> None:
+        if not batch:
+            return
+        images = [pair.image for pair in batch if pair.image is not None]
+        for pair, answer in zip(batch, answers([pair.index for pair in batch], images), strict=True):
+            assert pair.mask is not None
+            self._count(pair.index, answer, pair.mask)
+
+    def _count(self, index: int, answer: Answer, mask: UInt8Array) -> None:
+        name = self.split.ids[index]
+        try:
+            matrix = self.confusion.update(answer.labels, mask)
+        except LabelError as error:
+            raise LabelError(
+                error.message, expected=error.expected, found=error.found, where=answer.source or name, fix=error.fix
+            ) from error
+        if not matrix.any():
+            self.all_ignored.append(name)
+            return
+        if self.boundary is not None:
+            self.boundary.update(answer.labels, mask)
+        if answer.confidence is not None:
+            self.calibration = self.calibration or Calibration()
+            self.calibration.update(answer.confidence, answer.labels, mask, answer.probabilities)
+        counts = class_counts(matrix)
+        self.ids.append(name)
+        self.counts.append(counts)
+        self._keep(index, name, nanmean(iou_per_class(counts)), answer.labels)
+
+    def _keep(self, index: int, name: str, miou: float, labels: UInt8Array) -> None:
+        step = -(-max(labels.shape) // EXAMPLE_SIDE)
+        example = Example(index, name, miou, np.ascontiguousarray(labels[::step, ::step]))
+        self.worst = sorted([*self.worst, example], key=lambda e: (e.miou, e.index))[:EXAMPLES]
+        self.best = sorted([*self.best, example], key=lambda e: (-e.miou, e.index))[:EXAMPLES]
+
+    def finish(self, seconds: float) -> Evaluation:
+        if not self.ids:
+            raise DataError(
+                "nothing to evaluate: no picture of the split has a labelled pixel",
+                expected="masks beside the pictures",
+                found=f"{len(self.without_mask)} pictures without a mask, {len(self.all_ignored)} with nothing but "
+                f"ignored pixels, {len(self.skipped)} left out",
+                where=self.split.name,
+                fix="name another split with --split, or see `segwright check`",
+            )
+        worst_ids = {example.index for example in self.worst}
+        return Evaluation(
+            label_space=self.split.label_space,
+            split=self.split.name,
+            matrix=self.confusion.matrix,
+            ids=self.ids,
+            counts=np.stack(self.counts),
+            boundary=self.boundary,
+            calibration=self.calibration,
+            seconds=seconds,
+            worst=self.worst,
+            best=[example for example in self.best if example.index not in worst_ids],  # few images: each once
+            without_mask=self.without_mask,
+            all_ignored=self.all_ignored,
+            skipped=self.skipped,
+        )
+
+
+def summary(evaluation: Evaluation) -> Mapping[str, float]:
+    """The pooled figures by name, for logs and tables."""
+    return {
+        "miou": evaluation.miou,
+        "pixel_accuracy": evaluation.pixel_accuracy,
+        "mean_accuracy": evaluation.mean_accuracy,
+        "fwiou": evaluation.fwiou,
+        "mean_dice": evaluation.mean_dice,
+        "boundary_iou": evaluation.boundary_iou,
+    }

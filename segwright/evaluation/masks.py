@@ -1,0 +1,135 @@
+"""Scoring masks that any tool made: a folder of index or palette PNGs, matched to the pictures by name."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+
+from segwright.errors import DataError, LabelError
+from segwright.evaluation.evaluate import Answer, Evaluation, Labelled, score
+from segwright.images import EXTENSIONS, UInt8Array, read_mask
+from segwright.types import IGNORE_INDEX, LabelSpace
+
+ENDINGS = ("", "_mask", "_pred", "_prediction", "_labels", "_label", "_seg")  # what tools add to a picture's name
+
+
+def evaluate_masks(
+    folder: str | Path,
+    split: Labelled,
+    *,
+    raw_values: bool = False,
+    boundary: bool = True,
+    skip_missing: bool = False,
+    title: str = "evaluate",
+) -> Evaluation:
+    """Score a folder of masks against ``split``; a mask belongs to the picture of its name (without the ending).
+
+    The masks hold class indices 0…K-1 (grey or palette PNG); with ``raw_values`` the values that the data set's own
+    mask files hold, taken through its label map. DataError where a mask is missing (``skip_missing`` leaves those
+    pictures out), LabelError where a size or a value does not fit, each naming the file.
+    """
+    paths = find_masks(folder, split, skip_missing=skip_missing)
+
+    def answers(indices: Sequence[int], _images: Sequence[UInt8Array]) -> list[Answer]:
+        return [
+            Answer(read_prediction(paths[i], split.label_space, raw_values=raw_values), source=paths[i])
+            for i in indices
+        ]
+
+    found = score(split, answers, indices=sorted(paths), boundary=boundary, pictures=False, title=title)
+    if len(paths) < len(split):
+        found.notes.append(f"{len(split) - len(paths)} pictures without a mask in the folder were left out")
+    return found
+
+
+def find_masks(folder: str | Path, split: Labelled, *, skip_missing: bool = False) -> dict[int, Path]:
+    """Index in the split → mask file: by the id's whole path first, then by its last part, each with a usual ending.
+
+    DataError for a folder that is none or holds no picture file, for pictures without a mask, and where two files would
+    fit one picture.
+    """
+    root = Path(folder)
+    if not root.is_dir():
+        raise DataError("no folder of masks", expected="a folder", found="nothing there", where=root)
+    files = sorted(f for f in root.rglob("*") if f.suffix.lower() in EXTENSIONS and f.is_file())
+    if not files:
+        raise DataError(
+            "the folder holds no masks", expected="PNG files named as the pictures", found="none", where=root
+        )
+    whole: dict[str, list[Path]] = {}
+    short: dict[str, list[Path]] = {}
+    for file in files:
+        relative = PurePosixPath(file.relative_to(root).as_posix()).with_suffix("")
+        whole.setdefault(str(relative), []).append(file)
+        short.setdefault(relative.name, []).append(file)
+    found: dict[int, Path] = {}
+    missing = []
+    for index, name in enumerate(split.ids):
+        fitting = _fitting(name, whole, short)
+        if len(fitting) > 1:
+            raise DataError(
+                f"two masks for picture {name}",
+                found=", ".join(str(f.relative_to(root)) for f in fitting[:4]),
+                where=root,
+                fix="keep one, or keep the pictures' folders in the masks' folder",
+            )
+        if fitting:
+            found[index] = fitting[0]
+        else:
+            missing.append(name)
+    if missing and (not found or not skip_missing):
+        raise DataError(
+            f"{len(missing)} of {len(split)} pictures have no mask in the folder",
+            expected=f"{missing[0]}.png",
+            found=f"{len(files)} files such as {files[0].name}; missing: {', '.join(missing[:5])}"
+            + (", …" if len(missing) > 5 else ""),
+            where=root,
+            fix="name each mask as its picture, or leave those pictures out with --skip-bad",
+        )
+    return found
+
+
+def _fitting(name: str, whole: dict[str, list[Path]], short: dict[str, list[Path]]) -> list[Path]:
+    pure = PurePosixPath(name)
+    # An id is a stem, but a stem may hold a dot of its own: the ending is cut off only where that finds something.
+    for key in dict.fromkeys((name, str(pure.with_suffix("")) if pure.name else name)):
+        for table, base in ((whole, key), (short, PurePosixPath(key).name)):
+            for ending in ENDINGS:
+                if base + ending in table:
+                    return table[base + ending]
+    return []
+
+
+def read_prediction(path: Path, label_space: LabelSpace, *, raw_values: bool = False) -> UInt8Array:
+    """(H, W) class indices from a mask file; LabelError naming the file where it holds colours or stray values."""
+    values = read_mask(path)
+    if values.ndim != 2:
+        raise LabelError(
+            "the mask holds colours, not class indices",
+            expected=f"a grey or palette PNG of 0 to {label_space.classes - 1}",
+            found="a colour picture",
+            where=path,
+            fix="save class indices; a palette PNG keeps both the indices and the colours",
+        )
+    if raw_values:
+        indices = label_space.lookup()[values]
+        if (indices < 0).any():
+            stray = ", ".join(str(v) for v in np.unique(values[indices < 0])[:8])
+            raise LabelError(
+                "the mask holds values outside the label map",
+                expected=", ".join(str(value) for value, _ in label_space.lookup_items()[:16]),
+                found=stray,
+                where=path,
+            )
+        return np.asarray(indices, np.uint8)
+    if values.dtype != np.uint8 and int(values.max(initial=0)) > IGNORE_INDEX:
+        raise LabelError(
+            "the mask holds values that are no class",
+            expected=f"0 to {label_space.classes - 1}",
+            found=f"up to {int(values.max())}",
+            where=path,
+            fix="if these are the data set's own ids, say so with --raw-values",
+        )
+    return values.astype(np.uint8)

@@ -1,0 +1,78 @@
+"""An evaluation on a terminal: the pooled figures, and a table of the classes with bars."""
+
+from __future__ import annotations
+
+import math
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from segwright.evaluation.compare import interval_text
+from segwright.evaluation.evaluate import Evaluation
+
+BAR_CELLS = 20
+EIGHTHS = " ▏▎▍▌▋▊▉"
+
+
+def render_evaluation(evaluation: Evaluation, console: Console) -> None:
+    """Print the figures; coloured bars on a terminal, the same numbers in plain columns when piped."""
+    e, plain = evaluation, not console.is_terminal
+    table = Table(box=None if plain else Table().box, pad_edge=not plain)
+    table.add_column("class", overflow="fold")
+    for header in ("IoU", "Dice", "precision", "recall", "pixels"):
+        table.add_column(header, justify="right")
+    if not plain:
+        table.add_column("", width=BAR_CELLS)
+    total = max(1, int(e.scores.pixels.sum()))
+    for row, colour in zip(e.per_class, e.label_space.colours, strict=True):
+        cells: list[str | Text] = [Text(row["name"])]
+        cells += [_per_cent(row[key]) for key in ("iou", "dice", "precision", "recall")]
+        cells.append(f"{100 * row['pixels'] / total:.2f} %")
+        if not plain:
+            cells.append(Text(text_bar(row["iou"]), style="rgb({},{},{})".format(*colour)))
+        table.add_row(*cells)
+    console.print(table)
+    interval = interval_text(e.miou_ci95)
+    lines = [
+        f"mIoU {_per_cent(e.miou)}" + (f" (95 % {interval})" if interval else "")
+        + f"  pixel accuracy {_per_cent(e.pixel_accuracy)}  mean accuracy {_per_cent(e.mean_accuracy)}",
+        f"frequency-weighted IoU {_per_cent(e.fwiou)}  mean Dice {_per_cent(e.mean_dice)}"
+        f"  boundary IoU {_per_cent(e.boundary_iou)}",
+        f"{e.images} images of split {e.split}, in per cent; convention: {e.convention} (see docs/metrics.md)",
+    ]  # fmt: skip
+    if e.calibration is not None:
+        lines.insert(2, f"calibration error {_per_cent(e.calibration.ece())}")
+    lines += [f"note: {note}" for note in notes(e)]
+    for line in lines:
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+def notes(evaluation: Evaluation) -> list[str]:
+    """What a reader must know to take the figures rightly."""
+    e = evaluation
+    found = list(e.notes)
+    absent = [row["name"] for row in e.per_class if math.isnan(row["iou"])]
+    if absent:
+        found.append(f"neither in the masks nor predicted, left out of the means: {', '.join(absent)}")
+    if e.without_mask:
+        found.append(f"{len(e.without_mask)} pictures have no mask and were not scored")
+    if e.all_ignored:
+        found.append(f"{len(e.all_ignored)} pictures hold nothing but ignored pixels and were not scored")
+    if e.skipped:
+        found.append(f"{len(e.skipped)} unreadable pictures were left out: {', '.join(list(e.skipped)[:5])}")
+    if e.images < 2:
+        found.append("one picture gives no interval")
+    return found
+
+
+def text_bar(value: float, cells: int = BAR_CELLS) -> str:
+    """A bar of block characters for ``value`` in 0…1, to an eighth of a cell."""
+    if math.isnan(value):
+        return ""
+    eighths = round(min(max(value, 0.0), 1.0) * cells * 8)
+    return "█" * (eighths // 8) + EIGHTHS[eighths % 8].strip()
+
+
+def _per_cent(value: float) -> str:
+    return "–" if math.isnan(value) else f"{100 * value:.1f}"

@@ -1,0 +1,134 @@
+"""How sure a pooled score is: bootstrap over images. Efron and Tibshirani 1993, chapters 13 and 16.
+
+Images are drawn with replacement, their matrices pooled, the score computed again: pixels of one picture are anything
+but independent, so they are drawn together. Pictures of one sequence are not independent either; where sequences are
+known, hand their numbers in as ``groups`` and whole sequences are drawn.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from segwright.errors import UsageError
+from segwright.metrics.confusion import Float64Array, Int64Array, iou_per_class, nanmean
+
+DRAWS = 2000
+BLOCK_CELLS = 4_000_000  # draws × images at a time: 32 MB, however large the data set
+
+
+@dataclass(frozen=True)
+class PairedDifference:
+    """The mIoU of ``b`` minus that of ``a`` on the same images."""
+
+    difference: float
+    low: float
+    high: float  # the 95 % interval of the difference
+    share_above: float  # in how many of the draws b was better; ½ says nothing, near 0 or 1 it is clear
+
+    @property
+    def clear(self) -> bool:
+        """Whether the interval leaves out zero."""
+        return self.low > 0 or self.high < 0
+
+
+def miou_interval(
+    counts: npt.ArrayLike,
+    *,
+    level: float = 0.95,
+    draws: int = DRAWS,
+    seed: int = 0,
+    groups: Sequence[object] | None = None,
+) -> tuple[float, float]:
+    """The percentile interval of the pooled mIoU from the images' class counts (N, 3, K); NaN under two images.
+
+    The same figures each time for the same ``seed``.
+    """
+    stacked = _grouped(_checked(counts), groups)
+    if len(stacked) < 2:
+        return (float("nan"), float("nan"))
+    values = np.concatenate([_resampled_miou(stacked, drawn) for drawn in _draw(len(stacked), draws, seed)])
+    return _percentiles(values, level)
+
+
+def paired_difference(
+    a: npt.ArrayLike,
+    b: npt.ArrayLike,
+    *,
+    draws: int = DRAWS,
+    seed: int = 0,
+    groups: Sequence[object] | None = None,
+) -> PairedDifference:
+    """mIoU(b) − mIoU(a) with its 95 % interval; both class counts (N, 3, K), row i the same image.
+
+    The same images are drawn for both, so that what is hard for both cancels: far sharper than two separate intervals.
+    """
+    first, second = _checked(a), _checked(b)
+    if first.shape != second.shape:
+        raise UsageError("paired counts differ in size", expected=str(first.shape), found=str(second.shape))
+    difference = _pooled(second) - _pooled(first)
+    first, second = _grouped(first, groups), _grouped(second, groups)
+    if len(first) < 2:
+        return PairedDifference(difference, float("nan"), float("nan"), float("nan"))
+    values = np.concatenate(
+        [_resampled_miou(second, drawn) - _resampled_miou(first, drawn) for drawn in _draw(len(first), draws, seed)]
+    )
+    low, high = _percentiles(values, 0.95)
+    kept = values[np.isfinite(values)]
+    above = float((kept > 0).mean() + 0.5 * (kept == 0).mean()) if kept.size else float("nan")
+    return PairedDifference(difference, low, high, above)
+
+
+def _checked(counts: npt.ArrayLike) -> Int64Array:
+    stacked = np.asarray(counts, np.int64)
+    if stacked.ndim != 3 or stacked.shape[1] != 3:
+        raise UsageError("the images' class counts are N×3×K", found=str(stacked.shape))
+    return stacked
+
+
+def _grouped(stacked: Int64Array, groups: Sequence[object] | None) -> Int64Array:
+    """One count a group; images without a scored pixel are dropped, since drawing them says nothing."""
+    if groups is None:
+        return stacked[stacked[:, 1].any(axis=1)]
+    if len(groups) != len(stacked):
+        raise UsageError("one group a picture", expected=str(len(stacked)), found=str(len(groups)))
+    names = {name: index for index, name in enumerate(dict.fromkeys(groups))}
+    summed = np.zeros((len(names), *stacked.shape[1:]), np.int64)
+    np.add.at(summed, [names[name] for name in groups], stacked)
+    return summed[summed[:, 1].any(axis=1)]
+
+
+def _draw(count: int, draws: int, seed: int) -> Iterator[Float64Array]:
+    """In blocks of draws, (block, count): how often each image is in each draw."""
+    rng = np.random.default_rng(seed)
+    block = max(1, BLOCK_CELLS // count)
+    for start in range(0, draws, block):
+        rows = min(block, draws - start)
+        picks = rng.integers(0, count, (rows, count)) + np.arange(rows)[:, None] * count
+        yield np.bincount(picks.ravel(), minlength=rows * count).reshape(rows, count).astype(np.float64)
+
+
+def _resampled_miou(stacked: Int64Array, counts: npt.NDArray[np.float64]) -> Float64Array:
+    """(draws,): the pooled mIoU of each draw."""
+    drawn = (counts @ stacked.reshape(len(stacked), -1).astype(np.float64)).reshape(len(counts), 3, -1)
+    hit, union = drawn[:, 0], drawn[:, 1] + drawn[:, 2] - drawn[:, 0]
+    with np.errstate(invalid="ignore", divide="ignore"):
+        iou = np.where(union > 0, hit / union, np.nan)
+    present = ~np.isnan(iou)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.asarray(np.nansum(iou, axis=1) / present.sum(axis=1))
+
+
+def _pooled(stacked: Int64Array) -> float:
+    return nanmean(iou_per_class(stacked.sum(axis=0))) if len(stacked) else float("nan")
+
+
+def _percentiles(values: Float64Array, level: float) -> tuple[float, float]:
+    kept = values[np.isfinite(values)]
+    if not kept.size:
+        return (float("nan"), float("nan"))
+    low, high = np.quantile(kept, [(1 - level) / 2, (1 + level) / 2])
+    return (float(low), float(high))
