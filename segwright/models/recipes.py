@@ -42,7 +42,7 @@ PUBLISHED: dict[str, Recipe] = {
     "segnet_basic": Recipe("sgd", 1e-3, 5e-4, 0.9, 4, None, {}, None, _SEGNET, "rate as SegNet's"),
     "deeplabv2": Recipe(
         "sgd", 2.5e-4, 5e-4, 0.9, 10, None, {"freeze_norm": True}, "resnet101", "DeepLab v2",
-        "poly 0.9; new layers' rate x10; losses of all scales and of their maximum are added; batch and decay from memory",
+        "poly 0.9; new layers x10; losses of all scales and of their maximum added; batch and decay from memory",
     ),
     "fc_densenet103": Recipe(
         "rmsprop", 1e-3, 1e-4, 0.9, 5, None, {}, None, "SimJeg/FC-DenseNet, config/FC-DenseNet103.py",
