@@ -163,7 +163,8 @@ def _pillow(data: bytes, info: ImageInfo, where: str | Path, limits: Limits, mod
         try:
             picture.load()
             turned = picture if picture.mode == mode else _converted(picture, mode)
-            return upright(np.asarray(turned), info.orientation)
+            # Pillow turns a TIFF by itself while loading, and nothing else.
+            return upright(np.asarray(turned), 1 if info.format == "TIFF" else info.orientation)
         except Image.DecompressionBombError as error:
             raise unreadable(where, str(error)) from error
         except PILLOW_ERRORS as error:

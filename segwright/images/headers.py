@@ -99,7 +99,7 @@ def read_header(path: str | Path, limits: Limits = DEFAULT_LIMITS) -> ImageInfo:
 def open_checked(path: str | Path, limits: Limits) -> IO[bytes]:
     """The file, open, and neither empty nor larger than the limit."""
     try:
-        file = open(path, "rb", 0)  # noqa: SIM115: the caller closes it
+        file = open(path, "rb", 0)  # noqa: SIM115 (the caller closes it)
     except (OSError, ValueError) as error:
         raise ImageReadError(
             "cannot open the file",
@@ -216,6 +216,8 @@ def exif_orientation(tiff: bytes) -> int:
 
 
 def _other_header(data: bytes, kind: str, where: str | Path, limits: Limits) -> ImageInfo:
+    if kind == "TIFF":
+        check_directories(data, where)
     try:
         return _pillow_header(data, kind, where, limits)
     except ImageReadError:
@@ -226,12 +228,35 @@ def _other_header(data: bytes, kind: str, where: str | Path, limits: Limits) -> 
         return tiff_header(data, where, limits)
 
 
+def check_directories(data: bytes, where: str | Path) -> None:
+    """ImageReadError where a TIFF's chain of directories leads out of the file: readers end there without a word."""
+    order = "<" if data[:2] == b"II" else ">"
+    big = data[2:4] in (b"+\0", b"\0+")
+    offset_code, count_code, entry = ("Q", "Q", 20) if big else ("I", "H", 12)
+    place = 8 if big else 4
+    width, head = struct.calcsize(offset_code), struct.calcsize(count_code)
+    seen: set[int] = set()
+    while place + width <= len(data):
+        (place,) = struct.unpack_from(order + offset_code, data, place)
+        if place == 0 or place in seen:
+            return
+        seen.add(place)
+        if place + head > len(data):
+            break
+        (count,) = struct.unpack_from(order + count_code, data, place)
+        place += head + entry * count
+    raise unreadable(where, f"a TIFF cut off after {len(data)} bytes")
+
+
 def _pillow_header(data: bytes, kind: str, where: str | Path, limits: Limits) -> ImageInfo:
     with pillow_open(data, kind, where, limits) as picture:
         value = picture.getexif().get(0x0112, 1)
         orientation = value if isinstance(value, int) and 1 <= value <= 8 else 1
         bits = 16 if picture.mode.startswith("I;16") else 32 if picture.mode in ("I", "F") else 8
-        return ImageInfo(kind, picture.width, picture.height, picture.mode, orientation, bits)
+        width, height = picture.size
+        if kind == "TIFF" and orientation >= 5:  # Pillow reports a TIFF's size as it will be after turning
+            width, height = height, width
+        return ImageInfo(kind, width, height, picture.mode, orientation, bits)
 
 
 def pillow_open(data: bytes, kind: str, where: str | Path, limits: Limits) -> Image.Image:

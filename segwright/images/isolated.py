@@ -145,7 +145,7 @@ class _Child:
     """One process, asked one item at a time."""
 
     def __init__(self, setup: bytes) -> None:
-        self.stderr: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115: closed in stop
+        self.stderr: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 (closed in stop)
         environment = {
             **os.environ,
             "PYTHONPATH": os.pathsep.join(part for part in sys.path if part),

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from segwright.errors import ImageReadError, MissingExtraError
-from segwright.images.headers import ImageInfo, Limits, check_limits, unreadable, upright
+from segwright.images.headers import ImageInfo, Limits, check_directories, check_limits, unreadable, upright
 
 T = TypeVar("T")
 MAX_BANDS = 512
@@ -48,6 +48,7 @@ def _orientation(series: Any) -> int:
 def _open(data: bytes, where: str | Path, limits: Limits, use: Callable[[Any], T]) -> T:
     import tifffile
 
+    check_directories(data, where)
     try:
         with tifffile.TiffFile(io.BytesIO(data)) as file:
             if not file.series:
