@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from segwright.models.segmenter import resize
@@ -45,6 +46,98 @@ class FCNHead(nn.Sequential):
         )
 
 
+class SeparableConvNormReLU(nn.Sequential):
+    """Depthwise 3×3, 1×1, batch norm, ReLU; ``depthwise_norm``: batch norm and ReLU between, as DeepLab v3+'s code."""
+
+    def __init__(self, in_channels: int, out_channels: int, *, dilation: int = 1, depthwise_norm: bool = True) -> None:
+        depthwise = nn.Conv2d(
+            in_channels, in_channels, 3, padding=dilation, dilation=dilation, groups=in_channels, bias=False
+        )
+        between = (nn.BatchNorm2d(in_channels), nn.ReLU(inplace=True)) if depthwise_norm else ()
+        super().__init__(
+            nn.Sequential(depthwise, *between, nn.Conv2d(in_channels, out_channels, 1, bias=False)),
+            nn.BatchNorm2d(out_channels),
+            nn.ReLU(inplace=True),
+        )
+
+
+class PooledConv(nn.Module):
+    """Averages over a grid of ``bins``×``bins`` cells, then 1×1 convolution, batch norm and ReLU.
+
+    ``norm=False`` replaces the batch norm by a bias (a 1×1 grid of one picture has no batch statistics).
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, bins: int, *, norm: bool = True) -> None:
+        super().__init__()
+        self.bins = bins
+        self.conv = nn.Conv2d(in_channels, out_channels, 1, bias=not norm)
+        self.norm = nn.BatchNorm2d(out_channels) if norm else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, in, H, W) → (N, out, bins, bins)."""
+        return F.relu(self.norm(self.conv(average_grid(x, self.bins))))
+
+
+class PyramidPooling(nn.Module):
+    """PSPNet's pyramid: the feature beside its averages over grids of 1, 2, 3 and 6 (Zhao et al. 2017, section 3.2)."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        *,
+        bins: Sequence[int] = (1, 2, 3, 6),
+        align_corners: bool = False,
+        norm_of_one: bool = True,
+    ) -> None:
+        super().__init__()
+        self.align_corners = align_corners
+        self.out_channels = in_channels + len(bins) * out_channels
+        self.branches = nn.ModuleList(
+            PooledConv(in_channels, out_channels, count, norm=norm_of_one or count != 1) for count in bins
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, in, H, W) → (N, in + len(bins)·out, H, W)."""
+        size = (x.shape[-2], x.shape[-1])
+        pooled = [resize(branch(x), size, align_corners=self.align_corners) for branch in self.branches]
+        return torch.cat([x, *pooled], dim=1)
+
+
+class ChannelNorm(nn.LayerNorm):
+    """Layer norm over the channels of (N, C, H, W)."""
+
+    def __init__(self, channels: int, eps: float = 1e-6) -> None:
+        super().__init__(channels, eps=eps)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+
+def average_grid(x: Tensor, bins: int) -> Tensor:
+    """Adaptive average pooling to ``bins``×``bins``, in a form that exports with free sizes.
+
+    A traced graph cannot hold a pooling window that depends on the size; there, two small matrices with the windows'
+    weights do the same: window i covers floor(i·H/bins) to ceil((i+1)·H/bins).
+    """
+    if bins == 1:
+        return x.mean((2, 3), keepdim=True)
+    if not torch.compiler.is_exporting():
+        return F.adaptive_avg_pool2d(x, bins)
+    rows, columns = _windows(x, x.shape[-2], bins), _windows(x, x.shape[-1], bins)
+    return torch.matmul(torch.matmul(rows, x), columns.T)
+
+
+def _windows(x: Tensor, size: int, bins: int) -> Tensor:
+    """(bins, size): row i averages window i."""
+    places = torch.arange(size, device=x.device)
+    index = torch.arange(bins, device=x.device)
+    start = torch.div(index * size, bins, rounding_mode="floor")
+    end = torch.div((index + 1) * size + bins - 1, bins, rounding_mode="floor")
+    inside = (places >= start[:, None]) & (places < end[:, None])
+    return inside.to(x.dtype) / (end - start)[:, None].to(x.dtype)
+
+
 def initialize_decoder(module: nn.Module) -> None:
     """He's initialisation for convolutions, ones and zeros for norms: for what comes after an encoder."""
     for part in module.modules():
@@ -64,8 +157,3 @@ def initialize_head(module: nn.Module) -> None:
             nn.init.xavier_uniform_(part.weight)
             if part.bias is not None:
                 nn.init.zeros_(part.bias)
-
-
-def resize_all(features: Sequence[Tensor], size: tuple[int, int], *, align_corners: bool = False) -> Tensor:
-    """Every feature bilinear to (height, width), then concatenated over channels in the order given."""
-    return torch.cat([resize(feature, size, align_corners=align_corners) for feature in features], dim=1)

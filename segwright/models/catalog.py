@@ -5,41 +5,192 @@ To add a network, write its module and put an :class:`Entry` here; nothing is re
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from segwright.console import stderr_console
-from segwright.errors import UsageError
-from segwright.models.encoders import STRIDES, Encoder, TimmEncoder
-from segwright.models.segmenter import Provenance, SegmentationModel
+from segwright.errors import UsageError, WeightsError
+from segwright.models import deeplab_v1, deeplab_v2, external, fc_densenet, fcn, parsenet, segnet, unet2015
+from segwright.models.convert import load_converted
+from segwright.models.ddrnet import DDRNet
+from segwright.models.deeplab_v3 import DeepLabV3, DeepLabV3Plus
+from segwright.models.encoders import STRIDES, Encoder, TimmEncoder, TorchvisionMobileNetV3
+from segwright.models.fcn_torchvision import FCN, LRASPP
+from segwright.models.leannet import LeanNet
+from segwright.models.mix_transformer import SIZES, MixTransformer
+from segwright.models.pspnet import PSPNet
+from segwright.models.segformer import SegFormer
+from segwright.models.segmenter import Provenance, SegmentationModel, count_parameters
 from segwright.models.unet import UNet
-from segwright.models.weights import encoder_weights
+from segwright.models.upernet import UPerNet
+from segwright.models.weights import encoder_weights, read_state_dict, torchvision_weights
+
+TIMM_LICENCE = "encoder: as timm states, mostly Apache-2.0 (said when loaded)"
+VGG_LICENCE = "trunk: BSD-3-Clause (torchvision)"
+COCO_LICENCE = "BSD-3-Clause (torchvision, COCO with VOC labels)"
+NVIDIA_LICENCE = "MiT: NVIDIA, non-commercial; never loaded unasked"
+NO_WEIGHTS = "none published here: trains from scratch"
+
+ENCODER_ARGUMENTS = ("output_stride", "encoder_depth", "dilate_first", "multi_grid")
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One network of the catalog."""
+    """One network of the catalog. ``constructor`` takes keywords only: classes, and encoder or in_channels."""
 
     constructor: Callable[..., SegmentationModel]
     summary: str  # what it is, and when to use it
     paper: str
+    licence: str  # of the pretrained weights
     encoder: str | None = None  # the default encoder; None where the network is of one piece
     strides: tuple[int, ...] = STRIDES  # the stages it asks of an encoder
     output_stride: int = 32
-    encoder_arguments: Mapping[str, Any] = field(default_factory=dict)
-    arguments: Mapping[str, Any] = field(default_factory=dict)
-    licence: str = "Apache-2.0 and the like (timm); shown when weights are loaded"  # of the pretrained weights
+    resnet_arguments: Mapping[str, Any] = field(default_factory=dict)  # the paper's dilation, for ResNet encoders
+    arguments: Mapping[str, Any] = field(default_factory=dict)  # of the constructor, unless given
+    torchvision: str | None = None  # the model of torchvision that this is, weights included
 
+
+def _classical(module: Any, name: str, summary: str, paper: str, licence: str = VGG_LICENCE) -> Entry:
+    return Entry(module.MODELS[name], summary, paper, licence)
+
+
+LONG = "Long et al. 2015, arXiv 1411.4038"
+DEEPLAB_V2 = "Chen et al. 2016, arXiv 1606.00915"
+TIRAMISU = "Jégou et al. 2017, arXiv 1611.09326"
+PLAIN_FCN = "torchvision's reading of Long et al. 2015"
+DEEPLAB_V3 = "Chen et al. 2017, arXiv 1706.05587"
+MOBILENET_V3 = "Howard et al. 2019, arXiv 1905.02244"
+
+
+def _torchvision(
+    name: str, constructor: Callable[..., SegmentationModel], summary: str, paper: str, encoder: str, **arguments: Any
+) -> Entry:
+    """Our network in torchvision's configuration: its strides, its head, its auxiliary head, no padding."""
+    mobile = "mobilenet" in name
+    return Entry(
+        constructor,
+        summary,
+        paper,
+        COCO_LICENCE,
+        encoder,
+        strides=(8, 16, 32) if mobile else (16, 32),
+        output_stride=16 if mobile else 8,
+        arguments={"size_divisor": 1, **arguments},
+        torchvision=name,
+    )
+
+
+MOBILE = "mobilenet_v3_large_torchvision"
+DEEPLAB_HEAD: dict[str, Any] = {"head": "torchvision", "rates": (12, 24, 36), "aux": True}
 
 CATALOG: dict[str, Entry] = {
-    "unet": Entry(
-        UNet,
-        "U-Net with any encoder: the first choice for most tasks, good edges, trains well on little data",
-        "Ronneberger et al. 2015, arXiv 1505.04597",
-        encoder="resnet34",
+    "fcn32s": _classical(fcn, "fcn32s", "the first: VGG16 made convolutional; coarse, for history", LONG),
+    "fcn16s": _classical(fcn, "fcn16s", "FCN-32s and one skip", LONG),
+    "fcn8s": _classical(fcn, "fcn8s", "FCN-32s and two skips: the classic baseline", LONG),
+    "unet2015": _classical(
+        unet2015, "unet2015", "the original U-Net: cells and other microscopy, few pictures",
+        "Ronneberger et al. 2015, arXiv 1505.04597", NO_WEIGHTS,
     ),
+    "segnet": _classical(
+        segnet, "segnet", "unpools by max-pool indices: small decoder memory; for history",
+        "Badrinarayanan et al. 2015, arXiv 1511.00561",
+    ),
+    "segnet_basic": _classical(
+        segnet, "segnet_basic", "four levels of 7×7: tiny, trains from scratch",
+        "Badrinarayanan et al. 2015, arXiv 1511.00561", NO_WEIGHTS,
+    ),
+    "deeplabv1": _classical(
+        deeplab_v1, "deeplabv1", "VGG16 with dilation 12; with the dense CRF behind it",
+        "Chen et al. 2015, arXiv 1412.7062",
+    ),
+    "deeplabv2": _classical(
+        deeplab_v2, "deeplabv2", "ResNet-101, four summed dilations, three scales; with the dense CRF", DEEPLAB_V2,
+        "trunk: BSD-3-Clause (torchvision)",
+    ),
+    "deeplabv2_vgg": _classical(deeplab_v2, "deeplabv2_vgg", "the same on VGG16", DEEPLAB_V2),
+    "parsenet": _classical(
+        parsenet, "parsenet", "DeepLab v1 and the picture's average, both normalised",
+        "Liu et al. 2015, arXiv 1506.04579"
+    ),
+    "fc_densenet56": _classical(
+        fc_densenet, "fc_densenet56", "dense blocks: few parameters, strong from scratch, slow", TIRAMISU, NO_WEIGHTS
+    ),
+    "fc_densenet67": _classical(fc_densenet, "fc_densenet67", "between 56 and 103", TIRAMISU, NO_WEIGHTS),
+    "fc_densenet103": _classical(
+        fc_densenet, "fc_densenet103", "the strongest from scratch of its time; much memory", TIRAMISU, NO_WEIGHTS
+    ),
+    "unet": Entry(
+        UNet, "any encoder: the first choice for most tasks, fine edges, trains well on little data",
+        "Ronneberger et al. 2015, arXiv 1505.04597", TIMM_LICENCE, "resnet34",
+    ),
+    "pspnet": Entry(
+        PSPNet, "pyramid of averages: scenes where context decides", "Zhao et al. 2017, arXiv 1612.01105", TIMM_LICENCE,
+        "resnet50", strides=(16, 32), output_stride=8, resnet_arguments={"dilate_first": True},
+    ),
+    "deeplabv3": Entry(
+        DeepLabV3, "several dilations at once: large objects, context", DEEPLAB_V3, TIMM_LICENCE,
+        "resnet50", strides=(16, 32), output_stride=16, resnet_arguments={"multi_grid": (1, 2, 4)},
+    ),
+    "deeplabv3plus": Entry(
+        DeepLabV3Plus, "v3 with finer edges: a strong, even choice for street scenes",
+        "Chen et al. 2018, arXiv 1802.02611",
+        TIMM_LICENCE, "resnet50", strides=(4, 32), output_stride=16,
+    ),
+    "upernet": Entry(
+        UPerNet, "pyramid and feature pyramid: with a strong encoder, for many classes",
+        "Xiao et al. 2018, arXiv 1807.10221", TIMM_LICENCE, "resnet50", strides=(4, 8, 16, 32),
+    ),
+    "segformer": Entry(
+        SegFormer, "a light transformer: good with much data or pretrained weights",
+        "Xie et al. 2021, arXiv 2105.15203",
+        NVIDIA_LICENCE, "mit_b0", strides=(4, 8, 16, 32),
+    ),
+    "ddrnet": Entry(
+        DDRNet, "DDRNet-23-slim: real time; the fast one on CPUs", "Hong et al. 2021, arXiv 2101.06085", NO_WEIGHTS
+    ),
+    "leannet": Entry(
+        LeanNet, "made for training from scratch on a few CPU cores: most mIoU in the same minutes", "ours, no paper",
+        NO_WEIGHTS,
+    ),
+    "fcn": Entry(
+        FCN, "a convolution on a dilated encoder: a plain baseline", PLAIN_FCN, TIMM_LICENCE,
+        "resnet50", strides=(16, 32), output_stride=8,
+    ),
+    "lraspp": Entry(
+        LRASPP, "the lightest head: phones and small boards", MOBILENET_V3, TIMM_LICENCE,
+        MOBILE, strides=(8, 32), output_stride=16,
+    ),
+    "fcn_resnet50": _torchvision(
+        "fcn_resnet50", FCN, "torchvision's, with its COCO weights", PLAIN_FCN, "resnet50", aux=True
+    ),
+    "fcn_resnet101": _torchvision(
+        "fcn_resnet101", FCN, "torchvision's, with its COCO weights", PLAIN_FCN, "resnet101", aux=True
+    ),
+    "deeplabv3_resnet50": _torchvision(
+        "deeplabv3_resnet50", DeepLabV3, "torchvision's, with its COCO weights", DEEPLAB_V3, "resnet50", **DEEPLAB_HEAD
+    ),
+    "deeplabv3_resnet101": _torchvision(
+        "deeplabv3_resnet101", DeepLabV3, "torchvision's, with its COCO weights", DEEPLAB_V3, "resnet101",
+        **DEEPLAB_HEAD
+    ),
+    "deeplabv3_mobilenet_v3_large": _torchvision(
+        "deeplabv3_mobilenet_v3_large", DeepLabV3, "torchvision's, with its COCO weights: small", DEEPLAB_V3, MOBILE,
+        aux_stride=8, **DEEPLAB_HEAD,
+    ),
+    "lraspp_mobilenet_v3_large": _torchvision(
+        "lraspp_mobilenet_v3_large", LRASPP, "torchvision's, with its COCO weights: smallest", MOBILENET_V3, MOBILE
+    ),
+}  # fmt: skip
+
+# Encoders that are not timm's by name: constructor, and the timm network whose weights fit (None: none are free)
+OWN_ENCODERS: dict[str, tuple[Callable[..., Encoder], str | None]] = {
+    MOBILE: (TorchvisionMobileNetV3, TorchvisionMobileNetV3.timm_name),
+    **dict.fromkeys(SIZES, (MixTransformer, None)),
 }
 
 
@@ -54,42 +205,173 @@ def create_model(
 ) -> SegmentationModel:
     """A network of the catalog for ``classes`` classes and pictures of ``in_channels`` channels.
 
-    ``weights``: ``"auto"`` takes a pretrained encoder when it is in the cache or reachable within ten seconds, and says
-    what it did; ``"imagenet"`` insists on it; None (or ``"none"``) starts from random weights. ``arguments`` go to the
-    network's constructor, but ``output_stride``, which goes to the encoder. The result's ``provenance`` says where
-    its weights came from. UsageError for an unknown name or argument, WeightsError where weights cannot be had.
+    ``name``: a key of :data:`CATALOG`, or a network from outside (``torchvision:NAME``, ``smp:NAME``,
+    ``transformers:TYPE``). ``weights``:
+
+    - ``"auto"``: pretrained weights when in the cache or reachable within ten seconds, else none; it says which;
+    - ``"imagenet"``: a pretrained encoder, or an error; ``None`` or ``"none"``: random weights;
+    - ``"torchvision:TAG"``: torchvision's weights of this network or of its encoder;
+    - a path: a state dict (safetensors, or ``.pth`` of plain tensors) of ours, torchvision's,
+      segmentation_models_pytorch's, transformers' or an encoder's alone.
+
+    ``arguments`` go to the network's constructor; ``output_stride``, ``encoder_depth`` (stages used, 1 to 5),
+    ``dilate_first`` and ``multi_grid`` to the encoder. The result's ``provenance`` says where its weights came from,
+    ``architecture`` and ``arguments`` how to build it again. UsageError for an unknown name or argument, ModelError for
+    what cannot be combined, WeightsError where weights cannot be had or do not fit.
     """
-    if name not in CATALOG:
-        raise UsageError("unknown network", expected=", ".join(CATALOG), found=name)
-    entry = CATALOG[name]
-    wanted = None if weights in (None, "none") else str(weights)
-    provenance = Provenance()
-    given = {**entry.arguments, **arguments}
-    if entry.encoder is None:
-        if encoder is not None:
-            raise UsageError(f"{name} is of one piece and takes no encoder", found=encoder, fix="leave encoder out")
-        model = entry.constructor(classes=classes, in_channels=in_channels, **given)
+    wanted = None if weights is None or str(weights) == "none" else str(weights)
+    if ":" in name:
+        model = external.create(name, classes=classes, in_channels=in_channels, weights=wanted, **arguments)
+    elif name in CATALOG:
+        model = _create(name, CATALOG[name], classes, encoder, wanted, in_channels, arguments)
     else:
-        built, provenance = create_encoder(
-            encoder or entry.encoder,
-            weights=wanted,
-            in_channels=in_channels,
-            strides=entry.strides,
-            output_stride=given.pop("output_stride", entry.output_stride),
-            **entry.encoder_arguments,
-        )
-        model = entry.constructor(encoder=built, classes=classes, **given)
-    model.provenance = provenance
+        raise UsageError("unknown network", expected=", ".join(CATALOG), found=name)
+    model.architecture = name
+    model.arguments = {"encoder": encoder, "in_channels": in_channels, **arguments}
     return model
 
 
 def create_encoder(
     name: str, *, weights: str | None = None, in_channels: int = 3, **arguments: Any
 ) -> tuple[Encoder, Provenance]:
-    """An encoder by name with the weights asked for ("auto", "imagenet" or None), and where they came from."""
-    file: Path | None = None
+    """An encoder by name with the weights asked for (``auto``, ``imagenet`` or None), and where they came from."""
+    constructor, published = OWN_ENCODERS.get(name, (TimmEncoder, name))
     provenance = Provenance()
     if weights in ("auto", "imagenet"):
-        file, provenance = encoder_weights(name, required=weights == "imagenet")
-        stderr_console().print(f"weights of {name}: {provenance}")
-    return TimmEncoder(name, in_channels=in_channels, weights_file=file, **arguments), provenance
+        if published is None:
+            provenance = _no_free_weights(name, required=weights == "imagenet")
+        else:
+            arguments["weights_file"], provenance = encoder_weights(published, required=weights == "imagenet")
+    return constructor(name, in_channels=in_channels, **arguments), provenance
+
+
+def parameters_of(name: str, *, classes: int = 21, **arguments: Any) -> int:
+    """How many parameters a network of the catalog has, without allocating them."""
+    with torch.device("meta"):
+        return count_parameters(create_model(name, classes=classes, weights=None, **arguments))
+
+
+def _create(
+    name: str,
+    entry: Entry,
+    classes: int,
+    encoder: str | None,
+    weights: str | None,
+    in_channels: int,
+    arguments: Mapping[str, Any],
+) -> SegmentationModel:
+    if weights is not None and weights not in ("auto", "imagenet") and not weights.startswith("torchvision:"):
+        state = read_state_dict(weights)  # before anything is built: a wrong path is an error at once
+        model = _assemble(name, entry, classes, encoder, None, in_channels, arguments)
+        loaded = load_converted(model, state)
+        model.provenance = Provenance(weights, "as its publisher states", True, str(loaded))
+        return _say(model)
+    from_encoder = (
+        weights if weights in ("auto", "imagenet") and not (weights == "auto" and entry.torchvision) else None
+    )
+    model = _assemble(name, entry, classes, encoder, from_encoder, in_channels, arguments)
+    trunk = getattr(model, "pretrained_trunk", None)
+    if weights is None:
+        return model
+    if weights.startswith("torchvision:"):
+        _load_torchvision(model, entry, encoder or entry.encoder or trunk, weights.removeprefix("torchvision:"))
+    elif weights == "auto" and entry.torchvision and encoder in (None, entry.encoder):
+        _take(model, *torchvision_weights(entry.torchvision, "DEFAULT", required=False))
+    elif entry.encoder is None:
+        _load_trunk(model, trunk, required=weights == "imagenet")
+    return _say(model)
+
+
+def _assemble(
+    name: str,
+    entry: Entry,
+    classes: int,
+    encoder: str | None,
+    weights: str | None,
+    in_channels: int,
+    arguments: Mapping[str, Any],
+) -> SegmentationModel:
+    """Encoder and network from their arguments, those unknown refused before anything is built."""
+    given = {**entry.arguments, **arguments}
+    for_encoder = {key: given.pop(key) for key in ENCODER_ARGUMENTS if key in given}
+    known = set(inspect.signature(entry.constructor).parameters) - {"classes", "encoder", "in_channels"}
+    unknown = [key for key in given if key not in known]
+    if entry.encoder is None:
+        unknown += list(for_encoder)
+    if unknown:
+        takes = sorted(known) + (list(ENCODER_ARGUMENTS) if entry.encoder else [])
+        raise UsageError(f"{name} has no argument {', '.join(unknown)}", expected=", ".join(takes), found=str(unknown))
+    if entry.encoder is None:
+        if encoder is not None:
+            raise UsageError(f"{name} is of one piece and takes no encoder", found=encoder, fix="leave encoder out")
+        return entry.constructor(classes=classes, in_channels=in_channels, **given)
+    chosen = encoder or entry.encoder
+    preset = dict(entry.resnet_arguments) if "resnet" in chosen or "resnext" in chosen else {}
+    depth = int(for_encoder.pop("encoder_depth", 5))
+    options = {"output_stride": entry.output_stride, **preset, **for_encoder}
+    options = {key: value for key, value in options.items() if value is not None}
+    strides = tuple(stride for stride in entry.strides if stride <= 2**depth)
+    built, provenance = create_encoder(chosen, weights=weights, in_channels=in_channels, strides=strides, **options)
+    model = entry.constructor(encoder=built, classes=classes, **given)
+    model.provenance = provenance
+    return model
+
+
+def _load_torchvision(model: SegmentationModel, entry: Entry, encoder: str | None, tag: str) -> None:
+    """torchvision's weights ``tag`` of the whole network where it has such, else of the encoder or trunk."""
+    if entry.torchvision and not tag.startswith("IMAGENET"):
+        _take(model, *torchvision_weights(entry.torchvision, tag, required=True))
+        return
+    if encoder is None:
+        raise WeightsError("torchvision has no weights for this network", found=f"torchvision:{tag}")
+    state, provenance = torchvision_weights(encoder.removesuffix("_torchvision"), tag, required=True)
+    if entry.encoder is None:
+        _take_trunk(model, state, provenance)
+    else:
+        _take(model, state, provenance)
+
+
+def _take(model: SegmentationModel, state: Mapping[str, torch.Tensor] | None, provenance: Provenance) -> None:
+    model.provenance = provenance
+    if state is not None:
+        loaded = load_converted(model, state)
+        model.provenance = Provenance(provenance.source, provenance.licence, True, str(loaded))
+
+
+def _load_trunk(model: SegmentationModel, trunk: str | None, *, required: bool) -> None:
+    """ImageNet weights for a network on a VGG16 or ResNet trunk of torchvision's."""
+    if trunk is None:
+        if required:
+            raise WeightsError("no pretrained weights are published for this network", found=type(model).__name__)
+        model.provenance = Provenance("random initialisation (no pretrained weights are published for this network)")
+        return
+    _take_trunk(model, *torchvision_weights(trunk, "DEFAULT", required=required))
+
+
+def _take_trunk(model: SegmentationModel, state: Mapping[str, torch.Tensor] | None, provenance: Provenance) -> None:
+    model.provenance = provenance
+    if state is not None:
+        layers = model.load_pretrained(state)  # type: ignore[operator]
+        detail = f"trunk only: {', '.join(layers)}"
+        model.provenance = Provenance(provenance.source, provenance.licence, True, detail)
+
+
+def _no_free_weights(name: str, *, required: bool) -> Provenance:
+    why = "its published weights are for non-commercial use, and are never taken unasked"
+    if required:
+        raise WeightsError(
+            f"no free ImageNet weights for {name}",
+            found=why,
+            fix="give a file you may use with weights=PATH, or choose another encoder",
+        )
+    return Provenance(f"random initialisation ({name}: {why})")
+
+
+def _say(model: SegmentationModel) -> SegmentationModel:
+    """Where the weights came from, on stderr: training from scratch unknowingly wastes days."""
+    text = f"weights: {model.provenance}"
+    if model.provenance.detail:
+        text += f"; {model.provenance.detail}"
+    style = None if model.provenance.pretrained else "bold yellow"
+    stderr_console().print(text, style=style, soft_wrap=True, markup=False)
+    return model

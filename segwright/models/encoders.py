@@ -108,7 +108,8 @@ class TimmEncoder(Encoder):
     transformer) are simply absent from ``channels``. ``output_stride``: 8 or 16 replace later strides by dilation.
     ``dilate_first``: timm (as the published DeepLab code) gives the first block of a dilated stage the dilation of the
     stage before; torchvision's MobileNet and the PSPNet code give it the stage's own. ``multi_grid``: factors on the
-    dilations of the last stage's blocks (DeepLab v3, section 3.1: 1, 2, 4). ``weights_file``: a state dict of timm's.
+    dilations of the last stage's blocks (DeepLab v3, section 3.1: 1, 2, 4); ResNets, MobileNets and EfficientNets only.
+    ``weights_file``: a state dict of timm's. ``arguments`` go to ``timm.create_model``.
     """
 
     def __init__(
@@ -136,7 +137,7 @@ class TimmEncoder(Encoder):
             )
         if output_stride != 32:
             arguments["output_stride"] = output_stride
-        model = _build(name, in_channels, tuple(wanted.values()), weights_file, arguments)
+        model: Any = _build(name, in_channels, tuple(wanted.values()), weights_file, arguments)
         _cut_behind(model)
         infos = [model.feature_info.info[index] for index in wanted.values()]
         super().__init__(
@@ -159,6 +160,55 @@ class TimmEncoder(Encoder):
         if self.channels_last_output:
             features = [feature.permute(0, 3, 1, 2) for feature in features]
         return dict(zip(self.channels, features, strict=True))
+
+
+class TorchvisionMobileNetV3(Encoder):
+    """MobileNetV3-Large as torchvision's segmentation networks use it: output stride 16, and features[8] early.
+
+    timm's layers with torchvision's constants: batch norm eps 0.001 and momentum 0.01, the whole last stage dilated by 2, and the
+    stride-8 feature taken behind the *first* block of its stage instead of the last.
+    """
+
+    timm_name = "mobilenetv3_large_100"
+
+    def __init__(
+        self,
+        name: str = "mobilenet_v3_large_torchvision",
+        *,
+        in_channels: int = 3,
+        strides: Sequence[int] = (8, 16, 32),
+        output_stride: int = 16,
+        weights_file: Path | None = None,
+    ) -> None:
+        if output_stride != 16 or not set(strides) <= {8, 16, 32}:
+            raise ModelError(
+                f"{name} has output stride 16 and stages 8, 16, 32 only",
+                found=f"{output_stride=}, {strides=}",
+                fix="take the encoder mobilenetv3_large_100",
+            )
+        channels = {stride: width for stride, width in ((8, 40), (16, 112), (32, 960)) if stride in (*strides, 32)}
+        super().__init__(
+            name=name,
+            in_channels=in_channels,
+            channels=channels,
+            reductions={stride: min(stride, 16) for stride in channels},
+        )
+        arguments = {"output_stride": 16, "bn_eps": 1e-3, "bn_momentum": 0.01}
+        self.model: Any = _build(self.timm_name, in_channels, (4,), weights_file, arguments)
+        dilate_first_blocks(self.model)
+
+    def forward(self, x: Tensor) -> dict[int, Tensor]:
+        x = self.model.act1(self.model.bn1(self.model.conv_stem(x)))
+        features = {}
+        for index, stage in enumerate(self.model.blocks):
+            for place, block in enumerate(stage):
+                x = block(x)
+                if (index, place) == (2, 0):
+                    features[8] = x
+            if index == 4:
+                features[16] = x
+        features[32] = x
+        return {stride: features[stride] for stride in self.channels}
 
 
 def require_strides(encoder: Encoder, strides: Sequence[int], network: str) -> None:
@@ -185,12 +235,12 @@ def dilate_first_blocks(model: nn.Module) -> None:
 def apply_multi_grid(model: nn.Module, factors: Sequence[int]) -> None:
     """Multiply the dilations of the last stage's blocks by ``factors``, one a block (DeepLab v3, section 3.1)."""
     stage = _block_stages(model)[-1]
-    if len(factors) != len(stage):
+    if len(factors) < len(stage):
         raise ModelError(
             "one multi-grid factor a block of the last stage", expected=str(len(stage)), found=str(tuple(factors))
         )
     base = max(conv.dilation[0] for conv in _spatial_convolutions(stage[-1]))
-    for block, factor in zip(stage, factors, strict=True):
+    for block, factor in zip(stage, factors, strict=False):  # a ResNet-18 has two of the three blocks
         for conv in _spatial_convolutions(block):
             _dilate(conv, base * factor)
 
@@ -224,7 +274,7 @@ def _stages(name: str) -> dict[int, int]:
         )
     try:
         with torch.device("meta"):
-            probe = timm.create_model(name, features_only=True)
+            probe: Any = timm.create_model(name, features_only=True)
     except Exception as error:  # timm raises whatever comes: AssertionError, RuntimeError, TypeError, AttributeError
         raise ModelError("timm offers no features of this network", found=f"{name}: {error}") from error
     return {int(info["reduction"]): index for index, info in enumerate(probe.feature_info.info)}
@@ -250,10 +300,10 @@ def _build(
     return model
 
 
-def _cut_behind(model: nn.Module) -> None:
+def _cut_behind(model: Any) -> None:
     """Drop the blocks behind the last feature: they would be computed, and never get a gradient."""
     blocks = getattr(model, "blocks", None)
-    last = model.feature_info.module_name(model.feature_info.out_indices[-1])  # type: ignore[union-attr,operator]
+    last = model.feature_info.module_name(model.feature_info.out_indices[-1])
     if isinstance(blocks, nn.Sequential) and last.startswith("blocks."):
         model.blocks = blocks[: int(last.split(".")[1]) + 1]
 

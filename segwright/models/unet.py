@@ -7,7 +7,8 @@ segmentation_models_pytorch, so that its state dicts fit. The 2015 network itsel
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -71,7 +72,6 @@ class UNetDecoder(nn.Module):
             self.center = nn.Sequential()
         blocks = []
         for stride, out_channels in zip(self.strides, decoder_channels, strict=True):
-            # The encoder's own feature at stride 1 (VGG) is used as a skip only where the encoder was asked for it.
             blocks.append(
                 UNetBlock(channels, encoder_channels.get(stride, 0), out_channels, interpolation=interpolation)
             )
@@ -93,6 +93,8 @@ class UNet(SegmentationModel):
     a CPU for little. ``center``: two more convolutions at the deepest stage (for VGG encoders, as in
     segmentation_models_pytorch). ``interpolation``: of the decoder, ``nearest`` or ``bilinear``.
     """
+
+    smp_keys: ClassVar[Mapping[str, str]] = {r"segmentation_head\.": "head."}
 
     def __init__(
         self,

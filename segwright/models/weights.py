@@ -57,7 +57,7 @@ def encoder_weights(name: str, *, required: bool) -> tuple[Path | None, Provenan
 
     config = get_pretrained_cfg(name)
     repository = None if config is None else config.hf_hub_id
-    if not repository:
+    if config is None or not repository:
         return _without(name, "timm publishes no pretrained weights for it", required)
     provenance = Provenance(str(repository), config.license or UNSTATED, True, "encoder only")
     try:
@@ -94,6 +94,47 @@ def _download(repository: str) -> Path:
     if not reachable(url):
         raise OSError(f"not in the cache, and {constants.ENDPOINT} did not answer within {REACH_SECONDS:.0f} s")
     return Path(hf_hub_download(repository, "model.safetensors"))
+
+
+def torchvision_weights(name: str, tag: str, *, required: bool) -> tuple[dict[str, Tensor] | None, Provenance]:
+    """torchvision's state dict ``tag`` (``DEFAULT``: its newest) of its model ``name``, from torch's cache or
+    downloaded.
+
+    WeightsError for an unknown model or tag, and where it cannot be had when ``required``; else None and why.
+    """
+    from torchvision.models import get_model_weights
+
+    try:
+        choices = get_model_weights(name)
+        entry = choices[tag]
+    except (ValueError, KeyError) as error:
+        known = ", ".join(f"torchvision:{member}" for member in choices.__members__) if "choices" in locals() else ""
+        raise WeightsError(
+            f"torchvision has no weights {tag} for {name}", expected=known or "a model of torchvision", found=str(error)
+        ) from error
+    provenance = Provenance(f"torchvision:{entry.name} of {name}", "BSD-3-Clause (torchvision)", True)
+    try:
+        return read_state_dict(_torch_cache(entry.url)), provenance
+    except OSError as error:
+        nothing, why = _without(name, str(error), required)
+        return nothing, why
+
+
+def _torch_cache(url: str) -> Path:
+    """The file in torch's download cache, fetched (and its hash checked) where it is not there yet."""
+    file = Path(torch.hub.get_dir()) / "checkpoints" / url.rsplit("/", 1)[-1]
+    if file.is_file():
+        return file
+    host = "/".join(url.split("/")[:3])
+    if not reachable(url):
+        raise OSError(f"not in the cache ({file}), and {host} did not answer within {REACH_SECONDS:.0f} s")
+    file.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        # torchvision's names end in the first digits of the file's SHA-256
+        torch.hub.download_url_to_file(url, str(file), file.stem.rsplit("-", 1)[-1], progress=False)
+    except RuntimeError as error:  # a hash that does not agree
+        raise OSError(str(error)) from error
+    return file
 
 
 def read_state_dict(path: str | Path) -> dict[str, Tensor]:

@@ -1,0 +1,234 @@
+"""Foreign state dicts to ours: torchvision, segmentation_models_pytorch, transformers' SegFormer, plain encoders.
+
+An architecture lists how its decoder's names are spelled elsewhere (``torchvision_keys``, ``smp_keys``,
+``transformers_keys``: patterns of a name's beginning, and what stands there here). Encoders are matched by name where
+both sides are timm-like, else by order: every layer in turn, and each shape has to agree.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from segwright.errors import WeightsError
+from segwright.models.segmenter import SegmentationModel
+
+State = Mapping[str, Tensor]
+Origin = Literal["segwright", "torchvision", "smp", "transformers", "encoder"]
+ENCODER = "encoder.model."  # where a timm encoder's layers lie in our networks
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """What :func:`load_converted` did."""
+
+    origin: Origin
+    taken: int  # tensors copied
+    left_out: tuple[str, ...]  # names of ours that kept their initial values
+    adapted: tuple[str, ...]  # first convolutions brought to another number of channels
+
+    def __str__(self) -> str:
+        text = f"{self.taken} tensors in {self.origin}'s layout"
+        if self.adapted:
+            text += f"; adapted to the number of channels: {', '.join(self.adapted)}"
+        return text + (f"; not loaded, other classes: {', '.join(self.left_out)}" if self.left_out else "")
+
+
+def recognise(state: State, model: SegmentationModel) -> Origin:
+    """Whose state dict it is, by the names in it."""
+    own = set(model.state_dict())
+    if sum(key in own for key in state) > 0.5 * len(state):
+        return "segwright"
+    starts = {key.split(".")[0] for key in state}
+    if "segmentation_head" in starts:
+        return "smp"
+    if "backbone" in starts and "classifier" in starts:
+        return "torchvision"
+    if "decode_head" in starts or "segformer" in starts:
+        return "transformers"
+    return "encoder"
+
+
+def load_converted(model: SegmentationModel, state: State, origin: Origin | None = None) -> Loaded:
+    """Copy a state dict of ``origin`` (found by its names if None) into ``model``.
+
+    A classifier for another number of classes is left out, and said; a first convolution for another number of channels
+    is adapted; an auxiliary head that one side lacks is passed over. Anything else that does not fit is a
+    WeightsError, and the model stays as it was.
+    """
+    origin = recognise(state, model) if origin is None else origin
+    converted = dict(state) if origin == "segwright" else _convert(model, state, origin)
+    own = model.state_dict()
+    optional = ("aux_head.", "aux_classifier.")
+    unexpected = [key for key in converted if key not in own and not _skippable(key, optional)]
+    left_out, adapted = [], []
+    for key, tensor in list(converted.items()):
+        if key not in own or tensor.shape == own[key].shape:
+            continue
+        if tensor.ndim == 4 and own[key].shape[1] == model.in_channels and _same_but_inputs(tensor, own[key]):
+            converted[key] = adapt_channels(tensor, model.in_channels)
+            adapted.append(key)
+        elif _is_classifier(tensor, own[key], model.classes):
+            left_out.append(key)
+            del converted[key]
+        else:
+            raise _misfit(origin, [f"{key}: {tuple(tensor.shape)} instead of {tuple(own[key].shape)}"])
+    missing = [key for key in own if key not in converted and key not in left_out and not _skippable(key, optional)]
+    if origin == "encoder":
+        missing = [key for key in missing if key.startswith("encoder.")]
+    if unexpected or missing:
+        raise _misfit(origin, [f"unknown: {key}" for key in unexpected] + [f"missing: {key}" for key in missing])
+    taken = {key: tensor for key, tensor in converted.items() if key in own}
+    model.load_state_dict(taken, strict=False)
+    return Loaded(origin, len(taken), tuple(left_out), tuple(adapted))
+
+
+def adapt_channels(weight: Tensor, channels: int) -> Tensor:
+    """A first convolution (O, 3, k, k) for ``channels``: summed for one, else repeated and scaled."""
+    if channels == 1:
+        return weight.sum(1, keepdim=True)
+    repeats = -(-channels // weight.shape[1])
+    return weight.repeat(1, repeats, 1, 1)[:, :channels] * (weight.shape[1] / channels)
+
+
+def rename(key: str, table: Mapping[str, str]) -> str:
+    """``key`` with its beginning replaced by the first pattern that fits it."""
+    for pattern, new in table.items():
+        renamed, count = re.subn("^" + pattern, new, key)
+        if count:
+            return renamed
+    return key
+
+
+def by_order(source: Mapping[str, Tensor], names: Iterable[str], own: State) -> dict[str, Tensor]:
+    """``source``'s tensors under ``names``, one after the other; WeightsError where a shape differs.
+
+    For two spellings of one network, whose layers were made in the same order. The inputs of a first convolution may
+    differ.
+    """
+    result: dict[str, Tensor] = {}
+    wanted = list(names)
+    if len(wanted) != len(source):
+        raise _misfit("encoder", [f"{len(source)} tensors for {len(wanted)}"])
+    for name, (key, tensor) in zip(wanted, source.items(), strict=True):
+        if tensor.shape != own[name].shape and not (result == {} and _same_but_inputs(tensor, own[name])):
+            raise _misfit("encoder", [f"{key} {tuple(tensor.shape)} for {name} {tuple(own[name].shape)}"])
+        result[name] = tensor
+    return result
+
+
+def _convert(model: SegmentationModel, state: State, origin: Origin) -> dict[str, Tensor]:
+    own = model.state_dict()
+    if origin == "encoder":
+        return _encoder_part(dict(state), own)
+    table: Mapping[str, str] | None = getattr(model, f"{origin}_keys", None)
+    if table is None:
+        raise WeightsError(
+            f"{type(model).__name__} has no counterpart in {origin}", fix="give a state dict of segwright's own"
+        )
+    start = {"torchvision": "backbone.", "smp": "encoder.", "transformers": "segformer.encoder."}[origin]
+    encoder = {key.removeprefix(start): tensor for key, tensor in state.items() if key.startswith(start)}
+    rest = {rename(key, table): tensor for key, tensor in state.items() if not key.startswith(start)}
+    rest = {
+        key: tensor.reshape(own[key].shape) if _linear(tensor, own.get(key)) else tensor for key, tensor in rest.items()
+    }
+    arrange = getattr(model, f"arrange_{origin}", None)  # a layer whose inputs come in another order there
+    if arrange is not None:
+        rest = arrange(rest)
+    return {**_encoder_part(encoder, own), **rest}
+
+
+def _encoder_part(encoder: dict[str, Tensor], own: State) -> dict[str, Tensor]:
+    """An encoder's tensors under our names: by name, then by order."""
+    encoder = {key.removeprefix("model."): tensor for key, tensor in encoder.items()}
+    ours = [key for key in own if key.startswith("encoder.")]
+    if all(key.removeprefix(ENCODER) in encoder for key in ours):
+        return {key: encoder[key.removeprefix(ENCODER)] for key in ours}
+    if any(key.startswith("encoder.stages.") for key in ours) and any("attn" in k or "attention" in k for k in encoder):
+        return mix_transformer(encoder)
+    kept = {key: tensor for key, tensor in encoder.items() if not key.startswith(("fc.", "classifier."))}
+    return by_order(kept, ours, own)
+
+
+def mix_transformer(state: State) -> dict[str, Tensor]:
+    """A Mix Transformer's tensors from segmentation_models_pytorch's or transformers' names to ours."""
+    result: dict[str, Tensor] = {}
+    for key, tensor in state.items():
+        parts = key.split(".")
+        if parts[0] in ("patch_embeddings", "block", "layer_norm"):  # transformers: counted from 0, lists of lists
+            group, index, tail = parts[0], int(parts[1]), parts[2:]
+            group = {"patch_embeddings": "embed", "block": "block", "layer_norm": "norm"}[group]
+        else:  # patch_embed1, block1, norm1
+            index = int(parts[0][-1]) - 1
+            group = {"patch_embed": "embed", "block": "block", "norm": "norm"}[parts[0][:-1]]
+            tail = parts[1:]
+        prefix = f"encoder.stages.{index}."
+        if group == "norm":
+            result[prefix + "norm." + tail[0]] = tensor
+        elif group == "embed":
+            result[prefix + ("embed." if tail[0] == "proj" else "embed_norm.") + tail[1]] = tensor
+        else:
+            result[prefix + "blocks." + tail[0] + "." + rename(".".join(tail[1:]), MIX_BLOCK)] = tensor
+    for key in [key for key in result if key.endswith((".key.weight", ".key.bias"))]:
+        value = result.pop(key.replace(".key.", ".value."))
+        result[key.replace(".key.", ".key_value.")] = torch.cat([result.pop(key), value])
+    return result
+
+
+# a block of the Mix Transformer: segmentation_models_pytorch's names, then transformers'
+MIX_BLOCK = {
+    r"attn\.q\.": "attention.query.",
+    r"attn\.kv\.": "attention.key_value.",
+    r"attn\.proj\.": "attention.project.",
+    r"attn\.sr\.": "attention.shorten.",
+    r"attn\.norm\.": "attention.norm.",
+    r"attention\.self\.query\.": "attention.query.",
+    r"attention\.self\.key\.": "attention.key.",
+    r"attention\.self\.value\.": "attention.value.",
+    r"attention\.self\.sr\.": "attention.shorten.",
+    r"attention\.self\.layer_norm\.": "attention.norm.",
+    r"attention\.output\.dense\.": "attention.project.",
+    r"mlp\.fc1\.": "feed_forward.expand.",
+    r"mlp\.dense1\.": "feed_forward.expand.",
+    r"mlp\.dwconv\.dwconv\.": "feed_forward.mix.",
+    r"mlp\.fc2\.": "feed_forward.reduce.",
+    r"mlp\.dense2\.": "feed_forward.reduce.",
+    r"layer_norm_1\.": "norm1.",
+    r"layer_norm_2\.": "norm2.",
+}
+
+
+def _linear(tensor: Tensor, own: Tensor | None) -> bool:
+    return own is not None and tensor.ndim == 2 and own.ndim == 4 and own.shape[:2] == tensor.shape
+
+
+def _same_but_inputs(tensor: Tensor, own: Tensor) -> bool:
+    return (
+        tensor.ndim == own.ndim == 4
+        and tensor.shape[1] == 3
+        and tensor.shape[0] == own.shape[0]
+        and tensor.shape[2:] == own.shape[2:]
+    )
+
+
+def _is_classifier(tensor: Tensor, own: Tensor, classes: int) -> bool:
+    return own.shape[0] == classes and tensor.shape[0] != classes and tensor.shape[1:] == own.shape[1:]
+
+
+def _skippable(key: str, optional: tuple[str, ...]) -> bool:
+    return key.startswith(optional) or key.endswith("num_batches_tracked")
+
+
+def _misfit(origin: str, problems: list[str]) -> WeightsError:
+    shown = "; ".join(problems[:4]) + (f"; … {len(problems)} in all" if len(problems) > 4 else "")
+    return WeightsError(
+        "the weights do not fit the network",
+        expected=f"a state dict of the same network and encoder ({origin}'s layout recognised)",
+        found=shown,
+        fix="create the model with the name, encoder and arguments the weights were trained with",
+    )
