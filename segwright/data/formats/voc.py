@@ -9,6 +9,7 @@ the folders, as exporters of annotation tools write it, gives other classes.
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -31,6 +32,7 @@ CLASSES = (
 )  # fmt: skip
 BORDER: Colour = (224, 224, 192)
 MASK_FOLDERS = ("SegmentationClass", "SegmentationClassPNG")
+_ORIGINAL_NAME = re.compile(r"(?:19|20)\d\d_\d{6}$")
 AUGMENTED_FOLDERS = ("SegmentationClassAug", "SegmentationClassTrainAug", "SegmentationAug")
 
 
@@ -162,7 +164,8 @@ def _coding(tree: Tree, parts: list[_Part], records: dict[str, Record]) -> Codin
         table = (*voc_colours(), BORDER)
         space = LabelSpace(CLASSES, voc_colours(), mapping={**{i: i for i in range(21)}, 21: IGNORE_INDEX})
         return Coding(space, ColourTable(table), ("masks hold VOC's colours; the border is ignored",))
-    if classes is None and set(seen.values) <= {*range(21), IGNORE_INDEX}:
+    original = all(_ORIGINAL_NAME.match(name) for name in list(records)[:200])
+    if classes is None and (original or set(seen.values) <= {*range(21), IGNORE_INDEX}):
         return Coding(voc_label_space(), notes=("VOC's 21 classes; 255 (border) is ignored",))
     return conclude(seen, classes, tree.root)
 
