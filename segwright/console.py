@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sized
 from contextlib import contextmanager
 from typing import TypeVar
 
@@ -36,7 +36,7 @@ def progress(title: str, total: int | None = None) -> Iterator[Callable[[int], N
 
 def track(items: Iterable[T], title: str, total: int | None = None) -> Iterator[T]:
     """``items``, with :func:`progress` over them."""
-    if total is None and hasattr(items, "__len__"):
+    if total is None and isinstance(items, Sized):
         total = len(items)
     with progress(title, total) as advance:
         for item in items:

@@ -1,8 +1,8 @@
 """A saved model is a folder: ``model.safetensors``, ``model.json`` and SHA-256 sums. No pickle anywhere.
 
-``model.json`` says everything that is needed to run the network elsewhere: architecture and its arguments, label space,
-preprocessing, post-processing, metrics with their intervals, the data's fingerprint, licences and versions. It holds names
-of our own catalog only, never an import path, so that loading runs no code that came with the file.
+``model.json`` says everything that is needed to run the network elsewhere: architecture and its arguments, label
+space, preprocessing, post-processing, metrics with their intervals, the data's fingerprint, licences and versions. It
+holds names of our own catalog only, never an import path, so that loading runs no code that came with the file.
 """
 
 from __future__ import annotations

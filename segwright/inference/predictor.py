@@ -24,8 +24,8 @@ MAX_WHOLE_PIXELS = DEFAULT_WINDOW * DEFAULT_WINDOW  # larger pictures are predic
 class Predictor:
     """A network with its label space, ready for pictures of any size.
 
-    ``post`` is a chain of :mod:`segwright.postprocess` ("none" switches off the one saved with the model), ``tta`` a list
-    of test-time views ("flip,0.75,1,1.25").
+    ``post`` is a chain of :mod:`segwright.postprocess.chain` ("none" switches off the one saved with the model),
+    ``tta`` a list of test-time views ("flip,0.75,1,1.25").
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class Predictor:
         self.label_space = label_space
         self.bundle = bundle
         text = post if post is not None else (bundle.postprocess if bundle else None)
-        self.chain: Chain | None = None if text in (None, "", "none") else parse_chain(str(text))
+        self.chain: Chain | None = None if text in (None, "", "none") else parse_chain(str(text), label_space.names)
         self.tta: TestTimeAugmentation | None = parse_tta(tta) if tta else None
 
     @classmethod

@@ -62,7 +62,7 @@ class TorchRuntime:
 
     def __init__(self, model: SegmentationModel, device: str | torch.device = "auto", precision: str = "fp32") -> None:
         self.device = choose_device(device) if isinstance(device, str) else device
-        self.model = model.to(self.device, memory_format=torch.channels_last).eval()
+        self.model = model.to(device=self.device).to(memory_format=torch.channels_last).eval()
         self.classes, self.in_channels = model.classes, model.in_channels
         if precision not in ("fp32", "bf16", "fp16"):
             raise UsageError("unknown precision", expected="fp32, bf16, fp16", found=precision)

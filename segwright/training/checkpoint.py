@@ -1,7 +1,7 @@
 """Checkpoints that are whole or not there, without pickle: tensors in safetensors, the rest in JSON, sums over both.
 
-``checkpoints/step-00000120/`` holds ``state.safetensors``, ``state.json`` and ``SHA256SUMS``. A new one is written beside,
-synced and renamed before an old one goes, so a kill or a full disk at any instant leaves a whole one behind.
+``checkpoints/step-00000120/`` holds ``state.safetensors``, ``state.json`` and ``SHA256SUMS``. A new one is written
+beside, synced and renamed before an old one goes, so a kill or a full disk at any instant leaves a whole one behind.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Checkpoint:
 
 
 def save_checkpoint(folder: Path, step: int, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> Path:
-    """Write ``folder/step-…``, then remove all but the newest two. OSError (a full disk) leaves the old ones as they are."""
+    """Write ``folder/step-…``, then remove all but the newest two. OSError (a full disk) leaves the old ones."""
     path = folder / f"step-{step:08d}"
     with write_folder(path) as beside:
         contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
@@ -57,7 +57,7 @@ def checkpoints(folder: Path) -> list[Path]:
 
 def load_checkpoint(folder: Path) -> Checkpoint | None:
     """The newest whole checkpoint; None where there never was one; CheckpointError where all are damaged."""
-    skipped = []
+    skipped: list[str] = []
     for path in reversed(checkpoints(folder)):
         wrong = wrong_sums(path)
         if not wrong:

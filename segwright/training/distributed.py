@@ -77,7 +77,9 @@ def _cpu_group() -> dist.ProcessGroup | None:
     if dist.get_backend() == "gloo":
         return None
     if not _CPU_GROUP:
-        _CPU_GROUP.append(dist.new_group(backend="gloo", timeout=TIMEOUT))
+        group = dist.new_group(backend="gloo", timeout=TIMEOUT)
+        assert isinstance(group, dist.ProcessGroup)  # an int stands for "not a member", and every rank is one
+        _CPU_GROUP.append(group)
     return _CPU_GROUP[0]
 
 

@@ -1,4 +1,4 @@
-"""What a run writes while it goes: ``log.jsonl`` (a line a step), ``metrics.csv`` (a row a validation), the terminal."""
+"""What a run writes as it goes: ``log.jsonl`` (a line a step), ``metrics.csv`` (a row a validation), the terminal."""
 
 from __future__ import annotations
 

@@ -45,6 +45,7 @@ from segwright.training.validate import Validation, Validator
 from segwright.training.watch import Watch
 from segwright.types import Batch
 
+VALIDATION_SHARE = 0.05  # of the time, at most, for validations in a run by the clock
 SaveModel = Callable[[SegmentationModel, "Progress", Validation], None]
 
 
@@ -80,6 +81,7 @@ class Parts:
 
     model: SegmentationModel
     criterion: Criterion
+    late_criterion: Criterion  # of the last phase
     train: Split
     val: Split | None
     config: TrainConfig  # resolved: nothing is "auto" any more
@@ -102,7 +104,7 @@ class Trainer:
         self.device, self.world = parts.device, parts.world
         self.phases = list(self.config.phases)
         # Channels-last before the optimizer and the average are made: their buffers take their parameters' layout.
-        self.model = parts.model.to(device=self.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.model = parts.model.to(device=self.device).to(memory_format=torch.channels_last)
         self.optimizer = create_optimizer(
             self.model,
             self.config,
@@ -112,6 +114,7 @@ class Trainer:
         )
         decay = self.config.ema if isinstance(self.config.ema, float) else None
         self.average = AveragedWeights(self.model, decay or 0.0, self.config.swa) if decay or self.config.swa else None
+        self.model.native_logits = self.config.native_logits
         self.take_step = TrainStep(
             self.model,
             parts.criterion,
@@ -135,7 +138,8 @@ class Trainer:
         )
         self.validator = Validator(parts.val, self.device, self.take_step.dtype, self.world) if parts.val else None
         self.watch = Watch(parts.train.label_space.names)
-        self.last_save = time.monotonic()
+        self.last_save = self.validated_at = time.monotonic()
+        self.validation_seconds = 0.0
         self.last_validation: Validation | None = None
         self.log: RunLog | None = None
 
@@ -167,8 +171,7 @@ class Trainer:
             if not ended:  # the time is over in the middle of an epoch
                 break
             progress.epoch, progress.position = progress.epoch + 1, 0
-            last = self.share() >= 1.0
-            if last or progress.epoch % int(self.config.validate_every) == 0:
+            if self._validation_due():
                 self.validate()
             self.save()
             patience = self.config.early_stopping
@@ -176,8 +179,18 @@ class Trainer:
                 return "early stopping"
         if progress.validated_epoch != progress.epoch or progress.position:
             self.validate()
+        progress.seconds = time.monotonic() - self.clock
         self.save()
         return None
+
+    def _validation_due(self) -> bool:
+        """At an epoch's end: by the count of epochs or, with ``validate_every`` 0, by the share of time it takes."""
+        every = int(self.config.validate_every)
+        if every:
+            return self.progress.epoch % every == 0 or self.share() >= 1.0
+        since = time.monotonic() - self.validated_at
+        due = since >= self.validation_seconds / VALIDATION_SHARE
+        return bool(self.world.broadcast([float(due)])[0]) and self.share() < 1.0
 
     def _one_epoch(self, stop: StopRequest) -> bool:
         """Updates until the epoch ends (True), or the time or a signal ends the run (False)."""
@@ -190,9 +203,10 @@ class Trainer:
                 for update in self._updates(phase):
                     self._take(update, share, phase)
                     share = self.share()
-                    if share >= 1.0 or self.world.any(bool(stop)):
+                    over = self.parts.budget_seconds is not None and share >= 1.0
+                    if over or self.world.any(bool(stop)):
                         return False
-                    if self.phase(share) is not phase:
+                    if share < 1.0 and self.phase(share) is not phase:
                         break
                 else:
                     return True
@@ -233,6 +247,9 @@ class Trainer:
         started = time.monotonic()
         lr = self._set_learning_rate(share)
         self._set_mode(share)
+        late = phase is self.phases[-1]
+        self.take_step.criterion = self.parts.late_criterion if late else self.parts.criterion
+        self.take_step.aux_weight = self.config.aux_weight * ((1 - share) if self.config.aux_fade else 1.0)
         try:
             loss = self.take_step(update, share=share)
         except NonFiniteLossError as error:
@@ -315,14 +332,16 @@ class Trainer:
         model = self.evaluated_model()
         started = time.monotonic()
         found = self.last_validation = self.validator(model)
-        progress.seconds = time.monotonic() - self.clock
+        self.validated_at = time.monotonic()
+        self.validation_seconds = self.validated_at - started
+        progress.seconds = self.validated_at - self.clock
         better = found.scores.miou > progress.best_miou
         self.plateau.update(found.scores.miou) if self.config.schedule == "plateau" else None
         progress.waited = 0 if better else progress.waited + 1
         if better:
             progress.best_miou, progress.best_step = found.scores.miou, progress.step
         if self.world.is_first:
-            self._record_validation(found, better, time.monotonic() - started)
+            self._record_validation(found, better, self.validation_seconds)
             if better:
                 self.parts.save_model(model, progress, found)
         self.world.barrier()
@@ -457,7 +476,7 @@ class Trainer:
         model: nn.Module = self.model
         if self.world.size > 1:
             if self.config.sync_bn and self.device.type == "cuda":
-                model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+                model = nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
             ids = [self.device.index] if self.device.type == "cuda" else None
             model = nn.parallel.DistributedDataParallel(model, device_ids=ids)
         if self.config.compile is True:

@@ -33,7 +33,8 @@ def orthogonalize(matrix: Tensor, iterations: int = 3) -> Tensor:
         gram = x @ x.T
         x = torch.addmm(x, torch.addmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
     x = x.T if tall else x
-    return x * (matrix.shape[0] ** 0.5 / (x.norm() + 1e-7))
+    scaled: Tensor = x * (matrix.shape[0] ** 0.5 / (x.norm() + 1e-7))
+    return scaled
 
 
 def hidden_kernels(model: nn.Module) -> list[nn.Parameter]:
@@ -41,15 +42,16 @@ def hidden_kernels(model: nn.Module) -> list[nn.Parameter]:
 
     The first convolution sees colours and not features; heads and convolutions with a bias set a scale that matters.
     """
-    convolutions = [m for m in model.modules() if isinstance(m, nn.Conv2d)]
-    return [m.weight for m in convolutions[1:] if m.bias is None and m.groups == 1 and m.weight.requires_grad]
+    convolutions = [module for module in model.modules() if isinstance(module, nn.Conv2d)]
+    dense = [conv for conv in convolutions[1:] if conv.bias is None and conv.groups == 1]
+    return [parameter for conv in dense for parameter in conv.parameters() if parameter.requires_grad]
 
 
 class Muon(torch.optim.Optimizer):
     """Muon on the groups marked ``orthogonal``, AdamW on the others.
 
-    ``momentum``: of Muon, with Nesterov's look-ahead. ``betas``, ``eps``: of AdamW. Groups carry ``lr``, ``base_lr`` and
-    ``weight_decay`` as usual; an orthogonal group's ``lr`` is the share of its norm by which a kernel turns, and it
+    ``momentum``: of Muon, with Nesterov's look-ahead. ``betas``, ``eps``: of AdamW. Groups carry ``lr``, ``base_lr``
+    and ``weight_decay`` as usual; an orthogonal group's ``lr`` is the share of its norm by which a kernel turns, and it
     knows no weight decay, since its norm is fixed.
     """
 

@@ -1,4 +1,4 @@
-"""Learning-rate schedules as functions of the share of the run that is done, so that steps and minutes drive them alike.
+"""Learning-rate schedules as functions of the share of the run that is done: steps and minutes drive them alike.
 
 A factor of 1 is the peak learning rate. Warm-up rises linearly from a hundredth.
 """
@@ -53,7 +53,7 @@ SCHEDULES: dict[str, Callable[[float], float]] = {
 
 
 def learning_rate_factor(schedule: str, share: float, warmup: float = 0.0) -> float:
-    """The factor on the peak learning rate when ``share`` (0…1) of the run is done; the schedule follows the warm-up."""
+    """The factor on the peak learning rate when ``share`` (0…1) of the run is done; warm-up first."""
     if schedule not in SCHEDULES:
         raise UsageError("unknown schedule", expected=", ".join(SCHEDULES), found=schedule)
     share = min(max(share, 0.0), 1.0)

@@ -56,7 +56,7 @@ class TrainStep:
         if precision not in DTYPES:
             raise UsageError("unknown precision", expected=", ".join(DTYPES), found=precision)
         self.device = torch.device(device)
-        self.model = model.to(device=self.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.model = model.to(device=self.device).to(memory_format=torch.channels_last)
         self.forward = model if forward is None else forward
         self.criterion, self.optimizer = criterion, optimizer
         self.dtype = DTYPES[precision]
@@ -95,7 +95,7 @@ class TrainStep:
         loss = self.criterion(logits, matching_pixels(masks, logits))
         for head in aux.values():
             loss = loss + self.aux_weight * self.criterion(head, matching_pixels(masks, head))
-        self.scaler.scale(loss / parts if parts > 1 else loss).backward()
+        self.scaler.scale(loss / parts if parts > 1 else loss).backward()  # type: ignore[no-untyped-call]
         return float(loss.detach())
 
     def update(self, share: float = 0.0) -> None:
@@ -112,7 +112,7 @@ class TrainStep:
 
 
 def matching_pixels(masks: Tensor, logits: Tensor) -> Tensor:
-    """The targets (N, h, w) for logits (N, K, h, w) at a coarser stride than the masks (N, H, W): every stride-th pixel.
+    """The targets (N, h, w) for logits (N, K, h, w) at a coarser stride than the masks (N, H, W): one pixel a stride.
 
     Which of the stride² grids is drawn anew each time, so that over a run every pixel is a target. The masks
     themselves where the sizes agree.

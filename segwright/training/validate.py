@@ -31,7 +31,7 @@ class Validation:
 
 
 class Validator:
-    """Validates a network on its share of ``split`` at the pictures' own size; decoded pictures are kept up to 1 GiB."""
+    """Validates a network on its share of ``split`` at the pictures' own size; up to 1 GiB of them stay decoded."""
 
     def __init__(
         self, split: Split, device: torch.device, dtype: torch.dtype | None, world: World | None = None

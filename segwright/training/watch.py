@@ -47,16 +47,17 @@ class Watch:
 
     def validation(self, found: Validation) -> list[str]:
         """What is odd about a validation: classes that occur and are never predicted, three times in a row."""
-        lines = []
         for name, truth, predicted in zip(self.names, found.scores.pixels, found.predicted_pixels, strict=True):
             self.never[name] = self.never.get(name, 0) + 1 if truth and not predicted else 0
-            if self.never[name] == 3:
-                lines += self._once(
-                    f"never {name}",
-                    f"odd: {name!r} is in the validation pictures and was not predicted once in three validations; "
-                    "try --set training.class_weights=median and --set augment.class_aware=0.5",
-                )
-        return lines
+        missing = [name for name, count in self.never.items() if count == 3]
+        if not missing:
+            return []
+        return self._once(
+            f"never {missing}",
+            f"odd: in the validation pictures and not predicted once in three validations: {', '.join(missing)}; "
+            "more steps may be all it takes, else try --set training.class_weights=median "
+            "and --set augment.class_aware=0.5",
+        )
 
     def _once(self, key: str, line: str) -> list[str]:
         if key in self.said:

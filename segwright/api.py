@@ -1,0 +1,346 @@
+"""What ``import segwright`` offers: one function a verb, over paths or objects.
+
+Functions import what they need when they are called: a data check must not wait seconds for torch.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from segwright.config import TrainConfig, load_config, parse_size
+from segwright.console import progress
+from segwright.data.dataset import Dataset, Split, open_dataset
+from segwright.data.inspect import CheckResult, inspect_path
+from segwright.errors import DataError, SegwrightError, UsageError
+from segwright.images import write_image
+from segwright.types import Prediction, Sample
+
+if TYPE_CHECKING:
+    from segwright.deploy.export import ExportResult
+    from segwright.evaluation.compare import Comparison
+    from segwright.evaluation.evaluate import Evaluation
+    from segwright.evaluation.tune_post import TuningResult
+    from segwright.inference.predictor import Predictor
+    from segwright.models.segmenter import SegmentationModel
+    from segwright.training.run import Run
+
+__all__ = [
+    "check",
+    "compare",
+    "convert",
+    "create_model",
+    "evaluate",
+    "export",
+    "list_models",
+    "load",
+    "open_dataset",
+    "predict",
+    "train",
+    "tune_post",
+]
+
+PARITY_PICTURES = 6
+
+
+def check(data: str | Path, *, format: str | None = None, html: str | Path | None = None) -> CheckResult:
+    """Look through a data set; ``html`` also writes a page."""
+    result = inspect_path(data, format)
+    if html is not None:
+        from segwright.data.check_page import write_check_page
+
+        write_check_page(result, html)
+    return result
+
+
+def create_model(
+    name: str,
+    *,
+    classes: int,
+    encoder: str | None = None,
+    weights: str | Path | None = "auto",
+    in_channels: int = 3,
+    **arguments: Any,
+) -> SegmentationModel:
+    """A network of the catalog; see :func:`segwright.models.catalog.create_model`."""
+    from segwright.models import catalog
+
+    return catalog.create_model(
+        name, classes=classes, encoder=encoder, weights=weights, in_channels=in_channels, **arguments
+    )
+
+
+def load(
+    model: str | Path, *, device: str = "auto", precision: str = "fp32", post: str | None = None, tta: str | None = None
+) -> Predictor:
+    """A predictor from a run folder, a bundle or an exported file; call it with a picture."""
+    from segwright.inference import predictor
+
+    return predictor.load(model, device=device, precision=precision, post=post, tta=tta)
+
+
+def train(
+    data: Dataset | str | Path,
+    *,
+    model: str = "auto",
+    encoder: str | None = "auto",
+    minutes: float | None = None,
+    epochs: int | None = None,
+    out: str | Path | None = None,
+    resume: bool = False,
+    start: str | Path | None = None,
+    settings: Mapping[str, Any] | None = None,
+    **training: Any,
+) -> Run:
+    """Train on a data set; what is left out is planned. Further keywords are settings of the training section
+    (``lr=1e-3``, ``batch=8``, ``loss="ce+dice"``), ``weights`` is the model's; ``settings`` takes any dotted key."""
+    values: dict[str, Any] = {"model.name": model, "model.encoder": encoder, "training.minutes": minutes}
+    values["training.epochs"] = epochs
+    if "weights" in training:
+        values["model.weights"] = training.pop("weights")
+    values |= {f"training.{key}": value for key, value in training.items()} | dict(settings or {})
+    return train_run(data, values, out=out, resume=resume, start=start)
+
+
+def train_run(
+    data: Dataset | str | Path,
+    values: Mapping[str, Any],
+    *,
+    config: str | Path | None = None,
+    out: str | Path | None = None,
+    resume: bool = False,
+    start: str | Path | None = None,
+    dry_run: bool = False,
+    command: str = "",
+) -> Run:
+    """Train with dotted settings laid over a config file or the defaults; as the ``train`` verb."""
+    from segwright.training.run import run_training
+
+    started = time.monotonic()
+    base = load_config(config) if config is not None else TrainConfig()
+    settings = base.with_values({**values, **({"out": str(out)} if out is not None else {})})
+    if resume and settings.out is None:
+        raise UsageError("--resume needs the run folder", fix="segwright train DATA --resume --out FOLDER")
+    if isinstance(data, str | Path):
+        settings = settings.with_values({"data.path": str(data)})
+        data = open_dataset(data, settings.data.format)
+    return run_training(data, settings, resume=resume, start=start, dry_run=dry_run, command=command, started=started)
+
+
+def evaluate(
+    model: str | Path | Predictor,
+    data: Split | Dataset | str | Path,
+    *,
+    split: str | None = None,
+    device: str = "auto",
+    post: str | None = None,
+    tta: str | None = None,
+    format: str | None = None,
+) -> Evaluation:
+    """Score a model (a run folder, bundle, ``.onnx`` file or predictor) on a split that has masks."""
+    chosen = data if isinstance(data, Split) else choose_split(_opened(data, format), split)
+    from segwright.evaluation.evaluate import evaluate as evaluate_predictor
+
+    predictor = _predictor(model, device, post, tta)
+    return evaluate_predictor(predictor, chosen)
+
+
+def evaluate_path(
+    model: Path,
+    data: str | Path,
+    *,
+    split: str | None = None,
+    device: str = "auto",
+    post: str | None = None,
+    tta: str | None = None,
+    format: str | None = None,
+    report: Path | None = None,
+    command: str = "",
+) -> Evaluation:
+    """As the ``evaluate`` verb: ``model`` may also be a folder of masks made by any tool."""
+    from segwright.evaluation.masks import evaluate_masks
+    from segwright.evaluation.report import RunFacts, write_report
+
+    chosen = choose_split(open_dataset(data, format), split)
+    a_run = (model / "model.json").is_file() or (model / "model" / "model.json").is_file()
+    if model.is_dir() and not a_run:
+        found = evaluate_masks(model, chosen)
+    else:
+        found = evaluate(load(model, device=device, post=post, tta=tta), chosen)
+    if report is not None:
+        write_report(report, found, chosen, RunFacts(title=f"{model.name} on {chosen.name}", command=command))
+    return found
+
+
+def compare(
+    models: Sequence[Path],
+    data: str | Path,
+    *,
+    split: str | None = None,
+    device: str = "auto",
+    format: str | None = None,
+) -> Comparison:
+    """Several models on the same pictures."""
+    from segwright.evaluation.compare import compare as compare_evaluations
+
+    if len(models) < 2:
+        raise UsageError("a comparison takes two models or more", found=str(len(models)))
+    chosen = choose_split(open_dataset(data, format), split)
+    found = {str(model): evaluate(load(model, device=device), chosen) for model in models}
+    return compare_evaluations(found)
+
+
+def predict(
+    model: str | Path | Predictor,
+    source: str | Path,
+    *,
+    out: str | Path = "predictions",
+    device: str = "auto",
+    post: str | None = None,
+    tta: str | None = None,
+    confidence: bool = False,
+    overlay: bool = True,
+) -> dict[str, Any]:
+    """Segment every picture of ``source`` into ``out``. A picture that cannot be read is named and passed over."""
+    from segwright.inference.sources import open_source, read_frames
+
+    found = open_source(source)
+    predictor = _predictor(model, device, post, tta)
+    folder = Path(out)
+    written: list[dict[str, Any]] = []
+    failed: list[dict[str, str]] = []
+    with progress("predicting", len(found) or None) as advance:
+        if found.kind == "video":
+            for number, frame in enumerate(read_frames(found.files[0])):
+                name = f"{found.files[0].stem}-{number:06d}"
+                written.append(_write(predictor.predict(frame), folder, name, confidence, overlay))
+                advance(1)
+        for path in found.files if found.kind != "video" else ():
+            try:
+                prediction = predictor(path)
+                written.append({"file": str(path), **_write(prediction, folder, found.name(path), confidence, overlay)})
+            except SegwrightError as error:
+                if found.kind == "image":
+                    raise
+                failed.append({"file": str(path), "error": str(error)})
+            advance(1)
+    return {"pictures": len(written), "out": str(folder), "results": written, "failed": failed}
+
+
+def _write(prediction: Prediction, folder: Path, name: str, confidence: bool, overlay: bool) -> dict[str, Any]:
+    result: dict[str, Any] = {"mask": str(prediction.save(folder / f"{name}.png"))}
+    if overlay:
+        result["overlay"] = str(write_image(folder / f"{name}.overlay.jpg", prediction.overlay()))
+    if confidence:
+        grey = (prediction.confidence * 255 + 0.5).astype(np.uint8)
+        result["confidence"] = str(write_image(folder / f"{name}.confidence.png", grey[..., None]))
+    result["shares"] = {key: value for key, value in prediction.shares().items() if value > 0}
+    result["mean_confidence"] = float(prediction.confidence.mean())
+    return result
+
+
+def export(
+    model: str | Path,
+    to: str = "onnx",
+    out: str | Path | None = None,
+    *,
+    data: str | Path | None = None,
+    with_logits: bool = False,
+) -> ExportResult:
+    """Export a saved model, compared on pictures: of ``data``, else of the data it was trained on, else drawn."""
+    from segwright.deploy.export import export as export_model
+
+    samples, pictures = parity_samples(model, data)
+    return export_model(model, to, out, samples=samples, pictures=pictures, with_logits=with_logits)
+
+
+def parity_samples(model: str | Path, data: str | Path | None) -> tuple[list[Sample], str]:
+    """Some pictures to compare an export on, and where they are from."""
+    from segwright.data.street import draw_street
+    from segwright.inference.bundle import read_bundle
+    from segwright.inference.predictor import find_bundle
+
+    bundle = read_bundle(find_bundle(model))
+    known = bundle.training.get("data")
+    path = data if data is not None else known if known and Path(str(known)).exists() else None
+    if path is not None:
+        dataset = open_dataset(str(path))
+        split = dataset.splits.get("val", dataset.all)
+        places = np.linspace(0, len(split) - 1, min(PARITY_PICTURES, len(split))).round().astype(int)
+        fits = dataset.label_space.names == bundle.label_space.names
+        samples = [split[int(i)] for i in places]
+        if not fits:
+            samples = [Sample(sample.id, sample.image) for sample in samples]
+        return samples, f"{len(samples)} pictures of {path}"
+    drawn = [Sample(f"street-{i}", draw_street(f"parity/{i}", (240, 320))[0]) for i in range(3)]
+    return drawn, "3 street scenes drawn by segwright (give --data for your own)"
+
+
+def tune_post(
+    model: str | Path,
+    data: str | Path,
+    *,
+    split: str | None = None,
+    device: str = "auto",
+    keep: bool = True,
+    format: str | None = None,
+) -> TuningResult:
+    """Search post-processing on ``data``; a winner is saved into the model when ``keep`` is set."""
+    from segwright.evaluation.tune_post import tune_post as search_post
+    from segwright.inference.bundle import load_bundle, save_bundle
+    from segwright.inference.predictor import find_bundle
+
+    folder = find_bundle(model)
+    predictor = load(folder, device=device, post="none")
+    result = search_post(predictor, choose_split(open_dataset(data, format), split or "val"))
+    if keep and result.kept:
+        network, bundle = load_bundle(folder)
+        metrics = {**bundle.metrics, "postprocess": result.to_json()}
+        save_bundle(folder, network, replace(bundle, postprocess=result.chain, metrics=metrics))
+    return result
+
+
+def convert(data: str | Path, to: str, out: str | Path, *, format: str | None = None) -> dict[str, Any]:
+    """Write a data set in another format."""
+    from segwright.data.convert import convert as convert_dataset
+
+    dataset = open_dataset(data, format)
+    convert_dataset(dataset, to, out)
+    return {"from": dataset.format, "to": to, "pictures": len(dataset), "out": str(out)}
+
+
+def list_models(names: Sequence[str] = (), *, measure: bool = False, size: str = "352x480") -> list[dict[str, Any]]:
+    """The catalog as rows; ``measure`` adds what was measured on this machine."""
+    from segwright.models.measure import list_catalog
+
+    return list_catalog(names, measure=parse_size(size) if measure else None)
+
+
+def choose_split(data: Dataset, name: str | None) -> Split:
+    """The named split; left out: test, else val, else everything there is."""
+    splits = data.splits
+    if name is not None:
+        if name not in splits and name != "all":
+            raise DataError(f"no split {name!r}", expected=", ".join([*splits, "all"]), where=data.root)
+        return data.all if name == "all" else splits[name]
+    for usual in ("test", "val"):
+        if usual in splits and _has_masks(splits[usual]):
+            return splits[usual]
+    return data.all
+
+
+def _predictor(model: str | Path | Predictor, device: str, post: str | None, tta: str | None) -> Predictor:
+    return load(model, device=device, post=post, tta=tta) if isinstance(model, str | Path) else model
+
+
+def _has_masks(split: Split) -> bool:
+    return any(record.mask_path is not None or record.payload is not None for record in split.records)
+
+
+def _opened(data: Dataset | str | Path, format: str | None) -> Dataset:
+    return open_dataset(data, format) if isinstance(data, str | Path) else data

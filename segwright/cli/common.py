@@ -1,0 +1,46 @@
+"""What the verbs share: printing for people and for programs."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from segwright.errors import SegwrightError
+from segwright.files import write_json
+
+Json = Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the result for programs.")]
+Format = Annotated[str | None, typer.Option("--format", help="Data format; recognised when left out.")]
+Split = Annotated[str | None, typer.Option("--split", help="Which split of the data set.")]
+Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1, mps")]
+Data = Annotated[Path, typer.Argument(metavar="DATA", help="Folder or file of the data set; its format is recognised.")]
+Model = Annotated[Path, typer.Argument(metavar="MODEL", help="A run folder, a bundle or an exported .onnx file.")]
+
+
+def console() -> Console:
+    """For results: stdout, as wide as the terminal, or wide enough for tables when piped."""
+    if sys.stdout.isatty():
+        return Console(highlight=False)
+    return Console(highlight=False, width=120)
+
+
+def report_error(error: SegwrightError) -> None:
+    """The error's text on stderr, without a traceback."""
+    screen = Console(stderr=True, highlight=False, soft_wrap=True)
+    screen.print("[bold red]error:[/] ", end="")
+    screen.print(str(error), markup=False)
+
+
+def write_result(path: Path | None, result: Any) -> None:
+    """``--json FILE``."""
+    if path is not None:
+        write_json(path, result)
+
+
+def command_line() -> str:
+    """The command as it was typed, for config, report and bundle."""
+    return shlex.join(["segwright", *sys.argv[1:]])

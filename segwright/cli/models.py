@@ -1,0 +1,161 @@
+"""Verbs about models: models, evaluate, predict, compare, export, tune-post."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from segwright.cli.common import Data, Device, Format, Json, Model, Split, command_line, console, write_result
+
+Post = Annotated[str | None, typer.Option("--post", metavar="CHAIN", help="Post-processing; none: not even the saved.")]
+Tta = Annotated[str | None, typer.Option("--tta", metavar="VIEWS", help="Test-time views, such as flip,0.75,1,1.25.")]
+
+
+def models(
+    measure: Annotated[
+        bool, typer.Option("--measure", help="Measure parameters, FLOPs, memory, latency here.")
+    ] = False,
+    names: Annotated[list[str] | None, typer.Argument(metavar="[NAME]...", help="Only these.")] = None,
+    size: Annotated[str, typer.Option(metavar="HxW", help="Picture size for --measure.")] = "352x480",
+    json: Json = None,
+) -> None:
+    """The networks there are: size, stride, paper, licence of the weights, when to use which."""
+    from segwright import api
+
+    rows = api.list_models(names or (), measure=measure, size=size)
+    from segwright.cli.tables import models_table
+
+    console().print(models_table(rows, measure))
+    write_result(json, rows)
+
+
+def evaluate(
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="Run folder, bundle, .onnx file, or folder of masks.")],
+    data: Data,
+    split: Split = None,
+    device: Device = "auto",
+    post: Post = None,
+    tta: Tta = None,
+    report: Annotated[Path | None, typer.Option("--report", metavar="FILE", help="Write a page to look at.")] = None,
+    format: Format = None,
+    json: Json = None,
+) -> None:
+    """Score a model, or masks made by any tool, on a split that has masks."""
+    from segwright import api
+
+    found = api.evaluate_path(
+        model,
+        data,
+        split=split,
+        device=device,
+        post=post,
+        tta=tta,
+        format=format,
+        report=report,
+        command=command_line(),
+    )
+    from segwright.evaluation.terminal import render_evaluation
+
+    render_evaluation(found, console())
+    write_result(json, found.to_json())
+    if report is not None:
+        console().print(f"report: {report}")
+
+
+def predict(
+    model: Model,
+    source: Annotated[str, typer.Argument(metavar="SOURCE", help="Image, folder, glob, video or GeoTIFF.")],
+    out: Annotated[Path, typer.Option("--out", metavar="FOLDER", help="Where masks and overlays go.")] = Path(
+        "predictions"
+    ),
+    device: Device = "auto",
+    post: Post = None,
+    tta: Tta = None,
+    confidence: Annotated[bool, typer.Option("--confidence", help="Also write the confidence as a grey PNG.")] = False,
+    overlay: Annotated[bool, typer.Option("--overlay/--no-overlay", help="Also write the picture in colours.")] = True,
+    json: Json = None,
+) -> None:
+    """Segment pictures: a mask (class indices, palette PNG) and an overlay for each."""
+    from segwright import api
+
+    result = api.predict(
+        model, source, out=out, device=device, post=post, tta=tta, confidence=confidence, overlay=overlay
+    )
+    from segwright.cli.tables import print_prediction
+
+    print_prediction(result, console())
+    write_result(json, result)
+    if result["failed"]:
+        raise typer.Exit(1)
+
+
+def compare(
+    models: Annotated[list[Path], typer.Argument(metavar="MODEL...", help="Two or more models.")],
+    data: Annotated[Path, typer.Option("--data", metavar="DATA", help="What they are compared on.")],
+    split: Split = None,
+    device: Device = "auto",
+    format: Format = None,
+    json: Json = None,
+) -> None:
+    """Put models side by side on the same pictures, with the interval of the difference."""
+    from segwright import api
+
+    result = api.compare(models, data, split=split, device=device, format=format)
+    from segwright.evaluation.compare import render_comparison
+
+    render_comparison(result, console())
+    write_result(json, result.to_json())
+
+
+def export(
+    model: Model,
+    to: Annotated[str, typer.Option("--to", help="onnx")] = "onnx",
+    out: Annotated[Path | None, typer.Option("--out", metavar="FILE", help="The exported file.")] = None,
+    data: Annotated[Path | None, typer.Option("--data", metavar="DATA", help="Real pictures for the check.")] = None,
+    logits: Annotated[bool, typer.Option("--logits", help="Also answer the logits of every class.")] = False,
+    json: Json = None,
+) -> None:
+    """Export a model, verified against the original on real pictures at several sizes."""
+    from segwright import api
+
+    result = api.export(model, to=to, out=out, data=data, with_logits=logits)
+    parity = result.parity
+    screen = console()
+    screen.print(f"{result.path}  ({result.format}, {result.precision}, {result.latency_ms:.0f} ms a picture)")
+    screen.print(
+        f"checked on {parity.pictures}: largest logit difference {parity.max_abs_logit:.2g}, "
+        f"{parity.argmax_agreement:.3%} of the labels equal, mIoU difference {parity.miou_delta:+.4f}"
+    )
+    screen.print(f"sizes: {', '.join(parity.sizes)}")
+    write_result(json, result.to_json())
+
+
+def tune_post(
+    model: Model,
+    data: Data,
+    split: Split = None,
+    device: Device = "auto",
+    keep: Annotated[bool, typer.Option("--keep/--no-keep", help="Save a winner into the model.")] = True,
+    format: Format = None,
+    json: Json = None,
+) -> None:
+    """Search post-processing on validation data; it is kept only when it raises the score beyond chance."""
+    from segwright import api
+
+    result = api.tune_post(model, data, split=split, device=device, keep=keep, format=format)
+    from segwright.evaluation.tune_post import render_tuning
+
+    render_tuning(result, console())
+    write_result(json, result.to_json())
+
+
+def register(app: typer.Typer) -> None:
+    """Add this module's verbs."""
+    app.command()(models)
+    app.command()(evaluate)
+    app.command()(predict)
+    app.command()(compare)
+    app.command()(export)
+    app.command("tune-post")(tune_post)

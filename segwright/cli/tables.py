@@ -1,0 +1,41 @@
+"""Tables for people."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+
+def models_table(rows: Sequence[Mapping[str, Any]], measured: bool) -> Table:
+    """The catalog, one row a network."""
+    table = Table(box=None, header_style="bold", padding=(0, 2, 0, 0))
+    table.add_column("name", no_wrap=True)
+    table.add_column("parameters", justify="right", no_wrap=True)
+    table.add_column("stride", justify="right")
+    if measured:
+        for title in ("GFLOP", "train MiB/img", "ms/img here"):
+            table.add_column(title, justify="right", no_wrap=True)
+    table.add_column("what it is, when to use it")
+    table.add_column("weights")
+    for row in rows:
+        cells = [str(row["name"]), f"{row['parameters'] / 1e6:.1f} M", str(row["stride"])]
+        if measured:
+            cells += [f"{row['gflop']:.1f}", f"{row['training_mib']:.0f}", f"{row['latency_ms']:.0f}"]
+        table.add_row(*cells, f"{row['summary']} [dim]({row['paper']})[/]", str(row["licence"]))
+    return table
+
+
+def print_prediction(result: Mapping[str, Any], console: Console) -> None:
+    """What was written and, for a single picture, what is in it."""
+    for item in result["results"][:1] if result["pictures"] == 1 else ():
+        for name, share in sorted(item["shares"].items(), key=lambda pair: -pair[1]):
+            console.print(f"{name:>16} {share:6.1%}")
+        console.print(f"mean confidence {item['mean_confidence']:.2f}")
+        console.print(f"mask: {item['mask']}" + (f"\noverlay: {item['overlay']}" if "overlay" in item else ""))
+    if result["pictures"] != 1:
+        console.print(f"{result['pictures']} pictures segmented: {result['out']}")
+    for item in result["failed"]:
+        console.print(f"[red]not segmented:[/] {item['error']}")

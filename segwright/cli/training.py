@@ -1,0 +1,96 @@
+"""Verbs that make models: demo, train."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from segwright.cli.common import Data, Device, Format, Json, command_line, console, write_result
+
+
+def train(
+    data: Data,
+    model: Annotated[str, typer.Option("--model", help="A network of `segwright models`, or auto.")] = "auto",
+    encoder: Annotated[str | None, typer.Option("--encoder", help="A timm encoder; planned when left out.")] = None,
+    weights: Annotated[str | None, typer.Option(help="auto, none, imagenet, torchvision:…, or a file.")] = None,
+    epochs: Annotated[int | None, typer.Option(help="Passes over the training pictures.", min=1)] = None,
+    minutes: Annotated[float | None, typer.Option(help="Wall-clock budget; the run ends on time.")] = None,
+    size: Annotated[str | None, typer.Option(metavar="HxW", help="Training crop, height x width.")] = None,
+    batch: Annotated[int | None, typer.Option(help="Pictures a step.", min=1)] = None,
+    lr: Annotated[float | None, typer.Option(help="Peak learning rate.")] = None,
+    loss: Annotated[str | None, typer.Option(help="ce, dice, ce+dice, 0.5*ce+0.5*lovasz, …")] = None,
+    optimizer: Annotated[str | None, typer.Option(help="adamw, adam, sgd, muon, …")] = None,
+    schedule: Annotated[str | None, typer.Option(help="cosine, poly, step, plateau, one-cycle, constant")] = None,
+    seed: Annotated[int | None, typer.Option(help="Of order, augmentation and initial weights.", min=0)] = None,
+    device: Device = "auto",
+    precision: Annotated[str | None, typer.Option(help="auto, fp32, bf16, fp16")] = None,
+    start: Annotated[Path | None, typer.Option("--from", metavar="MODEL", help="Fine-tune a saved model.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on where the run in --out stopped.")] = False,
+    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave unusable files out, and say which.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and how long it will take; stop.")] = False,
+    out: Annotated[Path | None, typer.Option("--out", metavar="FOLDER", help="Run folder.")] = None,
+    config: Annotated[
+        Path | None, typer.Option("--config", metavar="FILE", help="A config.yaml to begin with.")
+    ] = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Any other setting; repeatable.")
+    ] = None,
+    format: Format = None,
+    json: Json = None,
+) -> None:
+    """Train a segmenter on a data set. Everything left out is planned from the data and the machine."""
+    from segwright.training.cpu import prepare_cpu
+
+    prepare_cpu()  # before torch is loaded
+    from segwright import api
+    from segwright.config import parse_overrides
+
+    given: dict[str, Any] = {
+        "model.name": None if model == "auto" else model,
+        "model.encoder": encoder,
+        "model.weights": weights,
+        "training.epochs": epochs,
+        "training.minutes": minutes,
+        "training.size": size,
+        "training.batch": batch,
+        "training.lr": lr,
+        "training.loss": loss,
+        "training.optimizer": optimizer,
+        "training.schedule": schedule,
+        "training.seed": seed,
+        "training.device": None if device == "auto" else device,
+        "training.precision": precision,
+        "data.skip_bad": True if skip_bad else None,
+        "data.format": format,
+    }
+    values = {key: value for key, value in given.items() if value is not None} | parse_overrides(settings or [])
+    run = api.train_run(
+        data, values, config=config, out=out, resume=resume, start=start, dry_run=dry_run, command=command_line()
+    )
+    write_result(json, run.to_json())
+    if run.stopped_by in ("SIGINT", "SIGTERM"):
+        raise typer.Exit(130 if run.stopped_by == "SIGINT" else 143)
+
+
+def demo(
+    out: Annotated[Path, typer.Option("--out", metavar="FOLDER", help="Where everything goes.")] = Path(
+        "segwright-demo"
+    ),
+    no_open: Annotated[bool, typer.Option("--no-open", help="Do not open the report in a browser.")] = False,
+    json: Json = None,
+) -> None:
+    """See the whole road in two minutes: made-up street scenes, a check, a training, an evaluation, a picture."""
+    from segwright.training.cpu import prepare_cpu
+
+    prepare_cpu()
+    from segwright.cli.demo import run_demo
+
+    write_result(json, run_demo(out, open_report=not no_open, console=console()))
+
+
+def register(app: typer.Typer) -> None:
+    """Add this module's verbs."""
+    app.command()(demo)
+    app.command()(train)

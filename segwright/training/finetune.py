@@ -1,0 +1,66 @@
+"""Starting from a saved model: what fits is kept, by name and shape; classes are matched by name."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from segwright.errors import WeightsError
+from segwright.models.segmenter import SegmentationModel
+from segwright.types import LabelSpace
+
+
+def transfer_weights(
+    source: SegmentationModel, source_labels: LabelSpace, target: SegmentationModel, target_labels: LabelSpace
+) -> list[str]:
+    """Copy weights from ``source`` into ``target`` and say what was kept, matched and started anew.
+
+    A last layer with one output a class takes the outputs of the classes that both know. WeightsError where nothing
+    but the heads fits: then the networks differ.
+    """
+    ours, theirs = target.state_dict(), source.state_dict()
+    shared = [(i, source_labels.names.index(n)) for i, n in enumerate(target_labels.names) if n in source_labels.names]
+    kept, matched, fresh = [], [], []
+    for name, tensor in ours.items():
+        found = theirs.get(name)
+        if found is not None and found.shape == tensor.shape and source_labels.names == target_labels.names:
+            tensor.copy_(found)
+            kept.append(name)
+        elif found is not None and _one_a_class(found, tensor, source_labels, target_labels):
+            _copy_classes(tensor, found, shared)
+            matched.append(name)
+        elif found is not None and found.shape == tensor.shape:
+            tensor.copy_(found)
+            kept.append(name)
+        else:
+            fresh.append(name)
+    if len(kept) < len(ours) / 2:
+        raise WeightsError(
+            "the saved model is another network",
+            expected="at least half of the tensors by name and shape",
+            found=f"{len(kept)} of {len(ours)}",
+            fix="train with the same --model and --encoder as the saved one",
+        )
+    target.load_state_dict(ours)
+    lines = [f"kept from the saved model: {len(kept)} of {len(ours)} tensors"]
+    if matched:
+        names = ", ".join(target_labels.names[i] for i, _ in shared) or "none"
+        lines.append(f"last layers matched by class name ({names}): {', '.join(matched)}")
+    if fresh:
+        lines.append(f"started anew: {', '.join(fresh)}")
+    return lines
+
+
+def _one_a_class(found: Tensor, tensor: Tensor, source: LabelSpace, target: LabelSpace) -> bool:
+    return (
+        found.ndim >= 1
+        and found.shape[0] == source.classes
+        and tensor.shape[0] == target.classes
+        and found.shape[1:] == tensor.shape[1:]
+    )
+
+
+@torch.no_grad()
+def _copy_classes(tensor: Tensor, found: Tensor, shared: list[tuple[int, int]]) -> None:
+    for ours, theirs in shared:
+        tensor[ours].copy_(found[theirs])

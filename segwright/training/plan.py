@@ -1,0 +1,298 @@
+"""What a run will do, decided from the data and the machine, each decision with its reason.
+
+A plan resolves every "auto" of a :class:`TrainConfig` into a new config. It never looks at a data set's name: what
+counts are the pictures' size and number, the class frequencies, the budget, and how fast this machine takes a step.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from segwright.config import Phase, Size, TrainConfig
+from segwright.data.fingerprint import Fingerprint
+from segwright.errors import DataError
+from segwright.losses.weights import class_weights
+from segwright.training.loop import VALIDATION_SHARE
+
+CPU_WORKING_PIXELS = 480 * 480  # the largest training crop that a CPU gets
+GPU_WORKING_PIXELS = 768 * 768
+SHORT_SIDE = 128  # below it a reduced picture shows too little to learn from
+RARE = 0.01  # a class with less than this share of the pixels is rare
+DEFAULT_SAMPLES = 20_000  # seen in a run without a budget
+MIN_EPOCHS, MAX_EPOCHS = 20, 400
+
+Probe = Callable[[TrainConfig, Size, int, str], float]  # (config, crop, batch, precision) → seconds a step
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What there is to train on."""
+
+    device: str
+    cores: int
+    memory_bytes: int
+    precision: str = "fp32"
+    precision_reason: str = "the CPU has no native bf16"
+
+    @property
+    def is_gpu(self) -> bool:
+        return self.device.startswith("cuda")
+
+
+@dataclass(frozen=True)
+class Decision:
+    """One value that was chosen, and why."""
+
+    setting: str
+    value: Any
+    reason: str
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A resolved config, and how it came about."""
+
+    config: TrainConfig
+    decisions: tuple[Decision, ...]
+    class_weights: tuple[float, ...] | None
+    seconds: float | None  # how long training and validation will take, where a step was timed
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "decisions": [{"setting": d.setting, "value": d.value, "reason": d.reason} for d in self.decisions],
+            "class_weights": None if self.class_weights is None else list(self.class_weights),
+            "seconds": self.seconds,
+            "config": self.config.model_dump(mode="json"),
+        }
+
+
+class _Draft:
+    """A config under resolution: values are set once, with their reason; what the user gave stays."""
+
+    def __init__(self, config: TrainConfig) -> None:
+        self.config = config
+        self.values: dict[str, Any] = {}
+        self.decisions: list[Decision] = []
+
+    def get(self, key: str) -> Any:
+        if key in self.values:
+            return self.values[key]
+        node: Any = self.config
+        for part in key.split("."):
+            node = node[part] if isinstance(node, Mapping) else getattr(node, part)
+        return node
+
+    def choose(self, key: str, value: Any, reason: str, *, auto: Any = "auto") -> Any:
+        """Set ``key`` if it is still ``auto``; returns what holds."""
+        given = self.get(key)
+        if key in self.values:
+            return given
+        if given != auto:
+            self.decisions.append(Decision(key, given, "as asked"))
+            return given
+        self.values[key] = value
+        self.decisions.append(Decision(key, value, reason))
+        return value
+
+    def resolved(self) -> TrainConfig:
+        return self.config.with_values(self.values)
+
+
+def make_plan(
+    config: TrainConfig,
+    fingerprint: Fingerprint,
+    *,
+    pictures: int,
+    val_pictures: int,
+    machine: Machine,
+    pretrained: bool,
+    probe: Probe | None = None,
+) -> Plan:
+    """Resolve ``config``. ``pictures``: of the training split; ``pretrained``: whether encoder weights can be had;
+    ``probe`` times a training step. DataError where there is nothing to train on."""
+    if pictures == 0:
+        raise DataError("the training split is empty", fix="add pictures, or name the format with --format")
+    draft = _Draft(config)
+    scratch = _plan_model(draft, fingerprint, machine, pretrained)
+    _plan_optimizer(draft, machine, scratch)
+    _plan_budget(draft, pictures)
+    _plan_crops(draft, fingerprint, pictures, machine, scratch)
+    weights = _plan_imbalance(draft, fingerprint, scratch)
+    _plan_arithmetic(draft, machine, pictures)
+    _plan_validation(draft)
+    seconds = _estimate(draft, probe, fingerprint, pictures, val_pictures)
+    return Plan(draft.resolved(), tuple(draft.decisions), weights, seconds)
+
+
+def _plan_model(draft: _Draft, fingerprint: Fingerprint, machine: Machine, pretrained: bool) -> bool:
+    """Network, encoder and weights; returns whether training starts from random weights."""
+    draft.choose("model.in_channels", fingerprint.channels, "the pictures' channels")
+    weights = draft.get("model.weights")
+    named = draft.get("model.name") != "auto"
+    if not named and weights in ("auto", "imagenet") and pretrained:
+        draft.choose("model.name", "unet", "pretrained encoder weights can be had: U-Net makes the most of little data")
+        draft.choose("model.encoder", "mobilenetv2_100" if not machine.is_gpu else "resnet34", "fits the machine")
+        return False
+    if not named:
+        draft.choose("model.name", "leannet", "from random weights, LeanNet learns most in the same time on CPU cores")
+        draft.choose("model.encoder", None, "LeanNet is of one piece")
+        if "variant" not in draft.config.model.arguments:
+            variant = "large" if machine.is_gpu else "small"
+            draft.values["model.arguments"] = {**draft.config.model.arguments, "variant": variant}
+            reason = "a GPU has room for it" if machine.is_gpu else "most steps in the time on few cores"
+            draft.decisions.append(Decision("model.arguments.variant", variant, reason))
+        return True
+    draft.choose("model.name", "", "")
+    draft.choose("model.encoder", None, "the network's own default")
+    return weights is None or not pretrained
+
+
+def _plan_optimizer(draft: _Draft, machine: Machine, scratch: bool) -> None:
+    name = draft.get("model.name")
+    if scratch and name == "leannet":
+        draft.choose("training.optimizer", "muon", "learns fastest from random weights where batch norms follow")
+        if draft.get("training.optimizer") == "muon":
+            draft.choose("training.lr", 4e-3, "of the parameters that AdamW trains beside Muon")
+        draft.values.setdefault("training.aux_fade", True)
+        draft.values.setdefault("training.native_logits", True)
+    draft.choose("training.optimizer", "adamw", "robust without tuning")
+    optimizer = draft.get("training.optimizer")
+    usual = {"sgd": 0.02, "rmsprop": 1e-3, "adamw": 2e-3, "adam": 2e-3}.get(optimizer, 1e-3)
+    if not scratch:
+        usual = usual / 2
+    draft.choose("training.lr", usual, f"the usual peak for {optimizer}" + ("" if scratch else ", fine-tuning"))
+    draft.choose("training.encoder_lr_factor", 1.0 if scratch else 0.3, "new" if scratch else "pretrained: gently")
+    draft.choose("training.weight_decay", 5e-4 if optimizer == "sgd" else 0.02, f"the usual for {optimizer}")
+    draft.choose("training.warmup", 0.05, "a twentieth of the run")
+    draft.choose("training.ema", 0.995, "averaged weights score higher than the last ones")
+
+
+def _plan_budget(draft: _Draft, pictures: int) -> None:
+    minutes, epochs = draft.get("training.minutes"), draft.get("training.epochs")
+    if minutes is None and epochs is None:
+        planned = int(np.clip(round(DEFAULT_SAMPLES / pictures), MIN_EPOCHS, MAX_EPOCHS))
+        draft.choose("training.epochs", planned, f"about {planned * pictures} samples", auto=None)
+
+
+def _plan_crops(draft: _Draft, fingerprint: Fingerprint, pictures: int, machine: Machine, scratch: bool) -> None:
+    """Phases: small pictures first, since they cost a fraction and teach what is where; the own scale last."""
+    if draft.config.training.phases:
+        draft.decisions.append(Decision("training.phases", f"{len(draft.config.training.phases)} phases", "as asked"))
+        draft.choose("training.size", draft.config.training.phases[-1].size, "of the last phase")
+        draft.choose("training.batch", draft.config.training.phases[-1].batch, "of the last phase")
+        return
+    largest = GPU_WORKING_PIXELS if machine.is_gpu else CPU_WORKING_PIXELS
+    height, width = fingerprint.height[1], fingerprint.width[1]
+    asked = draft.get("training.size")
+    size = asked if asked != "auto" else crop_size(height, width, largest)
+    draft.choose("training.size", size, f"pictures of {height}×{width}, in steps of 32, as large as the machine bears")
+    batch = draft.choose(
+        "training.batch", _batch(pictures, machine), "enough for batch norm, few enough for many steps"
+    )
+    last = Phase(until=1.0, size=size, scale=(0.7, 1.35), batch=batch)
+    phases = [last]
+    if asked == "auto" and scratch and min(size) * 0.55 >= SHORT_SIDE:
+        phases = [
+            Phase(until=0.12, size=_reduced(size, 0.45), scale=(0.34, 0.8), batch=batch * 3 // 2),
+            Phase(until=0.62, size=_reduced(size, 0.6), scale=(0.45, 1.05), batch=batch),
+            last,
+        ]
+        reason = "small pictures first: most of what there is to learn, at a fraction of the time"
+    else:
+        reason = "one size throughout"
+    draft.values["training.phases"] = [phase.model_dump() for phase in phases]
+    shown = ", then ".join("{}×{}".format(*phase.size) for phase in phases)
+    draft.decisions.append(Decision("training.phases", shown, reason))
+
+
+def crop_size(height: int, width: int, largest: int) -> Size:
+    """The picture's own size, or a crop of at most ``largest`` pixels of its shape, in multiples of 32, at least 32."""
+    zoom = min(1.0, (largest / (height * width)) ** 0.5)
+    return (_side(height * zoom), _side(width * zoom))
+
+
+def _side(length: float) -> int:
+    """A multiple of 32 just inside ``length``: a crop that fits needs no invented border. Small pictures stay whole."""
+    inside = length * 0.93 if length >= 256 else length
+    return max(32, int(inside) // 32 * 32)
+
+
+def _reduced(size: Size, factor: float) -> Size:
+    return (max(32, round(size[0] * factor / 16) * 16), max(32, round(size[1] * factor / 16) * 16))
+
+
+def _batch(pictures: int, machine: Machine) -> int:
+    return int(min(16 if machine.is_gpu else 8, max(2, pictures)))
+
+
+def _plan_imbalance(draft: _Draft, fingerprint: Fingerprint, scratch: bool) -> tuple[float, ...] | None:
+    """Loss, class weights and class-aware crops, from the class frequencies."""
+    pixels = np.asarray(fingerprint.class_pixels, np.float64)
+    share = pixels / max(pixels.sum(), 1.0)
+    rare = [n for n, s in zip(fingerprint.class_names, share, strict=True) if 0 < s < RARE]
+    draft.choose("training.loss", "ce(smoothing=0.05)", "cross-entropy with a little smoothing against over-confidence")
+    if draft.config.training.loss == "auto" and scratch:
+        draft.choose("training.late_loss", "0.5*jaccard", "the last phase also trains the overlap itself", auto=None)
+    given = draft.get("training.class_weights")
+    if isinstance(given, tuple | list):
+        draft.decisions.append(Decision("training.class_weights", list(given), "as asked"))
+        weights: tuple[float, ...] | None = tuple(float(value) for value in given)
+    else:
+        rule = given if given != "auto" else ("sqrt-median" if rare else "none")
+        a_picture = fingerprint.height[1] * fingerprint.width[1]
+        found, reason = class_weights(rule, pixels, np.asarray(fingerprint.class_images, np.float64) * a_picture)
+        weights = None if found is None else tuple(float(value) for value in found)
+        draft.choose("training.class_weights", rule, reason)
+    aware = 0.4 if rare else 0.0
+    reason = f"rare: {', '.join(rare[:4])}" if rare else "no class is rare"
+    draft.choose("augment.class_aware", aware, reason)
+    draft.choose("augment.strength", "medium", "colours vary between cameras and days")
+    draft.choose("augment.rotation", 8.0, "degrees; pictures are rarely level")
+    return weights
+
+
+def _plan_arithmetic(draft: _Draft, machine: Machine, pictures: int) -> None:
+    draft.choose("training.precision", machine.precision, machine.precision_reason)
+    slow = "crop sizes vary" if machine.is_gpu else "a CPU gains nothing by it, and compiling takes minutes"
+    draft.choose("training.compile", False, slow)
+    workers = max(1, min(8, machine.cores // 2))
+    draft.choose("training.workers", workers, f"{machine.cores} cores")
+    draft.choose("training.cache", True, "decoded pictures are kept as long as half of the free memory lasts")
+
+
+def _estimate(
+    draft: _Draft, probe: Probe | None, fingerprint: Fingerprint, pictures: int, val_pictures: int
+) -> float | None:
+    """Seconds of the whole run, from a timed step of every phase; None where nothing was timed."""
+    minutes = draft.get("training.minutes")
+    if minutes is not None:
+        return float(minutes) * 60
+    if probe is None:
+        return None
+    config = draft.resolved()
+    an_epoch, start, pixel = 0.0, 0.0, 0.0
+    for phase in config.training.phases:
+        step = probe(config, phase.size, phase.batch, config.training.precision)
+        pixel = step / (phase.batch * phase.size[0] * phase.size[1])
+        an_epoch += (phase.until - start) * pictures / phase.batch * step
+        start = phase.until
+    # A forward pass is about a third of a training step.
+    validation = val_pictures * fingerprint.height[1] * fingerprint.width[1] * pixel / 3
+    return (an_epoch + validation) * float(config.training.epochs or 1)
+
+
+def _plan_validation(draft: _Draft) -> None:
+    if draft.get("training.minutes") is None:
+        draft.choose("training.validate_every", 1, "each epoch")
+    else:
+        draft.choose("training.validate_every", 0, f"as often as {VALIDATION_SHARE:.0%} of the time allows")
+
+
+def cores() -> int:
+    """Cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,0 +1,537 @@
+"""A whole run, from an opened data set to a saved model: check, plan, train, save, report.
+
+A run folder holds ``config.yaml`` (as resolved), ``plan.json``, ``log.jsonl``, ``metrics.csv``, ``checkpoints/``,
+``validation/`` (pictures), ``model/`` (the best, as a bundle), ``last/`` (the last) and ``report.html``.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from segwright.augment import presets
+from segwright.config import Phase, Size, TrainConfig, load_config
+from segwright.console import duration
+from segwright.data.dataset import Dataset, Split
+from segwright.data.fingerprint import Fingerprint
+from segwright.data.inspect import CheckResult, inspect_dataset
+from segwright.errors import DataError, SegwrightError, UsageError
+from segwright.evaluation.evaluate import Evaluation, evaluate
+from segwright.evaluation.report import RunFacts, write_report
+from segwright.files import exclusive, recover_folder, write_json, write_text
+from segwright.inference.bundle import Bundle, load_bundle, read_bundle, save_bundle
+from segwright.inference.predictor import Predictor, find_bundle
+from segwright.inference.runtimes import choose_device
+from segwright.losses import create_loss
+from segwright.models.catalog import create_model
+from segwright.models.segmenter import SegmentationModel
+from segwright.models.weights import encoder_weights
+from segwright.training.checkpoint import checkpoints
+from segwright.training.cpu import has_native_bf16
+from segwright.training.distributed import World, world
+from segwright.training.finetune import transfer_weights
+from segwright.training.log import Display, read_log
+from segwright.training.loop import FitResult, Parts, Progress, Trainer, deterministic
+from segwright.training.memory import available_bytes
+from segwright.training.optim import create_optimizer
+from segwright.training.plan import Machine, Plan, cores, make_plan
+from segwright.training.step import TrainStep, choose_precision, seconds_per_step
+from segwright.training.validate import Validation
+from segwright.types import Batch
+
+BF16_PROBE_SIZE, BF16_PROBE_BATCH = (192, 256), 4
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished, stopped or planned run."""
+
+    folder: Path
+    plan: Plan
+    progress: Progress | None = None
+    stopped_by: str | None = None
+    evaluation: Evaluation | None = None  # of the best model on the validation split
+
+    @property
+    def model(self) -> Path:
+        """The saved model, to hand to ``evaluate``, ``load`` and ``export``."""
+        return self.folder / "model"
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "folder": str(self.folder),
+            "model": str(self.model),
+            "finished": self.progress is not None and self.stopped_by in (None, "early stopping"),
+            "stopped_by": self.stopped_by,
+            "steps": self.progress.step if self.progress else 0,
+            "epochs": self.progress.epoch if self.progress else 0,
+            "samples": self.progress.samples if self.progress else 0,
+            "seconds": self.progress.seconds if self.progress else 0.0,
+            "val_miou": self.evaluation.miou if self.evaluation else None,
+            "plan": self.plan.to_json(),
+        }
+
+
+def run_training(
+    data: Dataset,
+    config: TrainConfig,
+    *,
+    resume: bool = False,
+    start: str | Path | None = None,
+    dry_run: bool = False,
+    command: str = "",
+    started: float | None = None,
+    display: Display | None = None,
+) -> Run:
+    """Train on ``data``. ``start``: a saved model to fine-tune; ``started``: when the time budget began to run
+    (``time.monotonic()``); errors are those of the check, the plan and the training."""
+    began = time.monotonic() if started is None else started
+    device = choose_device(config.training.device)
+    folder = Path(config.out) if config.out else default_folder(data, config)
+    with world(device.type) as peers:
+        session = _Session(data, config, folder, device, peers, command, began)
+        session.display = display or Display(show=peers.is_first)
+        if dry_run:
+            return Run(folder, session.planned(resume=False))
+        if not peers.is_first:
+            return session.train(resume, start)
+        with exclusive(folder):
+            return session.train(resume, start)
+
+
+def default_folder(data: Dataset, config: TrainConfig) -> Path:
+    """``runs/<date>-<data>-<model>``, made unique."""
+    stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
+    name = config.model.name if config.model.name != "auto" else "model"
+    return Path("runs") / f"{stamp}-{data.root.resolve().stem}-{name}"
+
+
+class _Session:
+    """The state of :func:`run_training` between its steps."""
+
+    def __init__(
+        self,
+        data: Dataset,
+        config: TrainConfig,
+        folder: Path,
+        device: torch.device,
+        peers: World,
+        command: str,
+        began: float,
+    ) -> None:
+        self.data, self.config, self.folder = data, config, folder
+        self.device, self.peers, self.command, self.began = device, peers, command, began
+        self.display = Display()
+        self.train_split, self.val_split = training_splits(data, config)
+        self.fingerprint: Fingerprint | None = None
+
+    # -- before the first step -------------------------------------------------------------------------------------
+
+    def train(self, resume: bool, start: str | Path | None) -> Run:
+        """Everything, in order."""
+        resume = resume and self._resumable()
+        plan = self.planned(resume)
+        config = plan.config
+        torch.manual_seed(config.training.seed)
+        np.random.seed(config.training.seed % 2**32)  # libraries that draw from the global generator
+        with deterministic(config.training.deterministic):
+            model = self.build_model(config, start)
+            trainer = Trainer(self.parts(model, plan))
+            if self.peers.is_first:
+                self._announce(plan, model)
+            result = trainer.fit(resume=resume)
+        if not self.peers.is_first:
+            return Run(self.folder, plan, result.progress, result.stopped_by)
+        return self._finish(trainer, plan, result)
+
+    def _resumable(self) -> bool:
+        if checkpoints(self.folder / "checkpoints"):
+            return True
+        if self.peers.is_first:
+            self.display.say("nothing to resume yet: no checkpoint was written; starting from the beginning")
+        return False
+
+    def planned(self, resume: bool) -> Plan:
+        """The plan: read back when resuming, made and written otherwise. DataError where the check finds errors."""
+        self._check()
+        assert self.fingerprint is not None
+        if resume:
+            return self._resumed_plan(self.fingerprint)
+        machine = self._machine()
+        plan = make_plan(
+            self.config,
+            self.fingerprint,
+            pictures=len(self.train_split),
+            val_pictures=len(self.val_split) if self.val_split else 0,
+            machine=machine,
+            pretrained=self._pretrained(),
+            probe=self._probe if self.config.training.minutes is None else None,
+        )
+        if self.peers.is_first:
+            for line in describe_plan(plan, self.data):
+                self.display.say(line)
+        return plan
+
+    def _check(self) -> None:
+        """Refuse what the data check calls an error, or leave those files out when asked to."""
+        result = inspect_dataset(self.data)
+        errors = result.errors
+        if errors and not self.config.data.skip_bad:
+            raise refusal(errors, self.data)
+        if errors:
+            self._leave_out(result)
+        self.fingerprint = result.by_split.get(self.train_split.name, result.fingerprint)
+        if len(self.train_split) == 0:
+            raise DataError("no usable training picture is left", where=self.data.root, fix="segwright check DATA")
+
+    def _leave_out(self, result: CheckResult) -> None:
+        bad = {str(Path(file)) for problem in result.errors for file in problem.files}
+        left_out: list[str] = []
+
+        def usable(split: Split) -> Split:
+            kept = []
+            for index, record in enumerate(split.records):
+                paths = {str(path) for path in (record.image_path, record.mask_path) if path is not None}
+                if paths & bad or record.id in bad or (record.mask_path is None and record.payload is None):
+                    left_out.append(str(record.image_path or record.id))
+                else:
+                    kept.append(index)
+            return split.subset(kept, split.name)
+
+        self.train_split = usable(self.train_split)
+        self.val_split = usable(self.val_split) if self.val_split is not None else None
+        for file in left_out:
+            self.display.say(f"left out: {file}")
+        self.display.say(f"{len(left_out)} files were left out, as --skip-bad asks")
+
+    def _machine(self) -> Machine:
+        asked = self.config.training.precision
+        if asked != "auto":
+            precision, reason = str(asked), "as asked"
+        else:
+            probe = self._probe_precision if self.device.type == "cpu" and has_native_bf16() else None
+            precision, reason = choose_precision(self.device, probe)
+        return Machine(str(self.device), cores(), available_bytes(self.device), precision, reason)
+
+    def _pretrained(self) -> bool:
+        """Whether pretrained encoder weights can be had, asked only where the answer matters."""
+        weights = self.config.model.weights
+        if weights is None:
+            return False
+        if weights != "auto":
+            return True
+        encoder = self.config.model.encoder
+        file, _ = encoder_weights("mobilenetv2_100" if encoder in ("auto", None) else str(encoder), required=False)
+        return file is not None
+
+    def _probe(self, config: TrainConfig, size: Size, batch: int, precision: str) -> float:
+        """Seconds of a training step on this machine, in a network of its own."""
+        assert self.fingerprint is not None
+        return time_step(config, self.data.label_space.classes, self.device, size, batch, precision)
+
+    def _probe_precision(self, precision: str) -> float:
+        arguments = {"training.lr": 1e-3, "training.weight_decay": 0.0, "training.optimizer": "adamw"}
+        if self.config.model.name == "auto":
+            arguments["model.name"] = "leannet"
+        config = self.config.with_values(arguments)
+        classes = self.data.label_space.classes
+        return time_step(config, classes, self.device, BF16_PROBE_SIZE, BF16_PROBE_BATCH, precision)
+
+    def _resumed_plan(self, fingerprint: Fingerprint) -> Plan:
+        """The written config, with what was given on this command line laid over it."""
+        import json
+
+        config = load_config(self.folder / "config.yaml")
+        stored = json.loads((self.folder / "plan.json").read_text(encoding="utf-8"))
+        explicit = _differences(self.config, TrainConfig())
+        explicit = {k: v for k, v in explicit.items() if k not in ("data.path", "out")}
+        changed = {key: value for key, value in explicit.items() if _at(config, key) != value}
+        for key, value in changed.items():
+            self.display.say(f"changed on resuming: {key} = {value} (was {_at(config, key)})")
+        weights = stored.get("class_weights")
+        return Plan(config.with_values(changed), (), None if weights is None else tuple(weights), stored.get("seconds"))
+
+    # -- the parts -------------------------------------------------------------------------------------------------
+
+    def build_model(self, config: TrainConfig, start: str | Path | None) -> SegmentationModel:
+        """The network of the plan with its starting weights."""
+        model = build_network(config, self.data.label_space.classes)
+        if start is not None:
+            source, bundle = load_bundle(find_bundle(start))
+            for line in transfer_weights(source, bundle.label_space, model, self.data.label_space):
+                self.display.say(line)
+        return model
+
+    def parts(self, model: SegmentationModel, plan: Plan) -> Parts:
+        """What the trainer is put together from."""
+        config = plan.config
+        classes = self.data.label_space.classes
+        weights = plan.class_weights
+
+        def criterion(text: str) -> torch.nn.Module:
+            loss: torch.nn.Module = create_loss(text, classes=classes, class_weights=weights)
+            return loss.to(self.device)
+
+        late = config.training.loss + (f"+{config.training.late_loss}" if config.training.late_loss else "")
+        minutes = config.training.minutes
+        assert self.fingerprint is not None
+        budget = None
+        if minutes is not None:
+            spent = time.monotonic() - self.began
+            budget = max(minutes * 60 - spent - self._finish_seconds(config), minutes * 6)
+        return Parts(
+            model=model,
+            criterion=criterion(config.training.loss),
+            late_criterion=criterion(late),
+            train=self.train_split,
+            val=self.val_split,
+            config=config,
+            transforms={phase: transform(config, phase, self.fingerprint) for phase in config.training.phases},
+            folder=self.folder,
+            device=self.device,
+            save_model=lambda network, progress, validation: self._save(network, plan, progress, validation),
+            world=self.peers,
+            display=self.display,
+            budget_seconds=budget,
+        )
+
+    def _finish_seconds(self, config: TrainConfig) -> float:
+        """Kept back from the time budget: the last validation, the scores with intervals, the report."""
+        assert self.fingerprint is not None
+        if self.val_split is None:
+            return 5.0
+        size = (self.fingerprint.height[1], self.fingerprint.width[1])
+        network = build_network(config, self.data.label_space.classes).to(self.device).eval()
+        pixels = torch.zeros((1, *size, network.in_channels), dtype=torch.uint8, device=self.device)
+        with torch.inference_mode():
+            once = seconds_per_step(lambda: network(pixels), repeats=2)
+        # Twice over the pictures: the trainer's last validation, and the scores for the bundle and the report.
+        return 5.0 + 2.6 * once * len(self.val_split) + 0.02 * len(self.val_split)
+
+    def _announce(self, plan: Plan, model: SegmentationModel) -> None:
+        write_text(self.folder / "config.yaml", replace_out(plan.config, self.folder).to_yaml())
+        if plan.decisions:
+            write_json(self.folder / "plan.json", plan.to_json())
+        self.display.say(f"run folder: {self.folder}")
+
+    # -- what is kept ----------------------------------------------------------------------------------------------
+
+    def _bundle(self, plan: Plan, metrics: Mapping[str, Any]) -> Bundle:
+        config = plan.config
+        assert self.fingerprint is not None
+        value_range = self.data.value_range
+        arguments: dict[str, Any] = {**config.model.arguments, "in_channels": config.model.in_channels}
+        if config.model.encoder is not None:
+            arguments["encoder"] = config.model.encoder
+        return Bundle(
+            architecture=config.model.name,
+            label_space=self.data.label_space,
+            arguments=arguments,
+            preprocessing={
+                "channels": config.model.in_channels,
+                "value_range": None if value_range is None else value_range.to_json(),
+            },
+            metrics=metrics,
+            training={
+                "data": str(self.data.root.resolve()),
+                "format": self.data.format,
+                "command": self.command,
+                "config": config.model_dump(mode="json"),
+                "fingerprint": self.fingerprint.to_json(),
+            },
+            licences={"weights": self.provenance},
+        )
+
+    provenance = "trained from random weights"
+
+    def _save(self, network: SegmentationModel, plan: Plan, progress: Progress, found: Validation) -> None:
+        metrics = {"val_miou": found.scores.miou, "val_pixel_accuracy": found.scores.pixel_accuracy}
+        try:
+            save_bundle(self.folder / "model", network, self._bundle(plan, {**metrics, "step": progress.step}))
+        except OSError as error:
+            self.display.say(f"warning: the model could not be written ({error}); the one before is whole")
+
+    def _finish(self, trainer: Trainer, plan: Plan, result: FitResult) -> Run:
+        """Score the best model, write it into its bundle, write the report, point ``latest`` here."""
+        last = trainer.evaluated_model()
+        if self.val_split is None:
+            save_bundle(self.folder / "model", last, self._bundle(plan, {}))
+        recover_folder(self.folder / "model")
+        save_bundle(self.folder / "last", last, self._bundle(plan, {"step": result.progress.step}))
+        point_latest(self.folder)
+        if not result.finished or self.val_split is None or not (self.folder / "model").exists():
+            return Run(self.folder, plan, result.progress, result.stopped_by)
+        evaluation = self._score_best()
+        write_report(self.folder / "report.html", evaluation, self.val_split, self._facts(plan))
+        said = f"val mIoU {evaluation.miou:.3f} (95 %: {evaluation.miou_ci95[0]:.3f} to {evaluation.miou_ci95[1]:.3f})"
+        self.display.say(f"{said}, {duration(result.progress.seconds)} of training")
+        self.display.say(f"model: {self.folder / 'model'}\nreport: {self.folder / 'report.html'}")
+        return Run(self.folder, plan, result.progress, result.stopped_by, evaluation)
+
+    def _score_best(self) -> Evaluation:
+        assert self.val_split is not None
+        network, bundle = load_bundle(self.folder / "model")
+        predictor = Predictor.from_model(network, self.data.label_space, str(self.device))
+        evaluation = evaluate(predictor, self.val_split)
+        figures = {"val_miou": evaluation.miou, "val_miou_ci95": list(evaluation.miou_ci95)}
+        save_bundle(self.folder / "model", network, replace(bundle, metrics={**bundle.metrics, **figures}))
+        return evaluation
+
+    def _facts(self, plan: Plan) -> RunFacts:
+        bundle = read_bundle(self.folder / "model")
+        return RunFacts(
+            title=f"{plan.config.model.name} on {self.data.root.resolve().name}",
+            command=self.command,
+            history=read_log(self.folder),
+            model={"network": plan.config.model.name, "encoder": plan.config.model.encoder or "its own"},
+            plan=[(d.setting, str(d.value), d.reason) for d in plan.decisions],
+            versions=dict(bundle.versions),
+            licences=dict(bundle.licences),
+        )
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def training_splits(data: Dataset, config: TrainConfig) -> tuple[Split, Split | None]:
+    """(train, val): as the data set says, or one fold of several."""
+    if config.data.fold is not None:
+        from segwright.data.splits import folds
+
+        parts = folds(data, config.data.folds)
+        if config.data.fold >= len(parts):
+            raise UsageError("no such fold", expected=f"0 to {len(parts) - 1}", found=str(config.data.fold))
+        return parts[config.data.fold]
+    splits = data.splits
+    return data.train, splits.get("val", splits.get("test"))
+
+
+def build_network(config: TrainConfig, classes: int) -> SegmentationModel:
+    """The network a resolved config names."""
+    channels = config.model.in_channels
+    return create_model(
+        config.model.name,
+        classes=classes,
+        encoder=config.model.encoder,
+        weights=config.model.weights,
+        in_channels=channels if isinstance(channels, int) else 3,
+        **config.model.arguments,
+    )
+
+
+def transform(config: TrainConfig, phase: Phase, fingerprint: Fingerprint) -> presets.Training:
+    """The augmentation of a phase."""
+    augment = config.augment
+    aware = augment.class_aware if isinstance(augment.class_aware, float | int) else 0.0
+    rotation = augment.rotation if isinstance(augment.rotation, float | int) else 0.0
+    pixels = np.asarray(fingerprint.class_pixels, np.float64)
+    need = np.where(pixels > 0, 1 / np.sqrt(np.maximum(pixels / max(pixels.sum(), 1.0), 1e-9)), 0.0)
+    strength = "medium" if augment.strength == "auto" else augment.strength
+    return presets.training(
+        size=phase.size,
+        scale=phase.scale,
+        rotation=float(rotation) if strength != "none" else 0.0,
+        flip=0.5 if augment.flip else 0.0,
+        flip_vertical=0.5 if augment.vertical_flip else 0.0,
+        class_aware=float(aware),
+        class_weights=tuple(float(n) for n in need) if need.any() else None,
+        colour=strength,
+    )
+
+
+def time_step(config: TrainConfig, classes: int, device: torch.device, size: Size, batch: int, precision: str) -> float:
+    """Seconds of a training step of the network that ``config`` names, on pixels made up for it."""
+    quiet = config.with_values({"model.weights": None})
+    model = build_network(quiet, classes).train()
+    model.native_logits = config.training.native_logits
+    lr = config.training.lr if isinstance(config.training.lr, float) else 1e-3
+    optimizer = create_optimizer(model.to(device), config.training, lr=lr, weight_decay=0.0)
+    loss = create_loss("ce", classes=classes)
+    step = TrainStep(model, loss, optimizer, device=device, precision=precision)
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (batch, *size, model.in_channels), np.uint8)
+    masks = rng.integers(0, classes, (batch, *size), np.uint8)
+    made_up = Batch(images, masks, tuple(str(i) for i in range(batch)))
+    return seconds_per_step(lambda: step([made_up]), repeats=2)
+
+
+def refusal(errors: Sequence[Any], data: Dataset) -> DataError:
+    """The check's errors as one error: the same text as `segwright check` prints."""
+    shown = [
+        f"{problem.kind}: {problem.message}" + (f" [{', '.join(problem.files[:3])}]" if problem.files else "")
+        for problem in errors[:8]
+    ]
+    more = f"\n    … and {len(errors) - 8} more" if len(errors) > 8 else ""
+    fixes = next((problem.fix for problem in errors if problem.fix), None)
+    return DataError(
+        f"the data set has {len(errors)} problem{'s' if len(errors) != 1 else ''} that would spoil a training",
+        found="\n    ".join(shown) + more,
+        where=data.root,
+        fix=(f"{fixes}; " if fixes else "") + "or leave the files out with --skip-bad; all of it: segwright check DATA",
+    )
+
+
+def describe_plan(plan: Plan, data: Dataset) -> list[str]:
+    """The plan for people: the label map, then every decision with its reason."""
+    lines = [f"data: {data.root} ({data.format})", *(f"  {line}" for line in data.label_space.describe())]
+    width = max((len(d.setting.split(".", 1)[-1]) for d in plan.decisions), default=0)
+    lines.append("plan:")
+    lines += [
+        f"  {d.setting.split('.', 1)[-1]:{width}}  {'none' if d.value is None else d.value}  ({d.reason})"
+        for d in plan.decisions
+    ]
+    if plan.seconds is not None:
+        lines.append(f"this will take about {duration(plan.seconds)}")
+    return lines
+
+
+def replace_out(config: TrainConfig, folder: Path) -> TrainConfig:
+    """The config as it is written: with its run folder."""
+    return config.with_values({"out": str(folder)}) if config.out is None else config
+
+
+def point_latest(folder: Path) -> None:
+    """``latest`` beside the run folder points at it; where links cannot be made, it does without."""
+    link = folder.parent / "latest"
+    if folder.name == "latest":
+        return
+    try:
+        beside = folder.parent / f".latest-{os.getpid()}"
+        beside.unlink(missing_ok=True)
+        beside.symlink_to(folder.name, target_is_directory=True)
+        if link.is_symlink() or not link.exists():
+            os.replace(beside, link)
+        else:
+            beside.unlink()
+    except OSError:
+        return
+
+
+def _differences(config: TrainConfig, default: TrainConfig) -> dict[str, Any]:
+    """Dotted keys whose value is not the default's."""
+    ours, base = config.model_dump(), default.model_dump()
+    found = {}
+    for section, values in ours.items():
+        if isinstance(values, dict):
+            found.update({f"{section}.{k}": v for k, v in values.items() if v != base[section][k]})
+        elif values != base[section]:
+            found[section] = values
+    return found
+
+
+def _at(config: TrainConfig, key: str) -> Any:
+    node: Any = config.model_dump()
+    for part in key.split("."):
+        node = node[part]
+    return node
+
+
+__all__ = ["Run", "SegwrightError", "run_training"]

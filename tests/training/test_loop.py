@@ -1,0 +1,249 @@
+"""The loop: resumed is uninterrupted, bit for bit; signals, NaN and lost memory lose nothing."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from segwright.augment import presets
+from segwright.config import TrainConfig
+from segwright.data.dataset import Dataset, open_dataset
+from segwright.data.synthetic import write_street_scenes
+from segwright.errors import NonFiniteLossError, OutOfMemoryError
+from segwright.losses import create_loss
+from segwright.models.leannet import LeanNet
+from segwright.training.checkpoint import checkpoints, load_checkpoint
+from segwright.training.log import Display, read_log
+from segwright.training.loop import Parts, Trainer
+
+PHASES = [
+    {"until": 0.5, "size": (64, 96), "scale": (0.5, 1.0), "batch": 6},
+    {"until": 1.0, "size": (64, 96), "scale": (0.7, 1.3), "batch": 4},
+]
+VALUES: dict[str, Any] = {
+    "training.epochs": 2,
+    "training.phases": PHASES,
+    "training.optimizer": "muon",
+    "training.lr": 4e-3,
+    "training.encoder_lr_factor": 1.0,
+    "training.weight_decay": 0.02,
+    "training.warmup": 0.05,
+    "training.ema": 0.9,
+    "training.validate_every": 1,
+    "training.precision": "fp32",
+    "training.compile": False,
+    "training.workers": 1,
+    "training.cache": True,
+    "training.native_logits": True,
+    "training.accumulate": 1,
+    "training.save_every_steps": 3,
+}
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    return open_dataset(write_street_scenes(tmp_path_factory.mktemp("scenes"), train=16, val=3, test=1, size=(64, 96)))
+
+
+def trainer(scenes: Dataset, folder: Path, criterion: Callable[..., Any] | None = None, **changed: Any) -> Trainer:
+    config = TrainConfig().with_values({**VALUES, **{f"training.{key}": value for key, value in changed.items()}})
+    torch.manual_seed(0)
+    model = LeanNet(
+        classes=scenes.label_space.classes,
+        widths=(4, 8, 8, 8, 8),
+        decoder_channels=(4, 8, 8, 8),
+        depths=(0, 1, 1, 1, 1),
+    )
+    loss = criterion or create_loss("ce(smoothing=0.05)", classes=scenes.label_space.classes)
+    return Trainer(
+        Parts(
+            model=model,
+            criterion=loss,
+            late_criterion=loss,
+            train=scenes.train,
+            val=scenes.val,
+            config=config,
+            transforms={
+                phase: presets.training(size=phase.size, scale=phase.scale, class_aware=0.3)
+                for phase in config.training.phases
+            },
+            folder=folder,
+            device=torch.device("cpu"),
+            display=Display(show=False),
+        )
+    )
+
+
+class Killed(Exception):
+    """Stands for a kill between two steps."""
+
+
+def kill_at(run: Trainer, step: int) -> None:
+    take = run._take
+
+    def taken(*arguments: Any) -> None:
+        take(*arguments)
+        if run.progress.step >= step:
+            raise Killed
+
+    run._take = taken  # type: ignore[method-assign]
+
+
+def states(run: Trainer) -> list[Tensor]:
+    tensors = list(run.model.state_dict().values())
+    if run.average is not None:
+        tensors += run.average.model.state_dict().values()
+    return tensors
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {},
+        {"optimizer": "adamw", "schedule": "poly", "accumulate": 2, "ema": None},
+        {"optimizer": "sgd", "schedule": "plateau", "swa": 0.5, "precision": "bf16"},
+    ],
+    ids=["muon-cosine-ema", "adamw-poly-accumulate", "sgd-plateau-swa-bf16"],
+)
+def test_resumed_is_uninterrupted_bit_for_bit(scenes: Dataset, tmp_path: Path, changed: dict[str, Any]) -> None:
+    whole = trainer(scenes, tmp_path / "whole", **changed)
+    whole.fit()
+    killed = trainer(scenes, tmp_path / "killed", **changed)
+    kill_at(killed, whole.progress.step - 1)  # in the middle of the last epoch, after a checkpoint and some steps
+    with pytest.raises(Killed):
+        killed.fit()
+    again = trainer(scenes, tmp_path / "killed", **{**changed, "workers": 2})
+    again.fit(resume=True)
+    assert again.progress.step == whole.progress.step
+    assert all(torch.equal(a, b) for a, b in zip(states(whole), states(again), strict=True))
+    logs = [[r["loss"] for r in read_log(tmp_path / name) if "loss" in r] for name in ("whole", "killed")]
+    assert logs[0] == logs[1]
+    assert len(logs[0]) == whole.progress.step
+
+
+def test_the_log_has_a_line_a_step_and_the_run_its_files(scenes: Dataset, tmp_path: Path) -> None:
+    run = trainer(scenes, tmp_path)
+    run.fit()
+    steps = [record for record in read_log(tmp_path) if "loss" in record]
+    assert [record["step"] for record in steps] == list(range(1, run.progress.step + 1))
+    assert set(steps[0]) == {"step", "epoch", "loss", "lr", "images_per_second", "time"}
+    validations = [record for record in read_log(tmp_path) if "val_miou" in record]
+    assert [record["epoch"] for record in validations] == [1, 2]
+    assert (tmp_path / "metrics.csv").read_text().count("\n") == 3
+    assert len(list((tmp_path / "validation").glob("*.jpg"))) == 6
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_between_two_steps_with_everything_saved(
+    scenes: Dataset, tmp_path: Path, number: signal.Signals
+) -> None:
+    run = trainer(scenes, tmp_path)
+    take = run._take
+
+    def taken(*arguments: Any) -> None:
+        take(*arguments)
+        if run.progress.step == 2:
+            os.kill(os.getpid(), number)
+
+    run._take = taken  # type: ignore[method-assign]
+    result = run.fit()
+    assert result.stopped_by == number.name and not result.finished
+    found = load_checkpoint(tmp_path / "checkpoints")
+    assert found is not None and found.state["progress"]["step"] == run.progress.step == 2
+
+
+def test_a_loss_that_is_not_finite_names_step_rate_and_samples(scenes: Dataset, tmp_path: Path) -> None:
+    calls = []
+    honest = create_loss("ce", classes=scenes.label_space.classes)
+
+    def poisoned(logits: Tensor, target: Tensor) -> Tensor:
+        calls.append(1)
+        return honest(logits, target) * (float("nan") if len(calls) > 8 else 1.0)
+
+    run = trainer(scenes, tmp_path, poisoned)
+    with pytest.raises(NonFiniteLossError, match=r"step 5.*\n.*\n.*learning rate .* samples street") as caught:
+        run.fit()
+    assert str(tmp_path) in str(caught.value)
+    found = load_checkpoint(tmp_path / "checkpoints")
+    assert found is not None and found.state["progress"]["step"] == 3
+    assert all(tensor.isfinite().all() for tensor in found.tensors.values() if tensor.is_floating_point())
+
+
+def test_out_of_memory_halves_the_batch_and_keeps_the_effective_one(scenes: Dataset, tmp_path: Path) -> None:
+    honest = create_loss("ce", classes=scenes.label_space.classes)
+
+    def hungry(logits: Tensor, target: Tensor) -> Tensor:
+        if len(logits) > 2:
+            raise torch.OutOfMemoryError("out of memory")
+        return honest(logits, target)
+
+    run = trainer(scenes, tmp_path, hungry)
+    result = run.fit()
+    assert result.finished and run.progress.split_batch == 4
+    assert run.progress.samples >= 24
+    with pytest.raises(OutOfMemoryError, match="not even one picture"):
+        trainer(scenes, tmp_path / "hopeless", lambda *_: (_ for _ in ()).throw(torch.OutOfMemoryError("x"))).fit()
+
+
+def test_a_disk_that_fills_up_does_not_end_the_run(
+    scenes: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import segwright.training.loop as loop
+
+    save = loop.save_checkpoint
+    calls: list[int] = []
+
+    def sometimes(*arguments: Any) -> Any:
+        calls.append(1)
+        if len(calls) > 1:
+            raise OSError(28, "No space left on device")
+        return save(*arguments)
+
+    monkeypatch.setattr(loop, "save_checkpoint", sometimes)
+    assert trainer(scenes, tmp_path).fit().finished
+    assert len(calls) > 2 and len(checkpoints(tmp_path / "checkpoints")) == 1
+
+
+def test_minutes_end_the_run_on_time(scenes: Dataset, tmp_path: Path) -> None:
+    run = trainer(scenes, tmp_path, epochs=None, minutes=1.0)
+    run.parts.budget_seconds = 2.0
+    result = run.fit()
+    assert result.finished and 2.0 <= result.progress.seconds < 20
+    rates = [record["lr"] for record in read_log(tmp_path) if "lr" in record]
+    assert rates[-1] < max(rates)
+
+
+def test_early_stopping_ends_after_validations_without_gain(scenes: Dataset, tmp_path: Path) -> None:
+    run = trainer(scenes, tmp_path, epochs=40, lr=1e-9, turn=1e-9, ema=None, early_stopping=2)
+    result = run.fit()
+    assert result.stopped_by == "early stopping" and result.progress.epoch < 40
+
+
+def test_sample_weights_choose_what_is_seen(scenes: Dataset, tmp_path: Path) -> None:
+    run = trainer(scenes, tmp_path)
+    weights = np.zeros(len(scenes.train))
+    weights[3] = 1.0
+    run.parts.sample_weights = weights
+    seen: set[str] = set()
+    step = run.take_step.__call__
+
+    class Spy:
+        def __call__(self, update: Any, share: float) -> float:
+            seen.update(name for batch in update for name in batch.ids)
+            return float(step(update, share=share))
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(original, name)
+
+    original = run.take_step
+    run.take_step = Spy()  # type: ignore[assignment]
+    run.fit()
+    assert seen == {scenes.train.ids[3]}

@@ -1,0 +1,68 @@
+"""Muon against its definition, and AdamW beside it against torch's."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import nn
+
+from segwright.training.muon import Muon, hidden_kernels, orthogonalize
+
+
+def test_five_steps_come_close_to_the_polar_factor() -> None:
+    torch.manual_seed(0)
+    matrix = torch.randn(24, 60, dtype=torch.float64)
+    u, _, v = torch.linalg.svd(matrix, full_matrices=False)
+    found = orthogonalize(matrix, iterations=5)
+    exact = u @ v
+    cosine = (found * exact).sum() / (found.norm() * exact.norm())
+    assert cosine > 0.98
+    assert torch.isclose(found.norm(), torch.tensor(24.0, dtype=torch.float64).sqrt())
+    singular = torch.linalg.svdvals(orthogonalize(matrix, iterations=3))
+    assert singular.max() / singular.min() < torch.linalg.svdvals(matrix).max() / torch.linalg.svdvals(matrix).min()
+
+
+def test_tall_and_wide_matrices_give_transposed_answers() -> None:
+    matrix = torch.randn(8, 30, generator=torch.Generator().manual_seed(1))
+    wide, tall = orthogonalize(matrix), orthogonalize(matrix.T)
+    torch.testing.assert_close(wide / wide.norm(), (tall / tall.norm()).T)
+
+
+def test_kernels_keep_their_norm_and_turn_by_the_rate() -> None:
+    torch.manual_seed(0)
+    layer = nn.Conv2d(4, 9, 3, bias=False)
+    optimizer = Muon([{"params": [layer.weight], "lr": 0.1, "orthogonal": True}])
+    before = layer.weight.detach().clone()
+    assert torch.isclose(before.norm(), torch.tensor(3.0))
+    layer(torch.randn(2, 4, 8, 8)).square().mean().backward()
+    optimizer.step()
+    assert torch.isclose(layer.weight.norm(), torch.tensor(3.0))
+    turned = torch.arccos((before * layer.weight).sum() / 9)
+    assert 0.03 < turned < 0.2  # a rate of 0.1 turns by about 0.1, less the part along the kernel
+
+
+def test_adamw_beside_it_is_torchs() -> None:
+    torch.manual_seed(0)
+    ours = nn.Linear(5, 3)
+    theirs = copy.deepcopy(ours)
+    mine = Muon([{"params": list(ours.parameters()), "lr": 1e-2, "weight_decay": 0.1}])
+    reference = torch.optim.AdamW(theirs.parameters(), lr=1e-2, weight_decay=0.1)
+    for step in range(5):
+        x = torch.randn(7, 5, generator=torch.Generator().manual_seed(step))
+        for model, optimizer in ((ours, mine), (theirs, reference)):
+            optimizer.zero_grad()
+            model(x).square().sum().backward()
+            optimizer.step()
+    for a, b in zip(ours.parameters(), theirs.parameters(), strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_hidden_kernels_leave_out_first_depthwise_and_biased() -> None:
+    model = nn.Sequential(
+        nn.Conv2d(3, 8, 3, bias=False),
+        nn.Conv2d(8, 8, 3, bias=False),
+        nn.Conv2d(8, 8, 3, groups=8, bias=False),
+        nn.Conv2d(8, 2, 1),
+    )
+    assert hidden_kernels(model) == [model[1].weight]
