@@ -1,0 +1,182 @@
+"""The dense CRF in torch operations: for GPUs, for float64, and to train through (the CRF as a layer).
+
+The same lattice as :mod:`segwright.postprocess.permutohedral`, built by sorting instead of hashing, so that every step
+is one tensor operation on whatever device the tensors are on. A batch shares one lattice, whose keys carry the
+picture's number. The filter's backward pass is the filter with its blur directions in reverse, since splatting is the
+transpose of slicing and each blur is symmetric; nothing but the marginals of each iteration is kept for it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from segwright.errors import PostprocessError
+from segwright.postprocess.meanfield import CLIP
+from segwright.postprocess.permutohedral import KEY_BITS, blur_scales, number_coordinates
+
+if TYPE_CHECKING:
+    from segwright.postprocess.crf import DenseCRF
+
+
+class TorchLattice(NamedTuple):
+    """``corners`` and ``weights``: (P, d + 1) over the P pixels of all pictures; ``neighbours``: (d + 1, V + 1, 2)."""
+
+    corners: Tensor
+    weights: Tensor
+    neighbours: Tensor
+
+
+def build_torch_lattice(
+    images: Tensor, position_sigma: float, colour_sigma: float | None, dtype: torch.dtype
+) -> TorchLattice:
+    """The lattice of N×H×W×C uint8 pictures; ``colour_sigma`` None leaves colour out. Errors as ``build_lattice``."""
+    count, height, width, channels = images.shape
+    sigmas = [position_sigma, position_sigma] + ([colour_sigma] * channels if colour_sigma is not None else [])
+    scales = [factor / sigma for factor, sigma in zip(blur_scales(len(sigmas)), sigmas, strict=True)]
+    tops = [width - 1, height - 1, *([255.0] * channels if colour_sigma is not None else [])]
+    strides, origin, bits = number_coordinates([top * scale for top, scale in zip(tops, scales, strict=True)])
+    if bits + count.bit_length() > KEY_BITS:
+        raise PostprocessError("too many pictures at once for the CRF", found=str(count), fix="use smaller batches")
+    d, device = len(sigmas), images.device
+    rows = torch.arange(height, device=device, dtype=dtype)[:, None].expand(height, width)
+    columns = torch.arange(width, device=device, dtype=dtype)[None, :].expand(height, width)
+    features = [columns.expand(count, -1, -1), rows.expand(count, -1, -1)]
+    if colour_sigma is not None:
+        features += [images[..., channel].to(dtype) for channel in range(channels)]
+    scaled = torch.stack([f.reshape(-1) * s for f, s in zip(features, scales, strict=True)], dim=1)  # (P, d)
+    later = torch.flip(torch.cumsum(torch.flip(scaled, (1,)), 1), (1,))  # sum of this and the later features
+    zero = torch.zeros_like(scaled[:, :1])
+    steps = torch.arange(d + 1, device=device, dtype=dtype)
+    elevated = torch.cat([later, zero], 1) - steps * torch.cat([zero, scaled], 1)
+    nearest = torch.floor(elevated / (d + 1) + 0.5)
+    offset = elevated - nearest * (d + 1)
+    order = torch.argsort(offset, dim=1, descending=True, stable=True)
+    rank = torch.empty_like(order).scatter_(1, order, torch.arange(d + 1, device=device).expand_as(order))
+    moved = rank + nearest.sum(1, keepdim=True).long()
+    turn = (moved < 0).long() - (moved > d).long()
+    rank = moved + turn * (d + 1)
+    offset = offset - (turn * (d + 1)).to(dtype)
+    order = torch.empty_like(order).scatter_(1, rank, torch.arange(d + 1, device=device).expand_as(order))
+    ranked = torch.gather(offset, 1, order)  # offsets by rank, largest first
+    upper = torch.flip(ranked, (1,))
+    weights = (upper - torch.cat([ranked[:, :1] - (d + 1), upper[:, :-1]], 1)) / (d + 1)
+    stride = torch.from_numpy(strides).to(device)
+    first = origin + ((nearest.long() + turn) * (d + 1) * stride).sum(1)
+    first = first + torch.arange(count, device=device).repeat_interleave(height * width) * (1 << bits)
+    bonds = stride.sum() - (d + 1) * stride  # the step from a vertex to its neighbour along each direction
+    walk = torch.flip(bonds[order], (1,))[:, :-1]
+    keys = first[:, None] + torch.cat([torch.zeros_like(first)[:, None], torch.cumsum(walk, 1)], 1)
+    unique, corners = torch.unique(keys, return_inverse=True)
+    return TorchLattice(corners + 1, weights, _neighbours(unique, bonds))
+
+
+def _neighbours(keys: Tensor, bonds: Tensor) -> Tensor:
+    """(d + 1, V + 1, 2): the vertices one step back and ahead, 0 where there is none; ``keys`` are sorted."""
+    result = torch.zeros((len(bonds), len(keys) + 1, 2), dtype=torch.long, device=keys.device)
+    for direction, bond in enumerate(bonds):
+        for side, wanted in enumerate((keys - bond, keys + bond)):
+            place = torch.searchsorted(keys, wanted).clamp_(max=len(keys) - 1)
+            result[direction, 1:, side] = torch.where(keys[place] == wanted, place + 1, 0)
+    return result
+
+
+def _filtered(values: Tensor, lattice: TorchLattice, *, reverse: bool) -> Tensor:
+    """Splat, blur, slice of (P, K) values."""
+    corners, weights, neighbours = lattice
+    field = values.new_zeros((neighbours.shape[1], values.shape[1]))
+    for corner in range(corners.shape[1]):  # one corner at a time: all at once would need d + 1 copies of the values
+        field.index_add_(0, corners[:, corner], values * weights[:, corner : corner + 1])
+    for near in reversed(neighbours) if reverse else neighbours:
+        field = field + 0.5 * (field[near[:, 0]] + field[near[:, 1]])
+        field[0] = 0.0
+    result = torch.zeros_like(values)
+    for corner in range(corners.shape[1]):
+        result += field[corners[:, corner]] * weights[:, corner : corner + 1]
+    return result / (1.0 + 2.0 ** -(corners.shape[1] - 1))
+
+
+class _Filter(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, corners: Tensor, weights: Tensor, neighbours: Tensor) -> Tensor:
+        ctx.save_for_backward(corners, weights, neighbours)
+        return _filtered(values, TorchLattice(corners, weights, neighbours), reverse=False)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None]:
+        return _filtered(gradients[0], TorchLattice(*ctx.saved_tensors), reverse=True), None, None, None
+
+
+def infer(crf: DenseCRF, images: Tensor, probabilities: Tensor, w1: Tensor | float, w2: Tensor | float) -> Tensor:
+    """Mean field on N×H×W×C uint8 pictures and N×K×H×W probabilities; differentiable in the latter and the weights."""
+    count, classes, height, width = probabilities.shape
+    unary = probabilities.permute(0, 2, 3, 1).reshape(-1, classes).clamp(CLIP, 1.0).log()
+    kernels: list[tuple[Tensor | float, TorchLattice, Tensor]] = []
+    with torch.no_grad():
+        for weight, sigma, colour in (
+            (w2, crf.smoothness[1], None),
+            (w1, crf.appearance[1], crf.appearance[2]),
+        ):
+            if isinstance(weight, Tensor) or weight:
+                lattice = build_torch_lattice(images, sigma, colour, unary.dtype)
+                ones = _filtered(torch.ones_like(unary[:, :1]), lattice, reverse=False) + 1e-20
+                kernels.append((weight, lattice, ones.rsqrt() if crf.normalization == "symmetric" else 1 / ones))
+    marginals = torch.softmax(unary, 1)
+    for _ in range(crf.iterations):
+        scores = unary
+        for weight, lattice, norm in kernels:
+            sent = marginals * norm if crf.normalization == "symmetric" else marginals
+            scores = scores + weight * (norm * _Filter.apply(sent, *lattice))
+        marginals = torch.softmax(scores, 1)
+    return marginals.reshape(count, height, width, classes).permute(0, 3, 1, 2)
+
+
+class DenseCRFLayer(nn.Module):
+    """A dense CRF to train through: its two kernel weights are parameters, its sigmas stay as they are.
+
+    Source: 'Conditional Random Fields as Recurrent Neural Networks' (Zheng et al. 2015), with one weight a kernel.
+    """
+
+    def __init__(self, crf: DenseCRF) -> None:
+        super().__init__()
+        self.crf = crf
+        self.appearance_weight = nn.Parameter(torch.tensor(float(crf.appearance[0])))
+        self.smoothness_weight = nn.Parameter(torch.tensor(float(crf.smoothness[0])))
+
+    def forward(self, images: Tensor, probabilities: Tensor) -> Tensor:
+        """Marginals N×K×H×W of uint8 pictures N×H×W×C and probabilities N×K×H×W."""
+        _check(images, probabilities)
+        return infer(self.crf, images, probabilities, self.appearance_weight, self.smoothness_weight)
+
+
+def call_with_tensors(crf: DenseCRF, image: Any, probabilities: Any) -> Any:
+    """What ``DenseCRF`` does with tensors: the threads' kernels where nothing needs a gradient, torch elsewhere."""
+    if not isinstance(probabilities, Tensor):
+        raise PostprocessError("probabilities are a numpy array or a torch tensor", found=type(probabilities).__name__)
+    images = image if isinstance(image, Tensor) else torch.from_numpy(np.ascontiguousarray(image))
+    _check(images, probabilities)
+    needs_gradient = probabilities.requires_grad and torch.is_grad_enabled()
+    if probabilities.device.type == "cpu" and not needs_gradient and probabilities.dtype != torch.float64:
+        marginals = crf(images.cpu().numpy(), probabilities.detach().float().numpy())
+        return torch.from_numpy(marginals).to(probabilities.dtype)
+    single = probabilities.ndim == 3
+    if single:
+        images, probabilities = images[None], probabilities[None]
+    precise = probabilities if probabilities.dtype == torch.float64 else probabilities.float()
+    result = infer(crf, images.to(probabilities.device), precise, crf.appearance[0], crf.smoothness[0])
+    result = result.to(probabilities.dtype)
+    return result[0] if single else result
+
+
+def _check(images: Tensor, probabilities: Tensor) -> None:
+    from segwright.postprocess.crf import check_shapes, check_values  # crf imports this module only when it is called
+
+    check_shapes(tuple(images.shape), tuple(probabilities.shape), str(images.dtype), "torch.uint8")
+    if not probabilities.dtype.is_floating_point:
+        raise PostprocessError("probabilities are floats", found=str(probabilities.dtype))
+    with torch.no_grad():
+        off = (probabilities.float().sum(-3) - 1).abs().max()
+        check_values(float(probabilities.min()), float(off))
