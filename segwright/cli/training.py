@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -75,6 +76,7 @@ def train(
 
 
 def demo(
+    context: typer.Context,
     out: Annotated[Path, typer.Option("--out", metavar="FOLDER", help="Where everything goes.")] = Path(
         "segwright-demo"
     ),
@@ -87,7 +89,12 @@ def demo(
     prepare_cpu()
     from segwright.cli.demo import run_demo
 
-    write_result(json, run_demo(out, open_report=not no_open, console=console()))
+    root = context.find_root().command
+
+    def verb(arguments: Sequence[str]) -> None:
+        root.main(args=list(arguments), prog_name="segwright", standalone_mode=False)
+
+    write_result(json, run_demo(out, open_report=not no_open, console=console(), verb=verb))
 
 
 def register(app: typer.Typer) -> None:

@@ -104,7 +104,19 @@ def run_training(
         if not peers.is_first:
             return session.train(resume, start)
         with exclusive(folder):
+            if not resume:
+                refuse_second_run(folder)
             return session.train(resume, start)
+
+
+def refuse_second_run(folder: Path) -> None:
+    """UsageError where ``folder`` holds a run already: finished work is not written over."""
+    if checkpoints(folder / "checkpoints") or (folder / "model").exists():
+        raise UsageError(
+            "the folder holds a run already",
+            where=folder,
+            fix="--resume to continue it, or another folder with --out",
+        )
 
 
 def default_folder(data: Dataset, config: TrainConfig) -> Path:

@@ -1,0 +1,107 @@
+"""``segwright demo``: the whole road on the embedded data set, with the very commands that work on anyone's folder."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import time
+import webbrowser
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from rich.console import Console
+from rich.text import Text
+
+from segwright.console import duration
+from segwright.data.synthetic import write_street_scenes
+from segwright.errors import UsageError
+from segwright.images import UInt8Array, read_image
+
+MARK = ".segwright-demo"  # so that only a folder of an earlier demo is ever cleared
+SIZE = (128, 192)
+TRAIN, VAL, TEST = 160, 24, 40
+TRAINING = ("--model", "unet", "--encoder", "resnet10t", "--weights", "none", "--epochs", "24", "--seed", "0")
+
+Verb = Callable[[Sequence[str]], None]
+
+
+def run_demo(out: Path, *, open_report: bool, console: Console, verb: Verb) -> dict[str, Any]:
+    """Make the scenes and run the verbs on them, saying each command; returns the figures."""
+    started = time.monotonic()
+    _clear(out)
+    data, run = out / "data", out / "run"
+
+    def say(title: str, *arguments: object) -> None:
+        console.print(f"\n[bold]{title}[/]")
+        if arguments:
+            words = [str(argument) for argument in arguments]
+            console.print(f"[bold cyan]$ segwright {' '.join(words)}[/]")
+            verb(words)
+
+    console.print(
+        "segwright labels every pixel of a picture. This demo draws a small street data set, checks it, trains a "
+        "U-Net on it,\nscores it on pictures it has not seen, and segments one. Nothing is downloaded."
+    )
+    write_street_scenes(data, train=TRAIN, val=VAL, test=TEST, size=SIZE)
+    (out / MARK).write_text("made by `segwright demo`; cleared by the next one\n", encoding="utf-8")
+    console.print(f"{TRAIN + VAL + TEST} pictures and masks drawn: {data}")
+    say("1. Is the data sound?", "check", data)
+    say("2. Train.", "train", data, *TRAINING, "--out", run)
+    say("3. How good is it on new pictures?", "evaluate", run, data, "--split", "test", "--json", out / "test.json")
+    picture = sorted((data / "images" / "test").glob("*.png"))[0]
+    say("4. Segment a picture.", "predict", run, picture, "--out", out / "predictions")
+    show(console, picture, out / "predictions" / f"{picture.stem}.overlay.jpg")
+    found = json.loads((out / "test.json").read_text(encoding="utf-8"))
+    seconds = time.monotonic() - started
+    report = run / "report.html"
+    console.print(f"\n[bold]Done in {duration(seconds)}.[/] mIoU on new pictures: [bold]{found['miou']:.3f}[/]")
+    console.print(f"The report, with curves, classes and pictures: {report}")
+    console.print("Your own folder of pictures and masks: [bold cyan]segwright train FOLDER[/]")
+    if open_report and _has_browser():
+        webbrowser.open(report.resolve().as_uri())
+    return {"miou": found["miou"], "pixel_accuracy": found["pixel_accuracy"], "seconds": seconds, "out": str(out)}
+
+
+def show(console: Console, picture: Path, overlay: Path) -> None:
+    """Picture and prediction side by side, two pixels a character, on a terminal with colours."""
+    if not console.is_terminal or console.color_system != "truecolor":
+        console.print(f"picture: {picture}\nprediction: {overlay}")
+        return
+    side = max(20, min(60, console.width // 2 - 2))
+    halves = [_shrunk(read_image(path), side) for path in (picture, overlay)]
+    image = np.concatenate([halves[0], np.zeros((halves[0].shape[0], 2, 3), np.uint8), halves[1]], axis=1)
+    for upper, lower in zip(image[0::2], image[1::2], strict=True):
+        line = Text()
+        for (r, g, b), (r2, g2, b2) in zip(upper, lower, strict=True):
+            line.append("▀", style=f"rgb({r},{g},{b}) on rgb({r2},{g2},{b2})")
+        console.print(line)
+
+
+def _shrunk(image: UInt8Array, width: int) -> UInt8Array:
+    height = max(2, round(image.shape[0] * width / image.shape[1]) // 2 * 2)
+    return np.asarray(cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA), np.uint8)
+
+
+def _clear(out: Path) -> None:
+    if not out.exists() or not any(out.iterdir()):
+        out.mkdir(parents=True, exist_ok=True)
+        return
+    if not (out / MARK).is_file():
+        raise UsageError(
+            "the folder is not empty and not of an earlier demo",
+            where=out,
+            fix="segwright demo --out ANOTHER",
+        )
+    for part in ("data", "run", "predictions"):
+        shutil.rmtree(out / part, ignore_errors=True)
+
+
+def _has_browser() -> bool:
+    """A browser that opens a window: not one of the text kind, which would take the terminal."""
+    if os.name == "posix" and os.uname().sysname == "Linux":
+        return bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
+    return True

@@ -1,0 +1,138 @@
+"""Saved models: what was saved is what is loaded, and nothing else."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import struct
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from segwright.errors import BundleError, SegwrightError, UsageError
+from segwright.files import write_sums
+from segwright.inference.bundle import Bundle, load_bundle, save_bundle
+from segwright.inference.predictor import Predictor, find_bundle, load
+from segwright.models.catalog import create_model
+from segwright.models.segmenter import SegmentationModel
+from segwright.types import LabelSpace
+
+LABELS = LabelSpace(("road", "sky", "tree"))
+ARGUMENTS = {"widths": [4, 8, 8, 8, 8], "decoder_channels": [4, 8, 8, 8], "in_channels": 3}
+
+
+@pytest.fixture(scope="module")
+def network() -> SegmentationModel:
+    torch.manual_seed(0)
+    return create_model("leannet", classes=3, weights=None, **ARGUMENTS).eval()
+
+
+@pytest.fixture
+def folder(tmp_path: Path, network: SegmentationModel) -> Path:
+    return save_bundle(tmp_path / "model", network, Bundle("leannet", LABELS, ARGUMENTS, metrics={"val_miou": 0.5}))
+
+
+def test_what_was_saved_is_what_is_loaded(folder: Path, network: SegmentationModel) -> None:
+    again, bundle = load_bundle(folder)
+    picture = torch.randint(0, 256, (1, 40, 50, 3), dtype=torch.uint8)
+    assert torch.equal(again(picture).logits, network(picture).logits)
+    assert bundle.label_space == LABELS and bundle.metrics == {"val_miou": 0.5}
+    assert not again.training
+    assert sorted(path.name for path in folder.iterdir()) == ["SHA256SUMS", "model.json", "model.safetensors"]
+
+
+def test_a_run_folder_means_its_model(folder: Path) -> None:
+    assert find_bundle(folder.parent) == folder
+    with pytest.raises(BundleError, match="segwright train"):
+        find_bundle(folder.parent / "nowhere")
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "model.json"])
+def test_an_altered_file_is_found(folder: Path, name: str) -> None:
+    data = bytearray((folder / name).read_bytes())
+    data[len(data) // 2] ^= 1
+    (folder / name).write_bytes(data)
+    with pytest.raises(BundleError, match=f"{name} was altered"):
+        load_bundle(folder)
+
+
+def edit(folder: Path, **changes: object) -> None:
+    tree = json.loads((folder / "model.json").read_text())
+    (folder / "model.json").write_text(json.dumps({**tree, **changes}))
+    write_sums(folder)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"architecture": "os.system"},
+        {"architecture": "../x"},
+        {"architecture": ["leannet"]},
+        {"arguments": {"__class__": "evil"}},
+        {"arguments": {"variant": "huge"}},
+        {"version": 99},
+        {"format": "other"},
+        {"label_space": {"names": []}},
+        {"label_space": {"names": ["a", "b"]}},
+        {"label_space": 3},
+    ],
+    ids=str,
+)
+def test_a_description_that_lies_is_a_typed_error(folder: Path, changes: dict[str, object]) -> None:
+    edit(folder, **changes)
+    with pytest.raises((BundleError, UsageError, SegwrightError)):
+        load_bundle(folder)
+
+
+def header(length: int, body: bytes) -> bytes:
+    return struct.pack("<Q", length) + body
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        pickle.dumps({"weight": 1}),
+        header(2**62, b"{}"),
+        header(40, json.dumps({"w": {"dtype": "F32", "shape": [9], "data_offsets": [0, 9999]}}).encode()),
+        b"",
+    ],
+    ids=["pickle", "header overflow", "offsets outside", "empty"],
+)
+def test_weights_of_another_kind_are_refused(folder: Path, payload: bytes) -> None:
+    (folder / "model.safetensors").write_bytes(payload)
+    write_sums(folder)
+    with pytest.raises(BundleError, match="weights"):
+        load_bundle(folder)
+
+
+def test_a_predictor_takes_what_people_have(folder: Path) -> None:
+    predictor = load(folder)
+    rng = np.random.default_rng(0)
+    colour = rng.integers(0, 256, (37, 51, 3), np.uint8)
+    found = predictor(colour)
+    assert found.labels.shape == (37, 51) and found.confidence.max() <= 1
+    assert predictor(colour[..., 0]).labels.shape == (37, 51)
+    assert predictor(np.dstack([colour, colour[..., :1]])).labels.tolist() == found.labels.tolist()
+    assert predictor(colour[:1, :1]).labels.shape == (1, 1)
+    probabilities = predictor(colour, probabilities=True).probabilities
+    assert probabilities is not None
+    np.testing.assert_allclose(probabilities.sum(axis=0), 1, atol=1e-5)
+    np.testing.assert_array_equal(probabilities.argmax(axis=0), found.labels)
+    with pytest.raises(SegwrightError, match="uint8"):
+        predictor(colour.astype(np.float32))  # type: ignore[arg-type]
+
+
+def test_a_batch_answers_like_its_pictures_alone(folder: Path) -> None:
+    predictor = load(folder)
+    pictures = list(np.random.default_rng(0).integers(0, 256, (3, 32, 64, 3), np.uint8))
+    together, alone = predictor.predict_batch(pictures), [predictor.predict(picture) for picture in pictures]
+    for a, b in zip(together, alone, strict=True):
+        assert (a.labels != b.labels).mean() < 1e-3
+        np.testing.assert_allclose(a.confidence, b.confidence, atol=1e-4)
+
+
+def test_network_and_label_space_must_agree(network: SegmentationModel) -> None:
+    with pytest.raises(SegwrightError, match="2 classes"):
+        Predictor.from_model(network, LabelSpace(("a", "b")))
