@@ -25,6 +25,7 @@ from segwright.files import write_text
 Colour = tuple[int, int, int]
 CHART_WIDTH, CHART_HEIGHT = 420, 230
 MARGIN_LEFT, MARGIN_RIGHT, MARGIN_TOP, MARGIN_BOTTOM = 46, 12, 10, 34
+MAX_TABLE_CLASSES = 25  # a matrix of more classes is drawn as a picture
 MAX_POINTS = 300  # a curve of more is averaged in buckets: the eye sees no more, and the file stays small
 
 
@@ -93,9 +94,9 @@ def card(*content: object, title: str = "") -> Markup:
     return tag("div", tag("h3", title) if title else "", *content, class_="card")
 
 
-def grid(*cards: object) -> Markup:
-    """Cards side by side where there is room."""
-    return tag("div", *cards, class_="grid")
+def grid(*cards: object, wide: bool = False) -> Markup:
+    """Cards side by side where there is room: three across a desktop, or two where they are ``wide``."""
+    return tag("div", *cards, class_="grid wide" if wide else "grid")
 
 
 def paragraph(*content: object, kind: str | None = None) -> Markup:
@@ -254,9 +255,9 @@ def bar_chart(labels: Sequence[str], values: Sequence[float], *, x_label: str = 
 
 
 def heatmap(values: npt.NDArray[np.float64], names: Sequence[str], *, rows: str, columns: str) -> Markup:
-    """A K×K matrix of shares in 0…1 (NaN: no such row) with its numbers in per cent, for up to some 25 classes; larger
-    ones lose the numbers and keep the colours."""
-    small = len(names) <= 25
+    """A K×K matrix of shares in 0…1 (NaN: no such row), with its numbers in per cent; a picture beyond 25 classes."""
+    if len(names) > MAX_TABLE_CLASSES:
+        return _heat_picture(values, rows, columns)
     head = tag(
         "tr",
         tag("th", f"{rows} ↓  {columns} →", class_="corner"),
@@ -267,13 +268,24 @@ def heatmap(values: npt.NDArray[np.float64], names: Sequence[str], *, rows: str,
         cells = []
         for column, value in zip(names, row, strict=True):
             share = 0.0 if math.isnan(value) else min(max(value, 0.0), 1.0)
-            shown = f"{share * 100:.0f}" if small and share >= 0.005 else ""
-            strong = " hot" if share > 0.5 else ""
-            title = f"{name} → {column}: {share * 100:.2f} %" if small else None
-            cells.append(tag("td", shown, class_=f"heat{strong}", style=f"--v:{share**0.7 * 100:.0f}%", title=title))
+            shown = f"{share * 100:.0f}" if share >= 0.005 else ""
+            kind = "heat hot" if share > 0.5 else "heat"
+            title = f"{name} → {column}: {share * 100:.2f} %"
+            # the power lifts the small shares, which are what one looks for, above the background
+            cells.append(tag("td", shown, class_=kind, style=f"--v:{share**0.7 * 100:.0f}%", title=title))
         body.append(tag("tr", tag("th", name, class_="side"), *cells))
-    kind = "heatmap" if small else "heatmap dense"
-    return tag("div", tag("table", tag("thead", head), tag("tbody", *body), class_=kind), class_="scroll")
+    return tag("div", tag("table", tag("thead", head), tag("tbody", *body), class_="heatmap"), class_="scroll")
+
+
+def _heat_picture(values: npt.NDArray[np.float64], rows: str, columns: str) -> Markup:
+    """Tens of thousands of table cells would take a browser seconds; as a picture they cost a few kilobytes."""
+    share = np.clip(np.nan_to_num(values), 0, 1)[..., None] ** 0.7
+    light, dark = np.array([236.0, 236.0, 232.0]), np.array([42.0, 120.0, 214.0])
+    cells = (light + (dark - light) * share + 0.5).astype(np.uint8)
+    scale = max(2, 700 // len(values))
+    pixels = np.repeat(np.repeat(cells, scale, axis=0), scale, axis=1)
+    caption = f"{rows} from top to bottom, {columns} from left to right, in the order of the classes"
+    return figure(encode_thumbnail(pixels, len(pixels), flat=True), caption, "confusion matrix")
 
 
 def nice_ticks(low: float, high: float, count: int = 5) -> list[float]:
@@ -431,7 +443,9 @@ section{margin:34px 0}
 .card+.card{margin-top:14px}
 .grid{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(340px,100%),1fr));gap:14px}
 .grid .card+.card{margin-top:0}
-.tiles{display:grid;grid-template-columns:repeat(auto-fit,minmax(140px,1fr));gap:12px}
+.grid.wide{grid-template-columns:repeat(auto-fit,minmax(min(420px,100%),1fr))}
+.card+.grid,.grid+.card{margin-top:14px}
+.tiles{display:grid;grid-template-columns:repeat(auto-fit,minmax(124px,1fr));gap:12px}
 .tile{padding:14px 16px}
 .tile .label{color:var(--soft);font-size:13px}
 .tile .value{font-size:24px;font-weight:650;line-height:1.25;font-variant-numeric:tabular-nums;letter-spacing:-.01em}
@@ -479,9 +493,8 @@ vertical-align:bottom;text-align:right}
 .heatmap .turn span{display:block;width:30px;margin:0 auto;writing-mode:vertical-rl;transform:rotate(180deg);
 max-height:110px;
 overflow:hidden;text-overflow:ellipsis}
-.heatmap.dense{border-spacing:0}
-.heatmap.dense td.heat{width:7px;min-width:7px;height:7px;border-radius:0}
-.heatmap.dense th{font-size:7px;line-height:7px}.heatmap.dense .turn span{width:7px}
+.columns{display:grid;grid-template-columns:minmax(0,max-content) minmax(280px,1fr);gap:14px;align-items:start}
+.columns .card+.card{margin-top:0}
 .strip{display:grid;grid-template-columns:repeat(4,1fr);gap:10px}
 figure{margin:0;min-width:0}
 figure img{display:block;width:100%;height:auto;border-radius:6px;background:var(--track)}
@@ -489,15 +502,19 @@ figcaption{font-size:12.5px;color:var(--soft);margin-top:4px}
 pre{margin:0 0 12px;padding:12px 14px;background:var(--card);border:1px solid var(--rule);border-radius:10px;
 overflow-x:auto;
 font-size:13px}
+pre{white-space:pre-wrap;overflow-wrap:anywhere}
 code{font-family:ui-monospace,SFMono-Regular,Menlo,Consolas,monospace}
 dl{display:grid;grid-template-columns:minmax(90px,max-content) 1fr;gap:4px 18px;margin:0;font-size:14px}
 dt{color:var(--soft)}dd{margin:0;overflow-wrap:anywhere}
 details{margin:10px 0}summary{cursor:pointer;color:var(--accent)}
+@media(max-width:980px){.columns{grid-template-columns:minmax(0,1fr)}}
 @media(max-width:640px){main{padding:18px 14px 4px}footer{padding:10px 14px 26px}h1{font-size:23px}
 section{margin:26px 0}
 .strip{grid-template-columns:1fr 1fr}.tiles{grid-template-columns:1fr 1fr}.card{padding:12px}.tile{padding:11px 12px}
 .tile .value{font-size:21px}.tile.hero .value{font-size:34px}th,td{padding:6px 7px}.bar{min-width:118px;gap:7px}
-.track{min-width:56px}.heatmap td.heat{min-width:27px;width:27px;height:25px;font-size:11px}
+.track{min-width:44px}.barlabel{min-width:2.6em}.scroll table{font-size:13px}.wrap{min-width:9ch}
+.heatmap .corner{white-space:normal;max-width:80px}.heatmap .side{padding-right:5px}.heatmap td.heat{min-width:27px;
+width:27px;height:25px;font-size:11px}
 dl{grid-template-columns:1fr;gap:0}
 dd{margin-bottom:8px}}
 @media print{body{background:#fff}.card,.tile{break-inside:avoid}}

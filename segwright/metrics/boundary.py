@@ -97,7 +97,7 @@ class BFScore:
         there = np.bincount(prediction[valid], minlength=256) + np.bincount(target[valid], minlength=256)
         found = []
         for index in np.flatnonzero(there[: self.classes]):
-            value = _border_f1(outline((prediction == index) & valid), outline(target == index), reach)
+            value = _border_f1((prediction == index) & valid, target == index, reach)
             found.append(value)
             self.class_sum[index] += value
             self.class_count[index] += 1
@@ -121,12 +121,14 @@ def outline(region: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
 
 
 def _border_f1(said: npt.NDArray[np.bool_], truth: npt.NDArray[np.bool_], reach: float) -> float:
-    if not said.any() and not truth.any():
-        return 1.0  # both fill the picture, or their valid part: there is no border to miss
-    if not said.any() or not truth.any():
+    """F1 of two regions' borders, at least one of the regions not empty."""
+    said_border, true_border = outline(said), outline(truth)
+    if not said_border.any() and not true_border.any():
+        return float(said.any() == truth.any())  # a region that fills the picture has no border to miss
+    if not said_border.any() or not true_border.any():
         return 0.0
-    precision = float((_distance_to(truth)[said] <= reach).mean())
-    recall = float((_distance_to(said)[truth] <= reach).mean())
+    precision = float((_distance_to(true_border)[said_border] <= reach).mean())
+    recall = float((_distance_to(said_border)[true_border] <= reach).mean())
     return 2 * precision * recall / (precision + recall) if precision + recall else 0.0
 
 

@@ -1,0 +1,338 @@
+"""report.html: what a training or an evaluation came to, as one self-contained page to show to a colleague."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from segwright import pages
+from segwright.console import duration
+from segwright.errors import SegwrightError
+from segwright.evaluation.compare import interval_text
+from segwright.evaluation.evaluate import Evaluation, Example, Labelled
+from segwright.evaluation.terminal import notes
+from segwright.images import UInt8Array
+from segwright.metrics.confusion import CONVENTIONS
+from segwright.pages import Markup, Number, Series
+from segwright.types import IGNORE_INDEX, LabelSpace, blend
+
+PICTURE_SIDE = 400  # pixels: sharp on a phone's screen and in a quarter of a desktop's width
+TOP_CONFUSIONS = 8
+MISSED, IGNORED_SHADE = (230, 40, 40), 0.35  # the colour of an error; how dark ignored pixels are drawn
+
+
+@dataclass(frozen=True)
+class RunFacts:
+    """What the page says of the run besides its figures; everything may be left out."""
+
+    title: str = "Evaluation"
+    command: str = ""  # as it was typed
+    history: Sequence[Mapping[str, Any]] = ()  # lines of log.jsonl
+    model: Mapping[str, object] = field(default_factory=dict)  # name, encoder, parameters, …
+    plan: Sequence[tuple[str, str, str]] = ()  # (what, value, reason)
+    versions: Mapping[str, str] = field(default_factory=dict)
+    licences: Mapping[str, str] = field(default_factory=dict)
+
+
+def write_report(path: str | Path, evaluation: Evaluation, split: Labelled, facts: RunFacts | None = None) -> Path:
+    """Write the page, whole or not at all, and return where.
+
+    ``split`` must be the one that was evaluated: the worst and best pictures are read from it again. A picture that
+    cannot be read any more costs its row, never the page.
+    """
+    return pages.write_page(path, report_page(evaluation, split, facts or RunFacts()))
+
+
+def report_page(evaluation: Evaluation, split: Labelled, facts: RunFacts) -> str:
+    """The page as a string."""
+    e = evaluation
+    lead = f"{e.images} pictures of split {e.split}, {e.label_space.classes} classes"
+    model = ", ".join(f"{value}" for value in facts.model.values())
+    return pages.page(
+        facts.title,
+        pages.heading(facts.title, *filter(None, (model, lead)), kicker="segwright report"),
+        _headline(e),
+        _in_words(e),
+        _curves(facts.history),
+        _classes(e),
+        _confusion(e),
+        _pictures("The worst pictures", e.worst, e, split, "The lowest mean IoU over the classes of the picture."),
+        _pictures("The best pictures", e.best, e, split, ""),
+        _spread(e),
+        _how(e, facts),
+        footer=f"Made by segwright in {duration(e.seconds)}. Figures in per cent; convention: {e.convention}.",
+    )
+
+
+def read_history(path: str | Path) -> list[dict[str, Any]]:
+    """The lines of a log.jsonl; a line cut short by a kill is left out, a file that is not there gives none."""
+    try:
+        lines = Path(path).read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return []
+    found = []
+    for line in lines:
+        try:
+            entry = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(entry, dict):
+            found.append(entry)
+    return found
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Figures
+
+
+def _headline(e: Evaluation) -> Markup:
+    interval = interval_text(e.miou_ci95)
+    tiles = [
+        Number("mean IoU", _per_cent(e.miou), f"95 % interval {interval}" if interval else "one picture: no interval"),
+        Number("pixel accuracy", _per_cent(e.pixel_accuracy)),
+        Number("mean accuracy", _per_cent(e.mean_accuracy), "mean recall"),
+        Number("weighted IoU", _per_cent(e.fwiou), "by frequency"),
+        Number("mean Dice", _per_cent(e.mean_dice)),
+    ]
+    if e.boundary is not None:
+        tiles.append(Number("boundary IoU", _per_cent(e.boundary_iou)))
+    if e.calibration is not None:
+        tiles.append(Number("calibration error", _per_cent(e.calibration.ece()), "0 is perfect"))
+    return pages.numbers(tiles)
+
+
+def _in_words(e: Evaluation) -> Markup:
+    """The two or three sentences a colleague would ask for, and what to know before trusting the figures."""
+    defined = [i for i in range(e.label_space.classes) if not math.isnan(e.scores.iou[i])]
+    ranked = sorted(defined, key=lambda i: float(e.scores.iou[i]))
+    names = e.label_space.names
+    sentences = []
+    if len(ranked) > 1:
+        weak = ", ".join(f"{names[i]} ({_per_cent(float(e.scores.iou[i]))})" for i in ranked[:3])
+        strong = ", ".join(f"{names[i]} ({_per_cent(float(e.scores.iou[i]))})" for i in ranked[:-4:-1])
+        sentences.append(f"Strongest classes: {strong}. Weakest: {weak}.")
+    confused = confusions(e.matrix)
+    if confused:
+        truth, said, _, of_errors, of_truth = confused[0]
+        sentences.append(
+            f"The commonest confusion: {names[truth]} taken for {names[said]} ({100 * of_truth:.0f} % of the pixels "
+            f"of {names[truth]}, {100 * of_errors:.0f} % of all wrong pixels)."
+        )
+    boxes = [pages.paragraph(note, kind="warn") for note in notes(e)]
+    return (
+        pages.section("In short", *(pages.paragraph(text) for text in sentences), *boxes)
+        if sentences or boxes
+        else (Markup(""))
+    )
+
+
+def _curves(history: Sequence[Mapping[str, Any]]) -> Markup:
+    """Loss, score, learning rate and speed over the steps, as far as the log holds them."""
+    cards = []
+    for title, keys, zero in (
+        ("Loss", ("loss", "val_loss"), True),
+        ("Validation mean IoU, %", ("val_miou",), False),
+        ("Learning rate", ("lr",), True),
+        ("Pictures a second", ("images_per_second",), True),
+    ):
+        series = [s for key in keys if (s := _series(history, key)) is not None]
+        if series:
+            cards.append(pages.card(pages.line_chart(series, x_label="step", y_label=title, zero=zero), title=title))
+    return pages.section("Training", pages.grid(*cards, wide=True)) if cards else Markup("")
+
+
+def _series(history: Sequence[Mapping[str, Any]], key: str) -> Series | None:
+    points = [(entry.get("step"), entry[key]) for entry in history if key in entry]
+    kept = [(float(x), float(y)) for x, y in points if isinstance(x, int | float) and isinstance(y, int | float)]
+    if not kept:
+        return None
+    scale = 100.0 if key == "val_miou" else 1.0
+    names = {"loss": "training", "val_loss": "validation"}
+    return Series(names.get(key, key), [x for x, _ in kept], [scale * y for _, y in kept])
+
+
+def _classes(e: Evaluation) -> Markup:
+    total = max(1, int(e.scores.pixels.sum()))
+    rows: list[Sequence[object]] = []
+    for row, colour in zip(e.per_class, e.label_space.colours, strict=True):
+        rows.append(
+            (
+                pages.join((pages.swatch(colour), row["name"])),
+                pages.bar(row["iou"], colour=colour, label=_per_cent(row["iou"])),
+                *(_per_cent(row[key]) for key in ("dice", "precision", "recall")),
+                f"{100 * row['pixels'] / total:.2f}",
+            )
+        )
+    headers = ("class", "IoU", "Dice", "precision", "recall", "share of pixels")
+    note = "In per cent. A dash: neither in the masks nor predicted; left out of the means."
+    return pages.section("Classes", pages.card(pages.table(headers, rows, numeric=(2, 3, 4, 5))), note=note)
+
+
+def confusions(matrix: npt.NDArray[np.int64], count: int = TOP_CONFUSIONS) -> list[tuple[int, int, int, float, float]]:
+    """The commonest errors: (truth, prediction, pixels, share of all wrong pixels, share of the truth's pixels)."""
+    wrong = matrix.copy()
+    np.fill_diagonal(wrong, 0)
+    errors, truth = int(wrong.sum()), matrix.sum(axis=1)
+    order = np.argsort(wrong, axis=None, kind="stable")[::-1][:count]
+    found = []
+    for flat in order.tolist():
+        i, j = divmod(flat, len(matrix))
+        if wrong[i, j] > 0:
+            found.append((i, j, int(wrong[i, j]), float(wrong[i, j] / errors), float(wrong[i, j] / truth[i])))
+    return found
+
+
+def _confusion(e: Evaluation) -> Markup:
+    names = e.label_space.names
+    if len(names) < 2:
+        return Markup("")
+    truth = e.matrix.sum(axis=1, keepdims=True)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        shares = np.where(truth > 0, e.matrix / truth, np.nan)
+    rows = [
+        (names[i], names[j], f"{100 * of_truth:.1f}", f"{100 * of_errors:.1f}")
+        for i, j, _, of_errors, of_truth in confusions(e.matrix)
+    ]
+    headers = ("truth", "taken for", "% of class", "% of errors")
+    listing = pages.card(pages.table(headers, rows, numeric=(2, 3)), title="Commonest errors") if rows else ""
+    return pages.section(
+        "Confusion",
+        pages.tag(
+            "div",
+            pages.card(pages.heatmap(shares, names, rows="truth", columns="predicted")),
+            listing,
+            class_="columns",
+        ),
+        note="Each row is a true class: where its pixels went, in per cent of the row. "
+        "Beside it, the commonest errors: their share of the true class's pixels, and of all wrong pixels.",
+    )
+
+
+def _spread(e: Evaluation) -> Markup:
+    """How the pictures differ, and whether confidences can be believed."""
+    cards = []
+    values = e.per_image[~np.isnan(e.per_image)]
+    if len(values) > 1:
+        counts, edges = np.histogram(values, bins=10, range=(0, 1))
+        labels = [f"{100 * edge:.0f}" for edge in edges[:-1]]
+        chart = pages.bar_chart(labels, counts.tolist(), x_label="mean IoU of the picture, %", y_label="pictures")
+        cards.append(pages.card(chart, title="Pictures by their own mean IoU"))
+    if e.calibration is not None:
+        bins = e.calibration.reliability()
+        measured = Series("measured", (100 * bins.confidence).tolist(), (100 * bins.accuracy).tolist())
+        ideal = Series("perfect", [0.0, 100.0], [0.0, 100.0])
+        chart = pages.line_chart([measured, ideal], x_label="confidence, %", y_label="right, %", zero=True)
+        cards.append(pages.card(chart, title=f"Right, % – calibration error {_per_cent(e.calibration.ece())}"))
+    return pages.section("Spread", pages.grid(*cards, wide=True)) if cards else Markup("")
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Pictures
+
+
+def _pictures(title: str, examples: Sequence[Example], e: Evaluation, split: Labelled, note: str) -> Markup:
+    rows = [row for example in examples if (row := _row(example, split)) is not None]
+    if not rows:
+        return Markup("")
+    key = pages.legend([*zip(e.label_space.names, e.label_space.colours, strict=True), ("wrong", MISSED)])
+    return pages.section(title, pages.card(key), *rows, note=note)
+
+
+def _row(example: Example, split: Labelled) -> Markup | None:
+    try:
+        image, mask = split.read_image(example.index), split.read_mask(example.index)
+    except (SegwrightError, OSError):
+        return None
+    if mask is None:
+        return None
+    picture, truth, said = fit(image, mask, example.labels)
+    space = split.label_space
+    caption = f"{example.id} – mean IoU {_per_cent(example.miou)}"
+    shown = (
+        ("picture", picture),
+        ("truth", _coloured(picture, truth, truth, space)),
+        ("prediction", _coloured(picture, said, truth, space)),
+        ("errors", error_map(picture, said, truth)),
+    )
+    figures = [pages.figure(pages.encode_thumbnail(pixels, PICTURE_SIDE), label) for label, pixels in shown]
+    return pages.strip(caption, figures)
+
+
+def fit(image: UInt8Array, mask: UInt8Array, labels: UInt8Array) -> tuple[UInt8Array, UInt8Array, UInt8Array]:
+    """Picture (h, w, 3), truth and prediction (h, w) at the size in which they are shown, at most PICTURE_SIDE."""
+    height, width = mask.shape
+    factor = min(1.0, PICTURE_SIDE / max(height, width))
+    size = (max(1, round(width * factor)), max(1, round(height * factor)))
+    if image.shape[2] != 3:
+        image = np.repeat(image[..., :1], 3, axis=2)
+    small = np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA), np.uint8)
+    truth = np.asarray(cv2.resize(mask, size, interpolation=cv2.INTER_NEAREST_EXACT), np.uint8)
+    said = np.asarray(cv2.resize(labels, size, interpolation=cv2.INTER_NEAREST_EXACT), np.uint8)
+    return small, truth, said
+
+
+def _coloured(picture: UInt8Array, labels: UInt8Array, truth: UInt8Array, space: LabelSpace) -> UInt8Array:
+    """Classes laid over the picture; what the truth ignores is darkened, since nothing there counts."""
+    return _shade_ignored(blend(picture, space.palette()[labels], 0.65), picture, truth)
+
+
+def error_map(picture: UInt8Array, labels: UInt8Array, truth: UInt8Array) -> UInt8Array:
+    """The picture in pale grey, wrong pixels red, ignored ones dark."""
+    grey = np.asarray(cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY), np.float32)
+    pale = np.repeat((grey * 0.45 + 135)[..., None], 3, axis=2)
+    pale[labels != truth] = MISSED
+    return _shade_ignored(np.clip(pale, 0, 255).astype(np.uint8), picture, truth)
+
+
+def _shade_ignored(shown: UInt8Array, picture: UInt8Array, truth: UInt8Array) -> UInt8Array:
+    dark = (picture.astype(np.float32) * IGNORED_SHADE).astype(np.uint8)
+    return np.where((truth == IGNORE_INDEX)[..., None], dark, shown)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# How it was made
+
+
+def _how(e: Evaluation, facts: RunFacts) -> Markup:
+    parts: list[object] = []
+    if facts.command:
+        parts.append(pages.code(facts.command))
+    if facts.plan:
+        rows = [
+            (what, pages.tag("span", value, class_="wrap"), pages.tag("span", why, class_="wrap"))
+            for what, value, why in facts.plan
+        ]
+        parts.append(pages.card(pages.table(("chosen", "value", "because"), rows), title="The plan"))
+    cards = [
+        pages.card(pages.definitions(items), title=title)
+        for title, items in (
+            ("Model", facts.model.items()),
+            ("Versions", facts.versions.items()),
+            ("Licences", facts.licences.items()),
+        )
+        if items
+    ]
+    if cards:
+        parts.append(pages.grid(*cards))
+    parts.append(pages.details("The same predictions by other code's conventions", _conventions(e)))
+    return pages.section("How it was made", *parts)
+
+
+def _conventions(e: Evaluation) -> Markup:
+    rows: Iterable[Sequence[object]] = [
+        (name, pages.tag("span", CONVENTIONS[name][0], class_="wrap"), _per_cent(value))
+        for name, value in e.by_convention().items()
+    ]
+    return pages.card(pages.table(("convention", "rule", "mean IoU"), rows, numeric=(2,)))
+
+
+def _per_cent(value: float) -> str:
+    return "–" if math.isnan(value) else f"{100 * value:.1f}"

@@ -1,0 +1,396 @@
+"""The pass over a split: figures, label spaces, masks of other tools, and what a stranger's data brings."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from rich.console import Console
+
+from segwright.errors import DataError, ImageReadError, LabelError, UsageError
+from segwright.evaluation.compare import compare, comparison_page, render_comparison, verdict
+from segwright.evaluation.evaluate import EXAMPLES, Evaluation, evaluate, match_label_spaces, summary
+from segwright.evaluation.masks import evaluate_masks, find_masks
+from segwright.evaluation.terminal import render_evaluation, text_bar
+from segwright.metrics.boundary import BoundaryIoU
+from segwright.metrics.confusion import ConfusionMatrix
+from segwright.types import LabelSpace, Prediction
+
+NAMES = ("road", "tree", "sky")
+
+
+class Pictures:
+    """A split in memory."""
+
+    def __init__(self, masks: Sequence[Any], names: Sequence[str] = NAMES, mapping: Any = None) -> None:
+        self.name = "val"
+        self.label_space = LabelSpace(tuple(names), mapping=mapping or {})
+        self.masks = list(masks)
+        self.ids = [f"shot_{i}" for i in range(len(masks))]
+
+    def __len__(self) -> int:
+        return len(self.masks)
+
+    def read_image(self, index: int) -> Any:
+        image = np.zeros((*self.masks[index].shape, 3), np.uint8)
+        image[..., 0] = index  # how the predictor below knows what it looks at
+        return image
+
+    def read_mask(self, index: int) -> Any:
+        if isinstance(self.masks[index], Exception):
+            raise self.masks[index]
+        return self.masks[index]
+
+
+class Knows:
+    """A predictor that answers from a list."""
+
+    def __init__(self, labels: Sequence[Any], names: Sequence[str] = NAMES, confidence: float = 0.75) -> None:
+        self.label_space = LabelSpace(tuple(names))
+        self.labels, self.confidence, self.calls = labels, confidence, 0
+
+    def predict(self, image: Any, *, probabilities: bool = False) -> Prediction:
+        self.calls += 1
+        labels = self.labels[int(image[0, 0, 0])]
+        sure = np.full(labels.shape, self.confidence, np.float32)
+        p = None
+        if probabilities:
+            k = self.label_space.classes
+            p = np.full((k, *labels.shape), (1 - self.confidence) / (k - 1), np.float32)
+            np.put_along_axis(p, labels[None].astype(np.int64), self.confidence, 0)
+        return Prediction(labels, sure, self.label_space, image, p)
+
+
+class KnowsMany(Knows):
+    def predict_batch(self, images: Sequence[Any]) -> list[Prediction]:
+        return [self.predict(image) for image in images]
+
+
+def masks(count: int = 6, classes: int = 3, seed: int = 0, error: float = 0.2) -> tuple[list[Any], list[Any]]:
+    rng = np.random.default_rng(seed)
+    truth, said = [], []
+    for i in range(count):
+        mask = np.repeat(np.repeat(rng.integers(0, classes, (4, 5)), 8, 0), 6, 1).astype(np.uint8)
+        answer = np.where(rng.random(mask.shape) < error * (i + 1) / count, (mask + 1) % classes, mask).astype(np.uint8)
+        mask[:2] = 255
+        truth.append(mask)
+        said.append(answer)
+    return truth, said
+
+
+def test_every_figure_is_the_pooled_one() -> None:
+    truth, said = masks()
+    found = evaluate(Knows(said), Pictures(truth))
+    matrix, boundary = ConfusionMatrix(3), BoundaryIoU(3)
+    for t, s in zip(truth, said, strict=True):
+        matrix.update(s, t)
+        boundary.update(s, t)
+    expected = matrix.scores()
+    assert found.images == 6 and np.array_equal(found.matrix, matrix.matrix)
+    assert (found.miou, found.pixel_accuracy, found.mean_accuracy) == (
+        expected.miou, expected.pixel_accuracy, expected.mean_accuracy,
+    )  # fmt: skip
+    assert found.boundary_iou == boundary.mean()
+    assert found.miou_ci95[0] < found.miou < found.miou_ci95[1]
+    assert summary(found)["fwiou"] == expected.fwiou
+    one = ConfusionMatrix(3)
+    one.update(said[2], truth[2])
+    assert found.per_image[2] == one.scores().miou
+    assert found.calibration is not None
+    assert found.calibration.ece() == pytest.approx(abs(found.pixel_accuracy - 0.75))
+
+
+def test_json_keys_and_types() -> None:
+    truth, said = masks()
+    for t, s in zip(truth, said, strict=True):  # sky occurs nowhere
+        t[t == 2], s[s == 2] = 1, 1
+    tree = json.loads(json.dumps(evaluate(Knows(said), Pictures(truth)).to_json(), allow_nan=False))
+    assert list(tree)[:12] == [
+        "images", "miou", "miou_ci95", "pixel_accuracy", "mean_accuracy", "fwiou", "mean_dice", "boundary_iou",
+        "convention", "per_class", "per_image", "confusion",
+    ]  # fmt: skip
+    assert [row["name"] for row in tree["per_class"]] == list(NAMES)
+    assert list(tree["per_class"][0]) == ["name", "iou", "dice", "precision", "recall", "pixels"]
+    assert tree["per_class"][2]["iou"] is None and tree["per_class"][2]["pixels"] == 0
+    assert list(tree["per_image"][0]) == ["id", "miou"] and tree["per_image"][3]["id"] == "shot_3"
+    assert tree["conventions"]["pooled"] == tree["miou"] and tree["conventions"]["torchvision"] is None
+
+
+def test_batches_give_the_same() -> None:
+    truth, said = masks(7)
+    one = evaluate(Knows(said), Pictures(truth))
+    many = evaluate(KnowsMany(said), Pictures(truth), batch_size=3)
+    assert np.array_equal(one.matrix, many.matrix) and one.ids == many.ids
+
+
+def test_brier_on_request() -> None:
+    truth, said = masks()
+    assert np.isnan(evaluate(Knows(said), Pictures(truth)).calibration.brier())  # type: ignore[union-attr]
+    asked = evaluate(Knows(said), Pictures(truth), probabilities=True)
+    right, wrong = 0.25**2 + 2 * 0.125**2, 0.75**2 + 0.875**2 + 0.125**2
+    accuracy = asked.pixel_accuracy
+    assert asked.calibration is not None
+    assert asked.calibration.brier() == pytest.approx(accuracy * right + (1 - accuracy) * wrong)
+
+
+def test_worst_and_best_are_kept() -> None:
+    truth, said = masks(12)
+    found = evaluate(Knows(said), Pictures(truth))
+    order = np.argsort(found.per_image, kind="stable")
+    assert [e.index for e in found.worst] == order[:EXAMPLES].tolist()
+    assert {e.index for e in found.best} == set(order[-EXAMPLES:].tolist())
+    assert np.array_equal(found.worst[0].labels, said[found.worst[0].index])
+    few = evaluate(Knows(said), Pictures(truth[:3]))
+    assert len(few.worst) == 3 and not few.best  # each picture once
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Label spaces
+
+
+def test_classes_are_matched_by_name() -> None:
+    truth, said = masks()
+    plain = evaluate(Knows(said), Pictures(truth))
+    turned = [np.array([2, 0, 1], np.uint8)[s] for s in said]  # the model's order: tree, sky, road
+    model = Knows(turned, names=("Tree", "S-ky", "road "))
+    found = evaluate(model, Pictures(truth), probabilities=True)
+    assert np.array_equal(found.matrix, plain.matrix) and "order" in found.notes[0]
+    assert found.calibration is not None
+    assert (
+        found.calibration.brier()
+        == evaluate(  # type: ignore[union-attr]
+            Knows(said), Pictures(truth), probabilities=True
+        ).calibration.brier()
+    )
+
+
+def test_numbered_classes_match_by_index() -> None:
+    numbered = LabelSpace(("class 0", "class 1", "class 2"))
+    table, note = match_label_spaces(numbered, LabelSpace(NAMES))
+    assert table is None and "class 1 = tree" in note
+    assert match_label_spaces(LabelSpace(("a", "b", "c")), LabelSpace(NAMES), by_index=True)[0] is None
+
+
+@pytest.mark.parametrize("names", [("road", "tree"), ("road", "tree", "water"), (*NAMES, "car"), ("x",)])
+def test_label_spaces_that_do_not_fit(names: tuple[str, ...]) -> None:
+    truth, said = masks()
+    with pytest.raises(LabelError, match=r"only in the (model|data)"):
+        evaluate(Knows(said, names=names), Pictures(truth))
+    with pytest.raises(UsageError):
+        evaluate(Knows(said), Pictures(truth), match="luck")
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# What a stranger's data brings
+
+
+def test_empty_split_and_no_masks() -> None:
+    with pytest.raises(DataError, match="empty"):
+        evaluate(Knows([]), Pictures([]))
+
+    class Unlabelled(Pictures):
+        def read_mask(self, index: int) -> Any:
+            return None
+
+    truth, said = masks(3)
+    predictor = Knows(said)
+    with pytest.raises(DataError, match="3 pictures without a mask"):
+        evaluate(predictor, Unlabelled(truth))
+    assert predictor.calls == 0  # nothing is predicted that cannot be scored
+
+
+def test_some_without_mask_some_all_ignored() -> None:
+    truth, said = masks(4)
+    truth[1] = np.full_like(truth[1], 255)
+
+    class Partly(Pictures):
+        def read_mask(self, index: int) -> Any:
+            return None if index == 2 else super().read_mask(index)
+
+    found = evaluate(Knows(said), Partly(truth))
+    assert found.ids == ["shot_0", "shot_3"] and found.without_mask == ["shot_2"] and found.all_ignored == ["shot_1"]
+    with pytest.raises(DataError, match="nothing but"):
+        evaluate(Knows(said), Pictures([truth[1]]))
+
+
+def test_unreadable_files_stop_or_are_left_out() -> None:
+    truth, said = masks(4)
+    bad: list[Any] = list(truth)
+    bad[2] = ImageReadError("not a readable picture", where="shot_2.png")
+    with pytest.raises(ImageReadError, match="shot_2"):
+        evaluate(Knows(said), Pictures(bad))
+    found = evaluate(Knows(said), Pictures(bad), skip_bad=True)
+    assert found.images == 3 and list(found.skipped) == ["shot_2"]
+    bad[2] = RuntimeError("a bug of ours")
+    with pytest.raises(RuntimeError):  # never taken for bad data
+        evaluate(Knows(said), Pictures(bad), skip_bad=True)
+
+
+def test_one_picture_and_one_class() -> None:
+    truth, said = masks(1)
+    found = evaluate(Knows(said), Pictures(truth))
+    assert found.images == 1 and np.isnan(found.miou_ci95).all() and found.to_json()["miou_ci95"] == [None, None]
+    only = evaluate(
+        Knows([np.zeros((5, 5), np.uint8)], names=("all",)), Pictures([np.zeros((5, 5), np.uint8)], ("all",))
+    )
+    assert only.miou == 1 and only.matrix.tolist() == [[25]]
+
+
+def test_errors_name_the_picture() -> None:
+    truth, said = masks(2)
+    said[1] = np.full_like(said[1], 7)
+    with pytest.raises(LabelError, match="shot_1"):
+        evaluate(Knows(said), Pictures(truth))
+    said[1] = said[1][:4]
+    with pytest.raises(LabelError, match="shot_1"):
+        evaluate(Knows(said), Pictures(truth))
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Masks in a folder
+
+
+def write(folder: Path, answers: Sequence[Any], name: str = "shot_{}.png", palette: bool = False) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    for i, labels in enumerate(answers):
+        picture = Image.fromarray(labels)
+        if palette:
+            picture.putpalette(LabelSpace(NAMES).palette().tobytes())
+        path = folder / name.format(i)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        picture.save(path)
+    return folder
+
+
+@pytest.mark.parametrize("name", ["shot_{}.png", "shot_{}_pred.png", "deep/shot_{}_mask.png", "shot_{}.bmp"])
+@pytest.mark.parametrize("palette", [False, True])
+def test_folder_of_masks(tmp_path: Path, name: str, palette: bool) -> None:
+    truth, said = masks()
+    split = Pictures(truth)
+    found = evaluate_masks(write(tmp_path, said, name, palette), split)
+    expected = evaluate(Knows(said), split)
+    assert np.array_equal(found.matrix, expected.matrix) and found.ids == expected.ids
+    assert found.calibration is None and found.boundary_iou == expected.boundary_iou
+    assert [e.index for e in found.worst] == [e.index for e in expected.worst]
+
+
+def test_missing_masks(tmp_path: Path) -> None:
+    truth, said = masks()
+    folder = write(tmp_path, said)
+    (folder / "shot_3.png").unlink()
+    with pytest.raises(DataError, match=r"1 of 6.*\n.*shot_3"):
+        evaluate_masks(folder, Pictures(truth))
+    found = evaluate_masks(folder, Pictures(truth), skip_missing=True)
+    assert found.images == 5 and "shot_3" not in found.ids and "1 pictures" in found.notes[0]
+    assert {e.index for e in (*found.worst, *found.best)} <= {0, 1, 2, 4, 5}
+    for path in (tmp_path / "no such", tmp_path / "empty"):
+        if path.name == "empty":
+            path.mkdir()
+        with pytest.raises(DataError):
+            evaluate_masks(path, Pictures(truth))
+    with pytest.raises(DataError, match="6 of 6"):
+        evaluate_masks(write(tmp_path / "other", said, "x{}.png"), Pictures(truth), skip_missing=True)
+
+
+def test_two_masks_for_one_picture(tmp_path: Path) -> None:
+    truth, said = masks(1)
+    write(tmp_path / "a", said)
+    write(tmp_path / "b", said)
+    with pytest.raises(DataError, match="two masks"):
+        evaluate_masks(tmp_path, Pictures(truth))
+    split = Pictures(truth)
+    split.ids = ["a/shot_0"]
+    assert find_masks(tmp_path, split) == {0: tmp_path / "a" / "shot_0.png"}
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda m: m[:10], "differ in size"),
+        (lambda m: np.where(m == 1, 9, m).astype(np.uint8), "no class"),
+        (lambda m: np.where(m == 1, 255, m).astype(np.uint8), "no class"),
+        (lambda m: np.repeat(m[..., None], 3, 2), "colours"),
+        (lambda m: m.astype(np.uint16) * 300, "no class"),
+    ],
+)
+def test_masks_that_do_not_fit_name_the_file(tmp_path: Path, spoil: Any, message: str) -> None:
+    truth, said = masks(3)
+    said[1] = spoil(said[1])
+    with pytest.raises(LabelError, match=message) as raised:
+        evaluate_masks(write(tmp_path, said), Pictures(truth))
+    assert "shot_1.png" in str(raised.value)
+
+
+def test_raw_values_go_through_the_label_map(tmp_path: Path) -> None:
+    truth, said = masks()
+    raw = np.array([7, 21, 23], np.uint8)
+    split = Pictures(truth, mapping={7: 0, 21: 1, 23: 2, 0: 255})
+    folder = write(tmp_path / "raw", [raw[s] for s in said])
+    found = evaluate_masks(folder, split, raw_values=True)
+    assert np.array_equal(found.matrix, evaluate(Knows(said), split).matrix)
+    with pytest.raises(LabelError):
+        evaluate_masks(folder, split)
+    with pytest.raises(LabelError, match="label map"):
+        evaluate_masks(write(tmp_path / "odd", [raw[s] + 1 for s in said]), split, raw_values=True)
+
+
+def test_unreadable_mask_is_named(tmp_path: Path) -> None:
+    truth, said = masks(2)
+    folder = write(tmp_path, said)
+    (folder / "shot_1.png").write_bytes(b"\x89PNG nonsense")
+    with pytest.raises(ImageReadError, match="shot_1"):
+        evaluate_masks(folder, Pictures(truth))
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Comparison and terminal
+
+
+def pair() -> dict[str, Evaluation]:
+    truth, said = masks(20, error=0.3)
+    _, better = masks(20, error=0.1)
+    return {"old": evaluate(Knows(said), Pictures(truth)), "new [x]": evaluate(Knows(better), Pictures(truth))}
+
+
+def test_comparison() -> None:
+    found = compare(pair())
+    d = found.differences["new [x]"]
+    assert d.clear and d.difference == pytest.approx(found.evaluations["new [x]"].miou - found.evaluations["old"].miou)
+    assert verdict(d, "old").startswith("better than old")
+    tree = json.loads(json.dumps(found.to_json(), allow_nan=False))
+    assert tree["baseline"] == "old" and tree["differences"][0]["clear"] is True
+    output = io.StringIO()
+    render_comparison(found, Console(file=output, width=140))
+    assert "better than old" in output.getvalue() and "new [x]" in output.getvalue()
+    assert "new [x]" in comparison_page(found, command="segwright compare a b")
+
+
+def test_comparisons_that_are_none() -> None:
+    both = pair()
+    with pytest.raises(UsageError, match="two models"):
+        compare({"old": both["old"]})
+    truth, said = masks(5)
+    with pytest.raises(UsageError, match="same pictures"):
+        compare({"old": both["old"], "other": evaluate(Knows(said), Pictures(truth))})
+
+
+def test_terminal_and_pipe(tmp_path: Path) -> None:
+    truth, said = masks()
+    for t, s in zip(truth, said, strict=True):
+        t[t == 2], s[s == 2] = 1, 1
+    found = evaluate(Knows(said), Pictures(truth, names=("road", "[bold]tree", "sky")), match="index")
+    with (tmp_path / "out.txt").open("w") as file:
+        render_evaluation(found, Console(file=file, width=100))
+    plain = (tmp_path / "out.txt").read_text()
+    assert "[bold]tree" in plain and "\x1b" not in plain and "█" not in plain and "│" not in plain
+    assert f"mIoU {100 * found.miou:.1f} (95 %" in plain and "left out of the means: sky" in plain
+    with (tmp_path / "tty.txt").open("w") as file:
+        render_evaluation(found, Console(file=file, width=100, force_terminal=True, color_system="truecolor"))
+    assert "█" in (tmp_path / "tty.txt").read_text()
+    assert [len(text_bar(v, 10)) for v in (0.0, 0.05, 0.5, 1.0, 2.0)] == [0, 1, 5, 10, 10]

@@ -1,0 +1,102 @@
+"""Bootstrap intervals: deterministic, equal to resampling written out, and of the right width."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from segwright.errors import UsageError
+from segwright.metrics import intervals
+from segwright.metrics.confusion import class_counts, scores
+from segwright.metrics.intervals import miou_interval, paired_difference
+
+
+def pictures(seed: int, count: int, quality: float = 0.8, spread: float = 0.15, classes: int = 3) -> Any:
+    rng = np.random.default_rng(seed)
+    matrices = []
+    for _ in range(count):
+        right = np.clip(quality + spread * rng.normal(), 0.05, 1)
+        truth = rng.multinomial(1000, np.ones(classes) / classes)
+        matrix = np.zeros((classes, classes), np.int64)
+        for k in range(classes):
+            wrong = (1 - right) / (classes - 1)
+            matrix[k] = rng.multinomial(truth[k], [right if j == k else wrong for j in range(classes)])
+        matrices.append(matrix)
+    return np.stack(matrices)
+
+
+def test_equals_resampling_written_out() -> None:
+    matrices = pictures(0, 12)
+    values = []
+    for drawn in intervals._draw(12, 300, 7):
+        for row in drawn.astype(int):
+            values.append(scores((matrices * row[:, None, None]).sum(0)).miou)
+    expected = np.quantile(values, [0.025, 0.975])
+    assert len(values) == 300
+    assert miou_interval(class_counts(matrices), draws=300, seed=7) == pytest.approx(tuple(expected))
+
+
+def test_deterministic_and_around_the_score(monkeypatch: pytest.MonkeyPatch) -> None:
+    counts = class_counts(pictures(1, 40))
+    low, high = miou_interval(counts)
+    assert (low, high) == miou_interval(counts) != miou_interval(counts, seed=1)
+    assert low < scores(pictures(1, 40).sum(0)).miou < high
+    few, many = class_counts(pictures(2, 10)), class_counts(pictures(2, 250))
+    assert np.subtract(*miou_interval(many)) > np.subtract(*miou_interval(few))  # narrower: less negative
+    narrow = miou_interval(counts, level=0.5)
+    assert low < narrow[0] < narrow[1] < high
+    monkeypatch.setattr(intervals, "BLOCK_CELLS", 100)
+    assert miou_interval(counts) == pytest.approx((low, high), abs=0.02)
+
+
+def test_covers_the_truth_about_as_often_as_it_says() -> None:
+    truth = scores(pictures(99, 4000).sum(0)).miou
+    hits = 0
+    for seed in range(60):
+        low, high = miou_interval(class_counts(pictures(seed, 40)), draws=300)
+        hits += low <= truth <= high
+    assert hits >= 50  # 95 % of 60 is 57; the percentile bootstrap is a little short
+
+
+def test_pairs_see_what_separate_intervals_do_not() -> None:
+    base = pictures(3, 40, spread=0.25)
+    better = base.copy()
+    for matrix in better:  # a tenth of every picture's errors mended
+        mended = matrix // 10
+        np.fill_diagonal(mended, 0)
+        matrix -= mended
+        matrix[np.diag_indices(3)] += mended.sum(1)
+    a, b = class_counts(base), class_counts(better)
+    found = paired_difference(a, b)
+    assert found.clear and found.low > 0 and found.share_above == 1
+    assert miou_interval(a)[1] > miou_interval(b)[0]  # apart, the two overlap
+    assert found.difference == pytest.approx(scores(better.sum(0)).miou - scores(base.sum(0)).miou)
+    back = paired_difference(b, a)
+    assert (back.low, back.high) == pytest.approx((-found.high, -found.low))
+    same = paired_difference(a, a)
+    assert not same.clear and same.difference == 0 and same.share_above == 0.5
+
+
+def test_groups_are_drawn_whole() -> None:
+    base = pictures(4, 5, spread=0.3)
+    copies = np.repeat(base, 10, axis=0)  # ten frames of each scene: fifty pictures, five independent ones
+    alone = miou_interval(class_counts(copies))
+    grouped = miou_interval(class_counts(copies), groups=[i // 10 for i in range(50)])
+    assert grouped == pytest.approx(miou_interval(class_counts(base)))
+    assert grouped[1] - grouped[0] > 2 * (alone[1] - alone[0])
+    with pytest.raises(UsageError):
+        miou_interval(class_counts(copies), groups=[1, 2])
+
+
+def test_too_little_gives_nan() -> None:
+    one = class_counts(pictures(5, 1))
+    assert np.isnan(miou_interval(one)).all()
+    empty = np.zeros((3, 3, 4), np.int64)
+    assert np.isnan(miou_interval(empty)).all()
+    assert np.isnan(paired_difference(one, one).low)
+    with pytest.raises(UsageError):
+        miou_interval(np.zeros((4, 5, 5)))
+    with pytest.raises(UsageError):
+        paired_difference(one, class_counts(pictures(5, 2)))
