@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 SMALLEST = 0.004  # share of the picture
+LEAST_PICTURES = 10  # fewer say little of what is usual
 NEIGHBOURS = 3  # so many regions must agree, in other pictures
 FAR = 1.5  # distance to the own class, in the units below, from which a region is odd
 NEARER = 0.5  # the other class's distance as a share of the own
@@ -40,6 +41,8 @@ def rank(regions: Float32, records: npt.NDArray[np.int64], classes: int) -> list
     """Suspicious regions, the worst first, one a picture. ``regions`` as :class:`.examine.Examination` has them."""
     large = regions[:, 1] >= SMALLEST
     regions, records = regions[large], records[large]
+    if len(np.unique(records)) < LEAST_PICTURES:
+        return []
     labels = regions[:, 0].astype(np.intp)
     features = regions[:, 2:8].copy()
     features[:, 5] = np.abs(features[:, 5] - 0.5)  # left or right of the middle is all the same
@@ -47,7 +50,7 @@ def rank(regions: Float32, records: npt.NDArray[np.int64], classes: int) -> list
     rows = np.arange(len(labels))
     own = distances[rows, labels]
     distances[rows, labels] = np.inf
-    best = distances.argmin(axis=1) if len(labels) else labels
+    best = distances.argmin(axis=1)
     other = distances[rows, best]
     wrong = np.isfinite(own) & (own > FAR) & (other < NEARER * own)
     score = np.where(wrong, np.log(np.where(wrong, own, 1) / np.where(wrong, other, 1).clip(0.05)), 0)

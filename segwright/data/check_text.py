@@ -1,0 +1,118 @@
+"""The check's result for people in a terminal: what it is, the classes as bars, the findings with their fixes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.markup import escape
+from rich.padding import Padding
+from rich.table import Table
+
+from segwright.data.fingerprint import Fingerprint
+from segwright.data.inspect import CheckResult
+from segwright.data.records import Problem
+
+FILES_SHOWN = 4
+BAR = 24
+STYLES = {"error": "bold red", "warning": "yellow", "note": "cyan"}
+
+
+def render_check(result: CheckResult, console: Console) -> None:
+    """Print to ``console``: tables where it is a terminal, the same text without colour where it is piped."""
+    splits = ", ".join(f"{name} {count}" for name, count in result.splits.items())
+    console.print(f"[bold]{escape(str(result.root))}[/]: {escape(result.format)}, {result.images} pictures ({splits})")
+    for note in result.notes:
+        console.print(Padding(escape(note), (0, 0, 0, 2)), style="dim")
+    if result.fingerprint is not None and result.fingerprint.examined:
+        for line in describe(result.fingerprint):
+            console.print(Padding(escape(line), (0, 0, 0, 2)))
+        if result.fingerprint.labelled:
+            console.print(_classes(result))
+    for problem in result.problems:
+        _print_problem(problem, console)
+    console.print(verdict(result))
+
+
+def describe(found: Fingerprint) -> list[str]:
+    """The fingerprint in a few lines."""
+    if found.same_size:
+        size = f"all {found.height[0]}×{found.width[0]}"
+    else:
+        size = (
+            f"{found.height[0]}×{found.width[0]} to {found.height[2]}×{found.width[2]}, "
+            f"median {found.height[1]}×{found.width[1]}"
+        )
+    mean = ", ".join(f"{value:.0f}" for value in found.mean[:4])
+    lines = [f"sizes (height×width): {size}; {found.channels} channels, mean {mean} of 255"]
+    if found.labelled:
+        lines.append(
+            f"labels: {found.classes_per_image:.1f} classes a picture, {100 * found.ignored_share:.1f} % ignored, "
+            f"{100 * found.boundary_density:.1f} % of the pixels on a border"
+        )
+    return lines
+
+
+def verdict(result: CheckResult) -> str:
+    """The last line."""
+    counts = {severity: sum(p.severity == severity for p in result.problems) for severity in STYLES}
+    if not result.problems:
+        return "[bold green]Nothing to complain of.[/]"
+    text = ", ".join(f"{count} {name}{'' if count == 1 else 's'}" for name, count in counts.items() if count)
+    return f"[{'bold red' if counts['error'] else 'bold green'}]{text}[/]"
+
+
+def _classes(result: CheckResult) -> Table:
+    found = result.fingerprint
+    assert found is not None
+    table = Table(box=None, pad_edge=True, padding=(0, 1))
+    table.add_column("class")
+    table.add_column("share", justify="right")
+    table.add_column("")
+    table.add_column("pictures", justify="right")
+    table.add_column("typical size", justify="right")
+    parts = [name for name, one in result.by_split.items() if one.labelled]
+    compare = parts if len(parts) > 1 else []
+    for name in compare:
+        table.add_column(escape(name), justify="right")
+    most = max(max(found.class_shares), 1e-9)
+    for index, name in enumerate(found.class_names):
+        share, scale = found.class_shares[index], found.scales[index]
+        table.add_row(
+            escape(name),
+            f"{100 * share:.2f} %",
+            "█" * max(1, round(BAR * share / most)) if share else "",
+            str(found.class_images[index]),
+            f"{scale.median:.0f} px" if scale else "-",
+            *(f"{100 * result.by_split[part].class_shares[index]:.2f} %" for part in compare),
+        )
+    return table
+
+
+def _print_problem(problem: Problem, console: Console) -> None:
+    style = STYLES[problem.severity]
+    console.print(f"[{style}]{problem.severity}[/] [bold]{escape(problem.kind)}[/]: {escape(problem.message)}")
+    for line in shown_files(problem.files):
+        console.print(Padding(escape(line), (0, 0, 0, 4)), style="dim", soft_wrap=True)
+    if problem.fix:
+        console.print(Padding(f"fix: {escape(problem.fix)}", (0, 0, 0, 4)))
+
+
+def shown_files(files: Sequence[str]) -> list[str]:
+    """The first few files, names only where they share a folder, and how many more there are."""
+    if not files:
+        return []
+    shown = [printable(file) for file in files[:FILES_SHOWN]]
+    folders = {str(Path(file).parent) for file in files[:FILES_SHOWN]}
+    if len(folders) == 1 and len(shown) > 1:
+        shown = [f"{folders.pop()}: " + ", ".join(Path(file).name for file in shown)]
+    rest = len(files) - FILES_SHOWN
+    return [*shown, f"… and {rest} more (--json lists all)"] if rest > 0 else shown
+
+
+def printable(file: str) -> str:
+    """A name as a terminal can show it: control characters and stray bytes escaped."""
+    return "".join(
+        letter if letter.isprintable() else letter.encode("unicode_escape", "surrogatepass").decode() for letter in file
+    )
