@@ -17,6 +17,7 @@ from segwright.data.formats import (
     kitti_road,
     label_studio,
     labelme,
+    oxford_pets,
     pairs,
     parquet,
     sbd,
@@ -27,8 +28,8 @@ from segwright.data.formats import (
 from segwright.data.formats.base import Format
 
 _TRIED = (
-    voc, sbd, cityscapes, ade20k, kitti_road, camvid, labelme, label_studio, coco, cvat, parquet, webdataset, yolo,
-    pairs, geotiff, folder,
+    voc, sbd, cityscapes, ade20k, kitti_road, camvid, oxford_pets, labelme, label_studio, coco, cvat, parquet,
+    webdataset, yolo, pairs, geotiff, folder,
 )  # fmt: skip
 
 FORMATS: dict[str, Format] = {module.FORMAT.name: module.FORMAT for module in _TRIED}

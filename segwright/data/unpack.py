@@ -1,0 +1,238 @@
+"""Unpacking an archive that a stranger made: nothing leaves the folder, nothing grows without bound.
+
+Only plain files and folders come out. A member whose path is absolute or climbs, a link of either kind, a device, an
+encrypted file or a name that occurs twice stops it all; so do too many files, too many bytes, or bytes out of all
+proportion to the archive. Bytes are counted as they come out, for the sizes in headers may lie. Everything goes to a
+folder beside the target first: an archive that is refused half-way leaves nothing behind.
+"""
+
+from __future__ import annotations
+
+import gzip
+import lzma
+import os
+import shutil
+import stat
+import tarfile
+import tempfile
+import zipfile
+import zlib
+from bz2 import BZ2File
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from segwright.console import progress
+from segwright.errors import DownloadError
+
+CHUNK = 1 << 20
+LARGEST_READ = 16 << 20  # what tarfile may ask for at once: a header that claims more is a bomb
+NAME_BYTES = 4096
+
+
+@dataclass(frozen=True)
+class UnpackLimits:
+    """What an archive may become."""
+
+    max_files: int = 3_000_000
+    max_bytes: int = 400_000_000_000
+    max_ratio: float = 100.0  # unpacked to packed; pictures are packed already, masks seldom exceed 40
+    always_allowed: int = 64 << 20  # bytes below which the ratio is not looked at
+
+
+DEFAULT_LIMITS = UnpackLimits()
+
+
+def unpack(archive: Path, out: Path, *, keep: str = "", limits: UnpackLimits = DEFAULT_LIMITS) -> int:
+    """Unpack a zip or a tar (plain, gz, bz2, xz) into ``out``, which may hold other things; returns how many files.
+
+    ``keep``: only what lies under this folder of the archive, with that part of the path taken off. DownloadError
+    naming the archive and the member where anything is not as it should be; ``out`` is then as it was.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    beside = Path(tempfile.mkdtemp(dir=out, prefix=".unpacking-"))
+    try:
+        sink = _Sink(archive, beside, keep.strip("/"), limits)
+        with progress(f"unpacking {archive.name}") as advance, _broken(archive):
+            for name, kind, member in _members(archive):
+                sink.take(name, kind, member)
+                advance(1)
+        if sink.files == 0:
+            raise DownloadError("the archive holds no file", expected=keep or "files", where=archive)
+        _merge(beside, out)
+        return sink.files
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+
+
+Member = tuple[str, str, Any]  # name; "file", "folder", or what it is instead; a context manager that opens it
+
+
+def _members(archive: Path) -> Iterator[Member]:
+    if zipfile.is_zipfile(archive) and not _looks_like_tar(archive):
+        yield from _zip_members(archive)
+    else:
+        yield from _tar_members(archive)
+
+
+@contextmanager
+def _broken(archive: Path) -> Iterator[None]:
+    """Whatever the archive modules trip over, here or while a member is copied, as one DownloadError."""
+    try:
+        yield
+    except (
+        tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, OSError, ValueError, RuntimeError,
+        NotImplementedError, OverflowError,
+    ) as error:  # fmt: skip
+        if isinstance(error, OSError) and error.errno is not None:
+            raise DownloadError("cannot unpack", found=str(error), where=archive) from error
+        raise DownloadError(
+            "the archive is broken", expected="a whole zip or tar", found=str(error)[:200], where=archive,
+            fix="download it again",
+        ) from error  # fmt: skip
+
+
+def _looks_like_tar(archive: Path) -> bool:
+    """A tar that holds a zip at its end passes for a zip: the magic at 257 decides."""
+    with open(archive, "rb") as file:
+        return file.read(262)[257:262] == b"ustar"
+
+
+def _zip_members(archive: Path) -> Iterator[Member]:
+    with zipfile.ZipFile(archive) as opened:
+        for info in opened.infolist():
+            mode = info.external_attr >> 16
+            if info.is_dir():
+                kind = "folder"
+            elif info.flag_bits & 1:
+                kind = "an encrypted file"
+            elif stat.S_IFMT(mode) in (0, stat.S_IFREG):
+                kind = "file"
+            else:
+                kind = "a link" if stat.S_ISLNK(mode) else "a special file"
+            yield info.filename, kind, lambda info=info: opened.open(info)
+
+
+def _tar_members(archive: Path) -> Iterator[Member]:
+    with _decompressed(archive) as stream, tarfile.open(fileobj=stream, mode="r:") as opened:
+        for info in opened:
+            if info.isdir():
+                kind = "folder"
+            elif info.isreg():
+                kind = "file"
+            elif info.issym() or info.islnk():
+                kind = "a link"
+            else:
+                kind = "a special file"
+            yield info.name, kind, lambda info=info: opened.extractfile(info)
+            opened.members.clear()  # type: ignore[attr-defined]  # a million members need not be remembered
+
+
+@contextmanager
+def _decompressed(archive: Path) -> Iterator[IO[bytes]]:
+    with open(archive, "rb") as file:
+        magic = file.read(6)
+        file.seek(0)
+        if magic[:2] == b"\x1f\x8b":
+            raw: Any = gzip.GzipFile(fileobj=file)
+        elif magic[:3] == b"BZh":
+            raw = BZ2File(file)
+        elif magic == b"\xfd7zXZ\0":
+            raw = lzma.open(file)  # noqa: SIM115 - closed with the file below it
+        else:
+            raw = file
+        yield _Careful(raw)  # type: ignore[misc]
+
+
+class _Careful:
+    """A stream that is never read in large pieces: tarfile reads a header's whole payload at once."""
+
+    def __init__(self, raw: Any) -> None:
+        self.raw = raw
+
+    def read(self, size: int = -1) -> bytes:
+        if size < 0 or size > LARGEST_READ:
+            raise tarfile.ReadError(f"a header that asks for {size} bytes")
+        data: bytes = self.raw.read(size)
+        return data
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        place: int = self.raw.seek(offset, whence)
+        return place
+
+    def tell(self) -> int:
+        place: int = self.raw.tell()
+        return place
+
+
+class _Sink:
+    """Writes members under a folder of its own, within the limits."""
+
+    def __init__(self, archive: Path, root: Path, keep: str, limits: UnpackLimits) -> None:
+        self.archive, self.root, self.keep, self.limits = archive, root, keep, limits
+        self.files = self.members = self.bytes = 0
+        packed = archive.stat().st_size
+        self.most = min(limits.max_bytes, max(limits.always_allowed, int(packed * limits.max_ratio)))
+
+    def take(self, name: str, kind: str, opener: Any) -> None:
+        self.members += 1
+        if self.members > self.limits.max_files:
+            raise self._refuse(name, f"more than {self.limits.max_files} members")
+        parts = self._parts(name)
+        if self.keep:
+            kept = self.keep.split("/")
+            if parts[: len(kept)] != kept:
+                return
+            parts = parts[len(kept) :]
+        if kind == "folder" or not parts:
+            return
+        if kind != "file":
+            raise self._refuse(name, kind)
+        target = self.root.joinpath(*parts)
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with opener() as source, open(target, "xb") as file:
+                self._copy(name, source, file)
+        except (FileExistsError, NotADirectoryError) as error:
+            raise self._refuse(name, "a name that occurs twice") from error
+        self.files += 1
+
+    def _copy(self, name: str, source: IO[bytes], file: IO[bytes]) -> None:
+        while chunk := source.read(CHUNK):
+            self.bytes += len(chunk)
+            if self.bytes > self.most:
+                raise self._refuse(
+                    name, f"more than {self.most} bytes, out of an archive of {self.archive.stat().st_size}"
+                )
+            file.write(chunk)
+
+    def _parts(self, name: str) -> list[str]:
+        """The path's parts; refused where it is absolute, climbs, or has what a path does not have."""
+        bad = "\0" in name or "\\" in name or name.startswith("/") or len(name.encode(errors="replace")) > NAME_BYTES
+        parts = [part for part in name.split("/") if part not in ("", ".")]
+        if bad or ".." in parts or (parts and len(parts[0]) == 2 and parts[0][1] == ":"):
+            raise self._refuse(name, "a path that leaves the folder")
+        return parts
+
+    def _refuse(self, name: str, found: str) -> DownloadError:
+        return DownloadError(
+            "the archive is refused, nothing of it was unpacked",
+            expected="plain files below one folder",
+            found=f"{name[:200]!r}: {found}",
+            where=self.archive,
+            fix="do not use this archive; get the data from its publisher",
+        )
+
+
+def _merge(source: Path, target: Path) -> None:
+    """Move a tree into another; what is there already under the same name is replaced if it is a file."""
+    for entry in sorted(os.scandir(source), key=lambda entry: entry.name):
+        place = target / entry.name
+        if entry.is_dir(follow_symlinks=False) and place.is_dir() and not place.is_symlink():
+            _merge(Path(entry.path), place)
+        elif entry.is_dir(follow_symlinks=False) and (place.exists() or place.is_symlink()):
+            raise DownloadError("something else stands where a folder should go", where=place)
+        else:
+            os.replace(entry.path, place)
