@@ -289,6 +289,7 @@ def tune_post(
     device: str = "auto",
     keep: bool = True,
     format: str | None = None,
+    minutes: float = 10.0,
 ) -> TuningResult:
     """Search post-processing on ``data``; a winner is saved into the model when ``keep`` is set."""
     from segwright.evaluation.tune_post import tune_post as search_post
@@ -297,7 +298,7 @@ def tune_post(
 
     folder = find_bundle(model)
     predictor = load(folder, device=device, post="none")
-    result = search_post(predictor, choose_split(open_dataset(data, format), split or "val"))
+    result = search_post(predictor, choose_split(open_dataset(data, format), split or "val"), minutes=minutes)
     if keep and result.kept:
         network, bundle = load_bundle(folder)
         metrics = {**bundle.metrics, "postprocess": result.to_json()}

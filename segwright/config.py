@@ -114,7 +114,9 @@ class TrainingConfig(Section):
     freeze_encoder: float = Field(0.0, ge=0, le=1, description="share of the run with the encoder frozen")
     freeze_bn: bool = Field(False, description="batch norms keep their statistics")
     early_stopping: int | None = Field(None, ge=1, description="validations without a better mIoU before stopping")
-    validate_every: int | Auto = Field("auto", description="epochs between validations")
+    validate_every: int | Auto = Field(
+        "auto", description="epochs between validations; 0: by the share of time they take"
+    )
     seed: int = Field(0, ge=0, description="of order, augmentation and initial weights")
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1, mps")
     precision: Literal["auto", "fp32", "bf16", "fp16"] = Field("auto", description="arithmetic of the network")

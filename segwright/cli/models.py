@@ -137,6 +137,7 @@ def tune_post(
     data: Data,
     split: Split = None,
     device: Device = "auto",
+    minutes: Annotated[float, typer.Option(help="How long to search.")] = 10.0,
     keep: Annotated[bool, typer.Option("--keep/--no-keep", help="Save a winner into the model.")] = True,
     format: Format = None,
     json: Json = None,
@@ -144,10 +145,12 @@ def tune_post(
     """Search post-processing on validation data; it is kept only when it raises the score beyond chance."""
     from segwright import api
 
-    result = api.tune_post(model, data, split=split, device=device, keep=keep, format=format)
-    from segwright.evaluation.tune_post import render_tuning
+    result = api.tune_post(model, data, split=split, device=device, keep=keep, format=format, minutes=minutes)
+    from segwright.cli.tables import tuning_table
 
-    render_tuning(result, console())
+    screen = console()
+    screen.print(tuning_table(result.trials, result.baseline_miou))
+    screen.print(result.summary)
     write_result(json, result.to_json())
 
 

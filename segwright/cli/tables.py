@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
+
+if TYPE_CHECKING:
+    from segwright.evaluation.tune_post import Trial
 
 
 def models_table(rows: Sequence[Mapping[str, Any]], measured: bool) -> Table:
@@ -39,3 +42,15 @@ def print_prediction(result: Mapping[str, Any], console: Console) -> None:
         console.print(f"{result['pictures']} pictures segmented: {result['out']}")
     for item in result["failed"]:
         console.print(f"[red]not segmented:[/] {item['error']}")
+
+
+def tuning_table(trials: Sequence[Trial], baseline: float, rows: int = 8) -> Table:
+    """The best chains of a search, beside the network alone."""
+    table = Table(box=None, header_style="bold", padding=(0, 2, 0, 0))
+    table.add_column("chain")
+    for title in ("mIoU", "gain", "ms a picture"):
+        table.add_column(title, justify="right")
+    for trial in sorted(trials, key=lambda trial: -trial.miou)[:rows]:
+        gain = f"{100 * (trial.miou - baseline):+.2f}"
+        table.add_row(trial.chain or "(the network alone)", f"{trial.miou:.4f}", gain, f"{trial.milliseconds:.0f}")
+    return table

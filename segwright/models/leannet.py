@@ -50,7 +50,9 @@ class ResidualBlock(nn.Module):
         super().__init__()
         self.conv1 = convolution(in_channels, out_channels, 3, stride)
         self.conv2 = convolution(out_channels, out_channels, act=False)
-        nn.init.zeros_(self.conv2[1].weight)
+        for norm in self.conv2:
+            if isinstance(norm, nn.BatchNorm2d):
+                nn.init.zeros_(norm.weight)
         self.shortcut: nn.Module = nn.Identity()
         if stride != 1 or in_channels != out_channels:
             pool = nn.AvgPool2d(2, 2, ceil_mode=True, count_include_pad=False) if stride == 2 else nn.Identity()

@@ -23,6 +23,7 @@ CPU_WORKING_PIXELS = 480 * 480  # the largest training crop that a CPU gets
 GPU_WORKING_PIXELS = 768 * 768
 SHORT_SIDE = 128  # below it a reduced picture shows too little to learn from
 RARE = 0.01  # a class with less than this share of the pixels is rare
+ENOUGH_PASSES = 90  # over the training pictures: with fewer, a narrower network learns more
 DEFAULT_SAMPLES = 20_000  # seen in a run without a budget
 MIN_EPOCHS, MAX_EPOCHS = 20, 400
 
@@ -122,6 +123,7 @@ def make_plan(
     _plan_optimizer(draft, machine, scratch)
     _plan_budget(draft, pictures)
     _plan_crops(draft, fingerprint, pictures, machine, scratch)
+    _plan_variant(draft, machine, pictures, probe)
     weights = _plan_imbalance(draft, fingerprint, scratch)
     _plan_arithmetic(draft, machine, pictures)
     _plan_validation(draft)
@@ -141,11 +143,6 @@ def _plan_model(draft: _Draft, fingerprint: Fingerprint, machine: Machine, pretr
     if not named:
         draft.choose("model.name", "leannet", "from random weights, LeanNet learns most in the same time on CPU cores")
         draft.choose("model.encoder", None, "LeanNet is of one piece")
-        if "variant" not in draft.config.model.arguments:
-            variant = "large" if machine.is_gpu else "small"
-            draft.values["model.arguments"] = {**draft.config.model.arguments, "variant": variant}
-            reason = "a GPU has room for it" if machine.is_gpu else "most steps in the time on few cores"
-            draft.decisions.append(Decision("model.arguments.variant", variant, reason))
         return True
     draft.choose("model.name", "", "")
     draft.choose("model.encoder", None, "the network's own default")
@@ -208,6 +205,27 @@ def _plan_crops(draft: _Draft, fingerprint: Fingerprint, pictures: int, machine:
     draft.values["training.phases"] = [phase.model_dump() for phase in phases]
     shown = ", then ".join("{}×{}".format(*phase.size) for phase in phases)
     draft.decisions.append(Decision("training.phases", shown, reason))
+
+
+def _plan_variant(draft: _Draft, machine: Machine, pictures: int, probe: Probe | None) -> None:
+    """LeanNet's width: as wide as still lets every picture be seen often enough in the time that there is."""
+    arguments = draft.config.model.arguments
+    if draft.get("model.name") != "leannet" or {"variant", "widths"} & set(arguments):
+        return
+    variant, reason = ("large", "a GPU has room for it") if machine.is_gpu else ("small", "most steps on few cores")
+    minutes = draft.get("training.minutes")
+    if minutes is not None and probe is not None:
+        phase = draft.get("training.phases")[len(draft.get("training.phases")) // 2]
+        size, batch = phase["size"], phase["batch"]
+        for variant in ("large", "medium", "small"):
+            draft.values["model.arguments"] = {**arguments, "variant": variant}
+            seconds = probe(draft.resolved(), size, batch, machine.precision)
+            passes = minutes * 60 * batch / seconds / pictures
+            reason = f"every picture is seen about {passes:.0f} times in {minutes:g} minutes"
+            if passes >= ENOUGH_PASSES:
+                break
+    draft.values["model.arguments"] = {**arguments, "variant": variant}
+    draft.decisions.append(Decision("model.arguments.variant", variant, reason))
 
 
 def crop_size(height: int, width: int, largest: int) -> Size:

@@ -31,7 +31,7 @@ from segwright.inference.bundle import Bundle, load_bundle, read_bundle, save_bu
 from segwright.inference.predictor import Predictor, find_bundle
 from segwright.inference.runtimes import choose_device
 from segwright.losses import create_loss
-from segwright.models.catalog import create_model
+from segwright.models.catalog import CATALOG, create_model
 from segwright.models.segmenter import SegmentationModel
 from segwright.models.weights import encoder_weights
 from segwright.training.checkpoint import checkpoints
@@ -142,6 +142,8 @@ class _Session:
         self.data, self.config, self.folder = data, config, folder
         self.device, self.peers, self.command, self.began = device, peers, command, began
         self.display = Display()
+        if config.model.name not in ("auto", *CATALOG):
+            raise UsageError("unknown network", expected=", ".join(CATALOG), found=config.model.name)
         self.train_split, self.val_split = training_splits(data, config)
         self.fingerprint: Fingerprint | None = None
 
@@ -185,7 +187,7 @@ class _Session:
             val_pictures=len(self.val_split) if self.val_split else 0,
             machine=machine,
             pretrained=self._pretrained(),
-            probe=self._probe if self.config.training.minutes is None else None,
+            probe=self._probe,
         )
         if self.peers.is_first:
             for line in describe_plan(plan, self.data):
@@ -472,7 +474,7 @@ def time_step(config: TrainConfig, classes: int, device: torch.device, size: Siz
     images = rng.integers(0, 256, (batch, *size, model.in_channels), np.uint8)
     masks = rng.integers(0, classes, (batch, *size), np.uint8)
     made_up = Batch(images, masks, tuple(str(i) for i in range(batch)))
-    return seconds_per_step(lambda: step([made_up]), repeats=2)
+    return seconds_per_step(lambda: step([made_up]), repeats=3)
 
 
 def refusal(errors: Sequence[Any], data: Dataset) -> DataError:

@@ -1,0 +1,210 @@
+"""The whole road through the command line: check, train, evaluate, predict, export; kills on the way."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.torch import load_file
+
+from segwright.data.synthetic import write_street_scenes
+from segwright.images import read_mask, write_image, write_mask
+
+SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
+TINY = ("--model", "leannet", "--weights", "none", "--size", "64x96", "--batch", "4", "--seed", "3", "--device", "cpu")
+NARROW = ("--set", "model.arguments={widths: [4, 8, 8, 8, 8], decoder_channels: [4, 8, 8, 8]}")
+
+
+def segwright(*arguments: object, expect: int = 0, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    """Run a verb in a process of its own, as a person does."""
+    done = subprocess.run(
+        [sys.executable, "-m", "segwright", *map(str, arguments)], capture_output=True, text=True, check=False, cwd=cwd
+    )
+    assert done.returncode == expect, f"exit code {done.returncode}\n{done.stdout}\n{done.stderr}"
+    return done
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_street_scenes(tmp_path_factory.mktemp("street"), train=12, val=4, test=3, size=(64, 96))
+
+
+@pytest.fixture(scope="module")
+def run(scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("runs") / "first"
+    segwright("train", scenes, *TINY, *NARROW, "--epochs", 2, "--out", out)
+    return out
+
+
+def test_help_needs_no_torch() -> None:
+    code = "import sys; from segwright.cli import main; sys.argv = ['segwright', '--help']\n"
+    code += "try: main()\nexcept SystemExit: pass\nassert 'torch' not in sys.modules"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    for verb in ("demo", "check", "train", "evaluate", "predict", "models", "datasets", "export", "convert"):
+        assert verb in done.stdout
+
+
+def test_a_run_folder_holds_what_it_should(run: Path) -> None:
+    names = {path.name for path in run.iterdir()}
+    assert names >= {"config.yaml", "plan.json", "log.jsonl", "metrics.csv", "checkpoints", "model", "report.html"}
+    plan = json.loads((run / "plan.json").read_text())
+    assert all(decision["reason"] for decision in plan["decisions"])
+    first = json.loads((run / "log.jsonl").read_text().splitlines()[0])
+    assert set(first) == {"step", "epoch", "loss", "lr", "images_per_second", "time"}
+    assert (run.parent / "latest").resolve() == run.resolve()
+    assert "segwright train" in (run / "report.html").read_text()
+
+
+def test_check_says_what_it_found_and_exits_with_1_on_errors(scenes: Path, tmp_path: Path) -> None:
+    segwright("check", scenes, "--json", tmp_path / "check.json")
+    found = json.loads((tmp_path / "check.json").read_text())
+    assert {"format", "images", "splits", "classes", "problems"} <= set(found)
+    assert found["images"] == 19 and found["splits"] == {"train": 12, "val": 4, "test": 3}
+    bad = tmp_path / "bad"
+    shutil.copytree(scenes, bad)
+    (bad / "images" / "train" / "street_0000.png").write_bytes(b"")
+    done = segwright("check", bad, expect=1)
+    assert "street_0000.png" in done.stdout
+
+
+def test_train_refuses_what_the_check_finds_or_leaves_it_out(scenes: Path, tmp_path: Path) -> None:
+    bad = tmp_path / "bad"
+    shutil.copytree(scenes, bad)
+    victim = bad / "images" / "train" / "street_0001.png"
+    victim.write_bytes(victim.read_bytes()[:200])
+    done = segwright("train", bad, *TINY, *NARROW, "--epochs", 1, "--out", tmp_path / "run", expect=2)
+    assert "street_0001.png" in done.stderr and "--skip-bad" in done.stderr
+    assert not (tmp_path / "run" / "log.jsonl").exists(), "refused before the first step"
+    done = segwright("train", bad, *TINY, *NARROW, "--epochs", 1, "--skip-bad", "--out", tmp_path / "run")
+    assert "left out" in done.stderr and "street_0001.png" in done.stderr
+
+
+def test_evaluate_writes_every_key(run: Path, scenes: Path, tmp_path: Path) -> None:
+    done = segwright("evaluate", run, scenes, "--split", "test", "--json", tmp_path / "e.json")
+    found = json.loads((tmp_path / "e.json").read_text())
+    keys = (
+        "images miou miou_ci95 pixel_accuracy mean_accuracy fwiou mean_dice boundary_iou convention per_class per_image"
+    )
+    assert set(keys.split()) <= set(found)
+    assert set(found["per_class"][0]) >= {"name", "iou", "dice", "precision", "recall", "pixels"}
+    assert [set(row) for row in found["per_image"]] == [{"id", "miou"}] * 3
+    assert "road" in done.stdout
+
+
+def test_masks_of_any_tool_are_scored(scenes: Path, tmp_path: Path) -> None:
+    masks = tmp_path / "masks"
+    for path in (scenes / "masks" / "test").glob("*.png"):
+        labels = np.asarray(read_mask(path), np.uint8)
+        write_mask(masks / path.name, np.where(labels == 255, 0, labels).astype(np.uint8))
+    segwright("evaluate", masks, scenes, "--split", "test", "--json", tmp_path / "e.json")
+    assert json.loads((tmp_path / "e.json").read_text())["miou"] == 1.0
+
+
+def test_predict_writes_masks_for_a_folder_and_names_what_fails(run: Path, scenes: Path, tmp_path: Path) -> None:
+    pictures = tmp_path / "pictures"
+    shutil.copytree(scenes / "images" / "test", pictures)
+    write_image(pictures / "odd.png", np.zeros((33, 7, 3), np.uint8))
+    segwright("predict", run, pictures, "--out", tmp_path / "out", "--json", tmp_path / "p.json")
+    found = json.loads((tmp_path / "p.json").read_text())
+    assert found["pictures"] == 4 and found["failed"] == []
+    assert read_mask(tmp_path / "out" / "odd.png").shape == (33, 7)
+    (pictures / "broken.png").write_bytes(b"no picture")
+    done = segwright("predict", run, pictures, "--out", tmp_path / "again", expect=1)
+    assert "broken.png" in done.stdout and (tmp_path / "again" / "odd.png").exists()
+
+
+def test_wrong_usage_exits_with_2_and_says_what_to_do(scenes: Path, run: Path, tmp_path: Path) -> None:
+    cases: list[tuple[tuple[object, ...], str]] = [
+        (("train", tmp_path / "nowhere"), "nowhere"),
+        (("train", scenes, "--epochs", 1, "--minutes", 2), "not both"),
+        (("train", scenes, "--set", "training.speed=3"), "no setting"),
+        (("train", scenes, "--model", "resnet"), "unknown network"),
+        (("train", scenes, *TINY, *NARROW, "--epochs", 1, "--out", run), "holds a run already"),
+        (("train", scenes, "--resume"), "--out"),
+        (("evaluate", tmp_path, scenes), "holds no masks"),
+        (("predict", run, "https://example.org/x.jpg"), "not fetched"),
+    ]
+    for arguments, message in cases:
+        done = segwright(*arguments, expect=2)
+        assert message in done.stderr, done.stderr
+        assert "Traceback" not in done.stderr
+
+
+def start(arguments: tuple[object, ...]) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "segwright", *map(str, arguments)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def wait_for(condition: Callable[[], bool], process: subprocess.Popen[str], seconds: float = 240) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert process.poll() is None, process.stderr.read() if process.stderr else ""
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+def weights(folder: Path) -> dict[str, Any]:
+    return {name: tensor.numpy() for name, tensor in load_file(folder / "last" / "model.safetensors").items()}
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_killed_and_resumed_equals_never_killed(
+    scenes: Path, run: Path, tmp_path: Path, number: signal.Signals
+) -> None:
+    out = tmp_path / "run"
+    arguments = ("train", scenes, *TINY, *NARROW, "--epochs", 2, "--out", out, "--set", "training.save_every_steps=1")
+    process = start(arguments)
+    wait_for(lambda: (out / "checkpoints" / "step-00000002").is_dir(), process)
+    os.kill(process.pid, number)
+    process.communicate()
+    assert process.returncode == (143 if number == signal.SIGTERM else -number)
+    segwright(*arguments, "--resume", "--set", "training.workers=2")
+    expected, found = weights(run), weights(out)
+    assert all(np.array_equal(expected[name], found[name]) for name in expected)
+    logs = [
+        [json.loads(line)["loss"] for line in (folder / "log.jsonl").read_text().splitlines() if '"loss"' in line]
+        for folder in (run, out)
+    ]
+    assert logs[0] == logs[1]
+
+
+def test_export_agrees_and_is_taken_like_a_bundle(run: Path, scenes: Path, tmp_path: Path) -> None:
+    path = tmp_path / "model.onnx"
+    segwright("export", run, "--to", "onnx", "--out", path, "--json", tmp_path / "x.json")
+    found = json.loads((tmp_path / "x.json").read_text())
+    assert set(found) == {"path", "format", "precision", "parity", "latency_ms"}
+    assert set(found["parity"]) >= {"max_abs_logit", "argmax_agreement", "miou_delta", "sizes"}
+    assert found["parity"]["argmax_agreement"] > 0.999 and len(found["parity"]["sizes"]) >= 3
+    for model in (run, path):
+        segwright("evaluate", model, scenes, "--split", "test", "--json", tmp_path / f"{model.name}.json")
+    ours, theirs = (json.loads((tmp_path / f"{model.name}.json").read_text())["miou"] for model in (run, path))
+    assert ours == pytest.approx(theirs, abs=1e-3)
+    segwright("predict", path, scenes / "images" / "test", "--out", tmp_path / "out")
+    assert len(list((tmp_path / "out").glob("*.png"))) == 3
+
+
+@pytest.mark.parametrize(
+    ("name", "format", "classes", "pictures"), [("camvid", "camvid", 11, 468), ("membrane", "folder", 2, 25)]
+)
+def test_real_folders_are_recognised_without_a_flag(
+    name: str, format: str, classes: int, pictures: int, tmp_path: Path
+) -> None:
+    if not (SHARED / name).is_dir():
+        pytest.skip("the shared data sets are not beside the project")
+    segwright("check", SHARED / name, "--json", tmp_path / "check.json")
+    found = json.loads((tmp_path / "check.json").read_text())
+    assert (found["format"], len(found["classes"]), found["images"]) == (format, classes, pictures)
