@@ -10,9 +10,9 @@ import cv2
 import numpy as np
 
 from segwright.errors import PostprocessError
-from segwright.images import write_image
+from segwright.images import UInt8Array, write_image
 from segwright.postprocess.crf import DenseCRF
-from segwright.types import Float32Array, LabelSpace, UInt8Array
+from segwright.types import Float32Array, LabelSpace
 
 TITLE_HEIGHT = 22  # pixels
 GAP = 4

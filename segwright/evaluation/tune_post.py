@@ -19,11 +19,12 @@ import numpy as np
 
 from segwright.console import progress
 from segwright.errors import DataError, PostprocessError
+from segwright.images import UInt8Array
 from segwright.metrics.confusion import class_counts, count_pairs, miou_by_convention
 from segwright.metrics.intervals import paired_difference
 from segwright.postprocess.chain import Chain, crf_text, parse_chain
 from segwright.postprocess.crf import DenseCRF
-from segwright.types import Float32Array, LabelSpace, Prediction, UInt8Array
+from segwright.types import Float32Array, LabelSpace, Prediction
 
 CACHE_BYTES = 4_000_000_000
 BLOCKS = 8  # four for the search, four to confirm, taking turns
@@ -259,9 +260,9 @@ class _Search:
 def _scaled(kernel: str, index: int, factors: Sequence[float]) -> Callable[[DenseCRF], list[DenseCRF]]:
     def move(crf: DenseCRF) -> list[DenseCRF]:
         values = getattr(crf, kernel)
-        return [
-            replace(crf, **{kernel: tuple(v * f if i == index else v for i, v in enumerate(values))}) for f in factors
-        ]
+        changed = [tuple(v * f if i == index else v for i, v in enumerate(values)) for f in factors]
+        changes: list[dict[str, Any]] = [{kernel: parameters} for parameters in changed]
+        return [replace(crf, **change) for change in changes]
 
     return move
 

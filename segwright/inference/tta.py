@@ -18,7 +18,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import cv2
 import numpy as np
@@ -104,10 +104,9 @@ def parse_tta(text: str) -> TestTimeAugmentation:
             angles += _numbers(reader, step, 360, "degrees from -360 to 360")
         else:
             shifts += [int(number) for number in _numbers(reader, step, 256, "pixels from -256 to 256", whole=True)]
-    combined = itertools.product(
-        dict.fromkeys(scales or [1.0]), *flips.values(), dict.fromkeys(angles), dict.fromkeys(shifts)
-    )
-    views = tuple(View(*parts) for parts in combined)
+    once = [dict.fromkeys(values) for values in (scales or [1.0], angles)]
+    combined = itertools.product(once[0], flips["flip"], flips["vflip"], once[1], dict.fromkeys(shifts))
+    views = tuple(View(scale, flip, vflip, angle, shift) for scale, flip, vflip, angle, shift in combined)
     if len(views) > MOST_VIEWS:
         raise PostprocessError(
             "test-time augmentation: too many views",
@@ -146,11 +145,11 @@ def _add(
     for n, k in np.ndindex(*answer.shape[:2]):
         plane = _plane(back(answer[n, k]), (height, width))
         total[n, k] += plane if weight is None else plane * weight
-    seen += 1.0 if weight is None else weight
+    seen += np.float32(1.0) if weight is None else weight
     return total
 
 
-Warp = Callable[[npt.NDArray[np.generic]], npt.NDArray[np.generic]]
+Warp = Callable[[Any], Any]  # uint8 H×W×C or float32 H×W in, the same kind out
 
 
 def _geometry(view: View, size: tuple[int, int]) -> tuple[Warp, Warp, Float32Array | None]:
@@ -178,18 +177,18 @@ def _geometry(view: View, size: tuple[int, int]) -> tuple[Warp, Warp, Float32Arr
     whole = exact and quarter % 4 == 0  # a mere shift moves whole pixels: nothing to interpolate
     method = cv2.INTER_NEAREST if whole else cv2.INTER_LINEAR
 
-    def forward(image: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
+    def forward(image: Any) -> Any:
         warped = cv2.warpAffine(image, matrix, (width, height), flags=method, borderMode=cv2.BORDER_REFLECT_101)
         return np.asarray(warped).reshape(image.shape)
 
-    def back(plane: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
+    def back(plane: Any) -> Any:
         flags = method | cv2.WARP_INVERSE_MAP
         return np.asarray(cv2.warpAffine(plane, matrix, (width, height), flags=flags, borderMode=cv2.BORDER_REPLICATE))
 
     inside = np.ones(size, np.float32)  # what of the picture is still inside the view
     flags = cv2.INTER_NEAREST | cv2.WARP_INVERSE_MAP
-    mask = cv2.warpAffine(inside, matrix, (width, height), flags=flags, borderMode=cv2.BORDER_CONSTANT)
-    return forward, back, np.maximum(np.asarray(mask, np.float32), 1e-3)
+    visible = cv2.warpAffine(inside, matrix, (width, height), flags=flags, borderMode=cv2.BORDER_CONSTANT)
+    return forward, back, np.maximum(np.asarray(visible, np.float32), np.float32(1e-3))
 
 
 def _resized(image: UInt8Array, size: tuple[int, int]) -> UInt8Array:
@@ -199,5 +198,5 @@ def _resized(image: UInt8Array, size: tuple[int, int]) -> UInt8Array:
     return np.asarray(cv2.resize(image, size[::-1], interpolation=method), np.uint8).reshape(*size, image.shape[2])
 
 
-def _plane(plane: npt.NDArray[np.generic], size: tuple[int, int]) -> npt.NDArray[np.generic]:
+def _plane(plane: Any, size: tuple[int, int]) -> Any:
     return plane if plane.shape == size else np.asarray(cv2.resize(plane, size[::-1], interpolation=cv2.INTER_LINEAR))

@@ -16,7 +16,7 @@ from __future__ import annotations
 import math
 import os
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 
 import numpy as np
 
@@ -92,7 +92,7 @@ class DenseCRF:
         if not isinstance(probabilities, np.ndarray):
             from segwright.postprocess.crf_torch import call_with_tensors  # torch is imported where it is used
 
-            return call_with_tensors(self, image, probabilities)
+            return cast(ArrayOrTensor, call_with_tensors(self, image, probabilities))
         image, probabilities = np.asarray(image), np.asarray(probabilities)
         check_shapes(image.shape, probabilities.shape, str(image.dtype), "uint8")
         if probabilities.dtype.kind != "f":

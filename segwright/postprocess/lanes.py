@@ -16,9 +16,16 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 import numba
-from llvmlite import ir
+from llvmlite import ir  # type: ignore[import-untyped]
 from numba import types
-from numba.extending import intrinsic, models, register_model
+from numba.extending import intrinsic as numba_intrinsic
+from numba.extending import models, register_model
+
+
+def intrinsic(function: Callable[..., Any]) -> Any:
+    """numba's intrinsic, as Any: a kernel calls these without the typing context, which no type can say."""
+    return numba_intrinsic(function)
+
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -48,16 +55,16 @@ def form(width: int) -> tuple[int, ...]:
     return (0,) * width
 
 
-class LanesType(types.Type):  # type: ignore[misc]
+class LanesType(types.Type):
     """The numba type of a vector of ``width`` float32."""
 
     def __init__(self, width: int) -> None:
         self.width = width
-        super().__init__(name=f"float32x{width}")
+        super().__init__(name=f"float32x{width}")  # type: ignore[no-untyped-call]
 
 
 @register_model(LanesType)
-class _LanesModel(models.PrimitiveModel):  # type: ignore[misc]
+class _LanesModel(models.PrimitiveModel):
     def __init__(self, manager: Any, kind: Any) -> None:
         super().__init__(manager, kind, _floats(kind.width))
 

@@ -11,6 +11,7 @@ padded classes (p = 0) vanish by themselves.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -120,9 +121,7 @@ def _spread(field: _Field, row: int, width: int, parts: int, team: Workers) -> N
 
 
 @kernel
-def _take_in(
-    probabilities: Float32Array, factors: Float32Array, row: int, first: int, last: int
-) -> tuple[float, float]:
+def _take_in(probabilities: Float32Array, factors: Float32Array, row: int, first: int, last: int) -> tuple[Any, Any]:
     """(K, n) to (n, row), clipped; returns the smallest value and the largest |sum - 1|."""
     classes = probabilities.shape[0]
     smallest, deviation, missing = np.float32(np.inf), np.float32(0.0), False

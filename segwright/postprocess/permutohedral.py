@@ -88,7 +88,7 @@ class Lattice:
 
     @property
     def vertices(self) -> int:
-        return self.neighbours.shape[1] - 1
+        return int(self.neighbours.shape[1]) - 1
 
     @property
     def pixels(self) -> int:
@@ -220,7 +220,7 @@ def number_coordinates(extents: Sequence[float]) -> tuple[Int64Array, int, int]:
 
 
 @kernel
-def _slot(table: Int32Array, keys: Int64Array, key: int) -> int:
+def _slot(table: Int32Array, keys: Int64Array, key: Any) -> Any:
     """Where ``key`` is in the table, or the free place where it would go."""
     mask = table.size - 1
     spread = key * _GOLDEN

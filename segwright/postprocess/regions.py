@@ -46,18 +46,18 @@ class Area:
 
 
 def opened(labels: UInt8Array, size: int) -> UInt8Array:
-    """Each class opened by a disc ``size`` pixels across (odd): parts thinner than that go to their surroundings."""
-    labels, disc = _checked(labels), _disc(size)
+    """Each class opened by a square of ``size`` pixels (odd): parts thinner than that go to their surroundings."""
+    labels, square = _checked(labels), _square(size)
     kept = np.zeros(labels.shape, np.uint8)
     for label in _present(labels):
         # OpenCV pads erosion with 'inside' at the picture's edge, so that a region cut by the edge is not eroded there.
-        kept |= np.asarray(cv2.morphologyEx((labels == label).astype(np.uint8), cv2.MORPH_OPEN, disc), np.uint8)
+        kept |= np.asarray(cv2.morphologyEx((labels == label).astype(np.uint8), cv2.MORPH_OPEN, square), np.uint8)
     return _refilled(labels, kept == 0)
 
 
 def closed(labels: UInt8Array, size: int) -> UInt8Array:
-    """Each class closed by a disc ``size`` pixels across (odd): narrower gaps are filled, the rarest class first."""
-    labels, disc = _checked(labels), _disc(size)
+    """Each class closed by a square of ``size`` pixels (odd): narrower gaps are filled, the rarest class first."""
+    labels, square = _checked(labels), _square(size)
     present = _present(labels)
     counts = np.bincount(labels.ravel(), minlength=256)
     from_frequent = sorted(present, key=lambda label: (-counts[label], -label))
@@ -67,7 +67,7 @@ def closed(labels: UInt8Array, size: int) -> UInt8Array:
     result = labels.copy()
     for label in from_frequent:  # a rarer class comes later and overrides
         mask = (labels == label).astype(np.uint8)
-        gained = np.asarray(cv2.morphologyEx(mask, cv2.MORPH_CLOSE, disc)) != 0
+        gained = np.asarray(cv2.morphologyEx(mask, cv2.MORPH_CLOSE, square)) != 0
         result[gained & (rarity < order[label])] = label
     return result
 
@@ -76,7 +76,7 @@ def smoothed(labels: UInt8Array, size: int) -> UInt8Array:
     """The most frequent label in a ``size``×``size`` window (odd). On a tie the pixel keeps its label if that is among
     the winners, else the lowest index wins."""
     labels = _checked(labels)
-    _disc(size)
+    _square(size)
     best = np.zeros(labels.shape, np.float32)
     result = labels.copy()
     for label in _present(labels):
@@ -170,10 +170,10 @@ def _present(labels: UInt8Array) -> list[int]:
     return [int(label) for label in np.flatnonzero(np.bincount(labels.ravel(), minlength=256)) if label != IGNORE]
 
 
-def _disc(size: int) -> UInt8Array:
+def _square(size: int) -> UInt8Array:
     if not 1 <= size <= 255 or size % 2 == 0:
         raise PostprocessError("a size must be odd", expected="1, 3, 5, … 255 pixels across", found=str(size))
-    return np.asarray(cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (size, size)), np.uint8)
+    return np.asarray(cv2.getStructuringElement(cv2.MORPH_RECT, (size, size)), np.uint8)
 
 
 def _checked(labels: UInt8Array) -> UInt8Array:

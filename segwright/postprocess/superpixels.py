@@ -6,6 +6,8 @@ and makes the result independent of the order; superpixels need not be connected
 
 from __future__ import annotations
 
+from typing import Any
+
 import cv2
 import numpy as np
 import numpy.typing as npt
@@ -43,7 +45,7 @@ def superpixels(image: UInt8Array, size: int = 12, compactness: float = 10.0) ->
 
 
 @kernel
-def _cluster(lab: Float32Array, rows: int, columns: int, weight: float, rounds: int, result: Int32Array) -> None:
+def _cluster(lab: Float32Array, rows: int, columns: int, weight: Any, rounds: int, result: Int32Array) -> None:
     height, width = lab.shape[0], lab.shape[1]
     centres = np.zeros((rows * columns, 5), np.float32)
     sums = np.zeros((rows * columns, 6), np.float64)

@@ -65,7 +65,7 @@ class Network:
 
 def test_a_chain_that_helps_is_kept() -> None:
     pictures = Pictures(12)
-    result = tune_post(Network(pictures, 0.15), pictures, minutes=0.5)
+    result = tune_post(Network(pictures, 0.15), pictures, minutes=0.1)
     assert result.kept and result.low > 0 and result.gain > 0.03
     assert result.low <= result.gain <= result.high
     assert result.chain in result.summary and result.milliseconds > 0
@@ -77,7 +77,7 @@ def test_a_chain_that_helps_is_kept() -> None:
 
 def test_a_perfect_network_keeps_nothing() -> None:
     pictures = Pictures(6)
-    result = tune_post(Network(pictures, 0.0), pictures, minutes=0.2)
+    result = tune_post(Network(pictures, 0.0), pictures, minutes=0.05)
     assert not result.kept and "nothing is kept" in result.summary.lower()
     assert result.chain == ""
 

@@ -122,7 +122,7 @@ def test_batches_equal_single_pictures() -> None:
 
 
 def test_gradients_are_those_of_finite_differences() -> None:
-    image, probabilities = scene(5, 6, 3)
+    image, probabilities = scene(4, 4, 2)
     layer = DenseCRFLayer(DenseCRF((0.7, 2), (0.9, 4, 30), 2)).double()
     images = torch.from_numpy(image)[None]
     scores = torch.from_numpy(np.log(probabilities)).double()[None].requires_grad_()
