@@ -23,7 +23,11 @@ COMMON_SIZES = 16
 
 @dataclass(frozen=True)
 class ObjectScale:
-    """How large the connected regions of a class are: the square root of their area, in pixels of the file."""
+    """How large the connected regions of a class are: the square root of their area, in pixels of the file.
+
+    A region counts by its size, so that the specks which every drawn mask has do not decide: of all the regions' sizes
+    laid end to end, a tenth belongs to regions below ``low``, half to regions below ``median``.
+    """
 
     regions: int
     low: float  # 10th percentile
@@ -156,7 +160,8 @@ def _scale(histogram: npt.NDArray[np.int64]) -> ObjectScale | None:
     total = int(histogram.sum())
     if not total:
         return None
-    reached = np.searchsorted(np.cumsum(histogram), np.array([0.1, 0.5, 0.9]) * total)
+    weighed = np.cumsum(histogram * 2 ** ((np.arange(len(histogram)) + 0.5) / 4))
+    reached = np.searchsorted(weighed, np.array([0.1, 0.5, 0.9]) * weighed[-1])
     low, median, high = np.round(2 ** ((reached + 0.5) / 4), 2).tolist()
     return ObjectScale(total, low, median, high)
 

@@ -1,0 +1,83 @@
+"""What people see of a check: the terminal's text and the page."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from segwright.data.check_page import write_check_page
+from segwright.data.check_text import render_check, shown_files
+from segwright.data.inspect import CheckResult, inspect_path
+from segwright.data.synthetic import write_street_scenes
+from segwright.images import read_mask, write_bytes, write_mask
+
+
+@pytest.fixture(scope="module")
+def result(tmp_path_factory: pytest.TempPathFactory) -> CheckResult:
+    """A set with a class called like a tag, a truncated file, a stray value and a name that is no UTF-8."""
+    root = write_street_scenes(tmp_path_factory.mktemp("set"), train=4, val=2, test=0, size=(64, 96))
+    names = (root / "classes.txt").read_text().replace("sky", "<b>[red]sky")
+    write_bytes(root / "classes.txt", names.encode())
+    images = sorted((root / "images" / "train").iterdir())
+    masks = sorted((root / "masks" / "train").iterdir())
+    images[0].write_bytes(images[0].read_bytes()[:500])
+    labels = read_mask(masks[1])
+    labels[:9] = 99
+    write_mask(masks[1], labels)
+    return inspect_path(root, workers=0)
+
+
+def text(result: CheckResult) -> str:
+    buffer = io.StringIO()
+    render_check(result, Console(file=buffer, width=120, highlight=False))
+    return buffer.getvalue()
+
+
+def test_the_text_names_findings_files_and_fixes(result: CheckResult) -> None:
+    shown = text(result)
+    for part in ("error truncated file", "street_0000.png", "values outside the classes", "99", "fix: ", "2 errors"):
+        assert part in shown
+    assert "<b>[red]sky" in shown  # markup in names is shown, not obeyed
+    assert "\x1b" not in shown  # no colour when piped
+
+
+def test_a_clean_set_says_so(tmp_path: Path) -> None:
+    root = write_street_scenes(tmp_path, train=2, val=0, test=0, size=(64, 64))
+    assert "Nothing to complain of" in text(inspect_path(root, workers=0))
+
+
+def test_a_set_that_cannot_be_opened_is_shown(tmp_path: Path) -> None:
+    failed = inspect_path(tmp_path / "nowhere")
+    assert "cannot be opened" in text(failed)
+    assert "cannot be opened" in write_check_page(failed, tmp_path / "p.html").read_text()
+
+
+def test_long_lists_are_cut() -> None:
+    lines = shown_files([f"a/{i}.png" for i in range(9)])
+    assert lines == ["a: 0.png, 1.png, 2.png, 3.png", "… and 5 more (--json lists all)"]
+    assert shown_files(["a\nb.png"]) == ["a\\nb.png"]
+
+
+def test_the_page_is_whole_and_escapes_names(result: CheckResult, tmp_path: Path) -> None:
+    page = write_check_page(result, tmp_path / "check.html").read_text()
+    assert page.startswith("<!doctype html>") and page.rstrip().endswith("</html>")
+    assert "&lt;b&gt;[red]sky" in page and "<b>[red]" not in page
+    for part in ("truncated file", "values outside the classes", "Samples", "Which classes occur together"):
+        assert part in page
+    assert page.count("data:image/") >= 5  # samples, and the stray mask's picture
+    assert 'src="http' not in page and "<script" not in page
+
+
+def test_stray_pixels_are_marked_on_the_page(result: CheckResult) -> None:
+    from segwright.data.check_page import RED, _draw
+
+    assert result.dataset is not None
+    [record] = [r for r in result.records if r.id.endswith("train/street_0001")]
+    drawn = _draw(result.dataset, record)
+    assert drawn is not None
+    assert np.array_equal(np.unique(drawn[:9].reshape(-1, 3), axis=0), [RED])
+    assert not (drawn[9:] == RED).all(axis=2).any()
