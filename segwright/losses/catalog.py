@@ -69,6 +69,7 @@ class LossSum(SegmentationLoss):
         super().__init__(classes=classes, ignore_index=ignore_index, class_weights=class_weights)
         self.terms = [term for term, _ in terms]
         self.parts = nn.ModuleList([part for _, part in terms])
+        self.needs = frozenset().union(*(part.needs for _, part in terms))
 
     def compute(self, pixels: Pixels) -> Tensor:
         total = pixels.logits.new_zeros(())

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from segwright.errors import UsageError
-from segwright.losses.pixels import Pixels, SegmentationLoss, weighted_mean
+from segwright.losses.pixels import SPREAD, SURPRISE, Pixels, SegmentationLoss, weighted_mean
 
 
 class CrossEntropy(SegmentationLoss):
@@ -26,6 +26,8 @@ class CrossEntropy(SegmentationLoss):
         if not 0 <= smoothing < 1:
             raise UsageError("label smoothing is a share", expected="0 or more, below 1", found=str(smoothing))
         self.smoothing = smoothing
+        if smoothing:
+            self.needs = frozenset({SURPRISE, SPREAD})
 
     def compute(self, pixels: Pixels) -> Tensor:
         loss = weighted_mean(pixels.surprise, pixels.weights)

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from segwright.losses.pixels import Pixels, SegmentationLoss
+from segwright.losses.pixels import PROBABILITIES, Pixels, SegmentationLoss
 
 
 class Lovasz(SegmentationLoss):
@@ -16,6 +16,8 @@ class Lovasz(SegmentationLoss):
     ``per_image`` computes it for each picture and averages (the paper's choice for image-wise scores); the default
     pools the batch, as the data set's mean IoU does.
     """
+
+    needs = frozenset({PROBABILITIES})
 
     def __init__(self, *, per_image: bool = False, **common: Any) -> None:
         super().__init__(**common)

@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor
 
 from segwright.errors import UsageError
-from segwright.losses.pixels import Pixels, SegmentationLoss, mean_over_present
+from segwright.losses.pixels import OVERLAP, Pixels, SegmentationLoss, mean_over_present
 
 
 class Tversky(SegmentationLoss):
@@ -23,6 +23,7 @@ class Tversky(SegmentationLoss):
     """
 
     exponent = 1.0
+    needs = frozenset({OVERLAP})
 
     def __init__(self, *, alpha: float = 0.3, beta: float = 0.7, smooth: float = 0.0, **common: Any) -> None:
         super().__init__(**common)

@@ -16,7 +16,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from segwright.errors import LabelError, UsageError
+from segwright.losses import fused
 from segwright.types import IGNORE_INDEX
+
+SURPRISE, SPREAD, OVERLAP, PROBABILITIES = "surprise", "spread", "overlap", "probabilities"
+USE_KERNELS = True  # False: torch's own operations everywhere, which also have second derivatives
 
 
 class Overlap(NamedTuple):
@@ -31,9 +35,20 @@ class Pixels:
     """Logits and targets of one batch, and what follows from them, each computed at most once.
 
     ``logits`` (N, K, H, W) fp32 or fp64; ``target`` (N, H, W) of any integer type, 0…K-1 or ``ignore_index``.
+    ``needs`` (of SURPRISE, SPREAD, OVERLAP, PROBABILITIES) says what will be asked for: where our CPU kernels take the
+    logits, they make all of it in one pass.
     """
 
-    def __init__(self, logits: Tensor, target: Tensor, *, ignore_index: int, class_weights: Tensor | None) -> None:
+    def __init__(
+        self,
+        logits: Tensor,
+        target: Tensor,
+        *,
+        ignore_index: int,
+        class_weights: Tensor | None,
+        needs: frozenset[str] = frozenset(),
+    ) -> None:
+        self.needs = needs
         self.logits = logits
         self.raw_target = target
         self.class_weights = None if class_weights is None else class_weights.to(logits.dtype)
@@ -68,14 +83,31 @@ class Pixels:
         return self.log_probabilities.exp()
 
     @cached_property
+    def fused(self) -> tuple[Tensor, Tensor, Tensor] | None:
+        """What the CPU kernels make; None where they do not apply, or the probabilities are needed anyway."""
+        if PROBABILITIES in self.needs or not self.needs or not USE_KERNELS or not fused.usable(self.logits):
+            return None
+        weights = self.class_weights
+        if weights is None:
+            weights = torch.ones(self.classes)
+        found: tuple[Tensor, Tensor, Tensor] = fused.SoftmaxStatistics.apply(
+            self.logits, self.raw_target, weights, self.ignore_index, SPREAD in self.needs, OVERLAP in self.needs
+        )
+        return found
+
+    @cached_property
     def surprise(self) -> Tensor:
         """(N, H, W): −log p of the true class, 0 where ignored."""
+        if self.fused is not None:
+            return self.fused[0]
         picked = self.log_probabilities.gather(1, self.target[:, None])[:, 0]
         return torch.where(self.valid, -picked, 0)
 
     @cached_property
     def mean_surprise(self) -> Tensor:
         """(N, H, W): the mean over the classes of −w_k log p_k, 0 where ignored. For label smoothing."""
+        if self.fused is not None and SPREAD in self.needs:
+            return self.fused[1]
         if self.class_weights is None:
             spread = self.log_probabilities.mean(dim=1)
         else:
@@ -85,6 +117,8 @@ class Pixels:
     @cached_property
     def overlap(self) -> Overlap:
         """The soft counts of the batch, which Dice, Jaccard and Tversky are ratios of."""
+        if self.fused is not None and OVERLAP in self.needs:
+            return Overlap(*self.fused[2].unbind())
         p = self.probabilities * self.valid[:, None]
         true_p = torch.where(self.valid, p.gather(1, self.target[:, None])[:, 0], 0).flatten()
         flat = self.target.flatten()
@@ -101,6 +135,7 @@ class SegmentationLoss(nn.Module):
     """
 
     class_weights: Tensor | None
+    needs: frozenset[str] = frozenset({SURPRISE})  # what compute asks of Pixels
 
     def __init__(self, *, classes: int, ignore_index: int = IGNORE_INDEX, class_weights: Tensor | None = None) -> None:
         super().__init__()
@@ -122,7 +157,9 @@ class SegmentationLoss(nn.Module):
             check_values(target, self.classes, self.ignore_index)
         if logits.dtype not in (torch.float32, torch.float64):
             logits = logits.float()
-        return Pixels(logits, target, ignore_index=self.ignore_index, class_weights=self.class_weights)
+        return Pixels(
+            logits, target, ignore_index=self.ignore_index, class_weights=self.class_weights, needs=self.needs
+        )
 
     def compute(self, pixels: Pixels) -> Tensor:
         """The scalar loss, with a graph even where nothing counts."""

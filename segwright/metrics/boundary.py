@@ -51,7 +51,7 @@ class BoundaryIoU:
     def update(self, prediction: UInt8Array, target: UInt8Array) -> None:
         """One image: (H, W) class indices each, 255 in the target ignored."""
         check_pair(prediction, target)
-        erosions = band_width(*target.shape, self.ratio)
+        erosions = band_width(target.shape[0], target.shape[1], self.ratio)
         valid = target != IGNORE_INDEX
         there = np.bincount(prediction[valid], minlength=256) + np.bincount(target[valid], minlength=256)
         for index in np.flatnonzero(there[: self.classes]):

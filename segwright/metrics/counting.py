@@ -26,9 +26,9 @@ LOW_HALF, EVERY_HALF = np.uint64(0xFFFF), np.uint64(0x0001000100010001)
 def _jit(function: Callable[..., Any]) -> Callable[..., Any]:
     """Compiled at first use, without the GIL, kept on disk for the next process where some folder may be written."""
     try:
-        return numba.njit(nogil=True, cache=True)(function)  # type: ignore[no-any-return]
+        return numba.njit(nogil=True, cache=True)(function)
     except RuntimeError:  # no folder for the cache
-        return numba.njit(nogil=True)(function)  # type: ignore[no-any-return]
+        return numba.njit(nogil=True)(function)
 
 
 # Every intermediate is narrowed by hand: numba widens uint8 arithmetic to 64 bits, which the compiler does not undo.

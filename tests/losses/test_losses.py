@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from scipy import ndimage
 
 from segwright.errors import LabelError, UsageError
-from segwright.losses import create_loss
+from segwright.losses import create_loss, fused, pixels
 from segwright.losses.border import border_map
 from segwright.losses.catalog import LOSSES, loss_with_aux, parse_loss
 from segwright.losses.weights import class_weights
@@ -211,6 +211,64 @@ def test_a_few_steps_down_the_slope_learn_the_target(name: str) -> None:
         optimizer.step()
     assert (logits.argmax(1) == target).float().mean() > 0.95
     assert float(loss(logits, target).detach()) < 0.6 * first
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The CPU kernels
+
+
+FUSED = ["ce", "ce(smoothing=0.1)", "focal", "dice", "jaccard", "tversky", "focal-tversky", "border",
+         "ce(smoothing=0.1)+dice", "0.3*focal+2*jaccard+ce(smoothing=0.2)"]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FUSED)
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last, "sliced"])
+@pytest.mark.parametrize("shape", [(3, 4, 37, 41), (1, 1, 16, 8), (1, 19, 11, 13), (2, 2, 1, 130)])
+def test_kernels_agree_with_torch_in_double(name: str, layout: Any, shape: tuple[int, ...]) -> None:
+    """Value and gradient in fp32 against torch's own operations in fp64, with logits of all magnitudes."""
+    double, target = batch(11, shape)
+    double = (double.detach() * torch.linspace(0.1, 9, shape[-1])).requires_grad_()
+    weights = torch.linspace(0.5, 2, shape[1])
+    single = double.detach().float()
+    if isinstance(layout, str):
+        single = torch.cat([single, single], 3)[..., : shape[3]]
+    else:
+        single = single.contiguous(memory_format=layout)
+    single.requires_grad_()
+    loss = create_loss(name, classes=shape[1], class_weights=weights)
+    assert fused.usable(single) and not fused.usable(double)
+    mine, exact = loss(single, target), loss(double, target)
+    torch.testing.assert_close(mine.double(), exact, rtol=5e-6, atol=1e-7)
+    slopes = torch.autograd.grad(mine * 3, single)[0], torch.autograd.grad(exact * 3, double)[0]
+    torch.testing.assert_close(slopes[0].double(), slopes[1], rtol=1e-4, atol=1e-7)
+    if not isinstance(layout, str):
+        assert slopes[0].is_contiguous(memory_format=layout)
+
+
+@pytest.mark.parametrize("threads", [1, 2, 5])
+@pytest.mark.parametrize("shape", [(1, 3, 128, 130), (3, 5, 90, 70)])
+def test_kernels_are_the_same_on_any_number_of_threads(
+    threads: int, shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    logits, target = batch(12, shape, torch.float32)
+    loss = create_loss("ce(smoothing=0.1)+dice", classes=shape[1])
+    monkeypatch.setattr(pixels, "USE_KERNELS", False)
+    expected, slope = loss(logits, target), torch.autograd.grad(loss(logits, target), logits)[0]
+    monkeypatch.setattr(pixels, "USE_KERNELS", True)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    found = loss(logits, target)
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-7)
+    torch.testing.assert_close(torch.autograd.grad(found, logits)[0], slope, rtol=1e-4, atol=1e-9)
+
+
+def test_kernels_take_every_integer_type_and_no_gradient() -> None:
+    logits, target = batch(13, (2, 4, 20, 20), torch.float32)
+    loss = create_loss("ce+dice", classes=4)
+    expected = float(loss(logits, target).detach())
+    for dtype in (torch.uint8, torch.int16, torch.int32, torch.int64):
+        with torch.no_grad():
+            assert float(loss(logits, target.to(dtype))) == pytest.approx(expected, rel=1e-6)
+    assert float(loss(logits[:, :, ::2, ::3].detach(), target[:, ::2, ::3])) > 0
 
 
 # ---------------------------------------------------------------------------------------------------------------------
