@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,17 +37,23 @@ class Format:
 
 
 def unique_ids(names: Sequence[tuple[str, str, str]]) -> list[str]:
-    """Ids from (folder, stem, ending): the stem where it is unique, else with its folder, else with its ending too."""
+    """Ids from (folder, stem, ending): the stem where it is unique, else with its folder, else with its ending too.
+
+    Should even that not tell two apart (a list that names a file twice), the later ones are numbered.
+    """
     ids = [stem for _, stem, _ in names]
     for level in (1, 2):
-        seen: dict[str, int] = {}
-        for name in ids:
-            seen[name.casefold()] = seen.get(name.casefold(), 0) + 1
+        seen = Counter(ids)
         if len(seen) == len(ids):
             return ids
         for i, (folder, stem, ending) in enumerate(names):
-            if seen[ids[i].casefold()] > 1:
-                ids[i] = f"{folder}/{stem}" if level == 1 and folder else f"{folder}/{stem}{ending}".lstrip("/")
+            if seen[ids[i]] > 1:
+                ids[i] = f"{folder}/{stem}{ending if level == 2 else ''}".lstrip("/")
+    used: Counter[str] = Counter()
+    for i, name in enumerate(ids):
+        used[name] += 1
+        if used[name] > 1:
+            ids[i] = f"{name}#{used[name]}"
     return ids
 
 

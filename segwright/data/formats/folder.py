@@ -161,6 +161,15 @@ def _problems(pairing: Pairing, records: list[Record]) -> tuple[list[Path], list
         if mask is None and image not in collided and (image.split != "test" or "test" in masked_splits)
     ]
     problems = pairing_problems([item.path for item in lone], [item.path for item in pairing.lone_masks])
+    spelt: dict[str, list[str]] = {}
+    for record in records:
+        spelt.setdefault(record.id.casefold(), []).append(str(record.image_path))
+    alike = tuple(path for paths in spelt.values() if len(paths) > 1 for path in paths)
+    if alike:
+        message = f"{len(alike)} names differ in letter case alone"
+        problems.append(
+            Problem("warning", "names collide", message, alike, "rename them: other systems cannot hold both")
+        )
     for images, masks in pairing.collisions:
         problems.append(
             Problem(

@@ -114,10 +114,14 @@ def assign_roles(items: Sequence[Item]) -> list[Item]:
 
 def _by_ending(members: list[Item]) -> list[Item]:
     stems = {item.stem.casefold() for item in members}
+    matches = [_MASK_ENDING.match(item.stem) for item in members]
+    # x_sat.jpg beside x_mask.png: the same but for the words that tell the role
+    plain = (
+        {words(item.stem) for item, match in zip(members, matches, strict=True) if not match} if any(matches) else ()
+    )
     result = []
-    for item in members:
-        match = _MASK_ENDING.match(item.stem)
-        is_mask = match is not None and match.group(1).casefold() in stems
+    for item, match in zip(members, matches, strict=True):
+        is_mask = match is not None and (match.group(1).casefold() in stems or words(item.stem) in plain)
         if not is_mask and item.role is None:  # mask_12.png beside image_12.png
             is_mask = re.match(r"(?:mask|label|gt|seg)[_\-. 0-9]", item.stem.lower()) is not None
         result.append(replace(item, role="mask") if is_mask else item)

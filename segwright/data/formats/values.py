@@ -179,14 +179,14 @@ def _sparse(values: list[int], found: str) -> Coding:
 
 
 def _blurred(values: dict[int, int]) -> bool:
-    """0/255 with smeared edges: most pixels near the two ends, and a crowd of values between."""
+    """0/255 with smeared edges: most pixels near the two ends, and values just below 255, which class ids never are."""
     if len(values) < 8 or 0 not in values:
         return False
     total = sum(values.values())
     ends = sum(pixels for value, pixels in values.items() if value <= 24 or value >= 231)
-    between = sum(1 for value in values if 24 < value < 231)
+    nearly = sum(1 for value in values if 224 < value < 255)
     high = sum(pixels for value, pixels in values.items() if value >= 231)
-    return ends / total > 0.85 and between >= 4 and high / total > 0.001
+    return ends / total > 0.85 and nearly >= 2 and high / total > 0.001
 
 
 def _thresholded(seen: Survey, scope: str) -> Coding:

@@ -137,7 +137,8 @@ def open_webdataset(tree: Tree) -> Dataset:
             if pair is None:
                 lone += [f"{path}, {m.name}" for m in files.values() if is_picture(m.name)]
                 continue
-            names.append((split or path.stem, key.rpartition("/")[2], f"@{path.stem}"))
+            folder, _, stem = key.rpartition("/")
+            names.append((f"{split or path.stem}/{folder}".rstrip("/"), stem, f"@{path.stem}"))
             found.append((split, pair))
     ids = unique_ids(names)
     records = tuple(Record(name, None, None, pair) for name, (_, pair) in zip(ids, found, strict=True))
