@@ -162,7 +162,34 @@ def assign(content: Content, groups: Groups, shares: npt.NDArray[np.float64], se
         best = int(choices[np.argmin(cost[choices])])
         part_of[g] = best
         placed[best] += features[g]
-    return _improve(features, shares, part_of, placed)
+    return _cover(content, groups, shares, _improve(features, shares, part_of, placed))
+
+
+def _cover(
+    content: Content, groups: Groups, shares: npt.NDArray[np.float64], part_of: npt.NDArray[np.int64]
+) -> npt.NDArray[np.int64]:
+    """Give every part a group of every class that has groups enough: a part without a class cannot be scored on it.
+
+    Fair shares alone leave a class of two pictures in train. The smallest group that can be spared moves: not the last
+    of any class in its part, and no larger than half of the part it goes to.
+    """
+    sizes = np.bincount(groups.of, minlength=len(groups))
+    shown = np.zeros((len(groups), content.pixels.shape[1]), bool)
+    np.logical_or.at(shown, groups.of, content.pixels > 0)
+    homes = shown.sum(axis=0)
+    for label in sorted(np.flatnonzero(homes >= len(shares)).tolist(), key=lambda label: int(homes[label])):
+        for part in range(len(shares)):
+            if shown[part_of == part, label].any():
+                continue
+            held = np.stack([shown[part_of == p].sum(axis=0) for p in range(len(shares))])  # (parts, classes)
+            spare = [
+                g
+                for g in np.flatnonzero(shown[:, label])
+                if (held[part_of[g]][shown[g]] > 1).all() and sizes[g] <= 0.5 * shares[part] * sizes.sum()
+            ]
+            if spare:
+                part_of[min(spare, key=lambda g: (int(sizes[g]), int(g)))] = part
+    return part_of
 
 
 def _features(content: Content, groups: Groups) -> npt.NDArray[np.float64]:
