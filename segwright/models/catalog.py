@@ -310,7 +310,7 @@ def _assemble(
     depth = int(for_encoder.pop("encoder_depth", 5))
     options = {"output_stride": entry.output_stride, **preset, **for_encoder}
     options = {key: value for key, value in options.items() if value is not None}
-    strides = tuple(stride for stride in entry.strides if stride <= 2**depth)
+    strides = tuple(sorted({min(stride, 2**depth) for stride in entry.strides}))
     built, provenance = create_encoder(chosen, weights=weights, in_channels=in_channels, strides=strides, **options)
     model = entry.constructor(encoder=built, classes=classes, **given)
     model.provenance = provenance

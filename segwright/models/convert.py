@@ -39,19 +39,16 @@ class Loaded:
         return text + (f"; not loaded, other classes: {', '.join(self.left_out)}" if self.left_out else "")
 
 
-def recognise(state: State, model: SegmentationModel) -> Origin:
-    """Whose state dict it is, by the names in it."""
-    own = set(model.state_dict())
-    if sum(key in own for key in state) > 0.5 * len(state):
-        return "segwright"
-    starts = {key.split(".")[0] for key in state}
+def recognise(state: State, own: set[str]) -> Origin:
+    """Whose state dict it is, by its names and those of the network it is for."""
+    starts = {key.split(".")[0] for key in state}  # the decoder's names decide: encoders may be spelled alike
     if "segmentation_head" in starts:
         return "smp"
     if "backbone" in starts and "classifier" in starts:
         return "torchvision"
-    if "decode_head" in starts or "segformer" in starts:
+    if "decode_head" in starts:
         return "transformers"
-    return "encoder"
+    return "segwright" if any(key in own for key in state) else "encoder"
 
 
 def load_converted(model: SegmentationModel, state: State, origin: Origin | None = None) -> Loaded:
@@ -61,7 +58,7 @@ def load_converted(model: SegmentationModel, state: State, origin: Origin | None
     is adapted; an auxiliary head that one side lacks is passed over. Anything else that does not fit is a
     WeightsError, and the model stays as it was.
     """
-    origin = recognise(state, model) if origin is None else origin
+    origin = recognise(state, set(model.state_dict())) if origin is None else origin
     converted = dict(state) if origin == "segwright" else _convert(model, state, origin)
     own = model.state_dict()
     optional = ("aux_head.", "aux_classifier.")
@@ -131,7 +128,7 @@ def _convert(model: SegmentationModel, state: State, origin: Origin) -> dict[str
         raise WeightsError(
             f"{type(model).__name__} has no counterpart in {origin}", fix="give a state dict of segwright's own"
         )
-    start = {"torchvision": "backbone.", "smp": "encoder.", "transformers": "segformer.encoder."}[origin]
+    start = {"torchvision": "backbone.", "smp": "encoder.", "transformers": "segformer."}[origin]
     encoder = {key.removeprefix(start): tensor for key, tensor in state.items() if key.startswith(start)}
     rest = {rename(key, table): tensor for key, tensor in state.items() if not key.startswith(start)}
     rest = {
@@ -149,7 +146,7 @@ def _encoder_part(encoder: dict[str, Tensor], own: State) -> dict[str, Tensor]:
     ours = [key for key in own if key.startswith("encoder.")]
     if all(key.removeprefix(ENCODER) in encoder for key in ours):
         return {key: encoder[key.removeprefix(ENCODER)] for key in ours}
-    if any(key.startswith("encoder.stages.") for key in ours) and any("attn" in k or "attention" in k for k in encoder):
+    if any(key.startswith("encoder.stages.") for key in ours):  # only the Mix Transformer is ours
         return mix_transformer(encoder)
     kept = {key: tensor for key, tensor in encoder.items() if not key.startswith(("fc.", "classifier."))}
     return by_order(kept, ours, own)
@@ -159,47 +156,41 @@ def mix_transformer(state: State) -> dict[str, Tensor]:
     """A Mix Transformer's tensors from segmentation_models_pytorch's or transformers' names to ours."""
     result: dict[str, Tensor] = {}
     for key, tensor in state.items():
-        parts = key.split(".")
-        if parts[0] in ("patch_embeddings", "block", "layer_norm"):  # transformers: counted from 0, lists of lists
-            group, index, tail = parts[0], int(parts[1]), parts[2:]
-            group = {"patch_embeddings": "embed", "block": "block", "layer_norm": "norm"}[group]
-        else:  # patch_embed1, block1, norm1
-            index = int(parts[0][-1]) - 1
-            group = {"patch_embed": "embed", "block": "block", "norm": "norm"}[parts[0][:-1]]
-            tail = parts[1:]
-        prefix = f"encoder.stages.{index}."
-        if group == "norm":
-            result[prefix + "norm." + tail[0]] = tensor
-        elif group == "embed":
-            result[prefix + ("embed." if tail[0] == "proj" else "embed_norm.") + tail[1]] = tensor
-        else:
-            result[prefix + "blocks." + tail[0] + "." + rename(".".join(tail[1:]), MIX_BLOCK)] = tensor
+        name = rename(key.removeprefix("encoder."), MIX_STAGE)
+        if not name.startswith("stages."):  # the patch_embed1 of segmentation_models_pytorch counts from one
+            part, index, tail = re.split(r"(?<=[a-z])([1-4])\.", name, maxsplit=1)
+            part = {"patch_embed": "embed.", "block": "blocks.", "norm": "norm."}[part]
+            name = f"stages.{int(index) - 1}.{part}{tail}"
+        stage, block, tail = re.match(r"(stages\.\d\.)(blocks\.\d+\.)?(.*)", name).groups("")  # type: ignore[union-attr]
+        result[f"encoder.{stage}{block or ''}{rename(tail, MIX_BLOCK if block else MIX_EMBED)}"] = tensor
     for key in [key for key in result if key.endswith((".key.weight", ".key.bias"))]:
         value = result.pop(key.replace(".key.", ".value."))
         result[key.replace(".key.", ".key_value.")] = torch.cat([result.pop(key), value])
     return result
 
 
-# a block of the Mix Transformer: segmentation_models_pytorch's names, then transformers'
+# The Mix Transformer's names: transformers' two layouts, then segmentation_models_pytorch's
+MIX_STAGE = {
+    r"patch_embeddings\.(\d)\.": r"stages.\1.embed.",
+    r"block\.(\d)\.(\d+)\.": r"stages.\1.blocks.\2.",
+    r"layer_norm\.(\d)\.": r"stages.\1.norm.",
+    r"stages\.(\d)\.patch_embeddings\.": r"stages.\1.embed.",
+    r"stages\.(\d)\.layer_norm\.": r"stages.\1.norm.",
+}
+MIX_EMBED = {r"embed\.proj\.": "embed.", r"embed\.(?:layer_)?norm\.": "embed_norm."}
 MIX_BLOCK = {
-    r"attn\.q\.": "attention.query.",
+    r"(?:attn\.q|attention\.self\.query|attention\.q_proj)\.": "attention.query.",
+    r"(?:attention\.self\.key|attention\.k_proj)\.": "attention.key.",
+    r"(?:attention\.self\.value|attention\.v_proj)\.": "attention.value.",
     r"attn\.kv\.": "attention.key_value.",
-    r"attn\.proj\.": "attention.project.",
-    r"attn\.sr\.": "attention.shorten.",
-    r"attn\.norm\.": "attention.norm.",
-    r"attention\.self\.query\.": "attention.query.",
-    r"attention\.self\.key\.": "attention.key.",
-    r"attention\.self\.value\.": "attention.value.",
-    r"attention\.self\.sr\.": "attention.shorten.",
-    r"attention\.self\.layer_norm\.": "attention.norm.",
-    r"attention\.output\.dense\.": "attention.project.",
-    r"mlp\.fc1\.": "feed_forward.expand.",
-    r"mlp\.dense1\.": "feed_forward.expand.",
+    r"(?:attn\.proj|attention\.output\.dense|attention\.o_proj)\.": "attention.project.",
+    r"(?:attn\.sr|attention\.self\.sr|attention\.sequence_reduction\.sequence_reduction)\.": "attention.shorten.",
+    r"(?:attn\.norm|attention\.self\.layer_norm|attention\.sequence_reduction\.layer_norm)\.": "attention.norm.",
+    r"mlp\.(?:fc1|dense1)\.": "feed_forward.expand.",
     r"mlp\.dwconv\.dwconv\.": "feed_forward.mix.",
-    r"mlp\.fc2\.": "feed_forward.reduce.",
-    r"mlp\.dense2\.": "feed_forward.reduce.",
-    r"layer_norm_1\.": "norm1.",
-    r"layer_norm_2\.": "norm2.",
+    r"mlp\.(?:fc2|dense2)\.": "feed_forward.reduce.",
+    r"(?:layer_norm_1|layernorm_before)\.": "norm1.",
+    r"(?:layer_norm_2|layernorm_after)\.": "norm2.",
 }
 
 

@@ -165,8 +165,8 @@ class TimmEncoder(Encoder):
 class TorchvisionMobileNetV3(Encoder):
     """MobileNetV3-Large as torchvision's segmentation networks use it: output stride 16, and features[8] early.
 
-    timm's layers with torchvision's constants: batch norm eps 0.001 and momentum 0.01, the whole last stage dilated by 2, and the
-    stride-8 feature taken behind the *first* block of its stage instead of the last.
+    timm's layers with torchvision's constants: batch norm eps 0.001 and momentum 0.01, the whole last stage dilated by
+    2, and the stride-8 feature taken behind the *first* block of its stage instead of the last.
     """
 
     timm_name = "mobilenetv3_large_100"

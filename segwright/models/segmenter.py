@@ -82,7 +82,9 @@ class SegmentationModel(nn.Module):
         """``images``: uint8 (N, H, W, C), or float (N, C, H, W) scaled to 0…1. Logits come at (H, W)."""
         x = self.normalize(images)
         height, width = x.shape[-2:]
-        output = self.forward_padded(self.pad(x))
+        # Only eager training can meet the error that is explained there, and a traced graph cannot hold a try.
+        eager = self.training and not torch.compiler.is_compiling()
+        output = self._forward_explained(self.pad(x)) if eager else self.forward_padded(self.pad(x))
         return SegOutput(
             output.logits[..., :height, :width], {name: aux[..., :height, :width] for name, aux in output.aux.items()}
         )
@@ -90,6 +92,20 @@ class SegmentationModel(nn.Module):
     def forward_padded(self, x: Tensor) -> SegOutput:
         """``x``: normalised float (N, C, H, W), sides multiples of ``size_divisor``; returns logits at (H, W)."""
         raise ModelError("a network implements forward_padded", where=type(self).__name__)
+
+    def _forward_explained(self, x: Tensor) -> SegOutput:
+        try:
+            return self.forward_padded(x)
+        except ValueError as error:
+            if "more than 1 value per channel" not in str(error):
+                raise
+            raise ModelError(
+                "batch norm has one value a channel in training, and nothing to take statistics of",
+                expected="two pictures a batch or more, or pictures of more than one cell at the deepest stage",
+                found=f"a batch of {tuple(x.shape)}: {error}",
+                where=type(self).__name__,
+                fix="raise the batch size, or keep the batch norms at their statistics (model.eval() on them)",
+            ) from error
 
     def normalize(self, images: Tensor) -> Tensor:
         """Raw pixels to normalised float N×C×H×W; a permuted N×H×W×C batch is channels-last for free."""

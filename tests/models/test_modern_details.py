@@ -1,0 +1,254 @@
+"""What makes the modern networks themselves: counts to the digit, and details that fail when they are taken away."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from segwright.errors import ModelError, UsageError
+from segwright.models.blocks import PyramidPooling, average_grid
+from segwright.models.catalog import CATALOG, create_model, parameters_of
+from segwright.models.ddrnet import DAPPM, DDRNet
+from segwright.models.deeplab_v3 import ASPP, RATES
+from segwright.models.external import logits_of, wrap
+from segwright.models.measure import LiveBytes, count_flops, measure, training_peak
+from segwright.models.segmenter import SegmentationModel, SegOutput
+
+R50S = {"encoder": "resnet50s"}  # timm's ResNet-50 with the stem 64-64-128 of the PSPNet release
+COUNTS: list[tuple[str, dict[str, Any], int]] = [
+    ("pspnet", {"aux": False}, 46_592_597),
+    ("pspnet", {}, 48_957_802),
+    ("pspnet", {**R50S, "aux": False}, 46_716_373),
+    ("pspnet", R50S, 49_081_578),
+    ("deeplabv3", {}, 39_048_533),
+    ("deeplabv3", {"head": "torchvision"}, 39_638_869),
+    ("deeplabv3plus", {"refine": "two"}, 40_352_181),
+    ("deeplabv3plus", {"refine": "one"}, 39_761_845),
+    ("deeplabv3plus", {}, 26_696_133),
+    ("fcn_resnet50", {}, 35_322_218),
+    ("fcn_resnet50", {"aux": False}, 32_957_013),
+    ("fcn_resnet50", {"classes": 11}, 35_314_518),
+    ("fcn_resnet50", {"classes": 11, "aux": False}, 32_951_883),
+    ("fcn_resnet101", {}, 54_314_346),
+    ("fcn_resnet101", {"aux": False}, 51_949_141),
+    ("fcn_resnet101", {"classes": 11}, 54_306_646),
+    ("fcn_resnet101", {"classes": 11, "aux": False}, 51_944_011),
+    ("deeplabv3_resnet50", {}, 42_004_074),
+    ("deeplabv3_resnet50", {"aux": False}, 39_638_869),
+    ("deeplabv3_resnet50", {"classes": 11}, 41_998_934),
+    ("deeplabv3_resnet50", {"classes": 11, "aux": False}, 39_636_299),
+    ("deeplabv3_resnet101", {}, 60_996_202),
+    ("deeplabv3_resnet101", {"aux": False}, 58_630_997),
+    ("deeplabv3_resnet101", {"classes": 11}, 60_991_062),
+    ("deeplabv3_resnet101", {"classes": 11, "aux": False}, 58_628_427),
+    ("deeplabv3_mobilenet_v3_large", {}, 11_029_328),
+    ("deeplabv3_mobilenet_v3_large", {"aux": False}, 11_025_477),
+    ("deeplabv3_mobilenet_v3_large", {"classes": 11}, 11_026_648),
+    ("deeplabv3_mobilenet_v3_large", {"classes": 11, "aux": False}, 11_022_907),
+    ("lraspp_mobilenet_v3_large", {}, 3_221_538),
+    ("lraspp_mobilenet_v3_large", {"classes": 11}, 3_219_838),
+]
+
+
+@pytest.mark.parametrize(("name", "arguments", "expected"), COUNTS)
+def test_parameters_to_the_digit(name: str, arguments: dict[str, Any], expected: int) -> None:
+    assert parameters_of(name, **arguments) == expected
+
+
+def seen_by(function: Any, shape: tuple[int, ...], row: int, column: int) -> Tensor:
+    """Which input places move the output at (row, column): the gradient's footprint, H×W."""
+    x = torch.randn(shape, requires_grad=True)
+    function(x)[..., row, column].sum().backward()
+    assert x.grad is not None
+    return x.grad.abs().sum((0, 1)) > 0
+
+
+@pytest.mark.parametrize("bins", [2, 3, 6])
+@pytest.mark.parametrize("size", [(6, 6), (7, 13), (2, 3)])
+def test_grids_for_export_are_the_pooling_itself(bins: int, size: tuple[int, int], monkeypatch: Any) -> None:
+    x = torch.randn(2, 3, *size)
+    expected = F.adaptive_avg_pool2d(x, bins)
+    assert torch.equal(average_grid(x, bins), expected)
+    monkeypatch.setattr(torch.compiler, "is_exporting", lambda: True)
+    assert torch.allclose(average_grid(x, bins), expected, atol=1e-6)
+
+
+def test_each_bin_sees_its_own_share_of_the_picture() -> None:
+    torch.manual_seed(0)
+    pyramid = PyramidPooling(4, 4, align_corners=True).eval()
+    for branch, share in zip(pyramid.branches, (1, 2, 3, 6), strict=True):
+        torch.nn.init.uniform_(branch.conv.weight, 0.1, 1)  # positive: no ReLU hides a place
+        footprint = seen_by(lambda x, branch=branch: branch(x.abs() + 1), (1, 4, 12, 12), 0, 0)
+        assert int(footprint.sum()) == (12 // share) ** 2
+    assert pyramid(torch.randn(1, 4, 12, 12)).shape[1] == 4 + 4 * 4 == pyramid.out_channels
+
+
+def test_pspnet_sees_the_whole_picture_only_through_its_pyramid() -> None:
+    torch.manual_seed(0)
+    model = create_model("pspnet", classes=2, encoder="test_resnet", weights=None, channels=8, bin_channels=8).eval()
+    feature = torch.randn(1, model.encoder.channels[32], 24, 24)
+    with_bins = seen_by(lambda x: model.fuse(model.pyramid(x)), tuple(feature.shape), 0, 0)
+    assert with_bins.all()
+    without = seen_by(
+        lambda x: model.fuse[0](torch.cat([x, torch.zeros(1, 32, 24, 24)], 1)), tuple(feature.shape), 0, 0
+    )
+    assert int(without.sum()) == 4  # the corner of a 3×3
+
+
+def test_auxiliary_heads_answer_in_training_only_and_from_the_stage_before() -> None:
+    for name in ("pspnet", "fcn_resnet50", "deeplabv3_resnet50"):
+        model = create_model(name, classes=2, encoder="test_resnet", weights=None).train()
+        x = torch.zeros(2, 64, 64, 3, dtype=torch.uint8)
+        output = model(x)
+        assert set(output.aux) == {"aux"}
+        output.aux["aux"].sum().backward()
+        assert all(p.grad is None for p in model.encoder.model.layer4.parameters())
+        assert all(p.grad is not None for p in model.encoder.model.layer3.parameters())
+        assert model.eval()(x).aux == {}
+
+
+def test_aspp_dilations_follow_the_output_stride_and_image_pooling_sees_all() -> None:
+    torch.manual_seed(0)
+    for output_stride, rates in RATES.items():
+        if output_stride == 32:
+            continue
+        model = create_model("deeplabv3", classes=2, encoder="resnet18", weights=None, output_stride=output_stride)
+        assert tuple(view[0].dilation[0] for view in list(model.aspp.views)[1:4]) == rates
+    blind = ASPP(4, 4, (2, 4, 6), image_pooling=False).eval()
+    seeing = ASPP(4, 4, (2, 4, 6)).eval()
+    for aspp in (blind, seeing):
+        for part in aspp.modules():
+            if isinstance(part, torch.nn.Conv2d):
+                torch.nn.init.uniform_(part.weight, 0.1, 1)
+    shape, centre = (1, 4, 31, 31), 15
+    assert seen_by(lambda x: seeing(x.abs() + 1), shape, centre, centre).all()
+    assert (
+        int(seen_by(lambda x: blind(x.abs() + 1), shape, centre, centre).sum()) == 1 + 3 * 8
+    )  # one centre, three rings
+
+
+def test_multi_grid_is_the_papers_and_not_torchvisions() -> None:
+    ours = create_model("deeplabv3", classes=2, weights=None).encoder.model.layer4
+    theirs = create_model("deeplabv3_resnet50", classes=2, weights=None).encoder.model.layer4
+    assert [block.conv2.dilation[0] for block in ours] == [2, 4, 8]
+    assert [block.conv2.dilation[0] for block in theirs] == [2, 4, 4]
+
+
+def test_v3plus_takes_48_channels_of_stride_4() -> None:
+    model = create_model("deeplabv3plus", classes=2, encoder="resnet18", weights=None)
+    assert model.low[0].weight.shape[:2] == (48, 64)
+    assert model.refine[0][0][0].in_channels == 304
+
+
+def test_ddrnet_is_23_slim_and_its_context_sees_all() -> None:
+    torch.manual_seed(0)
+    assert 5.6e6 < parameters_of("ddrnet", classes=19) < 5.8e6  # "5.7M" in the paper's table 4
+    assert seen_by(DAPPM(4, 4, 4).eval(), (1, 4, 16, 16), 0, 0).all()
+    model = DDRNet(classes=2, width=8, context_channels=8, head_channels=8)
+    fine = model.fine5.steps[0][0].weight
+    assert model.stride == 8 and fine.shape[1] == 16
+
+
+def test_head_stride_and_lean_decoders() -> None:
+    whole = create_model("unet", classes=3, encoder="test_resnet", weights=None)
+    half = create_model("unet", classes=3, encoder="test_resnet", weights=None, head_stride=2)
+    assert len(whole.decoder.blocks) == 5 and len(half.decoder.blocks) == 4
+    with torch.no_grad():
+        assert half.eval()(torch.zeros(1, 45, 67, 3, dtype=torch.uint8)).logits.shape == (1, 3, 45, 67)
+    lean = create_model("unet", classes=3, encoder="test_resnet", weights=None, decoder_channels=(160, 96, 64, 48, 32))
+    assert [block.conv1[0].out_channels for block in lean.decoder.blocks] == [160, 96, 64, 48, 32]
+    with pytest.raises(ModelError, match="doubling"):
+        create_model("unet", classes=3, encoder="test_resnet", weights=None, decoder_channels=(8, 8))
+    assert (
+        max(create_model("unet", classes=3, encoder="test_resnet", weights=None, encoder_depth=3).encoder.channels) == 8
+    )
+
+
+# The catalog
+
+
+def test_every_entry_says_what_it_is() -> None:
+    for entry in CATALOG.values():
+        assert entry.summary and entry.licence and any(year in entry.paper for year in map(str, range(2015, 2027)))
+
+
+def test_unknown_names_and_arguments_are_explained() -> None:
+    with pytest.raises(UsageError, match="unknown network"):
+        create_model("unett", classes=2)
+    with pytest.raises(UsageError, match="no argument depth"):
+        create_model("unet", classes=2, weights=None, depth=4)
+    with pytest.raises(UsageError, match="takes no encoder"):
+        create_model("ddrnet", classes=2, weights=None, encoder="resnet18")
+    with pytest.raises(UsageError, match="unknown network"):
+        create_model("keras:unet", classes=2)
+    with pytest.raises(UsageError, match="cannot build"):
+        create_model("smp:Nothing", classes=2, weights=None)
+
+
+def test_architecture_and_arguments_build_it_again() -> None:
+    model = create_model("unet", classes=2, encoder="test_resnet", weights=None, in_channels=4, head_stride=2)
+    again = create_model(model.architecture, classes=2, weights=None, **model.arguments)
+    assert [tuple(p.shape) for p in again.parameters()] == [tuple(p.shape) for p in model.parameters()]
+
+
+def test_normalisation_is_the_formula() -> None:
+    model = create_model("unet", classes=2, encoder="test_resnet", weights=None)
+    images = torch.randint(0, 256, (2, 5, 7, 3), dtype=torch.uint8)
+    expected = (images.permute(0, 3, 1, 2).double() / 255 - model.mean.double()) / model.std.double()
+    found = model.normalize(images)
+    assert (found - expected).abs().max() < 1e-5
+    assert found.is_contiguous(memory_format=torch.channels_last)
+
+
+# Networks from outside
+
+
+def test_answers_of_every_shape_are_understood() -> None:
+    logits = torch.zeros(1, 2, 4, 4)
+    for answer in (logits, {"out": logits}, {"logits": logits}, (logits, 1), SegOutput(logits, {})):
+        assert logits_of(answer) is logits
+    for answer in (None, {"boxes": logits}, torch.zeros(2, 2), ()):
+        with pytest.raises(ModelError, match="no logits"):
+            logits_of(answer)
+
+
+def test_any_module_joins_with_one_line() -> None:
+    model = wrap(torch.nn.Conv2d(3, 4, 3, stride=4, padding=1), classes=4)
+    assert isinstance(model, SegmentationModel)
+    assert model(torch.zeros(1, 9, 14, 3, dtype=torch.uint8)).logits.shape == (1, 4, 9, 14)
+    with pytest.raises(ModelError, match="another number of classes"):
+        wrap(torch.nn.Conv2d(3, 4, 1), classes=5)(torch.zeros(1, 9, 14, 3, dtype=torch.uint8))
+
+
+# What they cost
+
+
+def test_live_bytes_counts_peaks_and_not_views() -> None:
+    with LiveBytes() as live:
+        a = torch.zeros(1000)
+        b = a + 1
+        b.view(10, 100).mul_(2)
+        del a
+        c = b * 2
+    assert live.peak == 8000 and live.now == 8000
+    del b, c
+
+
+def test_flops_and_memory_of_a_convolution_by_hand() -> None:
+    model = wrap(torch.nn.Conv2d(3, 8, 3, padding=1, bias=False), classes=8, size_divisor=1)
+    assert count_flops(model, 10, 12) == 2 * 10 * 12 * 8 * 27
+    pixels = 64 * 64
+    grown = training_peak(model, 3, 64, 64) - training_peak(model, 2, 64, 64)
+    # At least the normalised picture, the logits, their log-softmax and its gradient; at most a few copies more.
+    assert 4 * pixels * (3 + 3 * 8) <= grown <= 4 * pixels * (4 * 3 + 6 * 8)
+
+
+def test_measure_of_a_network() -> None:
+    cost = measure("ddrnet", classes=3, height=64, width=96, seconds=0.01)
+    assert cost.parameters == parameters_of("ddrnet", classes=3)
+    assert cost.latency_ms is not None and cost.latency_ms > 0
+    assert cost.training_bytes > 0 and cost.flops > 1e7 and cost.to_json()["name"] == "ddrnet"
