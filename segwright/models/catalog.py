@@ -220,6 +220,7 @@ def create_model(
     what cannot be combined, WeightsError where weights cannot be had or do not fit.
     """
     wanted = None if weights is None or str(weights) == "none" else str(weights)
+    encoder = None if encoder == "auto" else encoder
     if ":" in name:
         model = external.create(name, classes=classes, in_channels=in_channels, weights=wanted, **arguments)
     elif name in CATALOG:

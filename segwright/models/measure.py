@@ -10,7 +10,7 @@ from __future__ import annotations
 import statistics
 import time
 import weakref
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +20,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
-from segwright.models.catalog import create_model
+from segwright.console import track
+from segwright.errors import UsageError
+from segwright.models.catalog import CATALOG, create_model
 from segwright.models.segmenter import SegmentationModel, count_parameters
 
 
@@ -35,13 +37,14 @@ class Cost:
     flops: int  # of one picture's forward pass; a multiplication and an addition count as two
     training_bytes: int  # peak of forward and backward that every further picture of a batch adds
     fixed_bytes: int  # weights, their gradients and two moments of AdamW
+    stride: int
     latency_ms: float | None  # median of one picture, None where it was not timed
 
     def to_json(self) -> dict[str, Any]:
         return dict(self.__dict__)
 
 
-def measure(
+def measure_model(
     name: str,
     *,
     classes: int = 21,
@@ -70,8 +73,35 @@ def measure(
         flops=count_flops(sketch, height, width),
         training_bytes=three - two,
         fixed_bytes=4 * parameters + 12 * trainable,
+        stride=sketch.stride,
         latency_ms=latency,
     )
+
+
+def list_catalog(names: Sequence[str] = (), *, measure: tuple[int, int] | None = None) -> list[dict[str, Any]]:
+    """The catalog, or ``names`` of it, as rows: name, parameters (of 21 classes), stride, summary, paper, licence.
+
+    ``measure``: a picture's (height, width); adds ``gflop``, ``training_mib`` a picture and ``latency_ms`` here.
+    UsageError for an unknown name.
+    """
+    unknown = [name for name in names if name not in CATALOG]
+    if unknown:
+        raise UsageError("unknown network", expected=", ".join(CATALOG), found=", ".join(unknown))
+    rows: list[dict[str, Any]] = []
+    for name in track(list(names) or list(CATALOG), "measuring" if measure else "counting"):
+        entry = CATALOG[name]
+        row: dict[str, Any] = {"name": name, "encoder": entry.encoder}
+        row |= {"summary": entry.summary, "paper": entry.paper, "licence": entry.licence}
+        if measure is None:
+            with torch.device("meta"):
+                sketch = create_model(name, classes=21, weights=None)
+            row |= {"parameters": count_parameters(sketch), "stride": sketch.stride}
+        else:
+            cost = measure_model(name, height=measure[0], width=measure[1])
+            row |= {"parameters": cost.parameters, "stride": cost.stride, "gflop": cost.flops / 1e9}
+            row |= {"training_mib": cost.training_bytes / 2**20, "latency_ms": cost.latency_ms}
+        rows.append(row)
+    return rows
 
 
 def count_flops(model: SegmentationModel, height: int, width: int) -> int:

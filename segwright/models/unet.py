@@ -133,4 +133,6 @@ class UNet(SegmentationModel):
 
     def forward_padded(self, x: Tensor) -> SegOutput:
         logits = self.head(self.dropout(self.decoder(self.encoder(x))))
+        if self.training and self.native_logits:
+            return SegOutput(logits, {})
         return SegOutput(resize(logits, (x.shape[-2], x.shape[-1])), {})

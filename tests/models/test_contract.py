@@ -44,6 +44,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "upernet": {**RESNET, "channels": 16, "aux": True},
     "segformer": {"channels": 16},
     "ddrnet": {"width": 8, "context_channels": 8, "head_channels": 8},
+    "leannet": {"widths": (8, 8, 16, 16, 24), "decoder_channels": (8, 8, 12, 16)},
     "fcn": RESNET,
     "lraspp": {},
     "fcn_resnet50": RESNET,
@@ -62,7 +63,7 @@ SMALL: dict[str, dict[str, Any]] = {
     },
 }  # fmt: skip
 HEAVY = {"torchvision:fcn_resnet50"}  # cannot be made small
-TRACED = ("unet", "pspnet", "lraspp", "ddrnet")  # compiled and exported in the fast run; all of them in the slow one
+TRACED = ("unet", "pspnet", "lraspp", "leannet")  # compiled and exported in the fast run; all of them in the slow one
 
 
 def small(name: str, **arguments: Any) -> SegmentationModel:

@@ -15,7 +15,7 @@ from segwright.models.catalog import CATALOG, create_model, parameters_of
 from segwright.models.ddrnet import DAPPM, DDRNet
 from segwright.models.deeplab_v3 import ASPP, RATES
 from segwright.models.external import logits_of, wrap
-from segwright.models.measure import LiveBytes, count_flops, measure, training_peak
+from segwright.models.measure import LiveBytes, count_flops, list_catalog, measure_model, training_peak
 from segwright.models.segmenter import SegmentationModel, SegOutput
 
 R50S = {"encoder": "resnet50s"}  # timm's ResNet-50 with the stem 64-64-128 of the PSPNet release
@@ -248,7 +248,26 @@ def test_flops_and_memory_of_a_convolution_by_hand() -> None:
 
 
 def test_measure_of_a_network() -> None:
-    cost = measure("ddrnet", classes=3, height=64, width=96, seconds=0.01)
+    cost = measure_model("ddrnet", classes=3, height=64, width=96, seconds=0.01)
     assert cost.parameters == parameters_of("ddrnet", classes=3)
     assert cost.latency_ms is not None and cost.latency_ms > 0
     assert cost.training_bytes > 0 and cost.flops > 1e7 and cost.to_json()["name"] == "ddrnet"
+
+
+def test_catalog_rows_have_what_the_table_prints() -> None:
+    (row,) = list_catalog(["ddrnet"], measure=(64, 96))
+    assert {
+        "name",
+        "parameters",
+        "stride",
+        "gflop",
+        "training_mib",
+        "latency_ms",
+        "summary",
+        "paper",
+        "licence",
+    } <= set(row)
+    (row,) = list_catalog(["fcn8s"])
+    assert row["parameters"] == 134_489_759
+    with pytest.raises(UsageError):
+        list_catalog(["fcn9s"])
