@@ -19,7 +19,7 @@ import safetensors
 import torch
 from safetensors.torch import load_file, save_file
 
-import segwright
+from segwright import __version__
 from segwright.errors import BundleError, ModelError
 from segwright.files import recover_folder, write_folder, write_json, write_sums, wrong_sums
 from segwright.models.catalog import create_model
@@ -65,7 +65,7 @@ class Bundle:
 def versions() -> dict[str, str]:
     """What made the model."""
     return {
-        "segwright": segwright.__version__,
+        "segwright": __version__,
         "torch": str(torch.__version__),
         "numpy": np.__version__,
         "python": platform.python_version(),

@@ -40,6 +40,17 @@ class World:
         dist.broadcast(tensor, 0, group=_cpu_group())
         return [float(value) for value in tensor]
 
+    def broadcast_text(self, text: str) -> str:
+        """The first rank's text, on every rank."""
+        if self.size == 1:
+            return text
+        data = torch.tensor(list(text.encode()), dtype=torch.uint8)
+        length = int(self.broadcast([float(len(data))])[0])
+        if not self.is_first:
+            data = torch.empty(length, dtype=torch.uint8)
+        dist.broadcast(data, 0, group=_cpu_group())
+        return bytes(data.tolist()).decode()
+
     def any(self, flag: bool) -> bool:
         """Whether any rank says yes."""
         if self.size == 1:

@@ -24,15 +24,16 @@ POLAR_EXPRESS = (
 )
 
 
-def orthogonalize(matrix: Tensor, iterations: int = 3) -> Tensor:
+def orthogonalize(matrix: Tensor, iterations: int = 3, *, half: bool = False) -> Tensor:
     """(rows, columns) → about its orthogonal polar factor, by Newton–Schulz steps, at the Frobenius norm √rows."""
     tall = matrix.shape[0] > matrix.shape[1]
     x = matrix.T if tall else matrix
     x = x / (x.norm() + 1e-7)
+    x = x.bfloat16() if half else x  # as its authors do it: the steps contract errors
     for a, b, c in POLAR_EXPRESS[-iterations:]:
         gram = x @ x.T
         x = torch.addmm(x, torch.addmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
-    x = x.T if tall else x
+    x = (x.T if tall else x).to(matrix.dtype)
     scaled: Tensor = x * (matrix.shape[0] ** 0.5 / (x.norm() + 1e-7))
     return scaled
 
@@ -50,9 +51,9 @@ def hidden_kernels(model: nn.Module) -> list[nn.Parameter]:
 class Muon(torch.optim.Optimizer):
     """Muon on the groups marked ``orthogonal``, AdamW on the others.
 
-    ``momentum``: of Muon, with Nesterov's look-ahead. ``betas``, ``eps``: of AdamW. Groups carry ``lr``, ``base_lr``
-    and ``weight_decay`` as usual; an orthogonal group's ``lr`` is the share of its norm by which a kernel turns, and it
-    knows no weight decay, since its norm is fixed.
+    ``momentum``: of Muon, with Nesterov's look-ahead; ``half``: its steps in bf16. ``betas``, ``eps``: of AdamW. Groups
+    carry ``lr``, ``base_lr`` and ``weight_decay`` as usual; an orthogonal group's ``lr`` is the share of its norm by
+    which a kernel turns, and it knows no weight decay, since its norm is fixed.
     """
 
     def __init__(
@@ -65,6 +66,7 @@ class Muon(torch.optim.Optimizer):
         eps: float = 1e-8,
         iterations: int = 3,
         weight_decay: float = 0.0,
+        half: bool = False,
     ) -> None:
         defaults = {
             "lr": lr,
@@ -74,6 +76,7 @@ class Muon(torch.optim.Optimizer):
             "iterations": iterations,
             "weight_decay": weight_decay,
             "orthogonal": False,
+            "half": half,
         }
         super().__init__(params, defaults)
         with torch.no_grad():
@@ -105,7 +108,8 @@ class Muon(torch.optim.Optimizer):
                 state["momentum"] = torch.zeros_like(parameter)
             state["momentum"].lerp_(parameter.grad, 1 - momentum)
             ahead = torch.lerp(parameter.grad, state["momentum"], momentum)
-            turned = orthogonalize(ahead.reshape(ahead.shape[0], -1), group["iterations"])
+            matrix = ahead.reshape(ahead.shape[0], -1)
+            turned = orthogonalize(matrix, group["iterations"], half=group["half"])
             parameter.add_(turned.reshape(parameter.shape), alpha=-group["lr"])
             _set_norm(parameter)
 

@@ -31,7 +31,8 @@ def create_optimizer(
     """The optimizer that ``config`` names over :func:`parameter_groups`; fused where torch has it for the device."""
     name = config.optimizer.lower()
     if name == "muon":
-        return _create_muon(model, lr=lr, weight_decay=weight_decay, turn=config.turn)
+        half = config.precision == "bf16"
+        return _create_muon(model, lr=lr, weight_decay=weight_decay, turn=config.turn, half=half)
     if name not in OPTIMIZERS:
         names = ", ".join(sorted([*OPTIMIZERS, "muon"]))
         raise UsageError("unknown optimizer", expected=names, found=config.optimizer)
@@ -50,7 +51,7 @@ def create_optimizer(
     return OPTIMIZERS[name](groups, **arguments)
 
 
-def _create_muon(model: nn.Module, *, lr: float, weight_decay: float, turn: float) -> Muon:
+def _create_muon(model: nn.Module, *, lr: float, weight_decay: float, turn: float, half: bool) -> Muon:
     """Muon on the hidden kernels, each turning by ``turn`` of its norm at the schedule's peak; AdamW on the rest."""
     kernels = hidden_kernels(model)
     chosen = {id(parameter) for parameter in kernels}
@@ -58,7 +59,7 @@ def _create_muon(model: nn.Module, *, lr: float, weight_decay: float, turn: floa
     for group in groups:
         group["params"] = [parameter for parameter in group["params"] if id(parameter) not in chosen]
     turned = {"params": kernels, "lr": turn, "base_lr": turn, "orthogonal": True, "name": "kernels"}
-    return Muon([group for group in [*groups, turned] if group["params"]], lr)
+    return Muon([group for group in [*groups, turned] if group["params"]], lr, half=half)
 
 
 def parameter_groups(

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from segwright.config import Phase, Size, TrainConfig
+from segwright.config import Phase, Size, TrainConfig, build
 from segwright.data.fingerprint import Fingerprint
 from segwright.errors import DataError
 from segwright.losses.weights import class_weights
@@ -23,7 +23,7 @@ CPU_WORKING_PIXELS = 480 * 480  # the largest training crop that a CPU gets
 GPU_WORKING_PIXELS = 768 * 768
 SHORT_SIDE = 128  # below it a reduced picture shows too little to learn from
 RARE = 0.01  # a class with less than this share of the pixels is rare
-ENOUGH_PASSES = 90  # over the training pictures: with fewer, a narrower network learns more
+ENOUGH_PASSES = 100  # over the training pictures: with fewer, a narrower network learns more
 DEFAULT_SAMPLES = 20_000  # seen in a run without a budget
 MIN_EPOCHS, MAX_EPOCHS = 20, 400
 
@@ -70,6 +70,17 @@ class Plan:
             "seconds": self.seconds,
             "config": self.config.model_dump(mode="json"),
         }
+
+    @classmethod
+    def from_json(cls, tree: Mapping[str, Any]) -> Plan:
+        """The inverse of :meth:`to_json`."""
+        weights = tree.get("class_weights")
+        return cls(
+            build(TrainConfig, tree["config"]),
+            tuple(Decision(d["setting"], d["value"], d["reason"]) for d in tree["decisions"]),
+            None if weights is None else tuple(float(weight) for weight in weights),
+            tree.get("seconds"),
+        )
 
 
 class _Draft:
@@ -155,6 +166,7 @@ def _plan_optimizer(draft: _Draft, machine: Machine, scratch: bool) -> None:
         draft.choose("training.optimizer", "muon", "learns fastest from random weights where batch norms follow")
         if draft.get("training.optimizer") == "muon":
             draft.choose("training.lr", 4e-3, "of the parameters that AdamW trains beside Muon")
+        draft.values.setdefault("training.aux_weight", 0.3)
         draft.values.setdefault("training.aux_fade", True)
         draft.values.setdefault("training.native_logits", True)
     draft.choose("training.optimizer", "adamw", "robust without tuning")
@@ -165,8 +177,8 @@ def _plan_optimizer(draft: _Draft, machine: Machine, scratch: bool) -> None:
     draft.choose("training.lr", usual, f"the usual peak for {optimizer}" + ("" if scratch else ", fine-tuning"))
     draft.choose("training.encoder_lr_factor", 1.0 if scratch else 0.3, "new" if scratch else "pretrained: gently")
     draft.choose("training.weight_decay", 5e-4 if optimizer == "sgd" else 0.02, f"the usual for {optimizer}")
-    draft.choose("training.warmup", 0.05, "a twentieth of the run")
-    draft.choose("training.ema", 0.995, "averaged weights score higher than the last ones")
+    draft.choose("training.warmup", 0.04, "share of the run")
+    draft.choose("training.ema", 0.99, "weights averaged over about a hundred steps score steadier than the last")
 
 
 def _plan_budget(draft: _Draft, pictures: int) -> None:
@@ -241,7 +253,7 @@ def _side(length: float) -> int:
 
 
 def _reduced(size: Size, factor: float) -> Size:
-    return (max(32, round(size[0] * factor / 16) * 16), max(32, round(size[1] * factor / 16) * 16))
+    return (max(32, round(size[0] * factor / 32) * 32), max(32, round(size[1] * factor / 32) * 32))
 
 
 def _batch(pictures: int, machine: Machine) -> int:

@@ -6,6 +6,7 @@ A run folder holds ``config.yaml`` (as resolved), ``plan.json``, ``log.jsonl``, 
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from collections.abc import Mapping, Sequence
@@ -178,20 +179,22 @@ class _Session:
         self._check()
         assert self.fingerprint is not None
         if resume:
-            return self._resumed_plan(self.fingerprint)
-        machine = self._machine()
+            return self._resumed_plan()
+        if not self.peers.is_first:
+            return Plan.from_json(json.loads(self.peers.broadcast_text("")))
         plan = make_plan(
             self.config,
             self.fingerprint,
             pictures=len(self.train_split),
             val_pictures=len(self.val_split) if self.val_split else 0,
-            machine=machine,
+            machine=self._machine(),
             pretrained=self._pretrained(),
             probe=self._probe,
         )
-        if self.peers.is_first:
-            for line in describe_plan(plan, self.data):
-                self.display.say(line)
+        # Timed on the first rank alone: every rank must train by one plan.
+        self.peers.broadcast_text(json.dumps(plan.to_json()))
+        for line in describe_plan(plan, self.data):
+            self.display.say(line)
         return plan
 
     def _check(self) -> None:
@@ -259,10 +262,8 @@ class _Session:
         classes = self.data.label_space.classes
         return time_step(config, classes, self.device, BF16_PROBE_SIZE, BF16_PROBE_BATCH, precision)
 
-    def _resumed_plan(self, fingerprint: Fingerprint) -> Plan:
+    def _resumed_plan(self) -> Plan:
         """The written config, with what was given on this command line laid over it."""
-        import json
-
         config = load_config(self.folder / "config.yaml")
         stored = json.loads((self.folder / "plan.json").read_text(encoding="utf-8"))
         explicit = _differences(self.config, TrainConfig())

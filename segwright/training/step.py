@@ -92,9 +92,9 @@ class TrainStep:
         masks = torch.from_numpy(batch.masks).to(self.device, non_blocking=True).long()
         with torch.autocast(self.device.type, self.dtype or torch.bfloat16, enabled=self.dtype is not None):
             logits, aux = self.forward(images)
-        loss = self.criterion(logits, matching_pixels(masks, logits))
+        loss = self.criterion(*matching_pixels(logits, masks))
         for head in aux.values():
-            loss = loss + self.aux_weight * self.criterion(head, matching_pixels(masks, head))
+            loss = loss + self.aux_weight * self.criterion(*matching_pixels(head, masks))
         self.scaler.scale(loss / parts if parts > 1 else loss).backward()  # type: ignore[no-untyped-call]
         return float(loss.detach())
 
@@ -111,18 +111,18 @@ class TrainStep:
             self.average.update(share)
 
 
-def matching_pixels(masks: Tensor, logits: Tensor) -> Tensor:
-    """The targets (N, h, w) for logits (N, K, h, w) at a coarser stride than the masks (N, H, W): one pixel a stride.
+def matching_pixels(logits: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
+    """Logits (N, K, h, w) at a coarser stride than the masks (N, H, W), and the targets they answer for.
 
-    Which of the stride² grids is drawn anew each time, so that over a run every pixel is a target. The masks
-    themselves where the sizes agree.
+    One pixel of every stride × stride is the target; which, is drawn anew each time, so that over a run every pixel is
+    one. Rows and columns of logits that padding added are cut off. Both as they are where the sizes agree.
     """
     if logits.shape[-2:] == masks.shape[-2:]:
-        return masks
-    stride = -(-masks.shape[-1] // logits.shape[-1])
+        return logits, masks
+    stride = max(-(-masks.shape[axis] // logits.shape[axis]) for axis in (-1, -2))
     row, column = (int(n) for n in torch.randint(stride, (2,)))  # the CPU's generator: saved with every checkpoint
-    picked = masks[:, row::stride, column::stride]
-    return picked[:, : logits.shape[-2], : logits.shape[-1]]
+    picked = masks[:, row::stride, column::stride][:, : logits.shape[-2], : logits.shape[-1]]
+    return logits[..., : picked.shape[-2], : picked.shape[-1]], picked
 
 
 def choose_precision(device: torch.device | str, probe: Callable[[str], float] | None = None) -> tuple[str, str]:

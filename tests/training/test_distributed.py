@@ -1,0 +1,82 @@
+"""Two gloo processes on one CPU: the same loss curve as one process with the same effective batch; one writes."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from segwright.data.synthetic import write_street_scenes
+
+SETTINGS = (
+    "--model", "leannet", "--weights", "none", "--size", "64x96", "--batch", "4", "--epochs", "2", "--device", "cpu",
+    "--loss", "ce", "--optimizer", "sgd", "--lr", "0.05",
+    "--set", "model.arguments={widths: [4, 8, 8, 8, 8], decoder_channels: [4, 8, 8, 8], dropout: 0.0}",
+    "--set", "training.class_weights=none",
+    "--set", "training.native_logits=false",
+    "--set", "training.freeze_bn=true",  # a batch norm's statistics are its own process's on a CPU
+)  # fmt: skip
+# Ranks average their means: equal to the mean over the whole batch where all have as many labelled pixels.
+TOLERANCE = 0.02
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_street_scenes(tmp_path_factory.mktemp("street"), train=12, val=3, test=0, size=(64, 96))
+
+
+def launch(processes: int, *arguments: object) -> subprocess.Popen[str]:
+    command = [sys.executable]
+    if processes > 1:
+        command += ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+    return subprocess.Popen(
+        [*command, "-m", "segwright", *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        start_new_session=True,
+    )
+
+
+def records(run: Path, key: str) -> list[float]:
+    lines = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+    return [line[key] for line in lines if key in line]
+
+
+def test_two_processes_learn_as_one(scenes: Path, tmp_path: Path) -> None:
+    for processes in (1, 2):
+        process = launch(processes, "train", scenes, *SETTINGS, "--out", tmp_path / f"run{processes}")
+        output, _ = process.communicate(timeout=400)
+        assert process.returncode == 0, output
+        assert output.count("plan:") == 1, "one process speaks"
+    one, two = (np.array(records(tmp_path / f"run{n}", "loss")) for n in (1, 2))
+    assert len(one) == len(two) == 6
+    np.testing.assert_allclose(one, two, rtol=TOLERANCE)
+    np.testing.assert_allclose(
+        records(tmp_path / "run1", "val_pixel_accuracy"), records(tmp_path / "run2", "val_pixel_accuracy"), atol=0.03
+    )
+
+
+@pytest.mark.slow
+def test_a_dead_rank_ends_the_job_within_a_minute(scenes: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    settings = [value if value != "2" else "200" for value in SETTINGS]
+    process = launch(2, "train", scenes, *settings, "--out", run)
+    end = time.monotonic() + 240
+    while not (run / "log.jsonl").exists() or len(records(run, "loss")) < 2:
+        assert process.poll() is None and time.monotonic() < end
+        time.sleep(0.2)
+    children = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True, check=True)
+    os.kill(int(children.stdout.split()[-1]), signal.SIGKILL)
+    killed = time.monotonic()
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode != 0 and time.monotonic() - killed < 60
+    assert "rank" in output.lower()
