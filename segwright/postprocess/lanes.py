@@ -16,6 +16,8 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 import numba
+import numpy as np
+import numpy.typing as npt
 from llvmlite import ir  # type: ignore[import-untyped]
 from numba import types
 from numba.extending import intrinsic as numba_intrinsic
@@ -55,18 +57,26 @@ def form(width: int) -> tuple[int, ...]:
     return (0,) * width
 
 
+def aligned_zeros(count: int) -> npt.NDArray[np.float32]:
+    """``count`` zeros that begin at a cache line: a vector across two lines costs two loads."""
+    line = 64  # bytes
+    room = np.zeros(count + line // 4, np.float32)
+    start = -room.ctypes.data % line // 4
+    return room[start : start + count]
+
+
 class LanesType(types.Type):
     """The numba type of a vector of ``width`` float32."""
 
     def __init__(self, width: int) -> None:
         self.width = width
-        super().__init__(name=f"float32x{width}")  # type: ignore[no-untyped-call]
+        super().__init__(name=f"float32x{width}")
 
 
 @register_model(LanesType)
 class _LanesModel(models.PrimitiveModel):
     def __init__(self, manager: Any, kind: Any) -> None:
-        super().__init__(manager, kind, _floats(kind.width))
+        super().__init__(manager, kind, _floats(kind.width))  # type: ignore[no-untyped-call]
 
 
 def _floats(width: int) -> ir.VectorType:

@@ -17,6 +17,7 @@ import numpy as np
 
 from segwright.postprocess.lanes import (
     add,
+    aligned_zeros,
     exponential,
     fill,
     form,
@@ -66,7 +67,7 @@ def mean_field(
     width = width_for(classes)
     row = -(-classes // width) * width
     ranges = team.ranges(0, pixels)
-    factors = np.empty(pixels * row, np.float32)
+    factors = aligned_zeros(pixels * row)
     checks = team.run(_take_in, [(probabilities, factors, row, first, last) for first, last in ranges])
     smallest = float(np.min([check[0] for check in checks]))
     deviation = float(np.max([check[1] for check in checks]))
@@ -94,7 +95,7 @@ def mean_field(
 
 def _field(term: Term, row: int, parts: int) -> _Field:
     stride = (term.lattice.vertices + 1) * row
-    return _Field(term, np.zeros(parts * stride, np.float32), np.zeros(stride, np.float32), stride)
+    return _Field(term, aligned_zeros(parts * stride), aligned_zeros(stride), stride)
 
 
 def _arguments(field: _Field, part: int) -> tuple[object, ...]:
