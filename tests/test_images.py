@@ -298,6 +298,14 @@ def test_a_folder_or_nothing_in_place_of_a_file(tmp_path: Path) -> None:
             read_image(path)
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.png")
+    for read in (read_image, read_header, read_mask):
+        with pytest.raises(ImageReadError, match="cannot open"):
+            read(tmp_path / "pipe.png")
+
+
 def test_limits_hold_before_pixels(tmp_path: Path) -> None:
     write_image(tmp_path / "a.png", RGB)
     with pytest.raises(ImageReadError, match="80×60"):

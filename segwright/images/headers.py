@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import stat
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -99,6 +100,8 @@ def read_header(path: str | Path, limits: Limits = DEFAULT_LIMITS) -> ImageInfo:
 def open_checked(path: str | Path, limits: Limits) -> IO[bytes]:
     """The file, open, and neither empty nor larger than the limit."""
     try:
+        if not stat.S_ISREG(os.stat(path).st_mode):  # opening a pipe would wait for ever
+            raise ValueError("not a file")
         file = open(path, "rb", 0)  # noqa: SIM115 (the caller closes it)
     except (OSError, ValueError) as error:
         raise ImageReadError(
