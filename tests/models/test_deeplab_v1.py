@@ -66,7 +66,7 @@ def test_logits_are_those_of_the_released_network() -> None:
 
 
 def test_receptive_field_and_alignment() -> None:
-    """One score sees 224 + 2·… pixels as the layer table says, centred on its own pixel."""
+    """One score sees 435 pixels, as the layer table says, centred on its own."""
     model = DeepLabV1(classes=1, in_channels=1, widths=(1,) * 5, fc_channels=1)
     linearize(model)
     size = 801
@@ -83,7 +83,7 @@ def test_receptive_field_and_alignment() -> None:
         field += (kernel - 1) * dilation * steps
         steps *= stride
     assert steps == 8
-    assert int(seen[-1] - seen[0]) + 1 == field == 411
+    assert int(seen[-1] - seen[0]) + 1 == field == 435
     assert int(seen[0] + seen[-1]) == 2 * centre
     rows = [397, 400, 403]
     assert grid_centres(model, (size, 9), rows) == pytest.approx(rows, abs=0.02)
