@@ -52,11 +52,29 @@ def _exp(x: Any, bits: Any, powers: Any) -> None:
 def _load(x: Any, steps: Any, image: Any, start: Any, count: Any, rows: Any) -> None:
     """Pixels start … start + count of one image into K rows. ``x`` is flat memory, ``steps`` how far the next image,
     class and pixel are in it: one compiled kernel then serves every memory format."""
-    for k in range(rows.shape[0]):
-        row = rows[k]
-        first = image * steps[0] + k * steps[1] + start * steps[2]
+    first = image * steps[0] + start * steps[2]
+    if steps[2] == 1:  # contiguous: a class is a plane
+        for k in range(rows.shape[0]):
+            rows[k, :count] = x[first + k * steps[1] : first + k * steps[1] + count]
+    else:  # channels-last: a pixel's classes lie together
         for j in range(count):
-            row[j] = x[first + j * steps[2]]
+            pixel = x[first + j * steps[2] : first + j * steps[2] + rows.shape[0]]
+            for k in range(pixel.size):
+                rows[k, j] = pixel[k]
+
+
+@_jit
+def _store(rows: Any, steps: Any, image: Any, start: Any, count: Any, x: Any) -> None:
+    """The way back of :func:`_load`."""
+    first = image * steps[0] + start * steps[2]
+    if steps[2] == 1:
+        for k in range(rows.shape[0]):
+            x[first + k * steps[1] : first + k * steps[1] + count] = rows[k, :count]
+    else:
+        for j in range(count):
+            pixel = x[first + j * steps[2] : first + j * steps[2] + rows.shape[0]]
+            for k in range(pixel.size):
+                pixel[k] = rows[k, j]
 
 
 @_jit
@@ -173,8 +191,4 @@ def backward(
             t = target[image, start + j]
             if t != ignore:
                 rows[t, j] -= g[j]
-        for k in range(classes):
-            row = rows[k]
-            to = image * steps[0] + k * steps[1] + start * steps[2]
-            for j in range(count):
-                gradient[to + j * steps[2]] = row[j]
+        _store(rows, steps, image, start, count, gradient)

@@ -210,10 +210,10 @@ def check_shapes(logits: Tensor, target: Tensor, classes: int) -> None:
 
 
 def check_values(target: Tensor, classes: int, ignore_index: int) -> None:
-    """LabelError where a target is neither a class nor ignored; two cheap passes when all is well."""
+    """LabelError where a target is neither a class nor ignored; three cheap passes when all is well."""
     if torch.compiler.is_compiling() or target.numel() == 0:
         return
-    low, high = (int(value) for value in target.aminmax())
+    low, high = (int(value) for value in torch.where(target == ignore_index, 0, target).aminmax())
     if low >= 0 and high < classes:
         return
     kept = target[target != ignore_index]
