@@ -145,7 +145,7 @@ def test_golden_logits() -> None:
 def test_vgg_form_learns_from_scratch() -> None:
     torch.manual_seed(0)
     model = DeepLabV2VGG(classes=3, widths=(8, 12, 16, 16, 16), fc_channels=32, dropout=0.1, dilations=(1, 2))
-    assert lesson_loss(model, rate=3e-3, steps=25) < 0.5 * PRIOR_ENTROPY
+    assert lesson_loss(model, rate=3e-3, steps=30) < 0.5 * PRIOR_ENTROPY
 
 
 @pytest.mark.slow
