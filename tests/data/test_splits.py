@@ -113,6 +113,7 @@ def test_names_with_years_are_no_sequences(tmp_path: Path) -> None:
     data = open_dataset(build(tmp_path, pictures))
     assert len(data.val) == 6
     assert {sequence_of(i) for i in data.val.ids} == {"2007", "2008"} == {sequence_of(i) for i in data.train.ids}
+    assert not any("sequences" in note for note in data.notes)
 
 
 def test_near_duplicates_stay_together(tmp_path: Path) -> None:

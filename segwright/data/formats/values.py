@@ -22,6 +22,7 @@ from segwright.images import read_mask
 from segwright.types import IGNORE_INDEX, Colour, LabelSpace
 
 PIXEL_BUDGET = 48_000_000  # about half a second of PNG decoding
+FILE_COST = 40_000  # what opening a file costs, in pixels: a hundred thousand tiny masks are not all read
 MANY_VALUES = 64  # more distinct values in small masks are no classes but blurred edges, or instance ids
 
 
@@ -73,7 +74,7 @@ def survey(count: int, read: ReadRaw, budget: int = PIXEL_BUDGET) -> Survey:
             budget -= 100_000  # a folder of broken files ends, too
             continue
         seen.masks += 1
-        budget -= mask.shape[0] * mask.shape[1]
+        budget -= mask.shape[0] * mask.shape[1] + FILE_COST
         if mask.ndim == 3 and is_grey(mask):
             seen.grey_rgb += 1
             mask = mask[..., 0]
