@@ -6,15 +6,19 @@ Launched by ``torchrun``, every process reads RANK, WORLD_SIZE and LOCAL_RANK. A
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 import torch.distributed as dist
+from torch import Tensor, nn
+
+from segwright.config import TrainingConfig
 
 TIMEOUT = timedelta(seconds=60)  # a dead rank ends the job within a minute
 
@@ -111,3 +115,16 @@ def world(device_type: str = "cpu") -> Iterator[World]:
     finally:
         dist.destroy_process_group()
         _CPU_GROUP.clear()
+
+
+def wrapped(network: nn.Module, config: TrainingConfig, device: torch.device, peers: World) -> Callable[[Tensor], Any]:
+    """The network as it is called in training: compiled, or over many processes, or as it is."""
+    model = network
+    if peers.size > 1:
+        if config.sync_bn and device.type == "cuda":  # torch has no SyncBatchNorm on a CPU
+            model = nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
+        ids = [device.index] if device.type == "cuda" else None
+        model = nn.parallel.DistributedDataParallel(model, device_ids=ids)
+    if config.compile is True:
+        model.compile()
+    return model

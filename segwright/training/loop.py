@@ -10,14 +10,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from segwright.augment.presets import Training as TrainingTransform
 from segwright.config import Phase, TrainConfig
@@ -34,7 +33,7 @@ from segwright.training.checkpoint import (
     restore_optimizer,
     save_checkpoint,
 )
-from segwright.training.distributed import World
+from segwright.training.distributed import World, wrapped
 from segwright.training.interrupt import StopRequest, stop_requests
 from segwright.training.log import Display, RunLog
 from segwright.training.memory import is_out_of_memory, memory_text
@@ -42,11 +41,12 @@ from segwright.training.optim import AveragedWeights, create_optimizer, set_lear
 from segwright.training.schedule import Plateau, learning_rate_factor
 from segwright.training.step import Criterion, TrainStep
 from segwright.training.validate import Validation, Validator
-from segwright.training.watch import Watch
+from segwright.training.watch import Waiting, Watch
 from segwright.types import Batch
 
 VALIDATION_SHARE = 0.05  # of the time, at most, for validations in a run by the clock
 SaveModel = Callable[[SegmentationModel, "Progress", Validation], None]
+OnValidation = Callable[["Progress", Validation], bool]
 
 
 @dataclass
@@ -71,7 +71,7 @@ class FitResult:
 
     progress: Progress
     finished: bool
-    stopped_by: str | None = None  # "SIGINT", "SIGTERM", "early stopping" or None
+    stopped_by: str | None = None  # "SIGINT", "SIGTERM", "early stopping", "on_validation" or None
     last_validation: Validation | None = None
 
 
@@ -93,6 +93,7 @@ class Parts:
     world: World = field(default_factory=World)
     display: Display = field(default_factory=Display)
     budget_seconds: float | None = None  # of training and validation together, when minutes drive the run
+    on_validation: OnValidation | None = None  # called on every rank alike; True ends the run
 
 
 class Trainer:
@@ -124,7 +125,7 @@ class Trainer:
             clip=self.config.clip,
             aux_weight=self.config.aux_weight,
             average=self.average,
-            forward=self._wrapped(),
+            forward=wrapped(self.model, self.config, self.device, self.world),
         )
         self.plateau = Plateau()
         self.progress = Progress()
@@ -138,9 +139,11 @@ class Trainer:
         )
         self.validator = Validator(parts.val, self.device, self.take_step.dtype, self.world) if parts.val else None
         self.watch = Watch(parts.train.label_space.names)
+        self.waiting = Waiting()
         self.last_save = self.validated_at = time.monotonic()
         self.validation_seconds = 0.0
         self.last_validation: Validation | None = None
+        self.cut_short = False  # by on_validation
         self.log: RunLog | None = None
 
     # -- the run ---------------------------------------------------------------------------------------------------
@@ -174,6 +177,8 @@ class Trainer:
             if self._validation_due():
                 self.validate()
             self.save()
+            if self.cut_short:
+                return "on_validation"
             patience = self.config.early_stopping
             if patience is not None and progress.waited >= patience:
                 return "early stopping"
@@ -219,13 +224,15 @@ class Trainer:
         """The batches of one update at a time; position moves on only when an update is complete."""
         parts = self.config.accumulate * self.progress.split_batch
         per_rank = max(1, phase.batch // self.world.size // self.progress.split_batch)
-        batches = self.loader.batches(
-            epoch=self.progress.epoch,
-            batch_size=per_rank,
-            transform=self.parts.transforms[phase],
-            start=self.progress.position,
-            weights=self.parts.sample_weights,
-            pin=self.device.type == "cuda",
+        batches = self.waiting.over(
+            self.loader.batches(
+                epoch=self.progress.epoch,
+                batch_size=per_rank,
+                transform=self.parts.transforms[phase],
+                start=self.progress.position,
+                weights=self.parts.sample_weights,
+                pin=self.device.type == "cuda",
+            )
         )
         try:
             collected: list[Batch] = []
@@ -237,9 +244,7 @@ class Trainer:
             if collected:
                 yield collected
         finally:
-            close = getattr(batches, "close", None)
-            if close is not None:
-                close()
+            batches.close()
 
     def _take(self, update: list[Batch], share: float, phase: Phase) -> None:
         """One update: the gradients of its batches, a step of the optimizer, the averages, the log."""
@@ -259,7 +264,9 @@ class Trainer:
         progress.position += count
         progress.samples += count
         progress.seconds = time.monotonic() - self.clock
-        self._record(loss, lr, count / max(time.monotonic() - started, 1e-9))
+        taken, waited = time.monotonic() - started, self.waiting.take()
+        self.watch.pace(progress.step, taken, waited, late)
+        self._record(loss, lr, count / max(taken + waited, 1e-9))
         if self._save_due():
             self.save()
 
@@ -345,6 +352,8 @@ class Trainer:
             if better:
                 self.parts.save_model(model, progress, found)
         self.world.barrier()
+        if self.parts.on_validation is not None:
+            self.cut_short = self.world.any(self.parts.on_validation(progress, found))
         return found
 
     def _record_validation(self, found: Validation, better: bool, seconds: float) -> None:
@@ -470,30 +479,3 @@ class Trainer:
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
         self.parts.display.say(f"out of memory: every batch is now taken in {parts} parts, its effective size stays")
-
-    def _wrapped(self) -> Callable[[Tensor], Any]:
-        """The network as it is called in training: compiled, or over many processes, or as it is."""
-        model: nn.Module = self.model
-        if self.world.size > 1:
-            if self.config.sync_bn and self.device.type == "cuda":
-                model = nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
-            ids = [self.device.index] if self.device.type == "cuda" else None
-            model = nn.parallel.DistributedDataParallel(model, device_ids=ids)
-        if self.config.compile is True:
-            model.compile()
-        return model
-
-
-@contextmanager
-def deterministic(wanted: bool) -> Iterator[None]:
-    """Equal seeds, equal weights: deterministic kernels only, while the block runs."""
-    before = torch.are_deterministic_algorithms_enabled()
-    benchmark = torch.backends.cudnn.benchmark
-    if wanted:
-        torch.use_deterministic_algorithms(True, warn_only=True)
-        torch.backends.cudnn.benchmark = False
-    try:
-        yield
-    finally:
-        torch.use_deterministic_algorithms(before)
-        torch.backends.cudnn.benchmark = benchmark

@@ -40,10 +40,12 @@ from segwright.training.cpu import has_native_bf16
 from segwright.training.distributed import World, world
 from segwright.training.finetune import transfer_weights
 from segwright.training.log import Display, read_log
-from segwright.training.loop import FitResult, Parts, Progress, Trainer, deterministic
+from segwright.training.loop import FitResult, OnValidation, Parts, Progress, Trainer
 from segwright.training.memory import available_bytes
+from segwright.training.muon import hidden_kernels
 from segwright.training.optim import create_optimizer
 from segwright.training.plan import Machine, Plan, cores, make_plan
+from segwright.training.reproducible import deterministic
 from segwright.training.step import TrainStep, choose_precision, seconds_per_step
 from segwright.training.validate import Validation
 from segwright.types import Batch
@@ -91,15 +93,19 @@ def run_training(
     command: str = "",
     started: float | None = None,
     display: Display | None = None,
+    checked: CheckResult | None = None,
+    on_validation: OnValidation | None = None,
 ) -> Run:
     """Train on ``data``. ``start``: a saved model to fine-tune; ``started``: when the time budget began to run
-    (``time.monotonic()``); errors are those of the check, the plan and the training."""
+    (``time.monotonic()``); ``checked``: what the data check found, where it was run already; ``on_validation`` is
+    called after each validation and ends the run by returning True. Errors: those of check, plan and training."""
     began = time.monotonic() if started is None else started
     device = choose_device(config.training.device)
     folder = Path(config.out) if config.out else default_folder(data, config)
     with world(device.type) as peers:
         session = _Session(data, config, folder, device, peers, command, began)
         session.display = display or Display(show=peers.is_first)
+        session.checked, session.on_validation = checked, on_validation
         if dry_run:
             return Run(folder, session.planned(resume=False))
         if not peers.is_first:
@@ -147,6 +153,8 @@ class _Session:
             raise UsageError("unknown network", expected=", ".join(CATALOG), found=config.model.name)
         self.train_split, self.val_split = training_splits(data, config)
         self.fingerprint: Fingerprint | None = None
+        self.checked: CheckResult | None = None
+        self.on_validation: OnValidation | None = None
 
     # -- before the first step -------------------------------------------------------------------------------------
 
@@ -189,6 +197,7 @@ class _Session:
             val_pictures=len(self.val_split) if self.val_split else 0,
             machine=self._machine(),
             pretrained=self._pretrained(),
+            normed=lambda config: is_normed(config, self.data.label_space.classes),
             probe=self._probe,
         )
         # Timed on the first rank alone: every rank must train by one plan.
@@ -199,7 +208,7 @@ class _Session:
 
     def _check(self) -> None:
         """Refuse what the data check calls an error, or leave those files out when asked to."""
-        result = inspect_dataset(self.data)
+        result = self.checked or inspect_dataset(self.data)
         errors = result.errors
         if errors and not self.config.data.skip_bad:
             raise refusal(errors, self.data)
@@ -316,6 +325,7 @@ class _Session:
             world=self.peers,
             display=self.display,
             budget_seconds=budget,
+            on_validation=self.on_validation,
         )
 
     def _finish_seconds(self, config: TrainConfig) -> float:
@@ -440,6 +450,17 @@ def build_network(config: TrainConfig, classes: int) -> SegmentationModel:
         in_channels=channels if isinstance(channels, int) else 3,
         **config.model.arguments,
     )
+
+
+def is_normed(config: TrainConfig, classes: int) -> bool:
+    """Whether batch norms follow most of a network's convolutions, which Muon asks for; nothing is allocated."""
+    try:
+        with torch.device("meta"):
+            network = build_network(config.with_values({"model.weights": None}), classes)
+    except (NotImplementedError, RuntimeError):  # an initialisation that needs real memory: then the usual optimizer
+        return False
+    convolutions = sum(p.numel() for p in network.parameters() if p.ndim == 4)
+    return sum(p.numel() for p in hidden_kernels(network)) > 0.5 * convolutions > 0
 
 
 def transform(config: TrainConfig, phase: Phase, fingerprint: Fingerprint) -> presets.Training:

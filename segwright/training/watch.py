@@ -2,14 +2,49 @@
 
 from __future__ import annotations
 
+import time
 from collections import deque
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Generator, Iterable, Mapping, Sequence
+from typing import Any, TypeVar
 
 from segwright.training.validate import Validation
 
 WINDOW = 200  # steps compared with the steps before them
 SPIKE = 3.0
+CLIMB, CLIMB_STEPS = 1.5, 30  # a loss that stays this much above its best mean of so many steps does not come back
+STARVING, PACE_STEPS = 0.2, 50  # share of the time spent waiting for batches, over so many steps
+
+Item = TypeVar("Item")
+
+
+class Waiting:
+    """Adds up the seconds a run waits for its batches: two looks at the clock a batch."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+
+    def over(self, batches: Iterable[Item]) -> Generator[Item, None, None]:
+        """The same batches; closing it closes ``batches``."""
+        iterator = iter(batches)
+        try:
+            while True:
+                started = time.monotonic()
+                try:
+                    batch = next(iterator)
+                except StopIteration:
+                    return
+                finally:
+                    self.seconds += time.monotonic() - started
+                yield batch
+        finally:
+            close = getattr(iterator, "close", None)
+            if close is not None:
+                close()
+
+    def take(self) -> float:
+        """The seconds since the last call."""
+        seconds, self.seconds = self.seconds, 0.0
+        return seconds
 
 
 class Watch:
@@ -20,6 +55,30 @@ class Watch:
         self.losses: deque[float] = deque(maxlen=2 * WINDOW)
         self.said: set[str] = set()
         self.never: dict[str, int] = {}
+        self.waits: deque[tuple[float, float]] = deque(maxlen=PACE_STEPS)
+        self.best = float("inf")  # the lowest mean loss of CLIMB_STEPS steps
+        self.late = False
+        self.starving = ""
+
+    def pace(self, step: int, taken: float, waited: float, late: bool) -> None:
+        """The seconds an update took and those spent waiting for its batches, before its record is looked at.
+
+        ``late``: the last phase has begun. Its loss has another sum and its pictures another size, so that losses
+        before and after are not comparable.
+        """
+        if late != self.late:
+            self.late, self.best = late, float("inf")
+            self.losses.clear()
+        self.waits.append((taken, waited))
+        if len(self.waits) == PACE_STEPS and step % PACE_STEPS == 0:
+            waiting = sum(waited for _, waited in self.waits)
+            share = waiting / max(sum(taken for taken, _ in self.waits) + waiting, 1e-9)
+            if share > STARVING:
+                self.starving = (
+                    f"odd: {share:.0%} of the last {PACE_STEPS} steps went by waiting for batches; "
+                    "try more --set training.workers, --set training.cache=true, or smaller files "
+                    "(pictures much larger than the crop are decoded whole)"
+                )
 
     def step(self, record: Mapping[str, Any]) -> list[str]:
         """What is odd about a step's record."""
@@ -34,6 +93,9 @@ class Watch:
                     "if it does not come back, the learning rate is too high: try --lr at a third",
                 )
         self.losses.append(loss)
+        lines += self._climb(record)
+        if self.starving:
+            lines += self._once("starving", self.starving)
         if len(self.losses) == 2 * WINDOW:
             ordered = list(self.losses)
             before, after = sum(ordered[:WINDOW]) / WINDOW, sum(ordered[WINDOW:]) / WINDOW
@@ -44,6 +106,23 @@ class Watch:
                     "try another --lr, and look at the data with `segwright check DATA --html check.html`",
                 )
         return lines
+
+    def _climb(self, record: Mapping[str, Any]) -> list[str]:
+        """The loss has risen and stays up: the mark of a learning rate that is too high, where a spike passes."""
+        if len(self.losses) < CLIMB_STEPS:
+            return []
+        recent = list(self.losses)[-CLIMB_STEPS:]
+        mean = sum(recent) / CLIMB_STEPS
+        self.best = min(self.best, mean)
+        # The median as well: one huge loss lifts a mean of thirty, and has its own line.
+        if min(mean, sorted(recent)[CLIMB_STEPS // 2]) <= CLIMB * max(self.best, 0.05):
+            return []
+        return self._once(
+            "climb",
+            f"odd: the loss rose from {self.best:.3f} to {mean:.3f} and stays there (step {record['step']}, "
+            f"learning rate {float(record['lr']):.2g}): the learning rate is too high; try --lr at a third, "
+            "or look with `segwright lr-range DATA`",
+        )
 
     def validation(self, found: Validation) -> list[str]:
         """What is odd about a validation: classes that occur and are never predicted, three times in a row."""
