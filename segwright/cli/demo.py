@@ -24,7 +24,7 @@ from segwright.images import UInt8Array, read_image
 MARK = ".segwright-demo"  # so that only a folder of an earlier demo is ever cleared
 SIZE = (128, 192)
 TRAIN, VAL, TEST = 160, 24, 40
-TRAINING = ("--model", "unet", "--encoder", "resnet10t", "--weights", "none", "--epochs", "24", "--seed", "0")
+TRAINING = ("--model", "unet", "--encoder", "resnet10t", "--weights", "none", "--epochs", "3", "--seed", "0")
 
 Verb = Callable[[Sequence[str]], None]
 

@@ -123,15 +123,19 @@ def make_plan(
     val_pictures: int,
     machine: Machine,
     pretrained: bool,
+    normed: Callable[[TrainConfig], bool] = lambda config: config.model.name == "leannet",
     probe: Probe | None = None,
 ) -> Plan:
-    """Resolve ``config``. ``pictures``: of the training split; ``pretrained``: whether encoder weights can be had;
-    ``probe`` times a training step. DataError where there is nothing to train on."""
+    """Resolve ``config``. DataError where there is nothing to train on.
+
+    ``pictures``: of the training split; ``pretrained``: whether encoder weights can be had; ``normed`` says whether a
+    config's network normalises after its convolutions; ``probe`` times a training step.
+    """
     if pictures == 0:
         raise DataError("the training split is empty", fix="add pictures, or name the format with --format")
     draft = _Draft(config)
     scratch = _plan_model(draft, fingerprint, machine, pretrained)
-    _plan_optimizer(draft, machine, scratch)
+    _plan_optimizer(draft, scratch, normed(draft.resolved()) if scratch else False)
     _plan_budget(draft, pictures)
     _plan_crops(draft, fingerprint, pictures, machine, scratch)
     _plan_variant(draft, machine, pictures, probe)
@@ -157,15 +161,30 @@ def _plan_model(draft: _Draft, fingerprint: Fingerprint, machine: Machine, pretr
         return True
     draft.choose("model.name", "", "")
     draft.choose("model.encoder", None, "the network's own default")
-    return weights is None or not pretrained
+    scratch = weights is None or not pretrained
+    if draft.get("model.name") == "unet" and scratch and not machine.is_gpu:
+        _plan_lean_unet(draft)
+    return scratch
 
 
-def _plan_optimizer(draft: _Draft, machine: Machine, scratch: bool) -> None:
+def _plan_lean_unet(draft: _Draft) -> None:
+    """A U-Net that few CPU cores can train: half the decoder's channels, logits at half the resolution."""
+    arguments = draft.config.model.arguments
+    if {"decoder_channels", "head_stride"} & set(arguments):
+        return
+    lean = {"head_stride": 2, "decoder_channels": [128, 64, 48, 32]}
+    draft.values["model.arguments"] = {**arguments, **lean}
+    draft.values["training.native_logits"] = True
+    draft.decisions.append(Decision("model.arguments", lean, "a lean decoder: half the time of the full one on a CPU"))
+
+
+def _plan_optimizer(draft: _Draft, scratch: bool, normed: bool) -> None:
     name = draft.get("model.name")
-    if scratch and name == "leannet":
+    if scratch and normed:
         draft.choose("training.optimizer", "muon", "learns fastest from random weights where batch norms follow")
         if draft.get("training.optimizer") == "muon":
             draft.choose("training.lr", 4e-3, "of the parameters that AdamW trains beside Muon")
+    if scratch and name == "leannet":
         draft.values.setdefault("training.aux_weight", 0.3)
         draft.values.setdefault("training.aux_fade", True)
         draft.values.setdefault("training.native_logits", True)
