@@ -62,7 +62,7 @@ class SoftmaxStatistics(torch.autograd.Function):
         return torch.from_numpy(surprise).view(n, height, width), spread_map, torch.from_numpy(found)
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(
         ctx: Any, slope: Tensor | None, spread_slope: Tensor | None, overlap_slope: Tensor | None
     ) -> tuple[Tensor | None, ...]:

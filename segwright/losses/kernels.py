@@ -27,11 +27,12 @@ BIAS, SHIFT = np.int32(127), np.int32(23)
 
 
 def _jit(function: Callable[..., Any]) -> Callable[..., Any]:
-    options = {"nogil": True, "error_model": "numpy", "fastmath": {"contract", "nsz"}}
+    options: dict[str, Any] = {"nogil": True, "error_model": "numpy", "fastmath": {"contract", "nsz"}}
     try:
-        return numba.njit(cache=True, **options)(function)  # type: ignore[no-any-return]
+        compiled: Callable[..., Any] = numba.njit(cache=True, **options)(function)
     except RuntimeError:  # no folder for the compiler's cache
-        return numba.njit(**options)(function)  # type: ignore[no-any-return]
+        compiled = numba.njit(**options)(function)
+    return compiled
 
 
 @_jit

@@ -219,9 +219,10 @@ def check_values(target: Tensor, classes: int, ignore_index: int) -> None:
     kept = target[target != ignore_index]
     wrong = kept[(kept < 0) | (kept >= classes)]
     if wrong.numel():
+        seen = torch.unique(wrong)[:8].tolist()
         raise LabelError(
             "the target holds values that are no class",
             expected=f"0 to {classes - 1} or {ignore_index} (ignored)",
-            found=f"{wrong.numel()} pixels with {', '.join(str(v) for v in wrong.unique()[:8].tolist())}",
+            found=f"{wrong.numel()} pixels with {', '.join(str(v) for v in seen)}",
             fix="check the number of classes and the label map",
         )
