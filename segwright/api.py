@@ -6,7 +6,7 @@ Functions import what they need when they are called: a data check must not wait
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from segwright.inference.predictor import Predictor
     from segwright.models.segmenter import SegmentationModel
     from segwright.training.run import Run
+    from segwright.training.tune import Tuning
 
 __all__ = [
     "check",
@@ -42,6 +43,7 @@ __all__ = [
     "open_dataset",
     "predict",
     "train",
+    "tune",
     "tune_post",
 ]
 
@@ -132,6 +134,39 @@ def train_run(
     return run_training(data, settings, resume=resume, start=start, dry_run=dry_run, command=command, started=started)
 
 
+def tune(
+    data: Dataset | str | Path,
+    out: str | Path,
+    *,
+    minutes: float,
+    trial_minutes: float | None = None,
+    architectures: Sequence[str] = (),
+    config: str | Path | None = None,
+    values: Mapping[str, Any] | None = None,
+    resume: bool = False,
+    say: Callable[[str], None] = lambda line: None,
+) -> Tuning:
+    """Search for better settings than the planned ones; see :func:`segwright.training.tune.tune`."""
+    from segwright.training.tune import require_optuna
+    from segwright.training.tune import tune as search
+
+    require_optuna()  # before the data is looked through
+    base = (load_config(config) if config is not None else TrainConfig()).with_values(dict(values or {}))
+    if isinstance(data, str | Path):
+        base = base.with_values({"data.path": str(data)})
+        data = open_dataset(data, base.data.format)
+    return search(
+        data,
+        base,
+        Path(out),
+        minutes=minutes,
+        trial_minutes=trial_minutes,
+        architectures=architectures,
+        resume=resume,
+        say=say,
+    )
+
+
 def evaluate(
     model: str | Path | Predictor,
     data: Split | Dataset | str | Path,
@@ -143,10 +178,15 @@ def evaluate(
     format: str | None = None,
 ) -> Evaluation:
     """Score a model (a run folder, bundle, ``.onnx`` file or predictor) on a split that has masks."""
-    chosen = data if isinstance(data, Split) else choose_split(_opened(data, format), split)
     from segwright.evaluation.evaluate import evaluate as evaluate_predictor
 
     predictor = _predictor(model, device, post, tta)
+    if isinstance(data, Split):
+        return evaluate_predictor(predictor, data)
+    dataset = _opened(data, format)
+    if predictor.value_range is not None and dataset.value_range is not None:
+        dataset = dataset.with_value_range(predictor.value_range)  # as the model was taught to see deep pictures
+    chosen = choose_split(dataset, split)
     return evaluate_predictor(predictor, chosen)
 
 
@@ -171,7 +211,7 @@ def evaluate_path(
     if model.is_dir() and not a_run:
         found = evaluate_masks(model, chosen)
     else:
-        found = evaluate(load(model, device=device, post=post, tta=tta), chosen)
+        found = evaluate(model, data, split=split, device=device, post=post, tta=tta, format=format)
     if report is not None:
         write_report(report, found, chosen, RunFacts(title=f"{model.name} on {chosen.name}", command=command))
     return found

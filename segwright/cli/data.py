@@ -9,7 +9,7 @@ import typer
 
 from segwright.cli.common import Data, Format, Json, console, write_result
 
-datasets_app = typer.Typer(help="Data sets: the formats that are read, and downloads.", no_args_is_help=False)
+datasets_app = typer.Typer(help="Data sets: the formats that are read, and downloads.", invoke_without_command=True)
 
 
 def check(
@@ -45,6 +45,41 @@ def convert(
     result = api.convert(data, to, out, format=format)
     console().print(f"{result['pictures']} pictures written as {to}: {out}")
     write_result(json, result)
+
+
+@datasets_app.callback()
+def datasets(context: typer.Context, json: Json = None) -> None:
+    """The formats that are recognised, and the data sets that can be downloaded."""
+    if context.invoked_subcommand is not None:
+        return
+    from segwright.cli.tables import downloads_table, formats_table
+    from segwright.data.catalogue import CATALOGUE
+    from segwright.data.formats import FORMATS
+
+    screen = console()
+    screen.print("[bold]Formats, each recognised by what lies on the disk[/]")
+    screen.print(formats_table(list(FORMATS.values())))
+    screen.print("\n[bold]Downloads: segwright datasets get NAME[/]")
+    screen.print(downloads_table(list(CATALOGUE.values())))
+    formats = [{"name": f.name, "title": f.title, "looks_for": f.looks_for} for f in FORMATS.values()]
+    downloads = [
+        {"name": d.name, "title": d.title, "bytes": d.bytes, "licence": d.licence, "homepage": d.homepage}
+        for d in CATALOGUE.values()
+    ]
+    write_result(json, {"formats": formats, "downloads": downloads})
+
+
+@datasets_app.command("get")
+def get(
+    name: Annotated[str, typer.Argument(help="A name that `segwright datasets` lists.")],
+    out: Annotated[Path | None, typer.Option("--out", metavar="FOLDER", help="Where it goes; ./NAME.")] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Agree to the licence without being asked.")] = False,
+) -> None:
+    """Download a data set: resumed where it broke off, checked, unpacked safely; the licence is shown first."""
+    from segwright.data.download import get as download
+
+    folder = download(name, out or Path(name), yes=yes)
+    console().print(f"{folder}\nnext: segwright check {folder}")
 
 
 def register(app: typer.Typer) -> None:

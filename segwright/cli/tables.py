@@ -9,6 +9,8 @@ from rich.console import Console
 from rich.table import Table
 
 if TYPE_CHECKING:
+    from segwright.data.catalogue import Downloadable
+    from segwright.data.formats import Format
     from segwright.evaluation.tune_post import Trial
 
 
@@ -53,4 +55,41 @@ def tuning_table(trials: Sequence[Trial], baseline: float, rows: int = 8) -> Tab
     for trial in sorted(trials, key=lambda trial: -trial.miou)[:rows]:
         gain = f"{100 * (trial.miou - baseline):+.2f}"
         table.add_row(trial.chain or "(the network alone)", f"{trial.miou:.4f}", gain, f"{trial.milliseconds:.0f}")
+    return table
+
+
+def formats_table(formats: Sequence[Format]) -> Table:
+    """The data formats, with what each is recognised by."""
+    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+    table.add_column(no_wrap=True, style="bold")
+    for known in formats:
+        table.add_row(known.name, f"{known.title}: {known.looks_for}")
+    return table
+
+
+def downloads_table(entries: Sequence[Downloadable]) -> Table:
+    """What can be downloaded, how large it is, on what terms."""
+    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+    table.add_column(no_wrap=True, style="bold")
+    table.add_column(no_wrap=True, justify="right")
+    for entry in entries:
+        table.add_row(entry.name, f"{entry.bytes / 1e9:.1f} GB", f"{entry.title} [dim]({entry.licence})[/]")
+    return table
+
+
+def trials_table(trials: Sequence[Mapping[str, Any]], rows: int = 10) -> Table:
+    """The best trainings of a search, the default among them."""
+    table = Table(box=None, header_style="bold", padding=(0, 2, 0, 0))
+    table.add_column("trial", no_wrap=True)
+    table.add_column("val mIoU", justify="right")
+    table.add_column("state")
+    for name in trials[0]["params"] if trials else ():
+        table.add_column(name)
+    ordered = sorted(trials, key=lambda trial: -(trial["val_miou"] or 0.0))
+    default = [trial for trial in ordered[rows:] if trial["number"] == 0]
+    for trial in ordered[:rows] + default:
+        values = [f"{v:.2g}" if isinstance(v, float) else str(v) for v in trial["params"].values()]
+        name = "0, the default" if trial["number"] == 0 else str(trial["number"])
+        miou = trial["val_miou"]
+        table.add_row(name, "–" if miou is None else f"{miou:.3f}", trial["note"] or trial["state"], *values)
     return table

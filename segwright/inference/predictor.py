@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 from scipy.special import softmax
 
+from segwright.data.records import ValueRange
 from segwright.errors import BundleError, ModelError
-from segwright.images import UInt8Array, read_image
+from segwright.images import UInt8Array, read_image, read_raster
 from segwright.inference.bundle import Bundle, is_bundle, load_bundle
 from segwright.inference.runtimes import OnnxRuntime, Runtime, TorchRuntime
 from segwright.inference.tiling import DEFAULT_WINDOW, predict_tiled
@@ -48,6 +49,8 @@ class Predictor:
         self.bundle = bundle
         text = post if post is not None else (bundle.postprocess if bundle else None)
         self.chain: Chain | None = None if text in (None, "", "none") else parse_chain(str(text), label_space.names)
+        saved = (bundle.preprocessing if bundle else {}).get("value_range")
+        self.value_range = ValueRange.from_json(saved) if saved else None
         self.tta: TestTimeAugmentation | None = parse_tta(tta) if tta else None
 
     @classmethod
@@ -63,6 +66,8 @@ class Predictor:
 
     def read(self, path: str | Path) -> UInt8Array:
         """A picture file as the network was taught to see it: its channels, its value range."""
+        if self.value_range is not None:
+            return fit_channels(self.value_range.apply(read_raster(path)), self.runtime.in_channels)
         return fit_channels(read_image(path), self.runtime.in_channels)
 
     def predict(self, image: UInt8Array, *, probabilities: bool = False) -> Prediction:

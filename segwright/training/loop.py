@@ -44,7 +44,7 @@ from segwright.training.validate import Validation, Validator
 from segwright.training.watch import Waiting, Watch
 from segwright.types import Batch
 
-VALIDATION_SHARE = 0.05  # of the time, at most, for validations in a run by the clock
+VALIDATION_SHARE = 0.03  # of the time, at most, for validations in a run by the clock
 SaveModel = Callable[[SegmentationModel, "Progress", Validation], None]
 OnValidation = Callable[["Progress", Validation], bool]
 
