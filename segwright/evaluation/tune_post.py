@@ -126,10 +126,13 @@ def tune_post(
         found = _Search(cache, search, names, time.monotonic() + 60 * minutes)
         baseline = found.score("")
         winner = found.run([*chains, *STARTS])
+        notes = cache.notes
+        if found.cut:
+            notes += (f"The search stopped at its limit of {minutes:g} minutes, after {len(found.trials) - 1} chains.",)
         if winner.miou <= baseline.miou + LEAST_GAIN:
             return TuningResult(
                 "", False, 0.0, 0.0, 0.0, 0.0, baseline.miou, baseline.miou, len(search), len(confirm),
-                tuple(found.trials.values()), cache.notes,
+                tuple(found.trials.values()), notes,
             )  # fmt: skip
         before, _ = cache.counts(Chain(), confirm)
         after, milliseconds = cache.counts(parse_chain(winner.chain, names), confirm)
@@ -138,7 +141,7 @@ def tune_post(
         return TuningResult(
             winner.chain, bool(difference.low > 0), difference.difference, difference.low, difference.high,
             milliseconds, miou_by_convention(before), miou_by_convention(after), len(search), len(confirm),
-            tuple(found.trials.values()), cache.notes,
+            tuple(found.trials.values()), notes,
         )  # fmt: skip
 
 
@@ -210,6 +213,7 @@ class _Search:
     def __init__(self, cache: _Cache, numbers: Sequence[int], names: Sequence[str], deadline: float) -> None:
         self.cache, self.numbers, self.names, self.deadline = cache, numbers, names, deadline
         self.trials: dict[str, Trial] = {}
+        self.cut = False  # whether time ran out
 
     def score(self, text: str) -> Trial:
         chain = parse_chain(text, self.names)
@@ -223,6 +227,7 @@ class _Search:
         winner = start
         for text in texts:
             if time.monotonic() > self.deadline:
+                self.cut = True
                 break
             trial = self.score(text)
             if trial.miou > winner.miou + LEAST_GAIN:

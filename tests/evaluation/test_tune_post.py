@@ -89,6 +89,7 @@ def test_the_cache_is_bounded_and_removed(tmp_path: object) -> None:
     )
     assert result.search_pictures + result.confirm_pictures == 6
     assert "6 of 12 pictures" in result.summary
+    assert "after 0 chains" in result.summary
     assert list(tmp_path.iterdir()) == []  # type: ignore[attr-defined]
 
 
