@@ -1,0 +1,73 @@
+"""Verbs that look for better settings: tune."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from segwright.cli.common import Data, Device, Format, Json, console, write_result
+
+Settings = Annotated[list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Any setting.")]
+Config = Annotated[Path | None, typer.Option("--config", metavar="FILE", help="A config.yaml to begin with.")]
+
+
+def tune(
+    data: Data,
+    minutes: Annotated[float, typer.Option(help="Of the whole search, the comparison included.", min=0.01)],
+    out: Annotated[Path, typer.Option("--out", metavar="FOLDER", help="Where the search is kept.")],
+    trial_minutes: Annotated[
+        float | None, typer.Option("--trial-minutes", help="Of one training; a twelfth of --minutes when left out.")
+    ] = None,
+    model: Annotated[str, typer.Option("--model", help="Keep to this network; auto searches several.")] = "auto",
+    architectures: Annotated[
+        str | None, typer.Option(metavar="A,B,…", help="Networks to try: leannet:small,unet:resnet18,…")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Of the trainings and of the search.", min=0)] = None,
+    device: Device = "auto",
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the search in --out.")] = False,
+    config: Config = None,
+    settings: Settings = None,
+    format: Format = None,
+    json: Json = None,
+) -> None:
+    """Search for better settings than the planned ones, and say whether they are: Optuna, with early pruning."""
+    from segwright.training.cpu import prepare_cpu
+
+    prepare_cpu()  # before torch is loaded
+    from segwright import api
+    from segwright.config import parse_overrides
+
+    given: dict[str, Any] = {
+        "model.name": None if model == "auto" else model,
+        "training.seed": seed,
+        "training.device": None if device == "auto" else device,
+        "data.format": format,
+    }
+    found = api.tune(
+        data,
+        out,
+        minutes=minutes,
+        trial_minutes=trial_minutes,
+        architectures=[name.strip() for name in architectures.split(",")] if architectures else (),
+        config=config,
+        values={key: value for key, value in given.items() if value is not None} | parse_overrides(settings or []),
+        resume=resume,
+        say=lambda line: print(line, file=sys.stderr, flush=True),
+    )
+    from segwright.cli.tables import trials_table
+
+    screen = console()
+    screen.print(trials_table([trial.to_json() for trial in found.trials]))
+    screen.print(found.sentence, markup=False)
+    screen.print(f"settings: {found.config}\npage: {found.folder / 'study.html'}", markup=False)
+    write_result(json, found.to_json())
+    if found.stopped_by is not None:
+        raise typer.Exit(143 if found.stopped_by == "SIGTERM" else 130)
+
+
+def register(app: typer.Typer) -> None:
+    """Add this module's verbs."""
+    app.command()(tune)
