@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from segwright.evaluation.tune_post import TuningResult
     from segwright.inference.predictor import Predictor
     from segwright.models.segmenter import SegmentationModel
+    from segwright.training.crossval import CrossValidation
+    from segwright.training.lr_range import LrRange
     from segwright.training.run import Run
     from segwright.training.tune import Tuning
 
@@ -36,10 +38,12 @@ __all__ = [
     "compare",
     "convert",
     "create_model",
+    "cross_validate",
     "evaluate",
     "export",
     "list_models",
     "load",
+    "lr_range",
     "open_dataset",
     "predict",
     "train",
@@ -134,6 +138,55 @@ def train_run(
     return run_training(data, settings, resume=resume, start=start, dry_run=dry_run, command=command, started=started)
 
 
+def cross_validate(
+    data: Dataset | str | Path,
+    values: Mapping[str, Any],
+    folds: int,
+    *,
+    config: str | Path | None = None,
+    out: str | Path | None = None,
+    resume: bool = False,
+    start: str | Path | None = None,
+    command: str = "",
+) -> CrossValidation:
+    """Train and score ``folds`` models on parts of a data set; see :mod:`segwright.training.crossval`."""
+    from segwright.training.crossval import cross_validate as train_folds
+
+    data, settings = _configured(data, values, config, out)
+    if resume and settings.out is None:
+        raise UsageError("--resume needs the run folder", fix="segwright train DATA --folds K --resume --out FOLDER")
+    return train_folds(data, settings, folds, resume=resume, start=start, command=command)
+
+
+def lr_range(
+    data: Dataset | str | Path,
+    *,
+    values: Mapping[str, Any] | None = None,
+    config: str | Path | None = None,
+    start: str | Path | None = None,
+    low: float = 1e-5,
+    high: float = 1.0,
+    steps: int = 100,
+) -> LrRange:
+    """The loss while the learning rate rises, and a suggestion; nothing is trained or kept."""
+    from segwright.training.lr_range import range_test
+    from segwright.training.run import planned_trainer
+
+    data, settings = _configured(data, values or {}, config, None)
+    return range_test(planned_trainer(data, settings, start=start), low=low, high=high, steps=steps)
+
+
+def _configured(
+    data: Dataset | str | Path, values: Mapping[str, Any], config: str | Path | None, out: str | Path | None
+) -> tuple[Dataset, TrainConfig]:
+    base = load_config(config) if config is not None else TrainConfig()
+    settings = base.with_values({**values, **({"out": str(out)} if out is not None else {})})
+    if isinstance(data, str | Path):
+        settings = settings.with_values({"data.path": str(data)})
+        data = open_dataset(data, settings.data.format)
+    return data, settings
+
+
 def tune(
     data: Dataset | str | Path,
     out: str | Path,
@@ -151,10 +204,7 @@ def tune(
     from segwright.training.tune import tune as search
 
     require_optuna()  # before the data is looked through
-    base = (load_config(config) if config is not None else TrainConfig()).with_values(dict(values or {}))
-    if isinstance(data, str | Path):
-        base = base.with_values({"data.path": str(data)})
-        data = open_dataset(data, base.data.format)
+    data, base = _configured(data, values or {}, config, None)
     return search(
         data,
         base,
@@ -332,13 +382,16 @@ def tune_post(
     minutes: float = 10.0,
 ) -> TuningResult:
     """Search post-processing on ``data``; a winner is saved into the model when ``keep`` is set."""
+    from segwright.data.splits import sequence_of
     from segwright.evaluation.tune_post import tune_post as search_post
     from segwright.inference.bundle import load_bundle, save_bundle
     from segwright.inference.predictor import find_bundle
 
     folder = find_bundle(model)
     predictor = load(folder, device=device, post="none")
-    result = search_post(predictor, choose_split(open_dataset(data, format), split or "val"), minutes=minutes)
+    chosen = choose_split(open_dataset(data, format), split or "val")
+    # Frames of one sequence err together: the bootstrap draws sequences, not frames.
+    result = search_post(predictor, chosen, minutes=minutes, groups=[sequence_of(name) for name in chosen.ids])
     if keep and result.kept:
         network, bundle = load_bundle(folder)
         metrics = {**bundle.metrics, "postprocess": result.to_json()}

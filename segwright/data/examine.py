@@ -220,7 +220,7 @@ def _size_trouble(record: Record, found: Examination, image: UInt8Array, labels:
 def _describe_picture(image: UInt8Array, found: Examination) -> None:
     height, width, channels = image.shape
     found.size, found.channels = (height, width), channels
-    found.crc = zlib.crc32(memoryview(np.ascontiguousarray(image)))
+    found.crc = zlib.crc32(np.ascontiguousarray(image).data)
     if channels <= 4:
         mean, std = cv2.meanStdDev(image)
     else:

@@ -378,7 +378,9 @@ def _joins(name: str) -> bool:
 
 
 def _duplicates(pairs: Sequence[Pair], records: Sequence[Record], member: Sequence[Sequence[str]]) -> list[Problem]:
-    across_exact, across_near, within = [], [], []
+    across_exact: list[Pair] = []
+    across_near: list[Pair] = []
+    within: list[Pair] = []
     for pair in pairs:
         a, b = ({name for name in member[i] if not _joins(name)} for i in (pair.first, pair.second))
         if a and b and not a & b:

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from segwright.images import UInt8Array
 
-Floats = npt.NDArray[np.float32]
+Floats = npt.NDArray[np.floating[Any]]  # float32 all through; numpy's stubs widen it in mixed arithmetic
 Bools = npt.NDArray[np.bool_]
 Colour = Sequence[float]
 T = TypeVar("T")

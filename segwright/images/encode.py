@@ -44,6 +44,7 @@ def write_bytes(path: Path, data: bytes) -> Path:
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(data)
+        os.chmod(beside, 0o644)  # mkstemp's 0600 would lock out whoever else is to look at it
         os.replace(beside, path)
     except BaseException:
         Path(beside).unlink(missing_ok=True)

@@ -111,7 +111,7 @@ def count_flops(model: SegmentationModel, height: int, width: int) -> int:
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         model(_blank(model, 1, height, width))
     model.train(was_training)
-    return counter.get_total_flops()
+    return int(counter.get_total_flops())
 
 
 def training_peak(model: SegmentationModel, batch: int, height: int, width: int) -> int:
@@ -124,10 +124,10 @@ def training_peak(model: SegmentationModel, batch: int, height: int, width: int)
     with LiveBytes() as live:
         output = model(images)
         losses = [nn.functional.cross_entropy(logits, target) for logits in (output.logits, *output.aux.values())]
-        torch.stack(losses).sum().backward()
+        torch.stack(losses).sum().backward()  # type: ignore[no-untyped-call]
     model.zero_grad(set_to_none=True)
     model.train(was_training)
-    return live.peak
+    return int(live.peak)
 
 
 def time_forward(
@@ -149,11 +149,11 @@ def time_forward(
     return statistics.median(times[2:])
 
 
-class LiveBytes(TorchDispatchMode):
+class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Counts the bytes of the storages that operations make, while they live. ``peak``: the most at one time."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.now = 0
         self.peak = 0
         self._seen: weakref.WeakSet[torch.UntypedStorage] = weakref.WeakSet()

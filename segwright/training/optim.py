@@ -102,10 +102,14 @@ def _classified(model: nn.Module) -> Iterator[tuple[str, bool, nn.Parameter]]:
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, factor: float) -> float:
-    """Scale every group's peak by ``factor``; returns the largest learning rate, for the log."""
+    """Scale every group's peak by ``factor``; returns the largest learning rate, for the log.
+
+    Muon's kernels turn by a share of their norm, which is no learning rate: they count only where they are alone.
+    """
     for group in optimizer.param_groups:
         group["lr"] = group["base_lr"] * factor
-    return float(max(group["lr"] for group in optimizer.param_groups))
+    usual = [group["lr"] for group in optimizer.param_groups if not group.get("orthogonal")]
+    return float(max(usual or [group["lr"] for group in optimizer.param_groups]))
 
 
 class AveragedWeights:
