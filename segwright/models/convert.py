@@ -17,6 +17,7 @@ from torch import Tensor
 
 from segwright.errors import WeightsError
 from segwright.models.segmenter import SegmentationModel
+from segwright.models.vgg import adapt_input_channels
 
 State = Mapping[str, Tensor]
 Origin = Literal["segwright", "torchvision", "smp", "transformers", "encoder"]
@@ -68,7 +69,7 @@ def load_converted(model: SegmentationModel, state: State, origin: Origin | None
         if key not in own or tensor.shape == own[key].shape:
             continue
         if tensor.ndim == 4 and own[key].shape[1] == model.in_channels and _same_but_inputs(tensor, own[key]):
-            converted[key] = adapt_channels(tensor, model.in_channels)
+            converted[key] = adapt_input_channels(tensor, model.in_channels)
             adapted.append(key)
         elif _is_classifier(tensor, own[key], model.classes):
             left_out.append(key)
@@ -83,14 +84,6 @@ def load_converted(model: SegmentationModel, state: State, origin: Origin | None
     taken = {key: tensor for key, tensor in converted.items() if key in own}
     model.load_state_dict(taken, strict=False)
     return Loaded(origin, len(taken), tuple(left_out), tuple(adapted))
-
-
-def adapt_channels(weight: Tensor, channels: int) -> Tensor:
-    """A first convolution (O, 3, k, k) for ``channels``: summed for one, else repeated and scaled."""
-    if channels == 1:
-        return weight.sum(1, keepdim=True)
-    repeats = -(-channels // weight.shape[1])
-    return weight.repeat(1, repeats, 1, 1)[:, :channels] * (weight.shape[1] / channels)
 
 
 def rename(key: str, table: Mapping[str, str]) -> str:

@@ -85,9 +85,8 @@ class SegmentationModel(nn.Module):
         # Only eager training can meet the error that is explained there, and a traced graph cannot hold a try.
         eager = self.training and not torch.compiler.is_compiling()
         output = self._forward_explained(self.pad(x)) if eager else self.forward_padded(self.pad(x))
-        return SegOutput(
-            output.logits[..., :height, :width], {name: aux[..., :height, :width] for name, aux in output.aux.items()}
-        )
+        aux = {name: crop(logits, height, width) for name, logits in output.aux.items()}
+        return SegOutput(crop(output.logits, height, width), aux)
 
     def forward_padded(self, x: Tensor) -> SegOutput:
         """``x``: normalised float (N, C, H, W), sides multiples of ``size_divisor``; returns logits at (H, W)."""
@@ -145,6 +144,16 @@ def resize(x: Tensor, size: tuple[int, int], *, align_corners: bool = False) -> 
     if known and tuple(x.shape[-2:]) == tuple(size):
         return x
     return F.interpolate(x, size=size, mode="bilinear", align_corners=align_corners)
+
+
+def crop(x: Tensor, height: int, width: int) -> Tensor:
+    """The upper left (height, width) of (N, C, H, W)."""
+    if torch.compiler.is_exporting() and not torch.onnx.is_in_onnx_export():
+        # A slice to a free size makes torch.export guard "smaller than before", and the exported program then refuses
+        # the sizes that need no padding; picking rows and columns does not. ONNX has no such guards, and slices.
+        rows, columns = torch.arange(height, device=x.device), torch.arange(width, device=x.device)
+        return x.index_select(2, rows).index_select(3, columns)
+    return x[..., :height, :width]
 
 
 def count_parameters(model: nn.Module) -> int:

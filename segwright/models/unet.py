@@ -108,6 +108,12 @@ class UNet(SegmentationModel):
         dropout: float = 0.0,
     ) -> None:
         deepest = max(encoder.channels)
+        if len(encoder.channels) < 2:
+            raise ModelError(
+                f"U-Net joins several resolutions, and {encoder.name} has one resolution",
+                expected="a hierarchical encoder, such as resnet34, mobilenetv2_100 or convnext_tiny",
+                found=f"strides {', '.join(map(str, encoder.channels))}",
+            )
         super().__init__(
             classes=classes,
             in_channels=encoder.in_channels,

@@ -46,8 +46,8 @@ def test_networks_that_cannot_be_dilated_say_so() -> None:
 def test_unknown_and_unhierarchical_encoders_are_explained() -> None:
     with pytest.raises(UsageError, match="unknown encoder"):
         TimmEncoder("resnot34")
-    with pytest.raises(ModelError, match="strides"):
-        create_model("unet", classes=2, encoder="test_vit", weights=None, decoder_channels=(8,))
+    with pytest.raises(ModelError, match="one resolution"):
+        create_model("unet", classes=2, encoder="test_vit", weights=None)
     with pytest.raises(ModelError, match="does not have"):
         create_model("deeplabv3plus", classes=2, encoder="test_vit", weights=None)
 
@@ -97,7 +97,7 @@ def test_frozen_batch_norms_stay_so_through_train() -> None:
     before = {name: buffer.clone() for name, buffer in model.encoder.named_buffers()}
     model.train()(torch.zeros(2, 64, 64, 3, dtype=torch.uint8))
     assert all(torch.equal(buffer, before[name]) for name, buffer in model.encoder.named_buffers())
-    assert model.encoder.model.conv1.weight.requires_grad
+    assert model.encoder.model.layer1[0].conv1.weight.requires_grad
     norms = [p for m in model.encoder.modules() if isinstance(m, torch.nn.BatchNorm2d) for p in m.parameters()]
     assert norms and not any(p.requires_grad for p in norms)
 
