@@ -16,7 +16,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 
 from segwright.augment.presets import Training as TrainingTransform
 from segwright.config import Phase, TrainConfig
@@ -40,6 +39,8 @@ from segwright.training.memory import is_out_of_memory, memory_text
 from segwright.training.optim import AveragedWeights, create_optimizer, set_learning_rate
 from segwright.training.schedule import Plateau, learning_rate_factor
 from segwright.training.step import Criterion, TrainStep
+from segwright.training.trackers import Trackers
+from segwright.training.unfreeze import BatchNorm, Freezing
 from segwright.training.validate import Validation, Validator
 from segwright.training.watch import Waiting, Watch
 from segwright.types import Batch
@@ -127,6 +128,9 @@ class Trainer:
             average=self.average,
             forward=wrapped(self.model, self.config, self.device, self.world),
         )
+        self.freezing = Freezing(self.model, self.config.freeze_encoder, self.config.unfreeze)
+        self.norms = [module for module in self.model.modules() if isinstance(module, BatchNorm)]
+        self.resting = -1  # stages of the encoder: not known yet
         self.plateau = Plateau()
         self.progress = Progress()
         self.loader = Loader(
@@ -153,7 +157,10 @@ class Trainer:
         if resume:
             self.restore()
         keep = self.progress.step if resume else None
-        self.log = RunLog(self.parts.folder, keep_until_step=keep) if self.world.is_first else None
+        if self.world.is_first:
+            settings = self.config.model_dump(mode="json")
+            trackers = Trackers(self.config.trackers, self.parts.folder, settings, self.parts.display.say)
+            self.log = RunLog(self.parts.folder, keep_until_step=keep, trackers=trackers)
         try:
             with stop_requests() as stop, self.parts.display:
                 stopped_by = self._epochs(stop)
@@ -195,7 +202,8 @@ class Trainer:
             return self.progress.epoch % every == 0 or self.share() >= 1.0
         since = time.monotonic() - self.validated_at
         due = since >= self.validation_seconds / VALIDATION_SHARE
-        return bool(self.world.broadcast([float(due)])[0]) and self.share() < 1.0
+        # Not shortly before the end: the last validation follows anyway.
+        return bool(self.world.broadcast([float(due)])[0]) and self.share() < 0.95
 
     def _one_epoch(self, stop: StopRequest) -> bool:
         """Updates until the epoch ends (True), or the time or a signal ends the run (False)."""
@@ -290,23 +298,17 @@ class Trainer:
 
     def _set_learning_rate(self, share: float) -> float:
         factor = learning_rate_factor(self.config.schedule, share, float(self.config.warmup)) * self.plateau.scale
-        lr = set_learning_rate(self.optimizer, factor)
-        if share < self.config.freeze_encoder:
-            for group in self.optimizer.param_groups:
-                if group["name"].startswith("encoder"):
-                    group["lr"] = 0.0
-        return lr
+        return set_learning_rate(self.optimizer, factor)
 
     def _set_mode(self, share: float) -> None:
         """Train mode, except for what is frozen."""
-        if not self.model.training:
+        resting = self.freezing.stages(share)
+        if not self.model.training or resting != self.resting:
+            self.resting = resting
             self.model.train()
-        frozen = self.config.freeze_bn
-        encoder = getattr(self.model, "encoder", None) if share < self.config.freeze_encoder else None
-        for root in (self.model if frozen else None, encoder):
-            for module in root.modules() if isinstance(root, nn.Module) else ():
-                if isinstance(module, nn.modules.batchnorm._BatchNorm):
-                    module.eval()
+            self.take_step.frozen = self.freezing.resting[resting]
+        for norm in self.norms if self.config.freeze_bn else self.freezing.norms[resting]:
+            norm.eval()
 
     # -- what a run writes -----------------------------------------------------------------------------------------
 
