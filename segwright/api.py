@@ -226,18 +226,23 @@ def evaluate(
     post: str | None = None,
     tta: str | None = None,
     format: str | None = None,
+    skip_bad: bool = False,
+    match: str = "names",
 ) -> Evaluation:
-    """Score a model (a run folder, bundle, ``.onnx`` file or predictor) on a split that has masks."""
+    """Score a model (a run folder, bundle, ``.onnx`` file or predictor) on a split that has masks.
+
+    ``skip_bad`` leaves unreadable files out and lists them; ``match`` brings the model's classes to the data's by
+    ``names`` or by ``index``.
+    """
     from segwright.evaluation.evaluate import evaluate as evaluate_predictor
 
     predictor = _predictor(model, device, post, tta)
-    if isinstance(data, Split):
-        return evaluate_predictor(predictor, data)
-    dataset = _opened(data, format)
-    if predictor.value_range is not None and dataset.value_range is not None:
-        dataset = dataset.with_value_range(predictor.value_range)  # as the model was taught to see deep pictures
-    chosen = choose_split(dataset, split)
-    return evaluate_predictor(predictor, chosen)
+    if not isinstance(data, Split):
+        dataset = _opened(data, format)
+        if predictor.value_range is not None and dataset.value_range is not None:
+            dataset = dataset.with_value_range(predictor.value_range)  # as the model was taught to see deep pictures
+        data = choose_split(dataset, split)
+    return evaluate_predictor(predictor, data, skip_bad=skip_bad, match=match)
 
 
 def evaluate_path(
@@ -249,19 +254,24 @@ def evaluate_path(
     post: str | None = None,
     tta: str | None = None,
     format: str | None = None,
+    skip_bad: bool = False,
+    match: str = "names",
+    raw_values: bool = False,
     report: Path | None = None,
     command: str = "",
 ) -> Evaluation:
-    """As the ``evaluate`` verb: ``model`` may also be a folder of masks made by any tool."""
+    """As the ``evaluate`` verb: ``model`` may also be a folder of masks made by any tool, whose values are class
+    indices or, with ``raw_values``, what the data set's own mask files hold."""
     from segwright.evaluation.masks import evaluate_masks
     from segwright.evaluation.report import RunFacts, write_report
 
     chosen = choose_split(open_dataset(data, format), split)
     a_run = (model / "model.json").is_file() or (model / "model" / "model.json").is_file()
     if model.is_dir() and not a_run:
-        found = evaluate_masks(model, chosen)
+        found = evaluate_masks(model, chosen, raw_values=raw_values, skip_missing=skip_bad)
     else:
-        found = evaluate(model, data, split=split, device=device, post=post, tta=tta, format=format)
+        predictor = load(model, device=device, post=post, tta=tta)
+        found = evaluate(predictor, data, split=split, format=format, skip_bad=skip_bad, match=match)
     if report is not None:
         write_report(report, found, chosen, RunFacts(title=f"{model.name} on {chosen.name}", command=command))
     return found

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from segwright.cli.common import Data, Device, Format, Json, Model, Split, command_line, console, write_result
+from segwright.files import write_text
 
 Post = Annotated[str | None, typer.Option("--post", metavar="CHAIN", help="Post-processing; none: not even the saved.")]
 Tta = Annotated[str | None, typer.Option("--tta", metavar="VIEWS", help="Test-time views, such as flip,0.75,1,1.25.")]
@@ -38,6 +39,13 @@ def evaluate(
     device: Device = "auto",
     post: Post = None,
     tta: Tta = None,
+    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave unusable files out, and say which.")] = False,
+    match: Annotated[
+        str, typer.Option(help="Bring the model's classes to the data's by names, or by index.")
+    ] = "names",
+    raw_values: Annotated[
+        bool, typer.Option("--raw-values", help="Masks hold the data set's own file values, not class indices.")
+    ] = False,
     report: Annotated[Path | None, typer.Option("--report", metavar="FILE", help="Write a page to look at.")] = None,
     format: Format = None,
     json: Json = None,
@@ -53,6 +61,9 @@ def evaluate(
         post=post,
         tta=tta,
         format=format,
+        skip_bad=skip_bad,
+        match=match,
+        raw_values=raw_values,
         report=report,
         command=command_line(),
     )
@@ -96,6 +107,7 @@ def compare(
     data: Annotated[Path, typer.Option("--data", metavar="DATA", help="What they are compared on.")],
     split: Split = None,
     device: Device = "auto",
+    html: Annotated[Path | None, typer.Option("--html", metavar="FILE", help="Write a page to look at.")] = None,
     format: Format = None,
     json: Json = None,
 ) -> None:
@@ -103,9 +115,12 @@ def compare(
     from segwright import api
 
     result = api.compare(models, data, split=split, device=device, format=format)
-    from segwright.evaluation.compare import render_comparison
+    from segwright.evaluation.compare import comparison_page, render_comparison
 
     render_comparison(result, console())
+    if html is not None:
+        write_text(html, comparison_page(result, command=command_line()))
+        console().print(f"page: {html}")
     write_result(json, result.to_json())
 
 

@@ -326,7 +326,7 @@ def _classes(overall: Fingerprint, prints: Mapping[str, Fingerprint]) -> list[Pr
         if where and lacking and ("train" in lacking or len(where) == 1):
             consequence = "it cannot be learnt" if "train" in lacking else "it is never scored there"
             text = f"class {name} occurs in {_listed(where)} but not in {_listed(lacking)}: {consequence}"
-            fix = "deal the pictures out anew, stratified by class: segwright convert DATA --to folder --split 80,20"
+            fix = "put all pictures into one folder without splits: they are then dealt out anew, stratified by class"
             problems.append(Problem("warning", "class in one split only", text, (), fix))
     return problems
 
