@@ -112,6 +112,7 @@ class TrainingConfig(Section):
     ema: float | Auto | None = Field("auto", description="decay of the averaged weights that are validated and saved")
     swa: float | None = Field(None, gt=0, lt=1, description="share of the run after which weights are averaged equally")
     freeze_encoder: float = Field(0.0, ge=0, le=1, description="share of the run with the encoder frozen")
+    unfreeze: float = Field(0.0, ge=0, le=1, description="share of the run over which stages are released after that")
     freeze_bn: bool = Field(False, description="batch norms keep their statistics")
     early_stopping: int | None = Field(None, ge=1, description="validations without a better mIoU before stopping")
     validate_every: int | Auto = Field(
@@ -127,7 +128,6 @@ class TrainingConfig(Section):
     save_every_steps: int | None = Field(None, ge=1, description="steps between checkpoints, beside the time rule")
     save_every_seconds: float = Field(60.0, gt=0, description="seconds between checkpoints")
     sync_bn: bool = Field(True, description="batch norm statistics over all processes")
-    shard: bool = Field(False, description="fully_shard instead of DDP, for a model that does not fit")
     trackers: tuple[str, ...] = Field((), description="tensorboard, mlflow, wandb")
 
     @field_validator("size", mode="before")

@@ -93,3 +93,20 @@ def trials_table(trials: Sequence[Mapping[str, Any]], rows: int = 10) -> Table:
         miou = trial["val_miou"]
         table.add_row(name, "–" if miou is None else f"{miou:.3f}", trial["note"] or trial["state"], *values)
     return table
+
+
+def folds_table(summary: Mapping[str, Any]) -> Table:
+    """A cross-validation: a row a fold, and the spread of every class."""
+    table = Table(box=None, header_style="bold", padding=(0, 2, 0, 0))
+    table.add_column("fold")
+    for title in ("pictures", "val mIoU", "95 %"):
+        table.add_column(title, justify="right")
+    for fold in summary["folds"]:
+        low, high = fold["val_miou_ci95"]
+        span = "" if low is None or low != low else f"{low:.3f}–{high:.3f}"
+        table.add_row(str(fold["fold"]), str(fold["pictures"]), f"{fold['val_miou']:.3f}", span)
+    for name, found in summary["per_class_iou"].items():
+        if found["mean"] is not None:
+            spread = "" if found["spread"] is None else f"± {found['spread']:.3f}"
+            table.add_row(f"[dim]IoU of[/] {name}", "", f"{found['mean']:.3f}", spread)
+    return table

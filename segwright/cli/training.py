@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -9,6 +10,9 @@ from typing import Annotated, Any
 import typer
 
 from segwright.cli.common import Data, Device, Format, Json, command_line, console, write_result
+from segwright.cli.launch import is_first, launch, launched, without_option
+from segwright.cli.tables import folds_table
+from segwright.errors import UsageError
 
 
 def train(
@@ -32,6 +36,12 @@ def train(
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave unusable files out, and say which.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and how long it will take; stop.")] = False,
     out: Annotated[Path | None, typer.Option("--out", metavar="FOLDER", help="Run folder.")] = None,
+    devices: Annotated[
+        int | None, typer.Option("--devices", metavar="N", help="N processes of this machine, one a GPU.", min=1)
+    ] = None,
+    folds: Annotated[
+        int | None, typer.Option("--folds", metavar="K", help="Cross-validation: K runs, mean and spread.", min=2)
+    ] = None,
     config: Annotated[
         Path | None, typer.Option("--config", metavar="FILE", help="A config.yaml to begin with.")
     ] = None,
@@ -45,6 +55,10 @@ def train(
     from segwright.training.cpu import prepare_cpu
 
     prepare_cpu()  # before torch is loaded
+    if folds is not None and ((devices or 1) > 1 or launched()):
+        raise UsageError("--folds trains in one process", fix="one fold a job: --set data.fold=0 --set data.folds=5")
+    if devices is not None and devices > 1 and not launched():
+        raise typer.Exit(launch(devices, without_option(sys.argv[1:], "--devices")))
     from segwright import api
     from segwright.config import parse_overrides
 
@@ -67,10 +81,23 @@ def train(
         "data.format": format,
     }
     values = {key: value for key, value in given.items() if value is not None} | parse_overrides(settings or [])
+    if folds is not None and dry_run:
+        values |= {"data.fold": 0, "data.folds": folds}
+    elif folds is not None:
+        found = api.cross_validate(
+            data, values, folds, config=config, out=out, resume=resume, start=start, command=command_line()
+        )
+        console().print(folds_table(found.summary()))
+        console().print(found.sentence(), markup=False)
+        write_result(json, found.summary())
+        if found.stopped_by is not None:
+            raise typer.Exit(143 if found.stopped_by == "SIGTERM" else 130)
+        return
     run = api.train_run(
         data, values, config=config, out=out, resume=resume, start=start, dry_run=dry_run, command=command_line()
     )
-    write_result(json, run.to_json())
+    if is_first():
+        write_result(json, run.to_json())
     if run.stopped_by in ("SIGINT", "SIGTERM"):
         raise typer.Exit(130 if run.stopped_by == "SIGINT" else 143)
 

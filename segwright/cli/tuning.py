@@ -1,4 +1,4 @@
-"""Verbs that look for better settings: tune."""
+"""Verbs that look for better settings: tune, lr-range."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from segwright.cli.common import Data, Device, Format, Json, console, write_result
+from segwright.cli.common import Data, Device, Format, Json, command_line, console, write_result
 
 Settings = Annotated[list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Any setting.")]
 Config = Annotated[Path | None, typer.Option("--config", metavar="FILE", help="A config.yaml to begin with.")]
@@ -68,6 +68,43 @@ def tune(
         raise typer.Exit(143 if found.stopped_by == "SIGTERM" else 130)
 
 
+def lr_range(
+    data: Data,
+    model: Annotated[str, typer.Option("--model", help="A network of `segwright models`, or auto.")] = "auto",
+    low: Annotated[float, typer.Option(help="The rate of the first step.")] = 1e-5,
+    high: Annotated[float, typer.Option(help="The rate of the last step.")] = 1.0,
+    steps: Annotated[int, typer.Option(help="How many steps.", min=10)] = 100,
+    start: Annotated[Path | None, typer.Option("--from", metavar="MODEL", help="Begin with a saved model.")] = None,
+    device: Device = "auto",
+    out: Annotated[Path, typer.Option("--out", metavar="FILE", help="The page with the curve.")] = Path(
+        "lr-range.html"
+    ),
+    config: Config = None,
+    settings: Settings = None,
+    format: Format = None,
+    json: Json = None,
+) -> None:
+    """See the loss while the learning rate rises, and a rate to train with. Nothing is trained or kept."""
+    from segwright.training.cpu import prepare_cpu
+
+    prepare_cpu()  # before torch is loaded
+    from segwright import api
+    from segwright.config import parse_overrides
+    from segwright.training.lr_range import write_range_page
+
+    given: dict[str, Any] = {
+        "model.name": None if model == "auto" else model,
+        "training.device": None if device == "auto" else device,
+        "data.format": format,
+    }
+    values = {key: value for key, value in given.items() if value is not None} | parse_overrides(settings or [])
+    found = api.lr_range(data, values=values, config=config, start=start, low=low, high=high, steps=steps)
+    write_range_page(out, found, command=command_line())
+    console().print(f"{found.sentence()}\npage: {out}", markup=False)
+    write_result(json, found.to_json())
+
+
 def register(app: typer.Typer) -> None:
     """Add this module's verbs."""
     app.command()(tune)
+    app.command("lr-range")(lr_range)

@@ -19,6 +19,7 @@ from rich.table import Table
 
 from segwright.console import PLAIN_INTERVAL, duration, stderr_console
 from segwright.files import without_nan, write_text
+from segwright.training.trackers import Trackers
 
 STEP_KEYS = ("step", "epoch", "loss", "lr", "images_per_second", "time")
 
@@ -26,8 +27,10 @@ STEP_KEYS = ("step", "epoch", "loss", "lr", "images_per_second", "time")
 class RunLog:
     """Appends to ``log.jsonl`` and ``metrics.csv``. A full disk silences the log with one warning; the run goes on."""
 
-    def __init__(self, folder: Path, *, keep_until_step: int | None = None) -> None:
-        """``keep_until_step``: on a resume, lines of later steps are dropped, since those steps are taken again."""
+    def __init__(self, folder: Path, *, keep_until_step: int | None = None, trackers: Trackers | None = None) -> None:
+        """``keep_until_step``: on a resume, lines of later steps are dropped, since those steps are taken again.
+        ``trackers`` get every record as well."""
+        self.trackers = trackers
         self.folder = folder
         self.lines, self.metrics = folder / "log.jsonl", folder / "metrics.csv"
         self.silent = False
@@ -37,6 +40,8 @@ class RunLog:
 
     def write(self, record: Mapping[str, Any]) -> None:
         """One line of JSON, at once."""
+        if self.trackers is not None:
+            self.trackers.write(record)
         if self.silent:
             return
         try:
@@ -60,6 +65,8 @@ class RunLog:
             self._give_up(error)
 
     def close(self) -> None:
+        if self.trackers is not None:
+            self.trackers.close()
         try:
             self.file.close()
         except OSError as error:

@@ -47,6 +47,7 @@ from segwright.training.optim import create_optimizer
 from segwright.training.plan import Machine, Plan, cores, make_plan
 from segwright.training.reproducible import deterministic
 from segwright.training.step import TrainStep, choose_precision, seconds_per_step
+from segwright.training.trackers import check_trackers
 from segwright.training.validate import Validation
 from segwright.types import Batch
 
@@ -116,6 +117,16 @@ def run_training(
             return session.train(resume, start)
 
 
+def planned_trainer(data: Dataset, config: TrainConfig, *, start: str | Path | None = None) -> Trainer:
+    """A trainer as the plan makes it, before its first step, with nothing written: to try something out on."""
+    device = choose_device(config.training.device)
+    session = _Session(data, config, default_folder(data, config), device, World(), "", time.monotonic())
+    session.display = Display(show=False)
+    plan = session.planned(resume=False)
+    torch.manual_seed(plan.config.training.seed)
+    return Trainer(session.parts(session.build_model(plan.config, start), plan))
+
+
 def refuse_second_run(folder: Path) -> None:
     """UsageError where ``folder`` holds a run already: finished work is not written over."""
     if checkpoints(folder / "checkpoints") or (folder / "model").exists():
@@ -151,6 +162,7 @@ class _Session:
         self.display = Display()
         if config.model.name not in ("auto", *CATALOG):
             raise UsageError("unknown network", expected=", ".join(CATALOG), found=config.model.name)
+        check_trackers(config.training.trackers)
         self.train_split, self.val_split = training_splits(data, config)
         self.fingerprint: Fingerprint | None = None
         self.checked: CheckResult | None = None

@@ -62,6 +62,7 @@ class TrainStep:
         self.dtype = DTYPES[precision]
         self.clip, self.aux_weight, self.average = clip, aux_weight, average
         self.parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        self.frozen: Sequence[nn.Parameter] = ()  # their gradients are dropped
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=precision == "fp16")
 
     def __call__(self, batches: Sequence[Batch], *, share: float = 0.0) -> float:
@@ -100,6 +101,8 @@ class TrainStep:
 
     def update(self, share: float = 0.0) -> None:
         """Clip, step, clear the gradients, update the averages."""
+        for parameter in self.frozen:
+            parameter.grad = None
         if self.clip is not None:
             self.scaler.unscale_(self.optimizer)
             nn.utils.clip_grad_norm_(self.parameters, self.clip, foreach=True)

@@ -1,0 +1,65 @@
+"""``--devices N``: the same command again as N processes of one machine, under torch's own launcher."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+
+from segwright.errors import UsageError
+
+
+def launched() -> bool:
+    """Whether this process is one that a launcher started."""
+    return "WORLD_SIZE" in os.environ
+
+
+def is_first() -> bool:
+    """Whether this is the one process that writes results."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def launch(devices: int, arguments: Sequence[str]) -> int:
+    """Run ``segwright`` with ``arguments`` (without ``--devices``) in ``devices`` processes; returns the exit code."""
+    if devices < 1:
+        raise UsageError("--devices takes a number of processes", expected="1 or more", found=str(devices))
+    environment = dict(os.environ)
+    # Left alone, the launcher gives every process one thread, however many cores there are.
+    environment.setdefault("OMP_NUM_THREADS", str(max(1, _cores() // devices)))
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={devices}"]
+    process = subprocess.Popen([*command, "-m", "segwright", *arguments], env=environment)
+    asked: list[int] = []
+
+    def forward(number: int, _frame: object) -> None:
+        # A Ctrl-C reaches every process of the terminal by itself; what is sent to this one alone must be handed on.
+        asked.append(number)
+        if number == signal.SIGTERM:
+            process.send_signal(number)
+
+    before = {number: signal.signal(number, forward) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        code = process.wait()
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    return 128 + asked[0] if asked and code != 0 else code
+
+
+def without_option(arguments: Sequence[str], name: str) -> list[str]:
+    """The arguments without ``name VALUE`` and ``name=VALUE``."""
+    kept: list[str] = []
+    skip = False
+    for argument in arguments:
+        if skip:
+            skip = False
+        elif argument == name:
+            skip = True
+        elif not argument.startswith(f"{name}="):
+            kept.append(argument)
+    return kept
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

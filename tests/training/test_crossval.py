@@ -1,0 +1,88 @@
+"""Cross-validation: every picture scored once, the spread, and folds that are not trained twice.
+
+Trainings are replaced by made-up counts; tests/cli/test_tuning.py trains real folds.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from segwright.config import TrainConfig
+from segwright.data.dataset import Dataset, open_dataset
+from segwright.data.synthetic import write_street_scenes
+from segwright.errors import UsageError
+from segwright.metrics.confusion import iou_per_class
+from segwright.training import crossval
+from segwright.training.crossval import cross_validate
+from segwright.training.run import training_splits
+
+SCORES = (0.5, 0.7, 0.6)
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    return open_dataset(write_street_scenes(tmp_path_factory.mktemp("scenes"), train=9, val=3, test=2, size=(64, 96)))
+
+
+class Runs:
+    """Stands for run_training."""
+
+    def __init__(self) -> None:
+        self.seen: list[int] = []
+        self.val_ids: list[str] = []
+        self.stop_at: int | None = None
+
+    def __call__(self, data: Dataset, config: TrainConfig, **given: Any) -> Any:
+        fold = config.data.fold
+        assert fold is not None and config.out is not None and config.out.endswith(f"fold-{fold}")
+        self.seen.append(fold)
+        if self.stop_at == fold:
+            return SimpleNamespace(evaluation=None, stopped_by="SIGTERM")
+        val = training_splits(data, config)[1]
+        assert val is not None
+        self.val_ids += val.ids
+        hit = round(100 * SCORES[fold])
+        counts = np.tile(np.array([[[hit, 0], [100, 0], [hit, 0]]]), (len(val), 1, 1))
+        score = SCORES[fold]
+        evaluation = SimpleNamespace(miou=score, miou_ci95=(score - 0.1, score + 0.1), counts=counts)
+        return SimpleNamespace(evaluation=evaluation, stopped_by=None)
+
+
+@pytest.fixture
+def runs(monkeypatch: pytest.MonkeyPatch) -> Runs:
+    found = Runs()
+    monkeypatch.setattr(crossval, "run_training", found)
+    return found
+
+
+def test_mean_spread_and_pooled_score(scenes: Dataset, tmp_path: Path, runs: Runs) -> None:
+    config = TrainConfig().with_values({"out": str(tmp_path / "cv")})
+    found = cross_validate(scenes, config, 3)
+    assert sorted(runs.val_ids) == sorted([*scenes.train.ids, *scenes.val.ids]), "each once, the test split never"
+    assert found.mean == pytest.approx(0.6) and found.spread == pytest.approx(0.1)
+    summary = json.loads((tmp_path / "cv" / "folds.json").read_text())
+    pooled = iou_per_class(np.concatenate([fold.counts for fold in found.folds]).sum(axis=0))[0]
+    assert summary["pooled_miou"] == pytest.approx(pooled) and summary["finished"] is True
+    first, absent = list(summary["per_class_iou"].values())[:2]
+    assert first == {"mean": pytest.approx(0.6), "spread": pytest.approx(0.1)} and absent["mean"] is None
+    assert "0.600 ± 0.100" in found.sentence()
+    with pytest.raises(UsageError, match="holds runs already"):
+        cross_validate(scenes, config, 3)
+
+
+def test_stopped_folds_go_on_and_finished_ones_stay(scenes: Dataset, tmp_path: Path, runs: Runs) -> None:
+    config = TrainConfig().with_values({"out": str(tmp_path / "cv")})
+    runs.stop_at = 1
+    stopped = cross_validate(scenes, config, 3)
+    assert stopped.stopped_by == "SIGTERM" and "1 of 3 folds" in stopped.sentence()
+    runs.stop_at = None
+    found = cross_validate(scenes, config, 3, resume=True)
+    assert runs.seen == [0, 1, 1, 2] and found.mean == pytest.approx(0.6)
+    with pytest.raises(UsageError, match="another number of folds"):
+        cross_validate(scenes, config, 4, resume=True)
