@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import os
 import shutil
@@ -10,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +20,7 @@ import numpy as np
 import pytest
 from safetensors.torch import load_file
 
+from segwright.cli import main
 from segwright.data.synthetic import write_street_scenes
 from segwright.images import read_mask, write_image, write_mask
 
@@ -25,13 +29,28 @@ TINY = ("--model", "leannet", "--weights", "none", "--size", "64x96", "--batch",
 NARROW = ("--set", "model.arguments={widths: [4, 8, 8, 8, 8], decoder_channels: [4, 8, 8, 8]}")
 
 
-def segwright(*arguments: object, expect: int = 0, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    """Run a verb in a process of its own, as a person does."""
-    done = subprocess.run(
-        [sys.executable, "-m", "segwright", *map(str, arguments)], capture_output=True, text=True, check=False, cwd=cwd
-    )
-    assert done.returncode == expect, f"exit code {done.returncode}\n{done.stdout}\n{done.stderr}"
-    return done
+@dataclass
+class Done:
+    """What a verb printed."""
+
+    stdout: str
+    stderr: str
+
+
+def segwright(*arguments: object, expect: int = 0) -> Done:
+    """Run a verb through the command's own entry point, in this process: importing torch anew takes seconds."""
+    out, err = io.StringIO(), io.StringIO()
+    argv, sys.argv = sys.argv, ["segwright", *map(str, arguments)]
+    code: object = 0
+    try:
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            main()
+    except SystemExit as leaving:
+        code = leaving.code or 0
+    finally:
+        sys.argv = argv
+    assert code == expect, f"exit code {code}\n{out.getvalue()}\n{err.getvalue()}"
+    return Done(out.getvalue(), err.getvalue())
 
 
 @pytest.fixture(scope="module")
