@@ -164,8 +164,8 @@ def _orientation(totals: Totals, records: Sequence[Record]) -> list[Problem]:
         return []
     index, turned, mask_turned = doubtful[0]
     text = (
-        f"{_count(len(doubtful), 'picture')} and masks disagree on EXIF orientation (picture {turned}, mask {mask_turned} "
-        f"in {os.path.basename(_image(records[index]))}); the size does not tell which is right"
+        f"{_count(len(doubtful), 'picture')} and masks disagree on EXIF orientation (picture {turned}, "
+        f"mask {mask_turned} in {os.path.basename(_image(records[index]))}); the size does not tell which is right"
     )
     fix = "look at one with its mask laid over; if the mask fits the pixels as stored: exiftool -Orientation= FILES"
     return [

@@ -179,7 +179,7 @@ def _trace(network: SegmentationModel, bundle: Bundle, path: Path) -> None:
     """Write the graph with its three outputs and the bundle's description as metadata."""
     # An example of unequal, odd sides: equal ones would let the tracer take height and width for one symbol.
     example = torch.randint(0, 255, (2, 97, 131, network.in_channels), dtype=torch.uint8)
-    dynamic = {"images": {axis: torch.export.Dim.DYNAMIC for axis in (0, 1, 2)}}
+    dynamic = {"images": dict.fromkeys((0, 1, 2), torch.export.Dim.DYNAMIC)}
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

@@ -81,6 +81,9 @@ def lesson_loss(model: SegmentationModel, *, rate: float, steps: int) -> float:
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
+    with torch.no_grad():
+        for _ in range(30):  # batch norms' running statistics lag behind weights that moved this fast
+            model(images)
     model.eval()
     with torch.no_grad():
         return float(loss_of(model(images).logits, target))

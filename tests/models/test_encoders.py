@@ -48,7 +48,7 @@ def test_unknown_and_unhierarchical_encoders_are_explained() -> None:
         TimmEncoder("resnot34")
     with pytest.raises(ModelError, match="one resolution"):
         create_model("unet", classes=2, encoder="test_vit", weights=None)
-    with pytest.raises(ModelError, match="does not have"):
+    with pytest.raises(ModelError, match="no stage"):
         create_model("deeplabv3plus", classes=2, encoder="test_vit", weights=None)
 
 
@@ -60,17 +60,19 @@ def test_stages_behind_the_last_wanted_are_cut_away() -> None:
 
 
 def test_multi_grid_multiplies_the_last_stage_only() -> None:
-    plain = TimmEncoder("resnet50", output_stride=16)
-    grid = TimmEncoder("resnet50", output_stride=16, multi_grid=(1, 2, 4))
+    with torch.device("meta"):
+        plain = TimmEncoder("resnet50", output_stride=16)
+        grid = TimmEncoder("resnet50", output_stride=16, multi_grid=(1, 2, 4))
     assert [b.conv2.dilation[0] for b in plain.model.layer4] == [1, 2, 2]
     assert [b.conv2.dilation[0] for b in grid.model.layer4] == [2, 4, 8]
     assert [b.conv2.dilation for b in grid.model.layer3] == [b.conv2.dilation for b in plain.model.layer3]
-    with pytest.raises(ModelError, match="multi-grid"):
+    with pytest.raises(ModelError, match="multi-grid"), torch.device("meta"):
         TimmEncoder("resnet50", multi_grid=(1, 2))
 
 
 def test_dilated_first_blocks_are_those_of_the_pspnet_release() -> None:
-    model = create_model("pspnet", classes=2, weights=None).encoder.model
+    with torch.device("meta"):
+        model = create_model("pspnet", classes=2, weights=None).encoder.model
     assert {b.conv2.dilation for b in model.layer3} == {(2, 2)} and {b.conv2.dilation for b in model.layer4} == {(4, 4)}
 
 

@@ -143,7 +143,7 @@ def test_plain_vgg16_weights_and_wrong_ones() -> None:
 def test_it_learns_from_scratch(name: str) -> None:
     torch.manual_seed(0)
     model = SegNet(classes=3, widths=(8, 8, 12, 12, 16)) if name == "segnet" else SegNetBasic(classes=3, width=12)
-    assert lesson_loss(model, rate=1e-2, steps=25) < 0.5 * PRIOR_ENTROPY
+    assert lesson_loss(model, rate=3e-3, steps=60) < 0.7 * PRIOR_ENTROPY
 
 
 GOLDEN: dict[str, list[float]] = {
