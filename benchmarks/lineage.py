@@ -7,9 +7,9 @@ One network at a time, each result written to ``OUT/NAME.json`` as soon as it is
 done are passed over. ``OUT/lineage.md`` is the table: val mIoU (one pooled confusion matrix), seconds an epoch, peak
 memory. The row "class priors" is what the most frequent class everywhere scores; none may fall below it.
 
-The recipe is the same for all and deliberately plain: AdamW, one-cycle by time, crops of random scale and side, batch
-8, cross-entropy with square-root median-frequency weights. Networks whose paper starts the scores at zero behind
-frozen upsampling get ``init="he"``, which is ours (column "start").
+The recipe is the same for all and deliberately plain: AdamW, cosine by time, crops of random scale and side, batch 8,
+cross-entropy with square-root median-frequency weights. Learning rate and arguments of the classical networks are those
+of ``segwright.models.recipes.FROM_SCRATCH``; what is not as published stands in the column "arguments".
 """
 
 from __future__ import annotations
@@ -31,8 +31,9 @@ from segwright.data.dataset import open_dataset
 from segwright.errors import SegwrightError
 from segwright.metrics.confusion import ConfusionMatrix
 from segwright.models.catalog import CATALOG, create_model
+from segwright.models.recipes import FROM_SCRATCH, Recipe
 
-ZERO_START = ("fcn32s", "fcn16s", "fcn8s")
+ZERO_START = ("fcn32s", "fcn16s", "fcn8s")  # zero scores behind frozen upsampling: they get a start that is ours
 IGNORED = 255
 
 
@@ -86,11 +87,12 @@ def train(name: str, options: argparse.Namespace) -> dict[str, object]:
     classes = data.label_space.classes
     height, width = options.size
     images, masks = load(data.train, height, width)
-    arguments = {"init": "he"} if name in ZERO_START else {}
+    recipe = FROM_SCRATCH.get(name, Recipe("adamw", options.lr, 0.01))
+    arguments = {"init": "he"} if name in ZERO_START else dict(recipe.arguments)
     model = create_model(name, classes=classes, weights=None, **arguments).to(memory_format=torch.channels_last)
     weights = class_weights(masks, classes)
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.AdamW(trainable, lr=options.lr, weight_decay=0.01)
+    optimizer = torch.optim.AdamW(trainable, lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
     budget = options.minutes_each * 60
     window = (min(options.crop[0], height), min(options.crop[1], width))
     spent, seen, order = 0.0, 0, np.array([], int)
@@ -103,7 +105,7 @@ def train(name: str, options: argparse.Namespace) -> dict[str, object]:
         share = spent / budget
         factor = share / 0.1 if share < 0.1 else 0.5 * (1 + math.cos(math.pi * (share - 0.1) / 0.9))
         for group in optimizer.param_groups:
-            group["lr"] = options.lr * max(factor, 1e-3)
+            group["lr"] = recipe.learning_rate * max(factor, 1e-3)
         batch, target = crop(images[chosen], masks[chosen], window, rng)
         output = model(batch)
         loss = F.cross_entropy(output.logits, target, weights, ignore_index=IGNORED)
@@ -111,7 +113,7 @@ def train(name: str, options: argparse.Namespace) -> dict[str, object]:
             loss = loss + 0.4 * F.cross_entropy(aux, target, weights, ignore_index=IGNORED)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(trainable, 5.0)
+        torch.nn.utils.clip_grad_norm_(trainable, recipe.clip_gradient or 5.0)
         optimizer.step()
         seen += len(chosen)
         spent += time.perf_counter() - start
@@ -123,12 +125,12 @@ def train(name: str, options: argparse.Namespace) -> dict[str, object]:
         "name": name,
         "miou": evaluate(model, val_images, val_masks, classes),
         "prior_miou": float(prior.scores().miou),
-        "loss": float(loss),
+        "loss": float(loss.detach()),
         "pictures": seen,
         "seconds_an_epoch": spent / seen * len(images),
         "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
-        "start": "he (ours)" if arguments else "as published",
+        "arguments": ", ".join(f"{key}={value}" for key, value in arguments.items()),
         "minutes": options.minutes_each,
         "size": [height, width],
     }
@@ -138,13 +140,13 @@ def table(folder: Path) -> str:
     """The markdown table of everything that is done, best first."""
     rows = sorted((json.loads(file.read_text()) for file in folder.glob("*.json")), key=lambda row: -row["miou"])
     lines = [
-        "| network | val mIoU | parameters | pictures seen | seconds an epoch | peak memory (MiB) | start |",
+        "| network | val mIoU | parameters | pictures seen | seconds an epoch | peak memory (MiB) | arguments |",
         "|---|---|---|---|---|---|---|",
     ]
     for row in rows:
         lines.append(
             f"| {row['name']} | {row['miou'] * 100:.1f} | {row['parameters'] / 1e6:.2f} M | {row['pictures']} "
-            f"| {row['seconds_an_epoch']:.0f} | {row['peak_mib']:.0f} | {row['start']} |"
+            f"| {row['seconds_an_epoch']:.0f} | {row['peak_mib']:.0f} | {row['arguments']} |"
         )
     if rows:
         lines.append(f"| class priors | {rows[0]['prior_miou'] * 100:.1f} | | | | | |")
