@@ -219,7 +219,7 @@ def exported(name: str) -> tuple[SegmentationModel, torch.export.ExportedProgram
     built = small(name).eval()
     free = {0: torch.export.Dim("n", min=1, max=64), 1: torch.export.Dim.AUTO, 2: torch.export.Dim.AUTO}
     with torch.no_grad():
-        return built, torch.export.export(LogitsOnly(built), (pictures(2, 71, 105),), dynamic_shapes=(free,))
+        return built, torch.export.export(LogitsOnly(built).eval(), (pictures(2, 71, 105),), dynamic_shapes=(free,))
 
 
 @pytest.mark.parametrize("name", names(only=TRACED))
@@ -238,7 +238,7 @@ def test_onnx_at_two_sizes(name: str, tmp_path: Path) -> None:
     free = {"images": dict.fromkeys((0, 1, 2), torch.export.Dim.DYNAMIC)}
     path = tmp_path / "model.onnx"
     program = torch.onnx.export(
-        LogitsOnly(built), (pictures(2, 71, 105),), dynamic_shapes=free, dynamo=True, optimize=False
+        LogitsOnly(built).eval(), (pictures(2, 71, 105),), dynamic_shapes=free, dynamo=True, optimize=False
     )
     assert program is not None
     program.save(str(path))

@@ -54,8 +54,8 @@ def agree(ours: Tensor, theirs: Tensor) -> None:
     assert (ours - theirs).abs().max() <= CLOSE * max(1.0, float(theirs.std()))
 
 
-TORCHVISION = ["fcn_resnet50", "deeplabv3_resnet50", "deeplabv3_mobilenet_v3_large", "lraspp_mobilenet_v3_large"]
-LARGE = ["fcn_resnet101", "deeplabv3_resnet101"]
+TORCHVISION = ["deeplabv3_resnet50", "deeplabv3_mobilenet_v3_large", "lraspp_mobilenet_v3_large"]
+LARGE = ["fcn_resnet50", "fcn_resnet101", "deeplabv3_resnet101"]
 
 
 @pytest.mark.parametrize("name", [*TORCHVISION, *(pytest.param(n, marks=pytest.mark.slow) for n in LARGE)])
