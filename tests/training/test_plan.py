@@ -1,0 +1,108 @@
+"""The plan: every 'auto' resolved, each with a reason; what was asked for stays; sizes follow from the pictures."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from segwright.config import TrainConfig
+from segwright.data.fingerprint import Fingerprint
+from segwright.errors import DataError
+from segwright.training.plan import Machine, Plan, crop_size, make_plan
+
+CPU = Machine("cpu", cores=2, memory_bytes=1 << 34)
+GPU = Machine("cuda", cores=16, memory_bytes=1 << 36, precision="bf16")
+
+FOUND = Fingerprint(
+    images=300, examined=300, labelled=300, height=(360, 360, 360), width=(480, 480, 480), sizes=((360, 480, 300),),
+    channels=3, mean=(100.0,) * 3, std=(50.0,) * 3, class_names=("road", "sky", "pole"),
+    class_pixels=(6_000_000, 3_900_000, 50_000), class_images=(300, 300, 200), ignored_pixels=0,
+    cooccurrence=((300, 300, 200), (300, 300, 200), (200, 200, 200)), scales=(None, None, None), boundary_density=0.03,
+    classes_per_image=2.7,
+)  # fmt: skip
+
+
+def plan(
+    values: dict[str, object] | None = None, machine: Machine = CPU, found: Fingerprint = FOUND, **more: object
+) -> Plan:
+    arguments: dict[str, object] = {"pictures": 300, "val_pictures": 60, "pretrained": False, **more}
+    return make_plan(TrainConfig().with_values(values or {}), found, machine=machine, **arguments)  # type: ignore[arg-type]
+
+
+def test_nothing_stays_open_and_everything_has_a_reason() -> None:
+    found = plan({"training.minutes": 20.0})
+    dumped = found.config.model_dump()
+    left = [f"{s}.{k}" for s in ("model", "augment", "training") for k, v in dumped[s].items() if v == "auto"]
+    assert set(left) <= {"model.weights", "training.device"}
+    assert all(decision.reason for decision in found.decisions)
+    assert Plan.from_json(found.to_json()).config == found.config
+
+
+def test_what_was_asked_for_stays() -> None:
+    asked = {"model.name": "unet", "training.lr": 0.5, "training.batch": 3, "training.loss": "dice",
+             "training.size": (64, 96), "training.optimizer": "sgd", "training.class_weights": "none"}  # fmt: skip
+    found = plan(asked)
+    for key, value in asked.items():
+        section, name = key.split(".")
+        assert getattr(getattr(found.config, section), name) == value
+    assert [phase.size for phase in found.config.training.phases] == [(64, 96)]
+    assert found.config.training.phases[0].batch == 3 and found.class_weights is None
+
+
+def test_small_pictures_first_only_where_they_show_enough() -> None:
+    sizes = [phase.size for phase in plan().config.training.phases]
+    assert sizes == sorted(sizes) and len(sizes) == 3 and sizes[-1] == (320, 416)
+    small = replace(FOUND, height=(128,) * 3, width=(192,) * 3)
+    assert [phase.size for phase in plan(found=small).config.training.phases] == [(128, 192)]
+
+
+@pytest.mark.parametrize(
+    ("picture", "largest", "expected"),
+    [((360, 480), 480 * 480, (320, 416)), ((96, 128), 480 * 480, (96, 128)), ((5, 7), 480 * 480, (32, 32))],
+)
+def test_crops(picture: tuple[int, int], largest: int, expected: tuple[int, int]) -> None:
+    assert crop_size(*picture, largest) == expected
+
+
+def test_a_large_picture_is_cropped_to_its_own_shape() -> None:
+    height, width = crop_size(2000, 4000, 480 * 480)
+    assert height * width <= 480 * 480 and 1.7 < width / height < 2.4
+
+
+def test_rare_classes_are_weighed_and_aimed_at() -> None:
+    found = plan()
+    assert found.class_weights is not None and found.class_weights[2] > 2 * found.class_weights[0]
+    assert found.config.augment.class_aware == 0.4
+    even = replace(FOUND, class_pixels=(5_000_000, 4_900_000, 4_800_000))
+    assert plan(found=even).class_weights is None and plan(found=even).config.augment.class_aware == 0.0
+
+
+def test_width_follows_from_the_measured_speed() -> None:
+    cost = {"small": 0.1, "medium": 0.2, "large": 0.4}
+
+    def width(speed: float) -> str:
+        probe = lambda config, size, batch, precision: cost[config.model.arguments["variant"]] / speed  # noqa: E731
+        return str(plan({"training.minutes": 10.0}, probe=probe).config.model.arguments["variant"])
+
+    assert [width(speed) for speed in (0.1, 1.5, 10.0)] == ["small", "medium", "large"]
+
+
+def test_pretrained_weights_and_gpus_change_the_network() -> None:
+    assert plan().config.model.name == "leannet" and plan().config.training.optimizer == "muon"
+    fine = plan(pretrained=True).config
+    assert (fine.model.name, fine.training.optimizer) == ("unet", "adamw") and fine.training.encoder_lr_factor == 0.3
+    big = plan(machine=GPU).config
+    assert big.model.arguments["variant"] == "large" and big.training.precision == "bf16"
+
+
+def test_epochs_are_planned_within_bounds_and_time_is_estimated() -> None:
+    assert plan(pictures=3).config.training.epochs == 400 and plan(pictures=10**6).config.training.epochs == 20
+    timed = plan({"training.epochs": 10}, probe=lambda *_: 0.5)
+    assert timed.seconds == pytest.approx(10 * 300 / 8 * 0.5, rel=0.5)
+    assert plan({"training.minutes": 3.0}).seconds == 180
+
+
+def test_an_empty_split_is_refused() -> None:
+    with pytest.raises(DataError, match="empty"):
+        plan(pictures=0)
