@@ -23,7 +23,8 @@ from segwright.files import exclusive, without_nan, write_json
 from segwright.metrics.confusion import iou_per_class, nanmean
 from segwright.metrics.intervals import miou_interval
 from segwright.training.checkpoint import checkpoints
-from segwright.training.run import default_folder, run_training
+from segwright.training.folder import default_folder
+from segwright.training.run import run_training
 
 
 @dataclass(frozen=True)

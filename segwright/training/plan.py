@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 
 from segwright.config import Phase, Size, TrainConfig, build
+from segwright.console import duration
+from segwright.data.dataset import Dataset
 from segwright.data.fingerprint import Fingerprint
 from segwright.errors import DataError
 from segwright.losses.weights import class_weights
@@ -345,3 +347,21 @@ def _plan_validation(draft: _Draft) -> None:
 def cores() -> int:
     """Cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def describe_plan(plan: Plan, data: Dataset) -> list[str]:
+    """The plan for people: the label map, then every decision with its reason."""
+    lines = [f"data: {data.root} ({data.format})", *(f"  {line}" for line in data.label_space.describe())]
+    width = max((len(d.setting.split(".", 1)[-1]) for d in plan.decisions), default=0)
+    lines.append("plan:")
+    lines += [f"  {d.setting.split('.', 1)[-1]:{width}}  {_shown(d.value)}  ({d.reason})" for d in plan.decisions]
+    if plan.seconds is not None:
+        lines.append(f"this will take about {duration(plan.seconds)}")
+    return lines
+
+
+def _shown(value: Any) -> str:
+    """A decided value for people: sizes as height×width, nothing as none."""
+    if isinstance(value, tuple | list) and len(value) == 2 and all(isinstance(side, int) for side in value):
+        return f"{value[0]}×{value[1]}"
+    return "none" if value is None else str(value)

@@ -7,19 +7,16 @@ A run folder holds ``config.yaml`` (as resolved), ``plan.json``, ``log.jsonl``, 
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from segwright.augment import presets
-from segwright.config import Phase, Size, TrainConfig, load_config
+from segwright.config import Size, TrainConfig, load_config
 from segwright.console import duration
 from segwright.data.dataset import Dataset, Split
 from segwright.data.fingerprint import Fingerprint
@@ -32,24 +29,23 @@ from segwright.inference.bundle import Bundle, load_bundle, read_bundle, save_bu
 from segwright.inference.predictor import Predictor, find_bundle
 from segwright.inference.runtimes import choose_device
 from segwright.losses import create_loss
-from segwright.models.catalog import CATALOG, create_model
+from segwright.models.catalog import CATALOG
 from segwright.models.segmenter import SegmentationModel
 from segwright.models.weights import encoder_weights
+from segwright.training.build import build_network, is_normed, time_step, transform
 from segwright.training.checkpoint import checkpoints
 from segwright.training.cpu import has_native_bf16
 from segwright.training.distributed import World, world
 from segwright.training.finetune import transfer_weights
+from segwright.training.folder import default_folder, point_latest, refuse_second_run
 from segwright.training.log import Display, read_log
 from segwright.training.loop import FitResult, OnValidation, Parts, Progress, Trainer
 from segwright.training.memory import available_bytes
-from segwright.training.muon import hidden_kernels
-from segwright.training.optim import create_optimizer
-from segwright.training.plan import Machine, Plan, cores, make_plan
+from segwright.training.plan import Machine, Plan, cores, describe_plan, make_plan
 from segwright.training.reproducible import deterministic
-from segwright.training.step import TrainStep, choose_precision, seconds_per_step
+from segwright.training.step import choose_precision, seconds_per_step
 from segwright.training.trackers import check_trackers
 from segwright.training.validate import Validation
-from segwright.types import Batch
 
 BF16_PROBE_SIZE, BF16_PROBE_BATCH = (192, 256), 4
 
@@ -125,23 +121,6 @@ def planned_trainer(data: Dataset, config: TrainConfig, *, start: str | Path | N
     plan = session.planned(resume=False)
     torch.manual_seed(plan.config.training.seed)
     return Trainer(session.parts(session.build_model(plan.config, start), plan))
-
-
-def refuse_second_run(folder: Path) -> None:
-    """UsageError where ``folder`` holds a run already: finished work is not written over."""
-    if checkpoints(folder / "checkpoints") or (folder / "model").exists():
-        raise UsageError(
-            "the folder holds a run already",
-            where=folder,
-            fix="--resume to continue it, or another folder with --out",
-        )
-
-
-def default_folder(data: Dataset, config: TrainConfig) -> Path:
-    """``runs/<date>-<data>-<model>``, made unique."""
-    stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
-    name = config.model.name if config.model.name != "auto" else "model"
-    return Path("runs") / f"{stamp}-{data.root.resolve().stem}-{name}"
 
 
 class _Session:
@@ -231,11 +210,13 @@ class _Session:
             raise DataError("no usable training picture is left", where=self.data.root, fix="segwright check DATA")
 
     def _leave_out(self, result: CheckResult) -> None:
-        bad = {str(Path(file)) for problem in result.errors for file in problem.files}
         left_out: list[str] = []
 
         def usable(split: Split) -> Split:
             kept = []
+            # Of a picture in two splits the copy in train stays: it is the score on the other that it spoils.
+            stays = "shared between splits" if split is self.train_split else None
+            bad = {str(Path(file)) for problem in result.errors if problem.kind != stays for file in problem.files}
             for index, record in enumerate(split.records):
                 paths = {str(path) for path in (record.image_path, record.mask_path) if path is not None}
                 if paths & bad or record.id in bad or (record.mask_path is None and record.payload is None):
@@ -451,66 +432,6 @@ def training_splits(data: Dataset, config: TrainConfig) -> tuple[Split, Split | 
     return data.train, splits.get("val", splits.get("test"))
 
 
-def build_network(config: TrainConfig, classes: int) -> SegmentationModel:
-    """The network a resolved config names."""
-    channels = config.model.in_channels
-    return create_model(
-        config.model.name,
-        classes=classes,
-        encoder=config.model.encoder,
-        weights=config.model.weights,
-        in_channels=channels if isinstance(channels, int) else 3,
-        **config.model.arguments,
-    )
-
-
-def is_normed(config: TrainConfig, classes: int) -> bool:
-    """Whether batch norms follow most of a network's convolutions, which Muon asks for; nothing is allocated."""
-    try:
-        with torch.device("meta"):
-            network = build_network(config.with_values({"model.weights": None}), classes)
-    except (NotImplementedError, RuntimeError):  # an initialisation that needs real memory: then the usual optimizer
-        return False
-    convolutions = sum(p.numel() for p in network.parameters() if p.ndim == 4)
-    return sum(p.numel() for p in hidden_kernels(network)) > 0.5 * convolutions > 0
-
-
-def transform(config: TrainConfig, phase: Phase, fingerprint: Fingerprint) -> presets.Training:
-    """The augmentation of a phase."""
-    augment = config.augment
-    aware = augment.class_aware if isinstance(augment.class_aware, float | int) else 0.0
-    rotation = augment.rotation if isinstance(augment.rotation, float | int) else 0.0
-    pixels = np.asarray(fingerprint.class_pixels, np.float64)
-    need = np.where(pixels > 0, 1 / np.sqrt(np.maximum(pixels / max(pixels.sum(), 1.0), 1e-9)), 0.0)
-    strength = "medium" if augment.strength == "auto" else augment.strength
-    return presets.training(
-        size=phase.size,
-        scale=phase.scale,
-        rotation=float(rotation) if strength != "none" else 0.0,
-        flip=0.5 if augment.flip else 0.0,
-        flip_vertical=0.5 if augment.vertical_flip else 0.0,
-        class_aware=float(aware),
-        class_weights=tuple(float(n) for n in need) if need.any() else None,
-        colour=strength,
-    )
-
-
-def time_step(config: TrainConfig, classes: int, device: torch.device, size: Size, batch: int, precision: str) -> float:
-    """Seconds of a training step of the network that ``config`` names, on pixels made up for it."""
-    quiet = config.with_values({"model.weights": None})
-    model = build_network(quiet, classes).train()
-    model.native_logits = config.training.native_logits
-    lr = config.training.lr if isinstance(config.training.lr, float) else 1e-3
-    optimizer = create_optimizer(model.to(device), config.training, lr=lr, weight_decay=0.0)
-    loss = create_loss("ce", classes=classes)
-    step = TrainStep(model, loss, optimizer, device=device, precision=precision)
-    rng = np.random.default_rng(0)
-    images = rng.integers(0, 256, (batch, *size, model.in_channels), np.uint8)
-    masks = rng.integers(0, classes, (batch, *size), np.uint8)
-    made_up = Batch(images, masks, tuple(str(i) for i in range(batch)))
-    return seconds_per_step(lambda: step([made_up]), repeats=3)
-
-
 def refusal(errors: Sequence[Any], data: Dataset) -> DataError:
     """The check's errors as one error: the same text as `segwright check` prints."""
     shown = [
@@ -527,40 +448,9 @@ def refusal(errors: Sequence[Any], data: Dataset) -> DataError:
     )
 
 
-def describe_plan(plan: Plan, data: Dataset) -> list[str]:
-    """The plan for people: the label map, then every decision with its reason."""
-    lines = [f"data: {data.root} ({data.format})", *(f"  {line}" for line in data.label_space.describe())]
-    width = max((len(d.setting.split(".", 1)[-1]) for d in plan.decisions), default=0)
-    lines.append("plan:")
-    lines += [
-        f"  {d.setting.split('.', 1)[-1]:{width}}  {'none' if d.value is None else d.value}  ({d.reason})"
-        for d in plan.decisions
-    ]
-    if plan.seconds is not None:
-        lines.append(f"this will take about {duration(plan.seconds)}")
-    return lines
-
-
 def replace_out(config: TrainConfig, folder: Path) -> TrainConfig:
     """The config as it is written: with its run folder."""
     return config.with_values({"out": str(folder)}) if config.out is None else config
-
-
-def point_latest(folder: Path) -> None:
-    """``latest`` beside the run folder points at it; where links cannot be made, it does without."""
-    link = folder.parent / "latest"
-    if folder.name == "latest":
-        return
-    try:
-        beside = folder.parent / f".latest-{os.getpid()}"
-        beside.unlink(missing_ok=True)
-        beside.symlink_to(folder.name, target_is_directory=True)
-        if link.is_symlink() or not link.exists():
-            os.replace(beside, link)
-        else:
-            beside.unlink()
-    except OSError:
-        return
 
 
 def _differences(config: TrainConfig, default: TrainConfig) -> dict[str, Any]:

@@ -1,0 +1,77 @@
+"""What a resolved config stands for: the network, the augmentation of a phase, and what a step of it costs here."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from segwright.augment import presets
+from segwright.config import Phase, Size, TrainConfig
+from segwright.data.fingerprint import Fingerprint
+from segwright.losses import create_loss
+from segwright.models.catalog import create_model
+from segwright.models.segmenter import SegmentationModel
+from segwright.training.muon import hidden_kernels
+from segwright.training.optim import create_optimizer
+from segwright.training.step import TrainStep, seconds_per_step
+from segwright.types import Batch
+
+
+def build_network(config: TrainConfig, classes: int) -> SegmentationModel:
+    """The network a resolved config names."""
+    channels = config.model.in_channels
+    return create_model(
+        config.model.name,
+        classes=classes,
+        encoder=config.model.encoder,
+        weights=config.model.weights,
+        in_channels=channels if isinstance(channels, int) else 3,
+        **config.model.arguments,
+    )
+
+
+def is_normed(config: TrainConfig, classes: int) -> bool:
+    """Whether batch norms follow most of a network's convolutions, which Muon asks for; nothing is allocated."""
+    try:
+        with torch.device("meta"):
+            network = build_network(config.with_values({"model.weights": None}), classes)
+    except (NotImplementedError, RuntimeError):  # an initialisation that needs real memory: then the usual optimizer
+        return False
+    convolutions = sum(p.numel() for p in network.parameters() if p.ndim == 4)
+    return sum(p.numel() for p in hidden_kernels(network)) > 0.5 * convolutions > 0
+
+
+def transform(config: TrainConfig, phase: Phase, fingerprint: Fingerprint) -> presets.Training:
+    """The augmentation of a phase."""
+    augment = config.augment
+    aware = augment.class_aware if isinstance(augment.class_aware, float | int) else 0.0
+    rotation = augment.rotation if isinstance(augment.rotation, float | int) else 0.0
+    pixels = np.asarray(fingerprint.class_pixels, np.float64)
+    need = np.where(pixels > 0, 1 / np.sqrt(np.maximum(pixels / max(pixels.sum(), 1.0), 1e-9)), 0.0)
+    strength = "medium" if augment.strength == "auto" else augment.strength
+    return presets.training(
+        size=phase.size,
+        scale=phase.scale,
+        rotation=float(rotation) if strength != "none" else 0.0,
+        flip=0.5 if augment.flip else 0.0,
+        flip_vertical=0.5 if augment.vertical_flip else 0.0,
+        class_aware=float(aware),
+        class_weights=tuple(float(n) for n in need) if need.any() else None,
+        colour=strength,
+    )
+
+
+def time_step(config: TrainConfig, classes: int, device: torch.device, size: Size, batch: int, precision: str) -> float:
+    """Seconds of a training step of the network that ``config`` names, on pixels made up for it."""
+    quiet = config.with_values({"model.weights": None})
+    model = build_network(quiet, classes).train()
+    model.native_logits = config.training.native_logits
+    lr = config.training.lr if isinstance(config.training.lr, float) else 1e-3
+    optimizer = create_optimizer(model.to(device), config.training, lr=lr, weight_decay=0.0)
+    loss = create_loss("ce", classes=classes)
+    step = TrainStep(model, loss, optimizer, device=device, precision=precision)
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (batch, *size, model.in_channels), np.uint8)
+    masks = rng.integers(0, classes, (batch, *size), np.uint8)
+    made_up = Batch(images, masks, tuple(str(i) for i in range(batch)))
+    return seconds_per_step(lambda: step([made_up]), repeats=3)
