@@ -120,7 +120,8 @@ class DDRNet(SegmentationModel):
         head_channels: int = 64,
         aux: bool = True,
     ) -> None:
-        super().__init__(classes=classes, in_channels=in_channels, stride=8, size_divisor=64)
+        # Two cells at stride 64 at least: with one, an exported DAPPM would be tied to that case.
+        super().__init__(classes=classes, in_channels=in_channels, stride=8, size_divisor=64, minimum_size=128)
         fine = 2 * width  # channels of the branch that stays at stride 8
         entry = [ConvNorm(in_channels, width, 3, 2), nn.ReLU(inplace=True)]
         entry += [ConvNorm(width, width, 3, 2), nn.ReLU(inplace=True)]

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from segwright.errors import ModelError
-from segwright.models.segmenter import SegmentationModel, SegOutput
+from segwright.models.segmenter import SegmentationModel, SegOutput, crop
 
 LAYERS_56 = (4,) * 11
 LAYERS_67 = (5,) * 11
@@ -119,7 +119,7 @@ class FCDenseNet(SegmentationModel):
             skip = skips.pop()
             height, width = skip.shape[-2:]
             # 2h + 1 rows for a skip of 2h or 2h + 1: the centre crop of the release starts at row 0 in both cases
-            x, new = block(torch.cat([transition(new)[..., :height, :width], skip], 1))
+            x, new = block(torch.cat([crop(transition(new), height, width), skip], 1))
         return SegOutput(self.head(x), {})
 
 

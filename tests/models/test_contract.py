@@ -243,7 +243,7 @@ def test_onnx_at_two_sizes(name: str, tmp_path: Path) -> None:
     assert program is not None
     program.save(str(path))
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    for batch, height, width in ((1, 64, 96), (2, 77, 101)):
+    for batch, height, width in ((1, 64, 96), (2, 77, 101), (1, 300, 200)):
         images = pictures(batch, height, width)
         with torch.no_grad():
             expected = built(images).logits.numpy()
