@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import threading
 import time
 from pathlib import Path
 
@@ -174,11 +175,18 @@ def test_encoder_weights_come_from_the_cache_and_fit_any_channels(
 
 
 def test_a_host_that_never_answers_is_given_up_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(weights_module.urllib.request, "urlopen", lambda *_, **__: time.sleep(30))
+    over = threading.Event()
+
+    def silent(*_: object, **__: object) -> None:
+        over.wait(30)
+        raise OSError("nobody answered")
+
+    monkeypatch.setattr(weights_module.urllib.request, "urlopen", silent)
     reachable.cache_clear()
     start = time.monotonic()
     assert not reachable("https://example.invalid/x", 0.2)
     assert time.monotonic() - start < 5
+    over.set()
     reachable.cache_clear()
 
 
