@@ -1,15 +1,19 @@
 """Every network of the catalog, trained for the same small budget on CamVid from scratch: do they learn?
 
     python benchmarks/lineage.py --data ../shared/data/camvid --minutes-each 2 --out lineage
-    python benchmarks/lineage.py --models unet,ddrnet,fcn8s --minutes-each 5
+    python benchmarks/lineage.py --models unet,ddrnet,fcn8s --minutes-each 5 --lanes 2
 
 One network at a time, each result written to ``OUT/NAME.json`` as soon as it is there; run again, and those that are
 done are passed over. ``OUT/lineage.md`` is the table: val mIoU (one pooled confusion matrix), seconds an epoch, peak
 memory. The row "class priors" is what the most frequent class everywhere scores; none may fall below it.
 
-The recipe is the same for all and deliberately plain: AdamW, cosine by time, crops of random scale and side, batch 8,
-cross-entropy with square-root median-frequency weights. Learning rate and arguments of the classical networks are those
-of ``segwright.models.recipes.FROM_SCRATCH``; what is not as published stands in the column "arguments".
+The budget is counted in CPU time of the training alone, on one thread, so that a busy machine does not change it;
+``--lanes`` networks train side by side.
+
+The recipe is the same for all and deliberately plain: AdamW, cosine by time, crops of random scale and side, batch 8
+(4 for the classical networks), cross-entropy with square-root median-frequency weights. Learning rate and arguments of
+the classical networks are those of ``segwright.models.recipes.FROM_SCRATCH``; what is not as published stands in the
+column "arguments".
 """
 
 from __future__ import annotations
@@ -17,10 +21,12 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import os
 import resource
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -31,7 +37,7 @@ from segwright.data.dataset import open_dataset
 from segwright.errors import SegwrightError
 from segwright.metrics.confusion import ConfusionMatrix
 from segwright.models.catalog import CATALOG, create_model
-from segwright.models.recipes import FROM_SCRATCH, Recipe
+from segwright.models.recipes import AUX_WEIGHTS, FROM_SCRATCH, USUAL_AUX_WEIGHT, Recipe
 
 ZERO_START = ("fcn32s", "fcn16s", "fcn8s")  # zero scores behind frozen upsampling: they get a start that is ours
 IGNORED = 255
@@ -80,28 +86,30 @@ def evaluate(model: torch.nn.Module, images: torch.Tensor, masks: torch.Tensor, 
 
 
 def train(name: str, options: argparse.Namespace) -> dict[str, object]:
-    """One network for ``minutes_each``; the clock runs for training only."""
+    """One network for ``minutes_each`` of CPU time; the clock runs for training only."""
+    torch.set_num_threads(1)  # CPU time is then time
     torch.manual_seed(options.seed)
     rng = np.random.default_rng(options.seed)
     data = open_dataset(options.data)
     classes = data.label_space.classes
     height, width = options.size
     images, masks = load(data.train, height, width)
-    recipe = FROM_SCRATCH.get(name, Recipe("adamw", options.lr, 0.01))
+    recipe = FROM_SCRATCH.get(name, Recipe("adamw", options.lr, 0.01, batch=options.batch))
     arguments = {"init": "he"} if name in ZERO_START else dict(recipe.arguments)
     model = create_model(name, classes=classes, weights=None, **arguments).to(memory_format=torch.channels_last)
     weights = class_weights(masks, classes)
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(trainable, lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
+    aux_weight = AUX_WEIGHTS.get(name, USUAL_AUX_WEIGHT)
     budget = options.minutes_each * 60
     window = (min(options.crop[0], height), min(options.crop[1], width))
     spent, seen, order = 0.0, 0, np.array([], int)
     model.train()
     while spent < budget:
-        start = time.perf_counter()
-        if len(order) < options.batch:
+        start = time.process_time()
+        if len(order) < recipe.batch:
             order = np.concatenate([order, rng.permutation(len(images))])
-        chosen, order = order[: options.batch], order[options.batch :]
+        chosen, order = order[: recipe.batch], order[recipe.batch :]
         share = spent / budget
         factor = share / 0.1 if share < 0.1 else 0.5 * (1 + math.cos(math.pi * (share - 0.1) / 0.9))
         for group in optimizer.param_groups:
@@ -110,13 +118,13 @@ def train(name: str, options: argparse.Namespace) -> dict[str, object]:
         output = model(batch)
         loss = F.cross_entropy(output.logits, target, weights, ignore_index=IGNORED)
         for aux in output.aux.values():
-            loss = loss + 0.4 * F.cross_entropy(aux, target, weights, ignore_index=IGNORED)
+            loss = loss + aux_weight * F.cross_entropy(aux, target, weights, ignore_index=IGNORED)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(trainable, recipe.clip_gradient or 5.0)
         optimizer.step()
         seen += len(chosen)
-        spent += time.perf_counter() - start
+        spent += time.process_time() - start
     val_images, val_masks = load(data.val, height, width)
     most = int(torch.bincount(masks.flatten().long(), minlength=256)[:classes].argmax())
     prior = ConfusionMatrix(classes)
@@ -153,14 +161,26 @@ def table(folder: Path) -> str:
     return "\n".join(lines) + "\n"
 
 
+def apart(name: str, options: argparse.Namespace) -> str:
+    """Train ``name`` in a process of its own (its peak memory is its own); returns the name if it failed."""
+    print(f"{name}: {options.minutes_each:g} minutes", file=sys.stderr, flush=True)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    code = subprocess.run([sys.executable, __file__, *sys.argv[1:], "--one", name], env=environment).returncode
+    if code:
+        print(f"{name}: failed ({code})", file=sys.stderr, flush=True)
+    (options.out / "lineage.md").write_text(table(options.out))
+    return name if code else ""
+
+
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="train every network of the catalog for the same budget on CamVid")
     parser.add_argument("--data", type=Path, default=Path("../shared/data/camvid"))
     parser.add_argument("--models", default=",".join(CATALOG), help="names, separated by commas")
-    parser.add_argument("--minutes-each", type=float, default=2.0)
+    parser.add_argument("--minutes-each", type=float, default=4.0, help="CPU time of one network")
+    parser.add_argument("--lanes", type=int, default=1, help="networks trained at the same time")
     parser.add_argument("--size", type=int, nargs=2, default=(180, 240), metavar=("H", "W"))
     parser.add_argument("--crop", type=int, nargs=2, default=(160, 208), metavar=("H", "W"))
-    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--batch", type=int, default=8, help="of networks without a recipe of their own")
     parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path("lineage"))
@@ -179,17 +199,9 @@ def main() -> int:
             return 1
         (options.out / f"{options.one}.json").write_text(json.dumps(result, indent=1))
         return 0
-    failed = []
-    for name in options.models.split(","):
-        if (options.out / f"{name}.json").exists():
-            continue
-        print(f"{name}: {options.minutes_each:g} minutes", file=sys.stderr, flush=True)
-        # A process each: its peak memory is its own, and one that is killed takes nothing else with it.
-        code = subprocess.run([sys.executable, __file__, *sys.argv[1:], "--one", name]).returncode
-        if code:
-            failed.append(name)
-            print(f"{name}: failed ({code})", file=sys.stderr, flush=True)
-        (options.out / "lineage.md").write_text(table(options.out))
+    names = [name for name in options.models.split(",") if not (options.out / f"{name}.json").exists()]
+    with ThreadPoolExecutor(options.lanes) as lanes:
+        failed = [name for name in lanes.map(lambda name: apart(name, options), names) if name]
     print(table(options.out))
     rows = [json.loads(file.read_text()) for file in options.out.glob("*.json")]
     failed += [row["name"] for row in rows if row["miou"] <= row["prior_miou"]]

@@ -114,6 +114,22 @@ class ChannelNorm(nn.LayerNorm):
         return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
 
+def conv_of_upsampled(x: Tensor, weight: Tensor) -> Tensor:
+    """3×3 convolution (padding 1) of ``x`` upsampled twice by nearest neighbour, without making the upsampled map.
+
+    ``x``: (N, C, H, W); ``weight``: (out, C, 3, 3); returns (N, out, 2H, 2W). Each output pixel sees at most 2×2 input
+    pixels, so nine products of equal neighbours become four: the same sums as a transposed convolution of stride 2
+    with a 4×4 kernel, for less than half the multiplications and none of the copies.
+    """
+    kernel = torch.stack(
+        [weight[:, :, 2], weight[:, :, 2] + weight[:, :, 1], weight[:, :, 1] + weight[:, :, 0], weight[:, :, 0]], dim=2
+    )
+    kernel = torch.stack(
+        [kernel[..., 2], kernel[..., 2] + kernel[..., 1], kernel[..., 1] + kernel[..., 0], kernel[..., 0]], dim=3
+    )
+    return F.conv_transpose2d(x, kernel.transpose(0, 1), stride=2, padding=1)
+
+
 def average_grid(x: Tensor, bins: int) -> Tensor:
     """Adaptive average pooling to ``bins``×``bins``, in a form that exports with free sizes.
 

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from segwright.errors import ModelError
-from segwright.models.blocks import ConvNormReLU, initialize_decoder, initialize_head
+from segwright.models.blocks import ConvNormReLU, conv_of_upsampled, initialize_decoder, initialize_head
 from segwright.models.encoders import Encoder
 from segwright.models.segmenter import SegmentationModel, SegOutput, resize
 
@@ -34,12 +34,35 @@ class UNetBlock(nn.Module):
 
     def forward(self, x: Tensor, skip: Tensor | None) -> Tensor:
         """(N, in, h, w), (N, skip, H, W) → (N, out, H, W)."""
-        size = (x.shape[-2] * 2, x.shape[-1] * 2) if skip is None else (skip.shape[-2], skip.shape[-1])
-        x = F.interpolate(x, size=size, mode=self.interpolation)
-        if skip is not None:
-            x = torch.cat([x, skip], dim=1)
-        out: Tensor = self.conv2(self.conv1(x))
+        if self._folds(x, skip):
+            x = self._conv1_folded(x, skip)
+        else:
+            size = (x.shape[-2] * 2, x.shape[-1] * 2) if skip is None else (skip.shape[-2], skip.shape[-1])
+            x = F.interpolate(x, size=size, mode=self.interpolation)
+            x = self.conv1(x if skip is None else torch.cat([x, skip], dim=1))
+        out: Tensor = self.conv2(x)
         return out
+
+    def _folds(self, x: Tensor, skip: Tensor | None) -> bool:
+        """Whether upsampling and ``conv1`` are computed as one: on a CPU, and where the resolution exactly doubles.
+
+        At the deepest block of a wide encoder the larger kernel costs more than it saves: few pixels, many channels.
+        """
+        if self.interpolation != "nearest" or x.device.type != "cpu" or torch.compiler.is_compiling():
+            return False
+        if x.shape[0] * x.shape[-2] * x.shape[-1] < 4 * x.shape[1]:
+            return False
+        return skip is None or (skip.shape[-2] == 2 * x.shape[-2] and skip.shape[-1] == 2 * x.shape[-1])
+
+    def _conv1_folded(self, x: Tensor, skip: Tensor | None) -> Tensor:
+        """``conv1`` of the upsampled and the skip, each convolved by itself: the same sums, less work."""
+        conv, norm, act = self.conv1
+        channels = x.shape[1]
+        out = conv_of_upsampled(x, conv.weight[:, :channels])
+        if skip is not None:
+            out = out + F.conv2d(skip, conv.weight[:, channels:], padding=1)
+        folded: Tensor = act(norm(out))
+        return folded
 
 
 class UNetDecoder(nn.Module):
