@@ -1,42 +1,28 @@
-"""CVAT's XML ("CVAT for images 1.1"): polygons, boxes, ellipses and masks, drawn by their z order.
+"""CVAT's XML ("CVAT for images 1.1", "CVAT for video 1.1"): polygons, boxes, ellipses, masks, drawn by their z order.
 
 A mask's run lengths go along the rows of its box and are exact. Labels and colours come from the task's description;
 what no shape covers is background. Polylines, points and tags cover no area and are passed over, which a note says.
+A video's tracks (:mod:`.cvat_tracks`) are drawn into its frames, which lie beside the XML as pictures.
 """
 
 from __future__ import annotations
 
-import math
 import re
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-
-import numpy as np
 
 from segwright.data.drawing import DrawnReader, Region, annotated_space, describe_source, fill_name, paint
 from segwright.data.formats.base import SPLIT_NAMES, Format, in_order, pairing_problems, unique_ids
+from segwright.data.formats.cvat_shapes import AREAS, LINES, Shape, pixels, shape_of
+from segwright.data.formats.cvat_tracks import Frames, Video, number_pictures, read_meta, read_track, shapes_by_frame
 from segwright.data.formats.tree import Tree, is_picture, peek
-from segwright.data.polygons import as_points, fill_box
 from segwright.data.records import Dataset, Problem, Record
-from segwright.data.rle import check_size, decode_rows
+from segwright.data.rle import check_size
 from segwright.errors import FormatError, LabelError
-from segwright.images import UInt8Array
+from segwright.images import UInt8Array, read_header
 from segwright.types import Colour
-
-AREAS = ("polygon", "box", "ellipse", "mask")
-ELLIPSE_POINTS = 180
-
-
-@dataclass(frozen=True, slots=True)
-class Shape:
-    """One annotation as it stands in the file."""
-
-    kind: str
-    label: str
-    z: int
-    attributes: Mapping[str, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,44 +52,9 @@ class CvatReader(DrawnReader):
                     where=where,
                     fix="export the annotations again",
                 )
-            try:
-                top, left, mask = _pixels(shape, payload.height, payload.width, where)
-            except (KeyError, ValueError) as error:
-                raise LabelError(f"a broken {shape.kind}", found=repr(error), where=where) from error
+            top, left, mask = pixels(shape, payload.height, payload.width, where)
             regions.append(Region((self.index or {})[shape.label], mask, top, left))
         return paint(regions, payload.height, payload.width, self.background)
-
-
-def _pixels(
-    shape: Shape, height: int, width: int, where: str
-) -> tuple[int, int, np.ndarray[tuple[int, ...], np.dtype[np.bool_]]]:
-    values = shape.attributes
-    if shape.kind == "mask":
-        counts = [int(part) for part in values["rle"].split(",")]
-        mask = decode_rows(counts, int(float(values["height"])), int(float(values["width"])), where)
-        return int(float(values["top"])), int(float(values["left"])), mask
-    if shape.kind == "polygon":
-        points = as_points([[float(v) for v in pair.split(",")] for pair in values["points"].split(";")], where)
-    elif shape.kind == "box":
-        left, top, right, bottom = (float(values[key]) for key in ("xtl", "ytl", "xbr", "ybr"))
-        points = np.array([[left, top], [right, top], [right, bottom], [left, bottom]])
-        points = _turned(points, float(values.get("rotation", 0)))
-    else:
-        t = np.linspace(0, 2 * math.pi, ELLIPSE_POINTS, endpoint=False)
-        across, down = float(values["rx"]) * np.cos(t), float(values["ry"]) * np.sin(t)
-        points = np.stack([float(values["cx"]) + across, float(values["cy"]) + down], axis=1)
-        points = _turned(points, float(values.get("rotation", 0)))
-    return fill_box(as_points(points.tolist(), where), height, width, where)
-
-
-def _turned(
-    points: np.ndarray[tuple[int, ...], np.dtype[np.float64]], degrees: float
-) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
-    """Clockwise about the middle, y pointing down."""
-    angle = math.radians(degrees)
-    turn = np.array([[math.cos(angle), math.sin(angle)], [-math.sin(angle), math.cos(angle)]])
-    middle = (points.min(axis=0) + points.max(axis=0)) / 2
-    return np.asarray((points - middle) @ turn + middle)
 
 
 def _files(tree: Tree) -> list[Path]:
@@ -128,6 +79,7 @@ def recognise(tree: Tree) -> str | None:
 class _Parsed:
     labels: dict[str, Colour | None]
     images: list[tuple[str, str | None, Annotated]]  # name, subset, annotations
+    videos: dict[Path, Video] = field(default_factory=dict)
     skipped: int = 0
 
 
@@ -135,22 +87,24 @@ def _parse(path: Path, parsed: _Parsed) -> None:
     """Read one XML as a stream; one that declares entities is refused, for they can be bombs."""
     if re.search(r"<!(?:DOCTYPE|ENTITY)", peek(path), re.IGNORECASE):
         raise FormatError("the XML declares entities", found="<!DOCTYPE", where=path, fix="export it from CVAT again")
+    frames = Frames()
     try:
         for _, element in ElementTree.iterparse(path, events=("end",)):
             if element.tag == "label" and element.find("name") is not None:
                 name = (element.findtext("name") or "").strip()
                 if (element.findtext("type") or "") != "skeleton":
                     parsed.labels.setdefault(name, _hex(element.findtext("color")))
+            elif element.tag == "meta":
+                frames = read_meta(element)
             elif element.tag == "track":
-                raise FormatError("a video's tracks, not pictures", found="<track>", where=path,
-                                  fix="export the task as 'CVAT for images 1.1'")  # fmt: skip
+                video = parsed.videos.setdefault(path, Video(frames))
+                video.tracks.append(read_track(element, path))
+                parsed.labels.setdefault((element.get("label") or "").strip(), None)
+                parsed.skipped += any(child.tag in LINES for child in element)
+                element.clear()
             elif element.tag == "image":
-                shapes = tuple(
-                    Shape(child.tag, child.get("label", ""), int(child.get("z_order", "0") or 0), dict(child.attrib))
-                    for child in element
-                    if child.tag in AREAS
-                )
-                parsed.skipped += sum(child.tag in ("polyline", "points", "cuboid", "skeleton") for child in element)
+                shapes = tuple(shape_of(child) for child in element if child.tag in AREAS)
+                parsed.skipped += sum(child.tag in LINES for child in element)
                 size = int(element.get("height", "0")), int(element.get("width", "0"))
                 parsed.images.append(
                     (element.get("name", ""), element.get("subset"), Annotated(str(path), *size, shapes))
@@ -167,6 +121,37 @@ def _hex(text: str | None) -> Colour | None:
         return None
     number = int(match[1], 16)
     return (number >> 16, number >> 8 & 255, number & 255)
+
+
+def _pictures(tree: Tree) -> list[Path]:
+    """All pictures under the root, or beside it where it is the XML itself."""
+    walked = (Tree(tree.root.parent) if tree.is_file else tree).walk()
+    return [Path(listing.path, name) for _, listing in walked for name in listing.files if is_picture(name)]
+
+
+def _drawn_frames(path: Path, video: Video, pictures: Sequence[Path]) -> list[tuple[Path, Annotated]]:
+    """The frames of a video with what its tracks draw; those that show no object are all background."""
+    near = [picture for picture in pictures if picture.is_relative_to(path.parent)]
+    frames = number_pictures(near, video.frames, path)
+    try:
+        shapes = shapes_by_frame(video, list(frames))
+    except (KeyError, ValueError) as error:
+        raise FormatError("a broken shape in a track", found=repr(error), where=path, fix="export it again") from error
+    result = []
+    for frame, picture in frames.items():
+        size = video.frames.size or read_header(picture).size
+        result.append((picture, Annotated(str(path), *size, tuple(shapes[frame]))))
+    return result
+
+
+def _video_notes(videos: Mapping[Path, Video]) -> list[str]:
+    notes = []
+    for path, video in videos.items():
+        note = f"{path.name}: {len(video.tracks)} tracks of a video"
+        if video.filled:
+            note += f"; {video.filled} shapes after or between keyframes are filled in, as CVAT does"
+        notes.append(note)
+    return notes
 
 
 def open_cvat(tree: Tree) -> Dataset:
@@ -187,6 +172,9 @@ def open_cvat(tree: Tree) -> Dataset:
     located = [(name, subset, tree.locate(name), annotated) for name, subset, annotated in parsed.images]
     missing = tuple(name for name, _, path, _ in located if path is None)
     present = [(path, subset, annotated) for _, subset, path, annotated in located if path is not None]
+    pictures = _pictures(tree)
+    for path, video in parsed.videos.items():
+        present += [(picture, None, annotated) for picture, annotated in _drawn_frames(path, video, pictures)]
     ids = unique_ids([(path.parent.name, path.stem, path.suffix) for path, _, _ in present])
     records = [Record(name, path, None, annotated) for name, (path, _, annotated) in zip(ids, present, strict=True)]
     given: dict[str, list[Record]] = {}
@@ -194,14 +182,10 @@ def open_cvat(tree: Tree) -> Dataset:
         if subset and subset.lower() in SPLIT_NAMES:
             given.setdefault(SPLIT_NAMES[subset.lower()], []).append(record)
     used = {path for path, _, _ in present}
-    lone = [
-        Path(listing.path, name)
-        for _, listing in (() if tree.is_file else tree.walk())
-        for name in listing.files
-        if is_picture(name) and Path(listing.path, name) not in used
-    ]
+    lone = [] if tree.is_file else [path for path in pictures if path not in used]
     notes = [
-        f"{len(space)} classes; what no shape covers is {fill_name(space, background)}; shapes lie by their z order"
+        f"{len(space)} classes; what no shape covers is {fill_name(space, background)}; shapes lie by their z order",
+        *_video_notes(parsed.videos),
     ]
     if parsed.skipped:
         notes.append(f"{parsed.skipped} lines, points and cuboids cover no area and are passed over")
@@ -222,4 +206,6 @@ def open_cvat(tree: Tree) -> Dataset:
     )
 
 
-FORMAT = Format("cvat", "CVAT", "annotations.xml (CVAT for images 1.1) with its pictures", recognise, open_cvat)
+FORMAT = Format(
+    "cvat", "CVAT", "annotations.xml (CVAT for images 1.1, for video 1.1) and its pictures", recognise, open_cvat
+)
