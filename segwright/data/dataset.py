@@ -33,6 +33,10 @@ def recognise(path: str | Path | Tree) -> tuple[Format, str]:
         reason = known.recognise(tree)
         if reason is not None:
             return known, reason
+    for known in FORMATS.values():
+        near = known.hint(tree) if known.hint is not None else None
+        if near is not None:
+            raise near
     raise FormatError(
         "no data set recognised",
         expected="\n            ".join(f"{known.name}: {known.looks_for}" for known in FORMATS.values()),

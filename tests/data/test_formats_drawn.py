@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import pickle
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -329,7 +330,7 @@ def test_cvat_ellipse_and_rotation(tmp_path: Path) -> None:
 def test_cvat_what_is_wrong(tmp_path: Path) -> None:
     picture(tmp_path / "x.jpg", size=SIZE)
     for text in (CVAT.replace("<annotations>", '<!DOCTYPE a [<!ENTITY e "x">]><annotations>', 1), CVAT[:300],
-                 CVAT.replace("<image", "<track/><image")):  # fmt: skip
+                 CVAT.replace("<image", '<track task_id="3"/><image')):  # fmt: skip
         write(tmp_path / "annotations.xml", text)
         with pytest.raises(FormatError, match=r"annotations\.xml"):
             open_dataset(tmp_path, format="cvat")
@@ -337,6 +338,83 @@ def test_cvat_what_is_wrong(tmp_path: Path) -> None:
         write(tmp_path / "annotations.xml", CVAT.replace(old, new))
         with pytest.raises(LabelError, match=r"annotations\.xml, x"):
             only(open_dataset(tmp_path))
+
+
+VIDEO = """<annotations><version>1.1</version><meta><task><mode>interpolation</mode><start_frame>2</start_frame>
+<stop_frame>{stop}</stop_frame><frame_filter>{filter}</frame_filter>
+<labels><label><name>car</name></label><label><name>road</name></label></labels>
+<original_size><width>16</width><height>12</height></original_size></task></meta>
+<track id="0" label="car" source="manual">{shapes}</track>
+<track id="1" label="road"><box frame="2" xtl="0" ytl="10" xbr="16" ybr="12" outside="0" keyframe="1" z_order="0"/>
+</track></annotations>"""
+
+
+def video(folder: Path, shapes: str, *, names: str = "frame_{:06d}.png", stop: int = 8, filter: str = "") -> Any:
+    """A video task of frames 2 to ``stop``, opened; ``shapes`` are those of its car."""
+    for frame in range(2, stop + 1):
+        picture(folder / "images" / names.format(frame), size=SIZE, seed=frame)
+    write(folder / "annotations.xml", VIDEO.format(shapes=shapes, stop=stop, filter=filter))
+    return open_dataset(folder)
+
+
+def key(frame: int, left: int, *, outside: int = 0, top: int = 2, z: int = 1) -> str:
+    """A square of 4 pixels as a keyframe."""
+    return (f'<box frame="{frame}" xtl="{left}" ytl="{top}" xbr="{left + 4}" ybr="{top + 4}" outside="{outside}" '
+            f'occluded="0" keyframe="1" z_order="{z}"/>')  # fmt: skip
+
+
+def test_cvat_tracks_as_exported(tmp_path: Path) -> None:
+    """Every frame written out, the object gone from frame 5 on; polygons and masks along the track."""
+    shapes = (key(2, 0) + '<polygon frame="3" points="1,2;5,2;5,6;1,6" outside="0" keyframe="0" z_order="1"/>'
+              '<mask frame="4" rle="1, 2, 1" left="10" top="8" width="2" height="2" outside="0" keyframe="1"/>'
+              + key(5, 3, outside=1))  # fmt: skip
+    data = video(tmp_path, shapes, stop=6)
+    assert data.label_space.names == ("background", "car", "road") and not data.problems
+    assert data.all.ids == tuple(f"frame_{n:06d}" for n in range(2, 7))
+    road = 2 * box_mask(10, 0, 12, 16).astype(np.uint8)
+    masks = [data.all.read_mask(i) for i in range(5)]
+    assert np.array_equal(masks[0], road + box_mask(2, 0, 6, 4)) and np.array_equal(
+        masks[1], road + box_mask(2, 1, 6, 5)
+    )
+    assert np.argwhere(masks[2] == 1).tolist() == [[8, 11], [9, 10]]
+    assert np.array_equal(masks[3], road) and np.array_equal(masks[4], road), "outside, and so it stays"
+    assert any("2 tracks of a video; 4 shapes" in note for note in data.notes), "the road's box goes on"
+
+
+def test_cvat_tracks_between_keyframes(tmp_path: Path) -> None:
+    data = video(tmp_path, key(2, 0) + key(6, 8) + key(7, 8, outside=1))
+    lefts = [np.flatnonzero((data.all.read_mask(i) == 1).any(axis=0)) for i in range(7)]
+    assert [part[0] if len(part) else None for part in lefts] == [0, 2, 4, 6, 8, None, None]
+    grown = ('<polygon frame="2" points="0,2;4,2;4,6;0,6" outside="0" keyframe="1"/>'
+             '<polygon frame="4" points="4,2;6,2;8,2;8,6;4,6" outside="0" keyframe="1"/>')  # fmt: skip
+    mask = video(tmp_path, grown).all.read_mask(1)
+    assert np.array_equal(mask == 1, box_mask(2, 2, 6, 6)), "five corners onto four, by their place along the outline"
+    turned = [f'<box frame="{frame}" xtl="6" ytl="2" xbr="10" ybr="4" rotation="{angle}" outside="0"/>'
+              for frame, angle in ((2, 350), (4, 10))]  # fmt: skip
+    mask = video(tmp_path, "".join(turned)).all.read_mask(1)
+    assert np.array_equal(mask == 1, box_mask(2, 6, 4, 10)), "from 350° to 10° by 0°, not by 180°"
+    held = ('<mask frame="2" rle="0, 4" left="1" top="1" width="2" height="2" outside="0"/>'
+            '<mask frame="4" rle="0, 4" left="9" top="1" width="2" height="2" outside="0"/>')  # fmt: skip
+    mask = video(tmp_path, held).all.read_mask(1)
+    assert np.array_equal(mask == 1, box_mask(1, 1, 3, 3)), "masks stay as they are until the next"
+
+
+def test_cvat_frames_and_their_pictures(tmp_path: Path) -> None:
+    data = video(tmp_path / "steps", key(2, 0) + key(6, 8), filter="step=2")
+    assert data.all.ids == tuple(f"frame_{n:06d}" for n in (2, 4, 6, 8)) and len(data.unpaired_images) == 3
+    assert (data.all.read_mask(1) == 1)[2, 4]
+    named = video(tmp_path / "named", key(2, 0) + key(6, 8), names="DSC_{:04d}.png")
+    assert (named.all.read_mask(2) == 1)[2].nonzero()[0][0] == 4, "by their order, the first is frame 2"
+    picture(tmp_path / "named/images/one more.png", size=SIZE)
+    (tmp_path / "named/images/DSC_0002.png").unlink()
+    (tmp_path / "named/images/DSC_0003.png").unlink()
+    with pytest.raises(FormatError, match="7 pictures, or names that end in the frame's number"):
+        open_dataset(tmp_path / "named")
+    write(tmp_path / "bare/annotations.xml", VIDEO.format(shapes=key(2, 0), stop=8, filter=""))
+    with pytest.raises(FormatError, match=r"ffmpeg .* -start_number 0"):
+        open_dataset(tmp_path / "bare")
+    with pytest.raises(FormatError, match="a broken shape in a track"):
+        video(tmp_path / "broken", key(2, 0).replace('xtl="0"', "") + key(6, 8))
 
 
 def studio(regions: list[dict[str, Any]], image: str = "/data/upload/1/1a2b3c4d-x.jpg") -> list[dict[str, Any]]:
@@ -402,7 +480,7 @@ def test_yolo(tmp_path: Path, nested: str) -> None:
 
 def test_yolo_what_is_wrong(tmp_path: Path) -> None:
     picture(tmp_path / "images/a.jpg", size=SIZE)
-    for line in ("0 0.5 0.5 0.2 0.2", "7 0 0 1 0 1 1", "0 0 0 1 0 1 x", "0 0 0 1 0 1 1 1"):
+    for line in ("0 0.5 0.5 0.2 0.2", "0 0.5 0.5 0.2 0.2 0.9", "7 0 0 1 0 1 1", "0 0 0 1 0 1 x", "0 0 0 1 0 1 1 1"):
         write(tmp_path / "labels/a.txt", f"0 0 0 1 0 1 1\n{line}\n")
         write(tmp_path / "classes.txt", "cat\n")
         with pytest.raises(LabelError, match=r"a\.txt:2"):
@@ -411,5 +489,35 @@ def test_yolo_what_is_wrong(tmp_path: Path) -> None:
 
 def test_boxes_alone_are_no_segmentation(tmp_path: Path) -> None:
     picture(tmp_path / "images/a.jpg", size=SIZE)
-    write(tmp_path / "labels/a.txt", "0 0.5 0.5 0.2 0.2\n")
+    write(tmp_path / "labels/a.txt", "0 0.5 0.5 0.2 0.2\n1 0.25 0.5 0.2 0.2\n")
     assert FORMATS["yolo"].recognise(tmp_path) is None
+    for form in (None, "yolo"):
+        with pytest.raises(FormatError, match="boxes, not polygons"):
+            open_dataset(tmp_path, form)
+    mask = np.zeros(SIZE, np.uint8)
+    mask[2:5] = 1
+    (tmp_path / "masks").mkdir()
+    write_mask(tmp_path / "masks/a.png", mask)
+    assert open_dataset(tmp_path).format == "folder", "boxes beside masks do no harm"
+
+
+def test_boxes_among_polygons_are_named(tmp_path: Path) -> None:
+    """Recognised by any polygon, not by the first line; the line that is a box is named with the way to drop it."""
+    picture(tmp_path / "images/a b.jpg", size=SIZE)
+    text = write(tmp_path / "labels/a b.txt", "0 0.5 0.5 0.2 0.2\n0 0.25 0.25 0.75 0.25 0.75 0.75 0.25 0.75\n")
+    data = open_dataset(tmp_path)
+    with pytest.raises(LabelError, match="a box, not a polygon") as caught:
+        only(data)
+    fix = (caught.value.fix or "").partition("line: ")[2]
+    subprocess.run(fix, shell=True, check=True)
+    assert len(text.read_text().splitlines()) == 1 and np.array_equal(only(data), box_mask(3, 4, 9, 12))
+
+
+def test_coco_boxes(tmp_path: Path) -> None:
+    picture(tmp_path / "x.jpg", size=SIZE)
+    box = {"category_id": 18, "bbox": [1, 1, 5, 5], "segmentation": []}
+    write(tmp_path / "instances.json", coco([box, box]))
+    with pytest.raises(FormatError, match="boxes, not outlines"):
+        open_dataset(tmp_path)
+    write(tmp_path / "instances.json", coco([box, {"category_id": 18, "segmentation": [RECTANGLE]}]))
+    assert [p.kind for p in open_dataset(tmp_path).problems] == ["boxes without outline"]

@@ -17,6 +17,7 @@ from segwright.data.formats import (
     kitti_road,
     label_studio,
     labelme,
+    layers,
     oxford_pets,
     pairs,
     parquet,
@@ -29,7 +30,7 @@ from segwright.data.formats.base import Format
 
 _TRIED = (
     voc, sbd, cityscapes, ade20k, kitti_road, camvid, oxford_pets, labelme, label_studio, coco, cvat, parquet,
-    webdataset, yolo, pairs, geotiff, folder,
+    webdataset, yolo, pairs, layers, geotiff, folder,
 )  # fmt: skip
 
 FORMATS: dict[str, Format] = {module.FORMAT.name: module.FORMAT for module in _TRIED}

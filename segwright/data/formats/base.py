@@ -9,6 +9,7 @@ from pathlib import Path
 
 from segwright.data.formats.tree import Tree
 from segwright.data.records import Dataset, Problem, Record
+from segwright.errors import FormatError
 
 SPLIT_NAMES = {
     "train": "train", "training": "train", "tr": "train",
@@ -26,6 +27,8 @@ class Format:
     looks_for: str  # what on the disk gives it away; listed where nothing was recognised
     recogniser: Callable[[Tree], str | None]
     opener: Callable[[Tree], Dataset]
+    # What to say where nothing was recognised and the files come near this format; None where they do not.
+    hint: Callable[[Tree], FormatError | None] | None = None
 
     def recognise(self, path: str | Path | Tree) -> str | None:
         """Why it is this format, in words; None where it is not."""

@@ -296,7 +296,8 @@ class _Records:
         self.tree, self.classes = tree, classes
         self.pictures: dict[str, Path] = {}
         self.payloads: dict[str, Any] = {}
-        self.splits: dict[str, list[str]] = {}
+        self.splits: dict[str, dict[str, None]] = {}  # keys in order, each once
+        self.outlined, self.boxes = 0, 0
         self.missing: list[str] = []
         self.stray: list[str] = []
 
@@ -313,8 +314,8 @@ class _Records:
                 self.missing.append(name)
                 continue
             self.pictures[str(path)] = path
-            if file.split is not None and str(path) not in self.splits.setdefault(file.split, []):
-                self.splits[file.split].append(str(path))
+            if file.split is not None:
+                self.splits.setdefault(file.split, {})[str(path)] = None
             self._payload(file, image, grouped.get(image["id"], []), str(path))
         self.stray += [str(i) for i in grouped.keys() - known]
 
@@ -335,10 +336,28 @@ class _Records:
             for a in found
             if a.get("segmentation") and int(a["category_id"]) in index
         )
+        self.outlined += len(regions)
+        self.boxes += sum(bool(a.get("bbox")) and not a.get("segmentation") for a in found)
         before = self.payloads.get(key)
         if isinstance(before, Annotated):  # stuff and instances of one picture
             regions = (*before.regions, *regions)
         self.payloads[key] = Annotated(str(file.path), int(image["height"]), int(image["width"]), regions)
+
+    def _boxes(self) -> list[Problem]:
+        """Annotations that hold a box and no outline; FormatError where there is nothing else."""
+        if not self.boxes:
+            return []
+        fix = "export the outlines (polygons or masks) of all objects"
+        if not self.outlined and not any(isinstance(payload, Panoptic) for payload in self.payloads.values()):
+            raise FormatError(
+                "these are boxes, not outlines: the annotations of a detection data set",
+                expected="annotations with a segmentation",
+                found=f"{self.boxes} annotations with a bbox alone",
+                where=self.tree.root,
+                fix=fix,
+            )
+        message = f"{self.boxes} annotations hold a box and no outline: they are read as background"
+        return [Problem("warning", "boxes without outline", message, (), fix)]
 
     def dataset(self) -> Dataset:
         paths = list(self.pictures.values())
@@ -350,7 +369,7 @@ class _Records:
         given = {split: [records[key] for key in keys] for split, keys in self.splits.items()}
         if len(given) == 1 and len(next(iter(given.values()))) < len(records):
             given = {}
-        problems = []
+        problems = self._boxes()
         if self.missing:
             message = f"{len(self.missing)} pictures that the JSON names are not there"
             problems.append(Problem("warning", "mask without image", message, tuple(self.missing), "copy them there"))

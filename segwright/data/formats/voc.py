@@ -82,6 +82,20 @@ def recognise(tree: Tree) -> str | None:
     return f"JPEGImages and SegmentationClass in {', '.join(base or '.' for base in bases)}" if bases else None
 
 
+def hint(tree: Tree) -> FormatError | None:
+    """For VOC's detection half: XML with boxes, and no masks."""
+    for relative, listing in () if tree.is_file else tree.walk(depth=2):
+        if {"JPEGImages", "Annotations"} <= set(listing.dirs):
+            return FormatError(
+                "these are boxes, not masks: VOC's annotations for detection",
+                expected="SegmentationClass/ with a mask a picture",
+                found="Annotations/ and no SegmentationClass/",
+                where=Path(tree.path(relative)),
+                fix="unpack the masks, too, or outline the boxes in an annotation tool first",
+            )
+    return None
+
+
 def open_voc(tree: Tree) -> Dataset:
     parts = [_read_part(tree, base) for base in _bases(tree)]
     if not parts:
@@ -178,5 +192,5 @@ def palette() -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
 
 
 FORMAT = Format(
-    "voc", "PASCAL VOC", "JPEGImages/ and SegmentationClass/ (bare, or in VOCdevkit/VOC2012)", recognise, open_voc
+    "voc", "PASCAL VOC", "JPEGImages/ and SegmentationClass/ (bare, or in VOCdevkit/VOC2012)", recognise, open_voc, hint
 )

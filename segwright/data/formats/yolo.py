@@ -2,13 +2,15 @@
 
 A line is ``class x1 y1 x2 y2 …``. Names come from ``data.yaml`` or a class list. Class 0 of the files becomes 1, for
 what nothing covers is background; where polygons overlap, the smaller is on top. Lines of five numbers are boxes of a
-detection data set and have no shape: reading one is an error. A picture without a text file, or with an empty one, is
+detection data set and have no outline: files of nothing else are told apart from this format, and a box among polygons
+is an error when its picture is read. A picture without a text file, or with an empty one, is
 all background, as the convention has it.
 """
 
 from __future__ import annotations
 
 import re
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +21,7 @@ from segwright.data.classes import ClassEntry, ClassList, read_class_list
 from segwright.data.drawing import DrawnReader, Region, paint, smaller_on_top
 from segwright.data.formats.base import Format, in_order, pairing_problems, unique_ids
 from segwright.data.formats.pairing import describe_folder, find_class_list
-from segwright.data.formats.tree import Folder, Tree, is_picture, stem
+from segwright.data.formats.tree import Folder, Tree, is_picture, peek, stem
 from segwright.data.polygons import as_points, fill_box
 from segwright.data.records import Dataset, Record
 from segwright.errors import FormatError, LabelError
@@ -27,7 +29,9 @@ from segwright.images import UInt8Array
 from segwright.types import LabelSpace
 
 CLASS_FILES = ("classes.txt", "obj.names", "classes.json", "labels.txt")
-_LINE = re.compile(r"^\d+(?:\s+[-+0-9.eE]+){6,}\s*$")
+_LINE = re.compile(r"^\d+(?:[ \t]+[-+0-9.eE]+){6,}[ \t]*\r?$", re.MULTILINE)
+_BOX = re.compile(r"^\d+(?:[ \t]+[-+0-9.eE]+){4,5}[ \t]*\r?$", re.MULTILINE)
+LOOKED_AT = 20  # text files a folder
 
 
 @dataclass
@@ -51,11 +55,20 @@ class YoloReader(DrawnReader):
         return paint(smaller_on_top(regions), height, width, 0)
 
     def _region(self, fields: list[str], height: int, width: int, where: str) -> Region:
+        if len(fields) in (5, 6):  # the sixth is a detector's confidence
+            file, line = where.rsplit(":", 1)
+            raise LabelError(
+                "a box, not a polygon: where the object is, not its outline",
+                expected="a class and at least three pairs of numbers",
+                found=f"{len(fields)} numbers",
+                where=where,
+                fix=f"draw its outline, or remove the line: sed -i {line}d {shlex.quote(file)}",
+            )
         if len(fields) < 7 or len(fields) % 2 == 0:
             raise LabelError(
                 "a line is no polygon",
                 expected="a class and at least three pairs of numbers",
-                found=f"{len(fields)} fields{': a box of a detection data set' if len(fields) == 5 else ''}",
+                found=f"{len(fields)} fields",
                 where=where,
                 fix="export segmentation polygons",
             )
@@ -72,28 +85,44 @@ class YoloReader(DrawnReader):
         return Region(index, mask, top, left)
 
 
-def _label_folders(tree: Tree) -> list[tuple[str, Folder]]:
-    """Folders of text files with polygons, or anything in them where a data.yaml speaks for it."""
+def _text_folders(tree: Tree, line: re.Pattern[str]) -> list[tuple[str, Folder]]:
+    """Label folders where one of the first text files holds such a line."""
     if tree.is_file:
         return []
     found = []
     for relative, listing in tree.walk():
         if describe_folder(relative)[0] != "mask":
             continue
-        texts = [name for name in listing.files if name.lower().endswith(".txt")]
-        for name in texts[:20]:
-            with open(Path(listing.path, name), encoding="utf-8", errors="replace") as file:
-                line = file.readline()
-            if line.strip():
-                if _LINE.match(line):
-                    found.append((relative, listing))
-                break
+        texts = [name for name in listing.files if name.lower().endswith(".txt") and name.lower() not in CLASS_FILES]
+        if any(line.search(peek(Path(listing.path, name))) for name in texts[:LOOKED_AT]):
+            found.append((relative, listing))
     return found
+
+
+def _label_folders(tree: Tree) -> list[tuple[str, Folder]]:
+    """Folders of text files with polygons."""
+    if "yolo" not in tree.memo:
+        tree.memo["yolo"] = _text_folders(tree, _LINE)
+    return list(tree.memo["yolo"])
 
 
 def recognise(tree: Tree) -> str | None:
     folders = _label_folders(tree)
     return f"text files with polygons in {', '.join(relative for relative, _ in folders[:4])}" if folders else None
+
+
+def hint(tree: Tree) -> FormatError | None:
+    """For a detection data set: its labels are boxes."""
+    folders = _text_folders(tree, _BOX)
+    if not folders:
+        return None
+    return FormatError(
+        "these are boxes, not polygons: the labels of a detection data set, which hold no outline",
+        expected="lines of a class and at least three pairs of numbers, as YOLO's segmentation labels have",
+        found=f"lines of a class and a box in {', '.join(relative for relative, _ in folders[:4])}",
+        where=tree.root,
+        fix="export the polygons (in a YOLO segmentation format), or outline the boxes in an annotation tool first",
+    )
 
 
 def _names(tree: Tree) -> ClassList | None:
@@ -128,8 +157,8 @@ def _highest(folders: list[tuple[str, Folder]]) -> int:
 def open_yolo(tree: Tree) -> Dataset:
     folders = _label_folders(tree)
     if not folders:
-        raise FormatError("no YOLO polygons", expected="labels/x.txt beside images/x.jpg", found=tree.summary(),
-                          where=tree.root)  # fmt: skip
+        raise hint(tree) or FormatError("no YOLO polygons", expected="labels/x.txt beside images/x.jpg",
+                                        found=tree.summary(), where=tree.root)  # fmt: skip
     classes = _names(tree)
     if classes is None:
         names = [f"class {i}" for i in range(_highest(folders) + 1)]
@@ -177,4 +206,4 @@ def open_yolo(tree: Tree) -> Dataset:
     )
 
 
-FORMAT = Format("yolo", "YOLO", "labels/x.txt with polygons beside images/x.jpg", recognise, open_yolo)
+FORMAT = Format("yolo", "YOLO", "labels/x.txt with polygons beside images/x.jpg", recognise, open_yolo, hint)
