@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import platform
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +74,7 @@ def versions() -> dict[str, str]:
 
 def save_bundle(folder: str | Path, model: SegmentationModel, bundle: Bundle) -> Path:
     """Write ``model`` and ``bundle`` to ``folder``, whole or not at all; what stood there is replaced."""
+    bundle = replace(bundle, arguments={**bundle.arguments, **model.settled_arguments()})
     with write_folder(folder) as beside:
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
         save_file(_unshare(tensors), str(beside / "model.safetensors"), metadata={"format": "pt"})

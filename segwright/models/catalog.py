@@ -228,7 +228,7 @@ def create_model(
     else:
         raise UsageError("unknown network", expected=", ".join(CATALOG), found=name)
     model.architecture = name
-    model.arguments = {"encoder": encoder, "in_channels": in_channels, **arguments}
+    model.arguments = {"encoder": encoder, "in_channels": in_channels, **arguments, **model.settled_arguments()}
     return model
 
 

@@ -83,6 +83,7 @@ def load_converted(model: SegmentationModel, state: State, origin: Origin | None
         raise _misfit(origin, [f"unknown: {key}" for key in unexpected] + [f"missing: {key}" for key in missing])
     taken = {key: tensor for key, tensor in converted.items() if key in own}
     model.load_state_dict(taken, strict=False)
+    model.weights_loaded()
     return Loaded(origin, len(taken), tuple(left_out), tuple(adapted))
 
 

@@ -86,7 +86,7 @@ class DeepLabV2(GridAlignedModel):
     """Trunk → branches at every scale → maximum. ``scales`` must begin with 1.
 
     In training mode with several scales, ``aux`` has each scale's own logits (``scale_1``, ``scale_0.75``, …): the
-    paper's loss is the sum over them and the maximum.
+    loss is the sum over them and the maximum, each with weight 1 (``recipes.AUX_WEIGHTS``).
     """
 
     def __init__(
@@ -196,9 +196,16 @@ class DeepLabV2ResNet(DeepLabV2):
                 expected="the state dict of torchvision's resnet101",
                 found=str(error).splitlines()[1].strip() if "\n" in str(error) else str(error),
             ) from error
+        self.weights_loaded()
+        return list(taken)
+
+    def weights_loaded(self) -> None:
+        """Batch normalisation is frozen from here on, unless told otherwise."""
         self.freeze_norm = True if self.freeze_norm is None else self.freeze_norm
         self._set_norm()
-        return list(taken)
+
+    def settled_arguments(self) -> dict[str, object]:
+        return {} if self.freeze_norm is None else {"freeze_norm": self.freeze_norm}
 
 
 class VGGBranch(nn.Module):

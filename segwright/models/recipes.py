@@ -42,13 +42,28 @@ PUBLISHED: dict[str, Recipe] = {
     "segnet_basic": Recipe("sgd", 1e-3, 5e-4, 0.9, 4, None, {}, None, _SEGNET, "rate as SegNet's"),
     "deeplabv2": Recipe(
         "sgd", 2.5e-4, 5e-4, 0.9, 10, None, {"freeze_norm": True}, "resnet101", "DeepLab v2",
-        "poly 0.9; new layers x10; losses of all scales and of their maximum added; batch and decay from memory",
+        "poly 0.9; new layers x10, their bias x20; losses of all scales and of their maximum added, as ports have it",
     ),
     "fc_densenet103": Recipe(
         "rmsprop", 1e-3, 1e-4, 0.9, 5, None, {}, None, "SimJeg/FC-DenseNet, config/FC-DenseNet103.py",
         "rate x0.995 an epoch, 224x224 crops, then fine-tuned on whole pictures",
     ),
 }  # fmt: skip
+
+USUAL_AUX_WEIGHT = 0.4  # of PSPNet (section 3.3) and DDRNet
+# What the authors multiply the losses of the auxiliary logits by, where it is another.
+AUX_WEIGHTS: dict[str, float] = {
+    # every scale and their maximum count the same: train_msc.py of DrSleep/tensorflow-deeplab-resnet and main.py of
+    # kazuto1011/deeplab-pytorch, two ports of the Caffe release, whose loss layers have the default weight
+    "deeplabv2": 1.0,
+    "deeplabv2_vgg": 1.0,
+    # torchvision's references/segmentation/train.py
+    "fcn_resnet50": 0.5,
+    "fcn_resnet101": 0.5,
+    "deeplabv3_resnet50": 0.5,
+    "deeplabv3_resnet101": 0.5,
+    "deeplabv3_mobilenet_v3_large": 0.5,
+}
 
 # Without BN the first steps of a He-initialised VGG can be large: a small rate and a clipped gradient keep them alive.
 _PLAIN_VGG = Recipe("adamw", 1e-4, 1e-4, clip_gradient=1.0, note="no BN: warm up over the first steps")

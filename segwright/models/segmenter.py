@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -18,6 +18,8 @@ from segwright.errors import ModelError
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+# What torch's batch and instance norms say of a channel with a single value.
+ONE_VALUE = ("more than 1 value per channel", "more than 1 spatial element")
 
 
 @dataclass(frozen=True)
@@ -78,13 +80,30 @@ class SegmentationModel(nn.Module):
         self.register_buffer("mean", _channels(mean, in_channels), persistent=False)
         self.register_buffer("std", _channels(std, in_channels), persistent=False)
 
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """As in torch; the error of a norm that has a single value a channel in training is explained.
+
+        Here and not in :meth:`forward`, so that it also holds where ``compile()`` has replaced that.
+        """
+        try:
+            return super().__call__(*args, **kwargs)
+        except (ValueError, RuntimeError) as error:
+            if not any(words in str(error) for words in ONE_VALUE):
+                raise
+            size = next((tuple(value.shape) for value in args if isinstance(value, Tensor)), None)
+            raise ModelError(
+                "batch norm has one value a channel in training, and nothing to take statistics of",
+                expected="two pictures a batch or more; or larger pictures, where the network pools no whole picture",
+                found=f"a batch of {size}",
+                where=type(self).__name__,
+                fix="raise the batch size to 2 or more (training.batch), or freeze the batch norms (docs/models.md)",
+            ) from error
+
     def forward(self, images: Tensor) -> SegOutput:
         """``images``: uint8 (N, H, W, C), or float (N, C, H, W) scaled to 0…1. Logits come at (H, W)."""
         x = self.normalize(images)
         height, width = x.shape[-2:]
-        # Only eager training can meet the error that is explained there, and a traced graph cannot hold a try.
-        eager = self.training and not torch.compiler.is_compiling()
-        output = self._forward_explained(self.pad(x)) if eager else self.forward_padded(self.pad(x))
+        output = self.forward_padded(self.pad(x))
         aux = {name: crop(logits, height, width) for name, logits in output.aux.items()}
         return SegOutput(crop(output.logits, height, width), aux)
 
@@ -92,19 +111,12 @@ class SegmentationModel(nn.Module):
         """``x``: normalised float (N, C, H, W), sides multiples of ``size_divisor``; returns logits at (H, W)."""
         raise ModelError("a network implements forward_padded", where=type(self).__name__)
 
-    def _forward_explained(self, x: Tensor) -> SegOutput:
-        try:
-            return self.forward_padded(x)
-        except ValueError as error:
-            if "more than 1 value per channel" not in str(error):
-                raise
-            raise ModelError(
-                "batch norm has one value a channel in training, and nothing to take statistics of",
-                expected="two pictures a batch or more, or pictures of more than one cell at the deepest stage",
-                found=f"a batch of {tuple(x.shape)}: {error}",
-                where=type(self).__name__,
-                fix="raise the batch size, or keep the batch norms at their statistics (model.eval() on them)",
-            ) from error
+    def weights_loaded(self) -> None:
+        """Called when trained weights were put in: a network that keeps their statistics settles that here."""
+
+    def settled_arguments(self) -> dict[str, object]:
+        """Arguments of the constructor that what was loaded has decided; a saved model has to be built with them."""
+        return {}
 
     def normalize(self, images: Tensor) -> Tensor:
         """Raw pixels to normalised float N×C×H×W; a permuted N×H×W×C batch is channels-last for free."""

@@ -8,9 +8,11 @@ met is an error at once.
 from __future__ import annotations
 
 import functools
+import http.client
 import pickle
 import threading
 import urllib.error
+import urllib.parse
 import urllib.request
 from collections.abc import Mapping
 from pathlib import Path
@@ -24,11 +26,18 @@ from segwright.models.segmenter import Provenance
 
 REACH_SECONDS = 10.0
 UNSTATED = "not stated by the publisher"
+SILENT_HOSTS: set[str] = set()  # those that did not answer in time in this process
 
 
 @functools.lru_cache(maxsize=64)
 def reachable(url: str, seconds: float = REACH_SECONDS) -> bool:
-    """Whether the host answers a HEAD request in ``seconds``, name look-up included. Asked once a process and url."""
+    """Whether the host answers a HEAD request in ``seconds``, name look-up included.
+
+    Asked once a process and url; a host that was silent once is not waited for again, whatever it is asked for.
+    """
+    host = urllib.parse.urlsplit(url).netloc
+    if host in SILENT_HOSTS:
+        return False
     answer: list[bool] = []
 
     def ask() -> None:
@@ -37,14 +46,16 @@ def reachable(url: str, seconds: float = REACH_SECONDS) -> bool:
             with urllib.request.urlopen(request, timeout=seconds):
                 answer.append(True)
         except urllib.error.HTTPError as error:
-            answer.append(error.code < 400)
-        except (OSError, ValueError):
-            answer.append(False)
+            answer.append(error.code < 400)  # it speaks, only not of this
+        except (OSError, ValueError, http.client.HTTPException):
+            pass
 
     # A thread, because a name look-up can hang beyond any socket timeout.
     thread = threading.Thread(target=ask, daemon=True)
     thread.start()
     thread.join(seconds)
+    if not answer:
+        SILENT_HOSTS.add(host)
     return bool(answer) and answer[0]
 
 
@@ -93,7 +104,10 @@ def _download(repository: str) -> Path:
     url = f"{constants.ENDPOINT}/{repository}/resolve/main/model.safetensors"
     if not reachable(url):
         raise OSError(f"not in the cache, and {constants.ENDPOINT} did not answer within {REACH_SECONDS:.0f} s")
-    return Path(hf_hub_download(repository, "model.safetensors"))
+    try:
+        return Path(hf_hub_download(repository, "model.safetensors"))
+    except Exception as error:  # what its HTTP library raises half-way is no OSError, and changed with its versions
+        raise OSError(f"the download failed ({type(error).__name__}: {error})") from error
 
 
 def torchvision_weights(name: str, tag: str, *, required: bool) -> tuple[dict[str, Tensor] | None, Provenance]:

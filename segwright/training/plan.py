@@ -19,6 +19,7 @@ from segwright.data.dataset import Dataset
 from segwright.data.fingerprint import Fingerprint
 from segwright.errors import DataError
 from segwright.losses.weights import class_weights
+from segwright.models.recipes import AUX_WEIGHTS, USUAL_AUX_WEIGHT
 from segwright.training.loop import VALIDATION_SHARE
 
 CPU_WORKING_PIXELS = 480 * 480  # the largest training crop that a CPU gets
@@ -190,6 +191,8 @@ def _plan_optimizer(draft: _Draft, scratch: bool, normed: bool) -> None:
         draft.values.setdefault("training.aux_weight", 0.3)
         draft.values.setdefault("training.aux_fade", True)
         draft.values.setdefault("training.native_logits", True)
+    if name in AUX_WEIGHTS:
+        draft.choose("training.aux_weight", AUX_WEIGHTS[name], "as its authors weigh it", auto=USUAL_AUX_WEIGHT)
     draft.choose("training.optimizer", "adamw", "robust without tuning")
     optimizer = draft.get("training.optimizer")
     usual = {"sgd": 0.02, "rmsprop": 1e-3, "adamw": 2e-3, "adam": 2e-3}.get(optimizer, 1e-3)

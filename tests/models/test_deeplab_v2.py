@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -11,8 +13,13 @@ from torchvision.models import resnet101
 from torchvision.models.resnet import Bottleneck, ResNet
 
 from segwright.errors import ModelError, WeightsError
+from segwright.inference.bundle import Bundle, load_bundle, save_bundle
+from segwright.models.catalog import CATALOG, create_model
 from segwright.models.deeplab_v2 import DeepLabV2ResNet, DeepLabV2VGG, DilatedResNet
+from segwright.models.recipes import AUX_WEIGHTS
 from segwright.models.segmenter import count_parameters
+from segwright.training.finetune import transfer_weights
+from segwright.types import LabelSpace
 
 
 def tiny(**arguments: object) -> DeepLabV2VGG:
@@ -127,6 +134,66 @@ def test_loading_freezes_bn_unless_told_otherwise() -> None:
     assert free.trunk.bn1.training
     with pytest.raises(WeightsError, match="depth"):
         DeepLabV2ResNet(classes=2, layers=(1, 1, 1, 1)).load_pretrained(state)
+
+
+def frozen(model: nn.Module) -> bool:
+    """Whether every batch norm keeps its statistics and its parameters in training."""
+    model.train()
+    norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
+    assert norms
+    return not any(norm.training or norm.weight.requires_grad or norm.bias.requires_grad for norm in norms)
+
+
+LAYERS = {"layers": [1, 1, 1, 1], "scales": [1.0]}
+
+
+def test_frozen_bn_is_remembered_in_the_saved_model(tmp_path: Path) -> None:
+    labels = LabelSpace(("a", "b", "c"))
+    state = ResNet(Bottleneck, [1, 1, 1, 1]).state_dict()
+    for given, expected in ((None, True), (False, False)):
+        model = create_model("deeplabv2", classes=3, weights=None, **LAYERS, freeze_norm=given)
+        assert isinstance(model, DeepLabV2ResNet)
+        model.load_pretrained(state)
+        save_bundle(tmp_path / "model", model, Bundle("deeplabv2", labels, LAYERS))
+        again, bundle = load_bundle(tmp_path / "model")
+        assert bundle.arguments["freeze_norm"] is expected and frozen(again) is expected
+    untrained = create_model("deeplabv2", classes=3, weights=None, **LAYERS)
+    save_bundle(tmp_path / "model", untrained, Bundle("deeplabv2", labels, LAYERS))
+    again, bundle = load_bundle(tmp_path / "model")
+    assert "freeze_norm" not in bundle.arguments and not frozen(again)
+
+
+def test_weights_of_any_origin_freeze_bn(tmp_path: Path) -> None:
+    trained = create_model("deeplabv2", classes=3, weights=None, **LAYERS)
+    torch.save(trained.state_dict(), tmp_path / "trained.pth")
+    taken = create_model("deeplabv2", classes=3, weights=tmp_path / "trained.pth", **LAYERS)
+    assert frozen(taken) and taken.arguments["freeze_norm"] is True
+    told = create_model("deeplabv2", classes=3, weights=tmp_path / "trained.pth", **LAYERS, freeze_norm=False)
+    assert not frozen(told)
+    labels = LabelSpace(("a", "b", "c"))
+    tuned = create_model("deeplabv2", classes=3, weights=None, **LAYERS)
+    transfer_weights(trained, labels, tuned, labels)
+    assert frozen(tuned)
+    torch.save(tiny().state_dict(), tmp_path / "vgg.pth")  # nothing to freeze: nothing to remember
+    small = {"widths": TINY, "fc_channels": 8}
+    assert "freeze_norm" not in create_model(
+        "deeplabv2_vgg", classes=3, weights=tmp_path / "vgg.pth", **small
+    ).arguments  # fmt: skip
+
+
+def test_every_scale_counts_as_much_as_their_maximum() -> None:
+    assert AUX_WEIGHTS["deeplabv2"] == AUX_WEIGHTS["deeplabv2_vgg"] == 1.0
+    assert set(AUX_WEIGHTS) <= set(CATALOG)
+
+
+@pytest.mark.parametrize("channels", [1, 4])
+def test_resnet_weights_fit_any_number_of_channels(channels: int) -> None:
+    state = ResNet(Bottleneck, [1, 1, 2, 1]).state_dict()
+    model = small_resnet(in_channels=channels)
+    model.load_pretrained(state)
+    first = state["conv1.weight"]
+    expected = first.sum(1, keepdim=True) if channels == 1 else first[:, [0, 1, 2, 0]] * 3 / 4
+    torch.testing.assert_close(model.trunk.conv1.weight.detach(), expected)
 
 
 def test_scales_must_begin_with_one() -> None:
