@@ -16,19 +16,19 @@ Tta = Annotated[str | None, typer.Option("--tta", metavar="VIEWS", help="Test-ti
 
 def models(
     measure: Annotated[
-        bool, typer.Option("--measure", help="Measure parameters, FLOPs, memory, latency here.")
+        bool, typer.Option("--measure", help="Measure FLOPs, memory in training and latency on this machine.")
     ] = False,
     names: Annotated[list[str] | None, typer.Argument(metavar="[NAME]...", help="Only these.")] = None,
     size: Annotated[str, typer.Option(metavar="HxW", help="Picture size for --measure.")] = "352x480",
     json: Json = None,
 ) -> None:
-    """The networks there are: size, stride, paper, licence of the weights, when to use which."""
+    """The networks there are: parameters, stride, paper, licence of the weights, when to use which."""
     from segwright import api
 
     rows = api.list_models(names or (), measure=measure, size=size)
-    from segwright.cli.tables import models_table
+    from segwright.cli.tables import print_models
 
-    console().print(models_table(rows, measure))
+    print_models(rows, console(), size if measure else None)
     write_result(json, rows)
 
 

@@ -6,30 +6,95 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
+from rich.padding import Padding
 from rich.table import Table
+from rich.text import Text
 
 if TYPE_CHECKING:
     from segwright.data.catalogue import Downloadable
     from segwright.data.formats import Format
     from segwright.evaluation.tune_post import Trial
 
+WIDE = 110  # columns from which the networks are a table
+MODEL_GROUPS = {
+    "today": "To choose from",
+    "torchvision": "torchvision's networks, with its COCO weights",
+    "classic": "The classics, as published",
+}
 
-def models_table(rows: Sequence[Mapping[str, Any]], measured: bool) -> Table:
-    """The catalog, one row a network."""
-    table = Table(box=None, header_style="bold", padding=(0, 2, 0, 0))
+
+def print_models(rows: Sequence[Mapping[str, Any]], console: Console, size: str | None = None) -> None:
+    """The catalog by groups: a table where there is room for one, else a paragraph a network; then what the words mean.
+
+    ``size``: the picture's size where the rows were measured.
+    """
+    for group, title in MODEL_GROUPS.items():
+        members = [row for row in rows if row["group"] == group]
+        if not members:
+            continue
+        console.print(f"\n[bold underline]{title}[/]\n")
+        if console.width >= WIDE:
+            console.print(_models_table(members, size is not None))
+            continue
+        for row in members:
+            console.print(f"[bold]{row['name']}[/]  {' · '.join(_figures(row))}", soft_wrap=False)
+            console.print(Padding(_model_text(row), (0, 0, 1, 2)))
+    console.print(_legend(size))
+
+
+def _models_table(rows: Sequence[Mapping[str, Any]], measured: bool) -> Table:
+    table = Table(box=None, header_style="bold", padding=(0, 2, 1, 0))
     table.add_column("name", no_wrap=True)
-    table.add_column("parameters", justify="right", no_wrap=True)
-    table.add_column("stride", justify="right")
+    for title in ("parameters", "stride"):
+        table.add_column(title, justify="right", no_wrap=True)
     if measured:
-        for title in ("GFLOP", "train MiB/img", "ms/img here"):
+        for title in ("GFLOP", "training\nMiB", "ms\nhere"):
             table.add_column(title, justify="right", no_wrap=True)
     table.add_column("what it is, when to use it")
-    table.add_column("weights")
     for row in rows:
         cells = [str(row["name"]), f"{row['parameters'] / 1e6:.1f} M", str(row["stride"])]
         if measured:
-            cells += [f"{row['gflop']:.1f}", f"{row['training_mib']:.0f}", f"{row['latency_ms']:.0f}"]
-        table.add_row(*cells, f"{row['summary']} [dim]({row['paper']})[/]", str(row["licence"]))
+            memory = f"{row['fixed_mib']:.0f} + {row['training_mib']:.0f} n"
+            cells += [f"{row['gflop']:.1f}", memory, f"{row['latency_ms']:.0f}"]
+        table.add_row(*cells, _model_text(row))
+    return table
+
+
+def _figures(row: Mapping[str, Any]) -> list[str]:
+    figures = [f"{row['parameters'] / 1e6:.1f} M parameters", f"stride {row['stride']}"]
+    if "gflop" in row:
+        figures += [f"{row['gflop']:.1f} GFLOP", f"training {row['fixed_mib']:.0f} + {row['training_mib']:.0f} n MiB"]
+        figures.append(f"{row['latency_ms']:.0f} ms here")
+    return figures
+
+
+def _model_text(row: Mapping[str, Any]) -> str:
+    encoder = f"encoder: {row['encoder']} unless you name one; " if row["encoder"] and row["group"] == "today" else ""
+    return f"{row['summary']}\n[dim]{encoder}{row['paper']}; weights: {row['licence']}[/]"
+
+
+def _legend(size: str | None) -> Table:
+    """What the words above mean, and what to do next."""
+    lines = {
+        "parameters": "of the network with 21 classes",
+        "stride": "scored is one cell of so many pixels a side (1: every pixel), then enlarged to the picture's size",
+        "weights": "the licence of the pretrained ones, which --weights auto takes where it can",
+    }
+    if size is not None:
+        lines |= {
+            "GFLOP": f"one picture of {size} forward; a multiplication and an addition are two",
+            "training": "memory at the peak in fp32: for weights, gradients and AdamW, and for each of the n pictures",
+            "ms here": "one picture forward on this machine's CPU, the median",
+        }
+    else:
+        lines["cost here"] = "segwright models NAME --measure"
+    lines["train one"] = "segwright train DATA --model NAME [--encoder ENCODER]"
+    lines["others'"] = "torchvision:NAME, smp:NAME and transformers:TYPE are names too"
+    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0), style="dim")
+    table.add_column(no_wrap=True)
+    table.add_column()
+    for word, meaning in lines.items():
+        table.add_row(word, Text(meaning))
     return table
 
 

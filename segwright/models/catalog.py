@@ -88,9 +88,10 @@ def _torchvision(
 MOBILE = "mobilenet_v3_large_torchvision"
 DEEPLAB_HEAD: dict[str, Any] = {"head": "torchvision", "rates": (12, 24, 36), "aux": True}
 
+ON_COCO = "trained on COCO: for VOC's 20 everyday classes, or to fine-tune"
 CATALOG: dict[str, Entry] = {
-    "fcn32s": _classical(fcn, "fcn32s", "the first: VGG16 made convolutional; coarse, for history", LONG),
-    "fcn16s": _classical(fcn, "fcn16s", "FCN-32s and one skip", LONG),
+    "fcn32s": _classical(fcn, "fcn32s", "the first: VGG16 made convolutional; coarse borders, for history", LONG),
+    "fcn16s": _classical(fcn, "fcn16s", "FCN-32s and one skip from a finer level; for history", LONG),
     "fcn8s": _classical(fcn, "fcn8s", "FCN-32s and two skips: the classic baseline", LONG),
     "unet2015": _classical(
         unet2015, "unet2015", "the original U-Net: cells and other microscopy, few pictures",
@@ -105,14 +106,15 @@ CATALOG: dict[str, Entry] = {
         "Badrinarayanan et al. 2015, arXiv 1511.00561", NO_WEIGHTS,
     ),
     "deeplabv1": _classical(
-        deeplab_v1, "deeplabv1", "VGG16 with dilation 12; with the dense CRF behind it",
+        deeplab_v1, "deeplabv1", "VGG16 with dilation 12; its paper puts a dense CRF behind it (--post crf)",
         "Chen et al. 2015, arXiv 1412.7062",
     ),
     "deeplabv2": _classical(
-        deeplab_v2, "deeplabv2", "ResNet-101, four summed dilations, three scales; with the dense CRF", DEEPLAB_V2,
+        deeplab_v2, "deeplabv2", "ResNet-101, four summed dilations, three scales; and a dense CRF (--post crf)",
+        DEEPLAB_V2,
         "trunk: BSD-3-Clause (torchvision)",
     ),
-    "deeplabv2_vgg": _classical(deeplab_v2, "deeplabv2_vgg", "the same on VGG16", DEEPLAB_V2),
+    "deeplabv2_vgg": _classical(deeplab_v2, "deeplabv2_vgg", "four summed dilations on VGG16, one scale", DEEPLAB_V2),
     "parsenet": _classical(
         parsenet, "parsenet", "DeepLab v1 and the picture's average, both normalised",
         "Liu et al. 2015, arXiv 1506.04579"
@@ -120,7 +122,7 @@ CATALOG: dict[str, Entry] = {
     "fc_densenet56": _classical(
         fc_densenet, "fc_densenet56", "dense blocks: few parameters, strong from scratch, slow", TIRAMISU, NO_WEIGHTS
     ),
-    "fc_densenet67": _classical(fc_densenet, "fc_densenet67", "between 56 and 103", TIRAMISU, NO_WEIGHTS),
+    "fc_densenet67": _classical(fc_densenet, "fc_densenet67", "dense blocks: between 56 and 103", TIRAMISU, NO_WEIGHTS),
     "fc_densenet103": _classical(
         fc_densenet, "fc_densenet103", "the strongest from scratch of its time; much memory", TIRAMISU, NO_WEIGHTS
     ),
@@ -166,24 +168,24 @@ CATALOG: dict[str, Entry] = {
         MOBILE, strides=(8, 32), output_stride=16,
     ),
     "fcn_resnet50": _torchvision(
-        "fcn_resnet50", FCN, "torchvision's, with its COCO weights", PLAIN_FCN, "resnet50", aux=True
+        "fcn_resnet50", FCN, f"a plain baseline {ON_COCO}", PLAIN_FCN, "resnet50", aux=True
     ),
     "fcn_resnet101": _torchvision(
-        "fcn_resnet101", FCN, "torchvision's, with its COCO weights", PLAIN_FCN, "resnet101", aux=True
+        "fcn_resnet101", FCN, f"a plain baseline, deeper, {ON_COCO}", PLAIN_FCN, "resnet101", aux=True
     ),
     "deeplabv3_resnet50": _torchvision(
-        "deeplabv3_resnet50", DeepLabV3, "torchvision's, with its COCO weights", DEEPLAB_V3, "resnet50", **DEEPLAB_HEAD
+        "deeplabv3_resnet50", DeepLabV3, f"DeepLab v3 {ON_COCO}", DEEPLAB_V3, "resnet50", **DEEPLAB_HEAD
     ),
     "deeplabv3_resnet101": _torchvision(
-        "deeplabv3_resnet101", DeepLabV3, "torchvision's, with its COCO weights", DEEPLAB_V3, "resnet101",
+        "deeplabv3_resnet101", DeepLabV3, f"DeepLab v3, the most accurate {ON_COCO}", DEEPLAB_V3, "resnet101",
         **DEEPLAB_HEAD
     ),
     "deeplabv3_mobilenet_v3_large": _torchvision(
-        "deeplabv3_mobilenet_v3_large", DeepLabV3, "torchvision's, with its COCO weights: small", DEEPLAB_V3, MOBILE,
+        "deeplabv3_mobilenet_v3_large", DeepLabV3, f"DeepLab v3, small, {ON_COCO}", DEEPLAB_V3, MOBILE,
         aux_stride=8, **DEEPLAB_HEAD,
     ),
     "lraspp_mobilenet_v3_large": _torchvision(
-        "lraspp_mobilenet_v3_large", LRASPP, "torchvision's, with its COCO weights: smallest", MOBILENET_V3, MOBILE
+        "lraspp_mobilenet_v3_large", LRASPP, f"the smallest {ON_COCO}", MOBILENET_V3, MOBILE
     ),
 }  # fmt: skip
 

@@ -207,6 +207,7 @@ class DeepLabV3Plus(SegmentationModel):
         if refine not in ("one", "two", "separable"):
             raise ModelError("unknown DeepLab v3+ decoder", expected="one, two or separable", found=str(refine))
         require_strides(encoder, (4,), "DeepLab v3+")
+        self.logits_stride = encoder.reductions[4]
         self.last = max(encoder.channels)
         self.align_corners = align_corners
         self.encoder = encoder

@@ -81,6 +81,7 @@ class FCDenseNet(SegmentationModel):
         super().__init__(
             classes=classes, in_channels=in_channels, stride=2**pools, size_divisor=1, minimum_size=2**pools
         )
+        self.logits_stride = 1
         make = partial(DenseBlock, growth=growth, dropout=dropout)
         self.first = nn.Conv2d(in_channels, first_width, 3, padding=1)
         self.down, self.transitions_down = nn.ModuleList(), nn.ModuleList()

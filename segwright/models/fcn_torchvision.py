@@ -73,6 +73,7 @@ class LRASPP(SegmentationModel):
             std=encoder.std,
         )
         require_strides(encoder, (8,), "LR-ASPP")
+        self.logits_stride = encoder.reductions[8]
         self.last = max(encoder.channels)
         self.encoder = encoder
         self.high = ConvNormReLU(encoder.channels[self.last], channels, 1)

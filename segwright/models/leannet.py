@@ -120,6 +120,7 @@ class LeanNet(SegmentationModel):
         aux: bool = True,
     ) -> None:
         super().__init__(classes=classes, in_channels=in_channels, stride=32)
+        self.logits_stride = 2
         if variant not in VARIANTS:
             raise UsageError("unknown variant of leannet", expected=", ".join(VARIANTS), found=variant)
         w = tuple(widths) if widths is not None else VARIANTS[variant][0]

@@ -23,7 +23,10 @@ from torch.utils.flop_counter import FlopCounterMode
 from segwright.console import track
 from segwright.errors import UsageError
 from segwright.models.catalog import CATALOG, create_model
+from segwright.models.recipes import FROM_SCRATCH
 from segwright.models.segmenter import SegmentationModel, count_parameters
+
+GROUPS = ("today", "torchvision", "classic")
 
 
 @dataclass(frozen=True)
@@ -37,7 +40,7 @@ class Cost:
     flops: int  # of one picture's forward pass; a multiplication and an addition count as two
     training_bytes: int  # peak of forward and backward that every further picture of a batch adds
     fixed_bytes: int  # weights, their gradients and two moments of AdamW
-    stride: int
+    stride: int  # of the finest scores
     latency_ms: float | None  # median of one picture, None where it was not timed
 
     def to_json(self) -> dict[str, Any]:
@@ -73,35 +76,48 @@ def measure_model(
         flops=count_flops(sketch, height, width),
         training_bytes=three - two,
         fixed_bytes=4 * parameters + 12 * trainable,
-        stride=sketch.stride,
+        stride=sketch.logits_stride,
         latency_ms=latency,
     )
 
 
 def list_catalog(names: Sequence[str] = (), *, measure: tuple[int, int] | None = None) -> list[dict[str, Any]]:
-    """The catalog, or ``names`` of it, as rows: name, parameters (of 21 classes), stride, summary, paper, licence.
+    """The catalog, or ``names`` of it, as rows: name, group, encoder, parameters (of 21 classes), stride, summary,
+    paper, licence.
 
-    ``measure``: a picture's (height, width); adds ``gflop``, ``training_mib`` a picture and ``latency_ms`` here.
+    ``group``: ``today`` (what to choose from), ``torchvision`` (its networks, with its weights) or ``classic``; whole
+    groups follow one another. ``stride``: of the finest scores, before they are brought to the picture's size.
+    ``measure``: a picture's (height, width); adds ``gflop``, ``training_mib`` a picture of a batch, ``fixed_mib`` once
+    (weights, gradients and AdamW's moments) and ``latency_ms`` here.
     UsageError for an unknown name.
     """
     unknown = [name for name in names if name not in CATALOG]
     if unknown:
         raise UsageError("unknown network", expected=", ".join(CATALOG), found=", ".join(unknown))
     rows: list[dict[str, Any]] = []
-    for name in track(list(names) or list(CATALOG), "measuring" if measure else "counting"):
+    chosen = list(names) or sorted(CATALOG, key=lambda name: GROUPS.index(group_of(name)))
+    for name in track(chosen, "measuring" if measure else "counting"):
         entry = CATALOG[name]
-        row: dict[str, Any] = {"name": name, "encoder": entry.encoder}
+        row: dict[str, Any] = {"name": name, "group": group_of(name), "encoder": entry.encoder}
         row |= {"summary": entry.summary, "paper": entry.paper, "licence": entry.licence}
         if measure is None:
             with torch.device("meta"):
                 sketch = create_model(name, classes=21, weights=None)
-            row |= {"parameters": count_parameters(sketch), "stride": sketch.stride}
+            row |= {"parameters": count_parameters(sketch), "stride": sketch.logits_stride}
         else:
             cost = measure_model(name, height=measure[0], width=measure[1])
             row |= {"parameters": cost.parameters, "stride": cost.stride, "gflop": cost.flops / 1e9}
-            row |= {"training_mib": cost.training_bytes / 2**20, "latency_ms": cost.latency_ms}
+            row |= {"training_mib": cost.training_bytes / 2**20, "fixed_mib": cost.fixed_bytes / 2**20}
+            row |= {"latency_ms": cost.latency_ms}
         rows.append(row)
     return rows
+
+
+def group_of(name: str) -> str:
+    """The group of a network of the catalog, one of :data:`GROUPS`."""
+    if CATALOG[name].torchvision:
+        return "torchvision"
+    return "classic" if name in FROM_SCRATCH else "today"
 
 
 def count_flops(model: SegmentationModel, height: int, width: int) -> int:

@@ -56,6 +56,7 @@ class SegFormer(SegmentationModel):
         )
         require_strides(encoder, (4,), "SegFormer")
         self.strides = tuple(sorted(encoder.channels, reverse=True))  # the coarsest first
+        self.logits_stride = encoder.reductions[4]
         self.align_corners = align_corners
         self.encoder = encoder
         # Linear layers, written as 1×1 convolutions: the same numbers without turning the feature into tokens.

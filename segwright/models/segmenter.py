@@ -46,7 +46,8 @@ class SegmentationModel(nn.Module):
     """Base of every network of the catalog.
 
     A subclass implements :meth:`forward_padded`. ``size_divisor`` is what height and width are padded to (1: none),
-    ``minimum_size`` the smallest side the network can take.
+    ``minimum_size`` the smallest side the network can take. ``stride`` is that of the network's deepest features or
+    scores, ``logits_stride`` that of its finest scores, before they are brought to the picture's size.
     """
 
     mean: Tensor
@@ -69,6 +70,7 @@ class SegmentationModel(nn.Module):
         self.classes = classes
         self.in_channels = in_channels
         self.stride = stride
+        self.logits_stride = stride
         self.size_divisor = stride if size_divisor is None else size_divisor
         self.minimum_size = minimum_size
         self.native_logits = False  # a trainer may set it: training logits then stay at the network's own stride

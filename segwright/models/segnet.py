@@ -93,6 +93,7 @@ class UnpoolingNet(PixelScaledModel):
         super().__init__(
             classes=classes, in_channels=in_channels, pixels=pixels, stride=2 ** len(encoder), size_divisor=1
         )
+        self.logits_stride = 1
         self.first = first
         self.encoder = nn.ModuleList(encoder)
         self.decoder = nn.ModuleList(decoder)  # deepest level first

@@ -144,6 +144,7 @@ class UNet(SegmentationModel):
             mean=encoder.mean,
             std=encoder.std,
         )
+        self.logits_stride = head_stride
         if decoder_channels is None:
             steps = (deepest // head_stride).bit_length() - 1
             decoder_channels = DECODER_CHANNELS[:steps]

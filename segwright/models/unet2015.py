@@ -78,6 +78,7 @@ class UNet2015(SegmentationModel):
                 raise ModelError(f"unknown {name}", expected=" or ".join(map(str, allowed)), found=str(value))
         levels = len(widths) - 1  # times the side is halved
         super().__init__(classes=classes, in_channels=in_channels, stride=2**levels)
+        self.logits_stride = 1
         self.padding = padding
         # two 3×3 lose 2 pixels a side: once at each of the levels + 1 sides going down, once at each going up
         self.margin = 2 * (2 ** (levels + 1) - 1) + 2 * (2**levels - 1)

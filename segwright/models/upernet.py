@@ -61,6 +61,7 @@ class UPerNet(SegmentationModel):
         )
         self.strides = tuple(stride for stride in sorted(encoder.channels) if stride >= 4)
         require_strides(encoder, (4, 8), "UPerNet")
+        self.logits_stride = encoder.reductions[4]
         *finer, last = (encoder.channels[stride] for stride in self.strides)
         self.align_corners = align_corners
         self.encoder = encoder
