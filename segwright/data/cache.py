@@ -94,17 +94,38 @@ def cache_limit(cache: str | int | float | bool) -> int:
 def available_memory() -> int:
     """Bytes that this process may still take: the machine's, or its control group's where that is less."""
     available = int(psutil.virtual_memory().available)
-    # In a container the group's limit counts, which psutil does not see; page cache is given back under pressure.
-    for limit_file, used_file, cached_key, folder in (
-        ("memory.max", "memory.current", "inactive_file", Path("/sys/fs/cgroup")),
-        ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file", Path("/sys/fs/cgroup/memory")),
-    ):
-        try:
-            limit = int((folder / limit_file).read_text())
-            used = int((folder / used_file).read_text())
-            lines = (folder / "memory.stat").read_text().splitlines()
-            cached = next((int(line.split()[1]) for line in lines if line.startswith(cached_key + " ")), 0)
-        except (OSError, ValueError):
-            continue  # no such group, or no limit ("max")
-        available = min(available, max(limit - used + cached, 0))
+    # In a container or a batch job the group's limit counts, which psutil does not see; page cache is given back.
+    for folder in control_groups():
+        for limit_file, used_file, cached_key in (
+            ("memory.max", "memory.current", "inactive_file"),
+            ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+        ):
+            try:
+                limit = int((folder / limit_file).read_text())
+                used = int((folder / used_file).read_text())
+                lines = (folder / "memory.stat").read_text().splitlines()
+                cached = next((int(line.split()[1]) for line in lines if line.startswith(cached_key + " ")), 0)
+            except (OSError, ValueError):
+                continue  # no such group, or no limit ("max")
+            available = min(available, max(limit - used + cached, 0))
     return available
+
+
+def control_groups() -> list[Path]:
+    """The folders of this process's memory control group and of those above it, of either version of the interface.
+
+    A container sees its own as the root; a batch system such as Slurm sets the limit on a group further down.
+    """
+    folders = [Path("/sys/fs/cgroup"), Path("/sys/fs/cgroup/memory")]
+    try:
+        lines = Path("/proc/self/cgroup").read_text().splitlines()
+    except OSError:
+        return folders  # not Linux
+    for line in lines:
+        _, controllers, group = line.split(":", 2)
+        if controllers and "memory" not in controllers.split(","):
+            continue
+        root = Path("/sys/fs/cgroup/memory") if controllers else Path("/sys/fs/cgroup")
+        parts = Path(group).parts[1:]
+        folders += [root.joinpath(*parts[:depth]) for depth in range(1, len(parts) + 1)]
+    return folders

@@ -34,6 +34,7 @@ import numpy.typing as npt
 from segwright.console import track
 from segwright.data.classes import IGNORED_NAMES
 from segwright.data.drawing import BACKGROUND_NAMES
+from segwright.data.readers import FileReader
 from segwright.data.records import Dataset, Record
 from segwright.data.rle import encode_rows, encode_string
 from segwright.errors import DataError, MissingExtraError, UsageError
@@ -58,7 +59,9 @@ class Item:
     @cached_property
     def image(self) -> tuple[bytes, str]:
         """(encoded picture, ending): the file's own bytes where they are what we read, else PNG."""
-        path = self.record.image_path
+        path, reader = self.record.image_path, self.dataset.reader
+        if isinstance(reader, FileReader) and not reader.whole(self.record):
+            return _tiff(reader.raster(self.record)), ".tif"
         if path is not None and read_header(path).orientation == 1:
             return read_file(path), path.suffix.lower()
         pixels = self.dataset.reader.image(self.record)
@@ -77,13 +80,25 @@ class Item:
         """(height, width)"""
         if self.mask is not None:
             return self.mask.shape[0], self.mask.shape[1]
-        if self.record.image_path is not None:
+        reader = self.dataset.reader
+        if self.record.image_path is not None and not (
+            isinstance(reader, FileReader) and not reader.whole(self.record)
+        ):
             return read_header(self.record.image_path).size
         image = self.dataset.reader.image(self.record)
         return image.shape[0], image.shape[1]
 
     def mask_png(self, palette: UInt8Array) -> bytes | None:
         return None if self.mask is None else encode_png(self.mask, palette)
+
+
+def _tiff(raster: npt.NDArray[Any]) -> bytes:
+    """A part of a raster with all its bands in their own number type."""
+    import tifffile
+
+    buffer = io.BytesIO()
+    tifffile.imwrite(buffer, raster, planarconfig="contig", photometric="minisblack", compression="zlib")
+    return buffer.getvalue()
 
 
 Writer = Callable[[Dataset, Iterator[Item], Path], None]

@@ -17,6 +17,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from segwright.data.readers import FileReader
 from segwright.data.records import Reader, Record
 from segwright.errors import ImageReadError, LabelError, SegwrightError
 from segwright.images import ImageInfo, UInt8Array, decode_image, read_file, read_header
@@ -100,14 +101,24 @@ def examine(record: Record, reader: Reader, regions: bool = True) -> Examination
             found.troubles.append(_size_trouble(record, found, image, labels))
         elif regions:
             _describe_labels(image, labels, len(reader.label_space), found)
+        if image is not None:
+            _compare(record, reader, found)
     return found
+
+
+def _compare(record: Record, reader: Reader, found: Examination) -> None:
+    """What a format knows besides the pixels: where picture and mask lie on the ground."""
+    error = reader.disagreement(record) if isinstance(reader, FileReader) else None
+    if error is not None:
+        text = f"{error.message}: {error.found}"
+        found.troubles.append(Trouble("different ground", text, error.where or record.id, error.fix))
 
 
 def _picture(record: Record, reader: Reader, found: Examination) -> UInt8Array | None:
     path = record.image_path
     try:
         if path is not None and _is_own_picture(path):
-            found.image = read_header(path)
+            found.image = _header(reader, path)
             if found.image.format == "JPEG":
                 data = read_file(path)
                 if worth_a_second_look(data, path):
@@ -120,6 +131,10 @@ def _picture(record: Record, reader: Reader, found: Examination) -> UInt8Array |
     except (OSError, ValueError, MemoryError) as error:
         found.troubles.append(Trouble("unreadable", f"{type(error).__name__}: {error}", str(path or record.id)))
     return None
+
+
+def _header(reader: Reader, path: Path) -> ImageInfo:
+    return reader.header(path) if isinstance(reader, FileReader) else read_header(path)
 
 
 def _is_own_picture(path: Path) -> bool:
@@ -156,7 +171,7 @@ def _labels(record: Record, reader: Reader, found: Examination) -> UInt8Array | 
     path = record.mask_path
     try:
         if path is not None and path != record.image_path and _is_own_picture(path):
-            found.mask = read_header(path)
+            found.mask = _header(reader, path)
         return reader.mask(record)
     except ImageReadError as error:
         found.troubles.append(_unreadable(error, path or record.id))

@@ -15,7 +15,16 @@ import numpy.typing as npt
 
 from segwright.data.records import Record, ValueRange, Values, apply_lookup
 from segwright.errors import DataError, ImageReadError, LabelError
-from segwright.images import DEFAULT_LIMITS, Limits, UInt8Array, read_image, read_mask, read_raster
+from segwright.images import (
+    DEFAULT_LIMITS,
+    ImageInfo,
+    Limits,
+    UInt8Array,
+    read_header,
+    read_image,
+    read_mask,
+    read_raster,
+)
 from segwright.types import Colour, LabelSpace
 
 
@@ -74,9 +83,9 @@ class FileReader:
     def image(self, record: Record) -> UInt8Array:
         if record.image_path is None:
             raise DataError("the record has no picture", found=record.id)
-        if self.bands is None and self.value_range is None:
+        if self.bands is None and self.value_range is None and self.whole(record):
             return read_image(record.image_path, self.limits)
-        pixels = _fit_bands(self.raster(record.image_path), self.bands or 3, record.image_path)
+        pixels = _fit_bands(self.raster(record), self.bands or 3, record.image_path)
         if pixels.dtype == np.uint8:
             image = pixels  # a picture of 8 bits among deeper ones is what it is
         elif self.value_range is None:
@@ -91,9 +100,23 @@ class FileReader:
             image = self.value_range.apply(pixels)
         return np.repeat(image, 3, axis=2) if image.shape[2] == 1 else image
 
-    def raster(self, path: Path) -> npt.NDArray[Any]:
+    def whole(self, record: Record) -> bool:
+        """Whether the record's picture is all of its file."""
+        return True
+
+    def raster(self, record: Record) -> npt.NDArray[Any]:
         """H×W×C in the file's own number type."""
-        return read_raster(path, self.limits)
+        if record.image_path is None:
+            raise DataError("the record has no picture", found=record.id)
+        return read_raster(record.image_path, self.limits)
+
+    def header(self, path: Path) -> ImageInfo:
+        """What the header of a picture or mask says."""
+        return read_header(path, self.limits)
+
+    def disagreement(self, record: Record) -> LabelError | None:
+        """What else says that picture and mask do not belong together; for the data check."""
+        return None
 
     def values(self, record: Record) -> Values | None:
         raw = self.raw(record)

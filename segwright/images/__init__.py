@@ -20,10 +20,12 @@ from segwright.images.headers import (
     sniff,
 )
 from segwright.images.raster import read_raster
+from segwright.images.windows import Extent, extent, read_window
 
 __all__ = [
     "DEFAULT_LIMITS",
     "EXTENSIONS",
+    "Extent",
     "ImageInfo",
     "Limits",
     "UInt8Array",
@@ -31,12 +33,14 @@ __all__ = [
     "decode_image",
     "decode_mask",
     "encode_png",
+    "extent",
     "parse_header",
     "read_file",
     "read_header",
     "read_image",
     "read_mask",
     "read_raster",
+    "read_window",
     "sniff",
     "write_bytes",
     "write_image",

@@ -106,7 +106,7 @@ def decode_mask(data: bytes, where: str | Path = "the mask", limits: Limits = DE
         flags = _GREY if info.mode == "L" else _COLOUR
         return upright(_jpeg_pixels(data, info, where, flags, False), info.orientation)
     if info.bits > 8:
-        return _integers(_deep(data, info, where, limits), where)
+        return integers(_deep(data, info, where, limits), where)
     wanted = {"1": "L", "LA": "L", "RGBA": "RGB", "CMYK": "RGB", "YCbCr": "RGB", "PA": "P"}.get(info.mode, info.mode)
     return _pillow(data, info, where, limits, wanted)
 
@@ -220,7 +220,8 @@ def _stretched(raster: npt.NDArray[Any], where: str | Path) -> UInt8Array:
     return np.ascontiguousarray(image if colours == 3 else np.repeat(image, 3, axis=2))
 
 
-def _integers(raster: npt.NDArray[Any], where: str | Path) -> MaskArray:
+def integers(raster: npt.NDArray[Any], where: str | Path) -> MaskArray:
+    """H×W×C of any type to mask values, H×W or H×W×3; ImageReadError where they are no whole numbers of 16 bits."""
     values = raster[..., 0] if raster.shape[2] <= 2 else raster[..., :3]
     if values.dtype == np.uint8:
         return np.ascontiguousarray(values)

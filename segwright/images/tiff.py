@@ -24,8 +24,17 @@ def tiff_header(data: bytes, where: str | Path, limits: Limits) -> ImageInfo:
 
 
 def tiff_pixels(data: bytes, where: str | Path, limits: Limits) -> npt.NDArray[Any]:
-    """H×W×C in the file's number type, turned upright; a stack of equal pages counts as bands."""
-    return _open(data, where, limits, lambda series: _pixels(series, where))
+    """H×W×C in the file's number type, turned upright; a stack of equal pages counts as bands.
+
+    Compressions that tifffile leaves to others (LZW, Zstandard, LERC) are read by rasterio; MissingExtraError without.
+    """
+    try:
+        return _open(data, where, limits, lambda series: _pixels(series, where))
+    except MissingExtraError:
+        found = _by_rasterio(data, where, limits)
+        if found is None:
+            raise
+        return found
 
 
 def _info(series: Any, where: str | Path) -> ImageInfo:
@@ -59,16 +68,40 @@ def _open(data: bytes, where: str | Path, limits: Limits, use: Callable[[Any], T
             return use(series)
     except ImageReadError:
         raise
-    except ImportError as error:  # a codec that tifffile leaves to another package
-        raise MissingExtraError(
-            "this TIFF's compression needs another package",
-            found=str(error).split("\n")[0],
-            where=where,
-            fix="pip install 'segwright[geo]', or save the file uncompressed or with deflate",
-        ) from error
     except Exception as error:
-        # tifffile raises whatever its parsing trips over (struct, index, type, zlib errors); all mean a broken file.
+        # tifffile raises whatever its parsing trips over (struct, index, type, zlib errors); all else is a broken file.
+        if codec_missing(error):
+            raise missing_codec(error, where) from error
         raise unreadable(where, f"a broken TIFF ({type(error).__name__}: {str(error)[:120]})") from error
+
+
+def codec_missing(error: BaseException) -> bool:
+    """Whether an exception of tifffile's is about a compression that it leaves to another package."""
+    return isinstance(error, ImportError) or "imagecodecs" in str(error)
+
+
+def missing_codec(error: BaseException, where: str | Path) -> MissingExtraError:
+    return MissingExtraError(
+        "this TIFF's compression needs another package",
+        found=str(error).split("\n")[0],
+        where=where,
+        fix="pip install 'segwright[geo]', or save the file uncompressed or with deflate",
+    )
+
+
+def _by_rasterio(data: bytes, where: str | Path, limits: Limits) -> npt.NDArray[Any] | None:
+    """H×W×C by rasterio, from memory; None where it is not installed."""
+    try:
+        import rasterio
+    except ImportError:
+        return None
+    try:
+        # By this driver alone: a file of another kind may name others to be read, and addresses to be fetched.
+        with rasterio.MemoryFile(data) as memory, memory.open(driver="GTiff") as file:
+            _check_size((file.count, file.height, file.width), "SYX", np.dtype(file.dtypes[0]), where, limits)
+            return np.ascontiguousarray(np.moveaxis(file.read(), 0, 2))
+    except rasterio.errors.RasterioError as error:
+        raise unreadable(where, f"a broken TIFF ({str(error)[:120]})") from error
 
 
 def _check_size(shape: tuple[int, ...], axes: str, dtype: Any, where: str | Path, limits: Limits) -> None:

@@ -19,11 +19,12 @@ import numpy.typing as npt
 from segwright.data.formats.values import spread
 from segwright.data.records import ValueRange
 from segwright.errors import DataError
-from segwright.images import ImageInfo, read_header, read_raster
+from segwright.images import ImageInfo, extent, read_header, read_raster, read_window
 
 HEADERS = 48  # how many headers are looked at
 RASTERS = 12  # how many pictures are decoded where the range has to be found
 PIXELS = 24_000_000
+MIDDLE = 2048  # side of the part of a big raster that is looked at
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ def find_depth(paths: Sequence[Path]) -> Depth:
     budget, rasters = PIXELS, []
     for path in special[:RASTERS]:
         try:
-            raster = read_raster(path)
+            raster = _look(path)
         except DataError:
             continue
         rasters.append(raster)
@@ -65,11 +66,21 @@ def find_depth(paths: Sequence[Path]) -> Depth:
     return Depth(bands, found, (f"{note}; {low} becomes 0 and {high} becomes 255 in every picture",))
 
 
+def _look(path: Path) -> npt.NDArray[Any]:
+    """A picture's pixels; of a raster that is larger than the budget its middle."""
+    found = extent(path) if path.suffix.lower() in (".tif", ".tiff") else None
+    if found is None or found.height * found.width <= PIXELS // 4:
+        return read_raster(path)
+    height, width = min(found.height, MIDDLE), min(found.width, MIDDLE)
+    return read_window(path, (found.height - height) // 2, (found.width - width) // 2, height, width)
+
+
 def _is_special(path: Path) -> bool:
     try:
         info: ImageInfo = read_header(path)
     except DataError:
-        return False
+        found = extent(path) if path.suffix.lower() in (".tif", ".tiff") else None  # beyond the limits, but windowed
+        return found is not None and (found.dtype != "uint8" or found.bands not in (1, 3))
     if info.bits > 8 or info.mode == "F" or info.mode.startswith("I"):
         return True
     return info.format == "TIFF" and info.mode not in ("L", "RGB", "P", "1", "CMYK", "YCbCr")

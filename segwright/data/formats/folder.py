@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+import numpy.typing as npt
 
 from segwright.data.classes import FILE_NAMES, ClassList, read_class_list
 from segwright.data.formats.base import SPLIT_NAMES, Format, in_order, pairing_problems, unique_ids
@@ -15,7 +19,7 @@ from segwright.data.formats.values import discover
 from segwright.data.readers import FileReader
 from segwright.data.records import Dataset, Problem, Record
 from segwright.errors import FormatError, LabelError
-from segwright.images import UInt8Array
+from segwright.images import UInt8Array, read_mask
 
 LIST_FOLDERS = ("", "splits", "lists", "ImageSets", "ImageSets/Segmentation")
 
@@ -64,7 +68,9 @@ def open_folder(tree: Tree) -> Dataset:
     return open_pairing(tree, "folder", FolderReader)
 
 
-def open_pairing(tree: Tree, name: str, reader: type[FolderReader]) -> Dataset:
+def open_pairing(
+    tree: Tree, name: str, reader: type[FolderReader], look: Callable[[Path], npt.NDArray[Any]] = read_mask
+) -> Dataset:
     """The data set of a paired folder, under a format's name and with its reader."""
     pairing = pair_tree(tree)
     mask_paths = [mask.path for _, mask in pairing.pairs if mask is not None]
@@ -77,7 +83,9 @@ def open_pairing(tree: Tree, name: str, reader: type[FolderReader]) -> Dataset:
             fix="name the folders images and masks, or name the format with --format",
         )
     classes = _class_list(tree, pairing)
-    coding = discover(mask_paths or [m.path for _, masks in pairing.collisions for m in masks], classes, tree.root)
+    coding = discover(
+        mask_paths or [m.path for _, masks in pairing.collisions for m in masks], classes, tree.root, look
+    )
     records, given = _records(pairing)
     listed = _listed_splits(tree, records) if not given else {}
     lone, problems = _problems(pairing, records)

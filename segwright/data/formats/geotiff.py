@@ -3,11 +3,18 @@
 All bands are kept. What the file calls no data (GDAL's tag) in every band of a picture is ignored in its mask. Files
 are read with tifffile; those in a compression that it leaves to others with rasterio, where the extra ``geo`` is
 installed.
+
+A raster of more than 16.8 million pixels becomes many samples of at most 2048×2048, of which one at a time is decoded:
+memory does not grow with the raster (:mod:`segwright.images.windows`). Where picture and mask are both placed on the
+ground, their places and coordinate systems must agree (:mod:`.georeference`); the check says where they do not.
 """
 
 from __future__ import annotations
 
 import contextlib
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,20 +23,60 @@ import numpy.typing as npt
 
 from segwright.data.formats.base import Format
 from segwright.data.formats.folder import FolderReader, open_pairing, pair_tree
+from segwright.data.formats.georeference import disagreement, georeference
 from segwright.data.formats.tree import Tree
 from segwright.data.records import Dataset, Record
-from segwright.errors import FormatError, ImageReadError, MissingExtraError
-from segwright.images import DEFAULT_LIMITS, ImageInfo, Limits, UInt8Array, check_limits, read_raster
+from segwright.errors import FormatError, LabelError
+from segwright.images import ImageInfo, UInt8Array, extent, read_header, read_mask, read_window
+from segwright.images.decode import integers
 from segwright.types import IGNORE_INDEX
 
 TIFF = (".tif", ".tiff")
+WHOLE = 4096 * 4096  # pixels of a raster that is still one sample
+SIDE = 2048  # of the tiles that a larger one is cut into, at most
+SMALL = 500_000  # bytes: no raster of so many pixels is smaller, and its header need not be read
+LOOKED_AT = 1024  # side of the parts of a big mask that are looked at for its values
+
+
+@dataclass(frozen=True, slots=True)
+class Tile:
+    """The part of a raster that is a sample."""
+
+    top: int
+    left: int
+    height: int
+    width: int
+
+    @property
+    def first(self) -> bool:
+        return self.top == self.left == 0
 
 
 class GeoTiffReader(FolderReader):
-    """Bands by :meth:`raster`, and no data ignored."""
+    """Bands by windows where a record is a tile, and no data ignored."""
 
-    def raster(self, path: Path) -> npt.NDArray[Any]:
-        return read_geotiff(path, self.limits)
+    def whole(self, record: Record) -> bool:
+        return not isinstance(record.payload, Tile)
+
+    def header(self, path: Path) -> ImageInfo:
+        found = _big(path)
+        if found is None:
+            return read_header(path, self.limits)
+        bits = np.dtype(found.dtype).itemsize * 8
+        return ImageInfo("TIFF", found.width, found.height, f"{found.bands} bands {found.dtype}", 1, bits)
+
+    def raster(self, record: Record) -> npt.NDArray[Any]:
+        part = record.payload
+        if not isinstance(part, Tile) or record.image_path is None:
+            return super().raster(record)
+        return read_window(record.image_path, part.top, part.left, part.height, part.width, self.limits)
+
+    def raw(self, record: Record) -> npt.NDArray[Any] | None:
+        part = record.payload
+        if not isinstance(part, Tile) or record.mask_path is None:
+            return super().raw(record)
+        values = read_window(record.mask_path, part.top, part.left, part.height, part.width, self.limits)
+        return self.decode(integers(values, record.mask_path), record.mask_path)
 
     def mask(self, record: Record) -> UInt8Array | None:
         mask = super().mask(record)
@@ -38,28 +85,30 @@ class GeoTiffReader(FolderReader):
         nodata = nodata_of(record.image_path)
         if nodata is None:
             return mask
-        pixels = self.raster(record.image_path)
+        pixels = self.raster(record)
         empty = np.isnan(pixels).all(axis=2) if np.isnan(nodata) else (pixels == nodata).all(axis=2)
         if empty.shape == mask.shape:
             mask = np.where(empty, np.uint8(IGNORE_INDEX), mask)
         return mask
 
+    def disagreement(self, record: Record) -> LabelError | None:
+        """Where picture and mask lie on the ground, if that differs; of a raster's tiles the first speaks for all."""
+        if record.image_path is None or record.mask_path is None:
+            return None
+        if isinstance(record.payload, Tile) and not record.payload.first:
+            return None
+        return disagreement(record.image_path, record.mask_path)
 
-def read_geotiff(path: Path, limits: Limits = DEFAULT_LIMITS) -> npt.NDArray[Any]:
-    """H×W×C in the file's number type, by tifffile, or by rasterio where tifffile lacks the compression."""
+
+def _big(path: Path) -> Any:
+    """The extent of a raster that is cut into tiles; None for others."""
     try:
-        return read_raster(path, limits)
-    except (MissingExtraError, ImageReadError) as error:
-        try:
-            import rasterio
-        except ImportError:
-            raise error from None
-        try:
-            with rasterio.open(path) as file:
-                check_limits(ImageInfo("TIFF", file.width, file.height, f"{file.count} bands"), path, limits)
-                return np.ascontiguousarray(np.moveaxis(file.read(), 0, 2))
-        except rasterio.errors.RasterioError:
-            raise error from None
+        if os.path.getsize(path) < SMALL:
+            return None
+    except OSError:
+        return None
+    found = extent(path)
+    return found if found is not None and found.height * found.width > WHOLE else None
 
 
 def nodata_of(path: Path) -> float | None:
@@ -71,6 +120,60 @@ def nodata_of(path: Path) -> float | None:
         tag = file.pages.first.tags.get(42113)
         return None if tag is None else float(str(tag.value).strip("\0 "))
     return None
+
+
+def look_at_mask(path: Path) -> npt.NDArray[Any]:
+    """A mask for the survey of values: of a big one five parts, from the corners and the middle."""
+    found = extent(path) if path.suffix.lower() in TIFF else None
+    if found is None or found.height * found.width <= WHOLE:
+        return read_mask(path)
+    down, across = found.height - LOOKED_AT, found.width - LOOKED_AT
+    if min(down, across) < 0:  # long and narrow
+        side = WHOLE // max(found.height, found.width)
+        return integers(read_window(path, 0, 0, min(found.height, side), min(found.width, side)), path)
+    places = [(0, 0), (0, across), (down, 0), (down, across), (down // 2, across // 2)]
+    parts = [integers(read_window(path, y, x, LOOKED_AT, LOOKED_AT), path) for y, x in places]
+    return np.concatenate(parts)
+
+
+def tiles(height: int, width: int, side: int = SIDE) -> list[Tile]:
+    """A raster in equal tiles of at most ``side``, row by row; they cover it once."""
+    down, across = -(-height // side), -(-width // side)
+    rows = [round(height * i / down) for i in range(down + 1)]
+    columns = [round(width * i / across) for i in range(across + 1)]
+    return [
+        Tile(y, x, rows[i + 1] - y, columns[j + 1] - x)
+        for i, y in enumerate(rows[:-1])
+        for j, x in enumerate(columns[:-1])
+    ]
+
+
+def _cut(dataset: Dataset) -> Dataset:
+    """Big rasters as their tiles, in every split; a pair that differs in size stays whole, for reading it says so."""
+    parts: dict[str, tuple[Record, ...]] = {}
+    for record in dataset.records:
+        if record.image_path is None or record.mask_path is None or record.payload is not None:
+            continue
+        found = _big(record.image_path)
+        mask = extent(record.mask_path) if found is not None else None
+        if found is None or mask is None or (mask.height, mask.width) != (found.height, found.width):
+            continue
+        cut = tiles(found.height, found.width)
+        parts[record.id] = tuple(replace(record, id=f"{record.id}_y{t.top:06d}_x{t.left:06d}", payload=t) for t in cut)
+    if not parts:
+        return dataset
+    count = sum(map(len, parts.values()))
+    note = f"{len(parts)} rasters of more than {WHOLE / 1e6:.1f} million pixels are cut into {count} tiles"
+    return replace(
+        dataset,
+        records=_expanded(dataset.records, parts),
+        given={name: _expanded(records, parts) for name, records in dataset.given.items()},
+        notes=[*dataset.notes, note],
+    )
+
+
+def _expanded(records: Any, parts: Mapping[str, tuple[Record, ...]]) -> tuple[Record, ...]:
+    return tuple(one for record in records for one in parts.get(record.id, (record,)))
 
 
 def recognise(tree: Tree) -> str | None:
@@ -85,7 +188,11 @@ def open_geotiff(tree: Tree) -> Dataset:
     if not tree.is_file and not any(mask is not None for _, mask in pair_tree(tree).pairs):
         raise FormatError("no pairs of TIFF files", expected="images/x.tif and masks/x.tif", found=tree.summary(),
                           where=tree.root)  # fmt: skip
-    return open_pairing(tree, "geotiff", GeoTiffReader)
+    dataset = _cut(open_pairing(tree, "geotiff", GeoTiffReader, look_at_mask))
+    placed = next((found for r in dataset.records[:20] if r.image_path and (found := georeference(r.image_path))), None)
+    if placed is not None:
+        dataset.notes.append(f"placed on the ground: {placed.system}, a pixel is {placed.pixel}")
+    return dataset
 
 
 FORMAT = Format("geotiff", "GeoTIFF pairs", "images/x.tif and masks/x.tif", recognise, open_geotiff)

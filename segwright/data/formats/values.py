@@ -90,9 +90,14 @@ def survey(count: int, read: ReadRaw, budget: int = PIXEL_BUDGET) -> Survey:
     return seen
 
 
-def discover(paths: Sequence[Path], classes: ClassList | None, where: Path) -> Coding:
-    """The coding of these mask files; LabelError where no reading fits."""
-    return conclude(survey(len(paths), lambda index: read_mask(paths[index])), classes, where)
+def discover(
+    paths: Sequence[Path],
+    classes: ClassList | None,
+    where: Path,
+    look: Callable[[Path], npt.NDArray[Any]] = read_mask,
+) -> Coding:
+    """The coding of these mask files; LabelError where no reading fits. ``look`` may show a part of a big one."""
+    return conclude(survey(len(paths), lambda index: look(paths[index])), classes, where)
 
 
 def conclude(seen: Survey, classes: ClassList | None, where: Path) -> Coding:

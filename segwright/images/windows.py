@@ -1,0 +1,147 @@
+"""Windows of big TIFFs: of a raster that no memory holds, only the strips or tiles that a window touches are decoded.
+
+tifffile reads them; rasterio (extra ``geo``) where tifffile lacks the compression. The limits hold for the window and
+for each strip or tile, not for the whole.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from segwright.errors import ImageReadError, SegwrightError
+from segwright.images.headers import DEFAULT_LIMITS, ImageInfo, Limits, check_limits, unreadable
+from segwright.images.tiff import codec_missing, missing_codec
+
+
+@dataclass(frozen=True)
+class Extent:
+    """What a TIFF's first page says of itself."""
+
+    height: int
+    width: int
+    bands: int
+    dtype: str
+
+
+@contextmanager
+def _page(path: Path) -> Iterator[Any]:
+    """The first page, open; whatever tifffile trips over is an ImageReadError."""
+    import tifffile
+
+    try:
+        with tifffile.TiffFile(path) as file:
+            yield file.pages.first
+    except SegwrightError:
+        raise
+    except Exception as error:
+        if codec_missing(error):
+            raise missing_codec(error, path) from error
+        raise unreadable(path, f"a broken TIFF ({type(error).__name__}: {str(error)[:120]})") from error
+
+
+def extent(path: str | Path) -> Extent | None:
+    """Size, bands and number type, whatever the size; None where it is no plain TIFF page that can be windowed."""
+    try:
+        with _page(Path(path)) as page:
+            turned = page.tags.get(274)
+            if page.imagedepth != 1 or page.dtype is None or (turned is not None and turned.value != 1):
+                return None
+            return Extent(page.imagelength, page.imagewidth, page.samplesperpixel, str(page.dtype))
+    except SegwrightError:
+        return None
+
+
+def read_window(
+    path: str | Path, top: int, left: int, height: int, width: int, limits: Limits = DEFAULT_LIMITS
+) -> npt.NDArray[Any]:
+    """H×W×C of a part of a TIFF's first page, in its own number type.
+
+    ImageReadError where the file is broken or the window is not inside it; MissingExtraError where the compression
+    needs another package.
+    """
+    path = Path(path)
+    check_limits(ImageInfo("TIFF", width, height, ""), path, limits)
+    with _page(path) as page:
+        if min(top, left) < 0 or top + height > page.imagelength or left + width > page.imagewidth:
+            raise unreadable(path, f"{page.imagewidth}×{page.imagelength} pixels, and no window that reaches beyond")
+        try:
+            return _by_segments(page, path, (top, left, height, width), limits)
+        except SegwrightError:
+            raise
+        except Exception as error:
+            if not codec_missing(error):
+                raise
+            found = _by_rasterio(path, (top, left, height, width))
+            if found is None:
+                raise
+            return found
+
+
+Box = tuple[int, int, int, int]  # top, left, height, width
+
+
+def _by_segments(page: Any, path: Path, box: Box, limits: Limits) -> npt.NDArray[Any]:
+    """Decode the strips or tiles that the window touches, one at a time."""
+    top, left, height, width = box
+    tall, wide = (page.tilelength, page.tilewidth) if page.is_tiled else (page.rowsperstrip, page.imagewidth)
+    tall = min(tall, page.imagelength)
+    if tall * wide > limits.max_pixels:
+        raise ImageReadError(
+            "the TIFF's strips are larger than the limit", expected=f"at most {limits.max_pixels} pixels",
+            found=f"strips of {wide}×{tall}", where=path, fix="gdal_translate -co TILED=YES IN.tif OUT.tif",
+        )  # fmt: skip
+    down, across = -(-page.imagelength // tall), -(-page.imagewidth // wide)
+    planes = page.samplesperpixel if page.planarconfig == 2 else 1
+    out = np.zeros((height, width, page.samplesperpixel), page.dtype)
+    size = os.path.getsize(path)
+    with open(path, "rb") as file:
+        for plane in range(planes):
+            for row in range(top // tall, -(-(top + height) // tall)):
+                for column in range(left // wide, -(-(left + width) // wide)):
+                    index = (plane * down + row) * across + column
+                    offset, count = page.dataoffsets[index], page.databytecounts[index]
+                    if count == 0:  # GDAL leaves out what is empty
+                        continue
+                    if offset + count > size:
+                        raise unreadable(path, f"a TIFF cut off after {size} bytes")
+                    file.seek(offset)
+                    segment = page.decode(file.read(count), index, jpegtables=page.jpegtables)[0]
+                    if segment is not None:
+                        _copy(out, segment[0], (row * tall - top, column * wide - left), plane if planes > 1 else None)
+    return out
+
+
+def _copy(out: npt.NDArray[Any], segment: npt.NDArray[Any], place: tuple[int, int], plane: int | None) -> None:
+    """Put a segment (h, w, samples) where it belongs, cut to the window."""
+    y, x = place
+    rows = slice(max(y, 0), min(y + segment.shape[0], out.shape[0]))
+    columns = slice(max(x, 0), min(x + segment.shape[1], out.shape[1]))
+    part = segment[rows.start - y : rows.stop - y, columns.start - x : columns.stop - x]
+    if plane is None:
+        out[rows, columns] = part
+    else:
+        out[rows, columns, plane] = part[..., 0]
+
+
+def _by_rasterio(path: Path, box: Box) -> npt.NDArray[Any] | None:
+    """The window by rasterio; None where it is not installed."""
+    try:
+        import rasterio
+    except ImportError:
+        return None
+    top, left, height, width = box
+    try:
+        # By this driver alone: a file of another kind may name others to be read, and addresses to be fetched.
+        with rasterio.open(path, driver="GTiff") as file:
+            window = rasterio.windows.Window(left, top, width, height)
+            return np.ascontiguousarray(np.moveaxis(file.read(window=window), 0, 2))
+    except rasterio.errors.RasterioError as error:
+        raise unreadable(path, f"a broken TIFF ({str(error)[:120]})") from error
