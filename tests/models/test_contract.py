@@ -15,6 +15,7 @@ from torch import Tensor
 
 from segwright.errors import ModelError
 from segwright.models.catalog import CATALOG, create_model
+from segwright.models.external import wrap
 from segwright.models.segmenter import SegmentationModel
 
 CLASSES = 5
@@ -55,6 +56,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "lraspp_mobilenet_v3_large": {},
     # from outside
     "torchvision:lraspp_mobilenet_v3_large": {},
+    "torchvision:deeplabv3_mobilenet_v3_large": {"aux_loss": True},
     "torchvision:fcn_resnet50": {"aux_loss": True},
     "smp:FPN": {"encoder_name": "tu-test_resnet"},
     "transformers:segformer": {
@@ -63,6 +65,16 @@ SMALL: dict[str, dict[str, Any]] = {
     },
 }  # fmt: skip
 HEAVY = {"torchvision:fcn_resnet50"}  # cannot be made small
+# Batch norm behind an average of the whole picture: one value a channel in a batch of one, however large the picture.
+POOL_THE_PICTURE = {
+    "pspnet", "deeplabv3", "deeplabv3plus", "upernet", "ddrnet", "deeplabv3_resnet50", "deeplabv3_resnet101",
+    "deeplabv3_mobilenet_v3_large", "torchvision:deeplabv3_mobilenet_v3_large",
+}  # fmt: skip
+# No batch norm, or none where a picture of one pixel leaves one value: these train on that, alone.
+TRAIN_ON_A_PIXEL = {
+    "fcn32s", "fcn16s", "fcn8s", "unet2015", "deeplabv1", "deeplabv2_vgg", "parsenet", "segformer",
+    "transformers:segformer",
+}  # fmt: skip
 TRACED = ("unet",)  # compiled and exported in the fast run: some ten seconds each; all of them in the slow one
 
 
@@ -96,6 +108,24 @@ def test_the_whole_catalog_is_here() -> None:
     assert set(CATALOG) <= set(SMALL)
 
 
+@pytest.mark.parametrize("name", CATALOG)
+def test_the_stride_that_is_listed_is_that_of_the_finest_scores(name: str) -> None:
+    """The convolution that answers a map a class, where it is finest: how much finer it gets with the picture."""
+    classes = 13  # no other convolution of the small networks has so many outputs
+    with torch.device("meta"):
+        model = create_model(name, classes=classes, weights=None, **SMALL[name]).eval()
+        rows: list[int] = []
+        for part in model.modules():
+            if isinstance(part, torch.nn.Conv2d) and part.out_channels == classes:
+                part.register_forward_hook(lambda part, x, y: rows.append(y.shape[-2]))
+        finest = []
+        for side in (256, 512):
+            rows.clear()
+            model(torch.empty(1, side, 64, 3, dtype=torch.uint8))
+            finest.append(max(rows))
+    assert model.logits_stride == 256 // (finest[1] - finest[0])
+
+
 def test_forward_and_backward_reach_every_trainable_parameter(model: SegmentationModel) -> None:
     model.train()
     model.zero_grad(set_to_none=True)
@@ -113,7 +143,7 @@ def test_forward_and_backward_reach_every_trainable_parameter(model: Segmentatio
     assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
 
 
-@pytest.mark.parametrize(("height", "width"), [(1, 1), (7, 13), (33, 65)])
+@pytest.mark.parametrize(("height", "width"), [(1, 1), (1, 40), (7, 13), (33, 65)])
 def test_any_size(model: SegmentationModel, height: int, width: int) -> None:
     model.eval()
     with torch.no_grad():
@@ -133,14 +163,49 @@ def test_eval_is_deterministic_and_takes_pixels_in_either_form(model: Segmentati
     assert torch.allclose(first, as_float, atol=1e-3 * max(1.0, float(first.abs().max())))
 
 
-def test_one_picture_a_batch_trains_or_the_error_explains(model: SegmentationModel) -> None:
+@pytest.mark.parametrize("side", [1, 64])
+def test_one_picture_a_batch_trains_or_the_error_explains(model: SegmentationModel, side: int) -> None:
     trained = copy.deepcopy(model).train()
-    try:
-        assert torch.isfinite(trained(pictures(1, 32, 32)).logits).all()
-    except ModelError as error:
-        assert "batch norm" in str(error) and error.fix
-    output = trained(pictures(2, 64, 64))  # and two always do
-    assert torch.isfinite(output.logits).all()
+    name, images = model.architecture, pictures(1, side, side)
+    if name in TRAIN_ON_A_PIXEL or (side > 1 and name not in POOL_THE_PICTURE):
+        output = trained(images)
+        output.logits.mean().backward()
+        assert torch.isfinite(output.logits).all()
+    else:
+        with pytest.raises(ModelError, match="batch norm has one value a channel") as caught:
+            trained(images)
+        assert caught.value.fix and caught.value.found and caught.value.where
+    for part in trained.modules():  # what the error advises helps
+        if isinstance(part, torch.nn.modules.batchnorm._BatchNorm):
+            part.eval()
+    assert torch.isfinite(trained(images).logits).all()
+
+
+def test_two_pictures_a_batch_always_train(model: SegmentationModel) -> None:
+    assert torch.isfinite(copy.deepcopy(model).train()(pictures(2, 1, 1)).logits).all()
+
+
+def test_the_error_is_explained_in_a_compiled_network_too() -> None:
+    torch._dynamo.reset()
+    compiled = small("segnet_basic", levels=1).train()
+    compiled.compile(backend="eager")
+    assert torch.isfinite(compiled(pictures(2, 8, 8)).logits).all()
+    with pytest.raises(ModelError, match="batch norm has one value a channel"):
+        compiled(pictures(1, 1, 1))
+
+
+def test_instance_norms_of_networks_from_outside_are_explained_as_well() -> None:
+    model = wrap(torch.nn.Sequential(torch.nn.Conv2d(3, 2, 1), torch.nn.InstanceNorm2d(2)), classes=2, size_divisor=1)
+    with pytest.raises(ModelError, match="one value a channel"):
+        model.train()(pictures(2, 1, 1))
+    other = wrap(Failing(), classes=2)
+    with pytest.raises(ValueError, match="something else"):  # nobody else's error is renamed
+        other.train()(pictures(2, 1, 1))
+
+
+class Failing(torch.nn.Module):
+    def forward(self, images: Tensor) -> Tensor:
+        raise ValueError("something else")
 
 
 def test_channels_last_gives_the_same(model: SegmentationModel) -> None:
@@ -161,6 +226,17 @@ def test_bf16_autocast_is_finite_and_close(model: SegmentationModel) -> None:
             rough = model(images).logits.float()
     assert torch.isfinite(rough).all()
     assert (rough - exact).abs().mean() <= 0.15 * max(float(exact.abs().max()), 1e-3)
+
+
+def test_bf16_autocast_trains(model: SegmentationModel) -> None:
+    trained = copy.deepcopy(model).train()
+    with torch.autocast("cpu", torch.bfloat16):
+        output = trained(pictures(2, 64, 64))
+    target = torch.randint(0, CLASSES, (2, 64, 64))
+    losses = [torch.nn.functional.cross_entropy(x.float(), target) for x in (output.logits, *output.aux.values())]
+    torch.stack(losses).sum().backward()
+    gradients = [parameter.grad for parameter in trained.parameters() if parameter.grad is not None]
+    assert gradients and all(torch.isfinite(gradient).all() for gradient in gradients)
 
 
 def test_state_dict_through_safetensors(model: SegmentationModel, tmp_path: Path) -> None:
