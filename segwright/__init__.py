@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from segwright.api import create_model, evaluate, export, load, open_dataset, predict, train
+    from segwright.api import create_model, ensemble, evaluate, export, load, open_dataset, predict, train
 
 __all__ = [
     "__version__",
     "create_model",
+    "ensemble",
     "evaluate",
     "export",
     "load",

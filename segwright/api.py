@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from segwright.config import TrainConfig, load_config, parse_size
-from segwright.console import progress
+from segwright.console import progress, track
 from segwright.data.dataset import Dataset, Split, open_dataset
 from segwright.data.inspect import CheckResult, inspect_path
 from segwright.errors import DataError, SegwrightError, UsageError
@@ -38,7 +38,9 @@ __all__ = [
     "compare",
     "convert",
     "create_model",
+    "crf_figure",
     "cross_validate",
+    "ensemble",
     "evaluate",
     "export",
     "list_models",
@@ -193,6 +195,7 @@ def tune(
     *,
     minutes: float,
     trial_minutes: float | None = None,
+    final_minutes: float | None = None,
     architectures: Sequence[str] = (),
     config: str | Path | None = None,
     values: Mapping[str, Any] | None = None,
@@ -211,6 +214,7 @@ def tune(
         Path(out),
         minutes=minutes,
         trial_minutes=trial_minutes,
+        final_minutes=final_minutes,
         architectures=architectures,
         resume=resume,
         say=say,
@@ -314,6 +318,14 @@ def predict(
     folder = Path(out)
     written: list[dict[str, Any]] = []
     failed: list[dict[str, str]] = []
+    if found.kind == "image":  # one picture, perhaps a large one: progress by its windows
+        image = predictor.read(found.files[0])
+        with progress("predicting", predictor.windows(image)) as advance:
+            prediction = predictor.predict(image, advance=advance)
+        shown = _write(prediction, folder, found.name(found.files[0]), confidence, overlay)
+        return {
+            "pictures": 1, "out": str(folder), "results": [{"file": str(found.files[0]), **shown}], "failed": [],
+        }  # fmt: skip
     with progress("predicting", len(found) or None) as advance:
         if found.kind == "video":
             for number, frame in enumerate(read_frames(found.files[0])):
@@ -325,8 +337,6 @@ def predict(
                 prediction = predictor(path)
                 written.append({"file": str(path), **_write(prediction, folder, found.name(path), confidence, overlay)})
             except SegwrightError as error:
-                if found.kind == "image":
-                    raise
                 failed.append({"file": str(path), "error": str(error)})
             advance(1)
     return {"pictures": len(written), "out": str(folder), "results": written, "failed": failed}
@@ -345,18 +355,31 @@ def _write(prediction: Prediction, folder: Path, name: str, confidence: bool, ov
 
 
 def export(
-    model: str | Path,
+    model: str | Path | Sequence[str | Path],
     to: str = "onnx",
     out: str | Path | None = None,
     *,
     data: str | Path | None = None,
     with_logits: bool = False,
+    command: str = "",
 ) -> ExportResult:
-    """Export a saved model, compared on pictures: of ``data``, else of the data it was trained on, else drawn."""
+    """Export a saved model, or several as one that averages their probabilities, compared on pictures: of ``data``,
+    else of the data it was trained on, else drawn. ``to``: ``onnx`` or ``bundle``."""
     from segwright.deploy.export import export as export_model
 
-    samples, pictures = parity_samples(model, data)
-    return export_model(model, to, out, samples=samples, pictures=pictures, with_logits=with_logits)
+    models = [model] if isinstance(model, str | Path) else list(model)
+    if not models:
+        raise UsageError("nothing to export", expected="a saved model or several", found="none")
+    samples, pictures = parity_samples(models[0], data)
+    return export_model(models, to, out, samples=samples, pictures=pictures, with_logits=with_logits, command=command)
+
+
+def ensemble(models: Sequence[str | Path], out: str | Path, *, data: str | Path | None = None) -> Path:
+    """Several saved models as one, a bundle in the folder ``out``: it answers the mean of their probabilities.
+    ``data``: pictures to verify that on. UsageError for fewer than two; ModelError where their classes differ."""
+    if len(models) < 2:
+        raise UsageError("an ensemble is made of two models or more", found=str(len(models)))
+    return export(models, "bundle", out, data=data).path
 
 
 def parity_samples(model: str | Path, data: str | Path | None) -> tuple[list[Sample], str]:
@@ -390,23 +413,93 @@ def tune_post(
     keep: bool = True,
     format: str | None = None,
     minutes: float = 10.0,
+    tta: str | None = None,
+    chains: Sequence[str] = (),
 ) -> TuningResult:
-    """Search post-processing on ``data``; a winner is saved into the model when ``keep`` is set."""
+    """Search post-processing on ``data``; a winner is saved into the model when ``keep`` is set.
+
+    ``tta``: the test-time views that the model will be used with. ``chains`` are tried first, before them the one that
+    the model has already. Where nothing is kept, that one stays as it is.
+    """
     from segwright.data.splits import sequence_of
     from segwright.evaluation.tune_post import tune_post as search_post
     from segwright.inference.bundle import load_bundle, save_bundle
     from segwright.inference.predictor import find_bundle
 
+    if Path(model).is_file():
+        raise UsageError(
+            "post-processing is tuned before the export",
+            expected="a run folder or a bundle",
+            found="an exported file",
+            where=model,
+            fix="tune the run folder, then export it again: the export takes the chain along",
+        )
     folder = find_bundle(model)
-    predictor = load(folder, device=device, post="none")
+    network, bundle = load_bundle(folder)
+    predictor = load(folder, device=device, post="none", tta=tta)
     chosen = choose_split(open_dataset(data, format), split or "val")
-    # Frames of one sequence err together: the bootstrap draws sequences, not frames.
-    result = search_post(predictor, chosen, minutes=minutes, groups=[sequence_of(name) for name in chosen.ids])
+    known = [bundle.postprocess] if bundle.postprocess else []
+    # Frames of one sequence err together: the bootstrap does not draw them one by one.
+    groups = [sequence_of(name) for name in chosen.ids]
+    result = search_post(predictor, chosen, minutes=minutes, chains=[*known, *chains], groups=groups)
+    if tta:
+        result = replace(result, notes=(*result.notes, f"All with the test-time views {tta}; without them it differs."))
     if keep and result.kept:
-        network, bundle = load_bundle(folder)
-        metrics = {**bundle.metrics, "postprocess": result.to_json()}
+        metrics = {**bundle.metrics, "postprocess": {**result.to_json(), "tta": tta}}
         save_bundle(folder, network, replace(bundle, postprocess=result.chain, metrics=metrics))
+    elif keep and known:
+        result = replace(result, notes=(*result.notes, f"The model's own chain stays as it was: {known[0]}."))
     return result
+
+
+def crf_figure(
+    model: str | Path | Predictor,
+    data: Dataset | Split | str | Path,
+    out: str | Path,
+    *,
+    split: str | None = None,
+    device: str = "auto",
+    format: str | None = None,
+    crf: str | None = None,
+    pictures: int = 3,
+    ids: Sequence[str] = (),
+    iterations: Sequence[int] = (1, 2, 10),
+    belief: str | None = None,
+    width: int = 320,
+) -> Path:
+    """Write the papers' figure of a CRF at work on ``pictures`` of a split, or on those named by ``ids``.
+
+    ``crf`` is one step of a chain; left out, it is the one of the model's own chain, else DeepLab v1's. ``belief`` also
+    shows the probability of a class. See :func:`segwright.evaluation.crf_figure.crf_figure`.
+    """
+    from segwright.evaluation.crf_figure import FigureRow
+    from segwright.evaluation.crf_figure import crf_figure as draw
+    from segwright.postprocess.chain import parse_chain
+
+    predictor = _predictor(model, device, "none", None)
+    saved = predictor.bundle.postprocess if predictor.bundle is not None else None
+    links = parse_chain(crf or saved or "", predictor.label_space.names).links
+    found = next((link.crf for link in links if link.crf is not None), None)
+    if crf is not None and (found is None or len(links) > 1):
+        raise UsageError("the figure shows one CRF", expected="such as crf(deeplab-v1)", found=crf)
+    chosen = data if isinstance(data, Split) else choose_split(_opened(data, format), split)
+    names = list(chosen.ids)
+    missing = [name for name in ids if name not in names]
+    if missing:
+        raise UsageError(
+            "no such picture in the split", expected=", ".join(names[:6]) + ", …", found=", ".join(missing)
+        )
+    places = [names.index(name) for name in ids] or sorted(
+        {round((i + 0.5) * len(names) / pictures - 0.5) for i in range(min(pictures, len(names)))}
+    )
+    same = chosen.label_space.names == predictor.label_space.names  # else the masks' numbers mean other classes
+    rows = []
+    for place in track(places, "drawing"):
+        image = chosen.read_image(place)
+        probabilities = predictor.predict(image, probabilities=True).probabilities
+        assert probabilities is not None
+        rows.append(FigureRow(image, probabilities, chosen.read_mask(place) if same else None))
+    return draw(rows, predictor.label_space, out, crf=found, iterations=iterations, belief=belief, width=width)
 
 
 def convert(data: str | Path, to: str, out: str | Path, *, format: str | None = None) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Verbs about models: models, evaluate, predict, compare, export, tune-post."""
+"""Verbs about models: models, evaluate, predict, compare, export."""
 
 from __future__ import annotations
 
@@ -125,47 +125,28 @@ def compare(
 
 
 def export(
-    model: Model,
-    to: Annotated[str, typer.Option("--to", help="onnx")] = "onnx",
-    out: Annotated[Path | None, typer.Option("--out", metavar="FILE", help="The exported file.")] = None,
+    models: Annotated[
+        list[Path], typer.Argument(metavar="MODEL...", help="A run folder or bundle; several become one, their mean.")
+    ],
+    to: Annotated[str, typer.Option("--to", help="onnx, or bundle: the folder that segwright loads.")] = "onnx",
+    out: Annotated[Path | None, typer.Option("--out", metavar="PATH", help="The exported file or folder.")] = None,
     data: Annotated[Path | None, typer.Option("--data", metavar="DATA", help="Real pictures for the check.")] = None,
     logits: Annotated[bool, typer.Option("--logits", help="Also answer the logits of every class.")] = False,
     json: Json = None,
 ) -> None:
-    """Export a model, verified against the original on real pictures at several sizes."""
+    """Export a model, or several as one ensemble, verified against the original on real pictures at several sizes."""
     from segwright import api
 
-    result = api.export(model, to=to, out=out, data=data, with_logits=logits)
+    result = api.export(models, to=to, out=out, data=data, with_logits=logits, command=command_line())
     parity = result.parity
     screen = console()
-    screen.print(f"{result.path}  ({result.format}, {result.precision}, {result.latency_ms:.0f} ms a picture)")
+    kind = result.format if len(models) == 1 else f"{result.format} of {len(models)} models"
+    screen.print(f"{result.path}  ({kind}, {result.precision}, {result.latency_ms:.0f} ms a picture)")
     screen.print(
         f"checked on {parity.pictures}: largest logit difference {parity.max_abs_logit:.2g}, "
         f"{parity.argmax_agreement:.3%} of the labels equal, mIoU difference {parity.miou_delta:+.4f}"
     )
     screen.print(f"sizes: {', '.join(parity.sizes)}")
-    write_result(json, result.to_json())
-
-
-def tune_post(
-    model: Model,
-    data: Data,
-    split: Split = None,
-    device: Device = "auto",
-    minutes: Annotated[float, typer.Option(help="How long to search.")] = 10.0,
-    keep: Annotated[bool, typer.Option("--keep/--no-keep", help="Save a winner into the model.")] = True,
-    format: Format = None,
-    json: Json = None,
-) -> None:
-    """Search post-processing on validation data; it is kept only when it raises the score beyond chance."""
-    from segwright import api
-
-    result = api.tune_post(model, data, split=split, device=device, keep=keep, format=format, minutes=minutes)
-    from segwright.cli.tables import tuning_table
-
-    screen = console()
-    screen.print(tuning_table(result.trials, result.baseline_miou))
-    screen.print(result.summary)
     write_result(json, result.to_json())
 
 
@@ -176,4 +157,3 @@ def register(app: typer.Typer) -> None:
     app.command()(predict)
     app.command()(compare)
     app.command()(export)
-    app.command("tune-post")(tune_post)

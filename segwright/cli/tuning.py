@@ -19,7 +19,11 @@ def tune(
     minutes: Annotated[float, typer.Option(help="Of the whole search, the comparison included.", min=0.01)],
     out: Annotated[Path, typer.Option("--out", metavar="FOLDER", help="Where the search is kept.")],
     trial_minutes: Annotated[
-        float | None, typer.Option("--trial-minutes", help="Of one training; a twelfth of --minutes when left out.")
+        float | None, typer.Option("--trial-minutes", help="Of one trial; a twelfth of --minutes when left out.")
+    ] = None,
+    final_minutes: Annotated[
+        float | None,
+        typer.Option("--final-minutes", help="Of default and winner, compared at the end; as a trial when left out."),
     ] = None,
     model: Annotated[str, typer.Option("--model", help="Keep to this network; auto searches several.")] = "auto",
     architectures: Annotated[
@@ -51,6 +55,7 @@ def tune(
         out,
         minutes=minutes,
         trial_minutes=trial_minutes,
+        final_minutes=final_minutes,
         architectures=[name.strip() for name in architectures.split(",")] if architectures else (),
         config=config,
         values={key: value for key, value in given.items() if value is not None} | parse_overrides(settings or []),

@@ -1,8 +1,11 @@
 """Exports, each verified against the original on real pictures at several sizes before it is put in place.
 
-The exported graph holds the whole contract of a model: raw uint8 pixels N×H×W×C of any batch and size in, labels and
-confidence out; normalisation, padding and cropping are inside. One file carries weights and, as metadata, the bundle's
-description, so that ``predict`` and ``evaluate`` need nothing else.
+Several models are exported as one, their ensemble: the original is then the mean of their probabilities.
+
+``bundle`` is the folder that segwright itself loads. ``onnx``: the exported graph holds the whole contract of a model,
+raw uint8 pixels N×H×W×C of any batch and size in, labels and confidence out; normalisation, padding and cropping are
+inside. One file carries weights and, as metadata, the bundle's description, so that ``predict`` and ``evaluate`` need
+nothing else.
 """
 
 from __future__ import annotations
@@ -24,9 +27,10 @@ from torch import Tensor, nn
 from segwright.errors import ExportError, UsageError
 from segwright.files import write_json
 from segwright.images import UInt8Array
-from segwright.inference.bundle import Bundle, load_bundle
+from segwright.inference.bundle import Bundle, is_bundle, load_bundle, save_bundle
+from segwright.inference.ensemble import MeanRuntime, join_models
 from segwright.inference.predictor import find_bundle, fit_channels
-from segwright.inference.runtimes import ONNX_METADATA_KEY, OnnxRuntime, TorchRuntime, decide
+from segwright.inference.runtimes import ONNX_METADATA_KEY, OnnxRuntime, Runtime, TorchRuntime, decide
 from segwright.metrics.confusion import ConfusionMatrix
 from segwright.models.segmenter import SegmentationModel
 from segwright.types import Sample
@@ -82,60 +86,108 @@ class ExportedGraph(nn.Module):
 
 
 def export(
-    model: str | Path,
+    model: str | Path | Sequence[str | Path],
     to: str = "onnx",
     out: str | Path | None = None,
     *,
     samples: Sequence[Sample] = (),
     pictures: str = "",
     with_logits: bool = False,
+    command: str = "",
 ) -> ExportResult:
-    """Export a run folder or bundle; ExportError where it cannot be exported or does not agree with the original.
+    """Export a run folder or bundle, or several as their ensemble; ExportError where it cannot be exported or does not
+    agree with the original.
 
     ``samples`` are the real pictures compared (their masks too, where they have them); ``with_logits`` adds a third
-    output, which test-time views and post-processing need.
+    output to a file, which test-time views and post-processing need; ``command`` is written into an ensemble.
     """
     if to not in EXPORTERS:
         raise UsageError("unknown export format", expected=", ".join(EXPORTERS), found=to)
     if not samples:
         raise UsageError("an export is compared on real pictures", found="none", fix="give some with --data")
-    folder = find_bundle(model)
-    network, bundle = load_bundle(folder)
-    path = Path(out) if out is not None else folder.parent / f"{folder.parent.name or 'model'}.{to}"
+    models = [model] if isinstance(model, str | Path) else list(model)
+    network, bundle = load_bundle(find_bundle(models[0])) if len(models) == 1 else join_models(models, command=command)
+    # Loaded again, one by one: what is exported must not be compared with itself.
+    folders = [find_bundle(m) for m in models]
+    originals = [TorchRuntime(load_bundle(folder)[0], "cpu") for folder in folders]
+    original = originals[0] if len(originals) == 1 else MeanRuntime(originals)
+    run = folders[0].parent
+    usual = run / f"{run.name or 'model'}.{to}" if len(models) == 1 else Path(f"ensemble.{to}")
+    path = Path(out) if out is not None else usual
+    _refuse_overwriting(path, to, folders)
     path.parent.mkdir(parents=True, exist_ok=True)
     with_logits = with_logits or bundle.postprocess is not None
-    return EXPORTERS[to](network, bundle, path, samples, pictures, with_logits)
+    return EXPORTERS[to](Job(network, bundle, original, path, samples, pictures, with_logits))
 
 
-def export_onnx(
-    network: SegmentationModel, bundle: Bundle, path: Path, samples: Sequence[Sample], pictures: str, with_logits: bool
-) -> ExportResult:
-    """Write ``path``, an ONNX file with free batch, height and width, after comparing it with ``network``."""
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".exporting-") as temporary:
+@dataclass(frozen=True)
+class Job:
+    """What an exporter is given."""
+
+    network: SegmentationModel
+    bundle: Bundle
+    original: Runtime
+    path: Path
+    samples: Sequence[Sample]
+    pictures: str
+    with_logits: bool
+
+
+def export_onnx(job: Job) -> ExportResult:
+    """Write an ONNX file with free batch, height and width, after comparing it with the original."""
+    with tempfile.TemporaryDirectory(dir=job.path.parent, prefix=".exporting-") as temporary:
         whole = Path(temporary) / "whole.onnx"
-        _trace(network.cpu().eval(), bundle, whole)
-        parity = compare(network, OnnxRuntime(whole, "cpu"), samples, pictures)
-        check_parity(parity, path)
-        final = whole if with_logits else _without_logits(whole)
+        _trace(job.network.cpu().eval(), job.bundle, whole)
+        parity = compare(job.original, OnnxRuntime(whole, "cpu"), job.samples, job.pictures)
+        check_parity(parity, job.path)
+        final = whole if job.with_logits else _without_logits(whole)
         runtime = OnnxRuntime(final, "cpu")
-        latency = _latency(runtime.labels, fit_channels(samples[0].image, runtime.in_channels)[None])
-        os.replace(final, path)
-    result = ExportResult(path, "onnx", "fp32", parity, latency)
-    write_json(path.with_suffix(".parity.json"), result.to_json())
+        latency = _latency(runtime.labels, fit_channels(job.samples[0].image, runtime.in_channels)[None])
+        os.replace(final, job.path)
+    result = ExportResult(job.path, "onnx", "fp32", parity, latency)
+    write_json(job.path.with_suffix(".parity.json"), result.to_json())
     return result
 
 
-EXPORTERS: dict[str, Callable[..., ExportResult]] = {"onnx": export_onnx}
+def export_bundle(job: Job) -> ExportResult:
+    """Write a bundle, after comparing what loads from it with the original; the comparison is among its metrics."""
+    with tempfile.TemporaryDirectory(dir=job.path.parent, prefix=".exporting-") as temporary:
+        written, _ = load_bundle(save_bundle(Path(temporary) / "bundle", job.network, job.bundle))
+        runtime = TorchRuntime(written, "cpu")
+        parity = compare(job.original, runtime, job.samples, job.pictures)
+        check_parity(parity, job.path)
+        latency = _latency(runtime.labels, fit_channels(job.samples[0].image, runtime.in_channels)[None])
+    save_bundle(job.path, job.network, replace(job.bundle, metrics={**job.bundle.metrics, "parity": asdict(parity)}))
+    return ExportResult(job.path, "bundle", "fp32", parity, latency)
 
 
-def compare(network: SegmentationModel, exported: OnnxRuntime, samples: Sequence[Sample], pictures: str = "") -> Parity:
-    """Torch against the exported file on every sample at its own size and, on the first ones, at odd and small sizes
-    and as a batch."""
-    original = TorchRuntime(network, "cpu")
+EXPORTERS: dict[str, Callable[[Job], ExportResult]] = {"onnx": export_onnx, "bundle": export_bundle}
+
+
+def _refuse_overwriting(path: Path, to: str, models: Sequence[Path]) -> None:
+    """UsageError where something stands at ``path`` that is not an earlier export: a bundle takes a folder's place."""
+    if to == "bundle":
+        mine = path.resolve() in [model.resolve() for model in models]
+        wrong = mine or path.is_file() or (path.is_dir() and any(path.iterdir()) and not is_bundle(path))
+    else:
+        wrong = path.is_dir()
+    if wrong:
+        raise UsageError(
+            "something else stands where the export would go",
+            expected="a new name, an empty folder or an earlier bundle" if to == "bundle" else "a file's name",
+            found="a file" if path.is_file() else "a folder",
+            where=path,
+            fix="another name with --out",
+        )
+
+
+def compare(original: Runtime, exported: Runtime, samples: Sequence[Sample], pictures: str = "") -> Parity:
+    """The original against what was exported on every sample at its own size and, on the first ones, at odd and small
+    sizes and as a batch."""
     worst, equal, total = 0.0, 0, 0
-    ours, theirs = ConfusionMatrix(network.classes), ConfusionMatrix(network.classes)
+    ours, theirs = ConfusionMatrix(original.classes), ConfusionMatrix(original.classes)
     sizes: dict[str, None] = {}
-    for images, mask in _views(samples, network.in_channels):
+    for images, mask in _views(samples, original.in_channels):
         expected, found = original.logits(images), exported.logits(images)
         labels = exported.labels(images)[0]
         own = expected.argmax(axis=1).astype(np.uint8)

@@ -117,7 +117,7 @@ def read_bundle(folder: str | Path) -> Bundle:
                 fix="install a newer segwright",
             )
         return bundle_from_json(tree)
-    except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
         raise BundleError("model.json cannot be read", found=str(error), where=description) from error
 
 

@@ -6,7 +6,7 @@ To add a network, write its module and put an :class:`Entry` here; nothing is re
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,8 @@ from segwright.models.convert import load_converted
 from segwright.models.ddrnet import DDRNet
 from segwright.models.deeplab_v3 import DeepLabV3, DeepLabV3Plus
 from segwright.models.encoders import STRIDES, Encoder, TimmEncoder, TorchvisionMobileNetV3
+from segwright.models.ensemble import MOST_MEMBERS, Ensemble
+from segwright.models.ensemble import NAME as ENSEMBLE
 from segwright.models.fcn_torchvision import FCN, LRASPP
 from segwright.models.leannet import LeanNet
 from segwright.models.mix_transformer import SIZES, MixTransformer
@@ -86,9 +88,9 @@ def _torchvision(
 
 
 MOBILE = "mobilenet_v3_large_torchvision"
+ON_COCO = "trained on COCO: for VOC's 20 everyday classes, or to fine-tune"
 DEEPLAB_HEAD: dict[str, Any] = {"head": "torchvision", "rates": (12, 24, 36), "aux": True}
 
-ON_COCO = "trained on COCO: for VOC's 20 everyday classes, or to fine-tune"
 CATALOG: dict[str, Entry] = {
     "fcn32s": _classical(fcn, "fcn32s", "the first: VGG16 made convolutional; coarse borders, for history", LONG),
     "fcn16s": _classical(fcn, "fcn16s", "FCN-32s and one skip from a finer level; for history", LONG),
@@ -207,8 +209,8 @@ def create_model(
 ) -> SegmentationModel:
     """A network of the catalog for ``classes`` classes and pictures of ``in_channels`` channels.
 
-    ``name``: a key of :data:`CATALOG`, or a network from outside (``torchvision:NAME``, ``smp:NAME``,
-    ``transformers:TYPE``). ``weights``:
+    ``name``: a key of :data:`CATALOG`, a network from outside (``torchvision:NAME``, ``smp:NAME``,
+    ``transformers:TYPE``), or ``ensemble`` with ``members=[{"architecture": NAME, "arguments": {…}}, …]``. ``weights``:
 
     - ``"auto"``: pretrained weights when in the cache or reachable within ten seconds, else none; it says which;
     - ``"imagenet"``: a pretrained encoder, or an error; ``None`` or ``"none"``: random weights;
@@ -225,6 +227,8 @@ def create_model(
     encoder = None if encoder == "auto" else encoder
     if ":" in name:
         model = external.create(name, classes=classes, in_channels=in_channels, weights=wanted, **arguments)
+    elif name == ENSEMBLE:
+        model = _ensemble(classes, encoder, wanted, in_channels, arguments)
     elif name in CATALOG:
         model = _create(name, CATALOG[name], classes, encoder, wanted, in_channels, arguments)
     else:
@@ -252,6 +256,31 @@ def parameters_of(name: str, *, classes: int = 21, **arguments: Any) -> int:
     """How many parameters a network of the catalog has, without allocating them."""
     with torch.device("meta"):
         return count_parameters(create_model(name, classes=classes, weights=None, **arguments))
+
+
+def _ensemble(
+    classes: int, encoder: str | None, weights: str | None, in_channels: int, arguments: Mapping[str, Any]
+) -> Ensemble:
+    """Its members, each built as :func:`create_model` builds it, with ``weights`` (auto, imagenet or None) for each."""
+    if encoder is not None or weights not in (None, "auto", "imagenet"):
+        raise UsageError("the members of an ensemble have encoders and weights, not itself", found=encoder or weights)
+    members = arguments.get("members")
+    described = isinstance(members, Sequence) and all(
+        isinstance(member, Mapping)
+        and isinstance(member.get("architecture"), str)
+        and member["architecture"] != ENSEMBLE  # never in another: what is nested without end cannot be built
+        and isinstance(member.get("arguments", {}), Mapping)
+        for member in members
+    )
+    if not described or set(arguments) != {"members"}:
+        expected = 'members=[{"architecture": "unet", "arguments": {"encoder": "resnet34"}}, …], no ensemble among them'
+        raise UsageError("an ensemble takes its members", expected=expected, found=str(dict(arguments))[:200])
+    assert members is not None
+    built = []
+    for member in members[: MOST_MEMBERS + 1]:  # one too many is an error; thousands are not built to find that out
+        given = {"in_channels": in_channels, **member.get("arguments", {})}
+        built.append(create_model(member["architecture"], classes=classes, weights=weights, **given))
+    return Ensemble(members=built)
 
 
 def _create(

@@ -3,8 +3,8 @@
 Trial 0 is the plan as it stands, so that the search can only say "better" against something. A trial is a whole
 training of ``trial_minutes``; its score is the validation mIoU of its best model. Trials that lag behind the median at
 the same share of their time are ended early. At the end the default and the winner are trained once more, with another
-seed and the same time, and compared picture by picture: the search chose the winner among many, so that its score in
-the search is too good by selection.
+seed and ``final_minutes`` each, and compared picture by picture: the search chose the winner among many, so that its
+score in the search is too good by selection. Trials are of the plan for those final minutes, cut short.
 
 The folder holds ``study.db`` (SQLite: a search goes on where it was stopped), ``trials/``, ``final-default/``,
 ``final-winner/``, ``best.yaml``, ``study.html`` and ``tune.json``.
@@ -87,7 +87,8 @@ class Tuning:
     sentence: str
     beats_default: bool | None  # None: not compared, since the search was stopped before
     trial_minutes: float
-    default_miou: float | None = None  # of the two trainings that were compared
+    final_minutes: float = 0.0  # of each of the two trainings that were compared
+    default_miou: float | None = None
     winner_miou: float | None = None
     difference: PairedDifference | None = None
     importance: Mapping[str, float] = field(default_factory=dict)
@@ -105,12 +106,14 @@ class Tuning:
             "config": str(self.config),
             "trials": [trial.to_json() for trial in self.trials],
             "best": self.best.to_json(),
+            "trial_minutes": self.trial_minutes,
+            "final_minutes": self.final_minutes,
             "beats_default": self.beats_default,
             "sentence": self.sentence,
             "comparison": None
             if d is None
             else {
-                "minutes": self.trial_minutes,
+                "minutes": self.final_minutes,
                 "default_miou": self.default_miou,
                 "winner_miou": self.winner_miou,
                 "miou_difference": d.difference,
@@ -131,32 +134,35 @@ def tune(
     *,
     minutes: float,
     trial_minutes: float | None = None,
+    final_minutes: float | None = None,
     architectures: Sequence[str] = (),
     resume: bool = False,
     say: Say = lambda line: None,
 ) -> Tuning:
     """Search for ``minutes`` in all. ``config`` is the default that is searched around: what it gives stays the
     default, what it leaves out is planned. ``architectures``: ``name``, ``name:encoder`` or ``leannet:variant``;
-    ``trial_minutes``: of one training, a twelfth of the time when left out.
+    ``trial_minutes``: of one trial, a twelfth of the time when left out; ``final_minutes``: of each of the two
+    trainings that are compared at the end, as long as a trial when left out.
 
     Raises MissingExtraError without Optuna, UsageError for a time that is too short or a folder in use, DataError
     where there is no validation split.
     """
     optuna = require_optuna()
     each = trial_minutes if trial_minutes is not None else minutes / TRIALS_IN_BUDGET
-    if minutes < 3 * each * 0.999:
+    final = final_minutes if final_minutes is not None else each
+    if minutes < (each + 2 * final) * 0.999:
         raise UsageError(
             "the time does not hold a search",
-            expected="at least three trainings: the default, and default and winner once more",
-            found=f"{minutes:g} minutes for trainings of {each:g}",
-            fix="more --minutes, or fewer --trial-minutes",
+            expected=f"{each + 2 * final:g} minutes or more: a trial of {each:g}, default and winner of {final:g}",
+            found=f"{minutes:g} minutes",
+            fix="more --minutes, or fewer --trial-minutes and --final-minutes",
         )
     if training_splits(data, config)[1] is None:
         raise DataError("tuning needs a validation split", where=data.root, fix="segwright convert can make splits")
     with exclusive(folder):
         if (folder / "study.db").exists() and not resume:
             raise UsageError("the folder holds a search already", where=folder, fix="--resume, or another --out")
-        return _Search(optuna, data, config, folder, minutes, each, architectures, say).run()
+        return _Search(optuna, data, config, folder, (minutes, each, final), architectures, say).run()
 
 
 def require_optuna() -> Any:
@@ -180,14 +186,13 @@ class _Search:
         data: Dataset,
         config: TrainConfig,
         folder: Path,
-        minutes: float,
-        each: float,
+        minutes: tuple[float, float, float],
         architectures: Sequence[str],
         say: Say,
     ) -> None:
         self.optuna, self.data, self.folder, self.say = optuna, data, folder, say
-        self.minutes, self.each = minutes, each
-        self.config = config.with_values({"training.minutes": each, "training.epochs": None, "out": None})
+        self.minutes, self.each, self.final = minutes  # of the search, of a trial, of each of the two compared
+        self.config = config.with_values({"training.minutes": self.final, "training.epochs": None, "out": None})
         self.checked = inspect_dataset(data)
         self.stopped_by: str | None = None
         self.study = self._opened(config.training.seed)
@@ -198,7 +203,7 @@ class _Search:
         """Trials until only the time of the comparison is left, then the comparison."""
         self._take_up()
         while self.stopped_by is None:
-            left = (self.minutes - 2 * self.each) * 60 - self._used()
+            left = (self.minutes - 2 * self.final) * 60 - self._used()
             if self._finished() and left < self.each * 60 * 0.9:
                 break
             self._trial(left)
@@ -268,7 +273,7 @@ class _Search:
         key = f"plan of {architecture or 'the default'}"
         stored = self.study.user_attrs.get(key)
         if stored is not None:
-            return build(TrainConfig, json.loads(stored)).with_values({"training.minutes": self.each})
+            return build(TrainConfig, json.loads(stored)).with_values({"training.minutes": self.final})
         config = self.config.with_values(architecture_values(architecture) if architecture else {})
         run = run_training(self.data, config, dry_run=True, display=Display(show=False), checked=self.checked)
         self.study.set_user_attr(key, json.dumps(run.plan.config.model_dump(mode="json")))
@@ -289,7 +294,8 @@ class _Search:
         started = time.monotonic()
         folder = self.folder / "trials" / f"trial-{trial.number:04d}"
         try:
-            run = self._train(self._configured(params), folder, self._pruning(trial))
+            config = self._configured(params).with_values({"training.minutes": self.each})
+            run = self._train(config, folder, self._pruning(trial))
         except (TrainingError, ModelError) as error:
             # Told as pruned: that these settings lead nowhere is something the sampler should learn.
             trial.set_user_attr("note", str(error).splitlines()[0])
@@ -371,7 +377,10 @@ class _Search:
             return self._result(
                 best, f"the search did not beat the default: none of {count} trials scored higher", False
             )
-        self.say(f"training the default and trial {best.number} once more, with another seed, to compare them")
+        self.say(
+            f"training the default and trial {best.number} once more, for {self.final:g} minutes each and with another "
+            "seed, to compare them"
+        )
         default_run, winner_run = self._final("default", self.base), self._final("winner", winner)
         if default_run is None or winner_run is None:
             return self._cut_short(best, winner)
@@ -380,7 +389,7 @@ class _Search:
         write_text(self.folder / "best.yaml", recipe(winner if ahead else self.base).to_yaml())
         return self._result(
             best,
-            conclusion(best.number, d, self.each),
+            conclusion(best.number, d, self.final),
             d.clear and d.low > 0,
             default_miou=default_run.miou,
             winner_miou=winner_run.miou,
@@ -415,6 +424,7 @@ class _Search:
             sentence,
             beats,
             self.each,
+            final_minutes=self.final,
             importance=importances(self.optuna, self.study),
             stopped_by=self.stopped_by,
             **figures,

@@ -65,7 +65,7 @@ def _headline(tuning: Tuning, scored: Sequence[Trial]) -> list[Number]:
     ]
     d = tuning.difference
     if d is not None:
-        note = f"95 %: {100 * d.low:+.2f} to {100 * d.high:+.2f}"
+        note = f"95 %: {100 * d.low:+.2f} to {100 * d.high:+.2f}; {tuning.final_minutes:g} min each"
         found.insert(0, Number("winner − default", f"{100 * d.difference:+.2f} points", note))
     return found
 

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -52,6 +54,7 @@ class Trainings:
         self.formula = formula
         self.configs: list[TrainConfig] = []
         self.interrupt_at: int | None = None
+        self.kill_at: int | None = None
         self.clock = 0.0
 
     def __call__(self, data: Any, config: TrainConfig, *, dry_run: bool = False, **given: Any) -> Any:
@@ -65,6 +68,8 @@ class Trainings:
         seconds = float(config.training.minutes or 1) * 60
         for tenth in range(1, 10):
             self.clock += seconds / 9
+            if self.kill_at == len(self.configs) and tenth == 5:
+                os.kill(os.getpid(), signal.SIGKILL)
             progress = Progress(seconds=seconds * (tenth + 0.5) / 10, best_miou=score * tenth / 10)
             if watch is not None and watch(progress, SimpleNamespace()):
                 return SimpleNamespace(stopped_by="on_validation", evaluation=None)
@@ -145,6 +150,40 @@ def test_an_interrupted_search_goes_on_with_the_trial_it_lost(
     assert trainings.configs[2].training.lr == lost.training.lr, "the lost trial is taken again"
     assert again.stopped_by is None and len(again.trials) > len(found.trials)
     assert [trial.number for trial in again.trials] == list(range(len(again.trials)))
+
+
+def test_a_search_survives_sigkill(scenes: Dataset, tmp_path: Path, trainings: Trainings) -> None:
+    trainings.kill_at = 3
+    child = os.fork()
+    if child == 0:
+        search(scenes, tmp_path / "k")
+        os._exit(0)  # not reached: it is killed in the middle of the third trial
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+    assert not (tmp_path / "k" / "tune.json").exists()
+    trainings.kill_at = None
+    found = search(scenes, tmp_path / "k", resume=True)
+    states = {trial.number: trial.state for trial in found.trials}
+    assert states[0] == states[1] == "complete" and states[2] == "failed"
+    assert found.trials[3].params == found.trials[2].params, "the trial that was cut off is taken again"
+    assert trainings.configs[0].training.lr == pytest.approx(4e-3 * found.trials[2].params["lr"])
+    assert found.beats_default is True and found.stopped_by is None
+
+
+def test_default_and_winner_are_compared_at_the_same_final_time(
+    scenes: Dataset, tmp_path: Path, trainings: Trainings
+) -> None:
+    found = tune(scenes, TrainConfig(), tmp_path / "f", minutes=80.0, trial_minutes=5.0, final_minutes=20.0)
+    minutes = [config.training.minutes for config in trainings.configs]
+    assert minutes[-2:] == [20.0, 20.0] and set(minutes[:-2]) == {5.0}
+    assert trainings.clock <= 80 * 60 * 1.05
+    default, winner = trainings.configs[-2:]
+    assert default.training.lr == 4e-3 and winner.training.lr == pytest.approx(4e-3 * found.best.params["lr"])
+    tree = json.loads((tmp_path / "f" / "tune.json").read_text())
+    assert tree["beats_default"] is True and "beats the default" in tree["sentence"]
+    assert "for 20 minutes" in tree["sentence"] and tree["comparison"]["minutes"] == 20.0
+    assert tree["comparison"]["winner_miou"] > tree["comparison"]["default_miou"]
+    with pytest.raises(UsageError, match="does not hold a search"):
+        tune(scenes, TrainConfig(), tmp_path / "g", minutes=30, trial_minutes=5, final_minutes=20)
 
 
 def test_settings_that_do_not_train_are_a_lesson_not_an_end(

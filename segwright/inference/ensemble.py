@@ -1,0 +1,171 @@
+"""Several saved models as one: what they must have in common, and the bundle that comes of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy.special import softmax
+
+from segwright.errors import BundleError, ModelError, UsageError
+from segwright.files import sha256
+from segwright.images import UInt8Array
+from segwright.inference.bundle import Bundle, load_bundle, save_bundle
+from segwright.inference.predictor import find_bundle
+from segwright.inference.runtimes import Runtime
+from segwright.models.ensemble import NAME, Ensemble
+from segwright.models.segmenter import SegmentationModel
+from segwright.types import Float32Array
+
+WEIGHTS = "model.safetensors"
+
+
+def join_models(models: Sequence[str | Path], *, command: str = "") -> tuple[Ensemble, Bundle]:
+    """The ensemble of saved models (run folders or bundles) and its description; nothing is written.
+
+    Every network counts alike: an ensemble among the models is taken apart into its members. Post-processing that was
+    tuned for one of them is left out. UsageError for fewer than two models or one that is there twice; ModelError where
+    classes, channels or value ranges differ; BundleError where there is no saved model.
+    """
+    if len(models) < 2:
+        raise UsageError("an ensemble is made of two models or more", found=str(len(models)))
+    folders = [_folder(model) for model in models]
+    _refuse_twins(folders)
+    loaded = [load_bundle(folder) for folder in folders]
+    for folder, (_, bundle) in zip(folders[1:], loaded[1:], strict=True):
+        _refuse_difference(folders[0], loaded[0][1], folder, bundle)
+    networks: list[SegmentationModel] = []
+    members: list[dict[str, Any]] = []
+    for network, bundle in loaded:
+        networks += network.members if isinstance(network, Ensemble) else [network]  # type: ignore[arg-type]
+        members += bundle.arguments["members"] if isinstance(network, Ensemble) else [_member(bundle)]
+    ensemble = Ensemble(members=networks).eval()
+    ensemble.architecture = NAME
+    ensemble.arguments = {"encoder": None, "in_channels": ensemble.in_channels, "members": members}
+    return ensemble, _description(folders, [bundle for _, bundle in loaded], ensemble, members, command)
+
+
+def save_ensemble(
+    models: Sequence[str | Path], out: str | Path, *, metrics: Mapping[str, Any] | None = None, command: str = ""
+) -> Path:
+    """Write the ensemble of ``models`` to the folder ``out`` as one bundle, whole or not at all; returns ``out``.
+    ``metrics``: what is known of it. Errors as for :func:`join_models`."""
+    ensemble, bundle = join_models(models, command=command)
+    return save_bundle(out, ensemble, replace(bundle, metrics=dict(metrics or {})))
+
+
+class MeanRuntime:
+    """Runs its members one after the other and averages their probabilities in double precision: the plain statement
+    of what an ensemble is, to hold the network against."""
+
+    def __init__(self, members: Sequence[Runtime]) -> None:
+        self.members = list(members)
+        self.classes, self.in_channels = members[0].classes, members[0].in_channels
+
+    def logits(self, images: UInt8Array) -> Float32Array:
+        total = sum(softmax(member.logits(images).astype(np.float64), axis=1) for member in self.members)
+        return np.asarray(np.log(total / len(self.members)), np.float32)
+
+    def labels(self, images: UInt8Array) -> tuple[UInt8Array, Float32Array]:
+        logits = self.logits(images)
+        return logits.argmax(axis=1).astype(np.uint8), np.exp(logits.max(axis=1))
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def _folder(model: str | Path) -> Path:
+    path = Path(model)
+    if path.is_file():
+        raise UsageError(
+            "only saved models can be members of an ensemble",
+            expected="run folders or bundles",
+            found="a file",
+            where=path,
+            fix="give the run folder that it was exported from",
+        )
+    return find_bundle(path)
+
+
+def _refuse_twins(folders: Sequence[Path]) -> None:
+    """UsageError where one model is there twice: it would count double, and its copy would only cost time."""
+    seen: dict[str, Path] = {}
+    for folder in folders:
+        try:
+            sum_ = sha256(folder / WEIGHTS)
+        except OSError as error:
+            raise BundleError("the weights cannot be read", found=str(error), where=folder / WEIGHTS) from error
+        if sum_ in seen:
+            raise UsageError(
+                "a model is there twice",
+                found=f"the weights of {seen[sum_]}",
+                where=folder,
+                fix="leave one of them out",
+            )
+        seen[sum_] = folder
+
+
+def _refuse_difference(first: Path, theirs: Bundle, folder: Path, ours: Bundle) -> None:
+    """ModelError where the model in ``folder`` does not answer, or does not see, as the first one does."""
+    if ours.label_space.names != theirs.label_space.names:
+        raise ModelError(
+            "the models of an ensemble have the same classes in the same order",
+            expected=f"{', '.join(theirs.label_space.names)} (as {first})",
+            found=", ".join(ours.label_space.names),
+            where=folder,
+            fix="train it on the same classes; segwright train DATA --from MODEL keeps what fits of its weights",
+        )
+    for name, unset in (("channels", 3), ("value_range", None)):
+        wanted, found = theirs.preprocessing.get(name, unset), ours.preprocessing.get(name, unset)
+        if found != wanted:
+            raise ModelError(
+                f"the models of an ensemble see pictures alike: their {name.replace('_', ' ')} differ",
+                expected=f"{wanted} (as {first})",
+                found=str(found),
+                where=folder,
+                fix="train them on the same data set",
+            )
+
+
+def _member(bundle: Bundle) -> dict[str, Any]:
+    arguments = {key: value for key, value in bundle.arguments.items() if key not in ("classes", "weights")}
+    return {"architecture": bundle.architecture, "arguments": arguments}
+
+
+def _description(
+    folders: Sequence[Path], bundles: Sequence[Bundle], ensemble: Ensemble, members: list[dict[str, Any]], command: str
+) -> Bundle:
+    """What is the same for all, and of each what a reader would ask: where it came from, its score, its data."""
+    first = bundles[0]
+    kept = {key: first.training[key] for key in ("data", "format") if _shared(bundles, key)}
+    origins = [
+        {
+            "name": folder.parent.name if folder.name == "model" else folder.name,
+            "architecture": bundle.architecture,
+            "weights_sha256": sha256(folder / WEIGHTS),
+            "metrics": dict(bundle.metrics),
+            "postprocess": bundle.postprocess,
+            "training": {key: bundle.training[key] for key in ("data", "command") if key in bundle.training},
+        }
+        for folder, bundle in zip(folders, bundles, strict=True)
+    ]
+    licences: dict[str, dict[str, None]] = {}
+    for bundle in bundles:
+        for name, licence in bundle.licences.items():
+            licences.setdefault(name, {})[licence] = None
+    return Bundle(
+        architecture=NAME,
+        label_space=first.label_space,
+        arguments={"in_channels": ensemble.in_channels, "members": members},
+        preprocessing=first.preprocessing,
+        training={**kept, "command": command, "members": origins},
+        licences={name: "; ".join(found) for name, found in licences.items()},
+    )
+
+
+def _shared(bundles: Sequence[Bundle], key: str) -> bool:
+    values = [bundle.training.get(key) for bundle in bundles]
+    return values[0] is not None and all(value == values[0] for value in values)
