@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -87,9 +88,14 @@ def train(
         found = api.cross_validate(
             data, values, folds, config=config, out=out, resume=resume, start=start, command=command_line()
         )
-        console().print(folds_table(found.summary()))
-        console().print(found.sentence(), markup=False)
-        write_result(json, found.summary())
+        summary = found.summary()
+        screen = console()
+        screen.print(folds_table(summary))
+        screen.print(found.sentence(), markup=False)
+        if summary["model"] is not None:
+            screen.print(f"model: {summary['model']}  (the folds' models as one: the mean of their probabilities)")
+        screen.print(f"report: {found.folder / 'report.html'}", markup=False)
+        write_result(json, summary)
         if found.stopped_by is not None:
             raise typer.Exit(143 if found.stopped_by == "SIGTERM" else 130)
         return
@@ -99,6 +105,12 @@ def train(
     if is_first():
         write_result(json, run.to_json())
     if run.stopped_by in ("SIGINT", "SIGTERM"):
+        if is_first():
+            steps = run.progress.step if run.progress else 0
+            print(
+                f"stopped after step {steps}; everything is saved, and the same command goes on with", file=sys.stderr
+            )
+            print(f"  --resume --out {shlex.quote(str(run.folder))}", file=sys.stderr)
         raise typer.Exit(130 if run.stopped_by == "SIGINT" else 143)
 
 

@@ -2,6 +2,8 @@
 
 Every labelled picture outside the test split is scored by exactly one model, which has not seen it. The pooled score
 over all of them has an interval from pictures; the spread over the folds also holds the luck of the training.
+
+The folder holds ``fold-0/`` …, ``folds.json``, ``report.html`` and ``model/``: the folds' models as one (an ensemble).
 """
 
 from __future__ import annotations
@@ -18,12 +20,17 @@ import numpy as np
 from segwright.config import TrainConfig
 from segwright.console import stderr_console
 from segwright.data.dataset import Dataset
+from segwright.data.inspect import inspect_dataset
 from segwright.errors import UsageError
 from segwright.files import exclusive, without_nan, write_json
+from segwright.inference.bundle import is_bundle
+from segwright.inference.ensemble import save_ensemble
 from segwright.metrics.confusion import iou_per_class, nanmean
 from segwright.metrics.intervals import miou_interval
+from segwright.models.ensemble import MOST_MEMBERS
 from segwright.training.checkpoint import checkpoints
-from segwright.training.folder import default_folder
+from segwright.training.crossval_page import write_folds_page
+from segwright.training.folder import default_folder, point_latest
 from segwright.training.run import run_training
 
 
@@ -58,6 +65,11 @@ class CrossValidation:
     stopped_by: str | None = None
 
     @property
+    def model(self) -> Path:
+        """The folds' models as one, once all are trained."""
+        return self.folder / "model"
+
+    @property
     def mean(self) -> float:
         return float(np.mean([fold.miou for fold in self.folds])) if self.folds else float("nan")
 
@@ -80,6 +92,7 @@ class CrossValidation:
         scores = [fold.miou for fold in self.folds]
         tree = {
             "folder": str(self.folder),
+            "model": str(self.model) if is_bundle(self.model) else None,
             "folds": [fold.to_json() for fold in self.folds],
             "finished": len(self.folds) == self.wanted,
             "stopped_by": self.stopped_by,
@@ -125,6 +138,7 @@ def cross_validate(
     with exclusive(folder):
         if (folder / "fold-0").exists() and not resume:
             raise UsageError("the folder holds runs already", where=folder, fix="--resume, or another --out")
+        checked = inspect_dataset(data)
         for number in range(folds):
             place = folder / f"fold-{number}"
             if resume and (kept := _kept(place, number, folds)) is not None:
@@ -134,7 +148,9 @@ def cross_validate(
             values = {"data.fold": number, "data.folds": folds, "out": str(place)}
             if not checkpoints(place / "checkpoints"):
                 shutil.rmtree(place, ignore_errors=True)  # begun, and stopped before anything was worth keeping
-            run = run_training(data, config.with_values(values), resume=resume, start=start, command=command)
+            run = run_training(
+                data, config.with_values(values), resume=resume, start=start, command=command, checked=checked
+            )
             if run.evaluation is None:
                 stopped_by = run.stopped_by or "no score"
                 break
@@ -143,8 +159,23 @@ def cross_validate(
             write_json(place / "fold.json", {**fold.to_json(), "folds": folds, "counts": fold.counts.tolist()})
             done.append(fold)
         found = CrossValidation(folder, data.label_space.names, tuple(done), folds, stopped_by)
-        write_json(folder / "folds.json", found.summary())
+        _conclude(found, command)
     return found
+
+
+def _conclude(found: CrossValidation, command: str) -> None:
+    """Write what the folds came to: the ensemble where all are trained, the figures, the page."""
+    folder = found.folder
+    if len(found.folds) == found.wanted <= MOST_MEMBERS:
+        scores = {key: value for key, value in found.summary().items() if key.startswith(("val_", "pooled_"))}
+        models = [fold.folder for fold in found.folds]
+        save_ensemble(models, found.model, metrics={"cross_validation": scores}, command=command)
+        point_latest(folder)
+    if (folder / "latest").is_symlink():  # every fold's run leaves one; among equals none is the latest
+        (folder / "latest").unlink()
+    write_json(folder / "folds.json", found.summary())
+    if found.folds:
+        write_folds_page(folder / "report.html", found, command=command)
 
 
 def _kept(place: Path, number: int, folds: int) -> Fold | None:
