@@ -5,7 +5,9 @@ Everything here writes to stderr, so that stdout stays free for a verb's result.
 
 from __future__ import annotations
 
+import re
 import sys
+import textwrap
 import time
 from collections.abc import Callable, Iterable, Iterator, Sized
 from contextlib import contextmanager
@@ -42,6 +44,21 @@ def track(items: Iterable[T], title: str, total: int | None = None) -> Iterator[
         for item in items:
             yield item
             advance(1)
+
+
+def wrapped(line: str, width: int) -> str:
+    """``line`` broken between words to ``width`` columns; what goes on hangs under its text, or under the second column
+    of "name  value". Long words, such as paths, stay whole, to be copied."""
+    if len(line) <= width or len(line.split()) <= 2:
+        return line
+    column = re.match(r"\s*(\S+(?: \S+){0,2} {2,})?", line)
+    hang = len(column[0]) if column else 0
+    if hang > width // 2 or hang == 0:
+        hang = min(len(line) - len(line.lstrip()) + 2, width // 2)
+    parts = textwrap.wrap(
+        line, width, subsequent_indent=" " * hang, break_long_words=False, break_on_hyphens=False, tabsize=4
+    )
+    return "\n".join(parts)
 
 
 def duration(seconds: float) -> str:

@@ -17,7 +17,7 @@ from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 
-from segwright.console import PLAIN_INTERVAL, duration, stderr_console
+from segwright.console import PLAIN_INTERVAL, duration, stderr_console, wrapped
 from segwright.files import without_nan, write_text
 from segwright.training.trackers import Trackers
 
@@ -163,20 +163,25 @@ class Display:
         """A line for people that stays."""
         if not self.show:
             return
-        if self.live is not None:
-            self.live.console.print(text, highlight=False)
-        else:
+        if self.live is None and not self.stream.isatty():
             print(text, file=self.stream, flush=True)
+            return
+        console = stderr_console() if self.live is None else self.live.console
+        lines = (wrapped(line, console.width) for line in text.splitlines())
+        console.print("\n".join(lines), markup=False, soft_wrap=True)
 
     def _table(self, record: Mapping[str, Any], share: float, left: float, memory: str) -> Table:
         grid = Table.grid(padding=(0, 2))
-        grid.add_row(ProgressBar(total=1.0, completed=share, width=36), f"{share:.0%}", f"{duration(left)} left")
+        width = 36 if self.live is None else max(10, min(36, self.live.console.width // 2 - 4))
+        grid.add_row(ProgressBar(total=1.0, completed=share, width=width), f"{share:.0%}", f"{duration(left)} left")
         grid.add_row(
             f"epoch {record['epoch']}, step {record['step']}",
             f"loss {record['loss']:.3f}",
             f"learning rate {record['lr']:.2e}",
         )
         grid.add_row(f"{record['images_per_second']:.1f} images/s", memory, "")
+        if self.best is not None and not any(row[0] == f"epoch {self.best[1]}" for row in self.rows):
+            grid.add_row(f"epoch {self.best[1]}", f"mIoU {self.best[0]:.3f}", "the best")
         for row in self.rows:
             grid.add_row(*row)
         return grid

@@ -1,0 +1,56 @@
+"""What a terminal shows of a run: brackets as they are, no line beyond the width, the best score kept in view."""
+
+from __future__ import annotations
+
+import io
+import re
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from segwright.training import log
+from segwright.training.log import Display
+
+
+class Screen(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.fixture
+def screen(monkeypatch: pytest.MonkeyPatch) -> Screen:
+    found = Screen()
+    monkeypatch.setattr(
+        log, "stderr_console", lambda: Console(file=found, width=60, force_terminal=True, highlight=False)
+    )
+    return found
+
+
+def record(epoch: int, **more: Any) -> dict[str, Any]:
+    return {"step": 10 * epoch, "epoch": epoch, "loss": 0.5, "lr": 1e-3, "images_per_second": 20.0, **more}
+
+
+def test_lines_are_wrapped_and_taken_literally(screen: Screen) -> None:
+    Display(stream=screen).say(
+        "  sizes  [128, 192] then [red] 320×416  (small pictures first: most of what is to learn)"
+    )
+    first, second = screen.getvalue().rstrip("\n").split("\n")
+    assert first == "  sizes  [128, 192] then [red] 320×416  (small pictures" and second.startswith(" " * 9 + "first")
+
+
+def test_the_table_fits_and_keeps_the_best(screen: Screen) -> None:
+    with Display(stream=screen) as display:
+        for epoch in range(1, 10):
+            better = epoch <= 2
+            display.validation(record(epoch, val_miou=0.7 if better else 0.3, val_pixel_accuracy=0.9), better)
+        display.step(record(9), 0.4, 700.0, "1.9 GiB memory")
+    lines = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", screen.getvalue()).replace("\r", "\n").split("\n")
+    assert any("epoch 2" in line and "mIoU 0.700" in line and "the best" in line for line in lines)
+    assert max(len(line) for line in lines) <= 60
+
+
+def test_piped_lines_stay_whole() -> None:
+    pipe = io.StringIO()
+    Display(stream=pipe).say("word " * 40)
+    assert pipe.getvalue() == "word " * 40 + "\n"
