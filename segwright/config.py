@@ -128,6 +128,7 @@ class TrainingConfig(Section):
     save_every_steps: int | None = Field(None, ge=1, description="steps between checkpoints, beside the time rule")
     save_every_seconds: float = Field(60.0, gt=0, description="seconds between checkpoints")
     sync_bn: bool = Field(True, description="batch norm statistics over all processes")
+    shard: bool = Field(False, description="weights, gradients and optimizer in shards over the processes")
     trackers: tuple[str, ...] = Field((), description="tensorboard, mlflow, wandb")
 
     @field_validator("size", mode="before")

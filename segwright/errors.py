@@ -120,5 +120,9 @@ class OutOfMemoryError(TrainingError):
     """Not even one picture fits."""
 
 
+class DeadProcessError(TrainingError):
+    """Another process of the job died; it is named."""
+
+
 class PostprocessError(SegwrightError):
     """A chain that cannot be parsed, or probabilities that are none."""

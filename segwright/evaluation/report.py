@@ -142,6 +142,7 @@ def _curves(history: Sequence[Mapping[str, Any]]) -> Markup:
         ("Validation mean IoU, %", ("val_miou",), False),
         ("Learning rate", ("lr",), True),
         ("Pictures a second", ("images_per_second",), True),
+        ("Time spent waiting for pictures, %", ("loader_share",), True),
     ):
         series = [s for key in keys if (s := _series(history, key)) is not None]
         if series:
@@ -154,7 +155,7 @@ def _series(history: Sequence[Mapping[str, Any]], key: str) -> Series | None:
     kept = [(float(x), float(y)) for x, y in points if isinstance(x, int | float) and isinstance(y, int | float)]
     if not kept:
         return None
-    scale = 100.0 if key == "val_miou" else 1.0
+    scale = 100.0 if key in ("val_miou", "loader_share") else 1.0
     names = {"loss": "training", "val_loss": "validation"}
     return Series(names.get(key, key), [x for x, _ in kept], [scale * y for _, y in kept])
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import torch
 
@@ -11,10 +13,14 @@ from segwright.data.fingerprint import Fingerprint
 from segwright.losses import create_loss
 from segwright.models.catalog import create_model
 from segwright.models.segmenter import SegmentationModel
+from segwright.training.memory import available_bytes, is_out_of_memory
 from segwright.training.muon import hidden_kernels
 from segwright.training.optim import create_optimizer
 from segwright.training.step import TrainStep, seconds_per_step
 from segwright.types import Batch
+
+TIMED_PIXELS = 1_000_000  # of a picture whose prediction is timed
+BOUND_BYTES = 8 << 10  # more than a pixel of a training batch takes in any network of usual width
 
 
 def build_network(config: TrainConfig, classes: int) -> SegmentationModel:
@@ -61,6 +67,17 @@ def transform(config: TrainConfig, phase: Phase, fingerprint: Fingerprint) -> pr
     )
 
 
+def time_picture(config: TrainConfig, classes: int, device: torch.device, size: Size) -> float:
+    """Seconds that predicting one picture takes here; of a large one, a part is timed."""
+    zoom: float = min(1.0, (TIMED_PIXELS / (size[0] * size[1])) ** 0.5)
+    part = (max(1, round(size[0] * zoom)), max(1, round(size[1] * zoom)))
+    network = build_network(config.with_values({"model.weights": None}), classes).to(device).eval()
+    pixels = torch.zeros((1, *part, network.in_channels), dtype=torch.uint8, device=device)
+    with torch.inference_mode():
+        once = seconds_per_step(lambda: network(pixels), repeats=2)
+    return once * size[0] * size[1] / (part[0] * part[1])
+
+
 def time_step(config: TrainConfig, classes: int, device: torch.device, size: Size, batch: int, precision: str) -> float:
     """Seconds of a training step of the network that ``config`` names, on pixels made up for it."""
     quiet = config.with_values({"model.weights": None})
@@ -71,7 +88,16 @@ def time_step(config: TrainConfig, classes: int, device: torch.device, size: Siz
     loss = create_loss("ce", classes=classes)
     step = TrainStep(model, loss, optimizer, device=device, precision=precision)
     rng = np.random.default_rng(0)
-    images = rng.integers(0, 256, (batch, *size, model.in_channels), np.uint8)
-    masks = rng.integers(0, classes, (batch, *size), np.uint8)
-    made_up = Batch(images, masks, tuple(str(i) for i in range(batch)))
-    return seconds_per_step(lambda: step([made_up]), repeats=3)
+    # The plan is made before the memory is probed: what may not fit is timed with fewer pictures.
+    timed = min(batch, max(2, available_bytes(device) // (BOUND_BYTES * size[0] * size[1])))
+    while True:
+        images = rng.integers(0, 256, (timed, *size, model.in_channels), np.uint8)
+        masks = rng.integers(0, classes, (timed, *size), np.uint8)
+        made_up = [Batch(images, masks, tuple(str(i) for i in range(timed)))]
+        try:
+            return seconds_per_step(partial(step, made_up), repeats=3) * batch / timed
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error) or timed == 1:
+                raise
+        optimizer.zero_grad(set_to_none=True)
+        timed //= 2

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from segwright.errors import CheckpointError
 from segwright.files import write_folder, write_json, write_sums, wrong_sums
+from segwright.training.dtensors import is_shard, laid_out, whole
 
 KEEP = 2  # the newest and the one before, in case the newest is damaged later
 
@@ -85,7 +86,7 @@ def flatten_optimizer(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tenso
     for index, state in optimizer.state_dict()["state"].items():
         for key, value in state.items():
             if isinstance(value, Tensor):
-                tensors[f"optimizer/{index}/{key}"] = value
+                tensors[f"optimizer/{index}/{key}"] = whole(value)
             else:
                 rest[f"{index}/{key}"] = value
     return tensors, rest
@@ -100,7 +101,7 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Te
             _, index, key = name.split("/", 2)
             parameter = parameters[int(index)]
             if tensor.shape == parameter.shape and tensor.ndim > 0:
-                tensor = torch.empty_like(parameter, dtype=tensor.dtype).copy_(tensor)
+                tensor = laid_out(tensor, parameter)
             state.setdefault(int(index), {})[key] = tensor
     for name, value in rest.items():
         index, key = name.split("/", 1)
@@ -110,13 +111,19 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Te
 
 
 def model_tensors(model: nn.Module, prefix: str) -> dict[str, Tensor]:
-    """The state dict under a prefix; a tensor that appears under two names is saved once for each."""
-    return {f"{prefix}/{name}": tensor.clone() for name, tensor in model.state_dict().items()}
+    """The state dict under a prefix, whole; a tensor that appears under two names is saved once for each.
+
+    Of a network in shards every process must ask for it.
+    """
+    return {f"{prefix}/{name}": whole(tensor).clone() for name, tensor in model.state_dict().items()}
 
 
 def restore_model(model: nn.Module, tensors: Mapping[str, Tensor], prefix: str) -> None:
     """Copy the tensors under a prefix into ``model``; CheckpointError where they do not fit."""
     found = {name.removeprefix(f"{prefix}/"): t for name, t in tensors.items() if name.startswith(f"{prefix}/")}
+    for name, target in model.state_dict().items():
+        if is_shard(target) and name in found and found[name].shape == target.shape:
+            found[name] = laid_out(found[name], target)
     try:
         model.load_state_dict(found, strict=True)
     except RuntimeError as error:

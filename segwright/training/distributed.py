@@ -6,8 +6,9 @@ Launched by ``torchrun``, every process reads RANK, WORLD_SIZE and LOCAL_RANK. A
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -19,8 +20,14 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from segwright.config import TrainingConfig
+from segwright.errors import DeadProcessError, UsageError
+from segwright.training.dtensors import is_shard
+from segwright.training.heartbeat import Heartbeat, job_store
 
-TIMEOUT = timedelta(seconds=60)  # a dead rank ends the job within a minute
+# Of a collective. A death is noticed by the heartbeat within a minute; this has to bear the longest lawful wait: the
+# first process plans, times steps and writes while the others wait for it.
+TIMEOUT = timedelta(minutes=30)
+_BROKEN = ("connection closed", "connection reset", "connection refused", "broken pipe", "timed out", "remote process")
 
 
 @dataclass(frozen=True)
@@ -71,6 +78,14 @@ class World:
         dist.all_reduce(tensor, dist.ReduceOp.SUM, group=_cpu_group())
         return tensor.numpy()
 
+    def largest(self, value: int) -> int:
+        """The largest of the ranks' whole numbers."""
+        if self.size == 1:
+            return value
+        tensor = torch.tensor([value], dtype=torch.int64)
+        dist.all_reduce(tensor, dist.ReduceOp.MAX, group=_cpu_group())
+        return int(tensor.item())
+
     def mean(self, value: float) -> float:
         """The mean over the ranks."""
         if self.size == 1:
@@ -100,7 +115,10 @@ def _cpu_group() -> dist.ProcessGroup | None:
 
 @contextmanager
 def world(device_type: str = "cpu") -> Iterator[World]:
-    """The process group of ``torchrun``'s environment, joined and left again; a world of one without it."""
+    """The process group of ``torchrun``'s environment, joined and left again; a world of one without it.
+
+    DeadProcessError names the rank, its host and its process, where another one died.
+    """
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1:
         yield World()
@@ -110,19 +128,67 @@ def world(device_type: str = "cpu") -> Iterator[World]:
     if device_type == "cuda":
         torch.cuda.set_device(local_rank)
     dist.init_process_group(backend, timeout=TIMEOUT)
+    heartbeat = Heartbeat(rank, size, job_store())
+    heartbeat.start()
+    failed = True
     try:
         yield World(rank, size, local_rank)
+        failed = False
+    except RuntimeError as error:
+        if not _is_broken(error):
+            raise
+        with suppress(ValueError):  # the launcher, too, has noticed, and sends SIGTERM: the name comes first
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        gone = heartbeat.gone()
+        if not gone:
+            raise
+        raise DeadProcessError(
+            f"{' and '.join(gone)}: the job ends",
+            found=f"seen by rank {rank}: {str(error).splitlines()[0][:160]}",
+            fix="the last checkpoint is whole: the same command with --resume goes on, with any number of processes",
+        ) from error
     finally:
+        heartbeat.stop(failed=failed)
         dist.destroy_process_group()
         _CPU_GROUP.clear()
+
+
+def _is_broken(error: RuntimeError) -> bool:
+    """Whether a collective failed because of another process."""
+    return isinstance(error, dist.DistError) or any(sign in str(error).lower() for sign in _BROKEN)
+
+
+def placed(network: nn.Module, config: TrainingConfig, device: torch.device, peers: World) -> nn.Module:
+    """The network on its device, before an optimizer is made: in channels-last memory, or in shards.
+
+    Batch norms see all processes where ``sync_bn`` asks for it and the device is a GPU: torch has none for CPUs.
+    UsageError where shards are asked for together with what they do not go with.
+    """
+    model = network.to(device)
+    if peers.size > 1 and config.sync_bn and device.type == "cuda":
+        model = nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
+    if not config.shard or peers.size == 1:
+        return model.to(memory_format=torch.channels_last)
+    if config.compile is True:
+        raise UsageError(
+            "shards and torch.compile are not put together",
+            found="training.shard=true and training.compile=true",
+            fix="leave one of them out",
+        )
+    from segwright.training.shards import shard
+
+    return shard(model, device, peers.size)
+
+
+def is_sharded(network: nn.Module) -> bool:
+    """Whether this process holds only its shards of the network's weights."""
+    return any(is_shard(parameter) for parameter in network.parameters())
 
 
 def wrapped(network: nn.Module, config: TrainingConfig, device: torch.device, peers: World) -> Callable[[Tensor], Any]:
     """The network as it is called in training: compiled, or over many processes, or as it is."""
     model = network
-    if peers.size > 1:
-        if config.sync_bn and device.type == "cuda":  # torch has no SyncBatchNorm on a CPU
-            model = nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
+    if peers.size > 1 and not is_sharded(network):
         ids = [device.index] if device.type == "cuda" else None
         model = nn.parallel.DistributedDataParallel(model, device_ids=ids)
     if config.compile is True:

@@ -134,17 +134,19 @@ class Display:
         if self.live is not None:
             self.live.stop()
 
-    def step(self, record: Mapping[str, Any], share: float, left: float, memory: str) -> None:
-        """Show a step's record; ``share`` of the run done, ``left`` seconds to its end."""
+    def step(self, record: Mapping[str, Any], share: float, left: float, memory: str, loader: float = 0.0) -> None:
+        """Show a step's record; ``share`` of the run done, ``left`` seconds to its end, ``loader``: share of the time
+        spent waiting for batches."""
         if not self.show:
             return
         if self.live is not None:
-            self.live.update(self._table(record, share, left, memory))
+            self.live.update(self._table(record, share, left, memory, loader))
         elif time.monotonic() - self.last >= PLAIN_INTERVAL:
             self.last = time.monotonic()
             self.say(
                 f"{share:4.0%}  epoch {record['epoch']}  step {record['step']}  loss {record['loss']:.3f}  "
-                f"lr {record['lr']:.2e}  {record['images_per_second']:.1f} images/s  {duration(left)} left"
+                f"lr {record['lr']:.2e}  {record['images_per_second']:.1f} images/s  loader {loader:.0%}  {memory}  "
+                f"{duration(left)} left"
             )
 
     def validation(self, record: Mapping[str, Any], better: bool) -> None:
@@ -170,7 +172,7 @@ class Display:
         lines = (wrapped(line, console.width) for line in text.splitlines())
         console.print("\n".join(lines), markup=False, soft_wrap=True)
 
-    def _table(self, record: Mapping[str, Any], share: float, left: float, memory: str) -> Table:
+    def _table(self, record: Mapping[str, Any], share: float, left: float, memory: str, loader: float) -> Table:
         grid = Table.grid(padding=(0, 2))
         width = 36 if self.live is None else max(10, min(36, self.live.console.width // 2 - 4))
         grid.add_row(ProgressBar(total=1.0, completed=share, width=width), f"{share:.0%}", f"{duration(left)} left")
@@ -179,7 +181,7 @@ class Display:
             f"loss {record['loss']:.3f}",
             f"learning rate {record['lr']:.2e}",
         )
-        grid.add_row(f"{record['images_per_second']:.1f} images/s", memory, "")
+        grid.add_row(f"{record['images_per_second']:.1f} images/s", memory, f"loader {loader:.0%} of a step")
         if self.best is not None and not any(row[0] == f"epoch {self.best[1]}" for row in self.rows):
             grid.add_row(f"epoch {self.best[1]}", f"mIoU {self.best[0]:.3f}", "the best")
         for row in self.rows:

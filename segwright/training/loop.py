@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,23 +22,17 @@ from segwright.augment.presets import Training as TrainingTransform
 from segwright.config import Phase, TrainConfig
 from segwright.data.dataset import Split
 from segwright.data.loader import Loader
-from segwright.errors import CheckpointError, NonFiniteLossError, OutOfMemoryError
+from segwright.errors import NonFiniteLossError, OutOfMemoryError
 from segwright.images import write_image
 from segwright.models.segmenter import SegmentationModel
-from segwright.training.checkpoint import (
-    flatten_optimizer,
-    load_checkpoint,
-    model_tensors,
-    restore_model,
-    restore_optimizer,
-    save_checkpoint,
-)
-from segwright.training.distributed import World, wrapped
+from segwright.training.distributed import World, placed, wrapped
 from segwright.training.interrupt import StopRequest, stop_requests
 from segwright.training.log import Display, RunLog
-from segwright.training.memory import is_out_of_memory, memory_text
+from segwright.training.memory import is_out_of_memory, memory_text, process_bytes
 from segwright.training.optim import AveragedWeights, create_optimizer, set_learning_rate
+from segwright.training.probe import divided
 from segwright.training.schedule import Plateau, learning_rate_factor
+from segwright.training.state import ask_for_parts, restore_state, save_state
 from segwright.training.step import Criterion, TrainStep
 from segwright.training.trackers import Trackers
 from segwright.training.unfreeze import BatchNorm, Freezing
@@ -63,7 +58,7 @@ class Progress:
     best_step: int = 0
     waited: int = 0  # validations since the best
     validated_epoch: int = 0
-    split_batch: int = 1  # a batch is taken in this many parts, after running out of memory
+    split_batch: int = 1  # a batch is taken in at least this many parts, for want of memory
 
 
 @dataclass(frozen=True)
@@ -105,8 +100,9 @@ class Trainer:
         self.config = parts.config.training
         self.device, self.world = parts.device, parts.world
         self.phases = list(self.config.phases)
-        # Channels-last before the optimizer and the average are made: their buffers take their parameters' layout.
-        self.model = parts.model.to(device=self.device).to(memory_format=torch.channels_last)
+        # Laid out before the optimizer and the average are made: their buffers take their parameters' layout.
+        self.model, self.whole, self.average = self._networks(parts.model)
+        self.sharded = self.whole is not None
         self.optimizer = create_optimizer(
             self.model,
             self.config,
@@ -114,8 +110,6 @@ class Trainer:
             weight_decay=float(self.config.weight_decay),
             encoder_lr_factor=float(self.config.encoder_lr_factor),
         )
-        decay = self.config.ema if isinstance(self.config.ema, float) else None
-        self.average = AveragedWeights(self.model, decay or 0.0, self.config.swa) if decay or self.config.swa else None
         self.model.native_logits = self.config.native_logits
         self.take_step = TrainStep(
             self.model,
@@ -141,14 +135,36 @@ class Trainer:
             rank=self.world.rank,
             world_size=self.world.size,
         )
-        self.validator = Validator(parts.val, self.device, self.take_step.dtype, self.world) if parts.val else None
+        dtype, say = self.take_step.dtype, parts.display.say
+        self.validator = Validator(parts.val, self.device, dtype, self.world, say) if parts.val else None
         self.watch = Watch(parts.train.label_space.names)
         self.waiting = Waiting()
+        self.pace = (0.0, 0.0)  # seconds in steps, and waiting for batches, since the last validation
         self.last_save = self.validated_at = time.monotonic()
         self.validation_seconds = 0.0
         self.last_validation: Validation | None = None
         self.cut_short = False  # by on_validation
         self.log: RunLog | None = None
+
+    def _networks(
+        self, model: SegmentationModel
+    ) -> tuple[SegmentationModel, SegmentationModel | None, AveragedWeights | None]:
+        """The network as it trains; a whole copy to validate and save with where it trains in shards; the average."""
+        config = self.config
+        decay = config.ema if isinstance(config.ema, float) else None
+        averaged = bool(decay or config.swa)
+        if not config.shard or self.world.size == 1:
+            plain = placed(model, config, self.device, self.world)
+            assert isinstance(plain, SegmentationModel)
+            return plain, None, AveragedWeights(plain, decay or 0.0, config.swa) if averaged else None
+        from segwright.training.shards import full_copy
+
+        whole, second = full_copy(model), full_copy(model)  # a network in shards cannot be copied
+        second_sharded = placed(second, config, self.device, self.world) if averaged else None
+        first = placed(model, config, self.device, self.world)
+        assert isinstance(first, SegmentationModel)
+        average = AveragedWeights(first, decay or 0.0, config.swa, start=second_sharded) if averaged else None
+        return first, whole, average
 
     # -- the run ---------------------------------------------------------------------------------------------------
 
@@ -164,6 +180,7 @@ class Trainer:
         try:
             with stop_requests() as stop, self.parts.display:
                 stopped_by = self._epochs(stop)
+                self._gather()
         finally:
             if self.log is not None:
                 self.log.close()
@@ -182,7 +199,7 @@ class Trainer:
                 break
             progress.epoch, progress.position = progress.epoch + 1, 0
             if self._validation_due():
-                self.validate()
+                self._validate_or_save()
             self.save()
             if self.cut_short:
                 return "on_validation"
@@ -190,7 +207,7 @@ class Trainer:
             if patience is not None and progress.waited >= patience:
                 return "early stopping"
         if progress.validated_epoch != progress.epoch or progress.position:
-            self.validate()
+            self._validate_or_save()
         progress.seconds = time.monotonic() - self.clock
         self.save()
         return None
@@ -223,15 +240,15 @@ class Trainer:
                         break
                 else:
                     return True
-            except RuntimeError as error:
+            except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise
                 self._halve_batch(phase, error)
 
     def _updates(self, phase: Phase) -> Iterator[list[Batch]]:
         """The batches of one update at a time; position moves on only when an update is complete."""
-        parts = self.config.accumulate * self.progress.split_batch
-        per_rank = max(1, phase.batch // self.world.size // self.progress.split_batch)
+        per_rank, split = self._parts(phase)
+        parts = self.config.accumulate * split
         batches = self.waiting.over(
             self.loader.batches(
                 epoch=self.progress.epoch,
@@ -254,6 +271,10 @@ class Trainer:
         finally:
             batches.close()
 
+    def _parts(self, phase: Phase) -> tuple[int, int]:
+        """(pictures at a time, how many times) of this process's share of a batch."""
+        return divided(max(1, phase.batch // self.world.size), self.progress.split_batch)
+
     def _take(self, update: list[Batch], share: float, phase: Phase) -> None:
         """One update: the gradients of its batches, a step of the optimizer, the averages, the log."""
         progress = self.progress
@@ -274,6 +295,7 @@ class Trainer:
         progress.seconds = time.monotonic() - self.clock
         taken, waited = time.monotonic() - started, self.waiting.take()
         self.watch.pace(progress.step, taken, waited, late)
+        self.pace = (self.pace[0] + taken, self.pace[1] + waited)
         self._record(loss, lr, count / max(taken + waited, 1e-9))
         if self._save_due():
             self.save()
@@ -330,17 +352,28 @@ class Trainer:
             self.parts.display.say(line)
         share = self.share() if self.world.size == 1 else 0.0
         left = progress.seconds * (1 - share) / max(share, 1e-6)
-        self.parts.display.step(record, share, left, memory_text(self.device))
+        self.parts.display.step(record, share, left, memory_text(self.device), self.watch.loader_share())
+
+    def _validate_or_save(self) -> None:
+        """Validate; what was trained is saved first where that fails, and validated when the run goes on."""
+        try:
+            self.validate()
+        except Exception:
+            if not self.sharded:  # shards are gathered by all processes, and one of them stands here
+                self.save()
+            raise
 
     def validate(self) -> Validation | None:
         """Score the averaged weights (else the weights) and keep them as the run's model when they are the best yet."""
         progress = self.progress
-        progress.validated_epoch = progress.epoch
         if self.validator is None:
+            progress.validated_epoch = progress.epoch
             return None
-        model = self.evaluated_model()
+        self._gather()
         started = time.monotonic()
-        found = self.last_validation = self.validator(model)
+        with self.scored_model() as model:
+            found = self.last_validation = self.validator(model)
+        progress.validated_epoch = progress.epoch
         self.validated_at = time.monotonic()
         self.validation_seconds = self.validated_at - started
         progress.seconds = self.validated_at - self.clock
@@ -369,9 +402,12 @@ class Trainer:
             "val_mean_dice": found.scores.mean_dice,
             "val_loss": found.loss,
             "val_seconds": seconds,
+            "loader_share": self.pace[1] / max(sum(self.pace), 1e-9),
+            "memory_bytes": process_bytes(self.device),
             "time": self.progress.seconds,
             "val_iou": iou,
         }
+        self.pace = (0.0, 0.0)
         assert self.log is not None
         self.log.validation(record)
         self.parts.display.validation(record, better)
@@ -384,12 +420,31 @@ class Trainer:
             self.parts.display.say(f"warning: validation pictures cannot be written ({error.strerror})")
 
     def evaluated_model(self) -> SegmentationModel:
-        """The weights that are validated and saved."""
+        """The weights that are validated and saved; of a network in shards, as they were gathered last."""
+        if self.whole is not None:
+            return self.whole
         if self.average is None:
             return self.model
         averaged = self.average.model
         assert isinstance(averaged, SegmentationModel)
         return averaged
+
+    @contextmanager
+    def scored_model(self) -> Iterator[SegmentationModel]:
+        """:meth:`evaluated_model` on the device, for as long as the block runs."""
+        model = self.evaluated_model()
+        try:
+            yield model.to(self.device) if self.sharded else model
+        finally:
+            if self.sharded:
+                model.cpu()
+
+    def _gather(self) -> None:
+        """Bring :meth:`evaluated_model` up to date, where the weights lie in shards; all processes have to call."""
+        if self.whole is not None:
+            from segwright.training.shards import gather
+
+            gather(self.model if self.average is None else self.average.model, self.whole)
 
     # -- checkpoints -----------------------------------------------------------------------------------------------
 
@@ -401,58 +456,13 @@ class Trainer:
         return bool(self.world.broadcast([float(due)])[0]) if self.world.size > 1 else due
 
     def save(self) -> None:
-        """Write a checkpoint. A full disk is said, and the run goes on with the last one that is whole."""
+        """Write a checkpoint; the run goes on where that fails."""
         self.last_save = time.monotonic()
-        if not self.world.is_first:
-            return
-        tensors = model_tensors(self.model, "model")
-        if self.average is not None:
-            tensors |= model_tensors(self.average.model, "average")
-        state, rest = flatten_optimizer(self.optimizer)
-        tensors |= state
-        tensors["rng/cpu"] = torch.get_rng_state()
-        if self.device.type == "cuda":
-            tensors["rng/cuda"] = torch.cuda.get_rng_state(self.device)
-        description = {
-            "progress": asdict(self.progress),
-            "optimizer": rest,
-            "average": self.average.state() if self.average else None,
-            "plateau": self.plateau.state() if self.config.schedule == "plateau" else None,
-            "scaler": self.take_step.scaler.state_dict() if self.take_step.scaler.is_enabled() else None,
-        }
-        try:
-            save_checkpoint(self.parts.folder / "checkpoints", self.progress.step, tensors, description)
-        except OSError as error:
-            self.parts.display.say(
-                f"warning: the checkpoint of step {self.progress.step} could not be written ({error}); "
-                "the one before is whole, training goes on"
-            )
+        save_state(self)
 
     def restore(self) -> None:
         """Continue from the newest whole checkpoint; CheckpointError where there is none."""
-        found = load_checkpoint(self.parts.folder / "checkpoints")
-        if found is None:
-            raise CheckpointError(
-                "nothing to resume from",
-                expected="a checkpoint",
-                where=self.parts.folder / "checkpoints",
-                fix="start the run without --resume",
-            )
-        for line in found.skipped:
-            self.parts.display.say(f"warning: a damaged checkpoint was passed over: {line}")
-        restore_model(self.model, found.tensors, "model")
-        if self.average is not None and found.state.get("average"):
-            restore_model(self.average.model, found.tensors, "average")
-            self.average.load(found.state["average"])
-        restore_optimizer(self.optimizer, found.tensors, found.state["optimizer"])
-        if found.state.get("plateau"):
-            self.plateau.load(found.state["plateau"])
-        if found.state.get("scaler"):
-            self.take_step.scaler.load_state_dict(found.state["scaler"])
-        self.progress = Progress(**found.state["progress"])
-        torch.set_rng_state(found.tensors["rng/cpu"])
-        if "rng/cuda" in found.tensors and self.device.type == "cuda":
-            torch.cuda.set_rng_state(found.tensors["rng/cuda"], self.device)
+        restore_state(self)
 
     # -- when something goes wrong ---------------------------------------------------------------------------------
 
@@ -467,17 +477,28 @@ class Trainer:
             "the last checkpoint is whole: --resume continues from it",
         )
 
-    def _halve_batch(self, phase: Phase, error: RuntimeError) -> None:
+    def _halve_batch(self, phase: Phase, error: RuntimeError | MemoryError) -> None:
         """Take the same update in twice as many parts; the effective batch stays."""
         self.optimizer.zero_grad(set_to_none=True)
-        parts = self.progress.split_batch * 2
-        if max(1, phase.batch // self.world.size) < parts:
+        pictures, parts = self._parts(phase)
+        if pictures == 1:
             raise OutOfMemoryError(
                 "not even one picture fits into memory",
                 found=f"a crop of {phase.size[0]}×{phase.size[1]} on {self.device}",
                 fix="a smaller --size, a smaller network, or --device cpu",
             ) from error
-        self.progress.split_batch = parts
+        self.progress.split_batch = 2 * parts
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
-        self.parts.display.say(f"out of memory: every batch is now taken in {parts} parts, its effective size stays")
+        if self.world.size > 1:
+            # The others are in the middle of a collective that this process left: the job has to begin anew.
+            ask_for_parts(self.parts.folder, 2 * parts)
+            raise OutOfMemoryError(
+                f"rank {self.world.rank} ran out of memory",
+                found=f"{pictures} pictures of {phase.size[0]}×{phase.size[1]} at a time on {self.device}",
+                fix="--resume goes on with half as many at a time, the batch's effective size stays",
+            ) from error
+        pictures, parts = self._parts(phase)
+        self.parts.display.say(
+            f"out of memory: every batch is now taken in {parts} parts of {pictures}, its effective size stays"
+        )

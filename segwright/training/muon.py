@@ -15,6 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from segwright.training.dtensors import is_shard, laid_out, own, whole
+
 POLAR_EXPRESS = (
     (4.0848, -6.8946, 2.9270),
     (3.9505, -6.3029, 2.6377),
@@ -108,9 +110,9 @@ class Muon(torch.optim.Optimizer):
                 state["momentum"] = torch.zeros_like(parameter)
             state["momentum"].lerp_(parameter.grad, 1 - momentum)
             ahead = torch.lerp(parameter.grad, state["momentum"], momentum)
-            matrix = ahead.reshape(ahead.shape[0], -1)
-            turned = orthogonalize(matrix, group["iterations"], half=group["half"])
-            parameter.add_(turned.reshape(parameter.shape), alpha=-group["lr"])
+            matrix = whole(ahead).reshape(ahead.shape[0], -1)  # of a kernel in shards every process turns all of it
+            turned = orthogonalize(matrix, group["iterations"], half=group["half"]).reshape(parameter.shape)
+            parameter.add_(laid_out(turned, parameter) if is_shard(parameter) else turned, alpha=-group["lr"])
             _set_norm(parameter)
 
     def _adamw(self, parameters: list[nn.Parameter], group: dict[str, Any]) -> None:
@@ -124,19 +126,21 @@ class Muon(torch.optim.Optimizer):
                 }
         states = [self.state[p] for p in parameters]
         gradients = [p.grad for p in parameters if p.grad is not None]
-        means, squares = [s["mean"] for s in states], [s["square"] for s in states]
+        gradients = [own(gradient) for gradient in gradients]
+        means, squares = [own(s["mean"]) for s in states], [own(s["square"]) for s in states]
         for state in states:
             state["step"] += 1
         count = float(states[0]["step"])
-        torch._foreach_mul_(list(parameters), 1 - group["lr"] * group["weight_decay"])
+        values = [own(parameter) for parameter in parameters]
+        torch._foreach_mul_(values, 1 - group["lr"] * group["weight_decay"])
         torch._foreach_lerp_(means, gradients, 1 - beta1)
         torch._foreach_mul_(squares, beta2)
         torch._foreach_addcmul_(squares, gradients, gradients, 1 - beta2)
         roots = torch._foreach_sqrt(squares)
         torch._foreach_div_(roots, (1 - beta2**count) ** 0.5)
         torch._foreach_add_(roots, group["eps"])
-        torch._foreach_addcdiv_(list(parameters), means, roots, -group["lr"] / (1 - beta1**count))
+        torch._foreach_addcdiv_(values, means, roots, -group["lr"] / (1 - beta1**count))
 
 
 def _set_norm(parameter: Tensor) -> None:
-    parameter.mul_(parameter.shape[0] ** 0.5 / (parameter.norm() + 1e-12))
+    own(parameter).mul_(parameter.shape[0] ** 0.5 / (whole(parameter.norm()) + 1e-12))

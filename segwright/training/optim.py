@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,6 +11,7 @@ from torch import nn
 
 from segwright.config import TrainingConfig
 from segwright.errors import UsageError
+from segwright.training.dtensors import is_shard, own
 from segwright.training.muon import Muon, hidden_kernels
 
 NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm, nn.LocalResponseNorm)
@@ -23,6 +25,8 @@ OPTIMIZERS: dict[str, type[torch.optim.Optimizer]] = {
     and name not in ("Optimizer", "LBFGS", "SparseAdam", "Muon")  # need a closure, sparse gradients, only matrices
 }
 FUSED = frozenset({"adam", "adamw", "sgd", "adagrad"})
+# Tried on a network in shards; of these torch has fused kernels for shards for Adam and AdamW alone.
+SHARDED, FUSED_SHARDED = frozenset({"adam", "adamw", "sgd", "muon"}), frozenset({"adam", "adamw"})
 
 
 def create_optimizer(
@@ -30,6 +34,14 @@ def create_optimizer(
 ) -> torch.optim.Optimizer:
     """The optimizer that ``config`` names over :func:`parameter_groups`; fused where torch has it for the device."""
     name = config.optimizer.lower()
+    sharded = any(is_shard(parameter) for parameter in model.parameters())
+    if sharded and name not in SHARDED:
+        raise UsageError(
+            "this optimizer was not tried on a network in shards",
+            expected=", ".join(sorted(SHARDED)),
+            found=config.optimizer,
+            fix="--optimizer adamw, or training.shard=false",
+        )
     if name == "muon":
         half = config.precision == "bf16"
         return _create_muon(model, lr=lr, weight_decay=weight_decay, turn=config.turn, half=half)
@@ -46,7 +58,7 @@ def create_optimizer(
     arguments: dict[str, Any] = {"lr": lr}
     if name in ("sgd", "rmsprop"):
         arguments["momentum"] = config.momentum
-    if name in FUSED:
+    if name in (FUSED_SHARDED if sharded else FUSED):
         arguments["fused"] = all(p.device.type in ("cpu", "cuda", "mps") for p in model.parameters())
     return OPTIMIZERS[name](groups, **arguments)
 
@@ -119,10 +131,11 @@ class AveragedWeights:
     averaged like weights; counters are copied.
     """
 
-    def __init__(self, model: nn.Module, decay: float, equal_from: float | None = None) -> None:
-        import copy
-
-        self.model = copy.deepcopy(model).eval().requires_grad_(False)
+    def __init__(
+        self, model: nn.Module, decay: float, equal_from: float | None = None, *, start: nn.Module | None = None
+    ) -> None:
+        """``start``: the copy, where it is made already; a network in shards cannot be copied."""
+        self.model = (copy.deepcopy(model) if start is None else start).eval().requires_grad_(False)
         self.decay = decay
         self.equal_from = equal_from
         self.updates = 0
@@ -132,7 +145,7 @@ class AveragedWeights:
     def _pair(self, model: nn.Module) -> None:
         ours, theirs = self.model.state_dict(keep_vars=True), model.state_dict(keep_vars=True)
         floats = [name for name in ours if ours[name].is_floating_point()]
-        self.float_pairs = ([ours[n].data for n in floats], [theirs[n].data for n in floats])
+        self.float_pairs = ([own(ours[n]) for n in floats], [own(theirs[n]) for n in floats])
         self.other_pairs = [(ours[n], theirs[n]) for n in ours if n not in set(floats)]
 
     @torch.no_grad()

@@ -32,7 +32,7 @@ from segwright.losses import create_loss
 from segwright.models.catalog import CATALOG
 from segwright.models.segmenter import SegmentationModel
 from segwright.models.weights import encoder_weights
-from segwright.training.build import build_network, is_normed, time_step, transform
+from segwright.training.build import build_network, is_normed, time_picture, time_step, transform
 from segwright.training.checkpoint import checkpoints
 from segwright.training.cpu import has_native_bf16
 from segwright.training.distributed import World, world
@@ -40,10 +40,11 @@ from segwright.training.finetune import transfer_weights
 from segwright.training.folder import default_folder, point_latest, refuse_second_run
 from segwright.training.log import Display, read_log
 from segwright.training.loop import FitResult, OnValidation, Parts, Progress, Trainer
-from segwright.training.memory import available_bytes
+from segwright.training.memory import available_bytes, is_out_of_memory
 from segwright.training.plan import Machine, Plan, cores, describe_plan, make_plan
+from segwright.training.probe import MemoryProbe, probe_memory
 from segwright.training.reproducible import deterministic
-from segwright.training.step import choose_precision, seconds_per_step
+from segwright.training.step import choose_precision
 from segwright.training.trackers import check_trackers
 from segwright.training.validate import Validation
 
@@ -59,6 +60,7 @@ class Run:
     progress: Progress | None = None
     stopped_by: str | None = None
     evaluation: Evaluation | None = None  # of the best model on the validation split
+    memory: MemoryProbe | None = None  # what a step and a validation take
 
     @property
     def model(self) -> Path:
@@ -76,7 +78,7 @@ class Run:
             "samples": self.progress.samples if self.progress else 0,
             "seconds": self.progress.seconds if self.progress else 0.0,
             "val_miou": self.evaluation.miou if self.evaluation else None,
-            "plan": self.plan.to_json(),
+            "plan": _plan_json(self.plan, self.memory),
         }
 
 
@@ -104,7 +106,9 @@ def run_training(
         session.display = display or Display(show=peers.is_first)
         session.checked, session.on_validation = checked, on_validation
         if dry_run:
-            return Run(folder, session.planned(resume=False))
+            plan = session.planned(resume=False)
+            session.probed(Trainer(session.parts(session.build_model(plan.config, start), plan)))
+            return Run(folder, plan, memory=session.memory)
         if not peers.is_first:
             return session.train(resume, start)
         with exclusive(folder):
@@ -146,6 +150,7 @@ class _Session:
         self.fingerprint: Fingerprint | None = None
         self.checked: CheckResult | None = None
         self.on_validation: OnValidation | None = None
+        self.memory: MemoryProbe | None = None
 
     # -- before the first step -------------------------------------------------------------------------------------
 
@@ -159,12 +164,24 @@ class _Session:
         with deterministic(config.training.deterministic):
             model = self.build_model(config, start)
             trainer = Trainer(self.parts(model, plan))
+            self.probed(trainer)
             if self.peers.is_first:
-                self._announce(plan, model)
+                self._announce(plan)
             result = trainer.fit(resume=resume)
         if not self.peers.is_first:
-            return Run(self.folder, plan, result.progress, result.stopped_by)
+            return Run(self.folder, plan, result.progress, result.stopped_by, memory=self.memory)
         return self._finish(trainer, plan, result)
+
+    def probed(self, trainer: Trainer) -> None:
+        """Try what a step and a validation take, fit the trainer to the memory, say it; counted to the minutes."""
+        assert self.fingerprint is not None
+        prints = self.checked.by_split if self.checked else {}
+        largest = prints.get(self.val_split.name, self.fingerprint) if self.val_split is not None else None
+        size = None if largest is None else (max(largest.height[2], 1), max(largest.width[2], 1))
+        self.memory = probe_memory(trainer, size)
+        if trainer.parts.budget_seconds is not None:
+            trainer.parts.budget_seconds = max(trainer.parts.budget_seconds - self.memory.seconds, 1.0)
+        self.display.say(self.memory.sentence())
 
     def _resumable(self) -> bool:
         if checkpoints(self.folder / "checkpoints"):
@@ -199,7 +216,7 @@ class _Session:
 
     def _check(self) -> None:
         """Refuse what the data check calls an error, or leave those files out when asked to."""
-        result = self.checked or inspect_dataset(self.data)
+        result = self.checked = self.checked or inspect_dataset(self.data)
         errors = result.errors
         if errors and not self.config.data.skip_bad:
             raise refusal(errors, self.data)
@@ -327,17 +344,14 @@ class _Session:
         if self.val_split is None:
             return 5.0
         size = (self.fingerprint.height[1], self.fingerprint.width[1])
-        network = build_network(config, self.data.label_space.classes).to(self.device).eval()
-        pixels = torch.zeros((1, *size, network.in_channels), dtype=torch.uint8, device=self.device)
-        with torch.inference_mode():
-            once = seconds_per_step(lambda: network(pixels), repeats=2)
+        once = time_picture(config, self.data.label_space.classes, self.device, size)
         # Twice over the pictures: the trainer's last validation, and the scores for the bundle and the report.
         return 5.0 + 2.6 * once * len(self.val_split) + 0.02 * len(self.val_split)
 
-    def _announce(self, plan: Plan, model: SegmentationModel) -> None:
+    def _announce(self, plan: Plan) -> None:
         write_text(self.folder / "config.yaml", replace_out(plan.config, self.folder).to_yaml())
         if plan.decisions:
-            write_json(self.folder / "plan.json", plan.to_json())
+            write_json(self.folder / "plan.json", _plan_json(plan, self.memory))
         self.display.say(f"run folder: {self.folder}")
 
     # -- what is kept ----------------------------------------------------------------------------------------------
@@ -386,13 +400,22 @@ class _Session:
         save_bundle(self.folder / "last", last, self._bundle(plan, {"step": result.progress.step}))
         point_latest(self.folder)
         if not result.finished or self.val_split is None or not (self.folder / "model").exists():
-            return Run(self.folder, plan, result.progress, result.stopped_by)
-        evaluation = self._score_best()
+            return Run(self.folder, plan, result.progress, result.stopped_by, memory=self.memory)
+        try:
+            evaluation = self._score_best()
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            self.display.say(
+                f"out of memory while scoring the best model, which is saved: {self.folder / 'model'}; "
+                "segwright evaluate scores it, with --device cpu where need be"
+            )
+            return Run(self.folder, plan, result.progress, result.stopped_by, memory=self.memory)
         write_report(self.folder / "report.html", evaluation, self.val_split, self._facts(plan))
         said = f"val mIoU {evaluation.miou:.3f} (95 %: {evaluation.miou_ci95[0]:.3f} to {evaluation.miou_ci95[1]:.3f})"
         self.display.say(f"{said}, {duration(result.progress.seconds)} of training")
         self.display.say(f"model: {self.folder / 'model'}\nreport: {self.folder / 'report.html'}")
-        return Run(self.folder, plan, result.progress, result.stopped_by, evaluation)
+        return Run(self.folder, plan, result.progress, result.stopped_by, evaluation, self.memory)
 
     def _score_best(self) -> Evaluation:
         assert self.val_split is not None
@@ -446,6 +469,11 @@ def refusal(errors: Sequence[Any], data: Dataset) -> DataError:
         where=data.root,
         fix=(f"{fixes}; " if fixes else "") + "or leave the files out with --skip-bad; all of it: segwright check DATA",
     )
+
+
+def _plan_json(plan: Plan, memory: MemoryProbe | None) -> dict[str, Any]:
+    """``plan.json``: the decisions, and what was measured of the memory."""
+    return {**plan.to_json(), "memory": None if memory is None else memory.to_json()}
 
 
 def replace_out(config: TrainConfig, folder: Path) -> TrainConfig:

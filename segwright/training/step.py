@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from segwright.errors import NonFiniteLossError, UsageError
 from segwright.models.segmenter import SegmentationModel
 from segwright.training.cpu import has_native_bf16
+from segwright.training.distributed import is_sharded
 from segwright.types import Batch
 
 Criterion = Callable[[Tensor, Tensor], Tensor]
@@ -56,7 +57,8 @@ class TrainStep:
         if precision not in DTYPES:
             raise UsageError("unknown precision", expected=", ".join(DTYPES), found=precision)
         self.device = torch.device(device)
-        self.model = model.to(device=self.device).to(memory_format=torch.channels_last)
+        # A network in shards lies as its shards need it.
+        self.model = model if is_sharded(model) else model.to(device=self.device).to(memory_format=torch.channels_last)
         self.forward = model if forward is None else forward
         self.criterion, self.optimizer = criterion, optimizer
         self.dtype = DTYPES[precision]

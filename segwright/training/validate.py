@@ -1,23 +1,32 @@
-"""One pass over the validation split: the pooled confusion matrix, the loss, and a few pictures to look at."""
+"""One pass over the validation split: the pooled confusion matrix, the loss, and a few pictures to look at.
+
+When memory runs out, the pass goes on with half the pictures at a time, and then with pictures in windows: what was
+trained before it is not lost to a validation.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from segwright.data.dataset import Split
+from segwright.errors import OutOfMemoryError
 from segwright.images import UInt8Array
+from segwright.inference.tiling import Window, windows
 from segwright.metrics.confusion import ConfusionMatrix, Scores
 from segwright.models.segmenter import SegmentationModel
 from segwright.training.distributed import World
+from segwright.training.memory import is_out_of_memory
 from segwright.types import IGNORE_INDEX, Sample, blend
 
 BATCH_PIXELS = 1_400_000  # pixels in a validation batch: 8 pictures of 480×360
 CACHE_BYTES = 1 << 30
 SHOWN = 3
+MIN_WINDOW = 128  # pixels; where not even that fits, nothing does
 
 
 @dataclass(frozen=True)
@@ -31,18 +40,28 @@ class Validation:
 
 
 class Validator:
-    """Validates a network on its share of ``split`` at the pictures' own size; up to 1 GiB of them stay decoded."""
+    """Validates a network on its share of ``split`` at the pictures' own size; up to 1 GiB of them stay decoded.
+
+    ``pixels``: of a batch, at most, unless one picture alone has more. ``window``: the largest side that is predicted
+    at once; None: pictures are whole. Both shrink when memory runs out, with a line to ``say``.
+    """
 
     def __init__(
-        self, split: Split, device: torch.device, dtype: torch.dtype | None, world: World | None = None
+        self,
+        split: Split,
+        device: torch.device,
+        dtype: torch.dtype | None,
+        world: World | None = None,
+        say: Callable[[str], None] = lambda line: None,
     ) -> None:
-        self.split, self.device, self.dtype = split, device, dtype
+        self.split, self.device, self.dtype, self.say = split, device, dtype, say
         self.world = world or World()
         self.indices = range(self.world.rank, len(split), self.world.size)
         self.shown = set(np.linspace(0, len(split) - 1, SHOWN).round().astype(int).tolist()) if len(split) else set()
         self.cache: dict[int, Sample] = {}
         self.cached_bytes = 0
         self.pixels = BATCH_PIXELS
+        self.window: int | None = None
 
     @torch.inference_mode()
     def __call__(self, model: SegmentationModel) -> Validation:
@@ -52,7 +71,7 @@ class Validator:
         loss = labelled = 0.0
         pictures: list[UInt8Array] = []
         for indices, samples in self._batches():
-            predicted, batch_loss, batch_labelled = self._run(model, samples)
+            predicted, batch_loss, batch_labelled = self.predicted(model, samples)
             loss, labelled = loss + batch_loss, labelled + batch_labelled
             for position, (index, sample) in enumerate(zip(indices, samples, strict=True)):
                 if sample.mask is not None:
@@ -69,18 +88,79 @@ class Validator:
             tuple(pictures),
         )
 
+    def predicted(self, model: SegmentationModel, samples: Sequence[Sample]) -> tuple[UInt8Array, float, float]:
+        """Labels (N, H, W), summed cross-entropy and number of labelled pixels of pictures of one size.
+
+        OutOfMemoryError where not even a window of one picture fits.
+        """
+        try:
+            return self._run(model, samples) if self._whole(samples[0]) else self._in_windows(model, samples)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            reason = str(error)
+        # Outside of the handler: the error's frames hold the tensors that filled the memory.
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+        self._shrink(samples, reason)
+        half = max(1, len(samples) // 2)
+        parts = [self.predicted(model, samples[i : i + half]) for i in range(0, len(samples), half)]
+        labels = np.concatenate([part[0] for part in parts])
+        return labels, sum(part[1] for part in parts), sum(part[2] for part in parts)
+
+    def _whole(self, sample: Sample) -> bool:
+        return self.window is None or max(sample.image.shape[:2]) <= self.window
+
+    def _shrink(self, samples: Sequence[Sample], reason: str) -> None:
+        """Half as many pictures at a time, or, where it is one, windows of half the side."""
+        height, width = samples[0].image.shape[:2]
+        if len(samples) > 1:
+            self.pixels = min(self.pixels, len(samples) // 2 * height * width)
+            self.say(f"out of memory in validation: from now on {len(samples) // 2} of {height}×{width} at a time")
+            return
+        side = min(self.window or max(height, width), max(height, width))
+        if side <= MIN_WINDOW:
+            raise OutOfMemoryError(
+                "validation does not fit into memory",
+                found=f"a window of {side} pixels on {self.device}: {reason.splitlines()[0] if reason else ''}",
+                fix="a smaller network, more memory, or --device cpu; the last checkpoint is whole: --resume goes on",
+            )
+        self.window = max(MIN_WINDOW, side // 2 // 32 * 32)
+        self.pixels = min(self.pixels, self.window**2)
+        self.say(f"out of memory in validation: from now on in windows of {self.window}×{self.window}")
+
     def _run(self, model: SegmentationModel, samples: Sequence[Sample]) -> tuple[UInt8Array, float, float]:
-        images = torch.from_numpy(np.stack([sample.image for sample in samples])).to(self.device)
+        logits = self._logits(model, np.stack([sample.image for sample in samples]))
+        return (logits.argmax(dim=1).to(torch.uint8).cpu().numpy(), *self._loss(logits, [_mask(s) for s in samples]))
+
+    def _in_windows(self, model: SegmentationModel, samples: Sequence[Sample]) -> tuple[UInt8Array, float, float]:
+        """The same from windows seen with a margin, of which the inside counts."""
+        assert self.window is not None
+        labels = np.empty((len(samples), *samples[0].image.shape[:2]), np.uint8)
+        loss = labelled = 0.0
+        for position, sample in enumerate(samples):
+            height, width = sample.image.shape[:2]
+            for part in windows(height, width, self.window, self.window // 8):
+                seen = sample.image[None, part.top : part.bottom, part.left : part.right]
+                logits = self._logits(model, np.ascontiguousarray(seen))[(..., *_inside(part))]
+                kept = np.s_[part.keep_top : part.keep_bottom, part.keep_left : part.keep_right]
+                labels[position][kept] = logits.argmax(dim=1)[0].to(torch.uint8).cpu().numpy()
+                more = self._loss(logits, [_mask(sample)[kept]])
+                loss, labelled = loss + more[0], labelled + more[1]
+        return labels, loss, labelled
+
+    def _logits(self, model: SegmentationModel, images: UInt8Array) -> Tensor:
         with torch.autocast(self.device.type, self.dtype or torch.bfloat16, enabled=self.dtype is not None):
-            logits = model(images).logits
-        logits = logits.float()
-        predicted = logits.argmax(dim=1)
-        masks = [s.mask if s.mask is not None else np.full(s.image.shape[:2], IGNORE_INDEX, np.uint8) for s in samples]
+            logits: Tensor = model(torch.from_numpy(images).to(self.device)).logits
+        return logits.float()
+
+    def _loss(self, logits: Tensor, masks: Sequence[UInt8Array]) -> tuple[float, float]:
+        """Cross-entropy summed over the labelled pixels, and how many there are."""
         target = torch.from_numpy(np.stack(masks)).to(self.device).long()
         known = target != IGNORE_INDEX
         picked = logits.gather(1, target.where(known, 0)[:, None])[:, 0]
         negative = (torch.logsumexp(logits, dim=1) - picked)[known]
-        return predicted.to(torch.uint8).cpu().numpy(), float(negative.sum()), float(known.sum())
+        return float(negative.sum()), float(known.sum())
 
     def _batches(self) -> Iterator[tuple[list[int], list[Sample]]]:
         """Runs of neighbours of one size, at most ``self.pixels`` together."""
@@ -112,3 +192,16 @@ class Validator:
         image = sample.image if sample.image.shape[2] == 3 else np.repeat(sample.image[..., :1], 3, axis=2)
         truth = image if sample.mask is None else blend(image, palette[sample.mask], 0.6)
         return np.concatenate([image, truth, blend(image, palette[predicted], 0.6)], axis=1)
+
+
+def _mask(sample: Sample) -> UInt8Array:
+    """Its mask; all ignored where it has none."""
+    return sample.mask if sample.mask is not None else np.full(sample.image.shape[:2], IGNORE_INDEX, np.uint8)
+
+
+def _inside(part: Window) -> tuple[slice, slice]:
+    """The part of a window's answer that is kept."""
+    return (
+        slice(part.keep_top - part.top, part.keep_bottom - part.top),
+        slice(part.keep_left - part.left, part.keep_right - part.left),
+    )

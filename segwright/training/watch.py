@@ -71,14 +71,18 @@ class Watch:
             self.losses.clear()
         self.waits.append((taken, waited))
         if len(self.waits) == PACE_STEPS and step % PACE_STEPS == 0:
-            waiting = sum(waited for _, waited in self.waits)
-            share = waiting / max(sum(taken for taken, _ in self.waits) + waiting, 1e-9)
+            share = self.loader_share()
             if share > STARVING:
                 self.starving = (
                     f"odd: {share:.0%} of the last {PACE_STEPS} steps went by waiting for batches; "
                     "try more --set training.workers, --set training.cache=true, or smaller files "
                     "(pictures much larger than the crop are decoded whole)"
                 )
+
+    def loader_share(self) -> float:
+        """Share of the time that the last steps, at most ``PACE_STEPS``, waited for their batches, 0…1."""
+        waiting = sum(waited for _, waited in self.waits)
+        return waiting / max(sum(taken for taken, _ in self.waits) + waiting, 1e-9)
 
     def step(self, record: Mapping[str, Any]) -> list[str]:
         """What is odd about a step's record."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import shutil
 import subprocess
@@ -12,7 +13,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from small_runs import trainer
 
+from segwright.data.dataset import open_dataset
+from segwright.data.synthetic import write_street_scenes
 from segwright.errors import CheckpointError
 from segwright.training import checkpoint as module
 from segwright.training.checkpoint import checkpoints, load_checkpoint, save_checkpoint
@@ -89,6 +93,28 @@ def test_a_full_disk_leaves_the_old_one(small_disk: Path) -> None:
         save(small_disk, 3, size=100_000)
     found = load_checkpoint(small_disk)
     assert found is not None and found.state["step"] == 2
+
+
+def test_a_run_on_a_disk_that_fills_up_goes_on(small_disk: Path, tmp_path: Path) -> None:
+    scenes = open_dataset(write_street_scenes(tmp_path / "street", train=8, val=2, test=0, size=(64, 96)))
+    run = trainer(scenes, small_disk / "run", epochs=3, save_every_steps=1)
+    said: list[str] = []
+    run.parts.display.say = said.append  # type: ignore[method-assign]
+    save = run.save
+
+    def fill_after_the_first() -> None:
+        save()
+        if run.progress.step == 1:
+            with contextlib.suppress(OSError), open(small_disk / "filler", "wb") as file:
+                while True:
+                    file.write(bytes(1 << 12))
+                    file.flush()
+
+    run.save = fill_after_the_first  # type: ignore[method-assign]
+    assert run.fit().finished and run.progress.step > 2
+    assert any("could not be written" in line and "training goes on" in line for line in said)
+    found = load_checkpoint(small_disk / "run" / "checkpoints")
+    assert found is not None and found.state["progress"]["step"] == 1
 
 
 KILLED = """

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import re
 import signal
+import socket
 import subprocess
 import sys
 import time
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 
 from segwright.data.synthetic import write_street_scenes
@@ -75,8 +79,37 @@ def test_a_dead_rank_ends_the_job_within_a_minute(scenes: Path, tmp_path: Path) 
         assert process.poll() is None and time.monotonic() < end
         time.sleep(0.2)
     children = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True, check=True)
-    os.kill(int(children.stdout.split()[-1]), signal.SIGKILL)
+    victim = int(children.stdout.split()[-1])
+    os.kill(victim, signal.SIGKILL)
     killed = time.monotonic()
     output, _ = process.communicate(timeout=120)
-    assert process.returncode != 0 and time.monotonic() - killed < 60
-    assert "rank" in output.lower()
+    seconds = time.monotonic() - killed
+    assert process.returncode != 0 and seconds < 60
+    line = next((line for line in output.splitlines() if line.startswith("error: ")), output)
+    print(f"{seconds:.1f} seconds: {line}")
+    assert re.search(rf"rank 1 \(host {re.escape(socket.gethostname())}, pid {victim}\) died", line)
+    assert "--resume goes on" in output
+
+
+@pytest.mark.slow
+def test_a_silent_rank_ends_the_job_within_a_minute(scenes: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    settings = [value if value != "2" else "2000" for value in SETTINGS]
+    process = launch(2, "train", scenes, *settings, "--out", run)
+    end = time.monotonic() + 240
+    while not (run / "log.jsonl").exists() or len(records(run, "loss")) < 2:
+        assert process.poll() is None and time.monotonic() < end
+        time.sleep(0.2)
+    children = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True, check=True)
+    first, second = map(int, children.stdout.split())
+    os.kill(second, signal.SIGSTOP)  # as a machine that is cut off: alive as far as anybody knows, and silent
+    stopped = time.monotonic()
+    try:
+        while psutil.pid_exists(first) and psutil.Process(first).status() != psutil.STATUS_ZOMBIE:
+            assert time.monotonic() - stopped < 60
+            time.sleep(0.2)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(second, signal.SIGKILL)
+    output, _ = process.communicate(timeout=120)
+    assert f"pid {second}) has given no sign of life for 40 seconds: the job ends" in output

@@ -4,104 +4,26 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from small_runs import Killed, kill_at, states, trainer
 from torch import Tensor
 
-from segwright.augment import presets
-from segwright.config import TrainConfig
 from segwright.data.dataset import Dataset, open_dataset
 from segwright.data.synthetic import write_street_scenes
 from segwright.errors import NonFiniteLossError, OutOfMemoryError
 from segwright.losses import create_loss
-from segwright.models.leannet import LeanNet
 from segwright.training.checkpoint import checkpoints, load_checkpoint
-from segwright.training.log import Display, read_log
-from segwright.training.loop import Parts, Trainer
-
-PHASES = [
-    {"until": 0.5, "size": (64, 96), "scale": (0.5, 1.0), "batch": 6},
-    {"until": 1.0, "size": (64, 96), "scale": (0.7, 1.3), "batch": 4},
-]
-VALUES: dict[str, Any] = {
-    "training.epochs": 2,
-    "training.phases": PHASES,
-    "training.optimizer": "muon",
-    "training.lr": 4e-3,
-    "training.encoder_lr_factor": 1.0,
-    "training.weight_decay": 0.02,
-    "training.warmup": 0.05,
-    "training.ema": 0.9,
-    "training.validate_every": 1,
-    "training.precision": "fp32",
-    "training.compile": False,
-    "training.workers": 1,
-    "training.cache": True,
-    "training.native_logits": True,
-    "training.accumulate": 1,
-    "training.save_every_steps": 3,
-}
+from segwright.training.log import read_log
 
 
 @pytest.fixture(scope="module")
 def scenes(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     return open_dataset(write_street_scenes(tmp_path_factory.mktemp("scenes"), train=16, val=3, test=1, size=(64, 96)))
-
-
-def trainer(scenes: Dataset, folder: Path, criterion: Callable[..., Any] | None = None, **changed: Any) -> Trainer:
-    config = TrainConfig().with_values({**VALUES, **{f"training.{key}": value for key, value in changed.items()}})
-    torch.manual_seed(0)
-    model = LeanNet(
-        classes=scenes.label_space.classes,
-        widths=(4, 8, 8, 8, 8),
-        decoder_channels=(4, 8, 8, 8),
-        depths=(0, 1, 1, 1, 1),
-    )
-    loss = criterion or create_loss("ce(smoothing=0.05)", classes=scenes.label_space.classes)
-    return Trainer(
-        Parts(
-            model=model,
-            criterion=loss,
-            late_criterion=loss,
-            train=scenes.train,
-            val=scenes.val,
-            config=config,
-            transforms={
-                phase: presets.training(size=phase.size, scale=phase.scale, class_aware=0.3)
-                for phase in config.training.phases
-            },
-            folder=folder,
-            device=torch.device("cpu"),
-            display=Display(show=False),
-        )
-    )
-
-
-class Killed(Exception):
-    """Stands for a kill between two steps."""
-
-
-def kill_at(run: Trainer, step: int) -> None:
-    take = run._take
-
-    def taken(*arguments: Any) -> None:
-        take(*arguments)
-        if run.progress.step >= step:
-            raise Killed
-
-    run._take = taken  # type: ignore[method-assign]
-
-
-def states(run: Trainer) -> list[Tensor]:
-    tensors = list(run.model.state_dict().values())
-    if run.average is not None:
-        tensors += run.average.model.state_dict().values()
-    return tensors
 
 
 @pytest.mark.parametrize(
@@ -129,6 +51,27 @@ def test_resumed_is_uninterrupted_bit_for_bit(scenes: Dataset, tmp_path: Path, c
     assert len(logs[0]) == whole.progress.step
 
 
+def test_a_corrupt_newest_checkpoint_costs_only_the_steps_since_the_one_before(scenes: Dataset, tmp_path: Path) -> None:
+    whole = trainer(scenes, tmp_path / "whole")
+    whole.fit()
+    killed = trainer(scenes, tmp_path / "killed", save_every_steps=1)
+    kill_at(killed, 4)
+    with pytest.raises(Killed):
+        killed.fit()
+    newest = checkpoints(tmp_path / "killed" / "checkpoints")[-1] / "state.safetensors"
+    data = bytearray(newest.read_bytes())
+    data[len(data) // 2] ^= 0xFF
+    newest.write_bytes(data)
+    again = trainer(scenes, tmp_path / "killed")
+    said: list[str] = []
+    again.parts.display.say = said.append  # type: ignore[method-assign]
+    again.restore()
+    assert again.progress.step == 2, "step 4 was killed before its save; step 3's is corrupt"
+    assert any("damaged checkpoint was passed over: step-00000003" in line for line in said)
+    again.fit()
+    assert all(torch.equal(a, b) for a, b in zip(states(whole), states(again), strict=True))
+
+
 def test_the_log_has_a_line_a_step_and_the_run_its_files(scenes: Dataset, tmp_path: Path) -> None:
     run = trainer(scenes, tmp_path)
     run.fit()
@@ -137,6 +80,8 @@ def test_the_log_has_a_line_a_step_and_the_run_its_files(scenes: Dataset, tmp_pa
     assert set(steps[0]) == {"step", "epoch", "loss", "lr", "images_per_second", "time"}
     validations = [record for record in read_log(tmp_path) if "val_miou" in record]
     assert [record["epoch"] for record in validations] == [1, 2]
+    assert all(0 <= record["loader_share"] <= 1 and record["memory_bytes"] > 0 for record in validations)
+    assert "loader_share" in (tmp_path / "metrics.csv").read_text().splitlines()[0]
     assert (tmp_path / "metrics.csv").read_text().count("\n") == 3
     assert len(list((tmp_path / "validation").glob("*.jpg"))) == 6
 
@@ -196,9 +141,9 @@ def test_out_of_memory_halves_the_batch_and_keeps_the_effective_one(scenes: Data
 def test_a_disk_that_fills_up_does_not_end_the_run(
     scenes: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import segwright.training.loop as loop
+    import segwright.training.state as state
 
-    save = loop.save_checkpoint
+    save = state.save_checkpoint
     calls: list[int] = []
 
     def sometimes(*arguments: Any) -> Any:
@@ -207,7 +152,7 @@ def test_a_disk_that_fills_up_does_not_end_the_run(
             raise OSError(28, "No space left on device")
         return save(*arguments)
 
-    monkeypatch.setattr(loop, "save_checkpoint", sometimes)
+    monkeypatch.setattr(state, "save_checkpoint", sometimes)
     assert trainer(scenes, tmp_path).fit().finished
     assert len(calls) > 2 and len(checkpoints(tmp_path / "checkpoints")) == 1
 

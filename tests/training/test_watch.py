@@ -38,6 +38,14 @@ def test_a_starving_loader_is_said_once_with_its_share() -> None:
     assert text.count("50% of the last 50 steps went by waiting for batches") == 1 and "workers" in text
 
 
+def test_the_loaders_share_is_of_the_last_steps() -> None:
+    watch = Watch(["a"])
+    assert watch.loader_share() == 0.0
+    for step in range(100):
+        watch.pace(step, 0.09, 0.01 if step > 49 else 1.0, late=False)
+    assert round(watch.loader_share(), 6) == 0.1
+
+
 def test_waiting_is_measured_and_the_source_closed() -> None:
     closed = []
 

@@ -1,0 +1,115 @@
+"""Everything that a run continues from: collected for a checkpoint, and put back from one."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from segwright.errors import CheckpointError
+from segwright.files import write_text
+from segwright.training.checkpoint import (
+    flatten_optimizer,
+    load_checkpoint,
+    model_tensors,
+    restore_model,
+    restore_optimizer,
+    save_checkpoint,
+)
+
+if TYPE_CHECKING:
+    from segwright.training.loop import Trainer
+
+PARTS = "batch-parts"  # beside the checkpoints: written by a process of several that ran out of memory
+
+
+def save_state(trainer: Trainer) -> None:
+    """Write a checkpoint. A full disk is said, and the run goes on with the last one that is whole.
+
+    The first process writes; of a network in shards all of them have to call.
+    """
+    if not trainer.world.is_first and not trainer.sharded:
+        return
+    tensors = model_tensors(trainer.model, "model")
+    if trainer.average is not None:
+        tensors |= model_tensors(trainer.average.model, "average")
+    state, rest = flatten_optimizer(trainer.optimizer)
+    if not trainer.world.is_first:
+        return
+    tensors |= state
+    tensors["rng/cpu"] = torch.get_rng_state()
+    if trainer.device.type == "cuda":
+        tensors["rng/cuda"] = torch.cuda.get_rng_state(trainer.device)
+    scaler = trainer.take_step.scaler
+    description = {
+        "progress": asdict(trainer.progress),
+        "optimizer": rest,
+        "average": trainer.average.state() if trainer.average else None,
+        "plateau": trainer.plateau.state() if trainer.config.schedule == "plateau" else None,
+        "scaler": scaler.state_dict() if scaler.is_enabled() else None,
+    }
+    try:
+        save_checkpoint(trainer.parts.folder / "checkpoints", trainer.progress.step, tensors, description)
+    except OSError as error:
+        trainer.parts.display.say(
+            f"warning: the checkpoint of step {trainer.progress.step} could not be written ({error}); "
+            "the one before is whole, training goes on"
+        )
+
+
+def restore_state(trainer: Trainer) -> None:
+    """Continue from the newest whole checkpoint; CheckpointError where there is none."""
+    folder = trainer.parts.folder / "checkpoints"
+    found = load_checkpoint(folder)
+    if found is None:
+        raise CheckpointError(
+            "nothing to resume from",
+            expected="a checkpoint",
+            where=folder,
+            fix="start the run without --resume",
+        )
+    for line in found.skipped:
+        trainer.parts.display.say(f"warning: a damaged checkpoint was passed over: {line}")
+    restore_model(trainer.model, found.tensors, "model")
+    if trainer.average is not None and found.state.get("average"):
+        restore_model(trainer.average.model, found.tensors, "average")
+        trainer.average.load(found.state["average"])
+    restore_optimizer(trainer.optimizer, found.tensors, found.state["optimizer"])
+    if found.state.get("plateau"):
+        trainer.plateau.load(found.state["plateau"])
+    if found.state.get("scaler"):
+        trainer.take_step.scaler.load_state_dict(found.state["scaler"])
+    _restore_progress(trainer, found.state["progress"])
+    _restore_random(trainer, found.tensors)
+
+
+def ask_for_parts(folder: Path, parts: int) -> None:
+    """Leave word that the next sitting of the run has to take its batches in at least ``parts`` parts."""
+    write_text(folder / "checkpoints" / PARTS, str(parts))
+
+
+def asked_parts(folder: Path) -> int:
+    """What :func:`ask_for_parts` left, else 1."""
+    try:
+        return max(int((folder / "checkpoints" / PARTS).read_text(encoding="ascii")), 1)
+    except (OSError, ValueError):
+        return 1
+
+
+def _restore_progress(trainer: Trainer, stored: dict[str, Any]) -> None:
+    """Position and counters; batches stay in as many parts as the memory of this sitting asks for."""
+    for one in fields(trainer.progress):
+        if one.name != "split_batch" and one.name in stored:
+            setattr(trainer.progress, one.name, stored[one.name])
+    parts = (trainer.progress.split_batch, int(stored.get("split_batch", 1)), asked_parts(trainer.parts.folder))
+    trainer.progress.split_batch = max(parts)
+
+
+def _restore_random(trainer: Trainer, tensors: Any) -> None:
+    state: Tensor = tensors["rng/cpu"]
+    torch.set_rng_state(state)
+    if "rng/cuda" in tensors and trainer.device.type == "cuda":
+        torch.cuda.set_rng_state(tensors["rng/cuda"], trainer.device)

@@ -1,0 +1,129 @@
+"""What test_shards.py runs in two processes: shards against one process, checkpoints handed both ways."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from small_runs import Killed, kill_at, states, trainer
+from torch import Tensor, nn
+
+from segwright.data.dataset import Dataset, open_dataset
+from segwright.errors import UsageError
+from segwright.training.checkpoint import load_checkpoint
+from segwright.training.distributed import World, is_sharded, world
+from segwright.training.dtensors import own
+from segwright.training.log import read_log
+from segwright.training.loop import Trainer
+from segwright.training.probe import probe_memory
+from segwright.training.shards import blocks
+
+COMMON: dict[str, Any] = {
+    "epochs": 1,
+    "phases": [{"until": 1.0, "size": (64, 96), "scale": (0.7, 1.3), "batch": 4}],
+    "freeze_bn": True,  # a batch norm's statistics are its own process's on a CPU
+    "native_logits": False,  # each process would draw its own pixels
+    "save_every_steps": 2,
+    "clip": 0.5,
+}
+CASES: dict[str, dict[str, Any]] = {
+    "adamw-ema": {"optimizer": "adamw", "ema": 0.8},
+    "muon-swa": {"optimizer": "muon", "ema": None, "swa": 0.4},
+    "sgd": {"optimizer": "sgd", "lr": 0.05, "ema": None},
+}
+
+
+def criterion(logits: Tensor, target: Tensor) -> Tensor:
+    """Divided by all pixels and not by the labelled ones: the mean over processes is then the mean over the batch."""
+    return F.cross_entropy(logits.float(), target, ignore_index=255, reduction="sum") / target.numel()
+
+
+def build(scenes: Dataset, folder: Path, peers: World, **changed: Any) -> Trainer:
+    run = trainer(scenes, folder, criterion, world=peers, **{**COMMON, **changed})
+    for module in run.model.modules():
+        if isinstance(module, nn.Dropout | nn.Dropout2d):
+            module.p = 0.0
+    return run
+
+
+def losses(folder: Path) -> list[float]:
+    return [record["loss"] for record in read_log(folder) if "loss" in record]
+
+
+def close(one: list[Tensor], other: list[Tensor]) -> None:
+    for a, b in zip(one, other, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4)
+
+
+def compare(scenes: Dataset, folder: Path, peers: World, changed: dict[str, Any]) -> None:
+    """The same curve and the same weights."""
+    alone = folder / f"alone{peers.rank}"
+    one = build(scenes, alone, World(), **changed)
+    one.fit()
+    run = build(scenes, folder / "shards", peers, shard=True, **changed)
+    assert is_sharded(run.model) and blocks(one.model), "sharded, in blocks and as a whole"
+    held = sum(own(parameter).numel() for parameter in run.model.parameters())
+    assert held < 0.7 * sum(parameter.numel() for parameter in one.model.parameters())
+    before = [own(parameter).clone() for parameter in run.model.parameters()]
+    probe_memory(run, (64, 96))
+    assert all(torch.equal(own(p), b) for p, b in zip(run.model.parameters(), before, strict=True))
+    run.fit()
+    if peers.is_first:
+        np.testing.assert_allclose(losses(folder / "shards"), losses(alone), rtol=1e-4)
+    close(list(run.evaluated_model().state_dict().values()), list(one.evaluated_model().state_dict().values()))
+    assert run.last_validation is not None and one.last_validation is not None
+    assert abs(run.last_validation.scores.pixel_accuracy - one.last_validation.scores.pixel_accuracy) < 0.005
+
+
+def hand_over(scenes: Dataset, folder: Path, peers: World, changed: dict[str, Any]) -> None:
+    """Killed in shards, resumed alone; killed alone, resumed in shards: the weights of a run that was never killed."""
+    one = build(scenes, folder / f"never{peers.rank}", World(), **changed)
+    one.fit()
+    killed = build(scenes, folder / "to-one", peers, shard=True, **changed)
+    kill_at(killed, 3)
+    with pytest.raises(Killed):
+        killed.fit()
+    peers.barrier()
+    if peers.is_first:
+        found = load_checkpoint(folder / "to-one" / "checkpoints")
+        assert found is not None and found.state["progress"]["step"] == 2
+        shapes = {name: tensor.shape for name, tensor in one.model.state_dict().items()}
+        assert all(found.tensors[f"model/{name}"].shape == shape for name, shape in shapes.items()), "whole"
+        again = build(scenes, folder / "to-one", World(), **changed)
+        again.fit(resume=True)
+        close(states(again), states(one))
+        killed = build(scenes, folder / "to-two", World(), **changed)
+        kill_at(killed, 3)
+        with pytest.raises(Killed):
+            killed.fit()
+    peers.barrier()
+    sharded = build(scenes, folder / "to-two", peers, shard=True, **changed)
+    sharded.fit(resume=True)
+    assert sharded.progress.step == one.progress.step
+    close(list(sharded.evaluated_model().state_dict().values()), list(one.evaluated_model().state_dict().values()))
+
+
+def main(folder: Path) -> None:
+    torch.set_num_threads(1)
+    scenes = open_dataset(folder / "street")
+    with world() as peers:
+        with pytest.raises(UsageError, match=r"torch\.compile"):
+            build(scenes, folder, peers, shard=True, compile=True)
+        with pytest.raises(UsageError, match="not tried"):
+            build(scenes, folder, peers, shard=True, optimizer="rprop")
+        for name, changed in CASES.items():
+            compare(scenes, folder / name, peers, changed)
+            if peers.is_first:
+                print(f"{name}: as one process", flush=True)
+        hand_over(scenes, folder / "resume", peers, CASES["adamw-ema"])
+        if peers.is_first:
+            print("handed over both ways", flush=True)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

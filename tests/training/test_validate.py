@@ -1,0 +1,141 @@
+"""Validation: shares that add up exactly, and memory that runs out without ending the run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from small_runs import trainer
+from torch import Tensor
+
+from segwright.data.dataset import Dataset, open_dataset
+from segwright.data.synthetic import write_street_scenes
+from segwright.errors import OutOfMemoryError
+from segwright.models.leannet import LeanNet
+from segwright.training.checkpoint import load_checkpoint
+from segwright.training.distributed import World
+from segwright.training.log import read_log
+from segwright.training.validate import Validator
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    return open_dataset(write_street_scenes(tmp_path_factory.mktemp("scenes"), train=4, val=5, test=1, size=(160, 256)))
+
+
+@pytest.fixture(scope="module")
+def model(scenes: Dataset) -> LeanNet:
+    torch.manual_seed(0)
+    return LeanNet(
+        classes=scenes.label_space.classes,
+        widths=(4, 8, 8, 8, 8),
+        decoder_channels=(4, 8, 8, 8),
+        depths=(0, 1, 1, 1, 1),
+    ).eval()
+
+
+@dataclass(frozen=True)
+class Part(World):
+    """One rank of several whose sums stay its own."""
+
+    sums: list[Any] = field(default_factory=list)
+
+    def sum(self, matrix: Any) -> Any:
+        self.sums.append(matrix)
+        return matrix
+
+    def mean(self, value: float) -> float:
+        self.sums.append(value)
+        return value
+
+
+def hungry(model: LeanNet, pixels: int, error: Callable[[], BaseException], monkeypatch: pytest.MonkeyPatch) -> None:
+    """From now on a forward pass over more than ``pixels`` runs out of memory."""
+    forward = LeanNet.forward_padded
+
+    def limited(self: LeanNet, x: Tensor) -> Any:
+        if x.shape[0] * x.shape[2] * x.shape[3] > pixels:
+            raise error()
+        return forward(self, x)
+
+    monkeypatch.setattr(LeanNet, "forward_padded", limited)
+
+
+@pytest.mark.parametrize("size", [2, 3])
+def test_the_shares_of_all_ranks_add_up_exactly(scenes: Dataset, model: LeanNet, size: int) -> None:
+    whole = Part()
+    Validator(scenes.val, CPU, None, whole)(model)
+    parts = [Part(rank, size) for rank in range(size)]
+    validators = [Validator(scenes.val, CPU, None, part) for part in parts]
+    lengths = [len(validator.indices) for validator in validators]
+    assert sum(lengths) == 5 and max(lengths) - min(lengths) <= 1
+    for validator in validators:
+        validator(model)
+    assert np.array_equal(sum(part.sums[0] for part in parts), whole.sums[0])
+    assert sum(part.sums[1] for part in parts) == pytest.approx(whole.sums[1], rel=1e-6)
+    assert sum(part.sums[2] for part in parts) == whole.sums[2]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [MemoryError, lambda: RuntimeError("DefaultCPUAllocator: not enough memory"), lambda: torch.OutOfMemoryError("x")],
+)
+def test_out_of_memory_takes_fewer_pictures_with_the_same_result(
+    scenes: Dataset, model: LeanNet, error: Callable[[], BaseException], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines: list[str] = []
+    before = Validator(scenes.val, CPU, None)(model)
+    hungry(model, 2 * 160 * 256, error, monkeypatch)
+    validator = Validator(scenes.val, CPU, None, say=lines.append)
+    found = validator(model)
+    assert found.predicted_pixels == before.predicted_pixels and found.scores.miou == before.scores.miou
+    assert found.loss == pytest.approx(before.loss, rel=1e-6)
+    assert lines == ["out of memory in validation: from now on 2 of 160×256 at a time"]
+    assert validator.window is None and validator.pixels == 2 * 160 * 256
+
+
+def test_a_picture_that_does_not_fit_is_seen_in_windows(
+    scenes: Dataset, model: LeanNet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = Validator(scenes.val, CPU, None)(model)
+    hungry(model, 128 * 128, MemoryError, monkeypatch)
+    lines: list[str] = []
+    found = Validator(scenes.val, CPU, None, say=lines.append)(model)
+    assert lines[-1] == "out of memory in validation: from now on in windows of 128×128"
+    assert sum(found.predicted_pixels) == sum(before.predicted_pixels), "every labelled pixel once"
+    assert found.loss == pytest.approx(before.loss, rel=0.05)
+    hungry(model, 32 * 32, MemoryError, monkeypatch)
+    with pytest.raises(OutOfMemoryError, match="validation does not fit"):
+        Validator(scenes.val, CPU, None)(model)
+
+
+def test_an_error_that_is_no_want_of_memory_passes_through(
+    scenes: Dataset, model: LeanNet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hungry(model, 0, lambda: RuntimeError("shapes differ"), monkeypatch)
+    with pytest.raises(RuntimeError, match="shapes differ"):
+        Validator(scenes.val, CPU, None)(model)
+
+
+def test_a_validation_that_fails_loses_no_training(
+    scenes: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = {"epochs": 1, "save_every_steps": None}
+    run = trainer(scenes, tmp_path, **settings)
+    assert run.validator is not None
+    monkeypatch.setattr(run.validator, "predicted", lambda *_: (_ for _ in ()).throw(OutOfMemoryError("no room")))
+    with pytest.raises(OutOfMemoryError):
+        run.fit()
+    found = load_checkpoint(tmp_path / "checkpoints")
+    assert found is not None and found.state["progress"]["step"] == run.progress.step > 0
+    again = trainer(scenes, tmp_path, **settings)
+    result = again.fit(resume=True)
+    assert result.finished and result.last_validation is not None and result.progress.step == run.progress.step
+    assert [r["epoch"] for r in read_log(tmp_path) if "val_miou" in r] == [1]
