@@ -21,6 +21,7 @@ h1{font-size:28px;line-height:1.2;margin:2px 0 6px;letter-spacing:-.01em;overflo
 h2{font-size:19px;margin:0 0 4px}
 h3{font-size:14px;margin:0 0 10px;font-weight:600;overflow-wrap:anywhere}
 p{margin:0 0 10px}
+a{color:var(--accent)}
 .kicker{color:var(--accent);font-weight:600;font-size:13px;margin:0}
 .lead,.note,.small{color:var(--soft)}
 .lead{margin:0 0 2px;overflow-wrap:anywhere}

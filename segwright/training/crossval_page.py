@@ -73,10 +73,11 @@ def _folds(found: CrossValidation) -> Markup:
     for fold in found.folds:
         low, high = fold.ci95
         span = "" if low != low else f"{100 * low:.1f} – {100 * high:.1f}"
-        report = fold.folder / "report.html"
-        link = pages.tag("a", "report", href=f"{fold.folder.name}/report.html") if report.exists() else ""
-        rows.append((fold.number, len(fold.counts), pages.bar(fold.miou, label=_percent(fold.miou)), span, link))
-    return pages.table(("fold", "pictures", "val mIoU", "95 %", ""), rows, numeric=(0, 1, 3))
+        name: Markup | str = f"fold {fold.number}"
+        if (fold.folder / "report.html").exists():
+            name = pages.tag("a", name, href=f"{fold.folder.name}/report.html")
+        rows.append((name, len(fold.counts), pages.bar(fold.miou, label=_percent(fold.miou)), span))
+    return pages.table(("", "pictures", "val mIoU", "95 %"), rows, numeric=(1, 3))
 
 
 def _curves(found: CrossValidation) -> Markup:
