@@ -143,7 +143,9 @@ def _smp(kind: str, classes: int, in_channels: int, arguments: dict[str, Any]) -
         ) from error
     arguments = {"encoder_weights": None, **arguments}
     module = smp.create_model(kind, in_channels=in_channels, classes=classes, **arguments)
-    return wrap(module, classes=classes, in_channels=in_channels)
+    # PAN halves its deepest feature three times more
+    minimum = 8 * int(arguments.get("encoder_output_stride", 16)) if kind.lower() == "pan" else 1
+    return wrap(module, classes=classes, in_channels=in_channels, minimum_size=minimum)
 
 
 def _transformers(kind: str, classes: int, in_channels: int, arguments: dict[str, Any]) -> ExternalModel:

@@ -206,8 +206,12 @@ def spread(count: int, kept: int) -> Tensor:
 
 
 def adapt_input_channels(weight: Tensor, channels: int) -> Tensor:
-    """A first convolution (O, 3, k, k) for another number of channels: repeated, and scaled so that a grey picture
-    spread over the channels gives the response it gave."""
+    """A first convolution (O, 3, k, k) for another number of channels: summed for one, else repeated in turn and scaled
+    by 3 ÷ ``channels``.
+
+    A grey picture spread over the channels gives the response it gave where they are one or a multiple of three, and
+    about that otherwise: the first colours then count once more than the others.
+    """
     if channels == weight.shape[1]:
         return weight
     if channels == 1:

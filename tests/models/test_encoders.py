@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 
 from segwright.errors import ModelError, UsageError, WeightsError
 from segwright.models import weights as weights_module
-from segwright.models.catalog import create_encoder, create_model
+from segwright.models.catalog import CATALOG, create_encoder, create_model
 from segwright.models.encoders import TimmEncoder
 from segwright.models.weights import encoder_weights, reachable, read_state_dict, torchvision_weights
 
@@ -31,11 +31,65 @@ def test_features_lie_at_their_strides(name: str) -> None:
     assert encoder.output_stride == 32
 
 
+@pytest.mark.parametrize("name", [TINY, "test_convnext", "test_efficientnet", "mobilenetv3_small_050"])
 @pytest.mark.parametrize("output_stride", [8, 16])
-def test_dilation_keeps_names_and_lowers_the_stride(output_stride: int) -> None:
-    encoder = TimmEncoder(TINY, output_stride=output_stride)
+def test_dilation_keeps_names_and_lowers_the_stride(name: str, output_stride: int) -> None:
+    encoder = TimmEncoder(name, output_stride=output_stride)
     assert encoder.output_stride == output_stride
-    assert encoder(torch.zeros(1, 3, 64, 64))[32].shape[-1] == 64 // output_stride
+    features = encoder.eval()(torch.zeros(1, 3, 64, 64))
+    assert features[32].shape[-1] == 64 // output_stride
+    assert {stride: 64 // feature.shape[-1] for stride, feature in features.items()} == encoder.reductions
+    assert [p.shape for p in encoder.parameters()] == [p.shape for p in TimmEncoder(name).parameters()]
+
+
+@pytest.mark.parametrize("output_stride", [8, 16])
+def test_a_dilated_network_computes_what_the_strided_one_did(output_stride: int) -> None:
+    """À trous: between the places of the coarse grid there are new values, on it the old ones stay (no padding counts).
+
+    Holds for plain ResNets: nothing in them looks at the whole picture, and no shortcut pools.
+    """
+    torch.manual_seed(0)
+    strided, dilated = TimmEncoder("resnet18").eval(), TimmEncoder("resnet18", output_stride=output_stride).eval()
+    dilated.load_state_dict(strided.state_dict())
+    step = 32 // output_stride
+    x = torch.rand(1, 3, 96, 128)
+    with torch.no_grad():
+        coarse, fine = strided(x)[32], dilated(x)[32]
+    assert fine.std() > 0
+    torch.testing.assert_close(fine[..., ::step, ::step], coarse, atol=1e-4 * float(coarse.std()), rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", [TINY, "test_convnext", "test_efficientnet", "test_byobnet"])
+@pytest.mark.parametrize("channels", [1, 2, 4, 6])
+def test_pretrained_first_convolutions_are_adapted(name: str, channels: int, tmp_path: Path) -> None:
+    """Nothing is thrown away: summed for one channel, else repeated in turn and scaled by 3 ÷ channels."""
+    source = timm.create_model(name)
+    save_file(source.state_dict(), tmp_path / "model.safetensors")
+    plain, adapted = (
+        TimmEncoder(name, in_channels=count, weights_file=tmp_path / "model.safetensors").eval()
+        for count in (3, channels)
+    )
+    first, ours = (next(p for p in e.parameters() if p.ndim == 4) for e in (plain, adapted))
+    expected = (
+        first.sum(1, keepdim=True) if channels == 1 else first[:, [i % 3 for i in range(channels)]] * 3 / channels
+    )
+    torch.testing.assert_close(ours, expected)
+    if channels in (1, 6):  # a grey picture spread over the channels gives exactly what it gave
+        grey = torch.rand(1, 1, 64, 64)
+        with torch.no_grad():
+            found, before = (e(grey.expand(-1, e.in_channels, -1, -1))[32] for e in (adapted, plain))
+        torch.testing.assert_close(found, before, atol=1e-4, rtol=1e-3)
+
+
+@pytest.mark.parametrize("name", [n for n, entry in CATALOG.items() if entry.encoder and not entry.torchvision])
+def test_every_network_asks_for_stages_its_encoder_has_at_any_output_stride(name: str) -> None:
+    """8, 16 and 32 where the encoder can be dilated, and each answers at the picture's size."""
+    for output_stride in (8, 16, 32):
+        with torch.device("meta"):
+            model = create_model(name, classes=3, encoder=TINY, weights=None, output_stride=output_stride).eval()
+            output = model(torch.empty(1, 70, 90, 3, dtype=torch.uint8))
+        assert model.encoder.output_stride == output_stride
+        assert output.logits.shape == (1, 3, 70, 90)
 
 
 def test_networks_that_cannot_be_dilated_say_so() -> None:

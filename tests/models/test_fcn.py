@@ -159,6 +159,17 @@ def test_staged_training_starts_where_the_coarser_net_stopped() -> None:
         coarse.start_from(fine)
 
 
+def test_at_once_scales() -> None:
+    assert AT_ONCE_SCALES == (0.01, 0.0001)
+    plain, scaled = tiny(), tiny(skip_scales=AT_ONCE_SCALES)
+    arithmetic_weights(plain)
+    arithmetic_weights(scaled)
+    with torch.no_grad():  # the same as scaling the score layers' weights
+        for layer, factor in ((plain.score_pool4, 0.01), (plain.score_pool3, 0.0001)):
+            layer.weight.mul_(factor)
+        torch.testing.assert_close(scaled(picture(20, 31)).logits, plain(picture(20, 31)).logits, atol=1e-5, rtol=1e-4)
+
+
 def test_caffe_pixels_are_bgr_minus_mean() -> None:
     image = torch.tensor([10, 20, 30], dtype=torch.uint8).reshape(1, 1, 1, 3)
     got = tiny(pixels="caffe").normalize(image).flatten()

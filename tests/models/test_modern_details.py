@@ -96,6 +96,7 @@ def test_each_bin_sees_its_own_share_of_the_picture() -> None:
 def test_pspnet_sees_the_whole_picture_only_through_its_pyramid() -> None:
     torch.manual_seed(0)
     model = create_model("pspnet", classes=2, encoder="test_resnet", weights=None, channels=8, bin_channels=8).eval()
+    assert [branch.bins for branch in model.pyramid.branches] == [1, 2, 3, 6]
     feature = torch.randn(1, model.encoder.channels[32], 24, 24)
     with_bins = seen_by(lambda x: model.fuse(model.pyramid(x)), tuple(feature.shape), 0, 0)
     assert with_bins.all()
