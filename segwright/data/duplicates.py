@@ -28,19 +28,29 @@ def find_pairs(
     hashes: npt.NDArray[np.uint64],
     crcs: npt.NDArray[np.uint32],
     thumbs: npt.NDArray[np.float16],
+    parts: npt.NDArray[np.int64] | None = None,
 ) -> list[Pair]:
     """Pairs of near-duplicates among N pictures.
 
     ``thumbs`` are N×256, zero mean and unit length; a row of zeros (a flat or unreadable picture) pairs with none.
-    Up to :data:`WHOLE` pictures the search is exhaustive; beyond, a pair must agree in one quarter of the hash.
+    Up to :data:`WHOLE` pictures the search is exhaustive; beyond, a pair must agree in one quarter of the hash. Of
+    equal pictures in one part (``parts``, N numbers: the split; one for all if None) each pairs with the first alone,
+    which stands for them in all other pairs: a thousand copies are a thousand pairs, and not half a million.
     """
-    usable = np.flatnonzero(np.abs(thumbs).sum(axis=1) > 0)
-    pairs: dict[tuple[int, int], Pair] = {}
-    for a, b in _candidates(hashes[usable]):
-        first, second = usable[a], usable[b]
-        alike = (thumbs[first].astype(np.float32) * thumbs[second].astype(np.float32)).sum(axis=1)
+    usable = np.flatnonzero(np.abs(thumbs).max(axis=1) > 0) if len(thumbs) else np.zeros(0, np.intp)
+    keys = np.stack([hashes[usable], crcs[usable], (np.zeros(len(hashes)) if parts is None else parts)[usable]])
+    _, first, group = np.unique(keys.astype(np.uint64), axis=1, return_index=True, return_inverse=True)
+    leaders = usable[np.sort(first)]
+    owner = usable[first][np.ravel(group)]
+    pairs = {}
+    for copy in np.flatnonzero(owner != usable).tolist():
+        key = (int(owner[copy]), int(usable[copy]))
+        pairs[key] = Pair(*key, True, 1.0)
+    for a, b in _candidates(hashes[leaders]):
+        one, other = leaders[a], leaders[b]
+        alike = (thumbs[one].astype(np.float32) * thumbs[other].astype(np.float32)).sum(axis=1)
         for i in np.flatnonzero(alike >= ALIKE).tolist():
-            key = (int(min(first[i], second[i])), int(max(first[i], second[i])))
+            key = (int(min(one[i], other[i])), int(max(one[i], other[i])))
             exact = bool(crcs[key[0]] == crcs[key[1]] and hashes[key[0]] == hashes[key[1]])
             pairs[key] = Pair(*key, exact, float(alike[i]))
     return [pairs[key] for key in sorted(pairs)]

@@ -27,7 +27,8 @@ from segwright.types import IGNORE_INDEX
 
 THUMB = 16  # side of the thumbnail that confirms what the hash proposes
 REGION_SIDE = 384  # regions are found at no more than this size: only their rough extent counts
-REGIONS_A_CLASS = 3  # the largest of each class are kept for the search of suspicious labels
+REGIONS_A_CLASS = 3  # the largest of each class are kept for the search of suspicious labels,
+SMALLEST = 0.004  # and of those what is no smaller than this share of the picture
 SIZE_BINS = 48  # of region sizes: quarter octaves of the square root of the area
 FLAT = 2.0  # grey levels of spread below which a picture shows nothing
 
@@ -284,12 +285,12 @@ def _describe_labels(image: UInt8Array | None, labels: UInt8Array, classes: int,
     for index in np.flatnonzero(np.bincount(small.ravel(), minlength=256)[:classes]).tolist():
         _, marks, stats, centres = cv2.connectedComponentsWithStats((small == index).view(np.uint8), connectivity=8)
         areas = stats[1:, cv2.CC_STAT_AREA]
-        octaves = np.log2(np.sqrt(areas.astype(np.float64)) * step) * 4
-        sizes[index] += np.bincount(octaves.astype(np.intp).clip(0, SIZE_BINS - 1), minlength=SIZE_BINS).astype(
-            np.int32
-        )
+        octaves = (np.log2(np.sqrt(areas.astype(np.float64)) * step) * 4).astype(np.intp)
+        sizes[index] += np.bincount(np.minimum(octaves, SIZE_BINS - 1), minlength=SIZE_BINS).astype(np.int32)
         if picture is not None:
             for part in (np.argsort(-areas, kind="stable")[:REGIONS_A_CLASS] + 1).tolist():
+                if stats[part, cv2.CC_STAT_AREA] < SMALLEST * marks.size:
+                    break
                 rows.append((index, *_region(picture, marks, stats[part], centres[part], part)))
     found.region_sizes = sizes
     found.regions = np.array(rows, np.float32).reshape(-1, 11)
@@ -307,7 +308,7 @@ def _region(
     return (
         area / marks.size,
         *mean.ravel().tolist(),
-        float(spread.mean()),
+        float(sum(spread[:, 0])) / 3,
         float(centre[1]) / full_height,
         float(centre[0]) / full_width,
         top / full_height,

@@ -35,7 +35,9 @@ def judge(
     prints: Mapping[str, Fingerprint],
 ) -> tuple[list[Problem], list[Suspect]]:
     """All findings, and the suspicious regions that one of them is about."""
-    pairs = find_pairs(totals.hashes, totals.crcs, totals.thumbs)
+    memberships = {names: number for number, names in enumerate(dict.fromkeys(map(tuple, member)))}
+    parts = np.array([memberships[tuple(names)] for names in member], np.int64)
+    pairs = find_pairs(totals.hashes, totals.crcs, totals.thumbs, parts)
     suspects = rank(*totals.regions(), len(overall.class_names))[:MOST_SUSPECTS]
     problems = [
         *(problem for problem in dataset.problems if problem.kind not in PAIRING),

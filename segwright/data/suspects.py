@@ -13,7 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-SMALLEST = 0.004  # share of the picture
+from segwright.data.examine import SMALLEST
+
 LEAST_PICTURES = 10  # fewer say little of what is usual
 NEIGHBOURS = 3  # so many regions must agree, in other pictures
 FAR = 1.5  # distance to the own class, in the units below, from which a region is odd

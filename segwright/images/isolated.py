@@ -9,12 +9,14 @@ the decoders' C code prints comes back with the result instead of landing on som
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import pickle
 import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
@@ -25,6 +27,7 @@ from segwright.errors import ImageReadError
 from segwright.images.headers import DEFAULT_LIMITS, Limits, UInt8Array
 
 TIMEOUT = 120.0  # seconds for one file; the slowest honest ones take ten
+WATCH = 0.2  # seconds between two looks at who is late
 SAID = 4000  # characters of a child's stderr that are kept for one file
 
 Item = TypeVar("Item")
@@ -159,20 +162,15 @@ class _Child:
             stderr=self.stderr,
             env=environment,
         )
-        self.started = False
+        self.started = self.late = self.stopped = False
+        self.deadline = math.inf
         self.setup = setup
+        _watch(self)
 
     def ask(self, item: Any, timeout: float) -> Outcome[Any, Any]:
         assert self.process.stdin is not None and self.process.stdout is not None
-        late = threading.Event()
-
-        def give_up() -> None:
-            late.set()
-            self.process.kill()
-
-        watch = threading.Timer(timeout if self.started else timeout + 60, give_up)
-        watch.daemon = True
-        watch.start()
+        # One watch for all items: a thread that is started for each costs as much as decoding a small picture.
+        self.deadline = time.monotonic() + (timeout if self.started else timeout + 60)
         try:
             if not self.started:
                 _send(self.process.stdin, self.setup)
@@ -182,12 +180,12 @@ class _Child:
         except (OSError, EOFError):
             answer = None
         finally:
-            watch.cancel()
+            self.deadline = math.inf
         said = self._said()
         if answer is None:
             code = self.process.wait()
             how = f"killed by signal {-code}" if code < 0 else f"exit code {code}"
-            died = f"no answer within {timeout:.0f} s" if late.is_set() else how
+            died = f"no answer within {timeout:.0f} s" if self.late else how
             return Outcome(item, died=died, said=said)
         good, value = pickle.loads(answer)
         return Outcome(item, result=value, said=said) if good else Outcome(item, error=value, said=said)
@@ -200,6 +198,7 @@ class _Child:
         return text
 
     def stop(self) -> None:
+        self.stopped = True
         for pipe in (self.process.stdin, self.process.stdout):
             if pipe is not None:
                 with contextlib.suppress(OSError):
@@ -210,6 +209,31 @@ class _Child:
             self.process.kill()
             self.process.wait()
         self.stderr.close()
+
+
+_watched: set[_Child] = set()
+_watching = threading.Lock()
+
+
+def _watch(child: _Child) -> None:
+    """Have the child killed when its deadline passes; one thread does that for all, as long as there are any."""
+    with _watching:
+        _watched.add(child)
+        if len(_watched) == 1:
+            threading.Thread(target=_kill_late, name="isolated-watch", daemon=True).start()
+
+
+def _kill_late() -> None:
+    while True:
+        with _watching:
+            for child in _watched:
+                if time.monotonic() > child.deadline:
+                    child.late = True
+                    child.process.kill()
+            _watched.difference_update([child for child in _watched if child.stopped])
+            if not _watched:
+                return
+        time.sleep(WATCH)
 
 
 def _send(pipe: IO[bytes], data: bytes) -> None:

@@ -22,6 +22,7 @@ import pytest
 from PIL import Image
 
 from segwright.data.dataset import open_dataset
+from segwright.data.duplicates import find_pairs
 from segwright.data.fingerprint import Fingerprint, class_pixels, fingerprint
 from segwright.data.inspect import CheckResult, inspect_dataset, inspect_path
 from segwright.data.street import draw_street
@@ -428,3 +429,22 @@ def test_real_data_has_no_errors(name: str) -> None:
         data.given = {split: tuple(records)[::12] for split, records in data.given.items()}
     result = inspect_dataset(data)
     assert result.errors == ()
+
+
+def test_copies_of_copies_do_not_multiply() -> None:
+    """A thousand equal pictures are a thousand pairs, not half a million; every other split still meets them."""
+    count = 3000
+    rng = np.random.default_rng(0)
+    thumbs = rng.normal(size=(count, 256)).astype(np.float32)
+    thumbs -= thumbs.mean(axis=1, keepdims=True)
+    thumbs /= np.linalg.norm(thumbs, axis=1, keepdims=True)
+    hashes = rng.integers(0, 2**63, count).astype(np.uint64)
+    crcs = rng.integers(0, 2**32, count).astype(np.uint32)
+    thumbs[:1000], hashes[:1000], crcs[:1000] = thumbs[0], hashes[0], crcs[0]
+    parts = np.zeros(count, np.int64)
+    parts[900:] = 1
+    pairs = find_pairs(hashes, crcs, thumbs.astype(np.float16), parts)
+    assert len(pairs) == 899 + 99 + 1 and all(pair.exact for pair in pairs)
+    assert [(pair.first, pair.second) for pair in pairs if parts[pair.first] != parts[pair.second]] == [(0, 900)]
+    assert len(find_pairs(hashes, crcs, thumbs.astype(np.float16))) == 999
+    assert find_pairs(hashes[:0], crcs[:0], thumbs[:0].astype(np.float16)) == []
