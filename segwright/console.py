@@ -97,10 +97,13 @@ class _Plain:
     def __init__(self, title: str, total: int | None) -> None:
         self.started = self.last = time.monotonic()
         self.title, self.total, self.done = title, total, 0
+        self.begun = 0
 
     def advance(self, count: int) -> None:
         self.done += count
         now = time.monotonic()
+        if not self.begun:  # starting up (processes, caches) is no measure of what follows
+            self.started, self.begun = now, self.done
         if now - self.last >= PLAIN_INTERVAL:
             self.last = now
             print(self.line(now), file=sys.stderr, flush=True)
@@ -108,7 +111,9 @@ class _Plain:
     def line(self, now: float) -> str:
         if not self.total:
             return f"{self.title}: {self.done}"
-        left = (now - self.started) / max(self.done, 1) * (self.total - self.done)
+        if self.done <= self.begun:
+            return f"{self.title}: {self.done}/{self.total}"
+        left = (now - self.started) / (self.done - self.begun) * (self.total - self.done)
         return f"{self.title}: {self.done}/{self.total}, {duration(left)} left"
 
     def close(self) -> None:

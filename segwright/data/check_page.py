@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,22 +12,26 @@ import numpy.typing as npt
 
 from segwright import pages
 from segwright.data.check_text import describe, printable
+from segwright.data.drawing import BACKGROUND_NAMES
 from segwright.data.fingerprint import Fingerprint
 from segwright.data.inspect import CheckResult
 from segwright.data.records import Dataset, Problem, Record
 from segwright.data.suspects import Suspect
 from segwright.errors import SegwrightError
 from segwright.images import UInt8Array
-from segwright.types import blend
+from segwright.types import Colour, LabelSpace, blend, distinct_colours
 
 SAMPLES = 12
 SHOWN = 4  # pictures a finding
 FILES = 40  # file names a finding
+PALE = 200  # a colour with no channel darker
 RED = np.array([235, 40, 40], np.uint8)
 # Files behind these findings have defeated a decoder, or are no pictures: they are named, not opened.
 UNSAFE = frozenset(
     {"truncated file", "bomb-sized file", "disguised file", "empty file", "unreadable file", "kills the decoder"}
 )
+FEW = 6  # classes that never occur are listed by name beyond so many, and not in rows of zeros
+COMMAND = re.compile(r"(?:segwright|exiftool|rio|gdal\w+|sed|mv|ffmpeg|git|pip) ")
 KINDS = {"error": "bad", "warning": "warn", "note": "note"}
 
 
@@ -81,7 +86,10 @@ def _finding(problem: Problem, result: CheckResult, by_file: dict[str, Record]) 
         pages.paragraph(pages.tag("strong", f"{problem.severity}: "), problem.message, kind=KINDS[problem.severity])
     ]
     if problem.fix:
-        parts.append(pages.paragraph(pages.tag("strong", "Fix: "), pages.tag("code", problem.fix)))
+        command = COMMAND.match(problem.fix) is not None
+        parts.append(
+            pages.paragraph(pages.tag("strong", "Fix: "), pages.tag("code" if command else "span", problem.fix))
+        )
     thumbs = [] if problem.kind in UNSAFE else _thumbnails(problem, result, by_file)
     if thumbs:
         parts.append(pages.tag("div", *thumbs, class_="strip"))
@@ -128,7 +136,9 @@ def _draw(dataset: Dataset, record: Record, suspect: Suspect | None = None) -> U
     try:
         mask = dataset.reader.mask(record)
         if mask is not None and mask.shape == image.shape[:2]:
-            image = blend(image, dataset.label_space.palette()[mask], 0.5)
+            palette = np.zeros((256, 3), np.uint8)
+            palette[: len(dataset.label_space)] = shown_colours(dataset.label_space)
+            image = blend(image, palette[mask], 0.5)
     except SegwrightError:
         image = _mark_stray(dataset, record, image)
     if suspect is not None:
@@ -139,6 +149,21 @@ def _draw(dataset: Dataset, record: Record, suspect: Suspect | None = None) -> U
         cv2.circle(image, centre, radius, (255, 255, 255), thick + 2)
         cv2.circle(image, centre, radius, (235, 40, 40), thick)
     return image
+
+
+def shown_colours(space: LabelSpace) -> tuple[Colour, ...]:
+    """The classes' colours for drawing over pictures: a background leaves the picture as it is (black), and what is so
+    pale or so grey that it would only wash a picture out gets a colour of its own."""
+    own = distinct_colours(len(space))
+    shown = []
+    for index, (name, colour) in enumerate(zip(space.names, space.colours, strict=True)):
+        if name.strip().lower() in BACKGROUND_NAMES:
+            shown.append((0, 0, 0))
+        elif min(colour) >= PALE or not any(colour):
+            shown.append(own[index])
+        else:
+            shown.append(colour)
+    return tuple(shown)
 
 
 def _mark_stray(dataset: Dataset, record: Record, image: UInt8Array) -> UInt8Array:
@@ -164,12 +189,16 @@ def _rgb(image: UInt8Array) -> UInt8Array:
 
 def _classes(result: CheckResult, found: Fingerprint) -> pages.Markup:
     assert result.dataset is not None
-    colours = result.dataset.label_space.colours
+    colours = shown_colours(result.dataset.label_space)
+    absent = [name for name, pixels in zip(found.class_names, found.class_pixels, strict=True) if not pixels]
+    absent = absent if len(absent) > FEW else []
     most = max(max(found.class_shares), 1e-9)
     parts = [name for name, one in result.by_split.items() if one.labelled]
     compare = parts if len(parts) > 1 else []
     rows = []
     for index, name in enumerate(found.class_names):
+        if name in absent:
+            continue
         share, scale = found.class_shares[index], found.scales[index]
         row: list[object] = [
             pages.join((pages.swatch(colours[index]), name)),
@@ -179,12 +208,15 @@ def _classes(result: CheckResult, found: Fingerprint) -> pages.Markup:
         ]
         row += [f"{100 * result.by_split[part].class_shares[index]:.2f} %" for part in compare]
         rows.append(row)
-    headers = ["class", "share of the labelled pixels", "pictures", "region size, px", *compare]
+    headers = ["class", "share of the labelled pixels", "pictures", "region size, px: 10 – 50 – 90 %", *compare]
     numeric = range(2, len(headers))
     body: list[object] = [pages.table(headers, rows, numeric=list(numeric))]
+    if absent:
+        listed = ", ".join(absent)
+        body.append(pages.paragraph(f"{len(absent)} classes never occur: {listed}.", kind="note"))
     if 1 < len(found.class_names) <= 40:
         body.append(pages.details("Which classes occur together", _together(found)))
-    note = "Region size: the square root of the area of connected regions (a region counts by its size): 10, 50, 90 %."
+    note = "Region size: the square root of a connected region's area. A region counts by its size."
     return pages.section("Classes", *body, note=note)
 
 
@@ -204,13 +236,16 @@ def _sizes(found: Fingerprint) -> pages.Markup:
     if found.same_size:
         text = f"All pictures are {found.width[0]} wide and {found.height[0]} high."
         return pages.section("Sizes", pages.paragraph(text))
-    series = [pages.Series("pictures", [w for _, w, _ in found.sizes], [h for h, _, _ in found.sizes])]
     rows = [(f"{h}×{w}", n, f"{w / h:.2f}") for h, w, n in found.sizes]
+    listing = pages.table(["height×width", "pictures", "width / height"], rows, numeric=[1, 2])
+    if len({(h, w) for h, w, _ in found.sizes}) < 4:  # so few points are no picture of anything
+        return pages.section("Sizes", pages.card(listing))
+    series = [pages.Series("pictures", [w for _, w, _ in found.sizes], [h for h, _, _ in found.sizes])]
     return pages.section(
         "Sizes",
         pages.grid(
             pages.card(pages.scatter_chart(series, x_label="width", y_label="height"), title="Height by width, pixels"),
-            pages.card(pages.table(["height×width", "pictures", "width / height"], rows, numeric=[1, 2])),
+            pages.card(listing),
         ),
         note="The most frequent sizes.",
     )
@@ -228,5 +263,7 @@ def _samples(result: CheckResult) -> pages.Markup:
         if drawn is not None:
             figures.append(pages.figure(pages.encode_thumbnail(drawn, 320), printable(usable[place].id)))
     space = result.dataset.label_space
-    legend = pages.legend(list(zip(space.names, space.colours, strict=True))[:60])
+    occurring = result.fingerprint.class_pixels if result.fingerprint is not None else ()
+    named = zip(space.names, shown_colours(space), occurring, strict=True)
+    legend = pages.legend([(name, colour) for name, colour, pixels in named if pixels and any(colour)][:60])
     return pages.section("Samples", legend, pages.tag("div", *figures, class_="strip"))

@@ -16,6 +16,7 @@ from segwright.data.records import Problem
 
 FILES_SHOWN = 4
 BAR = 24
+FEW = 6  # more classes than this that never occur are a line, and not rows of zeros
 STYLES = {"error": "bold red", "warning": "yellow", "note": "cyan"}
 
 
@@ -77,7 +78,10 @@ def _classes(result: CheckResult) -> Table:
     for name in compare:
         table.add_column(escape(name), justify="right")
     most = max(max(found.class_shares), 1e-9)
+    absent = sum(not pixels for pixels in found.class_pixels)
     for index, name in enumerate(found.class_names):
+        if absent > FEW and not found.class_pixels[index]:
+            continue  # a finding names them
         share, scale = found.class_shares[index], found.scales[index]
         table.add_row(
             escape(name),
@@ -87,6 +91,8 @@ def _classes(result: CheckResult) -> Table:
             f"{scale.median:.0f} px" if scale else "-",
             *(f"{100 * result.by_split[part].class_shares[index]:.2f} %" for part in compare),
         )
+    if absent > FEW:
+        table.add_row(f"… and {absent} classes that never occur")
     return table
 
 

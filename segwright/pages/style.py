@@ -52,7 +52,7 @@ tbody tr:last-child td,tbody tr:last-child th{border-bottom:0}
 .wrap{white-space:normal;min-width:16ch;display:inline-block;overflow-wrap:anywhere}
 .swatch{display:inline-block;width:13px;height:13px;border-radius:3px;margin-right:8px;vertical-align:-1px;
 box-shadow:inset 0 0 0 1px rgba(128,128,128,.45)}
-.legend{list-style:none;margin:6px 0 0;padding:0;display:flex;flex-wrap:wrap;gap:5px 16px;font-size:13px;
+.legend{list-style:none;margin:6px 0 12px;padding:0;display:flex;flex-wrap:wrap;gap:5px 16px;font-size:13px;
 color:var(--soft)}
 .key{display:inline-block;width:16px;height:3px;border-radius:2px;margin-right:7px;vertical-align:3px}
 .bar{display:flex;align-items:center;gap:10px;min-width:150px}

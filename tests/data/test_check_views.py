@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from segwright.data.check_page import write_check_page
+from segwright.data.check_page import shown_colours, write_check_page
 from segwright.data.check_text import render_check, shown_files
 from segwright.data.inspect import CheckResult, inspect_path
 from segwright.data.synthetic import write_street_scenes
 from segwright.images import read_mask, write_bytes, write_mask
+from segwright.types import LabelSpace
 
 
 @pytest.fixture(scope="module")
@@ -81,3 +82,24 @@ def test_stray_pixels_are_marked_on_the_page(result: CheckResult) -> None:
     assert drawn is not None
     assert np.array_equal(np.unique(drawn[:9].reshape(-1, 3), axis=0), [RED])
     assert not (drawn[9:] == RED).all(axis=2).any()
+
+
+def test_colours_show_on_pictures() -> None:
+    """Black on white masks would leave the picture as it is; a background keeps it on purpose."""
+    space = LabelSpace(("background", "cell"), ((0, 0, 0), (255, 255, 255)))
+    background, cell = shown_colours(space)
+    assert background == (0, 0, 0) and max(cell) - min(cell) > 100
+    red = (200, 30, 30)
+    assert shown_colours(LabelSpace(("_background_", "car"), ((9, 200, 9), red))) == ((0, 0, 0), red)
+    assert any(shown_colours(LabelSpace(("road", "car"), ((0, 0, 0), red)))[0]), "a class that is black in its list"
+
+
+def test_classes_that_never_occur_are_one_line(tmp_path: Path) -> None:
+    root = write_street_scenes(tmp_path / "set", train=3, val=0, test=0, size=(64, 64))
+    with open(root / "classes.txt", "a") as file:
+        file.writelines(f"never{i} {i} 7 {i}\n" for i in range(20))
+    many = inspect_path(root, workers=0)
+    shown = text(many)
+    assert "20 classes that never occur" in shown and "never7" not in shown.split("warning")[0]
+    page = write_check_page(many, tmp_path / "check.html").read_text()
+    assert page.count("never7") <= 3 and "20 classes never occur" in page
