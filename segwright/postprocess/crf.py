@@ -22,8 +22,9 @@ import numpy as np
 
 from segwright.errors import PostprocessError
 from segwright.postprocess.meanfield import CLIP, Term, mean_field
-from segwright.postprocess.permutohedral import Float32Array, Lattice, UInt8Array, Workers, build_lattice, ones_filtered
-from segwright.postprocess.permutohedral import workers as start_workers
+from segwright.postprocess.permutohedral import Float32Array, Lattice, UInt8Array, build_lattice, ones_filtered
+from segwright.postprocess.workers import Workers
+from segwright.postprocess.workers import workers as start_workers
 
 if TYPE_CHECKING:
     import torch
@@ -105,7 +106,7 @@ class DenseCRF:
         height, width = image.shape[:2]
         if height * width <= self.tile_pixels:
             return self._whole(image, np.ascontiguousarray(probabilities, dtype=np.float32))
-        overlap = self._overlap()
+        overlap = min(self.reach, math.isqrt(self.tile_pixels) // 2)
         side = max(math.isqrt(self.tile_pixels), 2 * overlap)
         result = np.zeros(probabilities.shape, np.float32)
         for rows, row_weights in tile_axis(height, side, overlap):
@@ -116,12 +117,11 @@ class DenseCRF:
                 result[:, rows, columns] += marginals
         return result
 
-    def _overlap(self) -> int:
-        """How far tiles overlap: twice the reach of the kernels, but at most half a tile's side."""
-        reach = max(
-            self.appearance[1] if self.appearance[0] else 0.0, self.smoothness[1] if self.smoothness[0] else 0.0
-        )
-        return min(math.ceil(2 * reach), math.isqrt(self.tile_pixels) // 2)
+    @property
+    def reach(self) -> int:
+        """How many pixels around it a pixel's answer depends on: twice the wider kernel's standard deviation."""
+        (w2, sigma_gamma), (w1, sigma_alpha, _) = self.smoothness, self.appearance
+        return math.ceil(2 * max(sigma_alpha if w1 else 0.0, sigma_gamma if w2 else 0.0))
 
     def _whole(self, image: UInt8Array, probabilities: Float32Array) -> Float32Array:
         classes, height, width = probabilities.shape

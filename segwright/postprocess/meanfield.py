@@ -33,8 +33,10 @@ from segwright.postprocess.lanes import (
     total,
     width_for,
 )
-from segwright.postprocess.permutohedral import Float32Array, Int32Array, Lattice, Workers, add_rows, blur
+from segwright.postprocess.permutohedral import Float32Array, Int32Array, Lattice, add_rows, blur
+from segwright.postprocess.workers import Workers
 
+BLOCK = 16  # pixels that go through one stage of a pass together; their distributions stay in the first cache
 CLIP = 1e-5  # probabilities below are raised to it: -log 0 would silence every message
 
 
@@ -50,12 +52,14 @@ class Term:
 
 @dataclass
 class _Field:
-    """A term with its values on the lattice: what is being splatted, and what is sliced from."""
+    """A term with its values on the lattice: what each thread splats into, and what is sliced from.
+
+    Each flat, (vertices + 1) · row; the buffers change places as the blur goes to and fro between them.
+    """
 
     term: Term
-    splat: Float32Array  # flat, (parts · (vertices + 1) · row)
-    sliced: Float32Array  # flat, ((vertices + 1) · row)
-    stride: int
+    splats: list[Float32Array]
+    sliced: Float32Array
 
 
 def mean_field(
@@ -88,63 +92,60 @@ def mean_field(
             ],
         )  # fmt: skip
         if iteration < iterations:
-            for field in fields:
-                _spread(field, row, width, len(ranges), team)
+            _spread(fields, row, width, team)
     return result, smallest, deviation
 
 
 def _field(term: Term, row: int, parts: int) -> _Field:
-    stride = (term.lattice.vertices + 1) * row
-    return _Field(term, aligned_zeros(parts * stride), aligned_zeros(stride), stride)
+    size = (term.lattice.vertices + 1) * row
+    return _Field(term, [aligned_zeros(size) for _ in range(parts)], aligned_zeros(size))
 
 
 def _arguments(field: _Field, part: int) -> tuple[object, ...]:
     term = field.term
     return (
         term.lattice.corners, term.lattice.weights, form(term.lattice.dimensions + 1), term.norm,
-        np.float32(term.strength), term.symmetric, field.sliced, field.splat[part * field.stride :][: field.stride],
+        np.float32(term.strength), term.symmetric, field.sliced, field.splats[part],
     )  # fmt: skip
 
 
-def _spread(field: _Field, row: int, width: int, parts: int, team: Workers) -> None:
+def _spread(fields: list[_Field], row: int, width: int, team: Workers) -> None:
     """Sum what the threads splatted and blur it; ready to be sliced."""
-    if parts > 1:
-        for_each = team.ranges(0, field.stride // width, smallest=16384)
-        team.run(
-            add_rows,
-            [(field.splat, parts, field.stride, form(width), low * width, high * width) for low, high in for_each],
-        )
-    first = field.splat[: field.stride]
-    done, _ = blur(field.term.lattice, first, field.sliced, row, width, team)
-    if done is not field.sliced:  # an even number of directions ends where it began
-        field.sliced[:] = done
-    field.splat[: field.stride] = 0.0
+    for field in fields:
+        size = field.sliced.size // width
+        ranges = [(low * width, high * width) for low, high in team.ranges(0, size, smallest=16384)]
+        for other in field.splats[1:]:
+            team.run(add_rows, [(field.splats[0], other, form(width), low, high) for low, high in ranges])
+    blurred, spare = [field.splats[0] for field in fields], [field.sliced for field in fields]
+    blur([field.term.lattice for field in fields], blurred, spare, row, width, team)
+    for field, result, other in zip(fields, blurred, spare, strict=True):
+        field.sliced, field.splats[0] = result, other
 
 
 @kernel
 def _take_in(probabilities: Float32Array, factors: Float32Array, row: int, first: int, last: int) -> tuple[Any, Any]:
-    """(K, n) to (n, row), clipped; returns the smallest value and the largest |sum - 1|."""
-    classes = probabilities.shape[0]
-    smallest, deviation, missing = np.float32(np.inf), np.float32(0.0), False
-    for pixel in range(first, last):
-        summed = np.float32(0.0)
+    """(K, n) to (n, row), clipped; returns the smallest value and the largest |sum - 1|, both NaN where one is."""
+    classes, pixels = probabilities.shape
+    flat = probabilities.reshape(-1)
+    summed, smallest = np.empty(BLOCK, np.float32), np.full(BLOCK, np.inf, np.float32)
+    deviation, missing = np.zeros(BLOCK, np.float32), np.zeros(BLOCK, np.int32)
+    for start in range(first, last, BLOCK):
+        size = min(BLOCK, last - start)
+        for p in range(size):
+            summed[p] = np.float32(0.0)
         for k in range(classes):
-            value = probabilities[k, pixel]
-            summed += value
-            missing |= value != value
-            smallest = min(smallest, value)
-            if value < np.float32(CLIP):
-                value = np.float32(CLIP)
-            elif value > np.float32(1.0):
-                value = np.float32(1.0)
-            factors[pixel * row + k] = value
-        for k in range(classes, row):
-            factors[pixel * row + k] = np.float32(0.0)
-        off = abs(summed - np.float32(1.0))
-        deviation = max(deviation, off)
-    if missing:  # comparisons with NaN are false, so that it would be lost in the minimum
+            for p in range(size):  # a class's neighbouring pixels lie side by side: whole cache lines are read
+                value = peek(flat, k * pixels + start + p)
+                summed[p] += value
+                smallest[p] = min(smallest[p], value)
+                factors[(start + p) * row + k] = min(max(value, np.float32(CLIP)), np.float32(1.0))
+        for p in range(size):
+            off = abs(summed[p] - np.float32(1.0))
+            missing[p] |= np.int32(off != off)  # comparisons with NaN are false: it would be lost in the largest
+            deviation[p] = max(deviation[p], off)
+    if missing.any():
         return np.float32(np.nan), np.float32(np.nan)
-    return smallest, deviation
+    return smallest.min(), deviation.max()
 
 
 @kernel
@@ -155,14 +156,25 @@ def _pass(
     corners2: Int32Array, weights2: Float32Array, simplex2: tuple[int, ...], norm2: Float32Array, strength2: float,
     symmetric2: bool, sliced2: Float32Array, splat2: Float32Array,
 ) -> None:  # fmt: skip
-    """Pixels first…last: slice, softmax, splat. ``step`` 0: nothing to slice yet; 2: the last, out goes the result."""
-    scratch = np.zeros(row, np.float32)
+    """Pixels first…last: slice, softmax, splat. ``step`` 0: nothing to slice yet; 2: the last, out goes the result.
+
+    A block of pixels goes through one stage after the other: a softmax is one long chain of dependent operations, and
+    the processor works on several at once only where they stand close together.
+    """
+    scratch, inverse = np.zeros(BLOCK * row, np.float32), np.zeros(BLOCK, np.float32)
     one, nothing = np.float32(1.0), fill(np.float32(0.0), width)
-    for pixel in range(first, last):
-        here1, here2, base = pixel * len(simplex1), pixel * len(simplex2), pixel * row
-        scale1, scale2 = peek(norm1, pixel), peek(norm2, pixel)
-        top = nothing
-        if step > 0:
+    classes, pixels = result.shape
+    flat = result.reshape(-1)
+    if step < 2:  # what the blur left there
+        for i in range(0, splat1.size, len(width)):
+            store(splat1, i, nothing)
+        for i in range(0, splat2.size, len(width)):
+            store(splat2, i, nothing)
+    for start in range(first, last, BLOCK):
+        stop = min(start + BLOCK, last)
+        for pixel in range(start, stop if step > 0 else start):
+            here1, here2, out = pixel * len(simplex1), pixel * len(simplex2), (pixel - start) * row
+            gain1, gain2 = strength1 * peek(norm1, pixel), strength2 * peek(norm2, pixel)
             for lane in range(0, row, len(width)):
                 message1, message2 = nothing, nothing
                 for i in range(len(simplex1)):
@@ -171,29 +183,42 @@ def _pass(
                 for i in range(len(simplex2)):
                     place = np.int64(peek(corners2, here2 + i)) * row + lane
                     message2 = scale_add(peek(weights2, here2 + i), load(sliced2, place, width), message2)
-                message = scale_add(strength2 * scale2, message2, scale(strength1 * scale1, message1))
-                store(scratch, lane, message)
-                top = maximum(top, message)
-        shift, summed = largest(top), nothing
-        for lane in range(0, row, len(width)):
-            share = multiply(exponential(load(scratch, lane, width), shift), load(factors, base + lane, width))
-            if step == 0:
-                share = load(factors, base + lane, width)
-            store(scratch, lane, share)
-            summed = add(summed, share)
-        inverse = one / total(summed)
+                store(scratch, out + lane, scale_add(gain2, message2, scale(gain1, message1)))
+        for pixel in range(start, stop):
+            base, out, top, summed = pixel * row, (pixel - start) * row, nothing, nothing
+            if step > 0:
+                for lane in range(0, row, len(width)):
+                    top = maximum(top, load(scratch, out + lane, width))
+                shift = largest(top)
+                for lane in range(0, row, len(width)):
+                    power = exponential(load(scratch, out + lane, width), shift)
+                    share = multiply(power, load(factors, base + lane, width))
+                    store(scratch, out + lane, share)
+                    summed = add(summed, share)
+            else:
+                for lane in range(0, row, len(width)):
+                    share = load(factors, base + lane, width)
+                    store(scratch, out + lane, share)
+                    summed = add(summed, share)
+            inverse[pixel - start] = one / total(summed)
         if step == 2:
-            for k in range(result.shape[0]):
-                result[k, pixel] = scratch[k] * inverse
+            for k in range(classes):
+                for p in range(stop - start):
+                    flat[k * pixels + start + p] = peek(scratch, p * row + k) * peek(inverse, p)
             continue
-        gain1 = inverse * scale1 if symmetric1 else inverse
-        gain2 = inverse * scale2 if symmetric2 else inverse
-        for lane in range(0, row, len(width)):
-            share = load(scratch, lane, width)
-            share1, share2 = scale(gain1, share), scale(gain2, share)
-            for i in range(len(simplex1)):
-                place = np.int64(peek(corners1, here1 + i)) * row + lane
-                store(splat1, place, scale_add(peek(weights1, here1 + i), share1, load(splat1, place, width)))
-            for i in range(len(simplex2)):
-                place = np.int64(peek(corners2, here2 + i)) * row + lane
-                store(splat2, place, scale_add(peek(weights2, here2 + i), share2, load(splat2, place, width)))
+        for pixel in range(start, stop):
+            here1, here2, out = pixel * len(simplex1), pixel * len(simplex2), (pixel - start) * row
+            gain1 = gain2 = peek(inverse, pixel - start)
+            if symmetric1:
+                gain1 *= peek(norm1, pixel)
+            if symmetric2:
+                gain2 *= peek(norm2, pixel)
+            for lane in range(0, row, len(width)):
+                share = load(scratch, out + lane, width)
+                share1, share2 = scale(gain1, share), scale(gain2, share)
+                for i in range(len(simplex1)):
+                    place = np.int64(peek(corners1, here1 + i)) * row + lane
+                    store(splat1, place, scale_add(peek(weights1, here1 + i), share1, load(splat1, place, width)))
+                for i in range(len(simplex2)):
+                    place = np.int64(peek(corners2, here2 + i)) * row + lane
+                    store(splat2, place, scale_add(peek(weights2, here2 + i), share2, load(splat2, place, width)))

@@ -18,11 +18,8 @@ Vertex 0 stands for 'no such neighbour': its values are zero.
 
 from __future__ import annotations
 
-import itertools
 import math
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,7 +27,8 @@ import numpy as np
 import numpy.typing as npt
 
 from segwright.errors import PostprocessError
-from segwright.postprocess.lanes import add, fill, form, kernel, load, peek, scale_add, store
+from segwright.postprocess.lanes import add, form, kernel, load, peek, scale_add, store
+from segwright.postprocess.workers import Workers
 
 Float32Array = npt.NDArray[np.float32]
 Int32Array = npt.NDArray[np.int32]
@@ -38,39 +36,8 @@ Int64Array = npt.NDArray[np.int64]
 UInt8Array = npt.NDArray[np.uint8]
 
 KEY_BITS = 62
+STRETCH = 256  # pixels whose simplices are found together
 _GOLDEN = np.int64(-7046029254386353131)  # 2^64 / golden ratio: spreads consecutive keys over the table
-
-
-class Workers:
-    """A few threads that run the same kernel on different parts; the caller's thread is one of them."""
-
-    def __init__(self, threads: int, pool: ThreadPoolExecutor | None) -> None:
-        self.threads = threads
-        self._pool = pool
-
-    def run(self, function: Callable[..., Any], parts: Sequence[tuple[Any, ...]]) -> list[Any]:
-        """``function(*part)`` for every part, the results in order."""
-        if self._pool is None or len(parts) == 1:
-            return [function(*part) for part in parts]
-        others = [self._pool.submit(function, *part) for part in parts[1:]]
-        first = function(*parts[0])
-        return [first, *(other.result() for other in others)]
-
-    def ranges(self, start: int, stop: int, *, smallest: int = 2048) -> list[tuple[int, int]]:
-        """start…stop cut into as many parts as threads, but not into parts too small to be worth a thread."""
-        parts = max(1, min(self.threads, (stop - start) // smallest))
-        edges = [start + (stop - start) * part // parts for part in range(parts + 1)]
-        return list(itertools.pairwise(edges))
-
-
-@contextmanager
-def workers(threads: int) -> Iterator[Workers]:
-    """Threads for one call. They are not kept: a process that forks later has none to lose."""
-    if threads <= 1:
-        yield Workers(1, None)
-        return
-    with ThreadPoolExecutor(threads - 1) as pool:
-        yield Workers(threads, pool)
 
 
 @dataclass(frozen=True)
@@ -123,7 +90,7 @@ def build_lattice(
     corners = np.empty(pixels * (dimensions + 1), np.int32)
     weights = np.empty(pixels * (dimensions + 1), np.float32)
     flat = np.ascontiguousarray(image).reshape(-1)
-    team = team or Workers(1, None)
+    team = team or Workers()
     ranges = team.ranges(0, pixels)
     sketches = team.run(
         _embed,
@@ -175,16 +142,34 @@ def ones_filtered(lattice: Lattice, team: Workers) -> Float32Array:
 
 
 def blur(
-    lattice: Lattice, values: Float32Array, spare: Float32Array, row: int, width: int, team: Workers
-) -> tuple[Float32Array, Float32Array]:
-    """Blur flat (vertices + 1) · ``row`` values along every direction, ``width`` lanes at a time; returns (result, the
-    other buffer)."""
-    ranges = team.ranges(1, lattice.vertices + 1, smallest=4096)
-    for direction in range(lattice.dimensions + 1):
-        near = lattice.neighbours[direction].reshape(-1)
-        team.run(blur_rows, [(values, spare, near, row, form(width), low, high) for low, high in ranges])
-        values, spare = spare, values
-    return values, spare
+    lattices: Sequence[Lattice],
+    values: list[Float32Array],
+    spare: list[Float32Array],
+    row: int,
+    width: int,
+    team: Workers,
+) -> None:
+    """Blur flat (vertices + 1) · ``row`` values of each lattice along every direction, ``width`` lanes at a time.
+
+    The lists change: ``values`` holds the results afterwards, ``spare`` the other buffers. All lattices go through a
+    direction together, since every direction ends with all threads waiting for the slowest.
+    """
+    cuts = [team.ranges(1, lattice.vertices + 1, smallest=4096) for lattice in lattices]
+    for direction in range(max(lattice.dimensions for lattice in lattices) + 1):
+        parts: list[list[tuple[Any, ...]]] = [[] for _ in range(max(len(cut) for cut in cuts))]
+        for i, lattice in enumerate(lattices):
+            if direction > lattice.dimensions:
+                continue
+            near = lattice.neighbours[direction].reshape(-1)
+            for part, (low, high) in zip(parts, cuts[i], strict=False):
+                part.append((values[i], spare[i], near, row, form(width), low, high))
+            values[i], spare[i] = spare[i], values[i]
+        team.run(_blur_several, [(part,) for part in parts if part])
+
+
+def _blur_several(parts: Sequence[tuple[Any, ...]]) -> None:
+    for part in parts:
+        blur_rows(*part)
 
 
 def blur_scales(dimensions: int) -> list[float]:
@@ -258,61 +243,123 @@ def _embed(
 ) -> tuple[Int32Array, Int64Array, int]:
     """Find the simplex of pixels first…last; fills corners (numbered by this call's own table) and weights."""
     d = len(scales)  # a tuple: its length is known to the compiler, which unrolls the loops below
-    capacity = 1024
+    capacity = 8 * STRETCH
     while capacity * 8 < last - first:
         capacity *= 2
     table, keys, count = np.zeros(capacity * 2, np.int32), np.empty(capacity, np.int64), 0
-    elevated = np.empty(d + 1, np.float32)
-    offset = np.empty(d + 1, np.float32)  # elevated minus the nearest remainder-0 point
-    nearest = np.empty(d + 1, np.int32)
-    rank = np.empty(d + 1, np.int32)
+    offset, rank = np.empty((d + 1) * STRETCH, np.float32), np.empty((d + 1) * STRETCH, np.int32)
+    origins, axes = np.empty(STRETCH, np.int64), np.empty(STRETCH, np.int64)
+    for start in range(first, last, STRETCH):
+        size = min(STRETCH, last - start)
+        _simplices(image, width, channels, scales, strides, origin, start, size, offset, rank, origins, axes)
+        _weigh(offset, axes, start, size, d, weights)
+        while count + size * (d + 1) + 1 >= keys.size:
+            table, keys = _grown(keys, count)
+        count = _look_up(table, keys, count, strides, origins, axes, start, size, d, corners)
+    return table, keys, count
+
+
+@kernel
+def _simplices(
+    image: UInt8Array,
+    width: int,
+    channels: int,
+    scales: tuple[float, ...],
+    strides: Int64Array,
+    origin: int,
+    start: int,
+    size: int,
+    offset: Float32Array,
+    rank: Int32Array,
+    origins: Int64Array,
+    axes: Int64Array,
+) -> None:
+    """The simplex of each of ``size`` pixels from ``start``: the key of its corner of remainder 0 (``origins``), which
+    axis has each rank (``axes``, four bits each), and the offsets from that corner, axis by axis.
+
+    Every inner loop runs over pixels and does one thing, so that the compiler makes vector operations of it.
+    """
+    d = len(scales)
+    scaled, running, excess = np.zeros(STRETCH, np.float32), np.zeros(STRETCH, np.float32), np.zeros(STRETCH, np.int32)
+    inverse, steps = np.float32(1.0 / (d + 1)), np.float32(d + 1)
+    for p in range(size):
+        origins[p] = origin
+        axes[p] = 0
+    for j in range(d, -1, -1):
+        base = j * STRETCH
+        if j > 2:
+            for p in range(size):
+                scaled[p] = np.float32(peek(image, (start + p) * channels + j - 3)) * scales[j - 1]
+        elif j > 0:
+            x, y = (
+                start % width,
+                start // width,
+            )  # counted, since dividing for every pixel would cost more than the rest
+            for p in range(size):
+                scaled[p] = np.float32(y if j == 2 else x) * scales[j - 1]
+                x += 1
+                if x == width:
+                    x, y = 0, y + 1
+        for p in range(size):
+            elevated = running[p] - np.float32(j) * scaled[p]
+            running[p] += scaled[p]
+            nearest = np.floor(elevated * inverse + np.float32(0.5))
+            offset[base + p] = elevated - nearest * steps
+            excess[p] += np.int32(nearest)
+            origins[p] += peek(strides, j) * (np.int64(nearest) * (d + 1))
+            rank[base + p] = 0
+    for i in range(d):
+        for j in range(i + 1, d + 1):
+            for p in range(size):
+                behind = np.int32(offset[i * STRETCH + p] < offset[j * STRETCH + p])
+                rank[i * STRETCH + p] += behind
+                rank[j * STRETCH + p] += 1 - behind
+    for j in range(d + 1):
+        for p in range(size):
+            moved = rank[j * STRETCH + p] + excess[p]
+            turn = (np.int32(moved < 0) - np.int32(moved > d)) * (d + 1)  # back onto the plane: whole steps of d + 1
+            origins[p] += peek(strides, j) * np.int64(turn)
+            offset[j * STRETCH + p] -= np.float32(turn)
+            axes[p] |= np.int64(j) << np.int64(4 * (moved + turn))
+
+
+@kernel
+def _weigh(offset: Float32Array, axes: Int64Array, start: int, size: int, d: int, weights: Float32Array) -> None:
+    """The barycentric weights: the differences of the offsets in order of rank."""
+    inverse, steps = np.float32(1.0 / (d + 1)), np.float32(d + 1)
+    for p in range(size):
+        order, here = peek(axes, p), (start + p) * (d + 1)
+        after = peek(offset, (order & 15) * STRETCH + p) - steps  # the corner of remainder 0 wraps around
+        for corner in range(d + 1):
+            deviation = peek(offset, ((order >> (4 * (d - corner))) & 15) * STRETCH + p)
+            weights[here + corner] = (deviation - after) * inverse
+            after = deviation
+
+
+@kernel
+def _look_up(
+    table: Int32Array,
+    keys: Int64Array,
+    count: int,
+    strides: Int64Array,
+    origins: Int64Array,
+    axes: Int64Array,
+    start: int,
+    size: int,
+    d: int,
+    corners: Int32Array,
+) -> int:
+    """Number the corners of ``size`` pixels; returns how many vertices there are now. The table has room for all.
+
+    A kernel of its own: where a table is replaced within a loop, numba counts references to it, atomically, at every
+    use, which took longer than the looking up.
+    """
     all_strides = np.int64(0)
     for j in range(d):
         all_strides += strides[j]
-    inverse = np.float32(1.0 / (d + 1))
     last_key, last_order = np.int64(-1), np.int64(-1)
-    x, y = first % width - 1, first // width  # counted, since dividing for every pixel would cost as much as the rest
-    for pixel in range(first, last):
-        x += 1
-        if x == width:
-            x, y = 0, y + 1
-        running = np.float32(0.0)
-        for j in range(d, 0, -1):
-            if j > 2:
-                value = np.float32(peek(image, pixel * channels + j - 3))
-            elif j == 2:
-                value = np.float32(y)
-            else:
-                value = np.float32(x)
-            scaled = value * scales[j - 1]
-            elevated[j] = running - np.float32(j) * scaled
-            running += scaled
-        elevated[0] = running
-        excess = np.int32(0)
-        for j in range(d + 1):
-            nearest[j] = np.int32(np.floor(elevated[j] * inverse + np.float32(0.5)))
-            offset[j] = elevated[j] - np.float32(nearest[j] * (d + 1))
-            excess += nearest[j]
-            rank[j] = 0
-        for i in range(d):
-            for j in range(i + 1, d + 1):
-                behind = np.int32(offset[i] < offset[j])
-                rank[i] += behind
-                rank[j] += 1 - behind
-        key, order = np.int64(origin), np.int64(0)  # order: which axis has each rank, four bits each
-        for j in range(d + 1):
-            moved = rank[j] + excess
-            turn = np.int32(moved < 0) - np.int32(moved > d)  # back onto the plane: whole steps of d + 1
-            rank[j] = moved + turn * (d + 1)
-            key += strides[j] * np.int64((nearest[j] + turn) * (d + 1))
-            offset[j] -= np.float32(turn * (d + 1))
-            order |= np.int64(j) << (4 * rank[j])
-        after = offset[order & 15] - np.float32(d + 1)  # the corner of remainder 0 wraps around
-        here = pixel * (d + 1)
-        for corner in range(d + 1):
-            deviation = offset[(order >> (4 * (d - corner))) & 15]
-            weights[here + corner] = (deviation - after) * inverse
-            after = deviation
+    for p in range(size):
+        key, order, here = peek(origins, p), peek(axes, p), (start + p) * (d + 1)
         if key == last_key and order == last_order:  # the simplex of the pixel before: no need to look it up
             for corner in range(d + 1):
                 corners[here + corner] = corners[here + corner - d - 1]
@@ -320,16 +367,15 @@ def _embed(
         last_key, last_order = key, order
         for corner in range(d + 1):
             place = _slot(table, keys, key)
-            if table[place] == 0:
-                if count + 1 >= keys.size:
-                    table, keys = _grown(keys, count)
-                    place = _slot(table, keys, key)
+            vertex = np.int64(peek(table, place))
+            if vertex == 0:
                 count += 1
-                keys[count] = key
-                table[place] = count
-            corners[here + corner] = table[place]
-            key += all_strides - (d + 1) * strides[(order >> (4 * (d - corner))) & 15]
-    return table, keys, count
+                vertex = np.int64(count)
+                keys[vertex] = key
+                table[place] = vertex
+            corners[here + corner] = vertex
+            key += all_strides - (d + 1) * peek(strides, (order >> (4 * (d - corner))) & 15)
+    return count
 
 
 @kernel
@@ -402,15 +448,10 @@ def blur_rows(
 
 
 @kernel
-def add_rows(values: Float32Array, parts: int, stride: int, width: tuple[int, ...], first: int, last: int) -> None:
-    """Sum ``parts`` blocks of ``stride`` floats into the first one, floats first…last; the others become zero."""
-    zero = fill(np.float32(0.0), width)
+def add_rows(values: Float32Array, others: Float32Array, width: tuple[int, ...], first: int, last: int) -> None:
+    """Add ``others`` to ``values``, floats first…last."""
     for i in range(first, last, len(width)):
-        total = load(values, i, width)
-        for part in range(1, parts):
-            total = add(total, load(values, part * stride + i, width))
-            store(values, part * stride + i, zero)
-        store(values, i, total)
+        store(values, i, add(load(values, i, width), load(others, i, width)))
 
 
 @kernel

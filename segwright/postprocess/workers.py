@@ -1,0 +1,80 @@
+"""A few threads that run compiled kernels side by side; the kernels release the interpreter's lock.
+
+An executor of the standard library costs some 60 microseconds a task, more than many a kernel takes: these hand over
+by two queues and nothing else.
+"""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from queue import SimpleQueue
+from typing import Any
+
+Task = tuple[int, Callable[..., Any], tuple[Any, ...]]  # its place among the results, what to call, with what
+Answer = tuple[int, Any, BaseException | None]
+
+
+class Workers:
+    """``threads`` that run the same function on different parts; the caller's thread is one of them."""
+
+    def __init__(self, threads: int = 1) -> None:
+        self.threads = threads
+        self._tasks: SimpleQueue[Task | None] = SimpleQueue()
+        self._answers: SimpleQueue[Answer] = SimpleQueue()
+        self._started: list[threading.Thread] = []
+
+    def run(self, function: Callable[..., Any], parts: Sequence[tuple[Any, ...]]) -> list[Any]:
+        """``function(*part)`` for every part, the results in order. What a part raises is raised here, after all."""
+        if len(parts) == 1 or not self._started:
+            return [function(*part) for part in parts]
+        for place, part in enumerate(parts[1:], 1):
+            self._tasks.put((place, function, part))
+        answers = [_answer(0, function, parts[0])]
+        answers += [self._answers.get() for _ in parts[1:]]
+        for _, _, error in answers:
+            if error is not None:
+                raise error
+        return [result for _, result, _ in sorted(answers, key=lambda answer: answer[0])]
+
+    def ranges(self, start: int, stop: int, *, smallest: int = 2048) -> list[tuple[int, int]]:
+        """start…stop cut into as many parts as threads, but not into parts too small to be worth a thread."""
+        parts = max(1, min(self.threads, (stop - start) // smallest))
+        edges = [start + (stop - start) * part // parts for part in range(parts + 1)]
+        return list(itertools.pairwise(edges))
+
+    def start(self) -> None:
+        for _ in range(self.threads - 1):
+            thread = threading.Thread(target=self._work, name="segwright-crf", daemon=True)
+            thread.start()
+            self._started.append(thread)
+
+    def stop(self) -> None:
+        for _ in self._started:
+            self._tasks.put(None)
+        while self._started:
+            self._started.pop().join()
+
+    def _work(self) -> None:
+        while (task := self._tasks.get()) is not None:
+            self._answers.put(_answer(*task))
+
+
+def _answer(place: int, function: Callable[..., Any], part: tuple[Any, ...]) -> Answer:
+    try:
+        return place, function(*part), None
+    except BaseException as error:  # handed to the caller's thread: a worker that died would be waited for for ever
+        return place, None, error
+
+
+@contextmanager
+def workers(threads: int) -> Iterator[Workers]:
+    """Threads for one call. They are not kept: a process that forks later has none to lose."""
+    team = Workers(threads)
+    try:
+        team.start()
+        yield team
+    finally:
+        team.stop()
