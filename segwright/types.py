@@ -8,7 +8,7 @@ space's ignore value (255) where nothing is to be learnt or scored.
 from __future__ import annotations
 
 import colorsys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ Float32Array = npt.NDArray[np.float32]
 
 IGNORE_INDEX = 255
 MAX_CLASSES = 255  # masks are uint8, and 255 is taken by the ignore value
+STRIP_PIXELS = 4_000_000  # numpy makes eight bytes of every index, blending four of every colour: in strips
 
 Colour = tuple[int, int, int]
 
@@ -227,7 +228,10 @@ class Prediction:
 
     def colour(self) -> UInt8Array:
         """H×W×3: every pixel in its class's colour."""
-        return self.label_space.palette()[self.labels]
+        palette, result = self.label_space.palette(), np.empty((*self.labels.shape, 3), np.uint8)
+        for rows in _strips(self.labels):
+            result[rows] = palette[self.labels[rows]]
+        return result
 
     def overlay(self, alpha: float = 0.5) -> UInt8Array:
         """H×W×3: the colours laid over the picture; ``alpha`` 0 shows the picture alone, 1 the colours alone."""
@@ -238,9 +242,11 @@ class Prediction:
 
     def shares(self) -> dict[str, float]:
         """Class name → its share of the pixels, in 0…1."""
-        counts = np.bincount(self.labels.ravel(), minlength=256)[: self.label_space.classes]
+        counts = np.zeros(256, np.int64)
+        for rows in _strips(self.labels):
+            counts += np.bincount(self.labels[rows].ravel(), minlength=256)
         return {
-            name: float(count) / self.labels.size for name, count in zip(self.label_space.names, counts, strict=True)
+            name: float(count) / self.labels.size for name, count in zip(self.label_space.names, counts, strict=False)
         }
 
     def save(self, path: str | Path) -> Path:
@@ -250,6 +256,17 @@ class Prediction:
 
 def blend(image: UInt8Array, colours: UInt8Array, alpha: float = 0.5) -> UInt8Array:
     """``colours`` (H×W×3) over ``image`` (H×W×C); ignored pixels, black in the palette, keep the picture."""
-    base = image if image.shape[2] == 3 else np.repeat(image[..., :1], 3, axis=2)
-    mixed = base.astype(np.float32) * (1 - alpha) + colours.astype(np.float32) * alpha
-    return np.where(colours.any(axis=2, keepdims=True), np.clip(mixed + 0.5, 0, 255), base).astype(np.uint8)
+    result = np.empty((*image.shape[:2], 3), np.uint8)
+    for rows in _strips(image):
+        base, over = image[rows], colours[rows]
+        base = base if base.shape[2] == 3 else np.repeat(base[..., :1], 3, axis=2)
+        mixed = base.astype(np.float32) * (1 - alpha) + over.astype(np.float32) * alpha
+        result[rows] = np.where(over.any(axis=2, keepdims=True), np.clip(mixed + 0.5, 0, 255), base)
+    return result
+
+
+def _strips(array: npt.NDArray[Any]) -> Iterator[slice]:
+    """Rows of an array (H, W, …), some four million pixels at a time."""
+    height = max(1, STRIP_PIXELS // max(1, array.shape[1]))
+    for top in range(0, array.shape[0], height):
+        yield slice(top, top + height)

@@ -23,6 +23,7 @@ from segwright.errors import PostprocessError
 UInt8Array = npt.NDArray[np.uint8]
 BoolArray = npt.NDArray[np.bool_]
 IGNORE = 255
+STRIP_PIXELS = 4_000_000  # what is done in floats goes through larger pictures in strips
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,10 @@ class Area:
 
     def pixels(self, labels: UInt8Array) -> float:
         return self.amount * labels.size if self.share else self.amount
+
+    def of(self, pixels: int) -> Area:
+        """The limit in pixels, where the picture has so many."""
+        return Area(self.amount * pixels) if self.share else self
 
     def __str__(self) -> str:
         return f"{self.amount * 100:g}%" if self.share else f"{self.amount:g}"
@@ -59,9 +64,9 @@ def closed(labels: UInt8Array, size: int) -> UInt8Array:
     """Each class closed by a square of ``size`` pixels (odd): narrower gaps are filled, the rarest class first."""
     labels, square = _checked(labels), _square(size)
     present = _present(labels)
-    counts = np.bincount(labels.ravel(), minlength=256)
+    counts = _counts(labels)
     from_frequent = sorted(present, key=lambda label: (-counts[label], -label))
-    order = np.full(256, len(present), np.int32)  # an ignored pixel is never taken
+    order = np.full(256, len(present), np.uint8)  # an ignored pixel is never taken
     order[from_frequent] = np.arange(len(present))
     rarity = order[labels]
     result = labels.copy()
@@ -77,6 +82,17 @@ def smoothed(labels: UInt8Array, size: int) -> UInt8Array:
     the winners, else the lowest index wins."""
     labels = _checked(labels)
     _square(size)
+    strip = max(1, STRIP_PIXELS // labels.shape[1])
+    if labels.shape[0] <= strip:
+        return _smoothed(labels, size)
+    result = np.empty_like(labels)
+    for top in range(0, labels.shape[0], strip):  # a window looks size // 2 rows up and down: strips change nothing
+        first, last = max(0, top - size // 2), top + strip + size // 2
+        result[top : top + strip] = _smoothed(labels[first:last], size)[top - first :][:strip]
+    return result
+
+
+def _smoothed(labels: UInt8Array, size: int) -> UInt8Array:
     best = np.zeros(labels.shape, np.float32)
     result = labels.copy()
     for label in _present(labels):
@@ -141,7 +157,7 @@ def _components(labels: UInt8Array) -> tuple[npt.NDArray[np.int32], npt.NDArray[
     numbers = np.zeros(labels.shape, np.int32)
     areas: list[npt.NDArray[np.int64]] = []
     classes: list[int] = []
-    for label in np.unique(labels):
+    for label in np.flatnonzero(_counts(labels)):
         mask = labels == label
         count, found, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=4)
         numbers[mask] = np.asarray(found)[mask] - 1 + len(classes)
@@ -166,8 +182,17 @@ def _refilled(labels: UInt8Array, vacant: BoolArray) -> UInt8Array:
     return np.where(vacant, table[nearest], labels).astype(np.uint8)
 
 
+def _counts(labels: UInt8Array) -> npt.NDArray[np.int64]:
+    """How many pixels have each of the 256 labels. In strips: bincount makes eight bytes of every label."""
+    total = np.zeros(256, np.int64)
+    strip = max(1, STRIP_PIXELS // labels.shape[1])
+    for top in range(0, labels.shape[0], strip):
+        total += np.bincount(labels[top : top + strip].ravel(), minlength=256)
+    return total
+
+
 def _present(labels: UInt8Array) -> list[int]:
-    return [int(label) for label in np.flatnonzero(np.bincount(labels.ravel(), minlength=256)) if label != IGNORE]
+    return [int(label) for label in np.flatnonzero(_counts(labels)) if label != IGNORE]
 
 
 def _square(size: int) -> UInt8Array:

@@ -14,11 +14,13 @@ import numpy.typing as npt
 
 from segwright.errors import PostprocessError
 from segwright.postprocess.lanes import kernel
+from segwright.postprocess.regions import voted
 
 UInt8Array = npt.NDArray[np.uint8]
 Float32Array = npt.NDArray[np.float32]
 Int32Array = npt.NDArray[np.int32]
 
+BLOCK_SIDE = 2048
 ROUNDS = 5  # the paper uses ten; after five fewer than one pixel in a hundred still moves
 
 
@@ -41,6 +43,26 @@ def superpixels(image: UInt8Array, size: int = 12, compactness: float = 10.0) ->
     rows, columns = max(1, round(height / size)), max(1, round(width / size))
     result = np.empty((height, width), np.int32)
     _cluster(np.ascontiguousarray(lab), rows, columns, np.float32((compactness / size) ** 2), ROUNDS, result)
+    return result
+
+
+def majority(image: UInt8Array, labels: UInt8Array, size: int = 12, compactness: float = 10.0) -> UInt8Array:
+    """Every pixel (labels uint8 H×W) takes the most frequent label of its superpixel; arguments as ``superpixels``.
+
+    Pictures of more than ``BLOCK_SIDE``² pixels go in blocks, each seen with ``4 · size`` pixels around it.
+    """
+    height, width = labels.shape
+    if height * width <= BLOCK_SIDE**2:
+        return voted(labels, superpixels(image, size, compactness))
+    result, around = np.empty_like(labels), 4 * size
+    for top in range(0, height, BLOCK_SIDE):
+        for left in range(0, width, BLOCK_SIDE):
+            seen = np.s_[
+                max(0, top - around) : top + BLOCK_SIDE + around, max(0, left - around) : left + BLOCK_SIDE + around
+            ]
+            found = voted(labels[seen], superpixels(image[seen], size, compactness))
+            inside = found[top - max(0, top - around) :, left - max(0, left - around) :][:BLOCK_SIDE, :BLOCK_SIDE]
+            result[top : top + BLOCK_SIDE, left : left + BLOCK_SIDE] = inside
     return result
 
 
