@@ -39,7 +39,6 @@ from segwright.metrics.confusion import ConfusionMatrix
 from segwright.models.catalog import CATALOG, create_model
 from segwright.models.recipes import AUX_WEIGHTS, FROM_SCRATCH, USUAL_AUX_WEIGHT, Recipe
 
-ZERO_START = ("fcn32s", "fcn16s", "fcn8s")  # zero scores behind frozen upsampling: they get a start that is ours
 IGNORED = 255
 
 
@@ -95,7 +94,7 @@ def train(name: str, options: argparse.Namespace) -> dict[str, object]:
     height, width = options.size
     images, masks = load(data.train, height, width)
     recipe = FROM_SCRATCH.get(name, Recipe("adamw", options.lr, 0.01, batch=options.batch))
-    arguments = {"init": "he"} if name in ZERO_START else dict(recipe.arguments)
+    arguments = dict(recipe.arguments)
     model = create_model(name, classes=classes, weights=None, **arguments).to(memory_format=torch.channels_last)
     weights = class_weights(masks, classes)
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]

@@ -19,6 +19,8 @@ from segwright.errors import ConfigError
 Auto = Literal["auto"]
 Size = tuple[int, int]  # (height, width) in pixels
 
+USUAL_CLIP = 5.0  # largest norm of the gradient
+
 
 class Section(BaseModel):
     """Frozen, and closed against unknown keys: a typing mistake is an error, not a silent default."""
@@ -108,7 +110,7 @@ class TrainingConfig(Section):
     momentum: float = Field(0.9, ge=0, lt=1, description="of SGD and RMSprop")
     schedule: str = Field("cosine", description="cosine, poly, step, plateau, one-cycle, constant")
     warmup: float | Auto = Field("auto", description="share of the run over which the learning rate rises, 0 to 1")
-    clip: float | None = Field(5.0, gt=0, description="largest norm of the gradient")
+    clip: float | None = Field(USUAL_CLIP, gt=0, description="largest norm of the gradient")
     ema: float | Auto | None = Field("auto", description="decay of the averaged weights that are validated and saved")
     swa: float | None = Field(None, gt=0, lt=1, description="share of the run after which weights are averaged equally")
     freeze_encoder: float = Field(0.0, ge=0, le=1, description="share of the run with the encoder frozen")

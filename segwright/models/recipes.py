@@ -9,7 +9,7 @@ mean loss.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 
@@ -67,10 +67,12 @@ AUX_WEIGHTS: dict[str, float] = {
 
 # Without BN the first steps of a He-initialised VGG can be large: a small rate and a clipped gradient keep them alive.
 _PLAIN_VGG = Recipe("adamw", 1e-4, 1e-4, clip_gradient=1.0, note="no BN: warm up over the first steps")
+# Zero scores behind a frozen upsampling learn only from pretrained features; a start that is ours, not the paper's.
+_PLAIN_FCN = replace(_PLAIN_VGG, arguments={"init": "he"})
 FROM_SCRATCH: dict[str, Recipe] = {
-    "fcn32s": _PLAIN_VGG,
-    "fcn16s": _PLAIN_VGG,
-    "fcn8s": _PLAIN_VGG,
+    "fcn32s": _PLAIN_FCN,
+    "fcn16s": _PLAIN_FCN,
+    "fcn8s": _PLAIN_FCN,
     "unet2015": Recipe("adamw", 2e-4, 1e-4, clip_gradient=1.0, note="padding='same', norm='batch' takes 1e-3"),
     "segnet": Recipe("adamw", 1e-3, 1e-4),
     "segnet_basic": Recipe("adamw", 1e-3, 1e-4),

@@ -13,13 +13,13 @@ from typing import Any
 
 import numpy as np
 
-from segwright.config import Phase, Size, TrainConfig, build
+from segwright.config import USUAL_CLIP, Phase, Size, TrainConfig, build
 from segwright.console import duration
 from segwright.data.dataset import Dataset
 from segwright.data.fingerprint import Fingerprint
 from segwright.errors import DataError
 from segwright.losses.weights import class_weights
-from segwright.models.recipes import AUX_WEIGHTS, USUAL_AUX_WEIGHT
+from segwright.models.recipes import AUX_WEIGHTS, FROM_SCRATCH, USUAL_AUX_WEIGHT, Recipe
 from segwright.training.loop import VALIDATION_SHARE
 
 CPU_WORKING_PIXELS = 480 * 480  # the largest training crop that a CPU gets
@@ -191,6 +191,8 @@ def _plan_optimizer(draft: _Draft, scratch: bool, normed: bool) -> None:
         draft.values.setdefault("training.aux_weight", 0.3)
         draft.values.setdefault("training.aux_fade", True)
         draft.values.setdefault("training.native_logits", True)
+    if scratch and name in FROM_SCRATCH:
+        _plan_from_scratch(draft, FROM_SCRATCH[name], normed)
     if name in AUX_WEIGHTS:
         draft.choose("training.aux_weight", AUX_WEIGHTS[name], "as its authors weigh it", auto=USUAL_AUX_WEIGHT)
     draft.choose("training.optimizer", "adamw", "robust without tuning")
@@ -203,6 +205,25 @@ def _plan_optimizer(draft: _Draft, scratch: bool, normed: bool) -> None:
     draft.choose("training.weight_decay", 5e-4 if optimizer == "sgd" else 0.02, f"the usual for {optimizer}")
     draft.choose("training.warmup", 0.04, "share of the run")
     draft.choose("training.ema", 0.99, "weights averaged over about a hundred steps score steadier than the last")
+
+
+def _plan_from_scratch(draft: _Draft, recipe: Recipe, normed: bool) -> None:
+    """A classical network from random weights: a start it can learn from, and a rate that does not blow it up."""
+    reason = "what this network learns with from random weights"
+    given = draft.config.model.arguments
+    added = {key: value for key, value in recipe.arguments.items() if key not in given}
+    if added:
+        draft.values["model.arguments"] = {**given, **added}
+        draft.decisions.append(Decision("model.arguments", added, reason))
+    if normed:
+        return
+    draft.choose("training.optimizer", recipe.optimizer, reason)
+    if draft.get("training.optimizer") == recipe.optimizer:
+        draft.choose("training.lr", recipe.learning_rate, reason)
+        draft.choose("training.weight_decay", recipe.weight_decay, reason)
+    if recipe.clip_gradient is not None:
+        draft.choose("training.clip", recipe.clip_gradient, reason, auto=USUAL_CLIP)
+    draft.choose("training.batch", recipe.batch, "no batch norm: more steps of fewer pictures")
 
 
 def _plan_budget(draft: _Draft, pictures: int) -> None:

@@ -96,6 +96,19 @@ def test_pretrained_weights_and_gpus_change_the_network() -> None:
     assert big.model.arguments["variant"] == "large" and big.training.precision == "bf16"
 
 
+def test_a_classical_network_from_random_weights_gets_a_start_it_can_learn_from() -> None:
+    found = plan({"model.name": "fcn32s", "model.weights": None}).config
+    assert found.model.arguments == {"init": "he"}
+    assert (found.training.optimizer, found.training.lr, found.training.clip) == ("adamw", 1e-4, 1.0)
+    asked = plan(
+        {"model.name": "fcn32s", "model.arguments": {"init": "paper"}, "training.lr": 1e-3, "training.clip": 2.0}
+    )
+    assert asked.config.model.arguments == {"init": "paper"}
+    assert (asked.config.training.lr, asked.config.training.clip) == (1e-3, 2.0)
+    normed = plan({"model.name": "segnet", "model.weights": None}, normed=lambda config: True).config
+    assert normed.training.optimizer == "muon" and normed.training.clip == 5.0
+
+
 def test_epochs_are_planned_within_bounds_and_time_is_estimated() -> None:
     assert plan(pictures=3).config.training.epochs == 400 and plan(pictures=10**6).config.training.epochs == 20
     timed = plan({"training.epochs": 10}, probe=lambda *_: 0.5)
