@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from segwright.console import stderr_console
+from segwright.console import stderr_console, wrapped
 from segwright.errors import UsageError, WeightsError
 from segwright.models import deeplab_v1, deeplab_v2, external, fc_densenet, fcn, parsenet, segnet, unet2015
 from segwright.models.convert import load_converted
@@ -405,5 +405,7 @@ def _say(model: SegmentationModel) -> SegmentationModel:
     if model.provenance.detail:
         text += f"; {model.provenance.detail}"
     style = None if model.provenance.pretrained else "bold yellow"
-    stderr_console().print(text, style=style, soft_wrap=True, markup=False)
+    screen = stderr_console()
+    line = wrapped(text, screen.width) if screen.is_terminal else text
+    screen.print(line, style=style, soft_wrap=True, markup=False)
     return model

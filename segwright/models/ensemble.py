@@ -49,6 +49,7 @@ class Ensemble(SegmentationModel):
             stride=max(member.stride for member in members),
             size_divisor=1,  # each member pads as it needs
         )
+        self.logits_stride = min(member.logits_stride for member in members)
         self.members = nn.ModuleList(members)
         sources = dict.fromkeys(str(member.provenance) for member in members)
         licences = dict.fromkeys(member.provenance.licence for member in members)

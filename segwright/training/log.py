@@ -119,6 +119,7 @@ class Display:
         self.show = show
         self.live: Live | None = None
         self.last = 0.0
+        self.shown: tuple[Mapping[str, Any], float, float, str, float] | None = None  # what the table shows
         self.best: tuple[float, int] | None = None
         self.rows: deque[tuple[str, str, str]] = deque(maxlen=6)
 
@@ -139,12 +140,13 @@ class Display:
         spent waiting for batches."""
         if not self.show:
             return
+        self.shown = (record, share, left, memory, loader)
         if self.live is not None:
-            self.live.update(self._table(record, share, left, memory, loader))
+            self.live.update(self._table(*self.shown))
         elif time.monotonic() - self.last >= PLAIN_INTERVAL:
             self.last = time.monotonic()
             self.say(
-                f"{share:4.0%}  epoch {record['epoch']}  step {record['step']}  loss {record['loss']:.3f}  "
+                f"{share:4.0%}  epoch {record['epoch'] + 1}  step {record['step']}  loss {record['loss']:.3f}  "
                 f"lr {record['lr']:.2e}  {record['images_per_second']:.1f} images/s  loader {loader:.0%}  {memory}  "
                 f"{duration(left)} left"
             )
@@ -160,6 +162,8 @@ class Display:
         self.rows.append((f"epoch {record['epoch']}", f"mIoU {miou:.3f}", "best so far" if better else ""))
         if self.live is None:
             self.say(text + (" (best so far)" if better else ""))
+        elif self.shown is not None:  # at the end of a run no further step would bring the row to the screen
+            self.live.update(self._table(*self.shown))
 
     def say(self, text: str) -> None:
         """A line for people that stays."""
@@ -177,7 +181,7 @@ class Display:
         width = 36 if self.live is None else max(10, min(36, self.live.console.width // 2 - 4))
         grid.add_row(ProgressBar(total=1.0, completed=share, width=width), f"{share:.0%}", f"{duration(left)} left")
         grid.add_row(
-            f"epoch {record['epoch']}, step {record['step']}",
+            f"epoch {record['epoch'] + 1}, step {record['step']}",
             f"loss {record['loss']:.3f}",
             f"learning rate {record['lr']:.2e}",
         )

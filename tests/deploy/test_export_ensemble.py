@@ -13,6 +13,7 @@ import torch
 
 import segwright as sw
 from segwright import api
+from segwright.cli import app
 from segwright.data.synthetic import write_street_scenes
 from segwright.errors import BundleError, ModelError, SegwrightError, UsageError
 from segwright.files import write_sums, wrong_sums
@@ -96,6 +97,18 @@ def test_export_to_onnx_agrees(joined: Path, scenes: Path, tmp_path: Path) -> No
     assert result.parity.argmax_agreement > 0.999 and result.parity.max_abs_logit < 1e-2
     picture = sw.open_dataset(scenes).val.read_image(1)[:50, :71]
     np.testing.assert_array_equal(sw.load(result.path)(picture).labels, sw.load(joined)(picture).labels)
+
+
+def test_the_command_line_takes_several_models(
+    runs: list[Path], scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, result = tmp_path / "pair", tmp_path / "pair.json"
+    arguments = ["export", *runs[:2], "--to", "bundle", "--out", out, "--data", scenes, "--json", result]
+    app([str(argument) for argument in arguments], standalone_mode=False)
+    assert "bundle of 2 models" in capsys.readouterr().out
+    tree = json.loads(result.read_text())
+    assert tree["format"] == "bundle" and tree["parity"]["max_abs_logit"] < 1e-4
+    assert len(read_bundle(out).arguments["members"]) == 2
 
 
 def test_an_ensemble_among_the_models_is_taken_apart(runs: list[Path], tmp_path: Path) -> None:

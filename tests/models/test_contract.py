@@ -54,6 +54,11 @@ SMALL: dict[str, dict[str, Any]] = {
     "deeplabv3_resnet101": RESNET,
     "deeplabv3_mobilenet_v3_large": {},
     "lraspp_mobilenet_v3_large": {},
+    # of several
+    "ensemble": {"members": [
+        {"architecture": "leannet", "arguments": {"widths": (8, 8, 16, 16, 24), "decoder_channels": (8, 8, 12, 16)}},
+        {"architecture": "segnet_basic", "arguments": {"width": 8}},
+    ]},
     # from outside
     "torchvision:lraspp_mobilenet_v3_large": {},
     "torchvision:deeplabv3_mobilenet_v3_large": {"aux_loss": True},

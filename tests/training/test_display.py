@@ -50,6 +50,14 @@ def test_the_table_fits_and_keeps_the_best(screen: Screen) -> None:
     assert max(len(line) for line in lines) <= 60
 
 
+def test_the_last_validation_is_seen(screen: Screen) -> None:
+    """No step follows it; and the third epoch is called so while it runs (its records count from 0) and after it."""
+    with Display(stream=screen) as display:
+        display.step(record(2), 1.0, 0.0, "1.9 GiB memory")
+        display.validation(record(3, val_miou=0.8, val_pixel_accuracy=0.9), True)
+    assert "epoch 3, step 20" in screen.getvalue() and "mIoU 0.800" in screen.getvalue()
+
+
 def test_piped_lines_stay_whole() -> None:
     pipe = io.StringIO()
     Display(stream=pipe).say("word " * 40)
