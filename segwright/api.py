@@ -320,7 +320,7 @@ def predict(
     failed: list[dict[str, str]] = []
     if found.kind == "image":  # one picture, perhaps a large one: progress by its windows
         image = predictor.read(found.files[0])
-        with progress("predicting", predictor.windows(image)) as advance:
+        with progress("predicting", predictor.window_count(image)) as advance:
             prediction = predictor.predict(image, advance=advance)
         shown = _write(prediction, folder, found.name(found.files[0]), confidence, overlay)
         return {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,20 +13,25 @@ from segwright.errors import BundleError, ModelError
 from segwright.images import UInt8Array, read_image, read_raster
 from segwright.inference.bundle import Bundle, is_bundle, load_bundle
 from segwright.inference.runtimes import OnnxRuntime, Runtime, TorchRuntime
-from segwright.inference.tiling import DEFAULT_WINDOW, predict_tiled
+from segwright.inference.tiling import DEFAULT_MARGIN, DEFAULT_WINDOW, predict_tiled, windows
 from segwright.inference.tta import TestTimeAugmentation, parse_tta
 from segwright.models.segmenter import SegmentationModel
 from segwright.postprocess.chain import Chain, parse_chain
 from segwright.types import Float32Array, LabelSpace, Prediction
 
-MAX_WHOLE_PIXELS = DEFAULT_WINDOW * DEFAULT_WINDOW  # larger pictures are predicted in windows
+Advance = Callable[[int], None]  # told how many windows are done
+
+
+def _unseen(count: int) -> None:
+    """Progress that nobody looks at."""
 
 
 class Predictor:
     """A network with its label space, ready for pictures of any size.
 
     ``post`` is a chain of :mod:`segwright.postprocess.chain` ("none" switches off the one saved with the model),
-    ``tta`` a list of test-time views ("flip,0.75,1,1.25").
+    ``tta`` a list of test-time views ("flip,0.75,1,1.25"). Pictures of more than ``window``² pixels are worked on in
+    windows that overlap, views and CRF included, so that memory does not grow with classes × pixels.
     """
 
     def __init__(
@@ -52,6 +57,7 @@ class Predictor:
         saved = (bundle.preprocessing if bundle else {}).get("value_range")
         self.value_range = ValueRange.from_json(saved) if saved else None
         self.tta: TestTimeAugmentation | None = parse_tta(tta) if tta else None
+        self.window = DEFAULT_WINDOW
 
     @classmethod
     def from_model(cls, model: SegmentationModel, label_space: LabelSpace, device: str = "auto") -> Predictor:
@@ -70,38 +76,94 @@ class Predictor:
             return fit_channels(self.value_range.apply(read_raster(path)), self.runtime.in_channels)
         return fit_channels(read_image(path), self.runtime.in_channels)
 
-    def predict(self, image: UInt8Array, *, probabilities: bool = False) -> Prediction:
-        """Labels and confidence of one picture, uint8 H×W×C; ``probabilities`` adds float32 K×H×W."""
+    def predict(self, image: UInt8Array, *, probabilities: bool = False, advance: Advance = _unseen) -> Prediction:
+        """Labels and confidence of one picture, uint8 H×W×C; ``probabilities`` adds float32 K×H×W.
+
+        ``advance`` is told of every finished window of a large picture (:meth:`window_count` says how many there are).
+        """
         image = fit_channels(check_image(image), self.runtime.in_channels)
+        if self._large(image) and not probabilities:
+            labels, confidence = self._in_windows(image, advance)
+            return self._answer(image, labels, confidence)
         if probabilities or self.chain is not None or self.tta is not None:
-            marginals = self.probabilities(image)
-            labels = marginals.argmax(axis=0).astype(np.uint8)
+            marginals = self.probabilities(image, advance)
             if self.chain is not None:
                 labels, marginals = self.chain(as_rgb(image), marginals)
-            confidence = np.take_along_axis(marginals, labels[None].astype(np.int64), axis=0)[0].astype(np.float32)
+            else:
+                labels = marginals.argmax(axis=0).astype(np.uint8)
             kept = marginals if probabilities else None
-            return Prediction(labels, confidence, self.label_space, image, kept)
-        if image.shape[0] * image.shape[1] > MAX_WHOLE_PIXELS:
-            labels, confidence = predict_tiled(image, self.runtime.labels)
-        else:
-            found, sure = self.runtime.labels(image[None])
-            labels, confidence = found[0], sure[0]
-        return Prediction(labels, confidence, self.label_space, image)
+            return self._answer(image, labels, _confidence(marginals, labels), kept)
+        found, sure = self.runtime.labels(image[None])
+        return self._answer(image, found[0], sure[0])
 
-    def probabilities(self, image: UInt8Array) -> Float32Array:
+    def probabilities(self, image: UInt8Array, advance: Advance = _unseen) -> Float32Array:
         """float32 K×H×W, before any post-processing; test-time views averaged where asked for."""
+        if not self._large(image):
+            return self._probabilities(image)
+        height, width = image.shape[:2]
+        result = np.empty((self.label_space.classes, height, width), np.float32)
+        for part in windows(height, width, self.window, DEFAULT_MARGIN):
+            found = self._probabilities(image[part.seen])
+            result[:, *part.kept] = found[:, *part.inside]
+            advance(1)
+        return result
+
+    def window_count(self, image: UInt8Array) -> int:
+        """In how many windows a picture is worked on; 1 where it is small enough to go whole."""
+        if not self._large(image):
+            return 1
+        height, width = image.shape[:2]
+        return len(list(windows(height, width, self.window, self._margin())))
+
+    def _large(self, image: UInt8Array) -> bool:
+        return bool(image.shape[0] * image.shape[1] > self.window**2)
+
+    def _margin(self) -> int:
+        """What is seen around a window, and not kept: as far as CRFs look, where a window leaves room for that."""
+        reach = self.chain.reach if self.chain is not None else 0
+        return min(max(DEFAULT_MARGIN, reach), self.window // 4)
+
+    def _probabilities(self, image: UInt8Array) -> Float32Array:
         if self.tta is not None:
             return np.asarray(self.tta(self.runtime.logits, image[None])[0], np.float32)
         return np.asarray(softmax(self.runtime.logits(image[None])[0], axis=0), np.float32)
 
+    def _in_windows(self, image: UInt8Array, advance: Advance) -> tuple[UInt8Array, Float32Array]:
+        """Labels and confidence of a large picture: network, views and CRFs window by window, then the steps on
+        regions over the whole, since a region does not end at a window."""
+        local, regional = self.chain.parted() if self.chain is not None else (Chain(), Chain())
+
+        def run(pixels: UInt8Array) -> tuple[UInt8Array, Float32Array]:
+            if not local and self.tta is None:
+                return self.runtime.labels(pixels)
+            labels, marginals = local(as_rgb(pixels[0]), self._probabilities(pixels[0]), whole=image[..., 0].size)
+            return labels[None], _confidence(marginals, labels)[None]
+
+        labels, confidence = predict_tiled(image, run, self.window, self._margin(), advance)
+        return (regional.on_labels(as_rgb(image), labels) if regional else labels), confidence
+
     def predict_batch(self, images: Sequence[UInt8Array]) -> list[Prediction]:
         """Pictures of one size together, others one by one; the answers in order."""
         same = len({image.shape for image in images}) == 1 and self.chain is None and self.tta is None
-        if not same or len(images) < 2 or images[0].shape[0] * images[0].shape[1] > MAX_WHOLE_PIXELS:
+        if not same or len(images) < 2 or self._large(images[0]):
             return [self.predict(image) for image in images]
         pixels = np.stack([fit_channels(check_image(image), self.runtime.in_channels) for image in images])
         labels, confidence = self.runtime.labels(pixels)
-        return [Prediction(labels[i], confidence[i], self.label_space, pixels[i]) for i in range(len(images))]
+        return [self._answer(pixels[i], labels[i], confidence[i]) for i in range(len(images))]
+
+    def _answer(
+        self, image: UInt8Array, labels: UInt8Array, confidence: Float32Array, probabilities: Float32Array | None = None
+    ) -> Prediction:
+        """ModelError where the network answered NaN: its labels would look like labels."""
+        if not np.isfinite(confidence.sum()):
+            wrong = int((~np.isfinite(confidence)).sum())
+            raise ModelError(
+                "the network does not answer with numbers",
+                expected="finite logits",
+                found=f"NaN or infinity at {wrong} of {confidence.size} pixels",
+                fix="a training that diverged leaves such weights; in fp16 large values overflow: use fp32 or bf16",
+            )
+        return Prediction(labels, confidence, self.label_space, image, probabilities)
 
 
 def load(
@@ -114,6 +176,11 @@ def load(
         return Predictor(runtime, runtime.bundle.label_space, bundle=runtime.bundle, post=post, tta=tta)
     network, bundle = load_bundle(find_bundle(path))
     return Predictor(TorchRuntime(network, device, precision), bundle.label_space, bundle=bundle, post=post, tta=tta)
+
+
+def _confidence(marginals: Float32Array, labels: UInt8Array) -> Float32Array:
+    """The probability (H, W) of each pixel's label, of marginals (K, H, W)."""
+    return np.asarray(np.take_along_axis(marginals, labels[None].astype(np.int64), axis=0)[0], np.float32)
 
 
 def find_bundle(path: str | Path) -> Path:

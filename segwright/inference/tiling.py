@@ -29,6 +29,24 @@ class Window(NamedTuple):
     keep_bottom: int
     keep_right: int
 
+    @property
+    def seen(self) -> tuple[slice, slice]:
+        """The window in the picture."""
+        return np.s_[self.top : self.bottom, self.left : self.right]
+
+    @property
+    def kept(self) -> tuple[slice, slice]:
+        """What is kept of it, in the picture."""
+        return np.s_[self.keep_top : self.keep_bottom, self.keep_left : self.keep_right]
+
+    @property
+    def inside(self) -> tuple[slice, slice]:
+        """What is kept of it, in the window's own answer."""
+        return np.s_[
+            self.keep_top - self.top : self.keep_bottom - self.top,
+            self.keep_left - self.left : self.keep_right - self.left,
+        ]
+
 
 def windows(height: int, width: int, window: int = DEFAULT_WINDOW, margin: int = DEFAULT_MARGIN) -> Iterator[Window]:
     """Windows whose kept parts cover the picture once; every window of one picture has the same size where it can."""
@@ -51,13 +69,8 @@ def predict_tiled(
     labels = np.empty((height, width), np.uint8)
     confidence = np.empty((height, width), np.float32)
     for part in windows(height, width, window, margin):
-        found, sure = run(image[None, part.top : part.bottom, part.left : part.right])
-        inside = np.s_[
-            part.keep_top - part.top : part.keep_bottom - part.top,
-            part.keep_left - part.left : part.keep_right - part.left,
-        ]
-        kept = np.s_[part.keep_top : part.keep_bottom, part.keep_left : part.keep_right]
-        labels[kept], confidence[kept] = found[0][inside], sure[0][inside]
+        found, sure = run(image[None, *part.seen])
+        labels[part.kept], confidence[part.kept] = found[0][part.inside], sure[0][part.inside]
         advance(1)
     return labels, confidence
 

@@ -8,6 +8,7 @@ views. The text follows the grammar of :mod:`segwright.postprocess.spec`, its st
 | 0.5, 1, 1.25 … | scales; without any, 1 |
 | flip, vflip | also mirrored left to right, top to bottom |
 | rotate(a, …) | also rotated by each angle, in degrees; multiples of 90 are exact |
+| rot90, rot180, rot270 | short for rotate(90), rotate(180), rotate(270) |
 | shift(d, …) | also moved by d pixels right and down, for networks whose grid shows in the answer |
 
 Memory stays bounded: one view at a time is run and added, in place, to one sum of the size of the answer.
@@ -32,7 +33,11 @@ from segwright.types import Float32Array
 UInt8Array = npt.NDArray[np.uint8]
 
 MOST_VIEWS = 64
-WORDS = ("flip", "vflip", "rotate", "shift")
+WORDS = ("flip", "vflip", "rotate", "rot90", "rot180", "rot270", "shift")
+OTHER_NAMES = {  # what others call a view
+    "hflip": "flip", "horizontal_flip": "flip", "mirror": "flip", "vertical_flip": "vflip", "rotation": "rotate",
+    "translate": "shift", "scale": "a bare number, such as 0.75",
+}  # fmt: skip
 
 
 class Logits(Protocol):
@@ -85,7 +90,7 @@ class TestTimeAugmentation:
 
 def parse_tta(text: str) -> TestTimeAugmentation:
     """The views that ``text`` names; PostprocessError with a caret under a mistake."""
-    reader = Reader(text, "test-time augmentation")
+    reader = Reader(text, "test-time augmentation", "view")
     scales: list[float] = []
     flips: dict[str, tuple[bool, ...]] = {"flip": (False,), "vflip": (False,)}
     angles, shifts = [0.0], [0]
@@ -95,11 +100,14 @@ def parse_tta(text: str) -> TestTimeAugmentation:
                 raise reader.mistake("a scale out of range", step.place, expected="0.1 to 4")
             scales.append(step.number)
         elif step.name not in WORDS:
-            raise reader.unknown("view", step.name, step.place, (*WORDS, "0.75"))
-        elif step.name in flips:
+            raise reader.unknown("view", step.name, step.place, (*WORDS, "a scale such as 0.75"), others=OTHER_NAMES)
+        elif step.name in flips or step.name[3:].isdigit():
             if step.positional or step.named:
                 raise reader.mistake(f"{step.name} takes no arguments", step.place)
-            flips[step.name] = (False, True)
+            if step.name in flips:
+                flips[step.name] = (False, True)
+            else:
+                angles.append(float(step.name[3:]))
         elif step.name == "rotate":
             angles += _numbers(reader, step, 360, "degrees from -360 to 360")
         else:

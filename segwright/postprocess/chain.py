@@ -27,12 +27,13 @@ from segwright.postprocess import regions
 from segwright.postprocess.crf import PRESETS, DenseCRF, check_shapes, check_values
 from segwright.postprocess.regions import Area
 from segwright.postprocess.spec import Reader, Step, Value
-from segwright.postprocess.superpixels import superpixels
+from segwright.postprocess.superpixels import majority
 
 UInt8Array = npt.NDArray[np.uint8]
 Float32Array = npt.NDArray[np.float32]
 
-RegionStep = Callable[[UInt8Array, UInt8Array], UInt8Array]  # (picture, labels) -> labels
+# (picture, labels, pixels of the whole picture that shares are of) -> labels
+RegionStep = Callable[[UInt8Array, UInt8Array, int], UInt8Array]
 
 
 @dataclass(frozen=True)
@@ -56,11 +57,14 @@ class Chain:
     def __bool__(self) -> bool:
         return bool(self.links)
 
-    def __call__(self, image: UInt8Array, probabilities: Float32Array) -> tuple[UInt8Array, Float32Array]:
+    def __call__(
+        self, image: UInt8Array, probabilities: Float32Array, *, whole: int | None = None
+    ) -> tuple[UInt8Array, Float32Array]:
         """Labels uint8 H×W and probabilities K×H×W of a picture uint8 H×W×C with probabilities float32 K×H×W.
 
-        The labels are always the best class of the returned probabilities: where a step on regions gives a pixel to
-        another class, the two classes' probabilities are exchanged there. PostprocessError as :class:`DenseCRF`.
+        ``whole``: how many pixels the whole picture has, where ``image`` is but a part of it. The labels are always the
+        best class of the returned probabilities: where a step on regions gives a pixel to another class, the two
+        classes' probabilities are exchanged there. PostprocessError as :class:`DenseCRF`.
         """
         probabilities = np.asarray(probabilities)
         check_shapes(np.shape(image), probabilities.shape, str(np.asarray(image).dtype), "uint8")
@@ -78,14 +82,40 @@ class Chain:
                 probabilities = link.crf(image, probabilities)
                 labels = probabilities.argmax(axis=0).astype(np.uint8)
             elif link.region is not None:
-                changed = link.region(image, labels)
+                changed = link.region(image, labels, whole or labels.size)
                 probabilities = _exchanged(probabilities, labels, changed)
                 labels = changed
         return labels, probabilities
 
+    @property
+    def reach(self) -> int:
+        """How many pixels around it a pixel's label depends on, where that is bounded by the CRFs."""
+        return max((link.crf.reach for link in self.links if link.crf is not None), default=0)
+
+    def parted(self) -> tuple[Chain, Chain]:
+        """The chain up to its last CRF, and the steps on regions after it, which need labels only."""
+        cut = max((i for i, link in enumerate(self.links, 1) if link.crf is not None), default=0)
+        return Chain(self.links[:cut]), Chain(self.links[cut:])
+
+    def on_labels(self, image: UInt8Array, labels: UInt8Array) -> UInt8Array:
+        """The labels (uint8 H×W) after the steps on regions of a chain without a CRF: no probabilities are needed,
+        and a label keeps the confidence that the pixel had before."""
+        for link in self.links:
+            if link.region is None:
+                raise PostprocessError("a CRF needs probabilities", found=link.text)
+            labels = link.region(image, labels, labels.size)
+        return labels
+
     def with_threads(self, threads: int | None) -> Chain:
         """The same chain with its CRFs on so many threads."""
         return Chain(tuple(replace(k, crf=k.crf and replace(k.crf, threads=threads)) for k in self.links))
+
+
+OTHER_NAMES = {  # what others call a step
+    "densecrf": "crf", "dilate": "close", "erode": "open", "median": "smooth", "majority": "smooth", "mode": "smooth",
+    "holes": "fill-holes", "remove-small": "min-area", "remove_small_objects": "min-area", "area": "min-area",
+    "slic": "superpixels",
+}  # fmt: skip
 
 
 def parse_chain(text: str, names: Sequence[str] = ()) -> Chain:
@@ -99,7 +129,7 @@ def parse_chain(text: str, names: Sequence[str] = ()) -> Chain:
     links = []
     for step in reader.steps(">"):
         if step.number is not None or step.name not in _STEPS:
-            raise reader.unknown("step", step.name, step.place, _STEPS)
+            raise reader.unknown("step", step.name, step.place, _STEPS, others=OTHER_NAMES)
         links.append(_STEPS[step.name](reader, step, tuple(names)))
     return Chain(tuple(links))
 
@@ -146,11 +176,17 @@ def _crf(reader: Reader, step: Step, names: tuple[str, ...]) -> Link:
         if name not in known:
             raise reader.unknown("parameter of a CRF", name, value.place - len(name) - 1, known)
         if name == "normalization":
+            if value.text not in ("symmetric", "per-row"):
+                raise reader.unknown("normalization", value.text, value.place, ("symmetric", "per-row"))
             normalization = value.text
-        else:
-            numbers[name] = _number(reader, value)
-    if numbers["iterations"] % 1:
-        raise reader.mistake("iterations are whole", step.named["iterations"].place)
+            continue
+        number = numbers[name] = _number(reader, value)
+        if name == "iterations" and (number % 1 or not 0 <= number <= 1000):
+            raise reader.mistake("iterations are whole", value.place, expected="0 to 1000")
+        if name in ("w1", "w2") and number < 0:
+            raise reader.mistake(f"the weight {name} must not be negative", value.place, expected="0 or more")
+        if name in ("sa", "sb", "sg") and number <= 0:
+            raise reader.mistake(f"{name} must be positive", value.place, expected="above 0, a standard deviation")
     try:
         crf = DenseCRF(
             (numbers["w2"], numbers["sg"]),
@@ -169,8 +205,14 @@ def _sized(operation: Callable[[UInt8Array, int], UInt8Array]) -> Callable[[Read
         value = step.positional[0]
         size = _number(reader, value)
         if size % 2 != 1 or not 1 <= size <= 255:
-            raise reader.mistake("a size must be odd", value.place, expected="1, 3, 5, … 255 pixels across")
-        return Link(f"{step.name}({int(size)})", region=lambda image, labels: operation(labels, int(size)))
+            even = size % 2 == 0 and 1 <= size <= 254
+            raise reader.mistake(
+                "a size must be odd" if 1 <= size <= 255 else "a size out of range",
+                value.place,
+                expected="1, 3, 5, … 255 pixels across",
+                fix=f"{step.name}({int(size) + 1})" if even else None,
+            )
+        return Link(f"{step.name}({int(size)})", region=lambda image, labels, whole: operation(labels, int(size)))
 
     return link
 
@@ -178,7 +220,9 @@ def _sized(operation: Callable[[UInt8Array, int], UInt8Array]) -> Callable[[Read
 def _fill_holes(reader: Reader, step: Step, names: tuple[str, ...]) -> Link:
     _arity(reader, step, 1, 1, ())
     limit = _area(reader, step.positional[0])
-    return Link(f"fill-holes({limit})", region=lambda image, labels: regions.holes_filled(labels, limit))
+    return Link(
+        f"fill-holes({limit})", region=lambda image, labels, whole: regions.holes_filled(labels, limit.of(whole))
+    )
 
 
 def _min_area(reader: Reader, step: Step, names: tuple[str, ...]) -> Link:
@@ -190,7 +234,11 @@ def _min_area(reader: Reader, step: Step, names: tuple[str, ...]) -> Link:
     own = {_class_index(name, names): _area(reader, value) for name, value in step.named.items()}
     parts = [str(limit)] if step.positional else []
     parts += [f"{names[index] if _plain(names, index) else f'class{index}'}={area}" for index, area in own.items()]
-    return Link(f"min-area({','.join(parts)})", region=lambda image, labels: regions.without_small(labels, limit, own))
+
+    def region(image: UInt8Array, labels: UInt8Array, whole: int) -> UInt8Array:
+        return regions.without_small(labels, limit.of(whole), {index: area.of(whole) for index, area in own.items()})
+
+    return Link(f"min-area({','.join(parts)})", region=region)
 
 
 def _superpixels(reader: Reader, step: Step, names: tuple[str, ...]) -> Link:
@@ -204,7 +252,7 @@ def _superpixels(reader: Reader, step: Step, names: tuple[str, ...]) -> Link:
     size, compactness = int(numbers["size"]), numbers["compactness"]
     return Link(
         f"superpixels({size},{compactness:g})",
-        region=lambda image, labels: regions.voted(labels, superpixels(image, size, compactness)),
+        region=lambda image, labels, whole: majority(image, labels, size, compactness),
     )
 
 
@@ -221,12 +269,21 @@ _STEPS: dict[str, Callable[[Reader, Step, tuple[str, ...]], Link]] = {
 
 def _arity(reader: Reader, step: Step, least: int, most: int, known: Sequence[str]) -> None:
     for name, value in step.named.items():
+        place = value.place - len(name) - 1
+        if not known:
+            raise reader.mistake(f"{step.name} takes no {name!r}", place, expected=f"{step.name}(number)")
         if name not in known:
-            raise reader.unknown(f"argument of {step.name}", name, value.place - len(name) - 1, known)
+            raise reader.unknown(f"argument of {step.name}", name, place, known)
     if len(step.positional) < least:
         raise reader.mistake(f"{step.name} needs an argument", step.place, expected=f"{step.name}(number)")
     if len(step.positional) > most:
-        raise reader.mistake(f"too many arguments for {step.name}", step.positional[most].place)
+        comma = step.positional[0].text == "0" and step.positional[most].share
+        raise reader.mistake(
+            f"too many arguments for {step.name}",
+            step.positional[most].place,
+            expected=f"{step.name}(number)" if most == 1 else f"at most {most}",
+            fix=f"a decimal point: 0.{step.positional[most].text}" if comma else None,
+        )
 
 
 def _number(reader: Reader, value: Value) -> float:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from segwright.errors import PostprocessError
@@ -46,9 +46,10 @@ class Step:
 class Reader:
     """A text with a position in it."""
 
-    def __init__(self, text: str, what: str) -> None:
+    def __init__(self, text: str, what: str, part: str = "step") -> None:
         self.text = text
         self.what = what
+        self.part = part  # what one of the separated parts is called
         self.place = 0
 
     def mistake(
@@ -60,11 +61,17 @@ class Reader:
             f"{self.what}: {message}, at character {place + 1}\n  {shown}\n  {' ' * place}^", expected=expected, fix=fix
         )
 
-    def unknown(self, kind: str, name: str, place: int, known: Iterable[str]) -> PostprocessError:
-        """The error for a name that is none of ``known``, with the nearest one as the fix."""
+    def unknown(
+        self, kind: str, name: str, place: int, known: Iterable[str], *, others: Mapping[str, str] | None = None
+    ) -> PostprocessError:
+        """The error for a name that is none of ``known``, with the nearest one as the fix.
+
+        ``others``: what some would call a thing → what it is called here.
+        """
         names = list(known)
-        near = difflib.get_close_matches(name, names, 1)
-        fix = f"did you mean {near[0]}?" if near else None
+        meant = {**{known.lower(): known for known in names}, **(others or {})}
+        near = difflib.get_close_matches(name.lower(), meant, 1)
+        fix = f"did you mean {meant[near[0]]}?" if near else None
         return self.mistake(f"unknown {kind} {name!r}", place, expected=", ".join(names), fix=fix)
 
     def peek(self) -> tuple[str, str, int]:
@@ -90,13 +97,19 @@ class Reader:
     def steps(self, separator: str) -> list[Step]:
         """Every step to the end of the text."""
         if self.peek()[0] == "end":
-            raise self.mistake("nothing here", 0, expected="at least one step")
+            raise self.mistake("nothing here", 0, expected=f"at least one {self.part}")
         found = [self.step()]
         while self.takes(separator):
             found.append(self.step())
         kind, text, place = self.peek()
         if kind != "end":
-            raise self.mistake(f"{text!r} does not belong here", place, expected=f"{separator!r} or the end")
+            raise self.mistake(
+                f"{text!r} does not belong here",
+                place,
+                expected=f"{separator!r} or the end",
+                fix=f"{self.part}s are joined by {separator!r}: "
+                + separator.join([found[-1].name, "close(3)" if separator == ">" else "0.75"]),
+            )
         return found
 
     def step(self) -> Step:
@@ -104,7 +117,10 @@ class Reader:
         if kind == "number" and not text.endswith("%"):
             return Step(text, place, (), {}, float(text))
         if kind != "name":
-            raise self.mistake("a step is missing" if kind == "end" else f"no step starts with {text!r}", place)
+            missing = kind == "end" or text in ">,"
+            raise self.mistake(
+                f"a {self.part} is missing" if missing else f"no {self.part} starts with {text!r}", place
+            )
         positional: list[Value] = []
         named: dict[str, Value] = {}
         if self.takes("(") and not self.takes(")"):
@@ -113,13 +129,22 @@ class Reader:
                 if self.takes(")"):
                     break
                 if not self.takes(","):
-                    _, wrong, here = self.peek()
-                    raise self.mistake(
-                        f"{wrong!r} does not belong here" if wrong else "the parenthesis is not closed",
-                        here,
-                        expected="',' or ')'",
-                    )
+                    raise self._unfinished()
         return Step(text, place, tuple(positional), named)
+
+    def _unfinished(self) -> PostprocessError:
+        """What is wrong where an argument is followed by neither ',' nor ')'."""
+        kind, wrong, place = self.peek()
+        before = self.text[: self.place]
+        fix = None
+        if kind == "name" and before[-1:].isdigit():
+            fix = "numbers go without a unit: areas and sizes are in pixels, shares end with %"
+        elif kind == "name" and before[-1:].isspace() is False and self.text[self.place : place].isspace():
+            fix = "a class whose name is not one word goes by its index: class0, class1, …"
+        elif wrong == ":":
+            fix = "a value follows '='"
+        message = f"{wrong!r} does not belong here" if wrong else "the parenthesis is not closed"
+        return self.mistake(message, place, expected="',' or ')'", fix=fix)
 
     def _argument(self, positional: list[Value], named: dict[str, Value]) -> None:
         value = self._value()

@@ -68,6 +68,7 @@ def test_an_asymmetric_network_becomes_symmetric() -> None:
 def test_views_are_the_product() -> None:
     assert len(parse_tta("flip,0.75,1,1.25").views) == 6
     assert parse_tta("0.5").views == (View(0.5),)
+    assert parse_tta("rot90,rot270").views == parse_tta("rotate(90,270)").views
     assert len(parse_tta("flip,vflip,rotate(90),shift(4),1,2").views) == 32
 
 
@@ -78,6 +79,12 @@ def test_views_are_the_product() -> None:
         ("flip,9", 5, "out of range"),
         ("flip 1", 5, "does not belong"),
         ("rotate", 0, "takes numbers"),
+        ("rot45", 0, "did you mean rot"),
+        ("rot90(1)", 0, "no arguments"),
+        ("hflip", 0, "did you mean flip"),
+        ("scale(0.5)", 0, "a bare number"),
+        ("flip,,1", 5, "a view is missing"),
+        ("flip;1", 4, "views are joined by ','"),
         ("rotate(x)", 7, "does not fit"),
         ("shift(1.5)", 6, "does not fit"),
         ("flip(1)", 0, "no arguments"),
