@@ -1,83 +1,153 @@
-"""What post-processing gains on real data: before and after, for trained models, as a Markdown table.
+"""What post-processing gains on real data: before and after, for trained models, as a Markdown table with the figures.
 
-    python benchmarks/post_gain.py --data ../shared/data/camvid MODEL [MODEL …] [--figure figure.png]
-    python benchmarks/post_gain.py --data ../shared/data/camvid --train deeplabv1 fcn32s --minutes 20
+    python benchmarks/post_gain.py --out results \\
+        --on ../shared/data/camvid runs/deeplabv1 runs/fcn32s --on ../shared/data/membrane runs/unet
+    python benchmarks/post_gain.py --out results --minutes 20 --on ../shared/data/camvid train:deeplabv1 train:fcn32s
 
-MODEL is a run folder or a bundle. With ``--train`` the named architectures are trained first. For each model: the
-pooled mIoU of the network alone, with each preset of the dense CRF, and with the chain that ``tune-post`` finds, its
-gain and 95 % interval on the half of the pictures that the search has not seen, and its cost. ``--figure`` also writes
-the figure of the papers: picture, network, after 1, 2 and 10 iterations.
+Every ``--on`` names a data set and models for it: run folders, bundles, or ``train:NAME`` for an architecture that is
+trained here first (its run folder stays in OUT/runs). For each model, on the validation pictures: the pooled mIoU of
+the network alone and with each preset of the dense CRF; the chain that the search of ``tune-post`` finds on one half
+of the pictures, with its gain and 95 % interval on the other half; its cost; and the papers' figure: picture, network,
+after 1, 2 and 10 iterations.
+
+Results are written as they come: OUT/NAME.json and OUT/NAME.png for each model, OUT/table.md after each. Run again, and
+what is there is not done again (``--again`` does it again); a training that was cut off goes on. A model that fails is
+named in the table, and the others are not lost; the exit code is then 1.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import tempfile
+import sys
+import time
+import traceback
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import segwright as sw
-from segwright.evaluation.crf_figure import FigureRow, crf_figure
+from segwright import api
+from segwright.data.splits import sequence_of
 from segwright.evaluation.tune_post import tune_post
 
 PRESETS = ("crf(deeplab-v1)", "crf(deeplab-v2-vgg)", "crf(deeplab-v2-r101)")
+TRAIN = "train:"
 
 
-def trained(arguments: argparse.Namespace, folder: Path) -> list[Path]:
-    """Run folders of the models to look at: the given ones, and those trained here."""
-    runs = [Path(model) for model in arguments.models]
-    for name in arguments.train:
-        out = folder / name
-        sw.train(arguments.data, model=name, minutes=arguments.minutes, out=out)
-        runs.append(out)
-    return runs
+@dataclass(frozen=True)
+class Job:
+    """A model on a data set."""
+
+    data: Path
+    model: str  # a path, or train:NAME
+
+    @property
+    def name(self) -> str:
+        model = Path(self.model.removeprefix(TRAIN))
+        parts = model.parent.name if model.name == "model" else model.name  # a bundle inside its run folder
+        return f"{self.data.name}-{parts}"
 
 
-def row(model: Path, arguments: argparse.Namespace) -> tuple[list[str], dict[str, object]]:
-    dataset = sw.open_dataset(arguments.data)
-    split = dataset.splits[arguments.split]
+def trained(job: Job, arguments: argparse.Namespace) -> Path:
+    """The saved model of a job, trained first where that is asked for; a training that was cut off goes on."""
+    if not job.model.startswith(TRAIN):
+        return Path(job.model)
+    out = arguments.out / "runs" / job.name
+    done = out.with_name(f"{job.name}.trained")
+    if not done.exists():
+        resume = (out / "checkpoints").is_dir() and any((out / "checkpoints").iterdir())
+        settings = {"training.seed": arguments.seed}
+        name = job.model.removeprefix(TRAIN)
+        sw.train(str(job.data), model=name, minutes=arguments.minutes, out=out, resume=resume, settings=settings)
+        done.write_text(f"{time.time()}\n")
+    return out
+
+
+def measure(job: Job, arguments: argparse.Namespace) -> dict[str, Any]:
+    """Everything that is said of one model."""
+    started = time.monotonic()
+    model = trained(job, arguments)
+    split = api.choose_split(sw.open_dataset(job.data), arguments.split)
     predictor = sw.load(model, post="none")
-    result = tune_post(predictor, split, minutes=arguments.search_minutes, chains=PRESETS)
-    found = {trial.chain: trial for trial in result.trials}
-    cells = [f"{100 * found[''].miou:.1f}"]
-    cells += [f"{100 * found[name].miou:.1f}" if name in found else "–" for name in PRESETS]
-    interval = f"{100 * result.gain:+.2f} ({100 * result.low:+.2f} to {100 * result.high:+.2f})"
-    verdict = f"`{result.chain}` {interval}, {result.milliseconds:.0f} ms" if result.kept else f"none kept; {interval}"
-    if arguments.figure:
-        rows = []
-        for index in range(0, len(split), max(1, len(split) // 3)):
-            image = split.read_image(index)
-            probabilities = predictor.predict(image, probabilities=True).probabilities
-            assert probabilities is not None
-            rows.append(FigureRow(image, probabilities, split.read_mask(index)))
-        name = f"{arguments.figure.stem}-{model.name}{arguments.figure.suffix}"
-        crf_figure(rows[:3], dataset.label_space, arguments.figure.with_name(name))
-    return [model.name, *cells, verdict], {"model": model.name, **result.to_json()}
+    alone = api.evaluate(predictor, split).miou
+    presets = {name: api.evaluate(sw.load(model, post=name), split).miou for name in PRESETS}
+    groups = [sequence_of(name) for name in split.ids]  # as the tune-post verb
+    result = tune_post(predictor, split, minutes=arguments.search_minutes, chains=PRESETS, groups=groups)
+    figure = arguments.out / f"{job.name}.png"
+    belief = arguments.belief if arguments.belief in predictor.label_space.names else None
+    api.crf_figure(model, split, figure, crf=PRESETS[0], belief=belief)
+    return {
+        "data": str(job.data), "model": job.model, "split": split.name, "pictures": len(split), "miou": alone,
+        "presets": presets, "tuned": result.to_json(), "summary": result.summary, "figure": str(figure),
+        "seconds": round(time.monotonic() - started, 1),
+    }  # fmt: skip
 
 
-def main() -> None:
+def row(job: Job, found: dict[str, Any]) -> str:
+    """A line of the table."""
+    if "error" in found:
+        return f"| {job.data.name} | {job.model} | failed: {found['error'].splitlines()[0]} | | | | |"
+    tuned = found["tuned"]
+    cells = [f"{100 * found['miou']:.1f}"]
+    cells += [f"{100 * miou:.1f} ({100 * (miou - found['miou']):+.1f})" for miou in found["presets"].values()]
+    if not tuned["chain"]:
+        verdict = "no chain helped: none kept"
+    else:
+        span = tuned["gain_ci95"]
+        interval = f" ({100 * span[0]:+.2f} to {100 * span[1]:+.2f})" if span else ""
+        verdict = f"`{tuned['chain']}` {100 * tuned['gain']:+.2f}{interval}, {tuned['milliseconds']:.0f} ms"
+        verdict += "" if tuned["kept"] else ": **not kept**"
+    name = Path(job.model.removeprefix(TRAIN)).name
+    return "| " + " | ".join([f"{job.data.name}, {found['pictures']} pictures", name, *cells, verdict]) + " |"
+
+
+def table(jobs: list[Job], out: Path) -> str:
+    """The table of what is there so far."""
+    lines = [
+        "| data | model | network alone | DeepLab v1's CRF | v2-VGG's | v2-R101's | tuned: gain on unseen pictures |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for job in jobs:
+        path = out / f"{job.name}.json"
+        if path.exists():
+            lines.append(row(job, json.loads(path.read_text())))
+    return "\n".join(lines) + "\n"
+
+
+def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("models", nargs="*")
-    parser.add_argument("--data", required=True)
+    parser.add_argument("--on", nargs="+", action="append", required=True, metavar=("DATA", "MODEL"))
+    parser.add_argument("--out", type=Path, default=Path("post-gain"))
     parser.add_argument("--split", default="val")
-    parser.add_argument("--train", nargs="*", default=[], metavar="NAME")
-    parser.add_argument("--minutes", type=float, default=20.0)
+    parser.add_argument("--minutes", type=float, default=20.0, help="of training, a model")
     parser.add_argument("--search-minutes", type=float, default=10.0)
-    parser.add_argument("--figure", type=Path)
-    parser.add_argument("--json", type=Path)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--belief", default="car", help="a class whose probability the figure shows, where it exists")
+    parser.add_argument("--again", action="store_true", help="measure again what is there")
     arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        runs = trained(arguments, Path(folder))
-        if not runs:
-            parser.error("name models, or architectures with --train")
-        found = [row(run, arguments) for run in runs]
-    print("| model | network alone | DeepLab v1's CRF | v2-VGG's | v2-R101's | tuned: gain on unseen pictures |")
-    print("|---|---|---|---|---|---|")
-    for cells, _ in found:
-        print("| " + " | ".join(cells) + " |")
-    if arguments.json:
-        arguments.json.write_text(json.dumps([result for _, result in found], indent=2))
+    jobs = [Job(Path(group[0]), model) for group in arguments.on for model in group[1:]]
+    if not jobs or len({job.name for job in jobs}) < len(jobs):
+        parser.error("every --on names a data set and one model or more; no two of one name")
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    failed = 0
+    for job in jobs:
+        path = arguments.out / f"{job.name}.json"
+        if path.exists() and not arguments.again and "error" not in json.loads(path.read_text()):
+            print(f"{job.name}: there already", file=sys.stderr)
+            continue
+        try:
+            found = measure(job, arguments)
+            print(f"{job.name}: {found['summary']}", file=sys.stderr)
+        except Exception as error:  # whatever it is, the other models are not lost
+            failed += 1
+            traceback.print_exc()
+            found = {"error": f"{type(error).__name__}: {error}"}
+        path.write_text(json.dumps(found, indent=2))
+        (arguments.out / "table.md").write_text(table(jobs, arguments.out))
+    print(table(jobs, arguments.out))
+    return 1 if failed else 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -1,30 +1,44 @@
-"""The figure of the DeepLab papers: picture, network, and the labels after 1, 2 and 10 iterations of the CRF."""
+"""The figure of the DeepLab papers: picture, network, and the labels after 1, 2 and 10 iterations of the CRF.
+
+Under each panel stands the share of labelled pixels that are right, where the truth is known. With ``belief`` a second
+line shows one class's probability in each panel, as figure 2 of 'Semantic Image Segmentation with Deep Convolutional
+Nets and Fully Connected CRFs' (Chen et al. 2015) does.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
+from PIL import Image, ImageDraw, ImageFont
 
 from segwright.errors import PostprocessError
 from segwright.images import UInt8Array, write_image
 from segwright.postprocess.crf import DenseCRF
-from segwright.types import Float32Array, LabelSpace
+from segwright.types import IGNORE_INDEX, Float32Array, LabelSpace
 
-TITLE_HEIGHT = 22  # pixels
-GAP = 4
+MARGIN, GAP, CAPTION = 14, 8, 22  # pixels: around the figure, between panels, for a line of text
+INK, GREY, PAPER = (25, 25, 30), (110, 110, 118), (255, 255, 255)
+TEXT = 15  # pixels high, at panels 320 wide
 
 
 @dataclass(frozen=True)
 class FigureRow:
-    """One picture of the figure: uint8 H×W×3, probabilities K×H×W, and the ground truth H×W where there is one."""
+    """One picture of the figure: uint8 H×W×C, probabilities K×H×W, and the ground truth H×W where there is one."""
 
     image: UInt8Array
     probabilities: Float32Array
     truth: UInt8Array | None = None
+
+
+@dataclass(frozen=True)
+class _Panel:
+    pixels: UInt8Array  # (h, w, 3)
+    caption: str = ""
 
 
 def crf_figure(
@@ -34,45 +48,133 @@ def crf_figure(
     *,
     crf: DenseCRF | None = None,
     iterations: Sequence[int] = (1, 2, 10),
+    belief: str | None = None,
     width: int = 320,
 ) -> Path:
-    """Write the figure as a picture file, a row for each of ``rows``, each panel ``width`` pixels wide."""
-    if not rows or not iterations:
-        raise PostprocessError("a figure needs at least one picture and one iteration", found=f"{len(rows)} pictures")
+    """Write the figure as a picture file, a line for each of ``rows``, each panel ``width`` pixels wide.
+
+    ``crf`` None: DeepLab v1's. ``belief`` names a class whose probability is shown in a line of its own.
+    PostprocessError without rows or iterations, UsageError for an unknown class.
+    """
+    if not rows or not iterations or min(iterations) < 1 or not 40 <= width <= 4000:
+        raise PostprocessError(
+            "a figure needs pictures, iterations and panels",
+            expected="at least one picture, iterations of 1 or more, panels 40 to 4000 pixels wide",
+            found=f"{len(rows)} pictures, iterations {list(iterations)}, {width} pixels",
+        )
     crf = crf or DenseCRF.preset("deeplab-v1")
-    palette = label_space.palette()
+    shown = None if belief is None else label_space.index(belief)
     with_truth = any(row.truth is not None for row in rows)
     titles = ["picture", "network", *(f"CRF, {n} iteration{'s' if n > 1 else ''}" for n in iterations)]
-    titles += ["ground truth"] if with_truth else []
-    lines = [_titles(titles, width)]
+    lines: list[list[_Panel]] = []
+    present: set[int] = set()
     for row in rows:
-        image = row.image if row.image.shape[2] == 3 else np.repeat(row.image[..., :1], 3, axis=2)
-        panels = [image, palette[row.probabilities.argmax(axis=0)]]
-        panels += [palette[replace(crf, iterations=n)(row.image, row.probabilities).argmax(axis=0)] for n in iterations]
-        if with_truth:
-            panels.append(palette[row.truth] if row.truth is not None else np.zeros_like(image))
-        lines.append(_joined([_fitted(panel, width, smooth=i == 0) for i, panel in enumerate(panels)], axis=1))
-    return write_image(out, _joined(lines, axis=0))
+        steps = [row.probabilities, *(replace(crf, iterations=n)(row.image, row.probabilities) for n in iterations)]
+        labels: list[UInt8Array] = [step.argmax(axis=0).astype(np.uint8) for step in steps]
+        truth = row.truth if row.truth is not None else np.full(labels[0].shape, IGNORE_INDEX, np.uint8)
+        for found in [*labels, truth]:
+            present |= set(np.unique(found).tolist()) - {IGNORE_INDEX}
+        panels = [_Panel(_fitted(_rgb(row.image), width))]
+        panels += [_Panel(_coloured(found, label_space, width), _right(found, row.truth)) for found in labels]
+        lines.append([*panels, *([_Panel(_coloured(truth, label_space, width))] if with_truth else [])])
+        if shown is not None:
+            beliefs = [_Panel(_heat(step[shown], width), f"belief in {belief}") for step in steps]
+            blank = _Panel(np.full_like(panels[0].pixels, 255))
+            lines.append([blank, *beliefs, *([blank] if with_truth else [])])
+    figure = _drawn([*titles, *(["ground truth"] if with_truth else [])], lines, width)
+    legend = _legend(label_space, sorted(present), figure.shape[1], width)
+    return write_image(out, np.concatenate([figure, legend], axis=0), quality=95)
 
 
-def _fitted(panel: UInt8Array, width: int, *, smooth: bool) -> UInt8Array:
+def _drawn(titles: Sequence[str], lines: Sequence[Sequence[_Panel]], width: int) -> UInt8Array:
+    """The titles and, line by line, the panels with their captions."""
+    scale = width / 320
+    text, space = max(9, round(TEXT * scale)), max(12, round(CAPTION * scale))
+    heights = [max(panel.pixels.shape[0] for panel in line) for line in lines]
+    spaces = [space if any(panel.caption for panel in line) else 0 for line in lines]
+    total = MARGIN + space + sum(heights) + sum(spaces) + GAP * len(lines)
+    canvas = Image.new("RGB", (2 * MARGIN + len(titles) * (width + GAP) - GAP, total), PAPER)
+    draw = ImageDraw.Draw(canvas)
+    for column, title in enumerate(titles):
+        _write(draw, title, (MARGIN + column * (width + GAP) + width / 2, MARGIN), text, INK, "ma", width)
+    top = MARGIN + space
+    for line, height, below in zip(lines, heights, spaces, strict=True):
+        for column, panel in enumerate(line):
+            left = MARGIN + column * (width + GAP)
+            canvas.paste(Image.fromarray(panel.pixels), (left, top))
+            if panel.caption:
+                _write(draw, panel.caption, (left + width / 2, top + height + 2), text - 2, GREY, "ma", width)
+        top += height + below + GAP
+    return np.asarray(canvas, np.uint8)
+
+
+def _legend(label_space: LabelSpace, present: Sequence[int], across: int, width: int) -> UInt8Array:
+    """The colours of the classes that the figure shows, in as many lines as they need."""
+    scale = width / 320
+    text, space = max(9, round(TEXT * scale)), max(12, round(CAPTION * scale))
+    font = ImageFont.load_default(text - 1)
+    places: list[tuple[int, float, int]] = []
+    left, line = float(MARGIN), 0
+    for index in present:
+        wanted = font.getlength(label_space.names[index]) + 2.2 * text
+        if left + wanted > across - MARGIN and left > MARGIN:
+            left, line = float(MARGIN), line + 1
+        places.append((index, left, line))
+        left += wanted + text
+    canvas = Image.new("RGB", (across, (line + 1) * space + MARGIN), PAPER)
+    draw = ImageDraw.Draw(canvas)
+    for index, x, row in places:
+        y = row * space
+        draw.rounded_rectangle((x, y, x + 1.4 * text, y + text), 3, fill=label_space.colours[index], outline=GREY)
+        draw.text((x + 1.9 * text, y + text / 2), label_space.names[index], INK, font, anchor="lm")
+    return np.asarray(canvas, np.uint8)
+
+
+def _write(
+    draw: Any, words: str, place: tuple[float, float], size: int, colour: tuple[int, ...], anchor: str, room: int
+) -> None:
+    """Text that is made smaller until it fits its panel."""
+    font = ImageFont.load_default(size)
+    while font.getlength(words) > room and size > 6:
+        size -= 1
+        font = ImageFont.load_default(size)
+    draw.text(place, words, colour, font, anchor=anchor)
+
+
+def _right(labels: UInt8Array, truth: UInt8Array | None) -> str:
+    """How many of the labelled pixels are right, in words."""
+    if truth is None or not (truth != IGNORE_INDEX).any():
+        return ""
+    known = truth != IGNORE_INDEX
+    return f"{100 * float((labels == truth)[known].mean()):.1f} % of the pixels right"
+
+
+def _coloured(labels: UInt8Array, label_space: LabelSpace, width: int) -> UInt8Array:
+    """Labels in their colours, with a soft dark line along the borders, so that like colours stay apart."""
+    height = max(1, round(labels.shape[0] * width / labels.shape[1]))
+    # Twice the size and down again: colours stay pure inside a region, and its border is smooth.
+    large = np.asarray(cv2.resize(labels, (2 * width, 2 * height), interpolation=cv2.INTER_NEAREST), np.uint8)
+    colours = label_space.palette()[large].astype(np.float32)
+    border = np.asarray(cv2.morphologyEx(large, cv2.MORPH_GRADIENT, np.ones((2, 2), np.uint8))) > 0
+    colours[border] *= 0.6
+    colours[large == IGNORE_INDEX] = 235  # nothing is known there: nearly paper
+    return _fitted(colours.astype(np.uint8), width)
+
+
+def _heat(probability: Float32Array, width: int) -> UInt8Array:
+    """A probability from white (0) over orange to dark red (1)."""
+    table = np.array([[255, 255, 255], [254, 204, 130], [240, 101, 60], [153, 0, 24]], np.float32)
+    place = np.linspace(0, 1, 256) * (len(table) - 1)
+    low = np.minimum(place.astype(int), len(table) - 2)
+    colours = table[low] + (table[low + 1] - table[low]) * (place - low)[:, None]
+    return _fitted(colours[(np.clip(probability, 0, 1) * 255).astype(np.uint8)].astype(np.uint8), width)
+
+
+def _rgb(image: UInt8Array) -> UInt8Array:
+    return image if image.shape[2] == 3 else np.repeat(image[..., :1], 3, axis=2)
+
+
+def _fitted(panel: UInt8Array, width: int) -> UInt8Array:
     height = max(1, round(panel.shape[0] * width / panel.shape[1]))
-    method = cv2.INTER_AREA if smooth else cv2.INTER_NEAREST
+    method = cv2.INTER_AREA if panel.shape[1] > width else cv2.INTER_CUBIC
     return np.asarray(cv2.resize(np.ascontiguousarray(panel), (width, height), interpolation=method), np.uint8)
-
-
-def _titles(titles: Sequence[str], width: int) -> UInt8Array:
-    panels = []
-    for title in titles:
-        panel = np.full((TITLE_HEIGHT, width, 3), 255, np.uint8)
-        cv2.putText(panel, title, (2, 15), cv2.FONT_HERSHEY_SIMPLEX, 0.5, (0, 0, 0), 1, cv2.LINE_AA)
-        panels.append(panel)
-    return _joined(panels, axis=1)
-
-
-def _joined(panels: Sequence[UInt8Array], *, axis: int) -> UInt8Array:
-    shape = list(panels[0].shape)
-    shape[axis] = GAP
-    gap = np.full(shape, 255, np.uint8)
-    pieces = [piece for panel in panels for piece in (gap, panel)][1:]
-    return np.concatenate(pieces, axis=axis)

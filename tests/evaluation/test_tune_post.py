@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import math
+import time
 from dataclasses import dataclass
+from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 
-from segwright.errors import DataError
+from segwright.errors import DataError, PostprocessError, UsageError
 from segwright.evaluation.crf_figure import FigureRow, crf_figure
-from segwright.evaluation.tune_post import tune_post
+from segwright.evaluation.tune_post import _spread, drawn_together, tune_post
 from segwright.images import read_image
 from segwright.types import LabelSpace, Prediction
 
@@ -65,7 +69,7 @@ class Network:
 
 def test_a_chain_that_helps_is_kept() -> None:
     pictures = Pictures(12)
-    result = tune_post(Network(pictures, 0.15), pictures, minutes=0.1)
+    result = tune_post(Network(pictures, 0.15), pictures, minutes=5)
     assert result.kept and result.low > 0 and result.gain > 0.03
     assert result.low <= result.gain <= result.high
     assert result.chain in result.summary and result.milliseconds > 0
@@ -77,7 +81,7 @@ def test_a_chain_that_helps_is_kept() -> None:
 
 def test_a_perfect_network_keeps_nothing() -> None:
     pictures = Pictures(6)
-    result = tune_post(Network(pictures, 0.0), pictures, minutes=0.05)
+    result = tune_post(Network(pictures, 0.0), pictures, minutes=5)
     assert not result.kept and "nothing is kept" in result.summary.lower()
     assert result.chain == ""
 
@@ -85,12 +89,89 @@ def test_a_perfect_network_keeps_nothing() -> None:
 def test_the_cache_is_bounded_and_removed(tmp_path: object) -> None:
     pictures = Pictures(12)
     result = tune_post(
-        Network(pictures, 0.1), pictures, minutes=0, cache_bytes=48 * 64 * 3 * 2 * 6, folder=str(tmp_path)
+        Network(pictures, 0.1), pictures, minutes=5, cache_bytes=48 * 64 * 3 * 2 * 6, folder=str(tmp_path)
     )
     assert result.search_pictures + result.confirm_pictures == 6
-    assert "6 of 12 pictures" in result.summary
-    assert "after 0 chains" in result.summary
+    assert "6 of 12 pictures were used: the cache" in result.summary
     assert list(tmp_path.iterdir()) == []  # type: ignore[attr-defined]
+
+
+def test_minutes_bound_the_whole_and_what_was_left_out_is_said() -> None:
+    pictures = Pictures(12)
+    result = tune_post(Network(pictures, 0.1), pictures, minutes=0)
+    assert result.search_pictures + result.confirm_pictures == 4
+    assert "4 of 12 pictures were used: the time was too short" in result.summary
+    assert "after 0 chains" in result.summary and not result.kept
+
+    class Slow(Network):
+        def predict(self, image: np.ndarray, *, probabilities: bool = False) -> Prediction:
+            time.sleep(0.2)
+            return super().predict(image, probabilities=probabilities)
+
+    many = Pictures(60)
+    started = time.monotonic()
+    result = tune_post(Slow(many, 0.15), many, minutes=0.05)  # the pass alone would take 12 seconds
+    assert time.monotonic() - started < 3 + 2
+    assert 4 <= result.search_pictures + result.confirm_pictures < 20
+
+
+def test_pictures_left_out_for_time_are_spread_evenly() -> None:
+    assert sorted(_spread(11)) == list(range(11))
+    for first in (4, 8, 16):
+        chosen = sorted(_spread(100)[:first])
+        assert max(b - a for a, b in itertools.pairwise([0, *chosen, 99])) <= 2 * 100 / first
+
+
+def test_frames_of_few_sequences_are_drawn_in_runs() -> None:
+    def sizes(groups: list[object]) -> list[int]:
+        return [len(list(run)) for _, run in itertools.groupby(groups)]
+
+    assert drawn_together(None, [3, 4, 8]) == [3, 4, 8], "nothing known: every picture by itself"
+    scenes = [f"s{i // 2}" for i in range(20)]
+    assert drawn_together(scenes, range(20)) == scenes, "ten sequences: whole ones"
+    assert sizes(drawn_together(["one"] * 27, range(27))) == [3] * 9, "one sequence: runs of the cube root"
+    assert sizes(drawn_together(["a"] * 4 + ["b"] * 5, range(9))) == [2, 2, 2, 2, 1], "a run ends with its sequence"
+    assert sizes(drawn_together(["a"] * 8, [0, 1, 2, 10, 11, 12, 20, 21])) == [2, 1, 2, 1, 2], "and with its block"
+
+
+def test_one_sequence_can_still_prove_a_gain_and_few_pictures_cannot() -> None:
+    pictures = Pictures(24)
+    result = tune_post(Network(pictures, 0.15), pictures, minutes=5, groups=["film"] * 24)
+    assert result.kept and 0 < result.low <= result.gain
+    few = Pictures(6)
+    result = tune_post(Network(few, 0.15), few, minutes=5)
+    assert not result.kept and result.gain > 0 and math.isnan(result.low)
+    assert "too few pictures to tell it from chance" in result.summary
+    assert result.to_json()["gain_ci95"] is None
+
+
+def test_a_gain_whose_interval_includes_none_is_not_kept() -> None:
+    """Half of the pictures gain from smoothing, the others are made of stripes that it destroys."""
+
+    class Striped(Pictures):
+        def truth(self, index: int) -> np.ndarray:
+            if index % 2:
+                return super().truth(index)
+            mask = np.zeros((48, 64), np.uint8)
+            mask[::3] = 1
+            return mask
+
+    pictures = Striped(16)
+    result = tune_post(Network(pictures, 0.06), pictures, minutes=5, chains=["smooth(9)"])
+    assert "smooth(9)" in [trial.chain for trial in result.trials], "a chain of the caller's is tried first"
+    assert result.kept == (result.low > 0)
+    if not result.kept:
+        assert "othing is kept" in result.summary or "No chain" in result.summary
+
+
+def test_a_mistake_in_a_given_chain_is_said_before_the_network_runs() -> None:
+    class Never(Network):
+        def predict(self, image: np.ndarray, *, probabilities: bool = False) -> Prediction:
+            raise AssertionError("the network ran")
+
+    pictures = Pictures(6)
+    with pytest.raises(PostprocessError, match="did you mean close"):
+        tune_post(Never(pictures, 0.1), pictures, chains=["clos(3)"])
 
 
 def test_without_masks_it_says_what_is_missing() -> None:
@@ -108,4 +189,24 @@ def test_the_figure(tmp_path: object) -> None:
         rows.append(FigureRow(pictures.read_image(i), found, pictures.truth(i)))
     path = crf_figure(rows, SPACE, f"{tmp_path}/figure.png", width=100)
     figure = read_image(path)
-    assert figure.shape == (22 + 2 * (75 + 4), 6 * 100 + 5 * 4, 3)
+    assert figure.shape[1] == 2 * 14 + 6 * 100 + 5 * 8
+    assert figure.shape[0] > 2 * 75
+    column = figure[:, 14:114].reshape(-1, 3).astype(int)  # the pictures themselves stand in the first column
+    assert (np.abs(column - [65, 65, 65]).max(axis=1) < 12).sum() > 2 * 75 * 100 * 0.4
+
+
+def test_the_figure_shows_what_is_asked_for_and_says_what_cannot_be_shown(tmp_path: Path) -> None:
+    pictures = Pictures(1)
+    found = Network(pictures, 0.1).predict(pictures.read_image(0), probabilities=True).probabilities
+    assert found is not None
+    plain = FigureRow(pictures.read_image(0), found)
+    grey = FigureRow(pictures.read_image(0)[..., :1], found, pictures.truth(0))
+    small = read_image(crf_figure([plain], SPACE, tmp_path / "a.png", width=64))
+    more = read_image(crf_figure([grey], SPACE, tmp_path / "b.jpg", width=64, belief="thing", iterations=(1, 2, 3, 4)))
+    assert more.shape[0] > small.shape[0] + 48 and more.shape[1] == small.shape[1] + 2 * (64 + 8), "truth, 4 iterations"
+    with pytest.raises(UsageError, match="unknown class"):
+        crf_figure([plain], SPACE, tmp_path / "c.png", belief="pony")
+    for rows, iterations in (([], (1,)), ([plain], ()), ([plain], (0, 1))):
+        with pytest.raises(PostprocessError, match="a figure needs"):
+            crf_figure(rows, SPACE, tmp_path / "c.png", iterations=iterations)
+    assert not (tmp_path / "c.png").exists()

@@ -1,0 +1,81 @@
+"""Verbs about post-processing: tune-post, crf-figure."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from segwright.cli.common import Data, Device, Format, Json, Model, Split, console, write_result
+from segwright.errors import UsageError
+
+Tta = Annotated[str | None, typer.Option("--tta", metavar="VIEWS", help="Test-time views, such as flip,0.75,1,1.25.")]
+
+
+def tune_post(
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="A run folder or a bundle.")],
+    data: Data,
+    split: Split = None,
+    device: Device = "auto",
+    minutes: Annotated[float, typer.Option(min=0, help="How long the whole may take.")] = 10.0,
+    tta: Tta = None,
+    chain: Annotated[
+        list[str] | None, typer.Option("--chain", metavar="CHAIN", help="A chain to start from; may be repeated.")
+    ] = None,
+    keep: Annotated[bool, typer.Option("--keep/--no-keep", help="Save a winner into the model.")] = True,
+    format: Format = None,
+    json: Json = None,
+) -> None:
+    """Search post-processing on validation data; it is kept only when it raises the score beyond chance."""
+    from segwright import api
+
+    result = api.tune_post(
+        model, data, split=split, device=device, keep=keep, format=format, minutes=minutes, tta=tta, chains=chain or ()
+    )
+    from segwright.cli.tables import tuning_table
+
+    screen = console()
+    screen.print(tuning_table(result.trials, result.baseline_miou))
+    screen.print(result.summary, markup=False)
+    write_result(json, result.to_json())
+
+
+def crf_figure(
+    model: Model,
+    data: Data,
+    out: Annotated[Path, typer.Option("--out", metavar="FILE", help="Where the figure goes: .png or .jpg.")] = Path(
+        "crf-figure.png"
+    ),
+    split: Split = None,
+    device: Device = "auto",
+    crf: Annotated[
+        str | None, typer.Option("--crf", metavar="STEP", help="Such as crf(deeplab-v1); else the model's own.")
+    ] = None,
+    pictures: Annotated[int, typer.Option("--pictures", min=1, help="How many, spread over the split.")] = 3,
+    ids: Annotated[list[str] | None, typer.Option("--id", help="A picture's name; may be repeated.")] = None,
+    iterations: Annotated[str, typer.Option("--iterations", help="After how many to show the labels.")] = "1,2,10",
+    belief: Annotated[
+        str | None, typer.Option("--belief", metavar="CLASS", help="Also show this class's probability.")
+    ] = None,
+    width: Annotated[int, typer.Option("--width", help="Of a panel, in pixels.")] = 320,
+    format: Format = None,
+) -> None:
+    """The papers' figure of a CRF at work: picture, network, labels after 1, 2 and 10 iterations, ground truth."""
+    from segwright import api
+
+    try:
+        steps = tuple(int(part) for part in iterations.split(","))
+    except ValueError:
+        raise UsageError("iterations are whole numbers", expected="such as 1,2,10", found=iterations) from None
+    path = api.crf_figure(
+        model, data, out, split=split, device=device, format=format, crf=crf, pictures=pictures, ids=ids or (),
+        iterations=steps, belief=belief, width=width,
+    )  # fmt: skip
+    console().print(f"figure: {path}")
+
+
+def register(app: typer.Typer) -> None:
+    """Add this module's verbs."""
+    app.command("tune-post")(tune_post)
+    app.command("crf-figure")(crf_figure)
