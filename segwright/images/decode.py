@@ -82,6 +82,9 @@ def decode_image(
 
     ``thorough`` also looks for missing data in the middle of a JPEG, at the cost of a second decoding.
     """
+    quick = None if thorough else _quick_image(data, where, limits)
+    if quick is not None:
+        return quick
     info = parse_header(data, where, limits)
     if info.format == "PNG" and info.bits <= 8:
         return _png_image(data, info, where)
@@ -99,6 +102,9 @@ def read_mask(path: str | Path, limits: Limits = DEFAULT_LIMITS) -> MaskArray:
 
 def decode_mask(data: bytes, where: str | Path = "the mask", limits: Limits = DEFAULT_LIMITS) -> MaskArray:
     """:func:`read_mask` for a file in memory; ``where`` names it in errors."""
+    quick = _quick_mask(data, limits)
+    if quick is not None:
+        return quick
     info = parse_header(data, where, limits)
     if info.format == "PNG":
         return _png_mask(data, info, where)
@@ -109,6 +115,36 @@ def decode_mask(data: bytes, where: str | Path = "the mask", limits: Limits = DE
         return integers(_deep(data, info, where, limits), where)
     wanted = {"1": "L", "LA": "L", "RGBA": "RGB", "CMYK": "RGB", "YCbCr": "RGB", "PA": "P"}.get(info.mode, info.mode)
     return _pillow(data, info, where, limits, wanted)
+
+
+def _quick_image(data: bytes, where: str | Path, limits: Limits) -> UInt8Array | None:
+    """What most pictures are, by the shortest way; None for any other, and for whatever is wrong with it."""
+    found = png.plain(data, limits)
+    if found is not None:
+        pixels = jpeg.decode_pixels(data, _COLOUR)
+        return None if pixels is None or pixels.shape != (found[0], found[1], 3) else _rgb(pixels)
+    plain = jpeg.plain(data, limits)
+    if plain is None:
+        return None
+    pixels = jpeg.decode_pixels(data, _COLOUR)
+    if pixels is None or pixels.shape != (plain[0], plain[1], 3):
+        return None
+    if jpeg.tail_is_flat(pixels, plain[4]):
+        jpeg.check_whole(data, where, thorough=False, pixels=pixels)
+    return upright(_rgb(pixels), plain[3])
+
+
+def _quick_mask(data: bytes, limits: Limits) -> MaskArray | None:
+    """What most masks are, by the shortest way; None for any other, and for whatever is wrong with it."""
+    found = png.plain(data, limits)
+    if found is None:
+        return None
+    height, width, colour, first_data = found
+    if colour == 2:
+        pixels = jpeg.decode_pixels(data, _COLOUR)
+        return None if pixels is None or pixels.shape != (height, width, 3) else _rgb(pixels)
+    pixels = jpeg.decode_pixels(png.as_grey(data, first_data) if colour == 3 else data, _GREY)
+    return None if pixels is None or pixels.shape != (height, width) else pixels
 
 
 def _png_image(data: bytes, info: ImageInfo, where: str | Path) -> UInt8Array:
@@ -167,7 +203,7 @@ def _jpeg_pixels(data: bytes, info: ImageInfo, where: str | Path, flags: int, th
     pixels = jpeg.decode_pixels(data, flags)
     if pixels is None or pixels.shape[:2] != (info.height, info.width):
         raise unreadable(where, "a damaged JPEG")
-    if thorough or jpeg.tail_is_flat(pixels, found):
+    if thorough or jpeg.tail_is_flat(pixels, found.unit[0]):
         jpeg.check_whole(data, where, thorough=thorough, pixels=pixels)
     return _rgb(pixels) if pixels.ndim == 3 else pixels
 

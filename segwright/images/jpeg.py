@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from segwright.errors import ImageReadError
-from segwright.images.headers import UInt8Array, unreadable
+from segwright.images.headers import Limits, UInt8Array, exif_orientation, unreadable
 
 _SCAN_END = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
 _RESTART = re.compile(rb"\xff[\xd0-\xd7]")
@@ -117,12 +117,58 @@ def _check_script(data: bytes, found: Frame, place: int, where: str | Path) -> N
         raise missing(where, "scans that were announced and never sent")
 
 
-def tail_is_flat(pixels: UInt8Array, found: Frame) -> bool:
+def plain(data: bytes, limits: Limits) -> tuple[int, int, int, int, int] | None:
+    """(height, width, components, orientation, height of a coded unit) of what most JPEGs are, in one short walk.
+
+    Baseline, grey or three components, within the limits, with an end marker and as many bytes as tests 1 and 2 ask
+    for; None for any other, where :func:`.headers.parse_header` and :func:`check_structure` say what it is.
+    """
+    if data[:3] != b"\xff\xd8\xff" or data[-2:] != b"\xff\xd9":
+        return None
+    place, end, orientation, blocks, body = 2, len(data) - 4, 1, 0, b""
+    height = width = unit = 0
+    while place < end:
+        marker = data[place + 1]
+        length = data[place + 2] << 8 | data[place + 3]
+        if data[place] != 0xFF or length < 2:
+            return None
+        if marker in (0xC0, 0xC1):
+            if body:
+                return None
+            body = data[place + 4 : place + 2 + length]
+            if len(body) < 9 or body[0] != 8 or body[5] not in (1, 3) or len(body) < 6 + 3 * body[5]:
+                return None
+            height, width = body[1] << 8 | body[2], body[3] << 8 | body[4]
+            factors = body[7 : 6 + 3 * body[5] : 3]
+            down, across = max(f & 15 for f in factors), max(f >> 4 for f in factors)
+            if not height or not width or not 1 <= min(f & 15 for f in factors) <= down <= 4:
+                return None
+            if not 1 <= min(f >> 4 for f in factors) <= across <= 4:
+                return None
+            if body[5] == 1:  # coded block by block, whatever its factors say
+                unit, blocks = 8, -(-width // 8) * -(-height // 8)
+            else:
+                unit = 8 * down
+                blocks = -(-width // (8 * across)) * -(-height // unit) * sum((f >> 4) * (f & 15) for f in factors)
+        elif marker == 0xDA:
+            side = limits.max_side
+            if not blocks or width > side or height > side or width * height > limits.max_pixels:
+                return None
+            return (height, width, body[5], orientation, unit) if len(data) - place - 10 >= blocks // 4 else None
+        elif marker == 0xE1 and data[place + 4 : place + 10] == b"Exif\0\0":
+            orientation = exif_orientation(data[place + 10 : place + 2 + length])
+        elif not (0xC4 <= marker <= 0xFE) or (0xC8 <= marker <= 0xD9 and marker != 0xCC) or 0xC5 <= marker <= 0xC7:
+            return None  # progressive, lossless, a marker without a length: for the careful reading
+        place += 2 + length
+    return None
+
+
+def tail_is_flat(pixels: UInt8Array, unit: int) -> bool:
     """Whether the last coded block is of one colour. ``pixels`` as stored, before any turning."""
-    height, width = pixels.shape[:2]
-    rows = (height - 1) % found.unit[0] + 1
-    corner = pixels[-min(rows, 8) :, -min(width, 8) :]
-    return bool((corner == corner[-1, -1]).all())
+    rows = (pixels.shape[0] - 1) % unit + 1
+    corner = pixels[-min(rows, 8) :, -8:].tobytes()
+    last = corner[-pixels.shape[2] :] if pixels.ndim == 3 else corner[-1:]
+    return corner == last * (len(corner) // len(last))
 
 
 def is_short(data: bytes, pixels: npt.NDArray[Any], decode: Callable[[bytes], npt.NDArray[Any] | None]) -> bool:
@@ -172,7 +218,7 @@ def decode_pixels(data: bytes, flags: int) -> npt.NDArray[Any] | None:
 def check_whole(data: bytes, where: str | Path, *, thorough: bool, pixels: UInt8Array) -> None:
     """Test 3 where it is called for: a flat last block; ``thorough`` also restart intervals and progressive files."""
     found, _ = frame(data, where)
-    if tail_is_flat(pixels, found) or (thorough and worth_a_second_look(data, where)):
+    if tail_is_flat(pixels, found.unit[0]) or (thorough and worth_a_second_look(data, where)):
         flags = cv2.IMREAD_GRAYSCALE if pixels.ndim == 2 else cv2.IMREAD_COLOR
         flags |= cv2.IMREAD_IGNORE_ORIENTATION
         first = decode_pixels(data, flags)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from segwright.errors import ImageReadError
-from segwright.images.headers import ImageInfo, exif_orientation, unreadable
+from segwright.images.headers import ImageInfo, Limits, exif_orientation, unreadable
 
 DEFLATE_RATIO = 1032  # deflate cannot shrink further than this
 _CHANNELS = {"1": 1, "L": 1, "P": 1, "I;16": 1, "LA": 2, "LA;16": 2, "RGB": 3, "RGB;16": 3, "RGBA": 4, "RGBA;16": 4}
@@ -56,6 +56,45 @@ def walk(data: bytes, info: ImageInfo, where: str | Path) -> Chunks:
             return Chunks(first, total, palette, orientation)
         place += 12 + length
     raise unreadable(where, f"a PNG cut off after {end} bytes")
+
+
+_BEGIN = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR"
+_HEADER = struct.Struct(">IIBBBBB").unpack_from
+_CHUNK = struct.Struct(">I4s").unpack_from
+_PLAIN = {0: 1, 2: 3, 3: 1}  # colour type → bytes a pixel
+
+
+def plain(data: bytes, limits: Limits) -> tuple[int, int, int, int] | None:
+    """(height, width, colour type, offset of the first IDAT chunk) of what most PNGs are, found in one short walk.
+
+    Of 8 bits, grey, RGB or palette, within the limits, not turned, and as whole as :func:`walk` asks; None for any
+    other, where :func:`.headers.parse_header` and :func:`walk` say what it is. On a mask of half a millisecond every
+    tenth microsecond of Python counts: it runs with cold caches after each decoding.
+    """
+    end = len(data) - 12
+    if data[:16] != _BEGIN or end < 33:
+        return None
+    width, height, bits, colour, packing, filtering, interlaced = _HEADER(data, 16)
+    if bits != 8 or colour not in _PLAIN or packing or filtering or interlaced > 1 or not width or not height:
+        return None
+    side = limits.max_side
+    if width > side or height > side or width * height > limits.max_pixels:
+        return None
+    place, first, total, palette = 33, 0, 0, colour != 3
+    while place <= end:
+        length, kind = _CHUNK(data, place)
+        if kind == b"IDAT":
+            first = first or place
+            total += length
+        elif kind == b"IEND":
+            enough = total * DEFLATE_RATIO >= (width * _PLAIN[colour] + 1) * height
+            return (height, width, colour, first) if first and palette and enough else None
+        elif kind == b"PLTE":
+            palette = True
+        elif kind == b"eXIf":
+            return None
+        place += 12 + length
+    return None
 
 
 def raw_bytes(info: ImageInfo) -> int:
