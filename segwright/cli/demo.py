@@ -39,12 +39,12 @@ def run_demo(out: Path, *, open_report: bool, console: Console, verb: Verb) -> d
         console.print(f"\n[bold]{title}[/]")
         if arguments:
             words = [str(argument) for argument in arguments]
-            console.print(f"[bold cyan]$ segwright {' '.join(words)}[/]")
+            console.print(f"[bold cyan]$ segwright {' '.join(words)}[/]", soft_wrap=True)  # one line, to be copied
             verb(words)
 
     console.print(
         "segwright labels every pixel of a picture. This demo draws a small street data set, checks it, trains a "
-        "U-Net on it,\nscores it on pictures it has not seen, and segments one. Nothing is downloaded."
+        "U-Net on it, scores it on pictures it has not seen, and segments one. Nothing is downloaded."
     )
     write_street_scenes(data, train=TRAIN, val=VAL, test=TEST, size=SIZE)
     (out / MARK).write_text("made by `segwright demo`; cleared by the next one\n", encoding="utf-8")

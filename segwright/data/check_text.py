@@ -15,7 +15,7 @@ from segwright.data.inspect import CheckResult
 from segwright.data.records import Problem
 
 FILES_SHOWN = 4
-BAR = 24
+BAR, LEAST_BAR = 24, 6
 FEW = 6  # more classes than this that never occur are a line, and not rows of zeros
 STYLES = {"error": "bold red", "warning": "yellow", "note": "cyan"}
 
@@ -30,7 +30,7 @@ def render_check(result: CheckResult, console: Console) -> None:
         for line in describe(result.fingerprint):
             console.print(Padding(escape(line), (0, 0, 0, 2)))
         if result.fingerprint.labelled:
-            console.print(_classes(result))
+            console.print(_classes(result, console.width))
     for problem in result.problems:
         _print_problem(problem, console)
     console.print(verdict(result))
@@ -64,7 +64,7 @@ def verdict(result: CheckResult) -> str:
     return f"[{'bold red' if counts['error'] else 'bold green'}]{text}[/]"
 
 
-def _classes(result: CheckResult) -> Table:
+def _classes(result: CheckResult, width: int) -> Table:
     found = result.fingerprint
     assert found is not None
     table = Table(box=None, pad_edge=True, padding=(0, 1))
@@ -77,6 +77,10 @@ def _classes(result: CheckResult) -> Table:
     compare = parts if len(parts) > 1 else []
     for name in compare:
         table.add_column(escape(name), justify="right")
+    # Scaled, not cut off, where the terminal is narrow: the other columns take what they need first.
+    others = [max(map(len, found.class_names)), len("100.00 %"), len("pictures"), len("typical size")]
+    others += [max(len(name), len("100.00 %")) for name in compare]
+    room = min(max(width - sum(others) - 2 * (len(others) + 1), LEAST_BAR), BAR)
     most = max(max(found.class_shares), 1e-9)
     absent = sum(not pixels for pixels in found.class_pixels)
     for index, name in enumerate(found.class_names):
@@ -86,7 +90,7 @@ def _classes(result: CheckResult) -> Table:
         table.add_row(
             escape(name),
             f"{100 * share:.2f} %",
-            "█" * max(1, round(BAR * share / most)) if share else "",
+            "█" * max(1, round(room * share / most)) if share else "",
             str(found.class_images[index]),
             f"{scale.median:.0f} px" if scale else "-",
             *(f"{100 * result.by_split[part].class_shares[index]:.2f} %" for part in compare),

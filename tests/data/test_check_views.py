@@ -32,9 +32,9 @@ def result(tmp_path_factory: pytest.TempPathFactory) -> CheckResult:
     return inspect_path(root, workers=0)
 
 
-def text(result: CheckResult) -> str:
+def text(result: CheckResult, width: int = 120) -> str:
     buffer = io.StringIO()
-    render_check(result, Console(file=buffer, width=120, highlight=False))
+    render_check(result, Console(file=buffer, width=width, highlight=False))
     return buffer.getvalue()
 
 
@@ -44,6 +44,15 @@ def test_the_text_names_findings_files_and_fixes(result: CheckResult) -> None:
         assert part in shown
     assert "<b>[red]sky" in shown  # markup in names is shown, not obeyed
     assert "\x1b" not in shown  # no colour when piped
+
+
+def test_bars_are_to_scale_on_a_narrow_terminal(result: CheckResult) -> None:
+    for width in (80, 120):
+        lines = [line for line in text(result, width).splitlines() if "█" in line]
+        assert len(lines) > 5 and not any("…" in line for line in lines), "a bar cut off looks like any other"
+        share = [float(line.split("%")[0].split()[-1]) for line in lines]
+        bars = [line.count("█") for line in lines]
+        assert all(abs(b - max(bars) * s / max(share)) <= 1 for b, s in zip(bars, share, strict=True))
 
 
 def test_a_clean_set_says_so(tmp_path: Path) -> None:
