@@ -131,9 +131,16 @@ def demo(
     root = context.find_root().command
 
     def verb(arguments: Sequence[str]) -> None:
-        root.main(args=list(arguments), prog_name="segwright", standalone_mode=False)
+        run_verb(root, arguments)
 
     write_result(json, run_demo(out, open_report=not no_open, console=console(), verb=verb))
+
+
+def run_verb(root: Any, arguments: Sequence[str]) -> None:
+    """Run another verb of the command ``root``. What ends that one early, such as Ctrl-C, ends this one as well."""
+    code = root.main(args=list(arguments), prog_name="segwright", standalone_mode=False)
+    if code:  # an exit code comes back instead of being raised
+        raise typer.Exit(code)
 
 
 def register(app: typer.Typer) -> None:

@@ -9,8 +9,10 @@ import sys
 from pathlib import Path
 
 import pytest
+import typer
 
 from segwright.cli.launch import without_option
+from segwright.cli.training import run_verb
 from segwright.data.synthetic import write_street_scenes
 
 TINY = ("--model", "leannet", "--device", "cpu", "--seed", "3")
@@ -35,6 +37,24 @@ def test_an_option_is_taken_out_in_both_spellings() -> None:
     arguments = ["train", "data", "--devices", "2", "--out", "x"]
     assert without_option(arguments, "--devices") == ["train", "data", "--out", "x"]
     assert without_option(["train", "--devices=4", "data"], "--devices") == ["train", "data"]
+
+
+def test_what_ends_a_verb_of_the_demo_ends_the_demo() -> None:
+    app = typer.Typer()
+
+    @app.command()
+    def train() -> None:
+        raise typer.Exit(130)
+
+    @app.command()
+    def check() -> None:
+        return
+
+    root = typer.main.get_command(app)
+    run_verb(root, ["check"])
+    with pytest.raises(typer.Exit) as caught:
+        run_verb(root, ["train"])
+    assert caught.value.exit_code == 130
 
 
 def test_a_run_of_one_process_goes_on_with_two(scenes: Path, tmp_path: Path) -> None:
