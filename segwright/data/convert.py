@@ -5,9 +5,10 @@ formats as run lengths (COCO, CVAT) or mask shapes (labelme), which are exact; p
 copied byte by byte; one that is inside an archive, or turned by EXIF, is written as PNG. Splits that the files name
 are kept, none are made.
 
-What a format cannot hold: COCO and CVAT cannot say "not annotated", so that a picture without a mask is one with
-everything ignored (CVAT, where there is no background) there; labelme leaves it as a picture without JSON. A folder
-and shards hold a picture once, so that of overlapping splits the first (train, val, test) keeps it.
+What a format cannot hold is said before anything is written (:func:`losses`): COCO and CVAT cannot say "not annotated",
+so that a picture without a mask is one with everything ignored (CVAT, where there is no background) there; labelme
+leaves it as a picture without JSON. But for VOC's lists a picture is held once, so that of overlapping splits the first
+(train, val, test) keeps it.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import re
 import shutil
 import tarfile
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -31,7 +33,7 @@ from xml.sax.saxutils import quoteattr
 import numpy as np
 import numpy.typing as npt
 
-from segwright.console import track
+from segwright.console import stderr_console, track
 from segwright.data.classes import IGNORED_NAMES
 from segwright.data.drawing import BACKGROUND_NAMES
 from segwright.data.readers import FileReader
@@ -115,6 +117,9 @@ def convert(dataset: Dataset, to: str, out: str | Path) -> Path:
         raise UsageError("unknown format to write", expected=", ".join(WRITERS), found=to)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UsageError("the folder is not empty", where=out, fix="name a new folder with --out")
+    screen = stderr_console()
+    for line in losses(dataset, to):
+        screen.print(f"note: {line}", markup=False)
     out.parent.mkdir(parents=True, exist_ok=True)
     beside = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name[:80]}.writing-"))
     try:
@@ -128,6 +133,45 @@ def convert(dataset: Dataset, to: str, out: str | Path) -> Path:
         shutil.rmtree(beside, ignore_errors=True)
         raise
     return out
+
+
+DRAWN = frozenset({"coco", "labelme", "cvat", "label_studio", "yolo", "layers"})  # formats that know single objects
+UNANNOTATED = {
+    "coco": "become ignored all over: COCO cannot say 'not annotated'",
+    "labelme": "stay pictures without JSON, which labelme takes for 'not annotated yet'",
+}
+
+
+def losses(dataset: Dataset, to: str) -> list[str]:
+    """What ``to`` cannot hold of this data set, from the records alone: :func:`convert` says it beforehand."""
+    lines = []
+    bare = sum(record.mask_path is None and record.payload is None for record in dataset.records)
+    fill = _fill(dataset)
+    all_fill = "ignored" if fill == IGNORE_INDEX else dataset.label_space.names[fill]
+    unannotated = {**UNANNOTATED, "cvat": f"become {all_fill} all over: CVAT cannot say 'not annotated'"}
+    if bare and to in unannotated:
+        lines.append(f"{bare} pictures without a mask {unannotated[to]}")
+    homes = Counter(record.id for records in dataset.given.values() for record in records)
+    several = sum(count > 1 for count in homes.values())
+    if several and to != "voc":
+        lines.append(f"{several} pictures are in several splits and stay in the first alone; --to voc keeps the lists")
+    renamed = sum(a != b.id for a, b in zip(safe_names([r.id for r in dataset.records]), dataset.records, strict=True))
+    if renamed:
+        lines.append(f"{renamed} names change: folders and signs that not every file system holds become _")
+    classes = [new for new, old in zip(class_names(dataset), dataset.label_space.names, strict=True) if new != old]
+    if classes:
+        lines.append(f"classes whose names mean 'ignored' are renamed: {', '.join(classes)}")
+    reader = dataset.reader
+    deep = dataset.value_range is not None or getattr(reader, "bands", None) is not None
+    if deep and to in ("webdataset", "hf"):
+        lines.append("pictures of more than 8 bits or 3 bands are copied, but this format's readers take 8-bit colours")
+    if isinstance(reader, FileReader) and not all(reader.whole(record) for record in dataset.records):
+        lines.append("rasters are written as their tiles, without their place on the ground")
+    elif dataset.format == "geotiff":
+        lines.append("masks become PNGs, without their place on the ground; pictures keep theirs")
+    if dataset.format in DRAWN:
+        lines.append("objects of one class become one region a picture: which object is which is not kept")
+    return lines
 
 
 def _items(dataset: Dataset) -> Iterator[Item]:

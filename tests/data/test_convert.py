@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 
-from segwright.data.convert import WRITERS, convert, safe_names
+from segwright.data.convert import WRITERS, convert, losses, safe_names
 from segwright.data.dataset import Dataset, open_dataset
 from segwright.errors import UsageError
 from segwright.images import write_image, write_mask
@@ -145,3 +147,39 @@ def test_coco_is_what_pycocotools_reads(tmp_path: Path) -> None:
         for annotation in coco.loadAnns(coco.getAnnIds(imgIds=image["id"])):
             assert np.array_equal(coco.annToMask(annotation), mask == annotation["category_id"] - 1)
             assert annotation["area"] == int((mask == annotation["category_id"] - 1).sum())
+
+
+def test_what_is_lost_is_said_before_writing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = make_source(tmp_path / "in", background=True, splits=True)
+    assert [line.partition(" ")[0] for line in losses(source, "folder")] == ["1"], "a name with a dot"
+    assert any("1 pictures without a mask become ignored" in line for line in losses(source, "coco"))
+    assert any("1 pictures without a mask become background" in line for line in losses(source, "cvat"))
+    assert any("without JSON" in line for line in losses(source, "labelme"))
+    convert(source, "coco", tmp_path / "coco")
+    assert "become ignored all over" in capsys.readouterr().err
+    again = open_dataset(tmp_path / "coco")
+    assert any("which object is which" in line for line in losses(again, "folder"))
+    doubled = replace(source, given={**source.given, "trainval": source.records}, split_maker=None)
+    assert any("8 pictures are in several splits" in line for line in losses(doubled, "folder"))
+    assert not any("several splits" in line for line in losses(doubled, "voc"))
+
+
+def test_deep_pictures_stay_deep_where_files_are_copied(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for name in "ab":
+        for folder in ("images", "masks"):
+            (tmp_path / "in" / folder).mkdir(parents=True, exist_ok=True)
+        tifffile.imwrite(tmp_path / f"in/images/{name}.tif", rng.integers(0, 4000, (12, 16, 5)).astype(np.uint16),
+                         planarconfig="contig", photometric="minisblack")  # fmt: skip
+        write_mask(tmp_path / f"in/masks/{name}.png", rng.integers(0, 2, (12, 16)).astype(np.uint8))
+    source = open_dataset(tmp_path / "in")
+    for to in WRITERS:
+        said = any("8-bit colours" in line for line in losses(source, to))
+        assert said == (to in ("webdataset", "hf")), to
+        if said:
+            continue
+        after = open_dataset(convert(source, to, tmp_path / to))
+        for one, other in zip(source, after, strict=True):
+            assert np.array_equal(one.image, other.image) and np.array_equal(one.mask, other.mask), to
+        raw = [data.reader.raster(data.records[0]) for data in (source, after)]
+        assert np.array_equal(*raw) and raw[0].dtype == np.uint16 and after.value_range == source.value_range, to

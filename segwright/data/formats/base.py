@@ -7,7 +7,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from segwright.data.formats.tree import Tree
+from segwright.data.formats.depth import find_depth
+from segwright.data.formats.tree import Tree, is_picture
+from segwright.data.readers import FileReader
 from segwright.data.records import Dataset, Problem, Record
 from segwright.errors import FormatError
 
@@ -36,7 +38,18 @@ class Format:
 
     def open(self, path: str | Path | Tree) -> Dataset:
         """The data set; FormatError or DataError where it cannot be opened as this format."""
-        return self.opener(path if isinstance(path, Tree) else Tree(path))
+        return with_depth(self.opener(path if isinstance(path, Tree) else Tree(path)))
+
+
+def with_depth(dataset: Dataset) -> Dataset:
+    """The data set with a reader that keeps the bands and bits of its pictures, where they are files of such a kind."""
+    reader = dataset.reader
+    if isinstance(reader, FileReader) and reader.bands is None and reader.value_range is None:
+        pictures = list(dict.fromkeys(r.image_path for r in dataset.records if r.image_path is not None))
+        depth = find_depth([path for path in pictures if is_picture(path.name)])
+        reader.bands, reader.value_range = depth.bands, depth.value_range
+        dataset.notes.extend(depth.notes)
+    return dataset
 
 
 def unique_ids(names: Sequence[tuple[str, str, str]]) -> list[str]:

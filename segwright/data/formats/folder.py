@@ -12,7 +12,6 @@ import numpy.typing as npt
 
 from segwright.data.classes import FILE_NAMES, ClassList, read_class_list
 from segwright.data.formats.base import SPLIT_NAMES, Format, in_order, pairing_problems, unique_ids
-from segwright.data.formats.depth import find_depth
 from segwright.data.formats.pairing import Item, Pairing, assign_roles, find_class_list, list_items, pair
 from segwright.data.formats.tree import Tree
 from segwright.data.formats.values import discover
@@ -89,14 +88,13 @@ def open_pairing(
     records, given = _records(pairing)
     listed = _listed_splits(tree, records) if not given else {}
     lone, problems = _problems(pairing, records)
-    depth = find_depth([image.path for image, _ in pairing.pairs])
     return Dataset(
         root=tree.root,
         format=name,
-        reader=reader(coding.label_space, coding.colour_table, depth.value_range, depth.bands),
+        reader=reader(coding.label_space, coding.colour_table),
         records=tuple(records),
         given=in_order(given or listed),
-        notes=[*coding.notes, *depth.notes],
+        notes=[*coding.notes],
         problems=[*problems, *coding.problems],
         unpaired_images=tuple(lone),
         unpaired_masks=tuple(item.path for item in pairing.lone_masks),

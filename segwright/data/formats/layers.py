@@ -21,7 +21,6 @@ import numpy.typing as npt
 from segwright.data.classes import FILE_NAMES, read_class_list
 from segwright.data.drawing import BACKGROUND_NAMES, DrawnReader, Region, paint, smaller_on_top
 from segwright.data.formats.base import Format, in_order, pairing_problems, unique_ids
-from segwright.data.formats.depth import find_depth
 from segwright.data.formats.folder import pair_tree
 from segwright.data.formats.pairing import Item, find_class_list
 from segwright.data.formats.tree import Tree
@@ -252,12 +251,10 @@ def open_layers(tree: Tree) -> Dataset:
             given.setdefault(split, []).append(record)
         if not found:
             lone.append(image.path)
-    depth = find_depth([image.path for image in images])
     count = sum(len(found) for found in layers.masks.values())
     notes = [
         f"{count} masks become one a picture: {', '.join(names[1:])}{listed}; what none covers is background, "
         "where they overlap the smaller is on top",
-        *depth.notes,
     ]
     if names[1:] == [OBJECT]:
         notes.append("their names tell no classes apart: all are objects of one class")
@@ -265,7 +262,7 @@ def open_layers(tree: Tree) -> Dataset:
     return Dataset(
         root=tree.root,
         format="layers",
-        reader=LayersReader(LabelSpace(tuple(names)), None, depth.value_range, depth.bands),
+        reader=LayersReader(LabelSpace(tuple(names))),
         records=tuple(records),
         given=in_order(given),
         notes=notes,

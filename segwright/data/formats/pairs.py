@@ -15,7 +15,6 @@ from pathlib import Path
 
 from segwright.data.classes import FILE_NAMES, read_class_list
 from segwright.data.formats.base import SPLIT_NAMES, Format, in_order, unique_ids
-from segwright.data.formats.depth import find_depth
 from segwright.data.formats.pairing import find_class_list
 from segwright.data.formats.tree import Tree, is_picture, peek, stem
 from segwright.data.formats.values import discover
@@ -133,7 +132,6 @@ def open_pairs(tree: Tree) -> Dataset:
     listed = find_class_list([Tree(path.parent).folder() for path in lists[:1]], FILE_NAMES)
     classes = None if listed is None or listed in lists else read_class_list(listed)
     coding = discover([mask for _, mask, _ in found if mask is not None], classes, tree.root)
-    depth = find_depth([image for image, _, _ in found])
     problems = list(coding.problems)
     if missing:
         message = f"{len(missing)} files that the list names are not there"
@@ -141,10 +139,10 @@ def open_pairs(tree: Tree) -> Dataset:
     return Dataset(
         root=tree.root,
         format="pairs",
-        reader=FileReader(coding.label_space, coding.colour_table, depth.value_range, depth.bands),
+        reader=FileReader(coding.label_space, coding.colour_table),
         records=tuple(records),
         given=in_order(given),
-        notes=[*coding.notes, *depth.notes],
+        notes=[*coding.notes],
         problems=problems,
         unpaired_images=tuple(image for image, mask, _ in found if mask is None),
         unpaired_masks=tuple(no_picture),
