@@ -20,7 +20,7 @@ NEIGHBOURS = 3  # so many regions must agree, in other pictures
 FAR = 1.5  # distance to the own class, in the units below, from which a region is odd
 NEARER = 0.5  # the other class's distance as a share of the own
 UNITS = np.array([25, 25, 25, 12, 0.12, 0.25], np.float32)  # r, g, b, spread, y, distance from the middle
-MOST = 400_000  # regions that are kept; more are thinned
+MOST = 200_000  # regions that are kept; more are thinned
 
 Float32 = npt.NDArray[np.float32]
 
@@ -47,12 +47,19 @@ def rank(regions: Float32, records: npt.NDArray[np.int64], classes: int) -> list
     labels = regions[:, 0].astype(np.intp)
     features = regions[:, 2:8].copy()
     features[:, 5] = np.abs(features[:, 5] - 0.5)  # left or right of the middle is all the same
-    distances = _distances(features / UNITS, labels, records, classes)
-    rows = np.arange(len(labels))
-    own = distances[rows, labels]
-    distances[rows, labels] = np.inf
-    best = distances.argmin(axis=1)
-    other = distances[rows, best]
+    features /= UNITS
+    own = np.full(len(labels), np.inf)
+    trees = [_Class(features, labels, records, index) for index in range(classes)]
+    for index, tree in enumerate(trees):
+        members = np.flatnonzero(labels == index)
+        own[members] = tree.distances(features[members], records[members])
+    # Only what is odd in its own class is compared with the others: K times the work for a few instead of for all.
+    odd = np.flatnonzero(np.isfinite(own) & (own > FAR))
+    others = np.stack([tree.distances(features[odd], records[odd]) for tree in trees], axis=1)
+    others[np.arange(len(odd)), labels[odd]] = np.inf
+    best, other = np.zeros(len(labels), np.intp), np.full(len(labels), np.inf)
+    best[odd] = others.argmin(axis=1)
+    other[odd] = others.min(axis=1, initial=np.inf)
     wrong = np.isfinite(own) & (own > FAR) & (other < NEARER * own)
     score = np.where(wrong, np.log(np.where(wrong, own, 1) / np.where(wrong, other, 1).clip(0.05)), 0)
     score = score * np.sqrt(regions[:, 1])
@@ -66,19 +73,23 @@ def rank(regions: Float32, records: npt.NDArray[np.int64], classes: int) -> list
     return list(found.values())
 
 
-def _distances(
-    features: Float32, labels: npt.NDArray[np.intp], records: npt.NDArray[np.int64], classes: int
-) -> npt.NDArray[np.float64]:
-    """(n, K): how far the third-nearest region of each class in other pictures is; infinite where there are too few."""
-    from scipy.spatial import cKDTree  # half a second to import: only the check needs it
+class _Class:
+    """The regions of one class, to ask how far the third-nearest of them in other pictures is."""
 
-    result = np.full((len(features), classes), np.inf)
-    for index in range(classes):
+    def __init__(
+        self, features: Float32, labels: npt.NDArray[np.intp], records: npt.NDArray[np.int64], index: int
+    ) -> None:
+        from scipy.spatial import cKDTree  # half a second to import: only the check needs it
+
         members = np.flatnonzero(labels == index)
-        if len(np.unique(records[members])) <= NEIGHBOURS:
-            continue
-        count = min(len(members), NEIGHBOURS + 3)  # a picture has at most three regions of a class
-        near, places = cKDTree(features[members]).query(features, k=count)
-        near[records[members][places] == records[:, None]] = np.inf
-        result[:, index] = np.sort(near, axis=1)[:, NEIGHBOURS - 1]
-    return result
+        self.records = records[members]
+        self.tree = cKDTree(features[members]) if len(np.unique(self.records)) > NEIGHBOURS else None
+
+    def distances(self, features: Float32, records: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+        """(n,); infinite where there are too few."""
+        if self.tree is None or not len(features):
+            return np.full(len(features), np.inf)
+        count = min(len(self.records), NEIGHBOURS + 3)  # a picture has at most three regions of a class
+        near, places = self.tree.query(features, k=count)
+        near[self.records[places] == records[:, None]] = np.inf
+        return np.asarray(np.sort(near, axis=1)[:, NEIGHBOURS - 1], np.float64)
