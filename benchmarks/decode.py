@@ -82,7 +82,8 @@ def main() -> None:
     torch.set_num_threads(1)
     result = {}
     with TemporaryDirectory() as folder:
-        made = write_street_scenes(folder, train=8, val=0, test=0, size=(360, 480))
+        whole = all((arguments.data / name).is_dir() for name in ("camvid/train", "camvid/trainannot", "voc3/voc"))
+        made = write_street_scenes(folder, train=1 if whole else 8, val=0, test=0, size=(360, 480))
         for path in sorted(made.glob("images/train/*.png")):
             write_image(made / "jpeg" / f"{path.stem}.jpg", read_image(path))
             write_image(made / "grey" / path.name, read_mask(made / "masks" / "train" / path.name)[..., None])
