@@ -19,7 +19,7 @@ from segwright.config import Phase
 from segwright.console import progress as progress_bar
 from segwright.errors import NonFiniteLossError, OutOfMemoryError, TrainingError, UsageError
 from segwright.files import without_nan
-from segwright.pages import Number, Series
+from segwright.pages import Markup, Number, Series
 from segwright.training.loop import Trainer
 from segwright.training.memory import is_out_of_memory
 from segwright.training.optim import set_learning_rate
@@ -29,6 +29,7 @@ SMOOTHING = 0.9  # of the exponential mean over the losses, corrected for its st
 DIVERGED = 3.0  # times the lowest smoothed loss: nothing is learnt from going on
 SAFETY = 3.0  # below the rate with the lowest loss: there, it is about to rise
 LEAST_STEPS = 10
+UNSURE = 10  # steps at the start, at most a quarter, whose mean is of too few losses to have a slope
 
 
 @dataclass(frozen=True)
@@ -124,7 +125,8 @@ def read_curve(rates: list[float], smoothed: list[float]) -> tuple[float, float]
     if bottom < 2:
         return rates[0], rates[bottom]
     slope = np.gradient(values, np.log(rates))
-    return rates[int(slope[:bottom].argmin())], rates[bottom]
+    first = min(UNSURE, len(rates) // 4, bottom - 1)
+    return rates[first + int(slope[first:bottom].argmin())], rates[bottom]
 
 
 def _endless(trainer: Trainer, phase: Phase) -> Generator[list[Batch], None, None]:
@@ -156,9 +158,26 @@ def range_page(found: LrRange, *, command: str = "") -> str:
                 Number("planned", f"{found.planned:.1e}", f"log10: {math.log10(found.planned):.2f}"),
             ]
         ),
-        pages.section("The loss while the rate rises", pages.card(chart), note="Cut off at 1.5 times its start."),
+        pages.section(
+            "The loss while the rate rises",
+            pages.grid(pages.card(chart), pages.card(_advice(found), title="How to read it"), wide=True),
+            note="Cut off at 1.5 times its start.",
+        ),
         pages.section("Command", pages.code(command)) if command else "",
     )
+
+
+def _advice(found: LrRange) -> Markup:
+    """What the curve is taken for, in the order in which one reads it."""
+    lines = [
+        "On the left the rate is too small for anything to be learnt; where the curve falls, it is useful; where it "
+        "turns up, too large.",
+        f"The suggestion is a third of the rate where the smoothed loss is lowest ({found.lowest:.1e}), but not less "
+        f"than where it falls fastest ({found.steepest:.1e}).",
+    ]
+    if not found.diverged:
+        lines.append("The loss had not run away at the end: the suggestion may be too low. Try a higher --high.")
+    return pages.join(pages.paragraph(line) for line in lines)
 
 
 def write_range_page(path: Path, found: LrRange, *, command: str = "") -> Path:

@@ -57,7 +57,9 @@ def _headline(tuning: Tuning, scored: Sequence[Trial]) -> list[Number]:
     pruned = sum(trial.state == "pruned" for trial in tuning.trials)
     found = [
         Number(
-            "best trial", f"{tuning.best.miou:.3f}" if tuning.best.miou is not None else "–", f"{tuning.best.number}"
+            "best trial",
+            f"{tuning.best.miou:.3f}" if tuning.best.miou is not None else "–",
+            f"trial {tuning.best.number}",
         ),
         Number("default", "–" if default is None else f"{default:.3f}", "trial 0"),
         Number("trials", str(len(tuning.trials)), f"{pruned} ended early"),
@@ -101,7 +103,9 @@ def _importance(tuning: Tuning) -> Markup:
 
 
 def _parameters(scored: Sequence[Trial]) -> list[str]:
-    return list(scored[0].params) if scored else []
+    """Those that differed between trials: of one choice alone there is nothing to see."""
+    names = scored[0].params if scored else ()
+    return [name for name in names if len({trial.params[name] for trial in scored}) > 1]
 
 
 def _slice(name: str, scored: Sequence[Trial]) -> Markup:

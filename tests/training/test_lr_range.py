@@ -37,6 +37,17 @@ def test_the_curve_is_read_where_it_falls_fastest_and_where_it_is_lowest() -> No
     assert np.log10(steepest) == pytest.approx(-3, abs=0.1) and np.log10(lowest) == pytest.approx(-1, abs=0.3)
 
 
+def test_the_first_losses_have_no_slope() -> None:
+    """Their mean is of one loss, then of two: it jumps, and would be taken for the steepest fall."""
+    rates = np.logspace(-5, 0, 101)
+    x = np.log10(rates)
+    losses = 2 - 1 / (1 + np.exp(-4 * (x + 3))) + np.maximum(0, x + 1) ** 2
+    losses[0] += 0.5
+    steepest, _ = read_curve(rates.tolist(), losses.tolist())
+    assert np.log10(steepest) == pytest.approx(-3, abs=0.1)
+    assert read_curve([1.0, 2.0, 3.0, 4.0], [4.0, 3.0, 1.0, 2.0]) == (2.0, 3.0), "short curves are read as well"
+
+
 def test_a_network_falls_then_runs_away(tmp_path: Path) -> None:
     scenes = open_dataset(write_street_scenes(tmp_path / "s", train=8, val=1, test=0, size=(64, 96)))
     config = TrainConfig().with_values(VALUES)
