@@ -40,7 +40,7 @@ AMPLE = 0.5  # of what is available: a prediction below it is believed, one abov
 ROOM = 0.9  # of what is available may be used: others live on the machine as well
 HOPELESS = 1.5  # times what is available that one picture is predicted to take: refused at once
 RUNGS = (1 / 16, 1 / 4, 1.0)  # of the area, measured one after another on a CPU
-PATIENCE = 2.0  # seconds that the next rung may take: with slower steps, smaller pictures have to tell
+PATIENCE = 2.0  # seconds that the next rung may take; with slower steps smaller pictures have to tell, if they reassure
 VALIDATION_SAMPLE = 240_000  # pixels of a validation picture that are measured on a CPU
 SMALLEST_WINDOW = 256
 
@@ -77,7 +77,7 @@ class MemoryProbe:
         parts = f", every batch in {step.parts} parts, its effective size stays" if step.parts > 1 else ""
         a_step = f"{step.pictures}×{step.size[0]}×{step.size[1]}"
         text = (
-            f"memory: {gib(self.available_bytes)} for the work; a step of {a_step} "
+            f"memory: {gib(self.available_bytes)} available; a step of {a_step} "
             f"takes {gib(step.peak_bytes)} ({step.how}){parts}"
         )
         if validation is None:
@@ -105,8 +105,11 @@ def probe_memory(trainer: Trainer, validation_size: Size | None) -> MemoryProbe:
     if trainer.device.type == "cuda":
         torch.cuda.empty_cache()
     else:
-        room = available - max(training.peak_bytes, validation.peak_bytes if validation else 0)
-        pictures = trainer.loader.cache.limit = min(pictures, max(room, 0))
+        room = max(available - max(training.peak_bytes, validation.peak_bytes if validation else 0), 0)
+        if trainer.validator is not None:
+            trainer.validator.kept_bytes = min(trainer.validator.kept_bytes, room // 2)
+            room -= trainer.validator.kept_bytes
+        pictures = trainer.loader.cache.limit = min(pictures, room)
     seconds = time.monotonic() - began
     return MemoryProbe(str(trainer.device), available, pictures, training, validation, seconds)
 
@@ -244,7 +247,10 @@ class _Step:
             size = (_side(height * rung**0.5), _side(width * rung**0.5))
             share = size[0] * size[1] / (height * width)
             too_much = bool(how) and gradients + a_picture * share * few > AMPLE * self.available
-            if self.trainer.world.any(too_much or pace * share > PATIENCE):
+            # A small picture tells too much rather than too little: a network may pad it. It may reassure, not alarm.
+            whole = gradients + self._fixed() + a_picture * self.batch
+            doubt = self.trainer.world.any(whole > AMPLE * self.available)
+            if self.trainer.world.any(too_much or (pace * share > PATIENCE and not doubt)):
                 break
             try:
                 if not how:  # what happens once: kernels are built, the optimizer's state is made

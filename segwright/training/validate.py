@@ -40,10 +40,11 @@ class Validation:
 
 
 class Validator:
-    """Validates a network on its share of ``split`` at the pictures' own size; up to 1 GiB of them stay decoded.
+    """Validates a network on its share of ``split`` at the pictures' own size.
 
     ``pixels``: of a batch, at most, unless one picture alone has more. ``window``: the largest side that is predicted
-    at once; None: pictures are whole. Both shrink when memory runs out, with a line to ``say``.
+    at once; None: pictures are whole. Both shrink when memory runs out, with a line to ``say``. ``kept_bytes``: of
+    pictures that stay decoded.
     """
 
     def __init__(
@@ -60,6 +61,7 @@ class Validator:
         self.shown = set(np.linspace(0, len(split) - 1, SHOWN).round().astype(int).tolist()) if len(split) else set()
         self.cache: dict[int, Sample] = {}
         self.cached_bytes = 0
+        self.kept_bytes = CACHE_BYTES
         self.pixels = BATCH_PIXELS
         self.window: int | None = None
 
@@ -182,7 +184,7 @@ class Validator:
             return self.cache[index]
         sample = self.split[index]
         size = sample.image.nbytes + (0 if sample.mask is None else sample.mask.nbytes)
-        if self.cached_bytes + size <= CACHE_BYTES:
+        if self.cached_bytes + size <= self.kept_bytes:
             self.cache[index] = sample
             self.cached_bytes += size
         return sample
