@@ -6,9 +6,9 @@
 
 Every ``--on`` names a data set and models for it: run folders, bundles, or ``train:NAME`` for an architecture that is
 trained here first (its run folder stays in OUT/runs). For each model, on the validation pictures: the pooled mIoU of
-the network alone and with each preset of the dense CRF; the chain that the search of ``tune-post`` finds on one half
-of the pictures, with its gain and 95 % interval on the other half; its cost; and the papers' figure: picture, network,
-after 1, 2 and 10 iterations.
+the network alone, and with each preset of the dense CRF, with the 95 % interval of the gain; the chain that the search
+of ``tune-post`` finds on one half of the pictures, with its gain and interval on the other half; its cost; and the
+papers' figure: picture, network, after 1, 2 and 10 iterations.
 
 Results are written as they come: OUT/NAME.json and OUT/NAME.png for each model, OUT/table.md after each. Run again, and
 what is there is not done again (``--again`` does it again); a training that was cut off goes on. A model that fails is
@@ -29,7 +29,8 @@ from typing import Any
 import segwright as sw
 from segwright import api
 from segwright.data.splits import sequence_of
-from segwright.evaluation.tune_post import tune_post
+from segwright.evaluation.tune_post import drawn_together, tune_post
+from segwright.metrics.intervals import paired_difference
 
 PRESETS = ("crf(deeplab-v1)", "crf(deeplab-v2-vgg)", "crf(deeplab-v2-r101)")
 TRAIN = "train:"
@@ -70,15 +71,20 @@ def measure(job: Job, arguments: argparse.Namespace) -> dict[str, Any]:
     model = trained(job, arguments)
     split = api.choose_split(sw.open_dataset(job.data), arguments.split)
     predictor = sw.load(model, post="none")
-    alone = api.evaluate(predictor, split).miou
-    presets = {name: api.evaluate(sw.load(model, post=name), split).miou for name in PRESETS}
     groups = [sequence_of(name) for name in split.ids]  # as the tune-post verb
+    alone = api.evaluate(predictor, split)
+    drawn = drawn_together([sequence_of(name) for name in alone.ids], range(alone.images))
+    presets = {}
+    for name in PRESETS:
+        found = api.evaluate(sw.load(model, post=name), split)
+        gain = paired_difference(alone.counts, found.counts, groups=drawn)
+        presets[name] = {"miou": found.miou, "gain": gain.difference, "gain_ci95": [gain.low, gain.high]}
     result = tune_post(predictor, split, minutes=arguments.search_minutes, chains=PRESETS, groups=groups)
     figure = arguments.out / f"{job.name}.png"
     belief = arguments.belief if arguments.belief in predictor.label_space.names else None
     api.crf_figure(model, split, figure, crf=PRESETS[0], belief=belief)
     return {
-        "data": str(job.data), "model": job.model, "split": split.name, "pictures": len(split), "miou": alone,
+        "data": str(job.data), "model": job.model, "split": split.name, "pictures": len(split), "miou": alone.miou,
         "presets": presets, "tuned": result.to_json(), "summary": result.summary, "figure": str(figure),
         "seconds": round(time.monotonic() - started, 1),
     }  # fmt: skip
@@ -90,7 +96,9 @@ def row(job: Job, found: dict[str, Any]) -> str:
         return f"| {job.data.name} | {job.model} | failed: {found['error'].splitlines()[0]} | | | | |"
     tuned = found["tuned"]
     cells = [f"{100 * found['miou']:.1f}"]
-    cells += [f"{100 * miou:.1f} ({100 * (miou - found['miou']):+.1f})" for miou in found["presets"].values()]
+    for preset in found["presets"].values():
+        low, high = preset["gain_ci95"]
+        cells.append(f"{100 * preset['miou']:.1f} ({100 * preset['gain']:+.1f}: {100 * low:+.1f} to {100 * high:+.1f})")
     if not tuned["chain"]:
         verdict = "no chain helped: none kept"
     else:

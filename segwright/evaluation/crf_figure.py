@@ -22,7 +22,7 @@ from segwright.postprocess.crf import DenseCRF
 from segwright.types import IGNORE_INDEX, Float32Array, LabelSpace
 
 MARGIN, GAP, CAPTION = 14, 8, 22  # pixels: around the figure, between panels, for a line of text
-INK, GREY, PAPER = (25, 25, 30), (110, 110, 118), (255, 255, 255)
+INK, GREY, FRAME, PAPER = (25, 25, 30), (110, 110, 118), (205, 205, 210), (255, 255, 255)
 TEXT = 15  # pixels high, at panels 320 wide
 
 
@@ -102,6 +102,9 @@ def _drawn(titles: Sequence[str], lines: Sequence[Sequence[_Panel]], width: int)
         for column, panel in enumerate(line):
             left = MARGIN + column * (width + GAP)
             canvas.paste(Image.fromarray(panel.pixels), (left, top))
+            if not (panel.pixels == 255).all() or panel.caption:  # white panels would be lost on the paper
+                edge = (left - 1, top - 1, left + panel.pixels.shape[1], top + panel.pixels.shape[0])
+                draw.rectangle(edge, outline=FRAME)
             if panel.caption:
                 _write(draw, panel.caption, (left + width / 2, top + height + 2), text - 2, GREY, "ma", width)
         top += height + below + GAP
