@@ -188,9 +188,10 @@ def _plan_optimizer(draft: _Draft, scratch: bool, normed: bool) -> None:
         if draft.get("training.optimizer") == "muon":
             draft.choose("training.lr", 4e-3, "of the parameters that AdamW trains beside Muon")
     if scratch and name == "leannet":
-        draft.values.setdefault("training.aux_weight", 0.3)
-        draft.values.setdefault("training.aux_fade", True)
-        draft.values.setdefault("training.native_logits", True)
+        reason = "what LeanNet's recipe was found with"
+        draft.choose("training.aux_weight", 0.3, reason, auto=USUAL_AUX_WEIGHT)
+        draft.choose("training.aux_fade", True, reason, auto=False)
+        draft.choose("training.native_logits", True, "the loss at half resolution: a quarter of the work", auto=False)
     if scratch and name in FROM_SCRATCH:
         _plan_from_scratch(draft, FROM_SCRATCH[name], normed)
     if name in AUX_WEIGHTS:
