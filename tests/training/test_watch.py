@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
+
+import pytest
 
 from segwright.training.watch import Waiting, Watch
 
@@ -46,13 +47,15 @@ def test_the_loaders_share_is_of_the_last_steps() -> None:
     assert round(watch.loader_share(), 6) == 0.1
 
 
-def test_waiting_is_measured_and_the_source_closed() -> None:
-    closed = []
+def test_waiting_is_measured_and_the_source_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    closed: list[bool] = []
+    clock = [0.0]
+    monkeypatch.setattr("segwright.training.watch.time.monotonic", lambda: clock[0])
 
     def slow() -> Iterator[int]:
         try:
             for number in range(3):
-                time.sleep(0.02)
+                clock[0] += 2.0
                 yield number
         finally:
             closed.append(True)
@@ -60,8 +63,8 @@ def test_waiting_is_measured_and_the_source_closed() -> None:
     waiting = Waiting()
     batches = waiting.over(slow())
     assert next(batches) == 0
-    time.sleep(0.1)  # the step: not waiting
+    clock[0] += 10.0  # the step: not waiting
     assert next(batches) == 1
-    assert 0.04 <= waiting.take() < 0.12 and waiting.take() == 0.0
+    assert waiting.take() == 4.0 and waiting.take() == 0.0
     batches.close()
     assert closed
