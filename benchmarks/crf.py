@@ -6,7 +6,7 @@ CamVid pictures at 480×360 with probabilities as a coarse network gives them (b
 parameters, ten iterations, symmetric normalisation. The two take turns, picture by picture, so that a busy machine
 slows both; wall-clock is what counts, the processor time of one thread (``cpu ratio``) is the steadier figure on a
 machine that is shared. Memory, in a fresh process for each, with the kernels already compiled, by the process's peak
-(ru_maxrss): ``idle`` with what each must import and the two arrays read from a file, so that nothing larger was ever
+(VmHWM, Linux): ``idle`` with what each must import and the two arrays read from a file, so that nothing larger was ever
 there; ``adds`` what one call adds to that; ``total`` the process's peak. The first call of all compiles the kernels
 (``first call, compiling``); later processes load them.
 """
@@ -16,7 +16,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import resource
 import subprocess
 import sys
 import tempfile
@@ -58,7 +57,9 @@ def theirs(image: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
 
 
 def peak() -> int:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    """Peak bytes of this process. Not ru_maxrss: that begins with the peak of the process that started this one."""
+    status = Path("/proc/self/status").read_text()
+    return int(status.split("VmHWM:")[1].split()[0]) * 1024
 
 
 def one_call(name: str, folder: Path, threads: int) -> None:
