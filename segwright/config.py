@@ -97,6 +97,7 @@ class TrainingConfig(Section):
     class_weights: str | tuple[float, ...] = Field(
         "auto", description="none, inverse, median, sqrt-median, effective, or K numbers"
     )
+    class_prior: bool | Auto = Field("auto", description="a new last layer starts at the classes' frequencies")
     aux_weight: float = Field(0.4, ge=0, description="weight of the auxiliary heads' losses")
     aux_fade: bool = Field(False, description="the auxiliary weight falls to 0 over the run")
     late_loss: str | None = Field(None, description="a loss added in the last phase, such as 0.5*jaccard")

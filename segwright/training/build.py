@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 
 import numpy as np
 import torch
+from torch import nn
 
 from segwright.augment import presets
 from segwright.config import Phase, Size, TrainConfig
@@ -20,6 +22,7 @@ from segwright.training.step import TrainStep, seconds_per_step
 from segwright.types import Batch
 
 TIMED_PIXELS = 1_000_000  # of a picture whose prediction is timed
+LEAST_SHARE = 1e-3  # of a class, where a last layer starts: what never occurs must still be learnable
 BOUND_BYTES = 8 << 10  # more than a pixel of a training batch takes in any network of usual width
 
 
@@ -34,6 +37,23 @@ def build_network(config: TrainConfig, classes: int) -> SegmentationModel:
         in_channels=channels if isinstance(channels, int) else 3,
         **config.model.arguments,
     )
+
+
+@torch.no_grad()
+def start_at_frequencies(network: SegmentationModel, pixels: Sequence[float], weights: Sequence[float] | None) -> None:
+    """Let the last layers say how frequent each class is, as the weighted loss counts it, before anything is learnt.
+
+    ``pixels``: of each class in the training masks. From a start at even chances all features of a short training
+    first learn to say the most frequent class, and the bias alone speaks for the rare ones (Lin et al. 2017, "Focal
+    loss", section 3.3). The biases of ``head`` and ``aux_head`` are set; a network without such parts stays as it is.
+    """
+    counted = np.asarray(pixels, np.float64) * (1.0 if weights is None else np.asarray(weights, np.float64))
+    shares = np.maximum(counted / max(counted.sum(), 1e-9), LEAST_SHARE)
+    logits = np.log(shares) - np.log(shares).mean()
+    for part in (getattr(network, "head", None), getattr(network, "aux_head", None)):
+        layers = [module for module in part.modules() if isinstance(module, nn.Conv2d)] if part is not None else []
+        if layers and layers[-1].out_channels == len(logits) and layers[-1].bias is not None:
+            layers[-1].bias.copy_(torch.from_numpy(logits))
 
 
 def is_normed(config: TrainConfig, classes: int) -> bool:

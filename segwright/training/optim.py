@@ -44,7 +44,8 @@ def create_optimizer(
         )
     if name == "muon":
         half = config.precision == "bf16"
-        return _create_muon(model, lr=lr, weight_decay=weight_decay, turn=config.turn, half=half)
+        factors = {"encoder_lr_factor": encoder_lr_factor, "head_lr_factor": config.head_lr_factor}
+        return _create_muon(model, config.turn, half=half, lr=lr, weight_decay=weight_decay, **factors)
     if name not in OPTIMIZERS:
         names = ", ".join(sorted([*OPTIMIZERS, "muon"]))
         raise UsageError("unknown optimizer", expected=names, found=config.optimizer)
@@ -63,15 +64,21 @@ def create_optimizer(
     return OPTIMIZERS[name](groups, **arguments)
 
 
-def _create_muon(model: nn.Module, *, lr: float, weight_decay: float, turn: float, half: bool) -> Muon:
-    """Muon on the hidden kernels, each turning by ``turn`` of its norm at the schedule's peak; AdamW on the rest."""
+def _create_muon(model: nn.Module, turn: float, *, half: bool, encoder_lr_factor: float, **groups_of: float) -> Muon:
+    """Muon on the hidden kernels, each turning by ``turn`` of its norm at the schedule's peak; AdamW on the rest.
+
+    ``groups_of``: what :func:`parameter_groups` takes beside ``encoder_lr_factor``, which kernels know as well.
+    """
     kernels = hidden_kernels(model)
     chosen = {id(parameter) for parameter in kernels}
-    groups = parameter_groups(model, lr=lr, weight_decay=weight_decay)
+    groups = parameter_groups(model, encoder_lr_factor=encoder_lr_factor, **groups_of)
     for group in groups:
         group["params"] = [parameter for parameter in group["params"] if id(parameter) not in chosen]
-    turned = {"params": kernels, "lr": turn, "base_lr": turn, "orthogonal": True, "name": "kernels"}
-    return Muon([group for group in [*groups, turned] if group["params"]], lr, half=half)
+    encoder = {id(p) for name, p in model.named_parameters() if name.startswith("encoder.")}
+    for name, share, inside in (("encoder kernels", turn * encoder_lr_factor, True), ("kernels", turn, False)):
+        turned = [parameter for parameter in kernels if (id(parameter) in encoder) is inside]
+        groups.append({"params": turned, "lr": share, "base_lr": share, "orthogonal": True, "name": name})
+    return Muon([group for group in groups if group["params"]], groups_of["lr"], half=half)
 
 
 def parameter_groups(

@@ -19,6 +19,7 @@ from segwright.data.dataset import Dataset
 from segwright.data.fingerprint import Fingerprint
 from segwright.errors import DataError
 from segwright.losses.weights import class_weights
+from segwright.models.catalog import CATALOG
 from segwright.models.recipes import AUX_WEIGHTS, FROM_SCRATCH, USUAL_AUX_WEIGHT, Recipe
 from segwright.training.loop import VALIDATION_SHARE
 
@@ -324,6 +325,14 @@ def _plan_imbalance(draft: _Draft, fingerprint: Fingerprint, scratch: bool) -> t
         found, reason = class_weights(rule, pixels, np.asarray(fingerprint.class_images, np.float64) * a_picture)
         weights = None if found is None else tuple(float(value) for value in found)
         draft.choose("training.class_weights", rule, reason)
+    # Of the classical networks the last layer starts as published; weights of a whole network bring theirs.
+    name = draft.get("model.name")
+    if name in FROM_SCRATCH:
+        draft.choose("training.class_prior", False, "the last layer starts as published")
+    elif not scratch and name in CATALOG and CATALOG[name].torchvision:
+        draft.choose("training.class_prior", False, "weights of a whole network bring their last layer")
+    else:
+        draft.choose("training.class_prior", True, "the last layer need not learn first how frequent each class is")
     aware = 0.4 if rare else 0.0
     reason = f"rare: {', '.join(rare[:4])}" if rare else "no class is rare"
     draft.choose("augment.class_aware", aware, reason)

@@ -32,7 +32,7 @@ from segwright.losses import create_loss
 from segwright.models.catalog import CATALOG
 from segwright.models.segmenter import SegmentationModel
 from segwright.models.weights import encoder_weights
-from segwright.training.build import build_network, is_normed, time_picture, time_step, transform
+from segwright.training.build import build_network, is_normed, start_at_frequencies, time_picture, time_step, transform
 from segwright.training.checkpoint import checkpoints
 from segwright.training.cpu import has_native_bf16
 from segwright.training.distributed import World, world
@@ -107,7 +107,7 @@ def run_training(
         session.checked, session.on_validation = checked, on_validation
         if dry_run:
             plan = session.planned(resume=False)
-            session.probed(Trainer(session.parts(session.build_model(plan.config, start), plan)))
+            session.probed(Trainer(session.parts(session.build_model(plan, start), plan)))
             return Run(folder, plan, memory=session.memory)
         if not peers.is_first:
             return session.train(resume, start)
@@ -124,7 +124,7 @@ def planned_trainer(data: Dataset, config: TrainConfig, *, start: str | Path | N
     session.display = Display(show=False)
     plan = session.planned(resume=False)
     torch.manual_seed(plan.config.training.seed)
-    return Trainer(session.parts(session.build_model(plan.config, start), plan))
+    return Trainer(session.parts(session.build_model(plan, start), plan))
 
 
 class _Session:
@@ -162,7 +162,7 @@ class _Session:
         torch.manual_seed(config.training.seed)
         np.random.seed(config.training.seed % 2**32)  # libraries that draw from the global generator
         with deterministic(config.training.deterministic):
-            model = self.build_model(config, start)
+            model = self.build_model(plan, start)
             trainer = Trainer(self.parts(model, plan))
             self.probed(trainer)
             if self.peers.is_first:
@@ -295,9 +295,11 @@ class _Session:
 
     # -- the parts -------------------------------------------------------------------------------------------------
 
-    def build_model(self, config: TrainConfig, start: str | Path | None) -> SegmentationModel:
+    def build_model(self, plan: Plan, start: str | Path | None) -> SegmentationModel:
         """The network of the plan with its starting weights."""
-        model = build_network(config, self.data.label_space.classes)
+        model = build_network(plan.config, self.data.label_space.classes)
+        if plan.config.training.class_prior is True and self.fingerprint is not None:
+            start_at_frequencies(model, self.fingerprint.class_pixels, plan.class_weights)
         if start is not None:
             source, bundle = load_bundle(find_bundle(start))
             for line in transfer_weights(source, bundle.label_space, model, self.data.label_space):

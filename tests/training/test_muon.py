@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import copy
 
+import pytest
 import torch
 from torch import nn
 
+from segwright.config import TrainingConfig
+from segwright.models.catalog import create_model
 from segwright.training.muon import Muon, hidden_kernels, orthogonalize
+from segwright.training.optim import create_optimizer
 
 
 def test_five_steps_come_close_to_the_polar_factor() -> None:
@@ -66,3 +70,15 @@ def test_hidden_kernels_leave_out_first_depthwise_and_biased() -> None:
         nn.Conv2d(8, 2, 1),
     )
     assert hidden_kernels(model) == [model[1].weight]
+
+
+def test_rates_of_the_parts_hold_beside_muon() -> None:
+    model = create_model("unet", classes=2, encoder="resnet18", weights=None)
+    config = TrainingConfig(optimizer="muon", head_lr_factor=10.0, turn=0.06)
+    optimizer = create_optimizer(model, config, lr=1e-3, weight_decay=0.0, encoder_lr_factor=0.5)
+    rates = {group["name"].removesuffix(", no decay"): group["base_lr"] for group in optimizer.param_groups}
+    assert rates == pytest.approx(
+        {"encoder": 5e-4, "body": 1e-3, "head": 1e-2, "encoder kernels": 0.03, "kernels": 0.06}
+    )
+    trained = [id(parameter) for group in optimizer.param_groups for parameter in group["params"]]
+    assert sorted(trained) == sorted(id(parameter) for parameter in model.parameters() if parameter.requires_grad)

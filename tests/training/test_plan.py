@@ -119,3 +119,11 @@ def test_epochs_are_planned_within_bounds_and_time_is_estimated() -> None:
 def test_an_empty_split_is_refused() -> None:
     with pytest.raises(DataError, match="empty"):
         plan(pictures=0)
+
+
+def test_the_last_layer_starts_at_the_frequencies_unless_it_is_published_otherwise() -> None:
+    assert plan().config.training.class_prior is True
+    assert plan({"model.name": "unet"}, pretrained=True).config.training.class_prior is True
+    assert plan({"model.name": "fcn32s"}).config.training.class_prior is False
+    assert plan({"model.name": "deeplabv3_resnet50"}, pretrained=True).config.training.class_prior is False
+    assert plan({"training.class_prior": False}).config.training.class_prior is False

@@ -1,0 +1,38 @@
+"""Where a new network starts."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from segwright.models.catalog import create_model
+from segwright.training.build import LEAST_SHARE, start_at_frequencies
+
+
+@pytest.mark.parametrize("name", ["leannet", "unet", "deeplabv3plus", "segformer", "ddrnet", "upernet", "pspnet"])
+def test_a_new_network_says_how_frequent_each_class_is(name: str) -> None:
+    torch.manual_seed(0)
+    arguments = {} if name in ("leannet", "ddrnet", "segformer") else {"encoder": "resnet18"}
+    model = create_model(name, classes=3, weights=None, **arguments)
+    start_at_frequencies(model, (70, 20, 10), None)
+    bias = model.head.get_parameter([key for key, _ in model.head.named_parameters() if key.endswith("bias")][-1])
+    torch.testing.assert_close(bias.softmax(0), torch.tensor([0.7, 0.2, 0.1]))
+    assert bias.mean().item() == pytest.approx(0, abs=1e-6)
+    if getattr(model, "aux_head", None) is not None:
+        biases = [value for key, value in model.aux_head.named_parameters() if key.endswith("bias")]
+        torch.testing.assert_close(biases[-1], bias)
+
+
+def test_frequencies_count_as_the_loss_weighs_them_and_what_is_absent_can_be_learnt() -> None:
+    model = create_model("leannet", classes=3, weights=None)
+    start_at_frequencies(model, (900, 100, 0), (1.0, 9.0, 4.0))
+    start = model.head.bias.softmax(0)
+    assert start[0].item() == pytest.approx(start[1].item(), rel=1e-3)
+    assert (start[2] / start[0]).item() == pytest.approx(LEAST_SHARE / 0.5, rel=1e-3)
+
+
+def test_a_network_without_such_a_part_stays_as_it_is() -> None:
+    model = create_model("segnet_basic", classes=3, weights=None)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    start_at_frequencies(model, (1, 2, 3), None)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
