@@ -284,7 +284,7 @@ def _too_large(where: str | Path, limits: Limits, found: str) -> ImageReadError:
         expected=f"at most {limits.max_pixels} pixels and {limits.max_side} a side",
         found=found,
         where=where,
-        fix="if the file is genuine, cut it into tiles or raise the limit",
+        fix="if the file is genuine, cut it into tiles (in Python, read_image(path, Limits(max_pixels=…)) reads more)",
     )
 
 

@@ -143,9 +143,11 @@ def _mirrored(size: int, margin: int, stride: int, device: torch.device) -> Tens
 
     The net turns ``stride``·k + 4 + 2·margin rows into ``stride``·k + 4: the smallest that covers ``size`` is taken.
     """
-    covered = stride * -(-max(size - 4, 0) // stride) + 4
+    # Division of a negative number would be rounded up in ONNX.
+    covered = (max(size - 4, 0) + stride - 1) // stride * stride + 4
     period = max(2 * (size - 1), 1)
-    position = torch.arange(-margin, covered + margin, device=device) % period
+    position = torch.arange(-margin, covered + margin, device=device)
+    position = torch.remainder(position, torch.full_like(position, period))  # ONNX has no remainder by a free size
     return torch.minimum(position, period - position)
 
 

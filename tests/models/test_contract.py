@@ -319,7 +319,10 @@ def test_export_with_free_sizes(name: str) -> None:
             assert torch.allclose(program.module()(images), built(images).logits, atol=1e-4)
 
 
-@pytest.mark.parametrize("name", ["unet", *(pytest.param(n, marks=pytest.mark.slow) for n in ("pspnet", "ddrnet"))])
+QUICK_ONNX = ("unet", "unet2015", "leannet")
+
+
+@pytest.mark.parametrize("name", [n if n in QUICK_ONNX else pytest.param(n, marks=pytest.mark.slow) for n in SMALL])
 def test_onnx_at_two_sizes(name: str, tmp_path: Path) -> None:
     onnxruntime = pytest.importorskip("onnxruntime")
     built = small(name).eval()
