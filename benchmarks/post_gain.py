@@ -18,18 +18,25 @@ named in the table, and the others are not lost; the exit code is then 1.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import sys
+import tempfile
 import time
 import traceback
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
+
 import segwright as sw
 from segwright import api
 from segwright.data.splits import sequence_of
 from segwright.evaluation.tune_post import drawn_together, tune_post
+from segwright.inference.predictor import Predictor
+from segwright.inference.runtimes import TorchRuntime
 from segwright.metrics.intervals import paired_difference
 
 PRESETS = ("crf(deeplab-v1)", "crf(deeplab-v2-vgg)", "crf(deeplab-v2-r101)")
@@ -65,18 +72,42 @@ def trained(job: Job, arguments: argparse.Namespace) -> Path:
     return out
 
 
+class Remembering(TorchRuntime):
+    """The network answers each picture once; asked again, its logits come from a file (float32, in ``folder``)."""
+
+    def __init__(self, runtime: TorchRuntime, folder: Path) -> None:
+        super().__init__(runtime.model, runtime.device)
+        self.folder = folder
+
+    def run(self, images: np.ndarray) -> torch.Tensor:
+        name = hashlib.sha256(images.tobytes() + str(images.shape).encode()).hexdigest()
+        file = self.folder / f"{name}.npy"
+        if not file.exists():
+            np.save(file, super().run(images).contiguous().cpu().numpy())
+        return torch.from_numpy(np.load(file))
+
+
 def measure(job: Job, arguments: argparse.Namespace) -> dict[str, Any]:
-    """Everything that is said of one model."""
+    """Everything that is said of one model; its logits lie in a folder of the system's temporary ones meanwhile."""
+    with tempfile.TemporaryDirectory() as folder:
+        return measured(job, arguments, Path(folder))
+
+
+def measured(job: Job, arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    """As :func:`measure`, with the folder for the logits."""
     started = time.monotonic()
     model = trained(job, arguments)
     split = api.choose_split(sw.open_dataset(job.data), arguments.split)
     predictor = sw.load(model, post="none")
+    runtime = Remembering(predictor.runtime, folder)
+    predictor = Predictor(runtime, predictor.label_space, bundle=predictor.bundle, post="none")
     groups = [sequence_of(name) for name in split.ids]  # as the tune-post verb
     alone = api.evaluate(predictor, split)
     drawn = drawn_together([sequence_of(name) for name in alone.ids], range(alone.images))
     presets = {}
     for name in PRESETS:
-        found = api.evaluate(sw.load(model, post=name), split)
+        after = Predictor(runtime, predictor.label_space, bundle=predictor.bundle, post=name)
+        found = api.evaluate(after, split)
         gain = paired_difference(alone.counts, found.counts, groups=drawn)
         presets[name] = {"miou": found.miou, "gain": gain.difference, "gain_ci95": [gain.low, gain.high]}
     result = tune_post(predictor, split, minutes=arguments.search_minutes, chains=PRESETS, groups=groups)
