@@ -21,6 +21,7 @@ from segwright.console import PLAIN_INTERVAL, duration, stderr_console, wrapped
 from segwright.files import without_nan, write_text
 from segwright.training.trackers import Trackers
 
+BRIEF_INTERVAL = 30.0  # seconds between two plain lines of a training that is one of many
 STEP_KEYS = ("step", "epoch", "loss", "lr", "images_per_second", "time")
 
 
@@ -112,11 +113,14 @@ def read_log(folder: str | Path) -> list[dict[str, Any]]:
 
 
 class Display:
-    """The terminal while a run goes: a live table and a bar, or a plain line every ten seconds when piped."""
+    """The terminal while a run goes: a live table and a bar, or a plain line every ten seconds when piped.
 
-    def __init__(self, *, show: bool = True, stream: TextIO | None = None) -> None:
+    ``brief``: for a training that is one of many: no lines but those of its progress, and the table goes when it ends.
+    """
+
+    def __init__(self, *, show: bool = True, brief: bool = False, stream: TextIO | None = None) -> None:
         self.stream = stream or sys.stderr
-        self.show = show
+        self.show, self.brief = show, brief
         self.live: Live | None = None
         self.last = 0.0
         self.shown: tuple[Mapping[str, Any], float, float, str, float] | None = None  # what the table shows
@@ -125,7 +129,7 @@ class Display:
 
     def __enter__(self) -> Display:
         if self.show and self.stream.isatty():
-            self.live = Live(console=stderr_console(), refresh_per_second=4, transient=False)
+            self.live = Live(console=stderr_console(), refresh_per_second=4, transient=self.brief)
             self.live.start()
         return self
 
@@ -143,6 +147,15 @@ class Display:
         self.shown = (record, share, left, memory, loader)
         if self.live is not None:
             self.live.update(self._table(*self.shown))
+        elif self.brief:
+            if time.monotonic() - self.last >= BRIEF_INTERVAL:
+                self.last = time.monotonic()
+                best = f", val mIoU {self.best[0]:.3f}" if self.best is not None else ""
+                print(
+                    f"  {share:.0%}, loss {record['loss']:.3f}{best}, {duration(left)} left",
+                    file=self.stream,
+                    flush=True,
+                )
         elif time.monotonic() - self.last >= PLAIN_INTERVAL:
             self.last = time.monotonic()
             self.say(
@@ -167,7 +180,7 @@ class Display:
 
     def say(self, text: str) -> None:
         """A line for people that stays."""
-        if not self.show:
+        if not self.show or self.brief:
             return
         if self.live is None and not self.stream.isatty():
             print(text, file=self.stream, flush=True)

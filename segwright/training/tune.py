@@ -275,6 +275,7 @@ class _Search:
         if stored is not None:
             return build(TrainConfig, json.loads(stored)).with_values({"training.minutes": self.final})
         config = self.config.with_values(architecture_values(architecture) if architecture else {})
+        self.say(f"planning {architecture or 'the default'}")
         run = run_training(self.data, config, dry_run=True, display=Display(show=False), checked=self.checked)
         self.study.set_user_attr(key, json.dumps(run.plan.config.model_dump(mode="json")))
         return run.plan.config
@@ -326,7 +327,7 @@ class _Search:
             config.with_values({"out": str(folder)}),
             command=f"segwright tune {self.data.root}",
             started=time.monotonic(),
-            display=Display(show=False),
+            display=Display(brief=True),
             checked=self.checked,
             on_validation=watch,
         )

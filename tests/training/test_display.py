@@ -62,3 +62,17 @@ def test_piped_lines_stay_whole() -> None:
     pipe = io.StringIO()
     Display(stream=pipe).say("word " * 40)
     assert pipe.getvalue() == "word " * 40 + "\n"
+
+
+def test_one_of_many_says_only_how_far_it_is(screen: Screen) -> None:
+    pipe = io.StringIO()
+    with Display(brief=True, stream=pipe) as display:
+        display.say("plan: …")
+        display.validation(record(1, val_miou=0.7, val_pixel_accuracy=0.9), True)
+        display.step(record(1), 0.4, 70.0, "1.9 GiB memory")
+        display.step(record(1), 0.5, 60.0, "1.9 GiB memory")  # within the interval
+    assert pipe.getvalue() == "  40%, loss 0.500, val mIoU 0.700, 1 min 10 s left\n"
+    with Display(brief=True, stream=screen) as display:
+        display.say("plan: …")
+        display.step(record(2), 0.4, 70.0, "1.9 GiB memory")
+    assert "40%" in screen.getvalue() and "plan" not in screen.getvalue()
