@@ -9,7 +9,7 @@ al. 2025, "Polar Express" (arXiv 2505.16932), the last ``iterations`` of their f
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -26,18 +26,42 @@ POLAR_EXPRESS = (
 )
 
 
-def orthogonalize(matrix: Tensor, iterations: int = 3, *, half: bool = False) -> Tensor:
-    """(rows, columns) → about its orthogonal polar factor, by Newton–Schulz steps, at the Frobenius norm √rows."""
-    tall = matrix.shape[0] > matrix.shape[1]
-    x = matrix.T if tall else matrix
-    x = x / (x.norm() + 1e-7)
+def orthogonalize(matrices: Tensor, iterations: int = 3, *, half: bool = False) -> Tensor:
+    """(…, rows, columns) → about their orthogonal polar factors, by Newton–Schulz steps, at the Frobenius norm √rows.
+
+    In fp32 the steps are taken on the small side: with G = X·Xᵀ every step is a polynomial of G, and the product of
+    the polynomials meets the wide X once, at the end.
+    """
+    tall = matrices.shape[-2] > matrices.shape[-1]
+    x = matrices.mT if tall else matrices
+    x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
     x = x.bfloat16() if half else x  # as its authors do it: the steps contract errors
-    for a, b, c in POLAR_EXPRESS[-iterations:]:
-        gram = x @ x.T
-        x = torch.addmm(x, torch.addmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
-    x = (x.T if tall else x).to(matrix.dtype)
-    scaled: Tensor = x * (matrix.shape[0] ** 0.5 / (x.norm() + 1e-7))
+    coefficients = POLAR_EXPRESS[-iterations:]
+    x = _wide_steps(x, coefficients) if half or x.shape[-1] < 2 * x.shape[-2] else _small_steps(x, coefficients)
+    x = (x.mT if tall else x).to(matrices.dtype)
+    scaled: Tensor = x * (matrices.shape[-2] ** 0.5 / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7))
     return scaled
+
+
+def _wide_steps(x: Tensor, coefficients: Sequence[tuple[float, float, float]]) -> Tensor:
+    """X ← (a + b·G + c·G²)·X, with G = X·Xᵀ anew at every step."""
+    for a, b, c in coefficients:
+        gram = x @ x.mT
+        x = a * x + (b * gram + c * (gram @ gram)) @ x
+    return x
+
+
+def _small_steps(x: Tensor, coefficients: Sequence[tuple[float, float, float]]) -> Tensor:
+    """The same on the rows' side: all factors are polynomials of the first G, and commute."""
+    gram = x @ x.mT
+    product = None
+    for index, (a, b, c) in enumerate(coefficients):
+        factor = b * gram + c * (gram @ gram)
+        factor.diagonal(dim1=-2, dim2=-1).add_(a)
+        product = factor if product is None else factor @ product
+        if index + 1 < len(coefficients):
+            gram = factor @ gram @ factor
+    return x if product is None else product @ x
 
 
 def hidden_kernels(model: nn.Module) -> list[nn.Parameter]:
@@ -103,6 +127,7 @@ class Muon(torch.optim.Optimizer):
 
     def _turn(self, parameters: list[nn.Parameter], group: dict[str, Any]) -> None:
         momentum = group["momentum"]
+        alike: dict[torch.Size, list[tuple[nn.Parameter, Tensor]]] = {}
         for parameter in parameters:
             assert parameter.grad is not None
             state = self.state[parameter]
@@ -111,9 +136,13 @@ class Muon(torch.optim.Optimizer):
             state["momentum"].lerp_(parameter.grad, 1 - momentum)
             ahead = torch.lerp(parameter.grad, state["momentum"], momentum)
             matrix = whole(ahead).reshape(ahead.shape[0], -1)  # of a kernel in shards every process turns all of it
-            turned = orthogonalize(matrix, group["iterations"], half=group["half"]).reshape(parameter.shape)
-            parameter.add_(laid_out(turned, parameter) if is_shard(parameter) else turned, alpha=-group["lr"])
-            _set_norm(parameter)
+            alike.setdefault(matrix.shape, []).append((parameter, matrix))
+        for same in alike.values():  # together: a network has many kernels of few shapes
+            turned = orthogonalize(torch.stack([matrix for _, matrix in same]), group["iterations"], half=group["half"])
+            for (parameter, _), update in zip(same, turned.unbind(), strict=True):
+                turn = update.reshape(parameter.shape)
+                parameter.add_(laid_out(turn, parameter) if is_shard(parameter) else turn, alpha=-group["lr"])
+                _set_norm(parameter)
 
     def _adamw(self, parameters: list[nn.Parameter], group: dict[str, Any]) -> None:
         beta1, beta2 = group["betas"]

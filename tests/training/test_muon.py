@@ -10,7 +10,7 @@ from torch import nn
 
 from segwright.config import TrainingConfig
 from segwright.models.catalog import create_model
-from segwright.training.muon import Muon, hidden_kernels, orthogonalize
+from segwright.training.muon import POLAR_EXPRESS, Muon, _small_steps, _wide_steps, hidden_kernels, orthogonalize
 from segwright.training.optim import create_optimizer
 
 
@@ -31,6 +31,17 @@ def test_tall_and_wide_matrices_give_transposed_answers() -> None:
     matrix = torch.randn(8, 30, generator=torch.Generator().manual_seed(1))
     wide, tall = orthogonalize(matrix), orthogonalize(matrix.T)
     torch.testing.assert_close(wide / wide.norm(), (tall / tall.norm()).T)
+
+
+def test_steps_on_the_small_side_are_the_same_steps() -> None:
+    """Also of nearly singular matrices; and several at once as each alone."""
+    generator = torch.Generator().manual_seed(2)
+    x = torch.randn(3, 16, 144, generator=generator) @ torch.diag(torch.logspace(0, -5, 144))
+    x = x / x.norm(dim=(-2, -1), keepdim=True)
+    torch.testing.assert_close(_small_steps(x, POLAR_EXPRESS), _wide_steps(x, POLAR_EXPRESS), atol=1e-4, rtol=1e-3)
+    together = orthogonalize(x)
+    for matrix, found in zip(x, together, strict=True):
+        torch.testing.assert_close(orthogonalize(matrix), found)
 
 
 def test_kernels_keep_their_norm_and_turn_by_the_rate() -> None:
