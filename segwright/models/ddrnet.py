@@ -106,7 +106,8 @@ class Head(nn.Sequential):
 class DDRNet(SegmentationModel):
     """DDRNet. ``width`` 32 is the paper's 23-slim, 64 its 23; ``blocks``: of the four stages (2, 2, 2, 2 for both).
 
-    ``aux``: a head on the fine branch after the first exchange, in training only (weight 0.4 in the paper).
+    ``aux``: a head on the fine branch after the first exchange, in training only (weight 0.4 in the paper). With
+    ``native_logits`` set, training logits come at half the input's size and those of ``aux`` at stride 8.
     """
 
     def __init__(
@@ -146,6 +147,8 @@ class DDRNet(SegmentationModel):
         self.head = Head(2 * fine, head_channels, classes)
         self.aux_head = Head(fine, head_channels, classes) if aux else None
         initialize_decoder(self)
+        for head in (self.head, self.aux_head) if self.aux_head is not None else (self.head,):
+            nn.init.normal_(head[-1][-1].weight, 0, 0.01)  # no opinion before anything is learnt
 
     def forward_padded(self, x: Tensor) -> SegOutput:
         size = (x.shape[-2], x.shape[-1])
@@ -158,7 +161,7 @@ class DDRNet(SegmentationModel):
         coarse, fine = coarse + self.down4(F.relu(fine)), fine + resize(self.up4(F.relu(coarse)), fine_size)
         context = self.context(self.coarse5(F.relu(coarse)))
         logits = self.head(self.fine5(F.relu(fine)) + resize(context, fine_size))
-        aux = {}
-        if self.aux_head is not None and self.training:
-            aux["aux"] = resize(self.aux_head(auxiliary), size)
-        return SegOutput(resize(logits, size), aux)
+        aux = {"aux": self.aux_head(auxiliary)} if self.aux_head is not None and self.training else {}
+        if self.training and self.native_logits:
+            return SegOutput(resize(logits, (size[0] // 2, size[1] // 2)), aux)
+        return SegOutput(resize(logits, size), {name: resize(value, size) for name, value in aux.items()})

@@ -105,7 +105,10 @@ class SegmentationModel(nn.Module):
         """``images``: uint8 (N, H, W, C), or float (N, C, H, W) scaled to 0…1. Logits come at (H, W)."""
         x = self.normalize(images)
         height, width = x.shape[-2:]
-        output = self.forward_padded(self.pad(x))
+        padded = self.pad(x)
+        output = self.forward_padded(padded)
+        if self.training and self.native_logits:
+            return SegOutput(*native_crops(output, padded.shape[-1], height, width))
         aux = {name: crop(logits, height, width) for name, logits in output.aux.items()}
         return SegOutput(crop(output.logits, height, width), aux)
 
@@ -158,6 +161,16 @@ def resize(x: Tensor, size: tuple[int, int], *, align_corners: bool = False) -> 
     if known and tuple(x.shape[-2:]) == tuple(size):
         return x
     return F.interpolate(x, size=size, mode="bilinear", align_corners=align_corners)
+
+
+def native_crops(output: SegOutput, padded: int, height: int, width: int) -> tuple[Tensor, dict[str, Tensor]]:
+    """Logits at strides of their own without what answers for padding alone; ``padded``: the input's width with it."""
+
+    def cut(logits: Tensor) -> Tensor:
+        stride = padded // logits.shape[-1]
+        return crop(logits, -(-height // stride), -(-width // stride))
+
+    return cut(output.logits), {name: cut(logits) for name, logits in output.aux.items()}
 
 
 def crop(x: Tensor, height: int, width: int) -> Tensor:

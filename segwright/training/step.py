@@ -125,6 +125,7 @@ def matching_pixels(logits: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
     if logits.shape[-2:] == masks.shape[-2:]:
         return logits, masks
     stride = max(-(-masks.shape[axis] // logits.shape[axis]) for axis in (-1, -2))
+    stride = 1 << (stride - 1).bit_length()  # 9 pixels are 2 logits at stride 8, as at 5
     row, column = (int(n) for n in torch.randint(stride, (2,)))  # the CPU's generator: saved with every checkpoint
     picked = masks[:, row::stride, column::stride][:, : logits.shape[-2], : logits.shape[-1]]
     return logits[..., : picked.shape[-2], : picked.shape[-1]], picked

@@ -17,6 +17,7 @@ from segwright.models.deeplab_v3 import ASPP, RATES
 from segwright.models.external import logits_of, wrap
 from segwright.models.measure import LiveBytes, count_flops, list_catalog, measure_model, training_peak
 from segwright.models.segmenter import SegmentationModel, SegOutput
+from segwright.training.step import matching_pixels
 
 R50S = {"encoder": "resnet50s"}  # timm's ResNet-50 with the stem 64-64-128 of the PSPNet release
 COUNTS: list[tuple[str, dict[str, Any], int]] = [
@@ -159,6 +160,19 @@ def test_ddrnet_is_23_slim_and_its_context_sees_all() -> None:
     model = DDRNet(classes=2, width=8, context_channels=8, head_channels=8)
     fine = model.fine5.steps[0][0].weight
     assert model.stride == 8 and fine.shape[1] == 16
+
+
+def test_native_logits_answer_for_the_picture_and_not_for_its_padding() -> None:
+    model = DDRNet(classes=2, width=8, context_channels=8, head_channels=8).train()
+    model.native_logits = True
+    output = model(torch.zeros(2, 90, 161, 3, dtype=torch.uint8))  # padded to 128×192
+    assert output.logits.shape == (2, 2, 45, 81) and output.aux["aux"].shape == (2, 2, 12, 21)
+    column = torch.arange(161).expand(2, 90, 161)
+    for logits in (output.logits, output.aux["aux"]):
+        stride = 2 if logits is output.logits else 8
+        _, picked = matching_pixels(logits, column)
+        assert (picked[0, 0].diff() == stride).all()
+    assert model.eval()(torch.zeros(1, 90, 161, 3, dtype=torch.uint8)).logits.shape == (1, 2, 90, 161)
 
 
 def test_head_stride_and_lean_decoders() -> None:
