@@ -28,6 +28,7 @@ GPU_WORKING_PIXELS = 768 * 768
 SHORT_SIDE = 128  # below it a reduced picture shows too little to learn from
 RARE = 0.01  # a class with less than this share of the pixels is rare
 ENOUGH_PASSES = 100  # over the training pictures: with fewer, a narrower network learns more
+HALF_LOGITS = ("leannet", "ddrnet")  # networks whose training logits may stay at half the resolution
 DEFAULT_SAMPLES = 20_000  # seen in a run without a budget
 MIN_EPOCHS, MAX_EPOCHS = 20, 400
 
@@ -192,6 +193,7 @@ def _plan_optimizer(draft: _Draft, scratch: bool, normed: bool) -> None:
         reason = "what LeanNet's recipe was found with"
         draft.choose("training.aux_weight", 0.3, reason, auto=USUAL_AUX_WEIGHT)
         draft.choose("training.aux_fade", True, reason, auto=False)
+    if scratch and name in HALF_LOGITS:
         draft.choose("training.native_logits", True, "the loss at half resolution: a quarter of the work", auto=False)
     if scratch and name in FROM_SCRATCH:
         _plan_from_scratch(draft, FROM_SCRATCH[name], normed)

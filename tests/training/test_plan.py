@@ -96,6 +96,12 @@ def test_pretrained_weights_and_gpus_change_the_network() -> None:
     assert big.model.arguments["variant"] == "large" and big.training.precision == "bf16"
 
 
+@pytest.mark.parametrize(("name", "half"), [("leannet", True), ("ddrnet", True), ("segnet", False)])
+def test_the_loss_is_taken_at_half_resolution_where_a_network_can(name: str, half: bool) -> None:
+    found = plan({"model.name": name}, normed=lambda config: True).config
+    assert found.training.native_logits is half and found.training.aux_fade is (name == "leannet")
+
+
 def test_a_classical_network_from_random_weights_gets_a_start_it_can_learn_from() -> None:
     found = plan({"model.name": "fcn32s", "model.weights": None}).config
     assert found.model.arguments == {"init": "he"}
