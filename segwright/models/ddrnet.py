@@ -102,6 +102,13 @@ class Head(nn.Sequential):
     def __init__(self, in_channels: int, channels: int, classes: int) -> None:
         super().__init__(Activated(in_channels, channels, 3), Activated(channels, classes, 1, bias=True))
 
+    @property
+    def classifier(self) -> nn.Conv2d:
+        """The convolution to the classes."""
+        last = list(self.modules())[-1]
+        assert isinstance(last, nn.Conv2d)
+        return last
+
 
 class DDRNet(SegmentationModel):
     """DDRNet. ``width`` 32 is the paper's 23-slim, 64 its 23; ``blocks``: of the four stages (2, 2, 2, 2 for both).
@@ -148,7 +155,7 @@ class DDRNet(SegmentationModel):
         self.aux_head = Head(fine, head_channels, classes) if aux else None
         initialize_decoder(self)
         for head in (self.head, self.aux_head) if self.aux_head is not None else (self.head,):
-            nn.init.normal_(head[-1][-1].weight, 0, 0.01)  # no opinion before anything is learnt
+            nn.init.normal_(head.classifier.weight, 0, 0.01)  # no opinion before anything is learnt
 
     def forward_padded(self, x: Tensor) -> SegOutput:
         size = (x.shape[-2], x.shape[-1])
