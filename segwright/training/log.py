@@ -147,22 +147,9 @@ class Display:
         self.shown = (record, share, left, memory, loader)
         if self.live is not None:
             self.live.update(self._table(*self.shown))
-        elif self.brief:
-            if time.monotonic() - self.last >= BRIEF_INTERVAL:
-                self.last = time.monotonic()
-                best = f", val mIoU {self.best[0]:.3f}" if self.best is not None else ""
-                print(
-                    f"  {share:.0%}, loss {record['loss']:.3f}{best}, {duration(left)} left",
-                    file=self.stream,
-                    flush=True,
-                )
-        elif time.monotonic() - self.last >= PLAIN_INTERVAL:
+        elif time.monotonic() - self.last >= (BRIEF_INTERVAL if self.brief else PLAIN_INTERVAL):
             self.last = time.monotonic()
-            self.say(
-                f"{share:4.0%}  epoch {record['epoch'] + 1}  step {record['step']}  loss {record['loss']:.3f}  "
-                f"lr {record['lr']:.2e}  {record['images_per_second']:.1f} images/s  loader {loader:.0%}  {memory}  "
-                f"{duration(left)} left"
-            )
+            print(self._line(*self.shown), file=self.stream, flush=True)
 
     def validation(self, record: Mapping[str, Any], better: bool) -> None:
         """Show a validation's figures."""
@@ -188,6 +175,16 @@ class Display:
         console = stderr_console() if self.live is None else self.live.console
         lines = (wrapped(line, console.width) for line in text.splitlines())
         console.print("\n".join(lines), markup=False, soft_wrap=True)
+
+    def _line(self, record: Mapping[str, Any], share: float, left: float, memory: str, loader: float) -> str:
+        if self.brief:
+            best = f", val mIoU {self.best[0]:.3f}" if self.best is not None else ""
+            return f"  {share:.0%}, loss {record['loss']:.3f}{best}, {duration(left)} left"
+        return (
+            f"{share:4.0%}  epoch {record['epoch'] + 1}  step {record['step']}  loss {record['loss']:.3f}  "
+            f"lr {record['lr']:.2e}  {record['images_per_second']:.1f} images/s  loader {loader:.0%}  {memory}  "
+            f"{duration(left)} left"
+        )
 
     def _table(self, record: Mapping[str, Any], share: float, left: float, memory: str, loader: float) -> Table:
         grid = Table.grid(padding=(0, 2))

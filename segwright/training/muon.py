@@ -126,23 +126,22 @@ class Muon(torch.optim.Optimizer):
         return loss
 
     def _turn(self, parameters: list[nn.Parameter], group: dict[str, Any]) -> None:
-        momentum = group["momentum"]
-        alike: dict[torch.Size, list[tuple[nn.Parameter, Tensor]]] = {}
-        for parameter in parameters:
-            assert parameter.grad is not None
-            state = self.state[parameter]
-            if not state:
-                state["momentum"] = torch.zeros_like(parameter)
-            state["momentum"].lerp_(parameter.grad, 1 - momentum)
-            ahead = torch.lerp(parameter.grad, state["momentum"], momentum)
-            matrix = whole(ahead).reshape(ahead.shape[0], -1)  # of a kernel in shards every process turns all of it
-            alike.setdefault(matrix.shape, []).append((parameter, matrix))
-        for same in alike.values():  # together: a network has many kernels of few shapes
-            turned = orthogonalize(torch.stack([matrix for _, matrix in same]), group["iterations"], half=group["half"])
-            for (parameter, _), update in zip(same, turned.unbind(), strict=True):
+        for same in _alike(parameters):
+            matrices = torch.stack([self._ahead(parameter, group["momentum"]) for parameter in same])
+            turned = orthogonalize(matrices, group["iterations"], half=group["half"])
+            for parameter, update in zip(same, turned.unbind(), strict=True):
                 turn = update.reshape(parameter.shape)
                 parameter.add_(laid_out(turn, parameter) if is_shard(parameter) else turn, alpha=-group["lr"])
                 _set_norm(parameter)
+
+    def _ahead(self, parameter: nn.Parameter, momentum: float) -> Tensor:
+        """Take the gradient into the momentum; Nesterov's look-ahead as a matrix, whole also of a kernel in shards."""
+        assert parameter.grad is not None
+        state = self.state[parameter]
+        if not state:
+            state["momentum"] = torch.zeros_like(parameter)
+        state["momentum"].lerp_(parameter.grad, 1 - momentum)
+        return whole(torch.lerp(parameter.grad, state["momentum"], momentum)).reshape(parameter.shape[0], -1)
 
     def _adamw(self, parameters: list[nn.Parameter], group: dict[str, Any]) -> None:
         beta1, beta2 = group["betas"]
@@ -169,6 +168,14 @@ class Muon(torch.optim.Optimizer):
         torch._foreach_div_(roots, (1 - beta2**count) ** 0.5)
         torch._foreach_add_(roots, group["eps"])
         torch._foreach_addcdiv_(values, means, roots, -group["lr"] / (1 - beta1**count))
+
+
+def _alike(parameters: Sequence[nn.Parameter]) -> list[list[nn.Parameter]]:
+    """Kernels of a shape together, a network has many of few shapes; one in shards alone, since it is gathered."""
+    groups: dict[Any, list[nn.Parameter]] = {}
+    for index, parameter in enumerate(parameters):
+        groups.setdefault(index if is_shard(parameter) else parameter.shape, []).append(parameter)
+    return list(groups.values())
 
 
 def _set_norm(parameter: Tensor) -> None:

@@ -10,6 +10,7 @@ from torch import nn
 
 from segwright.config import TrainingConfig
 from segwright.models.catalog import create_model
+from segwright.training import muon
 from segwright.training.muon import POLAR_EXPRESS, Muon, _small_steps, _wide_steps, hidden_kernels, orthogonalize
 from segwright.training.optim import create_optimizer
 
@@ -55,6 +56,13 @@ def test_kernels_keep_their_norm_and_turn_by_the_rate() -> None:
     assert torch.isclose(layer.weight.norm(), torch.tensor(3.0))
     turned = torch.arccos((before * layer.weight).sum() / 9)
     assert 0.03 < turned < 0.2  # a rate of 0.1 turns by about 0.1, less the part along the kernel
+
+
+def test_kernels_in_shards_are_gathered_one_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    kernels = [nn.Parameter(torch.zeros(4, 3, 3, 3)) for _ in range(3)]
+    assert [len(group) for group in muon._alike(kernels)] == [3]
+    monkeypatch.setattr(muon, "is_shard", lambda tensor: True)
+    assert [len(group) for group in muon._alike(kernels)] == [1, 1, 1]
 
 
 def test_adamw_beside_it_is_torchs() -> None:
