@@ -1,9 +1,10 @@
 """Decoding side by side: segwright.images against Pillow, OpenCV and torchvision, on the same files in one run.
 
-    python benchmarks/decode.py [--data ../shared/data] [--rounds 15]
+    python benchmarks/decode.py [--data ../shared/data] [--rounds 40]
 
-One thread each. Rounds interleave the contenders, so that a busy machine hits all of them alike; the figure is the
-least disturbed round's processor time for one file, the ratio is ours to the fastest peer's. Only ours checks limits
+One thread each. Rounds interleave the contenders, so that a busy machine hits all of them alike, in an order drawn anew
+each time: who comes first finds the caches cold. The figure is the least disturbed round's processor time for one file,
+the ratio is ours to the fastest peer's. Only ours checks limits
 and completeness: Pillow passes over a PNG whose data ends early, OpenCV and torchvision over a JPEG's. Palette masks:
 ours and Pillow hand out the indices; OpenCV and torchvision spread them into colours, which is no mask, but is timed.
 """
@@ -12,6 +13,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
+import random
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -58,24 +61,23 @@ def files(data: Path, made: Path) -> dict[str, tuple[list[str], Reader, dict[str
 
 def measure(paths: list[str], readers: dict[str, Reader], rounds: int) -> dict[str, float]:
     """Milliseconds of processor time a file, by reader."""
-    times: dict[str, list[float]] = {name: [] for name in readers}
+    least = {name: dict.fromkeys(paths, math.inf) for name in readers}
+    order = random.Random(0)
     for number in range(rounds + 1):
         for path in paths:  # file by file: the shorter the turns, the fairer
-            for name, read in readers.items():
+            for name in order.sample(list(readers), len(readers)):
                 start = time.process_time()
-                read(path)
+                readers[name](path)
                 spent = (time.process_time() - start) * 1e3
-                if number == 1:  # round 0 warms the caches
-                    times[name].append(spent)
-                elif number > 1:
-                    times[name][paths.index(path)] = min(times[name][paths.index(path)], spent)
-    return {name: sum(values) / len(values) for name, values in times.items()}
+                if number:  # round 0 warms up
+                    least[name][path] = min(least[name][path], spent)
+    return {name: sum(values.values()) / len(values) for name, values in least.items()}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=Path(__file__).resolve().parents[2] / "shared" / "data")
-    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--rounds", type=int, default=40)
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     cv2.setNumThreads(1)

@@ -20,7 +20,6 @@ from fractions import Fraction
 
 import torch
 from torch import Tensor, nn
-from torchvision.models.resnet import Bottleneck, ResNet
 
 from segwright.errors import ModelError, WeightsError
 from segwright.models.deeplab_v1 import GridAlignedModel, LargeFOVHead, dilated_vgg16, gaussian_classifier
@@ -66,6 +65,8 @@ class DilatedResNet(nn.Module):
     def __init__(
         self, *, in_channels: int = 3, layers: Sequence[int] = RESNET101_LAYERS, released: bool = True
     ) -> None:
+        from torchvision.models.resnet import Bottleneck, ResNet  # here: it takes longer to import than torch does
+
         super().__init__()
         net = ResNet(Bottleneck, list(layers), replace_stride_with_dilation=[False, True, True])
         if in_channels != 3:

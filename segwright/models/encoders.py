@@ -2,6 +2,9 @@
 
 A stage is called by the stride it has in the network as published (2, 4, 8, 16, 32), and keeps that name when dilation
 makes it finer: with ``output_stride=8`` a ResNet's ``features[32]`` lies at stride 8, and ``reductions[32]`` says so.
+
+timm is imported where an encoder is built: with torchvision and torch's compiler, which come along, it takes longer to
+import than torch does.
 """
 
 from __future__ import annotations
@@ -11,7 +14,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import timm
 import torch
 from torch import Tensor, nn
 
@@ -267,6 +269,8 @@ def _dilate(conv: nn.Conv2d, dilation: int) -> None:
 
 def _stages(name: str) -> dict[int, int]:
     """Stride → index of timm's feature, the last one of a stride, for the network as published."""
+    import timm
+
     if not timm.is_model(name):
         near = timm.list_models(f"*{name[:6]}*")[:8]
         raise UsageError(
@@ -283,6 +287,8 @@ def _stages(name: str) -> dict[int, int]:
 def _build(
     name: str, in_channels: int, indices: tuple[int, ...], weights_file: Path | None, arguments: dict[str, Any]
 ) -> nn.Module:
+    import timm
+
     if weights_file is not None:
         arguments = {**arguments, "pretrained": True, "pretrained_cfg_overlay": {"file": str(weights_file)}}
     try:
@@ -309,6 +315,8 @@ def _cut_behind(model: Any) -> None:
 
 
 def _statistics(name: str) -> dict[str, tuple[float, ...]]:
+    import timm
+
     config = timm.models.get_pretrained_cfg(name)
     return {"mean": IMAGENET_MEAN, "std": IMAGENET_STD} if config is None else {"mean": config.mean, "std": config.std}
 

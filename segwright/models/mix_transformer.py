@@ -11,7 +11,6 @@ import math
 from collections.abc import Sequence
 
 import torch.nn.functional as F
-from timm.layers.drop import DropPath
 from torch import Tensor, nn
 
 from segwright.errors import ModelError, UsageError
@@ -82,6 +81,8 @@ class MixBlock(nn.Module):
     """Attention and feed-forward, each normalised before and added."""
 
     def __init__(self, channels: int, heads: int, shortening: int, drop_path: float) -> None:
+        from timm.layers.drop import DropPath  # here: it takes longer to import than torch does
+
         super().__init__()
         self.norm1 = nn.LayerNorm(channels, eps=NORM_EPS)
         self.attention = ShortenedAttention(channels, heads, shortening)

@@ -73,6 +73,14 @@ def test_help_needs_no_torch() -> None:
         assert verb in done.stdout
 
 
+def test_what_needs_no_encoder_waits_for_none() -> None:
+    """timm brings torchvision and torch's compiler along: longer to import than torch."""
+    code = "import sys, segwright.models.catalog, segwright.inference.predictor\n"
+    code += "assert not {'timm', 'torchvision'} & set(sys.modules), 'imported without need'"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
 def test_a_run_folder_holds_what_it_should(run: Path) -> None:
     names = {path.name for path in run.iterdir()}
     assert names >= {"config.yaml", "plan.json", "log.jsonl", "metrics.csv", "checkpoints", "model", "report.html"}
