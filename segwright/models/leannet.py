@@ -5,7 +5,8 @@ while depthwise convolutions, upsampling and batch norms on large maps wait for 
 channels before the first convolution (no layer runs at full resolution), every stage is plain residual blocks (He et
 al. 2016, with the average-pooled shortcut of He et al. 2019, "Bag of Tricks"), a pyramid of pooled context (Zhao et al.
 2017) sits at stride 32, and a decoder of sums (Lin et al. 2017, feature pyramids) comes back to stride 2, where the
-logits are computed.
+logits are computed. Down to stride 8 half of the channels are normalised by the picture itself (Pan et al. 2018,
+IBN-Net): what is learnt on one street then holds better on another.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 
 from segwright.errors import UsageError
 from segwright.models.blocks import average_grid
+from segwright.models.norms import InstanceBatchNorm
 from segwright.models.segmenter import SegmentationModel, SegOutput, resize
 
 NORM_MOMENTUM = 0.05  # small batches: statistics over some twenty steps
@@ -31,12 +33,13 @@ VARIANTS: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {
 
 
 def convolution(
-    in_channels: int, out_channels: int, kernel: int = 3, stride: int = 1, *, act: bool = True
+    in_channels: int, out_channels: int, kernel: int = 3, stride: int = 1, *, act: bool = True, instance: bool = False
 ) -> nn.Sequential:
-    """Convolution, batch norm and, unless ``act`` is False, ReLU."""
+    """Convolution, batch norm (with ``instance`` on half of the channels only) and, unless ``act`` is False, ReLU."""
+    norm = InstanceBatchNorm if instance else nn.BatchNorm2d
     layers: list[nn.Module] = [
         nn.Conv2d(in_channels, out_channels, kernel, stride, kernel // 2, bias=False),
-        nn.BatchNorm2d(out_channels, momentum=NORM_MOMENTUM),
+        norm(out_channels, momentum=NORM_MOMENTUM),
     ]
     if act:
         layers.append(nn.ReLU(inplace=True))
@@ -46,9 +49,9 @@ def convolution(
 class ResidualBlock(nn.Module):
     """Two 3×3 convolutions beside a shortcut; starts as the shortcut alone (last batch-norm scale 0)."""
 
-    def __init__(self, in_channels: int, out_channels: int, stride: int = 1) -> None:
+    def __init__(self, in_channels: int, out_channels: int, stride: int = 1, *, instance: bool = False) -> None:
         super().__init__()
-        self.conv1 = convolution(in_channels, out_channels, 3, stride)
+        self.conv1 = convolution(in_channels, out_channels, 3, stride, instance=instance)
         self.conv2 = convolution(out_channels, out_channels, act=False)
         for norm in self.conv2:
             if isinstance(norm, nn.BatchNorm2d):
@@ -103,7 +106,8 @@ class LeanNet(SegmentationModel):
     """See the module's header.
 
     ``variant``: small, medium or large; ``widths`` and ``decoder_channels`` override its channels, ``depths`` the
-    residual blocks at strides 2, 4, 8, 16 and 32. ``dropout`` of whole channels before the head. In training there is
+    residual blocks at strides 2, 4, 8, 16 and 32. ``instance_norm``: on half of the channels of the stem and of every
+    block's first convolution, down to stride 8. ``dropout`` of whole channels before the head. In training there is
     an auxiliary head at stride 8 ("aux"); with ``native_logits`` set, training logits stay at their own strides.
     """
 
@@ -116,6 +120,7 @@ class LeanNet(SegmentationModel):
         widths: Sequence[int] | None = None,
         decoder_channels: Sequence[int] | None = None,
         depths: Sequence[int] = (0, 1, 2, 2, 2),
+        instance_norm: bool = True,
         dropout: float = 0.1,
         aux: bool = True,
     ) -> None:
@@ -125,13 +130,17 @@ class LeanNet(SegmentationModel):
             raise UsageError("unknown variant of leannet", expected=", ".join(VARIANTS), found=variant)
         w = tuple(widths) if widths is not None else VARIANTS[variant][0]
         d = tuple(decoder_channels) if decoder_channels is not None else VARIANTS[variant][1]
-        self.stem = convolution(4 * in_channels, w[0])
-        self.stage1 = nn.Sequential(*[ResidualBlock(w[0], w[0]) for _ in range(depths[0])])
+        early = {"instance": instance_norm}
+        self.stem = convolution(4 * in_channels, w[0], **early)
+        self.stage1 = nn.Sequential(*[ResidualBlock(w[0], w[0], **early) for _ in range(depths[0])])
         self.stage2 = nn.Sequential(
-            convolution(w[0], w[1], 3, 2), *[ResidualBlock(w[1], w[1]) for _ in range(depths[1])]
+            convolution(w[0], w[1], 3, 2, **early), *[ResidualBlock(w[1], w[1], **early) for _ in range(depths[1])]
         )
         self.stage3, self.stage4, self.stage5 = (
-            nn.Sequential(ResidualBlock(w[k - 1], w[k], 2), *[ResidualBlock(w[k], w[k]) for _ in range(depths[k] - 1)])
+            nn.Sequential(
+                ResidualBlock(w[k - 1], w[k], 2, instance=instance_norm and k == 2),
+                *[ResidualBlock(w[k], w[k], instance=instance_norm and k == 2) for _ in range(depths[k] - 1)],
+            )
             for k in (2, 3, 4)
         )
         self.context = Context(w[4])
