@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import gc
 import sys
 import threading
 from collections.abc import Callable
@@ -47,8 +48,9 @@ def available_bytes(device: torch.device) -> int:
 def peak_of(device: torch.device, work: Callable[[], object]) -> int:
     """Bytes that ``work`` takes at its peak, beyond what is in use before it.
 
-    On a GPU the allocator's own count. On a CPU the growth of the resident set, after freed memory has been given
-    back: it holds what the kernels' libraries take beside the tensors. Errors of ``work`` pass through.
+    On a GPU the allocator's own count. On a CPU the growth of the resident set, after freed memory has been given back
+    and garbage collected, which would otherwise make room while ``work`` runs: it holds what the kernels' libraries
+    take beside the tensors. Errors of ``work`` pass through.
     """
     if device.type == "cuda":
         torch.cuda.synchronize(device)
@@ -57,6 +59,7 @@ def peak_of(device: torch.device, work: Callable[[], object]) -> int:
         work()
         torch.cuda.synchronize(device)
         return max(int(torch.cuda.max_memory_allocated(device)) - before, 0)
+    gc.collect()
     give_back_freed()
     process = psutil.Process()
     before = int(process.memory_info().rss)
