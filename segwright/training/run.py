@@ -429,12 +429,13 @@ class _Session:
         return evaluation
 
     def _facts(self, plan: Plan) -> RunFacts:
-        bundle = read_bundle(self.folder / "model")
+        bundle, model = read_bundle(self.folder / "model"), plan.config.model
+        network = " ".join(filter(None, (model.name, str(model.arguments.get("variant", "")))))
         return RunFacts(
-            title=f"{plan.config.model.name} on {self.data.root.resolve().name}",
+            title=f"{model.name} on {self.data.root.resolve().name}",
             command=self.command,
             history=read_log(self.folder),
-            model={"network": plan.config.model.name, "encoder": plan.config.model.encoder or "its own"},
+            model={"network": network, **({"encoder": model.encoder} if model.encoder else {})},
             plan=[(d.setting, str(d.value), d.reason) for d in plan.decisions],
             versions=dict(bundle.versions),
             licences=dict(bundle.licences),
