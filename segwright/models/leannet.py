@@ -130,18 +130,18 @@ class LeanNet(SegmentationModel):
             raise UsageError("unknown variant of leannet", expected=", ".join(VARIANTS), found=variant)
         w = tuple(widths) if widths is not None else VARIANTS[variant][0]
         d = tuple(decoder_channels) if decoder_channels is not None else VARIANTS[variant][1]
-        early = {"instance": instance_norm}
-        self.stem = convolution(4 * in_channels, w[0], **early)
-        self.stage1 = nn.Sequential(*[ResidualBlock(w[0], w[0], **early) for _ in range(depths[0])])
+        self.stem = convolution(4 * in_channels, w[0], instance=instance_norm)
+        self.stage1 = nn.Sequential(*[ResidualBlock(w[0], w[0], instance=instance_norm) for _ in range(depths[0])])
         self.stage2 = nn.Sequential(
-            convolution(w[0], w[1], 3, 2, **early), *[ResidualBlock(w[1], w[1], **early) for _ in range(depths[1])]
+            convolution(w[0], w[1], 3, 2, instance=instance_norm),
+            *[ResidualBlock(w[1], w[1], instance=instance_norm) for _ in range(depths[1])],
         )
         self.stage3, self.stage4, self.stage5 = (
             nn.Sequential(
-                ResidualBlock(w[k - 1], w[k], 2, instance=instance_norm and k == 2),
-                *[ResidualBlock(w[k], w[k], instance=instance_norm and k == 2) for _ in range(depths[k] - 1)],
+                ResidualBlock(w[k - 1], w[k], 2, instance=instance),
+                *[ResidualBlock(w[k], w[k], instance=instance) for _ in range(depths[k] - 1)],
             )
-            for k in (2, 3, 4)
+            for k, instance in ((2, instance_norm), (3, False), (4, False))
         )
         self.context = Context(w[4])
         self.fuse4 = FuseBlock(w[4], w[3], d[3])

@@ -69,23 +69,18 @@ class _Together(torch.autograd.Function):
     def forward(
         ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, half: int, eps: float
     ) -> tuple[Tensor, Tensor, Tensor]:
-        n, channels, height, width = x.shape
-        pixels = x.permute(0, 2, 3, 1).reshape(n, height * width, channels)
-        mean = pixels.mean(1)
-        square = (pixels * pixels).mean(1)
-        batch_mean, batch_square = mean[:, half:].mean(0), square[:, half:].mean(0)
-        mean = torch.cat([mean[:, :half], batch_mean.expand(n, -1)], dim=1)
-        square = torch.cat([square[:, :half], batch_square.expand(n, -1)], dim=1)
+        pixels = _pixels(x)
+        mean = _each_or_shared(pixels.mean(1), half)
+        square = _each_or_shared((pixels * pixels).mean(1), half)
         variance = (square - mean * mean).clamp_(min=0)
         inverse = torch.rsqrt(variance + eps)
         scale = weight * inverse
         # Not as a view of something else: what follows may write into it.
         out = torch.empty_like(x, memory_format=torch.channels_last)
-        flat = out.permute(0, 2, 3, 1).view(n, height * width, channels)
-        torch.addcmul((bias - mean * scale)[:, None], pixels, scale[:, None], out=flat)
+        torch.addcmul((bias - mean * scale)[:, None], pixels, scale[:, None], out=_pixels(out))
         ctx.save_for_backward(pixels, mean, inverse, weight)
-        ctx.half, ctx.size = half, (height, width)
-        batch_variance = variance[0, half:].clone()
+        ctx.half = half
+        batch_mean, batch_variance = mean[0, half:].clone(), variance[0, half:].clone()
         ctx.mark_non_differentiable(batch_mean, batch_variance)
         return out, batch_mean, batch_variance
 
@@ -93,17 +88,24 @@ class _Together(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor, *_: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
         """With x̂ the normalised values: weight · inverse · (g - mean(g) - x̂ · mean(g · x̂)), means as in forward."""
         pixels, mean, inverse, weight = ctx.saved_tensors
-        (height, width), (n, count, channels), half = ctx.size, pixels.shape, ctx.half
-        g = gradient.permute(0, 2, 3, 1).reshape(n, count, channels)
+        g, count = _pixels(gradient), pixels.shape[1]
         total = g.sum(1)
         along = ((g * pixels).sum(1) - mean * total) * inverse  # Σ g · x̂
         bias_gradient, weight_gradient = total.sum(0), along.sum(0)
-        total, along = total / count, along / count
-        total = torch.cat([total[:, :half], total[:, half:].mean(0).expand(n, -1)], dim=1)
-        along = torch.cat([along[:, :half], along[:, half:].mean(0).expand(n, -1)], dim=1)
+        total, along = _each_or_shared(total / count, ctx.half), _each_or_shared(along / count, ctx.half)
         scale = weight * inverse
         slope = -scale * along * inverse
         shift = -scale * total - slope * mean
         result = torch.addcmul(shift[:, None], g, scale[:, None]).addcmul_(pixels, slope[:, None])
-        result = result.reshape(n, height, width, channels).permute(0, 3, 1, 2)
+        result = result.reshape(gradient.permute(0, 2, 3, 1).shape).permute(0, 3, 1, 2)
         return result, weight_gradient, bias_gradient, None, None
+
+
+def _pixels(x: Tensor) -> Tensor:
+    """(N, C, H, W) → (N, H·W, C); a view where the memory is channels-last."""
+    return x.permute(0, 2, 3, 1).flatten(1, 2)
+
+
+def _each_or_shared(values: Tensor, half: int) -> Tensor:
+    """(N, C) → the same: each picture's own values in the first ``half`` channels, the batch's mean in the others."""
+    return torch.cat([values[:, :half], values[:, half:].mean(0).expand(len(values), -1)], dim=1)

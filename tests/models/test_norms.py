@@ -17,7 +17,7 @@ def beside(norm: InstanceBatchNorm, x: Tensor) -> Tensor:
     return torch.cat([norm.instance(x[:, : norm.first]), norm.batch(x[:, norm.first :])], dim=1)
 
 
-@pytest.mark.parametrize("shape", [(3, 8, 5, 7), (2, 5, 9, 4), (1, 6, 3, 3)])
+@pytest.mark.parametrize("shape", [(3, 8, 5, 7), (2, 5, 9, 4), (1, 6, 3, 3), (2, 4, 1, 6)])
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 def test_it_is_two_norms(shape: tuple[int, int, int, int], layout: torch.memory_format) -> None:
     torch.manual_seed(0)
