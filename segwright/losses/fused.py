@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+
+from segwright.workers import over_threads
 
 Floats = np.ndarray[Any, np.dtype[np.float32]]
 SMALL = 1 << 15  # logits: below, a thread costs more than it saves
@@ -53,7 +53,7 @@ class SoftmaxStatistics(torch.autograd.Function):
             image, first, last = parts[index]
             kernels.forward(x, steps, truth, image, first, last, ignore, w, logsum, surprise, mixed, sums[index])
 
-        _run(work, len(parts))
+        over_threads(work, [(index,) for index in range(len(parts))], torch.get_num_threads())
         ctx.kept = (x, steps, truth, w, ignore, logsum)
         ctx.layout = (n, classes, height, width)
         ctx.set_materialize_grads(False)
@@ -84,7 +84,7 @@ class SoftmaxStatistics(torch.autograd.Function):
             image, first, last = parts[index]
             kernels.backward(x, steps, truth, image, first, last, ignore, w, logsum, g, s, o, out)
 
-        _run(work, len(parts))
+        over_threads(work, [(index,) for index in range(len(parts))], torch.get_num_threads())
         return gradient, None, None, None, None, None
 
 
@@ -119,15 +119,3 @@ def _parts(images: int, pixels: int, classes: int) -> list[tuple[int, int, int]]
     pieces = max(1, -(-threads // max(images, 1)))
     edges = [pixels * i // pieces for i in range(pieces + 1)]
     return [(n, edges[i], edges[i + 1]) for n in range(images) for i in range(pieces)]
-
-
-def _run(work: Callable[[int], None], count: int) -> None:
-    """``work(0…count-1)`` over torch's number of threads. A pool is made anew each time: one that was kept would be
-    dead, and waited for, in a forked process."""
-    threads = min(torch.get_num_threads(), count)
-    if threads < 2:
-        for index in range(count):
-            work(index)
-        return
-    with ThreadPoolExecutor(threads) as pool:
-        list(pool.map(work, range(count)))

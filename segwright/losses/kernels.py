@@ -10,11 +10,11 @@ Importing this module imports numba.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Any
 
-import numba
 import numpy as np
+
+from segwright.compiled import kernel
 
 BLOCK = 128  # pixels: 21 classes of fp32 are 11 KB, a third of a first-level cache
 F32 = np.float32
@@ -26,16 +26,7 @@ LOWEST, HALF, ONE, ZERO = F32(-87.0), F32(0.5), F32(1.0), F32(0.0)
 BIAS, SHIFT = np.int32(127), np.int32(23)
 
 
-def _jit(function: Callable[..., Any]) -> Callable[..., Any]:
-    options: dict[str, Any] = {"nogil": True, "error_model": "numpy", "fastmath": {"contract", "nsz"}}
-    try:
-        compiled: Callable[..., Any] = numba.njit(cache=True, **options)(function)
-    except RuntimeError:  # no folder for the compiler's cache
-        compiled = numba.njit(**options)(function)
-    return compiled
-
-
-@_jit
+@kernel
 def _exp(x: Any, bits: Any, powers: Any) -> None:
     """x ← exp(x) in place for x ≤ 0; ``powers`` is ``bits`` seen as floats. Written so that it vectorises."""
     for j in range(x.size):
@@ -49,7 +40,7 @@ def _exp(x: Any, bits: Any, powers: Any) -> None:
         x[j] = x[j] * powers[j]
 
 
-@_jit
+@kernel
 def _load(x: Any, steps: Any, image: Any, start: Any, count: Any, rows: Any) -> None:
     """Pixels start … start + count of one image into K rows. ``x`` is flat memory, ``steps`` how far the next image,
     class and pixel are in it: one compiled kernel then serves every memory format."""
@@ -64,7 +55,7 @@ def _load(x: Any, steps: Any, image: Any, start: Any, count: Any, rows: Any) -> 
                 rows[k, j] = pixel[k]
 
 
-@_jit
+@kernel
 def _store(rows: Any, steps: Any, image: Any, start: Any, count: Any, x: Any) -> None:
     """The way back of :func:`_load`."""
     first = image * steps[0] + start * steps[2]
@@ -78,7 +69,7 @@ def _store(rows: Any, steps: Any, image: Any, start: Any, count: Any, x: Any) ->
                 pixel[k] = rows[k, j]
 
 
-@_jit
+@kernel
 def forward(
     x: Any, steps: Any, target: Any, image: Any, first: Any, last: Any, ignore: Any, weights: Any,
     logsum: Any, surprise: Any, spread: Any, overlap: Any,
@@ -139,7 +130,7 @@ def forward(
                 overlap[1, k] += found
 
 
-@_jit
+@kernel
 def backward(
     x: Any, steps: Any, target: Any, image: Any, first: Any, last: Any, ignore: Any, weights: Any,
     logsum: Any, slope: Any, spread_slope: Any, overlap_slope: Any, gradient: Any,

@@ -9,11 +9,12 @@ Importing this module imports numba (half a second); :mod:`segwright.metrics.con
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numba
 import numpy as np
+
+from segwright.compiled import kernel
 
 BLOCK = 8192  # bytes of codes: one block stays in the first-level cache
 WORD = np.uint64(0xFFFF)
@@ -23,18 +24,10 @@ LOW_BYTE, EVERY_BYTE = np.uint64(0xFF), np.uint64(0x0101010101010101)
 LOW_HALF, EVERY_HALF = np.uint64(0xFFFF), np.uint64(0x0001000100010001)
 
 
-def _jit(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Compiled at first use, without the GIL, kept on disk for the next process where some folder may be written."""
-    try:
-        return numba.njit(nogil=True, cache=True)(function)
-    except RuntimeError:  # no folder for the cache
-        return numba.njit(nogil=True)(function)
-
-
 # Every intermediate is narrowed by hand: numba widens uint8 arithmetic to 64 bits, which the compiler does not undo.
 
 
-@_jit
+@kernel
 def _encode_bytes(said: Any, truth: Any, classes: Any, out: Any) -> Any:
     largest, last_row = numba.uint8(0), numba.uint8(0)
     for i in range(said.size):
@@ -44,7 +37,7 @@ def _encode_bytes(said: Any, truth: Any, classes: Any, out: Any) -> Any:
     return largest, last_row
 
 
-@_jit
+@kernel
 def _encode_halves(said: Any, truth: Any, classes: Any, out: Any) -> Any:
     largest, last_row = numba.uint8(0), numba.uint8(0)
     for i in range(said.size):
@@ -54,7 +47,7 @@ def _encode_halves(said: Any, truth: Any, classes: Any, out: Any) -> Any:
     return largest, last_row
 
 
-@_jit
+@kernel
 def _histogram(words: Any, even: Any, odd: Any, low: Any, every: Any) -> None:
     """The four 16-bit entries of each 64-bit word, in two tables: neighbouring pixels are mostly alike, and an
     increment would wait for the one before. A word of one value throughout is added at once."""
@@ -69,7 +62,7 @@ def _histogram(words: Any, even: Any, odd: Any, low: Any, every: Any) -> None:
             odd[word >> S3] += ONE
 
 
-@_jit
+@kernel
 def count_narrow(said: Any, truth: Any, classes: Any) -> Any:
     """uint8 (N,), uint8 (N,), K ≤ 15 → (counts K×K int64, largest prediction, largest row).
 
@@ -96,7 +89,7 @@ def count_narrow(said: Any, truth: Any, classes: Any) -> Any:
     return flat[classes:].reshape(classes, classes), largest, last_row
 
 
-@_jit
+@kernel
 def count_wide(said: Any, truth: Any, classes: Any) -> Any:
     """As :func:`count_narrow` for K ≤ 255: a pixel is one 16-bit code."""
     codes = np.zeros(BLOCK // 2, np.uint16)

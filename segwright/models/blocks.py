@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from segwright.models.norms import RELU, norm_and_limit
 from segwright.models.segmenter import resize
 
 
@@ -30,6 +31,10 @@ class ConvNormReLU(nn.Sequential):
             nn.BatchNorm2d(out_channels),
             nn.ReLU(inplace=True),
         )
+
+    def forward(self, x: Tensor) -> Tensor:
+        conv, norm, _ = self
+        return norm_and_limit(norm, conv(x), RELU)
 
 
 class FCNHead(nn.Sequential):

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from segwright.errors import UsageError
 from segwright.models.blocks import average_grid
-from segwright.models.norms import InstanceBatchNorm
+from segwright.models.norms import NONE, RELU, InstanceBatchNorm, norm_and_limit
 from segwright.models.segmenter import SegmentationModel, SegOutput, resize
 
 NORM_MOMENTUM = 0.05  # small batches: statistics over some twenty steps
@@ -32,18 +32,29 @@ VARIANTS: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {
 }
 
 
-def convolution(
-    in_channels: int, out_channels: int, kernel: int = 3, stride: int = 1, *, act: bool = True, instance: bool = False
-) -> nn.Sequential:
+class Convolution(nn.Sequential):
     """Convolution, batch norm (with ``instance`` on half of the channels only) and, unless ``act`` is False, ReLU."""
-    norm = InstanceBatchNorm if instance else nn.BatchNorm2d
-    layers: list[nn.Module] = [
-        nn.Conv2d(in_channels, out_channels, kernel, stride, kernel // 2, bias=False),
-        norm(out_channels, momentum=NORM_MOMENTUM),
-    ]
-    if act:
-        layers.append(nn.ReLU(inplace=True))
-    return nn.Sequential(*layers)
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel: int = 3,
+        stride: int = 1,
+        *,
+        act: bool = True,
+        instance: bool = False,
+    ) -> None:
+        norm = InstanceBatchNorm if instance else nn.BatchNorm2d
+        super().__init__(
+            nn.Conv2d(in_channels, out_channels, kernel, stride, kernel // 2, bias=False),
+            norm(out_channels, momentum=NORM_MOMENTUM),
+        )
+        self.limits = RELU if act else NONE
+
+    def forward(self, x: Tensor) -> Tensor:
+        conv, norm = self
+        return norm_and_limit(norm, conv(x), self.limits)
 
 
 class ResidualBlock(nn.Module):
@@ -51,15 +62,15 @@ class ResidualBlock(nn.Module):
 
     def __init__(self, in_channels: int, out_channels: int, stride: int = 1, *, instance: bool = False) -> None:
         super().__init__()
-        self.conv1 = convolution(in_channels, out_channels, 3, stride, instance=instance)
-        self.conv2 = convolution(out_channels, out_channels, act=False)
+        self.conv1 = Convolution(in_channels, out_channels, 3, stride, instance=instance)
+        self.conv2 = Convolution(out_channels, out_channels, act=False)
         for norm in self.conv2:
             if isinstance(norm, nn.BatchNorm2d):
                 nn.init.zeros_(norm.weight)
         self.shortcut: nn.Module = nn.Identity()
         if stride != 1 or in_channels != out_channels:
             pool = nn.AvgPool2d(2, 2, ceil_mode=True, count_include_pad=False) if stride == 2 else nn.Identity()
-            self.shortcut = nn.Sequential(pool, *convolution(in_channels, out_channels, 1, act=False))
+            self.shortcut = nn.Sequential(pool, *Convolution(in_channels, out_channels, 1, act=False))
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, in, H, W) → (N, out, ⌈H / stride⌉, ⌈W / stride⌉)."""
@@ -74,7 +85,7 @@ class Context(nn.Module):
         self.bins = tuple(bins)
         # No batch norm: one cell of a small batch has no statistics worth the name.
         self.convs = nn.ModuleList(nn.Conv2d(channels, inner, 1) for _ in bins)
-        self.join = convolution(channels + inner * len(self.bins), channels, 1)
+        self.join = Convolution(channels + inner * len(self.bins), channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) → the same."""
@@ -92,8 +103,8 @@ class FuseBlock(nn.Module):
     def __init__(self, in_channels: int, skip_channels: int, out_channels: int) -> None:
         super().__init__()
         self.reduce = nn.Conv2d(in_channels, out_channels, 1, bias=False)  # before upsampling: a quarter of the work
-        self.lateral = convolution(skip_channels, out_channels, 1, act=False)
-        self.conv = convolution(out_channels, out_channels)
+        self.lateral = Convolution(skip_channels, out_channels, 1, act=False)
+        self.conv = Convolution(out_channels, out_channels)
 
     def forward(self, x: Tensor, skip: Tensor) -> Tensor:
         """(N, in, h, w), (N, skip, H, W) → (N, out, H, W)."""
@@ -130,10 +141,10 @@ class LeanNet(SegmentationModel):
             raise UsageError("unknown variant of leannet", expected=", ".join(VARIANTS), found=variant)
         w = tuple(widths) if widths is not None else VARIANTS[variant][0]
         d = tuple(decoder_channels) if decoder_channels is not None else VARIANTS[variant][1]
-        self.stem = convolution(4 * in_channels, w[0], instance=instance_norm)
+        self.stem = Convolution(4 * in_channels, w[0], instance=instance_norm)
         self.stage1 = nn.Sequential(*[ResidualBlock(w[0], w[0], instance=instance_norm) for _ in range(depths[0])])
         self.stage2 = nn.Sequential(
-            convolution(w[0], w[1], 3, 2, instance=instance_norm),
+            Convolution(w[0], w[1], 3, 2, instance=instance_norm),
             *[ResidualBlock(w[1], w[1], instance=instance_norm) for _ in range(depths[1])],
         )
         self.stage3, self.stage4, self.stage5 = (

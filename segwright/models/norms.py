@@ -1,21 +1,45 @@
-"""Instance and batch normalisation side by side: half of the channels forget the light and the camera, half keep them.
+"""Normalisation by the batch and by the picture, with the activation behind it, in few passes over memory.
 
-Pan et al. 2018, "Two at Once: Enhancing Learning and Generalization Capacities via IBN-Net" (arXiv 1807.09441): in
-early layers the first half of the channels is normalised by each picture's own statistics, so that what a network
-learns from one street carries over to pictures taken elsewhere; the other half keeps what tells contents apart.
+What a training step on a CPU waits for, next to its convolutions, is memory: torch's batch norm and ReLU read or write
+a map eleven times, forward and backward. The kernels of :mod:`segwright.models.norm_kernels` take eight passes, longer
+vectors, and sums in double. Anything but training in fp32 on a CPU in channels-last memory goes torch's way.
 """
 
 from __future__ import annotations
 
+import math
+from functools import lru_cache
 from typing import Any
 
+import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from segwright.workers import over_threads
+
+Array = np.ndarray[Any, np.dtype[Any]]
+SMALL = 1 << 19  # values: below, torch is as fast; without an activation, below twice as many
+WORTH_A_THREAD = 1 << 19
+LONGEST, SHORTEST = 512, 48  # values in a row of whole pixels, for the kernels
+NONE, RELU, RELU6 = (-math.inf, math.inf), (0.0, math.inf), (0.0, 6.0)  # limits: nothing below, nothing above
+
+
+class BatchNorm(nn.BatchNorm2d):
+    """torch's batch norm, by the short way where there is one."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = short_norm(self, x)
+        return super().forward(x) if out is None else out
 
 
 class InstanceBatchNorm(nn.Module):
     """(N, C, H, W) → the same: instance norm on the first ⌊C / 2⌋ channels, batch norm on the rest, both with scales.
 
+    Pan et al. 2018, "Two at Once: Enhancing Learning and Generalization Capacities via IBN-Net" (arXiv 1807.09441): in
+    early layers the first half of the channels is normalised by each picture's own statistics, so that what a network
+    learns from one street carries over to pictures taken elsewhere; the other half keeps what tells contents apart.
     The two norms are modules of their own (``instance``, ``batch``), so that freezing and synchronising find them.
     """
 
@@ -26,86 +50,189 @@ class InstanceBatchNorm(nn.Module):
         self.batch = nn.BatchNorm2d(channels - self.first, momentum=momentum)
 
     def forward(self, x: Tensor) -> Tensor:
-        if self._at_once(x):
-            return self._in_one_pass(x)
-        return torch.cat([self.instance(x[:, : self.first]), self.batch(x[:, self.first :])], dim=1)
-
-    def _at_once(self, x: Tensor) -> bool:
-        """Training in fp32 on a CPU, for which two norms and their copies take three to five times longer."""
-        return (
-            self.training
-            and type(self.batch) is nn.BatchNorm2d
-            and self.batch.training
-            and self.batch.momentum is not None
-            and x.device.type == "cpu"
-            and x.dtype == torch.float32
-            and x.shape[0] * x.shape[2] * x.shape[3] > 1
-            and not torch.compiler.is_compiling()
-        )
-
-    def _in_one_pass(self, x: Tensor) -> Tensor:
-        weight = torch.cat([self.instance.weight, self.batch.weight])
-        bias = torch.cat([self.instance.bias, self.batch.bias])
-        out, mean, variance = _Together.apply(x, weight, bias, self.first, self.batch.eps)
-        norm, values = self.batch, x.shape[0] * x.shape[2] * x.shape[3]
-        assert norm.momentum is not None and norm.running_mean is not None and norm.running_var is not None
-        with torch.no_grad():
-            norm.running_mean.lerp_(mean, norm.momentum)
-            norm.running_var.lerp_(variance * (values / (values - 1)), norm.momentum)  # as batch norm counts it
-            if norm.num_batches_tracked is not None:
-                norm.num_batches_tracked.add_(1)
-        result: Tensor = out
-        return result
+        return norm_and_limit(self, x, NONE)
 
 
-class _Together(torch.autograd.Function):
-    """Both norms with statistics of this batch, in few passes over channels-last memory.
+def norm_and_limit(norm: nn.Module, x: Tensor, limits: tuple[float, float]) -> Tensor:
+    """``norm`` of (N, C, H, W), then nothing outside ``limits`` (``NONE``, ``RELU``, ``RELU6``).
 
-    A pixel's channels lie side by side, so that sums over pixels and a scale and shift for every picture and channel
-    run at the speed of memory. Returns the result and the batch half's mean and (biased) variance.
+    ``norm``: any module. Batch norm and :class:`InstanceBatchNorm` go the short way where there is one: the same
+    values up to rounding, the same running statistics.
+    """
+    out: Tensor | None = None
+    if isinstance(norm, InstanceBatchNorm):
+        if type(norm.batch) in (nn.BatchNorm2d, BatchNorm):
+            out = short_norm(norm.batch, x, limits, instance=norm.instance)
+        if out is None:
+            both = [norm.instance(x[:, : norm.first]), norm.batch(x[:, norm.first :])]
+            out = _limit(torch.cat(both, dim=1), limits)
+    elif isinstance(norm, nn.BatchNorm2d) and type(norm) in (nn.BatchNorm2d, BatchNorm):
+        out = short_norm(norm, x, limits)
+    return _limit(norm(x), limits) if out is None else out
+
+
+def short_norm(
+    norm: nn.BatchNorm2d, x: Tensor, limits: tuple[float, float] = NONE, *, instance: nn.InstanceNorm2d | None = None
+) -> Tensor | None:
+    """Batch norm (of the last channels only where ``instance`` takes the first) and limits by the kernels.
+
+    None where torch has to do it: outside training, on another device, in another precision or memory format, while
+    compiling, for small maps.
+    """
+    if not (
+        norm.training
+        and x.device.type == "cpu"
+        and x.dtype == torch.float32
+        and x.numel() >= (2 * SMALL if limits == NONE else SMALL)
+        and x.shape[0] * x.shape[2] * x.shape[3] > 1
+        and x.dim() == 4
+        and x.is_contiguous(memory_format=torch.channels_last)
+        and norm.momentum is not None
+        and norm.track_running_stats
+        and norm.affine
+        and not torch.compiler.is_compiling()
+        and type(x) in (Tensor, nn.Parameter)
+        and not torch._C._functorch.is_functorch_wrapped_tensor(x)
+    ):
+        return None
+    own = 0 if instance is None else instance.num_features
+    if x.shape[1] != own + norm.num_features or not _pixels_in_a_row(_groups(x, own)[1], x.shape[1]):
+        return None
+    weight: Tensor = norm.weight
+    bias: Tensor = norm.bias
+    if instance is not None:
+        weight, bias = torch.cat([instance.weight, weight]), torch.cat([instance.bias, bias])
+    out, mean, variance = NormAndLimit.apply(x, weight, bias, own, norm.eps, limits)
+    values = x.shape[0] * x.shape[2] * x.shape[3]
+    with torch.no_grad():
+        assert norm.running_mean is not None and norm.running_var is not None
+        norm.running_mean.lerp_(mean, norm.momentum)
+        norm.running_var.lerp_(variance * (values / (values - 1)), norm.momentum)  # as batch norm counts it
+        if norm.num_batches_tracked is not None:
+            norm.num_batches_tracked.add_(1)
+    result: Tensor = out
+    return result
+
+
+class NormAndLimit(torch.autograd.Function):
+    """(x channels-last, weight (C,), bias (C,), own, eps, limits) → out, mean and (biased) variance of the batch part.
+
+    The first ``own`` channels are normalised by each picture's statistics, the others by the batch's. First derivatives
+    only.
     """
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, half: int, eps: float
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, own: int, eps: float, limits: tuple[float, float]
     ) -> tuple[Tensor, Tensor, Tensor]:
-        pixels = _pixels(x)
-        mean = _each_or_shared(pixels.mean(1), half)
-        square = _each_or_shared((pixels * pixels).mean(1), half)
-        variance = (square - mean * mean).clamp_(min=0)
-        inverse = torch.rsqrt(variance + eps)
-        scale = weight * inverse
-        # Not as a view of something else: what follows may write into it.
-        out = torch.empty_like(x, memory_format=torch.channels_last)
-        torch.addcmul((bias - mean * scale)[:, None], pixels, scale[:, None], out=_pixels(out))
-        ctx.save_for_backward(pixels, mean, inverse, weight)
-        ctx.half = half
-        batch_mean, batch_variance = mean[0, half:].clone(), variance[0, half:].clone()
+        from segwright.models import norm_kernels as kernels
+
+        threads = torch.get_num_threads() if x.numel() >= WORTH_A_THREAD else 1
+        cut = _Cut(x, own, threads)
+        values, low, high = cut.rows(x), *(cut.dtype.type(limit) for limit in limits)
+        first = values[0, : x.shape[1]]  # sums of differences to some pixel lose less than sums of squares
+        shift, sums = np.tile(first, cut.k), cut.sums()
+        over_threads(lambda i, _, a, z: kernels.moments(values, a, z, shift, sums[i]), cut.parts, threads)
+        scale, offset, mean = cut.factors(), cut.factors(), cut.factors()
+        inverse = np.empty((cut.groups, x.shape[1]))
+        statistics = torch.empty(2, x.shape[1], dtype=x.dtype)
+        w, b = weight.detach().numpy(), bias.detach().numpy()
+        kernels.normaliser(sums, own, cut.pixels, first, w, b, eps, scale, offset, mean, inverse, statistics.numpy())
+        out = torch.empty_like(x)
+        into = cut.rows(out)
+        over_threads(
+            lambda _, g, a, z: kernels.apply(values, a, z, scale[g], offset[g], low, high, into), cut.parts, threads
+        )
+        ctx.save_for_backward(x, weight)
+        ctx.kept = (cut, threads, scale, offset, low, high, mean, inverse)
+        batch_mean, batch_variance = statistics[0, own:], statistics[1, own:]
         ctx.mark_non_differentiable(batch_mean, batch_variance)
         return out, batch_mean, batch_variance
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor, *_: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
-        """With x̂ the normalised values: weight · inverse · (g - mean(g) - x̂ · mean(g · x̂)), means as in forward."""
-        pixels, mean, inverse, weight = ctx.saved_tensors
-        g, count = _pixels(gradient), pixels.shape[1]
-        total = g.sum(1)
-        along = ((g * pixels).sum(1) - mean * total) * inverse  # Σ g · x̂
-        bias_gradient, weight_gradient = total.sum(0), along.sum(0)
-        total, along = _each_or_shared(total / count, ctx.half), _each_or_shared(along / count, ctx.half)
-        scale = weight * inverse
-        slope = -scale * along * inverse
-        shift = -scale * total - slope * mean
-        result = torch.addcmul(shift[:, None], g, scale[:, None]).addcmul_(pixels, slope[:, None])
-        result = result.reshape(gradient.permute(0, 2, 3, 1).shape).permute(0, 3, 1, 2)
-        return result, weight_gradient, bias_gradient, None, None
+    @once_differentiable
+    def backward(ctx: Any, slope: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
+        from segwright.models import norm_kernels as kernels
+
+        x, weight = ctx.saved_tensors
+        cut, threads, scale, offset, low, high, mean, inverse = ctx.kept
+        values, slopes = cut.rows(x), cut.rows(slope.contiguous(memory_format=torch.channels_last))
+        sums = cut.sums()
+        over_threads(
+            lambda i, g, a, z: kernels.slope_moments(
+                values, slopes, a, z, scale[g], offset[g], low, high, mean[g], sums[i]
+            ),
+            cut.parts,
+            threads,
+        )
+        along, across, constant = cut.factors(), cut.factors(), cut.factors()
+        gradients = torch.empty(2, x.shape[1], dtype=x.dtype)
+        w = weight.detach().numpy()
+        kernels.differentiator(sums, cut.own, cut.pixels, w, mean, inverse, along, across, constant, gradients.numpy())
+        out = torch.empty_like(x)
+        into = cut.rows(out)
+        over_threads(
+            lambda _, g, a, z: kernels.gradient(
+                values, slopes, a, z, scale[g], offset[g], low, high, along[g], across[g], constant[g], into
+            ),
+            cut.parts,
+            threads,
+        )
+        return out, gradients[0], gradients[1], None, None, None
 
 
-def _pixels(x: Tensor) -> Tensor:
-    """(N, C, H, W) → (N, H·W, C); a view where the memory is channels-last."""
-    return x.permute(0, 2, 3, 1).flatten(1, 2)
+class _Cut:
+    """How a channels-last map is cut into rows for the kernels and into parts for threads.
+
+    ``k`` pixels make a row of k · C values; a group is a set of ``pixels`` with statistics of its own: a picture where
+    channels have their ``own``, else the batch. ``parts``: (index, group, first row, row behind the last).
+    """
+
+    def __init__(self, x: Tensor, own: int, threads: int) -> None:
+        self.own = own
+        self.groups, self.pixels = _groups(x, own)
+        self.k = _pixels_in_a_row(self.pixels, x.shape[1])
+        self.width = self.k * x.shape[1]
+        rows = self.pixels // self.k
+        pieces = max(1, min(-(-threads // self.groups), rows))
+        self.parts = [
+            (g * pieces + i, g, g * rows + rows * i // pieces, g * rows + rows * (i + 1) // pieces)
+            for g in range(self.groups)
+            for i in range(pieces)
+        ]
+        self.dtype = np.dtype(np.float32 if x.dtype == torch.float32 else np.float64)
+
+    def rows(self, x: Tensor) -> Array:
+        """The memory of a channels-last tensor, (rows, width)."""
+        return x.detach().numpy().transpose(0, 2, 3, 1).reshape(-1, self.width)
+
+    def sums(self) -> Array:
+        return np.empty((len(self.parts), 2, self.width))
+
+    def factors(self) -> Array:
+        return np.empty((self.groups, self.width), self.dtype)
 
 
-def _each_or_shared(values: Tensor, half: int) -> Tensor:
-    """(N, C) → the same: each picture's own values in the first ``half`` channels, the batch's mean in the others."""
-    return torch.cat([values[:, :half], values[:, half:].mean(0).expand(len(values), -1)], dim=1)
+def _limit(x: Tensor, limits: tuple[float, float]) -> Tensor:
+    """In place."""
+    if limits == NONE:
+        return x
+    return F.relu(x, inplace=True) if limits == RELU else F.hardtanh(x, *limits, inplace=True)
+
+
+def _groups(x: Tensor, own: int) -> tuple[int, int]:
+    """How many sets of pixels have statistics of their own, and how many pixels each has."""
+    n, _, height, width = x.shape
+    return (n, height * width) if own else (1, n * height * width)
+
+
+@lru_cache(maxsize=4096)
+def _pixels_in_a_row(pixels: int, channels: int) -> int:
+    """How many pixels make one row for the kernels: a divisor of ``pixels``; 0 where there is none that suits.
+
+    Rows of whole vectors (64 values) come before longer ones.
+    """
+    most = max(1, LONGEST // channels)
+    fitting = [k for k in range(1, most + 1) if pixels % k == 0]
+    best = max(fitting, key=lambda k: (channels * k % 64 == 0, channels * k % 16 == 0, k), default=0)
+    return best if best * channels >= SHORTEST else 0

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from segwright.errors import ModelError
 from segwright.models.blocks import ConvNormReLU, conv_of_upsampled, initialize_decoder, initialize_head
 from segwright.models.encoders import Encoder
+from segwright.models.norms import RELU, norm_and_limit
 from segwright.models.segmenter import SegmentationModel, SegOutput, resize
 
 DECODER_CHANNELS = (256, 128, 64, 32, 16)
@@ -56,14 +57,13 @@ class UNetBlock(nn.Module):
 
     def _conv1_folded(self, x: Tensor, skip: Tensor | None) -> Tensor:
         """``conv1`` of the upsampled and the skip, each convolved by itself: the same sums, less work."""
-        conv, norm, act = self.conv1
+        conv, norm, _ = self.conv1
         assert isinstance(conv, nn.Conv2d)
         channels = x.shape[1]
         out = conv_of_upsampled(x, conv.weight[:, :channels])
         if skip is not None:
             out = out + F.conv2d(skip, conv.weight[:, channels:], padding=1)
-        folded: Tensor = act(norm(out))
-        return folded
+        return norm_and_limit(norm, out, RELU)
 
 
 class UNetDecoder(nn.Module):

@@ -23,8 +23,8 @@ import numpy as np
 from segwright.errors import PostprocessError
 from segwright.postprocess.meanfield import CLIP, Term, mean_field
 from segwright.postprocess.permutohedral import Float32Array, Lattice, UInt8Array, build_lattice, ones_filtered
-from segwright.postprocess.workers import Workers
-from segwright.postprocess.workers import workers as start_workers
+from segwright.workers import Workers
+from segwright.workers import workers as start_workers
 
 if TYPE_CHECKING:
     import torch

@@ -15,13 +15,13 @@ from typing import Any
 
 import numpy as np
 
-from segwright.postprocess.lanes import (
+from segwright.compiled import kernel
+from segwright.lanes import (
     add,
     aligned_zeros,
     exponential,
     fill,
     form,
-    kernel,
     largest,
     load,
     maximum,
@@ -34,7 +34,7 @@ from segwright.postprocess.lanes import (
     width_for,
 )
 from segwright.postprocess.permutohedral import Float32Array, Int32Array, Lattice, add_rows, blur
-from segwright.postprocess.workers import Workers
+from segwright.workers import Workers
 
 BLOCK = 16  # pixels that go through one stage of a pass together; their distributions stay in the first cache
 CLIP = 1e-5  # probabilities below are raised to it: -log 0 would silence every message

@@ -26,9 +26,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from segwright.compiled import kernel
 from segwright.errors import PostprocessError
-from segwright.postprocess.lanes import add, form, kernel, load, peek, scale_add, store
-from segwright.postprocess.workers import Workers
+from segwright.lanes import add, form, load, peek, scale_add, store
+from segwright.workers import Workers
 
 Float32Array = npt.NDArray[np.float32]
 Int32Array = npt.NDArray[np.int32]

@@ -12,8 +12,8 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from segwright.compiled import kernel
 from segwright.errors import PostprocessError
-from segwright.postprocess.lanes import kernel
 from segwright.postprocess.regions import voted
 
 UInt8Array = npt.NDArray[np.uint8]

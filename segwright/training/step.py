@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from segwright.errors import NonFiniteLossError, UsageError
+from segwright.models.quicken import quicken
 from segwright.models.segmenter import SegmentationModel
 from segwright.training.cpu import has_native_bf16
 from segwright.training.distributed import is_sharded
@@ -59,6 +60,8 @@ class TrainStep:
         self.device = torch.device(device)
         # A network in shards lies as its shards need it.
         self.model = model if is_sharded(model) else model.to(device=self.device).to(memory_format=torch.channels_last)
+        if self.device.type == "cpu" and precision == "fp32" and not is_sharded(model):
+            quicken(self.model)
         self.forward = model if forward is None else forward
         self.criterion, self.optimizer = criterion, optimizer
         self.dtype = DTYPES[precision]

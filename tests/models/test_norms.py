@@ -1,4 +1,4 @@
-"""Instance and batch norm side by side: the short way against torch's two norms."""
+"""The short way through batch norm, instance norm and activation, against torch's modules."""
 
 from __future__ import annotations
 
@@ -6,10 +6,14 @@ import copy
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
+from segwright.models import norms
+from segwright.models.catalog import create_model
 from segwright.models.leannet import LeanNet
-from segwright.models.norms import InstanceBatchNorm, _Together
+from segwright.models.norms import NONE, RELU, RELU6, InstanceBatchNorm, NormAndLimit, norm_and_limit
+from segwright.models.quicken import quicken
 
 
 def beside(norm: InstanceBatchNorm, x: Tensor) -> Tensor:
@@ -17,9 +21,62 @@ def beside(norm: InstanceBatchNorm, x: Tensor) -> Tensor:
     return torch.cat([norm.instance(x[:, : norm.first]), norm.batch(x[:, norm.first :])], dim=1)
 
 
-@pytest.mark.parametrize("shape", [(3, 8, 5, 7), (2, 5, 9, 4), (1, 6, 3, 3), (2, 4, 1, 6)])
+@pytest.fixture(params=["short", "torch"])
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Small maps by the kernels, too; or none."""
+    monkeypatch.setattr(norms, "SMALL", 0 if request.param == "short" else 10**12)
+    return str(request.param)
+
+
+def agree(ours: nn.Module, theirs: nn.Module, mine: Tensor, other: Tensor) -> None:
+    """Outputs, gradients of parameters, and running statistics."""
+    assert torch.allclose(mine, other, atol=1e-5)
+    for a, b in zip(ours.parameters(), theirs.parameters(), strict=True):
+        assert a.grad is not None and b.grad is not None
+        assert torch.allclose(a.grad, b.grad, atol=2e-4)
+    for (name, a), (_, b) in zip(ours.named_buffers(), theirs.named_buffers(), strict=True):
+        assert torch.allclose(a, b, atol=1e-5), name
+
+
+SHAPES = [(3, 8, 6, 8), (2, 5, 9, 4), (1, 6, 16, 3), (2, 4, 4, 6), (2, 64, 3, 1), (2, 24, 15, 9), (3, 16, 11, 13)]
+
+
+@pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
-def test_it_is_two_norms(shape: tuple[int, int, int, int], layout: torch.memory_format) -> None:
+@pytest.mark.parametrize("limits", [NONE, RELU, RELU6])
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.usefixtures("way")
+def test_it_is_torch_s_batch_norm_and_activation(
+    shape: tuple[int, int, int, int], layout: torch.memory_format, limits: tuple[float, float], threads: int
+) -> None:
+    torch.manual_seed(0)
+    ours = nn.BatchNorm2d(shape[1], momentum=0.05)
+    for parameter in ours.parameters():
+        nn.init.normal_(parameter)
+    theirs = copy.deepcopy(ours)
+    x = (torch.randn(shape) * 2 + 1).contiguous(memory_format=layout)
+    a, b = x.clone().requires_grad_(), x.clone().requires_grad_()
+    weights = torch.randn(shape)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        for _ in range(2):  # running statistics move twice
+            mine, other = norm_and_limit(ours, a, limits), F.hardtanh(theirs(b), *limits)
+            (mine * weights).sum().backward()
+            (other * weights).sum().backward()
+    finally:
+        torch.set_num_threads(before)
+    assert a.grad is not None and b.grad is not None
+    assert torch.allclose(a.grad, b.grad, atol=2e-4)
+    agree(ours, theirs, mine, other)
+    ours.eval(), theirs.eval()
+    assert torch.allclose(norm_and_limit(ours, x, limits), F.hardtanh(theirs(x), *limits), atol=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(3, 8, 6, 8), (2, 5, 9, 4), (1, 6, 16, 3), (2, 4, 4, 6), (2, 24, 15, 9)])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.usefixtures("way")
+def test_instance_and_batch_norm_side_by_side(shape: tuple[int, int, int, int], layout: torch.memory_format) -> None:
     torch.manual_seed(0)
     ours = InstanceBatchNorm(shape[1], momentum=0.05)
     for parameter in ours.parameters():
@@ -28,26 +85,96 @@ def test_it_is_two_norms(shape: tuple[int, int, int, int], layout: torch.memory_
     x = (torch.randn(shape) * 2 + 1).contiguous(memory_format=layout)
     a, b = x.clone().requires_grad_(), x.clone().requires_grad_()
     weights = torch.randn(shape)
-    for _ in range(2):  # running statistics move twice
-        (torch.relu_(ours(a)) * weights).sum().backward()  # in place, as networks do
-        (torch.relu(beside(theirs, b)) * weights).sum().backward()
+    for _ in range(2):
+        mine, other = ours(a), beside(theirs, b)
+        (torch.relu_(mine) * weights).sum().backward()  # in place, as networks do
+        (torch.relu_(other) * weights).sum().backward()
     assert a.grad is not None and b.grad is not None
-    assert torch.allclose(ours(x), beside(theirs, x), atol=1e-5)
-    assert torch.allclose(a.grad, b.grad, atol=1e-4)
-    for mine, other in zip(ours.parameters(), theirs.parameters(), strict=True):
-        assert mine.grad is not None and other.grad is not None
-        assert torch.allclose(mine.grad, other.grad, atol=1e-4)
-    for (name, mine), (_, other) in zip(ours.named_buffers(), theirs.named_buffers(), strict=True):
-        assert torch.allclose(mine, other, atol=1e-5), name
+    assert torch.allclose(a.grad, b.grad, atol=2e-4)
+    agree(ours, theirs, mine, other)
     ours.eval(), theirs.eval()
     assert torch.allclose(ours(x), beside(theirs, x), atol=1e-6)
 
 
-def test_its_gradients_by_differences() -> None:
+def test_the_kernels_are_used_where_they_say(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Otherwise the tests above compare torch with torch."""
+    calls = []
+    monkeypatch.setattr(norms, "SMALL", 0)
+    real = NormAndLimit.apply
+    monkeypatch.setattr(NormAndLimit, "apply", lambda *values: calls.append(1) or real(*values))
+    x = torch.randn(2, 16, 8, 8).contiguous(memory_format=torch.channels_last)
+    norm = nn.BatchNorm2d(16)
+    norm_and_limit(norm, x, RELU)
+    assert len(calls) == 1
+    norm_and_limit(norm, x.contiguous(), RELU)
+    norm_and_limit(nn.BatchNorm2d(16, momentum=None), x, RELU)
+    norm_and_limit(nn.BatchNorm2d(16, affine=False), x, RELU)
+    norm_and_limit(nn.BatchNorm2d(16, track_running_stats=False), x, RELU)
+    norm_and_limit(nn.BatchNorm2d(16).eval(), x, RELU)
+    norm_and_limit(nn.Identity(), x.clone(), RELU)
+    assert len(calls) == 1
+    InstanceBatchNorm(16)(x)
+    assert len(calls) == 2
+
+
+@pytest.mark.parametrize("own", [0, 3])
+@pytest.mark.parametrize("limits", [NONE, (-0.5, 0.8)])
+def test_gradients_by_differences(own: int, limits: tuple[float, float]) -> None:
     torch.manual_seed(0)
-    x = torch.randn(3, 6, 4, 5, dtype=torch.double, requires_grad=True)
+    x = torch.randn(3, 6, 4, 4, dtype=torch.double).contiguous(memory_format=torch.channels_last).requires_grad_()
     weight, bias = (torch.rand(6, dtype=torch.double, requires_grad=True) for _ in range(2))
-    assert torch.autograd.gradcheck(lambda *values: _Together.apply(*values, 3, 1e-5)[0], (x, weight, bias))
+    assert torch.autograd.gradcheck(
+        lambda *values: NormAndLimit.apply(*values, own, 1e-5, limits)[0], (x, weight, bias), check_batched_grad=False
+    )
+
+
+def test_sums_lose_nothing_on_large_maps() -> None:
+    """A mean far from zero over many pixels: within rounding of what double precision says."""
+    torch.manual_seed(0)
+    x = (torch.randn(2, 16, 200, 200) * 0.1 + 30).contiguous(memory_format=torch.channels_last)
+    norm = nn.BatchNorm2d(16)
+    ours = norm_and_limit(norm, x, NONE).detach()
+    exact = (x.double() - x.double().mean((0, 2, 3), keepdim=True)) / (
+        x.double().var((0, 2, 3), unbiased=False, keepdim=True) + norm.eps
+    ).sqrt()
+    assert float((ours - exact).abs().max()) < 1e-3
+    assert norm.running_var is not None
+    assert torch.allclose(norm.running_var.double(), 0.9 + 0.1 * x.double().var((0, 2, 3)), rtol=1e-5)
+
+
+def test_what_is_not_a_number_stays_so() -> None:
+    x = torch.randn(1, 16, 96, 96).contiguous(memory_format=torch.channels_last)
+    x[0, 3, 50, 50] = float("nan")
+    out = norm_and_limit(nn.BatchNorm2d(16), x, RELU)
+    assert torch.isnan(out[:, 3]).all() and torch.isfinite(out[:, :3]).all()
+
+
+def test_a_quickened_network_learns_the_same() -> None:
+    """Encoders of timm (batch norms with and without an activation inside) and our blocks, one step each way."""
+    for encoder in ("mobilenetv2_100", "resnet18", "efficientnet_b0"):
+        torch.manual_seed(0)
+        plain = create_model("unet", classes=3, encoder=encoder, weights=None)
+        plain = plain.to(memory_format=torch.channels_last).train()
+        quick = copy.deepcopy(plain)
+        quicken(quick)
+        keys = list(plain.state_dict())
+        assert list(quick.state_dict()) == keys
+        pictures = torch.randint(0, 256, (2, 96, 128, 3), dtype=torch.uint8)
+        losses = []
+        for net, limit in ((plain, 10**12), (quick, 0)):
+            torch.manual_seed(1)
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(norms, "SMALL", limit)
+                loss = net(pictures).logits.square().mean()
+                loss.backward()
+            losses.append(float(loss.detach()))
+        assert losses[0] == pytest.approx(losses[1], rel=1e-3)
+        for (name, a), (_, b) in zip(plain.named_buffers(), quick.named_buffers(), strict=True):
+            assert torch.allclose(a.float(), b.float(), rtol=1e-3, atol=1e-4), name
+        plain.eval(), quick.eval()
+        quick.load_state_dict(plain.state_dict())
+        with torch.no_grad():
+            assert torch.equal(plain(pictures).logits, quick(pictures).logits)
 
 
 def test_one_colour_gives_numbers() -> None:
@@ -70,8 +197,9 @@ def test_leannet_forgets_the_light_in_half_of_its_early_channels() -> None:
     torch.manual_seed(0)
     net = LeanNet(classes=3).eval()
     dim = torch.rand(1, 12, 32, 32)
-    features, brighter = net.stem[:2](dim), net.stem[:2](dim * 1.7)
-    half = net.stem[1].first
+    conv, norm = net.stem
+    features, brighter = norm(conv(dim)), norm(conv(dim * 1.7))
+    half = norm.first
     assert torch.allclose(features[:, :half], brighter[:, :half], atol=1e-2)
     assert (features[:, half:] - brighter[:, half:]).abs().mean() > 0.05
     instances = [name for name, part in net.named_modules() if isinstance(part, InstanceBatchNorm)]

@@ -154,17 +154,19 @@ def test_seconds_per_step_counts_after_the_warm_up() -> None:
 def test_cpu_settings_respect_the_user_and_come_before_torch() -> None:
     program = (
         "import os, sys; from segwright.training.cpu import prepare_cpu; done = prepare_cpu();"
-        "assert 'torch' not in sys.modules; print(len(done), os.environ.get('THP_MEM_ALLOC_ENABLE'))"
+        "assert 'torch' not in sys.modules;"
+        "print(len(done), *(os.environ.get(k) for k in ('THP_MEM_ALLOC_ENABLE', 'GOMP_SPINCOUNT')))"
     )
 
     def run(**environment: str) -> str:
         import os
 
-        clean = {k: v for k, v in os.environ.items() if k not in ("MALLOC_MMAP_THRESHOLD_", "THP_MEM_ALLOC_ENABLE")}
+        ours = ("MALLOC_MMAP_THRESHOLD_", "THP_MEM_ALLOC_ENABLE", "GOMP_SPINCOUNT", "OMP_WAIT_POLICY")
+        clean = {k: v for k, v in os.environ.items() if k not in ours}
         return subprocess.run(
             [sys.executable, "-c", program], env={**clean, **environment}, capture_output=True, text=True, check=True
         ).stdout.strip()
 
     if sys.platform == "linux":
-        assert run().endswith("1")
-        assert run(THP_MEM_ALLOC_ENABLE="0", MALLOC_MMAP_THRESHOLD_="131072") == "0 0"
+        assert run().endswith("1 20000")
+        assert run(THP_MEM_ALLOC_ENABLE="0", MALLOC_MMAP_THRESHOLD_="131072", OMP_WAIT_POLICY="active") == "0 0 None"

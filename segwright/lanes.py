@@ -13,9 +13,8 @@ only; arrays stay flat float32 arrays, and nothing here checks bounds.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 
-import numba
 import numpy as np
 import numpy.typing as npt
 from llvmlite import ir  # type: ignore[import-untyped]
@@ -27,22 +26,6 @@ from numba.extending import models, register_model
 def intrinsic(function: Callable[..., Any]) -> Any:
     """numba's intrinsic, as Any: a kernel calls these without the typing context, which no type can say."""
     return numba_intrinsic(function)
-
-
-F = TypeVar("F", bound=Callable[..., Any])
-
-
-def kernel(function: F) -> F:
-    """Compile with numba: no GIL, so that plain threads run it side by side, and kept on disk between processes.
-
-    Where neither the package's folder nor the user's cache can be written, numba refuses to cache; the kernel is then
-    compiled anew in every process, which costs seconds but works.
-    """
-    options: dict[str, Any] = {"nogil": True, "fastmath": {"contract", "nsz", "arcp"}, "error_model": "numpy"}
-    try:
-        return numba.njit(cache=True, **options)(function)  # type: ignore[no-any-return]
-    except RuntimeError:
-        return numba.njit(**options)(function)  # type: ignore[no-any-return]
 
 
 def width_for(classes: int) -> int:

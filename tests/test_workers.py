@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-from segwright.postprocess.workers import Workers, workers
+from segwright.workers import Workers, workers
 
 
 def test_results_come_in_the_order_of_the_parts() -> None:

@@ -9,11 +9,12 @@ import numba
 import numpy as np
 import pytest
 
-from segwright.postprocess import lanes
+from segwright import lanes
+from segwright.compiled import kernel
 from segwright.postprocess.crf import DenseCRF
 
 
-@lanes.kernel
+@kernel
 def _softmax(values: Any, result: Any, width: Any) -> None:
     for i in range(0, values.size, len(width)):
         row = lanes.load(values, i, width)
@@ -52,7 +53,7 @@ def test_a_kernel_works_where_no_cache_can_be_written(monkeypatch: pytest.Monkey
 
     monkeypatch.setattr(numba, "njit", refusing)
 
-    @lanes.kernel
+    @kernel
     def twice(value: int) -> int:
         return 2 * value
 

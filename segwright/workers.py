@@ -7,6 +7,7 @@ by two queues and nothing else.
 from __future__ import annotations
 
 import itertools
+import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -47,7 +48,7 @@ class Workers:
 
     def start(self) -> None:
         for _ in range(self.threads - 1):
-            thread = threading.Thread(target=self._work, name="segwright-crf", daemon=True)
+            thread = threading.Thread(target=self._work, name="segwright-kernels", daemon=True)
             thread.start()
             self._started.append(thread)
 
@@ -71,10 +72,48 @@ def _answer(place: int, function: Callable[..., Any], part: tuple[Any, ...]) -> 
 
 @contextmanager
 def workers(threads: int) -> Iterator[Workers]:
-    """Threads for one call. They are not kept: a process that forks later has none to lose."""
+    """Threads for one call."""
     team = Workers(threads)
     try:
         team.start()
         yield team
     finally:
         team.stop()
+
+
+_kept: Workers | None = None
+_in_use = threading.Lock()
+
+
+def over_threads(function: Callable[..., Any], parts: Sequence[tuple[Any, ...]], threads: int) -> list[Any]:
+    """``function(*part)`` for every part over ``threads`` threads that are kept for the next call.
+
+    For what is called hundreds of times in a training step, where starting threads would cost as much as the work.
+    While one caller uses them another works by itself. A forked process starts its own.
+    """
+    if threads < 2 or len(parts) < 2 or not _in_use.acquire(blocking=False):
+        return [function(*part) for part in parts]
+    try:
+        return _team(threads).run(function, parts)
+    finally:
+        _in_use.release()
+
+
+def _team(threads: int) -> Workers:
+    global _kept
+    if _kept is None or _kept.threads != threads:
+        if _kept is not None:
+            _kept.stop()
+        _kept = Workers(threads)
+        _kept.start()
+    return _kept
+
+
+def _forget() -> None:
+    """After a fork: the child has the parent's books, and none of its threads."""
+    global _kept, _in_use
+    _kept, _in_use = None, threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget)

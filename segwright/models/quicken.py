@@ -1,0 +1,24 @@
+"""The short ways of a network's training on a CPU, put where torch's own are."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from segwright.models import norms, winograd
+
+
+def quicken(model: nn.Module) -> None:
+    """Let a network's batch norms (torch's and timm's) and wide 3×3 convolutions compute by the kernels of
+    :mod:`segwright.models.norms` and :mod:`segwright.models.winograd` in training on a CPU.
+
+    Its modules change their class; names, parameters, buffers, and all that it does elsewhere, stay as they are.
+    """
+    for module in model.modules():
+        if type(module) is nn.BatchNorm2d:
+            module.__class__ = norms.BatchNorm
+        elif type(module) is nn.Conv2d and winograd.could_suit(module):
+            module.__class__ = winograd.Conv2d
+        elif type(module).__name__ == "BatchNormAct2d":
+            from segwright.models import timm_norms  # imports timm, which is there where its module is
+
+            timm_norms.quicken(module)
