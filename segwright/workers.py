@@ -10,8 +10,8 @@ import itertools
 import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from queue import SimpleQueue
+from contextlib import contextmanager, suppress
+from queue import Empty, SimpleQueue
 from typing import Any
 
 Task = tuple[int, Callable[..., Any], tuple[Any, ...]]  # its place among the results, what to call, with what
@@ -34,7 +34,10 @@ class Workers:
         for place, part in enumerate(parts[1:], 1):
             self._tasks.put((place, function, part))
         answers = [_answer(0, function, parts[0])]
-        answers += [self._answers.get() for _ in parts[1:]]
+        with suppress(Empty):
+            while (task := self._tasks.get_nowait()) is not None:
+                answers.append(_answer(*task))
+        answers += [self._answers.get() for _ in range(len(parts) - len(answers))]
         for _, _, error in answers:
             if error is not None:
                 raise error

@@ -20,7 +20,8 @@ from torch.autograd.function import once_differentiable
 from segwright.workers import over_threads
 
 Array = np.ndarray[Any, np.dtype[Any]]
-SMALL = 1 << 19  # values: below, torch is as fast; without an activation, below twice as many
+SMALL = 1 << 19  # values: below, torch is as fast
+SMALL_PLAIN, SMALL_BOTH = 2, 1 / 8  # times as many without an activation, and for instance and batch norm
 WORTH_A_THREAD = 1 << 19
 LONGEST, SHORTEST = 512, 48  # values in a row of whole pixels, for the kernels
 NONE, RELU, RELU6 = (-math.inf, math.inf), (0.0, math.inf), (0.0, 6.0)  # limits: nothing below, nothing above
@@ -79,18 +80,17 @@ def short_norm(
     None where torch has to do it: outside training, on another device, in another precision or memory format, while
     compiling, for small maps.
     """
-    if not (
+    if torch.compiler.is_compiling() or not (
         norm.training
         and x.device.type == "cpu"
         and x.dtype == torch.float32
-        and x.numel() >= (2 * SMALL if limits == NONE else SMALL)
-        and x.shape[0] * x.shape[2] * x.shape[3] > 1
         and x.dim() == 4
+        and x.numel() >= SMALL * (SMALL_BOTH if instance else SMALL_PLAIN if limits == NONE else 1)
+        and x.shape[0] * x.shape[2] * x.shape[3] > 1
         and x.is_contiguous(memory_format=torch.channels_last)
         and norm.momentum is not None
         and norm.track_running_stats
         and norm.affine
-        and not torch.compiler.is_compiling()
         and type(x) in (Tensor, nn.Parameter)
         and not torch._C._functorch.is_functorch_wrapped_tensor(x)
     ):

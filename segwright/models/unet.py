@@ -62,7 +62,7 @@ class UNetBlock(nn.Module):
         channels = x.shape[1]
         out = conv_of_upsampled(x, conv.weight[:, :channels])
         if skip is not None:
-            out = out + F.conv2d(skip, conv.weight[:, channels:], padding=1)
+            out = out.add_(F.conv2d(skip, conv.weight[:, channels:], padding=1))
         return norm_and_limit(norm, out, RELU)
 
 

@@ -51,6 +51,8 @@ def could_suit(module: nn.Conv2d) -> bool:
 
 def suits(x: Tensor, weight: Tensor) -> bool:
     """Whether the kernels take this map: fp32 on a CPU, channels-last, large enough, nothing traced or cast."""
+    if torch.compiler.is_compiling():
+        return False
     if not (x.dim() == 4 and x.device.type == "cpu" and x.dtype == weight.dtype == torch.float32):
         return False
     n, _, height, width = x.shape
@@ -59,7 +61,6 @@ def suits(x: Tensor, weight: Tensor) -> bool:
         n * rows * columns >= FEWEST_TILES
         and 16 * rows * columns <= MOST_WASTE * height * width
         and x.is_contiguous(memory_format=torch.channels_last)
-        and not torch.compiler.is_compiling()
         and not torch.is_autocast_enabled("cpu")
         and type(x) in (Tensor, nn.Parameter)
         and type(weight) in (Tensor, nn.Parameter)

@@ -166,7 +166,7 @@ def placed(network: nn.Module, config: TrainingConfig, device: torch.device, pee
     """
     model = network.to(device)
     if peers.size > 1 and config.sync_bn and device.type == "cuda":
-        model = nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
+        model = synchronised(model)
     if not config.shard or peers.size == 1:
         return model.to(memory_format=torch.channels_last)
     if config.compile is True:
@@ -178,6 +178,15 @@ def placed(network: nn.Module, config: TrainingConfig, device: torch.device, pee
     from segwright.training.shards import shard
 
     return shard(model, device, peers.size)
+
+
+def synchronised(network: nn.Module) -> nn.Module:
+    """The network with batch norms that see the batches of all processes. By timm's converter: torch's would drop the
+    activation that timm's norms have inside."""
+    from timm.layers.norm_act import convert_sync_batchnorm
+
+    model: nn.Module = convert_sync_batchnorm(network)  # type: ignore[no-untyped-call]
+    return model
 
 
 def is_sharded(network: nn.Module) -> bool:

@@ -177,6 +177,20 @@ def test_a_quickened_network_learns_the_same() -> None:
             assert torch.equal(plain(pictures).logits, quick(pictures).logits)
 
 
+def test_a_quickened_network_compiles_without_a_break(monkeypatch: pytest.MonkeyPatch) -> None:
+    """While it is traced it goes torch's way."""
+    monkeypatch.setattr(norms, "SMALL", 0)
+    torch.manual_seed(0)
+    net = create_model("unet", classes=3, encoder="mobilenetv2_100", weights=None)
+    net = net.to(memory_format=torch.channels_last).train()
+    quicken(net)
+    images = torch.randint(0, 256, (2, 64, 96, 3), dtype=torch.uint8)
+    expected = copy.deepcopy(net)(images).logits
+    torch._dynamo.reset()
+    found = torch.compile(net, backend="eager", fullgraph=True)(images).logits
+    assert torch.allclose(found, expected, atol=1e-3)
+
+
 def test_one_colour_gives_numbers() -> None:
     norm = InstanceBatchNorm(4)
     x = torch.full((2, 4, 8, 8), 37.3, requires_grad=True)
