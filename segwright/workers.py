@@ -46,8 +46,7 @@ class Workers:
     def ranges(self, start: int, stop: int, *, smallest: int = 2048) -> list[tuple[int, int]]:
         """start…stop cut into as many parts as threads, but not into parts too small to be worth a thread."""
         parts = max(1, min(self.threads, (stop - start) // smallest))
-        edges = [start + (stop - start) * part // parts for part in range(parts + 1)]
-        return list(itertools.pairwise(edges))
+        return [(start + first, start + last) for first, last in pieces(stop - start, parts)]
 
     def start(self) -> None:
         for _ in range(self.threads - 1):
@@ -64,6 +63,12 @@ class Workers:
     def _work(self) -> None:
         while (task := self._tasks.get()) is not None:
             self._answers.put(_answer(*task))
+
+
+def pieces(count: int, parts: int) -> list[tuple[int, int]]:
+    """0…count cut into ``parts`` ranges (first, last + 1) that differ by one at most."""
+    edges = [count * part // parts for part in range(parts + 1)]
+    return list(itertools.pairwise(edges))
 
 
 def _answer(place: int, function: Callable[..., Any], part: tuple[Any, ...]) -> Answer:

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from segwright.workers import over_threads
+from segwright.eager import open_to_kernels
+from segwright.workers import over_threads, pieces
 
 Floats = np.ndarray[Any, np.dtype[np.float32]]
 SMALL = 1 << 15  # logits: below, a thread costs more than it saves
@@ -17,13 +18,7 @@ SMALL = 1 << 15  # logits: below, a thread costs more than it saves
 
 def usable(logits: Tensor) -> bool:
     """Whether the kernels take these logits: fp32 on a CPU, not while torch.compile or functorch traces."""
-    return (
-        logits.device.type == "cpu"
-        and logits.dtype == torch.float32
-        and logits.numel() > 0
-        and not torch.compiler.is_compiling()
-        and not torch._C._functorch.is_functorch_wrapped_tensor(logits)
-    )
+    return logits.numel() > 0 and open_to_kernels(logits)
 
 
 class SoftmaxStatistics(torch.autograd.Function):
@@ -116,6 +111,5 @@ def _dense(slope: Tensor) -> Floats:
 def _parts(images: int, pixels: int, classes: int) -> list[tuple[int, int, int]]:
     """(image, first pixel, last pixel) for each piece of work; about as many pieces as threads, or more."""
     threads = torch.get_num_threads() if images * pixels * classes > SMALL else 1
-    pieces = max(1, -(-threads // max(images, 1)))
-    edges = [pixels * i // pieces for i in range(pieces + 1)]
-    return [(n, edges[i], edges[i + 1]) for n in range(images) for i in range(pieces)]
+    cuts = pieces(pixels, max(1, -(-threads // max(images, 1))))
+    return [(n, first, last) for n in range(images) for first, last in cuts]

@@ -29,11 +29,10 @@ class ConvNormReLU(nn.Sequential):
                 bias=False,
             ),
             nn.BatchNorm2d(out_channels),
-            nn.ReLU(inplace=True),
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        conv, norm, _ = self
+        conv, norm = self
         return norm_and_limit(norm, conv(x), RELU)
 
 

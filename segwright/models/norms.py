@@ -17,7 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from segwright.workers import over_threads
+from segwright.eager import open_to_kernels
+from segwright.workers import over_threads, pieces
 
 Array = np.ndarray[Any, np.dtype[Any]]
 SMALL = 1 << 19  # values: below, torch is as fast
@@ -80,10 +81,9 @@ def short_norm(
     None where torch has to do it: outside training, on another device, in another precision or memory format, while
     compiling, for small maps.
     """
-    if torch.compiler.is_compiling() or not (
-        norm.training
-        and x.device.type == "cpu"
-        and x.dtype == torch.float32
+    if not (
+        open_to_kernels(x)
+        and norm.training
         and x.dim() == 4
         and x.numel() >= SMALL * (SMALL_BOTH if instance else SMALL_PLAIN if limits == NONE else 1)
         and x.shape[0] * x.shape[2] * x.shape[3] > 1
@@ -92,7 +92,6 @@ def short_norm(
         and norm.track_running_stats
         and norm.affine
         and type(x) in (Tensor, nn.Parameter)
-        and not torch._C._functorch.is_functorch_wrapped_tensor(x)
     ):
         return None
     own = 0 if instance is None else instance.num_features
@@ -194,12 +193,9 @@ class _Cut:
         self.k = _pixels_in_a_row(self.pixels, x.shape[1])
         self.width = self.k * x.shape[1]
         rows = self.pixels // self.k
-        pieces = max(1, min(-(-threads // self.groups), rows))
-        self.parts = [
-            (g * pieces + i, g, g * rows + rows * i // pieces, g * rows + rows * (i + 1) // pieces)
-            for g in range(self.groups)
-            for i in range(pieces)
-        ]
+        cuts = pieces(rows, max(1, min(-(-threads // self.groups), rows)))
+        places = [(g, g * rows + first, g * rows + last) for g in range(self.groups) for first, last in cuts]
+        self.parts = [(index, *place) for index, place in enumerate(places)]
         self.dtype = np.dtype(np.float32 if x.dtype == torch.float32 else np.float64)
 
     def rows(self, x: Tensor) -> Array:

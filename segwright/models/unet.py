@@ -57,7 +57,7 @@ class UNetBlock(nn.Module):
 
     def _conv1_folded(self, x: Tensor, skip: Tensor | None) -> Tensor:
         """``conv1`` of the upsampled and the skip, each convolved by itself: the same sums, less work."""
-        conv, norm, _ = self.conv1
+        conv, norm = self.conv1
         assert isinstance(conv, nn.Conv2d)
         channels = x.shape[1]
         out = conv_of_upsampled(x, conv.weight[:, :channels])

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from segwright.workers import over_threads
+from segwright.eager import open_to_kernels
+from segwright.workers import over_threads, pieces
 
 Array = np.ndarray[Any, np.dtype[Any]]
 FEWEST_CHANNELS = 96
@@ -23,6 +24,7 @@ FEWEST_TILES = 32
 MOST_WASTE = 1.5  # pixels of all tiles to those of the map
 G = ((1 / 4, 0, 0), (-1 / 6, -1 / 6, -1 / 6), (-1 / 6, 1 / 6, -1 / 6),
      (1 / 24, 1 / 12, 1 / 6), (1 / 24, -1 / 12, 1 / 6), (0, 0, 1))  # fmt: skip
+FILTER = torch.from_numpy(np.kron(G, G).astype(np.float32))  # (36, 9): a filter to its 36 factors
 
 
 class Conv2d(nn.Conv2d):
@@ -51,9 +53,7 @@ def could_suit(module: nn.Conv2d) -> bool:
 
 def suits(x: Tensor, weight: Tensor) -> bool:
     """Whether the kernels take this map: fp32 on a CPU, channels-last, large enough, nothing traced or cast."""
-    if torch.compiler.is_compiling():
-        return False
-    if not (x.dim() == 4 and x.device.type == "cpu" and x.dtype == weight.dtype == torch.float32):
+    if not (open_to_kernels(x) and x.dim() == 4 and weight.dtype == torch.float32):
         return False
     n, _, height, width = x.shape
     rows, columns = _tiles(height, width)
@@ -64,7 +64,6 @@ def suits(x: Tensor, weight: Tensor) -> bool:
         and not torch.is_autocast_enabled("cpu")
         and type(x) in (Tensor, nn.Parameter)
         and type(weight) in (Tensor, nn.Parameter)
-        and not torch._C._functorch.is_functorch_wrapped_tensor(x)
     )
 
 
@@ -94,7 +93,7 @@ class Winograd(torch.autograd.Function):
                 _to_tiles(kernels.enter, x).transpose(1, 2), _to_tiles(kernels.leave_transposed, slope)
             )
             o, c = weight.shape[:2]
-            of_weight = (_matrix().T @ products.view(36, c * o)).view(3, 3, c, o).permute(3, 2, 0, 1)
+            of_weight = (FILTER.T @ products.view(36, c * o)).view(3, 3, c, o).permute(3, 2, 0, 1)
         return of_x, of_weight
 
 
@@ -103,17 +102,14 @@ def _convolved(x: Tensor, weight: Tensor) -> Tensor:
 
     n, _, height, width = x.shape
     o, c = weight.shape[:2]
-    filters = (_matrix() @ weight.permute(2, 3, 1, 0).reshape(9, c * o)).view(36, c, o)
+    filters = (FILTER @ weight.permute(2, 3, 1, 0).reshape(9, c * o)).view(36, c, o)
     products = torch.bmm(_to_tiles(kernels.enter, x), filters)
     rows, columns = _tiles(height, width)
     out = torch.empty(n, o, height, width, memory_format=torch.channels_last)
     tiles, flat = products.numpy().reshape(-1), _flat(out)
     plane = n * rows * columns * o
-    threads = torch.get_num_threads()
-    over_threads(
-        lambda a, z: kernels.leave(tiles, plane, height, width, o, rows, columns, a, z, flat, kernels.LANES),
-        _parts(n * rows, threads),
-        threads,
+    _over_rows(
+        lambda a, z: kernels.leave(tiles, plane, height, width, o, rows, columns, a, z, flat, kernels.LANES), n * rows
     )
     return out
 
@@ -126,19 +122,9 @@ def _to_tiles(transform: Callable[..., None], x: Tensor) -> Tensor:
     rows, columns = _tiles(height, width)
     tiles = torch.empty(36, n * rows * columns, c)
     into, flat = tiles.numpy().reshape(-1), _flat(x)
-    threads = torch.get_num_threads()
-    over_threads(
-        lambda a, z: transform(flat, height, width, c, rows, columns, a, z, into, n * rows * columns * c, LANES),
-        _parts(n * rows, threads),
-        threads,
-    )
+    plane = n * rows * columns * c
+    _over_rows(lambda a, z: transform(flat, height, width, c, rows, columns, a, z, into, plane, LANES), n * rows)
     return tiles
-
-
-def _matrix() -> Tensor:
-    """G ⊗ G, (36, 9): a filter to its 36 factors."""
-    one = torch.tensor(G)
-    return torch.kron(one, one)
 
 
 def _tiles(height: int, width: int) -> tuple[int, int]:
@@ -149,6 +135,6 @@ def _flat(x: Tensor) -> Array:
     return x.detach().numpy().transpose(0, 2, 3, 1).reshape(-1)
 
 
-def _parts(rows: int, threads: int) -> list[tuple[int, int]]:
-    edges = [rows * i // threads for i in range(threads + 1)]
-    return [(edges[i], edges[i + 1]) for i in range(threads)]
+def _over_rows(work: Callable[[int, int], None], rows: int) -> None:
+    threads = torch.get_num_threads()
+    over_threads(work, pieces(rows, threads), threads)
