@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import mmap
+import time
 from pathlib import Path
 
 import numpy as np
@@ -19,11 +20,15 @@ SIZE = 48 << 20
 
 
 def take() -> None:
-    """48 MiB, and less after it; from the system itself: an allocator may keep the first block beside the second."""
+    """48 MiB, and less after it; from the system itself: an allocator may keep the first block beside the second.
+
+    Each is held for a while: a thread that watches is not always awake on a busy machine.
+    """
     for size in (SIZE, SIZE // 4):
         with mmap.mmap(-1, size) as block:
             for _ in range(size >> 20):
                 block.write(bytes(1 << 20))
+            time.sleep(0.3)
 
 
 @pytest.mark.parametrize("marked", [True, False], ids=["high-water mark", "watched"])
