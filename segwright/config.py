@@ -98,6 +98,9 @@ class TrainingConfig(Section):
         "auto", description="none, inverse, median, sqrt-median, effective, or K numbers"
     )
     class_prior: bool | Auto = Field("auto", description="a new last layer starts at the classes' frequencies")
+    logit_adjustment: bool | Auto = Field(
+        "auto", description="shift the class scores after training to the best mean IoU; kept where validation rises"
+    )
     aux_weight: float = Field(0.4, ge=0, description="weight of the auxiliary heads' losses")
     aux_fade: bool = Field(False, description="the auxiliary weight falls to 0 over the run")
     late_loss: str | None = Field(None, description="a loss added in the last phase, such as 0.5*jaccard")

@@ -146,7 +146,7 @@ def make_plan(
     _plan_variant(draft, machine, pictures, probe)
     weights = _plan_imbalance(draft, fingerprint, scratch)
     _plan_arithmetic(draft, machine, pictures)
-    _plan_validation(draft)
+    _plan_validation(draft, val_pictures)
     seconds = _estimate(draft, probe, fingerprint, pictures, val_pictures)
     return Plan(draft.resolved(), tuple(draft.decisions), weights, seconds)
 
@@ -373,7 +373,11 @@ def _estimate(
     return (an_epoch + validation) * float(config.training.epochs or 1)
 
 
-def _plan_validation(draft: _Draft) -> None:
+def _plan_validation(draft: _Draft, val_pictures: int) -> None:
+    reason = "class scores move to the best mean IoU of training pictures; kept where validation rises"
+    if val_pictures == 0:
+        reason = "no validation pictures to prove it on"
+    draft.choose("training.logit_adjustment", val_pictures > 0, reason)
     if draft.get("training.minutes") is None:
         draft.choose("training.validate_every", 1, "each epoch")
     else:

@@ -32,6 +32,7 @@ from segwright.losses import create_loss
 from segwright.models.catalog import CATALOG
 from segwright.models.segmenter import SegmentationModel
 from segwright.models.weights import encoder_weights
+from segwright.training.adjustment import LogitAdjustment, pictures
 from segwright.training.build import build_network, is_normed, start_at_frequencies, time_picture, time_step, transform
 from segwright.training.checkpoint import checkpoints
 from segwright.training.cpu import has_native_bf16
@@ -348,7 +349,10 @@ class _Session:
         size = (self.fingerprint.height[1], self.fingerprint.width[1])
         once = time_picture(config, self.data.label_space.classes, self.device, size)
         # Twice over the pictures: the trainer's last validation, and the scores for the bundle and the report.
-        return 5.0 + 2.6 * once * len(self.val_split) + 0.02 * len(self.val_split)
+        seconds = 5.0 + 2.6 * once * len(self.val_split) + 0.02 * len(self.val_split)
+        if config.training.logit_adjustment is True:
+            seconds += 3.0 + 1.2 * once * len(pictures(len(self.train_split)))
+        return seconds
 
     def _announce(self, plan: Plan) -> None:
         write_text(self.folder / "config.yaml", replace_out(plan.config, self.folder).to_yaml())
@@ -404,7 +408,7 @@ class _Session:
         if not result.finished or self.val_split is None or not (self.folder / "model").exists():
             return Run(self.folder, plan, result.progress, result.stopped_by, memory=self.memory)
         try:
-            evaluation = self._score_best()
+            evaluation = self._score_best(plan)
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
@@ -419,13 +423,29 @@ class _Session:
         self.display.say(f"model: {self.folder / 'model'}\nreport: {self.folder / 'report.html'}")
         return Run(self.folder, plan, result.progress, result.stopped_by, evaluation, self.memory)
 
-    def _score_best(self) -> Evaluation:
+    def _score_best(self, plan: Plan) -> Evaluation:
+        """The best model's scores with intervals, put into its bundle; before, its class scores are adjusted."""
         assert self.val_split is not None
         network, bundle = load_bundle(self.folder / "model")
         predictor = Predictor.from_model(network, self.data.label_space, str(self.device))
+        adjustment, noted = None, bundle.training
+        # A run that was killed after this finds it done.
+        if plan.config.training.logit_adjustment is True and "logit_adjustment" not in bundle.training:
+            adjustment = LogitAdjustment(predictor, network, self.train_split)
         evaluation = evaluate(predictor, self.val_split)
+        if adjustment is not None and adjustment.shifts is not None:
+            before, after = float(bundle.metrics.get("val_miou") or 0.0), evaluation.miou
+            kept = after > before
+            what = f"class scores shifted to the best mean IoU of training pictures ({adjustment})"
+            self.display.say(f"{what}: val mIoU {before:.3f} → {after:.3f}" + ("" if kept else ", not kept"))
+            found = {"shifts": adjustment.to_json(), "val_miou": [before, after], "kept": kept}
+            noted = {**noted, "logit_adjustment": found}
+            if not kept:
+                adjustment.undo()
+                evaluation = evaluate(predictor, self.val_split)
         figures = {"val_miou": evaluation.miou, "val_miou_ci95": list(evaluation.miou_ci95)}
-        save_bundle(self.folder / "model", network, replace(bundle, metrics={**bundle.metrics, **figures}))
+        metrics = {**bundle.metrics, **figures, "val_pixel_accuracy": evaluation.pixel_accuracy}
+        save_bundle(self.folder / "model", network, replace(bundle, metrics=metrics, training=noted))
         return evaluation
 
     def _facts(self, plan: Plan) -> RunFacts:

@@ -1,0 +1,206 @@
+"""Logit adjustment: once trained, each class's score is shifted so that the labels' mean IoU is largest.
+
+Training finds scores; a label is the class whose score is highest. That is the best label for the loss the network was
+trained with, where weights and smoothing make rare classes speak louder than they are frequent, and not for the mean
+IoU. A number a class, added to its logits, moves every border between two classes to where the mean IoU of *training*
+pictures is largest. It is added to the bias of the last layer, so that predictions and exports cost nothing more.
+(Menon et al. 2021, "Long-tail learning via logit adjustment", section 4.1, take the numbers from the class frequencies;
+here they are found.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from segwright.console import progress
+from segwright.data.dataset import Split
+from segwright.inference.predictor import Predictor
+from segwright.models.segmenter import SegmentationModel
+
+Float32Array = npt.NDArray[np.float32]
+Float64Array = npt.NDArray[np.float64]
+Int64Array = npt.NDArray[np.int64]
+
+PICTURES = 128  # of the training split, at most
+SCORES = 8_000_000  # pixels × classes that are looked at, at most
+PIXELS = 700_000
+LEAST_PICTURES = 4  # that show a class; a class that fewer show keeps its score
+LARGEST = 2.0  # shift of a logit
+STEP = 0.05
+LEAST_GAIN = 3e-4  # of mIoU, for a shift to be made at all
+ROUNDS = 3  # over the classes
+TRIED = 128  # side of the picture on which a layer is tried
+EVEN = 1e-3  # logits may differ by this from an even shift, for want of digits
+
+
+def sample_scores(
+    predictor: Predictor, split: Split, advance: Callable[[int], None] = lambda count: None
+) -> tuple[Float32Array, Int64Array, Int64Array]:
+    """What ``predictor`` says of pictures spread evenly over ``split``: log probabilities (K, N) and labels (N,) of
+    labelled pixels on a regular grid, and how many pictures show each class, (K,)."""
+    classes = split.label_space.classes
+    scores: list[Float32Array] = [np.empty((classes, 0), np.float32)]
+    labels: list[Int64Array] = [np.empty(0, np.int64)]
+    shown = np.zeros(classes, np.int64)
+    wanted = pictures(len(split))
+    a_picture = max(1, min(PIXELS, SCORES // classes) // max(1, len(wanted)))
+    for turn, index in enumerate(wanted):
+        sample = split[int(index)]
+        if sample.mask is not None:
+            every = -(-sample.mask.size // a_picture)
+            grid = np.arange(turn % every, sample.mask.size, every)
+            mask = sample.mask.reshape(-1)[grid]
+            grid, mask = grid[mask < classes], mask[mask < classes]
+            shown += np.bincount(np.unique(mask), minlength=classes)
+            probabilities = predictor.probabilities(sample.image).reshape(classes, -1)[:, grid]
+            scores.append(np.log(np.maximum(probabilities, 1e-9)).astype(np.float32, copy=False))
+            labels.append(mask.astype(np.int64))
+        advance(1)
+    return np.concatenate(scores, axis=1), np.concatenate(labels), shown
+
+
+def pictures(count: int) -> Int64Array:
+    """Which of ``count`` training pictures are looked at: at most :data:`PICTURES`, spread evenly."""
+    return np.unique(np.linspace(0, max(count - 1, 0), min(count, PICTURES)).round().astype(np.int64))
+
+
+def find_shifts(scores: Float32Array, labels: Int64Array, movable: npt.NDArray[np.bool_] | None = None) -> Float64Array:
+    """Shifts (K,) of ``scores`` (K, N) under which the mean IoU of the highest score with ``labels`` is largest.
+
+    One class at a time, the others held, in :data:`ROUNDS` rounds: for every step of the shift at once, since a pixel
+    goes to the class exactly from that shift on at which its score passes the others' highest. Of shifts that are as
+    good, the nearest to what was is taken. The mean is over the classes that occur in ``labels``. ``movable``, (K,):
+    the classes that may be shifted at all.
+    """
+    classes = len(scores)
+    shifts = np.zeros(classes)
+    steps = np.arange(-LARGEST, LARGEST + STEP / 2, STEP)
+    for _ in range(ROUNDS):
+        before = shifts.copy()
+        for label in range(classes):
+            if movable is not None and not movable[label]:
+                continue
+            found = _scores_by_shift(scores, labels, shifts, label, steps)
+            now = int(np.abs(steps - shifts[label]).argmin())
+            if found.max() >= found[now] + LEAST_GAIN:
+                good = np.flatnonzero(found >= found.max() - LEAST_GAIN / 2)
+                shifts[label] = steps[good[np.abs(good - now).argmin()]]
+        if np.array_equal(before, shifts):
+            break
+    return shifts.round(6)
+
+
+def _scores_by_shift(
+    scores: Float32Array, labels: Int64Array, shifts: Float64Array, label: int, steps: Float64Array
+) -> Float64Array:
+    """The mean IoU for each of ``steps`` as the shift of ``label``, (len(steps),)."""
+    classes = len(scores)
+    others = scores + shifts[:, None].astype(np.float32)
+    others[label] = -np.inf
+    second = others.argmax(axis=0)
+    # From this shift on the pixel is given ``label``; a tie goes to it as well, which no real score notices.
+    needed = np.take_along_axis(others, second[None], axis=0)[0] - scores[label]
+    first = np.searchsorted(steps, needed, side="left")
+    codes = (first * classes + labels) * classes + second
+    counts = np.bincount(codes, minlength=(len(steps) + 1) * classes**2).reshape(len(steps) + 1, classes, classes)
+    won = np.cumsum(counts, axis=0)[:-1]  # (steps, truth, second): the pixels that ``label`` has taken
+    matrix = counts.sum(axis=0) - won
+    matrix[:, :, label] += won.sum(axis=2)
+    hits = np.einsum("skk->sk", matrix)
+    truth = matrix.sum(axis=2)
+    union = truth + matrix.sum(axis=1) - hits
+    occurs = truth[0] > 0
+    mean: Float64Array = (hits[:, occurs] / union[:, occurs]).mean(axis=1) if occurs.any() else np.zeros(len(steps))
+    return mean
+
+
+def last_layer(model: SegmentationModel) -> nn.Conv2d | nn.ConvTranspose2d | None:
+    """The layer whose bias shifts a class's logits by as much at every pixel; None where there is none.
+
+    It is tried, not looked up: of the convolutions with a bias a class, the last for which it holds in the inner half
+    of a picture (FCN's transposed convolutions fade out towards the border).
+    """
+    layers = [
+        module
+        for module in model.modules()
+        if isinstance(module, nn.Conv2d | nn.ConvTranspose2d)
+        and module.bias is not None
+        and module.bias.shape == (model.classes,)
+    ]
+    if not layers:
+        return None
+    device = layers[-1].weight.device
+    ramp = torch.arange(1, model.classes + 1, device=device) / model.classes
+    pixels = torch.arange(TRIED**2 * model.in_channels, device=device).mul(37).remainder(256)
+    pixels = pixels.to(torch.uint8).reshape(1, TRIED, TRIED, model.in_channels)
+    training = model.training
+    model.eval()
+    try:
+        with torch.inference_mode():
+            plain = model(pixels).logits.float()
+            for layer in reversed(layers):
+                if _shifts_evenly(layer, ramp, plain, lambda: model(pixels).logits.float()):
+                    return layer
+    finally:
+        model.train(training)
+    return None
+
+
+def _shifts_evenly(
+    layer: nn.Conv2d | nn.ConvTranspose2d, ramp: Tensor, plain: Tensor, run: Callable[[], Tensor]
+) -> bool:
+    assert layer.bias is not None
+    kept = layer.bias.detach().clone()
+    shift_logits(layer, ramp.cpu().numpy())
+    try:
+        inner = slice(TRIED // 4, TRIED - TRIED // 4)
+        return bool((run() - plain - ramp[:, None, None])[..., inner, inner].abs().max() < EVEN)
+    finally:
+        layer.bias.data.copy_(kept)
+
+
+def shift_logits(layer: nn.Conv2d | nn.ConvTranspose2d, shifts: npt.NDArray[np.floating]) -> None:
+    """Add ``shifts``, (K,), to a last layer's bias."""
+    assert layer.bias is not None
+    layer.bias.data += torch.from_numpy(np.asarray(shifts, np.float32)).to(layer.bias.data)
+
+
+class LogitAdjustment:
+    """Finds the shifts for the network of ``predictor`` on ``split`` and makes them; :meth:`undo` takes them back.
+
+    ``shifts`` is None where the network has no layer that could take them, or where none would gain anything.
+    """
+
+    def __init__(self, predictor: Predictor, network: SegmentationModel, split: Split) -> None:
+        self.shifts: Float64Array | None = None
+        self.names = split.label_space.names
+        layer = last_layer(network) if network.classes > 1 else None
+        if layer is None or layer.bias is None:
+            return
+        self.bias, self.before = layer.bias, layer.bias.detach().clone()
+        with progress("class scores", len(pictures(len(split)))) as advance:
+            scores, labels, shown = sample_scores(predictor, split, advance)
+        shifts = find_shifts(scores, labels, shown >= LEAST_PICTURES)
+        if shifts.any():
+            self.shifts = shifts
+            shift_logits(layer, shifts)
+
+    def undo(self) -> None:
+        """The bias as it was, to the bit."""
+        if self.shifts is not None:
+            self.bias.data.copy_(self.before)
+
+    def to_json(self) -> dict[str, float]:
+        """The shift of each class that was shifted."""
+        shifts = np.zeros(len(self.names)) if self.shifts is None else self.shifts
+        return {name: float(shift) for name, shift in zip(self.names, shifts, strict=True) if shift}
+
+    def __str__(self) -> str:
+        """The largest shifts, for people: "road +0.90, fence -0.60, …"."""
+        found = sorted(self.to_json().items(), key=lambda item: -abs(item[1]))
+        return ", ".join(f"{name} {shift:+.2f}" for name, shift in found[:4]) + (", …" if len(found) > 4 else "")

@@ -1,0 +1,36 @@
+"""Run by test_probe.py in a process of its own: what a step is predicted to take, and what it takes, as JSON."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+from small_runs import trainer
+
+from segwright.data.dataset import open_dataset
+from segwright.data.synthetic import write_street_scenes
+from segwright.training import probe
+from segwright.training.loop import Trainer
+
+LARGE = [{"until": 1.0, "size": (160, 160), "scale": (0.7, 1.3), "batch": 8}]
+
+
+def main() -> None:
+    folder = Path(sys.argv[1])
+    scenes = open_dataset(write_street_scenes(folder / "scenes", train=8, val=3, test=1, size=(64, 96)))
+    run = trainer(scenes, folder / "run", wide=True, phases=LARGE)
+    probe.PATIENCE = float("inf")  # on a slow machine as well, up to the full size
+    predicted = probed(run, 64 << 30)
+    tried = probed(run, 1.2 * predicted.peak_bytes)  # near what was predicted: the whole step is tried
+    print(json.dumps([asdict(predicted), asdict(tried)]))
+
+
+def probed(run: Trainer, available: float) -> probe.Need:
+    probe.available_bytes = lambda device: int(available / probe.ROOM)
+    return probe.probe_memory(run, (64, 96)).training
+
+
+if __name__ == "__main__":
+    main()
