@@ -36,6 +36,7 @@ class RunFacts:
     title: str = "Evaluation"
     command: str = ""  # as it was typed
     history: Sequence[Mapping[str, Any]] = ()  # lines of log.jsonl
+    afterwards: str = ""  # a sentence on what was done to the model after the end of the history
     model: Mapping[str, object] = field(default_factory=dict)  # name, encoder, parameters, …
     plan: Sequence[tuple[str, str, str]] = ()  # (what, value, reason)
     versions: Mapping[str, str] = field(default_factory=dict)
@@ -61,7 +62,7 @@ def report_page(evaluation: Evaluation, split: Labelled, facts: RunFacts) -> str
         pages.heading(facts.title, *filter(None, (model, lead)), kicker="segwright report"),
         _headline(e),
         _in_words(e),
-        _curves(facts.history),
+        _curves(facts.history, facts.afterwards),
         _classes(e),
         _confusion(e),
         _pictures("The worst pictures", e.worst, e, split, "The lowest mean IoU over the classes of the picture."),
@@ -134,7 +135,7 @@ def _in_words(e: Evaluation) -> Markup:
     )
 
 
-def _curves(history: Sequence[Mapping[str, Any]]) -> Markup:
+def _curves(history: Sequence[Mapping[str, Any]], afterwards: str) -> Markup:
     """Loss, score, learning rate and speed over the steps, as far as the log holds them."""
     cards = []
     for title, keys, zero in (
@@ -147,7 +148,8 @@ def _curves(history: Sequence[Mapping[str, Any]]) -> Markup:
         series = [s for key in keys if (s := _series(history, key)) is not None]
         if series:
             cards.append(pages.card(pages.line_chart(series, x_label="step", y_label=title, zero=zero), title=title))
-    return pages.section("Training", pages.grid(*cards, wide=True)) if cards else Markup("")
+    said = [pages.paragraph(afterwards)] if afterwards else []
+    return pages.section("Training", *said, pages.grid(*cards, wide=True)) if cards else Markup("")
 
 
 def _series(history: Sequence[Mapping[str, Any]], key: str) -> Series | None:

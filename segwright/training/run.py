@@ -450,11 +450,16 @@ class _Session:
 
     def _facts(self, plan: Plan) -> RunFacts:
         bundle, model = read_bundle(self.folder / "model"), plan.config.model
+        adjusted, afterwards = bundle.training.get("logit_adjustment", {}), ""
+        if adjusted.get("kept"):
+            before, after = (f"{100 * value:.1f}" for value in adjusted["val_miou"])
+            afterwards = f"Class scores were shifted afterwards: the validation mean IoU rose from {before} to {after}."
         network = " ".join(filter(None, (model.name, str(model.arguments.get("variant", "")))))
         return RunFacts(
             title=f"{model.name} on {self.data.root.resolve().name}",
             command=self.command,
             history=read_log(self.folder),
+            afterwards=afterwards,
             model={"network": network, **({"encoder": model.encoder} if model.encoder else {})},
             plan=[(d.setting, str(d.value), d.reason) for d in plan.decisions],
             versions=dict(bundle.versions),

@@ -145,6 +145,8 @@ def test_it_is_kept_where_validation_rises(
     assert noted["kept"] and noted["val_miou"] == [pytest.approx(plain.evaluation.miou), moved.evaluation.miou]
     assert moved.evaluation.miou > plain.evaluation.miou and "class scores shifted" in capsys.readouterr().err
     assert bundle.metrics["val_miou"] == moved.evaluation.miou
+    page = (moved.folder / "report.html").read_text()
+    assert f"rose from {100 * plain.evaluation.miou:.1f} to {100 * moved.evaluation.miou:.1f}" in page
     assert evaluate(load(moved.model, device="cpu"), scenes.val).miou == pytest.approx(moved.evaluation.miou)
 
     before = (moved.model / "model.safetensors").read_bytes()
