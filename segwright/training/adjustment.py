@@ -20,11 +20,10 @@ from torch import Tensor, nn
 from segwright.console import progress
 from segwright.data.dataset import Split
 from segwright.inference.predictor import Predictor
+from segwright.metrics.confusion import Float64Array, Int64Array
 from segwright.models.segmenter import SegmentationModel
 
 Float32Array = npt.NDArray[np.float32]
-Float64Array = npt.NDArray[np.float64]
-Int64Array = npt.NDArray[np.int64]
 
 PICTURES = 128  # of the training split, at most
 SCORES = 8_000_000  # pixels × classes that are looked at, at most
@@ -47,7 +46,7 @@ def sample_scores(
     scores: list[Float32Array] = [np.empty((classes, 0), np.float32)]
     labels: list[Int64Array] = [np.empty(0, np.int64)]
     shown = np.zeros(classes, np.int64)
-    wanted = pictures(len(split))
+    wanted = looked_at(len(split))
     a_picture = max(1, min(PIXELS, SCORES // classes) // max(1, len(wanted)))
     for turn, index in enumerate(wanted):
         sample = split[int(index)]
@@ -64,18 +63,23 @@ def sample_scores(
     return np.concatenate(scores, axis=1), np.concatenate(labels), shown
 
 
-def pictures(count: int) -> Int64Array:
+def looked_at(count: int) -> Int64Array:
     """Which of ``count`` training pictures are looked at: at most :data:`PICTURES`, spread evenly."""
     return np.unique(np.linspace(0, max(count - 1, 0), min(count, PICTURES)).round().astype(np.int64))
 
 
-def find_shifts(scores: Float32Array, labels: Int64Array, movable: npt.NDArray[np.bool_] | None = None) -> Float64Array:
+def find_shifts(
+    scores: Float32Array,
+    labels: Int64Array,
+    movable: npt.NDArray[np.bool_] | None = None,
+    advance: Callable[[int], None] = lambda count: None,
+) -> Float64Array:
     """Shifts (K,) of ``scores`` (K, N) under which the mean IoU of the highest score with ``labels`` is largest.
 
     One class at a time, the others held, in :data:`ROUNDS` rounds: for every step of the shift at once, since a pixel
     goes to the class exactly from that shift on at which its score passes the others' highest. Of shifts that are as
     good, the nearest to what was is taken. The mean is over the classes that occur in ``labels``. ``movable``, (K,):
-    the classes that may be shifted at all.
+    the classes that may be shifted at all; ``advance`` is told of every class of every round.
     """
     classes = len(scores)
     shifts = np.zeros(classes)
@@ -83,6 +87,7 @@ def find_shifts(scores: Float32Array, labels: Int64Array, movable: npt.NDArray[n
     for _ in range(ROUNDS):
         before = shifts.copy()
         for label in range(classes):
+            advance(1)
             if movable is not None and not movable[label]:
                 continue
             found = _scores_by_shift(scores, labels, shifts, label, steps)
@@ -106,16 +111,20 @@ def _scores_by_shift(
     # From this shift on the pixel is given ``label``; a tie goes to it as well, which no real score notices.
     needed = np.take_along_axis(others, second[None], axis=0)[0] - scores[label]
     first = np.searchsorted(steps, needed, side="left")
-    codes = (first * classes + labels) * classes + second
-    counts = np.bincount(codes, minlength=(len(steps) + 1) * classes**2).reshape(len(steps) + 1, classes, classes)
-    won = np.cumsum(counts, axis=0)[:-1]  # (steps, truth, second): the pixels that ``label`` has taken
-    matrix = counts.sum(axis=0) - won
-    matrix[:, :, label] += won.sum(axis=2)
-    hits = np.einsum("skk->sk", matrix)
-    truth = matrix.sum(axis=2)
-    union = truth + matrix.sum(axis=1) - hits
-    occurs = truth[0] > 0
-    mean: Float64Array = (hits[:, occurs] / union[:, occurs]).mean(axis=1) if occurs.any() else np.zeros(len(steps))
+
+    def taken(which: npt.NDArray[np.bool_] | slice) -> Int64Array:
+        """(steps + 1, classes): pixels that ``label`` has taken from each class at each step; the last row: all."""
+        counts = np.bincount(first[which] * classes + second[which], minlength=(len(steps) + 1) * classes)
+        found: Int64Array = counts.reshape(len(steps) + 1, classes).cumsum(axis=0)
+        return found
+
+    gone, lost, gained = taken(slice(None)), taken(labels == second), taken(labels == label)
+    predicted, hits = (gone[-1] - gone)[:-1], (lost[-1] - lost)[:-1]
+    predicted[:, label], hits[:, label] = gone[:-1].sum(axis=1), gained[:-1].sum(axis=1)
+    truth = np.bincount(labels, minlength=classes)
+    occurs = truth > 0
+    union = (truth + predicted - hits)[:, occurs]
+    mean: Float64Array = (hits[:, occurs] / union).mean(axis=1) if occurs.any() else np.zeros(len(steps))
     return mean
 
 
@@ -183,9 +192,9 @@ class LogitAdjustment:
         if layer is None or layer.bias is None:
             return
         self.bias, self.before = layer.bias, layer.bias.detach().clone()
-        with progress("class scores", len(pictures(len(split)))) as advance:
+        with progress("class scores", len(looked_at(len(split))) + ROUNDS * network.classes) as advance:
             scores, labels, shown = sample_scores(predictor, split, advance)
-        shifts = find_shifts(scores, labels, shown >= LEAST_PICTURES)
+            shifts = find_shifts(scores, labels, shown >= LEAST_PICTURES, advance)
         if shifts.any():
             self.shifts = shifts
             shift_logits(layer, shifts)

@@ -32,7 +32,7 @@ from segwright.losses import create_loss
 from segwright.models.catalog import CATALOG
 from segwright.models.segmenter import SegmentationModel
 from segwright.models.weights import encoder_weights
-from segwright.training.adjustment import LogitAdjustment, pictures
+from segwright.training.adjustment import LogitAdjustment, looked_at
 from segwright.training.build import build_network, is_normed, start_at_frequencies, time_picture, time_step, transform
 from segwright.training.checkpoint import checkpoints
 from segwright.training.cpu import has_native_bf16
@@ -351,7 +351,7 @@ class _Session:
         # Twice over the pictures: the trainer's last validation, and the scores for the bundle and the report.
         seconds = 5.0 + 2.6 * once * len(self.val_split) + 0.02 * len(self.val_split)
         if config.training.logit_adjustment is True:
-            seconds += 3.0 + 1.2 * once * len(pictures(len(self.train_split)))
+            seconds += 3.0 + 1.2 * once * len(looked_at(len(self.train_split)))
         return seconds
 
     def _announce(self, plan: Plan) -> None:
