@@ -182,11 +182,13 @@ def shift_logits(layer: nn.Conv2d | nn.ConvTranspose2d, shifts: npt.NDArray[np.f
 class LogitAdjustment:
     """Finds the shifts for the network of ``predictor`` on ``split`` and makes them; :meth:`undo` takes them back.
 
-    ``shifts`` is None where the network has no layer that could take them, or where none would gain anything.
+    ``shifts`` is None where the network has no layer that could take them, or where none would gain anything;
+    ``why_not`` says which.
     """
 
     def __init__(self, predictor: Predictor, network: SegmentationModel, split: Split) -> None:
         self.shifts: Float64Array | None = None
+        self.why_not = "the network has no layer whose bias shifts them"
         self.names = split.label_space.names
         layer = last_layer(network) if network.classes > 1 else None
         if layer is None or layer.bias is None:
@@ -195,6 +197,7 @@ class LogitAdjustment:
         with progress("class scores", len(looked_at(len(split))) + ROUNDS * network.classes) as advance:
             scores, labels, shown = sample_scores(predictor, split, advance)
             shifts = find_shifts(scores, labels, shown >= LEAST_PICTURES, advance)
+        self.why_not = "no shift raises the mean IoU of training pictures"
         if shifts.any():
             self.shifts = shifts
             shift_logits(layer, shifts)

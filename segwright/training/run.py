@@ -433,7 +433,9 @@ class _Session:
         if plan.config.training.logit_adjustment is True and "logit_adjustment" not in bundle.training:
             adjustment = LogitAdjustment(predictor, network, self.train_split)
         evaluation = evaluate(predictor, self.val_split)
-        if adjustment is not None and adjustment.shifts is not None:
+        if adjustment is not None and adjustment.shifts is None:
+            self.display.say(f"class scores stay as they are: {adjustment.why_not}")
+        elif adjustment is not None:
             before, after = float(bundle.metrics.get("val_miou") or 0.0), evaluation.miou
             kept = after > before
             what = f"class scores shifted to the best mean IoU of training pictures ({adjustment})"

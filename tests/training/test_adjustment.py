@@ -174,5 +174,15 @@ def test_it_is_taken_back_where_validation_falls(
 def test_one_class_has_no_border_to_move(scenes: Dataset) -> None:
     model = LeanNet(classes=1)
     found = LogitAdjustment(None, model, scenes.train)  # type: ignore[arg-type]  # nothing is asked of it
-    assert found.shifts is None and found.to_json() == {}
+    assert found.shifts is None and found.to_json() == {} and "no layer" in found.why_not
     found.undo()
+
+
+def test_no_shift_is_said_as_well(
+    scenes: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(adjustment, "find_shifts", lambda *given: np.zeros(scenes.label_space.classes))
+    found = trained(scenes, tmp_path / "run", epochs=1)
+    said = capsys.readouterr().err
+    assert "class scores stay as they are: no shift raises" in said
+    assert "logit_adjustment" not in load_bundle(found.model)[1].training
