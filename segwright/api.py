@@ -17,6 +17,7 @@ from segwright.config import TrainConfig, load_config, parse_size
 from segwright.console import progress, track
 from segwright.data.dataset import Dataset, Split, open_dataset
 from segwright.data.inspect import CheckResult, inspect_path
+from segwright.data.records import evenly_spread
 from segwright.errors import DataError, SegwrightError, UsageError
 from segwright.images import write_image
 from segwright.types import Prediction, Sample
@@ -394,9 +395,8 @@ def parity_samples(model: str | Path, data: str | Path | None) -> tuple[list[Sam
     if path is not None:
         dataset = open_dataset(str(path))
         split = dataset.splits.get("val", dataset.all)
-        places = np.linspace(0, len(split) - 1, min(PARITY_PICTURES, len(split))).round().astype(int)
         fits = dataset.label_space.names == bundle.label_space.names
-        samples = [split[int(i)] for i in places]
+        samples = [split[place] for place in evenly_spread(len(split), PARITY_PICTURES)]
         if not fits:
             samples = [Sample(sample.id, sample.image) for sample in samples]
         return samples, f"{len(samples)} pictures of {path}"

@@ -15,7 +15,7 @@ from segwright.data.check_text import describe, printable
 from segwright.data.drawing import BACKGROUND_NAMES
 from segwright.data.fingerprint import Fingerprint
 from segwright.data.inspect import CheckResult
-from segwright.data.records import Dataset, Problem, Record
+from segwright.data.records import Dataset, Problem, Record, evenly_spread
 from segwright.data.suspects import Suspect
 from segwright.errors import SegwrightError
 from segwright.images import UInt8Array
@@ -256,9 +256,8 @@ def _samples(result: CheckResult) -> pages.Markup:
     assert result.dataset is not None
     bad = {file for problem in result.problems if problem.kind in UNSAFE for file in problem.files}
     usable = [r for r in result.records if str(r.image_path) not in bad and str(r.mask_path) not in bad]
-    places = sorted({round(i) for i in np.linspace(0, len(usable) - 1, min(SAMPLES, len(usable)))}) if usable else []
     figures: list[pages.Markup] = []
-    for place in places:
+    for place in evenly_spread(len(usable), SAMPLES):
         drawn = _draw(result.dataset, usable[place])
         if drawn is not None:
             figures.append(pages.figure(pages.encode_thumbnail(drawn, 320), printable(usable[place].id)))

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from segwright.data.examine import SIZE_BINS, Examination, examine
-from segwright.data.records import Split
+from segwright.data.records import Split, evenly_spread
 from segwright.images.isolated import processors
 from segwright.types import IGNORE_INDEX
 
@@ -172,7 +172,7 @@ def fingerprint(split: Split, *, max_images: int = SAMPLE) -> Fingerprint:
     Runs in threads of this process: use :func:`segwright.data.inspect.inspect_dataset` on data that nobody has checked.
     """
     count = len(split)
-    places = sorted({round(i) for i in np.linspace(0, count - 1, min(count, max_images))}) if count else []
+    places = evenly_spread(count, max_images)
     tally = Tally(split.label_space.names, images=count)
     with ThreadPoolExecutor(processors()) as pool:
         for found in pool.map(lambda i: examine(split.records[i], split.reader), places):

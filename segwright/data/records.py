@@ -272,6 +272,11 @@ class Dataset:
         return iter(self.all)
 
 
+def evenly_spread(count: int, at_most: int) -> list[int]:
+    """Up to ``at_most`` of the places 0…count-1, in order, from the first to the last; none of an empty split."""
+    return sorted({round(place) for place in np.linspace(0, count - 1, min(count, at_most))})
+
+
 def apply_lookup(values: npt.NDArray[Any], lookup: npt.NDArray[np.int32], where: str | Path | None) -> UInt8Array:
     """H×W file values to class indices by ``LabelSpace.lookup()``; LabelError with the stray values and their share.
 

@@ -18,12 +18,11 @@ import torch
 from torch import Tensor, nn
 
 from segwright.console import progress
-from segwright.data.dataset import Split
+from segwright.data.records import Split, evenly_spread
 from segwright.inference.predictor import Predictor
 from segwright.metrics.confusion import Float64Array, Int64Array
 from segwright.models.segmenter import SegmentationModel
-
-Float32Array = npt.NDArray[np.float32]
+from segwright.types import Float32Array
 
 PICTURES = 128  # of the training split, at most
 SCORES = 8_000_000  # pixels × classes that are looked at, at most
@@ -49,7 +48,7 @@ def sample_scores(
     wanted = looked_at(len(split))
     a_picture = max(1, min(PIXELS, SCORES // classes) // max(1, len(wanted)))
     for turn, index in enumerate(wanted):
-        sample = split[int(index)]
+        sample = split[index]
         if sample.mask is not None:
             every = -(-sample.mask.size // a_picture)
             grid = np.arange(turn % every, sample.mask.size, every)
@@ -63,9 +62,9 @@ def sample_scores(
     return np.concatenate(scores, axis=1), np.concatenate(labels), shown
 
 
-def looked_at(count: int) -> Int64Array:
-    """Which of ``count`` training pictures are looked at: at most :data:`PICTURES`, spread evenly."""
-    return np.unique(np.linspace(0, max(count - 1, 0), min(count, PICTURES)).round().astype(np.int64))
+def looked_at(count: int) -> list[int]:
+    """Which of ``count`` training pictures are looked at."""
+    return evenly_spread(count, PICTURES)
 
 
 def find_shifts(
@@ -128,55 +127,44 @@ def _scores_by_shift(
     return mean
 
 
-def last_layer(model: SegmentationModel) -> nn.Conv2d | nn.ConvTranspose2d | None:
-    """The layer whose bias shifts a class's logits by as much at every pixel; None where there is none.
+def last_bias(model: SegmentationModel) -> Tensor | None:
+    """The bias, (K,), that shifts a class's logits by as much at every pixel; None where there is none.
 
     It is tried, not looked up: of the convolutions with a bias a class, the last for which it holds in the inner half
     of a picture (FCN's transposed convolutions fade out towards the border).
     """
-    layers = [
-        module
-        for module in model.modules()
-        if isinstance(module, nn.Conv2d | nn.ConvTranspose2d)
-        and module.bias is not None
-        and module.bias.shape == (model.classes,)
-    ]
-    if not layers:
+    layers = [module for module in model.modules() if isinstance(module, nn.Conv2d | nn.ConvTranspose2d)]
+    biases = [layer.bias for layer in layers if layer.bias is not None and layer.bias.shape == (model.classes,)]
+    if not biases:
         return None
-    device = layers[-1].weight.device
-    ramp = torch.arange(1, model.classes + 1, device=device) / model.classes
+    device = biases[-1].device
+    ramp = np.arange(1, model.classes + 1) / model.classes
+    expected = torch.from_numpy(ramp).to(device, torch.float32)[:, None, None]
     pixels = torch.arange(TRIED**2 * model.in_channels, device=device).mul(37).remainder(256)
     pixels = pixels.to(torch.uint8).reshape(1, TRIED, TRIED, model.in_channels)
+    inner = slice(TRIED // 4, TRIED - TRIED // 4)
     training = model.training
     model.eval()
     try:
         with torch.inference_mode():
             plain = model(pixels).logits.float()
-            for layer in reversed(layers):
-                if _shifts_evenly(layer, ramp, plain, lambda: model(pixels).logits.float()):
-                    return layer
+            for bias in reversed(biases):
+                kept = bias.detach().clone()
+                shift_logits(bias, ramp)
+                try:
+                    moved = model(pixels).logits.float() - plain
+                finally:
+                    bias.data.copy_(kept)
+                if (moved - expected)[..., inner, inner].abs().max() < EVEN:
+                    return bias
     finally:
         model.train(training)
     return None
 
 
-def _shifts_evenly(
-    layer: nn.Conv2d | nn.ConvTranspose2d, ramp: Tensor, plain: Tensor, run: Callable[[], Tensor]
-) -> bool:
-    assert layer.bias is not None
-    kept = layer.bias.detach().clone()
-    shift_logits(layer, ramp.cpu().numpy())
-    try:
-        inner = slice(TRIED // 4, TRIED - TRIED // 4)
-        return bool((run() - plain - ramp[:, None, None])[..., inner, inner].abs().max() < EVEN)
-    finally:
-        layer.bias.data.copy_(kept)
-
-
-def shift_logits(layer: nn.Conv2d | nn.ConvTranspose2d, shifts: npt.NDArray[np.floating]) -> None:
+def shift_logits(bias: Tensor, shifts: npt.NDArray[np.floating]) -> None:
     """Add ``shifts``, (K,), to a last layer's bias."""
-    assert layer.bias is not None
-    layer.bias.data += torch.from_numpy(np.asarray(shifts, np.float32)).to(layer.bias.data)
+    bias.data += torch.from_numpy(np.asarray(shifts, np.float32)).to(bias.data)
 
 
 class LogitAdjustment:
@@ -190,17 +178,17 @@ class LogitAdjustment:
         self.shifts: Float64Array | None = None
         self.why_not = "the network has no layer whose bias shifts them"
         self.names = split.label_space.names
-        layer = last_layer(network) if network.classes > 1 else None
-        if layer is None or layer.bias is None:
+        bias = last_bias(network) if network.classes > 1 else None
+        if bias is None:
             return
-        self.bias, self.before = layer.bias, layer.bias.detach().clone()
+        self.bias, self.before = bias, bias.detach().clone()
         with progress("class scores", len(looked_at(len(split))) + ROUNDS * network.classes) as advance:
             scores, labels, shown = sample_scores(predictor, split, advance)
             shifts = find_shifts(scores, labels, shown >= LEAST_PICTURES, advance)
         self.why_not = "no shift raises the mean IoU of training pictures"
         if shifts.any():
             self.shifts = shifts
-            shift_logits(layer, shifts)
+            shift_logits(bias, shifts)
 
     def undo(self) -> None:
         """The bias as it was, to the bit."""

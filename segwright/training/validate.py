@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from segwright.data.dataset import Split
+from segwright.data.records import Split, evenly_spread
 from segwright.errors import OutOfMemoryError
 from segwright.images import UInt8Array
 from segwright.inference.tiling import Window, windows
@@ -58,7 +58,7 @@ class Validator:
         self.split, self.device, self.dtype, self.say = split, device, dtype, say
         self.world = world or World()
         self.indices = range(self.world.rank, len(split), self.world.size)
-        self.shown = set(np.linspace(0, len(split) - 1, SHOWN).round().astype(int).tolist()) if len(split) else set()
+        self.shown = set(evenly_spread(len(split), SHOWN))
         self.cache: dict[int, Sample] = {}
         self.cached_bytes = 0
         self.kept_bytes = CACHE_BYTES

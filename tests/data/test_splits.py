@@ -13,6 +13,7 @@ from trees import SHARED
 
 from segwright.data import content, splits
 from segwright.data.dataset import Dataset, open_dataset
+from segwright.data.records import evenly_spread
 from segwright.data.splits import folds, make_splits, sequence_of, split_records
 from segwright.errors import UsageError
 from segwright.images import write_image, write_mask
@@ -215,3 +216,9 @@ def test_camvid_sequences_are_found_again() -> None:
     parts, notes = split_records(open_dataset(SHARED / "camvid").all)
     assert {sequence_of(i) for i in parts["val"].ids} == {"0006R0"} and len(parts["val"]) == 101
     assert notes == ["3 sequences by name (neighbours look alike) kept together"]
+
+
+def test_places_are_spread_evenly_from_the_first_to_the_last() -> None:
+    assert evenly_spread(11, 3) == [0, 5, 10]
+    assert evenly_spread(2, 5) == [0, 1] and evenly_spread(9, 1) == [0] and evenly_spread(0, 4) == []
+    assert len(evenly_spread(1000, 128)) == 128

@@ -7,14 +7,12 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
-from small_runs import trainer
+from small_runs import LARGE, trainer
 
 from segwright.data.dataset import open_dataset
 from segwright.data.synthetic import write_street_scenes
 from segwright.training import probe
 from segwright.training.loop import Trainer
-
-LARGE = [{"until": 1.0, "size": (160, 160), "scale": (0.7, 1.3), "batch": 8}]
 
 
 def main() -> None:

@@ -22,6 +22,7 @@ PHASES = [
     {"until": 0.5, "size": (64, 96), "scale": (0.5, 1.0), "batch": 6},
     {"until": 1.0, "size": (64, 96), "scale": (0.7, 1.3), "batch": 4},
 ]
+LARGE = [{"until": 1.0, "size": (160, 160), "scale": (0.7, 1.3), "batch": 8}]
 VALUES: dict[str, Any] = {
     "training.epochs": 2,
     "training.phases": PHASES,

@@ -21,7 +21,7 @@ from segwright.metrics.confusion import ConfusionMatrix
 from segwright.models.catalog import create_model
 from segwright.models.leannet import LeanNet
 from segwright.training import adjustment, run
-from segwright.training.adjustment import LogitAdjustment, find_shifts, last_layer, sample_scores
+from segwright.training.adjustment import LogitAdjustment, find_shifts, last_bias, sample_scores
 from segwright.training.run import Run, run_training
 
 STEPS = np.arange(-adjustment.LARGEST, adjustment.LARGEST + adjustment.STEP / 2, adjustment.STEP)
@@ -84,14 +84,14 @@ def test_what_is_right_already_is_left_alone() -> None:
 def test_the_last_layer_shifts_every_pixel_alike(name: str) -> None:
     model = create_model(name, classes=3, weights=None)
     before = {key: tensor.clone() for key, tensor in model.state_dict().items()}
-    layer = last_layer(model)
-    assert layer is not None and model.training
+    bias = last_bias(model)
+    assert bias is not None and model.training
     assert all(torch.equal(before[key], tensor) for key, tensor in model.state_dict().items()), "nothing is left behind"
     pixels = torch.randint(0, 256, (1, 102, 131, 3), dtype=torch.uint8)
     model.eval()
     with torch.inference_mode():
         plain = model(pixels).logits
-        adjustment.shift_logits(layer, np.array([0.5, -1.0, 0.25]))
+        adjustment.shift_logits(bias, np.array([0.5, -1.0, 0.25]))
         moved = model(pixels).logits - plain
     uneven = (moved - torch.tensor([0.5, -1.0, 0.25])[:, None, None]).abs()[..., 16:-16, 16:-16]
     assert uneven.max() < 2e-3, "but for the border, where FCN-32s's transposed convolution fades out"
@@ -102,7 +102,7 @@ def test_a_network_without_such_a_layer_stays() -> None:
     for module in model.modules():
         if isinstance(module, nn.Conv2d):
             module.bias = None
-    assert last_layer(model) is None
+    assert last_bias(model) is None
 
 
 def test_pixels_are_taken_from_all_over_and_what_is_ignored_is_not(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -12,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from small_runs import states, trainer
+from small_runs import LARGE, states, trainer
 
 from segwright import api
 from segwright.data.dataset import Dataset, open_dataset
@@ -23,8 +22,6 @@ from segwright.training.loop import Trainer
 from segwright.training.probe import MemoryProbe, divided, fit_validation, probe_memory
 from segwright.training.step import TrainStep
 from segwright.types import Batch
-
-LARGE = [{"until": 1.0, "size": (160, 160), "scale": (0.7, 1.3), "batch": 8}]
 
 
 @pytest.fixture(scope="module")
@@ -77,11 +74,8 @@ def test_a_probed_run_is_an_unprobed_run_bit_for_bit(scenes: Dataset, tmp_path: 
 
 def test_what_is_predicted_is_what_a_step_takes(tmp_path: Path) -> None:
     """In a process of its own: what other tests have freed would make room while a step is measured."""
-    here = Path(__file__).parent
-    path = os.pathsep.join([str(here), str(here.parents[1]), os.environ.get("PYTHONPATH", "")])
     done = subprocess.run(
-        [sys.executable, here / "probe_job.py", tmp_path],
-        env={**os.environ, "PYTHONPATH": path},
+        [sys.executable, Path(__file__).parent / "probe_job.py", tmp_path],
         capture_output=True,
         text=True,
         check=False,
