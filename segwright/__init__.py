@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from segwright.api import create_model, ensemble, evaluate, export, load, open_dataset, predict, train
+    from segwright.api import create_model, ensemble, evaluate, export, load, open_dataset, predict, serve, train
 
 __all__ = [
     "__version__",
@@ -21,6 +21,7 @@ __all__ = [
     "load",
     "open_dataset",
     "predict",
+    "serve",
     "train",
 ]
 

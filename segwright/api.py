@@ -11,8 +11,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from segwright.config import TrainConfig, load_config, parse_size
 from segwright.console import progress, track
 from segwright.data.dataset import Dataset, Split, open_dataset
@@ -49,6 +47,7 @@ __all__ = [
     "lr_range",
     "open_dataset",
     "predict",
+    "serve",
     "train",
     "tune",
     "tune_post",
@@ -348,11 +347,56 @@ def _write(prediction: Prediction, folder: Path, name: str, confidence: bool, ov
     if overlay:
         result["overlay"] = str(write_image(folder / f"{name}.overlay.jpg", prediction.overlay()))
     if confidence:
-        grey = (prediction.confidence * 255 + 0.5).astype(np.uint8)
-        result["confidence"] = str(write_image(folder / f"{name}.confidence.png", grey[..., None]))
+        result["confidence"] = str(write_image(folder / f"{name}.confidence.png", prediction.confidence_picture()))
     result["shares"] = {key: value for key, value in prediction.shares().items() if value > 0}
     result["mean_confidence"] = float(prediction.confidence.mean())
     return result
+
+
+def serve(
+    model: str | Path,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    device: str = "auto",
+    precision: str = "fp32",
+    post: str | None = None,
+    tta: str | None = None,
+    queue: int = 32,
+    batch: int | None = None,
+    max_megabytes: float = 32.0,
+    max_megapixels: float = 32.0,
+    timeout: float = 30.0,
+    watch: bool = False,
+    say: Callable[[str], None] = print,
+) -> None:
+    """Answer pictures over HTTP until SIGINT or SIGTERM; it returns when what was taken is answered.
+
+    ``queue``: requests at a time; ``batch``: pictures of one size run together, left out 8 on a GPU and 1 on a CPU;
+    ``timeout``: seconds a client may take to send a picture. ``watch`` loads the model anew when its files change, as
+    SIGHUP does. ``say`` gets the URL once it answers; what was asked goes to the logger ``segwright.serve``. For other
+    ASGI servers see :func:`segwright.deploy.server.create_app`. UsageError for a port that cannot be had, BundleError
+    for what is no model, MissingExtraError without the extra ``serve``.
+    """
+    from segwright.deploy.limits import ServiceLimits
+    from segwright.deploy.listen import log_to_stderr, serve_model
+    from segwright.inference.predictor import find_bundle
+
+    path = Path(model)
+    limits = ServiceLimits(
+        max_megabytes=max_megabytes, max_megapixels=max_megapixels, queue=queue, batch=batch, body_seconds=timeout,
+        header_seconds=min(10.0, timeout),
+    )  # fmt: skip
+
+    def load_model() -> Predictor:
+        return load(path, device=device, precision=precision, post=post, tta=tta)
+
+    watched = None if not watch else path if path.suffix.lower() == ".onnx" else find_bundle(path)
+    log_to_stderr()
+    place = path.resolve()
+    folder = place.parent if place.name == "model" else place  # of a run, not in it
+    name = place.stem if place.is_file() else folder.name
+    serve_model(load_model, limits, name=name, host=host, port=port, watch=watched, say=say)
 
 
 def export(

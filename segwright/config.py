@@ -97,6 +97,10 @@ class TrainingConfig(Section):
     class_weights: str | tuple[float, ...] = Field(
         "auto", description="none, inverse, median, sqrt-median, effective, or K numbers"
     )
+    oversample: float | Auto = Field(
+        "auto",
+        description="pictures that show a class which fewer than this share show come more often; 0: none",
+    )
     class_prior: bool | Auto = Field("auto", description="a new last layer starts at the classes' frequencies")
     logit_adjustment: bool | Auto = Field(
         "auto", description="shift the class scores after training to the best mean IoU; kept where validation rises"
@@ -135,7 +139,9 @@ class TrainingConfig(Section):
     save_every_seconds: float = Field(60.0, gt=0, description="seconds between checkpoints")
     sync_bn: bool = Field(True, description="batch norm statistics over all processes")
     shard: bool = Field(False, description="weights, gradients and optimizer in shards over the processes")
-    trackers: tuple[str, ...] = Field((), description="tensorboard, mlflow, wandb")
+    trackers: tuple[str, ...] | Auto = Field(
+        "auto", description="tensorboard, mlflow, wandb; auto: TensorBoard where it is installed"
+    )
 
     @field_validator("size", mode="before")
     @classmethod
@@ -152,6 +158,13 @@ class TrainingConfig(Section):
     def _positive(cls, value: int | Auto) -> int | Auto:
         if isinstance(value, int) and value < 0:
             raise ValueError("must not be negative")
+        return value
+
+    @field_validator("oversample")
+    @classmethod
+    def _share(cls, value: float | Auto) -> float | Auto:
+        if isinstance(value, float) and not 0 <= value <= 1:
+            raise ValueError("a share of the pictures, 0 to 1")
         return value
 
     @field_validator("schedule")

@@ -76,6 +76,10 @@ class ImageReadError(DataError):
     """A file that is not a readable picture within the limits."""
 
 
+class TooLargeError(ImageReadError):
+    """A picture that asks for more bytes, pixels or bands than the limits allow."""
+
+
 class LabelError(DataError):
     """A mask whose values or size do not fit its picture or the label space."""
 

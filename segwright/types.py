@@ -240,6 +240,11 @@ class Prediction:
             return colours
         return blend(self.image, colours, alpha)
 
+    def confidence_picture(self) -> UInt8Array:
+        """H×W×1: the confidence as grey, 255 is certain."""
+        grey: UInt8Array = (self.confidence * 255 + 0.5).astype(np.uint8)
+        return grey[..., None]
+
     def shares(self) -> dict[str, float]:
         """Class name → its share of the pixels, in 0…1."""
         counts = np.zeros(256, np.int64)

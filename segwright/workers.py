@@ -65,6 +65,13 @@ class Workers:
             self._answers.put(_answer(*task))
 
 
+def processors() -> int:
+    """Cores that this process may use: a container or taskset can grant fewer than the machine has."""
+    if hasattr(os, "sched_getaffinity"):  # not on every system
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 def pieces(count: int, parts: int) -> list[tuple[int, int]]:
     """0…count cut into ``parts`` ranges (first, last + 1) that differ by one at most."""
     edges = [count * part // parts for part in range(parts + 1)]

@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from segwright.cli import data, models, post, training, tuning
+from segwright.cli import data, models, post, serving, training, tuning
 from segwright.cli.common import report_error
 from segwright.errors import SegwrightError
 
@@ -19,7 +19,7 @@ app = typer.Typer(
     add_completion=False,
     rich_markup_mode="rich",
 )
-for module in (training, tuning, data, models, post):
+for module in (training, tuning, data, models, post, serving):
     module.register(app)
 
 

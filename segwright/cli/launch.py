@@ -9,6 +9,7 @@ import sys
 from collections.abc import Sequence
 
 from segwright.errors import UsageError
+from segwright.workers import processors
 
 
 def launched() -> bool:
@@ -27,7 +28,7 @@ def launch(devices: int, arguments: Sequence[str]) -> int:
         raise UsageError("--devices takes a number of processes", expected="1 or more", found=str(devices))
     environment = dict(os.environ)
     # Left alone, the launcher gives every process one thread, however many cores there are.
-    environment.setdefault("OMP_NUM_THREADS", str(max(1, _cores() // devices)))
+    environment.setdefault("OMP_NUM_THREADS", str(max(1, processors() // devices)))
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={devices}"]
     process = subprocess.Popen([*command, "-m", "segwright", *arguments], env=environment)
     asked: list[int] = []
@@ -59,7 +60,3 @@ def without_option(arguments: Sequence[str], name: str) -> list[str]:
         elif not argument.startswith(f"{name}="):
             kept.append(argument)
     return kept
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -32,6 +32,9 @@ def train(
     seed: Annotated[int | None, typer.Option(help="Of order, augmentation and initial weights.", min=0)] = None,
     device: Device = "auto",
     precision: Annotated[str | None, typer.Option(help="auto, fp32, bf16, fp16")] = None,
+    deterministic: Annotated[
+        bool, typer.Option("--deterministic", help="Equal seeds give equal weights, on a GPU as well; slower.")
+    ] = False,
     start: Annotated[Path | None, typer.Option("--from", metavar="MODEL", help="Fine-tune a saved model.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on where the run in --out stopped.")] = False,
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave unusable files out, and say which.")] = False,
@@ -78,6 +81,7 @@ def train(
         "training.seed": seed,
         "training.device": None if device == "auto" else device,
         "training.precision": precision,
+        "training.deterministic": True if deterministic else None,
         "data.skip_bad": True if skip_bad else None,
         "data.format": format,
     }

@@ -14,8 +14,8 @@ import numpy.typing as npt
 
 from segwright.data.examine import SIZE_BINS, Examination, examine
 from segwright.data.records import Split, evenly_spread
-from segwright.images.isolated import processors
 from segwright.types import IGNORE_INDEX
+from segwright.workers import processors
 
 SAMPLE = 200  # pictures that the quick fingerprint looks at
 COMMON_SIZES = 16

@@ -21,7 +21,8 @@ from segwright.data.records import Dataset, Problem, Record, Split
 from segwright.data.suspects import Suspect
 from segwright.data.totals import Totals
 from segwright.errors import SegwrightError
-from segwright.images.isolated import Children, processors
+from segwright.images.isolated import Children
+from segwright.workers import processors
 
 SEVERITIES = ("error", "warning", "note")
 

@@ -16,7 +16,6 @@ batch it is of, and writes it into its place in the batch: work is done out of o
 from __future__ import annotations
 
 import contextlib
-import os
 import threading
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -30,6 +29,7 @@ from segwright.data.cache import DecodedCache, cache_limit
 from segwright.errors import DataError, LabelError, SegwrightError, UsageError
 from segwright.images import UInt8Array
 from segwright.types import Batch, Sample
+from segwright.workers import processors
 
 # Separates the random streams: the order of epoch 3 shares no numbers with the augmentation of anything.
 _ORDER, _AUGMENT = 0x0D, 0xA6
@@ -201,17 +201,10 @@ class Loader:
 def resolve_workers(workers: int | str) -> int:
     """A number of threads; "auto" is half the cores that this process may use, at least 1, at most 8."""
     if workers == "auto":
-        return min(max(usable_cores() // 2, 1), 8)
+        return min(max(processors() // 2, 1), 8)
     if not isinstance(workers, int) or isinstance(workers, bool) or workers < 0:
         raise UsageError("workers is auto or a whole number of at least 0", found=str(workers))
     return workers
-
-
-def usable_cores() -> int:
-    """Cores that this process may run on; a container or taskset can grant fewer than the machine has."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def balanced_weights(

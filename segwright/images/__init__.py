@@ -7,7 +7,7 @@ number type (:mod:`.raster`), :mod:`.isolated` does the same work in a child pro
 """
 
 from segwright.images.decode import decode_image, decode_mask, read_file, read_image, read_mask
-from segwright.images.encode import encode_png, write_bytes, write_image, write_mask
+from segwright.images.encode import encode_jpeg, encode_png, write_bytes, write_image, write_mask
 from segwright.images.headers import (
     DEFAULT_LIMITS,
     EXTENSIONS,
@@ -32,6 +32,7 @@ __all__ = [
     "check_limits",
     "decode_image",
     "decode_mask",
+    "encode_jpeg",
     "encode_png",
     "extent",
     "parse_header",

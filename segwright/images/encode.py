@@ -22,13 +22,22 @@ def encode_png(image: UInt8Array, palette: UInt8Array | None = None) -> bytes:
     return buffer.getvalue()
 
 
+def encode_jpeg(image: UInt8Array, quality: int = 92) -> bytes:
+    """JPEG bytes of a uint8 H×W×3 picture; ``quality`` in 1…100."""
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, "JPEG", quality=quality)
+    return buffer.getvalue()
+
+
 def write_image(path: str | Path, image: UInt8Array, *, quality: int = 92) -> Path:
     """Write a uint8 H×W×C picture in the format of the path's ending, whole or not at all; returns the path."""
     path = Path(path)
     if path.suffix.lower() == ".png":
         return write_bytes(path, encode_png(image))
+    if path.suffix.lower() in (".jpg", ".jpeg"):
+        return write_bytes(path, encode_jpeg(image, quality))
     buffer = io.BytesIO()
-    Image.fromarray(image).save(buffer, "JPEG" if path.suffix.lower() in (".jpg", ".jpeg") else None, quality=quality)
+    Image.fromarray(image).save(buffer, None, quality=quality)
     return write_bytes(path, buffer.getvalue())
 
 

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from segwright.errors import ImageReadError
+from segwright.errors import ImageReadError, TooLargeError
 
 UInt8Array = npt.NDArray[np.uint8]
 
@@ -116,7 +116,7 @@ def open_checked(path: str | Path, limits: Limits) -> IO[bytes]:
     file.close()
     if size == 0:
         raise ImageReadError("the file is empty", found="0 bytes", where=path, fix="copy it again from its source")
-    raise ImageReadError(
+    raise TooLargeError(
         "the file is larger than the limit", expected=f"at most {limits.max_bytes} bytes", found=str(size), where=path
     )
 
@@ -278,8 +278,8 @@ def check_limits(info: ImageInfo, path: str | Path, limits: Limits) -> None:
         raise _too_large(path, limits, f"{info.width}×{info.height}")
 
 
-def _too_large(where: str | Path, limits: Limits, found: str) -> ImageReadError:
-    return ImageReadError(
+def _too_large(where: str | Path, limits: Limits, found: str) -> TooLargeError:
+    return TooLargeError(
         "the header asks for more pixels than the limit",
         expected=f"at most {limits.max_pixels} pixels and {limits.max_side} a side",
         found=found,

@@ -25,6 +25,7 @@ from typing import IO, Any, Generic, TypeVar
 
 from segwright.errors import ImageReadError
 from segwright.images.headers import DEFAULT_LIMITS, Limits, UInt8Array
+from segwright.workers import processors
 
 TIMEOUT = 120.0  # seconds for one file; the slowest honest ones take ten
 WATCH = 0.2  # seconds between two looks at who is late
@@ -80,8 +81,13 @@ class Children(Generic[Item, Result]):
 
     def one(self, item: Item) -> Outcome[Item, Result]:
         """Apply the function to one item, in whichever child is free."""
+        child = None
         with self._lock:
-            child = self._idle.pop() if self._idle else None
+            while child is None and self._idle:
+                child = self._idle.pop()
+                if child.process.poll() is not None:  # died while idle, as of the system's want of memory
+                    child.stop()
+                    child = None
         if child is None:
             child = _Child(self.setup)
         outcome: Outcome[Item, Result] = child.ask(item, self.timeout)
@@ -103,14 +109,6 @@ class Children(Generic[Item, Result]):
         while waiting:
             done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
             yield from (future.result() for future in done)
-
-
-def processors() -> int:
-    """Cores that this process may use."""
-    try:
-        return len(os.sched_getaffinity(0))
-    except AttributeError:  # not on every system
-        return os.cpu_count() or 1
 
 
 def read_image_isolated(path: str | Path, limits: Limits = DEFAULT_LIMITS, timeout: float = TIMEOUT) -> UInt8Array:

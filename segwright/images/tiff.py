@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from segwright.errors import ImageReadError, MissingExtraError
+from segwright.errors import ImageReadError, MissingExtraError, TooLargeError
 from segwright.images.headers import ImageInfo, Limits, check_directories, check_limits, unreadable, upright
 
 T = TypeVar("T")
@@ -115,7 +115,7 @@ def _check_size(shape: tuple[int, ...], axes: str, dtype: Any, where: str | Path
         total *= side
     bands = total // (height * width)
     if bands > MAX_BANDS or total * dtype.itemsize > limits.max_bytes:
-        raise ImageReadError(
+        raise TooLargeError(
             "the TIFF asks for more memory than the limit",
             expected=f"at most {MAX_BANDS} bands and {limits.max_bytes} bytes",
             found=f"{bands} bands of {width}×{height}, {dtype}",

@@ -76,6 +76,10 @@ class Predictor:
             return fit_channels(self.value_range.apply(read_raster(path)), self.runtime.in_channels)
         return fit_channels(read_image(path), self.runtime.in_channels)
 
+    def batches(self, image: UInt8Array) -> bool:
+        """Whether pictures of this one's size go through the network together in :meth:`predict_batch`."""
+        return self.chain is None and self.tta is None and not self._large(image)
+
     def predict(self, image: UInt8Array, *, probabilities: bool = False, advance: Advance = _unseen) -> Prediction:
         """Labels and confidence of one picture, uint8 H×W×C; ``probabilities`` adds float32 K×H×W.
 
@@ -144,8 +148,7 @@ class Predictor:
 
     def predict_batch(self, images: Sequence[UInt8Array]) -> list[Prediction]:
         """Pictures of one size together, others one by one; the answers in order."""
-        same = len({image.shape for image in images}) == 1 and self.chain is None and self.tta is None
-        if not same or len(images) < 2 or self._large(images[0]):
+        if len(images) < 2 or len({image.shape for image in images}) > 1 or not self.batches(images[0]):
             return [self.predict(image) for image in images]
         pixels = np.stack([fit_channels(check_image(image), self.runtime.in_channels) for image in images])
         labels, confidence = self.runtime.labels(pixels)

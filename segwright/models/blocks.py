@@ -137,12 +137,14 @@ def conv_of_upsampled(x: Tensor, weight: Tensor) -> Tensor:
 def average_grid(x: Tensor, bins: int) -> Tensor:
     """Adaptive average pooling to ``bins``×``bins``, in a form that exports with free sizes.
 
-    A traced graph cannot hold a pooling window that depends on the size; there, two small matrices with the windows'
-    weights do the same: window i covers floor(i·H/bins) to ceil((i+1)·H/bins).
+    A traced graph cannot hold a pooling window that depends on the size, and on a GPU torch's gradient adds in no
+    fixed order; there, two small matrices with the windows' weights do the same: window i covers floor(i·H/bins) to
+    ceil((i+1)·H/bins).
     """
     if bins == 1:
         return x.mean((2, 3), keepdim=True)
-    if not torch.compiler.is_exporting():
+    unordered = x.is_cuda and torch.are_deterministic_algorithms_enabled()
+    if not torch.compiler.is_exporting() and not unordered:
         return F.adaptive_avg_pool2d(x, bins)
     rows, columns = _windows(x, x.shape[-2], bins), _windows(x, x.shape[-1], bins)
     return torch.matmul(torch.matmul(rows, x), columns.T)

@@ -50,18 +50,22 @@ def tag(name: str, *content: object, **attributes: object) -> Markup:
 # The page
 
 
-def page(title: str, *body: object, footer: object = "") -> str:
-    """A whole HTML document."""
+# Nothing may be fetched or run, whatever a class or file name tries: the policy is the second lock.
+STILL = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+
+
+def page(title: str, *body: object, footer: object = "", style: str = "", script: str = "", policy: str = STILL) -> str:
+    """A whole HTML document. ``style`` is added to the common style sheet; ``script`` needs a ``policy`` that lets it
+    run. Both are put in as they are."""
+    running = f"<script>{script}</script>\n" if script else ""
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         '<meta name="color-scheme" content="light dark">\n'
-        # Nothing may be fetched or run, whatever a class or file name tries: the policy is the second lock.
-        '<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; img-src data:; '
-        "style-src 'unsafe-inline'\">\n"
-        f"<title>{text(title)}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n<main>\n"
+        f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
+        f"<title>{text(title)}</title>\n<style>{STYLE}{style}</style>\n</head>\n<body>\n<main>\n"
         + "\n".join(text(part) for part in body)
-        + f"\n</main>\n<footer>{text(footer)}</footer>\n</body>\n</html>\n"
+        + f"\n</main>\n<footer>{text(footer)}</footer>\n{running}</body>\n</html>\n"
     )
 
 

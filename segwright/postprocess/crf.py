@@ -14,7 +14,7 @@ D^-½ K D^-½; pydensecrf's default) and ``per-row`` (D⁻¹ K; the 2011 code, a
 from __future__ import annotations
 
 import math
-import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 
@@ -23,7 +23,7 @@ import numpy as np
 from segwright.errors import PostprocessError
 from segwright.postprocess.meanfield import CLIP, Term, mean_field
 from segwright.postprocess.permutohedral import Float32Array, Lattice, UInt8Array, build_lattice, ones_filtered
-from segwright.workers import Workers
+from segwright.workers import Workers, processors
 from segwright.workers import workers as start_workers
 
 if TYPE_CHECKING:
@@ -106,15 +106,12 @@ class DenseCRF:
         height, width = image.shape[:2]
         if height * width <= self.tile_pixels:
             return self._whole(image, np.ascontiguousarray(probabilities, dtype=np.float32))
-        overlap = min(self.reach, math.isqrt(self.tile_pixels) // 2)
-        side = max(math.isqrt(self.tile_pixels), 2 * overlap)
         result = np.zeros(probabilities.shape, np.float32)
-        for rows, row_weights in tile_axis(height, side, overlap):
-            for columns, column_weights in tile_axis(width, side, overlap):
-                tile = np.ascontiguousarray(probabilities[:, rows, columns], dtype=np.float32)
-                marginals = self._whole(np.ascontiguousarray(image[rows, columns]), tile)
-                marginals *= row_weights[:, None] * column_weights
-                result[:, rows, columns] += marginals
+        for rows, columns, weights in tiles(self, height, width):
+            tile = np.ascontiguousarray(probabilities[:, rows, columns], dtype=np.float32)
+            marginals = self._whole(np.ascontiguousarray(image[rows, columns]), tile)
+            marginals *= weights
+            result[:, rows, columns] += marginals
         return result
 
     @property
@@ -140,8 +137,7 @@ class DenseCRF:
 
     def thread_count(self, pixels: int) -> int:
         """How many threads a picture of so many pixels is worth."""
-        available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        return max(1, min(self.threads or min(available, MOST_THREADS), pixels // 4096))
+        return max(1, min(self.threads or min(processors(), MOST_THREADS), pixels // 4096))
 
     def _terms(self, image: UInt8Array, team: Workers) -> tuple[Term, Term]:
         smooth = build_lattice(image, self.smoothness[1], None, team=team)
@@ -202,6 +198,16 @@ def check_values(smallest: float, deviation: float) -> None:
         found=found,
         fix="apply a softmax to logits first; NaN comes from the network, see its inputs",
     )
+
+
+def tiles(crf: DenseCRF, height: int, width: int) -> Iterator[tuple[slice, slice, Float32Array]]:
+    """Tiles of at most ``crf.tile_pixels`` pixels that overlap by what the CRF looks at: rows, columns, and their
+    blending weights (rows, columns), which sum to one at every pixel."""
+    overlap = min(crf.reach, math.isqrt(crf.tile_pixels) // 2)
+    side = max(math.isqrt(crf.tile_pixels), 2 * overlap)
+    for rows, row_weights in tile_axis(height, side, overlap):
+        for columns, column_weights in tile_axis(width, side, overlap):
+            yield rows, columns, row_weights[:, None] * column_weights
 
 
 def tile_axis(length: int, side: int, overlap: int) -> list[tuple[slice, Float32Array]]:

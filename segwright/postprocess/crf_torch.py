@@ -166,13 +166,26 @@ def call_with_tensors(crf: DenseCRF, image: Any, probabilities: Any) -> Any:
     if single:
         images, probabilities = images[None], probabilities[None]
     precise = probabilities if probabilities.dtype == torch.float64 else probabilities.float()
-    result = infer(crf, images.to(probabilities.device), precise, crf.appearance[0], crf.smoothness[0])
-    result = result.to(probabilities.dtype)
+    result = _tiled(crf, images.to(probabilities.device), precise).to(probabilities.dtype)
     return result[0] if single else result
 
 
+def _tiled(crf: DenseCRF, images: Tensor, probabilities: Tensor) -> Tensor:
+    """Pictures of more than ``crf.tile_pixels`` pixels in tiles, blended as ``DenseCRF`` blends those of arrays."""
+    from segwright.postprocess.crf import tiles  # as above
+
+    (height, width), w1, w2 = probabilities.shape[-2:], crf.appearance[0], crf.smoothness[0]
+    if height * width <= crf.tile_pixels:
+        return infer(crf, images, probabilities, w1, w2)
+    result = torch.zeros_like(probabilities)
+    for rows, columns, weights in tiles(crf, height, width):
+        tile = infer(crf, images[:, rows, columns], probabilities[..., rows, columns], w1, w2)
+        result[..., rows, columns] += tile * torch.from_numpy(weights).to(tile)
+    return result
+
+
 def _check(images: Tensor, probabilities: Tensor) -> None:
-    from segwright.postprocess.crf import check_shapes, check_values  # crf imports this module only when it is called
+    from segwright.postprocess.crf import check_shapes, check_values  # which imports this module only when called
 
     check_shapes(tuple(images.shape), tuple(probabilities.shape), str(images.dtype), "torch.uint8")
     if not probabilities.dtype.is_floating_point:

@@ -158,6 +158,11 @@ def _is_broken(error: RuntimeError) -> bool:
     return isinstance(error, dist.DistError) or any(sign in str(error).lower() for sign in _BROKEN)
 
 
+def own_device(device: torch.device, peers: World) -> torch.device:
+    """The device of this process: of several processes with GPUs, each has the one of its number on the machine."""
+    return torch.device("cuda", peers.local_rank) if peers.size > 1 and device.type == "cuda" else device
+
+
 def placed(network: nn.Module, config: TrainingConfig, device: torch.device, peers: World) -> nn.Module:
     """The network on its device, before an optimizer is made: in channels-last memory, or in shards.
 

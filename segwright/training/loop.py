@@ -175,7 +175,8 @@ class Trainer:
         keep = self.progress.step if resume else None
         if self.world.is_first:
             settings = self.config.model_dump(mode="json")
-            trackers = Trackers(self.config.trackers, self.parts.folder, settings, self.parts.display.say)
+            names = () if self.config.trackers == "auto" else self.config.trackers
+            trackers = Trackers(names, self.parts.folder, settings, self.parts.display.say)
             self.log = RunLog(self.parts.folder, keep_until_step=keep, trackers=trackers)
         try:
             with stop_requests() as stop, self.parts.display:

@@ -24,7 +24,9 @@ OPTIMIZERS: dict[str, type[torch.optim.Optimizer]] = {
     and issubclass(kind, torch.optim.Optimizer)
     and name not in ("Optimizer", "LBFGS", "SparseAdam", "Muon")  # need a closure, sparse gradients, only matrices
 }
-FUSED = frozenset({"adam", "adamw", "sgd", "adagrad"})
+# The devices that torch 2.11, the oldest we take, has fused kernels for.
+_EVERYWHERE = ("cpu", "cuda", "mps")
+FUSED = {"adam": _EVERYWHERE, "adamw": _EVERYWHERE, "sgd": _EVERYWHERE, "adagrad": ("cpu",)}
 # Tried on a network in shards; of these torch has fused kernels for shards for Adam and AdamW alone.
 SHARDED, FUSED_SHARDED = frozenset({"adam", "adamw", "sgd", "muon"}), frozenset({"adam", "adamw"})
 
@@ -60,7 +62,7 @@ def create_optimizer(
     if name in ("sgd", "rmsprop"):
         arguments["momentum"] = config.momentum
     if name in (FUSED_SHARDED if sharded else FUSED):
-        arguments["fused"] = all(p.device.type in ("cpu", "cuda", "mps") for p in model.parameters())
+        arguments["fused"] = all(p.device.type in FUSED[name] for p in model.parameters())
     return OPTIMIZERS[name](groups, **arguments)
 
 

@@ -6,7 +6,6 @@ counts are the pictures' size and number, the class frequencies, the budget, and
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -22,11 +21,13 @@ from segwright.losses.weights import class_weights
 from segwright.models.catalog import CATALOG
 from segwright.models.recipes import AUX_WEIGHTS, FROM_SCRATCH, USUAL_AUX_WEIGHT, Recipe
 from segwright.training.loop import VALIDATION_SHARE
+from segwright.training.trackers import installed
 
 CPU_WORKING_PIXELS = 480 * 480  # the largest training crop that a CPU gets
 GPU_WORKING_PIXELS = 768 * 768
 SHORT_SIDE = 128  # below it a reduced picture shows too little to learn from
 RARE = 0.01  # a class with less than this share of the pixels is rare
+RARELY_SHOWN = 0.05  # a class in a smaller share of the pictures may be worth showing more often
 ENOUGH_PASSES = 100  # over the training pictures: with fewer, a narrower network learns more
 HALF_LOGITS = ("leannet", "ddrnet")  # networks whose training logits may stay at half the resolution
 DEFAULT_SAMPLES = 20_000  # seen in a run without a budget
@@ -161,7 +162,9 @@ def _plan_model(draft: _Draft, fingerprint: Fingerprint, machine: Machine, pretr
         draft.choose("model.encoder", "mobilenetv2_100" if not machine.is_gpu else "resnet34", "fits the machine")
         return False
     if not named:
-        draft.choose("model.name", "leannet", "from random weights, LeanNet learns most in the same time on CPU cores")
+        reason = "from random weights, LeanNet learns most in the same time on CPU cores"
+        reason += "; on GPUs that is not measured" if machine.is_gpu else ""
+        draft.choose("model.name", "leannet", reason)
         draft.choose("model.encoder", None, "LeanNet is of one piece")
         return True
     draft.choose("model.name", "", "")
@@ -338,9 +341,20 @@ def _plan_imbalance(draft: _Draft, fingerprint: Fingerprint, scratch: bool) -> t
     aware = 0.4 if rare else 0.0
     reason = f"rare: {', '.join(rare[:4])}" if rare else "no class is rare"
     draft.choose("augment.class_aware", aware, reason)
+    _plan_oversampling(draft, fingerprint)
     draft.choose("augment.strength", "medium", "colours vary between cameras and days")
     draft.choose("augment.rotation", 8.0, "degrees; pictures are rarely level")
     return weights
+
+
+def _plan_oversampling(draft: _Draft, fingerprint: Fingerprint) -> None:
+    named = zip(fingerprint.class_images, fingerprint.class_names, strict=True)
+    images, name = min(((n, name) for n, name in named if n), default=(0, ""))
+    share = images / max(fingerprint.labelled, 1)
+    reason = f"every class is in {share:.0%} of the pictures or more"
+    if share < RARELY_SHOWN:
+        reason = f"{name} is in {share:.1%} of the pictures: {RARELY_SHOWN} shows those more often"
+    draft.choose("training.oversample", 0.0, reason)
 
 
 def _plan_arithmetic(draft: _Draft, machine: Machine, pictures: int) -> None:
@@ -350,6 +364,8 @@ def _plan_arithmetic(draft: _Draft, machine: Machine, pictures: int) -> None:
     workers = max(1, min(8, machine.cores // 2))
     draft.choose("training.workers", workers, f"{machine.cores} cores")
     draft.choose("training.cache", True, "decoded pictures are kept as long as half of the free memory lasts")
+    found = installed(("tensorboard",))
+    draft.choose("training.trackers", found, "it is installed" if found else "TensorBoard is not installed")
 
 
 def _estimate(
@@ -384,11 +400,6 @@ def _plan_validation(draft: _Draft, val_pictures: int) -> None:
         draft.choose("training.validate_every", 0, f"as often as {VALIDATION_SHARE:.0%} of the time allows")
 
 
-def cores() -> int:
-    """Cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def describe_plan(plan: Plan, data: Dataset) -> list[str]:
     """The plan for people: the label map, then every decision with its reason."""
     lines = [f"data: {data.root} ({data.format})", *(f"  {line}" for line in data.label_space.describe())]
@@ -401,7 +412,9 @@ def describe_plan(plan: Plan, data: Dataset) -> list[str]:
 
 
 def _shown(value: Any) -> str:
-    """A decided value for people: sizes as height×width, nothing as none."""
+    """A decided value for people: sizes as height×width, names with commas, nothing as none."""
     if isinstance(value, tuple | list) and len(value) == 2 and all(isinstance(side, int) for side in value):
         return f"{value[0]}×{value[1]}"
+    if isinstance(value, tuple | list) and all(isinstance(name, str) for name in value):
+        value = ", ".join(value) or None
     return "none" if value is None else str(value)

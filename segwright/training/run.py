@@ -8,46 +8,48 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from segwright.config import Size, TrainConfig, load_config
-from segwright.console import duration
+from segwright.console import progress
 from segwright.data.dataset import Dataset, Split
 from segwright.data.fingerprint import Fingerprint
 from segwright.data.inspect import CheckResult, inspect_dataset
+from segwright.data.oversampling import classes_shown, describe, repeat_factors
 from segwright.errors import DataError, SegwrightError, UsageError
-from segwright.evaluation.evaluate import Evaluation, evaluate
-from segwright.evaluation.report import RunFacts, write_report
-from segwright.files import exclusive, recover_folder, write_json, write_text
-from segwright.inference.bundle import Bundle, load_bundle, read_bundle, save_bundle
-from segwright.inference.predictor import Predictor, find_bundle
+from segwright.evaluation.evaluate import Evaluation
+from segwright.files import exclusive, write_json, write_text
+from segwright.inference.bundle import load_bundle, read_bundle
+from segwright.inference.predictor import find_bundle
 from segwright.inference.runtimes import choose_device
 from segwright.losses import create_loss
 from segwright.models.catalog import CATALOG
 from segwright.models.segmenter import SegmentationModel
 from segwright.models.weights import encoder_weights
-from segwright.training.adjustment import LogitAdjustment, looked_at
+from segwright.training.adjustment import looked_at
 from segwright.training.build import build_network, is_normed, start_at_frequencies, time_picture, time_step, transform
 from segwright.training.checkpoint import checkpoints
 from segwright.training.cpu import has_native_bf16
-from segwright.training.distributed import World, world
+from segwright.training.distributed import World, own_device, world
 from segwright.training.finetune import transfer_weights
 from segwright.training.folder import default_folder, point_latest, refuse_second_run
-from segwright.training.log import Display, read_log
+from segwright.training.log import Display
 from segwright.training.loop import FitResult, OnValidation, Parts, Progress, Trainer
-from segwright.training.memory import available_bytes, is_out_of_memory
-from segwright.training.plan import Machine, Plan, cores, describe_plan, make_plan
+from segwright.training.memory import available_bytes
+from segwright.training.plan import Machine, Plan, describe_plan, make_plan
 from segwright.training.probe import MemoryProbe, probe_memory
-from segwright.training.reproducible import deterministic
+from segwright.training.reproducible import kernels
+from segwright.training.results import Results, origin
 from segwright.training.step import choose_precision
 from segwright.training.trackers import check_trackers
-from segwright.training.validate import Validation
+from segwright.workers import processors
 
 BF16_PROBE_SIZE, BF16_PROBE_BATCH = (192, 256), 4
 
@@ -103,7 +105,7 @@ def run_training(
     device = choose_device(config.training.device)
     folder = Path(config.out) if config.out else default_folder(data, config)
     with world(device.type) as peers:
-        session = _Session(data, config, folder, device, peers, command, began)
+        session = _Session(data, config, folder, own_device(device, peers), peers, command, began)
         session.display = display or Display(show=peers.is_first)
         session.checked, session.on_validation = checked, on_validation
         if dry_run:
@@ -152,6 +154,7 @@ class _Session:
         self.checked: CheckResult | None = None
         self.on_validation: OnValidation | None = None
         self.memory: MemoryProbe | None = None
+        self.origin = ""  # of the starting weights, with their terms
 
     # -- before the first step -------------------------------------------------------------------------------------
 
@@ -162,8 +165,10 @@ class _Session:
         config = plan.config
         torch.manual_seed(config.training.seed)
         np.random.seed(config.training.seed % 2**32)  # libraries that draw from the global generator
-        with deterministic(config.training.deterministic):
+        with kernels(self.device, deterministic=config.training.deterministic):
             model = self.build_model(plan, start)
+            if resume:
+                self.origin = self._origin_before() or self.origin
             trainer = Trainer(self.parts(model, plan))
             self.probed(trainer)
             if self.peers.is_first:
@@ -253,10 +258,12 @@ class _Session:
         asked = self.config.training.precision
         if asked != "auto":
             precision, reason = str(asked), "as asked"
+        elif self.config.training.deterministic and self.device.type == "cpu":
+            precision, reason = "fp32", "--deterministic: no timing may decide"
         else:
             probe = self._probe_precision if self.device.type == "cpu" and has_native_bf16() else None
             precision, reason = choose_precision(self.device, probe)
-        return Machine(str(self.device), cores(), available_bytes(self.device), precision, reason)
+        return Machine(str(self.device), processors(), available_bytes(self.device), precision, reason)
 
     def _pretrained(self) -> bool:
         """Whether pretrained encoder weights can be had, asked only where the answer matters."""
@@ -272,7 +279,8 @@ class _Session:
     def _probe(self, config: TrainConfig, size: Size, batch: int, precision: str) -> float:
         """Seconds of a training step on this machine, in a network of its own."""
         assert self.fingerprint is not None
-        return time_step(config, self.data.label_space.classes, self.device, size, batch, precision)
+        with kernels(self.device, deterministic=self.config.training.deterministic):
+            return time_step(config, self.data.label_space.classes, self.device, size, batch, precision)
 
     def _probe_precision(self, precision: str) -> float:
         arguments = {"training.lr": 1e-3, "training.weight_decay": 0.0, "training.optimizer": "adamw"}
@@ -301,11 +309,20 @@ class _Session:
         model = build_network(plan.config, self.data.label_space.classes)
         if plan.config.training.class_prior is True and self.fingerprint is not None:
             start_at_frequencies(model, self.fingerprint.class_pixels, plan.class_weights)
+        self.origin = origin(model.provenance)
         if start is not None:
             source, bundle = load_bundle(find_bundle(start))
+            self.origin = f"fine-tuned from {Path(start).name}: {bundle.licences.get('weights', 'terms not recorded')}"
             for line in transfer_weights(source, bundle.label_space, model, self.data.label_space):
                 self.display.say(line)
         return model
+
+    def _origin_before(self) -> str | None:
+        """What the run's model, saved before it stopped, says of its starting weights: --from is not given again."""
+        try:
+            return read_bundle(self.folder / "model").licences.get("weights")
+        except SegwrightError:
+            return None
 
     def parts(self, model: SegmentationModel, plan: Plan) -> Parts:
         """What the trainer is put together from."""
@@ -320,6 +337,7 @@ class _Session:
         late = config.training.loss + (f"+{config.training.late_loss}" if config.training.late_loss else "")
         minutes = config.training.minutes
         assert self.fingerprint is not None
+        sample_weights = self._oversampled(config)
         budget = None
         if minutes is not None:
             spent = time.monotonic() - self.began
@@ -334,12 +352,26 @@ class _Session:
             transforms={phase: transform(config, phase, self.fingerprint) for phase in config.training.phases},
             folder=self.folder,
             device=self.device,
-            save_model=lambda network, progress, validation: self._save(network, plan, progress, validation),
+            sample_weights=sample_weights,
+            save_model=self._results(plan).keep_best,
             world=self.peers,
             display=self.display,
             budget_seconds=budget,
             on_validation=self.on_validation,
         )
+
+    def _oversampled(self, config: TrainConfig) -> npt.NDArray[np.float64] | None:
+        """How often each training picture comes beside the others; None where all come alike."""
+        share = config.training.oversample
+        if share == "auto" or share == 0:  # "auto": a run that an earlier version planned
+            return None
+        if self.peers.is_first:
+            with progress("classes of the pictures", len(self.train_split)) as advance:
+                factors = repeat_factors(classes_shown(self.train_split, advance), share)
+        else:
+            factors = repeat_factors(classes_shown(self.train_split), share)
+        self.display.say(describe(factors))
+        return factors if (factors > 1).any() else None
 
     def _finish_seconds(self, config: TrainConfig) -> float:
         """Kept back from the time budget: the last validation, the scores with intervals, the report."""
@@ -359,114 +391,34 @@ class _Session:
         if plan.decisions:
             write_json(self.folder / "plan.json", _plan_json(plan, self.memory))
         self.display.say(f"run folder: {self.folder}")
+        if plan.config.training.deterministic and plan.config.training.minutes is not None:
+            self.display.say(
+                "warning: by the clock a run takes as many steps as there is time for, and equal seeds differ; "
+                "--deterministic goes with --epochs"
+            )
 
-    # -- what is kept ----------------------------------------------------------------------------------------------
-
-    def _bundle(self, plan: Plan, metrics: Mapping[str, Any]) -> Bundle:
-        config = plan.config
+    def _results(self, plan: Plan) -> Results:
         assert self.fingerprint is not None
-        value_range = self.data.value_range
-        arguments: dict[str, Any] = {**config.model.arguments, "in_channels": config.model.in_channels}
-        if config.model.encoder is not None:
-            arguments["encoder"] = config.model.encoder
-        return Bundle(
-            architecture=config.model.name,
-            label_space=self.data.label_space,
-            arguments=arguments,
-            preprocessing={
-                "channels": config.model.in_channels,
-                "value_range": None if value_range is None else value_range.to_json(),
-            },
-            metrics=metrics,
-            training={
-                "data": str(self.data.root.resolve()),
-                "format": self.data.format,
-                "command": self.command,
-                "config": config.model_dump(mode="json"),
-                "fingerprint": self.fingerprint.to_json(),
-            },
-            licences={"weights": self.provenance},
+        return Results(
+            data=self.data,
+            plan=plan,
+            folder=self.folder,
+            device=self.device,
+            fingerprint=self.fingerprint,
+            train=self.train_split,
+            val=self.val_split,
+            origin=self.origin,
+            command=self.command,
+            say=self.display.say,
         )
-
-    provenance = "trained from random weights"
-
-    def _save(self, network: SegmentationModel, plan: Plan, progress: Progress, found: Validation) -> None:
-        metrics = {"val_miou": found.scores.miou, "val_pixel_accuracy": found.scores.pixel_accuracy}
-        try:
-            save_bundle(self.folder / "model", network, self._bundle(plan, {**metrics, "step": progress.step}))
-        except OSError as error:
-            self.display.say(f"warning: the model could not be written ({error}); the one before is whole")
 
     def _finish(self, trainer: Trainer, plan: Plan, result: FitResult) -> Run:
-        """Score the best model, write it into its bundle, write the report, point ``latest`` here."""
-        last = trainer.evaluated_model()
-        if self.val_split is None:
-            save_bundle(self.folder / "model", last, self._bundle(plan, {}))
-        recover_folder(self.folder / "model")
-        save_bundle(self.folder / "last", last, self._bundle(plan, {"step": result.progress.step}))
+        """Keep and score what was trained; ``latest`` points here from then on."""
+        results = self._results(plan)
+        results.keep_last(trainer.evaluated_model(), result.progress.step)
         point_latest(self.folder)
-        if not result.finished or self.val_split is None or not (self.folder / "model").exists():
-            return Run(self.folder, plan, result.progress, result.stopped_by, memory=self.memory)
-        try:
-            evaluation = self._score_best(plan)
-        except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error):
-                raise
-            self.display.say(
-                f"out of memory while scoring the best model, which is saved: {self.folder / 'model'}; "
-                "segwright evaluate scores it, with --device cpu where need be"
-            )
-            return Run(self.folder, plan, result.progress, result.stopped_by, memory=self.memory)
-        write_report(self.folder / "report.html", evaluation, self.val_split, self._facts(plan))
-        said = f"val mIoU {evaluation.miou:.3f} (95 %: {evaluation.miou_ci95[0]:.3f} to {evaluation.miou_ci95[1]:.3f})"
-        self.display.say(f"{said}, {duration(result.progress.seconds)} of training")
-        self.display.say(f"model: {self.folder / 'model'}\nreport: {self.folder / 'report.html'}")
+        evaluation = results.score(result.progress.seconds) if result.finished else None
         return Run(self.folder, plan, result.progress, result.stopped_by, evaluation, self.memory)
-
-    def _score_best(self, plan: Plan) -> Evaluation:
-        """The best model's scores with intervals, put into its bundle; before, its class scores are adjusted."""
-        assert self.val_split is not None
-        network, bundle = load_bundle(self.folder / "model")
-        predictor = Predictor.from_model(network, self.data.label_space, str(self.device))
-        adjustment, noted = None, bundle.training
-        # A run that was killed after this finds it done.
-        if plan.config.training.logit_adjustment is True and "logit_adjustment" not in bundle.training:
-            adjustment = LogitAdjustment(predictor, network, self.train_split)
-        evaluation = evaluate(predictor, self.val_split)
-        if adjustment is not None and adjustment.shifts is None:
-            self.display.say(f"class scores stay as they are: {adjustment.why_not}")
-        elif adjustment is not None:
-            before, after = float(bundle.metrics.get("val_miou") or 0.0), evaluation.miou
-            kept = after > before
-            what = f"class scores shifted to the best mean IoU of training pictures ({adjustment})"
-            self.display.say(f"{what}: val mIoU {before:.3f} → {after:.3f}" + ("" if kept else ", not kept"))
-            found = {"shifts": adjustment.to_json(), "val_miou": [before, after], "kept": kept}
-            noted = {**noted, "logit_adjustment": found}
-            if not kept:
-                adjustment.undo()
-                evaluation = evaluate(predictor, self.val_split)
-        figures = {"val_miou": evaluation.miou, "val_miou_ci95": list(evaluation.miou_ci95)}
-        metrics = {**bundle.metrics, **figures, "val_pixel_accuracy": evaluation.pixel_accuracy}
-        save_bundle(self.folder / "model", network, replace(bundle, metrics=metrics, training=noted))
-        return evaluation
-
-    def _facts(self, plan: Plan) -> RunFacts:
-        bundle, model = read_bundle(self.folder / "model"), plan.config.model
-        adjusted, afterwards = bundle.training.get("logit_adjustment", {}), ""
-        if adjusted.get("kept"):
-            before, after = (f"{100 * value:.1f}" for value in adjusted["val_miou"])
-            afterwards = f"Class scores were shifted afterwards: the validation mean IoU rose from {before} to {after}."
-        network = " ".join(filter(None, (model.name, str(model.arguments.get("variant", "")))))
-        return RunFacts(
-            title=f"{model.name} on {self.data.root.resolve().name}",
-            command=self.command,
-            history=read_log(self.folder),
-            afterwards=afterwards,
-            model={"network": network, **({"encoder": model.encoder} if model.encoder else {})},
-            plan=[(d.setting, str(d.value), d.reason) for d in plan.decisions],
-            versions=dict(bundle.versions),
-            licences=dict(bundle.licences),
-        )
 
 
 # ---------------------------------------------------------------------------------------------------------------------

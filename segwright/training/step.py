@@ -96,6 +96,10 @@ class TrainStep:
         """Add the gradients of one batch, divided by ``parts``; returns its loss."""
         images = torch.from_numpy(batch.images).to(self.device, non_blocking=True)
         masks = torch.from_numpy(batch.masks).to(self.device, non_blocking=True).long()
+        return self.gradients(images, masks, parts)
+
+    def gradients(self, images: Tensor, masks: Tensor, parts: int = 1) -> float:
+        """As :meth:`backward`, of pictures (N, H, W, C) and masks int64 (N, H, W) that are on the device."""
         with torch.autocast(self.device.type, self.dtype or torch.bfloat16, enabled=self.dtype is not None):
             logits, aux = self.forward(images)
         loss = self.criterion(*matching_pixels(logits, masks))

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from segwright.errors import MissingExtraError, UsageError
 
@@ -83,9 +83,15 @@ TRACKERS: dict[str, tuple[str, Callable[[Path, Mapping[str, Any]], Tracker]]] = 
 }
 
 
-def check_trackers(names: Sequence[str]) -> None:
-    """UsageError for an unknown name, MissingExtraError for one whose package is not there: before any work is done."""
-    for name in names:
+def installed(names: Sequence[str]) -> tuple[str, ...]:
+    """Of these trackers those whose packages are there."""
+    return tuple(name for name in names if find_spec(TRACKERS[name][0]) is not None)
+
+
+def check_trackers(names: Sequence[str] | Literal["auto"]) -> None:
+    """UsageError for an unknown name, MissingExtraError for one whose package is not there: before any work is done.
+    "auto" takes what is there."""
+    for name in () if names == "auto" else names:
         if name not in TRACKERS:
             raise UsageError("unknown tracker", expected=", ".join(TRACKERS), found=name)
         package = TRACKERS[name][0]

@@ -209,6 +209,23 @@ def test_killed_and_resumed_equals_never_killed(
     assert logs[0] == logs[1]
 
 
+def test_equal_seeds_give_equal_weights(scenes: Path, tmp_path: Path) -> None:
+    """With --deterministic nothing that is timed decides either: the precision is not chosen by a timed step."""
+    folders = [tmp_path / "a", tmp_path / "b", tmp_path / "other"]
+    for folder, seed in zip(folders, (3, 3, 4), strict=True):
+        done = segwright(
+            "train", scenes, *TINY, *NARROW, "--seed", seed, "--epochs", 1, "--deterministic", "--out", folder
+        )
+        assert "fp32  (--deterministic: no timing may decide)" in done.stderr
+    one, same, other = map(weights, folders)
+    assert all(np.array_equal(one[name], same[name]) for name in one)
+    assert not all(np.array_equal(one[name], other[name]) for name in one)
+    by_the_clock = segwright(
+        "train", scenes, *TINY, *NARROW, "--minutes", 0.05, "--deterministic", "--out", tmp_path / "clock"
+    )
+    assert "--deterministic goes with --epochs" in by_the_clock.stderr
+
+
 def test_export_agrees_and_is_taken_like_a_bundle(run: Path, scenes: Path, tmp_path: Path) -> None:
     path = tmp_path / "model.onnx"
     segwright("export", run, "--to", "onnx", "--out", path, "--json", tmp_path / "x.json")

@@ -50,6 +50,7 @@ def trainer(
     *,
     wide: bool = False,
     world: World | None = None,
+    device: str | torch.device = "cpu",
     **changed: Any,
 ) -> Trainer:
     """``wide``: a network whose activations can be told from noise; further keywords are training settings."""
@@ -75,7 +76,7 @@ def trainer(
                 for phase in config.training.phases
             },
             folder=folder,
-            device=torch.device("cpu"),
+            device=torch.device(device),
             world=world or World(),
             display=Display(show=False),
         )

@@ -20,7 +20,7 @@ from segwright.inference.predictor import Predictor, load
 from segwright.metrics.confusion import ConfusionMatrix
 from segwright.models.catalog import create_model
 from segwright.models.leannet import LeanNet
-from segwright.training import adjustment, run
+from segwright.training import adjustment, results
 from segwright.training.adjustment import LogitAdjustment, find_shifts, last_bias, sample_scores
 from segwright.training.run import Run, run_training
 
@@ -150,7 +150,7 @@ def test_it_is_kept_where_validation_rises(
     assert evaluate(load(moved.model, device="cpu"), scenes.val).miou == pytest.approx(moved.evaluation.miou)
 
     before = (moved.model / "model.safetensors").read_bytes()
-    monkeypatch.setattr(run, "LogitAdjustment", None)  # killed before its end: the finish finds it done
+    monkeypatch.setattr(results, "LogitAdjustment", None)  # killed before its end: the finish finds it done
     again = trained(scenes, tmp_path / "moved", resume=True, **longer)
     assert again.evaluation is not None and again.evaluation.miou == moved.evaluation.miou
     assert (again.model / "model.safetensors").read_bytes() == before

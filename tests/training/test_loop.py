@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,15 @@ import torch
 from small_runs import Killed, kill_at, states, trainer
 from torch import Tensor
 
+from segwright.config import TrainConfig
 from segwright.data.dataset import Dataset, open_dataset
 from segwright.data.synthetic import write_street_scenes
 from segwright.errors import NonFiniteLossError, OutOfMemoryError
+from segwright.images import write_image
 from segwright.losses import create_loss
 from segwright.training.checkpoint import checkpoints, load_checkpoint
 from segwright.training.log import read_log
+from segwright.training.run import planned_trainer
 
 
 @pytest.fixture(scope="module")
@@ -32,8 +36,18 @@ def scenes(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
         {},
         {"optimizer": "adamw", "schedule": "poly", "accumulate": 2, "ema": None},
         {"optimizer": "sgd", "schedule": "plateau", "swa": 0.5, "precision": "bf16"},
+        {"optimizer": "adamw", "schedule": "one-cycle", "accumulate": 2, "precision": "fp16"},
+        {"schedule": "step", "precision": "bf16"},
+        {"optimizer": "rmsprop", "schedule": "constant", "precision": "fp16", "ema": None},
     ],
-    ids=["muon-cosine-ema", "adamw-poly-accumulate", "sgd-plateau-swa-bf16"],
+    ids=[
+        "muon-cosine-ema",
+        "adamw-poly-accumulate",
+        "sgd-plateau-swa-bf16",
+        "adamw-one-cycle-ema-accumulate-fp16",
+        "muon-step-ema-bf16",
+        "rmsprop-constant-fp16",
+    ],
 )
 def test_resumed_is_uninterrupted_bit_for_bit(scenes: Dataset, tmp_path: Path, changed: dict[str, Any]) -> None:
     whole = trainer(scenes, tmp_path / "whole", **changed)
@@ -49,6 +63,23 @@ def test_resumed_is_uninterrupted_bit_for_bit(scenes: Dataset, tmp_path: Path, c
     logs = [[r["loss"] for r in read_log(tmp_path / name) if "loss" in r] for name in ("whole", "killed")]
     assert logs[0] == logs[1]
     assert len(logs[0]) == whole.progress.step
+
+
+def test_from_any_step(scenes: Dataset, tmp_path: Path) -> None:
+    """Killed after each step in turn, a checkpoint at every one: the first and the last of an epoch, and between."""
+    changed = {"save_every_steps": 1}
+    whole = trainer(scenes, tmp_path / "whole", **changed)
+    whole.fit()
+    assert whole.progress.epoch >= 2 and whole.progress.step >= 4
+    for step in range(1, whole.progress.step):
+        killed = trainer(scenes, tmp_path / f"killed-{step}", **changed)
+        kill_at(killed, step)
+        with pytest.raises(Killed):
+            killed.fit()
+        again = trainer(scenes, tmp_path / f"killed-{step}", **changed)
+        again.fit(resume=True)
+        assert again.progress.step == whole.progress.step, f"killed after step {step}"
+        assert all(torch.equal(a, b) for a, b in zip(states(whole), states(again), strict=True)), f"after step {step}"
 
 
 def test_a_corrupt_newest_checkpoint_costs_only_the_steps_since_the_one_before(scenes: Dataset, tmp_path: Path) -> None:
@@ -192,3 +223,29 @@ def test_sample_weights_choose_what_is_seen(scenes: Dataset, tmp_path: Path) -> 
     run.take_step = Spy()  # type: ignore[assignment]
     run.fit()
     assert seen == {scenes.train.ids[3]}
+
+
+def test_pictures_of_rare_classes_come_more_often_where_asked_for(scenes: Dataset, tmp_path: Path) -> None:
+    """From the setting to the batches; the first picture alone is made to show a class that no other shows."""
+    labels = [np.full_like(sample.mask, 1 if index else 0) for index, sample in enumerate(scenes.train)]
+    folder = tmp_path / "pairs"
+    for index, (sample, mask) in enumerate(zip(scenes.train, labels, strict=True)):
+        for split in ("train", "val"):
+            for kind, pixels in (("images", sample.image), ("masks", mask)):
+                (folder / kind / split).mkdir(parents=True, exist_ok=True)
+                write_image(folder / kind / split / f"{split}{index:02}.png", pixels)
+    values = {
+        "model.name": "leannet", "model.weights": None, "training.epochs": 8, "training.size": (64, 96),
+        "training.batch": 2, "data.skip_bad": True,
+        "model.arguments": {"widths": [4, 8, 8, 8, 8], "decoder_channels": [4, 8, 8, 8]}, "training.device": "cpu",
+    }  # fmt: skip
+    counts = []
+    for share in (0.0, 1.0):
+        config = TrainConfig().with_values({**values, "training.oversample": share})
+        run = planned_trainer(open_dataset(folder), config)
+        seen: Counter[str] = Counter()
+        for run.progress.epoch in range(4):
+            seen.update(name for update in run._updates(run.phases[-1]) for batch in update for name in batch.ids)
+        counts.append(next(count for name, count in seen.items() if "00" in name))
+        assert sum(seen.values()) == 4 * 16
+    assert counts == [4, pytest.approx(4 * 16 * 4 / 19, abs=1)]  # √(1 ÷ 1/16) = 4 times as often as each of the others

@@ -9,7 +9,7 @@ import pytest
 from segwright.config import TrainConfig
 from segwright.data.fingerprint import Fingerprint
 from segwright.errors import DataError
-from segwright.training.plan import Machine, Plan, crop_size, make_plan
+from segwright.training.plan import Machine, Plan, _shown, crop_size, make_plan
 
 CPU = Machine("cpu", cores=2, memory_bytes=1 << 34)
 GPU = Machine("cuda", cores=16, memory_bytes=1 << 36, precision="bf16")
@@ -133,3 +133,25 @@ def test_the_last_layer_starts_at_the_frequencies_unless_it_is_published_otherwi
     assert plan({"model.name": "fcn32s"}).config.training.class_prior is False
     assert plan({"model.name": "deeplabv3_resnet50"}, pretrained=True).config.training.class_prior is False
     assert plan({"training.class_prior": False}).config.training.class_prior is False
+
+
+def test_a_class_that_few_pictures_show_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def decision(images: tuple[int, ...]) -> str:
+        found = plan(found=replace(FOUND, class_images=images))
+        assert found.config.training.oversample == 0
+        return next(d.reason for d in found.decisions if d.setting == "training.oversample")
+
+    assert decision((300, 300, 200)) == "every class is in 67% of the pictures or more"
+    assert decision((300, 6, 0)) == "sky is in 2.0% of the pictures: 0.05 shows those more often"
+
+
+def test_tensorboard_is_taken_where_it_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("segwright.training.trackers.find_spec", lambda name: None)
+    assert plan().config.training.trackers == ()
+    monkeypatch.setattr("segwright.training.trackers.find_spec", lambda name: object())
+    assert plan().config.training.trackers == ("tensorboard",)
+    none = plan({"training.trackers": ()})
+    assert none.config.training.trackers == ()
+    assert [_shown(value) for value in ((), ("mlflow", "wandb"), (64, 96), None, 0.1)] == [
+        "none", "mlflow, wandb", "64×96", "none", "0.1",
+    ]  # fmt: skip

@@ -1,0 +1,49 @@
+"""The verb that puts a model into service: serve."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from segwright.cli.common import Device, Model, console
+from segwright.cli.models import Post, Tta
+
+
+def serve(
+    model: Model,
+    host: Annotated[str, typer.Option("--host", help="Address to listen on; 0.0.0.0: every one.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option("--port", help="0 takes a free one.")] = 8000,
+    device: Device = "auto",
+    precision: Annotated[str, typer.Option("--precision", help="fp32, bf16, fp16")] = "fp32",
+    post: Post = None,
+    tta: Tta = None,
+    queue: Annotated[int, typer.Option("--queue", min=1, help="Requests taken at a time; more are told to wait.")] = 32,
+    batch: Annotated[
+        int | None, typer.Option("--batch", min=1, help="Pictures of one size run together: 8 on a GPU, 1 on a CPU.")
+    ] = None,
+    max_megabytes: Annotated[float, typer.Option("--max-megabytes", help="Largest body.")] = 32.0,
+    max_megapixels: Annotated[float, typer.Option("--max-megapixels", help="Largest picture.")] = 32.0,
+    timeout: Annotated[
+        float, typer.Option("--timeout", metavar="SECONDS", help="How long a client may take to send a picture.")
+    ] = 30.0,
+    watch: Annotated[bool, typer.Option("--watch", help="Load the model anew when its files change.")] = False,
+) -> None:
+    """Answer pictures over HTTP, with a page to try it on. SIGHUP loads the model anew, Ctrl-C ends."""
+    from segwright import api
+
+    screen = console()
+
+    def say(line: str) -> None:
+        screen.print(line, markup=False, soft_wrap=True)
+        screen.file.flush()  # whoever waits for the URL reads a pipe
+
+    api.serve(
+        model, host=host, port=port, device=device, precision=precision, post=post, tta=tta, queue=queue, batch=batch,
+        max_megabytes=max_megabytes, max_megapixels=max_megapixels, timeout=timeout, watch=watch, say=say,
+    )  # fmt: skip
+
+
+def register(app: typer.Typer) -> None:
+    """Add this module's verb."""
+    app.command()(serve)

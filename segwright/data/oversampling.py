@@ -1,0 +1,59 @@
+"""Oversampling: pictures that show a rare class come more often.
+
+Class-aware crops look for a rare class within a picture; where whole pictures that show it are rare, only this helps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+
+import numpy as np
+import numpy.typing as npt
+
+from segwright.data.records import Split
+from segwright.errors import UsageError
+from segwright.workers import processors
+
+Float64Array = npt.NDArray[np.float64]
+BoolArray = npt.NDArray[np.bool_]
+
+
+def repeat_factors(shown: BoolArray, share: float) -> Float64Array:
+    """How much more often each picture comes, (N,), 1 or more, from the classes that each shows, (N, K).
+
+    A class in a smaller share f of the pictures than ``share`` asks for √(share / f); a picture is repeated as the
+    class in it that asks for most. Gupta et al. 2019 (LVIS), section 4.1. UsageError where ``share`` is not in 0…1.
+    """
+    if not 0 <= share <= 1:
+        raise UsageError("oversampling takes a share of the pictures", expected="0 to 1", found=str(share))
+    frequency = shown.mean(axis=0) if len(shown) else np.zeros(shown.shape[1])
+    asked = np.sqrt(share / np.where(frequency > 0, frequency, 1.0)).clip(min=1.0)
+    return np.asarray(np.where(shown, asked, 1.0).max(axis=1, initial=1.0))
+
+
+def classes_shown(split: Split, advance: Callable[[int], None] = lambda count: None) -> BoolArray:
+    """Which classes each picture of ``split`` shows, (N, K), from its masks; none where it has no mask."""
+    classes = split.label_space.classes
+    result = np.zeros((len(split), classes), bool)
+    with ThreadPoolExecutor(processors()) as pool:
+        for index, seen in enumerate(pool.map(partial(_seen, split, classes), range(len(split)))):
+            result[index] = seen
+            advance(1)
+    return result
+
+
+def _seen(split: Split, classes: int, index: int) -> BoolArray:
+    mask = split.read_mask(index)
+    if mask is None:
+        return np.zeros(classes, bool)
+    return np.bincount(mask.ravel(), minlength=256)[:classes] > 0
+
+
+def describe(factors: Float64Array) -> str:
+    """One line for people."""
+    more = factors > 1
+    if not more.any():
+        return "oversampling: no class is rarer than asked for, every picture comes once an epoch"
+    return f"oversampling: {more.sum()} of {len(factors)} pictures come up to {factors.max():.1f} times as often"

@@ -1,0 +1,156 @@
+"""What a run leaves in its folder: the best model, scored and adjusted, the last one, and the report."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from segwright.console import duration
+from segwright.data.dataset import Dataset, Split
+from segwright.data.fingerprint import Fingerprint
+from segwright.evaluation.evaluate import Evaluation, evaluate
+from segwright.evaluation.report import RunFacts, write_report
+from segwright.files import recover_folder
+from segwright.inference.bundle import Bundle, load_bundle, read_bundle, save_bundle
+from segwright.inference.predictor import Predictor
+from segwright.models.segmenter import Provenance, SegmentationModel
+from segwright.training.adjustment import LogitAdjustment
+from segwright.training.log import read_log
+from segwright.training.loop import Progress
+from segwright.training.memory import is_out_of_memory
+from segwright.training.plan import Plan
+from segwright.training.validate import Validation
+
+
+def origin(provenance: Provenance) -> str:
+    """Where a network's starting weights came from, with their terms, for ``model.json``."""
+    return f"started from {provenance}" if provenance.pretrained else "trained from random weights"
+
+
+@dataclass(frozen=True)
+class Results:
+    """Writes ``model/`` (the best), ``last/`` and ``report.html`` of the run in ``folder``.
+
+    ``origin``: of the starting weights, with their terms; ``say`` gets lines for people.
+    """
+
+    data: Dataset
+    plan: Plan
+    folder: Path
+    device: torch.device
+    fingerprint: Fingerprint
+    train: Split
+    val: Split | None
+    origin: str
+    command: str
+    say: Callable[[str], None]
+
+    def keep_best(self, network: SegmentationModel, progress: Progress, found: Validation) -> None:
+        """Save what scored best so far; a disk that is full is said, and the model before stays."""
+        metrics = {"val_miou": found.scores.miou, "val_pixel_accuracy": found.scores.pixel_accuracy}
+        try:
+            save_bundle(self.folder / "model", network, self._bundle({**metrics, "step": progress.step}))
+        except OSError as error:
+            self.say(f"warning: the model could not be written ({error}); the one before is whole")
+
+    def keep_last(self, network: SegmentationModel, step: int) -> None:
+        """Save the last weights; without validation pictures they are the run's model as well."""
+        if self.val is None:
+            save_bundle(self.folder / "model", network, self._bundle({}))
+        recover_folder(self.folder / "model")
+        save_bundle(self.folder / "last", network, self._bundle({"step": step}))
+
+    def score(self, seconds: float) -> Evaluation | None:
+        """Score the best model, write that into its bundle, write the report; ``seconds`` of training are said.
+
+        None where there is nothing to score by, or not enough memory for it: the model is saved either way.
+        """
+        if self.val is None or not (self.folder / "model").exists():
+            return None
+        try:
+            evaluation = self._score_best(self.val)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            self.say(
+                f"out of memory while scoring the best model, which is saved: {self.folder / 'model'}; "
+                "segwright evaluate scores it, with --device cpu where need be"
+            )
+            return None
+        write_report(self.folder / "report.html", evaluation, self.val, self._facts())
+        low, high = evaluation.miou_ci95
+        self.say(f"val mIoU {evaluation.miou:.3f} (95 %: {low:.3f} to {high:.3f}), {duration(seconds)} of training")
+        self.say(f"model: {self.folder / 'model'}\nreport: {self.folder / 'report.html'}")
+        return evaluation
+
+    def _score_best(self, val: Split) -> Evaluation:
+        """The best model's scores with intervals, put into its bundle; before, its class scores are adjusted."""
+        network, bundle = load_bundle(self.folder / "model")
+        predictor = Predictor.from_model(network, self.data.label_space, str(self.device))
+        adjustment, noted = None, bundle.training
+        # A run that was killed after this finds it done.
+        if self.plan.config.training.logit_adjustment is True and "logit_adjustment" not in bundle.training:
+            adjustment = LogitAdjustment(predictor, network, self.train)
+        evaluation = evaluate(predictor, val)
+        if adjustment is not None and adjustment.shifts is None:
+            self.say(f"class scores stay as they are: {adjustment.why_not}")
+        elif adjustment is not None:
+            before, after = float(bundle.metrics.get("val_miou") or 0.0), evaluation.miou
+            kept = after > before
+            what = f"class scores shifted to the best mean IoU of training pictures ({adjustment})"
+            self.say(f"{what}: val mIoU {before:.3f} → {after:.3f}" + ("" if kept else ", not kept"))
+            found = {"shifts": adjustment.to_json(), "val_miou": [before, after], "kept": kept}
+            noted = {**noted, "logit_adjustment": found}
+            if not kept:
+                adjustment.undo()
+                evaluation = evaluate(predictor, val)
+        figures = {"val_miou": evaluation.miou, "val_miou_ci95": list(evaluation.miou_ci95)}
+        metrics = {**bundle.metrics, **figures, "val_pixel_accuracy": evaluation.pixel_accuracy}
+        save_bundle(self.folder / "model", network, replace(bundle, metrics=metrics, training=noted))
+        return evaluation
+
+    def _bundle(self, metrics: Mapping[str, Any]) -> Bundle:
+        config, value_range = self.plan.config, self.data.value_range
+        arguments: dict[str, Any] = {**config.model.arguments, "in_channels": config.model.in_channels}
+        if config.model.encoder is not None:
+            arguments["encoder"] = config.model.encoder
+        return Bundle(
+            architecture=config.model.name,
+            label_space=self.data.label_space,
+            arguments=arguments,
+            preprocessing={
+                "channels": config.model.in_channels,
+                "value_range": None if value_range is None else value_range.to_json(),
+            },
+            metrics=metrics,
+            training={
+                "data": str(self.data.root.resolve()),
+                "format": self.data.format,
+                "command": self.command,
+                "config": config.model_dump(mode="json"),
+                "fingerprint": self.fingerprint.to_json(),
+            },
+            licences={"weights": self.origin},
+        )
+
+    def _facts(self) -> RunFacts:
+        bundle, model = read_bundle(self.folder / "model"), self.plan.config.model
+        adjusted, afterwards = bundle.training.get("logit_adjustment", {}), ""
+        if adjusted.get("kept"):
+            before, after = (f"{100 * value:.1f}" for value in adjusted["val_miou"])
+            afterwards = f"Class scores were shifted afterwards: the validation mean IoU rose from {before} to {after}."
+        network = " ".join(filter(None, (model.name, str(model.arguments.get("variant", "")))))
+        return RunFacts(
+            title=f"{model.name} on {self.data.root.resolve().name}",
+            command=self.command,
+            history=read_log(self.folder),
+            afterwards=afterwards,
+            model={"network": network, **({"encoder": model.encoder} if model.encoder else {})},
+            plan=[(d.setting, str(d.value), d.reason) for d in self.plan.decisions],
+            versions=dict(bundle.versions),
+            licences=dict(bundle.licences),
+        )

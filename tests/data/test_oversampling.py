@@ -1,0 +1,56 @@
+"""Oversampling: the factors by hand, and what the order makes of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from segwright.data.dataset import open_dataset
+from segwright.data.loader import epoch_order
+from segwright.data.oversampling import classes_shown, describe, repeat_factors
+from segwright.data.synthetic import write_street_scenes
+from segwright.errors import UsageError
+
+SHOWN = np.array([[1, 0, 0], [1, 1, 0], [1, 0, 0], [1, 1, 1], *[[1, 0, 0]] * 12], bool)  # 16, 2 and 1 of 16 pictures
+
+
+def test_factors_by_hand() -> None:
+    found = repeat_factors(SHOWN, 0.25)
+    # Classes in 16/16, 2/16 and 1/16 of the pictures ask for 1, √(0.25 / 0.125) = √2 and √(0.25 / 0.0625) = 2.
+    assert np.allclose(found, [1, 2**0.5, 1, 2, *[1] * 12])
+    assert (repeat_factors(SHOWN, 0.0) == 1).all() and (repeat_factors(SHOWN, 0.0625) == 1).all()
+    assert np.allclose(repeat_factors(SHOWN, 1.0)[:4], [1, 8**0.5, 1, 4])
+
+
+def test_nothing_shown_and_nothing_there() -> None:
+    assert (repeat_factors(np.zeros((3, 2), bool), 0.5) == 1).all()
+    assert repeat_factors(np.zeros((0, 2), bool), 0.5).shape == (0,)
+    with pytest.raises(UsageError, match="share of the pictures"):
+        repeat_factors(SHOWN, 1.5)
+
+
+def test_pictures_come_as_often_as_their_factors_say() -> None:
+    factors = repeat_factors(SHOWN, 1.0)
+    counts = np.zeros(16)
+    for epoch in range(400):
+        order = epoch_order(16, seed=0, epoch=epoch, weights=factors)
+        assert len(order) == 16
+        counts += np.bincount(order, minlength=16)
+    assert np.allclose(counts / 400, 16 * factors / factors.sum(), rtol=0.08)
+
+
+def test_classes_are_read_from_the_masks(tmp_path: Path) -> None:
+    data = open_dataset(write_street_scenes(tmp_path / "scenes", train=6, val=2, test=1, size=(64, 96)))
+    told: list[int] = []
+    found = classes_shown(data.train, told.append)
+    assert sum(told) == 6 and found.shape == (6, data.label_space.classes)
+    for index, sample in enumerate(data.train):
+        assert sample.mask is not None
+        assert set(np.flatnonzero(found[index])) == set(np.unique(sample.mask)) - {255}
+
+
+def test_it_is_said() -> None:
+    assert describe(repeat_factors(SHOWN, 0.25)) == "oversampling: 2 of 16 pictures come up to 2.0 times as often"
+    assert "every picture comes once" in describe(repeat_factors(SHOWN, 0.01))
