@@ -5,6 +5,7 @@ Everything here writes to stderr, so that stdout stays free for a verb's result.
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 import textwrap
@@ -22,6 +23,11 @@ QUIET_SECONDS = 2.0  # shorter work shows nothing
 T = TypeVar("T")
 
 
+def is_first() -> bool:
+    """Whether this process speaks and writes results: of those that a launcher started, the first alone does."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 def stderr_console() -> Console:
     return Console(stderr=True, highlight=False)
 
@@ -29,6 +35,9 @@ def stderr_console() -> Console:
 @contextmanager
 def progress(title: str, total: int | None = None) -> Iterator[Callable[[int], None]]:
     """A bar with the time left, from the second second on; yields ``advance(n)``. Plain lines when not a terminal."""
+    if not is_first():
+        yield lambda count: None
+        return
     reporter = _Terminal(title, total) if sys.stderr.isatty() else _Plain(title, total)
     try:
         yield reporter.advance

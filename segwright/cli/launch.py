@@ -17,11 +17,6 @@ def launched() -> bool:
     return "WORLD_SIZE" in os.environ
 
 
-def is_first() -> bool:
-    """Whether this is the one process that writes results."""
-    return os.environ.get("RANK", "0") == "0"
-
-
 def launch(devices: int, arguments: Sequence[str]) -> int:
     """Run ``segwright`` with ``arguments`` (without ``--devices``) in ``devices`` processes; returns the exit code."""
     if devices < 1:
@@ -29,8 +24,8 @@ def launch(devices: int, arguments: Sequence[str]) -> int:
     environment = dict(os.environ)
     # Left alone, the launcher gives every process one thread, however many cores there are.
     environment.setdefault("OMP_NUM_THREADS", str(max(1, processors() // devices)))
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={devices}"]
-    process = subprocess.Popen([*command, "-m", "segwright", *arguments], env=environment)
+    command = [sys.executable, "-m", "segwright.training.launcher", str(devices), *arguments]
+    process = subprocess.Popen(command, env=environment)
     asked: list[int] = []
 
     def forward(number: int, _frame: object) -> None:

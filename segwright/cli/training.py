@@ -11,8 +11,9 @@ from typing import Annotated, Any
 import typer
 
 from segwright.cli.common import Data, Device, Format, Json, command_line, console, write_result
-from segwright.cli.launch import is_first, launch, launched, without_option
+from segwright.cli.launch import launch, launched, without_option
 from segwright.cli.tables import folds_table
+from segwright.console import is_first
 from segwright.errors import UsageError
 
 

@@ -7,7 +7,7 @@ does not grow with the pictures but for about a kilobyte each, and judged at the
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -69,6 +69,22 @@ class CheckResult:
             "fingerprint": None if found is None else found.to_json(),
             "fingerprints": {name: one.to_json() for name, one in self.by_split.items()},
         }
+
+    @classmethod
+    def from_json(cls, found: Mapping[str, Any], dataset: Dataset) -> CheckResult:
+        """What :meth:`to_json` says of a check of ``dataset``, without the suspects, which it leaves out."""
+        whole = found["fingerprint"]
+        return cls(
+            root=dataset.root,
+            format=found["format"],
+            images=found["images"],
+            splits=dict(found["splits"]),
+            fingerprint=None if whole is None else Fingerprint.from_json(whole),
+            by_split={name: Fingerprint.from_json(one) for name, one in found["fingerprints"].items()},
+            problems=tuple(Problem(**{**one, "files": tuple(one["files"])}) for one in found["problems"]),
+            notes=tuple(found["notes"]),
+            dataset=dataset,
+        )
 
 
 def inspect_path(path: str | Path, format: str | None = None, *, workers: int | None = None) -> CheckResult:

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from segwright.console import stderr_console, wrapped
+from segwright.console import is_first, stderr_console, wrapped
 from segwright.errors import UsageError, WeightsError
 from segwright.models import deeplab_v1, deeplab_v2, external, fc_densenet, fcn, parsenet, segnet, unet2015
 from segwright.models.convert import load_converted
@@ -401,6 +401,8 @@ def _no_free_weights(name: str, *, required: bool) -> Provenance:
 
 def _say(model: SegmentationModel) -> SegmentationModel:
     """Where the weights came from, on stderr: training from scratch unknowingly wastes days."""
+    if not is_first():
+        return model
     text = f"weights: {model.provenance}"
     if model.provenance.detail:
         text += f"; {model.provenance.detail}"

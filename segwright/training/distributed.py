@@ -5,13 +5,15 @@ Launched by ``torchrun``, every process reads RANK, WORLD_SIZE and LOCAL_RANK. A
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -24,9 +26,12 @@ from segwright.errors import DeadProcessError, UsageError
 from segwright.training.dtensors import is_shard
 from segwright.training.heartbeat import Heartbeat, job_store
 
+T = TypeVar("T")
+
 # Of a collective. A death is noticed by the heartbeat within a minute; this has to bear the longest lawful wait: the
-# first process plans, times steps and writes while the others wait for it.
+# first process writes while the others wait for it, or a validation is uneven.
 TIMEOUT = timedelta(minutes=30)
+PATIENCE = timedelta(days=2)  # with the first process's work before the first step: it reads the whole data set
 _BROKEN = ("connection closed", "connection reset", "connection refused", "broken pipe", "timed out", "remote process")
 
 
@@ -51,16 +56,23 @@ class World:
         dist.broadcast(tensor, 0, group=_cpu_group())
         return [float(value) for value in tensor]
 
-    def broadcast_text(self, text: str) -> str:
-        """The first rank's text, on every rank."""
+    def told(self, work: Callable[[], T], to_json: Callable[[T], Any], from_json: Callable[[Any], T]) -> T:
+        """What ``work()`` gives on the first rank, on every rank. The others wait for it, for hours if need be: a death
+        in the meantime is the heartbeat's to notice."""
         if self.size == 1:
-            return text
-        data = torch.tensor(list(text.encode()), dtype=torch.uint8)
-        length = int(self.broadcast([float(len(data))])[0])
-        if not self.is_first:
-            data = torch.empty(length, dtype=torch.uint8)
-        dist.broadcast(data, 0, group=_cpu_group())
-        return bytes(data.tolist()).decode()
+            return work()
+        group = _patient_group()  # made by all of them before one goes off to work
+        if self.is_first:
+            result = work()
+            data = torch.tensor(list(json.dumps(to_json(result)).encode()), dtype=torch.uint8)
+            dist.broadcast(torch.tensor([len(data)]), 0, group=group)
+            dist.broadcast(data, 0, group=group)
+            return result
+        length = torch.zeros(1, dtype=torch.int64)
+        dist.broadcast(length, 0, group=group)
+        data = torch.empty(int(length), dtype=torch.uint8)
+        dist.broadcast(data, 0, group=group)
+        return from_json(json.loads(bytes(data.tolist())))
 
     def any(self, flag: bool) -> bool:
         """Whether any rank says yes."""
@@ -99,18 +111,25 @@ class World:
             dist.barrier(group=_cpu_group())
 
 
-_CPU_GROUP: list[dist.ProcessGroup] = []
+_GROUPS: dict[timedelta, dist.ProcessGroup] = {}
 
 
 def _cpu_group() -> dist.ProcessGroup | None:
     """Control messages go over gloo even where gradients go over NCCL: no GPU stream waits for them."""
-    if dist.get_backend() == "gloo":
-        return None
-    if not _CPU_GROUP:
-        group = dist.new_group(backend="gloo", timeout=TIMEOUT)
+    return None if dist.get_backend() == "gloo" else _gloo(TIMEOUT)
+
+
+def _patient_group() -> dist.ProcessGroup:
+    """For waiting while one process works alone."""
+    return _gloo(PATIENCE)
+
+
+def _gloo(timeout: timedelta) -> dist.ProcessGroup:
+    if timeout not in _GROUPS:
+        group = dist.new_group(backend="gloo", timeout=timeout)
         assert isinstance(group, dist.ProcessGroup)  # an int stands for "not a member", and every rank is one
-        _CPU_GROUP.append(group)
-    return _CPU_GROUP[0]
+        _GROUPS[timeout] = group
+    return _GROUPS[timeout]
 
 
 @contextmanager
@@ -144,13 +163,14 @@ def world(device_type: str = "cpu") -> Iterator[World]:
             raise
         raise DeadProcessError(
             f"{' and '.join(gone)}: the job ends",
-            found=f"seen by rank {rank}: {str(error).splitlines()[0][:160]}",
-            fix="the last checkpoint is whole: the same command with --resume goes on, with any number of processes",
+            found=f"seen by rank {rank}: {re.sub(r'^[[].*?[]] ', '', str(error).splitlines()[0])[:160]}",
+            fix=("its own message says why; " if all("error" in fate for fate in gone) else "")
+            + "the last checkpoint is whole: the same command with --resume goes on, with any number of processes",
         ) from error
     finally:
         heartbeat.stop(failed=failed)
         dist.destroy_process_group()
-        _CPU_GROUP.clear()
+        _GROUPS.clear()
 
 
 def _is_broken(error: RuntimeError) -> bool:

@@ -305,10 +305,14 @@ class Trainer:
 
     def share(self) -> float:
         """How much of the run is done, 0…1, the same on every rank."""
+        here = self._share_here()
+        return here if self.parts.budget_seconds is None else self.world.broadcast([here])[0]
+
+    def _share_here(self) -> float:
+        """The same as this rank sees it: with a time budget each has its own clock."""
         progress = self.progress
         if self.parts.budget_seconds is not None:
-            used = (time.monotonic() - self.clock) / self.parts.budget_seconds
-            return min(self.world.broadcast([used])[0], 1.0)
+            return min((time.monotonic() - self.clock) / self.parts.budget_seconds, 1.0)
         within = min(progress.position / len(self.loader), 1.0)
         return min((progress.epoch + within) / float(self.config.epochs or 1), 1.0)
 
@@ -351,7 +355,7 @@ class Trainer:
         self.log.write(record)
         for line in self.watch.step(record):
             self.parts.display.say(line)
-        share = self.share() if self.world.size == 1 else 0.0
+        share = self._share_here()
         left = progress.seconds * (1 - share) / max(share, 1e-6)
         self.parts.display.step(record, share, left, memory_text(self.device), self.watch.loader_share())
 

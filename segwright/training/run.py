@@ -202,9 +202,15 @@ class _Session:
         assert self.fingerprint is not None
         if resume:
             return self._resumed_plan()
-        if not self.peers.is_first:
-            return Plan.from_json(json.loads(self.peers.broadcast_text("")))
-        plan = make_plan(
+        # Timed on the first rank alone: every rank must train by one plan.
+        plan = self.peers.told(self._plan, Plan.to_json, Plan.from_json)
+        for line in describe_plan(plan, self.data):
+            self.display.say(line)
+        return plan
+
+    def _plan(self) -> Plan:
+        assert self.fingerprint is not None
+        return make_plan(
             self.config,
             self.fingerprint,
             pictures=len(self.train_split),
@@ -214,19 +220,22 @@ class _Session:
             normed=lambda config: is_normed(config, self.data.label_space.classes),
             probe=self._probe,
         )
-        # Timed on the first rank alone: every rank must train by one plan.
-        self.peers.broadcast_text(json.dumps(plan.to_json()))
-        for line in describe_plan(plan, self.data):
-            self.display.say(line)
-        return plan
+
+    def _inspect(self) -> CheckResult:
+        """What the data check finds; DataError for what it calls an error, unless those files are to be left out."""
+        result = self.checked or inspect_dataset(self.data)
+        if result.errors and not self.config.data.skip_bad:
+            raise refusal(result.errors, self.data)
+        return result
 
     def _check(self) -> None:
-        """Refuse what the data check calls an error, or leave those files out when asked to."""
-        result = self.checked = self.checked or inspect_dataset(self.data)
-        errors = result.errors
-        if errors and not self.config.data.skip_bad:
-            raise refusal(errors, self.data)
-        if errors:
+        """The check, and what follows from it: files left out when asked to, the fingerprint of what is trained on."""
+        # By the first rank with all the cores of its machine; what is wrong is then said once.
+        result = self.peers.told(
+            self._inspect, CheckResult.to_json, lambda said: CheckResult.from_json(said, self.data)
+        )
+        self.checked = result
+        if result.errors:
             self._leave_out(result)
         self.fingerprint = result.by_split.get(self.train_split.name, result.fingerprint)
         if len(self.train_split) == 0:
@@ -365,11 +374,12 @@ class _Session:
         share = config.training.oversample
         if share == "auto" or share == 0:  # "auto": a run that an earlier version planned
             return None
-        if self.peers.is_first:
+
+        def factors_found() -> npt.NDArray[np.float64]:
             with progress("classes of the pictures", len(self.train_split)) as advance:
-                factors = repeat_factors(classes_shown(self.train_split, advance), share)
-        else:
-            factors = repeat_factors(classes_shown(self.train_split), share)
+                return repeat_factors(classes_shown(self.train_split, advance), share)
+
+        factors = self.peers.told(factors_found, lambda found: found.tolist(), np.array)
         self.display.say(describe(factors))
         return factors if (factors > 1).any() else None
 
@@ -444,12 +454,14 @@ def refusal(errors: Sequence[Any], data: Dataset) -> DataError:
         for problem in errors[:8]
     ]
     more = f"\n    … and {len(errors) - 8} more" if len(errors) > 8 else ""
-    fixes = next((problem.fix for problem in errors if problem.fix), None)
+    fix = next((problem.fix for problem in errors if problem.fix), "")
+    if "--skip-bad" not in fix:
+        fix += ("; " if fix else "") + "or leave the files out with --skip-bad"
     return DataError(
         f"the data set has {len(errors)} problem{'s' if len(errors) != 1 else ''} that would spoil a training",
         found="\n    ".join(shown) + more,
         where=data.root,
-        fix=(f"{fixes}; " if fixes else "") + "or leave the files out with --skip-bad; all of it: segwright check DATA",
+        fix=f"{fix}; all of it: segwright check DATA",
     )
 
 

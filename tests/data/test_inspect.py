@@ -398,6 +398,10 @@ def test_json_has_the_agreed_keys(tree: Path) -> None:
     assert [one["pixels"] for one in data["classes"]] == counts[:9].tolist()
     assert result.fingerprint is not None
     assert Fingerprint.from_json(data["fingerprint"]) == result.fingerprint
+    assert result.dataset is not None
+    again = CheckResult.from_json(data, result.dataset)
+    assert again.to_json() == result.to_json() and again.root == result.root
+    assert (again.by_split, again.problems) == (result.by_split, result.problems)
 
 
 def test_the_fingerprint_by_hand(tree: Path) -> None:

@@ -38,7 +38,7 @@ def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def launch(processes: int, *arguments: object) -> subprocess.Popen[str]:
     command = [sys.executable]
-    if processes > 1:
+    if processes > 1 and "--devices" not in arguments:
         command += ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
     return subprocess.Popen(
         [*command, "-m", "segwright", *map(str, arguments)],
@@ -61,12 +61,31 @@ def test_two_processes_learn_as_one(scenes: Path, tmp_path: Path) -> None:
         output, _ = process.communicate(timeout=400)
         assert process.returncode == 0, output
         assert output.count("plan:") == 1, "one process speaks"
+        assert re.search(r"^ 17%  epoch 1  step 1 .* [0-9]+ s left$", output, re.MULTILINE), output
     one, two = (np.array(records(tmp_path / f"run{n}", "loss")) for n in (1, 2))
     assert len(one) == len(two) == 6
     np.testing.assert_allclose(one, two, rtol=TOLERANCE)
     np.testing.assert_allclose(
         records(tmp_path / "run1", "val_pixel_accuracy"), records(tmp_path / "run2", "val_pixel_accuracy"), atol=0.03
     )
+
+
+def test_one_of_two_processes_checks_the_data(tmp_path: Path) -> None:
+    broken = write_street_scenes(tmp_path / "street", train=6, val=3, test=0, size=(64, 96))
+    mask = sorted((broken / "masks" / "train").iterdir())[0]
+    mask.write_bytes(mask.read_bytes()[:-20])
+    process = launch(2, "train", broken, *SETTINGS, "--out", tmp_path / "run", "--devices", "2")
+    output, _ = process.communicate(timeout=400)
+    assert process.returncode == 2, "as with one process, and no traceback of the launcher's"
+    assert output.count("would spoil a training") == 1 and "Traceback" not in output, output
+    assert mask.name in output and not (tmp_path / "run" / "log.jsonl").exists()
+
+    process = launch(2, "train", broken, *SETTINGS, "--epochs", "1", "--skip-bad", "--out", tmp_path / "run")
+    output, _ = process.communicate(timeout=400)
+    assert process.returncode == 0, output
+    assert output.count("left out:") == 1
+    assert json.loads((tmp_path / "run" / "plan.json").read_text())["config"]["data"]["skip_bad"]
+    assert len(records(tmp_path / "run", "loss")) == 1, "five pictures in batches of four: both processes leave one out"
 
 
 @pytest.mark.slow
