@@ -3,7 +3,8 @@
 In channels-last memory the values of a channel lie C apart. Several pixels are taken as one row, so that a row is long
 enough for the vector units whatever the number of channels; the sums of a row's columns are folded into channels
 afterwards. Arrays are (rows, width) or (width,), width a multiple of the channels. A value's slope is what arrives from
-above where the activation lets it through, and else 0.
+above where the activation lets it through, and else 0. Maps may be bf16 (:mod:`segwright.halves`); sums and factors are
+then float32.
 
 Importing this module imports numba; :mod:`segwright.models.norms` does so at the first batch.
 """
@@ -15,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from segwright.compiled import kernel
+from segwright.halves import narrow, wide
 
 ZERO = np.float32(0)
 BLOCK = 64  # rows summed in the values' own precision before they join the sums in double
@@ -25,13 +27,13 @@ def moments(x: Any, start: Any, stop: Any, shift: Any, sums: Any) -> None:
     """``sums`` (2, width; double): the sums over the rows of x - shift and of its square."""
     width = x.shape[1]
     sums[:] = 0
-    total, square = np.empty(width, x.dtype), np.empty(width, x.dtype)
+    total, square = np.empty(width, shift.dtype), np.empty(width, shift.dtype)
     for first in range(start, stop, BLOCK):
         total[:] = 0
         square[:] = 0
         for row in range(first, min(first + BLOCK, stop)):
             for c in range(width):
-                value = x[row, c] - shift[c]
+                value = wide(x[row, c]) - shift[c]
                 total[c] += value
                 square[c] += value * value
         for c in range(width):
@@ -114,9 +116,9 @@ def apply(x: Any, start: Any, stop: Any, scale: Any, offset: Any, low: Any, high
     width = x.shape[1]
     for row in range(start, stop):
         for c in range(width):
-            value = x[row, c] * scale[c] + offset[c]
+            value = wide(x[row, c]) * scale[c] + offset[c]
             value = low if value < low else value
-            out[row, c] = high if value > high else value
+            out[row, c] = narrow(high if value > high else value, out)
 
 
 @kernel
@@ -126,16 +128,18 @@ def slope_moments(
     """``sums`` (2, width; double): the sums over the rows of the slope and of slope · (x - mean)."""
     width = x.shape[1]
     sums[:] = 0
-    total, along = np.empty(width, x.dtype), np.empty(width, x.dtype)
+    total, along = np.empty(width, mean.dtype), np.empty(width, mean.dtype)
     for first in range(start, stop, BLOCK):
         total[:] = 0
         along[:] = 0
         for row in range(first, min(first + BLOCK, stop)):
             for c in range(width):
-                value = x[row, c] * scale[c] + offset[c]
-                through = slope[row, c] if (value > low) & (value < high) else ZERO
+                here = wide(x[row, c])
+                value = here * scale[c] + offset[c]
+                above = wide(slope[row, c])
+                through = above if (value > low) & (value < high) else ZERO
                 total[c] += through
-                along[c] += through * (x[row, c] - mean[c])
+                along[c] += through * (here - mean[c])
         for c in range(width):
             sums[0, c] += total[c]
             sums[1, c] += along[c]
@@ -150,6 +154,8 @@ def gradient(
     width = x.shape[1]
     for row in range(start, stop):
         for c in range(width):
-            value = x[row, c] * scale[c] + offset[c]
-            through = slope[row, c] if (value > low) & (value < high) else ZERO
-            out[row, c] = through * along[c] + x[row, c] * across[c] + constant[c]
+            here = wide(x[row, c])
+            value = here * scale[c] + offset[c]
+            above = wide(slope[row, c])
+            through = above if (value > low) & (value < high) else ZERO
+            out[row, c] = narrow(through * along[c] + here * across[c] + constant[c], out)

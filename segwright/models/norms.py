@@ -2,7 +2,7 @@
 
 What a training step on a CPU waits for, next to its convolutions, is memory: torch's batch norm and ReLU read or write
 a map eleven times, forward and backward. The kernels of :mod:`segwright.models.norm_kernels` take eight passes, longer
-vectors, and sums in double. Anything but training in fp32 on a CPU in channels-last memory goes torch's way.
+vectors, and sums in double. Anything but training in fp32 or bf16 on a CPU in channels-last memory goes torch's way.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ def short_norm(
     compiling, for small maps.
     """
     if not (
-        open_to_kernels(x)
+        open_to_kernels(x, torch.bfloat16)
         and norm.training
         and x.dim() == 4
         and x.numel() >= SMALL * (SMALL_BOTH if instance else SMALL_PLAIN if limits == NONE else 1)
@@ -91,6 +91,7 @@ def short_norm(
         and norm.momentum is not None
         and norm.track_running_stats
         and norm.affine
+        and norm.weight.dtype == torch.float32
         and type(x) in (Tensor, nn.Parameter)
     ):
         return None
@@ -129,12 +130,14 @@ class NormAndLimit(torch.autograd.Function):
         threads = torch.get_num_threads() if x.numel() >= WORTH_A_THREAD else 1
         cut = _Cut(x, own, threads)
         values, low, high = cut.rows(x), *(cut.dtype.type(limit) for limit in limits)
-        first = values[0, : x.shape[1]]  # sums of differences to some pixel lose less than sums of squares
+        first = (
+            x[0, :, 0, 0].detach().to(cut.wide).numpy()
+        )  # sums of differences to some pixel lose less than sums of squares
         shift, sums = np.tile(first, cut.k), cut.sums()
         over_threads(lambda i, _, a, z: kernels.moments(values, a, z, shift, sums[i]), cut.parts, threads)
         scale, offset, mean = cut.factors(), cut.factors(), cut.factors()
         inverse = np.empty((cut.groups, x.shape[1]))
-        statistics = torch.empty(2, x.shape[1], dtype=x.dtype)
+        statistics = torch.empty(2, x.shape[1], dtype=cut.wide)
         w, b = weight.detach().numpy(), bias.detach().numpy()
         kernels.normaliser(sums, own, cut.pixels, first, w, b, eps, scale, offset, mean, inverse, statistics.numpy())
         out = torch.empty_like(x)
@@ -165,7 +168,7 @@ class NormAndLimit(torch.autograd.Function):
             threads,
         )
         along, across, constant = cut.factors(), cut.factors(), cut.factors()
-        gradients = torch.empty(2, x.shape[1], dtype=x.dtype)
+        gradients = torch.empty(2, x.shape[1], dtype=cut.wide)
         w = weight.detach().numpy()
         kernels.differentiator(sums, cut.own, cut.pixels, w, mean, inverse, along, across, constant, gradients.numpy())
         out = torch.empty_like(x)
@@ -196,11 +199,14 @@ class _Cut:
         cuts = pieces(rows, max(1, min(-(-threads // self.groups), rows)))
         places = [(g, g * rows + first, g * rows + last) for g in range(self.groups) for first, last in cuts]
         self.parts = [(index, *place) for index, place in enumerate(places)]
-        self.dtype = np.dtype(np.float32 if x.dtype == torch.float32 else np.float64)
+        self.wide = torch.float64 if x.dtype == torch.float64 else torch.float32  # of sums and factors
+        self.dtype = np.dtype(np.float64 if x.dtype == torch.float64 else np.float32)
 
     def rows(self, x: Tensor) -> Array:
         """The memory of a channels-last tensor, (rows, width)."""
-        return x.detach().numpy().transpose(0, 2, 3, 1).reshape(-1, self.width)
+        from segwright.halves import raw
+
+        return raw(x).transpose(0, 2, 3, 1).reshape(-1, self.width)
 
     def sums(self) -> Array:
         return np.empty((len(self.parts), 2, self.width))

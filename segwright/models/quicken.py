@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from torch import nn
 
-from segwright.models import norms, winograd
+from segwright.models import depthwise, norms, winograd
 
 
 def quicken(model: nn.Module) -> None:
-    """Let a network's batch norms (torch's and timm's) and wide 3×3 convolutions compute by the kernels of
-    :mod:`segwright.models.norms` and :mod:`segwright.models.winograd` in training on a CPU.
+    """Let a network's batch norms (torch's and timm's), wide 3×3 convolutions and strided depthwise ones compute by the
+    ways of :mod:`segwright.models.norms`, :mod:`~segwright.models.winograd` and :mod:`~segwright.models.depthwise` in
+    training on a CPU.
 
     Its modules change their class; names, parameters, buffers, and all that it does elsewhere, stay as they are.
     """
@@ -18,6 +19,8 @@ def quicken(model: nn.Module) -> None:
             module.__class__ = norms.BatchNorm
         elif type(module) is nn.Conv2d and winograd.could_suit(module):
             module.__class__ = winograd.Conv2d
+        elif type(module) is nn.Conv2d and depthwise.could_suit(module):
+            module.__class__ = depthwise.Conv2d
         elif type(module).__name__ == "BatchNormAct2d":
             from segwright.models import timm_norms  # imports timm, which is there where its module is
 

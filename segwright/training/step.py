@@ -23,8 +23,10 @@ from segwright.types import Batch
 
 Criterion = Callable[[Tensor, Tensor], Tensor]
 DTYPES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
-# bf16 has to win by this much: within it, fp32's exactness is the better bargain.
-_WORTHWHILE = 0.93
+# bf16 has to win by this much: within it, fp32's exactness is the better bargain. The choice must not hang on chance,
+# since equal seeds are to give equal weights: a short step says nothing, and others are timed twice.
+_WORTHWHILE = 0.85
+_TOO_SHORT, _LONG = 0.05, 2.0  # seconds of a step
 
 
 class Average(Protocol):
@@ -60,7 +62,7 @@ class TrainStep:
         self.device = torch.device(device)
         # A network in shards lies as its shards need it.
         self.model = model if is_sharded(model) else model.to(device=self.device).to(memory_format=torch.channels_last)
-        if self.device.type == "cpu" and precision == "fp32" and not is_sharded(model):
+        if self.device.type == "cpu" and precision != "fp16" and not is_sharded(model):
             quicken(self.model)
         self.forward = model if forward is None else forward
         self.criterion, self.optimizer = criterion, optimizer
@@ -155,7 +157,12 @@ def choose_precision(device: torch.device | str, probe: Callable[[str], float] |
         return "fp32", "the CPU has no native bf16"
     if probe is None:
         return "fp32", "no step was timed"
-    full, half = probe("fp32"), probe("bf16")
+    full = probe("fp32")
+    if full < _TOO_SHORT:
+        return "fp32", f"a step takes {full:.2f} s: there is little to gain"
+    half = probe("bf16")
+    if full < _LONG:
+        full, half = min(full, probe("fp32")), min(half, probe("bf16"))
     if half < full * _WORTHWHILE:
         return "bf16", f"a step takes {half:.2f} s in bf16, {full:.2f} s in fp32"
     return "fp32", f"a step takes {full:.2f} s in fp32, {half:.2f} s in bf16: no gain"

@@ -100,6 +100,32 @@ def test_instance_and_batch_norm_side_by_side(shape: tuple[int, int, int, int], 
     assert torch.allclose(ours(x), beside(theirs, x), atol=1e-6)
 
 
+@pytest.mark.parametrize("limits", [NONE, RELU, RELU6])
+@pytest.mark.parametrize("own", [False, True])
+def test_maps_in_bf16_are_normalised_in_fp32(
+    limits: tuple[float, float], own: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The values and gradients of fp32 on the same numbers, rounded to bf16 once."""
+    monkeypatch.setattr(norms, "SMALL", 0)
+    torch.manual_seed(0)
+    ours, theirs = twins(InstanceBatchNorm(16) if own else nn.BatchNorm2d(16))
+    x = (torch.randn(2, 16, 12, 8) * 2 + 1).bfloat16().contiguous(memory_format=torch.channels_last)
+    a, b = x.clone().requires_grad_(), x.float().requires_grad_()
+    mine, other = norm_and_limit(ours, a, limits), norm_and_limit(theirs, b, limits)
+    assert mine.dtype == torch.bfloat16 and type(mine.grad_fn).__name__ == "NormAndLimitBackward"
+    assert torch.equal(mine, other.bfloat16())
+    slope = torch.randn(mine.shape).bfloat16()
+    mine.backward(slope)
+    other.backward(slope.float())
+    assert a.grad is not None and b.grad is not None
+    torch.testing.assert_close(a.grad, b.grad.bfloat16(), rtol=2**-7, atol=1e-5)
+    for (name, p), (_, q) in zip(ours.named_parameters(), theirs.named_parameters(), strict=True):
+        assert p.grad is not None and q.grad is not None
+        torch.testing.assert_close(p.grad, q.grad, rtol=1e-4, atol=1e-4, msg=name)
+    for (name, p), (_, q) in zip(ours.named_buffers(), theirs.named_buffers(), strict=True):
+        assert torch.allclose(p, q, atol=1e-5), name
+
+
 def test_the_kernels_are_used_where_they_say(monkeypatch: pytest.MonkeyPatch) -> None:
     """Otherwise the tests above compare torch with torch."""
     calls = []

@@ -143,6 +143,11 @@ def test_bf16_only_where_native_and_timed(monkeypatch: pytest.MonkeyPatch) -> No
     timed["bf16"] = 0.99
     precision, reason = choose_precision("cpu", timed.__getitem__)
     assert precision == "fp32" and "no gain" in reason
+    timed |= {"fp32": 0.04, "bf16": 0.01}
+    precision, reason = choose_precision("cpu", timed.__getitem__)
+    assert precision == "fp32" and "little to gain" in reason, "what a short step takes is chance"
+    slow_once = {"fp32": iter((0.9, 0.3)), "bf16": iter((0.3, 0.3))}
+    assert choose_precision("cpu", lambda kind: next(slow_once[kind]))[0] == "fp32"
 
 
 def test_seconds_per_step_counts_after_the_warm_up() -> None:
