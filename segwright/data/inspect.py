@@ -81,7 +81,7 @@ class CheckResult:
             splits=dict(found["splits"]),
             fingerprint=None if whole is None else Fingerprint.from_json(whole),
             by_split={name: Fingerprint.from_json(one) for name, one in found["fingerprints"].items()},
-            problems=tuple(Problem(**{**one, "files": tuple(one["files"])}) for one in found["problems"]),
+            problems=tuple(Problem.from_json(one) for one in found["problems"]),
             notes=tuple(found["notes"]),
             dataset=dataset,
         )

@@ -54,6 +54,11 @@ class Problem:
             "fix": self.fix,
         }
 
+    @classmethod
+    def from_json(cls, found: Mapping[str, Any]) -> Problem:
+        """The inverse of :meth:`to_json`."""
+        return cls(found["severity"], found["kind"], found["message"], tuple(found["files"]), found["fix"])
+
 
 @dataclass(frozen=True)
 class ValueRange:

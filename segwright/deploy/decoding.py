@@ -13,7 +13,7 @@ from typing import Any
 import numpy.typing as npt
 
 from segwright.data.records import ValueRange
-from segwright.errors import ImageReadError, MissingExtraError, SegwrightError, TooLargeError
+from segwright.errors import ImageReadError, SegwrightError, TooLargeError
 from segwright.images import Limits, UInt8Array, decode_image
 from segwright.images.isolated import Children, Outcome, killed
 from segwright.images.raster import decode_raster
@@ -75,12 +75,10 @@ def _explained(outcome: Outcome[_Item, UInt8Array]) -> SegwrightError:
     if error is None:
         died = killed(WHERE, str(outcome.died))
         return ImageReadError(died.message, expected=died.expected, found=died.found, fix=WHOLE)
-    if isinstance(error, MissingExtraError) or (
-        isinstance(error, SegwrightError) and not isinstance(error, ImageReadError)
-    ):
-        return error
     if isinstance(error, ImageReadError):
         kind, fix = (TooLargeError, SMALLER) if isinstance(error, TooLargeError) else (ImageReadError, WHOLE)
         return kind(error.message, expected=error.expected, found=error.found, fix=fix)
+    if isinstance(error, SegwrightError):
+        return error
     # MemoryError and the like: the child lives, the picture cannot be had
     return ImageReadError("the picture cannot be decoded", found=type(error).__name__, fix=WHOLE)

@@ -130,9 +130,8 @@ class NormAndLimit(torch.autograd.Function):
         threads = torch.get_num_threads() if x.numel() >= WORTH_A_THREAD else 1
         cut = _Cut(x, own, threads)
         values, low, high = cut.rows(x), *(cut.dtype.type(limit) for limit in limits)
-        first = (
-            x[0, :, 0, 0].detach().to(cut.wide).numpy()
-        )  # sums of differences to some pixel lose less than sums of squares
+        # Sums of differences to some pixel lose less than sums of squares.
+        first = x[0, :, 0, 0].detach().to(cut.wide).numpy()
         shift, sums = np.tile(first, cut.k), cut.sums()
         over_threads(lambda i, _, a, z: kernels.moments(values, a, z, shift, sums[i]), cut.parts, threads)
         scale, offset, mean = cut.factors(), cut.factors(), cut.factors()

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from segwright.config import TrainingConfig
 from segwright.errors import DeadProcessError, UsageError
 from segwright.training.dtensors import is_shard
-from segwright.training.heartbeat import Heartbeat, job_store
+from segwright.training.heartbeat import STOPPED, Heartbeat, job_store
 
 T = TypeVar("T")
 
@@ -33,6 +33,7 @@ T = TypeVar("T")
 TIMEOUT = timedelta(minutes=30)
 PATIENCE = timedelta(days=2)  # with the first process's work before the first step: it reads the whole data set
 _BROKEN = ("connection closed", "connection reset", "connection refused", "broken pipe", "timed out", "remote process")
+_PLACE = re.compile(r"^\[.*?\] ")  # in gloo's source, which it puts before what it says
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ class World:
         group = _patient_group()  # made by all of them before one goes off to work
         if self.is_first:
             result = work()
-            data = torch.tensor(list(json.dumps(to_json(result)).encode()), dtype=torch.uint8)
+            data = torch.frombuffer(bytearray(json.dumps(to_json(result)).encode()), dtype=torch.uint8)
             dist.broadcast(torch.tensor([len(data)]), 0, group=group)
             dist.broadcast(data, 0, group=group)
             return result
@@ -72,7 +73,7 @@ class World:
         dist.broadcast(length, 0, group=group)
         data = torch.empty(int(length), dtype=torch.uint8)
         dist.broadcast(data, 0, group=group)
-        return from_json(json.loads(bytes(data.tolist())))
+        return from_json(json.loads(data.numpy().tobytes()))
 
     def any(self, flag: bool) -> bool:
         """Whether any rank says yes."""
@@ -163,8 +164,8 @@ def world(device_type: str = "cpu") -> Iterator[World]:
             raise
         raise DeadProcessError(
             f"{' and '.join(gone)}: the job ends",
-            found=f"seen by rank {rank}: {re.sub(r'^[[].*?[]] ', '', str(error).splitlines()[0])[:160]}",
-            fix=("its own message says why; " if all("error" in fate for fate in gone) else "")
+            found=f"seen by rank {rank}: {_PLACE.sub('', str(error).splitlines()[0])[:160]}",
+            fix=("its own message says why; " if all(fate.endswith(STOPPED) for fate in gone) else "")
             + "the last checkpoint is whole: the same command with --resume goes on, with any number of processes",
         ) from error
     finally:

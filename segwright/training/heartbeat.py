@@ -23,6 +23,7 @@ BEAT = 2.0  # seconds between two signs of life
 SILENCE = 40.0  # seconds without one: dead. The rest of the minute is for ending the job
 SUSPICIOUS = 3 * BEAT  # after a failed collective, silence this long already tells who it was
 _GRACE = 5.0  # seconds that the main thread gets to end by its own error, before the process is ended from here
+STOPPED = "stopped with an error"  # how the fate ends of one that has said itself what went wrong
 _LEFT, _FAILED = b"left", b"failed"  # in place of a counter
 
 
@@ -81,7 +82,7 @@ class Heartbeat:
         if counter == _LEFT:
             return ""
         if counter == _FAILED:
-            return f"{self.describe(rank)} stopped with an error"
+            return f"{self.describe(rank)} {STOPPED}"
         if ended:
             return f"{self.describe(rank)} died"
         if time.monotonic() - since > silence:
