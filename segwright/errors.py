@@ -7,6 +7,23 @@ from :class:`SegwrightError`; the command line prints it without a traceback and
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
+
+# Why a file is no readable image; programs branch on this, never on the text of a message.
+ReadReason = Literal[
+    "cannot_open",  # no such file, no permission, not a file
+    "empty",
+    "too_large",  # more bytes, pixels, bands, pages or memory than the limits allow
+    "truncated",  # image data is missing at the end or in the middle
+    "unknown_format",  # none of the formats that are read, whatever the name ends in
+    "unsupported",  # a known format, in a variant that is not read
+    "corrupt",  # damaged in any other way
+    "animated",  # several frames
+    "pages",  # several pages where one was expected
+    "bands",  # channels that do not fit
+    "values",  # pixels that are no mask values: fractions, negative, beyond 16 bits
+    "killed",  # the process that decoded it ended, or gave no answer in time
+]
 
 
 class SegwrightError(Exception):
@@ -73,11 +90,52 @@ class DataError(SegwrightError):
 
 
 class ImageReadError(DataError):
-    """A file that is not a readable picture within the limits."""
+    """A file that is not a readable image within the limits; ``reason`` says why, for programs."""
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        expected: str | None = None,
+        found: str | None = None,
+        where: str | Path | None = None,
+        fix: str | None = None,
+        reason: ReadReason = "corrupt",
+    ) -> None:
+        self.reason: ReadReason = reason
+        super().__init__(message, expected=expected, found=found, where=where, fix=fix)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        fields = (type(self), self.message, self.expected, self.found, self.where, self.fix, self.reason)
+        return (_rebuild_read_error, fields)
+
+
+def _rebuild_read_error(
+    kind: type[ImageReadError],
+    message: str,
+    expected: str | None,
+    found: str | None,
+    where: str | None,
+    fix: str | None,
+    reason: ReadReason,
+) -> ImageReadError:
+    return kind(message, expected=expected, found=found, where=where, fix=fix, reason=reason)
 
 
 class TooLargeError(ImageReadError):
-    """A picture that asks for more bytes, pixels or bands than the limits allow."""
+    """An image that asks for more bytes, pixels, bands, pages or memory than the limits allow."""
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        expected: str | None = None,
+        found: str | None = None,
+        where: str | Path | None = None,
+        fix: str | None = None,
+        reason: ReadReason = "too_large",
+    ) -> None:
+        super().__init__(message, expected=expected, found=found, where=where, fix=fix, reason=reason)
 
 
 class LabelError(DataError):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import pickle
 import struct
 import zlib
 from collections.abc import Callable
@@ -15,7 +16,7 @@ import pytest
 import tifffile
 from PIL import Image
 
-from segwright.errors import ImageReadError
+from segwright.errors import ImageReadError, TooLargeError
 from segwright.images import (
     Limits,
     decode_image,
@@ -367,3 +368,27 @@ def test_reading_in_a_child(tmp_path: Path) -> None:
     (tmp_path / "b.png").write_bytes(png(80, 60, zlib.compress(WHOLE[:100])))
     with pytest.raises(ImageReadError, match="too little image data"):
         read_image_isolated(tmp_path / "b.png")
+
+
+def test_the_reason_of_an_error_is_for_programs_and_travels(tmp_path: Path) -> None:
+    write_image(tmp_path / "a.png", RGB)
+    whole = (tmp_path / "a.png").read_bytes()
+    cases = {
+        "none.png": (None, "cannot_open"),
+        "empty.png": (b"", "empty"),
+        "cut.png": (whole[:-100], "truncated"),
+        "cut.jpg": (saved(RGB, "JPEG")[:300], "truncated"),
+        "zeros.png": (bytes(2000), "truncated"),
+        "fits.png": (b"SIMPLE  =" + bytes(2000), "unknown_format"),
+        "changed.png": (whole[:70] + bytes(3) + whole[73:], "corrupt"),
+    }
+    for name, (data, reason) in cases.items():
+        if data is not None:
+            (tmp_path / name).write_bytes(data)
+        with pytest.raises(ImageReadError) as caught:
+            read_image(tmp_path / name)
+        assert caught.value.reason == reason, name
+        assert pickle.loads(pickle.dumps(caught.value)).reason == reason
+    with pytest.raises(TooLargeError) as large:
+        read_image(tmp_path / "a.png", Limits(max_pixels=10))
+    assert pickle.loads(pickle.dumps(large.value)).reason == "too_large"

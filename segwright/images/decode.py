@@ -220,7 +220,7 @@ def _pillow(data: bytes, info: ImageInfo, where: str | Path, limits: Limits, mod
             # Pillow turns a TIFF by itself while loading, and nothing else.
             return upright(np.asarray(turned), 1 if info.format == "TIFF" else info.orientation)
         except Image.DecompressionBombError as error:
-            raise unreadable(where, str(error)) from error
+            raise unreadable(where, str(error), "too_large") from error
         except PILLOW_ERRORS as error:
             raise unreadable(where, f"a broken {info.format} ({error})") from error
 
@@ -242,6 +242,7 @@ def _stretched(raster: npt.NDArray[Any], where: str | Path) -> UInt8Array:
             found=f"{raster.shape[2]} bands",
             where=where,
             fix="open it as a data set, which keeps all bands, or choose three of them",
+            reason="bands",
         )
     values = raster[..., :colours]
     if values.dtype == np.uint8:
@@ -270,5 +271,6 @@ def integers(raster: npt.NDArray[Any], where: str | Path) -> MaskArray:
             found=f"{low} to {high} ({values.dtype})",
             where=where,
             fix="write the mask as an 8-bit or 16-bit PNG of class indices",
+            reason="values",
         )
     return np.ascontiguousarray(whole.astype(np.uint16))

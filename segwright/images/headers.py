@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from segwright.errors import ImageReadError, TooLargeError
+from segwright.errors import ImageReadError, ReadReason, TooLargeError
 
 UInt8Array = npt.NDArray[np.uint8]
 
@@ -109,13 +109,15 @@ def open_checked(path: str | Path, limits: Limits) -> IO[bytes]:
             found=getattr(error, "strerror", None) or str(error),
             where=path,
             fix="check the path and its permissions",
+            reason="cannot_open",
         ) from error
     size = os.fstat(file.fileno()).st_size
     if 0 < size <= limits.max_bytes:
         return file
     file.close()
     if size == 0:
-        raise ImageReadError("the file is empty", found="0 bytes", where=path, fix="copy it again from its source")
+        fix = "copy it again from its source"
+        raise ImageReadError("the file is empty", found="0 bytes", where=path, fix=fix, reason="empty")
     raise TooLargeError(
         "the file is larger than the limit", expected=f"at most {limits.max_bytes} bytes", found=str(size), where=path
     )
@@ -127,7 +129,7 @@ def parse_header(
     """The header of a picture in memory. ``whole`` fetches the rest where ``data`` is only the beginning of a file."""
     kind = sniff(data)
     if kind is None:
-        raise unreadable(where, f"{stranger(data)}")
+        raise unreadable(where, stranger(data), "truncated" if not any(data[:16]) else "unknown_format")
     info = None
     if kind == "PNG":
         info = png_header(data, where)
@@ -139,7 +141,7 @@ def parse_header(
         if kind == "JPEG":  # one with 256 KiB of EXIF, or none
             info = jpeg_header(data)
             if info is None:
-                raise unreadable(where, "a JPEG without a frame header: cut off within its first bytes")
+                raise unreadable(where, "a JPEG without a frame header: cut off within its first bytes", "truncated")
         else:
             info = _other_header(data, kind, where, limits)
     check_limits(info, where, limits)
@@ -153,7 +155,7 @@ _PNG_DEPTHS = {0: (1, 2, 4, 8, 16), 2: (8, 16), 3: (1, 2, 4, 8), 4: (8, 16), 6: 
 def png_header(data: bytes, where: str | Path) -> ImageInfo:
     """Of IHDR; the orientation, which PNGs hardly ever have, is found by :func:`.png.inspect`."""
     if len(data) < 33 or data[12:16] != b"IHDR":
-        raise unreadable(where, "a PNG cut off within its header")
+        raise unreadable(where, "a PNG cut off within its header", "truncated")
     width, height, bits, colour, compression, filtering, interlace = struct.unpack(">IIBBBBB", data[16:29])
     if colour not in _PNG_MODES or bits not in _PNG_DEPTHS[colour] or compression or filtering or interlace > 1:
         raise unreadable(where, f"a PNG header with impossible values (type {colour}, {bits} bits)")
@@ -248,7 +250,7 @@ def check_directories(data: bytes, where: str | Path) -> None:
             break
         (count,) = struct.unpack_from(order + count_code, data, place)
         place += head + entry * count
-    raise unreadable(where, f"a TIFF cut off after {len(data)} bytes")
+    raise unreadable(where, f"a TIFF cut off after {len(data)} bytes", "truncated")
 
 
 def _pillow_header(data: bytes, kind: str, where: str | Path, limits: Limits) -> ImageInfo:
@@ -288,7 +290,7 @@ def _too_large(where: str | Path, limits: Limits, found: str) -> TooLargeError:
     )
 
 
-def unreadable(where: str | Path, found: str) -> ImageReadError:
+def unreadable(where: str | Path, found: str, reason: ReadReason = "corrupt") -> ImageReadError:
     """The error for a file that is no whole picture."""
     return ImageReadError(
         "not a readable picture",
@@ -296,6 +298,7 @@ def unreadable(where: str | Path, found: str) -> ImageReadError:
         found=found,
         where=where,
         fix="copy it again from its source, or leave it out with --skip-bad",
+        reason=reason,
     )
 
 

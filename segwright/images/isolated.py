@@ -133,6 +133,7 @@ def killed(path: str | Path, how: str) -> ImageReadError:
         found=how,
         where=path,
         fix="copy it again from its source, or leave it out; do not open it with other tools",
+        reason="killed",
     )
 
 

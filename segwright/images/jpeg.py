@@ -60,12 +60,14 @@ def frame(data: bytes, where: str | Path) -> tuple[Frame, int]:
         if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
             body = data[place + 4 : place + 2 + length]
             if marker not in (0xC0, 0xC1, 0xC2) or body[0] != 8:
-                raise unreadable(where, f"a JPEG of a rare kind (frame type {marker - 0xC0}, {body[0]} bits)")
+                raise unreadable(
+                    where, f"a JPEG of a rare kind (frame type {marker - 0xC0}, {body[0]} bits)", "unsupported"
+                )
             found = _frame(body, marker == 0xC2)
             if found is None:
                 raise unreadable(where, "a JPEG whose frame header is damaged")
         place += 2 + length
-    raise unreadable(where, "a JPEG cut off before its image data")
+    raise unreadable(where, "a JPEG cut off before its image data", "truncated")
 
 
 def _frame(body: bytes, progressive: bool) -> Frame | None:
@@ -88,7 +90,7 @@ def check_structure(data: bytes, where: str | Path) -> Frame:
     found, scan = frame(data, where)
     end = data.rfind(b"\xff\xd9", scan)
     if end < 0:
-        raise unreadable(where, f"a JPEG cut off after {len(data)} bytes: its end marker is missing")
+        raise unreadable(where, f"a JPEG cut off after {len(data)} bytes: its end marker is missing", "truncated")
     least = found.blocks * (1 if found.progressive else 2) // 8
     if end - scan - 8 < least:
         raise missing(where, f"{max(0, end - scan - 8)} bytes for {found.blocks} blocks")
@@ -204,7 +206,7 @@ def pad_scans(data: bytes) -> bytes:
 
 
 def missing(where: str | Path, found: str) -> ImageReadError:
-    return unreadable(where, f"a JPEG with missing image data ({found})")
+    return unreadable(where, f"a JPEG with missing image data ({found})", "truncated")
 
 
 def decode_pixels(data: bytes, flags: int) -> npt.NDArray[Any] | None:

@@ -55,7 +55,7 @@ def walk(data: bytes, info: ImageInfo, where: str | Path) -> Chunks:
                 raise too_little(where, info, total * DEFLATE_RATIO)
             return Chunks(first, total, palette, orientation)
         place += 12 + length
-    raise unreadable(where, f"a PNG cut off after {end} bytes")
+    raise unreadable(where, f"a PNG cut off after {end} bytes", "truncated")
 
 
 _BEGIN = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR"
@@ -106,7 +106,7 @@ def raw_bytes(info: ImageInfo) -> int:
 def too_little(where: str | Path, info: ImageInfo, found: int) -> ImageReadError:
     share = 100 * found // raw_bytes(info)
     return unreadable(
-        where, f"a PNG with too little image data: {share} % of {info.width}×{info.height} pixels at most"
+        where, f"a PNG with too little image data: {share} % of {info.width}×{info.height} pixels at most", "truncated"
     )
 
 

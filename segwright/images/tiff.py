@@ -132,7 +132,7 @@ def _check_data(file: Any, series: Any, size: int, where: str | Path) -> None:
         page = page.aspage() if hasattr(page, "aspage") else page
         for offset, count in zip(page.dataoffsets, page.databytecounts, strict=False):
             if offset + count > size:
-                raise unreadable(where, f"a TIFF cut off after {size} bytes")
+                raise unreadable(where, f"a TIFF cut off after {size} bytes", "truncated")
 
 
 def _to_bands(values: npt.NDArray[Any], axes: str, where: str | Path) -> npt.NDArray[Any]:

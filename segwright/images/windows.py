@@ -97,6 +97,7 @@ def _by_segments(page: Any, path: Path, box: Box, limits: Limits) -> npt.NDArray
         raise ImageReadError(
             "the TIFF's strips are larger than the limit", expected=f"at most {limits.max_pixels} pixels",
             found=f"strips of {wide}×{tall}", where=path, fix="gdal_translate -co TILED=YES IN.tif OUT.tif",
+            reason="too_large",
         )  # fmt: skip
     down, across = -(-page.imagelength // tall), -(-page.imagewidth // wide)
     planes = page.samplesperpixel if page.planarconfig == 2 else 1
@@ -111,7 +112,7 @@ def _by_segments(page: Any, path: Path, box: Box, limits: Limits) -> npt.NDArray
                     if count == 0:  # GDAL leaves out what is empty
                         continue
                     if offset + count > size:
-                        raise unreadable(path, f"a TIFF cut off after {size} bytes")
+                        raise unreadable(path, f"a TIFF cut off after {size} bytes", "truncated")
                     file.seek(offset)
                     segment = page.decode(file.read(count), index, jpegtables=page.jpegtables)[0]
                     if segment is not None:
