@@ -12,13 +12,16 @@ import textwrap
 import time
 from collections.abc import Callable, Iterable, Iterator, Sized
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import Any, TypeVar
 
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.segment import Segment
+from rich.text import Text
 
 PLAIN_INTERVAL = 10.0  # seconds between two plain lines when piped
 QUIET_SECONDS = 2.0  # shorter work shows nothing
+JOINERS = "\u200c\u200d"  # not printable by Python's tables, but letters of Persian, Hindi and of emoji need them
 
 T = TypeVar("T")
 
@@ -28,8 +31,48 @@ def is_first() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
+def visible(text: object, *, lines: bool = False) -> str:
+    """``str(text)`` as a terminal or a page may show it, whatever a file or a class is called.
+
+    Control characters (and with them escape sequences), marks that turn the direction of text and stray bytes of a
+    file name become escapes such as ``\\x1b``. ``lines`` keeps line breaks and tabs.
+    """
+    kept = JOINERS + "\n\t" if lines else JOINERS
+    return "".join(
+        letter
+        if letter.isprintable() or letter in kept
+        else letter.encode("unicode_escape", "surrogatepass").decode("ascii")
+        for letter in str(text)
+    )
+
+
+def literal(text: object, style: str = "") -> Text:
+    """A name from the data for a line or a table: neither markup nor control characters in it have a meaning."""
+    return Text(visible(text), style=style)
+
+
+class PlainConsole(Console):
+    """A console in which strings are data: no markup, no emoji codes, nothing highlighted, control characters visible.
+
+    What is to have a style is a :class:`rich.text.Text`.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**{"markup": False, "emoji": False, "highlight": False} | options)
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        return super().render_str(visible(text, lines=True), **options)
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterator[Segment]:
+        """The segments of ``renderable``; the last look at any text, however it came."""
+        for segment in super().render(renderable, options):
+            if segment.control is None and not segment.text.isprintable():
+                segment = Segment(visible(segment.text, lines=True), segment.style)
+            yield segment
+
+
 def stderr_console() -> Console:
-    return Console(stderr=True, highlight=False)
+    return PlainConsole(stderr=True)
 
 
 @contextmanager
@@ -91,7 +134,12 @@ class _Terminal:
         if self.bar is None:
             if time.monotonic() - self.started < QUIET_SECONDS:
                 return
-            columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+            columns = (
+                TextColumn("{task.description}", markup=False),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TimeElapsedColumn(),
+            )
             self.bar = Progress(*columns, TextColumn("left"), TimeRemainingColumn(), console=stderr_console())
             self.bar.start()
             self.task = self.bar.add_task(self.title, total=self.total)
@@ -115,7 +163,7 @@ class _Plain:
             self.started, self.begun = now, self.done
         if now - self.last >= PLAIN_INTERVAL:
             self.last = now
-            print(self.line(now), file=sys.stderr, flush=True)
+            print(visible(self.line(now)), file=sys.stderr, flush=True)
 
     def line(self, now: float) -> str:
         if not self.total:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import sys
 from pathlib import Path
@@ -9,7 +10,9 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.text import Text
 
+from segwright.console import PlainConsole, visible
 from segwright.errors import SegwrightError
 from segwright.files import write_json
 
@@ -24,15 +27,18 @@ Model = Annotated[Path, typer.Argument(metavar="MODEL", help="A run folder, a bu
 def console() -> Console:
     """For results: stdout, as wide as the terminal, or wide enough for tables when piped."""
     if sys.stdout.isatty():
-        return Console(highlight=False)
-    return Console(highlight=False, width=120)
+        return PlainConsole()
+    return PlainConsole(width=None if "COLUMNS" in os.environ else 120)
 
 
 def report_error(error: SegwrightError) -> None:
     """The error's text on stderr, without a traceback."""
-    screen = Console(stderr=True, highlight=False, soft_wrap=True)
-    screen.print("[bold red]error:[/] ", end="")
-    screen.print(str(error), markup=False)
+    screen = PlainConsole(stderr=True, soft_wrap=True)
+    screen.print(Text("error:", style="bold red"), end=" ")
+    text = str(error)
+    if error.where:  # a line break in a file's name begins no line of ours
+        text = text.replace(error.where, visible(error.where))
+    screen.print(text)
 
 
 def write_result(path: Path | None, result: Any) -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.text import Text
 
 from segwright.cli.common import Data, Format, Json, console, write_result
+from segwright.console import literal
 
 datasets_app = typer.Typer(help="Data sets: the formats that are read, and downloads.", invoke_without_command=True)
 
@@ -27,7 +30,7 @@ def check(
     render_check(result, console())
     write_result(json, result.to_json())
     if html is not None:
-        console().print(f"page: {html}")
+        console().print(literal(f"page: {html}"), soft_wrap=True)
     if result.exit_code:
         raise typer.Exit(1)
 
@@ -43,7 +46,7 @@ def convert(
     from segwright import api
 
     result = api.convert(data, to, out, format=format)
-    console().print(f"{result['pictures']} pictures written as {to}: {out}")
+    console().print(literal(f"{result['pictures']} pictures written as {to}: {out}"), soft_wrap=True)
     write_result(json, result)
 
 
@@ -57,9 +60,9 @@ def datasets(context: typer.Context, json: Json = None) -> None:
     from segwright.data.formats import FORMATS
 
     screen = console()
-    screen.print("[bold]Formats, each recognised by what lies on the disk[/]")
+    screen.print(Text("Formats, each recognised by what lies on the disk", style="bold"))
     screen.print(formats_table(list(FORMATS.values())))
-    screen.print("\n[bold]Downloads: segwright datasets get NAME[/]")
+    screen.print(Text("\nDownloads: segwright datasets get NAME", style="bold"))
     screen.print(downloads_table(list(CATALOGUE.values())))
     formats = [{"name": f.name, "title": f.title, "looks_for": f.looks_for} for f in FORMATS.values()]
     downloads = [
@@ -79,7 +82,9 @@ def get(
     from segwright.data.download import get as download
 
     folder = download(name, out or Path(name), yes=yes)
-    console().print(f"{folder}\nnext: segwright check {folder}")
+    screen = console()
+    screen.print(literal(folder))
+    screen.print(literal(f"next: segwright check {shlex.quote(str(folder))}"), soft_wrap=True)
 
 
 def register(app: typer.Typer) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 import time
 import webbrowser
@@ -16,7 +17,7 @@ import numpy as np
 from rich.console import Console
 from rich.text import Text
 
-from segwright.console import duration
+from segwright.console import duration, literal
 from segwright.data.synthetic import write_street_scenes
 from segwright.errors import UsageError
 from segwright.images import UInt8Array, read_image
@@ -36,10 +37,12 @@ def run_demo(out: Path, *, open_report: bool, console: Console, verb: Verb) -> d
     data, run = out / "data", out / "run"
 
     def say(title: str, *arguments: object) -> None:
-        console.print(f"\n[bold]{title}[/]")
+        console.print(Text(f"\n{title}", style="bold"))
         if arguments:
             words = [str(argument) for argument in arguments]
-            console.print(f"[bold cyan]$ segwright {' '.join(words)}[/]", soft_wrap=True)  # one line, to be copied
+            console.print(
+                literal(f"$ segwright {shlex.join(words)}", "bold cyan"), soft_wrap=True
+            )  # one line, to be copied
             verb(words)
 
     console.print(
@@ -48,7 +51,7 @@ def run_demo(out: Path, *, open_report: bool, console: Console, verb: Verb) -> d
     )
     write_street_scenes(data, train=TRAIN, val=VAL, test=TEST, size=SIZE)
     (out / MARK).write_text("made by `segwright demo`; cleared by the next one\n", encoding="utf-8")
-    console.print(f"{TRAIN + VAL + TEST} pictures and masks drawn: {data}")
+    console.print(literal(f"{TRAIN + VAL + TEST} pictures and masks drawn: {data}"))
     say("1. Is the data sound?", "check", data)
     say("2. Train.", "train", data, *TRAINING, "--out", run)
     say("3. How good is it on new pictures?", "evaluate", run, data, "--split", "test", "--json", out / "test.json")
@@ -58,9 +61,10 @@ def run_demo(out: Path, *, open_report: bool, console: Console, verb: Verb) -> d
     found = json.loads((out / "test.json").read_text(encoding="utf-8"))
     seconds = time.monotonic() - started
     report = run / "report.html"
-    console.print(f"\n[bold]Done in {duration(seconds)}.[/] mIoU on new pictures: [bold]{found['miou']:.3f}[/]")
-    console.print(f"The report, with curves, classes and pictures: {report}")
-    console.print("Your own folder of pictures and masks: [bold cyan]segwright train FOLDER[/]")
+    done = (f"\nDone in {duration(seconds)}.", "bold")
+    console.print(Text.assemble(done, " mIoU on new pictures: ", (f"{found['miou']:.3f}", "bold")))
+    console.print(literal(f"The report, with curves, classes and pictures: {report}"))
+    console.print(Text.assemble("Your own folder of pictures and masks: ", ("segwright train FOLDER", "bold cyan")))
     if open_report and _has_browser():
         webbrowser.open(report.resolve().as_uri())
     return {"miou": found["miou"], "pixel_accuracy": found["pixel_accuracy"], "seconds": seconds, "out": str(out)}
@@ -69,7 +73,8 @@ def run_demo(out: Path, *, open_report: bool, console: Console, verb: Verb) -> d
 def show(console: Console, picture: Path, overlay: Path) -> None:
     """Picture and prediction side by side, two pixels a character, on a terminal with colours."""
     if not console.is_terminal or console.color_system != "truecolor":
-        console.print(f"picture: {picture}\nprediction: {overlay}")
+        console.print(literal(f"picture: {picture}"))
+        console.print(literal(f"prediction: {overlay}"))
         return
     side = max(20, min(60, console.width // 2 - 2))
     halves = [_shrunk(read_image(path), side) for path in (picture, overlay)]

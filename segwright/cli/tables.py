@@ -10,6 +10,8 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from segwright.console import literal, visible
+
 if TYPE_CHECKING:
     from segwright.data.catalogue import Downloadable
     from segwright.data.formats import Format
@@ -32,12 +34,12 @@ def print_models(rows: Sequence[Mapping[str, Any]], console: Console, size: str 
         members = [row for row in rows if row["group"] == group]
         if not members:
             continue
-        console.print(f"\n[bold underline]{title}[/]\n")
+        console.print(Text(f"\n{title}\n", style="bold underline"))
         if console.width >= WIDE:
             console.print(_models_table(members, size is not None))
             continue
         for row in members:
-            console.print(f"[bold]{row['name']}[/]  {' · '.join(_figures(row))}", soft_wrap=False)
+            console.print(literal(row["name"], "bold") + Text(f"  {' · '.join(_figures(row))}"))
             console.print(Padding(_model_text(row), (0, 0, 1, 2)))
     console.print(_legend(size))
 
@@ -68,9 +70,9 @@ def _figures(row: Mapping[str, Any]) -> list[str]:
     return figures
 
 
-def _model_text(row: Mapping[str, Any]) -> str:
+def _model_text(row: Mapping[str, Any]) -> Text:
     encoder = f"encoder: {row['encoder']} unless you name one; " if row["encoder"] and row["group"] == "today" else ""
-    return f"{row['summary']}\n[dim]{encoder}{row['paper']}; weights: {row['licence']}[/]"
+    return Text(f"{row['summary']}\n").append(f"{encoder}{row['paper']}; weights: {row['licence']}", "dim")
 
 
 def _legend(size: str | None) -> Table:
@@ -102,13 +104,15 @@ def print_prediction(result: Mapping[str, Any], console: Console) -> None:
     """What was written and, for a single picture, what is in it."""
     for item in result["results"][:1] if result["pictures"] == 1 else ():
         for name, share in sorted(item["shares"].items(), key=lambda pair: -pair[1]):
-            console.print(f"{name:>16} {share:6.1%}")
+            console.print(literal(f"{name:>16} {share:6.1%}"))
         console.print(f"mean confidence {item['mean_confidence']:.2f}")
-        console.print(f"mask: {item['mask']}" + (f"\noverlay: {item['overlay']}" if "overlay" in item else ""))
+        console.print(literal(f"mask: {item['mask']}"), soft_wrap=True)
+        if "overlay" in item:
+            console.print(literal(f"overlay: {item['overlay']}"), soft_wrap=True)
     if result["pictures"] != 1:
-        console.print(f"{result['pictures']} pictures segmented: {result['out']}")
+        console.print(literal(f"{result['pictures']} pictures segmented: {result['out']}"), soft_wrap=True)
     for item in result["failed"]:
-        console.print(f"[red]not segmented:[/] {item['error']}")
+        console.print(Text.assemble(("not segmented:", "red"), f" {visible(item['error'], lines=True)}"))
 
 
 def tuning_table(trials: Sequence[Trial], baseline: float, rows: int = 8) -> Table:
@@ -119,7 +123,12 @@ def tuning_table(trials: Sequence[Trial], baseline: float, rows: int = 8) -> Tab
         table.add_column(title, justify="right")
     for trial in sorted(trials, key=lambda trial: -trial.miou)[:rows]:
         gain = f"{100 * (trial.miou - baseline):+.2f}"
-        table.add_row(trial.chain or "(the network alone)", f"{trial.miou:.4f}", gain, f"{trial.milliseconds:.0f}")
+        table.add_row(
+            literal(trial.chain) if trial.chain else "(the network alone)",
+            f"{trial.miou:.4f}",
+            gain,
+            f"{trial.milliseconds:.0f}",
+        )
     return table
 
 
@@ -138,7 +147,7 @@ def downloads_table(entries: Sequence[Downloadable]) -> Table:
     table.add_column(no_wrap=True, style="bold")
     table.add_column(no_wrap=True, justify="right")
     for entry in entries:
-        table.add_row(entry.name, f"{entry.bytes / 1e9:.1f} GB", f"{entry.title} [dim]({entry.licence})[/]")
+        table.add_row(entry.name, f"{entry.bytes / 1e9:.1f} GB", Text(entry.title).append(f" ({entry.licence})", "dim"))
     return table
 
 
@@ -149,14 +158,15 @@ def trials_table(trials: Sequence[Mapping[str, Any]], rows: int = 10) -> Table:
     table.add_column("val mIoU", justify="right")
     table.add_column("state")
     for name in trials[0]["params"] if trials else ():
-        table.add_column(name)
+        table.add_column(literal(name))
     ordered = sorted(trials, key=lambda trial: -(trial["val_miou"] or 0.0))
     default = [trial for trial in ordered[rows:] if trial["number"] == 0]
     for trial in ordered[:rows] + default:
         values = [f"{v:.2g}" if isinstance(v, float) else str(v) for v in trial["params"].values()]
         name = "0, the default" if trial["number"] == 0 else str(trial["number"])
         miou = trial["val_miou"]
-        table.add_row(name, "–" if miou is None else f"{miou:.3f}", trial["note"] or trial["state"], *values)
+        told = literal(trial["note"] or trial["state"])
+        table.add_row(name, "–" if miou is None else f"{miou:.3f}", told, *map(literal, values))
     return table
 
 
@@ -173,5 +183,5 @@ def folds_table(summary: Mapping[str, Any]) -> Table:
     for name, found in summary["per_class_iou"].items():
         if found["mean"] is not None:
             spread = "" if found["spread"] is None else f"± {found['spread']:.3f}"
-            table.add_row(f"[dim]IoU of[/] {name}", "", f"{found['mean']:.3f}", spread)
+            table.add_row(Text.assemble(("IoU of ", "dim"), visible(name)), "", f"{found['mean']:.3f}", spread)
     return table

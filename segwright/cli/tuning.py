@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from segwright.cli.common import Data, Device, Format, Json, command_line, console, write_result
+from segwright.console import visible
 
 Settings = Annotated[list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Any setting.")]
 Config = Annotated[Path | None, typer.Option("--config", metavar="FILE", help="A config.yaml to begin with.")]
@@ -60,7 +61,7 @@ def tune(
         config=config,
         values={key: value for key, value in given.items() if value is not None} | parse_overrides(settings or []),
         resume=resume,
-        say=lambda line: print(line, file=sys.stderr, flush=True),
+        say=lambda line: print(visible(line, lines=True), file=sys.stderr, flush=True),
     )
     from segwright.cli.tables import trials_table
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from segwright import pages
-from segwright.data.check_text import describe, printable
+from segwright.console import visible
+from segwright.data.check_text import describe
 from segwright.data.drawing import BACKGROUND_NAMES
 from segwright.data.fingerprint import Fingerprint
 from segwright.data.inspect import CheckResult
@@ -43,8 +45,8 @@ def write_check_page(result: CheckResult, path: str | Path) -> Path:
         if found.labelled:
             body.append(_classes(result, found))
         body += [_sizes(found), _samples(result)]
-    footer = f"segwright check {printable(str(result.root))} --html {Path(path).name}"
-    return pages.write_page(path, pages.page(f"Check: {printable(result.root.name)}", *body, footer=footer))
+    footer = f"segwright check {shlex.quote(str(result.root))} --html {shlex.quote(Path(path).name)}"
+    return pages.write_page(path, pages.page(f"Check: {visible(result.root.name)}", *body, footer=footer))
 
 
 def _head(result: CheckResult) -> pages.Markup:
@@ -61,7 +63,7 @@ def _head(result: CheckResult) -> pages.Markup:
         tiles.append(pages.Number("Classes", str(seen), f"of {len(found.class_names)} named occur"))
     name = result.root.resolve().name or str(result.root)
     lines = [*result.notes, *(describe(found) if found is not None and found.examined else ())]
-    head = pages.heading(printable(name), f"{result.format}: {printable(str(result.root))}", kicker="Data check")
+    head = pages.heading(visible(name), f"{result.format}: {visible(str(result.root))}", kicker="Data check")
     opened = pages.details("What was found while opening", *(pages.paragraph(line) for line in lines))
     return pages.join((head, pages.numbers(tiles), opened if lines else ""))
 
@@ -94,7 +96,7 @@ def _finding(problem: Problem, result: CheckResult, by_file: dict[str, Record]) 
     if thumbs:
         parts.append(pages.tag("div", *thumbs, class_="strip"))
     if problem.files:
-        shown = [printable(file) for file in problem.files[:FILES]]
+        shown = [visible(file) for file in problem.files[:FILES]]
         rest = len(problem.files) - len(shown)
         listing = "\n".join([*shown, *([f"… and {rest} more: --json lists all"] if rest else [])])
         parts.append(
@@ -122,9 +124,9 @@ def _thumbnails(problem: Problem, result: CheckResult, by_file: dict[str, Record
 
 def _caption(record: Record, suspect: Suspect | None, result: CheckResult) -> str:
     if suspect is None or result.fingerprint is None:
-        return printable(record.id)
+        return visible(record.id)
     names = result.fingerprint.class_names
-    return f"{printable(record.id)}: called {names[suspect.label]}, looks like {names[suspect.looks_like]}"
+    return f"{visible(record.id)}: called {names[suspect.label]}, looks like {names[suspect.looks_like]}"
 
 
 def _draw(dataset: Dataset, record: Record, suspect: Suspect | None = None) -> UInt8Array | None:
@@ -260,7 +262,7 @@ def _samples(result: CheckResult) -> pages.Markup:
     for place in evenly_spread(len(usable), SAMPLES):
         drawn = _draw(result.dataset, usable[place])
         if drawn is not None:
-            figures.append(pages.figure(pages.encode_thumbnail(drawn, 320), printable(usable[place].id)))
+            figures.append(pages.figure(pages.encode_thumbnail(drawn, 320), visible(usable[place].id)))
     space = result.dataset.label_space
     occurring = result.fingerprint.class_pixels if result.fingerprint is not None else ()
     named = zip(space.names, shown_colours(space), occurring, strict=True)

@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
-from rich.markup import escape
 from rich.padding import Padding
 from rich.table import Table
+from rich.text import Text
 
+from segwright.console import literal, visible
 from segwright.data.fingerprint import Fingerprint
 from segwright.data.inspect import CheckResult
 from segwright.data.records import Problem
@@ -23,12 +24,13 @@ STYLES = {"error": "bold red", "warning": "yellow", "note": "cyan"}
 def render_check(result: CheckResult, console: Console) -> None:
     """Print to ``console``: tables where it is a terminal, the same text without colour where it is piped."""
     splits = ", ".join(f"{name} {count}" for name, count in result.splits.items())
-    console.print(f"[bold]{escape(str(result.root))}[/]: {escape(result.format)}, {result.images} pictures ({splits})")
+    head = f": {result.format}, {result.images} pictures ({splits})"
+    console.print(Text.assemble((visible(result.root), "bold"), visible(head)))
     for note in result.notes:
-        console.print(Padding(escape(note), (0, 0, 0, 2)), style="dim")
+        console.print(Padding(literal(note), (0, 0, 0, 2)), style="dim")
     if result.fingerprint is not None and result.fingerprint.examined:
         for line in describe(result.fingerprint):
-            console.print(Padding(escape(line), (0, 0, 0, 2)))
+            console.print(Padding(literal(line), (0, 0, 0, 2)))
         if result.fingerprint.labelled:
             console.print(_classes(result, console.width))
     for problem in result.problems:
@@ -55,13 +57,13 @@ def describe(found: Fingerprint) -> list[str]:
     return lines
 
 
-def verdict(result: CheckResult) -> str:
+def verdict(result: CheckResult) -> Text:
     """The last line."""
     counts = {severity: sum(p.severity == severity for p in result.problems) for severity in STYLES}
     if not result.problems:
-        return "[bold green]Nothing to complain of.[/]"
+        return Text("Nothing to complain of.", style="bold green")
     text = ", ".join(f"{count} {name}{'' if count == 1 else 's'}" for name, count in counts.items() if count)
-    return f"[{'bold red' if counts['error'] else 'bold green'}]{text}[/]"
+    return Text(text, style="bold red" if counts["error"] else "bold green")
 
 
 def _classes(result: CheckResult, width: int) -> Table:
@@ -76,10 +78,15 @@ def _classes(result: CheckResult, width: int) -> Table:
     parts = [name for name, one in result.by_split.items() if one.labelled]
     compare = parts if len(parts) > 1 else []
     for name in compare:
-        table.add_column(escape(name), justify="right")
+        table.add_column(literal(name), justify="right")
     # Scaled, not cut off, where the terminal is narrow: the other columns take what they need first.
-    others = [max(map(len, found.class_names)), len("100.00 %"), len("pictures"), len("typical size")]
-    others += [max(len(name), len("100.00 %")) for name in compare]
+    others = [
+        max(len(visible(name)) for name in found.class_names),
+        len("100.00 %"),
+        len("pictures"),
+        len("typical size"),
+    ]
+    others += [max(len(visible(name)), len("100.00 %")) for name in compare]
     room = min(max(width - sum(others) - 2 * (len(others) + 1), LEAST_BAR), BAR)
     most = max(max(found.class_shares), 1e-9)
     absent = sum(not pixels for pixels in found.class_pixels)
@@ -88,7 +95,7 @@ def _classes(result: CheckResult, width: int) -> Table:
             continue  # a finding names them
         share, scale = found.class_shares[index], found.scales[index]
         table.add_row(
-            escape(name),
+            literal(name),
             f"{100 * share:.2f} %",
             "█" * max(1, round(room * share / most)) if share else "",
             str(found.class_images[index]),
@@ -102,27 +109,22 @@ def _classes(result: CheckResult, width: int) -> Table:
 
 def _print_problem(problem: Problem, console: Console) -> None:
     style = STYLES[problem.severity]
-    console.print(f"[{style}]{problem.severity}[/] [bold]{escape(problem.kind)}[/]: {escape(problem.message)}")
+    console.print(
+        Text.assemble((problem.severity, style), " ", (visible(problem.kind), "bold"), f": {visible(problem.message)}")
+    )
     for line in shown_files(problem.files):
-        console.print(Padding(escape(line), (0, 0, 0, 4)), style="dim", soft_wrap=True)
+        console.print(Padding(literal(line), (0, 0, 0, 4)), style="dim", soft_wrap=True)
     if problem.fix:
-        console.print(Padding(f"fix: {escape(problem.fix)}", (0, 0, 0, 4)))
+        console.print(Padding(literal(f"fix: {problem.fix}"), (0, 0, 0, 4)))
 
 
 def shown_files(files: Sequence[str]) -> list[str]:
     """The first few files, names only where they share a folder, and how many more there are."""
     if not files:
         return []
-    shown = [printable(file) for file in files[:FILES_SHOWN]]
+    shown = [visible(file) for file in files[:FILES_SHOWN]]
     folders = {str(Path(file).parent) for file in files[:FILES_SHOWN]}
     if len(folders) == 1 and len(shown) > 1:
-        shown = [f"{folders.pop()}: " + ", ".join(Path(file).name for file in shown)]
+        shown = [visible(f"{folders.pop()}: ") + ", ".join(visible(Path(file).name) for file in files[:FILES_SHOWN])]
     rest = len(files) - FILES_SHOWN
     return [*shown, f"… and {rest} more (--json lists all)"] if rest > 0 else shown
-
-
-def printable(file: str) -> str:
-    """A name as a terminal can show it: control characters and stray bytes escaped."""
-    return "".join(
-        letter if letter.isprintable() else letter.encode("unicode_escape", "surrogatepass").decode() for letter in file
-    )

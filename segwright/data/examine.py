@@ -6,7 +6,7 @@ pictures fit in memory as numbers. Only the single file is judged; :mod:`segwrig
 
 from __future__ import annotations
 
-import os
+import shlex
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -223,12 +223,13 @@ def _size_trouble(record: Record, found: Examination, image: UInt8Array, labels:
     file = str(record.mask_path or record.id)
     turned = found.image is not None and found.image.orientation >= 5
     if turned and labels.shape == (width, height):
+        picture = shlex.quote(str(record.image_path or ""))
         orientation = found.image.orientation if found.image else 0
         return Trouble(
             "EXIF orientation",
             f"the picture is turned by its EXIF orientation {orientation}, the mask is not: {text}",
             file,
-            f"exiftool -Orientation= {os.fspath(record.image_path or '')}  (if the mask fits the pixels as stored)",
+            f"exiftool -Orientation= {picture}  (if the mask fits the pixels as stored)",
         )
     return Trouble("size differs", text, file, f"make the mask again at {height}×{width}, or leave the pair out")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -256,13 +257,12 @@ def _coding(dataset: Dataset, totals: Totals, records: Sequence[Record]) -> list
             f"{sum(n)} {how}" for how, n in sorted(groups.items())
         )
         example = _examples(totals, records, "mask")
-        fix = f"segwright convert {dataset.root} --to folder --out NEW writes them all alike"
+        fix = f"segwright convert {shlex.quote(str(dataset.root))} --to folder --out NEW writes them all alike"
         problems.append(Problem("warning", "mixed mask codings", text, example, fix))
     elif "RGB" in groups and getattr(dataset.reader, "colour_table", None) is None and totals.mask_kinds:
         text = "the masks are grey saved as RGB: three times the size, read as indices"
-        problems.append(
-            Problem("note", "grey saved as RGB", text, (), f"segwright convert {dataset.root} --to folder --out NEW")
-        )
+        fix = f"segwright convert {shlex.quote(str(dataset.root))} --to folder --out NEW"
+        problems.append(Problem("note", "grey saved as RGB", text, (), fix))
     return problems
 
 

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from segwright import pages
+from segwright.console import literal
 from segwright.errors import UsageError
 from segwright.evaluation.evaluate import Evaluation
 from segwright.files import without_nan
@@ -76,7 +77,7 @@ def render_comparison(comparison: Comparison, console: Console) -> None:
     for name, found in comparison.evaluations.items():
         d = comparison.differences.get(name)
         table.add_row(
-            name,
+            literal(name),
             f"{100 * found.miou:.1f}",
             interval_text(found.miou_ci95),
             "baseline" if d is None else f"{100 * d.difference:+.2f}",
@@ -87,7 +88,7 @@ def render_comparison(comparison: Comparison, console: Console) -> None:
         )
     console.print(table)
     for name, d in comparison.differences.items():
-        console.print(f"{name}: {verdict(d, comparison.baseline)}", highlight=False, markup=False)
+        console.print(literal(f"{name}: {verdict(d, comparison.baseline)}"))
 
 
 def verdict(d: PairedDifference, baseline: str) -> str:

@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from segwright.console import literal
 from segwright.evaluation.compare import interval_text
 from segwright.evaluation.evaluate import Evaluation
 
@@ -26,7 +27,7 @@ def render_evaluation(evaluation: Evaluation, console: Console) -> None:
         table.add_column("", width=BAR_CELLS)
     total = max(1, int(e.scores.pixels.sum()))
     for row, colour in zip(e.per_class, e.label_space.colours, strict=True):
-        cells: list[str | Text] = [Text(row["name"])]
+        cells: list[str | Text] = [literal(row["name"])]
         cells += [_per_cent(row[key]) for key in ("iou", "dice", "precision", "recall")]
         cells.append(f"{100 * row['pixels'] / total:.2f} %")
         if not plain:
@@ -45,7 +46,7 @@ def render_evaluation(evaluation: Evaluation, console: Console) -> None:
         lines.insert(2, f"calibration error {_per_cent(e.calibration.ece())}")
     lines += [f"note: {note}" for note in notes(e)]
     for line in lines:
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
+        console.print(literal(line), soft_wrap=True)
 
 
 def notes(evaluation: Evaluation) -> list[str]:

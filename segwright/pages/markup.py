@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from segwright.console import visible
 from segwright.files import write_text
 from segwright.pages.style import STYLE
 
@@ -28,8 +29,8 @@ class Markup(str):
 
 
 def text(value: object) -> Markup:
-    """Anything as HTML: escaped, unless it is Markup already."""
-    return value if isinstance(value, Markup) else Markup(html.escape(str(value), quote=True))
+    """Anything as HTML: escaped and with control characters made visible, unless it is Markup already."""
+    return value if isinstance(value, Markup) else Markup(html.escape(visible(value, lines=True)))
 
 
 def join(parts: Iterable[object], between: str = "") -> Markup:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -108,7 +109,7 @@ def _model(summary: Mapping[str, Any]) -> Markup:
         return Markup("")
     return pages.section(
         "The model",
-        pages.code(f"segwright predict {summary['folder']} PICTURE"),
+        pages.code(f"segwright predict {shlex.quote(str(summary['folder']))} PICTURE"),
         note="The folds' models as one: it answers the mean of their probabilities. All but one of them have trained "
         "on any picture above: only others, such as a test split, can score it.",
     )

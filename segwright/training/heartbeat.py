@@ -19,6 +19,8 @@ from datetime import timedelta
 import psutil
 from torch.distributed import PrefixStore, Store, TCPStore  # type: ignore[attr-defined]
 
+from segwright.console import visible
+
 BEAT = 2.0  # seconds between two signs of life
 SILENCE = 40.0  # seconds without one: dead. The rest of the minute is for ending the job
 SUSPICIOUS = 3 * BEAT  # after a failed collective, silence this long already tells who it was
@@ -146,7 +148,7 @@ def _runs(pid: int) -> bool:
 
 def _end(line: str) -> None:
     """The main thread may wait in a collective for ever: say it, give it a moment, end the process."""
-    print(f"error: {line}", file=sys.stderr, flush=True)
+    print(f"error: {visible(line, lines=True)}", file=sys.stderr, flush=True)
     time.sleep(_GRACE)
     os._exit(2)
 

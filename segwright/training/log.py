@@ -17,7 +17,7 @@ from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 
-from segwright.console import PLAIN_INTERVAL, duration, stderr_console, wrapped
+from segwright.console import PLAIN_INTERVAL, duration, stderr_console, visible, wrapped
 from segwright.files import without_nan, write_text
 from segwright.training.trackers import Trackers
 
@@ -170,7 +170,7 @@ class Display:
         if not self.show or self.brief:
             return
         if self.live is None and not self.stream.isatty():
-            print(text, file=self.stream, flush=True)
+            print(visible(text, lines=True), file=self.stream, flush=True)
             return
         console = stderr_console() if self.live is None else self.live.console
         lines = (wrapped(line, console.width) for line in text.splitlines())

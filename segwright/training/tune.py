@@ -13,6 +13,7 @@ The folder holds ``study.db`` (SQLite: a search goes on where it was stopped), `
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -325,7 +326,7 @@ class _Search:
         run = run_training(
             self.data,
             config.with_values({"out": str(folder)}),
-            command=f"segwright tune {self.data.root}",
+            command=f"segwright tune {shlex.quote(str(self.data.root))}",
             started=time.monotonic(),
             display=Display(brief=True),
             checked=self.checked,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -48,7 +49,7 @@ def study_page(tuning: Tuning) -> str:
             note="Every trial's score by one of its settings. lr, weight_decay, crop and zoom are factors on the plan.",
         ),
         pages.section("Trials", pages.card(_table(tuning.trials))),
-        pages.section("Train with it", pages.code(f"segwright train DATA --config {tuning.config}")),
+        pages.section("Train with it", pages.code(f"segwright train DATA --config {shlex.quote(str(tuning.config))}")),
     )
 
 
