@@ -580,7 +580,7 @@ def _predictor(model: str | Path | Predictor, device: str, post: str | None, tta
 
 
 def _has_masks(split: Split) -> bool:
-    return any(record.mask_path is not None or record.payload is not None for record in split.records)
+    return any(record.labelled for record in split.records)
 
 
 def _opened(data: Dataset | str | Path, format: str | None) -> Dataset:

@@ -145,7 +145,7 @@ UNANNOTATED = {
 def losses(dataset: Dataset, to: str) -> list[str]:
     """What ``to`` cannot hold of this data set, from the records alone: :func:`convert` says it beforehand."""
     lines = []
-    bare = sum(record.mask_path is None and record.payload is None for record in dataset.records)
+    bare = sum(not record.labelled for record in dataset.records)
     fill = _fill(dataset)
     all_fill = "ignored" if fill == IGNORE_INDEX else dataset.label_space.names[fill]
     unannotated = {**UNANNOTATED, "cvat": f"become {all_fill} all over: CVAT cannot say 'not annotated'"}

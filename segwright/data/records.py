@@ -33,6 +33,13 @@ class Record:
     image_path: Path | None  # None where the picture lies inside an archive
     mask_path: Path | None = None  # None where there is no mask, or none of its own (one JSON for all, an archive)
     payload: Any = None  # what the format's reader needs besides: annotations, a row number, an offset; picklable
+    # Whether there is a mask. A format that has a payload for images without one too says so; left out, a mask file or
+    # a payload is a mask.
+    labelled: bool | None = None
+
+    def __post_init__(self) -> None:
+        if self.labelled is None:
+            object.__setattr__(self, "labelled", self.mask_path is not None or self.payload is not None)
 
 
 @dataclass(frozen=True)
@@ -170,7 +177,7 @@ class Split(Sequence[Sample]):
 
     def labelled(self) -> Split:
         """Without the records that have no mask."""
-        kept = [record for record in self.records if record.mask_path is not None or record.payload is not None]
+        kept = [record for record in self.records if record.labelled]
         return self if len(kept) == len(self) else Split(self.name, kept, self.reader)
 
     def __repr__(self) -> str:

@@ -51,7 +51,7 @@ def make_splits(dataset: Dataset, fractions: Mapping[str, float] = FRACTIONS, se
 
 def _by_label(split: Split) -> tuple[Split, Split]:
     """(with masks, without)."""
-    has = [record.mask_path is not None or record.payload is not None for record in split.records]
+    has = [bool(record.labelled) for record in split.records]
     return (
         split.subset([i for i, labelled in enumerate(has) if labelled], split.name),
         split.subset([i for i, labelled in enumerate(has) if not labelled], split.name),

@@ -251,7 +251,7 @@ class _Session:
             bad = {str(Path(file)) for problem in result.errors if problem.kind != stays for file in problem.files}
             for index, record in enumerate(split.records):
                 paths = {str(path) for path in (record.image_path, record.mask_path) if path is not None}
-                if paths & bad or record.id in bad or (record.mask_path is None and record.payload is None):
+                if paths & bad or record.id in bad or not record.labelled:
                     left_out.append(str(record.image_path or record.id))
                 else:
                     kept.append(index)

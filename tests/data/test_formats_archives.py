@@ -5,12 +5,14 @@ from __future__ import annotations
 import io
 import pickle
 import tarfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
 from trees import coloured, mask, picture, write
 
+from segwright.api import choose_split
 from segwright.data.dataset import open_dataset
 from segwright.errors import DataError, FormatError, ImageReadError, MissingExtraError
 from segwright.images import encode_png
@@ -183,3 +185,86 @@ def test_colour_masks_in_a_table(tmp_path: Path) -> None:
     cell["label"] = {"bytes": (tmp_path / "m.png").read_bytes(), "path": None}
     parquet(tmp_path / "set/train.parquet", [cell])
     assert np.array_equal(open_dataset(tmp_path / "set").all.read_mask(0), stripes(0, 1))
+
+
+def png(array: np.ndarray) -> bytes:
+    return bytes(encode_png(array))
+
+
+def bands(i: int) -> np.ndarray:
+    return np.repeat(np.arange(16, dtype=np.uint8)[None] // 6, 12, axis=0) % (2 + i % 2)
+
+
+def table(path: Path, columns: dict[str, list[object]], group: int = 3) -> None:
+    import pyarrow as pa
+    from pyarrow import parquet as pq
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.table(columns), path, row_group_size=group)
+
+
+def shots(count: int) -> list[object]:
+    rng = np.random.default_rng(0)
+    return [
+        {"bytes": png(rng.integers(0, 255, (12, 16, 3), dtype=np.uint8)), "path": f"p{i}.png"} for i in range(count)
+    ]
+
+
+def test_parquet_columns_by_what_they_hold(tmp_path: Path) -> None:
+    masks: list[object] = [{"bytes": png(bands(i)), "path": None} for i in range(5)]
+    table(tmp_path / "a/train.parquet", {"image": shots(5), "label": [3, 7, 7, 1, 0], "segmentation_mask": masks})
+    data = open_dataset(tmp_path / "a")
+    assert all(np.array_equal(data.all.read_values(i), bands(i)) for i in range(5))
+    table(
+        tmp_path / "b/train.parquet", {"tile": [cell["bytes"] for cell in shots(5)], "road_mask": masks, "n": [1] * 5}
+    )  # type: ignore[index]
+    assert np.array_equal(open_dataset(tmp_path / "b").all.read_values(1), bands(1)), "a name of its own, plain bytes"
+    for name, column in (
+        ("label", [3, 7, 7, -1, -1]),
+        ("annotations", [[{"category_id": 1}]] * 5),
+        ("mask", ["a"] * 5),
+    ):
+        table(tmp_path / name / "train.parquet", {"image": shots(5), name: column})  # type: ignore[dict-item]
+        with pytest.raises(FormatError, match=name) as error:
+            open_dataset(tmp_path / name)
+        assert "no column of masks" in str(error.value)
+    table(tmp_path / "two/train.parquet", {"image": shots(5), "rater_a": masks, "rater_b": masks})
+    with pytest.raises(FormatError, match="rater_a, rater_b"):
+        open_dataset(tmp_path / "two")
+
+
+def test_rows_and_samples_without_masks_are_unlabelled(tmp_path: Path) -> None:
+    masks: list[object] = [{"bytes": png(bands(i)), "path": None} if i % 3 else None for i in range(12)]
+    table(tmp_path / "set/train.parquet", {"image": shots(12), "mask": masks})
+    table(tmp_path / "set/test.parquet", {"image": shots(2), "mask": [None, {"bytes": None, "path": None}]})
+    table(tmp_path / "set/validation.parquet", {"image": shots(2), "mask": masks[1:3]})
+    data = open_dataset(tmp_path / "set")
+    assert [bool(r.labelled) for r in data.given["train"]] == [bool(i % 3) for i in range(12)]
+    assert len(data.train.labelled()) == 8 and choose_split(data, None).name == "val", "test has no mask"
+    assert [p.message for p in data.problems if p.kind == "image without mask"] == ["4 rows have no mask"]
+    shard = tmp_path / "shards/a.tar"
+    shard.parent.mkdir()
+    with tarfile.open(shard, "w") as archive:
+        for i in range(12):
+            for ending, data_bytes in (("jpg", shots(1)[0]["bytes"]), ("mask.png", png(bands(i)))):  # type: ignore[index]
+                if ending == "jpg" or i % 3:
+                    info = tarfile.TarInfo(f"s{i}.{ending}")
+                    info.size = len(data_bytes)
+                    archive.addfile(info, io.BytesIO(data_bytes))
+    data = open_dataset(shard)
+    assert sum(bool(r.labelled) for r in data.records) == 8
+    assert len(data.splits["unlabelled"]) == 4 and all(s.mask is not None for s in data.train)
+
+
+def test_parquet_from_many_threads(tmp_path: Path) -> None:
+    import copy
+
+    masks: list[object] = [{"bytes": png(bands(i)), "path": None} for i in range(30)]
+    table(tmp_path / "train.parquet", {"image": shots(30), "mask": masks}, group=2)
+    data = open_dataset(tmp_path)
+    reader = data.reader
+    assert copy.copy(reader)._lock is not reader._lock and pickle.loads(pickle.dumps(reader))._lock is not None  # type: ignore[attr-defined]
+    order = np.random.default_rng(0).integers(0, 30, 400).tolist()
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(data.all.read_values, order))
+    assert all(np.array_equal(values, bands(i)) for values, i in zip(found, order, strict=True))

@@ -1,13 +1,18 @@
 """Hugging Face's Parquet data sets: a column of pictures and one of masks, each ``{bytes, path}``.
 
+Columns are chosen by what they hold (encoded images, not numbers or text), then by name: a ``label`` of numbers beside
+a ``segmentation_mask`` is no mask. A row whose mask is null is an unlabelled sample.
+
 Splits come from the file names (``data/train-00000-of-00004.parquet``). Needs pyarrow (extra ``hf``). Rows are read a
-row group at a time and the last group is kept, so that reading in order is fast. Class names come from a class list or
-``id2label.json`` beside the files, else from the masks' values.
+row group at a time and the last groups are kept, so that reading in order is fast. Class names come from a class list
+or ``id2label.json`` beside the files, else from the masks' values.
 """
 
 from __future__ import annotations
 
 import re
+import threading
+from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,10 +23,10 @@ import numpy.typing as npt
 from segwright.data.classes import FILE_NAMES, ClassList, read_class_list
 from segwright.data.formats.base import SPLIT_NAMES, Format, in_order, unique_ids
 from segwright.data.formats.pairing import find_class_list
-from segwright.data.formats.tree import Tree
+from segwright.data.formats.tree import Tree, is_picture
 from segwright.data.formats.values import conclude, survey
 from segwright.data.readers import FileReader
-from segwright.data.records import Dataset, Record
+from segwright.data.records import Dataset, Problem, Record
 from segwright.errors import FormatError, LabelError, MissingExtraError
 from segwright.images import UInt8Array, decode_image, decode_mask
 from segwright.types import LabelSpace
@@ -31,6 +36,7 @@ MASK_COLUMNS = (
     "mask", "label", "labels", "annotation", "annotations", "segmentation", "segmentation_mask", "semantic_mask",
     "semantic_segmentation", "seg", "gt", "target", "label_map",
 )  # fmt: skip
+KEPT_BYTES = 256 << 20  # of decompressed row groups
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,21 +62,40 @@ def _pyarrow() -> Any:
 class ParquetReader(FileReader):
     image_column: str = "image"
     mask_column: str | None = "mask"
-    _groups: dict[tuple[str, int], Any] = field(default_factory=dict, repr=False, compare=False)
+    # (file, row group) → its table, the last used at the end; shared by the loader's threads
+    _groups: OrderedDict[tuple[str, int], Any] = field(default_factory=OrderedDict, repr=False, compare=False)
+    _lock: Any = field(default_factory=threading.Lock, repr=False, compare=False)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**super().__getstate__(), "_groups": {}}
+        return {**super().__getstate__(), "_groups": OrderedDict(), "_lock": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, _lock=threading.Lock())
+
+    def __copy__(self) -> ParquetReader:
+        copied = object.__new__(type(self))
+        copied.__setstate__(self.__getstate__())
+        return copied
 
     def _cell(self, row: Row, column: str) -> bytes | None:
+        return _bytes(self._table(row).column(column)[row.row].as_py(), Path(row.path))
+
+    def _table(self, row: Row) -> Any:
+        """The row group's two columns, read once by whichever thread comes first."""
         key = (row.path, row.group)
-        if key not in self._groups:
-            self._groups.clear()  # one row group at a time: they hold hundreds of megabytes
-            columns = [name for name in (self.image_column, self.mask_column) if name is not None]
-            try:
-                self._groups[key] = _pyarrow().ParquetFile(row.path).read_row_group(row.group, columns=columns)
-            except (OSError, ValueError) as error:
-                raise LabelError("cannot read the Parquet file", found=str(error), where=row.path) from error
-        return _bytes(self._groups[key].column(column)[row.row].as_py(), Path(row.path))
+        with self._lock:
+            if key not in self._groups:
+                columns = [name for name in (self.image_column, self.mask_column) if name is not None]
+                try:
+                    table = _pyarrow().ParquetFile(row.path).read_row_group(row.group, columns=columns)
+                except (OSError, ValueError) as error:
+                    raise LabelError("cannot read the Parquet file", found=str(error), where=row.path) from error
+                self._groups[key] = table
+                # Row groups hold up to hundreds of megabytes: as many are kept as fit, and always the last.
+                while len(self._groups) > 1 and sum(kept.nbytes for kept in self._groups.values()) > KEPT_BYTES:
+                    self._groups.popitem(last=False)
+            self._groups.move_to_end(key)
+            return self._groups[key]
 
     def image(self, record: Record) -> UInt8Array:
         row: Row = record.payload
@@ -126,45 +151,140 @@ def _split(relative: str, name: str) -> str | None:
     return None
 
 
-def _column(names: Sequence[str], wanted: Sequence[str]) -> str | None:
+def _holds_images(opened: Any, place: int) -> bool:
+    """Whether a column holds encoded images: bytes, ``{bytes, path}``, or text that is the name of an image file."""
+    import pyarrow
+    from pyarrow import types
+
+    field_type = opened.schema_arrow.field(place).type
+    if isinstance(field_type, pyarrow.StructType):
+        inner = {field_type.field(i).name: field_type.field(i).type for i in range(field_type.num_fields)}
+        kind = inner.get("bytes")
+        if kind is not None and types.is_null(kind):  # all cells are paths, or empty
+            return "path" in inner and types.is_string(inner["path"])
+        return kind is not None and (types.is_binary(kind) or types.is_large_binary(kind))
+    if types.is_binary(field_type) or types.is_large_binary(field_type):
+        return True
+    if not (types.is_string(field_type) or types.is_large_string(field_type)) or not opened.num_row_groups:
+        return False
+    name = opened.schema_arrow.names[place]
+    first = next(opened.iter_batches(batch_size=64, row_groups=[0], columns=[name]), None)
+    cells = [] if first is None else [cell for cell in first.column(0).to_pylist() if cell]
+    return bool(cells) and all(is_picture(cell) for cell in cells)
+
+
+def _choose_columns(opened: Any, path: Path) -> tuple[str, str, list[str]]:
+    """(column of images, column of masks, other columns that hold images); FormatError where that is not certain."""
+    schema = opened.schema_arrow
+    able = [name for place, name in enumerate(schema.names) if _holds_images(opened, place)]
+    found = ", ".join(f"{name} ({_type_name(schema.field(i).type)})" for i, name in enumerate(schema.names))
+    image = _named(able, IMAGE_COLUMNS)
+    mask = _named([name for name in able if name != image], MASK_COLUMNS)
+    rest = [name for name in able if name not in (image, mask)]
+    if mask is None:
+        marked = [name for name in rest if set(re.split(r"[^a-z]+", name.lower())) & _MASK_WORDS]
+        mask = marked[0] if len(marked) == 1 else None
+    if image is None:
+        others = [name for name in able if name != mask]
+        image = others[0] if len(others) == 1 else None
+    if image is None:
+        raise FormatError(
+            "no column of images", expected=f"a column of encoded images, such as {', '.join(IMAGE_COLUMNS[:4])}",
+            found=found, where=path, fix="write the column as datasets.Image, or rename it to image",
+        )  # fmt: skip
+    if mask is None:
+        several = [name for name in able if name != image]
+        raise FormatError(
+            "no column of masks" + (": which of several columns of images they are is not certain" if several else
+                                    ": no other column holds images"),
+            expected=f"one column of encoded masks beside {image}, such as {', '.join(MASK_COLUMNS[:4])}",
+            found=", ".join(several) if several else found,
+            where=path,
+            fix="rename the column of masks to mask" if several else "numbers, text and lists are no masks: add a "
+            "column mask of type datasets.Image with class indices as PNG",
+        )  # fmt: skip
+    return image, mask, [name for name in able if name not in (image, mask)]
+
+
+_MASK_WORDS = frozenset({"mask", "masks", "seg", "segmentation", "annotation", "annotations", "label", "labels", "gt",
+                         "semantic"})  # fmt: skip
+
+
+def _type_name(kind: Any) -> str:
+    text = str(kind)
+    return text if len(text) <= 40 else f"{text[:37]}..."
+
+
+def _named(names: Sequence[str], wanted: Sequence[str]) -> str | None:
     lower = {name.lower(): name for name in names}
     return next((lower[name] for name in wanted if name in lower), None)
+
+
+def _filled(opened: Any, group: int, column: str) -> list[bool]:
+    """For each row of a group whether the column's cell holds something; bytes are read only where some do not."""
+    meta = opened.metadata.row_group(group)
+    for place in range(meta.num_columns):
+        chunk = meta.column(place)
+        if chunk.path_in_schema in (column, f"{column}.bytes"):
+            statistics = chunk.statistics
+            if statistics is not None and statistics.has_null_count and statistics.null_count == 0:
+                return [True] * int(meta.num_rows)
+    cells = opened.read_row_group(group, columns=[column]).column(column).to_pylist()
+    return [
+        cell is not None and (not isinstance(cell, Mapping) or bool(cell.get("bytes")) or bool(cell.get("path")))
+        for cell in cells
+    ]
 
 
 def open_parquet(tree: Tree) -> Dataset:
     files = _files(tree)
     if not files:
         raise FormatError("no Parquet file", expected="*.parquet", found=tree.summary(), where=tree.root)
-    parquet = _pyarrow()
     names: list[tuple[str, str, str]] = []
-    rows: list[tuple[str | None, Row]] = []
-    image_column = mask_column = None
-    for relative, path in files:
+    rows: list[tuple[str | None, Row, bool]] = []
+    image_column, mask_column, others = "", "", list[str]()
+    tables = [(relative, path, _opened(path)) for relative, path in files]
+    for place, (_, path, opened) in enumerate(
+        tables
+    ):  # a part without masks has a column of nothing: the next may tell
         try:
-            opened = parquet.ParquetFile(path)
-        except (OSError, ValueError) as error:
-            raise FormatError("not a Parquet file", found=str(error), where=path, fix="download it again") from error
+            image_column, mask_column, others = _choose_columns(opened, path)
+            break
+        except FormatError:
+            if place == len(tables) - 1:
+                raise
+    for relative, path, opened in tables:
         columns = opened.schema_arrow.names
-        image_column = image_column or _column(columns, IMAGE_COLUMNS)
-        mask_column = mask_column or _column(columns, MASK_COLUMNS)
-        if image_column is None or image_column not in columns:
-            raise FormatError("no column of pictures", expected=", ".join(IMAGE_COLUMNS), found=", ".join(columns),
-                              where=path)  # fmt: skip
+        if image_column not in columns:
+            raise FormatError("a table without the others' column of images", expected=image_column,
+                              found=", ".join(columns), where=path)  # fmt: skip
         stored = _stored_names(opened, image_column)
         at = 0
         for group in range(opened.num_row_groups):
-            for row in range(opened.metadata.row_group(group).num_rows):
+            count = opened.metadata.row_group(group).num_rows
+            has = _filled(opened, group, mask_column) if mask_column in columns else [False] * count
+            for row in range(count):
                 stem = Path(stored[at] or "").stem or f"{path.stem}-{at:06d}"
                 names.append((_split(relative, path.name) or path.stem, stem, f"-{at}"))
-                rows.append((_split(relative, path.name), Row(str(path), group, row)))
+                rows.append((_split(relative, path.name), Row(str(path), group, row), has[row]))
                 at += 1
     ids = unique_ids(names)
-    records = tuple(Record(name, None, None, row) for name, (_, row) in zip(ids, rows, strict=True))
+    records = tuple(Record(name, None, None, row, labelled=has) for name, (_, row, has) in zip(ids, rows, strict=True))
     given: dict[str, list[Record]] = {}
-    for record, (split, _) in zip(records, rows, strict=True):
+    for record, (split, _, _) in zip(records, rows, strict=True):
         if split is not None:
             given.setdefault(split, []).append(record)
-    return _dataset(tree, records, given, str(image_column), mask_column)
+    dataset = _dataset(tree, records, given, image_column, mask_column)
+    if others:
+        dataset.notes.append(f"columns of images that are not read: {', '.join(others)}")
+    return dataset
+
+
+def _opened(path: Path) -> Any:
+    try:
+        return _pyarrow().ParquetFile(path)
+    except (OSError, ValueError) as error:
+        raise FormatError("not a Parquet file", found=str(error), where=path, fix="download it again") from error
 
 
 def _stored_names(opened: Any, column: str) -> list[str | None]:
@@ -177,20 +297,22 @@ def _stored_names(opened: Any, column: str) -> list[str | None]:
 
 
 def _dataset(
-    tree: Tree, records: tuple[Record, ...], given: dict[str, list[Record]], image_column: str, mask_column: str | None
+    tree: Tree, records: tuple[Record, ...], given: dict[str, list[Record]], image_column: str, mask_column: str
 ) -> Dataset:
-    if mask_column is None:
-        raise FormatError("no column of masks", expected=", ".join(MASK_COLUMNS), found=image_column, where=tree.root)
+    labelled = [record for record in records if record.labelled]
+    if not labelled:
+        raise FormatError("no row has a mask", expected=f"encoded masks in column {mask_column}",
+                          found=f"{len(records)} rows without one", where=tree.root)  # fmt: skip
     probe = ParquetReader(LabelSpace(("unknown",)), image_column=image_column, mask_column=mask_column)
 
     def read(index: int) -> npt.NDArray[Any]:
-        row: Row = records[index].payload
+        row: Row = labelled[index].payload
         data = probe._cell(row, mask_column)
         if data is None:
-            raise LabelError("the row holds no mask", where=f"{row.path}, {records[index].id}")
-        return decode_mask(data, f"{row.path}, {records[index].id}")
+            raise LabelError("the row holds no mask", where=f"{row.path}, {labelled[index].id}")
+        return decode_mask(data, f"{row.path}, {labelled[index].id}")
 
-    coding = conclude(survey(len(records), read), _class_list(tree), tree.root)
+    coding = conclude(survey(len(labelled), read), _class_list(tree), tree.root)
     reader = ParquetReader(coding.label_space, coding.colour_table, image_column=image_column, mask_column=mask_column)
     return Dataset(
         root=tree.root,
@@ -199,8 +321,22 @@ def _dataset(
         records=records,
         given=in_order(given),
         notes=[f"pictures in column {image_column}, masks in column {mask_column}", *coding.notes],
-        problems=list(coding.problems),
+        problems=[*coding.problems, *_without(records, labelled, given)],
     )
+
+
+def _without(
+    records: Sequence[Record], labelled: Sequence[Record], given: Mapping[str, Sequence[Record]]
+) -> list[Problem]:
+    """The finding for rows without a mask; a test part that has none at all is as published."""
+    bare = {record.id for record in records if not record.labelled}
+    test = given.get("test", ())
+    if not any(record.labelled for record in test):
+        bare -= {record.id for record in test}
+    if not bare:
+        return []
+    return [Problem("warning", "image without mask", f"{len(bare)} rows have no mask", tuple(sorted(bare)),
+                    f"they are left out of training; {len(labelled)} rows have one")]  # fmt: skip
 
 
 def _class_list(tree: Tree) -> ClassList | None:

@@ -141,7 +141,10 @@ def open_webdataset(tree: Tree) -> Dataset:
             names.append((f"{split or path.stem}/{folder}".rstrip("/"), stem, f"@{path.stem}"))
             found.append((split, pair))
     ids = unique_ids(names)
-    records = tuple(Record(name, None, None, pair) for name, (_, pair) in zip(ids, found, strict=True))
+    records = tuple(
+        Record(name, None, None, pair, labelled=pair.mask is not None)
+        for name, (_, pair) in zip(ids, found, strict=True)
+    )
     given: dict[str, list[Record]] = {}
     for record, (split, _) in zip(records, found, strict=True):
         if split is not None:
