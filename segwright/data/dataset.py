@@ -65,6 +65,7 @@ def open_dataset(path: str | Path, format: str | None = None) -> Dataset:
         raise FormatError(
             "the data set holds no picture", expected=known.looks_for, found=tree.summary(), where=tree.root
         )
+    dataset.problems += tree.problems()
     dataset.notes.insert(0, f"{known.title}: {reason}")
     dataset.split_maker = make_splits
     return dataset

@@ -8,16 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from segwright.data.formats.depth import find_depth
+from segwright.data.formats.names import SPLIT_NAMES as SPLIT_NAMES
 from segwright.data.formats.tree import Tree, is_picture
 from segwright.data.readers import FileReader
 from segwright.data.records import Dataset, Problem, Record
 from segwright.errors import FormatError
-
-SPLIT_NAMES = {
-    "train": "train", "training": "train", "tr": "train",
-    "val": "val", "valid": "val", "validation": "val", "dev": "val",
-    "test": "test", "testing": "test", "ts": "test",
-}  # fmt: skip
 
 
 @dataclass(frozen=True)

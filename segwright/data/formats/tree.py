@@ -1,19 +1,30 @@
-"""What lies on the disk, listed once: the recognisers of all formats share one walk, and no file is touched by it."""
+"""What lies on the disk, listed once: the recognizers of all formats share one walk, and no file is touched by it."""
 
 from __future__ import annotations
 
 import os
 import re
+import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from segwright.data.formats.names import split_of
+from segwright.data.formats.references import Reference, resolve, resolve_all, surroundings
+from segwright.data.records import Problem
+from segwright.data.text_files import peek, read_bytes, read_json, read_text
 from segwright.errors import DataError, FormatError
 from segwright.images import EXTENSIONS
 
+__all__ = ["Folder", "Tree", "is_picture", "natural", "peek", "read_bytes", "read_json", "read_text", "stem"]
+
 MAX_DEPTH = 8
+MAX_ENTRIES = 5_000_000  # files and folders under one root
+MAX_FOLDERS = 200_000
 SKIPPED = frozenset({"__macosx", "__pycache__", "thumbs.db", "desktop.ini"})
+_RUN = frozenset({"config.yaml", "log.jsonl"})  # what a run folder of this package holds
+_BUNDLE = frozenset({"model.json", "model.safetensors"})  # a saved model
 
 
 @dataclass(frozen=True)
@@ -26,15 +37,26 @@ class Folder:
 
 
 class Tree:
-    """A data set's root (a folder, or a single file such as a CSV, a JSON or an archive) and its cached listings."""
+    """A dataset's root (a folder, or a single file such as a CSV, a JSON or an archive) and its cached listings.
+
+    Links to folders are followed once: one that leads back to a folder of the walk is passed over, as are pipes,
+    devices, and the run folders that training wrote into the dataset. :meth:`problems` names what was passed over.
+    """
 
     def __init__(self, root: str | Path) -> None:
         self.root = Path(root)
         self._folders: dict[str, Folder] = {}
-        self.memo: dict[str, Any] = {}  # what a recogniser found out and the opener needs again
-        if not self.root.exists():
-            raise FormatError("no such file or folder", where=self.root, fix="check the path")
-        self.is_file = self.root.is_file()
+        self._links: set[str] = set()  # relative paths of folders that are links
+        self._entries = 0
+        self._passed: dict[str, dict[str, None]] = {}  # kind → paths, in order
+        self.memo: dict[str, Any] = {}  # what a recognizer found out and the opener needs again
+        try:
+            mode = os.stat(self.root).st_mode
+        except (OSError, ValueError) as error:
+            raise FormatError("no such file or folder", where=self.root, fix="check the path") from error
+        if not stat.S_ISDIR(mode) and not stat.S_ISREG(mode):
+            raise FormatError("neither a file nor a folder", expected="a dataset's folder or file", where=self.root)
+        self.is_file = stat.S_ISREG(mode)
 
     def folder(self, relative: str = "") -> Folder:
         """The listing of a folder under the root; empty where there is none."""
@@ -51,20 +73,106 @@ class Tree:
                 for entry in entries:
                     if entry.name.startswith(".") or entry.name.lower() in SKIPPED:
                         continue
-                    (dirs if entry.is_dir() else files).append(entry.name)
+                    kind = self._kind(entry)
+                    if kind == "folder":
+                        dirs.append(entry.name)
+                        if entry.is_symlink():
+                            self._links.add(f"{relative}/{entry.name}" if relative else entry.name)
+                    elif kind == "file":
+                        files.append(entry.name)
+                    else:
+                        self._pass_over("special file", os.path.join(path, entry.name))
         except (FileNotFoundError, NotADirectoryError):
             return Folder(path, (), ())
-        except OSError as error:
-            raise DataError("cannot list the folder", found=str(error.strerror), where=path) from error
+        except (OSError, ValueError) as error:
+            found = getattr(error, "strerror", None) or str(error)
+            raise DataError("cannot list the folder", found=str(found), where=path) from error
+        self._entries += len(dirs) + len(files)
+        if self._entries > MAX_ENTRIES or len(self._folders) > MAX_FOLDERS:
+            raise DataError(
+                "the dataset holds more files than the limit",
+                expected=f"at most {MAX_ENTRIES} files in {MAX_FOLDERS} folders",
+                where=self.root,
+                fix="open one of its folders, or move what is no part of the dataset away",
+            )
         return Folder(path, tuple(sorted(dirs, key=natural)), tuple(sorted(files, key=natural)))
 
+    @staticmethod
+    def _kind(entry: os.DirEntry[str]) -> str:
+        """folder, file (also a link to nothing: reading it names the file) or special."""
+        try:
+            if entry.is_dir():
+                return "folder"
+            if entry.is_file() or (entry.is_symlink() and not os.path.exists(entry.path)):
+                return "file"
+        except OSError:  # a link to itself
+            return "file"
+        return "special"
+
+    def _pass_over(self, kind: str, path: str) -> None:
+        self._passed.setdefault(kind, {})[path] = None
+
+    def problems(self) -> list[Problem]:
+        """What the walks so far passed over: special files, links that lead back, run folders, folders too deep."""
+        text = {
+            "special file": ("warning", "pipes, sockets or devices are not read", "move them away"),
+            "link inside the dataset": ("note", "links to folders of the dataset itself are passed over", None),
+            "run folder": ("note", "folders that hold a training run or a saved model are passed over", None),
+            "folder too deep": ("warning", f"folders lie more than {MAX_DEPTH} deep and are passed over",
+                                "open the dataset at a deeper folder, or move them up"),
+        }  # fmt: skip
+        others: Tree | None = self.memo.get("surroundings")
+        passed = self._passed if others is None else {**self._passed, **others._passed}
+        problems = []
+        for kind, paths in passed.items():
+            severity, message, fix = text[kind]
+            problems.append(Problem("warning" if severity == "warning" else "note", kind, f"{len(paths)} {message}",
+                                    tuple(paths), fix))  # fmt: skip
+        return problems
+
     def walk(self, relative: str = "", depth: int = MAX_DEPTH) -> Iterator[tuple[str, Folder]]:
-        """(relative path, listing) of the folder and all below it; links that lead back up end at ``depth``."""
+        """(relative path, listing) of the folder and all below it, each folder once whatever links lead to it."""
+        yield from self._walk(relative, depth, depth == MAX_DEPTH, set())
+
+    def _walk(self, relative: str, depth: int, whole: bool, linked: set[str]) -> Iterator[tuple[str, Folder]]:
         listing = self.folder(relative)
+        if relative and self._is_run(relative, listing):
+            self._pass_over("run folder", listing.path)
+            return
         yield relative, listing
-        if depth > 0:
-            for name in listing.dirs:
-                yield from self.walk(f"{relative}/{name}" if relative else name, depth - 1)
+        for name in listing.dirs:
+            below = f"{relative}/{name}" if relative else name
+            if depth <= 0:
+                if whole:
+                    self._pass_over("folder too deep", os.path.join(listing.path, name))
+                continue
+            if below in self._links and not self._enters(below, linked):
+                self._pass_over("link inside the dataset", os.path.join(listing.path, name))
+                continue
+            yield from self._walk(below, depth - 1, whole, linked)
+
+    def _enters(self, relative: str, linked: set[str]) -> bool:
+        """Whether a link to a folder is walked: not where its target is walked anyway, or was by another link."""
+        root, target = os.path.realpath(self.root), os.path.realpath(os.path.join(self.root, relative))
+        inside = target == root or target.startswith(root.rstrip(os.sep) + os.sep)
+        above = root.startswith(target.rstrip(os.sep) + os.sep)
+        here = os.path.realpath(os.path.join(self.root, os.path.dirname(relative)))
+        back = target == here or here.startswith(target.rstrip(os.sep) + os.sep)
+        # train/images → ../all/a gives the files a split that their own folder does not tell: such a link is walked.
+        tells = inside and split_of(relative) is not None and split_of(os.path.relpath(target, root)) is None
+        if above or back or (inside and not tells) or target in linked:
+            return False
+        linked.add(target)
+        return True
+
+    def _is_run(self, relative: str, listing: Folder) -> bool:
+        """Whether a folder was written by training, not by an annotator."""
+        names = set(listing.files)
+        if names >= _RUN or names >= _BUNDLE:
+            return True
+        if os.path.basename(relative) != "runs" or not listing.dirs or any(is_picture(name) for name in names):
+            return False
+        return any(self._is_run(f"{relative}/{name}", self.folder(f"{relative}/{name}")) for name in listing.dirs[:50])
 
     def has(self, *relative: str) -> bool:
         """Whether each of these files or folders is there, letter case ignored."""
@@ -82,34 +190,18 @@ class Tree:
             here = f"{here}/{match}" if here else match
         return here
 
-    def locate(self, name: str, near: str = "") -> Path | None:
-        """The file that an annotation or a list calls ``name``, wherever it lies under the root.
+    def resolve(self, name: str, annotation: Path | None = None, split: str | None = None) -> Path | None:
+        """The file that an annotation calls ``name``, by the rules for certain matches; None where none or several fit.
 
-        Lists often hold paths of another machine, and exports lose folders: of the files with that base name the one
-        that shares the longest end of the path wins, then the one under ``near``.
+        To resolve all the names of a dataset, which also allows looser matches and reports them, see
+        :func:`segwright.data.formats.references.resolve_all`.
         """
-        parts = name.replace("\\", "/").split("/")
-        candidates = self._by_name().get(parts[-1])
-        if not candidates:
-            return None
-        if len(candidates) == 1:
-            return Path(self._base(), candidates[0])
-        best = max(candidates, key=lambda c: (_common_end(c.split("/"), parts), c.startswith(f"{near}/"), -len(c)))
-        return Path(self._base(), best)
+        return resolve(self, Reference(name, annotation, split))
 
-    def _base(self) -> Path:
-        return self.root.parent if self.is_file else self.root
-
-    def _by_name(self) -> dict[str, list[str]]:
-        if "by name" not in self.memo:
-            index: dict[str, list[str]] = {}
-            tree = Tree(self._base()) if self.is_file else self
-            for relative, listing in tree.walk():
-                for name in listing.files:
-                    index.setdefault(name, []).append(f"{relative}/{name}" if relative else name)
-            self.memo["by name"] = index
-        found: dict[str, list[str]] = self.memo["by name"]
-        return found
+    def locate(self, name: str, near: str = "") -> Path | None:
+        """:meth:`resolve`, else the only file that shares the end of the path; for a single name."""
+        annotation = Path(surroundings(self).root, near, "list") if near else None
+        return resolve_all(self, [Reference(name, annotation)]).paths[0]
 
     def path(self, relative: str) -> Path:
         return self.root / relative if relative else self.root
@@ -133,27 +225,6 @@ def natural(name: str) -> list[tuple[int, int, str]]:
     parts = _DIGITS.split(name)  # odd places hold the digits
     key = [(0, int(part), "") if i % 2 else (1, 0, part.lower()) for i, part in enumerate(parts) if part]
     return [*key, (2, 0, name)]
-
-
-def _common_end(left: list[str], right: list[str]) -> int:
-    count = 0
-    for a, b in zip(reversed(left), reversed(right), strict=False):
-        if a != b:
-            break
-        count += 1
-    return count
-
-
-def peek(path: Path, size: int = 65536) -> str:
-    """The beginning and the end of a text file, for recognising big JSON and XML without reading them."""
-    try:
-        with open(path, "rb") as file:
-            head = file.read(size)
-            end = file.seek(0, os.SEEK_END)
-            file.seek(max(end - size, len(head)))
-            return (head + file.read(size)).decode("utf-8", errors="replace")
-    except OSError:
-        return ""
 
 
 _DIGITS = re.compile(r"([0-9]+)")
