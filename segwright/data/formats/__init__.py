@@ -8,16 +8,20 @@ from __future__ import annotations
 
 from segwright.data.formats import (
     ade20k,
+    aerial,
     camvid,
     cityscapes,
     coco,
     cvat,
+    driving,
+    faces,
     folder,
     geotiff,
     kitti_road,
     label_studio,
     labelme,
     layers,
+    medical,
     oxford_pets,
     pairs,
     parquet,
@@ -28,11 +32,13 @@ from segwright.data.formats import (
 )
 from segwright.data.formats.base import Format
 
-_TRIED = (
-    voc, sbd, cityscapes, ade20k, kitti_road, camvid, oxford_pets, labelme, label_studio, coco, cvat, parquet,
-    webdataset, yolo, pairs, layers, geotiff, folder,
+_TRIED: tuple[Format, ...] = (
+    voc.FORMAT, sbd.FORMAT, cityscapes.FORMAT, ade20k.FORMAT, kitti_road.FORMAT, camvid.FORMAT, oxford_pets.FORMAT,
+    *driving.FORMATS, *aerial.FORMATS, *medical.FORMATS, *faces.FORMATS,
+    labelme.FORMAT, label_studio.FORMAT, coco.FORMAT, cvat.FORMAT, parquet.FORMAT, webdataset.FORMAT, yolo.FORMAT,
+    pairs.FORMAT, layers.FORMAT, geotiff.FORMAT, folder.FORMAT,
 )  # fmt: skip
 
-FORMATS: dict[str, Format] = {module.FORMAT.name: module.FORMAT for module in _TRIED}
+FORMATS: dict[str, Format] = {known.name: known for known in _TRIED}
 
 __all__ = ["FORMATS", "Format"]

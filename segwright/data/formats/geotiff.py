@@ -148,7 +148,7 @@ def tiles(height: int, width: int, side: int = SIDE) -> list[Tile]:
     ]
 
 
-def _cut(dataset: Dataset) -> Dataset:
+def cut_into_tiles(dataset: Dataset) -> Dataset:
     """Big rasters as their tiles, in every split; a pair that differs in size stays whole, for reading it says so."""
     parts: dict[str, tuple[Record, ...]] = {}
     for record in dataset.records:
@@ -188,7 +188,7 @@ def open_geotiff(tree: Tree) -> Dataset:
     if not tree.is_file and not any(mask is not None for _, mask in pair_tree(tree).pairs):
         raise FormatError("no pairs of TIFF files", expected="images/x.tif and masks/x.tif", found=tree.summary(),
                           where=tree.root)  # fmt: skip
-    dataset = _cut(open_pairing(tree, "geotiff", GeoTiffReader, look_at_mask))
+    dataset = cut_into_tiles(open_pairing(tree, "geotiff", GeoTiffReader, look_at_mask))
     placed = next((found for r in dataset.records[:20] if r.image_path and (found := georeference(r.image_path))), None)
     if placed is not None:
         dataset.notes.append(f"placed on the ground: {placed.system}, a pixel is {placed.pixel}")
