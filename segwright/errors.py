@@ -142,6 +142,10 @@ class LabelError(DataError):
     """A mask whose values or size do not fit its picture or the label space."""
 
 
+class NameClashError(LabelError):
+    """Several files share a name, so that it is not certain which mask belongs to which image."""
+
+
 class FormatError(DataError):
     """No data format recognised, or the named one does not fit."""
 

@@ -18,13 +18,14 @@ import numpy as np
 import numpy.typing as npt
 
 from segwright.console import track
+from segwright.data.duplicates import ALIKE, join_alike
 from segwright.data.records import Split
 from segwright.errors import SegwrightError
 from segwright.images import UInt8Array
 from segwright.types import IGNORE_INDEX
 
 SIDE = 16  # of a thumbnail: enough for a scene, too little for noise
-ALIKE = (0.985, 0.993, 0.998)  # correlation of near-duplicates; the next where one makes a group of everything
+LEVELS = (ALIKE, 0.993, 0.998)  # correlation of near-duplicates; the next where one makes a group of everything
 LARGEST_GROUP = 0.25  # of the pictures; more is no group of duplicates but a kind of picture
 FLAT = 2.0  # grey levels of contrast below which a thumbnail says nothing
 SEQUENCE_AUC = 0.75  # how often neighbours must be more alike than strangers for names to be believed
@@ -73,7 +74,7 @@ def _look(split: Split) -> Iterator[Look | None]:
     def one(index: int) -> Look | None:
         try:
             return (*thumbnail(split.read_image(index)), _counts(split.read_mask(index), len(split.label_space)))
-        except SegwrightError:
+        except (SegwrightError, OSError, ValueError, MemoryError):  # the check names the file
             return None
 
     if not all(record.image_path for record in split.records):
@@ -104,19 +105,6 @@ def _counts(mask: UInt8Array | None, classes: int) -> npt.NDArray[np.int64]:
     return np.asarray(counts[:classes], np.int64)
 
 
-def near_duplicates(content: Content, threshold: float = ALIKE[0]) -> list[tuple[int, int]]:
-    """Pairs of pictures whose thumbnails correlate above ``threshold`` and whose brightness is alike."""
-    pairs: list[tuple[int, int]] = []
-    for start in range(0, len(content.thumbnails), 1024):
-        block = content.thumbnails[start : start + 1024] @ content.thumbnails[start:].T
-        rows, columns = np.nonzero(block > threshold)
-        kept = columns > rows
-        rows, columns = rows[kept] + start, columns[kept] + start
-        alike = np.abs(content.grey[rows] - content.grey[columns]) < 16
-        pairs += zip(rows[alike].tolist(), columns[alike].tolist(), strict=True)
-    return pairs
-
-
 @dataclass(frozen=True)
 class Groups:
     """What must stay on one side."""
@@ -133,36 +121,36 @@ def group(split: Split, content: Content, *, at_least: int = 1) -> Groups:
 
     A sequence of more than 1/``at_least`` of the pictures is cut into runs of neighbours, where they differ most.
     """
-    union = _Union(len(split))
+    of = np.arange(len(split))
     notes: list[str] = []
     sequences = confirmed_sequences(split.ids, content)
     if sequences:
         largest = max(1, -(-len(split) // at_least))
         runs = [run for members in sequences.values() for run in _runs(members, content, largest)]
         for run in runs:
-            union.join_all(run)
+            of[run] = run[0]
         cut = f", cut into {len(runs)} runs" if len(runs) > len(sequences) else ""
         notes.append(f"{len(sequences)} sequences by name (neighbours look alike) kept together{cut}")
-    before = union.groups()
-    joined, level = _join_duplicates(union, content, before)
+    of, joined, level = _join_duplicates(content, of)
     if joined:
         notes.append(f"{joined} pairs of near-duplicates (correlation above {level}) kept together")
-    return Groups(union.groups(), tuple(notes))
+    return Groups(_numbered(of), tuple(notes))
 
 
-def _join_duplicates(union: _Union, content: Content, before: npt.NDArray[np.int64]) -> tuple[int, float]:
-    """Join near-duplicates at the first level that does not make one group of everything; (pairs, level)."""
-    held = np.bincount(before).max(initial=0)
-    for level in ALIKE:
-        pairs = near_duplicates(content, level)
-        trial = union.copy()
-        for pair in pairs:
-            trial.join_all(pair)
-        if np.bincount(trial.groups()).max(initial=0) <= max(held, LARGEST_GROUP * len(before), 2):
-            new = sum(int(before[a] != before[b]) for a, b in pairs)
-            union.parent = trial.parent
-            return new, level
-    return 0, 1.0
+def _join_duplicates(content: Content, of: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.int64], int, float]:
+    """Join near-duplicates at the first level that does not make one group of everything; (groups, pairs, level)."""
+    held = np.unique(of, return_counts=True)[1].max(initial=0)
+    for level in LEVELS:
+        joined, pairs = join_alike(content.thumbnails, content.grey, of, level)
+        if np.bincount(joined).max(initial=0) <= max(held, LARGEST_GROUP * len(of), 2):
+            return joined, pairs, level
+    return of, 0, 1.0
+
+
+def _numbered(of: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Groups as 0…G-1, in the order of their first members."""
+    _, first, group = np.unique(of, return_index=True, return_inverse=True)
+    return np.asarray(np.argsort(np.argsort(first))[np.ravel(group)], np.int64)
 
 
 def confirmed_sequences(ids: Sequence[str], content: Content) -> dict[str, list[int]]:
@@ -204,31 +192,3 @@ def _runs(members: list[int], content: Content, largest: int) -> Iterator[list[i
     cut = margin + int(np.argmin(inner)) if inner.size else len(members) // 2
     yield from _runs(members[:cut], content, largest)
     yield from _runs(members[cut:], content, largest)
-
-
-class _Union:
-    """Union-find over 0…n-1."""
-
-    def __init__(self, count: int) -> None:
-        self.parent = list(range(count))
-
-    def find(self, index: int) -> int:
-        while self.parent[index] != index:
-            self.parent[index] = self.parent[self.parent[index]]
-            index = self.parent[index]
-        return index
-
-    def join_all(self, members: Sequence[int]) -> None:
-        for other in members[1:]:
-            a, b = self.find(members[0]), self.find(other)
-            self.parent[max(a, b)] = min(a, b)
-
-    def copy(self) -> _Union:
-        copied = _Union(0)
-        copied.parent = list(self.parent)
-        return copied
-
-    def groups(self) -> npt.NDArray[np.int64]:
-        roots = [self.find(index) for index in range(len(self.parent))]
-        place = {root: number for number, root in enumerate(dict.fromkeys(roots))}
-        return np.array([place[root] for root in roots], np.int64)

@@ -1,22 +1,31 @@
-"""Pictures that show the same thing: proposed by a perceptual hash, confirmed by thumbnails."""
+"""Images that show the same thing: what counts as near-duplicate, for the check and for the splits.
+
+Two images are near-duplicates where their 16×16 grey thumbnails correlate and their brightness agrees. Everything here
+works block by block: 20,000 frames of a fixed camera, all alike, have 200 million pairs, which no memory holds.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-HASH_DISTANCE = 8  # bits of 64: a copy in another size or quality differs by 0 to 6
-ALIKE = 0.99  # correlation of 16×16 thumbnails
-WHOLE = 4000  # up to so many pictures all are compared with all
-CROWD = 200  # pictures with the same quarter of a hash; more is a kind of picture, and is compared to neighbours only
+ALIKE = 0.985  # correlation of 16×16 thumbnails from which two images are near-duplicates
+BRIGHTNESS = 16.0  # grey levels that the means of near-duplicates differ by at most
+WHOLE = 20_000  # up to so many different images all are compared with all
+HASH_DISTANCE = 8  # beyond, a perceptual hash proposes pairs: a copy in another size or quality differs by 0 to 6 bits
+CROWD = 200  # images with the same quarter of a hash; more is a kind of image, and is compared to neighbours only
+BLOCK = 256  # images compared with all others at a time
+
+Float32 = npt.NDArray[np.float32]
+Indices = npt.NDArray[np.intp]
 
 
 @dataclass(frozen=True)
 class Pair:
-    """Two pictures by their places in the list, first < second."""
+    """Two images by their places in the list, first < second."""
 
     first: int
     second: int
@@ -29,45 +38,139 @@ def find_pairs(
     crcs: npt.NDArray[np.uint32],
     thumbs: npt.NDArray[np.float16],
     parts: npt.NDArray[np.int64] | None = None,
+    grey: Float32 | None = None,
+    together: Collection[tuple[int, int]] = (),
 ) -> list[Pair]:
-    """Pairs of near-duplicates among N pictures.
+    """Copies among N images, and near-duplicates in different parts of the data.
 
-    ``thumbs`` are N×256, zero mean and unit length; a row of zeros (a flat or unreadable picture) pairs with none.
-    Up to :data:`WHOLE` pictures the search is exhaustive; beyond, a pair must agree in one quarter of the hash. Of
-    equal pictures in one part (``parts``, N numbers: the split; one for all if None) each pairs with the first alone,
-    which stands for them in all other pairs: a thousand copies are a thousand pairs, and not half a million.
+    ``thumbs`` are N×256, zero mean and unit length; a row of zeros (a flat or unreadable image) pairs with none.
+    ``parts`` (N numbers, one for all if None): the split of each; ``together``: numbers of parts, each way round, that
+    share images and are not compared. ``grey``: mean grey levels (N,).
+
+    Of equal images in one part each pairs with the first alone, which stands for them elsewhere; a near-duplicate is
+    named with the image of another part that is most like it. So there are at most 3 N pairs, whatever the images show.
+    Up to :data:`WHOLE` images the search is exhaustive; beyond, a pair must agree in one quarter of the hash.
     """
+    part_of = np.zeros(len(hashes), np.int64) if parts is None else parts
     usable = np.flatnonzero(np.abs(thumbs).max(axis=1) > 0) if len(thumbs) else np.zeros(0, np.intp)
-    keys = np.stack([hashes[usable], crcs[usable], (np.zeros(len(hashes)) if parts is None else parts)[usable]])
-    _, first, group = np.unique(keys.astype(np.uint64), axis=1, return_index=True, return_inverse=True)
+    keys = np.stack([hashes[usable], crcs[usable].astype(np.uint64), part_of[usable].astype(np.uint64)])
+    _, first, group = np.unique(keys, axis=1, return_index=True, return_inverse=True)
     leaders = usable[np.sort(first)]
     owner = usable[first][np.ravel(group)]
     pairs = {}
     for copy in np.flatnonzero(owner != usable).tolist():
         key = (int(owner[copy]), int(usable[copy]))
         pairs[key] = Pair(*key, True, 1.0)
-    for a, b in _candidates(hashes[leaders]):
-        one, other = leaders[a], leaders[b]
-        alike = (thumbs[one].astype(np.float32) * thumbs[other].astype(np.float32)).sum(axis=1)
-        for i in np.flatnonzero(alike >= ALIKE).tolist():
-            key = (int(min(one[i], other[i])), int(max(one[i], other[i])))
-            exact = bool(crcs[key[0]] == crcs[key[1]] and hashes[key[0]] == hashes[key[1]])
-            pairs[key] = Pair(*key, exact, float(alike[i]))
+    best = _Best(len(leaders))
+    if len(np.unique(part_of[leaders])) > 1:
+        of = part_of[leaders]
+        light = None if grey is None else grey[leaders]
+        if len(leaders) <= WHOLE:
+            _compare_all(thumbs[leaders].astype(np.float32), light, of, together, best)
+        else:
+            _compare_proposed(hashes[leaders], thumbs[leaders], light, of, together, best)
+    for one in np.flatnonzero(best.other >= 0).tolist():
+        a, b = int(leaders[one]), int(leaders[best.other[one]])
+        key = (min(a, b), max(a, b))
+        exact = bool(crcs[a] == crcs[b] and hashes[a] == hashes[b])
+        pairs[key] = Pair(*key, exact, float(best.correlation[one]))
     return [pairs[key] for key in sorted(pairs)]
 
 
-Places = npt.NDArray[np.intp]
+class _Best:
+    """For each image the one that is most like it."""
+
+    def __init__(self, count: int) -> None:
+        self.correlation = np.full(count, -1.0, np.float32)
+        self.other = np.full(count, -1, np.intp)
+
+    def add(self, a: Indices, b: Indices, correlation: Float32) -> None:
+        """Pairs, to be noted at both ends."""
+        order = np.argsort(correlation, kind="stable")
+        for one, other in ((a[order], b[order]), (b[order], a[order])):
+            better = correlation[order] > self.correlation[one]
+            # Of an image that comes several times the last assignment stays, which is the most alike.
+            self.correlation[one[better]], self.other[one[better]] = correlation[order][better], other[better]
 
 
-def _candidates(hashes: npt.NDArray[np.uint64]) -> Iterator[tuple[Places, Places]]:
-    """Places of pairs whose hashes differ in few bits, in blocks."""
-    if len(hashes) <= WHOLE:
-        for start in range(0, len(hashes), 256):
-            distance = _popcount(hashes[start : start + 256, None] ^ hashes[None, start:])
-            a, b = np.nonzero(distance <= HASH_DISTANCE)
-            later = b > a
-            yield a[later] + start, b[later] + start
-        return
+def _compare_all(
+    thumbs: Float32,
+    grey: Float32 | None,
+    parts: npt.NDArray[np.int64],
+    together: Collection[tuple[int, int]],
+    best: _Best,
+) -> None:
+    for start, found in _correlations(thumbs, grey):
+        rows = parts[start : start + len(found)]
+        unwanted = rows[:, None] == parts[None, start:]
+        for p, q in together:
+            unwanted |= (rows == p)[:, None] & (parts[start:] == q)[None]
+        found[unwanted] = -1
+        row, column = found.argmax(axis=1), found.argmax(axis=0)
+        of_row, of_column = found.max(axis=1), found.max(axis=0)
+        kept = np.flatnonzero(of_row >= ALIKE)
+        best.add(kept + start, row[kept] + start, of_row[kept])
+        kept = np.flatnonzero(of_column >= ALIKE)
+        best.add(column[kept] + start, kept + start, of_column[kept])
+
+
+def _compare_proposed(
+    hashes: npt.NDArray[np.uint64],
+    thumbs: npt.NDArray[np.float16],
+    grey: Float32 | None,
+    parts: npt.NDArray[np.int64],
+    together: Collection[tuple[int, int]],
+    best: _Best,
+) -> None:
+    for a, b in _candidates(hashes):
+        wanted = parts[a] != parts[b]
+        for p, q in together:
+            wanted &= ~((parts[a] == p) & (parts[b] == q))
+        if grey is not None:
+            wanted &= np.abs(grey[a] - grey[b]) < BRIGHTNESS
+        a, b = a[wanted], b[wanted]
+        found = (thumbs[a].astype(np.float32) * thumbs[b].astype(np.float32)).sum(axis=1)
+        alike = found >= ALIKE
+        best.add(a[alike], b[alike], found[alike])
+
+
+def _correlations(thumbs: Float32, grey: Float32 | None) -> Iterator[tuple[int, Float32]]:
+    """(first row, its block of rows by the images from there on): correlations; -1 where brightness differs, on the
+    diagonal and below it."""
+    for start in range(0, len(thumbs), BLOCK):
+        found = np.asarray(thumbs[start : start + BLOCK] @ thumbs[start:].T, np.float32)
+        found[np.tril_indices(len(found))] = -1
+        if grey is not None:
+            differs = np.abs(grey[start : start + BLOCK, None] - grey[None, start:]) >= BRIGHTNESS
+            found[differs] = -1
+        yield start, found
+
+
+def join_alike(
+    thumbs: Float32, grey: Float32, groups: npt.NDArray[np.int64], level: float = ALIKE
+) -> tuple[npt.NDArray[np.int64], int]:
+    """Groups (N,) joined where they hold near-duplicates; and how many pairs lay in different groups before."""
+    from scipy.sparse import coo_array  # half a second to import: few commands need it
+    from scipy.sparse.csgraph import connected_components
+
+    _, labels = np.unique(groups, return_inverse=True)
+    labels = np.ravel(labels)
+    joined = 0
+    for start, found in _correlations(thumbs, grey):
+        rows, columns = np.nonzero(found >= level)
+        rows, columns = rows + start, columns + start
+        joined += int(np.count_nonzero(groups[rows] != groups[columns]))
+        a, b = labels[rows], labels[columns]
+        apart = a != b
+        if apart.any():
+            a, b, count = a[apart], b[apart], int(labels.max()) + 1
+            graph = coo_array((np.ones(len(a), np.bool_), (a, b)), shape=(count, count))
+            labels = connected_components(graph, directed=False)[1][labels]
+    return np.asarray(labels, np.int64), joined
+
+
+def _candidates(hashes: npt.NDArray[np.uint64]) -> Iterator[tuple[Indices, Indices]]:
+    """Pairs whose hashes differ in few bits and agree in a quarter, in blocks."""
     for quarter in range(4):
         key = (hashes >> np.uint64(16 * quarter)) & np.uint64(0xFFFF)
         order = np.argsort(key, kind="stable")

@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from segwright.data.readers import FileReader
 from segwright.data.records import Reader, Record
-from segwright.errors import ImageReadError, LabelError, SegwrightError
+from segwright.errors import ImageReadError, LabelError, NameClashError, ReadReason, SegwrightError
 from segwright.images import ImageInfo, UInt8Array, decode_image, read_file, read_header
 from segwright.images.headers import ENDINGS
 from segwright.images.jpeg import worth_a_second_look
@@ -74,9 +74,11 @@ class Examination:
     grey_rgb: bool = False
     hash: int = 0  # perceptual, 64 bit
     crc: int = 0  # of all pixels
+    grey: float = 0.0  # mean grey level
     thumb: Float32 | None = None  # (THUMB², ) zero mean, unit length; None where flat
     labelled: bool = False
     counts: npt.NDArray[np.int64] | None = None  # (256,) pixels a class index
+    mask_crc: int = 0  # of all labels
     boundary: float = 0.0  # share of labelled pixels that touch another class
     region_sizes: npt.NDArray[np.int32] | None = None  # (K, SIZE_BINS)
     regions: Float32 | None = None  # (n, 11): class, area share, r, g, b, spread, y, x, and the box's y, x, height
@@ -98,6 +100,7 @@ def examine(record: Record, reader: Reader, regions: bool = True) -> Examination
     if labels is not None:
         found.labelled = True
         found.counts = np.asarray(np.bincount(labels.ravel(), minlength=256), np.int64)
+        found.mask_crc = zlib.crc32(np.ascontiguousarray(labels).data)
         if image is not None and image.shape[:2] != labels.shape:
             found.troubles.append(_size_trouble(record, found, image, labels))
         elif regions:
@@ -125,12 +128,8 @@ def _picture(record: Record, reader: Reader, found: Examination) -> UInt8Array |
                 if worth_a_second_look(data, path):
                     decode_image(data, path, thorough=True)
         return reader.image(record)
-    except ImageReadError as error:
+    except (SegwrightError, OSError, ValueError, MemoryError) as error:
         found.troubles.append(_unreadable(error, path or record.id))
-    except SegwrightError as error:
-        found.troubles.append(Trouble("unreadable", error.message, error.where or str(path or record.id), error.fix))
-    except (OSError, ValueError, MemoryError) as error:
-        found.troubles.append(Trouble("unreadable", f"{type(error).__name__}: {error}", str(path or record.id)))
     return None
 
 
@@ -143,29 +142,17 @@ def _is_own_picture(path: Path) -> bool:
     return path.suffix.lower() in {ending for endings in ENDINGS.values() for ending in endings}
 
 
-def _unreadable(error: ImageReadError, where: Path | str) -> Trouble:
-    """An ImageReadError sorted by what is wrong."""
-    text = f"{error.message} {error.found or ''}"
-    kinds = (
-        ("the file is empty", "empty file"),
-        ("more pixels than the limit", "bomb-sized file"),
-        ("larger than the limit", "bomb-sized file"),
-        ("more memory than the limit", "bomb-sized file"),
-        ("cut off", "truncated file"),
-        ("too little image data", "truncated file"),
-        ("missing image data", "truncated file"),
-        ("never finished", "truncated file"),
-        ("cannot open", "unreadable file"),
-    )
-    kind = next((kind for phrase, kind in kinds if phrase in text), None)
-    if kind is None:
-        strange = (error.found or "").startswith(("a FITS", "a Photoshop", "a PDF", "a ZIP", "a web", "an ", "a HEIC"))
-        strange = strange or (error.found or "").startswith(
-            ("a file that begins", "a numpy", "a JPEG 2000", "a Git", "a gzip")
-        )
-        kind = "disguised file" if strange else "unreadable file"
+KINDS: dict[ReadReason, str] = {"empty": "empty file", "too_large": "bomb-sized file", "truncated": "truncated file",
+         "unknown_format": "disguised file", "killed": "kills the decoder"}  # fmt: skip
+
+
+def _unreadable(error: Exception, where: Path | str) -> Trouble:
+    """What reading raised, as a finding; sorted by the reason that the error gives."""
+    if not isinstance(error, SegwrightError):
+        return Trouble("unreadable file", f"{type(error).__name__}: {error}", str(where))
+    kind = KINDS.get(error.reason) if isinstance(error, ImageReadError) else None
     message = error.message if not error.found else f"{error.message}: {error.found}"
-    return Trouble(kind, message, error.where or str(where), error.fix)
+    return Trouble(kind or "unreadable file", message, error.where or str(where), error.fix)
 
 
 def _labels(record: Record, reader: Reader, found: Examination) -> UInt8Array | None:
@@ -186,12 +173,12 @@ def _labels(record: Record, reader: Reader, found: Examination) -> UInt8Array | 
             found.stray = None
         if found.stray is None:
             text = error.message if not error.found else f"{error.message}: {error.found}"
-            kind = "colliding names" if "share this name" in error.message else "wrong mask"
+            kind = "colliding names" if isinstance(error, NameClashError) else "wrong mask"
             found.troubles.append(Trouble(kind, text, error.where or str(path or record.id), error.fix))
     except SegwrightError as error:
         found.troubles.append(Trouble("wrong mask", error.message, error.where or str(path or record.id), error.fix))
     except (OSError, ValueError, MemoryError) as error:
-        found.troubles.append(Trouble("unreadable file", f"{type(error).__name__}: {error}", str(path or record.id)))
+        found.troubles.append(_unreadable(error, path or record.id))
     return None
 
 
@@ -251,7 +238,8 @@ def _describe_picture(image: UInt8Array, found: Examination) -> None:
     small = cv2.resize(grey, (32, 32), interpolation=cv2.INTER_AREA).astype(np.float32)
     found.hash = perceptual_hash(small)
     thumb = cv2.resize(small, (THUMB, THUMB), interpolation=cv2.INTER_AREA).ravel()
-    thumb = thumb - thumb.mean()
+    found.grey = float(thumb.mean())
+    thumb = thumb - found.grey
     length = float(np.linalg.norm(thumb))
     if length >= FLAT * THUMB:
         found.thumb = np.asarray(thumb / length, np.float32)

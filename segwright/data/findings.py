@@ -6,8 +6,10 @@ import os
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
+import numpy.typing as npt
 
 from segwright.data.duplicates import Pair, find_pairs
 from segwright.data.examine import Stray, Trouble
@@ -16,6 +18,7 @@ from segwright.data.records import Dataset, Problem, Record
 from segwright.data.suspects import Suspect, rank
 from segwright.data.totals import Totals
 
+Severity = Literal["error", "warning", "note"]
 SHIFT = 0.15  # total variation between the class shares of two splits that is worth a warning
 SHIFT_IMAGES = 8  # pictures that a split needs before its class shares mean anything
 MOST_SUSPECTS = 20
@@ -36,9 +39,8 @@ def judge(
     prints: Mapping[str, Fingerprint],
 ) -> tuple[list[Problem], list[Suspect]]:
     """All findings, and the suspicious regions that one of them is about."""
-    memberships = {names: number for number, names in enumerate(dict.fromkeys(map(tuple, member)))}
-    parts = np.array([memberships[tuple(names)] for names in member], np.int64)
-    pairs = find_pairs(totals.hashes, totals.crcs, totals.thumbs, parts)
+    parts, together = _parts(member)
+    pairs = find_pairs(totals.hashes, totals.crcs, totals.thumbs, parts, totals.grey, together)
     suspects = rank(*totals.regions(), len(overall.class_names))[:MOST_SUSPECTS]
     problems = [
         *(problem for problem in dataset.problems if problem.kind not in PAIRING),
@@ -57,6 +59,22 @@ def judge(
         *_suspicious(suspects, records, overall.class_names),
     ]
     return problems, suspects
+
+
+def _parts(member: Sequence[Sequence[str]]) -> tuple[npt.NDArray[np.int64], list[tuple[int, int]]]:
+    """A number for the splits that each record is in, and the numbers of parts that have a split in common.
+
+    A record that is in joining lists alone (trainval) has every split in common with all.
+    """
+    sides = [frozenset(name for name in names if not _joins(name)) for names in member]
+    numbers = {side: number for number, side in enumerate(dict.fromkeys(sides))}
+    together = [
+        (numbers[a], numbers[b])
+        for a in numbers
+        for b in (numbers if len(a) != 1 else [side for side in numbers if len(side) != 1])
+        if a != b and (not a or not b or a & b)
+    ]
+    return np.array([numbers[side] for side in sides], np.int64), together
 
 
 def _count(number: int, one: str, many: str | None = None) -> str:
@@ -83,8 +101,9 @@ def _pairing(
     bare = set(totals.unlabelled)
     labelled = {name for index, names in enumerate(member) for name in names if index not in bare}
     lone = [index for index in sorted(bare) if any(name in labelled for name in member[index])]
-    files = sorted({_image(records[index]) for index in lone} | {str(path) for path in dataset.unpaired_images})
-    files = [file for file in files if not any(file == _image(records[i]) for i in bare - set(lone))]
+    unlabelled_splits = {_image(records[index]) for index in bare.difference(lone)}
+    named = {_image(records[index]) for index in lone} | {str(path) for path in dataset.unpaired_images}
+    files = sorted(named - unlabelled_splits)
     if files:
         fix = "add the masks under the same names, move the pictures away, or leave them out with --skip-bad"
         text = f"{_count(len(files), 'picture has', 'pictures have')} no mask"
@@ -240,9 +259,9 @@ def _coding(dataset: Dataset, totals: Totals, records: Sequence[Record]) -> list
             f"{_count(len(lossy), 'mask is', 'masks are')} JPEG, which blurs the borders of classes into other values"
         )
         fix = "export the masks again as PNG; converting these keeps the damage"
-        severity = "warning" if len(dataset.label_space) <= 2 else "error"
+        severity: Severity = "warning" if len(dataset.label_space) <= 2 else "error"
         files = tuple(_mask(records[index]) for index in lossy)
-        problems.append(Problem("warning" if severity == "warning" else "error", "JPEG masks", text, files, fix))
+        problems.append(Problem(severity, "JPEG masks", text, files, fix))
     if dict(dataset.label_space.mapping) == {0: 0, 255: 1}:
         text = "the masks hold 0 and 255: read as background and foreground, nothing is ignored"
         fix = "if 255 means 'ignore' here, say so in classes.txt ('255 void')"
@@ -276,9 +295,9 @@ def _examples(totals: Totals, records: Sequence[Record], role: str) -> tuple[str
 def _pictures(totals: Totals, records: Sequence[Record]) -> list[Problem]:
     problems = []
 
-    def some(severity: str, kind: str, text: str, indices: Sequence[int], fix: str | None) -> None:
+    def some(severity: Severity, kind: str, text: str, indices: Sequence[int], fix: str | None) -> None:
         files = tuple(_image(records[index]) for index in sorted(indices))
-        problems.append(Problem("warning" if severity == "warning" else "note", kind, text, files, fix))
+        problems.append(Problem(severity, kind, text, files, fix))
 
     if totals.blank:
         text = f"{_count(len(totals.blank), 'picture is', 'pictures are')} blank: one colour all over"

@@ -146,7 +146,7 @@ def _examinations(dataset: Dataset, records: list[Record], workers: int | None) 
     count = max(1, min(workers or processors(), -(-len(records) // 4)))
     with Children[Record, Examination](examiner, dataset.reader, count=count) as children:
         for outcome in children.map(records):
-            found = outcome.result or _lost(outcome.item, outcome.died, outcome.error)
+            found = outcome.result if outcome.result is not None else _lost(outcome.item, outcome.died, outcome.error)
             found.said = outcome.said
             yield outcome.item, found
 

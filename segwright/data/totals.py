@@ -33,9 +33,13 @@ class Totals:
         self.names = names
         self.hashes = np.zeros(count, np.uint64)
         self.crcs = np.zeros(count, np.uint32)
+        self.mask_crcs = np.zeros(count, np.uint32)
+        self.grey = np.zeros(count, np.float32)
+        self.labelled = np.zeros(count, np.bool_)
         self.thumbs = np.zeros((count, THUMB * THUMB), np.float16)
         self.sizes = np.zeros((count, 2), np.int32)
         self.troubles: list[tuple[int, Trouble]] = []
+        self.shown_by: dict[int, int] = {}  # class → the first record that shows it
         self.strays: list[tuple[int, Stray]] = []
         self.image_kinds: Counter[Kind] = Counter()
         self.mask_kinds: Counter[Kind] = Counter()
@@ -65,6 +69,9 @@ class Totals:
         if found.size is not None:
             self._add_picture(index, found)
         if found.counts is not None:
+            self.labelled[index], self.mask_crcs[index] = True, found.mask_crc
+            for label in np.flatnonzero(found.counts[: len(self.names)]).tolist():
+                self.shown_by[label] = min(index, self.shown_by.get(label, index))
             if found.counts[: len(self.names)].sum() == 0 and found.counts[IGNORE_INDEX] > 0:
                 self.all_ignored.append(index)
         elif not found.stray and not found.troubles:
@@ -95,7 +102,7 @@ class Totals:
     def _add_picture(self, index: int, found: Examination) -> None:
         assert found.size is not None
         self.sizes[index] = found.size
-        self.hashes[index], self.crcs[index] = found.hash, found.crc
+        self.hashes[index], self.crcs[index], self.grey[index] = found.hash, found.crc, found.grey
         if found.thumb is not None:
             self.thumbs[index] = found.thumb
         self.channels[found.channels] += 1

@@ -10,6 +10,8 @@ import json
 import os
 import signal
 import struct
+import time
+import tracemalloc
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -22,12 +24,17 @@ import pytest
 from PIL import Image
 
 from segwright.data.dataset import open_dataset
-from segwright.data.duplicates import find_pairs
+from segwright.data.duplicates import ALIKE, BRIGHTNESS, find_pairs, join_alike
+from segwright.data.findings import _pairing
 from segwright.data.fingerprint import Fingerprint, class_pixels, fingerprint
 from segwright.data.inspect import CheckResult, inspect_dataset, inspect_path
+from segwright.data.records import Dataset, Record
 from segwright.data.street import draw_street
 from segwright.data.synthetic import write_street_scenes
+from segwright.data.totals import Totals
+from segwright.errors import ImageReadError, UsageError
 from segwright.images import read_image, read_mask, write_bytes, write_image, write_mask
+from segwright.types import LabelSpace
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
 SIZE = (64, 96)
@@ -452,3 +459,130 @@ def test_copies_of_copies_do_not_multiply() -> None:
     assert [(pair.first, pair.second) for pair in pairs if parts[pair.first] != parts[pair.second]] == [(0, 900)]
     assert len(find_pairs(hashes, crcs, thumbs.astype(np.float16))) == 999
     assert find_pairs(hashes[:0], crcs[:0], thumbs[:0].astype(np.float16)) == []
+
+
+def alike_frames(count: int, seed: int = 0) -> np.ndarray:
+    """Thumbnails of a fixed camera's frames: all correlate with all."""
+    rng = np.random.default_rng(seed)
+    thumbs = rng.normal(size=256) + rng.normal(0, 0.05, (count, 256))
+    thumbs -= thumbs.mean(axis=1, keepdims=True)
+    return (thumbs / np.linalg.norm(thumbs, axis=1, keepdims=True)).astype(np.float32)
+
+
+def peak_megabytes(work: Callable[[], object]) -> float:
+    tracemalloc.start()
+    try:
+        work()
+        return tracemalloc.get_traced_memory()[1] / 1e6
+    finally:
+        tracemalloc.stop()
+
+
+def test_frames_that_are_all_alike_take_little_memory() -> None:
+    """8,000 of them are 32 million pairs; each is named with the one it is most like."""
+    count = 8000
+    thumbs, parts = alike_frames(count), np.arange(count, dtype=np.int64) % 2
+    hashes = np.random.default_rng(1).integers(0, 2**63, count).astype(np.uint64)
+    grey = np.full(count, 100, np.float32)
+    pairs: list[Any] = []
+    small = thumbs.astype(np.float16)
+    assert peak_megabytes(lambda: pairs.extend(find_pairs(hashes, hashes.astype(np.uint32), small, parts, grey))) < 120
+    assert count / 2 <= len(pairs) <= 2 * count
+    assert {i for pair in pairs for i in (pair.first, pair.second)} == set(range(count))
+    assert all(parts[pair.first] != parts[pair.second] for pair in pairs)
+    joined: list[Any] = []
+    assert peak_megabytes(lambda: joined.extend(join_alike(thumbs, grey, np.arange(count)))) < 200
+    assert len(np.unique(joined[0])) == 1 and joined[1] == count * (count - 1) // 2
+
+
+def test_what_the_check_calls_alike_the_splits_keep_together() -> None:
+    """One definition: pairs by brute force, of the check and of the splits are the same."""
+    rng = np.random.default_rng(3)
+    base = alike_frames(1, 5)[0]
+    thumbs = np.concatenate([alike_frames(40, seed) for seed in range(5)] + [base + rng.normal(0, 0.02, (60, 256))])
+    thumbs = thumbs[rng.permutation(len(thumbs))]
+    thumbs -= thumbs.mean(axis=1, keepdims=True)
+    thumbs = (thumbs / np.linalg.norm(thumbs, axis=1, keepdims=True)).astype(np.float16).astype(np.float32)
+    grey = rng.uniform(80, 120, len(thumbs)).astype(np.float32)
+    alike = (thumbs @ thumbs.T >= ALIKE) & (np.abs(grey[:, None] - grey) < BRIGHTNESS)
+    hashes = rng.integers(0, 2**63, len(thumbs)).astype(np.uint64)
+    parts = np.arange(len(thumbs), dtype=np.int64)  # every image a part: each is named if any other is like it
+    pairs = find_pairs(hashes, np.arange(len(thumbs), dtype=np.uint32), thumbs.astype(np.float16), parts, grey)
+    assert all(alike[pair.first, pair.second] for pair in pairs)
+    assert {i for p in pairs for i in (p.first, p.second)} == set(np.flatnonzero(alike.sum(axis=1) > 1).tolist())
+    groups, joined = join_alike(thumbs, grey, parts)
+    assert joined == np.triu(alike, 1).sum()
+    assert all(groups[pair.first] == groups[pair.second] for pair in pairs)
+    np.fill_diagonal(alike, True)
+    reach = np.linalg.matrix_power(alike.astype(float), 64) > 0
+    assert np.array_equal(groups[:, None] == groups, reach)
+
+
+def test_parts_that_share_images_are_not_compared() -> None:
+    thumbs = alike_frames(6).astype(np.float16)
+    numbers = np.arange(6)
+    parts = np.array([0, 0, 1, 1, 2, 2])
+    hashes, crcs = numbers.astype(np.uint64), numbers.astype(np.uint32)
+    found = find_pairs(hashes, crcs, thumbs, parts, together=[(0, 1), (1, 0), (0, 2), (2, 0)])
+    assert found and all({parts[p.first], parts[p.second]} == {1, 2} for p in found)
+
+
+def test_trainval_joins_and_is_no_side_of_its_own(tmp_path: Path, scenes: list[tuple[np.ndarray, np.ndarray]]) -> None:
+    root = split_tree(tmp_path, scenes, {"train": [0, 1, 2, 3]})
+    for name in ("a", "b"):
+        write_image(root / "images" / "train" / f"{name}.png", scenes[0][0])
+        write_mask(root / "masks" / "train" / f"{name}.png", scenes[0][1])
+    data = open_dataset(root)
+    records = list(data.records)
+    data.given = {"train": records[:2], "val": records[2:], "trainval": records}
+    assert {p.kind for p in inspect_dataset(data, workers=0).errors} == {"shared between splits"}
+    data.given = {"train": records[:2], "trainval": records}
+    assert not inspect_dataset(data, workers=0).errors
+
+
+@pytest.mark.parametrize(
+    ("reason", "kind"),
+    [("truncated", "truncated file"), ("unknown_format", "disguised file"), ("too_large", "bomb-sized file"),
+     ("empty", "empty file"), ("corrupt", "unreadable file"), ("pages", "unreadable file")],
+)  # fmt: skip
+def test_the_reason_of_an_error_makes_the_kind_and_not_its_words(tree: Path, reason: Any, kind: str) -> None:
+    class Failing(Deadly):
+        def image(self, record: Any) -> Any:
+            if record.id == "b":
+                raise ImageReadError("words that nobody matched", where=record.image_path, reason=reason)
+            return self.inner.image(record)
+
+    data = open_dataset(tree)
+    data.reader = Failing(data.reader, data.label_space)
+    only(inspect_dataset(data, workers=0), kind, "error")
+
+
+@pytest.mark.parametrize("error", [OSError("gone"), ValueError("odd"), MemoryError(), UsageError("unfit")])
+def test_other_errors_of_reading_have_one_kind(tree: Path, error: Exception, tmp_path: Path) -> None:
+    class Failing(Deadly):
+        def image(self, record: Any) -> Any:
+            if record.id == "b":
+                raise error
+            return self.inner.image(record)
+
+    data = open_dataset(tree)
+    data.reader = Failing(data.reader, data.label_space)
+    only(inspect_dataset(data, workers=0), "unreadable file", "error")
+
+
+def test_judging_takes_time_that_grows_with_the_files_not_with_their_square(tmp_path: Path) -> None:
+    """A large test split without masks beside a labelled train."""
+    count = 20_000
+    records = [Record(f"{i}", Path(f"/x/{i}.png"), Path(f"/y/{i}.png") if i < 100 else None) for i in range(count)]
+    data = Dataset(tmp_path, "folder", FakeReader(), tuple(records))  # type: ignore[arg-type]
+    member = [["train"] if i < 120 else ["test"] for i in range(count)]
+    totals = Totals(("a", "b"), count)
+    totals.unlabelled = list(range(100, count))
+    began = time.process_time()
+    problems = _pairing(data, records, member, totals)
+    assert time.process_time() - began < 2
+    assert {(p.kind, len(p.files)) for p in problems} == {("image without mask", 20), ("split without masks", 0)}
+
+
+class FakeReader:
+    label_space = LabelSpace(("a", "b"))

@@ -17,7 +17,7 @@ from segwright.data.formats.tree import Tree
 from segwright.data.formats.values import discover
 from segwright.data.readers import FileReader
 from segwright.data.records import Dataset, Problem, Record
-from segwright.errors import FormatError, LabelError
+from segwright.errors import FormatError, NameClashError
 from segwright.images import UInt8Array, read_mask
 
 LIST_FOLDERS = ("", "splits", "lists", "ImageSets", "ImageSets/Segmentation")
@@ -35,7 +35,7 @@ class FolderReader(FileReader):
 
     def mask(self, record: Record) -> UInt8Array | None:
         if isinstance(record.payload, Collision):
-            raise LabelError(
+            raise NameClashError(
                 "several files share this name, and which mask belongs to which picture is not certain",
                 expected="one picture and one mask a name",
                 found=", ".join(record.payload.files),
