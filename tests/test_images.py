@@ -30,7 +30,7 @@ from segwright.images import (
     write_image,
     write_mask,
 )
-from segwright.images.isolated import Children, read_image_isolated
+from segwright.images.isolated import Children, apart
 
 RNG = np.random.default_rng(0)
 RGB = RNG.integers(1, 255, (60, 80, 3), dtype=np.uint8)
@@ -364,10 +364,11 @@ def test_a_file_that_hangs_its_decoder_is_given_up() -> None:
 
 def test_reading_in_a_child(tmp_path: Path) -> None:
     write_image(tmp_path / "a.png", RGB)
-    assert np.array_equal(read_image_isolated(tmp_path / "a.png"), RGB)
     (tmp_path / "b.png").write_bytes(png(80, 60, zlib.compress(WHOLE[:100])))
+    first, second = apart(read_image, [tmp_path / "a.png", tmp_path / "b.png"])
+    assert np.array_equal(first.get(), RGB)
     with pytest.raises(ImageReadError, match="too little image data"):
-        read_image_isolated(tmp_path / "b.png")
+        second.get()
 
 
 def test_the_reason_of_an_error_is_for_programs_and_travels(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 import typer
@@ -37,6 +38,8 @@ def root(
 
 def main() -> None:
     """The ``segwright`` command: exit codes 0 done, 1 the work says no, 2 wrong usage or input."""
+    # The current folder holds data: no process that this one or a library of it starts takes modules from there.
+    os.environ.setdefault("PYTHONSAFEPATH", "1")
     try:
         app()
     except SegwrightError as error:

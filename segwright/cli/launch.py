@@ -6,7 +6,9 @@ import os
 import signal
 import subprocess
 import sys
+import sysconfig
 from collections.abc import Sequence
+from pathlib import Path
 
 from segwright.errors import UsageError
 from segwright.workers import processors
@@ -24,7 +26,10 @@ def launch(devices: int, arguments: Sequence[str]) -> int:
     environment = dict(os.environ)
     # Left alone, the launcher gives every process one thread, however many cores there are.
     environment.setdefault("OMP_NUM_THREADS", str(max(1, processors() // devices)))
-    command = [sys.executable, "-m", "segwright.training.launcher", str(devices), *arguments]
+    # Nor do they look for modules in the current folder, which holds data: the launcher's own -P, and this for its own.
+    environment["PYTHONSAFEPATH"] = "1"
+    environment["PYTHONPATH"] = os.pathsep.join(_search_path(environment.get("PYTHONPATH", "")))
+    command = [sys.executable, "-P", "-m", "segwright.training.launcher", str(devices), *arguments]
     process = subprocess.Popen(command, env=environment)
     asked: list[int] = []
 
@@ -41,6 +46,15 @@ def launch(devices: int, arguments: Sequence[str]) -> int:
         for number, handler in before.items():
             signal.signal(number, handler)
     return 128 + asked[0] if asked and code != 0 else code
+
+
+def _search_path(given: str) -> list[str]:
+    """PYTHONPATH of the processes: what was given without the current folder, and a checkout of this package."""
+    here = Path.cwd().resolve()
+    package = Path(__file__).resolve().parent.parent.parent
+    kept = [entry for entry in given.split(os.pathsep) if entry and Path(entry).resolve() != here]
+    installed = Path(sysconfig.get_path("purelib")).resolve()
+    return kept if package == installed or package in map(Path.resolve, map(Path, kept)) else [*kept, str(package)]
 
 
 def without_option(arguments: Sequence[str], name: str) -> list[str]:

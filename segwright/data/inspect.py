@@ -144,7 +144,9 @@ def _examinations(dataset: Dataset, records: list[Record], workers: int | None) 
         yield from ((record, look(record)) for record in records)
         return
     count = max(1, min(workers or processors(), -(-len(records) // 4)))
-    with Children[Record, Examination](examiner, dataset.reader, count=count) as children:
+    with Children[Record, Examination](
+        examiner, dataset.reader, count=count, result=Examination, shared=True
+    ) as children:
         for outcome in children.map(records):
             found = outcome.result if outcome.result is not None else _lost(outcome.item, outcome.died, outcome.error)
             found.said = outcome.said

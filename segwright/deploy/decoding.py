@@ -33,7 +33,9 @@ class PictureDecoder:
     """
 
     def __init__(self, limits: Limits, *, count: int, seconds: float) -> None:
-        self.children: Children[_Item, UInt8Array] = Children(make_decoder, limits, count=count, timeout=seconds)
+        self.children: Children[_Item, UInt8Array] = Children(
+            make_decoder, limits, count=count, timeout=seconds, limits=limits
+        )
         self.seconds = seconds
 
     def decode(self, data: bytes, value_range: ValueRange | None = None) -> UInt8Array:

@@ -8,17 +8,8 @@ number type (:mod:`.raster`), :mod:`.isolated` does the same work in a child pro
 
 from segwright.images.decode import decode_image, decode_mask, read_file, read_image, read_mask
 from segwright.images.encode import encode_jpeg, encode_png, write_bytes, write_image, write_mask
-from segwright.images.headers import (
-    DEFAULT_LIMITS,
-    EXTENSIONS,
-    ImageInfo,
-    Limits,
-    UInt8Array,
-    check_limits,
-    parse_header,
-    read_header,
-    sniff,
-)
+from segwright.images.headers import EXTENSIONS, ImageInfo, UInt8Array, check_limits, parse_header, read_header, sniff
+from segwright.images.limits import DEFAULT_LIMITS, Limits
 from segwright.images.raster import read_raster
 from segwright.images.windows import Extent, extent, read_window
 

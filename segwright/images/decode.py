@@ -19,17 +19,8 @@ from PIL import Image
 
 from segwright.errors import ImageReadError
 from segwright.images import jpeg, png
-from segwright.images.headers import (
-    DEFAULT_LIMITS,
-    ImageInfo,
-    Limits,
-    UInt8Array,
-    open_checked,
-    parse_header,
-    pillow_open,
-    unreadable,
-    upright,
-)
+from segwright.images.headers import ImageInfo, UInt8Array, open_checked, parse_header, pillow_open, unreadable, upright
+from segwright.images.limits import DEFAULT_LIMITS, Limits
 from segwright.images.tiff import tiff_pixels
 
 # OpenCV before 4.11 cannot hand out RGB itself.

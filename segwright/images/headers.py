@@ -16,6 +16,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from segwright.errors import ImageReadError, ReadReason, TooLargeError
+from segwright.images.limits import DEFAULT_LIMITS, Limits
 
 UInt8Array = npt.NDArray[np.uint8]
 
@@ -37,18 +38,6 @@ _STRANGERS = (  # what else people's folders hold under a picture's name
     (b"\x00\x00\x00\x0cjP", "a JPEG 2000"), (b"\xff\x4f\xff\x51", "a JPEG 2000"), (b"\x1f\x8b", "a gzip archive"),
     (b"\x89HDF", "an HDF5 file"), (b"\x89PNG", "a PNG damaged by a text-mode transfer"), (b"RIFF", "a RIFF file"),
 )  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What a file may ask for before its pixels are decoded."""
-
-    max_pixels: int = 178_000_000  # Pillow refuses more than 178,956,970 by itself
-    max_side: int = 65_500
-    max_bytes: int = 2_000_000_000
-
-
-DEFAULT_LIMITS = Limits()
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,8 @@ import numpy as np
 import numpy.typing as npt
 
 from segwright.errors import ImageReadError
-from segwright.images.headers import Limits, UInt8Array, exif_orientation, unreadable
+from segwright.images.headers import UInt8Array, exif_orientation, unreadable
+from segwright.images.limits import Limits
 
 _SCAN_END = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
 _RESTART = re.compile(rb"\xff[\xd0-\xd7]")

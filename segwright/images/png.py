@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from segwright.errors import ImageReadError
-from segwright.images.headers import ImageInfo, Limits, exif_orientation, unreadable
+from segwright.images.headers import ImageInfo, exif_orientation, unreadable
+from segwright.images.limits import Limits
 
 DEFLATE_RATIO = 1032  # deflate cannot shrink further than this
 _CHANNELS = {"1": 1, "L": 1, "P": 1, "I;16": 1, "LA": 2, "LA;16": 2, "RGB": 3, "RGB;16": 3, "RGBA": 4, "RGBA;16": 4}

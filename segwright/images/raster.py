@@ -8,7 +8,8 @@ from typing import Any
 import numpy.typing as npt
 
 from segwright.images.decode import decode_image, png_bands, read_file
-from segwright.images.headers import DEFAULT_LIMITS, Limits, parse_header, sniff
+from segwright.images.headers import parse_header, sniff
+from segwright.images.limits import DEFAULT_LIMITS, Limits
 from segwright.images.tiff import tiff_pixels
 
 

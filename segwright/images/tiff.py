@@ -11,7 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 from segwright.errors import ImageReadError, MissingExtraError, TooLargeError
-from segwright.images.headers import ImageInfo, Limits, check_directories, check_limits, unreadable, upright
+from segwright.images.headers import ImageInfo, check_directories, check_limits, unreadable, upright
+from segwright.images.limits import Limits
 
 T = TypeVar("T")
 MAX_BANDS = 512

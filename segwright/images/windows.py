@@ -17,7 +17,8 @@ import numpy as np
 import numpy.typing as npt
 
 from segwright.errors import ImageReadError, SegwrightError
-from segwright.images.headers import DEFAULT_LIMITS, ImageInfo, Limits, check_limits, unreadable
+from segwright.images.headers import ImageInfo, check_limits, unreadable
+from segwright.images.limits import DEFAULT_LIMITS, Limits
 from segwright.images.tiff import codec_missing, missing_codec
 
 
