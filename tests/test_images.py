@@ -140,24 +140,94 @@ def test_missing_entropy_data_is_noticed_wherever_it_begins(capfd: pytest.Captur
     capfd.readouterr()
 
 
-def test_a_whole_jpeg_with_a_flat_corner_is_read(capfd: pytest.CaptureFixture[str]) -> None:
-    white = SMOOTH.copy()
+def jpegs() -> dict[str, bytes]:
+    """Whole files that look as if something were missing: flat corners, borders, kinds that are seldom met."""
+    white, black = SMOOTH.copy(), SMOOTH.copy()
     white[30:, 40:] = 255
-    for options in ({}, {"progressive": True}, {"subsampling": 0}, {"optimize": True}):
-        data = saved(white, "JPEG", quality=90, **options)
-        for thorough in (False, True):
-            assert decode_image(data, "white", thorough=thorough).shape == (60, 80, 3)
-    capfd.readouterr()
+    black[-9:], black[:, -17:] = 0, 0
+    found = {}
+    for name, pixels in (("white corner", white), ("black border", black), ("all white", np.full_like(SMOOTH, 255))):
+        for kind, options in (
+            ("baseline", {}), ("progressive", {"progressive": True}), ("4:4:4", {"subsampling": 0}),
+            ("4:2:2", {"subsampling": 1}), ("optimized", {"optimize": True}), ("restarts", {"restart_marker_rows": 1}),
+            ("rgb", {"keep_rgb": True}),
+        ):  # fmt: skip
+            found[f"{name}, {kind}"] = saved(pixels, "JPEG", quality=90, **options)
+        found[f"{name}, grey"] = saved(pixels[..., 0], "JPEG", quality=90)
+    return found
 
 
-def test_data_missing_between_restart_markers_is_found_when_looked_for(capfd: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("name", jpegs())
+def test_whole_jpegs_are_read_as_ever_and_nothing_is_printed(name: str, capfd: pytest.CaptureFixture[str]) -> None:
+    data = jpegs()[name]
+    flags = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
+    assert np.array_equal(decode_image(data, name), cv2.imdecode(np.frombuffer(data, np.uint8), flags))
+    assert np.array_equal(decode_image(data + b"trailing bytes", name), decode_image(data, name))
+    if "grey" in name:
+        grey = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_GRAYSCALE)
+        assert np.array_equal(decode_mask(data, name), grey)
+    place = data.index(b"\xff\xdb")  # bytes before the tables, a revision that nobody knows: no damage to the image
+    assert np.array_equal(decode_image(data[:place] + b"abcd" + data[place:], name), decode_image(data, name))
+    odd = data.replace(b"JFIF\0\1", b"JFIF\0\7")
+    assert np.array_equal(decode_image(odd, name), decode_image(data, name))
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("name", jpegs())
+def test_a_cut_jpeg_whose_end_marker_was_put_back_is_found(name: str, capfd: pytest.CaptureFixture[str]) -> None:
+    data = jpegs()[name]
+    begin = data.index(b"\xff\xda") + 14
+    for left in (0.1, 0.34, 0.67, 0.9):
+        cut = data[: begin + int((len(data) - begin) * left)].rstrip(b"\xff") + b"\xff\xd9"
+        with pytest.raises(ImageReadError) as caught:
+            decode_image(cut, name)
+        assert caught.value.reason == "truncated", left
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_jpeg_that_lost_its_last_bytes_is_found() -> None:
+    for pixels in (RGB, np.full_like(RGB, 255)):
+        data = saved(pixels, "JPEG", quality=90)
+        for lost in (4, 40) if pixels is RGB else (2, 4):
+            with pytest.raises(ImageReadError) as caught:
+                decode_image(data[: -2 - lost].rstrip(b"\xff") + b"\xff\xd9", "x")
+            assert caught.value.reason == "truncated", lost
+    scans = [i for i in range(len(PROGRESSIVE) - 1) if PROGRESSIVE[i : i + 2] == b"\xff\xda"]
+    for scan in scans[1:]:
+        with pytest.raises(ImageReadError, match="announced and never sent"):
+            decode_image(PROGRESSIVE[:scan] + b"\xff\xd9", "whole scans are missing")
+
+
+def test_cmyk_jpegs_are_checked_too(capfd: pytest.CaptureFixture[str]) -> None:
+    buffer = io.BytesIO()
+    Image.fromarray(SMOOTH).convert("CMYK").save(buffer, "JPEG", quality=95)
+    data = buffer.getvalue()
+    assert decode_image(data, "x").shape == (60, 80, 3)
+    with pytest.raises(ImageReadError, match="missing image data"):
+        decode_image(data[:-400] + b"\xff\xd9", "x")
+    assert capfd.readouterr() == ("", "")
+
+
+def test_data_missing_between_restart_markers_is_found() -> None:
     start = RESTART.index(b"\xff\xda") + 14
     first = RESTART.index(b"\xff\xd0", start)
     second = RESTART.index(b"\xff\xd1", first)
-    assert decode_image(RESTART, "whole", thorough=True).shape == (60, 80, 3)
-    with pytest.raises(ImageReadError, match="missing image data"):
-        decode_image(RESTART[: first + 4] + RESTART[second:], "gap", thorough=True)
-    capfd.readouterr()
+    assert decode_image(RESTART, "whole").shape == (60, 80, 3)
+    with pytest.raises(ImageReadError):
+        decode_image(RESTART[: first + 4] + RESTART[second:], "gap")
+
+
+def test_a_damaged_jpeg_header_is_a_typed_error() -> None:
+    """Lengths that lie, scan headers that are cut: what other people's parsers raise is not let through."""
+    for data in (JPEG, PROGRESSIVE, RESTART):
+        for place in range(2, min(len(data), 700)):
+            for value in (0, 2, 250, 255):
+                changed = data[:place] + bytes([value]) + data[place + 1 :]
+                try:
+                    decode_image(changed, "x")
+                except ImageReadError:
+                    continue
 
 
 def test_lossless_formats_keep_every_pixel(tmp_path: Path) -> None:

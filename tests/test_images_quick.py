@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from segwright.errors import ImageReadError
-from segwright.images import DEFAULT_LIMITS, Limits, decode_image, decode_mask, jpeg, png
+from segwright.images import DEFAULT_LIMITS, Limits, decode_image, decode_mask, png
 
 
 def _sources() -> list[bytes]:
@@ -67,10 +67,8 @@ def test_the_short_way_says_what_the_careful_one_says(
             files.append(bytes(changed))
     quick = [_outcome(decode, data) for data in files]
     short = sum(png.plain(data, DEFAULT_LIMITS) is not None for data in files)
-    short += sum(jpeg.plain(data, DEFAULT_LIMITS) is not None for data in files)
-    assert short > 0.3 * len(files), "most go the short way"
+    assert short > 0.1 * len(files), "PNGs go the short way"
     monkeypatch.setattr(png, "plain", lambda *_: None)
-    monkeypatch.setattr(jpeg, "plain", lambda *_: None)
     careful = [_outcome(decode, data) for data in files]
     assert quick == careful
 

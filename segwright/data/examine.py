@@ -20,9 +20,8 @@ import numpy.typing as npt
 from segwright.data.readers import FileReader
 from segwright.data.records import Reader, Record
 from segwright.errors import ImageReadError, LabelError, NameClashError, ReadReason, SegwrightError
-from segwright.images import ImageInfo, UInt8Array, decode_image, read_file, read_header
+from segwright.images import ImageInfo, UInt8Array, read_header
 from segwright.images.headers import ENDINGS
-from segwright.images.jpeg import worth_a_second_look
 from segwright.types import IGNORE_INDEX
 
 THUMB = 16  # side of the thumbnail that confirms what the hash proposes
@@ -123,10 +122,6 @@ def _picture(record: Record, reader: Reader, found: Examination) -> UInt8Array |
     try:
         if path is not None and _is_own_picture(path):
             found.image = _header(reader, path)
-            if found.image.format == "JPEG":
-                data = read_file(path)
-                if worth_a_second_look(data, path):
-                    decode_image(data, path, thorough=True)
         return reader.image(record)
     except (SegwrightError, OSError, ValueError, MemoryError) as error:
         found.troubles.append(_unreadable(error, path or record.id))

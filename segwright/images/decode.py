@@ -66,21 +66,18 @@ def read_image(path: str | Path, limits: Limits = DEFAULT_LIMITS) -> UInt8Array:
     return decode_image(read_file(path, limits), path, limits)
 
 
-def decode_image(
-    data: bytes, where: str | Path = "the picture", limits: Limits = DEFAULT_LIMITS, *, thorough: bool = False
-) -> UInt8Array:
-    """:func:`read_image` for a file in memory; ``where`` names it in errors.
-
-    ``thorough`` also looks for missing data in the middle of a JPEG, at the cost of a second decoding.
-    """
-    quick = None if thorough else _quick_image(data, where, limits)
+def decode_image(data: bytes, where: str | Path = "the picture", limits: Limits = DEFAULT_LIMITS) -> UInt8Array:
+    """:func:`read_image` for a file in memory; ``where`` names it in errors."""
+    quick = _quick_image(data, limits)
     if quick is not None:
         return quick
     info = parse_header(data, where, limits)
     if info.format == "PNG" and info.bits <= 8:
         return _png_image(data, info, where)
-    if info.format == "JPEG" and info.mode in ("RGB", "L"):
-        return upright(_jpeg_pixels(data, info, where, _COLOUR, thorough), info.orientation)
+    if info.format == "JPEG":
+        pixels = _jpeg_pixels(data, info, where)
+        if pixels is not None:
+            return upright(pixels, info.orientation)
     if info.bits > 8:
         return _stretched(_deep(data, info, where, limits), where)
     return _pillow(data, info, where, limits, "RGB")
@@ -99,30 +96,23 @@ def decode_mask(data: bytes, where: str | Path = "the mask", limits: Limits = DE
     info = parse_header(data, where, limits)
     if info.format == "PNG":
         return _png_mask(data, info, where)
-    if info.format == "JPEG" and info.mode in ("RGB", "L"):
-        flags = _GREY if info.mode == "L" else _COLOUR
-        return upright(_jpeg_pixels(data, info, where, flags, False), info.orientation)
+    if info.format == "JPEG":
+        pixels = _jpeg_pixels(data, info, where, grey=info.mode == "L")
+        if pixels is not None:
+            return upright(pixels, info.orientation)
     if info.bits > 8:
         return integers(_deep(data, info, where, limits), where)
     wanted = {"1": "L", "LA": "L", "RGBA": "RGB", "CMYK": "RGB", "YCbCr": "RGB", "PA": "P"}.get(info.mode, info.mode)
     return _pillow(data, info, where, limits, wanted)
 
 
-def _quick_image(data: bytes, where: str | Path, limits: Limits) -> UInt8Array | None:
-    """What most pictures are, by the shortest way; None for any other, and for whatever is wrong with it."""
+def _quick_image(data: bytes, limits: Limits) -> UInt8Array | None:
+    """What most PNGs are, by the shortest way; None for any other file, and for whatever is wrong with it."""
     found = png.plain(data, limits)
-    if found is not None:
-        pixels = jpeg.decode_pixels(data, _COLOUR)
-        return None if pixels is None or pixels.shape != (found[0], found[1], 3) else _rgb(pixels)
-    plain = jpeg.plain(data, limits)
-    if plain is None:
+    if found is None:
         return None
-    pixels = jpeg.decode_pixels(data, _COLOUR)
-    if pixels is None or pixels.shape != (plain[0], plain[1], 3):
-        return None
-    if jpeg.tail_is_flat(pixels, plain[4]):
-        jpeg.check_whole(data, where, thorough=False, pixels=pixels)
-    return upright(_rgb(pixels), plain[3])
+    pixels = png.opencv(data, _COLOUR)
+    return None if pixels is None or pixels.shape != (found[0], found[1], 3) else _rgb(pixels)
 
 
 def _quick_mask(data: bytes, limits: Limits) -> MaskArray | None:
@@ -132,15 +122,15 @@ def _quick_mask(data: bytes, limits: Limits) -> MaskArray | None:
         return None
     height, width, colour, first_data = found
     if colour == 2:
-        pixels = jpeg.decode_pixels(data, _COLOUR)
+        pixels = png.opencv(data, _COLOUR)
         return None if pixels is None or pixels.shape != (height, width, 3) else _rgb(pixels)
-    pixels = jpeg.decode_pixels(png.as_grey(data, first_data) if colour == 3 else data, _GREY)
+    pixels = png.opencv(png.as_grey(data, first_data) if colour == 3 else data, _GREY)
     return None if pixels is None or pixels.shape != (height, width) else pixels
 
 
 def _png_image(data: bytes, info: ImageInfo, where: str | Path) -> UInt8Array:
     chunks = png.walk(data, info, where)
-    pixels = jpeg.decode_pixels(data, _COLOUR)
+    pixels = png.opencv(data, _COLOUR)
     if pixels is None or pixels.shape != (info.height, info.width, 3):
         raise png.diagnose(data, info, where)
     return upright(_rgb(pixels), chunks.orientation)
@@ -149,7 +139,7 @@ def _png_image(data: bytes, info: ImageInfo, where: str | Path) -> UInt8Array:
 def png_bands(data: bytes, info: ImageInfo, where: str | Path) -> npt.NDArray[Any]:
     """H×W×C as stored: 1 to 4 channels of 8 or 16 bits, alpha kept; palettes not."""
     chunks = png.walk(data, info, where)
-    pixels = jpeg.decode_pixels(data, cv2.IMREAD_UNCHANGED)
+    pixels = png.opencv(data, cv2.IMREAD_UNCHANGED)
     if pixels is None or pixels.shape[:2] != (info.height, info.width):
         raise png.diagnose(data, info, where)
     bands = {"L": [0], "I": [0], "LA": [0, 3]}.get(info.mode.split(";")[0])
@@ -173,30 +163,29 @@ def _deep(data: bytes, info: ImageInfo, where: str | Path, limits: Limits) -> np
 def _png_mask(data: bytes, info: ImageInfo, where: str | Path) -> MaskArray:
     chunks = png.walk(data, info, where)
     if info.mode == "P":
-        pixels = jpeg.decode_pixels(png.as_grey(data, chunks.first_data), _GREY)
+        pixels = png.opencv(png.as_grey(data, chunks.first_data), _GREY)
         if pixels is not None and info.bits < 8:
             pixels //= _SCALE[info.bits]
     elif info.mode in ("1", "L", "I;16"):
-        pixels = jpeg.decode_pixels(data, cv2.IMREAD_GRAYSCALE | cv2.IMREAD_ANYDEPTH | cv2.IMREAD_IGNORE_ORIENTATION)
+        pixels = png.opencv(data, cv2.IMREAD_GRAYSCALE | cv2.IMREAD_ANYDEPTH | cv2.IMREAD_IGNORE_ORIENTATION)
     elif info.mode in ("LA", "LA;16"):  # comes out as three equal channels
-        pixels = jpeg.decode_pixels(data, _COLOUR | (cv2.IMREAD_ANYDEPTH if info.bits > 8 else 0))
+        pixels = png.opencv(data, _COLOUR | (cv2.IMREAD_ANYDEPTH if info.bits > 8 else 0))
         pixels = None if pixels is None else pixels[..., 0]
     else:
-        pixels = jpeg.decode_pixels(data, _COLOUR)
+        pixels = png.opencv(data, _COLOUR)
         pixels = None if pixels is None else _rgb(pixels)
     if pixels is None or pixels.shape[:2] != (info.height, info.width):
         raise png.diagnose(data, info, where)
     return upright(pixels, chunks.orientation)
 
 
-def _jpeg_pixels(data: bytes, info: ImageInfo, where: str | Path, flags: int, thorough: bool) -> UInt8Array:
-    found = jpeg.check_structure(data, where)
-    pixels = jpeg.decode_pixels(data, flags)
-    if pixels is None or pixels.shape[:2] != (info.height, info.width):
-        raise unreadable(where, "a damaged JPEG")
-    if thorough or jpeg.tail_is_flat(pixels, found.unit[0]):
-        jpeg.check_whole(data, where, thorough=thorough, pixels=pixels)
-    return _rgb(pixels) if pixels.ndim == 3 else pixels
+def _jpeg_pixels(data: bytes, info: ImageInfo, where: str | Path, *, grey: bool = False) -> UInt8Array | None:
+    """As stored, not turned; None for the kinds that Pillow converts to RGB."""
+    if info.mode in ("RGB", "L"):
+        return jpeg.decode(data, info, where, grey=grey)
+    if info.mode == "CMYK":
+        jpeg.check_whole(data, where)
+    return None
 
 
 def _rgb(pixels: npt.NDArray[Any]) -> UInt8Array:

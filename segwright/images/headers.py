@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import stat
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -38,6 +39,8 @@ _STRANGERS = (  # what else people's folders hold under a picture's name
     (b"\x00\x00\x00\x0cjP", "a JPEG 2000"), (b"\xff\x4f\xff\x51", "a JPEG 2000"), (b"\x1f\x8b", "a gzip archive"),
     (b"\x89HDF", "an HDF5 file"), (b"\x89PNG", "a PNG damaged by a text-mode transfer"), (b"RIFF", "a RIFF file"),
 )  # fmt: skip
+
+_SCAN_END = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")  # where the image data of a JPEG ends
 
 
 @dataclass(frozen=True)
@@ -162,14 +165,14 @@ def png_header(data: bytes, where: str | Path) -> ImageInfo:
     return ImageInfo("PNG", width, height, mode, orientation, bits)
 
 
-def jpeg_header(data: bytes) -> ImageInfo | None:
-    """Of the frame header; None where ``data`` ends before it."""
-    place, end, orientation = 2, len(data), 1
+def segments(data: bytes) -> Iterator[tuple[int, int, int]]:
+    """(marker, begin, end of its body) of a JPEG's segments in order, image data passed over, to the end marker."""
+    place, end = 2, len(data)
     while place + 4 <= end:
-        if data[place] != 0xFF:  # garbage between segments: go on at the next marker
+        if data[place] != 0xFF:  # bytes between segments: go on at the next marker
             place = data.find(b"\xff", place)
             if place < 0:
-                return None
+                return
             continue
         marker = data[place + 1]
         if marker == 0xFF:
@@ -178,18 +181,34 @@ def jpeg_header(data: bytes) -> ImageInfo | None:
         if marker in (0x00, 0x01) or 0xD0 <= marker <= 0xD8:  # no length follows these
             place += 2
             continue
-        if marker in (0xD9, 0xDA):
-            return None
         length = data[place + 2] << 8 | data[place + 3]
+        if marker == 0xD9 or length < 2:
+            return
+        yield marker, place + 4, min(place + 2 + length, end)
+        place += 2 + length
+        if marker == 0xDA:
+            found = _SCAN_END.search(data, place)
+            if found is None:
+                return
+            place = found.start()
+
+
+def jpeg_header(data: bytes) -> ImageInfo | None:
+    """Of the frame header; None where ``data`` ends before it."""
+    orientation = 1
+    for marker, begin, end in segments(data):
+        if marker == 0xDA:
+            return None
         if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
-            if place + 10 > end:
+            if end - begin < 6:
                 return None
-            bits, height, width, components = struct.unpack(">BHHB", data[place + 4 : place + 10])
+            bits, height, width, components = struct.unpack(">BHHB", data[begin : begin + 6])
+            if not height or not width:
+                return None
             mode = {1: "L", 3: "RGB", 4: "CMYK"}.get(components, f"{components} components")
             return ImageInfo("JPEG", width, height, mode, orientation, bits)
-        if marker == 0xE1 and data[place + 4 : place + 10] == b"Exif\0\0":
-            orientation = exif_orientation(data[place + 10 : place + 2 + length])
-        place += 2 + length
+        if marker == 0xE1 and data[begin : begin + 6] == b"Exif\0\0":
+            orientation = exif_orientation(data[begin + 6 : end])
     return None
 
 

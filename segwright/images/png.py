@@ -11,6 +11,11 @@ import struct
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
 
 from segwright.errors import ImageReadError
 from segwright.images.headers import ImageInfo, exif_orientation, unreadable
@@ -133,6 +138,14 @@ def diagnose(data: bytes, info: ImageInfo, where: str | Path) -> ImageReadError:
     if found < raw_bytes(info):
         return too_little(where, info, found)
     return unreadable(where, "a damaged PNG")
+
+
+def opencv(data: bytes, flags: int) -> npt.NDArray[Any] | None:
+    """OpenCV's pixels; None where it refuses."""
+    try:
+        return cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+    except cv2.error:
+        return None
 
 
 def as_grey(data: bytes, first_data: int) -> bytes:

@@ -513,7 +513,7 @@ def test_a_decoder_that_dies_is_replaced(served: Served, tmp_path: Path) -> None
     async def work() -> None:
         async with served() as client:
             assert (await client.post(picture())).status == 200
-            for child in client.app.service.decoder.children._idle:
+            for child in client.app.service.decoder.children._processes._waiting:
                 child.process.kill()
                 child.process.wait()
             assert (await client.post(picture())).status == 200, "a picture that did nothing gets a second child"
