@@ -1,8 +1,9 @@
-"""Class lists that people put beside their data: names, file values and colours from txt, csv or json.
+"""Class lists that people put beside their data: names, file values and colours from txt, csv, json or yaml.
 
 Understood: a name a line; ``index name``; ``name r g b`` and ``r g b name``; CSV with a header that names the columns
-(``name, r, g, b`` or ``id, name, colour``); JSON lists of names or of objects, and objects ``{value: name}`` or
-``{name: value}``. Classes called void, ignore or unlabelled are ignored, which the data set's notes say.
+(``name, r, g, b``, ``id, name, colour``, ``Pixel Value, Class``); JSON or YAML lists of names or of objects, and
+objects ``{value: name}`` or ``{name: value}``, also under ``labels``, ``names``, ``classes``, ``categories`` or
+``id2label``. Classes called void, ignore or unlabelled are ignored, which the data set's notes say.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from segwright.errors import LabelError
 from segwright.types import IGNORE_INDEX, Colour, LabelSpace
 
@@ -27,6 +30,7 @@ IGNORED_NAMES = frozenset(
     {"__ignore__", "_ignore_", "ignore", "ignored", "void", "unlabeled", "unlabelled", "__void__"}
 )
 MAX_BYTES = 4_000_000
+MAX_YAML = 100_000  # characters: its parser takes a second for so many
 _SPLIT = re.compile(r"[,;:\t ]+")
 
 
@@ -49,6 +53,7 @@ class ClassList:
 
     entries: tuple[ClassEntry, ...]
     path: Path | None = None
+    numbered: bool = False  # whether the file gives the values, and not just the order of names in a list
 
     @property
     def colours(self) -> tuple[Colour, ...] | None:
@@ -84,26 +89,42 @@ def read_class_list(path: str | Path) -> ClassList:
     try:
         if path.stat().st_size > MAX_BYTES:
             raise LabelError("a class list is a short file", expected=f"at most {MAX_BYTES} bytes", where=path)
-        text = path.read_text(encoding="utf-8-sig")
+        data = path.read_bytes()
+        text = data.decode("utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise LabelError(
             "the class list cannot be read", found=str(error), where=path, fix="save it as UTF-8"
         ) from error
     try:
-        if path.suffix.lower() == ".json":
-            entries = _from_json(json.loads(text))
-        elif path.suffix.lower() == ".csv":
-            entries = _from_csv(text)
-        else:
-            entries = _from_lines(text)
-    except (ValueError, KeyError, TypeError, IndexError, RecursionError) as error:
+        entries, numbered = _entries(text, path.suffix.lower())
+    except (
+        ValueError,
+        KeyError,
+        TypeError,
+        IndexError,
+        RecursionError,
+        StopIteration,
+        csv.Error,
+        yaml.YAMLError,
+    ) as error:
         raise _not_understood(path, str(error)) from error
     if not entries:
         raise _not_understood(path, "nothing")
     values = [entry.value for entry in entries]
     if len(set(values)) != len(values) or min(values) < 0 or max(values) > 65535:
         raise LabelError("file values in a class list differ and lie in 0…65535", found=str(values[:20]), where=path)
-    return ClassList(tuple(entries), path)
+    return ClassList(tuple(entries), path, numbered)
+
+
+def _entries(text: str, ending: str) -> tuple[list[ClassEntry], bool]:
+    """(entries, whether the text gives their values)."""
+    if ending == ".json":
+        return _from_json(json.loads(text))
+    if ending in (".yaml", ".yml"):
+        if len(text) > MAX_YAML:
+            raise ValueError(f"more than {MAX_YAML} characters")
+        return _from_json(yaml.safe_load(text))
+    return _from_csv(text) if ending in (".csv", ".tsv") else _from_lines(text)
 
 
 def _not_understood(path: Path, found: str) -> LabelError:
@@ -116,23 +137,39 @@ def _not_understood(path: Path, found: str) -> LabelError:
     )
 
 
-def _from_json(data: Any) -> list[ClassEntry]:
+_INNER = ("classes", "labels", "categories", "names", "id2label", "label2id", "class_names", "label_map", "items")
+
+
+def _from_json(data: Any) -> tuple[list[ClassEntry], bool]:
     if isinstance(data, Mapping):
-        inner = next((data[key] for key in ("classes", "labels", "categories", "names") if key in data), None)
-        if isinstance(inner, list | Mapping):
-            return _from_json(inner)
-        if all(str(key).isdecimal() for key in data):
-            return [_entry(int(key), value) for key, value in data.items()]
-        return [ClassEntry(int(value), str(name)) for name, value in data.items()]
-    return [_entry(i, value) for i, value in enumerate(data)]
+        inner = next((data[key] for key in _INNER if isinstance(data.get(key), list | Mapping)), None)
+        if inner is not None:
+            return _from_json(inner)[0], True  # under such a key the order of names is meant
+        if data and all(str(key).isdecimal() for key in data):
+            return [_entry(int(key), value) for key, value in data.items()], True
+        if data and all(isinstance(value, list | tuple) and len(value) == 3 for value in data.values()):
+            return [ClassEntry(i, str(name), _colour(value)) for i, (name, value) in enumerate(data.items())], False
+        if any(isinstance(value, bool | list | float) for value in data.values()):
+            raise ValueError("an object of other things")
+        return [ClassEntry(int(value), str(name)) for name, value in data.items()], True
+    if not isinstance(data, list):
+        raise ValueError("neither a list nor an object")
+    numbered = bool(data) and all(isinstance(v, Mapping) and any(key in v for key in _NUMBERS) for v in data)
+    return [_entry(i, value) for i, value in enumerate(data)], numbered
+
+
+_NUMBERS = ("value", "id", "index", "label_id", "class_id", "pixel_value")
 
 
 def _entry(index: int, value: Any) -> ClassEntry:
     if not isinstance(value, Mapping):
+        if isinstance(value, list | float | bool) or value is None:
+            raise ValueError(f"{str(value)[:40]} is no class name")
         return ClassEntry(index, str(value))
-    number = next((value[key] for key in ("value", "id", "index", "label_id") if key in value), index)
-    name = next(value[key] for key in ("name", "label", "title", "readable", "class") if key in value)
-    colour = next((value[key] for key in ("colour", "color", "rgb") if key in value), None)
+    number = next((value[key] for key in _NUMBERS if key in value), index)
+    names = ("readable", "name", "label", "title", "class", "class_name")
+    name = next(value[key] for key in names if key in value)
+    colour = next((value[key] for key in ("colour", "color", "rgb", "hex") if key in value), None)
     return ClassEntry(int(number), str(name), None if colour is None else _colour(colour))
 
 
@@ -148,47 +185,54 @@ def _colour(value: Any) -> Colour:
     return (red, green, blue)
 
 
-def _from_csv(text: str) -> list[ClassEntry]:
-    dialect = ";" if text.splitlines()[0].count(";") > text.splitlines()[0].count(",") else ","
-    rows = [[cell.strip() for cell in row] for row in csv.reader(io.StringIO(text), delimiter=dialect) if any(row)]
-    header = [cell.lower() for cell in rows[0]]
+def _from_csv(text: str) -> tuple[list[ClassEntry], bool]:
+    first = text.splitlines()[0]
+    delimiter = max(",;\t|", key=first.count)
+    rows = [[cell.strip() for cell in row] for row in csv.reader(io.StringIO(text), delimiter=delimiter) if any(row)]
+    header = [re.sub(r"[\s_\-]+", " ", cell.lower()) for cell in rows[0]]
     column = {
-        "name": _column(header, "name", "label", "class", "class_name"),
-        "value": _column(header, "value", "id", "index", "label_id", "class_id"),
-        "colour": _column(header, "colour", "color", "rgb", "hex"),
+        "name": _column(header, "name", "class name", "label name", "label", "class", "category", "title"),
+        "value": _column(header, "value", "pixel value", "pixelvalue", "id", "index", "label id", "class id",
+                         "class index", "label value", "category id", "labelid", "classid", "pixel", "grey value",
+                         "gray value", "code", "number"),
+        "colour": _column(header, "colour", "color", "rgb", "hex", "rgb color", "hex color"),
         "r": _column(header, "r", "red"),
         "g": _column(header, "g", "green"),
         "b": _column(header, "b", "blue"),
-    }
+    }  # fmt: skip
     if column["name"] is None:
         return _from_lines("\n".join(" ".join(row) for row in rows))
+    if column["value"] is None:  # class,name: the other of two such columns, if it holds numbers
+        place = next((i for i, cell in enumerate(header) if cell in ("class", "label") and i != column["name"]), None)
+        if place is not None and all(place < len(row) and row[place].isdecimal() for row in rows[1:]):
+            column["value"] = place
     entries = []
     for i, row in enumerate(rows[1:]):
         fields = {key: row[place] for key, place in column.items() if place is not None and place < len(row)}
         colour = fields.get("colour") or ([fields[c] for c in "rgb"] if all(c in fields for c in "rgb") else None)
         value = int(fields["value"]) if fields.get("value") else i
         entries.append(ClassEntry(value, fields["name"], None if colour is None else _colour(colour)))
-    return entries
+    return entries, column["value"] is not None
 
 
 def _column(header: Sequence[str], *names: str) -> int | None:
     return next((header.index(name) for name in names if name in header), None)
 
 
-def _from_lines(text: str) -> list[ClassEntry]:
+def _from_lines(text: str) -> tuple[list[ClassEntry], bool]:
     lines = [line.strip() for line in text.splitlines()]
     lines = [line for line in lines if line and line != "#" and not line.startswith(("# ", "//"))]
     parsed = [_from_line(line) for line in lines]
     numbered = all(number is not None for number, _, _ in parsed)
-    if numbered:
-        return [ClassEntry(int(number or 0), name, colour) for number, name, colour in parsed]
+    if numbered and parsed:
+        return [ClassEntry(int(number or 0), name, colour) for number, name, colour in parsed], True
     # A list that starts with labelme's __ignore__ counts from -1: the class after it is 0.
     start = -1 if parsed and parsed[0][1] == "__ignore__" else 0
     entries = []
     for i, (number, name, colour) in enumerate(parsed):
         whole = name if number is None else f"{number} {name}"
         entries.append(ClassEntry(IGNORE_INDEX if start + i < 0 else start + i, whole, colour))
-    return entries
+    return entries, False
 
 
 def _from_line(line: str) -> tuple[int | None, str, Colour | None]:

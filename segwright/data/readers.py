@@ -1,7 +1,8 @@
 """The reader of data sets whose pictures and masks are files: pixels, then the label map.
 
 Masks come in two codings. *Index*: a pixel's number is the file value. *Colour*: the row of the pixel's colour in a
-colour table is the file value. Both then go through ``LabelSpace.mapping``, so that one map says it all.
+colour table is the file value. Both then go through ``LabelSpace.mapping``, so that one map says it all. Which part of
+a mask file holds them (a palette's indices or its colors, the alpha channel) is ``source``.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from segwright.data.mask_files import MaskSource, mask_pixels, read_mask_file
 from segwright.data.records import Record, ValueRange, Values, apply_lookup
 from segwright.errors import DataError, ImageReadError, LabelError
 from segwright.images import (
@@ -22,7 +24,6 @@ from segwright.images import (
     UInt8Array,
     read_header,
     read_image,
-    read_mask,
     read_raster,
 )
 from segwright.types import Colour, LabelSpace
@@ -75,6 +76,7 @@ class FileReader:
     value_range: ValueRange | None = None  # None: pictures are 8 bit
     bands: int | None = None  # None: pictures are read as RGB; else all bands are kept, this many
     limits: Limits = DEFAULT_LIMITS
+    source: MaskSource = "values"  # which part of a mask file is the class
     _lookup: npt.NDArray[np.int32] | None = field(default=None, repr=False, compare=False)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -126,7 +128,11 @@ class FileReader:
         """H×W file values in the type they come in: uint8 and uint16 from the file, int32 rows of a colour table."""
         if record.mask_path is None:
             return None
-        return self.decode(read_mask(record.mask_path, self.limits), record.mask_path)
+        return self.decode(read_mask_file(record.mask_path, self.source, self.limits), record.mask_path)
+
+    def decode_file(self, data: bytes, where: Path | str) -> npt.NDArray[Any]:
+        """The bytes of a mask file to H×W file values."""
+        return self.decode(mask_pixels(data, where, self.source, self.limits), where)
 
     def decode(self, raw: npt.NDArray[Any], where: Path | str) -> npt.NDArray[Any]:
         """What a mask file holds, H×W or H×W×3, to H×W file values."""

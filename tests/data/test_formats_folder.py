@@ -149,7 +149,18 @@ def test_names_that_collide_by_case(tmp_path: Path) -> None:
             {0: 0, 85: 1, 170: 2, 255: 3},
             "grey lev",
         ),
-        ([7, 11, 33, 255], ("value 7", "value 11", "value 33"), {7: 0, 11: 1, 33: 2, 255: 255}, "255 is ignored"),
+        (  # 255 in a sixteenth of the pixels, and in a quarter
+            [*[7] * 5, *[11] * 5, *[33] * 5, 255],
+            ("value 7", "value 11", "value 33"),
+            {7: 0, 11: 1, 33: 2, 255: 255},
+            "255 is ignored",
+        ),
+        (
+            [7, 11, 33, 255],
+            ("value 7", "value 11", "value 33", "value 255"),
+            {7: 0, 11: 1, 33: 2, 255: 3},
+            "255, 25 % of the pixels, is a class as well",
+        ),
         ([0, 128], ("background", "foreground"), {0: 0, 128: 1, 255: 255}, "each value a class"),
     ],
 )

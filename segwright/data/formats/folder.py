@@ -3,22 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import numpy.typing as npt
-
-from segwright.data.classes import FILE_NAMES, ClassList, read_class_list
 from segwright.data.formats.base import SPLIT_NAMES, Format, in_order, pairing_problems, unique_ids
-from segwright.data.formats.pairing import Item, Pairing, assign_roles, find_class_list, list_items, pair
-from segwright.data.formats.tree import Tree
-from segwright.data.formats.values import discover
+from segwright.data.formats.pairing import Item, Pairing, assign_roles, list_items, pair
+from segwright.data.formats.tree import Folder, Tree
+from segwright.data.formats.values import Look, discover, look_at
 from segwright.data.readers import FileReader
 from segwright.data.records import Dataset, Problem, Record
 from segwright.errors import FormatError, NameClashError
-from segwright.images import UInt8Array, read_mask
+from segwright.images import UInt8Array
 
 LIST_FOLDERS = ("", "splits", "lists", "ImageSets", "ImageSets/Segmentation")
 
@@ -67,9 +62,7 @@ def open_folder(tree: Tree) -> Dataset:
     return open_pairing(tree, "folder", FolderReader)
 
 
-def open_pairing(
-    tree: Tree, name: str, reader: type[FolderReader], look: Callable[[Path], npt.NDArray[Any]] = read_mask
-) -> Dataset:
+def open_pairing(tree: Tree, name: str, reader: type[FolderReader], look: Look = look_at) -> Dataset:
     """The data set of a paired folder, under a format's name and with its reader."""
     pairing = pair_tree(tree)
     mask_paths = [mask.path for _, mask in pairing.pairs if mask is not None]
@@ -81,17 +74,17 @@ def open_pairing(
             where=tree.root,
             fix="name the folders images and masks, or name the format with --format",
         )
-    classes = _class_list(tree, pairing)
     coding = discover(
-        mask_paths or [m.path for _, masks in pairing.collisions for m in masks], classes, tree.root, look
-    )
+        mask_paths or [m.path for _, masks in pairing.collisions for m in masks],
+        _class_folders(tree, pairing), tree.root, look,
+    )  # fmt: skip
     records, given = _records(pairing)
     listed = _listed_splits(tree, records) if not given else {}
     lone, problems = _problems(pairing, records)
     return Dataset(
         root=tree.root,
         format=name,
-        reader=reader(coding.label_space, coding.colour_table),
+        reader=reader(coding.label_space, coding.colour_table, source=coding.source),
         records=tuple(records),
         given=in_order(given or listed),
         notes=[*coding.notes],
@@ -101,12 +94,14 @@ def open_pairing(
     )
 
 
-def _class_list(tree: Tree, pairing: Pairing) -> ClassList | None:
-    """A class list in the root or in a folder with masks."""
+def _class_folders(tree: Tree, pairing: Pairing) -> list[Folder]:
+    """Where class lists may lie: the root, the folders with masks and those above them."""
     with_masks = sorted({mask.folder for _, mask in pairing.pairs if mask is not None} - {""})
-    parents = sorted({os.path.dirname(folder) for folder in with_masks} - {""})
-    path = find_class_list([tree.folder(folder) for folder in ("", *parents, *with_masks)], FILE_NAMES)
-    return None if path is None else read_class_list(path)
+    parents: list[str] = []
+    for folder in with_masks:
+        while folder := os.path.dirname(folder):
+            parents.append(folder)
+    return [tree.folder(folder) for folder in ("", *sorted(set(parents)), *with_masks[:64])]
 
 
 def _records(pairing: Pairing) -> tuple[list[Record], dict[str, list[Record]]]:

@@ -25,9 +25,11 @@ from segwright.data.formats.base import Format
 from segwright.data.formats.folder import FolderReader, open_pairing, pair_tree
 from segwright.data.formats.georeference import disagreement, georeference
 from segwright.data.formats.tree import Tree
+from segwright.data.formats.values import look_at
+from segwright.data.mask_files import MaskPixels
 from segwright.data.records import Dataset, Record
 from segwright.errors import FormatError, LabelError
-from segwright.images import ImageInfo, UInt8Array, extent, read_header, read_mask, read_window
+from segwright.images import ImageInfo, UInt8Array, extent, read_header, read_window
 from segwright.images.decode import integers
 from segwright.types import IGNORE_INDEX
 
@@ -122,11 +124,11 @@ def nodata_of(path: Path) -> float | None:
     return None
 
 
-def look_at_mask(path: Path) -> npt.NDArray[Any]:
+def look_at_mask(path: Path) -> npt.NDArray[Any] | MaskPixels:
     """A mask for the survey of values: of a big one five parts, from the corners and the middle."""
     found = extent(path) if path.suffix.lower() in TIFF else None
     if found is None or found.height * found.width <= WHOLE:
-        return read_mask(path)
+        return look_at(path)
     down, across = found.height - LOOKED_AT, found.width - LOOKED_AT
     if min(down, across) < 0:  # long and narrow
         side = WHOLE // max(found.height, found.width)

@@ -10,12 +10,10 @@ from __future__ import annotations
 import csv
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from segwright.data.classes import FILE_NAMES, read_class_list
 from segwright.data.formats.base import SPLIT_NAMES, Format, in_order, unique_ids
-from segwright.data.formats.pairing import find_class_list
 from segwright.data.formats.tree import Tree, is_picture, peek, stem
 from segwright.data.formats.values import discover
 from segwright.data.readers import FileReader
@@ -129,9 +127,10 @@ def open_pairs(tree: Tree) -> Dataset:
     for record, (_, _, split) in zip(records, found, strict=True):
         if split is not None:
             given.setdefault(split, []).append(record)
-    listed = find_class_list([Tree(path.parent).folder() for path in lists[:1]], FILE_NAMES)
-    classes = None if listed is None or listed in lists else read_class_list(listed)
-    coding = discover([mask for _, mask, _ in found if mask is not None], classes, tree.root)
+    names = {path.name for path in lists}
+    beside = Tree(lists[0].parent).folder()
+    beside = replace(beside, files=tuple(name for name in beside.files if name not in names))
+    coding = discover([mask for _, mask, _ in found if mask is not None], [beside], tree.root)
     problems = list(coding.problems)
     if missing:
         message = f"{len(missing)} files that the list names are not there"
@@ -139,7 +138,7 @@ def open_pairs(tree: Tree) -> Dataset:
     return Dataset(
         root=tree.root,
         format="pairs",
-        reader=FileReader(coding.label_space, coding.colour_table),
+        reader=FileReader(coding.label_space, coding.colour_table, source=coding.source),
         records=tuple(records),
         given=in_order(given),
         notes=[*coding.notes],

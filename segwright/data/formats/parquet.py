@@ -20,15 +20,16 @@ from typing import Any
 
 import numpy.typing as npt
 
-from segwright.data.classes import FILE_NAMES, ClassList, read_class_list
+from segwright.data.classes import ClassList, read_class_list
 from segwright.data.formats.base import SPLIT_NAMES, Format, in_order, unique_ids
 from segwright.data.formats.pairing import find_class_list
-from segwright.data.formats.tree import Tree, is_picture
+from segwright.data.formats.tree import Folder, Tree, is_picture
 from segwright.data.formats.values import conclude, survey
+from segwright.data.mask_files import MaskPixels, inspect_mask
 from segwright.data.readers import FileReader
 from segwright.data.records import Dataset, Problem, Record
 from segwright.errors import FormatError, LabelError, MissingExtraError
-from segwright.images import UInt8Array, decode_image, decode_mask
+from segwright.images import UInt8Array, decode_image
 from segwright.types import LabelSpace
 
 IMAGE_COLUMNS = ("image", "img", "pixel_values", "picture", "photo", "jpg", "input")
@@ -110,7 +111,7 @@ class ParquetReader(FileReader):
         if data is None:
             return None
         where = f"{row.path}, {record.id}"
-        return self.decode(decode_mask(data, where, self.limits), where)
+        return self.decode_file(data, where)
 
 
 def _bytes(value: Any, path: Path) -> bytes | None:
@@ -305,15 +306,21 @@ def _dataset(
                           found=f"{len(records)} rows without one", where=tree.root)  # fmt: skip
     probe = ParquetReader(LabelSpace(("unknown",)), image_column=image_column, mask_column=mask_column)
 
-    def read(index: int) -> npt.NDArray[Any]:
+    def read(index: int) -> MaskPixels:
         row: Row = labelled[index].payload
         data = probe._cell(row, mask_column)
         if data is None:
             raise LabelError("the row holds no mask", where=f"{row.path}, {labelled[index].id}")
-        return decode_mask(data, f"{row.path}, {labelled[index].id}")
+        return inspect_mask(data, f"{row.path}, {labelled[index].id}")
 
     coding = conclude(survey(len(labelled), read), _class_list(tree), tree.root)
-    reader = ParquetReader(coding.label_space, coding.colour_table, image_column=image_column, mask_column=mask_column)
+    reader = ParquetReader(
+        coding.label_space,
+        coding.colour_table,
+        source=coding.source,
+        image_column=image_column,
+        mask_column=mask_column,
+    )
     return Dataset(
         root=tree.root,
         format="hf",
@@ -339,10 +346,10 @@ def _without(
                     f"they are left out of training; {len(labelled)} rows have one")]  # fmt: skip
 
 
-def _class_list(tree: Tree) -> ClassList | None:
+def _class_list(tree: Tree) -> ClassList | list[Folder] | None:
     folders = [tree.folder(), tree.folder("data")] if not tree.is_file else []
-    path = find_class_list(folders, (*FILE_NAMES, "id2label.json"))
-    return None if path is None else read_class_list(path)
+    path = find_class_list(folders, ("id2label.json",))
+    return folders if path is None else read_class_list(path)
 
 
 FORMAT = Format("hf", "Hugging Face Parquet", "*.parquet with columns of pictures and masks", recognise, open_parquet)

@@ -1,7 +1,9 @@
 """What the values in a folder's masks mean, found from the masks themselves where no format fixes it.
 
 A spread of the masks is read, up to a budget of pixels (all of them in a small set), and one reading is proposed:
-indices, 0/255, colours, grey saved as RGB, sparse ids. Nothing is assumed in silence: every conclusion is a note.
+indices, 0/255, colours, grey saved as RGB, sparse ids, a palette's colors, an alpha channel, one channel of three.
+Nothing is assumed in silence: every conclusion is a note, what rests on a guess a problem, and where two readings are
+possible the error names both.
 """
 
 from __future__ import annotations
@@ -15,15 +17,20 @@ import numpy as np
 import numpy.typing as npt
 
 from segwright.data.classes import ClassList
+from segwright.data.formats.class_lists import choose, luma
+from segwright.data.formats.tree import Folder
+from segwright.data.mask_files import MaskPixels, MaskSource, alpha_follows, inspect_mask
 from segwright.data.readers import ColourTable, is_grey, pack_colours
 from segwright.data.records import Problem
 from segwright.errors import DataError, LabelError
-from segwright.images import read_mask
+from segwright.images import DEFAULT_LIMITS, read_file
 from segwright.types import IGNORE_INDEX, Colour, LabelSpace
 
 PIXEL_BUDGET = 48_000_000  # about half a second of PNG decoding
 FILE_COST = 40_000  # what opening a file costs, in pixels: a hundred thousand tiny masks are not all read
 MANY_VALUES = 64  # more distinct values in small masks are no classes but blurred edges, or instance ids
+A_FIFTH = 0.2  # of all pixels: where 255 covers more, that it means 'ignored' is no longer the likely reading
+DARK = 64  # one channel up to here and two of zeros: class ids in a color file, for nobody chooses such colors
 
 
 @dataclass(frozen=True)
@@ -34,6 +41,7 @@ class Coding:
     colour_table: ColourTable | None = None
     notes: tuple[str, ...] = ()
     problems: tuple[Problem, ...] = ()
+    source: MaskSource = "values"  # which part of the files holds them
 
 
 @dataclass
@@ -46,6 +54,22 @@ class Survey:
     colours: dict[int, int] = field(default_factory=dict)  # colour masks: packed colour → pixels
     grey_rgb: int = 0  # RGB files with three equal channels
     unreadable: list[str] = field(default_factory=list)
+    # Palette files: their indices count in ``values`` as well, and in ``palette_values`` alone.
+    palette_files: int = 0
+    palette_values: dict[int, int] = field(default_factory=dict)  # index → pixels
+    palette_colours: dict[int, int] = field(default_factory=dict)  # packed colour → pixels
+    index_colours: dict[int, set[int]] = field(default_factory=dict)  # index → its packed colours in all files
+    # Files with an alpha channel that is not opaque all over
+    alpha_files: int = 0
+    alpha_values: dict[int, int] = field(default_factory=dict)  # alpha → pixels, opaque files included
+    alpha_tells: int = 0  # files in which pixels of one colour differ in alpha
+    alpha_most_colours: int = 0
+    opaque_pixels: int = 0  # in files without alpha
+    deep: dict[int, int] = field(default_factory=dict)  # three channels of 16 bits: red·2³² + green·2¹⁶ + blue → pixels
+
+    @property
+    def pixels(self) -> int:
+        return sum(self.values.values()) + sum(self.colours.values()) + sum(self.deep.values())
 
 
 def spread(count: int) -> list[int]:
@@ -55,75 +79,266 @@ def spread(count: int) -> list[int]:
     return [i for i in order if i < count]
 
 
-ReadRaw = Callable[[int], npt.NDArray[Any]]
+ReadRaw = Callable[[int], npt.NDArray[Any] | MaskPixels]
+Look = Callable[[Path], npt.NDArray[Any] | MaskPixels]
 
 
 def survey(count: int, read: ReadRaw, budget: int = PIXEL_BUDGET) -> Survey:
     """Read masks in spread order until the budget of pixels is used; an unreadable one is noted, not raised.
 
-    ``read(i)`` gives what mask ``i`` of ``count`` holds, H×W or H×W×3.
+    ``read(i)`` gives what mask ``i`` of ``count`` holds: the file's content, or its pixels alone, H×W or H×W×3.
     """
     seen = Survey(total=count)
     for index in spread(count):
         if budget <= 0:
             break
         try:
-            mask = read(index)
+            found = read(index)
         except DataError as error:
-            seen.unreadable.append(error.message if error.where is None else error.where)
+            told = error.message if error.found is None else f"{error.message} ({error.found})"
+            seen.unreadable.append(told if error.where is None else f"{error.where}: {told}")
             budget -= 100_000  # a folder of broken files ends, too
             continue
         seen.masks += 1
-        budget -= mask.shape[0] * mask.shape[1] + FILE_COST
-        if mask.ndim == 3 and is_grey(mask):
-            seen.grey_rgb += 1
-            mask = mask[..., 0]
-        counts, numbers = (seen.values, mask) if mask.ndim == 2 else (seen.colours, pack_colours(mask))
-        if numbers.dtype == np.uint8:
-            found = np.bincount(numbers.ravel(), minlength=256)
-            unique = np.flatnonzero(found)
-            number = found[unique]
-        else:
-            unique, number = np.unique(numbers, return_counts=True)
-        for value, pixels in zip(unique.tolist(), number.tolist(), strict=True):
-            counts[value] = counts.get(value, 0) + pixels
+        content = found if isinstance(found, MaskPixels) else MaskPixels(found)
+        budget -= content.pixels.shape[0] * content.pixels.shape[1] + FILE_COST
+        _count(seen, content)
     return seen
+
+
+def _count(seen: Survey, found: MaskPixels) -> None:
+    mask = found.pixels
+    if found.alpha is None:
+        seen.opaque_pixels += mask.shape[0] * mask.shape[1]
+    if mask.ndim == 3 and is_grey(mask):
+        seen.grey_rgb += 1
+        mask = mask[..., 0]
+    if mask.ndim == 3 and found.deep:
+        wide = mask.astype(np.int64)
+        _add(seen.deep, wide[..., 0] << 32 | wide[..., 1] << 16 | wide[..., 2])
+        return
+    colours = _add(seen.colours if mask.ndim == 3 else seen.values, pack_colours(mask) if mask.ndim == 3 else mask)
+    if found.palette is not None:
+        seen.palette_files += 1
+        for value, pixels in colours.items():
+            red, green, blue = (int(v) for v in found.palette[value]) if value < len(found.palette) else (0, 0, 0)
+            packed = red << 16 | green << 8 | blue
+            seen.palette_values[value] = seen.palette_values.get(value, 0) + pixels
+            seen.palette_colours[packed] = seen.palette_colours.get(packed, 0) + pixels
+            seen.index_colours.setdefault(value, set()).add(packed)
+    if found.alpha is not None:
+        seen.alpha_files += 1
+        _add(seen.alpha_values, found.alpha)
+        seen.alpha_tells += not alpha_follows(mask, found.alpha)
+        seen.alpha_most_colours = max(seen.alpha_most_colours, len(colours))
+
+
+def _add(counts: dict[int, int], numbers: npt.NDArray[Any]) -> dict[int, int]:
+    """Add the numbers of one mask to the counts; returns its own."""
+    if numbers.dtype == np.uint8:
+        found = np.bincount(numbers.ravel(), minlength=256)
+        unique = np.flatnonzero(found)
+        number = found[unique]
+    else:
+        unique, number = np.unique(numbers, return_counts=True)
+    own = dict(zip(unique.tolist(), number.tolist(), strict=True))
+    for value, pixels in own.items():
+        counts[value] = counts.get(value, 0) + pixels
+    return own
+
+
+def look_at(path: Path) -> MaskPixels:
+    """A mask file's content."""
+    return inspect_mask(read_file(path, DEFAULT_LIMITS), path)
 
 
 def discover(
     paths: Sequence[Path],
-    classes: ClassList | None,
+    classes: ClassList | Sequence[Folder] | None,
     where: Path,
-    look: Callable[[Path], npt.NDArray[Any]] = read_mask,
+    look: Look = look_at,
 ) -> Coding:
-    """The coding of these mask files; LabelError where no reading fits. ``look`` may show a part of a big one."""
+    """The coding of these mask files; LabelError where no reading fits. ``look`` may show a part of a big one.
+
+    ``classes``: a class list, or the folders in which to look for one.
+    """
     return conclude(survey(len(paths), lambda index: look(paths[index])), classes, where)
 
 
-def conclude(seen: Survey, classes: ClassList | None, where: Path) -> Coding:
-    """The coding that a survey speaks for; LabelError where no reading fits."""
+def conclude(seen: Survey, classes: ClassList | Sequence[Folder] | None, where: Path) -> Coding:
+    """The coding that a survey speaks for; LabelError where no reading fits.
+
+    ``classes``: a class list, or the folders in which to look for one that fits.
+    """
     scope = "all masks" if seen.masks == seen.total else f"{seen.masks} of {seen.total} masks"
     if seen.masks == 0:
         raise LabelError(
             "no mask can be read",
             expected="index, palette or colour PNGs",
-            found=f"{len(seen.unreadable)} unreadable files, {Path(seen.unreadable[0]).name} first"
+            found=f"{len(seen.unreadable)} unreadable files, the first: {seen.unreadable[0]}"
             if seen.unreadable
             else "no masks",
             where=where,
         )
+    problems: list[Problem] = []
+    if classes is not None and not isinstance(classes, ClassList):
+        classes, problems = choose(classes, set(seen.values), set(seen.colours) | set(seen.palette_colours))
+    seen, source, notes = _by_source(seen, classes, scope, where, problems)
     coding = _colour_coding(seen, classes, scope, where) if seen.colours else _index_coding(seen, classes, scope, where)
-    notes = list(coding.notes)
-    if seen.grey_rgb and not seen.colours:
+    if coding.source != "values":  # a colour file whose red channel alone says something
+        source = coding.source
+    if seen.grey_rgb and not seen.colours and source == "values":
         notes.insert(0, "masks are grey saved as RGB; one channel is read")
-    return Coding(coding.label_space, coding.colour_table, tuple(notes), coding.problems)
+    return Coding(
+        coding.label_space, coding.colour_table, (*notes, *coding.notes), (*problems, *coding.problems), source
+    )
+
+
+def _by_source(
+    seen: Survey, classes: ClassList | None, scope: str, where: Path, problems: list[Problem]
+) -> tuple[Survey, MaskSource, list[str]]:
+    """(the survey of the part that is the class, which part that is, notes); problems are added to the list."""
+    if seen.deep:
+        return _by_channel(seen, scope, where, problems)
+    if seen.alpha_files:
+        many = seen.alpha_most_colours > MANY_VALUES
+        if many or (seen.alpha_tells and seen.alpha_most_colours == 1):
+            return _by_alpha(seen, scope, problems, "a photo" if many else "of one color")
+        if seen.alpha_tells:
+            raise LabelError(
+                "the masks have colors and an alpha channel, and both tell classes apart",
+                expected="the class in the colors, or in the alpha channel",
+                found=f"{len(seen.colours) + len(seen.values)} colors, {len(seen.alpha_values)} alphas in {scope}",
+                where=where,
+                fix="write the masks without an alpha channel: image.convert('RGB') where the colors are the classes, "
+                "image.getchannel('A') where alpha is",
+            )
+        return seen, "values", ["the masks' alpha channel follows their colors and is not read"]
+    if seen.palette_files:
+        return _by_palette(seen, classes, scope, where, problems)
+    return seen, "values", []
+
+
+def _guessed(message: str, fix: str) -> Problem:
+    return Problem("warning", "masks guessed", message, fix=fix)
+
+
+def _by_alpha(seen: Survey, scope: str, problems: list[Problem], under: str) -> tuple[Survey, MaskSource, list[str]]:
+    values = dict(seen.alpha_values)
+    if seen.opaque_pixels:
+        values[255] = values.get(255, 0) + seen.opaque_pixels
+    message = f"{scope} have an alpha channel over what is {under}: the alpha channel is read as the mask"
+    problems.append(_guessed(message, "if the classes are elsewhere, write the masks without an alpha channel"))
+    return Survey(seen.masks, seen.total, values=values), "alpha", [message]
+
+
+def _by_channel(seen: Survey, scope: str, where: Path, problems: list[Problem]) -> tuple[Survey, MaskSource, list[str]]:
+    """Three channels of 16 bits: the class is in the first where the second holds instances, as SYNTHIA has it."""
+    parts: tuple[dict[int, int], ...] = ({}, {}, {})
+    for key, pixels in seen.deep.items():
+        for channel, shift in enumerate((32, 16, 0)):
+            value = key >> shift & 0xFFFF
+            parts[channel][value] = parts[channel].get(value, 0) + pixels
+    red, _, blue = parts
+    told = "; ".join(f"{n} {_listed(sorted(p))}" for n, p in zip(("red", "green", "blue"), parts, strict=True))
+    if max(red) <= 255 and len(red) <= MANY_VALUES and len(blue) == 1 and not seen.colours and not seen.values:
+        message = (
+            f"{scope} have three channels of 16 bits ({told}): the first is read as the class, the others are not read"
+        )
+        fix = "if that is not so, write the channel that holds the classes as an 8-bit PNG"
+        problems.append(_guessed(message, fix))
+        return Survey(seen.masks, seen.total, values=red), "red", [message]
+    if all(max(part) <= 255 for part in parts):  # 8-bit colors in a wider file
+        colours = dict(seen.colours)
+        for key, pixels in seen.deep.items():
+            packed = (key >> 32 & 255) << 16 | (key >> 16 & 255) << 8 | key & 255
+            colours[packed] = colours.get(packed, 0) + pixels
+        return Survey(seen.masks, seen.total, seen.values, colours), "values", []
+    raise LabelError(
+        "the masks have three channels of 16 bits, and which holds the classes is not certain",
+        expected="the class in the first channel (as SYNTHIA), or 8-bit colors",
+        found=f"{told} in {scope}", where=where, fix="write the channel that holds the classes as an 8-bit PNG",
+    )  # fmt: skip
+
+
+def _by_palette(
+    seen: Survey, classes: ClassList | None, scope: str, where: Path, problems: list[Problem]
+) -> tuple[Survey, MaskSource, list[str]]:
+    """Whether a palette's indices are the classes, or its colors.
+
+    By color where files of other kinds hold colors, where the class list names the colors, where one index has several
+    colors (a palette of its own in each file), and where all are greys: then the grey is the class, for optimizers of
+    PNGs turn grey masks into palettes. By index elsewhere.
+    """
+    colours = {key: {key} for key in seen.palette_colours}
+    grey = all(key == (key & 255) * 0x010101 for key in colours)
+    differ = [index for index, kinds in seen.index_colours.items() if len(kinds) > 1]
+    spread_out = _palette_spread(seen)
+    if grey:
+        same = not differ and all(kinds == {index * 0x010101} for index, kinds in seen.index_colours.items())
+        if same or seen.colours:
+            return (seen, "values", []) if same else (spread_out, "colors", [])
+        listed = set() if classes is None else {entry.value for entry in classes.entries} | {IGNORE_INDEX}
+        if not differ and listed and set(seen.values) <= listed and not set(spread_out.values) <= listed:
+            note = "palettes of greys: the class list fits the indices, and they are read"
+            return seen, "values", [note]
+        return spread_out, "colors", ["masks are grey, saved with a palette: the grey is the class"]
+    if seen.colours:
+        return spread_out, "colors", ["some masks hold colors and some a palette: all are read by color"]
+    named = (
+        set() if classes is None or classes.colours is None else {r << 16 | g << 8 | b for r, g, b in classes.colours}
+    )
+    if named:
+        by_colour = sum(pixels for key, pixels in seen.palette_colours.items() if key in named)
+        values = {entry.value for entry in classes.entries} if classes is not None else set()
+        by_index = sum(pixels for key, pixels in seen.palette_values.items() if key in values or key == IGNORE_INDEX)
+        if by_colour >= by_index or (differ and by_colour):
+            return spread_out, "colors", ["the palettes' colors are those of the class list: masks are read by color"]
+        if not differ:
+            note = "the palettes' colors are not those of the class list: masks are read by index"
+            return seen, "values", [note]
+    if not differ:
+        return seen, "values", []
+    message = (
+        f"{len(differ)} indices have one color in some masks and another in others: a palette of its own in each file"
+    )
+    if len(colours) > MANY_VALUES:
+        problems.append(
+            Problem("warning", "palettes differ", f"{message}; {len(colours)} colors are too many: read by index",
+                    fix="name the colors in classes.csv (name,r,g,b) if the colors are the classes")
+        )  # fmt: skip
+        return seen, "values", []
+    if classes is not None:
+        raise LabelError(
+            "the masks have palettes of their own, and the class list names no colors",
+            expected="one palette for all files, or a class list with colors", found=message, where=where,
+            fix="give the colors in classes.csv (name,r,g,b)",
+        )  # fmt: skip
+    problems.append(
+        Problem("warning", "palettes differ", f"{message}; masks are read by color",
+                fix="name the colors in classes.csv (name,r,g,b), or write all masks with one palette")
+    )  # fmt: skip
+    return spread_out, "colors", [f"{message}; masks are read by color"]
+
+
+def _palette_spread(seen: Survey) -> Survey:
+    """The survey with palette files counted by their colors."""
+    values = {v: n - seen.palette_values.get(v, 0) for v, n in seen.values.items()}
+    result = Survey(
+        seen.masks, seen.total, {v: n for v, n in values.items() if n > 0}, dict(seen.colours), seen.grey_rgb
+    )
+    for key, pixels in seen.palette_colours.items():
+        grey = key == (key & 255) * 0x010101
+        counts, number = (result.values, key & 255) if grey else (result.colours, key)
+        counts[number] = counts.get(number, 0) + pixels
+    return result
 
 
 def _index_coding(seen: Survey, classes: ClassList | None, scope: str, where: Path) -> Coding:
     values = sorted(seen.values)
     listed = _listed(values)
     if classes is not None:
-        return _by_list(values, classes, f"{scope} hold {listed}")
+        return _by_list(seen, classes, f"{scope} hold {listed}")
     if values[-1] <= 255 and _blurred(seen.values):
         return _thresholded(seen, scope)
     if set(values) <= {0, 255}:
@@ -139,11 +354,77 @@ def _index_coding(seen: Survey, classes: ClassList | None, scope: str, where: Pa
         )
     ids = [value for value in values if value != IGNORE_INDEX]
     if ids[-1] <= 254 and (len(ids) * 2 > ids[-1] or ids[-1] < 10):
-        return _dense(ids, values, f"{scope} hold {listed}")
-    return _sparse(values, f"{scope} hold {listed}")
+        return _dense(ids, seen, f"{scope} hold {listed}")
+    return _sparse(seen, f"{scope} hold {listed}")
 
 
-def _by_list(values: list[int], classes: ClassList, found: str) -> Coding:
+def _share(seen: Survey) -> float:
+    """Of 255 among all pixels."""
+    return seen.values.get(IGNORE_INDEX, 0) / max(sum(seen.values.values()), 1)
+
+
+def _ignored(seen: Survey) -> tuple[Problem, ...]:
+    """The finding for a 255 that is ignored because it usually is, and not because something says so."""
+    share = _share(seen)
+    if not share:
+        return ()
+    return (
+        Problem(
+            "warning" if share >= A_FIFTH else "note",
+            "ignored by a guess",
+            f"255 is taken for 'ignored', and covers {100 * share:.3g} % of the pixels",
+            fix="if 255 is a class, name it in classes.csv (id,name); if it is not, name it void there",
+        ),
+    )
+
+
+def _one_class(values: list[int], classes: ClassList, found: str) -> Coding | None:
+    """A list of one class and masks of 0 and one other value: 0 is the background that the list leaves out."""
+    kept = [entry for entry in classes.entries if not entry.ignored]
+    known = {entry.value for entry in classes.entries}
+    if len(kept) != 1 or len(values) != 2 or values[0] != 0:
+        return None
+    other, entry = values[1], kept[0]
+    if entry.value not in (0, other) or (other in known and entry.value != other) or (0 in known and entry.value != 0):
+        return None
+    background = entry.name.strip().lower() in ("background", "_background_", "bg")
+    names = (entry.name, "foreground") if background else ("background", entry.name)
+    shown = entry.colour if entry.colour not in (None, (0, 0, 0)) else (255, 255, 255)
+    assert shown is not None
+    mapping = {0: 0, IGNORE_INDEX: IGNORE_INDEX} | {other: 1}
+    note = f"{found}: 0 is {names[0]}, {other} is {names[1]}"
+    return Coding(LabelSpace(names, ((0, 0, 0), shown), mapping=mapping), notes=(*classes.notes(), note))
+
+
+def _by_luma(values: list[int], classes: ClassList, found: str) -> Coding | None:
+    """Masks whose colors somebody turned grey: each value is the grey of a color that the list names."""
+    known = {entry.value for entry in classes.entries}
+    if classes.colours is None or set(values) <= known | {IGNORE_INDEX}:
+        return None
+    greys = {luma(colour): row for row, colour in enumerate(classes.colours)}
+    if len(greys) != len(classes.colours):
+        return None
+    rows = {value: next((greys[g] for g in (value, value - 1, value + 1) if g in greys), None) for value in values}
+    if None in rows.values() or len(set(rows.values())) != len(values):
+        return None
+    base = classes.label_space(by_row=True)
+    mapping = {grey: base.mapping[row] for grey, row in greys.items()}
+    mapping |= {value: base.mapping[row] for value, row in rows.items() if row is not None}
+    note = f"{found}: the greys of the class list's colors"
+    plain = all(r == g == b for r, g, b in classes.colours)
+    fix = "write the masks in the colors that the class list names, or as indices"
+    problems = () if plain else (_guessed(f"{note}: color masks that were converted to grey", fix),)
+    return Coding(
+        LabelSpace(base.names, base.colours, mapping=mapping), notes=(*classes.notes(), note), problems=problems
+    )
+
+
+def _by_list(seen: Survey, classes: ClassList, found: str) -> Coding:
+    values = sorted(seen.values)
+    for reading in (_one_class, _by_luma):
+        coding = reading(values, classes, found)
+        if coding is not None:
+            return coding
     known = {entry.value for entry in classes.entries}
     kept = [entry for entry in classes.entries if not entry.ignored]
     if set(values) <= {0, 255} and 255 in values and len(kept) == 2 and 255 not in known:
@@ -157,31 +438,41 @@ def _by_list(values: list[int], classes: ClassList, found: str) -> Coding:
         notes.append(f"values that the class list does not name: {_listed(stray)}; pictures with them cannot be read")
     elif IGNORE_INDEX in values and space.mapping[IGNORE_INDEX] == IGNORE_INDEX:
         notes.append("255 is ignored")
-    return Coding(space, notes=tuple(notes))
+    return Coding(space, notes=tuple(notes), problems=() if IGNORE_INDEX in known else _ignored(seen))
 
 
-def _dense(ids: list[int], values: list[int], found: str) -> Coding:
+def _dense(ids: list[int], seen: Survey, found: str) -> Coding:
     count = max(ids[-1] + 1, 2)
     names = ("background", "foreground") if count == 2 else tuple(f"class {i}" for i in range(count))
     space = LabelSpace(names, mapping={**{i: i for i in range(count)}, IGNORE_INDEX: IGNORE_INDEX})
-    ignored = "255 is ignored" if IGNORE_INDEX in values else "255, should it occur, is ignored"
-    return Coding(space, notes=(f"{found}: class indices 0 to {count - 1}; {ignored}",))
+    ignored = "255 is ignored" if IGNORE_INDEX in seen.values else "255, should it occur, is ignored"
+    return Coding(space, notes=(f"{found}: class indices 0 to {count - 1}; {ignored}",), problems=_ignored(seen))
 
 
-def _sparse(values: list[int], found: str) -> Coding:
-    """Ids with gaps, or grey levels spaced over 0…255: each value becomes a class, in order."""
+def _sparse(seen: Survey, found: str) -> Coding:
+    """Ids with gaps, or grey levels spaced over 0…255: each value becomes a class, in order.
+
+    255 is a class as well where it covers a fifth of the pixels: nothing but habit says that it is ignored.
+    """
+    values = sorted(seen.values)
     even = len(values) > 2 and values[0] == 0 and values[-1] == 255
     step = 255 / (len(values) - 1) if even else 0
     even = even and all(abs(value - i * step) <= 1 for i, value in enumerate(values))
-    ids = values if even else [value for value in values if value != IGNORE_INDEX]
+    large = not even and _share(seen) >= A_FIFTH
+    ids = values if even or large else [value for value in values if value != IGNORE_INDEX]
     if len(ids) == 1:
         ids = [0, ids[0]] if ids[0] else [0, 1]
     names = ("background", "foreground") if len(ids) == 2 else tuple(f"value {value}" for value in ids)
     mapping = {value: i for i, value in enumerate(ids)}
-    if not even:
+    if not even and not large:
         mapping[IGNORE_INDEX] = IGNORE_INDEX
+    problems = _ignored(seen) if not even and not large else ()
     why = "evenly spaced grey levels, each a class" if even else "each value a class, in order; 255 is ignored"
-    return Coding(LabelSpace(names, mapping=mapping), notes=(f"{found}: {why}",))
+    if large:
+        why = f"each value a class, in order; 255, {100 * _share(seen):.3g} % of the pixels, is a class as well"
+        fix = "if 255 is to be ignored, name the values in classes.csv (id,name) and call 255 void"
+        problems = (_guessed(f"{found}: {why}", fix),)
+    return Coding(LabelSpace(names, mapping=mapping), notes=(f"{found}: {why}",), problems=problems)
 
 
 def _blurred(values: dict[int, int]) -> bool:
@@ -216,6 +507,12 @@ def _colour_coding(seen: Survey, classes: ClassList | None, scope: str, where: P
         packed = value * 0x010101
         seen.colours[packed] = seen.colours.get(packed, 0) + pixels
     found = [(key >> 16, key >> 8 & 255, key & 255) for key in sorted(seen.colours)]
+    single = _single_channel(seen, classes)
+    if single is not None:
+        source, values = single
+        note = f"{scope} hold dark colors of one channel: the {source} channel is the class"
+        coding = _index_coding(Survey(seen.masks, seen.total, values), classes, scope, where)
+        return Coding(coding.label_space, None, (note, *coding.notes), coding.problems, source)
     if classes is not None and classes.colours is not None:
         table = ColourTable(classes.colours)
         unknown = [colour for colour in found if colour not in classes.colours]
@@ -233,14 +530,30 @@ def _colour_coding(seen: Survey, classes: ClassList | None, scope: str, where: P
         )
     colours: tuple[Colour, ...] = tuple(found)
     count = len(colours)
+    guess: tuple[Problem, ...] = ()
     if classes is not None and sum(not entry.ignored for entry in classes.entries) == count:
         names = tuple(entry.name for entry in classes.entries if not entry.ignored)
         note = f"{scope} hold {count} colours, taken in order for the names: check this, or give colours in classes.csv"
+        guess = (Problem("warning", "classes guessed", note, fix="give the colors in classes.csv (name,r,g,b)"),)
     else:
         names = tuple("#{:02x}{:02x}{:02x}".format(*colour) for colour in colours)
         note = f"{scope} hold {count} colours, each a class: {_colour_list(colours)}; name them in classes.csv"
     space = LabelSpace(names, colours, mapping={i: i for i in range(count)})
-    return Coding(space, ColourTable(colours), (note,))
+    return Coding(space, ColourTable(colours), (note,), guess)
+
+
+def _single_channel(seen: Survey, classes: ClassList | None) -> tuple[MaskSource, dict[int, int]] | None:
+    """The channel that holds class ids where the two others are 0 throughout (CARLA), and its values."""
+    if len(seen.colours) < 2 or (classes is not None and classes.colours is not None and any(
+        r << 16 | g << 8 | b in seen.colours for r, g, b in classes.colours if r | g | b
+    )):  # fmt: skip
+        return None
+    channels: tuple[tuple[MaskSource, int], ...] = (("red", 16), ("green", 8), ("blue", 0))
+    for name, shift in channels:
+        values = {key >> shift & 255: pixels for key, pixels in seen.colours.items()}
+        if all(key == (key >> shift & 255) << shift for key in seen.colours) and 0 < max(values) <= DARK:
+            return name, values
+    return None
 
 
 def _colour_list(colours: Sequence[Colour]) -> str:

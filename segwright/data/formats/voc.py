@@ -10,20 +10,19 @@ from __future__ import annotations
 
 import os
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 
-from segwright.data.classes import FILE_NAMES, read_class_list
 from segwright.data.formats.base import Format, in_order, pairing_problems
-from segwright.data.formats.pairing import find_class_list
+from segwright.data.formats.class_lists import choose
 from segwright.data.formats.tree import Folder, Tree, is_picture, stem
-from segwright.data.formats.values import Coding, conclude, survey
+from segwright.data.formats.values import Coding, Survey, conclude, look_at, survey
+from segwright.data.mask_files import MaskSource
 from segwright.data.readers import ColourTable, FileReader
 from segwright.data.records import Dataset, Problem, Record
 from segwright.errors import FormatError
-from segwright.images import read_mask
 from segwright.types import IGNORE_INDEX, Colour, LabelSpace
 
 CLASSES = (
@@ -133,7 +132,7 @@ def open_voc(tree: Tree) -> Dataset:
     return Dataset(
         root=tree.root,
         format="voc",
-        reader=FileReader(coding.label_space, coding.colour_table),
+        reader=FileReader(coding.label_space, coding.colour_table, source=coding.source),
         records=tuple(records.values()),
         given=in_order(given),
         notes=[*notes, *coding.notes],
@@ -170,18 +169,42 @@ def _listed_name(line: str, pictures: set[str]) -> str:
 
 def _coding(tree: Tree, parts: list[_Part], records: dict[str, Record]) -> Coding:
     folders = [tree.folder(base) for part in parts for base in (part.base, os.path.dirname(part.base), "")]
-    path = find_class_list(folders, FILE_NAMES)
-    classes = None if path is None else read_class_list(path)
     masks = [record.mask_path for record in records.values() if record.mask_path is not None]
-    seen = survey(len(masks), lambda i: read_mask(masks[i]), budget=6_000_000)
-    if classes is None and seen.colours:
-        table = (*voc_colours(), BORDER)
+    seen = survey(len(masks), lambda i: look_at(masks[i]), budget=6_000_000)
+    classes, problems = choose(folders, set(seen.values), set(seen.colours) | set(seen.palette_colours))
+    if classes is not None:
+        coding = conclude(seen, classes, tree.root)
+        return replace(coding, problems=(*problems, *coding.problems))
+    original = all(_ORIGINAL_NAME.match(os.path.basename(name)) for name in list(records)[:200])
+    guess = Problem(
+        "warning", "classes guessed", "no class list, and the masks' values are among VOC's: read as VOC's 21 classes",
+        fix="name the classes in class_names.txt, a name per line, if they are others",
+    )  # fmt: skip
+    found = (*problems, *(() if original else (guess,)))
+    known = {_packed(colour) for colour in (*voc_colours(), BORDER)}
+    if seen.colours and (original or set(seen.colours) | set(seen.palette_colours) <= known):
         space = LabelSpace(CLASSES, voc_colours(), mapping={**{i: i for i in range(21)}, 21: IGNORE_INDEX})
-        return Coding(space, ColourTable(table), ("masks hold VOC's colours; the border is ignored",))
-    original = all(_ORIGINAL_NAME.match(name) for name in list(records)[:200])
-    if classes is None and (original or set(seen.values) <= {*range(21), IGNORE_INDEX}):
-        return Coding(voc_label_space(), notes=("VOC's 21 classes; 255 (border) is ignored",))
-    return conclude(seen, classes, tree.root)
+        source: MaskSource = "colors" if seen.palette_files else "values"
+        note = "masks hold VOC's colours; the border is ignored"
+        return Coding(space, ColourTable((*voc_colours(), BORDER)), (note,), found, source)
+    if not seen.colours and (original or (_vocs_palette(seen) and set(seen.values) <= {*range(21), IGNORE_INDEX})):
+        return Coding(voc_label_space(), notes=("VOC's 21 classes; 255 (border) is ignored",), problems=found)
+    coding = conclude(seen, None, tree.root)
+    return replace(coding, problems=(*problems, *coding.problems))
+
+
+def _packed(colour: Colour) -> int:
+    return colour[0] << 16 | colour[1] << 8 | colour[2]
+
+
+def _vocs_palette(seen: Survey) -> bool:
+    """Whether the palettes, where there are any, give each index VOC's color or the grey of its number."""
+    table = voc_colours(256)
+    return all(
+        kinds <= {_packed(table[index]), index * 0x010101, _packed(BORDER)}
+        for index, kinds in seen.index_colours.items()
+        if index < 256
+    )
 
 
 def palette() -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:

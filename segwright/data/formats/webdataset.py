@@ -16,16 +16,15 @@ from typing import Any
 import numpy.typing as npt
 
 from segwright.console import track
-from segwright.data.classes import FILE_NAMES, ClassList, read_class_list
 from segwright.data.formats.base import Format, in_order, unique_ids
-from segwright.data.formats.pairing import find_class_list
 from segwright.data.formats.parquet import _split as split_of
 from segwright.data.formats.tree import Tree, is_picture
 from segwright.data.formats.values import conclude, survey
+from segwright.data.mask_files import MaskPixels, inspect_mask
 from segwright.data.readers import FileReader
 from segwright.data.records import Dataset, Problem, Record
 from segwright.errors import DataError, FormatError
-from segwright.images import UInt8Array, decode_image, decode_mask
+from segwright.images import UInt8Array, decode_image
 
 MASK_ENDINGS = ("mask.png", "seg.png", "label.png", "gt.png", "segmentation.png", "semantic.png", "annotation.png")
 IMAGE_ENDINGS = ("jpg", "jpeg", "webp", "image.png", "img.png", "png", "tif", "tiff", "bmp", "ppm")
@@ -73,7 +72,7 @@ class ShardReader(FileReader):
         if member is None:
             return None
         where = f"{member.shard}, {member.name}"
-        return self.decode(decode_mask(member.read(self.limits.max_bytes), where, self.limits), where)
+        return self.decode_file(member.read(self.limits.max_bytes), where)
 
 
 def _shards(tree: Tree) -> list[tuple[str, Path]]:
@@ -154,11 +153,13 @@ def open_webdataset(tree: Tree) -> Dataset:
         raise FormatError("the shards hold no pairs", expected="x.jpg with x.png or x.mask.png",
                           found=f"{len(records)} pictures without masks", where=tree.root)  # fmt: skip
 
-    def read(index: int) -> npt.NDArray[Any]:
+    def read(index: int) -> MaskPixels:
         member = masks[index]
-        return decode_mask(member.read(2_000_000_000), f"{member.shard}, {member.name}")
+        return inspect_mask(member.read(2_000_000_000), f"{member.shard}, {member.name}")
 
-    coding = conclude(survey(len(masks), read), _class_list(tree), tree.root)
+    coding = conclude(
+        survey(len(masks), read), [Tree(tree.root.parent).folder() if tree.is_file else tree.folder()], tree.root
+    )
     problems = list(coding.problems)
     bare = tuple(record.id for record in records if record.payload.mask is None)
     if bare:
@@ -168,18 +169,12 @@ def open_webdataset(tree: Tree) -> Dataset:
     return Dataset(
         root=tree.root,
         format="webdataset",
-        reader=ShardReader(coding.label_space, coding.colour_table),
+        reader=ShardReader(coding.label_space, coding.colour_table, source=coding.source),
         records=records,
         given=in_order(given),
         notes=[f"{len(shards)} shards", *coding.notes],
         problems=problems,
     )
-
-
-def _class_list(tree: Tree) -> ClassList | None:
-    folder = Tree(tree.root.parent).folder() if tree.is_file else tree.folder()
-    path = find_class_list([folder], FILE_NAMES)
-    return None if path is None else read_class_list(path)
 
 
 FORMAT = Format("webdataset", "WebDataset", "*.tar shards with x.jpg and x.png", recognise, open_webdataset)

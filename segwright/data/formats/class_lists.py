@@ -1,0 +1,125 @@
+"""Class lists beside the masks: found by what they say, and used where that fits the masks.
+
+Names such as ``classes.txt`` are known. Any other short CSV, TSV, JSON, YAML or text file in the root or beside the
+masks is a class list, too, if it names values or colors and these are the masks'. One that looks like a class list and
+does not fit is named as not read; nothing else about other people's files is said, and none of them raises.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Sequence
+from collections.abc import Set as AbstractSet
+from pathlib import Path
+
+from segwright.data.classes import FILE_NAMES, ClassList, read_class_list
+from segwright.data.formats.tree import Folder
+from segwright.data.records import Problem
+from segwright.errors import LabelError
+from segwright.types import IGNORE_INDEX, Colour
+
+ENDINGS = (".csv", ".tsv", ".json", ".yaml", ".yml", ".txt")
+MOST_FILES = 24  # per folder: more files of a kind are annotations of single images
+SHORT = 400_000  # bytes: no class list is longer
+_SUGGESTIVE = re.compile(
+    r"class|label|categor|colou?r|palette|legend|(?:^|[^a-z])names?(?:[^a-z]|$)|codes?$|id2|ontology|^meta$|dataset$|"
+    r"config|mapping|lut", re.I
+)  # fmt: skip
+_NAMES_ALONE = re.compile(r"class|label|categor|names|codes", re.I)  # a list of names without numbers is one only here
+_NOT = re.compile(
+    r"^(?:readme|licen[cs]e|requirements|train|val|valid|validation|test|trainval|all|files?|list)\b", re.I
+)
+
+
+def luma(colour: Colour) -> int:
+    """The grey that a color becomes (ITU-R 601-2, as Pillow's convert('L'))."""
+    red, green, blue = colour
+    return (red * 19595 + green * 38470 + blue * 7471 + 0x8000) >> 16
+
+
+def choose(
+    folders: Sequence[Folder], values: AbstractSet[int], colours: AbstractSet[int]
+) -> tuple[ClassList | None, list[Problem]]:
+    """(the class list that fits the masks' values or packed colors, findings).
+
+    LabelError where a file by one of the known names cannot be understood. A known name is used even where it does not
+    fit, if no other list does: reading the masks then says which value it does not name.
+    """
+    fitting: list[ClassList] = []
+    known: list[ClassList] = []
+    others: list[tuple[Path, str]] = []
+    for path, is_known in _candidates(folders):
+        try:
+            found = read_class_list(path)
+        except LabelError as error:
+            if is_known:
+                raise
+            if _SUGGESTIVE.search(path.stem) and path.suffix.lower() != ".txt" and not _NOT.search(path.stem):
+                others.append((path, error.found or error.message))
+            continue
+        if not is_known and not found.numbered and found.colours is None and not _NAMES_ALONE.search(path.stem):
+            continue
+        if is_known:
+            known.append(found)
+        if fits(found, values, colours):
+            fitting.append(found)
+        elif _SUGGESTIVE.search(path.stem):
+            others.append((path, "it does not fit the masks' values"))
+    chosen = next(iter([*[found for found in fitting if found in known], *fitting, *known]), None)
+    used = None if chosen is None else chosen.path
+    problems = [
+        Problem(
+            "warning" if chosen is None else "note", "class list not read", f"{path.name} is not used: {why[:160]}",
+            (str(path),), "write it as classes.csv with columns id,name (and r,g,b), or move it away",
+        )
+        for path, why in others
+        if path != used
+    ]  # fmt: skip
+    return chosen, problems
+
+
+def fits(found: ClassList, values: AbstractSet[int], colours: AbstractSet[int]) -> bool:
+    """Whether the list names every value or every color of the masks, a background that it leaves out aside."""
+    named = {r << 16 | g << 8 | b for r, g, b in found.colours or ()}
+    if colours and named:
+        greys = {value * 0x010101 for value in values} if colours - {0} else set()
+        if {*colours, *(greys if not values or max(values) <= 255 else ())} <= named or colours <= named:
+            return True
+    if colours and not values:
+        return not named and len(found.entries) == len(colours)
+    kept = [entry for entry in found.entries if not entry.ignored]
+    if len(kept) <= 2 and len(values) == 2 and 0 in values:
+        return True
+    if values <= {entry.value for entry in found.entries} | {IGNORE_INDEX}:
+        return True
+    return found.colours is not None and values <= {luma(colour) for colour in found.colours}
+
+
+def _candidates(folders: Sequence[Folder]) -> Iterator[tuple[Path, bool]]:
+    """(file, whether its name is a known one), the known ones first and in their order."""
+    seen: set[str] = set()
+    for folder in folders:
+        lower = {name.lower(): name for name in folder.files}
+        for known in FILE_NAMES:
+            if known in lower and f"{folder.path}/{known}" not in seen:
+                seen.add(f"{folder.path}/{known}")
+                yield Path(folder.path, lower[known]), True
+    for folder in folders:
+        by_ending: dict[str, list[str]] = {}
+        for name in folder.files:
+            ending = os.path.splitext(name)[1].lower()
+            if ending in ENDINGS and f"{folder.path}/{name.lower()}" not in seen:
+                by_ending.setdefault(ending, []).append(name)
+        for names in by_ending.values():
+            if len(names) > MOST_FILES:
+                names = [name for name in names if _SUGGESTIVE.search(os.path.splitext(name)[0])][:MOST_FILES]
+            for name in names:
+                path = Path(folder.path, name)
+                seen.add(f"{folder.path}/{name.lower()}")
+                try:
+                    short = path.is_file() and path.stat().st_size <= SHORT
+                except OSError:
+                    short = False
+                if short and not _NOT.search(os.path.splitext(name)[0]):
+                    yield path, False
