@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from segwright import pages
 from segwright.console import visible
-from segwright.data.check_text import describe
+from segwright.data.check_text import describe, objects_text
 from segwright.data.drawing import BACKGROUND_NAMES
 from segwright.data.fingerprint import Fingerprint
 from segwright.data.inspect import CheckResult
@@ -192,7 +192,11 @@ def _rgb(image: UInt8Array) -> UInt8Array:
 def _classes(result: CheckResult, found: Fingerprint) -> pages.Markup:
     assert result.dataset is not None
     colours = shown_colours(result.dataset.label_space)
-    absent = [name for name, pixels in zip(found.class_names, found.class_pixels, strict=True) if not pixels]
+    absent = [
+        name
+        for index, (name, pixels) in enumerate(zip(found.class_names, found.class_pixels, strict=True))
+        if not pixels and not result.objects.get(index, (0, 0))[0]
+    ]
     absent = absent if len(absent) > FEW else []
     most = max(max(found.class_shares), 1e-9)
     parts = [name for name, one in result.by_split.items() if one.labelled]
@@ -208,9 +212,11 @@ def _classes(result: CheckResult, found: Fingerprint) -> pages.Markup:
             found.class_images[index],
             f"{scale.low:.0f} – {scale.median:.0f} – {scale.high:.0f}" if scale else "–",
         ]
+        row += [objects_text(result, index)] if result.objects else []
         row += [f"{100 * result.by_split[part].class_shares[index]:.2f} %" for part in compare]
         rows.append(row)
-    headers = ["class", "share of the labelled pixels", "pictures", "region size, px: 10 – 50 – 90 %", *compare]
+    headers = ["class", "share of the labelled pixels", "pictures", "region size, px: 10 – 50 – 90 %"]
+    headers += ["objects", *compare] if result.objects else compare
     numeric = range(2, len(headers))
     body: list[object] = [pages.table(headers, rows, numeric=list(numeric))]
     if absent:

@@ -75,6 +75,8 @@ def _classes(result: CheckResult, width: int) -> Table:
     table.add_column("")
     table.add_column("pictures", justify="right")
     table.add_column("typical size", justify="right")
+    if result.objects:
+        table.add_column("objects", justify="right")
     parts = [name for name, one in result.by_split.items() if one.labelled]
     compare = parts if len(parts) > 1 else []
     for name in compare:
@@ -86,12 +88,16 @@ def _classes(result: CheckResult, width: int) -> Table:
         len("pictures"),
         len("typical size"),
     ]
+    if result.objects:
+        others.append(max(len("objects"), *(len(objects_text(result, index)) for index in result.objects)))
     others += [max(len(visible(name)), len("100.00 %")) for name in compare]
     room = min(max(width - sum(others) - 2 * (len(others) + 1), LEAST_BAR), BAR)
     most = max(max(found.class_shares), 1e-9)
-    absent = sum(not pixels for pixels in found.class_pixels)
+    absent = sum(
+        not pixels and not result.objects.get(index, (0, 0))[0] for index, pixels in enumerate(found.class_pixels)
+    )
     for index, name in enumerate(found.class_names):
-        if absent > FEW and not found.class_pixels[index]:
+        if absent > FEW and not found.class_pixels[index] and not result.objects.get(index, (0, 0))[0]:
             continue  # a finding names them
         share, scale = found.class_shares[index], found.scales[index]
         table.add_row(
@@ -100,11 +106,20 @@ def _classes(result: CheckResult, width: int) -> Table:
             "█" * max(1, round(room * share / most)) if share else "",
             str(found.class_images[index]),
             f"{scale.median:.0f} px" if scale else "-",
+            *([objects_text(result, index)] if result.objects else []),
             *(f"{100 * result.by_split[part].class_shares[index]:.2f} %" for part in compare),
         )
     if absent > FEW:
         table.add_row(f"… and {absent} classes that never occur")
     return table
+
+
+def objects_text(result: CheckResult, label: int) -> str:
+    """How many objects of a class are annotated; and how many of them cover a pixel, where that differs."""
+    listed, drawn = result.objects.get(label, (0, 0))
+    if not listed:
+        return "-"
+    return str(listed) if drawn == listed else f"{drawn} of {listed}"
 
 
 def _print_problem(problem: Problem, console: Console) -> None:

@@ -78,6 +78,7 @@ class Examination:
     labelled: bool = False
     counts: npt.NDArray[np.int64] | None = None  # (256,) pixels a class index
     mask_crc: int = 0  # of all labels
+    objects: dict[int, tuple[int, int]] = field(default_factory=dict)  # class → objects listed, objects that are drawn
     boundary: float = 0.0  # share of labelled pixels that touch another class
     region_sizes: npt.NDArray[np.int32] | None = None  # (K, SIZE_BINS)
     regions: Float32 | None = None  # (n, 11): class, area share, r, g, b, spread, y, x, and the box's y, x, height
@@ -100,6 +101,7 @@ def examine(record: Record, reader: Reader, regions: bool = True) -> Examination
         found.labelled = True
         found.counts = np.asarray(np.bincount(labels.ravel(), minlength=256), np.int64)
         found.mask_crc = zlib.crc32(np.ascontiguousarray(labels).data)
+        found.objects = _objects(record, reader)
         if image is not None and image.shape[:2] != labels.shape:
             found.troubles.append(_size_trouble(record, found, image, labels))
         elif regions:
@@ -175,6 +177,13 @@ def _labels(record: Record, reader: Reader, found: Examination) -> UInt8Array | 
     except (OSError, ValueError, MemoryError) as error:
         found.troubles.append(_unreadable(error, path or record.id))
     return None
+
+
+def _objects(record: Record, reader: Reader) -> dict[int, tuple[int, int]]:
+    """Of a format that knows single objects: those listed and those that cover a pixel, per class."""
+    count = getattr(reader, "object_counts", None)
+    found = None if count is None else count(record)
+    return {} if found is None else {int(label): (one.listed, one.drawn) for label, one in found.items()}
 
 
 def _stray(values: npt.NDArray[Any], lookup: npt.NDArray[np.int32], file: str) -> Stray | None:

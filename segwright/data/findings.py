@@ -14,6 +14,7 @@ import numpy.typing as npt
 from segwright.data.duplicates import Pair, find_pairs
 from segwright.data.examine import Stray, Trouble
 from segwright.data.fingerprint import Fingerprint
+from segwright.data.label_findings import label_findings
 from segwright.data.records import Dataset, Problem, Record
 from segwright.data.suspects import Suspect, rank
 from segwright.data.totals import Totals
@@ -43,7 +44,7 @@ def judge(
     pairs = find_pairs(totals.hashes, totals.crcs, totals.thumbs, parts, totals.grey, together)
     suspects = rank(*totals.regions(), len(overall.class_names))[:MOST_SUSPECTS]
     problems = [
-        *(problem for problem in dataset.problems if problem.kind not in PAIRING),
+        *_opening(dataset, records, totals),
         *_pairing(dataset, records, member, totals),
         *_troubles(totals.troubles),
         *_strays(totals.strays, dataset),
@@ -52,7 +53,8 @@ def judge(
         *_names(records),
         *_coding(dataset, totals, records),
         *_pictures(totals, records),
-        *_classes(overall, prints),
+        *label_findings(dataset, records, totals, overall, prints),
+        *_classes(overall, prints, totals.objects),
         *_shift(prints),
         *_shared(records, member),
         *_duplicates(pairs, records, member),
@@ -91,6 +93,17 @@ def _mask(record: Record) -> str:
 
 def _listed(names: Sequence[str], most: int = 6) -> str:
     return ", ".join(names[:most]) + (f", … ({len(names)})" if len(names) > most else "")
+
+
+def _opening(dataset: Dataset, records: Sequence[Record], totals: Totals) -> list[Problem]:
+    """What was found while opening, but for what :func:`_pairing` says of the same files with its severity."""
+    paths = (*dataset.unpaired_images, *dataset.unpaired_masks)
+    named = {str(path) for path in paths} | {_image(records[index]) for index in totals.unlabelled}
+    return [
+        problem
+        for problem in dataset.problems
+        if problem.kind not in PAIRING or not problem.files or not named.issuperset(problem.files)
+    ]
 
 
 def _pairing(
@@ -310,7 +323,7 @@ def _pictures(totals: Totals, records: Sequence[Record]) -> list[Problem]:
         text = f"{_count(len(totals.grey_rgb), 'picture is', 'pictures are')} grey saved as RGB"
         text += f", {totals.colour} are in colour" if mixed else ""
         some("warning" if mixed else "note", "grey saved as RGB", text, totals.grey_rgb if mixed else (), None)
-    if totals.all_ignored:
+    if totals.all_ignored and len(totals.all_ignored) < totals.labelled.sum():
         files = tuple(_mask(records[index]) for index in sorted(totals.all_ignored))
         text = f"{_count(len(files), 'mask is', 'masks are')} ignored all over: nothing to learn or to score"
         fix = "annotate them, or move the pairs away"
@@ -329,11 +342,17 @@ def _pictures(totals: Totals, records: Sequence[Record]) -> list[Problem]:
     return problems
 
 
-def _classes(overall: Fingerprint, prints: Mapping[str, Fingerprint]) -> list[Problem]:
+def _classes(
+    overall: Fingerprint, prints: Mapping[str, Fingerprint], objects: Mapping[int, tuple[int, int]]
+) -> list[Problem]:
     if not overall.labelled:
         return []
     problems = []
-    never = [name for name, images in zip(overall.class_names, overall.class_images, strict=True) if not images]
+    never = [
+        name
+        for label, (name, images) in enumerate(zip(overall.class_names, overall.class_images, strict=True))
+        if not images and not objects.get(label, (0, 0))[0]  # else an error says so
+    ]
     if never:
         text = f"{_count(len(never), 'class never occurs', 'classes never occur')}: {_listed(never)}"
         fix = "drop it from the class list, or add pictures that show it"

@@ -40,12 +40,17 @@ class CheckResult:
     problems: tuple[Problem, ...]  # errors first
     notes: tuple[str, ...] = ()  # what was concluded while opening
     suspects: tuple[Suspect, ...] = ()
+    objects: Mapping[int, tuple[int, int]] = field(default_factory=dict)  # class → objects listed, objects with pixels
     dataset: Dataset | None = field(default=None, repr=False)
     records: tuple[Record, ...] = field(default=(), repr=False)  # that suspects point into
 
     @property
     def errors(self) -> tuple[Problem, ...]:
         return tuple(problem for problem in self.problems if problem.severity == "error")
+
+    @property
+    def warnings(self) -> tuple[Problem, ...]:
+        return tuple(problem for problem in self.problems if problem.severity == "warning")
 
     @property
     def exit_code(self) -> int:
@@ -61,7 +66,7 @@ class CheckResult:
             "images": self.images,
             "splits": self.splits,
             "classes": [
-                {"id": index, "name": name, "pixels": pixels, "images": images}
+                {"id": index, "name": name, "pixels": pixels, "images": images, **self._objects_json(index)}
                 for index, (name, pixels, images) in enumerate(classes)
             ],
             "problems": [problem.to_json() for problem in self.problems],
@@ -69,6 +74,13 @@ class CheckResult:
             "fingerprint": None if found is None else found.to_json(),
             "fingerprints": {name: one.to_json() for name, one in self.by_split.items()},
         }
+
+    def _objects_json(self, label: int) -> dict[str, int]:
+        """For the formats that know single objects."""
+        if not self.objects:
+            return {}
+        listed, drawn = self.objects.get(label, (0, 0))
+        return {"objects": listed, "objects_with_pixels": drawn}
 
     @classmethod
     def from_json(cls, found: Mapping[str, Any], dataset: Dataset) -> CheckResult:
@@ -83,6 +95,11 @@ class CheckResult:
             by_split={name: Fingerprint.from_json(one) for name, one in found["fingerprints"].items()},
             problems=tuple(Problem.from_json(one) for one in found["problems"]),
             notes=tuple(found["notes"]),
+            objects={
+                one["id"]: (one["objects"], one["objects_with_pixels"])
+                for one in found["classes"]
+                if one.get("objects")
+            },
             dataset=dataset,
         )
 
@@ -132,6 +149,7 @@ def inspect_dataset(dataset: Dataset, *, workers: int | None = None) -> CheckRes
         problems=tuple(sorted(problems, key=lambda problem: SEVERITIES.index(problem.severity))),
         notes=tuple(dataset.notes),
         suspects=tuple(suspects),
+        objects=dict(sorted(totals.objects.items())),
         dataset=dataset,
         records=tuple(records),
     )

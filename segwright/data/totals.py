@@ -14,6 +14,7 @@ from segwright.data.suspects import MOST
 from segwright.images.headers import ENDINGS
 from segwright.types import IGNORE_INDEX
 
+LOST_NAMED = 1000  # records that are named for a class whose objects are lost
 TINY = 32  # pixels a side: below, no network has anything to look at
 
 
@@ -40,6 +41,8 @@ class Totals:
         self.sizes = np.zeros((count, 2), np.int32)
         self.troubles: list[tuple[int, Trouble]] = []
         self.shown_by: dict[int, int] = {}  # class → the first record that shows it
+        self.objects: dict[int, tuple[int, int]] = {}  # class → objects listed, objects drawn
+        self.lost_objects: dict[int, list[int]] = {}  # class → records with objects that cover nothing, the first ones
         self.strays: list[tuple[int, Stray]] = []
         self.image_kinds: Counter[Kind] = Counter()
         self.mask_kinds: Counter[Kind] = Counter()
@@ -63,6 +66,11 @@ class Totals:
         self.troubles += [(index, trouble) for trouble in found.troubles]
         if found.stray is not None:
             self.strays.append((index, found.stray))
+        for label, (listed, drawn) in found.objects.items():
+            before = self.objects.get(label, (0, 0))
+            self.objects[label] = (before[0] + listed, before[1] + drawn)
+            if drawn < listed and len(self.lost_objects.setdefault(label, [])) < LOST_NAMED:
+                self.lost_objects[label].append(index)
         if found.said and not found.troubles:
             self.said.append((index, found.said))
         self._add_headers(index, record, found)

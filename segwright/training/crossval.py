@@ -31,7 +31,7 @@ from segwright.models.ensemble import MOST_MEMBERS
 from segwright.training.checkpoint import checkpoints
 from segwright.training.crossval_page import write_folds_page
 from segwright.training.folder import default_folder, point_latest
-from segwright.training.run import run_training
+from segwright.training.run import run_training, warning_lines
 
 
 @dataclass(frozen=True)
@@ -139,6 +139,8 @@ def cross_validate(
         if (folder / "fold-0").exists() and not resume:
             raise UsageError("the folder holds runs already", where=folder, fix="--resume, or another --out")
         checked = inspect_dataset(data)
+        for line in warning_lines(checked):
+            stderr_console().print(line, soft_wrap=True)
         for number in range(folds):
             place = folder / f"fold-{number}"
             if resume and (kept := _kept(place, number, folds)) is not None:

@@ -22,6 +22,7 @@ from segwright.console import progress
 from segwright.data.dataset import Dataset, Split
 from segwright.data.fingerprint import Fingerprint
 from segwright.data.inspect import CheckResult, inspect_dataset
+from segwright.data.label_findings import UNLEARNABLE
 from segwright.data.oversampling import classes_shown, describe, repeat_factors
 from segwright.errors import DataError, SegwrightError, UsageError
 from segwright.evaluation.evaluate import Evaluation
@@ -226,6 +227,8 @@ class _Session:
         result = self.checked or inspect_dataset(self.data)
         if result.errors and not self.config.data.skip_bad:
             raise refusal(result.errors, self.data)
+        if hopeless := [problem for problem in result.errors if problem.kind in UNLEARNABLE]:
+            raise refusal(hopeless, self.data)  # no file that is left out would mend these
         return result
 
     def _check(self) -> None:
@@ -234,6 +237,9 @@ class _Session:
         result = self.peers.told(
             self._inspect, CheckResult.to_json, lambda said: CheckResult.from_json(said, self.data)
         )
+        if self.checked is None:  # else whoever checked has shown them
+            for line in warning_lines(result):
+                self.display.say(line)
         self.checked = result
         if result.errors:
             self._leave_out(result)
@@ -447,6 +453,16 @@ def training_splits(data: Dataset, config: TrainConfig) -> tuple[Split, Split | 
     return data.train, splits.get("val", splits.get("test"))
 
 
+def warning_lines(result: CheckResult) -> list[str]:
+    """The check's warnings as lines for people: a training that starts all the same must not hide them."""
+    lines = []
+    for problem in result.warnings:
+        lines.append(f"warning: {problem.kind}: {problem.message}")
+        if problem.fix:
+            lines.append(f"    fix: {problem.fix}")
+    return lines
+
+
 def refusal(errors: Sequence[Any], data: Dataset) -> DataError:
     """The check's errors as one error: the same text as `segwright check` prints."""
     shown = [
@@ -455,7 +471,7 @@ def refusal(errors: Sequence[Any], data: Dataset) -> DataError:
     ]
     more = f"\n    … and {len(errors) - 8} more" if len(errors) > 8 else ""
     fix = next((problem.fix for problem in errors if problem.fix), "")
-    if "--skip-bad" not in fix:
+    if "--skip-bad" not in fix and not any(problem.kind in UNLEARNABLE for problem in errors):
         fix += ("; " if fix else "") + "or leave the files out with --skip-bad"
     return DataError(
         f"the data set has {len(errors)} problem{'s' if len(errors) != 1 else ''} that would spoil a training",

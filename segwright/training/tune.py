@@ -33,7 +33,7 @@ from segwright.inference.predictor import load
 from segwright.metrics.intervals import PairedDifference, paired_difference
 from segwright.training.log import Display
 from segwright.training.loop import Progress
-from segwright.training.run import Run, run_training, training_splits
+from segwright.training.run import Run, run_training, training_splits, warning_lines
 from segwright.training.tune_space import (
     ARCHITECTURES,
     architecture_label,
@@ -195,6 +195,8 @@ class _Search:
         self.minutes, self.each, self.final = minutes  # of the search, of a trial, of each of the two compared
         self.config = config.with_values({"training.minutes": self.final, "training.epochs": None, "out": None})
         self.checked = inspect_dataset(data)
+        for line in warning_lines(self.checked):
+            say(line)
         self.stopped_by: str | None = None
         self.study = self._opened(config.training.seed)
         self.base = self._planned("")
