@@ -1,0 +1,64 @@
+"""A data set on a device, and batches of it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from itertools import islice
+from pathlib import Path
+
+import pytest
+import torch
+
+from segwright.augment import presets
+from segwright.data.dataset import Dataset, Split, open_dataset
+from segwright.data.synthetic import write_street_scenes
+from segwright.errors import DataError
+from segwright.training.device_data import DeviceData
+
+SIZE = (64, 96)
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    return open_dataset(write_street_scenes(tmp_path_factory.mktemp("scenes"), train=7, val=2, test=1, size=SIZE))
+
+
+def test_it_holds_the_split(scenes: Dataset) -> None:
+    data = DeviceData.of(scenes.train, "cpu", threads=2)
+    assert len(data) == 7 and data.ids == scenes.train.ids
+    for index, sample in enumerate(scenes.train):
+        assert (data.images[index].numpy() == sample.image).all()
+        assert sample.mask is not None and (data.masks[index].numpy() == sample.mask).all()
+    part = data.subset([5, 1])
+    assert part.ids == (data.ids[5], data.ids[1]) and torch.equal(part.masks[1], data.masks[1])
+
+
+def test_every_image_comes_equally_often(scenes: Dataset) -> None:
+    data = DeviceData.of(scenes.train, "cpu")
+    same = presets.training(size=SIZE, scale=(1, 1), rotation=0, aspect=1, flip=0, colour="none")
+    seen: Counter[int] = Counter()
+    for images, masks in islice(data.batches(same, classes=scenes.label_space.classes, batch=3), 7):
+        assert images.shape == (3, *SIZE, 3) and masks.dtype == torch.int64
+        for image in images:
+            seen[next(i for i in range(7) if torch.equal(data.images[i], image))] += 1
+    assert sorted(seen.values()) == [3] * 7
+
+
+@pytest.mark.parametrize("batch", [2, 16])
+def test_equal_seeds_give_equal_batches(scenes: Dataset, gpu: torch.device, batch: int) -> None:
+    data = DeviceData.of(scenes.train, gpu)
+    transform = presets.training(size=(24, 24), class_aware=0.5)
+    runs = [
+        [(i.cpu(), m.cpu()) for i, m in islice(data.batches(transform, classes=8, batch=batch, seed=seed), 6)]
+        for seed in (1, 1, 2)
+    ]
+    for (a, b), (c, d) in zip(runs[0], runs[1], strict=True):
+        assert torch.equal(a, c) and torch.equal(b, d)
+    assert not all(torch.equal(a[0], c[0]) for a, c in zip(runs[0], runs[2], strict=True))
+
+
+def test_images_of_several_sizes_are_refused(scenes: Dataset, tmp_path: Path) -> None:
+    other = open_dataset(write_street_scenes(tmp_path, train=1, val=1, test=1, size=(64, 128)))
+    both = Split("both", [*scenes.train.records, *other.train.records], scenes.train.reader)
+    with pytest.raises(DataError, match="of one size"):
+        DeviceData.of(both, "cpu")
