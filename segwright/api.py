@@ -563,7 +563,7 @@ def list_models(names: Sequence[str] = (), *, measure: bool = False, size: str =
 
 
 def choose_split(data: Dataset, name: str | None) -> Split:
-    """The named split; left out: test, else val, else everything there is."""
+    """The named split; left out: test, else val, else everything there is, which its note then says."""
     splits = data.splits
     if name is not None:
         if name not in splits and name != "all":
@@ -572,7 +572,13 @@ def choose_split(data: Dataset, name: str | None) -> Split:
     for usual in ("test", "val"):
         if usual in splits and _has_masks(splits[usual]):
             return splits[usual]
-    return data.all
+    known = ", ".join(f"{split.name} ({len(split)})" for split in splits.values())
+    chosen = Split("all", data.records, data.reader)
+    chosen.note = (
+        f"no split test or val with masks (found: {known}): all {len(chosen)} images are scored, and those that the "
+        "model was trained on may be among them"
+    )
+    return chosen
 
 
 def _predictor(model: str | Path | Predictor, device: str, post: str | None, tta: str | None) -> Predictor:

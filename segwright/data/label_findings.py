@@ -52,7 +52,8 @@ def _listed(names: Sequence[str], most: int = 6) -> str:
 
 def _objects(totals: Totals, records: Sequence[Record], overall: Fingerprint) -> list[Problem]:
     """Annotated objects that cover no pixel of any mask."""
-    empty, partly = [], []
+    empty: list[int] = []
+    partly: list[int] = []
     for label, (listed, drawn) in sorted(totals.objects.items()):
         if label >= len(overall.class_names) or drawn >= listed:
             continue

@@ -136,6 +136,7 @@ class Split(Sequence[Sample]):
         self.name = name
         self.records = tuple(records)
         self.reader = reader
+        self.note = ""  # what a reader of its scores must know
 
     @property
     def label_space(self) -> LabelSpace:

@@ -87,6 +87,8 @@ def render_comparison(comparison: Comparison, console: Console) -> None:
             _per_cent(found.boundary_iou),
         )
     console.print(table)
+    for note in comparison.evaluations[comparison.baseline].notes:
+        console.print(literal(f"note: {note}"), soft_wrap=True)
     for name, d in comparison.differences.items():
         console.print(literal(f"{name}: {verdict(d, comparison.baseline)}"))
 

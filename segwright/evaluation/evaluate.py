@@ -271,7 +271,10 @@ def score(
                 batch = []
             advance(1)
         tally.add(batch, answers)
-    return tally.finish(time.monotonic() - started)
+    found = tally.finish(time.monotonic() - started)
+    if note := getattr(split, "note", ""):  # such as that no held-out part was there to choose
+        found.notes.append(note)
+    return found
 
 
 def match_label_spaces(

@@ -394,3 +394,33 @@ def test_terminal_and_pipe(tmp_path: Path) -> None:
         render_evaluation(found, Console(file=file, width=100, force_terminal=True, color_system="truecolor"))
     assert "█" in (tmp_path / "tty.txt").read_text()
     assert [len(text_bar(v, 10)) for v in (0.0, 0.05, 0.5, 1.0, 2.0)] == [0, 1, 5, 10, 10]
+
+
+def test_a_score_of_everything_says_so(tmp_path: Path) -> None:
+    """Where there is no held-out part to choose, the figures hold what was trained on: said everywhere."""
+    from segwright.api import choose_split
+    from segwright.data.dataset import open_dataset
+    from segwright.data.synthetic import write_street_scenes
+
+    few = open_dataset(write_street_scenes(tmp_path / "few", train=3, val=0, test=0, size=(64, 96)))
+    held = open_dataset(write_street_scenes(tmp_path / "held", train=3, val=2, test=0, size=(64, 96)))
+    everything = choose_split(few, None)
+    assert "all 3 images are scored" in everything.note
+    assert everything.name == "all" and not few.all.note, "the data set's own split stays as it is"
+    assert not choose_split(held, None).note and not choose_split(held, "train").note
+    assert not choose_split(few, "all").note, "as asked for"
+
+    class Answer:
+        label_space = few.label_space
+
+        def predict(self, image: Any, *, probabilities: bool = False) -> Prediction:
+            labels = np.zeros(image.shape[:2], np.uint8)
+            return Prediction(labels, np.ones(labels.shape, np.float32), few.label_space, image)
+
+    found = evaluate(Answer(), everything)
+    assert everything.note in found.to_json()["notes"]
+    screen = io.StringIO()
+    render_evaluation(found, Console(file=screen, width=80))
+    assert f"note: {everything.note}" in screen.getvalue()
+    render_comparison(compare({"a": found, "b": found}), Console(file=screen, width=80))
+    assert screen.getvalue().count(everything.note) == 2
