@@ -22,12 +22,13 @@ from safetensors.torch import load_file, save_file
 from segwright import __version__
 from segwright.errors import BundleError, ModelError
 from segwright.files import recover_folder, write_folder, write_json, write_sums, wrong_sums
-from segwright.models.catalog import create_model
+from segwright.models.catalog import create_model, with_former_defaults
 from segwright.models.segmenter import SegmentationModel
+from segwright.postprocess.chain import with_symmetric_presets
 from segwright.types import LabelSpace
 
 FORMAT = "segwright-bundle"
-VERSION = 1
+VERSION = 2  # 1: CRF presets in `postprocess` were symmetric, some networks had other defaults
 MAX_JSON_BYTES = 64_000_000
 SUMS = "SHA256SUMS"
 
@@ -151,12 +152,16 @@ def load_weights(model: torch.nn.Module, path: Path) -> None:
 def bundle_from_json(tree: Mapping[str, Any]) -> Bundle:
     if not isinstance(tree["architecture"], str) or not isinstance(tree.get("arguments", {}), dict):
         raise ModelError("model.json names no architecture")
+    arguments, chain = tree.get("arguments", {}), tree.get("postprocess")
+    if int(tree.get("version", VERSION)) < 2:
+        arguments = with_former_defaults(tree["architecture"], arguments)
+        chain = with_symmetric_presets(chain) if isinstance(chain, str) else chain
     return Bundle(
         architecture=tree["architecture"],
-        arguments=tree.get("arguments", {}),
+        arguments=arguments,
         label_space=LabelSpace.from_json(tree["label_space"]),
         preprocessing=tree.get("preprocessing", {}),
-        postprocess=tree.get("postprocess"),
+        postprocess=chain,
         metrics=tree.get("metrics", {}),
         training=tree.get("training", {}),
         licences=tree.get("licences", {}),

@@ -2,25 +2,38 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import numpy.typing as npt
 
 from segwright.errors import UsageError
 
-RULES = ("none", "inverse", "median", "sqrt-median", "effective")
+RULES = ("none", "inverse", "median", "sqrt-median", "effective", "segnet")
+# SegNet's release for CamVid's eleven classes (segnet_train.prototxt of alexgkendall/SegNet-Tutorial). They do not
+# follow from the labels by a formula, so they stand here as published.
+SEGNET_CAMVID = {
+    "sky": 0.2595, "building": 0.1826, "pole": 4.5640, "road": 0.1417, "pavement": 0.9051, "tree": 0.3826,
+    "sign": 9.6446, "fence": 1.8418, "car": 0.6823, "pedestrian": 6.2478, "bicyclist": 7.3614,
+}  # fmt: skip
+_OTHER_NAMES = {"column_pole": "pole", "sidewalk": "pavement", "signsymbol": "sign", "sign_symbol": "sign"}
 SQRT_LIMITS = (0.4, 3.0)  # beyond, a rare class drowns the rest: its few noisy pixels would drive the step
 
 
 def class_weights(
-    rule: str, pixels: npt.ArrayLike, images_pixels: npt.ArrayLike | None = None
+    rule: str,
+    pixels: npt.ArrayLike,
+    images_pixels: npt.ArrayLike | None = None,
+    names: Sequence[str] | None = None,
 ) -> tuple[npt.NDArray[np.float32] | None, str]:
     """Weights (K,) by a rule, and the reason in one line; None for ``none``.
 
     ``pixels`` (K,): how many training pixels each class has; ``images_pixels`` (K,): all labelled pixels of the
     pictures in which it occurs (default: of all pictures). Rules: ``inverse`` frequency; ``median`` frequency balancing
     (Eigen and Fergus 2015; SegNet); ``sqrt-median``, its square root within 0.4…3; ``effective`` number of samples (Cui
-    et al. 2019, with N = the median class's pixels); or the weights themselves as ``[1, 2, 0.5]``. A class without
-    pixels gets 1: it plays no part.
+    et al. 2019, with N = the median class's pixels); ``segnet``, the published weights of SegNet for CamVid's eleven
+    classes, found by ``names``; or the weights themselves as ``[1, 2, 0.5]``. A class without pixels gets 1: it plays
+    no part. UsageError for an unknown rule, for numbers that do not fit, and for ``segnet`` with other classes.
     """
     counts = np.asarray(pixels, np.float64).ravel()
     rule = rule.strip()
@@ -28,6 +41,8 @@ def class_weights(
         return _listed(rule, len(counts))
     if rule not in RULES:
         raise UsageError("unknown class weights", expected=", ".join((*RULES, "[w1, w2, …]")), found=rule)
+    if rule == "segnet":
+        return _segnet(names)
     present = counts > 0
     if rule == "none" or not present.any():
         return None, "no class weights" + ("" if rule == "none" else ": no labelled pixel was counted")
@@ -52,6 +67,18 @@ def class_weights(
         f"a pixel of theirs weighs {found[present].min():.2f} to {found[present].max():.2f}"
     )
     return found, reason
+
+
+def _segnet(names: Sequence[str] | None) -> tuple[npt.NDArray[np.float32], str]:
+    found = [_OTHER_NAMES.get(name.lower(), name.lower()) for name in names or ()]
+    if sorted(found) != sorted(SEGNET_CAMVID):
+        raise UsageError(
+            "SegNet's published weights are for CamVid's eleven classes",
+            expected=", ".join(SEGNET_CAMVID),
+            found=", ".join(names or ()) or "classes without names",
+            fix="take class_weights=median, the rule of the paper, for other classes",
+        )
+    return np.array([SEGNET_CAMVID[name] for name in found], np.float32), "as SegNet's release has them for CamVid"
 
 
 def _listed(text: str, classes: int) -> tuple[npt.NDArray[np.float32], str]:

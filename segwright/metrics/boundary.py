@@ -1,6 +1,9 @@
 """How well borders are met: boundary IoU, the BF score, and mIoU in a band around the true borders (trimap).
 
 Region scores hardly see borders: a pixel's shift of every outline costs a large class next to nothing.
+
+A border between a class and ignored pixels is no border in any of them, for the truth or for the prediction: where the
+class ends there is unknown, and a band that both sides share by construction would count as a hit.
 """
 
 from __future__ import annotations
@@ -24,10 +27,14 @@ def band_width(height: int, width: int, ratio: float = 0.02) -> int:
     return max(1, round(ratio * float(np.hypot(height, width))))
 
 
-def boundary_band(region: npt.NDArray[np.bool_], erosions: int) -> npt.NDArray[np.bool_]:
-    """The region minus itself eroded, (H, W) bool; beyond the picture's edge there is no region, so that the edge
-    counts as a border (Cheng et al. 2021, the reference implementation)."""
-    padded = cv2.copyMakeBorder(region.astype(np.uint8), 1, 1, 1, 1, cv2.BORDER_CONSTANT, value=0)
+def boundary_band(
+    region: npt.NDArray[np.bool_], erosions: int, void: npt.NDArray[np.bool_] | None = None
+) -> npt.NDArray[np.bool_]:
+    """The region minus itself eroded, (H, W) bool; beyond the image's edge there is no region, so that the edge
+    counts as a border (Cheng et al. 2021, the reference implementation). ``void``: ignored pixels, (H, W) bool; the
+    region goes on there for the erosion, so that its border with them is none."""
+    covered = region if void is None else region | void
+    padded = cv2.copyMakeBorder(covered.astype(np.uint8), 1, 1, 1, 1, cv2.BORDER_CONSTANT, value=0)
     # n erosions by 3×3 are one by a square of 2n + 1, which OpenCV does in time that does not grow with n
     square = np.ones((2 * erosions + 1, 2 * erosions + 1), np.uint8)
     eroded = cv2.erode(padded, square, borderType=cv2.BORDER_CONSTANT, borderValue=0)[1:-1, 1:-1]
@@ -38,7 +45,7 @@ class BoundaryIoU:
     """Boundary IoU per class, counts pooled over the data set: Cheng et al. 2021.
 
     Per class and image, the band of the prediction and the band of the truth are intersected and united; ignored pixels
-    are left out of both regions and of the bands.
+    are left out of both regions and of the bands, and borders with them are none.
     """
 
     def __init__(self, classes: int, *, ratio: float = 0.02) -> None:
@@ -55,8 +62,8 @@ class BoundaryIoU:
         valid = target != IGNORE_INDEX
         there = np.bincount(prediction[valid], minlength=256) + np.bincount(target[valid], minlength=256)
         for index in np.flatnonzero(there[: self.classes]):
-            truth = boundary_band(target == index, erosions)
-            said = boundary_band((prediction == index) & valid, erosions)
+            truth = boundary_band(target == index, erosions, ~valid)
+            said = boundary_band((prediction == index) & valid, erosions, ~valid)
             self.intersection[index] += np.count_nonzero(truth & said)
             self.union[index] += np.count_nonzero(truth | said)
 
@@ -78,7 +85,8 @@ class BFScore:
 
     Per image and class that occurs in either mask: precision is the share of the predicted border within ``tolerance``
     of the image's diagonal of the true one, recall the reverse, F1 their harmonic mean; averaged over the image's
-    classes, then over images. Borders are the region's own outermost pixels, inside the picture.
+    classes, then over images. Borders are the region's own outermost pixels, inside the picture; those that only
+    ignored pixels touch are left out.
     """
 
     def __init__(self, classes: int, *, tolerance: float = 0.0075) -> None:
@@ -97,7 +105,7 @@ class BFScore:
         there = np.bincount(prediction[valid], minlength=256) + np.bincount(target[valid], minlength=256)
         found = []
         for index in np.flatnonzero(there[: self.classes]):
-            value = _border_f1((prediction == index) & valid, target == index, reach)
+            value = _border_f1((prediction == index) & valid, target == index, ~valid, reach)
             found.append(value)
             self.class_sum[index] += value
             self.class_count[index] += 1
@@ -114,15 +122,19 @@ class BFScore:
         return float(np.mean(self.images)) if self.images else float("nan")
 
 
-def outline(region: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
-    """The region's pixels that have a neighbour (of eight) outside it within the picture; a picture's edge is none."""
-    eroded = cv2.erode(region.astype(np.uint8), CROSS, borderType=cv2.BORDER_CONSTANT, borderValue=1)
+def outline(region: npt.NDArray[np.bool_], void: npt.NDArray[np.bool_] | None = None) -> npt.NDArray[np.bool_]:
+    """The region's pixels that have a neighbour (of eight) outside it within the image; an image's edge is none, and
+    ``void`` (ignored pixels, (H, W) bool) is not outside."""
+    covered = region if void is None else region | void
+    eroded = cv2.erode(covered.astype(np.uint8), CROSS, borderType=cv2.BORDER_CONSTANT, borderValue=1)
     return np.asarray(region & (eroded == 0))
 
 
-def _border_f1(said: npt.NDArray[np.bool_], truth: npt.NDArray[np.bool_], reach: float) -> float:
+def _border_f1(
+    said: npt.NDArray[np.bool_], truth: npt.NDArray[np.bool_], void: npt.NDArray[np.bool_], reach: float
+) -> float:
     """F1 of two regions' borders, at least one of the regions not empty."""
-    said_border, true_border = outline(said), outline(truth)
+    said_border, true_border = outline(said, void), outline(truth, void)
     if not said_border.any() and not true_border.any():
         return float(said.any() == truth.any())  # a region that fills the picture has no border to miss
     if not said_border.any() or not true_border.any():

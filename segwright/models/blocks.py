@@ -37,15 +37,26 @@ class ConvNormReLU(nn.Sequential):
 
 
 class FCNHead(nn.Sequential):
-    """3×3 to a quarter of the channels, dropout, 1×1: the FCN head of torchvision, the auxiliary head of PSPNet."""
+    """3×3 to a quarter of the channels, dropout, 1×1: the FCN head of torchvision, the auxiliary head of PSPNet.
 
-    def __init__(self, in_channels: int, classes: int, *, channels: int | None = None, dropout: float = 0.1) -> None:
+    ``drop_channels``: dropout drops whole channels, as PSPNet's release does, instead of single values.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        classes: int,
+        *,
+        channels: int | None = None,
+        dropout: float = 0.1,
+        drop_channels: bool = False,
+    ) -> None:
         inner = in_channels // 4 if channels is None else channels
         super().__init__(
             nn.Conv2d(in_channels, inner, 3, padding=1, bias=False),
             nn.BatchNorm2d(inner),
             nn.ReLU(inplace=True),
-            nn.Dropout(dropout),
+            nn.Dropout2d(dropout) if drop_channels else nn.Dropout(dropout),
             nn.Conv2d(inner, classes, 1),
         )
 

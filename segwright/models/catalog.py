@@ -54,6 +54,8 @@ class Entry:
     output_stride: int = 32
     resnet_arguments: Mapping[str, Any] = field(default_factory=dict)  # the paper's dilation, for ResNet encoders
     arguments: Mapping[str, Any] = field(default_factory=dict)  # of the constructor, unless given
+    # the same, by the encoder's name: what the paper pairs with it
+    encoder_arguments: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     torchvision: str | None = None  # the model of torchvision that this is, weights included
 
 
@@ -153,6 +155,7 @@ CATALOG: dict[str, Entry] = {
         SegFormer, "a light transformer: good with much data or pretrained weights",
         "Xie et al. 2021, arXiv 2105.15203",
         NVIDIA_LICENCE, "mit_b0", strides=(4, 8, 16, 32),
+        encoder_arguments={f"mit_b{size}": {"channels": 768} for size in range(2, 6)},
     ),
     "ddrnet": Entry(
         DDRNet, "DDRNet-23-slim: real time; the fast one on CPUs", "Hong et al. 2021, arXiv 2101.06085", NO_WEIGHTS
@@ -190,6 +193,28 @@ CATALOG: dict[str, Entry] = {
         "lraspp_mobilenet_v3_large", LRASPP, f"the smallest {ON_COCO}", MOBILENET_V3, MOBILE
     ),
 }  # fmt: skip
+
+# Arguments that bundles of version 1 do not name, since they had these values then
+FORMER_DEFAULTS: dict[str, dict[str, Any]] = {
+    "upernet": {"channels": 256, "aux": False},
+    "segformer": {"channels": 256},
+    "pspnet": {"grid_aligned": False},
+}
+
+
+def with_former_defaults(name: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments of a network that was saved under the defaults of :data:`FORMER_DEFAULTS`, for today's."""
+    found = {**FORMER_DEFAULTS.get(name, {}), **arguments}
+    members = found.get("members")
+    if name == ENSEMBLE and isinstance(members, list):
+        found["members"] = [
+            {**member, "arguments": with_former_defaults(str(member.get("architecture")), member.get("arguments", {}))}
+            if isinstance(member, dict) and isinstance(member.get("arguments", {}), dict)
+            else member
+            for member in members
+        ]
+    return found
+
 
 # Encoders that are not timm's by name: constructor, and the timm network whose weights fit (None: none are free)
 OWN_ENCODERS: dict[str, tuple[Callable[..., Encoder], str | None]] = {
@@ -324,7 +349,8 @@ def _assemble(
     arguments: Mapping[str, Any],
 ) -> SegmentationModel:
     """Encoder and network from their arguments, those unknown refused before anything is built."""
-    given = {**entry.arguments, **arguments}
+    paired = entry.encoder_arguments.get(encoder or entry.encoder or "", {})
+    given = {**entry.arguments, **paired, **arguments}
     for_encoder = {key: given.pop(key) for key in ENCODER_ARGUMENTS if key in given}
     known = set(inspect.signature(entry.constructor).parameters) - {"classes", "encoder", "in_channels"}
     unknown = [key for key in given if key not in known]

@@ -15,7 +15,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from segwright.models.blocks import initialize_decoder
 from segwright.models.segmenter import SegmentationModel, SegOutput, resize
 
 POOLS = ((5, 2), (9, 4), (17, 8))  # window and step of the DAPPM's averages
@@ -153,9 +152,15 @@ class DDRNet(SegmentationModel):
         self.context = DAPPM(16 * width, context_channels, 2 * fine)
         self.head = Head(2 * fine, head_channels, classes)
         self.aux_head = Head(fine, head_channels, classes) if aux else None
-        initialize_decoder(self)
-        for head in (self.head, self.aux_head) if self.aux_head is not None else (self.head,):
-            nn.init.normal_(head.classifier.weight, 0, 0.01)  # no opinion before anything is learnt
+        self._initialize()
+
+    def _initialize(self) -> None:
+        """As the authors' code: He's normal initialisation by fan-out for every convolution, norms at one and zero."""
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
 
     def forward_padded(self, x: Tensor) -> SegOutput:
         size = (x.shape[-2], x.shape[-1])

@@ -15,6 +15,7 @@ pixels 0, 8, 16…; pictures are padded to such sides and scores upsampled with 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -34,13 +35,9 @@ from segwright.models.vgg import (
 class GridAlignedModel(PixelScaledModel):
     """A network whose scores lie on pixels 0, s, 2s…: sides are padded to multiples of ``size_divisor`` plus one."""
 
-    def pad(self, x: Tensor) -> Tensor:
-        height, width = x.shape[-2:]
-        bottom, right = -(height - 1) % self.size_divisor, -(width - 1) % self.size_divisor
-        # as in the base class: the free sizes of a traced graph are not asked whether they are 0
-        if isinstance(bottom, int) and isinstance(right, int) and bottom == 0 and right == 0:
-            return x
-        return nn.functional.pad(x, (0, right, 0, bottom), mode="replicate")
+    def __init__(self, **arguments: Any) -> None:
+        super().__init__(**arguments)
+        self.grid_aligned = True
 
 
 def dilated_vgg16(*, in_channels: int = 3, widths: Sequence[int] = VGG16_WIDTHS) -> VGGTrunk:

@@ -3,8 +3,8 @@
 Chen et al. 2017 (arXiv 1706.05587) and 2018 (arXiv 1802.02611). The atrous spatial pyramid (ASPP) has a 1×1
 convolution, three 3×3 with dilations 6, 12, 18 at output stride 16 (twice that at 8) and the image's average.
 Multi-grid (1, 2, 4 on the last stage's blocks, section 3.1) is an option of the encoder. Torchvision's network
-differs: it adds a 3×3 convolution before the classifier, keeps dilations 12, 24, 36 whatever the stride, and has no
-multi-grid.
+differs: it adds a 3×3 convolution before the classifier, keeps dilations 12, 24, 36 whatever the stride, has no
+multi-grid, and drops half of the projected values instead of the release's tenth.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from segwright.models.encoders import Encoder, require_strides
 from segwright.models.segmenter import SegmentationModel, SegOutput, resize
 
 RATES = {8: (12, 24, 36), 16: (6, 12, 18), 32: (3, 6, 9)}  # of the ASPP, by output stride (v3, section 3.3)
+RELEASED_DROPOUT, TORCHVISION_DROPOUT = 0.1, 0.5  # after the ASPP: keep_prob 0.9 of tensorflow/models' deeplab
 LOW_CHANNELS = 48  # what v3+ reduces the stride-4 feature to (v3+, section 4.1)
 
 
@@ -43,7 +44,7 @@ class ASPP(nn.Module):
         separable: bool = False,
         depthwise_norm: bool = True,
         image_pooling: bool = True,
-        dropout: float = 0.5,
+        dropout: float = RELEASED_DROPOUT,
     ) -> None:
         super().__init__()
         views: list[nn.Module] = [ConvNormReLU(in_channels, out_channels, 1)]
@@ -75,8 +76,9 @@ class DeepLabV3(SegmentationModel):
     """Encoder, ASPP, (torchvision's 3×3,) 1×1 head.
 
     ``head``: ``paper`` (ASPP and 1×1) or ``torchvision`` (one 3×3 more). ``rates``: by the output stride unless given.
-    ``aux``: an FCN head on stage ``aux_stride``, in training only. ``size_divisor=1`` leaves odd sizes unpadded, as
-    torchvision does.
+    ``aux``: an FCN head on stage ``aux_stride``, in training only. ``dropout`` after the ASPP: 0.1 for the paper's head
+    (as released), 0.5 for torchvision's, unless given. ``size_divisor=1`` leaves odd sizes unpadded, as torchvision
+    does.
     """
 
     torchvision_keys: ClassVar[Mapping[str, str]] = {
@@ -110,7 +112,7 @@ class DeepLabV3(SegmentationModel):
         separable: bool = False,
         depthwise_norm: bool = True,
         image_pooling: bool = True,
-        dropout: float = 0.5,
+        dropout: float | None = None,
         aux: bool = False,
         aux_stride: int = 16,
         align_corners: bool = False,
@@ -126,6 +128,8 @@ class DeepLabV3(SegmentationModel):
         )
         if head not in ("paper", "torchvision"):
             raise ModelError("unknown DeepLab v3 head", expected="paper or torchvision", found=str(head))
+        if dropout is None:
+            dropout = TORCHVISION_DROPOUT if head == "torchvision" else RELEASED_DROPOUT
         self.last = max(encoder.channels)
         self.aux_stride = aux_stride
         self.align_corners = align_corners
@@ -192,7 +196,7 @@ class DeepLabV3Plus(SegmentationModel):
         separable_aspp: bool | None = None,
         depthwise_norm: bool = True,
         refine_before: bool = False,
-        dropout: float = 0.5,
+        dropout: float = RELEASED_DROPOUT,
         align_corners: bool = False,
         size_divisor: int | None = None,
     ) -> None:

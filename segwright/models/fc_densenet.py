@@ -6,6 +6,10 @@ the stack; a transition down is BN – ReLU – 1×1 – dropout – 2×2 max po
 convolution of the block's **new** features alone, without padding, centre-cropped to the skip. Convolutions have a
 bias and start He-uniform. It was made to be trained from scratch.
 
+Statistics at test: the release evaluates with those of the batch at hand (``batch_norm_use_averages=False``; its
+running averages are never updated). ``test_statistics="batch"`` does so too. The default ``"running"`` takes the
+averages of training, as every other network: with the batch's own an image's labels depend on the images beside it.
+
 Difference: pictures smaller than 32 pixels are padded by their edge values (five pools that round down need that many).
 """
 
@@ -13,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -24,6 +29,20 @@ from segwright.models.segmenter import SegmentationModel, SegOutput, crop
 LAYERS_56 = (4,) * 11
 LAYERS_67 = (5,) * 11
 LAYERS_103 = (4, 5, 7, 10, 12, 15, 12, 10, 7, 5, 4)
+
+
+class BatchStatisticsNorm(nn.BatchNorm2d):
+    """Batch norm by the statistics of the batch at hand, in eval mode too; written out so that it exports."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training:
+            return super().forward(x)
+        mean = x.mean((0, 2, 3), keepdim=True)
+        centred = x - mean
+        scale = self.weight.view(1, -1, 1, 1) * torch.rsqrt(
+            (centred * centred).mean((0, 2, 3), keepdim=True) + self.eps
+        )
+        return centred * scale + self.bias.view(1, -1, 1, 1)
 
 
 class DenseLayer(nn.Module):
@@ -60,7 +79,8 @@ class DenseBlock(nn.Module):
 
 
 class FCDenseNet(SegmentationModel):
-    """``layers`` names the layers of every dense block: going down, the bottleneck, going up.
+    """``layers`` names the layers of every dense block: going down, the bottleneck, going up. ``test_statistics``: of
+    batch norm in eval mode, the running averages or, as released, those of the batch.
 
     FC-DenseNet103 at N=12: 9,322,091 parameters.
     """
@@ -74,7 +94,10 @@ class FCDenseNet(SegmentationModel):
         growth: int = 16,
         first_width: int = 48,
         dropout: float = 0.2,
+        test_statistics: Literal["running", "batch"] = "running",
     ) -> None:
+        if test_statistics not in ("running", "batch"):
+            raise ModelError("unknown test_statistics", expected="running or batch", found=str(test_statistics))
         if len(layers) % 2 == 0:
             raise ModelError("as many dense blocks up as down, and one between", found=f"{len(layers)} blocks")
         pools = len(layers) // 2
@@ -99,6 +122,10 @@ class FCDenseNet(SegmentationModel):
             block = make(block.grown + skips.pop(), layers=count)
             self.up.append(block)
         self.head = nn.Conv2d(block.stacked, classes, 1)
+        if test_statistics == "batch":
+            for module in self.modules():
+                if isinstance(module, DenseLayer):
+                    module.bn = BatchStatisticsNorm(module.bn.num_features)
         self._initialise()
 
     def _initialise(self) -> None:

@@ -2,8 +2,11 @@
 
 Zhao et al. 2017 (arXiv 1612.01105), to the released code (hszhao/semseg): every block of the dilated stages has the
 stage's own dilation (2 and 4), pooled features are brought back with align_corners=True, and an auxiliary head learns
-from the stage before the last (weight 0.4 in the loss). The paper's deep stem is that of the encoders ``resnet50c``
-or ``resnet50d``-like names of timm; the plain one of ``resnet50``.
+from the stage before the last (weight 0.4 in the loss). The paper's deep stem (64-64-128) is that of timm's
+``resnet50s``; the plain one is that of ``resnet50``.
+
+Grid: the release asserts sides of 8k + 1, on which stride-8 scores with aligned corners lie on pixels 0, 8, 16….
+Images are padded to such sides by edge values.
 """
 
 from __future__ import annotations
@@ -18,15 +21,14 @@ from segwright.models.blocks import ConvNormReLU, FCNHead, PyramidPooling, initi
 from segwright.models.encoders import Encoder, require_strides
 from segwright.models.segmenter import SegmentationModel, SegOutput, resize
 
-AUX_WEIGHT = 0.4  # of the auxiliary loss, section 3.3
-
 
 class PSPNet(SegmentationModel):
     """Encoder, pyramid pooling, one convolution, 1×1 head.
 
     ``bins``: the grids; ``bin_channels``: of each pooled branch; ``channels`` and ``fuse_kernel``: of the convolution
     after the concatenation. ``aux``: the auxiliary head on stage 16, in training only. ``norm_of_one=False`` gives
-    the 1×1 grid a bias instead of a batch norm, so that it trains with one picture a batch.
+    the 1×1 grid a bias instead of a batch norm, so that it trains with one picture a batch. ``grid_aligned``: pad to
+    multiples of the stride plus one (None: if ``align_corners``, as released; segmentation_models_pytorch does not).
     """
 
     smp_keys: ClassVar[Mapping[str, str]] = {
@@ -48,6 +50,7 @@ class PSPNet(SegmentationModel):
         head_kernel: int = 1,
         norm_of_one: bool = True,
         align_corners: bool = True,
+        grid_aligned: bool | None = None,
         dropout: float = 0.1,
         aux: bool = True,
     ) -> None:
@@ -58,6 +61,7 @@ class PSPNet(SegmentationModel):
             mean=encoder.mean,
             std=encoder.std,
         )
+        self.grid_aligned = align_corners if grid_aligned is None else grid_aligned
         self.last = max(encoder.channels)
         self.align_corners = align_corners
         self.encoder = encoder
@@ -70,7 +74,7 @@ class PSPNet(SegmentationModel):
         self.aux_head: FCNHead | None = None
         if aux:
             require_strides(encoder, (self.last // 2,), "PSPNet's auxiliary head")
-            self.aux_head = FCNHead(encoder.channels[self.last // 2], classes)
+            self.aux_head = FCNHead(encoder.channels[self.last // 2], classes, drop_channels=True)
             initialize_decoder(self.aux_head)
         for part in (self.pyramid, self.fuse):
             initialize_decoder(part)

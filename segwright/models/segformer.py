@@ -21,7 +21,7 @@ from segwright.models.segmenter import SegmentationModel, SegOutput, resize
 class SegFormer(SegmentationModel):
     """Encoder; every stage to ``channels`` by a linear layer, upsampled to stride 4, fused by 1×1; 1×1 head.
 
-    ``channels`` is 256 for B0 and B1, 768 for B2 to B5 (paper, table 6).
+    ``channels`` is 256 for B0 and B1, 768 for B2 to B5 (paper, table 6); the catalog sets it by the encoder's name.
     """
 
     smp_keys: ClassVar[Mapping[str, str]] = {

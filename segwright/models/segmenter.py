@@ -73,6 +73,9 @@ class SegmentationModel(nn.Module):
         self.logits_stride = stride
         self.size_divisor = stride if size_divisor is None else size_divisor
         self.minimum_size = minimum_size
+        # True: sides are padded to multiples of ``size_divisor`` plus one, so that scores that are upsampled with their
+        # corners aligned lie on pixels 0, s, 2s…
+        self.grid_aligned = False
         self.native_logits = False  # a trainer may set it: training logits then stay at the network's own stride
         self.provenance = Provenance()
         self.architecture = (
@@ -147,8 +150,11 @@ class SegmentationModel(nn.Module):
     def pad(self, x: Tensor) -> Tensor:
         """Pad right and below by edge values (a black border would be a scene of its own) to what the network takes."""
         height, width = x.shape[-2:]
-        bottom = _target(height, self.size_divisor, self.minimum_size) - height
-        right = _target(width, self.size_divisor, self.minimum_size) - width
+        if self.grid_aligned:
+            bottom, right = -(height - 1) % self.size_divisor, -(width - 1) % self.size_divisor
+        else:
+            bottom = _target(height, self.size_divisor, self.minimum_size) - height
+            right = _target(width, self.size_divisor, self.minimum_size) - width
         # While a graph is traced with free sizes, asking "is it 0?" would tie the graph to the example's size.
         if isinstance(bottom, int) and isinstance(right, int) and bottom == 0 and right == 0:
             return x

@@ -4,6 +4,11 @@ Ronneberger, Fischer and Brox, U-Net: Convolutional Networks for Biomedical Imag
 convolutions lose 92 pixels a side (572 → 388). The paper's overlap-tile strategy extrapolates the missing border by
 mirroring; :class:`UNet2015` does so inside, which gives logits at the picture's own size, for any size.
 
+``form="paper"`` is the figure of the paper. ``form="release"`` is the authors' Caffe network of the same year
+(``phseg_v5-train.prototxt``), which differs: a ReLU follows every up-convolution, the upsampled map comes before the
+skip in the concatenation, the last up-convolution keeps its 128 channels (31,100,354 parameters at one channel and two
+classes), and up-convolutions start with Caffe's ``msra`` filler (variance 2 ÷ (4 · outputs)).
+
 ``padding="same"`` with ``norm="batch"`` is the form in common use (bias-free convolutions, BN), ``upsampling=
 "bilinear"`` its lighter variant. The loss that weighs borders between touching cells is in ``segwright.losses``.
 The initialisation is the paper's (normal, variance 2 ÷ fan-in), so is the dropout at the end of the contracting path
@@ -23,6 +28,7 @@ from segwright.errors import ModelError
 from segwright.models.segmenter import SegmentationModel, SegOutput
 
 Padding = Literal["valid", "same"]
+Form = Literal["paper", "release"]
 UNET_WIDTHS = (64, 128, 256, 512, 1024)
 
 
@@ -36,27 +42,44 @@ def double_convolution(inputs: int, middle: int, outputs: int, *, padding: Paddi
 
 
 class UpLevel(nn.Module):
-    """Upsample by two, centre-crop the skip, concatenate (skip first, as published), convolve twice."""
+    """Upsample by two, centre-crop the skip, concatenate, convolve twice.
+
+    ``form``: the skip comes first in the paper's figure, the upsampled map (rectified) in the release. ``upsampled``:
+    channels of the up-convolution (default: ``width``).
+    """
 
     def __init__(
-        self, below: int, width: int, outputs: int, *, padding: Padding, norm: str | None, upsampling: str
+        self,
+        below: int,
+        width: int,
+        outputs: int,
+        *,
+        padding: Padding,
+        norm: str | None,
+        upsampling: str,
+        form: Form = "paper",
+        upsampled: int | None = None,
     ) -> None:
         super().__init__()
+        self.released = form == "release"
         if upsampling == "transposed":
-            self.up: nn.Module = nn.ConvTranspose2d(below, width, 2, 2)
-            below = width
+            self.up: nn.Module = nn.ConvTranspose2d(below, upsampled or width, 2, 2)
+            below = upsampled or width
         else:
             self.up = nn.Upsample(scale_factor=2, mode="bilinear", align_corners=True)
         self.convolutions = double_convolution(width + below, width, outputs, padding=padding, norm=norm)
 
     def forward(self, x: Tensor, skip: Tensor) -> Tensor:
         x = self.up(x)
-        return self.convolutions(torch.cat([centre_crop(skip, x.shape[-2:]), x], 1))  # type: ignore[no-any-return]
+        skip = centre_crop(skip, x.shape[-2:])
+        joined = torch.cat([F.relu(x), skip] if self.released else [skip, x], 1)
+        return self.convolutions(joined)  # type: ignore[no-any-return]
 
 
 class UNet2015(SegmentationModel):
     """U-Net of 2015. Parameters: 31,030,658 (1 channel, N=2); 31,031,810 (3, 2); 31,032,395 (3, 11);
-    ``padding="same", norm="batch"`` 31,037,698 (3, 2), with ``upsampling="bilinear"`` 17,263,042."""
+    ``form="release"`` 31,100,354 (1, 2); ``padding="same", norm="batch"`` 31,037,698 (3, 2), with
+    ``upsampling="bilinear"`` 17,263,042."""
 
     def __init__(
         self,
@@ -66,6 +89,7 @@ class UNet2015(SegmentationModel):
         padding: Padding = "valid",
         norm: Literal["batch"] | None = None,
         upsampling: Literal["transposed", "bilinear"] = "transposed",
+        form: Form = "paper",
         dropout: float = 0.5,
         widths: Sequence[int] = UNET_WIDTHS,
     ) -> None:
@@ -73,13 +97,21 @@ class UNet2015(SegmentationModel):
             ("padding", padding, ("valid", "same")),
             ("norm", norm, (None, "batch")),
             ("upsampling", upsampling, ("transposed", "bilinear")),
+            ("form", form, ("paper", "release")),
         ):
             if value not in allowed:
                 raise ModelError(f"unknown {name}", expected=" or ".join(map(str, allowed)), found=str(value))
+        if form == "release" and (padding, norm, upsampling) != ("valid", None, "transposed"):
+            raise ModelError(
+                "the released U-Net has valid convolutions without norm and transposed upsampling",
+                expected='padding="valid", norm=None, upsampling="transposed"',
+                found=f"{padding=}, {norm=}, {upsampling=}",
+                fix='leave those arguments out, or take form="paper"',
+            )
         levels = len(widths) - 1  # times the side is halved
         super().__init__(classes=classes, in_channels=in_channels, stride=2**levels)
         self.logits_stride = 1
-        self.padding = padding
+        self.padding, self.form = padding, form
         # two 3×3 lose 2 pixels a side: once at each of the levels + 1 sides going down, once at each going up
         self.margin = 2 * (2 ** (levels + 1) - 1) + 2 * (2**levels - 1)
         # bilinear upsampling does not halve the channels, so the convolutions before it do
@@ -93,7 +125,19 @@ class UNet2015(SegmentationModel):
         self.up = nn.ModuleList()
         for level in reversed(range(levels)):
             outputs = widths[level] // thinner if level else widths[level]
-            self.up.append(UpLevel(channels, widths[level], outputs, padding=padding, norm=norm, upsampling=upsampling))
+            kept = widths[1] if form == "release" and level == 0 else None  # the release's last up-convolution
+            self.up.append(
+                UpLevel(
+                    channels,
+                    widths[level],
+                    outputs,
+                    padding=padding,
+                    norm=norm,
+                    upsampling=upsampling,
+                    form=form,
+                    upsampled=kept,
+                )
+            )
             channels = outputs
         self.dropout = nn.Dropout(dropout)
         self.head = nn.Conv2d(channels, classes, 1)
@@ -102,9 +146,11 @@ class UNet2015(SegmentationModel):
     def _initialise(self) -> None:
         for module in self.modules():
             if isinstance(module, nn.ConvTranspose2d):
-                # a 2×2/2 up-convolution's output sees `in_channels` values, not the four taps' worth torch counts;
-                # no ReLU feeds on it directly, so variance 1 ÷ in_channels keeps the scale
-                nn.init.normal_(module.weight, std=module.in_channels**-0.5)
+                # A 2×2/2 up-convolution's output sees `in_channels` values, not the four taps' worth torch counts. In
+                # the paper's figure no ReLU follows it: variance 1 ÷ in_channels keeps the scale. The release's filler
+                # takes 4 · out_channels for the fan-in, as Caffe lays a deconvolution's weights out.
+                released = (2 / (4 * module.out_channels)) ** 0.5
+                nn.init.normal_(module.weight, std=released if self.form == "release" else module.in_channels**-0.5)
             elif isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_in", nonlinearity="relu")
             else:

@@ -1,7 +1,9 @@
 """UPerNet: a pyramid pooling on the last stage, a feature pyramid down to stride 4, and all levels fused.
 
 Xiao et al. 2018, Unified Perceptual Parsing (arXiv 1807.10221), the part for semantic segmentation; with convolution,
-batch norm and ReLU everywhere, as in the code people measure against. ``feature_norms`` puts a layer norm on every
+batch norm and ReLU everywhere, 512 channels and an auxiliary head, as in the code people measure against
+(mmsegmentation). The authors' code also has 512 (256 in its ``upernet_lite``) and no auxiliary head; it enlarges a
+pooled map before its 1×1 convolution, mmsegmentation and we after it. ``feature_norms`` puts a layer norm on every
 encoder feature, which segmentation_models_pytorch does for its transformers and the paper does not.
 """
 
@@ -44,11 +46,11 @@ class UPerNet(SegmentationModel):
         *,
         encoder: Encoder,
         classes: int,
-        channels: int = 256,
+        channels: int = 512,
         feature_norms: bool = False,
         norm_of_one: bool = True,
         dropout: float = 0.1,
-        aux: bool = False,
+        aux: bool = True,
         align_corners: bool = False,
     ) -> None:
         super().__init__(

@@ -4,7 +4,7 @@
 
 | step | arguments | what it does |
 |---|---|---|
-| crf | preset; or w1, sa, sb, w2, sg, iterations, normalization by name | the dense CRF |
+| crf | preset (deeplab-v1 if none); or w1, sa, sb, w2, sg, iterations, normalization by name | the dense CRF |
 | open, close, smooth | size: odd, pixels | opening, closing, majority in a window |
 | fill-holes | area | fills holes of at most that area |
 | min-area | area; class=area for single classes | removes smaller components |
@@ -15,16 +15,17 @@ An area is pixels (64) or a share of the picture (0.1%). A class is its name, or
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import cast
 
 import numpy as np
 import numpy.typing as npt
 
 from segwright.errors import PostprocessError
 from segwright.postprocess import regions
-from segwright.postprocess.crf import PRESETS, DenseCRF, check_shapes, check_values
+from segwright.postprocess.crf import PRESETS, SYMMETRIC, DenseCRF, Normalization, check_shapes, check_values
 from segwright.postprocess.regions import Area
 from segwright.postprocess.spec import Reader, Step, Value
 from segwright.postprocess.superpixels import majority
@@ -134,13 +135,29 @@ def parse_chain(text: str, names: Sequence[str] = ()) -> Chain:
     return Chain(tuple(links))
 
 
+def with_symmetric_presets(text: str) -> str:
+    """A chain of before presets had a normalisation (all were symmetric), in today's words; unchanged otherwise."""
+    parts = []
+    for part in text.split(">"):
+        inside = part.strip()
+        bare = inside in ("crf", "crf()")
+        named = re.match(r"crf\(\s*(deeplab-[\w-]+?)\s*(?=[,)])", inside)
+        if "normalization" in inside or not (bare or named):
+            parts.append(part)
+        elif bare:
+            parts.append(f"crf(deeplab-v1{SYMMETRIC})")
+        elif named is not None:
+            parts.append(f"crf({named[1]}{SYMMETRIC}{inside[named.end() :]}")
+    return ">".join(parts)
+
+
 def crf_text(crf: DenseCRF) -> str:
     """A CRF as a step of a chain; a preset's name where it is one."""
     extra = "" if crf.iterations == 10 else f",iterations={crf.iterations}"
-    extra += "" if crf.normalization == "symmetric" else f",normalization={crf.normalization}"
-    for name, parameters in PRESETS.items():
-        if parameters == (crf.smoothness, crf.appearance):
+    for name, preset in PRESETS.items():
+        if preset == (crf.smoothness, crf.appearance, crf.normalization):
             return f"crf({name}{extra})"
+    extra += "" if crf.normalization == "symmetric" else f",normalization={crf.normalization}"
     w2, sg = crf.smoothness
     w1, sa, sb = crf.appearance
     return f"crf(w1={w1:g},sa={sa:g},sb={sb:g},w2={w2:g},sg={sg:g}{extra})"
@@ -168,17 +185,18 @@ def _crf(reader: Reader, step: Step, names: tuple[str, ...]) -> Link:
     preset = step.positional[0] if step.positional else None
     if preset is not None and preset.text not in PRESETS:
         raise reader.unknown("CRF preset", preset.text, preset.place, PRESETS)
-    smoothness, appearance = PRESETS[preset.text if preset else "deeplab-v1"]
+    smoothness, appearance, normalization = PRESETS[preset.text if preset else "deeplab-v1"]
     known = ("w1", "sa", "sb", "w2", "sg", "iterations", "normalization")
     numbers = dict(zip(known, (*appearance, *smoothness, 10.0), strict=False))
-    normalization: Any = "symmetric"
+    if preset is None and set(step.named) & set(known[:5]):
+        normalization = "symmetric"  # parameters of one's own, as DenseCRF takes them
     for name, value in step.named.items():
         if name not in known:
             raise reader.unknown("parameter of a CRF", name, value.place - len(name) - 1, known)
         if name == "normalization":
             if value.text not in ("symmetric", "per-row"):
                 raise reader.unknown("normalization", value.text, value.place, ("symmetric", "per-row"))
-            normalization = value.text
+            normalization = cast(Normalization, value.text)
             continue
         number = numbers[name] = _number(reader, value)
         if name == "iterations" and (number % 1 or not 0 <= number <= 1000):

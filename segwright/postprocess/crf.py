@@ -8,7 +8,8 @@ with positions x in pixels and colours c in grey levels 0–255; inference by me
 not removed, as in the authors' code and pydensecrf.
 
 Two normalisations are in use, and give different answers with the same parameters: ``symmetric`` (K becomes
-D^-½ K D^-½; pydensecrf's default) and ``per-row`` (D⁻¹ K; the 2011 code, and with it DeepLab's).
+D^-½ K D^-½; pydensecrf's default) and ``per-row`` (D⁻¹ K; the 2011 code, and with it DeepLab's). The presets named
+after DeepLab are per row, as its code is; each has a symmetric twin by name, for results made with pydensecrf.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar, cast
 
 import numpy as np
 
@@ -80,8 +81,7 @@ class DenseCRF:
         """The parameters of a paper by name (see ``PRESETS``), with ``changes`` to single fields."""
         if name not in PRESETS:
             raise PostprocessError("unknown CRF preset", expected=", ".join(PRESETS), found=name)
-        smoothness, appearance = PRESETS[name]
-        return cls(**{"smoothness": smoothness, "appearance": appearance, **changes})
+        return cls(**{**PRESETS[name]._asdict(), **changes})
 
     def __call__(self, image: Any, probabilities: ArrayOrTensor) -> ArrayOrTensor:
         """Marginals K×H×W of a picture uint8 H×W×C with ``probabilities`` K×H×W; or N×K×H×W of N×H×W×C.
@@ -154,11 +154,23 @@ class DenseCRF:
         return Term(lattice, weight * lattice.alpha, norm, self.normalization == "symmetric")
 
 
-PRESETS: dict[str, tuple[tuple[float, float], tuple[float, float, float]]] = {
-    # name: ((w2, σγ), (w1, σα, σβ)); ten iterations each, as in the published configurations
-    "deeplab-v1": ((3.0, 3.0), (5.0, 140.0, 5.0)),
-    "deeplab-v2-vgg": ((2.0, 2.0), (4.0, 65.0, 3.0)),
-    "deeplab-v2-r101": ((3.0, 1.0), (4.0, 67.0, 3.0)),
+class Preset(NamedTuple):
+    """A published set of parameters; ten iterations each."""
+
+    smoothness: tuple[float, float]  # (w2, σγ)
+    appearance: tuple[float, float, float]  # (w1, σα, σβ)
+    normalization: Normalization
+
+
+SYMMETRIC = "-symmetric"  # ends the name of a preset's twin
+_PER_ROW = {
+    "deeplab-v1": Preset((3.0, 3.0), (5.0, 140.0, 5.0), "per-row"),
+    "deeplab-v2-vgg": Preset((2.0, 2.0), (4.0, 65.0, 3.0), "per-row"),
+    "deeplab-v2-r101": Preset((3.0, 1.0), (4.0, 67.0, 3.0), "per-row"),
+}
+PRESETS: dict[str, Preset] = {
+    **_PER_ROW,
+    **{name + SYMMETRIC: preset._replace(normalization="symmetric") for name, preset in _PER_ROW.items()},
 }
 
 

@@ -3,8 +3,9 @@
 Muon (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon/) replaces the momentum of a weight matrix by the
 nearest orthogonal matrix, found by Newton–Schulz steps, so that every direction learns at one pace. A kernel
 (out, in, k, k) is taken as a matrix out × in·k·k. Under a batch norm only a kernel's direction matters: it is kept at
-the norm √out, and an update turns it by the learning rate, a share of that norm. Coefficients of the steps: Amsel et
-al. 2025, "Polar Express" (arXiv 2505.16932), the last ``iterations`` of their five.
+the norm √out, and an update turns it by the learning rate, a share of that norm. The coefficients of the five steps
+are You Jiacheng's, from the modded-nanogpt speedruns (timm lists them as ``quintic``). They are tuned as a schedule
+that begins with the first; that only the last ``iterations`` of them are taken is ours, for speed.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 
 from segwright.training.dtensors import is_shard, laid_out, own, whole
 
-POLAR_EXPRESS = (
+QUINTIC = (
     (4.0848, -6.8946, 2.9270),
     (3.9505, -6.3029, 2.6377),
     (3.7418, -5.5913, 2.3037),
@@ -36,7 +37,7 @@ def orthogonalize(matrices: Tensor, iterations: int = 3, *, half: bool = False) 
     x = matrices.mT if tall else matrices
     x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
     x = x.bfloat16() if half else x  # as its authors do it: the steps contract errors
-    coefficients = POLAR_EXPRESS[-iterations:]
+    coefficients = QUINTIC[-iterations:]
     x = _wide_steps(x, coefficients) if half or x.shape[-1] < 2 * x.shape[-2] else _small_steps(x, coefficients)
     x = (x.mT if tall else x).to(matrices.dtype)
     scaled: Tensor = x * (matrices.shape[-2] ** 0.5 / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7))

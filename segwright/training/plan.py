@@ -327,7 +327,8 @@ def _plan_imbalance(draft: _Draft, fingerprint: Fingerprint, scratch: bool) -> t
     else:
         rule = given if given != "auto" else ("sqrt-median" if rare else "none")
         a_picture = fingerprint.height[1] * fingerprint.width[1]
-        found, reason = class_weights(rule, pixels, np.asarray(fingerprint.class_images, np.float64) * a_picture)
+        images_pixels = np.asarray(fingerprint.class_images, np.float64) * a_picture
+        found, reason = class_weights(rule, pixels, images_pixels, fingerprint.class_names)
         weights = None if found is None else tuple(float(value) for value in found)
         draft.choose("training.class_weights", rule, reason)
     # Of the classical networks the last layer starts as published; weights of a whole network bring theirs.

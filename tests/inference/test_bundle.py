@@ -136,3 +136,21 @@ def test_a_batch_answers_like_its_pictures_alone(folder: Path) -> None:
 def test_network_and_label_space_must_agree(network: SegmentationModel) -> None:
     with pytest.raises(SegwrightError, match="2 classes"):
         Predictor.from_model(network, LabelSpace(("a", "b")))
+
+
+def test_a_bundle_of_version_1_means_what_it_meant(tmp_path: Path) -> None:
+    arguments = {"encoder": "test_resnet", "bin_channels": 8, "channels": 16, "in_channels": 3}
+    torch.manual_seed(0)
+    former = create_model("pspnet", classes=3, weights=None, grid_aligned=False, **arguments).eval()
+    folder = save_bundle(
+        tmp_path / "model", former, Bundle("pspnet", LABELS, arguments, postprocess="crf(deeplab-v1)>min-area(8)")
+    )
+    tree = json.loads((folder / "model.json").read_text())
+    (folder / "model.json").write_text(json.dumps({**tree, "version": 1}))
+    write_sums(folder, "SHA256SUMS")
+    again, bundle = load_bundle(folder)
+    image = torch.randint(0, 256, (1, 40, 50, 3), dtype=torch.uint8)
+    assert torch.equal(again(image).logits, former(image).logits)
+    assert bundle.postprocess == "crf(deeplab-v1-symmetric)>min-area(8)"
+    today, _ = load_bundle(save_bundle(tmp_path / "today", former, Bundle("pspnet", LABELS, arguments)))
+    assert not torch.equal(today(image).logits, former(image).logits)  # padded to 8k + 1

@@ -425,3 +425,16 @@ def test_class_weight_rules() -> None:
         with pytest.raises(UsageError):
             class_weights(bad, pixels)
     assert class_weights("median", [0, 0])[0] is None
+
+
+def test_segnets_published_class_weights_by_name() -> None:
+    names = ["Sky", "Building", "Column_Pole", "Road", "Sidewalk", "Tree", "SignSymbol", "Fence", "Car", "Pedestrian",
+             "Bicyclist"]  # fmt: skip
+    published = [0.2595, 0.1826, 4.5640, 0.1417, 0.9051, 0.3826, 9.6446, 1.8418, 0.6823, 6.2478, 7.3614]
+    weights, reason = class_weights("segnet", np.ones(11), names=names)
+    assert weights is not None and weights.tolist() == pytest.approx(published) and "SegNet" in reason
+    turned, _ = class_weights("segnet", np.ones(11), names=names[::-1])
+    assert turned is not None and turned.tolist() == pytest.approx(published[::-1])
+    for other in (None, names[:10], [*names[:10], "road"]):
+        with pytest.raises(UsageError, match="eleven classes"):
+            class_weights("segnet", np.ones(11), names=other)

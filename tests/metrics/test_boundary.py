@@ -50,8 +50,9 @@ def test_boundary_iou_against_the_definition() -> None:
         prediction, target = blobs(seed)
         metric.update(prediction, target)
         for k in range(3):
-            said = reference_band((prediction == k) & (target != 255), 0.02)
-            truth = reference_band(target == k, 0.02)
+            void = target == 255  # a region goes on into it, and is then cut to what is labelled
+            said = reference_band((prediction == k) | void, 0.02) * (~void)
+            truth = reference_band((target == k) | void, 0.02) * (~void)
             inter[k] += (said & truth).sum()
             union[k] += (said | truth).sum()
     np.testing.assert_allclose(metric.per_class(), inter / union)
@@ -70,6 +71,28 @@ def test_boundary_iou_sees_what_iou_does_not() -> None:
     perfect.update(target, target)
     assert perfect.per_class()[:2].tolist() == [1, 1] and np.isnan(perfect.per_class()[2:]).all()
     assert perfect.mean() == 1
+
+
+def test_a_border_with_void_is_none() -> None:
+    """A class beside void alone: nobody knows where it ends, and both sides would share that border by construction."""
+    target = np.zeros((100, 100), np.uint8)
+    target[:, 40:60] = 255
+    target[:, 60:] = 1
+    assert not boundary_band(target == 0, 2, target == 255)[5:-5, 10:].any()  # columns 10 to 39: inside
+    assert boundary_band(target == 0, 2)[5:-5, 38:40].all()  # without: the two columns beside void
+    assert not outline(target == 0, target == 255).any() and outline(target == 0)[:, 39].all()
+    # The prediction puts a border inside the left class and none anywhere else: no credit for the border with void.
+    prediction = np.zeros_like(target)
+    prediction[:, :20] = 1
+    prediction[:, 60:] = 1
+    score = BFScore(2)
+    score.update(prediction, target)
+    assert score.mean() == 0
+    boundary = BoundaryIoU(2)
+    boundary.update(prediction, target)
+    inside = np.s_[10:-10, 10:-10]
+    truth = boundary_band(target == 0, 3, target == 255)
+    assert not truth[inside].any()
 
 
 def test_merged_counts_are_the_whole() -> None:
@@ -93,7 +116,7 @@ def brute_bf(prediction: Any, target: Any, classes: int, tolerance: float) -> fl
         for region in (said, truth):
             points = []
             for y, x in np.argwhere(region):
-                around = region[max(y - 1, 0) : y + 2, max(x - 1, 0) : x + 2]
+                around = (region | (target == 255))[max(y - 1, 0) : y + 2, max(x - 1, 0) : x + 2]
                 if not around.all():
                     points.append((y, x))
             edges.append(np.array(points).reshape(-1, 2))

@@ -105,6 +105,23 @@ def test_logits_are_those_of_the_authors_loops(size: tuple[int, int]) -> None:
         torch.testing.assert_close(model(images).logits, authors(model, model.normalize(images)), atol=1e-4, rtol=1e-4)
 
 
+def test_the_statistics_of_the_batch_at_test_as_released() -> None:
+    """The authors' evaluation has batch_norm_use_averages=False."""
+    model = arithmetic_weights(
+        FCDenseNet(classes=3, layers=(1, 2, 3, 2, 1), growth=3, first_width=4, test_statistics="batch")
+    )
+    assert isinstance(model, FCDenseNet)
+    images = torch.cat([picture(24, 28), picture(24, 28).flip(2)])
+    with torch.no_grad():
+        tested = model.eval()(images).logits
+        for part in model.modules():
+            if isinstance(part, torch.nn.Dropout):
+                part.p = 0.0
+        torch.testing.assert_close(tested, model.train()(images).logits, atol=1e-4, rtol=1e-4)
+    with pytest.raises(ModelError, match="test_statistics"):
+        FCDenseNet(classes=3, test_statistics="none")  # type: ignore[arg-type]
+
+
 def test_small_pictures_are_padded() -> None:
     model = arithmetic_weights(MODELS["fc_densenet56"](classes=2, layers=(1,) * 11, growth=2, first_width=2))
     with torch.no_grad():

@@ -16,7 +16,7 @@ from segwright.models.ddrnet import DAPPM, DDRNet
 from segwright.models.deeplab_v3 import ASPP, RATES
 from segwright.models.external import logits_of, wrap
 from segwright.models.measure import LiveBytes, count_flops, list_catalog, measure_model, training_peak
-from segwright.models.segmenter import SegmentationModel, SegOutput
+from segwright.models.segmenter import SegmentationModel, SegOutput, resize
 from segwright.training.step import matching_pixels
 
 R50S = {"encoder": "resnet50s"}  # timm's ResNet-50 with the stem 64-64-128 of the PSPNet release
@@ -145,6 +145,66 @@ def test_multi_grid_is_the_papers_and_not_torchvisions() -> None:
         theirs = create_model("deeplabv3_resnet50", classes=2, weights=None).encoder.model.layer4
     assert [block.conv2.dilation[0] for block in ours] == [2, 4, 8]
     assert [block.conv2.dilation[0] for block in theirs] == [2, 4, 4]
+
+
+def test_pspnet_pads_to_8k_plus_1_so_that_scores_lie_on_their_pixels() -> None:
+    """As the release asserts: (side − 1) % 8 == 0. A score at (i, j) is centred on pixel (8i, 8j)."""
+    torch.manual_seed(0)
+    model = create_model("pspnet", classes=2, encoder="test_resnet", weights=None, channels=8, bin_channels=8).eval()
+    for side, padded in ((65, 65), (64, 65), (66, 73), (1, 1)):
+        assert model.pad(torch.zeros(1, 3, side, 65)).shape[-2:] == (padded, 65)
+    scores = torch.arange(9.0).view(1, 1, 1, 9)  # stride 8, on pixels 0, 8, … 64
+    upsampled = resize(scores, (1, 65), align_corners=model.align_corners)
+    assert torch.allclose(upsampled[0, 0, 0], torch.arange(65) / 8)
+    with torch.no_grad():
+        feature = model.encoder(torch.zeros(1, 3, 65, 73))[model.last]
+    assert feature.shape[-2:] == (9, 10)
+
+
+def test_dropout_is_the_releases() -> None:
+    def rates(name: str, kind: type, **arguments: Any) -> list[float]:
+        model = create_model(name, classes=2, encoder="test_resnet", weights=None, **arguments)
+        return [module.p for module in model.modules() if type(module) is kind]
+
+    assert rates("pspnet", torch.nn.Dropout2d) == [0.1, 0.1] and rates("pspnet", torch.nn.Dropout) == []
+    assert rates("deeplabv3", torch.nn.Dropout) == [0.1]  # keep_prob 0.9
+    assert rates("deeplabv3", torch.nn.Dropout, head="torchvision") == [0.5]
+    assert rates("deeplabv3plus", torch.nn.Dropout) == [0.1]
+    assert rates("deeplabv3_resnet50", torch.nn.Dropout) == [0.5, 0.1]  # and the auxiliary head's
+
+
+def test_segformer_takes_the_decoder_width_of_its_encoder() -> None:
+    """Xie et al. 2021, table 6: 256 for B0 and B1, 768 for B2 to B5; counts as transformers builds them."""
+    transformers = pytest.importorskip("transformers")
+    depths = {0: (2, 2, 2, 2), 1: (2, 2, 2, 2), 2: (3, 4, 6, 3), 3: (3, 4, 18, 3), 4: (3, 8, 27, 3), 5: (3, 6, 40, 3)}
+    for size, layers in depths.items():
+        widths = [32, 64, 160, 256] if size == 0 else [64, 128, 320, 512]
+        settings = transformers.SegformerConfig(
+            hidden_sizes=widths, depths=list(layers), num_labels=19, decoder_hidden_size=256 if size < 2 else 768
+        )
+        with torch.device("meta"):
+            theirs = transformers.SegformerForSemanticSegmentation(settings)
+        count = sum(parameter.numel() for parameter in theirs.parameters())
+        assert parameters_of("segformer", classes=19, encoder=f"mit_b{size}") == count, size
+
+
+def test_upernet_has_512_channels_and_an_auxiliary_head() -> None:
+    with torch.device("meta"):
+        model = create_model("upernet", classes=2, encoder="resnet18", weights=None)
+    assert {conv.out_channels for conv in model.laterals.modules() if isinstance(conv, torch.nn.Conv2d)} == {512}
+    assert model.fuse[0].out_channels == model.pyramid_fuse[0].out_channels == 512
+    assert model.aux_head is not None and model.aux_head[0].out_channels == 256
+
+
+def test_ddrnet_starts_as_its_authors_code() -> None:
+    torch.manual_seed(0)
+    model = DDRNet(classes=19)
+    for module in model.modules():
+        if isinstance(module, torch.nn.Conv2d):
+            fan_out = module.out_channels * module.weight[0, 0].numel()
+            count = module.weight.numel()
+            assert float(module.weight.std()) == pytest.approx((2 / fan_out) ** 0.5, rel=5 / count**0.5)
+            assert module.bias is None or not module.bias.any()
 
 
 def test_v3plus_takes_48_channels_of_stride_4() -> None:

@@ -86,7 +86,7 @@ SMP: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
         {},
         {
             "encoder_depth": 3, "output_stride": 32, "dilate_first": False, "bin_channels": 32, "fuse_kernel": 1,
-            "head_kernel": 3, "norm_of_one": False, "dropout": 0.2, "aux": False,
+            "head_kernel": 3, "norm_of_one": False, "dropout": 0.2, "aux": False, "grid_aligned": False,
         },
     ),
     "deeplabv3": (
@@ -98,7 +98,7 @@ SMP: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
         {"rates": (12, 24, 36), "depthwise_norm": False, "refine_before": True, "align_corners": True,
          "dilate_first": True},
     ),
-    "upernet": ("UPerNet", {}, {"feature_norms": True, "align_corners": True}),
+    "upernet": ("UPerNet", {}, {"feature_norms": True, "align_corners": True, "channels": 256, "aux": False}),
 }  # fmt: skip
 
 

@@ -10,7 +10,7 @@ from fixed_weights import PRIOR_ENTROPY, TINY, arithmetic_weights, assert_golden
 
 from segwright.errors import ModelError
 from segwright.models.segmenter import count_parameters
-from segwright.models.unet2015 import UNet2015
+from segwright.models.unet2015 import Form, UNet2015
 
 
 @pytest.mark.parametrize(
@@ -19,6 +19,7 @@ from segwright.models.unet2015 import UNet2015
         ({"in_channels": 1, "classes": 2}, 31_030_658),
         ({"classes": 2}, 31_031_810),
         ({"classes": 11}, 31_032_395),
+        ({"in_channels": 1, "classes": 2, "form": "release"}, 31_100_354),
         ({"classes": 2, "padding": "same", "norm": "batch"}, 31_037_698),
         ({"classes": 2, "padding": "same", "norm": "batch", "upsampling": "bilinear"}, 17_263_042),
     ],
@@ -46,8 +47,9 @@ def test_the_border_is_mirrored_as_numpy_reflects() -> None:
         np.testing.assert_array_equal(padded[0, 0].numpy(), expected)
 
 
-def test_logits_by_the_figure_of_the_paper() -> None:
-    model = arithmetic_weights(UNet2015(classes=3, widths=TINY))
+@pytest.mark.parametrize("form", ["paper", "release"])
+def test_logits_by_the_figure_of_the_paper_and_by_the_release(form: Form) -> None:
+    model = arithmetic_weights(UNet2015(classes=3, widths=TINY, form=form))
     assert isinstance(model, UNet2015)
     images = picture(21, 30)
     state = model.state_dict()
@@ -66,7 +68,9 @@ def test_logits_by_the_figure_of_the_paper() -> None:
             x = F.conv_transpose2d(x, state[f"up.{level}.up.weight"], state[f"up.{level}.up.bias"], stride=2)
             skip = skips[3 - level]
             cut = (skip.shape[-1] - x.shape[-1]) // 2, (skip.shape[-2] - x.shape[-2]) // 2
-            x = torch.cat([F.pad(skip, (-cut[0], -cut[0], -cut[1], -cut[1])), x], 1)
+            skip = F.pad(skip, (-cut[0], -cut[0], -cut[1], -cut[1]))
+            # phseg_v5-train.prototxt: upconv, relu, concat(u, d)
+            x = torch.cat([skip, x] if form == "paper" else [F.relu(x), skip], 1)
             for i in (0, 2):
                 x = F.relu(convolution(state, f"up.{level}.convolutions.{i}", x))
         expected = convolution(state, "head", x)[..., :21, :30]
@@ -105,11 +109,18 @@ def test_the_initialisation_is_the_papers() -> None:
     assert float(conv.weight.std()) == pytest.approx((2 / (64 * 9)) ** 0.5, rel=0.05)
     assert float(conv.bias.abs().max()) == 0
     assert model.dropout.p == 0.5
+    up = model.up[0].up
+    assert float(up.weight.std()) == pytest.approx(64**-0.5, rel=0.05)
+    released = UNet2015(classes=2, widths=(16, 32, 64), form="release")
+    assert [level.up.out_channels for level in released.up] == [32, 32]  # the last keeps what it gets
+    assert float(released.up[0].up.weight.std()) == pytest.approx((2 / (4 * 32)) ** 0.5, rel=0.05)
 
 
 def test_unknown_arguments_are_explained() -> None:
     with pytest.raises(ModelError, match="padding"):
         UNet2015(classes=2, padding="reflect")  # type: ignore[arg-type]
+    with pytest.raises(ModelError, match="valid convolutions"):
+        UNet2015(classes=2, padding="same", norm="batch", form="release")
 
 
 @pytest.mark.parametrize("form", [{}, {"padding": "same", "norm": "batch", "upsampling": "bilinear"}])

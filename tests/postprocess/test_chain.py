@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from segwright.errors import PostprocessError
-from segwright.postprocess.chain import parse_chain
+from segwright.postprocess.chain import parse_chain, with_symmetric_presets
 
 NAMES = ("sky", "road", "traffic light")
 
@@ -162,3 +162,36 @@ def test_a_share_is_of_the_whole_picture_where_only_a_part_is_seen() -> None:
     chain = parse_chain("min-area(2%)")
     assert (chain(image, p)[0] == 1).sum() == 6
     assert (chain(image, p, whole=400)[0] == 1).sum() == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "normalization", "shown"),
+    [
+        ("crf", "per-row", "crf(deeplab-v1)"),
+        ("crf(deeplab-v2-vgg)", "per-row", "crf(deeplab-v2-vgg)"),
+        ("crf(deeplab-v1-symmetric)", "symmetric", "crf(deeplab-v1-symmetric)"),
+        (
+            "crf(deeplab-v1, normalization=symmetric, iterations=5)",
+            "symmetric",
+            "crf(deeplab-v1-symmetric,iterations=5)",
+        ),
+        ("crf(w1=2,sa=9)", "symmetric", "crf(w1=2,sa=9,sb=5,w2=3,sg=3)"),
+        ("crf(w1=2,normalization=per-row)", "per-row", "crf(w1=2,sa=140,sb=5,w2=3,sg=3,normalization=per-row)"),
+    ],
+)
+def test_the_normalization_of_a_crf_is_kept_in_its_text(text: str, normalization: str, shown: str) -> None:
+    chain = parse_chain(text)
+    assert chain.links[0].crf is not None and chain.links[0].crf.normalization == normalization
+    assert str(chain) == shown and str(parse_chain(shown)) == shown
+
+
+def test_chains_of_models_saved_before_presets_named_their_normalization_stay_symmetric() -> None:
+    for old, new in (
+        ("crf(deeplab-v1)>min-area(64)", "crf(deeplab-v1-symmetric)>min-area(64)"),
+        ("crf", "crf(deeplab-v1-symmetric)"),
+        ("close(3)>crf(deeplab-v2-r101,iterations=5)", "close(3)>crf(deeplab-v2-r101-symmetric,iterations=5)"),
+        ("crf(deeplab-v1,normalization=per-row)", "crf(deeplab-v1,normalization=per-row)"),
+        ("crf(w1=2,sa=9)>open(3)", "crf(w1=2,sa=9)>open(3)"),
+    ):
+        assert with_symmetric_presets(old) == new
+        parse_chain(new)

@@ -216,6 +216,15 @@ def test_sigmas_too_small_to_number_are_named() -> None:
         DenseCRF.preset("deeplab")
 
 
+@pytest.mark.parametrize("name", ["deeplab-v1", "deeplab-v2-vgg", "deeplab-v2-r101"])
+def test_presets_are_per_row_as_deeplabs_code_and_symmetric_by_name(name: str) -> None:
+    crf, twin = DenseCRF.preset(name), DenseCRF.preset(f"{name}-symmetric")
+    assert crf.normalization == "per-row" and twin.normalization == "symmetric"
+    assert (crf.smoothness, crf.appearance, crf.iterations) == (twin.smoothness, twin.appearance, 10)
+    image, probabilities = scene(20, 24, 3)
+    assert np.abs(crf(image, probabilities) - twin(image, probabilities)).max() > 1e-3
+
+
 @pytest.mark.parametrize(("length", "side", "overlap"), [(100, 40, 10), (101, 37, 18), (41, 40, 10), (7, 40, 10)])
 def test_tile_weights_sum_to_one(length: int, side: int, overlap: int) -> None:
     total = np.zeros(length)

@@ -11,7 +11,7 @@ from torch import nn
 from segwright.config import TrainingConfig
 from segwright.models.catalog import create_model
 from segwright.training import muon
-from segwright.training.muon import POLAR_EXPRESS, Muon, _small_steps, _wide_steps, hidden_kernels, orthogonalize
+from segwright.training.muon import QUINTIC, Muon, _small_steps, _wide_steps, hidden_kernels, orthogonalize
 from segwright.training.optim import create_optimizer
 
 
@@ -39,7 +39,7 @@ def test_steps_on_the_small_side_are_the_same_steps() -> None:
     generator = torch.Generator().manual_seed(2)
     x = torch.randn(3, 16, 144, generator=generator) @ torch.diag(torch.logspace(0, -5, 144))
     x = x / x.norm(dim=(-2, -1), keepdim=True)
-    torch.testing.assert_close(_small_steps(x, POLAR_EXPRESS), _wide_steps(x, POLAR_EXPRESS), atol=1e-4, rtol=1e-3)
+    torch.testing.assert_close(_small_steps(x, QUINTIC), _wide_steps(x, QUINTIC), atol=1e-4, rtol=1e-3)
     together = orthogonalize(x)
     for matrix, found in zip(x, together, strict=True):
         torch.testing.assert_close(orthogonalize(matrix), found)
