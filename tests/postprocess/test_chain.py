@@ -25,7 +25,7 @@ def test_the_chain_of_the_docs() -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        "crf(deeplab-v2-vgg,iterations=3,normalization=per-row)",
+        "crf(deeplab-v2-vgg-symmetric,iterations=3)",
         "crf(w1=4,sa=60,sb=3.5,w2=2,sg=1)",
         "min-area(0.1%,road=64,class2=1%)>fill-holes(20)",
         "superpixels(9,20)>smooth(5)>open(3)",
