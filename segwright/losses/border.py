@@ -30,6 +30,8 @@ class BorderCrossEntropy(SegmentationLoss):
     weight rises towards any border. The map is made on the CPU.
     """
 
+    decomposes = True
+
     def __init__(self, *, w0: float = 10.0, sigma: float = 5.0, background: int | None = None, **common: Any) -> None:
         super().__init__(**common)
         if w0 < 0 or sigma <= 0:
@@ -42,6 +44,10 @@ class BorderCrossEntropy(SegmentationLoss):
     def compute(self, pixels: Pixels) -> Tensor:
         extra = self.border_weights(pixels.raw_target).to(pixels.logits)
         return weighted_mean(pixels.surprise, torch.where(pixels.valid, pixels.weights + extra, 0))
+
+    def amount(self, target: Tensor) -> Tensor:
+        extra = self.border_weights(target).to(target.device, torch.float64)
+        return torch.where(target != self.ignore_index, self._pixel_weights(target) + extra, 0).sum()
 
     def border_weights(self, target: Tensor) -> Tensor:
         """(N, H, W) masks → (N, H, W) fp32: what the map adds to the class weights."""

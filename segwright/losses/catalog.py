@@ -73,10 +73,26 @@ class LossSum(SegmentationLoss):
 
     def compute(self, pixels: Pixels) -> Tensor:
         total = pixels.logits.new_zeros(())
-        for term, part in zip(self.terms, self.parts, strict=True):
-            assert isinstance(part, SegmentationLoss)
-            total = total + term.weight * part.compute(pixels)
+        for value in self._terms(pixels):
+            total = total + value
         return total
+
+    def values(self, logits: Tensor, target: Tensor) -> Tensor:
+        with torch.autocast(device_type=logits.device.type, enabled=False):
+            return torch.stack(self._terms(self.pixels(logits, target)))
+
+    def amounts(self, target: Tensor) -> Tensor:
+        return torch.stack([part.amount(target) for part in self._parts()])
+
+    def per_part(self) -> list[str]:
+        named = zip(self.terms, self._parts(), strict=True)
+        return [term.name for term, part in named if not part.decomposes and term.weight]
+
+    def _parts(self) -> list[SegmentationLoss]:
+        return [part for part in self.parts if isinstance(part, SegmentationLoss)]
+
+    def _terms(self, pixels: Pixels) -> list[Tensor]:
+        return [term.weight * part.compute(pixels) for term, part in zip(self.terms, self._parts(), strict=True)]
 
     def named(self, logits: Tensor, target: Tensor) -> dict[str, Tensor]:
         """Each term's own value (without its weight) and graph, by name; for logs."""

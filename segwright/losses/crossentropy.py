@@ -21,6 +21,8 @@ class CrossEntropy(SegmentationLoss):
     (every pixel ignored). Label smoothing: Szegedy et al. 2016, section 7.
     """
 
+    decomposes = True
+
     def __init__(self, *, smoothing: float = 0.0, **common: Any) -> None:
         super().__init__(**common)
         if not 0 <= smoothing < 1:
@@ -37,12 +39,17 @@ class CrossEntropy(SegmentationLoss):
         spread = pixels.mean_surprise.sum() / torch.where(total > 0, total, 1)
         return (1 - self.smoothing) * loss + self.smoothing * spread
 
+    def amount(self, target: Tensor) -> Tensor:
+        return self.weighted_pixels(target)
+
 
 class Focal(SegmentationLoss):
     """(1 − p)^gamma · −log p: well-classified pixels weigh less. Lin et al. 2017, equation 4; gamma 0 is cross-entropy.
 
     The class weights are the paper's alpha. The mean is over the pixels' class weights, not over the focal factors.
     """
+
+    decomposes = True
 
     def __init__(self, *, gamma: float = 2.0, **common: Any) -> None:
         super().__init__(**common)
@@ -56,6 +63,9 @@ class Focal(SegmentationLoss):
         # expm1 keeps 1 − p exact where p is nearly 1; the floor keeps the power's slope finite at p = 1 for gamma < 1
         missing = (-torch.expm1(-pixels.surprise)).clamp_min(1e-12)
         return weighted_mean(missing**self.gamma * pixels.surprise, pixels.weights)
+
+    def amount(self, target: Tensor) -> Tensor:
+        return self.weighted_pixels(target)
 
 
 class OHEM(SegmentationLoss):

@@ -21,7 +21,7 @@ class Lovasz(SegmentationLoss):
 
     def __init__(self, *, per_image: bool = False, **common: Any) -> None:
         super().__init__(**common)
-        self.per_image = bool(per_image)
+        self.per_image = self.decomposes = bool(per_image)
 
     def compute(self, pixels: Pixels) -> Tensor:
         p = pixels.probabilities.permute(0, 2, 3, 1)  # (N, H, W, K)
@@ -33,6 +33,10 @@ class Lovasz(SegmentationLoss):
             if bool(pixels.valid[i].any())
         ]
         return torch.stack(images).mean() + 0 * p.sum() if images else 0 * p.sum()
+
+    def amount(self, target: Tensor) -> Tensor:
+        labelled = (target != self.ignore_index).flatten(1)
+        return (labelled.any(dim=1) if self.per_image else labelled).sum().double()
 
     def _of(self, p: Tensor, target: Tensor, pixels: Pixels) -> Tensor:
         """``p`` (M, K), ``target`` (M,) without ignored pixels."""

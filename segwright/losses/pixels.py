@@ -132,9 +132,14 @@ class SegmentationLoss(nn.Module):
 
     Half-precision logits are taken to fp32 first, also under autocast. Ignored pixels give neither loss nor gradient;
     a batch without any other pixel gives 0, with a graph. A subclass implements :meth:`compute`.
+
+    A batch may be taken in parts, or by several processes: the loss of the whole is then the mean of the parts' values
+    weighted by their :meth:`amounts`. That is exact where ``decomposes``; other losses (an overlap of the whole batch
+    is no mean of overlaps) are the mean over the parts, weighted by labelled pixels.
     """
 
     class_weights: Tensor | None
+    decomposes = False  # whether the value is a sum over pixels or images divided by an amount of the targets alone
     needs: frozenset[str] = frozenset({SURPRISE})  # what compute asks of Pixels
 
     def __init__(self, *, classes: int, ignore_index: int = IGNORE_INDEX, class_weights: Tensor | None = None) -> None:
@@ -144,6 +149,7 @@ class SegmentationLoss(nn.Module):
         self.classes = classes
         self.ignore_index = ignore_index
         self.register_buffer("class_weights", check_weights(class_weights, classes), persistent=False)
+        self._weights_on_cpu = None if self.class_weights is None else self.class_weights.double()
 
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
         """``logits`` (N, K, H, W) of any float type, ``target`` (N, H, W) of any integer type."""
@@ -164,6 +170,40 @@ class SegmentationLoss(nn.Module):
     def compute(self, pixels: Pixels) -> Tensor:
         """The scalar loss, with a graph even where nothing counts."""
         raise UsageError("a loss implements compute", where=type(self).__name__)
+
+    def values(self, logits: Tensor, target: Tensor) -> Tensor:
+        """(T,): the weighted value of each term, whose sum is the loss; one term unless it is a sum of losses."""
+        return self(logits, target)[None]  # type: ignore[no-any-return]
+
+    def amounts(self, target: Tensor) -> Tensor:
+        """(T,) fp64: of each term, what of ``target`` (N, H, W) its mean is over."""
+        return self.amount(target)[None]
+
+    def amount(self, target: Tensor) -> Tensor:
+        """The scalar of :meth:`amounts` of a loss of one term: here the number of labelled pixels."""
+        return (target != self.ignore_index).sum().double()
+
+    def per_part(self) -> list[str]:
+        """The names of the terms that are computed per part of a batch, since they do not decompose."""
+        return [] if self.decomposes else [type(self).__name__.lower()]
+
+    def weighted_pixels(self, target: Tensor) -> Tensor:
+        """The sum of the class weights of the labelled pixels of ``target`` (N, H, W), fp64."""
+        weights = self._weights_on_cpu
+        labelled = target != self.ignore_index
+        if weights is None:
+            return labelled.sum().double()
+        return torch.bincount(target[labelled].flatten().int(), minlength=self.classes).double() @ weights.to(
+            target.device
+        )
+
+    def _pixel_weights(self, target: Tensor) -> Tensor:
+        """(N, H, W) fp64: the class weight of each pixel, 0 where ignored."""
+        valid = target != self.ignore_index
+        if self._weights_on_cpu is None:
+            return valid.double()
+        weights = self._weights_on_cpu.to(target.device)
+        return torch.where(valid, weights[torch.where(valid, target, 0).long()], 0)
 
 
 def weighted_mean(values: Tensor, weights: Tensor) -> Tensor:

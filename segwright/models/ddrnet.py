@@ -9,7 +9,7 @@ convolutions before a batch norm have no bias.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -161,6 +161,12 @@ class DDRNet(SegmentationModel):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
+
+    def classifier_layers(self) -> Mapping[str, Sequence[nn.Module]]:
+        found: dict[str, Sequence[nn.Module]] = {"logits": (self.head.classifier,)}
+        if self.aux_head is not None:
+            found["aux"] = (self.aux_head.classifier,)
+        return found
 
     def forward_padded(self, x: Tensor) -> SegOutput:
         size = (x.shape[-2], x.shape[-1])

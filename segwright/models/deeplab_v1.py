@@ -108,6 +108,12 @@ class DeepLabV1(GridAlignedModel):
         """fc7, (N, ``fc_channels``, a + 1, b + 1)."""
         return self.head(self.pool5a(self.trunk(x)[4]))  # type: ignore[no-any-return]
 
+    def encoder_modules(self) -> Sequence[nn.Module]:
+        return (self.trunk,)
+
+    def classifier_layers(self) -> Mapping[str, Sequence[nn.Module]]:
+        return {"logits": (self.fc8,)}
+
     def forward_padded(self, x: Tensor) -> SegOutput:
         return SegOutput(resize(self.scores(x), (x.shape[-2], x.shape[-1]), align_corners=True), {})
 

@@ -119,6 +119,9 @@ class DeepLabV2(GridAlignedModel):
         features = self.trunk(x)
         return self.branches(features[-1] if isinstance(features, list) else features)  # type: ignore[no-any-return]
 
+    def encoder_modules(self) -> Sequence[nn.Module]:
+        return (self.trunk,)
+
     def forward_padded(self, x: Tensor) -> SegOutput:
         height, width = x.shape[-2:]
         scored = [self.scores(x)]
@@ -182,6 +185,9 @@ class DeepLabV2ResNet(DeepLabV2):
             scales=scales,
             freeze_norm=freeze_norm,
         )
+
+    def classifier_layers(self) -> Mapping[str, Sequence[nn.Module]]:
+        return {"logits": tuple(self.branches.branches)}
 
     def load_pretrained(self, state: Mapping[str, Tensor], *, trained_on: PixelScale = "imagenet") -> list[str]:
         """torchvision's ResNet of the same depth; batch normalisation is frozen from here on unless told otherwise."""
@@ -249,6 +255,9 @@ class DeepLabV2VGG(DeepLabV2):
             pixels=pixels,
             scales=scales,
         )
+
+    def classifier_layers(self) -> Mapping[str, Sequence[nn.Module]]:
+        return {"logits": tuple(branch.get_submodule("fc8") for branch in self.branches.branches)}
 
     def load_pretrained(self, state: Mapping[str, Tensor], *, trained_on: PixelScale = "imagenet") -> list[str]:
         """VGG16's convolutions, and its fully connected layers thinned into every branch's fc6 and fc7."""

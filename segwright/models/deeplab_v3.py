@@ -154,6 +154,15 @@ class DeepLabV3(SegmentationModel):
         initialize_decoder(self.refine)
         initialize_head(self.head)
 
+    def encoder_modules(self) -> Sequence[nn.Module]:
+        return (self.encoder,)
+
+    def classifier_layers(self) -> Mapping[str, Sequence[nn.Module]]:
+        found: dict[str, Sequence[nn.Module]] = {"logits": (self.head,)}
+        if self.aux_head is not None:
+            found["aux"] = (self.aux_head[-1],)
+        return found
+
     def forward_padded(self, x: Tensor) -> SegOutput:
         size = (x.shape[-2], x.shape[-1])
         features = self.encoder(x)
@@ -237,6 +246,12 @@ class DeepLabV3Plus(SegmentationModel):
         for part in (self.aspp, self.low, self.before, self.refine):
             initialize_decoder(part)
         initialize_head(self.head)
+
+    def encoder_modules(self) -> Sequence[nn.Module]:
+        return (self.encoder,)
+
+    def classifier_layers(self) -> Mapping[str, Sequence[nn.Module]]:
+        return {"logits": (self.head,)}
 
     def forward_padded(self, x: Tensor) -> SegOutput:
         size = (x.shape[-2], x.shape[-1])

@@ -17,12 +17,23 @@ from segwright.errors import MissingExtraError, ModelError, UsageError, WeightsE
 from segwright.models.segmenter import IMAGENET_MEAN, IMAGENET_STD, Provenance, SegmentationModel, SegOutput, resize
 from segwright.models.weights import read_state_dict
 
+# Of transformers' networks: the feature extractor and the classifier layers, by model type.
+TRANSFORMERS_ROLES: dict[str, tuple[str, dict[str, list[str]]]] = {
+    "segformer": ("segformer", {"logits": ["decode_head.classifier"]}),
+    "upernet": ("backbone", {"logits": ["decode_head.classifier"], "aux": ["auxiliary_head.classifier"]}),
+    "mobilenet_v2": ("mobilenet_v2", {"logits": ["segmentation_head.classifier.convolution"]}),
+    "mobilevit": ("mobilevit", {"logits": ["segmentation_head.classifier.convolution"]}),
+}
+
 
 class ExternalModel(SegmentationModel):
     """Any module that takes normalised float N×C×H×W and answers with logits at some resolution.
 
     ``size_divisor`` and ``minimum_size``: what the module demands of its input. Logits are brought to the picture's
     size bilinearly. ``auxiliary``: names under which a mapping holds auxiliary logits, answered in training only.
+    ``encoder``: the dotted name of the module's feature extractor; ``classifiers``: of its layers with one output
+    channel per class, by output (``logits``, ``aux``). Without them fine-tuning to other classes, freezing and learning
+    rates per part are refused, since a layer's role is never guessed.
     """
 
     def __init__(
@@ -37,6 +48,8 @@ class ExternalModel(SegmentationModel):
         std: Sequence[float] = IMAGENET_STD,
         align_corners: bool = False,
         auxiliary: Sequence[str] = ("aux",),
+        encoder: str | None = None,
+        classifiers: Mapping[str, Sequence[str]] | None = None,
     ) -> None:
         super().__init__(
             classes=classes,
@@ -49,6 +62,17 @@ class ExternalModel(SegmentationModel):
         self.module = module
         self.align_corners = align_corners
         self.auxiliary = tuple(auxiliary)
+        self.encoder_name = encoder
+        self.classifier_names = {output: tuple(names) for output, names in (classifiers or {}).items()}
+
+    def encoder_modules(self) -> Sequence[nn.Module]:
+        return () if self.encoder_name is None else (self.module.get_submodule(self.encoder_name),)
+
+    def classifier_layers(self) -> Mapping[str, Sequence[nn.Module]]:
+        return {
+            output: tuple(self.module.get_submodule(name) for name in names)
+            for output, names in self.classifier_names.items()
+        }
 
     def forward_padded(self, x: Tensor) -> SegOutput:
         size = (x.shape[-2], x.shape[-1])
@@ -131,7 +155,12 @@ def _torchvision(kind: str, classes: int, in_channels: int, arguments: dict[str,
             fix=f"create_model({kind!r}, …) is ours",
         )
     module = torchvision.models.get_model(kind, weights=None, weights_backbone=None, num_classes=classes, **arguments)
-    return wrap(module, classes=classes, size_divisor=1)
+    if kind.startswith("lraspp"):
+        classifiers = {"logits": ["classifier.low_classifier", "classifier.high_classifier"]}
+    else:
+        heads = {"logits": "classifier", "aux": "aux_classifier"}
+        classifiers = {output: [f"{head}.4"] for output, head in heads.items() if getattr(module, head) is not None}
+    return wrap(module, classes=classes, size_divisor=1, encoder="backbone", classifiers=classifiers)
 
 
 def _smp(kind: str, classes: int, in_channels: int, arguments: dict[str, Any]) -> ExternalModel:
@@ -145,7 +174,14 @@ def _smp(kind: str, classes: int, in_channels: int, arguments: dict[str, Any]) -
     module = smp.create_model(kind, in_channels=in_channels, classes=classes, **arguments)
     # PAN halves its deepest feature three times more
     minimum = 8 * int(arguments.get("encoder_output_stride", 16)) if kind.lower() == "pan" else 1
-    return wrap(module, classes=classes, in_channels=in_channels, minimum_size=minimum)
+    return wrap(
+        module,
+        classes=classes,
+        in_channels=in_channels,
+        minimum_size=minimum,
+        encoder="encoder",
+        classifiers={"logits": ["segmentation_head.head.4" if kind.lower() == "dpt" else "segmentation_head.0"]},
+    )
 
 
 def _transformers(kind: str, classes: int, in_channels: int, arguments: dict[str, Any]) -> ExternalModel:
@@ -159,4 +195,5 @@ def _transformers(kind: str, classes: int, in_channels: int, arguments: dict[str
     elif in_channels != 3:
         raise UsageError(f"{kind} takes three channels", found=str(in_channels))
     module = AutoModelForSemanticSegmentation.from_config(config)  # type: ignore[no-untyped-call]
-    return wrap(module, classes=classes, in_channels=in_channels)
+    encoder, classifiers = TRANSFORMERS_ROLES.get(kind, (None, None))
+    return wrap(module, classes=classes, in_channels=in_channels, encoder=encoder, classifiers=classifiers)

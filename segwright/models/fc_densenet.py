@@ -15,7 +15,7 @@ Difference: pictures smaller than 32 pixels are padded by their edge values (fiv
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Literal
 
@@ -134,6 +134,9 @@ class FCDenseNet(SegmentationModel):
                 nn.init.kaiming_uniform_(module.weight, nonlinearity="relu")
                 assert module.bias is not None
                 nn.init.zeros_(module.bias)
+
+    def classifier_layers(self) -> Mapping[str, Sequence[nn.Module]]:
+        return {"logits": (self.head,)}
 
     def forward_padded(self, x: Tensor) -> SegOutput:
         x = self.first(x)

@@ -117,6 +117,13 @@ class FCN(PixelScaledModel):
             self.upscore_pool4 = BilinearDeconvolution(classes, 4, form=deconvolution)
         self.upscore = BilinearDeconvolution(classes, 2 * stride, form=deconvolution)
 
+    def encoder_modules(self) -> Sequence[nn.Module]:
+        return (self.trunk,)
+
+    def classifier_layers(self) -> Mapping[str, Sequence[nn.Module]]:
+        skips = [getattr(self, name) for name in ("score_pool4", "score_pool3") if hasattr(self, name)]
+        return {"logits": (self.score_fr, *skips)}
+
     def forward_padded(self, x: Tensor) -> SegOutput:
         height, width = x.shape[-2:]
         features = self.trunk(x)

@@ -7,7 +7,7 @@ global average pooling instead of the paper's 49×49 window.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 import torch
@@ -43,6 +43,15 @@ class FCN(SegmentationModel):
             require_strides(encoder, (16,), "FCN's auxiliary head")
             self.aux_head = FCNHead(encoder.channels[16], classes, dropout=dropout)
             initialize_decoder(self.aux_head)
+
+    def encoder_modules(self) -> Sequence[nn.Module]:
+        return (self.encoder,)
+
+    def classifier_layers(self) -> Mapping[str, Sequence[nn.Module]]:
+        found: dict[str, Sequence[nn.Module]] = {"logits": (self.head[-1],)}
+        if self.aux_head is not None:
+            found["aux"] = (self.aux_head[-1],)
+        return found
 
     def forward_padded(self, x: Tensor) -> SegOutput:
         size = (x.shape[-2], x.shape[-1])
@@ -83,6 +92,12 @@ class LRASPP(SegmentationModel):
         initialize_decoder(self.high)
         for part in (self.gate, self.low_head, self.head):
             initialize_head(part)
+
+    def encoder_modules(self) -> Sequence[nn.Module]:
+        return (self.encoder,)
+
+    def classifier_layers(self) -> Mapping[str, Sequence[nn.Module]]:
+        return {"logits": (self.low_head, self.head)}
 
     def forward_padded(self, x: Tensor) -> SegOutput:
         features = self.encoder(x)

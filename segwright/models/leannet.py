@@ -11,7 +11,7 @@ IBN-Net): what is learnt on one street then holds better on another.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -166,6 +166,16 @@ class LeanNet(SegmentationModel):
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
         nn.init.normal_(self.head.weight, 0, 0.01)
+
+    def classifier_layers(self) -> Mapping[str, Sequence[nn.Module]]:
+        found: dict[str, Sequence[nn.Module]] = {"logits": (self.head,)}
+        if self.aux_head is not None:
+            found["aux"] = (self.aux_head,)
+        return found
+
+    def scale_free_layers(self) -> Sequence[nn.Module]:
+        # Each is added to a lateral branch with a batch norm's scale of its own, and a batch norm follows the sum.
+        return (self.fuse4.reduce, self.fuse3.reduce, self.fuse2.reduce, self.fuse1.reduce)
 
     def forward_padded(self, x: Tensor) -> SegOutput:
         size = (x.shape[-2], x.shape[-1])

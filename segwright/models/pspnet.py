@@ -80,6 +80,15 @@ class PSPNet(SegmentationModel):
             initialize_decoder(part)
         initialize_head(self.head)
 
+    def encoder_modules(self) -> Sequence[nn.Module]:
+        return (self.encoder,)
+
+    def classifier_layers(self) -> Mapping[str, Sequence[nn.Module]]:
+        found: dict[str, Sequence[nn.Module]] = {"logits": (self.head,)}
+        if self.aux_head is not None:
+            found["aux"] = (self.aux_head[-1],)
+        return found
+
     def forward_padded(self, x: Tensor) -> SegOutput:
         size = (x.shape[-2], x.shape[-1])
         features = self.encoder(x)

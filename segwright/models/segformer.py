@@ -7,7 +7,7 @@ use only.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 import torch
@@ -67,6 +67,12 @@ class SegFormer(SegmentationModel):
         for part in (self.linears, self.fuse):
             initialize_decoder(part)
         initialize_head(self.head)
+
+    def encoder_modules(self) -> Sequence[nn.Module]:
+        return (self.encoder,)
+
+    def classifier_layers(self) -> Mapping[str, Sequence[nn.Module]]:
+        return {"logits": (self.head,)}
 
     def forward_padded(self, x: Tensor) -> SegOutput:
         features = self.encoder(x)

@@ -47,7 +47,8 @@ class SegmentationModel(nn.Module):
 
     A subclass implements :meth:`forward_padded`. ``size_divisor`` is what height and width are padded to (1: none),
     ``minimum_size`` the smallest side the network can take. ``stride`` is that of the network's deepest features or
-    scores, ``logits_stride`` that of its finest scores, before they are brought to the picture's size.
+    scores, ``logits_stride`` that of its finest scores, before they are brought to the picture's size. It declares its
+    encoder and its classifier layers: optimizer groups, freezing, fine-tuning and logit adjustment ask for them.
     """
 
     mean: Tensor
@@ -118,6 +119,24 @@ class SegmentationModel(nn.Module):
     def forward_padded(self, x: Tensor) -> SegOutput:
         """``x``: normalised float (N, C, H, W), sides multiples of ``size_divisor``; returns logits at (H, W)."""
         raise ModelError("a network implements forward_padded", where=type(self).__name__)
+
+    def encoder_modules(self) -> Sequence[nn.Module]:
+        """The feature extractor, the part that ImageNet weights are for; empty where the network is of one piece."""
+        return ()
+
+    def encoder_parameters(self) -> list[nn.Parameter]:
+        """The parameters of :meth:`encoder_modules`, each once."""
+        found = {id(p): p for module in self.encoder_modules() for p in module.parameters()}
+        return list(found.values())
+
+    def classifier_layers(self) -> Mapping[str, Sequence[nn.Module]]:
+        """The layers that give class scores, one output channel per class, by the output which they are summed into:
+        ``logits``, and each auxiliary output with layers of its own. Empty where a network declares none."""
+        return {}
+
+    def scale_free_layers(self) -> Sequence[nn.Module]:
+        """Convolutions whose kernels may keep a fixed norm although no norm layer follows them directly."""
+        return ()
 
     def weights_loaded(self) -> None:
         """Called when trained weights were put in: a network that keeps their statistics settles that here."""

@@ -100,6 +100,9 @@ class UnpoolingNet(PixelScaledModel):
         self.classifier = classifier
         msra(classifier)
 
+    def classifier_layers(self) -> Mapping[str, Sequence[nn.Module]]:
+        return {"logits": (self.classifier,)}
+
     def forward_padded(self, x: Tensor) -> SegOutput:
         x = self.first(x)
         kept = []
@@ -150,6 +153,9 @@ class SegNet(UnpoolingNet):
             decoder=decoder,
             classifier=nn.Conv2d(widths[0], classes, 3, padding=1),
         )
+
+    def encoder_modules(self) -> Sequence[nn.Module]:
+        return (self.encoder,)
 
     def load_pretrained(self, state: Mapping[str, Tensor], *, trained_on: PixelScale = "imagenet") -> list[str]:
         """The encoder from torchvision's ``vgg16_bn``, or from ``vgg16`` (no BN in it), as the authors began."""

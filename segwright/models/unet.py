@@ -162,6 +162,12 @@ class UNet(SegmentationModel):
         initialize_decoder(self.decoder)
         initialize_head(self.head)
 
+    def encoder_modules(self) -> Sequence[nn.Module]:
+        return (self.encoder,)
+
+    def classifier_layers(self) -> Mapping[str, Sequence[nn.Module]]:
+        return {"logits": (self.head[0],)}
+
     def forward_padded(self, x: Tensor) -> SegOutput:
         logits = self.head(self.dropout(self.decoder(self.encoder(x))))
         if self.training and self.native_logits:

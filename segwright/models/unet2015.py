@@ -17,7 +17,7 @@ The initialisation is the paper's (normal, variance 2 ÷ fan-in), so is the drop
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
 
 import torch
@@ -164,6 +164,9 @@ class UNet2015(SegmentationModel):
             return super().pad(x)
         rows, columns = (_mirrored(side, self.margin, self.stride, x.device) for side in x.shape[-2:])
         return x.index_select(2, rows).index_select(3, columns)
+
+    def classifier_layers(self) -> Mapping[str, Sequence[nn.Module]]:
+        return {"logits": (self.head,)}
 
     def forward_padded(self, x: Tensor) -> SegOutput:
         skips = []

@@ -9,7 +9,7 @@ encoder feature, which segmentation_models_pytorch does for its transformers and
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 import torch
@@ -86,6 +86,15 @@ class UPerNet(SegmentationModel):
         for part in (self.pyramid, self.pyramid_fuse, self.laterals, self.levels, self.fuse):
             initialize_decoder(part)
         initialize_head(self.head)
+
+    def encoder_modules(self) -> Sequence[nn.Module]:
+        return (self.encoder,)
+
+    def classifier_layers(self) -> Mapping[str, Sequence[nn.Module]]:
+        found: dict[str, Sequence[nn.Module]] = {"logits": (self.head,)}
+        if self.aux_head is not None:
+            found["aux"] = (self.aux_head[-1],)
+        return found
 
     def forward_padded(self, x: Tensor) -> SegOutput:
         size = (x.shape[-2], x.shape[-1])

@@ -130,11 +130,11 @@ def _scores_by_shift(
 def last_bias(model: SegmentationModel) -> Tensor | None:
     """The bias, (K,), that shifts a class's logits by as much at every pixel; None where there is none.
 
-    It is tried, not looked up: of the convolutions with a bias a class, the last for which it holds in the inner half
-    of a picture (FCN's transposed convolutions fade out towards the border).
+    Of the declared classifier layers of the logits, the last whose bias is seen to do so in the inner half of a picture
+    (FCN's transposed convolutions fade out towards the border).
     """
-    layers = [module for module in model.modules() if isinstance(module, nn.Conv2d | nn.ConvTranspose2d)]
-    biases = [layer.bias for layer in layers if layer.bias is not None and layer.bias.shape == (model.classes,)]
+    layers = model.classifier_layers().get("logits", ())
+    biases = [layer.bias for layer in layers if isinstance(layer.bias, nn.Parameter)]
     if not biases:
         return None
     device = biases[-1].device

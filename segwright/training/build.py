@@ -45,15 +45,16 @@ def start_at_frequencies(network: SegmentationModel, pixels: Sequence[float], we
 
     ``pixels``: of each class in the training masks. From a start at even chances all features of a short training
     first learn to say the most frequent class, and the bias alone speaks for the rare ones (Lin et al. 2017, "Focal
-    loss", section 3.3). The biases of ``head`` and ``aux_head`` are set; a network without such parts stays as it is.
+    loss", section 3.3). Of each output one declared classifier layer gets the bias, since scores of several are summed;
+    a network that declares none, or whose layers have no bias, stays as it is.
     """
     counted = np.asarray(pixels, np.float64) * (1.0 if weights is None else np.asarray(weights, np.float64))
     shares = np.maximum(counted / max(counted.sum(), 1e-9), LEAST_SHARE)
     logits = np.log(shares) - np.log(shares).mean()
-    for part in (getattr(network, "head", None), getattr(network, "aux_head", None)):
-        layers = [module for module in part.modules() if isinstance(module, nn.Conv2d)] if part is not None else []
-        if layers and layers[-1].out_channels == len(logits) and layers[-1].bias is not None:
-            layers[-1].bias.copy_(torch.from_numpy(logits))
+    for layers in network.classifier_layers().values():
+        biases = [layer.bias for layer in layers if isinstance(layer.bias, nn.Parameter)]
+        if biases:
+            biases[-1].copy_(torch.from_numpy(logits))
 
 
 def is_normed(config: TrainConfig, classes: int) -> bool:
@@ -98,6 +99,12 @@ def time_picture(config: TrainConfig, classes: int, device: torch.device, size: 
     return once * size[0] * size[1] / (part[0] * part[1])
 
 
+def _unchecked(step: TrainStep, made_up: Batch) -> None:
+    """An update from pixels that mean nothing: a loss that is not finite says nothing of the data."""
+    step.backward(made_up)
+    step.update()
+
+
 def time_step(config: TrainConfig, classes: int, device: torch.device, size: Size, batch: int, precision: str) -> float:
     """Seconds of a training step of the network that ``config`` names, on pixels made up for it."""
     quiet = config.with_values({"model.weights": None})
@@ -113,9 +120,9 @@ def time_step(config: TrainConfig, classes: int, device: torch.device, size: Siz
     while True:
         images = rng.integers(0, 256, (timed, *size, model.in_channels), np.uint8)
         masks = rng.integers(0, classes, (timed, *size), np.uint8)
-        made_up = [Batch(images, masks, tuple(str(i) for i in range(timed)))]
+        made_up = Batch(images, masks, tuple(f"made up {i}" for i in range(timed)))
         try:
-            return seconds_per_step(partial(step, made_up), repeats=3) * batch / timed
+            return seconds_per_step(partial(_unchecked, step, made_up), repeats=3) * batch / timed
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error) or timed == 1:
                 raise

@@ -91,13 +91,11 @@ class World:
         dist.all_reduce(tensor, dist.ReduceOp.SUM, group=_cpu_group())
         return tensor.numpy()
 
-    def largest(self, value: int) -> int:
-        """The largest of the ranks' whole numbers."""
-        if self.size == 1:
-            return value
-        tensor = torch.tensor([value], dtype=torch.int64)
-        dist.all_reduce(tensor, dist.ReduceOp.MAX, group=_cpu_group())
-        return int(tensor.item())
+    def total(self, tensor: Tensor) -> Tensor:
+        """The sum over the ranks of a tensor on the device of the gradients; the host does not wait for it."""
+        if self.size > 1:
+            dist.all_reduce(tensor, dist.ReduceOp.SUM)
+        return tensor
 
     def mean(self, value: float) -> float:
         """The mean over the ranks."""

@@ -15,20 +15,30 @@ def transfer_weights(
 ) -> list[str]:
     """Copy weights from ``source`` into ``target`` and say what was kept, matched and started anew.
 
-    A last layer with one output a class takes the outputs of the classes that both know. WeightsError where nothing
-    but the heads fits: then the networks differ.
+    The declared classifier layers take the outputs of the classes that both know; every other tensor is copied whole or
+    not at all. WeightsError where nothing but the classifier layers fits (then the networks differ), and where the
+    classes differ in a network that declares no classifier layers.
     """
     ours, theirs = target.state_dict(), source.state_dict()
+    same_classes = source_labels.names == target_labels.names
+    classifiers = classifier_tensors(target)
+    if not same_classes and not classifiers:
+        raise WeightsError(
+            "the network does not say which of its layers give the class scores, and the classes differ",
+            expected="the classes of the saved model in their order, or a network of `segwright models`",
+            found=f"{', '.join(source_labels.names[:6])} in the saved model, {', '.join(target_labels.names[:6])} here",
+            fix="wrap the network with classifiers={'logits': [name of the layer]}",
+        )
     shared = [(i, source_labels.names.index(n)) for i, n in enumerate(target_labels.names) if n in source_labels.names]
     kept, matched, fresh = [], [], []
     for name, tensor in ours.items():
         found = theirs.get(name)
-        if found is not None and found.shape == tensor.shape and source_labels.names == target_labels.names:
-            tensor.copy_(found)
-            kept.append(name)
-        elif found is not None and _one_a_class(found, tensor, source_labels, target_labels):
-            _copy_classes(tensor, found, shared)
-            matched.append(name)
+        if name in classifiers and not same_classes:
+            if found is not None and _one_a_class(found, tensor, source_labels, target_labels):
+                _copy_classes(tensor, found, shared)
+                matched.append(name)
+            else:
+                fresh.append(name)
         elif found is not None and found.shape == tensor.shape:
             tensor.copy_(found)
             kept.append(name)
@@ -50,6 +60,13 @@ def transfer_weights(
     if fresh:
         lines.append(f"started anew: {', '.join(fresh)}")
     return lines
+
+
+def classifier_tensors(model: SegmentationModel) -> set[str]:
+    """The names in the state dict of what belongs to the declared classifier layers."""
+    layers = {id(layer) for group in model.classifier_layers().values() for layer in group}
+    prefixes = [name for name, module in model.named_modules(remove_duplicate=False) if id(module) in layers]
+    return {key for key in model.state_dict() if any(key.startswith(f"{prefix}.") for prefix in prefixes)}
 
 
 def _one_a_class(found: Tensor, tensor: Tensor, source: LabelSpace, target: LabelSpace) -> bool:

@@ -121,6 +121,8 @@ class Trainer:
             aux_weight=self.config.aux_weight,
             average=self.average,
             forward=wrapped(self.model, self.config, self.device, self.world),
+            world=self.world,
+            seed=self.config.seed,
         )
         self.freezing = Freezing(self.model, self.config.freeze_encoder, self.config.unfreeze)
         self.norms = [module for module in self.model.modules() if isinstance(module, BatchNorm)]
@@ -144,6 +146,8 @@ class Trainer:
         self.validation_seconds = 0.0
         self.last_validation: Validation | None = None
         self.cut_short = False  # by on_validation
+        self.stop: StopRequest | bool = False
+        self.told = (0.0, 0.0, 0.0)  # of the last update: see _signals
         self.log: RunLog | None = None
 
     def _networks(
@@ -188,7 +192,7 @@ class Trainer:
         return FitResult(self.progress, stopped_by in (None, "early stopping"), stopped_by, self.last_validation)
 
     def _epochs(self, stop: StopRequest) -> str | None:
-        progress = self.progress
+        progress, self.stop = self.progress, stop
         self.clock = time.monotonic() - progress.seconds
         self.last_save = time.monotonic()
         while self.share() < 1.0:
@@ -233,9 +237,9 @@ class Trainer:
             try:
                 for update in self._updates(phase):
                     self._take(update, share, phase)
-                    share = self.share()
-                    over = self.parts.budget_seconds is not None and share >= 1.0
-                    if over or self.world.any(bool(stop)):
+                    share = self._share_here() if self.world.size == 1 or self.by_epochs else self.told[1]
+                    over = not self.by_epochs and share >= 1.0
+                    if over or (bool(stop) if self.world.size == 1 else self.told[0] > 0):
                         return False
                     if share < 1.0 and self.phase(share) is not phase:
                         break
@@ -285,10 +289,12 @@ class Trainer:
         late = phase is self.phases[-1]
         self.take_step.criterion = self.parts.late_criterion if late else self.parts.criterion
         self.take_step.aux_weight = self.config.aux_weight * ((1 - share) if self.config.aux_fade else 1.0)
+        signals = self._signals()
         try:
-            loss = self.take_step(update, share=share)
+            taken_step = self.take_step.take(update, share=share, index=progress.step, signals=signals)
         except NonFiniteLossError as error:
             raise self._explained(error, lr, update) from error
+        loss, self.told = taken_step.loss, taken_step.signals or signals
         count = sum(len(batch) for batch in update) * self.world.size
         progress.step += 1
         progress.position += count
@@ -301,12 +307,24 @@ class Trainer:
         if self._save_due():
             self.save()
 
+    def _signals(self) -> tuple[float, float, float]:
+        """What the processes agree on with every update: whether one was told to stop, and as the first sees it the
+        share of the run that is done and whether a checkpoint is due by the clock."""
+        first = self.world.is_first
+        due = time.monotonic() - self.last_save >= self.config.save_every_seconds
+        return float(bool(self.stop)), self._share_here() if first else 0.0, float(due and first)
+
     # -- where the run is ------------------------------------------------------------------------------------------
 
     def share(self) -> float:
         """How much of the run is done, 0…1, the same on every rank."""
         here = self._share_here()
         return here if self.parts.budget_seconds is None else self.world.broadcast([here])[0]
+
+    @property
+    def by_epochs(self) -> bool:
+        """Whether epochs and not minutes end the run."""
+        return self.parts.budget_seconds is None
 
     def _share_here(self) -> float:
         """The same as this rank sees it: with a time budget each has its own clock."""
@@ -340,7 +358,6 @@ class Trainer:
     # -- what a run writes -----------------------------------------------------------------------------------------
 
     def _record(self, loss: float, lr: float, images_per_second: float) -> None:
-        loss = self.world.mean(loss)
         if self.log is None:
             return
         progress = self.progress
@@ -457,8 +474,7 @@ class Trainer:
         every = self.config.save_every_steps
         if every is not None and self.progress.step % every == 0:
             return True
-        due = time.monotonic() - self.last_save >= self.config.save_every_seconds
-        return bool(self.world.broadcast([float(due)])[0]) if self.world.size > 1 else due
+        return self.told[2] > 0
 
     def save(self) -> None:
         """Write a checkpoint; the run goes on where that fails."""

@@ -2,21 +2,29 @@
 
 Muon (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon/) replaces the momentum of a weight matrix by the
 nearest orthogonal matrix, found by Newton–Schulz steps, so that every direction learns at one pace. A kernel
-(out, in, k, k) is taken as a matrix out × in·k·k. Under a batch norm only a kernel's direction matters: it is kept at
-the norm √out, and an update turns it by the learning rate, a share of that norm. The coefficients of the five steps
-are You Jiacheng's, from the modded-nanogpt speedruns (timm lists them as ``quintic``). They are tuned as a schedule
-that begins with the first; that only the last ``iterations`` of them are taken is ours, for speed.
+(out, in, k, k) is taken as a matrix out × in·k·k. Under a batch norm only a kernel's direction matters: it keeps the
+norm that it starts with (so that pretrained statistics still fit), and an update turns it by the learning rate, a share
+of that norm. The coefficients of the five steps are You Jiacheng's, from the modded-nanogpt speedruns (timm lists them
+as ``quintic``). They are tuned as a schedule that begins with the first; that only the last ``iterations`` of them are
+taken is ours, for speed.
 """
 
 from __future__ import annotations
 
+import copy
+import itertools
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from segwright.models.norms import InstanceBatchNorm
+from segwright.models.segmenter import SegmentationModel
 from segwright.training.dtensors import is_shard, laid_out, own, whole
+
+NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, InstanceBatchNorm)
+_TRIAL_SIDE = 64  # pixels of the picture on which the order of the layers is seen
 
 QUINTIC = (
     (4.0848, -6.8946, 2.9270),
@@ -66,13 +74,58 @@ def _small_steps(x: Tensor, coefficients: Sequence[tuple[float, float, float]]) 
 
 
 def hidden_kernels(model: nn.Module) -> list[nn.Parameter]:
-    """What Muon may train: kernels of dense convolutions without bias, which a batch norm follows; not the first.
+    """What Muon may train: kernels of dense convolutions without bias whose scale does not matter; not the first.
 
-    The first convolution sees colours and not features; heads and convolutions with a bias set a scale that matters.
+    It does not matter where the output goes straight into a norm layer, or where the network declares so. The first
+    convolution sees colors and not features.
     """
     convolutions = [module for module in model.modules() if isinstance(module, nn.Conv2d)]
     dense = [conv for conv in convolutions[1:] if conv.bias is None and conv.groups == 1]
-    return [parameter for conv in dense for parameter in conv.parameters() if parameter.requires_grad]
+    free = normed_convolutions(model) if dense else set()
+    if isinstance(model, SegmentationModel):
+        free |= {id(layer) for layer in model.scale_free_layers()}
+    kept = [conv for conv in dense if id(conv) in free]
+    return [parameter for conv in kept for parameter in conv.parameters() if parameter.requires_grad]
+
+
+def normed_convolutions(model: nn.Module) -> set[int]:
+    """The identities of the convolutions whose output goes straight into a norm layer: by the order in an
+    ``nn.Sequential``, and by what a forward pass hands from one to the other."""
+    found: set[int] = set()
+    for module in model.modules():
+        if isinstance(module, nn.Sequential):
+            parts = list(module.children())
+            pairs = itertools.pairwise(parts)
+            found |= {id(a) for a, b in pairs if isinstance(a, nn.Conv2d) and isinstance(b, NORMS)}
+    if not isinstance(model, SegmentationModel):
+        return found
+    # Two networks in shards cannot be had from one; of any other the pass costs nothing on a copy without memory.
+    sharded = any(is_shard(parameter) for parameter in model.parameters())
+    run = model if sharded else copy.deepcopy(model).to("meta")
+    names = {id(twin): id(own_module) for twin, own_module in zip(run.modules(), model.modules(), strict=True)}
+    made: dict[int, tuple[int, Tensor]] = {}  # of a tensor: the convolution that it came from; held, so that ids stay
+
+    def output(module: nn.Module, arguments: Any, result: Tensor) -> None:
+        made[id(result)] = (names[id(module)], result)
+
+    def taken(module: nn.Module, arguments: tuple[Any, ...]) -> None:
+        if arguments and id(arguments[0]) in made:
+            found.add(made[id(arguments[0])][0])
+
+    hooks = [m.register_forward_hook(output) for m in run.modules() if isinstance(m, nn.Conv2d)]
+    hooks += [m.register_forward_pre_hook(taken) for m in run.modules() if isinstance(m, NORMS)]
+    training = [(module, module.training) for module in run.modules()]
+    device = next(run.parameters()).device
+    try:
+        with torch.no_grad():
+            shape = (2, _TRIAL_SIDE, _TRIAL_SIDE, run.in_channels)
+            run.train(not sharded)(torch.zeros(shape, dtype=torch.uint8, device=device))
+    finally:
+        for hook in hooks:
+            hook.remove()
+        for module, was in training:
+            module.training = was
+    return found
 
 
 class Muon(torch.optim.Optimizer):
@@ -106,10 +159,6 @@ class Muon(torch.optim.Optimizer):
             "half": half,
         }
         super().__init__(params, defaults)
-        with torch.no_grad():
-            for group in self.param_groups:
-                for parameter in group["params"] if group["orthogonal"] else ():
-                    _set_norm(parameter)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
@@ -131,9 +180,10 @@ class Muon(torch.optim.Optimizer):
             matrices = torch.stack([self._ahead(parameter, group["momentum"]) for parameter in same])
             turned = orthogonalize(matrices, group["iterations"], half=group["half"])
             for parameter, update in zip(same, turned.unbind(), strict=True):
-                turn = update.reshape(parameter.shape)
+                norm = float(self.state[parameter]["norm"])
+                turn = update.reshape(parameter.shape) * (norm / parameter.shape[0] ** 0.5)
                 parameter.add_(laid_out(turn, parameter) if is_shard(parameter) else turn, alpha=-group["lr"])
-                _set_norm(parameter)
+                own(parameter).mul_(norm / (whole(parameter.norm()) + 1e-12))
 
     def _ahead(self, parameter: nn.Parameter, momentum: float) -> Tensor:
         """Take the gradient into the momentum; Nesterov's look-ahead as a matrix, whole also of a kernel in shards."""
@@ -141,6 +191,8 @@ class Muon(torch.optim.Optimizer):
         state = self.state[parameter]
         if not state:
             state["momentum"] = torch.zeros_like(parameter)
+        if "norm" not in state:
+            state["norm"] = whole(parameter.norm()).detach().to("cpu", copy=True)
         state["momentum"].lerp_(parameter.grad, 1 - momentum)
         return whole(torch.lerp(parameter.grad, state["momentum"], momentum)).reshape(parameter.shape[0], -1)
 
@@ -177,7 +229,3 @@ def _alike(parameters: Sequence[nn.Parameter]) -> list[list[nn.Parameter]]:
     for index, parameter in enumerate(parameters):
         groups.setdefault(index if is_shard(parameter) else parameter.shape, []).append(parameter)
     return list(groups.values())
-
-
-def _set_norm(parameter: Tensor) -> None:
-    own(parameter).mul_(parameter.shape[0] ** 0.5 / (whole(parameter.norm()) + 1e-12))

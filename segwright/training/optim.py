@@ -11,6 +11,7 @@ from torch import nn
 
 from segwright.config import TrainingConfig
 from segwright.errors import UsageError
+from segwright.models.segmenter import SegmentationModel
 from segwright.training.dtensors import is_shard, own
 from segwright.training.muon import Muon, hidden_kernels
 
@@ -76,7 +77,7 @@ def _create_muon(model: nn.Module, turn: float, *, half: bool, encoder_lr_factor
     groups = parameter_groups(model, encoder_lr_factor=encoder_lr_factor, **groups_of)
     for group in groups:
         group["params"] = [parameter for parameter in group["params"] if id(parameter) not in chosen]
-    encoder = {id(p) for name, p in model.named_parameters() if name.startswith("encoder.")}
+    encoder, _ = _roles(model)
     for name, share, inside in (("encoder kernels", turn * encoder_lr_factor, True), ("kernels", turn, False)):
         turned = [parameter for parameter in kernels if (id(parameter) in encoder) is inside]
         groups.append({"params": turned, "lr": share, "base_lr": share, "orthogonal": True, "name": name})
@@ -88,9 +89,17 @@ def parameter_groups(
 ) -> list[dict[str, Any]]:
     """Groups by part (encoder, body, head) and by decay: norms, biases and single scales get no weight decay.
 
+    Encoder and head are what the network declares: its encoder's parameters, and its classifier layers. UsageError
+    where a part has a rate of its own and the network declares none.
     Each group carries ``base_lr``, its peak; the schedule writes ``lr`` from it.
     """
     factors = {"encoder": encoder_lr_factor, "body": 1.0, "head": head_lr_factor}
+    if head_lr_factor != 1.0 and not _roles(model)[1]:
+        raise UsageError(
+            "the network declares no classifier layers, which head_lr_factor is for",
+            found=type(model).__name__,
+            fix="training.head_lr_factor=1",
+        )
     groups: dict[tuple[str, bool], list[nn.Parameter]] = {}
     for part, decays, parameter in _classified(model):
         groups.setdefault((part, decays), []).append(parameter)
@@ -114,12 +123,20 @@ def _classified(model: nn.Module) -> Iterator[tuple[str, bool, nn.Parameter]]:
         if isinstance(module, NORMS)
         for parameter in module.parameters(recurse=False)
     }
-    for name, parameter in model.named_parameters():
+    encoder, head = _roles(model)
+    for parameter in model.parameters():
         if not parameter.requires_grad:
             continue
-        first = name.split(".")[0]
-        part = "encoder" if first == "encoder" else "head" if first in ("head", "aux_head", "aux_heads") else "body"
+        part = "encoder" if id(parameter) in encoder else "head" if id(parameter) in head else "body"
         yield part, parameter.ndim > 1 and id(parameter) not in norm_parameters, parameter
+
+
+def _roles(model: nn.Module) -> tuple[set[int], set[int]]:
+    """The identities of the parameters of the declared encoder, and of the declared classifier layers."""
+    if not isinstance(model, SegmentationModel):
+        return set(), set()
+    layers = [layer for layers in model.classifier_layers().values() for layer in layers]
+    return {id(p) for p in model.encoder_parameters()}, {id(p) for layer in layers for p in layer.parameters()}
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, factor: float) -> float:

@@ -9,16 +9,21 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from segwright.errors import NonFiniteLossError, UsageError
+from segwright.losses.pixels import SegmentationLoss
 from segwright.models.quicken import quicken
 from segwright.models.segmenter import SegmentationModel
 from segwright.training.cpu import has_native_bf16
-from segwright.training.distributed import is_sharded
+from segwright.training.distributed import World, is_sharded
+from segwright.training.dtensors import whole
 from segwright.types import Batch
 
 Criterion = Callable[[Tensor, Tensor], Tensor]
@@ -35,12 +40,21 @@ class Average(Protocol):
     def update(self, share: float) -> None: ...
 
 
+@dataclass(frozen=True)
+class Taken:
+    """What an update gave."""
+
+    loss: float  # of the whole batch, before the update
+    signals: tuple[float, ...] = ()  # summed over the processes
+
+
 class TrainStep:
     """Takes updates of ``model``; call it with the batches of one update.
 
     ``criterion``: (logits N×K×H×W, target N×H×W) → scalar, also for the auxiliary heads, times ``aux_weight``.
     ``precision``: fp32, bf16 or fp16 (with loss scaling). ``clip``: largest norm of the gradient. ``forward``: what is
-    called instead of ``model`` (DDP around it, or compiled). The model is moved to ``device`` in channels-last memory:
+    called instead of ``model`` (DDP around it, or compiled). ``world``: the processes that take the update together;
+    ``seed``: of what an update draws. The model is moved to ``device`` in channels-last memory:
     pictures arrive as N×H×W×C and stay so from the first convolution to the loss.
     """
 
@@ -56,6 +70,8 @@ class TrainStep:
         aux_weight: float = 0.4,
         average: Average | None = None,
         forward: Callable[[Tensor], tuple[Tensor, dict[str, Tensor]]] | None = None,
+        world: World | None = None,
+        seed: int = 0,
     ) -> None:
         if precision not in DTYPES:
             raise UsageError("unknown precision", expected=", ".join(DTYPES), found=precision)
@@ -68,55 +84,166 @@ class TrainStep:
         self.criterion, self.optimizer = criterion, optimizer
         self.dtype = DTYPES[precision]
         self.clip, self.aux_weight, self.average = clip, aux_weight, average
+        self.world, self.seed = world or World(), seed
         self.parameters = [p for group in optimizer.param_groups for p in group["params"]]
         self.frozen: Sequence[nn.Parameter] = ()  # their gradients are dropped
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=precision == "fp16")
 
-    def __call__(self, batches: Sequence[Batch], *, share: float = 0.0) -> float:
-        """One update from the gradients of ``batches``, equally weighted; returns their mean loss.
+    def __call__(self, batches: Sequence[Batch], *, share: float = 0.0, index: int = 0) -> float:
+        """As :meth:`take`; returns the loss."""
+        return self.take(batches, share=share, index=index).loss
 
-        ``share``: how much of the run is done, for the averages. Raises NonFiniteLossError, with the ids of the batch,
-        before the weights are touched.
+    def take(
+        self, batches: Sequence[Batch], *, share: float = 0.0, index: int = 0, signals: Sequence[float] = ()
+    ) -> Taken:
+        """One update from the gradient of the whole batch, of which ``batches`` are this process's parts.
+
+        Every part's loss is weighted by what the mean of the whole is over (:meth:`SegmentationLoss.amounts`), summed
+        over parts and processes, so that one process, many parts and many processes take the same update. Terms that
+        do not decompose, and batch norms, see one part at a time.
+
+        ``share``: how much of the run is done, for the averages. ``index``: the number of the update, from which the
+        pixels of coarser logits and the dropout of further processes are drawn. ``signals`` come back summed over the
+        processes, in the same collective. Raises NonFiniteLossError, with the ids of the batches, on every process and
+        before the weights are touched, where the loss or the gradient is not finite.
         """
-        total = 0.0
-        for batch in batches:
-            loss = self.backward(batch, len(batches))
-            if not math.isfinite(loss):
-                self.optimizer.zero_grad(set_to_none=True)
-                raise NonFiniteLossError(
-                    "the loss is not finite",
-                    expected="a finite number",
-                    found=str(loss),
-                    where=", ".join(batch.ids),
-                    fix="lower the learning rate, or look at these pictures with `segwright check`",
-                )
-            total += loss / len(batches)
-        self.update(share)
-        return total
+        if self.world.rank:  # the first process's generator is saved with every checkpoint; the others' is a function
+            torch.manual_seed(int(np.random.SeedSequence((self.seed, self.world.rank, index)).generate_state(1)[0]))
+        pick = (self.seed, index)
+        reduced = torch.zeros(0)
+        if len(batches) == 1 and self.world.size == 1:
+            loss, told = self._gradients(*self._on_device(batches[0]), pick), list(signals)
+        else:
+            loss, reduced = self._whole_batch(batches, pick, signals)
+        norm = self._clipped()
+        values = torch.cat([torch.stack([loss.double(), norm.to(loss.device).double()]), reduced.to(loss.device)])
+        mean, length, *summed = values.tolist()  # the one place where the host waits for the device
+        if len(batches) > 1 or self.world.size > 1:
+            told = summed
+        # With loss scaling a gradient that is not finite is usual: the step is left out and the scale falls.
+        if not math.isfinite(mean) or not (math.isfinite(length) or self.scaler.is_enabled()):
+            self.optimizer.zero_grad(set_to_none=True)
+            what = "the loss is not finite" if not math.isfinite(mean) else "the gradient is not finite"
+            raise NonFiniteLossError(
+                what,
+                expected="a finite number",
+                found=f"a loss of {mean:.6g}, a gradient of norm {length:.6g}",
+                where=", ".join(name for batch in batches for name in batch.ids),
+                fix="lower the learning rate, or look at these pictures with `segwright check`",
+            )
+        self._apply(share)
+        return Taken(mean, tuple(told))
 
-    def backward(self, batch: Batch, parts: int = 1) -> float:
-        """Add the gradients of one batch, divided by ``parts``; returns its loss."""
-        images = torch.from_numpy(batch.images).to(self.device, non_blocking=True)
-        masks = torch.from_numpy(batch.masks).to(self.device, non_blocking=True).long()
-        return self.gradients(images, masks, parts)
+    def backward(self, batch: Batch) -> Tensor:
+        """Add the gradients of one batch by itself; returns its loss, on the device."""
+        return self._gradients(*self._on_device(batch), (self.seed, 0))
 
-    def gradients(self, images: Tensor, masks: Tensor, parts: int = 1) -> float:
+    def gradients(self, images: Tensor, masks: Tensor) -> Tensor:
         """As :meth:`backward`, of pictures (N, H, W, C) and masks int64 (N, H, W) that are on the device."""
-        with torch.autocast(self.device.type, self.dtype or torch.bfloat16, enabled=self.dtype is not None):
-            logits, aux = self.forward(images)
-        loss = self.criterion(*matching_pixels(logits, masks))
-        for head in aux.values():
-            loss = loss + self.aux_weight * self.criterion(*matching_pixels(head, masks))
-        self.scaler.scale(loss / parts if parts > 1 else loss).backward()  # type: ignore[no-untyped-call]
-        return float(loss.detach())
+        return self._gradients(images, masks, (self.seed, 0))
 
     def update(self, share: float = 0.0) -> None:
-        """Clip, step, clear the gradients, update the averages."""
+        """Clip, step, clear the gradients, update the averages; nothing is checked."""
+        self._clipped()
+        self._apply(share)
+
+    # -- the parts of an update ------------------------------------------------------------------------------------
+
+    def _on_device(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        images = torch.from_numpy(batch.images).to(self.device, non_blocking=True)
+        return images, torch.from_numpy(batch.masks).to(self.device, non_blocking=True).long()
+
+    def _heads(self, images: Tensor) -> list[tuple[float, Tensor]]:
+        """(weight, logits) of the output and of the auxiliary heads."""
+        with torch.autocast(self.device.type, self.dtype or torch.bfloat16, enabled=self.dtype is not None):
+            logits, aux = self.forward(images)
+        return [(1.0, logits), *((self.aux_weight, head) for head in aux.values())]
+
+    def _gradients(self, images: Tensor, masks: Tensor, pick: tuple[int, int]) -> Tensor:
+        """Add the gradients of one batch that is the whole; returns its loss."""
+        (_, logits), *aux = self._heads(images)
+        loss = self.criterion(*matching_pixels(logits, masks, pick))
+        for weight, head in aux:
+            loss = loss + weight * self.criterion(*matching_pixels(head, masks, pick))
+        self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+        return loss.detach()
+
+    def _whole_batch(
+        self, batches: Sequence[Batch], pick: tuple[int, int], signals: Sequence[float]
+    ) -> tuple[Tensor, Tensor]:
+        """Add the gradients of one batch in parts and over the processes; returns its loss and the summed signals.
+
+        One collective an update, two where a process has several parts: amounts, loss and signals together.
+        """
+        loss = summed = torch.zeros((), dtype=torch.float64)
+        amounts: list[Tensor] = []
+        total = torch.zeros(0)
+        for number, batch in enumerate(batches):
+            with self._unsynchronized(number + 1 < len(batches)):
+                images, masks = self._on_device(batch)
+                heads = self._heads(images)
+                values = torch.stack(
+                    [w * self._values(*matching_pixels(logits, masks, pick)) for w, logits in heads]
+                )  # (heads, terms)
+                if not amounts:
+                    shapes = [logits for _, logits in heads]
+                    amounts = [self._amounts(shapes, torch.from_numpy(part.masks), pick) for part in batches]
+                    first = (values.detach().double() * amounts[0].to(values.device)).flatten()
+                    packed = [torch.stack(amounts).sum(0).flatten(), first, torch.tensor(signals, dtype=torch.float64)]
+                    reduced = self.world.total(torch.cat([part.to(values.device) for part in packed]))
+                    total, numerators, summed = reduced.split([first.numel(), first.numel(), len(signals)])
+                    # With one part a process, this is the loss already.
+                    loss = (numerators * _inverse(total)).sum()
+                shares = amounts[number].to(values.device) * _inverse(total).reshape(values.shape)
+                part_loss = (values * shares.to(values.dtype)).sum()
+                if len(batches) > 1:
+                    loss = part_loss.detach().double() if number == 0 else loss + part_loss.detach().double()
+                # DDP and shards take the mean of the processes' gradients; this makes the sum of it.
+                self.scaler.scale(part_loss * self.world.size).backward()  # type: ignore[no-untyped-call]
+        if len(batches) > 1:
+            loss = self.world.total(loss.reshape(1))[0]
+        return loss, summed
+
+    def _values(self, logits: Tensor, target: Tensor) -> Tensor:
+        """(terms,): the weighted terms of the loss; any other criterion is one term."""
+        criterion = self.criterion
+        if isinstance(criterion, SegmentationLoss):
+            return criterion.values(logits, target)
+        return criterion(logits, target)[None]
+
+    def _amounts(self, heads: Sequence[Tensor], masks: Tensor, pick: tuple[int, int]) -> Tensor:
+        """(heads, terms) fp64 on the CPU: what the mean of each term is over in masks (N, H, W) of one part."""
+        criterion = self.criterion
+        if not isinstance(criterion, SegmentationLoss):
+            return torch.full((len(heads), 1), float(len(masks)), dtype=torch.float64)
+        targets = [matching_pixels(head, masks, pick)[1] for head in heads]
+        found = [criterion.amounts(targets[0])]
+        for target in targets[1:]:
+            found.append(found[0] if target.shape == targets[0].shape else criterion.amounts(target))
+        return torch.stack(found)
+
+    def _unsynchronized(self, more: bool) -> AbstractContextManager[Any]:
+        """While ``more`` parts follow, DDP's reduction waits for the last; shards reduce each, to hold no whole one."""
+        wait = more and isinstance(self.forward, nn.parallel.DistributedDataParallel)
+        return self.forward.no_sync() if wait else nullcontext()  # type: ignore[union-attr]
+
+    def _clipped(self) -> Tensor:
+        """Drop the gradients of what is frozen, and clip; returns the norm before, a scalar on the device."""
         for parameter in self.frozen:
             parameter.grad = None
+        self.scaler.unscale_(self.optimizer)
+        limit = math.inf if self.clip is None else self.clip
+        gradients = [p.grad for p in self.parameters if p.grad is not None]
+        if not gradients:
+            return torch.zeros(())
+        norm = nn.utils.get_total_norm(gradients, foreach=True)
+        norm = whole(norm)
         if self.clip is not None:
-            self.scaler.unscale_(self.optimizer)
-            nn.utils.clip_grad_norm_(self.parameters, self.clip, foreach=True)
+            nn.utils.clip_grads_with_norm_(self.parameters, limit, norm, foreach=True)
+        return norm.detach()
+
+    def _apply(self, share: float) -> None:
+        """Step, clear the gradients, update the averages."""
         self.scaler.step(self.optimizer)
         self.scaler.update()
         # Freed, not zeroed: the next backward then writes gradients instead of adding to zeros.
@@ -125,17 +252,23 @@ class TrainStep:
             self.average.update(share)
 
 
-def matching_pixels(logits: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
+def _inverse(total: Tensor) -> Tensor:
+    """1 / total, and 0 where nothing counts."""
+    return torch.where(total > 0, 1 / total.clamp_min(1e-300), 0)
+
+
+def matching_pixels(logits: Tensor, masks: Tensor, pick: tuple[int, int] = (0, 0)) -> tuple[Tensor, Tensor]:
     """Logits (N, K, h, w) at a coarser stride than the masks (N, H, W), and the targets they answer for.
 
-    One pixel of every stride × stride is the target; which, is drawn anew each time, so that over a run every pixel is
-    one. Rows and columns of logits that padding added are cut off. Both as they are where the sizes agree.
+    One pixel of every stride × stride is the target; which, is drawn from ``pick``, (seed, number of the update), so
+    that over a run every pixel is one, and all parts of a batch and all processes take the same. Rows and columns of
+    logits that padding added are cut off. Both as they are where the sizes agree.
     """
     if logits.shape[-2:] == masks.shape[-2:]:
         return logits, masks
     stride = max(-(-masks.shape[axis] // logits.shape[axis]) for axis in (-1, -2))
     stride = 1 << (stride - 1).bit_length()  # 9 pixels are 2 logits at stride 8, as at 5
-    row, column = (int(n) for n in torch.randint(stride, (2,)))  # the CPU's generator: saved with every checkpoint
+    row, column = (int(n) % stride for n in np.random.SeedSequence(pick).generate_state(2))
     picked = masks[:, row::stride, column::stride][:, : logits.shape[-2], : logits.shape[-1]]
     return logits[..., : picked.shape[-2], : picked.shape[-1]], picked
 

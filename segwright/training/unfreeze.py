@@ -10,6 +10,7 @@ from torch import nn
 
 from segwright.errors import UsageError
 from segwright.models.encoders import Encoder
+from segwright.models.segmenter import SegmentationModel
 
 BatchNorm = nn.modules.batchnorm._BatchNorm
 
@@ -21,27 +22,33 @@ class Freezing:
     share ``unfreeze`` of the run. UsageError where the network has no encoder.
     """
 
-    def __init__(self, model: nn.Module, freeze: float, unfreeze: float) -> None:
+    def __init__(self, model: SegmentationModel, freeze: float, unfreeze: float) -> None:
         self.freeze, self.unfreeze = freeze, unfreeze
-        stages: list[set[str]] = []
-        encoder = getattr(model, "encoder", None) if freeze or unfreeze else nn.Module()
-        if not isinstance(encoder, nn.Module):
+        stages: list[set[int]] = []
+        encoders = model.encoder_modules() if freeze or unfreeze else ()
+        if (freeze or unfreeze) and not encoders:
             raise UsageError(
                 "the network has no encoder to freeze",
                 found=type(model).__name__,
                 fix="a network with an encoder (--model unet --encoder resnet34), or freeze_encoder and unfreeze 0",
             )
-        if freeze or unfreeze:
-            stages = encoder_stages(encoder) if unfreeze else [{name for name, _ in encoder.named_parameters()}]
-        norms = [(f"{name}.weight", part) for name, part in encoder.named_modules() if isinstance(part, BatchNorm)]
+        for encoder in encoders:
+            named = dict(encoder.named_parameters())
+            of_this = encoder_stages(encoder) if unfreeze else [set(named)]
+            for index, names in enumerate(of_this):  # of several encoders the deepest stages are released together
+                if index == len(stages):
+                    stages.append(set())
+                stages[index] |= {id(named[name]) for name in names}
+        parameters = [parameter for encoder in encoders for parameter in encoder.parameters()]
+        norms = [part for encoder in encoders for part in encoder.modules() if isinstance(part, BatchNorm)]
         # resting[n]: what rests while the n shallowest stages do
         self.resting: list[list[nn.Parameter]] = [[]]
         self.norms: list[list[nn.Module]] = [[]]
-        names: set[str] = set()
+        chosen: set[int] = set()
         for stage in reversed(stages):
-            names |= stage
-            self.resting.append([parameter for name, parameter in encoder.named_parameters() if name in names])
-            self.norms.append([part for weight, part in norms if weight in names])
+            chosen |= stage
+            self.resting.append([parameter for parameter in parameters if id(parameter) in chosen])
+            self.norms.append([part for part in norms if part.weight is None or id(part.weight) in chosen])
 
     def stages(self, share: float) -> int:
         """How many stages rest when ``share`` of the run is done."""

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import nn
 
 from segwright.models.catalog import create_model
+from segwright.models.external import wrap
 from segwright.training.build import LEAST_SHARE, start_at_frequencies
 
 
@@ -31,8 +33,18 @@ def test_frequencies_count_as_the_loss_weighs_them_and_what_is_absent_can_be_lea
     assert (start[2] / start[0]).item() == pytest.approx(LEAST_SHARE / 0.5, rel=1e-3)
 
 
-def test_a_network_without_such_a_part_stays_as_it_is() -> None:
-    model = create_model("segnet_basic", classes=3, weights=None)
+@pytest.mark.parametrize("name", ["lraspp", "segnet_basic", "deeplabv2_vgg"])
+def test_scores_that_are_summed_say_it_once(name: str) -> None:
+    arguments = {"widths": (4, 4, 4, 8, 8), "fc_channels": 8} if name == "deeplabv2_vgg" else {}
+    model = create_model(name, classes=3, weights=None, **arguments)
+    layers = model.classifier_layers()["logits"]
+    start_at_frequencies(model, (70, 20, 10), None)
+    torch.testing.assert_close(layers[-1].bias.softmax(0), torch.tensor([0.7, 0.2, 0.1]))
+    assert all(layer.bias.abs().max() < 0.5 for layer in layers[:-1])
+
+
+def test_a_network_that_declares_no_classifier_stays_as_it_is() -> None:
+    model = wrap(nn.Conv2d(3, 3, 1), classes=3)
     before = {name: value.clone() for name, value in model.state_dict().items()}
     start_at_frequencies(model, (1, 2, 3), None)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 from segwright.api import train, train_run
 from segwright.config import TrainConfig
@@ -15,9 +16,11 @@ from segwright.data.dataset import open_dataset
 from segwright.data.synthetic import write_street_scenes
 from segwright.errors import WeightsError
 from segwright.inference.bundle import load_bundle, read_bundle, save_bundle
+from segwright.models.catalog import create_model
+from segwright.models.external import wrap
 from segwright.models.leannet import LeanNet
 from segwright.models.segmenter import Provenance
-from segwright.training.finetune import transfer_weights
+from segwright.training.finetune import classifier_tensors, transfer_weights
 from segwright.training.results import origin
 from segwright.training.run import run_training
 from segwright.types import LabelSpace
@@ -49,6 +52,42 @@ def test_another_number_of_classes_keeps_the_rest() -> None:
 def test_another_network_is_refused() -> None:
     with pytest.raises(WeightsError, match="another network"):
         transfer_weights(network(2), LabelSpace(("a", "b")), network(2, widths=(6, 6, 6, 6, 6)), LabelSpace(("a", "b")))
+
+
+@pytest.mark.parametrize("case", ["leannet", "unet", "deeplabv3plus"])
+@pytest.mark.parametrize("renamed", [False, True])
+def test_as_many_classes_as_a_hidden_width_move_no_hidden_layer(case: str, renamed: bool) -> None:
+    """The last layer's rows follow the class names; with 16 or 32 classes widths inside are equal, and stay."""
+    classes = 32 if case == "leannet" else 16
+    arguments = {} if case == "leannet" else {"encoder": "resnet18" if case == "unet" else "mobilenetv2_100"}
+    torch.manual_seed(0)
+    source = create_model(case, classes=classes, weights=None, **arguments).eval()
+    target = create_model(case, classes=classes, weights=None, **arguments).eval()
+    for tensor in source.state_dict().values():  # statistics that differ per channel, so that an exchange shows
+        if tensor.is_floating_point() and tensor.ndim == 1:
+            tensor.copy_(torch.rand_like(tensor) + 0.5)
+    names = [f"class {i}" for i in range(classes)]
+    order = torch.randperm(classes).tolist()
+    target_names = [f"other {i}" for i in range(classes)] if renamed else [names[i] for i in order]
+    lines = transfer_weights(source, LabelSpace(tuple(names)), target, LabelSpace(tuple(target_names)))
+    heads = classifier_tensors(target)
+    theirs = source.state_dict()
+    for name, tensor in target.state_dict().items():
+        if name not in heads:
+            assert torch.equal(tensor, theirs[name]), name
+    if renamed:
+        assert "matched by class name (none)" in "\n".join(lines)
+        return
+    pixels = torch.randint(0, 256, (1, 64, 64, 3), dtype=torch.uint8)
+    with torch.inference_mode():
+        torch.testing.assert_close(target(pixels).logits, source(pixels).logits[:, order], rtol=1e-4, atol=1e-4)
+
+
+def test_other_classes_in_a_network_without_declared_classifiers_are_refused() -> None:
+    source, target = wrap(nn.Conv2d(3, 2, 1), classes=2), wrap(nn.Conv2d(3, 2, 1), classes=2)
+    transfer_weights(source, LabelSpace(("a", "b")), target, LabelSpace(("a", "b")))
+    with pytest.raises(WeightsError, match="does not say which of its layers"):
+        transfer_weights(source, LabelSpace(("a", "b")), target, LabelSpace(("b", "a")))
 
 
 SMALL: dict[str, Any] = {

@@ -209,12 +209,12 @@ def test_sample_weights_choose_what_is_seen(scenes: Dataset, tmp_path: Path) -> 
     weights[3] = 1.0
     run.parts.sample_weights = weights
     seen: set[str] = set()
-    step = run.take_step.__call__
+    step = run.take_step.take
 
     class Spy:
-        def __call__(self, update: Any, share: float) -> float:
+        def take(self, update: Any, **given: Any) -> Any:
             seen.update(name for batch in update for name in batch.ids)
-            return float(step(update, share=share))
+            return step(update, **given)
 
         def __getattr__(self, name: str) -> Any:
             return getattr(original, name)

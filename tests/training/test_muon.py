@@ -48,13 +48,13 @@ def test_steps_on_the_small_side_are_the_same_steps() -> None:
 def test_kernels_keep_their_norm_and_turn_by_the_rate() -> None:
     torch.manual_seed(0)
     layer = nn.Conv2d(4, 9, 3, bias=False)
-    optimizer = Muon([{"params": [layer.weight], "lr": 0.1, "orthogonal": True}])
     before = layer.weight.detach().clone()
-    assert torch.isclose(before.norm(), torch.tensor(3.0))
+    optimizer = Muon([{"params": [layer.weight], "lr": 0.1, "orthogonal": True}])
+    assert torch.equal(layer.weight, before), "pretrained statistics fit the kernel as it came"
     layer(torch.randn(2, 4, 8, 8)).square().mean().backward()
     optimizer.step()
-    assert torch.isclose(layer.weight.norm(), torch.tensor(3.0))
-    turned = torch.arccos((before * layer.weight).sum() / 9)
+    assert torch.isclose(layer.weight.norm(), before.norm())
+    turned = torch.arccos((before * layer.weight).sum() / before.norm() ** 2)
     assert 0.03 < turned < 0.2  # a rate of 0.1 turns by about 0.1, less the part along the kernel
 
 
@@ -84,11 +84,35 @@ def test_adamw_beside_it_is_torchs() -> None:
 def test_hidden_kernels_leave_out_first_depthwise_and_biased() -> None:
     model = nn.Sequential(
         nn.Conv2d(3, 8, 3, bias=False),
+        nn.BatchNorm2d(8),
         nn.Conv2d(8, 8, 3, bias=False),
+        nn.BatchNorm2d(8),
         nn.Conv2d(8, 8, 3, groups=8, bias=False),
+        nn.BatchNorm2d(8),
+        nn.Conv2d(8, 8, 1, bias=False),
+        nn.Sigmoid(),
         nn.Conv2d(8, 2, 1),
     )
-    assert hidden_kernels(model) == [model[1].weight]
+    assert hidden_kernels(model) == [model[2].weight], "the gate has no bias, and its scale matters all the same"
+
+
+@pytest.mark.parametrize(
+    ("name", "left_out"),
+    [
+        ("lraspp", {"gate"}),
+        ("unet", set()),
+        ("leannet", set()),
+        ("ddrnet", {"context.compress.2", "context.steps.0.2"}),
+    ],
+)
+def test_a_kernel_is_turned_only_where_its_scale_does_not_matter(name: str, left_out: set[str]) -> None:
+    with torch.device("meta"):
+        model = create_model(name, classes=2, weights=None)
+    turned = {id(kernel) for kernel in hidden_kernels(model)}
+    convolutions = [(n, m) for n, m in model.named_modules() if isinstance(m, nn.Conv2d)][1:]
+    dense = {n for n, m in convolutions if m.bias is None and m.groups == 1}
+    assert left_out <= {n for n, m in convolutions if id(m.weight) not in turned}
+    assert name in ("ddrnet", "lraspp") or {n for n, m in convolutions if id(m.weight) in turned} == dense
 
 
 def test_rates_of_the_parts_hold_beside_muon() -> None:

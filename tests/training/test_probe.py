@@ -112,11 +112,11 @@ def test_what_does_not_fit_is_taken_in_parts_with_the_same_effective_batch(
     assert found.training.peak_bytes <= 0.4 * whole
     assert "its effective size stays" in found.sentence()
     sizes: list[list[int]] = []
-    step = run.take_step.__call__
+    step = run.take_step.take
     monkeypatch.setattr(
         type(run.take_step),
-        "__call__",
-        lambda self, update, share=0.0: (sizes.append([len(b) for b in update]), step(update, share=share))[1],
+        "take",
+        lambda self, update, **given: (sizes.append([len(b) for b in update]), step(update, **given))[1],
     )
     run.fit()
     assert sizes == [[found.training.pictures] * found.training.parts]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import subprocess
 import sys
 
@@ -13,9 +14,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from segwright.errors import NonFiniteLossError, UsageError
+from segwright.losses import create_loss
 from segwright.models.segmenter import SegmentationModel, SegOutput
 from segwright.training import step as step_module
-from segwright.training.step import TrainStep, choose_precision, seconds_per_step
+from segwright.training.step import TrainStep, choose_precision, matching_pixels, seconds_per_step
 from segwright.types import Batch
 
 
@@ -81,19 +83,98 @@ def test_the_same_seed_gives_the_same_bits() -> None:
     assert all(torch.equal(a, b) for a, b in zip(weights(first), weights(second), strict=True))
 
 
-def test_accumulation_is_the_mean_gradient() -> None:
-    step = build()
-    step.model.eval()  # batch norm on fixed statistics, so that parts and whole see the same network
-    whole, parts = batch(0, 4), [batch(0, 4)]
-    halves = [Batch(whole.images[i : i + 2], whole.masks[i : i + 2], whole.ids[i : i + 2]) for i in (0, 2)]
-    step.backward(parts[0])
-    wanted = [p.grad.clone() for p in step.parameters if p.grad is not None]
-    step.optimizer.zero_grad()
-    for half in halves:
-        step.backward(half, 2)
-    got = [p.grad for p in step.parameters if p.grad is not None]
-    assert len(got) == len(wanted) > 0
-    assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(got, wanted, strict=True))
+LOSSES = ["ce", "ce(smoothing=0.05)", "focal", "border", "0.5*ce+focal", "lovasz(per_image=true)"]
+
+
+def divided(batch: Batch, *sizes: int) -> list[Batch]:
+    edges = np.cumsum([0, *sizes])
+    return [Batch(batch.images[a:b], batch.masks[a:b], batch.ids[a:b]) for a, b in itertools.pairwise(edges)]
+
+
+def uneven(count: int = 4) -> Batch:
+    """The pictures have very different numbers of labelled pixels and of classes; one has none."""
+    item = batch(0, count)
+    item.masks[0, 5:] = 255
+    item.masks[1] = 1
+    item.masks[2] = 255
+    return item
+
+
+def frozen(**arguments: object) -> TrainStep:
+    """Batch norm on fixed statistics, so that parts and whole see the same network; the auxiliary head trains."""
+    step = build(**arguments)
+    step.model.body[1].eval()
+    return step
+
+
+@pytest.mark.parametrize("sizes", [(2, 2), (1, 1, 1, 1), (3, 1)])
+@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("weighted", [False, True])
+def test_parts_take_the_update_of_the_whole_batch(name: str, weighted: bool, sizes: tuple[int, ...]) -> None:
+    whole, parts = frozen(), frozen()
+    for step in (whole, parts):
+        step.criterion = create_loss(name, classes=3, class_weights=(0.1, 1.0, 7.0) if weighted else None)
+    item = uneven()
+    for index in range(3):
+        one = whole([item], index=index)
+        assert parts(divided(item, *sizes), index=index) == pytest.approx(one, rel=1e-5)
+    for a, b in zip(weights(whole), weights(parts), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
+
+
+def test_an_overlap_of_the_batch_is_weighed_by_labelled_pixels_and_named() -> None:
+    loss = create_loss("ce+0.5*jaccard+0*dice", classes=3)
+    assert loss.per_part() == ["jaccard"] and create_loss("ce", classes=3).per_part() == []
+    item = uneven()
+    parts = divided(item, 1, 3)
+    target = torch.from_numpy(item.masks).long()
+    assert loss.amounts(target).tolist() == [(target != 255).sum().item()] * 3
+    step = frozen()
+    step.criterion = create_loss("jaccard", classes=3)
+    step.aux_weight = 0.0
+    expected = total = 0.0
+    for part in parts:
+        images, masks = torch.from_numpy(part.images), torch.from_numpy(part.masks).long()
+        count = (masks != 255).sum().item()
+        expected += count * step.criterion(step.model(images).logits, masks).item()
+        total += count
+    assert step(parts) == pytest.approx(expected / total, rel=1e-5)
+
+
+def test_coarse_logits_answer_for_the_same_pixels_in_every_part() -> None:
+    item = uneven()
+    logits = torch.zeros(4, 3, 4, 3)
+    _, whole = matching_pixels(logits, torch.from_numpy(item.masks), (3, 7))
+    for start, part in enumerate(divided(item, 1, 1, 1, 1)):
+        _, one = matching_pixels(logits[:1], torch.from_numpy(part.masks), (3, 7))
+        assert torch.equal(one[0], whole[start])
+    rows = {
+        int(matching_pixels(logits, torch.arange(16)[:, None].expand(1, 16, 12), (0, n))[1][0, 0, 0]) for n in range(40)
+    }
+    assert rows == {0, 1, 2, 3}, "over a run every pixel is one"
+
+
+def test_a_batch_without_labels_changes_nothing_by_its_loss() -> None:
+    step = frozen()
+    step.criterion = create_loss("ce", classes=3)
+    item = batch(0, 4)
+    item.masks[:] = 255
+    before = weights(step)
+    assert step(divided(item, 2, 2)) == 0.0
+    assert all(torch.equal(a, b) for a, b in zip(weights(step), before, strict=True))
+
+
+@pytest.mark.parametrize("clip", [None, 1.0])
+def test_a_gradient_that_is_not_finite_leaves_the_weights(clip: float | None) -> None:
+    """A finite loss may have a slope that is not: the root at 0."""
+    step = build(clip=clip)
+    before = weights(step)[:2]
+    step.criterion = lambda logits, target: (logits * 0).abs().sum().sqrt() + loss(logits, target)
+    with pytest.raises(NonFiniteLossError, match="gradient is not finite") as caught:
+        step([batch(7)])
+    assert "7-0, 7-1" in str(caught.value)
+    assert all(torch.equal(a, b) for a, b in zip(weights(step)[:2], before, strict=True))
+    assert all(p.grad is None for p in step.parameters)
 
 
 def test_a_loss_that_is_not_finite_leaves_the_weights() -> None:
