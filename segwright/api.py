@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,9 +17,8 @@ from segwright.console import progress, track
 from segwright.data.dataset import Dataset, Split, open_dataset
 from segwright.data.inspect import CheckResult, inspect_path
 from segwright.data.records import evenly_spread
-from segwright.errors import DataError, SegwrightError, UsageError
-from segwright.images import write_image
-from segwright.types import Prediction, Sample
+from segwright.errors import DataError, UsageError
+from segwright.types import Sample
 
 if TYPE_CHECKING:
     from segwright.deploy.export import ExportResult
@@ -84,12 +84,18 @@ def create_model(
 
 
 def load(
-    model: str | Path, *, device: str = "auto", precision: str = "fp32", post: str | None = None, tta: str | None = None
+    model: str | Path,
+    *,
+    device: str = "auto",
+    precision: str = "fp32",
+    post: str | None = None,
+    tta: str | None = None,
+    eight_bit: str | None = None,
 ) -> Predictor:
-    """A predictor from a run folder, a bundle or an exported file; call it with a picture."""
+    """A predictor from a run folder, a bundle or an exported file; call it with a file or an array H×W×C (RGB)."""
     from segwright.inference import predictor
 
-    return predictor.load(model, device=device, precision=precision, post=post, tta=tta)
+    return predictor.load(model, device=device, precision=precision, post=post, tta=tta, eight_bit=eight_bit)
 
 
 def train(
@@ -232,21 +238,24 @@ def evaluate(
     format: str | None = None,
     skip_bad: bool = False,
     match: str = "names",
+    eight_bit: str | None = None,
 ) -> Evaluation:
     """Score a model (a run folder, bundle, ``.onnx`` file or predictor) on a split that has masks.
 
     ``skip_bad`` leaves unreadable files out and lists them; ``match`` brings the model's classes to the data's by
-    ``names`` or by ``index``.
+    ``names`` or by ``index``. Images are seen as :meth:`Predictor.read` sees them, by the model's value range;
+    ``eight_bit`` as there.
     """
     from segwright.evaluation.evaluate import evaluate as evaluate_predictor
+    from segwright.inference.reading import as_model_sees
 
-    predictor = _predictor(model, device, post, tta)
+    predictor = _predictor(model, device, post, tta, eight_bit)
     if not isinstance(data, Split):
-        dataset = _opened(data, format)
-        if predictor.value_range is not None and dataset.value_range is not None:
-            dataset = dataset.with_value_range(predictor.value_range)  # as the model was taught to see deep pictures
-        data = choose_split(dataset, split)
-    return evaluate_predictor(predictor, data, skip_bad=skip_bad, match=match)
+        data = choose_split(_opened(data, format), split)
+    seen = as_model_sees(data, predictor)
+    found = evaluate_predictor(predictor, seen, skip_bad=skip_bad, match=match)
+    found.notes += predictor.notes
+    return found
 
 
 def evaluate_path(
@@ -263,6 +272,7 @@ def evaluate_path(
     raw_values: bool = False,
     report: Path | None = None,
     command: str = "",
+    eight_bit: str | None = None,
 ) -> Evaluation:
     """As the ``evaluate`` verb: ``model`` may also be a folder of masks made by any tool, whose values are class
     indices or, with ``raw_values``, what the data set's own mask files hold."""
@@ -274,8 +284,11 @@ def evaluate_path(
     if model.is_dir() and not a_run:
         found = evaluate_masks(model, chosen, raw_values=raw_values, skip_missing=skip_bad)
     else:
-        predictor = load(model, device=device, post=post, tta=tta)
-        found = evaluate(predictor, data, split=split, format=format, skip_bad=skip_bad, match=match)
+        from segwright.inference.reading import as_model_sees
+
+        predictor = load(model, device=device, post=post, tta=tta, eight_bit=eight_bit)
+        found = evaluate(predictor, chosen, skip_bad=skip_bad, match=match)
+        chosen = as_model_sees(chosen, predictor)  # the report shows what was scored
     if report is not None:
         write_report(report, found, chosen, RunFacts(title=f"{model.name} on {chosen.name}", command=command))
     return found
@@ -288,20 +301,33 @@ def compare(
     split: str | None = None,
     device: str = "auto",
     format: str | None = None,
+    eight_bit: str | None = None,
 ) -> Comparison:
-    """Several models on the same pictures."""
+    """Several models on the same images. UsageError for fewer than two, or one that is given twice."""
     from segwright.evaluation.compare import compare as compare_evaluations
 
     if len(models) < 2:
         raise UsageError("a comparison takes two models or more", found=str(len(models)))
+    places: dict[Path, Path] = {}
+    for model in map(Path, models):
+        place = model.resolve()
+        place = place.parent if place.name == "model" and place.is_dir() else place  # of a run, not in it
+        if place in places:
+            raise UsageError(
+                "one model is given twice",
+                expected="different models",
+                found=f"{places[place]} and {model}",
+                fix="leave one out; an evaluation of it alone: segwright evaluate MODEL DATA",
+            )
+        places[place] = model
     chosen = choose_split(open_dataset(data, format), split)
-    found = {str(model): evaluate(load(model, device=device), chosen) for model in models}
+    found = {str(model): evaluate(load(model, device=device, eight_bit=eight_bit), chosen) for model in models}
     return compare_evaluations(found)
 
 
 def predict(
     model: str | Path | Predictor,
-    source: str | Path,
+    source: str | Path | Sequence[str | Path],
     *,
     out: str | Path = "predictions",
     device: str = "auto",
@@ -309,48 +335,44 @@ def predict(
     tta: str | None = None,
     confidence: bool = False,
     overlay: bool = True,
+    mask_format: str = "palette",
+    probabilities: str | bool | None = None,
+    polygons: Sequence[str] = (),
+    areas: str | Path | None = None,
+    video: bool = False,
+    eight_bit: str | None = None,
+    overwrite: bool = False,
+    result: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Segment every picture of ``source`` into ``out``. A picture that cannot be read is named and passed over."""
-    from segwright.inference.sources import open_source, read_frames
+    """Segment every image of ``source``, or of several sources, into ``out``; see
+    :class:`segwright.inference.batch.OutputOptions` for what is written.
 
-    found = open_source(source)
-    predictor = _predictor(model, device, post, tta)
-    folder = Path(out)
-    written: list[dict[str, Any]] = []
-    failed: list[dict[str, str]] = []
-    if found.kind == "image":  # one picture, perhaps a large one: progress by its windows
-        image = predictor.read(found.files[0])
-        with progress("predicting", predictor.window_count(image)) as advance:
-            prediction = predictor.predict(image, advance=advance)
-        shown = _write(prediction, folder, found.name(found.files[0]), confidence, overlay)
-        return {
-            "pictures": 1, "out": str(folder), "results": [{"file": str(found.files[0]), **shown}], "failed": [],
-        }  # fmt: skip
+    A file that cannot be predicted is listed under ``failed``, and the others go on; the error of a single image is
+    raised. No source is ever written over, and no other file unless an earlier prediction wrote it or ``overwrite`` is
+    set. ``result`` is filled as the work goes on.
+    """
+    from segwright.inference.batch import OutputOptions, new_result, predict_source
+    from segwright.inference.sources import open_sources
+
+    saved = "npz" if probabilities is True else probabilities or None
+    options = OutputOptions(
+        mask_format, overlay, confidence, saved, tuple(polygons), Path(areas) if areas is not None else None, video
+    )
+    found = open_sources([source] if isinstance(source, str | Path) else list(source))
+    predictor = _predictor(model, device, post, tta, eight_bit)
+    filled = result if result is not None else {}
+    filled |= new_result(Path(out))
+    if found.kind == "image":  # perhaps a large one: progress by its windows
+        with ExitStack() as stack:
+
+            def windows(count: int) -> Callable[[int], None]:
+                return stack.enter_context(progress("predicting", count))
+
+            return predict_source(
+                predictor, found, Path(out), options, overwrite=overwrite, windows=windows, result=filled
+            )
     with progress("predicting", len(found) or None) as advance:
-        if found.kind == "video":
-            for number, frame in enumerate(read_frames(found.files[0])):
-                name = f"{found.files[0].stem}-{number:06d}"
-                written.append(_write(predictor.predict(frame), folder, name, confidence, overlay))
-                advance(1)
-        for path in found.files if found.kind != "video" else ():
-            try:
-                prediction = predictor(path)
-                written.append({"file": str(path), **_write(prediction, folder, found.name(path), confidence, overlay)})
-            except SegwrightError as error:
-                failed.append({"file": str(path), "error": str(error)})
-            advance(1)
-    return {"pictures": len(written), "out": str(folder), "results": written, "failed": failed}
-
-
-def _write(prediction: Prediction, folder: Path, name: str, confidence: bool, overlay: bool) -> dict[str, Any]:
-    result: dict[str, Any] = {"mask": str(prediction.save(folder / f"{name}.png"))}
-    if overlay:
-        result["overlay"] = str(write_image(folder / f"{name}.overlay.jpg", prediction.overlay()))
-    if confidence:
-        result["confidence"] = str(write_image(folder / f"{name}.confidence.png", prediction.confidence_picture()))
-    result["shares"] = {key: value for key, value in prediction.shares().items() if value > 0}
-    result["mean_confidence"] = float(prediction.confidence.mean())
-    return result
+        return predict_source(predictor, found, Path(out), options, overwrite=overwrite, advance=advance, result=filled)
 
 
 def serve(
@@ -469,6 +491,7 @@ def tune_post(
     from segwright.evaluation.tune_post import tune_post as search_post
     from segwright.inference.bundle import load_bundle, save_bundle
     from segwright.inference.predictor import find_bundle
+    from segwright.inference.reading import as_model_sees
 
     if Path(model).is_file():
         raise UsageError(
@@ -481,7 +504,7 @@ def tune_post(
     folder = find_bundle(model)
     network, bundle = load_bundle(folder)
     predictor = load(folder, device=device, post="none", tta=tta)
-    chosen = choose_split(open_dataset(data, format), split or "val")
+    chosen = as_model_sees(choose_split(open_dataset(data, format), split or "val"), predictor)
     known = [bundle.postprocess] if bundle.postprocess else []
     # Frames of one sequence err together: the bootstrap does not draw them one by one.
     groups = [sequence_of(name) for name in chosen.ids]
@@ -518,6 +541,7 @@ def crf_figure(
     """
     from segwright.evaluation.crf_figure import FigureRow
     from segwright.evaluation.crf_figure import crf_figure as draw
+    from segwright.inference.reading import as_model_sees
     from segwright.postprocess.chain import parse_chain
 
     predictor = _predictor(model, device, "none", None)
@@ -526,7 +550,7 @@ def crf_figure(
     found = next((link.crf for link in links if link.crf is not None), None)
     if crf is not None and (found is None or len(links) > 1):
         raise UsageError("the figure shows one CRF", expected="such as crf(deeplab-v1)", found=crf)
-    chosen = data if isinstance(data, Split) else choose_split(_opened(data, format), split)
+    chosen = as_model_sees(data if isinstance(data, Split) else choose_split(_opened(data, format), split), predictor)
     names = list(chosen.ids)
     missing = [name for name in ids if name not in names]
     if missing:
@@ -581,8 +605,12 @@ def choose_split(data: Dataset, name: str | None) -> Split:
     return chosen
 
 
-def _predictor(model: str | Path | Predictor, device: str, post: str | None, tta: str | None) -> Predictor:
-    return load(model, device=device, post=post, tta=tta) if isinstance(model, str | Path) else model
+def _predictor(
+    model: str | Path | Predictor, device: str, post: str | None, tta: str | None, eight_bit: str | None = None
+) -> Predictor:
+    if isinstance(model, str | Path):
+        return load(model, device=device, post=post, tta=tta, eight_bit=eight_bit)
+    return model
 
 
 def _has_masks(split: Split) -> bool:

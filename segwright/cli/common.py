@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shlex
 import sys
+import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,7 +16,7 @@ from rich.console import Console
 from rich.text import Text
 
 from segwright.console import PlainConsole, visible
-from segwright.errors import SegwrightError
+from segwright.errors import SegwrightError, UsageError
 from segwright.files import write_json
 
 Json = Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the result for programs.")]
@@ -21,6 +24,14 @@ Format = Annotated[str | None, typer.Option("--format", help="Data format; recog
 Split = Annotated[str | None, typer.Option("--split", help="Which split of the data set.")]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1, mps")]
 Data = Annotated[Path, typer.Argument(metavar="DATA", help="Folder or file of the data set; its format is recognised.")]
+EightBit = Annotated[
+    str | None,
+    typer.Option(
+        "--eight-bit",
+        metavar="scaled|raw",
+        help="How 8-bit images are read by a model of deeper ones: brought to 0…255 already, or in the same units.",
+    ),
+]
 Model = Annotated[Path, typer.Argument(metavar="MODEL", help="A run folder, a bundle or an exported .onnx file.")]
 
 
@@ -39,6 +50,25 @@ def report_error(error: SegwrightError) -> None:
     if error.where:  # a line break in a file's name begins no line of ours
         text = text.replace(error.where, visible(error.where))
     screen.print(text)
+
+
+def check_json(path: Path | None, sources: Sequence[str] = ()) -> None:
+    """UsageError before any work where ``--json FILE`` cannot be written, or is one of ``sources``."""
+    if path is None:
+        return
+    fix = "another file with --json"
+    try:
+        if any(Path(source).exists() and path.exists() and path.samefile(source) for source in sources):
+            raise UsageError("the result would replace a source", where=path, fix=fix)
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, "a folder is there")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".writing-"):
+            pass
+    except OSError as error:
+        raise UsageError(
+            "the result cannot be written", found=error.strerror or str(error), where=path, fix=fix
+        ) from error
 
 
 def write_result(path: Path | None, result: Any) -> None:

@@ -3,11 +3,23 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from segwright.cli.common import Data, Device, Format, Json, Model, Split, command_line, console, write_result
+from segwright.cli.common import (
+    Data,
+    Device,
+    EightBit,
+    Format,
+    Json,
+    Model,
+    Split,
+    check_json,
+    command_line,
+    console,
+    write_result,
+)
 from segwright.files import write_text
 
 Post = Annotated[str | None, typer.Option("--post", metavar="CHAIN", help="Post-processing; none: not even the saved.")]
@@ -46,6 +58,7 @@ def evaluate(
     raw_values: Annotated[
         bool, typer.Option("--raw-values", help="Masks hold the data set's own file values, not class indices.")
     ] = False,
+    eight_bit: EightBit = None,
     report: Annotated[Path | None, typer.Option("--report", metavar="FILE", help="Write a page to look at.")] = None,
     format: Format = None,
     json: Json = None,
@@ -53,6 +66,7 @@ def evaluate(
     """Score a model, or masks made by any tool, on a split that has masks."""
     from segwright import api
 
+    check_json(json)
     found = api.evaluate_path(
         model,
         data,
@@ -66,6 +80,7 @@ def evaluate(
         raw_values=raw_values,
         report=report,
         command=command_line(),
+        eight_bit=eight_bit,
     )
     from segwright.evaluation.terminal import render_evaluation
 
@@ -77,27 +92,67 @@ def evaluate(
 
 def predict(
     model: Model,
-    source: Annotated[str, typer.Argument(metavar="SOURCE", help="Image, folder, glob, video or GeoTIFF.")],
+    sources: Annotated[
+        list[str], typer.Argument(metavar="SOURCE...", help="Images, folders, globs, videos or GeoTIFFs.")
+    ],
     out: Annotated[Path, typer.Option("--out", metavar="FOLDER", help="Where masks and overlays go.")] = Path(
         "predictions"
     ),
     device: Device = "auto",
     post: Post = None,
     tta: Tta = None,
+    mask_format: Annotated[
+        str,
+        typer.Option(
+            "--mask-format",
+            help="palette: PNG of class indices with the classes' colors (OpenCV reads the colors); index: plain gray "
+            "PNG; values: what the data's own masks hold; npy.",
+        ),
+    ] = "palette",
     confidence: Annotated[bool, typer.Option("--confidence", help="Also write the confidence as a grey PNG.")] = False,
     overlay: Annotated[bool, typer.Option("--overlay/--no-overlay", help="Also write the picture in colours.")] = True,
+    probabilities: Annotated[
+        str | None, typer.Option("--probabilities", metavar="npz|npy", help="Also all probabilities, float16 K×H×W.")
+    ] = None,
+    polygons: Annotated[
+        list[str] | None,
+        typer.Option("--polygons", metavar="geojson|coco|labelme", help="Also polygons; may be repeated."),
+    ] = None,
+    areas: Annotated[
+        Path | None, typer.Option("--csv", metavar="FILE", help="Also a table: pixels, share and area per class.")
+    ] = None,
+    video: Annotated[
+        bool, typer.Option("--video", help="For a video: one overlay video instead of files per frame.")
+    ] = False,
+    eight_bit: EightBit = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace files that no prediction wrote; never a source.")
+    ] = False,
     json: Json = None,
 ) -> None:
-    """Segment pictures: a mask (class indices, palette PNG) and an overlay for each."""
+    """Segment images: a mask (class indices, palette PNG; a GeoTIFF for one) and an overlay for each."""
     from segwright import api
-
-    result = api.predict(
-        model, source, out=out, device=device, post=post, tta=tta, confidence=confidence, overlay=overlay
-    )
     from segwright.cli.tables import print_prediction
 
+    check_json(json, sources)
+    result: dict[str, Any] = {}
+    try:
+        api.predict(
+            model, sources[0] if len(sources) == 1 else sources, out=out, device=device, post=post, tta=tta,
+            confidence=confidence, overlay=overlay, mask_format=mask_format, probabilities=probabilities,
+            polygons=polygons or (), areas=areas, video=video, eight_bit=eight_bit, overwrite=overwrite, result=result,
+        )  # fmt: skip
+    except BaseException as error:  # Ctrl-C too: what was done is still told
+        if result:
+            if isinstance(error, KeyboardInterrupt):
+                result["stopped"] = "interrupted"
+                print_prediction(result, console())
+            write_result(json, result)
+        raise
     print_prediction(result, console())
     write_result(json, result)
+    if "stopped" in result:
+        raise typer.Exit(2)
     if result["failed"]:
         raise typer.Exit(1)
 
@@ -108,13 +163,15 @@ def compare(
     split: Split = None,
     device: Device = "auto",
     html: Annotated[Path | None, typer.Option("--html", metavar="FILE", help="Write a page to look at.")] = None,
+    eight_bit: EightBit = None,
     format: Format = None,
     json: Json = None,
 ) -> None:
     """Put models side by side on the same pictures, with the interval of the difference."""
     from segwright import api
 
-    result = api.compare(models, data, split=split, device=device, format=format)
+    check_json(json)
+    result = api.compare(models, data, split=split, device=device, format=format, eight_bit=eight_bit)
     from segwright.evaluation.compare import comparison_page, render_comparison
 
     render_comparison(result, console())

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from segwright.data.formats import Format
     from segwright.evaluation.tune_post import Trial
 
+MOST_FAILURES = 20  # listed on the screen
 WIDE = 110  # columns from which the networks are a table
 MODEL_GROUPS = {
     "today": "To choose from",
@@ -101,18 +102,33 @@ def _legend(size: str | None) -> Table:
 
 
 def print_prediction(result: Mapping[str, Any], console: Console) -> None:
-    """What was written and, for a single picture, what is in it."""
+    """What was written and, for a single picture, what is in it. Names of files and classes are never markup."""
+
+    def say(text: str) -> None:
+        console.print(literal(visible(text, lines=True)), soft_wrap=True)
+
     for item in result["results"][:1] if result["pictures"] == 1 else ():
-        for name, share in sorted(item["shares"].items(), key=lambda pair: -pair[1]):
-            console.print(literal(f"{name:>16} {share:6.1%}"))
-        console.print(f"mean confidence {item['mean_confidence']:.2f}")
-        console.print(literal(f"mask: {item['mask']}"), soft_wrap=True)
-        if "overlay" in item:
-            console.print(literal(f"overlay: {item['overlay']}"), soft_wrap=True)
+        for name, share in sorted(item.get("shares", {}).items(), key=lambda pair: -pair[1]):
+            say(f"{name:>16} {share:6.1%}")
+        if "mean_confidence" in item:
+            say(f"mean confidence {item['mean_confidence']:.2f}")
+        for kind in ("mask", "overlay", "confidence", "probabilities", "geojson", "labelme", "video"):
+            if kind in item:
+                placed = f"  (placed by {item['placed']})" if kind == "mask" and "placed" in item else ""
+                say(f"{kind}: {item[kind]}{placed}")
     if result["pictures"] != 1:
-        console.print(literal(f"{result['pictures']} pictures segmented: {result['out']}"), soft_wrap=True)
-    for item in result["failed"]:
+        say(f"{result['pictures']} pictures segmented: {result['out']}")
+    for kind in ("coco", "areas"):
+        if kind in result:
+            say(f"{kind}: {result[kind]}")
+    for note in result.get("notes", ()):
+        say(f"note: {note}")
+    for item in result["failed"][:MOST_FAILURES]:
         console.print(Text.assemble(("not segmented:", "red"), f" {visible(item['error'], lines=True)}"))
+    if len(result["failed"]) > MOST_FAILURES:
+        say(f"… {len(result['failed'])} files could not be segmented; --json FILE lists all")
+    if "stopped" in result:
+        console.print(Text.assemble(("stopped:", "red"), f" {visible(result['stopped'], lines=True)}"))
 
 
 def tuning_table(trials: Sequence[Trial], baseline: float, rows: int = 8) -> Table:

@@ -18,7 +18,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from segwright.errors import DataError, LabelError, UsageError
+from segwright.errors import DataError, ImageReadError, LabelError, UsageError
 from segwright.images import UInt8Array
 from segwright.types import LabelSpace, Sample
 
@@ -102,6 +102,39 @@ class ValueRange:
             )
         scaled = (image.astype(np.float32) - low) * (255.0 / (high - low))
         return np.clip(np.nan_to_num(scaled, nan=0.0, posinf=255.0, neginf=0.0) + 0.5, 0, 255).astype(np.uint8)
+
+    def scale(
+        self, image: npt.NDArray[Any], where: str | Path | None = None, eight_bit: str | None = None
+    ) -> UInt8Array:
+        """:meth:`apply` for an image that may also be 8 bit already; ``eight_bit`` tells how that is read.
+
+        "scaled": its values are already what the range gives, 0 to 255. "raw": they are in the units of the range. Left
+        out, the reading is taken where it is certain; ImageReadError with both readings where it is not.
+        """
+        if image.dtype != np.uint8:
+            return self.apply(image)
+        reading = eight_bit or self.eight_bit_reading()
+        if reading == "scaled":
+            return np.asarray(image, np.uint8)
+        if reading == "raw":
+            return self.apply(image)
+        raise ImageReadError(
+            "an 8-bit image for a model of deeper ones: its values can be read in two ways",
+            expected=f"more than 8 bits, as in training, where {min(self.low):g} became 0 and {max(self.high):g} "
+            "became 255",
+            found=f"8 bits, values {int(image.min())} to {int(image.max())}",
+            where=where,
+            fix="--eight-bit scaled if the values were brought to 0…255 over that range, --eight-bit raw if they are "
+            "in the same units as the range (eight_bit= in Python); or give the original file",
+        )
+
+    def eight_bit_reading(self) -> str | None:
+        """How 8-bit values are certainly meant under this range, "scaled" or "raw"; None where both may be."""
+        if all(low == 0 and high in (1, 255) for low, high in zip(self.low, self.high, strict=True)):
+            return "scaled"  # floating point from 0 to 1, which 8 bits spread over 0…255; 0…255 is the identity
+        if all(low >= 0 and high <= 255 for low, high in zip(self.low, self.high, strict=True)):
+            return "raw"  # deeper files whose values fit 8 bits
+        return None
 
     def to_json(self) -> dict[str, list[float]]:
         return {"low": list(self.low), "high": list(self.high)}

@@ -4,22 +4,41 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
+import torch
 from scipy.special import softmax
 
 from segwright.data.records import ValueRange
-from segwright.errors import BundleError, ModelError
-from segwright.images import UInt8Array, read_image, read_raster
+from segwright.errors import BundleError, ModelError, UsageError
+from segwright.images import UInt8Array, read_header, read_image, read_raster
 from segwright.inference.bundle import Bundle, is_bundle, load_bundle
 from segwright.inference.runtimes import OnnxRuntime, Runtime, TorchRuntime
-from segwright.inference.tiling import DEFAULT_MARGIN, DEFAULT_WINDOW, predict_tiled, windows
+from segwright.inference.tiling import DEFAULT_MARGIN, DEFAULT_WINDOW, Window, windows
 from segwright.inference.tta import TestTimeAugmentation, parse_tta
 from segwright.models.segmenter import SegmentationModel
 from segwright.postprocess.chain import Chain, parse_chain
 from segwright.types import Float32Array, LabelSpace, Prediction
 
+AnyArray = npt.NDArray[Any]
 Advance = Callable[[int], None]  # told how many windows are done
+ReadWindow = Callable[[Window], AnyArray]
+WriteWindow = Callable[[Window, UInt8Array, Float32Array], None]
+
+MIN_WINDOW = 128  # pixels; where not even that fits, nothing does
+MEMORY_SIGNS = ("out of memory", "not enough memory", "failed to allocate memory", "cannot allocate memory")
+DEEP_ENDINGS = (".tif", ".tiff", ".png", ".pgm", ".ppm")
+STRETCHED = (
+    "images of more than 8 bits: the model holds no value range, so each is stretched from its own lowest to its own "
+    "highest value"
+)
+STRETCHED_DATA = "images of more than 8 bits: the model holds no value range, so the one found in this data set is used"
+READINGS = {
+    "scaled": "8-bit images of a model of deeper ones: their values are taken as already brought to 0…255",
+    "raw": "8-bit images of a model of deeper ones: their values are taken as in the units of the model's value range",
+}
 
 
 def _unseen(count: int) -> None:
@@ -31,7 +50,8 @@ class Predictor:
 
     ``post`` is a chain of :mod:`segwright.postprocess.chain` ("none" switches off the one saved with the model),
     ``tta`` a list of test-time views ("flip,0.75,1,1.25"). Pictures of more than ``window``² pixels are worked on in
-    windows that overlap, views and CRF included, so that memory does not grow with classes × pixels.
+    windows that overlap, views and CRF included, so that memory does not grow with classes × pixels. ``eight_bit``:
+    how 8-bit images are read by a model of deeper ones, see :meth:`segwright.data.records.ValueRange.scale`.
     """
 
     def __init__(
@@ -42,7 +62,10 @@ class Predictor:
         bundle: Bundle | None = None,
         post: str | None = None,
         tta: str | None = None,
+        eight_bit: str | None = None,
     ) -> None:
+        if eight_bit not in (None, *READINGS):
+            raise UsageError("unknown reading of 8-bit images", expected=", ".join(READINGS), found=str(eight_bit))
         if runtime.classes != label_space.classes:
             raise ModelError(
                 "network and label space differ",
@@ -57,15 +80,18 @@ class Predictor:
         saved = (bundle.preprocessing if bundle else {}).get("value_range")
         self.value_range = ValueRange.from_json(saved) if saved else None
         self.tta: TestTimeAugmentation | None = parse_tta(tta) if tta else None
+        self.eight_bit = eight_bit
         self.window = DEFAULT_WINDOW
+        self.notes: list[str] = []  # how images were read, where that was a choice
 
     @classmethod
     def from_model(cls, model: SegmentationModel, label_space: LabelSpace, device: str = "auto") -> Predictor:
         """A predictor over a network in memory."""
         return cls(TorchRuntime(model, device), label_space)
 
-    def __call__(self, picture: str | Path | UInt8Array, *, probabilities: bool = False) -> Prediction:
-        """Predict a file, or an array uint8 H×W×C (or H×W)."""
+    def __call__(self, picture: str | Path | AnyArray, *, probabilities: bool = False) -> Prediction:
+        """Predict a file, or an array H×W×C (or H×W), RGB order where C is 3; ``probabilities`` as for
+        :meth:`predict`."""
         if isinstance(picture, str | Path):
             return self.predict(self.read(picture), probabilities=probabilities)
         return self.predict(np.asarray(picture), probabilities=probabilities)
@@ -73,32 +99,108 @@ class Predictor:
     def read(self, path: str | Path) -> UInt8Array:
         """A picture file as the network was taught to see it: its channels, its value range."""
         if self.value_range is not None:
-            return fit_channels(self.value_range.apply(read_raster(path)), self.runtime.in_channels)
+            return self.scaled(read_raster(path), path)
+        if Path(path).suffix.lower() in DEEP_ENDINGS and read_header(path).bits > 8:
+            self.note(STRETCHED)
         return fit_channels(read_image(path), self.runtime.in_channels)
+
+    def scaled(self, raster: AnyArray, where: str | Path) -> UInt8Array:
+        """A raster H×W×C of a file, of any number type, as the network was taught to see it; ImageReadError for an
+        8-bit one of a model of deeper images, unless ``eight_bit`` says how it is meant."""
+        if self.value_range is None:
+            return fit_channels(check_image(raster), self.runtime.in_channels)
+        if raster.dtype == np.uint8:
+            reading = self.eight_bit or self.value_range.eight_bit_reading()
+            if reading is not None:
+                self.note(READINGS[reading])
+        if raster.shape[2] in (2, 4) and self.runtime.in_channels in (1, 3):
+            raster = raster[..., :-1]  # alpha
+        return fit_channels(self.value_range.scale(raster, where, self.eight_bit), self.runtime.in_channels)
 
     def batches(self, image: UInt8Array) -> bool:
         """Whether pictures of this one's size go through the network together in :meth:`predict_batch`."""
         return self.chain is None and self.tta is None and not self._large(image)
 
-    def predict(self, image: UInt8Array, *, probabilities: bool = False, advance: Advance = _unseen) -> Prediction:
-        """Labels and confidence of one picture, uint8 H×W×C; ``probabilities`` adds float32 K×H×W.
+    def predict(self, image: AnyArray, *, probabilities: bool = False, advance: Advance = _unseen) -> Prediction:
+        """Labels and confidence of one image H×W×C, RGB order where C is 3: uint8 as the network sees it, or any other
+        number type where the model has a value range. ``probabilities`` adds float32 K×H×W; the labels are the same.
 
-        ``advance`` is told of every finished window of a large picture (:meth:`window_count` says how many there are).
+        ``advance`` is told of every finished window of a large image (:meth:`window_count` says how many there are).
+        Where memory runs out, the image is taken in smaller windows, and so are those after it.
         """
-        image = fit_channels(check_image(image), self.runtime.in_channels)
-        if self._large(image) and not probabilities:
-            labels, confidence = self._in_windows(image, advance)
-            return self._answer(image, labels, confidence)
-        if probabilities or self.chain is not None or self.tta is not None:
-            marginals = self.probabilities(image, advance)
-            if self.chain is not None:
-                labels, marginals = self.chain(as_rgb(image), marginals)
-            else:
-                labels = marginals.argmax(axis=0).astype(np.uint8)
-            kept = marginals if probabilities else None
-            return self._answer(image, labels, _confidence(marginals, labels), kept)
-        found, sure = self.runtime.labels(image[None])
-        return self._answer(image, found[0], sure[0])
+        pixels = self.prepare(image)
+        while True:
+            try:
+                return self._predict(pixels, probabilities, advance)
+            except Exception as error:
+                if not self._shrink(pixels.shape[0], pixels.shape[1], error):
+                    raise
+
+    def prepare(self, image: AnyArray) -> UInt8Array:
+        """An array as the network sees it: uint8, its number of channels. ModelError where it cannot be brought to
+        that: more than 8 bits without a value range, other channels."""
+        image = np.asarray(image)
+        if image.dtype != np.uint8 and image.dtype.kind in "uif" and image.ndim in (2, 3):
+            if self.value_range is None:
+                raise ModelError(
+                    "the array is not 8 bit, and the model holds no value range that would bring it there",
+                    expected="uint8 height×width×channels, in RGB order for color",
+                    found=f"{image.dtype} {image.shape}",
+                    fix="ValueRange.of(low, high).apply(image), of segwright.data.records, with the range the model "
+                    "was trained with",
+                )
+            image = self.value_range.apply(image if image.ndim == 3 else image[..., None])
+        return fit_channels(check_image(image), self.runtime.in_channels)
+
+    def _predict(self, image: UInt8Array, probabilities: bool, advance: Advance) -> Prediction:
+        if not self._large(image):
+            labels, confidence, marginals = self._part(image, self.chain or Chain(), probabilities, None)
+            return self._answer(image, labels, confidence, marginals)
+        height, width = image.shape[:2]
+        labels, confidence = np.empty((height, width), np.uint8), np.empty((height, width), np.float32)
+        kept = np.empty((self.label_space.classes, height, width), np.float32) if probabilities else None
+        local, regional = self._chains()
+        for part in windows(height, width, self.window, self._margin()):
+            found, sure, marginals = self._part(image[part.seen], local, probabilities, height * width)
+            labels[part.kept], confidence[part.kept] = found[part.inside], sure[part.inside]
+            if kept is not None and marginals is not None:
+                kept[:, *part.kept] = marginals[:, *part.inside]
+            advance(1)
+        if not regional:
+            return self._answer(image, labels, confidence, kept)
+        settled = regional.on_labels(as_rgb(image), labels)  # over the whole: a region does not end at a window
+        if kept is not None:  # the label stays the most probable class, as in a chain over the whole
+            rows, columns = np.nonzero(settled != labels)
+            old, new = labels[rows, columns], settled[rows, columns]
+            taken = kept[old, rows, columns]
+            kept[old, rows, columns] = kept[new, rows, columns]
+            kept[new, rows, columns] = taken
+        return self._answer(image, settled, confidence, kept)
+
+    def predict_windows(self, height: int, width: int, read: ReadWindow, write: WriteWindow) -> None:
+        """Predict an image that no memory holds, in the windows of :meth:`predict`.
+
+        ``read`` gives the image (H, W, C) of a :class:`Window`, ``write`` takes its labels and confidence, of which
+        ``window.inside`` is to be kept at ``window.kept``. ModelError where the chain has steps on regions, which need
+        the whole image.
+        """
+        local, regional = self._chains()
+        if regional:
+            raise ModelError(
+                "post-processing on regions needs the whole image, which is too large for that",
+                found=", ".join(link.text for link in regional.links),
+                fix="--post none, or a chain that ends with a CRF",
+            )
+        while True:
+            try:
+                for part in windows(height, width, self.window, self._margin()):
+                    labels, confidence, _ = self._part(self.prepare(read(part)), local, False, height * width)
+                    _check_finite(confidence)
+                    write(part, labels, confidence)
+                return
+            except Exception as error:
+                if not self._shrink(height, width, error):  # else again, from the first window
+                    raise
 
     def probabilities(self, image: UInt8Array, advance: Advance = _unseen) -> Float32Array:
         """float32 K×H×W, before any post-processing; test-time views averaged where asked for."""
@@ -106,20 +208,20 @@ class Predictor:
             return self._probabilities(image)
         height, width = image.shape[:2]
         result = np.empty((self.label_space.classes, height, width), np.float32)
-        for part in windows(height, width, self.window, DEFAULT_MARGIN):
+        for part in windows(height, width, self.window, self._margin()):
             found = self._probabilities(image[part.seen])
             result[:, *part.kept] = found[:, *part.inside]
             advance(1)
         return result
 
-    def window_count(self, image: UInt8Array) -> int:
-        """In how many windows a picture is worked on; 1 where it is small enough to go whole."""
+    def window_count(self, image: AnyArray) -> int:
+        """In how many windows an image is worked on; 1 where it is small enough to go whole."""
         if not self._large(image):
             return 1
         height, width = image.shape[:2]
         return len(list(windows(height, width, self.window, self._margin())))
 
-    def _large(self, image: UInt8Array) -> bool:
+    def _large(self, image: AnyArray) -> bool:
         return bool(image.shape[0] * image.shape[1] > self.window**2)
 
     def _margin(self) -> int:
@@ -127,58 +229,118 @@ class Predictor:
         reach = self.chain.reach if self.chain is not None else 0
         return min(max(DEFAULT_MARGIN, reach), self.window // 4)
 
+    def _chains(self) -> tuple[Chain, Chain]:
+        return self.chain.parted() if self.chain is not None else (Chain(), Chain())
+
     def _probabilities(self, image: UInt8Array) -> Float32Array:
         if self.tta is not None:
             return np.asarray(self.tta(self.runtime.logits, image[None])[0], np.float32)
         return np.asarray(softmax(self.runtime.logits(image[None])[0], axis=0), np.float32)
 
-    def _in_windows(self, image: UInt8Array, advance: Advance) -> tuple[UInt8Array, Float32Array]:
-        """Labels and confidence of a large picture: network, views and CRFs window by window, then the steps on
-        regions over the whole, since a region does not end at a window."""
-        local, regional = self.chain.parted() if self.chain is not None else (Chain(), Chain())
+    def _part(
+        self, pixels: UInt8Array, chain: Chain, probabilities: bool, whole: int | None
+    ) -> tuple[UInt8Array, Float32Array, Float32Array | None]:
+        """(labels, confidence, probabilities where asked for) of an image or a window of one; the one arithmetic of
+        all answers. ``whole``: pixels of the image that a window is of."""
+        if not chain and self.tta is None:
+            if not probabilities:
+                labels, confidence = self.runtime.labels(pixels[None])
+                return labels[0], confidence[0], None
+            logits = self.runtime.logits(pixels[None])[0]
+            # Of the logits, as the runtime does: two that differ may round to one probability.
+            labels = logits.argmax(axis=0).astype(np.uint8)
+            marginals = np.asarray(softmax(logits, axis=0), np.float32)
+            return labels, _confidence(marginals, labels), marginals
+        marginals = self._probabilities(pixels)
+        if chain:
+            labels, marginals = chain(as_rgb(pixels), marginals, whole=whole)
+        else:
+            labels = marginals.argmax(axis=0).astype(np.uint8)
+        return labels, _confidence(marginals, labels), marginals if probabilities else None
 
-        def run(pixels: UInt8Array) -> tuple[UInt8Array, Float32Array]:
-            if not local and self.tta is None:
-                return self.runtime.labels(pixels)
-            labels, marginals = local(as_rgb(pixels[0]), self._probabilities(pixels[0]), whole=image[..., 0].size)
-            return labels[None], _confidence(marginals, labels)[None]
+    def _shrink(self, height: int, width: int, error: Exception) -> bool:
+        """Whether ``error`` is a lack of memory and smaller windows are left to try; the window is then smaller."""
+        if not is_out_of_memory(error):
+            return False
+        side = min(self.window, max(height, width))
+        smaller = max(MIN_WINDOW, side // 2 // 32 * 32)
+        if smaller >= side:
+            raise ModelError(
+                "not enough memory to predict",
+                expected=f"memory for a window of {side}×{side}",
+                found=str(error).splitlines()[0][:200] if str(error) else type(error).__name__,
+                fix="close other programs on the device, or --device cpu",
+            ) from error
+        self.window = smaller
+        self.note(f"out of memory: images are taken in windows of {smaller}×{smaller}")
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        return True
 
-        labels, confidence = predict_tiled(image, run, self.window, self._margin(), advance)
-        return (regional.on_labels(as_rgb(image), labels) if regional else labels), confidence
+    def note(self, text: str) -> None:
+        """Keep a remark on how images were read or worked on, once."""
+        if text not in self.notes:
+            self.notes.append(text)
 
     def predict_batch(self, images: Sequence[UInt8Array]) -> list[Prediction]:
         """Pictures of one size together, others one by one; the answers in order."""
         if len(images) < 2 or len({image.shape for image in images}) > 1 or not self.batches(images[0]):
             return [self.predict(image) for image in images]
-        pixels = np.stack([fit_channels(check_image(image), self.runtime.in_channels) for image in images])
-        labels, confidence = self.runtime.labels(pixels)
+        pixels = np.stack([self.prepare(image) for image in images])
+        try:
+            labels, confidence = self.runtime.labels(pixels)
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            return [self.predict(image) for image in images]
         return [self._answer(pixels[i], labels[i], confidence[i]) for i in range(len(images))]
 
     def _answer(
         self, image: UInt8Array, labels: UInt8Array, confidence: Float32Array, probabilities: Float32Array | None = None
     ) -> Prediction:
         """ModelError where the network answered NaN: its labels would look like labels."""
-        if not np.isfinite(confidence.sum()):
-            wrong = int((~np.isfinite(confidence)).sum())
-            raise ModelError(
-                "the network does not answer with numbers",
-                expected="finite logits",
-                found=f"NaN or infinity at {wrong} of {confidence.size} pixels",
-                fix="a training that diverged leaves such weights; in fp16 large values overflow: use fp32 or bf16",
-            )
+        _check_finite(confidence)
         return Prediction(labels, confidence, self.label_space, image, probabilities)
 
 
 def load(
-    model: str | Path, *, device: str = "auto", precision: str = "fp32", post: str | None = None, tta: str | None = None
+    model: str | Path,
+    *,
+    device: str = "auto",
+    precision: str = "fp32",
+    post: str | None = None,
+    tta: str | None = None,
+    eight_bit: str | None = None,
 ) -> Predictor:
     """A predictor from a run folder, a bundle or an exported ``.onnx`` file. BundleError where there is none."""
     path = Path(model)
     if path.suffix.lower() == ".onnx":
-        runtime = OnnxRuntime(path, device)
-        return Predictor(runtime, runtime.bundle.label_space, bundle=runtime.bundle, post=post, tta=tta)
-    network, bundle = load_bundle(find_bundle(path))
-    return Predictor(TorchRuntime(network, device, precision), bundle.label_space, bundle=bundle, post=post, tta=tta)
+        onnx = OnnxRuntime(path, device)
+        runtime: Runtime = onnx
+        bundle = onnx.bundle
+    else:
+        network, bundle = load_bundle(find_bundle(path))
+        runtime = TorchRuntime(network, device, precision)
+    return Predictor(runtime, bundle.label_space, bundle=bundle, post=post, tta=tta, eight_bit=eight_bit)
+
+
+def _check_finite(confidence: Float32Array) -> None:
+    if not np.isfinite(confidence.sum()):
+        wrong = int((~np.isfinite(confidence)).sum())
+        raise ModelError(
+            "the network does not answer with numbers",
+            expected="finite logits",
+            found=f"NaN or infinity at {wrong} of {confidence.size} pixels",
+            fix="a training that diverged leaves such weights; in fp16 large values overflow: use fp32 or bf16",
+        )
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an exception of torch, onnxruntime or Python is a lack of memory."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    text = str(error).lower()
+    return isinstance(error, RuntimeError | ModelError) and any(sign in text for sign in MEMORY_SIGNS)
 
 
 def _confidence(marginals: Float32Array, labels: UInt8Array) -> Float32Array:
@@ -221,7 +383,11 @@ def fit_channels(image: UInt8Array, channels: int) -> UInt8Array:
     found = image.shape[2]
     if found == channels:
         return image
-    if found == 1:
+    if found == 2 and channels in (1, 3):  # grey and alpha
+        image, found = np.ascontiguousarray(image[..., :1]), 1
+        if channels == 1:
+            return image
+    if found == 1 and channels == 3:
         return np.repeat(image, channels, axis=2)
     if found == 4 and channels == 3:
         return np.ascontiguousarray(image[..., :3])
@@ -230,7 +396,10 @@ def fit_channels(image: UInt8Array, channels: int) -> UInt8Array:
         grey = image[..., :3].astype(np.float32) @ np.array([0.299, 0.587, 0.114], np.float32)
         return (grey + 0.5).astype(np.uint8)[..., None]
     raise ModelError(
-        "the picture's channels do not fit the model", expected=f"{channels} channels", found=f"{found} channels"
+        "the picture's channels do not fit the model",
+        expected=f"{channels} channels",
+        found=f"{found} channels",
+        fix="give images with the bands that the model was trained on",
     )
 
 

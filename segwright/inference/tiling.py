@@ -5,13 +5,10 @@ The margin is what makes seams vanish: a pixel near a window's edge would be jud
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
-
-from segwright.images import UInt8Array
-from segwright.types import Float32Array
 
 DEFAULT_WINDOW = 1536
 DEFAULT_MARGIN = 192
@@ -55,24 +52,6 @@ def windows(height: int, width: int, window: int = DEFAULT_WINDOW, margin: int =
         for left, keep_left, keep_right in _spans(width, window, margin):
             bottom, right = min(top + window, height), min(left + window, width)
             yield Window(top, left, bottom, right, keep_top, keep_left, keep_bottom, keep_right)
-
-
-def predict_tiled(
-    image: UInt8Array,
-    run: Callable[[UInt8Array], tuple[UInt8Array, Float32Array]],
-    window: int = DEFAULT_WINDOW,
-    margin: int = DEFAULT_MARGIN,
-    advance: Callable[[int], None] = lambda count: None,
-) -> tuple[UInt8Array, Float32Array]:
-    """Labels and confidence (H, W) of a picture (H, W, C); ``run`` answers for a batch of one window."""
-    height, width = image.shape[:2]
-    labels = np.empty((height, width), np.uint8)
-    confidence = np.empty((height, width), np.float32)
-    for part in windows(height, width, window, margin):
-        found, sure = run(image[None, *part.seen])
-        labels[part.kept], confidence[part.kept] = found[0][part.inside], sure[0][part.inside]
-        advance(1)
-    return labels, confidence
 
 
 def _spans(length: int, window: int, margin: int) -> Iterator[tuple[int, int, int]]:

@@ -1,0 +1,531 @@
+"""Predictions of many files: every image is predicted, written, or listed with what is wrong with it."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from segwright.errors import DataError, ImageReadError, SegwrightError, TooLargeError, UsageError
+from segwright.files import write_text
+from segwright.images import (
+    DEFAULT_LIMITS,
+    Extent,
+    UInt8Array,
+    encode_jpeg,
+    encode_png,
+    extent,
+    read_raster,
+    read_window,
+)
+from segwright.inference.outputs import BESIDE_SOURCES, OutputError, OutputFolder, unwritable
+from segwright.inference.placement import TIFF, Placement, no_data, placement, write_geotiff
+from segwright.inference.polygons import CocoWriter, geojson, labelme
+from segwright.inference.predictor import Predictor
+from segwright.inference.sources import Source, frame_count, frames_per_second, is_video, read_frames
+from segwright.inference.tiling import Window
+from segwright.types import IGNORE_INDEX, Float32Array, LabelSpace, Prediction
+
+MASK_FORMATS = ("palette", "index", "values", "npy")
+PROBABILITY_FORMATS = ("npz", "npy")
+POLYGON_FORMATS = ("geojson", "coco", "labelme")
+COCO_FILE = "predictions.coco.json"
+PALETTE_NOTE = (
+    "masks are palette PNGs: their values are class indices, but OpenCV reads them as colors; --mask-format index "
+    "writes plain gray ones"
+)
+Advance = Callable[[int], None]
+Result = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class OutputOptions:
+    """What is written for an image. UsageError for an unknown format."""
+
+    mask_format: str = "palette"  # of MASK_FORMATS; "values": what the data's own mask files hold
+    overlay: bool = True
+    confidence: bool = False
+    probabilities: str | None = None  # of PROBABILITY_FORMATS: float16 K×H×W
+    polygons: tuple[str, ...] = ()  # of POLYGON_FORMATS
+    areas: Path | None = None  # a CSV file: pixels, share and area per image and class
+    video: bool = False  # one overlay video per video, instead of files per frame
+
+    def __post_init__(self) -> None:
+        for name, found, known in (
+            ("mask format", (self.mask_format,), MASK_FORMATS),
+            ("format of probabilities", (self.probabilities,) if self.probabilities else (), PROBABILITY_FORMATS),
+            ("polygon format", self.polygons, POLYGON_FORMATS),
+        ):
+            for one in found:
+                if one not in known:
+                    raise UsageError(f"unknown {name}", expected=", ".join(known), found=str(one))
+
+
+def new_result(out: Path) -> Result:
+    """What :func:`predict_source` fills in."""
+    return {"pictures": 0, "out": str(out), "results": [], "failed": [], "notes": []}
+
+
+def predict_source(
+    predictor: Predictor,
+    source: Source,
+    out: Path,
+    options: OutputOptions,
+    *,
+    overwrite: bool = False,
+    advance: Advance = lambda count: None,
+    windows: Callable[[int], Advance] | None = None,
+    result: Result | None = None,
+) -> Result:
+    """Predict every file of ``source`` into the folder ``out``.
+
+    Whatever is wrong with one file is listed under ``failed``, and the others go on; only what every further file would
+    meet again, as a full disk, ends the run (``stopped`` then tells why). The error of a single image is also raised.
+    ``advance`` is told of every file or frame;
+    ``windows``, given a number of windows, makes the progress of a single large image. ``result`` is filled as the work
+    goes on, so that it is not lost where the run is interrupted. UsageError before anything is written where an output
+    would replace a source or a file that no prediction wrote.
+    """
+    found = result if result is not None else new_result(out)
+    found["notes"] += source.notes
+    folder = OutputFolder(out, source.files, overwrite=overwrite)
+    folder.prepare()
+    run = _Run(predictor, source, folder, options, found, advance, windows)
+    run.plan()
+    try:
+        run.work()
+    finally:
+        run.finish()
+    return found
+
+
+@dataclass
+class _Run:
+    predictor: Predictor
+    source: Source
+    folder: OutputFolder
+    options: OutputOptions
+    result: Result
+    advance: Advance
+    windows: Callable[[int], Advance] | None
+    suffix: str = ""  # of masks
+
+    def __post_init__(self) -> None:
+        self.space: LabelSpace = self.predictor.label_space
+        self.coco = CocoWriter(self.space) if "coco" in self.options.polygons else None
+        self.rows: list[tuple[object, ...]] = []  # of the CSV file
+        self.values = _file_values(self.space, self.note) if self.options.mask_format == "values" else None
+
+    # -- before ---------------------------------------------------------------------------------------------------
+
+    def plan(self) -> None:
+        """See that no output would replace what it must not; UsageError otherwise."""
+        pictures = [(path, name) for path, name in self.source.names.items() if not is_video(path)]
+        masks = [mask for path, name in pictures for mask in self._mask_paths(name, path)]
+        if any(self.folder.is_source(mask) for mask in masks):
+            self.suffix = BESIDE_SOURCES
+            self.note(f"the output folder holds the sources: masks are called NAME{BESIDE_SOURCES}.png, for example")
+            masks = [mask for path, name in pictures for mask in self._mask_paths(name, path)]
+        others = [self._path(name, ending) for _, name in pictures for ending in self._endings()]
+        alone = [self.folder.root / COCO_FILE] if self.coco is not None else []
+        if self.options.areas is not None:
+            if self.folder.is_source(self.options.areas):
+                raise UsageError("the CSV file would replace a source", where=self.options.areas, fix="another name")
+            _check_writable(self.options.areas)
+        self.folder.refuse_foreign([*masks, *others, *alone])
+
+    def _mask_paths(self, name: str, path: Path) -> list[Path]:
+        if self.options.mask_format == "npy":
+            return [self._path(name, f"{self.suffix}.npy")]
+        endings = (".png", ".tif") if path.suffix.lower() in TIFF else (".png",)
+        return [self._path(name, self.suffix + ending) for ending in endings]
+
+    def _endings(self) -> list[str]:
+        wanted = [
+            (self.options.overlay, ".overlay.jpg"),
+            (self.options.confidence, ".confidence.png"),
+            (self.options.probabilities is not None, f".probabilities.{self.options.probabilities}"),
+            ("geojson" in self.options.polygons, ".geojson"),
+            ("labelme" in self.options.polygons, ".json"),
+        ]
+        return [ending for one, ending in wanted if one]
+
+    def _path(self, name: str, ending: str) -> Path:
+        return self.folder.root / f"{name}{ending}"
+
+    def note(self, text: str) -> None:
+        if text not in self.result["notes"]:
+            self.result["notes"].append(text)
+
+    # -- the work -------------------------------------------------------------------------------------------------
+
+    def work(self) -> None:
+        for number, (path, name) in enumerate(self.source.names.items()):
+            try:
+                if is_video(path):
+                    self._video(path, name)
+                else:
+                    self._done(path, self._picture(path, name))
+            except OutputError as error:
+                self._failed(path, error)
+                if error.lasting:
+                    left = len(self.source.names) - number - 1
+                    self.result["stopped"] = f"{error.message}: {error.found}; {left} further files were not begun"
+                    return
+            except Exception as error:  # of decoders and others: one bad file must not end the rest
+                self._failed(path, error)
+            if not is_video(path):
+                self.advance(1)
+
+    def finish(self) -> None:
+        """What stands at the end: files over all images, and the list of what was written."""
+        for note in self.predictor.notes:
+            self.note(note)
+        if self.options.mask_format == "palette" and any(
+            str(item.get("mask", "")).endswith(".png") for item in self.result["results"]
+        ):
+            self.note(PALETTE_NOTE)
+        try:
+            if self.coco is not None and self.coco.images:
+                path = self.folder.root / COCO_FILE
+                self.folder.write_bytes(path, json.dumps(self.coco.tree()).encode())
+                self.result["coco"] = str(path)
+            if self.options.areas is not None:
+                write_text(self.options.areas, _csv(self.rows))
+                self.result["areas"] = str(self.options.areas)
+            self.folder.finish()
+        except OSError as error:
+            self.result.setdefault("stopped", str(unwritable(self.folder.root, error)))
+        except OutputError as error:
+            self.result.setdefault("stopped", str(error))
+
+    def _done(self, path: Path, item: Result) -> None:
+        self.result["results"].append({"file": str(path), **item})
+        self.result["pictures"] += 1
+
+    def _failed(self, path: Path, error: Exception, frame: int | None = None) -> None:
+        typed = error
+        if not isinstance(error, SegwrightError):
+            typed = ImageReadError(
+                "the file cannot be predicted", found=f"{type(error).__name__}: {str(error)[:300]}", where=path
+            )
+        entry: dict[str, Any] = {"file": str(path), "error": str(typed), "kind": type(typed).__name__}
+        self.result["failed"].append(entry if frame is None else {**entry, "frame": frame})
+        if self.source.kind == "image":
+            raise typed
+
+    def _picture(self, path: Path, name: str) -> Result:
+        large = _too_large(path)
+        if large is not None:
+            return self._large_raster(path, name, large)
+        image = self.predictor.read(path)
+        single = self.windows is not None and len(self.source.names) == 1
+        inner: Advance = lambda count: None  # noqa: E731
+        if single and self.windows is not None:
+            inner = self.windows(self.predictor.window_count(image))
+        prediction = self.predictor.predict(image, probabilities=self.options.probabilities is not None, advance=inner)
+        place = placement(path)
+        if path.suffix.lower() in TIFF:
+            prediction = _without_no_data(prediction, path)
+        return self._write(prediction, name, path, place)
+
+    def _write(self, prediction: Prediction, name: str, source: Path, place: Placement | None) -> Result:
+        item: Result = self._write_mask(prediction.labels, name, place)
+        if self.options.overlay:
+            path = self._path(name, ".overlay.jpg")
+            item["overlay"] = str(self.folder.write_bytes(path, encode_jpeg(prediction.overlay())))
+        if self.options.confidence:
+            path = self._path(name, ".confidence.png")
+            item["confidence"] = str(self.folder.write_bytes(path, encode_png(prediction.confidence_picture())))
+        if prediction.probabilities is not None and self.options.probabilities is not None:
+            path = self._path(name, f".probabilities.{self.options.probabilities}")
+            item["probabilities"] = str(self._write_probabilities(path, prediction.probabilities))
+        if "geojson" in self.options.polygons:
+            ground = place.reference if place is not None else None
+            at, epsg = (ground.at, ground.epsg) if ground is not None else (None, None)
+            tree = geojson(prediction.labels, self.space, at, epsg)
+            item["geojson"] = str(self.folder.write_bytes(self._path(name, ".geojson"), json.dumps(tree).encode()))
+        if "labelme" in self.options.polygons:
+            tree = labelme(prediction.labels, self.space, str(source.resolve()))
+            item["labelme"] = str(self.folder.write_bytes(self._path(name, ".json"), json.dumps(tree).encode()))
+        if self.coco is not None:
+            self.coco.add(prediction.labels, str(source))
+        item["shares"] = {key: value for key, value in prediction.shares().items() if value > 0}
+        item["mean_confidence"] = float(prediction.confidence.mean())
+        self._count(source, prediction.labels, place)
+        return item
+
+    def _write_mask(self, labels: npt.NDArray[Any], name: str, place: Placement | None, tiff: bool = False) -> Result:
+        if place is not None and place.note:
+            self.note(place.note)
+        if self.options.mask_format == "npy":
+            path = self._path(name, f"{self.suffix}.npy")
+            self.folder.write(path, lambda beside: np.save(beside, np.asarray(labels)))
+            if place is not None and (place.tags or place.sidecars):
+                self.note("an .npy mask has no place on the ground; other mask formats keep it")
+            return {"mask": str(path)}
+        colors, ignore = self.space.palette() if self.options.mask_format == "palette" else None, IGNORE_INDEX
+        values = labels
+        if self.values is not None:
+            values, ignore = self.values[labels], int(self.values[IGNORE_INDEX])
+        if tiff or (place is not None and place.tags):
+            path = self._path(name, f"{self.suffix}.tif")
+            self.folder.write(path, lambda beside: write_geotiff(beside, values, place, colors=colors, ignore=ignore))
+            placed = place is not None and bool(place.tags)
+            return {"mask": str(path), **({"placed": "the GeoTIFF tags of the source"} if placed else {})}
+        path = self._path(name, f"{self.suffix}.png")
+        self.folder.write_bytes(path, encode_png(values, colors))
+        if place is not None and place.sidecars:
+            for ending, content in place.sidecars:
+                self.folder.write_bytes(self._path(name, f"{self.suffix}.{ending}"), content)
+            return {"mask": str(path), "placed": "the world file of the source"}
+        return {"mask": str(path)}
+
+    def _write_probabilities(self, path: Path, probabilities: Float32Array) -> Path:
+        half = probabilities.astype(np.float16)
+        if path.suffix == ".npy":
+            return self.folder.write(path, lambda beside: np.save(beside, half))
+        classes = np.array(self.space.names)
+        return self.folder.write(path, lambda beside: np.savez_compressed(beside, probabilities=half, classes=classes))
+
+    def _count(self, source: Path, labels: npt.NDArray[Any], place: Placement | None) -> None:
+        if self.options.areas is None:
+            return
+        counts = np.zeros(256, np.int64)
+        for rows in _strips(labels):
+            counts += np.bincount(labels[rows].ravel(), minlength=256)
+        pixel = place.pixel_area if place is not None else None
+        for index, name in enumerate(self.space.names):
+            area = "" if pixel is None else f"{counts[index] * pixel:.10g}"
+            unit = place.unit if place is not None and pixel is not None else ""
+            share = float(counts[index]) / labels.size
+            self.rows.append((str(source), name, int(counts[index]), f"{share:.6f}", area, unit))
+
+    # -- rasters that are read by windows ---------------------------------------------------------------------------
+
+    def _large_raster(self, path: Path, name: str, size: Extent) -> Result:
+        """A TIFF beyond the limits of one image: read by windows, labels kept on the disk, written as a TIFF."""
+        height, width = size.height, size.width
+        place = placement(path)
+        skipped = [ending for ending in self._endings() if ending != ".confidence.png"]
+        if skipped or self.coco is not None:
+            self.note(
+                f"{path.name} is read by windows: of such rasters only the mask, its shares and the confidence are "
+                "written"
+            )
+        with tempfile.TemporaryDirectory(dir=self.folder.root, prefix=".writing-") as temporary:
+            beside = Path(temporary)
+            labels = np.memmap(beside / "labels", np.uint8, "w+", shape=(height, width))
+            certain = None
+            if self.options.confidence:
+                certain = np.memmap(beside / "confidence", np.uint8, "w+", shape=(height, width))
+            empty: dict[Window, npt.NDArray[np.bool_] | None] = {}
+            total = [0.0]
+
+            def read(part: Window) -> UInt8Array:
+                shape = (part.bottom - part.top, part.right - part.left)
+                raster = read_window(path, part.top, part.left, *shape)
+                empty[part] = no_data(path, raster)
+                return self.predictor.scaled(raster, path)
+
+            def write(part: Window, found: UInt8Array, confidence: Float32Array) -> None:
+                nothing = empty.pop(part)
+                if nothing is not None:
+                    found = np.where(nothing, np.uint8(IGNORE_INDEX), found)
+                labels[part.kept] = found[part.inside]
+                total[0] += float(confidence[part.inside].sum(dtype=np.float64))
+                if certain is not None:
+                    certain[part.kept] = (confidence[part.inside] * 255 + 0.5).astype(np.uint8)
+                inner(1)
+
+            inner: Advance = lambda count: None  # noqa: E731
+            if self.windows is not None and len(self.source.names) == 1:
+                inner = self.windows(self.predictor.window_count(labels))
+            self.predictor.predict_windows(height, width, read, write)
+            item = self._write_mask(labels, name, place, tiff=True)
+            if certain is not None:
+                target = self._path(name, ".confidence.tif")
+                values = certain
+                self.folder.write(target, lambda beside: write_geotiff(beside, values, place, ignore=None))
+                item["confidence"] = str(target)
+            counts = np.zeros(256, np.int64)
+            for rows in _strips(labels):
+                counts += np.bincount(labels[rows].ravel(), minlength=256)
+            item["shares"] = {n: float(c) / labels.size for n, c in zip(self.space.names, counts, strict=False) if c}
+            item["mean_confidence"] = total[0] / labels.size
+            self._count(path, labels, place)
+        return item
+
+    # -- videos -----------------------------------------------------------------------------------------------------
+
+    def _video(self, path: Path, name: str) -> None:
+        if self.options.video:
+            target = self._path(name, ".overlay.mp4")
+            frames = [0]
+
+            def save(beside: Path) -> None:
+                frames[0] = self._write_video(path, beside)
+
+            self.folder.write(target, save)
+            self._done(path, {"video": str(target), "frames": frames[0]})
+            return
+        count = 0
+        for count, frame in enumerate(read_frames(path), 1):
+            try:
+                prediction = self.predictor.predict(frame, probabilities=self.options.probabilities is not None)
+                item = self._write(prediction, f"{name}-{count - 1:06d}", path, None)
+                self._done(path, {"frame": count - 1, **item})
+            except OutputError as error:
+                if error.lasting:
+                    raise
+                self._failed(path, error, count - 1)
+            except Exception as error:
+                self._failed(path, error, count - 1)
+            self.advance(1)
+        self._check_length(path, count)
+
+    def _write_video(self, path: Path, beside: Path) -> int:
+        """The overlay of every frame; one that cannot be predicted is listed and goes in as it is."""
+        writer: cv2.VideoWriter | None = None
+        count = 0
+        try:
+            for count, frame in enumerate(read_frames(path), 1):
+                try:
+                    shown = self.predictor.predict(frame).overlay()
+                except Exception as error:
+                    self._failed(path, error, count - 1)
+                    shown = frame
+                if writer is None:
+                    height, width = shown.shape[:2]
+                    code = cv2.VideoWriter.fourcc(*"mp4v")
+                    writer = cv2.VideoWriter(str(beside), code, frames_per_second(path), (width, height))
+                    if not writer.isOpened():
+                        raise OutputError(
+                            "this build of OpenCV cannot write an .mp4 video",
+                            where=beside.with_name(f"{path.stem}.overlay.mp4"),
+                            fix="leave out --video, for a mask and an overlay per frame",
+                        )
+                writer.write(cv2.cvtColor(shown, cv2.COLOR_RGB2BGR))
+                self.advance(1)
+        finally:
+            if writer is not None:
+                writer.release()
+        self._check_length(path, count)
+        written = frame_count(beside) or 0
+        if written < count:  # OpenCV tells nothing of a full disk
+            raise OutputError(
+                "the video could not be written whole", expected=f"{count} frames", found=str(written), where=path,
+                fix="free some space, or another folder with --out",
+            )  # fmt: skip
+        return count
+
+    def _check_length(self, path: Path, count: int) -> None:
+        if count == 0:
+            raise DataError(
+                "the video holds no frame that can be decoded", where=path, fix="convert it to H.264 in .mp4"
+            )
+        stated = frame_count(path)
+        if stated is not None and stated > count:
+            self.note(f"{path}: {count} frames could be decoded, its header states {stated}")
+
+
+def _file_values(space: LabelSpace, note: Callable[[str], None]) -> npt.NDArray[Any]:
+    """256 entries: class index → the value that the data's own mask files hold; the ignore value likewise."""
+    sources: dict[int, list[int]] = {}
+    for value, index in space.lookup_items():
+        sources.setdefault(index, []).append(value)
+    missing = [name for index, name in enumerate(space.names) if index not in sources]
+    if missing:
+        raise UsageError(
+            "no file value becomes these classes",
+            found=", ".join(missing[:8]),
+            fix="--mask-format index writes class indices",
+        )
+    several = [f"{space.names[index]} as {min(found)}" for index, found in sources.items()
+               if index != IGNORE_INDEX and len(found) > 1]  # fmt: skip
+    if several:
+        note(f"several values of the data's masks are one class; written is the lowest: {', '.join(several[:6])}")
+    wide = max(min(found) for found in sources.values()) > 255
+    table = np.full(256, IGNORE_INDEX, np.uint16 if wide else np.uint8)
+    for index, found in sources.items():
+        table[index] = min(found)
+    return table
+
+
+def _without_no_data(prediction: Prediction, path: Path) -> Prediction:
+    """Pixels that a GeoTIFF calls no data get the ignore value, as in training."""
+    from segwright.data.formats.geotiff import nodata_of
+
+    if nodata_of(path) is None:
+        return prediction
+    empty = no_data(path, read_raster(path))
+    if empty is None or empty.shape != prediction.labels.shape or not empty.any():
+        return prediction
+    labels = np.where(empty, np.uint8(IGNORE_INDEX), prediction.labels)
+    return Prediction(labels, prediction.confidence, prediction.label_space, prediction.image, prediction.probabilities)
+
+
+def _too_large(path: Path) -> Extent | None:
+    """The extent of a TIFF that is beyond the limits of one image, and can be read by windows; None for others."""
+    if path.suffix.lower() not in TIFF:
+        return None
+    limits = DEFAULT_LIMITS
+    found = extent(path)
+    if found is None or found.dtype in ("None", "object"):
+        return None
+    total = found.height * found.width * found.bands * np.dtype(found.dtype).itemsize
+    beyond = (
+        found.height * found.width > limits.max_pixels
+        or max(found.height, found.width) > limits.max_side
+        or total > limits.max_bytes
+        or path.stat().st_size > limits.max_bytes
+    )
+    if not beyond:
+        return None
+    if found.height * found.width > MAX_RASTER_PIXELS:
+        raise TooLargeError(
+            "the raster is larger than the limit for windows",
+            expected=f"at most {MAX_RASTER_PIXELS} pixels",
+            found=f"{found.width}×{found.height}",
+            where=path,
+            fix="cut it into parts: gdal_translate -srcwin X Y WIDTH HEIGHT IN.tif OUT.tif",
+        )
+    return found
+
+
+MAX_RASTER_PIXELS = 50_000_000_000  # a byte of the disk each, for the labels
+
+
+def _strips(labels: npt.NDArray[Any]) -> Iterator[slice]:
+    height = max(1, 16_000_000 // max(1, labels.shape[1]))
+    for top in range(0, labels.shape[0], height):
+        yield slice(top, top + height)
+
+
+def _csv(rows: list[tuple[object, ...]]) -> str:
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(("file", "class", "pixels", "share", "area", "area_unit"))
+    writer.writerows(rows)
+    return buffer.getvalue()
+
+
+def _check_writable(path: Path) -> None:
+    """OutputError where a file cannot be written at ``path``, before the work."""
+    try:
+        if path.is_dir():
+            raise IsADirectoryError(21, "a folder is there")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".writing-"):
+            pass
+    except OSError as error:
+        raise unwritable(path, error) from error

@@ -1,0 +1,194 @@
+"""Where predictions are written: never over a source, never over a file that an earlier prediction did not write.
+
+The output folder holds a list of what was written there (``.segwright-predictions``, a JSON line per file with its
+SHA-256). A file that is in the list and unchanged may be replaced by a later prediction, and is no source of one. A
+mask that was corrected by hand is thereby safe, too.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from segwright.errors import UsageError
+from segwright.files import write_text
+
+MANIFEST = ".segwright-predictions"
+OUTPUT_TAGS = (".overlay", ".confidence", ".probabilities", ".mask")  # a name with one of these is an output's
+BESIDE_SOURCES = ".mask"  # what masks are called where the folder holds their images
+MANIFEST_BYTES = 256_000_000
+# Errors that every further file would meet again
+LASTING = (errno.ENOSPC, errno.EROFS, errno.EDQUOT, errno.EIO)
+UMASK = os.umask(0)  # can only be read by setting it
+os.umask(UMASK)
+
+
+class Written(NamedTuple):
+    """A file of the list."""
+
+    sha256: str
+    size: int
+
+
+class OutputError(UsageError):
+    """An output that cannot be written. ``lasting``: neither can those after it."""
+
+    lasting = False
+
+
+class OutputFolder:
+    """A folder of predictions. ``overwrite`` allows to replace files that no prediction wrote, but never a source."""
+
+    def __init__(self, root: Path, sources: Iterable[Path] = (), *, overwrite: bool = False) -> None:
+        self.root = root
+        self.overwrite = overwrite
+        self.written = read_manifest(root)
+        # By device and inode: links, and names that differ in case only on some file systems, are the same file.
+        self._sources = {found for path in sources if (found := _identity(path)) is not None}
+
+    def prepare(self) -> None:
+        """Make the folder and see that files can be written to it; OutputError otherwise."""
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+            handle, name = tempfile.mkstemp(dir=self.root, prefix=".writing-")
+            os.close(handle)
+            os.unlink(name)
+        except OSError as error:
+            raise unwritable(self.root, error) from error
+
+    def is_source(self, path: Path) -> bool:
+        """Whether something is at ``path`` that is also read."""
+        identity = _identity(path)
+        return identity is not None and identity in self._sources
+
+    def is_foreign(self, path: Path) -> bool:
+        """Whether a file is at ``path`` that no prediction wrote there, or that was changed since."""
+        if not os.path.lexists(path):
+            return False
+        entry = self.written.get(self._relative(path))
+        try:
+            return entry is None or entry.size != path.stat().st_size or entry.sha256 != _sha256(path)
+        except OSError:
+            return True
+
+    def refuse_foreign(self, paths: Iterable[Path]) -> None:
+        """UsageError where an output would replace a source or a foreign file; nothing is written."""
+        sources, foreign = [], []
+        for path in paths:
+            if self.is_source(path):
+                sources.append(str(path))
+            elif not self.overwrite and self.is_foreign(path):
+                foreign.append(str(path))
+        if sources:
+            raise UsageError("the output would replace a source", found=_some(sources), fix="another folder with --out")
+        if foreign:
+            raise UsageError(
+                "the output folder holds other files under these names",
+                expected="free names, or files that an earlier prediction wrote and nobody changed",
+                found=_some(foreign),
+                where=self.root,
+                fix="another folder with --out, or --overwrite to replace them",
+            )
+
+    def write(self, path: Path, save: Callable[[Path], None]) -> Path:
+        """Let ``save`` write a file beside ``path``, note it in the list, and put it in place; returns ``path``."""
+        self.refuse_foreign([path])
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            handle, name = tempfile.mkstemp(dir=path.parent, prefix=".writing-", suffix=path.suffix)
+            os.close(handle)
+        except OSError as error:
+            raise unwritable(path, error) from error
+        beside = Path(name)
+        try:
+            save(beside)
+            os.chmod(beside, 0o666 & ~UMASK)
+            self._note(path, Written(_sha256(beside), beside.stat().st_size))
+            os.replace(beside, path)
+        except OSError as error:
+            raise unwritable(path, error) from error
+        finally:
+            beside.unlink(missing_ok=True)
+        return path
+
+    def write_bytes(self, path: Path, data: bytes) -> Path:
+        """Write ``data`` to ``path``."""
+
+        def save(beside: Path) -> None:
+            beside.write_bytes(data)
+
+        return self.write(path, save)
+
+    def finish(self) -> None:
+        """Bring the list to one line per file that is still there."""
+        kept = {name: entry for name, entry in self.written.items() if (self.root / name).exists()}
+        if kept:
+            write_text(self.root / MANIFEST, "".join(_line(name, entry) for name, entry in kept.items()))
+
+    def _note(self, path: Path, entry: Written) -> None:
+        name = self._relative(path)
+        with open(self.root / MANIFEST, "a", encoding="utf-8") as file:
+            file.write(_line(name, entry))
+        self.written[name] = entry
+
+    def _relative(self, path: Path) -> str:
+        return Path(os.path.relpath(path, self.root)).as_posix()
+
+
+def read_manifest(folder: Path) -> dict[str, Written]:
+    """Path below ``folder`` → what was written there; lines that are damaged are passed over."""
+    found: dict[str, Written] = {}
+    try:
+        path = folder / MANIFEST
+        if not path.is_file() or path.stat().st_size > MANIFEST_BYTES:
+            return found
+        text = path.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return found
+    for line in text.splitlines():
+        try:
+            entry = json.loads(line)
+            found[str(entry["file"])] = Written(str(entry["sha256"]), int(entry["size"]))
+        except (ValueError, KeyError, TypeError, RecursionError):
+            continue
+    return found
+
+
+def unwritable(path: Path, error: OSError) -> OutputError:
+    """The error of a file or folder that cannot be written."""
+    fixes = {
+        errno.ENOSPC: "free some space, or another folder with --out",
+        errno.EDQUOT: "free some space, or another folder with --out",
+        errno.ENAMETOOLONG: "shorten the file's name",
+    }
+    fix = fixes.get(error.errno or 0, "give a folder that can be written to, with --out")
+    found = OutputError("the output cannot be written", found=error.strerror or str(error), where=path, fix=fix)
+    found.lasting = error.errno in LASTING
+    return found
+
+
+def _line(name: str, entry: Written) -> str:
+    return json.dumps({"file": name, "sha256": entry.sha256, "size": entry.size}) + "\n"
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    try:
+        found = os.stat(path)
+    except (OSError, ValueError):
+        return None
+    return found.st_dev, found.st_ino
+
+
+def _sha256(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:4]) + (f", … {len(names)} in all" if len(names) > 4 else "")
