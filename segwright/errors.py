@@ -6,6 +6,8 @@ from :class:`SegwrightError`; the command line prints it without a traceback and
 
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
 from typing import Literal
 
@@ -152,6 +154,34 @@ class FormatError(DataError):
 
 class DownloadError(DataError):
     """A download that failed, lied or tried to leave its folder."""
+
+
+class OutputError(SegwrightError):
+    """A file or folder that cannot be written; ``found`` is the system's reason."""
+
+
+def output_error(error: OSError, where: str | Path | None = None) -> OutputError:
+    """What the system says of an output (or of whatever else it was), as a typed error with a fix."""
+    place = where if where is not None else error.filename
+    if place is not None and Path(os.fsdecode(place)).name.startswith(".writing-"):
+        place = Path(os.fsdecode(place)).parent  # the temporary file beside the one that was meant
+    fixes = {
+        errno.ENOSPC: "free some space, or write to another disk",
+        errno.EDQUOT: "free some space, or write to another disk",
+        errno.EACCES: "choose a place that you may write to",
+        errno.EPERM: "choose a place that you may write to",
+        errno.EROFS: "the file system is read-only: choose another place",
+        errno.ENOTDIR: "a file stands where a folder is meant: choose another place",
+        errno.EEXIST: "a file stands where a folder is meant: choose another place",
+        errno.EISDIR: "a folder stands where a file is meant: name a file",
+        errno.ENAMETOOLONG: "choose a shorter name",
+    }
+    return OutputError(
+        "cannot be written" if where is not None else "the system refuses",
+        found=error.strerror or str(error) or type(error).__name__,
+        where=None if place is None else os.fsdecode(place),
+        fix=fixes.get(error.errno or 0, "look at the place and its permissions, or choose another"),
+    )
 
 
 class ModelError(SegwrightError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import json
@@ -13,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from segwright.errors import UsageError
+from segwright.errors import UsageError, output_error
 
 
 def write_text(path: str | Path, text: str) -> Path:
@@ -133,6 +134,33 @@ def wrong_sums(folder: Path, name: str = "SHA256SUMS") -> list[str]:
             wrong.append(f"{relative} was altered")
     present = {f.relative_to(folder).as_posix() for f in folder.rglob("*") if f.is_file() and f.name != name}
     return wrong + [f"{relative} is not listed" for relative in sorted(present - listed)]
+
+
+@contextmanager
+def typed_output(path: str | Path) -> Iterator[None]:
+    """What the system refuses while ``path`` is written leaves as an OutputError that names it, or another file that
+    was at fault."""
+    try:
+        yield
+    except OSError as error:
+        path, other = Path(path), None if error.filename is None else Path(os.fsdecode(error.filename))
+        ours = other is None or ".writing-" in str(other) or path in (other, *other.parents) or other in path.parents
+        raise output_error(error, path if ours else other) from error
+
+
+def check_output(path: str | Path) -> None:
+    """OutputError where a file cannot be written, before the work whose result it is to hold."""
+    path = Path(path)
+    with typed_output(path):
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        place = path.absolute().parent
+        while not place.exists():
+            place = place.parent
+        if not place.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+        with tempfile.TemporaryFile(dir=place):
+            pass
 
 
 @contextmanager

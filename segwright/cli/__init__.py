@@ -9,7 +9,7 @@ import typer
 
 from segwright.cli import data, models, post, serving, training, tuning
 from segwright.cli.common import report_error
-from segwright.errors import SegwrightError
+from segwright.errors import SegwrightError, output_error
 
 app = typer.Typer(
     name="segwright",
@@ -52,3 +52,6 @@ def main() -> None:
         # `segwright … | head`: the reader has what it wanted
         sys.stderr.close()
         sys.exit(0)
+    except OSError as error:
+        report_error(output_error(error))
+        sys.exit(2)

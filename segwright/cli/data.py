@@ -11,6 +11,8 @@ from rich.text import Text
 
 from segwright.cli.common import Data, Format, Json, console, write_result
 from segwright.console import literal
+from segwright.errors import UsageError
+from segwright.files import check_output
 
 datasets_app = typer.Typer(help="Data sets: the formats that are read, and downloads.", invoke_without_command=True)
 
@@ -24,6 +26,9 @@ def check(
     """Look through a data set and say what would go wrong, with the fix. Exit code 1 when something would."""
     from segwright import api
 
+    for path, holds in ((html, b"<!doctype html"), (json, b'"problems": [')):
+        if path is not None:
+            _check_target(path, data, holds)
     result = api.check(data, format=format, html=html)
     from segwright.data.check_text import render_check
 
@@ -33,6 +38,23 @@ def check(
         console().print(literal(f"page: {html}"), soft_wrap=True)
     if result.exit_code:
         raise typer.Exit(1)
+
+
+def _check_target(path: Path, data: Path, holds: bytes) -> None:
+    """OutputError where ``path`` cannot be written; UsageError where a file of the data set would be lost.
+
+    A result of an earlier check, which has ``holds`` in it, may be replaced wherever it lies.
+    """
+    check_output(path)
+    if not path.is_file():
+        return
+    place, root = path.resolve(), data.resolve()
+    inside = place == root or root in place.parents
+    with open(path, "rb") as file:
+        if inside and holds not in file.read(1 << 20):
+            raise UsageError(
+                "this would overwrite a file of the data set", where=path, fix="name a new file, or one outside"
+            )
 
 
 def convert(
@@ -45,6 +67,8 @@ def convert(
     """Write a data set in another format."""
     from segwright import api
 
+    if json is not None:
+        check_output(json)
     result = api.convert(data, to, out, format=format)
     console().print(literal(f"{result['pictures']} pictures written as {to}: {out}"), soft_wrap=True)
     write_result(json, result)

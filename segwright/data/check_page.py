@@ -20,6 +20,7 @@ from segwright.data.inspect import CheckResult
 from segwright.data.records import Dataset, Problem, Record, evenly_spread
 from segwright.data.suspects import Suspect
 from segwright.errors import SegwrightError
+from segwright.files import typed_output
 from segwright.images import UInt8Array
 from segwright.types import Colour, LabelSpace, blend, distinct_colours
 
@@ -46,7 +47,9 @@ def write_check_page(result: CheckResult, path: str | Path) -> Path:
             body.append(_classes(result, found))
         body += [_sizes(found), _samples(result)]
     footer = f"segwright check {shlex.quote(str(result.root))} --html {shlex.quote(Path(path).name)}"
-    return pages.write_page(path, pages.page(f"Check: {visible(result.root.name)}", *body, footer=footer))
+    document = pages.page(f"Check: {visible(result.root.name)}", *body, footer=footer)
+    with typed_output(path):
+        return pages.write_page(path, document)
 
 
 def _head(result: CheckResult) -> pages.Markup:

@@ -33,13 +33,14 @@ from xml.sax.saxutils import quoteattr
 import numpy as np
 import numpy.typing as npt
 
-from segwright.console import stderr_console, track
+from segwright.console import stderr_console, track, visible
 from segwright.data.classes import IGNORED_NAMES
 from segwright.data.drawing import BACKGROUND_NAMES
 from segwright.data.readers import FileReader
 from segwright.data.records import Dataset, Record
 from segwright.data.rle import encode_rows, encode_string
 from segwright.errors import DataError, MissingExtraError, UsageError
+from segwright.files import typed_output
 from segwright.images import UInt8Array, encode_png, read_file, read_header, write_bytes
 from segwright.types import IGNORE_INDEX, Colour
 
@@ -117,21 +118,28 @@ def convert(dataset: Dataset, to: str, out: str | Path) -> Path:
         raise UsageError("unknown format to write", expected=", ".join(WRITERS), found=to)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UsageError("the folder is not empty", where=out, fix="name a new folder with --out")
+    if dataset.root.is_dir() and dataset.root.resolve() in out.resolve().parents:
+        raise UsageError(
+            "the new folder would lie inside the data set and be a part of it from then on",
+            where=out,
+            fix="name a folder outside with --out",
+        )
     screen = stderr_console()
     for line in losses(dataset, to):
         screen.print(f"note: {line}", markup=False)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    beside = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name[:80]}.writing-"))
-    try:
-        items = track(_items(dataset), f"writing {to}", len(dataset.records))
-        WRITERS[to](dataset, iter(items), beside)
-        os.chmod(beside, 0o755)
-        if out.exists():
-            out.rmdir()
-        os.replace(beside, out)
-    except BaseException:
-        shutil.rmtree(beside, ignore_errors=True)
-        raise
+    with typed_output(out):
+        out.parent.mkdir(parents=True, exist_ok=True)
+        beside = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name[:80]}.writing-"))
+        try:
+            items = track(_items(dataset), f"writing {to}", len(dataset.records))
+            WRITERS[to](dataset, iter(items), beside)
+            os.chmod(beside, 0o755)
+            if out.exists():
+                out.rmdir()
+            os.replace(beside, out)
+        except BaseException:
+            shutil.rmtree(beside, ignore_errors=True)
+            raise
     return out
 
 
@@ -158,9 +166,12 @@ def losses(dataset: Dataset, to: str) -> list[str]:
     renamed = sum(a != b.id for a, b in zip(safe_names([r.id for r in dataset.records]), dataset.records, strict=True))
     if renamed:
         lines.append(f"{renamed} names change: folders and signs that not every file system holds become _")
+    parts = [f"{old} as {new}" for old, new in split_names(dataset).items() if new != old]
+    if parts:
+        lines.append(f"splits are renamed, for their names become files and folders: {', '.join(parts)}")
     classes = [new for new, old in zip(class_names(dataset), dataset.label_space.names, strict=True) if new != old]
     if classes:
-        lines.append(f"classes whose names mean 'ignored' are renamed: {', '.join(classes)}")
+        lines.append(f"classes are renamed whose names mean 'ignored' or hold control characters: {', '.join(classes)}")
     reader = dataset.reader
     deep = dataset.value_range is not None or getattr(reader, "bands", None) is not None
     if deep and to in ("webdataset", "hf"):
@@ -176,18 +187,27 @@ def losses(dataset: Dataset, to: str) -> list[str]:
 
 def _items(dataset: Dataset) -> Iterator[Item]:
     split_of: dict[str, str] = {}
+    renamed = split_names(dataset)
     for split, records in dataset.given.items():
         for record in records:
-            split_of.setdefault(record.id, split)
+            split_of.setdefault(record.id, renamed[split])
     for name, record in zip(safe_names([r.id for r in dataset.records]), dataset.records, strict=True):
         yield Item(name, record, split_of.get(record.id), dataset)
 
 
-def safe_names(ids: list[str]) -> list[str]:
-    """File names for ids: no separators, dots or controls, not too long, unique whatever the letter case."""
+def split_names(dataset: Dataset) -> dict[str, str]:
+    """Split → its name as a part of a path: a list of the data may call a split whatever it likes, such as ``../x``."""
+    return dict(zip(dataset.given, safe_names(list(dataset.given), "split"), strict=True))
+
+
+def safe_names(ids: list[str], unnamed: str = "picture") -> list[str]:
+    """File names for ids: no separators, dots, controls or stray bytes, not too long, unique whatever the letter case.
+
+    ``unnamed``: for an id of which nothing is left.
+    """
     names, seen = [], set()
     for identity in ids:
-        name = re.sub(r'[\x00-\x1f\x7f/\\:*?"<>|.]+', "_", identity).strip(" _") or "picture"
+        name = re.sub(r'[\x00-\x1f\x7f-\x9f\ud800-\udfff/\\:*?"<>|.]+', "_", identity).strip(" _") or unnamed
         name = name.encode()[:LONGEST_NAME].decode(errors="ignore")
         unique, number = name, 2
         while unique.casefold() in seen:
@@ -199,7 +219,7 @@ def safe_names(ids: list[str]) -> list[str]:
 
 def class_names(dataset: Dataset) -> list[str]:
     """The names as written: one that readers take for "ignored" would vanish, and is told apart."""
-    return [f"{name} class" if name.lower() in IGNORED_NAMES else name for name in dataset.label_space.names]
+    return [visible(f"{n} class" if n.lower() in IGNORED_NAMES else n) for n in dataset.label_space.names]
 
 
 def _write_classes(dataset: Dataset, out: Path, ignored: str = "ignore") -> None:
@@ -238,6 +258,7 @@ def _write_voc(dataset: Dataset, items: Iterator[Item], out: Path) -> None:
         if mask is not None:
             write_bytes(out / "SegmentationClass" / f"{item.name}.png", mask)
     for split, records in dataset.given.items():
+        split = split_names(dataset)[split]
         lines = "".join(f"{names[record.id]}\n" for record in records)
         write_bytes(out / "ImageSets" / "Segmentation" / f"{split}.txt", lines.encode())
     _write_classes(dataset, out)

@@ -7,6 +7,7 @@ are spoken, also after redirects, and https is never left for http.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import http.client
 import json
@@ -25,9 +26,9 @@ from urllib.parse import urlsplit
 from segwright import __version__
 from segwright.console import progress, stderr_console
 from segwright.data.catalogue import CATALOGUE, Downloadable, Remote
-from segwright.data.unpack import DEFAULT_LIMITS, UnpackLimits, unpack
+from segwright.data.unpack import DEFAULT_LIMITS, NOTICE, RESERVED, STORE, UnpackLimits, unpack
 from segwright.errors import DownloadError, UsageError
-from segwright.files import write_text
+from segwright.files import exclusive, typed_output, write_text
 
 __all__ = ["CATALOGUE", "Downloadable", "Remote", "fetch", "get"]
 
@@ -58,38 +59,48 @@ def get(
         raise UsageError("unknown data set", expected=", ".join(catalogue), found=name)
     entry, out = catalogue[name], Path(out)
     _agree(entry, yes, ask)
-    store = out / ".download"
-    marks = _Marks(store / "done.json")
-    for remote in entry.files:
-        if marks.has(remote):
-            continue
-        path = fetch(remote.url, store / remote.file, md5=remote.md5, about=remote.bytes)
-        unpack(path, out / remote.into if remote.into else out, keep=remote.keep, limits=limits)
-        marks.add(remote)
-        if not keep_archives:
-            path.unlink()
-    if not keep_archives:
-        shutil.rmtree(store, ignore_errors=True)
-    write_text(out / "LICENCE-NOTICE.txt", f"{entry.title}\n{entry.homepage}\n{entry.licence}\n")
+    store = out / STORE
+    with typed_output(out), exclusive(store):
+        marks = _Marks(store / "done.json", out)
+        for remote in entry.files:
+            if marks.has(remote):
+                continue
+            path = fetch(remote.url, store / remote.file, md5=remote.md5, about=remote.bytes)
+            unpack(path, out / remote.into if remote.into else out, keep=remote.keep, limits=limits)
+            marks.add(remote)
+            if not keep_archives:
+                path.unlink()
+        write_text(out / NOTICE, f"{entry.title}\n{entry.homepage}\n{entry.licence}\n")
     return out
 
 
 class _Marks:
-    """Which archives are unpacked already, so that a second run goes on after the last whole one."""
+    """Which archives are unpacked already, so that a second run goes on after the last whole one.
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        try:
-            self.urls = set(json.loads(path.read_text(encoding="utf-8")))
-        except (OSError, ValueError, TypeError):
-            self.urls = set()
+    Kept in the folder when all is done: what was unpacked is not fetched again, as long as it is there.
+    """
+
+    def __init__(self, path: Path, out: Path) -> None:
+        self.path, self.out = path, out
+        self.done: dict[str, list[str]] = {}  # address → what lay in the folder when its archive was unpacked
+        with contextlib.suppress(OSError, ValueError):
+            found = json.loads(path.read_text(encoding="utf-8"))
+            if isinstance(found, dict):
+                self.done = {
+                    str(url): [str(n) for n in names] for url, names in found.items() if isinstance(names, list)
+                }
 
     def has(self, remote: Remote) -> bool:
-        return remote.url in self.urls
+        names = self.done.get(remote.url)
+        return bool(names) and all((self._folder(remote) / name).exists() for name in names or ())
 
     def add(self, remote: Remote) -> None:
-        self.urls.add(remote.url)
-        write_text(self.path, json.dumps(sorted(self.urls)))
+        names = sorted(entry.name for entry in self._folder(remote).iterdir() if entry.name not in RESERVED)
+        self.done[remote.url] = names
+        write_text(self.path, json.dumps(self.done, indent=1))
+
+    def _folder(self, remote: Remote) -> Path:
+        return self.out / remote.into if remote.into else self.out
 
 
 def _agree(entry: Downloadable, yes: bool, ask: Callable[[str], bool] | None) -> None:

@@ -30,6 +30,8 @@ from segwright.errors import DownloadError
 CHUNK = 1 << 20
 LARGEST_READ = 16 << 20  # what tarfile may ask for at once: a header that claims more is a bomb
 NAME_BYTES = 4096
+STORE, NOTICE = ".download", "LICENCE-NOTICE.txt"  # what a download keeps beside the data, and no archive may bring
+RESERVED = (STORE, NOTICE)
 
 
 @dataclass(frozen=True)
@@ -186,6 +188,8 @@ class _Sink:
             if parts[: len(kept)] != kept:
                 return
             parts = parts[len(kept) :]
+        if parts and parts[0].casefold() in (name.casefold() for name in RESERVED):
+            raise self._refuse(name, "a name that the download itself writes")
         if kind == "folder" or not parts:
             return
         if kind != "file":

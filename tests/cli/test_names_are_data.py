@@ -110,3 +110,39 @@ def test_a_command_to_paste_is_one_command(tmp_path: Path) -> None:
     exiftool, convert = sorted(commands)
     assert shlex.split(exiftool)[2] == str(root / "images" / "x;touch PWNED;$(id).jpg")
     assert shlex.split(convert)[2] == str(root)
+
+
+def test_results_that_cannot_be_written_end_before_the_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = tmp_path / "set"
+    (root / "images").mkdir(parents=True)
+    (root / "masks").mkdir()
+    for name in "abcd":
+        Image.fromarray(np.random.default_rng(ord(name)).integers(0, 256, (40, 64, 3), np.uint8)).save(
+            root / "images" / f"{name}.png"
+        )
+        Image.fromarray(np.random.default_rng(ord(name)).integers(0, 3, (40, 64), np.uint8)).save(
+            root / "masks" / f"{name}.png"
+        )
+    (root / "notes.json").write_text("{}")
+    before = {path: path.read_bytes() for path in root.rglob("*") if path.is_file()}
+    (tmp_path / "file").write_text("")
+    monkeypatch.setattr("segwright.api.check", lambda *_, **__: pytest.fail("the work was done first"))
+    for option in ("--html", "--json"):
+        for place in (tmp_path, tmp_path / "file" / "x", root / "images" / "a.png", root / "notes.json"):
+            code, text = segwright("check", root, option, place)
+            assert code == 2 and "error:" in text and "fix:" in text and "Traceback" not in text, (option, place)
+    assert before == {path: path.read_bytes() for path in root.rglob("*") if path.is_file()}
+    monkeypatch.undo()
+    for _ in range(2):  # its own results may be replaced, wherever they lie
+        code, text = segwright("check", root, "--html", root / "check.html", "--json", root / "check.json")
+        assert code == 0, text
+    assert (root / "check.html").exists() and (root / "check.json").exists()
+
+
+def test_what_the_system_refuses_has_no_traceback(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied", str(tmp_path / "x"))
+
+    monkeypatch.setattr("segwright.api.check", refuse)
+    code, text = segwright("check", tmp_path)
+    assert code == 2 and "Permission denied" in text and str(tmp_path / "x") in text and "fix:" in text

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,9 +11,9 @@ import numpy as np
 import pytest
 import tifffile
 
-from segwright.data.convert import WRITERS, convert, losses, safe_names
+from segwright.data.convert import WRITERS, convert, losses, safe_names, split_names
 from segwright.data.dataset import Dataset, open_dataset
-from segwright.errors import UsageError
+from segwright.errors import OutputError, UsageError
 from segwright.images import write_image, write_mask
 
 CLASSES = "id,name,r,g,b\n0,grass & <hills>,0,160,0\n1,water,0,0,200\n2,Ürban,90,90,90\n255,ignore,0,0,0\n"
@@ -21,7 +23,7 @@ def make_source(root: Path, *, background: bool, splits: bool) -> Dataset:
     """Eight pictures with blobs, holes, ignored pixels, odd names; one without a mask in the test part."""
     rng = np.random.default_rng(3)
     text = CLASSES.replace("grass & <hills>", "background") if background else CLASSES
-    root.mkdir()
+    root.mkdir(parents=True)
     (root / "classes.csv").write_text(text, encoding="utf-8")
     for i, name in enumerate(["a", "b 2", "ü-3", "x_0004", "x_0005", "no mask", "k.7", "8"]):
         split = ("train", "train", "train", "train", "val", "test", "val", "train")[i] if splits else ""
@@ -183,3 +185,65 @@ def test_deep_pictures_stay_deep_where_files_are_copied(tmp_path: Path) -> None:
             assert np.array_equal(one.image, other.image) and np.array_equal(one.mask, other.mask), to
         raw = [data.reader.raster(data.records[0]) for data in (source, after)]
         assert np.array_equal(*raw) and raw[0].dtype == np.uint16 and after.value_range == source.value_range, to
+
+
+HOSTILE_SPLITS = ("../../escaped", "/tmp/absolute", "..", "a/b", "C:\\x", "nul\0", "\x1b[2J", "")
+
+
+@pytest.mark.parametrize("to", list(WRITERS))
+def test_names_of_splits_and_classes_stay_inside_the_folder(
+    tmp_path: Path, to: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Whatever a list calls a split, files go nowhere but into --out; and no two splits become one."""
+    if to == "hf":
+        pytest.importorskip("pyarrow")
+    source = make_source(tmp_path / "deep" / "er" / "source", background=True, splits=False)
+    labelled = [record for record in source.records if record.labelled]
+    source.given = {name: [labelled[i % len(labelled)]] for i, name in enumerate(HOSTILE_SPLITS[: len(labelled)])}
+    before = set(tmp_path.rglob("*"))
+    existed = Path("/tmp/absolute").exists()
+    out = convert(source, to, tmp_path / "deep" / "er" / "out")
+    new = set(tmp_path.rglob("*")) - before
+    assert new and all(path == out or out in path.parents for path in new)
+    assert Path("/tmp/absolute").exists() == existed
+    assert not any("\x1b" in str(path) for path in new)
+    assert len(split_names(source)) == len(set(split_names(source).values())) == len(source.given)
+    assert "splits are renamed" in capsys.readouterr().err
+    if to not in ("voc", "labelme", "folder"):
+        assert len(open_dataset(out)) == len(source.records)
+
+
+def test_names_that_are_no_unicode_and_classes_with_control_characters(tmp_path: Path) -> None:
+    assert safe_names(["a\udcff", "b\x9b", "\udcff"]) == ["a", "b", "picture"]
+    source = make_source(tmp_path / "source", background=True, splits=False)
+    space = replace(source.label_space, names=("background", "x\x1b[2J\n", "z"))
+    for to in ("cvat", "coco", "labelme", "folder", "voc"):
+        again = open_dataset(convert(source.relabelled(space), to, tmp_path / to))
+        assert again.label_space.names == ("background", "x\\x1b[2J\\n", "z"), to
+
+
+def test_an_output_is_never_part_of_the_input(tmp_path: Path) -> None:
+    source = make_source(tmp_path / "source", background=True, splits=False)
+    for out in (tmp_path / "source" / "new", tmp_path / "source" / "a" / ".." / "new"):
+        with pytest.raises(UsageError, match="inside the data set"):
+            convert(source, "voc", out)
+    for out in (tmp_path / "source", tmp_path / "source" / "images"):
+        with pytest.raises(UsageError):
+            convert(source, "voc", out)
+    assert not (tmp_path / "source" / "new").exists() and len(open_dataset(tmp_path / "source")) == 8
+
+
+def test_what_cannot_be_written_is_a_typed_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = make_source(tmp_path / "source", background=True, splits=False)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputError, match="a file stands where a folder is meant"):
+        convert(source, "voc", tmp_path / "file" / "out")
+
+    def full(path: Path, data: bytes) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+
+    monkeypatch.setattr("segwright.data.convert.write_bytes", full)
+    with pytest.raises(OutputError, match="free some space") as told:
+        convert(source, "voc", tmp_path / "out")
+    assert told.value.where == str(tmp_path / "out")
+    assert [path.name for path in tmp_path.iterdir() if path.name not in ("source", "file")] == []

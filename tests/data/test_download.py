@@ -7,6 +7,7 @@ import hashlib
 import io
 import os
 import random
+import shutil
 import stat
 import tarfile
 import threading
@@ -25,7 +26,8 @@ from segwright.data.dataset import open_dataset
 from segwright.data.download import fetch, get
 from segwright.data.formats import FORMATS
 from segwright.data.unpack import UnpackLimits, unpack
-from segwright.errors import DownloadError, UsageError
+from segwright.errors import DownloadError, OutputError, UsageError
+from segwright.files import exclusive
 
 BODY = random.Random(0).randbytes(700_000)
 MD5 = hashlib.md5(BODY).hexdigest()
@@ -375,7 +377,49 @@ def test_get(server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert asked and "be kind" in capsys.readouterr().err
     data = open_dataset(out)
     assert data.format == "camvid" and len(data) == 3
-    assert "be kind" in (out / "LICENCE-NOTICE.txt").read_text() and not (out / ".download").exists()
+    assert "be kind" in (out / "LICENCE-NOTICE.txt").read_text()
+    assert sorted(p.name for p in (out / ".download").iterdir()) == [".lock", "done.json"], "the archive is gone"
+
+
+def test_get_twice_is_one_download(server: Server, tmp_path: Path) -> None:
+    server.body = small_camvid(tmp_path / "made")
+    for _ in range(2):
+        get("mini", tmp_path / "out", catalogue=entry(server), yes=True)
+    assert len(server.requests) == 1
+    shutil.rmtree(tmp_path / "out" / "train")
+    get("mini", tmp_path / "out", catalogue=entry(server), yes=True)
+    assert len(server.requests) == 2 and len(open_dataset(tmp_path / "out")) == 3, "what was deleted comes again"
+    for broken in ("[]", '["x"]', "{", '{"x": 1}', "\udcff"):
+        (tmp_path / "out/.download/done.json").write_bytes(broken.encode(errors="surrogateescape"))
+        get("mini", tmp_path / "out", catalogue=entry(server), yes=True)
+    assert len(server.requests) == 7
+
+
+def test_two_downloads_into_one_folder_do_not_meet(server: Server, tmp_path: Path) -> None:
+    server.body = small_camvid(tmp_path / "made")
+    with exclusive(tmp_path / "out/.download"), pytest.raises(UsageError, match="folder"):
+        get("mini", tmp_path / "out", catalogue=entry(server), yes=True)
+    assert server.requests == []
+    get("mini", tmp_path / "out", catalogue=entry(server), yes=True)
+
+
+@pytest.mark.parametrize("name", [".download/done.json", "LICENCE-NOTICE.txt", "./.Download/x", "licence-notice.TXT"])
+def test_an_archive_brings_no_notes_of_the_download(server: Server, tmp_path: Path, name: str) -> None:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        archive.writestr(f"Repo-1/CamVid/{name}", b"free for all")
+        archive.writestr("Repo-1/CamVid/a.txt", b"1")
+    server.body = buffer.getvalue()
+    with pytest.raises(DownloadError, match="itself writes"):
+        get("mini", tmp_path / "out", catalogue=entry(server), yes=True)
+    assert not (tmp_path / "out/LICENCE-NOTICE.txt").exists() and not (tmp_path / "out/a.txt").exists()
+
+
+def test_get_into_a_place_that_cannot_be_written(server: Server, tmp_path: Path) -> None:
+    server.body = small_camvid(tmp_path / "made")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputError, match="file stands where a folder"):
+        get("mini", tmp_path / "file/out", catalogue=entry(server), yes=True)
 
 
 def test_get_asks_first(server: Server, tmp_path: Path) -> None:
