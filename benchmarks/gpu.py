@@ -40,7 +40,8 @@ ROOT = HERE.parent
 SHARES = {"tests": 0.16, "deterministic": 0.05, "feeding": 0.08, "crf": 0.04, "graphs": 0.035}
 PREPARATION, COMPILATION = 0.2, 0.15
 MOST_PREPARATION, MOST_COMPILATION, MOST_TESTS = 100.0, 75.0, 90.0  # seconds, however long the run
-LEAST_PREPARATION, LEAST_COMPILATION, LEAST_TESTS = 35.0, 25.0, 25.0  # seconds, however short
+LEAST_PREPARATION, LEAST_COMPILATION, LEAST_TESTS = 45.0, 25.0, 25.0  # seconds, however short
+LEAST = {"deterministic": 16.0, "feeding": 8.0, "crf": 6.0, "graphs": 6.0}  # seconds of a section
 LAST = 4.0  # seconds kept for the last report
 QUIET = ("deterministic", "crf", "graphs", "feeding")  # in this order, once nothing else is running
 GPU_TESTS = (
@@ -176,7 +177,7 @@ class Run:
             camvid = self.start_section("camvid", "--no-compile")
             camvid.note = f"with torch.compile it was not prepared in time: {before.get('error', 'too slow')}"
         for name in (name for name in QUIET if name in chosen):
-            self.quiet(self.sections[name], SHARES[name] * seconds, preparation)
+            self.quiet(self.sections[name], max(LEAST[name], SHARES[name] * seconds), preparation)
         if camvid:
             while not camvid.prepared() and not camvid.ended() and self.left() > LAST + 5:
                 time.sleep(0.2)
