@@ -10,12 +10,13 @@ from pathlib import Path
 
 from segwright.data.formats import FORMATS, Format
 from segwright.data.formats.tree import Tree
-from segwright.data.records import Dataset, Problem, Reader, Record, Split, ValueRange
+from segwright.data.records import Dataset, ObjectCount, Problem, Reader, Record, Split, TypedErrors, ValueRange
 from segwright.data.splits import make_splits
-from segwright.errors import FormatError, UsageError
+from segwright.errors import FormatError, SegwrightError, UsageError
 
 __all__ = [
     "Dataset",
+    "ObjectCount",
     "Problem",
     "Reader",
     "Record",
@@ -29,10 +30,20 @@ __all__ = [
 def recognise(path: str | Path | Tree) -> tuple[Format, str]:
     """The format of what lies at ``path``, and why; FormatError listing what was looked for."""
     tree = path if isinstance(path, Tree) else Tree(path)
+    failed: Exception | None = None
     for known in FORMATS.values():
-        reason = known.recognise(tree)
+        try:
+            reason = known.recognise(tree)
+        except SegwrightError:
+            raise
+        except Exception as error:  # a file of another kind that this format's reader trips over
+            failed = failed or error
+            continue
         if reason is not None:
             return known, reason
+    if failed is not None:
+        with TypedErrors("looking for a dataset", tree.root):
+            raise failed
     for known in FORMATS.values():
         near = known.hint(tree) if known.hint is not None else None
         if near is not None:
@@ -54,13 +65,11 @@ def open_dataset(path: str | Path, format: str | None = None) -> Dataset:
     masks' values are no classes. Whatever concerns single files waits in ``problems`` or is raised on reading them.
     """
     tree = Tree(path)
-    if format is None:
-        known, reason = recognise(tree)
-    elif format in FORMATS:
-        known, reason = FORMATS[format], "as asked with --format"
-    else:
+    if format is not None and format not in FORMATS:
         raise UsageError("unknown data format", expected=", ".join(FORMATS), found=format)
-    dataset = known.open(tree)
+    with TypedErrors("opening the dataset", tree.root):
+        known, reason = recognise(tree) if format is None else (FORMATS[format], "as asked with --format")
+        dataset = known.open(tree)
     if not dataset.records:
         raise FormatError(
             "the data set holds no picture", expected=known.looks_for, found=tree.summary(), where=tree.root

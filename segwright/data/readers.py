@@ -7,6 +7,7 @@ a mask file holds them (a palette's indices or its colors, the alpha channel) is
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from segwright.data.mask_files import MaskSource, mask_pixels, read_mask_file
-from segwright.data.records import Record, ValueRange, Values, apply_lookup
+from segwright.data.records import ObjectCount, Record, ValueRange, Values, apply_lookup
 from segwright.errors import DataError, ImageReadError, LabelError
 from segwright.images import (
     DEFAULT_LIMITS,
@@ -118,6 +119,10 @@ class FileReader:
 
     def disagreement(self, record: Record) -> LabelError | None:
         """What else says that picture and mask do not belong together; for the data check."""
+        return None
+
+    def object_counts(self, record: Record) -> Mapping[int, ObjectCount] | None:
+        """Class index → annotated objects, where a format draws objects; None for masks in files."""
         return None
 
     def values(self, record: Record) -> Values | None:

@@ -18,7 +18,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from segwright.errors import DataError, ImageReadError, LabelError, UsageError
+from segwright.errors import DataError, ImageReadError, LabelError, SegwrightError, UsageError
 from segwright.images import UInt8Array
 from segwright.types import LabelSpace, Sample
 
@@ -144,6 +144,37 @@ class ValueRange:
         return cls.of(data["low"], data["high"])
 
 
+@dataclass(frozen=True, slots=True)
+class ObjectCount:
+    """The annotated objects of one class in one record, and how many of them cover a pixel of the image."""
+
+    listed: int
+    drawn: int
+
+
+class TypedErrors:
+    """A context in which only typed errors leave: DataError naming the file for any other exception.
+
+    The file formats of others and the libraries that read them raise whatever they like on broken input.
+    """
+
+    def __init__(self, what: str, where: str | Path | None) -> None:
+        self.what, self.where = what, where
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        if error is None or isinstance(error, SegwrightError) or not isinstance(error, Exception):
+            return
+        if isinstance(error, MemoryError):
+            raise DataError(
+                f"{self.what} takes more memory than there is", where=self.where, fix="move the file away"
+            ) from error
+        found = f"{type(error).__name__}: {error}"
+        raise DataError(f"{self.what} failed", found=found[:300], where=self.where, fix="export it again") from error
+
+
 class Reader(Protocol):
     """Turns a record into pixels; stateless but for caches, and picklable."""
 
@@ -190,20 +221,26 @@ class Split(Sequence[Sample]):
         if isinstance(index, slice):
             return Split(self.name, self.records[index], self.reader)
         record = self.records[index]
-        image = self.reader.image(record)
-        return Sample(record.id, image, self.reader.mask(record), record.image_path, record.mask_path)
+        image = self.read_image(index)
+        return Sample(record.id, image, self.read_mask(index), record.image_path, record.mask_path)
 
     def read_image(self, index: int) -> UInt8Array:
         """uint8 H×W×C."""
-        return self.reader.image(self.records[index])
+        record = self.records[index]
+        with TypedErrors("reading the image", record.image_path or record.id):
+            return self.reader.image(record)
 
     def read_mask(self, index: int) -> UInt8Array | None:
         """uint8 H×W class indices, 255 where ignored; None where there is no mask."""
-        return self.reader.mask(self.records[index])
+        record = self.records[index]
+        with TypedErrors("reading the label mask", _label_source(record)):
+            return self.reader.mask(record)
 
     def read_values(self, index: int) -> Values | None:
         """What the mask file holds, before the label map; -1 where a colour is in no table. For the data check."""
-        return self.reader.values(self.records[index])
+        record = self.records[index]
+        with TypedErrors("reading the label mask", _label_source(record)):
+            return self.reader.values(record)
 
     def subset(self, indices: Sequence[int], name: str) -> Split:
         """The records at ``indices``, in that order, under a new name."""
@@ -216,6 +253,10 @@ class Split(Sequence[Sample]):
 
     def __repr__(self) -> str:
         return f"Split({self.name!r}, {len(self)} pictures)"
+
+
+def _label_source(record: Record) -> str | Path:
+    return record.mask_path or (record.payload if isinstance(record.payload, Path) else record.image_path or record.id)
 
 
 SplitMaker = Callable[["Dataset"], "dict[str, Split]"]
@@ -253,7 +294,8 @@ class Dataset:
     def splits(self) -> dict[str, Split]:
         """Name → split: as the files say, or made where they say nothing."""
         if self.split_maker is not None:
-            return self.split_maker(self)
+            with TypedErrors("dividing the dataset into splits", self.root):
+                return self.split_maker(self)
         if self.given:
             return {name: Split(name, records, self.reader) for name, records in self.given.items()}
         return {"all": self.all}

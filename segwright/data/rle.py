@@ -1,7 +1,7 @@
 """Run-length codings of binary masks: COCO's two, CVAT's and Label Studio's. Decoding and encoding, vectorised.
 
 COCO counts runs down the columns, background first, either as a list of numbers or as text, in which every number from
-the third on is the difference to the one two before, in groups of five bits, the lowest first (the format of the
+the fourth on is the difference to the one two before, in groups of five bits, the lowest first (the format of the
 reference implementation's ``rleToString``). CVAT counts along the rows of a mask's bounding box. Label Studio packs the
 RGBA pixels of a whole picture into a stream of bits.
 """
@@ -20,8 +20,8 @@ BoolMask = npt.NDArray[np.bool_]
 MAX_PIXELS = 250_000_000
 
 
-def _runs_to_flat(counts: npt.NDArray[np.int64], size: int, where: str) -> BoolMask:
-    if counts.size == 0 or (counts < 0).any() or int(counts.sum()) != size:
+def _check_runs(counts: npt.NDArray[np.int64], size: int, where: str) -> None:
+    if counts.size == 0 or counts.min() < 0 or counts.max() > size or int(counts.sum()) != size:
         raise LabelError(
             "the run lengths do not fill the mask",
             expected=f"lengths from 0 up that sum to {size}",
@@ -29,7 +29,30 @@ def _runs_to_flat(counts: npt.NDArray[np.int64], size: int, where: str) -> BoolM
             where=where,
             fix="export the annotations again",
         )
+
+
+def _runs_to_flat(counts: npt.NDArray[np.int64], size: int, where: str) -> BoolMask:
+    _check_runs(counts, size, where)
     return np.repeat(np.arange(counts.size) % 2 == 1, counts)
+
+
+def crop_columns(counts: npt.NDArray[np.int64], height: int, width: int, where: str) -> tuple[int, BoolMask]:
+    """COCO's run lengths to (left, mask) of the columns that hold anything: a small object of a large image."""
+    _check_runs(counts, height * width, where)
+    ends = np.cumsum(counts)
+    lit = np.flatnonzero((np.arange(counts.size) % 2 == 1) & (counts > 0))
+    if lit.size == 0:
+        return 0, np.zeros((0, 0), bool)
+    left = int(ends[lit[0]] - counts[lit[0]]) // height
+    right = (int(ends[lit[-1]]) - 1) // height + 1
+    inner = counts[: lit[-1] + 1].copy()
+    inner[: lit[0]] = 0
+    inner[0] = int(ends[lit[0]] - counts[lit[0]]) - left * height
+    rest = right * height - int(ends[lit[-1]])
+    flat = np.repeat(np.arange(inner.size + 1) % 2 == 1, np.append(inner, 0))
+    if rest:
+        flat = np.concatenate([flat, np.zeros(rest, bool)])
+    return left, flat.reshape(right - left, height).T
 
 
 def check_size(height: int, width: int, where: str) -> None:
@@ -46,16 +69,25 @@ def check_size(height: int, width: int, where: str) -> None:
 def decode_counts(counts: Sequence[int], height: int, width: int, where: str = "RLE") -> BoolMask:
     """COCO's uncompressed run lengths to an H×W mask."""
     check_size(height, width, where)
-    try:
-        runs = np.asarray(counts, np.int64)
-    except (TypeError, ValueError, OverflowError) as error:
-        raise LabelError("the run lengths are no numbers", found=str(error), where=where) from error
-    return _runs_to_flat(runs.ravel(), height * width, where).reshape(width, height).T
+    return _runs_to_flat(list_runs(counts, where), height * width, where).reshape(width, height).T
 
 
 def decode_string(text: str | bytes, height: int, width: int, where: str = "RLE") -> BoolMask:
     """COCO's compressed run lengths to an H×W mask."""
     check_size(height, width, where)
+    return _runs_to_flat(string_runs(text, where), height * width, where).reshape(width, height).T
+
+
+def list_runs(counts: Sequence[int], where: str) -> npt.NDArray[np.int64]:
+    """COCO's uncompressed run lengths as an array; LabelError where they are no whole numbers."""
+    try:
+        return np.asarray(counts, np.int64).ravel()
+    except (TypeError, ValueError, OverflowError) as error:
+        raise LabelError("the run lengths are no numbers", found=str(error), where=where) from error
+
+
+def string_runs(text: str | bytes, where: str) -> npt.NDArray[np.int64]:
+    """COCO's compressed run lengths as an array."""
     data = text.encode("latin-1", errors="replace") if isinstance(text, str) else bytes(text)
     codes = np.frombuffer(data, np.uint8).astype(np.int64) - 48
     if codes.size == 0 or (codes < 0).any() or (codes > 63).any() or codes[-1] & 0x20:
@@ -72,7 +104,7 @@ def decode_string(text: str | bytes, height: int, width: int, where: str = "RLE"
     # Differences to the number two before hold from the fourth on: two interleaved running sums.
     numbers[1::2] = np.cumsum(numbers[1::2])
     numbers[2::2] = np.cumsum(numbers[2::2])
-    return _runs_to_flat(numbers, height * width, where).reshape(width, height).T
+    return np.asarray(numbers, np.int64)
 
 
 def encode_counts(mask: npt.NDArray[Any]) -> list[int]:

@@ -5,35 +5,44 @@ Four kinds, of which the most complete that lies there is read: *panoptic* JSON 
 *stuff* alone (91 and other). To choose another, open the JSON file itself.
 
 What is not written down in the format is decided so: where regions overlap, the larger is drawn first, so that the
-smaller stays visible (things over stuff); a crowd region is ignored, and lies below everything; what nothing covers is
-background where there are only things, and ignored where there is stuff.
+smaller stays visible (things over stuff); a crowd region is ignored, and lies below everything, but where crowds are
+most of the objects, or all of a class (CVAT marks every brush mask so), they are objects like the others; what nothing
+covers is background where there are only things, and ignored where there is stuff. An id is matched as text or number;
+objects whose image or category is not listed, and those without an outline, are counted and named.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from segwright.data.drawing import BACKGROUND_NAMES, DrawnReader, Region, describe_source, paint, smaller_on_top
+from segwright.data.drawing import BACKGROUND_NAMES, Drawable, Drawing, DrawnReader, Ledger, Region, describe_source
 from segwright.data.formats.base import Format, everything, in_order, unique_ids
 from segwright.data.formats.coco_names import stuff_ids, stuff_thing_space
+from segwright.data.formats.names import split_of, split_of_part
+from segwright.data.formats.references import Reference, claimed_twice, resolve_all, surroundings
 from segwright.data.formats.tree import Tree, is_picture, peek, stem
 from segwright.data.polygons import as_points, fill_box
 from segwright.data.readers import FileReader
-from segwright.data.records import Dataset, Problem, Record
-from segwright.data.rle import check_size, decode_counts, decode_string
+from segwright.data.records import Dataset, ObjectCount, Problem, Record
+from segwright.data.rle import check_size, crop_columns, list_runs, string_runs
+from segwright.data.text_files import read_json
 from segwright.errors import FormatError, LabelError
 from segwright.images import UInt8Array, read_mask
 from segwright.types import IGNORE_INDEX, MAX_CLASSES, Colour, LabelSpace
 
 OTHER = 183  # in stuff JSON: every thing in one
+SAMPLED = 12  # JSON files a folder that recognition looks at; opening reads all
+CROWDS_ARE_OBJECTS = 0.5  # share of crowds from which they are drawn; COCO's own sets have 0.01
+CROWDS_ARE_MANY = 0.05  # share of ignored crowds that is worth a warning
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +50,7 @@ class Annotated:
     """A picture's annotations: (class index, segmentation, crowd), as they stand in the file."""
 
     source: str
-    height: int
+    height: int  # 0 where the file does not tell
     width: int
     regions: tuple[tuple[int, Any, bool], ...]
 
@@ -54,20 +63,59 @@ class Panoptic:
     segments: tuple[tuple[int, int], ...]
 
 
+def outlines(segmentation: Any) -> list[Any] | None:
+    """The polygons of a segmentation, each flat numbers or pairs; None for an RLE.
+
+    Tools write a list of polygons, one flat polygon without the list around it, or one polygon as a list of points.
+    """
+    if isinstance(segmentation, Mapping):
+        return None
+    if not isinstance(segmentation, Sequence) or isinstance(segmentation, str):
+        return []
+    parts = [part for part in segmentation if part is not None]
+    if parts and all(isinstance(part, int | float) for part in parts):
+        return [parts]
+    pairs = all(isinstance(part, Sequence) and len(part) == 2 for part in parts)
+    if pairs and len(parts) >= 3 and all(isinstance(value, int | float) for part in parts for value in part):
+        return [parts]
+    return [part for part in parts if not (isinstance(part, Sequence) and len(part) == 0)]
+
+
+def why_not_drawn(segmentation: Any) -> str | None:
+    """Why a segmentation has no area whatever its image; None where it may have one."""
+    if not segmentation:
+        return "no segmentation"
+    polygons = outlines(segmentation)
+    if polygons is None:
+        return None if segmentation.get("counts") else "an RLE without counts"
+    if not polygons:
+        return "neither polygons nor an RLE"
+    if all(isinstance(p, Sequence) and not isinstance(p, str) and _corners(p) < 3 for p in polygons):
+        return "an outline of fewer than three points"
+    return None
+
+
+def _corners(polygon: Sequence[Any]) -> int:
+    return len(polygon) if isinstance(polygon[0], Sequence) else len(polygon) // 2
+
+
 def decode_segmentation(segmentation: Any, height: int, width: int, where: str) -> list[Region]:
     """Polygons (one list of numbers each), uncompressed or compressed RLE to regions of index 0."""
     if isinstance(segmentation, Mapping):
         size = segmentation.get("size", [height, width])
-        if [int(v) for v in size] != [height, width]:
+        if not isinstance(size, Sequence) or [_whole(v) for v in size] != [height, width]:
             raise LabelError("an RLE differs in size from its picture", expected=f"{[height, width]}", found=f"{size}",
                              where=where, fix="export the annotations again")  # fmt: skip
+        check_size(height, width, where)
         counts = segmentation.get("counts", ())
-        decode = decode_string if isinstance(counts, str | bytes) else decode_counts
-        return [Region(0, decode(counts, height, width, where))]
-    if not isinstance(segmentation, Sequence) or isinstance(segmentation, str):
+        runs = string_runs(counts, where) if isinstance(counts, str | bytes) else list_runs(counts, where)
+        left, mask = crop_columns(runs, height, width, where)
+        return [Region(0, mask, 0, left)]
+    polygons = outlines(segmentation)
+    if not polygons:
         raise LabelError("a segmentation is polygons or an RLE", found=repr(segmentation)[:60], where=where)
     regions = []
-    for polygon in segmentation:
+    for polygon in polygons:
         points = as_points(polygon, where)
         if len(points) >= 3:
             top, left, mask = fill_box(points, height, width, where)
@@ -84,24 +132,40 @@ class CocoReader(DrawnReader):
     def draw(self, record: Record) -> UInt8Array:
         if isinstance(record.payload, Panoptic):
             return self._panoptic(record.payload)
+        return super().draw(record)
+
+    def drawing(self, record: Record) -> Drawing | None:
+        if isinstance(record.payload, Panoptic):
+            return None
         annotated: Annotated = record.payload
         where = describe_source(Path(annotated.source), record.id)
-        check_size(annotated.height, annotated.width, where)
-        regions = []
-        for index, segmentation, crowd in annotated.regions:
-            parts = decode_segmentation(segmentation, annotated.height, annotated.width, where)
-            merged = _union(parts)
-            if merged is not None:
-                target = IGNORE_INDEX if crowd else index
-                regions.append(Region(target, merged.mask, merged.top, merged.left))
-        return paint(smaller_on_top(regions), annotated.height, annotated.width, self.background)
+        height, width = self.sized(record, annotated.height, annotated.width, where)
+        objects = [
+            Drawable(
+                IGNORE_INDEX if crowd else index, partial(_object, index, crowd, segmentation, height, width, where)
+            )
+            for index, segmentation, crowd in annotated.regions
+        ]
+        return Drawing(height, width, objects, self.background, smaller_on_top=True, where=where)
 
-    def _panoptic(self, payload: Panoptic) -> UInt8Array:
+    def object_counts(self, record: Record) -> Mapping[int, ObjectCount] | None:
+        if not isinstance(record.payload, Panoptic):
+            return super().object_counts(record)
+        listed = Counter(index for _, index in record.payload.segments)
+        present = set(np.unique(self._segments(record.payload)).tolist())
+        drawn = Counter(index for segment, index in record.payload.segments if segment in present)
+        return {index: ObjectCount(number, drawn[index]) for index, number in sorted(listed.items())}
+
+    def _segments(self, payload: Panoptic) -> Any:
+        """H×W segment ids of the PNG."""
         colours = read_mask(payload.png, self.limits)
         if colours.ndim != 3:
             raise LabelError("a panoptic PNG holds colours", expected="RGB", found="one channel", where=payload.png)
         wide = colours.astype(np.int64)
-        ids = wide[..., 0] + 256 * wide[..., 1] + 65536 * wide[..., 2]
+        return wide[..., 0] + 256 * wide[..., 1] + 65536 * wide[..., 2]
+
+    def _panoptic(self, payload: Panoptic) -> UInt8Array:
+        ids = self._segments(payload)
         present, inverse = np.unique(ids, return_inverse=True)
         table = {0: IGNORE_INDEX, **dict(payload.segments)}
         unknown = [int(i) for i in present if int(i) not in table]
@@ -110,6 +174,11 @@ class CocoReader(DrawnReader):
                              expected=f"{len(payload.segments)} segments", found=str(unknown[:8]), where=payload.png,
                              fix="use the PNG and the JSON of one export")  # fmt: skip
         return np.array([table[int(i)] for i in present], np.uint8)[inverse].reshape(ids.shape)
+
+
+def _object(index: int, crowd: bool, segmentation: Any, height: int, width: int, where: str) -> Region | None:
+    merged = _union(decode_segmentation(segmentation, height, width, where))
+    return None if merged is None else Region(IGNORE_INDEX if crowd else index, merged.mask, merged.top, merged.left)
 
 
 def _union(parts: list[Region]) -> Region | None:
@@ -133,46 +202,45 @@ class _File:
     path: Path
     kind: str  # instances, stuff, panoptic
     split: str | None
-    folder: str  # relative to the root
 
 
-def _split_of(*texts: str) -> str | None:
-    for text in texts:
-        match = re.search(r"(?:^|[^a-z])(train|valid(?:ation)?|val|test|minival)", text.lower())
-        if match:
-            return {"valid": "val", "validation": "val", "minival": "val"}.get(match.group(1), match.group(1))
-    return None
+def _split_of(file_stem: str, folder: str) -> str | None:
+    return split_of_part(file_stem) or split_of(folder)
 
 
-def _find_files(tree: Tree) -> list[_File]:
-    if "coco" in tree.memo:
-        return list(tree.memo["coco"])
-    found: list[_File] = []
-    if tree.is_file:
-        candidates = [("", tree.root)] if tree.root.suffix.lower() == ".json" else []
-    else:
-        candidates = [
-            (relative, Path(listing.path, name))
-            for relative, listing in tree.walk(depth=2)
-            for name in [n for n in listing.files if n.lower().endswith(".json")][:12]
-        ]
-    for relative, path in candidates:
-        text = peek(path)
-        if '"annotations"' not in text or '"images"' not in text or not re.match(r"\s*\{", text):
-            continue
-        if '"segments_info"' in text:
-            kind = "panoptic"
-        elif path.name.startswith("stuff"):
-            kind = "stuff"
-        elif '"segmentation"' in text or ('"categories"' in text and "caption" not in path.name):
-            kind = "instances"
+def _find_files(tree: Tree, every: bool = False) -> list[_File]:
+    """The COCO JSON files; recognition looks at some of each folder, opening at all."""
+    key = "coco" if every else "coco sampled"
+    if key not in tree.memo:
+        candidates: list[tuple[str, Path]] = []
+        if tree.is_file:
+            candidates = [("", tree.root)] if tree.root.suffix.lower() == ".json" else []
         else:
-            continue
-        if path.name.startswith(("captions", "person_keypoints", "image_info")):
-            continue
-        found.append(_File(path, kind, _split_of(path.stem, relative), relative))
-    tree.memo["coco"] = found
-    return found
+            for relative, listing in tree.walk(depth=3):
+                names = [name for name in listing.files if name.lower().endswith(".json")]
+                candidates += [(relative, Path(listing.path, name)) for name in (names if every else names[:SAMPLED])]
+        found = [_recognised(relative, path) for relative, path in candidates]
+        tree.memo[key] = [file for file in found if file is not None]
+    return list(tree.memo[key])
+
+
+def _recognised(relative: str, path: Path) -> _File | None:
+    if path.name.startswith(("captions", "person_keypoints", "image_info")):
+        return None
+    text = peek(path)
+    if '"images"' not in text or not re.match(r"\s*\{", text):
+        return None
+    if not any(f'"{word}"' in text for word in ("annotations", "segmentation", "segments_info", "image_id")):
+        return None
+    if '"segments_info"' in text:
+        kind = "panoptic"
+    elif path.name.startswith("stuff"):
+        kind = "stuff"
+    elif '"segmentation"' in text or ('"categories"' in text and "caption" not in path.name):
+        kind = "instances"
+    else:
+        return None
+    return _File(path, kind, _split_of(path.stem, relative))
 
 
 def _pixel_maps(tree: Tree) -> list[tuple[str, str]]:
@@ -197,7 +265,7 @@ def recognise(tree: Tree) -> str | None:
 
 
 def open_coco(tree: Tree) -> Dataset:
-    files = _find_files(tree)
+    files = _find_files(tree, every=True)
     kinds = {file.kind for file in files}
     maps = _pixel_maps(tree)
     if "panoptic" in kinds:
@@ -211,15 +279,36 @@ def open_coco(tree: Tree) -> Dataset:
 
 
 def _load(path: Path) -> dict[str, Any]:
+    data = read_json(path)
+    for key in ("images", "annotations", "categories"):
+        if not isinstance(data, dict) or not isinstance(data.get(key) or [], list):
+            raise FormatError("not a COCO JSON", expected="an object with images, annotations and categories",
+                              found=f"no list of {key}", where=path, fix="export it again")  # fmt: skip
+    for key in ("images", "annotations", "categories"):
+        data[key] = data.get(key) or []
+        stray = next((one for one in data[key] if not isinstance(one, dict)), None)
+        if stray is not None:
+            raise FormatError("not a COCO JSON", expected=f"objects in {key}", found=repr(stray)[:60], where=path,
+                              fix="export it again")  # fmt: skip
+    found: dict[str, Any] = data
+    return found
+
+
+def _id(value: Any) -> str:
+    """An id in one spelling: 7, 7.0, "7" and "007" are one."""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    text = str(value).strip()
+    return text.lstrip("0") or "0" if text.isdecimal() and text.isascii() else text
+
+
+def _whole(value: Any) -> int:
+    """A size as a whole number, 0 where the file does not tell."""
     try:
-        with open(path, encoding="utf-8") as file:
-            data = json.load(file)
-        if not isinstance(data, dict) or not all(isinstance(data.get(k, []), list) for k in ("images", "annotations")):
-            raise ValueError("no lists of images and annotations")
-        return data
-    except (OSError, ValueError, RecursionError) as error:
-        raise FormatError("not a COCO JSON", expected="an object with images, annotations and categories",
-                          found=str(error), where=path, fix="export it again") from error  # fmt: skip
+        number = int(float(value))
+    except (TypeError, ValueError, OverflowError):
+        return 0
+    return max(number, 0)
 
 
 @dataclass
@@ -227,32 +316,68 @@ class _Classes:
     """Category id → class index, made from all files together."""
 
     space: LabelSpace
-    index: dict[int, int]
+    index: list[dict[str, int]]  # of each file: id in one spelling → class index
     background: int
     notes: list[str]
 
 
-def _classes(data: Sequence[dict[str, Any]], path: Path) -> _Classes:
-    used: set[int] = set()
-    categories: dict[int, Mapping[str, Any]] = {}
+def _numbered(data: Sequence[Mapping[str, Any]]) -> tuple[dict[int, Mapping[str, Any]], list[dict[str, int]], bool]:
+    """(categories by number, of each file id → number, whether the files number them differently)."""
+    names: dict[str, str] = {}
+    conflict = False
     for part in data:
-        for annotation in part.get("annotations", ()):
-            for item in annotation.get("segments_info", (annotation,)):
-                used.add(int(item.get("category_id", -1)))
-        for category in part.get("categories", ()):
-            categories.setdefault(int(category["id"]), category)
+        for category in part["categories"]:
+            key, name = _id(category.get("id")), str(category.get("name", category.get("id")))
+            conflict = conflict or names.setdefault(key, name) != name
+    numbers = all(key.isdecimal() and len(key) < 18 for key in names)
+    categories: dict[int, Mapping[str, Any]] = {}
+    tables: list[dict[str, int]] = []
+    seen: dict[str, int] = {}
+    for part in data:
+        table = {}
+        for category in part["categories"]:
+            key, name = _id(category.get("id")), str(category.get("name", category.get("id")))
+            number = (
+                seen.setdefault(name, len(seen))
+                if conflict
+                else int(key)
+                if numbers
+                else seen.setdefault(key, len(seen))
+            )
+            categories.setdefault(number, category)
+            table[key] = number
+        tables.append(table)
+    return categories, tables, conflict
+
+
+def _classes(data: Sequence[dict[str, Any]], files: Sequence[_File]) -> _Classes:
+    categories, tables, conflict = _numbered(data)
     notes = []
+    if conflict:
+        notes.append("the files number their categories differently: they are matched by name")
+    used: set[int] = set()
+    for file, part, table in zip(files, data, tables, strict=True):
+        ids = Counter(
+            _id(item.get("category_id"))
+            for annotation in part["annotations"]
+            for item in annotation.get("segments_info") or (annotation,)
+            if isinstance(item, Mapping)
+        )
+        _check_offset(ids, table, file.path)
+        used |= {table[key] for key in ids if key in table}
     if any(c.get("supercategory") == "none" and i == 0 for i, c in categories.items()) and 0 not in used:
         del categories[0]  # Roboflow's head of the tree, no class
     official = stuff_ids()
     stuff = any(official.get(i) == c.get("name") or c.get("isthing") == 0 for i, c in categories.items())
     if stuff and categories.get(OTHER, {}).get("name") == "other" and any(i <= 90 for i in categories):
         del categories[OTHER]  # "other" stands for the things, which are here themselves
-    ids = sorted(categories)
-    names = _unique([str(categories[i].get("name", i)) for i in ids], ids)
-    colours = [categories[i].get("color") for i in ids]
-    background = next((i for i, name in zip(ids, names, strict=True) if name.lower() in BACKGROUND_NAMES), None)
-    index = {category: place for place, category in enumerate(ids)}
+    ids_in_order = sorted(categories)
+    names = _unique([str(categories[i].get("name", i)) for i in ids_in_order], ids_in_order)
+    colours = [categories[i].get("color") for i in ids_in_order]
+    background = next(
+        (i for i, name in zip(ids_in_order, names, strict=True) if name.lower() in BACKGROUND_NAMES), None
+    )
+    index = {category: place for place, category in enumerate(ids_in_order)}
     if stuff:
         fill = IGNORE_INDEX
         notes.append("what nothing covers is ignored")
@@ -264,126 +389,275 @@ def _classes(data: Sequence[dict[str, Any]], path: Path) -> _Classes:
         index = {category: place + 1 for category, place in index.items()}
         fill = 0
         notes.append("what nothing covers is background")
-    if not ids or len(names) > MAX_CLASSES:
-        raise LabelError("1 to 255 classes can be told apart", found=f"{len(names)} categories", where=path)
-    known: list[Colour] = [(int(c[0]), int(c[1]), int(c[2])) for c in colours if isinstance(c, list) and len(c) == 3]
+    if not ids_in_order or len(names) > MAX_CLASSES:
+        raise LabelError("1 to 255 classes can be told apart", found=f"{len(names)} categories", where=files[0].path,
+                         fix="list the categories under their ids")  # fmt: skip
+    known = [colour for colour in map(_colour, colours) if colour is not None]
     space = LabelSpace(tuple(names), tuple(known) if len(known) == len(names) else ())
-    notes.append("where regions overlap the smaller is on top; crowds are ignored")
-    return _Classes(space, index, fill, notes)
+    notes.append("where regions overlap the smaller is on top")
+    per_file = [{key: index[number] for key, number in table.items() if number in index} for table in tables]
+    return _Classes(space, per_file, fill, notes)
+
+
+def _check_offset(used: Mapping[str, int], table: Mapping[str, int], path: Path) -> None:
+    """LabelError where the annotations count the categories from another number than the list: every class is off."""
+    stray = [key for key in used if key not in table]
+    if not stray or not all(key.isdecimal() and len(key) < 18 for key in [*used, *table]):
+        return
+    for step in (1, -1):
+        if all(str(int(key) + step) in table for key in used):
+            raise LabelError(
+                "the objects count the categories from another number than the list of categories",
+                expected=f"category_id among {', '.join([*table][:8])}",
+                found=f"category_id {', '.join(sorted(used, key=int)[:8])}: category {stray[0]} is not listed",
+                where=path,
+                fix=f"if they are off by one, add {step} to every category_id; else list category {stray[0]}",
+            )
+
+
+def _colour(value: Any) -> Colour | None:
+    if isinstance(value, list) and len(value) == 3 and all(isinstance(v, int) and 0 <= v <= 255 for v in value):
+        return (value[0], value[1], value[2])
+    return None
 
 
 def _unique(names: Sequence[str], ids: Sequence[int]) -> list[str]:
-    return [name if names.count(name) == 1 else f"{name} ({i})" for name, i in zip(names, ids, strict=True)]
+    counts = Counter(names)
+    return [name if counts[name] == 1 else f"{name} ({i})" for name, i in zip(names, ids, strict=True)]
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    """An image of one JSON and its annotations."""
+
+    file: _File
+    number: int  # of the file
+    image: Mapping[str, Any]
+    found: list[Mapping[str, Any]]
 
 
 def _open_json(tree: Tree, files: Sequence[_File]) -> Dataset:
     data = [_load(file.path) for file in files]
     try:
-        classes = _classes(data, files[0].path)
-        opened = _Records(tree, classes)
-        for file, part in zip(files, data, strict=True):
-            opened.add(file, part)
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        return _Opened(tree, files, data, _classes(data, files)).dataset()
+    except (KeyError, TypeError, AttributeError, ValueError, OverflowError, IndexError) as error:
         raise FormatError("a COCO JSON that lacks what it should hold", expected="ids, file names, sizes, categories",
                           found=repr(error), where=files[0].path, fix="export it again") from error  # fmt: skip
-    return opened.dataset()
 
 
-class _Records:
-    """Collects the records of one or several JSONs (train and val; instances and stuff of the same pictures)."""
+class _Opened:
+    """The records of one or several JSONs (train and val; instances and stuff of the same pictures)."""
 
-    def __init__(self, tree: Tree, classes: _Classes) -> None:
-        self.tree, self.classes = tree, classes
-        self.pictures: dict[str, Path] = {}
-        self.payloads: dict[str, Any] = {}
-        self.splits: dict[str, dict[str, None]] = {}  # keys in order, each once
-        self.outlined, self.boxes = 0, 0
-        self.missing: list[str] = []
-        self.stray: list[str] = []
+    def __init__(self, tree: Tree, files: Sequence[_File], data: Sequence[dict[str, Any]], classes: _Classes) -> None:
+        self.tree, self.files, self.data, self.classes = tree, files, data, classes
+        self.ledger = Ledger()
+        self.problems: list[Problem] = []
+        self.boxes = 0
+        self.names = [{_id(c.get("id")): str(c.get("name", c.get("id"))) for c in part["categories"]} for part in data]
+        self.drawn_crowds = self._crowds()
 
-    def add(self, file: _File, data: Mapping[str, Any]) -> None:
-        grouped: dict[int, list[Mapping[str, Any]]] = {}
-        for annotation in data.get("annotations", ()):
-            grouped.setdefault(annotation["image_id"], []).append(annotation)
-        known = set()
-        for image in data["images"]:
-            known.add(image["id"])
-            name = str(image["file_name"])
-            path = self.tree.locate(name, file.folder)
-            if path is None:
-                self.missing.append(name)
+    def _crowds(self) -> set[tuple[int, str]]:
+        """(file, category) whose crowds are objects: most of all objects are crowds, or all of a category."""
+        result: set[tuple[int, str]] = set()
+        for number, (file, part) in enumerate(zip(self.files, self.data, strict=True)):
+            if file.kind == "panoptic":
                 continue
-            self.pictures[str(path)] = path
-            if file.split is not None:
-                self.splits.setdefault(file.split, {})[str(path)] = None
-            self._payload(file, image, grouped.get(image["id"], []), str(path))
-        self.stray += [str(i) for i in grouped.keys() - known]
-
-    def _payload(self, file: _File, image: Mapping[str, Any], found: list[Mapping[str, Any]], key: str) -> None:
-        index = self.classes.index
-        if file.kind == "panoptic":
-            for annotation in found:
-                png = self.tree.locate(annotation["file_name"], f"panoptic_{file.split}2017")
-                segments = tuple(
-                    (int(s["id"]), IGNORE_INDEX if s.get("iscrowd") else index[int(s["category_id"])])
-                    for s in annotation["segments_info"]
+            total: Counter[str] = Counter()
+            crowds: Counter[str] = Counter()
+            for annotation in part["annotations"]:
+                if why_not_drawn(annotation.get("segmentation")) is None:
+                    key = _id(annotation.get("category_id"))
+                    total[key] += 1
+                    crowds[key] += bool(annotation.get("iscrowd"))
+            share = sum(crowds.values()) / max(sum(total.values()), 1)
+            drawn = {key for key in total if crowds[key] and (share > CROWDS_ARE_OBJECTS or crowds[key] == total[key])}
+            result |= {(number, key) for key in drawn}
+            as_objects = sum(crowds[key] for key in drawn)
+            ignored = sum(crowds.values()) - as_objects
+            if as_objects:
+                self.classes.notes.append(
+                    f"{file.path.name}: {as_objects} objects marked iscrowd are drawn as objects, for "
+                    + ("most objects are marked so" if share > CROWDS_ARE_OBJECTS else "all of their category are")
                 )
-                if png is not None and png != Path(key):
-                    self.payloads[key] = Panoptic(png, segments)
-            return
-        regions = tuple(
-            (index[int(a["category_id"])], a["segmentation"], bool(a.get("iscrowd", 0)))
-            for a in found
-            if a.get("segmentation") and int(a["category_id"]) in index
-        )
-        self.outlined += len(regions)
-        self.boxes += sum(bool(a.get("bbox")) and not a.get("segmentation") for a in found)
-        before = self.payloads.get(key)
-        if isinstance(before, Annotated):  # stuff and instances of one picture
-            regions = (*before.regions, *regions)
-        self.payloads[key] = Annotated(str(file.path), int(image["height"]), int(image["width"]), regions)
+            if ignored:
+                self.classes.notes.append(f"{file.path.name}: {ignored} crowds are ignored")
+            if ignored > CROWDS_ARE_MANY * sum(total.values()):
+                message = (
+                    f"{ignored} of {sum(total.values())} objects of {file.path.name} are marked iscrowd and become "
+                    "ignored pixels"
+                )
+                fix = "if they are brush masks of single objects, as CVAT marks them, set iscrowd to 0"
+                self.problems.append(Problem("warning", "crowds ignored", message, (str(file.path),), fix))
+        return result
 
-    def _boxes(self) -> list[Problem]:
-        """Annotations that hold a box and no outline; FormatError where there is nothing else."""
-        if not self.boxes:
-            return []
-        fix = "export the outlines (polygons or masks) of all objects"
-        if not self.outlined and not any(isinstance(payload, Panoptic) for payload in self.payloads.values()):
-            raise FormatError(
-                "these are boxes, not outlines: the annotations of a detection data set",
-                expected="annotations with a segmentation",
-                found=f"{self.boxes} annotations with a bbox alone",
-                where=self.tree.root,
-                fix=fix,
-            )
-        message = f"{self.boxes} annotations hold a box and no outline: they are read as background"
-        return [Problem("warning", "boxes without outline", message, (), fix)]
+    def _entries(self) -> list[_Entry]:
+        """Every image of every file with its annotations; what belongs to no listed image is lost."""
+        entries = []
+        for number, (file, part) in enumerate(zip(self.files, self.data, strict=True)):
+            by_id: dict[str, list[Mapping[str, Any]]] = {}
+            for image in part["images"]:
+                by_id.setdefault(_id(image["id"]), []).append(image)
+            twice = {key for key, images in by_id.items() if len({str(i["file_name"]) for i in images}) > 1}
+            exact = {(type(i["id"]), str(i["id"])): key for key in twice for i in by_id[key]}
+            split_ids = {
+                key for key in twice if len({(type(i["id"]), str(i["id"])) for i in by_id[key]}) == len(by_id[key])
+            }
+            grouped: dict[Any, list[Mapping[str, Any]]] = {}
+            for annotation in part["annotations"]:
+                raw = annotation.get("image_id")
+                key = _id(raw)
+                if key not in by_id:
+                    self._lose(number, annotation, "its image id is not listed")
+                elif key in twice and (key not in split_ids or (type(raw), str(raw)) not in exact):
+                    self._lose(number, annotation, "several images have its image id")
+                else:
+                    grouped.setdefault((type(raw), str(raw)) if key in twice else key, []).append(annotation)
+            for image in part["images"]:
+                key = _id(image["id"])
+                place = (type(image["id"]), str(image["id"])) if key in twice else key
+                entries.append(_Entry(file, number, image, grouped.get(place, [])))
+        return entries
+
+    def _lose(self, number: int, annotation: Mapping[str, Any], reason: str) -> None:
+        for item in annotation.get("segments_info") or (annotation,):
+            key = _id(item.get("category_id"))
+            self.ledger.lose(self.names[number].get(key, f"category {key}"), reason)
+
+    def _payload(self, entry: _Entry) -> Any:
+        """What is drawn on an image; None where its file annotates nothing at all."""
+        index, names = self.classes.index[entry.number], self.names[entry.number]
+        if entry.file.kind == "panoptic":
+            return self._panoptic(entry)
+        if not self.data[entry.number]["annotations"]:
+            return None
+        regions = []
+        for annotation in entry.found:
+            key, segmentation = _id(annotation.get("category_id")), annotation.get("segmentation")
+            reason = why_not_drawn(segmentation)
+            name = names.get(key, f"category {key}")
+            if reason is not None:
+                self.boxes += bool(annotation.get("bbox"))
+                self.ledger.lose(name, f"{reason}, a box alone" if annotation.get("bbox") else reason)
+            elif key not in names:
+                self.ledger.lose(name, "the category is not listed")
+            elif key in index:  # else what the format's own conventions leave out
+                crowd = bool(annotation.get("iscrowd")) and (entry.number, key) not in self.drawn_crowds
+                regions.append((index[key], segmentation, crowd))
+                self.ledger.keep(name)
+        height, width = _whole(entry.image.get("height")), _whole(entry.image.get("width"))
+        return Annotated(str(entry.file.path), height, width, tuple(regions))
+
+    def _panoptic(self, entry: _Entry) -> Panoptic | None:
+        index, names = self.classes.index[entry.number], self.names[entry.number]
+        for annotation in entry.found:
+            png = self.pngs.get((entry.number, str(annotation["file_name"])))
+            if png is None:
+                continue
+            segments = []
+            for segment in annotation["segments_info"]:
+                key = _id(segment.get("category_id"))
+                if key not in index:
+                    self.ledger.lose(names.get(key, f"category {key}"), "the category is not listed")
+                else:
+                    self.ledger.keep(names[key])
+                ignored = bool(segment.get("iscrowd")) or key not in index
+                segments.append((int(segment["id"]), IGNORE_INDEX if ignored else index[key]))
+            return Panoptic(png, tuple(segments))
+        return None
+
+    def _find_pngs(self, entries: Sequence[_Entry]) -> None:
+        """The segment PNGs of panoptic JSONs: in the folder that has the JSON's name, or beside it."""
+        self.pngs: dict[tuple[int, str], Path] = {}
+        asked = [(e.number, str(a["file_name"]), e.file) for e in entries if e.file.kind == "panoptic" for a in e.found]
+        if not asked:
+            return
+        references = []
+        for _, name, file in asked:
+            year = f"panoptic_{file.split}2017"
+            references.append(Reference(name, file.path, file.split, (file.path.stem, year, f"panoptic_{file.split}")))
+        found = resolve_all(self.tree, references, "segment PNG")
+        self.pngs = {asked[i][:2]: path for i, path in enumerate(found.paths) if path is not None}
+        self.problems += found.problems
 
     def dataset(self) -> Dataset:
-        paths = list(self.pictures.values())
-        ids = unique_ids([(path.parent.name, path.stem, path.suffix) for path in paths])
+        entries = self._entries()
+        references = [Reference(str(e.image["file_name"]), e.file.path, e.file.split) for e in entries]
+        found = resolve_all(self.tree, references)
+        self.problems += found.problems
+        self._find_pngs(entries)
+        claims: dict[Path, list[_Entry]] = {}
+        for entry, path in zip(entries, found.paths, strict=True):
+            if path is not None and path not in self.pngs.values():
+                claims.setdefault(path, []).append(entry)
+        payloads: dict[Path, Any] = {}
+        contested: dict[Path, list[int]] = {}
+        for path, claimants in claims.items():
+            if len(claimants) > 1 and not self._agree(claimants):
+                contested[path] = found.shared[path]
+                continue
+            payloads[path] = self._merged(claimants)
+        if contested:
+            self.problems.append(claimed_twice(references, contested, surroundings(self.tree).root))
+        return self._made(payloads, claims, [str(references[i].name) for i in found.missing], bool(contested))
+
+    def _agree(self, claimants: Sequence[_Entry]) -> bool:
+        """Whether the entries for one file add to each other (stuff and instances) or say the same."""
+        by_kind: dict[str, list[_Entry]] = {}
+        for entry in claimants:
+            by_kind.setdefault(entry.file.kind, []).append(entry)
+        if len({_id(entry.image["id"]) for entry in claimants}) > 1 and len(by_kind) > 1:
+            return False
+        return all(
+            all(self._content(one) == self._content(alike[0]) for one in alike[1:]) for alike in by_kind.values()
+        )
+
+    def _content(self, entry: _Entry) -> list[Any]:
+        names = self.names[entry.number]
+        return [
+            (
+                names.get(_id(a.get("category_id"))),
+                a.get("segmentation"),
+                a.get("segments_info"),
+                bool(a.get("iscrowd")),
+            )
+            for a in entry.found
+        ]
+
+    def _merged(self, claimants: Sequence[_Entry]) -> Any:
+        chosen = {entry.file.kind: entry for entry in reversed(claimants)}
+        parts = [part for part in (self._payload(entry) for entry in chosen.values()) if part is not None]
+        if not parts or not isinstance(parts[0], Annotated):
+            return parts[0] if parts else None
+        first = next(part for part in parts)
+        regions = tuple(region for part in parts for region in part.regions)
+        return Annotated(first.source, first.height, first.width, regions)
+
+    def _made(
+        self, payloads: Mapping[Path, Any], claims: Mapping[Path, Sequence[_Entry]], missing: list[str], contested: bool
+    ) -> Dataset:
+        if not payloads:
+            raise FormatError(
+                "several JSON files annotate the same images differently" if contested and not missing else
+                "none of the JSON's pictures is there",
+                expected=", ".join(missing[:3]) or "one JSON file per split, or stuff and instances of the same ids",
+                found="; ".join(problem.message for problem in self.problems)[:600] or self.tree.summary(),
+                where=self.tree.root,
+                fix="open one of the JSON files itself" if contested and not missing else "copy the pictures there",
+            )  # fmt: skip
+        self._refuse_nothing(payloads)
+        ids = unique_ids([(path.parent.name, path.stem, path.suffix) for path in payloads])
         records = {
-            str(path): Record(name, path, None, self.payloads.get(str(path)))
-            for name, path in zip(ids, paths, strict=True)
+            path: Record(name, path, None, payload) for name, (path, payload) in zip(ids, payloads.items(), strict=True)
         }
-        given = {split: [records[key] for key in keys] for split, keys in self.splits.items()}
+        splits: dict[str, dict[Path, None]] = {}
+        for path in records:
+            for entry in claims[path]:
+                if entry.file.split is not None:
+                    splits.setdefault(entry.file.split, {})[path] = None
+        given = {split: [records[path] for path in paths] for split, paths in splits.items()}
         if len(given) == 1 and len(next(iter(given.values()))) < len(records):
             given = {}
-        problems = self._boxes()
-        if self.missing:
-            message = f"{len(self.missing)} pictures that the JSON names are not there"
-            problems.append(Problem("warning", "mask without image", message, tuple(self.missing), "copy them there"))
-        if self.stray:
-            message = f"annotations of {len(self.stray)} pictures that the JSON does not list"
-            problems.append(Problem("warning", "mask without image", message, tuple(self.stray[:20])))
-        if not records:
-            raise FormatError(
-                "none of the JSON's pictures is there",
-                expected=", ".join(self.missing[:3]),
-                found=self.tree.summary(),
-                where=self.tree.root,
-                fix="copy the pictures there",
-            )
+        fix = "export the outlines (polygons or masks) of all objects, with the images and categories they belong to"
         return Dataset(
             root=self.tree.root,
             format="coco",
@@ -391,9 +665,22 @@ class _Records:
             records=tuple(records.values()),
             given=in_order(given),
             notes=[f"{len(self.classes.space)} classes from the JSON's categories", *self.classes.notes],
-            problems=problems,
-            unpaired_masks=tuple(Path(name) for name in self.missing),
+            problems=[*self.ledger.problems(fix), *self.problems],
         )
+
+    def _refuse_nothing(self, payloads: Mapping[Path, Any]) -> None:
+        """FormatError where no object is left to draw."""
+        if not self.ledger.nothing_left:
+            return
+        only_boxes = self.boxes and self.boxes == sum(self.ledger.lost.values())
+        raise FormatError(
+            "these are boxes, not outlines: the annotations of a detection data set" if only_boxes else
+            "none of the objects can be drawn",
+            expected="annotations with a segmentation, an image and a category that are listed",
+            found=f"{sum(self.ledger.lost.values())} objects, none drawn: {self.ledger.summary()}",
+            where=self.files[0].path if len(self.files) == 1 else self.tree.root,
+            fix="export the outlines (polygons or masks) of all objects",
+        )  # fmt: skip
 
 
 def _open_maps(tree: Tree, maps: Sequence[tuple[str, str]]) -> Dataset:

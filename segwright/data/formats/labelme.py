@@ -3,52 +3,50 @@
 Shapes are drawn in their order, later over earlier, with the pixels that labelme's own exporter sets: polygons,
 rectangles, circles, lines, points, and masks (PNG inside the JSON), which are exact. ``__ignore__`` is ignored,
 ``_background_`` is what no shape covers. A picture that is only inside the JSON (``imageData``) is read from there.
+A rectangle is two opposite corners, or four as X-AnyLabeling writes it.
 """
 
 from __future__ import annotations
 
 import base64
 import binascii
-import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from segwright.console import track
-from segwright.data.classes import read_class_list
-from segwright.data.drawing import DrawnReader, Region, annotated_space, fill_name, paint
+from segwright.data.classes import ClassList, read_class_list
+from segwright.data.drawing import Drawable, Drawing, DrawnReader, Region, annotated_space, fill_name
 from segwright.data.formats.base import Format, in_order, pairing_problems, unique_ids
 from segwright.data.formats.pairing import describe_folder, find_class_list
+from segwright.data.formats.references import Reference, claimed_twice, resolve_all
 from segwright.data.formats.tree import Folder, Tree, is_picture, peek, stem
 from segwright.data.polygons import as_points, draw_labelme
-from segwright.data.records import Dataset, Record
-from segwright.data.rle import check_size
-from segwright.errors import FormatError, LabelError
+from segwright.data.records import Dataset, Problem, Record
+from segwright.data.text_files import read_json
+from segwright.errors import DataError, FormatError, LabelError
 from segwright.images import UInt8Array, decode_image, decode_mask
-from segwright.types import Colour
 
 CLASS_FILES = ("classes.csv", "classes.json", "labels.txt", "classes.txt", "class_names.txt")
 MAX_BYTES = 500_000_000
+SAMPLED = 5  # JSON files a folder that recognition looks at
 
 
 def load(path: Path) -> Mapping[str, Any]:
     """A labelme JSON; LabelError naming it where it is none."""
-    try:
-        if path.stat().st_size > MAX_BYTES:
-            raise ValueError(f"{path.stat().st_size} bytes")
-        with open(path, encoding="utf-8") as file:
-            data = json.load(file)
-        if not isinstance(data, dict) or not isinstance(data.get("shapes"), list):
-            raise ValueError("no list of shapes")
-        return data
-    except (OSError, ValueError, RecursionError) as error:
+    data = read_json(path, MAX_BYTES, LabelError)
+    if not isinstance(data, dict) or not isinstance(data.get("shapes"), list):
         raise LabelError(
-            "not a labelme JSON", expected="an object with shapes", found=str(error), where=path, fix="save it again"
-        ) from error
+            "not a labelme JSON", expected="an object with shapes", found="no list of shapes", where=path,
+            fix="save it again",
+        )  # fmt: skip
+    found: Mapping[str, Any] = data
+    return found
 
 
 @dataclass
@@ -66,20 +64,22 @@ class LabelmeReader(DrawnReader):
             raise LabelError("neither the picture nor its data is there", where=record.payload)
         return decode_image(_base64(data, record.payload), f"{record.payload} (imageData)", self.limits)
 
-    def draw(self, record: Record) -> UInt8Array:
+    def drawing(self, record: Record) -> Drawing | None:
         path: Path = record.payload
         data = load(path)
         try:
             height, width = int(data.get("imageHeight") or 0), int(data.get("imageWidth") or 0)
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, OverflowError) as error:
             raise LabelError("imageHeight and imageWidth are numbers", found=str(error), where=path) from error
-        if not height or not width:
-            height, width = self.size(record)
-        check_size(height, width, str(path))
-        regions = [self._region(shape, height, width, path) for shape in data["shapes"]]
-        return paint(regions, height, width, self.background)
+        height, width = self.sized(record, height, width, str(path))
+        objects = [
+            Drawable(self._index(shape, path), partial(self._region, shape, height, width, path))
+            for shape in data["shapes"]
+        ]
+        return Drawing(height, width, objects, self.background, where=str(path))
 
-    def _region(self, shape: Any, height: int, width: int, path: Path) -> Region:
+    def _index(self, shape: Any, path: Path) -> int:
+        """A shape's class; LabelError where it has no label, or one that is not in the list."""
         if not isinstance(shape, Mapping) or "label" not in shape or "points" not in shape:
             raise LabelError("a shape has a label and points", found=repr(shape)[:80], where=path)
         known = self.index or {}
@@ -92,14 +92,19 @@ class LabelmeReader(DrawnReader):
                 where=path,
                 fix="add it to labels.txt, or correct the shape",
             )
+        return known[label]
+
+    def _region(self, shape: Any, height: int, width: int, path: Path) -> Region:
+        index = self._index(shape, path)
         points = as_points(shape["points"], str(path))
         kind = str(shape.get("shape_type") or "polygon")
         if kind != "mask":
-            return Region(known[label], draw_labelme(kind, points, height, width, str(path)))
+            top, left, drawn = draw_labelme(kind, points, height, width, str(path))
+            return Region(index, drawn, top, left)
         mask = decode_mask(_base64(shape.get("mask"), path), f"{path} (mask)")
         if mask.ndim != 2 or len(points) < 1:
             raise LabelError("a mask shape holds one channel and its corner", where=path)
-        return Region(known[label], np.asarray(mask, bool), top=round(points[0][1]), left=round(points[0][0]))
+        return Region(index, np.asarray(mask, bool), top=round(points[0][1]), left=round(points[0][0]))
 
 
 def _base64(text: Any, path: Path) -> bytes:
@@ -109,6 +114,11 @@ def _base64(text: Any, path: Path) -> bytes:
         raise LabelError("the embedded picture is not base64", found=str(error), where=path) from error
 
 
+def _is_labelme(path: Path) -> bool:
+    text = peek(path)
+    return '"shapes"' in text and ('"imagePath"' in text or '"imageData"' in text)
+
+
 def _folders(tree: Tree) -> list[tuple[str, Folder]]:
     """Folders with labelme JSONs, judged by their first ones."""
     if tree.is_file:
@@ -116,11 +126,8 @@ def _folders(tree: Tree) -> list[tuple[str, Folder]]:
     found = []
     for relative, listing in tree.walk():
         names = [name for name in listing.files if name.lower().endswith(".json")]
-        for name in names[:3]:
-            text = peek(Path(listing.path, name))
-            if '"shapes"' in text and ('"imagePath"' in text or '"imageData"' in text):
-                found.append((relative, listing))
-                break
+        if any(_is_labelme(Path(listing.path, name)) for name in names[:SAMPLED]):
+            found.append((relative, listing))
     return found
 
 
@@ -140,18 +147,16 @@ def open_labelme(tree: Tree) -> Dataset:
         for name in listing.files
         if name.lower().endswith(".json")
     ]
-    pictures = {  # (folder, stem) → path; a labelme picture lies beside its JSON, or where imagePath says
-        (relative, stem(name)): Path(listing.path, name)
-        for relative, listing in tree.walk()
-        for name in listing.files
-        if is_picture(name)
-    }
-    found: list[tuple[str, Path, Path | None]] = []
-    for relative, path in jsons:
-        picture = pictures.pop((relative, path.stem), None) or _named_picture(tree, path, relative)
-        found.append((relative, path, picture))
+    beside: dict[tuple[str, str], list[Path]] = {}  # (folder, stem) → pictures: one lies beside its JSON, or elsewhere
+    for relative, listing in tree.walk():
+        for name in listing.files:
+            if is_picture(name):
+                beside.setdefault((relative, stem(name)), []).append(Path(listing.path, name))
+    listed = _class_list(tree, folders)
+    survey = _survey(jsons, listed is None)
+    found, problems = _pictures(tree, [one for one in jsons if one[1] not in survey.others], beside, survey)
     used = {picture for _, _, picture in found}
-    lone = [path for path in pictures.values() if path not in used]
+    lone = [path for paths in beside.values() for path in paths if path not in used]
     ids = unique_ids([(relative, path.stem, ".json") for relative, path, _ in found])
     records = [Record(name, picture, None, path) for name, (_, path, picture) in zip(ids, found, strict=True)]
     given: dict[str, list[Record]] = {}
@@ -159,7 +164,14 @@ def open_labelme(tree: Tree) -> Dataset:
         split = describe_folder(relative)[1]
         if split is not None:
             given.setdefault(split, []).append(record)
-    labels, notes = _labels(tree, folders, [path for _, path in jsons])
+    if listed is not None:
+        labels = {entry.name: entry.colour for entry in listed.entries}
+        notes = listed.notes()
+    else:
+        labels = dict.fromkeys(sorted(survey.labels))
+        notes = [f"{len(labels)} labels found in the shapes, in alphabetical order; labels.txt would fix it"]
+    if not labels:
+        raise LabelError("no shape has a label", found=f"{len(jsons)} JSON files", where=tree.root)
     space, index, background = annotated_space(list(labels), list(labels.values()))
     notes.append(f"what no shape covers is {fill_name(space, background)}; later shapes lie over earlier ones")
     return Dataset(
@@ -169,39 +181,108 @@ def open_labelme(tree: Tree) -> Dataset:
         records=tuple(records),
         given=in_order(given),
         notes=notes,
-        problems=pairing_problems(lone, []),
+        problems=[*pairing_problems(lone, []), *problems, *survey.problems()],
         unpaired_images=tuple(lone),
     )
 
 
-def _named_picture(tree: Tree, path: Path, relative: str) -> Path | None:
-    try:
-        name = str(load(path).get("imagePath") or "")
-    except LabelError:
-        return None
-    return tree.locate(name, relative) if name and is_picture(name) else None
+@dataclass
+class _Survey:
+    """What all the JSONs hold, read once while opening."""
+
+    labels: dict[str, None] = field(default_factory=dict)
+    names: dict[Path, str] = field(default_factory=dict)  # imagePath of those without a picture beside them
+    embedded: set[Path] = field(default_factory=set)  # those that hold their picture
+    others: set[Path] = field(default_factory=set)  # JSON files of another kind
+    broken: dict[Path, LabelError] = field(default_factory=dict)
+
+    def problems(self) -> list[Problem]:
+        if not self.broken:
+            return []
+        first = next(iter(self.broken.values()))
+        message = f"{len(self.broken)} JSON files cannot be read, such as {first.where}: {first.message}"
+        return [Problem("error", "unreadable annotation", message, tuple(map(str, self.broken)), first.fix)]
 
 
-Labels = dict[str, Colour | None]
+def _survey(jsons: list[tuple[str, Path]], labels: bool) -> _Survey:
+    """Read all the JSONs where the labels are needed; LabelError where none can be read."""
+    survey = _Survey()
+    for _, path in track(jsons, "reading labels") if labels else ():
+        try:
+            data = load(path)
+        except LabelError as error:
+            if error.message == "not a labelme JSON":
+                survey.others.add(path)  # a COCO export or a class list beside them
+            else:
+                survey.broken[path] = error
+            continue
+        except DataError as error:
+            survey.broken[path] = LabelError(error.message, found=error.found, where=path, fix=error.fix)
+            continue
+        _note(survey, path, data)
+    if survey.broken and len(survey.broken) + len(survey.others) == len(jsons):
+        raise next(iter(survey.broken.values()))
+    return survey
 
 
-def _labels(tree: Tree, folders: list[tuple[str, Folder]], jsons: list[Path]) -> tuple[Labels, list[str]]:
-    """(labels in order with their colours, notes): from a class list, else from all the JSONs."""
+def _note(survey: _Survey, path: Path, data: Mapping[str, Any]) -> None:
+    survey.names[path] = str(data.get("imagePath") or "")
+    if data.get("imageData"):
+        survey.embedded.add(path)
+    for shape in data["shapes"]:
+        if isinstance(shape, Mapping) and shape.get("label") is not None:
+            survey.labels[str(shape["label"])] = None
+
+
+def _pictures(
+    tree: Tree, jsons: list[tuple[str, Path]], beside: Mapping[tuple[str, str], list[Path]], survey: _Survey
+) -> tuple[list[tuple[str, Path, Path | None]], list[Problem]]:
+    """(folder, JSON, picture) of every JSON with a picture: that of its name beside it, else where imagePath says."""
+    chosen: dict[Path, Path] = {}
+    open_ones: list[tuple[str, Path]] = []
+    for relative, path in jsons:
+        near = beside.get((relative, path.stem), [])
+        if len(near) == 1:
+            chosen[path] = near[0]
+            continue
+        if path not in survey.names and path not in survey.broken:
+            try:
+                _note(survey, path, load(path))
+            except DataError as error:
+                survey.broken[path] = LabelError(error.message, found=error.found, where=path, fix=error.fix)
+        named = [picture for picture in near if picture.name == Path(survey.names.get(path, "")).name]
+        if len(named) == 1 or near:
+            chosen[path] = (named or near)[0]
+        else:
+            open_ones.append((relative, path))
+    asked = [(relative, path) for relative, path in open_ones if path not in survey.embedded]
+    references = [
+        Reference(survey.names.get(path, path.name), path, describe_folder(relative)[1]) for relative, path in asked
+    ]
+    found = resolve_all(tree, references)
+    taken = set(chosen.values())
+    contested = {path: numbers for path, numbers in found.shared.items() if path not in taken}
+    for (_, path), picture in zip(asked, found.paths, strict=True):
+        if picture is not None and picture not in taken and picture not in contested:
+            chosen[path] = picture
+    claimed = {**contested, **{p: [i] for i, p in enumerate(found.paths) if p is not None and p in taken}}
+    problems = [*found.problems, *([claimed_twice(references, claimed, tree.root)] if claimed else [])]
+    kept = [(relative, path, chosen.get(path)) for relative, path in jsons if path in chosen or path in survey.embedded]
+    if not kept:
+        raise FormatError(
+            "none of the JSON's pictures is there",
+            expected=", ".join([*survey.names.values()][:3]),
+            found="; ".join(problem.message for problem in problems)[:600],
+            where=tree.root,
+            fix="copy the pictures beside the JSON files",
+        )
+    return kept, problems
+
+
+def _class_list(tree: Tree, folders: list[tuple[str, Folder]]) -> ClassList | None:
     places = [tree.folder("")] + [tree.folder(os.path.dirname(relative)) for relative, _ in folders]
     path = find_class_list([*places, *(listing for _, listing in folders)], CLASS_FILES)
-    if path is not None:
-        classes = read_class_list(path)
-        return {entry.name: entry.colour for entry in classes.entries}, classes.notes()
-    labels: Labels = {}
-    for json_path in track(jsons, "reading labels"):
-        try:
-            labels |= {str(shape["label"]): None for shape in load(json_path)["shapes"]}
-        except (LabelError, KeyError, TypeError):
-            continue  # the check reports it, and reading it raises
-    if not labels:
-        raise LabelError("no shape has a label", found=f"{len(jsons)} JSON files", where=tree.root)
-    notes = [f"{len(labels)} labels found in the shapes, in alphabetical order; labels.txt would fix it"]
-    return dict.fromkeys(sorted(labels)), notes
+    return None if path is None else read_class_list(path)
 
 
 FORMAT = Format("labelme", "labelme", "x.json with shapes beside x.jpg", recognise, open_labelme)
