@@ -220,7 +220,7 @@ def test_coco_what_is_wrong(tmp_path: Path) -> None:
         with pytest.raises(DataError, match=r"annotations\.json"):
             only(open_dataset(tmp_path))
     write(path, coco([{"category_id": 99, "segmentation": [RECTANGLE]}]))
-    with pytest.raises(FormatError, match="category 99 .the category is not listed"):
+    with pytest.raises(FormatError, match=r"category 99 .the category is not listed"):
         open_dataset(tmp_path)
     for text in (
         "{",

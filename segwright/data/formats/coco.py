@@ -284,6 +284,7 @@ def _load(path: Path) -> dict[str, Any]:
         if not isinstance(data, dict) or not isinstance(data.get(key) or [], list):
             raise FormatError("not a COCO JSON", expected="an object with images, annotations and categories",
                               found=f"no list of {key}", where=path, fix="export it again")  # fmt: skip
+    data["annotated"] = "annotations" in data  # a test set's JSON lists images alone
     for key in ("images", "annotations", "categories"):
         data[key] = data.get(key) or []
         stray = next((one for one in data[key] if not isinstance(one, dict)), None)
@@ -426,6 +427,22 @@ def _unique(names: Sequence[str], ids: Sequence[int]) -> list[str]:
     return [name if counts[name] == 1 else f"{name} ({i})" for name, i in zip(names, ids, strict=True)]
 
 
+def _without_objects(files: Sequence[_File], data: Sequence[Mapping[str, Any]]) -> list[Problem]:
+    """A warning for files whose list of annotations is empty: all their images are background."""
+    empty = [
+        (str(file.path), len(part["images"]))
+        for file, part in zip(files, data, strict=True)
+        if part["annotated"] and not part["annotations"] and part["images"]
+    ]
+    if not empty:
+        return []
+    message = (
+        f"{sum(number for _, number in empty)} images belong to JSON files that annotate no object: all background"
+    )
+    fix = "if they are not annotated, remove the key annotations from the JSON, or the file"
+    return [Problem("warning", "no objects", message, tuple(path for path, _ in empty), fix)]
+
+
 @dataclass(frozen=True, slots=True)
 class _Entry:
     """An image of one JSON and its annotations."""
@@ -451,7 +468,7 @@ class _Opened:
     def __init__(self, tree: Tree, files: Sequence[_File], data: Sequence[dict[str, Any]], classes: _Classes) -> None:
         self.tree, self.files, self.data, self.classes = tree, files, data, classes
         self.ledger = Ledger()
-        self.problems: list[Problem] = []
+        self.problems = _without_objects(files, data)
         self.boxes = 0
         self.names = [{_id(c.get("id")): str(c.get("name", c.get("id"))) for c in part["categories"]} for part in data]
         self.drawn_crowds = self._crowds()
@@ -528,7 +545,7 @@ class _Opened:
         index, names = self.classes.index[entry.number], self.names[entry.number]
         if entry.file.kind == "panoptic":
             return self._panoptic(entry)
-        if not self.data[entry.number]["annotations"]:
+        if not self.data[entry.number]["annotated"]:
             return None
         regions = []
         for annotation in entry.found:
