@@ -436,9 +436,7 @@ def _without_objects(files: Sequence[_File], data: Sequence[Mapping[str, Any]]) 
     ]
     if not empty:
         return []
-    message = (
-        f"{sum(number for _, number in empty)} images belong to JSON files that annotate no object: all background"
-    )
+    message = f"{sum(number for _, number in empty)} images are in JSON files that annotate no object: background"
     fix = "if they are not annotated, remove the key annotations from the JSON, or the file"
     return [Problem("warning", "no objects", message, tuple(path for path, _ in empty), fix)]
 
