@@ -91,11 +91,19 @@ def load(
     post: str | None = None,
     tta: str | None = None,
     eight_bit: str | None = None,
+    trust_external: bool = False,
 ) -> Predictor:
-    """A predictor from a run folder, a bundle or an exported file; call it with a file or an array H×W×C (RGB)."""
+    """A predictor from a run folder, a bundle or an exported file; call it with a file or an array H×W×C (RGB).
+
+    ``trust_external`` lets a saved model be built by another package, as ``smp:Unet`` is, with arguments out of the
+    file: only for models whose origin you trust.
+    """
     from segwright.inference import predictor
 
-    return predictor.load(model, device=device, precision=precision, post=post, tta=tta, eight_bit=eight_bit)
+    return predictor.load(
+        model, device=device, precision=precision, post=post, tta=tta, eight_bit=eight_bit,
+        trust_external=trust_external,
+    )  # fmt: skip
 
 
 def train(
@@ -239,6 +247,7 @@ def evaluate(
     skip_bad: bool = False,
     match: str = "names",
     eight_bit: str | None = None,
+    trust_external: bool = False,
 ) -> Evaluation:
     """Score a model (a run folder, bundle, ``.onnx`` file or predictor) on a split that has masks.
 
@@ -249,7 +258,7 @@ def evaluate(
     from segwright.evaluation.evaluate import evaluate as evaluate_predictor
     from segwright.inference.reading import as_model_sees
 
-    predictor = _predictor(model, device, post, tta, eight_bit)
+    predictor = _predictor(model, device, post, tta, eight_bit, trust_external)
     if not isinstance(data, Split):
         data = choose_split(_opened(data, format), split)
     seen = as_model_sees(data, predictor)
@@ -273,6 +282,7 @@ def evaluate_path(
     report: Path | None = None,
     command: str = "",
     eight_bit: str | None = None,
+    trust_external: bool = False,
 ) -> Evaluation:
     """As the ``evaluate`` verb: ``model`` may also be a folder of masks made by any tool, whose values are class
     indices or, with ``raw_values``, what the data set's own mask files hold."""
@@ -286,7 +296,7 @@ def evaluate_path(
     else:
         from segwright.inference.reading import as_model_sees
 
-        predictor = load(model, device=device, post=post, tta=tta, eight_bit=eight_bit)
+        predictor = load(model, device=device, post=post, tta=tta, eight_bit=eight_bit, trust_external=trust_external)
         found = evaluate(predictor, chosen, skip_bad=skip_bad, match=match)
         chosen = as_model_sees(chosen, predictor)  # the report shows what was scored
     if report is not None:
@@ -302,6 +312,7 @@ def compare(
     device: str = "auto",
     format: str | None = None,
     eight_bit: str | None = None,
+    trust_external: bool = False,
 ) -> Comparison:
     """Several models on the same images. UsageError for fewer than two, or one that is given twice."""
     from segwright.evaluation.compare import compare as compare_evaluations
@@ -321,7 +332,10 @@ def compare(
             )
         places[place] = model
     chosen = choose_split(open_dataset(data, format), split)
-    found = {str(model): evaluate(load(model, device=device, eight_bit=eight_bit), chosen) for model in models}
+    found = {}
+    for model in models:
+        predictor = load(model, device=device, eight_bit=eight_bit, trust_external=trust_external)
+        found[str(model)] = evaluate(predictor, chosen)
     return compare_evaluations(found)
 
 
@@ -342,6 +356,7 @@ def predict(
     video: bool = False,
     eight_bit: str | None = None,
     overwrite: bool = False,
+    trust_external: bool = False,
     result: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Segment every image of ``source``, or of several sources, into ``out``; see
@@ -359,7 +374,7 @@ def predict(
         mask_format, overlay, confidence, saved, tuple(polygons), Path(areas) if areas is not None else None, video
     )
     found = open_sources([source] if isinstance(source, str | Path) else list(source))
-    predictor = _predictor(model, device, post, tta, eight_bit)
+    predictor = _predictor(model, device, post, tta, eight_bit, trust_external)
     filled = result if result is not None else {}
     filled |= new_result(Path(out))
     if found.kind == "image":  # perhaps a large one: progress by its windows
@@ -390,6 +405,7 @@ def serve(
     max_megapixels: float = 32.0,
     timeout: float = 30.0,
     watch: bool = False,
+    trust_external: bool = False,
     say: Callable[[str], None] = print,
 ) -> None:
     """Answer pictures over HTTP until SIGINT or SIGTERM; it returns when what was taken is answered.
@@ -411,7 +427,7 @@ def serve(
     )  # fmt: skip
 
     def load_model() -> Predictor:
-        return load(path, device=device, precision=precision, post=post, tta=tta)
+        return load(path, device=device, precision=precision, post=post, tta=tta, trust_external=trust_external)
 
     watched = None if not watch else path if path.suffix.lower() == ".onnx" else find_bundle(path)
     log_to_stderr()
@@ -429,6 +445,7 @@ def export(
     data: str | Path | None = None,
     with_logits: bool = False,
     command: str = "",
+    trust_external: bool = False,
 ) -> ExportResult:
     """Export a saved model, or several as one that averages their probabilities, compared on pictures: of ``data``,
     else of the data it was trained on, else drawn. ``to``: ``onnx`` or ``bundle``."""
@@ -438,7 +455,10 @@ def export(
     if not models:
         raise UsageError("nothing to export", expected="a saved model or several", found="none")
     samples, pictures = parity_samples(models[0], data)
-    return export_model(models, to, out, samples=samples, pictures=pictures, with_logits=with_logits, command=command)
+    return export_model(
+        models, to, out, samples=samples, pictures=pictures, with_logits=with_logits, command=command,
+        trust_external=trust_external,
+    )  # fmt: skip
 
 
 def ensemble(models: Sequence[str | Path], out: str | Path, *, data: str | Path | None = None) -> Path:
@@ -481,6 +501,8 @@ def tune_post(
     minutes: float = 10.0,
     tta: str | None = None,
     chains: Sequence[str] = (),
+    eight_bit: str | None = None,
+    trust_external: bool = False,
 ) -> TuningResult:
     """Search post-processing on ``data``; a winner is saved into the model when ``keep`` is set.
 
@@ -502,8 +524,8 @@ def tune_post(
             fix="tune the run folder, then export it again: the export takes the chain along",
         )
     folder = find_bundle(model)
-    network, bundle = load_bundle(folder)
-    predictor = load(folder, device=device, post="none", tta=tta)
+    network, bundle = load_bundle(folder, trust_external=trust_external)
+    predictor = load(folder, device=device, post="none", tta=tta, eight_bit=eight_bit, trust_external=trust_external)
     chosen = as_model_sees(choose_split(open_dataset(data, format), split or "val"), predictor)
     known = [bundle.postprocess] if bundle.postprocess else []
     # Frames of one sequence err together: the bootstrap does not draw them one by one.
@@ -606,10 +628,15 @@ def choose_split(data: Dataset, name: str | None) -> Split:
 
 
 def _predictor(
-    model: str | Path | Predictor, device: str, post: str | None, tta: str | None, eight_bit: str | None = None
+    model: str | Path | Predictor,
+    device: str,
+    post: str | None,
+    tta: str | None,
+    eight_bit: str | None = None,
+    trust_external: bool = False,
 ) -> Predictor:
     if isinstance(model, str | Path):
-        return load(model, device=device, post=post, tta=tta, eight_bit=eight_bit)
+        return load(model, device=device, post=post, tta=tta, eight_bit=eight_bit, trust_external=trust_external)
     return model
 
 

@@ -196,6 +196,10 @@ class BundleError(ModelError):
     """A saved model that is incomplete, altered or not one of ours."""
 
 
+class BundleWriteError(BundleError, OSError):
+    """A model that could not be saved: a full disk, a folder that cannot be written."""
+
+
 class ExportError(SegwrightError):
     """An export that could not be made, or does not agree with the original."""
 

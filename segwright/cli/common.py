@@ -32,6 +32,12 @@ EightBit = Annotated[
         help="How 8-bit images are read by a model of deeper ones: brought to 0…255 already, or in the same units.",
     ),
 ]
+TrustExternal = Annotated[
+    bool,
+    typer.Option(
+        "--trust-external", help="Build a saved model of another package (smp:…), with arguments out of the file."
+    ),
+]
 Model = Annotated[Path, typer.Argument(metavar="MODEL", help="A run folder, a bundle or an exported .onnx file.")]
 
 

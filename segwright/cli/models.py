@@ -15,6 +15,7 @@ from segwright.cli.common import (
     Json,
     Model,
     Split,
+    TrustExternal,
     check_json,
     command_line,
     console,
@@ -59,6 +60,7 @@ def evaluate(
         bool, typer.Option("--raw-values", help="Masks hold the data set's own file values, not class indices.")
     ] = False,
     eight_bit: EightBit = None,
+    trust_external: TrustExternal = False,
     report: Annotated[Path | None, typer.Option("--report", metavar="FILE", help="Write a page to look at.")] = None,
     format: Format = None,
     json: Json = None,
@@ -81,6 +83,7 @@ def evaluate(
         report=report,
         command=command_line(),
         eight_bit=eight_bit,
+        trust_external=trust_external,
     )
     from segwright.evaluation.terminal import render_evaluation
 
@@ -125,6 +128,7 @@ def predict(
         bool, typer.Option("--video", help="For a video: one overlay video instead of files per frame.")
     ] = False,
     eight_bit: EightBit = None,
+    trust_external: TrustExternal = False,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace files that no prediction wrote; never a source.")
     ] = False,
@@ -140,7 +144,8 @@ def predict(
         api.predict(
             model, sources[0] if len(sources) == 1 else sources, out=out, device=device, post=post, tta=tta,
             confidence=confidence, overlay=overlay, mask_format=mask_format, probabilities=probabilities,
-            polygons=polygons or (), areas=areas, video=video, eight_bit=eight_bit, overwrite=overwrite, result=result,
+            polygons=polygons or (), areas=areas, video=video, eight_bit=eight_bit, overwrite=overwrite,
+            trust_external=trust_external, result=result,
         )  # fmt: skip
     except BaseException as error:  # Ctrl-C too: what was done is still told
         if result:
@@ -164,6 +169,7 @@ def compare(
     device: Device = "auto",
     html: Annotated[Path | None, typer.Option("--html", metavar="FILE", help="Write a page to look at.")] = None,
     eight_bit: EightBit = None,
+    trust_external: TrustExternal = False,
     format: Format = None,
     json: Json = None,
 ) -> None:
@@ -171,7 +177,9 @@ def compare(
     from segwright import api
 
     check_json(json)
-    result = api.compare(models, data, split=split, device=device, format=format, eight_bit=eight_bit)
+    result = api.compare(
+        models, data, split=split, device=device, format=format, eight_bit=eight_bit, trust_external=trust_external
+    )
     from segwright.evaluation.compare import comparison_page, render_comparison
 
     render_comparison(result, console())
@@ -189,12 +197,16 @@ def export(
     out: Annotated[Path | None, typer.Option("--out", metavar="PATH", help="The exported file or folder.")] = None,
     data: Annotated[Path | None, typer.Option("--data", metavar="DATA", help="Real pictures for the check.")] = None,
     logits: Annotated[bool, typer.Option("--logits", help="Also answer the logits of every class.")] = False,
+    trust_external: TrustExternal = False,
     json: Json = None,
 ) -> None:
     """Export a model, or several as one ensemble, verified against the original on real pictures at several sizes."""
     from segwright import api
 
-    result = api.export(models, to=to, out=out, data=data, with_logits=logits, command=command_line())
+    check_json(json)
+    result = api.export(
+        models, to=to, out=out, data=data, with_logits=logits, command=command_line(), trust_external=trust_external
+    )
     parity = result.parity
     screen = console()
     kind = result.format if len(models) == 1 else f"{result.format} of {len(models)} models"

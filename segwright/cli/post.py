@@ -7,7 +7,19 @@ from typing import Annotated
 
 import typer
 
-from segwright.cli.common import Data, Device, Format, Json, Model, Split, console, write_result
+from segwright.cli.common import (
+    Data,
+    Device,
+    EightBit,
+    Format,
+    Json,
+    Model,
+    Split,
+    TrustExternal,
+    check_json,
+    console,
+    write_result,
+)
 from segwright.errors import UsageError
 
 Tta = Annotated[str | None, typer.Option("--tta", metavar="VIEWS", help="Test-time views, such as flip,0.75,1,1.25.")]
@@ -24,15 +36,19 @@ def tune_post(
         list[str] | None, typer.Option("--chain", metavar="CHAIN", help="A chain to start from; may be repeated.")
     ] = None,
     keep: Annotated[bool, typer.Option("--keep/--no-keep", help="Save a winner into the model.")] = True,
+    eight_bit: EightBit = None,
+    trust_external: TrustExternal = False,
     format: Format = None,
     json: Json = None,
 ) -> None:
     """Search post-processing on validation data; it is kept only when it raises the score beyond chance."""
     from segwright import api
 
+    check_json(json)
     result = api.tune_post(
-        model, data, split=split, device=device, keep=keep, format=format, minutes=minutes, tta=tta, chains=chain or ()
-    )
+        model, data, split=split, device=device, keep=keep, format=format, minutes=minutes, tta=tta, chains=chain or (),
+        eight_bit=eight_bit, trust_external=trust_external,
+    )  # fmt: skip
     from segwright.cli.tables import tuning_table
 
     screen = console()

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from segwright.cli.common import Device, Model, console
+from segwright.cli.common import Device, Model, TrustExternal, console
 from segwright.cli.models import Post, Tta
 
 
@@ -18,6 +18,7 @@ def serve(
     precision: Annotated[str, typer.Option("--precision", help="fp32, bf16, fp16")] = "fp32",
     post: Post = None,
     tta: Tta = None,
+    trust_external: TrustExternal = False,
     queue: Annotated[int, typer.Option("--queue", min=1, help="Requests taken at a time; more are told to wait.")] = 32,
     batch: Annotated[
         int | None, typer.Option("--batch", min=1, help="Pictures of one size run together: 8 on a GPU, 1 on a CPU.")
@@ -39,7 +40,8 @@ def serve(
         screen.file.flush()  # whoever waits for the URL reads a pipe
 
     api.serve(
-        model, host=host, port=port, device=device, precision=precision, post=post, tta=tta, queue=queue, batch=batch,
+        model, host=host, port=port, device=device, precision=precision, post=post, tta=tta,
+        trust_external=trust_external, queue=queue, batch=batch,
         max_megabytes=max_megabytes, max_megapixels=max_megapixels, timeout=timeout, watch=watch, say=say,
     )  # fmt: skip
 

@@ -2,17 +2,24 @@
 
 ``model.json`` says everything that is needed to run the network elsewhere: architecture and its arguments, label
 space, preprocessing, post-processing, metrics with their intervals, the data's fingerprint, licences and versions. It
-holds names of our own catalog only, never an import path, so that loading runs no code that came with the file.
+holds names of our own catalog, never an import path, so that loading runs no code that came with the file. A name of
+another package (``smp:Unet``) is built only where the caller trusts the file.
 """
 
 from __future__ import annotations
 
+import contextlib
+import glob
 import json
+import os
 import platform
-from collections.abc import Mapping
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import safetensors
@@ -20,8 +27,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from segwright import __version__
-from segwright.errors import BundleError, ModelError
-from segwright.files import recover_folder, write_folder, write_json, write_sums, wrong_sums
+from segwright.errors import BundleError, BundleWriteError, MissingExtraError, ModelError, SegwrightError
+from segwright.files import write_folder, write_json, write_sums, wrong_sums
 from segwright.models.catalog import create_model, with_former_defaults
 from segwright.models.segmenter import SegmentationModel
 from segwright.postprocess.chain import with_symmetric_presets
@@ -29,8 +36,23 @@ from segwright.types import LabelSpace
 
 FORMAT = "segwright-bundle"
 VERSION = 2  # 1: CRF presets in `postprocess` were symmetric, some networks had other defaults
-MAX_JSON_BYTES = 64_000_000
+MAX_JSON_BYTES = 16_000_000
+MAX_JSON_PARTS = 500_000  # objects and lists: Python takes some hundred bytes for each
+MAX_SUMS_BYTES = 1_000_000
+MAX_CHAIN = 500  # characters of a saved post-processing chain
+MAX_NUMBER = 16_384  # of an argument; the widest layer of the catalog has 4,096 channels
+MAX_ARGUMENTS = 4_096  # numbers, texts and lists among the arguments
+STABLE_SECONDS = 30.0  # how long a folder that is replaced over and over is tried
 SUMS = "SHA256SUMS"
+DESCRIPTION = "model.json"
+WEIGHTS = "model.safetensors"
+# Arguments with which other packages fetch weights, kernels or code
+FETCHING = (
+    "use_pretrained_backbone", "backbone", "auto_map", "trust_remote_code", "attn_implementation", "_name_or_path",
+    "_attn_implementation", "pretrained", "pretrained_model_name_or_path",
+)  # fmt: skip
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -74,31 +96,70 @@ def versions() -> dict[str, str]:
 
 
 def save_bundle(folder: str | Path, model: SegmentationModel, bundle: Bundle) -> Path:
-    """Write ``model`` and ``bundle`` to ``folder``, whole or not at all; what stood there is replaced."""
+    """Write ``model`` and ``bundle`` to ``folder``, whole or not at all; what stood there is replaced.
+
+    BundleWriteError, which is an OSError too, where the disk is full or the folder cannot be written: what stood there
+    is then as it was.
+    """
     bundle = replace(bundle, arguments={**bundle.arguments, **model.settled_arguments()})
-    with write_folder(folder) as beside:
-        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-        save_file(_unshare(tensors), str(beside / "model.safetensors"), metadata={"format": "pt"})
-        write_json(beside / "model.json", bundle.to_json())
-        write_sums(beside, SUMS)
-    return Path(folder)
+    folder = Path(folder)
+    try:
+        with write_folder(folder) as beside:
+            tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+            save_file(_unshare(tensors), str(beside / WEIGHTS), metadata={"format": "pt"})
+            write_json(beside / DESCRIPTION, bundle.to_json())
+            write_sums(beside, SUMS)
+    except (OSError, safetensors.SafetensorError) as error:  # safetensors has its own error for a full disk
+        if isinstance(error, BundleWriteError):
+            raise
+        raise BundleWriteError(
+            "the model could not be saved; what stood there is as it was",
+            found=str(error)[:300],
+            where=folder,
+            fix="free some space, or save into another folder",
+        ) from error
+    return folder
 
 
 def is_bundle(path: Path) -> bool:
-    """Whether ``path`` is a folder with a saved model in it."""
-    return (path / "model.json").is_file()
+    """Whether ``path`` is a folder with a saved model in it, also in the instant in which a training replaces it."""
+    return (path / DESCRIPTION).is_file() or any((old / DESCRIPTION).is_file() for old in _old_versions(path))
 
 
 def read_bundle(folder: str | Path) -> Bundle:
-    """The bundle's description, checked: its sums, its form, its version. BundleError says what is wrong."""
-    folder = Path(folder)
-    recover_folder(folder)
-    description = folder / "model.json"
+    """The bundle's description, checked: its sums, its form, its version. BundleError tells what is wrong.
+
+    Nothing is written or removed: a training may be replacing the folder, which then is read again.
+    """
+    return _stable(Path(folder), _read_description)
+
+
+def load_bundle(folder: str | Path, *, trust_external: bool = False) -> tuple[SegmentationModel, Bundle]:
+    """The network in eval mode with its weights, and its description.
+
+    Only networks of our own catalog are built, from bounded arguments, without network access. ``trust_external``
+    allows those of other packages (``smp:…``, ``transformers:…``, ``torchvision:…``): their constructors then get
+    arguments out of the file. BundleError where that is needed and not allowed, and for whatever is wrong.
+    """
+
+    def load(place: Path) -> tuple[SegmentationModel, Bundle]:
+        bundle = _read_description(place)
+        return _build(bundle, place, trust_external).eval(), bundle
+
+    return _stable(Path(folder), load)
+
+
+def _read_description(folder: Path) -> Bundle:
+    description = folder / DESCRIPTION
     if not description.is_file():
-        raise BundleError("no saved model here", expected="model.json and model.safetensors", where=folder)
-    if description.stat().st_size > MAX_JSON_BYTES:
-        raise BundleError("model.json is too large to be one of ours", where=description)
-    wrong = wrong_sums(folder, SUMS)
+        raise BundleError("no saved model here", expected=f"{DESCRIPTION} and {WEIGHTS}", where=folder)
+    for name, most in ((DESCRIPTION, MAX_JSON_BYTES), (SUMS, MAX_SUMS_BYTES)):
+        if (folder / name).is_file() and (folder / name).stat().st_size > most:
+            raise BundleError(f"{name} is too large to be one of ours", expected=f"at most {most} bytes", where=folder)
+    try:
+        wrong = wrong_sums(folder, SUMS)
+    except ValueError as error:  # no UTF-8, or a name that no file can have
+        raise BundleError(f"{SUMS} is damaged", found=str(error)[:200], where=folder) from error
     if wrong:
         raise BundleError(
             "the saved model is not what was saved",
@@ -107,65 +168,269 @@ def read_bundle(folder: str | Path) -> Bundle:
             where=folder,
             fix="copy the whole folder again from its source",
         )
+    return parse_description(description.read_bytes(), description)
+
+
+def parse_description(text: bytes | str, where: Path) -> Bundle:
+    """A bundle out of the text of its description, bounded in size and number of parts; BundleError otherwise."""
     try:
-        tree = json.loads(description.read_text(encoding="utf-8"))
+        decoded = text.decode("utf-8") if isinstance(text, bytes) else text
+        if len(decoded) > MAX_JSON_BYTES or decoded.count("{") + decoded.count("[") > MAX_JSON_PARTS:
+            raise BundleError("the description is too large to be one of ours", where=where)
+        tree = json.loads(decoded)
+        if not isinstance(tree, dict):
+            raise BundleError("the description is no object", found=type(tree).__name__, where=where)
         if tree.get("format") != FORMAT or int(tree.get("version", 0)) > VERSION:
             raise BundleError(
-                "model.json is of another kind or a newer version",
+                "the description is of another kind or a newer version",
                 expected=f"{FORMAT} up to version {VERSION}",
                 found=f"{tree.get('format')} version {tree.get('version')}",
-                where=description,
+                where=where,
                 fix="install a newer segwright",
             )
         return bundle_from_json(tree)
-    except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
-        raise BundleError("model.json cannot be read", found=str(error), where=description) from error
-
-
-def load_bundle(folder: str | Path) -> tuple[SegmentationModel, Bundle]:
-    """The network in eval mode with its weights, and its description."""
-    folder = Path(folder)
-    bundle = read_bundle(folder)
-    arguments = {key: value for key, value in bundle.arguments.items() if key not in ("classes", "weights")}
-    try:
-        model = create_model(bundle.architecture, classes=bundle.label_space.classes, weights=None, **arguments)
-    except TypeError as error:
+    except BundleError:
+        raise
+    except (SegwrightError, ValueError, KeyError, TypeError, AttributeError, ArithmeticError, LookupError,
+            RecursionError) as error:  # fmt: skip
         raise BundleError(
-            "model.json names arguments the network does not take", found=str(error), where=folder
+            "the description of the model cannot be read",
+            found=f"{type(error).__name__}: {str(error)[:300]}",
+            where=where,
+            fix="copy the model again from its source",
         ) from error
-    load_weights(model, folder / "model.safetensors")
-    return model.eval(), bundle
+
+
+def _build(bundle: Bundle, folder: Path, trust_external: bool) -> SegmentationModel:
+    """The network that a bundle describes, with its weights. Its tensors are compared with the file's first, so that
+    nothing is allocated for a description that lies."""
+    arguments = {key: value for key, value in bundle.arguments.items() if key not in ("classes", "weights")}
+    foreign = foreign_parts(bundle.architecture, arguments)
+    if foreign and not trust_external:
+        raise BundleError(
+            "this model is built by another package, with arguments out of the file",
+            expected="a network of segwright's own catalog",
+            found=", ".join(foreign[:4]),
+            where=folder,
+            fix="--trust-external (trust_external=True) if you trust where the model came from",
+        )
+    _check_arguments(arguments, folder)
+    shapes = _shapes(folder / WEIGHTS)
+
+    def create() -> SegmentationModel:
+        return create_model(
+            bundle.architecture, classes=bundle.label_space.classes, weights=None, **_harmless(arguments)
+        )
+
+    try:
+        if not foreign:
+            with torch.device("meta"):
+                _compare(create().state_dict(), shapes, folder / WEIGHTS)
+        with _offline():
+            model = create()
+    except (BundleError, MissingExtraError):
+        raise
+    except Exception as error:  # whatever a constructor trips over in arguments that are not ours
+        raise BundleError(
+            "the network that the model describes cannot be built",
+            found=f"{type(error).__name__}: {str(error)[:300]}",
+            where=folder,
+            fix="copy the model again from its source",
+        ) from error
+    load_weights(model, folder / WEIGHTS)
+    return model
 
 
 def load_weights(model: torch.nn.Module, path: Path) -> None:
     """Read a safetensors file into ``model``, every tensor of the right name and shape; BundleError otherwise."""
+    _compare(model.state_dict(), _shapes(path), path)
     try:
         tensors = load_file(str(path))
-    except (OSError, safetensors.SafetensorError, ValueError) as error:
-        raise BundleError("the weights cannot be read", found=str(error), where=path) from error
+    except (OSError, safetensors.SafetensorError, ValueError, KeyError, AttributeError) as error:
+        raise BundleError("the weights cannot be read", found=str(error)[:300], where=path) from error
     try:
         model.load_state_dict(tensors, strict=True)
     except RuntimeError as error:
         raise BundleError("the weights do not fit the network", found=str(error)[:400], where=path) from error
 
 
+def foreign_parts(architecture: str, arguments: Mapping[str, Any]) -> list[str]:
+    """What of a description names another package, a host or a path: anything with a colon or a slash."""
+    found = [architecture] if ":" in architecture or "/" in architecture else []
+
+    def look(value: Any) -> None:
+        if isinstance(value, str) and (":" in value or "/" in value):
+            found.append(value)
+        elif isinstance(value, Mapping):
+            for one in value.values():
+                look(one)
+        elif isinstance(value, list | tuple):
+            for one in value:
+                look(one)
+
+    look(dict(arguments))
+    return found
+
+
+def _check_arguments(arguments: Mapping[str, Any], where: Path) -> None:
+    """BundleError for numbers and lists that no network of ours has: nothing is built to find out."""
+    parts = 0
+
+    def look(value: Any, depth: int) -> None:
+        nonlocal parts
+        parts += 1
+        wrong = None
+        if parts > MAX_ARGUMENTS or depth > 8:
+            wrong = "more parts than a network has"
+        elif isinstance(value, int | float) and not abs(value) <= MAX_NUMBER:  # NaN too
+            wrong = str(value)
+        elif isinstance(value, Mapping):
+            for one in value.values():
+                look(one, depth + 1)
+        elif isinstance(value, list | tuple):
+            for one in value:
+                look(one, depth + 1)
+        if wrong is not None:
+            raise BundleError(
+                "an argument of the network is out of bounds", expected=f"numbers up to {MAX_NUMBER}", found=wrong,
+                where=where,
+            )  # fmt: skip
+
+    look(dict(arguments), 0)
+
+
+def _harmless(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Without what makes other packages fetch weights, kernels or code: the weights are in the file."""
+    kept = {key: value for key, value in arguments.items() if key not in FETCHING}
+    for key in ("encoder_weights", "weights_backbone"):
+        if key in kept:
+            kept[key] = None
+    return kept
+
+
+@contextmanager
+def _offline() -> Iterator[None]:
+    """Keep the Hugging Face libraries off the network, where they are loaded."""
+    constants = sys.modules.get("huggingface_hub.constants")
+    before = getattr(constants, "HF_HUB_OFFLINE", None)
+    try:
+        if constants is not None:
+            constants.HF_HUB_OFFLINE = True  # type: ignore[attr-defined]
+        yield
+    finally:
+        if constants is not None:
+            constants.HF_HUB_OFFLINE = before  # type: ignore[attr-defined]
+
+
+def _shapes(path: Path) -> dict[str, tuple[int, ...]]:
+    """Name → shape of the tensors in a safetensors file, by its header alone."""
+    try:
+        with safetensors.safe_open(str(path), framework="pt") as file:
+            return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+    except (OSError, safetensors.SafetensorError, ValueError, KeyError, AttributeError, TypeError) as error:
+        raise BundleError("the weights cannot be read", found=str(error)[:300], where=path) from error
+
+
+def _compare(wanted: Mapping[str, torch.Tensor], found: Mapping[str, tuple[int, ...]], where: Path) -> None:
+    wrong = [f"{name} is missing" for name in wanted if name not in found]
+    wrong += [f"{name} is no part of the network" for name in found if name not in wanted]
+    wrong += [
+        f"{name}: {found[name]} instead of {tuple(tensor.shape)}"
+        for name, tensor in wanted.items()
+        if name in found and tuple(tensor.shape) != found[name]
+    ]
+    if wrong:
+        raise BundleError(
+            "the weights do not fit the network",
+            found="; ".join(wrong[:4]) + (f"; … {len(wrong)} in all" if len(wrong) > 4 else ""),
+            where=where,
+        )
+
+
+def _stable(folder: Path, read: Callable[[Path], T]) -> T:
+    """``read`` of a folder that a training may be replacing: again, where it was replaced meanwhile."""
+    end = time.monotonic() + STABLE_SECONDS
+    while True:
+        place = _present(folder)
+        before = _identity(place)
+        try:
+            found = read(place)
+            error: Exception | None = None
+        except (SegwrightError, OSError) as raised:
+            error = raised
+        if before is not None and _identity(place) == before and _present(folder) == place:
+            if error is None:
+                return found
+            if isinstance(error, SegwrightError):
+                raise error
+            raise BundleError("the saved model cannot be read", found=str(error), where=folder) from error
+        if before is None and not _being_replaced(folder):
+            raise error or BundleError("no saved model here", where=folder)
+        if time.monotonic() > end:
+            raise BundleError(
+                "the saved model is replaced faster than it can be read", where=folder, fix="try again later"
+            ) from error
+        time.sleep(0.01)
+
+
+def _present(folder: Path) -> Path:
+    """The folder, or the version before it where a save was interrupted between its two renames."""
+    if folder.exists():
+        return folder
+    return next(iter(_old_versions(folder)), folder)
+
+
+def _old_versions(folder: Path) -> list[Path]:
+    """Versions that a save put aside, the newest first."""
+    name = glob.escape(folder.name)
+    if not folder.name or not folder.parent.is_dir():
+        return []
+    found = []
+    for entry in folder.parent.glob(f".{name}.old-*"):
+        with contextlib.suppress(OSError):
+            found.append((entry.stat().st_mtime, entry))
+    return [entry for _, entry in sorted(found, reverse=True)]
+
+
+def _being_replaced(folder: Path) -> bool:
+    return folder.exists() or bool(_old_versions(folder))
+
+
+def _identity(folder: Path) -> tuple[int, int, int] | None:
+    try:
+        found = os.stat(folder)
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino, found.st_mtime_ns
+
+
 def bundle_from_json(tree: Mapping[str, Any]) -> Bundle:
+    """A bundle out of its JSON; ModelError, or what Python raises, where the tree is none of ours."""
     if not isinstance(tree["architecture"], str) or not isinstance(tree.get("arguments", {}), dict):
-        raise ModelError("model.json names no architecture")
+        raise ModelError("the description names no architecture")
+    for key in ("preprocessing", "metrics", "training", "licences", "versions"):
+        if not isinstance(tree.get(key) or {}, dict):
+            raise ModelError(f"{key} is no object", found=type(tree[key]).__name__)
+    if not isinstance(tree.get("postprocess"), str | None) or len(tree.get("postprocess") or "") > MAX_CHAIN:
+        raise ModelError("postprocess is no chain", expected=f"a text of at most {MAX_CHAIN} characters")
     arguments, chain = tree.get("arguments", {}), tree.get("postprocess")
     if int(tree.get("version", VERSION)) < 2:
         arguments = with_former_defaults(tree["architecture"], arguments)
         chain = with_symmetric_presets(chain) if isinstance(chain, str) else chain
+    space = LabelSpace.from_json(tree["label_space"])
+    space.lookup(), space.palette()  # file values and colors that cannot be used fail here, not in a prediction
+    if any(not 0 <= level <= 255 for color in space.colours for level in color):
+        raise ModelError("a color of the label space is out of range", expected="0 to 255", found=str(space.colours))
     return Bundle(
         architecture=tree["architecture"],
         arguments=arguments,
-        label_space=LabelSpace.from_json(tree["label_space"]),
-        preprocessing=tree.get("preprocessing", {}),
+        label_space=space,
+        preprocessing=tree.get("preprocessing") or {},
         postprocess=chain,
-        metrics=tree.get("metrics", {}),
-        training=tree.get("training", {}),
-        licences=tree.get("licences", {}),
-        versions=tree.get("versions", {}),
+        metrics=tree.get("metrics") or {},
+        training=tree.get("training") or {},
+        licences=tree.get("licences") or {},
+        versions=tree.get("versions") or {},
     )
 
 

@@ -23,7 +23,9 @@ from segwright.types import Float32Array
 WEIGHTS = "model.safetensors"
 
 
-def join_models(models: Sequence[str | Path], *, command: str = "") -> tuple[Ensemble, Bundle]:
+def join_models(
+    models: Sequence[str | Path], *, command: str = "", trust_external: bool = False
+) -> tuple[Ensemble, Bundle]:
     """The ensemble of saved models (run folders or bundles) and its description; nothing is written.
 
     Every network counts alike: an ensemble among the models is taken apart into its members. Post-processing that was
@@ -34,7 +36,7 @@ def join_models(models: Sequence[str | Path], *, command: str = "") -> tuple[Ens
         raise UsageError("an ensemble is made of two models or more", found=str(len(models)))
     folders = [_folder(model) for model in models]
     _refuse_twins(folders)
-    loaded = [load_bundle(folder) for folder in folders]
+    loaded = [load_bundle(folder, trust_external=trust_external) for folder in folders]
     for folder, (_, bundle) in zip(folders[1:], loaded[1:], strict=True):
         _refuse_difference(folders[0], loaded[0][1], folder, bundle)
     networks: list[SegmentationModel] = []

@@ -12,7 +12,7 @@ import torch
 from scipy.special import softmax
 
 from segwright.data.records import ValueRange
-from segwright.errors import BundleError, ModelError, UsageError
+from segwright.errors import BundleError, ModelError, SegwrightError, UsageError
 from segwright.images import UInt8Array, read_header, read_image, read_raster
 from segwright.inference.bundle import Bundle, is_bundle, load_bundle
 from segwright.inference.runtimes import OnnxRuntime, Runtime, TorchRuntime
@@ -78,7 +78,7 @@ class Predictor:
         text = post if post is not None else (bundle.postprocess if bundle else None)
         self.chain: Chain | None = None if text in (None, "", "none") else parse_chain(str(text), label_space.names)
         saved = (bundle.preprocessing if bundle else {}).get("value_range")
-        self.value_range = ValueRange.from_json(saved) if saved else None
+        self.value_range = _saved_range(saved) if saved else None
         self.tta: TestTimeAugmentation | None = parse_tta(tta) if tta else None
         self.eight_bit = eight_bit
         self.window = DEFAULT_WINDOW
@@ -311,17 +311,26 @@ def load(
     post: str | None = None,
     tta: str | None = None,
     eight_bit: str | None = None,
+    trust_external: bool = False,
 ) -> Predictor:
-    """A predictor from a run folder, a bundle or an exported ``.onnx`` file. BundleError where there is none."""
+    """A predictor from a run folder, a bundle or an exported ``.onnx`` file. BundleError where there is none.
+    ``trust_external``: see :func:`segwright.inference.bundle.load_bundle`."""
     path = Path(model)
     if path.suffix.lower() == ".onnx":
         onnx = OnnxRuntime(path, device)
         runtime: Runtime = onnx
         bundle = onnx.bundle
     else:
-        network, bundle = load_bundle(find_bundle(path))
+        network, bundle = load_bundle(find_bundle(path), trust_external=trust_external)
         runtime = TorchRuntime(network, device, precision)
     return Predictor(runtime, bundle.label_space, bundle=bundle, post=post, tta=tta, eight_bit=eight_bit)
+
+
+def _saved_range(saved: Any) -> ValueRange:
+    try:
+        return ValueRange.from_json(saved)
+    except (SegwrightError, KeyError, TypeError, ValueError, AttributeError) as error:
+        raise BundleError("the model's value range cannot be used", found=str(saved)[:200]) from error
 
 
 def _check_finite(confidence: Float32Array) -> None:

@@ -5,8 +5,8 @@ An exported file carries the bundle's description as metadata, so that one file 
 
 from __future__ import annotations
 
-import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -16,12 +16,13 @@ import torch
 
 from segwright.errors import BundleError, ModelError, UsageError
 from segwright.images import UInt8Array
-from segwright.inference.bundle import Bundle, bundle_from_json
+from segwright.inference.bundle import Bundle, parse_description
 from segwright.models.segmenter import SegmentationModel
 from segwright.types import Float32Array
 
 ONNX_METADATA_KEY = "segwright"
 ONNX_OUTPUTS = ("labels", "confidence")
+LOOPS = ("Loop", "Scan")
 
 
 class Runtime(Protocol):
@@ -118,14 +119,32 @@ class OnnxRuntime:
                 where=self.path,
                 fix="export the model again with segwright",
             )
-        self.bundle: Bundle = bundle_from_json(json.loads(metadata))
+        self.bundle: Bundle = parse_description(metadata, self.path)
         self.classes = self.bundle.label_space.classes
         self.outputs = [output.name for output in self.session.get_outputs()]
-        shape = self.session.get_inputs()[0].shape
+        inputs = self.session.get_inputs()
+        shape = list(inputs[0].shape or ()) if inputs else []
+        if len(inputs) != 1 or inputs[0].name != "images" or "uint8" not in inputs[0].type or len(shape) != 4:
+            raise BundleError(
+                "the ONNX file does not take images as ours do",
+                expected="one input: images, uint8 N×H×W×C",
+                found="; ".join(f"{one.name} {one.type} {one.shape}" for one in inputs) or "no input",
+                where=self.path,
+                fix="export the model again with segwright",
+            )
+        missing = [name for name in ONNX_OUTPUTS if name not in self.outputs]
+        if missing:
+            raise BundleError("the ONNX file lacks outputs", expected=", ".join(ONNX_OUTPUTS),
+                              found=", ".join(self.outputs), where=self.path)  # fmt: skip
         self.in_channels = int(shape[3]) if isinstance(shape[3], int) else 3
 
     def labels(self, images: UInt8Array) -> tuple[UInt8Array, Float32Array]:
         labels, confidence = self._run(ONNX_OUTPUTS, images)
+        size = images.shape[:3]
+        if labels.shape != size or confidence.shape != size or labels.dtype.kind not in "iu":
+            raise self._wrong_answer(f"labels and confidence {size}", f"{labels.shape} and {confidence.shape}")
+        if int(labels.max(initial=0)) >= self.classes:
+            raise self._wrong_answer(f"labels below {self.classes}", f"labels up to {int(labels.max())}")
         return labels.astype(np.uint8, copy=False), confidence.astype(np.float32, copy=False)
 
     def logits(self, images: UInt8Array) -> Float32Array:
@@ -136,11 +155,32 @@ class OnnxRuntime:
                 where=self.path,
                 fix="export it with --logits, or use the run folder",
             )
-        return self._run(("logits",), images)[0].astype(np.float32, copy=False)
+        (logits,) = self._run(("logits",), images)
+        count, height, width = images.shape[:3]
+        if logits.shape != (count, self.classes, height, width):
+            raise self._wrong_answer(f"logits {(count, self.classes, height, width)}", str(logits.shape))
+        return logits.astype(np.float32, copy=False)
 
     def _run(self, outputs: tuple[str, ...], images: UInt8Array) -> list[npt.NDArray[Any]]:
-        answers: list[npt.NDArray[Any]] = self.session.run(list(outputs), {"images": np.ascontiguousarray(images)})
+        try:
+            answers: list[npt.NDArray[Any]] = self.session.run(list(outputs), {"images": np.ascontiguousarray(images)})
+        except Exception as error:  # onnxruntime's errors derive from Exception directly
+            raise ModelError(
+                "onnxruntime cannot run the exported file on this image",
+                found=f"{str(error)[:300]} (image {images.shape})",
+                where=self.path,
+                fix="a smaller image where memory is short; else export the model again",
+            ) from error
         return answers
+
+    def _wrong_answer(self, expected: str, found: str) -> ModelError:
+        return ModelError(
+            "the exported file answers with something else than labels of the image",
+            expected=expected,
+            found=found,
+            where=self.path,
+            fix="export the model again with segwright",
+        )
 
 
 def check_onnx_file(path: Path) -> None:
@@ -154,11 +194,28 @@ def check_onnx_file(path: Path) -> None:
     except Exception as error:  # protobuf's DecodeError has no public base
         raise BundleError("not an ONNX file", found=str(error)[:200], where=path) from error
     folder = path.resolve().parent
-    for tensor in model.graph.initializer:
-        for entry in tensor.external_data:
+    for message in _messages(model):
+        kind = message.DESCRIPTOR.name
+        if kind == "NodeProto" and message.op_type in LOOPS:
+            raise BundleError(
+                "the ONNX file holds loops, which may never end", expected="a file made by `segwright export`",
+                found=message.op_type, where=path,
+            )  # fmt: skip
+        for entry in message.external_data if kind == "TensorProto" else ():
             if entry.key != "location":
                 continue
             target = path.parent / entry.value
             inside = target.resolve().is_relative_to(folder) and not target.is_symlink()
             if not inside or ".." in Path(entry.value).parts:
                 raise BundleError("external data leaves the file's folder", found=entry.value, where=path)
+
+
+def _messages(message: Any) -> Iterator[Any]:
+    """A protobuf message and all that it holds, at any depth: tensors and nodes lie in attributes and functions too."""
+    waiting = [message]
+    while waiting:
+        one = waiting.pop()
+        yield one
+        for field, value in one.ListFields():
+            if field.message_type is not None and not field.message_type.GetOptions().map_entry:
+                waiting.extend([value] if hasattr(value, "ListFields") else value)

@@ -89,7 +89,7 @@ class Results:
 
     def _score_best(self, val: Split) -> Evaluation:
         """The best model's scores with intervals, put into its bundle; before, its class scores are adjusted."""
-        network, bundle = load_bundle(self.folder / "model")
+        network, bundle = load_bundle(self.folder / "model", trust_external=True)
         predictor = Predictor.from_model(network, self.data.label_space, str(self.device))
         adjustment, noted = None, bundle.training
         # A run that was killed after this finds it done.

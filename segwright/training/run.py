@@ -326,7 +326,8 @@ class _Session:
             start_at_frequencies(model, self.fingerprint.class_pixels, plan.class_weights)
         self.origin = origin(model.provenance)
         if start is not None:
-            source, bundle = load_bundle(find_bundle(start))
+            trusted = ":" in plan.config.model.name  # a network of another package was asked for
+            source, bundle = load_bundle(find_bundle(start), trust_external=trusted)
             self.origin = f"fine-tuned from {Path(start).name}: {bundle.licences.get('weights', 'terms not recorded')}"
             for line in transfer_weights(source, bundle.label_space, model, self.data.label_space):
                 self.display.say(line)

@@ -404,7 +404,7 @@ class _Search:
         """Train for the comparison, or score what an earlier sitting trained; None when a signal ended it."""
         folder = self.folder / f"final-{name}"
         if (folder / "done.json").exists():
-            return evaluate(load(folder, post="none"), self._val())
+            return evaluate(load(folder, post="none", trust_external=True), self._val())
         config = config.with_values({"training.seed": config.training.seed + 1})
         run = self._train(config, folder, None)
         if run.evaluation is None:
