@@ -114,7 +114,8 @@ def _guessed(names: Sequence[str]) -> bool:
 def _ignored_by_guess(dataset: Dataset, overall: Fingerprint) -> list[Problem]:
     space = dataset.label_space
     values = sorted(value for value, index in space.mapping.items() if index == IGNORE_INDEX)
-    if not overall.ignored_pixels or not values or not _guessed(space.names):
+    said = any(problem.kind == "ignored by a guess" for problem in dataset.problems)  # while opening, of some masks
+    if said or not overall.ignored_pixels or not values or not _guessed(space.names):
         return []
     text = (
         f"no class list says what {_listed([str(value) for value in values])} means: taken for 'ignore', "

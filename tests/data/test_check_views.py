@@ -57,6 +57,9 @@ def test_bars_are_to_scale_on_a_narrow_terminal(result: CheckResult) -> None:
 
 def test_a_clean_set_says_so(tmp_path: Path) -> None:
     root = write_street_scenes(tmp_path, train=2, val=0, test=0, size=(64, 64))
+    for path in (root / "masks" / "train").iterdir():  # no pixel is ignored, for which no class list would account
+        labels = read_mask(path)
+        write_mask(path, np.where(labels == 255, 0, labels).astype(np.uint8))
     assert "Nothing to complain of" in text(inspect_path(root, workers=0))
 
 
