@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import os
+import shlex
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
+
+import numpy as np
 
 from segwright.data.formats.base import SPLIT_NAMES, Format, in_order, pairing_problems, unique_ids
-from segwright.data.formats.pairing import Item, Pairing, assign_roles, list_items, pair
-from segwright.data.formats.tree import Folder, Tree
+from segwright.data.formats.names import composed
+from segwright.data.formats.pairing import Item, Pairing, Rival, describe_folder, pair_files
+from segwright.data.formats.tree import Folder, Tree, is_picture, read_text
 from segwright.data.formats.values import Look, discover, look_at
-from segwright.data.readers import FileReader
+from segwright.data.mask_files import ARRAY_ENDINGS
+from segwright.data.readers import FileReader, pack_colours
 from segwright.data.records import Dataset, Problem, Record
-from segwright.errors import FormatError, NameClashError
+from segwright.errors import DataError, FormatError, NameClashError
 from segwright.images import UInt8Array
 
 LIST_FOLDERS = ("", "splits", "lists", "ImageSets", "ImageSets/Segmentation")
@@ -44,16 +51,15 @@ def recognise(tree: Tree) -> str | None:
     if tree.is_file:
         return None
     pairing = pair_tree(tree)
-    paired = sum(mask is not None for _, mask in pairing.pairs)
-    if not paired and not pairing.collisions:
+    if not pairing.paired and not pairing.collisions and not pairing.rivals:
         return None
-    return f"{paired} pictures with masks, paired by name"
+    return f"{pairing.paired} pictures with masks, paired by {'content' if pairing.guessed else 'name'}"
 
 
 def pair_tree(tree: Tree) -> Pairing:
     """The pairing of all pictures under the root, found once."""
     if "pairing" not in tree.memo:
-        tree.memo["pairing"] = pair(assign_roles(list_items(tree)))
+        tree.memo["pairing"] = pair_files(tree)
     found: Pairing = tree.memo["pairing"]
     return found
 
@@ -65,6 +71,8 @@ def open_folder(tree: Tree) -> Dataset:
 def open_pairing(tree: Tree, name: str, reader: type[FolderReader], look: Look = look_at) -> Dataset:
     """The data set of a paired folder, under a format's name and with its reader."""
     pairing = pair_tree(tree)
+    if pairing.rivals:
+        raise _several(tree, pairing)
     mask_paths = [mask.path for _, mask in pairing.pairs if mask is not None]
     if not mask_paths and not pairing.collisions:
         raise FormatError(
@@ -72,25 +80,115 @@ def open_pairing(tree: Tree, name: str, reader: type[FolderReader], look: Look =
             expected="folders such as images/ and masks/, or files such as x.jpg and x_mask.png",
             found=tree.summary(),
             where=tree.root,
-            fix="name the folders images and masks, or name the format with --format",
+            fix="name the folders images and masks, or name the format with --format, or pair the files with --images "
+            "GLOB --masks GLOB",
         )
     coding = discover(
         mask_paths or [m.path for _, masks in pairing.collisions for m in masks],
         _class_folders(tree, pairing), tree.root, look,
     )  # fmt: skip
-    records, given = _records(pairing)
-    listed = _listed_splits(tree, records) if not given else {}
+    records, by_folder = _records(pairing)
+    listed, findings = listed_splits(tree, records)
     lone, problems = _problems(pairing, records)
     return Dataset(
         root=tree.root,
         format=name,
         reader=reader(coding.label_space, coding.colour_table, source=coding.source),
         records=tuple(records),
-        given=in_order(given or listed),
-        notes=[*coding.notes],
-        problems=[*problems, *coding.problems],
+        given=in_order(listed or _with_masks(by_folder)),
+        notes=[*coding.notes, *(f"{rival.name} is not read: {rival.why}" for rival in pairing.unread)],
+        problems=[*_guesses(pairing), *findings, *problems, *coding.problems],
         unpaired_images=tuple(lone),
         unpaired_masks=tuple(item.path for item in pairing.lone_masks),
+    )
+
+
+def _guesses(pairing: Pairing) -> list[Problem]:
+    if pairing.guessed is None:
+        return []
+    return [
+        Problem(
+            "warning",
+            "masks guessed",
+            f"no name tells images from masks: {pairing.guessed}",
+            fix="if that is not so, name them with --images GLOB --masks GLOB, or call the folders images and masks",
+        )
+    ]
+
+
+def _several(tree: Tree, pairing: Pairing) -> FormatError:
+    """The refusal of folders that could all be the masks: what each holds, and the command that chooses one."""
+    images = [image for image, _ in pairing.pairs] or [i for left, _ in pairing.collisions for i in left]
+    masks = {item for rival in pairing.rivals for item in rival.masks}
+    glob = _folder_glob([image for image in images if image not in masks])
+    first = pairing.rivals[0]
+    listed = "; ".join(
+        f"{rival.name} ({len(rival.masks)} masks for {rival.images} images: {_holds(rival)})"
+        for rival in pairing.rivals[:6]
+    )
+    choices = " or ".join(
+        f"--images {shlex.quote(glob)} --masks {shlex.quote(rival.name)}" for rival in pairing.rivals[:3]
+    )
+    return FormatError(
+        "several folders could be the masks of the same images, and which to read is not certain",
+        expected="one mask per image",
+        found=listed,
+        where=tree.root,
+        fix=f"choose: segwright check {shlex.quote(str(tree.root))} {choices}; or list the pairs in a CSV with columns "
+        f"image,mask (such as {os.path.join(images[0].folder, images[0].name)},"
+        f"{os.path.join(first.masks[0].folder, first.masks[0].name)})",
+    )
+
+
+def _folder_glob(images: Sequence[Item]) -> str:
+    split = [folder.split("/") for folder in dict.fromkeys(image.folder for image in images)]
+    if not split or len({len(parts) for parts in split}) > 1:
+        return "**/*"
+    parts = [column[0] if len(set(column)) == 1 else "*" for column in zip(*split, strict=True)]
+    return "/".join([*(part for part in parts if part), "*"])
+
+
+def _holds(rival: Rival) -> str:
+    """The values or colors of a folder's first mask, for a person to tell the folders apart."""
+    try:
+        content = look_at(rival.masks[0].path)
+    except DataError as error:
+        return error.message
+    pixels = content.pixels
+    if pixels.ndim == 2:
+        values = np.unique(pixels).tolist()
+        return f"values {', '.join(map(str, values[:6]))}{', …' if len(values) > 6 else ''}"
+    return f"{len(np.unique(pack_colours(pixels)))} colors" if pixels.dtype == np.uint8 else "channels of 16 bits"
+
+
+def _with_masks(given: Mapping[str, list[Record]]) -> dict[str, list[Record]]:
+    """The splits by folders without those that hold no mask at all: lone images make none, but for a test part."""
+    return {
+        name: records for name, records in given.items() if name == "test" or any(record.labelled for record in records)
+    }
+
+
+def hint(tree: Tree) -> FormatError | None:
+    """For folders of images of which nothing tells which are the masks: what lies there, and how to say it."""
+    if tree.is_file:
+        return None
+    counts = {
+        relative or ".": [name for name in listing.files if is_picture(name) or name.lower().endswith(ARRAY_ENDINGS)]
+        for relative, listing in tree.walk()
+    }
+    filled = {folder: names for folder, names in counts.items() if names}
+    if len(filled) < 2:
+        return None
+    listed = "; ".join(f"{folder}/ ({len(names)} files, {names[0]})" for folder, names in list(filled.items())[:12])
+    first, second = list(filled)[:2]
+    root = shlex.quote(str(tree.root))
+    return FormatError(
+        "images, and which files are their masks is not clear",
+        expected="folders called images and masks, files such as x.jpg and x_mask.png, or a list of pairs",
+        found=listed + ("" if len(filled) <= 12 else f"; … ({len(filled)} folders)"),
+        where=tree.root,
+        fix=f"name them: segwright check {root} --images '{first}/*' --masks '{second}/*'"
+        "; or write a CSV with columns image,mask, a pair per line; or name the format with --format",
     )
 
 
@@ -123,32 +221,117 @@ def _records(pairing: Pairing) -> tuple[list[Record], dict[str, list[Record]]]:
     return records, given
 
 
-def _listed_splits(tree: Tree, records: list[Record]) -> dict[str, list[Record]]:
-    """Splits from train.txt, val.txt, test.txt: a name or a path a line; lists that fit no file are passed over."""
-    by_id = {record.id: record for record in records}
-    by_name = {record.image_path.name: record for record in records if record.image_path is not None}
+def listed_splits(tree: Tree, records: Sequence[Record]) -> tuple[dict[str, list[Record]], list[Problem]]:
+    """(splits, findings) from train.txt, val.txt, test.txt: a name or a path per line.
+
+    A line means the file of that path, else the only one of that name where no folder of the line contradicts. Lists
+    that fit no file, and lines that fit none or several, are findings.
+    """
+    index = _NameIndex(tree, records)
     given: dict[str, list[Record]] = {}
+    problems: list[Problem] = []
     for folder in LIST_FOLDERS:
         listing = tree.folder(folder)
         for name in listing.files:
             split = SPLIT_NAMES.get(os.path.splitext(name)[0].lower())
             if split is None or not name.lower().endswith((".txt", ".lst")):
                 continue
-            lines = _first_columns(Path(listing.path, name))
-            found = [
-                by_name.get(os.path.basename(line)) or by_id.get(line) or by_id.get(Path(line).stem) for line in lines
-            ]
-            kept = [record for record in found if record is not None]
-            if lines and len(kept) >= 0.5 * len(lines):
-                given[split] = kept
+            path = Path(listing.path, name)
+            try:
+                lines = _first_columns(path)
+            except DataError as error:
+                problems.append(
+                    Problem("warning", "list not read", f"{name}: {error.message}", (str(path),), error.fix)
+                )
+                continue
+            found = [index.find(line) for line in lines]
+            kept = [record for record in found if isinstance(record, Record)]
+            if not lines or len(kept) < 0.5 * len(lines):
+                if lines:
+                    message = f"{name} is not used: {len(kept)} of its {len(lines)} lines name an image"
+                    problems.append(Problem("warning", "list not read", message, (str(path),), "correct or remove it"))
+                continue
+            given[split] = list({record.id: record for record in kept}.values())
+            several = [line for line, one in zip(lines, found, strict=True) if one == "several"]
+            missing = [line for line, one in zip(lines, found, strict=True) if one is None]
+            if several:
+                message = f"{len(several)} lines of {name} fit several images: write their paths"
+                problems.append(Problem("warning", "ambiguous in a list", message, tuple(several), "write whole paths"))
+            if missing:
+                message = f"{len(missing)} names in {name} have no image"
+                problems.append(Problem("warning", "listed but missing", message, tuple(missing), "correct the list"))
         if given:
-            return given
-    return given
+            break
+    if index.by_name_alone:
+        lines = tuple(index.by_name_alone)
+        message = (
+            f"{len(lines)} lines of the split lists name paths that are not here: matched by the file's name alone"
+        )
+        problems.append(Problem("note", "matched by name alone", message, lines, "write paths relative to the dataset"))
+    return given, problems
+
+
+class _NameIndex:
+    """Records by the names of their images and masks, with and without endings."""
+
+    def __init__(self, tree: Tree, records: Sequence[Record]) -> None:
+        self.by_id = {record.id: record for record in records}
+        self.by_name: dict[str, dict[str, list[list[str]]]] = {}  # name → record → the folders of its files
+        self.by_name_alone: dict[str, None] = {}
+        root = str(tree.root).rstrip(os.sep) + os.sep
+        for record in records:
+            for path in (record.image_path, record.mask_path):
+                if path is None:
+                    continue
+                parts = composed(str(path).removeprefix(root).replace(os.sep, "/")).split("/")
+                for name in {parts[-1], os.path.splitext(parts[-1])[0]}:
+                    self.by_name.setdefault(name, {}).setdefault(record.id, []).append(parts[:-1])
+
+    def find(self, line: str) -> Record | Literal["several"] | None:
+        """The record that a line means; "several" where it may be one of some."""
+        line = composed(line)
+        if line in self.by_id:
+            return self.by_id[line]
+        folders = [part for part in line.split("/")[:-1] if part not in ("", ".")]
+        base = line.rpartition("/")[2]
+        able = self.by_name.get(base) or self.by_name.get(os.path.splitext(base)[0]) or {}
+        if not able:
+            return None
+        found = _best(able, folders)
+        if len(found) > 1 and folders:  # folders of roles may differ: siteA/1.png for siteA/images/1.png
+            found = _best({key: [_free(parts) for parts in able[key]] for key in found}, _free(folders))
+        theirs, mine = set(_free(folders)), {part for key in found for parts in able[key] for part in _free(parts)}
+        if len(found) > 1 and not (theirs and mine and not theirs & mine and not line.startswith("/")):
+            return "several"
+        if theirs and not theirs & mine:
+            if mine and not line.startswith("/"):
+                return None  # another site's file of that name
+            self.by_name_alone[line] = None
+        return self.by_id[found[0]]
+
+
+def _best(able: Mapping[str, Sequence[Sequence[str]]], folders: Sequence[str]) -> list[str]:
+    """The records whose files share the longest end of the folders."""
+    ends = {key: max(_common_end(parts, folders) for parts in places) for key, places in able.items()}
+    return [key for key, end in ends.items() if end == max(ends.values())]
+
+
+def _free(parts: Sequence[str]) -> list[str]:
+    free = describe_folder("/".join(parts))[2]
+    return free.split("/") if free else []
+
+
+def _common_end(left: Sequence[str], right: Sequence[str]) -> int:
+    count = 0
+    for a, b in zip(reversed(left), reversed(right), strict=False):
+        if a != b:
+            break
+        count += 1
+    return count
 
 
 def _first_columns(path: Path) -> list[str]:
-    text = path.read_text(encoding="utf-8", errors="replace")
-    rows = [line.replace(",", " ").split() for line in text.splitlines()]
+    rows = [line.replace(",", " ").split() for line in read_text(path).splitlines()]
     return [row[0].replace("\\", "/") for row in rows if row]
 
 
@@ -190,4 +373,5 @@ FORMAT = Format(
     "images/ and masks/ (or img/ label/, train/ trainannot/, x.jpg x_mask.png, …), paired by name",
     recognise,
     open_folder,
+    hint,
 )

@@ -3,19 +3,31 @@
 A folder's name tells its role and split (``images``, ``trainannot``, ``labelsTr``, ``val/masks``); a file's own ending
 does where both lie together (``x.jpg x_mask.png``). Pairs are then made in passes, the strictest reading first, so that
 a loose rule never steals a mask that a strict one would give away.
+
+Where such names pair nothing, words within longer names do (``label_images_semantic``, ``original_images``), then
+arrays as masks, then the content: a folder of few-valued lossless images beside one of photos. Where several folders
+could be the masks of the same images, :attr:`Pairing.rivals` lists them.
 """
 
 from __future__ import annotations
 
 import os
 import re
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
+
 from segwright.data.formats.base import SPLIT_NAMES
-from segwright.data.formats.tree import Folder, Tree, is_picture
+from segwright.data.formats.names import split_of_part
+from segwright.data.formats.tree import Folder, Tree, is_picture, natural
+from segwright.data.mask_files import ARRAY_ENDINGS, inspect_mask, read_mask_file
+from segwright.data.readers import is_grey, pack_colours
+from segwright.errors import DataError
+from segwright.images import read_file
 
 Role = Literal["image", "mask"]
 
@@ -38,15 +50,40 @@ _ROLE_WORDS = frozenset(
     re.split(
         r"\W+",
         "mask masks label labels lbl gt seg segmentation annotation annotations annot target groundtruth l labelids "
-        "matte manual image images img imgs im rgb input picture photo pic frame original orig sat raw scan training",
+        "matte manual image images img imgs im rgb input picture photo pic frame original orig sat raw scan training "
+        "volume stack test",
     )
 )
+# Words that tell a role within a longer folder name. A mask's word counts for more: label_images, gt_image_2.
+_MASK_WORDS = frozenset(
+    re.split(
+        r"\W+",
+        "mask masks label labels lbl lbls gt gts gtfine gtcoarse annotation annotations annot annots anno annos ann "
+        "annotated groundtruth groundtruths truth truths seg segs segmentation segmentations segmented segmap segmaps "
+        "semantic semantics target targets labelmap labelmaps labelids trainids matte mattes manual instance instances "
+        "panoptic segmentationclass segmentationobject",
+    )
+)
+_IMAGE_WORDS = frozenset(
+    re.split(
+        r"\W+",
+        "image images img imgs rgb input inputs picture pictures photo photos pic pics frame frames original originals "
+        "orig raw raws scan scans source sources src jpegimages jpgs ortho orthos top sat satellite stills",
+    )
+)
+# Folders that hold something else than classes, where another folder of masks lies beside them
+_OTHER_KINDS = frozenset({"instance", "instances", "inst", "panoptic", "object", "objects", "segmentationobject",
+                          "parts", "edge", "edges", "boundary", "boundaries", "depth"})  # fmt: skip
+_WORDS_IN_NAMES = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])")
+FEW_VALUES = 64  # a photo shows more colors
+SAMPLED = 3  # files per folder that are looked at for what they are
+COMPARED = 4  # images whose masks of two folders are compared
 _TOKENS = re.compile(r"[a-z]+|[0-9]+|[^a-z0-9_\-. ]+")
 
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One picture file: where it lies and what the path says of it."""
+    """One file: where it lies and what the path says of it."""
 
     folder: str  # relative to the root, "" for the root
     name: str
@@ -70,18 +107,39 @@ class Pairing:
 
     pairs: list[tuple[Item, Item | None]] = field(default_factory=list)  # in the order of the files
     lone_masks: list[Item] = field(default_factory=list)
-    collisions: list[tuple[list[Item], list[Item]]] = field(default_factory=list)  # several pictures or masks, one name
+    collisions: list[tuple[list[Item], list[Item]]] = field(default_factory=list)  # several files, one name
+    rivals: list[Rival] = field(default_factory=list)  # folders of masks for the same images; empty where it is certain
+    unread: list[Rival] = field(default_factory=list)  # folders of masks that another one makes superfluous
+    guessed: str | None = None  # what the roles rest on, where it is not names
+
+    @property
+    def paired(self) -> int:
+        return sum(mask is not None for _, mask in self.pairs)
 
 
-def describe_folder(relative: str) -> tuple[Role | None, str | None, str]:
-    """(role, split, free parts) of a folder by its path under the root."""
+@dataclass(frozen=True)
+class Rival:
+    """Folders that could all be the masks of the same images."""
+
+    name: str  # as the user knows it: the folder, * for the splits
+    masks: tuple[Item, ...]
+    images: int  # for how many images it has a mask
+    why: str = ""  # of one that is not read
+
+
+def describe_folder(relative: str, *, loose: bool = False) -> tuple[Role | None, str | None, str]:
+    """(role, split, free parts) of a folder by its path under the root; ``loose`` also reads words within names."""
     role: Role | None = None
     split: str | None = None
     free = []
     for part in relative.split("/") if relative else ():
         match = _COMPONENT.match(re.sub(r"[^a-z]", "", part.lower()))
         if match is None or not any(match.groups()):
-            free.append(part)
+            found = _role_of_words(part) if loose else None
+            if found is None:
+                free.append(part)
+            else:
+                role, split = found, split_of_part(part) or split
             continue
         before, mask, image, after = match.groups()
         role = "mask" if mask else "image" if image else role
@@ -90,13 +148,211 @@ def describe_folder(relative: str) -> tuple[Role | None, str | None, str]:
     return role, split, "/".join(free)
 
 
-def list_items(tree: Tree) -> list[Item]:
-    """Every picture file under the root."""
+def _role_of_words(part: str) -> Role | None:
+    found = {word.lower() for word in _WORDS_IN_NAMES.findall(part)}
+    whole = re.sub(r"[^a-z]", "", part.lower())
+    if found & _MASK_WORDS or whole in _MASK_WORDS:
+        return "mask"
+    return "image" if found & _IMAGE_WORDS or whole in _IMAGE_WORDS else None
+
+
+def list_items(tree: Tree, *, loose: bool = False, arrays: bool = False) -> list[Item]:
+    """Every image file under the root; ``arrays`` also lists those of masks that are arrays."""
     items: list[Item] = []
     for relative, listing in tree.walk():
-        role, split, free = describe_folder(relative)
-        items += [Item(relative, name, listing.path, split, free, role) for name in listing.files if is_picture(name)]
+        role, split, free = describe_folder(relative, loose=loose)
+        for name in listing.files:
+            if is_picture(name):
+                items.append(Item(relative, name, listing.path, split, free, role))
+            elif arrays and name.lower().endswith(ARRAY_ENDINGS) and role != "image":
+                items.append(Item(relative, name, listing.path, split, free, "mask"))
     return items
+
+
+def pair_files(tree: Tree) -> Pairing:
+    """The pairing of all files under the root: by strict names, by words within names, by arrays, by content."""
+    best = Pairing()
+    for loose, arrays in ((False, False), (True, False), (False, True), (True, True)):
+        found = pair(assign_roles(list_items(tree, loose=loose, arrays=arrays)))
+        _find_rivals(found)
+        certain = found.paired and not found.collisions and 2 * found.paired >= min(len(found.pairs), _masks(found))
+        if found.rivals or (certain and found.paired >= best.paired):
+            best = found
+            if loose or found.rivals or not _masks_among(found.pairs):
+                return best
+        elif best.paired and loose:
+            return best
+        elif found.paired > best.paired or (not best.pairs and (found.pairs or found.collisions)):
+            best = found
+    if not best.paired and not best.collisions:
+        by_content = _by_content(tree)
+        if by_content is not None:
+            _find_rivals(by_content)
+            return by_content
+    return best
+
+
+def _masks_among(pairs: Sequence[tuple[Item, Item | None]]) -> bool:
+    """Whether files without a mask lie in a folder whose longer name calls them masks."""
+    folders = {image.folder for image, mask in pairs if mask is None and image.role == "image"}
+    return any(describe_folder(folder)[0] is None and describe_folder(folder, loose=True)[0] for folder in folders)
+
+
+def _masks(pairing: Pairing) -> int:
+    return pairing.paired + len(pairing.lone_masks)
+
+
+def looks_like_labels(path: Path) -> bool | None:
+    """Whether a file holds few values without loss; None where it cannot be read."""
+    try:
+        found = read_mask_file(path)
+    except DataError:
+        return None
+    numbers = found if found.ndim == 2 else found[..., 0] if is_grey(found) else pack_colours(found)
+    return len(np.unique(numbers)) <= FEW_VALUES and not path.name.lower().endswith((".jpg", ".jpeg"))
+
+
+def _by_content(tree: Tree) -> Pairing | None:
+    """A folder of few-valued lossless images beside one of photos, under equal stems; None where that does not fit."""
+    items = list_items(tree, loose=True, arrays=True)
+    folders: dict[str, list[Item]] = {}
+    for item in items:
+        folders.setdefault(item.folder, []).append(item)
+    if not 2 <= len(folders) <= 64:
+        return None
+    roles: dict[str, Role] = {}
+    for folder, members in folders.items():
+        sampled = [members[round(i * (len(members) - 1) / SAMPLED)] for i in range(1, SAMPLED + 1)]
+        votes = {looks_like_labels(item.path) for item in sampled} - {None}
+        if len(votes) == 1:
+            roles[folder] = "mask" if votes.pop() else "image"
+    if set(roles.values()) != {"mask", "image"}:
+        return None
+    decided = [
+        replace(item, role=roles[item.folder], free=item.folder.rpartition("/")[0])
+        for item in items
+        if item.folder in roles
+    ]
+    found = pair(decided)
+    if found.collisions or found.paired < 0.8 * min(len(found.pairs), max(_masks(found), 1)) or not found.paired:
+        return None
+    named = {role: sorted({f or "." for f, r in roles.items() if r == role}) for role in ("image", "mask")}
+    found.guessed = (
+        f"{found.paired} pairs by content: masks (few values, no loss) in {_some(named['mask'])}, "
+        f"images in {_some(named['image'])}"
+    )
+    return found
+
+
+def _some(names: Sequence[str], most: int = 4) -> str:
+    return ", ".join(names[:most]) + (f", … ({len(names)})" if len(names) > most else "")
+
+
+def _find_rivals(pairing: Pairing) -> None:
+    """Look for several folders of masks for the same images; what is superfluous goes to ``unread``, with the reason.
+
+    Two folders that show the same regions under other numbers or colors are one annotation: the one of indices is read.
+    """
+    images = [image for image, _ in pairing.pairs] + [i for left, _ in pairing.collisions for i in left]
+    masks = [mask for _, mask in pairing.pairs if mask is not None] + pairing.lone_masks
+    masks += [m for _, right in pairing.collisions for m in right]
+    images = list(dict.fromkeys(images))
+    masks = sorted(dict.fromkeys(masks), key=lambda item: (natural(item.folder), natural(item.name)))
+    sites = {item.free for item in images}
+    variants: dict[tuple[str, ...], list[Item]] = {}
+    for mask in masks:
+        variants.setdefault(_variant(mask, sites), []).append(mask)
+    if len(variants) < 2 or len(variants) > 32:
+        return
+    made = {key: pair([*images, *members]) for key, members in variants.items()}
+    owners = {
+        key: {image for image, mask in found.pairs if mask is not None}
+        | {i for left, _ in found.collisions for i in left}
+        for key, found in made.items()
+    }
+    taken = Counter(image for found in owners.values() for image in found)
+    rivals = {key for key, found in owners.items() if any(taken[image] > 1 for image in found)}
+    if len(rivals) < 2:
+        return
+    listed = {key: Rival(_glob(variants[key]), tuple(variants[key]), len(owners[key])) for key in variants}
+    plain = {key for key in rivals if not _OTHER_KINDS & {w.lower() for part in key for w in _words_of(part)}}
+    dropped = dict.fromkeys(rivals - plain, "it holds objects, not classes, by its name") if plain else {}
+    kept = sorted(plain or rivals, key=lambda key: -len(owners[key]))
+    certain = kept[0]
+    for key in kept[1:]:
+        shared = sorted(owners[certain] & owners[key], key=lambda item: item.path)[:COMPARED]
+        same = [_same_regions(made[certain], made[key], image) for image in shared]
+        if not shared or not all(same):
+            pairing.rivals = [listed[k] for k in kept]
+            return
+        loser, certain = (key, certain) if _is_index(made[certain], shared[0]) else (certain, key)
+        dropped[loser] = "it shows the same regions"
+    final = pair([*images, *(m for key, members in variants.items() if key not in dropped for m in members)])
+    pairing.pairs, pairing.lone_masks, pairing.collisions = final.pairs, final.lone_masks, final.collisions
+    pairing.unread = [replace(listed[key], why=why) for key, why in dropped.items()]
+
+
+def _words_of(part: str) -> list[str]:
+    return [*_WORDS_IN_NAMES.findall(part), part]
+
+
+def _variant(mask: Item, sites: set[str]) -> tuple[str, ...]:
+    """What tells one folder of masks from another for the same images: its parts without splits and sites."""
+    own = set(mask.free.split("/")) if mask.free in sites else set()
+    parts = [part for part in mask.folder.split("/") if part not in own]
+    bare = [
+        re.sub(rf"(?i)^(?:{_SPLIT})[_\-. ]*|[_\-. ]*(?:{_SPLIT})$|(?<=[a-z])(?:Tr|Ts)$", "", part) for part in parts
+    ]
+    return tuple(part for part in bare if part)
+
+
+def _glob(masks: Sequence[Item]) -> str:
+    """The folders of the masks as one glob: * where they differ."""
+    split = [folder.split("/") for folder in dict.fromkeys(mask.folder for mask in masks)]
+    longest = max(map(len, split))
+    if any(len(parts) != longest for parts in split):
+        return "**/" + os.path.basename(masks[0].folder) + "/*"
+    parts = [column[0] if len(set(column)) == 1 else "*" for column in zip(*split, strict=True)]
+    return "/".join([*(part for part in parts if part), "*"])
+
+
+def _of(pairing: Pairing, image: Item) -> Item | None:
+    return next((mask for found, mask in pairing.pairs if found == image), None)
+
+
+def _same_regions(left: Pairing, right: Pairing, image: Item) -> bool:
+    """Whether two masks of an image cut it alike: each value of one is one value of the other."""
+    found = []
+    for pairing in (left, right):
+        mask = _of(pairing, image)
+        if mask is None:
+            return False
+        try:
+            raw = _numbers(mask.path)
+        except DataError:
+            return False
+        found.append(np.unique(raw, return_inverse=True))
+    (first, a), (second, b) = found
+    if a.shape != b.shape or len(first) != len(second):
+        return False
+    return len(np.unique(a.astype(np.int64) * len(second) + b)) == len(first)
+
+
+def _numbers(path: Path) -> np.ndarray[tuple[int, ...], np.dtype[np.int64]]:
+    """H×W: a number per value or color; of three channels of 16 bits the first, as SYNTHIA has its classes."""
+    content = inspect_mask(read_file(path), path)
+    pixels = content.pixels
+    if pixels.ndim == 2:
+        return pixels.astype(np.int64)
+    return pixels[..., 0].astype(np.int64) if content.deep else pack_colours(pixels).astype(np.int64)
+
+
+def _is_index(pairing: Pairing, image: Item) -> bool:
+    mask = _of(pairing, image)
+    if mask is None:
+        return False
+    content = inspect_mask(read_file(mask.path), mask.path)
+    return content.pixels.ndim == 2 or content.deep
 
 
 def assign_roles(items: Sequence[Item]) -> list[Item]:
