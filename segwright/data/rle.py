@@ -146,6 +146,33 @@ def encode_rows(mask: npt.NDArray[Any]) -> list[int]:
     return _flat_to_runs(np.asarray(mask, bool).ravel())
 
 
+def decode_pairs(values: Any, size: int, where: str = "RLE", *, first: int = 1) -> BoolMask:
+    """Pairs of (start, length) along a flat mask of ``size`` pixels, counted from ``first``, to that mask.
+
+    Kaggle's and Hasty's coding; which way the flat mask runs through the image is up to the caller.
+    """
+    try:
+        numbers = np.asarray(values, np.int64).reshape(-1, 2)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise LabelError(
+            "run lengths are pairs of start and length", found=str(error)[:120], where=where, fix="export them again"
+        ) from error
+    starts, lengths = numbers[:, 0] - first, numbers[:, 1]
+    if numbers.size and (starts.min() < 0 or lengths.min() < 0 or (starts > size - lengths).any()):
+        bad = int(np.flatnonzero((starts < 0) | (lengths < 0) | (starts > size - lengths))[0])
+        raise LabelError(
+            "a run lies outside the image",
+            expected=f"starts from {first} and ends up to {size - 1 + first}",
+            found=f"start {int(numbers[bad, 0])}, length {int(lengths[bad])}",
+            where=where,
+            fix="use the images that were annotated, at their size",
+        )
+    steps = np.zeros(size + 1, np.int32)
+    np.add.at(steps, starts, 1)
+    np.add.at(steps, starts + lengths, -1)
+    return np.asarray(np.cumsum(steps[:-1]) > 0)
+
+
 def decode_label_studio(data: Sequence[int], height: int, width: int, where: str = "RLE") -> BoolMask:
     """Label Studio's brush (a list of bytes) to an H×W mask: where the alpha of its RGBA pixels is above 0.
 

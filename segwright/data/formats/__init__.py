@@ -8,15 +8,18 @@ from __future__ import annotations
 
 from segwright.data.formats import (
     ade20k,
+    ade20k_full,
     aerial,
     camvid,
     cityscapes,
     coco,
     cvat,
+    darwin,
     driving,
     faces,
     folder,
     geotiff,
+    hasty,
     kitti_road,
     label_studio,
     labelme,
@@ -25,7 +28,10 @@ from segwright.data.formats import (
     oxford_pets,
     pairs,
     parquet,
+    run_lengths,
     sbd,
+    supervisely,
+    via,
     voc,
     webdataset,
     yolo,
@@ -33,10 +39,12 @@ from segwright.data.formats import (
 from segwright.data.formats.base import Format
 
 _TRIED: tuple[Format, ...] = (
-    voc.FORMAT, sbd.FORMAT, cityscapes.FORMAT, ade20k.FORMAT, kitti_road.FORMAT, camvid.FORMAT, oxford_pets.FORMAT,
+    voc.FORMAT, sbd.FORMAT, cityscapes.FORMAT, ade20k.FORMAT, ade20k_full.FORMAT, kitti_road.FORMAT, camvid.FORMAT,
+    oxford_pets.FORMAT,
     *driving.FORMATS, *aerial.FORMATS, *medical.FORMATS, *faces.FORMATS,
+    supervisely.FORMAT, via.FORMAT, darwin.FORMAT, hasty.FORMAT,
     labelme.FORMAT, label_studio.FORMAT, coco.FORMAT, cvat.FORMAT, parquet.FORMAT, webdataset.FORMAT, yolo.FORMAT,
-    pairs.FORMAT, layers.FORMAT, geotiff.FORMAT, folder.FORMAT,
+    run_lengths.FORMAT, pairs.FORMAT, layers.FORMAT, geotiff.FORMAT, folder.FORMAT,
 )  # fmt: skip
 
 FORMATS: dict[str, Format] = {known.name: known for known in _TRIED}
