@@ -10,7 +10,7 @@ from segwright.images.decode import decode_image, decode_mask, read_file, read_i
 from segwright.images.encode import encode_jpeg, encode_png, write_bytes, write_image, write_mask
 from segwright.images.headers import EXTENSIONS, ImageInfo, UInt8Array, check_limits, parse_header, read_header, sniff
 from segwright.images.limits import DEFAULT_LIMITS, Limits
-from segwright.images.raster import read_raster
+from segwright.images.raster import page_count, read_raster
 from segwright.images.windows import Extent, extent, read_window
 
 __all__ = [
@@ -26,6 +26,7 @@ __all__ = [
     "encode_jpeg",
     "encode_png",
     "extent",
+    "page_count",
     "parse_header",
     "read_file",
     "read_header",

@@ -8,20 +8,28 @@ indices come out) and turns by EXIF (told not to; we turn images and masks alike
 from __future__ import annotations
 
 import os
-import struct
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from segwright.errors import ImageReadError
+from segwright.errors import ImageReadError, SegwrightError
 from segwright.images import jpeg, png
-from segwright.images.headers import ImageInfo, UInt8Array, open_checked, parse_header, pillow_open, unreadable, upright
+from segwright.images.headers import (
+    ImageInfo,
+    UInt8Array,
+    open_checked,
+    parse_header,
+    pillow_open,
+    reading,
+    unreadable,
+    upright,
+)
 from segwright.images.limits import DEFAULT_LIMITS, Limits
-from segwright.images.tiff import tiff_pixels
+from segwright.images.tiff import directory_of, tiff_pixels
 
 # OpenCV before 4.11 cannot hand out RGB itself.
 _RGB: int | None = getattr(cv2, "IMREAD_COLOR_RGB", None)
@@ -29,7 +37,6 @@ _COLOUR = (_RGB if _RGB is not None else cv2.IMREAD_COLOR) | cv2.IMREAD_IGNORE_O
 _GREY = cv2.IMREAD_GRAYSCALE | cv2.IMREAD_IGNORE_ORIENTATION
 _SCALE = {1: 255, 2: 85, 4: 17}  # how libpng spreads few grey levels over 0…255
 _FLAGS = getattr(os, "O_BINARY", 0) | getattr(os, "O_NONBLOCK", 0)  # a pipe must not be waited for
-PILLOW_ERRORS = (OSError, ValueError, SyntaxError, EOFError, struct.error, MemoryError, KeyError, IndexError)
 
 MaskArray = npt.NDArray[np.uint16] | UInt8Array
 
@@ -56,54 +63,118 @@ def read_file(path: str | Path, limits: Limits = DEFAULT_LIMITS) -> bytes:
         return file.read()
 
 
-def read_image(path: str | Path, limits: Limits = DEFAULT_LIMITS) -> UInt8Array:
-    """The picture as uint8 H×W×3, RGB, turned upright by its EXIF orientation.
+def read_image(path: str | Path, limits: Limits = DEFAULT_LIMITS, *, page: int | None = None) -> UInt8Array:
+    """The image as uint8 H×W×3, RGB, turned upright by its EXIF orientation.
 
-    Alpha is dropped; grey, palettes and CMYK become RGB. More than 8 bits are stretched linearly from the picture's
-    own lowest to its highest value; :func:`read_raster` keeps them, and all bands. ImageReadError where the file is not
-    a whole picture within the limits.
+    Alpha is dropped (:attr:`ImageInfo.alpha` of the header tells); grey, palettes and CMYK become RGB. More than 8 bits
+    are stretched linearly from the image's own lowest to its highest value; :func:`read_raster` keeps them, and all
+    bands. ``page`` chooses one of a TIFF's pages, from 0. ImageReadError where the file is not a whole image within the
+    limits, has several frames (``animated``), or several pages and none was chosen (``pages``).
     """
-    return decode_image(read_file(path, limits), path, limits)
+    return decode_image(read_file(path, limits), path, limits, page=page)
 
 
-def decode_image(data: bytes, where: str | Path = "the picture", limits: Limits = DEFAULT_LIMITS) -> UInt8Array:
+def decode_image(
+    data: bytes, where: str | Path = "the picture", limits: Limits = DEFAULT_LIMITS, *, page: int | None = None
+) -> UInt8Array:
     """:func:`read_image` for a file in memory; ``where`` names it in errors."""
-    quick = _quick_image(data, limits)
+    quick = _quick_image(data, limits) if not page else None
     if quick is not None:
         return quick
-    info = parse_header(data, where, limits)
-    if info.format == "PNG" and info.bits <= 8:
-        return _png_image(data, info, where)
-    if info.format == "JPEG":
-        pixels = _jpeg_pixels(data, info, where)
-        if pixels is not None:
-            return upright(pixels, info.orientation)
-    if info.bits > 8:
-        return _stretched(_deep(data, info, where, limits), where)
-    return _pillow(data, info, where, limits, "RGB")
+    with reading(where):
+        info = parse_header(data, where, limits)
+        page = _page(info, page, where)
+        if info.format == "PNG" and info.bits <= 8:
+            return _png_image(data, info, where)
+        if info.format == "JPEG":
+            pixels = _jpeg_pixels(data, info, where)
+            if pixels is not None:
+                return upright(pixels, info.orientation)
+        if info.bits > 8 or "bands" in info.mode:
+            return _stretched(_deep(data, info, where, limits, page), where)
+        return _pillow(data, info, where, limits, "RGB", page)
 
 
-def read_mask(path: str | Path, limits: Limits = DEFAULT_LIMITS) -> MaskArray:
-    """The values in a mask file: H×W indices (uint8 or uint16; a palette PNG keeps its indices), or H×W×3 colours."""
-    return decode_mask(read_file(path, limits), path, limits)
+def read_mask(
+    path: str | Path,
+    limits: Limits = DEFAULT_LIMITS,
+    *,
+    page: int | None = None,
+    channel: int | Literal["alpha"] | None = None,
+) -> MaskArray:
+    """The values in a mask file: H×W indices (uint8 or uint16; a palette PNG keeps its indices), or H×W×3 colors.
+
+    Nothing that tells pixels apart is dropped: ImageReadError where the alpha channel says more than the colors, where
+    three channels have more than 8 bits, or where there are other bands or several pages. ``channel`` (from 0, or
+    "alpha") reads one of the channels alone, ``page`` one of a TIFF's pages.
+    """
+    return decode_mask(read_file(path, limits), path, limits, page=page, channel=channel)
 
 
-def decode_mask(data: bytes, where: str | Path = "the mask", limits: Limits = DEFAULT_LIMITS) -> MaskArray:
+def decode_mask(
+    data: bytes,
+    where: str | Path = "the mask",
+    limits: Limits = DEFAULT_LIMITS,
+    *,
+    page: int | None = None,
+    channel: int | Literal["alpha"] | None = None,
+) -> MaskArray:
     """:func:`read_mask` for a file in memory; ``where`` names it in errors."""
-    quick = _quick_mask(data, limits)
+    quick = _quick_mask(data, limits) if channel is None and not page else None
     if quick is not None:
         return quick
-    info = parse_header(data, where, limits)
-    if info.format == "PNG":
-        return _png_mask(data, info, where)
-    if info.format == "JPEG":
-        pixels = _jpeg_pixels(data, info, where, grey=info.mode == "L")
-        if pixels is not None:
-            return upright(pixels, info.orientation)
-    if info.bits > 8:
-        return integers(_deep(data, info, where, limits), where)
-    wanted = {"1": "L", "LA": "L", "RGBA": "RGB", "CMYK": "RGB", "YCbCr": "RGB", "PA": "P"}.get(info.mode, info.mode)
-    return _pillow(data, info, where, limits, wanted)
+    with reading(where):
+        info = parse_header(data, where, limits)
+        page = _page(info, page, where)
+        if channel is not None:
+            return _one_channel(_deep(data, info, where, limits, page), info, channel, where)
+        if info.format == "PNG":
+            return _png_mask(data, info, where)
+        if info.format == "JPEG":
+            pixels = _jpeg_pixels(data, info, where, grey=info.mode == "L")
+            if pixels is not None:
+                return upright(pixels, info.orientation)
+        if info.bits > 8 or "bands" in info.mode:
+            return integers(_deep(data, info, where, limits, page), where)
+        if info.mode in ("RGBA", "LA", "PA"):
+            raster = _pillow(data, info, where, limits, "LA" if info.mode == "LA" else "RGBA", page)
+            return integers(raster, where)
+        wanted = {"1": "L", "CMYK": "RGB", "YCbCr": "RGB", "RGBX": "RGB"}.get(info.mode, info.mode)
+        return _pillow(data, info, where, limits, wanted, page)
+
+
+def _page(info: ImageInfo, page: int | None, where: str | Path) -> int:
+    """The page to read: the chosen one, or the only one."""
+    if page is None and info.pages > 1:
+        raise ImageReadError(
+            "the file has several pages",
+            expected="one image per file",
+            found=f"{info.pages} pages",
+            where=where,
+            fix="split it into a file per page (tiffsplit), or choose one (in Python: read_image(path, page=0))",
+            reason="pages",
+        )
+    if page is not None and not 0 <= page < info.pages:
+        raise ImageReadError(
+            "the file has no such page", expected=f"0 to {info.pages - 1}", found=str(page), where=where, reason="pages"
+        )
+    return page or 0
+
+
+def _one_channel(
+    raster: npt.NDArray[Any], info: ImageInfo, channel: int | Literal["alpha"], where: str | Path
+) -> MaskArray:
+    bands = raster.shape[2]
+    if (channel == "alpha" and not info.alpha) or (channel != "alpha" and not 0 <= channel < bands):
+        raise ImageReadError(
+            "the mask has no such channel",
+            expected=f"0 to {bands - 1}" + (", or alpha" if info.alpha else ""),
+            found=str(channel),
+            where=where,
+            reason="bands",
+        )
+    place = bands - 1 if channel == "alpha" else channel
+    return integers(raster[..., place : place + 1], where)
 
 
 def _quick_image(data: bytes, limits: Limits) -> UInt8Array | None:
@@ -150,17 +221,19 @@ def png_bands(data: bytes, info: ImageInfo, where: str | Path) -> npt.NDArray[An
     return upright(pixels if bands == [0] else pixels[..., bands], chunks.orientation)
 
 
-def _deep(data: bytes, info: ImageInfo, where: str | Path, limits: Limits) -> npt.NDArray[Any]:
-    """H×W×C of more than 8 bits, or of many bands."""
+def _deep(data: bytes, info: ImageInfo, where: str | Path, limits: Limits, page: int = 0) -> npt.NDArray[Any]:
+    """H×W×C with all bits and bands."""
     if info.format == "TIFF":
-        return tiff_pixels(data, where, limits)
-    if info.format == "PNG":
+        return tiff_pixels(data, where, limits, page)
+    if info.format == "PNG" and info.mode != "P":
         return png_bands(data, info, where)
     pixels = _pillow(data, info, where, limits, info.mode)
     return pixels if pixels.ndim == 3 else pixels[..., None]
 
 
 def _png_mask(data: bytes, info: ImageInfo, where: str | Path) -> MaskArray:
+    if info.alpha or info.mode == "RGB;16":
+        return integers(png_bands(data, info, where), where)
     chunks = png.walk(data, info, where)
     if info.mode == "P":
         pixels = png.opencv(png.as_grey(data, chunks.first_data), _GREY)
@@ -168,9 +241,6 @@ def _png_mask(data: bytes, info: ImageInfo, where: str | Path) -> MaskArray:
             pixels //= _SCALE[info.bits]
     elif info.mode in ("1", "L", "I;16"):
         pixels = png.opencv(data, cv2.IMREAD_GRAYSCALE | cv2.IMREAD_ANYDEPTH | cv2.IMREAD_IGNORE_ORIENTATION)
-    elif info.mode in ("LA", "LA;16"):  # comes out as three equal channels
-        pixels = png.opencv(data, _COLOUR | (cv2.IMREAD_ANYDEPTH if info.bits > 8 else 0))
-        pixels = None if pixels is None else pixels[..., 0]
     else:
         pixels = png.opencv(data, _COLOUR)
         pixels = None if pixels is None else _rgb(pixels)
@@ -192,17 +262,22 @@ def _rgb(pixels: npt.NDArray[Any]) -> UInt8Array:
     return pixels if _RGB is not None else np.asarray(cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB), np.uint8)
 
 
-def _pillow(data: bytes, info: ImageInfo, where: str | Path, limits: Limits, mode: str) -> UInt8Array:
+def _pillow(data: bytes, info: ImageInfo, where: str | Path, limits: Limits, mode: str, page: int = 0) -> UInt8Array:
     with pillow_open(data, info.format, where, limits) as picture:
         try:
+            if page:
+                picture.seek(directory_of(data, page, where, limits))
             picture.load()
             turned = picture if picture.mode == mode else _converted(picture, mode)
             # Pillow turns a TIFF by itself while loading, and nothing else.
             return upright(np.asarray(turned), 1 if info.format == "TIFF" else info.orientation)
         except Image.DecompressionBombError as error:
             raise unreadable(where, str(error), "too_large") from error
-        except PILLOW_ERRORS as error:
-            raise unreadable(where, f"a broken {info.format} ({error})") from error
+        except SegwrightError:
+            raise
+        except Exception as error:  # whatever its parsing trips over
+            cut = "truncated" in str(error)
+            raise unreadable(where, f"a broken {info.format} ({error})", "truncated" if cut else "corrupt") from error
 
 
 def _converted(picture: Image.Image, mode: str) -> Image.Image:
@@ -238,8 +313,23 @@ def _stretched(raster: npt.NDArray[Any], where: str | Path) -> UInt8Array:
 
 
 def integers(raster: npt.NDArray[Any], where: str | Path) -> MaskArray:
-    """H×W×C of any type to mask values, H×W or H×W×3; ImageReadError where they are no whole numbers of 16 bits."""
-    values = raster[..., 0] if raster.shape[2] <= 2 else raster[..., :3]
+    """H×W×C of any type to mask values, H×W or H×W×3.
+
+    ImageReadError where they are no whole numbers of 16 bits, or where something that tells pixels apart would be lost.
+    """
+    bands = raster.shape[2]
+    if bands in (2, 4):
+        raster = _without_alpha(raster, where)
+    elif bands not in (1, 3):
+        raise ImageReadError(
+            "the mask has more bands than a mask",
+            expected="one band of class ids, or three of colors",
+            found=f"{bands} bands",
+            where=where,
+            fix="write the band that holds the classes to a file of its own",
+            reason="bands",
+        )
+    values = raster[..., 0] if raster.shape[2] == 1 else raster
     if values.dtype == np.uint8:
         return np.ascontiguousarray(values)
     whole = np.nan_to_num(values, nan=-1.0) if values.dtype.kind == "f" else values
@@ -253,4 +343,44 @@ def integers(raster: npt.NDArray[Any], where: str | Path) -> MaskArray:
             fix="write the mask as an 8-bit or 16-bit PNG of class indices",
             reason="values",
         )
+    if values.ndim == 3 and (values[..., 0] == values[..., 1]).all() and (values[..., 0] == values[..., 2]).all():
+        values, whole = values[..., 0], whole[..., 0]  # grey, saved in three channels
+    if values.ndim == 3 and not (whole % 257).any():  # colors of 8 bits, spread over 16
+        return np.ascontiguousarray((whole // 257).astype(np.uint8))
+    if values.ndim == 3:
+        highest = ", ".join(str(values[..., band].max()) for band in range(3))
+        raise ImageReadError(
+            "the mask has three channels of more than 8 bits, which are no colors",
+            expected="one channel of class ids, or colors of 8 bits",
+            found=f"3 channels of 16 bits with values up to {highest}",
+            where=where,
+            fix="write the channel that holds the classes to a file of its own (in Python: read_mask(path, channel=0))",
+            reason="bands",
+        )
     return np.ascontiguousarray(whole.astype(np.uint16))
+
+
+MANY_COLORS = 256  # more in one mask are no classes: that each has one alpha is an accident
+
+
+def _without_alpha(raster: npt.NDArray[Any], where: str | Path) -> npt.NDArray[Any]:
+    """The channels before the last, where the last follows from them; ImageReadError where it says more."""
+    colors, alpha = raster[..., :-1], raster[..., -1]
+    low, high = alpha.min(), alpha.max()
+    if low == high:
+        return colors
+    keys = colors[..., 0].astype(np.uint64)
+    for band in range(1, colors.shape[2]):
+        keys = keys << np.uint64(16) | colors[..., band].astype(np.uint64)
+    alone = np.unique(keys)
+    if alone.size <= MANY_COLORS and np.unique(keys << np.uint64(16) | alpha.astype(np.uint64)).size == alone.size:
+        return colors
+    raise ImageReadError(
+        "the mask has an alpha channel that says more than its colors",
+        expected="an opaque mask, or one whose transparency follows from its colors",
+        found=f"alpha from {low} to {high} over {alone.size} color{'s' if alone.size > 1 else ''}",
+        where=where,
+        fix="if the alpha channel is the mask, save it as a gray PNG of its own (in Python: read_mask(path, "
+        "channel='alpha')); if the colors are, save them without alpha",
+        reason="bands",
+    )

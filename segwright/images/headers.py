@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import re
 import stat
 import struct
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any
 
@@ -16,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from segwright.errors import ImageReadError, ReadReason, TooLargeError
+from segwright.errors import ImageReadError, ReadReason, SegwrightError, TooLargeError
 from segwright.images.limits import DEFAULT_LIMITS, Limits
 
 UInt8Array = npt.NDArray[np.uint8]
@@ -52,7 +53,9 @@ class ImageInfo:
     height: int
     mode: str  # Pillow's names: P, L, LA, RGB, RGBA, I;16, CMYK, 1, F, …; RGB;16 and the like for deep PNGs
     orientation: int = 1  # EXIF, 1…8
-    bits: int = 8  # a channel
+    bits: int = 8  # per channel
+    alpha: bool = False  # a channel of transparency, which an image is read without
+    pages: int = 1  # of a TIFF, without its smaller copies
 
     @property
     def size(self) -> tuple[int, int]:
@@ -118,7 +121,12 @@ def open_checked(path: str | Path, limits: Limits) -> IO[bytes]:
 def parse_header(
     data: bytes, where: str | Path, limits: Limits = DEFAULT_LIMITS, whole: Callable[[], bytes] | None = None
 ) -> ImageInfo:
-    """The header of a picture in memory. ``whole`` fetches the rest where ``data`` is only the beginning of a file."""
+    """The header of an image in memory. ``whole`` fetches the rest where ``data`` is only the beginning of a file."""
+    with reading(where, "a file whose header is damaged"):
+        return _parse_header(data, where, limits, whole)
+
+
+def _parse_header(data: bytes, where: str | Path, limits: Limits, whole: Callable[[], bytes] | None) -> ImageInfo:
     kind = sniff(data)
     if kind is None:
         raise unreadable(where, stranger(data), "truncated" if not any(data[:16]) else "unknown_format")
@@ -159,10 +167,11 @@ def png_header(data: bytes, where: str | Path) -> ImageInfo:
     elif bits == 1 and mode == "L":
         mode = "1"
     orientation = 1
+    alpha = colour in (4, 6)
     place = data.find(b"eXIf", 29, 4096)
     if place > 0:
         orientation = exif_orientation(data[place + 4 : place + 4096])
-    return ImageInfo("PNG", width, height, mode, orientation, bits)
+    return ImageInfo("PNG", width, height, mode, orientation, bits, alpha)
 
 
 def segments(data: bytes) -> Iterator[tuple[int, int, int]]:
@@ -229,47 +238,67 @@ def exif_orientation(tiff: bytes) -> int:
 
 
 def _other_header(data: bytes, kind: str, where: str | Path, limits: Limits) -> ImageInfo:
-    if kind == "TIFF":
-        check_directories(data, where)
-    try:
+    if kind != "TIFF":
         return _pillow_header(data, kind, where, limits)
-    except ImageReadError:
-        if kind != "TIFF":
-            raise
-        from segwright.images.tiff import tiff_header  # many bands; tifffile is slow to import and seldom needed
+    from segwright.images.tiff_tags import directories, pages
 
-        return tiff_header(data, where, limits)
+    found = directories(data, where, limits)
+    first = found[0]
+    check_limits(ImageInfo("TIFF", first.width, first.height, ""), where, limits)
+    info = None
+    if first.samples <= 4 and (first.bits <= 8 or first.samples == 1):
+        with contextlib.suppress(ImageReadError):  # of a kind that Pillow does not know
+            info = _pillow_header(data, kind, where, limits)
+    if info is None:
+        from segwright.images.tiff import tiff_header  # tifffile is slow to import and seldom needed
 
-
-def check_directories(data: bytes, where: str | Path) -> None:
-    """ImageReadError where a TIFF's chain of directories leads out of the file: readers end there without a word."""
-    order = "<" if data[:2] == b"II" else ">"
-    big = data[2:4] in (b"+\0", b"\0+")
-    offset_code, count_code, entry = ("Q", "Q", 20) if big else ("I", "H", 12)
-    place = 8 if big else 4
-    width, head = struct.calcsize(offset_code), struct.calcsize(count_code)
-    seen: set[int] = set()
-    while place + width <= len(data):
-        (place,) = struct.unpack_from(order + offset_code, data, place)
-        if place == 0 or place in seen:
-            return
-        seen.add(place)
-        if place + head > len(data):
-            break
-        (count,) = struct.unpack_from(order + count_code, data, place)
-        place += head + entry * count
-    raise unreadable(where, f"a TIFF cut off after {len(data)} bytes", "truncated")
+        info = tiff_header(data, where, limits)
+    return replace(info, alpha=first.alpha, pages=len(pages(found)))
 
 
 def _pillow_header(data: bytes, kind: str, where: str | Path, limits: Limits) -> ImageInfo:
     with pillow_open(data, kind, where, limits) as picture:
-        value = picture.getexif().get(0x0112, 1)
+        with reading(where, f"a {kind} whose header is damaged"):
+            value = picture.getexif().get(0x0112, 1)
+            frames = bool(getattr(picture, "is_animated", False)) and kind != "TIFF"
+        if frames:
+            raise ImageReadError(
+                "the file is an animation",
+                expected="one image",
+                found=f"a {kind} of several frames",
+                where=where,
+                fix="save the frames as files of their own",
+                reason="animated",
+            )
         orientation = value if isinstance(value, int) and 1 <= value <= 8 else 1
         bits = 16 if picture.mode.startswith("I;16") else 32 if picture.mode in ("I", "F") else 8
         width, height = picture.size
         if kind == "TIFF" and orientation >= 5:  # Pillow reports a TIFF's size as it will be after turning
             width, height = height, width
-        return ImageInfo(kind, width, height, picture.mode, orientation, bits)
+        alpha = picture.mode in ("RGBA", "LA", "PA", "La", "RGBa")
+        return ImageInfo(kind, width, height, picture.mode, orientation, bits, alpha)
+
+
+class reading:
+    """Make an ImageReadError that names the file of whatever a parser raises, for it raises whatever it trips over."""
+
+    def __init__(self, where: str | Path, what: str = "a damaged file") -> None:
+        self.where, self.what = where, what
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
+        if error is None or isinstance(error, SegwrightError) or not isinstance(error, Exception):
+            return
+        if isinstance(error, MemoryError) or "nsufficient memory" in str(error):
+            raise TooLargeError(
+                "the image needs more memory than there is",
+                found=str(error) or type(error).__name__,
+                where=self.where,
+                fix="cut it into tiles",
+            ) from error
+        raise unreadable(self.where, f"{self.what} ({type(error).__name__}: {_plain(error)[:160]})") from error
 
 
 def pillow_open(data: bytes, kind: str, where: str | Path, limits: Limits) -> Image.Image:
@@ -278,7 +307,7 @@ def pillow_open(data: bytes, kind: str, where: str | Path, limits: Limits) -> Im
         return Image.open(io.BytesIO(data), formats=(kind,))
     except Image.DecompressionBombError as error:
         raise _too_large(where, limits, str(error)) from error
-    except (OSError, ValueError, SyntaxError, struct.error, MemoryError, EOFError, KeyError) as error:
+    except Exception as error:  # whatever its parsing trips over
         raise unreadable(where, f"a {kind} whose header cannot be read ({_plain(error)})") from error
 
 

@@ -50,6 +50,15 @@ def walk(data: bytes, info: ImageInfo, where: str | Path) -> Chunks:
             total += length
         elif kind == b"PLTE":
             palette = True
+        elif kind == b"acTL":
+            raise ImageReadError(
+                "the file is an animation",
+                expected="one image",
+                found="a PNG of several frames",
+                where=where,
+                fix="save the frames as files of their own",
+                reason="animated",
+            )
         elif kind == b"eXIf":
             orientation = exif_orientation(data[place + 8 : place + 8 + length])
         elif kind == b"IEND":
@@ -97,7 +106,7 @@ def plain(data: bytes, limits: Limits) -> tuple[int, int, int, int] | None:
             return (height, width, colour, first) if first and palette and enough else None
         elif kind == b"PLTE":
             palette = True
-        elif kind == b"eXIf":
+        elif kind in (b"eXIf", b"acTL"):
             return None
         place += 12 + length
     return None

@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from segwright.errors import ImageReadError, SegwrightError
+from segwright.errors import SegwrightError
 from segwright.images.headers import ImageInfo, check_limits, unreadable
 from segwright.images.limits import DEFAULT_LIMITS, Limits
-from segwright.images.tiff import codec_missing, missing_codec
+from segwright.images.tiff import Box, codec_missing, missing_codec, read_segments
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,10 @@ def _page(path: Path) -> Iterator[Any]:
 
     try:
         with tifffile.TiffFile(path) as file:
-            yield file.pages.first
+            page = file.pages.first
+            if not 0 < page.samplesperpixel <= DEFAULT_LIMITS.max_bands:
+                raise unreadable(path, f"a TIFF of {page.samplesperpixel} bands", "too_large")
+            yield page
     except SegwrightError:
         raise
     except Exception as error:
@@ -86,51 +89,14 @@ def read_window(
             return found
 
 
-Box = tuple[int, int, int, int]  # top, left, height, width
-
-
 def _by_segments(page: Any, path: Path, box: Box, limits: Limits) -> npt.NDArray[Any]:
-    """Decode the strips or tiles that the window touches, one at a time."""
-    top, left, height, width = box
-    tall, wide = (page.tilelength, page.tilewidth) if page.is_tiled else (page.rowsperstrip, page.imagewidth)
-    tall = min(tall, page.imagelength)
-    if tall * wide > limits.max_pixels:
-        raise ImageReadError(
-            "the TIFF's strips are larger than the limit", expected=f"at most {limits.max_pixels} pixels",
-            found=f"strips of {wide}×{tall}", where=path, fix="gdal_translate -co TILED=YES IN.tif OUT.tif",
-            reason="too_large",
-        )  # fmt: skip
-    down, across = -(-page.imagelength // tall), -(-page.imagewidth // wide)
-    planes = page.samplesperpixel if page.planarconfig == 2 else 1
-    out = np.zeros((height, width, page.samplesperpixel), page.dtype)
-    size = os.path.getsize(path)
     with open(path, "rb") as file:
-        for plane in range(planes):
-            for row in range(top // tall, -(-(top + height) // tall)):
-                for column in range(left // wide, -(-(left + width) // wide)):
-                    index = (plane * down + row) * across + column
-                    offset, count = page.dataoffsets[index], page.databytecounts[index]
-                    if count == 0:  # GDAL leaves out what is empty
-                        continue
-                    if offset + count > size:
-                        raise unreadable(path, f"a TIFF cut off after {size} bytes", "truncated")
-                    file.seek(offset)
-                    segment = page.decode(file.read(count), index, jpegtables=page.jpegtables)[0]
-                    if segment is not None:
-                        _copy(out, segment[0], (row * tall - top, column * wide - left), plane if planes > 1 else None)
-    return out
 
+        def fetch(offset: int, count: int) -> bytes:
+            file.seek(offset)
+            return file.read(count)
 
-def _copy(out: npt.NDArray[Any], segment: npt.NDArray[Any], place: tuple[int, int], plane: int | None) -> None:
-    """Put a segment (h, w, samples) where it belongs, cut to the window."""
-    y, x = place
-    rows = slice(max(y, 0), min(y + segment.shape[0], out.shape[0]))
-    columns = slice(max(x, 0), min(x + segment.shape[1], out.shape[1]))
-    part = segment[rows.start - y : rows.stop - y, columns.start - x : columns.stop - x]
-    if plane is None:
-        out[rows, columns] = part
-    else:
-        out[rows, columns, plane] = part[..., 0]
+        return read_segments(page, fetch, os.path.getsize(path), box, path, limits)
 
 
 def _by_rasterio(path: Path, box: Box) -> npt.NDArray[Any] | None:
