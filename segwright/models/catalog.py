@@ -8,6 +8,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +58,19 @@ class Entry:
     # the same, by the encoder's name: what the paper pairs with it
     encoder_arguments: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     torchvision: str | None = None  # the model of torchvision that this is, weights included
+
+    def pretrained(self, encoder: str | None = None) -> str | None:
+        """Which pretrained weights ``weights="auto"`` asks for, with this encoder (None: the default one):
+        ``torchvision:NAME`` or ``timm:NAME``; None where none are published for free."""
+        if self.encoder is None:
+            constructor = self.constructor.func if isinstance(self.constructor, partial) else self.constructor
+            trunk = getattr(constructor, "pretrained_trunk", None)
+            return None if trunk is None else f"torchvision:{trunk}"
+        if self.torchvision is not None:
+            return f"torchvision:{self.torchvision}" if encoder in (None, self.encoder) else None
+        name = encoder or self.encoder
+        published = OWN_ENCODERS[name][1] if name in OWN_ENCODERS else name
+        return None if published is None else f"timm:{published}"
 
 
 def _classical(module: Any, name: str, summary: str, paper: str, licence: str = VGG_LICENCE) -> Entry:
@@ -261,6 +275,24 @@ def create_model(
     model.architecture = name
     model.arguments = {"encoder": encoder, "in_channels": in_channels, **arguments, **model.settled_arguments()}
     return model
+
+
+def starts_pretrained(name: str, encoder: str | None = None, weights: str | None = "auto") -> bool:
+    """Whether :func:`create_model` would begin with pretrained weights: whether they exist, and can be had.
+
+    Nothing is asked for, and nothing downloaded, but the very weights of this network with this encoder.
+    """
+    if weights is None or weights == "none" or name not in CATALOG:
+        return weights not in (None, "none", "auto")
+    if weights not in ("auto", "imagenet"):
+        return True  # named: had, or an error when the network is built
+    source = CATALOG[name].pretrained(encoder)
+    if source is None:
+        return False
+    family, _, published = source.partition(":")
+    if family == "timm":
+        return encoder_weights(published, required=False)[0] is not None
+    return torchvision_weights(published, "DEFAULT", required=False)[0] is not None
 
 
 def create_encoder(

@@ -83,8 +83,16 @@ def load_converted(model: SegmentationModel, state: State, origin: Origin | None
         raise _misfit(origin, [f"unknown: {key}" for key in unexpected] + [f"missing: {key}" for key in missing])
     taken = {key: tensor for key, tensor in converted.items() if key in own}
     model.load_state_dict(taken, strict=False)
+    model.has_trained_classifier = _brings_classifier(model, taken)
     model.weights_loaded()
     return Loaded(origin, len(taken), tuple(left_out), tuple(adapted))
+
+
+def _brings_classifier(model: SegmentationModel, taken: State) -> bool:
+    """Whether loaded tensors include every declared classifier layer of the logits."""
+    layers = {id(layer) for layer in model.classifier_layers().get("logits", ())}
+    names = [name for name, module in model.named_modules() if id(module) in layers]
+    return bool(names) and all(f"{name}.weight" in taken for name in names)
 
 
 def rename(key: str, table: Mapping[str, str]) -> str:

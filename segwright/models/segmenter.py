@@ -79,6 +79,7 @@ class SegmentationModel(nn.Module):
         self.grid_aligned = False
         self.native_logits = False  # a trainer may set it: training logits then stay at the network's own stride
         self.provenance = Provenance()
+        self.has_trained_classifier = False  # whether loaded weights brought the layers that give the class scores
         self.architecture = (
             ""  # the catalog's name and the arguments that build this network again; set by create_model
         )

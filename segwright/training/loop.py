@@ -147,7 +147,7 @@ class Trainer:
         self.last_validation: Validation | None = None
         self.cut_short = False  # by on_validation
         self.stop: StopRequest | bool = False
-        self.told = (0.0, 0.0, 0.0)  # of the last update: see _signals
+        self.told: tuple[float, ...] = (0.0, 0.0, 0.0)  # of the last update: see _signals
         self.log: RunLog | None = None
 
     def _networks(

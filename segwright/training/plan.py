@@ -16,7 +16,7 @@ from segwright.config import USUAL_CLIP, Phase, Size, TrainConfig, build
 from segwright.console import duration
 from segwright.data.dataset import Dataset
 from segwright.data.fingerprint import Fingerprint
-from segwright.errors import DataError
+from segwright.errors import DataError, UsageError
 from segwright.losses.weights import class_weights
 from segwright.models.catalog import CATALOG
 from segwright.models.recipes import AUX_WEIGHTS, FROM_SCRATCH, USUAL_AUX_WEIGHT, Recipe
@@ -33,6 +33,7 @@ HALF_LOGITS = ("leannet", "ddrnet")  # networks whose training logits may stay a
 DEFAULT_SAMPLES = 20_000  # seen in a run without a budget
 MIN_EPOCHS, MAX_EPOCHS = 20, 400
 
+Pretrained = Callable[[str, str | None], bool]  # (network, encoder) → whether it begins with pretrained weights
 Probe = Callable[[TrainConfig, Size, int, str], float]  # (config, crop, batch, precision) → seconds a step
 
 
@@ -128,19 +129,22 @@ def make_plan(
     pictures: int,
     val_pictures: int,
     machine: Machine,
-    pretrained: bool,
+    pretrained: Pretrained,
+    started: bool = False,
     normed: Callable[[TrainConfig], bool] = lambda config: config.model.name == "leannet",
     probe: Probe | None = None,
 ) -> Plan:
     """Resolve ``config``. DataError where there is nothing to train on.
 
-    ``pictures``: of the training split; ``pretrained``: whether encoder weights can be had; ``normed`` says whether a
-    config's network normalises after its convolutions; ``probe`` times a training step.
+    ``pictures``: of the training split; ``pretrained``: whether pretrained weights of a network with an encoder can be
+    had; ``started``: whether the run begins with a saved model; ``normed`` says whether a config's network normalises
+    after its convolutions; ``probe`` times a training step. UsageError where class weights do not fit the classes.
     """
     if pictures == 0:
         raise DataError("the training split is empty", fix="add pictures, or name the format with --format")
     draft = _Draft(config)
-    scratch = _plan_model(draft, fingerprint, machine, pretrained)
+    _check_class_weights(config.training.class_weights, fingerprint.class_names)
+    scratch = _plan_model(draft, fingerprint, machine, pretrained, started)
     _plan_optimizer(draft, scratch, normed(draft.resolved()) if scratch else False)
     _plan_budget(draft, pictures)
     _plan_crops(draft, fingerprint, pictures, machine, scratch)
@@ -152,24 +156,47 @@ def make_plan(
     return Plan(draft.resolved(), tuple(draft.decisions), weights, seconds)
 
 
-def _plan_model(draft: _Draft, fingerprint: Fingerprint, machine: Machine, pretrained: bool) -> bool:
+def _check_class_weights(given: str | tuple[float, ...], names: tuple[str, ...]) -> None:
+    """UsageError where weights given as numbers are not one per class."""
+    if isinstance(given, str) or len(given) == len(names):
+        return
+    raise UsageError(
+        "class weights are one number per class",
+        expected=f"{len(names)} numbers, of {', '.join(names[:8])}{', …' if len(names) > 8 else ''}",
+        found=f"{len(given)}: {', '.join(f'{weight:g}' for weight in given[:8])}",
+        where="training.class_weights",
+        fix="give one weight per class in the order of the label map, or --set training.class_weights=auto",
+    )
+
+
+def _plan_model(
+    draft: _Draft, fingerprint: Fingerprint, machine: Machine, pretrained: Pretrained, started: bool
+) -> bool:
     """Network, encoder and weights; returns whether training starts from random weights."""
     draft.choose("model.in_channels", fingerprint.channels, "the pictures' channels")
     weights = draft.get("model.weights")
     named = draft.get("model.name") != "auto"
-    if not named and weights in ("auto", "imagenet") and pretrained:
-        draft.choose("model.name", "unet", "pretrained encoder weights can be had: U-Net makes the most of little data")
-        draft.choose("model.encoder", "mobilenetv2_100" if not machine.is_gpu else "resnet34", "fits the machine")
-        return False
+    small = "mobilenetv2_100" if not machine.is_gpu else "resnet34"
+    if not named and weights in ("auto", "imagenet"):
+        encoder = draft.get("model.encoder")
+        if pretrained("unet", small if encoder in ("auto", None) else encoder):
+            reason = "pretrained encoder weights can be had: U-Net makes the most of little data"
+            draft.choose("model.name", "unet", reason)
+            draft.choose("model.encoder", small, "fits the machine")
+            return False
     if not named:
         reason = "from random weights, LeanNet learns most in the same time on CPU cores"
         reason += "; on GPUs that is not measured" if machine.is_gpu else ""
         draft.choose("model.name", "leannet", reason)
         draft.choose("model.encoder", None, "LeanNet is of one piece")
-        return True
+        return not started
     draft.choose("model.name", "", "")
     draft.choose("model.encoder", None, "the network's own default")
-    scratch = weights is None or not pretrained
+    scratch = not started and (weights is None or not pretrained(draft.get("model.name"), draft.get("model.encoder")))
+    if not started and weights is not None:
+        beginning = "random" if scratch else "pretrained"
+        why = "no pretrained weights of it can be had" if scratch else "they can be had"
+        draft.decisions.append(Decision("model.start", beginning, why))
     if draft.get("model.name") == "unet" and scratch and not machine.is_gpu:
         _plan_lean_unet(draft)
     return scratch
@@ -210,7 +237,10 @@ def _plan_optimizer(draft: _Draft, scratch: bool, normed: bool) -> None:
     draft.choose("training.lr", usual, f"the usual peak for {optimizer}" + ("" if scratch else ", fine-tuning"))
     draft.choose("training.encoder_lr_factor", 1.0 if scratch else 0.3, "new" if scratch else "pretrained: gently")
     draft.choose("training.weight_decay", 5e-4 if optimizer == "sgd" else 0.02, f"the usual for {optimizer}")
-    draft.choose("training.warmup", 0.04, "share of the run")
+    if draft.get("training.schedule") == "one-cycle":
+        draft.choose("training.warmup", 0.0, "one-cycle has a rise of its own")
+    else:
+        draft.choose("training.warmup", 0.04, "share of the run")
     draft.choose("training.ema", 0.99, "weights averaged over about a hundred steps score steadier than the last")
 
 
@@ -319,7 +349,10 @@ def _plan_imbalance(draft: _Draft, fingerprint: Fingerprint, scratch: bool) -> t
     rare = [n for n, s in zip(fingerprint.class_names, share, strict=True) if 0 < s < RARE]
     draft.choose("training.loss", "ce(smoothing=0.05)", "cross-entropy with a little smoothing against over-confidence")
     if draft.config.training.loss == "auto" and scratch:
-        draft.choose("training.late_loss", "0.5*jaccard", "the last phase also trains the overlap itself", auto=None)
+        several = len(draft.get("training.phases")) > 1
+        when = "the last phase" if several else "the run, which has one phase, from its first step on"
+        reason = f"{when} also trains the overlap itself (of each part of a batch and each process by itself)"
+        draft.choose("training.late_loss", "0.5*jaccard", reason, auto=None)
     given = draft.get("training.class_weights")
     if isinstance(given, tuple | list):
         draft.decisions.append(Decision("training.class_weights", list(given), "as asked"))

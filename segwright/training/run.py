@@ -27,13 +27,12 @@ from segwright.data.oversampling import classes_shown, describe, repeat_factors
 from segwright.errors import DataError, SegwrightError, UsageError
 from segwright.evaluation.evaluate import Evaluation
 from segwright.files import exclusive, write_json, write_text
-from segwright.inference.bundle import load_bundle, read_bundle
+from segwright.inference.bundle import Bundle, load_bundle, read_bundle
 from segwright.inference.predictor import find_bundle
 from segwright.inference.runtimes import choose_device
 from segwright.losses import create_loss
-from segwright.models.catalog import CATALOG
+from segwright.models.catalog import CATALOG, starts_pretrained
 from segwright.models.segmenter import SegmentationModel
-from segwright.models.weights import encoder_weights
 from segwright.training.adjustment import looked_at
 from segwright.training.build import build_network, is_normed, start_at_frequencies, time_picture, time_step, transform
 from segwright.training.checkpoint import checkpoints
@@ -105,10 +104,11 @@ def run_training(
     began = time.monotonic() if started is None else started
     device = choose_device(config.training.device)
     folder = Path(config.out) if config.out else default_folder(data, config)
+    saved = saved_start(start, config)  # before the check and the plan, which take their time
     with world(device.type) as peers:
         session = _Session(data, config, folder, own_device(device, peers), peers, command, began)
         session.display = display or Display(show=peers.is_first)
-        session.checked, session.on_validation = checked, on_validation
+        session.checked, session.on_validation, session.saved = checked, on_validation, saved
         if dry_run:
             plan = session.planned(resume=False)
             session.probed(Trainer(session.parts(session.build_model(plan, start), plan)))
@@ -126,6 +126,7 @@ def planned_trainer(data: Dataset, config: TrainConfig, *, start: str | Path | N
     device = choose_device(config.training.device)
     session = _Session(data, config, default_folder(data, config), device, World(), "", time.monotonic())
     session.display = Display(show=False)
+    session.saved = saved_start(start, config)
     plan = session.planned(resume=False)
     torch.manual_seed(plan.config.training.seed)
     return Trainer(session.parts(session.build_model(plan, start), plan))
@@ -155,6 +156,7 @@ class _Session:
         self.checked: CheckResult | None = None
         self.on_validation: OnValidation | None = None
         self.memory: MemoryProbe | None = None
+        self.saved: tuple[SegmentationModel, Bundle] | None = None  # what a fine-tuning starts from
         self.origin = ""  # of the starting weights, with their terms
 
     # -- before the first step -------------------------------------------------------------------------------------
@@ -211,13 +213,20 @@ class _Session:
 
     def _plan(self) -> Plan:
         assert self.fingerprint is not None
+        config = self.config
+        if self.saved is not None and config.model.name == "auto":  # the network of the saved model, as it was built
+            bundle = self.saved[1]
+            inner = {k: v for k, v in bundle.arguments.items() if k not in ("encoder", "in_channels")}
+            values = {"model.name": bundle.architecture, "model.encoder": bundle.arguments.get("encoder")}
+            config = config.with_values({**values, "model.arguments": {**inner, **config.model.arguments}})
         return make_plan(
-            self.config,
+            config,
             self.fingerprint,
             pictures=len(self.train_split),
             val_pictures=len(self.val_split) if self.val_split else 0,
             machine=self._machine(),
-            pretrained=self._pretrained(),
+            pretrained=self._pretrained,
+            started=self.saved is not None,
             normed=lambda config: is_normed(config, self.data.label_space.classes),
             probe=self._probe,
         )
@@ -280,16 +289,9 @@ class _Session:
             precision, reason = choose_precision(self.device, probe)
         return Machine(str(self.device), processors(), available_bytes(self.device), precision, reason)
 
-    def _pretrained(self) -> bool:
-        """Whether pretrained encoder weights can be had, asked only where the answer matters."""
-        weights = self.config.model.weights
-        if weights is None:
-            return False
-        if weights != "auto":
-            return True
-        encoder = self.config.model.encoder
-        file, _ = encoder_weights("mobilenetv2_100" if encoder in ("auto", None) else str(encoder), required=False)
-        return file is not None
+    def _pretrained(self, name: str, encoder: str | None) -> bool:
+        """Whether a network begins with pretrained weights; only weights that it has itself are asked for."""
+        return starts_pretrained(name, encoder, self.config.model.weights)
 
     def _probe(self, config: TrainConfig, size: Size, batch: int, precision: str) -> float:
         """Seconds of a training step on this machine, in a network of its own."""
@@ -323,11 +325,14 @@ class _Session:
         """The network of the plan with its starting weights."""
         model = build_network(plan.config, self.data.label_space.classes)
         if plan.config.training.class_prior is True and self.fingerprint is not None:
-            start_at_frequencies(model, self.fingerprint.class_pixels, plan.class_weights)
+            if model.has_trained_classifier:
+                self.display.say("the weights bring a trained last layer for these classes: it stays as it is")
+            else:
+                start_at_frequencies(model, self.fingerprint.class_pixels, plan.class_weights)
         self.origin = origin(model.provenance)
         if start is not None:
-            trusted = ":" in plan.config.model.name  # a network of another package was asked for
-            source, bundle = load_bundle(find_bundle(start), trust_external=trusted)
+            assert self.saved is not None
+            source, bundle = self.saved
             self.origin = f"fine-tuned from {Path(start).name}: {bundle.licences.get('weights', 'terms not recorded')}"
             for line in transfer_weights(source, bundle.label_space, model, self.data.label_space):
                 self.display.say(line)
@@ -439,6 +444,26 @@ class _Session:
 
 
 # ---------------------------------------------------------------------------------------------------------------------
+
+
+def saved_start(start: str | Path | None, config: TrainConfig) -> tuple[SegmentationModel, Bundle] | None:
+    """The saved model to fine-tune; a typed error where there is none, or where another network is asked for."""
+    if start is None:
+        return None
+    trusted = ":" in config.model.name  # a network of another package was asked for
+    network, bundle = load_bundle(find_bundle(start), trust_external=trusted)
+    asked = (config.model.name, config.model.encoder)
+    found = (bundle.architecture, bundle.arguments.get("encoder"))
+    for what, wanted, has in zip(("--model", "--encoder"), asked, found, strict=True):
+        if wanted not in ("auto", None, has):
+            raise UsageError(
+                "the saved model to fine-tune is another network",
+                expected=f"{what} {has}" if has else f"{found[0]}, which takes no encoder",
+                found=f"{what} {wanted}",
+                where=start,
+                fix=f"leave {what} out: the network of the saved model is taken",
+            )
+    return network, bundle
 
 
 def training_splits(data: Dataset, config: TrainConfig) -> tuple[Split, Split | None]:

@@ -57,6 +57,8 @@ def learning_rate_factor(schedule: str, share: float, warmup: float = 0.0) -> fl
     if schedule not in SCHEDULES:
         raise UsageError("unknown schedule", expected=", ".join(SCHEDULES), found=schedule)
     share = min(max(share, 0.0), 1.0)
+    if schedule == "one-cycle":  # it rises by itself: a rise before it would be followed by a fall and a second rise
+        warmup = 0.0
     if share < warmup:
         return WARMUP_START + (1 - WARMUP_START) * share / warmup
     rest = (share - warmup) / (1 - warmup) if warmup < 1 else 1.0

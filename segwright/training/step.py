@@ -191,7 +191,7 @@ class TrainStep:
                     first = (values.detach().double() * amounts[0].to(values.device)).flatten()
                     packed = [torch.stack(amounts).sum(0).flatten(), first, torch.tensor(signals, dtype=torch.float64)]
                     reduced = self.world.total(torch.cat([part.to(values.device) for part in packed]))
-                    total, numerators, summed = reduced.split([first.numel(), first.numel(), len(signals)])
+                    total, numerators, summed = torch.split(reduced, [first.numel(), first.numel(), len(signals)])
                     # With one part a process, this is the loss already.
                     loss = (numerators * _inverse(total)).sum()
                 shares = amounts[number].to(values.device) * _inverse(total).reshape(values.shape)
@@ -224,8 +224,10 @@ class TrainStep:
 
     def _unsynchronized(self, more: bool) -> AbstractContextManager[Any]:
         """While ``more`` parts follow, DDP's reduction waits for the last; shards reduce each, to hold no whole one."""
-        wait = more and isinstance(self.forward, nn.parallel.DistributedDataParallel)
-        return self.forward.no_sync() if wait else nullcontext()  # type: ignore[union-attr]
+        forward: Any = self.forward
+        wait = more and isinstance(forward, nn.parallel.DistributedDataParallel)
+        found: AbstractContextManager[Any] = forward.no_sync() if wait else nullcontext()
+        return found
 
     def _clipped(self) -> Tensor:
         """Drop the gradients of what is frozen, and clip; returns the norm before, a scalar on the device."""

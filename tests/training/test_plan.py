@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
 from segwright.config import TrainConfig
 from segwright.data.fingerprint import Fingerprint
-from segwright.errors import DataError
+from segwright.errors import DataError, UsageError
+from segwright.models import catalog
+from segwright.models.catalog import CATALOG
+from segwright.models.segmenter import Provenance
 from segwright.training.plan import Machine, Plan, _shown, crop_size, make_plan
+from segwright.training.schedule import learning_rate_factor
 
 CPU = Machine("cpu", cores=2, memory_bytes=1 << 34)
+NEVER = lambda name, encoder: False  # noqa: E731
+ALWAYS = lambda name, encoder: True  # noqa: E731
 GPU = Machine("cuda", cores=16, memory_bytes=1 << 36, precision="bf16")
 
 FOUND = Fingerprint(
@@ -26,7 +35,12 @@ FOUND = Fingerprint(
 def plan(
     values: dict[str, object] | None = None, machine: Machine = CPU, found: Fingerprint = FOUND, **more: object
 ) -> Plan:
-    arguments: dict[str, object] = {"pictures": 300, "val_pictures": 60, "pretrained": False, **more}
+    arguments: dict[str, object] = {
+        "pictures": 300,
+        "val_pictures": 60,
+        "pretrained": lambda name, encoder: False,
+        **more,
+    }
     return make_plan(TrainConfig().with_values(values or {}), found, machine=machine, **arguments)  # type: ignore[arg-type]
 
 
@@ -90,7 +104,7 @@ def test_width_follows_from_the_measured_speed() -> None:
 
 def test_pretrained_weights_and_gpus_change_the_network() -> None:
     assert plan().config.model.name == "leannet" and plan().config.training.optimizer == "muon"
-    fine = plan(pretrained=True).config
+    fine = plan(pretrained=ALWAYS).config
     assert (fine.model.name, fine.training.optimizer) == ("unet", "adamw") and fine.training.encoder_lr_factor == 0.3
     big = plan(machine=GPU).config
     assert big.model.arguments["variant"] == "large" and big.training.precision == "bf16"
@@ -129,9 +143,9 @@ def test_an_empty_split_is_refused() -> None:
 
 def test_the_last_layer_starts_at_the_frequencies_unless_it_is_published_otherwise() -> None:
     assert plan().config.training.class_prior is True
-    assert plan({"model.name": "unet"}, pretrained=True).config.training.class_prior is True
+    assert plan({"model.name": "unet"}, pretrained=ALWAYS).config.training.class_prior is True
     assert plan({"model.name": "fcn32s"}).config.training.class_prior is False
-    assert plan({"model.name": "deeplabv3_resnet50"}, pretrained=True).config.training.class_prior is False
+    assert plan({"model.name": "deeplabv3_resnet50"}, pretrained=ALWAYS).config.training.class_prior is False
     assert plan({"training.class_prior": False}).config.training.class_prior is False
 
 
@@ -155,3 +169,76 @@ def test_tensorboard_is_taken_where_it_is_installed(monkeypatch: pytest.MonkeyPa
     assert [_shown(value) for value in ((), ("mlflow", "wandb"), (64, 96), None, 0.1)] == [
         "none", "mlflow, wandb", "64×96", "none", "0.1",
     ]  # fmt: skip
+
+
+FREE = {
+    "unet2015",
+    "segnet_basic",
+    "fc_densenet56",
+    "fc_densenet67",
+    "fc_densenet103",
+    "ddrnet",
+    "leannet",
+    "segformer",
+}
+
+
+@pytest.mark.parametrize("name", list(CATALOG))
+@pytest.mark.parametrize("online", [True, False])
+def test_a_network_is_planned_as_what_it_begins_from(
+    name: str, online: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """From scratch where no weights are published or can be had; and only a network's own weights are asked for."""
+    asked: list[str] = []
+
+    def timm(encoder: str, *, required: bool) -> tuple[Path | None, Provenance]:
+        asked.append(f"timm:{encoder}")
+        return (tmp_path if online else None), Provenance()
+
+    def torchvision(model: str, tag: str, *, required: bool) -> tuple[dict[str, torch.Tensor] | None, Provenance]:
+        asked.append(f"torchvision:{model}")
+        return ({} if online else None), Provenance()
+
+    monkeypatch.setattr(catalog, "encoder_weights", timm)
+    monkeypatch.setattr(catalog, "torchvision_weights", torchvision)
+    found = plan({"model.name": name}, pretrained=lambda *network: catalog.starts_pretrained(*network))
+    fine = online and name not in FREE
+    assert found.config.training.encoder_lr_factor == (0.3 if fine else 1.0)
+    assert (found.config.training.late_loss is None) is fine
+    assert asked == ([] if name in FREE else [CATALOG[name].pretrained()])
+    assert [d.value for d in found.decisions if d.setting == "model.start"] == ["pretrained" if fine else "random"]
+    offline = plan(
+        {"model.name": name, "model.weights": None}, pretrained=lambda *n: catalog.starts_pretrained(*n, None)
+    )
+    assert offline.config.training.encoder_lr_factor == 1.0
+    again = plan({"model.name": name}, started=True)
+    assert again.config.training.late_loss is None, "a saved model that is fine-tuned is no random start"
+
+
+def test_what_is_asked_for_is_what_create_model_would_take(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert CATALOG["unet"].pretrained("resnet18") == "timm:resnet18"
+    assert CATALOG["unet"].pretrained("mit_b0") is None and CATALOG["segnet"].pretrained() == "torchvision:vgg16_bn"
+    assert CATALOG["fcn8s"].pretrained() == "torchvision:vgg16"
+    assert CATALOG["deeplabv3_resnet50"].pretrained() == "torchvision:deeplabv3_resnet50"
+    assert CATALOG["deeplabv3_resnet50"].pretrained("resnet18") is None, "other encoders of these begin at random"
+
+
+def test_class_weights_of_another_number_are_refused_before_anything_else() -> None:
+    with pytest.raises(UsageError, match="one number per class") as caught:
+        plan({"training.class_weights": [1, 2]})
+    assert "3 numbers, of road, sky, pole" in str(caught.value) and "2: 1, 2" in str(caught.value)
+
+
+def test_one_cycle_has_no_warm_up_before_its_own() -> None:
+    found = plan({"training.schedule": "one-cycle"}).config
+    assert found.training.warmup == 0.0
+    factors = [learning_rate_factor("one-cycle", share, 0.04) for share in np.linspace(0, 1, 400)]
+    top = int(np.argmax(factors))
+    assert (np.diff(factors[: top + 1]) >= 0).all() and (np.diff(factors[top:]) <= 0).all() and 100 < top < 140
+
+
+def test_a_late_loss_over_the_whole_run_is_said() -> None:
+    reasons = {d.setting: d.reason for d in plan({"training.size": (96, 96)}).decisions}
+    assert "one phase, from its first step on" in reasons["training.late_loss"]
+    reasons = {d.setting: d.reason for d in plan().decisions}
+    assert "the last phase also" in reasons["training.late_loss"]

@@ -21,8 +21,9 @@ def test_values_worked_by_hand() -> None:
 def test_every_schedule_warms_up_stays_in_range_and_ends(name: str) -> None:
     shares = [i / 200 for i in range(201)]
     factors = [learning_rate_factor(name, share, warmup=0.1) for share in shares]
-    assert factors[0] == pytest.approx(WARMUP_START)
-    assert factors[10] == pytest.approx((WARMUP_START + 1) / 2)
+    assert factors[0] == pytest.approx(1 / 25 if name == "one-cycle" else WARMUP_START)
+    if name != "one-cycle":  # which rises by itself, and has no other rise before
+        assert factors[10] == pytest.approx((WARMUP_START + 1) / 2)
     assert all(0 <= factor <= 1 + 1e-9 for factor in factors)
     if name in ("cosine", "poly", "one-cycle"):
         assert factors[-1] == pytest.approx(0, abs=1e-9)
