@@ -1,28 +1,44 @@
 """CVAT's XML ("CVAT for images 1.1", "CVAT for video 1.1"): polygons, boxes, ellipses, masks, drawn by their z order.
 
 A mask's run lengths go along the rows of its box and are exact. Labels and colours come from the task's description;
-what no shape covers is background. Polylines, points and tags cover no area and are passed over, which a note says.
+what no shape covers is background. Polylines, points, cuboids and skeletons cover no area: they are counted and named.
 A video's tracks (:mod:`.cvat_tracks`) are drawn into its frames, which lie beside the XML as pictures.
 """
 
 from __future__ import annotations
 
 import re
-import xml.etree.ElementTree as ElementTree
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
+from xml.etree.ElementTree import ParseError
 
-from segwright.data.drawing import DrawnReader, Region, annotated_space, describe_source, fill_name, paint
+from defusedxml.common import DefusedXmlException
+from defusedxml.ElementTree import iterparse
+
+from segwright.data.drawing import (
+    Drawable,
+    Drawing,
+    DrawnReader,
+    Ledger,
+    Region,
+    annotated_space,
+    describe_source,
+    fill_name,
+)
 from segwright.data.formats.base import SPLIT_NAMES, Format, in_order, pairing_problems, unique_ids
-from segwright.data.formats.cvat_shapes import AREAS, LINES, Shape, pixels, shape_of
+from segwright.data.formats.cvat_shapes import AREAS, LINES, Shape, pixels, shape_of, whole
 from segwright.data.formats.cvat_tracks import Frames, Video, number_pictures, read_meta, read_track, shapes_by_frame
+from segwright.data.formats.references import Reference, claimed_twice, resolve_all, surroundings
 from segwright.data.formats.tree import Tree, is_picture, peek
 from segwright.data.records import Dataset, Problem, Record
-from segwright.data.rle import check_size
+from segwright.data.text_files import MAX_ANNOTATION_BYTES, open_regular
 from segwright.errors import FormatError, LabelError
-from segwright.images import UInt8Array, read_header
+from segwright.images import read_header
 from segwright.types import Colour
+
+SAMPLED = 8  # XML files a folder that recognition looks at
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,41 +54,51 @@ class CvatReader(DrawnReader):
     index: Mapping[str, int] | None = None
     background: int = 0
 
-    def draw(self, record: Record) -> UInt8Array:
+    def drawing(self, record: Record) -> Drawing | None:
         payload: Annotated = record.payload
         where = describe_source(Path(payload.source), record.id)
-        check_size(payload.height, payload.width, where)
-        regions = []
-        for shape in sorted(payload.shapes, key=lambda shape: shape.z):
-            if shape.label not in (self.index or {}):
-                raise LabelError(
-                    "a shape's label is not among the task's",
-                    expected=", ".join(self.index or {}),
-                    found=shape.label,
-                    where=where,
-                    fix="export the annotations again",
-                )
-            top, left, mask = pixels(shape, payload.height, payload.width, where)
-            regions.append(Region((self.index or {})[shape.label], mask, top, left))
-        return paint(regions, payload.height, payload.width, self.background)
+        height, width = self.sized(record, payload.height, payload.width, where)
+        objects = [
+            Drawable(
+                self._class(shape, where), partial(_region, shape, self._class(shape, where), height, width, where)
+            )
+            for shape in sorted(payload.shapes, key=lambda shape: shape.z)
+        ]
+        return Drawing(height, width, objects, self.background, where=where)
+
+    def _class(self, shape: Shape, where: str) -> int:
+        known = self.index or {}
+        if shape.label not in known:
+            raise LabelError(
+                "a shape's label is not among the task's",
+                expected=", ".join(known),
+                found=shape.label,
+                where=where,
+                fix="export the annotations again",
+            )
+        return known[shape.label]
 
 
-def _files(tree: Tree) -> list[Path]:
-    """CVAT's XML files: the root itself, or annotations.xml in it."""
+def _region(shape: Shape, index: int, height: int, width: int, where: str) -> Region:
+    top, left, mask = pixels(shape, height, width, where)
+    return Region(index, mask, top, left)
+
+
+def _files(tree: Tree, every: bool = False) -> list[Path]:
+    """CVAT's XML files: the root itself, or those in it; recognition looks at some of each folder, opening at all."""
     if tree.is_file:
         candidates = [tree.root] if tree.root.suffix.lower() == ".xml" else []
     else:
-        candidates = [
-            Path(listing.path, name)
-            for _, listing in tree.walk(depth=1)
-            for name in [n for n in listing.files if n.lower().endswith(".xml")][:8]
-        ]
+        candidates = []
+        for _, listing in tree.walk(depth=2):
+            names = [name for name in listing.files if name.lower().endswith(".xml")]
+            candidates += [Path(listing.path, name) for name in (names if every else names[:SAMPLED])]
     return [path for path in candidates if re.search(r"<annotations>", peek(path, 4096))]
 
 
 def recognise(tree: Tree) -> str | None:
     files = _files(tree)
-    return f"CVAT's XML ({', '.join(path.name for path in files)})" if files else None
+    return f"CVAT's XML ({', '.join(path.name for path in files[:4])})" if files else None
 
 
 @dataclass
@@ -81,38 +107,52 @@ class _Parsed:
     images: list[tuple[str, str | None, Annotated]]  # name, subset, annotations
     videos: dict[Path, Video] = field(default_factory=dict)
     skipped: int = 0
+    ledger: Ledger = field(default_factory=Ledger)
+
+    def skip(self, kind: str, label: str) -> None:
+        """Count a shape without an area."""
+        self.skipped += 1
+        self.ledger.lose(label, f"a {kind} covers no area")
 
 
 def _parse(path: Path, parsed: _Parsed) -> None:
-    """Read one XML as a stream; one that declares entities is refused, for they can be bombs."""
-    if re.search(r"<!(?:DOCTYPE|ENTITY)", peek(path), re.IGNORECASE):
-        raise FormatError("the XML declares entities", found="<!DOCTYPE", where=path, fix="export it from CVAT again")
+    """Read one XML as a stream; one that declares a document type is refused, for its entities can be bombs."""
     frames = Frames()
     try:
-        for _, element in ElementTree.iterparse(path, events=("end",)):
-            if element.tag == "label" and element.find("name") is not None:
-                name = (element.findtext("name") or "").strip()
-                if (element.findtext("type") or "") != "skeleton":
-                    parsed.labels.setdefault(name, _hex(element.findtext("color")))
-            elif element.tag == "meta":
-                frames = read_meta(element)
-            elif element.tag == "track":
-                video = parsed.videos.setdefault(path, Video(frames))
-                video.tracks.append(read_track(element, path))
-                parsed.labels.setdefault((element.get("label") or "").strip(), None)
-                parsed.skipped += any(child.tag in LINES for child in element)
-                element.clear()
-            elif element.tag == "image":
-                shapes = tuple(shape_of(child) for child in element if child.tag in AREAS)
-                parsed.skipped += sum(child.tag in LINES for child in element)
-                size = int(element.get("height", "0")), int(element.get("width", "0"))
-                parsed.images.append(
-                    (element.get("name", ""), element.get("subset"), Annotated(str(path), *size, shapes))
-                )
-                element.clear()
-    except (ElementTree.ParseError, ValueError, OSError) as error:
-        raise FormatError("not a CVAT XML", expected="well-formed XML", found=str(error), where=path,
-                          fix="export it again") from error  # fmt: skip
+        with open_regular(path, MAX_ANNOTATION_BYTES) as file:
+            for _, element in iterparse(file, events=("end",), forbid_dtd=True):
+                if element.tag == "label" and element.find("name") is not None:
+                    name = (element.findtext("name") or "").strip()
+                    if (element.findtext("type") or "") != "skeleton":
+                        parsed.labels.setdefault(name, _hex(element.findtext("color")))
+                elif element.tag == "meta":
+                    frames = read_meta(element)
+                elif element.tag == "track":
+                    video = parsed.videos.setdefault(path, Video(frames))
+                    video.tracks.append(read_track(element, path))
+                    label = (element.get("label") or "").strip()
+                    parsed.labels.setdefault(label, None)
+                    for child in element:
+                        if child.tag in LINES and child.get("outside") != "1":
+                            parsed.skip(child.tag, label)
+                    element.clear()
+                elif element.tag == "image":
+                    shapes = tuple(shape_of(child) for child in element if child.tag in AREAS)
+                    for child in element:
+                        if child.tag in LINES:
+                            parsed.skip(child.tag, (child.get("label") or "").strip())
+                    size = whole(element.get("height")), whole(element.get("width"))
+                    parsed.images.append(
+                        (element.get("name", ""), element.get("subset"), Annotated(str(path), *size, shapes))
+                    )
+                    element.clear()
+    except (ParseError, DefusedXmlException, ValueError, LookupError, OverflowError, OSError) as error:
+        declares = isinstance(error, DefusedXmlException)
+        raise FormatError(
+            "the XML declares a document type or entities" if declares else "not a CVAT XML",
+            expected="well-formed XML in UTF-8", found="<!DOCTYPE" if declares else str(error), where=path,
+            fix="export it from CVAT again",
+        ) from error  # fmt: skip
 
 
 def _hex(text: str | None) -> Colour | None:
@@ -125,7 +165,7 @@ def _hex(text: str | None) -> Colour | None:
 
 def _pictures(tree: Tree) -> list[Path]:
     """All pictures under the root, or beside it where it is the XML itself."""
-    walked = (Tree(tree.root.parent) if tree.is_file else tree).walk()
+    walked = surroundings(tree).walk()
     return [Path(listing.path, name) for _, listing in walked for name in listing.files if is_picture(name)]
 
 
@@ -135,7 +175,7 @@ def _drawn_frames(path: Path, video: Video, pictures: Sequence[Path]) -> list[tu
     frames = number_pictures(near, video.frames, path)
     try:
         shapes = shapes_by_frame(video, list(frames))
-    except (KeyError, ValueError) as error:
+    except (KeyError, ValueError, OverflowError, IndexError) as error:
         raise FormatError("a broken shape in a track", found=repr(error), where=path, fix="export it again") from error
     result = []
     for frame, picture in frames.items():
@@ -154,8 +194,31 @@ def _video_notes(videos: Mapping[Path, Video]) -> list[str]:
     return notes
 
 
+def _located(tree: Tree, parsed: _Parsed) -> tuple[list[tuple[Path, str | None, Annotated]], list[Problem]]:
+    """The images that are there, each once, and what is missing or named by several tasks."""
+    references = [
+        Reference(name, Path(annotated.source), SPLIT_NAMES.get((subset or "").lower()),
+                  (f"images/{subset}", subset) if subset else ("images",))
+        for name, subset, annotated in parsed.images
+    ]  # fmt: skip
+    found = resolve_all(tree, references)
+    contested = {
+        path: numbers
+        for path, numbers in found.shared.items()
+        if any(parsed.images[i][2].shapes != parsed.images[numbers[0]][2].shapes for i in numbers)
+    }
+    problems = list(found.problems)
+    if contested:
+        problems.append(claimed_twice(references, contested, surroundings(tree).root))
+    present: dict[Path, tuple[Path, str | None, Annotated]] = {}
+    for (_, subset, annotated), path in zip(parsed.images, found.paths, strict=True):
+        if path is not None and path not in contested:
+            present.setdefault(path, (path, subset, annotated))
+    return list(present.values()), problems
+
+
 def open_cvat(tree: Tree) -> Dataset:
-    files = _files(tree)
+    files = _files(tree, every=True)
     if not files:
         raise FormatError("no CVAT XML", expected="annotations.xml", found=tree.summary(), where=tree.root)
     parsed = _Parsed({}, [])
@@ -164,24 +227,34 @@ def open_cvat(tree: Tree) -> Dataset:
     for _, _, annotated in parsed.images:  # a job's export may lack the task's list of labels
         for shape in annotated.shapes:
             parsed.labels.setdefault(shape.label, None)
+            parsed.ledger.keep(shape.label)
+    for video in parsed.videos.values():
+        for shape in (shape for track in video.tracks for shape in track.shapes.values() if shape is not None):
+            parsed.ledger.keep(shape.label)
     if not parsed.labels:
         raise FormatError(
             "the XML names no label", expected="<labels>", found=f"{len(parsed.images)} images", where=files[0]
         )
     space, index, background = annotated_space(list(parsed.labels), list(parsed.labels.values()))
-    located = [(name, subset, tree.locate(name), annotated) for name, subset, annotated in parsed.images]
-    missing = tuple(name for name, _, path, _ in located if path is None)
-    present = [(path, subset, annotated) for _, subset, path, annotated in located if path is not None]
+    present, problems = _located(tree, parsed)
     pictures = _pictures(tree)
     for path, video in parsed.videos.items():
         present += [(picture, None, annotated) for picture, annotated in _drawn_frames(path, video, pictures)]
+    if not present:
+        raise FormatError(
+            "none of the XML's images can be used",
+            expected=", ".join(name for name, _, _ in parsed.images[:3]) or "<image> elements or tracks",
+            found="; ".join(problem.message for problem in problems)[:600] or tree.summary(),
+            where=files[0],
+            fix="copy the images beside the XML, one task's images and XML per folder",
+        )
     ids = unique_ids([(path.parent.name, path.stem, path.suffix) for path, _, _ in present])
     records = [Record(name, path, None, annotated) for name, (path, _, annotated) in zip(ids, present, strict=True)]
     given: dict[str, list[Record]] = {}
     for record, (_, subset, _) in zip(records, present, strict=True):
         if subset and subset.lower() in SPLIT_NAMES:
             given.setdefault(SPLIT_NAMES[subset.lower()], []).append(record)
-    used = {path for path, _, _ in present}
+    used = {path for path, _, _ in present} | {Path(file) for problem in problems for file in problem.files}
     lone = [] if tree.is_file else [path for path in pictures if path not in used]
     notes = [
         f"{len(space)} classes; what no shape covers is {fill_name(space, background)}; shapes lie by their z order",
@@ -189,10 +262,7 @@ def open_cvat(tree: Tree) -> Dataset:
     ]
     if parsed.skipped:
         notes.append(f"{parsed.skipped} lines, points and cuboids cover no area and are passed over")
-    problems = pairing_problems(lone, [])
-    if missing:
-        message = f"{len(missing)} pictures that the XML names are not there"
-        problems.append(Problem("warning", "mask without image", message, missing, "copy them beside the XML"))
+    fix = "draw them as polygons or masks, or ignore this where they are no objects of a mask"
     return Dataset(
         root=tree.root,
         format="cvat",
@@ -200,9 +270,8 @@ def open_cvat(tree: Tree) -> Dataset:
         records=tuple(records),
         given=in_order(given),
         notes=notes,
-        problems=problems,
+        problems=[*pairing_problems(lone, []), *parsed.ledger.problems(fix), *problems],
         unpaired_images=tuple(lone),
-        unpaired_masks=tuple(Path(name) for name in missing),
     )
 
 

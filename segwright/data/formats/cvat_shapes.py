@@ -33,15 +33,23 @@ class Shape:
 
 def shape_of(element: Element, label: str | None = None) -> Shape:
     """The shape of an XML element; ``label`` where the element around it holds the name (a track)."""
-    name = element.get("label", "") if label is None else label
+    name = element.get("label", "").strip() if label is None else label
     return Shape(element.tag, name, int(element.get("z_order", "0") or 0), dict(element.attrib))
+
+
+def whole(text: str | None) -> int:
+    """A size as a whole number; 0 where the file does not tell."""
+    try:
+        return max(int(float(text or 0)), 0)
+    except (ValueError, OverflowError):
+        return 0
 
 
 def pixels(shape: Shape, height: int, width: int, where: str) -> tuple[int, int, BoolMask]:
     """(top, left, mask) of what the shape covers; LabelError where it is broken."""
     try:
         return _pixels(shape, height, width, where)
-    except (KeyError, ValueError) as error:
+    except (KeyError, ValueError, OverflowError, IndexError) as error:
         raise LabelError(f"a broken {shape.kind}", found=repr(error), where=where, fix="export it again") from error
 
 

@@ -10,18 +10,21 @@ stays until one of its track says ``outside="1"``, at most to the end of the tas
 from __future__ import annotations
 
 import re
+from bisect import bisect_left
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from xml.etree.ElementTree import Element
 
 import numpy as np
+import numpy.typing as npt
 
 from segwright.data.formats.cvat_shapes import AREAS, Points, Shape, corners, shape_of
 from segwright.errors import FormatError
 
 _FRAME = re.compile(r"(\d+)\.[A-Za-z]+$")
 _CVAT = re.compile(r"frame_\d+\.", re.IGNORECASE)
+MAX_FILLED = 20_000_000  # corners of shapes that are filled in between keyframes
 _LINEAR = {"box": ("xtl", "ytl", "xbr", "ybr"), "ellipse": ("cx", "cy", "rx", "ry")}
 
 
@@ -117,7 +120,7 @@ def number_pictures(pictures: Sequence[Path], frames: Frames, path: Path) -> dic
                 fix="export again with 'Save images'",
             )
     stop = max(numbered) if frames.stop is None else frames.stop
-    wanted = set(range(frames.start, stop + 1, frames.step))
+    wanted = range(frames.start, stop + 1, frames.step)  # a range: stop is a number of the file, not a length to hold
     return {number: picture for number, picture in sorted(numbered.items()) if number in wanted}
 
 
@@ -125,29 +128,33 @@ def shapes_by_frame(video: Video, wanted: Sequence[int]) -> dict[int, list[Shape
     """Frame → what is drawn in it, in the order of the tracks; counts what was filled in."""
     drawn: dict[int, list[Shape]] = {frame: [] for frame in wanted}
     order = sorted(drawn)
+    made = 0
     for track in video.tracks:
         for frame, shape, given in _every_frame(track, order):
             drawn[frame].append(shape)
             video.filled += not given
+            made += 0 if given else shape.attributes.get("points", "").count(";") + 1
+            if made > MAX_FILLED:
+                raise ValueError(f"more than {MAX_FILLED} corners between keyframes: export every frame's shapes")
     return drawn
 
 
 def _every_frame(track: Track, order: Sequence[int]) -> Iterator[tuple[int, Shape, bool]]:
     """(frame, shape, whether the file holds it) of every wanted frame that shows the object."""
-    keys = np.array(list(track.shapes), np.int64)
+    keys = list(track.shapes)
     for frame in order:
         if frame in track.shapes:
             shape, given = track.shapes[frame], True
         else:
-            place = int(np.searchsorted(keys, frame))
+            place = bisect_left(keys, frame)
             if place == 0:
                 continue
-            before, given = track.shapes[int(keys[place - 1])], False
-            after = track.shapes[int(keys[place])] if place < len(keys) else None
+            before, given = track.shapes[keys[place - 1]], False
+            after = track.shapes[keys[place]] if place < len(keys) else None
             shape = before
             if before is not None and after is not None:
                 span = keys[place] - keys[place - 1]
-                shape = between(before, after, float(frame - keys[place - 1]) / float(span))
+                shape = between(before, after, (frame - keys[place - 1]) / span)
         if shape is not None:
             yield frame, shape, given
 
@@ -174,15 +181,23 @@ def _mixed(first: Points, second: Points, share: float) -> Points:
     """Corners paired by their place along the closed outlines: each of the first with the nearest of the second, and
     each of the second that is left over with the nearest of the first."""
     a, b = np.vstack([first, first[:1]]), np.vstack([second, second[:1]])
-    distance = np.abs(_along(a)[:, None] - _along(b)[None])
-    partners = {i: [int(j)] for i, j in enumerate(distance.argmin(axis=1))}
+    along_a, along_b = _along(a), _along(b)
+    partners = {i: [j] for i, j in enumerate(_nearest(along_a, along_b).tolist())}
     taken = {j for found in partners.values() for j in found}
-    for j in range(len(b)):
-        if j not in taken:
-            partners[int(distance[:, j].argmin())].append(j)
+    left = [j for j in range(len(b)) if j not in taken]
+    for j, i in zip(left, _nearest(along_b[left], along_a).tolist(), strict=True):
+        partners[i].append(j)
     pairs = [(i, j) for i in range(len(a)) for j in sorted(partners[i])]
     mixed = np.array([a[i] + (b[j] - a[i]) * share for i, j in pairs])
     return mixed[:-1]  # the outline was closed to measure it
+
+
+def _nearest(places: Points, sorted_places: Points) -> npt.NDArray[np.int64]:
+    """For each place the first index of the nearest of the sorted ones; the lower of two that are as near."""
+    above = np.searchsorted(sorted_places, places).clip(0, len(sorted_places) - 1)
+    below = (above - 1).clip(0)
+    chosen = np.where(places - sorted_places[below] <= np.abs(sorted_places[above] - places), below, above)
+    return np.asarray(np.searchsorted(sorted_places, sorted_places[chosen]), np.int64)
 
 
 def _along(points: Points) -> Points:

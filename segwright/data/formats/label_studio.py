@@ -8,29 +8,41 @@ or without it.
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlparse
 
 import numpy as np
 
 from segwright.data.classes import read_class_list
-from segwright.data.drawing import DrawnReader, Region, annotated_space, describe_source, fill_name, paint
+from segwright.data.drawing import (
+    Drawable,
+    Drawing,
+    DrawnReader,
+    Ledger,
+    Region,
+    annotated_space,
+    describe_source,
+    fill_name,
+)
 from segwright.data.formats.base import Format, pairing_problems, unique_ids
+from segwright.data.formats.names import composed, spellings
 from segwright.data.formats.pairing import find_class_list
+from segwright.data.formats.references import Reference, claimed_twice, file_index, resolve_all, surroundings
 from segwright.data.formats.tree import Tree, is_picture, peek
 from segwright.data.polygons import as_points, fill_box
 from segwright.data.records import Dataset, Problem, Record
 from segwright.data.rle import check_size, decode_label_studio
-from segwright.errors import FormatError, LabelError
-from segwright.images import UInt8Array
+from segwright.data.text_files import read_json
+from segwright.errors import FormatError, LabelError, SegwrightError
 
 KINDS = ("brushlabels", "polygonlabels", "rectanglelabels", "ellipselabels")
+SAMPLED = 8  # JSON files a folder that recognition looks at
+EVERY_KIND = re.compile(r"(?:[a-z]*labels)$")
 _PREFIX = re.compile(r"^[0-9a-f]{8}-")
 
 
@@ -45,20 +57,26 @@ class LabelStudioReader(DrawnReader):
     index: Mapping[str, int] | None = None
     background: int = 0
 
-    def draw(self, record: Record) -> UInt8Array:
+    def drawing(self, record: Record) -> Drawing | None:
         payload: Annotated = record.payload
         where = describe_source(Path(payload.source), record.id)
         height, width = self.size(record)
-        regions = []
-        for region in payload.regions:
-            try:
-                regions.append(self._region(region, height, width, where))
-            except (KeyError, TypeError, ValueError, AttributeError) as error:
-                raise LabelError("a broken region", found=repr(error), where=where, fix="export it again") from error
-        return paint(regions, height, width, self.background)
+        objects = [
+            Drawable((self.index or {})[_labels(_value(region))[0]], partial(self._typed, region, height, width, where))
+            for region in payload.regions
+        ]
+        return Drawing(height, width, objects, self.background, where=where)
+
+    def _typed(self, region: Mapping[str, Any], height: int, width: int, where: str) -> Region:
+        try:
+            return self._region(region, height, width, where)
+        except SegwrightError:
+            raise
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError, IndexError) as error:
+            raise LabelError("a broken region", found=repr(error), where=where, fix="export it again") from error
 
     def _region(self, region: Mapping[str, Any], height: int, width: int, where: str) -> Region:
-        value = region.get("value", region)
+        value = _value(region)
         label = _labels(value)[0]
         target = (self.index or {})[label]
         size = int(region.get("original_height") or height), int(region.get("original_width") or width)
@@ -89,126 +107,202 @@ class LabelStudioReader(DrawnReader):
         return Region(target, mask, top, left)
 
 
+def _value(region: Mapping[str, Any]) -> Mapping[str, Any]:
+    value = region.get("value", region)
+    return value if isinstance(value, Mapping) else {}
+
+
 def _labels(value: Mapping[str, Any]) -> list[str]:
     for kind in (*KINDS, "labels"):
-        if value.get(kind):
-            return [str(label) for label in value[kind]]
+        found = value.get(kind)
+        if isinstance(found, list) and found:
+            return [str(label) for label in found]
     return []
 
 
-def _file(tree: Tree) -> Path | None:
+def _files(tree: Tree, every: bool = False) -> list[Path]:
+    """Label Studio's exports; recognition looks at some JSON files of each folder, opening at all."""
     if tree.is_file:
         candidates = [tree.root] if tree.root.suffix.lower() == ".json" else []
     else:
-        candidates = [
-            Path(listing.path, name)
-            for _, listing in tree.walk(depth=1)
-            for name in [n for n in listing.files if n.lower().endswith(".json")][:8]
-        ]
+        candidates = []
+        for _, listing in tree.walk(depth=1):
+            names = [name for name in listing.files if name.lower().endswith(".json")]
+            candidates += [Path(listing.path, name) for name in (names if every else names[:SAMPLED])]
+    found = []
     for path in candidates:
         text = peek(path)
         if re.match(r"\s*\[", text) and any(f'"{kind}"' in text for kind in (*KINDS, "original_width")):
-            return path
-    return None
+            found.append(path)
+    return found
 
 
 def recognise(tree: Tree) -> str | None:
-    path = _file(tree)
-    return None if path is None else f"Label Studio's export {path.name}"
+    files = _files(tree)
+    return f"Label Studio's export {', '.join(path.name for path in files[:4])}" if files else None
 
 
 def _tasks(path: Path) -> list[Mapping[str, Any]]:
-    try:
-        with open(path, encoding="utf-8") as file:
-            data = json.load(file)
-        if not isinstance(data, list) or not all(isinstance(task, dict) for task in data):
-            raise ValueError("no list of tasks")
-        return data
-    except (OSError, ValueError, RecursionError) as error:
-        raise FormatError("not a Label Studio export", expected="a list of tasks", found=str(error), where=path,
-                          fix="export it as JSON") from error  # fmt: skip
+    data = read_json(path)
+    if not isinstance(data, list) or not all(isinstance(task, dict) for task in data):
+        raise FormatError("not a Label Studio export", expected="a list of tasks", found=type(data).__name__,
+                          where=path, fix="export it as JSON")  # fmt: skip
+    return data
 
 
-def _picture_name(task: Mapping[str, Any]) -> str:
-    """The picture's address in a task: under ``data`` (JSON) or at the top (JSON-MIN), under any key."""
+def _picture_names(task: Mapping[str, Any]) -> list[str]:
+    """The pictures' addresses in a task: under ``data`` (JSON) or at the top (JSON-MIN), under any key."""
     fields = task.get("data", task)
-    for value in fields.values():
-        if isinstance(value, str):
-            parsed = urlparse(value)
-            local = re.search(r"(?:^|&)d=([^&]+)", parsed.query)  # /data/local-files/?d=folder/x.jpg
-            name = unquote(local[1] if local else parsed.path)
-            if is_picture(name):
-                return name
-    return ""
+    values = [value for value in fields.values() if isinstance(value, str)] if isinstance(fields, Mapping) else []
+    return [value for value in values if any(is_picture(spelling.path) for spelling in spellings(value))]
 
 
-def _regions(task: Mapping[str, Any]) -> list[Mapping[str, Any]] | None:
-    """The regions with an area; None where nobody annotated the task."""
-    if "annotations" in task or "completions" in task:
-        all_of = task.get("annotations") or task.get("completions") or []
-        kept = [a for a in all_of if isinstance(a, Mapping) and not a.get("was_cancelled")]
-        chosen = next((a for a in kept if a.get("ground_truth")), kept[0] if kept else None)
-        if chosen is None:
-            return None
-        found: Sequence[Any] = chosen.get("result", [])
-    else:
-        lists = [v for v in task.values() if isinstance(v, list) and v and isinstance(v[0], Mapping)]
-        found = [region for listed in lists for region in listed]
-    kept_regions = []
-    for region in found:
-        value = region.get("value", region) if isinstance(region, Mapping) else None
-        if isinstance(value, Mapping) and _labels(value) and {"rle", "points", "radiusX", "width"} & value.keys():
-            kept_regions.append(region)
-    return kept_regions
+@dataclass
+class _Found:
+    """The tasks of all exports, and what is said of them."""
+
+    tasks: list[tuple[Path, str, tuple[Mapping[str, Any], ...] | None]] = field(default_factory=list)
+    ledger: Ledger = field(default_factory=Ledger)
+    several: int = 0  # tasks with several finished annotations
+    pictures: int = 0  # tasks with several pictures
+
+    def regions(self, task: Mapping[str, Any]) -> tuple[Mapping[str, Any], ...] | None:
+        """The regions with a label and an area; None where nobody annotated the task."""
+        if "annotations" in task or "completions" in task:
+            all_of = task.get("annotations") or task.get("completions") or []
+            kept = [a for a in all_of if isinstance(a, Mapping) and not a.get("was_cancelled")]
+            chosen = next((a for a in kept if a.get("ground_truth")), kept[0] if kept else None)
+            if chosen is None:
+                return None
+            self.several += len(kept) > 1
+            found = chosen.get("result")
+            listed = found if isinstance(found, list) else []
+        else:
+            lists = [v for v in task.values() if isinstance(v, list) and v and isinstance(v[0], Mapping)]
+            listed = [region for one in lists for region in one]
+        return tuple(self._drawn([region for region in listed if isinstance(region, Mapping)]))
+
+    def _drawn(self, listed: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+        """What can be drawn; a brush and its labels may be two results with one id."""
+        ids = [(region.get("id"), _value(region)) for region in listed if region.get("id")]
+        by_id = {key: _labels(value) for key, value in ids if _labels(value)}
+        outlined = {key for key, value in ids if _has_area(value)}
+        whole = {key for key, value in ids if _has_area(value) and _labels(value)}
+        kept: list[Mapping[str, Any]] = []
+        for region in listed:
+            value, key = _value(region), region.get("id")
+            labels = _labels(value)
+            if not labels and _has_area(value) and key not in whole and by_id.get(key):
+                labels = by_id[key]
+                region = {**region, "value": {**value, "labels": labels}}
+            if labels and _has_area(value):
+                kept.append(region)
+                self.ledger.keep(labels[0])
+                for label in labels[1:]:
+                    self.ledger.lose(label, "a second label of one region")
+            elif _has_area(value) and key not in whole:
+                self.ledger.lose("no class", "a region without a label")
+            elif key not in outlined:
+                for kind, names in value.items():
+                    if EVERY_KIND.match(kind) and isinstance(names, list) and names:
+                        self.ledger.lose(str(names[0]), f"a region of {kind} covers no area")
+        return kept
+
+
+def _has_area(value: Mapping[str, Any]) -> bool:
+    if {"rle", "points", "radiusX", "height"} & value.keys():
+        return True
+    return "width" in value and "rectanglelabels" in value
+
+
+def _cleaned(name: str) -> str:
+    """A file name as Label Studio stores an upload: spaces become underscores, other marks are dropped."""
+    return re.sub(r"(?u)[^-\w.]", "", composed(name).strip().replace(" ", "_"))
+
+
+def _references(tree: Tree, found: _Found) -> list[Reference]:
+    """The tasks' pictures: under their name, or without the prefix of an upload, or as they were before it."""
+    stored: dict[str, set[str]] = {}
+    for paths in file_index(tree).by_name.values():
+        for path in paths:
+            name = path.rsplit("/", 1)[-1]
+            stored.setdefault(_cleaned(name), set()).add(name)
+    references = []
+    for path, name, _ in found.tasks:
+        base = spellings(name)[-1].path.rsplit("/", 1)[-1] if spellings(name) else ""
+        bare = _PREFIX.sub("", base)
+        before = stored.get(bare, set()) - {bare}
+        alternatives = (bare, *before) if bare != base and len(before) <= 1 else ()
+        references.append(Reference(name, path, None, (), alternatives))
+    return references
 
 
 def open_label_studio(tree: Tree) -> Dataset:
-    path = _file(tree)
-    if path is None:
+    files = _files(tree, every=True)
+    if not files:
         raise FormatError(
             "no Label Studio export", expected="a JSON list of tasks", found=tree.summary(), where=tree.root
         )
-    found: list[tuple[Path, Annotated | None]] = []
-    missing, labels = [], dict[str, None]()
-    for task in _tasks(path):
-        name = _picture_name(task)
-        picture = tree.locate(name) or tree.locate(_PREFIX.sub("", Path(name).name)) if name else None
-        regions = _regions(task)
-        for region in regions or ():
-            labels |= dict.fromkeys(_labels(region.get("value", region))[:1])
-        if picture is None:
-            missing.append(name or f"task {task.get('id')}")
-        else:
-            found.append((picture, None if regions is None else Annotated(str(path), tuple(regions))))
-    listed = (
-        find_class_list([tree.folder()], ("classes.txt", "labels.txt", "classes.json")) if not tree.is_file else None
-    )
-    names = [entry.name for entry in read_class_list(listed).entries] if listed else sorted(labels)
-    names += sorted(label for label in labels if label not in names)
-    if not names or not found:
-        raise FormatError("the export holds no region with a label, or none of its pictures is there",
-                          expected="brushes or polygons, and the pictures", found=f"missing: {missing[:3]}",
-                          where=path)  # fmt: skip
+    found = _Found()
+    for path in files:
+        for task in _tasks(path):
+            names = _picture_names(task)
+            found.pictures += len(set(names)) > 1
+            found.tasks.append((path, names[0] if names else f"task {task.get('id')}", found.regions(task)))
+    references = _references(tree, found)
+    resolved = resolve_all(tree, references)
+    contested = {
+        path: numbers
+        for path, numbers in resolved.shared.items()
+        if any(found.tasks[i][2] != found.tasks[numbers[0]][2] for i in numbers)
+    }
+    chosen: dict[Path, Annotated | None] = {}
+    for (source, _, regions), picture in zip(found.tasks, resolved.paths, strict=True):
+        if picture is not None and picture not in contested:
+            chosen.setdefault(picture, None if regions is None else Annotated(str(source), regions))
+    problems = [*resolved.problems]
+    if contested:
+        problems.append(claimed_twice(references, contested, surroundings(tree).root))
+    names = _class_names(tree, found)
+    if not names or not chosen:
+        lost = found.ledger.summary() if found.ledger.lost else "; ".join(p.message for p in problems)[:600]
+        raise FormatError("the export holds no region with a label and an area, or none of its pictures is there",
+                          expected="brushes or polygons, and the pictures", found=lost or "no region", where=files[0],
+                          fix="copy the pictures beside the JSON")  # fmt: skip
     space, index, background = annotated_space(names)
-    ids = unique_ids([(picture.parent.name, picture.stem, picture.suffix) for picture, _ in found])
-    records = tuple(Record(name, picture, None, regions) for name, (picture, regions) in zip(ids, found, strict=True))
-    lone = [picture for picture, regions in found if regions is None]
-    problems = pairing_problems(lone, [])
-    if missing:
-        message = f"{len(missing)} pictures that the export names are not there"
-        problems.append(Problem("warning", "mask without image", message, tuple(missing), "copy them beside the JSON"))
+    ids = unique_ids([(picture.parent.name, picture.stem, picture.suffix) for picture in chosen])
+    records = tuple(
+        Record(name, picture, None, regions) for name, (picture, regions) in zip(ids, chosen.items(), strict=True)
+    )
+    lone = [picture for picture, regions in chosen.items() if regions is None]
+    notes = [f"{len(space)} classes; what no region covers is {fill_name(space, background)}; later regions lie on top"]
+    if found.several:
+        notes.append(f"{found.several} tasks have several annotations: the ground truth, else the first, is read")
+    if found.pictures:
+        message = f"{found.pictures} tasks hold several pictures: the regions are drawn on the first"
+        problems.append(Problem("warning", "several images per task", message, (), "export tasks of one image each"))
     return Dataset(
         root=tree.root,
         format="label_studio",
         reader=LabelStudioReader(space, index=index, background=background),
         records=records,
-        notes=[
-            f"{len(space)} classes; what no region covers is {fill_name(space, background)}; later regions lie on top"
+        notes=notes,
+        problems=[
+            *pairing_problems(lone, []),
+            *found.ledger.problems("draw them as polygons or brushes, one label per region"),
+            *problems,
         ],
-        problems=problems,
         unpaired_images=tuple(lone),
-        unpaired_masks=tuple(Path(name) for name in missing),
     )
+
+
+def _class_names(tree: Tree, found: _Found) -> list[str]:
+    """The classes in the order of a list beside the export, then those of the regions by name."""
+    labels = {_labels(_value(region))[0] for _, _, regions in found.tasks for region in regions or ()}
+    lists = ("classes.txt", "labels.txt", "classes.json")
+    listed = None if tree.is_file else find_class_list([tree.folder()], lists)
+    names = [entry.name for entry in read_class_list(listed).entries] if listed else []
+    return names + sorted(labels - set(names))
 
 
 FORMAT = Format(

@@ -35,6 +35,7 @@ class Reference:
     annotation: Path | None = None  # the file that names it
     split: str | None = None  # the split that the file or the entry tells
     folders: tuple[str, ...] = ()  # folders beside the annotation to look into first
+    alternatives: tuple[str, ...] = ()  # other names of the file, for when there is none of the first
 
 
 @dataclass
@@ -160,7 +161,7 @@ def resolve(tree: Tree, reference: Reference) -> Path | None:
 
 def _exact(index: FileIndex, reference: Reference) -> list[str]:
     folder, stem = _place(index, reference)
-    for spelling in spellings(reference.name):
+    for spelling in _all_spellings(reference):
         found = index.exact(spelling, folder, stem, reference.split, reference.folders)
         if len(found) > 1:  # composed and decomposed twins: the one as spelt
             literal = [path for path in found if path.endswith(reference.name)]
@@ -168,6 +169,10 @@ def _exact(index: FileIndex, reference: Reference) -> list[str]:
         if found:
             return found
     return []
+
+
+def _all_spellings(reference: Reference) -> list[Spelling]:
+    return [one for name in (reference.name, *reference.alternatives) for one in spellings(name)]
 
 
 def _place(index: FileIndex, reference: Reference) -> tuple[str, str]:
@@ -224,7 +229,7 @@ def resolve_all(tree: Tree, references: Sequence[Reference], noun: str = "image"
 def _looser(index: FileIndex, reference: Reference, owners: Mapping[str, object], faithful: bool) -> list[str]:
     """The files that a looser match leaves for a name: none, the one, or several that fit alike."""
     folder, _ = _place(index, reference)
-    for spelling in spellings(reference.name):
+    for spelling in _all_spellings(reference):
         end, found = index.loose(spelling)
         found = [
             path

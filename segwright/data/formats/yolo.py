@@ -4,57 +4,64 @@ A line is ``class x1 y1 x2 y2 …``. Names come from ``data.yaml`` or a class li
 what nothing covers is background; where polygons overlap, the smaller is on top. Lines of five numbers are boxes of a
 detection data set and have no outline: files of nothing else are told apart from this format, and a box among polygons
 is an error when its picture is read. A picture without a text file, or with an empty one, is
-all background, as the convention has it.
+all background, as the convention has it, and their number is said. Coordinates beyond 0…1 are pixels, or of
+another image: an error.
 """
 
 from __future__ import annotations
 
 import re
 import shlex
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 
 from segwright.data.classes import ClassEntry, ClassList, read_class_list
-from segwright.data.drawing import DrawnReader, Region, paint, smaller_on_top
+from segwright.data.drawing import Drawable, Drawing, DrawnReader, Region
 from segwright.data.formats.base import Format, in_order, pairing_problems, unique_ids
 from segwright.data.formats.pairing import describe_folder, find_class_list
 from segwright.data.formats.tree import Folder, Tree, is_picture, peek, stem
-from segwright.data.polygons import as_points, fill_box
-from segwright.data.records import Dataset, Record
-from segwright.errors import FormatError, LabelError
-from segwright.images import UInt8Array
-from segwright.types import LabelSpace
+from segwright.data.polygons import Points, as_points, fill_box
+from segwright.data.records import Dataset, Problem, Record
+from segwright.data.text_files import read_text
+from segwright.errors import DataError, FormatError, LabelError
+from segwright.types import MAX_CLASSES, LabelSpace
+
+Place = tuple[tuple[str | None, str], str]  # ((split, free parts of the folder), stem)
 
 CLASS_FILES = ("classes.txt", "obj.names", "classes.json", "labels.txt")
 _LINE = re.compile(r"^\d+(?:[ \t]+[-+0-9.eE]+){6,}[ \t]*\r?$", re.MULTILINE)
 _BOX = re.compile(r"^\d+(?:[ \t]+[-+0-9.eE]+){4,5}[ \t]*\r?$", re.MULTILINE)
 LOOKED_AT = 20  # text files a folder
+OUTSIDE = 0.05  # how far a polygon may reach out of its image, in shares of it: tools round, and cut objects late
+BARE = 0.2  # share of images without a label file that is worth a warning
+MAX_YAML = 2_000_000  # bytes
+PIXELS = 2.0  # a largest coordinate from which pixels are the likelier reading
 
 
 @dataclass
 class YoloReader(DrawnReader):
     """``payload`` of a record is the path of its text file, or False where there is none (all background)."""
 
-    def draw(self, record: Record) -> UInt8Array:
+    def drawing(self, record: Record) -> Drawing | None:
         height, width = self.size(record)
-        regions = []
+        objects = []
         if record.payload is not False:
             path: Path = record.payload
-            try:
-                lines = path.read_text(encoding="utf-8").splitlines()
-            except (OSError, UnicodeDecodeError) as error:
-                raise LabelError("cannot read the labels", found=str(error), where=path) from error
-            regions = [
-                self._region(line.split(), height, width, f"{path}:{number}")
-                for number, line in enumerate(lines, start=1)
-                if line.strip()
-            ]
-        return paint(smaller_on_top(regions), height, width, 0)
+            for number, line in enumerate(read_text(path, make=LabelError).splitlines(), start=1):
+                if line.strip():
+                    where = f"{path}:{number}"
+                    index, points = self._polygon(line.split(), where)
+                    objects.append(Drawable(index, partial(_region, index, points, height, width, where)))
+        return Drawing(height, width, objects, smaller_on_top=True, where=str(record.payload or record.image_path))
 
-    def _region(self, fields: list[str], height: int, width: int, where: str) -> Region:
+    def _polygon(self, fields: list[str], where: str) -> tuple[int, Points]:
+        """(class index, corners in shares of the image) of a line."""
         if len(fields) in (5, 6):  # the sixth is a detector's confidence
             file, line = where.rsplit(":", 1)
             raise LabelError(
@@ -75,14 +82,28 @@ class YoloReader(DrawnReader):
         try:
             index = int(fields[0]) + 1
             points = as_points([float(field) for field in fields[1:]], where)
-        except ValueError as error:
+        except (ValueError, OverflowError) as error:
             raise LabelError("a line of numbers", found=str(error), where=where) from error
         if not 0 < index < len(self.label_space):
             raise LabelError(
                 "a class outside the list", expected=f"0 to {len(self.label_space) - 2}", found=fields[0], where=where
             )
-        top, left, mask = fill_box(points * (width, height), height, width, where)
-        return Region(index, mask, top, left)
+        low, high = float(points.min()), float(points.max())
+        if low < -OUTSIDE or high > 1 + OUTSIDE:
+            raise LabelError(
+                "the coordinates are not shares of the image from 0 to 1"
+                + (": they look like pixels" if high > PIXELS else ""),
+                expected="x and y divided by the image's width and height",
+                found=f"{low:g} to {high:g}",
+                where=where,
+                fix="normalize them: divide every x by the width and every y by the height of the image",
+            )
+        return index, points
+
+
+def _region(index: int, points: Points, height: int, width: int, where: str) -> Region:
+    top, left, mask = fill_box(points * (width, height), height, width, where)
+    return Region(index, mask, top, left)
 
 
 def _text_folders(tree: Tree, line: re.Pattern[str]) -> list[tuple[str, Folder]]:
@@ -125,22 +146,47 @@ def hint(tree: Tree) -> FormatError | None:
     )
 
 
-def _names(tree: Tree) -> ClassList | None:
+def _names(tree: Tree) -> tuple[ClassList | None, list[Problem]]:
+    """(the classes that a YAML or a list beside the data names, a warning for each YAML that cannot be read)."""
+    problems = []
     for name in tree.folder().files:
         if not name.lower().endswith((".yaml", ".yml")):
             continue
+        path = tree.path(name)
         try:
-            with open(tree.path(name), encoding="utf-8") as file:
-                data: Any = yaml.safe_load(file)
-        except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError):
+            data: Any = yaml.safe_load(read_text(path, MAX_YAML))
+        except (DataError, ValueError, yaml.YAMLError, RecursionError) as error:
+            found = " ".join(str(error).split())[:200]
+            problems.append(Problem("warning", "unreadable list", f"{name} is not read: {found}", (str(path),)))
             continue
         names = data.get("names") if isinstance(data, dict) else None
         if isinstance(names, list):
-            return ClassList(tuple(ClassEntry(i, str(n)) for i, n in enumerate(names)), tree.path(name))
-        if isinstance(names, dict) and all(str(key).isdecimal() for key in names):
-            return ClassList(tuple(ClassEntry(int(k), str(n)) for k, n in sorted(names.items())), tree.path(name))
-    path = find_class_list([tree.folder(), tree.folder("labels")], CLASS_FILES)
-    return None if path is None else read_class_list(path)
+            return _class_list(dict(enumerate(names)), path), problems
+        if isinstance(names, dict) and all(str(key).isdecimal() for key in names if isinstance(key, int | str)):
+            return _class_list(names, path), problems
+    listed = find_class_list([tree.folder(), tree.folder("labels")], CLASS_FILES)
+    return None if listed is None else read_class_list(listed), problems
+
+
+def _class_list(names: Mapping[Any, Any], path: Path) -> ClassList:
+    """The names of a YAML; LabelError where they are no names, or more than there can be classes."""
+    entries = []
+    for key, name in names.items():
+        text = str(key) if isinstance(key, int | str) else ""
+        number = int(text) if text.isdecimal() and len(text) < 10 else -1
+        if not isinstance(name, str | int | float | bool) or not 0 <= number < MAX_CLASSES:
+            shown = name[:60] if isinstance(name, str) else type(name).__name__
+            raise LabelError(
+                "names is a list of class names, or numbers with their names",
+                expected=f"a name for each of 0 to at most {MAX_CLASSES - 1}",
+                found=f"{text[:40] or type(key).__name__}: {shown}",
+                where=path,
+                fix="write names: [first, second, …]",
+            )
+        entries.append(ClassEntry(number, str(name)))
+    if not entries:
+        raise LabelError("names names no class", where=path, fix="write names: [first, second, …]")
+    return ClassList(tuple(sorted(entries, key=lambda entry: entry.value)), path)
 
 
 def _highest(folders: list[tuple[str, Folder]]) -> int:
@@ -149,7 +195,10 @@ def _highest(folders: list[tuple[str, Folder]]) -> int:
     for _, listing in folders:
         for name in listing.files:
             if name.lower().endswith(".txt"):
-                text = Path(listing.path, name).read_text(encoding="utf-8", errors="replace")
+                try:
+                    text = read_text(Path(listing.path, name))
+                except DataError:
+                    continue  # reading it raises
                 highest = max([highest, *(int(m) for m in re.findall(r"^(\d{1,3})\s", text, re.MULTILINE))])
     return highest
 
@@ -159,7 +208,7 @@ def open_yolo(tree: Tree) -> Dataset:
     if not folders:
         raise hint(tree) or FormatError("no YOLO polygons", expected="labels/x.txt beside images/x.jpg",
                                         found=tree.summary(), where=tree.root)  # fmt: skip
-    classes = _names(tree)
+    classes, problems = _names(tree)
     if classes is None:
         names = [f"class {i}" for i in range(_highest(folders) + 1)]
         notes = [f"{len(names)} classes found in the text files; data.yaml or classes.txt would name them"]
@@ -170,29 +219,36 @@ def open_yolo(tree: Tree) -> Dataset:
     unique = [
         name if names.count(name) == 1 and name != "background" else f"{name} ({i})" for i, name in enumerate(names)
     ]
-    texts = {
-        (describe_folder(relative)[1:], stem(name)): Path(listing.path, name)
-        for relative, listing in folders
-        for name in listing.files
-        if name.lower().endswith(".txt") and name.lower() not in CLASS_FILES
-    }
+    texts: dict[Place, list[Path]] = {}
+    for relative, listing in folders:
+        for name in listing.files:
+            if name.lower().endswith(".txt") and name.lower() not in CLASS_FILES:
+                texts.setdefault((describe_folder(relative)[1:], stem(name)), []).append(Path(listing.path, name))
     pictures = [
         (relative, describe_folder(relative)[1:], Path(listing.path, name))
         for relative, listing in tree.walk()
         for name in listing.files
         if is_picture(name)
     ]
+    sharing = Counter((place, path.stem) for _, place, path in pictures)
+    clashes = [key for key, found in texts.items() if len(found) > 1 or sharing[key] > 1]
     ids = unique_ids([(relative, path.stem, path.suffix) for relative, _, path in pictures])
     records: list[Record] = []
     given: dict[str, list[Record]] = {}
     annotated = {place for place, _ in texts}
+    bare = []
     for name, (_, place, path) in zip(ids, pictures, strict=True):
-        text = texts.pop((place, path.stem), None)
-        payload = text if text is not None else False if place in annotated else None
+        key = (place, path.stem)
+        payload: Path | bool | None = texts[key][0] if key in texts else False if place in annotated else None
+        if payload is False:
+            bare.append(path)
+        if key in clashes:
+            payload = None
         records.append(Record(name, path, None, payload))
         if place[0] is not None:
             given.setdefault(place[0], []).append(records[-1])
-    lone = sorted(texts.values())
+    lone = sorted(path for key, paths in texts.items() if not sharing[key] for path in paths)
+    problems += _name_problems(clashes, texts, pictures, bare, len(records))
     notes.append("class 0 of the files is class 1 here: background is put before them; the smaller polygon is on top")
     return Dataset(
         root=tree.root,
@@ -201,9 +257,32 @@ def open_yolo(tree: Tree) -> Dataset:
         records=tuple(records),
         given=in_order(given),
         notes=notes,
-        problems=pairing_problems([], lone),
+        problems=[*pairing_problems([], lone), *problems],
         unpaired_masks=tuple(lone),
     )
+
+
+def _name_problems(
+    clashes: Sequence[Place],
+    texts: Mapping[Place, Sequence[Path]],
+    pictures: Sequence[tuple[str, tuple[str | None, str], Path]],
+    bare: Sequence[Path],
+    total: int,
+) -> list[Problem]:
+    """Label files and images that share a name, and images that are background because they have no label file."""
+    problems = []
+    if clashes:
+        files = [str(path) for key in clashes for path in texts[key]]
+        files += [str(path) for _, place, path in pictures if (place, path.stem) in set(clashes)]
+        message = f"{len(clashes)} names have several images or several label files: these images have no mask"
+        fix = "rename them apart: one image and one label file per name"
+        problems.append(Problem("error", "colliding names", message, tuple(files), fix))
+    if bare:
+        message = f"{len(bare)} of {total} images have no label file and are read as background, as is the convention"
+        fix = "if they are not annotated yet, move them away"
+        severity: Literal["warning", "note"] = "warning" if len(bare) > BARE * total else "note"
+        problems.append(Problem(severity, "images without label file", message, tuple(map(str, bare)), fix))
+    return problems
 
 
 FORMAT = Format("yolo", "YOLO", "labels/x.txt with polygons beside images/x.jpg", recognise, open_yolo, hint)
