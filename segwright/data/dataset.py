@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from segwright.data.formats import FORMATS, Format
+from segwright.data.formats import FORMATS, Format, refusals
 from segwright.data.formats.tree import Tree
 from segwright.data.records import Dataset, ObjectCount, Problem, Reader, Record, Split, TypedErrors, ValueRange
 from segwright.data.splits import make_splits
@@ -44,8 +44,9 @@ def recognise(path: str | Path | Tree) -> tuple[Format, str]:
     if failed is not None:
         with TypedErrors("looking for a dataset", tree.root):
             raise failed
-    for known in FORMATS.values():
-        near = known.hint(tree) if known.hint is not None else None
+    hints = [known.hint for known in FORMATS.values() if known.hint is not None]
+    for hint in (refusals.hint, *hints, refusals.class_folders):
+        near = hint(tree)
         if near is not None:
             raise near
     raise FormatError(
