@@ -228,6 +228,8 @@ def _classes(result: CheckResult, found: Fingerprint) -> pages.Markup:
     if 1 < len(found.class_names) <= 40:
         body.append(pages.details("Which classes occur together", _together(found)))
     note = "Region size: the square root of a connected region's area. A region counts by its size."
+    if result.objects:
+        note += " Objects: those that are annotated; where some cover no pixel, how many do."
     return pages.section("Classes", *body, note=note)
 
 

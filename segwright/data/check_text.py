@@ -24,13 +24,13 @@ STYLES = {"error": "bold red", "warning": "yellow", "note": "cyan"}
 def render_check(result: CheckResult, console: Console) -> None:
     """Print to ``console``: tables where it is a terminal, the same text without colour where it is piped."""
     splits = ", ".join(f"{name} {count}" for name, count in result.splits.items())
-    head = f": {result.format}, {result.images} pictures ({splits})"
+    head = f": {result.format}, {result.images} pictures" + (f" ({splits})" if splits else "")
     console.print(Text.assemble((visible(result.root), "bold"), visible(head)))
     for note in result.notes:
-        console.print(Padding(literal(note), (0, 0, 0, 2)), style="dim")
+        console.print(Padding(literal(note), (0, 0, 0, 2), expand=False), style="dim")
     if result.fingerprint is not None and result.fingerprint.examined:
         for line in describe(result.fingerprint):
-            console.print(Padding(literal(line), (0, 0, 0, 2)))
+            console.print(Padding(literal(line), (0, 0, 0, 2), expand=False))
         if result.fingerprint.labelled:
             console.print(_classes(result, console.width))
     for problem in result.problems:
@@ -128,9 +128,9 @@ def _print_problem(problem: Problem, console: Console) -> None:
         Text.assemble((problem.severity, style), " ", (visible(problem.kind), "bold"), f": {visible(problem.message)}")
     )
     for line in shown_files(problem.files):
-        console.print(Padding(literal(line), (0, 0, 0, 4)), style="dim", soft_wrap=True)
+        console.print(Padding(literal(line), (0, 0, 0, 4), expand=False), style="dim", soft_wrap=True)
     if problem.fix:
-        console.print(Padding(literal(f"fix: {problem.fix}"), (0, 0, 0, 4)))
+        console.print(Padding(literal(f"fix: {problem.fix}"), (0, 0, 0, 4), expand=False))
 
 
 def shown_files(files: Sequence[str]) -> list[str]:

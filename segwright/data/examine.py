@@ -182,7 +182,10 @@ def _labels(record: Record, reader: Reader, found: Examination) -> UInt8Array | 
 def _objects(record: Record, reader: Reader) -> dict[int, tuple[int, int]]:
     """Of a format that knows single objects: those listed and those that cover a pixel, per class."""
     count = getattr(reader, "object_counts", None)
-    found = None if count is None else count(record)
+    try:
+        found = None if count is None else count(record)
+    except (SegwrightError, OSError, ValueError, MemoryError):  # reading the mask has said so
+        found = None
     return {} if found is None else {int(label): (one.listed, one.drawn) for label, one in found.items()}
 
 

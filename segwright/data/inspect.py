@@ -149,7 +149,7 @@ def inspect_dataset(dataset: Dataset, *, workers: int | None = None) -> CheckRes
         problems=tuple(sorted(problems, key=lambda problem: SEVERITIES.index(problem.severity))),
         notes=tuple(dataset.notes),
         suspects=tuple(suspects),
-        objects=dict(sorted(totals.objects.items())),
+        objects={label: pair for label, pair in sorted(totals.objects.items()) if label < len(totals.names)},
         dataset=dataset,
         records=tuple(records),
     )

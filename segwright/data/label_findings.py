@@ -66,7 +66,7 @@ def _objects(totals: Totals, records: Sequence[Record], overall: Fingerprint) ->
 
     def counts(labels: Sequence[int]) -> str:
         pairs = [(overall.class_names[label], *totals.objects[label]) for label in labels]
-        return _listed([f"{name} {listed - drawn} of {listed}" for name, listed, drawn in pairs])
+        return _listed([f"{name} ({listed - drawn} of {listed})" for name, listed, drawn in pairs])
 
     if empty:
         text = f"objects are annotated, and their class covers no pixel in any mask: {counts(empty)}"

@@ -218,10 +218,10 @@ def counted(tmp_path: Path, counts: Mapping[str, Mapping[int, tuple[int, int]]])
 def test_objects_are_compared_with_those_that_cover_pixels(tmp_path: Path) -> None:
     result = counted(tmp_path, {"p0": {1: (2, 2), 2: (3, 1), 3: (4, 0)}, "p3": {1: (1, 1), 2: (1, 1), 3: (1, 0)}})
     error = found(result, "objects without pixels")
-    assert error.severity == "error" and "pole 5 of 5" in error.message and result.exit_code == 1
+    assert error.severity == "error" and "pole (5 of 5)" in error.message and result.exit_code == 1
     assert [Path(file).stem for file in error.files] == ["p0", "p3"]
     lost = found(result, "objects lost")
-    assert lost.severity == "warning" and "car 2 of 4" in lost.message and "road" not in lost.message
+    assert lost.severity == "warning" and "car (2 of 4)" in lost.message and "road" not in lost.message
     assert [Path(file).stem for file in lost.files] == ["p0"]
     assert "class without pixels" not in kinds(result), "said once"
     classes = json.loads(json.dumps(result.to_json()))["classes"]
