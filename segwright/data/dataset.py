@@ -45,7 +45,7 @@ def recognise(path: str | Path | Tree) -> tuple[Format, str]:
         with TypedErrors("looking for a dataset", tree.root):
             raise failed
     hints = [known.hint for known in FORMATS.values() if known.hint is not None]
-    for hint in (refusals.hint, *hints, refusals.class_folders):
+    for hint in (refusals.hint, refusals.class_folders, *hints):
         near = hint(tree)
         if near is not None:
             raise near

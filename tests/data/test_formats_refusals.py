@@ -112,6 +112,13 @@ def test_folders_of_a_classification_set_are_named(tmp_path: Path, split: bool) 
         open_dataset(tmp_path)
 
 
+def test_folders_of_which_one_could_hold_the_masks_are_no_classes(tmp_path: Path) -> None:
+    for name in ("alpha", "beta"):
+        for i in range(3):
+            picture(tmp_path / f"{name}/{i}.png", seed=i)
+    assert refusals.class_folders(Tree(tmp_path)) is None
+
+
 def test_what_is_read_is_not_refused(tmp_path: Path) -> None:
     for i in range(3):
         picture(tmp_path / f"images/{i}.jpg", seed=i)

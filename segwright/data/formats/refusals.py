@@ -232,20 +232,28 @@ def _by_content(tree: Tree) -> FormatError | None:
 
 
 def class_folders(tree: Tree) -> FormatError | None:
-    """Images in folders whose names are no roles, as for image classification; asked after all formats' own hints."""
+    """Images in folders whose names are no roles, as for image classification.
+
+    Not where one folder could hold the masks of another: lossless files under equal names.
+    """
     if tree.is_file:
         return None
     folders: Counter[str] = Counter()
+    stems: list[set[str]] = []
+    lossless = False
     for relative, listing in tree.walk():
-        count = sum(map(is_picture, listing.files))
-        if not count:
+        names = [name for name in listing.files if is_picture(name)]
+        if not names:
             continue
-        name = os.path.basename(relative)
+        folder = os.path.basename(relative)
         role, _, free = describe_folder(relative)
-        if not relative or role is not None or not free or split_of(name) is not None:
+        if not relative or role is not None or not free or split_of(folder) is not None:
             return None
-        folders[name] += count
-    if len(folders) < 2:
+        folders[folder] += len(names)
+        stems.append({os.path.splitext(name)[0] for name in names})
+        lossless = lossless or not all(name.lower().endswith((".jpg", ".jpeg")) for name in names)
+    shared = any(left & right for i, left in enumerate(stems) for right in stems[:i])
+    if len(folders) < 2 or (lossless and shared):
         return None
     named = ", ".join(f"{name}/ ({count})" for name, count in folders.most_common(4))
     return _refusal(
