@@ -156,7 +156,7 @@ class DownloadError(DataError):
     """A download that failed, lied or tried to leave its folder."""
 
 
-class OutputError(SegwrightError):
+class OutputError(SegwrightError, OSError):
     """A file or folder that cannot be written; ``found`` is the system's reason."""
 
 

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
-import fcntl
+import functools
+import glob
 import hashlib
 import json
 import os
+import platform
+import re
+import secrets
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -14,24 +19,39 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from segwright.errors import UsageError, output_error
+import filelock
+
+from segwright.errors import OutputError, UsageError, output_error
+
+MAX_SUMS = 16 << 20  # bytes of a sums file: some hundred thousand files
 
 
 def write_text(path: str | Path, text: str) -> Path:
-    """Write ``text`` whole or not at all, and return the path."""
+    """Write ``text`` whole or not at all, and return the path; OutputError where it cannot be written."""
+    return write_bytes(path, text.encode("utf-8", "backslashreplace"))  # file names may hold bytes that are no text
+
+
+def write_bytes(path: str | Path, data: bytes, *, sync: bool = True) -> Path:
+    """Write beside, then rename: a reader sees the old file or the whole new one. OutputError where that fails.
+
+    ``sync``: the bytes are on the disk before the name is, which costs milliseconds; not for what can be made again.
+    """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, beside = tempfile.mkstemp(dir=path.parent, prefix=".writing-")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(beside, 0o644)  # mkstemp's 0600 would lock out the web server or colleague who reads it
-        os.replace(beside, path)
-    except BaseException:
-        Path(beside).unlink(missing_ok=True)
-        raise
+    with typed_output(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        beside = path.with_name(f".writing-{_owner()}-{secrets.token_hex(4)}")
+        try:
+            # Opened by ourselves, and not by tempfile, for the permissions: those of any new file of this user.
+            handle = os.open(beside, os.O_CREAT | os.O_EXCL | os.O_WRONLY | getattr(os, "O_BINARY", 0), 0o666)
+            with os.fdopen(handle, "wb") as file:
+                file.write(data)
+                if sync:
+                    file.flush()
+                    os.fsync(file.fileno())
+            os.replace(beside, path)
+        except BaseException:
+            beside.unlink(missing_ok=True)
+            raise
     return path
 
 
@@ -56,34 +76,112 @@ def write_folder(path: str | Path) -> Iterator[Path]:
     """Yield an empty folder beside ``path``; it takes the path's place when the block ends without an error.
 
     The folder that stood there is moved aside first and removed last, so that at any instant one whole version exists.
+    What writers that were killed have left beside it is removed.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.writing-"))
+    with typed_output(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        clear_leftovers(path.parent)
+        beside = path.with_name(f".{path.name}.writing-{_owner()}-{secrets.token_hex(4)}")
+        beside.mkdir(0o777)
     try:
         yield beside
-        sync_tree(beside)
-        os.chmod(beside, 0o755)
-        old = beside.with_name(beside.name.replace(".writing-", ".old-"))
-        if path.exists():
-            os.replace(path, old)
-        os.replace(beside, path)
-        shutil.rmtree(old, ignore_errors=True)
-        _sync(path.parent)
+        with typed_output(path):
+            sync_tree(beside)
+            old = beside.with_name(beside.name.replace(".writing-", ".old-"))
+            if path.exists():
+                os.replace(path, old)
+            os.replace(beside, path)
+            shutil.rmtree(old, ignore_errors=True)
+            _sync(path.parent)
     except BaseException:
         shutil.rmtree(beside, ignore_errors=True)
         raise
 
 
+_OWNED = re.compile(r"\.(?:.+\.)?(?:writing|old)-([0-9a-f]{8})-([0-9]+)-([0-9]+)-[0-9a-f]{8}")
+
+
+@functools.cache
+def _host() -> str:
+    return hashlib.sha256(platform.node().encode()).hexdigest()[:8]
+
+
+def _owner() -> str:
+    """This process, in the names of its temporary files: host, process id, second of its start."""
+    return _owner_of(os.getpid())  # not cached without it: a fork has another
+
+
+@functools.cache
+def _owner_of(pid: int) -> str:
+    return f"{_host()}-{pid}-{_started(pid) or 0}"
+
+
+def _started(pid: int) -> int | None:
+    """The second in which a process began; None where there is none of this number."""
+    import psutil  # slow to import, and needed by writers alone
+
+    try:
+        return int(psutil.Process(pid).create_time())
+    except psutil.NoSuchProcess:
+        return None
+    except psutil.Error:
+        return 0
+
+
+def _abandoned(name: str) -> bool:
+    """Whether what bears this name was left by a process of this machine that is no more.
+
+    What another machine wrote, on a shared disk, is left alone: whether its process lives cannot be seen from here.
+    """
+    found = _OWNED.fullmatch(name)
+    if found is None or found[1] != _host():
+        return False
+    began, then = _started(int(found[2])), int(found[3])
+    return began is None or (began != 0 and then != 0 and abs(began - then) > 2)  # clocks are set while processes run
+
+
+def clear_leftovers(folder: Path) -> None:
+    """Remove what writers of this module that were killed have left in ``folder``. For writers: readers repair nothing.
+
+    A version that was moved aside stays where nothing took its place: :func:`recover_folder` puts it back.
+    """
+    try:
+        names = [entry.name for entry in os.scandir(folder) if _OWNED.fullmatch(entry.name)]
+    except OSError:
+        return
+    for name in filter(_abandoned, names):
+        place = folder / name
+        if ".old-" in name and not (folder / name[1:].rpartition(".old-")[0]).exists():
+            continue
+        if place.is_dir() and not place.is_symlink():
+            shutil.rmtree(place, ignore_errors=True)
+        else:
+            with contextlib.suppress(OSError):
+                place.unlink()
+
+
 def recover_folder(path: str | Path) -> None:
-    """After a kill between the two renames of :func:`write_folder`: put the old version back, clear leftovers."""
+    """After a kill between the two renames of :func:`write_folder`: put the old version back, clear leftovers.
+
+    For the one that writes ``path``, under its lock. What a living process is at work on is left alone.
+    """
     path = Path(path)
     if not path.parent.is_dir():
         return
-    old = sorted(path.parent.glob(f".{path.name}.old-*"), key=lambda entry: entry.stat().st_mtime)
+    name = glob.escape(path.name)
+    dead = [
+        entry
+        for kind in ("old", "writing")
+        for entry in path.parent.glob(f".{name}.{kind}-*")
+        if _OWNED.fullmatch(entry.name) is None or _abandoned(entry.name)
+    ]
+    old = sorted((entry for entry in dead if ".old-" in entry.name), key=lambda entry: entry.stat().st_mtime)
     if not path.exists() and old:
-        os.replace(old.pop(), path)
-    for entry in [*old, *path.parent.glob(f".{path.name}.writing-*")]:
+        last = old[-1]
+        os.replace(last, path)
+        dead.remove(last)
+    for entry in dead:
         shutil.rmtree(entry, ignore_errors=True)
 
 
@@ -96,6 +194,8 @@ def sync_tree(folder: Path) -> None:
 
 
 def _sync(path: Path) -> None:
+    if os.name != "posix":  # only what is open for writing can be synced there, and no folder
+        return
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -109,6 +209,14 @@ def sha256(path: str | Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def _digest(path: Path) -> str | None:
+    """:func:`sha256`; None where the file cannot be read."""
+    try:
+        return sha256(path)
+    except OSError:
+        return None
+
+
 def write_sums(folder: Path, name: str = "SHA256SUMS") -> None:
     """A sums file over every other file of the folder, in the form that ``sha256sum -c`` reads."""
     files = sorted(file for file in folder.rglob("*") if file.is_file() and file.name != name)
@@ -120,18 +228,27 @@ def wrong_sums(folder: Path, name: str = "SHA256SUMS") -> list[str]:
     sums = folder / name
     if not sums.is_file():
         return [f"{name} is missing"]
+    try:
+        if sums.stat().st_size > MAX_SUMS:
+            return [f"{name} is larger than {MAX_SUMS} bytes"]
+        lines = sums.read_text(encoding="utf-8").splitlines()
+    except (OSError, ValueError) as error:  # a bit that flipped in this file, as in any other
+        return [f"{name} cannot be read ({error})"]
     wrong = []
     listed = set()
-    for line in sums.read_text(encoding="utf-8").splitlines():
+    for line in lines:
         digest, _, relative = line.partition("  ")
+        if "\0" in relative or len(relative) > 4096:
+            wrong.append(f"{name} holds a line that names no file")
+            continue
         listed.add(relative)
         file = folder / relative
         if ".." in Path(relative).parts or Path(relative).is_absolute() or file.is_symlink():
             wrong.append(f"{relative} leaves the folder")
         elif not file.is_file():
             wrong.append(f"{relative} is missing")
-        elif sha256(file) != digest:
-            wrong.append(f"{relative} was altered")
+        elif (found := _digest(file)) != digest:
+            wrong.append(f"{relative} was altered" if found else f"{relative} cannot be read")
     present = {f.relative_to(folder).as_posix() for f in folder.rglob("*") if f.is_file() and f.name != name}
     return wrong + [f"{relative} is not listed" for relative in sorted(present - listed)]
 
@@ -142,6 +259,8 @@ def typed_output(path: str | Path) -> Iterator[None]:
     was at fault."""
     try:
         yield
+    except OutputError:
+        raise
     except OSError as error:
         path, other = Path(path), None if error.filename is None else Path(os.fsdecode(error.filename))
         ours = other is None or ".writing-" in str(other) or path in (other, *other.parents) or other in path.parents
@@ -166,14 +285,18 @@ def check_output(path: str | Path) -> None:
 @contextmanager
 def exclusive(folder: Path) -> Iterator[None]:
     """Hold a folder for this process; UsageError when another process holds it."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / ".lock", "a+") as file:
+    lock = filelock.FileLock(folder / ".lock", timeout=0, mode=0o666, thread_local=False)
+    with typed_output(folder):
+        folder.mkdir(parents=True, exist_ok=True)
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
+            lock.acquire()
+        except filelock.Timeout as error:
             raise UsageError(
                 "another run works in this folder",
                 where=folder,
                 fix="wait for it, stop it, or give another folder with --out",
             ) from error
+    try:
         yield
+    finally:
+        lock.release()

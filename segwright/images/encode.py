@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import io
-import os
-import tempfile
 from pathlib import Path
 
 from PIL import Image
 
+from segwright import files
 from segwright.images.headers import UInt8Array
 
 
@@ -47,15 +46,5 @@ def write_mask(path: str | Path, labels: UInt8Array, palette: UInt8Array | None 
 
 
 def write_bytes(path: Path, data: bytes) -> Path:
-    """Write beside, then rename: a reader sees the old file or the whole new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, beside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:80]}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-        os.chmod(beside, 0o644)  # mkstemp's 0600 would lock out whoever else is to look at it
-        os.replace(beside, path)
-    except BaseException:
-        Path(beside).unlink(missing_ok=True)
-        raise
-    return path
+    """Write beside, then rename; OutputError where that fails. Not synced: images are many, and made again."""
+    return files.write_bytes(path, data, sync=False)
