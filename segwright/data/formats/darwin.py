@@ -187,10 +187,10 @@ def expand(runs: Sequence[Any], height: int, width: int, where: str) -> npt.NDAr
 
 def _is_darwin(path: Path) -> bool:
     text = peek(path)
-    return '"annotations"' in text and (
-        ('"item"' in text and '"slots"' in text) or ('"image"' in text and '"dataset"' in text and '"width"' in text
-                                                       and ('"original_filename"' in text or '"filename"' in text))
-    )  # fmt: skip
+    if '"annotations"' not in text or not text.lstrip("\ufeff \t\r\n").startswith("{"):
+        return False
+    first = '"image"' in text and ('"original_filename"' in text or '"workview_url"' in text)
+    return first or ('"item"' in text and '"slots"' in text)
 
 
 def _files(tree: Tree) -> list[Path]:

@@ -177,22 +177,27 @@ def assemble(
     problems: Sequence[Problem] = (),
     lone_masks: Sequence[Path] = (),
     payloads: Sequence[object] | None = None,
+    drawn: bool = True,
 ) -> Dataset:
-    """The data set of (split, image, mask) in order. A test part without any mask is as published: no finding."""
+    """The data set of (split, image, mask) in order; ``drawn``: a payload holds annotations, and stands for a mask.
+
+    A test part without any mask is as published: no finding.
+    """
     ids = unique_ids([(image.parent.name, image.stem, image.suffix) for _, image, _ in pairs])
     held = payloads if payloads is not None else [None] * len(pairs)
     records = [
-        Record(one, image, mask, payload) for one, (_, image, mask), payload in zip(ids, pairs, held, strict=True)
+        Record(one, image, mask, payload, mask is not None or (drawn and payload is not None))
+        for one, (_, image, mask), payload in zip(ids, pairs, held, strict=True)
     ]
     given: dict[str, list[Record]] = {}
     for record, (split, _, _) in zip(records, pairs, strict=True):
         if split is not None:
             given.setdefault(split, []).append(record)
-    masked = {split for (split, _, _), r in zip(pairs, records, strict=True) if r.mask_path or r.payload is not None}
+    labelled = {split for (split, _, _), record in zip(pairs, records, strict=True) if record.labelled}
     lone = [
         image
-        for (split, image, mask), payload in zip(pairs, held, strict=True)
-        if mask is None and payload is None and (split != "test" or "test" in masked)
+        for (split, image, _), record in zip(pairs, records, strict=True)
+        if not record.labelled and (split != "test" or "test" in labelled)
     ]
     return Dataset(
         root=tree.root,

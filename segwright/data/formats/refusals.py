@@ -239,8 +239,8 @@ def class_folders(tree: Tree) -> FormatError | None:
     if tree.is_file:
         return None
     folders: Counter[str] = Counter()
-    stems: list[set[str]] = []
-    lossless = False
+    stems: set[str] = set()
+    lossless = shared = False
     for relative, listing in tree.walk():
         names = [name for name in listing.files if is_picture(name)]
         if not names:
@@ -250,9 +250,10 @@ def class_folders(tree: Tree) -> FormatError | None:
         if not relative or role is not None or not free or split_of(folder) is not None:
             return None
         folders[folder] += len(names)
-        stems.append({os.path.splitext(name)[0] for name in names})
+        own = {os.path.splitext(name)[0] for name in names}
+        shared = shared or not own.isdisjoint(stems)
+        stems |= own
         lossless = lossless or not all(name.lower().endswith((".jpg", ".jpeg")) for name in names)
-    shared = any(left & right for i, left in enumerate(stems) for right in stems[:i])
     if len(folders) < 2 or (lossless and shared):
         return None
     named = ", ".join(f"{name}/ ({count})" for name, count in folders.most_common(4))

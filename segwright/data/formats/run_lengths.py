@@ -144,7 +144,7 @@ def _table(path: Path) -> _Table | None:
     image, runs = _place(header, IMAGE_COLUMNS), _place(header, RUN_COLUMNS)
     if image is None or runs is None or image == runs:
         return None
-    rows = list(csv.reader(io.StringIO(text.split("\n", 1)[1] if "\n" in text else "")))[:20]
+    rows = list(csv.reader(io.StringIO(text.split("\n", 1)[1] if "\n" in text else "")))[:200]
     cells = [row[runs] for row in rows if len(row) == len(header)]
     if not cells or not all(_RUNS.match(cell) for cell in cells):
         return None
@@ -153,7 +153,10 @@ def _table(path: Path) -> _Table | None:
     height = _place(header, ("height", "img_height", "image_height", "h"))
     width = _place(header, ("width", "img_width", "image_width", "w"))
     ids = [row[image] for row in rows if len(row) == len(header)]
-    return _Table(path, image, runs, label, height, width, joined, _convention(header, image, runs, ids), tuple(header))
+    convention = _convention(header, image, runs, ids)
+    if convention is None and not any(cell.strip() for cell in cells):
+        return None  # nothing but a column's name speaks for runs
+    return _Table(path, image, runs, label, height, width, joined, convention, tuple(header))
 
 
 def _convention(header: Sequence[str], image: int, runs: int, ids: Sequence[str]) -> Convention | None:
