@@ -14,7 +14,9 @@ LEVELS = {
     "api": 5, "__init__": 5, "cli": 6, "__main__": 7,
 }  # fmt: skip
 # Inside models/: an architecture may import these, they none of it.
-MODELS_ORDER = ["norm_kernels", "norms", "winograd_kernels", "winograd", "depthwise", "segmenter", "blocks", "encoders"]
+MODELS_ORDER = [
+    "norm_kernels", "norms", "winograd_kernels", "winograd", "depthwise", "segmenter", "weights", "blocks", "encoders",
+]  # fmt: skip
 
 
 def part_of(module: str) -> str:
