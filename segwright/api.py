@@ -56,9 +56,16 @@ __all__ = [
 PARITY_PICTURES = 6
 
 
-def check(data: str | Path, *, format: str | None = None, html: str | Path | None = None) -> CheckResult:
+def check(
+    data: str | Path,
+    *,
+    format: str | None = None,
+    images: str | None = None,
+    masks: str | None = None,
+    html: str | Path | None = None,
+) -> CheckResult:
     """Look through a data set; ``html`` also writes a page."""
-    result = inspect_path(data, format)
+    result = inspect_path(data, format, images=images, masks=masks)
     if html is not None:
         from segwright.data.check_page import write_check_page
 
@@ -150,7 +157,7 @@ def train_run(
         raise UsageError("--resume needs the run folder", fix="segwright train DATA --resume --out FOLDER")
     if isinstance(data, str | Path):
         settings = settings.with_values({"data.path": str(data)})
-        data = open_dataset(data, settings.data.format)
+        data = open_dataset(data, settings.data.format, images=settings.data.images, masks=settings.data.masks)
     return run_training(data, settings, resume=resume, start=start, dry_run=dry_run, command=command, started=started)
 
 
@@ -199,7 +206,7 @@ def _configured(
     settings = base.with_values({**values, **({"out": str(out)} if out is not None else {})})
     if isinstance(data, str | Path):
         settings = settings.with_values({"data.path": str(data)})
-        data = open_dataset(data, settings.data.format)
+        data = open_dataset(data, settings.data.format, images=settings.data.images, masks=settings.data.masks)
     return data, settings
 
 
@@ -244,6 +251,8 @@ def evaluate(
     post: str | None = None,
     tta: str | None = None,
     format: str | None = None,
+    images: str | None = None,
+    masks: str | None = None,
     skip_bad: bool = False,
     match: str = "names",
     eight_bit: str | None = None,
@@ -260,7 +269,7 @@ def evaluate(
 
     predictor = _predictor(model, device, post, tta, eight_bit, trust_external)
     if not isinstance(data, Split):
-        data = choose_split(_opened(data, format), split)
+        data = choose_split(_opened(data, format, images, masks), split)
     seen = as_model_sees(data, predictor)
     found = evaluate_predictor(predictor, seen, skip_bad=skip_bad, match=match)
     found.notes += predictor.notes
@@ -276,6 +285,8 @@ def evaluate_path(
     post: str | None = None,
     tta: str | None = None,
     format: str | None = None,
+    images: str | None = None,
+    masks: str | None = None,
     skip_bad: bool = False,
     match: str = "names",
     raw_values: bool = False,
@@ -289,7 +300,7 @@ def evaluate_path(
     from segwright.evaluation.masks import evaluate_masks
     from segwright.evaluation.report import RunFacts, write_report
 
-    chosen = choose_split(open_dataset(data, format), split)
+    chosen = choose_split(open_dataset(data, format, images=images, masks=masks), split)
     a_run = (model / "model.json").is_file() or (model / "model" / "model.json").is_file()
     if model.is_dir() and not a_run:
         found = evaluate_masks(model, chosen, raw_values=raw_values, skip_missing=skip_bad)
@@ -311,6 +322,8 @@ def compare(
     split: str | None = None,
     device: str = "auto",
     format: str | None = None,
+    images: str | None = None,
+    masks: str | None = None,
     eight_bit: str | None = None,
     trust_external: bool = False,
 ) -> Comparison:
@@ -331,7 +344,7 @@ def compare(
                 fix="leave one out; an evaluation of it alone: segwright evaluate MODEL DATA",
             )
         places[place] = model
-    chosen = choose_split(open_dataset(data, format), split)
+    chosen = choose_split(open_dataset(data, format, images=images, masks=masks), split)
     found = {}
     for model in models:
         predictor = load(model, device=device, eight_bit=eight_bit, trust_external=trust_external)
@@ -498,6 +511,8 @@ def tune_post(
     device: str = "auto",
     keep: bool = True,
     format: str | None = None,
+    images: str | None = None,
+    masks: str | None = None,
     minutes: float = 10.0,
     tta: str | None = None,
     chains: Sequence[str] = (),
@@ -526,7 +541,9 @@ def tune_post(
     folder = find_bundle(model)
     network, bundle = load_bundle(folder, trust_external=trust_external)
     predictor = load(folder, device=device, post="none", tta=tta, eight_bit=eight_bit, trust_external=trust_external)
-    chosen = as_model_sees(choose_split(open_dataset(data, format), split or "val"), predictor)
+    chosen = as_model_sees(
+        choose_split(open_dataset(data, format, images=images, masks=masks), split or "val"), predictor
+    )
     known = [bundle.postprocess] if bundle.postprocess else []
     # Frames of one sequence err together: the bootstrap does not draw them one by one.
     groups = [sequence_of(name) for name in chosen.ids]
@@ -549,6 +566,8 @@ def crf_figure(
     split: str | None = None,
     device: str = "auto",
     format: str | None = None,
+    images: str | None = None,
+    masks: str | None = None,
     crf: str | None = None,
     pictures: int = 3,
     ids: Sequence[str] = (),
@@ -572,7 +591,9 @@ def crf_figure(
     found = next((link.crf for link in links if link.crf is not None), None)
     if crf is not None and (found is None or len(links) > 1):
         raise UsageError("the figure shows one CRF", expected="such as crf(deeplab-v1)", found=crf)
-    chosen = as_model_sees(data if isinstance(data, Split) else choose_split(_opened(data, format), split), predictor)
+    chosen = as_model_sees(
+        data if isinstance(data, Split) else choose_split(_opened(data, format, images, masks), split), predictor
+    )
     names = list(chosen.ids)
     missing = [name for name in ids if name not in names]
     if missing:
@@ -592,11 +613,19 @@ def crf_figure(
     return draw(rows, predictor.label_space, out, crf=found, iterations=iterations, belief=belief, width=width)
 
 
-def convert(data: str | Path, to: str, out: str | Path, *, format: str | None = None) -> dict[str, Any]:
+def convert(
+    data: str | Path,
+    to: str,
+    out: str | Path,
+    *,
+    format: str | None = None,
+    images: str | None = None,
+    masks: str | None = None,
+) -> dict[str, Any]:
     """Write a data set in another format."""
     from segwright.data.convert import convert as convert_dataset
 
-    dataset = open_dataset(data, format)
+    dataset = open_dataset(data, format, images=images, masks=masks)
     convert_dataset(dataset, to, out)
     return {"from": dataset.format, "to": to, "pictures": len(dataset), "out": str(out)}
 
@@ -644,5 +673,7 @@ def _has_masks(split: Split) -> bool:
     return any(record.labelled for record in split.records)
 
 
-def _opened(data: Dataset | str | Path, format: str | None) -> Dataset:
-    return open_dataset(data, format) if isinstance(data, str | Path) else data
+def _opened(
+    data: Dataset | str | Path, format: str | None, images: str | None = None, masks: str | None = None
+) -> Dataset:
+    return open_dataset(data, format, images=images, masks=masks) if isinstance(data, str | Path) else data

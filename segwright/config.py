@@ -33,6 +33,8 @@ class DataConfig(Section):
 
     path: str = Field("", description="folder or file of the data set")
     format: str | None = Field(None, description="name of a data format; recognised when left out")
+    images: str | None = Field(None, description="glob of the images, relative to the path; with `masks`")
+    masks: str | None = Field(None, description="glob of the masks, relative to the path; with `images`")
     skip_bad: bool = Field(False, description="leave unusable files out instead of refusing to train")
     fold: int | None = Field(None, ge=0, description="which fold of `folds` is the validation split")
     folds: int = Field(5, ge=2, description="number of folds when `fold` is given")

@@ -21,6 +21,12 @@ from segwright.files import write_json
 
 Json = Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the result for programs.")]
 Format = Annotated[str | None, typer.Option("--format", help="Data format; recognised when left out.")]
+Images = Annotated[
+    str | None, typer.Option("--images", metavar="GLOB", help="Which files are images; with --masks, pairs anything.")
+]
+Masks = Annotated[
+    str | None, typer.Option("--masks", metavar="GLOB", help="Which files are their masks: 'truth/*_gt.png'.")
+]
 Split = Annotated[str | None, typer.Option("--split", help="Which split of the data set.")]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1, mps")]
 Data = Annotated[Path, typer.Argument(metavar="DATA", help="Folder or file of the data set; its format is recognised.")]

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
-from segwright.cli.common import Data, Format, Json, console, write_result
+from segwright.cli.common import Data, Format, Images, Json, Masks, console, write_result
 from segwright.console import literal
 from segwright.errors import UsageError
 from segwright.files import check_output
@@ -21,6 +21,8 @@ def check(
     data: Data,
     html: Annotated[Path | None, typer.Option("--html", metavar="FILE", help="Write a page to look at.")] = None,
     format: Format = None,
+    images: Images = None,
+    masks: Masks = None,
     json: Json = None,
 ) -> None:
     """Look through a data set and say what would go wrong, with the fix. Exit code 1 when something would."""
@@ -29,7 +31,7 @@ def check(
     for path, holds in ((html, b"<!doctype html"), (json, b'"problems": [')):
         if path is not None:
             _check_target(path, data, holds)
-    result = api.check(data, format=format, html=html)
+    result = api.check(data, format=format, images=images, masks=masks, html=html)
     from segwright.data.check_text import render_check
 
     render_check(result, console())
@@ -62,6 +64,8 @@ def convert(
     to: Annotated[str, typer.Option("--to", help="voc, coco, folder, webdataset, labelme, cvat, hf")],
     out: Annotated[Path, typer.Option("--out", metavar="FOLDER", help="Where the new data set goes.")],
     format: Format = None,
+    images: Images = None,
+    masks: Masks = None,
     json: Json = None,
 ) -> None:
     """Write a data set in another format."""
@@ -69,7 +73,7 @@ def convert(
 
     if json is not None:
         check_output(json)
-    result = api.convert(data, to, out, format=format)
+    result = api.convert(data, to, out, format=format, images=images, masks=masks)
     console().print(literal(f"{result['pictures']} pictures written as {to}: {out}"), soft_wrap=True)
     write_result(json, result)
 

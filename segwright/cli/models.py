@@ -12,7 +12,9 @@ from segwright.cli.common import (
     Device,
     EightBit,
     Format,
+    Images,
     Json,
+    Masks,
     Model,
     Split,
     TrustExternal,
@@ -63,6 +65,8 @@ def evaluate(
     trust_external: TrustExternal = False,
     report: Annotated[Path | None, typer.Option("--report", metavar="FILE", help="Write a page to look at.")] = None,
     format: Format = None,
+    images: Images = None,
+    masks: Masks = None,
     json: Json = None,
 ) -> None:
     """Score a model, or masks made by any tool, on a split that has masks."""
@@ -77,6 +81,8 @@ def evaluate(
         post=post,
         tta=tta,
         format=format,
+        images=images,
+        masks=masks,
         skip_bad=skip_bad,
         match=match,
         raw_values=raw_values,
@@ -171,6 +177,8 @@ def compare(
     eight_bit: EightBit = None,
     trust_external: TrustExternal = False,
     format: Format = None,
+    images: Images = None,
+    masks: Masks = None,
     json: Json = None,
 ) -> None:
     """Put models side by side on the same pictures, with the interval of the difference."""
@@ -178,7 +186,15 @@ def compare(
 
     check_json(json)
     result = api.compare(
-        models, data, split=split, device=device, format=format, eight_bit=eight_bit, trust_external=trust_external
+        models,
+        data,
+        split=split,
+        device=device,
+        format=format,
+        images=images,
+        masks=masks,
+        eight_bit=eight_bit,
+        trust_external=trust_external,
     )
     from segwright.evaluation.compare import comparison_page, render_comparison
 

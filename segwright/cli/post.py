@@ -12,7 +12,9 @@ from segwright.cli.common import (
     Device,
     EightBit,
     Format,
+    Images,
     Json,
+    Masks,
     Model,
     Split,
     TrustExternal,
@@ -39,6 +41,8 @@ def tune_post(
     eight_bit: EightBit = None,
     trust_external: TrustExternal = False,
     format: Format = None,
+    images: Images = None,
+    masks: Masks = None,
     json: Json = None,
 ) -> None:
     """Search post-processing on validation data; it is kept only when it raises the score beyond chance."""
@@ -46,7 +50,8 @@ def tune_post(
 
     check_json(json)
     result = api.tune_post(
-        model, data, split=split, device=device, keep=keep, format=format, minutes=minutes, tta=tta, chains=chain or (),
+        model, data, split=split, device=device, keep=keep, format=format,
+        images=images, masks=masks, minutes=minutes, tta=tta, chains=chain or (),
         eight_bit=eight_bit, trust_external=trust_external,
     )  # fmt: skip
     from segwright.cli.tables import tuning_table
@@ -76,6 +81,8 @@ def crf_figure(
     ] = None,
     width: Annotated[int, typer.Option("--width", help="Of a panel, in pixels.")] = 320,
     format: Format = None,
+    images: Images = None,
+    masks: Masks = None,
 ) -> None:
     """The papers' figure of a CRF at work: picture, network, labels after 1, 2 and 10 iterations, ground truth."""
     from segwright import api
@@ -85,7 +92,8 @@ def crf_figure(
     except ValueError:
         raise UsageError("iterations are whole numbers", expected="such as 1,2,10", found=iterations) from None
     path = api.crf_figure(
-        model, data, out, split=split, device=device, format=format, crf=crf, pictures=pictures, ids=ids or (),
+        model, data, out, split=split, device=device, format=format,
+        images=images, masks=masks, crf=crf, pictures=pictures, ids=ids or (),
         iterations=steps, belief=belief, width=width,
     )  # fmt: skip
     console().print(f"figure: {path}")

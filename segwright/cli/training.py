@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from segwright.cli.common import Data, Device, Format, Json, command_line, console, write_result
+from segwright.cli.common import Data, Device, Format, Images, Json, Masks, command_line, console, write_result
 from segwright.cli.launch import launch, launched, without_option
 from segwright.cli.tables import folds_table
 from segwright.console import is_first
@@ -54,6 +54,8 @@ def train(
         list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Any other setting; repeatable.")
     ] = None,
     format: Format = None,
+    images: Images = None,
+    masks: Masks = None,
     json: Json = None,
 ) -> None:
     """Train a segmenter on a data set. Everything left out is planned from the data and the machine."""
@@ -85,6 +87,8 @@ def train(
         "training.deterministic": True if deterministic else None,
         "data.skip_bad": True if skip_bad else None,
         "data.format": format,
+        "data.images": images,
+        "data.masks": masks,
     }
     values = {key: value for key, value in given.items() if value is not None} | parse_overrides(settings or [])
     if folds is not None and dry_run:

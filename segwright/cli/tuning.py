@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from segwright.cli.common import Data, Device, Format, Json, command_line, console, write_result
+from segwright.cli.common import Data, Device, Format, Images, Json, Masks, command_line, console, write_result
 from segwright.console import visible
 
 Settings = Annotated[list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Any setting.")]
@@ -36,6 +36,8 @@ def tune(
     config: Config = None,
     settings: Settings = None,
     format: Format = None,
+    images: Images = None,
+    masks: Masks = None,
     json: Json = None,
 ) -> None:
     """Search for better settings than the planned ones, and say whether they are: Optuna, with early pruning."""
@@ -50,6 +52,8 @@ def tune(
         "training.seed": seed,
         "training.device": None if device == "auto" else device,
         "data.format": format,
+        "data.images": images,
+        "data.masks": masks,
     }
     found = api.tune(
         data,
@@ -88,6 +92,8 @@ def lr_range(
     config: Config = None,
     settings: Settings = None,
     format: Format = None,
+    images: Images = None,
+    masks: Masks = None,
     json: Json = None,
 ) -> None:
     """See the loss while the learning rate rises, and a rate to train with. Nothing is trained or kept."""
@@ -102,6 +108,8 @@ def lr_range(
         "model.name": None if model == "auto" else model,
         "training.device": None if device == "auto" else device,
         "data.format": format,
+        "data.images": images,
+        "data.masks": masks,
     }
     values = {key: value for key, value in given.items() if value is not None} | parse_overrides(settings or [])
     found = api.lr_range(data, values=values, config=config, start=start, low=low, high=high, steps=steps)

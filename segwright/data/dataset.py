@@ -9,6 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from segwright.data.formats import FORMATS, Format, refusals
+from segwright.data.formats.globs import pair_globs
 from segwright.data.formats.tree import Tree
 from segwright.data.records import Dataset, ObjectCount, Problem, Reader, Record, Split, TypedErrors, ValueRange
 from segwright.data.splits import make_splits
@@ -58,8 +59,23 @@ def recognise(path: str | Path | Tree) -> tuple[Format, str]:
     )
 
 
-def open_dataset(path: str | Path, format: str | None = None) -> Dataset:
+def _by_globs(tree: Tree, format: str | None, images: str | None, masks: str | None) -> tuple[Format, str]:
+    """The format that reads the pairs of two globs, and why."""
+    if images is None or masks is None:
+        raise UsageError("--images and --masks go together", expected="both globs", found="one of them")
+    if format not in (None, "folder", "geotiff"):
+        raise UsageError("--images and --masks read files beside mask files", expected="no --format", found=format)
+    pairing = tree.memo["pairing"] = pair_globs(tree, images, masks)
+    known = FORMATS["geotiff"] if format != "folder" and FORMATS["geotiff"].recognise(tree) else FORMATS["folder"]
+    return known, f"{pairing.paired} pairs by --images {images} --masks {masks}"
+
+
+def open_dataset(
+    path: str | Path, format: str | None = None, *, images: str | None = None, masks: str | None = None
+) -> Dataset:
     """Open the data set at ``path``; ``format`` (a key of ``FORMATS``) overrides what is recognised.
+
+    ``images`` and ``masks`` are globs relative to ``path`` that pair files of any layout (:mod:`.formats.globs`).
 
     No picture is decoded but a spread of the masks where their values have to be found. Errors: FormatError where
     nothing is recognised or the named format does not fit, UsageError for an unknown format name, LabelError where the
@@ -69,7 +85,10 @@ def open_dataset(path: str | Path, format: str | None = None) -> Dataset:
     if format is not None and format not in FORMATS:
         raise UsageError("unknown data format", expected=", ".join(FORMATS), found=format)
     with TypedErrors("opening the dataset", tree.root):
-        known, reason = recognise(tree) if format is None else (FORMATS[format], "as asked with --format")
+        if images is not None or masks is not None:
+            known, reason = _by_globs(tree, format, images, masks)
+        else:
+            known, reason = recognise(tree) if format is None else (FORMATS[format], "as asked with --format")
         dataset = known.open(tree)
     if not dataset.records:
         raise FormatError(

@@ -104,10 +104,17 @@ class CheckResult:
         )
 
 
-def inspect_path(path: str | Path, format: str | None = None, *, workers: int | None = None) -> CheckResult:
+def inspect_path(
+    path: str | Path,
+    format: str | None = None,
+    *,
+    images: str | None = None,
+    masks: str | None = None,
+    workers: int | None = None,
+) -> CheckResult:
     """Open and check. A data set that cannot be opened is a result with that one error, not an exception."""
     try:
-        dataset = open_dataset(path, format)
+        dataset = open_dataset(path, format, images=images, masks=masks)
     except SegwrightError as error:
         text = error.message if not error.found else f"{error.message}: {error.found}"
         files = (error.where or str(path),)

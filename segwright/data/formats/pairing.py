@@ -407,7 +407,7 @@ _PASSES: tuple[tuple[Key, Key], ...] = (  # (key of a picture, key of a mask)
     (lambda i: i.stem, lambda m: m.stem),
     (lambda i: i.name, lambda m: m.stem),
     (lambda i: i.stem.casefold(), lambda m: m.stem.casefold()),
-    (lambda i: i.stem.casefold(), lambda m: _bare(m.stem).casefold()),
+    (lambda i: i.stem.casefold(), lambda m: bare(m.stem).casefold()),
     (lambda i: re.sub(r"_0000$", "", i.stem), lambda m: m.stem),  # nnU-Net numbers channels
     (lambda i: words(i.stem), lambda m: words(m.stem)),
 )
@@ -419,7 +419,7 @@ _SCOPES: tuple[Key, ...] = (
 )
 
 
-def _bare(stem: str) -> str:
+def bare(stem: str) -> str:
     match = _MASK_ENDING.match(stem)
     return match.group(1) if match else stem
 
