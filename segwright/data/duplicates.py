@@ -17,7 +17,7 @@ BRIGHTNESS = 16.0  # grey levels that the means of near-duplicates differ by at 
 WHOLE = 20_000  # up to so many different images all are compared with all
 HASH_DISTANCE = 8  # beyond, a perceptual hash proposes pairs: a copy in another size or quality differs by 0 to 6 bits
 CROWD = 200  # images with the same quarter of a hash; more is a kind of image, and is compared to neighbours only
-BLOCK = 256  # images compared with all others at a time
+BLOCK = 128  # images compared with all others at a time
 
 Float32 = npt.NDArray[np.float32]
 Indices = npt.NDArray[np.intp]
@@ -52,7 +52,7 @@ def find_pairs(
     Up to :data:`WHOLE` images the search is exhaustive; beyond, a pair must agree in one quarter of the hash.
     """
     part_of = np.zeros(len(hashes), np.int64) if parts is None else parts
-    usable = np.flatnonzero(np.abs(thumbs).max(axis=1) > 0) if len(thumbs) else np.zeros(0, np.intp)
+    usable = np.flatnonzero(thumbs.any(axis=1))
     keys = np.stack([hashes[usable], crcs[usable].astype(np.uint64), part_of[usable].astype(np.uint64)])
     _, first, group = np.unique(keys, axis=1, return_index=True, return_inverse=True)
     leaders = usable[np.sort(first)]
@@ -68,7 +68,7 @@ def find_pairs(
         if len(leaders) <= WHOLE:
             _compare_all(thumbs[leaders].astype(np.float32), light, of, together, best)
         else:
-            _compare_proposed(hashes[leaders], thumbs[leaders], light, of, together, best)
+            _compare_proposed(hashes[leaders], thumbs, leaders, light, of, together, best)
     for one in np.flatnonzero(best.other >= 0).tolist():
         a, b = int(leaders[one]), int(leaders[best.other[one]])
         key = (min(a, b), max(a, b))
@@ -117,11 +117,13 @@ def _compare_all(
 def _compare_proposed(
     hashes: npt.NDArray[np.uint64],
     thumbs: npt.NDArray[np.float16],
+    places: Indices,
     grey: Float32 | None,
     parts: npt.NDArray[np.int64],
     together: Collection[tuple[int, int]],
     best: _Best,
 ) -> None:
+    """All but ``thumbs`` are of the images at ``places``: a copy of the thumbnails would be most of the memory."""
     for a, b in _candidates(hashes):
         wanted = parts[a] != parts[b]
         for p, q in together:
@@ -129,7 +131,7 @@ def _compare_proposed(
         if grey is not None:
             wanted &= np.abs(grey[a] - grey[b]) < BRIGHTNESS
         a, b = a[wanted], b[wanted]
-        found = (thumbs[a].astype(np.float32) * thumbs[b].astype(np.float32)).sum(axis=1)
+        found = (thumbs[places[a]].astype(np.float32) * thumbs[places[b]].astype(np.float32)).sum(axis=1)
         alike = found >= ALIKE
         best.add(a[alike], b[alike], found[alike])
 

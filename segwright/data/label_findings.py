@@ -169,7 +169,7 @@ def _specks(totals: Totals, records: Sequence[Record], overall: Fingerprint) -> 
 
 def _contradictions(totals: Totals, records: Sequence[Record]) -> list[Problem]:
     """Equal images whose masks differ: an image laid under another's mask, or two opinions."""
-    places = np.flatnonzero(totals.labelled & (np.abs(totals.thumbs).max(axis=1, initial=0) > 0))
+    places = np.flatnonzero(totals.labelled & totals.thumbs.any(axis=1))
     keys = np.stack([totals.hashes[places], totals.crcs[places].astype(np.uint64)])
     _, group, counts = np.unique(keys, axis=1, return_inverse=True, return_counts=True)
     order = np.argsort(np.ravel(group), kind="stable")

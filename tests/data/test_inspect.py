@@ -586,3 +586,20 @@ def test_judging_takes_time_that_grows_with_the_files_not_with_their_square(tmp_
 
 class FakeReader:
     label_space = LabelSpace(("a", "b"))
+
+
+def test_pairs_of_very_many_images_are_proposed_by_their_hash(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("segwright.data.duplicates.WHOLE", 50)
+    rng = np.random.default_rng(4)
+    thumbs = rng.normal(size=(200, 256))
+    thumbs[100:] = thumbs[:100] + rng.normal(0, 0.02, (100, 256))
+    thumbs[7] = 0  # a flat one
+    thumbs -= thumbs.mean(axis=1, keepdims=True)
+    thumbs /= np.linalg.norm(thumbs, axis=1, keepdims=True).clip(1e-9)
+    hashes = rng.integers(0, 2**63, 200).astype(np.uint64)
+    hashes[100:] = hashes[:100] ^ np.uint64(5)
+    numbers = np.arange(200)
+    grey = np.full(200, 100, np.float32)
+    grey[30] = 10
+    pairs = find_pairs(hashes, numbers.astype(np.uint32), thumbs.astype(np.float16), numbers // 100, grey)
+    assert [(pair.first, pair.second) for pair in pairs] == [(i, i + 100) for i in range(100) if i not in (7, 30)]
