@@ -39,11 +39,6 @@ TEXTS: list[tuple[str, str, Any]] = [
     ("Image Annotator 3", "via3.json", {"project": {"pid": "x"}, "config": {}, "file": {}, "metadata": {}, "view": {}}),
     ("SuperAnnotate", "a.jpg.json", {"metadata": {"name": "a.jpg"}, "instances": [{"className": "car", "points": []}]}),
     (
-        "LabelMe web tool",
-        "a.xml",
-        "<annotation><object><name>car</name><polygon><pt><x>1</x><y>2</y></pt></polygon></object></annotation>",
-    ),
-    (
         "boxes",
         "labels/a.xml",
         "<annotation><object><name>car</name><bndbox><xmin>1</xmin></bndbox></object></annotation>",

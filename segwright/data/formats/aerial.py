@@ -14,11 +14,11 @@ from segwright.data.classes import read_class_list
 from segwright.data.formats.geotiff import GeoTiffReader, cut_into_tiles, look_at_mask
 from segwright.data.formats.published import PHOTO, Found, Key, Layout, Place, colour_coding, indices
 from segwright.data.formats.tree import Tree
-from segwright.data.formats.values import Coding, conclude, survey
+from segwright.data.formats.values import Coding, conclude, discover, survey
+from segwright.data.mask_files import read_mask_file
 from segwright.data.readers import ColourTable
 from segwright.data.records import Dataset
 from segwright.errors import LabelError
-from segwright.images import read_mask
 from segwright.types import IGNORE_INDEX, Colour
 
 # --- ISPRS
@@ -138,7 +138,7 @@ _TILE = r"(?P<key>P\d{4}(?:_\d+){0,4})"
 
 def _isaid(tree: Tree, found: Found) -> Coding:
     masks = found.masks
-    seen = survey(len(masks), lambda i: read_mask(masks[i]), 12_000_000)
+    seen = survey(len(masks), lambda i: read_mask_file(masks[i], "colors"), 12_000_000)
     if seen.values and not seen.colours and set(seen.values) <= {*range(16), IGNORE_INDEX} and len(seen.values) > 1:
         note = "masks reduced to indices by a converter: iSAID's 15 classes and background in their usual order"
         return indices(tuple(ISAID_CLASSES), tuple(ISAID_CLASSES.values()), notes=(note,))(tree, found)
@@ -177,7 +177,7 @@ def _list_of(tree: Tree, *names: str) -> Path | None:
 
 
 def _colours_of(masks: Sequence[Path]) -> set[Colour]:
-    seen = survey(len(masks), lambda i: read_mask(masks[i]), 12_000_000)
+    seen = survey(len(masks), lambda i: read_mask_file(masks[i], "colors"), 12_000_000)
     grey = {(v, v, v) for v in seen.values if v < 256}
     return grey | {(c >> 16, c >> 8 & 255, c & 255) for c in seen.colours}
 
@@ -187,7 +187,9 @@ def _dubai(tree: Tree, found: Found) -> Coding:
     path = _list_of(tree, "classes.json")
     listed = read_class_list(path) if path is not None else None
     if listed is not None and listed.colours is not None and colours <= set(listed.colours):
-        return Coding(listed.label_space(by_row=True), ColourTable(listed.colours), tuple(listed.notes()))
+        return Coding(
+            listed.label_space(by_row=True), ColourTable(listed.colours), tuple(listed.notes()), source="colors"
+        )
     known = {*DUBAI_CLASSES.values(), *_UNLABELLED.values()}
     if colours <= known:
         notes = ["the Dubai set's five classes by the colors of its masks; gray (Unlabeled) is ignored"]
@@ -226,10 +228,8 @@ class _Drone(Layout):
 
 
 def _drone(tree: Tree, found: Found) -> Coding:
-    masks = found.masks
-    seen = survey(len(masks), lambda i: read_mask(masks[i]), 12_000_000)
     path = _list_of(tree, "class_dict_seg.csv", "class_dict.csv")
-    return conclude(seen, read_class_list(path) if path is not None else None, tree.root)
+    return discover(found.masks, read_class_list(path) if path is not None else None, tree.root)
 
 
 DRONE = _Drone(

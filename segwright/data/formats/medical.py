@@ -8,6 +8,7 @@ CrackForest (Shi et al. 2016) keep the classes in MATLAB files: ``type_map``, ``
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,23 +17,21 @@ import numpy.typing as npt
 
 from segwright.data.formats.published import LOSSLESS, PHOTO, Found, Layout, Place, indices
 from segwright.data.formats.tree import Tree
-from segwright.data.formats.values import Coding, conclude, survey
+from segwright.data.formats.values import Coding, conclude, discover, survey
 from segwright.data.readers import FileReader
 from segwright.data.records import Dataset, Record
 from segwright.errors import FormatError, LabelError
-from segwright.images import read_mask
 from segwright.types import LabelSpace
 
 MAX_MAT = 500_000_000  # bytes of a MATLAB file
 
 
-def _binary(note: str, budget: int = 12_000_000) -> Any:
+def _binary(note: str) -> Any:
     """The masks' own values: 0 and 255 (or 1) are background and foreground."""
 
     def coding(tree: Tree, found: Found) -> Coding:
-        masks = found.masks
-        concluded = conclude(survey(len(masks), lambda i: read_mask(masks[i]), budget), None, tree.root)
-        return Coding(concluded.label_space, concluded.colour_table, (note, *concluded.notes), concluded.problems)
+        concluded = discover(found.masks, None, tree.root)
+        return replace(concluded, notes=(note, *concluded.notes))
 
     return coding
 

@@ -144,11 +144,13 @@ class Layout:
         if not found.masks:
             raise FormatError(f"no {self.title} tree", expected=self.looks_for, found=tree.summary(), where=tree.root)
         coding = self.coding(tree, found)
+        reader = self.reader(coding.label_space, coding.colour_table)
+        reader.source = coding.source
         return assemble(
             tree,
             self.name,
             [(self.split_of(key), image, mask) for key, image, mask in found.pairs],
-            self.reader(coding.label_space, coding.colour_table),
+            reader,
             [*coding.notes, *self._unread(tree)],
             coding.problems,
             found.lone_masks,
@@ -238,4 +240,4 @@ def colour_coding(classes: Mapping[str, Colour], ignored: Mapping[str, Colour], 
     rows = [*classes.values(), *ignored.values()]
     mapping = {i: i if i < len(classes) else IGNORE_INDEX for i in range(len(rows))}
     space = LabelSpace(tuple(classes), tuple(classes.values()), mapping=mapping)
-    return Coding(space, ColourTable(tuple(rows)), tuple(notes))
+    return Coding(space, ColourTable(tuple(rows)), tuple(notes), source="colors")

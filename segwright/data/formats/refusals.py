@@ -127,10 +127,6 @@ _BY_TEXT = (
         "these are boxes: outline the objects in an annotation tool and export polygons or masks",
     ),
     _Text(
-        "annotations of the LabelMe web tool (XML)", (".xml",), (r"<annotation>", r"<polygon>", r"<pt>"),
-        "convert them: datum convert -i . -if label_me -f coco_instances -o out -- --save-media",
-    ),
-    _Text(
         "a set of boxes, not masks: PASCAL VOC's XML for detection", (".xml",), (r"<annotation", r"<bndbox>"),
         "boxes say where objects are, not their outlines: outline them in an annotation tool, or add masks",
     ),

@@ -10,9 +10,8 @@ from pathlib import Path
 from segwright.data.classes import ClassList, read_class_list
 from segwright.data.formats.published import PHOTO, Found, Layout, Place
 from segwright.data.formats.tree import Tree
-from segwright.data.formats.values import Coding, conclude, survey
+from segwright.data.formats.values import Coding, discover
 from segwright.errors import FormatError
-from segwright.images import read_mask
 
 LIST = "_classes.csv"
 
@@ -27,9 +26,7 @@ def _coding(tree: Tree, found: Found) -> Coding:
     for other in lists[1:]:
         if _named(other) != _named(lists[0]):
             raise _disagreement(lists[0], other, tree.root)
-    masks = found.masks
-    seen = survey(len(masks), lambda i: read_mask(masks[i]))
-    return conclude(seen, lists[0], tree.root)
+    return discover(found.masks, lists[0], tree.root)
 
 
 def _named(classes: ClassList) -> dict[int, str]:

@@ -146,7 +146,8 @@ def _table(path: Path) -> _Table | None:
         return None
     rows = list(csv.reader(io.StringIO(text.split("\n", 1)[1] if "\n" in text else "")))[:200]
     cells = [row[runs] for row in rows if len(row) == len(header)]
-    if not cells or not all(_RUNS.match(cell) for cell in cells):
+    fitting = sum(_RUNS.match(cell) is not None for cell in cells)
+    if not cells or fitting < 0.5 * len(cells):
         return None
     joined = header[image] in ("imageid_classid", "image_label")
     label = None if joined else _place(header, CLASS_COLUMNS)
@@ -154,7 +155,7 @@ def _table(path: Path) -> _Table | None:
     width = _place(header, ("width", "img_width", "image_width", "w"))
     ids = [row[image] for row in rows if len(row) == len(header)]
     convention = _convention(header, image, runs, ids)
-    if convention is None and not any(cell.strip() for cell in cells):
+    if convention is None and (fitting < len(cells) or not any(cell.strip() for cell in cells)):
         return None  # nothing but a column's name speaks for runs
     return _Table(path, image, runs, label, height, width, joined, convention, tuple(header))
 
