@@ -197,3 +197,72 @@ def test_hostile_arrays(tmp_path: Path) -> None:
     np.save(tmp_path / "masks/0.npy", np.full((12, 16), 1.5))
     with pytest.raises(LabelError, match="no array is a label map"):
         data.all[0]
+
+
+def test_two_published_trees_with_equal_names(tmp_path: Path) -> None:
+    for site, values in (("a", [0, 1]), ("b", [0, 2])):
+        picture(tmp_path / f"voc/{site}/JPEGImages/1.jpg")
+        mask(tmp_path / f"voc/{site}/SegmentationClass/1.png", values)
+        write(tmp_path / f"voc/{site}/ImageSets/Segmentation/train.txt", "1\n")
+        picture(tmp_path / f"city/{site}/leftImg8bit/train/x/x_000000_000019_leftImg8bit.png")
+        mask(tmp_path / f"city/{site}/gtFine/train/x/x_000000_000019_gtFine_labelIds.png", [7, 8 + values[1]])
+        picture(tmp_path / f"ade/{site}/images/training/ADE_train_00000001.jpg")
+        mask(tmp_path / f"ade/{site}/annotations/training/ADE_train_00000001.png", values)
+        picture(tmp_path / f"camvid/{site}/raw/0001TP_006690.png")
+        coloured(tmp_path / f"camvid/{site}/labels/0001TP_006690_L.png", [(128, 128, 128), (64 * values[1], 0, 128)])
+    for name, form in (("voc", "voc"), ("city", "cityscapes"), ("ade", "ade20k"), ("camvid", "camvid")):
+        data = open_dataset(tmp_path / name)
+        assert data.format == form and len(data) == 2 and len(set(data.all.ids)) == 2, name
+        found = {(r.image_path.parts[len(tmp_path.parts) + 1], r.mask_path.parts[len(tmp_path.parts) + 1])
+                 for r in data.records if r.image_path and r.mask_path}  # fmt: skip
+        assert found == {("a", "a"), ("b", "b")}, name
+        assert sum(map(len, data.given.values())) in (2, 0)
+
+
+def test_lists_of_ids_and_of_other_headers(tmp_path: Path) -> None:
+    for i in range(6):
+        picture(tmp_path / f"pics/s{i}.jpg", seed=i)
+        mask(tmp_path / f"truth/m{i}.png", [0, 1, 2])
+    lists = {
+        "train.csv": "image,mask\n" + "".join(f"s{i},m{i}\n" for i in range(6)),
+        "a.csv": ",Image Name,Mask Name\n" + "".join(f"{i},s{i}.jpg,m{i}.png\n" for i in range(6)),
+        "b.csv": "img_file|seg_file\n" + "".join(f"pics/s{i}.jpg|truth/m{i}.png\n" for i in range(6)),
+        "c.csv": "image;mask\r\n" + "".join(f"D:\\x\\pics\\s{i}.jpg;D:\\x\\truth\\m{i}.png\r\n" for i in range(6)),
+    }
+    for name, text in lists.items():
+        (tmp_path / name).write_bytes(text.encode("utf-16" if name == "b.csv" else "utf-8-sig"))
+        data = open_dataset(tmp_path)
+        assert data.format == "pairs", name
+        assert pairs(data) == {(f"pics/s{i}.jpg", f"truth/m{i}.png") for i in range(6)}, name
+        (tmp_path / name).unlink()
+    write(tmp_path / "train.csv", lists["train.csv"] + "s9,m9\n")
+    data = open_dataset(tmp_path)
+    assert any(p.kind == "listed but missing" and p.files == ("s9",) for p in data.problems)
+
+
+def test_a_list_whose_images_are_half_copied(tmp_path: Path) -> None:
+    rows = ["image,mask"]
+    for cam in (1, 2):
+        for i in range(3):
+            mask(tmp_path / f"masks/cam{cam}/{i}.png", [0, cam])
+            rows.append(f"images/cam{cam}/{i}.jpg,masks/cam{cam}/{i}.png")
+            if cam == 2:
+                picture(tmp_path / f"images/cam{cam}/{i}.jpg", seed=i)
+    write(tmp_path / "list.csv", "\n".join(rows))
+    data = open_dataset(tmp_path)
+    assert pairs(data) == {(f"images/cam2/{i}.jpg", f"masks/cam2/{i}.png") for i in range(3)}
+    assert any("3" in p.message and p.severity != "note" for p in data.problems)
+
+
+def test_other_peoples_tables_change_nothing(tmp_path: Path) -> None:
+    for i in range(3):
+        picture(tmp_path / f"images/{i}.png", seed=i)
+        mask(tmp_path / f"masks/{i}.png", [0, 1])
+    before = open_dataset(tmp_path)
+    write(tmp_path / "big.csv", "image,mask\n" + "x" * 200_000 + ",y\n")
+    write(tmp_path / "quote.csv", 'a,b\n"unclosed,' + "z" * 200_000)
+    (tmp_path / "bytes.csv").write_bytes(b"\xff\xfe\x00" * 101)
+    write(tmp_path / "broken.yaml", "a: [b: {")
+    write(tmp_path / "scores.tsv", "image\tscore\n0.png\t0.5\n")
+    data = open_dataset(tmp_path)
+    assert data.format == "folder" and data.problems == before.problems and data.notes == before.notes

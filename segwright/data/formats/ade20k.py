@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from segwright.data.formats.base import SPLIT_NAMES, Format, everything, in_order, pairing_problems
+from segwright.data.formats.base import SPLIT_NAMES, Format, distinct, everything, in_order, pairing_problems
 from segwright.data.formats.tree import Tree, is_picture, stem
 from segwright.data.readers import FileReader
 from segwright.data.records import Dataset, Record
@@ -36,9 +36,11 @@ def label_space() -> LabelSpace:
     return LabelSpace(CLASSES, mapping={0: IGNORE_INDEX, **{value: value - 1 for value in range(1, 151)}})
 
 
-def _base(tree: Tree) -> str | None:
+def _bases(tree: Tree) -> list[str]:
+    """The folders that hold a tree: the root, or one or several in it."""
     if tree.is_file:
-        return None
+        return []
+    found = []
     for relative, listing in tree.walk(depth=1):
         if not {"images", "annotations"} <= set(listing.dirs):
             continue
@@ -46,37 +48,39 @@ def _base(tree: Tree) -> str | None:
         for split in tree.folder(f"{prefix}images").dirs:
             files = tree.folder(f"{prefix}images/{split}").files
             if SPLIT_NAMES.get(split) and files and files[0].startswith("ADE_"):
-                return relative
-    return None
+                found.append(relative)
+                break
+    return found
 
 
 def recognise(tree: Tree) -> str | None:
-    return None if _base(tree) is None else "images and annotations with ADE_… names"
+    return "images and annotations with ADE_… names" if _bases(tree) else None
 
 
 def open_ade20k(tree: Tree) -> Dataset:
-    base = _base(tree)
-    if base is None:
+    bases = _bases(tree)
+    if not bases:
         raise FormatError(
             "no ADE20K tree",
             expected="images/training/ADE_train_….jpg and annotations/training/ADE_train_….png",
             found=tree.summary(),
             where=tree.root,
         )
-    prefix = f"{base}/" if base else ""
     given: dict[str, list[Record]] = {}
     lone: list[Path] = []
     unused: list[Path] = []
-    for split in tree.folder(f"{prefix}images").dirs:
-        images, masks = tree.folder(f"{prefix}images/{split}"), tree.folder(f"{prefix}annotations/{split}")
-        by_stem = {stem(name): Path(masks.path, name) for name in masks.files if is_picture(name)}
-        for name in filter(is_picture, images.files):
-            mask = by_stem.pop(stem(name), None)
-            if mask is None and masks.files:
-                lone.append(Path(images.path, name))
-            record = Record(stem(name), Path(images.path, name), mask)
-            given.setdefault(SPLIT_NAMES.get(split, split), []).append(record)
-        unused += by_stem.values()
+    for prefix in (f"{base}/" if base else "" for base in bases):
+        for split in tree.folder(f"{prefix}images").dirs:
+            images, masks = tree.folder(f"{prefix}images/{split}"), tree.folder(f"{prefix}annotations/{split}")
+            by_stem = {stem(name): Path(masks.path, name) for name in masks.files if is_picture(name)}
+            for name in filter(is_picture, images.files):
+                mask = by_stem.pop(stem(name), None)
+                if mask is None and masks.files:
+                    lone.append(Path(images.path, name))
+                record = Record(stem(name), Path(images.path, name), mask)
+                given.setdefault(SPLIT_NAMES.get(split, split), []).append(record)
+            unused += by_stem.values()
+    given = distinct(given)
     return Dataset(
         root=tree.root,
         format="ade20k",

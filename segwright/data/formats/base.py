@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from segwright.data.formats.depth import find_depth
@@ -99,6 +99,26 @@ def in_order(given: Mapping[str, Sequence[Record]]) -> dict[str, tuple[Record, .
     first = ("train", "val", "test")
     names = [name for name in first if name in given] + sorted(name for name in given if name not in first)
     return {name: tuple(given[name]) for name in names}
+
+
+def distinct(given: Mapping[str, Sequence[Record]]) -> dict[str, list[Record]]:
+    """The same splits with ids that are unique: images of one name in several folders get those of their folders."""
+    places: dict[str, dict[Path | None, None]] = {}
+    for records in given.values():
+        for record in records:
+            places.setdefault(record.id, {})[record.image_path] = None
+    twice = {name: list(paths) for name, paths in places.items() if len(paths) > 1}
+    if not twice:
+        return {name: list(records) for name, records in given.items()}
+    renamed: dict[Path | None, str] = {}
+    for name, paths in twice.items():
+        parts = [path.parent.parts if path is not None else () for path in paths]
+        depth = next((d for d in range(1, 12) if len({p[-d:] for p in parts}) == len(parts)), 12)
+        renamed |= {path: "/".join((*p[-depth:], name)) for path, p in zip(paths, parts, strict=True)}
+    return {
+        split: [replace(r, id=renamed[r.image_path]) if r.id in twice else r for r in records]
+        for split, records in given.items()
+    }
 
 
 def everything(given: Mapping[str, Sequence[Record]]) -> tuple[Record, ...]:

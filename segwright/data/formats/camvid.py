@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from segwright.data.formats.base import Format, everything, in_order, pairing_problems
+from segwright.data.formats.base import Format, distinct, everything, in_order, pairing_problems
 from segwright.data.formats.tree import Tree, is_picture, stem
 from segwright.data.readers import ColourTable, FileReader
 from segwright.data.records import Dataset, Record
@@ -169,38 +169,54 @@ def _colour_folders(tree: Tree) -> tuple[list[str], list[str]] | None:
     return (images, masks) if images and masks else None
 
 
+def _common_start(left: str, right: str) -> int:
+    """How many folders two paths share from the root on."""
+    count = 0
+    for a, b in zip(left.split("/"), right.split("/"), strict=False):
+        if a != b:
+            break
+        count += 1
+    return count
+
+
 def _open_colour(tree: Tree, image_folders: list[str], mask_folders: list[str]) -> Dataset:
-    masks: dict[str, Path] = {}
+    masks: dict[str, dict[str, Path]] = {}  # name → folder → mask
     for relative in mask_folders:
         listing = tree.folder(relative)
-        masks |= {
-            stem(f)[:-2]: Path(listing.path, f) for f in listing.files if stem(f).endswith("_L") and is_picture(f)
-        }
+        for file in listing.files:
+            if stem(file).endswith("_L") and is_picture(file):
+                masks.setdefault(stem(file)[:-2], {})[relative] = Path(listing.path, file)
     records, lone = [], []
-    given: dict[str, list[Record]] = {}
+    places: dict[str, list[Record]] = {}
     for relative in image_folders:
         listing = tree.folder(relative)
         for file in listing.files:
             if not is_picture(file) or stem(file).endswith("_L"):
                 continue
-            record = Record(stem(file), Path(listing.path, file), masks.pop(stem(file), None))
+            able = masks.get(stem(file), {})
+            nearest = max(able, key=lambda folder: _common_start(folder, relative), default=None)
+            mask = able.pop(nearest) if nearest is not None else None
+            record = Record(stem(file), Path(listing.path, file), mask)
             records.append(record)
             if record.mask_path is None:
                 lone.append(Path(listing.path, file))
             if os.path.basename(relative).lower() in SPLITS:
-                given.setdefault(os.path.basename(relative).lower(), []).append(record)
+                places.setdefault(os.path.basename(relative).lower(), []).append(record)
+    strays = [path for able in masks.values() for path in able.values()]
+    unique = distinct({"": records})[""]
+    new = {record.image_path: record for record in unique}
+    given = {split: [new[record.image_path] for record in members] for split, members in places.items()}
     reader = FileReader(colour_label_space(), ColourTable(tuple(colour for colour, _ in COLOURS.values())))
-    listed = {record.id: record for record in records}
     return Dataset(
         root=tree.root,
         format="camvid",
         reader=reader,
-        records=tuple(listed.values()),
+        records=tuple(unique),
         given=in_order(given),
         notes=["CamVid's 32 colours, grouped into 11 classes; a file value is a colour's row in label_colors.txt"],
-        problems=pairing_problems(lone, list(masks.values())),
+        problems=pairing_problems(lone, strays),
         unpaired_images=tuple(lone),
-        unpaired_masks=tuple(masks.values()),
+        unpaired_masks=tuple(strays),
     )
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from segwright.data.formats.base import Format, everything, in_order, pairing_problems
+from segwright.data.formats.base import Format, distinct, everything, in_order, pairing_problems
 from segwright.data.formats.tree import Tree
 from segwright.data.readers import FileReader
 from segwright.data.records import Dataset, Record
@@ -54,17 +54,19 @@ def label_space(*, train_ids: bool = False) -> LabelSpace:
     return LabelSpace(names, colours, mapping=mapping)
 
 
-def _base(tree: Tree) -> str | None:
+def _bases(tree: Tree) -> list[str]:
+    """The folders that hold a tree: the root, or one or several in it."""
     if tree.is_file:
-        return None
-    for relative, listing in tree.walk(depth=1):
-        if "leftImg8bit" in listing.dirs and {"gtFine", "gtCoarse"} & set(listing.dirs):
-            return relative
-    return None
+        return []
+    return [
+        relative
+        for relative, listing in tree.walk(depth=1)
+        if "leftImg8bit" in listing.dirs and {"gtFine", "gtCoarse"} & set(listing.dirs)
+    ]
 
 
 def recognise(tree: Tree) -> str | None:
-    return None if _base(tree) is None else "leftImg8bit and gtFine"
+    return "leftImg8bit and gtFine" if _bases(tree) else None
 
 
 def _masks(tree: Tree, prefix: str) -> tuple[dict[str, Path], bool]:
@@ -83,16 +85,42 @@ def _masks(tree: Tree, prefix: str) -> tuple[dict[str, Path], bool]:
 
 
 def open_cityscapes(tree: Tree) -> Dataset:
-    base = _base(tree)
-    if base is None:
+    bases = _bases(tree)
+    if not bases:
         raise FormatError(
             "no Cityscapes tree", expected="leftImg8bit/ and gtFine/", found=tree.summary(), where=tree.root
         )
-    prefix = f"{base}/" if base else ""
-    masks, train_ids = _masks(tree, prefix)
-    unused = dict(masks)
     given: dict[str, list[Record]] = {}
     lone: list[Path] = []
+    strays: list[Path] = []
+    kinds = {_read_base(tree, f"{base}/" if base else "", given, lone, strays) for base in bases}
+    if len(kinds) > 1:
+        raise FormatError(
+            "one tree has labelIds and another labelTrainIds", expected="masks of one kind", found=", ".join(bases),
+            where=tree.root, fix="open one of them, or write the same kind for both",
+        )  # fmt: skip
+    train_ids = kinds.pop()
+    given = distinct(given)
+    notes = ["train ids as they are" if train_ids else "the 34 ids of labelIds, mapped to the benchmark's 19 classes"]
+    if "test" in given:
+        notes.append("the test part's masks are dummies, as published, and are not read")
+    return Dataset(
+        root=tree.root,
+        format="cityscapes",
+        reader=FileReader(label_space(train_ids=train_ids)),
+        records=everything(given),
+        given=in_order(given),
+        notes=notes,
+        problems=pairing_problems(lone, strays),
+        unpaired_images=tuple(lone),
+        unpaired_masks=tuple(strays),
+    )
+
+
+def _read_base(tree: Tree, prefix: str, given: dict[str, list[Record]], lone: list[Path], strays: list[Path]) -> bool:
+    """Add one tree's records and what does not pair; returns whether its masks hold train ids."""
+    masks, train_ids = _masks(tree, prefix)
+    unused = dict(masks)
     for split in tree.folder(f"{prefix}leftImg8bit").dirs:
         for _, listing in tree.walk(f"{prefix}leftImg8bit/{split}"):
             for name in listing.files:
@@ -104,20 +132,8 @@ def open_cityscapes(tree: Tree) -> Dataset:
                 if mask is None and split != "test":
                     lone.append(Path(listing.path, name))
                 given.setdefault(split, []).append(Record(match[1], Path(listing.path, name), mask))
-    notes = ["train ids as they are" if train_ids else "the 34 ids of labelIds, mapped to the benchmark's 19 classes"]
-    if "test" in given:
-        notes.append("the test part's masks are dummies, as published, and are not read")
-    return Dataset(
-        root=tree.root,
-        format="cityscapes",
-        reader=FileReader(label_space(train_ids=train_ids)),
-        records=everything(given),
-        given=in_order(given),
-        notes=notes,
-        problems=pairing_problems(lone, list(unused.values())),
-        unpaired_images=tuple(lone),
-        unpaired_masks=tuple(unused.values()),
-    )
+    strays += unused.values()
+    return train_ids
 
 
 FORMAT = Format("cityscapes", "Cityscapes", "leftImg8bit/ and gtFine/", recognise, open_cityscapes)

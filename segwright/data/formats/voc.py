@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from segwright.data.formats.base import Format, in_order, pairing_problems
+from segwright.data.formats.base import Format, distinct, in_order, pairing_problems
 from segwright.data.formats.class_lists import choose
 from segwright.data.formats.tree import Folder, Tree, is_picture, stem
 from segwright.data.formats.values import Coding, Survey, conclude, look_at, survey
@@ -115,7 +115,7 @@ def open_voc(tree: Tree) -> Dataset:
         listed = {name for names in part.lists.values() for name in names}
         for name, path in pictures.items():
             if name in part.masks or name in listed or not part.lists:
-                records.setdefault(name, Record(name, path, part.masks.get(name)))
+                records[name if len(parts) == 1 else f"{part.base}/{name}"] = Record(name, path, part.masks.get(name))
         if not part.lists:
             lone_images += [path for name, path in pictures.items() if name not in part.masks]
         elif len(pictures) > len(listed | part.masks.keys()):
@@ -123,7 +123,13 @@ def open_voc(tree: Tree) -> Dataset:
         lone_masks += [path for name, path in part.masks.items() if name not in pictures]
         missing += sorted(listed - pictures.keys())
         for split, names in part.lists.items():
-            given.setdefault(split, []).extend(records[name] for name in names if name in records)
+            keys = [name if len(parts) == 1 else f"{part.base}/{name}" for name in names]
+            given.setdefault(split, []).extend(records[key] for key in keys if key in records)
+    # Two trees may hold other images under the same names; VOC's own years do not.
+    unique = distinct({"": list(records.values())})[""]
+    new = {record.image_path: record for record in unique}
+    records = {record.id: record for record in unique}
+    given = {split: [new[record.image_path] for record in members] for split, members in given.items()}
     coding = _coding(tree, parts, records)
     problems = pairing_problems(lone_images, lone_masks)
     if missing:
