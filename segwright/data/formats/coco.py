@@ -24,22 +24,21 @@ from typing import Any
 
 import numpy as np
 
-from segwright.data.drawing import BACKGROUND_NAMES, Drawable, Drawing, DrawnReader, Ledger, Region, describe_source
+from segwright.data.drawing import Drawable, Drawing, DrawnReader, Ledger, describe_source
 from segwright.data.formats.base import Format, everything, in_order, unique_ids
-from segwright.data.formats.coco_names import stuff_ids, stuff_thing_space
+from segwright.data.formats.coco_categories import Classes, make_classes, spell_id
+from segwright.data.formats.coco_names import stuff_thing_space
+from segwright.data.formats.coco_shapes import rasterize, whole, why_not_drawn
 from segwright.data.formats.names import split_of, split_of_part
 from segwright.data.formats.references import Reference, claimed_twice, resolve_all, surroundings
 from segwright.data.formats.tree import Tree, is_picture, peek, stem
-from segwright.data.polygons import as_points, fill_box
 from segwright.data.readers import FileReader
 from segwright.data.records import Dataset, ObjectCount, Problem, Record
-from segwright.data.rle import check_size, crop_columns, list_runs, string_runs
 from segwright.data.text_files import read_json
 from segwright.errors import FormatError, LabelError
 from segwright.images import UInt8Array, read_mask
-from segwright.types import IGNORE_INDEX, MAX_CLASSES, Colour, LabelSpace
+from segwright.types import IGNORE_INDEX
 
-OTHER = 183  # in stuff JSON: every thing in one
 SAMPLED = 12  # JSON files a folder that recognition looks at; opening reads all
 CROWDS_ARE_OBJECTS = 0.5  # share of crowds from which they are drawn; COCO's own sets have 0.01
 CROWDS_ARE_MANY = 0.05  # share of ignored crowds that is worth a warning
@@ -63,66 +62,6 @@ class Panoptic:
     segments: tuple[tuple[int, int], ...]
 
 
-def outlines(segmentation: Any) -> list[Any] | None:
-    """The polygons of a segmentation, each flat numbers or pairs; None for an RLE.
-
-    Tools write a list of polygons, one flat polygon without the list around it, or one polygon as a list of points.
-    """
-    if isinstance(segmentation, Mapping):
-        return None
-    if not isinstance(segmentation, Sequence) or isinstance(segmentation, str):
-        return []
-    parts = [part for part in segmentation if part is not None]
-    if parts and all(isinstance(part, int | float) for part in parts):
-        return [parts]
-    pairs = all(isinstance(part, Sequence) and len(part) == 2 for part in parts)
-    if pairs and len(parts) >= 3 and all(isinstance(value, int | float) for part in parts for value in part):
-        return [parts]
-    return [part for part in parts if not (isinstance(part, Sequence) and len(part) == 0)]
-
-
-def why_not_drawn(segmentation: Any) -> str | None:
-    """Why a segmentation has no area whatever its image; None where it may have one."""
-    if not segmentation:
-        return "no segmentation"
-    polygons = outlines(segmentation)
-    if polygons is None:
-        return None if segmentation.get("counts") else "an RLE without counts"
-    if not polygons:
-        return "neither polygons nor an RLE"
-    if all(isinstance(p, Sequence) and not isinstance(p, str) and _corners(p) < 3 for p in polygons):
-        return "an outline of fewer than three points"
-    return None
-
-
-def _corners(polygon: Sequence[Any]) -> int:
-    return len(polygon) if isinstance(polygon[0], Sequence) else len(polygon) // 2
-
-
-def decode_segmentation(segmentation: Any, height: int, width: int, where: str) -> list[Region]:
-    """Polygons (one list of numbers each), uncompressed or compressed RLE to regions of index 0."""
-    if isinstance(segmentation, Mapping):
-        size = segmentation.get("size", [height, width])
-        if not isinstance(size, Sequence) or [_whole(v) for v in size] != [height, width]:
-            raise LabelError("an RLE differs in size from its picture", expected=f"{[height, width]}", found=f"{size}",
-                             where=where, fix="export the annotations again")  # fmt: skip
-        check_size(height, width, where)
-        counts = segmentation.get("counts", ())
-        runs = string_runs(counts, where) if isinstance(counts, str | bytes) else list_runs(counts, where)
-        left, mask = crop_columns(runs, height, width, where)
-        return [Region(0, mask, 0, left)]
-    polygons = outlines(segmentation)
-    if not polygons:
-        raise LabelError("a segmentation is polygons or an RLE", found=repr(segmentation)[:60], where=where)
-    regions = []
-    for polygon in polygons:
-        points = as_points(polygon, where)
-        if len(points) >= 3:
-            top, left, mask = fill_box(points, height, width, where)
-            regions.append(Region(0, mask, top, left))
-    return regions
-
-
 @dataclass
 class CocoReader(DrawnReader):
     """Draws the annotations of a JSON, or decodes panoptic PNGs."""
@@ -142,7 +81,7 @@ class CocoReader(DrawnReader):
         height, width = self.sized(record, annotated.height, annotated.width, where)
         objects = [
             Drawable(
-                IGNORE_INDEX if crowd else index, partial(_object, index, crowd, segmentation, height, width, where)
+                IGNORE_INDEX if crowd else index, partial(rasterize, index, crowd, segmentation, height, width, where)
             )
             for index, segmentation, crowd in annotated.regions
         ]
@@ -174,25 +113,6 @@ class CocoReader(DrawnReader):
                              expected=f"{len(payload.segments)} segments", found=str(unknown[:8]), where=payload.png,
                              fix="use the PNG and the JSON of one export")  # fmt: skip
         return np.array([table[int(i)] for i in present], np.uint8)[inverse].reshape(ids.shape)
-
-
-def _object(index: int, crowd: bool, segmentation: Any, height: int, width: int, where: str) -> Region | None:
-    merged = _union(decode_segmentation(segmentation, height, width, where))
-    return None if merged is None else Region(IGNORE_INDEX if crowd else index, merged.mask, merged.top, merged.left)
-
-
-def _union(parts: list[Region]) -> Region | None:
-    """The parts of one annotation as one region, for its area counts as a whole."""
-    parts = [part for part in parts if part.mask.size]
-    if len(parts) <= 1:
-        return parts[0] if parts else None
-    top, left = min(p.top for p in parts), min(p.left for p in parts)
-    bottom = max(p.top + p.mask.shape[0] for p in parts)
-    right = max(p.left + p.mask.shape[1] for p in parts)
-    mask = np.zeros((bottom - top, right - left), bool)
-    for p in parts:
-        mask[p.top - top : p.top - top + p.mask.shape[0], p.left - left : p.left - left + p.mask.shape[1]] |= p.mask
-    return Region(0, mask, top, left)
 
 
 @dataclass
@@ -295,138 +215,6 @@ def _load(path: Path) -> dict[str, Any]:
     return found
 
 
-def _id(value: Any) -> str:
-    """An id in one spelling: 7, 7.0, "7" and "007" are one."""
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
-    text = str(value).strip()
-    return text.lstrip("0") or "0" if text.isdecimal() and text.isascii() else text
-
-
-def _whole(value: Any) -> int:
-    """A size as a whole number, 0 where the file does not tell."""
-    try:
-        number = int(float(value))
-    except (TypeError, ValueError, OverflowError):
-        return 0
-    return max(number, 0)
-
-
-@dataclass
-class _Classes:
-    """Category id → class index, made from all files together."""
-
-    space: LabelSpace
-    index: list[dict[str, int]]  # of each file: id in one spelling → class index
-    background: int
-    notes: list[str]
-
-
-def _numbered(data: Sequence[Mapping[str, Any]]) -> tuple[dict[int, Mapping[str, Any]], list[dict[str, int]], bool]:
-    """(categories by number, of each file id → number, whether the files number them differently)."""
-    names: dict[str, str] = {}
-    conflict = False
-    for part in data:
-        for category in part["categories"]:
-            key, name = _id(category.get("id")), str(category.get("name", category.get("id")))
-            conflict = conflict or names.setdefault(key, name) != name
-    numbers = all(key.isdecimal() and len(key) < 18 for key in names)
-    categories: dict[int, Mapping[str, Any]] = {}
-    tables: list[dict[str, int]] = []
-    seen: dict[str, int] = {}
-    for part in data:
-        table = {}
-        for category in part["categories"]:
-            key, name = _id(category.get("id")), str(category.get("name", category.get("id")))
-            number = (
-                seen.setdefault(name, len(seen))
-                if conflict
-                else int(key)
-                if numbers
-                else seen.setdefault(key, len(seen))
-            )
-            categories.setdefault(number, category)
-            table[key] = number
-        tables.append(table)
-    return categories, tables, conflict
-
-
-def _classes(data: Sequence[dict[str, Any]], files: Sequence[_File]) -> _Classes:
-    categories, tables, conflict = _numbered(data)
-    notes = []
-    if conflict:
-        notes.append("the files number their categories differently: they are matched by name")
-    used: set[int] = set()
-    for file, part, table in zip(files, data, tables, strict=True):
-        ids = Counter(
-            _id(item.get("category_id"))
-            for annotation in part["annotations"]
-            for item in annotation.get("segments_info") or (annotation,)
-            if isinstance(item, Mapping)
-        )
-        _check_offset(ids, table, file.path)
-        used |= {table[key] for key in ids if key in table}
-    if any(c.get("supercategory") == "none" and i == 0 for i, c in categories.items()) and 0 not in used:
-        del categories[0]  # Roboflow's head of the tree, no class
-    official = stuff_ids()
-    stuff = any(official.get(i) == c.get("name") or c.get("isthing") == 0 for i, c in categories.items())
-    if stuff and categories.get(OTHER, {}).get("name") == "other" and any(i <= 90 for i in categories):
-        del categories[OTHER]  # "other" stands for the things, which are here themselves
-    ids_in_order = sorted(categories)
-    names = _unique([str(categories[i].get("name", i)) for i in ids_in_order], ids_in_order)
-    colours = [categories[i].get("color") for i in ids_in_order]
-    background = next(
-        (i for i, name in zip(ids_in_order, names, strict=True) if name.lower() in BACKGROUND_NAMES), None
-    )
-    index = {category: place for place, category in enumerate(ids_in_order)}
-    if stuff:
-        fill = IGNORE_INDEX
-        notes.append("what nothing covers is ignored")
-    elif background is not None:
-        fill = index[background]
-        notes.append(f"what nothing covers is {names[fill]}")
-    else:
-        names, colours = ["background", *names], [[0, 0, 0], *colours]
-        index = {category: place + 1 for category, place in index.items()}
-        fill = 0
-        notes.append("what nothing covers is background")
-    if not ids_in_order or len(names) > MAX_CLASSES:
-        raise LabelError("1 to 255 classes can be told apart", found=f"{len(names)} categories", where=files[0].path,
-                         fix="list the categories under their ids")  # fmt: skip
-    known = [colour for colour in map(_colour, colours) if colour is not None]
-    space = LabelSpace(tuple(names), tuple(known) if len(known) == len(names) else ())
-    notes.append("where regions overlap the smaller is on top")
-    per_file = [{key: index[number] for key, number in table.items() if number in index} for table in tables]
-    return _Classes(space, per_file, fill, notes)
-
-
-def _check_offset(used: Mapping[str, int], table: Mapping[str, int], path: Path) -> None:
-    """LabelError where the annotations count the categories from another number than the list: every class is off."""
-    stray = [key for key in used if key not in table]
-    if not stray or not all(key.isdecimal() and len(key) < 18 for key in [*used, *table]):
-        return
-    for step in (1, -1):
-        if all(str(int(key) + step) in table for key in used):
-            raise LabelError(
-                "the objects count the categories from another number than the list of categories",
-                expected=f"category_id among {', '.join([*table][:8])}",
-                found=f"category_id {', '.join(sorted(used, key=int)[:8])}: category {stray[0]} is not listed",
-                where=path,
-                fix=f"if they are off by one, add {step} to every category_id; else list category {stray[0]}",
-            )
-
-
-def _colour(value: Any) -> Colour | None:
-    if isinstance(value, list) and len(value) == 3 and all(isinstance(v, int) and 0 <= v <= 255 for v in value):
-        return (value[0], value[1], value[2])
-    return None
-
-
-def _unique(names: Sequence[str], ids: Sequence[int]) -> list[str]:
-    counts = Counter(names)
-    return [name if counts[name] == 1 else f"{name} ({i})" for name, i in zip(names, ids, strict=True)]
-
-
 def _without_objects(files: Sequence[_File], data: Sequence[Mapping[str, Any]]) -> list[Problem]:
     """A warning for files whose list of annotations is empty: all their images are background."""
     empty = [
@@ -441,6 +229,9 @@ def _without_objects(files: Sequence[_File], data: Sequence[Mapping[str, Any]]) 
     return [Problem("warning", "no objects", message, tuple(path for path, _ in empty), fix)]
 
 
+_Object = tuple[Mapping[str, Any], str, str | None]  # annotation, category id in one spelling, why it has no area
+
+
 @dataclass(frozen=True, slots=True)
 class _Entry:
     """An image of one JSON and its annotations."""
@@ -448,13 +239,13 @@ class _Entry:
     file: _File
     number: int  # of the file
     image: Mapping[str, Any]
-    found: list[Mapping[str, Any]]
+    found: list[_Object]
 
 
 def _open_json(tree: Tree, files: Sequence[_File]) -> Dataset:
     data = [_load(file.path) for file in files]
     try:
-        return _Opened(tree, files, data, _classes(data, files)).dataset()
+        return _Opened(tree, files, data, make_classes(data, [file.path for file in files])).dataset()
     except (KeyError, TypeError, AttributeError, ValueError, OverflowError, IndexError) as error:
         raise FormatError("a COCO JSON that lacks what it should hold", expected="ids, file names, sizes, categories",
                           found=repr(error), where=files[0].path, fix="export it again") from error  # fmt: skip
@@ -463,27 +254,33 @@ def _open_json(tree: Tree, files: Sequence[_File]) -> Dataset:
 class _Opened:
     """The records of one or several JSONs (train and val; instances and stuff of the same pictures)."""
 
-    def __init__(self, tree: Tree, files: Sequence[_File], data: Sequence[dict[str, Any]], classes: _Classes) -> None:
+    def __init__(self, tree: Tree, files: Sequence[_File], data: Sequence[dict[str, Any]], classes: Classes) -> None:
         self.tree, self.files, self.data, self.classes = tree, files, data, classes
         self.ledger = Ledger()
         self.problems = _without_objects(files, data)
         self.boxes = 0
-        self.names = [{_id(c.get("id")): str(c.get("name", c.get("id"))) for c in part["categories"]} for part in data]
+        self.names = [
+            {spell_id(c.get("id")): str(c.get("name", c.get("id"))) for c in part["categories"]} for part in data
+        ]
+        self.objects: list[list[_Object]] = [
+            [(a, spell_id(a.get("category_id")), why_not_drawn(a.get("segmentation"))) for a in part["annotations"]]
+            for part in data
+        ]
         self.drawn_crowds = self._crowds()
 
     def _crowds(self) -> set[tuple[int, str]]:
         """(file, category) whose crowds are objects: most of all objects are crowds, or all of a category."""
         result: set[tuple[int, str]] = set()
-        for number, (file, part) in enumerate(zip(self.files, self.data, strict=True)):
+        for number, file in enumerate(self.files):
             if file.kind == "panoptic":
                 continue
             total: Counter[str] = Counter()
             crowds: Counter[str] = Counter()
-            for annotation in part["annotations"]:
-                if why_not_drawn(annotation.get("segmentation")) is None:
-                    key = _id(annotation.get("category_id"))
+            for annotation, key, reason in self.objects[number]:
+                if reason is None:
                     total[key] += 1
-                    crowds[key] += bool(annotation.get("iscrowd"))
+                    if annotation.get("iscrowd"):
+                        crowds[key] += 1
             share = sum(crowds.values()) / max(sum(total.values()), 1)
             drawn = {key for key in total if crowds[key] and (share > CROWDS_ARE_OBJECTS or crowds[key] == total[key])}
             result |= {(number, key) for key in drawn}
@@ -511,31 +308,32 @@ class _Opened:
         for number, (file, part) in enumerate(zip(self.files, self.data, strict=True)):
             by_id: dict[str, list[Mapping[str, Any]]] = {}
             for image in part["images"]:
-                by_id.setdefault(_id(image["id"]), []).append(image)
+                by_id.setdefault(spell_id(image["id"]), []).append(image)
             twice = {key for key, images in by_id.items() if len({str(i["file_name"]) for i in images}) > 1}
             exact = {(type(i["id"]), str(i["id"])): key for key in twice for i in by_id[key]}
             split_ids = {
                 key for key in twice if len({(type(i["id"]), str(i["id"])) for i in by_id[key]}) == len(by_id[key])
             }
-            grouped: dict[Any, list[Mapping[str, Any]]] = {}
-            for annotation in part["annotations"]:
+            grouped: dict[Any, list[_Object]] = {}
+            for one in self.objects[number]:
+                annotation = one[0]
                 raw = annotation.get("image_id")
-                key = _id(raw)
+                key = spell_id(raw)
                 if key not in by_id:
                     self._lose(number, annotation, "its image id is not listed")
                 elif key in twice and (key not in split_ids or (type(raw), str(raw)) not in exact):
                     self._lose(number, annotation, "several images have its image id")
                 else:
-                    grouped.setdefault((type(raw), str(raw)) if key in twice else key, []).append(annotation)
+                    grouped.setdefault((type(raw), str(raw)) if key in twice else key, []).append(one)
             for image in part["images"]:
-                key = _id(image["id"])
+                key = spell_id(image["id"])
                 place = (type(image["id"]), str(image["id"])) if key in twice else key
                 entries.append(_Entry(file, number, image, grouped.get(place, [])))
         return entries
 
     def _lose(self, number: int, annotation: Mapping[str, Any], reason: str) -> None:
         for item in annotation.get("segments_info") or (annotation,):
-            key = _id(item.get("category_id"))
+            key = spell_id(item.get("category_id"))
             self.ledger.lose(self.names[number].get(key, f"category {key}"), reason)
 
     def _payload(self, entry: _Entry) -> Any:
@@ -546,9 +344,7 @@ class _Opened:
         if not self.data[entry.number]["annotated"]:
             return None
         regions = []
-        for annotation in entry.found:
-            key, segmentation = _id(annotation.get("category_id")), annotation.get("segmentation")
-            reason = why_not_drawn(segmentation)
+        for annotation, key, reason in entry.found:
             name = names.get(key, f"category {key}")
             if reason is not None:
                 self.boxes += bool(annotation.get("bbox"))
@@ -557,20 +353,20 @@ class _Opened:
                 self.ledger.lose(name, "the category is not listed")
             elif key in index:  # else what the format's own conventions leave out
                 crowd = bool(annotation.get("iscrowd")) and (entry.number, key) not in self.drawn_crowds
-                regions.append((index[key], segmentation, crowd))
+                regions.append((index[key], annotation["segmentation"], crowd))
                 self.ledger.keep(name)
-        height, width = _whole(entry.image.get("height")), _whole(entry.image.get("width"))
+        height, width = whole(entry.image.get("height")), whole(entry.image.get("width"))
         return Annotated(str(entry.file.path), height, width, tuple(regions))
 
     def _panoptic(self, entry: _Entry) -> Panoptic | None:
         index, names = self.classes.index[entry.number], self.names[entry.number]
-        for annotation in entry.found:
+        for annotation, _, _ in entry.found:
             png = self.pngs.get((entry.number, str(annotation["file_name"])))
             if png is None:
                 continue
             segments = []
             for segment in annotation["segments_info"]:
-                key = _id(segment.get("category_id"))
+                key = spell_id(segment.get("category_id"))
                 if key not in index:
                     self.ledger.lose(names.get(key, f"category {key}"), "the category is not listed")
                 else:
@@ -583,7 +379,9 @@ class _Opened:
     def _find_pngs(self, entries: Sequence[_Entry]) -> None:
         """The segment PNGs of panoptic JSONs: in the folder that has the JSON's name, or beside it."""
         self.pngs: dict[tuple[int, str], Path] = {}
-        asked = [(e.number, str(a["file_name"]), e.file) for e in entries if e.file.kind == "panoptic" for a in e.found]
+        asked = [
+            (e.number, str(a["file_name"]), e.file) for e in entries if e.file.kind == "panoptic" for a, _, _ in e.found
+        ]
         if not asked:
             return
         references = []
@@ -620,7 +418,7 @@ class _Opened:
         by_kind: dict[str, list[_Entry]] = {}
         for entry in claimants:
             by_kind.setdefault(entry.file.kind, []).append(entry)
-        if len({_id(entry.image["id"]) for entry in claimants}) > 1 and len(by_kind) > 1:
+        if len({spell_id(entry.image["id"]) for entry in claimants}) > 1 and len(by_kind) > 1:
             return False
         return all(
             all(self._content(one) == self._content(alike[0]) for one in alike[1:]) for alike in by_kind.values()
@@ -629,13 +427,8 @@ class _Opened:
     def _content(self, entry: _Entry) -> list[Any]:
         names = self.names[entry.number]
         return [
-            (
-                names.get(_id(a.get("category_id"))),
-                a.get("segmentation"),
-                a.get("segments_info"),
-                bool(a.get("iscrowd")),
-            )
-            for a in entry.found
+            (names.get(key), a.get("segmentation"), a.get("segments_info"), bool(a.get("iscrowd")))
+            for a, key, _ in entry.found
         ]
 
     def _merged(self, claimants: Sequence[_Entry]) -> Any:

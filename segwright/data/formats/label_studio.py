@@ -224,9 +224,8 @@ def _references(tree: Tree, found: _Found) -> list[Reference]:
     """The tasks' pictures: under their name, or without the prefix of an upload, or as they were before it."""
     stored: dict[str, set[str]] = {}
     for paths in file_index(tree).by_name.values():
-        for path in paths:
-            name = path.rsplit("/", 1)[-1]
-            stored.setdefault(_cleaned(name), set()).add(name)
+        for stored_name in {path.rsplit("/", 1)[-1] for path in paths}:
+            stored.setdefault(_cleaned(stored_name), set()).add(stored_name)
     references = []
     for path, name, _ in found.tasks:
         base = spellings(name)[-1].path.rsplit("/", 1)[-1] if spellings(name) else ""

@@ -73,6 +73,7 @@ class FileIndex:
         self.by_path: dict[str, list[str]] = {}
         self.by_name: dict[str, list[str]] = {}
         self.folders: list[str] = []
+        self.places: dict[Path, tuple[str, str]] = {}  # annotation → its folder and stem
         self.filled: set[str] = set()  # folders with files in or below them
         self.with_images: set[str] = set()
         self._prefixes: dict[tuple[str, str, str | None, tuple[str, ...]], list[list[str]]] = {}
@@ -179,10 +180,13 @@ def _place(index: FileIndex, reference: Reference) -> tuple[str, str]:
     """(folder relative to the index's root, stem) of the annotation."""
     if reference.annotation is None:
         return "", ""
-    relative = os.path.relpath(reference.annotation.absolute(), index.root.absolute()).replace(os.sep, "/")
-    if relative.startswith("../"):
-        return "", ""
-    return posixpath.dirname(relative), reference.annotation.stem
+    if reference.annotation not in index.places:
+        relative = os.path.relpath(reference.annotation.absolute(), index.root.absolute()).replace(os.sep, "/")
+        outside = relative.startswith("../")
+        index.places[reference.annotation] = (
+            ("", "") if outside else (posixpath.dirname(relative), reference.annotation.stem)
+        )
+    return index.places[reference.annotation]
 
 
 def resolve_all(tree: Tree, references: Sequence[Reference], noun: str = "image") -> Resolution:
