@@ -10,7 +10,18 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from segwright.api import create_model, ensemble, evaluate, export, load, open_dataset, predict, serve, train
+    from segwright.api import (
+        create_model,
+        ensemble,
+        evaluate,
+        export,
+        import_weights,
+        load,
+        open_dataset,
+        predict,
+        serve,
+        train,
+    )
 
 __all__ = [
     "__version__",
@@ -18,6 +29,7 @@ __all__ = [
     "ensemble",
     "evaluate",
     "export",
+    "import_weights",
     "load",
     "open_dataset",
     "predict",

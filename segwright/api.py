@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from segwright.evaluation.compare import Comparison
     from segwright.evaluation.evaluate import Evaluation
     from segwright.evaluation.tune_post import TuningResult
+    from segwright.inference.imported import Imported
     from segwright.inference.predictor import Predictor
     from segwright.models.segmenter import SegmentationModel
     from segwright.training.crossval import CrossValidation
@@ -42,6 +43,7 @@ __all__ = [
     "ensemble",
     "evaluate",
     "export",
+    "import_weights",
     "list_models",
     "load",
     "lr_range",
@@ -501,6 +503,27 @@ def parity_samples(model: str | Path, data: str | Path | None) -> tuple[list[Sam
         return samples, f"{len(samples)} pictures of {path}"
     drawn = [Sample(f"street-{i}", draw_street(f"parity/{i}", (240, 320))[0]) for i in range(3)]
     return drawn, "3 street scenes drawn by segwright (give --data for your own)"
+
+
+def import_weights(
+    weights: str | Path,
+    out: str | Path,
+    *,
+    model: str,
+    classes: Sequence[str] | str | Path,
+    encoder: str | None = None,
+    in_channels: int = 3,
+    normalization: str | Mapping[str, Any] | None = None,
+    **options: Any,
+) -> Imported:
+    """Make a saved model of weights that were trained elsewhere; see
+    :func:`segwright.inference.imported.import_weights`."""
+    from segwright.inference.imported import import_weights as make_bundle
+
+    return make_bundle(
+        weights, out, model=model, classes=classes, encoder=encoder, in_channels=in_channels,
+        normalization=normalization, **options,
+    )  # fmt: skip
 
 
 def tune_post(

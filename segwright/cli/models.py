@@ -23,6 +23,8 @@ from segwright.cli.common import (
     console,
     write_result,
 )
+from segwright.console import literal
+from segwright.errors import UsageError
 from segwright.files import write_text
 
 Post = Annotated[str | None, typer.Option("--post", metavar="CHAIN", help="Post-processing; none: not even the saved.")]
@@ -235,6 +237,54 @@ def export(
     write_result(json, result.to_json())
 
 
+def import_weights(
+    weights: Annotated[Path, typer.Argument(metavar="WEIGHTS", help=".pth, .ckpt, .safetensors, or a folder of one.")],
+    model: Annotated[str, typer.Option("--model", help="The network, as in segwright models, or smp:NAME.")],
+    classes: Annotated[str, typer.Option("--classes", metavar="A,B,C|FILE", help="In the order of the outputs.")],
+    out: Annotated[Path, typer.Option("--out", metavar="FOLDER", help="Where the saved model goes.")],
+    encoder: Annotated[str | None, typer.Option("--encoder", help="The network's encoder.")] = None,
+    in_channels: Annotated[int, typer.Option("--in-channels", min=1, help="Channels of its images.")] = 3,
+    normalization: Annotated[
+        str | None,
+        typer.Option(
+            "--normalization",
+            metavar="imagenet|none|half|raw|MEAN/STD",
+            help="Of pixels in 0 to 1, as in training; none: 0…1 as it is, half: -1…1, raw: 0…255.",
+        ),
+    ] = None,
+    key: Annotated[str | None, typer.Option("--key", help="The entry of the file, where it holds several.")] = None,
+    prefix: Annotated[str | None, typer.Option("--prefix", help="What the wanted names begin with.")] = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Arguments of the network; may be repeated.")
+    ] = None,
+    json: Json = None,
+) -> None:
+    """Make a saved model of weights that were trained elsewhere: to evaluate, export and serve."""
+    import yaml
+
+    from segwright import api
+
+    check_json(json)
+    arguments = {}
+    for text in settings or ():
+        name, equals, value = text.partition("=")
+        if not equals:
+            raise UsageError("an argument is KEY=VALUE", found=text)
+        try:
+            arguments[name.removeprefix("model.arguments.")] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise UsageError("the value of an argument cannot be read", found=text) from error
+    found = api.import_weights(
+        weights, out, model=model, classes=classes, encoder=encoder, in_channels=in_channels,
+        normalization=normalization, key=key, prefix=prefix, arguments=arguments, command=command_line(),
+    )  # fmt: skip
+    screen = console()
+    screen.print(literal(f"{found.path}: {found.tensors} tensors in {found.layout}'s layout, every one of the network"))
+    for note in found.notes:
+        screen.print(literal(f"note: {note}"))
+    write_result(json, found.to_json())
+
+
 def register(app: typer.Typer) -> None:
     """Add this module's verbs."""
     app.command()(models)
@@ -242,3 +292,4 @@ def register(app: typer.Typer) -> None:
     app.command()(predict)
     app.command()(compare)
     app.command()(export)
+    app.command("import")(import_weights)

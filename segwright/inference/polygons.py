@@ -162,7 +162,7 @@ def _corners(ring: Ring) -> Ring:
     if len(ring) < 4:
         return ring
     before, after = ring - np.roll(ring, 1, axis=0), np.roll(ring, -1, axis=0) - ring
-    return ring[before[:, 0] * after[:, 1] != before[:, 1] * after[:, 0]]
+    return np.asarray(ring[before[:, 0] * after[:, 1] != before[:, 1] * after[:, 0]], np.int64)
 
 
 def _signed_area(ring: npt.NDArray[Any]) -> float:

@@ -31,7 +31,7 @@ from segwright.models.segformer import SegFormer
 from segwright.models.segmenter import Provenance, SegmentationModel, count_parameters
 from segwright.models.unet import UNet
 from segwright.models.upernet import UPerNet
-from segwright.models.weights import encoder_weights, read_state_dict, torchvision_weights
+from segwright.models.weights import encoder_weights, read_weights_file, torchvision_weights
 
 TIMM_LICENCE = "encoder: as timm states, mostly Apache-2.0 (said when loaded)"
 VGG_LICENCE = "trunk: BSD-3-Clause (torchvision)"
@@ -257,12 +257,16 @@ def create_model(
     - a path: a state dict (safetensors, or ``.pth`` of plain tensors) of ours, torchvision's,
       segmentation_models_pytorch's, transformers' or an encoder's alone.
 
-    ``arguments`` go to the network's constructor; ``output_stride``, ``encoder_depth`` (stages used, 1 to 5),
+    ``normalization``: ``{"mean": […], "std": […]}`` of pixels in 0 to 1, instead of the encoder's own, for weights that
+    were trained with it. Other ``arguments`` go to the
+    network's constructor; ``output_stride``, ``encoder_depth`` (stages used, 1 to 5),
     ``dilate_first`` and ``multi_grid`` to the encoder. The result's ``provenance`` says where its weights came from,
     ``architecture`` and ``arguments`` how to build it again. UsageError for an unknown name or argument, ModelError for
     what cannot be combined, WeightsError where weights cannot be had or do not fit.
     """
     wanted = None if weights is None or str(weights) == "none" else str(weights)
+    normalization = arguments.get("normalization")
+    arguments = {key: value for key, value in arguments.items() if key != "normalization"}
     encoder = None if encoder == "auto" else encoder
     if ":" in name:
         model = external.create(name, classes=classes, in_channels=in_channels, weights=wanted, **arguments)
@@ -274,6 +278,9 @@ def create_model(
         raise UsageError("unknown network", expected=", ".join(CATALOG), found=name)
     model.architecture = name
     model.arguments = {"encoder": encoder, "in_channels": in_channels, **arguments, **model.settled_arguments()}
+    if normalization is not None:
+        model.set_normalization(normalization)
+        model.arguments["normalization"] = normalization
     return model
 
 
@@ -350,10 +357,11 @@ def _create(
     arguments: Mapping[str, Any],
 ) -> SegmentationModel:
     if weights is not None and weights not in ("auto", "imagenet") and not weights.startswith("torchvision:"):
-        state = read_state_dict(weights)  # before anything is built: a wrong path is an error at once
+        file = read_weights_file(weights)  # before anything is built: a wrong path is an error at once
         model = _assemble(name, entry, classes, encoder, None, in_channels, arguments)
-        loaded = load_converted(model, state)
-        model.provenance = Provenance(weights, "as its publisher states", True, str(loaded))
+        loaded = load_converted(model, file.tensors)
+        detail = "; ".join((str(loaded), *file.notes))
+        model.provenance = Provenance(weights, "as its publisher states", True, detail)
         return _say(model)
     from_encoder = (
         weights if weights in ("auto", "imagenet") and not (weights == "auto" and entry.torchvision) else None

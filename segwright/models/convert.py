@@ -53,6 +53,22 @@ def recognise(state: State, own: set[str]) -> Origin:
 
 
 def load_converted(model: SegmentationModel, state: State, origin: Origin | None = None) -> Loaded:
+    """:func:`_load`; where the names do not fit and all begin alike, as with ``segmentor.``, without that beginning."""
+    try:
+        return _load(model, state, origin)
+    except WeightsError:
+        first = {name.split(".")[0] for name in state}
+        if len(first) != 1 or not all("." in name for name in state):
+            raise
+        start = f"{first.pop()}."
+        try:
+            return _load(model, {name.removeprefix(start): tensor for name, tensor in state.items()}, origin)
+        except WeightsError:
+            pass
+        raise
+
+
+def _load(model: SegmentationModel, state: State, origin: Origin | None = None) -> Loaded:
     """Copy a state dict of ``origin`` (found by its names if None) into ``model``.
 
     A classifier for another number of classes is left out, and said; a first convolution for another number of channels
@@ -112,6 +128,9 @@ def by_order(source: Mapping[str, Tensor], names: Iterable[str], own: State) -> 
     """
     result: dict[str, Tensor] = {}
     wanted = list(names)
+    if len(wanted) != len(source):  # batch norms' counters are not always saved, and nothing depends on them
+        source = {key: tensor for key, tensor in source.items() if not key.endswith("num_batches_tracked")}
+        wanted = [name for name in wanted if not name.endswith("num_batches_tracked")]
     if len(wanted) != len(source):
         raise _misfit("encoder", [f"{len(source)} tensors for {len(wanted)}"])
     for name, (key, tensor) in zip(wanted, source.items(), strict=True):

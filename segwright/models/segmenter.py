@@ -6,6 +6,7 @@ can divide, run, and cropped back, so that training, prediction and every export
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, cast
@@ -14,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from segwright.errors import ModelError
+from segwright.errors import ModelError, UsageError
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -145,6 +146,30 @@ class SegmentationModel(nn.Module):
     def settled_arguments(self) -> dict[str, object]:
         """Arguments of the constructor that what was loaded has decided; a saved model has to be built with them."""
         return {}
+
+    def set_normalization(self, normalization: object) -> None:
+        """Normalise by ``{"mean": […], "std": […]}`` of pixels in 0 to 1, one value per channel or one for all.
+        UsageError for anything else."""
+        given = normalization if isinstance(normalization, Mapping) else {}
+        values = {}
+        for name in ("mean", "std"):
+            numbers = given.get(name)
+            if not isinstance(numbers, Sequence) or not all(isinstance(v, int | float) for v in numbers):
+                numbers = ()
+            if len(numbers) not in (1, self.in_channels) or not all(
+                math.isfinite(v) and (name == "mean" or v > 0) for v in numbers
+            ):
+                raise UsageError(
+                    "a normalization has a mean and a positive std per channel",
+                    expected=f'{{"mean": […], "std": […]}} of 1 or {self.in_channels} numbers',
+                    found=str(normalization)[:200],
+                )
+            values[name] = numbers
+        if set(given) != {"mean", "std"}:
+            raise UsageError("a normalization has a mean and a std", found=", ".join(map(str, given)))
+        for name, numbers in values.items():
+            buffer = getattr(self, name)
+            buffer.copy_(torch.tensor(list(numbers), dtype=buffer.dtype).reshape(1, -1, 1, 1).expand_as(buffer))
 
     def normalize(self, images: Tensor) -> Tensor:
         """Raw pixels to normalised float N×C×H×W; a permuted N×H×W×C batch is channels-last for free."""
