@@ -7,10 +7,8 @@ thumbnails that agree almost entirely.
 
 from __future__ import annotations
 
-import os
 import re
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -19,9 +17,9 @@ import numpy.typing as npt
 
 from segwright.console import track
 from segwright.data.duplicates import ALIKE, join_alike
-from segwright.data.records import Split
-from segwright.errors import SegwrightError
+from segwright.data.records import Reader, Record, Split
 from segwright.images import UInt8Array
+from segwright.images.isolated import Children
 from segwright.types import IGNORE_INDEX
 
 SIDE = 16  # of a thumbnail: enough for a scene, too little for noise
@@ -69,20 +67,22 @@ Look = tuple[Float32, float, npt.NDArray[np.int64]]
 
 
 def _look(split: Split) -> Iterator[Look | None]:
-    """In order; decoding leaves Python's lock, so a few threads help. Archives are read one after the other."""
+    """In order, in child processes: what nobody has decoded yet is not decoded in this one."""
+    with Children[Record, Look](_looker, split.reader, shared=True) as children:
+        for outcome in children.in_order(split.records, batch=4):
+            yield outcome.result
 
-    def one(index: int) -> Look | None:
+
+def _looker(reader: Reader) -> Callable[[Record], Look | None]:
+    """The function that children run; None where a file cannot be read, for the check names it."""
+
+    def look(record: Record) -> Look | None:
         try:
-            return (*thumbnail(split.read_image(index)), _counts(split.read_mask(index), len(split.label_space)))
-        except (SegwrightError, OSError, ValueError, MemoryError):  # the check names the file
+            return (*thumbnail(reader.image(record)), _counts(reader.mask(record), len(reader.label_space)))
+        except Exception:
             return None
 
-    if not all(record.image_path for record in split.records):
-        yield from map(one, range(len(split)))
-        return
-    with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
-        for start in range(0, len(split), 64):
-            yield from pool.map(one, range(start, min(start + 64, len(split))))
+    return look
 
 
 def thumbnail(image: UInt8Array) -> tuple[Float32, float]:

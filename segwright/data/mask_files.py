@@ -18,9 +18,9 @@ import numpy as np
 import numpy.typing as npt
 
 from segwright.data.mask_arrays import ARRAY_ENDINGS, array_of, is_array
-from segwright.errors import ImageReadError, LabelError
+from segwright.errors import LabelError
 from segwright.images import DEFAULT_LIMITS, Limits, UInt8Array, decode_mask, parse_header, read_file, sniff
-from segwright.images.headers import pillow_open
+from segwright.images.headers import pillow_open, reading, upright
 from segwright.images.raster import decode_raster
 
 __all__ = ["ARRAY_ENDINGS", "MaskPixels", "MaskSource", "inspect_mask", "mask_pixels", "read_mask_file", "tiff_facts"]
@@ -171,16 +171,13 @@ def _tiff(data: bytes, where: str | Path, limits: Limits) -> MaskPixels:
 def _by_pillow(data: bytes, where: str | Path, limits: Limits) -> MaskPixels:
     """GIF, BMP, WebP: their palette and their alpha."""
     info = parse_header(data, where, limits)
-    pixels = decode_mask(data, where, limits)
-    if info.mode == "P":
-        return MaskPixels(pixels, _pillow_palette(data, where, limits))
     if info.mode not in ("RGBA", "LA"):
-        return MaskPixels(pixels)
-    with pillow_open(data, info.format, where, limits) as picture:
-        try:
-            alpha = np.asarray(picture.convert("RGBA"))[..., 3].copy()
-        except (OSError, ValueError, SyntaxError, MemoryError) as error:
-            raise ImageReadError("not a readable image", found=str(error), where=where) from error
+        palette = _pillow_palette(data, where, limits) if info.mode == "P" else None
+        return MaskPixels(decode_mask(data, where, limits), palette)
+    with reading(where), pillow_open(data, info.format, where, limits) as picture:
+        bands = upright(np.asarray(picture.convert("RGBA")), info.orientation)
+    pixels = np.ascontiguousarray(bands[..., 0] if info.mode == "LA" else bands[..., :3])
+    alpha = np.ascontiguousarray(bands[..., 3])
     return MaskPixels(pixels, alpha=None if (alpha == 255).all() else alpha)
 
 

@@ -36,6 +36,7 @@ from segwright.workers import processors
 TIMEOUT = DEFAULT_LIMITS.max_seconds
 START = 120.0  # seconds for a child to start and load its libraries; not part of any item's time
 WATCH = 0.2  # seconds between two looks at who is late
+MOMENT = 1.0  # seconds in which a shared child may finish what nobody waits for any more
 IDLE = 20.0  # seconds after which a child of the shared pool that has nothing to do ends
 SAID = 4000  # characters of a child's output that are kept for one file
 PRINTED = 64 << 20  # bytes that a child may write to any file: it writes none but what its libraries print
@@ -77,7 +78,8 @@ class Outcome(Generic[Item, Result]):
         if self.error is not None:
             raise self.error
         if self.died is not None:
-            raise killed(self.item if isinstance(self.item, str | Path) else "the file", self.died)
+            named = self.item[-1] if isinstance(self.item, tuple) and self.item else self.item
+            raise killed(named if isinstance(named, str | Path) else "the file", self.died)
         return cast(Result, self.result)
 
 
@@ -134,9 +136,14 @@ class Children(Generic[Item, Result]):
         self.close()
 
     def close(self) -> None:
-        """Stop: items that wait are dropped, children at work are killed."""
+        """Stop: items that wait are dropped, children at work are killed; shared ones get a moment to finish."""
         with self._lock:
             self._closed = True
+        self._pool.shutdown(wait=False, cancel_futures=True)
+        until = time.monotonic() + (0.0 if self._own else MOMENT)
+        while self._busy and time.monotonic() < until:
+            time.sleep(0.005)
+        with self._lock:
             for child in self._busy:
                 child.kill()
         self._pool.shutdown(cancel_futures=True)
@@ -190,7 +197,7 @@ class Children(Generic[Item, Result]):
                 if not closed:
                     self._busy.add(child)
             if closed:
-                child.stop()
+                self._processes.give_back(child)
                 return outcomes + [Outcome(item, died="the pool was closed", interrupted=True) for item in rest]
             try:
                 found = child.ask(self._setup, rest, self.timeout)

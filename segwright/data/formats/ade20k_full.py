@@ -21,7 +21,7 @@ from segwright.data.classes import read_class_list
 from segwright.data.formats.pairing import find_class_list
 from segwright.data.formats.published import PHOTO, Found, Layout, Place
 from segwright.data.formats.tree import Tree, read_json, read_text
-from segwright.data.formats.values import Coding, survey
+from segwright.data.formats.values import Coding, survey_files
 from segwright.data.readers import FileReader
 from segwright.data.records import Record
 from segwright.errors import DataError, LabelError
@@ -92,7 +92,7 @@ def _coding(tree: Tree, found: Found) -> Coding:
     if listed is not None:
         return _chosen(listed, how)
     named, told, source = _names(found)
-    seen = survey(len(masks), lambda i: class_numbers(masks[i]))
+    seen = survey_files(masks, class_numbers)
     numbers = sorted({*seen.values, *told} - {0})
     if not numbers:
         raise LabelError(

@@ -8,13 +8,14 @@ instance ids. The Dubai set's ``classes.json`` names colors that its masks do no
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from segwright.data.classes import read_class_list
 from segwright.data.formats.geotiff import GeoTiffReader, cut_into_tiles, look_at_mask
 from segwright.data.formats.published import PHOTO, Found, Key, Layout, Place, colour_coding, indices
 from segwright.data.formats.tree import Tree
-from segwright.data.formats.values import Coding, conclude, discover, survey
+from segwright.data.formats.values import Coding, conclude, discover, survey_files
 from segwright.data.mask_files import read_mask_file
 from segwright.data.readers import ColourTable
 from segwright.data.records import Dataset
@@ -56,7 +57,7 @@ class _Isprs(Layout):
 
 def _isprs(tree: Tree, found: Found) -> Coding:
     masks = found.masks
-    seen = survey(len(masks), lambda i: look_at_mask(masks[i]), 12_000_000)
+    seen = survey_files(masks, look_at_mask, 12_000_000)
     if seen.values and not seen.colours:
         if set(seen.values) <= {*range(7), IGNORE_INDEX}:  # reduced to indices by a converter
             first = 1 if 6 in seen.values else 0
@@ -138,7 +139,7 @@ _TILE = r"(?P<key>P\d{4}(?:_\d+){0,4})"
 
 def _isaid(tree: Tree, found: Found) -> Coding:
     masks = found.masks
-    seen = survey(len(masks), lambda i: read_mask_file(masks[i], "colors"), 12_000_000)
+    seen = survey_files(masks, partial(read_mask_file, source="colors"), 12_000_000)
     if seen.values and not seen.colours and set(seen.values) <= {*range(16), IGNORE_INDEX} and len(seen.values) > 1:
         note = "masks reduced to indices by a converter: iSAID's 15 classes and background in their usual order"
         return indices(tuple(ISAID_CLASSES), tuple(ISAID_CLASSES.values()), notes=(note,))(tree, found)
@@ -177,7 +178,7 @@ def _list_of(tree: Tree, *names: str) -> Path | None:
 
 
 def _colours_of(masks: Sequence[Path]) -> set[Colour]:
-    seen = survey(len(masks), lambda i: read_mask_file(masks[i], "colors"), 12_000_000)
+    seen = survey_files(masks, partial(read_mask_file, source="colors"), 12_000_000)
     grey = {(v, v, v) for v in seen.values if v < 256}
     return grey | {(c >> 16, c >> 8 & 255, c & 255) for c in seen.colours}
 

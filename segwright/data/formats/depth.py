@@ -8,6 +8,7 @@ bands up to four, one a band beyond.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,8 @@ import numpy.typing as npt
 from segwright.data.formats.values import spread
 from segwright.data.records import ValueRange
 from segwright.errors import DataError
-from segwright.images import ImageInfo, extent, read_header, read_raster, read_window
+from segwright.images import ImageInfo, extent, read_header, read_raster, read_window, sniff
+from segwright.images.isolated import apart
 
 HEADERS = 48  # how many headers are looked at
 RASTERS = 12  # how many pictures are decoded where the range has to be found
@@ -39,19 +41,20 @@ class Depth:
 def find_depth(paths: Sequence[Path]) -> Depth:
     """Look at a spread of the pictures; unreadable ones are passed over, for reading them is what reports them."""
     sampled = [paths[i] for i in spread(len(paths))[:HEADERS]]
-    special = [path for path in sampled if _is_special(path)]
+    special = [path for path, found in zip(sampled, _special(sampled), strict=True) if found]
     if len(special) * 2 <= len(sampled):
         return Depth()
     budget, rasters = PIXELS, []
-    for path in special[:RASTERS]:
-        try:
-            raster = _look(path)
-        except DataError:
-            continue
-        rasters.append(raster)
-        budget -= raster.size
-        if budget <= 0:
-            break
+    with contextlib.closing(apart(_look, special[:RASTERS], batch=1)) as outcomes:
+        for outcome in outcomes:
+            try:
+                raster: npt.NDArray[Any] = outcome.get()
+            except DataError:
+                continue
+            rasters.append(raster)
+            budget -= raster.size
+            if budget <= 0:
+                break
     if not rasters:
         return Depth()
     counts = [raster.shape[2] for raster in rasters]
@@ -73,6 +76,26 @@ def _look(path: Path) -> npt.NDArray[Any]:
         return read_raster(path)
     height, width = min(found.height, MIDDLE), min(found.width, MIDDLE)
     return read_window(path, (found.height - height) // 2, (found.width - width) // 2, height, width)
+
+
+def _special(paths: Sequence[Path]) -> list[bool]:
+    """Whether each is special. The headers of PNG and JPEG are read here, any other, by others' parsers, in a child."""
+    found: dict[Path, bool] = {path: _is_special(path) for path in paths if _is_plain(path)}
+    rest = [path for path in paths if path not in found]
+    if rest:
+        for path, outcome in zip(rest, apart(_is_special, rest), strict=True):
+            found[path] = bool(outcome.result)
+    return [found[path] for path in paths]
+
+
+def _is_plain(path: Path) -> bool:
+    try:
+        if not path.is_file():
+            return True  # read_header says so
+        with open(path, "rb") as file:
+            return sniff(file.read(16)) in ("PNG", "JPEG")
+    except OSError:
+        return True
 
 
 def _is_special(path: Path) -> bool:

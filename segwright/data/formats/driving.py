@@ -21,7 +21,7 @@ from segwright.data.formats import cityscapes
 from segwright.data.formats.pairing import find_class_list
 from segwright.data.formats.published import PHOTO, Found, Layout, Place, indices
 from segwright.data.formats.tree import Tree
-from segwright.data.formats.values import Coding, survey
+from segwright.data.formats.values import Coding, survey_files
 from segwright.data.readers import FileReader
 from segwright.data.records import Record
 from segwright.errors import FormatError, LabelError
@@ -254,7 +254,7 @@ def _carla(tree: Tree, found: Found) -> Coding:
     if path is not None:
         classes = read_class_list(path)
         return Coding(classes.label_space(), notes=(red, *classes.notes()))
-    seen = survey(len(found.masks), lambda i: first_channel(found.masks[i]), 6_000_000)
+    seen = survey_files(found.masks, first_channel, 6_000_000)
     most = max(seen.values, default=0)
     if most < len(_CARLA):
         note = "the 13 classes of CARLA before 0.9.10; later versions number them otherwise, classes.txt would say it"
@@ -304,7 +304,7 @@ def _lines(tree: Tree, name: str) -> list[str]:
 def _codes(tree: Tree, found: Found) -> Coding:
     names = [line.strip() for line in _lines(tree, "codes.txt") if line.strip()]
     if not names:
-        seen = survey(len(found.masks), lambda i: read_mask(found.masks[i]), 6_000_000)
+        seen = survey_files(found.masks, read_mask, 6_000_000)
         names = [f"class {i}" for i in range(max(seen.values, default=1) + 1)]
         return indices(names, notes=("codes.txt is not here: classes are numbered",))(tree, found)
     void = [i for i, name in enumerate(names) if name.lower() == "void"]

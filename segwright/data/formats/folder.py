@@ -16,11 +16,12 @@ from segwright.data.formats.names import composed
 from segwright.data.formats.pairing import Item, Pairing, Rival, describe_folder, pair_files
 from segwright.data.formats.tree import Folder, Tree, is_picture, read_text
 from segwright.data.formats.values import Look, discover, look_at
-from segwright.data.mask_files import ARRAY_ENDINGS
+from segwright.data.mask_files import ARRAY_ENDINGS, MaskPixels
 from segwright.data.readers import FileReader, pack_colours
 from segwright.data.records import Dataset, Problem, Record
 from segwright.errors import DataError, FormatError, NameClashError
 from segwright.images import UInt8Array
+from segwright.images.isolated import apart
 
 LIST_FOLDERS = ("", "splits", "lists", "ImageSets", "ImageSets/Segmentation")
 
@@ -151,7 +152,7 @@ def _folder_glob(images: Sequence[Item]) -> str:
 def _holds(rival: Rival) -> str:
     """The values or colors of a folder's first mask, for a person to tell the folders apart."""
     try:
-        content = look_at(rival.masks[0].path)
+        content = next(apart(look_at, [rival.masks[0].path], result=MaskPixels)).get()
     except DataError as error:
         return error.message
     pixels = content.pixels

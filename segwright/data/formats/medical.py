@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from segwright.data.formats.published import LOSSLESS, PHOTO, Found, Layout, Place, indices
 from segwright.data.formats.tree import Tree
-from segwright.data.formats.values import Coding, conclude, discover, survey
+from segwright.data.formats.values import Coding, conclude, discover, survey_files
 from segwright.data.readers import FileReader
 from segwright.data.records import Dataset, Record
 from segwright.errors import FormatError, LabelError
@@ -167,7 +167,7 @@ _CONSEP = tuple(_CONSEP_NAMES.split(", "))
 
 def _nuclei(tree: Tree, found: Found) -> Coding:
     masks = found.masks
-    seen = survey(len(masks), lambda i: type_map(masks[i]), 12_000_000)
+    seen = survey_files(masks, type_map, 12_000_000)
     most = max(seen.values, default=0)
     if seen.masks and most < len(_CONSEP):
         return indices(_CONSEP, notes=("CoNSeP's seven types of nuclei from type_map; 0 is background",))(tree, found)

@@ -24,8 +24,7 @@ from segwright.data.classes import ClassList, read_class_list
 from segwright.data.formats.base import SPLIT_NAMES, Format, in_order, unique_ids
 from segwright.data.formats.pairing import find_class_list
 from segwright.data.formats.tree import Folder, Tree, is_picture
-from segwright.data.formats.values import conclude, survey
-from segwright.data.mask_files import MaskPixels, inspect_mask
+from segwright.data.formats.values import conclude, look_at_bytes, survey
 from segwright.data.readers import FileReader
 from segwright.data.records import Dataset, Problem, Record
 from segwright.errors import FormatError, LabelError, MissingExtraError
@@ -306,14 +305,14 @@ def _dataset(
                           found=f"{len(records)} rows without one", where=tree.root)  # fmt: skip
     probe = ParquetReader(LabelSpace(("unknown",)), image_column=image_column, mask_column=mask_column)
 
-    def read(index: int) -> MaskPixels:
+    def read(index: int) -> tuple[bytes, str]:
         row: Row = labelled[index].payload
         data = probe._cell(row, mask_column)
         if data is None:
             raise LabelError("the row holds no mask", where=f"{row.path}, {labelled[index].id}")
-        return inspect_mask(data, f"{row.path}, {labelled[index].id}")
+        return data, f"{row.path}, {labelled[index].id}"
 
-    coding = conclude(survey(len(labelled), read), _class_list(tree), tree.root)
+    coding = conclude(survey(len(labelled), read, decode=look_at_bytes), _class_list(tree), tree.root)
     reader = ParquetReader(
         coding.label_space,
         coding.colour_table,

@@ -8,7 +8,8 @@ possible the error names both.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from segwright.data.readers import ColourTable, is_grey, pack_colours
 from segwright.data.records import Problem
 from segwright.errors import DataError, LabelError
 from segwright.images import DEFAULT_LIMITS, read_file
+from segwright.images.isolated import apart
 from segwright.types import IGNORE_INDEX, Colour, LabelSpace
 
 PIXEL_BUDGET = 48_000_000  # about half a second of PNG decoding
@@ -79,31 +81,72 @@ def spread(count: int) -> list[int]:
     return [i for i in order if i < count]
 
 
-ReadRaw = Callable[[int], npt.NDArray[Any] | MaskPixels]
 Look = Callable[[Path], npt.NDArray[Any] | MaskPixels]
 
 
-def survey(count: int, read: ReadRaw, budget: int = PIXEL_BUDGET) -> Survey:
+def survey(
+    count: int, read: Callable[[int], Any], budget: int = PIXEL_BUDGET, *, decode: Callable[[Any], Any] | None = None
+) -> Survey:
     """Read masks in spread order until the budget of pixels is used; an unreadable one is noted, not raised.
 
-    ``read(i)`` gives what mask ``i`` of ``count`` holds: the file's content, or its pixels alone, H×W or H×W×3.
+    ``read(i)`` gives what mask ``i`` of ``count`` holds: the file's content, or its pixels alone, H×W or H×W×3. With
+    ``decode``, a function importable by name, it gives what that one makes the content from, in child processes: files
+    that nobody has decoded yet are not decoded in this one.
     """
     seen = Survey(total=count)
-    for index in spread(count):
-        if budget <= 0:
-            break
-        try:
-            found = read(index)
-        except DataError as error:
-            told = error.message if error.found is None else f"{error.message} ({error.found})"
-            seen.unreadable.append(told if error.where is None else f"{error.where}: {told}")
-            budget -= 100_000  # a folder of broken files ends, too
-            continue
-        seen.masks += 1
-        content = found if isinstance(found, MaskPixels) else MaskPixels(found)
-        budget -= content.pixels.shape[0] * content.pixels.shape[1] + FILE_COST
-        _count(seen, content)
+    with contextlib.closing(_contents(count, read, decode, seen)) as contents:
+        for found in contents:
+            if isinstance(found, DataError):
+                told = found.message if found.found is None else f"{found.message} ({found.found})"
+                seen.unreadable.append(told if found.where is None else f"{found.where}: {told}")
+                budget -= 100_000  # a folder of broken files ends, too
+            else:
+                seen.masks += 1
+                content = found if isinstance(found, MaskPixels) else MaskPixels(found)
+                budget -= content.pixels.shape[0] * content.pixels.shape[1] + FILE_COST
+                _count(seen, content)
+            if budget <= 0:
+                break
     return seen
+
+
+def survey_files(paths: Sequence[Path], look: Callable[[Path], Any], budget: int = PIXEL_BUDGET) -> Survey:
+    """:func:`survey` of mask files, each decoded by ``look`` (importable by name) in a child process."""
+    return survey(len(paths), lambda index: paths[index], budget, decode=look)
+
+
+def _contents(
+    count: int, read: Callable[[int], Any], decode: Callable[[Any], Any] | None, seen: Survey
+) -> Generator[Any, None, None]:
+    """What the masks hold, or the DataError instead, in spread order."""
+
+    def given() -> Iterator[Any]:
+        for index in spread(count):
+            try:
+                yield read(index)
+            except DataError as error:
+                yield error
+
+    if decode is None:
+        yield from given()
+        return
+    for outcome in apart(_Decoded(decode), given(), result=MaskPixels):
+        try:
+            yield outcome.get()
+        except DataError as error:
+            yield error
+
+
+@dataclass(frozen=True)
+class _Decoded:
+    """``decode``, of what could be read; an error in its place is raised."""
+
+    decode: Callable[[Any], Any]
+
+    def __call__(self, item: Any) -> Any:
+        if isinstance(item, DataError):
+            raise item
+        return self.decode(item)
 
 
 def _count(seen: Survey, found: MaskPixels) -> None:
@@ -147,6 +190,11 @@ def _add(counts: dict[int, int], numbers: npt.NDArray[Any]) -> dict[int, int]:
     return own
 
 
+def look_at_bytes(item: tuple[bytes, str]) -> MaskPixels:
+    """The content of a mask in an archive: (bytes, its name in errors)."""
+    return inspect_mask(item[0], item[1])
+
+
 def look_at(path: Path) -> MaskPixels:
     """A mask file's content."""
     return inspect_mask(read_file(path, DEFAULT_LIMITS), path)
@@ -162,7 +210,7 @@ def discover(
 
     ``classes``: a class list, or the folders in which to look for one.
     """
-    return conclude(survey(len(paths), lambda index: look(paths[index])), classes, where)
+    return conclude(survey_files(paths, look), classes, where)
 
 
 def conclude(seen: Survey, classes: ClassList | Sequence[Folder] | None, where: Path) -> Coding:

@@ -18,7 +18,7 @@ import numpy as np
 from segwright.data.formats.base import Format, distinct, in_order, pairing_problems
 from segwright.data.formats.class_lists import choose
 from segwright.data.formats.tree import Folder, Tree, is_picture, stem
-from segwright.data.formats.values import Coding, Survey, conclude, look_at, survey
+from segwright.data.formats.values import Coding, Survey, conclude, look_at, survey_files
 from segwright.data.mask_files import MaskSource
 from segwright.data.readers import ColourTable, FileReader
 from segwright.data.records import Dataset, Problem, Record
@@ -176,7 +176,7 @@ def _listed_name(line: str, pictures: set[str]) -> str:
 def _coding(tree: Tree, parts: list[_Part], records: dict[str, Record]) -> Coding:
     folders = [tree.folder(base) for part in parts for base in (part.base, os.path.dirname(part.base), "")]
     masks = [record.mask_path for record in records.values() if record.mask_path is not None]
-    seen = survey(len(masks), lambda i: look_at(masks[i]), budget=6_000_000)
+    seen = survey_files(masks, look_at, 6_000_000)
     classes, problems = choose(folders, set(seen.values), set(seen.colours) | set(seen.palette_colours))
     if classes is not None:
         coding = conclude(seen, classes, tree.root)

@@ -19,8 +19,7 @@ from segwright.console import track
 from segwright.data.formats.base import Format, in_order, unique_ids
 from segwright.data.formats.parquet import _split as split_of
 from segwright.data.formats.tree import Tree, is_picture
-from segwright.data.formats.values import conclude, survey
-from segwright.data.mask_files import MaskPixels, inspect_mask
+from segwright.data.formats.values import conclude, look_at_bytes, survey
 from segwright.data.readers import FileReader
 from segwright.data.records import Dataset, Problem, Record
 from segwright.errors import DataError, FormatError
@@ -153,13 +152,12 @@ def open_webdataset(tree: Tree) -> Dataset:
         raise FormatError("the shards hold no pairs", expected="x.jpg with x.png or x.mask.png",
                           found=f"{len(records)} pictures without masks", where=tree.root)  # fmt: skip
 
-    def read(index: int) -> MaskPixels:
+    def read(index: int) -> tuple[bytes, str]:
         member = masks[index]
-        return inspect_mask(member.read(2_000_000_000), f"{member.shard}, {member.name}")
+        return member.read(2_000_000_000), f"{member.shard}, {member.name}"
 
-    coding = conclude(
-        survey(len(masks), read), [Tree(tree.root.parent).folder() if tree.is_file else tree.folder()], tree.root
-    )
+    beside = Tree(tree.root.parent).folder() if tree.is_file else tree.folder()
+    coding = conclude(survey(len(masks), read, decode=look_at_bytes), [beside], tree.root)
     problems = list(coding.problems)
     bare = tuple(record.id for record in records if record.payload.mask is None)
     if bare:
