@@ -6,11 +6,14 @@ by two queues and nothing else.
 
 from __future__ import annotations
 
+import functools
 import itertools
+import math
 import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any
 
@@ -66,10 +69,65 @@ class Workers:
 
 
 def processors() -> int:
-    """Cores that this process may use: a container or taskset can grant fewer than the machine has."""
+    """Cores that this process may use: a container or taskset can grant fewer than the machine has.
+
+    The smaller of the affinity and the CPU time that control groups grant (``docker --cpus``, Kubernetes limits),
+    rounded up: with half a core granted, one thread.
+    """
     if hasattr(os, "sched_getaffinity"):  # not on every system
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+        count = len(os.sched_getaffinity(0))
+    else:
+        count = os.cpu_count() or 1
+    granted = _granted()
+    return count if granted is None else max(1, min(count, math.ceil(granted - 0.01)))
+
+
+def cpu_quota(root: Path, own: str) -> float | None:
+    """Cores that the control groups grant: the least of all groups from this process's own to the root.
+
+    ``root``: where control groups are mounted. ``own``: the text of /proc/self/cgroup. Version 2: ``cpu.max``; version
+    1: ``cpu.cfs_quota_us`` and ``cpu.cfs_period_us``. None where nothing is limited.
+    """
+    found = []
+    for line in own.splitlines():
+        _, controllers, name = [*line.split(":", 2), "", ""][:3]
+        if controllers == "":
+            mounts, read = [root, root / "unified"], _version_2
+        elif "cpu" in controllers.split(","):
+            mounts, read = [root / controllers, root / "cpu", root / "cpu,cpuacct"], _version_1
+        else:
+            continue
+        # In a container the group's name is the host's, and its own group is what is mounted: the root counts as well.
+        parts = [part for part in name.split("/") if part not in ("", ".", "..")]
+        groups = ["/".join(parts[:depth]) for depth in range(len(parts), -1, -1)]
+        found += [quota for mount in mounts for group in groups if (quota := read(mount / group)) is not None]
+    return min(found, default=None)
+
+
+def _version_2(group: Path) -> float | None:
+    try:
+        quota, period = (group / "cpu.max").read_text().split()
+        return None if quota == "max" else int(quota) / int(period)
+    except (OSError, ValueError, ZeroDivisionError):
+        return None
+
+
+def _version_1(group: Path) -> float | None:
+    try:
+        quota = int((group / "cpu.cfs_quota_us").read_text())
+        return None if quota <= 0 else quota / int((group / "cpu.cfs_period_us").read_text())
+    except (OSError, ValueError, ZeroDivisionError):
+        return None
+
+
+@functools.cache
+def _granted() -> float | None:
+    """:func:`cpu_quota` of this process, looked up once: a loader asks for every batch."""
+    try:
+        own = Path("/proc/self/cgroup").read_text()
+    except (OSError, ValueError):
+        return None
+    return cpu_quota(Path("/sys/fs/cgroup"), own)
 
 
 def pieces(count: int, parts: int) -> list[tuple[int, int]]:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import itertools
 import os
 import threading
+from pathlib import Path
 
 import pytest
 
-from segwright.workers import Workers, over_threads, workers
+from segwright import workers as module
+from segwright.workers import Workers, cpu_quota, over_threads, processors, workers
 
 
 def test_results_come_in_the_order_of_the_parts() -> None:
@@ -93,3 +95,49 @@ def test_a_forked_process_starts_its_own() -> None:
         threading.Event().wait(0.1)
     os.kill(child, 9)
     pytest.fail("the child waits for threads it does not have")
+
+
+def control_group(path: Path, **files: str) -> None:
+    path.mkdir(parents=True, exist_ok=True)
+    for name, text in files.items():
+        (path / name.replace("__", ".")).write_text(text)
+
+
+@pytest.mark.parametrize(
+    ("texts", "expected"),
+    [
+        ({"a/b": "200000 100000", "a": "max 100000"}, 2.0),
+        ({"a/b": "max 100000", "a": "150000 100000"}, 1.5),
+        ({"a/b": "400000 100000", "a": "50000 100000"}, 0.5),
+        ({"": "300000 100000"}, 3.0),
+        ({"a/b": "max 100000"}, None),
+        ({"a/b": "nonsense", "a": "1 0"}, None),
+        ({}, None),
+    ],
+)
+def test_quotas_of_nested_control_groups_version_2(
+    texts: dict[str, str], expected: float | None, tmp_path: Path
+) -> None:
+    for name, text in texts.items():
+        control_group(tmp_path / name, cpu__max=text + "\n")
+    assert cpu_quota(tmp_path, "0::/a/b\n") == expected
+
+
+def test_quotas_of_control_groups_version_1(tmp_path: Path) -> None:
+    own = "5:memory:/x\n4:cpu,cpuacct:/docker/abc\n0::/\n"
+    control_group(tmp_path / "cpu,cpuacct", cpu__cfs_quota_us="-1\n", cpu__cfs_period_us="100000\n")
+    assert cpu_quota(tmp_path, own) is None
+    control_group(tmp_path / "cpu,cpuacct/docker", cpu__cfs_quota_us="250000\n", cpu__cfs_period_us="100000\n")
+    assert cpu_quota(tmp_path, own) == 2.5
+    control_group(tmp_path / "cpu,cpuacct/docker/abc", cpu__cfs_quota_us="50000\n", cpu__cfs_period_us="100000\n")
+    assert cpu_quota(tmp_path, own) == 0.5
+    (tmp_path / "cpu").mkdir()
+    control_group(tmp_path / "cpu", cpu__cfs_quota_us="20000\n", cpu__cfs_period_us="100000\n")
+    assert cpu_quota(tmp_path, "3:cpu:/host/name/that/is/not/mounted\n") == 0.2, "the container's own group is mounted"
+
+
+def test_processors_are_the_smaller_of_affinity_and_quota(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
+    for granted, expected in ((None, 8), (0.5, 1), (1.0, 1), (2.5, 3), (64.0, 8)):
+        monkeypatch.setattr(module, "_granted", lambda granted=granted: granted)
+        assert processors() == expected

@@ -68,7 +68,7 @@ Look = tuple[Float32, float, npt.NDArray[np.int64]]
 
 def _look(split: Split) -> Iterator[Look | None]:
     """In order, in child processes: what nobody has decoded yet is not decoded in this one."""
-    with Children[Record, Look](_looker, split.reader, shared=True) as children:
+    with Children[Record, Look | None](_looker, split.reader, shared=True) as children:
         for outcome in children.in_order(split.records, batch=4):
             yield outcome.result
 

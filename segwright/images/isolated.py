@@ -22,7 +22,7 @@ import tempfile
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
@@ -220,7 +220,7 @@ class Children(Generic[Item, Result]):
 
 def apart(
     function: Callable[[Item], Result], items: Iterable[Item], *, batch: int = 8, result: Any = None
-) -> Iterator[Outcome[Item, Result]]:
+) -> Generator[Outcome[Item, Result], None, None]:
     """``function`` applied to the items in the shared child processes; outcomes in the items' order, as they are taken.
 
     ``function`` is importable by name, or a ``functools.partial`` of one that is. For surveys: what nobody has decoded

@@ -5,7 +5,6 @@ An exported file carries the bundle's description as metadata, so that one file 
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Protocol
@@ -19,6 +18,7 @@ from segwright.images import UInt8Array
 from segwright.inference.bundle import Bundle, parse_description
 from segwright.models.segmenter import SegmentationModel
 from segwright.types import Float32Array
+from segwright.workers import processors
 
 ONNX_METADATA_KEY = "segwright"
 ONNX_OUTPUTS = ("labels", "confidence")
@@ -102,7 +102,7 @@ class OnnxRuntime:
         check_onnx_file(self.path)
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
-        options.intra_op_num_threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 0
+        options.intra_op_num_threads = processors()  # what a container grants, not what the machine has
         wanted = ["CPUExecutionProvider"]
         if device.startswith("cuda") or (device == "auto" and torch.cuda.is_available()):
             wanted.insert(0, "CUDAExecutionProvider")
