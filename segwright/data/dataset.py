@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from segwright.data.archives import archive_of, unpacked
 from segwright.data.formats import FORMATS, Format, refusals
 from segwright.data.formats.globs import pair_globs
 from segwright.data.formats.tree import Tree
@@ -81,20 +82,37 @@ def open_dataset(
     nothing is recognised or the named format does not fit, UsageError for an unknown format name, LabelError where the
     masks' values are no classes. Whatever concerns single files waits in ``problems`` or is raised on reading them.
     """
-    tree = Tree(path)
     if format is not None and format not in FORMATS:
         raise UsageError("unknown data format", expected=", ".join(FORMATS), found=format)
+    tree = Tree(path)
     with TypedErrors("opening the dataset", tree.root):
-        if images is not None or masks is not None:
-            known, reason = _by_globs(tree, format, images, masks)
-        else:
-            known, reason = recognise(tree) if format is None else (FORMATS[format], "as asked with --format")
-        dataset = known.open(tree)
+        archive = archive_of(tree)
+        if archive is not None:
+            tree = Tree(unpacked(archive))
+        try:
+            dataset = _opened(tree, format, images, masks)
+        except FormatError:
+            # A plain tar that holds no samples of WebDataset's is an archive like any other.
+            if not tree.is_file or tree.root.suffix.lower() != ".tar" or format is not None:
+                raise
+            archive, tree = tree.root, Tree(unpacked(tree.root))
+            dataset = _opened(tree, format, images, masks)
+    dataset.problems += tree.problems()
+    if archive is not None:
+        dataset.notes.append(f"{archive.name} is unpacked in {tree.root}, which can be deleted at any time")
+    dataset.split_maker = make_splits
+    return dataset
+
+
+def _opened(tree: Tree, format: str | None, images: str | None, masks: str | None) -> Dataset:
+    if images is not None or masks is not None:
+        known, reason = _by_globs(tree, format, images, masks)
+    else:
+        known, reason = recognise(tree) if format is None else (FORMATS[format], "as asked with --format")
+    dataset = known.open(tree)
     if not dataset.records:
         raise FormatError(
             "the data set holds no picture", expected=known.looks_for, found=tree.summary(), where=tree.root
         )
-    dataset.problems += tree.problems()
     dataset.notes.insert(0, f"{known.title}: {reason}")
-    dataset.split_maker = make_splits
     return dataset

@@ -39,6 +39,8 @@ class UnpackLimits:
     """What an archive may become."""
 
     max_files: int = 3_000_000
+    max_folders: int = 1_000_000
+    max_depth: int = 64  # of folders in folders
     max_bytes: int = 400_000_000_000
     max_ratio: float = 100.0  # unpacked to packed; pictures are packed already, masks seldom exceed 40
     always_allowed: int = 64 << 20  # bytes below which the ratio is not looked at
@@ -175,6 +177,7 @@ class _Sink:
     def __init__(self, archive: Path, root: Path, keep: str, limits: UnpackLimits) -> None:
         self.archive, self.root, self.keep, self.limits = archive, root, keep, limits
         self.files = self.members = self.bytes = 0
+        self.folders: set[tuple[str, ...]] = set()
         packed = archive.stat().st_size
         self.most = min(limits.max_bytes, max(limits.always_allowed, int(packed * limits.max_ratio)))
 
@@ -194,6 +197,7 @@ class _Sink:
             return
         if kind != "file":
             raise self._refuse(name, kind)
+        self._count_folders(name, tuple(parts[:-1]))
         target = self.root.joinpath(*parts)
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -202,6 +206,16 @@ class _Sink:
         except (FileExistsError, NotADirectoryError) as error:
             raise self._refuse(name, "a name that occurs twice") from error
         self.files += 1
+
+    def _count_folders(self, name: str, parts: tuple[str, ...]) -> None:
+        """One file can ask for thousands of folders: they are counted before they are made."""
+        if len(parts) > self.limits.max_depth:
+            raise self._refuse(name, f"folders more than {self.limits.max_depth} deep")
+        while parts and parts not in self.folders:
+            self.folders.add(parts)
+            parts = parts[:-1]
+        if len(self.folders) > self.limits.max_folders:
+            raise self._refuse(name, f"more than {self.limits.max_folders} folders")
 
     def _copy(self, name: str, source: IO[bytes], file: IO[bytes]) -> None:
         while chunk := source.read(CHUNK):
