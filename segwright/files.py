@@ -282,6 +282,21 @@ def check_output(path: str | Path) -> None:
             pass
 
 
+def refuse_data_file(path: str | Path, data: str | Path, holds: bytes) -> None:
+    """UsageError where writing ``path`` would lose a file of the data set ``data``.
+
+    An earlier result, which has ``holds`` in it, may be replaced wherever it lies.
+    """
+    place, root = Path(path).resolve(), Path(data).resolve()
+    if not place.is_file() or not (place == root or root in place.parents):
+        return
+    with open(place, "rb") as file:
+        if holds not in file.read(1 << 20):
+            raise UsageError(
+                "this would overwrite a file of the data set", where=path, fix="name a new file, or one outside"
+            )
+
+
 @contextmanager
 def exclusive(folder: Path) -> Iterator[None]:
     """Hold a folder for this process; UsageError when another process holds it."""

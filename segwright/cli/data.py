@@ -11,8 +11,9 @@ from rich.text import Text
 
 from segwright.cli.common import Data, Format, Images, Json, Masks, console, write_result
 from segwright.console import literal
-from segwright.errors import UsageError
-from segwright.files import check_output
+from segwright.files import check_output, refuse_data_file
+
+CHECK_PAGE, CHECK_JSON = b"<!doctype html", b'"problems": ['  # in every result of an earlier check
 
 datasets_app = typer.Typer(help="Data sets: the formats that are read, and downloads.", invoke_without_command=True)
 
@@ -28,9 +29,10 @@ def check(
     """Look through a data set and say what would go wrong, with the fix. Exit code 1 when something would."""
     from segwright import api
 
-    for path, holds in ((html, b"<!doctype html"), (json, b'"problems": [')):
+    for path, holds in ((html, CHECK_PAGE), (json, CHECK_JSON)):
         if path is not None:
-            _check_target(path, data, holds)
+            check_output(path)
+            refuse_data_file(path, data, holds)
     result = api.check(data, format=format, images=images, masks=masks, html=html)
     from segwright.data.check_text import render_check
 
@@ -40,23 +42,6 @@ def check(
         console().print(literal(f"page: {html}"), soft_wrap=True)
     if result.exit_code:
         raise typer.Exit(1)
-
-
-def _check_target(path: Path, data: Path, holds: bytes) -> None:
-    """OutputError where ``path`` cannot be written; UsageError where a file of the data set would be lost.
-
-    A result of an earlier check, which has ``holds`` in it, may be replaced wherever it lies.
-    """
-    check_output(path)
-    if not path.is_file():
-        return
-    place, root = path.resolve(), data.resolve()
-    inside = place == root or root in place.parents
-    with open(path, "rb") as file:
-        if inside and holds not in file.read(1 << 20):
-            raise UsageError(
-                "this would overwrite a file of the data set", where=path, fix="name a new file, or one outside"
-            )
 
 
 def convert(

@@ -20,7 +20,7 @@ from segwright.data.inspect import CheckResult
 from segwright.data.records import Dataset, Problem, Record, evenly_spread
 from segwright.data.suspects import Suspect
 from segwright.errors import SegwrightError
-from segwright.files import typed_output
+from segwright.files import refuse_data_file, typed_output
 from segwright.images import UInt8Array
 from segwright.types import Colour, LabelSpace, blend, distinct_colours
 
@@ -39,7 +39,11 @@ KINDS = {"error": "bad", "warning": "warn", "note": "note"}
 
 
 def write_check_page(result: CheckResult, path: str | Path) -> Path:
-    """Write one self-contained HTML file, whole or not at all; returns its path."""
+    """Write one self-contained HTML file, whole or not at all; returns its path.
+
+    UsageError where a file of the data set stands there, OutputError where the system refuses.
+    """
+    refuse_data_file(path, result.root, b"<!doctype html")
     body = [_head(result), _findings(result)]
     found = result.fingerprint
     if found is not None and result.dataset is not None and found.examined:

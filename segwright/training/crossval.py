@@ -31,7 +31,7 @@ from segwright.models.ensemble import MOST_MEMBERS
 from segwright.training.checkpoint import checkpoints
 from segwright.training.crossval_page import write_folds_page
 from segwright.training.folder import default_folder, point_latest
-from segwright.training.run import run_training, warning_lines
+from segwright.training.run import refuse_errors, run_training, warning_lines
 
 
 @dataclass(frozen=True)
@@ -141,6 +141,7 @@ def cross_validate(
         checked = inspect_dataset(data)
         for line in warning_lines(checked):
             stderr_console().print(line, soft_wrap=True)
+        refuse_errors(checked, data, skip_bad=config.data.skip_bad)
         for number in range(folds):
             place = folder / f"fold-{number}"
             if resume and (kept := _kept(place, number, folds)) is not None:

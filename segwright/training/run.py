@@ -234,10 +234,7 @@ class _Session:
     def _inspect(self) -> CheckResult:
         """What the data check finds; DataError for what it calls an error, unless those files are to be left out."""
         result = self.checked or inspect_dataset(self.data)
-        if result.errors and not self.config.data.skip_bad:
-            raise refusal(result.errors, self.data)
-        if hopeless := [problem for problem in result.errors if problem.kind in UNLEARNABLE]:
-            raise refusal(hopeless, self.data)  # no file that is left out would mend these
+        refuse_errors(result, self.data, skip_bad=self.config.data.skip_bad)
         return result
 
     def _check(self) -> None:
@@ -477,6 +474,13 @@ def training_splits(data: Dataset, config: TrainConfig) -> tuple[Split, Split | 
         return parts[config.data.fold]
     splits = data.splits
     return data.train, splits.get("val", splits.get("test"))
+
+
+def refuse_errors(result: CheckResult, data: Dataset, *, skip_bad: bool) -> None:
+    """DataError for what the check calls an error; with ``skip_bad`` only for what no file left out would mend."""
+    errors = [problem for problem in result.errors if not skip_bad or problem.kind in UNLEARNABLE]
+    if errors:
+        raise refusal(errors, data)
 
 
 def warning_lines(result: CheckResult) -> list[str]:

@@ -7,6 +7,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,8 @@ from segwright.data.check_text import render_check
 from segwright.data.dataset import open_dataset
 from segwright.data.inspect import CheckResult, inspect_dataset, inspect_path
 from segwright.data.records import Problem, Record
-from segwright.errors import DataError
+from segwright.errors import DataError, OutputError, UsageError
+from segwright.training import crossval
 from segwright.training import run as training
 from segwright.training.log import Display
 
@@ -293,3 +295,39 @@ def test_training_shows_the_warnings_of_the_check(
 def test_training_says_nothing_where_there_is_nothing_to_say(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     root = tree(tmp_path / "set", {f"p{i}": labels(seed=i) for i in range(8)}, "a\nb\nc\n")
     assert "warning" not in said_by_training(root, monkeypatch)
+
+
+def test_folds_and_searches_show_them_once_and_refuse_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    started: list[int] = []
+
+    def run(*_: object, checked: CheckResult | None = None, **__: object) -> Any:
+        assert checked is not None
+        started.append(1)
+        return SimpleNamespace(evaluation=None, stopped_by="SIGTERM")
+
+    monkeypatch.setattr(crossval, "run_training", run)
+    config = TrainConfig().with_values({"out": str(tmp_path / "run")})
+    root = tree(tmp_path / "set", {f"p{i}": labels(seed=i) for i in range(8)}, "a\nb\nc\nunicorn\n")
+    crossval.cross_validate(open_dataset(root), config, 2)
+    printed = capsys.readouterr().err
+    assert printed.count("warning: class without pixels: 1 class never occurs: unicorn") == 1 and started == [1]
+    root = tree(tmp_path / "flat", {f"p{i}": labels((1,)) for i in range(8)}, "a\nb\nc\n")
+    for skip_bad in (False, True):
+        values = {"out": str(tmp_path / f"run-{skip_bad}"), "data.skip_bad": skip_bad}
+        with pytest.raises(DataError, match="one class only"):
+            crossval.cross_validate(open_dataset(root), config.with_values(values), 2)
+    assert started == [1]
+
+
+def test_the_page_replaces_no_file_of_the_data_set(tmp_path: Path) -> None:
+    root = tree(tmp_path / "set", {f"p{i}": labels(seed=i) for i in range(3)}, "a\nb\nc\n")
+    result = check(root)
+    before = (root / "classes.txt").read_bytes()
+    with pytest.raises(UsageError, match="overwrite"):
+        write_check_page(result, root / "classes.txt")
+    assert (root / "classes.txt").read_bytes() == before
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputError):
+        write_check_page(result, tmp_path / "file" / "check.html")
