@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -21,11 +21,26 @@ Size = tuple[int, int]  # (height, width) in pixels
 
 USUAL_CLIP = 5.0  # largest norm of the gradient
 
+LONGEST = 1 << 20  # characters of a config file
+DEEPEST = 16  # levels of a config file
+SHOWN = 120  # characters of a wrong value in an error
+
+Share = Annotated[float, Field(ge=0, le=1)]
+Rate = Annotated[float, Field(gt=0, le=100)]
+Factor = Annotated[float, Field(gt=0, le=1000)]
+
+
+class _PlainDumper(yaml.SafeDumper):
+    """Writes equal values out, without the aliases that reading refuses."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
 
 class Section(BaseModel):
     """Frozen, and closed against unknown keys: a typing mistake is an error, not a silent default."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=False)
+    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=False, allow_inf_nan=False)
 
 
 class DataConfig(Section):
@@ -37,7 +52,7 @@ class DataConfig(Section):
     masks: str | None = Field(None, description="glob of the masks, relative to the path; with `images`")
     skip_bad: bool = Field(False, description="leave unusable files out instead of refusing to train")
     fold: int | None = Field(None, ge=0, description="which fold of `folds` is the validation split")
-    folds: int = Field(5, ge=2, description="number of folds when `fold` is given")
+    folds: int = Field(5, ge=2, le=1000, description="number of folds when `fold` is given")
 
 
 class ModelConfig(Section):
@@ -46,7 +61,9 @@ class ModelConfig(Section):
     name: str = Field("auto", description="a name of `segwright models`, or auto")
     encoder: str | None = Field("auto", description="a timm encoder, auto, or none where the network has its own")
     weights: str | None = Field("auto", description="auto, none, imagenet, torchvision:…, or a path")
-    in_channels: int | Auto = Field("auto", description="channels of a picture; from the data when auto")
+    in_channels: Annotated[int, Field(ge=1, le=4096)] | Auto = Field(
+        "auto", description="channels of a picture; from the data when auto"
+    )
     arguments: dict[str, Any] = Field(default_factory=dict, description="further arguments of the network")
 
     @field_validator("weights", "encoder", mode="before")
@@ -61,7 +78,7 @@ class Phase(Section):
     until: float = Field(1.0, gt=0, le=1, description="share of the run at which the phase ends")
     size: Size = Field(description="height and width of a training crop in pixels")
     scale: tuple[float, float] = Field((0.5, 2.0), description="range of the zoom on the picture")
-    batch: int = Field(8, ge=1, description="pictures a step")
+    batch: int = Field(8, ge=1, le=65536, description="pictures a step")
 
     @field_validator("size")
     @classmethod
@@ -82,24 +99,28 @@ class AugmentConfig(Section):
     strength: Literal["none", "light", "medium", "strong"] | Auto = Field("auto", description="strength by name")
     flip: bool = Field(True, description="mirror left and right")
     vertical_flip: bool = Field(False, description="mirror up and down as well, where up means nothing")
-    rotation: float | Auto = Field("auto", description="largest rotation in degrees")
-    class_aware: float | Auto = Field("auto", description="share of the crops centred on a rare class, 0 to 1")
+    rotation: Annotated[float, Field(ge=0, le=180)] | Auto = Field(
+        "auto", description="largest rotation in degrees, 0 to 180"
+    )
+    class_aware: Share | Auto = Field("auto", description="share of the crops centred on a rare class, 0 to 1")
 
 
 class TrainingConfig(Section):
     """How the weights are found."""
 
-    epochs: int | None = Field(None, ge=1, description="passes over the training pictures")
-    minutes: float | None = Field(None, gt=0, description="wall-clock budget; the schedule follows the time used")
+    epochs: int | None = Field(None, ge=1, le=1_000_000, description="passes over the training pictures")
+    minutes: float | None = Field(
+        None, gt=0, le=1_000_000, description="wall-clock budget; the schedule follows the time used"
+    )
     size: Size | Auto = Field("auto", description="height and width of a training crop; auto plans phases")
-    batch: int | Auto = Field("auto", description="pictures a step")
-    accumulate: int = Field(1, ge=1, description="steps whose gradients are added before one update")
+    batch: Annotated[int, Field(ge=1, le=65536)] | Auto = Field("auto", description="pictures a step")
+    accumulate: int = Field(1, ge=1, le=65536, description="steps whose gradients are added before one update")
     phases: tuple[Phase, ...] = Field((), description="planned when empty")
     loss: str = Field("auto", description="a loss or a weighted sum of losses by name")
     class_weights: str | tuple[float, ...] = Field(
         "auto", description="none, inverse, median, sqrt-median, effective, or K numbers"
     )
-    oversample: float | Auto = Field(
+    oversample: Share | Auto = Field(
         "auto",
         description="pictures that show a class which fewer than this share show come more often; 0: none",
     )
@@ -107,38 +128,46 @@ class TrainingConfig(Section):
     logit_adjustment: bool | Auto = Field(
         "auto", description="shift the class scores after training to the best mean IoU; kept where validation rises"
     )
-    aux_weight: float = Field(0.4, ge=0, description="weight of the auxiliary heads' losses")
+    aux_weight: float = Field(0.4, ge=0, le=100, description="weight of the auxiliary heads' losses")
     aux_fade: bool = Field(False, description="the auxiliary weight falls to 0 over the run")
     late_loss: str | None = Field(None, description="a loss added in the last phase, such as 0.5*jaccard")
     native_logits: bool = Field(False, description="train on logits at the network's own stride, where it can")
     optimizer: str = Field("auto", description="adamw, adam, sgd, rmsprop, …")
-    lr: float | Auto = Field("auto", description="peak learning rate")
+    lr: Rate | Auto = Field("auto", description="peak learning rate, above 0 and at most 100")
     turn: float = Field(0.06, gt=0, lt=1, description="of muon: share of its norm by which a kernel turns at the peak")
-    encoder_lr_factor: float | Auto = Field("auto", description="learning rate of a pretrained encoder ÷ the head's")
-    head_lr_factor: float = Field(1.0, gt=0, description="learning rate of the last layers ÷ the rest's")
-    weight_decay: float | Auto = Field("auto", description="decoupled weight decay; norms and biases get none")
+    encoder_lr_factor: Annotated[float, Field(ge=0, le=1000)] | Auto = Field(
+        "auto", description="learning rate of a pretrained encoder ÷ the head's, 0 to 1000"
+    )
+    head_lr_factor: float = Field(1.0, gt=0, le=1000, description="learning rate of the last layers ÷ the rest's")
+    weight_decay: Annotated[float, Field(ge=0, le=10)] | Auto = Field(
+        "auto", description="decoupled weight decay; norms and biases get none"
+    )
     momentum: float = Field(0.9, ge=0, lt=1, description="of SGD and RMSprop")
-    schedule: str = Field("cosine", description="cosine, poly, step, plateau, one-cycle, constant")
-    warmup: float | Auto = Field("auto", description="share of the run over which the learning rate rises, 0 to 1")
-    clip: float | None = Field(USUAL_CLIP, gt=0, description="largest norm of the gradient")
-    ema: float | Auto | None = Field("auto", description="decay of the averaged weights that are validated and saved")
+    schedule: Literal["cosine", "poly", "step", "plateau", "one-cycle", "constant"] = Field(
+        "cosine", description="cosine, poly, step, plateau, one-cycle, constant"
+    )
+    warmup: Share | Auto = Field("auto", description="share of the run over which the learning rate rises, 0 to 1")
+    clip: float | None = Field(USUAL_CLIP, gt=0, le=1e6, description="largest norm of the gradient")
+    ema: Annotated[float, Field(ge=0, lt=1)] | Auto | None = Field(
+        "auto", description="decay of the averaged weights that are validated and saved"
+    )
     swa: float | None = Field(None, gt=0, lt=1, description="share of the run after which weights are averaged equally")
     freeze_encoder: float = Field(0.0, ge=0, le=1, description="share of the run with the encoder frozen")
     unfreeze: float = Field(0.0, ge=0, le=1, description="share of the run over which stages are released after that")
     freeze_bn: bool = Field(False, description="batch norms keep their statistics")
     early_stopping: int | None = Field(None, ge=1, description="validations without a better mIoU before stopping")
-    validate_every: int | Auto = Field(
+    validate_every: Annotated[int, Field(ge=0, le=1_000_000)] | Auto = Field(
         "auto", description="epochs between validations; 0: by the share of time they take"
     )
-    seed: int = Field(0, ge=0, description="of order, augmentation and initial weights")
+    seed: int = Field(0, ge=0, lt=2**63, description="of order, augmentation and initial weights")
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1, mps")
     precision: Literal["auto", "fp32", "bf16", "fp16"] = Field("auto", description="arithmetic of the network")
     compile: bool | Auto = Field("auto", description="torch.compile")
-    workers: int | Auto = Field("auto", description="threads that prepare batches")
+    workers: Annotated[int, Field(ge=0, le=4096)] | Auto = Field("auto", description="threads that prepare batches")
     cache: bool | Auto = Field("auto", description="keep decoded pictures in memory")
     deterministic: bool = Field(False, description="equal seeds give equal weights, on a GPU as well")
     save_every_steps: int | None = Field(None, ge=1, description="steps between checkpoints, beside the time rule")
-    save_every_seconds: float = Field(60.0, gt=0, description="seconds between checkpoints")
+    save_every_seconds: float = Field(60.0, gt=0, le=1e7, description="seconds between checkpoints")
     sync_bn: bool = Field(True, description="batch norm statistics over all processes")
     shard: bool = Field(False, description="weights, gradients and optimizer in shards over the processes")
     trackers: tuple[str, ...] | Auto = Field(
@@ -155,27 +184,15 @@ class TrainingConfig(Section):
     def _size(cls, value: Size | Auto) -> Size | Auto:
         return value if value == "auto" else check_size(value)
 
-    @field_validator("batch", "workers", "validate_every")
+    @field_validator("class_weights", mode="before")
     @classmethod
-    def _positive(cls, value: int | Auto) -> int | Auto:
-        if isinstance(value, int) and value < 0:
-            raise ValueError("must not be negative")
-        return value
-
-    @field_validator("oversample")
-    @classmethod
-    def _share(cls, value: float | Auto) -> float | Auto:
-        if isinstance(value, float) and not 0 <= value <= 1:
-            raise ValueError("a share of the pictures, 0 to 1")
-        return value
-
-    @field_validator("schedule")
-    @classmethod
-    def _schedule(cls, value: str) -> str:
-        known = ("cosine", "poly", "step", "plateau", "one-cycle", "constant")
-        if value not in known:
-            raise ValueError(f"one of {', '.join(known)}")
-        return value
+    def _weights(cls, value: object) -> object:
+        if not isinstance(value, list | tuple):
+            return value
+        numbers = [n for n in value if isinstance(n, int | float) and not isinstance(n, bool) and 0 <= n < float("inf")]
+        if len(numbers) != len(value) or not any(numbers):
+            raise ValueError("one number per class, none negative, not all 0, such as [1, 2, 0.5]")
+        return tuple(float(n) for n in numbers)
 
     @model_validator(mode="after")
     def _one_budget(self) -> TrainingConfig:
@@ -201,7 +218,9 @@ class TrainConfig(Section):
         return build(TrainConfig, tree)
 
     def to_yaml(self) -> str:
-        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+        tree = self.model_dump(mode="json")
+        text: str = yaml.dump(tree, Dumper=_PlainDumper, sort_keys=False, allow_unicode=True)
+        return text
 
 
 ConfigType = TypeVar("ConfigType", bound=Section)
@@ -216,8 +235,8 @@ def build(kind: type[ConfigType], tree: Mapping[str, Any]) -> ConfigType:
         key = ".".join(str(part) for part in first["loc"] if part not in ("auto", "int", "float", "bool"))
         raise ConfigError(
             f"the setting {key or 'training'} does not fit",
-            expected=first["msg"].removeprefix("Value error, "),
-            found=repr(first.get("input")),
+            expected=first["msg"].removeprefix("Value error, ").replace("Input should be '", "one of '"),
+            found=_short(first.get("input")),
             fix=_suggest(kind, key),
         ) from error
 
@@ -226,9 +245,9 @@ def load_config(path: str | Path) -> TrainConfig:
     """A :class:`TrainConfig` from a YAML file (safe loader: no tags, no objects)."""
     path = Path(path)
     try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError("cannot read the config file", found=str(error).splitlines()[0], where=path) from error
+        tree = _plain_yaml(path.read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError, ValueError, RecursionError) as error:
+        raise ConfigError("cannot read the config file", found=_first_line(error), where=path) from error
     if not isinstance(tree, dict):
         raise ConfigError("a config file holds sections", expected="data:, model:, training: …", where=path)
     return build(TrainConfig, tree)
@@ -244,15 +263,40 @@ def parse_overrides(items: Sequence[str]) -> dict[str, Any]:
                 "--set takes section.key=value", found=item, fix="for example --set training.weight_decay=0.05"
             )
         try:
-            value = yaml.safe_load(text)
-        except yaml.YAMLError as error:
-            raise ConfigError("--set holds a value that cannot be read", found=item) from error
+            value = _plain_yaml(text)
+        except (yaml.YAMLError, ValueError, RecursionError) as error:
+            raise ConfigError("--set holds a value that cannot be read", found=_short(item)) from error
         # YAML 1.1 reads 1e-3 as text: only 1.0e-3 is a number there
         if isinstance(value, str):
             with contextlib.suppress(ValueError):
                 value = float(value)
         values[key.strip()] = value
     return values
+
+
+def _plain_yaml(text: str) -> Any:
+    """The tree of a YAML text; ValueError where it is too long or deep, or holds anchors and aliases, which a few lines
+    of multiply without end."""
+    if len(text) > LONGEST:
+        raise ValueError(f"{len(text)} characters, more than {LONGEST}")
+    depth = 0
+    for event in yaml.parse(text, Loader=yaml.SafeLoader):
+        if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None):
+            raise ValueError("anchors and aliases (& and *) are not taken: write the values out")
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > DEEPEST:
+            raise ValueError(f"nested deeper than {DEEPEST} levels")
+    return yaml.safe_load(text)
+
+
+def _short(value: object) -> str:
+    """A value for an error, at most ``SHOWN`` characters of it."""
+    text = repr(value)
+    return text if len(text) <= SHOWN else text[:SHOWN] + " …"
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def parse_size(text: str) -> Size:

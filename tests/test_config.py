@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import re
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
 
 from segwright.config import TrainConfig, load_config, parse_overrides, parse_size
 from segwright.errors import ConfigError
@@ -27,7 +32,7 @@ def test_yaml_round_trip(tmp_path: Path) -> None:
         ({"training.learning_rate": 1}, "no setting 'training.learning_rate'"),
         ({"trainning.lr": 1}, "no section 'trainning'"),
         ({"training.lr": "fast"}, "training.lr"),
-        ({"training.schedule": "sawtooth"}, "one of cosine, poly"),
+        ({"training.schedule": "sawtooth"}, "one of 'cosine', 'poly'"),
         ({"training.epochs": 3, "training.minutes": 2}, "epochs or minutes, not both"),
         ({"training.size": "352-480"}, "height x width"),
         ({"augment.strength": "brutal"}, "augment.strength"),
@@ -59,3 +64,63 @@ def test_sizes() -> None:
     assert parse_size("256") == (256, 256)
     with pytest.raises(ConfigError):
         parse_size("1x2x3")
+
+
+def _fields(kind: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, FieldInfo]]:
+    for name, info in kind.model_fields.items():
+        nested = info.annotation
+        if isinstance(nested, type) and issubclass(nested, BaseModel):
+            yield from _fields(nested, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", info
+
+
+def test_every_field_has_a_default_and_a_line_of_documentation() -> None:
+    for key, info in _fields(TrainConfig):
+        assert info.description, key
+        assert not info.is_required(), key
+
+
+NUMBERS = [key for key, info in _fields(TrainConfig) if re.search(r"\b(int|float)\b", str(info.annotation))]
+
+
+@pytest.mark.parametrize("key", [key for key in NUMBERS if key != "training.class_weights"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -1.0, 1e300])
+def test_a_number_out_of_range_is_refused_with_its_key(key: str, value: float) -> None:
+    if key == "training.size":
+        return
+    with pytest.raises(ConfigError) as caught:
+        TrainConfig().with_values({key: value})
+    assert key.split(".")[-1] in str(caught.value)
+
+
+@pytest.mark.parametrize("weights", [[1, "abc"], [1, -1], [0, 0], [float("nan"), 1], []])
+def test_class_weights_that_are_none_are_refused(weights: list[object]) -> None:
+    with pytest.raises(ConfigError, match="one number per class"):
+        TrainConfig().with_values({"training.class_weights": weights})
+
+
+@pytest.mark.parametrize("values", [{"training.batch": 0}, {"training.lr": 0}, {"training.ema": 1.0}])
+def test_limits_that_are_not_included(values: dict[str, object]) -> None:
+    with pytest.raises(ConfigError):
+        TrainConfig().with_values(values)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a: &a [x, x]\n" + "".join(f"b{i}: &b{i} [*a, *a]\n" for i in range(3)),
+        "training: " + "[" * 40 + "]" * 40,
+        "training: {lr: " + "9" * 5000 + "}",
+        "training: {epochs: 2024-01-01}",
+        "out: " + "x" * (1 << 21),
+        "training: {class_weights: [" + "1e400, " * 10 + "]}",
+    ],
+    ids=["aliases", "depth", "digits", "date", "length", "infinite"],
+)
+def test_hostile_yaml_is_refused_at_once(text: str, tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text(text)
+    began = time.monotonic()
+    with pytest.raises(ConfigError) as caught:
+        load_config(tmp_path / "config.yaml")
+    assert time.monotonic() - began < 20 and len(str(caught.value)) < 2000

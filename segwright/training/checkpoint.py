@@ -60,14 +60,14 @@ def load_checkpoint(folder: Path) -> Checkpoint | None:
     """The newest whole checkpoint; None where there never was one; CheckpointError where all are damaged."""
     skipped: list[str] = []
     for path in reversed(checkpoints(folder)):
-        wrong = wrong_sums(path)
-        if not wrong:
-            try:
+        try:
+            wrong = wrong_sums(path)
+            if not wrong:
                 tensors = load_file(str(path / "state.safetensors"))
-                state = json.loads((path / "state.json").read_text(encoding="utf-8"))
+                state = _checked(json.loads((path / "state.json").read_text(encoding="utf-8")))
                 return Checkpoint(path, tensors, state, tuple(skipped))
-            except (OSError, ValueError, SafetensorError) as error:
-                wrong = [str(error)]
+        except (OSError, ValueError, RecursionError, SafetensorError) as error:
+            wrong = [str(error)]
         skipped.append(f"{path.name}: {'; '.join(wrong[:3])}")
     if skipped:
         raise CheckpointError(
@@ -77,6 +77,44 @@ def load_checkpoint(folder: Path) -> Checkpoint | None:
             fix="start again with another --out; the saved model, if there is one, can be continued with --from",
         )
     return None
+
+
+def newest_state(folder: Path) -> Mapping[str, Any] | None:
+    """The description in the newest checkpoint that is whole, without its tensors; None where none is."""
+    for path in reversed(checkpoints(folder)):
+        try:
+            if not wrong_sums(path):
+                return _checked(json.loads((path / "state.json").read_text(encoding="utf-8")))
+        except (OSError, ValueError, RecursionError):
+            continue
+    return None
+
+
+def clear_leftovers(folder: Path) -> None:
+    """Remove what a killed run left half-written, and put back what it was about to replace.
+
+    Only the process that holds the run folder may call this: it is the one that writes there.
+    """
+    for entry in folder.glob(".step-*.old-*"):
+        whole_one = folder / entry.name[1:].split(".old-")[0]
+        if whole_one.exists():
+            shutil.rmtree(entry, ignore_errors=True)
+        else:
+            entry.rename(whole_one)
+    for entry in folder.glob(".step-*.writing-*"):
+        shutil.rmtree(entry, ignore_errors=True)
+
+
+def _checked(state: Any) -> dict[str, Any]:
+    """The description of a checkpoint; ValueError where it is of another kind."""
+    progress = state.get("progress") if isinstance(state, dict) else None
+    numbers = isinstance(progress, dict) and all(
+        isinstance(value, int | float) or value is None for value in progress.values()
+    )
+    if not numbers or "step" not in progress or not isinstance(state.get("optimizer"), dict):
+        raise ValueError("state.json does not describe a checkpoint")
+    found: dict[str, Any] = state
+    return found
 
 
 def flatten_optimizer(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], dict[str, Any]]:

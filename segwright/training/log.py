@@ -35,9 +35,13 @@ class RunLog:
         self.folder = folder
         self.lines, self.metrics = folder / "log.jsonl", folder / "metrics.csv"
         self.silent = False
-        folder.mkdir(parents=True, exist_ok=True)
-        self._cut(keep_until_step)
-        self.file: TextIO = open(self.lines, "a", encoding="utf-8", buffering=1)  # noqa: SIM115 - closed by close()
+        self.file: TextIO = io.StringIO()
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            self._cut(keep_until_step)
+            self.file = open(self.lines, "a", encoding="utf-8", buffering=1)  # noqa: SIM115 - closed by close()
+        except OSError as error:
+            self._give_up(error)
 
     def write(self, record: Mapping[str, Any]) -> None:
         """One line of JSON, at once."""
@@ -87,28 +91,35 @@ class RunLog:
             return
         write_text(self.lines, "".join(json.dumps(r) + "\n" for r in read_log(self.folder) if kept(r, keep_until_step)))
         if self.metrics.exists():
-            rows = list(csv.DictReader(io.StringIO(self.metrics.read_text(encoding="utf-8"))))
+            # Written anew from the log, which holds the same: the table may be torn by a kill or edited by hand.
+            records = [r for r in read_log(self.folder) if "val_miou" in r]
+            rows = [{k: v for k, v in r.items() if not isinstance(v, dict | list)} for r in records]
             buffer = io.StringIO()
-            writer = csv.DictWriter(buffer, list(rows[0]) if rows else ["step"])
+            writer = csv.DictWriter(buffer, list(rows[0]) if rows else ["step"], extrasaction="ignore")
             writer.writeheader()
-            writer.writerows(row for row in rows if kept(row, keep_until_step))
+            writer.writerows(rows)
             write_text(self.metrics, buffer.getvalue())
 
 
 def kept(record: Mapping[str, Any], until: int) -> bool:
     """Whether a record belongs to a step up to ``until``."""
-    return int(float(record.get("step") or 0)) <= until
+    try:
+        return int(float(record.get("step") or 0)) <= until
+    except (TypeError, ValueError, OverflowError):
+        return False
 
 
 def read_log(folder: str | Path) -> list[dict[str, Any]]:
-    """Every whole line of a run's ``log.jsonl``; a last line cut by a kill is left out."""
+    """Every whole line of a run's ``log.jsonl``; what a kill cut, even within a letter, is left out."""
     records = []
     path = Path(folder) / "log.jsonl"
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
+    for line in path.read_bytes().splitlines() if path.exists() else ():
         try:
-            records.append(json.loads(line))
-        except ValueError:
+            record = json.loads(line.decode("utf-8"))
+        except (ValueError, RecursionError):
             continue
+        if isinstance(record, dict):
+            records.append(record)
     return records
 
 

@@ -9,7 +9,7 @@ given, of the time when minutes are.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -90,6 +90,7 @@ class Parts:
     display: Display = field(default_factory=Display)
     budget_seconds: float | None = None  # of training and validation together, when minutes drive the run
     on_validation: OnValidation | None = None  # called on every rank alike; True ends the run
+    record: Mapping[str, Any] = field(default_factory=dict)  # JSON-able, kept in every checkpoint: what the run is
 
 
 class Trainer:
@@ -195,6 +196,9 @@ class Trainer:
         progress, self.stop = self.progress, stop
         self.clock = time.monotonic() - progress.seconds
         self.last_save = time.monotonic()
+        patience = self.config.early_stopping
+        if patience is not None and progress.waited >= patience:  # resumed after it had stopped: nothing is added
+            return "early stopping"
         while self.share() < 1.0:
             ended = self._one_epoch(stop)
             if self.world.any(bool(stop)):
@@ -208,8 +212,11 @@ class Trainer:
             self.save()
             if self.cut_short:
                 return "on_validation"
-            patience = self.config.early_stopping
             if patience is not None and progress.waited >= patience:
+                self.parts.display.say(
+                    f"early stopping: no better validation in the last {progress.waited}; the best mIoU, "
+                    f"{progress.best_miou:.3f}, was at step {progress.best_step}"
+                )
                 return "early stopping"
         if progress.validated_epoch != progress.epoch or progress.position:
             self._validate_or_save()
@@ -401,7 +408,8 @@ class Trainer:
         progress.seconds = self.validated_at - self.clock
         better = found.scores.miou > progress.best_miou
         self.plateau.update(found.scores.miou) if self.config.schedule == "plateau" else None
-        progress.waited = 0 if better else progress.waited + 1
+        if found.scores.miou == found.scores.miou:  # not a number: nothing was labelled, which says nothing
+            progress.waited = 0 if better else progress.waited + 1
         if better:
             progress.best_miou, progress.best_step = found.scores.miou, progress.step
         if self.world.is_first:

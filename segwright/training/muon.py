@@ -125,6 +125,9 @@ def normed_convolutions(model: nn.Module) -> set[int]:
             hook.remove()
         for module, was in training:
             module.training = was
+        for part in run.modules() if sharded else ():
+            if hasattr(part, "reshard"):  # the outermost shards stay together until a backward pass, which never comes
+                part.reshard()
     return found
 
 

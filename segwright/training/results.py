@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 
 from segwright.console import duration
 from segwright.data.dataset import Dataset, Split
 from segwright.data.fingerprint import Fingerprint
+from segwright.errors import SegwrightError
 from segwright.evaluation.evaluate import Evaluation, evaluate
 from segwright.evaluation.report import RunFacts, write_report
 from segwright.files import recover_folder
@@ -24,6 +26,8 @@ from segwright.training.loop import Progress
 from segwright.training.memory import is_out_of_memory
 from segwright.training.plan import Plan
 from segwright.training.validate import Validation
+
+CANNOT_WRITE = (OSError, SafetensorError)  # safetensors reports a full disk as its own error
 
 
 def origin(provenance: Provenance) -> str:
@@ -54,22 +58,33 @@ class Results:
         metrics = {"val_miou": found.scores.miou, "val_pixel_accuracy": found.scores.pixel_accuracy}
         try:
             save_bundle(self.folder / "model", network, self._bundle({**metrics, "step": progress.step}))
-        except OSError as error:
+        except CANNOT_WRITE as error:
             self.say(f"warning: the model could not be written ({error}); the one before is whole")
 
     def keep_last(self, network: SegmentationModel, step: int) -> None:
-        """Save the last weights; without validation pictures they are the run's model as well."""
-        if self.val is None:
-            save_bundle(self.folder / "model", network, self._bundle({}))
+        """Save the last weights; they are the run's model as well where no validation could choose one."""
         recover_folder(self.folder / "model")
-        save_bundle(self.folder / "last", network, self._bundle({"step": step}))
+        names = ["last"]
+        if not self._has_scored_model():
+            names.insert(0, "model")
+            why = "there are no validation images" if self.val is None else "no validation gave a score"
+            self.say(f"the model is that of the last step: {why}")
+        for name in names:
+            metrics = {"step": step} if name == "last" or self.val is not None else {}
+            try:
+                save_bundle(self.folder / name, network, self._bundle(metrics))
+            except CANNOT_WRITE as error:
+                self.say(f"warning: {self.folder / name} could not be written ({error}); the checkpoints are whole")
 
     def score(self, seconds: float) -> Evaluation | None:
         """Score the best model, write that into its bundle, write the report; ``seconds`` of training are said.
 
         None where there is nothing to score by, or not enough memory for it: the model is saved either way.
         """
-        if self.val is None or not (self.folder / "model").exists():
+        if not (self.folder / "model").exists():
+            return None
+        if self.val is None or not self._has_scored_model():
+            self.say(f"model: {self.folder / 'model'}")
             return None
         try:
             evaluation = self._score_best(self.val)
@@ -81,11 +96,21 @@ class Results:
                 "segwright evaluate scores it, with --device cpu where need be"
             )
             return None
-        write_report(self.folder / "report.html", evaluation, self.val, self._facts())
+        try:
+            write_report(self.folder / "report.html", evaluation, self.val, self._facts())
+        except CANNOT_WRITE as error:
+            self.say(f"warning: the report could not be written ({error})")
         low, high = evaluation.miou_ci95
         self.say(f"val mIoU {evaluation.miou:.3f} (95 %: {low:.3f} to {high:.3f}), {duration(seconds)} of training")
         self.say(f"model: {self.folder / 'model'}\nreport: {self.folder / 'report.html'}")
         return evaluation
+
+    def _has_scored_model(self) -> bool:
+        """Whether the run's model is one that a validation chose."""
+        try:
+            return "val_miou" in read_bundle(self.folder / "model").metrics
+        except SegwrightError:
+            return False
 
     def _score_best(self, val: Split) -> Evaluation:
         """The best model's scores with intervals, put into its bundle; before, its class scores are adjusted."""
@@ -110,7 +135,10 @@ class Results:
                 evaluation = evaluate(predictor, val)
         figures = {"val_miou": evaluation.miou, "val_miou_ci95": list(evaluation.miou_ci95)}
         metrics = {**bundle.metrics, **figures, "val_pixel_accuracy": evaluation.pixel_accuracy}
-        save_bundle(self.folder / "model", network, replace(bundle, metrics=metrics, training=noted))
+        try:
+            save_bundle(self.folder / "model", network, replace(bundle, metrics=metrics, training=noted))
+        except CANNOT_WRITE as error:
+            self.say(f"warning: the scores could not be put into the model ({error}); the model itself is whole")
         return evaluation
 
     def _bundle(self, metrics: Mapping[str, Any]) -> Bundle:

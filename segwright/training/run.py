@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from segwright.data.fingerprint import Fingerprint
 from segwright.data.inspect import CheckResult, inspect_dataset
 from segwright.data.label_findings import UNLEARNABLE
 from segwright.data.oversampling import classes_shown, describe, repeat_factors
-from segwright.errors import DataError, SegwrightError, UsageError
+from segwright.errors import CheckpointError, ConfigError, DataError, SegwrightError, UsageError
 from segwright.evaluation.evaluate import Evaluation
 from segwright.files import exclusive, write_json, write_text
 from segwright.inference.bundle import Bundle, load_bundle, read_bundle
@@ -35,8 +35,10 @@ from segwright.models.catalog import CATALOG, starts_pretrained
 from segwright.models.segmenter import SegmentationModel
 from segwright.training.adjustment import looked_at
 from segwright.training.build import build_network, is_normed, start_at_frequencies, time_picture, time_step, transform
-from segwright.training.checkpoint import checkpoints
+from segwright.training.checkpoint import checkpoints, clear_leftovers, newest_state
 from segwright.training.cpu import has_native_bf16
+from segwright.training.data_print import NAME as DATA_PRINT
+from segwright.training.data_print import Prints, data_print, differences, digest, read_print
 from segwright.training.distributed import World, own_device, world
 from segwright.training.finetune import transfer_weights
 from segwright.training.folder import default_folder, point_latest, refuse_second_run
@@ -158,11 +160,14 @@ class _Session:
         self.memory: MemoryProbe | None = None
         self.saved: tuple[SegmentationModel, Bundle] | None = None  # what a fine-tuning starts from
         self.origin = ""  # of the starting weights, with their terms
+        self.prints: Prints = {}  # of the files that are trained on and validated with
 
     # -- before the first step -------------------------------------------------------------------------------------
 
     def train(self, resume: bool, start: str | Path | None) -> Run:
         """Everything, in order."""
+        if self.peers.is_first:
+            clear_leftovers(self.folder / "checkpoints")
         resume = resume and self._resumable()
         plan = self.planned(resume)
         config = plan.config
@@ -201,10 +206,16 @@ class _Session:
 
     def planned(self, resume: bool) -> Plan:
         """The plan: read back when resuming, made and written otherwise. DataError where the check finds errors."""
+        stored: Mapping[str, Any] = {}
+        if resume:
+            stored = (newest_state(self.folder / "checkpoints") or {}).get("run") or {}
+            self._refuse_other_classes(stored)
         self._check()
         assert self.fingerprint is not None
+        self.prints = self.peers.told(self._data_print, dict, dict)
         if resume:
-            return self._resumed_plan()
+            self._say_what_changed(stored)
+            return self._resumed_plan(stored)
         # Timed on the first rank alone: every rank must train by one plan.
         plan = self.peers.told(self._plan, Plan.to_json, Plan.from_json)
         for line in describe_plan(plan, self.data):
@@ -304,17 +315,56 @@ class _Session:
         classes = self.data.label_space.classes
         return time_step(config, classes, self.device, BF16_PROBE_SIZE, BF16_PROBE_BATCH, precision)
 
-    def _resumed_plan(self) -> Plan:
-        """The written config, with what was given on this command line laid over it."""
-        config = load_config(self.folder / "config.yaml")
-        stored = json.loads((self.folder / "plan.json").read_text(encoding="utf-8"))
+    def _data_print(self) -> Prints:
+        return data_print([split for split in (self.train_split, self.val_split) if split is not None])
+
+    def _refuse_other_classes(self, stored: Mapping[str, Any]) -> None:
+        """UsageError where the run that is resumed had other classes than the data has now."""
+        before, now = stored.get("classes"), list(self.data.label_space.names)
+        if before is None or list(before) == now:
+            return
+        raise UsageError(
+            "the data has other classes than the run to be resumed",
+            expected=f"{len(before)} classes: {', '.join(map(str, before))}",
+            found=f"{len(now)} classes: {', '.join(now)}",
+            where=self.data.root,
+            fix=f"another --out, and --from {self.folder} to begin with the weights of this run",
+        )
+
+    def _say_what_changed(self, stored: Mapping[str, Any]) -> None:
+        """A line for everything of the data that is not as it was when the run stopped."""
+        if stored.get("data") in (None, digest(self.prints)):
+            return
+        before = read_print(self.folder)
+        if before is not None and digest(before) == stored["data"]:
+            lines = differences(before, self.prints)
+        else:
+            lines = [f"what, cannot be told: {DATA_PRINT} is missing or damaged"]
+        self.display.say("warning: the data changed since the run stopped; it goes on with the data as it is now")
+        for line in lines:
+            self.display.say(f"  {line}")
+
+    def _resumed_plan(self, run: Mapping[str, Any]) -> Plan:
+        """The plan of the run, with what was given on this command line laid over its config: from the checkpoint, or
+        from the files of the folder where an earlier version wrote it. CheckpointError where neither can be read."""
+        try:
+            stored = run.get("plan") or json.loads((self.folder / "plan.json").read_text(encoding="utf-8"))
+            plan = Plan.from_json(stored)
+            config = plan.config if run.get("plan") else load_config(self.folder / "config.yaml")
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, ConfigError) as error:
+            raise CheckpointError(
+                "the plan of the run cannot be read",
+                expected="config.yaml and plan.json as the run wrote them",
+                found=str(error).splitlines()[0][:200],
+                where=self.folder,
+                fix="another --out, and --from this folder to begin with its weights",
+            ) from error
         explicit = _differences(self.config, TrainConfig())
         explicit = {k: v for k, v in explicit.items() if k not in ("data.path", "out")}
         changed = {key: value for key, value in explicit.items() if _at(config, key) != value}
         for key, value in changed.items():
             self.display.say(f"changed on resuming: {key} = {value} (was {_at(config, key)})")
-        weights = stored.get("class_weights")
-        return Plan(config.with_values(changed), (), None if weights is None else tuple(weights), stored.get("seconds"))
+        return replace(plan, config=config.with_values(changed))
 
     # -- the parts -------------------------------------------------------------------------------------------------
 
@@ -336,7 +386,10 @@ class _Session:
         return model
 
     def _origin_before(self) -> str | None:
-        """What the run's model, saved before it stopped, says of its starting weights: --from is not given again."""
+        """What the run said of its starting weights before it stopped: --from is not given again."""
+        stored = (newest_state(self.folder / "checkpoints") or {}).get("run") or {}
+        if stored.get("origin"):
+            return str(stored["origin"])
         try:
             return read_bundle(self.folder / "model").licences.get("weights")
         except SegwrightError:
@@ -376,6 +429,12 @@ class _Session:
             display=self.display,
             budget_seconds=budget,
             on_validation=self.on_validation,
+            record={
+                "classes": list(self.data.label_space.names),
+                "plan": plan.to_json(),
+                "data": digest(self.prints),
+                "origin": self.origin,
+            },
         )
 
     def _oversampled(self, config: TrainConfig) -> npt.NDArray[np.float64] | None:
@@ -406,9 +465,12 @@ class _Session:
         return seconds
 
     def _announce(self, plan: Plan) -> None:
-        write_text(self.folder / "config.yaml", replace_out(plan.config, self.folder).to_yaml())
-        if plan.decisions:
+        try:
+            write_text(self.folder / "config.yaml", replace_out(plan.config, self.folder).to_yaml())
             write_json(self.folder / "plan.json", _plan_json(plan, self.memory))
+            write_json(self.folder / DATA_PRINT, self.prints)
+        except OSError as error:
+            self.display.say(f"warning: config and plan could not be written ({error}); training goes on")
         self.display.say(f"run folder: {self.folder}")
         if plan.config.training.deterministic and plan.config.training.minutes is not None:
             self.display.say(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -50,6 +51,7 @@ def save_state(trainer: Trainer) -> None:
         "average": trainer.average.state() if trainer.average else None,
         "plateau": trainer.plateau.state() if trainer.config.schedule == "plateau" else None,
         "scaler": scaler.state_dict() if scaler.is_enabled() else None,
+        "run": dict(trainer.parts.record),
     }
     try:
         save_checkpoint(trainer.parts.folder / "checkpoints", trainer.progress.step, tensors, description)
@@ -88,7 +90,8 @@ def restore_state(trainer: Trainer) -> None:
 
 def ask_for_parts(folder: Path, parts: int) -> None:
     """Leave word that the next sitting of the run has to take its batches in at least ``parts`` parts."""
-    write_text(folder / "checkpoints" / PARTS, str(parts))
+    with suppress(OSError):  # a full disk: the next sitting finds it out again
+        write_text(folder / "checkpoints" / PARTS, str(parts))
 
 
 def asked_parts(folder: Path) -> int:
@@ -102,7 +105,7 @@ def asked_parts(folder: Path) -> int:
 def _restore_progress(trainer: Trainer, stored: dict[str, Any]) -> None:
     """Position and counters; batches stay in as many parts as the memory of this sitting asks for."""
     for one in fields(trainer.progress):
-        if one.name != "split_batch" and one.name in stored:
+        if one.name != "split_batch" and stored.get(one.name) is not None:
             setattr(trainer.progress, one.name, stored[one.name])
     parts = (trainer.progress.split_batch, int(stored.get("split_batch", 1)), asked_parts(trainer.parts.folder))
     trainer.progress.split_batch = max(parts)

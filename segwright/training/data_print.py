@@ -1,0 +1,86 @@
+"""A print of the data that a run trains on, so that a resumed run notices what changed since it stopped.
+
+``data.json`` in the run folder holds a digest per image; every checkpoint holds the digest of them all.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from segwright.data.dataset import Split
+
+NAME = "data.json"
+WHOLE = 1 << 20  # bytes: a file up to this size is read whole, of a larger one the beginning, the middle and the end
+PIECE = 1 << 16
+SHOWN = 3  # names in a line
+
+Prints = dict[str, dict[str, list[str]]]  # split → image id → digests of the image and of its mask
+
+
+def data_print(splits: Sequence[Split]) -> Prints:
+    """The digests of the files of ``splits``; empty texts where a record has no file of its own."""
+    return {
+        split.name: {
+            record.id: [_digest(path) for path in (record.image_path, record.mask_path)] for record in split.records
+        }
+        for split in splits
+    }
+
+
+def digest(prints: Prints) -> str:
+    """One digest of all of it."""
+    return hashlib.sha256(json.dumps(prints, sort_keys=True).encode()).hexdigest()
+
+
+def read_print(folder: Path) -> Prints | None:
+    """What an earlier sitting of the run in ``folder`` wrote; None where it is missing or damaged."""
+    try:
+        found = json.loads((folder / NAME).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return None
+    usable = isinstance(found, dict) and all(
+        isinstance(part, dict)
+        and all(isinstance(d, list) and len(d) == 2 and all(isinstance(x, str) for x in d) for d in part.values())
+        for part in found.values()
+    )
+    return found if usable else None
+
+
+def differences(before: Mapping[str, Mapping[str, list[str]]], now: Prints) -> list[str]:
+    """What changed, a line per split and kind."""
+    lines = []
+    for split in sorted({*before, *now}):
+        old, new = before.get(split, {}), now.get(split, {})
+        both = [name for name in new if name in old]
+        kinds = {
+            "images more": [name for name in new if name not in old],
+            "images less": [name for name in old if name not in new],
+            "images with other pixels": [name for name in both if old[name][0] != new[name][0]],
+            "images with another mask": [name for name in both if old[name][1] != new[name][1]],
+        }
+        for kind, names in kinds.items():
+            if names:
+                shown = ", ".join(names[:SHOWN]) + (", …" if len(names) > SHOWN else "")
+                lines.append(f"{split}: {len(names)} {kind} ({shown})")
+    return lines
+
+
+def _digest(path: Path | None) -> str:
+    if path is None:
+        return ""
+    try:
+        size = path.stat().st_size
+        found = hashlib.blake2b(str(size).encode(), digest_size=12)
+        with open(path, "rb") as file:
+            if size <= WHOLE:
+                found.update(file.read(WHOLE + 1))
+            else:
+                for start in (0, size // 2, size - PIECE):
+                    file.seek(start)
+                    found.update(file.read(PIECE))
+        return found.hexdigest()
+    except OSError:
+        return "unreadable"
