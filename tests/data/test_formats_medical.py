@@ -110,6 +110,13 @@ def test_consep_reads_the_types_of_nuclei(tmp_path: Path) -> None:
     assert {name: len(records) for name, records in data.given.items()} == {"train": 3, "test": 3}
 
 
+def test_nuclei_without_types(tmp_path: Path) -> None:
+    consep(tmp_path, [0, 2])
+    for path in tmp_path.rglob("*.mat"):
+        savemat(path, {"inst_map": np.repeat(np.arange(16.0)[None], 12, axis=0)})
+    assert named(open_dataset(tmp_path)) == ["background", "nucleus"]
+
+
 def test_a_damaged_matlab_file_is_named(tmp_path: Path) -> None:
     consep(tmp_path, [0, 2])
     write(tmp_path / "Test/Labels/test_1.mat", "no MATLAB")

@@ -71,7 +71,7 @@ def read_file(path: Path) -> _File:
         name = f"{folder.strip('/')}/{name}" if folder.strip("/") else name
         figures, layers = _annotations(data["annotations"])
         return _File(name, int(height or 0), int(width or 0), tuple(figures), tuple(layers))
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError, AttributeError, IndexError) as error:
         raise LabelError(
             "not an annotation file of Darwin",
             expected="item (or image) and annotations, each with a name and a shape",

@@ -115,7 +115,16 @@ def _from_config(path: Path, notes: Sequence[str]) -> Coding:
         names = [n if told.count(n) == 1 else str(label["name"]) for n, label in zip(told, labels, strict=True)]
         colours: list[Colour] = [(int(c[0]), int(c[1]), int(c[2])) for c in (label["color"] for label in labels)]
         skipped = {i for i, label in enumerate(labels) if label.get("evaluate") is False}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
+    except (
+        OSError,
+        ValueError,
+        OverflowError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        IndexError,
+        RecursionError,
+    ) as error:
         raise LabelError(
             "not the class list of Mapillary Vistas", expected="an object with a list of labels", found=repr(error),
             where=path, fix="copy it from the download again",

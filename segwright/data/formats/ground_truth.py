@@ -59,7 +59,7 @@ def _lines(path: Path) -> list[_Line]:
             continue
         try:
             found.append(_line(json.loads(text)))
-        except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError, AttributeError, RecursionError) as error:
             raise LabelError(
                 "a line of the manifest is not understood",
                 expected="source-ref, NAME-ref and NAME-ref-metadata with internal-color-map",

@@ -65,7 +65,8 @@ def open_hasty(tree: Tree) -> Dataset:
     try:
         classes = {str(one["class_name"]): _colour(one.get("color")) for one in data["label_classes"]}
         images = [(_reference(image, path), image, _figures(image)) for image in data["images"]]
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+        sizes = [(int(image.get("height") or 0), int(image.get("width") or 0)) for image in data["images"]]
+    except (KeyError, TypeError, ValueError, OverflowError, AttributeError, IndexError) as error:
         raise FormatError(
             "not an export of Hasty",
             expected="label_classes with class_name, images with image_name, width, height and labels",
@@ -93,8 +94,8 @@ def open_hasty(tree: Tree) -> Dataset:
         message = f"labels of {len(stray)} classes that label_classes does not list: {', '.join(stray[:6])}"
         problems.append(Problem("warning", "class not listed", message, (str(path),), "export the project again"))
     kept = [
-        (reference.split, place, image, found)
-        for (reference, image, found), place in zip(images, resolved.paths, strict=True)
+        (reference.split, place, image, Figures(str(path), found, *size))
+        for (reference, image, found), place, size in zip(images, resolved.paths, sizes, strict=True)
         if place is not None and place not in twice
     ]
     if not kept:
@@ -105,13 +106,8 @@ def open_hasty(tree: Tree) -> Dataset:
             where=tree.root,
             fix="put the images beside the JSON, in folders named as Hasty's datasets",
         )
-    undone = [place for _, place, image, found in kept if str(image.get("image_status")) in UNDONE and not found]
-    payloads = [
-        None
-        if place in undone
-        else Figures(str(path), found, int(image.get("height") or 0), int(image.get("width") or 0))
-        for _, place, image, found in kept
-    ]
+    undone = [place for _, place, image, one in kept if str(image.get("image_status")) in UNDONE and not one.figures]
+    payloads = [None if place in undone else one for _, place, _, one in kept]
     lone = unlisted_images(tree, [place for _, place, _, _ in kept])
     overlap = "labels lie over each other by z_index, then in their order"
     notes = [

@@ -51,7 +51,7 @@ def read_file(path: Path) -> _File:
         size = (int(rows), int(columns)) if rows.strip().isdecimal() and columns.strip().isdecimal() else (0, 0)
         folder = (root.findtext("folder") or "").strip()
         return _File((root.findtext("filename") or "").strip(), folder, *size, tuple(figures))
-    except (ValueError, SyntaxError, DefusedXmlException, TypeError) as error:
+    except (ValueError, OverflowError, SyntaxError, DefusedXmlException, TypeError) as error:
         raise LabelError(
             "not an annotation of the LabelMe web tool",
             expected="<annotation> with <filename> and <object>s, each with a <name> and a <polygon>",

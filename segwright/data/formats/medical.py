@@ -121,17 +121,22 @@ ISIC = Layout(
 # --- classes in MATLAB files
 
 
-def read_mat(path: Path, name: str) -> Any:
-    """A variable of a MATLAB file up to version 7.2; LabelError naming file and variable."""
+def read_mat(path: Path, *names: str) -> tuple[str, Any]:
+    """(name, value) of the first of these variables in a MATLAB file up to version 7.2; LabelError naming the file."""
     from scipy.io import loadmat
 
     try:
         if path.stat().st_size > MAX_MAT:
             raise ValueError(f"{path.stat().st_size} bytes")
-        return loadmat(str(path), variable_names=[name], squeeze_me=True, struct_as_record=True)[name]
+        found = loadmat(str(path), variable_names=list(names), squeeze_me=True, struct_as_record=True)
+        name = next((name for name in names if name in found), None)
+        if name is None:
+            raise ValueError("it holds none of them")
+        return name, found[name]
     except Exception as error:  # scipy raises many kinds on a damaged file
         raise LabelError(
-            "the mask is not in this MATLAB file", expected=f"the variable {name}", found=repr(error)[:120], where=path,
+            "the mask is not in this MATLAB file", expected=f"the variable {' or '.join(names)}",
+            found=repr(error)[:120], where=path,
             fix="unpack the archive again; files of MATLAB 7.3 (HDF5) need saving as version 7",
         ) from error  # fmt: skip
 
@@ -154,8 +159,10 @@ class TypeMapReader(FileReader):
 
 
 def type_map(path: Path) -> npt.NDArray[Any]:
-    """H×W classes of the nuclei in a HoVer-Net MATLAB file, 0 outside."""
-    return _whole_numbers(read_mat(path, "type_map"), path)
+    """H×W classes of the nuclei in a HoVer-Net MATLAB file, 0 outside; 1 inside where it has instances alone."""
+    name, values = read_mat(path, "type_map", "inst_map")
+    numbers = _whole_numbers(values, path)
+    return np.asarray(numbers > 0, np.uint8) if name == "inst_map" else numbers
 
 
 # The seven types of CoNSeP in the order of its numbers.
@@ -169,9 +176,21 @@ def _nuclei(tree: Tree, found: Found) -> Coding:
     masks = found.masks
     seen = survey_files(masks, type_map, 12_000_000)
     most = max(seen.values, default=0)
+    named = {read_mat(mask, "type_map", "inst_map")[0] for mask in masks[:3] if _readable(mask)}
+    if named == {"inst_map"}:
+        note = "the MATLAB files hold instances and no types: nucleus or background"
+        return indices(("background", "nucleus"), notes=(note,))(tree, found)
     if seen.masks and most < len(_CONSEP):
         return indices(_CONSEP, notes=("CoNSeP's seven types of nuclei from type_map; 0 is background",))(tree, found)
     return conclude(seen, None, tree.root)
+
+
+def _readable(path: Path) -> bool:
+    try:
+        type_map(path)
+    except LabelError:
+        return False
+    return True
 
 
 CONSEP = Layout(
@@ -195,7 +214,7 @@ class CrackReader(FileReader):
 
 def crack_map(path: Path) -> npt.NDArray[Any]:
     """H×W: 1 background, 2 crack (3 and 4 in a few files are further regions of cracks)."""
-    truth = read_mat(path, "groundTruth")
+    _, truth = read_mat(path, "groundTruth")
     try:
         return _whole_numbers(truth["Segmentation"].item(), path)
     except (IndexError, KeyError, ValueError, TypeError, AttributeError) as error:

@@ -138,7 +138,7 @@ def _labels(path: Path) -> tuple[LabelSpace, list[str], list[Problem]]:
     data = read_json(path, MAX_JSON, LabelError)
     try:
         by_value, regions = _by_value(data["labels"])
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:
         raise LabelError(
             "the labels of dataset.json are not understood",
             expected='{"background": 0, "road": 1} or {"0": "background"}',

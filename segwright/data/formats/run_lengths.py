@@ -326,7 +326,7 @@ def _rows(table: _Table) -> list[_Row]:
             if table.joined:
                 image, _, label = image.rpartition("_")
             size = [int(float(row[c])) if c is not None and row[c].strip() else 0 for c in (table.height, table.width)]
-        except (IndexError, ValueError) as error:
+        except (IndexError, ValueError, OverflowError) as error:
             raise LabelError(
                 "a row of the table of run lengths is broken",
                 expected=", ".join(table.header),

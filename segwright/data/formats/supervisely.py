@@ -45,7 +45,7 @@ def figures_of(path: Path) -> tuple[list[Figure], int, int, list[str]]:
         height, width = int(size["height"]), int(size["width"])
         figures = [_figure(item) for item in data["objects"]]
         tags = [str(tag.get("name", "")) for tag in data.get("tags") or () if isinstance(tag, Mapping)]
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError, AttributeError, IndexError) as error:
         raise LabelError(
             "not an annotation of Supervisely",
             expected="an object with size and objects, each with classTitle and geometryType",
@@ -262,7 +262,7 @@ def _open_masks(tree: Tree) -> Dataset:
         values = {str(name): int(colour[0]) for name, colour in data.items()}
         if any(len(set(colour)) != 1 for colour in data.values()) or len(set(values.values())) != len(values):
             raise ValueError("two classes of one value, or a value that is no gray")
-    except (AttributeError, TypeError, ValueError, IndexError, KeyError) as error:
+    except (AttributeError, TypeError, ValueError, OverflowError, IndexError, KeyError) as error:
         raise LabelError(
             "the class values of a mask export are not understood", expected='{"class": [1, 1, 1], …}',
             found=repr(error)[:120], where=path, fix="export the masks again",

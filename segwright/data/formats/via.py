@@ -104,7 +104,7 @@ def _entries(path: Path) -> list[_Entry]:
     """What a file says of each image; LabelError naming it."""
     try:
         return _from_csv(path) if path.suffix.lower() == ".csv" else _from_json(path)
-    except (KeyError, TypeError, ValueError, AttributeError, csv.Error, RecursionError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError, AttributeError, csv.Error, RecursionError) as error:
         raise LabelError(
             "not an annotation file of VIA",
             expected="filename and regions with shape_attributes and region_attributes",
@@ -238,7 +238,7 @@ def _figure(label: str, shape: Mapping[str, Any]) -> Figure:
             return Figure(
                 label, "ellipse", (shape["cx"], shape["cy"], shape["rx"], shape["ry"], shape.get("theta") or 0)
             )
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, OverflowError):
         return Figure(label, "polygon", None)  # broken: reading the image says so
     return Figure(label, {"point": "points"}.get(kind, kind or "unnamed shapes"))
 
