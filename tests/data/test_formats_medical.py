@@ -62,6 +62,8 @@ def test_chase_with_two_observers_is_refused_with_both(tmp_path: Path) -> None:
         open_dataset(tmp_path)
     for word in ("several masks per image", "1stHO.png (4)", "2ndHO.png (4)", "--masks"):
         assert word in str(caught.value)
+    data = open_dataset(tmp_path, images="*.jpg", masks="*_2ndHO.png")
+    assert len(data) == 4 and all(r.mask_path and r.mask_path.stem.endswith("2ndHO") for r in data.records)
 
 
 @pytest.mark.parametrize("who", ["1stHO", "2ndHO"])

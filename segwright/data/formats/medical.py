@@ -66,7 +66,7 @@ def _both_observers(tree: Tree) -> FormatError | None:
         expected="one mask per image",
         found=f"{one.name} ({len(first)}) and {two.name} ({len(second)})",
         where=tree.root,
-        fix="choose with --masks '*_1stHO.png' or --masks '*_2ndHO.png', or move the other observer's masks away",
+        fix="choose one: --images '*.jpg' --masks '*_1stHO.png', or --masks '*_2ndHO.png'",
     )
 
 
