@@ -256,7 +256,8 @@ def _read_tests(section: Section, log: Path) -> None:
     for outcome in outcomes.values():
         counts[outcome] = counts.get(outcome, 0) + 1
     wrong = [name for name, outcome in outcomes.items() if outcome in ("FAILED", "ERROR")]
-    reasons = [line for line in text.splitlines() if re.match(r"(E  |/\S+:\d+: |FAILED |ERROR )", line)]
+    lines = [line for line in text.splitlines() if "Warning: " not in line]
+    reasons = [line for line in lines if re.match(r"(E  |/\S+:\d+: |FAILED |ERROR )", line)]
     found: dict[str, Any] = {"outcomes": counts, "failed": wrong, "seconds": round(time.monotonic() - section.began, 1)}
     if wrong or not outcomes:
         found["reasons"] = reasons[-20:] or text.splitlines()[-15:]

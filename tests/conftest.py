@@ -18,7 +18,11 @@ def gpu(request: pytest.FixtureRequest) -> Iterator[torch.device]:
         return
     if not torch.cuda.is_available():
         pytest.skip("this machine has no GPU")
+    # Answers are compared with a CPU's: TF32, the default of convolutions there, keeps ten bits of the mantissa.
+    allowed = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
     yield DEVICE
+    torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = allowed
 
 
 @pytest.fixture
