@@ -64,7 +64,7 @@ def find_depth(paths: Sequence[Path]) -> Depth:
     note = f"pictures of {bands} band{'s' if bands > 1 else ''}, {', '.join(types)}"
     if types == ["uint8"]:
         return Depth(bands if bands not in (1, 3) else None, None, (note,))
-    found = _range(same, bands)
+    found = range_of(same, bands)
     low, high = (", ".join(f"{v:g}" for v in values) for values in (found.low, found.high))
     return Depth(bands, found, (f"{note}; {low} becomes 0 and {high} becomes 255 in every picture",))
 
@@ -109,7 +109,7 @@ def _is_special(path: Path) -> bool:
     return info.format == "TIFF" and info.mode not in ("L", "RGB", "P", "1", "CMYK", "YCbCr")
 
 
-def _range(rasters: Sequence[npt.NDArray[Any]], bands: int) -> ValueRange:
+def range_of(rasters: Sequence[npt.NDArray[Any]], bands: int) -> ValueRange:
     samples = [raster.reshape(-1, bands)[:: max(1, raster.shape[0] * raster.shape[1] // 200_000)] for raster in rasters]
     values = np.concatenate([sample.astype(np.float64) for sample in samples])
     values[~np.isfinite(values)] = np.nan

@@ -5,24 +5,29 @@ from __future__ import annotations
 import os
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 
 from segwright.data.formats.base import SPLIT_NAMES, Format, in_order, pairing_problems, unique_ids
+from segwright.data.formats.depth import range_of
 from segwright.data.formats.names import composed
 from segwright.data.formats.pairing import Item, Pairing, Rival, describe_folder, pair_files
+from segwright.data.formats.stacks import Page, find_stacks, paged, read_page, splits_by_name
 from segwright.data.formats.tree import Folder, Tree, is_picture, read_text
-from segwright.data.formats.values import Look, discover, look_at
+from segwright.data.formats.values import Look, conclude, discover, look_at, survey
 from segwright.data.mask_files import ARRAY_ENDINGS, MaskPixels
 from segwright.data.readers import FileReader, pack_colours
-from segwright.data.records import Dataset, Problem, Record
+from segwright.data.records import Dataset, Problem, Record, ValueRange
 from segwright.errors import DataError, FormatError, NameClashError
-from segwright.images import UInt8Array
+from segwright.images import DEFAULT_LIMITS, Limits, UInt8Array
+from segwright.images.decode import integers
 from segwright.images.isolated import apart
 
+SAMPLED_STACKS = 4  # of which three pages are looked at for their depth
 LIST_FOLDERS = ("", "splits", "lists", "ImageSets", "ImageSets/Segmentation")
 
 
@@ -34,7 +39,20 @@ class Collision:
 
 
 class FolderReader(FileReader):
-    """A file reader that refuses a picture whose mask is not certain, instead of taking either."""
+    """A file reader that refuses a picture whose mask is not certain, instead of taking either; stacks by pages."""
+
+    def whole(self, record: Record) -> bool:
+        return not isinstance(record.payload, Page)
+
+    def raster(self, record: Record) -> npt.NDArray[Any]:
+        if not isinstance(record.payload, Page) or record.image_path is None:
+            return super().raster(record)
+        return read_page(record.image_path, record.payload.number, self.limits)
+
+    def raw(self, record: Record) -> npt.NDArray[Any] | None:
+        if not isinstance(record.payload, Page) or record.mask_path is None:
+            return super().raw(record)
+        return self.decode(mask_page(record.mask_path, record.payload.number, self.limits), record.mask_path)
 
     def mask(self, record: Record) -> UInt8Array | None:
         if isinstance(record.payload, Collision):
@@ -46,6 +64,11 @@ class FolderReader(FileReader):
                 fix="rename them apart",
             )
         return super().mask(record)
+
+
+def mask_page(path: Path, number: int, limits: Limits = DEFAULT_LIMITS) -> npt.NDArray[Any]:
+    """H×W or H×W×3: one page of a mask that is a stack."""
+    return integers(read_page(path, number, limits), path)
 
 
 def recognise(tree: Tree) -> str | None:
@@ -84,24 +107,54 @@ def open_pairing(tree: Tree, name: str, reader: type[FolderReader], look: Look =
             fix="name the folders images and masks, or name the format with --format, or pair the files with --images "
             "GLOB --masks GLOB",
         )
-    coding = discover(
-        mask_paths or [m.path for _, masks in pairing.collisions for m in masks],
-        _class_folders(tree, pairing), tree.root, look,
-    )  # fmt: skip
     records, by_folder = _records(pairing)
+    stacks = find_stacks(records)
+    mask_paths = mask_paths or [m.path for _, masks in pairing.collisions for m in masks]
+    if stacks:
+        pages = [record for record in paged(records, stacks) if record.mask_path is not None]
+        seen = survey(len(pages), lambda i: _look_at_page(pages[i], look))
+        coding = conclude(seen, _class_folders(tree, pairing), tree.root)
+        coding = replace(coding, notes=(*coding.notes, f"{len(stacks)} stacks: each page is a sample"))
+        by_folder = by_folder or splits_by_name(records, stacks)
+    else:
+        coding = discover(mask_paths, _class_folders(tree, pairing), tree.root, look)
     listed, findings = listed_splits(tree, records)
     lone, problems = _problems(pairing, records)
+    given = listed or _with_masks(by_folder)
+    made = reader(coding.label_space, coding.colour_table, source=coding.source)
+    if stacks:
+        made.bands, made.value_range = _depth_of_stacks([r for r in records if r.id in stacks], stacks)
     return Dataset(
         root=tree.root,
         format=name,
-        reader=reader(coding.label_space, coding.colour_table, source=coding.source),
-        records=tuple(records),
-        given=in_order(listed or _with_masks(by_folder)),
+        reader=made,
+        records=paged(records, stacks),
+        given=in_order({split: paged(members, stacks) for split, members in given.items()}),
         notes=[*coding.notes, *(f"{rival.name} is not read: {rival.why}" for rival in pairing.unread)],
         problems=[*_guesses(pairing), *findings, *problems, *coding.problems],
         unpaired_images=tuple(lone),
         unpaired_masks=tuple(item.path for item in pairing.lone_masks),
     )
+
+
+def _look_at_page(record: Record, look: Look) -> npt.NDArray[Any] | MaskPixels:
+    assert record.mask_path is not None
+    if not isinstance(record.payload, Page):
+        return look(record.mask_path)
+    return mask_page(record.mask_path, record.payload.number)
+
+
+def _depth_of_stacks(records: Sequence[Record], stacks: Mapping[str, int]) -> tuple[int, ValueRange | None]:
+    """(bands of a page, the range of numbers that are not 8 bit), from a spread of the pages."""
+    rasters = []
+    for record in records[:SAMPLED_STACKS]:
+        count = stacks[record.id]
+        for number in sorted({0, count // 2, count - 1}):
+            assert record.image_path is not None
+            rasters.append(read_page(record.image_path, number))
+    bands = 3 if rasters[0].shape[2] == 1 else rasters[0].shape[2]
+    same = [raster for raster in rasters if raster.shape[2] == rasters[0].shape[2]]
+    return bands, None if same[0].dtype == np.uint8 else range_of(same, same[0].shape[2])
 
 
 def _guesses(pairing: Pairing) -> list[Problem]:

@@ -58,7 +58,7 @@ class GeoTiffReader(FolderReader):
     """Bands by windows where a record is a tile, and no data ignored."""
 
     def whole(self, record: Record) -> bool:
-        return not isinstance(record.payload, Tile)
+        return not isinstance(record.payload, Tile) and super().whole(record)
 
     def header(self, path: Path) -> ImageInfo:
         found = _big(path)
