@@ -23,6 +23,7 @@ from segwright.data.formats import (
     hasty,
     kitti_road,
     label_studio,
+    label_studio_masks,
     labelme,
     labelme_web,
     layers,
@@ -48,7 +49,8 @@ _TRIED: tuple[Format, ...] = (
     *driving.FORMATS, *aerial.FORMATS, *medical.FORMATS, *faces.FORMATS,
     nnunet.FORMAT, roboflow_masks.FORMAT, supervisely.FORMAT, via.FORMAT, darwin.FORMAT, hasty.FORMAT,
     labelme_web.FORMAT, ground_truth.FORMAT,
-    labelme.FORMAT, label_studio.FORMAT, coco.FORMAT, cvat.FORMAT, parquet.FORMAT, webdataset.FORMAT, yolo.FORMAT,
+    labelme.FORMAT, label_studio.FORMAT, label_studio_masks.FORMAT, coco.FORMAT,
+    cvat.FORMAT, parquet.FORMAT, webdataset.FORMAT, yolo.FORMAT,
     run_lengths.FORMAT, pairs.FORMAT, layers.FORMAT, geotiff.FORMAT, folder.FORMAT,
 )  # fmt: skip
 
