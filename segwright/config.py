@@ -310,7 +310,10 @@ def parse_size(text: str) -> Size:
         numbers *= 2
     if len(numbers) != 2:
         raise ConfigError("a size is height x width", expected="for example 352x480", found=text)
-    return check_size((numbers[0], numbers[1]))
+    try:
+        return check_size((numbers[0], numbers[1]))
+    except ValueError as error:
+        raise ConfigError(str(error), found=text[:100]) from error
 
 
 def check_size(size: Size) -> Size:

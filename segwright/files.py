@@ -223,6 +223,17 @@ def write_sums(folder: Path, name: str = "SHA256SUMS") -> None:
     write_text(folder / name, "".join(f"{sha256(file)}  {file.relative_to(folder).as_posix()}\n" for file in files))
 
 
+def _is_link(path: Path) -> bool:
+    return os.path.islink(path)  # no error for a name that no file can have
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except (OSError, ValueError):  # a name that no file can have
+        return False
+
+
 def wrong_sums(folder: Path, name: str = "SHA256SUMS") -> list[str]:
     """What does not match the sums file: missing, altered or unlisted files; empty when all is well."""
     sums = folder / name
@@ -243,10 +254,10 @@ def wrong_sums(folder: Path, name: str = "SHA256SUMS") -> list[str]:
             continue
         listed.add(relative)
         file = folder / relative
-        if ".." in Path(relative).parts or Path(relative).is_absolute() or file.is_symlink():
+        if ".." in Path(relative).parts or Path(relative).is_absolute() or _is_link(file):
             wrong.append(f"{relative} leaves the folder")
-        elif not file.is_file():
-            wrong.append(f"{relative} is missing")
+        elif not _is_file(file):
+            wrong.append(f"{relative[:200]} is missing")
         elif (found := _digest(file)) != digest:
             wrong.append(f"{relative} was altered" if found else f"{relative} cannot be read")
     present = {f.relative_to(folder).as_posix() for f in folder.rglob("*") if f.is_file() and f.name != name}

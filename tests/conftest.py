@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 
 import pytest
@@ -30,3 +31,10 @@ def asked() -> Iterator[set[str]]:
     """The operations that a pretended GPU has been asked for, while the test runs."""
     with pretended_gpu() as operations:
         yield operations
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("fuzz", "tests/fuzz, with -m fuzz")
+    group.addoption("--fuzz-inputs", type=int, default=int(os.environ.get("FUZZ_INPUTS", "2000")), help="per target")
+    group.addoption("--fuzz-seed", type=int, default=int(os.environ.get("FUZZ_SEED", "1")))
+    group.addoption("--fuzz-first", type=int, default=0, help="index of the first input: where an earlier run ended")

@@ -17,10 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from segwright.errors import LabelError
 from segwright.types import IGNORE_INDEX, Colour, LabelSpace
+from segwright.yaml_text import load_yaml
 
 FILE_NAMES = (
     "classes.json", "classes.csv", "classes.txt", "labels.txt", "labels.csv", "labels.json", "class_names.txt",
@@ -97,17 +96,8 @@ def read_class_list(path: str | Path) -> ClassList:
         ) from error
     try:
         entries, numbered = _entries(text, path.suffix.lower())
-    except (
-        ValueError,
-        KeyError,
-        TypeError,
-        IndexError,
-        RecursionError,
-        StopIteration,
-        csv.Error,
-        yaml.YAMLError,
-    ) as error:
-        raise _not_understood(path, str(error)) from error
+    except Exception as error:  # a list of another kind, or a damaged one
+        raise _not_understood(path, str(error)[:300]) from error
     if not entries:
         raise _not_understood(path, "nothing")
     values = [entry.value for entry in entries]
@@ -123,7 +113,7 @@ def _entries(text: str, ending: str) -> tuple[list[ClassEntry], bool]:
     if ending in (".yaml", ".yml"):
         if len(text) > MAX_YAML:
             raise ValueError(f"more than {MAX_YAML} characters")
-        return _from_json(yaml.safe_load(text))
+        return _from_json(load_yaml(text))
     return _from_csv(text) if ending in (".csv", ".tsv") else _from_lines(text)
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import io
 import zipfile
-import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from segwright.errors import ImageReadError, LabelError, TooLargeError
+from segwright.data.mat_files import read_mat
+from segwright.errors import ImageReadError, LabelError, SegwrightError, TooLargeError
 from segwright.images import Limits
 
 ARRAY_ENDINGS = (".npy", ".npz", ".mat")
@@ -25,7 +25,6 @@ ARRAY_ENDINGS = (".npy", ".npz", ".mat")
 KNOWN = ("segmentation", "type_map", "mask", "label", "labels", "labelmap", "label_map", "semantic", "seg", "gt",
          "groundtruth", "annotation", "s", "arr_0", "data")  # fmt: skip
 NO_CLASSES = ("inst_map", "instance", "instances", "inst_type", "boundaries", "boundary", "edges", "centroid")
-DEPTH = 6  # of structures in structures
 FIX = "write the masks as PNG: numpy.asarray(mask, 'uint8') with Pillow's Image.fromarray(...).save('x.png')"
 
 
@@ -38,8 +37,9 @@ def array_of(data: bytes, where: str | Path, limits: Limits) -> npt.NDArray[Any]
     """H×W of uint8 or uint16 from the bytes of a file; LabelError where which array it is is not certain."""
     try:
         found = _arrays(data, where, limits)
-    except (ValueError, OSError, EOFError, KeyError, TypeError, IndexError, NotImplementedError, zipfile.BadZipFile,
-            zlib.error, MemoryError, OverflowError, RuntimeError) as error:  # fmt: skip
+    except SegwrightError:
+        raise
+    except Exception as error:  # NumPy's and SciPy's parsers raise whatever they trip over
         raise ImageReadError(
             "not a readable array", expected="a whole .npy, .npz or .mat file without pickled objects",
             found=f"{type(error).__name__}: {str(error)[:160]}", where=where, fix=FIX,
@@ -95,34 +95,20 @@ def _check_size(shape: tuple[int, ...], item: int, where: str | Path, limits: Li
 
 
 def _mat(data: bytes, where: str | Path, limits: Limits) -> dict[str, npt.NDArray[Any]]:
-    from scipy.io import loadmat, whosmat
-
-    listed = whosmat(io.BytesIO(data))
-    for _, shape, kind in listed:
-        _check_size(tuple(shape), 1 if kind in ("uint8", "int8", "logical") else 8, where, limits)
-    if sum(int(np.prod(shape, dtype=np.int64)) for _, shape, _ in listed) > limits.max_pixels * 4:
-        raise TooLargeError("the arrays ask for more memory than the limit", found=str(listed)[:160], where=where)
     found: dict[str, npt.NDArray[Any]] = {}
-    loaded = loadmat(io.BytesIO(data), squeeze_me=True, struct_as_record=True, verify_compressed_data_integrity=True)
-    for name, value in loaded.items():
-        if not name.startswith("__"):
-            _gather(name, value, found, DEPTH)
+    for name, value in read_mat(data, where, limits).items():
+        _gather(name, value, found)
     return found
 
 
-def _gather(name: str, value: Any, found: dict[str, npt.NDArray[Any]], depth: int) -> None:
-    """The plain arrays in nested structures, under ``outer.inner``."""
-    if depth <= 0 or not isinstance(value, np.ndarray | np.void):
-        return
-    names = value.dtype.names
-    if names:
-        single = value.item() if isinstance(value, np.ndarray) and value.size == 1 else value
-        parts: Any = single.item() if isinstance(single, np.void) else single if isinstance(single, tuple) else ()
-        for inner, part in zip(names, parts, strict=False):
-            _gather(f"{name}.{inner}", part, found, depth - 1)
-    elif isinstance(value, np.ndarray) and value.dtype == object:
-        for i, part in enumerate(value.ravel()[:64]):
-            _gather(f"{name}[{i}]", part, found, depth - 1)
+def _gather(name: str, value: Any, found: dict[str, npt.NDArray[Any]]) -> None:
+    """The arrays in structures and cells, under ``outer.inner`` and ``outer[0]``."""
+    if isinstance(value, dict):
+        for inner, part in value.items():
+            _gather(f"{name}.{inner}", part, found)
+    elif isinstance(value, list):
+        for place, part in enumerate(value[:64]):
+            _gather(f"{name}[{place}]", part, found)
     elif isinstance(value, np.ndarray):
         found[name] = value
 

@@ -185,7 +185,7 @@ def _pillow_palette(data: bytes, where: str | Path, limits: Limits) -> UInt8Arra
     info = parse_header(data, where, limits)
     if info.mode != "P":
         return None
-    with pillow_open(data, info.format, where, limits) as picture:
+    with reading(where), pillow_open(data, info.format, where, limits) as picture:
         table = picture.getpalette("RGB")
     return None if not table else np.array(table, np.uint8).reshape(-1, 3)
 

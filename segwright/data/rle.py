@@ -138,7 +138,7 @@ def encode_string(mask: npt.NDArray[Any]) -> str:
 def decode_rows(counts: Sequence[int], height: int, width: int, where: str = "RLE") -> BoolMask:
     """CVAT's run lengths along the rows of a box, background first, to the box's mask."""
     check_size(height, width, where)
-    return _runs_to_flat(np.asarray(counts, np.int64).ravel(), height * width, where).reshape(height, width)
+    return _runs_to_flat(list_runs(counts, where), height * width, where).reshape(height, width)
 
 
 def encode_rows(mask: npt.NDArray[Any]) -> list[int]:

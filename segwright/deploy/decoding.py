@@ -15,12 +15,11 @@ import numpy.typing as npt
 from segwright.data.records import ValueRange
 from segwright.errors import ImageReadError, SegwrightError, TooLargeError
 from segwright.images import Limits, UInt8Array, decode_image
-from segwright.images.isolated import Children, DecoderStartError, Outcome, killed
+from segwright.images.isolated import Children, Outcome, killed
 from segwright.images.raster import decode_raster
 
 WHERE = "the picture"
 WHOLE = "send one whole picture, byte for byte as it lies on the disk"
-ONE = "send one image: a page or a frame of the file, saved by itself"
 SMALLER = "send a smaller picture, or cut it into tiles; who runs the service sets --max-megapixels"
 
 _Item = tuple[bytes, ValueRange | None]
@@ -41,8 +40,7 @@ class PictureDecoder:
 
     def decode(self, data: bytes, value_range: ValueRange | None = None) -> UInt8Array:
         """uint8 H×W×C. TooLargeError by the header, before pixels are decoded; ImageReadError where the bytes are no
-        whole picture, or end the process that decodes them; MissingExtraError for a compression we cannot read;
-        DecoderStartError where the system ends or refuses the processes, whatever the image is."""
+        whole picture, or end the process that decodes them; MissingExtraError for a compression we cannot read."""
         began = time.monotonic()
         outcome = self.children.one((data, value_range))
         if outcome.died is not None and time.monotonic() - began < self.seconds:
@@ -50,10 +48,6 @@ class PictureDecoder:
             outcome = self.children.one((data, value_range))
         if outcome.result is not None:
             return outcome.result
-        if outcome.interrupted:  # twice ended from outside: nothing that the image did
-            raise DecoderStartError(
-                "the processes that decode images are ended from outside", found=outcome.died, fix="try again later"
-            )
         raise _explained(outcome)
 
     def close(self) -> None:
@@ -84,10 +78,8 @@ def _explained(outcome: Outcome[_Item, UInt8Array]) -> SegwrightError:
         died = killed(WHERE, str(outcome.died))
         return ImageReadError(died.message, expected=died.expected, found=died.found, fix=WHOLE)
     if isinstance(error, ImageReadError):
-        if isinstance(error, TooLargeError):
-            return TooLargeError(error.message, expected=error.expected, found=error.found, fix=SMALLER)
-        fix = ONE if error.reason in ("pages", "animated") else WHOLE
-        return ImageReadError(error.message, expected=error.expected, found=error.found, fix=fix, reason=error.reason)
+        kind, fix = (TooLargeError, SMALLER) if isinstance(error, TooLargeError) else (ImageReadError, WHOLE)
+        return kind(error.message, expected=error.expected, found=error.found, fix=fix)
     if isinstance(error, SegwrightError):
         return error
     # MemoryError and the like: the child lives, the picture cannot be had

@@ -26,7 +26,6 @@ from segwright.deploy.limits import HELD_BODIES, HELD_PICTURES, ClientLeft, Refu
 from segwright.deploy.service_metrics import ServiceMetrics
 from segwright.errors import MissingExtraError, ModelError, SegwrightError, TooLargeError
 from segwright.images import UInt8Array, encode_png
-from segwright.images.isolated import DecoderStartError
 from segwright.inference.predictor import Predictor, fit_channels
 from segwright.types import Prediction
 from segwright.workers import processors
@@ -226,10 +225,7 @@ class Service:
             if visit.left:
                 raise ClientLeft
             return fit_channels(image, predictor.runtime.in_channels)
-        except DecoderStartError as error:  # the machine's fault: an honest picture is not refused for good
-            again = (("retry-after", "5"),)
-            raise Refused(503, error.message, found=error.found, fix="try again later", headers=again) from error
-        except SegwrightError as error:  # up to here, what else goes wrong is the picture's fault
+        except SegwrightError as error:  # up to here, what goes wrong is the picture's fault
             status = 413 if isinstance(error, TooLargeError) else 415 if isinstance(error, MissingExtraError) else 400
             raise Refused(status, error.message, expected=error.expected, found=error.found, fix=error.fix) from error
 

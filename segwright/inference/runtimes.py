@@ -111,7 +111,10 @@ class OnnxRuntime:
             self.session = onnxruntime.InferenceSession(str(self.path), options, providers=providers)
         except Exception as error:  # onnxruntime's errors derive from Exception directly
             raise BundleError("onnxruntime cannot load the file", found=str(error)[:400], where=self.path) from error
-        metadata = self.session.get_modelmeta().custom_metadata_map.get(ONNX_METADATA_KEY)
+        try:
+            metadata = self.session.get_modelmeta().custom_metadata_map.get(ONNX_METADATA_KEY)
+        except ValueError as error:  # no UTF-8
+            raise BundleError("the ONNX file's description is damaged", found=str(error)[:200], where=path) from error
         if metadata is None:
             raise BundleError(
                 "the ONNX file does not say its classes",

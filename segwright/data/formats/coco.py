@@ -150,10 +150,7 @@ def _recognised(relative: str, path: Path) -> _File | None:
     text = peek(path)
     if '"images"' not in text or not re.match(r"\s*\{", text):
         return None
-    listed = '"categories"' in text and '"file_name"' in text  # a test set: images, no annotations
-    if not listed and not any(
-        f'"{word}"' in text for word in ("annotations", "segmentation", "segments_info", "image_id")
-    ):
+    if not any(f'"{word}"' in text for word in ("annotations", "segmentation", "segments_info", "image_id")):
         return None
     if '"segments_info"' in text:
         kind = "panoptic"
@@ -469,13 +466,6 @@ class _Opened:
         if len(given) == 1 and len(next(iter(given.values()))) < len(records):
             given = {}
         fix = "export the outlines (polygons or masks) of all objects, with the images and categories they belong to"
-        folders = {str(path.parent) for path in records}
-        walked = surroundings(self.tree).walk()
-        near = [Path(listing.path, name) for _, listing in walked if listing.path in folders for name in listing.files]
-        lone = tuple(str(path) for path in near if is_picture(path.name) and path not in claims)
-        if lone:
-            message = f"{len(lone)} images beside those of the JSON are in no JSON: they are not used"
-            self.problems.append(Problem("note", "images not listed", message, lone))
         return Dataset(
             root=self.tree.root,
             format="coco",

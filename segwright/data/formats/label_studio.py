@@ -132,8 +132,7 @@ def _files(tree: Tree, every: bool = False) -> list[Path]:
     found = []
     for path in candidates:
         text = peek(path)
-        known = any(f'"{kind}"' in text for kind in (*KINDS, "original_width"))
-        if re.match(r"\s*\[", text) and (known or all(f'"{key}"' in text for key in ("data", "annotations", "result"))):
+        if re.match(r"\s*\[", text) and any(f'"{kind}"' in text for kind in (*KINDS, "original_width")):
             found.append(path)
     return found
 

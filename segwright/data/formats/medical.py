@@ -15,12 +15,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from segwright.data import mat_files
 from segwright.data.formats.published import LOSSLESS, PHOTO, Found, Layout, Place, indices
 from segwright.data.formats.tree import Tree
 from segwright.data.formats.values import Coding, conclude, discover, survey_files
 from segwright.data.readers import FileReader
 from segwright.data.records import Dataset, Record
-from segwright.errors import FormatError, LabelError
+from segwright.errors import FormatError, ImageReadError, LabelError
+from segwright.images import DEFAULT_LIMITS, read_file
 from segwright.types import LabelSpace
 
 MAX_MAT = 500_000_000  # bytes of a MATLAB file
@@ -122,23 +124,24 @@ ISIC = Layout(
 
 
 def read_mat(path: Path, *names: str) -> tuple[str, Any]:
-    """(name, value) of the first of these variables in a MATLAB file up to version 7.2; LabelError naming the file."""
-    from scipy.io import loadmat
-
+    """(name, value) of the first of these variables in a MATLAB file up to version 7.2, sides of 1 taken away;
+    LabelError naming the file."""
+    found: dict[str, Any] = {}
+    problem = "it holds none of them"
     try:
-        if path.stat().st_size > MAX_MAT:
-            raise ValueError(f"{path.stat().st_size} bytes")
-        found = loadmat(str(path), variable_names=list(names), squeeze_me=True, struct_as_record=True)
-        name = next((name for name in names if name in found), None)
-        if name is None:
-            raise ValueError("it holds none of them")
-        return name, found[name]
-    except Exception as error:  # scipy raises many kinds on a damaged file
+        found = mat_files.read_mat(read_file(path, replace(DEFAULT_LIMITS, max_bytes=MAX_MAT)), path, DEFAULT_LIMITS)
+    except ImageReadError as error:
+        problem = error.found or error.message
+    name = next((name for name in names if name in found), None)
+    if name is None:
         raise LabelError(
-            "the mask is not in this MATLAB file", expected=f"the variable {' or '.join(names)}",
-            found=repr(error)[:120], where=path,
-            fix="unpack the archive again; files of MATLAB 7.3 (HDF5) need saving as version 7",
-        ) from error  # fmt: skip
+            "the mask is not in this MATLAB file", expected=f"the variable {' or '.join(names)}", found=problem,
+            where=path, fix="unpack the archive again; files of MATLAB 7.3 (HDF5) need saving as version 7",
+        )  # fmt: skip
+    value = found[name]
+    while isinstance(value, list) and len(value) == 1:
+        value = value[0]
+    return name, value.squeeze() if isinstance(value, np.ndarray) else value
 
 
 def _whole_numbers(values: Any, path: Path) -> npt.NDArray[Any]:
@@ -216,7 +219,7 @@ def crack_map(path: Path) -> npt.NDArray[Any]:
     """H×W: 1 background, 2 crack (3 and 4 in a few files are further regions of cracks)."""
     _, truth = read_mat(path, "groundTruth")
     try:
-        return _whole_numbers(truth["Segmentation"].item(), path)
+        return _whole_numbers(truth["Segmentation"], path)
     except (IndexError, KeyError, ValueError, TypeError, AttributeError) as error:
         raise LabelError(
             "not a mask of CrackForest", expected="groundTruth.Segmentation", found=repr(error), where=path

@@ -15,9 +15,11 @@ import numpy.typing as npt
 from segwright.data.formats.base import Format, in_order, pairing_problems
 from segwright.data.formats.tree import Tree, is_picture, stem
 from segwright.data.formats.voc import voc_label_space
+from segwright.data.mat_files import read_mat
 from segwright.data.readers import FileReader
 from segwright.data.records import Dataset, Record
-from segwright.errors import FormatError, LabelError
+from segwright.errors import FormatError, ImageReadError, LabelError
+from segwright.images import DEFAULT_LIMITS, read_file
 
 LISTS = {"train.txt": "train", "val.txt": "val", "train_noval.txt": "train_noval"}
 
@@ -28,16 +30,21 @@ class SbdReader(FileReader):
     def raw(self, record: Record) -> npt.NDArray[Any] | None:
         if record.mask_path is None:
             return None
-        from scipy.io import loadmat
-
         try:
-            contents = loadmat(str(record.mask_path), variable_names=["GTcls"], squeeze_me=True, struct_as_record=True)
-            return np.ascontiguousarray(contents["GTcls"]["Segmentation"].item(), np.uint8)
-        except Exception as error:  # scipy raises many kinds on a damaged file
+            contents = read_mat(read_file(record.mask_path), record.mask_path, DEFAULT_LIMITS)
+        except ImageReadError as error:
             raise LabelError(
-                "not an SBD mask", expected="a MATLAB file with GTcls.Segmentation", found=str(error),
+                "not an SBD mask", expected="a MATLAB file with GTcls.Segmentation", found=error.found,
                 where=record.mask_path, fix="unpack the archive again",
             ) from error  # fmt: skip
+        found = contents.get("GTcls")
+        classes = found.get("Segmentation") if isinstance(found, dict) else None
+        if not isinstance(classes, np.ndarray) or classes.ndim != 2 or classes.dtype != np.uint8:
+            raise LabelError(
+                "not an SBD mask", expected="a MATLAB file with GTcls.Segmentation", found=", ".join(contents)[:200],
+                where=record.mask_path, fix="unpack the archive again",
+            )  # fmt: skip
+        return np.ascontiguousarray(classes)
 
 
 def _base(tree: Tree) -> str | None:

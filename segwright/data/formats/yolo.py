@@ -31,6 +31,7 @@ from segwright.data.records import Dataset, Problem, Record
 from segwright.data.text_files import read_text
 from segwright.errors import DataError, FormatError, LabelError
 from segwright.types import MAX_CLASSES, LabelSpace
+from segwright.yaml_text import load_yaml
 
 Place = tuple[tuple[str | None, str], str]  # ((split, free parts of the folder), stem)
 
@@ -154,7 +155,7 @@ def _names(tree: Tree) -> tuple[ClassList | None, list[Problem]]:
             continue
         path = tree.path(name)
         try:
-            data: Any = yaml.safe_load(read_text(path, MAX_YAML))
+            data: Any = load_yaml(read_text(path, MAX_YAML))
         except (DataError, ValueError, yaml.YAMLError, RecursionError) as error:
             found = " ".join(str(error).split())[:200]
             problems.append(Problem("warning", "unreadable list", f"{name} is not read: {found}", (str(path),)))
