@@ -17,8 +17,8 @@ from segwright.console import progress, track
 from segwright.data.dataset import Dataset, Split, open_dataset
 from segwright.data.inspect import CheckResult, inspect_path
 from segwright.data.records import evenly_spread
-from segwright.errors import DataError, UsageError
-from segwright.types import Sample
+from segwright.errors import DataError, SegwrightError, UsageError
+from segwright.types import LabelSpace, Sample
 
 if TYPE_CHECKING:
     from segwright.deploy.export import ExportResult
@@ -486,23 +486,52 @@ def ensemble(models: Sequence[str | Path], out: str | Path, *, data: str | Path 
 
 def parity_samples(model: str | Path, data: str | Path | None) -> tuple[list[Sample], str]:
     """Some pictures to compare an export on, and where they are from."""
+    import cv2
+    import numpy as np
+
     from segwright.data.street import draw_street
     from segwright.inference.bundle import read_bundle
-    from segwright.inference.predictor import find_bundle
+    from segwright.inference.predictor import find_bundle, fit_channels
 
     bundle = read_bundle(find_bundle(model))
+    channels = bundle.arguments.get("in_channels", bundle.preprocessing.get("channels", 3))
+    channels = channels if isinstance(channels, int) and 1 <= channels <= 512 else 3
     known = bundle.training.get("data")
-    path = data if data is not None else known if known and Path(str(known)).exists() else None
-    if path is not None:
-        dataset = open_dataset(str(path))
-        split = dataset.splits.get("val", dataset.all)
-        fits = dataset.label_space.names == bundle.label_space.names
-        samples = [split[place] for place in evenly_spread(len(split), PARITY_PICTURES)]
-        if not fits:
-            samples = [Sample(sample.id, sample.image) for sample in samples]
-        return samples, f"{len(samples)} pictures of {path}"
-    drawn = [Sample(f"street-{i}", draw_street(f"parity/{i}", (240, 320))[0]) for i in range(3)]
-    return drawn, "3 street scenes drawn by segwright (give --data for your own)"
+    if data is not None:
+        samples = _data_samples(data, bundle.label_space)
+        return samples, f"{len(samples)} pictures of {data}"
+    why = ""
+    if isinstance(known, str) and known:
+        try:
+            if not Path(known).exists():
+                raise DataError("it is not there any more")
+            samples = _data_samples(known, bundle.label_space)
+            for sample in samples:
+                fit_channels(sample.image, channels)
+            return samples, f"{len(samples)} pictures of {known}"
+        except SegwrightError as error:
+            why = f"; its training data, {known}, cannot be used: {error.message}"
+    hint = f"(give --data for your own{why})"
+    if channels in (1, 3):
+        drawn = [Sample(f"street-{i}", draw_street(f"parity/{i}", (240, 320))[0]) for i in range(3)]
+        return drawn, f"3 street scenes drawn by segwright {hint}"
+    rng = np.random.default_rng(0)
+    noise = []
+    for i in range(3):  # soft blobs, a different one in every channel: neither flat nor white
+        small = rng.integers(0, 256, (16, 20, channels), np.uint8)
+        blobs = np.stack([cv2.resize(small[..., c], (320, 240)) for c in range(channels)], axis=2)
+        noise.append(Sample(f"noise-{i}", np.asarray(blobs, np.uint8)))
+    return noise, f"3 images of noise in {channels} channels {hint}"
+
+
+def _data_samples(path: str | Path, space: LabelSpace) -> list[Sample]:
+    """Some samples of a data set, with masks where its classes are those of the model."""
+    dataset = open_dataset(str(path))
+    split = dataset.splits.get("val", dataset.all)
+    samples = [split[place] for place in evenly_spread(len(split), PARITY_PICTURES)]
+    if dataset.label_space.names != space.names:
+        samples = [Sample(sample.id, sample.image) for sample in samples]
+    return samples
 
 
 def import_weights(

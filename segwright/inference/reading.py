@@ -40,10 +40,8 @@ class ModelReader:
     predictor: Predictor
     mixed: bool  # whether the data set holds deeper images, so that its 8-bit ones are already scaled
 
-    @property
-    def label_space(self) -> LabelSpace:
-        found: LabelSpace = self.reader.label_space
-        return found
+    def __post_init__(self) -> None:
+        self.label_space: LabelSpace = self.reader.label_space
 
     @property
     def value_range(self) -> Any:

@@ -172,7 +172,8 @@ class SegmentationModel(nn.Module):
             buffer.copy_(torch.tensor(list(numbers), dtype=buffer.dtype).reshape(1, -1, 1, 1).expand_as(buffer))
 
     def normalize(self, images: Tensor) -> Tensor:
-        """Raw pixels to normalised float N×C×H×W; a permuted N×H×W×C batch is channels-last for free."""
+        """Raw pixels to normalised float N×C×H×W; a permuted N×H×W×C batch is channels-last for free.
+        Color becomes gray for a network of one channel."""
         if images.ndim != 4:
             raise ModelError(
                 "a batch has four dimensions",
@@ -181,6 +182,8 @@ class SegmentationModel(nn.Module):
             )
         raw = images.dtype == torch.uint8
         x = images.permute(0, 3, 1, 2) if raw else images
+        if x.shape[1] == 3 and self.in_channels == 1:
+            x = _luma(x.to(self.mean.dtype), whole=raw)
         if x.shape[1] != self.in_channels:
             raise ModelError(
                 "the pictures' channels do not fit the network",
@@ -248,6 +251,12 @@ def _target(size: int, divisor: int, minimum: int) -> int:
     at_least = cast(int, torch.sym_max(size, max(minimum, 1)))  # the same as max() for plain numbers
     # Not -(-n // d): ONNX divides integers towards zero, Python downwards; they agree on positive numbers only.
     return (at_least + divisor - 1) // divisor * divisor
+
+
+def _luma(x: Tensor, whole: bool) -> Tensor:
+    """Color (N, 3, H, W) to gray (N, 1, H, W) by ITU-R BT.601, as Pillow's convert("L"); ``whole`` numbers stay so."""
+    gray = 0.299 * x[:, 0:1] + 0.587 * x[:, 1:2] + 0.114 * x[:, 2:3]
+    return (gray + 0.5).floor() if whole else gray
 
 
 def _channels(values: Sequence[float], channels: int) -> Tensor:
