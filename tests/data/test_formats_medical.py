@@ -143,3 +143,16 @@ def test_crackforest(tmp_path: Path) -> None:
     savemat(tmp_path / "groundTruth/001.mat", {"groundTruth": {"Boundaries": values}})
     with pytest.raises(LabelError, match=r"groundTruth\.Segmentation"):
         open_dataset(tmp_path).all.read_mask(0)
+
+
+def test_other_matlab_masks_in_folders_of_these_names_are_left_to_other_formats(tmp_path: Path) -> None:
+    for folders in (("Images", "Labels"), ("image", "groundTruth")):
+        root = tmp_path / folders[0]
+        for i in range(1, 4):
+            picture(root / f"{folders[0]}/{i:03d}.jpg", seed=i)
+            (root / folders[1]).mkdir(exist_ok=True)
+            savemat(root / f"{folders[1]}/{i:03d}.mat", {"mask": np.eye(12, 16, dtype=np.uint8)})
+        try:
+            assert open_dataset(root).format not in ("consep", "crackforest")
+        except FormatError as error:
+            assert "CrackForest" not in error.message and "CoNSeP" not in error.message

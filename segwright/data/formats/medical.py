@@ -8,6 +8,7 @@ CrackForest (Shi et al. 2016) keep the classes in MATLAB files: ``type_map``, ``
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -188,15 +189,24 @@ def _nuclei(tree: Tree, found: Found) -> Coding:
     return conclude(seen, None, tree.root)
 
 
-def _readable(path: Path) -> bool:
+def _readable(path: Path, look: Callable[[Path], object] = type_map) -> bool:
     try:
-        type_map(path)
+        look(path)
     except LabelError:
         return False
     return True
 
 
-CONSEP = Layout(
+class _InMat(Layout):
+    """Recognized where one of the first MATLAB files holds what the set's files hold; else left to other formats."""
+
+    def recognise(self, tree: Tree) -> str | None:
+        reason = super().recognise(tree)
+        look = crack_map if self.name == "crackforest" else type_map
+        return reason if reason and any(_readable(mask, look) for mask in self.find(tree).masks[:5]) else None
+
+
+CONSEP = _InMat(
     "consep",
     "CoNSeP (HoVer-Net)",
     "Train/Images/train_1.png and Train/Labels/train_1.mat",
@@ -232,7 +242,7 @@ def _cracks(tree: Tree, found: Found) -> Coding:
     return Coding(space, notes=(note,))
 
 
-CRACKFOREST = Layout(
+CRACKFOREST = _InMat(
     "crackforest",
     "CrackForest",
     "image/001.jpg and groundTruth/001.mat",
