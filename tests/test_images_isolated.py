@@ -250,3 +250,26 @@ def test_processes_of_several_devices_run_nothing_of_the_current_folder(tmp_path
     assert not [name for name in LIBRARIES if (tmp_path / name).exists()]
     assert done.returncode == 0, done.stderr
     assert len(done.stdout.split()) == 2
+
+
+def test_opening_a_dataset_decodes_nothing_in_this_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import cv2
+    import tifffile
+    from PIL import Image
+
+    import segwright
+
+    rng = np.random.default_rng(2)
+    for i in range(3):
+        (tmp_path / "images").mkdir(exist_ok=True)
+        tifffile.imwrite(tmp_path / f"images/{i}.tif", rng.integers(0, 60000, (24, 32), dtype=np.uint16))
+        write_mask(tmp_path / f"masks/{i}.png", rng.integers(0, 3, (24, 32), dtype=np.uint8))
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise AssertionError("decoded in this process")
+
+    monkeypatch.setattr(cv2, "imdecode", refuse)
+    monkeypatch.setattr(tifffile.TiffPageSeries, "asarray", refuse)
+    monkeypatch.setattr(Image.Image, "load", refuse)
+    dataset = segwright.open_dataset(tmp_path)
+    assert len(dataset.label_space) == 3 and any("uint16" in note for note in dataset.notes)
