@@ -132,7 +132,10 @@ def draw(drawing: Drawing) -> tuple[UInt8Array, dict[int, ObjectCount]]:
         region = one.draw()
         counts.spend(region)
         area = 0 if region is None else int(np.count_nonzero(region.mask))
-        counts.add(one.index, region is not None and area > 0 and _shown(region, labels.shape))
+        counts.add(
+            one.index,
+            region is not None and area > 0 and (_whole(region, labels.shape) or _shown(region, labels.shape)),
+        )
         if region is not None and area:
             kept += region.mask.nbytes
             order.append((one.index != IGNORE_INDEX, -area, place, region if kept <= KEPT_BYTES else None))
@@ -142,6 +145,12 @@ def draw(drawing: Drawing) -> tuple[UInt8Array, dict[int, ObjectCount]]:
         if region is not None:
             _paint(labels, region)
     return labels, counts.result()
+
+
+def _whole(region: Region, shape: tuple[int, ...]) -> bool:
+    """Whether all of the mask lies in the image."""
+    bottom, right = region.top + region.mask.shape[0], region.left + region.mask.shape[1]
+    return region.top >= 0 and region.left >= 0 and bottom <= shape[0] and right <= shape[1]
 
 
 def _shown(region: Region, shape: tuple[int, ...]) -> bool:

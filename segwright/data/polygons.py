@@ -8,7 +8,8 @@ the size, a pixel inside where its centre column's crossings say so. The same pi
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -71,25 +72,29 @@ def fill_box(points: Points, height: int, width: int, where: str = "polygon") ->
     return top, left, grid[:, :tall].T
 
 
-def _crossings(
-    corners: npt.NDArray[np.int64], height: int, width: int, where: str
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+Ints = npt.NDArray[np.int64]
+
+
+def _crossings(corners: Ints, height: int, width: int, where: str) -> tuple[Ints, Ints]:
     """(columns, rows) where the outline steps over a column's centre, on the side towards the lower one."""
-    ends = np.roll(corners, -1, axis=0)
+    starts, stops = corners, np.roll(corners, -1, axis=0)
     last = SCALE * (width - 1) + SCALE // 2  # the centre of the last column
-    # An edge that lies beside all columns crosses none, and one along a column's side steps over no centre.
-    reaches = (np.maximum(corners[:, 0], ends[:, 0]) >= 0) & (np.minimum(corners[:, 0], ends[:, 0]) <= last + 1)
-    starts, stops = corners[reaches], ends[reaches]
+    lengths = np.abs(stops - starts).max(axis=1) + 1
+    total = int(lengths.sum())
+    if total <= CHUNK:
+        offsets = np.cumsum(lengths)
+        t = np.arange(total) - np.repeat(offsets - lengths, lengths)
+        u, v = _trace(starts, stops, t, lambda values: np.repeat(values, lengths))
+        changed = u[1:] != u[:-1]
+        changed[offsets[:-1] - 1] = False  # each edge is traced upwards: two edges are no neighbours here
+        return _centres(u, v, np.flatnonzero(changed) + 1, last, height)
+    # An edge that lies beside all columns crosses none; along its columns a flat edge is not traced beside the image.
+    reaches = (np.maximum(starts[:, 0], stops[:, 0]) >= 0) & (np.minimum(starts[:, 0], stops[:, 0]) <= last + 1)
+    starts, stops = starts[reaches], stops[reaches]
     size = np.abs(stops - starts)
-    first = np.zeros(len(starts), np.int64)
-    lengths = size.max(axis=1, initial=0) + 1
-    if int(lengths.sum()) > CHUNK:
-        # Along its columns a flat edge need not be traced beside the image: t counts from the lower column.
-        flat = size[:, 0] >= size[:, 1]
-        low = np.minimum(starts[:, 0], stops[:, 0])
-        first = np.where(flat, np.clip(-1 - low, 0, size[:, 0]), 0)
-        beyond = np.where(flat, np.clip(last + 2 - low, 0, size[:, 0]), size.max(axis=1, initial=0))
-        lengths = beyond - first + 1
+    flat, low = size[:, 0] >= size[:, 1], np.minimum(starts[:, 0], stops[:, 0])
+    first = np.where(flat, np.clip(-1 - low, 0, size[:, 0]), 0)
+    lengths = np.where(flat, np.clip(last + 2 - low, 0, size[:, 0]), size.max(axis=1, initial=0)) - first + 1
     total = int(lengths.sum())
     if total > MAX_OUTLINE:
         raise LabelError(
@@ -99,52 +104,47 @@ def _crossings(
             where=where,
             fix="correct its coordinates",
         )
-    offsets = np.concatenate(([0], np.cumsum(lengths)))
-    parts = []
+    offsets = np.cumsum(lengths)
+    parts = [(np.zeros(0, np.int64), np.zeros(0, np.int64))]
     for begin in range(0, total, CHUNK):
         span = np.arange(max(begin - 1, 0), min(begin + CHUNK, total))  # with the point before: a step is between two
-        edge = (
-            np.searchsorted(offsets, span, side="right") - 1
-            if total > CHUNK
-            else np.repeat(np.arange(len(lengths)), lengths)
-        )
-        u, v = _trace(starts, stops, first, offsets, span, edge)
-        step = np.flatnonzero(u[1:] != u[:-1]) + 1
-        step = step[edge[step] == edge[step - 1]]  # each edge is traced upwards: two edges are no neighbours here
-        low = np.minimum(u[step], u[step - 1])
-        kept = (low % SCALE == SCALE // 2) & (low >= 0) & (low <= last)
-        y = (np.minimum(v[step], v[step - 1])[kept] + 0.5) / SCALE - 0.5
-        parts.append((low[kept] // SCALE, np.ceil(np.clip(y, 0, height)).astype(np.int64)))
-    if not parts:
-        return np.zeros(0, np.int64), np.zeros(0, np.int64)
+        edge = np.searchsorted(offsets, span, side="right")
+        t = span - (offsets - lengths - first)[edge]
+        low_edge, high_edge = int(edge[0]), int(edge[-1]) + 1
+        u, v = _trace(starts[low_edge:high_edge], stops[low_edge:high_edge], t, _picker(edge - low_edge))
+        step = np.flatnonzero((u[1:] != u[:-1]) & (edge[1:] == edge[:-1])) + 1
+        parts.append(_centres(u, v, step, last, height))
     return np.concatenate([x for x, _ in parts]), np.concatenate([rows for _, rows in parts])
 
 
+def _picker(places: Ints) -> Callable[[npt.NDArray[Any]], npt.NDArray[Any]]:
+    return lambda values: values[places]
+
+
+def _centres(u: Ints, v: Ints, step: Ints, last: int, height: int) -> tuple[Ints, Ints]:
+    """(columns, rows) of the steps that are at a column's centre."""
+    low = np.minimum(u[step], u[step - 1])
+    kept = (low % SCALE == SCALE // 2) & (low >= 0) & (low <= last)
+    y = (np.minimum(v[step], v[step - 1])[kept] + 0.5) / SCALE - 0.5
+    return low[kept] // SCALE, np.ceil(np.clip(y, 0, height)).astype(np.int64)
+
+
 def _trace(
-    starts: npt.NDArray[np.int64],
-    stops: npt.NDArray[np.int64],
-    first: npt.NDArray[np.int64],
-    offsets: npt.NDArray[np.int64],
-    span: npt.NDArray[np.int64],
-    edge: npt.NDArray[np.int64],
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """(x, y) of the points ``span`` of the outline, lattice points along the longer axis of each edge."""
-    low_edge, high_edge = int(edge[0]), int(edge[-1]) + 1
-    starts, stops, first = starts[low_edge:high_edge], stops[low_edge:high_edge], first[low_edge:high_edge]
+    starts: Ints, stops: Ints, t: Ints, spread: Callable[[npt.NDArray[Any]], npt.NDArray[Any]]
+) -> tuple[Ints, Ints]:
+    """(x, y) of points on edges, at ``t`` lattice points along the longer axis from the lower end of their edge.
+
+    ``spread`` repeats a value per edge for each of the points.
+    """
     size = np.abs(stops - starts)
     flat = size[:, 0] >= size[:, 1]
-    swapped = (flat & (starts[:, 0] > stops[:, 0])) | (~flat & (starts[:, 1] > stops[:, 1]))
-    low = np.where(swapped[:, None], stops, starts)
-    high = np.where(swapped[:, None], starts, stops)
+    swapped = np.where(flat, starts[:, 0] > stops[:, 0], starts[:, 1] > stops[:, 1])[:, None]
+    low, high = np.where(swapped, stops, starts), np.where(swapped, starts, stops)
     run = np.where(flat, size[:, 0], size[:, 1])
-    rise = np.where(flat, high[:, 1] - low[:, 1], high[:, 0] - low[:, 0])
-    slope = rise / np.maximum(run, 1)
-    here = edge - low_edge
-    flat_here = flat[here]
-    t = first[here] + span - offsets[edge]  # from the lower end, whichever way the edge goes: steps are the same
-    base = np.where(flat, low[:, 1], low[:, 0])[here]
-    across = np.trunc(base + slope[here] * t + 0.5).astype(np.int64)
-    main = np.where(flat, low[:, 0], low[:, 1])[here] + t
+    slope = np.where(flat, high[:, 1] - low[:, 1], high[:, 0] - low[:, 0]) / np.maximum(run, 1)
+    across = np.trunc(spread(np.where(flat, low[:, 1], low[:, 0])) + spread(slope) * t + 0.5).astype(np.int64)
+    main = spread(np.where(flat, low[:, 0], low[:, 1])) + t
+    flat_here = spread(flat)
     return np.where(flat_here, main, across), np.where(flat_here, across, main)
 
 

@@ -28,7 +28,7 @@ from segwright.data.drawing import Drawable, Drawing, DrawnReader, Ledger, descr
 from segwright.data.formats.base import Format, everything, in_order, unique_ids
 from segwright.data.formats.coco_categories import Classes, make_classes, spell_id
 from segwright.data.formats.coco_names import stuff_thing_space
-from segwright.data.formats.coco_shapes import rasterize, whole, why_not_drawn
+from segwright.data.formats.coco_shapes import is_crowd, rasterize, whole, why_not_drawn
 from segwright.data.formats.names import split_of, split_of_part
 from segwright.data.formats.references import Reference, claimed_twice, resolve_all, surroundings
 from segwright.data.formats.tree import Tree, is_picture, peek, stem
@@ -150,7 +150,10 @@ def _recognised(relative: str, path: Path) -> _File | None:
     text = peek(path)
     if '"images"' not in text or not re.match(r"\s*\{", text):
         return None
-    if not any(f'"{word}"' in text for word in ("annotations", "segmentation", "segments_info", "image_id")):
+    listed = '"categories"' in text and '"file_name"' in text  # a test set: images, no annotations
+    if not listed and not any(
+        f'"{word}"' in text for word in ("annotations", "segmentation", "segments_info", "image_id")
+    ):
         return None
     if '"segments_info"' in text:
         kind = "panoptic"
@@ -279,7 +282,7 @@ class _Opened:
             for annotation, key, reason in self.objects[number]:
                 if reason is None:
                     total[key] += 1
-                    if annotation.get("iscrowd"):
+                    if is_crowd(annotation):
                         crowds[key] += 1
             share = sum(crowds.values()) / max(sum(total.values()), 1)
             drawn = {key for key in total if crowds[key] and (share > CROWDS_ARE_OBJECTS or crowds[key] == total[key])}
@@ -352,7 +355,7 @@ class _Opened:
             elif key not in names:
                 self.ledger.lose(name, "the category is not listed")
             elif key in index:  # else what the format's own conventions leave out
-                crowd = bool(annotation.get("iscrowd")) and (entry.number, key) not in self.drawn_crowds
+                crowd = is_crowd(annotation) and (entry.number, key) not in self.drawn_crowds
                 regions.append((index[key], annotation["segmentation"], crowd))
                 self.ledger.keep(name)
         height, width = whole(entry.image.get("height")), whole(entry.image.get("width"))
@@ -371,7 +374,7 @@ class _Opened:
                     self.ledger.lose(names.get(key, f"category {key}"), "the category is not listed")
                 else:
                     self.ledger.keep(names[key])
-                ignored = bool(segment.get("iscrowd")) or key not in index
+                ignored = is_crowd(segment) or key not in index
                 segments.append((int(segment["id"]), IGNORE_INDEX if ignored else index[key]))
             return Panoptic(png, tuple(segments))
         return None
@@ -427,8 +430,7 @@ class _Opened:
     def _content(self, entry: _Entry) -> list[Any]:
         names = self.names[entry.number]
         return [
-            (names.get(key), a.get("segmentation"), a.get("segments_info"), bool(a.get("iscrowd")))
-            for a, key, _ in entry.found
+            (names.get(key), a.get("segmentation"), a.get("segments_info"), is_crowd(a)) for a, key, _ in entry.found
         ]
 
     def _merged(self, claimants: Sequence[_Entry]) -> Any:
@@ -466,6 +468,13 @@ class _Opened:
         if len(given) == 1 and len(next(iter(given.values()))) < len(records):
             given = {}
         fix = "export the outlines (polygons or masks) of all objects, with the images and categories they belong to"
+        folders = {str(path.parent) for path in records}
+        walked = surroundings(self.tree).walk()
+        near = [Path(listing.path, name) for _, listing in walked if listing.path in folders for name in listing.files]
+        lone = tuple(str(path) for path in near if is_picture(path.name) and path not in claims)
+        if lone:
+            message = f"{len(lone)} images beside those of the JSON are in no JSON: they are not used"
+            self.problems.append(Problem("note", "images not listed", message, lone))
         return Dataset(
             root=self.tree.root,
             format="coco",

@@ -23,6 +23,12 @@ def whole(value: Any) -> int:
     return max(number, 0)
 
 
+def is_crowd(annotation: Mapping[str, Any]) -> bool:
+    """Whether an annotation is marked iscrowd, as a number, a truth value or text."""
+    value = annotation.get("iscrowd", 0)
+    return str(value).strip().lower() in ("1", "1.0", "true") if value else False
+
+
 def outlines(segmentation: Any) -> list[Any] | None:
     """The polygons of a segmentation, each flat numbers or pairs; None for an RLE.
 
@@ -78,6 +84,9 @@ def decode_segmentation(segmentation: Any, height: int, width: int, where: str) 
         raise LabelError("a segmentation is polygons or an RLE", found=repr(segmentation)[:60], where=where)
     regions = []
     for polygon in polygons:
+        if isinstance(polygon, Mapping):  # a list of RLEs
+            regions += decode_segmentation(polygon, height, width, where)
+            continue
         points = as_points(polygon, where)
         if len(points) >= 3:
             top, left, mask = fill_box(points, height, width, where)

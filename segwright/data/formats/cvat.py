@@ -7,11 +7,14 @@ A video's tracks (:mod:`.cvat_tracks`) are drawn into its frames, which lie besi
 
 from __future__ import annotations
 
+import io
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import IO
 from xml.etree.ElementTree import ParseError
 
 from defusedxml.common import DefusedXmlException
@@ -33,7 +36,7 @@ from segwright.data.formats.cvat_tracks import Frames, Video, number_pictures, r
 from segwright.data.formats.references import Reference, claimed_twice, resolve_all, surroundings
 from segwright.data.formats.tree import Tree, is_picture, peek
 from segwright.data.records import Dataset, Problem, Record
-from segwright.data.text_files import MAX_ANNOTATION_BYTES, open_regular
+from segwright.data.text_files import MAX_ANNOTATION_BYTES, open_regular, read_bytes
 from segwright.errors import FormatError, LabelError
 from segwright.images import read_header
 from segwright.types import Colour
@@ -115,11 +118,22 @@ class _Parsed:
         self.ledger.lose(label, f"a {kind} covers no area")
 
 
+def _open(path: Path) -> IO[bytes]:
+    """The XML as bytes that the parser reads: in the encoding that it declares, where that is one of Python's."""
+    with open_regular(path, MAX_ANNOTATION_BYTES) as file:
+        declared = re.match(rb"""<\?xml[^>]*encoding=["']([\w.-]+)["'][^>]*\?>""", file.read(200))
+    name = declared[1].decode().lower() if declared else "utf-8"
+    if declared is None or name in ("utf-8", "utf8", "utf-16", "us-ascii", "ascii", "iso-8859-1"):
+        return open_regular(path, MAX_ANNOTATION_BYTES)
+    text = read_bytes(path)[declared.end() :].decode(name)
+    return io.BytesIO(text.encode("utf-8"))
+
+
 def _parse(path: Path, parsed: _Parsed) -> None:
     """Read one XML as a stream; one that declares a document type is refused, for its entities can be bombs."""
     frames = Frames()
     try:
-        with open_regular(path, MAX_ANNOTATION_BYTES) as file:
+        with _open(path) as file:
             for _, element in iterparse(file, events=("end",), forbid_dtd=True):
                 if element.tag == "label" and element.find("name") is not None:
                     name = (element.findtext("name") or "").strip()
@@ -240,6 +254,13 @@ def open_cvat(tree: Tree) -> Dataset:
     pictures = _pictures(tree)
     for path, video in parsed.videos.items():
         present += [(picture, None, annotated) for picture, annotated in _drawn_frames(path, video, pictures)]
+    times = Counter(path for path, _, _ in present)
+    twice = [path for path, number in times.items() if number > 1]
+    if twice:
+        message = f"{len(twice)} images are frames of several XML files, such as {twice[0].name}; they are left out"
+        fix = "keep each task's XML and images in a folder of their own"
+        problems.append(Problem("error", "file claimed twice", message, tuple(map(str, twice)), fix))
+        present = [one for one in present if times[one[0]] == 1]
     if not present:
         raise FormatError(
             "none of the XML's images can be used",

@@ -69,7 +69,8 @@ class LabelStudioReader(DrawnReader):
 
     def _typed(self, region: Mapping[str, Any], height: int, width: int, where: str) -> Region:
         try:
-            return self._region(region, height, width, where)
+            with np.errstate(all="ignore"):  # infinite numbers are refused as points
+                return self._region(region, height, width, where)
         except SegwrightError:
             raise
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError, IndexError) as error:
@@ -132,7 +133,8 @@ def _files(tree: Tree, every: bool = False) -> list[Path]:
     found = []
     for path in candidates:
         text = peek(path)
-        if re.match(r"\s*\[", text) and any(f'"{kind}"' in text for kind in (*KINDS, "original_width")):
+        known = any(f'"{kind}"' in text for kind in (*KINDS, "original_width"))
+        if re.match(r"\s*\[", text) and (known or all(f'"{key}"' in text for key in ("data", "annotations", "result"))):
             found.append(path)
     return found
 

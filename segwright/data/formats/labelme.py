@@ -23,6 +23,7 @@ from segwright.console import track
 from segwright.data.classes import ClassList, read_class_list
 from segwright.data.drawing import Drawable, Drawing, DrawnReader, Region, annotated_space, fill_name
 from segwright.data.formats.base import Format, in_order, pairing_problems, unique_ids
+from segwright.data.formats.names import composed
 from segwright.data.formats.pairing import describe_folder, find_class_list
 from segwright.data.formats.references import Reference, claimed_twice, resolve_all
 from segwright.data.formats.tree import Folder, Tree, is_picture, peek, stem
@@ -151,7 +152,7 @@ def open_labelme(tree: Tree) -> Dataset:
     for relative, listing in tree.walk():
         for name in listing.files:
             if is_picture(name):
-                beside.setdefault((relative, stem(name)), []).append(Path(listing.path, name))
+                beside.setdefault((relative, composed(stem(name))), []).append(Path(listing.path, name))
     listed = _class_list(tree, folders)
     survey = _survey(jsons, listed is None)
     found, problems = _pictures(tree, [one for one in jsons if one[1] not in survey.others], beside, survey)
@@ -241,7 +242,7 @@ def _pictures(
     chosen: dict[Path, Path] = {}
     open_ones: list[tuple[str, Path]] = []
     for relative, path in jsons:
-        near = beside.get((relative, path.stem), [])
+        near = beside.get((relative, composed(path.stem)), [])
         if len(near) == 1:
             chosen[path] = near[0]
             continue

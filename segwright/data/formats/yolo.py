@@ -24,6 +24,7 @@ import yaml
 from segwright.data.classes import ClassEntry, ClassList, read_class_list
 from segwright.data.drawing import Drawable, Drawing, DrawnReader, Region
 from segwright.data.formats.base import Format, in_order, pairing_problems, unique_ids
+from segwright.data.formats.names import composed
 from segwright.data.formats.pairing import describe_folder, find_class_list
 from segwright.data.formats.tree import Folder, Tree, is_picture, peek, stem
 from segwright.data.polygons import Points, as_points, fill_box
@@ -36,8 +37,8 @@ from segwright.yaml_text import load_yaml
 Place = tuple[tuple[str | None, str], str]  # ((split, free parts of the folder), stem)
 
 CLASS_FILES = ("classes.txt", "obj.names", "classes.json", "labels.txt")
-_LINE = re.compile(r"^\d+(?:[ \t]+[-+0-9.eE]+){6,}[ \t]*\r?$", re.MULTILINE)
-_BOX = re.compile(r"^\d+(?:[ \t]+[-+0-9.eE]+){4,5}[ \t]*\r?$", re.MULTILINE)
+_LINE = re.compile(r"^\d+(?:\.0+)?(?:[ \t]+[-+0-9.eE]+){6,}[ \t]*\r?$", re.MULTILINE)
+_BOX = re.compile(r"^\d+(?:\.0+)?(?:[ \t]+[-+0-9.eE]+){4,5}[ \t]*\r?$", re.MULTILINE)
 LOOKED_AT = 20  # text files a folder
 OUTSIDE = 0.05  # how far a polygon may reach out of its image, in shares of it: tools round, and cut objects late
 BARE = 0.2  # share of images without a label file that is worth a warning
@@ -81,7 +82,7 @@ class YoloReader(DrawnReader):
                 fix="export segmentation polygons",
             )
         try:
-            index = int(fields[0]) + 1
+            index = int(fields[0].removesuffix(".0")) + 1
             points = as_points([float(field) for field in fields[1:]], where)
         except (ValueError, OverflowError) as error:
             raise LabelError("a line of numbers", found=str(error), where=where) from error
@@ -160,6 +161,9 @@ def _names(tree: Tree) -> tuple[ClassList | None, list[Problem]]:
             found = " ".join(str(error).split())[:200]
             problems.append(Problem("warning", "unreadable list", f"{name} is not read: {found}", (str(path),)))
             continue
+        if isinstance(data, dict) and "kpt_shape" in data:
+            raise FormatError("these are poses: boxes and key points, which hold no outline", expected="polygons",
+                              found="kpt_shape", where=path, fix="export segmentation polygons")  # fmt: skip
         names = data.get("names") if isinstance(data, dict) else None
         if isinstance(names, list):
             return _class_list(dict(enumerate(names)), path), problems
@@ -224,14 +228,16 @@ def open_yolo(tree: Tree) -> Dataset:
     for relative, listing in folders:
         for name in listing.files:
             if name.lower().endswith(".txt") and name.lower() not in CLASS_FILES:
-                texts.setdefault((describe_folder(relative)[1:], stem(name)), []).append(Path(listing.path, name))
+                texts.setdefault((describe_folder(relative)[1:], composed(stem(name))), []).append(
+                    Path(listing.path, name)
+                )
     pictures = [
         (relative, describe_folder(relative)[1:], Path(listing.path, name))
         for relative, listing in tree.walk()
         for name in listing.files
         if is_picture(name)
     ]
-    sharing = Counter((place, path.stem) for _, place, path in pictures)
+    sharing = Counter((place, composed(path.stem)) for _, place, path in pictures)
     clashes = [key for key, found in texts.items() if len(found) > 1 or sharing[key] > 1]
     ids = unique_ids([(relative, path.stem, path.suffix) for relative, _, path in pictures])
     records: list[Record] = []
@@ -239,7 +245,7 @@ def open_yolo(tree: Tree) -> Dataset:
     annotated = {place for place, _ in texts}
     bare = []
     for name, (_, place, path) in zip(ids, pictures, strict=True):
-        key = (place, path.stem)
+        key = (place, composed(path.stem))
         payload: Path | bool | None = texts[key][0] if key in texts else False if place in annotated else None
         if payload is False:
             bare.append(path)
@@ -274,7 +280,7 @@ def _name_problems(
     problems = []
     if clashes:
         files = [str(path) for key in clashes for path in texts[key]]
-        files += [str(path) for _, place, path in pictures if (place, path.stem) in set(clashes)]
+        files += [str(path) for _, place, path in pictures if (place, composed(path.stem)) in set(clashes)]
         message = f"{len(clashes)} names have several images or several label files: these images have no mask"
         fix = "rename them apart: one image and one label file per name"
         problems.append(Problem("error", "colliding names", message, tuple(files), fix))
