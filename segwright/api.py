@@ -148,11 +148,13 @@ def train_run(
     start: str | Path | None = None,
     dry_run: bool = False,
     command: str = "",
+    started: float | None = None,
 ) -> Run:
-    """Train with dotted settings laid over a config file or the defaults; as the ``train`` verb."""
+    """Train with dotted settings laid over a config file or the defaults; as the ``train`` command. ``started``: when
+    ``minutes`` began to run, by ``time.monotonic()``; now, when left out."""
     from segwright.training.run import run_training
 
-    started = time.monotonic()
+    started = time.monotonic() if started is None else started
     base = load_config(config) if config is not None else TrainConfig()
     settings = base.with_values({**values, **({"out": str(out)} if out is not None else {})})
     if resume and settings.out is None:

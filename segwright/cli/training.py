@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -109,7 +110,15 @@ def train(
             raise typer.Exit(143 if found.stopped_by == "SIGTERM" else 130)
         return
     run = api.train_run(
-        data, values, config=config, out=out, resume=resume, start=start, dry_run=dry_run, command=command_line()
+        data,
+        values,
+        config=config,
+        out=out,
+        resume=resume,
+        start=start,
+        dry_run=dry_run,
+        command=command_line(),
+        started=process_start(),
     )
     if is_first():
         write_result(json, run.to_json())
@@ -121,6 +130,14 @@ def train(
             )
             print(f"  --resume --out {shlex.quote(str(run.folder))}", file=sys.stderr)
         raise typer.Exit(130 if run.stopped_by == "SIGINT" else 143)
+
+
+def process_start() -> float:
+    """When this process began, by ``time.monotonic()``: --minutes is of the whole of it, imports included."""
+    import psutil
+
+    since = float(time.time() - psutil.Process().create_time())
+    return time.monotonic() - max(since, 0.0)
 
 
 def demo(

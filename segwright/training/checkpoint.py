@@ -107,7 +107,7 @@ def clear_leftovers(folder: Path) -> None:
 
 def _checked(state: Any) -> dict[str, Any]:
     """The description of a checkpoint; ValueError where it is of another kind."""
-    progress = state.get("progress") if isinstance(state, dict) else None
+    progress: Any = state.get("progress") if isinstance(state, dict) else None
     numbers = isinstance(progress, dict) and all(
         isinstance(value, int | float) or value is None for value in progress.values()
     )

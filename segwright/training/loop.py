@@ -25,6 +25,7 @@ from segwright.data.loader import Loader
 from segwright.errors import NonFiniteLossError, OutOfMemoryError
 from segwright.images import write_image
 from segwright.models.segmenter import SegmentationModel
+from segwright.training.adjustment import looked_at
 from segwright.training.distributed import World, placed, wrapped
 from segwright.training.interrupt import StopRequest, stop_requests
 from segwright.training.log import Display, RunLog
@@ -40,6 +41,8 @@ from segwright.training.validate import Validation, Validator
 from segwright.training.watch import Waiting, Watch
 from segwright.types import Batch
 
+END_SECONDS = 4.0  # of saving and the report
+MOST_RESERVED = 0.4  # of the time for training and scoring
 VALIDATION_SHARE = 0.03  # of the time, at most, for validations in a run by the clock
 SaveModel = Callable[[SegmentationModel, "Progress", Validation], None]
 OnValidation = Callable[["Progress", Validation], bool]
@@ -89,6 +92,7 @@ class Parts:
     world: World = field(default_factory=World)
     display: Display = field(default_factory=Display)
     budget_seconds: float | None = None  # of training and validation together, when minutes drive the run
+    reserve_seconds: float = 0.0  # kept back from the minutes for what follows the training
     on_validation: OnValidation | None = None  # called on every rank alike; True ends the run
     record: Mapping[str, Any] = field(default_factory=dict)  # JSON-able, kept in every checkpoint: what the run is
 
@@ -144,7 +148,8 @@ class Trainer:
         self.waiting = Waiting()
         self.pace = (0.0, 0.0)  # seconds in steps, and waiting for batches, since the last validation
         self.last_save = self.validated_at = time.monotonic()
-        self.validation_seconds = 0.0
+        self.validation_seconds = self.seconds_before = 0.0
+        self.picture_seconds = 0.0  # of validating an image, as measured last
         self.last_validation: Validation | None = None
         self.cut_short = False  # by on_validation
         self.stop: StopRequest | bool = False
@@ -195,6 +200,7 @@ class Trainer:
     def _epochs(self, stop: StopRequest) -> str | None:
         progress, self.stop = self.progress, stop
         self.clock = time.monotonic() - progress.seconds
+        self.seconds_before = progress.seconds
         self.last_save = time.monotonic()
         patience = self.config.early_stopping
         if patience is not None and progress.waited >= patience:  # resumed after it had stopped: nothing is added
@@ -406,6 +412,7 @@ class Trainer:
         self.validated_at = time.monotonic()
         self.validation_seconds = self.validated_at - started
         progress.seconds = self.validated_at - self.clock
+        self._reserve_anew()
         better = found.scores.miou > progress.best_miou
         self.plateau.update(found.scores.miou) if self.config.schedule == "plateau" else None
         if found.scores.miou == found.scores.miou:  # not a number: nothing was labelled, which says nothing
@@ -420,6 +427,18 @@ class Trainer:
         if self.parts.on_validation is not None:
             self.cut_short = self.world.any(self.parts.on_validation(progress, found))
         return found
+
+    def _reserve_anew(self) -> None:
+        """Keep back from the minutes what the scoring will take, now that a validation was measured."""
+        budget, val = self.parts.budget_seconds, self.parts.val
+        if budget is None or val is None:
+            return
+        self.picture_seconds = self.validation_seconds * self.world.size / max(len(val), 1)
+        total = budget + self.parts.reserve_seconds
+        adjusted = len(looked_at(len(self.parts.train))) if self.config.logit_adjustment is True else 0
+        wanted = END_SECONDS + self.picture_seconds * (2.6 * len(val) + 1.2 * adjusted)
+        reserve = self.world.broadcast([min(wanted, MOST_RESERVED * total)])[0]
+        self.parts.budget_seconds, self.parts.reserve_seconds = total - reserve, reserve
 
     def _record_validation(self, found: Validation, better: bool, seconds: float) -> None:
         names = self.parts.train.label_space.names

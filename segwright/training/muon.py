@@ -126,8 +126,9 @@ def normed_convolutions(model: nn.Module) -> set[int]:
         for module, was in training:
             module.training = was
         for part in run.modules() if sharded else ():
-            if hasattr(part, "reshard"):  # the outermost shards stay together until a backward pass, which never comes
-                part.reshard()
+            reshard: Any = getattr(part, "reshard", None)
+            if reshard is not None:  # the outermost shards stay together until a backward pass, which never comes
+                reshard()
     return found
 
 

@@ -13,6 +13,7 @@ from safetensors import SafetensorError
 from segwright.console import duration
 from segwright.data.dataset import Dataset, Split
 from segwright.data.fingerprint import Fingerprint
+from segwright.data.records import evenly_spread
 from segwright.errors import SegwrightError
 from segwright.evaluation.evaluate import Evaluation, evaluate
 from segwright.evaluation.report import RunFacts, write_report
@@ -20,13 +21,15 @@ from segwright.files import recover_folder
 from segwright.inference.bundle import Bundle, load_bundle, read_bundle, save_bundle
 from segwright.inference.predictor import Predictor
 from segwright.models.segmenter import Provenance, SegmentationModel
-from segwright.training.adjustment import LogitAdjustment
+from segwright.training.adjustment import LogitAdjustment, looked_at
 from segwright.training.log import read_log
-from segwright.training.loop import Progress
+from segwright.training.loop import END_SECONDS, Progress
 from segwright.training.memory import is_out_of_memory
 from segwright.training.plan import Plan
 from segwright.training.validate import Validation
 
+SCORING = 1.4  # times the seconds of predicting an image that scoring it takes
+LEAST_SCORED = 4  # images
 CANNOT_WRITE = (OSError, SafetensorError)  # safetensors reports a full disk as its own error
 
 
@@ -76,8 +79,11 @@ class Results:
             except CANNOT_WRITE as error:
                 self.say(f"warning: {self.folder / name} could not be written ({error}); the checkpoints are whole")
 
-    def score(self, seconds: float) -> Evaluation | None:
+    def score(self, seconds: float, left: float | None = None, pace: float = 0.0) -> Evaluation | None:
         """Score the best model, write that into its bundle, write the report; ``seconds`` of training are said.
+
+        ``left``: seconds until the run has to end (None: there is time), at ``pace`` seconds a predicted image. Where
+        they do not suffice, class scores are not adjusted and fewer images are scored, and both are said.
 
         None where there is nothing to score by, or not enough memory for it: the model is saved either way.
         """
@@ -87,7 +93,8 @@ class Results:
             self.say(f"model: {self.folder / 'model'}")
             return None
         try:
-            evaluation = self._score_best(self.val)
+            val = self._affordable(self.val, left, pace)
+            evaluation = self._score_best(val, self._time_to_adjust(len(val), left, pace))
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
@@ -112,13 +119,36 @@ class Results:
         except SegwrightError:
             return False
 
-    def _score_best(self, val: Split) -> Evaluation:
+    def _affordable(self, val: Split, left: float | None, pace: float) -> Split:
+        """The validation images that can be scored in the time that is left."""
+        if left is None or pace <= 0:
+            return val
+        count = max(LEAST_SCORED, int((left - END_SECONDS) / (SCORING * pace)))
+        if count >= len(val):
+            return val
+        self.say(
+            f"time is short: the model is scored on {count} of {len(val)} validation images; "
+            "segwright evaluate scores it on all"
+        )
+        return val.subset(evenly_spread(len(val), count), val.name)
+
+    def _time_to_adjust(self, count: int, left: float | None, pace: float) -> bool:
+        """Whether there is time to look for shifts of the class scores, and to score twice where they are not kept."""
+        if left is None or self.plan.config.training.logit_adjustment is not True:
+            return True
+        needed = END_SECONDS + pace * (2 * SCORING * count + 1.2 * len(looked_at(len(self.train))))
+        if left < needed:
+            self.say(f"time is short: class scores are not adjusted ({left:.0f} s left, about {needed:.0f} s needed)")
+        return left >= needed
+
+    def _score_best(self, val: Split, adjust: bool = True) -> Evaluation:
         """The best model's scores with intervals, put into its bundle; before, its class scores are adjusted."""
         network, bundle = load_bundle(self.folder / "model", trust_external=True)
         predictor = Predictor.from_model(network, self.data.label_space, str(self.device))
         adjustment, noted = None, bundle.training
         # A run that was killed after this finds it done.
-        if self.plan.config.training.logit_adjustment is True and "logit_adjustment" not in bundle.training:
+        wanted = adjust and self.plan.config.training.logit_adjustment is True
+        if wanted and "logit_adjustment" not in bundle.training:
             adjustment = LogitAdjustment(predictor, network, self.train)
         evaluation = evaluate(predictor, val)
         if adjustment is not None and adjustment.shifts is None:

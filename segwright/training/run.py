@@ -24,6 +24,7 @@ from segwright.data.fingerprint import Fingerprint
 from segwright.data.inspect import CheckResult, inspect_dataset
 from segwright.data.label_findings import UNLEARNABLE
 from segwright.data.oversampling import classes_shown, describe, repeat_factors
+from segwright.data.records import evenly_spread
 from segwright.errors import CheckpointError, ConfigError, DataError, SegwrightError, UsageError
 from segwright.evaluation.evaluate import Evaluation
 from segwright.files import exclusive, write_json, write_text
@@ -53,6 +54,9 @@ from segwright.training.step import choose_precision
 from segwright.training.trackers import check_trackers
 from segwright.workers import processors
 
+RESERVED_SHARE = 0.35  # of the minutes, at most, that are kept back for scoring before it was measured
+VALIDATED_SHARE = 0.12  # of the minutes, at most, for one validation while training
+LEAST_VALIDATED = 8  # images
 BF16_PROBE_SIZE, BF16_PROBE_BATCH = (192, 256), 4
 
 
@@ -160,6 +164,7 @@ class _Session:
         self.memory: MemoryProbe | None = None
         self.saved: tuple[SegmentationModel, Bundle] | None = None  # what a fine-tuning starts from
         self.origin = ""  # of the starting weights, with their terms
+        self.picture_seconds = 0.0  # of predicting a validation image, as timed for a run by the clock
         self.prints: Prints = {}  # of the files that are trained on and validated with
 
     # -- before the first step -------------------------------------------------------------------------------------
@@ -194,7 +199,7 @@ class _Session:
         size = None if largest is None else (max(largest.height[2], 1), max(largest.width[2], 1))
         self.memory = probe_memory(trainer, size)
         if trainer.parts.budget_seconds is not None:
-            trainer.parts.budget_seconds = max(trainer.parts.budget_seconds - self.memory.seconds, 1.0)
+            trainer.parts.budget_seconds = self._training_seconds(trainer.parts.config, trainer.parts.reserve_seconds)
         self.display.say(self.memory.sentence())
 
     def _resumable(self) -> bool:
@@ -409,16 +414,16 @@ class _Session:
         minutes = config.training.minutes
         assert self.fingerprint is not None
         sample_weights = self._oversampled(config)
-        budget = None
+        budget, reserve = None, 0.0
         if minutes is not None:
-            spent = time.monotonic() - self.began
-            budget = max(minutes * 60 - spent - self._finish_seconds(config), minutes * 6)
+            reserve = self._finish_seconds(config)
+            budget = self._training_seconds(config, reserve)
         return Parts(
             model=model,
             criterion=criterion(config.training.loss),
             late_criterion=criterion(late),
             train=self.train_split,
-            val=self.val_split,
+            val=self._validated(config),
             config=config,
             transforms={phase: transform(config, phase, self.fingerprint) for phase in config.training.phases},
             folder=self.folder,
@@ -428,6 +433,7 @@ class _Session:
             world=self.peers,
             display=self.display,
             budget_seconds=budget,
+            reserve_seconds=reserve,
             on_validation=self.on_validation,
             record={
                 "classes": list(self.data.label_space.names),
@@ -451,18 +457,44 @@ class _Session:
         self.display.say(describe(factors))
         return factors if (factors > 1).any() else None
 
+    def _training_seconds(self, config: TrainConfig, reserve: float) -> float:
+        """What is left of the minutes for training and validation, from now on, with ``reserve`` kept back."""
+        assert config.training.minutes is not None
+        return max(config.training.minutes * 60 - (time.monotonic() - self.began) - reserve, 1.0)
+
+    def _left(self, config: TrainConfig, earlier: float) -> float | None:
+        """Seconds until the run has to end; ``earlier``: of training in sittings before. None without a budget."""
+        if config.training.minutes is None:
+            return None
+        return config.training.minutes * 60 - (time.monotonic() - self.began) - earlier
+
+    def _validated(self, config: TrainConfig) -> Split | None:
+        """What is validated on while training: fewer images where all would take too much of the minutes, which is
+        said."""
+        val, minutes = self.val_split, config.training.minutes
+        if val is None or minutes is None or not self.picture_seconds:
+            return val
+        count = max(LEAST_VALIDATED, int(VALIDATED_SHARE * minutes * 60 / self.picture_seconds))
+        if count >= len(val):
+            return val
+        self.display.say(f"time is short: validation while training is on {count} of {len(val)} images")
+        return val.subset(evenly_spread(len(val), count), val.name)
+
     def _finish_seconds(self, config: TrainConfig) -> float:
-        """Kept back from the time budget: the last validation, the scores with intervals, the report."""
+        """Kept back from the time budget: the last validation, the scores with intervals, the report.
+
+        At most a share of it: the scoring is cut to the time that is left.
+        """
         assert self.fingerprint is not None
         if self.val_split is None:
             return 5.0
         size = (self.fingerprint.height[1], self.fingerprint.width[1])
-        once = time_picture(config, self.data.label_space.classes, self.device, size)
+        once = self.picture_seconds = time_picture(config, self.data.label_space.classes, self.device, size)
         # Twice over the pictures: the trainer's last validation, and the scores for the bundle and the report.
         seconds = 5.0 + 2.6 * once * len(self.val_split) + 0.02 * len(self.val_split)
         if config.training.logit_adjustment is True:
             seconds += 3.0 + 1.2 * once * len(looked_at(len(self.train_split)))
-        return seconds
+        return min(seconds, RESERVED_SHARE * float(config.training.minutes or 0) * 60)
 
     def _announce(self, plan: Plan) -> None:
         try:
@@ -498,7 +530,10 @@ class _Session:
         results = self._results(plan)
         results.keep_last(trainer.evaluated_model(), result.progress.step)
         point_latest(self.folder)
-        evaluation = results.score(result.progress.seconds) if result.finished else None
+        earlier = trainer.seconds_before
+        pace = trainer.picture_seconds or self.picture_seconds
+        left = self._left(plan.config, earlier)
+        evaluation = results.score(result.progress.seconds, left, pace) if result.finished else None
         return Run(self.folder, plan, result.progress, result.stopped_by, evaluation, self.memory)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from small_runs import trainer
 
 from segwright.config import TrainConfig
 from segwright.data.dataset import open_dataset
@@ -18,6 +19,7 @@ from segwright.images import write_image
 from segwright.training import results
 from segwright.training.checkpoint import checkpoints, clear_leftovers, load_checkpoint
 from segwright.training.log import RunLog, read_log
+from segwright.training.plan import Plan
 from segwright.training.run import Run, run_training
 
 VALUES: dict[str, Any] = {
@@ -198,3 +200,33 @@ def test_a_log_that_cannot_be_written_is_silent(tmp_path: Path, capsys: pytest.C
     log.close()
     assert "log cannot be written" in capsys.readouterr().err
     assert json.dumps(read_log(tmp_path)) == "[]"
+
+
+def test_minutes_are_kept_where_scoring_would_take_longer(
+    scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An image that takes long to predict: fewer are scored, class scores stay, and both are said."""
+    found = results.Results.__new__(results.Results)
+    said: list[str] = []
+    data = open_dataset(scenes)
+    config = TrainConfig().with_values({**VALUES, "training.logit_adjustment": True})
+    for name, value in (("say", said.append), ("train", data.train), ("plan", Plan(config, (), None, None))):
+        object.__setattr__(found, name, value)
+    many = data.train
+    assert len(found._affordable(many, None, 1.0)) == len(found._affordable(many, 1000.0, 1.0)) == 8 and not said
+    assert len(found._affordable(many, 11.0, 1.0)) == 5 and "5 of 8 validation images" in said[-1]
+    assert len(found._affordable(many, -3.0, 1.0)) == results.LEAST_SCORED
+    assert found._time_to_adjust(8, None, 9.0) and found._time_to_adjust(8, 1000.0, 1.0)
+    assert not found._time_to_adjust(8, 20.0, 1.0) and "class scores are not adjusted" in said[-1]
+
+
+def test_what_is_kept_back_for_scoring_follows_what_a_validation_took(scenes: Path, tmp_path: Path) -> None:
+    run = trainer(open_dataset(scenes), tmp_path)
+    run.parts.budget_seconds, run.parts.reserve_seconds = 90.0, 10.0
+    run.validation_seconds = 5.0
+    run._reserve_anew()
+    assert run.parts.reserve_seconds == pytest.approx(4.0 + 2.6 * 5.0)
+    assert run.parts.budget_seconds + run.parts.reserve_seconds == pytest.approx(100.0)
+    run.validation_seconds = 500.0
+    run._reserve_anew()
+    assert run.parts.reserve_seconds == pytest.approx(40.0), "at most a share: the scoring is cut to what is left"
