@@ -140,6 +140,10 @@ class TooLargeError(ImageReadError):
         super().__init__(message, expected=expected, found=found, where=where, fix=fix, reason=reason)
 
 
+class DepthError(ImageReadError):
+    """An 8-bit image for a model of deeper ones, which can be read in two ways."""
+
+
 class LabelError(DataError):
     """A mask whose values or size do not fit its picture or the label space."""
 

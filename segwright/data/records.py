@@ -18,7 +18,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from segwright.errors import DataError, ImageReadError, LabelError, SegwrightError, UsageError
+from segwright.errors import DataError, DepthError, LabelError, SegwrightError, UsageError
 from segwright.images import UInt8Array
 from segwright.types import LabelSpace, Sample
 
@@ -109,7 +109,7 @@ class ValueRange:
         """:meth:`apply` for an image that may also be 8 bit already; ``eight_bit`` tells how that is read.
 
         "scaled": its values are already what the range gives, 0 to 255. "raw": they are in the units of the range. Left
-        out, the reading is taken where it is certain; ImageReadError with both readings where it is not.
+        out, the reading is taken where it is certain; DepthError with both readings where it is not.
         """
         if image.dtype != np.uint8:
             return self.apply(image)
@@ -118,7 +118,7 @@ class ValueRange:
             return np.asarray(image, np.uint8)
         if reading == "raw":
             return self.apply(image)
-        raise ImageReadError(
+        raise DepthError(
             "an 8-bit image for a model of deeper ones: its values can be read in two ways",
             expected=f"more than 8 bits, as in training, where {min(self.low):g} became 0 and {max(self.high):g} "
             "became 255",

@@ -13,13 +13,14 @@ from typing import Any
 import numpy.typing as npt
 
 from segwright.data.records import ValueRange
-from segwright.errors import ImageReadError, SegwrightError, TooLargeError
+from segwright.errors import DepthError, ImageReadError, SegwrightError, TooLargeError
 from segwright.images import Limits, UInt8Array, decode_image
 from segwright.images.isolated import Children, Outcome, killed
 from segwright.images.raster import decode_raster
 
 WHERE = "the picture"
 WHOLE = "send one whole picture, byte for byte as it lies on the disk"
+DEEPER = "send an image of the depth that the model was trained on"
 SMALLER = "send a smaller picture, or cut it into tiles; who runs the service sets --max-megapixels"
 
 _Item = tuple[bytes, ValueRange | None]
@@ -66,7 +67,7 @@ def make_decoder(limits: Limits) -> Callable[[_Item], UInt8Array]:
         if value_range is None:
             return decode_image(data, WHERE, limits)
         raster: npt.NDArray[Any] = decode_raster(data, WHERE, limits)
-        return value_range.apply(raster)
+        return value_range.scale(raster)
 
     return decode
 
@@ -77,6 +78,8 @@ def _explained(outcome: Outcome[_Item, UInt8Array]) -> SegwrightError:
     if error is None:
         died = killed(WHERE, str(outcome.died))
         return ImageReadError(died.message, expected=died.expected, found=died.found, fix=WHOLE)
+    if isinstance(error, DepthError):
+        return ImageReadError(error.message, expected=error.expected, found=error.found, fix=DEEPER)
     if isinstance(error, ImageReadError):
         kind, fix = (TooLargeError, SMALLER) if isinstance(error, TooLargeError) else (ImageReadError, WHOLE)
         return kind(error.message, expected=error.expected, found=error.found, fix=fix)

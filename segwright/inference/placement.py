@@ -5,10 +5,10 @@ The tags hold the whole coordinate system, a user-defined one as well, so that n
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -83,12 +83,13 @@ def write_geotiff(
         tags.append((GDAL_NODATA, 2, len(text) + 1, text, True))
     height, width = values.shape
     tifffile.imwrite(
-        path, _tiles(values), shape=(height, width), dtype=values.dtype, tile=(TILE, TILE), compression="zlib",
-        extratags=tags, metadata=None, software="segwright", bigtiff=values.nbytes > 2**31, **options,
+        path, cast(Any, _tiles(values)), shape=(height, width), dtype=values.dtype, tile=(TILE, TILE),
+        compression="zlib", extratags=tags, metadata=None, software="segwright",
+        bigtiff=values.nbytes > 2**31, **options,
     )  # fmt: skip
 
 
-def _tiles(values: npt.NDArray[Any]) -> Iterable[npt.NDArray[Any]]:
+def _tiles(values: npt.NDArray[Any]) -> Iterator[npt.NDArray[Any]]:
     height, width = values.shape
     for top in range(0, height, TILE):
         for left in range(0, width, TILE):

@@ -12,7 +12,7 @@ import torch
 from segwright import api
 from segwright.deploy.export import Parity, check_parity, compare
 from segwright.errors import ExportError
-from segwright.images import UInt8Array
+from segwright.images import UInt8Array, write_image, write_mask
 from segwright.inference.bundle import Bundle, save_bundle
 from segwright.inference.predictor import fit_channels, load
 from segwright.models.catalog import create_model
@@ -46,6 +46,26 @@ def test_one_channel_takes_color_as_gray(tmp_path: Path) -> None:
     with torch.inference_mode():
         a, b = (network(torch.from_numpy(pixels)).logits for pixels in (color, gray))
     assert torch.allclose(a, b, atol=1e-3)
+
+
+def test_a_network_of_one_channel_is_trained_predicts_and_is_exported(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for i in range(6):
+        mask = np.kron(rng.integers(0, 2, (4, 6)), np.ones((8, 8))).astype(np.uint8)
+        image = np.clip(mask * 150 + 50 + rng.normal(0, 10, mask.shape), 0, 255).astype(np.uint8)
+        write_image(tmp_path / "data" / "images" / f"{i}.png", image[..., None])
+        write_mask(tmp_path / "data" / "masks" / f"{i}.png", mask)
+    (tmp_path / "data" / "classes.txt").write_text("ground\nthing\n")
+    settings = {"model.in_channels": 1, "model.arguments": {"width": 4}, "training.size": "32x32"}
+    run = api.train(tmp_path / "data", model="segnet_basic", weights="none", epochs=1, batch=2, device="cpu",
+                    out=tmp_path / "run", settings=settings)  # fmt: skip
+    assert run is not None
+    predictor = load(tmp_path / "run")
+    assert predictor.runtime.in_channels == 1
+    found = api.predict(predictor, tmp_path / "data" / "images", out=tmp_path / "masks")
+    assert found["pictures"] == 6
+    assert api.evaluate(tmp_path / "run", tmp_path / "data").images > 0
+    assert api.export(tmp_path / "run", "onnx", tmp_path / "m.onnx").parity.argmax_agreement > 0.999
 
 
 class Numbers:
