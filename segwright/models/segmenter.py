@@ -104,7 +104,8 @@ class SegmentationModel(nn.Module):
                 expected="two pictures a batch or more; or larger pictures, where the network pools no whole picture",
                 found=f"a batch of {size}",
                 where=type(self).__name__,
-                fix="raise the batch size to 2 or more (training.batch), or freeze the batch norms (docs/models.md)",
+                fix="raise the batch size to 2 or more (training.batch), or freeze the batch norms "
+                "(--set training.freeze_bn=true)",
             ) from error
 
     def forward(self, images: Tensor) -> SegOutput:

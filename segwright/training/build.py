@@ -110,6 +110,9 @@ def time_step(config: TrainConfig, classes: int, device: torch.device, size: Siz
     quiet = config.with_values({"model.weights": None})
     model = build_network(quiet, classes).train()
     model.native_logits = config.training.native_logits
+    for module in model.modules() if config.training.freeze_bn else ():  # as the training will run it
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.eval()
     lr = config.training.lr if isinstance(config.training.lr, float) else 1e-3
     optimizer = create_optimizer(model.to(device), config.training, lr=lr, weight_decay=0.0)
     loss = create_loss("ce", classes=classes)

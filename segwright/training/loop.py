@@ -147,7 +147,7 @@ class Trainer:
         self.watch = Watch(parts.train.label_space.names)
         self.waiting = Waiting()
         self.pace = (0.0, 0.0)  # seconds in steps, and waiting for batches, since the last validation
-        self.last_save = self.validated_at = time.monotonic()
+        self.clock = self.last_save = self.validated_at = time.monotonic()
         self.validation_seconds = self.seconds_before = 0.0
         self.picture_seconds = 0.0  # of validating an image, as measured last
         self.last_validation: Validation | None = None

@@ -99,7 +99,7 @@ def range_test(trainer: Trainer, *, low: float = 1e-5, high: float = 1.0, steps:
             except NonFiniteLossError:
                 diverged = True
                 break
-            except RuntimeError as error:
+            except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise
                 raise OutOfMemoryError("the batch does not fit into memory", fix="a smaller --batch") from error

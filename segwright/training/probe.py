@@ -171,7 +171,8 @@ class _Step:
         step.forward = trainer.model
         trainer.model.train()
         for module in trainer.model.modules():
-            if isinstance(module, nn.SyncBatchNorm):
+            frozen = trainer.config.freeze_bn and isinstance(module, nn.modules.batchnorm._BatchNorm)
+            if frozen or isinstance(module, nn.SyncBatchNorm):
                 module.eval()
         set_learning_rate(step.optimizer, 0.0)
 

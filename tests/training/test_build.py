@@ -6,9 +6,11 @@ import pytest
 import torch
 from torch import nn
 
+from segwright.config import TrainConfig
+from segwright.errors import ModelError
 from segwright.models.catalog import create_model
 from segwright.models.external import wrap
-from segwright.training.build import LEAST_SHARE, start_at_frequencies
+from segwright.training.build import LEAST_SHARE, start_at_frequencies, time_step
 
 
 @pytest.mark.parametrize("name", ["leannet", "unet", "deeplabv3plus", "segformer", "ddrnet", "upernet", "pspnet"])
@@ -48,3 +50,12 @@ def test_a_network_that_declares_no_classifier_stays_as_it_is() -> None:
     before = {name: value.clone() for name, value in model.state_dict().items()}
     start_at_frequencies(model, (1, 2, 3), None)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_a_step_is_timed_as_it_will_be_trained() -> None:
+    """One image a batch, below a pooling of the whole picture, trains with frozen batch norms, and is timed so."""
+    values = {"model.name": "pspnet", "model.encoder": "resnet18", "training.optimizer": "sgd"}
+    config = TrainConfig().with_values({**values, "training.freeze_bn": True})
+    assert time_step(config, 2, torch.device("cpu"), (32, 32), 1, "fp32") > 0
+    with pytest.raises(ModelError, match="freeze_bn=true"):
+        time_step(config.with_values({"training.freeze_bn": False}), 2, torch.device("cpu"), (32, 32), 1, "fp32")
