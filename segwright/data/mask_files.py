@@ -195,7 +195,7 @@ def _spread(found: MaskPixels) -> UInt8Array:
     table = np.zeros((256, 3), np.uint8)
     if found.palette is not None:
         table[: len(found.palette)] = found.palette[:256]
-    return table[np.minimum(found.pixels, 255)]
+    return np.asarray(table[np.minimum(found.pixels, 255)], np.uint8)
 
 
 def alpha_follows(pixels: npt.NDArray[Any], alpha: UInt8Array) -> bool:

@@ -317,11 +317,11 @@ def listed_splits(tree: Tree, records: Sequence[Record]) -> tuple[dict[str, list
         if given:
             break
     if index.by_name_alone:
-        lines = tuple(index.by_name_alone)
+        alone = tuple(index.by_name_alone)
         message = (
-            f"{len(lines)} lines of the split lists name paths that are not here: matched by the file's name alone"
+            f"{len(alone)} lines of the split lists name paths that are not here: matched by the file's name alone"
         )
-        problems.append(Problem("note", "matched by name alone", message, lines, "write paths relative to the dataset"))
+        problems.append(Problem("note", "matched by name alone", message, alone, "write paths relative to the dataset"))
     return given, problems
 
 
