@@ -275,7 +275,7 @@ def test_pictures_of_many_bands_take_the_value_range_of_the_model(tmp_path: Path
             reply = await client.post((tmp_path / "bands.tif").read_bytes(), content_type="image/tiff")
             np.testing.assert_array_equal(labels_of(reply), expected.labels)
             reply = await client.post(picture(), content_type="image/png")
-            assert reply.status == 400 and "channels" in reply.json["expected"], "three bands do not fit four"
+            assert reply.status == 400 and "8 bits" in reply.json["found"], "no depth of this model, nor its bands"
 
     run(work())
 
