@@ -470,8 +470,9 @@ class _Opened:
         fix = "export the outlines (polygons or masks) of all objects, with the images and categories they belong to"
         folders = {str(path.parent) for path in records}
         walked = surroundings(self.tree).walk()
-        near = [Path(listing.path, name) for _, listing in walked if listing.path in folders for name in listing.files]
-        lone = tuple(str(path) for path in near if is_picture(path.name) and path not in claims)
+        used = {str(path) for path in claims}
+        near = [os.path.join(one.path, name) for _, one in walked if one.path in folders for name in one.files]
+        lone = tuple(path for path in near if path not in used and is_picture(path))
         if lone:
             message = f"{len(lone)} images beside those of the JSON are in no JSON: they are not used"
             self.problems.append(Problem("note", "images not listed", message, lone))

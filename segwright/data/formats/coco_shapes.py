@@ -26,7 +26,9 @@ def whole(value: Any) -> int:
 def is_crowd(annotation: Mapping[str, Any]) -> bool:
     """Whether an annotation is marked iscrowd, as a number, a truth value or text."""
     value = annotation.get("iscrowd", 0)
-    return str(value).strip().lower() in ("1", "1.0", "true") if value else False
+    if not value:
+        return False
+    return str(value).strip().lower() in ("1", "1.0", "true")
 
 
 def outlines(segmentation: Any) -> list[Any] | None:
