@@ -281,7 +281,7 @@ def listed_splits(tree: Tree, records: Sequence[Record]) -> tuple[dict[str, list
     A line means the file of that path, else the only one of that name where no folder of the line contradicts. Lists
     that fit no file, and lines that fit none or several, are findings.
     """
-    index = _NameIndex(tree, records)
+    index: _NameIndex | None = None  # made for the first list: of a hundred thousand images it takes seconds
     given: dict[str, list[Record]] = {}
     problems: list[Problem] = []
     for folder in LIST_FOLDERS:
@@ -298,6 +298,7 @@ def listed_splits(tree: Tree, records: Sequence[Record]) -> tuple[dict[str, list
                     Problem("warning", "list not read", f"{name}: {error.message}", (str(path),), error.fix)
                 )
                 continue
+            index = index or _NameIndex(tree, records)
             found = [index.find(line) for line in lines]
             kept = [record for record in found if isinstance(record, Record)]
             if not lines or len(kept) < 0.5 * len(lines):
@@ -316,7 +317,7 @@ def listed_splits(tree: Tree, records: Sequence[Record]) -> tuple[dict[str, list
                 problems.append(Problem("warning", "listed but missing", message, tuple(missing), "correct the list"))
         if given:
             break
-    if index.by_name_alone:
+    if index is not None and index.by_name_alone:
         alone = tuple(index.by_name_alone)
         message = (
             f"{len(alone)} lines of the split lists name paths that are not here: matched by the file's name alone"

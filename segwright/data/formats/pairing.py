@@ -257,13 +257,15 @@ def _find_rivals(pairing: Pairing) -> None:
     masks = [mask for _, mask in pairing.pairs if mask is not None] + pairing.lone_masks
     masks += [m for _, right in pairing.collisions for m in right]
     images = list(dict.fromkeys(images))
-    masks = sorted(dict.fromkeys(masks), key=lambda item: (natural(item.folder), natural(item.name)))
+    masks = list(dict.fromkeys(masks))
     sites = {item.free for item in images}
     variants: dict[tuple[str, ...], list[Item]] = {}
     for mask in masks:
         variants.setdefault(_variant(mask, sites), []).append(mask)
     if len(variants) < 2 or len(variants) > 32:
         return
+    for members in variants.values():
+        members.sort(key=lambda item: (natural(item.folder), natural(item.name)))
     made = {key: pair([*images, *members]) for key, members in variants.items()}
     owners = {
         key: {image for image, mask in found.pairs if mask is not None}
