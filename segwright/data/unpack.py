@@ -16,7 +16,6 @@ import stat
 import tarfile
 import tempfile
 import zipfile
-import zlib
 from bz2 import BZ2File
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,7 +24,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from segwright.console import progress
-from segwright.errors import DownloadError
+from segwright.errors import DownloadError, SegwrightError
 
 CHUNK = 1 << 20
 LARGEST_READ = 16 << 20  # what tarfile may ask for at once: a header that claims more is a bomb
@@ -86,10 +85,9 @@ def _broken(archive: Path) -> Iterator[None]:
     """Whatever the archive modules trip over, here or while a member is copied, as one DownloadError."""
     try:
         yield
-    except (
-        tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, OSError, ValueError, RuntimeError,
-        NotImplementedError, OverflowError,
-    ) as error:  # fmt: skip
+    except SegwrightError:
+        raise
+    except Exception as error:  # the archive modules raise whatever they trip over
         if isinstance(error, OSError) and error.errno is not None:
             raise DownloadError("cannot unpack", found=str(error), where=archive) from error
         raise DownloadError(

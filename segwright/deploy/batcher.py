@@ -7,6 +7,7 @@ is answered by the old one, and no batch mixes two. How many jobs may wait is bo
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections import deque
@@ -14,8 +15,17 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import Protocol
 
+from segwright.errors import SegwrightError
 from segwright.images import UInt8Array
 from segwright.types import Prediction
+
+
+class TooLongError(SegwrightError):
+    """An image that would take the network longer than it may have."""
+
+
+class _Abandoned(Exception):
+    """Nobody waits for the image any more."""
 
 
 class Predicts(Protocol):
@@ -23,6 +33,14 @@ class Predicts(Protocol):
 
     def batches(self, image: UInt8Array) -> bool:
         """Whether pictures of this one's size go through the network together."""
+        ...
+
+    def window_count(self, image: UInt8Array) -> int:
+        """In how many windows an image is worked on."""
+        ...
+
+    def predict(self, image: UInt8Array, *, advance: Callable[[int], None]) -> Prediction:
+        """One image; ``advance`` is told of every finished window of a large one."""
         ...
 
     def predict_batch(self, images: Sequence[UInt8Array]) -> list[Prediction]:
@@ -36,6 +54,8 @@ class Job:
     def __init__(self, predictor: Predicts, image: UInt8Array, most: int) -> None:
         self.predictor, self.image = predictor, image
         self.most = most if predictor.batches(image) else 1  # how many like it are run together
+        self.windows = predictor.window_count(image)
+        self.abandoned = False
         self.kind = (id(predictor), image.shape)
         self.arrived = time.monotonic()
         self.future: Future[Prediction] = Future()
@@ -45,8 +65,10 @@ class Batcher:
     """Runs jobs, the oldest first, in batches of up to ``batch`` equal sizes.
 
     The first of a batch waits at most ``wait`` seconds for others, and not at all while the network is busy anyway. A
-    batch that fails is run again picture by picture, so that only the one at fault is told. ``observe`` hears of every
-    run: how many pictures, how many seconds.
+    batch that fails is run again picture by picture, so that only the one at fault is told. A large image holds up
+    nobody: after each of its windows, one batch of smaller ones that wait is run. It ends in :class:`TooLongError`
+    when its own windows have taken ``seconds``. ``observe`` hears of every run: how many pictures, how many pixels,
+    how many seconds.
     """
 
     def __init__(
@@ -54,9 +76,10 @@ class Batcher:
         *,
         batch: int = 8,
         wait: float = 0.004,
-        observe: Callable[[int, float], None] = lambda count, seconds: None,
+        seconds: float = math.inf,
+        observe: Callable[[int, int, float], None] = lambda count, pixels, seconds: None,
     ) -> None:
-        self.batch, self.wait, self.observe = batch, wait, observe
+        self.batch, self.wait, self.seconds, self.observe = batch, wait, seconds, observe
         self._waiting: deque[Job] = deque()
         self._changed = threading.Condition()
         self._closed = False
@@ -79,6 +102,7 @@ class Batcher:
     def withdraw(self, job: Job) -> bool:
         """Take a job back that nobody waits for; False where it runs already, or has run."""
         with self._changed:
+            job.abandoned = True  # a large image that is under work ends after its window
             if not job.future.cancel():
                 return False
             if job in self._waiting:
@@ -131,6 +155,10 @@ class Batcher:
     def _answer(self, jobs: list[Job]) -> None:
         if not jobs:
             return
+        if jobs[0].windows > 1:
+            for job in jobs:
+                self._answer_large(job)
+            return
         began = time.monotonic()
         try:
             predictions = jobs[0].predictor.predict_batch([job.image for job in jobs])
@@ -142,6 +170,47 @@ class Batcher:
             # What is wrong with one picture, or with the network, is for the one who asked; the thread goes on.
             jobs[0].future.set_exception(error)
             return
-        self.observe(len(jobs), time.monotonic() - began)
+        self._note(jobs, time.monotonic() - began)
         for job, prediction in zip(jobs, predictions, strict=True):
             job.future.set_result(prediction)
+
+    def _answer_large(self, job: Job) -> None:
+        """One image of several windows; between them, those that are quick."""
+        used, began, done = 0.0, time.monotonic(), 0
+
+        def advance(count: int) -> None:
+            nonlocal used, began, done
+            done += count
+            used += time.monotonic() - began
+            if job.abandoned:
+                raise _Abandoned
+            if used > self.seconds and done < job.windows:
+                raise TooLongError(
+                    "the network takes longer for the image than the service allows",
+                    expected=f"at most {self.seconds:g} s",
+                    found=f"{used:.0f} s for {done} of {job.windows} windows",
+                )
+            self._answer(self._quick())
+            began = time.monotonic()
+
+        try:
+            prediction = job.predictor.predict(job.image, advance=advance)
+        except Exception as error:
+            job.future.set_exception(error)
+            return
+        self._note([job], used + time.monotonic() - began)
+        job.future.set_result(prediction)
+
+    def _quick(self) -> list[Job]:
+        """A batch of the oldest waiting image of a single window, taken out; empty where there is none."""
+        with self._changed:
+            first = next((job for job in self._waiting if job.windows == 1), None)
+            if first is None:
+                return []
+            alike = [job for job in self._waiting if job.kind == first.kind][: first.most]
+            for job in alike:
+                self._waiting.remove(job)
+        return [job for job in alike if job.future.set_running_or_notify_cancel()]
+
+    def _note(self, jobs: list[Job], seconds: float) -> None:
+        self.observe(len(jobs), sum(job.image.shape[0] * job.image.shape[1] for job in jobs), seconds)

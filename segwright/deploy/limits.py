@@ -25,6 +25,7 @@ class ServiceLimits:
     header_seconds: float = 10.0  # for a request's line and headers
     body_seconds: float = 30.0  # for its body
     decode_seconds: float = 30.0  # for decoding, in a process that is ended then
+    predict_seconds: float = 120.0  # of the network for one image, looked at after each of its windows
     write_seconds: float = 30.0  # for a client that stopped reading its answer
     stop_seconds: float = 20.0  # for what was taken when a stop is asked for
     connections: int = 256

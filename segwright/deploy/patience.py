@@ -24,6 +24,7 @@ from segwright.deploy.limits import ServiceLimits
 from segwright.deploy.server import Application
 
 WATCH_SECONDS = 2.0
+GRACE_SECONDS = 3.0  # after which a body that is late is cut off; who reads it has answered 408 by then
 READ_BYTES = 1 << 16  # of an answer, that a client has to take in ``write_seconds``
 
 
@@ -33,6 +34,7 @@ class PatientProtocol(H11Protocol):
     limits: ServiceLimits
     _waiting: asyncio.TimerHandle | None = None
     _unread: asyncio.TimerHandle | None = None
+    _body: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
@@ -46,7 +48,7 @@ class PatientProtocol(H11Protocol):
         self._look()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        for timer in (self._waiting, self._unread):
+        for timer in (self._waiting, self._unread, self._body):
             if timer is not None:
                 timer.cancel()
         super().connection_lost(exc)
@@ -82,6 +84,13 @@ class PatientProtocol(H11Protocol):
         elif not awaited and self._waiting is not None:
             self._waiting.cancel()
             self._waiting = None
+        # Whether anybody reads it or not: the clock of a body runs from its headers to its end.
+        coming = self.conn.their_state is h11.SEND_BODY and not self.transport.is_closing()
+        if coming and self._body is None:
+            self._body = self.loop.call_later(self.limits.body_seconds + GRACE_SECONDS, self.transport.abort)
+        elif not coming and self._body is not None:
+            self._body.cancel()
+            self._body = None
 
     def _end(self, status: int, message: str) -> None:
         if not self.transport.is_closing():

@@ -169,7 +169,10 @@ async def drain(request: Request, limit: int) -> None:
         async with asyncio.timeout(DRAIN_SECONDS):
             while read < limit:
                 message = await request.receive()
-                if message["type"] == "http.disconnect" or not message.get("more_body", False):
+                if message["type"] == "http.disconnect":
+                    return
+                if not message.get("more_body", False):
+                    request.ended = True
                     return
                 read += len(message.get("body", b""))
     except TimeoutError:

@@ -82,7 +82,13 @@ class Application:
     async def _answer(self, request: Request) -> Answer:
         try:
             check_host(request, self.hosts)
-            return await self._route(request)(request)
+            answer = await self._route(request)(request)
+            if not request.ended and request.path != "/predict":  # a body that no route asked for
+                await drain(request, 2 * self.service.limits.max_bytes)
+                if not request.ended:
+                    headers = (*answer.headers, ("connection", "close"))
+                    answer = Answer(answer.body, answer.content_type, headers, answer.status)
+            return answer
         except ClientLeft:
             raise
         except Refused as refused:

@@ -11,7 +11,7 @@ import functools
 import logging
 import math
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
@@ -20,13 +20,13 @@ from typing import Any
 import numpy as np
 
 from segwright.deploy.answers import Answer, encode_answer
-from segwright.deploy.batcher import Batcher, Job
-from segwright.deploy.decoding import PictureDecoder
+from segwright.deploy.batcher import Batcher, Job, TooLongError
+from segwright.deploy.decoding import DEEPER, SMALLER, DecoderLostError, PictureDecoder
 from segwright.deploy.limits import HELD_BODIES, HELD_PICTURES, ClientLeft, Refused, ServiceLimits
 from segwright.deploy.service_metrics import ServiceMetrics
-from segwright.errors import MissingExtraError, ModelError, SegwrightError, TooLargeError
+from segwright.errors import DepthError, MissingExtraError, ModelError, SegwrightError, TooLargeError
 from segwright.images import UInt8Array, encode_png
-from segwright.inference.predictor import Predictor, fit_channels
+from segwright.inference.predictor import Predictor
 from segwright.types import Prediction
 from segwright.workers import processors
 
@@ -70,10 +70,15 @@ class ServedModel:
             "channels": predictor.runtime.in_channels,
             "value_range": predictor.value_range.to_json() if predictor.value_range else None,
             "device": device_of(predictor),
-            "metrics": dict(bundle.metrics) if bundle else {},
-            "licences": dict(bundle.licences) if bundle else {},
+            "metrics": _object(bundle.metrics) if bundle else {},
+            "licences": _object(bundle.licences) if bundle else {},
             "loaded": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(self.since)),
         }
+
+
+def _object(found: Any) -> dict[str, Any]:
+    """What a description holds, where it is an object: a file may say anything."""
+    return {str(name): value for name, value in found.items()} if isinstance(found, Mapping) else {}
 
 
 class Visit:
@@ -106,9 +111,12 @@ class Service:
         self.stopping = False
         self.taken = self.held_bytes = self.held_pixels = 0
         self._seconds = 0.1  # a picture, roughly; follows what is measured
+        self._pixel_seconds = 0.0  # of the network per pixel; follows what is measured
         self._reloading = False
         batch = self.limits.batch or (1 if device_of(predictor).startswith("cpu") else GPU_BATCH)
-        self.batcher = Batcher(batch=batch, wait=self.limits.wait_seconds, observe=self._observe)
+        self.batcher = Batcher(
+            batch=batch, wait=self.limits.wait_seconds, seconds=self.limits.predict_seconds, observe=self._observe
+        )
         count = min(DECODERS, processors())
         self.decoder = PictureDecoder(self.limits.for_images(), count=count, seconds=self.limits.decode_seconds)
         self._decoding = ThreadPoolExecutor(count, thread_name_prefix="decode")
@@ -218,16 +226,22 @@ class Service:
         def decode() -> UInt8Array:
             if visit.left:
                 raise ClientLeft
-            return self.decoder.decode(body, predictor.value_range)
+            pixels = self.decoder.decode(body, predictor.value_range is not None)
+            return predictor.scaled(pixels, "the picture")  # as predict does
 
         try:
             image = await asyncio.get_running_loop().run_in_executor(self._decoding, decode)
             if visit.left:
                 raise ClientLeft
-            return fit_channels(image, predictor.runtime.in_channels)
+            return image
+        except DecoderLostError as error:
+            raise Refused(
+                503, error.message, found=error.found, fix="ask again in 5 s", headers=(("retry-after", "5"),)
+            ) from error
         except SegwrightError as error:  # up to here, what goes wrong is the picture's fault
             status = 413 if isinstance(error, TooLargeError) else 415 if isinstance(error, MissingExtraError) else 400
-            raise Refused(status, error.message, expected=error.expected, found=error.found, fix=error.fix) from error
+            fix = DEEPER if isinstance(error, DepthError) else error.fix
+            raise Refused(status, error.message, expected=error.expected, found=error.found, fix=fix) from error
 
     async def _predicted(self, predictor: Predictor, image: UInt8Array, visit: Visit) -> Prediction:
         visit.job = self.batcher.submit(predictor, image)
@@ -237,7 +251,10 @@ class Service:
             raise ClientLeft
         if future.cancelled():
             raise Refused(503, "the service stopped before the picture's turn", headers=(("retry-after", "5"),))
-        return future.result()
+        try:
+            return future.result()
+        except TooLongError as error:
+            raise Refused(413, error.message, expected=error.expected, found=error.found, fix=SMALLER) from error
 
     @asynccontextmanager
     async def _place(self) -> AsyncIterator[None]:
@@ -263,7 +280,8 @@ class Service:
             self.held_pixels -= count
 
     def _full(self, found: str) -> Refused:
-        wait = min(60, max(1, math.ceil(self.taken * self._seconds)))
+        waiting = max(self.taken * self._seconds, self.held_pixels * self._pixel_seconds)
+        wait = min(3600, max(1, math.ceil(waiting)))
         return Refused(
             503,
             "the service is full",
@@ -273,8 +291,10 @@ class Service:
             headers=(("retry-after", str(wait)),),
         )
 
-    def _observe(self, count: int, seconds: float) -> None:
+    def _observe(self, count: int, pixels: int, seconds: float) -> None:
         self._seconds += 0.2 * (seconds / count - self._seconds)
+        each = seconds / max(pixels, 1)
+        self._pixel_seconds += (0.2 if self._pixel_seconds else 1.0) * (each - self._pixel_seconds)
         self.metrics.batch_pictures.observe(count)
         self.metrics.batch_seconds.observe(seconds)
 

@@ -196,6 +196,32 @@ def test_a_stop_is_bounded_whatever_the_network_does() -> None:
         network.gate.set()
 
 
+def test_a_body_that_nobody_reads_has_a_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of every route, announced or in chunks: such connections close, whatever was answered."""
+    monkeypatch.setattr("segwright.deploy.patience.GRACE_SECONDS", 0.5)
+    length, chunked = b"Content-Length: 1000000\r\n\r\nx", b"Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n"
+
+    async def work() -> None:
+        async with listening(body_seconds=1.0, connections=40) as (_, port):
+            lines = []
+            for path in (b"GET /health", b"GET /", b"POST /health", b"GET /nowhere", b"POST /predict", b"GET /metrics"):
+                for body in (length, chunked):
+                    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+                    writer.write(path + b" HTTP/1.1\r\nHost: localhost\r\n" + body)
+                    lines.append((reader, writer, path))
+            for reader, writer, path in lines:
+                async with asyncio.timeout(PATIENCE):
+                    answer = await rest(reader)  # to the end of the connection
+                assert answer.startswith(b"HTTP/1.1 ") or path == b"POST /predict", (path, answer)
+                writer.close()
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(b"GET /health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+            assert (await rest(reader)).startswith(b"HTTP/1.1 200"), "there is room for others"
+            writer.close()
+
+    asyncio.run(work())
+
+
 def test_connections_are_bounded() -> None:
     async def work() -> None:
         async with listening(connections=2, header_seconds=PATIENCE) as (_, port):

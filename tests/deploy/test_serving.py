@@ -13,6 +13,7 @@ import json
 import re
 import socket
 import threading
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -27,7 +28,7 @@ from PIL import Image
 
 from segwright import api
 from segwright.data.street import draw_street
-from segwright.deploy.batcher import Batcher
+from segwright.deploy.batcher import Batcher, TooLongError
 from segwright.deploy.decoding import PictureDecoder
 from segwright.deploy.limits import ServiceLimits
 from segwright.deploy.requests import LOOPBACK
@@ -275,7 +276,10 @@ def test_pictures_of_many_bands_take_the_value_range_of_the_model(tmp_path: Path
             reply = await client.post((tmp_path / "bands.tif").read_bytes(), content_type="image/tiff")
             np.testing.assert_array_equal(labels_of(reply), expected.labels)
             reply = await client.post(picture(), content_type="image/png")
-            assert reply.status == 400 and "8 bits" in reply.json["found"], "no depth of this model, nor its bands"
+            assert reply.status == 400 and "8 bits" in reply.json["expected"], "8 bits of what is not guessed"
+            tifffile.imwrite(tmp_path / "three.tif", np.full((20, 30, 3), 900, np.uint16), photometric="rgb")
+            reply = await client.post((tmp_path / "three.tif").read_bytes(), content_type="image/tiff")
+            assert reply.status == 400 and "channels" in reply.json["expected"], "three bands do not fit four"
 
     run(work())
 
@@ -763,5 +767,112 @@ def test_any_asgi_server_starts_and_stops_it() -> None:
         answered: Awaitable[None] = app({"type": "lifespan"}, receive, send)
         await asyncio.wait_for(answered, PATIENCE)
         assert sent == ["lifespan.startup.complete", "lifespan.shutdown.complete"]
+
+    run(work())
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Nobody waits for somebody else's image
+
+
+def test_a_small_image_is_answered_between_the_windows_of_a_large_one() -> None:
+    network = GatedColours()
+    predictor, batcher = Predictor(network, SPACE), Batcher(batch=1)
+    predictor.window = 128
+    network.gate.clear()
+    large = batcher.submit(predictor, np.full((400, 400, 3), 100, np.uint8))
+    assert network.entered.acquire(timeout=PATIENCE), "its first window is under work"
+    second = batcher.submit(predictor, np.full((300, 300, 3), 101, np.uint8))
+    small = [batcher.submit(predictor, np.full((20, 30, 3), value, np.uint8)) for value in (1, 2)]
+    network.gate.set()
+    expected = Predictor(GatedColours(), SPACE).predict(np.full((400, 400, 3), 100, np.uint8)).labels
+    np.testing.assert_array_equal(large.future.result(PATIENCE).labels, expected)
+    assert second.future.result(PATIENCE).labels.shape == (300, 300)
+    firsts = [runs[0][2] for runs in network.runs]
+    assert firsts.index(1) == 1 and firsts.index(2) == 3, "one after each window of the large one"
+    assert all(job.future.result(PATIENCE).labels.shape == (20, 30) for job in small)
+    batcher.close(PATIENCE)
+
+
+def test_an_image_has_so_many_seconds_of_the_network() -> None:
+    class Slow(GatedColours):
+        def logits(self, images: UInt8Array) -> Float32Array:
+            time.sleep(0.05)
+            return super().logits(images)
+
+    predictor, batcher = Predictor(Slow(), SPACE), Batcher(batch=1, seconds=0.12)
+    predictor.window = 128
+    large = batcher.submit(predictor, np.zeros((900, 900, 3), np.uint8))
+    with pytest.raises(TooLongError, match="longer"):
+        large.future.result(PATIENCE)
+    assert len(predictor.runtime.runs) < 20, "the rest of its windows is not run"  # type: ignore[attr-defined]
+    assert batcher.submit(predictor, np.zeros((20, 30, 3), np.uint8)).future.result(PATIENCE).labels.shape == (20, 30)
+    batcher.close(PATIENCE)
+
+
+def test_an_image_that_takes_too_long_is_answered_413_and_retry_after_follows_the_pixels(served: Served) -> None:
+    network = GatedColours()
+
+    async def work() -> None:
+        async with served(network, batch=1, queue=1, predict_seconds=1e-6) as client:
+            client.app.service.model.predictor.window = 128
+            reply = await client.post(picture(1, 200, 200))
+            assert reply.status == 413 and "windows" in reply.json["found"], reply.body
+            service = client.app.service
+            service._pixel_seconds, service.held_pixels = 1e-3, 200_000
+            assert dict(service._full("x").headers)["retry-after"] == "200", "what waits takes 200 s: not 60"
+            service.held_pixels = 0
+
+    run(work())
+
+
+def test_a_large_image_that_nobody_waits_for_ends_after_its_window() -> None:
+    network = GatedColours()
+    predictor, batcher = Predictor(network, SPACE), Batcher(batch=1)
+    predictor.window = 128
+    network.gate.clear()
+    large = batcher.submit(predictor, np.zeros((900, 900, 3), np.uint8))
+    assert network.entered.acquire(timeout=PATIENCE)
+    assert not batcher.withdraw(large)
+    network.gate.set()
+    with pytest.raises(Exception):  # noqa: B017
+        large.future.result(PATIENCE)
+    assert len(network.runs) == 1
+    batcher.close(PATIENCE)
+
+
+def test_decoders_killed_from_outside_are_503_and_a_hang_ends_at_the_stated_second(served: Served) -> None:
+    async def work() -> None:
+        async with served() as client:
+            client.app.service.decoder = killed
+            reply = await client.post(picture())
+            assert reply.status == 503 and int(reply.headers["retry-after"]) > 0, reply.body
+
+    killed = PictureDecoder(ServiceLimits().for_images(), count=1, seconds=PATIENCE)
+    kill = "lambda item: __import__('os').kill(__import__('os').getpid(), 9)"
+    killed.children = Children(eval, kill, count=1, timeout=PATIENCE)
+    run(work())
+    killed.close()
+    hangs = PictureDecoder(ServiceLimits().for_images(), count=1, seconds=0.5)
+    hangs.children = Children(eval, "lambda item: __import__('time').sleep(600)", count=1, timeout=0.5)
+    for _ in range(2):  # a new child gets no longer
+        hangs.children._processes.give_back(hangs.children._processes.take())
+        began = time.monotonic()
+        with pytest.raises(ImageReadError, match=r"0\.5 s"):
+            hangs.decode(b"")
+        assert time.monotonic() - began < 60, "not the 60 s more that starting once was given"
+    hangs.close()
+
+
+def test_a_description_of_odd_metrics_breaks_no_page(tmp_path: Path, served: Served) -> None:
+    predictor = load(bundle(tmp_path / "model"), device="cpu")
+    assert predictor.bundle is not None
+
+    async def work() -> None:
+        for odd in ([1, 2], "x", 3.5, None, {"a": {"b": [None]}}, {1: float("nan")}):
+            object.__setattr__(predictor.bundle, "metrics", odd)
+            object.__setattr__(predictor.bundle, "licences", odd)
+            async with served(predictor=predictor) as client:
+                assert (await client.get("/model")).status == 200 and (await client.get("/")).status == 200, odd
 
     run(work())

@@ -59,8 +59,10 @@ def test_at_length(name: str, request: pytest.FixtureRequest) -> None:
 def test_what_was_found_is_mended(entry: Path, tmp_path: Path) -> None:
     """Each file names a target and the inputs of it that ended in something else than an answer."""
     found = json.loads(entry.read_text())
+    feed = TARGETS[found["target"]](tmp_path)
     for seed, index in found["inputs"]:
-        _fail(engine.run(found["target"], seed, index, 1))
+        with contextlib.suppress(SegwrightError):
+            feed(engine.generator(found["target"], seed, index))
 
 
 @pytest.mark.parametrize("name", DATASETS)
