@@ -421,6 +421,8 @@ def serve(
     max_megabytes: float = 32.0,
     max_megapixels: float = 32.0,
     timeout: float = 30.0,
+    predict_timeout: float = 120.0,
+    eight_bit: str | None = None,
     watch: bool = False,
     trust_external: bool = False,
     say: Callable[[str], None] = print,
@@ -428,7 +430,8 @@ def serve(
     """Answer pictures over HTTP until SIGINT or SIGTERM; it returns when what was taken is answered.
 
     ``queue``: requests at a time; ``batch``: pictures of one size run together, left out 8 on a GPU and 1 on a CPU;
-    ``timeout``: seconds a client may take to send a picture. ``watch`` loads the model anew when its files change, as
+    ``timeout``: seconds a client may take to send a picture; ``predict_timeout``: seconds the network may take for one.
+    ``eight_bit`` as for :func:`predict`. ``watch`` loads the model anew when its files change, as
     SIGHUP does. ``say`` gets the URL once it answers; what was asked goes to the logger ``segwright.serve``. For other
     ASGI servers see :func:`segwright.deploy.server.create_app`. UsageError for a port that cannot be had, BundleError
     for what is no model, MissingExtraError without the extra ``serve``.
@@ -440,11 +443,14 @@ def serve(
     path = Path(model)
     limits = ServiceLimits(
         max_megabytes=max_megabytes, max_megapixels=max_megapixels, queue=queue, batch=batch, body_seconds=timeout,
-        header_seconds=min(10.0, timeout),
+        header_seconds=min(10.0, timeout), predict_seconds=predict_timeout,
     )  # fmt: skip
 
     def load_model() -> Predictor:
-        return load(path, device=device, precision=precision, post=post, tta=tta, trust_external=trust_external)
+        return load(
+            path, device=device, precision=precision, post=post, tta=tta, eight_bit=eight_bit,
+            trust_external=trust_external,
+        )  # fmt: skip
 
     watched = None if not watch else path if path.suffix.lower() == ".onnx" else find_bundle(path)
     log_to_stderr()

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from segwright.cli.common import Device, Model, TrustExternal, console
+from segwright.cli.common import Device, EightBit, Model, TrustExternal, console
 from segwright.cli.models import Post, Tta
 
 
@@ -28,6 +28,10 @@ def serve(
     timeout: Annotated[
         float, typer.Option("--timeout", metavar="SECONDS", help="How long a client may take to send a picture.")
     ] = 30.0,
+    predict_timeout: Annotated[
+        float, typer.Option("--predict-timeout", metavar="SECONDS", help="How long the network may take for one image.")
+    ] = 120.0,
+    eight_bit: EightBit = None,
     watch: Annotated[bool, typer.Option("--watch", help="Load the model anew when its files change.")] = False,
 ) -> None:
     """Answer pictures over HTTP, with a page to try it on. SIGHUP loads the model anew, Ctrl-C ends."""
@@ -42,7 +46,8 @@ def serve(
     api.serve(
         model, host=host, port=port, device=device, precision=precision, post=post, tta=tta,
         trust_external=trust_external, queue=queue, batch=batch,
-        max_megabytes=max_megabytes, max_megapixels=max_megapixels, timeout=timeout, watch=watch, say=say,
+        max_megabytes=max_megabytes, max_megapixels=max_megapixels, timeout=timeout, predict_timeout=predict_timeout,
+        eight_bit=eight_bit, watch=watch, say=say,
     )  # fmt: skip
 
 
