@@ -28,9 +28,17 @@ STEP_KEYS = ("step", "epoch", "loss", "lr", "images_per_second", "time")
 class RunLog:
     """Appends to ``log.jsonl`` and ``metrics.csv``. A full disk silences the log with one warning; the run goes on."""
 
-    def __init__(self, folder: Path, *, keep_until_step: int | None = None, trackers: Trackers | None = None) -> None:
-        """``keep_until_step``: on a resume, lines of later steps are dropped, since those steps are taken again.
-        ``trackers`` get every record as well."""
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        keep_until_step: int | None = None,
+        validated_epoch: int | None = None,
+        trackers: Trackers | None = None,
+    ) -> None:
+        """``keep_until_step``: on a resume, lines of later steps are dropped, since those steps are taken again; and
+        so are validations of epochs after ``validated_epoch``. ``trackers`` get every record as well."""
+        self.validated_epoch = validated_epoch
         self.trackers = trackers
         self.folder = folder
         self.lines, self.metrics = folder / "log.jsonl", folder / "metrics.csv"
@@ -89,7 +97,8 @@ class RunLog:
             self.lines.unlink()
             self.metrics.unlink(missing_ok=True)
             return
-        write_text(self.lines, "".join(json.dumps(r) + "\n" for r in read_log(self.folder) if kept(r, keep_until_step)))
+        records = [r for r in read_log(self.folder) if kept(r, keep_until_step, self.validated_epoch)]
+        write_text(self.lines, "".join(json.dumps(r) + "\n" for r in records))
         if self.metrics.exists():
             # Written anew from the log, which holds the same: the table may be torn by a kill or edited by hand.
             records = [r for r in read_log(self.folder) if "val_miou" in r]
@@ -101,9 +110,11 @@ class RunLog:
             write_text(self.metrics, buffer.getvalue())
 
 
-def kept(record: Mapping[str, Any], until: int) -> bool:
-    """Whether a record belongs to a step up to ``until``."""
+def kept(record: Mapping[str, Any], until: int, validated_epoch: int | None = None) -> bool:
+    """Whether a record belongs to a step up to ``until``, and a validation to an epoch up to ``validated_epoch``."""
     try:
+        if validated_epoch is not None and "val_miou" in record and int(record.get("epoch") or 0) > validated_epoch:
+            return False
         return int(float(record.get("step") or 0)) <= until
     except (TypeError, ValueError, OverflowError):
         return False

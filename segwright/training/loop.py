@@ -187,7 +187,13 @@ class Trainer:
             settings = self.config.model_dump(mode="json")
             names = () if self.config.trackers == "auto" else self.config.trackers
             trackers = Trackers(names, self.parts.folder, settings, self.parts.display.say)
-            self.log = RunLog(self.parts.folder, keep_until_step=keep, trackers=trackers)
+            validated = self.progress.validated_epoch
+            self.log = RunLog(
+                self.parts.folder,
+                keep_until_step=keep,
+                validated_epoch=validated if resume else None,
+                trackers=trackers,
+            )
         try:
             with stop_requests() as stop, self.parts.display:
                 stopped_by = self._epochs(stop)
@@ -205,6 +211,10 @@ class Trainer:
         patience = self.config.early_stopping
         if patience is not None and progress.waited >= patience:  # resumed after it had stopped: nothing is added
             return "early stopping"
+        if (
+            self.by_epochs and progress.position and self.share() >= 1.0
+        ):  # killed after the last step: the epoch is over
+            progress.epoch, progress.position = progress.epoch + 1, 0
         while self.share() < 1.0:
             ended = self._one_epoch(stop)
             if self.world.any(bool(stop)):

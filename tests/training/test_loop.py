@@ -82,6 +82,33 @@ def test_from_any_step(scenes: Dataset, tmp_path: Path) -> None:
         assert all(torch.equal(a, b) for a, b in zip(states(whole), states(again), strict=True)), f"after step {step}"
 
 
+@pytest.mark.parametrize("which", [1, 2])
+def test_killed_between_an_epochs_last_step_and_its_checkpoint(scenes: Dataset, tmp_path: Path, which: int) -> None:
+    """The validation was logged and is taken again: one line of it stays, of the same epoch."""
+    whole = trainer(scenes, tmp_path / "whole", save_every_steps=1)
+    whole.fit()
+    killed = trainer(scenes, tmp_path / "killed", save_every_steps=1)
+    validate = killed.validate
+
+    def validated() -> None:
+        validate()
+        if killed.progress.epoch == which:
+            raise Killed
+
+    killed.validate = validated  # type: ignore[assignment, method-assign]
+    killed._validate_or_save = validated  # type: ignore[method-assign]  # a kill saves nothing more
+    with pytest.raises(Killed):
+        killed.fit()
+    again = trainer(scenes, tmp_path / "killed", save_every_steps=1)
+    again.fit(resume=True)
+    logs = [
+        [(r["step"], r["epoch"], r.get("loss"), r.get("val_miou")) for r in read_log(tmp_path / name)]
+        for name in ("whole", "killed")
+    ]
+    assert logs[0] == logs[1]
+    assert (again.progress.epoch, again.progress.position) == (whole.progress.epoch, whole.progress.position)
+
+
 def test_a_corrupt_newest_checkpoint_costs_only_the_steps_since_the_one_before(scenes: Dataset, tmp_path: Path) -> None:
     whole = trainer(scenes, tmp_path / "whole")
     whole.fit()
