@@ -144,7 +144,7 @@ class Layout:
         if not found.masks:
             raise FormatError(f"no {self.title} tree", expected=self.looks_for, found=tree.summary(), where=tree.root)
         coding = self.coding(tree, found)
-        reader = self.reader(coding.label_space, coding.colour_table, source=coding.source)
+        reader = self.reader(coding.label_space, coding.colour_table)
         reader.source = coding.source
         return assemble(
             tree,
