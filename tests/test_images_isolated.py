@@ -273,3 +273,12 @@ def test_opening_a_dataset_decodes_nothing_in_this_process(tmp_path: Path, monke
     monkeypatch.setattr(Image.Image, "load", refuse)
     dataset = segwright.open_dataset(tmp_path)
     assert len(dataset.label_space) == 3 and any("uint16" in note for note in dataset.notes)
+
+
+def test_a_working_directory_that_was_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    assert [one.get() for one in apart(str.upper, ["x"])] == ["X"]
+    monkeypatch.chdir(tmp_path)

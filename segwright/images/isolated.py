@@ -315,9 +315,17 @@ def killed(path: str | Path, how: str) -> ImageReadError:
     )
 
 
+def _current_folder() -> str:
+    """The working directory; the root if it was removed meanwhile, under which relative paths name nothing."""
+    try:
+        return os.getcwd()
+    except FileNotFoundError:
+        return os.path.abspath(os.sep)
+
+
 def search_path() -> list[str]:
     """The parent's module search path without the current folder: what lies there is data."""
-    here = os.path.realpath(os.getcwd())
+    here = os.path.realpath(_current_folder())
     return [entry for entry in sys.path if entry and os.path.realpath(entry) != here]
 
 
@@ -386,7 +394,7 @@ class _Child:
             raise error
         outcomes: list[Outcome[Any, Any]] = []
         try:
-            _post(self.requests, (os.getcwd(), setup.key, items))
+            _post(self.requests, (_current_folder(), setup.key, items))
         except OSError:
             self._ended(timeout)
             return []
@@ -411,7 +419,7 @@ class _Child:
             return None
         self.deadline = time.monotonic() + START
         try:
-            _post(self.requests, (os.getcwd(), setup.key, (setup.message, setup.memory)))
+            _post(self.requests, (_current_folder(), setup.key, (setup.message, setup.memory)))
             good, value, _ = wire.receive(self.answers, {}, 0)
         finally:
             self.deadline = math.inf

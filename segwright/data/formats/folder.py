@@ -251,6 +251,10 @@ def _class_folders(tree: Tree, pairing: Pairing) -> list[Folder]:
     with_masks = sorted({mask.folder for _, mask in pairing.pairs if mask is not None} - {""})
     parents: list[str] = []
     for folder in with_masks:
+        if os.path.isabs(folder):  # of an absolute glob: what lies above the root of the data is not the user's data
+            if os.path.commonpath([folder, tree.root.absolute()]) != str(tree.root.absolute()):
+                continue
+            folder = os.path.relpath(folder, tree.root.absolute())
         while folder := os.path.dirname(folder):
             parents.append(folder)
     return [tree.folder(folder) for folder in ("", *sorted(set(parents)), *with_masks[:64])]

@@ -111,18 +111,24 @@ _RULES: tuple[tuple[Key, Key, bool], ...] = (
 def _pair(tree: Tree, images: list[Match], masks: list[Match]) -> Pairing:
     partner: dict[Item, Item] = {}
     free_images, free_masks = images, masks
+    ties: list[tuple[list[Item], list[Item]]] = []
     for image_key, mask_key, strict in _RULES:
         left, right = _grouped(free_images, image_key), _grouped(free_masks, mask_key)
-        for key in left.keys() & right.keys():
+        for key in (key for key in left if key in right):  # in the images' order, so that errors are the same each time
             if len(left[key]) == len(right[key]) == 1:
                 partner[left[key][0]] = right[key][0]
             elif strict:
                 raise _tie(tree, left[key], right[key])
+            else:
+                ties.append((left[key], right[key]))
         used = set(partner.values())
         free_images = [match for match in free_images if match[0] not in partner]
         free_masks = [match for match in free_masks if match[0] not in used]
         if not free_images or not free_masks:
             break
+    for several_images, several_masks in ties:  # that no later rule has settled
+        if not any(image in partner for image in several_images) and not set(several_masks) & set(partner.values()):
+            raise _tie(tree, several_images, several_masks)
     return Pairing([(item, partner.get(item)) for item, _ in images], [item for item, _ in free_masks])
 
 
