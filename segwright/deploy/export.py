@@ -107,11 +107,11 @@ def export(
     if not samples:
         raise UsageError("an export is compared on real pictures", found="none", fix="give some with --data")
     models = [model] if isinstance(model, str | Path) else list(model)
-    folders = [find_bundle(m) for m in models]
     if len(models) == 1:
-        network, bundle = load_bundle(folders[0], trust_external=trust_external)
+        network, bundle = load_bundle(find_bundle(models[0]), trust_external=trust_external)
     else:
         network, bundle = join_models(models, command=command, trust_external=trust_external)
+    folders = [find_bundle(m) for m in models]
     # Loaded again, one by one: what is exported must not be compared with itself.
     originals = [TorchRuntime(load_bundle(folder, trust_external=trust_external)[0], "cpu") for folder in folders]
     original = originals[0] if len(originals) == 1 else MeanRuntime(originals)
