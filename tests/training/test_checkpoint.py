@@ -24,7 +24,8 @@ from segwright.training.muon import Muon
 
 
 def save(folder: Path, step: int, size: int = 10) -> Path:
-    return save_checkpoint(folder, step, {"weight": torch.full((size,), float(step))}, {"step": step})
+    state = {"step": step, "progress": {"step": step}, "optimizer": {}}  # the least that describes a checkpoint
+    return save_checkpoint(folder, step, {"weight": torch.full((size,), float(step))}, state)
 
 
 def test_the_newest_two_are_kept_and_the_newest_is_read(tmp_path: Path) -> None:
@@ -124,7 +125,8 @@ from segwright.training.checkpoint import save_checkpoint
 step = 0
 while True:
     step += 1
-    save_checkpoint(Path(sys.argv[1]), step, {"w": torch.full((200_000,), float(step))}, {"step": step})
+    state = {"step": step, "progress": {"step": step}, "optimizer": {}}
+    save_checkpoint(Path(sys.argv[1]), step, {"w": torch.full((200_000,), float(step))}, state)
     print(step, flush=True)
 """
 

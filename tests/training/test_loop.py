@@ -219,7 +219,8 @@ def test_minutes_end_the_run_on_time(scenes: Dataset, tmp_path: Path) -> None:
     run = trainer(scenes, tmp_path, epochs=None, minutes=1.0)
     run.parts.budget_seconds = 2.0
     result = run.fit()
-    assert result.finished and 2.0 <= result.progress.seconds < 20
+    # Up to 40 % is kept back for the scoring, by what validations took.
+    assert result.finished and 0.6 * 2.0 <= result.progress.seconds < 20
     rates = [record["lr"] for record in read_log(tmp_path) if "lr" in record]
     assert rates[-1] < max(rates)
 
