@@ -14,6 +14,7 @@ from segwright import pages
 from segwright.console import literal
 from segwright.errors import UsageError
 from segwright.evaluation.evaluate import Evaluation
+from segwright.evaluation.independent import Independent
 from segwright.files import without_nan
 from segwright.metrics.intervals import PairedDifference, paired_difference
 
@@ -29,6 +30,11 @@ class Comparison:
     def baseline(self) -> str:
         return next(iter(self.evaluations))
 
+    @property
+    def independent(self) -> Independent:
+        """What the intervals draw, for every model the same."""
+        return self.evaluations[self.baseline].independent
+
     def to_json(self) -> dict[str, Any]:
         tree = {
             "baseline": self.baseline,
@@ -38,6 +44,7 @@ class Comparison:
                     "name": name,
                     "miou_difference": d.difference,
                     "ci95": [d.low, d.high],
+                    **self.independent.to_json(),
                     "share_above": d.share_above,
                     "clear": d.clear,
                 }
@@ -65,7 +72,10 @@ def compare(evaluations: Mapping[str, Evaluation], *, seed: int = 0) -> Comparis
                 found=f"{other.images} pictures, {other.label_space.classes} classes",
                 fix="evaluate both on one split",
             )
-    differences = {name: paired_difference(first.counts, evaluations[name].counts, seed=seed) for name in names[1:]}
+    groups = first.independent.groups
+    differences = {
+        name: paired_difference(first.counts, evaluations[name].counts, seed=seed, groups=groups) for name in names[1:]
+    }
     return Comparison(evaluations, differences)
 
 
@@ -87,17 +97,22 @@ def render_comparison(comparison: Comparison, console: Console) -> None:
             _per_cent(found.boundary_iou),
         )
     console.print(table)
-    for note in comparison.evaluations[comparison.baseline].notes:
+    over = comparison.independent
+    limits = [over.note] if over.note else []
+    for note in [*comparison.evaluations[comparison.baseline].notes, *limits]:
         console.print(literal(f"note: {note}"), soft_wrap=True)
     for name, d in comparison.differences.items():
-        console.print(literal(f"{name}: {verdict(d, comparison.baseline)}"))
+        console.print(literal(f"{name}: {verdict(d, comparison.baseline, over)}"))
 
 
-def verdict(d: PairedDifference, baseline: str) -> str:
-    """One sentence: better, worse, or not to be told apart."""
+def verdict(d: PairedDifference, baseline: str, over: Independent | None = None) -> str:
+    """One sentence: better, worse, or not to be told apart; ``over``: what the interval draws."""
     if np.isnan(d.low):
         return f"{100 * d.difference:+.2f} points against {baseline}; one picture gives no interval"
-    span = f"{100 * d.difference:+.2f} points, 95 % {interval_text((d.low, d.high), signed=True)}"
+    drawn = "" if over is None else f" over {over}"
+    span = f"{100 * d.difference:+.2f} points, 95 % {interval_text((d.low, d.high), signed=True)}{drawn}"
+    if d.few:
+        return f"not to be told apart from {baseline}: too few to draw from ({span})"
     if d.clear:
         return f"{'better' if d.low > 0 else 'worse'} than {baseline} ({span})"
     return f"not to be told apart from {baseline} on these pictures ({span})"
@@ -135,14 +150,15 @@ def comparison_page(comparison: Comparison, *, command: str = "") -> str:
         for i, (class_name, colour) in enumerate(zip(first.label_space.names, first.label_space.colours, strict=True))
     ]
     verdicts = (
-        pages.paragraph(f"{name}: {verdict(d, comparison.baseline)}", kind=_mood(d))
+        pages.paragraph(f"{name}: {verdict(d, comparison.baseline, comparison.independent)}", kind=_mood(d))
         for name, d in comparison.differences.items()
     )
+    limits = pages.paragraph(first.independent.note, kind="warn") if first.independent.note else ""
     return pages.page(
         "Model comparison",
         pages.heading("Model comparison", f"{first.images} pictures of split {first.split}", kicker="segwright"),
-        pages.section("Mean IoU", *verdicts, pages.card(pages.table(headers, rows, numeric=(2, 3, 4, 5, 6))),
-                      note="The interval of the difference comes from drawing the same pictures for both models."),
+        pages.section("Mean IoU", *verdicts, limits, pages.card(pages.table(headers, rows, numeric=(2, 3, 4, 5, 6))),
+                      note=f"The interval of the difference draws the same {first.independent.over} for both models."),
         pages.section("Classes", pages.card(pages.table(("IoU %", *names), classes, numeric=range(1, len(names) + 1)))),
         pages.section("Command", pages.code(command)) if command else "",
     )  # fmt: skip

@@ -20,6 +20,7 @@ import numpy.typing as npt
 
 from segwright.console import progress
 from segwright.errors import DataError, LabelError, SegwrightError, UsageError
+from segwright.evaluation.independent import Independent, independent, look_of
 from segwright.files import without_nan
 from segwright.images import UInt8Array
 from segwright.metrics.boundary import BoundaryIoU
@@ -110,10 +111,12 @@ class Evaluation:
     skipped: dict[str, str] = field(default_factory=dict)  # id → why (skip_bad)
     notes: list[str] = field(default_factory=list)
     convention: str = CONVENTION
+    drawn: Independent | None = None  # what the interval draws; None: by the ids alone
 
     def __post_init__(self) -> None:
         self.scores: Scores = scores(self.matrix)
-        self.miou_ci95: tuple[float, float] = miou_interval(self.counts)
+        self.independent: Independent = self.drawn or independent(self.ids)
+        self.miou_ci95: tuple[float, float] = miou_interval(self.counts, groups=self.independent.groups)
         self.per_image: Float64Array = np.array([nanmean(row) for row in iou_per_class(self.counts)])  # (N,) mIoU
 
     @property
@@ -187,6 +190,8 @@ class Evaluation:
             "all_ignored": self.all_ignored,
             "skipped": [{"id": key, "reason": why} for key, why in self.skipped.items()],
             "notes": self.notes,
+            **self.independent.to_json(),
+            "interval_note": self.independent.note,
         }
         if self.calibration is not None:
             tree["ece"], tree["brier"] = self.calibration.ece(), self.calibration.brier()
@@ -202,13 +207,15 @@ def evaluate(
     probabilities: bool = False,
     skip_bad: bool = False,
     match: str = "names",
+    groups: Sequence[object] | None = None,
     title: str = "evaluate",
 ) -> Evaluation:
     """Score ``predictor`` on every labelled picture of ``split``.
 
     ``boundary`` adds boundary IoU (some 20 ms an image), ``probabilities`` the Brier score (asks the predictor for all
     of them). ``skip_bad`` leaves unreadable pictures and masks out and lists them. ``match``: "names" brings the
-    predictor's classes to the data's by name, "index" takes the numbers as they are.
+    predictor's classes to the data's by name, "index" takes the numbers as they are. ``groups``, one per image of the
+    split: the sequence it is a frame of, for the interval; None finds them by name and look.
 
     Errors: DataError for an empty split or one without masks, LabelError where the label spaces or sizes do not fit.
     """
@@ -224,7 +231,9 @@ def evaluate(
             predictions = [predictor.predict(image, probabilities=probabilities) for image in images]
         return [_translate(prediction, table) for prediction in predictions]
 
-    found = score(split, answers, batch_size=max(1, batch_size), boundary=boundary, skip_bad=skip_bad, title=title)
+    found = score(
+        split, answers, batch_size=max(1, batch_size), boundary=boundary, skip_bad=skip_bad, groups=groups, title=title
+    )
     if note:
         found.notes.append(note)
     return found
@@ -239,12 +248,13 @@ def score(
     boundary: bool = True,
     skip_bad: bool = False,
     pictures: bool = True,
+    groups: Sequence[object] | None = None,
     title: str = "evaluate",
 ) -> Evaluation:
     """The pass itself: ``answers(indices, images)`` says what was predicted, in the data's class indices.
 
     ``indices`` are the ones of the split to score (default: all). ``pictures`` False leaves the pictures unread
-    (``images`` are then empty): for predictions that lie in files.
+    (``images`` are then empty): for predictions that lie in files. ``groups``: as for :func:`evaluate`.
     """
     wanted = range(len(split)) if indices is None else indices
     if len(wanted) == 0:
@@ -253,8 +263,10 @@ def score(
             where=split.name,
             fix="name another with --split, or check the data with `segwright check`",
         )
+    if groups is not None and len(groups) != len(split):
+        raise UsageError("groups name the sequence of every image", expected=str(len(split)), found=str(len(groups)))
     started = time.monotonic()
-    tally = _Tally(split, boundary)
+    tally = _Tally(split, boundary, groups)
     with progress(title, len(wanted)) as advance:
         batch: list[_Pair] = []
         for pair in _read_ahead(split, wanted, pictures):
@@ -361,8 +373,10 @@ def _read_ahead(split: Labelled, indices: Sequence[int], pictures: bool) -> Iter
 class _Tally:
     """Everything that is counted along the way."""
 
-    def __init__(self, split: Labelled, boundary: bool) -> None:
-        self.split = split
+    def __init__(self, split: Labelled, boundary: bool, groups: Sequence[object] | None = None) -> None:
+        self.split, self.groups = split, groups
+        self.indices: list[int] = []
+        self.looks: list[npt.NDArray[np.float32]] = []
         classes = split.label_space.classes
         self.confusion = ConfusionMatrix(classes)
         self.boundary = BoundaryIoU(classes) if boundary else None
@@ -383,9 +397,9 @@ class _Tally:
         images = [pair.image for pair in batch if pair.image is not None]
         for pair, answer in zip(batch, answers([pair.index for pair in batch], images), strict=True):
             assert pair.mask is not None
-            self._count(pair.index, answer, pair.mask)
+            self._count(pair.index, answer, pair.mask, pair.image)
 
-    def _count(self, index: int, answer: Answer, mask: UInt8Array) -> None:
+    def _count(self, index: int, answer: Answer, mask: UInt8Array, image: UInt8Array | None) -> None:
         name = self.split.ids[index]
         try:
             matrix = self.confusion.update(answer.labels, mask)
@@ -403,6 +417,8 @@ class _Tally:
             self.calibration.update(answer.confidence, answer.labels, mask, answer.probabilities)
         counts = class_counts(matrix)
         self.ids.append(name)
+        self.indices.append(index)
+        self.looks.append(look_of(image, mask, self.split.label_space.classes))
         self.counts.append(counts)
         self._keep(index, name, nanmean(iou_per_class(counts)), answer.labels)
 
@@ -437,6 +453,11 @@ class _Tally:
             without_mask=self.without_mask,
             all_ignored=self.all_ignored,
             skipped=self.skipped,
+            drawn=independent(
+                self.ids,
+                np.stack(self.looks),
+                groups=None if self.groups is None else [self.groups[index] for index in self.indices],
+            ),
         )
 
 

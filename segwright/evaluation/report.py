@@ -97,7 +97,11 @@ def read_history(path: str | Path) -> list[dict[str, Any]]:
 def _headline(e: Evaluation) -> Markup:
     interval = interval_text(e.miou_ci95)
     tiles = [
-        Number("mean IoU", _per_cent(e.miou), f"95 % interval {interval}" if interval else "one picture: no interval"),
+        Number(
+            "mean IoU",
+            _per_cent(e.miou),
+            f"95 % interval {interval} over {e.independent}" if interval else "one picture: no interval",
+        ),
         Number("pixel accuracy", _per_cent(e.pixel_accuracy)),
         Number("mean accuracy", _per_cent(e.mean_accuracy), "mean recall"),
         Number("weighted IoU", _per_cent(e.fwiou), "by frequency"),

@@ -36,7 +36,7 @@ def render_evaluation(evaluation: Evaluation, console: Console) -> None:
     console.print(table)
     interval = interval_text(e.miou_ci95)
     lines = [
-        f"mIoU {_per_cent(e.miou)}" + (f" (95 % {interval})" if interval else "")
+        f"mIoU {_per_cent(e.miou)}" + (f" (95 % {interval} over {e.independent})" if interval else "")
         + f"  pixel accuracy {_per_cent(e.pixel_accuracy)}  mean accuracy {_per_cent(e.mean_accuracy)}",
         f"frequency-weighted IoU {_per_cent(e.fwiou)}  mean Dice {_per_cent(e.mean_dice)}"
         f"  boundary IoU {_per_cent(e.boundary_iou)}",
@@ -64,6 +64,8 @@ def notes(evaluation: Evaluation) -> list[str]:
         found.append(f"{len(e.skipped)} unreadable pictures were left out: {', '.join(list(e.skipped)[:5])}")
     if e.images < 2:
         found.append("one picture gives no interval")
+    elif e.independent.note:
+        found.append(e.independent.note)
     return found
 
 

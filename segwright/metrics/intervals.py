@@ -17,6 +17,7 @@ from segwright.errors import UsageError
 from segwright.metrics.confusion import Float64Array, Int64Array, iou_per_class, nanmean
 
 DRAWS = 2000
+LEAST_DRAWN = 5  # fewer all agree by chance in one case of sixteen or more: no 95 % interval can be claimed
 BLOCK_CELLS = 4_000_000  # draws × images at a time: 32 MB, however large the data set
 
 
@@ -28,11 +29,17 @@ class PairedDifference:
     low: float
     high: float  # the 95 % interval of the difference
     share_above: float  # in how many of the draws b was better; ½ says nothing, near 0 or 1 it is clear
+    drawn: int | None = None  # how many images or groups there were to draw from
+
+    @property
+    def few(self) -> bool:
+        """Whether there were too few to draw from for a verdict."""
+        return self.drawn is not None and self.drawn < LEAST_DRAWN
 
     @property
     def clear(self) -> bool:
-        """Whether the interval leaves out zero."""
-        return self.low > 0 or self.high < 0
+        """Whether the interval leaves out zero, and there is enough to draw from to trust that."""
+        return not self.few and (self.low > 0 or self.high < 0)
 
 
 def miou_interval(
@@ -72,14 +79,14 @@ def paired_difference(
     difference = _pooled(second) - _pooled(first)
     first, second = _grouped(first, groups), _grouped(second, groups)
     if len(first) < 2:
-        return PairedDifference(difference, float("nan"), float("nan"), float("nan"))
+        return PairedDifference(difference, float("nan"), float("nan"), float("nan"), len(first))
     values = np.concatenate(
         [_resampled_miou(second, drawn) - _resampled_miou(first, drawn) for drawn in _draw(len(first), draws, seed)]
     )
     low, high = _percentiles(values, 0.95)
     kept = values[np.isfinite(values)]
     above = float((kept > 0).mean() + 0.5 * (kept == 0).mean()) if kept.size else float("nan")
-    return PairedDifference(difference, low, high, above)
+    return PairedDifference(difference, low, high, above, len(first))
 
 
 def _checked(counts: npt.ArrayLike) -> Int64Array:

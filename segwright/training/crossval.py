@@ -1,7 +1,8 @@
 """Cross-validation: one run a fold, and what their scores say together.
 
 Every labelled picture outside the test split is scored by exactly one model, which has not seen it. The pooled score
-over all of them has an interval from pictures; the spread over the folds also holds the luck of the training.
+over all of them has an interval from images, or from sequences where frames come from video; the spread over the folds
+also holds the luck of the training.
 
 The folder holds ``fold-0/`` …, ``folds.json``, ``report.html`` and ``model/``: the folds' models as one (an ensemble).
 """
@@ -22,6 +23,7 @@ from segwright.console import stderr_console
 from segwright.data.dataset import Dataset
 from segwright.data.inspect import inspect_dataset
 from segwright.errors import UsageError
+from segwright.evaluation.independent import Independent, drawn_from
 from segwright.files import exclusive, without_nan, write_json
 from segwright.inference.bundle import is_bundle
 from segwright.inference.ensemble import save_ensemble
@@ -43,6 +45,8 @@ class Fold:
     miou: float
     ci95: tuple[float, float]
     counts: np.ndarray[Any, np.dtype[np.int64]]  # (pictures, 3, K): intersection, truth, prediction
+    ids: tuple[str, ...] = ()  # of the pictures; empty in folders of earlier versions, as are the sequences
+    sequences: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -51,7 +55,13 @@ class Fold:
             "pictures": len(self.counts),
             "val_miou": self.miou,
             "val_miou_ci95": list(self.ci95),
+            **drawn_from(*self.named()).to_json(),
         }
+
+    def named(self) -> tuple[list[str], list[str]]:
+        """Id and sequence of each picture."""
+        ids = list(self.ids) or [f"fold {self.number}: {place}" for place in range(len(self.counts))]
+        return ids, list(self.sequences) or ids
 
 
 @dataclass(frozen=True)
@@ -78,6 +88,11 @@ class CrossValidation:
         """The standard deviation over the folds (n − 1)."""
         return float(np.std([fold.miou for fold in self.folds], ddof=1)) if len(self.folds) > 1 else float("nan")
 
+    def independent(self) -> Independent:
+        """What the interval of the pooled score draws: a sequence that lies in several folds is one."""
+        named = [fold.named() for fold in self.folds]
+        return drawn_from([i for ids, _ in named for i in ids], [s for _, sequences in named for s in sequences])
+
     def summary(self) -> dict[str, Any]:
         """For ``folds.json``: mean, spread, the score pooled over every picture, and the same by class."""
         counts = np.concatenate([fold.counts for fold in self.folds]) if self.folds else np.zeros((0, 3, 0), np.int64)
@@ -90,6 +105,7 @@ class CrossValidation:
                 "spread": float(found.std(ddof=1)) if len(found) > 1 else None,
             }
         scores = [fold.miou for fold in self.folds]
+        over = self.independent()
         tree = {
             "folder": str(self.folder),
             "model": str(self.model) if is_bundle(self.model) else None,
@@ -100,7 +116,9 @@ class CrossValidation:
             "val_miou_spread": self.spread,
             "val_miou_range": [min(scores), max(scores)] if scores else None,
             "pooled_miou": nanmean(iou_per_class(counts.sum(axis=0))) if self.folds else None,
-            "pooled_miou_ci95": list(miou_interval(counts)) if self.folds else None,
+            "pooled_miou_ci95": list(miou_interval(counts, groups=over.groups)) if self.folds else None,
+            **over.to_json(),
+            "interval_note": over.note,
             "per_class_iou": classes,
         }
         return dict(without_nan(tree))
@@ -112,7 +130,9 @@ class CrossValidation:
             )
         found = self.summary()
         low, high = found["pooled_miou_ci95"]
-        span = "" if low is None else f" (95 %: {low:.3f} to {high:.3f})"
+        over = self.independent()
+        note = f"; {over.note}" if over.note else ""
+        span = "" if low is None else f" (95 %: {low:.3f} to {high:.3f} over {over}{note})"
         return (
             f"{self.wanted} folds: val mIoU {self.mean:.3f} ± {self.spread:.3f} over the folds, "
             f"{found['pooled_miou']:.3f} pooled over every picture{span}"
@@ -158,8 +178,17 @@ def cross_validate(
                 stopped_by = run.stopped_by or "no score"
                 break
             e = run.evaluation
-            fold = Fold(number, place, e.miou, e.miou_ci95, np.asarray(e.counts, np.int64))
-            write_json(place / "fold.json", {**fold.to_json(), "folds": folds, "counts": fold.counts.tolist()})
+            fold = Fold(
+                number,
+                place,
+                e.miou,
+                e.miou_ci95,
+                np.asarray(e.counts, np.int64),
+                tuple(e.ids),
+                e.independent.sequences,
+            )
+            pictures = {"counts": fold.counts.tolist(), "ids": list(fold.ids), "sequences": list(fold.sequences)}
+            write_json(place / "fold.json", {**fold.to_json(), "folds": folds, **pictures})
             done.append(fold)
         found = CrossValidation(folder, data.label_space.names, tuple(done), folds, stopped_by)
         _conclude(found, command)
@@ -193,4 +222,5 @@ def _kept(place: Path, number: int, folds: int) -> Fold | None:
         )
     interval: Sequence[Any] = [float("nan") if value is None else float(value) for value in tree["val_miou_ci95"]]
     counts = np.asarray(tree["counts"], np.int64)
-    return Fold(number, place, float(tree["val_miou"]), (interval[0], interval[1]), counts)
+    ids, sequences = tuple(tree.get("ids", ())), tuple(tree.get("sequences", ()))
+    return Fold(number, place, float(tree["val_miou"]), (interval[0], interval[1]), counts, ids, sequences)

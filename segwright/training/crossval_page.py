@@ -62,7 +62,9 @@ def _headline(found: CrossValidation, summary: Mapping[str, Any]) -> list[Number
         Number(
             "pooled",
             _percent(pooled),
-            "" if interval[0] is None else f"95 %: {_percent(interval[0])} to {_percent(interval[1])}",
+            ""
+            if interval[0] is None
+            else f"95 %: {_percent(interval[0])} to {_percent(interval[1])} over {found.independent()}",
         ),
         Number("worst and best fold", "–" if low is None else f"{_percent(low)} – {_percent(high)}"),
         Number("folds", f"{len(found.folds)} of {found.wanted}", f"{sum(len(f.counts) for f in found.folds)} pictures"),

@@ -108,7 +108,11 @@ class Results:
         except CANNOT_WRITE as error:
             self.say(f"warning: the report could not be written ({error})")
         low, high = evaluation.miou_ci95
-        self.say(f"val mIoU {evaluation.miou:.3f} (95 %: {low:.3f} to {high:.3f}), {duration(seconds)} of training")
+        over = evaluation.independent
+        span = f"95 %: {low:.3f} to {high:.3f} over {over}"
+        self.say(f"val mIoU {evaluation.miou:.3f} ({span}), {duration(seconds)} of training")
+        if over.note:
+            self.say(f"note: {over.note}")
         self.say(f"model: {self.folder / 'model'}\nreport: {self.folder / 'report.html'}")
         return evaluation
 

@@ -28,6 +28,7 @@ from segwright.data.inspect import inspect_dataset
 from segwright.errors import DataError, MissingExtraError, ModelError, TrainingError, UsageError
 from segwright.evaluation.compare import verdict
 from segwright.evaluation.evaluate import Evaluation, evaluate
+from segwright.evaluation.independent import Independent
 from segwright.files import exclusive, without_nan, write_json, write_text
 from segwright.inference.predictor import load
 from segwright.metrics.intervals import PairedDifference, paired_difference
@@ -94,6 +95,7 @@ class Tuning:
     difference: PairedDifference | None = None
     importance: Mapping[str, float] = field(default_factory=dict)
     stopped_by: str | None = None
+    independent: Independent | None = None  # what the interval of the difference draws
 
     @property
     def config(self) -> Path:
@@ -119,6 +121,7 @@ class Tuning:
                 "winner_miou": self.winner_miou,
                 "miou_difference": d.difference,
                 "ci95": [d.low, d.high],
+                **({} if self.independent is None else self.independent.to_json()),
                 "share_above": d.share_above,
                 "clear": d.clear,
             },
@@ -388,16 +391,18 @@ class _Search:
         default_run, winner_run = self._final("default", self.base), self._final("winner", winner)
         if default_run is None or winner_run is None:
             return self._cut_short(best, winner)
-        d = paired_difference(default_run.counts, winner_run.counts)
+        over = default_run.independent
+        d = paired_difference(default_run.counts, winner_run.counts, groups=over.groups)
         ahead = d.difference > 0
         write_text(self.folder / "best.yaml", recipe(winner if ahead else self.base).to_yaml())
         return self._result(
             best,
-            conclusion(best.number, d, self.final),
+            conclusion(best.number, d, self.final, over),
             d.clear and d.low > 0,
             default_miou=default_run.miou,
             winner_miou=winner_run.miou,
             difference=d,
+            independent=over,
         )
 
     def _final(self, name: str, config: TrainConfig) -> Evaluation | None:
@@ -466,17 +471,15 @@ def importances(optuna: Any, study: Any) -> dict[str, float]:
     return {name: float(value) for name, value in found.items() if value == value}
 
 
-def conclusion(number: int, d: PairedDifference, minutes: float) -> str:
-    """One honest sentence."""
+def conclusion(number: int, d: PairedDifference, minutes: float, over: Independent | None = None) -> str:
+    """One honest sentence; ``over``: what the interval draws."""
+    found = verdict(d, "the default", over) + (f"; {over.note}" if over is not None and over.note else "")
     trained = f"both trained once more for {minutes:g} minutes with another seed"
     if d.clear and d.low > 0:
-        return f"trial {number} beats the default ({trained}): {verdict(d, 'the default')}"
+        return f"trial {number} beats the default ({trained}): {found}"
     if d.difference > 0:
         return (
-            f"trial {number} did not clearly beat the default ({trained}): {verdict(d, 'the default')}; "
+            f"trial {number} did not clearly beat the default ({trained}): {found}; "
             "best.yaml holds the trial's settings"
         )
-    return (
-        f"trial {number} did not beat the default ({trained}): {verdict(d, 'the default')}; "
-        "best.yaml holds the default's settings"
-    )
+    return f"trial {number} did not beat the default ({trained}): {found}; best.yaml holds the default's settings"

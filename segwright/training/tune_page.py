@@ -68,7 +68,8 @@ def _headline(tuning: Tuning, scored: Sequence[Trial]) -> list[Number]:
     ]
     d = tuning.difference
     if d is not None:
-        note = f"95 %: {100 * d.low:+.2f} to {100 * d.high:+.2f}; {tuning.final_minutes:g} min each"
+        over = "" if tuning.independent is None else f" over {tuning.independent}"
+        note = f"95 %: {100 * d.low:+.2f} to {100 * d.high:+.2f}{over}; {tuning.final_minutes:g} min each"
         found.insert(0, Number("winner − default", f"{100 * d.difference:+.2f} points", note))
     return found
 

@@ -18,6 +18,7 @@ from segwright.config import TrainConfig
 from segwright.data.dataset import Dataset, open_dataset
 from segwright.data.synthetic import write_street_scenes
 from segwright.errors import UsageError
+from segwright.evaluation.independent import independent
 from segwright.images import read_image, write_image
 from segwright.inference.bundle import Bundle, save_bundle
 from segwright.inference.predictor import load
@@ -61,7 +62,10 @@ class Runs:
         torch.manual_seed(fold)
         network = create_model("segnet_basic", classes=data.label_space.classes, weights=None, width=4)
         save_bundle(Path(config.out) / "model", network, Bundle("segnet_basic", data.label_space, {"width": 4}))
-        evaluation = SimpleNamespace(miou=score, miou_ci95=(score - 0.1, score + 0.1), counts=counts)
+        ids = [f"{config.data.fold}-{place}x" for place in range(len(counts))]
+        interval = (score - 0.1, score + 0.1)
+        drawn = independent(ids)
+        evaluation = SimpleNamespace(miou=score, miou_ci95=interval, counts=counts, ids=ids, independent=drawn)
         return SimpleNamespace(evaluation=evaluation, stopped_by=None)
 
 

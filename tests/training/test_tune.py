@@ -21,6 +21,7 @@ from segwright.config import TrainConfig, load_config
 from segwright.data.dataset import Dataset, open_dataset
 from segwright.data.synthetic import write_street_scenes
 from segwright.errors import MissingExtraError, NonFiniteLossError, UsageError
+from segwright.evaluation.independent import independent
 from segwright.training import tune as module
 from segwright.training.loop import Progress
 from segwright.training.tune import Tuning, require_optuna, tune
@@ -77,7 +78,10 @@ class Trainings:
             return SimpleNamespace(stopped_by="SIGINT", evaluation=None)
         union = 10_000
         counts = np.tile(np.array([[[round(score * union)] * 2, [union] * 2, [round(score * union)] * 2]]), (9, 1, 1))
-        return SimpleNamespace(stopped_by=None, evaluation=SimpleNamespace(miou=score, counts=counts))
+        drawn = independent([f"{place}x" for place in range(len(counts))])
+        return SimpleNamespace(
+            stopped_by=None, evaluation=SimpleNamespace(miou=score, counts=counts, independent=drawn)
+        )
 
 
 @pytest.fixture
