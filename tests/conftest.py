@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator
 
 import pytest
 import torch
 from pretend_cuda import DEVICE, pretended_gpu
+
+
+@pytest.fixture(autouse=True)
+def no_variable_stays() -> Iterator[None]:
+    """A command that runs in this process forbids its children to import from their folder; a test's script does."""
+    yield
+    if not sys.flags.safe_path:
+        os.environ.pop("PYTHONSAFEPATH", None)
 
 
 @pytest.fixture(params=["pretended", "real"])

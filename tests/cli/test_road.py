@@ -26,6 +26,7 @@ from segwright.images import read_mask, write_image, write_mask
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
 TINY = ("--model", "leannet", "--weights", "none", "--size", "64x96", "--batch", "4", "--seed", "3", "--device", "cpu")
+FULL = ("--set", "training.precision=fp32")  # else a timed step decides, and two runs may differ
 NARROW = ("--set", "model.arguments={widths: [4, 8, 8, 8, 8], decoder_channels: [4, 8, 8, 8]}")
 
 
@@ -61,7 +62,7 @@ def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def run(scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("runs") / "first"
-    segwright("train", scenes, *TINY, *NARROW, "--epochs", 2, "--out", out)
+    segwright("train", scenes, *TINY, *FULL, *NARROW, "--epochs", 2, "--out", out)
     return out
 
 
@@ -193,7 +194,8 @@ def test_killed_and_resumed_equals_never_killed(
     scenes: Path, run: Path, tmp_path: Path, number: signal.Signals
 ) -> None:
     out = tmp_path / "run"
-    arguments = ("train", scenes, *TINY, *NARROW, "--epochs", 2, "--out", out, "--set", "training.save_every_steps=1")
+    arguments = ("train", scenes, *TINY, *FULL, *NARROW, "--epochs", 2, "--out", out)
+    arguments = (*arguments, "--set", "training.save_every_steps=1")
     process = start(arguments)
     wait_for(lambda: (out / "checkpoints" / "step-00000002").is_dir(), process)
     os.kill(process.pid, number)
