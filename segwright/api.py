@@ -634,6 +634,8 @@ def crf_figure(
     iterations: Sequence[int] = (1, 2, 10),
     belief: str | None = None,
     width: int = 320,
+    eight_bit: str | None = None,
+    trust_external: bool = False,
 ) -> Path:
     """Write the papers' figure of a CRF at work on ``pictures`` of a split, or on those named by ``ids``.
 
@@ -645,7 +647,7 @@ def crf_figure(
     from segwright.inference.reading import as_model_sees
     from segwright.postprocess.chain import parse_chain
 
-    predictor = _predictor(model, device, "none", None)
+    predictor = _predictor(model, device, "none", None, eight_bit, trust_external)
     saved = predictor.bundle.postprocess if predictor.bundle is not None else None
     links = parse_chain(crf or saved or "", predictor.label_space.names).links
     found = next((link.crf for link in links if link.crf is not None), None)

@@ -80,6 +80,8 @@ def crf_figure(
         str | None, typer.Option("--belief", metavar="CLASS", help="Also show this class's probability.")
     ] = None,
     width: Annotated[int, typer.Option("--width", help="Of a panel, in pixels.")] = 320,
+    eight_bit: EightBit = None,
+    trust_external: TrustExternal = False,
     format: Format = None,
     images: Images = None,
     masks: Masks = None,
@@ -94,7 +96,7 @@ def crf_figure(
     path = api.crf_figure(
         model, data, out, split=split, device=device, format=format,
         images=images, masks=masks, crf=crf, pictures=pictures, ids=ids or (),
-        iterations=steps, belief=belief, width=width,
+        iterations=steps, belief=belief, width=width, eight_bit=eight_bit, trust_external=trust_external,
     )  # fmt: skip
     console().print(f"figure: {path}")
 

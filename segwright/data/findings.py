@@ -15,7 +15,7 @@ from segwright.data.duplicates import Pair, find_pairs
 from segwright.data.examine import Stray, Trouble
 from segwright.data.fingerprint import Fingerprint
 from segwright.data.label_findings import label_findings
-from segwright.data.records import Dataset, Problem, Record
+from segwright.data.records import Dataset, Problem, Record, ValueRange
 from segwright.data.suspects import Suspect, rank
 from segwright.data.totals import Totals
 
@@ -53,6 +53,7 @@ def judge(
         *_names(records),
         *_coding(dataset, totals, records),
         *_pictures(totals, records),
+        *_bit_depths(dataset, totals, records),
         *label_findings(dataset, records, totals, overall, prints),
         *_classes(overall, prints, totals.objects),
         *_shift(prints),
@@ -340,6 +341,29 @@ def _pictures(totals: Totals, records: Sequence[Record]) -> list[Problem]:
         text = "pictures differ in channels: " + ", ".join(f"{n} with {c}" for c, n in sorted(totals.channels.items()))
         problems.append(Problem("warning", "mixed channels", text, (), "bring them to one number of channels"))
     return problems
+
+
+def _bit_depths(dataset: Dataset, totals: Totals, records: Sequence[Record]) -> list[Problem]:
+    """8-bit images among deeper ones: the same scene comes out with other brightness."""
+    deep = np.flatnonzero(totals.bits > 8).tolist()
+    narrow = np.flatnonzero((totals.bits > 0) & (totals.bits <= 8)).tolist()
+    if not deep or not narrow:
+        return []
+    found: ValueRange | None = getattr(dataset.reader, "value_range", None)
+    if found is None:
+        how = "8-bit values are kept, each deeper image is stretched from its own lowest to its own highest value"
+    else:
+        low, high = f"{min(found.low):g}", f"{max(found.high):g}"
+        how = f"the deeper ones are brought from {low} … {high} to 0 … 255, "
+        if found.eight_bit_reading() == "raw":
+            how += "and the 8-bit ones too, because all values fit 8 bits"
+        else:
+            how += "the 8-bit ones are kept as already on that scale"
+    few, which = (narrow, "8-bit") if len(narrow) <= len(deep) else (deep, "deeper")
+    names = _listed([os.path.basename(_image(records[index])) for index in few])
+    text = f"{_count(len(narrow), 'image has', 'images have')} 8 bits, {len(deep)} more; the {which}: {names}; {how}"
+    fix = "make the odd ones again from their originals at the depth of the others, or move them away"
+    return [Problem("warning", "mixed bit depth", text, tuple(_image(records[index]) for index in few), fix)]
 
 
 def _classes(

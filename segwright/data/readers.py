@@ -90,7 +90,7 @@ class FileReader:
             return read_image(record.image_path, self.limits)
         pixels = _fit_bands(self.raster(record), self.bands or 3, record.image_path)
         if pixels.dtype == np.uint8:
-            image = pixels  # a picture of 8 bits among deeper ones is what it is
+            image = pixels if self.value_range is None else self.value_range.among_deeper(pixels)
         elif self.value_range is None:
             raise ImageReadError(
                 "the picture is not 8 bit, the others are",

@@ -136,6 +136,10 @@ class ValueRange:
             return "raw"  # deeper files whose values fit 8 bits
         return None
 
+    def among_deeper(self, image: UInt8Array) -> UInt8Array:
+        """An 8-bit image of a dataset whose other images are deeper: as it is, unless it is certainly unscaled."""
+        return self.apply(image) if self.eight_bit_reading() == "raw" else image
+
     def to_json(self) -> dict[str, list[float]]:
         return {"low": list(self.low), "high": list(self.high)}
 

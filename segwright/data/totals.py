@@ -46,6 +46,7 @@ class Totals:
         self.strays: list[tuple[int, Stray]] = []
         self.image_kinds: Counter[Kind] = Counter()
         self.mask_kinds: Counter[Kind] = Counter()
+        self.bits = np.zeros(count, np.uint8)  # per channel of the image file, as its header gives them; 0: not known
         self.kind_example: dict[tuple[str, Kind], int] = {}
         self.disguised: list[tuple[int, str, str]] = []  # (record, file, what it is)
         self.turned: list[tuple[int, int, int]] = []  # (record, orientation of the picture, of the mask)
@@ -100,6 +101,8 @@ class Totals:
             self.kind_example.setdefault((role, kind), index)
             if path.suffix.lower() not in ENDINGS[info.format]:
                 self.disguised.append((index, str(path), info.format))
+            if role == "image":
+                self.bits[index] = info.bits
             if role == "mask" and info.format == "JPEG":
                 self.lossy_masks.append(index)
         turned = found.image.orientation if found.image else 1

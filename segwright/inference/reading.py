@@ -19,8 +19,9 @@ def as_model_sees(split: Split, predictor: Predictor) -> Split:
     """``split`` with images brought to 8 bit by the model's value range, where it has one.
 
     Without this a data set's own range would be used, which differs from the model's where the data is not the training
-    data. Where a data set mixes 8-bit images with deeper ones, those are taken as they are, as training takes them;
-    where all are 8 bit, ``predictor.eight_bit`` holds, and what is ambiguous is an ImageReadError on reading.
+    data. Where a data set mixes 8-bit images with deeper ones, those are read as training reads them
+    (:meth:`ValueRange.among_deeper`); where all are 8 bit, ``predictor.eight_bit`` holds, and what is ambiguous is an
+    ImageReadError on reading.
     """
     own = getattr(split.reader, "value_range", None)
     if predictor.value_range is None:
@@ -52,7 +53,9 @@ class ModelReader:
         pixels: npt.NDArray[Any] = raster(record) if raster is not None else self.reader.image(record)
         where = record.image_path or record.id
         if pixels.dtype == np.uint8 and self.mixed:
-            return fit_channels(np.asarray(pixels, np.uint8), self.predictor.runtime.in_channels)
+            known = self.predictor.value_range
+            image = np.asarray(pixels, np.uint8) if known is None else known.among_deeper(pixels)
+            return fit_channels(image, self.predictor.runtime.in_channels)
         try:
             return self.predictor.scaled(pixels, where)
         except ImageReadError:

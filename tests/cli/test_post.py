@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from typer.testing import CliRunner, Result
@@ -14,7 +16,7 @@ from segwright.cli import app
 from segwright.data.synthetic import write_street_scenes
 from segwright.errors import SegwrightError
 from segwright.images import read_image
-from segwright.inference.bundle import Bundle, save_bundle
+from segwright.inference.bundle import Bundle, load_bundle, save_bundle
 from segwright.models.catalog import create_model
 
 ARGUMENTS = {"widths": [4, 8, 8, 8, 8], "decoder_channels": [4, 8, 8, 8], "in_channels": 3}
@@ -67,6 +69,28 @@ def test_what_the_figure_cannot_show_is_said(
     done = run("crf-figure", model, data, "--width", 60, "--out", tmp_path / "x.png", *arguments)
     assert isinstance(done.exception, SegwrightError) and words in str(done.exception)
     assert not (tmp_path / "x.png").exists()
+
+
+def test_every_command_that_runs_a_model_takes_the_reading_of_8_bit_images() -> None:
+    for name in ("evaluate", "predict", "compare", "serve", "tune-post", "crf-figure"):
+        text = run(name, "--help").output
+        assert "--eight-bit" in text and "--trust-external" in text, name
+
+
+def test_the_figure_of_8_bit_images_under_a_deep_model(places: tuple[Path, Path], tmp_path: Path) -> None:
+    """Both readings are asked for, and each is drawn from the values that it stands for."""
+    model, data = places
+    network, bundle = load_bundle(model)
+    ranged = replace(bundle, preprocessing={**bundle.preprocessing, "value_range": {"low": [1000], "high": [1510]}})
+    deep = save_bundle(tmp_path / "deep" / "model", network, ranged)
+    arguments = ("crf-figure", deep, data, "--split", "val", "--pictures", 1, "--width", 60, "--iterations", "1")
+    refused = run(*arguments, "--out", tmp_path / "none.png")
+    assert isinstance(refused.exception, SegwrightError) and "--eight-bit" in str(refused.exception)
+    for reading in ("scaled", "raw"):
+        done = run(*arguments, "--eight-bit", reading, "--out", tmp_path / f"{reading}.png")
+        assert done.exit_code == 0, done.output
+    scaled, raw = (read_image(tmp_path / f"{reading}.png") for reading in ("scaled", "raw"))
+    assert scaled[20:40, 20:60].mean() > 20 and not np.array_equal(scaled, raw)
 
 
 def test_tune_post_by_the_command_line(places: tuple[Path, Path], tmp_path: Path) -> None:
