@@ -99,10 +99,18 @@ class AugmentConfig(Section):
     strength: Literal["none", "light", "medium", "strong"] | Auto = Field("auto", description="strength by name")
     flip: bool = Field(True, description="mirror left and right")
     vertical_flip: bool = Field(False, description="mirror up and down as well, where up means nothing")
+    flip_pairs: tuple[tuple[str, str], ...] | Auto = Field(
+        "auto", description="classes that a mirror image exchanges: auto (left and right by name), none, [[a, b], …]"
+    )
     rotation: Annotated[float, Field(ge=0, le=180)] | Auto = Field(
         "auto", description="largest rotation in degrees, 0 to 180"
     )
     class_aware: Share | Auto = Field("auto", description="share of the crops centred on a rare class, 0 to 1")
+
+    @field_validator("flip_pairs", mode="before")
+    @classmethod
+    def _no_pairs(cls, value: object) -> object:
+        return () if value is None or (isinstance(value, str) and value.lower() in ("none", "null", "")) else value
 
 
 class TrainingConfig(Section):

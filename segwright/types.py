@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from segwright.errors import LabelError, UsageError
 from segwright.images import UInt8Array, write_mask
+from segwright.sides import Pairs, check_pairs, find_sides
 
 Float32Array = npt.NDArray[np.float32]
 
@@ -44,13 +45,16 @@ class LabelSpace:
     """The classes: their names, colours, and how the values found in files become class indices.
 
     ``mapping`` holds file value → class index or ignore value; a file value that is not in it is an error, never
-    silently dropped. An empty mapping stands for the identity on 0…K-1 plus the ignore value itself.
+    silently dropped. An empty mapping stands for the identity on 0…K-1 plus the ignore value itself. ``pairs`` holds
+    the names of classes that a mirror image exchanges (left eye, right eye); None finds them from the names
+    (:mod:`segwright.sides`), and is never what an instance holds.
     """
 
     names: tuple[str, ...]
     colours: tuple[Colour, ...] = ()
     ignore_index: int = IGNORE_INDEX
     mapping: Mapping[int, int] = field(default_factory=dict)
+    pairs: Pairs | None = None
 
     def __post_init__(self) -> None:
         names = tuple(str(name) for name in self.names)
@@ -75,6 +79,8 @@ class LabelSpace:
             raise LabelError(
                 "the label map points outside the classes", expected=f"0 to {len(names) - 1} or 255", found=str(wrong)
             )
+        found = find_sides(names).pairs if self.pairs is None else check_pairs(self.pairs, names, "LabelSpace.pairs")
+        object.__setattr__(self, "pairs", found)
         object.__setattr__(self, "names", names)
         object.__setattr__(self, "colours", colours)
         object.__setattr__(self, "mapping", mapping)
@@ -92,6 +98,10 @@ class LabelSpace:
         if name not in self.names:
             raise UsageError("unknown class", expected=", ".join(self.names), found=name)
         return self.names.index(name)
+
+    def mirrored(self) -> tuple[tuple[int, int], ...]:
+        """The indices of the classes that a mirror image exchanges."""
+        return tuple((self.names.index(one), self.names.index(other)) for one, other in self.pairs or ())
 
     def lookup(self) -> npt.NDArray[np.int32]:
         """A table of 65,536 entries from file value to class index; -1 where the value has no meaning."""
@@ -130,6 +140,7 @@ class LabelSpace:
             "colours": [list(colour) for colour in self.colours],
             "ignore_index": self.ignore_index,
             "mapping": {str(value): index for value, index in self.mapping.items()},
+            "pairs": [list(pair) for pair in self.pairs or ()],
         }
 
     @classmethod
@@ -139,6 +150,8 @@ class LabelSpace:
             colours=tuple((int(c[0]), int(c[1]), int(c[2])) for c in data.get("colours", ())),
             ignore_index=int(data.get("ignore_index", IGNORE_INDEX)),
             mapping={int(value): int(index) for value, index in data.get("mapping", {}).items()},
+            # Saved before there were pairs: such a model was not taught that a mirror exchanges them.
+            pairs=tuple((str(one), str(other)) for one, other in data.get("pairs", ())),
         )
 
 

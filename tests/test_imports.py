@@ -7,7 +7,7 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).resolve().parent.parent / "segwright"
 LEVELS = {
-    "types": 0, "errors": 0, "config": 0, "images": 0, "files": 0, "console": 0, "pages": 0,
+    "types": 0, "sides": 0, "errors": 0, "config": 0, "images": 0, "files": 0, "console": 0, "pages": 0,
     "compiled": 0, "eager": 0, "halves": 0, "lanes": 0, "workers": 0, "yaml_text": 0,
     "data": 1, "augment": 1, "models": 1, "losses": 1, "metrics": 1, "postprocess": 1,
     "inference": 2, "evaluation": 3, "training": 4, "deploy": 4, "monitoring": 4,

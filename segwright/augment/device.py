@@ -25,6 +25,7 @@ from segwright.augment.colour import RandomColour
 from segwright.augment.geometry import RandomWarp, Size
 from segwright.augment.presets import Training
 from segwright.errors import UsageError
+from segwright.sides import exchanged
 from segwright.types import IGNORE_INDEX
 
 DRAWS = 40  # uniform numbers per sample: 0…9 warp, 10…13 class-aware crop, 14…31 color, 32…36 cutout
@@ -88,6 +89,7 @@ class DeviceTraining:
         if transform.warp.class_aware and places is None:
             raise UsageError("class-aware crops need to know where the classes are", fix="give ClassPlaces.of(masks)")
         self.transform, self.places = transform, places
+        self._exchanged: Tensor | None = None  # class → class of the mirror image, beside the masks
         weights = transform.warp.class_weights
         self.weights = None if weights is None or places is None else torch.tensor(weights).to(places.places.device)
 
@@ -104,6 +106,10 @@ class DeviceTraining:
         matrices = warp_matrices(warp, (images.shape[1], images.shape[2]), draws, focus)
         crops = warp_images(images, matrices, warp.size, samples=_samples(warp, images.shape))
         labels = warp_masks(masks, matrices, warp.size)
+        if self.transform.pairs:
+            if self._exchanged is None or self._exchanged.device != labels.device:
+                self._exchanged = torch.tensor(exchanged(self.transform.pairs), dtype=labels.dtype).to(labels.device)
+            labels = exchange_sides(labels, matrices, self._exchanged)
         crops = change_colors(crops, self.transform.colour, draws[:, _COLOR:])
         if self.transform.cutout:
             crops, labels = cut_out(crops, labels, self.transform.cutout, draws[:, _CUTOUT:])
@@ -176,6 +182,12 @@ def warp_masks(masks: Tensor, matrices: Tensor, size: Size, *, ignore_index: int
     flat = y.clamp(0, height - 1).long() * width + x.clamp(0, width - 1).long()
     picked = masks.flatten(1).gather(1, flat.flatten(1)).reshape(flat.shape)
     return picked.masked_fill(outside, ignore_index)
+
+
+def exchange_sides(masks: Tensor, matrices: Tensor, exchanged: Tensor) -> Tensor:
+    """``masks`` (N, h, w) with their classes looked up in ``exchanged`` (256,) where the crop is a mirror image."""
+    mirrored = matrices[:, 0, 0] * matrices[:, 1, 1] < matrices[:, 0, 1] * matrices[:, 1, 0]
+    return torch.where(mirrored[:, None, None], exchanged[masks.long()], masks)
 
 
 def change_colors(images: Tensor, colour: RandomColour, draws: Tensor) -> Tensor:

@@ -71,6 +71,11 @@ def affine(
     )
 
 
+def is_mirrored(matrix: Matrix) -> bool:
+    """Whether the crop is a mirror image: of flips left to right and top to bottom one alone, whatever the rotation."""
+    return bool(matrix[0, 0] * matrix[1, 1] < matrix[0, 1] * matrix[1, 0])
+
+
 def warp_image(image: UInt8Array, matrix: Matrix, size: Size, *, border: Border = "reflect") -> UInt8Array:
     """``image`` (H, W, C), any C, resampled to (*size, C): bilinear, averaged over areas where it shrinks strongly.
 

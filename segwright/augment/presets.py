@@ -14,9 +14,19 @@ from typing import Literal, Protocol
 import numpy as np
 
 from segwright.augment.colour import RandomColour
-from segwright.augment.geometry import Border, RandomWarp, Size, affine, mean_colour, warp_image, warp_mask
+from segwright.augment.geometry import (
+    Border,
+    RandomWarp,
+    Size,
+    affine,
+    is_mirrored,
+    mean_colour,
+    warp_image,
+    warp_mask,
+)
 from segwright.errors import UsageError
 from segwright.images import UInt8Array
+from segwright.sides import exchanged
 from segwright.types import IGNORE_INDEX
 
 Strength = Literal["none", "light", "medium", "strong"]
@@ -45,17 +55,23 @@ COLOUR: dict[str, RandomColour] = {
 
 @dataclass(frozen=True)
 class Training:
-    """Warp, colour, cutout, in that order: colour is computed on the crop alone."""
+    """Warp, colour, cutout, in that order: colour is computed on the crop alone.
+
+    ``pairs``: class indices that a mirrored crop exchanges in its mask (left and right of the same thing).
+    """
 
     warp: RandomWarp
     colour: RandomColour
     border: Border = "reflect"
     cutout: float = 0.0
+    pairs: tuple[tuple[int, int], ...] = ()
 
     def __call__(self, image: UInt8Array, mask: UInt8Array, rng: np.random.Generator) -> tuple[UInt8Array, UInt8Array]:
         matrix = self.warp.draw(mask, rng)
         image = warp_image(image, matrix, self.warp.size, border=self.border)
         mask = warp_mask(mask, matrix, self.warp.size)
+        if self.pairs and is_mirrored(matrix):
+            mask = np.array(exchanged(self.pairs), np.uint8)[mask]
         image = self.colour(image, rng)
         if self.cutout and rng.random() < self.cutout:
             image, mask = cut_out(image, mask, rng)
@@ -101,18 +117,20 @@ def training(
     colour_scale: float = 1.0,
     cutout: float = 0.0,
     border: Border = "reflect",
+    pairs: Sequence[tuple[int, int]] = (),
 ) -> Training:
     """The training transform; every sample comes out at ``size`` (height, width).
 
     ``scale``: crop pixels per picture pixel (lowest, highest), drawn uniformly in its logarithm; with ``unit="fit"``,
     1 is the scale at which the whole picture just fits into the crop, for data sets of mixed resolution. ``aspect``:
     stretch of width against height, up to this factor. ``rotation``: degrees either way, for ``rotation_share`` of the
-    samples. ``shear``: degrees either way. ``flip``, ``flip_vertical``: probabilities (set ``flip=0`` where left and
-    right mean something). ``shift``: how far the crop may reach over the edge, as a share of itself.
+    samples. ``shear``: degrees either way. ``flip``, ``flip_vertical``: probabilities. ``shift``: how far the
+    crop may reach over the edge, as a share of itself.
     ``class_aware``: the share of crops laid around a pixel of a class drawn first, by ``class_weights`` (relative, one
     a class; None: every class of the picture alike). ``colour``: none, light, medium, strong, or a RandomColour;
     ``colour_scale`` multiplies a named strength's amounts (not its probabilities). ``cutout``: probability that a
     rectangle of 1–10 % of the crop is blanked and ignored. ``border``: what the picture shows beyond its edge.
+    ``pairs``: class indices (left, right) that a mirrored crop exchanges, as ``LabelSpace.mirrored()`` gives them.
 
     Raises UsageError for a value out of range or an unknown name.
     """
@@ -136,7 +154,15 @@ def training(
         class_aware=class_aware,
         class_weights=None if class_weights is None else tuple(float(weight) for weight in class_weights),
     )
-    return Training(warp=warp, colour=colour, border=border, cutout=cutout)
+    kept = tuple((int(one), int(other)) for one, other in pairs)
+    members = [index for pair in kept for index in pair]
+    if len(set(members)) < len(members) or any(not 0 <= index < IGNORE_INDEX for index in members):
+        raise UsageError(
+            "augmentation: pairs out of range",
+            expected="pairs of class indices, 0 to 254, each in one pair",
+            found=str(kept),
+        )
+    return Training(warp=warp, colour=colour, border=border, cutout=cutout, pairs=kept)
 
 
 def plain(size: Size | None = None, *, mode: Literal["stretch", "pad", "crop"] = "stretch") -> Plain:

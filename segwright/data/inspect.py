@@ -17,6 +17,7 @@ from segwright.data.dataset import open_dataset
 from segwright.data.examine import Examination, Trouble, examiner
 from segwright.data.findings import judge
 from segwright.data.fingerprint import Fingerprint, Tally
+from segwright.data.label_findings import side_notes
 from segwright.data.records import Dataset, Problem, Record, Split
 from segwright.data.suspects import Suspect
 from segwright.data.totals import Totals
@@ -154,7 +155,7 @@ def inspect_dataset(dataset: Dataset, *, workers: int | None = None) -> CheckRes
         fingerprint=overall,
         by_split=prints,
         problems=tuple(sorted(problems, key=lambda problem: SEVERITIES.index(problem.severity))),
-        notes=tuple(dataset.notes),
+        notes=(*dataset.notes, *side_notes(dataset.label_space)),
         suspects=tuple(suspects),
         objects={label: pair for label, pair in sorted(totals.objects.items()) if label < len(totals.names)},
         dataset=dataset,

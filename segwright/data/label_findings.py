@@ -13,7 +13,8 @@ import numpy as np
 from segwright.data.fingerprint import Fingerprint
 from segwright.data.records import Dataset, Problem, Record
 from segwright.data.totals import Totals
-from segwright.types import IGNORE_INDEX
+from segwright.sides import find_sides, shown
+from segwright.types import IGNORE_INDEX, LabelSpace
 
 GUESSED_NAME = re.compile(r"(?:class|value) -?\d+|#[0-9a-f]{6}")  # of classes that no list names
 HANDFUL = 16  # pixels in the whole data set: no object, whatever its class
@@ -39,7 +40,32 @@ def label_findings(
         *_ignored_by_guess(dataset, overall),
         *_specks(totals, records, overall),
         *_contradictions(totals, records),
+        *_sides(dataset.label_space),
     ]
+
+
+def side_notes(space: LabelSpace) -> list[str]:
+    """What a mirror image exchanges, in words; nothing where it exchanges nothing."""
+    return [f"flips exchange {shown(space.pairs)}: left and right of the same"] if space.pairs else []
+
+
+def _sides(space: LabelSpace) -> list[Problem]:
+    """Names of a left or a right that flips do not exchange, though the name may mean that they should."""
+    sides = find_sides(space.names)
+    paired = {name for pair in space.pairs or () for name in pair}
+    open_names = [(names, why) for names, why in sides.doubtful if not paired.issuperset(names)]
+    alone = [name for name in sides.alone if name not in paired]
+    parts = [f"{', '.join(names)} ({why})" for names, why in open_names]
+    if alone:
+        parts.append(f"{_listed(alone)} (no class is named for the other side)")
+    if not parts:
+        return []
+    pair = ", ".join(open_names[0][0][:2]) if open_names else f"{alone[0]}, …"
+    fix = (
+        f"if they are mirror images, --set 'augment.flip_pairs=[[{pair}]]'; if sides matter and a class is missing, "
+        "--set augment.flip=false"
+    )
+    return [Problem("note", "sides not exchanged", f"flips do not exchange {'; '.join(parts)}", (), fix)]
 
 
 def _mask(record: Record) -> str:

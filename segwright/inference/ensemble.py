@@ -18,6 +18,7 @@ from segwright.inference.predictor import find_bundle
 from segwright.inference.runtimes import Runtime
 from segwright.models.ensemble import NAME, Ensemble
 from segwright.models.segmenter import SegmentationModel
+from segwright.sides import Pairs, shown
 from segwright.types import Float32Array
 
 WEIGHTS = "model.safetensors"
@@ -160,12 +161,27 @@ def _description(
             licences.setdefault(name, {})[licence] = None
     return Bundle(
         architecture=NAME,
-        label_space=first.label_space,
+        label_space=replace(first.label_space, pairs=_pairs(folders, bundles)),
         arguments={"in_channels": ensemble.in_channels, "members": members},
         preprocessing=first.preprocessing,
         training={**kept, "command": command, "members": origins},
         licences={name: "; ".join(found) for name, found in licences.items()},
     )
+
+
+def _pairs(folders: Sequence[Path], bundles: Sequence[Bundle]) -> Pairs:
+    """The classes that a mirrored view exchanges, of those models that hold any; ModelError where these differ."""
+    held = [(folder, b.label_space.pairs) for folder, b in zip(folders, bundles, strict=True) if b.label_space.pairs]
+    for folder, pairs in held[1:]:
+        if set(map(frozenset, pairs)) != set(map(frozenset, held[0][1])):
+            raise ModelError(
+                "the models of an ensemble exchange the same classes in a mirrored view",
+                expected=f"{shown(held[0][1])} (as {held[0][0]})",
+                found=shown(pairs),
+                where=folder,
+                fix="train them with the same augment.flip_pairs",
+            )
+    return held[0][1] if held else ()
 
 
 def _shared(bundles: Sequence[Bundle], key: str) -> bool:

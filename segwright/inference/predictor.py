@@ -79,7 +79,7 @@ class Predictor:
         self.chain: Chain | None = None if text in (None, "", "none") else parse_chain(str(text), label_space.names)
         saved = (bundle.preprocessing if bundle else {}).get("value_range")
         self.value_range = _saved_range(saved) if saved else None
-        self.tta: TestTimeAugmentation | None = parse_tta(tta) if tta else None
+        self.tta: TestTimeAugmentation | None = parse_tta(tta, label_space.mirrored()) if tta else None
         self.eight_bit = eight_bit
         self.window = DEFAULT_WINDOW
         self.notes: list[str] = []  # how images were read, where that was a choice

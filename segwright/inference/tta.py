@@ -11,13 +11,16 @@ views. The text follows the grammar of :mod:`segwright.postprocess.spec`, its st
 | rot90, rot180, rot270 | short for rotate(90), rotate(180), rotate(270) |
 | shift(d, …) | also moved by d pixels right and down, for networks whose grid shows in the answer |
 
+A mirrored view (one of flip and vflip; both together are half a turn) shows a left eye as a right one: with ``pairs``,
+the channels of such classes are exchanged when it is brought back.
+
 Memory stays bounded: one view at a time is run and added, in place, to one sum of the size of the answer.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -28,6 +31,7 @@ from scipy.special import softmax
 
 from segwright.errors import ModelError, PostprocessError
 from segwright.postprocess.spec import Reader, Step
+from segwright.sides import exchanged
 from segwright.types import Float32Array
 
 UInt8Array = npt.NDArray[np.uint8]
@@ -58,15 +62,21 @@ class View:
     angle: float = 0.0
     shift: int = 0
 
+    @property
+    def is_mirrored(self) -> bool:
+        """Whether left and right are exchanged: by one flip, not by two, which are a rotation."""
+        return self.flip != self.vflip
+
 
 @dataclass(frozen=True)
 class TestTimeAugmentation:
-    """Views to average over. ``str()`` gives back the text."""
+    """Views to average over. ``str()`` gives back the text. ``pairs``: channels that a mirrored view exchanges."""
 
     __test__ = False  # the name begins with Test; pytest must not collect it
 
     text: str
     views: tuple[View, ...]
+    pairs: tuple[tuple[int, int], ...] = ()
 
     def __str__(self) -> str:
         return self.text
@@ -82,14 +92,17 @@ class TestTimeAugmentation:
         total: Float32Array | None = None
         seen = np.zeros((height, width), np.float32)
         for view in self.views:
-            total = _add(view, logits, images, total, seen)
+            total = _add(view, logits, images, total, seen, self.pairs if view.is_mirrored else ())
         assert total is not None  # parse_tta gives at least one view
         total /= np.maximum(seen, 1e-6)
         return np.asarray(softmax(total, axis=1), np.float32)
 
 
-def parse_tta(text: str) -> TestTimeAugmentation:
-    """The views that ``text`` names; PostprocessError with a caret under a mistake."""
+def parse_tta(text: str, pairs: Sequence[tuple[int, int]] = ()) -> TestTimeAugmentation:
+    """The views that ``text`` names, with class indices (left, right) for ``pairs``.
+
+    PostprocessError with a caret under a mistake.
+    """
     reader = Reader(text, "test-time augmentation", "view")
     scales: list[float] = []
     flips: dict[str, tuple[bool, ...]] = {"flip": (False,), "vflip": (False,)}
@@ -122,7 +135,7 @@ def parse_tta(text: str) -> TestTimeAugmentation:
             found=f"{len(views)} from {text!r}",
             fix="name fewer scales, rotations or shifts: their numbers multiply",
         )
-    return TestTimeAugmentation(text, views)
+    return TestTimeAugmentation(text, views, tuple(pairs))
 
 
 def _numbers(reader: Reader, step: Step, limit: float, expected: str, *, whole: bool = False) -> list[float]:
@@ -140,9 +153,15 @@ def _numbers(reader: Reader, step: Step, limit: float, expected: str, *, whole: 
 
 
 def _add(
-    view: View, logits: Logits, images: UInt8Array, total: Float32Array | None, seen: Float32Array
+    view: View,
+    logits: Logits,
+    images: UInt8Array,
+    total: Float32Array | None,
+    seen: Float32Array,
+    pairs: tuple[tuple[int, int], ...],
 ) -> Float32Array:
-    """Run one view and add its logits, brought back into place, to ``total`` and its visibility to ``seen``."""
+    """Run one view and add its logits, brought back into place, to ``total`` and its visibility to ``seen``; channels
+    in ``pairs`` change places."""
     height, width = images.shape[1:3]
     size = (max(1, round(height * view.scale)), max(1, round(width * view.scale)))
     forward, back, mask = _geometry(view, size)
@@ -150,9 +169,10 @@ def _add(
     if total is None:
         total = np.zeros((len(images), answer.shape[1], height, width), np.float32)
     weight = None if mask is None else _plane(mask, (height, width))
+    places = exchanged(pairs, answer.shape[1])
     for n, k in np.ndindex(*answer.shape[:2]):
         plane = _plane(back(answer[n, k]), (height, width))
-        total[n, k] += plane if weight is None else plane * weight
+        total[n, places[k]] += plane if weight is None else plane * weight
     seen += np.float32(1.0) if weight is None else weight
     return total
 

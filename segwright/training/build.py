@@ -85,7 +85,16 @@ def transform(config: TrainConfig, phase: Phase, fingerprint: Fingerprint) -> pr
         class_aware=float(aware),
         class_weights=tuple(float(n) for n in need) if need.any() else None,
         colour=strength,
+        pairs=mirrored(config, fingerprint.class_names),
     )
+
+
+def mirrored(config: TrainConfig, names: Sequence[str]) -> tuple[tuple[int, int], ...]:
+    """The class indices that flips exchange in a run with this resolved config."""
+    pairs = config.augment.flip_pairs
+    if pairs == "auto":  # a run that an earlier version planned: it goes on as it began
+        return ()
+    return tuple((names.index(one), names.index(other)) for one, other in pairs)
 
 
 def time_picture(config: TrainConfig, classes: int, device: torch.device, size: Size) -> float:

@@ -20,6 +20,7 @@ from segwright.errors import DataError, UsageError
 from segwright.losses.weights import class_weights
 from segwright.models.catalog import CATALOG
 from segwright.models.recipes import AUX_WEIGHTS, FROM_SCRATCH, USUAL_AUX_WEIGHT, Recipe
+from segwright.sides import Pairs, check_pairs, find_sides, shown
 from segwright.training.loop import VALIDATION_SHARE
 from segwright.training.trackers import installed
 
@@ -133,18 +134,21 @@ def make_plan(
     started: bool = False,
     normed: Callable[[TrainConfig], bool] = lambda config: config.model.name == "leannet",
     probe: Probe | None = None,
+    pairs: Pairs | None = None,
 ) -> Plan:
     """Resolve ``config``. DataError where there is nothing to train on.
 
     ``pictures``: of the training split; ``pretrained``: whether pretrained weights of a network with an encoder can be
     had; ``started``: whether the run begins with a saved model; ``normed`` says whether a config's network normalises
-    after its convolutions; ``probe`` times a training step. UsageError where class weights do not fit the classes.
+    after its convolutions; ``probe`` times a training step; ``pairs``: classes that a mirror image exchanges, found
+    from their names if None. UsageError where class weights or pairs do not fit the classes.
     """
     if pictures == 0:
         raise DataError("the training split is empty", fix="add pictures, or name the format with --format")
     draft = _Draft(config)
     _check_class_weights(config.training.class_weights, fingerprint.class_names)
     scratch = _plan_model(draft, fingerprint, machine, pretrained, started)
+    _plan_flips(draft, fingerprint.class_names, pairs)
     _plan_optimizer(draft, scratch, normed(draft.resolved()) if scratch else False)
     _plan_budget(draft, pictures)
     _plan_crops(draft, fingerprint, pictures, machine, scratch)
@@ -167,6 +171,28 @@ def _check_class_weights(given: str | tuple[float, ...], names: tuple[str, ...])
         where="training.class_weights",
         fix="give one weight per class in the order of the label map, or --set training.class_weights=auto",
     )
+
+
+def _plan_flips(draft: _Draft, names: tuple[str, ...], pairs: Pairs | None) -> None:
+    """The classes that flips exchange, by name: written out, so that a resumed run goes on with them."""
+    found = find_sides(names).pairs if pairs is None else pairs
+    given = draft.get("augment.flip_pairs")
+    if given == "auto":
+        draft.values["augment.flip_pairs"] = found
+        flips = draft.get("augment.flip") or draft.get("augment.vertical_flip")
+        what = "flips exchange" if flips else "flips are off; mirrored test-time views exchange"
+        reason = f"{what} these classes, left and right of the same (augment.flip_pairs=none switches it off)"
+        if found:
+            draft.decisions.append(Decision("augment.flip_pairs", shown(found), reason))
+        return
+    asked = draft.values["augment.flip_pairs"] = check_pairs(given, names, "augment.flip_pairs")
+    if asked or found:
+        reason = (
+            "as asked"
+            if set(map(frozenset, asked)) >= set(map(frozenset, found))
+            else (f"as asked; by their names, flips would exchange {shown(found)}")
+        )
+        draft.decisions.append(Decision("augment.flip_pairs", shown(asked) or "none", reason))
 
 
 def _plan_model(

@@ -182,7 +182,9 @@ class Results:
             arguments["encoder"] = config.model.encoder
         return Bundle(
             architecture=config.model.name,
-            label_space=self.data.label_space,
+            label_space=replace(
+                self.data.label_space, pairs=config.augment.flip_pairs if config.augment.flip_pairs != "auto" else ()
+            ),
             arguments=arguments,
             preprocessing={
                 "channels": config.model.in_channels,

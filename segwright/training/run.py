@@ -245,6 +245,7 @@ class _Session:
             started=self.saved is not None,
             normed=lambda config: is_normed(config, self.data.label_space.classes),
             probe=self._probe,
+            pairs=self.data.label_space.pairs,
         )
 
     def _inspect(self) -> CheckResult:

@@ -53,6 +53,30 @@ def test_nothing_stays_open_and_everything_has_a_reason() -> None:
     assert Plan.from_json(found.to_json()).config == found.config
 
 
+def test_the_classes_that_flips_exchange_are_written_out() -> None:
+    plain = plan()
+    assert plain.config.augment.flip_pairs == () and not [d for d in plain.decisions if "flip" in d.setting]
+    sided = replace(FOUND, class_names=("left eye", "right eye", "nose"))
+
+    def decided(values: dict[str, object] | None = None, **more: object) -> tuple[object, str, str]:
+        found = plan(values, found=sided, **more)
+        chosen = [d for d in found.decisions if d.setting == "augment.flip_pairs"]
+        assert len(chosen) == 1 and Plan.from_json(found.to_json()) == found
+        return found.config.augment.flip_pairs, chosen[0].value, chosen[0].reason
+
+    eyes = (("left eye", "right eye"),)
+    assert decided()[:2] == (eyes, "left eye ↔ right eye") and "flips exchange" in decided()[2]
+    assert "flips are off" in decided({"augment.flip": False})[2]
+    pairs, value, reason = decided({"augment.flip_pairs": "none"})
+    assert pairs == () and value == "none" and "left eye ↔ right eye" in reason
+    assert decided({"augment.flip_pairs": [["right eye", "left eye"]]})[::2] == ((eyes[0][::-1],), "as asked")
+    assert plan(found=sided, pairs=()).config.augment.flip_pairs == (), "the label space's own word goes before names"
+    assert decided(pairs=(("nose", "left eye"),))[0] == (("nose", "left eye"),)
+    with pytest.raises(UsageError, match="pairs") as caught:
+        plan({"augment.flip_pairs": [["left eye", "tail"]]}, found=sided)
+    assert "tail" in str(caught.value) and "augment.flip_pairs" in str(caught.value)
+
+
 def test_what_was_asked_for_stays() -> None:
     asked = {"model.name": "unet", "training.lr": 0.5, "training.batch": 3, "training.loss": "dice",
              "training.size": (64, 96), "training.optimizer": "sgd", "training.class_weights": "none"}  # fmt: skip

@@ -9,13 +9,17 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from small_runs import trainer
 
+from segwright import types
 from segwright.config import TrainConfig
 from segwright.data.dataset import open_dataset
 from segwright.data.synthetic import write_street_scenes
 from segwright.errors import CheckpointError, UsageError
 from segwright.images import write_image
+from segwright.inference.bundle import load_bundle
+from segwright.sides import Sides
 from segwright.training import results
 from segwright.training.checkpoint import checkpoints, clear_leftovers, load_checkpoint
 from segwright.training.log import RunLog, read_log
@@ -97,6 +101,35 @@ def test_a_checkpoint_of_another_kind_is_passed_over(tmp_path: Path, stopped: Pa
         (path / "SHA256SUMS").write_bytes(b"\xff")
     with pytest.raises(CheckpointError, match="no checkpoint is whole"):
         load_checkpoint(folder)
+
+
+def test_a_resumed_run_exchanges_the_classes_that_it_began_with(
+    scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Left and right of the names: in the masks of mirrored crops, in the plan, in the saved model, over a resume."""
+    other = Path(shutil.copytree(scenes, tmp_path / "sided"))
+    names = (other / "classes.txt").read_text().splitlines()
+    for index, name in ((0, "left_half"), (2, "right_half")):
+        names[index] = names[index].replace(names[index].split()[0], name)
+    (other / "classes.txt").write_text("\n".join(names) + "\n")
+    listed = open_dataset(other).label_space
+    assert listed.pairs == (("left_half", "right_half"),)
+    whole = run(other, tmp_path / "whole")
+    assert whole.plan.config.augment.flip_pairs == listed.pairs
+    assert load_bundle(tmp_path / "whole" / "model")[1].label_space.pairs == listed.pairs
+    run(other, tmp_path / "parts", on_validation=lambda progress, found: True)
+    # Another rule for names must not change a run that goes on.
+    monkeypatch.setattr(types, "find_sides", lambda names: Sides())
+    again = run(other, tmp_path / "parts", resume=True)
+    assert again.plan.config.augment.flip_pairs == listed.pairs
+    one, two = (load_checkpoint(tmp_path / name / "checkpoints") for name in ("whole", "parts"))
+    assert one is not None and two is not None
+    assert all(torch.equal(tensor, two.tensors[name]) for name, tensor in one.tensors.items())
+    monkeypatch.undo()
+    off = run(other, tmp_path / "off", values={"augment.flip_pairs": "none"})
+    assert load_bundle(off.model)[1].label_space.pairs == ()
+    none = load_checkpoint(tmp_path / "off" / "checkpoints")
+    assert none is not None and not torch.equal(one.tensors["model/head.weight"], none.tensors["model/head.weight"])
 
 
 def test_other_classes_are_refused_by_name(scenes: Path, stopped: Path, tmp_path: Path) -> None:
