@@ -207,25 +207,6 @@ def resolve_workers(workers: int | str) -> int:
     return workers
 
 
-def balanced_weights(
-    counts: npt.NDArray[np.int64] | Sequence[Sequence[int]], *, power: float = 0.5, minimum: int = 20
-) -> npt.NDArray[np.float64]:
-    """(N,) sample weights that bring pictures with rare classes more often, for ``Loader.batches(weights=…)``.
-
-    ``counts``: (N, K) pixels of each class in each picture. A class's need is (its share of all pixels)^-power; a
-    picture's weight is the mean over the classes that it shows (at least ``minimum`` pixels) of need / number of
-    pictures showing it, blended half and half with uniform. ``power=0`` balances classes by pictures alone.
-    """
-    pixels = np.asarray(counts, np.float64)
-    shown = pixels >= minimum
-    frequency = pixels.sum(axis=0) / max(pixels.sum(), 1.0)
-    need = np.where(frequency > 0, np.maximum(frequency, 1e-9) ** -power, 0.0)
-    pull = (shown * (need / np.maximum(shown.sum(axis=0), 1))).sum(axis=1)
-    if pull.sum() <= 0:
-        return np.ones(len(pixels))
-    return np.asarray(0.5 + 0.5 * pull * (len(pixels) / pull.sum()), np.float64)
-
-
 def _repeats(order: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
     """For every position, how often its index came before in ``order``."""
     by_index = np.argsort(order, kind="stable")

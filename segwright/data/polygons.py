@@ -36,14 +36,6 @@ def as_points(values: Sequence[float] | Sequence[Sequence[float]], where: str) -
     return points
 
 
-def fill(points: Points, height: int, width: int, where: str = "polygon") -> BoolMask:
-    """A polygon's pixels by COCO's rule, as an H×W mask."""
-    mask = np.zeros((height, width), bool)
-    top, left, box = fill_box(points, height, width, where)
-    mask[top : top + box.shape[0], left : left + box.shape[1]] = box
-    return mask
-
-
 def fill_box(points: Points, height: int, width: int, where: str = "polygon") -> tuple[int, int, BoolMask]:
     """A polygon's pixels by COCO's rule, cut to where they are: (top, left, mask)."""
     empty = np.zeros((0, 0), bool)

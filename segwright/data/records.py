@@ -250,11 +250,6 @@ class Split(Sequence[Sample]):
         """The records at ``indices``, in that order, under a new name."""
         return Split(name, [self.records[int(i)] for i in indices], self.reader)
 
-    def labelled(self) -> Split:
-        """Without the records that have no mask."""
-        kept = [record for record in self.records if record.labelled]
-        return self if len(kept) == len(self) else Split(self.name, kept, self.reader)
-
     def __repr__(self) -> str:
         return f"Split({self.name!r}, {len(self)} pictures)"
 

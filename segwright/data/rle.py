@@ -210,21 +210,3 @@ def decode_label_studio(data: Sequence[int], height: int, width: int, where: str
     except (ValueError, IndexError) as error:
         raise LabelError("the brush breaks off", found=f"{len(bits) // 8} bytes", where=where) from error
     return np.asarray(values.reshape(height, width, 4)[..., 3] > 0)
-
-
-def encode_label_studio(mask: npt.NDArray[Any]) -> list[int]:
-    """An H×W mask to Label Studio's brush, as runs of repeated bytes."""
-    rgba = np.repeat(np.asarray(mask, np.uint8).ravel() * 255, 4)
-    edges = np.flatnonzero(rgba[1:] != rgba[:-1]) + 1
-    bounds = np.concatenate(([0], edges, [rgba.size]))
-    sizes = (3, 4, 8, 16)  # as the reference writes them
-    pieces = [f"{rgba.size:032b}", f"{7:05b}", *(f"{size - 1:04b}" for size in sizes)]
-    for start, end in zip(bounds[:-1].tolist(), bounds[1:].tolist(), strict=True):
-        while start < end:
-            length = min(end - start, 1 << 16)
-            which = next(k for k, size in enumerate(sizes) if length - 1 < 1 << size)
-            pieces.append(f"1{which:02b}{length - 1:0{sizes[which]}b}{int(rgba[start]):08b}")
-            start += length
-    text = "".join(pieces)
-    bits = np.frombuffer(text.encode("ascii"), np.uint8) - 48
-    return [int(byte) for byte in np.packbits(bits)]

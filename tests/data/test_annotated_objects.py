@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from trees import picture, write
+from trees import filled, picture, write
 
 from segwright.data import drawing, polygons, rle
 from segwright.data.dataset import open_dataset
@@ -347,15 +347,15 @@ def test_cvat_encodings(tmp_path: Path, encoding: str) -> None:
 
 
 def test_long_outlines_are_cut_at_the_image(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert polygons.fill(np.array([[0, 0], [4.8e6, 0], [4.8e6, 10.0]]), 24, 32).sum() == 0
-    wide = polygons.fill(np.array([[-3e6, 2], [3e6, 2], [3e6, 6], [-3e6, 6.0]]), *SIZE)
+    assert filled(np.array([[0, 0], [4.8e6, 0], [4.8e6, 10.0]]), 24, 32).sum() == 0
+    wide = filled(np.array([[-3e6, 2], [3e6, 2], [3e6, 6], [-3e6, 6.0]]), *SIZE)
     assert wide[2:6].all() and wide.sum() == 4 * SIZE[1]
     with pytest.raises(LabelError, match="out of bounds"):
-        polygons.fill(np.array([[0, 0], [10, 9e6], [20, 0.0]]), *SIZE)
+        filled(np.array([[0, 0], [10, 9e6], [20, 0.0]]), *SIZE)
     corners = np.random.default_rng(0).uniform(-40, 80, (50, 9, 2))
-    whole = [polygons.fill(one, 30, 40) for one in corners]
+    whole = [filled(one, 30, 40) for one in corners]
     monkeypatch.setattr(polygons, "CHUNK", 17)
-    assert all(np.array_equal(a, polygons.fill(one, 30, 40)) for a, one in zip(whole, corners, strict=True))
+    assert all(np.array_equal(a, filled(one, 30, 40)) for a, one in zip(whole, corners, strict=True))
 
 
 def test_objects_are_rasterized_within_a_sum(monkeypatch: pytest.MonkeyPatch) -> None:

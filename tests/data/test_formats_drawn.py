@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from trees import picture, write
+from trees import encode_label_studio, filled, picture, write
 
-from segwright.data import polygons, rle
+from segwright.data import rle
 from segwright.data.dataset import open_dataset
 from segwright.data.formats import FORMATS
 from segwright.data.formats.coco_names import stuff_ids, stuff_thing_space, thing_ids
@@ -47,7 +47,7 @@ def test_run_lengths_agree_with_the_reference(height: int, width: int, seed: int
     assert np.array_equal(rle.decode_string(encoded["counts"], height, width), mask)
     assert np.array_equal(rle.decode_counts(rle.encode_counts(mask), height, width), mask)
     assert np.array_equal(rle.decode_rows(rle.encode_rows(mask), height, width), mask)
-    assert np.array_equal(rle.decode_label_studio(rle.encode_label_studio(mask), height, width), mask)
+    assert np.array_equal(rle.decode_label_studio(encode_label_studio(mask), height, width), mask)
 
 
 @settings(max_examples=150, deadline=None)
@@ -56,12 +56,12 @@ def test_polygons_agree_with_the_reference(corners: list[tuple[float, float]], w
     reference = pytest.importorskip("pycocotools.mask")
     points = np.round(np.array(corners)) if whole else np.array(corners)
     expected = reference.decode(reference.frPyObjects([points.ravel().tolist()], 30, 40))[..., 0]
-    assert np.array_equal(polygons.fill(points, 30, 40), expected.astype(bool))
+    assert np.array_equal(filled(points, 30, 40), expected.astype(bool))
 
 
 def test_polygon_by_hand() -> None:
     square = np.array([[2.0, 3.0], [6.0, 3.0], [6.0, 7.0], [2.0, 7.0]])
-    assert np.array_equal(polygons.fill(square, *SIZE), box_mask(3, 2, 7, 6))
+    assert np.array_equal(filled(square, *SIZE), box_mask(3, 2, 7, 6))
 
 
 def test_label_studio_bits_by_hand() -> None:
@@ -426,7 +426,7 @@ def studio(regions: list[dict[str, Any]], image: str = "/data/upload/1/1a2b3c4d-
 
 def test_label_studio(tmp_path: Path) -> None:
     picture(tmp_path / "x.jpg", size=SIZE)
-    brush = rle.encode_label_studio(box_mask(0, 0, 2, 2))
+    brush = encode_label_studio(box_mask(0, 0, 2, 2))
     half = [[50.0, 0.0], [100.0, 0.0], [100.0, 50.0], [50.0, 50.0]]
     regions = [
         {"type": "polygonlabels", "value": {"points": half, "polygonlabels": ["sky"], "closed": True}},

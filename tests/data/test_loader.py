@@ -13,7 +13,7 @@ import pytest
 
 from segwright.data import cache as cache_module
 from segwright.data.cache import DecodedCache, available_memory, cache_limit
-from segwright.data.loader import Loader, balanced_weights, epoch_order, resolve_workers, sample_rng
+from segwright.data.loader import Loader, epoch_order, resolve_workers, sample_rng
 from segwright.errors import DataError, ImageReadError, LabelError, UsageError
 from segwright.types import Batch, Sample
 
@@ -160,15 +160,6 @@ def test_random_numbers_depend_on_seed_epoch_index_and_nothing_else() -> None:
         for repeat in (0, 1)
     }
     assert len(set(values.values())) == len(values)
-
-
-def test_balanced_weights_favour_rare_classes_within_bounds() -> None:
-    counts = np.zeros((10, 3), np.int64)
-    counts[:, 0], counts[:5, 1], counts[9, 2] = 10_000, 3_000, 50
-    weights = balanced_weights(counts)
-    assert weights[9] == weights.max() and weights[9] > 2 * weights[8] and weights.min() >= 0.5
-    assert weights.sum() == pytest.approx(10)
-    assert balanced_weights(np.zeros((4, 2), np.int64)).tolist() == [1, 1, 1, 1]
 
 
 # -- the cache -----------------------------------------------------------------------------------------------------

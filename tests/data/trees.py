@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
+from segwright.data.polygons import fill_box
 from segwright.images import write_image, write_mask
 
 SHARED = Path(__file__).resolve().parents[2].parent / "shared" / "data"
@@ -40,3 +42,29 @@ def write(path: Path, data: Any) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(data if isinstance(data, str) else json.dumps(data), encoding="utf-8")
     return path
+
+
+def encode_label_studio(mask: npt.NDArray[Any]) -> list[int]:
+    """An H×W mask to Label Studio's brush, as runs of repeated bytes."""
+    rgba = np.repeat(np.asarray(mask, np.uint8).ravel() * 255, 4)
+    edges = np.flatnonzero(rgba[1:] != rgba[:-1]) + 1
+    bounds = np.concatenate(([0], edges, [rgba.size]))
+    sizes = (3, 4, 8, 16)  # as the reference writes them
+    pieces = [f"{rgba.size:032b}", f"{7:05b}", *(f"{size - 1:04b}" for size in sizes)]
+    for start, end in zip(bounds[:-1].tolist(), bounds[1:].tolist(), strict=True):
+        while start < end:
+            length = min(end - start, 1 << 16)
+            which = next(k for k, size in enumerate(sizes) if length - 1 < 1 << size)
+            pieces.append(f"1{which:02b}{length - 1:0{sizes[which]}b}{int(rgba[start]):08b}")
+            start += length
+    text = "".join(pieces)
+    bits = np.frombuffer(text.encode("ascii"), np.uint8) - 48
+    return [int(byte) for byte in np.packbits(bits)]
+
+
+def filled(points: np.ndarray, height: int, width: int) -> np.ndarray:
+    """A polygon's pixels as a mask of the whole image."""
+    whole = np.zeros((height, width), bool)
+    top, left, box = fill_box(points, height, width)
+    whole[top : top + box.shape[0], left : left + box.shape[1]] = box
+    return whole
