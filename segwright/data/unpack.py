@@ -13,7 +13,6 @@ import lzma
 import os
 import shutil
 import stat
-import tarfile
 import tempfile
 import zipfile
 from bz2 import BZ2File
@@ -24,10 +23,11 @@ from pathlib import Path
 from typing import IO, Any
 
 from segwright.console import progress
+from segwright.data.tar_headers import Entry, Stream, TarHeaderError, entries
 from segwright.errors import DownloadError, SegwrightError
 
 CHUNK = 1 << 20
-LARGEST_READ = 16 << 20  # what tarfile may ask for at once: a header that claims more is a bomb
+HEADERS = 4  # times the bytes allowed, for the headers between them and what is passed over
 NAME_BYTES = 4096
 STORE, NOTICE = ".download", "LICENCE-NOTICE.txt"  # what a download keeps beside the data, and no archive may bring
 RESERVED = (STORE, NOTICE)
@@ -59,7 +59,7 @@ def unpack(archive: Path, out: Path, *, keep: str = "", limits: UnpackLimits = D
     try:
         sink = _Sink(archive, beside, keep.strip("/"), limits)
         with progress(f"unpacking {archive.name}") as advance, _broken(archive):
-            for name, kind, member in _members(archive):
+            for name, kind, member in _members(archive, sink.most):
                 sink.take(name, kind, member)
                 advance(1)
         if sink.files == 0:
@@ -73,11 +73,11 @@ def unpack(archive: Path, out: Path, *, keep: str = "", limits: UnpackLimits = D
 Member = tuple[str, str, Any]  # name; "file", "folder", or what it is instead; a context manager that opens it
 
 
-def _members(archive: Path) -> Iterator[Member]:
+def _members(archive: Path, most: int) -> Iterator[Member]:
     if zipfile.is_zipfile(archive) and not _looks_like_tar(archive):
         yield from _zip_members(archive)
     else:
-        yield from _tar_members(archive)
+        yield from _tar_members(archive, most)
 
 
 @contextmanager
@@ -117,23 +117,15 @@ def _zip_members(archive: Path) -> Iterator[Member]:
             yield info.filename, kind, lambda info=info: opened.open(info)
 
 
-def _tar_members(archive: Path) -> Iterator[Member]:
-    with _decompressed(archive) as stream, tarfile.open(fileobj=stream, mode="r:") as opened:
-        for info in opened:
-            if info.isdir():
-                kind = "folder"
-            elif info.isreg():
-                kind = "file"
-            elif info.issym() or info.islnk():
-                kind = "a link"
-            else:
-                kind = "a special file"
-            yield info.name, kind, lambda info=info: opened.extractfile(info)
-            opened.members.clear()  # type: ignore[attr-defined]  # a million members need not be remembered
+def _tar_members(archive: Path, most: int) -> Iterator[Member]:
+    with _decompressed(archive, most * HEADERS) as (stream, length):
+        for entry in entries(stream, length):
+            yield entry.name, entry.kind, lambda entry=entry: _Part(stream, entry)
 
 
 @contextmanager
-def _decompressed(archive: Path) -> Iterator[IO[bytes]]:
+def _decompressed(archive: Path, most: int) -> Iterator[tuple[Stream, int | None]]:
+    """The tar's own bytes, and how many there are where they need no unpacking."""
     with open(archive, "rb") as file:
         magic = file.read(6)
         file.seek(0)
@@ -144,29 +136,49 @@ def _decompressed(archive: Path) -> Iterator[IO[bytes]]:
         elif magic == b"\xfd7zXZ\0":
             raw = lzma.open(file)  # noqa: SIM115 - closed with the file below it
         else:
-            raw = file
-        yield _Careful(raw)  # type: ignore[misc]
+            yield file, archive.stat().st_size
+            return
+        yield _Unpacked(raw, most), None
 
 
-class _Careful:
-    """A stream that is never read in large pieces: tarfile reads a header's whole payload at once."""
+class _Unpacked:
+    """A compressed stream, of which no more than ``most`` bytes come out."""
 
-    def __init__(self, raw: Any) -> None:
-        self.raw = raw
+    def __init__(self, raw: Any, most: int) -> None:
+        self.raw, self.most, self.place = raw, most, 0
 
-    def read(self, size: int = -1) -> bytes:
-        if size < 0 or size > LARGEST_READ:
-            raise tarfile.ReadError(f"a header that asks for {size} bytes")
+    def read(self, size: int, /) -> bytes:
         data: bytes = self.raw.read(size)
+        self.place += len(data)
+        if self.place > self.most:
+            raise TarHeaderError(f"more than {self.most} bytes come out of it")
         return data
 
-    def seek(self, offset: int, whence: int = 0) -> int:
-        place: int = self.raw.seek(offset, whence)
-        return place
+    def seek(self, offset: int, /) -> int:
+        raise OSError("a compressed stream is read from its beginning to its end")
 
     def tell(self) -> int:
-        place: int = self.raw.tell()
-        return place
+        return self.place
+
+
+class _Part:
+    """The bytes of one file in a tar, in a stream that stands at them."""
+
+    def __init__(self, stream: Stream, entry: Entry) -> None:
+        self.stream, self.entry, self.left = stream, entry, entry.size
+
+    def __enter__(self) -> _Part:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        return None
+
+    def read(self, size: int) -> bytes:
+        data = self.stream.read(min(size, self.left))
+        if not data and self.left:
+            raise TarHeaderError(f"it breaks off in {self.entry.name[:200]!r}")
+        self.left -= len(data)
+        return data
 
 
 class _Sink:
@@ -215,7 +227,7 @@ class _Sink:
         if len(self.folders) > self.limits.max_folders:
             raise self._refuse(name, f"more than {self.limits.max_folders} folders")
 
-    def _copy(self, name: str, source: IO[bytes], file: IO[bytes]) -> None:
+    def _copy(self, name: str, source: IO[bytes] | _Part, file: IO[bytes]) -> None:
         while chunk := source.read(CHUNK):
             self.bytes += len(chunk)
             if self.bytes > self.most:

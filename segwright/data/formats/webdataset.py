@@ -8,7 +8,6 @@ refused. Class names come from a class list beside the shards or inside the firs
 from __future__ import annotations
 
 import os
-import tarfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from segwright.data.formats.tree import Tree, is_picture
 from segwright.data.formats.values import conclude, look_at_bytes, survey
 from segwright.data.readers import FileReader
 from segwright.data.records import Dataset, Problem, Record
+from segwright.data.tar_headers import TarHeaderError, entries
 from segwright.errors import DataError, FormatError
 from segwright.images import UInt8Array, decode_image
 
@@ -90,25 +90,28 @@ def recognise(tree: Tree) -> str | None:
     return f"{len(shards)} tar shards" if shards else None
 
 
-def _index(path: Path) -> dict[str, dict[str, Member]]:
-    """Sample name → ending → file, of one shard."""
+def _index(path: Path) -> tuple[dict[str, dict[str, Member]], list[str]]:
+    """Sample name → ending → file, of one shard; and what in it is no file."""
     samples: dict[str, dict[str, Member]] = {}
+    other: list[str] = []
     try:
-        with tarfile.open(path, "r:") as archive:
-            for count, info in enumerate(archive):
+        with open(path, "rb") as archive:
+            for count, entry in enumerate(entries(archive, os.fstat(archive.fileno()).st_size)):
                 if count > MAX_MEMBERS:
                     raise FormatError("the shard holds too many files", found=f"more than {MAX_MEMBERS}", where=path)
-                folder, name = os.path.split(info.name)
-                if not info.isreg() or name.startswith("."):
+                folder, name = os.path.split(entry.name)
+                if entry.kind == "folder" or name.startswith("."):
+                    continue
+                if entry.kind != "file":
+                    other.append(f"{path}, {entry.name} ({entry.kind})")
                     continue
                 stem, _, ending = name.partition(".")
                 key = f"{folder}/{stem}" if folder else stem
-                samples.setdefault(key, {})[ending.lower()] = Member(str(path), info.name, info.offset_data, info.size)
-                archive.members.clear()  # type: ignore[attr-defined]  # a shard of a million files keeps no list of them
-    except (tarfile.TarError, OSError, EOFError) as error:
-        raise FormatError("not a plain tar file", expected="an uncompressed tar", found=str(error), where=path,
+                samples.setdefault(key, {})[ending.lower()] = Member(str(path), entry.name, entry.offset, entry.size)
+    except (TarHeaderError, OSError) as error:
+        raise FormatError("not a plain tar file", expected="a whole, uncompressed tar", found=str(error), where=path,
                           fix="unpack a compressed shard, or download it again") from error  # fmt: skip
-    return samples
+    return samples, other
 
 
 def _pair(files: dict[str, Member]) -> Pair | None:
@@ -128,9 +131,12 @@ def open_webdataset(tree: Tree) -> Dataset:
     names: list[tuple[str, str, str]] = []
     found: list[tuple[str | None, Pair]] = []
     lone: list[str] = []
+    other: list[str] = []
     for relative, path in track(shards, "indexing shards"):
         split = split_of(relative, path.name)
-        for key, files in _index(path).items():
+        samples, links = _index(path)
+        other += links
+        for key, files in samples.items():
             pair = _pair(files)
             if pair is None:
                 lone += [f"{path}, {m.name}" for m in files.values() if is_picture(m.name)]
@@ -162,6 +168,9 @@ def open_webdataset(tree: Tree) -> Dataset:
     bare = tuple(record.id for record in records if record.payload.mask is None)
     if bare:
         problems.append(Problem("warning", "image without mask", f"{len(bare)} pictures have no mask", bare))
+    if other:
+        text = f"{len(other)} entries of the shards are links or other things that are no files, and are not read"
+        problems.append(Problem("warning", "special file", text, tuple(other)))
     if lone:
         problems.append(Problem("warning", "mask without image", f"{len(lone)} masks have no picture", tuple(lone)))
     return Dataset(
