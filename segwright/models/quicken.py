@@ -8,9 +8,9 @@ from segwright.models import depthwise, norms, winograd
 
 
 def quicken(model: nn.Module) -> None:
-    """Let a network's batch norms (torch's and timm's), wide 3×3 convolutions and strided depthwise ones compute by the
-    ways of :mod:`segwright.models.norms`, :mod:`~segwright.models.winograd` and :mod:`~segwright.models.depthwise` in
-    training on a CPU.
+    """Let a network's batch norms (torch's and timm's), wide 3×3 convolutions, and depthwise ones with a stride or a
+    wide kernel, compute by the ways of :mod:`segwright.models.norms`, :mod:`~segwright.models.winograd` and
+    :mod:`~segwright.models.depthwise` in training on a CPU.
 
     Its modules change their class; names, parameters, buffers, and all that it does elsewhere, stay as they are.
     """
@@ -21,7 +21,7 @@ def quicken(model: nn.Module) -> None:
             module.__class__ = winograd.Conv2d
         elif type(module) is nn.Conv2d and depthwise.could_suit(module):
             module.__class__ = depthwise.Conv2d
-        elif type(module).__name__ == "BatchNormAct2d":
-            from segwright.models import timm_norms  # imports timm, which is there where its module is
+        elif type(module).__name__ in ("BatchNormAct2d", "Conv2dSame"):
+            from segwright.models import timm_layers  # imports timm, which is there where its module is
 
-            timm_norms.quicken(module)
+            timm_layers.quicken(module)
