@@ -30,6 +30,7 @@ SHORT_SIDE = 128  # below it a reduced picture shows too little to learn from
 RARE = 0.01  # a class with less than this share of the pixels is rare
 RARELY_SHOWN = 0.05  # a class in a smaller share of the pictures may be worth showing more often
 ENOUGH_PASSES = 100  # over the training pictures: with fewer, a narrower network learns more
+ENCODERS_FOR_CPUS = ("tf_efficientnet_lite0", "mobilenetv2_100")  # the first of them whose weights can be had
 HALF_LOGITS = ("leannet", "ddrnet")  # networks whose training logits may stay at half the resolution
 DEFAULT_SAMPLES = 20_000  # seen in a run without a budget
 MIN_EPOCHS, MAX_EPOCHS = 20, 400
@@ -98,6 +99,7 @@ class _Draft:
         self.config = config
         self.values: dict[str, Any] = {}
         self.decisions: list[Decision] = []
+        self.lean = False  # a pretrained network that few CPU cores can train, by a recipe of its own
 
     def get(self, key: str) -> Any:
         if key in self.values:
@@ -202,13 +204,18 @@ def _plan_model(
     draft.choose("model.in_channels", fingerprint.channels, "the pictures' channels")
     weights = draft.get("model.weights")
     named = draft.get("model.name") != "auto"
-    small = "mobilenetv2_100" if not machine.is_gpu else "resnet34"
     if not named and weights in ("auto", "imagenet"):
-        encoder = draft.get("model.encoder")
-        if pretrained("unet", small if encoder in ("auto", None) else encoder):
+        asked = draft.get("model.encoder")
+        fitting = ("resnet34", *ENCODERS_FOR_CPUS) if machine.is_gpu else ENCODERS_FOR_CPUS
+        encoders = fitting if asked in ("auto", None) else (asked,)
+        encoder = next((name for name in encoders if pretrained("unet", name)), None)
+        if encoder is not None:
             reason = "pretrained encoder weights can be had: U-Net makes the most of little data"
             draft.choose("model.name", "unet", reason)
-            draft.choose("model.encoder", small, "fits the machine")
+            draft.choose("model.encoder", encoder, "fits the machine")
+            draft.lean = not machine.is_gpu and encoder in ENCODERS_FOR_CPUS
+            if draft.lean:
+                _plan_lean_unet(draft, head_stride=4)
             return False
     if not named:
         reason = "from random weights, LeanNet learns most in the same time on CPU cores"
@@ -228,12 +235,13 @@ def _plan_model(
     return scratch
 
 
-def _plan_lean_unet(draft: _Draft) -> None:
-    """A U-Net that few CPU cores can train: half the decoder's channels, logits at half the resolution."""
+def _plan_lean_unet(draft: _Draft, head_stride: int = 2) -> None:
+    """A U-Net that few CPU cores can train: half the decoder's channels, logits at a part of the resolution."""
     arguments = draft.config.model.arguments
     if {"decoder_channels", "head_stride"} & set(arguments):
         return
-    lean = {"head_stride": 2, "decoder_channels": [128, 64, 48, 32]}
+    channels = [128, 64, 48, 32]
+    lean = {"head_stride": head_stride, "decoder_channels": channels[: 5 - head_stride.bit_length() + 1]}
     draft.values["model.arguments"] = {**arguments, **lean}
     draft.values["training.native_logits"] = True
     draft.decisions.append(Decision("model.arguments", lean, "a lean decoder: half the time of the full one on a CPU"))
@@ -258,6 +266,9 @@ def _plan_optimizer(draft: _Draft, scratch: bool, normed: bool) -> None:
     draft.choose("training.optimizer", "adamw", "robust without tuning")
     optimizer = draft.get("training.optimizer")
     usual = {"sgd": 0.02, "rmsprop": 1e-3, "adamw": 2e-3, "adam": 2e-3}.get(optimizer, 1e-3)
+    if draft.lean:
+        draft.choose("training.lr", usual, f"the usual peak for {optimizer}: the decoder is new")
+        draft.choose("training.encoder_lr_factor", 0.5, "pretrained, and the time is short")
     if not scratch:
         usual = usual / 2
     draft.choose("training.lr", usual, f"the usual peak for {optimizer}" + ("" if scratch else ", fine-tuning"))
@@ -313,10 +324,11 @@ def _plan_crops(draft: _Draft, fingerprint: Fingerprint, pictures: int, machine:
     )
     last = Phase(until=1.0, size=size, scale=(0.7, 1.35), batch=batch)
     phases = [last]
-    if asked == "auto" and scratch and min(size) * 0.55 >= SHORT_SIDE:
+    if asked == "auto" and (scratch or draft.lean) and min(size) * 0.55 >= SHORT_SIDE:
+        first, second = (0.25, 0.84) if draft.lean else (0.12, 0.62)
         phases = [
-            Phase(until=0.12, size=_reduced(size, 0.45), scale=(0.34, 0.8), batch=batch * 3 // 2),
-            Phase(until=0.62, size=_reduced(size, 0.6), scale=(0.45, 1.05), batch=batch),
+            Phase(until=first, size=_reduced(size, 0.45), scale=(0.34, 0.8), batch=batch * 3 // 2),
+            Phase(until=second, size=_reduced(size, 0.6), scale=(0.45, 1.05), batch=batch),
             last,
         ]
         reason = "small pictures first: most of what there is to learn, at a fraction of the time"
@@ -374,7 +386,7 @@ def _plan_imbalance(draft: _Draft, fingerprint: Fingerprint, scratch: bool) -> t
     share = pixels / max(pixels.sum(), 1.0)
     rare = [n for n, s in zip(fingerprint.class_names, share, strict=True) if 0 < s < RARE]
     draft.choose("training.loss", "ce(smoothing=0.05)", "cross-entropy with a little smoothing against over-confidence")
-    if draft.config.training.loss == "auto" and scratch:
+    if draft.config.training.loss == "auto" and (scratch or draft.lean):
         several = len(draft.get("training.phases")) > 1
         when = "the last phase" if several else "the run, which has one phase, from its first step on"
         reason = f"{when} also trains the overlap itself (of each part of a batch and each process by itself)"

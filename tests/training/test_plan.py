@@ -129,7 +129,17 @@ def test_width_follows_from_the_measured_speed() -> None:
 def test_pretrained_weights_and_gpus_change_the_network() -> None:
     assert plan().config.model.name == "leannet" and plan().config.training.optimizer == "muon"
     fine = plan(pretrained=ALWAYS).config
-    assert (fine.model.name, fine.training.optimizer) == ("unet", "adamw") and fine.training.encoder_lr_factor == 0.3
+    assert (fine.model.name, fine.training.optimizer) == ("unet", "adamw") and fine.training.encoder_lr_factor == 0.5
+    assert fine.model.encoder == "tf_efficientnet_lite0" and fine.training.native_logits and fine.training.late_loss
+    assert fine.model.arguments == {"head_stride": 4, "decoder_channels": [128, 64, 48]}
+    assert len(fine.training.phases) == 3, "small images first, as from random weights"
+    on_gpu = plan(pretrained=ALWAYS, machine=GPU).config
+    assert on_gpu.model.encoder == "resnet34" and on_gpu.training.encoder_lr_factor == 0.3
+    only = lambda name, encoder: encoder == "mobilenetv2_100"  # noqa: E731
+    assert plan(pretrained=only).config.model.encoder == "mobilenetv2_100", "the first that can be had"
+    assert plan(pretrained=only, machine=GPU).config.model.encoder == "mobilenetv2_100"
+    asked = plan({"model.encoder": "resnet50"}, pretrained=ALWAYS).config
+    assert asked.model.encoder == "resnet50" and asked.model.arguments == {}, "another encoder is fine-tuned as usual"
     big = plan(machine=GPU).config
     assert big.model.arguments["variant"] == "large" and big.training.precision == "bf16"
 
