@@ -19,9 +19,11 @@ from segwright.data.rle import BoolMask
 from segwright.errors import LabelError
 
 SCALE = 5  # COCO's: outlines are traced at five times the size
-MAX_OUTLINE = 20_000_000  # points of a traced outline near the image; a longer one is a broken or hostile file
+MAX_CROSSINGS = 5_000_000  # of a polygon's outline with columns of the image; more is a broken or hostile file
 CHUNK = 500_000  # points traced at a time
 MAX_CORNERS = 2_000_000
+MAX_EDGE_ROWS = 500_000_000  # corners of a labelme shape times rows of the image that it spans: Pillow asks all in each
+LARGEST_CIRCLE = 20_000.0  # radius; Pillow's whole numbers overflow beyond some 27,000, and then it does not end
 Points = npt.NDArray[np.float64]
 
 
@@ -80,33 +82,66 @@ def _crossings(corners: Ints, height: int, width: int, where: str) -> tuple[Ints
         changed = u[1:] != u[:-1]
         changed[offsets[:-1] - 1] = False  # each edge is traced upwards: two edges are no neighbours here
         return _centres(u, v, np.flatnonzero(changed) + 1, last, height)
-    # An edge that lies beside all columns crosses none; along its columns a flat edge is not traced beside the image.
-    reaches = (np.maximum(starts[:, 0], stops[:, 0]) >= 0) & (np.minimum(starts[:, 0], stops[:, 0]) <= last + 1)
-    starts, stops = starts[reaches], stops[reaches]
-    size = np.abs(stops - starts)
-    flat, low = size[:, 0] >= size[:, 1], np.minimum(starts[:, 0], stops[:, 0])
-    first = np.where(flat, np.clip(-1 - low, 0, size[:, 0]), 0)
-    lengths = np.where(flat, np.clip(last + 2 - low, 0, size[:, 0]), size.max(axis=1, initial=0)) - first + 1
-    total = int(lengths.sum())
-    if total > MAX_OUTLINE:
+    # Long ones: only the steps at the centres of columns are computed, however far away an edge's ends are.
+    edges = _Edges(starts, stops, width)
+    total = int(edges.count.sum())
+    if total > MAX_CROSSINGS:
         raise LabelError(
-            "a polygon's outline is out of bounds",
-            expected=f"at most {MAX_OUTLINE // SCALE} pixels long",
-            found=f"{total // SCALE} pixels",
+            "a polygon's outline crosses too many columns",
+            expected=f"at most {MAX_CROSSINGS}",
+            found=str(total),
             where=where,
             fix="correct its coordinates",
         )
-    offsets = np.cumsum(lengths)
+    offsets = np.cumsum(edges.count)
     parts = [(np.zeros(0, np.int64), np.zeros(0, np.int64))]
     for begin in range(0, total, CHUNK):
-        span = np.arange(max(begin - 1, 0), min(begin + CHUNK, total))  # with the point before: a step is between two
+        span = np.arange(begin, min(begin + CHUNK, total))
         edge = np.searchsorted(offsets, span, side="right")
-        t = span - (offsets - lengths - first)[edge]
-        low_edge, high_edge = int(edge[0]), int(edge[-1]) + 1
-        u, v = _trace(starts[low_edge:high_edge], stops[low_edge:high_edge], t, _picker(edge - low_edge))
-        step = np.flatnonzero((u[1:] != u[:-1]) & (edge[1:] == edge[:-1])) + 1
-        parts.append(_centres(u, v, step, last, height))
+        column = span - (offsets - edges.count - edges.first)[edge]
+        step = edges.step_over(edge, column)
+        parts.append((column, _row(np.minimum(edges.at(edge, step - 1)[1], edges.at(edge, step)[1]), height)))
     return np.concatenate([x for x, _ in parts]), np.concatenate([rows for _, rows in parts])
+
+
+class _Edges:
+    """The edges that :func:`_trace` traces, to be asked for single points, and the columns that each steps over.
+
+    Along an edge x grows or falls, by one or none at each step.
+    """
+
+    def __init__(self, starts: Ints, stops: Ints, width: int) -> None:
+        size = np.abs(stops - starts)
+        self._flat = size[:, 0] >= size[:, 1]
+        swapped = np.where(self._flat, starts[:, 0] > stops[:, 0], starts[:, 1] > stops[:, 1])[:, None]
+        low, high = np.where(swapped, stops, starts), np.where(swapped, starts, stops)
+        self._run = np.where(self._flat, size[:, 0], size[:, 1])
+        rise = np.where(self._flat, high[:, 1] - low[:, 1], high[:, 0] - low[:, 0])
+        self._slope = rise / np.maximum(self._run, 1)
+        self._main, self._across = (np.where(self._flat, low[:, i], low[:, 1 - i]) for i in (0, 1))
+        everyone, half = np.arange(len(starts)), SCALE // 2
+        self._begin, end = self.at(everyone, np.zeros_like(self._run))[0], self.at(everyone, self._run)[0]
+        left, right = np.minimum(self._begin, end), np.maximum(self._begin, end)
+        self.first = np.maximum(-((half - left) // SCALE), 0)  # column c is stepped over from 5c + 2 to 5c + 3
+        self.count = np.maximum(np.minimum((right - 1 - half) // SCALE, width - 1) - self.first + 1, 0)
+
+    def at(self, edge: Ints, t: Ints) -> tuple[Ints, Ints]:
+        """(x, y) at step ``t`` of an edge."""
+        across = np.trunc(self._across[edge] + self._slope[edge] * t + 0.5).astype(np.int64)
+        main = self._main[edge] + t
+        return np.where(self._flat[edge], main, across), np.where(self._flat[edge], across, main)
+
+    def step_over(self, edge: Ints, column: Ints) -> Ints:
+        """The first step of an edge that is beyond a column's centre, found by halving."""
+        centre = SCALE * column + SCALE // 2
+        rising = self._begin[edge] <= centre
+        before: Ints = np.zeros_like(centre)
+        beyond: Ints = self._run[edge]
+        for _ in range(int(beyond.max(initial=0)).bit_length()):
+            middle = (before + beyond) // 2
+            passed = (self.at(edge, middle)[0] > centre) == rising
+            beyond, before = np.where(passed, middle, beyond), np.where(passed, before, middle)
+        return beyond
 
 
 def _picker(places: Ints) -> Callable[[npt.NDArray[Any]], npt.NDArray[Any]]:
@@ -117,8 +152,12 @@ def _centres(u: Ints, v: Ints, step: Ints, last: int, height: int) -> tuple[Ints
     """(columns, rows) of the steps that are at a column's centre."""
     low = np.minimum(u[step], u[step - 1])
     kept = (low % SCALE == SCALE // 2) & (low >= 0) & (low <= last)
-    y = (np.minimum(v[step], v[step - 1])[kept] + 0.5) / SCALE - 0.5
-    return low[kept] // SCALE, np.ceil(np.clip(y, 0, height)).astype(np.int64)
+    return low[kept] // SCALE, _row(np.minimum(v[step], v[step - 1])[kept], height)
+
+
+def _row(lower: Ints, height: int) -> Ints:
+    """The first row below a crossing at ``lower``, five times the size."""
+    return np.ceil(np.clip((lower + 0.5) / SCALE - 0.5, 0, height)).astype(np.int64)
 
 
 def _trace(
@@ -175,6 +214,12 @@ def draw_labelme(shape_type: str, points: Points, height: int, width: int, where
     right, bottom = (min(math.ceil(high[0]) + margin, width), min(math.ceil(high[1]) + margin, height))
     if right <= left or bottom <= top:
         return 0, 0, np.zeros((0, 0), bool)
+    if len(points) * (bottom - top) > MAX_EDGE_ROWS:
+        raise LabelError("a shape has too many points for its size",
+                         expected=f"at most {MAX_EDGE_ROWS // (bottom - top)} for {bottom - top} rows",
+                         found=str(len(points)), where=where, fix="simplify it")  # fmt: skip
+    if shape_type == "circle" and math.dist(points[0], points[1]) > LARGEST_CIRCLE:
+        return top, left, _disk(points[0] - (left, top), math.dist(points[0], points[1]), bottom - top, right - left)
     canvas = Image.new("L", (right - left, bottom - top), 0)
     pen = ImageDraw.Draw(canvas)
     xy = [(float(x), float(y)) for x, y in points - (left, top)]
@@ -193,3 +238,12 @@ def draw_labelme(shape_type: str, points: Points, height: int, width: int, where
         x, y = xy[0]
         pen.ellipse([x - 5, y - 5, x + 5, y + 5], outline=1, fill=1)
     return top, left, np.asarray(canvas, bool)
+
+
+def _disk(center: Points, radius: float, height: int, width: int) -> BoolMask:
+    """H×W: the pixel positions within ``radius`` of ``center`` (x, y), which may be far outside."""
+    rows = np.abs(np.arange(height) - center[1])
+    reach = np.sqrt(np.maximum((radius - rows) * (radius + rows), 0.0))  # the difference of squares without its loss
+    columns = np.arange(width)[None]
+    found = (columns >= (center[0] - reach)[:, None]) & (columns <= (center[0] + reach)[:, None])
+    return np.asarray(found & (rows <= radius)[:, None], bool)

@@ -15,7 +15,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from segwright.errors import WeightsError
+from segwright.errors import SegwrightError, WeightsError
 from segwright.models.segmenter import SegmentationModel
 from segwright.models.vgg import adapt_input_channels
 
@@ -55,17 +55,27 @@ def recognise(state: State, own: set[str]) -> Origin:
 def load_converted(model: SegmentationModel, state: State, origin: Origin | None = None) -> Loaded:
     """:func:`_load`; where the names do not fit and all begin alike, as with ``segmentor.``, without that beginning."""
     try:
-        return _load(model, state, origin)
+        return _load_stranger(model, state, origin)
     except WeightsError:
         first = {name.split(".")[0] for name in state}
         if len(first) != 1 or not all("." in name for name in state):
             raise
         start = f"{first.pop()}."
         try:
-            return _load(model, {name.removeprefix(start): tensor for name, tensor in state.items()}, origin)
+            return _load_stranger(model, {name.removeprefix(start): tensor for name, tensor in state.items()}, origin)
         except WeightsError:
             pass
         raise
+
+
+def _load_stranger(model: SegmentationModel, state: State, origin: Origin | None) -> Loaded:
+    """:func:`_load`, with a WeightsError for whatever a conversion trips over in names, shapes and kinds of tensors."""
+    try:
+        return _load(model, state, origin)
+    except SegwrightError:
+        raise
+    except Exception as error:
+        raise _misfit(origin or "none", [f"{type(error).__name__}: {str(error)[:300]}"]) from error
 
 
 def _load(model: SegmentationModel, state: State, origin: Origin | None = None) -> Loaded:
