@@ -6,6 +6,7 @@ import io
 import os
 import pickle
 import struct
+import tracemalloc
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +20,7 @@ from PIL import Image
 from segwright.errors import ImageReadError, TooLargeError
 from segwright.images import (
     Limits,
+    decode,
     decode_image,
     decode_mask,
     encode_png,
@@ -463,3 +465,35 @@ def test_the_reason_of_an_error_is_for_programs_and_travels(tmp_path: Path) -> N
     with pytest.raises(TooLargeError) as large:
         read_image(tmp_path / "a.png", Limits(max_pixels=10))
     assert pickle.loads(pickle.dumps(large.value)).reason == "too_large"
+
+
+@pytest.mark.parametrize("kind", [np.uint16, np.int32, np.float32, np.float64])
+@pytest.mark.parametrize("bands", [1, 2, 3, 4])
+def test_deep_images_are_stretched_in_pieces_to_the_same_bytes(
+    kind: type, bands: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rng = np.random.default_rng(bands)
+    raster = (rng.random((37, 23, bands)) * 60_000 - (0 if kind is np.uint16 else 900)).astype(kind)
+    if np.issubdtype(kind, np.floating):
+        raster[3, 4], raster[5, 6], raster[7, 8] = np.nan, np.inf, -np.inf
+    used = raster[..., : {1: 1, 2: 1, 3: 3, 4: 3}[bands]].astype(np.float32)
+    finite = np.isfinite(used)
+    low, high = float(used[finite].min()), float(used[finite].max())
+    wanted = np.clip((np.where(finite, used, low) - low) * (255.0 / (high - low)), 0, 255).astype(np.uint8)
+    wanted = np.broadcast_to(wanted, (37, 23, 3))
+    for piece in (1, 100, 1 << 20):
+        monkeypatch.setattr(decode, "PIECE", piece)
+        assert np.array_equal(decode._stretched(raster, "x"), wanted)
+    nothing = np.full((4, 5, bands), np.nan, np.float32)
+    assert not decode._stretched(nothing, "x").any()
+
+
+def test_stretching_takes_no_copies_of_the_whole() -> None:
+    raster = np.random.default_rng(0).integers(0, 4000, (3000, 2000, 3)).astype(np.uint16)
+    tracemalloc.start()
+    try:
+        decode._stretched(raster, "x")
+        most = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert most < raster.size + 24 * decode.PIECE, "the answer, and some pieces"

@@ -6,15 +6,13 @@ Class-aware crops look for a rare class within a picture; where whole pictures t
 from __future__ import annotations
 
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 
 import numpy as np
 import numpy.typing as npt
 
-from segwright.data.records import Split
+from segwright.data.records import Reader, Record, Split
 from segwright.errors import UsageError
-from segwright.workers import processors
+from segwright.images.isolated import Children, killed
 
 Float64Array = npt.NDArray[np.float64]
 BoolArray = npt.NDArray[np.bool_]
@@ -34,21 +32,32 @@ def repeat_factors(shown: BoolArray, share: float) -> Float64Array:
 
 
 def classes_shown(split: Split, advance: Callable[[int], None] = lambda count: None) -> BoolArray:
-    """Which classes each picture of ``split`` shows, (N, K), from its masks; none where it has no mask."""
-    classes = split.label_space.classes
-    result = np.zeros((len(split), classes), bool)
-    with ThreadPoolExecutor(processors()) as pool:
-        for index, seen in enumerate(pool.map(partial(_seen, split, classes), range(len(split)))):
-            result[index] = seen
+    """Which classes each picture of ``split`` shows, (N, K), from its masks; none where it has no mask.
+
+    The masks are decoded in child processes. What a mask's reading raises is raised; a mask that a child does not
+    survive is an ImageReadError that names its image.
+    """
+    result = np.zeros((len(split), len(split.label_space)), bool)
+    with Children[Record, BoolArray](_looker, split.reader, shared=True) as children:
+        for index, outcome in enumerate(children.in_order(split.records, batch=4)):
+            if outcome.died is not None:
+                raise killed(outcome.item.image_path or outcome.item.id, outcome.died)
+            result[index] = outcome.get()
             advance(1)
     return result
 
 
-def _seen(split: Split, classes: int, index: int) -> BoolArray:
-    mask = split.read_mask(index)
-    if mask is None:
-        return np.zeros(classes, bool)
-    return np.bincount(mask.ravel(), minlength=256)[:classes] > 0
+def _looker(reader: Reader) -> Callable[[Record], BoolArray]:
+    """The function that children run: which classes a record's mask shows, (K,)."""
+    classes = len(reader.label_space)
+
+    def look(record: Record) -> BoolArray:
+        mask = Split("", [record], reader).read_mask(0)
+        if mask is None:
+            return np.zeros(classes, bool)
+        return np.asarray(np.bincount(mask.ravel(), minlength=256)[:classes] > 0)
+
+    return look
 
 
 def describe(factors: Float64Array) -> str:

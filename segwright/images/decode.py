@@ -8,6 +8,7 @@ indices come out) and turns by EXIF (told not to; we turn images and masks alike
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -36,6 +37,7 @@ _RGB: int | None = getattr(cv2, "IMREAD_COLOR_RGB", None)
 _COLOUR = (_RGB if _RGB is not None else cv2.IMREAD_COLOR) | cv2.IMREAD_IGNORE_ORIENTATION
 _GREY = cv2.IMREAD_GRAYSCALE | cv2.IMREAD_IGNORE_ORIENTATION
 _SCALE = {1: 255, 2: 85, 4: 17}  # how libpng spreads few grey levels over 0…255
+PIECE = 1 << 20  # values that are stretched at a time
 _FLAGS = getattr(os, "O_BINARY", 0) | getattr(os, "O_NONBLOCK", 0)  # a pipe must not be waited for
 
 MaskArray = npt.NDArray[np.uint16] | UInt8Array
@@ -303,13 +305,33 @@ def _stretched(raster: npt.NDArray[Any], where: str | Path) -> UInt8Array:
     if values.dtype == np.uint8:
         image = values
     else:
-        numbers = values.astype(np.float32)
-        finite = np.isfinite(numbers)
-        low = float(numbers.min(where=finite, initial=np.inf)) if finite.any() else 0.0
-        high = float(numbers.max(where=finite, initial=-np.inf)) if finite.any() else 1.0
-        scaled = (np.where(finite, numbers, low) - low) * (255.0 / max(high - low, 1e-9))
-        image = np.clip(scaled, 0, 255).astype(np.uint8)
+        low, high = _range(values)
+        factor = 255.0 / max(high - low, 1e-9)
+        image = np.empty(values.shape, np.uint8)
+        for rows in _pieces(values):
+            numbers = values[rows].astype(np.float32)
+            numbers[~np.isfinite(numbers)] = low
+            numbers -= low
+            numbers *= factor
+            image[rows] = np.clip(numbers, 0, 255, out=numbers)
     return np.ascontiguousarray(image if colours == 3 else np.repeat(image, 3, axis=2))
+
+
+def _pieces(values: npt.NDArray[Any]) -> Iterator[slice]:
+    """Rows of an image, so many at a time that a copy of them in float32 is small."""
+    rows = max(1, PIECE // max(1, values[:1].size))
+    return (slice(top, top + rows) for top in range(0, len(values), rows))
+
+
+def _range(values: npt.NDArray[Any]) -> tuple[float, float]:
+    """The lowest and the highest finite value as float32 holds them; 0 and 1 where there is none."""
+    low, high = np.inf, -np.inf
+    for rows in _pieces(values):
+        numbers = values[rows].astype(np.float32)
+        finite = np.isfinite(numbers)
+        low = min(low, float(numbers.min(where=finite, initial=np.inf)))
+        high = max(high, float(numbers.max(where=finite, initial=-np.inf)))
+    return (low, high) if low <= high else (0.0, 1.0)
 
 
 def integers(raster: npt.NDArray[Any], where: str | Path) -> MaskArray:

@@ -11,7 +11,7 @@ from segwright.data.dataset import open_dataset
 from segwright.data.loader import epoch_order
 from segwright.data.oversampling import classes_shown, describe, repeat_factors
 from segwright.data.synthetic import write_street_scenes
-from segwright.errors import UsageError
+from segwright.errors import ImageReadError, UsageError
 
 SHOWN = np.array([[1, 0, 0], [1, 1, 0], [1, 0, 0], [1, 1, 1], *[[1, 0, 0]] * 12], bool)  # 16, 2 and 1 of 16 pictures
 
@@ -49,6 +49,21 @@ def test_classes_are_read_from_the_masks(tmp_path: Path) -> None:
     for index, sample in enumerate(data.train):
         assert sample.mask is not None
         assert set(np.flatnonzero(found[index])) == set(np.unique(sample.mask)) - {255}
+
+
+def test_masks_are_decoded_in_other_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = open_dataset(write_street_scenes(tmp_path / "scenes", train=6, val=2, test=1, size=(64, 96)))
+
+    def here(*_: object, **__: object) -> None:
+        raise AssertionError("a mask is decoded in this process")
+
+    monkeypatch.setattr(type(data.train.reader), "mask", here)
+    assert classes_shown(data.train).any()
+    broken = data.train.records[2].mask_path
+    assert broken is not None
+    broken.write_bytes(broken.read_bytes()[:60])
+    with pytest.raises(ImageReadError, match=broken.name):
+        classes_shown(data.train)
 
 
 def test_it_is_said() -> None:

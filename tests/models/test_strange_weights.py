@@ -1,4 +1,4 @@
-"""State dicts with names, shapes or kinds of tensors that no conversion expects: refused as weights, never raw errors."""
+"""State dicts with names, shapes or kinds of tensors that no conversion expects are refused as weights, never raw."""
 
 from __future__ import annotations
 
