@@ -134,7 +134,8 @@ class TrainingConfig(Section):
     )
     class_prior: bool | Auto = Field("auto", description="a new last layer starts at the classes' frequencies")
     logit_adjustment: bool | Auto = Field(
-        "auto", description="shift the class scores after training to the best mean IoU; kept where validation rises"
+        "auto",
+        description="shift the class scores after training to the best mean IoU; kept if validation shows a gain",
     )
     aux_weight: float = Field(0.4, ge=0, le=100, description="weight of the auxiliary heads' losses")
     aux_fade: bool = Field(False, description="the auxiliary weight falls to 0 over the run")

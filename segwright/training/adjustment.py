@@ -6,11 +6,16 @@ IoU. A number a class, added to its logits, moves every border between two class
 pictures is largest. It is added to the bias of the last layer, so that predictions and exports cost nothing more.
 (Menon et al. 2021, "Long-tail learning via logit adjustment", section 4.1, take the numbers from the class frequencies;
 here they are found.)
+
+They stay only where validation images show a gain beyond chance: see :class:`Gain`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -19,8 +24,12 @@ from torch import Tensor, nn
 
 from segwright.console import progress
 from segwright.data.records import Split, evenly_spread
+from segwright.evaluation.compare import interval_text
+from segwright.evaluation.evaluate import Evaluation
+from segwright.files import without_nan
 from segwright.inference.predictor import Predictor
 from segwright.metrics.confusion import Float64Array, Int64Array
+from segwright.metrics.intervals import LEAST_DRAWN, PairedDifference, paired_difference
 from segwright.models.segmenter import SegmentationModel
 from segwright.types import Float32Array
 
@@ -167,8 +176,66 @@ def shift_logits(bias: Tensor, shifts: npt.NDArray[np.floating]) -> None:
     bias.data += torch.from_numpy(np.asarray(shifts, np.float32)).to(bias.data)
 
 
+@dataclass(frozen=True)
+class Gain:
+    """What shifted class scores do to validation images: one predictor on the same images, without and with them."""
+
+    before: Evaluation
+    after: Evaluation
+
+    @cached_property
+    def difference(self) -> PairedDifference:
+        """Of the mean IoU, with its interval over what is independent: sequences of a video, else images."""
+        return paired_difference(self.before.counts, self.after.counts, groups=self.before.independent.groups)
+
+    @property
+    def kept(self) -> bool:
+        """Whether the shifts stay: only where the interval of the difference lies above zero."""
+        return self.difference.clear and self.difference.low > 0
+
+    @property
+    def why_not(self) -> str:
+        """Why the shifts do not stay; empty where they do."""
+        if self.kept:
+            return ""
+        if self.difference.few:
+            return f"an interval takes {LEAST_DRAWN} or more, and there are only {self.before.independent}"
+        return "the interval of the difference is not above zero"
+
+    @property
+    def ece(self) -> tuple[float, float] | None:
+        """The calibration error before and after, of the confidences as they are served."""
+        if self.before.calibration is None or self.after.calibration is None:
+            return None
+        return self.before.calibration.ece(), self.after.calibration.ece()
+
+    def to_json(self) -> dict[str, Any]:
+        d = self.difference
+        tree = {
+            "val_miou": [self.before.miou, self.after.miou],
+            "difference": d.difference,
+            "difference_ci95": [d.low, d.high],
+            **self.before.independent.to_json(),
+            "val_ece": None if self.ece is None else list(self.ece),
+            "kept": self.kept,
+            "why_not": self.why_not,
+        }
+        return dict(without_nan(tree))
+
+    def __str__(self) -> str:
+        d = self.difference
+        span = f"{100 * d.difference:+.2f} points"
+        if not d.few:
+            span += f", 95 %: {interval_text((d.low, d.high), signed=True)} over {self.before.independent}"
+        said = f"val mIoU {self.before.miou:.3f} → {self.after.miou:.3f} ({span})"
+        if self.ece is not None:
+            said += ", calibration error {:.3f} → {:.3f}".format(*self.ece)
+        return said + (", kept" if self.kept else f", not kept: {self.why_not}")
+
+
 class LogitAdjustment:
-    """Finds the shifts for the network of ``predictor`` on ``split`` and makes them; :meth:`undo` takes them back.
+    """Finds the shifts for the network of ``predictor`` on ``split``; :meth:`make` makes them, :meth:`undo` takes them
+    back.
 
     ``shifts`` is None where the network has no layer that could take them, or where none would gain anything;
     ``why_not`` says which.
@@ -188,7 +255,11 @@ class LogitAdjustment:
         self.why_not = "no shift raises the mean IoU of training pictures"
         if shifts.any():
             self.shifts = shifts
-            shift_logits(bias, shifts)
+
+    def make(self) -> None:
+        """Add the shifts to the bias."""
+        if self.shifts is not None:
+            shift_logits(self.bias, self.shifts)
 
     def undo(self) -> None:
         """The bias as it was, to the bit."""

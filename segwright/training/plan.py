@@ -462,7 +462,7 @@ def _estimate(
 
 
 def _plan_validation(draft: _Draft, val_pictures: int) -> None:
-    reason = "class scores move to the best mean IoU of training pictures; kept where validation rises"
+    reason = "class scores move to the best mean IoU of training images; kept if validation shows a gain beyond chance"
     if val_pictures == 0:
         reason = "no validation pictures to prove it on"
     draft.choose("training.logit_adjustment", val_pictures > 0, reason)

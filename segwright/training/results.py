@@ -21,7 +21,7 @@ from segwright.files import recover_folder
 from segwright.inference.bundle import Bundle, load_bundle, read_bundle, save_bundle
 from segwright.inference.predictor import Predictor
 from segwright.models.segmenter import Provenance, SegmentationModel
-from segwright.training.adjustment import LogitAdjustment, looked_at
+from segwright.training.adjustment import Gain, LogitAdjustment, looked_at
 from segwright.training.log import read_log
 from segwright.training.loop import END_SECONDS, Progress
 from segwright.training.memory import is_out_of_memory
@@ -146,7 +146,7 @@ class Results:
         return left >= needed
 
     def _score_best(self, val: Split, adjust: bool = True) -> Evaluation:
-        """The best model's scores with intervals, put into its bundle; before, its class scores are adjusted."""
+        """The best model's scores with intervals, put into its bundle; its class scores are adjusted where it helps."""
         network, bundle = load_bundle(self.folder / "model", trust_external=True)
         predictor = Predictor.from_model(network, self.data.label_space, str(self.device))
         adjustment, noted = None, bundle.training
@@ -158,17 +158,19 @@ class Results:
         if adjustment is not None and adjustment.shifts is None:
             self.say(f"class scores stay as they are: {adjustment.why_not}")
         elif adjustment is not None:
-            before, after = float(bundle.metrics.get("val_miou") or 0.0), evaluation.miou
-            kept = after > before
-            what = f"class scores shifted to the best mean IoU of training pictures ({adjustment})"
-            self.say(f"{what}: val mIoU {before:.3f} → {after:.3f}" + ("" if kept else ", not kept"))
-            found = {"shifts": adjustment.to_json(), "val_miou": [before, after], "kept": kept}
-            noted = {**noted, "logit_adjustment": found}
-            if not kept:
+            # The same predictor on the same images: neither precision nor window nor choice of images differs.
+            adjustment.make()
+            gain = Gain(evaluation, evaluate(predictor, val))
+            self.say(f"class scores shifted to the best mean IoU of training images ({adjustment}): {gain}")
+            noted = {**noted, "logit_adjustment": {"shifts": adjustment.to_json(), **gain.to_json()}}
+            if gain.kept:
+                evaluation = gain.after
+            else:
                 adjustment.undo()
-                evaluation = evaluate(predictor, val)
         figures = {"val_miou": evaluation.miou, "val_miou_ci95": list(evaluation.miou_ci95)}
         metrics = {**bundle.metrics, **figures, "val_pixel_accuracy": evaluation.pixel_accuracy}
+        if evaluation.calibration is not None:
+            metrics["val_ece"] = evaluation.calibration.ece()
         try:
             save_bundle(self.folder / "model", network, replace(bundle, metrics=metrics, training=noted))
         except CANNOT_WRITE as error:
@@ -203,18 +205,33 @@ class Results:
 
     def _facts(self) -> RunFacts:
         bundle, model = read_bundle(self.folder / "model"), self.plan.config.model
-        adjusted, afterwards = bundle.training.get("logit_adjustment", {}), ""
-        if adjusted.get("kept"):
-            before, after = (f"{100 * value:.1f}" for value in adjusted["val_miou"])
-            afterwards = f"Class scores were shifted afterwards: the validation mean IoU rose from {before} to {after}."
         network = " ".join(filter(None, (model.name, str(model.arguments.get("variant", "")))))
         return RunFacts(
             title=f"{model.name} on {self.data.root.resolve().name}",
             command=self.command,
             history=read_log(self.folder),
-            afterwards=afterwards,
+            afterwards=_afterwards(bundle.training.get("logit_adjustment", {})),
             model={"network": network, **({"encoder": model.encoder} if model.encoder else {})},
             plan=[(d.setting, str(d.value), d.reason) for d in self.plan.decisions],
             versions=dict(bundle.versions),
             licences=dict(bundle.licences),
         )
+
+
+def _afterwards(adjusted: Mapping[str, Any]) -> str:
+    """What the report says of the shifts of class scores, from what the bundle holds of them; empty where none were
+    tried."""
+    if not adjusted:
+        return ""
+    before, after = (f"{100 * value:.1f}" for value in adjusted["val_miou"])
+    low, high = adjusted.get("difference_ci95") or (None, None)
+    gain = f"the validation mean IoU went from {before} to {after}"
+    if low is not None and high is not None:
+        drawn = f"{adjusted['interval_count']} {adjusted['interval_over']}"
+        gain += f" (95 % interval of the difference: {100 * low:+.2f} to {100 * high:+.2f} points over {drawn})"
+    if adjusted.get("val_ece"):
+        gain += ", the calibration error from {:.1f} to {:.1f}".format(*(100 * value for value in adjusted["val_ece"]))
+    if adjusted["kept"]:
+        return f"Class scores were shifted afterwards: {gain}. All figures here are with the shifts."
+    why = adjusted.get("why_not") or "the mean IoU did not rise"
+    return f"A shift of the class scores was tried afterwards and not kept, since {why}: {gain}."

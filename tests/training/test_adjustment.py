@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -14,22 +15,32 @@ from torch import nn
 from segwright.config import TrainConfig
 from segwright.data.dataset import Dataset, open_dataset
 from segwright.data.synthetic import write_street_scenes
-from segwright.evaluation.evaluate import evaluate
+from segwright.evaluation.evaluate import Evaluation, evaluate
+from segwright.evaluation.independent import independent
 from segwright.inference.bundle import load_bundle
 from segwright.inference.predictor import Predictor, load
 from segwright.metrics.confusion import ConfusionMatrix
+from segwright.metrics.intervals import paired_difference
 from segwright.models.catalog import create_model
 from segwright.models.leannet import LeanNet
 from segwright.training import adjustment, results
-from segwright.training.adjustment import LogitAdjustment, find_shifts, last_bias, sample_scores
+from segwright.training.adjustment import Gain, LogitAdjustment, find_shifts, last_bias, sample_scores
 from segwright.training.run import Run, run_training
+from segwright.types import LabelSpace
 
+FEW = "an interval takes 5 or more, and there are only"
 STEPS = np.arange(-adjustment.LARGEST, adjustment.LARGEST + adjustment.STEP / 2, adjustment.STEP)
 
 
 @pytest.fixture(scope="module")
 def scenes(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     return open_dataset(write_street_scenes(tmp_path_factory.mktemp("scenes"), train=12, val=4, test=0, size=(64, 96)))
+
+
+@pytest.fixture(scope="module")
+def many(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    """With enough validation images for an interval."""
+    return open_dataset(write_street_scenes(tmp_path_factory.mktemp("many"), train=12, val=24, test=0, size=(64, 96)))
 
 
 def miou(scores: np.ndarray[Any, Any], labels: np.ndarray[Any, Any], shifts: np.ndarray[Any, Any]) -> float:
@@ -131,27 +142,39 @@ def trained(scenes: Dataset, folder: Path, *, resume: bool = False, **changed: A
     return run_training(scenes, TrainConfig().with_values(values), resume=resume)
 
 
-def test_it_is_kept_where_validation_rises(
-    scenes: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_it_is_kept_where_the_interval_of_the_gain_is_above_zero(
+    many: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     longer: dict[str, Any] = {"epochs": 25, "validate_every": 25, "save_every_steps": 100}
-    plain = trained(scenes, tmp_path / "plain", logit_adjustment=False, **longer)
+    plain = trained(many, tmp_path / "plain", logit_adjustment=False, **longer)
     assert plain.evaluation is not None and "logit_adjustment" not in load_bundle(plain.model)[1].training
     capsys.readouterr()
-    moved = trained(scenes, tmp_path / "moved", **longer)
+    moved = trained(many, tmp_path / "moved", **longer)
     assert moved.plan.config.training.logit_adjustment is True and moved.evaluation is not None
     bundle = load_bundle(moved.model)[1]
     noted = bundle.training["logit_adjustment"]
-    assert noted["kept"] and noted["val_miou"] == [pytest.approx(plain.evaluation.miou), moved.evaluation.miou]
-    assert moved.evaluation.miou > plain.evaluation.miou and "class scores shifted" in capsys.readouterr().err
+    # Both by one predictor: the plain run's final scoring, not the validation during training.
+    assert noted["kept"] and noted["val_miou"] == [plain.evaluation.miou, moved.evaluation.miou]
+    paired = paired_difference(plain.evaluation.counts, moved.evaluation.counts, groups=plain.evaluation.drawn.groups)
+    assert noted["difference_ci95"] == [paired.low, paired.high] and paired.low > 0
+    assert noted["interval_over"] == "images" and noted["interval_count"] == 24
+    said = capsys.readouterr().err
+    assert "class scores shifted" in said and "over 24 images" in said
+    assert ", kept\n" in said and "not kept" not in said
     assert bundle.metrics["val_miou"] == moved.evaluation.miou
     page = (moved.folder / "report.html").read_text()
-    assert f"rose from {100 * plain.evaluation.miou:.1f} to {100 * moved.evaluation.miou:.1f}" in page
-    assert evaluate(load(moved.model, device="cpu"), scenes.val).miou == pytest.approx(moved.evaluation.miou)
+    assert f"went from {100 * plain.evaluation.miou:.1f} to {100 * moved.evaluation.miou:.1f}" in page
+    served = evaluate(load(moved.model, device="cpu"), many.val)
+    assert served.miou == pytest.approx(moved.evaluation.miou)
+
+    assert served.calibration is not None and plain.evaluation.calibration is not None
+    assert bundle.metrics["val_ece"] == pytest.approx(served.calibration.ece()), "of the scores that are served"
+    assert noted["val_ece"] == [plain.evaluation.calibration.ece(), bundle.metrics["val_ece"]]
+    assert noted["val_ece"][0] != pytest.approx(noted["val_ece"][1], abs=1e-4)
 
     before = (moved.model / "model.safetensors").read_bytes()
     monkeypatch.setattr(results, "LogitAdjustment", None)  # killed before its end: the finish finds it done
-    again = trained(scenes, tmp_path / "moved", resume=True, **longer)
+    again = trained(many, tmp_path / "moved", resume=True, **longer)
     assert again.evaluation is not None and again.evaluation.miou == moved.evaluation.miou
     assert (again.model / "model.safetensors").read_bytes() == before
     assert load_bundle(again.model)[1].training["logit_adjustment"] == noted
@@ -169,6 +192,54 @@ def test_it_is_taken_back_where_validation_falls(
     assert plain.evaluation is not None and kept.evaluation is not None
     assert kept.evaluation.miou == plain.evaluation.miou
     assert load_bundle(kept.model)[1].training["logit_adjustment"]["kept"] is False
+
+
+def test_too_few_images_for_an_interval_keep_no_shift(
+    scenes: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(adjustment, "find_shifts", lambda *given: np.full(scenes.label_space.classes, 0.5))
+    found = trained(scenes, tmp_path / "run", epochs=1)
+    noted = load_bundle(found.model)[1].training["logit_adjustment"]
+    assert noted["kept"] is False and noted["why_not"] == f"{FEW} 4 images"
+    assert f"not kept: {FEW} 4 images" in capsys.readouterr().err
+    assert f"{FEW} 4 images" in (found.folder / "report.html").read_text()
+
+
+def evaluations(right: Any, *, ids: list[str], groups: list[str] | None = None) -> Evaluation:
+    """Of images of 100 pixels in two classes, of which ``right`` (N,) in each are right."""
+    counts = np.array([[[r, r], [50, 50], [50, 50]] for r in right], np.int64)
+    space = LabelSpace(("a", "b"), ((0, 0, 0), (9, 9, 9)))
+    matrix = np.array([[1, 0], [0, 1]], np.int64)
+    drawn = independent(ids, groups=groups or ids)
+    return Evaluation(space, "val", matrix, ids, counts, None, None, 0.0, [], [], drawn=drawn)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "groups", "why_not"),
+    [
+        ([30] * 12, [33] * 12, None, ""),
+        ([30] * 12, [28] * 12, None, "the interval of the difference is not above zero"),
+        ([30] * 12, [30] * 11 + [50], None, "the interval of the difference is not above zero"),  # one image's luck
+        ([30] * 4, [40] * 4, None, f"{FEW} 4 images"),
+        ([30], [40], None, f"{FEW} 1 image"),
+        ([30] * 12, [40] * 12, ["x"] * 6 + ["y"] * 6, f"{FEW} 2 sequences"),
+        # Most images gain, and all of those are frames of one drive.
+        (
+            [30] * 26,
+            [36] * 20 + [29] * 6,
+            ["x"] * 20 + ["y"] * 2 + list("bcde"),
+            "the interval of the difference is not above zero",
+        ),
+    ],
+)
+def test_the_gain_is_judged_over_what_is_independent(
+    before: list[int], after: list[int], groups: list[str] | None, why_not: str
+) -> None:
+    ids = [f"image {i}" for i in range(len(before))]
+    gain = Gain(evaluations(before, ids=ids, groups=groups), evaluations(after, ids=ids, groups=groups))
+    assert gain.why_not == why_not and gain.kept == (not why_not)
+    assert (", kept" in str(gain)) == gain.kept and (f"not kept: {why_not}" in str(gain)) != gain.kept
+    assert json.loads(json.dumps(gain.to_json(), allow_nan=False))["kept"] == gain.kept
 
 
 def test_one_class_has_no_border_to_move(scenes: Dataset) -> None:
