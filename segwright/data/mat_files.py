@@ -19,6 +19,7 @@ from segwright.images import Limits
 
 MAX_PARTS = 100_000  # matrices in one file, those in structures and cells included
 MAX_DEPTH = 8
+MAX_BYTES = 1 << 29  # that may come out of one file, unpacked and as arrays: 64 megapixels as MATLAB's own doubles
 MATRIX, COMPRESSED = 14, 15
 NUMBERS = {1: "i1", 2: "u1", 3: "i2", 4: "u2", 5: "i4", 6: "u4", 7: "f4", 9: "f8", 12: "i8", 13: "u8"}
 CLASSES = {6: "f8", 7: "f4", 8: "i1", 9: "u1", 10: "i2", 11: "u2", 12: "i4", 13: "u4", 14: "i8", 15: "u8"}
@@ -45,7 +46,7 @@ class _File:
             raise ValueError("it does not begin as one")
         self.data, self.where = data, where
         self.order = "<" if data[126:128] == b"IM" else ">"
-        self.left = min(limits.max_bytes, limits.max_pixels * 16)  # bytes that may come out
+        self.left = min(MAX_BYTES, limits.max_bytes, limits.max_pixels * 16)  # bytes that may come out
         self.parts = 0
 
     def variables(self) -> dict[str, Any]:
@@ -63,9 +64,14 @@ class _File:
 
     def _unpacked(self, body: memoryview) -> bytes:
         unpacker = zlib.decompressobj()
-        out = unpacker.decompress(body, self.left + 1)
-        if len(out) > self.left:
+        head = unpacker.decompress(body, 8)
+        kind, size = struct.unpack(f"{self.order}II", head)
+        most = 8 if kind >> 16 else 8 + size + -size % 8  # what the element says, and no more comes out of it
+        if most > self.left:
             raise self._too_large()
+        out = head + unpacker.decompress(unpacker.unconsumed_tail, most - 7)
+        if len(out) > most:
+            raise ValueError(f"more comes out of its compressed data than the {most} bytes that it says")
         if not unpacker.eof:
             raise ValueError("its compressed data is not whole")
         self.left -= len(out)
