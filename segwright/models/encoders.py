@@ -10,7 +10,9 @@ import than torch does.
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -285,6 +287,18 @@ def _stages(name: str) -> dict[int, int]:
     return {int(info["reduction"]): index for index, info in enumerate(probe.feature_info.info)}
 
 
+@contextmanager
+def _without_note_of_the_head() -> Iterator[None]:
+    """timm warns that the weights hold a classifier's head as well: an encoder has none, and nothing is wrong."""
+    builder = logging.getLogger("timm.models._builder")
+    quiet = lambda record: not str(record.msg).startswith("Unexpected keys")  # noqa: E731
+    builder.addFilter(quiet)
+    try:
+        yield
+    finally:
+        builder.removeFilter(quiet)
+
+
 def _build(
     name: str, in_channels: int, indices: tuple[int, ...], weights_file: Path | None, arguments: dict[str, Any]
 ) -> nn.Module:
@@ -296,9 +310,10 @@ def _build(
     elif weights_file is not None:
         arguments = {**arguments, "pretrained": True, "pretrained_cfg_overlay": {"file": str(weights_file)}}
     try:
-        model: nn.Module = timm.create_model(
-            name, features_only=True, in_chans=in_channels, out_indices=indices, **arguments
-        )
+        with _without_note_of_the_head():
+            model: nn.Module = timm.create_model(
+                name, features_only=True, in_chans=in_channels, out_indices=indices, **arguments
+            )
     except (TypeError, AssertionError) as error:
         if "output_stride" in arguments:
             raise _no_output_stride(name, arguments["output_stride"]) from error

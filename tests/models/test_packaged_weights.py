@@ -71,3 +71,9 @@ def test_what_does_not_fit_is_named(tmp_path: Path) -> None:
         named_as({"a": torch.zeros(3)}, {"b": torch.zeros(4)}, tmp_path)
     with pytest.raises(WeightsError, match="do not fit"):
         named_as({"a": torch.zeros(3)}, {}, tmp_path)
+
+
+def test_loading_it_warns_of_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    """timm's note of a classifier's head that the weights hold as well is not for who builds an encoder."""
+    create_model("unet", classes=2, encoder="tf_efficientnet_lite0", weights="imagenet")
+    assert not caplog.records
