@@ -25,13 +25,18 @@ from segwright.deploy.server import Application
 
 WATCH_SECONDS = 2.0
 GRACE_SECONDS = 3.0  # after which a body that is late is cut off; who reads it has answered 408 by then
+SILENT_SECONDS = 2.0  # after which a body that stopped coming may make room for another connection
 READ_BYTES = 1 << 16  # of an answer, that a client has to take in ``write_seconds``
 
 
 class PatientProtocol(H11Protocol):
-    """HTTP/1.1 with a time limit for headers and for reading the answer, and a bound on connections."""
+    """HTTP/1.1 with a time limit for headers and for reading the answer, and a bound on connections.
+
+    Where there are more, an idle one makes room: it is refused only where all others are at work.
+    """
 
     limits: ServiceLimits
+    _heard = 0.0  # when the client last sent something, by the loop's clock
     _waiting: asyncio.TimerHandle | None = None
     _unread: asyncio.TimerHandle | None = None
     _body: asyncio.TimerHandle | None = None
@@ -39,13 +44,36 @@ class PatientProtocol(H11Protocol):
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
         self.limits = self.config.app.service.limits  # type: ignore[union-attr]
-        if len(self.connections) > self.limits.connections:
+        self._heard = self.loop.time()
+        if len(self.connections) > self.limits.connections and not self._make_room():
             self._end(503, "too many connections")
         self._look()
 
     def data_received(self, data: bytes) -> None:
+        self._heard = self.loop.time()
         super().data_received(data)
         self._look()
+
+    def _make_room(self) -> bool:
+        """Close the connection that has said nothing for longest, of those that no answer is due to."""
+        others = [one for one in self.connections if one is not self and not one.transport.is_closing()]
+        if len(others) < self.limits.connections:
+            return True
+        spare = [one for one in others if isinstance(one, PatientProtocol) and one._is_spare()]
+        if not spare:
+            return False
+        min(spare, key=lambda one: (one._is_working(), one._heard)).transport.abort()
+        return True
+
+    def _is_working(self) -> bool:
+        return self.cycle is not None and not self.cycle.response_complete
+
+    def _is_spare(self) -> bool:
+        """Whether it waits for bytes of the client's: for a request, or for the rest of a body that stopped coming."""
+        if self.transport.get_write_buffer_size():  # of an answer
+            return False
+        silent = self.conn.their_state is h11.SEND_BODY and self.loop.time() - self._heard > SILENT_SECONDS
+        return silent or not self._is_working()
 
     def connection_lost(self, exc: Exception | None) -> None:
         for timer in (self._waiting, self._unread, self._body):

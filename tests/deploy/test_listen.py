@@ -222,18 +222,68 @@ def test_a_body_that_nobody_reads_has_a_clock(monkeypatch: pytest.MonkeyPatch) -
     asyncio.run(work())
 
 
-def test_connections_are_bounded() -> None:
+HEALTH = b"GET /health HTTP/1.1\r\nHost: localhost\r\n"
+
+
+def test_connections_at_work_are_bounded_and_idle_ones_make_room() -> None:
+    network = Dark()
+    image = encode_png(np.zeros((8, 8, 3), np.uint8))
+    post = b"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Type: image/png\r\nContent-Length: %d\r\n\r\n"
+
     async def work() -> None:
-        async with listening(connections=2, header_seconds=PATIENCE) as (_, port):
+        async with listening(network, connections=2, header_seconds=PATIENCE) as (server, port):
             held = [await asyncio.open_connection("127.0.0.1", port) for _ in range(2)]
-            held[0][1].write(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            held[0][1].write(HEALTH + b"\r\n")
             assert await held[0][0].readline() == b"HTTP/1.1 200 OK\r\n"
             reader, writer = await asyncio.open_connection("127.0.0.1", port)
-            refused = await rest(reader)
-            assert refused.startswith(b"HTTP/1.1 503") and b"retry-after" in refused
-            for _, each in held:
+            assert await rest(held[1][0]) == b"", "the one that was silent for longest has made room"
+            network.gate.clear()
+            for line in (held[0][1], writer):
+                line.write(post % len(image) + image)
+            await until(lambda: sum(one.cycle is not None and not one.cycle.response_complete
+                                    for one in server.server_state.connections) == 2)  # fmt: skip
+            third, closing = await asyncio.open_connection("127.0.0.1", port)
+            refused = await rest(third)
+            assert refused.startswith(b"HTTP/1.1 503") and b"retry-after" in refused, "all are at work"
+            network.gate.set()
+            assert await asyncio.wait_for(reader.readline(), PATIENCE) == b"HTTP/1.1 200 OK\r\n"
+            for each in (held[0][1], held[1][1], writer, closing):
                 each.close()
-            writer.close()
+
+    try:
+        asyncio.run(work())
+    finally:
+        network.gate.set()
+
+
+SILENT = (
+    b"", HEALTH[:9], HEALTH + b"Content-Length: 1000000\r\n\r\nx", HEALTH + b"\r\n",
+    b"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9999\r\n\r\nx",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("sent", SILENT)
+def test_256_silent_connections_keep_nobody_out(sent: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As many as the service takes, in every state in which a client can fall silent."""
+    monkeypatch.setattr("segwright.deploy.patience.SILENT_SECONDS", 0.1)
+
+    async def work() -> None:
+        async with listening() as (server, port):
+            most = server.config.app.service.limits.connections
+            assert most == 256
+            held = []
+            for _ in range(most):
+                reader, writer = await asyncio.open_connection("127.0.0.1", port)
+                writer.write(sent)
+                held.append((reader, writer))
+            await asyncio.sleep(0.5)  # those that were answered may be closed meanwhile
+            for _ in range(5):
+                reader, writer = await asyncio.open_connection("127.0.0.1", port)
+                writer.write(HEALTH + b"Connection: close\r\n\r\n")
+                assert (await rest(reader)).startswith(b"HTTP/1.1 200")
+                writer.close()
+            for _, writer in held:
+                writer.close()
 
     asyncio.run(work())
 
