@@ -28,6 +28,17 @@ PICTURE_SIDE = 400  # pixels: sharp on a phone's screen and in a quarter of a de
 TOP_CONFUSIONS = 8
 MISSED, IGNORED_SHADE = (230, 40, 40), 0.35  # the colour of an error; how dark ignored pixels are drawn
 
+OWN_LOSS = (
+    "Both losses are one criterion of the network's output, with the same class weights and without ignored pixels; "
+    "auxiliary heads are left out. By design the images differ: training has augmented crops in training mode "
+    "(dropout, statistics of the batch) and the weights of the step, validation whole images as they are and the "
+    "weights that are saved. A loss that the last phase adds appears in both from there on."
+)
+OTHER_LOSS = (
+    "The two losses differ in more than the images: that of training includes auxiliary heads, and may include class "
+    "weights and smoothing, which that of validation leaves out."
+)
+
 
 @dataclass(frozen=True)
 class RunFacts:
@@ -142,28 +153,32 @@ def _in_words(e: Evaluation) -> Markup:
 def _curves(history: Sequence[Mapping[str, Any]], afterwards: str) -> Markup:
     """Loss, score, learning rate and speed over the steps, as far as the log holds them."""
     cards = []
+    # Runs of before the output's own loss was logged have the whole, with the auxiliary heads.
+    own = all("main_loss" in entry for entry in history if "loss" in entry)
+    training = ("main_loss", "training (augmented crops)") if own else ("loss", "training (crops, auxiliary heads)")
     for title, keys, zero in (
-        ("Loss", ("loss", "val_loss"), True),
-        ("Validation mean IoU, %", ("val_miou",), False),
-        ("Learning rate", ("lr",), True),
-        ("Pictures a second", ("images_per_second",), True),
-        ("Time spent waiting for pictures, %", ("loader_share",), True),
+        ("Loss", (training, ("val_loss", "validation (whole images)")), True),
+        ("Validation mean IoU, %", (("val_miou", "val_miou"),), False),
+        ("Learning rate", (("lr", "lr"),), True),
+        ("Images per second", (("images_per_second", "images_per_second"),), True),
+        ("Time spent waiting for images, %", (("loader_share", "loader_share"),), True),
     ):
-        series = [s for key in keys if (s := _series(history, key)) is not None]
+        series = [s for key, name in keys if (s := _series(history, key, name)) is not None]
         if series:
             cards.append(pages.card(pages.line_chart(series, x_label="step", y_label=title, zero=zero), title=title))
     said = [pages.paragraph(afterwards)] if afterwards else []
+    if any("val_loss" in entry for entry in history):
+        said.append(pages.paragraph(OWN_LOSS if own else OTHER_LOSS))
     return pages.section("Training", *said, pages.grid(*cards, wide=True)) if cards else Markup("")
 
 
-def _series(history: Sequence[Mapping[str, Any]], key: str) -> Series | None:
+def _series(history: Sequence[Mapping[str, Any]], key: str, name: str) -> Series | None:
     points = [(entry.get("step"), entry[key]) for entry in history if key in entry]
     kept = [(float(x), float(y)) for x, y in points if isinstance(x, int | float) and isinstance(y, int | float)]
     if not kept:
         return None
     scale = 100.0 if key in ("val_miou", "loader_share") else 1.0
-    names = {"loss": "training", "val_loss": "validation"}
-    return Series(names.get(key, key), [x for x, _ in kept], [scale * y for _, y in kept])
+    return Series(name, [x for x, _ in kept], [scale * y for _, y in kept])
 
 
 def _classes(e: Evaluation) -> Markup:

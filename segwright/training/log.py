@@ -22,7 +22,7 @@ from segwright.files import without_nan, write_text
 from segwright.training.trackers import Trackers
 
 BRIEF_INTERVAL = 30.0  # seconds between two plain lines of a training that is one of many
-STEP_KEYS = ("step", "epoch", "loss", "lr", "images_per_second", "time")
+STEP_KEYS = ("step", "epoch", "loss", "main_loss", "lr", "images_per_second", "time")
 
 
 class RunLog:

@@ -26,6 +26,7 @@ from segwright.errors import NonFiniteLossError, OutOfMemoryError
 from segwright.images import write_image
 from segwright.models.segmenter import SegmentationModel
 from segwright.training.adjustment import looked_at
+from segwright.training.decomposition import parts_sentence
 from segwright.training.distributed import World, placed, wrapped
 from segwright.training.interrupt import StopRequest, stop_requests
 from segwright.training.log import Display, RunLog
@@ -34,7 +35,7 @@ from segwright.training.optim import AveragedWeights, create_optimizer, set_lear
 from segwright.training.probe import divided
 from segwright.training.schedule import Plateau, learning_rate_factor
 from segwright.training.state import ask_for_parts, restore_state, save_state
-from segwright.training.step import Criterion, TrainStep
+from segwright.training.step import Criterion, Taken, TrainStep
 from segwright.training.trackers import Trackers
 from segwright.training.unfreeze import BatchNorm, Freezing
 from segwright.training.validate import Validation, Validator
@@ -310,14 +311,14 @@ class Trainer:
         lr = self._set_learning_rate(share)
         self._set_mode(share)
         late = phase is self.phases[-1]
-        self.take_step.criterion = self.parts.late_criterion if late else self.parts.criterion
+        self.take_step.criterion = self._criterion(phase)
         self.take_step.aux_weight = self.config.aux_weight * ((1 - share) if self.config.aux_fade else 1.0)
         signals = self._signals()
         try:
             taken_step = self.take_step.take(update, share=share, index=progress.step, signals=signals)
         except NonFiniteLossError as error:
             raise self._explained(error, lr, update) from error
-        loss, self.told = taken_step.loss, taken_step.signals or signals
+        self.told = taken_step.signals or signals
         count = sum(len(batch) for batch in update) * self.world.size
         progress.step += 1
         progress.position += count
@@ -326,9 +327,13 @@ class Trainer:
         taken, waited = time.monotonic() - started, self.waiting.take()
         self.watch.pace(progress.step, taken, waited, late)
         self.pace = (self.pace[0] + taken, self.pace[1] + waited)
-        self._record(loss, lr, count / max(taken + waited, 1e-9))
+        self._record(taken_step, lr, count / max(taken + waited, 1e-9))
         if self._save_due():
             self.save()
+
+    def _criterion(self, phase: Phase) -> Criterion:
+        """What is trained with in a phase; validation is measured with the same."""
+        return self.parts.late_criterion if phase is self.phases[-1] else self.parts.criterion
 
     def _signals(self) -> tuple[float, float, float]:
         """What the processes agree on with every update: whether one was told to stop, and as the first sees it the
@@ -380,14 +385,15 @@ class Trainer:
 
     # -- what a run writes -----------------------------------------------------------------------------------------
 
-    def _record(self, loss: float, lr: float, images_per_second: float) -> None:
+    def _record(self, taken: Taken, lr: float, images_per_second: float) -> None:
         if self.log is None:
             return
         progress = self.progress
         record = {
             "step": progress.step,
             "epoch": progress.epoch,
-            "loss": loss,
+            "loss": taken.loss,
+            "main_loss": taken.main_loss,
             "lr": lr,
             "images_per_second": images_per_second,
             "time": progress.seconds,
@@ -416,6 +422,7 @@ class Trainer:
             return None
         self._gather()
         started = time.monotonic()
+        self.validator.criterion = self._criterion(self.phase(self.share()))
         with self.scored_model() as model:
             found = self.last_validation = self.validator(model)
         progress.validated_epoch = progress.epoch
@@ -561,3 +568,4 @@ class Trainer:
         self.parts.display.say(
             f"out of memory: every batch is now taken in {parts} parts of {pictures}, its effective size stays"
         )
+        self.parts.display.say(parts_sentence(self))

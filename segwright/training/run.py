@@ -40,6 +40,7 @@ from segwright.training.checkpoint import checkpoints, clear_leftovers, newest_s
 from segwright.training.cpu import has_native_bf16
 from segwright.training.data_print import NAME as DATA_PRINT
 from segwright.training.data_print import Prints, data_print, differences, digest, read_print
+from segwright.training.decomposition import parts_sentence
 from segwright.training.distributed import World, own_device, world
 from segwright.training.finetune import transfer_weights
 from segwright.training.folder import default_folder, point_latest, refuse_second_run
@@ -70,6 +71,7 @@ class Run:
     stopped_by: str | None = None
     evaluation: Evaluation | None = None  # of the best model on the validation split
     memory: MemoryProbe | None = None  # what a step and a validation take
+    in_parts: str = ""  # what an update in parts or over processes does not take from the whole batch
 
     @property
     def model(self) -> Path:
@@ -87,7 +89,7 @@ class Run:
             "samples": self.progress.samples if self.progress else 0,
             "seconds": self.progress.seconds if self.progress else 0.0,
             "val_miou": self.evaluation.miou if self.evaluation else None,
-            "plan": _plan_json(self.plan, self.memory),
+            "plan": _plan_json(self.plan, self.memory, self.in_parts),
         }
 
 
@@ -118,7 +120,7 @@ def run_training(
         if dry_run:
             plan = session.planned(resume=False)
             session.probed(Trainer(session.parts(session.build_model(plan, start), plan)))
-            return Run(folder, plan, memory=session.memory)
+            return Run(folder, plan, memory=session.memory, in_parts=session.in_parts)
         if not peers.is_first:
             return session.train(resume, start)
         with exclusive(folder):
@@ -162,6 +164,7 @@ class _Session:
         self.checked: CheckResult | None = None
         self.on_validation: OnValidation | None = None
         self.memory: MemoryProbe | None = None
+        self.in_parts = ""  # what parts of a batch do not share
         self.saved: tuple[SegmentationModel, Bundle] | None = None  # what a fine-tuning starts from
         self.origin = ""  # of the starting weights, with their terms
         self.picture_seconds = 0.0  # of predicting a validation image, as timed for a run by the clock
@@ -201,6 +204,9 @@ class _Session:
         if trainer.parts.budget_seconds is not None:
             trainer.parts.budget_seconds = self._training_seconds(trainer.parts.config, trainer.parts.reserve_seconds)
         self.display.say(self.memory.sentence())
+        self.in_parts = parts_sentence(trainer)
+        if self.in_parts:
+            self.display.say(self.in_parts)
 
     def _resumable(self) -> bool:
         if checkpoints(self.folder / "checkpoints"):
@@ -501,7 +507,7 @@ class _Session:
     def _announce(self, plan: Plan) -> None:
         try:
             write_text(self.folder / "config.yaml", replace_out(plan.config, self.folder).to_yaml())
-            write_json(self.folder / "plan.json", _plan_json(plan, self.memory))
+            write_json(self.folder / "plan.json", _plan_json(plan, self.memory, self.in_parts))
             write_json(self.folder / DATA_PRINT, self.prints)
         except OSError as error:
             self.display.say(f"warning: config and plan could not be written ({error}); training goes on")
@@ -536,7 +542,7 @@ class _Session:
         pace = trainer.picture_seconds or self.picture_seconds
         left = self._left(plan.config, earlier)
         evaluation = results.score(result.progress.seconds, left, pace) if result.finished else None
-        return Run(self.folder, plan, result.progress, result.stopped_by, evaluation, self.memory)
+        return Run(self.folder, plan, result.progress, result.stopped_by, evaluation, self.memory, self.in_parts)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -610,9 +616,9 @@ def refusal(errors: Sequence[Any], data: Dataset) -> DataError:
     )
 
 
-def _plan_json(plan: Plan, memory: MemoryProbe | None) -> dict[str, Any]:
-    """``plan.json``: the decisions, and what was measured of the memory."""
-    return {**plan.to_json(), "memory": None if memory is None else memory.to_json()}
+def _plan_json(plan: Plan, memory: MemoryProbe | None, in_parts: str = "") -> dict[str, Any]:
+    """``plan.json``: the decisions, what was measured of the memory, and what parts of a batch do not share."""
+    return {**plan.to_json(), "memory": None if memory is None else memory.to_json(), "in_parts": in_parts}
 
 
 def replace_out(config: TrainConfig, folder: Path) -> TrainConfig:

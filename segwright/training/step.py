@@ -45,6 +45,7 @@ class Taken:
     """What an update gave."""
 
     loss: float  # of the whole batch, before the update
+    main_loss: float  # of it, that of the output without the auxiliary heads
     signals: tuple[float, ...] = ()  # summed over the processes
 
 
@@ -112,12 +113,12 @@ class TrainStep:
         pick = (self.seed, index)
         reduced = torch.zeros(0)
         if len(batches) == 1 and self.world.size == 1:
-            loss, told = self._gradients(*self._on_device(batches[0]), pick), list(signals)
+            losses, told = self._gradients(*self._on_device(batches[0]), pick), list(signals)
         else:
-            loss, reduced = self._whole_batch(batches, pick, signals)
+            losses, reduced = self._whole_batch(batches, pick, signals)
         norm = self._clipped()
-        values = torch.cat([torch.stack([loss.double(), norm.to(loss.device).double()]), reduced.to(loss.device)])
-        mean, length, *summed = values.tolist()  # the one place where the host waits for the device
+        values = torch.cat([losses.double(), norm.to(losses.device).double()[None], reduced.to(losses.device)])
+        mean, main, length, *summed = values.tolist()  # the one place where the host waits for the device
         if len(batches) > 1 or self.world.size > 1:
             told = summed
         # With loss scaling a gradient that is not finite is usual: the step is left out and the scale falls.
@@ -132,15 +133,15 @@ class TrainStep:
                 fix="lower the learning rate, or look at these pictures with `segwright check`",
             )
         self._apply(share)
-        return Taken(mean, tuple(told))
+        return Taken(mean, main, tuple(told))
 
     def backward(self, batch: Batch) -> Tensor:
         """Add the gradients of one batch by itself; returns its loss, on the device."""
-        return self._gradients(*self._on_device(batch), (self.seed, 0))
+        return self._gradients(*self._on_device(batch), (self.seed, 0))[0]
 
     def gradients(self, images: Tensor, masks: Tensor) -> Tensor:
         """As :meth:`backward`, of pictures (N, H, W, C) and masks int64 (N, H, W) that are on the device."""
-        return self._gradients(images, masks, (self.seed, 0))
+        return self._gradients(images, masks, (self.seed, 0))[0]
 
     def update(self, share: float = 0.0) -> None:
         """Clip, step, clear the gradients, update the averages; nothing is checked."""
@@ -160,22 +161,23 @@ class TrainStep:
         return [(1.0, logits), *((self.aux_weight, head) for head in aux.values())]
 
     def _gradients(self, images: Tensor, masks: Tensor, pick: tuple[int, int]) -> Tensor:
-        """Add the gradients of one batch that is the whole; returns its loss."""
+        """Add the gradients of one batch that is the whole; returns its loss, and that of the output alone, (2,)."""
         (_, logits), *aux = self._heads(images)
-        loss = self.criterion(*matching_pixels(logits, masks, pick))
+        loss = main = self.criterion(*matching_pixels(logits, masks, pick))
         for weight, head in aux:
             loss = loss + weight * self.criterion(*matching_pixels(head, masks, pick))
         self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
-        return loss.detach()
+        return torch.stack([loss.detach(), main.detach()])
 
     def _whole_batch(
         self, batches: Sequence[Batch], pick: tuple[int, int], signals: Sequence[float]
     ) -> tuple[Tensor, Tensor]:
-        """Add the gradients of one batch in parts and over the processes; returns its loss and the summed signals.
+        """Add the gradients of one batch in parts and over the processes; returns its losses, as :meth:`_gradients`,
+        and the summed signals.
 
         One collective an update, two where a process has several parts: amounts, loss and signals together.
         """
-        loss = summed = torch.zeros((), dtype=torch.float64)
+        losses = summed = torch.zeros(2, dtype=torch.float64)
         amounts: list[Tensor] = []
         total = torch.zeros(0)
         for number, batch in enumerate(batches):
@@ -192,17 +194,20 @@ class TrainStep:
                     packed = [torch.stack(amounts).sum(0).flatten(), first, torch.tensor(signals, dtype=torch.float64)]
                     reduced = self.world.total(torch.cat([part.to(values.device) for part in packed]))
                     total, numerators, summed = torch.split(reduced, [first.numel(), first.numel(), len(signals)])
-                    # With one part a process, this is the loss already.
-                    loss = (numerators * _inverse(total)).sum()
+                    # With one part a process, these are the losses already.
+                    means = (numerators * _inverse(total)).reshape(values.shape)
+                    losses = torch.stack([means.sum(), means[0].sum()])
                 shares = amounts[number].to(values.device) * _inverse(total).reshape(values.shape)
-                part_loss = (values * shares.to(values.dtype)).sum()
+                weighted = values * shares.to(values.dtype)
+                part_loss = weighted.sum()
                 if len(batches) > 1:
-                    loss = part_loss.detach().double() if number == 0 else loss + part_loss.detach().double()
+                    found = torch.stack([part_loss, weighted[0].sum()]).detach().double()
+                    losses = found if number == 0 else losses + found
                 # DDP and shards take the mean of the processes' gradients; this makes the sum of it.
                 self.scaler.scale(part_loss * self.world.size).backward()  # type: ignore[no-untyped-call]
         if len(batches) > 1:
-            loss = self.world.total(loss.reshape(1))[0]
-        return loss, summed
+            losses = self.world.total(losses)
+        return losses, summed
 
     def _values(self, logits: Tensor, target: Tensor) -> Tensor:
         """(terms,): the weighted terms of the loss; any other criterion is one term."""

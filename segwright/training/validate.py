@@ -7,7 +7,7 @@ trained before it is not lost to a validation.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -17,7 +17,9 @@ from segwright.data.records import Split, evenly_spread
 from segwright.errors import OutOfMemoryError
 from segwright.images import UInt8Array
 from segwright.inference.tiling import Window, windows
-from segwright.metrics.confusion import ConfusionMatrix, Scores
+from segwright.losses import create_loss
+from segwright.losses.pixels import SegmentationLoss
+from segwright.metrics.confusion import ConfusionMatrix, Float64Array, Scores
 from segwright.models.segmenter import SegmentationModel
 from segwright.training.distributed import World
 from segwright.training.memory import is_out_of_memory
@@ -34,7 +36,7 @@ class Validation:
     """What a validation found."""
 
     scores: Scores
-    loss: float  # mean cross-entropy over the labelled pixels
+    loss: float  # the training's own, of the output; of whole images, as they are
     predicted_pixels: tuple[int, ...]  # a class: how many pixels were given it
     pictures: tuple[UInt8Array, ...]  # (H, W, 3): picture, truth and prediction side by side
 
@@ -44,7 +46,8 @@ class Validator:
 
     ``pixels``: of a batch, at most, unless one picture alone has more. ``window``: the largest side that is predicted
     at once; None: pictures are whole. Both shrink when memory runs out, with a line to ``say``. ``kept_bytes``: of
-    pictures that stay decoded.
+    pictures that stay decoded. ``criterion``: of the loss, as for :class:`segwright.training.step.TrainStep`, with its
+    class weights and its treatment of ignored pixels; batches are weighted as parts of a training batch are.
     """
 
     def __init__(
@@ -57,6 +60,7 @@ class Validator:
     ) -> None:
         self.split, self.device, self.dtype, self.say = split, device, dtype, say
         self.world = world or World()
+        self.criterion: Callable[[Tensor, Tensor], Tensor] = create_loss("ce", classes=split.label_space.classes)
         self.indices = range(self.world.rank, len(split), self.world.size)
         self.shown = set(evenly_spread(len(split), SHOWN))
         self.cache: dict[int, Sample] = {}
@@ -70,11 +74,11 @@ class Validator:
         was_training = model.training
         model.eval()
         confusion = ConfusionMatrix(self.split.label_space.classes)
-        loss = labelled = 0.0
+        loss = self._no_loss()
         pictures: list[UInt8Array] = []
         for indices, samples in self._batches():
-            predicted, batch_loss, batch_labelled = self.predicted(model, samples)
-            loss, labelled = loss + batch_loss, labelled + batch_labelled
+            predicted, batch_loss = self.predicted(model, samples)
+            loss = loss + batch_loss
             for position, (index, sample) in enumerate(zip(indices, samples, strict=True)):
                 if sample.mask is not None:
                     confusion.update(predicted[position], sample.mask)
@@ -85,13 +89,13 @@ class Validator:
         pooled = ConfusionMatrix(self.split.label_space.classes, total)
         return Validation(
             pooled.scores(),
-            self.world.mean(loss) / max(self.world.mean(labelled), 1.0),
+            loss.over(self.world),
             tuple(int(count) for count in total.sum(axis=0)),
             tuple(pictures),
         )
 
-    def predicted(self, model: SegmentationModel, samples: Sequence[Sample]) -> tuple[UInt8Array, float, float]:
-        """Labels (N, H, W), summed cross-entropy and number of labelled pixels of pictures of one size.
+    def predicted(self, model: SegmentationModel, samples: Sequence[Sample]) -> tuple[UInt8Array, _Loss]:
+        """Labels (N, H, W) and the loss of pictures of one size.
 
         OutOfMemoryError where not even a window of one picture fits.
         """
@@ -108,7 +112,7 @@ class Validator:
         half = max(1, len(samples) // 2)
         parts = [self.predicted(model, samples[i : i + half]) for i in range(0, len(samples), half)]
         labels = np.concatenate([part[0] for part in parts])
-        return labels, sum(part[1] for part in parts), sum(part[2] for part in parts)
+        return labels, sum((part[1] for part in parts), _Loss())
 
     def _whole(self, sample: Sample) -> bool:
         return self.window is None or max(sample.image.shape[:2]) <= self.window
@@ -131,15 +135,15 @@ class Validator:
         self.pixels = min(self.pixels, self.window**2)
         self.say(f"out of memory in validation: from now on in windows of {self.window}×{self.window}")
 
-    def _run(self, model: SegmentationModel, samples: Sequence[Sample]) -> tuple[UInt8Array, float, float]:
+    def _run(self, model: SegmentationModel, samples: Sequence[Sample]) -> tuple[UInt8Array, _Loss]:
         logits = self._logits(model, np.stack([sample.image for sample in samples]))
-        return (logits.argmax(dim=1).to(torch.uint8).cpu().numpy(), *self._loss(logits, [_mask(s) for s in samples]))
+        return logits.argmax(dim=1).to(torch.uint8).cpu().numpy(), self._loss(logits, [_mask(s) for s in samples])
 
-    def _in_windows(self, model: SegmentationModel, samples: Sequence[Sample]) -> tuple[UInt8Array, float, float]:
+    def _in_windows(self, model: SegmentationModel, samples: Sequence[Sample]) -> tuple[UInt8Array, _Loss]:
         """The same from windows seen with a margin, of which the inside counts."""
         assert self.window is not None
         labels = np.empty((len(samples), *samples[0].image.shape[:2]), np.uint8)
-        loss = labelled = 0.0
+        loss = _Loss()
         for position, sample in enumerate(samples):
             height, width = sample.image.shape[:2]
             for part in windows(height, width, self.window, self.window // 8):
@@ -147,22 +151,28 @@ class Validator:
                 logits = self._logits(model, np.ascontiguousarray(seen))[(..., *_inside(part))]
                 kept = np.s_[part.keep_top : part.keep_bottom, part.keep_left : part.keep_right]
                 labels[position][kept] = logits.argmax(dim=1)[0].to(torch.uint8).cpu().numpy()
-                more = self._loss(logits, [_mask(sample)[kept]])
-                loss, labelled = loss + more[0], labelled + more[1]
-        return labels, loss, labelled
+                loss = loss + self._loss(logits, [_mask(sample)[kept]])
+        return labels, loss
 
     def _logits(self, model: SegmentationModel, images: UInt8Array) -> Tensor:
         with torch.autocast(self.device.type, self.dtype or torch.bfloat16, enabled=self.dtype is not None):
             logits: Tensor = model(torch.from_numpy(images).to(self.device)).logits
         return logits.float()
 
-    def _loss(self, logits: Tensor, masks: Sequence[UInt8Array]) -> tuple[float, float]:
-        """Cross-entropy summed over the labelled pixels, and how many there are."""
+    def _loss(self, logits: Tensor, masks: Sequence[UInt8Array]) -> _Loss:
         target = torch.from_numpy(np.stack(masks)).to(self.device).long()
-        known = target != IGNORE_INDEX
-        picked = logits.gather(1, target.where(known, 0)[:, None])[:, 0]
-        negative = (torch.logsumexp(logits, dim=1) - picked)[known]
-        return float(negative.sum()), float(known.sum())
+        criterion = self.criterion
+        if isinstance(criterion, SegmentationLoss):
+            return _Loss.of(criterion.values(logits, target), criterion.amounts(target.cpu()))
+        labelled = (target != IGNORE_INDEX).sum().double()
+        return _Loss.of(criterion(logits, target)[None] if labelled else logits.new_zeros(1), labelled[None])
+
+    def _no_loss(self) -> _Loss:
+        """With as many terms as the criterion has, on a process that validates nothing as well."""
+        if not isinstance(self.criterion, SegmentationLoss):
+            return _Loss()
+        terms = len(self.criterion.amounts(torch.full((1, 1, 1), IGNORE_INDEX)))
+        return _Loss(np.zeros(terms), np.zeros(terms))
 
     def _batches(self) -> Iterator[tuple[list[int], list[Sample]]]:
         """Runs of neighbours of one size, at most ``self.pixels`` together."""
@@ -194,6 +204,27 @@ class Validator:
         image = sample.image if sample.image.shape[2] == 3 else np.repeat(sample.image[..., :1], 3, axis=2)
         truth = image if sample.mask is None else blend(image, palette[sample.mask], 0.6)
         return np.concatenate([image, truth, blend(image, palette[predicted], 0.6)], axis=1)
+
+
+@dataclass(frozen=True)
+class _Loss:
+    """A loss of several batches. Of each term, (T,): Σ value · amount, and Σ amount (what its mean is over)."""
+
+    sums: Float64Array = field(default_factory=lambda: np.zeros(1))
+    amounts: Float64Array = field(default_factory=lambda: np.zeros(1))
+
+    @classmethod
+    def of(cls, values: Tensor, amounts: Tensor) -> _Loss:
+        over = amounts.double().cpu().numpy()
+        return cls(values.detach().double().cpu().numpy() * over, over)
+
+    def __add__(self, other: _Loss) -> _Loss:
+        return _Loss(self.sums + other.sums, self.amounts + other.amounts)
+
+    def over(self, world: World) -> float:
+        """The loss of all that the processes saw."""
+        means = [(world.mean(s), world.mean(a)) for s, a in zip(self.sums.tolist(), self.amounts.tolist(), strict=True)]
+        return sum(total / amount for total, amount in means if amount > 0)
 
 
 def _mask(sample: Sample) -> UInt8Array:

@@ -154,3 +154,17 @@ def test_history_of_a_killed_run(tmp_path: Path) -> None:
     path.write_text(json.dumps({"step": 1, "loss": 2.0}) + "\n[1]\n" + '{"step": 2, "lo')
     assert read_history(path) == [{"step": 1, "loss": 2.0}]
     assert read_history(tmp_path / "none") == []
+
+
+def test_the_two_losses_are_named_for_what_they_are() -> None:
+    steps = [{"step": n, "loss": 2.0 / n, "main_loss": 1.5 / n} for n in (1, 2, 3)]
+    validated = [{"step": 3, "val_loss": 0.6, "val_miou": 0.5}]
+    split = Scenes(count=2)
+    found = score(split, split.answers, boundary=False)
+    page = report_page(found, split, RunFacts(history=[*steps, *validated]))
+    assert "training (augmented crops)" in page and "validation (whole images)" in page
+    assert "one criterion of the network" in page and "auxiliary heads are left out" in page
+    before = [{key: value for key, value in line.items() if key != "main_loss"} for line in steps]
+    for history in ([*before, *validated], [*before, *steps, *validated]):  # of an earlier version, also resumed
+        page = report_page(found, split, RunFacts(history=history))
+        assert "training (crops, auxiliary heads)" in page and "differ in more than the images" in page

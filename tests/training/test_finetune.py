@@ -14,15 +14,15 @@ from segwright.api import train, train_run
 from segwright.config import TrainConfig
 from segwright.data.dataset import open_dataset
 from segwright.data.synthetic import write_street_scenes
-from segwright.errors import WeightsError
-from segwright.inference.bundle import load_bundle, read_bundle, save_bundle
+from segwright.errors import BundleError, SegwrightError, UsageError, WeightsError
+from segwright.inference.bundle import Bundle, load_bundle, read_bundle, save_bundle
 from segwright.models.catalog import create_model
 from segwright.models.external import wrap
 from segwright.models.leannet import LeanNet
 from segwright.models.segmenter import Provenance
 from segwright.training.finetune import classifier_tensors, transfer_weights
 from segwright.training.results import origin
-from segwright.training.run import run_training
+from segwright.training.run import planned_trainer, run_training
 from segwright.types import LabelSpace
 
 
@@ -124,3 +124,62 @@ def test_published_weights_bring_their_terms() -> None:
     assert origin(Provenance()) == "trained from random weights"
     published = Provenance("timm/resnet34.a1_in1k", "apache-2.0", pretrained=True)
     assert origin(published) == "started from timm/resnet34.a1_in1k (licence: apache-2.0)"
+
+
+def planned(scenes: Path, weights: str | None, **model: Any) -> LeanNet:
+    """The network as a training of ``scenes`` begins with it."""
+    config = TrainConfig().with_values({**SMALL, "model.name": "leannet", "model.weights": weights, **model})
+    network = planned_trainer(open_dataset(scenes), config).model
+    assert isinstance(network, LeanNet)
+    return network
+
+
+def test_a_trained_head_from_a_file_of_weights_stays(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    scenes = write_street_scenes(tmp_path / "scenes", train=8, val=3, test=1, size=(64, 96))
+    classes = open_dataset(scenes).label_space.classes
+    trained = network(classes)
+    with torch.no_grad():
+        trained.head.bias.copy_(torch.arange(classes) / 7)
+    torch.save(trained.state_dict(), tmp_path / "trained.pt")
+    again = planned(scenes, str(tmp_path / "trained.pt"))
+    assert again.has_trained_classifier
+    for name, tensor in trained.state_dict().items():
+        assert torch.equal(again.state_dict()[name], tensor), name
+    # Without such weights the last layer starts at the frequencies of the classes.
+    fresh = planned(scenes, None)
+    assert not fresh.has_trained_classifier and fresh.head.bias.unique().numel() > 1
+
+    # Weights without the last layer: it starts at the frequencies, the rest stays.
+    body = {name: tensor for name, tensor in trained.state_dict().items() if not name.startswith("head.")}
+    torch.save(body, tmp_path / "body.pt")
+    try:
+        begun = planned(scenes, str(tmp_path / "body.pt"))
+    except WeightsError as error:
+        assert "head" in str(error)
+    else:
+        assert not begun.has_trained_classifier and not torch.equal(begun.head.bias, trained.head.bias)
+        assert torch.equal(begun.stem[0].weight, trained.stem[0].weight)
+
+
+@pytest.mark.parametrize("given", ["nothing", "empty", "file", "damaged", "other network", "other encoder"])
+def test_a_wrong_start_ends_in_a_typed_error_before_anything_is_written(given: str, tmp_path: Path) -> None:
+    scenes = write_street_scenes(tmp_path / "scenes", train=4, val=2, test=0, size=(64, 96))
+    start, values, out = tmp_path / "start", dict(SMALL), tmp_path / "run"
+    expected: tuple[type[SegwrightError], str] = (BundleError, "no saved model here")
+    if given == "empty":
+        start.mkdir()
+    elif given == "file":
+        start.write_text("weights")
+    elif given != "nothing":
+        space = LabelSpace(("a", "b"))
+        arguments = {"widths": [4, 8, 8, 8, 8], "decoder_channels": [4, 8, 8, 8], "in_channels": 3}
+        save_bundle(start, network(2), Bundle("leannet", space, arguments))
+        if given == "damaged":
+            (start / "model.safetensors").write_bytes(b"\x00" * 40)
+            expected = (BundleError, "model")
+        else:
+            values |= {"model.name": "unet"} if given == "other network" else {"model.encoder": "resnet18"}
+            expected = (UsageError, "the saved model to fine-tune is another network")
+    with pytest.raises(expected[0], match=expected[1]) as caught:
+        run_training(open_dataset(scenes), TrainConfig().with_values({**values, "out": str(out)}), start=start)
+    assert str(start) in str(caught.value) and not out.exists()

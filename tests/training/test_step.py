@@ -122,6 +122,20 @@ def test_parts_take_the_update_of_the_whole_batch(name: str, weighted: bool, siz
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
 
 
+def test_the_loss_of_the_output_is_told_without_the_auxiliary_heads() -> None:
+    item = uneven()
+    step = frozen(aux_weight=0.25)
+    output = step.model(torch.from_numpy(item.images))
+    target = torch.from_numpy(item.masks).long()
+    step.criterion = create_loss("ce(smoothing=0.05)", classes=3, class_weights=(0.1, 1.0, 7.0))
+    main, aux = step.criterion(output.logits, target).item(), step.criterion(output.aux["aux"], target).item()
+    parts = frozen(aux_weight=0.25)
+    parts.criterion = step.criterion
+    for taken in (step.take([item]), parts.take(divided(item, 3, 1))):
+        assert taken.main_loss == pytest.approx(main, rel=1e-5)
+        assert taken.loss == pytest.approx(main + 0.25 * aux, rel=1e-5)
+
+
 def test_an_overlap_of_the_batch_is_weighed_by_labelled_pixels_and_named() -> None:
     loss = create_loss("ce+0.5*jaccard+0*dice", classes=3)
     assert loss.per_part() == ["jaccard"] and create_loss("ce", classes=3).per_part() == []

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +13,17 @@ import torch
 from small_runs import trainer
 from torch import Tensor
 
-from segwright.data.dataset import Dataset, open_dataset
+from segwright.data.dataset import Dataset, Split, open_dataset
 from segwright.data.synthetic import write_street_scenes
 from segwright.errors import OutOfMemoryError
+from segwright.images import UInt8Array
+from segwright.losses import create_loss
 from segwright.models.leannet import LeanNet
 from segwright.training.checkpoint import load_checkpoint
 from segwright.training.distributed import World
 from segwright.training.log import read_log
 from segwright.training.validate import Validator
+from segwright.types import IGNORE_INDEX, Sample
 
 CPU = torch.device("cpu")
 
@@ -81,6 +84,61 @@ def test_the_shares_of_all_ranks_add_up_exactly(scenes: Dataset, model: LeanNet,
     assert np.array_equal(sum(part.sums[0] for part in parts), whole.sums[0])
     assert sum(part.sums[1] for part in parts) == pytest.approx(whole.sums[1], rel=1e-6)
     assert sum(part.sums[2] for part in parts) == whole.sums[2]
+
+
+@pytest.mark.parametrize("name", ["ce", "ce(smoothing=0.05)", "0.5*ce+focal"])
+def test_the_loss_is_the_trainings(scenes: Dataset, model: LeanNet, name: str) -> None:
+    """With its class weights, smoothing and ignored pixels: in batches and shares, that of all images at once."""
+    classes = scenes.label_space.classes
+    criterion = create_loss(name, classes=classes, class_weights=[0.2 + k for k in range(classes)])
+    samples = [scenes.val[index] for index in range(len(scenes.val))]
+    masks = np.stack([sample.mask for sample in samples if sample.mask is not None])
+    masks[0, :100] = IGNORE_INDEX
+    masks[2] = IGNORE_INDEX
+    split = Given(scenes.val, masks)
+    with torch.inference_mode():
+        logits = model(torch.from_numpy(np.stack([sample.image for sample in samples]))).logits
+        expected = float(criterion(logits, torch.from_numpy(masks).long()))
+    validator = Validator(split, CPU, None)  # type: ignore[arg-type]
+    validator.criterion, validator.pixels = criterion, 2 * 160 * 256
+    assert validator(model).loss == pytest.approx(expected, rel=1e-5)
+    shares = [Part(rank, 6) for rank in range(6)]  # the last has no image
+    for share in shares:
+        validator = Validator(split, CPU, None, share)  # type: ignore[arg-type]
+        validator.criterion = criterion
+        validator(model)
+    sums = np.array([share.sums[1:] for share in shares], np.float64).sum(axis=0).reshape(-1, 2)
+    assert (sums[:, 0] / sums[:, 1]).sum() == pytest.approx(expected, rel=1e-5)
+
+
+class Given:
+    """A split with other masks."""
+
+    def __init__(self, split: Split, masks: UInt8Array) -> None:
+        self.split, self.masks = split, masks
+        self.label_space = split.label_space
+
+    def __len__(self) -> int:
+        return len(self.split)
+
+    def __getitem__(self, index: int) -> Sample:
+        return replace(self.split[index], mask=self.masks[index])
+
+
+def test_a_validation_is_by_the_criterion_of_its_phase(scenes: Dataset, tmp_path: Path) -> None:
+    phases = [{"until": 0.5, "size": (64, 96), "batch": 4}, {"until": 1.0, "size": (64, 96), "batch": 4}]
+    run = trainer(scenes, tmp_path, epochs=4, phases=phases, validate_every=1)
+    assert run.validator is not None
+    classes = scenes.label_space.classes
+    run.parts.criterion = create_loss("0*focal+ce", classes=classes)
+    run.parts.late_criterion = create_loss("1000*ce", classes=classes)
+    run.fit()
+    lines = read_log(tmp_path)
+    found = [line["val_loss"] for line in lines if "val_loss" in line]
+    steps = [line for line in lines if "main_loss" in line]
+    assert [value > 100 for value in found] == [False, True, True, True], found
+    assert [line["main_loss"] > 100 for line in steps] == [False, False, True, True]
+    assert all(line["main_loss"] < line["loss"] for line in steps), "without the auxiliary head"
 
 
 @pytest.mark.parametrize(
