@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from segwright.data.text_files import read_bytes
 from segwright.errors import LabelError
 from segwright.types import IGNORE_INDEX, Colour, LabelSpace
 from segwright.yaml_text import load_yaml
@@ -88,9 +89,9 @@ def read_class_list(path: str | Path) -> ClassList:
     try:
         if path.stat().st_size > MAX_BYTES:
             raise LabelError("a class list is a short file", expected=f"at most {MAX_BYTES} bytes", where=path)
-        data = path.read_bytes()
+        data = read_bytes(path, MAX_BYTES)
         text = data.decode("utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:  # a name that no file can have, too
         raise LabelError(
             "the class list cannot be read", found=str(error), where=path, fix="save it as UTF-8"
         ) from error

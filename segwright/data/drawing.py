@@ -27,6 +27,7 @@ from segwright.types import IGNORE_INDEX, LabelSpace
 BACKGROUND_NAMES = frozenset({"background", "_background_", "__background__", "bg"})
 KEPT_BYTES = 200_000_000  # masks of one record held at a time; beyond, they are rasterized a second time
 MAX_COVERED = 2_000_000_000  # pixels that the objects of one record are rasterized on in all, at least
+MAX_OBJECTS = 100_000  # of one record: each costs some 50 microseconds, however small it is
 LARGE = 4_000_000  # pixels: a size that an annotation gives is compared with the image's header from here on
 
 
@@ -116,6 +117,14 @@ class _Counts:
 def draw(drawing: Drawing) -> tuple[UInt8Array, dict[int, ObjectCount]]:
     """(H×W class indices, objects per class): rasterizes one object at a time."""
     check_size(drawing.height, drawing.width, drawing.where)
+    if len(drawing.objects) > MAX_OBJECTS:
+        raise LabelError(
+            "the image has more objects than the limit",
+            expected=f"at most {MAX_OBJECTS}",
+            found=str(len(drawing.objects)),
+            where=drawing.where,
+            fix="split the image into tiles, or remove objects",
+        )
     labels = np.full((drawing.height, drawing.width), drawing.background, np.uint8)
     counts = _Counts(max(MAX_COVERED, 8 * labels.size), drawing.where)
     if not drawing.smaller_on_top:

@@ -19,6 +19,7 @@ from segwright.errors import DataError, FormatError
 
 MAX_TEXT_BYTES = 100_000_000  # lists, class lists, YAML
 MAX_ANNOTATION_BYTES = 4_000_000_000  # one JSON or XML: COCO's largest is 0.5 GB
+MAX_PARTS = 8_000_000  # lists and objects of a JSON, or one to eight bytes: Python takes 64 bytes for an empty one
 LEGACY = ("gb18030", "cp1252", "shift_jis", "euc_kr")  # code pages of which an error shows the reading
 
 _MARKS = (
@@ -121,6 +122,11 @@ def read_json(path: str | Path, limit: int = MAX_ANNOTATION_BYTES, make: MakeErr
     if detect_encoding(data) not in ("utf-8", "utf-8-sig"):
         data = decode_text(data, path, make).encode("utf-8", "surrogatepass")
     data = data.removeprefix(codecs.BOM_UTF8)
+    if len(data) > MAX_PARTS:
+        parts, most = data.count(b"{") + data.count(b"["), max(MAX_PARTS, len(data) // 8)
+        if parts > most:
+            raise make("the JSON holds more lists and objects than the limit", expected=f"at most {most}",
+                       found=str(parts), where=path, fix="split it")  # fmt: skip
     try:
         return json.loads(data)
     except UnicodeDecodeError:

@@ -240,6 +240,22 @@ def test_cvat_tasks_with_equal_names(tmp_path: Path) -> None:
         open_dataset(flat)
 
 
+def test_cvat_elements_in_memory_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from segwright.data.formats import cvat as reader
+
+    monkeypatch.setattr(reader, "MAX_HELD", 70)
+    for number in range(30):
+        picture(tmp_path / f"images/{number}.jpg", size=SIZE)
+    box = '<box label="car" xtl="2" ytl="3" xbr="10" ybr="9"/>'
+    image = f'<image id="0" name="{{}}.jpg" width="16" height="12">{box * 20}</image>'
+    write(tmp_path / "annotations.xml", CVAT.format("".join(map(image.format, range(30)))))
+    assert open_dataset(tmp_path), "30 images of 20 boxes are never in memory together"
+    for inside in ('<a b="c"/>' * 100, image.replace(box, box * 10).format(0)):
+        write(tmp_path / "annotations.xml", CVAT.format(inside))
+        with pytest.raises(FormatError, match="more elements than the limit"):
+            open_dataset(tmp_path)
+
+
 def test_cvat_reads_every_file_and_counts_lines(tmp_path: Path) -> None:
     for i in range(12):
         picture(tmp_path / f"images/{i}.jpg", size=SIZE)
@@ -367,6 +383,26 @@ def test_objects_are_rasterized_within_a_sum(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(drawing, "MAX_COVERED", 100)
     with pytest.raises(LabelError, match="cover more pixels than the limit"):
         draw(Drawing(3, 3, made * 2))
+
+
+def test_the_objects_of_one_record_are_bounded_in_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = [Drawable(1, lambda: Region(1, np.ones((1, 1), bool)))] * 30
+    assert draw(Drawing(3, 3, made))[1] == {1: ObjectCount(30, 30)}
+    monkeypatch.setattr(drawing, "MAX_OBJECTS", 29)
+    with pytest.raises(LabelError, match="more objects than the limit"):
+        draw(Drawing(3, 3, made))
+
+
+def test_the_parts_of_a_json_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from segwright.data import text_files
+
+    monkeypatch.setattr(text_files, "MAX_PARTS", 1000)
+    (tmp_path / "a.json").write_text("[" + ",".join(["{}"] * 3000) + "]")
+    with pytest.raises(FormatError, match="more lists and objects"):
+        text_files.read_json(tmp_path / "a.json")
+    points = [[i + 0.125, 100.5] for i in range(3000)]
+    (tmp_path / "b.json").write_text(json.dumps(points))
+    assert text_files.read_json(tmp_path / "b.json") == points
 
 
 def test_a_size_in_the_annotation_is_not_believed(tmp_path: Path) -> None:

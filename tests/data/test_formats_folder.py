@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import time
 from pathlib import Path
 
@@ -413,3 +414,10 @@ def test_a_hundred_thousand_files_open_quickly(tmp_path: Path) -> None:
     assert all(FORMATS[name].recognise(tree) is None for name in FORMATS if name != "folder")
     assert FORMATS["folder"].recognise(tree)
     assert time.process_time() - started < 15, "names are paired in seconds"
+
+
+def test_a_class_list_that_is_a_pipe_or_a_device(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "classes.txt")
+    for path in (tmp_path / "classes.txt", Path("/dev/zero"), tmp_path):
+        with pytest.raises(DataError, match=r"not a regular file|cannot be opened"):
+            read_class_list(path)

@@ -41,6 +41,7 @@ from segwright.errors import FormatError, LabelError
 from segwright.images import read_header
 from segwright.types import Colour
 
+MAX_HELD = 1_000_000  # elements of an XML in memory: of the image or track that is read, and what is beside them
 SAMPLED = 8  # XML files a folder that recognition looks at
 
 
@@ -132,9 +133,18 @@ def _open(path: Path) -> IO[bytes]:
 def _parse(path: Path, parsed: _Parsed) -> None:
     """Read one XML as a stream; one that declares a document type is refused, for its entities can be bombs."""
     frames = Frames()
+    held = 0  # elements in memory
     try:
         with _open(path) as file:
             for _, element in iterparse(file, events=("end",), forbid_dtd=True):
+                held += 1
+                if held > MAX_HELD:
+                    raise FormatError(
+                        "the XML holds more elements than the limit",
+                        expected=f"at most {MAX_HELD} in one image or track, or beside them",
+                        where=path,
+                        fix="split the task",
+                    )
                 if element.tag == "label" and element.find("name") is not None:
                     name = (element.findtext("name") or "").strip()
                     if (element.findtext("type") or "") != "skeleton":
@@ -149,6 +159,7 @@ def _parse(path: Path, parsed: _Parsed) -> None:
                     for child in element:
                         if child.tag in LINES and child.get("outside") != "1":
                             parsed.skip(child.tag, label)
+                    held -= sum(1 for _ in element.iter()) - 1
                     element.clear()
                 elif element.tag == "image":
                     shapes = tuple(shape_of(child) for child in element if child.tag in AREAS)
@@ -159,6 +170,7 @@ def _parse(path: Path, parsed: _Parsed) -> None:
                     parsed.images.append(
                         (element.get("name", ""), element.get("subset"), Annotated(str(path), *size, shapes))
                     )
+                    held -= sum(1 for _ in element.iter()) - 1
                     element.clear()
     except (ParseError, DefusedXmlException, ValueError, LookupError, OverflowError, OSError) as error:
         declares = isinstance(error, DefusedXmlException)

@@ -28,7 +28,7 @@ from segwright.data.formats.values import conclude, look_at_bytes, survey
 from segwright.data.readers import FileReader
 from segwright.data.records import Dataset, Problem, Record
 from segwright.errors import FormatError, LabelError, MissingExtraError
-from segwright.images import UInt8Array, decode_image
+from segwright.images import UInt8Array, decode_image, read_file
 from segwright.types import LabelSpace
 
 IMAGE_COLUMNS = ("image", "img", "pixel_values", "picture", "photo", "jpg", "input")
@@ -122,8 +122,8 @@ def _bytes(value: Any, path: Path) -> bytes | None:
     if isinstance(value, str):
         beside = (path.parent / value).resolve()
         if not beside.is_relative_to(path.parent.resolve()) or not beside.is_file():
-            raise LabelError("the cell points to a file that is not beside the table", found=value, where=path)
-        return beside.read_bytes()
+            raise LabelError("the cell points to a file that is not beside the table", found=value[:300], where=path)
+        return read_file(beside)
     return None if value is None else bytes(value)
 
 

@@ -22,7 +22,7 @@ from typing import Any, Literal
 import yaml
 
 from segwright.data.classes import ClassEntry, ClassList, read_class_list
-from segwright.data.drawing import Drawable, Drawing, DrawnReader, Region
+from segwright.data.drawing import MAX_OBJECTS, Drawable, Drawing, DrawnReader, Region
 from segwright.data.formats.base import Format, in_order, pairing_problems, unique_ids
 from segwright.data.formats.names import composed
 from segwright.data.formats.pairing import describe_folder, find_class_list
@@ -52,10 +52,12 @@ class YoloReader(DrawnReader):
 
     def drawing(self, record: Record) -> Drawing | None:
         height, width = self.size(record)
-        objects = []
+        objects: list[Drawable] = []
         if record.payload is not False:
             path: Path = record.payload
             for number, line in enumerate(read_text(path, make=LabelError).splitlines(), start=1):
+                if len(objects) > MAX_OBJECTS:  # refused when it is drawn
+                    break
                 if line.strip():
                     where = f"{path}:{number}"
                     index, points = self._polygon(line.split(), where)
