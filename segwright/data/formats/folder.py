@@ -97,8 +97,7 @@ def open_pairing(tree: Tree, name: str, reader: type[FolderReader], look: Look =
     pairing = pair_tree(tree)
     if pairing.rivals:
         raise _several(tree, pairing)
-    mask_paths = [mask.path for _, mask in pairing.pairs if mask is not None]
-    if not mask_paths and not pairing.collisions:
+    if not pairing.paired and not pairing.collisions:
         raise FormatError(
             "no picture has a mask",
             expected="folders such as images/ and masks/, or files such as x.jpg and x_mask.png",
@@ -109,6 +108,7 @@ def open_pairing(tree: Tree, name: str, reader: type[FolderReader], look: Look =
         )
     records, by_folder = _records(pairing)
     stacks = find_stacks(records)
+    mask_paths = [record.mask_path for record in records if record.mask_path is not None]
     mask_paths = mask_paths or [m.path for _, masks in pairing.collisions for m in masks]
     if stacks:
         pages = [record for record in paged(records, stacks) if record.mask_path is not None]

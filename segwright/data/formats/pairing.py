@@ -16,6 +16,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
@@ -91,14 +92,23 @@ class Item:
     split: str | None
     free: str  # the parts of the folder that say neither role nor split
     role: Role | None
+    stem: str = field(init=False, compare=False, repr=False)  # kept: every pass of the pairing asks for it
 
-    @property
-    def stem(self) -> str:
-        return os.path.splitext(self.name)[0]
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "stem", os.path.splitext(self.name)[0])
+
+    def __hash__(self) -> int:  # of one string: the pairing asks a million times of a hundred thousand files
+        return hash(self.name)
 
     @property
     def path(self) -> Path:
-        return Path(self.directory, self.name)
+        return _folder_path(self.directory) / self.name
+
+
+@lru_cache(maxsize=1024)
+def _folder_path(directory: str) -> Path:
+    """Parsing a whole path costs twice as much as adding a name to one."""
+    return Path(directory)
 
 
 @dataclass

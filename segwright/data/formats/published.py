@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from segwright.data.formats.base import SPLIT_NAMES, Format, in_order, pairing_problems, unique_ids
-from segwright.data.formats.tree import Tree
+from segwright.data.formats.tree import Folder, Tree
 from segwright.data.formats.values import Coding
 from segwright.data.readers import ColourTable, FileReader
 from segwright.data.records import Dataset, Problem, Record
@@ -44,9 +44,10 @@ class Place:
         found: dict[Key, list[Path]] = {}
         tree.memo[memo] = found
         folder, name = re.compile(rf"(?:^|/)(?:{self.folder})$", re.I), re.compile(rf"(?:{self.name})$", re.I)
+        able = re.compile(rf"^(?:{self.name})$", re.I | re.M)
         for relative, listing in () if tree.is_file else tree.walk():
             here = folder.search(relative)
-            if here is None:
+            if here is None or able.search(_joined(tree, relative, listing)) is None:
                 continue
             for file in listing.files:
                 match = name.match(file)
@@ -59,6 +60,15 @@ class Place:
                     key = (split, scope.casefold(), name_key.casefold())
                     found.setdefault(key, []).append(Path(listing.path, file))
         return found
+
+
+def _joined(tree: Tree, relative: str, listing: Folder) -> str:
+    """A folder's names, one per line: one search tells whether a pattern fits any of a hundred thousand."""
+    memo = f"names {relative}"
+    if memo not in tree.memo:
+        tree.memo[memo] = "\n".join(listing.files)
+    joined: str = tree.memo[memo]
+    return joined
 
 
 @dataclass(frozen=True)
