@@ -108,6 +108,7 @@ def _opened(tree: Tree, format: str | None, images: str | None, masks: str | Non
     if images is not None or masks is not None:
         known, reason = _by_globs(tree, format, images, masks)
     else:
+        tree.memo["format"] = format
         known, reason = recognise(tree) if format is None else (FORMATS[format], "as asked with --format")
     dataset = known.open(tree)
     if not dataset.records:

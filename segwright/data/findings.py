@@ -23,6 +23,7 @@ Severity = Literal["error", "warning", "note"]
 SHIFT = 0.15  # total variation between the class shares of two splits that is worth a warning
 SHIFT_IMAGES = 8  # pictures that a split needs before its class shares mean anything
 MOST_SUSPECTS = 20
+DARK = 64  # greys below it are rather class indices than colors
 LONG_NAME = 143  # bytes: the limit on encrypted file systems; other tools break earlier than at 255
 PAIRING = frozenset({"image without mask", "mask without image"})
 FIXES = {
@@ -273,9 +274,9 @@ def _coding(dataset: Dataset, totals: Totals, records: Sequence[Record]) -> list
             f"{_count(len(lossy), 'mask is', 'masks are')} JPEG, which blurs the borders of classes into other values"
         )
         fix = "export the masks again as PNG; converting these keeps the damage"
-        severity: Severity = "warning" if len(dataset.label_space) <= 2 else "error"
+        blurred: Severity = "warning" if len(dataset.label_space) <= 2 else "error"
         files = tuple(_mask(records[index]) for index in lossy)
-        problems.append(Problem(severity, "JPEG masks", text, files, fix))
+        problems.append(Problem(blurred, "JPEG masks", text, files, fix))
     if dict(dataset.label_space.mapping) == {0: 0, 255: 1}:
         text = "the masks hold 0 and 255: read as background and foreground, nothing is ignored"
         fix = "if 255 means 'ignore' here, say so in classes.txt ('255 void')"
@@ -291,7 +292,14 @@ def _coding(dataset: Dataset, totals: Totals, records: Sequence[Record]) -> list
         )
         example = _examples(totals, records, "mask")
         fix = f"segwright convert {shlex.quote(str(dataset.root))} --to folder --out NEW writes them all alike"
-        problems.append(Problem("warning", "mixed mask codings", text, example, fix))
+        table = getattr(dataset.reader, "colour_table", None)
+        dark = sorted({r for r, g, b in table.colours if r == g == b and 0 < r < DARK}) if table is not None else []
+        severity: Severity = "warning"
+        if dark and {"grey", "RGB"} <= groups.keys():
+            severity = "error"
+            text += f"; numbers of the grey ones ({_listed(list(map(str, dark)))}) are read as dark colors of their own"
+            fix = "write all as colors, or all as class indices, and check again"
+        problems.append(Problem(severity, "mixed mask codings", text, example, fix))
     elif "RGB" in groups and getattr(dataset.reader, "colour_table", None) is None and totals.mask_kinds:
         text = "the masks are grey saved as RGB: three times the size, read as indices"
         fix = f"segwright convert {shlex.quote(str(dataset.root))} --to folder --out NEW"

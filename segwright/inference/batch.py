@@ -123,7 +123,17 @@ class _Run:
         self.space: LabelSpace = self.predictor.label_space
         self.coco = CocoWriter(self.space) if "coco" in self.options.polygons else None
         self.rows: list[tuple[object, ...]] = []  # of the CSV file
-        self.values = _file_values(self.space, self.note) if self.options.mask_format == "values" else None
+        self.values: npt.NDArray[Any] | None = None
+        if self.options.mask_format == "values":
+            bundle = self.predictor.bundle
+            if bundle is not None and bundle.preprocessing.get("masks") == "colors":
+                raise UsageError(
+                    "the masks of the data that the model was trained on hold colors, not values",
+                    expected="masks of numbers",
+                    found=f"colors of {len(self.space)} classes",
+                    fix="--mask-format palette writes each class in its color, --mask-format index its number",
+                )
+            self.values = _file_values(self.space, self.note)
 
     # -- before ---------------------------------------------------------------------------------------------------
 

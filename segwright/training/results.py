@@ -191,6 +191,8 @@ class Results:
             preprocessing={
                 "channels": config.model.in_channels,
                 "value_range": None if value_range is None else value_range.to_json(),
+                # What a pixel of the data's own masks is: `predict --mask-format values` writes numbers alone.
+                "masks": "colors" if getattr(self.data.reader, "colour_table", None) is not None else "values",
             },
             metrics=metrics,
             training={

@@ -90,9 +90,11 @@ def test_one_mask_a_picture_stays_a_folder(tmp_path: Path) -> None:
         part(tmp_path / f"masks/x_{number}.png", slice(0, 4), slice(0, 4))
     part(tmp_path / "masks/alone.png", slice(0, 4), slice(0, 4))
     assert open_dataset(tmp_path).format == "folder"
+    (tmp_path / "masks/alone.png").unlink()
     for number in range(3):  # a second person's masks are no second class
         part(tmp_path / f"masks/x_{number}_2nd_rater.png", slice(0, 4), slice(0, 5))
-    assert open_dataset(tmp_path).format == "folder"
+    with pytest.raises(FormatError, match="several people"):
+        open_dataset(tmp_path)
 
 
 def test_layers_of_several_classes_are_refused(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from trees import coloured, mask, picture, write
 from segwright.data.dataset import Dataset, open_dataset
 from segwright.data.mask_files import tiff_facts
 from segwright.errors import LabelError
+from segwright.images import write_image, write_mask
 
 COLOURS = [(0, 0, 0), (128, 64, 128), (0, 0, 142), (70, 130, 180)]
 NAMES = ["ground", "road", "car", "sky"]
@@ -302,3 +303,18 @@ def test_voc_tree_with_other_classes(tmp_path: Path) -> None:
         save(tmp_path / f"SegmentationClass/img{i}.png", labels(i, 2))
     data = open_dataset(tmp_path)
     assert data.label_space.names[1] == "aeroplane" and kinds(data) == ["classes guessed"]
+
+
+def test_index_masks_among_color_masks_are_an_error(tmp_path: Path) -> None:
+    """Read by color, the indices would be dark classes of their own."""
+    from segwright.data.inspect import inspect_path
+
+    for i in range(4):
+        picture(tmp_path / f"images/{i}.png", size=(16, 20), seed=i)
+        numbers = np.arange(20)[None].repeat(16, 0) * 3 // 20
+        shades = np.array([(0, 0, 0), (255, 0, 0), (0, 255, 0)], np.uint8)[numbers]
+        write_image(tmp_path / f"masks/{i}.png", shades) if i else write_mask(
+            tmp_path / f"masks/{i}.png", numbers.astype(np.uint8)
+        )
+    [found] = [p for p in inspect_path(tmp_path, workers=0).problems if p.kind == "mixed mask codings"]
+    assert found.severity == "error" and "1, 2" in found.message and "dark colors" in found.message

@@ -226,6 +226,14 @@ def test_every_mask_format_says_the_same(tmp_path: Path) -> None:
         OutputOptions(mask_format="jpeg")
 
 
+def test_own_values_of_color_masks_are_refused(tmp_path: Path) -> None:
+    write_image(tmp_path / "a.png", scene(3))
+    model = Predictor(Brightest(), SPACE, bundle=Bundle("leannet", SPACE, {}, preprocessing={"masks": "colors"}))
+    with pytest.raises(UsageError, match="hold colors, not values"):
+        api.predict(model, tmp_path / "a.png", out=tmp_path / "o", mask_format="values")
+    assert api.predict(model, tmp_path / "a.png", out=tmp_path / "o", mask_format="index")["pictures"] == 1
+
+
 @pytest.mark.parametrize("kind", ["npz", "npy"])
 def test_probabilities_are_written_and_fit_the_mask(tmp_path: Path, kind: str) -> None:
     write_image(tmp_path / "a.png", scene(3))

@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from segwright.data.drawing import BACKGROUND_NAMES, DrawnReader, Region, paint,
 from segwright.data.formats.base import Format, in_order, pairing_problems, unique_ids
 from segwright.data.formats.folder import pair_tree
 from segwright.data.formats.pairing import Item, find_class_list
+from segwright.data.formats.raters import find_raters, refusal
 from segwright.data.formats.tree import Tree
 from segwright.data.formats.values import spread
 from segwright.data.readers import pack_colours
@@ -38,7 +39,6 @@ _SEPARATOR = re.compile(r"[_\-. ()]+")
 _ROLES = frozenset(
     {"mask", "masks", "label", "labels", "gt", "seg", "segmentation", "binary", "annotation", "attribute"}
 )
-_RATERS = re.compile(r"^\W*(?:1st|2nd|3rd|first|second|third|manual|rater|annotator|observer|expert|reader)", re.I)
 # JPEG and a few others cannot hold a mask; what lies beside a picture under a longer name must be one of these
 _LOSSLESS = (".png", ".bmp", ".tif", ".tiff", ".gif", ".webp", ".pgm")
 
@@ -49,6 +49,7 @@ class Layers:
 
     masks: Mapping[Item, Sequence[tuple[Item, str]]]
     lone_masks: tuple[Item, ...] = ()
+    raters: str | None = None  # why the masks of an image are several people's
 
 
 @dataclass
@@ -116,10 +117,9 @@ def _find(tree: Tree) -> Layers | None:
     told = sum(len(parts) for parts in grouped.values())
     if not any(len(parts) > 1 for parts in grouped.values()) or told < 0.9 * len(masks):
         return None
-    if any(_RATERS.match(part) for parts in grouped.values() for _, part in parts):
-        return None  # several people's masks of the same thing are not several classes
     lone = tuple(mask for mask in masks if mask not in owners)
-    return Layers({image: grouped.get(image, []) for image in images}, lone)
+    layers = Layers({image: grouped.get(image, []) for image in images}, lone)
+    return replace(layers, raters=find_raters(grouped))
 
 
 def _longer_names(items: Sequence[Item], images: Sequence[Item]) -> list[Item]:
@@ -139,6 +139,11 @@ def _beginnings(stem: str) -> Iterable[str]:
     yield from (stem[:place] for place in range(len(stem) - 1, 0, -1) if stem[place] in "_-. (")
 
 
+def _ends(stem: str) -> Iterable[str]:
+    """What is left of the stem when its first words are cut off, the longest first."""
+    yield from (stem[place + 1 :] for place in range(1, len(stem) - 1) if stem[place] in "_-. ")
+
+
 def _owners(images: Sequence[Item], masks: Sequence[Item]) -> dict[Item, tuple[Item, str]]:
     """Mask → (its picture, what tells it apart from the picture's other masks)."""
     by_name: dict[str, list[Item]] = {}
@@ -149,6 +154,7 @@ def _owners(images: Sequence[Item], masks: Sequence[Item]) -> dict[Item, tuple[I
         folders = mask.folder.split("/")
         choices = [(name, mask.stem) for name in reversed(folders) if name]  # masks/<picture>/road.png
         choices += [(start, mask.stem[len(start) :]) for start in _beginnings(mask.stem)]
+        choices += [(end, mask.stem[: -len(end)]) for end in _ends(mask.stem)]  # rater1_x.png
         for name, part in choices:
             candidates = by_name.get(_plain(name), [])
             owner = _nearest(candidates, mask)
@@ -198,7 +204,7 @@ def _only_hashes(names: Iterable[str]) -> bool:
 
 def recognise(tree: Tree) -> str | None:
     layers = find_layers(tree)
-    if layers is None or not _two_values(layers):
+    if layers is None or not (layers.raters or _two_values(layers)):
         return None
     count = sum(len(found) for found in layers.masks.values())
     return f"{count} masks of two values for {sum(map(bool, layers.masks.values()))} pictures"
@@ -236,6 +242,8 @@ def open_layers(tree: Tree) -> Dataset:
     if layers is None:
         raise FormatError("no picture has several masks", expected="masks/<picture>/*.png, masks/<class>/x.png or "
                           "x_<class>.png", found=tree.summary(), where=tree.root)  # fmt: skip
+    if layers.raters is not None and tree.memo.get("format") != "layers":
+        raise refusal({image: found for image, found in layers.masks.items() if found}, tree.root, layers.raters)
     named = name_classes(layers)
     names, listed = _order(tree, set(named.values()))
     images = list(layers.masks)

@@ -49,7 +49,7 @@ DRIVE = Layout(
     (Place(r"(?:(?P<split>training|test)/)?1st_manual", rf"(?P<key>\d+)_manual1\.{LOSSLESS}"),),
     _binary("the vessels of the first observer, DRIVE's reference"),
     {
-        "the second observer's masks": Place(r"2nd_manual", rf"\d+_manual2\.{LOSSLESS}"),
+        "the second observer's masks": Place(r".*", rf"\d+_manual2\.{LOSSLESS}"),
         "the field of view": Place(r"mask", rf"\d+_(?:training|test)_mask\.{LOSSLESS}"),
     },
 ).format()

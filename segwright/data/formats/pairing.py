@@ -152,6 +152,9 @@ def describe_folder(relative: str, *, loose: bool = False) -> tuple[Role | None,
                 role, split = found, split_of_part(part) or split
             continue
         before, mask, image, after = match.groups()
+        if image and role == "mask" and any(letter.isdecimal() for letter in part):
+            free.append(part)  # masks/img_012/: an image's name, and no folder of images
+            continue
         role = "mask" if mask else "image" if image else role
         word = before or after
         split = SPLIT_NAMES[word] if word else split
