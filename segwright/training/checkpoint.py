@@ -2,6 +2,8 @@
 
 ``checkpoints/step-00000120/`` holds ``state.safetensors``, ``state.json`` and ``SHA256SUMS``. A new one is written
 beside, synced and renamed before an old one goes, so a kill or a full disk at any instant leaves a whole one behind.
+Of a network in shards each process writes a file of its own in the place of ``state.safetensors``
+(:mod:`segwright.training.checkpoint_shards`); either kind is read by one process and by many.
 """
 
 from __future__ import annotations
@@ -9,9 +11,10 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Mapping
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError
@@ -20,8 +23,12 @@ from torch import Tensor, nn
 
 from segwright.errors import CheckpointError
 from segwright.files import write_folder, write_json, write_sums, wrong_sums
-from segwright.training.dtensors import is_shard, laid_out, whole
+from segwright.training.dtensors import is_shard, laid_out
 
+if TYPE_CHECKING:
+    from segwright.training.distributed import World
+
+WHOLE = "state.safetensors"
 KEEP = 2  # the newest and the one before, in case the newest is damaged later
 
 
@@ -37,18 +44,66 @@ class Checkpoint:
 
 def save_checkpoint(folder: Path, step: int, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> Path:
     """Write ``folder/step-…``, then remove all but the newest two. OSError (a full disk) leaves the old ones."""
-    path = folder / f"step-{step:08d}"
+    path = _place(folder, step)
     with write_folder(path) as beside:
-        contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
         try:
-            save_file(contiguous, str(beside / "state.safetensors"))
+            save_file(_apart(tensors), str(beside / WHOLE))
         except SafetensorError as error:  # safetensors reports a full disk as its own error
             raise OSError(str(error)) from error
-        write_json(beside / "state.json", dict(state))
-        write_sums(beside)
+        _describe(beside, state)
+    _keep_newest(folder)
+    return path
+
+
+def save_shards(folder: Path, step: int, tensors: Mapping[str, Tensor], state: Mapping[str, Any], peers: World) -> None:
+    """:func:`save_checkpoint` of a network in shards: every process has to call, and writes its own.
+
+    OSError on the first process where anything cannot be written; the others go on.
+    """
+    from segwright.training.checkpoint_shards import write_shards
+
+    if not peers.is_first:
+        place = peers.told(str, str, str)
+        if place:
+            with suppress(OSError):  # which the first process has, too
+                write_shards(Path(place), tensors, peers.control_group())
+        return
+    with ExitStack() as stack:
+        try:
+            beside = stack.enter_context(write_folder(_place(folder, step)))
+        except BaseException:
+            peers.told(str, str, str)  # the others wait for the place: there is none
+            raise
+        peers.told(lambda: str(beside.absolute()), str, str)
+        write_shards(beside, tensors, peers.control_group())
+        _describe(beside, state)
+    _keep_newest(folder)
+
+
+def _place(folder: Path, step: int) -> Path:
+    return folder / f"step-{step:08d}"
+
+
+def _describe(beside: Path, state: Mapping[str, Any]) -> None:
+    write_json(beside / "state.json", dict(state))
+    write_sums(beside)
+
+
+def _keep_newest(folder: Path) -> None:
     for old in checkpoints(folder)[:-KEEP]:
         shutil.rmtree(old, ignore_errors=True)
-    return path
+
+
+def _apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """In host memory, contiguous, and none in another's memory: what appears under two names is saved once for each."""
+    seen: set[int] = set()
+    found = {}
+    for name, tensor in tensors.items():
+        host = tensor.detach().cpu().contiguous()
+        memory = host.untyped_storage().data_ptr()
+        found[name] = host.clone() if memory in seen else host
+        seen.add(memory)
+    return found
 
 
 def checkpoints(folder: Path) -> list[Path]:
@@ -56,17 +111,20 @@ def checkpoints(folder: Path) -> list[Path]:
     return sorted(path for path in folder.glob("step-*") if path.is_dir())
 
 
-def load_checkpoint(folder: Path) -> Checkpoint | None:
-    """The newest whole checkpoint; None where there never was one; CheckpointError where all are damaged."""
+def load_checkpoint(folder: Path, *, tensors: bool = True) -> Checkpoint | None:
+    """The newest whole checkpoint; None where there never was one; CheckpointError where all are damaged.
+
+    Without ``tensors`` they are left on the disk, for processes that each read a share.
+    """
     skipped: list[str] = []
     for path in reversed(checkpoints(folder)):
         try:
             wrong = wrong_sums(path)
             if not wrong:
-                tensors = load_file(str(path / "state.safetensors"))
+                found = _tensors(path) if tensors else _complete(path)
                 state = _checked(json.loads((path / "state.json").read_text(encoding="utf-8")))
-                return Checkpoint(path, tensors, state, tuple(skipped))
-        except (OSError, ValueError, RecursionError, SafetensorError) as error:
+                return Checkpoint(path, found, state, tuple(skipped))
+        except (OSError, ValueError, RecursionError, SafetensorError, CheckpointError) as error:
             wrong = [str(error)]
         skipped.append(f"{path.name}: {'; '.join(wrong[:3])}")
     if skipped:
@@ -77,6 +135,24 @@ def load_checkpoint(folder: Path) -> Checkpoint | None:
             fix="start again with another --out; the saved model, if there is one, can be continued with --from",
         )
     return None
+
+
+def _tensors(path: Path) -> dict[str, Tensor]:
+    """All tensors of a checkpoint, whole, in host memory."""
+    if (path / WHOLE).exists():
+        return load_file(str(path / WHOLE))
+    from segwright.training.checkpoint_shards import read_whole
+
+    return read_whole(path)
+
+
+def _complete(path: Path) -> dict[str, Tensor]:
+    """No tensors; CheckpointError where pieces of them are missing."""
+    if not (path / WHOLE).exists():
+        from segwright.training.checkpoint_shards import described
+
+        described(path)
+    return {}
 
 
 def newest_state(folder: Path) -> Mapping[str, Any] | None:
@@ -118,13 +194,13 @@ def _checked(state: Any) -> dict[str, Any]:
 
 
 def flatten_optimizer(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """(tensors by name, JSON-able rest) of an optimizer's state."""
+    """(tensors by name, JSON-able rest) of an optimizer's state; of one in shards, the tensors are shards."""
     tensors: dict[str, Tensor] = {}
     rest: dict[str, Any] = {}
     for index, state in optimizer.state_dict()["state"].items():
         for key, value in state.items():
             if isinstance(value, Tensor):
-                tensors[f"optimizer/{index}/{key}"] = whole(value)
+                tensors[f"optimizer/{index}/{key}"] = value
             else:
                 rest[f"{index}/{key}"] = value
     return tensors, rest
@@ -138,7 +214,7 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Te
         if name.startswith("optimizer/"):
             _, index, key = name.split("/", 2)
             parameter = parameters[int(index)]
-            if tensor.shape == parameter.shape and tensor.ndim > 0:
+            if not is_shard(tensor) and tensor.shape == parameter.shape and tensor.ndim > 0:
                 tensor = laid_out(tensor, parameter)
             state.setdefault(int(index), {})[key] = tensor
     for name, value in rest.items():
@@ -149,19 +225,32 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Te
 
 
 def model_tensors(model: nn.Module, prefix: str) -> dict[str, Tensor]:
-    """The state dict under a prefix, whole; a tensor that appears under two names is saved once for each.
+    """The state dict under a prefix: the very tensors of ``model``, which one in shards has in shards."""
+    return {f"{prefix}/{name}": tensor for name, tensor in model.state_dict().items()}
 
-    Of a network in shards every process must ask for it.
+
+def optimizer_targets(
+    optimizer: torch.optim.Optimizer, stored: Mapping[str, tuple[torch.Size, torch.dtype]]
+) -> dict[str, Tensor]:
+    """Tensors to read an optimizer's state into, by name: in the shards of their parameter where they have its shape.
+
+    CheckpointError where ``stored`` (name → shape and dtype) is of another number of parameters.
     """
-    return {f"{prefix}/{name}": whole(tensor).clone() for name, tensor in model.state_dict().items()}
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    targets: dict[str, Tensor] = {}
+    for name, (shape, dtype) in stored.items():
+        index = name.split("/", 2)[1]
+        if not index.isdecimal() or int(index) >= len(parameters):
+            raise CheckpointError("the checkpoint does not fit the optimizer", found=name[:100])
+        parameter = parameters[int(index)]
+        like = shape == parameter.shape and len(shape) > 0
+        targets[name] = torch.zeros_like(parameter, dtype=dtype) if like else torch.zeros(shape, dtype=dtype)
+    return targets
 
 
 def restore_model(model: nn.Module, tensors: Mapping[str, Tensor], prefix: str) -> None:
     """Copy the tensors under a prefix into ``model``; CheckpointError where they do not fit."""
     found = {name.removeprefix(f"{prefix}/"): t for name, t in tensors.items() if name.startswith(f"{prefix}/")}
-    for name, target in model.state_dict().items():
-        if is_shard(target) and name in found and found[name].shape == target.shape:
-            found[name] = laid_out(found[name], target)
     try:
         model.load_state_dict(found, strict=True)
     except RuntimeError as error:

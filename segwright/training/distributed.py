@@ -105,6 +105,10 @@ class World:
         dist.all_reduce(tensor, dist.ReduceOp.SUM, group=_cpu_group())
         return float(tensor.item()) / self.size
 
+    def control_group(self) -> dist.ProcessGroup | None:
+        """For messages between CPUs: None is the default group, where that is gloo's already."""
+        return _cpu_group()
+
     def barrier(self) -> None:
         if self.size > 1:
             dist.barrier(group=_cpu_group())

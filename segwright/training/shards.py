@@ -1,8 +1,8 @@
 """A network in shards over the processes (``torch.distributed.fsdp.fully_shard``), for what does not fit on one.
 
 Every process keeps its part of each weight, of its gradient and of the optimizer's state; a block's weights come
-together for its forward and backward pass and part again. What is saved is always whole: a checkpoint or a model does
-not show that it was trained in shards, and goes on without them, or with another number of processes.
+together for its forward and backward pass and part again. A saved model is whole; a checkpoint is written and read in
+shards (:mod:`segwright.training.checkpoint_shards`), and goes on without them, or with another number of processes.
 
 What differs from DDP: a block's own batch-norm statistics are each process's own while it trains (on GPUs SyncBN makes
 them common); the first process's are taken for validation and for what is saved, as DDP does.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,12 +13,15 @@ from torch import Tensor
 from segwright.errors import CheckpointError
 from segwright.files import write_text
 from segwright.training.checkpoint import (
+    Checkpoint,
     flatten_optimizer,
     load_checkpoint,
     model_tensors,
+    optimizer_targets,
     restore_model,
     restore_optimizer,
     save_checkpoint,
+    save_shards,
 )
 
 if TYPE_CHECKING:
@@ -30,7 +33,7 @@ PARTS = "batch-parts"  # beside the checkpoints: written by a process of several
 def save_state(trainer: Trainer) -> None:
     """Write a checkpoint. A full disk is said, and the run goes on with the last one that is whole.
 
-    The first process writes; of a network in shards all of them have to call.
+    The first process writes; of a network in shards every one writes its own, and has to call.
     """
     if not trainer.world.is_first and not trainer.sharded:
         return
@@ -38,8 +41,6 @@ def save_state(trainer: Trainer) -> None:
     if trainer.average is not None:
         tensors |= model_tensors(trainer.average.model, "average")
     state, rest = flatten_optimizer(trainer.optimizer)
-    if not trainer.world.is_first:
-        return
     tensors |= state
     tensors["rng/cpu"] = torch.get_rng_state()
     if trainer.device.type == "cuda":
@@ -53,11 +54,15 @@ def save_state(trainer: Trainer) -> None:
         "scaler": scaler.state_dict() if scaler.is_enabled() else None,
         "run": dict(trainer.parts.record),
     }
+    folder, step = trainer.parts.folder / "checkpoints", trainer.progress.step
     try:
-        save_checkpoint(trainer.parts.folder / "checkpoints", trainer.progress.step, tensors, description)
+        if trainer.sharded:
+            save_shards(folder, step, tensors, description, trainer.world)
+        else:
+            save_checkpoint(folder, step, tensors, description)
     except OSError as error:
         trainer.parts.display.say(
-            f"warning: the checkpoint of step {trainer.progress.step} could not be written ({error}); "
+            f"warning: the checkpoint of step {step} could not be written ({error}); "
             "the one before is whole, training goes on"
         )
 
@@ -65,7 +70,7 @@ def save_state(trainer: Trainer) -> None:
 def restore_state(trainer: Trainer) -> None:
     """Continue from the newest whole checkpoint; CheckpointError where there is none."""
     folder = trainer.parts.folder / "checkpoints"
-    found = load_checkpoint(folder)
+    found = _shared(trainer) if trainer.sharded else load_checkpoint(folder)
     if found is None:
         raise CheckpointError(
             "nothing to resume from",
@@ -75,9 +80,14 @@ def restore_state(trainer: Trainer) -> None:
         )
     for line in found.skipped:
         trainer.parts.display.say(f"warning: a damaged checkpoint was passed over: {line}")
-    restore_model(trainer.model, found.tensors, "model")
-    if trainer.average is not None and found.state.get("average"):
-        restore_model(trainer.average.model, found.tensors, "average")
+    averaged = trainer.average is not None and bool(found.state.get("average"))
+    if trainer.sharded:
+        found = replace(found, tensors=_read_shards(trainer, found, averaged))
+    else:
+        restore_model(trainer.model, found.tensors, "model")
+        if trainer.average is not None and averaged:
+            restore_model(trainer.average.model, found.tensors, "average")
+    if trainer.average is not None and averaged:
         trainer.average.load(found.state["average"])
     restore_optimizer(trainer.optimizer, found.tensors, found.state["optimizer"])
     if found.state.get("plateau"):
@@ -86,6 +96,50 @@ def restore_state(trainer: Trainer) -> None:
         trainer.take_step.scaler.load_state_dict(found.state["scaler"])
     _restore_progress(trainer, found.state["progress"])
     _restore_random(trainer, found.tensors)
+
+
+def _shared(trainer: Trainer) -> Checkpoint | None:
+    """The newest whole checkpoint, without its tensors: looked for by the first process, the same on all.
+
+    CheckpointError on all of them where none is whole.
+    """
+    folder = trainer.parts.folder / "checkpoints"
+
+    def look() -> dict[str, Any] | None:
+        try:
+            found = load_checkpoint(folder, tensors=False)
+        except CheckpointError as error:
+            return {"damaged": error.found}
+        return None if found is None else {"name": found.path.name, "state": found.state, "skipped": found.skipped}
+
+    told = trainer.world.told(look, lambda found: found, lambda found: found)
+    if told is None:
+        return None
+    if "damaged" in told:
+        raise CheckpointError("no checkpoint is whole", found=told["damaged"], where=folder)
+    return Checkpoint(folder / told["name"], {}, told["state"], tuple(told["skipped"]))
+
+
+def _read_shards(trainer: Trainer, found: Checkpoint, averaged: bool) -> dict[str, Tensor]:
+    """Fill the shards of network and average in place; gives those of the optimizer's state, and what is small.
+
+    CheckpointError where the checkpoint is of another network.
+    """
+    from segwright.training.checkpoint_shards import described, read_shards
+
+    stored = described(found.path)
+    targets = model_tensors(trainer.model, "model")
+    if trainer.average is not None and averaged:
+        targets |= model_tensors(trainer.average.model, "average")
+    prefixes = ("model/", "average/") if averaged else ("model/",)
+    odd = sorted(set(targets).symmetric_difference(name for name in stored if name.startswith(prefixes)))
+    if odd:
+        raise CheckpointError("the checkpoint does not fit the network", found=", ".join(odd[:6]), where=found.path)
+    shapes = {name: (one.size, one.properties.dtype) for name, one in stored.items()}
+    rest = optimizer_targets(trainer.optimizer, {n: s for n, s in shapes.items() if n.startswith("optimizer/")})
+    rest |= {name: torch.zeros(size, dtype=dtype) for name, (size, dtype) in shapes.items() if name.startswith("rng/")}
+    read_shards(found.path, {**targets, **rest}, trainer.world.control_group())
+    return rest
 
 
 def ask_for_parts(folder: Path, parts: int) -> None:

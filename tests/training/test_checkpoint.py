@@ -166,3 +166,16 @@ def test_an_optimizers_state_comes_back_bit_for_bit() -> None:
                 restored = again.state[parameter][key]
                 assert torch.equal(value, restored), key
                 assert value.stride() == restored.stride()
+
+
+def test_tensors_that_share_memory_are_saved_once_for_each_name(tmp_path: Path) -> None:
+    """Tied weights, and views of one buffer; the network's own tensors are not copied before they are written."""
+    shared = torch.arange(6.0)
+    layer = torch.nn.Linear(2, 3)
+    tensors = module.model_tensors(layer, "model")
+    assert tensors["model/weight"].data_ptr() == layer.weight.data_ptr()
+    tensors |= {"a": shared, "b": shared, "half": shared[:3], "turned": shared.reshape(2, 3).t()}
+    save_checkpoint(tmp_path, 1, tensors, {"progress": {"step": 1}, "optimizer": {}})
+    found = load_checkpoint(tmp_path)
+    assert found is not None and found.tensors.keys() == tensors.keys()
+    assert all(torch.equal(found.tensors[name], tensor) for name, tensor in tensors.items())

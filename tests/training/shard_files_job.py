@@ -1,0 +1,199 @@
+"""What test_shards.py runs in two processes, then in three: checkpoints of which each writes and reads its own part."""
+
+from __future__ import annotations
+
+import pickle
+import shutil
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from shard_job import CASES, build
+from small_runs import Killed, kill_at
+from torch import Tensor
+from torch.distributed.tensor import DTensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from segwright.data.dataset import Dataset, open_dataset
+from segwright.errors import CheckpointError
+from segwright.files import write_sums
+from segwright.training import checkpoint_shards
+from segwright.training.checkpoint import checkpoints, flatten_optimizer, load_checkpoint, model_tensors
+from segwright.training.distributed import World, world
+from segwright.training.dtensors import is_shard, own
+from segwright.training.loop import Trainer
+
+
+class Largest(TorchDispatchMode):
+    """The most elements of a tensor of numbers (not of the random generator's bytes) that an operation gives here."""
+
+    elements = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        found = func(*args, **(kwargs or {}))
+        tensors = [own(leaf) for leaf in tree_leaves(found) if isinstance(leaf, Tensor) and leaf.is_floating_point()]
+        self.elements = max([self.elements, *(tensor.numel() for tensor in tensors)])
+        return found
+
+
+def held(run: Trainer) -> dict[str, Tensor]:
+    assert run.average is not None
+    networks = model_tensors(run.model, "model") | model_tensors(run.average.model, "average")
+    return networks | flatten_optimizer(run.optimizer)[0]
+
+
+def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> None:
+    assert one.keys() == other.keys()
+    assert all(torch.equal(own(tensor).cpu(), own(other[name]).cpu()) for name, tensor in one.items())
+
+
+@contextmanager
+def watched(tensors: dict[str, Tensor], writers: int) -> Iterator[None]:
+    """Nothing larger than the largest shard appears, of this process or of a file's that is mapped into host memory;
+    nothing is gathered, and no file is unpickled. ``writers``: how many processes wrote, or write, the files."""
+    pieces = [
+        -(-tensor.shape[0] // writers) * (tensor.numel() // tensor.shape[0])
+        for tensor in tensors.values()
+        if tensor.ndim
+    ]
+    bound = max(*pieces, *(own(tensor).numel() for tensor in tensors.values()))
+    assert bound < 0.7 * max(tensor.numel() for tensor in tensors.values()), "else the test could see nothing"
+
+    def refuse(*arguments: Any, **named: Any) -> Any:
+        raise AssertionError("gathered, or unpickled from a file")
+
+    with pytest.MonkeyPatch.context() as patch, Largest() as largest:
+        patch.setattr(DTensor, "full_tensor", refuse)
+        patch.setattr(pickle, "load", refuse)
+        patch.setattr(torch, "load", refuse)
+        yield
+    assert 0 < largest.elements <= bound, f"{largest.elements} elements where the largest shard has {bound}"
+
+
+def check_shares(scenes: Dataset, folder: Path, peers: World, changed: dict[str, Any]) -> None:
+    """Killed in shards and resumed in shards: equal to the bit, in memory for a share alone."""
+    never = build(scenes, folder / "never", peers, shard=True, **changed)
+    never.fit()
+    killed = build(scenes, folder / "killed", peers, shard=True, **changed)
+    kill_at(killed, 3)
+    with pytest.raises(Killed):
+        killed.fit()
+    peers.barrier()
+    again = build(scenes, folder / "killed", peers, shard=True, **changed)
+    with watched(held(never), peers.size):
+        again.restore()
+    assert again.progress.step == 2
+    again = build(scenes, folder / "killed", peers, shard=True, **changed)
+    again.fit(resume=True)
+    same(held(again), held(never))
+    with watched(held(never), peers.size):
+        again.save()
+    peers.barrier()
+    newest = checkpoints(folder / "killed" / "checkpoints")[-1]
+    files = sorted(newest.iterdir())
+    shards = [file for file in files if file.suffix == ".safetensors"]
+    assert len(shards) == peers.size and [file.name for file in files if file not in shards] == [
+        "SHA256SUMS",
+        "shards.json",
+        "state.json",
+    ]
+    cut = {name for name, tensor in held(again).items() if is_shard(tensor)}
+    sizes = [sum(tensor.numel() for name, tensor in load_file(file).items() if name in cut) for file in shards]
+    assert max(sizes) < 0.7 * sum(sizes), "each holds its own share"
+    peers.barrier()
+
+
+def check_damage(scenes: Dataset, folder: Path, peers: World, changed: dict[str, Any]) -> None:
+    """A damaged shard is passed over by all processes; a disk that is full for one of them stops none."""
+    place = folder / "killed" / "checkpoints"
+    before = checkpoints(place)
+    run = build(scenes, folder / "killed", peers, shard=True, **changed)
+    run.restore()
+    with pytest.MonkeyPatch.context() as patch:
+        if not peers.is_first:
+
+            def full(*_: Any, **__: Any) -> None:
+                raise OSError(28, "No space left on device")
+
+            patch.setattr(checkpoint_shards.HuggingFaceStorageWriter, "write_data", full)
+        run.progress.step += 1
+        run.save()
+    peers.barrier()
+    assert checkpoints(place) == before and load_checkpoint(place, tensors=False) is not None
+    assert not list(place.glob(".step*"))
+    peers.barrier()
+    if peers.is_first:
+        victim = sorted(before[-1].glob("*.safetensors"))[-1]
+        data = bytearray(victim.read_bytes())
+        data[-5] ^= 1
+        victim.write_bytes(data)
+    peers.barrier()
+    run = build(scenes, folder / "killed", peers, shard=True, **changed)
+    run.restore()
+    assert run.progress.step == int(before[-2].name.removeprefix("step-"))
+    peers.barrier()
+    if peers.is_first:  # a shard is gone, and its line in the sums with it
+        sorted(before[-2].glob("*.safetensors"))[-1].unlink()
+        write_sums(before[-2])
+        with pytest.raises(CheckpointError, match="no checkpoint is whole") as caught:
+            load_checkpoint(place)
+        assert "lacks some of its shards" in str(caught.value)
+    peers.barrier()
+    with pytest.raises(CheckpointError, match="shards"):
+        build(scenes, folder / "killed", peers, shard=True, **changed).restore()
+    other = build(scenes, folder / "kept", peers, shard=True, **changed)
+    other.model.register_buffer("odd", torch.zeros(1))
+    with pytest.raises(CheckpointError, match="does not fit the network") as refused:
+        other.restore()
+    assert "model/odd" in str(refused.value)
+
+
+def check_more_processes(scenes: Dataset, folder: Path, peers: World, changed: dict[str, Any]) -> None:
+    """Two wrote it, three go on: the very values, read in shares and written in shares."""
+    found = load_checkpoint(folder / "kept" / "checkpoints")
+    assert found is not None
+    run = build(scenes, folder / "kept", peers, shard=True, **changed)
+    run.restore()
+    tensors = held(run)
+    assert all(is_shard(tensors[name]) for name in ("model/head.weight", "average/head.weight"))
+    again = build(scenes, folder / "kept", peers, shard=True, **changed)
+    with watched(tensors, 2):
+        again.restore()
+    for name, tensor in tensors.items():
+        whole: Any = tensor
+        assert torch.equal((whole.full_tensor() if is_shard(tensor) else tensor).cpu(), found.tensors[name]), name
+    run.progress.step += 1
+    run.save()
+    peers.barrier()
+    saved = load_checkpoint(folder / "kept" / "checkpoints")
+    assert saved is not None and saved.path != found.path and len(list(saved.path.glob("*.safetensors"))) == 3
+    assert all(torch.equal(tensor, found.tensors[name]) for name, tensor in saved.tensors.items())
+    assert saved.tensors.keys() == found.tensors.keys()
+
+
+def main(folder: Path) -> None:
+    torch.set_num_threads(1)
+    scenes = open_dataset(folder / "street")
+    changed = CASES["muon-swa"]
+    with world() as peers:
+        if peers.size == 2:
+            check_shares(scenes, folder, peers, changed)
+            if peers.is_first:
+                shutil.copytree(folder / "killed", folder / "kept")
+                print("its own shares", flush=True)
+            peers.barrier()
+            check_damage(scenes, folder, peers, changed)
+        else:
+            check_more_processes(scenes, folder, peers, changed)
+        if peers.is_first:
+            print("damage passed over" if peers.size == 2 else "two to three", flush=True)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
