@@ -161,6 +161,9 @@ class TrainingConfig(Section):
         "auto", description="decay of the averaged weights that are validated and saved"
     )
     swa: float | None = Field(None, gt=0, lt=1, description="share of the run after which weights are averaged equally")
+    norm_statistics: Literal["averaged", "measured"] = Field(
+        "averaged", description="batch-norm statistics of averaged weights: averaged, or measured on training images"
+    )
     freeze_encoder: float = Field(0.0, ge=0, le=1, description="share of the run with the encoder frozen")
     unfreeze: float = Field(0.0, ge=0, le=1, description="share of the run over which stages are released after that")
     freeze_bn: bool = Field(False, description="batch norms keep their statistics")

@@ -9,9 +9,10 @@ given, of the time when minutes are.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ from segwright.training.distributed import World, placed, wrapped
 from segwright.training.interrupt import StopRequest, stop_requests
 from segwright.training.log import Display, RunLog
 from segwright.training.memory import is_out_of_memory, memory_text, process_bytes
+from segwright.training.norm_statistics import measure_statistics
 from segwright.training.optim import AveragedWeights, create_optimizer, set_learning_rate
 from segwright.training.probe import divided
 from segwright.training.schedule import Plateau, learning_rate_factor
@@ -44,6 +46,7 @@ from segwright.types import Batch
 
 END_SECONDS = 4.0  # of saving and the report
 MOST_RESERVED = 0.4  # of the time for training and scoring
+STATISTICS_IMAGES = 128  # on which batch norms are measured anew, at most
 VALIDATION_SHARE = 0.03  # of the time, at most, for validations in a run by the clock
 SaveModel = Callable[[SegmentationModel, "Progress", Validation], None]
 OnValidation = Callable[["Progress", Validation], bool]
@@ -418,10 +421,13 @@ class Trainer:
         """Score the averaged weights (else the weights) and keep them as the run's model when they are the best yet."""
         progress = self.progress
         if self.validator is None:
+            if self.share() >= 1.0:  # of the model that the run leaves
+                self._measure_statistics()
             progress.validated_epoch = progress.epoch
             return None
-        self._gather()
         started = time.monotonic()
+        self._measure_statistics()
+        self._gather()
         self.validator.criterion = self._criterion(self.phase(self.share()))
         with self.scored_model() as model:
             found = self.last_validation = self.validator(model)
@@ -444,6 +450,40 @@ class Trainer:
         if self.parts.on_validation is not None:
             self.cut_short = self.world.any(self.parts.on_validation(progress, found))
         return found
+
+    def _measure_statistics(self) -> None:
+        """Where asked for, measure the batch norms of the averaged weights anew on training images.
+
+        The images are always the same ones, as the last phase augments them, and no random generator is touched: a run
+        that is continued measures the same. All processes have to call.
+        """
+        if self.average is None or self.config.norm_statistics != "measured":
+            return
+        phase = self.phases[-1]
+        per_rank, _ = self._parts(phase)
+        loader = Loader(
+            self.parts.train,
+            seed=self.config.seed,
+            workers=self.config.workers,
+            cache="none",
+            rank=self.world.rank,
+            world_size=self.world.size,
+        )
+        batches = loader.batches(epoch=0, batch_size=per_rank, transform=self.parts.transforms[phase])
+        count = max(1, -(-STATISTICS_IMAGES // (per_rank * self.world.size)))
+        kept = {id(norm) for norm in self._frozen()}
+        frozen = [name for name, module in self.model.named_modules() if id(module) in kept]
+        measure_statistics(
+            self.average.model,
+            (torch.from_numpy(batch.images).to(self.device) for batch in islice(batches, count)),
+            dtype=self.take_step.dtype,
+            world=self.world,
+            leave=frozen,
+        )
+
+    def _frozen(self) -> Sequence[torch.nn.Module]:
+        """The batch norms that keep their statistics."""
+        return self.norms if self.config.freeze_bn else self.freezing.norms[self.freezing.stages(self.share())]
 
     def _reserve_anew(self) -> None:
         """Keep back from the minutes what the scoring will take, now that a validation was measured."""

@@ -105,6 +105,18 @@ def hand_over(scenes: Dataset, folder: Path, peers: World, changed: dict[str, An
     close(list(sharded.evaluated_model().state_dict().values()), list(one.evaluated_model().state_dict().values()))
 
 
+def statistics(scenes: Dataset, folder: Path, peers: World, shard: bool) -> None:
+    """Statistics of the average that were measured anew are the same in every process, to the bit."""
+    changed: dict[str, Any] = {"freeze_bn": False, "shard": shard, "norm_statistics": "measured", "ema": 0.8}
+    run = build(scenes, folder, peers, **changed)
+    assert run.average is not None
+    run.fit()
+    found = {k: v for k, v in run.average.model.state_dict().items() if "running_" in k and not k.startswith("aux")}
+    mine = [float(value) for tensor in found.values() for value in own(tensor)]
+    assert mine == peers.broadcast(mine) and len(mine) > 50
+    assert mine != [float(value) for name in found for value in own(run.model.state_dict()[name])]
+
+
 def main(folder: Path) -> None:
     torch.set_num_threads(1)
     scenes = open_dataset(folder / "street")
@@ -117,6 +129,8 @@ def main(folder: Path) -> None:
             compare(scenes, folder / name, peers, changed)
             if peers.is_first:
                 print(f"{name}: as one process", flush=True)
+        for shard in (False, True):
+            statistics(scenes, folder / f"statistics-{shard}", peers, shard)
         hand_over(scenes, folder / "resume", peers, CASES["adamw-ema"])
         if peers.is_first:
             print("handed over both ways", flush=True)
