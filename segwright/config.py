@@ -257,7 +257,11 @@ def load_config(path: str | Path) -> TrainConfig:
     """A :class:`TrainConfig` from a YAML file (safe loader: no tags, no objects)."""
     path = Path(path)
     try:
-        tree = _plain_yaml(path.read_text(encoding="utf-8"))
+        with open(path, "rb") as file:  # a pipe too, as of a shell's <(…)
+            data = file.read(4 * LONGEST + 1)
+        if len(data) > 4 * LONGEST:
+            raise ConfigError("the config file is too large", expected=f"at most {LONGEST} characters", where=path)
+        tree = _plain_yaml(data.decode("utf-8"))
     except (OSError, yaml.YAMLError, ValueError, RecursionError) as error:
         raise ConfigError("cannot read the config file", found=_first_line(error), where=path) from error
     if not isinstance(tree, dict):

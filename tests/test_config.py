@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import time
 from collections.abc import Iterator
@@ -124,3 +125,15 @@ def test_hostile_yaml_is_refused_at_once(text: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as caught:
         load_config(tmp_path / "config.yaml")
     assert time.monotonic() - began < 20 and len(str(caught.value)) < 2000
+
+
+def test_a_config_from_a_pipe_is_read_and_one_without_end_is_not(tmp_path: Path) -> None:
+    handle, end = os.pipe()
+    os.write(end, b"training:\n  seed: 7\n")
+    os.close(end)
+    try:
+        assert load_config(f"/dev/fd/{handle}").training.seed == 7
+    finally:
+        os.close(handle)
+    with pytest.raises(ConfigError, match="too large"):
+        load_config("/dev/zero")

@@ -14,7 +14,7 @@ from trees import coloured, mask, picture, write
 
 from segwright.api import choose_split
 from segwright.data.dataset import open_dataset
-from segwright.errors import DataError, FormatError, ImageReadError, MissingExtraError
+from segwright.errors import DataError, FormatError, ImageReadError, LabelError, MissingExtraError
 from segwright.images import encode_png
 
 
@@ -270,3 +270,34 @@ def test_parquet_from_many_threads(tmp_path: Path) -> None:
     with ThreadPoolExecutor(8) as pool:
         found = list(pool.map(data.all.read_values, order))
     assert all(np.array_equal(values, bands(i)) for values, i in zip(found, order, strict=True))
+
+
+def test_a_value_stored_once_is_not_every_rows_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A dictionary makes a small file of many equal long names and images."""
+    pa = pytest.importorskip("pyarrow")
+    from pyarrow import parquet as pq
+
+    from segwright.data.formats import parquet as reader
+
+    count = 5000
+    once = pa.array([0] * count, pa.int32())
+    name = pa.DictionaryArray.from_arrays(once, pa.array(["p" * 400_000]))
+
+    def column(values: tuple[int, ...]) -> object:
+        cell = pa.DictionaryArray.from_arrays(once, pa.array([encode_png(stripes(*values))], pa.binary()))
+        return pa.StructArray.from_arrays([cell, name], ["bytes", "path"])
+
+    file = tmp_path / "train.parquet"
+    pq.write_table(pa.table({"image": column((0, 1)), "label": column((0, 1))}), file, store_schema=False)
+    assert file.stat().st_size < 100_000
+    monkeypatch.setattr(reader, "GROUP_BYTES", 100 << 20)
+    before = pa.total_allocated_bytes()
+    with pytest.raises(LabelError, match="row group of the table is larger"):  # two gigabytes of names
+        open_dataset(file)
+    assert pa.total_allocated_bytes() - before < 60 << 20, "and nothing of them is kept"
+    small = tmp_path / "small/train.parquet"
+    parquet(small, [row(i, (0, 1), "n" * 3000) for i in range(3)])
+    assert open_dataset(small).all.ids == tuple(f"train-{i:06d}" for i in range(3)), "a name that no file can have"
+    monkeypatch.setattr(reader, "GROUP_BYTES", 100)
+    with pytest.raises(LabelError, match="row_group_size"):
+        open_dataset(small)

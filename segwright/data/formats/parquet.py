@@ -13,7 +13,7 @@ from __future__ import annotations
 import re
 import threading
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -37,6 +37,9 @@ MASK_COLUMNS = (
     "semantic_segmentation", "seg", "gt", "target", "label_map",
 )  # fmt: skip
 KEPT_BYTES = 256 << 20  # of decompressed row groups
+GROUP_BYTES = 1 << 30  # of one row group's images and masks
+BATCH = 64  # rows unpacked at a time
+MAX_NAME = 1024  # characters of an image's own path
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +67,7 @@ class ParquetReader(FileReader):
     mask_column: str | None = "mask"
     # (file, row group) → its table, the last used at the end; shared by the loader's threads
     _groups: OrderedDict[tuple[str, int], Any] = field(default_factory=OrderedDict, repr=False, compare=False)
+    _refused: dict[tuple[str, int], LabelError] = field(default_factory=dict, repr=False, compare=False)
     _lock: Any = field(default_factory=threading.Lock, repr=False, compare=False)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -84,10 +88,15 @@ class ParquetReader(FileReader):
         """The row group's two columns, read once by whichever thread comes first."""
         key = (row.path, row.group)
         with self._lock:
+            if key in self._refused:
+                raise self._refused[key].with_traceback(None)
             if key not in self._groups:
                 columns = [name for name in (self.image_column, self.mask_column) if name is not None]
                 try:
-                    table = _pyarrow().ParquetFile(row.path).read_row_group(row.group, columns=columns)
+                    table = _group(_pyarrow().ParquetFile(row.path), row.group, columns, Path(row.path))
+                except LabelError as error:  # too large: found out once, and not for every row
+                    self._refused[key] = error
+                    raise
                 except (OSError, ValueError) as error:
                     raise LabelError("cannot read the Parquet file", found=str(error), where=row.path) from error
                 self._groups[key] = table
@@ -111,6 +120,43 @@ class ParquetReader(FileReader):
             return None
         where = f"{row.path}, {record.id}"
         return self.decode_file(data, where)
+
+
+def _pieces(opened: Any, groups: Sequence[int], columns: Sequence[str], path: Path) -> Iterator[Any]:
+    """Rows of row groups, a few at a time: a value that is stored once may be every row's. LabelError where the bytes
+    of a group's columns, by what the file says of them, are more than the limit."""
+    for group in groups:
+        meta = opened.metadata.row_group(group)
+        chunks = [meta.column(place) for place in range(meta.num_columns)]
+        wanted = [c for c in chunks if any(f"{c.path_in_schema}.".startswith(f"{name}.") for name in columns)]
+        _check_bytes(sum(max(int(chunk.total_uncompressed_size), 0) for chunk in wanted), path)
+    yield from opened.iter_batches(batch_size=BATCH, row_groups=list(groups), columns=list(columns))
+
+
+def _check_bytes(count: int, path: Path) -> None:
+    if count > GROUP_BYTES:
+        raise LabelError(
+            "a row group of the table is larger than the limit", expected=f"at most {GROUP_BYTES} bytes",
+            found=f"{count}", where=path, fix="write it with smaller row groups: to_parquet(…, row_group_size=100)",
+        )  # fmt: skip
+
+
+def _group(opened: Any, group: int, columns: Sequence[str], path: Path) -> Any:
+    """Columns of a row group, as a table."""
+    import pyarrow
+
+    held = 0
+    kept: list[Any] = []
+    for piece in _pieces(opened, [group], columns, path):
+        held += piece.nbytes
+        if held > GROUP_BYTES:
+            kept.clear()  # the error may be kept, and with it what is here
+            del piece
+        _check_bytes(held, path)
+        kept.append(piece)
+    if not kept:
+        return opened.read_row_group(group, columns=list(columns))
+    return pyarrow.Table.from_batches(kept)
 
 
 def _bytes(value: Any, path: Path) -> bytes | None:
@@ -220,7 +266,7 @@ def _named(names: Sequence[str], wanted: Sequence[str]) -> str | None:
     return next((lower[name] for name in wanted if name in lower), None)
 
 
-def _filled(opened: Any, group: int, column: str) -> list[bool]:
+def _filled(opened: Any, group: int, column: str, path: Path) -> list[bool]:
     """For each row of a group whether the column's cell holds something; bytes are read only where some do not."""
     meta = opened.metadata.row_group(group)
     for place in range(meta.num_columns):
@@ -229,10 +275,10 @@ def _filled(opened: Any, group: int, column: str) -> list[bool]:
             statistics = chunk.statistics
             if statistics is not None and statistics.has_null_count and statistics.null_count == 0:
                 return [True] * int(meta.num_rows)
-    cells = opened.read_row_group(group, columns=[column]).column(column).to_pylist()
     return [
         cell is not None and (not isinstance(cell, Mapping) or bool(cell.get("bytes")) or bool(cell.get("path")))
-        for cell in cells
+        for piece in _pieces(opened, [group], [column], path)
+        for cell in piece.column(0).to_pylist()
     ]
 
 
@@ -258,11 +304,11 @@ def open_parquet(tree: Tree) -> Dataset:
         if image_column not in columns:
             raise FormatError("a table without the others' column of images", expected=image_column,
                               found=", ".join(columns), where=path)  # fmt: skip
-        stored = _stored_names(opened, image_column)
+        stored = _stored_names(opened, image_column, path)
         at = 0
         for group in range(opened.num_row_groups):
             count = opened.metadata.row_group(group).num_rows
-            has = _filled(opened, group, mask_column) if mask_column in columns else [False] * count
+            has = _filled(opened, group, mask_column, path) if mask_column in columns else [False] * count
             for row in range(count):
                 stem = Path(stored[at] or "").stem or f"{path.stem}-{at:06d}"
                 names.append((_split(relative, path.name) or path.stem, stem, f"-{at}"))
@@ -287,13 +333,17 @@ def _opened(path: Path) -> Any:
         raise FormatError("not a Parquet file", found=str(error), where=path, fix="download it again") from error
 
 
-def _stored_names(opened: Any, column: str) -> list[str | None]:
+def _stored_names(opened: Any, column: str, path: Path) -> list[str | None]:
     """The pictures' own file names, where the table keeps them (``image.path``); no bytes are read for it."""
     fields = {f.path: i for i, f in enumerate(opened.schema[k] for k in range(len(opened.schema)))}
     if f"{column}.path" not in fields:
         return [None] * int(opened.metadata.num_rows)
-    table = opened.read(columns=[f"{column}.path"])
-    return [None if cell is None else cell.get("path") for cell in table.column(column).to_pylist()]
+    groups = range(opened.num_row_groups)
+    cells = (
+        cell for piece in _pieces(opened, groups, [f"{column}.path"], path) for cell in piece.column(0).to_pylist()
+    )
+    names = (None if cell is None else cell.get("path") for cell in cells)
+    return [name if name is not None and len(name) <= MAX_NAME else None for name in names]
 
 
 def _dataset(
