@@ -18,6 +18,7 @@ from segwright.types import IGNORE_INDEX, LabelSpace
 
 GUESSED_NAME = re.compile(r"(?:class|value) -?\d+|#[0-9a-f]{6}")  # of classes that no list names
 HANDFUL = 16  # pixels in the whole data set: no object, whatever its class
+ALONE = 4  # masks, and values, from which on it says something that most values occur once
 SINGLE = 5  # labelled images from which a value that one of them holds is odd,
 SPECK = 0.05  # where it covers less than this share of an image
 GUESSED_IGNORE = 0.05  # share of the labels that is ignored by a guess, from which the note is a warning
@@ -182,6 +183,18 @@ def _specks(totals: Totals, records: Sequence[Record], overall: Fingerprint) -> 
         return tuple(dict.fromkeys(_mask(records[totals.shown_by[label]]) for label in labels))
 
     problems = []
+    guessed = [label for label, name in enumerate(overall.class_names) if GUESSED_NAME.fullmatch(name)]
+    alone = [label for label in guessed if overall.class_images[label] == 1]
+    if overall.labelled >= ALONE and len(guessed) >= ALONE and 2 * len(alone) > len(guessed):
+        text = (
+            f"{len(alone)} of {len(guessed)} values are each in a single mask, and taken for classes: "
+            f"{_listed([overall.class_names[label] for label in alone])}"
+        )
+        fix = (
+            "if they number objects (instances), write masks of class indices (class * 1000 + number: divide by 1000); "
+            "if they are classes, name them in classes.csv (id,name)"
+        )
+        problems.append(Problem("warning", "values of single masks", text, files(alone[:20]), fix))
     if stray:
         text = f"values that hardly any mask holds, each taken for a class: {told(stray)}"
         fix = "if it is a slip, correct the mask; name the real classes in classes.txt, and other values become errors"

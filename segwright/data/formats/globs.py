@@ -15,7 +15,7 @@ from pathlib import Path
 
 from segwright.data.formats.base import SPLIT_NAMES
 from segwright.data.formats.names import split_of
-from segwright.data.formats.pairing import Item, Pairing, Role, bare, words
+from segwright.data.formats.pairing import Item, Pairing, Role, bare, numbered, words
 from segwright.data.formats.tree import Tree, is_picture, natural
 from segwright.data.mask_files import ARRAY_ENDINGS
 from segwright.errors import FormatError, UsageError
@@ -102,6 +102,7 @@ _RULES: tuple[tuple[Key, Key, bool], ...] = (
     (lambda i: (i[1][:-1], i[0].stem), lambda m: (m[1][:-1], m[0].stem), True),
     (lambda i: (i[1][:-1], i[0].stem.casefold()), lambda m: (m[1][:-1], bare(m[0].stem).casefold()), True),
     (lambda i: (i[1][:-1], words(i[0].stem)), lambda m: (m[1][:-1], words(m[0].stem)), True),
+    (lambda i: (i[1][:-1], numbered(i[0].stem)), lambda m: (m[1][:-1], numbered(m[0].stem)), True),
     (lambda i: i[0].stem, lambda m: m[0].stem, False),
     (lambda i: i[0].stem.casefold(), lambda m: bare(m[0].stem).casefold(), False),
     (lambda i: words(i[0].stem), lambda m: words(m[0].stem), False),

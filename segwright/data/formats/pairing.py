@@ -417,6 +417,11 @@ def words(stem: str) -> str:
     return "-".join(token for token in _TOKENS.findall(lower) if token not in _ROLE_WORDS)
 
 
+def numbered(stem: str) -> str:
+    """As :func:`words`, with 007 as 7, for img7 and mask007."""
+    return "-".join(token.lstrip("0") or "0" if token.isdecimal() else token for token in words(stem).split("-"))
+
+
 Key = Callable[[Item], str]
 _PASSES: tuple[tuple[Key, Key], ...] = (  # (key of a picture, key of a mask)
     (lambda i: i.stem, lambda m: m.stem),
@@ -425,6 +430,7 @@ _PASSES: tuple[tuple[Key, Key], ...] = (  # (key of a picture, key of a mask)
     (lambda i: i.stem.casefold(), lambda m: bare(m.stem).casefold()),
     (lambda i: re.sub(r"_0000$", "", i.stem), lambda m: m.stem),  # nnU-Net numbers channels
     (lambda i: words(i.stem), lambda m: words(m.stem)),
+    (lambda i: numbered(i.stem), lambda m: numbered(m.stem)),
 )
 _SCOPES: tuple[Key, ...] = (
     lambda i: f"{i.split}\0{i.free}",

@@ -30,6 +30,8 @@ from segwright.types import IGNORE_INDEX, Colour, LabelSpace
 
 PIXEL_BUDGET = 48_000_000  # about half a second of PNG decoding
 FILE_COST = 40_000  # what opening a file costs, in pixels: a hundred thousand tiny masks are not all read
+MOST_LEVELS = 3
+LEVEL = 0.03  # of all pixels between the ends: edges alone are fewer
 MANY_VALUES = 64  # more distinct values in small masks are no classes but blurred edges, or instance ids
 A_FIFTH = 0.2  # of all pixels: where 255 covers more, that it means 'ignored' is no longer the likely reading
 DARK = 64  # one channel up to here and two of zeros: class ids in a color file, for nobody chooses such colors
@@ -387,6 +389,14 @@ def _index_coding(seen: Survey, classes: ClassList | None, scope: str, where: Pa
     listed = _listed(values)
     if classes is not None:
         return _by_list(seen, classes, f"{scope} hold {listed}")
+    if values[-1] <= 255 and (levels := _levels_between(seen.values)):
+        raise LabelError(
+            "masks of several grey levels with blurred edges: which level a pixel of an edge belongs to is lost",
+            expected="a value per class and nothing between",
+            found=f"{len(values)} values in {scope}; most between 0 and 255 are near {', '.join(map(str, levels))}",
+            where=where,
+            fix="JPEG or anti-aliased masks of more than two classes: export them again as PNG, without anti-aliasing",
+        )
     if values[-1] <= 255 and _blurred(seen.values):
         return _thresholded(seen, scope)
     if set(values) <= {0, 255}:
@@ -532,6 +542,21 @@ def _blurred(values: dict[int, int]) -> bool:
     nearly = sum(1 for value in values if 224 < value < 255)
     high = sum(pixels for value, pixels in values.items() if value >= 231)
     return ends / total > 0.85 and nearly >= 2 and high / total > 0.001
+
+
+def _levels_between(values: dict[int, int]) -> list[int]:
+    """The levels around which most pixels between 0 and 255 lie: classes of their own, and no edges; [] without any."""
+    total = sum(values.values())
+    left = {value: pixels for value, pixels in values.items() if 24 < value < 231}
+    between = sum(left.values())
+    scattered = sum(1 for value in left if value + 1 in values)
+    if 0 not in values or scattered < 8 or between < LEVEL * total or not any(224 < value < 255 for value in values):
+        return []
+    levels: list[int] = []
+    while len(levels) < MOST_LEVELS and sum(left.values()) > 0.4 * between:
+        levels.append(max(left, key=lambda value: left[value]))
+        left = {value: pixels for value, pixels in left.items() if abs(value - levels[-1]) > 6}
+    return sorted(levels) if sum(left.values()) <= 0.4 * between else []
 
 
 def _thresholded(seen: Survey, scope: str) -> Coding:

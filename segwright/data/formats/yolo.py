@@ -90,8 +90,9 @@ class YoloReader(DrawnReader):
             raise LabelError("a line of numbers", found=str(error), where=where) from error
         if not 0 < index < len(self.label_space):
             raise LabelError(
-                "a class outside the list", expected=f"0 to {len(self.label_space) - 2}", found=fields[0], where=where
-            )
+                "a class outside the list", expected=f"0 to {len(self.label_space) - 2}", found=fields[0], where=where,
+                fix="name it in the class list (data.yaml: names; classes.txt), or correct the label file",
+            )  # fmt: skip
         low, high = float(points.min()), float(points.max())
         if low < -OUTSIDE or high > 1 + OUTSIDE:
             raise LabelError(
