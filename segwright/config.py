@@ -161,8 +161,8 @@ class TrainingConfig(Section):
         "auto", description="decay of the averaged weights that are validated and saved"
     )
     swa: float | None = Field(None, gt=0, lt=1, description="share of the run after which weights are averaged equally")
-    norm_statistics: Literal["averaged", "measured"] = Field(
-        "averaged", description="batch-norm statistics of averaged weights: averaged, or measured on training images"
+    norm_statistics: Literal["averaged", "measured"] | Auto = Field(
+        "auto", description="batch-norm statistics of averaged weights: averaged, or measured on training images"
     )
     freeze_encoder: float = Field(0.0, ge=0, le=1, description="share of the run with the encoder frozen")
     unfreeze: float = Field(0.0, ge=0, le=1, description="share of the run over which stages are released after that")

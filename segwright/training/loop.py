@@ -452,12 +452,16 @@ class Trainer:
         return found
 
     def _measure_statistics(self) -> None:
-        """Where asked for, measure the batch norms of the averaged weights anew on training images.
+        """Measure the averaged weights' batch norms anew on training images: for an equal mean (SWA), or if asked.
 
         The images are always the same ones, as the last phase augments them, and no random generator is touched: a run
         that is continued measures the same. All processes have to call.
         """
-        if self.average is None or self.config.norm_statistics != "measured":
+        config = self.config
+        measured = config.norm_statistics == "measured" or (config.norm_statistics == "auto" and config.swa is not None)
+        if self.average is None or not measured:
+            return
+        if config.swa is not None and not self.average.equal_count:  # the equal mean has not begun
             return
         phase = self.phases[-1]
         per_rank, _ = self._parts(phase)

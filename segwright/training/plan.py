@@ -279,6 +279,10 @@ def _plan_optimizer(draft: _Draft, scratch: bool, normed: bool) -> None:
     else:
         draft.choose("training.warmup", 0.04, "share of the run")
     draft.choose("training.ema", 0.99, "weights averaged over about a hundred steps score steadier than the last")
+    if draft.get("training.swa") is None:
+        draft.choose("training.norm_statistics", "averaged", "measuring batch norms anew does not pay for EMA")
+    else:
+        draft.choose("training.norm_statistics", "measured", "batch norms of an equal mean of weights score better so")
 
 
 def _plan_from_scratch(draft: _Draft, recipe: Recipe, normed: bool) -> None:

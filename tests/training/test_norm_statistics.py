@@ -129,3 +129,17 @@ def test_a_run_measures_where_asked_for_and_trains_alike(tmp_path: Path) -> None
     assert still.average is not None
     means = [tensor for name, tensor in still.average.model.state_dict().items() if name.endswith("running_mean")]
     assert means and not any(mean.any() for mean in means)
+
+
+def test_an_equal_mean_is_measured_from_its_beginning_and_an_exponential_one_is_not(tmp_path: Path) -> None:
+    scenes = open_dataset(write_street_scenes(tmp_path / "data", train=8, val=2, test=0, size=(64, 96)))
+    for name, changed, measured in (("swa", {"ema": None, "swa": 0.5}, True), ("ema", {"ema": 0.9}, False)):
+        run = trainer(scenes, tmp_path / name, **changed)
+        assert run.average is not None
+        before = {key: tensor.clone() for key, tensor in run.average.model.state_dict().items()}
+        run._measure_statistics()
+        found = run.average.model.state_dict()
+        assert all(torch.equal(before[key], tensor) for key, tensor in found.items()), "no equal mean yet"
+        run.average.equal_count = 1
+        run._measure_statistics()
+        assert any(not torch.equal(before[key], tensor) for key, tensor in found.items()) == measured
