@@ -12,7 +12,7 @@ from trees import mask, picture
 
 from segwright.data.dataset import open_dataset
 from segwright.data.inspect import inspect_path
-from segwright.errors import LabelError
+from segwright.errors import FormatError, LabelError
 
 SIZE = (60, 80)
 
@@ -63,3 +63,14 @@ def test_other_paddings_of_numbers_pair(tmp_path: Path) -> None:
     pairs = {(r.image_path.name, r.mask_path.name) for r in data.records if r.image_path and r.mask_path}
     assert pairs == {(f"img{i}.jpg", f"mask{i:03d}.png") for i in range(12)}
     assert len(open_dataset(tmp_path, images="images/*", masks="masks/*").records) == 12
+
+
+def test_a_flat_folder_of_two_endings_is_refused_with_the_globs(tmp_path: Path) -> None:
+    for i in range(4):
+        picture(tmp_path / f"a{i}_left8.png", size=SIZE, seed=i)
+        mask(tmp_path / f"a{i}_fine_numbers.png", [0, 1, 2], size=SIZE)
+    with pytest.raises(FormatError, match=r"4 files such as a0_left8\.png") as caught:
+        open_dataset(tmp_path)
+    assert "'*_left8.png'" in (caught.value.fix or "") and "'*_fine_numbers.png'" in (caught.value.fix or "")
+    data = open_dataset(tmp_path, images="*_left8.png", masks="*_fine_numbers.png")
+    assert len(data.records) == 4 and not data.unpaired_images

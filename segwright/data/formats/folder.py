@@ -232,7 +232,7 @@ def hint(tree: Tree) -> FormatError | None:
     }
     filled = {folder: names for folder, names in counts.items() if names}
     if len(filled) < 2:
-        return None
+        return _flat_hint(tree, next(iter(filled.items()), None))
     listed = "; ".join(f"{folder}/ ({len(names)} files, {names[0]})" for folder, names in list(filled.items())[:12])
     first, second = list(filled)[:2]
     root = shlex.quote(str(tree.root))
@@ -243,6 +243,32 @@ def hint(tree: Tree) -> FormatError | None:
         where=tree.root,
         fix=f"name them: segwright check {root} --images '{first}/*' --masks '{second}/*'"
         "; or write a CSV with columns image,mask, a pair per line; or name the format with --format",
+    )
+
+
+def _flat_hint(tree: Tree, only: tuple[str, list[str]] | None) -> FormatError | None:
+    """For one folder whose files end in two ways, equally often (``_rgb.png``, ``_ids.png``): the globs to choose."""
+    if only is None:
+        return None
+    folder, names = only
+    by_ending: dict[str, list[str]] = {}
+    for name in names:
+        by_ending.setdefault(min((name.rpartition(sign)[2] for sign in "_-"), key=len), []).append(name)
+    if len(by_ending) != 2 or len({len(found) for found in by_ending.values()}) > 1 or len(names) < 4:
+        return None
+    ends = [
+        os.path.commonprefix([name[::-1] for name in found])[::-1]  # noqa: RUF071 - of names, letter by letter
+        for found in by_ending.values()
+    ]
+    globs = [shlex.quote(os.path.join("" if folder == "." else folder, f"*{end}")) for end in ends]
+    root = shlex.quote(str(tree.root))
+    return FormatError(
+        "images and masks in one folder, and which files are the masks is not clear",
+        expected="files such as x.jpg and x_mask.png, folders called images and masks, or a list of pairs",
+        found=" and ".join(f"{len(found)} files such as {found[0]}" for found in by_ending.values()),
+        where=tree.root,
+        fix=f"name them: segwright check {root} --images {globs[0]} --masks {globs[1]}, or the other way round; or "
+        "write a CSV with columns image,mask, a pair per line",
     )
 
 
