@@ -274,3 +274,16 @@ def test_models_that_exchange_other_classes_are_not_joined() -> None:
     assert _pairs(folders, [held((("right eye", "left eye"),)), one])  # type: ignore[list-item]
     with pytest.raises(ModelError, match="mirrored view"):
         _pairs(folders, [one, other])  # type: ignore[list-item]
+
+
+def test_a_device_exchanges_beside_the_masks(gpu: torch.device) -> None:
+    """The table lies where the masks lie; the labels are the CPU's."""
+    transform = presets.training(size=(24, 24), rotation=40, flip_vertical=0.5, colour="none", pairs=[(1, 2)])
+    images = torch.zeros((6, 32, 32, 3), dtype=torch.uint8)
+    masks = torch.from_numpy(np.stack([mask_of((32, 32), seed) for seed in range(6)]))
+    draws = torch.rand((6, DRAWS), generator=torch.Generator().manual_seed(1))
+    augment = DeviceTraining(transform)
+    there = augment(images.to(gpu), masks.to(gpu), draws.to(gpu))[1]
+    here = DeviceTraining(transform)(images, masks, draws)[1]
+    assert there.device.type == gpu.type and torch.equal(there.cpu(), here)
+    assert torch.equal(augment(images, masks, draws)[1], here), "and where the next batch lies elsewhere"
