@@ -17,6 +17,7 @@ from segwright.errors import NonFiniteLossError, UsageError
 from segwright.losses import create_loss
 from segwright.models.segmenter import SegmentationModel, SegOutput
 from segwright.training import step as step_module
+from segwright.training.distributed import World
 from segwright.training.step import TrainStep, choose_precision, matching_pixels, seconds_per_step
 from segwright.types import Batch
 
@@ -270,3 +271,22 @@ def test_cpu_settings_respect_the_user_and_come_before_torch() -> None:
     if sys.platform == "linux":
         assert run().endswith("1 20000")
         assert run(THP_MEM_ALLOC_ENABLE="0", MALLOC_MMAP_THRESHOLD_="131072", OMP_WAIT_POLICY="active") == "0 0 None"
+
+
+def test_every_process_draws_its_own_dropout_and_the_same_on_resuming() -> None:
+    def drawn(rank: int, index: int, before: int) -> list[float]:
+        found: list[float] = []
+
+        def criterion(logits: Tensor, target: Tensor) -> Tensor:
+            found.append(float(torch.rand(())))  # as a dropout would
+            return loss(logits, target)
+
+        step = build()
+        step.criterion, step.world = criterion, World(rank, 1)
+        torch.manual_seed(before)  # whatever a resumed process begins with
+        step.take([batch(0)], index=index)
+        return found
+
+    assert drawn(1, 5, before=0) == drawn(1, 5, before=99)
+    assert len({tuple(drawn(rank, index, before=0)) for rank in (1, 2, 3) for index in (5, 6)}) == 6
+    assert drawn(0, 5, before=0) != drawn(1, 5, before=0)
