@@ -497,7 +497,7 @@ class Trainer:
         self.picture_seconds = self.validation_seconds * self.world.size / max(len(val), 1)
         total = budget + self.parts.reserve_seconds
         adjusted = len(looked_at(len(self.parts.train))) if self.config.logit_adjustment is True else 0
-        scored = (3.9 if adjusted else 2.6) * len(val)  # the last validation, and the scores without and with shifts
+        scored = (4.1 if adjusted else 2.6) * len(val)  # the last validation, and the scores without and with shifts
         wanted = END_SECONDS + self.picture_seconds * (scored + 1.2 * adjusted)
         reserve = self.world.broadcast([min(wanted, MOST_RESERVED * total)])[0]
         self.parts.budget_seconds, self.parts.reserve_seconds = total - reserve, reserve

@@ -501,7 +501,7 @@ class _Session:
         seconds = 5.0 + 2.6 * once * len(self.val_split) + 0.02 * len(self.val_split)
         if config.training.logit_adjustment is True:
             # Without and with shifts the scores are those of the same images.
-            seconds += 3.0 + once * (1.2 * len(looked_at(len(self.train_split))) + 1.3 * len(self.val_split))
+            seconds += 3.0 + once * (1.2 * len(looked_at(len(self.train_split))) + 1.5 * len(self.val_split))
         return min(seconds, RESERVED_SHARE * float(config.training.minutes or 0) * 60)
 
     def _announce(self, plan: Plan) -> None:

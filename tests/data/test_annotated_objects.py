@@ -321,6 +321,29 @@ def test_yolo_coordinates_are_shares(tmp_path: Path) -> None:
     assert mask(open_dataset(tmp_path)).all()
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        "0,0.25,0.25,0.75,0.25,0.75,0.75,0.25,0.75",
+        "0, 0.25, 0.25, 0.75, 0.25, 0.75, 0.75, 0.25, 0.75",
+        "0;0.25;0.25;0.75;0.25;0.75;0.75;0.25;0.75",
+        "0 0.25,0.25 0.75,0.25 0.75,0.75 0.25,0.75",
+    ],
+)
+def test_yolo_numbers_between_commas_are_those_between_spaces(tmp_path: Path, line: str) -> None:
+    yolo(tmp_path / "commas", line)
+    yolo(tmp_path / "spaces", "0 0.25 0.25 0.75 0.25 0.75 0.75 0.25 0.75")
+    masks = [mask(open_dataset(tmp_path / name)) for name in ("commas", "spaces")]
+    assert masks[0].any() and np.array_equal(*masks)
+
+
+@pytest.mark.parametrize("line", ["0 0,25 0,25 0,75 0,25 0,75 0,75", "0;0,25;0,25;0,75;0,25;0,75;0,75"])
+def test_yolo_decimal_commas_are_refused(tmp_path: Path, line: str) -> None:
+    yolo(tmp_path, line)
+    with pytest.raises(LabelError, match="decimal points"):
+        mask(open_dataset(tmp_path))
+
+
 @pytest.mark.parametrize("names", ["{9999999999: a}", "{}", "[[a, b], c]", "{300: a}", "{0: {a: b}}"])
 def test_yolo_names_that_are_none(tmp_path: Path, names: str) -> None:
     yolo(tmp_path, "0 0 0 1 0 1 1\n", names)

@@ -37,8 +37,10 @@ from segwright.yaml_text import load_yaml
 Place = tuple[tuple[str | None, str], str]  # ((split, free parts of the folder), stem)
 
 CLASS_FILES = ("classes.txt", "obj.names", "classes.json", "labels.txt")
-_LINE = re.compile(r"^\d+(?:\.0+)?(?:[ \t]+[-+0-9.eE]+){6,}[ \t]*\r?$", re.MULTILINE)
-_BOX = re.compile(r"^\d+(?:\.0+)?(?:[ \t]+[-+0-9.eE]+){4,5}[ \t]*\r?$", re.MULTILINE)
+_BETWEEN = r"(?:[ \t]*[,;][ \t]*|[ \t]+)"  # spaces, as published; commas and semicolons, as tables are exported
+_LINE = re.compile(rf"^\d+(?:\.0+)?(?:{_BETWEEN}[-+0-9.eE]+){{6,}}[ \t]*\r?$", re.MULTILINE)
+_BOX = re.compile(rf"^\d+(?:\.0+)?(?:{_BETWEEN}[-+0-9.eE]+){{4,5}}[ \t]*\r?$", re.MULTILINE)
+_DECIMAL_COMMA = re.compile(r"(?:^|[\s;])[-+]?\d+,\d+(?:$|[\s;])")
 LOOKED_AT = 20  # text files a folder
 OUTSIDE = 0.05  # how far a polygon may reach out of its image, in shares of it: tools round, and cut objects late
 BARE = 0.2  # share of images without a label file that is worth a warning
@@ -60,7 +62,7 @@ class YoloReader(DrawnReader):
                     break
                 if line.strip():
                     where = f"{path}:{number}"
-                    index, points = self._polygon(line.split(), where)
+                    index, points = self._polygon(_fields(line, where), where)
                     objects.append(Drawable(index, partial(_region, index, points, height, width, where)))
         return Drawing(height, width, objects, smaller_on_top=True, where=str(record.payload or record.image_path))
 
@@ -104,6 +106,22 @@ class YoloReader(DrawnReader):
                 fix="normalize them: divide every x by the width and every y by the height of the image",
             )
         return index, points
+
+
+def _fields(line: str, where: str) -> list[str]:
+    """The numbers of a line between spaces, commas or semicolons; LabelError where commas stand within numbers."""
+    line = line.strip()
+    if "," not in line and ";" not in line:
+        return line.split()
+    if _DECIMAL_COMMA.search(line) and (";" in line or len(line.split()) > 1):
+        raise LabelError(
+            "a comma within a number: 0,5 may be one half, or 0 and 5",
+            expected="decimal points, as in 0 0.5 0.25",
+            found=line[:60],
+            where=where,
+            fix="write numbers with decimal points, and spaces between them",
+        )
+    return re.split(r"\s*[,;]\s*|\s+", line)
 
 
 def _region(index: int, points: Points, height: int, width: int, where: str) -> Region:
@@ -207,7 +225,7 @@ def _highest(folders: list[tuple[str, Folder]]) -> int:
                     text = read_text(Path(listing.path, name))
                 except DataError:
                     continue  # reading it raises
-                highest = max([highest, *(int(m) for m in re.findall(r"^(\d{1,3})\s", text, re.MULTILINE))])
+                highest = max([highest, *(int(m) for m in re.findall(r"^(\d{1,3})[\s,;]", text, re.MULTILINE))])
     return highest
 
 
