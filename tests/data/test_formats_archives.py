@@ -290,7 +290,7 @@ def test_a_value_stored_once_is_not_every_rows_in_memory(tmp_path: Path, monkeyp
     file = tmp_path / "train.parquet"
     pq.write_table(pa.table({"image": column((0, 1)), "label": column((0, 1))}), file, store_schema=False)
     assert file.stat().st_size < 100_000
-    monkeypatch.setattr(reader, "GROUP_BYTES", 100 << 20)
+    monkeypatch.setattr(reader, "ALWAYS_BYTES", 100 << 20)
     before = pa.total_allocated_bytes()
     with pytest.raises(LabelError, match="row group of the table is larger"):  # two gigabytes of names
         open_dataset(file)

@@ -37,7 +37,9 @@ MASK_COLUMNS = (
     "semantic_segmentation", "seg", "gt", "target", "label_map",
 )  # fmt: skip
 KEPT_BYTES = 256 << 20  # of decompressed row groups
-GROUP_BYTES = 1 << 30  # of one row group's images and masks
+GROUP_BYTES = 2 << 30  # of one row group's images and masks
+GROUP_RATIO = 20  # unpacked to packed: images are packed already
+ALWAYS_BYTES = 256 << 20  # of a row group, whatever the ratio
 BATCH = 64  # rows unpacked at a time
 MAX_NAME = 1024  # characters of an image's own path
 
@@ -123,20 +125,29 @@ class ParquetReader(FileReader):
 
 
 def _pieces(opened: Any, groups: Sequence[int], columns: Sequence[str], path: Path) -> Iterator[Any]:
-    """Rows of row groups, a few at a time: a value that is stored once may be every row's. LabelError where the bytes
-    of a group's columns, by what the file says of them, are more than the limit."""
+    """Rows of row groups, a few at a time: a value that is stored once may be every row's.
+
+    LabelError where a group's columns hold more bytes than the limit, by what the file says or by what comes out.
+    """
     for group in groups:
         meta = opened.metadata.row_group(group)
         chunks = [meta.column(place) for place in range(meta.num_columns)]
         wanted = [c for c in chunks if any(f"{c.path_in_schema}.".startswith(f"{name}.") for name in columns)]
-        _check_bytes(sum(max(int(chunk.total_uncompressed_size), 0) for chunk in wanted), path)
-    yield from opened.iter_batches(batch_size=BATCH, row_groups=list(groups), columns=list(columns))
+        packed = sum(max(int(chunk.total_compressed_size), 0) for chunk in wanted)
+        most = min(GROUP_BYTES, max(ALWAYS_BYTES, GROUP_RATIO * packed))
+        held = sum(max(int(chunk.total_uncompressed_size), 0) for chunk in wanted)
+        _check_bytes(held, most, path)
+        held = 0
+        for piece in opened.iter_batches(batch_size=BATCH, row_groups=[group], columns=list(columns)):
+            held += piece.nbytes
+            _check_bytes(held, most, path)
+            yield piece
 
 
-def _check_bytes(count: int, path: Path) -> None:
-    if count > GROUP_BYTES:
+def _check_bytes(count: int, most: int, path: Path) -> None:
+    if count > most:
         raise LabelError(
-            "a row group of the table is larger than the limit", expected=f"at most {GROUP_BYTES} bytes",
+            "a row group of the table is larger than the limit", expected=f"at most {most} bytes",
             found=f"{count}", where=path, fix="write it with smaller row groups: to_parquet(…, row_group_size=100)",
         )  # fmt: skip
 
@@ -145,15 +156,12 @@ def _group(opened: Any, group: int, columns: Sequence[str], path: Path) -> Any:
     """Columns of a row group, as a table."""
     import pyarrow
 
-    held = 0
     kept: list[Any] = []
-    for piece in _pieces(opened, [group], columns, path):
-        held += piece.nbytes
-        if held > GROUP_BYTES:
-            kept.clear()  # the error may be kept, and with it what is here
-            del piece
-        _check_bytes(held, path)
-        kept.append(piece)
+    try:
+        kept.extend(_pieces(opened, [group], columns, path))
+    except LabelError:
+        kept.clear()  # the error may be kept, and with it what is here
+        raise
     if not kept:
         return opened.read_row_group(group, columns=list(columns))
     return pyarrow.Table.from_batches(kept)
