@@ -124,9 +124,13 @@ class OnnxRuntime:
             )
         self.bundle: Bundle = parse_description(metadata, self.path)
         self.classes = self.bundle.label_space.classes
-        self.outputs = [output.name for output in self.session.get_outputs()]
-        inputs = self.session.get_inputs()
-        shape = list(inputs[0].shape or ()) if inputs else []
+        try:
+            self.outputs = [output.name for output in self.session.get_outputs()]
+            inputs = self.session.get_inputs()
+            shape = list(inputs[0].shape or ()) if inputs else []
+            _ = [(one.name, one.type) for one in inputs]
+        except ValueError as error:  # names that are no text
+            raise BundleError("the ONNX file is damaged", found=str(error), where=self.path) from error
         if len(inputs) != 1 or inputs[0].name != "images" or "uint8" not in inputs[0].type or len(shape) != 4:
             raise BundleError(
                 "the ONNX file does not take images as ours do",
