@@ -61,12 +61,14 @@ def drive(name: str) -> str:
 
 def link(data: Path, names: list[str], left_out: str, tree: Path) -> None:
     """CamVid's folders, with ``left_out`` as the validation and every other drive to train on."""
+    masks = {path.stem: path for path in (data / "trainannot").iterdir()}
     for name in names:
         split = "val" if drive(name) == left_out else "train"
-        for kind in ("", "annot"):
-            target = tree / f"{split}{kind}" / name
+        image = data / "train" / name
+        for folder, file in ((split, image), (f"{split}annot", masks[image.stem])):
+            target = tree / folder / file.name
             target.parent.mkdir(parents=True, exist_ok=True)
-            target.symlink_to((data / f"train{kind}" / name).resolve())
+            target.symlink_to(file.resolve())
 
 
 def train(data: Path, run: Path, options: list[str]) -> dict[str, Any]:
