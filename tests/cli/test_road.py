@@ -88,7 +88,7 @@ def test_a_run_folder_holds_what_it_should(run: Path) -> None:
     plan = json.loads((run / "plan.json").read_text())
     assert all(decision["reason"] for decision in plan["decisions"])
     first = json.loads((run / "log.jsonl").read_text().splitlines()[0])
-    assert set(first) == {"step", "epoch", "loss", "lr", "images_per_second", "time"}
+    assert set(first) == {"step", "epoch", "loss", "main_loss", "lr", "images_per_second", "time"}
     assert (run.parent / "latest").resolve() == run.resolve()
     assert "segwright train" in (run / "report.html").read_text()
 
