@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import io
 import pickle
 import subprocess
 from pathlib import Path
@@ -16,7 +17,7 @@ from trees import encode_label_studio, filled, picture, write
 
 from segwright.data import rle
 from segwright.data.dataset import open_dataset
-from segwright.data.formats import FORMATS
+from segwright.data.formats import FORMATS, cvat
 from segwright.data.formats.coco_names import stuff_ids, stuff_thing_space, thing_ids
 from segwright.errors import DataError, FormatError, LabelError
 from segwright.images import encode_png, write_mask
@@ -523,3 +524,19 @@ def test_coco_boxes(tmp_path: Path) -> None:
     write(tmp_path / "instances.json", coco([box, {"category_id": 18, "segmentation": [RECTANGLE]}]))
     [problem] = open_dataset(tmp_path).problems
     assert (problem.severity, problem.kind) == ("warning", "objects lost") and "1 of 2 objects" in problem.message
+
+
+def test_a_long_tag_is_handed_to_the_parser_in_few_pieces(tmp_path: Path) -> None:
+    """The parser begins a tag that is not whole yet anew with every piece: in small ones that takes minutes."""
+
+    class Counted(io.BytesIO):
+        reads = 0
+
+        def read(self, size: int | None = -1) -> bytes:
+            Counted.reads += 1
+            return super().read(size)
+
+    pieces = cvat._Pieces(Counted(bytes(5 * cvat.PIECE)))
+    while pieces.read(16 * 1024):
+        pass
+    assert Counted.reads == 6

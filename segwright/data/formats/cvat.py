@@ -41,6 +41,7 @@ from segwright.errors import FormatError, LabelError
 from segwright.images import read_header
 from segwright.types import Colour
 
+PIECE = 1 << 20  # bytes that the XML parser is handed at a time
 MAX_HELD = 1_000_000  # elements of an XML in memory: of the image or track that is read, and what is beside them
 SAMPLED = 8  # XML files a folder that recognition looks at
 
@@ -130,13 +131,27 @@ def _open(path: Path) -> IO[bytes]:
     return io.BytesIO(text.encode("utf-8"))
 
 
+class _Pieces:
+    """A file in pieces of ``PIECE`` bytes, however few are asked for.
+
+    The parser begins a tag that is not whole yet anew with every piece: in the 16 kB that ``iterparse`` takes, an
+    attribute of 50 MB keeps it busy for minutes.
+    """
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+
+    def read(self, size: int = -1) -> bytes:
+        return self._file.read(PIECE if size >= 0 else -1)
+
+
 def _parse(path: Path, parsed: _Parsed) -> None:
     """Read one XML as a stream; one that declares a document type is refused, for its entities can be bombs."""
     frames = Frames()
     held = 0  # elements in memory
     try:
         with _open(path) as file:
-            for _, element in iterparse(file, events=("end",), forbid_dtd=True):
+            for _, element in iterparse(_Pieces(file), events=("end",), forbid_dtd=True):
                 held += 1
                 if held > MAX_HELD:
                     raise FormatError(
