@@ -353,12 +353,13 @@ def _plan_variant(draft: _Draft, machine: Machine, pictures: int, probe: Probe |
     if minutes is not None and probe is not None:
         phase = draft.get("training.phases")[len(draft.get("training.phases")) // 2]
         size, batch = phase["size"], phase["batch"]
-        for variant in ("large", "medium", "small"):
-            draft.values["model.arguments"] = {**arguments, "variant": variant}
+        for wider in ("small", "medium", "large"):  # where time is short the first is the last
+            draft.values["model.arguments"] = {**arguments, "variant": wider}
             seconds = probe(draft.resolved(), size, batch, machine.precision)
             passes = minutes * 60 * batch / seconds / pictures
-            reason = f"every picture is seen about {passes:.0f} times in {minutes:g} minutes"
-            if passes >= ENOUGH_PASSES:
+            if wider == "small" or passes >= ENOUGH_PASSES:
+                variant, reason = wider, f"every picture is seen about {passes:.0f} times in {minutes:g} minutes"
+            if passes < ENOUGH_PASSES:
                 break
     draft.values["model.arguments"] = {**arguments, "variant": variant}
     draft.decisions.append(Decision("model.arguments.variant", variant, reason))
