@@ -114,7 +114,15 @@ def _unchecked(step: TrainStep, made_up: Batch) -> None:
     step.update()
 
 
-def time_step(config: TrainConfig, classes: int, device: torch.device, size: Size, batch: int, precision: str) -> float:
+def time_step(
+    config: TrainConfig,
+    classes: int,
+    device: torch.device,
+    size: Size,
+    batch: int,
+    precision: str,
+    repeats: int = 3,
+) -> float:
     """Seconds of a training step of the network that ``config`` names, on pixels made up for it."""
     quiet = config.with_values({"model.weights": None})
     model = build_network(quiet, classes).train()
@@ -134,7 +142,7 @@ def time_step(config: TrainConfig, classes: int, device: torch.device, size: Siz
         masks = rng.integers(0, classes, (timed, *size), np.uint8)
         made_up = Batch(images, masks, tuple(f"made up {i}" for i in range(timed)))
         try:
-            return seconds_per_step(partial(_unchecked, step, made_up), repeats=3) * batch / timed
+            return seconds_per_step(partial(_unchecked, step, made_up), repeats=repeats) * batch / timed
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error) or timed == 1:
                 raise

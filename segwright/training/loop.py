@@ -46,6 +46,7 @@ from segwright.types import Batch
 
 END_SECONDS = 4.0  # of saving and the report
 MOST_RESERVED = 0.4  # of the time for training and scoring
+SHORT_SECONDS, SHORT_RESERVED = 240.0, 0.25  # of a budget in which training comes before many scores, and its share
 STATISTICS_IMAGES = 128  # on which batch norms are measured anew, at most
 VALIDATION_SHARE = 0.03  # of the time, at most, for validations in a run by the clock
 SaveModel = Callable[[SegmentationModel, "Progress", Validation], None]
@@ -499,7 +500,8 @@ class Trainer:
         adjusted = len(looked_at(len(self.parts.train))) if self.config.logit_adjustment is True else 0
         scored = (4.1 if adjusted else 2.6) * len(val)  # the last validation, and the scores without and with shifts
         wanted = END_SECONDS + self.picture_seconds * (scored + 1.2 * adjusted)
-        reserve = self.world.broadcast([min(wanted, MOST_RESERVED * total)])[0]
+        most = SHORT_RESERVED if total < SHORT_SECONDS else MOST_RESERVED
+        reserve = self.world.broadcast([min(wanted, most * total)])[0]
         self.parts.budget_seconds, self.parts.reserve_seconds = total - reserve, reserve
 
     def _record_validation(self, found: Validation, better: bool, seconds: float) -> None:

@@ -45,7 +45,15 @@ from segwright.training.distributed import World, own_device, world
 from segwright.training.finetune import transfer_weights
 from segwright.training.folder import default_folder, point_latest, refuse_second_run
 from segwright.training.log import Display
-from segwright.training.loop import FitResult, OnValidation, Parts, Progress, Trainer
+from segwright.training.loop import (
+    SHORT_RESERVED,
+    SHORT_SECONDS,
+    FitResult,
+    OnValidation,
+    Parts,
+    Progress,
+    Trainer,
+)
 from segwright.training.memory import available_bytes
 from segwright.training.plan import Machine, Plan, describe_plan, make_plan
 from segwright.training.probe import MemoryProbe, probe_memory
@@ -317,7 +325,7 @@ class _Session:
         """Seconds of a training step on this machine, in a network of its own."""
         assert self.fingerprint is not None
         with kernels(self.device, deterministic=self.config.training.deterministic):
-            return time_step(config, self.data.label_space.classes, self.device, size, batch, precision)
+            return time_step(config, self.data.label_space.classes, self.device, size, batch, precision, self._repeats)
 
     def _probe_precision(self, precision: str) -> float:
         arguments = {"training.lr": 1e-3, "training.weight_decay": 0.0, "training.optimizer": "adamw"}
@@ -325,7 +333,13 @@ class _Session:
             arguments["model.name"] = "leannet"
         config = self.config.with_values(arguments)
         classes = self.data.label_space.classes
-        return time_step(config, classes, self.device, BF16_PROBE_SIZE, BF16_PROBE_BATCH, precision)
+        return time_step(config, classes, self.device, BF16_PROBE_SIZE, BF16_PROBE_BATCH, precision, self._repeats)
+
+    @property
+    def _repeats(self) -> int:
+        """How often a step is timed: once where the minutes are few, for the probes are inside them."""
+        minutes = self.config.training.minutes
+        return 1 if minutes is not None and 60 * minutes < SHORT_SECONDS else 3
 
     def _data_print(self) -> Prints:
         return data_print([split for split in (self.train_split, self.val_split) if split is not None])
@@ -502,7 +516,8 @@ class _Session:
         if config.training.logit_adjustment is True:
             # Without and with shifts the scores are those of the same images.
             seconds += 3.0 + once * (1.2 * len(looked_at(len(self.train_split))) + 1.5 * len(self.val_split))
-        return min(seconds, RESERVED_SHARE * float(config.training.minutes or 0) * 60)
+        given = 60 * float(config.training.minutes or 0)
+        return min(seconds, (SHORT_RESERVED if given < SHORT_SECONDS else RESERVED_SHARE) * given)
 
     def _announce(self, plan: Plan) -> None:
         try:

@@ -67,7 +67,7 @@ def test_check_shows_names_as_they_are(hostile: Path, tmp_path: Path) -> None:
     is_inert(text)
     assert code == 1
     for name in ("[/b]", "[bold red]", ":smile:", "[/x]", "[red] :car: \\x1b[2J", "\\x1b]0;owned\\x07", "[/p].html"):
-        assert name in text, name
+        assert name in " ".join(text.split()), name
     page = (tmp_path / "[/p].html").read_text()
     assert "\x1b" not in page and "\\x1b]0;owned" in page
 

@@ -260,6 +260,9 @@ def test_what_is_kept_back_for_scoring_follows_what_a_validation_took(scenes: Pa
     run._reserve_anew()
     assert run.parts.reserve_seconds == pytest.approx(4.0 + 2.6 * 5.0)
     assert run.parts.budget_seconds + run.parts.reserve_seconds == pytest.approx(100.0)
-    run.validation_seconds = 500.0
+    run.validation_seconds = 5000.0
     run._reserve_anew()
-    assert run.parts.reserve_seconds == pytest.approx(40.0), "at most a share: the scoring is cut to what is left"
+    assert run.parts.reserve_seconds == pytest.approx(25.0), "of a short time a quarter: the scoring is cut to it"
+    run.parts.budget_seconds, run.parts.reserve_seconds = 900.0, 100.0
+    run._reserve_anew()
+    assert run.parts.reserve_seconds == pytest.approx(400.0), "at most a share: the scoring is cut to what is left"
