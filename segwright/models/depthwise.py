@@ -81,6 +81,7 @@ class Depthwise(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, slope: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
+        slope = slope.contiguous(memory_format=torch.channels_last)  # once for both gradients
         size, stride, padding, dilation = ctx.geometry
         here = x.dtype == torch.bfloat16 and max(stride) > 1
         wide = size[0] * size[1] > WIDEST_OF_TORCH

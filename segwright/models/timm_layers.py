@@ -33,9 +33,7 @@ class DepthwiseSame(Conv2dSame):
     def forward(self, x: Tensor) -> Tensor:
         padded: Tensor = pad_same(x, list(self.kernel_size), list(self.stride), list(self.dilation))
         out = depthwise.convolved(self, padded, (0, 0))
-        if out is None:
-            out = super().forward(x)  # type: ignore[no-untyped-call]
-        return out
+        return self._conv_forward(padded, self.weight, self.bias) if out is None else out
 
 
 def quicken(module: nn.Module) -> None:

@@ -76,6 +76,15 @@ def looked_at(count: int) -> list[int]:
     return evenly_spread(count, PICTURES)
 
 
+def images_to_score(train: int, val: int, adjusts: bool) -> float:
+    """What a training by the clock has before it at its end, in predictions of an image.
+
+    The last validation and the scores for bundle and report; where class scores are adjusted, the training images
+    looked at, and scores of the same ``val`` images with the shifts as well.
+    """
+    return 2.6 * val + (1.5 * val + 1.2 * len(looked_at(train)) if adjusts else 0.0)
+
+
 def find_shifts(
     scores: Float32Array,
     labels: Int64Array,

@@ -26,7 +26,7 @@ from segwright.data.loader import Loader
 from segwright.errors import NonFiniteLossError, OutOfMemoryError
 from segwright.images import write_image
 from segwright.models.segmenter import SegmentationModel
-from segwright.training.adjustment import looked_at
+from segwright.training.adjustment import images_to_score
 from segwright.training.decomposition import parts_sentence
 from segwright.training.distributed import World, placed, wrapped
 from segwright.training.interrupt import StopRequest, stop_requests
@@ -384,7 +384,7 @@ class Trainer:
             self.resting = resting
             self.model.train()
             self.take_step.frozen = self.freezing.resting[resting]
-        for norm in self.norms if self.config.freeze_bn else self.freezing.norms[resting]:
+        for norm in self._frozen(share):
             norm.eval()
 
     # -- what a run writes -----------------------------------------------------------------------------------------
@@ -476,7 +476,7 @@ class Trainer:
         )
         batches = loader.batches(epoch=0, batch_size=per_rank, transform=self.parts.transforms[phase])
         count = max(1, -(-STATISTICS_IMAGES // (per_rank * self.world.size)))
-        kept = {id(norm) for norm in self._frozen()}
+        kept = {id(norm) for norm in self._frozen(self.share())}
         frozen = [name for name, module in self.model.named_modules() if id(module) in kept]
         measure_statistics(
             self.average.model,
@@ -486,9 +486,9 @@ class Trainer:
             leave=frozen,
         )
 
-    def _frozen(self) -> Sequence[torch.nn.Module]:
-        """The batch norms that keep their statistics."""
-        return self.norms if self.config.freeze_bn else self.freezing.norms[self.freezing.stages(self.share())]
+    def _frozen(self, share: float) -> Sequence[torch.nn.Module]:
+        """The batch norms that keep their statistics when ``share`` of the run is done."""
+        return self.norms if self.config.freeze_bn else self.freezing.norms[self.freezing.stages(share)]
 
     def _reserve_anew(self) -> None:
         """Keep back from the minutes what the scoring will take, now that a validation was measured."""
@@ -497,9 +497,8 @@ class Trainer:
             return
         self.picture_seconds = self.validation_seconds * self.world.size / max(len(val), 1)
         total = budget + self.parts.reserve_seconds
-        adjusted = len(looked_at(len(self.parts.train))) if self.config.logit_adjustment is True else 0
-        scored = (4.1 if adjusted else 2.6) * len(val)  # the last validation, and the scores without and with shifts
-        wanted = END_SECONDS + self.picture_seconds * (scored + 1.2 * adjusted)
+        adjusts = self.config.logit_adjustment is True
+        wanted = END_SECONDS + self.picture_seconds * images_to_score(len(self.parts.train), len(val), adjusts)
         most = SHORT_RESERVED if total < SHORT_SECONDS else MOST_RESERVED
         reserve = self.world.broadcast([min(wanted, most * total)])[0]
         self.parts.budget_seconds, self.parts.reserve_seconds = total - reserve, reserve

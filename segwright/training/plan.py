@@ -30,6 +30,7 @@ SHORT_SIDE = 128  # below it a reduced picture shows too little to learn from
 RARE = 0.01  # a class with less than this share of the pixels is rare
 RARELY_SHOWN = 0.05  # a class in a smaller share of the pictures may be worth showing more often
 ENOUGH_PASSES = 100  # over the training pictures: with fewer, a narrower network learns more
+DEEPEST_STRIDE = 32  # of their encoders and of U-Net's usual ones
 ENCODERS_FOR_CPUS = ("tf_efficientnet_lite0", "mobilenetv2_100")  # the first of them whose weights can be had
 HALF_LOGITS = ("leannet", "ddrnet")  # networks whose training logits may stay at half the resolution
 DEFAULT_SAMPLES = 20_000  # seen in a run without a budget
@@ -240,8 +241,8 @@ def _plan_lean_unet(draft: _Draft, head_stride: int = 2) -> None:
     arguments = draft.config.model.arguments
     if {"decoder_channels", "head_stride"} & set(arguments):
         return
-    channels = [128, 64, 48, 32]
-    lean = {"head_stride": head_stride, "decoder_channels": channels[: 5 - head_stride.bit_length() + 1]}
+    blocks = (DEEPEST_STRIDE // head_stride).bit_length() - 1  # each doubles the resolution
+    lean = {"head_stride": head_stride, "decoder_channels": [128, 64, 48, 32][:blocks]}
     draft.values["model.arguments"] = {**arguments, **lean}
     draft.values["training.native_logits"] = True
     draft.decisions.append(Decision("model.arguments", lean, "a lean decoder: half the time of the full one on a CPU"))

@@ -34,7 +34,7 @@ from segwright.inference.runtimes import choose_device
 from segwright.losses import create_loss
 from segwright.models.catalog import CATALOG, starts_pretrained
 from segwright.models.segmenter import SegmentationModel
-from segwright.training.adjustment import looked_at
+from segwright.training.adjustment import images_to_score
 from segwright.training.build import build_network, is_normed, start_at_frequencies, time_picture, time_step, transform
 from segwright.training.checkpoint import checkpoints, clear_leftovers, newest_state
 from segwright.training.cpu import has_native_bf16
@@ -511,11 +511,9 @@ class _Session:
             return 5.0
         size = (self.fingerprint.height[1], self.fingerprint.width[1])
         once = self.picture_seconds = time_picture(config, self.data.label_space.classes, self.device, size)
-        # Twice over the pictures: the trainer's last validation, and the scores for the bundle and the report.
-        seconds = 5.0 + 2.6 * once * len(self.val_split) + 0.02 * len(self.val_split)
-        if config.training.logit_adjustment is True:
-            # Without and with shifts the scores are those of the same images.
-            seconds += 3.0 + once * (1.2 * len(looked_at(len(self.train_split))) + 1.5 * len(self.val_split))
+        adjusts = config.training.logit_adjustment is True
+        seconds = 5.0 + 0.02 * len(self.val_split) + (3.0 if adjusts else 0.0)
+        seconds += once * images_to_score(len(self.train_split), len(self.val_split), adjusts)
         given = 60 * float(config.training.minutes or 0)
         return min(seconds, (SHORT_RESERVED if given < SHORT_SECONDS else RESERVED_SHARE) * given)
 

@@ -13,8 +13,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from shard_job import CASES, build
-from small_runs import Killed, kill_at
+from shard_job import CASES, build, killed
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -80,10 +79,7 @@ def check_shares(scenes: Dataset, folder: Path, peers: World, changed: dict[str,
     """Killed in shards and resumed in shards: equal to the bit, in memory for a share alone."""
     never = build(scenes, folder / "never", peers, shard=True, **changed)
     never.fit()
-    killed = build(scenes, folder / "killed", peers, shard=True, **changed)
-    kill_at(killed, 3)
-    with pytest.raises(Killed):
-        killed.fit()
+    killed(scenes, folder / "killed", peers, shard=True, **changed)
     peers.barrier()
     again = build(scenes, folder / "killed", peers, shard=True, **changed)
     with watched(held(never), peers.size):

@@ -48,6 +48,14 @@ def build(scenes: Dataset, folder: Path, peers: World, **changed: Any) -> Traine
     return run
 
 
+def killed(scenes: Dataset, folder: Path, peers: World, **changed: Any) -> None:
+    """A run that ends in its third step, with a checkpoint of its second."""
+    run = build(scenes, folder, peers, **changed)
+    kill_at(run, 3)
+    with pytest.raises(Killed):
+        run.fit()
+
+
 def losses(folder: Path) -> list[float]:
     return [record["loss"] for record in read_log(folder) if "loss" in record]
 
@@ -81,10 +89,7 @@ def hand_over(scenes: Dataset, folder: Path, peers: World, changed: dict[str, An
     """Killed in shards, resumed alone; killed alone, resumed in shards: the weights of a run that was never killed."""
     one = build(scenes, folder / f"never{peers.rank}", World(), **changed)
     one.fit()
-    killed = build(scenes, folder / "to-one", peers, shard=True, **changed)
-    kill_at(killed, 3)
-    with pytest.raises(Killed):
-        killed.fit()
+    killed(scenes, folder / "to-one", peers, shard=True, **changed)
     peers.barrier()
     if peers.is_first:
         found = load_checkpoint(folder / "to-one" / "checkpoints")
@@ -94,10 +99,7 @@ def hand_over(scenes: Dataset, folder: Path, peers: World, changed: dict[str, An
         again = build(scenes, folder / "to-one", World(), **changed)
         again.fit(resume=True)
         close(states(again), states(one))
-        killed = build(scenes, folder / "to-two", World(), **changed)
-        kill_at(killed, 3)
-        with pytest.raises(Killed):
-            killed.fit()
+        killed(scenes, folder / "to-two", World(), **changed)
     peers.barrier()
     sharded = build(scenes, folder / "to-two", peers, shard=True, **changed)
     sharded.fit(resume=True)
