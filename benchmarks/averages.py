@@ -2,7 +2,7 @@
 
     python benchmarks/averages.py --data ../shared/data/camvid --reduce 4 --thin 3 --epochs 24 --seeds 3
 
-Of the data set, every ``--thin``-th image of each split, ``--reduce`` times smaller. One training per seed of LeanNet
+Of the dataset, every ``--thin``-th image of each split, ``--reduce`` times smaller. One training per seed of LeanNet
 "small" with Muon, as planned from random weights, in one size; several averages follow the same weights. At half of the
 run and at its end every average is scored on the validation images with its averaged statistics and with statistics
 measured anew: on the training's own augmented crops, on plain crops (own scale and colors), and on whole images.
@@ -26,18 +26,18 @@ import torch
 from torch import Tensor, nn
 
 from segwright.augment import presets
-from segwright.config import TrainConfig
 from segwright.data.dataset import Dataset, open_dataset
-from segwright.data.loader import Loader
+from segwright.data.loading.loader import Loader
 from segwright.data.records import evenly_spread
-from segwright.images import write_image
+from segwright.imageio import write_image
 from segwright.losses import create_loss
 from segwright.models.catalog import create_model
-from segwright.training.log import Display
-from segwright.training.loop import Parts, Progress, Trainer
-from segwright.training.norm_statistics import measure_statistics
-from segwright.training.optim import AveragedWeights
-from segwright.training.plan import crop_size
+from segwright.training.callbacks.log import Display
+from segwright.training.config import TrainConfig
+from segwright.training.optim.norm_statistics import measure_statistics
+from segwright.training.optim.optimizers import AveragedWeights
+from segwright.training.planning.plan import crop_size
+from segwright.training.trainer import Parts, Progress, Trainer
 from segwright.training.validate import Validation, Validator
 
 WAYS = ("averaged", "augmented crops", "plain crops", "whole images")
@@ -63,7 +63,7 @@ def batches(trainer: Trainer, way: str, count: int) -> Iterator[Tensor]:
             yield torch.from_numpy(split[index].image[None])
         return
     own = trainer.parts.transforms[phase]
-    plain = presets.training(size=phase.size, scale=(1.0, 1.0), aspect=1.0, rotation=0.0, flip=0.0, colour="none")
+    plain = presets.training(size=phase.size, scale=(1.0, 1.0), aspect=1.0, rotation=0.0, flip=0.0, color="none")
     loader = Loader(trainer.parts.train, seed=7, workers=1)
     found = loader.batches(epoch=0, batch_size=phase.batch, transform=own if way.startswith("augmented") else plain)
     for _ in range(min(count, loader.steps(phase.batch))):
@@ -82,7 +82,7 @@ def reduced(data: Dataset, folder: Path, factor: int, thin: int) -> Dataset:
             mask = cv2.resize(sample.mask, size, interpolation=cv2.INTER_NEAREST_EXACT)
             write_image(folder / "masks" / split.name / name, np.asarray(mask, np.uint8))
     space = data.label_space
-    lines = [f"{name} {r} {g} {b}" for name, (r, g, b) in zip(space.names, space.colours, strict=True)]
+    lines = [f"{name} {r} {g} {b}" for name, (r, g, b) in zip(space.names, space.colors, strict=True)]
     (folder / "classes.txt").write_text("\n".join(lines) + "\n")
     return open_dataset(folder)
 

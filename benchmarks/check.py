@@ -1,6 +1,6 @@
-"""The data check on many files: seconds, pictures a second and the most memory, for 100,000 pictures with masks.
+"""The data check on many files: seconds, images a second and the most memory, for 100,000 images with masks.
 
-    python benchmarks/check.py [--pictures 100000] [--different 1000] [--side 64] [--folder NEW] [--json FILE]
+    python benchmarks/check.py [--images 100000] [--different 1000] [--side 64] [--folder NEW] [--json FILE]
 
 Writes street scenes of --side pixels, --different of them, and names each many times over by hard links; then runs
 ``segwright check`` on them as a process of its own. Reading goes through every name, so that a link costs what a file
@@ -22,10 +22,10 @@ from subprocess import PIPE, Popen
 
 import psutil
 
-from segwright.data.synthetic import write_street_scenes
+from segwright.demo.dataset import write_street_scenes
 
 
-def lay_out(folder: Path, pictures: int, different: int, side: int) -> Path:
+def lay_out(folder: Path, images: int, different: int, side: int) -> Path:
     """images/ and masks/ with that many pairs, of which so many differ."""
     made = folder / "made"
     if not made.exists():
@@ -37,7 +37,7 @@ def lay_out(folder: Path, pictures: int, different: int, side: int) -> Path:
     os.link(made / "classes.txt", root / "classes.txt")
     for name in ("images", "masks"):
         (root / name).mkdir(parents=True)
-    for number in range(pictures):
+    for number in range(images):
         place = number % len(originals)
         os.link(originals[place], root / "images" / f"{number:06d}.png")
         os.link(masks[place], root / "masks" / f"{number:06d}.png")
@@ -58,7 +58,7 @@ def watch(process: psutil.Process, peak: dict[str, float]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pictures", type=int, default=100_000)
+    parser.add_argument("--images", type=int, default=100_000)
     parser.add_argument("--different", type=int, default=1000)
     parser.add_argument("--side", type=int, default=64)
     parser.add_argument("--folder", type=Path, help="where the data goes and stays; a temporary folder if left out")
@@ -68,7 +68,7 @@ def main() -> None:
         folder = arguments.folder or Path(temporary)
         root = folder / "data"
         if not root.exists():
-            root = lay_out(folder, arguments.pictures, arguments.different, arguments.side)
+            root = lay_out(folder, arguments.images, arguments.different, arguments.side)
         started, cpu = time.monotonic(), os.times()
         process = Popen([sys.executable, "-m", "segwright", "check", str(root)], stdout=PIPE, text=True)
         peak = {"check": 0.0, "child": 0.0}
@@ -78,8 +78,8 @@ def main() -> None:
         seconds = time.monotonic() - started
         processor = spent.children_user + spent.children_system - cpu.children_user - cpu.children_system
         print(said[-3000:])
-        result = {"pictures": arguments.pictures, "seconds": round(seconds, 1), "cpu_seconds": round(processor, 1),
-                  "pictures_a_second": round(arguments.pictures / seconds, 1), "peak_mb": peak}  # fmt: skip
+        result = {"images": arguments.images, "seconds": round(seconds, 1), "cpu_seconds": round(processor, 1),
+                  "images_a_second": round(arguments.images / seconds, 1), "peak_mb": peak}  # fmt: skip
         print(json.dumps(result))
         if arguments.json:
             arguments.json.write_text(json.dumps(result, indent=2))

@@ -2,8 +2,8 @@
 
     python benchmarks/crf.py [--camvid ../shared/data/camvid] [--rounds 7] [--threads 2] [--json out.json]
 
-CamVid pictures at 480×360 with probabilities as a coarse network gives them (blurred, noisy ground truth), DeepLab v1's
-parameters, ten iterations, symmetric normalisation. The two take turns, picture by picture, so that a busy machine
+CamVid images at 480×360 with probabilities as a coarse network gives them (blurred, noisy ground truth), DeepLab v1's
+parameters, ten iterations, symmetric normalization. The two take turns, image by image, so that a busy machine
 slows both; wall-clock is what counts, the processor time of one thread (``cpu ratio``) is the steadier figure on a
 machine that is shared. Memory, in a fresh process for each, with the kernels already compiled, by the process's peak
 (VmHWM, Linux): ``idle`` with what each must import and the two arrays read from a file, so that nothing larger was ever
@@ -27,7 +27,7 @@ import numpy as np
 CLASSES = (2, 12, 21)
 
 
-def picture(folder: Path, index: int, classes: int) -> tuple[np.ndarray, np.ndarray]:
+def photo(folder: Path, index: int, classes: int) -> tuple[np.ndarray, np.ndarray]:
     import cv2  # here: the processes whose memory is measured do without
 
     path = sorted((folder / "val").glob("*.png"))[index]
@@ -90,7 +90,7 @@ def one_call(name: str, folder: Path, threads: int) -> None:
 def child(name: str, arguments: argparse.Namespace, classes: int, cache: str | None = None) -> dict[str, float]:
     """What ``one_call`` says. The arrays go by files: making them takes more memory than a call."""
     with tempfile.TemporaryDirectory() as folder:
-        image, probabilities = picture(arguments.camvid, 3, classes)
+        image, probabilities = photo(arguments.camvid, 3, classes)
         np.save(Path(folder) / "image.npy", image)
         np.save(Path(folder) / "probabilities.npy", probabilities)
         command = [sys.executable, __file__, "--one", name, "--folder", folder, "--threads", str(arguments.threads)]
@@ -104,7 +104,7 @@ def compare(arguments: argparse.Namespace, classes: int) -> dict[str, float]:
     cpu: dict[str, list[float]] = {"ours": [], "theirs": []}
     equal, off = [], []
     for index in range(arguments.rounds):
-        image, probabilities = picture(arguments.camvid, 5 * index, classes)
+        image, probabilities = photo(arguments.camvid, 5 * index, classes)
         if index == 0:
             ours(image, probabilities, arguments.threads)  # loads the kernels
         answers = {}

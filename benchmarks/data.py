@@ -1,12 +1,12 @@
 """The data path beside its peers: albumentations and torchvision v2, on the same operations and from the same files.
 
-    python benchmarks/data.py [--data ../shared/data/camvid] [--rounds 7] [--pictures 48] [--json FILE]
+    python benchmarks/data.py [--data ../shared/data/camvid] [--rounds 7] [--images 48] [--json FILE]
 
-**Augmentation.** One thread, decoded pictures in memory, picture and mask: scale 0.5–2, rotation ±10°, crop 352×352,
-horizontal flip, colour jitter (brightness, contrast, saturation, hue). albumentations and torchvision are each composed
-in several legitimate ways, and the **fastest** of them is the peer. They end, as people use them, in a normalised float
-tensor or array; ours ends in uint8, because the normalisation lives in the model. The same without their normalisation
-is printed as well. Every round runs every contestant once on the same pictures, and CPU seconds of the thread are
+**Augmentation.** One thread, decoded images in memory, image and mask: scale 0.5–2, rotation ±10°, crop 352×352,
+horizontal flip, color jitter (brightness, contrast, saturation, hue). albumentations and torchvision are each composed
+in several legitimate ways, and the **fastest** of them is the peer. They end, as people use them, in a normalized float
+tensor or array; ours ends in uint8, because the normalization lives in the model. The same without their normalization
+is printed as well. Every round runs every contestant once on the same images, and CPU seconds of the thread are
 counted, so that a busy machine slows all alike; ratios are medians over the rounds.
 
 **End to end.** Files to batches of 8: our loader with one thread, and torch's DataLoader (0 or 1 worker processes, the
@@ -33,10 +33,10 @@ import numpy as np
 import torch
 
 from segwright.augment import presets
-from segwright.augment.colour import RandomColour
+from segwright.augment.color import RandomColor
+from segwright.core.types import Sample
 from segwright.data.dataset import Split, open_dataset
-from segwright.data.loader import Loader
-from segwright.types import Sample
+from segwright.data.loading.loader import Loader
 
 SIZE = (352, 352)
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -47,15 +47,15 @@ Augment = Callable[[np.ndarray, np.ndarray], Any]
 
 
 def ours() -> Augment:
-    colour = RandomColour(gain=BRIGHTNESS, contrast=CONTRAST, saturation=SATURATION, hue=HUE * 360)
+    color = RandomColor(gain=BRIGHTNESS, contrast=CONTRAST, saturation=SATURATION, hue=HUE * 360)
     transform = presets.training(
-        size=SIZE, scale=(0.5, 2.0), rotation=10, rotation_share=1.0, aspect=1.0, flip=0.5, colour=colour
+        size=SIZE, scale=(0.5, 2.0), rotation=10, rotation_share=1.0, aspect=1.0, flip=0.5, color=color
     )
     rng = np.random.default_rng(0)
     return lambda image, mask: transform(image, mask, rng)
 
 
-def albumentations_pipelines(normalise: bool) -> dict[str, Augment]:
+def albumentations_pipelines(normalize: bool) -> dict[str, Augment]:
     """Three compositions of the same operations."""
     import albumentations as A
 
@@ -74,7 +74,7 @@ def albumentations_pipelines(normalise: bool) -> dict[str, Augment]:
             p=1,
         ),
     ]
-    if normalise:
+    if normalize:
         end.append(A.Normalize(MEAN, STD))
     chains = {
         "scale, crop, rotate": [scale, *crop, rotate, *end],
@@ -89,7 +89,7 @@ def albumentations_pipelines(normalise: bool) -> dict[str, Augment]:
     return {name: build(chain) for name, chain in chains.items()}
 
 
-def torchvision_pipelines(normalise: bool) -> dict[str, Augment]:
+def torchvision_pipelines(normalize: bool) -> dict[str, Augment]:
     """v2 on tensors, in its reference's order (resize, crop, …) and with one affine."""
     from torchvision import tv_tensors
     from torchvision.transforms import v2
@@ -99,11 +99,11 @@ def torchvision_pipelines(normalise: bool) -> dict[str, Augment]:
     bilinear = v2.InterpolationMode.BILINEAR
     crop = v2.RandomCrop(SIZE, pad_if_needed=True, fill=fill)
     end = [v2.RandomHorizontalFlip(0.5), jitter]
-    if normalise:
+    if normalize:
         end += [v2.ToDtype({tv_tensors.Image: torch.float32, "others": None}, scale=True), v2.Normalize(MEAN, STD)]
 
     class Scale(v2.Transform):
-        """The reference's RandomResize: v2's own one scales a side, not the picture."""
+        """The reference's RandomResize: v2's own one scales a side, not the image."""
 
         def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
             height, width = v2.functional.get_size(flat_inputs[0])
@@ -122,8 +122,8 @@ def torchvision_pipelines(normalise: bool) -> dict[str, Augment]:
 
     def build(composed: v2.Compose) -> Augment:
         def run(image: np.ndarray, mask: np.ndarray) -> Any:
-            picture = tv_tensors.Image(torch.from_numpy(image).permute(2, 0, 1))
-            return composed(picture, tv_tensors.Mask(torch.from_numpy(mask)))
+            photo = tv_tensors.Image(torch.from_numpy(image).permute(2, 0, 1))
+            return composed(photo, tv_tensors.Mask(torch.from_numpy(mask)))
 
         return run
 
@@ -139,13 +139,13 @@ def check(name: str, augment: Augment, pair: Pair) -> None:
 
 
 def augmentation(pairs: list[Pair], rounds: int) -> dict[str, float]:
-    """Pictures a CPU second for every contestant, and the ratios; medians over the rounds."""
+    """Images a CPU second for every contestant, and the ratios; medians over the rounds."""
     contestants = {"segwright": ours()}
-    for normalise in (True, False):
-        suffix = "" if normalise else ", uint8 out"
-        for name, augment in albumentations_pipelines(normalise).items():
+    for normalize in (True, False):
+        suffix = "" if normalize else ", uint8 out"
+        for name, augment in albumentations_pipelines(normalize).items():
             contestants[f"albumentations ({name}{suffix})"] = augment
-        for name, augment in torchvision_pipelines(normalise).items():
+        for name, augment in torchvision_pipelines(normalize).items():
             contestants[f"torchvision ({name}{suffix})"] = augment
     for name, augment in contestants.items():
         check(name, augment, pairs[0])
@@ -198,19 +198,19 @@ def cpu_seconds() -> float:
 
 
 def measured(batches: Iterator[Any]) -> tuple[int, float, float]:
-    """(pictures, CPU seconds, wall seconds) of going through ``batches``."""
+    """(images, CPU seconds, wall seconds) of going through ``batches``."""
     cpu, wall, count = cpu_seconds(), time.perf_counter(), 0
     for batch in batches:
         count += len(batch) if hasattr(batch, "ids") else len(batch[0])
     return count, cpu_seconds() - cpu, time.perf_counter() - wall
 
 
-def end_to_end(split: Split, pictures: int) -> dict[str, float]:
-    """Pictures a CPU second from files to batches; later epochs of ours come from its cache."""
-    split = split.subset(range(min(pictures, len(split))), "benchmark")
+def end_to_end(split: Split, photos: int) -> dict[str, float]:
+    """Images a CPU second from files to batches; later epochs of ours come from its cache."""
+    split = split.subset(range(min(photos, len(split))), "benchmark")
     transform = presets.training(
         size=SIZE, scale=(0.5, 2.0), rotation=10, rotation_share=1.0, aspect=1.0,
-        colour=RandomColour(gain=BRIGHTNESS, contrast=CONTRAST, saturation=SATURATION, hue=HUE * 360),
+        color=RandomColor(gain=BRIGHTNESS, contrast=CONTRAST, saturation=SATURATION, hue=HUE * 360),
     )  # fmt: skip
     figures = {}
     loader = Loader(split, seed=0, workers=1)
@@ -242,20 +242,18 @@ def main() -> None:
         "--data", type=Path, default=Path(__file__).resolve().parent.parent.parent / "shared/data/camvid"
     )
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--pictures", type=int, default=48)
+    parser.add_argument("--images", type=int, default=48)
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     cv2.setNumThreads(1)
     torch.set_num_threads(1)
     split = open_dataset(arguments.data).train
-    print(
-        f"augmentation, {arguments.pictures} pictures × {arguments.rounds} rounds, one thread (pictures a CPU second)"
-    )
-    first = augmentation(pairs_of(split, arguments.pictures), arguments.rounds)
+    print(f"augmentation, {arguments.images} images × {arguments.rounds} rounds, one thread (images a CPU second)")
+    first = augmentation(pairs_of(split, arguments.images), arguments.rounds)
     for name, value in first.items():
         print(f"  {name:58s} {value:8.2f}")
-    print("files to batches (pictures a CPU second)")
-    second = end_to_end(split, arguments.pictures * 2)
+    print("files to batches (images a CPU second)")
+    second = end_to_end(split, arguments.images * 2)
     for name, value in second.items():
         print(f"  {name:58s} {value:8.2f}")
     if arguments.json:

@@ -1,4 +1,4 @@
-"""Decoding side by side: segwright.images against Pillow, OpenCV and torchvision, on the same files in one run.
+"""Decoding side by side: segwright.imageio against Pillow, OpenCV and torchvision, on the same files in one run.
 
     python benchmarks/decode.py [--data ../shared/data] [--rounds 40]
 
@@ -6,7 +6,7 @@ One thread each. Rounds interleave the contenders, so that a busy machine hits a
 each time: who comes first finds the caches cold. The figure is the least disturbed round's processor time for one file,
 the ratio is ours to the fastest peer's. Only ours checks limits and completeness: Pillow passes over a PNG whose data
 ends early, OpenCV and torchvision over a JPEG's. Palette masks: ours and Pillow hand out the indices; OpenCV and
-torchvision spread them into colours, which is no mask, but is timed.
+torchvision spread them into colors, which is no mask, but is timed.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ import torch
 import torchvision.io
 from PIL import Image
 
-from segwright.data.synthetic import write_street_scenes
-from segwright.images import read_image, read_mask, write_image
+from segwright.demo.dataset import write_street_scenes
+from segwright.imageio import read_image, read_mask, write_image
 
 Reader = Callable[[str], object]
 PEERS_RGB: dict[str, Reader] = {
@@ -45,16 +45,16 @@ PEERS_MASK: dict[str, Reader] = {
 
 
 def files(data: Path, made: Path) -> dict[str, tuple[list[str], Reader, dict[str, Reader]]]:
-    """Kind → (files, our reader, peers); CamVid and VOC pictures where they are, generated ones else."""
+    """Kind → (files, our reader, peers); CamVid and VOC images where they are, generated ones else."""
 
     def some(folder: Path, pattern: str, fallback: str) -> list[str]:
         found = sorted(str(path) for path in folder.rglob(pattern)) if folder.is_dir() else []
         return (found or sorted(str(path) for path in made.rglob(fallback)))[:12]
 
     return {
-        "PNG picture": (some(data / "camvid/train", "*.png", "images/*/*.png"), read_image, PEERS_RGB),
-        "JPEG picture": (some(data / "voc3/voc", "*.jpg", "*.jpg"), read_image, PEERS_RGB),
-        "grey mask": (some(data / "camvid/trainannot", "*.png", "grey/*.png"), read_mask, PEERS_MASK),
+        "PNG image": (some(data / "camvid/train", "*.png", "images/*/*.png"), read_image, PEERS_RGB),
+        "JPEG image": (some(data / "voc3/voc", "*.jpg", "*.jpg"), read_image, PEERS_RGB),
+        "gray mask": (some(data / "camvid/trainannot", "*.png", "gray/*.png"), read_mask, PEERS_MASK),
         "palette mask": (some(data / "voc3/voc", "SegmentationClass/*.png", "masks/*/*.png"), read_mask, PEERS_MASK),
     }
 
@@ -88,7 +88,7 @@ def main() -> None:
         made = write_street_scenes(folder, train=1 if whole else 8, val=0, test=0, size=(360, 480))
         for path in sorted(made.glob("images/train/*.png")):
             write_image(made / "jpeg" / f"{path.stem}.jpg", read_image(path))
-            write_image(made / "grey" / path.name, read_mask(made / "masks" / "train" / path.name)[..., None])
+            write_image(made / "gray" / path.name, read_mask(made / "masks" / "train" / path.name)[..., None])
         for kind, (paths, ours, peers) in files(arguments.data, made).items():
             figures = measure(paths, {"segwright": ours, **peers}, arguments.rounds)
             fastest = min(peers, key=lambda name: figures[name])

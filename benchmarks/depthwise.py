@@ -15,7 +15,7 @@ from functools import partial
 import torch
 import torch.nn.functional as F
 
-from segwright.models import depthwise
+from segwright.kernels import depthwise
 
 LAYERS = [  # channels, kernel, stride, height and width
     (96, 3, 2, (96, 128)),

@@ -1,9 +1,9 @@
-"""Training judged on drives that were never seen: each drive of a data set in CamVid's layout left out once.
+"""Training judged on drives that were never seen: each drive of a dataset in CamVid's layout left out once.
 
     python benchmarks/drives.py ../shared/data/camvid --epochs 36
     python benchmarks/drives.py ../shared/data/camvid --minutes 20 --only 0006R0
 
-Per drive (the part of a file's name before the first ``_``) a data set is made of links: the others' training images
+Per drive (the part of a file's name before the first ``_``) a dataset is made of links: the others' training images
 train, the drive's are the validation. Every contender is ``segwright train`` in a process of its own, one after
 another: **planned** with no other flag, which takes pretrained weights where they can be had, and **scratch** with
 ``--weights none``. Scored is the last model of a run (``RUN/last``), which was not chosen on the drive left out. Prints

@@ -27,20 +27,20 @@ import torch
 from torch import Tensor
 
 from segwright.augment import presets
-from segwright.config import TrainConfig
+from segwright.core.types import IGNORE_INDEX, blend
 from segwright.data.dataset import open_dataset
 from segwright.losses import create_loss
 from segwright.losses.weights import class_weights
 from segwright.metrics.confusion import scores
 from segwright.metrics.intervals import miou_interval
+from segwright.models.base import SegmentationModel, count_parameters
 from segwright.models.catalog import create_model
-from segwright.models.segmenter import SegmentationModel, count_parameters
-from segwright.training.adjustment import find_shifts
 from segwright.training.build import start_at_frequencies
+from segwright.training.config import TrainConfig
 from segwright.training.device_data import DeviceData
-from segwright.training.optim import AveragedWeights, create_optimizer, set_learning_rate
-from segwright.training.schedule import learning_rate_factor
-from segwright.types import IGNORE_INDEX, blend
+from segwright.training.logit_adjustment import find_shifts
+from segwright.training.optim.optimizers import AveragedWeights, create_optimizer, set_learning_rate
+from segwright.training.optim.schedule import learning_rate_factor
 
 DEVICE = torch.device("cuda", 0)
 LEFT_OUT = "0006R0"  # as in docs/results.md: trained on 0001TP and 0016E5
@@ -110,7 +110,7 @@ class Training:
         self.late_loss = create_loss("ce(smoothing=0.05)+0.5*jaccard", **options).to(DEVICE)
         need = np.where(pixels > 0, 1 / np.sqrt(np.maximum(pixels / max(pixels.sum(), 1.0), 1e-9)), 0.0)
         self.transform = presets.training(
-            size=recipe.size, scale=recipe.scale, class_aware=0.4, class_weights=tuple(need), colour="medium"
+            size=recipe.size, scale=recipe.scale, class_aware=0.4, class_weights=tuple(need), color="medium"
         )
 
     def start(self, network: SegmentationModel, seed: int = 0) -> None:
@@ -171,7 +171,7 @@ class Training:
 
 
 def counts_of(masks: Tensor, classes: int) -> np.ndarray:
-    """(K,): labelled pixels per class."""
+    """(K,): labeled pixels per class."""
     return np.array([float((masks == label).sum()) for label in range(classes)])
 
 
@@ -422,7 +422,7 @@ def contact_sheet(path: Path, network: Any, data: DeviceData, palette: np.ndarra
 
 
 def rehearsal_data(folder: Path) -> Path:
-    """A made-up data set in CamVid's layout: three drives of small random images."""
+    """A made-up dataset in CamVid's layout: three drives of small random images."""
     rng = np.random.default_rng(0)
     for split, drives, count in (("train", ("0001TP", LEFT_OUT, "0016E5"), 4), ("val", ("0016E5",), 3)):
         for kind in (split, f"{split}annot"):

@@ -80,7 +80,7 @@ def rates(work: dict[str, Callable[[], object]], seconds: float, *, rounds: int 
 def deterministic(options: argparse.Namespace, record: Record) -> None:
     """Two trainings with ``deterministic`` and one seed, compared byte by byte; and two without, to compare."""
     import segwright as sw
-    from segwright.data.synthetic import write_street_scenes
+    from segwright.demo.dataset import write_street_scenes
 
     # 9 classes in small images: seconds per training, and every kind of layer of the planned network.
     size, count = ((64, 96), 8) if options.rehearse else ((128, 192), 48)
@@ -111,9 +111,9 @@ def feeding(options: argparse.Namespace, record: Record) -> None:
     """The planned training step fed from files, beside one whose batches are on the device already."""
     from train_device import fed_updates, held_updates
 
-    from segwright.config import TrainConfig
     from segwright.data.dataset import open_dataset
-    from segwright.training.reproducible import kernels
+    from segwright.training.config import TrainConfig
+    from segwright.training.deterministic import kernels
     from segwright.training.run import planned_trainer
 
     values: dict[str, Any] = {"training.device": "cuda", "training.minutes": 10.0, "model.name": "leannet"}

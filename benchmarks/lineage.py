@@ -25,7 +25,7 @@ from pathlib import Path
 import numpy as np
 
 import segwright as sw
-from segwright.errors import SegwrightError
+from segwright.core.errors import SegwrightError
 from segwright.metrics.confusion import ConfusionMatrix
 from segwright.models.catalog import CATALOG, parameters_of
 

@@ -11,8 +11,8 @@ import argparse
 import time
 from pathlib import Path
 
+from segwright.data.check.runner import inspect_dataset
 from segwright.data.dataset import open_dataset
-from segwright.data.inspect import inspect_dataset
 
 
 def main() -> None:

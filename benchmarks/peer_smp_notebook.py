@@ -1,8 +1,8 @@
 """The peer as published: the training of segmentation_models_pytorch's CamVid notebook (fp32, contiguous, no workers).
 
-Same network as ours (U-Net, mobilenetv2_100 of timm), its data set class's reading and remapping, its augmentation,
+Same network as ours (U-Net, mobilenetv2_100 of timm), its dataset class's reading and remapping, its augmentation,
 its Dice loss, Adam 2e-4 with a cosine of 50 steps. Only the crop differs (352×480 instead of 320×320), so that all
-contestants work on pictures of one size. Run through ``benchmarks/train.py``; called alone it prints its own rate.
+contestants work on images of one size. Run through ``benchmarks/train.py``; called alone it prints its own rate.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def dataset(pairs: list[tuple[str, str]]) -> Any:
 
 
 def contestant(data: Path, batch: int) -> Callable[[], int]:
-    """A function that takes one update and returns the number of pictures in it."""
+    """A function that takes one update and returns the number of images in it."""
     import segmentation_models_pytorch as smp
     import torch
 

@@ -15,7 +15,7 @@ os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
 
 from peer_smp_notebook import SIZE, VOID, files
 
-from segwright.training.cpu import has_native_bf16
+from segwright.training.planning.cpu import has_native_bf16
 
 
 def dataset(pairs: list[tuple[str, str]]) -> Any:
@@ -50,7 +50,7 @@ def dataset(pairs: list[tuple[str, str]]) -> Any:
 
 
 def contestant(data: Path, batch: int) -> Callable[[], int]:
-    """A function that takes one update and returns the number of pictures in it."""
+    """A function that takes one update and returns the number of images in it."""
     import segmentation_models_pytorch as smp
     import torch
     import torch.nn.functional as F

@@ -1,8 +1,8 @@
 """torchvision's reference script's step (references/segmentation/train.py) around the same U-Net.
 
-Its preset (random resize, flip, crop, to float, normalise; v2 transforms on tensors), its loss (cross-entropy ignoring
+Its preset (random resize, flip, crop, to float, normalize; v2 transforms on tensors), its loss (cross-entropy ignoring
 255), SGD 0.01 with momentum 0.9 and weight decay 1e-4, its polynomial schedule every step, its meter that reads the
-loss back every step. Pictures read by Pillow, as its data sets do. Its 16 worker processes make no sense on two cores:
+loss back every step. Images read by Pillow, as its datasets do. Its 16 worker processes make no sense on two cores:
 one is used.
 """
 
@@ -47,7 +47,7 @@ def dataset(pairs: list[tuple[str, str]]) -> Any:
 
 
 def contestant(data: Path, batch: int) -> Callable[[], int]:
-    """A function that takes one update and returns the number of pictures in it."""
+    """A function that takes one update and returns the number of images in it."""
     import segmentation_models_pytorch as smp
     import torch
     import torch.nn.functional as F

@@ -4,11 +4,11 @@
         --on ../shared/data/camvid runs/deeplabv1 runs/fcn32s --on ../shared/data/membrane runs/unet
     python benchmarks/post_gain.py --out results --minutes 20 --on ../shared/data/camvid train:deeplabv1 train:fcn32s
 
-Every ``--on`` names a data set and models for it: run folders, bundles, or ``train:NAME`` for an architecture that is
-trained here first (its run folder stays in OUT/runs). For each model, on the validation pictures: the pooled mIoU of
+Every ``--on`` names a dataset and models for it: run folders, bundles, or ``train:NAME`` for an architecture that is
+trained here first (its run folder stays in OUT/runs). For each model, on the validation images: the pooled mIoU of
 the network alone, and with each preset of the dense CRF, with the 95 % interval of the gain; the chain that the search
-of ``tune-post`` finds on one half of the pictures, with its gain and interval on the other half; its cost; and the
-papers' figure: picture, network, after 1, 2 and 10 iterations.
+of ``tune-post`` finds on one half of the images, with its gain and interval on the other half; its cost; and the
+papers' figure: image, network, after 1, 2 and 10 iterations.
 
 Results are written as they come: OUT/NAME.json and OUT/NAME.png for each model, OUT/table.md after each. Run again, and
 what is there is not done again (``--again`` does it again); a training that was cut off goes on. A model that fails is
@@ -34,10 +34,10 @@ import torch
 import segwright as sw
 from segwright import api
 from segwright.data.splits import sequence_of
-from segwright.evaluation.tune_post import drawn_together, tune_post
 from segwright.inference.predictor import Predictor
 from segwright.inference.runtimes import TorchRuntime
 from segwright.metrics.intervals import paired_difference
+from segwright.search.tune_postprocessing import drawn_together, tune_post
 
 PRESETS = ("crf(deeplab-v1)", "crf(deeplab-v2-vgg)", "crf(deeplab-v2-r101)")
 TRAIN = "train:"
@@ -45,7 +45,7 @@ TRAIN = "train:"
 
 @dataclass(frozen=True)
 class Job:
-    """A model on a data set."""
+    """A model on a dataset."""
 
     data: Path
     model: str  # a path, or train:NAME
@@ -73,7 +73,7 @@ def trained(job: Job, arguments: argparse.Namespace) -> Path:
 
 
 class Remembering(TorchRuntime):
-    """The network answers each picture once; asked again, its logits come from a file (float32, in ``folder``)."""
+    """The network answers each image once; asked again, its logits come from a file (float32, in ``folder``)."""
 
     def __init__(self, runtime: TorchRuntime, folder: Path) -> None:
         super().__init__(runtime.model, runtime.device)
@@ -101,7 +101,7 @@ def measured(job: Job, arguments: argparse.Namespace, folder: Path) -> dict[str,
     predictor = sw.load(model, post="none")
     runtime = Remembering(predictor.runtime, folder)
     predictor = Predictor(runtime, predictor.label_space, bundle=predictor.bundle, post="none")
-    groups = [sequence_of(name) for name in split.ids]  # as the tune-post verb
+    groups = [sequence_of(name) for name in split.ids]  # as the tune-post command
     alone = api.evaluate(predictor, split)
     drawn = drawn_together([sequence_of(name) for name in alone.ids], range(alone.images))
     presets = {}
@@ -115,7 +115,7 @@ def measured(job: Job, arguments: argparse.Namespace, folder: Path) -> dict[str,
     belief = arguments.belief if arguments.belief in predictor.label_space.names else None
     api.crf_figure(model, split, figure, crf=PRESETS[0], belief=belief)
     return {
-        "data": str(job.data), "model": job.model, "split": split.name, "pictures": len(split), "miou": alone.miou,
+        "data": str(job.data), "model": job.model, "split": split.name, "images": len(split), "miou": alone.miou,
         "presets": presets, "tuned": result.to_json(), "summary": result.summary, "figure": str(figure),
         "seconds": round(time.monotonic() - started, 1),
     }  # fmt: skip
@@ -138,13 +138,13 @@ def row(job: Job, found: dict[str, Any]) -> str:
         verdict = f"`{tuned['chain']}` {100 * tuned['gain']:+.2f}{interval}, {tuned['milliseconds']:.0f} ms"
         verdict += "" if tuned["kept"] else ": **not kept**"
     name = Path(job.model.removeprefix(TRAIN)).name
-    return "| " + " | ".join([f"{job.data.name}, {found['pictures']} pictures", name, *cells, verdict]) + " |"
+    return "| " + " | ".join([f"{job.data.name}, {found['images']} images", name, *cells, verdict]) + " |"
 
 
 def table(jobs: list[Job], out: Path) -> str:
     """The table of what is there so far."""
     lines = [
-        "| data | model | network alone | DeepLab v1's CRF | v2-VGG's | v2-R101's | tuned: gain on unseen pictures |",
+        "| data | model | network alone | DeepLab v1's CRF | v2-VGG's | v2-R101's | tuned: gain on unseen images |",
         "|---|---|---|---|---|---|---|",
     ]
     for job in jobs:
@@ -167,7 +167,7 @@ def main() -> int:
     arguments = parser.parse_args()
     jobs = [Job(Path(group[0]), model) for group in arguments.on for model in group[1:]]
     if not jobs or len({job.name for job in jobs}) < len(jobs):
-        parser.error("every --on names a data set and one model or more; no two of one name")
+        parser.error("every --on names a dataset and one model or more; no two of one name")
     arguments.out.mkdir(parents=True, exist_ok=True)
     failed = 0
     for job in jobs:

@@ -2,8 +2,8 @@
 
     python benchmarks/serve.py [--model MODEL] [--seconds 10] [--clients 1,4,16] [--batch 1,4] [--json out.json]
 
-The loop decodes a picture's bytes, predicts and encodes the labels, one picture after the other, in this process. The
-service does the same in a process of its own, asked by threads over connections that stay open. Pictures are street
+The loop decodes an image's bytes, predicts and encodes the labels, one image after the other, in this process. The
+service does the same in a process of its own, asked by threads over connections that stay open. Images are street
 scenes of CamVid's size, 360×480, as JPEG; the model, unless one is given, is a U-Net on a ResNet-18, of random weights.
 The loop is run before and after the clients; the ratio is to the mean of both.
 """
@@ -27,13 +27,13 @@ import torch
 from PIL import Image
 
 import segwright as sw
-from segwright.data.street import draw_street
-from segwright.deploy.answers import encode_labels
-from segwright.images import decode_image
+from segwright.core.types import LabelSpace
+from segwright.demo.street_scene import draw_street
+from segwright.imageio import decode_image
 from segwright.inference.bundle import Bundle, save_bundle
 from segwright.inference.predictor import Predictor
 from segwright.models.catalog import create_model
-from segwright.types import LabelSpace
+from segwright.serving.responses import encode_labels
 
 SIZE = (360, 480)
 
@@ -46,7 +46,7 @@ def random_model(folder: Path) -> Path:
     return save_bundle(folder / "model", network, Bundle("unet", LabelSpace(names), arguments))
 
 
-def pictures(count: int = 16) -> list[bytes]:
+def images(count: int = 16) -> list[bytes]:
     found = []
     for number in range(count):
         buffer = io.BytesIO()
@@ -56,7 +56,7 @@ def pictures(count: int = 16) -> list[bytes]:
 
 
 def plain_loop(predictor: Predictor, data: list[bytes], seconds: float) -> float:
-    """Pictures a second."""
+    """Images a second."""
     encode_labels(predictor.predict(decode_image(data[0])))
     began, done = time.perf_counter(), 0
     while time.perf_counter() - began < seconds:
@@ -116,7 +116,7 @@ def main() -> None:
     parser.add_argument("--batch", default="1,4")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
-    data, rows = pictures(), []
+    data, rows = images(), []
     with tempfile.TemporaryDirectory() as folder:
         model = options.model or random_model(Path(folder))
         predictor = sw.load(model, device=options.device)
@@ -132,7 +132,7 @@ def main() -> None:
                 process.terminate()
                 process.wait()
             after = plain_loop(predictor, data, options.seconds)
-            print(f"batch {batch}: the loop alone {before:.2f} and {after:.2f} pictures/s")
+            print(f"batch {batch}: the loop alone {before:.2f} and {after:.2f} images/s")
             for clients, figures in found.items():
                 ratio = figures["per_second"] / ((before + after) / 2)
                 rows.append({"batch": batch, "clients": clients, "loop": [before, after], "ratio": ratio, **figures})

@@ -9,7 +9,7 @@ and, with ``--ultralytics data.yaml`` and the package installed, ultralytics' tr
 Every contestant lives in a process of its own (our memory settings must not help the peers), and they take turns:
 round by round, each takes ``--steps`` updates while the others wait. A machine that is busy or throttled in between
 slows all alike, and the ratio of a round is a fair one; medians over rounds are printed. CPU seconds (the process, its
-threads and workers) are printed beside wall seconds: on a machine with neighbours they are the steadier figure.
+threads and workers) are printed beside wall seconds: on a machine with neighbors they are the steadier figure.
 ``--notebook-batch 32`` gives the notebook's loop the batch that it was published with (some 12 GB).
 """
 
@@ -40,17 +40,17 @@ WARM_UP = 3  # updates of every contestant before the first round
 
 def ours(data: Path, batch: int) -> Callable[[], int]:
     """One update a call, with the parts that ``segwright train`` is made of."""
-    from segwright.training.cpu import prepare_cpu
+    from segwright.training.planning.cpu import prepare_cpu
 
     prepare_cpu()
     import torch
 
     from segwright.augment import presets
     from segwright.data.dataset import open_dataset
-    from segwright.data.loader import Loader
+    from segwright.data.loading.loader import Loader
     from segwright.losses.catalog import create_loss
     from segwright.models.catalog import create_model
-    from segwright.training.step import TrainStep, choose_precision
+    from segwright.training.train_step import TrainStep, choose_precision
 
     split = open_dataset(data).train
     classes = split.label_space.classes
@@ -59,7 +59,7 @@ def ours(data: Path, batch: int) -> Callable[[], int]:
     loss = create_loss("ce", classes=classes)
 
     def probe(precision: str) -> float:
-        from segwright.training.step import seconds_per_step
+        from segwright.training.train_step import seconds_per_step
 
         trial = TrainStep(model, loss, optimizer, precision=precision)
         first = next(iter(loader.batches(epoch=0, batch_size=batch, transform=transform)))
@@ -92,7 +92,7 @@ def serve(name: str, data: Path, batch: int, threads: int) -> None:
     """A contestant: builds itself, then takes as many updates as each line of stdin says."""
     build = ours if name == "segwright" else importlib.import_module(PEERS[name]).contestant
     if name == "segwright":
-        from segwright.training.cpu import prepare_cpu
+        from segwright.training.planning.cpu import prepare_cpu
 
         prepare_cpu()  # before torch
     import torch
@@ -116,11 +116,11 @@ def run_alone(build: Callable[[Path, int], Callable[[], int]], steps: int = 5) -
     step()
     started = time.perf_counter()
     count = sum(step() for _ in range(steps))
-    print(f"{count / (time.perf_counter() - started):.2f} pictures a second")
+    print(f"{count / (time.perf_counter() - started):.2f} images a second")
 
 
 def compare(names: list[str], options: argparse.Namespace) -> dict[str, dict[str, float]]:
-    """Median pictures a second by wall and by CPU clock, and the ratios of ours to each peer, round by round."""
+    """Median images a second by wall and by CPU clock, and the ratios of ours to each peer, round by round."""
     processes = {}
     for name in names:
         command = [sys.executable, __file__, "--serve", name, "--data", str(options.data)]
@@ -149,8 +149,8 @@ def compare(names: list[str], options: argparse.Namespace) -> dict[str, dict[str
     for name, values in rounds.items():
         pairs = list(zip(rounds["segwright"], values, strict=True))
         result[name] = {
-            "pictures a second": statistics.median(wall for wall, _ in values),
-            "pictures a CPU second": statistics.median(cpu for _, cpu in values),
+            "images a second": statistics.median(wall for wall, _ in values),
+            "images a CPU second": statistics.median(cpu for _, cpu in values),
             "ours / it": statistics.median(own[0] / it[0] for own, it in pairs),
             "ours / it, CPU": statistics.median(own[1] / it[1] for own, it in pairs),
         }
@@ -181,7 +181,7 @@ def main() -> None:
         import peer_ultralytics
 
         found = peer_ultralytics.rate(options.ultralytics, options.batch)
-        print(f"ultralytics: {'not installed' if found is None else f'{found:.2f} pictures a second'}")
+        print(f"ultralytics: {'not installed' if found is None else f'{found:.2f} images a second'}")
     if options.json:
         options.json.write_text(json.dumps(result, indent=2))
 

@@ -9,7 +9,7 @@ Updates a second of three kinds, taking turns in one process, medians over the r
 - *compiled*, and *compiled into CUDA graphs*: the first kind once more with ``torch.compile`` (``--compiled``).
 
 The share of *end to end* in *on the device* is the figure: 90 % or more is wanted. The last phase of a plan for ten
-minutes is measured, where pictures are largest.
+minutes is measured, where images are largest.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ from pathlib import Path
 
 import torch
 
-from segwright.config import TrainConfig
+from segwright.core.types import Batch
 from segwright.data.dataset import open_dataset
-from segwright.training.cpu import prepare_cpu
-from segwright.training.loop import Trainer
-from segwright.training.reproducible import kernels
+from segwright.training.config import TrainConfig
+from segwright.training.deterministic import kernels
+from segwright.training.planning.cpu import prepare_cpu
 from segwright.training.run import planned_trainer
-from segwright.types import Batch
+from segwright.training.trainer import Trainer
 
-WARM_UP = 10  # updates of every kind: kernels are chosen, memory is taken, pictures are decoded
+WARM_UP = 10  # updates of every kind: kernels are chosen, memory is taken, images are decoded
 HELD = 8  # batches on the device
 
 
@@ -113,8 +113,8 @@ def compare(kinds: dict[str, Callable[[], None]], run: Trainer, options: argpars
     first = next(iter(rates.values()))
     for name, found in rates.items():
         share = statistics.median(one / base for one, base in zip(found, first, strict=True))
-        pictures = statistics.median(found) * run.phases[-1].batch
-        print(f"{name:26} {statistics.median(found):8.2f} updates/s {pictures:9.1f} pictures/s {share:7.1%}")
+        images = statistics.median(found) * run.phases[-1].batch
+        print(f"{name:26} {statistics.median(found):8.2f} updates/s {images:9.1f} images/s {share:7.1%}")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""segwright: from a folder of pictures and masks to a segmenter in service, and back again.
+"""segwright: from a folder of images and masks to a segmenter in service, and back again.
 
 ``import segwright as sw`` is cheap: torch is loaded only when a name that needs it is used.
 """
@@ -7,7 +7,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from segwright.core.renamed import install as _install_renamed_modules
+from segwright.core.version import __version__
+
+_install_renamed_modules()
 
 if TYPE_CHECKING:
     from segwright.api import (

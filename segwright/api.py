@@ -1,4 +1,4 @@
-"""What ``import segwright`` offers: one function a verb, over paths or objects.
+"""What ``import segwright`` offers: one function a command, over paths or objects.
 
 Functions import what they need when they are called: a data check must not wait seconds for torch.
 """
@@ -12,26 +12,26 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from segwright.config import TrainConfig, load_config, parse_size
-from segwright.console import progress, track
+from segwright.core.errors import DataError, SegwrightError, UsageError
+from segwright.core.progress import progress, track
+from segwright.core.types import LabelSpace, Sample
+from segwright.data.check.runner import CheckResult, inspect_path
 from segwright.data.dataset import Dataset, Split, open_dataset
-from segwright.data.inspect import CheckResult, inspect_path
 from segwright.data.records import evenly_spread
-from segwright.errors import DataError, SegwrightError, UsageError
-from segwright.types import LabelSpace, Sample
+from segwright.training.config import TrainConfig, load_config, parse_size
 
 if TYPE_CHECKING:
-    from segwright.deploy.export import ExportResult
     from segwright.evaluation.compare import Comparison
     from segwright.evaluation.evaluate import Evaluation
-    from segwright.evaluation.tune_post import TuningResult
-    from segwright.inference.imported import Imported
+    from segwright.export.onnx import ExportResult
+    from segwright.inference.import_weights import Imported
     from segwright.inference.predictor import Predictor
-    from segwright.models.segmenter import SegmentationModel
-    from segwright.training.crossval import CrossValidation
-    from segwright.training.lr_range import LrRange
+    from segwright.models.base import SegmentationModel
+    from segwright.search.folds import CrossValidation
+    from segwright.search.lr_range import LrRange
+    from segwright.search.tune_postprocessing import TuningResult
+    from segwright.search.tuning import Tuning
     from segwright.training.run import Run
-    from segwright.training.tune import Tuning
 
 __all__ = [
     "check",
@@ -55,7 +55,7 @@ __all__ = [
     "tune_post",
 ]
 
-PARITY_PICTURES = 6
+PARITY_IMAGES = 6
 
 
 def check(
@@ -66,10 +66,10 @@ def check(
     masks: str | None = None,
     html: str | Path | None = None,
 ) -> CheckResult:
-    """Look through a data set; ``html`` also writes a page."""
+    """Look through a dataset; ``html`` also writes a page."""
     result = inspect_path(data, format, images=images, masks=masks)
     if html is not None:
-        from segwright.data.check_page import write_check_page
+        from segwright.data.check.report_html import write_check_page
 
         write_check_page(result, html)
     return result
@@ -128,7 +128,7 @@ def train(
     settings: Mapping[str, Any] | None = None,
     **training: Any,
 ) -> Run:
-    """Train on a data set; what is left out is planned. Further keywords are settings of the training section
+    """Train on a dataset; what is left out is planned. Further keywords are settings of the training section
     (``lr=1e-3``, ``batch=8``, ``loss="ce+dice"``), ``weights`` is the model's; ``settings`` takes any dotted key."""
     values: dict[str, Any] = {"model.name": model, "model.encoder": encoder, "training.minutes": minutes}
     values["training.epochs"] = epochs
@@ -176,8 +176,8 @@ def cross_validate(
     start: str | Path | None = None,
     command: str = "",
 ) -> CrossValidation:
-    """Train and score ``folds`` models on parts of a data set; see :mod:`segwright.training.crossval`."""
-    from segwright.training.crossval import cross_validate as train_folds
+    """Train and score ``folds`` models on parts of a dataset; see :mod:`segwright.search.cross_validation`."""
+    from segwright.search.cross_validation import cross_validate as train_folds
 
     data, settings = _configured(data, values, config, out)
     if resume and settings.out is None:
@@ -196,7 +196,7 @@ def lr_range(
     steps: int = 100,
 ) -> LrRange:
     """The loss while the learning rate rises, and a suggestion; nothing is trained or kept."""
-    from segwright.training.lr_range import range_test
+    from segwright.search.lr_range import range_test
     from segwright.training.run import planned_trainer
 
     data, settings = _configured(data, values or {}, config, None)
@@ -227,9 +227,9 @@ def tune(
     resume: bool = False,
     say: Callable[[str], None] = lambda line: None,
 ) -> Tuning:
-    """Search for better settings than the planned ones; see :func:`segwright.training.tune.tune`."""
-    from segwright.training.tune import require_optuna
-    from segwright.training.tune import tune as search
+    """Search for better settings than the planned ones; see :func:`segwright.search.tune.tune`."""
+    from segwright.search.tune import require_optuna
+    from segwright.search.tune import tune as search
 
     require_optuna()  # before the data is looked through
     data, base = _configured(data, values or {}, config, None)
@@ -269,7 +269,7 @@ def evaluate(
     ``eight_bit`` as there.
     """
     from segwright.evaluation.evaluate import evaluate as evaluate_predictor
-    from segwright.inference.reading import as_model_sees
+    from segwright.inference.split_reader import as_model_sees
 
     predictor = _predictor(model, device, post, tta, eight_bit, trust_external)
     if not isinstance(data, Split):
@@ -299,8 +299,8 @@ def evaluate_path(
     eight_bit: str | None = None,
     trust_external: bool = False,
 ) -> Evaluation:
-    """As the ``evaluate`` verb: ``model`` may also be a folder of masks made by any tool, whose values are class
-    indices or, with ``raw_values``, what the data set's own mask files hold."""
+    """As the ``evaluate`` command: ``model`` may also be a folder of masks made by any tool, whose values are class
+    indices or, with ``raw_values``, what the dataset's own mask files hold."""
     from segwright.evaluation.masks import evaluate_masks
     from segwright.evaluation.report import RunFacts, write_report
 
@@ -309,7 +309,7 @@ def evaluate_path(
     if model.is_dir() and not a_run:
         found = evaluate_masks(model, chosen, raw_values=raw_values, skip_missing=skip_bad)
     else:
-        from segwright.inference.reading import as_model_sees
+        from segwright.inference.split_reader import as_model_sees
 
         predictor = load(model, device=device, post=post, tta=tta, eight_bit=eight_bit, trust_external=trust_external)
         found = evaluate(predictor, chosen, skip_bad=skip_bad, match=match)
@@ -427,18 +427,18 @@ def serve(
     trust_external: bool = False,
     say: Callable[[str], None] = print,
 ) -> None:
-    """Answer pictures over HTTP until SIGINT or SIGTERM; it returns when what was taken is answered.
+    """Answer images over HTTP until SIGINT or SIGTERM; it returns when what was taken is answered.
 
-    ``queue``: requests at a time; ``batch``: pictures of one size run together, left out 8 on a GPU and 1 on a CPU;
-    ``timeout``: seconds a client may take to send a picture; ``predict_timeout``: seconds the network may take for one.
+    ``queue``: requests at a time; ``batch``: images of one size run together, left out 8 on a GPU and 1 on a CPU;
+    ``timeout``: seconds a client may take to send an image; ``predict_timeout``: seconds the network may take for one.
     ``eight_bit`` as for :func:`predict`. ``watch`` loads the model anew when its files change, as
     SIGHUP does. ``say`` gets the URL once it answers; what was asked goes to the logger ``segwright.serve``. For other
-    ASGI servers see :func:`segwright.deploy.server.create_app`. UsageError for a port that cannot be had, BundleError
+    ASGI servers see :func:`segwright.serving.app.create_app`. UsageError for a port that cannot be had, BundleError
     for what is no model, MissingExtraError without the extra ``serve``.
     """
-    from segwright.deploy.limits import ServiceLimits
-    from segwright.deploy.listen import log_to_stderr, serve_model
     from segwright.inference.predictor import find_bundle
+    from segwright.serving.limits import ServiceLimits
+    from segwright.serving.server import log_to_stderr, serve_model
 
     path = Path(model)
     limits = ServiceLimits(
@@ -470,34 +470,34 @@ def export(
     command: str = "",
     trust_external: bool = False,
 ) -> ExportResult:
-    """Export a saved model, or several as one that averages their probabilities, compared on pictures: of ``data``,
+    """Export a saved model, or several as one that averages their probabilities, compared on images: of ``data``,
     else of the data it was trained on, else drawn. ``to``: ``onnx`` or ``bundle``."""
-    from segwright.deploy.export import export as export_model
+    from segwright.export.onnx import export as export_model
 
     models = [model] if isinstance(model, str | Path) else list(model)
     if not models:
         raise UsageError("nothing to export", expected="a saved model or several", found="none")
-    samples, pictures = parity_samples(models[0], data)
+    samples, source = parity_samples(models[0], data)
     return export_model(
-        models, to, out, samples=samples, pictures=pictures, with_logits=with_logits, command=command,
+        models, to, out, samples=samples, source=source, with_logits=with_logits, command=command,
         trust_external=trust_external,
     )  # fmt: skip
 
 
 def ensemble(models: Sequence[str | Path], out: str | Path, *, data: str | Path | None = None) -> Path:
     """Several saved models as one, a bundle in the folder ``out``: it answers the mean of their probabilities.
-    ``data``: pictures to verify that on. UsageError for fewer than two; ModelError where their classes differ."""
+    ``data``: images to verify that on. UsageError for fewer than two; ModelError where their classes differ."""
     if len(models) < 2:
         raise UsageError("an ensemble is made of two models or more", found=str(len(models)))
     return export(models, "bundle", out, data=data).path
 
 
 def parity_samples(model: str | Path, data: str | Path | None) -> tuple[list[Sample], str]:
-    """Some pictures to compare an export on, and where they are from."""
+    """Some images to compare an export on, and where they are from."""
     import cv2
     import numpy as np
 
-    from segwright.data.street import draw_street
+    from segwright.demo.street_scene import draw_street
     from segwright.inference.bundle import read_bundle
     from segwright.inference.predictor import find_bundle, fit_channels
 
@@ -507,7 +507,7 @@ def parity_samples(model: str | Path, data: str | Path | None) -> tuple[list[Sam
     known = bundle.training.get("data")
     if data is not None:
         samples = _data_samples(data, bundle.label_space)
-        return samples, f"{len(samples)} pictures of {data}"
+        return samples, f"{len(samples)} images of {data}"
     why = ""
     if isinstance(known, str) and known:
         try:
@@ -516,7 +516,7 @@ def parity_samples(model: str | Path, data: str | Path | None) -> tuple[list[Sam
             samples = _data_samples(known, bundle.label_space)
             for sample in samples:
                 fit_channels(sample.image, channels)
-            return samples, f"{len(samples)} pictures of {known}"
+            return samples, f"{len(samples)} images of {known}"
         except SegwrightError as error:
             why = f"; its training data, {known}, cannot be used: {error.message}"
     hint = f"(give --data for your own{why})"
@@ -533,10 +533,10 @@ def parity_samples(model: str | Path, data: str | Path | None) -> tuple[list[Sam
 
 
 def _data_samples(path: str | Path, space: LabelSpace) -> list[Sample]:
-    """Some samples of a data set, with masks where its classes are those of the model."""
+    """Some samples of a dataset, with masks where its classes are those of the model."""
     dataset = open_dataset(str(path))
     split = dataset.splits.get("val", dataset.all)
-    samples = [split[place] for place in evenly_spread(len(split), PARITY_PICTURES)]
+    samples = [split[place] for place in evenly_spread(len(split), PARITY_IMAGES)]
     if dataset.label_space.names != space.names:
         samples = [Sample(sample.id, sample.image) for sample in samples]
     return samples
@@ -554,8 +554,8 @@ def import_weights(
     **options: Any,
 ) -> Imported:
     """Make a saved model of weights that were trained elsewhere; see
-    :func:`segwright.inference.imported.import_weights`."""
-    from segwright.inference.imported import import_weights as make_bundle
+    :func:`segwright.inference.import_weights.import_weights`."""
+    from segwright.inference.import_weights import import_weights as make_bundle
 
     return make_bundle(
         weights, out, model=model, classes=classes, encoder=encoder, in_channels=in_channels,
@@ -585,10 +585,10 @@ def tune_post(
     the model has already. Where nothing is kept, that one stays as it is.
     """
     from segwright.data.splits import sequence_of
-    from segwright.evaluation.tune_post import tune_post as search_post
     from segwright.inference.bundle import load_bundle, save_bundle
     from segwright.inference.predictor import find_bundle
-    from segwright.inference.reading import as_model_sees
+    from segwright.inference.split_reader import as_model_sees
+    from segwright.search.tune_postprocessing import tune_post as search_post
 
     if Path(model).is_file():
         raise UsageError(
@@ -629,7 +629,7 @@ def crf_figure(
     images: str | None = None,
     masks: str | None = None,
     crf: str | None = None,
-    pictures: int = 3,
+    count: int = 3,
     ids: Sequence[str] = (),
     iterations: Sequence[int] = (1, 2, 10),
     belief: str | None = None,
@@ -637,15 +637,15 @@ def crf_figure(
     eight_bit: str | None = None,
     trust_external: bool = False,
 ) -> Path:
-    """Write the papers' figure of a CRF at work on ``pictures`` of a split, or on those named by ``ids``.
+    """Write the papers' figure of a CRF at work on ``count`` images of a split, or on those named by ``ids``.
 
     ``crf`` is one step of a chain; left out, it is the one of the model's own chain, else DeepLab v1's. ``belief`` also
     shows the probability of a class. See :func:`segwright.evaluation.crf_figure.crf_figure`.
     """
     from segwright.evaluation.crf_figure import FigureRow
     from segwright.evaluation.crf_figure import crf_figure as draw
-    from segwright.inference.reading import as_model_sees
-    from segwright.postprocess.chain import parse_chain
+    from segwright.inference.split_reader import as_model_sees
+    from segwright.postprocess.pipeline import parse_chain
 
     predictor = _predictor(model, device, "none", None, eight_bit, trust_external)
     saved = predictor.bundle.postprocess if predictor.bundle is not None else None
@@ -659,11 +659,9 @@ def crf_figure(
     names = list(chosen.ids)
     missing = [name for name in ids if name not in names]
     if missing:
-        raise UsageError(
-            "no such picture in the split", expected=", ".join(names[:6]) + ", …", found=", ".join(missing)
-        )
+        raise UsageError("no such image in the split", expected=", ".join(names[:6]) + ", …", found=", ".join(missing))
     places = [names.index(name) for name in ids] or sorted(
-        {round((i + 0.5) * len(names) / pictures - 0.5) for i in range(min(pictures, len(names)))}
+        {round((i + 0.5) * len(names) / count - 0.5) for i in range(min(count, len(names)))}
     )
     same = chosen.label_space.names == predictor.label_space.names  # else the masks' numbers mean other classes
     rows = []
@@ -684,17 +682,17 @@ def convert(
     images: str | None = None,
     masks: str | None = None,
 ) -> dict[str, Any]:
-    """Write a data set in another format."""
+    """Write a dataset in another format."""
     from segwright.data.convert import convert as convert_dataset
 
     dataset = open_dataset(data, format, images=images, masks=masks)
     convert_dataset(dataset, to, out)
-    return {"from": dataset.format, "to": to, "pictures": len(dataset), "out": str(out)}
+    return {"from": dataset.format, "to": to, "images": len(dataset), "out": str(out)}
 
 
 def list_models(names: Sequence[str] = (), *, measure: bool = False, size: str = "352x480") -> list[dict[str, Any]]:
     """The catalog as rows; ``measure`` adds what was measured on this machine."""
-    from segwright.models.measure import list_catalog
+    from segwright.models.profile import list_catalog
 
     return list_catalog(names, measure=parse_size(size) if measure else None)
 
@@ -732,7 +730,7 @@ def _predictor(
 
 
 def _has_masks(split: Split) -> bool:
-    return any(record.labelled for record in split.records)
+    return any(record.labeled for record in split.records)
 
 
 def _opened(

@@ -1,1 +1,1 @@
-"""Augmentation: one composed warp and one colour step."""
+"""Augmentation: one composed warp and one color step."""

@@ -1,7 +1,7 @@
 """The training augmentation of whole batches of tensors, on whatever device they are.
 
 The same operations as :class:`segwright.augment.presets.Training`, image by image on the CPU, in the same conventions
-(:mod:`segwright.augment.geometry`): one composed affine warp, bilinear in the image and nearest in the label mask, then
+(:mod:`segwright.augment.warp`): one composed affine warp, bilinear in the image and nearest in the label mask, then
 one color step. A GPU augments a batch in about a millisecond, so that no CPU core is needed to feed it.
 
 All randomness comes in from outside as one tensor of uniform numbers, ``draws`` (N, :data:`DRAWS`): the same numbers
@@ -21,12 +21,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from segwright.augment.colour import RandomColour
-from segwright.augment.geometry import RandomWarp, Size
+from segwright.augment.color import RandomColor
 from segwright.augment.presets import Training
-from segwright.errors import UsageError
-from segwright.sides import exchanged
-from segwright.types import IGNORE_INDEX
+from segwright.augment.warp import RandomWarp, Size
+from segwright.core.errors import UsageError
+from segwright.core.left_right import exchanged
+from segwright.core.types import IGNORE_INDEX
 
 DRAWS = 40  # uniform numbers per sample: 0…9 warp, 10…13 class-aware crop, 14…31 color, 32…36 cutout
 _FOCUS, _COLOR, _CUTOUT = 10, 14, 32
@@ -84,8 +84,8 @@ class DeviceTraining:
     def __init__(self, transform: Training, places: ClassPlaces | None = None) -> None:
         if transform.border != "reflect":
             raise UsageError("on a device the border is reflected", expected="reflect", found=str(transform.border))
-        if transform.colour.blur:
-            raise UsageError("blur is not available on a device", fix="colour strength none, light or medium")
+        if transform.color.blur:
+            raise UsageError("blur is not available on a device", fix="color strength none, light or medium")
         if transform.warp.class_aware and places is None:
             raise UsageError("class-aware crops need to know where the classes are", fix="give ClassPlaces.of(masks)")
         self.transform, self.places = transform, places
@@ -110,7 +110,7 @@ class DeviceTraining:
             if self._exchanged is None or self._exchanged.device != labels.device:
                 self._exchanged = torch.tensor(exchanged(self.transform.pairs), dtype=labels.dtype).to(labels.device)
             labels = exchange_sides(labels, matrices, self._exchanged)
-        crops = change_colors(crops, self.transform.colour, draws[:, _COLOR:])
+        crops = change_colors(crops, self.transform.color, draws[:, _COLOR:])
         if self.transform.cutout:
             crops, labels = cut_out(crops, labels, self.transform.cutout, draws[:, _CUTOUT:])
         return crops.round().to(torch.uint8).permute(0, 2, 3, 1), labels
@@ -190,33 +190,33 @@ def exchange_sides(masks: Tensor, matrices: Tensor, exchanged: Tensor) -> Tensor
     return torch.where(mirrored[:, None, None], exchanged[masks.long()], masks)
 
 
-def change_colors(images: Tensor, colour: RandomColour, draws: Tensor) -> Tensor:
-    """``images`` float (N, C, H, W) in 0…255 → the same, each with one color change of ``colour``, clipped.
+def change_colors(images: Tensor, color: RandomColor, draws: Tensor) -> Tensor:
+    """``images`` float (N, C, H, W) in 0…255 → the same, each with one color change of ``color``, clipped.
 
-    ``draws`` (N, 18): the numbers in the order of ``RandomColour.__call__``.
+    ``draws`` (N, 18): the numbers in the order of ``RandomColor.__call__``.
     """
     channels = images.shape[1]
     if channels > _MOST_CHANNELS:
         raise UsageError("too many channels for the color step", expected="at most 4", found=str(channels))
     u = draws * 2 - 1
-    contrast, saturation = 1 + colour.contrast * u[:, 1], 1 + colour.saturation * u[:, 2]
-    brightness = torch.exp(colour.gain * u[:, 0])
+    contrast, saturation = 1 + color.contrast * u[:, 1], 1 + color.saturation * u[:, 2]
+    brightness = torch.exp(color.gain * u[:, 0])
     pivot = images.mean(dim=(1, 2, 3)) * (1 - contrast)
     tints = u[:, 10 : 10 + channels]
-    gains = (brightness * contrast)[:, None] * torch.exp(colour.tint * tints)
-    shared = colour.bias * u[:, 4] + pivot * brightness
-    offsets = shared[:, None] + colour.channel_bias * u[:, 10 + channels : 10 + 2 * channels]
-    if colour.gamma:
-        gamma = torch.where(u[:, 6].abs() < colour.gamma_share, torch.exp(colour.gamma * u[:, 5]), 1.0)
+    gains = (brightness * contrast)[:, None] * torch.exp(color.tint * tints)
+    shared = color.bias * u[:, 4] + pivot * brightness
+    offsets = shared[:, None] + color.channel_bias * u[:, 10 + channels : 10 + 2 * channels]
+    if color.gamma:
+        gamma = torch.where(u[:, 6].abs() < color.gamma_share, torch.exp(color.gamma * u[:, 5]), 1.0)
         images = 255 * (images / 255).clamp(0, 1) ** gamma[:, None, None, None]
-    if channels == 3 and (colour.saturation or colour.hue):
-        matrices = _mixing(saturation, torch.deg2rad(colour.hue * u[:, 3])) * gains[:, :, None]
+    if channels == 3 and (color.saturation or color.hue):
+        matrices = _mixing(saturation, torch.deg2rad(color.hue * u[:, 3])) * gains[:, :, None]
         mixed = torch.baddbmm(offsets[:, :, None], matrices, images.flatten(2)).reshape(images.shape)
     else:
         mixed = images * gains[..., None, None] + offsets[..., None, None]
-    if colour.noise:
+    if color.noise:
         # Noise is the one thing that takes a number per pixel: from the device's own generator.
-        sigma = torch.where(u[:, 9].abs() < colour.noise_share, colour.noise * draws[:, 8], 0.0)
+        sigma = torch.where(u[:, 9].abs() < color.noise_share, color.noise * draws[:, 8], 0.0)
         mixed = mixed + torch.randn_like(mixed) * sigma[:, None, None, None]
     return mixed.clamp(0, 255)
 
@@ -271,7 +271,7 @@ def _samples(warp: RandomWarp, shape: torch.Size) -> int:
 
 def _mixing(saturation: Tensor, hue: Tensor) -> Tensor:
     """(N, 3, 3): rotation about the gray axis by ``hue`` (N,) in radians, then the distance from gray times
-    ``saturation`` (N,); see ``colour.mixing_matrix``."""
+    ``saturation`` (N,); see ``color.mixing_matrix``."""
     luma = torch.stack([hue.new_full((), value) for value in _LUMA]).expand(3, 3)
     unit = torch.eye(3, dtype=hue.dtype, device=hue.device)
     matrix = saturation[:, None, None] * unit + (1 - saturation)[:, None, None] * luma

@@ -1,7 +1,7 @@
 """Ready-made transforms: what training applies to a sample, and what evaluation does.
 
 A transform is called with ``(image uint8 H×W×C, mask uint8 H×W, rng)`` and returns both, same dtypes, mask values
-unchanged but for the ignore value 255 outside the picture. It holds no state: the same generator state gives the same
+unchanged but for the ignore value 255 outside the image. It holds no state: the same generator state gives the same
 sample, whichever worker runs it.
 """
 
@@ -13,21 +13,12 @@ from typing import Literal, Protocol
 
 import numpy as np
 
-from segwright.augment.colour import RandomColour
-from segwright.augment.geometry import (
-    Border,
-    RandomWarp,
-    Size,
-    affine,
-    is_mirrored,
-    mean_colour,
-    warp_image,
-    warp_mask,
-)
-from segwright.errors import UsageError
-from segwright.images import UInt8Array
-from segwright.sides import exchanged
-from segwright.types import IGNORE_INDEX
+from segwright.augment.color import RandomColor
+from segwright.augment.warp import Border, RandomWarp, Size, affine, is_mirrored, mean_color, warp_image, warp_mask
+from segwright.core.errors import UsageError
+from segwright.core.left_right import exchanged
+from segwright.core.types import IGNORE_INDEX
+from segwright.imageio import UInt8Array
 
 Strength = Literal["none", "light", "medium", "strong"]
 
@@ -40,13 +31,13 @@ class Transform(Protocol):
     ) -> tuple[UInt8Array, UInt8Array]: ...
 
 
-# "medium" is what small outdoor data sets trained from scratch did best with; "light" suits fine-tuning, "strong" adds
-# gamma, blur and noise for pictures that will come from other cameras and weather.
-COLOUR: dict[str, RandomColour] = {
-    "none": RandomColour(),
-    "light": RandomColour(gain=0.15, tint=0.05, bias=8, contrast=0.1, saturation=0.2),
-    "medium": RandomColour(gain=0.3, tint=0.1, bias=16, channel_bias=5, contrast=0.2, saturation=0.4, hue=5),
-    "strong": RandomColour(
+# "medium" is what small outdoor datasets trained from scratch did best with; "light" suits fine-tuning, "strong" adds
+# gamma, blur and noise for images that will come from other cameras and weather.
+COLOR: dict[str, RandomColor] = {
+    "none": RandomColor(),
+    "light": RandomColor(gain=0.15, tint=0.05, bias=8, contrast=0.1, saturation=0.2),
+    "medium": RandomColor(gain=0.3, tint=0.1, bias=16, channel_bias=5, contrast=0.2, saturation=0.4, hue=5),
+    "strong": RandomColor(
         gain=0.45, tint=0.18, bias=24, channel_bias=10, contrast=0.35, saturation=0.7, hue=12, gamma=0.4, blur=0.1,
         noise=8,
     ),
@@ -55,13 +46,13 @@ COLOUR: dict[str, RandomColour] = {
 
 @dataclass(frozen=True)
 class Training:
-    """Warp, colour, cutout, in that order: colour is computed on the crop alone.
+    """Warp, color, cutout, in that order: color is computed on the crop alone.
 
     ``pairs``: class indices that a mirrored crop exchanges in its mask (left and right of the same thing).
     """
 
     warp: RandomWarp
-    colour: RandomColour
+    color: RandomColor
     border: Border = "reflect"
     cutout: float = 0.0
     pairs: tuple[tuple[int, int], ...] = ()
@@ -72,7 +63,7 @@ class Training:
         mask = warp_mask(mask, matrix, self.warp.size)
         if self.pairs and is_mirrored(matrix):
             mask = np.array(exchanged(self.pairs), np.uint8)[mask]
-        image = self.colour(image, rng)
+        image = self.color(image, rng)
         if self.cutout and rng.random() < self.cutout:
             image, mask = cut_out(image, mask, rng)
         return image, mask
@@ -80,7 +71,7 @@ class Training:
 
 @dataclass(frozen=True)
 class Plain:
-    """No randomness: the picture as it lies, or at one size."""
+    """No randomness: the image as it lies, or at one size."""
 
     size: Size | None = None
     mode: Literal["stretch", "pad", "crop"] = "stretch"
@@ -113,31 +104,31 @@ def training(
     shift: float = 0.0,
     class_aware: float = 0.0,
     class_weights: Sequence[float] | None = None,
-    colour: Strength | RandomColour = "medium",
-    colour_scale: float = 1.0,
+    color: Strength | RandomColor = "medium",
+    color_scale: float = 1.0,
     cutout: float = 0.0,
     border: Border = "reflect",
     pairs: Sequence[tuple[int, int]] = (),
 ) -> Training:
     """The training transform; every sample comes out at ``size`` (height, width).
 
-    ``scale``: crop pixels per picture pixel (lowest, highest), drawn uniformly in its logarithm; with ``unit="fit"``,
-    1 is the scale at which the whole picture just fits into the crop, for data sets of mixed resolution. ``aspect``:
+    ``scale``: crop pixels per image pixel (lowest, highest), drawn uniformly in its logarithm; with ``unit="fit"``,
+    1 is the scale at which the whole image just fits into the crop, for datasets of mixed resolution. ``aspect``:
     stretch of width against height, up to this factor. ``rotation``: degrees either way, for ``rotation_share`` of the
     samples. ``shear``: degrees either way. ``flip``, ``flip_vertical``: probabilities. ``shift``: how far the
     crop may reach over the edge, as a share of itself.
     ``class_aware``: the share of crops laid around a pixel of a class drawn first, by ``class_weights`` (relative, one
-    a class; None: every class of the picture alike). ``colour``: none, light, medium, strong, or a RandomColour;
-    ``colour_scale`` multiplies a named strength's amounts (not its probabilities). ``cutout``: probability that a
-    rectangle of 1–10 % of the crop is blanked and ignored. ``border``: what the picture shows beyond its edge.
+    a class; None: every class of the image alike). ``color``: none, light, medium, strong, or a RandomColor;
+    ``color_scale`` multiplies a named strength's amounts (not its probabilities). ``cutout``: probability that a
+    rectangle of 1–10 % of the crop is blanked and ignored. ``border``: what the image shows beyond its edge.
     ``pairs``: class indices (left, right) that a mirrored crop exchanges, as ``LabelSpace.mirrored()`` gives them.
 
     Raises UsageError for a value out of range or an unknown name.
     """
-    if isinstance(colour, str):
-        if colour not in COLOUR:
-            raise UsageError("unknown colour strength", expected=", ".join(COLOUR), found=colour)
-        colour = scaled(COLOUR[colour], colour_scale)
+    if isinstance(color, str):
+        if color not in COLOR:
+            raise UsageError("unknown color strength", expected=", ".join(COLOR), found=color)
+        color = scaled(COLOR[color], color_scale)
     if not 0 <= cutout <= 1:
         raise UsageError("augmentation: cutout out of range", expected="a probability, 0 to 1", found=str(cutout))
     warp = RandomWarp(
@@ -162,13 +153,13 @@ def training(
             expected="pairs of class indices, 0 to 254, each in one pair",
             found=str(kept),
         )
-    return Training(warp=warp, colour=colour, border=border, cutout=cutout, pairs=kept)
+    return Training(warp=warp, color=color, border=border, cutout=cutout, pairs=kept)
 
 
 def plain(size: Size | None = None, *, mode: Literal["stretch", "pad", "crop"] = "stretch") -> Plain:
-    """The evaluation transform: pictures as they lie (``size=None``), or all at ``size`` (height, width).
+    """The evaluation transform: images as they lie (``size=None``), or all at ``size`` (height, width).
 
-    ``mode``: "stretch" changes the aspect; "pad" fits the whole picture in, its border reflected and ignored; "crop"
+    ``mode``: "stretch" changes the aspect; "pad" fits the whole image in, its border reflected and ignored; "crop"
     fills the size and cuts what is over.
     """
     if mode not in ("stretch", "pad", "crop"):
@@ -178,26 +169,26 @@ def plain(size: Size | None = None, *, mode: Literal["stretch", "pad", "crop"] =
     return Plain(size=None if size is None else (int(size[0]), int(size[1])), mode=mode)
 
 
-def scaled(colour: RandomColour, factor: float) -> RandomColour:
-    """``colour`` with every amount times ``factor``; shares and probabilities stay, factors around 1 are kept ≤ 1."""
-    return RandomColour(
-        gain=colour.gain * factor,
-        tint=colour.tint * factor,
-        bias=colour.bias * factor,
-        channel_bias=colour.channel_bias * factor,
-        contrast=min(colour.contrast * factor, 1.0),
-        saturation=min(colour.saturation * factor, 1.0),
-        hue=colour.hue * factor,
-        gamma=colour.gamma * factor,
-        gamma_share=colour.gamma_share,
-        blur=colour.blur,
-        noise=colour.noise * factor,
-        noise_share=colour.noise_share,
+def scaled(color: RandomColor, factor: float) -> RandomColor:
+    """``color`` with every amount times ``factor``; shares and probabilities stay, factors around 1 are kept ≤ 1."""
+    return RandomColor(
+        gain=color.gain * factor,
+        tint=color.tint * factor,
+        bias=color.bias * factor,
+        channel_bias=color.channel_bias * factor,
+        contrast=min(color.contrast * factor, 1.0),
+        saturation=min(color.saturation * factor, 1.0),
+        hue=color.hue * factor,
+        gamma=color.gamma * factor,
+        gamma_share=color.gamma_share,
+        blur=color.blur,
+        noise=color.noise * factor,
+        noise_share=color.noise_share,
     )
 
 
 def cut_out(image: UInt8Array, mask: UInt8Array, rng: np.random.Generator) -> tuple[UInt8Array, UInt8Array]:
-    """A rectangle of 1–10 % of the crop filled with the mean colour, and ignored in the mask.
+    """A rectangle of 1–10 % of the crop filled with the mean color, and ignored in the mask.
 
     DeVries and Taylor 2017, "Cutout"; theirs keeps the label, which for segmentation would teach the network to guess
     what cannot be seen.
@@ -209,6 +200,6 @@ def cut_out(image: UInt8Array, mask: UInt8Array, rng: np.random.Generator) -> tu
     wide = min(max(round(width * (area / ratio) ** 0.5), 1), width)
     top, left = int(u[2] * (height - tall + 1)), int(u[3] * (width - wide + 1))
     image, mask = image.copy(), mask.copy()
-    image[top : top + tall, left : left + wide] = mean_colour(image)
+    image[top : top + tall, left : left + wide] = mean_color(image)
     mask[top : top + tall, left : left + wide] = IGNORE_INDEX
     return image, mask

@@ -1,4 +1,4 @@
-"""The command line: one command a verb. It parses, calls :mod:`segwright.api` and prints; torch is loaded late."""
+"""The command line: one command a command. It parses, calls :mod:`segwright.api` and prints; torch is loaded late."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ import sys
 
 import typer
 
-from segwright.cli import data, models, post, serving, training, tuning
+from segwright.cli import data, models, postprocess, serving, training, tuning
 from segwright.cli.common import report_error
-from segwright.errors import SegwrightError, output_error
+from segwright.core.errors import SegwrightError, output_error
 
 app = typer.Typer(
     name="segwright",
-    help="From a folder of pictures and masks to a segmenter in service, and back again.\n\n"
-    "New here? Try: segwright demo. Your own pictures: segwright train FOLDER",
+    help="From a folder of images and masks to a segmenter in service, and back again.\n\n"
+    "New here? Try: segwright demo. Your own images: segwright train FOLDER",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=False,
     rich_markup_mode="rich",
 )
-for module in (training, tuning, data, models, post, serving):
+for module in (training, tuning, data, models, postprocess, serving):
     module.register(app)
 
 
@@ -30,7 +30,7 @@ def root(
 ) -> None:
     """Options of the command as a whole."""
     if version:
-        from segwright import __version__
+        from segwright.core.version import __version__
 
         typer.echo(__version__)
         raise typer.Exit()

@@ -1,4 +1,4 @@
-"""What the verbs share: printing for people and for programs."""
+"""What the commands share: printing for people and for programs."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from segwright.console import PlainConsole, visible
-from segwright.errors import SegwrightError, UsageError
-from segwright.files import write_json
+from segwright.core.atomic_io import write_json
+from segwright.core.errors import SegwrightError, UsageError
+from segwright.core.progress import PlainConsole, visible
 
 Json = Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the result for programs.")]
-Format = Annotated[str | None, typer.Option("--format", help="Data format; recognised when left out.")]
+Format = Annotated[str | None, typer.Option("--format", help="Data format; recognized when left out.")]
 Images = Annotated[
     str | None, typer.Option("--images", metavar="GLOB", help="Which files are images; with --masks, pairs anything.")
 ]
 Masks = Annotated[
     str | None, typer.Option("--masks", metavar="GLOB", help="Which files are their masks: 'truth/*_gt.png'.")
 ]
-Split = Annotated[str | None, typer.Option("--split", help="Which split of the data set.")]
+Split = Annotated[str | None, typer.Option("--split", help="Which split of the dataset.")]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1, mps")]
-Data = Annotated[Path, typer.Argument(metavar="DATA", help="Folder or file of the data set; its format is recognised.")]
+Data = Annotated[Path, typer.Argument(metavar="DATA", help="Folder or file of the dataset; its format is recognized.")]
 EightBit = Annotated[
     str | None,
     typer.Option(

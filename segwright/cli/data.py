@@ -1,4 +1,4 @@
-"""Verbs about data sets: check, convert, datasets."""
+"""Commands about datasets: check, convert, datasets."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ import typer
 from rich.text import Text
 
 from segwright.cli.common import Data, Format, Images, Json, Masks, console, write_result
-from segwright.console import literal
-from segwright.files import check_output, refuse_data_file
+from segwright.core.atomic_io import check_output, refuse_data_file
+from segwright.core.progress import literal
 
 CHECK_PAGE, CHECK_JSON = b"<!doctype html", b'"problems": ['  # in every result of an earlier check
 
-datasets_app = typer.Typer(help="Data sets: the formats that are read, and downloads.", invoke_without_command=True)
+datasets_app = typer.Typer(help="Datasets: the formats that are read, and downloads.", invoke_without_command=True)
 
 
 def check(
@@ -26,7 +26,7 @@ def check(
     masks: Masks = None,
     json: Json = None,
 ) -> None:
-    """Look through a data set and say what would go wrong, with the fix. Exit code 1 when something would."""
+    """Look through a dataset and say what would go wrong, with the fix. Exit code 1 when something would."""
     from segwright import api
 
     for path, holds in ((html, CHECK_PAGE), (json, CHECK_JSON)):
@@ -34,7 +34,7 @@ def check(
             check_output(path)
             refuse_data_file(path, data, holds)
     result = api.check(data, format=format, images=images, masks=masks, html=html)
-    from segwright.data.check_text import render_check
+    from segwright.data.check.report_text import render_check
 
     render_check(result, console())
     write_result(json, result.to_json())
@@ -47,40 +47,40 @@ def check(
 def convert(
     data: Data,
     to: Annotated[str, typer.Option("--to", help="voc, coco, folder, webdataset, labelme, cvat, hf")],
-    out: Annotated[Path, typer.Option("--out", metavar="FOLDER", help="Where the new data set goes.")],
+    out: Annotated[Path, typer.Option("--out", metavar="FOLDER", help="Where the new dataset goes.")],
     format: Format = None,
     images: Images = None,
     masks: Masks = None,
     json: Json = None,
 ) -> None:
-    """Write a data set in another format."""
+    """Write a dataset in another format."""
     from segwright import api
 
     if json is not None:
         check_output(json)
     result = api.convert(data, to, out, format=format, images=images, masks=masks)
-    console().print(literal(f"{result['pictures']} pictures written as {to}: {out}"), soft_wrap=True)
+    console().print(literal(f"{result['images']} images written as {to}: {out}"), soft_wrap=True)
     write_result(json, result)
 
 
 @datasets_app.callback()
 def datasets(context: typer.Context, json: Json = None) -> None:
-    """The formats that are recognised, and the data sets that can be downloaded."""
+    """The formats that are recognized, and the datasets that can be downloaded."""
     if context.invoked_subcommand is not None:
         return
     from segwright.cli.tables import downloads_table, formats_table
-    from segwright.data.catalogue import CATALOGUE
+    from segwright.data.download.catalog import CATALOG
     from segwright.data.formats import FORMATS
 
     screen = console()
-    screen.print(Text("Formats, each recognised by what lies on the disk", style="bold"))
+    screen.print(Text("Formats, each recognized by what lies on the disk", style="bold"))
     screen.print(formats_table(list(FORMATS.values())))
     screen.print(Text("\nDownloads: segwright datasets get NAME", style="bold"))
-    screen.print(downloads_table(list(CATALOGUE.values())))
+    screen.print(downloads_table(list(CATALOG.values())))
     formats = [{"name": f.name, "title": f.title, "looks_for": f.looks_for} for f in FORMATS.values()]
     downloads = [
-        {"name": d.name, "title": d.title, "bytes": d.bytes, "licence": d.licence, "homepage": d.homepage}
-        for d in CATALOGUE.values()
+        {"name": d.name, "title": d.title, "bytes": d.bytes, "license": d.license, "homepage": d.homepage}
+        for d in CATALOG.values()
     ]
     write_result(json, {"formats": formats, "downloads": downloads})
 
@@ -89,10 +89,10 @@ def datasets(context: typer.Context, json: Json = None) -> None:
 def get(
     name: Annotated[str, typer.Argument(help="A name that `segwright datasets` lists.")],
     out: Annotated[Path | None, typer.Option("--out", metavar="FOLDER", help="Where it goes; ./NAME.")] = None,
-    yes: Annotated[bool, typer.Option("--yes", help="Agree to the licence without being asked.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Agree to the license without being asked.")] = False,
 ) -> None:
-    """Download a data set: resumed where it broke off, checked, unpacked safely; the licence is shown first."""
-    from segwright.data.download import get as download
+    """Download a dataset: resumed where it broke off, checked, unpacked safely; the license is shown first."""
+    from segwright.data.download.fetch import get as download
 
     folder = download(name, out or Path(name), yes=yes)
     screen = console()
@@ -101,7 +101,7 @@ def get(
 
 
 def register(app: typer.Typer) -> None:
-    """Add this module's verbs."""
+    """Add this module's commands."""
     app.command()(check)
     app.command()(convert)
     app.add_typer(datasets_app, name="datasets")

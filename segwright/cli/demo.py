@@ -1,4 +1,4 @@
-"""``segwright demo``: the whole road on the embedded data set, with the very commands that work on anyone's folder."""
+"""``segwright demo``: the whole road on the embedded dataset, with the very commands that work on anyone's folder."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ import numpy as np
 from rich.console import Console
 from rich.text import Text
 
-from segwright.console import duration, literal
-from segwright.data.synthetic import write_street_scenes
-from segwright.errors import UsageError
-from segwright.images import UInt8Array, read_image
+from segwright.core.errors import UsageError
+from segwright.core.progress import duration, literal
+from segwright.demo.dataset import write_street_scenes
+from segwright.imageio import UInt8Array, read_image
 
 MARK = ".segwright-demo"  # so that only a folder of an earlier demo is ever cleared
 SIZE = (128, 192)
 TRAIN, VAL, TEST = 160, 24, 40
 TRAINING = ("--model", "unet", "--encoder", "resnet10t", "--weights", "none", "--epochs", "3", "--seed", "0")
 
-Verb = Callable[[Sequence[str]], None]
+Command = Callable[[Sequence[str]], None]
 
 
-def run_demo(out: Path, *, open_report: bool, console: Console, verb: Verb) -> dict[str, Any]:
-    """Make the scenes and run the verbs on them, saying each command; returns the figures."""
+def run_demo(out: Path, *, open_report: bool, console: Console, command: Command) -> dict[str, Any]:
+    """Make the scenes and run the commands on them, saying each command; returns the figures."""
     started = time.monotonic()
     _clear(out)
     data, run = out / "data", out / "run"
@@ -43,43 +43,43 @@ def run_demo(out: Path, *, open_report: bool, console: Console, verb: Verb) -> d
             console.print(
                 literal(f"$ segwright {shlex.join(words)}", "bold cyan"), soft_wrap=True
             )  # one line, to be copied
-            verb(words)
+            command(words)
 
     console.print(
-        "segwright labels every pixel of a picture. This demo draws a small street data set, checks it, trains a "
-        "U-Net on it, scores it on pictures it has not seen, and segments one. Nothing is downloaded."
+        "segwright labels every pixel of an image. This demo draws a small street dataset, checks it, trains a "
+        "U-Net on it, scores it on images it has not seen, and segments one. Nothing is downloaded."
     )
     write_street_scenes(data, train=TRAIN, val=VAL, test=TEST, size=SIZE)
     (out / MARK).write_text("made by `segwright demo`; cleared by the next one\n", encoding="utf-8")
-    console.print(literal(f"{TRAIN + VAL + TEST} pictures and masks drawn: {data}"))
+    console.print(literal(f"{TRAIN + VAL + TEST} images and masks drawn: {data}"))
     say("1. Is the data sound?", "check", data)
     say("2. Train.", "train", data, *TRAINING, "--out", run)
-    say("3. How good is it on new pictures?", "evaluate", run, data, "--split", "test", "--json", out / "test.json")
-    picture = sorted((data / "images" / "test").glob("*.png"))[0]
-    say("4. Segment a picture.", "predict", run, picture, "--out", out / "predictions")
-    show(console, picture, out / "predictions" / f"{picture.stem}.overlay.jpg")
+    say("3. How good is it on new images?", "evaluate", run, data, "--split", "test", "--json", out / "test.json")
+    image = sorted((data / "images" / "test").glob("*.png"))[0]
+    say("4. Segment an image.", "predict", run, image, "--out", out / "predictions")
+    show(console, image, out / "predictions" / f"{image.stem}.overlay.jpg")
     found = json.loads((out / "test.json").read_text(encoding="utf-8"))
     seconds = time.monotonic() - started
     report = run / "report.html"
     done = (f"\nDone in {duration(seconds)}.", "bold")
-    console.print(Text.assemble(done, " mIoU on new pictures: ", (f"{found['miou']:.3f}", "bold")))
-    console.print(literal(f"The report, with curves, classes and pictures: {report}"))
-    console.print(Text.assemble("Your own folder of pictures and masks: ", ("segwright train FOLDER", "bold cyan")))
+    console.print(Text.assemble(done, " mIoU on new images: ", (f"{found['miou']:.3f}", "bold")))
+    console.print(literal(f"The report, with curves, classes and images: {report}"))
+    console.print(Text.assemble("Your own folder of images and masks: ", ("segwright train FOLDER", "bold cyan")))
     if open_report and _has_browser():
         webbrowser.open(report.resolve().as_uri())
     return {"miou": found["miou"], "pixel_accuracy": found["pixel_accuracy"], "seconds": seconds, "out": str(out)}
 
 
-def show(console: Console, picture: Path, overlay: Path) -> None:
-    """Picture and prediction side by side, two pixels a character, on a terminal with colours."""
+def show(console: Console, image: Path, overlay: Path) -> None:
+    """Image and prediction side by side, two pixels a character, on a terminal with colors."""
     if not console.is_terminal or console.color_system != "truecolor":
-        console.print(literal(f"picture: {picture}"))
+        console.print(literal(f"image: {image}"))
         console.print(literal(f"prediction: {overlay}"))
         return
     side = max(20, min(60, console.width // 2 - 2))
-    halves = [_shrunk(read_image(path), side) for path in (picture, overlay)]
-    image = np.concatenate([halves[0], np.zeros((halves[0].shape[0], 2, 3), np.uint8), halves[1]], axis=1)
-    for upper, lower in zip(image[0::2], image[1::2], strict=True):
+    halves = [_shrunk(read_image(path), side) for path in (image, overlay)]
+    canvas = np.concatenate([halves[0], np.zeros((halves[0].shape[0], 2, 3), np.uint8), halves[1]], axis=1)
+    for upper, lower in zip(canvas[0::2], canvas[1::2], strict=True):
         line = Text()
         for (r, g, b), (r2, g2, b2) in zip(upper, lower, strict=True):
             line.append("▀", style=f"rgb({r},{g},{b}) on rgb({r2},{g2},{b2})")

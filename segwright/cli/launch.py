@@ -10,8 +10,8 @@ import sysconfig
 from collections.abc import Sequence
 from pathlib import Path
 
-from segwright.errors import UsageError
-from segwright.workers import processors
+from segwright.core.errors import UsageError
+from segwright.kernels.threads import processors
 
 
 def launched() -> bool:
@@ -29,7 +29,7 @@ def launch(devices: int, arguments: Sequence[str]) -> int:
     # Nor do they look for modules in the current folder, which holds data: the launcher's own -P, and this for its own.
     environment["PYTHONSAFEPATH"] = "1"
     environment["PYTHONPATH"] = os.pathsep.join(_search_path(environment.get("PYTHONPATH", "")))
-    command = [sys.executable, "-P", "-m", "segwright.training.launcher", str(devices), *arguments]
+    command = [sys.executable, "-P", "-m", "segwright.training.distributed.launcher", str(devices), *arguments]
     process = subprocess.Popen(command, env=environment)
     asked: list[int] = []
 

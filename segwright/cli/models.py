@@ -1,4 +1,4 @@
-"""Verbs about models: models, evaluate, predict, compare, export."""
+"""Commands about models: models, evaluate, predict, compare, export."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ from segwright.cli.common import (
     console,
     write_result,
 )
-from segwright.console import literal
-from segwright.errors import UsageError
-from segwright.files import write_text
+from segwright.core.atomic_io import write_text
+from segwright.core.errors import UsageError
+from segwright.core.progress import literal
 
 Post = Annotated[str | None, typer.Option("--post", metavar="CHAIN", help="Post-processing; none: not even the saved.")]
 Tta = Annotated[str | None, typer.Option("--tta", metavar="VIEWS", help="Test-time views, such as flip,0.75,1,1.25.")]
@@ -36,10 +36,10 @@ def models(
         bool, typer.Option("--measure", help="Measure FLOPs, memory in training and latency on this machine.")
     ] = False,
     names: Annotated[list[str] | None, typer.Argument(metavar="[NAME]...", help="Only these.")] = None,
-    size: Annotated[str, typer.Option(metavar="HxW", help="Picture size for --measure.")] = "352x480",
+    size: Annotated[str, typer.Option(metavar="HxW", help="Image size for --measure.")] = "352x480",
     json: Json = None,
 ) -> None:
-    """The networks there are: parameters, stride, paper, licence of the weights, when to use which."""
+    """The networks there are: parameters, stride, paper, license of the weights, when to use which."""
     from segwright import api
 
     rows = api.list_models(names or (), measure=measure, size=size)
@@ -61,7 +61,7 @@ def evaluate(
         str, typer.Option(help="Bring the model's classes to the data's by names, or by index.")
     ] = "names",
     raw_values: Annotated[
-        bool, typer.Option("--raw-values", help="Masks hold the data set's own file values, not class indices.")
+        bool, typer.Option("--raw-values", help="Masks hold the dataset's own file values, not class indices.")
     ] = False,
     eight_bit: EightBit = None,
     trust_external: TrustExternal = False,
@@ -120,8 +120,8 @@ def predict(
             "PNG; values: what the data's own masks hold; npy.",
         ),
     ] = "palette",
-    confidence: Annotated[bool, typer.Option("--confidence", help="Also write the confidence as a grey PNG.")] = False,
-    overlay: Annotated[bool, typer.Option("--overlay/--no-overlay", help="Also write the picture in colours.")] = True,
+    confidence: Annotated[bool, typer.Option("--confidence", help="Also write the confidence as a gray PNG.")] = False,
+    overlay: Annotated[bool, typer.Option("--overlay/--no-overlay", help="Also write the image in colors.")] = True,
     probabilities: Annotated[
         str | None, typer.Option("--probabilities", metavar="npz|npy", help="Also all probabilities, float16 K×H×W.")
     ] = None,
@@ -183,7 +183,7 @@ def compare(
     masks: Masks = None,
     json: Json = None,
 ) -> None:
-    """Put models side by side on the same pictures, with the interval of the difference."""
+    """Put models side by side on the same images, with the interval of the difference."""
     from segwright import api
 
     check_json(json)
@@ -213,12 +213,12 @@ def export(
     ],
     to: Annotated[str, typer.Option("--to", help="onnx, or bundle: the folder that segwright loads.")] = "onnx",
     out: Annotated[Path | None, typer.Option("--out", metavar="PATH", help="The exported file or folder.")] = None,
-    data: Annotated[Path | None, typer.Option("--data", metavar="DATA", help="Real pictures for the check.")] = None,
+    data: Annotated[Path | None, typer.Option("--data", metavar="DATA", help="Real images for the check.")] = None,
     logits: Annotated[bool, typer.Option("--logits", help="Also answer the logits of every class.")] = False,
     trust_external: TrustExternal = False,
     json: Json = None,
 ) -> None:
-    """Export a model, or several as one ensemble, verified against the original on real pictures at several sizes."""
+    """Export a model, or several as one ensemble, verified against the original on real images at several sizes."""
     from segwright import api
 
     check_json(json)
@@ -228,9 +228,9 @@ def export(
     parity = result.parity
     screen = console()
     kind = result.format if len(models) == 1 else f"{result.format} of {len(models)} models"
-    screen.print(f"{result.path}  ({kind}, {result.precision}, {result.latency_ms:.0f} ms a picture)")
+    screen.print(f"{result.path}  ({kind}, {result.precision}, {result.latency_ms:.0f} ms an image)")
     screen.print(
-        f"checked on {parity.pictures}: largest logit difference {parity.max_abs_logit:.2g}, "
+        f"checked on {parity.source}: largest logit difference {parity.max_abs_logit:.2g}, "
         f"{parity.argmax_agreement:.3%} of the labels equal, mIoU difference {parity.miou_delta:+.4f}"
     )
     screen.print(f"sizes: {', '.join(parity.sizes)}")
@@ -286,7 +286,7 @@ def import_weights(
 
 
 def register(app: typer.Typer) -> None:
-    """Add this module's verbs."""
+    """Add this module's commands."""
     app.command()(models)
     app.command()(evaluate)
     app.command()(predict)

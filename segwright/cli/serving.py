@@ -1,4 +1,4 @@
-"""The verb that puts a model into service: serve."""
+"""The command that puts a model into service: serve."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ def serve(
     trust_external: TrustExternal = False,
     queue: Annotated[int, typer.Option("--queue", min=1, help="Requests taken at a time; more are told to wait.")] = 32,
     batch: Annotated[
-        int | None, typer.Option("--batch", min=1, help="Pictures of one size run together: 8 on a GPU, 1 on a CPU.")
+        int | None, typer.Option("--batch", min=1, help="Images of one size run together: 8 on a GPU, 1 on a CPU.")
     ] = None,
     max_megabytes: Annotated[float, typer.Option("--max-megabytes", help="Largest body.")] = 32.0,
-    max_megapixels: Annotated[float, typer.Option("--max-megapixels", help="Largest picture.")] = 32.0,
+    max_megapixels: Annotated[float, typer.Option("--max-megapixels", help="Largest image.")] = 32.0,
     timeout: Annotated[
-        float, typer.Option("--timeout", metavar="SECONDS", help="How long a client may take to send a picture.")
+        float, typer.Option("--timeout", metavar="SECONDS", help="How long a client may take to send an image.")
     ] = 30.0,
     predict_timeout: Annotated[
         float, typer.Option("--predict-timeout", metavar="SECONDS", help="How long the network may take for one image.")
@@ -34,7 +34,7 @@ def serve(
     eight_bit: EightBit = None,
     watch: Annotated[bool, typer.Option("--watch", help="Load the model anew when its files change.")] = False,
 ) -> None:
-    """Answer pictures over HTTP, with a page to try it on. SIGHUP loads the model anew, Ctrl-C ends."""
+    """Answer images over HTTP, with a page to try it on. SIGHUP loads the model anew, Ctrl-C ends."""
     from segwright import api
 
     screen = console()
@@ -52,5 +52,5 @@ def serve(
 
 
 def register(app: typer.Typer) -> None:
-    """Add this module's verb."""
+    """Add this module's command."""
     app.command()(serve)

@@ -10,12 +10,12 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from segwright.console import literal, visible
+from segwright.core.progress import literal, visible
 
 if TYPE_CHECKING:
-    from segwright.data.catalogue import Downloadable
+    from segwright.data.download.catalog import Downloadable
     from segwright.data.formats import Format
-    from segwright.evaluation.tune_post import Trial
+    from segwright.search.tune_postprocessing import Trial
 
 MOST_FAILURES = 20  # listed on the screen
 WIDE = 110  # columns from which the networks are a table
@@ -29,7 +29,7 @@ MODEL_GROUPS = {
 def print_models(rows: Sequence[Mapping[str, Any]], console: Console, size: str | None = None) -> None:
     """The catalog by groups: a table where there is room for one, else a paragraph a network; then what the words mean.
 
-    ``size``: the picture's size where the rows were measured.
+    ``size``: the image's size where the rows were measured.
     """
     for group, title in MODEL_GROUPS.items():
         members = [row for row in rows if row["group"] == group]
@@ -73,21 +73,21 @@ def _figures(row: Mapping[str, Any]) -> list[str]:
 
 def _model_text(row: Mapping[str, Any]) -> Text:
     encoder = f"encoder: {row['encoder']} unless you name one; " if row["encoder"] and row["group"] == "today" else ""
-    return Text(f"{row['summary']}\n").append(f"{encoder}{row['paper']}; weights: {row['licence']}", "dim")
+    return Text(f"{row['summary']}\n").append(f"{encoder}{row['paper']}; weights: {row['license']}", "dim")
 
 
 def _legend(size: str | None) -> Table:
     """What the words above mean, and what to do next."""
     lines = {
         "parameters": "of the network with 21 classes",
-        "stride": "scored is one cell of so many pixels a side (1: every pixel), then enlarged to the picture's size",
-        "weights": "the licence of the pretrained ones, which --weights auto takes where it can",
+        "stride": "scored is one cell of so many pixels a side (1: every pixel), then enlarged to the image's size",
+        "weights": "the license of the pretrained ones, which --weights auto takes where it can",
     }
     if size is not None:
         lines |= {
-            "GFLOP": f"one picture of {size} forward; a multiplication and an addition are two",
-            "training": "memory at the peak in fp32: for weights, gradients and AdamW, and for each of the n pictures",
-            "ms here": "one picture forward on this machine's CPU, the median",
+            "GFLOP": f"one image of {size} forward; a multiplication and an addition are two",
+            "training": "memory at the peak in fp32: for weights, gradients and AdamW, and for each of the n images",
+            "ms here": "one image forward on this machine's CPU, the median",
         }
     else:
         lines["cost here"] = "segwright models NAME --measure"
@@ -102,12 +102,12 @@ def _legend(size: str | None) -> Table:
 
 
 def print_prediction(result: Mapping[str, Any], console: Console) -> None:
-    """What was written and, for a single picture, what is in it. Names of files and classes are never markup."""
+    """What was written and, for a single image, what is in it. Names of files and classes are never markup."""
 
     def say(text: str) -> None:
         console.print(literal(visible(text, lines=True)), soft_wrap=True)
 
-    for item in result["results"][:1] if result["pictures"] == 1 else ():
+    for item in result["results"][:1] if result["images"] == 1 else ():
         for name, share in sorted(item.get("shares", {}).items(), key=lambda pair: -pair[1]):
             say(f"{name:>16} {share:6.1%}")
         if "mean_confidence" in item:
@@ -116,8 +116,8 @@ def print_prediction(result: Mapping[str, Any], console: Console) -> None:
             if kind in item:
                 placed = f"  (placed by {item['placed']})" if kind == "mask" and "placed" in item else ""
                 say(f"{kind}: {item[kind]}{placed}")
-    if result["pictures"] != 1:
-        say(f"{result['pictures']} pictures segmented: {result['out']}")
+    if result["images"] != 1:
+        say(f"{result['images']} images segmented: {result['out']}")
     for kind in ("coco", "areas"):
         if kind in result:
             say(f"{kind}: {result[kind]}")
@@ -135,7 +135,7 @@ def tuning_table(trials: Sequence[Trial], baseline: float, rows: int = 8) -> Tab
     """The best chains of a search, beside the network alone."""
     table = Table(box=None, header_style="bold", padding=(0, 2, 0, 0))
     table.add_column("chain")
-    for title in ("mIoU", "gain", "ms a picture"):
+    for title in ("mIoU", "gain", "ms an image"):
         table.add_column(title, justify="right")
     for trial in sorted(trials, key=lambda trial: -trial.miou)[:rows]:
         gain = f"{100 * (trial.miou - baseline):+.2f}"
@@ -149,7 +149,7 @@ def tuning_table(trials: Sequence[Trial], baseline: float, rows: int = 8) -> Tab
 
 
 def formats_table(formats: Sequence[Format]) -> Table:
-    """The data formats, with what each is recognised by."""
+    """The data formats, with what each is recognized by."""
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
     table.add_column(no_wrap=True, style="bold")
     for known in formats:
@@ -163,7 +163,7 @@ def downloads_table(entries: Sequence[Downloadable]) -> Table:
     table.add_column(no_wrap=True, style="bold")
     table.add_column(no_wrap=True, justify="right")
     for entry in entries:
-        table.add_row(entry.name, f"{entry.bytes / 1e9:.1f} GB", Text(entry.title).append(f" ({entry.licence})", "dim"))
+        table.add_row(entry.name, f"{entry.bytes / 1e9:.1f} GB", Text(entry.title).append(f" ({entry.license})", "dim"))
     return table
 
 
@@ -190,12 +190,12 @@ def folds_table(summary: Mapping[str, Any]) -> Table:
     """A cross-validation: a row a fold, and the spread of every class."""
     table = Table(box=None, header_style="bold", padding=(0, 2, 0, 0))
     table.add_column("fold")
-    for title in ("pictures", "val mIoU", "95 %"):
+    for title in ("images", "val mIoU", "95 %"):
         table.add_column(title, justify="right")
     for fold in summary["folds"]:
         low, high = fold["val_miou_ci95"]
         span = "" if low is None or low != low else f"{low:.3f}–{high:.3f}"
-        table.add_row(str(fold["fold"]), str(fold["pictures"]), f"{fold['val_miou']:.3f}", span)
+        table.add_row(str(fold["fold"]), str(fold["images"]), f"{fold['val_miou']:.3f}", span)
     for name, found in summary["per_class_iou"].items():
         if found["mean"] is not None:
             spread = "" if found["spread"] is None else f"± {found['spread']:.3f}"

@@ -1,4 +1,4 @@
-"""Verbs that make models: demo, train."""
+"""Commands that make models: demo, train."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ import typer
 from segwright.cli.common import Data, Device, Format, Images, Json, Masks, command_line, console, write_result
 from segwright.cli.launch import launch, launched, without_option
 from segwright.cli.tables import folds_table
-from segwright.console import is_first
-from segwright.errors import UsageError
+from segwright.core.errors import UsageError
+from segwright.core.progress import is_first
 
 
 def train(
@@ -23,10 +23,10 @@ def train(
     model: Annotated[str, typer.Option("--model", help="A network of `segwright models`, or auto.")] = "auto",
     encoder: Annotated[str | None, typer.Option("--encoder", help="A timm encoder; planned when left out.")] = None,
     weights: Annotated[str | None, typer.Option(help="auto, none, imagenet, torchvision:…, or a file.")] = None,
-    epochs: Annotated[int | None, typer.Option(help="Passes over the training pictures.", min=1)] = None,
+    epochs: Annotated[int | None, typer.Option(help="Passes over the training images.", min=1)] = None,
     minutes: Annotated[float | None, typer.Option(help="Wall-clock budget; the run ends on time.")] = None,
     size: Annotated[str | None, typer.Option(metavar="HxW", help="Training crop, height x width.")] = None,
-    batch: Annotated[int | None, typer.Option(help="Pictures a step.", min=1)] = None,
+    batch: Annotated[int | None, typer.Option(help="Images a step.", min=1)] = None,
     lr: Annotated[float | None, typer.Option(help="Peak learning rate.")] = None,
     loss: Annotated[str | None, typer.Option(help="ce, dice, ce+dice, 0.5*ce+0.5*lovasz, …")] = None,
     optimizer: Annotated[str | None, typer.Option(help="adamw, adam, sgd, muon, …")] = None,
@@ -59,8 +59,8 @@ def train(
     masks: Masks = None,
     json: Json = None,
 ) -> None:
-    """Train a segmenter on a data set. Everything left out is planned from the data and the machine."""
-    from segwright.training.cpu import prepare_cpu
+    """Train a segmenter on a dataset. Everything left out is planned from the data and the machine."""
+    from segwright.training.planning.cpu import prepare_cpu
 
     prepare_cpu()  # before torch is loaded
     if folds is not None and ((devices or 1) > 1 or launched()):
@@ -68,7 +68,7 @@ def train(
     if devices is not None and devices > 1 and not launched():
         raise typer.Exit(launch(devices, without_option(sys.argv[1:], "--devices")))
     from segwright import api
-    from segwright.config import parse_overrides
+    from segwright.training.config import parse_overrides
 
     given: dict[str, Any] = {
         "model.name": None if model == "auto" else model,
@@ -148,28 +148,28 @@ def demo(
     no_open: Annotated[bool, typer.Option("--no-open", help="Do not open the report in a browser.")] = False,
     json: Json = None,
 ) -> None:
-    """See the whole road in two minutes: made-up street scenes, a check, a training, an evaluation, a picture."""
-    from segwright.training.cpu import prepare_cpu
+    """See the whole road in two minutes: made-up street scenes, a check, a training, an evaluation, an image."""
+    from segwright.training.planning.cpu import prepare_cpu
 
     prepare_cpu()
     from segwright.cli.demo import run_demo
 
     root = context.find_root().command
 
-    def verb(arguments: Sequence[str]) -> None:
-        run_verb(root, arguments)
+    def command(arguments: Sequence[str]) -> None:
+        run_command(root, arguments)
 
-    write_result(json, run_demo(out, open_report=not no_open, console=console(), verb=verb))
+    write_result(json, run_demo(out, open_report=not no_open, console=console(), command=command))
 
 
-def run_verb(root: Any, arguments: Sequence[str]) -> None:
-    """Run another verb of the command ``root``. What ends that one early, such as Ctrl-C, ends this one as well."""
+def run_command(root: Any, arguments: Sequence[str]) -> None:
+    """Run another command of the command ``root``. What ends that one early, such as Ctrl-C, ends this one as well."""
     code = root.main(args=list(arguments), prog_name="segwright", standalone_mode=False)
     if code:  # an exit code comes back instead of being raised
         raise typer.Exit(code)
 
 
 def register(app: typer.Typer) -> None:
-    """Add this module's verbs."""
+    """Add this module's commands."""
     app.command()(demo)
     app.command()(train)

@@ -1,4 +1,4 @@
-"""Verbs that look for better settings: tune, lr-range."""
+"""Commands that look for better settings: tune, lr-range."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from segwright.cli.common import Data, Device, Format, Images, Json, Masks, command_line, console, write_result
-from segwright.console import visible
+from segwright.core.progress import visible
 
 Settings = Annotated[list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Any setting.")]
 Config = Annotated[Path | None, typer.Option("--config", metavar="FILE", help="A config.yaml to begin with.")]
@@ -41,11 +41,11 @@ def tune(
     json: Json = None,
 ) -> None:
     """Search for better settings than the planned ones, and say whether they are: Optuna, with early pruning."""
-    from segwright.training.cpu import prepare_cpu
+    from segwright.training.planning.cpu import prepare_cpu
 
     prepare_cpu()  # before torch is loaded
     from segwright import api
-    from segwright.config import parse_overrides
+    from segwright.training.config import parse_overrides
 
     given: dict[str, Any] = {
         "model.name": None if model == "auto" else model,
@@ -97,12 +97,12 @@ def lr_range(
     json: Json = None,
 ) -> None:
     """See the loss while the learning rate rises, and a rate to train with. Nothing is trained or kept."""
-    from segwright.training.cpu import prepare_cpu
+    from segwright.training.planning.cpu import prepare_cpu
 
     prepare_cpu()  # before torch is loaded
     from segwright import api
-    from segwright.config import parse_overrides
-    from segwright.training.lr_range import write_range_page
+    from segwright.search.lr_range import write_range_page
+    from segwright.training.config import parse_overrides
 
     given: dict[str, Any] = {
         "model.name": None if model == "auto" else model,
@@ -119,6 +119,6 @@ def lr_range(
 
 
 def register(app: typer.Typer) -> None:
-    """Add this module's verbs."""
+    """Add this module's commands."""
     app.command()(tune)
     app.command("lr-range")(lr_range)

@@ -1,1 +1,1 @@
-"""Data sets: formats, inspection, loading and the embedded synthetic default."""
+"""Datasets: formats, inspection, loading and the embedded synthetic default."""

@@ -14,9 +14,9 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from segwright.data.formats.tree import Tree
-from segwright.data.unpack import UnpackLimits, unpack
-from segwright.errors import DataError, DownloadError, FormatError
+from segwright.core.errors import DataError, DownloadError, FormatError
+from segwright.data.download.unpack import UnpackLimits, unpack
+from segwright.data.formats.file_tree import Tree
 
 ENDINGS = (".zip", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
 IGNORED_BESIDE = (".txt", ".md", ".pdf", ".html", ".sha256", ".md5")  # what may lie beside an only archive

@@ -1,13 +1,13 @@
-"""Any data set into another format, every pixel as it was.
+"""Any dataset into another format, every pixel as it was.
 
 Masks are written as class indices with 255 for ignored pixels: in the file formats as palette PNGs, in the annotation
-formats as run lengths (COCO, CVAT) or mask shapes (labelme), which are exact; polygons would not be. Pictures are
+formats as run lengths (COCO, CVAT) or mask shapes (labelme), which are exact; polygons would not be. Images are
 copied byte by byte; one that is inside an archive, or turned by EXIF, is written as PNG. Splits that the files name
 are kept, none are made.
 
 What a format cannot hold is said before anything is written (:func:`losses`): COCO and CVAT cannot say "not annotated",
-so that a picture without a mask is one with everything ignored (CVAT, where there is no background) there; labelme
-leaves it as a picture without JSON. But for VOC's lists a picture is held once, so that of overlapping splits the first
+so that an image without a mask is one with everything ignored (CVAT, where there is no background) there; labelme
+leaves it as an image without JSON. But for VOC's lists an image is held once, so that of overlapping splits the first
 (train, val, test) keeps it.
 """
 
@@ -33,16 +33,16 @@ from xml.sax.saxutils import quoteattr
 import numpy as np
 import numpy.typing as npt
 
-from segwright.console import stderr_console, track, visible
-from segwright.data.classes import IGNORED_NAMES
-from segwright.data.drawing import BACKGROUND_NAMES
+from segwright.core.atomic_io import typed_output
+from segwright.core.errors import DataError, MissingExtraError, UsageError
+from segwright.core.progress import stderr_console, track, visible
+from segwright.core.types import IGNORE_INDEX, Color
+from segwright.data.annotations.rasterize import BACKGROUND_NAMES
+from segwright.data.annotations.rle import encode_rows, encode_string
+from segwright.data.label_maps import IGNORED_NAMES
 from segwright.data.readers import FileReader
 from segwright.data.records import Dataset, Record
-from segwright.data.rle import encode_rows, encode_string
-from segwright.errors import DataError, MissingExtraError, UsageError
-from segwright.files import typed_output
-from segwright.images import UInt8Array, encode_png, read_file, read_header, write_bytes
-from segwright.types import IGNORE_INDEX, Colour
+from segwright.imageio import UInt8Array, encode_png, read_file, read_header, write_bytes
 
 IGNORE_NAME = "__ignore__"
 LONGEST_NAME = 150  # bytes; file systems take 255, endings and splits need some
@@ -52,7 +52,7 @@ SHARD_SAMPLES = 5_000
 
 @dataclass
 class Item:
-    """One picture on its way: its new name, its encoded bytes and its mask."""
+    """One image on its way: its new name, its encoded bytes and its mask."""
 
     name: str  # unique, safe as a file name, without ending
     record: Record
@@ -61,7 +61,7 @@ class Item:
 
     @cached_property
     def image(self) -> tuple[bytes, str]:
-        """(encoded picture, ending): the file's own bytes where they are what we read, else PNG."""
+        """(encoded image, ending): the file's own bytes where they are what we read, else PNG."""
         path, reader = self.record.image_path, self.dataset.reader
         if isinstance(reader, FileReader) and not reader.whole(self.record):
             return _tiff(reader.raster(self.record)), ".tif"
@@ -69,7 +69,7 @@ class Item:
             return read_file(path), path.suffix.lower()
         pixels = self.dataset.reader.image(self.record)
         if pixels.shape[2] not in (1, 3, 4):
-            raise DataError("a picture of this many bands cannot be written as PNG", found=f"{pixels.shape[2]} bands",
+            raise DataError("an image of this many bands cannot be written as PNG", found=f"{pixels.shape[2]} bands",
                             where=path or self.record.id)  # fmt: skip
         return encode_png(pixels), ".png"
 
@@ -120,7 +120,7 @@ def convert(dataset: Dataset, to: str, out: str | Path) -> Path:
         raise UsageError("the folder is not empty", where=out, fix="name a new folder with --out")
     if dataset.root.is_dir() and dataset.root.resolve() in out.resolve().parents:
         raise UsageError(
-            "the new folder would lie inside the data set and be a part of it from then on",
+            "the new folder would lie inside the dataset and be a part of it from then on",
             where=out,
             fix="name a folder outside with --out",
         )
@@ -146,23 +146,23 @@ def convert(dataset: Dataset, to: str, out: str | Path) -> Path:
 DRAWN = frozenset({"coco", "labelme", "cvat", "label_studio", "yolo", "layers"})  # formats that know single objects
 UNANNOTATED = {
     "coco": "become ignored all over: COCO cannot say 'not annotated'",
-    "labelme": "stay pictures without JSON, which labelme takes for 'not annotated yet'",
+    "labelme": "stay images without JSON, which labelme takes for 'not annotated yet'",
 }
 
 
 def losses(dataset: Dataset, to: str) -> list[str]:
-    """What ``to`` cannot hold of this data set, from the records alone: :func:`convert` says it beforehand."""
+    """What ``to`` cannot hold of this dataset, from the records alone: :func:`convert` says it beforehand."""
     lines = []
-    bare = sum(not record.labelled for record in dataset.records)
+    bare = sum(not record.labeled for record in dataset.records)
     fill = _fill(dataset)
     all_fill = "ignored" if fill == IGNORE_INDEX else dataset.label_space.names[fill]
     unannotated = {**UNANNOTATED, "cvat": f"become {all_fill} all over: CVAT cannot say 'not annotated'"}
     if bare and to in unannotated:
-        lines.append(f"{bare} pictures without a mask {unannotated[to]}")
+        lines.append(f"{bare} images without a mask {unannotated[to]}")
     homes = Counter(record.id for records in dataset.given.values() for record in records)
     several = sum(count > 1 for count in homes.values())
     if several and to != "voc":
-        lines.append(f"{several} pictures are in several splits and stay in the first alone; --to voc keeps the lists")
+        lines.append(f"{several} images are in several splits and stay in the first alone; --to voc keeps the lists")
     renamed = sum(a != b.id for a, b in zip(safe_names([r.id for r in dataset.records]), dataset.records, strict=True))
     if renamed:
         lines.append(f"{renamed} names change: folders and signs that not every file system holds become _")
@@ -175,13 +175,13 @@ def losses(dataset: Dataset, to: str) -> list[str]:
     reader = dataset.reader
     deep = dataset.value_range is not None or getattr(reader, "bands", None) is not None
     if deep and to in ("webdataset", "hf"):
-        lines.append("pictures of more than 8 bits or 3 bands are copied, but this format's readers take 8-bit colours")
+        lines.append("images of more than 8 bits or 3 bands are copied, but this format's readers take 8-bit colors")
     if isinstance(reader, FileReader) and not all(reader.whole(record) for record in dataset.records):
         lines.append("rasters are written as their tiles, without their place on the ground")
     elif dataset.format == "geotiff":
-        lines.append("masks become PNGs, without their place on the ground; pictures keep theirs")
+        lines.append("masks become PNGs, without their place on the ground; images keep theirs")
     if dataset.format in DRAWN:
-        lines.append("objects of one class become one region a picture: which object is which is not kept")
+        lines.append("objects of one class become one region an image: which object is which is not kept")
     return lines
 
 
@@ -200,7 +200,7 @@ def split_names(dataset: Dataset) -> dict[str, str]:
     return dict(zip(dataset.given, safe_names(list(dataset.given), "split"), strict=True))
 
 
-def safe_names(ids: list[str], unnamed: str = "picture") -> list[str]:
+def safe_names(ids: list[str], unnamed: str = "image") -> list[str]:
     """File names for ids: no separators, dots, controls or stray bytes, not too long, unique whatever the letter case.
 
     ``unnamed``: for an id of which nothing is left.
@@ -223,12 +223,12 @@ def class_names(dataset: Dataset) -> list[str]:
 
 
 def _write_classes(dataset: Dataset, out: Path, ignored: str = "ignore") -> None:
-    """classes.csv: every class with its value and colour, and 255 as what is ignored."""
+    """classes.csv: every class with its value and color, and 255 as what is ignored."""
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
     table.writerow(("id", "name", "r", "g", "b"))
-    colours = dataset.label_space.colours
-    table.writerows((i, name, *colours[i]) for i, name in enumerate(class_names(dataset)))
+    colors = dataset.label_space.colors
+    table.writerows((i, name, *colors[i]) for i, name in enumerate(class_names(dataset)))
     table.writerow((IGNORE_INDEX, ignored, 0, 0, 0))
     write_bytes(out / "classes.csv", text.getvalue().encode())
 
@@ -271,12 +271,12 @@ def _box(region: npt.NDArray[np.bool_]) -> tuple[int, int, int, int]:
 
 
 def _write_coco(dataset: Dataset, items: Iterator[Item], out: Path) -> None:
-    """images/[split/], annotations/instances_[split].json; one RLE a class and picture, nothing where ignored.
+    """images/[split/], annotations/instances_[split].json; one RLE a class and image, nothing where ignored.
 
     Every class, background too, is a category with ``isthing`` 0: what no annotation covers is then ignored.
     """
     categories = [
-        {"id": i + 1, "name": name, "supercategory": "", "isthing": 0, "color": list(dataset.label_space.colours[i])}
+        {"id": i + 1, "name": name, "supercategory": "", "isthing": 0, "color": list(dataset.label_space.colors[i])}
         for i, name in enumerate(class_names(dataset))
     ]
     parts: dict[str, dict[str, Any]] = {}
@@ -313,9 +313,9 @@ def _fill(dataset: Dataset) -> int:
     return next((i for i, name in enumerate(names) if name.strip().lower() in BACKGROUND_NAMES), IGNORE_INDEX)
 
 
-def _annotation_labels(dataset: Dataset) -> list[tuple[str, Colour]]:
-    """(name, colour), ``__ignore__`` first; readers then add no background where there is none."""
-    return [(IGNORE_NAME, (0, 0, 0)), *zip(class_names(dataset), dataset.label_space.colours, strict=True)]
+def _annotation_labels(dataset: Dataset) -> list[tuple[str, Color]]:
+    """(name, color), ``__ignore__`` first; readers then add no background where there is none."""
+    return [(IGNORE_NAME, (0, 0, 0)), *zip(class_names(dataset), dataset.label_space.colors, strict=True)]
 
 
 def _regions(mask: UInt8Array, fill: int) -> Iterator[tuple[int, int, int, npt.NDArray[np.bool_]]]:
@@ -354,7 +354,7 @@ def _write_labelme(dataset: Dataset, items: Iterator[Item], out: Path) -> None:
         write_bytes(folder / f"{item.name}.json", json.dumps(page, indent=1, ensure_ascii=False).encode())
     lines = "".join(f"{name}\n" for name, _ in _annotation_labels(dataset))
     write_bytes(out / "labels.txt", lines.encode())
-    _write_classes(dataset, out, IGNORE_NAME)  # for the colours, which labels.txt cannot hold
+    _write_classes(dataset, out, IGNORE_NAME)  # for the colors, which labels.txt cannot hold
 
 
 def _write_cvat(dataset: Dataset, items: Iterator[Item], out: Path) -> None:
@@ -366,8 +366,8 @@ def _write_cvat(dataset: Dataset, items: Iterator[Item], out: Path) -> None:
         "<version>1.1</version>",
         "<meta><task><labels>",
     ]
-    for name, colour in _annotation_labels(dataset):
-        code = "#{:02x}{:02x}{:02x}".format(*colour)
+    for name, color in _annotation_labels(dataset):
+        code = "#{:02x}{:02x}{:02x}".format(*color)
         lines.append(f"<label><name>{_text(name)}</name><color>{code}</color><type>mask</type></label>")
     lines.append("</labels></task></meta>")
     for number, item in enumerate(items):
@@ -450,9 +450,9 @@ def _write_hf(dataset: Dataset, items: Iterator[Item], out: Path) -> None:
             "writing Parquet needs pyarrow", found="not installed", fix="pip install 'segwright[hf]'"
         ) from error
     palette = dataset.label_space.palette()
-    picture = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    image = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
     features = {"info": {"features": {"image": {"_type": "Image"}, "mask": {"_type": "Image"}}}}
-    schema = pa.schema([("image", picture), ("mask", picture)], {"huggingface": json.dumps(features)})
+    schema = pa.schema([("image", image), ("mask", image)], {"huggingface": json.dumps(features)})
     (out / "data").mkdir()
     writers: dict[str, Any] = {}
     rows: dict[str, list[dict[str, Any]]] = {}

@@ -1,4 +1,4 @@
-"""Opening a data set: any of the known formats, recognised by what lies on the disk.
+"""Opening a dataset: any of the known formats, recognized by what lies on the disk.
 
 >>> data = open_dataset("photos/")                                                              # doctest: +SKIP
 >>> data.format, data.notes, data.train, data.label_space                                       # doctest: +SKIP
@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from segwright.core.errors import FormatError, SegwrightError, UsageError
 from segwright.data.archives import archive_of, unpacked
 from segwright.data.formats import FORMATS, Format, refusals
+from segwright.data.formats.file_tree import Tree
 from segwright.data.formats.globs import pair_globs
-from segwright.data.formats.tree import Tree
 from segwright.data.records import Dataset, ObjectCount, Problem, Reader, Record, Split, TypedErrors, ValueRange
 from segwright.data.splits import make_splits
-from segwright.errors import FormatError, SegwrightError, UsageError
 
 __all__ = [
     "Dataset",
@@ -25,17 +25,17 @@ __all__ = [
     "Split",
     "ValueRange",
     "open_dataset",
-    "recognise",
+    "recognize",
 ]
 
 
-def recognise(path: str | Path | Tree) -> tuple[Format, str]:
+def recognize(path: str | Path | Tree) -> tuple[Format, str]:
     """The format of what lies at ``path``, and why; FormatError listing what was looked for."""
     tree = path if isinstance(path, Tree) else Tree(path)
     failed: Exception | None = None
     for known in FORMATS.values():
         try:
-            reason = known.recognise(tree)
+            reason = known.recognize(tree)
         except SegwrightError:
             raise
         except Exception as error:  # a file of another kind that this format's reader trips over
@@ -52,7 +52,7 @@ def recognise(path: str | Path | Tree) -> tuple[Format, str]:
         if near is not None:
             raise near
     raise FormatError(
-        "no data set recognised",
+        "no dataset recognized",
         expected="\n            ".join(f"{known.name}: {known.looks_for}" for known in FORMATS.values()),
         found=tree.summary(),
         where=tree.root,
@@ -67,19 +67,19 @@ def _by_globs(tree: Tree, format: str | None, images: str | None, masks: str | N
     if format not in (None, "folder", "geotiff"):
         raise UsageError("--images and --masks read files beside mask files", expected="no --format", found=format)
     pairing = tree.memo["pairing"] = pair_globs(tree, images, masks)
-    known = FORMATS["geotiff"] if format != "folder" and FORMATS["geotiff"].recognise(tree) else FORMATS["folder"]
+    known = FORMATS["geotiff"] if format != "folder" and FORMATS["geotiff"].recognize(tree) else FORMATS["folder"]
     return known, f"{pairing.paired} pairs by --images {images} --masks {masks}"
 
 
 def open_dataset(
     path: str | Path, format: str | None = None, *, images: str | None = None, masks: str | None = None
 ) -> Dataset:
-    """Open the data set at ``path``; ``format`` (a key of ``FORMATS``) overrides what is recognised.
+    """Open the dataset at ``path``; ``format`` (a key of ``FORMATS``) overrides what is recognized.
 
     ``images`` and ``masks`` are globs relative to ``path`` that pair files of any layout (:mod:`.formats.globs`).
 
-    No picture is decoded but a spread of the masks where their values have to be found. Errors: FormatError where
-    nothing is recognised or the named format does not fit, UsageError for an unknown format name, LabelError where the
+    No image is decoded but a spread of the masks where their values have to be found. Errors: FormatError where
+    nothing is recognized or the named format does not fit, UsageError for an unknown format name, LabelError where the
     masks' values are no classes. Whatever concerns single files waits in ``problems`` or is raised on reading them.
     """
     if format is not None and format not in FORMATS:
@@ -109,11 +109,9 @@ def _opened(tree: Tree, format: str | None, images: str | None, masks: str | Non
         known, reason = _by_globs(tree, format, images, masks)
     else:
         tree.memo["format"] = format
-        known, reason = recognise(tree) if format is None else (FORMATS[format], "as asked with --format")
+        known, reason = recognize(tree) if format is None else (FORMATS[format], "as asked with --format")
     dataset = known.open(tree)
     if not dataset.records:
-        raise FormatError(
-            "the data set holds no picture", expected=known.looks_for, found=tree.summary(), where=tree.root
-        )
+        raise FormatError("the dataset holds no image", expected=known.looks_for, found=tree.summary(), where=tree.root)
     dataset.notes.insert(0, f"{known.title}: {reason}")
     return dataset

@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from segwright.core.errors import ImageReadError, LabelError, SegwrightError, TooLargeError
 from segwright.data.mat_files import read_mat
-from segwright.errors import ImageReadError, LabelError, SegwrightError, TooLargeError
-from segwright.images import Limits
+from segwright.imageio import Limits
 
 ARRAY_ENDINGS = (".npy", ".npz", ".mat")
 # What published datasets call their label maps, before what lies beside it (instances, edges).

@@ -1,9 +1,9 @@
 """What a mask file holds, with nothing dropped in silence: indices, palette, colors, alpha, deep channels, arrays.
 
-:func:`segwright.images.read_mask` gives the pixels as most masks mean them. Here stands what it leaves out: a palette's
-colors (the indices of two files of one dataset need not agree), an alpha channel that is the mask, colors of 16 bits
-with the class in one channel, TIFFs of several pages, and arrays (``.npy``, ``.npz``, ``.mat``). Whatever of these a
-reading does not use must be redundant, or the file is refused.
+:func:`segwright.imageio.read_mask` gives the pixels as most masks mean them. Here stands what it leaves out: a
+palette's colors (the indices of two files of one dataset need not agree), an alpha channel that is the mask, colors of
+16 bits with the class in one channel, TIFFs of several pages, and arrays (``.npy``, ``.npz``, ``.mat``). Whatever of
+these a reading does not use must be redundant, or the file is refused.
 """
 
 from __future__ import annotations
@@ -17,11 +17,12 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from segwright.core.errors import LabelError
 from segwright.data.mask_arrays import ARRAY_ENDINGS, array_of, is_array
-from segwright.errors import LabelError
-from segwright.images import DEFAULT_LIMITS, Limits, UInt8Array, decode_mask, parse_header, read_file, sniff
-from segwright.images.headers import pillow_open, reading, upright
-from segwright.images.raster import decode_raster
+from segwright.imageio import DEFAULT_LIMITS, Limits, UInt8Array, decode_mask, parse_header, read_file, sniff
+from segwright.imageio.headers import pillow_open, reading
+from segwright.imageio.image_info import upright
+from segwright.imageio.raster import decode_raster
 
 __all__ = ["ARRAY_ENDINGS", "MaskPixels", "MaskSource", "inspect_mask", "mask_pixels", "read_mask_file", "tiff_facts"]
 
@@ -117,7 +118,7 @@ def _png_palette(data: bytes) -> UInt8Array | None:
 
 
 def _with_alpha(data: bytes, where: str | Path, limits: Limits) -> MaskPixels:
-    """A PNG of grey and alpha, RGBA, or three channels of 16 bits."""
+    """A PNG of gray and alpha, RGBA, or three channels of 16 bits."""
     bands = decode_raster(data, where, limits)
     most = 65535 if bands.dtype == np.uint16 else 255
     alpha = bands[..., -1] if bands.shape[2] in (2, 4) else None
@@ -174,8 +175,8 @@ def _by_pillow(data: bytes, where: str | Path, limits: Limits) -> MaskPixels:
     if info.mode not in ("RGBA", "LA"):
         palette = _pillow_palette(data, where, limits) if info.mode == "P" else None
         return MaskPixels(decode_mask(data, where, limits), palette)
-    with reading(where), pillow_open(data, info.format, where, limits) as picture:
-        bands = upright(np.asarray(picture.convert("RGBA")), info.orientation)
+    with reading(where), pillow_open(data, info.format, where, limits) as image:
+        bands = upright(np.asarray(image.convert("RGBA")), info.orientation)
     pixels = np.ascontiguousarray(bands[..., 0] if info.mode == "LA" else bands[..., :3])
     alpha = np.ascontiguousarray(bands[..., 3])
     return MaskPixels(pixels, alpha=None if (alpha == 255).all() else alpha)
@@ -185,8 +186,8 @@ def _pillow_palette(data: bytes, where: str | Path, limits: Limits) -> UInt8Arra
     info = parse_header(data, where, limits)
     if info.mode != "P":
         return None
-    with reading(where), pillow_open(data, info.format, where, limits) as picture:
-        table = picture.getpalette("RGB")
+    with reading(where), pillow_open(data, info.format, where, limits) as image:
+        table = image.getpalette("RGB")
     return None if not table else np.array(table, np.uint8).reshape(-1, 3)
 
 

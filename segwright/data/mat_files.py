@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from segwright.errors import ImageReadError, TooLargeError
-from segwright.images import Limits
+from segwright.core.errors import ImageReadError, TooLargeError
+from segwright.imageio import Limits
 
 MAX_PARTS = 100_000  # matrices in one file, those in structures and cells included
 MAX_DEPTH = 8

@@ -1,7 +1,7 @@
-"""The reader of data sets whose pictures and masks are files: pixels, then the label map.
+"""The reader of datasets whose images and masks are files: pixels, then the label map.
 
-Masks come in two codings. *Index*: a pixel's number is the file value. *Colour*: the row of the pixel's colour in a
-colour table is the file value. Both then go through ``LabelSpace.mapping``, so that one map says it all. Which part of
+Masks come in two codings. *Index*: a pixel's number is the file value. *Color*: the row of the pixel's color in a
+color table is the file value. Both then go through ``LabelSpace.mapping``, so that one map says it all. Which part of
 a mask file holds them (a palette's indices or its colors, the alpha channel) is ``source``.
 """
 
@@ -15,67 +15,59 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from segwright.core.errors import DataError, ImageReadError, LabelError
+from segwright.core.types import Color, LabelSpace
 from segwright.data.mask_files import MaskSource, mask_pixels, read_mask_file
 from segwright.data.records import ObjectCount, Record, ValueRange, Values, apply_lookup
-from segwright.errors import DataError, ImageReadError, LabelError
-from segwright.images import (
-    DEFAULT_LIMITS,
-    ImageInfo,
-    Limits,
-    UInt8Array,
-    read_header,
-    read_image,
-    read_raster,
-)
-from segwright.types import Colour, LabelSpace
+from segwright.imageio import DEFAULT_LIMITS, ImageInfo, Limits, UInt8Array, read_header, read_image, read_raster
 
 
 @dataclass(frozen=True)
-class ColourTable:
-    """Colours of a colour-coded mask; a colour's row is its file value."""
+class ColorTable:
+    """Colors of a color-coded mask; a color's row is its file value."""
 
-    colours: tuple[Colour, ...]
+    colors: tuple[Color, ...]
 
     def rows(self, mask: npt.NDArray[Any]) -> Values:
-        """H×W×3 colours to H×W rows; -1 where the colour is not in the table."""
-        packed = pack_colours(mask)
-        keys = np.array([r << 16 | g << 8 | b for r, g, b in self.colours], np.int32)
+        """H×W×3 colors to H×W rows; -1 where the color is not in the table."""
+        packed = pack_colors(mask)
+        keys = np.array([r << 16 | g << 8 | b for r, g, b in self.colors], np.int32)
         order = np.argsort(keys, kind="stable")
         place = np.clip(np.searchsorted(keys[order], packed), 0, len(keys) - 1)
         rows = order[place].astype(np.int32)
         return np.where(keys[rows] == packed, rows, np.int32(-1))
 
 
-def pack_colours(mask: npt.NDArray[Any]) -> Values:
+def pack_colors(mask: npt.NDArray[Any]) -> Values:
     """H×W×3 uint8 to H×W numbers r·65536 + g·256 + b."""
     wide = mask.astype(np.int32)
     return np.asarray(wide[..., 0] << 16 | wide[..., 1] << 8 | wide[..., 2], np.int32)
 
 
-def is_grey(mask: npt.NDArray[Any]) -> bool:
+def is_gray(mask: npt.NDArray[Any]) -> bool:
     """Whether an H×W×3 mask is an index mask that was saved as RGB."""
     return bool((mask[..., 0] == mask[..., 1]).all() and (mask[..., 0] == mask[..., 2]).all())
 
 
 def _fit_bands(pixels: npt.NDArray[Any], bands: int, path: Path) -> npt.NDArray[Any]:
-    """Grey spread over three colours, alpha dropped; any other difference is an error."""
+    """Gray spread over three colors, alpha dropped; any other difference is an error."""
     found = pixels.shape[2]
     if found == bands or {found, bands} == {1, 3}:
         return pixels if found <= bands else pixels[..., :1]
     if (found, bands) == (4, 3):
         return pixels[..., :3]
-    raise ImageReadError("the picture differs in bands from the others", expected=f"{bands}", found=f"{found}",
-                         where=path, fix="give all pictures the same bands")  # fmt: skip
+    raise ImageReadError("the image differs in bands from the others", expected=f"{bands}", found=f"{found}",
+                         where=path, fix="give all images the same bands")  # fmt: skip
 
 
 @dataclass
 class FileReader:
-    """Pictures and masks that are files of their own."""
+    """Images and masks that are files of their own."""
 
     label_space: LabelSpace
-    colour_table: ColourTable | None = None  # None: masks hold indices
-    value_range: ValueRange | None = None  # None: pictures are 8 bit
-    bands: int | None = None  # None: pictures are read as RGB; else all bands are kept, this many
+    color_table: ColorTable | None = None  # None: masks hold indices
+    value_range: ValueRange | None = None  # None: images are 8 bit
+    bands: int | None = None  # None: images are read as RGB; else all bands are kept, this many
     limits: Limits = DEFAULT_LIMITS
     source: MaskSource = "values"  # which part of a mask file is the class
     _lookup: npt.NDArray[np.int32] | None = field(default=None, repr=False, compare=False)
@@ -85,7 +77,7 @@ class FileReader:
 
     def image(self, record: Record) -> UInt8Array:
         if record.image_path is None:
-            raise DataError("the record has no picture", found=record.id)
+            raise DataError("the record has no image", found=record.id)
         if self.bands is None and self.value_range is None and self.whole(record):
             return read_image(record.image_path, self.limits)
         pixels = _fit_bands(self.raster(record), self.bands or 3, record.image_path)
@@ -93,7 +85,7 @@ class FileReader:
             image = pixels if self.value_range is None else self.value_range.among_deeper(pixels)
         elif self.value_range is None:
             raise ImageReadError(
-                "the picture is not 8 bit, the others are",
+                "the image is not 8 bit, the others are",
                 expected="uint8",
                 found=str(pixels.dtype),
                 where=record.image_path,
@@ -104,21 +96,21 @@ class FileReader:
         return np.repeat(image, 3, axis=2) if image.shape[2] == 1 else image
 
     def whole(self, record: Record) -> bool:
-        """Whether the record's picture is all of its file."""
+        """Whether the record's image is all of its file."""
         return True
 
     def raster(self, record: Record) -> npt.NDArray[Any]:
         """H×W×C in the file's own number type."""
         if record.image_path is None:
-            raise DataError("the record has no picture", found=record.id)
+            raise DataError("the record has no image", found=record.id)
         return read_raster(record.image_path, self.limits)
 
     def header(self, path: Path) -> ImageInfo:
-        """What the header of a picture or mask says."""
+        """What the header of an image or mask says."""
         return read_header(path, self.limits)
 
     def disagreement(self, record: Record) -> LabelError | None:
-        """What else says that picture and mask do not belong together; for the data check."""
+        """What else says that image and mask do not belong together; for the data check."""
         return None
 
     def object_counts(self, record: Record) -> Mapping[int, ObjectCount] | None:
@@ -130,7 +122,7 @@ class FileReader:
         return None if raw is None else raw.astype(np.int32)
 
     def raw(self, record: Record) -> npt.NDArray[Any] | None:
-        """H×W file values in the type they come in: uint8 and uint16 from the file, int32 rows of a colour table."""
+        """H×W file values in the type they come in: uint8 and uint16 from the file, int32 rows of a color table."""
         if record.mask_path is None:
             return None
         return self.decode(read_mask_file(record.mask_path, self.source, self.limits), record.mask_path)
@@ -141,16 +133,16 @@ class FileReader:
 
     def decode(self, raw: npt.NDArray[Any], where: Path | str) -> npt.NDArray[Any]:
         """What a mask file holds, H×W or H×W×3, to H×W file values."""
-        if self.colour_table is not None:
-            return self.colour_table.rows(np.repeat(raw[..., None], 3, axis=2) if raw.ndim == 2 else raw)
+        if self.color_table is not None:
+            return self.color_table.rows(np.repeat(raw[..., None], 3, axis=2) if raw.ndim == 2 else raw)
         if raw.ndim == 2:
             return raw
-        if is_grey(raw):
+        if is_gray(raw):
             return np.ascontiguousarray(raw[..., 0])
         raise LabelError(
-            "the mask is colour-coded, the others hold class indices",
+            "the mask is color-coded, the others hold class indices",
             expected="one channel, or three equal ones",
-            found=f"{len(np.unique(pack_colours(raw)))} colours",
+            found=f"{len(np.unique(pack_colors(raw)))} colors",
             where=where,
             fix="write the mask as an index or palette PNG like the others",
         )

@@ -1,4 +1,4 @@
-"""What a data set is made of: records, the reader that turns one into pixels, splits, and the data set over them.
+"""What a dataset is made of: records, the reader that turns one into pixels, splits, and the dataset over them.
 
 Nothing here knows a format. A format (:mod:`segwright.data.formats`) makes the records from what lies on the disk and
 brings a reader; everything downstream sees :class:`Dataset` and :class:`Split` only. Readers and splits pickle, so that
@@ -18,28 +18,28 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from segwright.errors import DataError, DepthError, LabelError, SegwrightError, UsageError
-from segwright.images import UInt8Array
-from segwright.types import LabelSpace, Sample
+from segwright.core.errors import DataError, DepthError, LabelError, SegwrightError, UsageError
+from segwright.core.types import LabelSpace, Sample
+from segwright.imageio import UInt8Array
 
 Values = npt.NDArray[np.int32]  # H×W of what a mask file holds before the label map; -1 where it has no meaning
 
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One picture and where its mask is; the pixels stay on the disk."""
+    """One image and where its mask is; the pixels stay on the disk."""
 
-    id: str  # unique in its data set, from the file's name
-    image_path: Path | None  # None where the picture lies inside an archive
+    id: str  # unique in its dataset, from the file's name
+    image_path: Path | None  # None where the image lies inside an archive
     mask_path: Path | None = None  # None where there is no mask, or none of its own (one JSON for all, an archive)
     payload: Any = None  # what the format's reader needs besides: annotations, a row number, an offset; picklable
     # Whether there is a mask. A format that has a payload for images without one too says so; left out, a mask file or
     # a payload is a mask.
-    labelled: bool | None = None
+    labeled: bool | None = None
 
     def __post_init__(self) -> None:
-        if self.labelled is None:
-            object.__setattr__(self, "labelled", self.mask_path is not None or self.payload is not None)
+        if self.labeled is None:
+            object.__setattr__(self, "labeled", self.mask_path is not None or self.payload is not None)
 
 
 @dataclass(frozen=True)
@@ -69,9 +69,9 @@ class Problem:
 
 @dataclass(frozen=True)
 class ValueRange:
-    """How pictures that are not 8 bit become 8 bit: ``low`` → 0, ``high`` → 255, linear and clipped.
+    """How images that are not 8 bit become 8 bit: ``low`` → 0, ``high`` → 255, linear and clipped.
 
-    One value for all channels or one a channel. It belongs to the data set, not to the single picture: two pictures of
+    One value for all channels or one a channel. It belongs to the dataset, not to the single image: two images of
     the same scene stay comparable, and a model saves the range with its weights.
     """
 
@@ -96,7 +96,7 @@ class ValueRange:
         low, high = np.asarray(self.low, np.float32), np.asarray(self.high, np.float32)
         if low.size not in (1, image.shape[2]):
             raise DataError(
-                "the value range does not fit the picture",
+                "the value range does not fit the image",
                 expected=f"{low.size} channels",
                 found=f"{image.shape[2]} channels",
             )
@@ -198,7 +198,7 @@ class Reader(Protocol):
 
 
 class Split(Sequence[Sample]):
-    """Some of a data set's records under a name; indexing reads the pixels."""
+    """Some of a dataset's records under a name; indexing reads the pixels."""
 
     def __init__(self, name: str, records: Sequence[Record], reader: Reader) -> None:
         self.name = name
@@ -241,7 +241,7 @@ class Split(Sequence[Sample]):
             return self.reader.mask(record)
 
     def read_values(self, index: int) -> Values | None:
-        """What the mask file holds, before the label map; -1 where a colour is in no table. For the data check."""
+        """What the mask file holds, before the label map; -1 where a color is in no table. For the data check."""
         record = self.records[index]
         with TypedErrors("reading the label mask", _label_source(record)):
             return self.reader.values(record)
@@ -251,7 +251,7 @@ class Split(Sequence[Sample]):
         return Split(name, [self.records[int(i)] for i in indices], self.reader)
 
     def __repr__(self) -> str:
-        return f"Split({self.name!r}, {len(self)} pictures)"
+        return f"Split({self.name!r}, {len(self)} images)"
 
 
 def _label_source(record: Record) -> str | Path:
@@ -263,7 +263,7 @@ SplitMaker = Callable[["Dataset"], "dict[str, Split]"]
 
 @dataclass
 class Dataset:
-    """A data set as it lies on the disk: what was recognised, its label map, its splits.
+    """A dataset as it lies on the disk: what was recognized, its label map, its splits.
 
     ``given`` holds the splits that the files name. Where they name none, or no validation part, :attr:`splits` makes
     them on first use (:mod:`segwright.data.splits`). ``notes`` say what was found and what was concluded from it.
@@ -286,7 +286,7 @@ class Dataset:
 
     @property
     def value_range(self) -> ValueRange | None:
-        """How pictures become 8 bit; None where they are 8 bit already."""
+        """How images become 8 bit; None where they are 8 bit already."""
         return getattr(self.reader, "value_range", None)
 
     @cached_property
@@ -316,18 +316,18 @@ class Dataset:
     def test(self) -> Split:
         return self._split("test")
 
-    def relabelled(self, label_space: LabelSpace) -> Dataset:
+    def relabeled(self, label_space: LabelSpace) -> Dataset:
         """The same data under another label map: classes merged, renamed or ignored; splits stay as they are.
 
         The map's file values are those of :meth:`Split.read_values`: for masks in files what the files hold, for drawn
-        ones the class indices of the data set's own label space.
+        ones the class indices of the dataset's own label space.
         """
         return self._with_reader(label_space=label_space)
 
     def with_value_range(self, value_range: ValueRange) -> Dataset:
-        """The same data with another range for pictures that are not 8 bit, such as the one a model saved."""
+        """The same data with another range for images that are not 8 bit, such as the one a model saved."""
         if self.value_range is None:
-            raise UsageError("the pictures are 8 bit already", where=self.root)
+            raise UsageError("the images are 8 bit already", where=self.root)
         return self._with_reader(value_range=value_range)
 
     def _with_reader(self, **changes: Any) -> Dataset:
@@ -345,11 +345,11 @@ class Dataset:
         if name == "train" and set(splits) == {"all"}:
             return splits["all"]
         raise DataError(
-            f"the data set has no split {name!r}",
+            f"the dataset has no split {name!r}",
             expected=name,
             found=", ".join(f"{split.name} ({len(split)})" for split in splits.values()) or "no split",
             where=self.root,
-            fix="name one of those with --split, or put the pictures into folders train, val and test",
+            fix="name one of those with --split, or put the images into folders train, val and test",
         )
 
     def __len__(self) -> int:
@@ -387,7 +387,7 @@ def _stray_values(
 ) -> LabelError:
     found, counts = np.unique(values[stray], return_counts=True)
     share = 100.0 * float(stray.sum()) / values.size
-    listed = ", ".join(str(v) if v >= 0 else "a colour of no class" for v in found[:8].tolist())
+    listed = ", ".join(str(v) if v >= 0 else "a color of no class" for v in found[:8].tolist())
     return LabelError(
         "the mask holds values outside the classes",
         expected=f"one of {_spans(np.flatnonzero(lookup >= 0).tolist())}",

@@ -1,7 +1,7 @@
 """Splits where the files name none: deterministic, balanced by class content, and what belongs together on one side.
 
-Groups (sequences, near-duplicates; :mod:`segwright.data.content`) are dealt out so that every part gets its share of
-the pictures, of each class's pixels and of the pictures that show each class: greedily, the groups that matter most
+Groups (sequences, near-duplicates; :mod:`segwright.data.grouping`) are dealt out so that every part gets its share of
+the images, of each class's pixels and of the images that show each class: greedily, the groups that matter most
 for a class first, then by single moves as long as one helps. The same data give the same splits on every machine.
 """
 
@@ -13,48 +13,48 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from segwright.data.content import Content, Groups, group, sequence_of, survey
+from segwright.core.errors import UsageError
+from segwright.data.grouping import Content, Groups, group, sequence_of, survey
 from segwright.data.records import Dataset, Split
-from segwright.errors import UsageError
 
 __all__ = ["folds", "make_splits", "sequence_of", "split_records"]
 
-SMALLEST = 5  # fewer pictures than this are one split, "all"
+SMALLEST = 5  # fewer images than this are one split, "all"
 LARGEST = 20_000  # more are dealt out by name alone: at that size chance balances, and looking would take hours
 FRACTIONS: Mapping[str, float] = {"train": 0.8, "val": 0.2}
 MOVES = 400
 
 
 def make_splits(dataset: Dataset, fractions: Mapping[str, float] = FRACTIONS, seed: int = 0) -> dict[str, Split]:
-    """The data set's splits: as given; with val taken from train where the files give none; else made.
+    """The dataset's splits: as given; with val taken from train where the files give none; else made.
 
-    What was done goes to ``dataset.notes``. Fewer than five pictures are one split, "all". Pictures without a mask stay
-    out of made splits, and keep a split of their own, "unlabelled".
+    What was done goes to ``dataset.notes``. Fewer than five images are one split, "all". Images without a mask stay
+    out of made splits, and keep a split of their own, "unlabeled".
     """
     given = {name: Split(name, records, dataset.reader) for name, records in dataset.given.items()}
     if given and ("val" in given or "train" not in given):
         return given
     source = given.get("train", dataset.all)
-    labelled, bare = _by_label(source)
-    if len(labelled) < SMALLEST:
+    labeled, bare = _by_label(source)
+    if len(labeled) < SMALLEST:
         return given or {"all": dataset.all}
     wanted = fractions if not given else {"train": 0.8, "val": 0.2}
-    parts, notes = split_records(labelled, wanted, seed)
+    parts, notes = split_records(labeled, wanted, seed)
     shares = ", ".join(f"{name} {len(part)}" for name, part in parts.items())
     told = "the files give no val: taken from train" if given else "the files give no splits: made here"
     dataset.notes += [f"{told} ({shares})", *notes]
     rest = {name: split for name, split in given.items() if name != "train"}
     if len(bare) and not given:
-        rest["unlabelled"] = Split("unlabelled", bare.records, dataset.reader)
+        rest["unlabeled"] = Split("unlabeled", bare.records, dataset.reader)
     return {**parts, **rest}
 
 
 def _by_label(split: Split) -> tuple[Split, Split]:
     """(with masks, without)."""
-    has = [bool(record.labelled) for record in split.records]
+    has = [bool(record.labeled) for record in split.records]
     return (
-        split.subset([i for i, labelled in enumerate(has) if labelled], split.name),
-        split.subset([i for i, labelled in enumerate(has) if not labelled], split.name),
+        split.subset([i for i, labeled in enumerate(has) if labeled], split.name),
+        split.subset([i for i, labeled in enumerate(has) if not labeled], split.name),
     )
 
 
@@ -72,11 +72,11 @@ def split_records(
     if len(source) > LARGEST:
         place = np.array([_chance(sequence_of(name), seed) for name in source.ids])
         part_of = np.searchsorted(np.cumsum(shares)[:-1], place, side="right")
-        notes = [f"more than {LARGEST} pictures: dealt out by name, sequences of one name together"]
+        notes = [f"more than {LARGEST} images: dealt out by name, sequences of one name together"]
         if len(np.unique(part_of)) < len(shares):  # one name for all
             place = np.array([_chance(name, seed) for name in source.ids])
             part_of = np.searchsorted(np.cumsum(shares)[:-1], place, side="right")
-            notes = [f"more than {LARGEST} pictures under one name: dealt out by chance"]
+            notes = [f"more than {LARGEST} images under one name: dealt out by chance"]
     else:
         content = survey(source)
         part_of, found = _deal(source, content, shares, seed)
@@ -88,9 +88,9 @@ def split_records(
 
 
 def folds(dataset: Dataset | Split, k: int, seed: int = 0) -> list[tuple[Split, Split]]:
-    """``k`` pairs (train, val) for cross-validation: every labelled picture is in exactly one val, groups together.
+    """``k`` pairs (train, val) for cross-validation: every labeled image is in exactly one val, groups together.
 
-    Of a data set with a test split, that part stays out. UsageError where there are fewer groups than folds.
+    Of a dataset with a test split, that part stays out. UsageError where there are fewer groups than folds.
     """
     if isinstance(dataset, Split):
         source = dataset
@@ -100,12 +100,12 @@ def folds(dataset: Dataset | Split, k: int, seed: int = 0) -> list[tuple[Split, 
         source = Split("all", kept, dataset.reader)
     source, _ = _by_label(source)
     if not 2 <= k <= len(source):
-        raise UsageError("folds need at least as many pictures", expected=f"2 to {len(source)}", found=str(k))
+        raise UsageError("folds need at least as many images", expected=f"2 to {len(source)}", found=str(k))
     part_of, _ = _deal(source, survey(source), np.full(k, 1 / k), seed)
     filled = len(np.unique(part_of))
     if filled < k:
         raise UsageError(
-            "fewer groups of pictures than folds", expected=f"2 to {filled}", found=str(k), fix="ask for fewer folds"
+            "fewer groups of images than folds", expected=f"2 to {filled}", found=str(k), fix="ask for fewer folds"
         )
     return [
         (
@@ -119,7 +119,7 @@ def folds(dataset: Dataset | Split, k: int, seed: int = 0) -> list[tuple[Split, 
 def _deal(
     source: Split, content: Content, shares: npt.NDArray[np.float64], seed: int
 ) -> tuple[npt.NDArray[np.int64], tuple[str, ...]]:
-    """(N,) part of each picture, and notes: whole sequences where that comes out fair, else sequences cut into runs."""
+    """(N,) part of each image, and notes: whole sequences where that comes out fair, else sequences cut into runs."""
     groups = group(source, content)
     part_of = assign(content, groups, shares, seed)[groups.of]
     if not _fair(content, groups, part_of, shares):
@@ -170,7 +170,7 @@ def _cover(
 ) -> npt.NDArray[np.int64]:
     """Give every part a group of every class that has groups enough: a part without a class cannot be scored on it.
 
-    Fair shares alone leave a class of two pictures in train. The smallest group that can be spared moves: not the last
+    Fair shares alone leave a class of two images in train. The smallest group that can be spared moves: not the last
     of any class in its part, and no larger than half of the part it goes to.
     """
     sizes = np.bincount(groups.of, minlength=len(groups))
@@ -193,7 +193,7 @@ def _cover(
 
 
 def _features(content: Content, groups: Groups) -> npt.NDArray[np.float64]:
-    """(G, 2K+1): each group's share of all pixels of each class, of the pictures that show it, and of the pictures."""
+    """(G, 2K+1): each group's share of all pixels of each class, of the images that show it, and of the images."""
     count = len(groups)
     shown = content.pixels > 0
     columns: list[npt.NDArray[np.float64]] = []

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
 
-from segwright.errors import DataError, FormatError
+from segwright.core.errors import DataError, FormatError
 
 MAX_TEXT_BYTES = 100_000_000  # lists, class lists, YAML
 MAX_ANNOTATION_BYTES = 4_000_000_000  # one JSON or XML: COCO's largest is 0.5 GB

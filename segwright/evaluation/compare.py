@@ -1,4 +1,4 @@
-"""Several models on the same pictures: a table, and for each the paired difference to the first with its interval."""
+"""Several models on the same images: a table, and for each the paired difference to the first with its interval."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from segwright import pages
-from segwright.console import literal
-from segwright.errors import UsageError
+from segwright import reports
+from segwright.core.atomic_io import without_nan
+from segwright.core.errors import UsageError
+from segwright.core.progress import literal
 from segwright.evaluation.evaluate import Evaluation
-from segwright.evaluation.independent import Independent
-from segwright.files import without_nan
+from segwright.evaluation.sequences import Independent
 from segwright.metrics.intervals import PairedDifference, paired_difference
 
 
@@ -55,9 +55,9 @@ class Comparison:
 
 
 def compare(evaluations: Mapping[str, Evaluation], *, seed: int = 0) -> Comparison:
-    """Pair evaluations of the same pictures, the first being the baseline.
+    """Pair evaluations of the same images, the first being the baseline.
 
-    UsageError for fewer than two, or where pictures or classes differ: then no difference could be blamed on the model.
+    UsageError for fewer than two, or where images or classes differ: then no difference could be blamed on the model.
     """
     if len(evaluations) < 2:
         raise UsageError("a comparison needs two models", found=", ".join(evaluations) or "none")
@@ -67,9 +67,9 @@ def compare(evaluations: Mapping[str, Evaluation], *, seed: int = 0) -> Comparis
         other = evaluations[name]
         if other.ids != first.ids or other.label_space.names != first.label_space.names:
             raise UsageError(
-                f"{names[0]} and {name} were not evaluated on the same pictures and classes",
-                expected=f"{first.images} pictures, {first.label_space.classes} classes",
-                found=f"{other.images} pictures, {other.label_space.classes} classes",
+                f"{names[0]} and {name} were not evaluated on the same images and classes",
+                expected=f"{first.images} images, {first.label_space.classes} classes",
+                found=f"{other.images} images, {other.label_space.classes} classes",
                 fix="evaluate both on one split",
             )
     groups = first.independent.groups
@@ -108,14 +108,14 @@ def render_comparison(comparison: Comparison, console: Console) -> None:
 def verdict(d: PairedDifference, baseline: str, over: Independent | None = None) -> str:
     """One sentence: better, worse, or not to be told apart; ``over``: what the interval draws."""
     if np.isnan(d.low):
-        return f"{100 * d.difference:+.2f} points against {baseline}; one picture gives no interval"
+        return f"{100 * d.difference:+.2f} points against {baseline}; one image gives no interval"
     drawn = "" if over is None else f" over {over}"
     span = f"{100 * d.difference:+.2f} points, 95 % {interval_text((d.low, d.high), signed=True)}{drawn}"
     if d.few:
         return f"not to be told apart from {baseline}: too few to draw from ({span})"
     if d.clear:
         return f"{'better' if d.low > 0 else 'worse'} than {baseline} ({span})"
-    return f"not to be told apart from {baseline} on these pictures ({span})"
+    return f"not to be told apart from {baseline} on these images ({span})"
 
 
 def interval_text(interval: tuple[float, float], *, signed: bool = False) -> str:
@@ -136,7 +136,7 @@ def comparison_page(comparison: Comparison, *, command: str = "") -> str:
         rows.append(
             (
                 name,
-                pages.bar(found.miou, label=_per_cent(found.miou)),
+                reports.bar(found.miou, label=_per_cent(found.miou)),
                 interval_text(found.miou_ci95),
                 "baseline" if d is None else f"{100 * d.difference:+.2f}",
                 "" if d is None else interval_text((d.low, d.high), signed=True),
@@ -146,21 +146,25 @@ def comparison_page(comparison: Comparison, *, command: str = "") -> str:
         )
     headers = ("model", "mIoU %", "95 % interval", "difference", "95 % of it", "pixel acc. %", "boundary IoU %")
     classes = [
-        (pages.join((pages.swatch(colour), class_name)), *(_per_cent(float(e.scores.iou[i])) for e in _all(comparison)))
-        for i, (class_name, colour) in enumerate(zip(first.label_space.names, first.label_space.colours, strict=True))
+        (
+            reports.join((reports.swatch(color), class_name)),
+            *(_per_cent(float(e.scores.iou[i])) for e in _all(comparison)),
+        )
+        for i, (class_name, color) in enumerate(zip(first.label_space.names, first.label_space.colors, strict=True))
     ]
     verdicts = (
-        pages.paragraph(f"{name}: {verdict(d, comparison.baseline, comparison.independent)}", kind=_mood(d))
+        reports.paragraph(f"{name}: {verdict(d, comparison.baseline, comparison.independent)}", kind=_mood(d))
         for name, d in comparison.differences.items()
     )
-    limits = pages.paragraph(first.independent.note, kind="warn") if first.independent.note else ""
-    return pages.page(
+    limits = reports.paragraph(first.independent.note, kind="warn") if first.independent.note else ""
+    return reports.page(
         "Model comparison",
-        pages.heading("Model comparison", f"{first.images} pictures of split {first.split}", kicker="segwright"),
-        pages.section("Mean IoU", *verdicts, limits, pages.card(pages.table(headers, rows, numeric=(2, 3, 4, 5, 6))),
+        reports.heading("Model comparison", f"{first.images} images of split {first.split}", kicker="segwright"),
+        reports.section("Mean IoU", *verdicts, limits, reports.card(reports.table(headers, rows, numeric=(2, 3, 4, 5,
+        6))),
                       note=f"The interval of the difference draws the same {first.independent.over} for both models."),
-        pages.section("Classes", pages.card(pages.table(("IoU %", *names), classes, numeric=range(1, len(names) + 1)))),
-        pages.section("Command", pages.code(command)) if command else "",
+        reports.section("Classes", reports.card(reports.table(("IoU %", *names), classes, numeric=range(1, len(names) +
+        1)))), reports.section("Command", reports.code(command)) if command else "",
     )  # fmt: skip
 
 

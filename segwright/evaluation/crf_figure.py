@@ -1,6 +1,6 @@
-"""The figure of the DeepLab papers: picture, network, and the labels after 1, 2 and 10 iterations of the CRF.
+"""The figure of the DeepLab papers: image, network, and the labels after 1, 2 and 10 iterations of the CRF.
 
-Under each panel stands the share of labelled pixels that are right, where the truth is known. With ``belief`` a second
+Under each panel stands the share of labeled pixels that are right, where the truth is known. With ``belief`` a second
 line shows one class's probability in each panel, as figure 2 of 'Semantic Image Segmentation with Deep Convolutional
 Nets and Fully Connected CRFs' (Chen et al. 2015) does.
 """
@@ -16,19 +16,19 @@ import cv2
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from segwright.errors import PostprocessError
-from segwright.images import UInt8Array, write_image
+from segwright.core.errors import PostprocessError
+from segwright.core.types import IGNORE_INDEX, Float32Array, LabelSpace
+from segwright.imageio import UInt8Array, write_image
 from segwright.postprocess.crf import DenseCRF
-from segwright.types import IGNORE_INDEX, Float32Array, LabelSpace
 
 MARGIN, GAP, CAPTION = 14, 8, 22  # pixels: around the figure, between panels, for a line of text
-INK, GREY, FRAME, PAPER = (25, 25, 30), (110, 110, 118), (205, 205, 210), (255, 255, 255)
+INK, GRAY, FRAME, PAPER = (25, 25, 30), (110, 110, 118), (205, 205, 210), (255, 255, 255)
 TEXT = 15  # pixels high, at panels 320 wide
 
 
 @dataclass(frozen=True)
 class FigureRow:
-    """One picture of the figure: uint8 H×W×C, probabilities K×H×W, and the ground truth H×W where there is one."""
+    """One image of the figure: uint8 H×W×C, probabilities K×H×W, and the ground truth H×W where there is one."""
 
     image: UInt8Array
     probabilities: Float32Array
@@ -51,21 +51,21 @@ def crf_figure(
     belief: str | None = None,
     width: int = 320,
 ) -> Path:
-    """Write the figure as a picture file, a line for each of ``rows``, each panel ``width`` pixels wide.
+    """Write the figure as an image file, a line for each of ``rows``, each panel ``width`` pixels wide.
 
     ``crf`` None: DeepLab v1's. ``belief`` names a class whose probability is shown in a line of its own.
     PostprocessError without rows or iterations, UsageError for an unknown class.
     """
     if not rows or not iterations or min(iterations) < 1 or not 40 <= width <= 4000:
         raise PostprocessError(
-            "a figure needs pictures, iterations and panels",
-            expected="at least one picture, iterations of 1 or more, panels 40 to 4000 pixels wide",
-            found=f"{len(rows)} pictures, iterations {list(iterations)}, {width} pixels",
+            "a figure needs images, iterations and panels",
+            expected="at least one image, iterations of 1 or more, panels 40 to 4000 pixels wide",
+            found=f"{len(rows)} images, iterations {list(iterations)}, {width} pixels",
         )
     crf = crf or DenseCRF.preset("deeplab-v1")
     shown = None if belief is None else label_space.index(belief)
     with_truth = any(row.truth is not None for row in rows)
-    titles = ["picture", "network", *(f"CRF, {n} iteration{'s' if n > 1 else ''}" for n in iterations)]
+    titles = ["image", "network", *(f"CRF, {n} iteration{'s' if n > 1 else ''}" for n in iterations)]
     lines: list[list[_Panel]] = []
     present: set[int] = set()
     for row in rows:
@@ -75,8 +75,8 @@ def crf_figure(
         for found in [*labels, truth]:
             present |= set(np.unique(found).tolist()) - {IGNORE_INDEX}
         panels = [_Panel(_fitted(_rgb(row.image), width))]
-        panels += [_Panel(_coloured(found, label_space, width), _right(found, row.truth)) for found in labels]
-        lines.append([*panels, *([_Panel(_coloured(truth, label_space, width))] if with_truth else [])])
+        panels += [_Panel(_colored(found, label_space, width), _right(found, row.truth)) for found in labels]
+        lines.append([*panels, *([_Panel(_colored(truth, label_space, width))] if with_truth else [])])
         if shown is not None:
             beliefs = [_Panel(_heat(step[shown], width), f"belief in {belief}") for step in steps]
             blank = _Panel(np.full_like(panels[0].pixels, 255))
@@ -106,13 +106,13 @@ def _drawn(titles: Sequence[str], lines: Sequence[Sequence[_Panel]], width: int)
                 edge = (left - 1, top - 1, left + panel.pixels.shape[1], top + panel.pixels.shape[0])
                 draw.rectangle(edge, outline=FRAME)
             if panel.caption:
-                _write(draw, panel.caption, (left + width / 2, top + height + 2), text - 2, GREY, "ma", width)
+                _write(draw, panel.caption, (left + width / 2, top + height + 2), text - 2, GRAY, "ma", width)
         top += height + below + GAP
     return np.asarray(canvas, np.uint8)
 
 
 def _legend(label_space: LabelSpace, present: Sequence[int], across: int, width: int) -> UInt8Array:
-    """The colours of the classes that the figure shows, in as many lines as they need."""
+    """The colors of the classes that the figure shows, in as many lines as they need."""
     scale = width / 320
     text, space = max(9, round(TEXT * scale)), max(12, round(CAPTION * scale))
     font = ImageFont.load_default(text - 1)
@@ -128,40 +128,40 @@ def _legend(label_space: LabelSpace, present: Sequence[int], across: int, width:
     draw = ImageDraw.Draw(canvas)
     for index, x, row in places:
         y = row * space
-        draw.rounded_rectangle((x, y, x + 1.4 * text, y + text), 3, fill=label_space.colours[index], outline=GREY)
+        draw.rounded_rectangle((x, y, x + 1.4 * text, y + text), 3, fill=label_space.colors[index], outline=GRAY)
         draw.text((x + 1.9 * text, y + text / 2), label_space.names[index], INK, font, anchor="lm")
     return np.asarray(canvas, np.uint8)
 
 
 def _write(
-    draw: Any, words: str, place: tuple[float, float], size: int, colour: tuple[int, ...], anchor: str, room: int
+    draw: Any, words: str, place: tuple[float, float], size: int, color: tuple[int, ...], anchor: str, room: int
 ) -> None:
     """Text that is made smaller until it fits its panel."""
     font = ImageFont.load_default(size)
     while font.getlength(words) > room and size > 6:
         size -= 1
         font = ImageFont.load_default(size)
-    draw.text(place, words, colour, font, anchor=anchor)
+    draw.text(place, words, color, font, anchor=anchor)
 
 
 def _right(labels: UInt8Array, truth: UInt8Array | None) -> str:
-    """How many of the labelled pixels are right, in words."""
+    """How many of the labeled pixels are right, in words."""
     if truth is None or not (truth != IGNORE_INDEX).any():
         return ""
     known = truth != IGNORE_INDEX
     return f"{100 * float((labels == truth)[known].mean()):.1f} % of the pixels right"
 
 
-def _coloured(labels: UInt8Array, label_space: LabelSpace, width: int) -> UInt8Array:
-    """Labels in their colours, with a soft dark line along the borders, so that like colours stay apart."""
+def _colored(labels: UInt8Array, label_space: LabelSpace, width: int) -> UInt8Array:
+    """Labels in their colors, with a soft dark line along the borders, so that like colors stay apart."""
     height = max(1, round(labels.shape[0] * width / labels.shape[1]))
-    # Twice the size and down again: colours stay pure inside a region, and its border is smooth.
+    # Twice the size and down again: colors stay pure inside a region, and its border is smooth.
     large = np.asarray(cv2.resize(labels, (2 * width, 2 * height), interpolation=cv2.INTER_NEAREST), np.uint8)
-    colours = label_space.palette()[large].astype(np.float32)
+    colors = label_space.palette()[large].astype(np.float32)
     border = np.asarray(cv2.morphologyEx(large, cv2.MORPH_GRADIENT, np.ones((2, 2), np.uint8))) > 0
-    colours[border] *= 0.6
-    colours[large == IGNORE_INDEX] = 235  # nothing is known there: nearly paper
-    return _fitted(colours.astype(np.uint8), width)
+    colors[border] *= 0.6
+    colors[large == IGNORE_INDEX] = 235  # nothing is known there: nearly paper
+    return _fitted(colors.astype(np.uint8), width)
 
 
 def _heat(probability: Float32Array, width: int) -> UInt8Array:
@@ -169,8 +169,8 @@ def _heat(probability: Float32Array, width: int) -> UInt8Array:
     table = np.array([[255, 255, 255], [254, 204, 130], [240, 101, 60], [153, 0, 24]], np.float32)
     place = np.linspace(0, 1, 256) * (len(table) - 1)
     low = np.minimum(place.astype(int), len(table) - 2)
-    colours = table[low] + (table[low + 1] - table[low]) * (place - low)[:, None]
-    return _fitted(colours[(np.clip(probability, 0, 1) * 255).astype(np.uint8)].astype(np.uint8), width)
+    colors = table[low] + (table[low + 1] - table[low]) * (place - low)[:, None]
+    return _fitted(colors[(np.clip(probability, 0, 1) * 255).astype(np.uint8)].astype(np.uint8), width)
 
 
 def _rgb(image: UInt8Array) -> UInt8Array:

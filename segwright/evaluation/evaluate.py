@@ -1,7 +1,7 @@
 """One pass over a split: predict, count, and hand back every figure with its interval.
 
 The pixels are read ahead in a thread while the predictor works. What is kept per image are 3·K counts and, of the worst
-and the best images, the label map for the report; memory does not grow with the pictures.
+and the best images, the label map for the report; memory does not grow with the images.
 """
 
 from __future__ import annotations
@@ -18,11 +18,13 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from segwright.console import progress
-from segwright.errors import DataError, LabelError, SegwrightError, UsageError
-from segwright.evaluation.independent import Independent, independent, look_of
-from segwright.files import without_nan
-from segwright.images import UInt8Array
+from segwright.core.atomic_io import without_nan
+from segwright.core.errors import DataError, LabelError, SegwrightError, UsageError
+from segwright.core.progress import progress
+from segwright.core.types import LabelSpace
+from segwright.evaluation.sequences import Independent, independent, look_of
+from segwright.imageio import UInt8Array
+from segwright.inference.prediction import Prediction
 from segwright.metrics.boundary import BoundaryIoU
 from segwright.metrics.calibration import Calibration
 from segwright.metrics.confusion import (
@@ -38,18 +40,17 @@ from segwright.metrics.confusion import (
     scores,
 )
 from segwright.metrics.intervals import miou_interval
-from segwright.types import LabelSpace, Prediction
 
 CONVENTION = "pooled"
-EXAMPLES = 4  # pictures kept for the report from either end
+EXAMPLES = 4  # images kept for the report from either end
 EXAMPLE_SIDE = 1024  # their label maps are thinned out to this
 READ_AHEAD = 4
 
 
 class Predicts(Protocol):
-    """What is evaluated: anything that answers a picture with a :class:`Prediction`.
+    """What is evaluated: anything that answers an image with a :class:`Prediction`.
 
-    ``predict_batch(images) -> list[Prediction]``, where there is one, is used for pictures of one size.
+    ``predict_batch(images) -> list[Prediction]``, where there is one, is used for images of one size.
     """
 
     @property
@@ -58,7 +59,7 @@ class Predicts(Protocol):
     def predict(self, image: UInt8Array, *, probabilities: bool = False) -> Prediction: ...
 
 
-class Labelled(Protocol):
+class Labeled(Protocol):
     """What it is evaluated on: a :class:`segwright.data.dataset.Split`, or anything that reads like one."""
 
     name: str
@@ -200,7 +201,7 @@ class Evaluation:
 
 def evaluate(
     predictor: Predicts,
-    split: Labelled,
+    split: Labeled,
     *,
     batch_size: int = 1,
     boundary: bool = True,
@@ -210,10 +211,10 @@ def evaluate(
     groups: Sequence[object] | None = None,
     title: str = "evaluate",
 ) -> Evaluation:
-    """Score ``predictor`` on every labelled picture of ``split``.
+    """Score ``predictor`` on every labeled image of ``split``.
 
     ``boundary`` adds boundary IoU (some 20 ms an image), ``probabilities`` the Brier score (asks the predictor for all
-    of them). ``skip_bad`` leaves unreadable pictures and masks out and lists them. ``match``: "names" brings the
+    of them). ``skip_bad`` leaves unreadable images and masks out and lists them. ``match``: "names" brings the
     predictor's classes to the data's by name, "index" takes the numbers as they are. ``groups``, one per image of the
     split: the sequence it is a frame of, for the interval; None finds them by name and look.
 
@@ -240,20 +241,20 @@ def evaluate(
 
 
 def score(
-    split: Labelled,
+    split: Labeled,
     answers: Callable[[Sequence[int], Sequence[UInt8Array]], list[Answer]],
     *,
     indices: Sequence[int] | None = None,
     batch_size: int = 1,
     boundary: bool = True,
     skip_bad: bool = False,
-    pictures: bool = True,
+    images: bool = True,
     groups: Sequence[object] | None = None,
     title: str = "evaluate",
 ) -> Evaluation:
     """The pass itself: ``answers(indices, images)`` says what was predicted, in the data's class indices.
 
-    ``indices`` are the ones of the split to score (default: all). ``pictures`` False leaves the pictures unread
+    ``indices`` are the ones of the split to score (default: all). ``images`` False leaves the images unread
     (``images`` are then empty): for predictions that lie in files. ``groups``: as for :func:`evaluate`.
     """
     wanted = range(len(split)) if indices is None else indices
@@ -269,7 +270,7 @@ def score(
     tally = _Tally(split, boundary, groups)
     with progress(title, len(wanted)) as advance:
         batch: list[_Pair] = []
-        for pair in _read_ahead(split, wanted, pictures):
+        for pair in _read_ahead(split, wanted, images):
             if isinstance(pair.error, SegwrightError) and skip_bad:
                 tally.skipped[split.ids[pair.index]] = pair.error.message
             elif pair.error is not None:
@@ -345,22 +346,22 @@ class _Pair:
     error: Exception | None = None
 
 
-def _read(split: Labelled, index: int, pictures: bool) -> _Pair:
+def _read(split: Labeled, index: int, images: bool) -> _Pair:
     try:
         mask = split.read_mask(index)
         if mask is None:
             return _Pair(index)
-        return _Pair(index, split.read_image(index) if pictures else None, mask)
+        return _Pair(index, split.read_image(index) if images else None, mask)
     except Exception as error:  # handed over to the caller's thread, which raises it or lists it
         return _Pair(index, error=error)
 
 
-def _read_ahead(split: Labelled, indices: Sequence[int], pictures: bool) -> Iterator[_Pair]:
+def _read_ahead(split: Labeled, indices: Sequence[int], images: bool) -> Iterator[_Pair]:
     waiting: deque[Future[_Pair]] = deque()
     with ThreadPoolExecutor(1, thread_name_prefix="read") as pool:
         try:
             for index in indices:
-                waiting.append(pool.submit(_read, split, index, pictures))
+                waiting.append(pool.submit(_read, split, index, images))
                 if len(waiting) > READ_AHEAD:
                     yield waiting.popleft().result()
             while waiting:
@@ -373,7 +374,7 @@ def _read_ahead(split: Labelled, indices: Sequence[int], pictures: bool) -> Iter
 class _Tally:
     """Everything that is counted along the way."""
 
-    def __init__(self, split: Labelled, boundary: bool, groups: Sequence[object] | None = None) -> None:
+    def __init__(self, split: Labeled, boundary: bool, groups: Sequence[object] | None = None) -> None:
         self.split, self.groups = split, groups
         self.indices: list[int] = []
         self.looks: list[npt.NDArray[np.float32]] = []
@@ -431,9 +432,9 @@ class _Tally:
     def finish(self, seconds: float) -> Evaluation:
         if not self.ids:
             raise DataError(
-                "nothing to evaluate: no picture of the split has a labelled pixel",
-                expected="masks beside the pictures",
-                found=f"{len(self.without_mask)} pictures without a mask, {len(self.all_ignored)} with nothing but "
+                "nothing to evaluate: no image of the split has a labeled pixel",
+                expected="masks beside the images",
+                found=f"{len(self.without_mask)} images without a mask, {len(self.all_ignored)} with nothing but "
                 f"ignored pixels, {len(self.skipped)} left out",
                 where=self.split.name,
                 fix="name another split with --split, or see `segwright check`",

@@ -1,4 +1,4 @@
-"""Scoring masks that any tool made: a folder of index or palette PNGs, matched to the pictures by name."""
+"""Scoring masks that any tool made: a folder of index or palette PNGs, matched to the images by name."""
 
 from __future__ import annotations
 
@@ -7,28 +7,28 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from segwright.errors import DataError, LabelError
-from segwright.evaluation.evaluate import Answer, Evaluation, Labelled, score
-from segwright.images import EXTENSIONS, UInt8Array, read_mask
-from segwright.types import IGNORE_INDEX, LabelSpace
+from segwright.core.errors import DataError, LabelError
+from segwright.core.types import IGNORE_INDEX, LabelSpace
+from segwright.evaluation.evaluate import Answer, Evaluation, Labeled, score
+from segwright.imageio import EXTENSIONS, UInt8Array, read_mask
 
-ENDINGS = ("", "_mask", "_pred", "_prediction", "_labels", "_label", "_seg")  # what tools add to a picture's name
+ENDINGS = ("", "_mask", "_pred", "_prediction", "_labels", "_label", "_seg")  # what tools add to an image's name
 
 
 def evaluate_masks(
     folder: str | Path,
-    split: Labelled,
+    split: Labeled,
     *,
     raw_values: bool = False,
     boundary: bool = True,
     skip_missing: bool = False,
     title: str = "evaluate",
 ) -> Evaluation:
-    """Score a folder of masks against ``split``; a mask belongs to the picture of its name (without the ending).
+    """Score a folder of masks against ``split``; a mask belongs to the image of its name (without the ending).
 
-    The masks hold class indices 0…K-1 (grey or palette PNG); with ``raw_values`` the values that the data set's own
+    The masks hold class indices 0…K-1 (gray or palette PNG); with ``raw_values`` the values that the dataset's own
     mask files hold, taken through its label map. DataError where a mask is missing (``skip_missing`` leaves those
-    pictures out), LabelError where a size or a value does not fit, each naming the file.
+    images out), LabelError where a size or a value does not fit, each naming the file.
     """
     paths = find_masks(folder, split, skip_missing=skip_missing)
 
@@ -38,26 +38,24 @@ def evaluate_masks(
             for i in indices
         ]
 
-    found = score(split, answers, indices=sorted(paths), boundary=boundary, pictures=False, title=title)
+    found = score(split, answers, indices=sorted(paths), boundary=boundary, images=False, title=title)
     if len(paths) < len(split):
-        found.notes.append(f"{len(split) - len(paths)} pictures without a mask in the folder were left out")
+        found.notes.append(f"{len(split) - len(paths)} images without a mask in the folder were left out")
     return found
 
 
-def find_masks(folder: str | Path, split: Labelled, *, skip_missing: bool = False) -> dict[int, Path]:
+def find_masks(folder: str | Path, split: Labeled, *, skip_missing: bool = False) -> dict[int, Path]:
     """Index in the split → mask file: by the id's whole path first, then by its last part, each with a usual ending.
 
-    DataError for a folder that is none or holds no picture file, for pictures without a mask, and where two files would
-    fit one picture.
+    DataError for a folder that is none or holds no image file, for images without a mask, and where two files would
+    fit one image.
     """
     root = Path(folder)
     if not root.is_dir():
         raise DataError("no folder of masks", expected="a folder", found="nothing there", where=root)
     files = sorted(f for f in root.rglob("*") if f.suffix.lower() in EXTENSIONS and f.is_file())
     if not files:
-        raise DataError(
-            "the folder holds no masks", expected="PNG files named as the pictures", found="none", where=root
-        )
+        raise DataError("the folder holds no masks", expected="PNG files named as the images", found="none", where=root)
     whole: dict[str, list[Path]] = {}
     short: dict[str, list[Path]] = {}
     for file in files:
@@ -70,10 +68,10 @@ def find_masks(folder: str | Path, split: Labelled, *, skip_missing: bool = Fals
         fitting = _fitting(name, whole, short)
         if len(fitting) > 1:
             raise DataError(
-                f"two masks for picture {name}",
+                f"two masks for image {name}",
                 found=", ".join(str(f.relative_to(root)) for f in fitting[:4]),
                 where=root,
-                fix="keep one, or keep the pictures' folders in the masks' folder",
+                fix="keep one, or keep the images' folders in the masks' folder",
             )
         if fitting:
             found[index] = fitting[0]
@@ -81,12 +79,12 @@ def find_masks(folder: str | Path, split: Labelled, *, skip_missing: bool = Fals
             missing.append(name)
     if missing and (not found or not skip_missing):
         raise DataError(
-            f"{len(missing)} of {len(split)} pictures have no mask in the folder",
+            f"{len(missing)} of {len(split)} images have no mask in the folder",
             expected=f"{missing[0]}.png",
             found=f"{len(files)} files such as {files[0].name}; missing: {', '.join(missing[:5])}"
             + (", …" if len(missing) > 5 else ""),
             where=root,
-            fix="name each mask as its picture, or leave those pictures out with --skip-bad",
+            fix="name each mask as its image, or leave those images out with --skip-bad",
         )
     return found
 
@@ -103,15 +101,15 @@ def _fitting(name: str, whole: dict[str, list[Path]], short: dict[str, list[Path
 
 
 def read_prediction(path: Path, label_space: LabelSpace, *, raw_values: bool = False) -> UInt8Array:
-    """(H, W) class indices from a mask file; LabelError naming the file where it holds colours or stray values."""
+    """(H, W) class indices from a mask file; LabelError naming the file where it holds colors or stray values."""
     values = read_mask(path)
     if values.ndim != 2:
         raise LabelError(
-            "the mask holds colours, not class indices",
-            expected=f"a grey or palette PNG of 0 to {label_space.classes - 1}",
-            found="a colour picture",
+            "the mask holds colors, not class indices",
+            expected=f"a gray or palette PNG of 0 to {label_space.classes - 1}",
+            found="a color image",
             where=path,
-            fix="save class indices; a palette PNG keeps both the indices and the colours",
+            fix="save class indices; a palette PNG keeps both the indices and the colors",
         )
     if raw_values:
         indices = label_space.lookup()[values]
@@ -130,6 +128,6 @@ def read_prediction(path: Path, label_space: LabelSpace, *, raw_values: bool = F
             expected=f"0 to {label_space.classes - 1}",
             found=f"up to {int(values.max())}",
             where=path,
-            fix="if these are the data set's own ids, say so with --raw-values",
+            fix="if these are the dataset's own ids, say so with --raw-values",
         )
     return values.astype(np.uint8)

@@ -13,20 +13,20 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from segwright import pages
-from segwright.console import duration
-from segwright.errors import SegwrightError
+from segwright import reports
+from segwright.core.errors import SegwrightError
+from segwright.core.progress import duration
+from segwright.core.types import IGNORE_INDEX, LabelSpace, blend
 from segwright.evaluation.compare import interval_text
-from segwright.evaluation.evaluate import Evaluation, Example, Labelled
+from segwright.evaluation.evaluate import Evaluation, Example, Labeled
 from segwright.evaluation.terminal import notes
-from segwright.images import UInt8Array
+from segwright.imageio import UInt8Array
 from segwright.metrics.confusion import CONVENTIONS
-from segwright.pages import Markup, Number, Series
-from segwright.types import IGNORE_INDEX, LabelSpace, blend
+from segwright.reports import Markup, Number, Series
 
-PICTURE_SIDE = 400  # pixels: sharp on a phone's screen and in a quarter of a desktop's width
+IMAGE_SIDE = 400  # pixels: sharp on a phone's screen and in a quarter of a desktop's width
 TOP_CONFUSIONS = 8
-MISSED, IGNORED_SHADE = (230, 40, 40), 0.35  # the colour of an error; how dark ignored pixels are drawn
+MISSED, IGNORED_SHADE = (230, 40, 40), 0.35  # the color of an error; how dark ignored pixels are drawn
 
 OWN_LOSS = (
     "Both losses are one criterion of the network's output, with the same class weights and without ignored pixels; "
@@ -51,33 +51,33 @@ class RunFacts:
     model: Mapping[str, object] = field(default_factory=dict)  # name, encoder, parameters, …
     plan: Sequence[tuple[str, str, str]] = ()  # (what, value, reason)
     versions: Mapping[str, str] = field(default_factory=dict)
-    licences: Mapping[str, str] = field(default_factory=dict)
+    licenses: Mapping[str, str] = field(default_factory=dict)
 
 
-def write_report(path: str | Path, evaluation: Evaluation, split: Labelled, facts: RunFacts | None = None) -> Path:
+def write_report(path: str | Path, evaluation: Evaluation, split: Labeled, facts: RunFacts | None = None) -> Path:
     """Write the page, whole or not at all, and return where.
 
-    ``split`` must be the one that was evaluated: the worst and best pictures are read from it again. A picture that
+    ``split`` must be the one that was evaluated: the worst and best images are read from it again. An image that
     cannot be read any more costs its row, never the page.
     """
-    return pages.write_page(path, report_page(evaluation, split, facts or RunFacts()))
+    return reports.write_page(path, report_page(evaluation, split, facts or RunFacts()))
 
 
-def report_page(evaluation: Evaluation, split: Labelled, facts: RunFacts) -> str:
+def report_page(evaluation: Evaluation, split: Labeled, facts: RunFacts) -> str:
     """The page as a string."""
     e = evaluation
-    lead = f"{e.images} pictures of split {e.split}, {e.label_space.classes} classes"
+    lead = f"{e.images} images of split {e.split}, {e.label_space.classes} classes"
     model = ", ".join(f"{value}" for value in facts.model.values())
-    return pages.page(
+    return reports.page(
         facts.title,
-        pages.heading(facts.title, *filter(None, (model, lead)), kicker="segwright report"),
+        reports.heading(facts.title, *filter(None, (model, lead)), kicker="segwright report"),
         _headline(e),
         _in_words(e),
         _curves(facts.history, facts.afterwards),
         _classes(e),
         _confusion(e),
-        _pictures("The worst pictures", e.worst, e, split, "The lowest mean IoU over the classes of the picture."),
-        _pictures("The best pictures", e.best, e, split, ""),
+        _images("The worst images", e.worst, e, split, "The lowest mean IoU over the classes of the image."),
+        _images("The best images", e.best, e, split, ""),
         _spread(e),
         _how(e, facts),
         footer=f"Made by segwright in {duration(e.seconds)}. Figures in per cent; convention: {e.convention}.",
@@ -111,7 +111,7 @@ def _headline(e: Evaluation) -> Markup:
         Number(
             "mean IoU",
             _per_cent(e.miou),
-            f"95 % interval {interval} over {e.independent}" if interval else "one picture: no interval",
+            f"95 % interval {interval} over {e.independent}" if interval else "one image: no interval",
         ),
         Number("pixel accuracy", _per_cent(e.pixel_accuracy)),
         Number("mean accuracy", _per_cent(e.mean_accuracy), "mean recall"),
@@ -122,7 +122,7 @@ def _headline(e: Evaluation) -> Markup:
         tiles.append(Number("boundary IoU", _per_cent(e.boundary_iou)))
     if e.calibration is not None:
         tiles.append(Number("calibration error", _per_cent(e.calibration.ece()), "0 is perfect"))
-    return pages.numbers(tiles)
+    return reports.numbers(tiles)
 
 
 def _in_words(e: Evaluation) -> Markup:
@@ -142,9 +142,9 @@ def _in_words(e: Evaluation) -> Markup:
             f"The commonest confusion: {names[truth]} taken for {names[said]} ({100 * of_truth:.0f} % of the pixels "
             f"of {names[truth]}, {100 * of_errors:.0f} % of all wrong pixels)."
         )
-    boxes = [pages.paragraph(note, kind="warn") for note in notes(e)]
+    boxes = [reports.paragraph(note, kind="warn") for note in notes(e)]
     return (
-        pages.section("In short", *(pages.paragraph(text) for text in sentences), *boxes)
+        reports.section("In short", *(reports.paragraph(text) for text in sentences), *boxes)
         if sentences or boxes
         else (Markup(""))
     )
@@ -165,11 +165,13 @@ def _curves(history: Sequence[Mapping[str, Any]], afterwards: str) -> Markup:
     ):
         series = [s for key, name in keys if (s := _series(history, key, name)) is not None]
         if series:
-            cards.append(pages.card(pages.line_chart(series, x_label="step", y_label=title, zero=zero), title=title))
-    said = [pages.paragraph(afterwards)] if afterwards else []
+            cards.append(
+                reports.card(reports.line_chart(series, x_label="step", y_label=title, zero=zero), title=title)
+            )
+    said = [reports.paragraph(afterwards)] if afterwards else []
     if any("val_loss" in entry for entry in history):
-        said.append(pages.paragraph(OWN_LOSS if own else OTHER_LOSS))
-    return pages.section("Training", *said, pages.grid(*cards, wide=True)) if cards else Markup("")
+        said.append(reports.paragraph(OWN_LOSS if own else OTHER_LOSS))
+    return reports.section("Training", *said, reports.grid(*cards, wide=True)) if cards else Markup("")
 
 
 def _series(history: Sequence[Mapping[str, Any]], key: str, name: str) -> Series | None:
@@ -184,18 +186,18 @@ def _series(history: Sequence[Mapping[str, Any]], key: str, name: str) -> Series
 def _classes(e: Evaluation) -> Markup:
     total = max(1, int(e.scores.pixels.sum()))
     rows: list[Sequence[object]] = []
-    for row, colour in zip(e.per_class, e.label_space.colours, strict=True):
+    for row, color in zip(e.per_class, e.label_space.colors, strict=True):
         rows.append(
             (
-                pages.join((pages.swatch(colour), row["name"])),
-                pages.bar(row["iou"], colour=colour, label=_per_cent(row["iou"])),
+                reports.join((reports.swatch(color), row["name"])),
+                reports.bar(row["iou"], color=color, label=_per_cent(row["iou"])),
                 *(_per_cent(row[key]) for key in ("dice", "precision", "recall")),
                 f"{100 * row['pixels'] / total:.2f}",
             )
         )
     headers = ("class", "IoU", "Dice", "precision", "recall", "share of pixels")
     note = "In per cent. A dash: neither in the masks nor predicted; left out of the means."
-    return pages.section("Classes", pages.card(pages.table(headers, rows, numeric=(2, 3, 4, 5))), note=note)
+    return reports.section("Classes", reports.card(reports.table(headers, rows, numeric=(2, 3, 4, 5))), note=note)
 
 
 def confusions(matrix: npt.NDArray[np.int64], count: int = TOP_CONFUSIONS) -> list[tuple[int, int, int, float, float]]:
@@ -224,12 +226,12 @@ def _confusion(e: Evaluation) -> Markup:
         for i, j, _, of_errors, of_truth in confusions(e.matrix)
     ]
     headers = ("truth", "taken for", "% of class", "% of errors")
-    listing = pages.card(pages.table(headers, rows, numeric=(2, 3)), title="Commonest errors") if rows else ""
-    return pages.section(
+    listing = reports.card(reports.table(headers, rows, numeric=(2, 3)), title="Commonest errors") if rows else ""
+    return reports.section(
         "Confusion",
-        pages.tag(
+        reports.tag(
             "div",
-            pages.card(pages.heatmap(shares, names, rows="truth", columns="predicted")),
+            reports.card(reports.heatmap(shares, names, rows="truth", columns="predicted")),
             listing,
             class_="columns",
         ),
@@ -239,59 +241,59 @@ def _confusion(e: Evaluation) -> Markup:
 
 
 def _spread(e: Evaluation) -> Markup:
-    """How the pictures differ, and whether confidences can be believed."""
+    """How the images differ, and whether confidences can be believed."""
     cards = []
     values = e.per_image[~np.isnan(e.per_image)]
     if len(values) > 1:
         counts, edges = np.histogram(values, bins=10, range=(0, 1))
         labels = [f"{100 * edge:.0f}" for edge in edges[:-1]]
-        chart = pages.bar_chart(labels, counts.tolist(), x_label="mean IoU of the picture, %", y_label="pictures")
-        cards.append(pages.card(chart, title="Pictures by their own mean IoU"))
+        chart = reports.bar_chart(labels, counts.tolist(), x_label="mean IoU of the image, %", y_label="images")
+        cards.append(reports.card(chart, title="Images by their own mean IoU"))
     if e.calibration is not None:
         bins = e.calibration.reliability()
         measured = Series("measured", (100 * bins.confidence).tolist(), (100 * bins.accuracy).tolist())
         ideal = Series("perfect", [0.0, 100.0], [0.0, 100.0])
-        chart = pages.line_chart([measured, ideal], x_label="confidence, %", y_label="right, %", zero=True)
-        cards.append(pages.card(chart, title=f"Right, % – calibration error {_per_cent(e.calibration.ece())}"))
-    return pages.section("Spread", pages.grid(*cards, wide=True)) if cards else Markup("")
+        chart = reports.line_chart([measured, ideal], x_label="confidence, %", y_label="right, %", zero=True)
+        cards.append(reports.card(chart, title=f"Right, % – calibration error {_per_cent(e.calibration.ece())}"))
+    return reports.section("Spread", reports.grid(*cards, wide=True)) if cards else Markup("")
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Pictures
+# Images
 
 
-def _pictures(title: str, examples: Sequence[Example], e: Evaluation, split: Labelled, note: str) -> Markup:
+def _images(title: str, examples: Sequence[Example], e: Evaluation, split: Labeled, note: str) -> Markup:
     rows = [row for example in examples if (row := _row(example, split)) is not None]
     if not rows:
         return Markup("")
-    key = pages.legend([*zip(e.label_space.names, e.label_space.colours, strict=True), ("wrong", MISSED)])
-    return pages.section(title, pages.card(key), *rows, note=note)
+    key = reports.legend([*zip(e.label_space.names, e.label_space.colors, strict=True), ("wrong", MISSED)])
+    return reports.section(title, reports.card(key), *rows, note=note)
 
 
-def _row(example: Example, split: Labelled) -> Markup | None:
+def _row(example: Example, split: Labeled) -> Markup | None:
     try:
         image, mask = split.read_image(example.index), split.read_mask(example.index)
     except (SegwrightError, OSError):
         return None
     if mask is None:
         return None
-    picture, truth, said = fit(image, mask, example.labels)
+    shrunk, truth, said = fit(image, mask, example.labels)
     space = split.label_space
     caption = f"{example.id} – mean IoU {_per_cent(example.miou)}"
     shown = (
-        ("picture", picture),
-        ("truth", _coloured(picture, truth, truth, space)),
-        ("prediction", _coloured(picture, said, truth, space)),
-        ("errors", error_map(picture, said, truth)),
+        ("image", shrunk),
+        ("truth", _colored(shrunk, truth, truth, space)),
+        ("prediction", _colored(shrunk, said, truth, space)),
+        ("errors", error_map(shrunk, said, truth)),
     )
-    figures = [pages.figure(pages.encode_thumbnail(pixels, PICTURE_SIDE), label) for label, pixels in shown]
-    return pages.strip(caption, figures)
+    figures = [reports.figure(reports.encode_thumbnail(pixels, IMAGE_SIDE), label) for label, pixels in shown]
+    return reports.strip(caption, figures)
 
 
 def fit(image: UInt8Array, mask: UInt8Array, labels: UInt8Array) -> tuple[UInt8Array, UInt8Array, UInt8Array]:
-    """Picture (h, w, 3), truth and prediction (h, w) at the size in which they are shown, at most PICTURE_SIDE."""
+    """Image (h, w, 3), truth and prediction (h, w) at the size in which they are shown, at most IMAGE_SIDE."""
     height, width = mask.shape
-    factor = min(1.0, PICTURE_SIDE / max(height, width))
+    factor = min(1.0, IMAGE_SIDE / max(height, width))
     size = (max(1, round(width * factor)), max(1, round(height * factor)))
     if image.shape[2] != 3:
         image = np.repeat(image[..., :1], 3, axis=2)
@@ -301,21 +303,21 @@ def fit(image: UInt8Array, mask: UInt8Array, labels: UInt8Array) -> tuple[UInt8A
     return small, truth, said
 
 
-def _coloured(picture: UInt8Array, labels: UInt8Array, truth: UInt8Array, space: LabelSpace) -> UInt8Array:
-    """Classes laid over the picture; what the truth ignores is darkened, since nothing there counts."""
-    return _shade_ignored(blend(picture, space.palette()[labels], 0.65), picture, truth)
+def _colored(image: UInt8Array, labels: UInt8Array, truth: UInt8Array, space: LabelSpace) -> UInt8Array:
+    """Classes laid over the image; what the truth ignores is darkened, since nothing there counts."""
+    return _shade_ignored(blend(image, space.palette()[labels], 0.65), image, truth)
 
 
-def error_map(picture: UInt8Array, labels: UInt8Array, truth: UInt8Array) -> UInt8Array:
-    """The picture in pale grey, wrong pixels red, ignored ones dark."""
-    grey = np.asarray(cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY), np.float32)
-    pale = np.repeat((grey * 0.45 + 135)[..., None], 3, axis=2)
+def error_map(image: UInt8Array, labels: UInt8Array, truth: UInt8Array) -> UInt8Array:
+    """The image in pale gray, wrong pixels red, ignored ones dark."""
+    gray = np.asarray(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), np.float32)
+    pale = np.repeat((gray * 0.45 + 135)[..., None], 3, axis=2)
     pale[labels != truth] = MISSED
-    return _shade_ignored(np.clip(pale, 0, 255).astype(np.uint8), picture, truth)
+    return _shade_ignored(np.clip(pale, 0, 255).astype(np.uint8), image, truth)
 
 
-def _shade_ignored(shown: UInt8Array, picture: UInt8Array, truth: UInt8Array) -> UInt8Array:
-    dark = (picture.astype(np.float32) * IGNORED_SHADE).astype(np.uint8)
+def _shade_ignored(shown: UInt8Array, image: UInt8Array, truth: UInt8Array) -> UInt8Array:
+    dark = (image.astype(np.float32) * IGNORED_SHADE).astype(np.uint8)
     return np.where((truth == IGNORE_INDEX)[..., None], dark, shown)
 
 
@@ -326,34 +328,34 @@ def _shade_ignored(shown: UInt8Array, picture: UInt8Array, truth: UInt8Array) ->
 def _how(e: Evaluation, facts: RunFacts) -> Markup:
     parts: list[object] = []
     if facts.command:
-        parts.append(pages.code(facts.command))
+        parts.append(reports.code(facts.command))
     if facts.plan:
         rows = [
-            (what, pages.tag("span", value, class_="wrap"), pages.tag("span", why, class_="wrap"))
+            (what, reports.tag("span", value, class_="wrap"), reports.tag("span", why, class_="wrap"))
             for what, value, why in facts.plan
         ]
-        parts.append(pages.card(pages.table(("chosen", "value", "because"), rows), title="The plan"))
+        parts.append(reports.card(reports.table(("chosen", "value", "because"), rows), title="The plan"))
     cards = [
-        pages.card(pages.definitions(items), title=title)
+        reports.card(reports.definitions(items), title=title)
         for title, items in (
             ("Model", facts.model.items()),
             ("Versions", facts.versions.items()),
-            ("Licences", facts.licences.items()),
+            ("Licenses", facts.licenses.items()),
         )
         if items
     ]
     if cards:
-        parts.append(pages.grid(*cards))
-    parts.append(pages.details("The same predictions by other code's conventions", _conventions(e)))
-    return pages.section("How it was made", *parts)
+        parts.append(reports.grid(*cards))
+    parts.append(reports.details("The same predictions by other code's conventions", _conventions(e)))
+    return reports.section("How it was made", *parts)
 
 
 def _conventions(e: Evaluation) -> Markup:
     rows: Iterable[Sequence[object]] = [
-        (name, pages.tag("span", CONVENTIONS[name][0], class_="wrap"), _per_cent(value))
+        (name, reports.tag("span", CONVENTIONS[name][0], class_="wrap"), _per_cent(value))
         for name, value in e.by_convention().items()
     ]
-    return pages.card(pages.table(("convention", "rule", "mean IoU"), rows, numeric=(2,)))
+    return reports.card(reports.table(("convention", "rule", "mean IoU"), rows, numeric=(2,)))
 
 
 def _per_cent(value: float) -> str:

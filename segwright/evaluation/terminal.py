@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from segwright.console import literal
+from segwright.core.progress import literal
 from segwright.evaluation.compare import interval_text
 from segwright.evaluation.evaluate import Evaluation
 
@@ -17,7 +17,7 @@ EIGHTHS = " ▏▎▍▌▋▊▉"
 
 
 def render_evaluation(evaluation: Evaluation, console: Console) -> None:
-    """Print the figures; coloured bars on a terminal, the same numbers in plain columns when piped."""
+    """Print the figures; colored bars on a terminal, the same numbers in plain columns when piped."""
     e, plain = evaluation, not console.is_terminal
     table = Table(box=None if plain else Table().box, pad_edge=not plain)
     table.add_column("class", overflow="fold")
@@ -26,12 +26,12 @@ def render_evaluation(evaluation: Evaluation, console: Console) -> None:
     if not plain:
         table.add_column("", width=BAR_CELLS)
     total = max(1, int(e.scores.pixels.sum()))
-    for row, colour in zip(e.per_class, e.label_space.colours, strict=True):
+    for row, color in zip(e.per_class, e.label_space.colors, strict=True):
         cells: list[str | Text] = [literal(row["name"])]
         cells += [_per_cent(row[key]) for key in ("iou", "dice", "precision", "recall")]
         cells.append(f"{100 * row['pixels'] / total:.2f} %")
         if not plain:
-            cells.append(Text(text_bar(row["iou"]), style="rgb({},{},{})".format(*colour)))
+            cells.append(Text(text_bar(row["iou"]), style="rgb({},{},{})".format(*color)))
         table.add_row(*cells)
     console.print(table)
     interval = interval_text(e.miou_ci95)
@@ -57,13 +57,13 @@ def notes(evaluation: Evaluation) -> list[str]:
     if absent:
         found.append(f"neither in the masks nor predicted, left out of the means: {', '.join(absent)}")
     if e.without_mask:
-        found.append(f"{len(e.without_mask)} pictures have no mask and were not scored")
+        found.append(f"{len(e.without_mask)} images have no mask and were not scored")
     if e.all_ignored:
-        found.append(f"{len(e.all_ignored)} pictures hold nothing but ignored pixels and were not scored")
+        found.append(f"{len(e.all_ignored)} images hold nothing but ignored pixels and were not scored")
     if e.skipped:
-        found.append(f"{len(e.skipped)} unreadable pictures were left out: {', '.join(list(e.skipped)[:5])}")
+        found.append(f"{len(e.skipped)} unreadable images were left out: {', '.join(list(e.skipped)[:5])}")
     if e.images < 2:
-        found.append("one picture gives no interval")
+        found.append("one image gives no interval")
     elif e.independent.note:
         found.append(e.independent.note)
     return found

@@ -15,9 +15,10 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from segwright.errors import DataError, ImageReadError, SegwrightError, TooLargeError, UsageError
-from segwright.files import write_text
-from segwright.images import (
+from segwright.core.atomic_io import write_text
+from segwright.core.errors import DataError, ImageReadError, SegwrightError, TooLargeError, UsageError
+from segwright.core.types import IGNORE_INDEX, Float32Array, LabelSpace
+from segwright.imageio import (
     DEFAULT_LIMITS,
     Extent,
     UInt8Array,
@@ -27,13 +28,13 @@ from segwright.images import (
     read_raster,
     read_window,
 )
+from segwright.inference.georeference import TIFF, Placement, no_data, placement, write_geotiff
 from segwright.inference.outputs import BESIDE_SOURCES, OutputError, OutputFolder, unwritable
-from segwright.inference.placement import TIFF, Placement, no_data, placement, write_geotiff
-from segwright.inference.polygons import CocoWriter, geojson, labelme
+from segwright.inference.prediction import Prediction
 from segwright.inference.predictor import Predictor
+from segwright.inference.sliding_window import Window
 from segwright.inference.sources import Source, frame_count, frames_per_second, is_video, read_frames
-from segwright.inference.tiling import Window
-from segwright.types import IGNORE_INDEX, Float32Array, LabelSpace, Prediction
+from segwright.inference.vectorize import CocoWriter, geojson, labelme
 
 MASK_FORMATS = ("palette", "index", "values", "npy")
 PROBABILITY_FORMATS = ("npz", "npy")
@@ -72,7 +73,7 @@ class OutputOptions:
 
 def new_result(out: Path) -> Result:
     """What :func:`predict_source` fills in."""
-    return {"pictures": 0, "out": str(out), "results": [], "failed": [], "notes": []}
+    return {"images": 0, "out": str(out), "results": [], "failed": [], "notes": []}
 
 
 def predict_source(
@@ -139,13 +140,13 @@ class _Run:
 
     def plan(self) -> None:
         """See that no output would replace what it must not; UsageError otherwise."""
-        pictures = [(path, name) for path, name in self.source.names.items() if not is_video(path)]
-        masks = [mask for path, name in pictures for mask in self._mask_paths(name, path)]
+        images = [(path, name) for path, name in self.source.names.items() if not is_video(path)]
+        masks = [mask for path, name in images for mask in self._mask_paths(name, path)]
         if any(self.folder.is_source(mask) for mask in masks):
             self.suffix = BESIDE_SOURCES
             self.note(f"the output folder holds the sources: masks are called NAME{BESIDE_SOURCES}.png, for example")
-            masks = [mask for path, name in pictures for mask in self._mask_paths(name, path)]
-        others = [self._path(name, ending) for _, name in pictures for ending in self._endings()]
+            masks = [mask for path, name in images for mask in self._mask_paths(name, path)]
+        others = [self._path(name, ending) for _, name in images for ending in self._endings()]
         alone = [self.folder.root / COCO_FILE] if self.coco is not None else []
         if self.options.areas is not None:
             if self.folder.is_source(self.options.areas):
@@ -184,7 +185,7 @@ class _Run:
                 if is_video(path):
                     self._video(path, name)
                 else:
-                    self._done(path, self._picture(path, name))
+                    self._done(path, self._image(path, name))
             except OutputError as error:
                 self._failed(path, error)
                 if error.lasting:
@@ -220,7 +221,7 @@ class _Run:
 
     def _done(self, path: Path, item: Result) -> None:
         self.result["results"].append({"file": str(path), **item})
-        self.result["pictures"] += 1
+        self.result["images"] += 1
 
     def _failed(self, path: Path, error: Exception, frame: int | None = None) -> None:
         typed = error
@@ -233,7 +234,7 @@ class _Run:
         if self.source.kind == "image":
             raise typed
 
-    def _picture(self, path: Path, name: str) -> Result:
+    def _image(self, path: Path, name: str) -> Result:
         large = _too_large(path)
         if large is not None:
             return self._large_raster(path, name, large)
@@ -255,7 +256,7 @@ class _Run:
             item["overlay"] = str(self.folder.write_bytes(path, encode_jpeg(prediction.overlay())))
         if self.options.confidence:
             path = self._path(name, ".confidence.png")
-            item["confidence"] = str(self.folder.write_bytes(path, encode_png(prediction.confidence_picture())))
+            item["confidence"] = str(self.folder.write_bytes(path, encode_png(prediction.confidence_image())))
         if prediction.probabilities is not None and self.options.probabilities is not None:
             path = self._path(name, f".probabilities.{self.options.probabilities}")
             item["probabilities"] = str(self._write_probabilities(path, prediction.probabilities))

@@ -1,7 +1,7 @@
 """A saved model is a folder: ``model.safetensors``, ``model.json`` and SHA-256 sums. No pickle anywhere.
 
 ``model.json`` says everything that is needed to run the network elsewhere: architecture and its arguments, label
-space, preprocessing, post-processing, metrics with their intervals, the data's fingerprint, licences and versions. It
+space, preprocessing, post-processing, metrics with their intervals, the data's fingerprint, licenses and versions. It
 holds names of our own catalog, never an import path, so that loading runs no code that came with the file. A name of
 another package (``smp:Unet``) is built only where the caller trusts the file.
 """
@@ -26,13 +26,13 @@ import safetensors
 import torch
 from safetensors.torch import load_file, save_file
 
-from segwright import __version__
-from segwright.errors import BundleError, BundleWriteError, MissingExtraError, ModelError, SegwrightError
-from segwright.files import write_folder, write_json, write_sums, wrong_sums
+from segwright.core.atomic_io import write_folder, write_json, write_sums, wrong_sums
+from segwright.core.errors import BundleError, BundleWriteError, MissingExtraError, ModelError, SegwrightError
+from segwright.core.types import LabelSpace
+from segwright.core.version import __version__
+from segwright.models.base import SegmentationModel
 from segwright.models.catalog import create_model, with_former_defaults
-from segwright.models.segmenter import SegmentationModel
-from segwright.postprocess.chain import with_symmetric_presets
-from segwright.types import LabelSpace
+from segwright.postprocess.pipeline import with_symmetric_presets
 
 FORMAT = "segwright-bundle"
 VERSION = 2  # 1: CRF presets in `postprocess` were symmetric, some networks had other defaults
@@ -63,10 +63,10 @@ class Bundle:
     label_space: LabelSpace
     arguments: Mapping[str, Any] = field(default_factory=dict)  # keyword arguments of create_model
     preprocessing: Mapping[str, Any] = field(default_factory=dict)  # value range of non-8-bit data, channels
-    postprocess: str | None = None  # a chain in the grammar of segwright.postprocess.chain
+    postprocess: str | None = None  # a chain in the grammar of segwright.postprocess.pipeline
     metrics: Mapping[str, Any] = field(default_factory=dict)
     training: Mapping[str, Any] = field(default_factory=dict)  # config, fingerprint, command
-    licences: Mapping[str, str] = field(default_factory=dict)
+    licenses: Mapping[str, str] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
@@ -80,7 +80,7 @@ class Bundle:
             "postprocess": self.postprocess,
             "metrics": dict(self.metrics),
             "training": dict(self.training),
-            "licences": dict(self.licences),
+            "licenses": dict(self.licenses),
             "versions": dict(self.versions) or versions(),
         }
 
@@ -408,7 +408,9 @@ def bundle_from_json(tree: Mapping[str, Any]) -> Bundle:
     """A bundle out of its JSON; ModelError, or what Python raises, where the tree is none of ours."""
     if not isinstance(tree["architecture"], str) or not isinstance(tree.get("arguments", {}), dict):
         raise ModelError("the description names no architecture")
-    for key in ("preprocessing", "metrics", "training", "licences", "versions"):
+    if "licenses" not in tree and "licences" in tree:  # as the first release wrote it
+        tree = {**tree, "licenses": tree["licences"]}
+    for key in ("preprocessing", "metrics", "training", "licenses", "versions"):
         if not isinstance(tree.get(key) or {}, dict):
             raise ModelError(f"{key} is no object", found=type(tree[key]).__name__)
     if not isinstance(tree.get("postprocess"), str | None) or len(tree.get("postprocess") or "") > MAX_CHAIN:
@@ -419,8 +421,8 @@ def bundle_from_json(tree: Mapping[str, Any]) -> Bundle:
         chain = with_symmetric_presets(chain) if isinstance(chain, str) else chain
     space = LabelSpace.from_json(tree["label_space"])
     space.lookup(), space.palette()  # file values and colors that cannot be used fail here, not in a prediction
-    if any(not 0 <= level <= 255 for color in space.colours for level in color):
-        raise ModelError("a color of the label space is out of range", expected="0 to 255", found=str(space.colours))
+    if any(not 0 <= level <= 255 for color in space.colors for level in color):
+        raise ModelError("a color of the label space is out of range", expected="0 to 255", found=str(space.colors))
     return Bundle(
         architecture=tree["architecture"],
         arguments=arguments,
@@ -429,7 +431,7 @@ def bundle_from_json(tree: Mapping[str, Any]) -> Bundle:
         postprocess=chain,
         metrics=tree.get("metrics") or {},
         training=tree.get("training") or {},
-        licences=tree.get("licences") or {},
+        licenses=tree.get("licenses") or {},
         versions=tree.get("versions") or {},
     )
 

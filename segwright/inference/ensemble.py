@@ -10,16 +10,16 @@ from typing import Any
 import numpy as np
 from scipy.special import softmax
 
-from segwright.errors import BundleError, ModelError, UsageError
-from segwright.files import sha256
-from segwright.images import UInt8Array
+from segwright.core.atomic_io import sha256
+from segwright.core.errors import BundleError, ModelError, UsageError
+from segwright.core.left_right import Pairs, shown
+from segwright.core.types import Float32Array
+from segwright.imageio import UInt8Array
 from segwright.inference.bundle import Bundle, load_bundle, save_bundle
 from segwright.inference.predictor import find_bundle
 from segwright.inference.runtimes import Runtime
+from segwright.models.base import SegmentationModel
 from segwright.models.ensemble import NAME, Ensemble
-from segwright.models.segmenter import SegmentationModel
-from segwright.sides import Pairs, shown
-from segwright.types import Float32Array
 
 WEIGHTS = "model.safetensors"
 
@@ -125,11 +125,11 @@ def _refuse_difference(first: Path, theirs: Bundle, folder: Path, ours: Bundle) 
         wanted, found = theirs.preprocessing.get(name, unset), ours.preprocessing.get(name, unset)
         if found != wanted:
             raise ModelError(
-                f"the models of an ensemble see pictures alike: their {name.replace('_', ' ')} differ",
+                f"the models of an ensemble see images alike: their {name.replace('_', ' ')} differ",
                 expected=f"{wanted} (as {first})",
                 found=str(found),
                 where=folder,
-                fix="train them on the same data set",
+                fix="train them on the same dataset",
             )
 
 
@@ -155,17 +155,17 @@ def _description(
         }
         for folder, bundle in zip(folders, bundles, strict=True)
     ]
-    licences: dict[str, dict[str, None]] = {}
+    licenses: dict[str, dict[str, None]] = {}
     for bundle in bundles:
-        for name, licence in bundle.licences.items():
-            licences.setdefault(name, {})[licence] = None
+        for name, license in bundle.licenses.items():
+            licenses.setdefault(name, {})[license] = None
     return Bundle(
         architecture=NAME,
         label_space=replace(first.label_space, pairs=_pairs(folders, bundles)),
         arguments={"in_channels": ensemble.in_channels, "members": members},
         preprocessing=first.preprocessing,
         training={**kept, "command": command, "members": origins},
-        licences={name: "; ".join(found) for name, found in licences.items()},
+        licenses={name: "; ".join(found) for name, found in licenses.items()},
     )
 
 

@@ -16,8 +16,8 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from segwright.errors import UsageError
-from segwright.files import write_text
+from segwright.core.atomic_io import write_text
+from segwright.core.errors import UsageError
 
 MANIFEST = ".segwright-predictions"
 OUTPUT_TAGS = (".overlay", ".confidence", ".probabilities", ".mask")  # a name with one of these is an output's

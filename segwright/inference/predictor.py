@@ -1,4 +1,4 @@
-"""From a saved model and a picture to a :class:`Prediction`: one class for bundles, run folders and exported files."""
+"""From a saved model and an image to a :class:`Prediction`: one class for bundles, run folders and exported files."""
 
 from __future__ import annotations
 
@@ -11,16 +11,17 @@ import numpy.typing as npt
 import torch
 from scipy.special import softmax
 
+from segwright.core.errors import BundleError, ModelError, SegwrightError, UsageError
+from segwright.core.types import Float32Array, LabelSpace
 from segwright.data.records import ValueRange
-from segwright.errors import BundleError, ModelError, SegwrightError, UsageError
-from segwright.images import UInt8Array, read_header, read_image, read_raster
+from segwright.imageio import UInt8Array, read_header, read_image, read_raster
 from segwright.inference.bundle import Bundle, is_bundle, load_bundle
+from segwright.inference.prediction import Prediction
 from segwright.inference.runtimes import OnnxRuntime, Runtime, TorchRuntime
-from segwright.inference.tiling import DEFAULT_MARGIN, DEFAULT_WINDOW, Window, windows
+from segwright.inference.sliding_window import DEFAULT_MARGIN, DEFAULT_WINDOW, Window, windows
 from segwright.inference.tta import TestTimeAugmentation, parse_tta
-from segwright.models.segmenter import SegmentationModel
-from segwright.postprocess.chain import Chain, parse_chain
-from segwright.types import Float32Array, LabelSpace, Prediction
+from segwright.models.base import SegmentationModel
+from segwright.postprocess.pipeline import Chain, parse_chain
 
 AnyArray = npt.NDArray[Any]
 Advance = Callable[[int], None]  # told how many windows are done
@@ -34,7 +35,7 @@ STRETCHED = (
     "images of more than 8 bits: the model holds no value range, so each is stretched from its own lowest to its own "
     "highest value"
 )
-STRETCHED_DATA = "images of more than 8 bits: the model holds no value range, so the one found in this data set is used"
+STRETCHED_DATA = "images of more than 8 bits: the model holds no value range, so the one found in this dataset is used"
 READINGS = {
     "scaled": "8-bit images of a model of deeper ones: their values are taken as already brought to 0…255",
     "raw": "8-bit images of a model of deeper ones: their values are taken as in the units of the model's value range",
@@ -46,10 +47,10 @@ def _unseen(count: int) -> None:
 
 
 class Predictor:
-    """A network with its label space, ready for pictures of any size.
+    """A network with its label space, ready for images of any size.
 
-    ``post`` is a chain of :mod:`segwright.postprocess.chain` ("none" switches off the one saved with the model),
-    ``tta`` a list of test-time views ("flip,0.75,1,1.25"). Pictures of more than ``window``² pixels are worked on in
+    ``post`` is a chain of :mod:`segwright.postprocess.pipeline` ("none" switches off the one saved with the model),
+    ``tta`` a list of test-time views ("flip,0.75,1,1.25"). Images of more than ``window``² pixels are worked on in
     windows that overlap, views and CRF included, so that memory does not grow with classes × pixels. ``eight_bit``:
     how 8-bit images are read by a model of deeper ones, see :meth:`segwright.data.records.ValueRange.scale`.
     """
@@ -89,15 +90,15 @@ class Predictor:
         """A predictor over a network in memory."""
         return cls(TorchRuntime(model, device), label_space)
 
-    def __call__(self, picture: str | Path | AnyArray, *, probabilities: bool = False) -> Prediction:
+    def __call__(self, image: str | Path | AnyArray, *, probabilities: bool = False) -> Prediction:
         """Predict a file, or an array H×W×C (or H×W), RGB order where C is 3; ``probabilities`` as for
         :meth:`predict`."""
-        if isinstance(picture, str | Path):
-            return self.predict(self.read(picture), probabilities=probabilities)
-        return self.predict(np.asarray(picture), probabilities=probabilities)
+        if isinstance(image, str | Path):
+            return self.predict(self.read(image), probabilities=probabilities)
+        return self.predict(np.asarray(image), probabilities=probabilities)
 
     def read(self, path: str | Path) -> UInt8Array:
-        """A picture file as the network was taught to see it: its channels, its value range."""
+        """An image file as the network was taught to see it: its channels, its value range."""
         if self.value_range is not None:
             return self.scaled(read_raster(path), path)
         if Path(path).suffix.lower() in DEEP_ENDINGS and read_header(path).bits > 8:
@@ -118,7 +119,7 @@ class Predictor:
         return fit_channels(self.value_range.scale(raster, where, self.eight_bit), self.runtime.in_channels)
 
     def batches(self, image: UInt8Array) -> bool:
-        """Whether pictures of this one's size go through the network together in :meth:`predict_batch`."""
+        """Whether images of this one's size go through the network together in :meth:`predict_batch`."""
         return self.chain is None and self.tta is None and not self._large(image)
 
     def predict(self, image: AnyArray, *, probabilities: bool = False, advance: Advance = _unseen) -> Prediction:
@@ -283,7 +284,7 @@ class Predictor:
             self.notes.append(text)
 
     def predict_batch(self, images: Sequence[UInt8Array]) -> list[Prediction]:
-        """Pictures of one size together, others one by one; the answers in order."""
+        """Images of one size together, others one by one; the answers in order."""
         if len(images) < 2 or len({image.shape for image in images}) > 1 or not self.batches(images[0]):
             return [self.predict(image) for image in images]
         pixels = np.stack([self.prepare(image) for image in images])
@@ -377,22 +378,22 @@ def find_bundle(path: str | Path) -> Path:
 
 
 def check_image(image: UInt8Array) -> UInt8Array:
-    """uint8 H×W×C with at least one pixel; a grey H×W picture gets its channel axis. ModelError otherwise."""
+    """uint8 H×W×C with at least one pixel; a gray H×W image gets its channel axis. ModelError otherwise."""
     if image.ndim == 2:
         image = image[..., None]
     if image.dtype != np.uint8 or image.ndim != 3 or 0 in image.shape:
         raise ModelError(
-            "a picture is uint8 height×width×channels, at least one pixel", found=f"{image.dtype} {image.shape}"
+            "an image is uint8 height×width×channels, at least one pixel", found=f"{image.dtype} {image.shape}"
         )
     return image
 
 
 def fit_channels(image: UInt8Array, channels: int) -> UInt8Array:
-    """Grey becomes RGB, RGB becomes grey, alpha is dropped; ModelError where no such step fits."""
+    """Gray becomes RGB, RGB becomes gray, alpha is dropped; ModelError where no such step fits."""
     found = image.shape[2]
     if found == channels:
         return image
-    if found == 2 and channels in (1, 3):  # grey and alpha
+    if found == 2 and channels in (1, 3):  # gray and alpha
         image, found = np.ascontiguousarray(image[..., :1]), 1
         if channels == 1:
             return image
@@ -402,10 +403,10 @@ def fit_channels(image: UInt8Array, channels: int) -> UInt8Array:
         return np.ascontiguousarray(image[..., :3])
     if found in (3, 4) and channels == 1:
         # ITU-R BT.601 luma, as Pillow's convert("L")
-        grey = image[..., :3].astype(np.float32) @ np.array([0.299, 0.587, 0.114], np.float32)
-        return (grey + 0.5).astype(np.uint8)[..., None]
+        gray = image[..., :3].astype(np.float32) @ np.array([0.299, 0.587, 0.114], np.float32)
+        return (gray + 0.5).astype(np.uint8)[..., None]
     raise ModelError(
-        "the picture's channels do not fit the model",
+        "the image's channels do not fit the model",
         expected=f"{channels} channels",
         found=f"{found} channels",
         fix="give images with the bands that the model was trained on",
@@ -413,5 +414,5 @@ def fit_channels(image: UInt8Array, channels: int) -> UInt8Array:
 
 
 def as_rgb(image: UInt8Array) -> UInt8Array:
-    """Three channels for post-processing that looks at colours."""
+    """Three channels for post-processing that looks at colors."""
     return image if image.shape[2] == 3 else np.repeat(image[..., :1], 3, axis=2)

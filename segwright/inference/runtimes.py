@@ -13,12 +13,12 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from segwright.errors import BundleError, ModelError, UsageError
-from segwright.images import UInt8Array
+from segwright.core.errors import BundleError, ModelError, UsageError
+from segwright.core.types import Float32Array
+from segwright.imageio import UInt8Array
 from segwright.inference.bundle import Bundle, parse_description
-from segwright.models.segmenter import SegmentationModel
-from segwright.types import Float32Array
-from segwright.workers import processors
+from segwright.kernels.threads import processors
+from segwright.models.base import SegmentationModel
 
 ONNX_METADATA_KEY = "segwright"
 ONNX_OUTPUTS = ("labels", "confidence")

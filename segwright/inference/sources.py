@@ -13,8 +13,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from segwright.errors import DataError, UsageError
-from segwright.images import EXTENSIONS, UInt8Array
+from segwright.core.errors import DataError, UsageError
+from segwright.imageio import EXTENSIONS, UInt8Array
 from segwright.inference.outputs import MANIFEST, OUTPUT_TAGS, read_manifest
 
 VIDEO_EXTENSIONS = frozenset({".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg"})
@@ -146,7 +146,7 @@ def _open(source: str | Path) -> Source:
         files, notes = _walk(path)
         if not files:
             raise DataError(
-                "no pictures in the folder",
+                "no images in the folder",
                 expected=", ".join(sorted(EXTENSIONS)),
                 found="; ".join(notes) or None,
                 where=path,

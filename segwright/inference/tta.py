@@ -1,7 +1,7 @@
-"""Test-time augmentation: a network's logits averaged over several views of a picture.
+"""Test-time augmentation: a network's logits averaged over several views of an image.
 
 The views are the product of what a text names: ``flip,0.75,1,1.25`` is each of three scales, as it is and mirrored: six
-views. The text follows the grammar of :mod:`segwright.postprocess.spec`, its steps separated by commas:
+views. The text follows the grammar of :mod:`segwright.postprocess.pipeline_spec`, its steps separated by commas:
 
 | part | what it adds |
 |---|---|
@@ -29,10 +29,10 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import softmax
 
-from segwright.errors import ModelError, PostprocessError
-from segwright.postprocess.spec import Reader, Step
-from segwright.sides import exchanged
-from segwright.types import Float32Array
+from segwright.core.errors import ModelError, PostprocessError
+from segwright.core.left_right import exchanged
+from segwright.core.types import Float32Array
+from segwright.postprocess.pipeline_spec import Reader, Step
 
 UInt8Array = npt.NDArray[np.uint8]
 
@@ -54,7 +54,7 @@ class Logits(Protocol):
 
 @dataclass(frozen=True)
 class View:
-    """One way to look at a picture: scale first, then mirror, rotate (degrees, counter-clockwise), move (pixels)."""
+    """One way to look at an image: scale first, then mirror, rotate (degrees, counter-clockwise), move (pixels)."""
 
     scale: float = 1.0
     flip: bool = False
@@ -87,7 +87,7 @@ class TestTimeAugmentation:
         A pixel that a view does not see (a rotated corner) is averaged over the views that do.
         """
         if images.ndim != 4 or images.dtype != np.uint8 or 0 in images.shape:
-            raise ModelError("pictures are uint8 N×H×W×C", found=f"{images.dtype} {images.shape}")
+            raise ModelError("images are uint8 N×H×W×C", found=f"{images.dtype} {images.shape}")
         height, width = images.shape[1:3]
         total: Float32Array | None = None
         seen = np.zeros((height, width), np.float32)
@@ -181,7 +181,7 @@ Warp = Callable[[Any], Any]  # uint8 H×W×C or float32 H×W in, the same kind o
 
 
 def _geometry(view: View, size: tuple[int, int]) -> tuple[Warp, Warp, Float32Array | None]:
-    """(picture → view, view's plane → picture's plane, where the view sees the picture; None: everywhere)."""
+    """(image → view, view's plane → image's plane, where the view sees the image; None: everywhere)."""
     height, width = size
     quarter = round(view.angle / 90)
     exact = abs(view.angle - 90 * quarter) < 1e-9
@@ -213,7 +213,7 @@ def _geometry(view: View, size: tuple[int, int]) -> tuple[Warp, Warp, Float32Arr
         flags = method | cv2.WARP_INVERSE_MAP
         return np.asarray(cv2.warpAffine(plane, matrix, (width, height), flags=flags, borderMode=cv2.BORDER_REPLICATE))
 
-    inside = np.ones(size, np.float32)  # what of the picture is still inside the view
+    inside = np.ones(size, np.float32)  # what of the image is still inside the view
     flags = cv2.INTER_NEAREST | cv2.WARP_INVERSE_MAP
     visible = cv2.warpAffine(inside, matrix, (width, height), flags=flags, borderMode=cv2.BORDER_CONSTANT)
     return forward, back, np.maximum(np.asarray(visible, np.float32), np.float32(1e-3))

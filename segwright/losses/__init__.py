@@ -1,4 +1,4 @@
-"""Losses: each reduces in fp32, honours the ignore value, and is a plain nn.Module.
+"""Losses: each reduces in fp32, honors the ignore value, and is a plain nn.Module.
 
 ``create_loss("ce+dice", classes=12)``; the names and their arguments are in :mod:`segwright.losses.catalog`.
 """

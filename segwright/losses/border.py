@@ -14,10 +14,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from segwright.errors import UsageError
+from segwright.core.errors import UsageError
 from segwright.losses.pixels import Pixels, SegmentationLoss, weighted_mean
 
-FAR = 1e6  # pixels: further than any picture is wide
+FAR = 1e6  # pixels: further than any image is wide
 REACH = 6.0  # in sigmas: beyond, the border's term is under w0·e^-18
 
 
@@ -65,7 +65,7 @@ def border_map(
     """w0·exp(−(d1 + d2)² / (2·sigma²)) of one H×W mask; 0 beyond six sigmas, and with fewer than two objects.
 
     Distances are exact Euclidean. Each object is measured within its own box and the reach around it only, so that the
-    cost follows the picture's content and not objects × pixels.
+    cost follows the image's content and not objects × pixels.
     """
     height, width = mask.shape
     first = np.full((height, width), FAR, np.float32)

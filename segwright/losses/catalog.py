@@ -10,13 +10,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from segwright.errors import UsageError
+from segwright.core.errors import UsageError
+from segwright.core.types import IGNORE_INDEX
 from segwright.losses.border import BorderCrossEntropy
 from segwright.losses.crossentropy import OHEM, CrossEntropy, Focal
 from segwright.losses.lovasz import Lovasz
 from segwright.losses.overlap import Dice, FocalTversky, Jaccard, Tversky
 from segwright.losses.pixels import Pixels, SegmentationLoss
-from segwright.types import IGNORE_INDEX
 
 LOSSES: dict[str, Callable[..., SegmentationLoss]] = {
     "ce": CrossEntropy,

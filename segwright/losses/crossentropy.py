@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from segwright.errors import UsageError
+from segwright.core.errors import UsageError
 from segwright.losses.pixels import SPREAD, SURPRISE, Pixels, SegmentationLoss, weighted_mean
 
 

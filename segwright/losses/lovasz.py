@@ -13,8 +13,8 @@ from segwright.losses.pixels import PROBABILITIES, Pixels, SegmentationLoss
 class Lovasz(SegmentationLoss):
     """Lovász-softmax (the paper's equation 11), averaged by class weight over the classes that the ground truth holds.
 
-    ``per_image`` computes it for each picture and averages (the paper's choice for image-wise scores); the default
-    pools the batch, as the data set's mean IoU does.
+    ``per_image`` computes it for each image and averages (the paper's choice for image-wise scores); the default
+    pools the batch, as the dataset's mean IoU does.
     """
 
     needs = frozenset({PROBABILITIES})
@@ -35,8 +35,8 @@ class Lovasz(SegmentationLoss):
         return torch.stack(images).mean() + 0 * p.sum() if images else 0 * p.sum()
 
     def amount(self, target: Tensor) -> Tensor:
-        labelled = (target != self.ignore_index).flatten(1)
-        return (labelled.any(dim=1) if self.per_image else labelled).sum().double()
+        labeled = (target != self.ignore_index).flatten(1)
+        return (labeled.any(dim=1) if self.per_image else labeled).sum().double()
 
     def _of(self, p: Tensor, target: Tensor, pixels: Pixels) -> Tensor:
         """``p`` (M, K), ``target`` (M,) without ignored pixels."""

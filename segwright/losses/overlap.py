@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
-from segwright.errors import UsageError
+from segwright.core.errors import UsageError
 from segwright.losses.pixels import OVERLAP, Pixels, SegmentationLoss, mean_over_present
 
 

@@ -15,9 +15,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from segwright.errors import LabelError, UsageError
-from segwright.losses import fused
-from segwright.types import IGNORE_INDEX
+from segwright.core.errors import LabelError, UsageError
+from segwright.core.types import IGNORE_INDEX
+from segwright.kernels import softmax
 
 SURPRISE, SPREAD, OVERLAP, PROBABILITIES = "surprise", "spread", "overlap", "probabilities"
 USE_KERNELS = True  # False: torch's own operations everywhere, which also have second derivatives
@@ -85,12 +85,12 @@ class Pixels:
     @cached_property
     def fused(self) -> tuple[Tensor, Tensor, Tensor] | None:
         """What the CPU kernels make; None where they do not apply, or the probabilities are needed anyway."""
-        if PROBABILITIES in self.needs or not self.needs or not USE_KERNELS or not fused.usable(self.logits):
+        if PROBABILITIES in self.needs or not self.needs or not USE_KERNELS or not softmax.usable(self.logits):
             return None
         weights = self.class_weights
         if weights is None:
             weights = torch.ones(self.classes)
-        found: tuple[Tensor, Tensor, Tensor] = fused.SoftmaxStatistics.apply(
+        found: tuple[Tensor, Tensor, Tensor] = softmax.SoftmaxStatistics.apply(
             self.logits, self.raw_target, weights, self.ignore_index, SPREAD in self.needs, OVERLAP in self.needs
         )
         return found
@@ -135,7 +135,7 @@ class SegmentationLoss(nn.Module):
 
     A batch may be taken in parts, or by several processes: the loss of the whole is then the mean of the parts' values
     weighted by their :meth:`amounts`. That is exact where ``decomposes``; other losses (an overlap of the whole batch
-    is no mean of overlaps) are the mean over the parts, weighted by labelled pixels.
+    is no mean of overlaps) are the mean over the parts, weighted by labeled pixels.
     """
 
     class_weights: Tensor | None
@@ -180,7 +180,7 @@ class SegmentationLoss(nn.Module):
         return self.amount(target)[None]
 
     def amount(self, target: Tensor) -> Tensor:
-        """The scalar of :meth:`amounts` of a loss of one term: here the number of labelled pixels."""
+        """The scalar of :meth:`amounts` of a loss of one term: here the number of labeled pixels."""
         return (target != self.ignore_index).sum().double()
 
     def per_part(self) -> list[str]:
@@ -188,12 +188,12 @@ class SegmentationLoss(nn.Module):
         return [] if self.decomposes else [type(self).__name__.lower()]
 
     def weighted_pixels(self, target: Tensor) -> Tensor:
-        """The sum of the class weights of the labelled pixels of ``target`` (N, H, W), fp64."""
+        """The sum of the class weights of the labeled pixels of ``target`` (N, H, W), fp64."""
         weights = self._weights_on_cpu
-        labelled = target != self.ignore_index
+        labeled = target != self.ignore_index
         if weights is None:
-            return labelled.sum().double()
-        return torch.bincount(target[labelled].flatten().int(), minlength=self.classes).double() @ weights.to(
+            return labeled.sum().double()
+        return torch.bincount(target[labeled].flatten().int(), minlength=self.classes).double() @ weights.to(
             target.device
         )
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from segwright.errors import UsageError
+from segwright.core.errors import UsageError
 
 RULES = ("none", "inverse", "median", "sqrt-median", "effective", "segnet")
 # SegNet's release for CamVid's eleven classes (segnet_train.prototxt of alexgkendall/SegNet-Tutorial). They do not
@@ -28,8 +28,8 @@ def class_weights(
 ) -> tuple[npt.NDArray[np.float32] | None, str]:
     """Weights (K,) by a rule, and the reason in one line; None for ``none``.
 
-    ``pixels`` (K,): how many training pixels each class has; ``images_pixels`` (K,): all labelled pixels of the
-    pictures in which it occurs (default: of all pictures). Rules: ``inverse`` frequency; ``median`` frequency balancing
+    ``pixels`` (K,): how many training pixels each class has; ``images_pixels`` (K,): all labeled pixels of the
+    images in which it occurs (default: of all images). Rules: ``inverse`` frequency; ``median`` frequency balancing
     (Eigen and Fergus 2015; SegNet); ``sqrt-median``, its square root within 0.4…3; ``effective`` number of samples (Cui
     et al. 2019, with N = the median class's pixels); ``segnet``, the published weights of SegNet for CamVid's eleven
     classes, found by ``names``; or the weights themselves as ``[1, 2, 0.5]``. A class without pixels gets 1: it plays
@@ -45,7 +45,7 @@ def class_weights(
         return _segnet(names)
     present = counts > 0
     if rule == "none" or not present.any():
-        return None, "no class weights" + ("" if rule == "none" else ": no labelled pixel was counted")
+        return None, "no class weights" + ("" if rule == "none" else ": no labeled pixel was counted")
     around = np.full(len(counts), counts.sum()) if images_pixels is None else np.asarray(images_pixels, np.float64)
     frequency = counts[present] / np.maximum(around.ravel()[present], 1)
     weights = np.ones(len(counts), np.float64)
@@ -63,7 +63,7 @@ def class_weights(
     found = weights.astype(np.float32)
     share = counts[present] / counts.sum()
     reason = (
-        f"{rule}: classes fill {100 * share.min():.2g} % to {100 * share.max():.2g} % of the labelled pixels, "
+        f"{rule}: classes fill {100 * share.min():.2g} % to {100 * share.max():.2g} % of the labeled pixels, "
         f"a pixel of theirs weighs {found[present].min():.2f} to {found[present].max():.2f}"
     )
     return found, reason

@@ -14,16 +14,16 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from segwright.errors import LabelError, UsageError
+from segwright.core.errors import LabelError, UsageError
+from segwright.core.types import IGNORE_INDEX
 from segwright.metrics.confusion import Float64Array, Int64Array, count_pairs, nanmean, scores
-from segwright.types import IGNORE_INDEX
 
 UInt8Array = npt.NDArray[np.uint8]
 CROSS = np.ones((3, 3), np.uint8)
 
 
 def band_width(height: int, width: int, ratio: float = 0.02) -> int:
-    """How many 3×3 erosions make the boundary band: ``ratio`` of the picture's diagonal, at least 1 pixel."""
+    """How many 3×3 erosions make the boundary band: ``ratio`` of the image's diagonal, at least 1 pixel."""
     return max(1, round(ratio * float(np.hypot(height, width))))
 
 
@@ -42,7 +42,7 @@ def boundary_band(
 
 
 class BoundaryIoU:
-    """Boundary IoU per class, counts pooled over the data set: Cheng et al. 2021.
+    """Boundary IoU per class, counts pooled over the dataset: Cheng et al. 2021.
 
     Per class and image, the band of the prediction and the band of the truth are intersected and united; ignored pixels
     are left out of both regions and of the bands, and borders with them are none.
@@ -85,7 +85,7 @@ class BFScore:
 
     Per image and class that occurs in either mask: precision is the share of the predicted border within ``tolerance``
     of the image's diagonal of the true one, recall the reverse, F1 their harmonic mean; averaged over the image's
-    classes, then over images. Borders are the region's own outermost pixels, inside the picture; those that only
+    classes, then over images. Borders are the region's own outermost pixels, inside the image; those that only
     ignored pixels touch are left out.
     """
 
@@ -123,7 +123,7 @@ class BFScore:
 
 
 def outline(region: npt.NDArray[np.bool_], void: npt.NDArray[np.bool_] | None = None) -> npt.NDArray[np.bool_]:
-    """The region's pixels that have a neighbour (of eight) outside it within the image; an image's edge is none, and
+    """The region's pixels that have a neighbor (of eight) outside it within the image; an image's edge is none, and
     ``void`` (ignored pixels, (H, W) bool) is not outside."""
     covered = region if void is None else region | void
     eroded = cv2.erode(covered.astype(np.uint8), CROSS, borderType=cv2.BORDER_CONSTANT, borderValue=1)
@@ -136,7 +136,7 @@ def _border_f1(
     """F1 of two regions' borders, at least one of the regions not empty."""
     said_border, true_border = outline(said, void), outline(truth, void)
     if not said_border.any() and not true_border.any():
-        return float(said.any() == truth.any())  # a region that fills the picture has no border to miss
+        return float(said.any() == truth.any())  # a region that fills the image has no border to miss
     if not said_border.any() or not true_border.any():
         return 0.0
     precision = float((_distance_to(true_border)[said_border] <= reach).mean())
@@ -171,7 +171,7 @@ class TrimapIoU:
 
 
 def trimap(target: UInt8Array, width: int) -> npt.NDArray[np.bool_]:
-    """(H, W) bool: labelled and within ``width`` pixels (Euclidean) of a pixel that has a neighbour of another class.
+    """(H, W) bool: labeled and within ``width`` pixels (Euclidean) of a pixel that has a neighbor of another class.
 
     Borders between a class and void are none: nobody knows where the void's border lies.
     """

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from segwright.errors import LabelError, UsageError
-from segwright.types import IGNORE_INDEX
+from segwright.core.errors import LabelError, UsageError
+from segwright.core.types import IGNORE_INDEX
 
 
 @dataclass(frozen=True)

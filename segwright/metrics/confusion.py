@@ -1,4 +1,4 @@
-"""The confusion matrix pooled over a data set, and every score that follows from it.
+"""The confusion matrix pooled over a dataset, and every score that follows from it.
 
 Our convention (named ``pooled``): one K×K matrix over all images, rows ground truth and columns prediction; pixels
 whose ground truth is ignored are dropped; a class absent from ground truth *and* prediction is NaN and skipped in
@@ -6,7 +6,7 @@ means; background counts as any other class. FCN and mmsegmentation do the same.
 the figure that other code would print for the same pixels.
 
 Counting is exact (int64) and costs less than reading the mask files: with up to 15 classes a pixel pair fits one byte,
-so two neighbouring pixels are one 16-bit histogram entry.
+so two neighboring pixels are one 16-bit histogram entry.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from segwright.errors import LabelError, UsageError
-from segwright.types import IGNORE_INDEX, MAX_CLASSES
+from segwright.core.errors import LabelError, UsageError
+from segwright.core.types import IGNORE_INDEX, MAX_CLASSES
 
 Int64Array = npt.NDArray[np.int64]
 Float64Array = npt.NDArray[np.float64]
@@ -107,7 +107,7 @@ def scores(matrix: npt.ArrayLike) -> Scores:
 def class_counts(matrices: npt.ArrayLike) -> Int64Array:
     """What IoU needs of K×K matrices, any leading dimensions: (…, K, K) → (…, 3, K) with hits, truth and prediction.
 
-    Per-image matrices of a large data set would not fit memory; these do.
+    Per-image matrices of a large dataset would not fit memory; these do.
     """
     counts = np.asarray(matrices)
     hit = np.diagonal(counts, axis1=-2, axis2=-1)
@@ -203,7 +203,7 @@ def count_pairs(prediction: npt.ArrayLike, target: npt.ArrayLike, classes: int) 
 
 
 def _count(said: npt.NDArray[np.uint8], truth: npt.NDArray[np.uint8], classes: int) -> Int64Array:
-    from segwright.metrics.counting import count_narrow, count_wide  # here, since importing numba takes half a second
+    from segwright.kernels.counting import count_narrow, count_wide  # here, since importing numba takes half a second
 
     kernel = count_narrow if classes <= BYTE_CLASSES else count_wide
     counts, largest, row = kernel(said, truth, classes)

@@ -1,7 +1,7 @@
 """How sure a pooled score is: bootstrap over images. Efron and Tibshirani 1993, chapters 13 and 16.
 
-Images are drawn with replacement, their matrices pooled, the score computed again: pixels of one picture are anything
-but independent, so they are drawn together. Pictures of one sequence are not independent either; where sequences are
+Images are drawn with replacement, their matrices pooled, the score computed again: pixels of one image are anything
+but independent, so they are drawn together. Images of one sequence are not independent either; where sequences are
 known, hand their numbers in as ``groups`` and whole sequences are drawn.
 """
 
@@ -13,12 +13,12 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from segwright.errors import UsageError
+from segwright.core.errors import UsageError
 from segwright.metrics.confusion import Float64Array, Int64Array, iou_per_class, nanmean
 
 DRAWS = 2000
 LEAST_DRAWN = 5  # fewer all agree by chance in one case of sixteen or more: no 95 % interval can be claimed
-BLOCK_CELLS = 4_000_000  # draws × images at a time: 32 MB, however large the data set
+BLOCK_CELLS = 4_000_000  # draws × images at a time: 32 MB, however large the dataset
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ def _grouped(stacked: Int64Array, groups: Sequence[object] | None) -> Int64Array
     if groups is None:
         return stacked[stacked[:, 1].any(axis=1)]
     if len(groups) != len(stacked):
-        raise UsageError("one group a picture", expected=str(len(stacked)), found=str(len(groups)))
+        raise UsageError("one group an image", expected=str(len(stacked)), found=str(len(groups)))
     names = {name: index for index, name in enumerate(dict.fromkeys(groups))}
     summed = np.zeros((len(names), *stacked.shape[1:]), np.int64)
     np.add.at(summed, [names[name] for name in groups], stacked)

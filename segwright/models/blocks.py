@@ -8,12 +8,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from segwright.models.norms import RELU, norm_and_limit
-from segwright.models.segmenter import resize
+from segwright.kernels.batch_norm import RELU, norm_and_limit
+from segwright.models.base import resize
 
 
 class ConvNormReLU(nn.Sequential):
-    """Convolution without bias, batch normalisation, ReLU: (N, in, H, W) → (N, out, H / stride, W / stride)."""
+    """Convolution without bias, batch normalization, ReLU: (N, in, H, W) → (N, out, H / stride, W / stride)."""
 
     def __init__(
         self, in_channels: int, out_channels: int, kernel: int = 3, *, stride: int = 1, dilation: int = 1
@@ -79,7 +79,7 @@ class SeparableConvNormReLU(nn.Sequential):
 class PooledConv(nn.Module):
     """Averages over a grid of ``bins``×``bins`` cells, then 1×1 convolution, batch norm and ReLU.
 
-    ``norm=False`` replaces the batch norm by a bias (a 1×1 grid of one picture has no batch statistics).
+    ``norm=False`` replaces the batch norm by a bias (a 1×1 grid of one image has no batch statistics).
     """
 
     def __init__(self, in_channels: int, out_channels: int, bins: int, *, norm: bool = True) -> None:
@@ -130,10 +130,10 @@ class ChannelNorm(nn.LayerNorm):
 
 
 def conv_of_upsampled(x: Tensor, weight: Tensor) -> Tensor:
-    """3×3 convolution (padding 1) of ``x`` upsampled twice by nearest neighbour, without making the upsampled map.
+    """3×3 convolution (padding 1) of ``x`` upsampled twice by nearest neighbor, without making the upsampled map.
 
     ``x``: (N, C, H, W); ``weight``: (out, C, 3, 3); returns (N, out, 2H, 2W). Each output pixel sees at most 2×2 input
-    pixels, so nine products of equal neighbours become four: the same sums as a transposed convolution of stride 2
+    pixels, so nine products of equal neighbors become four: the same sums as a transposed convolution of stride 2
     with a 4×4 kernel, for less than half the multiplications and none of the copies.
     """
     kernel = torch.stack(
@@ -172,7 +172,7 @@ def _windows(x: Tensor, size: int, bins: int) -> Tensor:
 
 
 def initialize_decoder(module: nn.Module) -> None:
-    """He's initialisation for convolutions, ones and zeros for norms: for what comes after an encoder."""
+    """He's initialization for convolutions, ones and zeros for norms: for what comes after an encoder."""
     for part in module.modules():
         if isinstance(part, nn.Conv2d):
             nn.init.kaiming_uniform_(part.weight, mode="fan_in", nonlinearity="relu")
@@ -184,7 +184,7 @@ def initialize_decoder(module: nn.Module) -> None:
 
 
 def initialize_head(module: nn.Module) -> None:
-    """Xavier's initialisation for the classifying convolutions, so that the first logits are small."""
+    """Xavier's initialization for the classifying convolutions, so that the first logits are small."""
     for part in module.modules():
         if isinstance(part, nn.Conv2d):
             nn.init.xavier_uniform_(part.weight)

@@ -14,29 +14,29 @@ from typing import Any
 
 import torch
 
-from segwright.console import is_first, stderr_console, wrapped
-from segwright.errors import UsageError, WeightsError
-from segwright.models import deeplab_v1, deeplab_v2, external, fc_densenet, fcn, parsenet, segnet, unet2015
+from segwright.core.errors import UsageError, WeightsError
+from segwright.core.progress import is_first, stderr_console, wrapped
+from segwright.models import deeplab_v1, deeplab_v2, external, fc_densenet, fcn, parsenet, segnet, unet_2015
+from segwright.models.base import Provenance, SegmentationModel, count_parameters
 from segwright.models.convert import load_converted
 from segwright.models.ddrnet import DDRNet
 from segwright.models.deeplab_v3 import DeepLabV3, DeepLabV3Plus
-from segwright.models.encoders import STRIDES, Encoder, TimmEncoder, TorchvisionMobileNetV3
+from segwright.models.encoders.mix_transformer import SIZES, MixTransformer
+from segwright.models.encoders.pretrained import encoder_weights, read_weights_file, torchvision_weights
+from segwright.models.encoders.timm import STRIDES, Encoder, TimmEncoder, TorchvisionMobileNetV3
 from segwright.models.ensemble import MOST_MEMBERS, Ensemble
 from segwright.models.ensemble import NAME as ENSEMBLE
-from segwright.models.fcn_torchvision import FCN, LRASPP
+from segwright.models.fcn_resnet import FCN, LRASPP
 from segwright.models.leannet import LeanNet
-from segwright.models.mix_transformer import SIZES, MixTransformer
 from segwright.models.pspnet import PSPNet
 from segwright.models.segformer import SegFormer
-from segwright.models.segmenter import Provenance, SegmentationModel, count_parameters
 from segwright.models.unet import UNet
 from segwright.models.upernet import UPerNet
-from segwright.models.weights import encoder_weights, read_weights_file, torchvision_weights
 
-TIMM_LICENCE = "encoder: as timm states, mostly Apache-2.0 (said when loaded)"
-VGG_LICENCE = "trunk: BSD-3-Clause (torchvision)"
-COCO_LICENCE = "BSD-3-Clause (torchvision, COCO with VOC labels)"
-NVIDIA_LICENCE = "MiT: NVIDIA, non-commercial; never loaded unasked"
+TIMM_LICENSE = "encoder: as timm states, mostly Apache-2.0 (said when loaded)"
+VGG_LICENSE = "trunk: BSD-3-Clause (torchvision)"
+COCO_LICENSE = "BSD-3-Clause (torchvision, COCO with VOC labels)"
+NVIDIA_LICENSE = "MiT: NVIDIA, non-commercial; never loaded unasked"
 NO_WEIGHTS = "none published here: trains from scratch"
 
 ENCODER_ARGUMENTS = ("output_stride", "encoder_depth", "dilate_first", "multi_grid")
@@ -49,7 +49,7 @@ class Entry:
     constructor: Callable[..., SegmentationModel]
     summary: str  # what it is, and when to use it
     paper: str
-    licence: str  # of the pretrained weights
+    license: str  # of the pretrained weights
     encoder: str | None = None  # the default encoder; None where the network is of one piece
     strides: tuple[int, ...] = STRIDES  # the stages it asks of an encoder
     output_stride: int = 32
@@ -73,8 +73,8 @@ class Entry:
         return None if published is None else f"timm:{published}"
 
 
-def _classical(module: Any, name: str, summary: str, paper: str, licence: str = VGG_LICENCE) -> Entry:
-    return Entry(module.MODELS[name], summary, paper, licence)
+def _classical(module: Any, name: str, summary: str, paper: str, license: str = VGG_LICENSE) -> Entry:
+    return Entry(module.MODELS[name], summary, paper, license)
 
 
 LONG = "Long et al. 2015, arXiv 1411.4038"
@@ -94,7 +94,7 @@ def _torchvision(
         constructor,
         summary,
         paper,
-        COCO_LICENCE,
+        COCO_LICENSE,
         encoder,
         strides=(8, 16, 32) if mobile else (16, 32),
         output_stride=16 if mobile else 8,
@@ -112,7 +112,7 @@ CATALOG: dict[str, Entry] = {
     "fcn16s": _classical(fcn, "fcn16s", "FCN-32s and one skip from a finer level; for history", LONG),
     "fcn8s": _classical(fcn, "fcn8s", "FCN-32s and two skips: the classic baseline", LONG),
     "unet2015": _classical(
-        unet2015, "unet2015", "the original U-Net: cells and other microscopy, few pictures",
+        unet_2015, "unet2015", "the original U-Net: cells and other microscopy, few images",
         "Ronneberger et al. 2015, arXiv 1505.04597", NO_WEIGHTS,
     ),
     "segnet": _classical(
@@ -134,7 +134,7 @@ CATALOG: dict[str, Entry] = {
     ),
     "deeplabv2_vgg": _classical(deeplab_v2, "deeplabv2_vgg", "four summed dilations on VGG16, one scale", DEEPLAB_V2),
     "parsenet": _classical(
-        parsenet, "parsenet", "DeepLab v1 and the picture's average, both normalised",
+        parsenet, "parsenet", "DeepLab v1 and the image's average, both normalized",
         "Liu et al. 2015, arXiv 1506.04579"
     ),
     "fc_densenet56": _classical(
@@ -146,29 +146,29 @@ CATALOG: dict[str, Entry] = {
     ),
     "unet": Entry(
         UNet, "any encoder: the first choice for most tasks, fine edges, trains well on little data",
-        "Ronneberger et al. 2015, arXiv 1505.04597", TIMM_LICENCE, "resnet34",
+        "Ronneberger et al. 2015, arXiv 1505.04597", TIMM_LICENSE, "resnet34",
     ),
     "pspnet": Entry(
-        PSPNet, "pyramid of averages: scenes where context decides", "Zhao et al. 2017, arXiv 1612.01105", TIMM_LICENCE,
+        PSPNet, "pyramid of averages: scenes where context decides", "Zhao et al. 2017, arXiv 1612.01105", TIMM_LICENSE,
         "resnet50", strides=(16, 32), output_stride=8, resnet_arguments={"dilate_first": True},
     ),
     "deeplabv3": Entry(
-        DeepLabV3, "several dilations at once: large objects, context", DEEPLAB_V3, TIMM_LICENCE,
+        DeepLabV3, "several dilations at once: large objects, context", DEEPLAB_V3, TIMM_LICENSE,
         "resnet50", strides=(16, 32), output_stride=16, resnet_arguments={"multi_grid": (1, 2, 4)},
     ),
     "deeplabv3plus": Entry(
         DeepLabV3Plus, "v3 with finer edges: a strong, even choice for street scenes",
         "Chen et al. 2018, arXiv 1802.02611",
-        TIMM_LICENCE, "resnet50", strides=(4, 32), output_stride=16,
+        TIMM_LICENSE, "resnet50", strides=(4, 32), output_stride=16,
     ),
     "upernet": Entry(
         UPerNet, "pyramid and feature pyramid: with a strong encoder, for many classes",
-        "Xiao et al. 2018, arXiv 1807.10221", TIMM_LICENCE, "resnet50", strides=(4, 8, 16, 32),
+        "Xiao et al. 2018, arXiv 1807.10221", TIMM_LICENSE, "resnet50", strides=(4, 8, 16, 32),
     ),
     "segformer": Entry(
         SegFormer, "a light transformer: good with much data or pretrained weights",
         "Xie et al. 2021, arXiv 2105.15203",
-        NVIDIA_LICENCE, "mit_b0", strides=(4, 8, 16, 32),
+        NVIDIA_LICENSE, "mit_b0", strides=(4, 8, 16, 32),
         encoder_arguments={f"mit_b{size}": {"channels": 768} for size in range(2, 6)},
     ),
     "ddrnet": Entry(
@@ -179,11 +179,11 @@ CATALOG: dict[str, Entry] = {
         NO_WEIGHTS,
     ),
     "fcn": Entry(
-        FCN, "a convolution on a dilated encoder: a plain baseline", PLAIN_FCN, TIMM_LICENCE,
+        FCN, "a convolution on a dilated encoder: a plain baseline", PLAIN_FCN, TIMM_LICENSE,
         "resnet50", strides=(16, 32), output_stride=8,
     ),
     "lraspp": Entry(
-        LRASPP, "the lightest head: phones and small boards", MOBILENET_V3, TIMM_LICENCE,
+        LRASPP, "the lightest head: phones and small boards", MOBILENET_V3, TIMM_LICENSE,
         MOBILE, strides=(8, 32), output_stride=16,
     ),
     "fcn_resnet50": _torchvision(
@@ -246,7 +246,7 @@ def create_model(
     in_channels: int = 3,
     **arguments: Any,
 ) -> SegmentationModel:
-    """A network of the catalog for ``classes`` classes and pictures of ``in_channels`` channels.
+    """A network of the catalog for ``classes`` classes and images of ``in_channels`` channels.
 
     ``name``: a key of :data:`CATALOG`, a network from outside (``torchvision:NAME``, ``smp:NAME``,
     ``transformers:TYPE``), or ``ensemble`` with ``members=[{"architecture": NAME, "arguments": {…}}, …]``. ``weights``:
@@ -433,7 +433,7 @@ def _take(model: SegmentationModel, state: Mapping[str, torch.Tensor] | None, pr
     model.provenance = provenance
     if state is not None:
         loaded = load_converted(model, state)
-        model.provenance = Provenance(provenance.source, provenance.licence, True, str(loaded))
+        model.provenance = Provenance(provenance.source, provenance.license, True, str(loaded))
 
 
 def _load_trunk(model: SegmentationModel, trunk: str | None, *, required: bool) -> None:
@@ -441,7 +441,7 @@ def _load_trunk(model: SegmentationModel, trunk: str | None, *, required: bool) 
     if trunk is None:
         if required:
             raise WeightsError("no pretrained weights are published for this network", found=type(model).__name__)
-        model.provenance = Provenance("random initialisation (no pretrained weights are published for this network)")
+        model.provenance = Provenance("random initialization (no pretrained weights are published for this network)")
         return
     _take_trunk(model, *torchvision_weights(trunk, "DEFAULT", required=required))
 
@@ -451,7 +451,7 @@ def _take_trunk(model: SegmentationModel, state: Mapping[str, torch.Tensor] | No
     if state is not None:
         layers = model.load_pretrained(state)  # type: ignore[operator]
         detail = f"trunk only: {', '.join(layers)}"
-        model.provenance = Provenance(provenance.source, provenance.licence, True, detail)
+        model.provenance = Provenance(provenance.source, provenance.license, True, detail)
 
 
 def _no_free_weights(name: str, *, required: bool) -> Provenance:
@@ -462,7 +462,7 @@ def _no_free_weights(name: str, *, required: bool) -> Provenance:
             found=why,
             fix="give a file you may use with weights=PATH, or choose another encoder",
         )
-    return Provenance(f"random initialisation ({name}: {why})")
+    return Provenance(f"random initialization ({name}: {why})")
 
 
 def _say(model: SegmentationModel) -> SegmentationModel:

@@ -15,9 +15,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from segwright.errors import SegwrightError, WeightsError
-from segwright.models.segmenter import SegmentationModel
-from segwright.models.vgg import adapt_input_channels
+from segwright.core.errors import SegwrightError, WeightsError
+from segwright.models.base import SegmentationModel
+from segwright.models.encoders.vgg import adapt_input_channels
 
 State = Mapping[str, Tensor]
 Origin = Literal["segwright", "torchvision", "smp", "transformers", "encoder"]
@@ -40,7 +40,7 @@ class Loaded:
         return text + (f"; not loaded, other classes: {', '.join(self.left_out)}" if self.left_out else "")
 
 
-def recognise(state: State, own: set[str]) -> Origin:
+def recognize(state: State, own: set[str]) -> Origin:
     """Whose state dict it is, by its names and those of the network it is for."""
     starts = {key.split(".")[0] for key in state}  # the decoder's names decide: encoders may be spelled alike
     if "segmentation_head" in starts:
@@ -85,7 +85,7 @@ def _load(model: SegmentationModel, state: State, origin: Origin | None = None) 
     is adapted; an auxiliary head that one side lacks is passed over. Anything else that does not fit is a
     WeightsError, and the model stays as it was.
     """
-    origin = recognise(state, set(model.state_dict())) if origin is None else origin
+    origin = recognize(state, set(model.state_dict())) if origin is None else origin
     converted = dict(state) if origin == "segwright" else _convert(model, state, origin)
     own = model.state_dict()
     optional = ("aux_head.", "aux_classifier.")
@@ -250,7 +250,7 @@ def _misfit(origin: str, problems: list[str]) -> WeightsError:
     shown = "; ".join(problems[:4]) + (f"; … {len(problems)} in all" if len(problems) > 4 else "")
     return WeightsError(
         "the weights do not fit the network",
-        expected=f"a state dict of the same network and encoder ({origin}'s layout recognised)",
+        expected=f"a state dict of the same network and encoder ({origin}'s layout recognized)",
         found=shown,
         fix="create the model with the name, encoder and arguments the weights were trained with",
     )

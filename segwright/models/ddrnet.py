@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from segwright.models.segmenter import SegmentationModel, SegOutput, resize
+from segwright.models.base import SegmentationModel, SegOutput, resize
 
 POOLS = ((5, 2), (9, 4), (17, 8))  # window and step of the DAPPM's averages
 
@@ -155,7 +155,7 @@ class DDRNet(SegmentationModel):
         self._initialize()
 
     def _initialize(self) -> None:
-        """As the authors' code: He's normal initialisation by fan-out for every convolution, norms at one and zero."""
+        """As the authors' code: He's normal initialization by fan-out for every convolution, norms at one and zero."""
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")

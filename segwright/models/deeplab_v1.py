@@ -7,7 +7,7 @@ average pool follows pool5, fc6 is 3×3×1024 with dilation 12, fc7 1×1×1024, 
 The system of the paper is this network **and** the dense CRF (``segwright.postprocess.crf``).
 
 Grid: a 3×3/2 pool with padding 1 samples pixels 0, 2, 4…, so on sides of 8k + 1 the stride-8 scores lie exactly on
-pixels 0, 8, 16…; pictures are padded to such sides and scores upsampled with their corners aligned, as the authors'
+pixels 0, 8, 16…; images are padded to such sides and scores upsampled with their corners aligned, as the authors'
 321-pixel crops and their Interp layer do. The paper's loss is taken at stride 8 against labels shrunk by 8:
 :meth:`DeepLabV1.scores` gives those logits; the contract's full-size logits are their bilinear interpolation.
 """
@@ -20,13 +20,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from segwright.models.segmenter import SegmentationModel, SegOutput, resize
-from segwright.models.vgg import (
+from segwright.models.base import SegmentationModel, SegOutput, resize
+from segwright.models.encoders.vgg import (
     VGG16_WIDTHS,
     PixelScale,
     PixelScaledModel,
     VGGTrunk,
-    he_initialise,
+    he_initialize,
     load_vgg16_classifier,
     load_vgg16_trunk,
 )
@@ -58,7 +58,7 @@ class LargeFOVHead(nn.Module):
         self.fc7 = nn.Conv2d(fc_channels, fc_channels, 1)
         self.drop6 = nn.Dropout(dropout)
         self.drop7 = nn.Dropout(dropout)
-        he_initialise(self)
+        he_initialize(self)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.drop6(torch.relu(self.fc6(x)))
@@ -101,7 +101,7 @@ class DeepLabV1(GridAlignedModel):
         self.fc8 = gaussian_classifier(fc_channels, classes)
 
     def scores(self, x: Tensor) -> Tensor:
-        """Normalised (N, C, 8a + 1, 8b + 1) → logits (N, K, a + 1, b + 1), where the paper takes its loss."""
+        """Normalized (N, C, 8a + 1, 8b + 1) → logits (N, K, a + 1, b + 1), where the paper takes its loss."""
         return self.fc8(self.features(x))  # type: ignore[no-any-return]
 
     def features(self, x: Tensor) -> Tensor:

@@ -4,11 +4,11 @@ Chen et al., DeepLab: Semantic Image Segmentation with Deep Convolutional Nets, 
 CRFs (PAMI 2017). Two released forms:
 
 - ResNet-101 (``deeplabv2``): layer3 and layer4 with stride 1 and dilation 2 and 4, four biased 3×3 convolutions of
-  dilation 6, 12, 18, 24 **straight to the classes**, summed; scales 1, 0.75 and 0.5; batch normalisation frozen.
+  dilation 6, 12, 18, 24 **straight to the classes**, summed; scales 1, 0.75 and 0.5; batch normalization frozen.
 - VGG16 (``deeplabv2_vgg``): v1's trunk without the average pool, four branches fc6 → fc7 → fc8, summed.
 
 Differences: the stem pool has padding 1 (torchvision) where Caffe's has none, so that scores lie on pixels 0, 8, 16…;
-strides are in a block's 3×3 (torchvision's weights) where Caffe's are in its first 1×1. Frozen batch normalisation
+strides are in a block's 3×3 (torchvision's weights) where Caffe's are in its first 1×1. Frozen batch normalization
 needs statistics worth keeping: from scratch it trains (``freeze_norm=None`` freezes as soon as weights are loaded).
 The dense CRF that completes the paper's system is ``segwright.postprocess.crf``.
 """
@@ -21,10 +21,10 @@ from fractions import Fraction
 import torch
 from torch import Tensor, nn
 
-from segwright.errors import ModelError, WeightsError
+from segwright.core.errors import ModelError, WeightsError
+from segwright.models.base import SegmentationModel, SegOutput, resize
 from segwright.models.deeplab_v1 import GridAlignedModel, LargeFOVHead, dilated_vgg16, gaussian_classifier
-from segwright.models.segmenter import SegmentationModel, SegOutput, resize
-from segwright.models.vgg import (
+from segwright.models.encoders.vgg import (
     VGG16_WIDTHS,
     PixelScale,
     adapt_input_channels,
@@ -115,7 +115,7 @@ class DeepLabV2(GridAlignedModel):
         self._set_norm()
 
     def scores(self, x: Tensor) -> Tensor:
-        """Normalised (N, C, 8a + 1, 8b + 1) → summed logits of one scale, (N, K, a + 1, b + 1)."""
+        """Normalized (N, C, 8a + 1, 8b + 1) → summed logits of one scale, (N, K, a + 1, b + 1)."""
         features = self.trunk(x)
         return self.branches(features[-1] if isinstance(features, list) else features)  # type: ignore[no-any-return]
 
@@ -143,7 +143,7 @@ class DeepLabV2(GridAlignedModel):
         return SegOutput(resize(fused, (height, width), align_corners=True), aux)
 
     def train(self, mode: bool = True) -> DeepLabV2:
-        """Frozen batch normalisation stays in eval mode whatever the rest does."""
+        """Frozen batch normalization stays in eval mode whatever the rest does."""
         super().train(mode)
         self._set_norm()
         return self
@@ -190,7 +190,7 @@ class DeepLabV2ResNet(DeepLabV2):
         return {"logits": tuple(self.branches.branches)}
 
     def load_pretrained(self, state: Mapping[str, Tensor], *, trained_on: PixelScale = "imagenet") -> list[str]:
-        """torchvision's ResNet of the same depth; batch normalisation is frozen from here on unless told otherwise."""
+        """torchvision's ResNet of the same depth; batch normalization is frozen from here on unless told otherwise."""
         self.require_pixels(trained_on)
         taken = {name: value for name, value in state.items() if not name.startswith("fc.")}
         first = required(state, "conv1.weight")
@@ -207,7 +207,7 @@ class DeepLabV2ResNet(DeepLabV2):
         return list(taken)
 
     def weights_loaded(self) -> None:
-        """Batch normalisation is frozen from here on, unless told otherwise."""
+        """Batch normalization is frozen from here on, unless told otherwise."""
         self.freeze_norm = True if self.freeze_norm is None else self.freeze_norm
         self._set_norm()
 

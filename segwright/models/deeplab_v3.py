@@ -15,7 +15,8 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from segwright.errors import ModelError
+from segwright.core.errors import ModelError
+from segwright.models.base import SegmentationModel, SegOutput, resize
 from segwright.models.blocks import (
     ConvNormReLU,
     FCNHead,
@@ -24,8 +25,7 @@ from segwright.models.blocks import (
     initialize_decoder,
     initialize_head,
 )
-from segwright.models.encoders import Encoder, require_strides
-from segwright.models.segmenter import SegmentationModel, SegOutput, resize
+from segwright.models.encoders.timm import Encoder, require_strides
 
 RATES = {8: (12, 24, 36), 16: (6, 12, 18), 32: (3, 6, 9)}  # of the ASPP, by output stride (v3, section 3.3)
 RELEASED_DROPOUT, TORCHVISION_DROPOUT = 0.1, 0.5  # after the ASPP: keep_prob 0.9 of tensorflow/models' deeplab

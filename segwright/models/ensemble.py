@@ -15,15 +15,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from segwright.errors import ModelError, UsageError
-from segwright.models.segmenter import Provenance, SegmentationModel, SegOutput
+from segwright.core.errors import ModelError, UsageError
+from segwright.models.base import Provenance, SegmentationModel, SegOutput
 
 NAME = "ensemble"  # in create_model and in saved models
 MOST_MEMBERS = 64
 
 
 class Ensemble(SegmentationModel):
-    """``members``: networks of the same classes and channels, each with its own normalisation and padding.
+    """``members``: networks of the same classes and channels, each with its own normalization and padding.
 
     One member runs at a time and is added to one sum of the size of its answer: the memory is that of the hungriest
     member and the sum, however many there are. Auxiliary logits come under the member's number, "0.aux".
@@ -39,7 +39,7 @@ class Ensemble(SegmentationModel):
             if (member.classes, member.in_channels) != (first.classes, first.in_channels):
                 raise ModelError(
                     "the members of an ensemble answer alike",
-                    expected=f"{first.classes} classes of pictures of {first.in_channels} channels, as the first",
+                    expected=f"{first.classes} classes of images of {first.in_channels} channels, as the first",
                     found=f"{member.classes} classes, {member.in_channels} channels",
                     where=f"member {number}",
                 )
@@ -52,9 +52,9 @@ class Ensemble(SegmentationModel):
         self.logits_stride = min(member.logits_stride for member in members)
         self.members = nn.ModuleList(members)
         sources = dict.fromkeys(str(member.provenance) for member in members)
-        licences = dict.fromkeys(member.provenance.licence for member in members)
+        licenses = dict.fromkeys(member.provenance.license for member in members)
         pretrained = any(member.provenance.pretrained for member in members)
-        self.provenance = Provenance("; ".join(sources), "; ".join(licences), pretrained)
+        self.provenance = Provenance("; ".join(sources), "; ".join(licenses), pretrained)
 
     def encoder_modules(self) -> Sequence[nn.Module]:
         members = cast("Sequence[SegmentationModel]", self.members)

@@ -13,9 +13,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from segwright.errors import MissingExtraError, ModelError, UsageError, WeightsError
-from segwright.models.segmenter import IMAGENET_MEAN, IMAGENET_STD, Provenance, SegmentationModel, SegOutput, resize
-from segwright.models.weights import read_state_dict
+from segwright.core.errors import MissingExtraError, ModelError, UsageError, WeightsError
+from segwright.models.base import IMAGENET_MEAN, IMAGENET_STD, Provenance, SegmentationModel, SegOutput, resize
+from segwright.models.encoders.pretrained import read_state_dict
 
 # Of transformers' networks: the feature extractor and the classifier layers, by model type.
 TRANSFORMERS_ROLES: dict[str, tuple[str, dict[str, list[str]]]] = {
@@ -27,9 +27,9 @@ TRANSFORMERS_ROLES: dict[str, tuple[str, dict[str, list[str]]]] = {
 
 
 class ExternalModel(SegmentationModel):
-    """Any module that takes normalised float N×C×H×W and answers with logits at some resolution.
+    """Any module that takes normalized float N×C×H×W and answers with logits at some resolution.
 
-    ``size_divisor`` and ``minimum_size``: what the module demands of its input. Logits are brought to the picture's
+    ``size_divisor`` and ``minimum_size``: what the module demands of its input. Logits are brought to the image's
     size bilinearly. ``auxiliary``: names under which a mapping holds auxiliary logits, answered in training only.
     ``encoder``: the dotted name of the module's feature extractor; ``classifiers``: of its layers with one output
     channel per class, by output (``logits``, ``aux``). Without them fine-tuning to other classes, freezing and learning

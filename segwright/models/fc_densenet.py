@@ -3,14 +3,14 @@
 Jégou et al., The One Hundred Layers Tiramisu: Fully Convolutional DenseNets for Semantic Segmentation (CVPRW 2017),
 built to the authors' ``FC-DenseNet.py`` and ``layers.py``: a layer is BN – ReLU – 3×3 – dropout 0.2, its output joins
 the stack; a transition down is BN – ReLU – 1×1 – dropout – 2×2 max pool; a transition up is a 3×3/2 transposed
-convolution of the block's **new** features alone, without padding, centre-cropped to the skip. Convolutions have a
+convolution of the block's **new** features alone, without padding, center-cropped to the skip. Convolutions have a
 bias and start He-uniform. It was made to be trained from scratch.
 
 Statistics at test: the release evaluates with those of the batch at hand (``batch_norm_use_averages=False``; its
 running averages are never updated). ``test_statistics="batch"`` does so too. The default ``"running"`` takes the
 averages of training, as every other network: with the batch's own an image's labels depend on the images beside it.
 
-Difference: pictures smaller than 32 pixels are padded by their edge values (five pools that round down need that many).
+Difference: images smaller than 32 pixels are padded by their edge values (five pools that round down need that many).
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from segwright.errors import ModelError
-from segwright.models.segmenter import SegmentationModel, SegOutput, crop
+from segwright.core.errors import ModelError
+from segwright.models.base import SegmentationModel, SegOutput, crop
 
 LAYERS_56 = (4,) * 11
 LAYERS_67 = (5,) * 11
@@ -38,11 +38,11 @@ class BatchStatisticsNorm(nn.BatchNorm2d):
         if self.training:
             return super().forward(x)
         mean = x.mean((0, 2, 3), keepdim=True)
-        centred = x - mean
+        centered = x - mean
         scale = self.weight.view(1, -1, 1, 1) * torch.rsqrt(
-            (centred * centred).mean((0, 2, 3), keepdim=True) + self.eps
+            (centered * centered).mean((0, 2, 3), keepdim=True) + self.eps
         )
-        return centred * scale + self.bias.view(1, -1, 1, 1)
+        return centered * scale + self.bias.view(1, -1, 1, 1)
 
 
 class DenseLayer(nn.Module):
@@ -126,9 +126,9 @@ class FCDenseNet(SegmentationModel):
             for module in self.modules():
                 if isinstance(module, DenseLayer):
                     module.bn = BatchStatisticsNorm(module.bn.num_features)
-        self._initialise()
+        self._initialize()
 
-    def _initialise(self) -> None:
+    def _initialize(self) -> None:
         for module in self.modules():
             if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
                 nn.init.kaiming_uniform_(module.weight, nonlinearity="relu")
@@ -149,7 +149,7 @@ class FCDenseNet(SegmentationModel):
         for transition, block in zip(self.transitions_up, self.up, strict=True):
             skip = skips.pop()
             height, width = skip.shape[-2:]
-            # 2h + 1 rows for a skip of 2h or 2h + 1: the centre crop of the release starts at row 0 in both cases
+            # 2h + 1 rows for a skip of 2h or 2h + 1: the center crop of the release starts at row 0 in both cases
             x, new = block(torch.cat([crop(transition(new), height, width), skip], 1))
         return SegOutput(self.head(x), {})
 

@@ -1,7 +1,7 @@
 """FCN-32s, FCN-16s and FCN-8s: the fully convolutional networks of Long, Shelhamer and Darrell.
 
 Fully Convolutional Networks for Semantic Segmentation (CVPR 2015; PAMI 2017), built to the released
-``voc-fcn{32,16,8}s/net.py``: conv1_1 pads by 100 so that the smallest picture still fills fc6's 7×7 window, pools round
+``voc-fcn{32,16,8}s/net.py``: conv1_1 pads by 100 so that the smallest image still fills fc6's 7×7 window, pools round
 up, the score layers start at zero, the transposed convolutions are bilinear and frozen, and the crop offsets
 (19; 5 and 27; 5, 9 and 31) put every path back over the pixel it saw.
 
@@ -20,15 +20,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from segwright.errors import ModelError, WeightsError
-from segwright.models.segmenter import SegmentationModel, SegOutput
-from segwright.models.vgg import (
+from segwright.core.errors import ModelError, WeightsError
+from segwright.models.base import SegmentationModel, SegOutput
+from segwright.models.encoders.vgg import (
     VGG16_WIDTHS,
-    Initialisation,
+    Initialization,
     PixelScale,
     PixelScaledModel,
     VGGTrunk,
-    he_initialise,
+    he_initialize,
     load_vgg16_classifier,
     load_vgg16_trunk,
 )
@@ -41,8 +41,8 @@ CROPS = {32: (19,), 16: (5, 27), 8: (5, 9, 31)}
 def bilinear_kernel(size: int) -> Tensor:
     """(size, size): the tent that makes a transposed convolution of stride ``(size + 1) // 2`` interpolate linearly."""
     factor = (size + 1) // 2
-    centre = factor - 1.0 if size % 2 == 1 else factor - 0.5
-    tent = 1 - (torch.arange(size, dtype=torch.float32) - centre).abs() / factor
+    center = factor - 1.0 if size % 2 == 1 else factor - 0.5
+    tent = 1 - (torch.arange(size, dtype=torch.float32) - center).abs() / factor
     return tent[:, None] * tent[None, :]
 
 
@@ -88,7 +88,7 @@ class FCN(PixelScaledModel):
         in_channels: int = 3,
         stride: Literal[8, 16, 32] = 8,
         pixels: PixelScale = "imagenet",
-        init: Initialisation = "paper",
+        init: Initialization = "paper",
         deconvolution: Literal["full", "depthwise"] = "full",
         skip_scales: tuple[float, float] = (1.0, 1.0),
         dropout: float = 0.5,
@@ -104,8 +104,8 @@ class FCN(PixelScaledModel):
         self.trunk = VGGTrunk(pools=pools, in_channels=in_channels, widths=widths, first_padding=100)
         self.fc6 = nn.Conv2d(widths[4], fc_channels, 7)
         self.fc7 = nn.Conv2d(fc_channels, fc_channels, 1)
-        he_initialise(self.fc6)
-        he_initialise(self.fc7)
+        he_initialize(self.fc6)
+        he_initialize(self.fc7)
         self.drop6 = nn.Dropout(dropout)
         self.drop7 = nn.Dropout(dropout)
         self.score_fr = _score(fc_channels, classes, init)
@@ -178,7 +178,7 @@ def crop(x: Tensor, offset: int, size: Sequence[int]) -> Tensor:
     return x[..., offset : offset + size[0], offset : offset + size[1]]
 
 
-def _score(channels: int, classes: int, init: Initialisation) -> nn.Conv2d:
+def _score(channels: int, classes: int, init: Initialization) -> nn.Conv2d:
     layer = nn.Conv2d(channels, classes, 1)
     if init == "paper":
         nn.init.zeros_(layer.weight)

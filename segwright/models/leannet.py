@@ -5,7 +5,7 @@ while depthwise convolutions, upsampling and batch norms on large maps wait for 
 channels before the first convolution (no layer runs at full resolution), every stage is plain residual blocks (He et
 al. 2016, with the average-pooled shortcut of He et al. 2019, "Bag of Tricks"), a pyramid of pooled context (Zhao et al.
 2017) sits at stride 32, and a decoder of sums (Lin et al. 2017, feature pyramids) comes back to stride 2, where the
-logits are computed. Down to stride 8 half of the channels are normalised by the picture itself (Pan et al. 2018,
+logits are computed. Down to stride 8 half of the channels are normalized by the image itself (Pan et al. 2018,
 IBN-Net): what is learnt on one street then holds better on another.
 """
 
@@ -17,10 +17,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from segwright.errors import UsageError
+from segwright.core.errors import UsageError
+from segwright.kernels.batch_norm import NONE, RELU, InstanceBatchNorm, norm_and_limit
+from segwright.models.base import SegmentationModel, SegOutput, resize
 from segwright.models.blocks import average_grid
-from segwright.models.norms import NONE, RELU, InstanceBatchNorm, norm_and_limit
-from segwright.models.segmenter import SegmentationModel, SegOutput, resize
 
 NORM_MOMENTUM = 0.05  # small batches: statistics over some twenty steps
 
@@ -78,7 +78,7 @@ class ResidualBlock(nn.Module):
 
 
 class Context(nn.Module):
-    """Averages over grids of 1, 2 and 4 cells a side, brought back and joined: what the whole picture is about."""
+    """Averages over grids of 1, 2 and 4 cells a side, brought back and joined: what the whole image is about."""
 
     def __init__(self, channels: int, inner: int = 96, bins: Sequence[int] = (1, 2, 4)) -> None:
         super().__init__()

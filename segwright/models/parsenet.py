@@ -1,7 +1,7 @@
-"""ParseNet: DeepLab-LargeFOV plus what the whole picture says, both brought to one scale by a learned L2 norm.
+"""ParseNet: DeepLab-LargeFOV plus what the whole image says, both brought to one scale by a learned L2 norm.
 
-Liu, Rabinovich and Berg, ParseNet: Looking Wider to See Better (2015), section 3. fc7 is averaged over the picture;
-both are L2-normalised over channels, multiplied by a learned factor a channel, the average is 'unpooled' (repeated over
+Liu, Rabinovich and Berg, ParseNet: Looking Wider to See Better (2015), section 3. fc7 is averaged over the image;
+both are L2-normalized over channels, multiplied by a learned factor a channel, the average is 'unpooled' (repeated over
 the grid), concatenated and classified.
 
 The factor's start value is an argument (``scale``); 10 is what we have from memory of the paper and could not verify.
@@ -15,9 +15,9 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
+from segwright.models.base import SegmentationModel
 from segwright.models.deeplab_v1 import DeepLabV1, gaussian_classifier
-from segwright.models.segmenter import SegmentationModel
-from segwright.models.vgg import VGG16_WIDTHS, PixelScale
+from segwright.models.encoders.vgg import VGG16_WIDTHS, PixelScale
 
 
 class L2Norm(nn.Module):
@@ -65,7 +65,7 @@ class ParseNet(DeepLabV1):
         self.fc8 = gaussian_classifier(2 * fc_channels, classes)
 
     def scores(self, x: Tensor) -> Tensor:
-        """Normalised (N, C, 8a + 1, 8b + 1) → logits (N, K, a + 1, b + 1)."""
+        """Normalized (N, C, 8a + 1, 8b + 1) → logits (N, K, a + 1, b + 1)."""
         local = self.features(x)
         whole = self.pool6_norm(local.mean((2, 3), keepdim=True)).expand_as(local)
         return self.fc8(torch.cat([self.fc7_norm(local), whole], 1))  # type: ignore[no-any-return]

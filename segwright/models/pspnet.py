@@ -17,9 +17,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from segwright.models.base import SegmentationModel, SegOutput, resize
 from segwright.models.blocks import ConvNormReLU, FCNHead, PyramidPooling, initialize_decoder, initialize_head
-from segwright.models.encoders import Encoder, require_strides
-from segwright.models.segmenter import SegmentationModel, SegOutput, resize
+from segwright.models.encoders.timm import Encoder, require_strides
 
 
 class PSPNet(SegmentationModel):
@@ -27,7 +27,7 @@ class PSPNet(SegmentationModel):
 
     ``bins``: the grids; ``bin_channels``: of each pooled branch; ``channels`` and ``fuse_kernel``: of the convolution
     after the concatenation. ``aux``: the auxiliary head on stage 16, in training only. ``norm_of_one=False`` gives
-    the 1×1 grid a bias instead of a batch norm, so that it trains with one picture a batch. ``grid_aligned``: pad to
+    the 1×1 grid a bias instead of a batch norm, so that it trains with one image a batch. ``grid_aligned``: pad to
     multiples of the stride plus one (None: if ``align_corners``, as released; segmentation_models_pytorch does not).
     """
 

@@ -46,7 +46,7 @@ PUBLISHED: dict[str, Recipe] = {
     ),
     "fc_densenet103": Recipe(
         "rmsprop", 1e-3, 1e-4, 0.9, 5, None, {}, None, "SimJeg/FC-DenseNet, config/FC-DenseNet103.py",
-        "rate x0.995 an epoch, 224x224 crops, then fine-tuned on whole pictures",
+        "rate x0.995 an epoch, 224x224 crops, then fine-tuned on whole images",
     ),
 }  # fmt: skip
 
@@ -65,7 +65,7 @@ AUX_WEIGHTS: dict[str, float] = {
     "deeplabv3_mobilenet_v3_large": 0.5,
 }
 
-# Without BN the first steps of a He-initialised VGG can be large: a small rate and a clipped gradient keep them alive.
+# Without BN the first steps of a He-initialized VGG can be large: a small rate and a clipped gradient keep them alive.
 _PLAIN_VGG = Recipe("adamw", 1e-4, 1e-4, clip_gradient=1.0, note="no BN: warm up over the first steps")
 # Zero scores behind a frozen upsampling learn only from pretrained features; a start that is ours, not the paper's.
 _PLAIN_FCN = replace(_PLAIN_VGG, arguments={"init": "he"})

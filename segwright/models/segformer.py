@@ -13,9 +13,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from segwright.models.base import SegmentationModel, SegOutput, resize
 from segwright.models.blocks import ConvNormReLU, initialize_decoder, initialize_head
-from segwright.models.encoders import Encoder, require_strides
-from segwright.models.segmenter import SegmentationModel, SegOutput, resize
+from segwright.models.encoders.timm import Encoder, require_strides
 
 
 class SegFormer(SegmentationModel):

@@ -17,8 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from segwright.models.segmenter import SegmentationModel, SegOutput
-from segwright.models.vgg import (
+from segwright.models.base import SegmentationModel, SegOutput
+from segwright.models.encoders.vgg import (
     TORCHVISION_VGG16,
     VGG16_CONVOLUTIONS,
     VGG16_WIDTHS,
@@ -51,7 +51,7 @@ def unpool(x: Tensor, places: Tensor, size: Sequence[int]) -> Tensor:
 
 
 class ConvBN(nn.Module):
-    """Convolution that keeps the size, batch normalisation, and ReLU unless told not to."""
+    """Convolution that keeps the size, batch normalization, and ReLU unless told not to."""
 
     def __init__(self, inputs: int, outputs: int, *, kernel: int = 3, bias: bool = True, relu: bool = True) -> None:
         super().__init__()
@@ -62,8 +62,8 @@ class ConvBN(nn.Module):
         nn.init.constant_(self.bn.bias, BN_SHIFT)
 
     def forward(self, x: Tensor) -> Tensor:
-        normalised: Tensor = self.bn(self.conv(x))
-        return torch.relu(normalised) if self.relu else normalised
+        normalized: Tensor = self.bn(self.conv(x))
+        return torch.relu(normalized) if self.relu else normalized
 
 
 def msra(conv: nn.Conv2d) -> None:
@@ -160,12 +160,12 @@ class SegNet(UnpoolingNet):
     def load_pretrained(self, state: Mapping[str, Tensor], *, trained_on: PixelScale = "imagenet") -> list[str]:
         """The encoder from torchvision's ``vgg16_bn``, or from ``vgg16`` (no BN in it), as the authors began."""
         self.require_pixels(trained_on)
-        normalised = "features.1.running_mean" in state
+        normalized = "features.1.running_mean" in state
         layers = [layer for level in self.encoder for layer in level.children()]
         # in vgg16_bn every convolution is followed by its BN, which moves the k-th convolution k places further on
         for order, (index, layer) in enumerate(zip(TORCHVISION_VGG16, layers, strict=True)):
             assert isinstance(layer, ConvBN)
-            place = index + order if normalised else index
+            place = index + order if normalized else index
             weight = required(state, f"features.{place}.weight")
             if order == 0:
                 weight = adapt_input_channels(weight.flip(1) if self.bgr else weight, self.in_channels)
@@ -177,7 +177,7 @@ class SegNet(UnpoolingNet):
                 layer.conv.bias = None
             else:
                 copy_convolution(layer.conv, weight, bias, where=f"encoder {order}")
-            if normalised:
+            if normalized:
                 entries = {
                     name: required(state, f"features.{place + 1}.{name}")
                     for name in ("weight", "bias", "running_mean", "running_var")
@@ -189,7 +189,7 @@ class SegNet(UnpoolingNet):
 
 
 class SegNetBasic(UnpoolingNet):
-    """Four levels of one 7×7×64 convolution each way, after a local response normalisation over the raw pixels."""
+    """Four levels of one 7×7×64 convolution each way, after a local response normalization over the raw pixels."""
 
     def __init__(
         self, *, classes: int, in_channels: int = 3, pixels: PixelScale = "raw", width: int = 64, levels: int = 4

@@ -1,7 +1,7 @@
 """U-Net with any encoder: features upsampled step by step and joined with the encoder's finer ones.
 
 After Ronneberger et al. 2015 (arXiv 1505.04597), in the form people use now: padded convolutions with batch norm, an
-encoder of choice, nearest-neighbour upsampling instead of up-convolutions. Decoder and head have the layout of
+encoder of choice, nearest-neighbor upsampling instead of up-convolutions. Decoder and head have the layout of
 segmentation_models_pytorch, so that its state dicts fit. The 2015 network itself is in ``unet2015.py``.
 """
 
@@ -14,11 +14,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from segwright.errors import ModelError
+from segwright.core.errors import ModelError
+from segwright.kernels.batch_norm import RELU, norm_and_limit
+from segwright.models.base import SegmentationModel, SegOutput, resize
 from segwright.models.blocks import ConvNormReLU, conv_of_upsampled, initialize_decoder, initialize_head
-from segwright.models.encoders import Encoder
-from segwright.models.norms import RELU, norm_and_limit
-from segwright.models.segmenter import SegmentationModel, SegOutput, resize
+from segwright.models.encoders.timm import Encoder
 
 DECODER_CHANNELS = (256, 128, 64, 32, 16)
 LEAN_CHANNELS = (160, 96, 64, 48, 32)
@@ -113,7 +113,7 @@ class UNet(SegmentationModel):
     """Encoder, U-Net decoder, 3×3 head.
 
     ``decoder_channels``: one number a doubling of the resolution, from the deepest stage up. ``head_stride``: where
-    the logits are computed (1, 2 or 4) before they are brought to the picture's size bilinearly; 2 halves the time on
+    the logits are computed (1, 2 or 4) before they are brought to the image's size bilinearly; 2 halves the time on
     a CPU for little. ``center``: two more convolutions at the deepest stage (for VGG encoders, as in
     segmentation_models_pytorch). ``interpolation``: of the decoder, ``nearest`` or ``bilinear``.
     """

@@ -15,6 +15,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from segwright.models.base import SegmentationModel, SegOutput, resize
 from segwright.models.blocks import (
     ChannelNorm,
     ConvNormReLU,
@@ -23,8 +24,7 @@ from segwright.models.blocks import (
     initialize_decoder,
     initialize_head,
 )
-from segwright.models.encoders import Encoder, require_strides
-from segwright.models.segmenter import SegmentationModel, SegOutput, resize
+from segwright.models.encoders.timm import Encoder, require_strides
 
 
 class UPerNet(SegmentationModel):

@@ -5,7 +5,7 @@ spread, and stay ignored. All are deterministic; where two classes claim a pixel
 
 Masks are binary, label maps are not: an opening leaves pixels to nobody, a closing gives some to several classes.
 Vacant pixels go to the class of the nearest pixel that kept its label. Claimed pixels go to the *rarest* claiming class
-of the picture, and never from a rarer class to a more frequent one, so that closing the road does not swallow
+of the image, and never from a rarer class to a more frequent one, so that closing the road does not swallow
 the poles.
 """
 
@@ -18,17 +18,17 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from segwright.errors import PostprocessError
+from segwright.core.errors import PostprocessError
 
 UInt8Array = npt.NDArray[np.uint8]
 BoolArray = npt.NDArray[np.bool_]
 IGNORE = 255
-STRIP_PIXELS = 4_000_000  # what is done in floats goes through larger pictures in strips
+STRIP_PIXELS = 4_000_000  # what is done in floats goes through larger images in strips
 
 
 @dataclass(frozen=True)
 class Area:
-    """A limit in pixels, or as a share (0…1) of the picture."""
+    """A limit in pixels, or as a share (0…1) of the image."""
 
     amount: float
     share: bool = False
@@ -43,7 +43,7 @@ class Area:
         return self.amount * labels.size if self.share else self.amount
 
     def of(self, pixels: int) -> Area:
-        """The limit in pixels, where the picture has so many."""
+        """The limit in pixels, where the image has so many."""
         return Area(self.amount * pixels) if self.share else self
 
     def __str__(self) -> str:
@@ -55,7 +55,7 @@ def opened(labels: UInt8Array, size: int) -> UInt8Array:
     labels, square = _checked(labels), _square(size)
     kept = np.zeros(labels.shape, np.uint8)
     for label in _present(labels):
-        # OpenCV pads erosion with 'inside' at the picture's edge, so that a region cut by the edge is not eroded there.
+        # OpenCV pads erosion with 'inside' at the image's edge, so that a region cut by the edge is not eroded there.
         kept |= np.asarray(cv2.morphologyEx((labels == label).astype(np.uint8), cv2.MORPH_OPEN, square), np.uint8)
     return _refilled(labels, kept == 0)
 
@@ -109,7 +109,7 @@ def _smoothed(labels: UInt8Array, size: int) -> UInt8Array:
 def holes_filled(labels: UInt8Array, limit: Area) -> UInt8Array:
     """Components (4-connected) of at most ``limit`` that lie wholly inside *one* other class become that class.
 
-    A component that touches the picture's edge, an ignored pixel or two classes is no hole.
+    A component that touches the image's edge, an ignored pixel or two classes is no hole.
     """
     labels = _checked(labels)
     components, areas, classes = _components(labels)
@@ -132,7 +132,7 @@ def holes_filled(labels: UInt8Array, limit: Area) -> UInt8Array:
 
 def without_small(labels: UInt8Array, limit: Area, per_class: Mapping[int, Area] | None = None) -> UInt8Array:
     """Components (4-connected) of fewer pixels than ``limit``, or than their class's own limit, go to the class of the
-    nearest pixel outside them. A picture of nothing but small components stays as it is."""
+    nearest pixel outside them. An image of nothing but small components stays as it is."""
     labels = _checked(labels)
     components, areas, classes = _components(labels)
     limits = np.full(256, limit.pixels(labels))

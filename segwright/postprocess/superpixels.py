@@ -1,6 +1,6 @@
-"""Superpixels by SLIC (Achanta et al. 2012): k-means in colour and position, each centre looking only around itself.
+"""Superpixels by SLIC (Achanta et al. 2012): k-means in color and position, each center looking only around itself.
 
-What differs: a pixel considers the nine centres around its own grid cell (as gSLIC does), which bounds the work a pixel
+What differs: a pixel considers the nine centers around its own grid cell (as gSLIC does), which bounds the work a pixel
 and makes the result independent of the order; superpixels need not be connected, which a vote does not ask for.
 """
 
@@ -12,8 +12,8 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from segwright.compiled import kernel
-from segwright.errors import PostprocessError
+from segwright.core.errors import PostprocessError
+from segwright.kernels.jit import kernel
 from segwright.postprocess.regions import voted
 
 UInt8Array = npt.NDArray[np.uint8]
@@ -27,10 +27,10 @@ ROUNDS = 5  # the paper uses ten; after five fewer than one pixel in a hundred s
 def superpixels(image: UInt8Array, size: int = 12, compactness: float = 10.0) -> Int32Array:
     """Numbers from 0, H×W, of superpixels about ``size``×``size`` pixels.
 
-    ``compactness`` weighs position against colour (CIE Lab units): 1 follows edges closely, 40 gives squares.
+    ``compactness`` weighs position against color (CIE Lab units): 1 follows edges closely, 40 gives squares.
     """
     if image.ndim != 3 or image.dtype != np.uint8 or image.size == 0:
-        raise PostprocessError("a picture is uint8 height×width×channels", found=f"{image.dtype} {image.shape}")
+        raise PostprocessError("an image is uint8 height×width×channels", found=f"{image.dtype} {image.shape}")
     if not 2 <= size <= 1000 or not 0 < compactness <= 1000:
         raise PostprocessError(
             "superpixels out of range",
@@ -49,7 +49,7 @@ def superpixels(image: UInt8Array, size: int = 12, compactness: float = 10.0) ->
 def majority(image: UInt8Array, labels: UInt8Array, size: int = 12, compactness: float = 10.0) -> UInt8Array:
     """Every pixel (labels uint8 H×W) takes the most frequent label of its superpixel; arguments as ``superpixels``.
 
-    Pictures of more than ``BLOCK_SIDE``² pixels go in blocks, each seen with ``4 · size`` pixels around it.
+    Images of more than ``BLOCK_SIDE``² pixels go in blocks, each seen with ``4 · size`` pixels around it.
     """
     height, width = labels.shape
     if height * width <= BLOCK_SIDE**2:
@@ -69,7 +69,7 @@ def majority(image: UInt8Array, labels: UInt8Array, size: int = 12, compactness:
 @kernel
 def _cluster(lab: Float32Array, rows: int, columns: int, weight: Any, rounds: int, result: Int32Array) -> None:
     height, width = lab.shape[0], lab.shape[1]
-    centres = np.zeros((rows * columns, 5), np.float32)
+    centers = np.zeros((rows * columns, 5), np.float32)
     sums = np.zeros((rows * columns, 6), np.float64)
     for y in range(height):
         for x in range(width):
@@ -89,7 +89,7 @@ def _cluster(lab: Float32Array, rows: int, columns: int, weight: Any, rounds: in
         for c in range(rows * columns):
             if sums[c, 5] > 0:
                 for i in range(5):
-                    centres[c, i] = sums[c, i] / sums[c, 5]
+                    centers[c, i] = sums[c, i] / sums[c, 5]
         if turn == rounds:
             return
         for y in range(height):
@@ -101,11 +101,11 @@ def _cluster(lab: Float32Array, rows: int, columns: int, weight: Any, rounds: in
                     for k in range(max(column - 1, 0), min(column + 2, columns)):
                         c = r * columns + k
                         dl, da, db = (
-                            lab[y, x, 0] - centres[c, 0],
-                            lab[y, x, 1] - centres[c, 1],
-                            lab[y, x, 2] - centres[c, 2],
+                            lab[y, x, 0] - centers[c, 0],
+                            lab[y, x, 1] - centers[c, 1],
+                            lab[y, x, 2] - centers[c, 2],
                         )
-                        dy, dx = np.float32(y) - centres[c, 3], np.float32(x) - centres[c, 4]
+                        dy, dx = np.float32(y) - centers[c, 3], np.float32(x) - centers[c, 4]
                         distance = dl * dl + da * da + db * db + weight * (dy * dy + dx * dx)
                         if distance < best:
                             best, nearest = distance, c

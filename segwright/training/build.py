@@ -10,18 +10,18 @@ import torch
 from torch import nn
 
 from segwright.augment import presets
-from segwright.config import Phase, Size, TrainConfig
-from segwright.data.fingerprint import Fingerprint
+from segwright.core.types import Batch
+from segwright.data.check.fingerprint import Fingerprint
 from segwright.losses import create_loss
+from segwright.models.base import SegmentationModel
 from segwright.models.catalog import create_model
-from segwright.models.segmenter import SegmentationModel
-from segwright.training.memory import available_bytes, is_out_of_memory
-from segwright.training.muon import hidden_kernels
-from segwright.training.optim import create_optimizer
-from segwright.training.step import TrainStep, seconds_per_step
-from segwright.types import Batch
+from segwright.training.config import Phase, Size, TrainConfig
+from segwright.training.optim.muon import hidden_kernels
+from segwright.training.optim.optimizers import create_optimizer
+from segwright.training.planning.memory import available_bytes, is_out_of_memory
+from segwright.training.train_step import TrainStep, seconds_per_step
 
-TIMED_PIXELS = 1_000_000  # of a picture whose prediction is timed
+TIMED_PIXELS = 1_000_000  # of an image whose prediction is timed
 LEAST_SHARE = 1e-3  # of a class, where a last layer starts: what never occurs must still be learnable
 BOUND_BYTES = 8 << 10  # more than a pixel of a training batch takes in any network of usual width
 
@@ -62,7 +62,7 @@ def is_normed(config: TrainConfig, classes: int) -> bool:
     try:
         with torch.device("meta"):
             network = build_network(config.with_values({"model.weights": None}), classes)
-    except (NotImplementedError, RuntimeError):  # an initialisation that needs real memory: then the usual optimizer
+    except (NotImplementedError, RuntimeError):  # an initialization that needs real memory: then the usual optimizer
         return False
     convolutions = sum(p.numel() for p in network.parameters() if p.ndim == 4)
     return sum(p.numel() for p in hidden_kernels(network)) > 0.5 * convolutions > 0
@@ -84,7 +84,7 @@ def transform(config: TrainConfig, phase: Phase, fingerprint: Fingerprint) -> pr
         flip_vertical=0.5 if augment.vertical_flip else 0.0,
         class_aware=float(aware),
         class_weights=tuple(float(n) for n in need) if need.any() else None,
-        colour=strength,
+        color=strength,
         pairs=mirrored(config, fingerprint.class_names),
     )
 
@@ -97,8 +97,8 @@ def mirrored(config: TrainConfig, names: Sequence[str]) -> tuple[tuple[int, int]
     return tuple((names.index(one), names.index(other)) for one, other in pairs)
 
 
-def time_picture(config: TrainConfig, classes: int, device: torch.device, size: Size) -> float:
-    """Seconds that predicting one picture takes here; of a large one, a part is timed."""
+def time_image(config: TrainConfig, classes: int, device: torch.device, size: Size) -> float:
+    """Seconds that predicting one image takes here; of a large one, a part is timed."""
     zoom: float = min(1.0, (TIMED_PIXELS / (size[0] * size[1])) ** 0.5)
     part = (max(1, round(size[0] * zoom)), max(1, round(size[1] * zoom)))
     network = build_network(config.with_values({"model.weights": None}), classes).to(device).eval()
@@ -135,7 +135,7 @@ def time_step(
     loss = create_loss("ce", classes=classes)
     step = TrainStep(model, loss, optimizer, device=device, precision=precision)
     rng = np.random.default_rng(0)
-    # The plan is made before the memory is probed: what may not fit is timed with fewer pictures.
+    # The plan is made before the memory is probed: what may not fit is timed with fewer images.
     timed = min(batch, max(2, available_bytes(device) // (BOUND_BYTES * size[0] * size[1])))
     while True:
         images = rng.integers(0, 256, (timed, *size, model.in_channels), np.uint8)

@@ -3,7 +3,7 @@
 ``checkpoints/step-00000120/`` holds ``state.safetensors``, ``state.json`` and ``SHA256SUMS``. A new one is written
 beside, synced and renamed before an old one goes, so a kill or a full disk at any instant leaves a whole one behind.
 Of a network in shards each process writes a file of its own in the place of ``state.safetensors``
-(:mod:`segwright.training.checkpoint_shards`); either kind is read by one process and by many.
+(:mod:`segwright.training.distributed.sharded_checkpoint`); either kind is read by one process and by many.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from segwright.errors import CheckpointError
-from segwright.files import write_folder, write_json, write_sums, wrong_sums
-from segwright.training.dtensors import is_shard, laid_out
+from segwright.core.atomic_io import write_folder, write_json, write_sums, wrong_sums
+from segwright.core.errors import CheckpointError
+from segwright.training.distributed.dtensors import is_shard, laid_out
 
 if TYPE_CHECKING:
-    from segwright.training.distributed import World
+    from segwright.training.distributed.world import World
 
 WHOLE = "state.safetensors"
 KEEP = 2  # the newest and the one before, in case the newest is damaged later
@@ -60,7 +60,7 @@ def save_shards(folder: Path, step: int, tensors: Mapping[str, Tensor], state: M
 
     OSError on the first process where anything cannot be written; the others go on.
     """
-    from segwright.training.checkpoint_shards import write_shards
+    from segwright.training.distributed.sharded_checkpoint import write_shards
 
     if not peers.is_first:
         place = peers.told(str, str, str)
@@ -141,7 +141,7 @@ def _tensors(path: Path) -> dict[str, Tensor]:
     """All tensors of a checkpoint, whole, in host memory."""
     if (path / WHOLE).exists():
         return load_file(str(path / WHOLE))
-    from segwright.training.checkpoint_shards import read_whole
+    from segwright.training.distributed.sharded_checkpoint import read_whole
 
     return read_whole(path)
 
@@ -149,7 +149,7 @@ def _tensors(path: Path) -> dict[str, Tensor]:
 def _complete(path: Path) -> dict[str, Tensor]:
     """No tensors; CheckpointError where pieces of them are missing."""
     if not (path / WHOLE).exists():
-        from segwright.training.checkpoint_shards import described
+        from segwright.training.distributed.sharded_checkpoint import described
 
         described(path)
     return {}

@@ -1,4 +1,4 @@
-"""A data set that fits into a device's memory: images and masks there as uint8, and random batches of them.
+"""A dataset that fits into a device's memory: images and masks there as uint8, and random batches of them.
 
 CamVid's 367 training images take 0.25 GB. What then travels to the device in training is nothing.
 """
@@ -14,10 +14,10 @@ from torch import Tensor
 
 from segwright.augment.device import DRAWS, ClassPlaces, DeviceTraining
 from segwright.augment.presets import Training
+from segwright.core.errors import DataError
+from segwright.core.types import IGNORE_INDEX
 from segwright.data.records import Split
-from segwright.errors import DataError
-from segwright.types import IGNORE_INDEX
-from segwright.workers import over_threads
+from segwright.kernels.threads import over_threads
 
 
 @dataclass(frozen=True)

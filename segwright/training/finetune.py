@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from segwright.errors import WeightsError
-from segwright.models.segmenter import SegmentationModel
-from segwright.types import LabelSpace
+from segwright.core.errors import WeightsError
+from segwright.core.types import LabelSpace
+from segwright.models.base import SegmentationModel
 
 
 def transfer_weights(

@@ -10,22 +10,22 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 
-from segwright.console import duration
+from segwright.core.atomic_io import recover_folder
+from segwright.core.errors import SegwrightError
+from segwright.core.progress import duration
+from segwright.data.check.fingerprint import Fingerprint
 from segwright.data.dataset import Dataset, Split
-from segwright.data.fingerprint import Fingerprint
 from segwright.data.records import evenly_spread
-from segwright.errors import SegwrightError
 from segwright.evaluation.evaluate import Evaluation, evaluate
 from segwright.evaluation.report import RunFacts, write_report
-from segwright.files import recover_folder
 from segwright.inference.bundle import Bundle, load_bundle, read_bundle, save_bundle
 from segwright.inference.predictor import Predictor
-from segwright.models.segmenter import Provenance, SegmentationModel
-from segwright.training.adjustment import Gain, LogitAdjustment, looked_at
-from segwright.training.log import read_log
-from segwright.training.loop import END_SECONDS, Progress
-from segwright.training.memory import is_out_of_memory
-from segwright.training.plan import Plan
+from segwright.models.base import Provenance, SegmentationModel
+from segwright.training.callbacks.log import read_log
+from segwright.training.logit_adjustment import Gain, LogitAdjustment, looked_at
+from segwright.training.planning.memory import is_out_of_memory
+from segwright.training.planning.plan import Plan
+from segwright.training.trainer import END_SECONDS, Progress
 from segwright.training.validate import Validation
 
 SCORING = 1.4  # times the seconds of predicting an image that scoring it takes
@@ -192,7 +192,7 @@ class Results:
                 "channels": config.model.in_channels,
                 "value_range": None if value_range is None else value_range.to_json(),
                 # What a pixel of the data's own masks is: `predict --mask-format values` writes numbers alone.
-                "masks": "colors" if getattr(self.data.reader, "colour_table", None) is not None else "values",
+                "masks": "colors" if getattr(self.data.reader, "color_table", None) is not None else "values",
             },
             metrics=metrics,
             training={
@@ -202,7 +202,7 @@ class Results:
                 "config": config.model_dump(mode="json"),
                 "fingerprint": self.fingerprint.to_json(),
             },
-            licences={"weights": self.origin},
+            licenses={"weights": self.origin},
         )
 
     def _facts(self) -> RunFacts:
@@ -216,7 +216,7 @@ class Results:
             model={"network": network, **({"encoder": model.encoder} if model.encoder else {})},
             plan=[(d.setting, str(d.value), d.reason) for d in self.plan.decisions],
             versions=dict(bundle.versions),
-            licences=dict(bundle.licences),
+            licenses=dict(bundle.licenses),
         )
 
 

@@ -1,7 +1,7 @@
-"""A whole run, from an opened data set to a saved model: check, plan, train, save, report.
+"""A whole run, from an opened dataset to a saved model: check, plan, train, save, report.
 
 A run folder holds ``config.yaml`` (as resolved), ``plan.json``, ``log.jsonl``, ``metrics.csv``, ``checkpoints/``,
-``validation/`` (pictures), ``model/`` (the best, as a bundle), ``last/`` (the last) and ``report.html``.
+``validation/`` (images), ``model/`` (the best, as a bundle), ``last/`` (the last) and ``report.html``.
 """
 
 from __future__ import annotations
@@ -17,35 +17,50 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from segwright.config import Size, TrainConfig, load_config
-from segwright.console import progress
+from segwright.core.atomic_io import exclusive, write_json, write_text
+from segwright.core.errors import CheckpointError, ConfigError, DataError, SegwrightError, UsageError
+from segwright.core.progress import progress
+from segwright.data.check.fingerprint import Fingerprint
+from segwright.data.check.label_rules import UNLEARNABLE
+from segwright.data.check.runner import CheckResult, inspect_dataset
 from segwright.data.dataset import Dataset, Split
-from segwright.data.fingerprint import Fingerprint
-from segwright.data.inspect import CheckResult, inspect_dataset
-from segwright.data.label_findings import UNLEARNABLE
-from segwright.data.oversampling import classes_shown, describe, repeat_factors
+from segwright.data.loading.sampling import classes_shown, describe, repeat_factors
 from segwright.data.records import evenly_spread
-from segwright.errors import CheckpointError, ConfigError, DataError, SegwrightError, UsageError
 from segwright.evaluation.evaluate import Evaluation
-from segwright.files import exclusive, write_json, write_text
 from segwright.inference.bundle import Bundle, load_bundle, read_bundle
 from segwright.inference.predictor import find_bundle
 from segwright.inference.runtimes import choose_device
+from segwright.kernels.threads import processors
 from segwright.losses import create_loss
+from segwright.models.base import SegmentationModel
 from segwright.models.catalog import CATALOG, starts_pretrained
-from segwright.models.segmenter import SegmentationModel
-from segwright.training.adjustment import images_to_score
-from segwright.training.build import build_network, is_normed, start_at_frequencies, time_picture, time_step, transform
+from segwright.training.build import (
+    build_network,
+    is_normed,
+    start_at_frequencies,
+    time_image,
+    time_step,
+    transform,
+)
+from segwright.training.callbacks.log import Display
+from segwright.training.callbacks.trackers import check_trackers
 from segwright.training.checkpoint import checkpoints, clear_leftovers, newest_state
-from segwright.training.cpu import has_native_bf16
-from segwright.training.data_print import NAME as DATA_PRINT
-from segwright.training.data_print import Prints, data_print, differences, digest, read_print
-from segwright.training.decomposition import parts_sentence
-from segwright.training.distributed import World, own_device, world
+from segwright.training.config import Size, TrainConfig, load_config
+from segwright.training.data_fingerprint import NAME as DATA_PRINT
+from segwright.training.data_fingerprint import Prints, data_print, differences, digest, read_print
+from segwright.training.deterministic import kernels
+from segwright.training.distributed.decomposition import parts_sentence
+from segwright.training.distributed.world import World, own_device, world
 from segwright.training.finetune import transfer_weights
-from segwright.training.folder import default_folder, point_latest, refuse_second_run
-from segwright.training.log import Display
-from segwright.training.loop import (
+from segwright.training.logit_adjustment import images_to_score
+from segwright.training.planning.cpu import has_native_bf16
+from segwright.training.planning.memory import available_bytes
+from segwright.training.planning.memory_probe import MemoryProbe, probe_memory
+from segwright.training.planning.plan import Machine, Plan, describe_plan, make_plan
+from segwright.training.results import Results, origin
+from segwright.training.run_dir import default_folder, point_latest, refuse_second_run
+from segwright.training.train_step import choose_precision
+from segwright.training.trainer import (
     SHORT_RESERVED,
     SHORT_SECONDS,
     FitResult,
@@ -54,14 +69,6 @@ from segwright.training.loop import (
     Progress,
     Trainer,
 )
-from segwright.training.memory import available_bytes
-from segwright.training.plan import Machine, Plan, describe_plan, make_plan
-from segwright.training.probe import MemoryProbe, probe_memory
-from segwright.training.reproducible import kernels
-from segwright.training.results import Results, origin
-from segwright.training.step import choose_precision
-from segwright.training.trackers import check_trackers
-from segwright.workers import processors
 
 RESERVED_SHARE = 0.35  # of the minutes, at most, that are kept back for scoring before it was measured
 VALIDATED_SHARE = 0.12  # of the minutes, at most, for one validation while training
@@ -175,7 +182,7 @@ class _Session:
         self.in_parts = ""  # what parts of a batch do not share
         self.saved: tuple[SegmentationModel, Bundle] | None = None  # what a fine-tuning starts from
         self.origin = ""  # of the starting weights, with their terms
-        self.picture_seconds = 0.0  # of predicting a validation image, as timed for a run by the clock
+        self.image_seconds = 0.0  # of predicting a validation image, as timed for a run by the clock
         self.prints: Prints = {}  # of the files that are trained on and validated with
 
     # -- before the first step -------------------------------------------------------------------------------------
@@ -252,8 +259,8 @@ class _Session:
         return make_plan(
             config,
             self.fingerprint,
-            pictures=len(self.train_split),
-            val_pictures=len(self.val_split) if self.val_split else 0,
+            images=len(self.train_split),
+            val_images=len(self.val_split) if self.val_split else 0,
             machine=self._machine(),
             pretrained=self._pretrained,
             started=self.saved is not None,
@@ -282,19 +289,19 @@ class _Session:
             self._leave_out(result)
         self.fingerprint = result.by_split.get(self.train_split.name, result.fingerprint)
         if len(self.train_split) == 0:
-            raise DataError("no usable training picture is left", where=self.data.root, fix="segwright check DATA")
+            raise DataError("no usable training image is left", where=self.data.root, fix="segwright check DATA")
 
     def _leave_out(self, result: CheckResult) -> None:
         left_out: list[str] = []
 
         def usable(split: Split) -> Split:
             kept = []
-            # Of a picture in two splits the copy in train stays: it is the score on the other that it spoils.
+            # Of an image in two splits the copy in train stays: it is the score on the other that it spoils.
             stays = "shared between splits" if split is self.train_split else None
             bad = {str(Path(file)) for problem in result.errors if problem.kind != stays for file in problem.files}
             for index, record in enumerate(split.records):
                 paths = {str(path) for path in (record.image_path, record.mask_path) if path is not None}
-                if paths & bad or record.id in bad or not record.labelled:
+                if paths & bad or record.id in bad or not record.labeled:
                     left_out.append(str(record.image_path or record.id))
                 else:
                     kept.append(index)
@@ -406,7 +413,7 @@ class _Session:
         if start is not None:
             assert self.saved is not None
             source, bundle = self.saved
-            self.origin = f"fine-tuned from {Path(start).name}: {bundle.licences.get('weights', 'terms not recorded')}"
+            self.origin = f"fine-tuned from {Path(start).name}: {bundle.licenses.get('weights', 'terms not recorded')}"
             for line in transfer_weights(source, bundle.label_space, model, self.data.label_space):
                 self.display.say(line)
         return model
@@ -417,7 +424,7 @@ class _Session:
         if stored.get("origin"):
             return str(stored["origin"])
         try:
-            return read_bundle(self.folder / "model").licences.get("weights")
+            return read_bundle(self.folder / "model").licenses.get("weights")
         except SegwrightError:
             return None
 
@@ -465,13 +472,13 @@ class _Session:
         )
 
     def _oversampled(self, config: TrainConfig) -> npt.NDArray[np.float64] | None:
-        """How often each training picture comes beside the others; None where all come alike."""
+        """How often each training image comes beside the others; None where all come alike."""
         share = config.training.oversample
         if share == "auto" or share == 0:  # "auto": a run that an earlier version planned
             return None
 
         def factors_found() -> npt.NDArray[np.float64]:
-            with progress("classes of the pictures", len(self.train_split)) as advance:
+            with progress("classes of the images", len(self.train_split)) as advance:
                 return repeat_factors(classes_shown(self.train_split, advance), share)
 
         factors = self.peers.told(factors_found, lambda found: found.tolist(), np.array)
@@ -493,9 +500,9 @@ class _Session:
         """What is validated on while training: fewer images where all would take too much of the minutes, which is
         said."""
         val, minutes = self.val_split, config.training.minutes
-        if val is None or minutes is None or not self.picture_seconds:
+        if val is None or minutes is None or not self.image_seconds:
             return val
-        count = max(LEAST_VALIDATED, int(VALIDATED_SHARE * minutes * 60 / self.picture_seconds))
+        count = max(LEAST_VALIDATED, int(VALIDATED_SHARE * minutes * 60 / self.image_seconds))
         if count >= len(val):
             return val
         self.display.say(f"time is short: validation while training is on {count} of {len(val)} images")
@@ -510,7 +517,7 @@ class _Session:
         if self.val_split is None:
             return 5.0
         size = (self.fingerprint.height[1], self.fingerprint.width[1])
-        once = self.picture_seconds = time_picture(config, self.data.label_space.classes, self.device, size)
+        once = self.image_seconds = time_image(config, self.data.label_space.classes, self.device, size)
         adjusts = config.training.logit_adjustment is True
         seconds = 5.0 + 0.02 * len(self.val_split) + (3.0 if adjusts else 0.0)
         seconds += once * images_to_score(len(self.train_split), len(self.val_split), adjusts)
@@ -552,7 +559,7 @@ class _Session:
         results.keep_last(trainer.evaluated_model(), result.progress.step)
         point_latest(self.folder)
         earlier = trainer.seconds_before
-        pace = trainer.picture_seconds or self.picture_seconds
+        pace = trainer.image_seconds or self.image_seconds
         left = self._left(plan.config, earlier)
         evaluation = results.score(result.progress.seconds, left, pace) if result.finished else None
         return Run(self.folder, plan, result.progress, result.stopped_by, evaluation, self.memory, self.in_parts)
@@ -582,7 +589,7 @@ def saved_start(start: str | Path | None, config: TrainConfig) -> tuple[Segmenta
 
 
 def training_splits(data: Dataset, config: TrainConfig) -> tuple[Split, Split | None]:
-    """(train, val): as the data set says, or one fold of several."""
+    """(train, val): as the dataset says, or one fold of several."""
     if config.data.fold is not None:
         from segwright.data.splits import folds
 
@@ -622,7 +629,7 @@ def refusal(errors: Sequence[Any], data: Dataset) -> DataError:
     if "--skip-bad" not in fix and not any(problem.kind in UNLEARNABLE for problem in errors):
         fix += ("; " if fix else "") + "or leave the files out with --skip-bad"
     return DataError(
-        f"the data set has {len(errors)} problem{'s' if len(errors) != 1 else ''} that would spoil a training",
+        f"the dataset has {len(errors)} problem{'s' if len(errors) != 1 else ''} that would spoil a training",
         found="\n    ".join(shown) + more,
         where=data.root,
         fix=f"{fix}; all of it: segwright check DATA",

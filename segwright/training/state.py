@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from segwright.errors import CheckpointError
-from segwright.files import write_text
+from segwright.core.atomic_io import write_text
+from segwright.core.errors import CheckpointError
 from segwright.training.checkpoint import (
     Checkpoint,
     flatten_optimizer,
@@ -25,7 +25,7 @@ from segwright.training.checkpoint import (
 )
 
 if TYPE_CHECKING:
-    from segwright.training.loop import Trainer
+    from segwright.training.trainer import Trainer
 
 PARTS = "batch-parts"  # beside the checkpoints: written by a process of several that ran out of memory
 
@@ -125,7 +125,7 @@ def _read_shards(trainer: Trainer, found: Checkpoint, averaged: bool) -> dict[st
 
     CheckpointError where the checkpoint is of another network.
     """
-    from segwright.training.checkpoint_shards import described, read_shards
+    from segwright.training.distributed.sharded_checkpoint import described, read_shards
 
     stored = described(found.path)
     targets = model_tensors(trainer.model, "model")

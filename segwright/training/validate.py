@@ -1,6 +1,6 @@
-"""One pass over the validation split: the pooled confusion matrix, the loss, and a few pictures to look at.
+"""One pass over the validation split: the pooled confusion matrix, the loss, and a few images to look at.
 
-When memory runs out, the pass goes on with half the pictures at a time, and then with pictures in windows: what was
+When memory runs out, the pass goes on with half the images at a time, and then with images in windows: what was
 trained before it is not lost to a validation.
 """
 
@@ -13,19 +13,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from segwright.core.errors import OutOfMemoryError
+from segwright.core.types import IGNORE_INDEX, Sample, blend
 from segwright.data.records import Split, evenly_spread
-from segwright.errors import OutOfMemoryError
-from segwright.images import UInt8Array
-from segwright.inference.tiling import Window, windows
+from segwright.imageio import UInt8Array
+from segwright.inference.sliding_window import Window, windows
 from segwright.losses import create_loss
 from segwright.losses.pixels import SegmentationLoss
 from segwright.metrics.confusion import ConfusionMatrix, Float64Array, Scores
-from segwright.models.segmenter import SegmentationModel
-from segwright.training.distributed import World
-from segwright.training.memory import is_out_of_memory
-from segwright.types import IGNORE_INDEX, Sample, blend
+from segwright.models.base import SegmentationModel
+from segwright.training.distributed.world import World
+from segwright.training.planning.memory import is_out_of_memory
 
-BATCH_PIXELS = 1_400_000  # pixels in a validation batch: 8 pictures of 480×360
+BATCH_PIXELS = 1_400_000  # pixels in a validation batch: 8 images of 480×360
 CACHE_BYTES = 1 << 30
 SHOWN = 3
 MIN_WINDOW = 128  # pixels; where not even that fits, nothing does
@@ -38,16 +38,16 @@ class Validation:
     scores: Scores
     loss: float  # the training's own, of the output; of whole images, as they are
     predicted_pixels: tuple[int, ...]  # a class: how many pixels were given it
-    pictures: tuple[UInt8Array, ...]  # (H, W, 3): picture, truth and prediction side by side
+    images: tuple[UInt8Array, ...]  # (H, W, 3): image, truth and prediction side by side
 
 
 class Validator:
-    """Validates a network on its share of ``split`` at the pictures' own size.
+    """Validates a network on its share of ``split`` at the images' own size.
 
-    ``pixels``: of a batch, at most, unless one picture alone has more. ``window``: the largest side that is predicted
-    at once; None: pictures are whole. Both shrink when memory runs out, with a line to ``say``. ``kept_bytes``: of
-    pictures that stay decoded. ``criterion``: of the loss, as for :class:`segwright.training.step.TrainStep`, with its
-    class weights and its treatment of ignored pixels; batches are weighted as parts of a training batch are.
+    ``pixels``: of a batch, at most, unless one image alone has more. ``window``: the largest side that is predicted
+    at once; None: images are whole. Both shrink when memory runs out, with a line to ``say``. ``kept_bytes``: of
+    images that stay decoded. ``criterion``: of the loss, as for :class:`segwright.training.train_step.TrainStep`,
+    with its class weights and its treatment of ignored pixels; batches are weighted as parts of a training batch are.
     """
 
     def __init__(
@@ -75,7 +75,7 @@ class Validator:
         model.eval()
         confusion = ConfusionMatrix(self.split.label_space.classes)
         loss = self._no_loss()
-        pictures: list[UInt8Array] = []
+        images: list[UInt8Array] = []
         for indices, samples in self._batches():
             predicted, batch_loss = self.predicted(model, samples)
             loss = loss + batch_loss
@@ -83,7 +83,7 @@ class Validator:
                 if sample.mask is not None:
                     confusion.update(predicted[position], sample.mask)
                 if index in self.shown:
-                    pictures.append(self._picture(sample, predicted[position]))
+                    images.append(self._image(sample, predicted[position]))
         model.train(was_training)
         total = self.world.sum(confusion.matrix)
         pooled = ConfusionMatrix(self.split.label_space.classes, total)
@@ -91,13 +91,13 @@ class Validator:
             pooled.scores(),
             loss.over(self.world),
             tuple(int(count) for count in total.sum(axis=0)),
-            tuple(pictures),
+            tuple(images),
         )
 
     def predicted(self, model: SegmentationModel, samples: Sequence[Sample]) -> tuple[UInt8Array, _Loss]:
-        """Labels (N, H, W) and the loss of pictures of one size.
+        """Labels (N, H, W) and the loss of images of one size.
 
-        OutOfMemoryError where not even a window of one picture fits.
+        OutOfMemoryError where not even a window of one image fits.
         """
         try:
             return self._run(model, samples) if self._whole(samples[0]) else self._in_windows(model, samples)
@@ -118,7 +118,7 @@ class Validator:
         return self.window is None or max(sample.image.shape[:2]) <= self.window
 
     def _shrink(self, samples: Sequence[Sample], reason: str) -> None:
-        """Half as many pictures at a time, or, where it is one, windows of half the side."""
+        """Half as many images at a time, or, where it is one, windows of half the side."""
         height, width = samples[0].image.shape[:2]
         if len(samples) > 1:
             self.pixels = min(self.pixels, len(samples) // 2 * height * width)
@@ -164,8 +164,8 @@ class Validator:
         criterion = self.criterion
         if isinstance(criterion, SegmentationLoss):
             return _Loss.of(criterion.values(logits, target), criterion.amounts(target.cpu()))
-        labelled = (target != IGNORE_INDEX).sum().double()
-        return _Loss.of(criterion(logits, target)[None] if labelled else logits.new_zeros(1), labelled[None])
+        labeled = (target != IGNORE_INDEX).sum().double()
+        return _Loss.of(criterion(logits, target)[None] if labeled else logits.new_zeros(1), labeled[None])
 
     def _no_loss(self) -> _Loss:
         """With as many terms as the criterion has, on a process that validates nothing as well."""
@@ -175,7 +175,7 @@ class Validator:
         return _Loss(np.zeros(terms), np.zeros(terms))
 
     def _batches(self) -> Iterator[tuple[list[int], list[Sample]]]:
-        """Runs of neighbours of one size, at most ``self.pixels`` together."""
+        """Runs of neighbors of one size, at most ``self.pixels`` together."""
         indices: list[int] = []
         samples: list[Sample] = []
         for index in self.indices:
@@ -199,7 +199,7 @@ class Validator:
             self.cached_bytes += size
         return sample
 
-    def _picture(self, sample: Sample, predicted: UInt8Array) -> UInt8Array:
+    def _image(self, sample: Sample, predicted: UInt8Array) -> UInt8Array:
         palette = self.split.label_space.palette()
         image = sample.image if sample.image.shape[2] == 3 else np.repeat(sample.image[..., :1], 3, axis=2)
         truth = image if sample.mask is None else blend(image, palette[sample.mask], 0.6)

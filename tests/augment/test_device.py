@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from segwright.augment import presets
-from segwright.augment.colour import RandomColour
+from segwright.augment.color import RandomColor
 from segwright.augment.device import (
     DRAWS,
     ClassPlaces,
@@ -20,8 +20,8 @@ from segwright.augment.device import (
     warp_masks,
     warp_matrices,
 )
-from segwright.augment.geometry import RandomWarp, affine, to_crop, warp_image, warp_mask
-from segwright.errors import UsageError
+from segwright.augment.warp import RandomWarp, affine, to_crop, warp_image, warp_mask
+from segwright.core.errors import UsageError
 
 WARPS = {
     "plain": RandomWarp(size=(40, 48), scale=(0.7, 2.0)),
@@ -89,7 +89,7 @@ def test_images_and_masks_are_those_of_the_cpu(name: str) -> None:
 
 def test_a_whole_shift_and_a_flip_are_exact() -> None:
     pixels, labels = images(1), masks(1)
-    matrix = affine((60, 80), (20, 30), flip=True, centre=(30.5, 25.5))
+    matrix = affine((60, 80), (20, 30), flip=True, center=(30.5, 25.5))
     matrices = torch.from_numpy(matrix).float()[None]
     assert torch.equal(warp_masks(labels, matrices, (20, 30))[0], labels[0, 16:36, 16:46].flip(1))
     assert torch.allclose(
@@ -101,7 +101,7 @@ def test_an_image_that_shrinks_is_averaged_and_not_aliased() -> None:
     checkers = torch.zeros((1, 64, 64, 1), dtype=torch.uint8)
     checkers[:, ::2, ::2] = checkers[:, 1::2, 1::2] = 200
     warp = RandomWarp(size=(24, 24), scale=(0.5, 0.5), flip=0)
-    transform = presets.Training(warp=warp, colour=RandomColour())
+    transform = presets.Training(warp=warp, color=RandomColor())
     crops, _ = DeviceTraining(transform)(checkers, torch.zeros((1, 64, 64), dtype=torch.uint8), draws(1, 3))
     assert (crops.float() - 100).abs().max() < 20
     aliased = warp_images(checkers, warp_matrices(warp, (64, 64), draws(1, 3)), (24, 24))
@@ -109,33 +109,33 @@ def test_an_image_that_shrinks_is_averaged_and_not_aliased() -> None:
 
 
 @pytest.mark.parametrize(
-    "colour",
+    "color",
     [
-        RandomColour(gain=0.3, tint=0.1, bias=16, channel_bias=5, contrast=0.2),
-        presets.COLOUR["medium"],
-        RandomColour(gain=0.2, gamma=0.4, gamma_share=1.0, saturation=0.5, hue=20),
+        RandomColor(gain=0.3, tint=0.1, bias=16, channel_bias=5, contrast=0.2),
+        presets.COLOR["medium"],
+        RandomColor(gain=0.2, gamma=0.4, gamma_share=1.0, saturation=0.5, hue=20),
     ],
     ids=["no mixing", "medium", "gamma"],
 )
-def test_colors_are_those_of_the_cpu(colour: RandomColour) -> None:
+def test_colors_are_those_of_the_cpu(color: RandomColor) -> None:
     pixels, numbers = images(12), draws(12)
-    found = change_colors(pixels.permute(0, 3, 1, 2).float(), colour, numbers)
+    found = change_colors(pixels.permute(0, 3, 1, 2).float(), color, numbers)
     for index in range(len(pixels)):
-        expected = colour(pixels[index].numpy(), Given(numbers[index].double().numpy()))  # type: ignore[arg-type]
+        expected = color(pixels[index].numpy(), Given(numbers[index].double().numpy()))  # type: ignore[arg-type]
         off = np.abs(found[index].permute(1, 2, 0).numpy() - expected)
         assert off.max() < 6 and off.mean() < 2  # the CPU's pivot is the mean of every 64th pixel
 
 
 def test_no_change_where_nothing_is_asked_for() -> None:
     pixels, labels = images(3), masks(3)
-    transform = presets.training(size=(60, 80), scale=(1, 1), rotation=0, aspect=1, flip=0, colour="none")
+    transform = presets.training(size=(60, 80), scale=(1, 1), rotation=0, aspect=1, flip=0, color="none")
     crops, found = DeviceTraining(transform)(pixels, labels, draws(3))
     assert crops.dtype == torch.uint8 and torch.equal(crops, pixels) and torch.equal(found, labels)
 
 
 def test_noise_is_as_large_as_asked_for() -> None:
     flat = torch.full((64, 3, 20, 20), 128.0)
-    noisy = change_colors(flat, RandomColour(noise=20, noise_share=1.0), draws(64))
+    noisy = change_colors(flat, RandomColor(noise=20, noise_share=1.0), draws(64))
     spread = noisy.std(dim=(1, 2, 3))
     assert spread.max() < 21 and 8 < spread.mean() < 12
 
@@ -172,7 +172,7 @@ def test_cutout_ignores_what_it_hides() -> None:
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"colour": "strong"}, "blur"),
+        ({"color": "strong"}, "blur"),
         ({"class_aware": 0.5}, "where the classes are"),
         ({"border": "mean"}, "reflected"),
     ],

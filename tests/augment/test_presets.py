@@ -6,20 +6,20 @@ import numpy as np
 import pytest
 
 from segwright.augment import presets
-from segwright.augment.colour import RandomColour
-from segwright.errors import UsageError
+from segwright.augment.color import RandomColor
+from segwright.core.errors import UsageError
 
 RNG = np.random.default_rng(0)
 
 
 @pytest.mark.parametrize("channels", [1, 3, 4, 5])
 @pytest.mark.parametrize("source", [(1, 1), (3, 500), (37, 53), (240, 320)])
-@pytest.mark.parametrize("colour", ["none", "light", "medium", "strong"])
-def test_any_picture_comes_out_at_the_size(channels: int, source: tuple[int, int], colour: presets.Strength) -> None:
+@pytest.mark.parametrize("color", ["none", "light", "medium", "strong"])
+def test_any_image_comes_out_at_the_size(channels: int, source: tuple[int, int], color: presets.Strength) -> None:
     image = RNG.integers(0, 256, (*source, channels), dtype=np.uint8)
     mask = RNG.integers(0, 4, source, dtype=np.uint8)
     image.flags.writeable = mask.flags.writeable = False  # as the cache hands them out
-    transform = presets.training(size=(45, 61), colour=colour, class_aware=0.5, cutout=0.5, shear=3, shift=0.1)
+    transform = presets.training(size=(45, 61), color=color, class_aware=0.5, cutout=0.5, shear=3, shift=0.1)
     for seed in range(4):
         changed, moved = transform(image, mask, np.random.default_rng(seed))
         assert changed.shape == (45, 61, channels) and changed.dtype == np.uint8
@@ -32,12 +32,12 @@ def test_any_picture_comes_out_at_the_size(channels: int, source: tuple[int, int
 def test_everything_off_is_a_crop() -> None:
     image = RNG.integers(0, 256, (40, 50, 3), dtype=np.uint8)
     mask = RNG.integers(0, 4, (40, 50), dtype=np.uint8)
-    transform = presets.training(size=(40, 50), scale=(1, 1), rotation=0, aspect=1, flip=0, colour="none")
+    transform = presets.training(size=(40, 50), scale=(1, 1), rotation=0, aspect=1, flip=0, color="none")
     changed, moved = transform(image, mask, np.random.default_rng(0))
     assert np.array_equal(changed, image) and np.array_equal(moved, mask)
 
 
-def test_plain_leaves_pictures_as_they_lie_or_resizes() -> None:
+def test_plain_leaves_images_as_they_lie_or_resizes() -> None:
     image = RNG.integers(0, 256, (40, 80, 3), dtype=np.uint8)
     mask = RNG.integers(0, 4, (40, 80), dtype=np.uint8)
     rng = np.random.default_rng(0)
@@ -64,15 +64,12 @@ def test_cutout_is_ignored_and_of_bounded_area() -> None:
     assert (mask == 0).all()
 
 
-def test_colour_by_name_by_value_and_wrong() -> None:
-    own = RandomColour(gain=0.9)
-    assert presets.training(size=(8, 8), colour=own).colour is own
-    assert (
-        presets.training(size=(8, 8), colour="medium", colour_scale=0.5).colour.bias
-        == presets.COLOUR["medium"].bias / 2
-    )
-    with pytest.raises(UsageError, match="colour strength"):
-        presets.training(size=(8, 8), colour="wild")  # type: ignore[arg-type]
+def test_color_by_name_by_value_and_wrong() -> None:
+    own = RandomColor(gain=0.9)
+    assert presets.training(size=(8, 8), color=own).color is own
+    assert presets.training(size=(8, 8), color="medium", color_scale=0.5).color.bias == presets.COLOR["medium"].bias / 2
+    with pytest.raises(UsageError, match="color strength"):
+        presets.training(size=(8, 8), color="wild")  # type: ignore[arg-type]
     with pytest.raises(UsageError, match="cutout"):
         presets.training(size=(8, 8), cutout=2)
     with pytest.raises(UsageError, match="unknown mode"):

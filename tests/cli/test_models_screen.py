@@ -10,7 +10,7 @@ from rich.console import Console
 
 from segwright.cli.tables import WIDE, print_models
 from segwright.models.catalog import CATALOG
-from segwright.models.measure import GROUPS, group_of
+from segwright.models.profile import GROUPS, group_of
 
 COST = {"gflop": 12.3, "fixed_mib": 456.0, "training_mib": 789.0, "latency_ms": 321.0}
 
@@ -19,7 +19,7 @@ def rows(*, measured: bool) -> list[dict[str, Any]]:
     """As measure.list_catalog answers them, without building a network."""
     return [
         {"name": name, "group": group_of(name), "encoder": entry.encoder, "summary": entry.summary,
-         "paper": entry.paper, "licence": entry.licence, "parameters": 134_489_759, "stride": 16,
+         "paper": entry.paper, "license": entry.license, "parameters": 134_489_759, "stride": 16,
          **(COST if measured else {})}
         for name, entry in CATALOG.items()
     ]  # fmt: skip
@@ -40,7 +40,7 @@ def test_nothing_is_cut_off(width: int, measured: bool) -> None:
     words = " ".join(text.split())
     for name, entry in CATALOG.items():
         assert name in words
-        for part in (*entry.summary.split(), *entry.licence.split(), *entry.paper.split()):
+        for part in (*entry.summary.split(), *entry.license.split(), *entry.paper.split()):
             assert part in words
     for term in ("parameters", "stride", "weights", "train one", "134.5 M"):
         assert term in words

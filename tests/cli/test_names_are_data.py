@@ -14,8 +14,8 @@ from PIL import Image
 from rich.console import Console
 
 from segwright.cli import main
-from segwright.data.check_text import render_check
-from segwright.data.inspect import inspect_path
+from segwright.data.check.report_text import render_check
+from segwright.data.check.runner import inspect_path
 
 FOLDER = "[red] :car: \x1b[2J"
 FILE = "x\x1b]0;owned\x07\x1b[2J"
@@ -39,7 +39,7 @@ def segwright(*arguments: object) -> tuple[int, str]:
 
 @pytest.fixture
 def hostile(tmp_path: Path) -> Path:
-    """A data set in which everything that has a name has a hostile one, and one file is broken."""
+    """A dataset in which everything that has a name has a hostile one, and one file is broken."""
     root = tmp_path / FOLDER
     (root / "images").mkdir(parents=True)
     (root / "masks").mkdir()

@@ -13,9 +13,9 @@ from typer.testing import CliRunner, Result
 
 from segwright import api
 from segwright.cli import app
-from segwright.data.synthetic import write_street_scenes
-from segwright.errors import SegwrightError
-from segwright.images import read_image
+from segwright.core.errors import SegwrightError
+from segwright.demo.dataset import write_street_scenes
+from segwright.imageio import read_image
 from segwright.inference.bundle import Bundle, load_bundle, save_bundle
 from segwright.models.catalog import create_model
 
@@ -40,12 +40,12 @@ def run(*arguments: object) -> Result:
 def test_the_figure_by_the_command_line(places: tuple[Path, Path], tmp_path: Path) -> None:
     model, data = places
     done = run(
-        "crf-figure", model, data, "--split", "val", "--pictures", 2, "--width", 60, "--iterations", "1,3",
+        "crf-figure", model, data, "--split", "val", "--images", 2, "--width", 60, "--iterations", "1,3",
         "--belief", "road", "--out", tmp_path / "figure.png",
     )  # fmt: skip
     assert done.exit_code == 0, done.output
     figure = read_image(tmp_path / "figure.png")
-    assert figure.shape[1] == 2 * 14 + 5 * 60 + 4 * 8, "picture, network, two of the CRF, ground truth"
+    assert figure.shape[1] == 2 * 14 + 5 * 60 + 4 * 8, "image, network, two of the CRF, ground truth"
     names = list(api.open_dataset(data).val.ids)
     path = api.crf_figure(model, data, tmp_path / "one.png", split="val", ids=names[1:2], crf="crf(sa=20)", width=60)
     assert read_image(path).shape[0] < figure.shape[0]
@@ -58,7 +58,7 @@ def test_the_figure_by_the_command_line(places: tuple[Path, Path], tmp_path: Pat
         (("--crf", "close(3)"), "one CRF"),
         (("--crf", "crf>close(3)"), "one CRF"),
         (("--crf", "crf(deeplab)"), "did you mean"),
-        (("--id", "pony"), "no such picture"),
+        (("--id", "pony"), "no such image"),
         (("--belief", "pony"), "unknown class"),
     ],
 )
@@ -83,7 +83,7 @@ def test_the_figure_of_8_bit_images_under_a_deep_model(places: tuple[Path, Path]
     network, bundle = load_bundle(model)
     ranged = replace(bundle, preprocessing={**bundle.preprocessing, "value_range": {"low": [1000], "high": [1510]}})
     deep = save_bundle(tmp_path / "deep" / "model", network, ranged)
-    arguments = ("crf-figure", deep, data, "--split", "val", "--pictures", 1, "--width", 60, "--iterations", "1")
+    arguments = ("crf-figure", deep, data, "--split", "val", "--images", 1, "--width", 60, "--iterations", "1")
     refused = run(*arguments, "--out", tmp_path / "none.png")
     assert isinstance(refused.exception, SegwrightError) and "--eight-bit" in str(refused.exception)
     for reading in ("scaled", "raw"):
@@ -111,7 +111,7 @@ def test_tune_post_by_the_command_line(places: tuple[Path, Path], tmp_path: Path
     )
     assert done.exit_code == 0, done.output
     found = json.loads((tmp_path / "t.json").read_text())
-    assert found["kept"] is False and "othing is kept" in done.output, "five pictures prove nothing"
+    assert found["kept"] is False and "othing is kept" in done.output, "five images prove nothing"
     assert "test-time views flip" in " ".join(found["notes"])
     assert (model / "model.json").read_text() == before
     exported = tmp_path / "model.onnx"

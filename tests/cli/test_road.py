@@ -21,8 +21,8 @@ import pytest
 from safetensors.torch import load_file
 
 from segwright.cli import main
-from segwright.data.synthetic import write_street_scenes
-from segwright.images import read_mask, write_image, write_mask
+from segwright.demo.dataset import write_street_scenes
+from segwright.imageio import read_mask, write_image, write_mask
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
 TINY = ("--model", "leannet", "--weights", "none", "--size", "64x96", "--batch", "4", "--seed", "3", "--device", "cpu")
@@ -32,14 +32,14 @@ NARROW = ("--set", "model.arguments={widths: [4, 8, 8, 8, 8], decoder_channels: 
 
 @dataclass
 class Done:
-    """What a verb printed."""
+    """What a command printed."""
 
     stdout: str
     stderr: str
 
 
 def segwright(*arguments: object, expect: int = 0) -> Done:
-    """Run a verb through the command's own entry point, in this process: importing torch anew takes seconds."""
+    """Run a command through the command's own entry point, in this process: importing torch anew takes seconds."""
     out, err = io.StringIO(), io.StringIO()
     argv, sys.argv = sys.argv, ["segwright", *map(str, arguments)]
     code: object = 0
@@ -70,8 +70,8 @@ def test_help_needs_no_torch() -> None:
     code = "import sys; from segwright.cli import main; sys.argv = ['segwright', '--help']\n"
     code += "try: main()\nexcept SystemExit: pass\nassert 'torch' not in sys.modules"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    for verb in ("demo", "check", "train", "evaluate", "predict", "models", "datasets", "export", "convert"):
-        assert verb in done.stdout
+    for command in ("demo", "check", "train", "evaluate", "predict", "models", "datasets", "export", "convert"):
+        assert command in done.stdout
 
 
 def test_what_needs_no_encoder_waits_for_none() -> None:
@@ -139,15 +139,15 @@ def test_masks_of_any_tool_are_scored(scenes: Path, tmp_path: Path) -> None:
 
 
 def test_predict_writes_masks_for_a_folder_and_names_what_fails(run: Path, scenes: Path, tmp_path: Path) -> None:
-    pictures = tmp_path / "pictures"
-    shutil.copytree(scenes / "images" / "test", pictures)
-    write_image(pictures / "odd.png", np.zeros((33, 7, 3), np.uint8))
-    segwright("predict", run, pictures, "--out", tmp_path / "out", "--json", tmp_path / "p.json")
+    images = tmp_path / "images"
+    shutil.copytree(scenes / "images" / "test", images)
+    write_image(images / "odd.png", np.zeros((33, 7, 3), np.uint8))
+    segwright("predict", run, images, "--out", tmp_path / "out", "--json", tmp_path / "p.json")
     found = json.loads((tmp_path / "p.json").read_text())
-    assert found["pictures"] == 4 and found["failed"] == []
+    assert found["images"] == 4 and found["failed"] == []
     assert read_mask(tmp_path / "out" / "odd.png").shape == (33, 7)
-    (pictures / "broken.png").write_bytes(b"no picture")
-    done = segwright("predict", run, pictures, "--out", tmp_path / "again", expect=1)
+    (images / "broken.png").write_bytes(b"no image")
+    done = segwright("predict", run, images, "--out", tmp_path / "again", expect=1)
     assert "broken.png" in done.stdout and (tmp_path / "again" / "odd.png").exists()
 
 
@@ -244,13 +244,13 @@ def test_export_agrees_and_is_taken_like_a_bundle(run: Path, scenes: Path, tmp_p
 
 
 @pytest.mark.parametrize(
-    ("name", "format", "classes", "pictures"), [("camvid", "camvid", 11, 468), ("membrane", "folder", 2, 25)]
+    ("name", "format", "classes", "images"), [("camvid", "camvid", 11, 468), ("membrane", "folder", 2, 25)]
 )
-def test_real_folders_are_recognised_without_a_flag(
-    name: str, format: str, classes: int, pictures: int, tmp_path: Path
+def test_real_folders_are_recognized_without_a_flag(
+    name: str, format: str, classes: int, images: int, tmp_path: Path
 ) -> None:
     if not (SHARED / name).is_dir():
-        pytest.skip("the shared data sets are not beside the project")
+        pytest.skip("the shared datasets are not beside the project")
     segwright("check", SHARED / name, "--json", tmp_path / "check.json")
     found = json.loads((tmp_path / "check.json").read_text())
-    assert (found["format"], len(found["classes"]), found["images"]) == (format, classes, pictures)
+    assert (found["format"], len(found["classes"]), found["images"]) == (format, classes, images)

@@ -27,11 +27,11 @@ from PIL import Image
 
 import segwright as sw
 from segwright.cli import main
-from segwright.data.street import draw_street
-from segwright.images import encode_png
+from segwright.core.types import LabelSpace
+from segwright.demo.street_scene import draw_street
+from segwright.imageio import encode_png
 from segwright.inference.bundle import Bundle, save_bundle
 from segwright.models.catalog import create_model
-from segwright.types import LabelSpace
 
 PATIENCE = 180.0  # seconds; a slow machine takes a dozen to import torch
 
@@ -48,7 +48,7 @@ def save_model(folder: Path, names: str = "abc") -> Path:
 
 
 class Server:
-    """The verb in a process of its own, and the lines that it says."""
+    """The command in a process of its own, and the lines that it says."""
 
     def __init__(self, *arguments: object) -> None:
         self.process = subprocess.Popen(

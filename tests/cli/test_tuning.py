@@ -12,8 +12,8 @@ import pytest
 import typer
 
 from segwright.cli.launch import without_option
-from segwright.cli.training import run_verb
-from segwright.data.synthetic import write_street_scenes
+from segwright.cli.training import run_command
+from segwright.demo.dataset import write_street_scenes
 
 TINY = ("--model", "leannet", "--device", "cpu", "--seed", "3")
 NETWORK = ("--set", "model.arguments={widths: [4, 8, 8, 8, 8], decoder_channels: [4, 8, 8, 8]}",
@@ -39,7 +39,7 @@ def test_an_option_is_taken_out_in_both_spellings() -> None:
     assert without_option(["train", "--devices=4", "data"], "--devices") == ["train", "data"]
 
 
-def test_what_ends_a_verb_of_the_demo_ends_the_demo() -> None:
+def test_what_ends_a_command_of_the_demo_ends_the_demo() -> None:
     app = typer.Typer()
 
     @app.command()
@@ -51,9 +51,9 @@ def test_what_ends_a_verb_of_the_demo_ends_the_demo() -> None:
         return
 
     root = typer.main.get_command(app)
-    run_verb(root, ["check"])
+    run_command(root, ["check"])
     with pytest.raises(typer.Exit) as caught:
-        run_verb(root, ["train"])
+        run_command(root, ["train"])
     assert caught.value.exit_code == 130
 
 
@@ -75,7 +75,7 @@ def test_folds_are_trained_and_summed_up(scenes: Path, tmp_path: Path) -> None:
     out, result = tmp_path / "cv", tmp_path / "folds.json"
     done = segwright("train", scenes, *TINY, *NETWORK, "--epochs", 1, "--folds", 2, "--out", out, "--json", result)
     found = json.loads(result.read_text())
-    assert found["finished"] and sum(fold["pictures"] for fold in found["folds"]) == 15
+    assert found["finished"] and sum(fold["images"] for fold in found["folds"]) == 15
     assert "2 folds: val mIoU" in done.stdout and (out / "fold-1" / "model" / "model.json").exists()
 
 

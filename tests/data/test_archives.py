@@ -9,12 +9,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from trees import mask, picture
+from trees import make_image, mask
 
+from segwright.core.errors import DownloadError, FormatError
 from segwright.data import archives
 from segwright.data.dataset import open_dataset
-from segwright.data.unpack import UnpackLimits, unpack
-from segwright.errors import DownloadError, FormatError
+from segwright.data.download.unpack import UnpackLimits, unpack
 
 
 @pytest.fixture(autouse=True)
@@ -25,7 +25,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def tree(root: Path) -> Path:
     for i in range(4):
-        picture(root / f"data/images/{i}.jpg", seed=i)
+        make_image(root / f"data/images/{i}.jpg", seed=i)
         mask(root / f"data/masks/{i}.png", [0, i % 2 + 1])
     return root
 

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from trees import mask
 
+from segwright.data.check.runner import inspect_path
 from segwright.data.dataset import open_dataset
-from segwright.data.inspect import inspect_path
-from segwright.images import write_image
+from segwright.imageio import write_image
 
 SIZE = (40, 48)
 SCENE = np.random.default_rng(0).integers(20, 236, (*SIZE, 3), np.uint8)

@@ -11,16 +11,16 @@ import numpy as np
 import pytest
 import tifffile
 
+from segwright.core.errors import OutputError, UsageError
 from segwright.data.convert import WRITERS, convert, losses, safe_names, split_names
 from segwright.data.dataset import Dataset, open_dataset
-from segwright.errors import OutputError, UsageError
-from segwright.images import write_image, write_mask
+from segwright.imageio import write_image, write_mask
 
 CLASSES = "id,name,r,g,b\n0,grass & <hills>,0,160,0\n1,water,0,0,200\n2,Ürban,90,90,90\n255,ignore,0,0,0\n"
 
 
 def make_source(root: Path, *, background: bool, splits: bool) -> Dataset:
-    """Eight pictures with blobs, holes, ignored pixels, odd names; one without a mask in the test part."""
+    """Eight images with blobs, holes, ignored pixels, odd names; one without a mask in the test part."""
     rng = np.random.default_rng(3)
     text = CLASSES.replace("grass & <hills>", "background") if background else CLASSES
     root.mkdir(parents=True)
@@ -45,20 +45,20 @@ def contents(dataset: Dataset) -> dict[str, tuple[np.ndarray, np.ndarray | None]
     return {s.id: (s.image, s.mask) for s in dataset}
 
 
-def check_same(before: Dataset, after: Dataset, *, unlabelled: str) -> None:
+def check_same(before: Dataset, after: Dataset, *, unlabeled: str) -> None:
     assert after.label_space.names == before.label_space.names
-    assert after.label_space.colours == before.label_space.colours
+    assert after.label_space.colors == before.label_space.colors
     old, new = contents(before), contents(after)
     names = dict(zip(old, safe_names(list(old)), strict=True))
-    if unlabelled == "left out":
+    if unlabeled == "left out":
         names = {identity: name for identity, name in names.items() if old[identity][1] is not None}
     assert set(new) == set(names.values())
     for identity, name in names.items():
         assert np.array_equal(old[identity][0], new[name][0]), identity
         mask = old[identity][1]
-        if mask is None and unlabelled != "none":
+        if mask is None and unlabeled != "none":
             background = "background" in after.label_space.names
-            fill = 0 if background and unlabelled == "background" else 255
+            fill = 0 if background and unlabeled == "background" else 255
             mask = np.full(old[identity][0].shape[:2], fill, np.uint8)
         if mask is None:
             assert new[name][1] is None
@@ -70,8 +70,8 @@ def check_same(before: Dataset, after: Dataset, *, unlabelled: str) -> None:
     }
 
 
-# What a picture without a mask becomes: coco and cvat cannot say "not annotated", labelme has no JSON for it.
-UNLABELLED = {"coco": "ignored", "cvat": "background", "labelme": "left out"}
+# What an image without a mask becomes: coco and cvat cannot say "not annotated", labelme has no JSON for it.
+UNLABELED = {"coco": "ignored", "cvat": "background", "labelme": "left out"}
 
 
 @pytest.mark.parametrize("background", [False, True], ids=["", "background"])
@@ -83,7 +83,7 @@ def test_every_format_keeps_every_pixel(tmp_path: Path, to: str, background: boo
     out = convert(source, to, tmp_path / "out")
     again = open_dataset(out)
     assert again.format == to
-    check_same(source, again, unlabelled=UNLABELLED.get(to, "none"))
+    check_same(source, again, unlabeled=UNLABELED.get(to, "none"))
 
 
 @pytest.mark.parametrize("to", list(WRITERS))
@@ -95,10 +95,10 @@ def test_every_pair_of_formats(tmp_path: Path, start: str, to: str) -> None:
     first = open_dataset(convert(source, start, tmp_path / "first"))
     second = open_dataset(convert(first, to, tmp_path / "second"))
     assert second.format == to
-    check_same(first, second, unlabelled=UNLABELLED.get(to, "none"))
+    check_same(first, second, unlabeled=UNLABELED.get(to, "none"))
 
 
-def test_bytes_of_pictures_are_copied(tmp_path: Path) -> None:
+def test_bytes_of_images_are_copied(tmp_path: Path) -> None:
     source = make_source(tmp_path / "source", background=False, splits=False)
     convert(source, "voc", tmp_path / "out")
     assert (tmp_path / "out/JPEGImages/a.png").read_bytes() == (tmp_path / "source/images/a.png").read_bytes()
@@ -154,19 +154,19 @@ def test_coco_is_what_pycocotools_reads(tmp_path: Path) -> None:
 def test_what_is_lost_is_said_before_writing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     source = make_source(tmp_path / "in", background=True, splits=True)
     assert [line.partition(" ")[0] for line in losses(source, "folder")] == ["1"], "a name with a dot"
-    assert any("1 pictures without a mask become ignored" in line for line in losses(source, "coco"))
-    assert any("1 pictures without a mask become background" in line for line in losses(source, "cvat"))
+    assert any("1 images without a mask become ignored" in line for line in losses(source, "coco"))
+    assert any("1 images without a mask become background" in line for line in losses(source, "cvat"))
     assert any("without JSON" in line for line in losses(source, "labelme"))
     convert(source, "coco", tmp_path / "coco")
     assert "become ignored all over" in capsys.readouterr().err
     again = open_dataset(tmp_path / "coco")
     assert any("which object is which" in line for line in losses(again, "folder"))
     doubled = replace(source, given={**source.given, "trainval": source.records}, split_maker=None)
-    assert any("8 pictures are in several splits" in line for line in losses(doubled, "folder"))
+    assert any("8 images are in several splits" in line for line in losses(doubled, "folder"))
     assert not any("several splits" in line for line in losses(doubled, "voc"))
 
 
-def test_deep_pictures_stay_deep_where_files_are_copied(tmp_path: Path) -> None:
+def test_deep_images_stay_deep_where_files_are_copied(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     for name in "ab":
         for folder in ("images", "masks"):
@@ -176,7 +176,7 @@ def test_deep_pictures_stay_deep_where_files_are_copied(tmp_path: Path) -> None:
         write_mask(tmp_path / f"in/masks/{name}.png", rng.integers(0, 2, (12, 16)).astype(np.uint8))
     source = open_dataset(tmp_path / "in")
     for to in WRITERS:
-        said = any("8-bit colours" in line for line in losses(source, to))
+        said = any("8-bit colors" in line for line in losses(source, to))
         assert said == (to in ("webdataset", "hf")), to
         if said:
             continue
@@ -198,8 +198,8 @@ def test_names_of_splits_and_classes_stay_inside_the_folder(
     if to == "hf":
         pytest.importorskip("pyarrow")
     source = make_source(tmp_path / "deep" / "er" / "source", background=True, splits=False)
-    labelled = [record for record in source.records if record.labelled]
-    source.given = {name: [labelled[i % len(labelled)]] for i, name in enumerate(HOSTILE_SPLITS[: len(labelled)])}
+    labeled = [record for record in source.records if record.labeled]
+    source.given = {name: [labeled[i % len(labeled)]] for i, name in enumerate(HOSTILE_SPLITS[: len(labeled)])}
     before = set(tmp_path.rglob("*"))
     existed = Path("/tmp/absolute").exists()
     out = convert(source, to, tmp_path / "deep" / "er" / "out")
@@ -214,18 +214,18 @@ def test_names_of_splits_and_classes_stay_inside_the_folder(
 
 
 def test_names_that_are_no_unicode_and_classes_with_control_characters(tmp_path: Path) -> None:
-    assert safe_names(["a\udcff", "b\x9b", "\udcff"]) == ["a", "b", "picture"]
+    assert safe_names(["a\udcff", "b\x9b", "\udcff"]) == ["a", "b", "image"]
     source = make_source(tmp_path / "source", background=True, splits=False)
     space = replace(source.label_space, names=("background", "x\x1b[2J\n", "z"))
     for to in ("cvat", "coco", "labelme", "folder", "voc"):
-        again = open_dataset(convert(source.relabelled(space), to, tmp_path / to))
+        again = open_dataset(convert(source.relabeled(space), to, tmp_path / to))
         assert again.label_space.names == ("background", "x\\x1b[2J\\n", "z"), to
 
 
 def test_an_output_is_never_part_of_the_input(tmp_path: Path) -> None:
     source = make_source(tmp_path / "source", background=True, splits=False)
     for out in (tmp_path / "source" / "new", tmp_path / "source" / "a" / ".." / "new"):
-        with pytest.raises(UsageError, match="inside the data set"):
+        with pytest.raises(UsageError, match="inside the dataset"):
             convert(source, "voc", out)
     for out in (tmp_path / "source", tmp_path / "source" / "images"):
         with pytest.raises(UsageError):

@@ -10,10 +10,10 @@ import zlib
 import numpy as np
 import pytest
 
+from segwright.core.errors import ImageReadError, TooLargeError
 from segwright.data import mat_files
 from segwright.data.mat_files import read_mat
-from segwright.errors import ImageReadError, TooLargeError
-from segwright.images import Limits
+from segwright.imageio import Limits
 
 HEAD = b"MATLAB 5.0 MAT-file".ljust(124) + b"\0\1IM"
 

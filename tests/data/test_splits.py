@@ -11,25 +11,25 @@ import numpy as np
 import pytest
 from trees import SHARED
 
-from segwright.data import content, splits
+from segwright.core.errors import UsageError
+from segwright.data import grouping, splits
 from segwright.data.dataset import Dataset, open_dataset
 from segwright.data.records import evenly_spread
 from segwright.data.splits import folds, make_splits, sequence_of, split_records
-from segwright.errors import UsageError
-from segwright.images import write_image, write_mask
+from segwright.imageio import write_image, write_mask
 
 SIZE = 40
 
 
 def scene(seed: int) -> np.ndarray:
-    """A smooth picture unlike that of any other seed."""
+    """A smooth image unlike that of any other seed."""
     rng = np.random.default_rng(seed)
     return cv2.resize(rng.integers(0, 256, (6, 6, 3), dtype=np.uint8), (SIZE, SIZE), interpolation=cv2.INTER_CUBIC)
 
 
-def build(root: Path, pictures: dict[str, np.ndarray], labels: dict[str, int] | None = None, folder: str = "") -> Path:
-    """Pictures by name; in each mask one square of the class that ``labels`` says, else 1."""
-    for name, image in pictures.items():
+def build(root: Path, images: dict[str, np.ndarray], labels: dict[str, int] | None = None, folder: str = "") -> Path:
+    """Images by name; in each mask one square of the class that ``labels`` says, else 1."""
+    for name, image in images.items():
         write_image(root / "images" / folder / f"{name}.png", image)
         mask = np.zeros((SIZE, SIZE), np.uint8)
         mask[5:15, 5:15] = (labels or {}).get(name, 1)
@@ -53,14 +53,14 @@ def test_sequence_of(identity: str, sequence: str) -> None:
     assert sequence_of(identity) == sequence
 
 
-def test_few_pictures_are_one_split(tmp_path: Path) -> None:
+def test_few_images_are_one_split(tmp_path: Path) -> None:
     data = open_dataset(build(tmp_path, {name: scene(i) for i, name in enumerate("abcd")}))
     assert set(data.splits) == {"all"} and len(data.train) == 4
 
 
 def test_made_splits_are_whole_and_deterministic(tmp_path: Path) -> None:
-    pictures = {f"{'abcdefghijklmnopqrst'[i]}x": scene(i) for i in range(20)}
-    root = build(tmp_path, pictures)
+    images = {f"{'abcdefghijklmnopqrst'[i]}x": scene(i) for i in range(20)}
+    root = build(tmp_path, images)
     first, second = open_dataset(root), open_dataset(root)
     assert names(first.splits) == names(second.splits) and set(first.splits) == {"train", "val"}
     assert len(first.train) == 16 and not set(first.train.ids) & set(first.val.ids)
@@ -72,9 +72,9 @@ def test_made_splits_are_whole_and_deterministic(tmp_path: Path) -> None:
 
 
 def test_rare_classes_reach_both_sides(tmp_path: Path) -> None:
-    pictures = {f"p{chr(97 + i)}": scene(i) for i in range(26)}
-    labels = {name: 3 if i in (3, 17) else 2 if i % 5 == 0 else 1 for i, name in enumerate(pictures)}
-    data = open_dataset(build(tmp_path, pictures, labels))
+    images = {f"p{chr(97 + i)}": scene(i) for i in range(26)}
+    labels = {name: 3 if i in (3, 17) else 2 if i % 5 == 0 else 1 for i, name in enumerate(images)}
+    data = open_dataset(build(tmp_path, images, labels))
     held = {label: sum(labels[name] == label for name in data.val.ids) for label in (1, 2, 3)}
     assert held[3] == 1 and held[2] >= 1 and 4 <= len(data.val) <= 6
 
@@ -90,8 +90,8 @@ def video(seed: int, length: int) -> list[np.ndarray]:
 
 
 def test_sequences_stay_together(tmp_path: Path) -> None:
-    pictures = {f"cam{s}_{i:04d}": frame for s in range(6) for i, frame in enumerate(video(s, 6))}
-    data = open_dataset(build(tmp_path, pictures))
+    images = {f"cam{s}_{i:04d}": frame for s in range(6) for i, frame in enumerate(video(s, 6))}
+    data = open_dataset(build(tmp_path, images))
     sides = {name: split for split in ("train", "val") for name in (sequence_of(i) for i in data.splits[split].ids)}
     assert len(sides) == 6 and all(
         {sequence_of(i) for i in data.train.ids}.isdisjoint({sequence_of(i) for i in data.val.ids}) for _ in "x"
@@ -109,9 +109,9 @@ def test_one_long_video_is_cut_into_runs(tmp_path: Path) -> None:
 
 
 def test_names_with_years_are_no_sequences(tmp_path: Path) -> None:
-    """2007_000032: the pictures say that these are strangers under one name."""
-    pictures = {f"20{7 + i % 2:02d}_{i:06d}": scene(100 + i) for i in range(30)}
-    data = open_dataset(build(tmp_path, pictures))
+    """2007_000032: the images say that these are strangers under one name."""
+    images = {f"20{7 + i % 2:02d}_{i:06d}": scene(100 + i) for i in range(30)}
+    data = open_dataset(build(tmp_path, images))
     assert len(data.val) == 6
     assert {sequence_of(i) for i in data.val.ids} == {"2007", "2008"} == {sequence_of(i) for i in data.train.ids}
     assert not any("sequences" in note for note in data.notes)
@@ -119,25 +119,25 @@ def test_names_with_years_are_no_sequences(tmp_path: Path) -> None:
 
 def test_near_duplicates_stay_together(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
-    pictures = {}
+    images = {}
     for i in range(24):
         one = scene(200 + i)
         noise = rng.integers(-6, 7, one.shape)
         first, second = ("ab", "zq")[i % 2]
-        pictures[f"{first}{chr(97 + i)}x"] = one
-        pictures[f"{second}{chr(97 + i)}y"] = np.clip(one.astype(int) + noise + 3, 0, 255).astype(np.uint8)
-    data = open_dataset(build(tmp_path, pictures))
+        images[f"{first}{chr(97 + i)}x"] = one
+        images[f"{second}{chr(97 + i)}y"] = np.clip(one.astype(int) + noise + 3, 0, 255).astype(np.uint8)
+    data = open_dataset(build(tmp_path, images))
     val = {i[1] for i in data.val.ids}
-    assert val.isdisjoint({i[1] for i in data.train.ids}), "a picture and its recoded copy are on one side"
+    assert val.isdisjoint({i[1] for i in data.train.ids}), "an image and its recoded copy are on one side"
     assert any("24 pairs of near-duplicates" in note for note in data.notes)
 
 
-def test_pictures_that_are_all_alike_do_not_become_one_group() -> None:
+def test_images_that_are_all_alike_do_not_become_one_group() -> None:
     rng = np.random.default_rng(0)
-    base = content.thumbnail(scene(0))[0]
+    base = grouping.thumbnail(scene(0))[0]
     thumbs = base + rng.normal(0, 0.006, (60, base.size)).astype(np.float32)
     thumbs /= np.linalg.norm(thumbs, axis=1, keepdims=True)
-    found = content.Content(thumbs.astype(np.float32), np.full(60, 99.0, np.float32), np.ones((60, 2), np.int64))
+    found = grouping.Content(thumbs.astype(np.float32), np.full(60, 99.0, np.float32), np.ones((60, 2), np.int64))
 
     class Named:
         ids = tuple(f"{chr(97 + i % 26)}{chr(97 + i // 26)}x" for i in range(60))
@@ -145,7 +145,7 @@ def test_pictures_that_are_all_alike_do_not_become_one_group() -> None:
         def __len__(self) -> int:
             return 60
 
-    groups = content.group(Named(), found)  # type: ignore[arg-type]
+    groups = grouping.group(Named(), found)  # type: ignore[arg-type]
     assert np.bincount(groups.of).max() <= 0.25 * 60
 
 
@@ -163,20 +163,20 @@ def test_given_splits_are_left_alone(tmp_path: Path) -> None:
     assert {n: len(s) for n, s in open_dataset(root).splits.items()} == {"train": 10, "val": 1}
 
 
-def test_unreadable_and_unlabelled_pictures(tmp_path: Path) -> None:
+def test_unreadable_and_unlabeled_images(tmp_path: Path) -> None:
     root = build(tmp_path, {f"a{chr(97 + i)}": scene(i) for i in range(12)})
     (root / "images/ab.png").write_bytes(b"broken")
     write_image(root / "images/zz.png", scene(99))
     data = open_dataset(root)
-    assert {n: len(s) for n, s in data.splits.items()} == {"train": 10, "val": 2, "unlabelled": 1}
+    assert {n: len(s) for n, s in data.splits.items()} == {"train": 10, "val": 2, "unlabeled": 1}
 
 
 def test_folds(tmp_path: Path) -> None:
-    pictures = {f"cam{s}_{i:04d}": frame for s in range(8) for i, frame in enumerate(video(s, 3))}
-    data = open_dataset(build(tmp_path, pictures))
+    images = {f"cam{s}_{i:04d}": frame for s in range(8) for i, frame in enumerate(video(s, 3))}
+    data = open_dataset(build(tmp_path, images))
     pairs = folds(data, 4)
     held = [i for _, val in pairs for i in val.ids]
-    assert sorted(held) == sorted(data.all.ids), "every picture in exactly one val"
+    assert sorted(held) == sorted(data.all.ids), "every image in exactly one val"
     for train, val in pairs:
         assert set(train.ids) | set(val.ids) == set(data.all.ids) and train.name == "train"
         assert {sequence_of(i) for i in train.ids}.isdisjoint({sequence_of(i) for i in val.ids})
@@ -194,10 +194,10 @@ def test_fractions_are_checked(tmp_path: Path) -> None:
             split_records(data.all, wrong)
 
 
-def test_many_pictures_are_dealt_out_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_many_images_are_dealt_out_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(splits, "LARGEST", 20)
     root = build(tmp_path, {f"s{s}_{i:03d}": scene(s) for s in range(40) for i in range(2)})
-    monkeypatch.setattr(splits, "survey", lambda split: pytest.fail("no picture is read"))
+    monkeypatch.setattr(splits, "survey", lambda split: pytest.fail("no image is read"))
     data = open_dataset(root)
     assert 0.05 < len(data.val) / 80 < 0.4
     assert {sequence_of(i) for i in data.val.ids}.isdisjoint({sequence_of(i) for i in data.train.ids})
@@ -212,10 +212,10 @@ def test_membrane_is_split() -> None:
 @pytest.mark.slow
 @pytest.mark.skipif(not (SHARED / "camvid").exists(), reason="shared data not here")
 def test_camvid_sequences_are_found_again() -> None:
-    """Without its splits, CamVid's three drives are kept whole, and the one of a fifth of the pictures is held out."""
+    """Without its splits, CamVid's three drives are kept whole, and the one of a fifth of the images is held out."""
     parts, notes = split_records(open_dataset(SHARED / "camvid").all)
     assert {sequence_of(i) for i in parts["val"].ids} == {"0006R0"} and len(parts["val"]) == 101
-    assert notes == ["3 sequences by name (neighbours look alike) kept together"]
+    assert notes == ["3 sequences by name (neighbors look alike) kept together"]
 
 
 def test_places_are_spread_evenly_from_the_first_to_the_last() -> None:

@@ -11,12 +11,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from segwright.core.errors import DownloadError, FormatError
 from segwright.data import tar_headers
 from segwright.data.dataset import open_dataset
+from segwright.data.download.unpack import unpack
 from segwright.data.tar_headers import BLOCK, TarHeaderError, entries
-from segwright.data.unpack import unpack
-from segwright.errors import DownloadError, FormatError
-from segwright.images import encode_png
+from segwright.imageio import encode_png
 
 
 def header(name: bytes = b"x", kind: bytes = b"0", size: bytes | int = 0) -> bytes:
@@ -144,7 +144,7 @@ def test_a_shard_that_is_damaged_in_the_middle_loses_nothing_in_silence(tmp_path
 
 def test_what_is_passed_over_counts(tmp_path: Path) -> None:
     """A folder of the archive is asked for, and another unpacks to more than is allowed."""
-    from segwright.data.unpack import UnpackLimits
+    from segwright.data.download.unpack import UnpackLimits
 
     with tarfile.open(tmp_path / "x.tar.gz", "w:gz") as archive:
         for name, size in (("other/zeros", 30_000_000), ("data/a.txt", 3)):

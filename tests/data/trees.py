@@ -1,4 +1,4 @@
-"""Small pictures and masks that the format tests lay out on the disk."""
+"""Small images and masks that the format tests lay out on the disk."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from segwright.data.polygons import fill_box
-from segwright.images import write_image, write_mask
+from segwright.data.annotations.polygons import fill_box
+from segwright.imageio import write_image, write_mask
 
 SHARED = Path(__file__).resolve().parents[2].parent / "shared" / "data"
 
 
-def picture(path: Path, *, size: tuple[int, int] = (12, 16), seed: int = 0) -> Path:
+def make_image(path: Path, *, size: tuple[int, int] = (12, 16), seed: int = 0) -> Path:
     """Noise, PNG or JPEG by the path's ending."""
     rng = np.random.default_rng(seed)
     return write_image(path, rng.integers(0, 256, (*size, 3), dtype=np.uint8))
@@ -29,11 +29,11 @@ def mask(path: Path, values: list[int], *, size: tuple[int, int] = (12, 16)) -> 
     return labels
 
 
-def coloured(path: Path, colours: list[tuple[int, int, int]], *, size: tuple[int, int] = (12, 16)) -> np.ndarray:
-    """The colours in vertical stripes as an RGB PNG; returns the stripes' numbers."""
-    stripes = np.arange(size[1]) * len(colours) // size[1]
+def colored(path: Path, colors: list[tuple[int, int, int]], *, size: tuple[int, int] = (12, 16)) -> np.ndarray:
+    """The colors in vertical stripes as an RGB PNG; returns the stripes' numbers."""
+    stripes = np.arange(size[1]) * len(colors) // size[1]
     rows = np.repeat(stripes[None], size[0], axis=0)
-    write_image(path, np.array(colours, np.uint8)[rows])
+    write_image(path, np.array(colors, np.uint8)[rows])
     return rows
 
 

@@ -13,19 +13,20 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from segwright.errors import DataError, ImageReadError, LabelError, UsageError
+from segwright.core.errors import DataError, ImageReadError, LabelError, UsageError
+from segwright.core.types import LabelSpace
 from segwright.evaluation.compare import compare, comparison_page, render_comparison, verdict
 from segwright.evaluation.evaluate import EXAMPLES, Evaluation, evaluate, match_label_spaces, summary
 from segwright.evaluation.masks import evaluate_masks, find_masks
 from segwright.evaluation.terminal import render_evaluation, text_bar
+from segwright.inference.prediction import Prediction
 from segwright.metrics.boundary import BoundaryIoU
 from segwright.metrics.confusion import ConfusionMatrix
-from segwright.types import LabelSpace, Prediction
 
 NAMES = ("road", "tree", "sky")
 
 
-class Pictures:
+class Images:
     """A split in memory."""
 
     def __init__(self, masks: Sequence[Any], names: Sequence[str] = NAMES, mapping: Any = None) -> None:
@@ -86,7 +87,7 @@ def masks(count: int = 6, classes: int = 3, seed: int = 0, error: float = 0.2) -
 
 def test_every_figure_is_the_pooled_one() -> None:
     truth, said = masks()
-    found = evaluate(Knows(said), Pictures(truth))
+    found = evaluate(Knows(said), Images(truth))
     matrix, boundary = ConfusionMatrix(3), BoundaryIoU(3)
     for t, s in zip(truth, said, strict=True):
         matrix.update(s, t)
@@ -110,7 +111,7 @@ def test_json_keys_and_types() -> None:
     truth, said = masks()
     for t, s in zip(truth, said, strict=True):  # sky occurs nowhere
         t[t == 2], s[s == 2] = 1, 1
-    tree = json.loads(json.dumps(evaluate(Knows(said), Pictures(truth)).to_json(), allow_nan=False))
+    tree = json.loads(json.dumps(evaluate(Knows(said), Images(truth)).to_json(), allow_nan=False))
     assert list(tree)[:12] == [
         "images", "miou", "miou_ci95", "pixel_accuracy", "mean_accuracy", "fwiou", "mean_dice", "boundary_iou",
         "convention", "per_class", "per_image", "confusion",
@@ -124,15 +125,15 @@ def test_json_keys_and_types() -> None:
 
 def test_batches_give_the_same() -> None:
     truth, said = masks(7)
-    one = evaluate(Knows(said), Pictures(truth))
-    many = evaluate(KnowsMany(said), Pictures(truth), batch_size=3)
+    one = evaluate(Knows(said), Images(truth))
+    many = evaluate(KnowsMany(said), Images(truth), batch_size=3)
     assert np.array_equal(one.matrix, many.matrix) and one.ids == many.ids
 
 
 def test_brier_on_request() -> None:
     truth, said = masks()
-    assert np.isnan(evaluate(Knows(said), Pictures(truth)).calibration.brier())  # type: ignore[union-attr]
-    asked = evaluate(Knows(said), Pictures(truth), probabilities=True)
+    assert np.isnan(evaluate(Knows(said), Images(truth)).calibration.brier())  # type: ignore[union-attr]
+    asked = evaluate(Knows(said), Images(truth), probabilities=True)
     right, wrong = 0.25**2 + 2 * 0.125**2, 0.75**2 + 0.875**2 + 0.125**2
     accuracy = asked.pixel_accuracy
     assert asked.calibration is not None
@@ -141,13 +142,13 @@ def test_brier_on_request() -> None:
 
 def test_worst_and_best_are_kept() -> None:
     truth, said = masks(12)
-    found = evaluate(Knows(said), Pictures(truth))
+    found = evaluate(Knows(said), Images(truth))
     order = np.argsort(found.per_image, kind="stable")
     assert [e.index for e in found.worst] == order[:EXAMPLES].tolist()
     assert {e.index for e in found.best} == set(order[-EXAMPLES:].tolist())
     assert np.array_equal(found.worst[0].labels, said[found.worst[0].index])
-    few = evaluate(Knows(said), Pictures(truth[:3]))
-    assert len(few.worst) == 3 and not few.best  # each picture once
+    few = evaluate(Knows(said), Images(truth[:3]))
+    assert len(few.worst) == 3 and not few.best  # each image once
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -156,16 +157,16 @@ def test_worst_and_best_are_kept() -> None:
 
 def test_classes_are_matched_by_name() -> None:
     truth, said = masks()
-    plain = evaluate(Knows(said), Pictures(truth))
+    plain = evaluate(Knows(said), Images(truth))
     turned = [np.array([2, 0, 1], np.uint8)[s] for s in said]  # the model's order: tree, sky, road
     model = Knows(turned, names=("Tree", "S-ky", "road "))
-    found = evaluate(model, Pictures(truth), probabilities=True)
+    found = evaluate(model, Images(truth), probabilities=True)
     assert np.array_equal(found.matrix, plain.matrix) and "order" in found.notes[0]
     assert found.calibration is not None
     assert (
         found.calibration.brier()
         == evaluate(  # type: ignore[union-attr]
-            Knows(said), Pictures(truth), probabilities=True
+            Knows(said), Images(truth), probabilities=True
         ).calibration.brier()
     )
 
@@ -181,9 +182,9 @@ def test_numbered_classes_match_by_index() -> None:
 def test_label_spaces_that_do_not_fit(names: tuple[str, ...]) -> None:
     truth, said = masks()
     with pytest.raises(LabelError, match=r"only in the (model|data)"):
-        evaluate(Knows(said, names=names), Pictures(truth))
+        evaluate(Knows(said, names=names), Images(truth))
     with pytest.raises(UsageError):
-        evaluate(Knows(said), Pictures(truth), match="luck")
+        evaluate(Knows(said), Images(truth), match="luck")
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -192,16 +193,16 @@ def test_label_spaces_that_do_not_fit(names: tuple[str, ...]) -> None:
 
 def test_empty_split_and_no_masks() -> None:
     with pytest.raises(DataError, match="empty"):
-        evaluate(Knows([]), Pictures([]))
+        evaluate(Knows([]), Images([]))
 
-    class Unlabelled(Pictures):
+    class Unlabeled(Images):
         def read_mask(self, index: int) -> Any:
             return None
 
     truth, said = masks(3)
     predictor = Knows(said)
-    with pytest.raises(DataError, match="3 pictures without a mask"):
-        evaluate(predictor, Unlabelled(truth))
+    with pytest.raises(DataError, match="3 images without a mask"):
+        evaluate(predictor, Unlabeled(truth))
     assert predictor.calls == 0  # nothing is predicted that cannot be scored
 
 
@@ -209,47 +210,45 @@ def test_some_without_mask_some_all_ignored() -> None:
     truth, said = masks(4)
     truth[1] = np.full_like(truth[1], 255)
 
-    class Partly(Pictures):
+    class Partly(Images):
         def read_mask(self, index: int) -> Any:
             return None if index == 2 else super().read_mask(index)
 
     found = evaluate(Knows(said), Partly(truth))
     assert found.ids == ["shot_0", "shot_3"] and found.without_mask == ["shot_2"] and found.all_ignored == ["shot_1"]
     with pytest.raises(DataError, match="nothing but"):
-        evaluate(Knows(said), Pictures([truth[1]]))
+        evaluate(Knows(said), Images([truth[1]]))
 
 
 def test_unreadable_files_stop_or_are_left_out() -> None:
     truth, said = masks(4)
     bad: list[Any] = list(truth)
-    bad[2] = ImageReadError("not a readable picture", where="shot_2.png")
+    bad[2] = ImageReadError("not a readable image", where="shot_2.png")
     with pytest.raises(ImageReadError, match="shot_2"):
-        evaluate(Knows(said), Pictures(bad))
-    found = evaluate(Knows(said), Pictures(bad), skip_bad=True)
+        evaluate(Knows(said), Images(bad))
+    found = evaluate(Knows(said), Images(bad), skip_bad=True)
     assert found.images == 3 and list(found.skipped) == ["shot_2"]
     bad[2] = RuntimeError("a bug of ours")
     with pytest.raises(RuntimeError):  # never taken for bad data
-        evaluate(Knows(said), Pictures(bad), skip_bad=True)
+        evaluate(Knows(said), Images(bad), skip_bad=True)
 
 
-def test_one_picture_and_one_class() -> None:
+def test_one_image_and_one_class() -> None:
     truth, said = masks(1)
-    found = evaluate(Knows(said), Pictures(truth))
+    found = evaluate(Knows(said), Images(truth))
     assert found.images == 1 and np.isnan(found.miou_ci95).all() and found.to_json()["miou_ci95"] == [None, None]
-    only = evaluate(
-        Knows([np.zeros((5, 5), np.uint8)], names=("all",)), Pictures([np.zeros((5, 5), np.uint8)], ("all",))
-    )
+    only = evaluate(Knows([np.zeros((5, 5), np.uint8)], names=("all",)), Images([np.zeros((5, 5), np.uint8)], ("all",)))
     assert only.miou == 1 and only.matrix.tolist() == [[25]]
 
 
-def test_errors_name_the_picture() -> None:
+def test_errors_name_the_image() -> None:
     truth, said = masks(2)
     said[1] = np.full_like(said[1], 7)
     with pytest.raises(LabelError, match="shot_1"):
-        evaluate(Knows(said), Pictures(truth))
+        evaluate(Knows(said), Images(truth))
     said[1] = said[1][:4]
     with pytest.raises(LabelError, match="shot_1"):
-        evaluate(Knows(said), Pictures(truth))
+        evaluate(Knows(said), Images(truth))
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -259,12 +258,12 @@ def test_errors_name_the_picture() -> None:
 def write(folder: Path, answers: Sequence[Any], name: str = "shot_{}.png", palette: bool = False) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     for i, labels in enumerate(answers):
-        picture = Image.fromarray(labels)
+        image = Image.fromarray(labels)
         if palette:
-            picture.putpalette(LabelSpace(NAMES).palette().tobytes())
+            image.putpalette(LabelSpace(NAMES).palette().tobytes())
         path = folder / name.format(i)
         path.parent.mkdir(parents=True, exist_ok=True)
-        picture.save(path)
+        image.save(path)
     return folder
 
 
@@ -272,7 +271,7 @@ def write(folder: Path, answers: Sequence[Any], name: str = "shot_{}.png", palet
 @pytest.mark.parametrize("palette", [False, True])
 def test_folder_of_masks(tmp_path: Path, name: str, palette: bool) -> None:
     truth, said = masks()
-    split = Pictures(truth)
+    split = Images(truth)
     found = evaluate_masks(write(tmp_path, said, name, palette), split)
     expected = evaluate(Knows(said), split)
     assert np.array_equal(found.matrix, expected.matrix) and found.ids == expected.ids
@@ -285,26 +284,26 @@ def test_missing_masks(tmp_path: Path) -> None:
     folder = write(tmp_path, said)
     (folder / "shot_3.png").unlink()
     with pytest.raises(DataError, match=r"1 of 6.*\n.*shot_3"):
-        evaluate_masks(folder, Pictures(truth))
-    found = evaluate_masks(folder, Pictures(truth), skip_missing=True)
-    assert found.images == 5 and "shot_3" not in found.ids and "1 pictures" in found.notes[0]
+        evaluate_masks(folder, Images(truth))
+    found = evaluate_masks(folder, Images(truth), skip_missing=True)
+    assert found.images == 5 and "shot_3" not in found.ids and "1 images" in found.notes[0]
     assert {e.index for e in (*found.worst, *found.best)} <= {0, 1, 2, 4, 5}
     for path in (tmp_path / "no such", tmp_path / "empty"):
         if path.name == "empty":
             path.mkdir()
         with pytest.raises(DataError):
-            evaluate_masks(path, Pictures(truth))
+            evaluate_masks(path, Images(truth))
     with pytest.raises(DataError, match="6 of 6"):
-        evaluate_masks(write(tmp_path / "other", said, "x{}.png"), Pictures(truth), skip_missing=True)
+        evaluate_masks(write(tmp_path / "other", said, "x{}.png"), Images(truth), skip_missing=True)
 
 
-def test_two_masks_for_one_picture(tmp_path: Path) -> None:
+def test_two_masks_for_one_image(tmp_path: Path) -> None:
     truth, said = masks(1)
     write(tmp_path / "a", said)
     write(tmp_path / "b", said)
     with pytest.raises(DataError, match="two masks"):
-        evaluate_masks(tmp_path, Pictures(truth))
-    split = Pictures(truth)
+        evaluate_masks(tmp_path, Images(truth))
+    split = Images(truth)
     split.ids = ["a/shot_0"]
     assert find_masks(tmp_path, split) == {0: tmp_path / "a" / "shot_0.png"}
 
@@ -315,7 +314,7 @@ def test_two_masks_for_one_picture(tmp_path: Path) -> None:
         (lambda m: m[:10], "differ in size"),
         (lambda m: np.where(m == 1, 9, m).astype(np.uint8), "no class"),
         (lambda m: np.where(m == 1, 255, m).astype(np.uint8), "no class"),
-        (lambda m: np.repeat(m[..., None], 3, 2), "colours"),
+        (lambda m: np.repeat(m[..., None], 3, 2), "colors"),
         (lambda m: m.astype(np.uint16) * 300, "no class"),
     ],
 )
@@ -323,14 +322,14 @@ def test_masks_that_do_not_fit_name_the_file(tmp_path: Path, spoil: Any, message
     truth, said = masks(3)
     said[1] = spoil(said[1])
     with pytest.raises(LabelError, match=message) as raised:
-        evaluate_masks(write(tmp_path, said), Pictures(truth))
+        evaluate_masks(write(tmp_path, said), Images(truth))
     assert "shot_1.png" in str(raised.value)
 
 
 def test_raw_values_go_through_the_label_map(tmp_path: Path) -> None:
     truth, said = masks()
     raw = np.array([7, 21, 23], np.uint8)
-    split = Pictures(truth, mapping={7: 0, 21: 1, 23: 2, 0: 255})
+    split = Images(truth, mapping={7: 0, 21: 1, 23: 2, 0: 255})
     folder = write(tmp_path / "raw", [raw[s] for s in said])
     found = evaluate_masks(folder, split, raw_values=True)
     assert np.array_equal(found.matrix, evaluate(Knows(said), split).matrix)
@@ -345,7 +344,7 @@ def test_unreadable_mask_is_named(tmp_path: Path) -> None:
     folder = write(tmp_path, said)
     (folder / "shot_1.png").write_bytes(b"\x89PNG nonsense")
     with pytest.raises(ImageReadError, match="shot_1"):
-        evaluate_masks(folder, Pictures(truth))
+        evaluate_masks(folder, Images(truth))
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -355,7 +354,7 @@ def test_unreadable_mask_is_named(tmp_path: Path) -> None:
 def pair() -> dict[str, Evaluation]:
     truth, said = masks(20, error=0.3)
     _, better = masks(20, error=0.1)
-    return {"old": evaluate(Knows(said), Pictures(truth)), "new [x]": evaluate(Knows(better), Pictures(truth))}
+    return {"old": evaluate(Knows(said), Images(truth)), "new [x]": evaluate(Knows(better), Images(truth))}
 
 
 def test_comparison() -> None:
@@ -376,15 +375,15 @@ def test_comparisons_that_are_none() -> None:
     with pytest.raises(UsageError, match="two models"):
         compare({"old": both["old"]})
     truth, said = masks(5)
-    with pytest.raises(UsageError, match="same pictures"):
-        compare({"old": both["old"], "other": evaluate(Knows(said), Pictures(truth))})
+    with pytest.raises(UsageError, match="same images"):
+        compare({"old": both["old"], "other": evaluate(Knows(said), Images(truth))})
 
 
 def test_terminal_and_pipe(tmp_path: Path) -> None:
     truth, said = masks()
     for t, s in zip(truth, said, strict=True):
         t[t == 2], s[s == 2] = 1, 1
-    found = evaluate(Knows(said), Pictures(truth, names=("road", "[bold]tree", "sky")), match="index")
+    found = evaluate(Knows(said), Images(truth, names=("road", "[bold]tree", "sky")), match="index")
     with (tmp_path / "out.txt").open("w") as file:
         render_evaluation(found, Console(file=file, width=100))
     plain = (tmp_path / "out.txt").read_text()
@@ -400,13 +399,13 @@ def test_a_score_of_everything_says_so(tmp_path: Path) -> None:
     """Where there is no held-out part to choose, the figures hold what was trained on: said everywhere."""
     from segwright.api import choose_split
     from segwright.data.dataset import open_dataset
-    from segwright.data.synthetic import write_street_scenes
+    from segwright.demo.dataset import write_street_scenes
 
     few = open_dataset(write_street_scenes(tmp_path / "few", train=3, val=0, test=0, size=(64, 96)))
     held = open_dataset(write_street_scenes(tmp_path / "held", train=3, val=2, test=0, size=(64, 96)))
     everything = choose_split(few, None)
     assert "all 3 images are scored" in everything.note
-    assert everything.name == "all" and not few.all.note, "the data set's own split stays as it is"
+    assert everything.name == "all" and not few.all.note, "the dataset's own split stays as it is"
     assert not choose_split(held, None).note and not choose_split(held, "train").note
     assert not choose_split(few, "all").note, "as asked for"
 

@@ -11,24 +11,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from segwright.errors import ImageReadError
+from segwright.core.errors import ImageReadError
+from segwright.core.types import LabelSpace
 from segwright.evaluation.evaluate import Answer, score
-from segwright.evaluation.report import (
-    RunFacts,
-    confusions,
-    error_map,
-    fit,
-    read_history,
-    report_page,
-    write_report,
-)
-from segwright.types import LabelSpace
+from segwright.evaluation.report import RunFacts, confusions, error_map, fit, read_history, report_page, write_report
 
 NASTY = "<script>alert(1)</script>"
 
 
 class Scenes:
-    """Pictures with stripes of classes."""
+    """Images with stripes of classes."""
 
     def __init__(self, count: int = 6, classes: int = 3, size: tuple[int, int] = (60, 90), channels: int = 3) -> None:
         self.name, self.count, self.size, self.channels = "val", count, size, channels
@@ -78,15 +70,15 @@ def test_a_whole_report(tmp_path: Path) -> None:
     split = Scenes()
     facts = RunFacts(
         title=NASTY, command=f"segwright train data --out '{NASTY}'", history=history(), model={NASTY: NASTY},
-        plan=[(NASTY, NASTY, NASTY)], versions={"torch": "2.11"}, licences={"weights": "Apache-2.0"},
+        plan=[(NASTY, NASTY, NASTY)], versions={"torch": "2.11"}, licenses={"weights": "Apache-2.0"},
     )  # fmt: skip
     path = write_report(tmp_path / "report.html", score(split, split.answers), split, facts)
     document = path.read_text(encoding="utf-8")
     assert not re.search(r"<script|https?://", document)
     tags = Tags(document).found
-    assert len([t for t, _ in tags if t == "img"]) == 6 * 4  # six pictures, each once, four views
+    assert len([t for t, _ in tags if t == "img"]) == 6 * 4  # six images, each once, four views
     assert all(a["src"].startswith("data:image/") for t, a in tags if t == "img")  # type: ignore[union-attr]
-    for part in ("mean IoU", "95 % interval", "Training", "Classes", "Confusion", "The worst pictures",
+    for part in ("mean IoU", "95 % interval", "Training", "Classes", "Confusion", "The worst images",
                  "segwright train", "torch", "Apache-2.0", "calibration error", "The plan", "conventions"):  # fmt: skip
         assert part in document, part
     assert not re.search(r"\bnan\b", re.sub(r"base64,[^\"]*", "", document))
@@ -113,7 +105,7 @@ def test_any_number_of_channels(channels: int) -> None:
     assert report_page(score(split, split.answers), split, RunFacts()).count("<img") == 8
 
 
-def test_a_picture_that_went_away_costs_its_row_only() -> None:
+def test_an_image_that_went_away_costs_its_row_only() -> None:
     split = Scenes(count=3)
     found = score(split, split.answers)
 
@@ -126,20 +118,20 @@ def test_a_picture_that_went_away_costs_its_row_only() -> None:
     assert report_page(found, Gone(count=3), RunFacts()).count("<img") == 8
 
 
-def test_large_pictures_are_thinned_out() -> None:
+def test_large_images_are_thinned_out() -> None:
     split = Scenes(count=1, size=(900, 2600))
     found = score(split, split.answers)
     assert max(found.worst[0].labels.shape) <= 1024
-    picture, truth, said = fit(split.read_image(0), split.read_mask(0), found.worst[0].labels)
-    assert picture.shape == (138, 400, 3) and truth.shape == said.shape == (138, 400)
+    image, truth, said = fit(split.read_image(0), split.read_mask(0), found.worst[0].labels)
+    assert image.shape == (138, 400, 3) and truth.shape == said.shape == (138, 400)
     assert (truth[10:] == said[10:]).mean() > 0.98
 
 
 def test_error_map_shows_errors_and_darkens_the_ignored() -> None:
-    picture = np.full((4, 4, 3), 100, np.uint8)
+    image = np.full((4, 4, 3), 100, np.uint8)
     truth, said = np.zeros((4, 4), np.uint8), np.zeros((4, 4), np.uint8)
     truth[0], said[2] = 255, 1
-    shown = error_map(picture, said, truth)
+    shown = error_map(image, said, truth)
     assert (shown[0] == 35).all() and (shown[2] == (230, 40, 40)).all() and (shown[1] == 180).all()
 
 

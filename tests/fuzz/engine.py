@@ -146,7 +146,7 @@ def _end(child: subprocess.Popen[bytes]) -> None:
 def _worker(folder: Path, name: str, seed: int, first: int, end: int, seconds: float) -> None:
     from targets import TARGETS
 
-    from segwright.errors import SegwrightError
+    from segwright.core.errors import SegwrightError
 
     until = time.monotonic() + seconds if seconds else float("inf")
     work = folder / "work"

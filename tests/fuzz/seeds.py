@@ -1,6 +1,6 @@
 """Small valid inputs of every kind that is read, written by hand and not by the converters under test.
 
-A data set is a dict of relative path → bytes.
+A dataset is a dict of relative path → bytes.
 """
 
 # ruff: noqa: E501 (tables of files are easier to read unbroken)
@@ -65,7 +65,7 @@ def exif() -> bytes:
     return made.tobytes()
 
 
-def pictures() -> dict[str, list[bytes]]:
+def make_images() -> dict[str, list[bytes]]:
     """Family → files."""
     s, rgba = scene(), np.dstack([scene(), scene()[..., :1]])
     cmyk, one = Image.fromarray(s).convert("CMYK"), Image.fromarray(s[..., 0]).convert("1")

@@ -1,6 +1,6 @@
 """What is fuzzed: a target is made once in a process, and then tried with one input after the other.
 
-An input that is read, or refused with an error of :mod:`segwright.errors`, is answered. Everything else, from the
+An input that is read, or refused with an error of :mod:`segwright.core.errors`, is answered. Everything else, from the
 functions under test or from the checks here, is a finding.
 """
 
@@ -24,9 +24,9 @@ from typing import Any
 
 import numpy as np
 from mutations import HOSTILE, NUMBERS, VALUES, of_bytes, of_file, of_json, of_text, of_tree
-from seeds import DATASETS, MASK, PNG, H, W, arrays, brush, coco_text, pictures, scene
+from seeds import DATASETS, MASK, PNG, H, W, arrays, brush, coco_text, make_images, scene
 
-from segwright.errors import DataError, SegwrightError
+from segwright.core.errors import DataError, SegwrightError
 
 Try = Callable[[random.Random], None]  # makes an input from the generator and feeds it
 TARGETS: dict[str, Callable[[Path], Try]] = {}
@@ -53,12 +53,12 @@ def write_tree(folder: Path, tree: dict[str, bytes]) -> None:
 
 
 def _images(family: str, folder: Path) -> Try:
-    from segwright.images import Limits, decode_image, decode_mask, parse_header
-    from segwright.images.raster import decode_raster
+    from segwright.imageio import Limits, decode_image, decode_mask, parse_header
+    from segwright.imageio.raster import decode_raster
 
     limits = Limits(max_pixels=4_000_000, max_bytes=64_000_000, max_pages=64)
     kinds: list[Callable[..., Any]] = [decode_image, decode_image, decode_mask, decode_raster, parse_header]
-    files = pictures()[family]
+    files = make_images()[family]
 
     def feed(rng: random.Random) -> None:
         data = of_bytes(rng, rng.choice(files))
@@ -69,7 +69,7 @@ def _images(family: str, folder: Path) -> Try:
 
 def _arrays(family: str, folder: Path) -> Try:
     from segwright.data.mask_arrays import array_of
-    from segwright.images import Limits
+    from segwright.imageio import Limits
 
     files = arrays()[family]
 
@@ -88,10 +88,10 @@ for _family in ("npy", "mat"):
 @target("mask-file")
 def _mask_file(folder: Path) -> Try:
     from segwright.data.mask_files import inspect_mask, read_mask_file
-    from segwright.images import Limits
+    from segwright.imageio import Limits
 
     limits = Limits(max_pixels=4_000_000, max_bytes=64_000_000, max_pages=64)
-    files = [(family, data) for family, found in {**pictures(), **arrays()}.items() for data in found]
+    files = [(family, data) for family, found in {**make_images(), **arrays()}.items() for data in found]
 
     def feed(rng: random.Random) -> None:
         family, data = rng.choice(files)
@@ -107,7 +107,7 @@ def _mask_file(folder: Path) -> Try:
 
 @target("run-lengths")
 def _run_lengths(folder: Path) -> Try:
-    from segwright.data import rle
+    from segwright.data.annotations import rle
 
     part = np.zeros((H, W), bool)
     part[3:9, 4:12] = True
@@ -145,7 +145,7 @@ def _listed(rng: random.Random, values: list[int]) -> Any:
 
 @target("polygons")
 def _polygons(folder: Path) -> Try:
-    from segwright.data.polygons import as_points, draw_labelme, fill_box
+    from segwright.data.annotations.polygons import as_points, draw_labelme, fill_box
 
     numbers = (0, 1, -1, 0.5, 15, 19.9, 20, 100, 1e4, 1e6, 1e7, -1e7, 1e-9, float("nan"), 1e308, "x", None, 2**70)
 
@@ -168,7 +168,7 @@ def _polygons(folder: Path) -> Try:
 
 @target("config")
 def _config(folder: Path) -> Try:
-    from segwright.config import load_config, parse_overrides
+    from segwright.training.config import load_config, parse_overrides
 
     text = (
         b"data:\n  path: x\n  batch: 4\nmodel:\n  name: unet\n  arguments: {encoder: resnet18, list: [1, 2]}\n"
@@ -191,7 +191,7 @@ def _config(folder: Path) -> Try:
 
 @target("class-lists")
 def _class_lists(folder: Path) -> Try:
-    from segwright.data.classes import read_class_list
+    from segwright.data.label_maps import read_class_list
 
     files = [
         ("c.txt", b"sky 10 20 30\nroad 40 50 60\ncar 70 80 90\n"), ("c.txt", b"sky\nroad\ncar\n"),
@@ -213,10 +213,10 @@ def _class_lists(folder: Path) -> Try:
 
 @target("grammars")
 def _grammars(folder: Path) -> Try:
-    from segwright.config import parse_size
     from segwright.inference.tta import parse_tta
     from segwright.losses.catalog import parse_loss
-    from segwright.postprocess.chain import parse_chain
+    from segwright.postprocess.pipeline import parse_chain
+    from segwright.training.config import parse_size
 
     texts: list[tuple[Callable[[str], Any], str]] = [
         (parse_chain, "crf(w1=4,sa=30,sb=8,w2=3,sg=2,iterations=3)>min-area(8)>close(3)"), (parse_chain, "fill(10)"),
@@ -232,7 +232,7 @@ def _grammars(folder: Path) -> Try:
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Data sets and archives
+# Datasets and archives
 
 
 def _dataset(name: str, folder: Path) -> Try:
@@ -270,8 +270,8 @@ for _name in DATASETS:
 @target("check")
 def _check(folder: Path) -> Try:
     """The whole check and its page, on changed data: nothing of the data may become markup of the page."""
-    from segwright.data.check_page import write_check_page
-    from segwright.data.inspect import inspect_path
+    from segwright.data.check.report_html import write_check_page
+    from segwright.data.check.runner import inspect_path
 
     names = ("folder", "coco", "labelme", "pairs", "cvat")
     trees = {name: DATASETS[name]() for name in names}
@@ -290,7 +290,7 @@ def _check(folder: Path) -> Try:
 
 @target("archives")
 def _archives(folder: Path) -> Try:
-    from segwright.data.unpack import UnpackLimits, unpack
+    from segwright.data.download.unpack import UnpackLimits, unpack
 
     small = io.BytesIO()
     with zipfile.ZipFile(small, "w", zipfile.ZIP_DEFLATED) as made:
@@ -368,9 +368,9 @@ def saved_model(folder: Path) -> dict[str, bytes]:
     """The files of a small saved model."""
     import torch
 
+    from segwright.core.types import LabelSpace
     from segwright.inference.bundle import Bundle, save_bundle
     from segwright.models.catalog import create_model
-    from segwright.types import LabelSpace
 
     torch.manual_seed(0)
     network = create_model("segnet_basic", classes=3, weights=None, width=4).eval()
@@ -398,10 +398,10 @@ def tensors_changed(rng: random.Random, data: bytes) -> bytes:
 
 @target("saved-model")
 def _saved_model(folder: Path) -> Try:
-    from segwright.deploy.limits import ServiceLimits
-    from segwright.deploy.service import ServedModel
-    from segwright.deploy.service_page import service_page
     from segwright.inference.predictor import load
+    from segwright.serving.limits import ServiceLimits
+    from segwright.serving.page import service_page
+    from segwright.serving.service import ServedModel
 
     files = saved_model(folder)
     image = scene()
@@ -467,7 +467,7 @@ def _weights(folder: Path) -> Try:
     import safetensors.torch
     import torch
 
-    from segwright.models.weights import read_state_dict
+    from segwright.models.encoders.pretrained import read_state_dict
 
     tensors = {"module.a.weight": torch.ones(3, 4), "module.b": torch.zeros(2, dtype=torch.int64)}
     files: list[tuple[str, bytes]] = []
@@ -507,8 +507,8 @@ def _run_folder(folder: Path) -> Try:
     """The files that ``--resume`` reads back."""
     import torch
 
+    from segwright.training.callbacks.log import RunLog, read_log
     from segwright.training.checkpoint import load_checkpoint, save_checkpoint
-    from segwright.training.log import RunLog, read_log
 
     state = {"optimizer": {"0/step": 3.0}, "progress": {"step": 3, "best": 0.4}, "average": None, "plateau": None}
     tensors = {"model/a": torch.ones(3), "optimizer/0/m": torch.ones(3), "rng/cpu": torch.zeros(16, dtype=torch.uint8)}
@@ -575,10 +575,10 @@ def check_inert(document: str, scripts: int = 0) -> None:
 
 @target("service-page")
 def _service_page(folder: Path) -> Try:
-    from segwright.deploy.limits import ServiceLimits
-    from segwright.deploy.service import ServedModel
-    from segwright.deploy.service_page import service_page
     from segwright.inference.predictor import load
+    from segwright.serving.limits import ServiceLimits
+    from segwright.serving.page import service_page
+    from segwright.serving.service import ServedModel
 
     write_tree(folder / "m", saved_model(folder))
     told = ServedModel(load(folder / "m", device="cpu"), "m").describe()
@@ -591,7 +591,7 @@ def _service_page(folder: Path) -> Try:
         text = lambda: rng.choice(MARKUP) + rng.choice(HOSTILE[:30])  # noqa: E731
         changed = {**told, "name": text(), "classes": [{**one, "name": text()} for one in told["classes"]]}
         changed["metrics"] = {text(): rng.choice(VALUES), "miou": rng.choice(VALUES), "iou": {text(): 0.5}}
-        changed["licences"] = {text(): text()}
+        changed["licenses"] = {text(): text()}
         changed["post"] = rng.choice((None, text()))
         page, _ = service_page(changed, ServiceLimits())
         check_inert(page.decode() if isinstance(page, bytes) else page, scripts)
@@ -614,11 +614,11 @@ class _Halves:
 
 @contextlib.contextmanager
 def serving() -> Iterator[tuple[str, int]]:
-    from segwright.deploy.limits import ServiceLimits
-    from segwright.deploy.listen import bind, build_server
-    from segwright.deploy.server import create_app
+    from segwright.core.types import LabelSpace
     from segwright.inference.predictor import Predictor
-    from segwright.types import LabelSpace
+    from segwright.serving.app import create_app
+    from segwright.serving.limits import ServiceLimits
+    from segwright.serving.server import bind, build_server
 
     limits = ServiceLimits(max_megapixels=0.05, header_seconds=2, body_seconds=2)
     app = create_app(Predictor(_Halves(), LabelSpace(("a", "b", "c"))), limits)

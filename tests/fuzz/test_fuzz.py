@@ -17,12 +17,12 @@ from pathlib import Path
 import engine
 import pytest
 from mutations import of_bytes, of_json, of_text
-from seeds import DATASETS, arrays, pictures
+from seeds import DATASETS, arrays, make_images
 from targets import TARGETS, check_inert, write_tree
 
+from segwright.core.errors import SegwrightError
 from segwright.data.dataset import open_dataset
-from segwright.errors import SegwrightError
-from segwright.images import decode_image
+from segwright.imageio import decode_image
 
 CORPUS = Path(__file__).parent / "corpus"
 FAST = 10  # seconds of fuzzing in the normal run, per group
@@ -75,7 +75,7 @@ def test_the_seeds_are_valid(name: str, tmp_path: Path) -> None:
 
 
 def test_every_image_seed_is_valid() -> None:
-    for files in pictures().values():
+    for files in make_images().values():
         for data in files:
             with contextlib.suppress(SegwrightError):  # those of several frames are refused
                 assert decode_image(data, "x").ndim == 3
@@ -107,7 +107,7 @@ def make(folder):
     import engine, sys
     order = [0]
     def feed(rng):
-        from segwright.errors import UsageError
+        from segwright.core.errors import UsageError
         import builtins
         index = INDEX.pop(0) if INDEX else 0
         if index == 1: raise UsageError("no")

@@ -16,14 +16,14 @@ import tifffile
 from PIL import Image
 
 from segwright import api
-from segwright.errors import DataError, SegwrightError, UsageError
-from segwright.images import UInt8Array, read_mask, write_image
+from segwright.core.errors import DataError, SegwrightError, UsageError
+from segwright.core.types import Float32Array, LabelSpace
+from segwright.imageio import UInt8Array, read_mask, write_image
 from segwright.inference.batch import OutputOptions
 from segwright.inference.bundle import Bundle
 from segwright.inference.outputs import MANIFEST, OutputError, OutputFolder
 from segwright.inference.predictor import Predictor
 from segwright.inference.sources import open_source, open_sources, output_names
-from segwright.types import Float32Array, LabelSpace
 
 SPACE = LabelSpace(("ground", "thing", "other"))
 
@@ -65,13 +65,13 @@ def test_masks_beside_their_images_replace_none_of_them_and_are_no_sources_of_th
         write_image(tmp_path / name, scene(i))
     before = contents(tmp_path)
     first = api.predict(predictor(), tmp_path, out=tmp_path)
-    assert first["pictures"] == 4 and not first["failed"]
+    assert first["images"] == 4 and not first["failed"]
     assert any("NAME.mask" in note for note in first["notes"]), "the rule is told"
     after = contents(tmp_path)
     assert {name: after[name] for name in before} == before, "not a byte of a source changed"
     assert (read_mask(tmp_path / "a.mask.png") == truth(scene(0))).all()
     again = api.predict(predictor(), tmp_path, out=tmp_path)
-    assert again["pictures"] == 4 and set(contents(tmp_path)) == set(after)
+    assert again["images"] == 4 and set(contents(tmp_path)) == set(after)
     assert any("earlier predictions" in note for note in again["notes"])
 
 
@@ -171,7 +171,7 @@ def test_whatever_is_wrong_with_one_file_is_listed_and_the_rest_goes_on(tmp_path
     (tmp_path / "in" / "empty.tif").write_bytes(b"")
     write_image(tmp_path / "in" / "z.png", scene(2))
     found = api.predict(Predictor(Failing(), SPACE), tmp_path / "in", out=tmp_path / "out")
-    assert found["pictures"] == 2 and len(found["failed"]) == 3
+    assert found["images"] == 2 and len(found["failed"]) == 3
     dark = next(item for item in found["failed"] if "dark" in item["file"])
     assert "IndexError: too dark" in dark["error"] and dark["kind"] == "ImageReadError"
     with pytest.raises(SegwrightError, match="too dark"):
@@ -192,7 +192,7 @@ def test_a_full_disk_ends_the_run_with_what_was_done(tmp_path: Path, monkeypatch
 
     monkeypatch.setattr(OutputFolder, "write", full)
     found = api.predict(predictor(), tmp_path / "in", out=tmp_path / "out")
-    assert found["pictures"] == 2 and "No space left" in found["stopped"] and "1 further" in found["stopped"]
+    assert found["images"] == 2 and "No space left" in found["stopped"] and "1 further" in found["stopped"]
 
 
 def test_an_output_folder_that_cannot_be_written_is_a_typed_error(tmp_path: Path) -> None:
@@ -231,7 +231,7 @@ def test_own_values_of_color_masks_are_refused(tmp_path: Path) -> None:
     model = Predictor(Brightest(), SPACE, bundle=Bundle("leannet", SPACE, {}, preprocessing={"masks": "colors"}))
     with pytest.raises(UsageError, match="hold colors, not values"):
         api.predict(model, tmp_path / "a.png", out=tmp_path / "o", mask_format="values")
-    assert api.predict(model, tmp_path / "a.png", out=tmp_path / "o", mask_format="index")["pictures"] == 1
+    assert api.predict(model, tmp_path / "a.png", out=tmp_path / "o", mask_format="index")["images"] == 1
 
 
 @pytest.mark.parametrize("kind", ["npz", "npy"])
@@ -319,7 +319,7 @@ def test_a_raster_beyond_the_limits_is_read_and_written_by_windows(
 
 
 def api_limits() -> Any:
-    from segwright.images import DEFAULT_LIMITS
+    from segwright.imageio import DEFAULT_LIMITS
 
     return DEFAULT_LIMITS
 
@@ -355,7 +355,7 @@ def test_a_frame_that_fails_is_listed_and_the_video_goes_on(tmp_path: Path, vide
     path = film(tmp_path / "film.avi")
     found = api.predict(Predictor(Second(), SPACE), path, out=tmp_path / "o", video=video)
     assert [item["frame"] for item in found["failed"]] == [1]
-    assert found["pictures"] == (1 if video else 3)
+    assert found["images"] == (1 if video else 3)
 
 
 def test_deep_images_of_a_model_with_a_range(tmp_path: Path) -> None:

@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 import torch
 
-from segwright.errors import BundleError, SegwrightError, UsageError
-from segwright.files import write_sums
+from segwright.core.atomic_io import write_sums
+from segwright.core.errors import BundleError, SegwrightError, UsageError
+from segwright.core.types import LabelSpace
 from segwright.inference.bundle import Bundle, load_bundle, save_bundle
 from segwright.inference.predictor import Predictor, find_bundle, load
+from segwright.models.base import SegmentationModel
 from segwright.models.catalog import create_model
-from segwright.models.segmenter import SegmentationModel
-from segwright.types import LabelSpace
 
 LABELS = LabelSpace(("road", "sky", "tree"))
 ARGUMENTS = {"widths": [4, 8, 8, 8, 8], "decoder_channels": [4, 8, 8, 8], "in_channels": 3}
@@ -36,8 +36,8 @@ def folder(tmp_path: Path, network: SegmentationModel) -> Path:
 
 def test_what_was_saved_is_what_is_loaded(folder: Path, network: SegmentationModel) -> None:
     again, bundle = load_bundle(folder)
-    picture = torch.randint(0, 256, (1, 40, 50, 3), dtype=torch.uint8)
-    assert torch.equal(again(picture).logits, network(picture).logits)
+    image = torch.randint(0, 256, (1, 40, 50, 3), dtype=torch.uint8)
+    assert torch.equal(again(image).logits, network(image).logits)
     assert bundle.label_space == LABELS and bundle.metrics == {"val_miou": 0.5}
     assert not again.training
     assert sorted(path.name for path in folder.iterdir()) == ["SHA256SUMS", "model.json", "model.safetensors"]
@@ -110,24 +110,24 @@ def test_weights_of_another_kind_are_refused(folder: Path, payload: bytes) -> No
 def test_a_predictor_takes_what_people_have(folder: Path) -> None:
     predictor = load(folder)
     rng = np.random.default_rng(0)
-    colour = rng.integers(0, 256, (37, 51, 3), np.uint8)
-    found = predictor(colour)
+    color = rng.integers(0, 256, (37, 51, 3), np.uint8)
+    found = predictor(color)
     assert found.labels.shape == (37, 51) and found.confidence.max() <= 1
-    assert predictor(colour[..., 0]).labels.shape == (37, 51)
-    assert predictor(np.dstack([colour, colour[..., :1]])).labels.tolist() == found.labels.tolist()
-    assert predictor(colour[:1, :1]).labels.shape == (1, 1)
-    probabilities = predictor(colour, probabilities=True).probabilities
+    assert predictor(color[..., 0]).labels.shape == (37, 51)
+    assert predictor(np.dstack([color, color[..., :1]])).labels.tolist() == found.labels.tolist()
+    assert predictor(color[:1, :1]).labels.shape == (1, 1)
+    probabilities = predictor(color, probabilities=True).probabilities
     assert probabilities is not None
     np.testing.assert_allclose(probabilities.sum(axis=0), 1, atol=1e-5)
     np.testing.assert_array_equal(probabilities.argmax(axis=0), found.labels)
     with pytest.raises(SegwrightError, match="uint8"):
-        predictor(colour.astype(np.float32))  # type: ignore[arg-type]
+        predictor(color.astype(np.float32))  # type: ignore[arg-type]
 
 
-def test_a_batch_answers_like_its_pictures_alone(folder: Path) -> None:
+def test_a_batch_answers_like_its_images_alone(folder: Path) -> None:
     predictor = load(folder)
-    pictures = list(np.random.default_rng(0).integers(0, 256, (3, 32, 64, 3), np.uint8))
-    together, alone = predictor.predict_batch(pictures), [predictor.predict(picture) for picture in pictures]
+    images = list(np.random.default_rng(0).integers(0, 256, (3, 32, 64, 3), np.uint8))
+    together, alone = predictor.predict_batch(images), [predictor.predict(image) for image in images]
     for a, b in zip(together, alone, strict=True):
         assert (a.labels != b.labels).mean() < 1e-3
         np.testing.assert_allclose(a.confidence, b.confidence, atol=1e-4)

@@ -20,12 +20,12 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 
 from segwright import api
-from segwright.errors import BundleError, BundleWriteError, ModelError, SegwrightError
-from segwright.files import write_sums
+from segwright.core.atomic_io import write_sums
+from segwright.core.errors import BundleError, BundleWriteError, ModelError, SegwrightError
+from segwright.core.types import LabelSpace
 from segwright.inference.bundle import Bundle, load_bundle, read_bundle, save_bundle
 from segwright.inference.predictor import load
 from segwright.models.catalog import create_model
-from segwright.types import LabelSpace
 
 LABELS = LabelSpace(("road", "sky", "tree"))
 ARGUMENTS = {"width": 4}
@@ -108,7 +108,7 @@ BROKEN: dict[str, dict[str, Any]] = {
     "range text": {"preprocessing": {"value_range": "x"}},
     "range infinite": {"preprocessing": {"value_range": {"low": [0], "high": [float("inf")]}}},
     "mapping 70000": {"label_space": {"names": ["a", "b", "c"], "mapping": {"70000": 0}}},
-    "color 300": {"label_space": {"names": ["a", "b", "c"], "colours": [[300, 0, 0]] * 3}},
+    "color 300": {"label_space": {"names": ["a", "b", "c"], "colors": [[300, 0, 0]] * 3}},
     "metrics list": {"metrics": [1]},
     "chain long": {"postprocess": ">".join(["crf(iterations=1000)"] * 50)},
     "chain list": {"postprocess": [1]},

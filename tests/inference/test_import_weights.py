@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 
 from segwright import api
-from segwright.errors import SegwrightError, UsageError, WeightsError
+from segwright.core.errors import SegwrightError, UsageError, WeightsError
 from segwright.inference.predictor import load
 from segwright.models.catalog import create_model
-from segwright.models.weights import read_weights_file
+from segwright.models.encoders.pretrained import read_weights_file
 
 smp = pytest.importorskip("segmentation_models_pytorch")
 CLASSES = "a,b,c"

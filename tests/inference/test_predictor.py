@@ -1,4 +1,4 @@
-"""Predictors: large pictures in windows, with views and chains; the same chain everywhere; answers that are none."""
+"""Predictors: large images in windows, with views and chains; the same chain everywhere; answers that are none."""
 
 from __future__ import annotations
 
@@ -12,26 +12,27 @@ import pytest
 import torch
 
 from segwright import api
-from segwright.data.synthetic import write_street_scenes
-from segwright.deploy.export import EXPORTERS
-from segwright.errors import ModelError, PostprocessError
-from segwright.images import UInt8Array, read_mask
+from segwright.core.errors import ModelError, PostprocessError
+from segwright.core.types import Float32Array, LabelSpace
+from segwright.demo.dataset import write_street_scenes
+from segwright.export.onnx import EXPORTERS
+from segwright.imageio import UInt8Array, read_mask
 from segwright.inference.bundle import Bundle, load_bundle, save_bundle
+from segwright.inference.prediction import Prediction
 from segwright.inference.predictor import Predictor, load
-from segwright.inference.tiling import windows
+from segwright.inference.sliding_window import windows
 from segwright.models.catalog import create_model
-from segwright.types import Float32Array, LabelSpace, Prediction
 
 SPACE = LabelSpace(("ground", "thing", "other"))
 
 
-class Colours:
-    """A network that looks at the colours within four pixels: red, green, blue are its three classes."""
+class Colors:
+    """A network that looks at the colors within four pixels: red, green, blue are its three classes."""
 
     classes, in_channels = 3, 3
 
     def __init__(self) -> None:
-        self.largest = 0  # pixels of the largest picture it was asked for
+        self.largest = 0  # pixels of the largest image it was asked for
 
     def logits(self, images: UInt8Array) -> Float32Array:
         self.largest = max(self.largest, images.shape[1] * images.shape[2])
@@ -45,21 +46,21 @@ class Colours:
 
 
 def scene(height: int = 230, width: int = 320) -> UInt8Array:
-    """Soft colours with sharp discs and noise, so that a CRF and steps on regions have something to do."""
+    """Soft colors with sharp discs and noise, so that a CRF and steps on regions have something to do."""
     rng = np.random.default_rng(0)
     image = cv2.GaussianBlur(rng.normal(128, 500, (height, width, 3)).astype(np.float32), (0, 0), 12)
     for _ in range(25):
-        centre = (int(rng.integers(width)), int(rng.integers(height)))
-        colour = [float(value) for value in rng.integers(60, 200, 3)]
-        cv2.circle(image, centre, int(rng.integers(2, 25)), colour, -1)
+        center = (int(rng.integers(width)), int(rng.integers(height)))
+        color = [float(value) for value in rng.integers(60, 200, 3)]
+        cv2.circle(image, center, int(rng.integers(2, 25)), color, -1)
     return np.clip(image + rng.normal(0, 12, image.shape), 0, 255).astype(np.uint8)
 
 
-def both(post: str | None, tta: str | None = None, window: int = 128) -> tuple[Prediction, Prediction, Colours]:
-    """(whole, in windows) of one picture, and the network that saw the windows."""
+def both(post: str | None, tta: str | None = None, window: int = 128) -> tuple[Prediction, Prediction, Colors]:
+    """(whole, in windows) of one image, and the network that saw the windows."""
     image = scene()
-    whole = Predictor(Colours(), SPACE, post=post, tta=tta).predict(image)
-    network = Colours()
+    whole = Predictor(Colors(), SPACE, post=post, tta=tta).predict(image)
+    network = Colors()
     small = Predictor(network, SPACE, post=post, tta=tta)
     small.window = window
     return whole, small.predict(image), network
@@ -75,13 +76,13 @@ def both(post: str | None, tta: str | None = None, window: int = 128) -> tuple[P
 def test_windows_change_nothing_where_the_network_looks_less_far_than_their_margin(
     post: str | None, tta: str | None
 ) -> None:
-    """Views that keep the pixel grid, and every step on regions: exactly the whole picture's answer."""
+    """Views that keep the pixel grid, and every step on regions: exactly the whole image's answer."""
     whole, windowed, network = both(post, tta)
     assert np.array_equal(whole.labels, windowed.labels)
     np.testing.assert_allclose(whole.confidence, windowed.confidence, atol=1e-5)
     assert network.largest <= 128 * 128, "never more than a window at a time"
     if post:
-        assert (Predictor(Colours(), SPACE).predict(scene()).labels != whole.labels).any(), "the chain had work to do"
+        assert (Predictor(Colors(), SPACE).predict(scene()).labels != whole.labels).any(), "the chain had work to do"
 
 
 @pytest.mark.parametrize(
@@ -95,7 +96,7 @@ def test_seams_of_a_crf_in_windows_do_not_show(post: str, share: float) -> None:
     wrong = whole.labels != windowed.labels
     assert wrong.mean() < share
     assert np.abs(whole.confidence - windowed.confidence).mean() < 0.01
-    predictor = Predictor(Colours(), SPACE, post=post)
+    predictor = Predictor(Colors(), SPACE, post=post)
     predictor.window = 128
     steps = np.abs(np.diff(np.abs(whole.confidence - windowed.confidence), axis=1)).mean(axis=0)
     seams = {part.keep_left - 1 for part in windows(230, 320, 128, predictor._margin())} - {-1}
@@ -107,17 +108,17 @@ def test_seams_of_a_crf_in_windows_do_not_show(post: str, share: float) -> None:
 def test_a_margin_too_narrow_would_show() -> None:
     """What the test above guards: with windows cut hard, the CRF's labels do differ along the seams."""
     image, text = scene(), "crf(w1=4,sa=12,sb=8,w2=3,sg=2,iterations=5)"
-    whole = Predictor(Colours(), SPACE, post=text).predict(image)
-    narrow = Predictor(Colours(), SPACE, post=text)
+    whole = Predictor(Colors(), SPACE, post=text).predict(image)
+    narrow = Predictor(Colors(), SPACE, post=text)
     narrow.window = 128
     narrow._margin = lambda: 0  # type: ignore[method-assign]
     wrong = (whole.labels != narrow.predict(image).labels).mean()
     assert wrong > 0.005
 
 
-def test_probabilities_of_a_large_picture_come_in_windows_too(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_probabilities_of_a_large_image_come_in_windows_too(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("segwright.inference.predictor.DEFAULT_MARGIN", 16)
-    image, network = scene(), Colours()
+    image, network = scene(), Colors()
     predictor = Predictor(network, SPACE)
     expected = predictor.predict(image, probabilities=True).probabilities
     network.largest, predictor.window = 0, 128
@@ -129,15 +130,15 @@ def test_probabilities_of_a_large_picture_come_in_windows_too(monkeypatch: pytes
 
 def test_progress_counts_every_window() -> None:
     done: list[int] = []
-    predictor = Predictor(Colours(), SPACE, post="crf(w1=4,sa=12,sb=8,iterations=1)")
+    predictor = Predictor(Colors(), SPACE, post="crf(w1=4,sa=12,sb=8,iterations=1)")
     predictor.window = 128
     predictor.predict(scene(), advance=done.append)
     assert sum(done) == predictor.window_count(scene()) > 8
     assert predictor.window_count(scene(100, 100)) == 1
 
 
-class Broken(Colours):
-    """A network whose weights are no numbers in one corner of the picture."""
+class Broken(Colors):
+    """A network whose weights are no numbers in one corner of the image."""
 
     def logits(self, images: UInt8Array) -> Float32Array:
         logits = super().logits(images)
@@ -159,15 +160,15 @@ def test_a_network_that_answers_nan_is_an_error(post: str | None, tta: str | Non
     "post", [None, "crf", "crf>min-area(10%)>superpixels>smooth(5)>open(3)>close(3)>fill-holes(9)"]
 )
 @pytest.mark.parametrize("tta", [None, "flip,0.5,2,rotate(90,30),shift(3)"])
-def test_pictures_of_one_pixel_and_of_one_colour_are_answered(post: str | None, tta: str | None) -> None:
-    predictor = Predictor(Colours(), SPACE, post=post, tta=tta)
+def test_images_of_one_pixel_and_of_one_color_are_answered(post: str | None, tta: str | None) -> None:
+    predictor = Predictor(Colors(), SPACE, post=post, tta=tta)
     for image in (np.full((1, 1, 3), (10, 200, 30), np.uint8), np.full((40, 50, 3), (10, 200, 30), np.uint8)):
         found = predictor.predict(image, probabilities=True)
         assert (found.labels == 1).all() and found.labels.shape == image.shape[:2]
         assert found.probabilities is not None and np.allclose(found.probabilities.sum(axis=0), 1, atol=1e-4)
 
 
-class Single(Colours):
+class Single(Colors):
     classes = 1
 
     def logits(self, images: UInt8Array) -> Float32Array:
@@ -185,13 +186,13 @@ ARGUMENTS = {"widths": [4, 8, 8, 8, 8], "decoder_channels": [4, 8, 8, 8], "in_ch
 
 @pytest.fixture(scope="module")
 def tuned(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """(a bundle with a chain saved in it, a data set of its classes)."""
+    """(a bundle with a chain saved in it, a dataset of its classes)."""
     folder = tmp_path_factory.mktemp("tuned")
     data = write_street_scenes(folder / "street", train=4, val=6, test=2, size=(64, 80))
     space = api.open_dataset(data).label_space
     torch.manual_seed(1)
     network = create_model("leannet", classes=space.classes, weights=None, **ARGUMENTS).eval()
-    with torch.no_grad():  # untrained networks hardly look at the picture: these weights make this one decided
+    with torch.no_grad():  # untrained networks hardly look at the image: these weights make this one decided
         for parameter in network.parameters():
             parameter.mul_(2.0 if parameter.ndim == 4 else 1.0)
     bundle = Bundle("leannet", space, ARGUMENTS, postprocess="crf(w1=6,sa=20,sb=20)>min-area(20)")
@@ -202,9 +203,9 @@ def test_predict_evaluate_and_every_export_apply_the_saved_chain(tuned: tuple[Pa
     folder, data = tuned
     bare, chained = load(folder, post="none"), load(folder)
     split = api.open_dataset(data).val
-    pictures = [split.read_image(i) for i in range(len(split))]
-    expected = [chained(picture).labels for picture in pictures]
-    alone = [bare(picture).labels for picture in pictures]
+    images = [split.read_image(i) for i in range(len(split))]
+    expected = [chained(image).labels for image in images]
+    alone = [bare(image).labels for image in images]
     assert any((a != e).any() for a, e in zip(alone, expected, strict=True)), "the chain changes labels here"
     assert str(chained.chain) == "crf(w1=6,sa=20,sb=20,w2=3,sg=3)>min-area(20)" and bare.chain is None
     models = {"bundle": folder}
@@ -214,8 +215,8 @@ def test_predict_evaluate_and_every_export_apply_the_saved_chain(tuned: tuple[Pa
     for name, model in models.items():
         predictor = load(model)
         assert str(predictor.chain) == str(chained.chain), name
-        for picture, labels in zip(pictures, expected, strict=True):
-            assert (predictor(picture).labels == labels).mean() > 0.999, name
+        for image, labels in zip(images, expected, strict=True):
+            assert (predictor(image).labels == labels).mean() > 0.999, name
         with_chain = api.evaluate(model, data, split="val").miou
         without = api.evaluate(model, data, split="val", post="none").miou
         assert with_chain == pytest.approx(api.evaluate(chained, data, split="val").miou, abs=1e-3), name
@@ -230,19 +231,19 @@ def test_predict_evaluate_and_every_export_apply_the_saved_chain(tuned: tuple[Pa
 def test_a_winner_goes_into_the_bundle_with_its_gain_and_cost(
     tuned: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from segwright.evaluation import tune_post
+    from segwright.search import tune_postprocessing
 
     folder, data = tuned
     network, bundle = load_bundle(folder)
     copy = save_bundle(tmp_path / "model", network, replace(bundle, postprocess=None))
-    result = tune_post.TuningResult("close(3)", True, 0.02, 0.01, 0.03, 7.5, 0.4, 0.42, 3, 3)
-    monkeypatch.setattr(tune_post, "tune_post", lambda *a, **k: result)
+    result = tune_postprocessing.TuningResult("close(3)", True, 0.02, 0.01, 0.03, 7.5, 0.4, 0.42, 3, 3)
+    monkeypatch.setattr(tune_postprocessing, "tune_post", lambda *a, **k: result)
     api.tune_post(copy, data)
     saved = json.loads((copy / "model.json").read_text())
     assert saved["postprocess"] == "close(3)"
     found = saved["metrics"]["postprocess"]
     assert (found["gain"], found["gain_ci95"], found["milliseconds"]) == (0.02, [0.01, 0.03], 7.5)
     assert str(load(copy).chain) == "close(3)"
-    monkeypatch.setattr(tune_post, "tune_post", lambda *a, **k: replace(result, chain="open(3)", kept=False))
+    monkeypatch.setattr(tune_postprocessing, "tune_post", lambda *a, **k: replace(result, chain="open(3)", kept=False))
     assert "Nothing is kept" in api.tune_post(copy, data).summary
     assert json.loads((copy / "model.json").read_text())["postprocess"] == "close(3)", "what was proven stays"

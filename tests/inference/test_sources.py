@@ -8,17 +8,17 @@ import cv2
 import numpy as np
 import pytest
 
-from segwright.errors import DataError, UsageError
-from segwright.images import write_image
+from segwright.core.errors import DataError, UsageError
+from segwright.imageio import write_image
 from segwright.inference.sources import open_source, read_frames
 
-PICTURE = np.zeros((8, 9, 3), np.uint8)
+IMAGE = np.zeros((8, 9, 3), np.uint8)
 
 
 def test_image_folder_and_glob(tmp_path: Path) -> None:
     for name in ("b.png", "a.jpg", "deeper/c.png", ".hidden/d.png", "a.png"):
-        write_image(tmp_path / name, PICTURE)
-    (tmp_path / "notes.txt").write_text("no picture")
+        write_image(tmp_path / name, IMAGE)
+    (tmp_path / "notes.txt").write_text("no image")
     folder = open_source(tmp_path)
     names = [folder.name(path) for path in folder.files]
     assert names == ["a_jpg", "a_png", "b", "deeper/c"], "twins keep their ending, so that no result is overwritten"
@@ -43,5 +43,5 @@ def test_nothing_is_fetched_and_nothing_found_is_said(tmp_path: Path) -> None:
         open_source("https://example.org/x.png")
     with pytest.raises(DataError, match="no such file"):
         open_source(tmp_path / "x.png")
-    with pytest.raises(DataError, match="no pictures"):
+    with pytest.raises(DataError, match="no images"):
         open_source(tmp_path)

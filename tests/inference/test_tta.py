@@ -1,4 +1,4 @@
-"""Test-time augmentation: a network that only looks at colours must give the same answer from every view."""
+"""Test-time augmentation: a network that only looks at colors must give the same answer from every view."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ import cv2
 import numpy as np
 import pytest
 
-from segwright.errors import PostprocessError
+from segwright.core.errors import PostprocessError
 from segwright.inference.tta import View, parse_tta
 
 
-def smooth_picture(height: int = 60, width: int = 80) -> np.ndarray:
+def smooth_image(height: int = 60, width: int = 80) -> np.ndarray:
     rng = np.random.default_rng(0)
     image = cv2.GaussianBlur(rng.integers(0, 256, (height, width, 3)).astype(np.float32), (0, 0), 9)
     return ((image - image.min()) / np.ptp(image) * 255).astype(np.uint8)
 
 
 def pointwise(images: np.ndarray) -> np.ndarray:
-    """Logits that follow each pixel's own colour: any view, brought back, must agree."""
+    """Logits that follow each pixel's own color: any view, brought back, must agree."""
     return images.transpose(0, 3, 1, 2).astype(np.float32) / 64
 
 
@@ -30,14 +30,14 @@ def probabilities(logits: np.ndarray) -> np.ndarray:
     "text", ["1", "flip", "vflip", "flip,vflip", "rotate(90,180,270)", "shift(7)", "shift(-3,5),flip"]
 )
 def test_exact_views_change_nothing(text: str) -> None:
-    images = smooth_picture()[None]
+    images = smooth_image()[None]
     answer = parse_tta(text)(pointwise, images)
     assert np.abs(answer - probabilities(pointwise(images))).max() < 1e-3
 
 
 @pytest.mark.parametrize("text", ["flip,0.75,1,1.25", "rotate(10)", "rotate(-20,45),flip,0.5"])
 def test_interpolated_views_change_little(text: str) -> None:
-    images = np.stack([smooth_picture(), smooth_picture()[::-1]])
+    images = np.stack([smooth_image(), smooth_image()[::-1]])
     answer = parse_tta(text)(pointwise, images)
     assert answer.shape == (2, 3, 60, 80)
     assert np.abs(answer - probabilities(pointwise(images))).mean() < 0.02
@@ -102,6 +102,6 @@ def test_too_many_views() -> None:
         parse_tta("flip,vflip,rotate(10,20,30,40),1,2,3,0.5")
 
 
-def test_tiny_pictures() -> None:
+def test_tiny_images() -> None:
     answer = parse_tta("flip,0.5,2,rotate(30),shift(3)")(pointwise, np.full((1, 1, 1, 3), 100, np.uint8))
     assert np.allclose(answer, 1 / 3, atol=1e-4)

@@ -12,8 +12,9 @@ import torch
 import torch.nn.functional as F
 from scipy import ndimage
 
-from segwright.errors import LabelError, UsageError
-from segwright.losses import create_loss, fused, pixels
+from segwright.core.errors import LabelError, UsageError
+from segwright.kernels import softmax
+from segwright.losses import create_loss, pixels
 from segwright.losses.border import border_map
 from segwright.losses.catalog import LOSSES, loss_with_aux, parse_loss
 from segwright.losses.weights import class_weights
@@ -236,7 +237,7 @@ def test_kernels_agree_with_torch_in_double(name: str, layout: Any, shape: tuple
         single = single.contiguous(memory_format=layout)
     single.requires_grad_()
     loss = create_loss(name, classes=shape[1], class_weights=weights)
-    assert fused.usable(single) and not fused.usable(double)
+    assert softmax.usable(single) and not softmax.usable(double)
     mine, exact = loss(single, target), loss(double, target)
     torch.testing.assert_close(mine.double(), exact, rtol=5e-6, atol=1e-7)
     slopes = torch.autograd.grad(mine * 3, single)[0], torch.autograd.grad(exact * 3, double)[0]

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from segwright.errors import LabelError, UsageError
+from segwright.core.errors import LabelError, UsageError
 from segwright.metrics.boundary import BFScore, BoundaryIoU, TrimapIoU, band_width, boundary_band, outline, trimap
 
 
@@ -50,7 +50,7 @@ def test_boundary_iou_against_the_definition() -> None:
         prediction, target = blobs(seed)
         metric.update(prediction, target)
         for k in range(3):
-            void = target == 255  # a region goes on into it, and is then cut to what is labelled
+            void = target == 255  # a region goes on into it, and is then cut to what is labeled
             said = reference_band((prediction == k) | void, 0.02) * (~void)
             truth = reference_band((target == k) | void, 0.02) * (~void)
             inter[k] += (said & truth).sum()

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from segwright.errors import LabelError, UsageError
+from segwright.core.errors import LabelError, UsageError
 from segwright.metrics.calibration import Calibration
 
 

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from segwright.errors import LabelError, UsageError
+from segwright.core.errors import LabelError, UsageError
 from segwright.metrics import confusion
 from segwright.metrics.confusion import (
     ConfusionMatrix,

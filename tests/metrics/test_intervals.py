@@ -7,13 +7,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from segwright.errors import UsageError
+from segwright.core.errors import UsageError
 from segwright.metrics import intervals
 from segwright.metrics.confusion import class_counts, scores
 from segwright.metrics.intervals import miou_interval, paired_difference
 
 
-def pictures(seed: int, count: int, quality: float = 0.8, spread: float = 0.15, classes: int = 3) -> Any:
+def make_images(seed: int, count: int, quality: float = 0.8, spread: float = 0.15, classes: int = 3) -> Any:
     rng = np.random.default_rng(seed)
     matrices = []
     for _ in range(count):
@@ -28,7 +28,7 @@ def pictures(seed: int, count: int, quality: float = 0.8, spread: float = 0.15, 
 
 
 def test_equals_resampling_written_out() -> None:
-    matrices = pictures(0, 12)
+    matrices = make_images(0, 12)
     values = []
     for drawn in intervals._draw(12, 300, 7):
         for row in drawn.astype(int):
@@ -39,11 +39,11 @@ def test_equals_resampling_written_out() -> None:
 
 
 def test_deterministic_and_around_the_score(monkeypatch: pytest.MonkeyPatch) -> None:
-    counts = class_counts(pictures(1, 40))
+    counts = class_counts(make_images(1, 40))
     low, high = miou_interval(counts)
     assert (low, high) == miou_interval(counts) != miou_interval(counts, seed=1)
-    assert low < scores(pictures(1, 40).sum(0)).miou < high
-    few, many = class_counts(pictures(2, 10)), class_counts(pictures(2, 250))
+    assert low < scores(make_images(1, 40).sum(0)).miou < high
+    few, many = class_counts(make_images(2, 10)), class_counts(make_images(2, 250))
     assert np.subtract(*miou_interval(many)) > np.subtract(*miou_interval(few))  # narrower: less negative
     narrow = miou_interval(counts, level=0.5)
     assert low < narrow[0] < narrow[1] < high
@@ -52,18 +52,18 @@ def test_deterministic_and_around_the_score(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_covers_the_truth_about_as_often_as_it_says() -> None:
-    truth = scores(pictures(99, 4000).sum(0)).miou
+    truth = scores(make_images(99, 4000).sum(0)).miou
     hits = 0
     for seed in range(60):
-        low, high = miou_interval(class_counts(pictures(seed, 40)), draws=300)
+        low, high = miou_interval(class_counts(make_images(seed, 40)), draws=300)
         hits += low <= truth <= high
     assert hits >= 50  # 95 % of 60 is 57; the percentile bootstrap is a little short
 
 
 def test_pairs_see_what_separate_intervals_do_not() -> None:
-    base = pictures(3, 40, spread=0.25)
+    base = make_images(3, 40, spread=0.25)
     better = base.copy()
-    for matrix in better:  # a tenth of every picture's errors mended
+    for matrix in better:  # a tenth of every image's errors mended
         mended = matrix // 10
         np.fill_diagonal(mended, 0)
         matrix -= mended
@@ -80,8 +80,8 @@ def test_pairs_see_what_separate_intervals_do_not() -> None:
 
 
 def test_groups_are_drawn_whole() -> None:
-    base = pictures(4, 5, spread=0.3)
-    copies = np.repeat(base, 10, axis=0)  # ten frames of each scene: fifty pictures, five independent ones
+    base = make_images(4, 5, spread=0.3)
+    copies = np.repeat(base, 10, axis=0)  # ten frames of each scene: fifty images, five independent ones
     alone = miou_interval(class_counts(copies))
     grouped = miou_interval(class_counts(copies), groups=[i // 10 for i in range(50)])
     assert grouped == pytest.approx(miou_interval(class_counts(base)))
@@ -91,7 +91,7 @@ def test_groups_are_drawn_whole() -> None:
 
 
 def test_too_little_gives_nan() -> None:
-    one = class_counts(pictures(5, 1))
+    one = class_counts(make_images(5, 1))
     assert np.isnan(miou_interval(one)).all()
     empty = np.zeros((3, 3, 4), np.int64)
     assert np.isnan(miou_interval(empty)).all()
@@ -99,4 +99,4 @@ def test_too_little_gives_nan() -> None:
     with pytest.raises(UsageError):
         miou_interval(np.zeros((4, 5, 5)))
     with pytest.raises(UsageError):
-        paired_difference(one, class_counts(pictures(5, 2)))
+        paired_difference(one, class_counts(make_images(5, 2)))

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from segwright.models.segmenter import SegmentationModel
+from segwright.models.base import SegmentationModel
 
 TINY = (3, 4, 5, 6, 7)  # widths that differ, so that a mixed-up level cannot pass
 
@@ -32,7 +32,7 @@ def arithmetic_weights(model: nn.Module) -> nn.Module:
     return model.eval()
 
 
-def picture(height: int, width: int, *, batch: int = 1, channels: int = 3) -> Tensor:
+def make_image(height: int, width: int, *, batch: int = 1, channels: int = 3) -> Tensor:
     """uint8 (N, H, W, C), different everywhere."""
     count = batch * height * width * channels
     numbers = (torch.arange(count, dtype=torch.int64) * 7919 + 13) % 251
@@ -42,7 +42,7 @@ def picture(height: int, width: int, *, batch: int = 1, channels: int = 3) -> Te
 def golden(model: SegmentationModel, height: int = 37, width: int = 41) -> list[float]:
     """Five logits and their mean magnitude: what the tests keep."""
     with torch.no_grad():
-        logits = model(picture(height, width)).logits.double()
+        logits = model(make_image(height, width)).logits.double()
     assert logits.shape[-2:] == (height, width)
     places = ((0, 0), (0, width - 1), (height // 2, width // 2), (height - 1, 3), (height - 1, width - 1))
     values = [logits[0, i % logits.shape[1], y, x].item() for i, (y, x) in enumerate(places)]
@@ -54,14 +54,14 @@ def assert_golden(model: SegmentationModel, expected: list[float]) -> None:
 
 
 def lesson() -> tuple[Tensor, Tensor]:
-    """Two 48×48 pictures of three classes: uint8 (2, 48, 48, 3) and targets (2, 48, 48)."""
+    """Two 48×48 images of three classes: uint8 (2, 48, 48, 3) and targets (2, 48, 48)."""
     target = torch.zeros(2, 48, 48, dtype=torch.long)
     target[0, 24:] = 1
     target[1, :, :24] = 1
     target[1, :, 24:] = 2
-    colours = torch.tensor([[220, 40, 60], [30, 180, 90], [70, 60, 230]])
-    noise = picture(48, 48, batch=2).long() % 40 - 20
-    return (colours[target] + noise).clamp(0, 255).to(torch.uint8), target
+    colors = torch.tensor([[220, 40, 60], [30, 180, 90], [70, 60, 230]])
+    noise = make_image(48, 48, batch=2).long() % 40 - 20
+    return (colors[target] + noise).clamp(0, 255).to(torch.uint8), target
 
 
 PRIOR_ENTROPY = -(0.25 * math.log(0.25) * 2 + 0.5 * math.log(0.5))  # of the lesson's classes: 1.0397
@@ -89,16 +89,16 @@ def lesson_loss(model: SegmentationModel, *, rate: float, steps: int) -> float:
         return float(loss_of(model(images).logits, target))
 
 
-def grid_centres(model: SegmentationModel, size: tuple[int, int], rows: list[int]) -> list[float]:
+def grid_centers(model: SegmentationModel, size: tuple[int, int], rows: list[int]) -> list[float]:
     """For output pixels (row, width // 2): the centroid, over input rows, of |d logit ÷ d input|."""
     x = torch.full((1, model.in_channels, *size), 0.5).requires_grad_()
     logits = model(x).logits
-    centres = []
+    centers = []
     for row in rows:
         (gradient,) = torch.autograd.grad(logits[0, 0, row, size[1] // 2], x, retain_graph=True)
         weight = gradient.abs().sum((0, 1, 3)).double()
-        centres.append(float((weight * torch.arange(size[0])).sum() / weight.sum()))
-    return centres
+        centers.append(float((weight * torch.arange(size[0])).sum() / weight.sum()))
+    return centers
 
 
 def linearize(model: nn.Module) -> None:

@@ -1,4 +1,4 @@
-"""Every classical network at its published width learns two tiny pictures from scratch, by its own recipe."""
+"""Every classical network at its published width learns two tiny images from scratch, by its own recipe."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import pytest
 import torch
 from fixed_weights import PRIOR_ENTROPY, lesson_loss
 
-from segwright.models import deeplab_v1, deeplab_v2, fc_densenet, fcn, parsenet, segnet, unet2015
+from segwright.models import deeplab_v1, deeplab_v2, fc_densenet, fcn, parsenet, segnet, unet_2015
 from segwright.models.recipes import FROM_SCRATCH, PUBLISHED
 
 MODELS = {
     **fcn.MODELS,
-    **unet2015.MODELS,
+    **unet_2015.MODELS,
     **segnet.MODELS,
     **deeplab_v1.MODELS,
     **deeplab_v2.MODELS,

@@ -13,10 +13,10 @@ from fixed_weights import TINY
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from segwright.errors import ModelError
+from segwright.core.errors import ModelError
+from segwright.models.base import SegmentationModel
 from segwright.models.catalog import CATALOG, create_model
 from segwright.models.external import wrap
-from segwright.models.segmenter import SegmentationModel
 
 CLASSES = 5
 VGG: dict[str, Any] = {"widths": TINY, "fc_channels": 8}
@@ -70,12 +70,12 @@ SMALL: dict[str, dict[str, Any]] = {
     },
 }  # fmt: skip
 HEAVY = {"torchvision:fcn_resnet50"}  # cannot be made small
-# Batch norm behind an average of the whole picture: one value a channel in a batch of one, however large the picture.
-POOL_THE_PICTURE = {
+# Batch norm behind an average of the whole image: one value a channel in a batch of one, however large the image.
+POOL_THE_IMAGE = {
     "pspnet", "deeplabv3", "deeplabv3plus", "upernet", "ddrnet", "deeplabv3_resnet50", "deeplabv3_resnet101",
     "deeplabv3_mobilenet_v3_large", "torchvision:deeplabv3_mobilenet_v3_large",
 }  # fmt: skip
-# No batch norm, or none where a picture of one pixel leaves one value: these train on that, alone.
+# No batch norm, or none where an image of one pixel leaves one value: these train on that, alone.
 TRAIN_ON_A_PIXEL = {
     "fcn32s", "fcn16s", "fcn8s", "unet2015", "deeplabv1", "deeplabv2_vgg", "parsenet", "segformer",
     "transformers:segformer",
@@ -90,7 +90,7 @@ def small(name: str, **arguments: Any) -> SegmentationModel:
     return create_model(name, classes=CLASSES, weights=None, **{**SMALL[name], **arguments})
 
 
-def pictures(batch: int, height: int, width: int) -> Tensor:
+def make_images(batch: int, height: int, width: int) -> Tensor:
     generator = torch.Generator().manual_seed(height * 1000 + width)
     return torch.randint(0, 256, (batch, height, width, 3), generator=generator, dtype=torch.uint8)
 
@@ -115,7 +115,7 @@ def test_the_whole_catalog_is_here() -> None:
 
 @pytest.mark.parametrize("name", CATALOG)
 def test_the_stride_that_is_listed_is_that_of_the_finest_scores(name: str) -> None:
-    """The convolution that answers a map a class, where it is finest: how much finer it gets with the picture."""
+    """The convolution that answers a map a class, where it is finest: how much finer it gets with the image."""
     classes = 13  # no other convolution of the small networks has so many outputs
     with torch.device("meta"):
         model = create_model(name, classes=classes, weights=None, **SMALL[name]).eval()
@@ -134,7 +134,7 @@ def test_the_stride_that_is_listed_is_that_of_the_finest_scores(name: str) -> No
 def test_forward_and_backward_reach_every_trainable_parameter(model: SegmentationModel) -> None:
     model.train()
     model.zero_grad(set_to_none=True)
-    output = model(pictures(2, 64, 64))
+    output = model(make_images(2, 64, 64))
     assert output.logits.shape == (2, CLASSES, 64, 64) and output.logits.dtype == torch.float32
     assert all(aux.shape == output.logits.shape for aux in output.aux.values())
     target = torch.randint(0, CLASSES, (2, 64, 64))
@@ -152,7 +152,7 @@ def test_forward_and_backward_reach_every_trainable_parameter(model: Segmentatio
 def test_any_size(model: SegmentationModel, height: int, width: int) -> None:
     model.eval()
     with torch.no_grad():
-        output = model(pictures(1, height, width))
+        output = model(make_images(1, height, width))
     assert output.logits.shape == (1, CLASSES, height, width)
     assert torch.isfinite(output.logits).all()
     assert output.aux == {}
@@ -160,7 +160,7 @@ def test_any_size(model: SegmentationModel, height: int, width: int) -> None:
 
 def test_eval_is_deterministic_and_takes_pixels_in_either_form(model: SegmentationModel) -> None:
     model.eval()
-    images = pictures(1, 40, 48)
+    images = make_images(1, 40, 48)
     with torch.no_grad():
         first, second = model(images).logits, model(images).logits
         as_float = model(images.permute(0, 3, 1, 2).float() / 255).logits
@@ -169,10 +169,10 @@ def test_eval_is_deterministic_and_takes_pixels_in_either_form(model: Segmentati
 
 
 @pytest.mark.parametrize("side", [1, 64])
-def test_one_picture_a_batch_trains_or_the_error_explains(model: SegmentationModel, side: int) -> None:
+def test_one_image_a_batch_trains_or_the_error_explains(model: SegmentationModel, side: int) -> None:
     trained = copy.deepcopy(model).train()
-    name, images = model.architecture, pictures(1, side, side)
-    if name in TRAIN_ON_A_PIXEL or (side > 1 and name not in POOL_THE_PICTURE):
+    name, images = model.architecture, make_images(1, side, side)
+    if name in TRAIN_ON_A_PIXEL or (side > 1 and name not in POOL_THE_IMAGE):
         output = trained(images)
         output.logits.mean().backward()
         assert torch.isfinite(output.logits).all()
@@ -186,26 +186,26 @@ def test_one_picture_a_batch_trains_or_the_error_explains(model: SegmentationMod
     assert torch.isfinite(trained(images).logits).all()
 
 
-def test_two_pictures_a_batch_always_train(model: SegmentationModel) -> None:
-    assert torch.isfinite(copy.deepcopy(model).train()(pictures(2, 1, 1)).logits).all()
+def test_two_images_a_batch_always_train(model: SegmentationModel) -> None:
+    assert torch.isfinite(copy.deepcopy(model).train()(make_images(2, 1, 1)).logits).all()
 
 
 def test_the_error_is_explained_in_a_compiled_network_too() -> None:
     torch._dynamo.reset()
     compiled = small("segnet_basic", levels=1).train()
     compiled.compile(backend="eager")
-    assert torch.isfinite(compiled(pictures(2, 8, 8)).logits).all()
+    assert torch.isfinite(compiled(make_images(2, 8, 8)).logits).all()
     with pytest.raises(ModelError, match="batch norm has one value a channel"):
-        compiled(pictures(1, 1, 1))
+        compiled(make_images(1, 1, 1))
 
 
 def test_instance_norms_of_networks_from_outside_are_explained_as_well() -> None:
     model = wrap(torch.nn.Sequential(torch.nn.Conv2d(3, 2, 1), torch.nn.InstanceNorm2d(2)), classes=2, size_divisor=1)
     with pytest.raises(ModelError, match="one value a channel"):
-        model.train()(pictures(2, 1, 1))
+        model.train()(make_images(2, 1, 1))
     other = wrap(Failing(), classes=2)
     with pytest.raises(ValueError, match="something else"):  # nobody else's error is renamed
-        other.train()(pictures(2, 1, 1))
+        other.train()(make_images(2, 1, 1))
 
 
 class Failing(torch.nn.Module):
@@ -216,7 +216,7 @@ class Failing(torch.nn.Module):
 def test_channels_last_gives_the_same(model: SegmentationModel) -> None:
     model.eval()
     turned = copy.deepcopy(model).to(memory_format=torch.channels_last)
-    images = pictures(1, 40, 48)
+    images = make_images(1, 40, 48)
     with torch.no_grad():
         plain, last = model(images).logits, turned(images).logits
     assert torch.allclose(plain, last, atol=1e-3 * max(1.0, float(plain.abs().max())))
@@ -224,7 +224,7 @@ def test_channels_last_gives_the_same(model: SegmentationModel) -> None:
 
 def test_bf16_autocast_is_finite_and_close(model: SegmentationModel) -> None:
     model.eval()
-    images = pictures(1, 32, 40)
+    images = make_images(1, 32, 40)
     with torch.no_grad():
         exact = model(images).logits
         with torch.autocast("cpu", torch.bfloat16):
@@ -236,7 +236,7 @@ def test_bf16_autocast_is_finite_and_close(model: SegmentationModel) -> None:
 def test_bf16_autocast_trains(model: SegmentationModel) -> None:
     trained = copy.deepcopy(model).train()
     with torch.autocast("cpu", torch.bfloat16):
-        output = trained(pictures(2, 64, 64))
+        output = trained(make_images(2, 64, 64))
     target = torch.randint(0, CLASSES, (2, 64, 64))
     losses = [torch.nn.functional.cross_entropy(x.float(), target) for x in (output.logits, *output.aux.values())]
     torch.stack(losses).sum().backward()
@@ -249,7 +249,7 @@ def test_state_dict_through_safetensors(model: SegmentationModel, tmp_path: Path
     save_file(state, tmp_path / "model.safetensors")
     again = create_model(model.architecture, classes=CLASSES, weights=None, **model.arguments)  # type: ignore[arg-type]
     again.load_state_dict(load_file(tmp_path / "model.safetensors"))
-    images = pictures(1, 32, 32)
+    images = make_images(1, 32, 32)
     with torch.no_grad():
         assert torch.equal(again.eval()(images).logits, model.eval()(images).logits)
 
@@ -264,7 +264,7 @@ def test_wrong_channels_and_shapes_are_explained(model: SegmentationModel) -> No
 @pytest.mark.parametrize("name", names(only=TRACED))
 def test_compile_traces_without_a_break(name: str) -> None:
     built = small(name).eval()
-    images = pictures(1, 33, 47)
+    images = make_images(1, 33, 47)
     torch._dynamo.reset()
     with torch.no_grad():
         expected = built(images).logits
@@ -278,10 +278,10 @@ def test_inductor_trains_and_predicts(name: str) -> None:
     torch._dynamo.reset()
     built = small(name)
     compiled = torch.compile(built)
-    compiled.train()(pictures(2, 64, 64)).logits.mean().backward()
+    compiled.train()(make_images(2, 64, 64)).logits.mean().backward()
     compiled.eval()
     with torch.no_grad():
-        images = pictures(1, 64, 64)
+        images = make_images(1, 64, 64)
         assert torch.allclose(compiled(images).logits, built(images).logits, atol=1e-3)
 
 
@@ -295,7 +295,7 @@ class LogitsOnly(torch.nn.Module):
         return logits
 
 
-# torch.export ties a pool that leaves one cell to that case: DDRNet's program is for pictures as large as its example.
+# torch.export ties a pool that leaves one cell to that case: DDRNet's program is for images as large as its example.
 # (Its ONNX file is not: see the test below.)
 LARGE_EXAMPLE = ("ddrnet",)
 
@@ -304,7 +304,7 @@ def exported(name: str) -> tuple[SegmentationModel, torch.export.ExportedProgram
     """With batch, height and width left free."""
     built = small(name).eval()
     free = {0: torch.export.Dim("n", min=1, max=64), 1: torch.export.Dim.AUTO, 2: torch.export.Dim.AUTO}
-    example = pictures(2, 640, 704) if name in LARGE_EXAMPLE else pictures(2, 71, 105)
+    example = make_images(2, 640, 704) if name in LARGE_EXAMPLE else make_images(2, 71, 105)
     with torch.no_grad():
         return built, torch.export.export(LogitsOnly(built).eval(), (example,), dynamic_shapes=(free,))
 
@@ -314,7 +314,7 @@ def test_export_with_free_sizes(name: str) -> None:
     built, program = exported(name)
     sizes = ((1, 640, 640), (2, 601, 807)) if name in LARGE_EXAMPLE else ((1, 64, 96), (3, 50, 131))
     for batch, height, width in sizes:
-        images = pictures(batch, height, width)
+        images = make_images(batch, height, width)
         with torch.no_grad():
             assert torch.allclose(program.module()(images), built(images).logits, atol=1e-4)
 
@@ -329,13 +329,13 @@ def test_onnx_at_two_sizes(name: str, tmp_path: Path) -> None:
     free = {"images": dict.fromkeys((0, 1, 2), torch.export.Dim.DYNAMIC)}
     path = tmp_path / "model.onnx"
     program = torch.onnx.export(
-        LogitsOnly(built).eval(), (pictures(2, 71, 105),), dynamic_shapes=free, dynamo=True, optimize=False
+        LogitsOnly(built).eval(), (make_images(2, 71, 105),), dynamic_shapes=free, dynamo=True, optimize=False
     )
     assert program is not None
     program.save(str(path))
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     for batch, height, width in ((1, 64, 96), (2, 77, 101), (1, 300, 200)):
-        images = pictures(batch, height, width)
+        images = make_images(batch, height, width)
         with torch.no_grad():
             expected = built(images).logits.numpy()
         found = session.run(None, {session.get_inputs()[0].name: images.numpy()})[0]

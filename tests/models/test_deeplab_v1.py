@@ -11,17 +11,17 @@ from fixed_weights import (
     arithmetic_weights,
     assert_golden,
     convolution,
-    grid_centres,
+    grid_centers,
     lesson_loss,
     linearize,
-    picture,
+    make_image,
 )
 from torch import Tensor
 from torchvision.models import vgg16
 
+from segwright.models.base import count_parameters
 from segwright.models.deeplab_v1 import DeepLabV1
 from segwright.models.parsenet import L2Norm, ParseNet
-from segwright.models.segmenter import count_parameters
 
 
 def tiny(**arguments: object) -> DeepLabV1:
@@ -54,7 +54,7 @@ def fc7(state: dict[str, Tensor], x: Tensor) -> Tensor:
 def test_logits_are_those_of_the_released_network() -> None:
     model = arithmetic_weights(tiny())
     assert isinstance(model, DeepLabV1)
-    images = picture(41, 57)  # 8k + 1: nothing is padded
+    images = make_image(41, 57)  # 8k + 1: nothing is padded
     with torch.no_grad():
         x = convolution(model.state_dict(), "fc8", fc7(model.state_dict(), model.normalize(images)))
         assert x.shape == (1, 3, 6, 8)
@@ -66,14 +66,14 @@ def test_logits_are_those_of_the_released_network() -> None:
 
 
 def test_receptive_field_and_alignment() -> None:
-    """One score sees 435 pixels, as the layer table says, centred on its own."""
+    """One score sees 435 pixels, as the layer table says, centered on its own."""
     model = DeepLabV1(classes=1, in_channels=1, widths=(1,) * 5, fc_channels=1)
     linearize(model)
     size = 801
     x = torch.full((1, 1, size, 9), 0.5, requires_grad=True)
     logits = model(x).logits
-    centre = 400
-    (gradient,) = torch.autograd.grad(logits[0, 0, centre, 0], x, retain_graph=True)
+    center = 400
+    (gradient,) = torch.autograd.grad(logits[0, 0, center, 0], x, retain_graph=True)
     seen = torch.nonzero(gradient.abs().sum((0, 1, 3))).flatten()
     field = 1
     steps = 1
@@ -84,9 +84,9 @@ def test_receptive_field_and_alignment() -> None:
         steps *= stride
     assert steps == 8
     assert int(seen[-1] - seen[0]) + 1 == field == 435
-    assert int(seen[0] + seen[-1]) == 2 * centre
+    assert int(seen[0] + seen[-1]) == 2 * center
     rows = [397, 400, 403]
-    assert grid_centres(model, (size, 9), rows) == pytest.approx(rows, abs=0.02)
+    assert grid_centers(model, (size, 9), rows) == pytest.approx(rows, abs=0.02)
 
 
 def test_start_of_the_classifier() -> None:
@@ -129,11 +129,11 @@ def test_l2_norm_is_the_formula() -> None:
     assert torch.isfinite(norm((x * 2e3).half())).all()
 
 
-def test_parsenet_adds_the_whole_picture() -> None:
+def test_parsenet_adds_the_whole_image() -> None:
     model = ParseNet(classes=3, widths=TINY, fc_channels=8, scale=5.0)
     assert float(model.fc7_norm.scale[0]) == float(model.pool6_norm.scale[0]) == 5.0
     arithmetic_weights(model)
-    images = picture(41, 57)
+    images = make_image(41, 57)
     with torch.no_grad():
         local = fc7(model.state_dict(), model.normalize(images))
         whole = local.mean((2, 3), keepdim=True)
@@ -143,7 +143,7 @@ def test_parsenet_adds_the_whole_picture() -> None:
         expected = convolution(model.state_dict(), "fc8", torch.cat(parts, 1))
         torch.testing.assert_close(model.scores(model.normalize(images)), expected, atol=1e-4, rtol=1e-3)
         # every pixel reaches every logit, across 800 pixels
-        far = picture(9, 801)
+        far = make_image(9, 801)
         changed = far.clone()
         changed[:, :, -40:] = 255
         assert (model(far).logits - model(changed).logits)[..., :20].abs().max() > 1e-5

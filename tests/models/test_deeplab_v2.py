@@ -7,19 +7,19 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
-from fixed_weights import PRIOR_ENTROPY, TINY, arithmetic_weights, assert_golden, convolution, lesson_loss, picture
+from fixed_weights import PRIOR_ENTROPY, TINY, arithmetic_weights, assert_golden, convolution, lesson_loss, make_image
 from torch import nn
 from torchvision.models import resnet101
 from torchvision.models.resnet import Bottleneck, ResNet
 
-from segwright.errors import ModelError, WeightsError
+from segwright.core.errors import ModelError, WeightsError
+from segwright.core.types import LabelSpace
 from segwright.inference.bundle import Bundle, load_bundle, save_bundle
+from segwright.models.base import count_parameters
 from segwright.models.catalog import CATALOG, create_model
 from segwright.models.deeplab_v2 import DeepLabV2ResNet, DeepLabV2VGG, DilatedResNet
 from segwright.models.recipes import AUX_WEIGHTS
-from segwright.models.segmenter import count_parameters
 from segwright.training.finetune import transfer_weights
-from segwright.types import LabelSpace
 
 
 def tiny(**arguments: object) -> DeepLabV2VGG:
@@ -40,7 +40,7 @@ def test_branches_are_summed() -> None:
     model = arithmetic_weights(tiny())
     assert isinstance(model, DeepLabV2VGG)
     state = model.state_dict()
-    x = model.normalize(picture(33, 65))
+    x = model.normalize(make_image(33, 65))
     with torch.no_grad():
         features = model.trunk(x)[-1]
         total = torch.zeros(1, 3, 5, 9)
@@ -67,7 +67,7 @@ def test_resnet_branches_go_straight_to_the_classes() -> None:
 def test_scales_are_fused_by_maximum() -> None:
     model = arithmetic_weights(tiny(scales=(1.0, 0.75, 0.5), dropout=0.0))
     assert isinstance(model, DeepLabV2VGG)
-    images = picture(65, 33)  # 32k + 1
+    images = make_image(65, 33)  # 32k + 1
     with torch.no_grad():
         x = model.normalize(images)
         one = model.scores(x)
@@ -127,7 +127,7 @@ def test_loading_freezes_bn_unless_told_otherwise() -> None:
     assert norms and not any(norm.training or norm.weight.requires_grad for norm in norms)
     assert model.training and model.branches.training
     before = model.trunk.bn1.running_mean.clone()
-    model(picture(1, 1))  # one picture of one pixel: no statistics are taken
+    model(make_image(1, 1))  # one image of one pixel: no statistics are taken
     assert torch.equal(model.trunk.bn1.running_mean, before)
     free = small_resnet(freeze_norm=False)
     free.load_pretrained(state)

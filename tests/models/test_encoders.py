@@ -12,11 +12,11 @@ import timm
 import torch
 from safetensors.torch import save_file
 
-from segwright.errors import ModelError, UsageError, WeightsError
-from segwright.models import weights as weights_module
+from segwright.core.errors import ModelError, UsageError, WeightsError
 from segwright.models.catalog import CATALOG, create_encoder, create_model
-from segwright.models.encoders import TimmEncoder
-from segwright.models.weights import encoder_weights, reachable, read_state_dict, torchvision_weights
+from segwright.models.encoders import pretrained as weights_module
+from segwright.models.encoders.pretrained import encoder_weights, reachable, read_state_dict, torchvision_weights
+from segwright.models.encoders.timm import TimmEncoder
 
 TINY = "test_resnet"
 
@@ -46,7 +46,7 @@ def test_dilation_keeps_names_and_lowers_the_stride(name: str, output_stride: in
 def test_a_dilated_network_computes_what_the_strided_one_did(output_stride: int) -> None:
     """À trous: between the places of the coarse grid there are new values, on it the old ones stay (no padding counts).
 
-    Holds for plain ResNets: nothing in them looks at the whole picture, and no shortcut pools.
+    Holds for plain ResNets: nothing in them looks at the whole image, and no shortcut pools.
     """
     torch.manual_seed(0)
     strided, dilated = TimmEncoder("resnet18").eval(), TimmEncoder("resnet18", output_stride=output_stride).eval()
@@ -74,16 +74,16 @@ def test_pretrained_first_convolutions_are_adapted(name: str, channels: int, tmp
         first.sum(1, keepdim=True) if channels == 1 else first[:, [i % 3 for i in range(channels)]] * 3 / channels
     )
     torch.testing.assert_close(ours, expected)
-    if channels in (1, 6):  # a grey picture spread over the channels gives exactly what it gave
-        grey = torch.rand(1, 1, 64, 64)
+    if channels in (1, 6):  # a gray image spread over the channels gives exactly what it gave
+        gray = torch.rand(1, 1, 64, 64)
         with torch.no_grad():
-            found, before = (e(grey.expand(-1, e.in_channels, -1, -1))[32] for e in (adapted, plain))
+            found, before = (e(gray.expand(-1, e.in_channels, -1, -1))[32] for e in (adapted, plain))
         torch.testing.assert_close(found, before, atol=1e-4, rtol=1e-3)
 
 
 @pytest.mark.parametrize("name", [n for n, entry in CATALOG.items() if entry.encoder and not entry.torchvision])
 def test_every_network_asks_for_stages_its_encoder_has_at_any_output_stride(name: str) -> None:
-    """8, 16 and 32 where the encoder can be dilated, and each answers at the picture's size."""
+    """8, 16 and 32 where the encoder can be dilated, and each answers at the image's size."""
     for output_stride in (8, 16, 32):
         with torch.device("meta"):
             model = create_model(name, classes=3, encoder=TINY, weights=None, output_stride=output_stride).eval()
@@ -177,7 +177,7 @@ def test_auto_goes_on_from_scratch_and_says_so(no_network: Path, capsys: pytest.
     model = create_model("unet", classes=2, encoder="resnet10t")
     assert not model.provenance.pretrained
     said = capsys.readouterr().err
-    assert "random initialisation" in said and "resnet10t" in said and "did not answer" in said
+    assert "random initialization" in said and "resnet10t" in said and "did not answer" in said
     model = create_model("lraspp_mobilenet_v3_large", classes=2)
     assert not model.provenance.pretrained and "download.pytorch.org" in capsys.readouterr().err
 
@@ -217,7 +217,7 @@ def test_encoder_weights_come_from_the_cache_and_fit_any_channels(
     save_file(source.state_dict(), file)
     monkeypatch.setattr(weights_module, "_cached", lambda repository: file)
     model = create_model("unet", classes=2, encoder="resnet10t", weights="imagenet", in_channels=channels)
-    assert model.provenance.licence == "apache-2.0" and model.provenance.pretrained
+    assert model.provenance.license == "apache-2.0" and model.provenance.pretrained
     assert torch.equal(model.encoder.model.layer1[0].conv1.weight, source.layer1[0].conv1.weight)
     first, theirs = model.encoder.model.conv1[0].weight, source.conv1[0].weight
     if channels == 3:
@@ -272,7 +272,7 @@ def test_wrappers_and_prefixes_are_taken_off(tmp_path: Path) -> None:
     assert "segwright" in again.provenance.detail
 
 
-def test_an_encoder_alone_is_recognised(tmp_path: Path) -> None:
+def test_an_encoder_alone_is_recognized(tmp_path: Path) -> None:
     source = timm.create_model("resnet10t")
     save_file(source.state_dict(), tmp_path / "encoder.safetensors")
     model = create_model("unet", classes=2, encoder="resnet10t", weights=tmp_path / "encoder.safetensors")

@@ -11,10 +11,10 @@ import torch
 from scipy.special import softmax
 from torch import Tensor
 
-from segwright.errors import ModelError, UsageError
+from segwright.core.errors import ModelError, UsageError
+from segwright.models.base import SegmentationModel, SegOutput
 from segwright.models.catalog import create_model
 from segwright.models.ensemble import Ensemble
-from segwright.models.segmenter import SegmentationModel, SegOutput
 
 LEAN: dict[str, Any] = {"widths": [4, 8, 8, 8, 8], "decoder_channels": [4, 8, 8, 8]}
 MEMBERS = [
@@ -32,14 +32,14 @@ def ensemble() -> Ensemble:
     return built
 
 
-def pictures(height: int, width: int) -> Tensor:
+def make_images(height: int, width: int) -> Tensor:
     return torch.randint(0, 256, (2, height, width, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
 
 
 @pytest.mark.parametrize("size", [(1, 1), (37, 53), (64, 96)])
 @torch.no_grad()
 def test_it_is_exactly_the_mean_of_the_probabilities(ensemble: Ensemble, size: tuple[int, int]) -> None:
-    images = pictures(*size)
+    images = make_images(*size)
     alone = [member(images).logits.double().numpy() for member in ensemble.members]
     assert not np.allclose(alone[0], alone[1]), "the members differ, or the mean would prove nothing"
     expected = np.mean([softmax(logits, axis=1) for logits in alone], axis=0)
@@ -68,9 +68,11 @@ class Fixed(SegmentationModel):
 @torch.no_grad()
 def test_by_hand_and_far_from_each_other() -> None:
     """A member that is sure (a gap of 200: 1e-87, which float32 does not know) beside one that is not."""
-    found = Ensemble(members=[Fixed([200.0, 0.0, -100.0]), Fixed([0.0, 0.0, 0.0])])(pictures(2, 2)).logits[0, :, 0, 0]
+    found = Ensemble(members=[Fixed([200.0, 0.0, -100.0]), Fixed([0.0, 0.0, 0.0])])(make_images(2, 2)).logits[
+        0, :, 0, 0
+    ]
     assert torch.allclose(found.exp(), torch.tensor([(1 + 1 / 3) / 2, 1 / 6, 1 / 6]))
-    sure = Ensemble(members=[Fixed([200.0, 0.0, -100.0]), Fixed([200.0, 0.0, -100.0])])(pictures(2, 2)).logits
+    sure = Ensemble(members=[Fixed([200.0, 0.0, -100.0]), Fixed([200.0, 0.0, -100.0])])(make_images(2, 2)).logits
     assert torch.allclose(sure[0, :, 0, 0], torch.tensor([0.0, -200.0, -300.0])), "finite, and still in order"
 
 
@@ -78,7 +80,7 @@ def test_by_hand_and_far_from_each_other() -> None:
 def test_one_answer_is_held_at_a_time() -> None:
     answers: list[weakref.ref[Tensor]] = []
     members = [Fixed([float(i), 1.0], answers) for i in range(6)]
-    Ensemble(members=members)(pictures(4, 4))
+    Ensemble(members=members)(make_images(4, 4))
     assert len(answers) == 6 and max(member.held for member in members) <= 1
 
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
-from fixed_weights import PRIOR_ENTROPY, arithmetic_weights, assert_golden, lesson_loss, picture
+from fixed_weights import PRIOR_ENTROPY, arithmetic_weights, assert_golden, lesson_loss, make_image
 from torch import Tensor
 
-from segwright.errors import ModelError
+from segwright.core.errors import ModelError
+from segwright.models.base import count_parameters
 from segwright.models.fc_densenet import MODELS, DenseLayer, FCDenseNet
-from segwright.models.segmenter import count_parameters
 
 
 def tiny() -> FCDenseNet:
@@ -100,7 +100,7 @@ def authors(model: FCDenseNet, x: Tensor) -> Tensor:
 def test_logits_are_those_of_the_authors_loops(size: tuple[int, int]) -> None:
     model = arithmetic_weights(tiny())
     assert isinstance(model, FCDenseNet)
-    images = picture(*size)
+    images = make_image(*size)
     with torch.no_grad():
         torch.testing.assert_close(model(images).logits, authors(model, model.normalize(images)), atol=1e-4, rtol=1e-4)
 
@@ -111,7 +111,7 @@ def test_the_statistics_of_the_batch_at_test_as_released() -> None:
         FCDenseNet(classes=3, layers=(1, 2, 3, 2, 1), growth=3, first_width=4, test_statistics="batch")
     )
     assert isinstance(model, FCDenseNet)
-    images = torch.cat([picture(24, 28), picture(24, 28).flip(2)])
+    images = torch.cat([make_image(24, 28), make_image(24, 28).flip(2)])
     with torch.no_grad():
         tested = model.eval()(images).logits
         for part in model.modules():
@@ -122,11 +122,11 @@ def test_the_statistics_of_the_batch_at_test_as_released() -> None:
         FCDenseNet(classes=3, test_statistics="none")  # type: ignore[arg-type]
 
 
-def test_small_pictures_are_padded() -> None:
+def test_small_images_are_padded() -> None:
     model = arithmetic_weights(MODELS["fc_densenet56"](classes=2, layers=(1,) * 11, growth=2, first_width=2))
     with torch.no_grad():
         for size in ((1, 1), (31, 33), (5, 64)):
-            assert model(picture(*size)).logits.shape[-2:] == size
+            assert model(make_image(*size)).logits.shape[-2:] == size
 
 
 def test_golden_logits() -> None:
@@ -135,7 +135,7 @@ def test_golden_logits() -> None:
     assert_golden(model, GOLDEN)
 
 
-def test_initialisation_and_dropout() -> None:
+def test_initialization_and_dropout() -> None:
     torch.manual_seed(0)
     model = MODELS["fc_densenet56"](classes=2)
     assert isinstance(model, FCDenseNet)

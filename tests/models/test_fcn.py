@@ -13,19 +13,19 @@ from fixed_weights import (
     arithmetic_weights,
     assert_golden,
     convolution,
-    grid_centres,
+    grid_centers,
     lesson_loss,
     linearize,
-    picture,
+    make_image,
 )
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torchvision.models import vgg16
 
-from segwright.errors import ModelError, WeightsError
+from segwright.core.errors import ModelError, WeightsError
+from segwright.models.base import count_parameters
+from segwright.models.encoders.vgg import VGGTrunk, load_vgg16_trunk
 from segwright.models.fcn import AT_ONCE_SCALES, FCN, MODELS, bilinear_kernel
-from segwright.models.segmenter import count_parameters
-from segwright.models.vgg import VGGTrunk, load_vgg16_trunk
 
 
 def tiny(stride: int = 8, **arguments: object) -> FCN:
@@ -64,8 +64,8 @@ def released(model: FCN, x: Tensor) -> Tensor:
         for k in range(3):
             for i in range(size):
                 for j in range(size):
-                    factor, centre = size // 2, size / 2 - 0.5
-                    weight[k, k, i, j] = (1 - abs(i - centre) / factor) * (1 - abs(j - centre) / factor)
+                    factor, center = size // 2, size / 2 - 0.5
+                    weight[k, k, i, j] = (1 - abs(i - center) / factor) * (1 - abs(j - center) / factor)
         return F.conv_transpose2d(x, weight, stride=size // 2)
 
     for name, pool, offset, scale in (("pool4", 3, 5, 0), ("pool3", 2, 9, 1)):
@@ -82,7 +82,7 @@ def released(model: FCN, x: Tensor) -> Tensor:
 def test_logits_are_those_of_the_released_network(stride: int, size: tuple[int, int]) -> None:
     model = arithmetic_weights(tiny(stride, skip_scales=AT_ONCE_SCALES))
     assert isinstance(model, FCN)
-    images = picture(*size)
+    images = make_image(*size)
     with torch.no_grad():
         expected = released(model, model.normalize(images))
         torch.testing.assert_close(model(images).logits, expected, atol=1e-5, rtol=1e-4)
@@ -107,7 +107,7 @@ def test_every_path_looks_at_the_pixel_it_answers_for(stride: int, path: str) ->
         if hasattr(model, name) and name != f"score_{path}":
             torch.nn.init.zeros_(getattr(model, name).weight)
     rows = [243, 250, 255]
-    assert grid_centres(model, (500, 4), rows) == pytest.approx(rows, abs=0.02)
+    assert grid_centers(model, (500, 4), rows) == pytest.approx(rows, abs=0.02)
 
 
 def test_deconvolutions_are_bilinear_and_frozen() -> None:
@@ -134,12 +134,14 @@ def test_both_forms_of_deconvolution_agree() -> None:
     )
     assert not missing.missing_keys
     with torch.no_grad():
-        torch.testing.assert_close(full(picture(20, 31)).logits, light(picture(20, 31)).logits, atol=1e-6, rtol=1e-5)
+        torch.testing.assert_close(
+            full(make_image(20, 31)).logits, light(make_image(20, 31)).logits, atol=1e-6, rtol=1e-5
+        )
 
 
 def test_scores_start_at_zero_or_small() -> None:
     with torch.no_grad():
-        assert tiny()(picture(9, 9)).logits.abs().max() == 0
+        assert tiny()(make_image(9, 9)).logits.abs().max() == 0
     ours = tiny(init="he")
     assert 0 < ours.score_fr.weight.std() < 0.02
 
@@ -152,7 +154,7 @@ def test_staged_training_starts_where_the_coarser_net_stopped() -> None:
     taken = fine.eval().start_from(coarse)
     assert "fc6.weight" in taken and not any("upscore" in name for name in taken)
     with torch.no_grad():  # at the outermost scores two bilinear steps fade otherwise than one: compare inside
-        before, after = (model(picture(96, 96)).logits[..., 30:70, 30:70] for model in (coarse, fine))
+        before, after = (model(make_image(96, 96)).logits[..., 30:70, 30:70] for model in (coarse, fine))
     assert before.abs().max() > 0.01
     torch.testing.assert_close(after, before, atol=1e-5, rtol=1e-4)
     with pytest.raises(WeightsError, match="coarser form"):
@@ -167,7 +169,9 @@ def test_at_once_scales() -> None:
     with torch.no_grad():  # the same as scaling the score layers' weights
         for layer, factor in ((plain.score_pool4, 0.01), (plain.score_pool3, 0.0001)):
             layer.weight.mul_(factor)
-        torch.testing.assert_close(scaled(picture(20, 31)).logits, plain(picture(20, 31)).logits, atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(
+            scaled(make_image(20, 31)).logits, plain(make_image(20, 31)).logits, atol=1e-5, rtol=1e-4
+        )
 
 
 def test_caffe_pixels_are_bgr_minus_mean() -> None:
@@ -192,9 +196,9 @@ def test_torchvision_vgg16_trunk_agrees() -> None:
     x = torch.rand(1, 3, 64, 96)
     with torch.no_grad():
         torch.testing.assert_close(model.trunk(x)[-1], peer.features(x), atol=1e-5, rtol=1e-4)
-    grey = VGGTrunk(pools=[torch.nn.Identity()] * 5, in_channels=1)
-    load_vgg16_trunk(grey, state, bgr=False)
-    torch.testing.assert_close(grey.conv1_1.weight, state["features.0.weight"].sum(1, keepdim=True))
+    gray = VGGTrunk(pools=[torch.nn.Identity()] * 5, in_channels=1)
+    load_vgg16_trunk(gray, state, bgr=False)
+    torch.testing.assert_close(gray.conv1_1.weight, state["features.0.weight"].sum(1, keepdim=True))
     load_vgg16_trunk(model.trunk, state, bgr=True)
     torch.testing.assert_close(model.trunk.conv1_1.weight, state["features.0.weight"].flip(1))
     with pytest.raises(WeightsError, match="pixels"):
@@ -209,7 +213,7 @@ def test_state_dict_survives_safetensors(tmp_path: Path) -> None:
     again = tiny().eval()
     again.load_state_dict(load_file(tmp_path / "m.safetensors"))
     with torch.no_grad():
-        assert torch.equal(model(picture(5, 7)).logits, again(picture(5, 7)).logits)
+        assert torch.equal(model(make_image(5, 7)).logits, again(make_image(5, 7)).logits)
 
 
 def test_unknown_stride_and_pixels_are_explained() -> None:

@@ -9,15 +9,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from segwright.errors import ModelError, UsageError
+from segwright.core.errors import ModelError, UsageError
+from segwright.models.base import SegmentationModel, SegOutput, resize
 from segwright.models.blocks import PyramidPooling, average_grid
 from segwright.models.catalog import CATALOG, create_model, parameters_of
 from segwright.models.ddrnet import DAPPM, DDRNet
 from segwright.models.deeplab_v3 import ASPP, RATES
 from segwright.models.external import logits_of, wrap
-from segwright.models.measure import LiveBytes, count_flops, list_catalog, measure_model, training_peak
-from segwright.models.segmenter import SegmentationModel, SegOutput, resize
-from segwright.training.step import matching_pixels
+from segwright.models.profile import LiveBytes, count_flops, list_catalog, measure_model, training_peak
+from segwright.training.train_step import matching_pixels
 
 R50S = {"encoder": "resnet50s"}  # timm's ResNet-50 with the stem 64-64-128 of the PSPNet release
 COUNTS: list[tuple[str, dict[str, Any], int]] = [
@@ -84,7 +84,7 @@ def test_grids_for_export_are_the_pooling_itself(bins: int, size: tuple[int, int
     assert torch.allclose(average_grid(x, bins), expected, atol=1e-6)
 
 
-def test_each_bin_sees_its_own_share_of_the_picture() -> None:
+def test_each_bin_sees_its_own_share_of_the_image() -> None:
     torch.manual_seed(0)
     pyramid = PyramidPooling(4, 4, align_corners=True).eval()
     for branch, share in zip(pyramid.branches, (1, 2, 3, 6), strict=True):
@@ -94,7 +94,7 @@ def test_each_bin_sees_its_own_share_of_the_picture() -> None:
     assert pyramid(torch.randn(1, 4, 12, 12)).shape[1] == 4 + 4 * 4 == pyramid.out_channels
 
 
-def test_pspnet_sees_the_whole_picture_only_through_its_pyramid() -> None:
+def test_pspnet_sees_the_whole_image_only_through_its_pyramid() -> None:
     torch.manual_seed(0)
     model = create_model("pspnet", classes=2, encoder="test_resnet", weights=None, channels=8, bin_channels=8).eval()
     assert [branch.bins for branch in model.pyramid.branches] == [1, 2, 3, 6]
@@ -132,11 +132,11 @@ def test_aspp_dilations_follow_the_output_stride_and_image_pooling_sees_all() ->
         for part in aspp.modules():
             if isinstance(part, torch.nn.Conv2d):
                 torch.nn.init.uniform_(part.weight, 0.1, 1)
-    shape, centre = (1, 4, 31, 31), 15
-    assert seen_by(lambda x: seeing(x.abs() + 1), shape, centre, centre).all()
+    shape, center = (1, 4, 31, 31), 15
+    assert seen_by(lambda x: seeing(x.abs() + 1), shape, center, center).all()
     assert (
-        int(seen_by(lambda x: blind(x.abs() + 1), shape, centre, centre).sum()) == 1 + 3 * 8
-    )  # one centre, three rings
+        int(seen_by(lambda x: blind(x.abs() + 1), shape, center, center).sum()) == 1 + 3 * 8
+    )  # one center, three rings
 
 
 def test_multi_grid_is_the_papers_and_not_torchvisions() -> None:
@@ -148,7 +148,7 @@ def test_multi_grid_is_the_papers_and_not_torchvisions() -> None:
 
 
 def test_pspnet_pads_to_8k_plus_1_so_that_scores_lie_on_their_pixels() -> None:
-    """As the release asserts: (side − 1) % 8 == 0. A score at (i, j) is centred on pixel (8i, 8j)."""
+    """As the release asserts: (side − 1) % 8 == 0. A score at (i, j) is centered on pixel (8i, 8j)."""
     torch.manual_seed(0)
     model = create_model("pspnet", classes=2, encoder="test_resnet", weights=None, channels=8, bin_channels=8).eval()
     for side, padded in ((65, 65), (64, 65), (66, 73), (1, 1)):
@@ -222,7 +222,7 @@ def test_ddrnet_is_23_slim_and_its_context_sees_all() -> None:
     assert model.stride == 8 and fine.shape[1] == 16
 
 
-def test_native_logits_answer_for_the_picture_and_not_for_its_padding() -> None:
+def test_native_logits_answer_for_the_image_and_not_for_its_padding() -> None:
     model = DDRNet(classes=2, width=8, context_channels=8, head_channels=8).train()
     model.native_logits = True
     output = model(torch.zeros(2, 90, 161, 3, dtype=torch.uint8))  # padded to 128×192
@@ -255,7 +255,7 @@ def test_head_stride_and_lean_decoders() -> None:
 
 def test_every_entry_says_what_it_is() -> None:
     for entry in CATALOG.values():
-        assert entry.summary and entry.licence and entry.paper
+        assert entry.summary and entry.license and entry.paper
 
 
 def test_unknown_names_and_arguments_are_explained() -> None:
@@ -277,7 +277,7 @@ def test_architecture_and_arguments_build_it_again() -> None:
     assert [tuple(p.shape) for p in again.parameters()] == [tuple(p.shape) for p in model.parameters()]
 
 
-def test_normalisation_is_the_formula() -> None:
+def test_normalization_is_the_formula() -> None:
     model = create_model("unet", classes=2, encoder="test_resnet", weights=None)
     images = torch.randint(0, 256, (2, 5, 7, 3), dtype=torch.uint8)
     expected = (images.permute(0, 3, 1, 2).double() / 255 - model.mean.double()) / model.std.double()
@@ -325,7 +325,7 @@ def test_flops_and_memory_of_a_convolution_by_hand() -> None:
     assert count_flops(model, 10, 12) == 2 * 10 * 12 * 8 * 27
     pixels = 64 * 64
     grown = training_peak(model, 3, 64, 64) - training_peak(model, 2, 64, 64)
-    # At least the normalised picture, the logits, their log-softmax and its gradient; at most a few copies more.
+    # At least the normalized image, the logits, their log-softmax and its gradient; at most a few copies more.
     assert 4 * pixels * (3 + 3 * 8) <= grown <= 4 * pixels * (4 * 3 + 6 * 8)
 
 
@@ -347,7 +347,7 @@ def test_catalog_rows_have_what_the_table_prints() -> None:
         "latency_ms",
         "summary",
         "paper",
-        "licence",
+        "license",
     } <= set(row)
     (row,) = list_catalog(["fcn8s"])
     assert row["parameters"] == 134_489_759

@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 from pretend_cuda import DEVICE, NO_FIXED_ORDER
-from test_contract import CLASSES, HEAVY, SMALL, pictures, small
+from test_contract import CLASSES, HEAVY, SMALL, make_images, small
 
 from segwright.losses import create_loss
-from segwright.models.segmenter import SegmentationModel
-from segwright.training.reproducible import kernels
+from segwright.models.base import SegmentationModel
+from segwright.training.deterministic import kernels
 
 LIGHT = [name for name in SMALL if name not in HEAVY]
 OURS = [name for name in LIGHT if ":" not in name]  # torch itself refuses what the others do in no fixed order
@@ -28,7 +28,7 @@ def _network(name: str) -> SegmentationModel:
 def _gradients(model: SegmentationModel, device: torch.device) -> dict[str, torch.Tensor]:
     target = torch.randint(0, CLASSES, (2, 64, 64), generator=torch.Generator().manual_seed(0)).to(device)
     criterion = create_loss(LOSS, classes=CLASSES).to(device)
-    output = model(pictures(2, 64, 64).to(device))
+    output = model(make_images(2, 64, 64).to(device))
     sum(criterion(logits, target) for logits in (output.logits, *output.aux.values())).backward()
     return {name: p.grad.cpu() for name, p in model.named_parameters() if p.grad is not None}
 
@@ -44,9 +44,9 @@ def test_gradients_and_answers_are_those_of_the_cpu(name: str, gpu: torch.device
     assert sum(float((expected[n] - found[n]).norm()) for n in expected) < 0.02 * total
     here.eval(), there.eval()
     with torch.inference_mode():
-        logits = there(pictures(1, 33, 65).to(gpu)).logits
+        logits = there(make_images(1, 33, 65).to(gpu)).logits
         assert logits.device == gpu
-        assert torch.allclose(logits.cpu(), here(pictures(1, 33, 65)).logits, rtol=0.02, atol=0.02)
+        assert torch.allclose(logits.cpu(), here(make_images(1, 33, 65)).logits, rtol=0.02, atol=0.02)
 
 
 @pytest.mark.parametrize("name", OURS)

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 import torch
 
+from segwright.models.base import SegmentationModel
 from segwright.models.catalog import create_model
-from segwright.models.segmenter import SegmentationModel
 
 
 def answers(model: SegmentationModel) -> None:

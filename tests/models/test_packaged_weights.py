@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from segwright.errors import WeightsError
+from segwright.core.errors import WeightsError
 from segwright.models.catalog import create_model
-from segwright.models.weights import PACKAGED, encoder_weights, named_as, packaged_weights
+from segwright.models.encoders.pretrained import PACKAGED, encoder_weights, named_as, packaged_weights
 
 LITE0 = "tf_efficientnet_lite0"
 
@@ -29,7 +29,7 @@ def test_a_package_is_found_offline_and_its_license_said(name: str, monkeypatch:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     for required in (True, False):
         found, provenance = encoder_weights(name, required=required)
-        assert found == file and provenance.pretrained and provenance.licence == license == "Apache-2.0"
+        assert found == file and provenance.pretrained and provenance.license == license == "Apache-2.0"
     assert not any(part.endswith("_pytorch_model") for part in sys.modules)  # located, not imported
 
 
@@ -46,7 +46,7 @@ def test_every_tensor_is_the_packages_and_the_first_convolution_is_adapted(chann
         assert all(torch.equal(one, other) for one, other in zip(rest, published[1:], strict=False))
     else:
         assert first.shape[1] == channels and torch.isfinite(first).all()
-        # the response to a grey image stays: the sum over the input channels
+        # the response to a gray image stays: the sum over the input channels
         assert torch.allclose(first.sum(1), published[0].sum(1), atol=1e-4)
     np.testing.assert_allclose(model.encoder.mean[0], 0.5)
 

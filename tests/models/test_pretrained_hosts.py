@@ -16,10 +16,10 @@ import timm
 import torch
 from safetensors.torch import save
 
-from segwright.errors import WeightsError
-from segwright.models import weights as weights_module
+from segwright.core.errors import WeightsError
 from segwright.models.catalog import create_model
-from segwright.models.weights import reachable
+from segwright.models.encoders import pretrained as weights_module
+from segwright.models.encoders.pretrained import reachable
 
 ENCODER = "resnet10t"
 
@@ -113,7 +113,7 @@ def test_a_host_without_the_file_is_said_and_is_asked_for_others(
     host: Host, capsys: pytest.CaptureFixture[str]
 ) -> None:
     model = create_model("unet", classes=2, encoder=ENCODER)
-    assert not model.provenance.pretrained and "random initialisation" in capsys.readouterr().err
+    assert not model.provenance.pretrained and "random initialization" in capsys.readouterr().err
     host.files["/other"] = b"1"
     assert reachable(f"{host.url}/other")
     with pytest.raises(WeightsError, match="no pretrained weights"):

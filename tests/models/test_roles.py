@@ -6,12 +6,12 @@ import pytest
 import torch
 from torch import nn
 
-from segwright.config import TrainingConfig
-from segwright.errors import UsageError
+from segwright.core.errors import UsageError
+from segwright.models.base import SegmentationModel
 from segwright.models.catalog import CATALOG, create_model
 from segwright.models.external import wrap
-from segwright.models.segmenter import SegmentationModel
-from segwright.training.optim import create_optimizer
+from segwright.training.config import TrainingConfig
+from segwright.training.optim.optimizers import create_optimizer
 
 ONE_PIECE = {"unet2015", "segnet_basic", "fc_densenet56", "fc_densenet67", "fc_densenet103", "ddrnet", "leannet"}
 OUTSIDE = ["torchvision:fcn_resnet50", "torchvision:lraspp_mobilenet_v3_large", "smp:Unet", "transformers:segformer"]

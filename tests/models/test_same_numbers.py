@@ -8,12 +8,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from segwright.errors import WeightsError
+from segwright.core.errors import WeightsError
+from segwright.models.base import SegmentationModel
 from segwright.models.catalog import create_model
 from segwright.models.convert import load_converted
-from segwright.models.encoders import TimmEncoder
+from segwright.models.encoders.timm import TimmEncoder
 from segwright.models.segformer import SegFormer
-from segwright.models.segmenter import SegmentationModel
 
 CLOSE = 1e-4  # largest difference of a logit in fp32
 
@@ -41,7 +41,7 @@ def calibrate(module: nn.Module, size: int = 64) -> nn.Module:
 
 
 def logits_at(ours: SegmentationModel, theirs: nn.Module, height: int, width: int) -> tuple[Tensor, Any]:
-    """Both on the same pixels; the peer gets them normalised and padded as our model does it."""
+    """Both on the same pixels; the peer gets them normalized and padded as our model does it."""
     ours.eval()
     images = torch.randint(0, 256, (1, height, width, 3), dtype=torch.uint8)
     with torch.no_grad():
@@ -191,7 +191,7 @@ def test_first_convolution_is_adapted_not_thrown_away() -> None:
         loaded = load_converted(target, source.state_dict())
         assert loaded.adapted == ("encoder.model.conv1.weight",)
         adapted = target.encoder.model.conv1.weight
-        # A grey picture spread over the channels gives what the original gives for grey.
+        # A gray image spread over the channels gives what the original gives for gray.
         if channels in (1, 5):
             total = adapted.sum(1) if channels == 1 else adapted[:, :3].sum(1)
             assert torch.allclose(total * (1 if channels == 1 else 5 / 3), first.sum(1), atol=1e-5)

@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
-from fixed_weights import PRIOR_ENTROPY, TINY, arithmetic_weights, assert_golden, lesson_loss, picture
+from fixed_weights import PRIOR_ENTROPY, TINY, arithmetic_weights, assert_golden, lesson_loss, make_image
 from torch import Tensor
 from torchvision.models import vgg16, vgg16_bn
 
-from segwright.errors import WeightsError
-from segwright.models.segmenter import count_parameters
+from segwright.core.errors import WeightsError
+from segwright.models.base import count_parameters
 from segwright.models.segnet import SegNet, SegNetBasic, pool_with_places, unpool
 
 
@@ -32,7 +32,7 @@ def test_parameters_of_the_basic_form() -> None:
 @pytest.mark.parametrize("size", [(1, 1), (1, 4), (5, 7), (6, 3), (45, 60)])
 def test_unpooling_by_brute_force(size: tuple[int, int]) -> None:
     height, width = size
-    x = (picture(height, width, channels=2).permute(0, 3, 1, 2) * 37 % 251).float() + torch.rand(1, 2, height, width)
+    x = (make_image(height, width, channels=2).permute(0, 3, 1, 2) * 37 % 251).float() + torch.rand(1, 2, height, width)
     values, places = pool_with_places(x)
     assert values.shape[-2:] == (-(-height // 2), -(-width // 2))  # rounds up: 45×60 → 23×30
     expected = torch.zeros_like(x)
@@ -81,7 +81,7 @@ def test_logits_are_those_of_the_released_network(size: tuple[int, int]) -> None
     widths = [[layer.conv.out_channels for layer in level.children()] for level in model.decoder]
     assert widths == [[7, 7, 6], [6, 6, 5], [5, 5, 4], [4, 3], [3]]
     with torch.no_grad():
-        images = picture(*size)
+        images = make_image(*size)
         torch.testing.assert_close(model(images).logits, released(model, model.normalize(images)), atol=1e-5, rtol=1e-4)
 
 
@@ -91,8 +91,8 @@ def test_bn_starts_a_hair_above_zero() -> None:
     assert len(bns) == 25 and all(torch.all(bn.bias == 0.001) and torch.all(bn.weight == 1) for bn in bns)
 
 
-def test_basic_normalises_raw_pixels_locally() -> None:
-    """Caffe's LRN: x ÷ (1 + α/5 · Σ x²)^0.75 over five neighbouring channels, on BGR in 0…255."""
+def test_basic_normalizes_raw_pixels_locally() -> None:
+    """Caffe's LRN: x ÷ (1 + α/5 · Σ x²)^0.75 over five neighboring channels, on BGR in 0…255."""
     model = SegNetBasic(classes=2, width=2)
     raw = model.normalize(torch.tensor([200, 100, 50], dtype=torch.uint8).reshape(1, 1, 1, 3))
     torch.testing.assert_close(raw.flatten(), torch.tensor([50.0, 100.0, 200.0]))

@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from segwright.errors import WeightsError
+from segwright.core.errors import WeightsError
+from segwright.models.base import SegmentationModel
 from segwright.models.catalog import create_model
 from segwright.models.convert import load_converted
-from segwright.models.segmenter import SegmentationModel
 
 Make = Callable[[dict[str, Tensor]], dict[str, Tensor]]
 ODD: dict[str, Make] = {

@@ -9,15 +9,16 @@ import numpy as np
 import pytest
 import torch
 
-from segwright.errors import PostprocessError
-from segwright.postprocess.crf import DenseCRF, tile_axis
-from segwright.postprocess.crf_torch import DenseCRFLayer
+from segwright.core.errors import PostprocessError
+from segwright.postprocess.crf import DenseCRF
+from segwright.postprocess.crf_layer import DenseCRFLayer
+from segwright.postprocess.crf_spec import tile_axis
 
 CAMVID = Path(__file__).resolve().parents[3] / "shared" / "data" / "camvid"
 
 
 def scene(height: int, width: int, classes: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """A smooth picture with soft, noisy probabilities that follow it loosely."""
+    """A smooth image with soft, noisy probabilities that follow it loosely."""
     rng = np.random.default_rng(seed)
     image = cv2.GaussianBlur(rng.integers(0, 256, (height, width, 3)).astype(np.float32), (0, 0), 3)
     image = (image - image.min()) / (image.max() - image.min()) * 255
@@ -28,7 +29,7 @@ def scene(height: int, width: int, classes: int, seed: int = 0) -> tuple[np.ndar
 
 
 def camvid(index: int, classes: int = 12) -> tuple[np.ndarray, np.ndarray]:
-    """A CamVid picture with probabilities as a coarse network gives them: blurred, noisy ground truth."""
+    """A CamVid image with probabilities as a coarse network gives them: blurred, noisy ground truth."""
     if not CAMVID.exists():
         pytest.skip("no CamVid at ../shared/data")
     path = sorted((CAMVID / "val").glob("*.png"))[index]
@@ -45,7 +46,7 @@ def brute_force(crf: DenseCRF, image: np.ndarray, probabilities: np.ndarray) -> 
     height, width = image.shape[:2]
     classes = probabilities.shape[0]
     positions = np.stack(np.meshgrid(np.arange(width), np.arange(height)), axis=-1).reshape(-1, 2).astype(float)
-    colours = image.reshape(height * width, -1).astype(float)
+    colors = image.reshape(height * width, -1).astype(float)
 
     def squared(points: np.ndarray) -> np.ndarray:
         return ((points[:, None] - points[None]) ** 2).sum(axis=-1)
@@ -53,7 +54,7 @@ def brute_force(crf: DenseCRF, image: np.ndarray, probabilities: np.ndarray) -> 
     (w2, sg), (w1, sa, sb) = crf.smoothness, crf.appearance
     kernels = [
         (w2, np.exp(-squared(positions) / (2 * sg**2))),
-        (w1, np.exp(-squared(positions) / (2 * sa**2) - squared(colours) / (2 * sb**2))),
+        (w1, np.exp(-squared(positions) / (2 * sa**2) - squared(colors) / (2 * sb**2))),
     ]
     unary = np.log(np.clip(probabilities.reshape(classes, -1).T.astype(float), 1e-5, 1))
     marginals = np.exp(unary) / np.exp(unary).sum(axis=1, keepdims=True)
@@ -110,7 +111,7 @@ def test_torch_and_threads_agree(classes: int, threads: int) -> None:
     assert np.abs(crf(image, probabilities) - exact).mean() < 1e-6
 
 
-def test_batches_equal_single_pictures() -> None:
+def test_batches_equal_single_images() -> None:
     pairs = [scene(20, 24, 4, seed) for seed in range(3)]
     images, probabilities = np.stack([p[0] for p in pairs]), np.stack([p[1] for p in pairs])
     crf = DenseCRF(iterations=2)
@@ -150,14 +151,14 @@ def test_seams_of_tiles_do_not_show() -> None:
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 50), (50, 1), (2, 3)])
 @pytest.mark.parametrize("classes", [1, 2, 5])
-def test_small_pictures(shape: tuple[int, int], classes: int) -> None:
+def test_small_images(shape: tuple[int, int], classes: int) -> None:
     probabilities = np.full((classes, *shape), 1 / classes, np.float32)
     answer = DenseCRF()(np.zeros((*shape, 3), np.uint8), probabilities)
     assert answer.shape == probabilities.shape
     assert np.allclose(answer, 1 / classes, atol=1e-5)
 
 
-def test_one_colour_and_grey_and_many_channels() -> None:
+def test_one_color_and_gray_and_many_channels() -> None:
     _, probabilities = scene(30, 30, 4)
     for channels in (1, 3, 4):
         answer = DenseCRF()(np.full((30, 30, channels), 200, np.uint8), probabilities)

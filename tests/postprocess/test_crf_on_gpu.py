@@ -8,8 +8,9 @@ import torch
 from pretend_cuda import DEVICE, NO_FIXED_ORDER
 from test_crf import camvid, scene
 
-from segwright.postprocess.crf import PRESETS, DenseCRF
-from segwright.postprocess.crf_torch import DenseCRFLayer
+from segwright.postprocess.crf import DenseCRF
+from segwright.postprocess.crf_layer import DenseCRFLayer
+from segwright.postprocess.crf_spec import PRESETS
 
 
 @pytest.mark.parametrize("normalization", ["symmetric", "per-row"])

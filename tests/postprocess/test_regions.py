@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from segwright.errors import PostprocessError
+from segwright.core.errors import PostprocessError
 from segwright.postprocess.regions import Area, closed, holes_filled, opened, smoothed, voted, without_small
 from segwright.postprocess.superpixels import superpixels
 
@@ -15,19 +15,19 @@ def labels(*rows: str) -> np.ndarray:
 
 
 def test_opening_gives_thin_parts_to_their_surroundings() -> None:
-    picture = np.zeros((20, 20), np.uint8)
-    picture[5:12, 5:12] = 1
-    picture[8, 12:18] = 1  # a whisker one pixel wide
-    result = opened(picture, 3)
+    image = np.zeros((20, 20), np.uint8)
+    image[5:12, 5:12] = 1
+    image[8, 12:18] = 1  # a whisker one pixel wide
+    result = opened(image, 3)
     assert (result[8, 13:18] == 0).all()
     assert (result[6:11, 6:11] == 1).all()
 
 
 def test_closing_fills_gaps_for_the_rarer_class_only() -> None:
-    picture = np.zeros((15, 15), np.uint8)
-    picture[7, 2:13] = 1
-    picture[7, 7] = 0  # a gap in a rare line; the line itself is a gap in the frequent class
-    result = closed(picture, 3)
+    image = np.zeros((15, 15), np.uint8)
+    image[7, 2:13] = 1
+    image[7, 7] = 0  # a gap in a rare line; the line itself is a gap in the frequent class
+    result = closed(image, 3)
     assert result[7, 7] == 1
     assert (result[7, 2:13] == 1).all()
     assert (result == 0).sum() == 225 - 11
@@ -41,20 +41,20 @@ def test_smoothing_takes_the_majority_and_keeps_ties() -> None:
 
 
 def test_holes_are_filled_only_when_wholly_inside_one_class() -> None:
-    picture = labels("000000", "011100", "012110", "011100", "000000")
-    filled = holes_filled(picture, Area(1))
+    image = labels("000000", "011100", "012110", "011100", "000000")
+    filled = holes_filled(image, Area(1))
     assert filled[2, 2] == 1
-    assert np.array_equal(holes_filled(picture, Area(0)), picture)
+    assert np.array_equal(holes_filled(image, Area(0)), image)
     assert filled[0, 0] == 0  # the outside touches the edge
     assert holes_filled(labels("111", "101", "1.1"), Area(9))[1, 1] == 0  # beside an ignored pixel: not known
 
 
 def test_small_components_go_to_the_nearest() -> None:
-    picture = labels("000011", "020011", "000011", "000000")
-    assert (without_small(picture, Area(2)) == labels("000011", "000011", "000011", "000000")).all()
-    assert without_small(picture, Area(2), {2: Area(0)})[1, 1] == 2
-    assert (without_small(picture, Area(0), {1: Area(0.3, share=True)})[:, 4:] == 0).all()
-    assert np.array_equal(without_small(picture, Area(1000)), picture)  # nothing would be left
+    image = labels("000011", "020011", "000011", "000000")
+    assert (without_small(image, Area(2)) == labels("000011", "000011", "000011", "000000")).all()
+    assert without_small(image, Area(2), {2: Area(0)})[1, 1] == 2
+    assert (without_small(image, Area(0), {1: Area(0.3, share=True)})[:, 4:] == 0).all()
+    assert np.array_equal(without_small(image, Area(1000)), image)  # nothing would be left
     assert (without_small(labels("0.0", "010"), Area(2)) == labels("0.0", "000")).sum() == 6
 
 
@@ -76,16 +76,16 @@ def test_superpixels_follow_edges() -> None:
 @pytest.mark.parametrize("operation", [opened, closed, smoothed])
 def test_every_operation_keeps_ignored_pixels_and_shape(operation: object) -> None:
     rng = np.random.default_rng(0)
-    picture = rng.integers(0, 4, (37, 23)).astype(np.uint8)
-    picture[picture == 3] = 255
+    image = rng.integers(0, 4, (37, 23)).astype(np.uint8)
+    image[image == 3] = 255
     for size in (1, 3, 7):
-        result = operation(picture, size)  # type: ignore[operator]
-        assert np.array_equal(result == 255, picture == 255)
+        result = operation(image, size)  # type: ignore[operator]
+        assert np.array_equal(result == 255, image == 255)
         assert set(np.unique(result)) <= {0, 1, 2, 255}
-    assert np.array_equal(operation(picture, 1), picture)  # type: ignore[operator]
+    assert np.array_equal(operation(image, 1), image)  # type: ignore[operator]
     everything = np.full((5, 5), 255, np.uint8)
     assert np.array_equal(operation(everything, 3), everything)  # type: ignore[operator]
     with pytest.raises(PostprocessError, match="odd"):
-        operation(picture, 4)  # type: ignore[operator]
+        operation(image, 4)  # type: ignore[operator]
     with pytest.raises(PostprocessError, match="uint8"):
-        operation(picture.astype(np.int64), 3)  # type: ignore[operator]
+        operation(image.astype(np.int64), 3)  # type: ignore[operator]

@@ -32,10 +32,10 @@ if __name__ == "__main__":
 import torch
 from safetensors.torch import load_file
 
-from segwright.data.synthetic import write_street_scenes
-from segwright.files import wrong_sums
+from segwright.core.atomic_io import wrong_sums
+from segwright.demo.dataset import write_street_scenes
 from segwright.training import run as _imported_before_the_forks  # noqa: F401
-from segwright.training.log import read_log
+from segwright.training.callbacks.log import read_log
 
 LEAN = ("--model", "leannet", "--set", "model.arguments={widths: [4, 8, 8, 8, 8], decoder_channels: [4, 8, 8, 8]}")
 RECIPES: dict[str, tuple[str, ...]] = {
@@ -344,7 +344,7 @@ def differences(whole: Path, run: Path) -> Iterator[str]:
             yield f"{name}: {len(unlike)} of {len(ours)} tensors differ, such as {unlike[:3]}"
     for name in ("model", "last"):
         ours, theirs = (json.loads((folder / name / "model.json").read_text()) for folder in (whole, run))
-        for key in ("metrics", "licences"):
+        for key in ("metrics", "licenses"):
             if ours.get(key) != theirs.get(key):
                 yield f"{name}/model.json: {key} {ours.get(key)} and {theirs.get(key)}"
         adjusted = [bundle.get("training", {}).get("logit_adjustment") for bundle in (ours, theirs)]

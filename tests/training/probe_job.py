@@ -10,24 +10,24 @@ from pathlib import Path
 from small_runs import LARGE, trainer
 
 from segwright.data.dataset import open_dataset
-from segwright.data.synthetic import write_street_scenes
-from segwright.training import probe
-from segwright.training.loop import Trainer
+from segwright.demo.dataset import write_street_scenes
+from segwright.training.planning import memory_probe
+from segwright.training.trainer import Trainer
 
 
 def main() -> None:
     folder = Path(sys.argv[1])
     scenes = open_dataset(write_street_scenes(folder / "scenes", train=8, val=3, test=1, size=(64, 96)))
     run = trainer(scenes, folder / "run", wide=True, phases=LARGE)
-    probe.PATIENCE = float("inf")  # on a slow machine as well, up to the full size
+    memory_probe.PATIENCE = float("inf")  # on a slow machine as well, up to the full size
     predicted = probed(run, 64 << 30)
     tried = probed(run, 1.2 * predicted.peak_bytes)  # near what was predicted: the whole step is tried
     print(json.dumps([asdict(predicted), asdict(tried)]))
 
 
-def probed(run: Trainer, available: float) -> probe.Need:
-    probe.available_bytes = lambda device: int(available / probe.ROOM)
-    return probe.probe_memory(run, (64, 96)).training
+def probed(run: Trainer, available: float) -> memory_probe.Need:
+    memory_probe.available_bytes = lambda device: int(available / memory_probe.ROOM)
+    return memory_probe.probe_memory(run, (64, 96)).training
 
 
 if __name__ == "__main__":

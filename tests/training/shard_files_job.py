@@ -19,14 +19,14 @@ from torch.distributed.tensor import DTensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from segwright.core.atomic_io import write_sums
+from segwright.core.errors import CheckpointError
 from segwright.data.dataset import Dataset, open_dataset
-from segwright.errors import CheckpointError
-from segwright.files import write_sums
-from segwright.training import checkpoint_shards
 from segwright.training.checkpoint import checkpoints, flatten_optimizer, load_checkpoint, model_tensors
-from segwright.training.distributed import World, world
-from segwright.training.dtensors import is_shard, own
-from segwright.training.loop import Trainer
+from segwright.training.distributed import sharded_checkpoint
+from segwright.training.distributed.dtensors import is_shard, own
+from segwright.training.distributed.world import World, world
+from segwright.training.trainer import Trainer
 
 
 class Largest(TorchDispatchMode):
@@ -117,7 +117,7 @@ def check_damage(scenes: Dataset, folder: Path, peers: World, changed: dict[str,
             def full(*_: Any, **__: Any) -> None:
                 raise OSError(28, "No space left on device")
 
-            patch.setattr(checkpoint_shards.HuggingFaceStorageWriter, "write_data", full)
+            patch.setattr(sharded_checkpoint.HuggingFaceStorageWriter, "write_data", full)
         run.progress.step += 1
         run.save()
     peers.barrier()

@@ -12,16 +12,16 @@ import torch
 from small_runs import Killed, kill_at, states, trainer
 from torch import Tensor, nn
 
+from segwright.core.errors import UsageError
 from segwright.data.dataset import Dataset, open_dataset
-from segwright.errors import UsageError
 from segwright.losses import create_loss
+from segwright.training.callbacks.log import read_log
 from segwright.training.checkpoint import load_checkpoint
-from segwright.training.distributed import World, is_sharded, world
-from segwright.training.dtensors import own
-from segwright.training.log import read_log
-from segwright.training.loop import Trainer
-from segwright.training.probe import probe_memory
-from segwright.training.shards import blocks
+from segwright.training.distributed.dtensors import own
+from segwright.training.distributed.fsdp import blocks
+from segwright.training.distributed.world import World, is_sharded, world
+from segwright.training.planning.memory_probe import probe_memory
+from segwright.training.trainer import Trainer
 
 COMMON: dict[str, Any] = {
     "epochs": 1,

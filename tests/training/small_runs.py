@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 
 from segwright.augment import presets
-from segwright.config import TrainConfig
 from segwright.data.dataset import Dataset
 from segwright.losses import create_loss
 from segwright.models.leannet import LeanNet
-from segwright.training.distributed import World
-from segwright.training.log import Display
-from segwright.training.loop import Parts, Trainer
+from segwright.training.callbacks.log import Display
+from segwright.training.config import TrainConfig
+from segwright.training.distributed.world import World
+from segwright.training.trainer import Parts, Trainer
 
 PHASES = [
     {"until": 0.5, "size": (64, 96), "scale": (0.5, 1.0), "batch": 6},

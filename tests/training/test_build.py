@@ -6,11 +6,11 @@ import pytest
 import torch
 from torch import nn
 
-from segwright.config import TrainConfig
-from segwright.errors import ModelError
+from segwright.core.errors import ModelError
 from segwright.models.catalog import create_model
 from segwright.models.external import wrap
 from segwright.training.build import LEAST_SHARE, start_at_frequencies, time_step
+from segwright.training.config import TrainConfig
 
 
 @pytest.mark.parametrize("name", ["leannet", "unet", "deeplabv3plus", "segformer", "ddrnet", "upernet", "pspnet"])
@@ -53,7 +53,7 @@ def test_a_network_that_declares_no_classifier_stays_as_it_is() -> None:
 
 
 def test_a_step_is_timed_as_it_will_be_trained() -> None:
-    """One image a batch, below a pooling of the whole picture, trains with frozen batch norms, and is timed so."""
+    """One image a batch, below a pooling of the whole image, trains with frozen batch norms, and is timed so."""
     values = {"model.name": "pspnet", "model.encoder": "resnet18", "training.optimizer": "sgd"}
     config = TrainConfig().with_values({**values, "training.freeze_bn": True})
     assert time_step(config, 2, torch.device("cpu"), (32, 32), 1, "fp32") > 0

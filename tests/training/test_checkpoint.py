@@ -15,12 +15,12 @@ import pytest
 import torch
 from small_runs import trainer
 
+from segwright.core.errors import CheckpointError
 from segwright.data.dataset import open_dataset
-from segwright.data.synthetic import write_street_scenes
-from segwright.errors import CheckpointError
+from segwright.demo.dataset import write_street_scenes
 from segwright.training import checkpoint as module
 from segwright.training.checkpoint import checkpoints, load_checkpoint, save_checkpoint
-from segwright.training.muon import Muon
+from segwright.training.optim.muon import Muon
 
 
 def save(folder: Path, step: int, size: int = 10) -> Path:

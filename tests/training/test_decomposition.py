@@ -10,12 +10,12 @@ import pytest
 import torch
 from small_runs import VALUES, trainer
 
-from segwright.config import TrainConfig
 from segwright.data.dataset import Dataset, open_dataset
-from segwright.data.synthetic import write_street_scenes
+from segwright.demo.dataset import write_street_scenes
 from segwright.losses import create_loss
-from segwright.training.decomposition import parts_sentence
-from segwright.training.distributed import World
+from segwright.training.config import TrainConfig
+from segwright.training.distributed.decomposition import parts_sentence
+from segwright.training.distributed.world import World
 from segwright.training.run import run_training
 
 

@@ -1,4 +1,4 @@
-"""A data set on a device, and batches of it."""
+"""A dataset on a device, and batches of it."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from segwright.augment import presets
+from segwright.core.errors import DataError
 from segwright.data.dataset import Dataset, Split, open_dataset
-from segwright.data.synthetic import write_street_scenes
-from segwright.errors import DataError
+from segwright.demo.dataset import write_street_scenes
 from segwright.training.device_data import DeviceData
 
 SIZE = (64, 96)
@@ -35,7 +35,7 @@ def test_it_holds_the_split(scenes: Dataset) -> None:
 
 def test_every_image_comes_equally_often(scenes: Dataset) -> None:
     data = DeviceData.of(scenes.train, "cpu")
-    same = presets.training(size=SIZE, scale=(1, 1), rotation=0, aspect=1, flip=0, colour="none")
+    same = presets.training(size=SIZE, scale=(1, 1), rotation=0, aspect=1, flip=0, color="none")
     seen: Counter[int] = Counter()
     for images, masks in islice(data.batches(same, classes=scenes.label_space.classes, batch=3), 7):
         assert images.shape == (3, *SIZE, 3) and masks.dtype == torch.int64

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from segwright.training import log
-from segwright.training.log import Display
+from segwright.training.callbacks import log
+from segwright.training.callbacks.log import Display
 
 
 class Screen(io.StringIO):
@@ -32,11 +32,9 @@ def record(epoch: int, **more: Any) -> dict[str, Any]:
 
 
 def test_lines_are_wrapped_and_taken_literally(screen: Screen) -> None:
-    Display(stream=screen).say(
-        "  sizes  [128, 192] then [red] 320×416  (small pictures first: most of what is to learn)"
-    )
+    Display(stream=screen).say("  sizes  [128, 192] then [red] 320×416  (small images first: most of what is to learn)")
     first, second = screen.getvalue().rstrip("\n").split("\n")
-    assert first == "  sizes  [128, 192] then [red] 320×416  (small pictures" and second.startswith(" " * 9 + "first")
+    assert first == "  sizes  [128, 192] then [red] 320×416  (small images" and second.startswith(" " * 9 + "first")
 
 
 def test_the_table_fits_and_keeps_the_best(screen: Screen) -> None:

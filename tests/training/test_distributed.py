@@ -17,7 +17,7 @@ import numpy as np
 import psutil
 import pytest
 
-from segwright.data.synthetic import write_street_scenes
+from segwright.demo.dataset import write_street_scenes
 
 SETTINGS = (
     "--model", "leannet", "--weights", "none", "--size", "64x96", "--batch", "4", "--epochs", "2", "--device", "cpu",
@@ -84,7 +84,7 @@ def test_one_of_two_processes_checks_the_data(tmp_path: Path) -> None:
     assert process.returncode == 0, output
     assert output.count("left out:") == 1
     assert json.loads((tmp_path / "run" / "plan.json").read_text())["config"]["data"]["skip_bad"]
-    assert len(records(tmp_path / "run", "loss")) == 1, "five pictures in batches of four: both processes leave one out"
+    assert len(records(tmp_path / "run", "loss")) == 1, "five images in batches of four: both processes leave one out"
 
 
 @pytest.mark.slow

@@ -11,19 +11,19 @@ import torch
 from torch import nn
 
 from segwright.api import train, train_run
-from segwright.config import TrainConfig
+from segwright.core.errors import BundleError, SegwrightError, UsageError, WeightsError
+from segwright.core.types import LabelSpace
 from segwright.data.dataset import open_dataset
-from segwright.data.synthetic import write_street_scenes
-from segwright.errors import BundleError, SegwrightError, UsageError, WeightsError
+from segwright.demo.dataset import write_street_scenes
 from segwright.inference.bundle import Bundle, load_bundle, read_bundle, save_bundle
+from segwright.models.base import Provenance
 from segwright.models.catalog import create_model
 from segwright.models.external import wrap
 from segwright.models.leannet import LeanNet
-from segwright.models.segmenter import Provenance
+from segwright.training.config import TrainConfig
 from segwright.training.finetune import classifier_tensors, transfer_weights
 from segwright.training.results import origin
 from segwright.training.run import planned_trainer, run_training
-from segwright.types import LabelSpace
 
 
 def network(classes: int, **changed: object) -> LeanNet:
@@ -103,27 +103,27 @@ def test_from_a_saved_model_to_the_next_and_the_terms_go_along(
     scenes = write_street_scenes(tmp_path / "scenes", train=8, val=3, test=1, size=(64, 96))
     train_run(scenes, SMALL, out=tmp_path / "first")
     first = tmp_path / "first" / "model"
-    assert read_bundle(first).licences == {"weights": "trained from random weights"}
+    assert read_bundle(first).licenses == {"weights": "trained from random weights"}
     network, bundle = load_bundle(first)
-    save_bundle(first, network, replace(bundle, licences={"weights": "started from timm/x (licence: cc-by-nc-4.0)"}))
-    expected = {"weights": "fine-tuned from first: started from timm/x (licence: cc-by-nc-4.0)"}
+    save_bundle(first, network, replace(bundle, licenses={"weights": "started from timm/x (license: cc-by-nc-4.0)"}))
+    expected = {"weights": "fine-tuned from first: started from timm/x (license: cc-by-nc-4.0)"}
     config = TrainConfig().with_values({**SMALL, "training.epochs": 4, "out": str(tmp_path / "second")})
     stopped = run_training(
         open_dataset(scenes), config, start=tmp_path / "first", on_validation=lambda progress, found: True
     )
     assert stopped.stopped_by == "on_validation"
     assert "kept" in capsys.readouterr().err
-    assert read_bundle(tmp_path / "second" / "model").licences == expected
+    assert read_bundle(tmp_path / "second" / "model").licenses == expected
     again = train(scenes, out=tmp_path / "second", resume=True, epochs=4)
     assert again.stopped_by is None
-    assert read_bundle(tmp_path / "second" / "model").licences == expected
-    assert read_bundle(tmp_path / "second" / "last").licences == expected
+    assert read_bundle(tmp_path / "second" / "model").licenses == expected
+    assert read_bundle(tmp_path / "second" / "last").licenses == expected
 
 
 def test_published_weights_bring_their_terms() -> None:
     assert origin(Provenance()) == "trained from random weights"
     published = Provenance("timm/resnet34.a1_in1k", "apache-2.0", pretrained=True)
-    assert origin(published) == "started from timm/resnet34.a1_in1k (licence: apache-2.0)"
+    assert origin(published) == "started from timm/resnet34.a1_in1k (license: apache-2.0)"
 
 
 def planned(scenes: Path, weights: str | None, **model: Any) -> LeanNet:

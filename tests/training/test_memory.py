@@ -11,9 +11,9 @@ import psutil
 import pytest
 import torch
 
-from segwright.data import cache
-from segwright.training import memory
-from segwright.training.memory import available_bytes, gib, is_out_of_memory, peak_of
+from segwright.data.loading import cache
+from segwright.training.planning import memory
+from segwright.training.planning.memory import available_bytes, gib, is_out_of_memory, peak_of
 
 CPU = torch.device("cpu")
 SIZE = 48 << 20

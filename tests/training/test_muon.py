@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch import nn
 
-from segwright.config import TrainingConfig
 from segwright.models.catalog import create_model
-from segwright.training import muon
-from segwright.training.muon import QUINTIC, Muon, _small_steps, _wide_steps, hidden_kernels, orthogonalize
-from segwright.training.optim import create_optimizer
+from segwright.training.config import TrainingConfig
+from segwright.training.optim import muon
+from segwright.training.optim.muon import QUINTIC, Muon, _small_steps, _wide_steps, hidden_kernels, orthogonalize
+from segwright.training.optim.optimizers import create_optimizer
 
 
 def test_five_steps_come_close_to_the_polar_factor() -> None:

@@ -12,11 +12,11 @@ from small_runs import trainer
 from torch import Tensor, nn
 
 from segwright.data.dataset import open_dataset
-from segwright.data.synthetic import write_street_scenes
+from segwright.demo.dataset import write_street_scenes
+from segwright.kernels.patching import quicken
 from segwright.models.catalog import create_model
-from segwright.models.quicken import quicken
-from segwright.training.distributed import World
-from segwright.training.norm_statistics import measure_statistics
+from segwright.training.distributed.world import World
+from segwright.training.optim.norm_statistics import measure_statistics
 
 
 class Small(nn.Module):

@@ -1,4 +1,4 @@
-"""The plan: every 'auto' resolved, each with a reason; what was asked for stays; sizes follow from the pictures."""
+"""The plan: every 'auto' resolved, each with a reason; what was asked for stays; sizes follow from the images."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 import torch
 
-from segwright.config import TrainConfig
-from segwright.data.fingerprint import Fingerprint
-from segwright.errors import DataError, UsageError
+from segwright.core.errors import DataError, UsageError
+from segwright.data.check.fingerprint import Fingerprint
 from segwright.models import catalog
+from segwright.models.base import Provenance
 from segwright.models.catalog import CATALOG
-from segwright.models.segmenter import Provenance
-from segwright.training.plan import Machine, Plan, _shown, crop_size, make_plan
-from segwright.training.schedule import learning_rate_factor
+from segwright.training.config import TrainConfig
+from segwright.training.optim.schedule import learning_rate_factor
+from segwright.training.planning.plan import Machine, Plan, _shown, crop_size, make_plan
 
 CPU = Machine("cpu", cores=2, memory_bytes=1 << 34)
 NEVER = lambda name, encoder: False  # noqa: E731
@@ -24,7 +24,7 @@ ALWAYS = lambda name, encoder: True  # noqa: E731
 GPU = Machine("cuda", cores=16, memory_bytes=1 << 36, precision="bf16")
 
 FOUND = Fingerprint(
-    images=300, examined=300, labelled=300, height=(360, 360, 360), width=(480, 480, 480), sizes=((360, 480, 300),),
+    images=300, examined=300, labeled=300, height=(360, 360, 360), width=(480, 480, 480), sizes=((360, 480, 300),),
     channels=3, mean=(100.0,) * 3, std=(50.0,) * 3, class_names=("road", "sky", "pole"),
     class_pixels=(6_000_000, 3_900_000, 50_000), class_images=(300, 300, 200), ignored_pixels=0,
     cooccurrence=((300, 300, 200), (300, 300, 200), (200, 200, 200)), scales=(None, None, None), boundary_density=0.03,
@@ -36,8 +36,8 @@ def plan(
     values: dict[str, object] | None = None, machine: Machine = CPU, found: Fingerprint = FOUND, **more: object
 ) -> Plan:
     arguments: dict[str, object] = {
-        "pictures": 300,
-        "val_pictures": 60,
+        "images": 300,
+        "val_images": 60,
         "pretrained": lambda name, encoder: False,
         **more,
     }
@@ -88,7 +88,7 @@ def test_what_was_asked_for_stays() -> None:
     assert found.config.training.phases[0].batch == 3 and found.class_weights is None
 
 
-def test_small_pictures_first_only_where_they_show_enough() -> None:
+def test_small_images_first_only_where_they_show_enough() -> None:
     sizes = [phase.size for phase in plan().config.training.phases]
     assert sizes == sorted(sizes) and len(sizes) == 3 and sizes[-1] == (320, 416)
     small = replace(FOUND, height=(128,) * 3, width=(192,) * 3)
@@ -96,14 +96,14 @@ def test_small_pictures_first_only_where_they_show_enough() -> None:
 
 
 @pytest.mark.parametrize(
-    ("picture", "largest", "expected"),
+    ("image", "largest", "expected"),
     [((360, 480), 480 * 480, (320, 416)), ((96, 128), 480 * 480, (96, 128)), ((5, 7), 480 * 480, (32, 32))],
 )
-def test_crops(picture: tuple[int, int], largest: int, expected: tuple[int, int]) -> None:
-    assert crop_size(*picture, largest) == expected
+def test_crops(image: tuple[int, int], largest: int, expected: tuple[int, int]) -> None:
+    assert crop_size(*image, largest) == expected
 
 
-def test_a_large_picture_is_cropped_to_its_own_shape() -> None:
+def test_a_large_image_is_cropped_to_its_own_shape() -> None:
     height, width = crop_size(2000, 4000, 480 * 480)
     assert height * width <= 480 * 480 and 1.7 < width / height < 2.4
 
@@ -164,7 +164,7 @@ def test_a_classical_network_from_random_weights_gets_a_start_it_can_learn_from(
 
 
 def test_epochs_are_planned_within_bounds_and_time_is_estimated() -> None:
-    assert plan(pictures=3).config.training.epochs == 400 and plan(pictures=10**6).config.training.epochs == 20
+    assert plan(images=3).config.training.epochs == 400 and plan(images=10**6).config.training.epochs == 20
     timed = plan({"training.epochs": 10}, probe=lambda *_: 0.5)
     assert timed.seconds == pytest.approx(10 * 300 / 8 * 0.5, rel=0.5)
     assert plan({"training.minutes": 3.0}).seconds == 180
@@ -172,7 +172,7 @@ def test_epochs_are_planned_within_bounds_and_time_is_estimated() -> None:
 
 def test_an_empty_split_is_refused() -> None:
     with pytest.raises(DataError, match="empty"):
-        plan(pictures=0)
+        plan(images=0)
 
 
 def test_the_last_layer_starts_at_the_frequencies_unless_it_is_published_otherwise() -> None:
@@ -183,20 +183,20 @@ def test_the_last_layer_starts_at_the_frequencies_unless_it_is_published_otherwi
     assert plan({"training.class_prior": False}).config.training.class_prior is False
 
 
-def test_a_class_that_few_pictures_show_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_class_that_few_images_show_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     def decision(images: tuple[int, ...]) -> str:
         found = plan(found=replace(FOUND, class_images=images))
         assert found.config.training.oversample == 0
         return next(d.reason for d in found.decisions if d.setting == "training.oversample")
 
-    assert decision((300, 300, 200)) == "every class is in 67% of the pictures or more"
-    assert decision((300, 6, 0)) == "sky is in 2.0% of the pictures: 0.05 shows those more often"
+    assert decision((300, 300, 200)) == "every class is in 67% of the images or more"
+    assert decision((300, 6, 0)) == "sky is in 2.0% of the images: 0.05 shows those more often"
 
 
 def test_tensorboard_is_taken_where_it_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("segwright.training.trackers.find_spec", lambda name: None)
+    monkeypatch.setattr("segwright.training.callbacks.trackers.find_spec", lambda name: None)
     assert plan().config.training.trackers == ()
-    monkeypatch.setattr("segwright.training.trackers.find_spec", lambda name: object())
+    monkeypatch.setattr("segwright.training.callbacks.trackers.find_spec", lambda name: object())
     assert plan().config.training.trackers == ("tensorboard",)
     none = plan({"training.trackers": ()})
     assert none.config.training.trackers == ()

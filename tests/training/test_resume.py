@@ -12,18 +12,18 @@ import pytest
 import torch
 from small_runs import trainer
 
-from segwright import types
-from segwright.config import TrainConfig
+from segwright.core import types
+from segwright.core.errors import CheckpointError, UsageError
+from segwright.core.left_right import Sides
 from segwright.data.dataset import open_dataset
-from segwright.data.synthetic import write_street_scenes
-from segwright.errors import CheckpointError, UsageError
-from segwright.images import write_image
+from segwright.demo.dataset import write_street_scenes
+from segwright.imageio import write_image
 from segwright.inference.bundle import load_bundle
-from segwright.sides import Sides
 from segwright.training import results
+from segwright.training.callbacks.log import RunLog, read_log
 from segwright.training.checkpoint import checkpoints, clear_leftovers, load_checkpoint
-from segwright.training.log import RunLog, read_log
-from segwright.training.plan import Plan
+from segwright.training.config import TrainConfig
+from segwright.training.planning.plan import Plan
 from segwright.training.run import Run, run_training
 
 VALUES: dict[str, Any] = {
@@ -90,7 +90,7 @@ def test_any_file_may_be_the_damaged_one(
 def test_a_checkpoint_of_another_kind_is_passed_over(tmp_path: Path, stopped: Path) -> None:
     folder = copied(stopped, tmp_path) / "checkpoints"
     newest = checkpoints(folder)[-1]
-    from segwright.files import write_sums
+    from segwright.core.atomic_io import write_sums
 
     for text in ("[1]", "{}", '{"progress": {"step": "one"}, "optimizer": {}}', '{"progress": 3}'):
         (newest / "state.json").write_text(text)
@@ -174,8 +174,9 @@ def test_a_full_disk_at_any_write_lets_the_training_go_on(
 ) -> None:
     from safetensors import SafetensorError
 
-    from segwright.training import log, state
     from segwright.training import run as run_module
+    from segwright.training import state
+    from segwright.training.callbacks import log
 
     def full(*_: Any, **__: Any) -> Any:
         raise OSError(28, "No space left on device")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from segwright.errors import UsageError
-from segwright.training.schedule import SCHEDULES, WARMUP_START, Plateau, learning_rate_factor
+from segwright.core.errors import UsageError
+from segwright.training.optim.schedule import SCHEDULES, WARMUP_START, Plateau, learning_rate_factor
 
 
 def test_values_worked_by_hand() -> None:

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from segwright.errors import MissingExtraError, UsageError
-from segwright.training import trackers
-from segwright.training.log import RunLog, read_log
-from segwright.training.trackers import Trackers, check_trackers, figures
+from segwright.core.errors import MissingExtraError, UsageError
+from segwright.training.callbacks import trackers
+from segwright.training.callbacks.log import RunLog, read_log
+from segwright.training.callbacks.trackers import Trackers, check_trackers, figures
 
 STEP = {"step": 3, "epoch": 0, "loss": 0.5, "lr": 1e-3, "images_per_second": 9.0, "time": 2.0}
 VALIDATION = {"step": 3, "epoch": 1, "val_miou": 0.4, "val_iou": {"car": 0.3, "pole": float("nan")}}

@@ -14,18 +14,18 @@ from small_runs import Killed, kill_at, states, trainer
 from torch import Tensor
 
 import segwright as sw
-from segwright.config import TrainConfig
+from segwright.core.errors import UsageError
+from segwright.core.types import Batch
 from segwright.data.dataset import Dataset, open_dataset
-from segwright.data.synthetic import write_street_scenes
-from segwright.errors import UsageError
+from segwright.demo.dataset import write_street_scenes
 from segwright.losses import create_loss
 from segwright.losses.catalog import LOSSES
 from segwright.models.leannet import LeanNet
-from segwright.training.distributed import World, own_device
-from segwright.training.optim import OPTIMIZERS, create_optimizer
-from segwright.training.reproducible import kernels
-from segwright.training.step import TrainStep
-from segwright.types import Batch
+from segwright.training.config import TrainConfig
+from segwright.training.deterministic import kernels
+from segwright.training.distributed.world import World, own_device
+from segwright.training.optim.optimizers import OPTIMIZERS, create_optimizer
+from segwright.training.train_step import TrainStep
 
 SMALL = {
     "model.name": "leannet",
@@ -46,15 +46,15 @@ def _environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
 
 
-def test_the_road_from_pictures_to_a_model_that_a_cpu_loads(scenes: Dataset, gpu: torch.device, tmp_path: Path) -> None:
+def test_the_road_from_images_to_a_model_that_a_cpu_loads(scenes: Dataset, gpu: torch.device, tmp_path: Path) -> None:
     """Plan, memory probe, training in bf16, validation, adjustment, report; then a prediction on either device."""
     run = sw.train(scenes, epochs=2, device="cuda", out=tmp_path / "run", settings=SMALL)
     assert run.plan.config.training.precision == "bf16" and run.memory is not None
     assert run.memory.training.how == "tried" and run.memory.device.startswith("cuda")
     assert (tmp_path / "run" / "report.html").exists()
-    picture = scenes.test[0].image
-    there = sw.load(tmp_path / "run", device="cuda").predict(picture)
-    here = sw.load(tmp_path / "run", device="cpu").predict(picture)
+    image = scenes.test[0].image
+    there = sw.load(tmp_path / "run", device="cuda").predict(image)
+    here = sw.load(tmp_path / "run", device="cpu").predict(image)
     assert (there.labels == here.labels).mean() > 0.98
     evaluated = sw.evaluate(tmp_path / "run", scenes.val, device="cuda").miou
     assert evaluated == pytest.approx(sw.evaluate(tmp_path / "run", scenes.val, device="cpu").miou, abs=0.02)

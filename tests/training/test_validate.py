@@ -13,17 +13,17 @@ import torch
 from small_runs import trainer
 from torch import Tensor
 
+from segwright.core.errors import OutOfMemoryError
+from segwright.core.types import IGNORE_INDEX, Sample
 from segwright.data.dataset import Dataset, Split, open_dataset
-from segwright.data.synthetic import write_street_scenes
-from segwright.errors import OutOfMemoryError
-from segwright.images import UInt8Array
+from segwright.demo.dataset import write_street_scenes
+from segwright.imageio import UInt8Array
 from segwright.losses import create_loss
 from segwright.models.leannet import LeanNet
+from segwright.training.callbacks.log import read_log
 from segwright.training.checkpoint import load_checkpoint
-from segwright.training.distributed import World
-from segwright.training.log import read_log
+from segwright.training.distributed.world import World
 from segwright.training.validate import Validator
-from segwright.types import IGNORE_INDEX, Sample
 
 CPU = torch.device("cpu")
 
@@ -145,7 +145,7 @@ def test_a_validation_is_by_the_criterion_of_its_phase(scenes: Dataset, tmp_path
     "error",
     [MemoryError, lambda: RuntimeError("DefaultCPUAllocator: not enough memory"), lambda: torch.OutOfMemoryError("x")],
 )
-def test_out_of_memory_takes_fewer_pictures_with_the_same_result(
+def test_out_of_memory_takes_fewer_images_with_the_same_result(
     scenes: Dataset, model: LeanNet, error: Callable[[], BaseException], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lines: list[str] = []
@@ -159,7 +159,7 @@ def test_out_of_memory_takes_fewer_pictures_with_the_same_result(
     assert validator.window is None and validator.pixels == 2 * 160 * 256
 
 
-def test_a_picture_that_does_not_fit_is_seen_in_windows(
+def test_an_image_that_does_not_fit_is_seen_in_windows(
     scenes: Dataset, model: LeanNet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = Validator(scenes.val, CPU, None)(model)
@@ -167,7 +167,7 @@ def test_a_picture_that_does_not_fit_is_seen_in_windows(
     lines: list[str] = []
     found = Validator(scenes.val, CPU, None, say=lines.append)(model)
     assert lines[-1] == "out of memory in validation: from now on in windows of 128×128"
-    assert sum(found.predicted_pixels) == sum(before.predicted_pixels), "every labelled pixel once"
+    assert sum(found.predicted_pixels) == sum(before.predicted_pixels), "every labeled pixel once"
     assert found.loss == pytest.approx(before.loss, rel=0.05)
     hungry(model, 32 * 32, MemoryError, monkeypatch)
     with pytest.raises(OutOfMemoryError, match="validation does not fit"):

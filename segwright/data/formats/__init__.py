@@ -1,4 +1,4 @@
-"""One file a data format, each recognised by what lies on the disk.
+"""One file a data format, each recognized by what lies on the disk.
 
 ``FORMATS`` maps the name that ``--format`` takes to the format, in the order in which they are tried: those with a
 signature of their own first, the plain folder last.
@@ -13,6 +13,7 @@ from segwright.data.formats import (
     camvid,
     cityscapes,
     coco,
+    csv_pairs,
     cvat,
     darwin,
     driving,
@@ -26,11 +27,10 @@ from segwright.data.formats import (
     label_studio_masks,
     labelme,
     labelme_web,
-    layers,
     medical,
+    multi_mask,
     nnunet,
     oxford_pets,
-    pairs,
     parquet,
     roboflow_masks,
     run_lengths,
@@ -51,7 +51,7 @@ _TRIED: tuple[Format, ...] = (
     labelme_web.FORMAT, ground_truth.FORMAT,
     labelme.FORMAT, label_studio.FORMAT, label_studio_masks.FORMAT, coco.FORMAT,
     cvat.FORMAT, parquet.FORMAT, webdataset.FORMAT, yolo.FORMAT,
-    run_lengths.FORMAT, pairs.FORMAT, layers.FORMAT, geotiff.FORMAT, folder.FORMAT,
+    run_lengths.FORMAT, csv_pairs.FORMAT, multi_mask.FORMAT, geotiff.FORMAT, folder.FORMAT,
 )  # fmt: skip
 
 FORMATS: dict[str, Format] = {known.name: known for known in _TRIED}

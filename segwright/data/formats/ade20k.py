@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from segwright.core.errors import FormatError
+from segwright.core.types import IGNORE_INDEX, LabelSpace
 from segwright.data.formats.base import SPLIT_NAMES, Format, distinct, everything, in_order, pairing_problems
-from segwright.data.formats.tree import Tree, is_picture, stem
+from segwright.data.formats.file_tree import Tree, is_image, stem
 from segwright.data.readers import FileReader
 from segwright.data.records import Dataset, Record
-from segwright.errors import FormatError
-from segwright.types import IGNORE_INDEX, LabelSpace
 
 _NAMES = (
     "wall, building, sky, floor, tree, ceiling, road, bed, windowpane, grass, cabinet, sidewalk, person, earth, door, "
@@ -53,7 +53,7 @@ def _bases(tree: Tree) -> list[str]:
     return found
 
 
-def recognise(tree: Tree) -> str | None:
+def recognize(tree: Tree) -> str | None:
     return "images and annotations with ADE_… names" if _bases(tree) else None
 
 
@@ -72,8 +72,8 @@ def open_ade20k(tree: Tree) -> Dataset:
     for prefix in (f"{base}/" if base else "" for base in bases):
         for split in tree.folder(f"{prefix}images").dirs:
             images, masks = tree.folder(f"{prefix}images/{split}"), tree.folder(f"{prefix}annotations/{split}")
-            by_stem = {stem(name): Path(masks.path, name) for name in masks.files if is_picture(name)}
-            for name in filter(is_picture, images.files):
+            by_stem = {stem(name): Path(masks.path, name) for name in masks.files if is_image(name)}
+            for name in filter(is_image, images.files):
                 mask = by_stem.pop(stem(name), None)
                 if mask is None and masks.files:
                     lone.append(Path(images.path, name))
@@ -94,4 +94,4 @@ def open_ade20k(tree: Tree) -> Dataset:
     )
 
 
-FORMAT = Format("ade20k", "ADE20K", "images/training/ADE_train_….jpg and annotations/training/", recognise, open_ade20k)
+FORMAT = Format("ade20k", "ADE20K", "images/training/ADE_train_….jpg and annotations/training/", recognize, open_ade20k)

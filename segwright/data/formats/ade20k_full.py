@@ -16,17 +16,17 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from segwright.console import track
-from segwright.data.classes import read_class_list
-from segwright.data.formats.pairing import find_class_list
-from segwright.data.formats.published import PHOTO, Found, Layout, Place
-from segwright.data.formats.tree import Tree, read_json, read_text
-from segwright.data.formats.values import Coding, survey_files
+from segwright.core.errors import DataError, LabelError
+from segwright.core.progress import track
+from segwright.core.types import IGNORE_INDEX, MAX_CLASSES, LabelSpace
+from segwright.data.formats.file_tree import Tree, read_json, read_text
+from segwright.data.formats.mask_encoding import Coding, survey_files
+from segwright.data.formats.name_matching import find_class_list
+from segwright.data.formats.published_layout import PHOTO, Found, Layout, Place
+from segwright.data.label_maps import read_class_list
 from segwright.data.readers import FileReader
 from segwright.data.records import Record
-from segwright.errors import DataError, LabelError
-from segwright.images import read_mask
-from segwright.types import IGNORE_INDEX, MAX_CLASSES, LabelSpace
+from segwright.imageio import read_mask
 
 CLASS_FILES = ("classes.csv", "classes.json", "classes.txt")
 HIGHEST = 256 * 26  # more than R // 10 · 256 + G reaches
@@ -123,7 +123,7 @@ def _chosen(path: Path, how: str) -> Coding:
     space = read_class_list(path).label_space()
     mapping = {**dict.fromkeys(range(HIGHEST), IGNORE_INDEX), **{v: i for v, i in space.mapping.items() if v < HIGHEST}}
     mapping[0] = IGNORE_INDEX
-    kept = LabelSpace(space.names, space.colours, mapping=mapping)
+    kept = LabelSpace(space.names, space.colors, mapping=mapping)
     return Coding(kept, notes=(how, f"{len(space)} classes chosen by {path.name}; all others are ignored"))
 
 

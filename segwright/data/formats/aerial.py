@@ -1,4 +1,4 @@
-"""Published data sets from the air: ISPRS Potsdam and Vaihingen, iSAID, the Semantic Drone Dataset, Dubai.
+"""Published datasets from the air: ISPRS Potsdam and Vaihingen, iSAID, the Semantic Drone Dataset, Dubai.
 
 ISPRS's masks are colors; the copies called ``noBoundary`` have black outlines, which the benchmark does not score. Of
 Potsdam's ortho-photos the RGB ones are read. iSAID (Zamir et al. 2019) gives each image a mask of colors and one of
@@ -11,20 +11,20 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from segwright.data.classes import read_class_list
+from segwright.core.errors import LabelError
+from segwright.core.types import IGNORE_INDEX, Color
+from segwright.data.formats.file_tree import Tree
 from segwright.data.formats.geotiff import GeoTiffReader, cut_into_tiles, look_at_mask
-from segwright.data.formats.published import PHOTO, Found, Key, Layout, Place, colour_coding, indices
-from segwright.data.formats.tree import Tree
-from segwright.data.formats.values import Coding, conclude, discover, survey_files
+from segwright.data.formats.mask_encoding import Coding, conclude, discover, survey_files
+from segwright.data.formats.published_layout import PHOTO, Found, Key, Layout, Place, color_coding, indices
+from segwright.data.label_maps import read_class_list
 from segwright.data.mask_files import read_mask_file
-from segwright.data.readers import ColourTable
+from segwright.data.readers import ColorTable
 from segwright.data.records import Dataset
-from segwright.errors import LabelError
-from segwright.types import IGNORE_INDEX, Colour
 
 # --- ISPRS
 
-ISPRS_CLASSES: dict[str, Colour] = {
+ISPRS_CLASSES: dict[str, Color] = {
     "impervious surface": (255, 255, 255),
     "building": (0, 0, 255),
     "low vegetation": (0, 255, 255),
@@ -49,8 +49,8 @@ class _Isprs(Layout):
 
     def open(self, tree: Tree) -> Dataset:
         dataset = super().open(tree)
-        labelled = [r for r in dataset.given.get("train", ()) if r.mask_path is not None]
-        if not labelled:
+        labeled = [r for r in dataset.given.get("train", ()) if r.mask_path is not None]
+        if not labeled:
             dataset.given = {}
         return cut_into_tiles(dataset)
 
@@ -58,7 +58,7 @@ class _Isprs(Layout):
 def _isprs(tree: Tree, found: Found) -> Coding:
     masks = found.masks
     seen = survey_files(masks, look_at_mask, 12_000_000)
-    if seen.values and not seen.colours:
+    if seen.values and not seen.colors:
         if set(seen.values) <= {*range(7), IGNORE_INDEX}:  # reduced to indices by a converter
             first = 1 if 6 in seen.values else 0
             ignored = (0, IGNORE_INDEX) if first else (IGNORE_INDEX,)
@@ -69,7 +69,7 @@ def _isprs(tree: Tree, found: Found) -> Coding:
             )(tree, found)  # fmt: skip
         return conclude(seen, None, tree.root)
     note = "ISPRS's six colors; black (the eroded outlines of noBoundary) is ignored"
-    return colour_coding(ISPRS_CLASSES, _BOUNDARY, (note,))
+    return color_coding(ISPRS_CLASSES, _BOUNDARY, (note,))
 
 
 POTSDAM = _Isprs(
@@ -115,7 +115,7 @@ VAIHINGEN = _Isprs(
 
 # --- iSAID
 
-ISAID_CLASSES: dict[str, Colour] = {
+ISAID_CLASSES: dict[str, Color] = {
     "background": (0, 0, 0),
     "ship": (0, 0, 63),
     "storage tank": (0, 63, 63),
@@ -140,10 +140,10 @@ _TILE = r"(?P<key>P\d{4}(?:_\d+){0,4})"
 def _isaid(tree: Tree, found: Found) -> Coding:
     masks = found.masks
     seen = survey_files(masks, partial(read_mask_file, source="colors"), 12_000_000)
-    if seen.values and not seen.colours and set(seen.values) <= {*range(16), IGNORE_INDEX} and len(seen.values) > 1:
+    if seen.values and not seen.colors and set(seen.values) <= {*range(16), IGNORE_INDEX} and len(seen.values) > 1:
         note = "masks reduced to indices by a converter: iSAID's 15 classes and background in their usual order"
         return indices(tuple(ISAID_CLASSES), tuple(ISAID_CLASSES.values()), notes=(note,))(tree, found)
-    return colour_coding(ISAID_CLASSES, {}, ("iSAID's 15 classes by color; black is background",))
+    return color_coding(ISAID_CLASSES, {}, ("iSAID's 15 classes by color; black is background",))
 
 
 ISAID = Layout(
@@ -158,14 +158,14 @@ ISAID = Layout(
 
 # --- Semantic Drone Dataset and Dubai: colors of a list, in folders of their own
 
-DUBAI_CLASSES: dict[str, Colour] = {
+DUBAI_CLASSES: dict[str, Color] = {
     "Building": (0x3C, 0x10, 0x98),
     "Land (unpaved area)": (0x84, 0x29, 0xF6),
     "Road": (0x6E, 0xC1, 0xE4),
     "Vegetation": (0xFE, 0xDD, 0x3A),
     "Water": (0xE2, 0xA9, 0x29),
 }
-_UNLABELLED = {"Unlabeled": (0x9B, 0x9B, 0x9B)}
+_UNLABELED = {"Unlabeled": (0x9B, 0x9B, 0x9B)}
 
 
 def _list_of(tree: Tree, *names: str) -> Path | None:
@@ -177,27 +177,27 @@ def _list_of(tree: Tree, *names: str) -> Path | None:
     return None
 
 
-def _colours_of(masks: Sequence[Path]) -> set[Colour]:
+def _colors_of(masks: Sequence[Path]) -> set[Color]:
     seen = survey_files(masks, partial(read_mask_file, source="colors"), 12_000_000)
-    grey = {(v, v, v) for v in seen.values if v < 256}
-    return grey | {(c >> 16, c >> 8 & 255, c & 255) for c in seen.colours}
+    gray = {(v, v, v) for v in seen.values if v < 256}
+    return gray | {(c >> 16, c >> 8 & 255, c & 255) for c in seen.colors}
 
 
 def _dubai(tree: Tree, found: Found) -> Coding:
-    colours = _colours_of(found.masks)
+    colors = _colors_of(found.masks)
     path = _list_of(tree, "classes.json")
     listed = read_class_list(path) if path is not None else None
-    if listed is not None and listed.colours is not None and colours <= set(listed.colours):
+    if listed is not None and listed.colors is not None and colors <= set(listed.colors):
         return Coding(
-            listed.label_space(by_row=True), ColourTable(listed.colours), tuple(listed.notes()), source="colors"
+            listed.label_space(by_row=True), ColorTable(listed.colors), tuple(listed.notes()), source="colors"
         )
-    known = {*DUBAI_CLASSES.values(), *_UNLABELLED.values()}
-    if colours <= known:
+    known = {*DUBAI_CLASSES.values(), *_UNLABELED.values()}
+    if colors <= known:
         notes = ["the Dubai set's five classes by the colors of its masks; gray (Unlabeled) is ignored"]
         if listed is not None:
             notes.append("the colors in its classes.json are not those of its masks, and are not used")
-        return colour_coding(DUBAI_CLASSES, _UNLABELLED, notes)
-    stray = sorted(colours - known)[:6]
+        return color_coding(DUBAI_CLASSES, _UNLABELED, notes)
+    stray = sorted(colors - known)[:6]
     raise LabelError(
         "colors that neither the Dubai set nor a class list beside the masks names",
         expected=", ".join("#{:02x}{:02x}{:02x}".format(*c) for c in sorted(known)),
@@ -220,12 +220,12 @@ DUBAI = Layout(
 class _Drone(Layout):
     """Of the two forms of the masks the indices are read, which need no table."""
 
-    def recognise(self, tree: Tree) -> str | None:
+    def recognize(self, tree: Tree) -> str | None:
         listed = None if tree.is_file else _list_of(tree, "class_dict_seg.csv")
         folders = [] if tree.is_file else [path.rpartition("/")[2] for path, _ in tree.walk(depth=4)]
         if listed is None and "label_images_semantic" not in folders:
             return None
-        return super().recognise(tree)
+        return super().recognize(tree)
 
 
 def _drone(tree: Tree, found: Found) -> Coding:

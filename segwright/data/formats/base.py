@@ -1,4 +1,4 @@
-"""What a format is: a way to recognise it on the disk, and a way to open it."""
+"""What a format is: a way to recognize it on the disk, and a way to open it."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from segwright.data.formats.depth import find_depth
-from segwright.data.formats.names import SPLIT_NAMES as SPLIT_NAMES
-from segwright.data.formats.tree import Tree, is_picture
+from segwright.core.errors import FormatError
+from segwright.data.formats.bit_depth import find_depth
+from segwright.data.formats.file_tree import Tree, is_image
+from segwright.data.formats.name_parts import SPLIT_NAMES as SPLIT_NAMES
 from segwright.data.readers import FileReader
 from segwright.data.records import Dataset, Problem, Record
-from segwright.errors import FormatError
 
 
 @dataclass(frozen=True)
@@ -21,27 +21,27 @@ class Format:
 
     name: str  # as --format takes it
     title: str  # as people call it
-    looks_for: str  # what on the disk gives it away; listed where nothing was recognised
-    recogniser: Callable[[Tree], str | None]
+    looks_for: str  # what on the disk gives it away; listed where nothing was recognized
+    recognizer: Callable[[Tree], str | None]
     opener: Callable[[Tree], Dataset]
-    # What to say where nothing was recognised and the files come near this format; None where they do not.
+    # What to say where nothing was recognized and the files come near this format; None where they do not.
     hint: Callable[[Tree], FormatError | None] | None = None
 
-    def recognise(self, path: str | Path | Tree) -> str | None:
+    def recognize(self, path: str | Path | Tree) -> str | None:
         """Why it is this format, in words; None where it is not."""
-        return self.recogniser(path if isinstance(path, Tree) else Tree(path))
+        return self.recognizer(path if isinstance(path, Tree) else Tree(path))
 
     def open(self, path: str | Path | Tree) -> Dataset:
-        """The data set; FormatError or DataError where it cannot be opened as this format."""
+        """The dataset; FormatError or DataError where it cannot be opened as this format."""
         return with_depth(self.opener(path if isinstance(path, Tree) else Tree(path)))
 
 
 def with_depth(dataset: Dataset) -> Dataset:
-    """The data set with a reader that keeps the bands and bits of its pictures, where they are files of such a kind."""
+    """The dataset with a reader that keeps the bands and bits of its images, where they are files of such a kind."""
     reader = dataset.reader
     if isinstance(reader, FileReader) and reader.bands is None and reader.value_range is None:
-        pictures = list(dict.fromkeys(r.image_path for r in dataset.records if r.image_path is not None))
-        depth = find_depth([path for path in pictures if is_picture(path.name)])
+        images = list(dict.fromkeys(r.image_path for r in dataset.records if r.image_path is not None))
+        depth = find_depth([path for path in images if is_image(path.name)])
         reader.bands, reader.value_range = depth.bands, depth.value_range
         dataset.notes.extend(depth.notes)
     return dataset
@@ -69,16 +69,16 @@ def unique_ids(names: Sequence[tuple[str, str, str]]) -> list[str]:
 
 
 def pairing_problems(images: Sequence[Path], masks: Sequence[Path]) -> list[Problem]:
-    """The findings for pictures without masks and masks without pictures."""
+    """The findings for images without masks and masks without images."""
     problems = []
     if images:
         problems.append(
             Problem(
                 "warning",
                 "image without mask",
-                f"{len(images)} pictures have no mask",
+                f"{len(images)} images have no mask",
                 tuple(str(path) for path in images),
-                "add the masks under the same names, or move the pictures away",
+                "add the masks under the same names, or move the images away",
             )
         )
     if masks:
@@ -86,9 +86,9 @@ def pairing_problems(images: Sequence[Path], masks: Sequence[Path]) -> list[Prob
             Problem(
                 "warning",
                 "mask without image",
-                f"{len(masks)} masks have no picture",
+                f"{len(masks)} masks have no image",
                 tuple(str(path) for path in masks),
-                "add the pictures under the same names, or move the masks away",
+                "add the images under the same names, or move the masks away",
             )
         )
     return problems

@@ -1,9 +1,9 @@
 """CamVid (Brostow et al. 2008) in both forms that people hold.
 
-*Index*: SegNet's copy, 480×360, folders ``train/ trainannot/ val/ valannot/ test/ testannot/``, greyscale PNGs with
-11 classes and 11 = unlabelled. Its lists name files by paths of the authors' machine, so pictures are found by name.
-*Colour*: the original, 960×720, ``701_StillsRaw_full`` and ``LabeledApproved_full`` (or any two folders of ``x.png``
-and ``x_L.png``), 32 colours, grouped into the 11 classes of SegNet (Badrinarayanan et al. 2017) as published examples
+*Index*: SegNet's copy, 480×360, folders ``train/ trainannot/ val/ valannot/ test/ testannot/``, grayscale PNGs with
+11 classes and 11 = unlabeled. Its lists name files by paths of the authors' machine, so images are found by name.
+*Color*: the original, 960×720, ``701_StillsRaw_full`` and ``LabeledApproved_full`` (or any two folders of ``x.png``
+and ``x_L.png``), 32 colors, grouped into the 11 classes of SegNet (Badrinarayanan et al. 2017) as published examples
 do it: walls, bridges, tunnels and archways are building, cones pole, lane markings road, parking blocks and shoulders
 pavement, trailers and trains car, prams and animals pedestrian, motorcycles bicyclist.
 """
@@ -13,11 +13,11 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from segwright.core.types import IGNORE_INDEX, LabelSpace
 from segwright.data.formats.base import Format, distinct, everything, in_order, pairing_problems
-from segwright.data.formats.tree import Tree, is_picture, stem
-from segwright.data.readers import ColourTable, FileReader
+from segwright.data.formats.file_tree import Tree, is_image, stem
+from segwright.data.readers import ColorTable, FileReader
 from segwright.data.records import Dataset, Record
-from segwright.types import IGNORE_INDEX, LabelSpace
 
 CLASSES = {
     "sky": (128, 128, 128),
@@ -33,8 +33,8 @@ CLASSES = {
     "bicyclist": (0, 128, 192),
 }
 
-# The 32 colours of label_colors.txt, and the class that each is grouped into (None: void).
-COLOURS: dict[str, tuple[tuple[int, int, int], str | None]] = {
+# The 32 colors of label_colors.txt, and the class that each is grouped into (None: void).
+COLORS: dict[str, tuple[tuple[int, int, int], str | None]] = {
     "Animal": ((64, 128, 64), "pedestrian"),
     "Archway": ((192, 0, 128), "building"),
     "Bicyclist": ((0, 128, 192), "bicyclist"),
@@ -76,34 +76,34 @@ def _label_space(mapping: dict[int, int]) -> LabelSpace:
 
 
 def index_label_space() -> LabelSpace:
-    """0…10 as they are, 11 (unlabelled) ignored."""
+    """0…10 as they are, 11 (unlabeled) ignored."""
     return _label_space({**{i: i for i in range(11)}, 11: IGNORE_INDEX, IGNORE_INDEX: IGNORE_INDEX})
 
 
-def colour_label_space() -> LabelSpace:
-    """Rows of the 32 colours to the 11 classes."""
+def color_label_space() -> LabelSpace:
+    """Rows of the 32 colors to the 11 classes."""
     names = list(CLASSES)
     return _label_space(
-        {row: IGNORE_INDEX if group is None else names.index(group) for row, (_, group) in enumerate(COLOURS.values())}
+        {row: IGNORE_INDEX if group is None else names.index(group) for row, (_, group) in enumerate(COLORS.values())}
     )
 
 
-def recognise(tree: Tree) -> str | None:
+def recognize(tree: Tree) -> str | None:
     if tree.is_file:
         return None
     if _index_splits(tree):
         listed = tree.has("train.txt") and _looks_like_segnet_list(tree.path(tree.find("train.txt") or ""))
         if listed or _camvid_names(tree):
             return "folders train and trainannot with CamVid's file names or lists (11-class index masks)"
-    if _colour_folders(tree) is not None:
-        return "CamVid's names with _L.png colour masks beside them (32 colours)"
+    if _color_folders(tree) is not None:
+        return "CamVid's names with _L.png color masks beside them (32 colors)"
     return None
 
 
 def open_camvid(tree: Tree) -> Dataset:
-    folders = _colour_folders(tree)
+    folders = _color_folders(tree)
     if folders is not None:
-        return _open_colour(tree, *folders)
+        return _open_color(tree, *folders)
     return _open_index(tree)
 
 
@@ -134,9 +134,9 @@ def _open_index(tree: Tree) -> Dataset:
     for name in _index_splits(tree):
         images = tree.folder(tree.find(name) or name)
         masks = tree.folder(tree.find(f"{name}annot") or f"{name}annot")
-        by_stem = {stem(file): file for file in masks.files if is_picture(file)}
+        by_stem = {stem(file): file for file in masks.files if is_image(file)}
         given[name] = []
-        for file in filter(is_picture, images.files):
+        for file in filter(is_image, images.files):
             mask = by_stem.pop(stem(file), None)
             image_path = Path(images.path, file)
             if mask is None:
@@ -149,22 +149,22 @@ def _open_index(tree: Tree) -> Dataset:
         reader=FileReader(index_label_space()),
         records=everything(given),
         given=in_order(given),
-        notes=["CamVid's 11 classes as indices; 11 (unlabelled) is ignored; its lists are not needed, names pair"],
+        notes=["CamVid's 11 classes as indices; 11 (unlabeled) is ignored; its lists are not needed, names pair"],
         problems=pairing_problems(lone_images, lone_masks),
         unpaired_images=tuple(lone_images),
         unpaired_masks=tuple(lone_masks),
     )
 
 
-def _colour_folders(tree: Tree) -> tuple[list[str], list[str]] | None:
-    """(folders of pictures, folders of ``x_L.png`` masks), by CamVid's file names."""
+def _color_folders(tree: Tree) -> tuple[list[str], list[str]] | None:
+    """(folders of images, folders of ``x_L.png`` masks), by CamVid's file names."""
     images, masks = [], []
     for relative, listing in tree.walk(depth=2):
         names = [file for file in listing.files if file.startswith(("0001TP_", "0006R0_", "0016E5_", "Seq05VD_"))]
-        coloured = sum(stem(file).endswith("_L") for file in names)
-        if coloured:
+        colored = sum(stem(file).endswith("_L") for file in names)
+        if colored:
             masks.append(relative)
-        if len(names) > coloured:
+        if len(names) > colored:
             images.append(relative)
     return (images, masks) if images and masks else None
 
@@ -179,19 +179,19 @@ def _common_start(left: str, right: str) -> int:
     return count
 
 
-def _open_colour(tree: Tree, image_folders: list[str], mask_folders: list[str]) -> Dataset:
+def _open_color(tree: Tree, image_folders: list[str], mask_folders: list[str]) -> Dataset:
     masks: dict[str, dict[str, Path]] = {}  # name → folder → mask
     for relative in mask_folders:
         listing = tree.folder(relative)
         for file in listing.files:
-            if stem(file).endswith("_L") and is_picture(file):
+            if stem(file).endswith("_L") and is_image(file):
                 masks.setdefault(stem(file)[:-2], {})[relative] = Path(listing.path, file)
     records, lone = [], []
     places: dict[str, list[Record]] = {}
     for relative in image_folders:
         listing = tree.folder(relative)
         for file in listing.files:
-            if not is_picture(file) or stem(file).endswith("_L"):
+            if not is_image(file) or stem(file).endswith("_L"):
                 continue
             able = masks.get(stem(file), {})
             nearest = max(able, key=lambda folder: _common_start(folder, relative), default=None)
@@ -206,14 +206,14 @@ def _open_colour(tree: Tree, image_folders: list[str], mask_folders: list[str]) 
     unique = distinct({"": records})[""]
     new = {record.image_path: record for record in unique}
     given = {split: [new[record.image_path] for record in members] for split, members in places.items()}
-    reader = FileReader(colour_label_space(), ColourTable(tuple(colour for colour, _ in COLOURS.values())))
+    reader = FileReader(color_label_space(), ColorTable(tuple(color for color, _ in COLORS.values())))
     return Dataset(
         root=tree.root,
         format="camvid",
         reader=reader,
         records=tuple(unique),
         given=in_order(given),
-        notes=["CamVid's 32 colours, grouped into 11 classes; a file value is a colour's row in label_colors.txt"],
+        notes=["CamVid's 32 colors, grouped into 11 classes; a file value is a color's row in label_colors.txt"],
         problems=pairing_problems(lone, strays),
         unpaired_images=tuple(lone),
         unpaired_masks=tuple(strays),
@@ -223,7 +223,7 @@ def _open_colour(tree: Tree, image_folders: list[str], mask_folders: list[str]) 
 FORMAT = Format(
     "camvid",
     "CamVid",
-    "train/ and trainannot/ with CamVid's names or lists, or x.png with x_L.png colour masks",
-    recognise,
+    "train/ and trainannot/ with CamVid's names or lists, or x.png with x_L.png color masks",
+    recognize,
     open_camvid,
 )

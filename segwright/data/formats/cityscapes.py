@@ -9,15 +9,15 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from segwright.core.errors import FormatError
+from segwright.core.types import IGNORE_INDEX, Color, LabelSpace
 from segwright.data.formats.base import Format, distinct, everything, in_order, pairing_problems
-from segwright.data.formats.tree import Tree
+from segwright.data.formats.file_tree import Tree
 from segwright.data.readers import FileReader
 from segwright.data.records import Dataset, Record
-from segwright.errors import FormatError
-from segwright.types import IGNORE_INDEX, Colour, LabelSpace
 
 # id in labelIds → the 19 classes of the benchmark in the order of their train ids; every other id is void.
-CLASSES: dict[str, tuple[int, Colour]] = {
+CLASSES: dict[str, tuple[int, Color]] = {
     "road": (7, (128, 64, 128)),
     "sidewalk": (8, (244, 35, 232)),
     "building": (11, (70, 70, 70)),
@@ -44,14 +44,14 @@ _MASK = re.compile(r"(.+)_gt(Fine|Coarse)_label(Ids|TrainIds)\.png$")
 
 
 def label_space(*, train_ids: bool = False) -> LabelSpace:
-    """From the 34 ids of labelIds (-1, the licence plate, is 255 in a PNG), or from train ids as they are."""
+    """From the 34 ids of labelIds (-1, the license plate, is 255 in a PNG), or from train ids as they are."""
     names = tuple(CLASSES)
-    colours = tuple(colour for _, colour in CLASSES.values())
+    colors = tuple(color for _, color in CLASSES.values())
     if train_ids:
-        return LabelSpace(names, colours, mapping={**{i: i for i in range(19)}, IGNORE_INDEX: IGNORE_INDEX})
+        return LabelSpace(names, colors, mapping={**{i: i for i in range(19)}, IGNORE_INDEX: IGNORE_INDEX})
     mapping = dict.fromkeys((*IDS, IGNORE_INDEX), IGNORE_INDEX)
     mapping |= {value: index for index, (value, _) in enumerate(CLASSES.values())}
-    return LabelSpace(names, colours, mapping=mapping)
+    return LabelSpace(names, colors, mapping=mapping)
 
 
 def _bases(tree: Tree) -> list[str]:
@@ -65,12 +65,12 @@ def _bases(tree: Tree) -> list[str]:
     ]
 
 
-def recognise(tree: Tree) -> str | None:
+def recognize(tree: Tree) -> str | None:
     return "leftImg8bit and gtFine" if _bases(tree) else None
 
 
 def _masks(tree: Tree, prefix: str) -> tuple[dict[str, Path], bool]:
-    """(picture's name → mask, whether they hold train ids); fine before coarse, labelIds before train ids."""
+    """(image's name → mask, whether they hold train ids); fine before coarse, labelIds before train ids."""
     found: dict[tuple[str, str], dict[str, Path]] = {}
     for folder in ("gtCoarse", "gtFine"):
         for _, listing in tree.walk(prefix + folder):
@@ -136,4 +136,4 @@ def _read_base(tree: Tree, prefix: str, given: dict[str, list[Record]], lone: li
     return train_ids
 
 
-FORMAT = Format("cityscapes", "Cityscapes", "leftImg8bit/ and gtFine/", recognise, open_cityscapes)
+FORMAT = Format("cityscapes", "Cityscapes", "leftImg8bit/ and gtFine/", recognize, open_cityscapes)

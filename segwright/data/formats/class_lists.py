@@ -13,11 +13,11 @@ from collections.abc import Iterator, Sequence
 from collections.abc import Set as AbstractSet
 from pathlib import Path
 
-from segwright.data.classes import FILE_NAMES, ClassList, read_class_list
-from segwright.data.formats.tree import Folder
+from segwright.core.errors import LabelError
+from segwright.core.types import IGNORE_INDEX, Color
+from segwright.data.formats.file_tree import Folder
+from segwright.data.label_maps import FILE_NAMES, ClassList, read_class_list
 from segwright.data.records import Problem
-from segwright.errors import LabelError
-from segwright.types import IGNORE_INDEX, Colour
 
 ENDINGS = (".csv", ".tsv", ".json", ".yaml", ".yml", ".txt")
 MOST_FILES = 24  # per folder: more files of a kind are annotations of single images
@@ -32,14 +32,14 @@ _NOT = re.compile(
 )
 
 
-def luma(colour: Colour) -> int:
-    """The grey that a color becomes (ITU-R 601-2, as Pillow's convert('L'))."""
-    red, green, blue = colour
+def luma(color: Color) -> int:
+    """The gray that a color becomes (ITU-R 601-2, as Pillow's convert('L'))."""
+    red, green, blue = color
     return (red * 19595 + green * 38470 + blue * 7471 + 0x8000) >> 16
 
 
 def choose(
-    folders: Sequence[Folder], values: AbstractSet[int], colours: AbstractSet[int]
+    folders: Sequence[Folder], values: AbstractSet[int], colors: AbstractSet[int]
 ) -> tuple[ClassList | None, list[Problem]]:
     """(the class list that fits the masks' values or packed colors, findings).
 
@@ -58,11 +58,11 @@ def choose(
             if _SUGGESTIVE.search(path.stem) and path.suffix.lower() != ".txt" and not _NOT.search(path.stem):
                 others.append((path, error.found or error.message))
             continue
-        if not is_known and not found.numbered and found.colours is None and not _NAMES_ALONE.search(path.stem):
+        if not is_known and not found.numbered and found.colors is None and not _NAMES_ALONE.search(path.stem):
             continue
         if is_known:
             known.append(found)
-        if fits(found, values, colours):
+        if fits(found, values, colors):
             fitting.append(found)
         elif _SUGGESTIVE.search(path.stem):
             others.append((path, "it does not fit the masks' values"))
@@ -79,21 +79,21 @@ def choose(
     return chosen, problems
 
 
-def fits(found: ClassList, values: AbstractSet[int], colours: AbstractSet[int]) -> bool:
+def fits(found: ClassList, values: AbstractSet[int], colors: AbstractSet[int]) -> bool:
     """Whether the list names every value or every color of the masks, a background that it leaves out aside."""
-    named = {r << 16 | g << 8 | b for r, g, b in found.colours or ()}
-    if colours and named:
-        greys = {value * 0x010101 for value in values} if colours - {0} else set()
-        if {*colours, *(greys if not values or max(values) <= 255 else ())} <= named or colours <= named:
+    named = {r << 16 | g << 8 | b for r, g, b in found.colors or ()}
+    if colors and named:
+        grays = {value * 0x010101 for value in values} if colors - {0} else set()
+        if {*colors, *(grays if not values or max(values) <= 255 else ())} <= named or colors <= named:
             return True
-    if colours and not values:
-        return not named and len(found.entries) == len(colours)
+    if colors and not values:
+        return not named and len(found.entries) == len(colors)
     kept = [entry for entry in found.entries if not entry.ignored]
     if len(kept) <= 2 and len(values) == 2 and 0 in values:
         return True
     if values <= {entry.value for entry in found.entries} | {IGNORE_INDEX}:
         return True
-    return found.colours is not None and values <= {luma(colour) for colour in found.colours}
+    return found.colors is not None and values <= {luma(color) for color in found.colors}
 
 
 def _candidates(folders: Sequence[Folder]) -> Iterator[tuple[Path, bool]]:

@@ -24,20 +24,20 @@ from typing import Any
 
 import numpy as np
 
-from segwright.data.drawing import Drawable, Drawing, DrawnReader, Ledger, describe_source
+from segwright.core.errors import FormatError, LabelError
+from segwright.core.types import IGNORE_INDEX
+from segwright.data.annotations.rasterize import Drawable, Drawing, DrawnReader, Ledger, describe_source
 from segwright.data.formats.base import Format, everything, in_order, unique_ids
 from segwright.data.formats.coco_categories import Classes, make_classes, spell_id
 from segwright.data.formats.coco_names import stuff_thing_space
 from segwright.data.formats.coco_shapes import is_crowd, rasterize, whole, why_not_drawn
-from segwright.data.formats.names import split_of, split_of_part
-from segwright.data.formats.references import Reference, claimed_twice, resolve_all, surroundings
-from segwright.data.formats.tree import Tree, is_picture, peek, stem
+from segwright.data.formats.file_references import Reference, claimed_twice, resolve_all, surroundings
+from segwright.data.formats.file_tree import Tree, is_image, peek, stem
+from segwright.data.formats.name_parts import split_of, split_of_part
 from segwright.data.readers import FileReader
 from segwright.data.records import Dataset, ObjectCount, Problem, Record
 from segwright.data.text_files import read_json
-from segwright.errors import FormatError, LabelError
-from segwright.images import UInt8Array, read_mask
-from segwright.types import IGNORE_INDEX
+from segwright.imageio import UInt8Array, read_mask
 
 SAMPLED = 12  # JSON files a folder that recognition looks at; opening reads all
 CROWDS_ARE_OBJECTS = 0.5  # share of crowds from which they are drawn; COCO's own sets have 0.01
@@ -46,7 +46,7 @@ CROWDS_ARE_MANY = 0.05  # share of ignored crowds that is worth a warning
 
 @dataclass(frozen=True, slots=True)
 class Annotated:
-    """A picture's annotations: (class index, segmentation, crowd), as they stand in the file."""
+    """An image's annotations: (class index, segmentation, crowd), as they stand in the file."""
 
     source: str
     height: int  # 0 where the file does not tell
@@ -56,7 +56,7 @@ class Annotated:
 
 @dataclass(frozen=True, slots=True)
 class Panoptic:
-    """A picture's segments: segment id in the PNG → class index."""
+    """An image's segments: segment id in the PNG → class index."""
 
     png: Path
     segments: tuple[tuple[int, int], ...]
@@ -97,10 +97,10 @@ class CocoReader(DrawnReader):
 
     def _segments(self, payload: Panoptic) -> Any:
         """H×W segment ids of the PNG."""
-        colours = read_mask(payload.png, self.limits)
-        if colours.ndim != 3:
-            raise LabelError("a panoptic PNG holds colours", expected="RGB", found="one channel", where=payload.png)
-        wide = colours.astype(np.int64)
+        colors = read_mask(payload.png, self.limits)
+        if colors.ndim != 3:
+            raise LabelError("a panoptic PNG holds colors", expected="RGB", found="one channel", where=payload.png)
+        wide = colors.astype(np.int64)
         return wide[..., 0] + 256 * wide[..., 1] + 65536 * wide[..., 2]
 
     def _panoptic(self, payload: Panoptic) -> UInt8Array:
@@ -139,12 +139,12 @@ def _find_files(tree: Tree, every: bool = False) -> list[_File]:
             for relative, listing in tree.walk(depth=3):
                 names = [name for name in listing.files if name.lower().endswith(".json")]
                 candidates += [(relative, Path(listing.path, name)) for name in (names if every else names[:SAMPLED])]
-        found = [_recognised(relative, path) for relative, path in candidates]
+        found = [_recognized(relative, path) for relative, path in candidates]
         tree.memo[key] = [file for file in found if file is not None]
     return list(tree.memo[key])
 
 
-def _recognised(relative: str, path: Path) -> _File | None:
+def _recognized(relative: str, path: Path) -> _File | None:
     if path.name.startswith(("captions", "person_keypoints", "image_info")):
         return None
     text = peek(path)
@@ -180,7 +180,7 @@ def _pixel_maps(tree: Tree) -> list[tuple[str, str]]:
     return found
 
 
-def recognise(tree: Tree) -> str | None:
+def recognize(tree: Tree) -> str | None:
     files = _find_files(tree)
     if files:
         return f"{', '.join(sorted({file.kind for file in files}))} JSON with images and annotations"
@@ -255,7 +255,7 @@ def _open_json(tree: Tree, files: Sequence[_File]) -> Dataset:
 
 
 class _Opened:
-    """The records of one or several JSONs (train and val; instances and stuff of the same pictures)."""
+    """The records of one or several JSONs (train and val; instances and stuff of the same images)."""
 
     def __init__(self, tree: Tree, files: Sequence[_File], data: Sequence[dict[str, Any]], classes: Classes) -> None:
         self.tree, self.files, self.data, self.classes = tree, files, data, classes
@@ -448,11 +448,11 @@ class _Opened:
         if not payloads:
             raise FormatError(
                 "several JSON files annotate the same images differently" if contested and not missing else
-                "none of the JSON's pictures is there",
+                "none of the JSON's images is there",
                 expected=", ".join(missing[:3]) or "one JSON file per split, or stuff and instances of the same ids",
                 found="; ".join(problem.message for problem in self.problems)[:600] or self.tree.summary(),
                 where=self.tree.root,
-                fix="open one of the JSON files itself" if contested and not missing else "copy the pictures there",
+                fix="open one of the JSON files itself" if contested and not missing else "copy the images there",
             )  # fmt: skip
         self._refuse_nothing(payloads)
         ids = unique_ids([(path.parent.name, path.stem, path.suffix) for path in payloads])
@@ -472,7 +472,7 @@ class _Opened:
         walked = surroundings(self.tree).walk()
         used = {str(path) for path in claims}
         near = [os.path.join(one.path, name) for _, one in walked if one.path in folders for name in one.files]
-        lone = tuple(path for path in near if path not in used and is_picture(path))
+        lone = tuple(path for path in near if path not in used and is_image(path))
         if lone:
             message = f"{len(lone)} images beside those of the JSON are in no JSON: they are not used"
             self.problems.append(Problem("note", "images not listed", message, lone))
@@ -492,7 +492,7 @@ class _Opened:
             return
         only_boxes = self.boxes and self.boxes == sum(self.ledger.lost.values())
         raise FormatError(
-            "these are boxes, not outlines: the annotations of a detection data set" if only_boxes else
+            "these are boxes, not outlines: the annotations of a detection dataset" if only_boxes else
             "none of the objects can be drawn",
             expected="annotations with a segmentation, an image and a category that are listed",
             found=f"{sum(self.ledger.lost.values())} objects, none drawn: {self.ledger.summary()}",
@@ -511,7 +511,7 @@ def _open_maps(tree: Tree, maps: Sequence[tuple[str, str]]) -> Dataset:
                 for relative, listing in tree.walk(depth=3)
                 if os.path.basename(relative) == os.path.basename(folder)
                 and relative != folder
-                and any(is_picture(file) and not file.endswith(".png") for file in listing.files[:5])
+                and any(is_image(file) and not file.endswith(".png") for file in listing.files[:5])
             ),
             None,
         )
@@ -522,10 +522,10 @@ def _open_maps(tree: Tree, maps: Sequence[tuple[str, str]]) -> Dataset:
         given[split] = [
             Record(stem(name), Path(images.path, name), by_stem.get(stem(name)))
             for name in images.files
-            if is_picture(name)
+            if is_image(name)
         ]
     if not given:
-        raise FormatError("COCO-Stuff's PNGs lie there without their pictures", expected="train2017/ and val2017/",
+        raise FormatError("COCO-Stuff's PNGs lie there without their images", expected="train2017/ and val2017/",
                           found=tree.summary(), where=tree.root)  # fmt: skip
     return Dataset(
         root=tree.root,
@@ -538,5 +538,5 @@ def _open_maps(tree: Tree, maps: Sequence[tuple[str, str]]) -> Dataset:
 
 
 FORMAT = Format(
-    "coco", "COCO", "a JSON with images, annotations and categories; or stuffthingmaps PNGs", recognise, open_coco
+    "coco", "COCO", "a JSON with images, annotations and categories; or stuffthingmaps PNGs", recognize, open_coco
 )

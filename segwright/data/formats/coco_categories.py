@@ -9,10 +9,10 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from segwright.data.drawing import BACKGROUND_NAMES
+from segwright.core.errors import LabelError
+from segwright.core.types import IGNORE_INDEX, MAX_CLASSES, Color, LabelSpace
+from segwright.data.annotations.rasterize import BACKGROUND_NAMES
 from segwright.data.formats.coco_names import stuff_ids
-from segwright.errors import LabelError
-from segwright.types import IGNORE_INDEX, MAX_CLASSES, Colour, LabelSpace
 
 OTHER = 183  # in stuff JSON: every thing in one
 
@@ -96,7 +96,7 @@ def make_classes(data: Sequence[dict[str, Any]], paths: Sequence[Path]) -> Class
         del categories[OTHER]  # "other" stands for the things, which are here themselves
     ids_in_order = sorted(categories)
     names = _unique([str(categories[i].get("name", i)) for i in ids_in_order], ids_in_order)
-    colours = [categories[i].get("color") for i in ids_in_order]
+    colors = [categories[i].get("color") for i in ids_in_order]
     background = next(
         (i for i, name in zip(ids_in_order, names, strict=True) if name.lower() in BACKGROUND_NAMES), None
     )
@@ -108,14 +108,14 @@ def make_classes(data: Sequence[dict[str, Any]], paths: Sequence[Path]) -> Class
         fill = index[background]
         notes.append(f"what nothing covers is {names[fill]}")
     else:
-        names, colours = ["background", *names], [[0, 0, 0], *colours]
+        names, colors = ["background", *names], [[0, 0, 0], *colors]
         index = {category: place + 1 for category, place in index.items()}
         fill = 0
         notes.append("what nothing covers is background")
     if not ids_in_order or len(names) > MAX_CLASSES:
         raise LabelError("1 to 255 classes can be told apart", found=f"{len(names)} categories", where=paths[0],
                          fix="list the categories under their ids")  # fmt: skip
-    known = [colour for colour in map(_colour, colours) if colour is not None]
+    known = [color for color in map(_color, colors) if color is not None]
     space = LabelSpace(tuple(names), tuple(known) if len(known) == len(names) else ())
     notes.append("where regions overlap the smaller is on top")
     per_file = [{key: index[number] for key, number in table.items() if number in index} for table in tables]
@@ -138,7 +138,7 @@ def _check_offset(used: Mapping[str, int], table: Mapping[str, int], path: Path)
             )
 
 
-def _colour(value: Any) -> Colour | None:
+def _color(value: Any) -> Color | None:
     if isinstance(value, list) and len(value) == 3 and all(isinstance(v, int) and 0 <= v <= 255 for v in value):
         return (value[0], value[1], value[2])
     return None

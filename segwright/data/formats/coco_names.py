@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from segwright.types import IGNORE_INDEX, LabelSpace
+from segwright.core.types import IGNORE_INDEX, LabelSpace
 
 _THINGS = (
     "person, bicycle, car, motorcycle, airplane, bus, train, truck, boat, traffic light, fire hydrant, "

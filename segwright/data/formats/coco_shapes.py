@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from segwright.data.drawing import Region
-from segwright.data.polygons import as_points, fill_box
-from segwright.data.rle import check_size, crop_columns, list_runs, string_runs
-from segwright.errors import LabelError
-from segwright.types import IGNORE_INDEX
+from segwright.core.errors import LabelError
+from segwright.core.types import IGNORE_INDEX
+from segwright.data.annotations.polygons import as_points, fill_box
+from segwright.data.annotations.rasterize import Region
+from segwright.data.annotations.rle import check_size, crop_columns, list_runs, string_runs
 
 
 def whole(value: Any) -> int:
@@ -74,7 +74,7 @@ def decode_segmentation(segmentation: Any, height: int, width: int, where: str) 
     if isinstance(segmentation, Mapping):
         size = segmentation.get("size", [height, width])
         if not isinstance(size, Sequence) or [whole(v) for v in size] != [height, width]:
-            raise LabelError("an RLE differs in size from its picture", expected=f"{[height, width]}", found=f"{size}",
+            raise LabelError("an RLE differs in size from its image", expected=f"{[height, width]}", found=f"{size}",
                              where=where, fix="export the annotations again")  # fmt: skip
         check_size(height, width, where)
         counts = segmentation.get("counts", ())

@@ -1,8 +1,8 @@
 """CVAT's XML ("CVAT for images 1.1", "CVAT for video 1.1"): polygons, boxes, ellipses, masks, drawn by their z order.
 
-A mask's run lengths go along the rows of its box and are exact. Labels and colours come from the task's description;
+A mask's run lengths go along the rows of its box and are exact. Labels and colors come from the task's description;
 what no shape covers is background. Polylines, points, cuboids and skeletons cover no area: they are counted and named.
-A video's tracks (:mod:`.cvat_tracks`) are drawn into its frames, which lie beside the XML as pictures.
+A video's tracks (:mod:`.cvat_tracks`) are drawn into its frames, which lie beside the XML as images.
 """
 
 from __future__ import annotations
@@ -20,7 +20,9 @@ from xml.etree.ElementTree import ParseError
 from defusedxml.common import DefusedXmlException
 from defusedxml.ElementTree import iterparse
 
-from segwright.data.drawing import (
+from segwright.core.errors import FormatError, LabelError
+from segwright.core.types import Color
+from segwright.data.annotations.rasterize import (
     Drawable,
     Drawing,
     DrawnReader,
@@ -32,14 +34,12 @@ from segwright.data.drawing import (
 )
 from segwright.data.formats.base import SPLIT_NAMES, Format, in_order, pairing_problems, unique_ids
 from segwright.data.formats.cvat_shapes import AREAS, LINES, Shape, pixels, shape_of, whole
-from segwright.data.formats.cvat_tracks import Frames, Video, number_pictures, read_meta, read_track, shapes_by_frame
-from segwright.data.formats.references import Reference, claimed_twice, resolve_all, surroundings
-from segwright.data.formats.tree import Tree, is_picture, peek
+from segwright.data.formats.cvat_tracks import Frames, Video, number_images, read_meta, read_track, shapes_by_frame
+from segwright.data.formats.file_references import Reference, claimed_twice, resolve_all, surroundings
+from segwright.data.formats.file_tree import Tree, is_image, peek
 from segwright.data.records import Dataset, Problem, Record
 from segwright.data.text_files import MAX_ANNOTATION_BYTES, open_regular, read_bytes
-from segwright.errors import FormatError, LabelError
-from segwright.images import read_header
-from segwright.types import Colour
+from segwright.imageio import read_header
 
 PIECE = 1 << 20  # bytes that the XML parser is handed at a time
 MAX_HELD = 1_000_000  # elements of an XML in memory: of the image or track that is read, and what is beside them
@@ -101,14 +101,14 @@ def _files(tree: Tree, every: bool = False) -> list[Path]:
     return [path for path in candidates if re.search(r"<annotations>", peek(path, 4096))]
 
 
-def recognise(tree: Tree) -> str | None:
+def recognize(tree: Tree) -> str | None:
     files = _files(tree)
     return f"CVAT's XML ({', '.join(path.name for path in files[:4])})" if files else None
 
 
 @dataclass
 class _Parsed:
-    labels: dict[str, Colour | None]
+    labels: dict[str, Color | None]
     images: list[tuple[str, str | None, Annotated]]  # name, subset, annotations
     videos: dict[Path, Video] = field(default_factory=dict)
     skipped: int = 0
@@ -196,7 +196,7 @@ def _parse(path: Path, parsed: _Parsed) -> None:
         ) from error  # fmt: skip
 
 
-def _hex(text: str | None) -> Colour | None:
+def _hex(text: str | None) -> Color | None:
     match = re.fullmatch(r"#?([0-9a-fA-F]{6})", (text or "").strip())
     if match is None:
         return None
@@ -204,24 +204,24 @@ def _hex(text: str | None) -> Colour | None:
     return (number >> 16, number >> 8 & 255, number & 255)
 
 
-def _pictures(tree: Tree) -> list[Path]:
-    """All pictures under the root, or beside it where it is the XML itself."""
+def _images(tree: Tree) -> list[Path]:
+    """All images under the root, or beside it where it is the XML itself."""
     walked = surroundings(tree).walk()
-    return [Path(listing.path, name) for _, listing in walked for name in listing.files if is_picture(name)]
+    return [Path(listing.path, name) for _, listing in walked for name in listing.files if is_image(name)]
 
 
-def _drawn_frames(path: Path, video: Video, pictures: Sequence[Path]) -> list[tuple[Path, Annotated]]:
+def _drawn_frames(path: Path, video: Video, images: Sequence[Path]) -> list[tuple[Path, Annotated]]:
     """The frames of a video with what its tracks draw; those that show no object are all background."""
-    near = [picture for picture in pictures if picture.is_relative_to(path.parent)]
-    frames = number_pictures(near, video.frames, path)
+    near = [image for image in images if image.is_relative_to(path.parent)]
+    frames = number_images(near, video.frames, path)
     try:
         shapes = shapes_by_frame(video, list(frames))
     except (KeyError, ValueError, OverflowError, IndexError) as error:
         raise FormatError("a broken shape in a track", found=repr(error), where=path, fix="export it again") from error
     result = []
-    for frame, picture in frames.items():
-        size = video.frames.size or read_header(picture).size
-        result.append((picture, Annotated(str(path), *size, tuple(shapes[frame]))))
+    for frame, image in frames.items():
+        size = video.frames.size or read_header(image).size
+        result.append((image, Annotated(str(path), *size, tuple(shapes[frame]))))
     return result
 
 
@@ -278,9 +278,9 @@ def open_cvat(tree: Tree) -> Dataset:
         )
     space, index, background = annotated_space(list(parsed.labels), list(parsed.labels.values()))
     present, problems = _located(tree, parsed)
-    pictures = _pictures(tree)
+    images = _images(tree)
     for path, video in parsed.videos.items():
-        present += [(picture, None, annotated) for picture, annotated in _drawn_frames(path, video, pictures)]
+        present += [(image, None, annotated) for image, annotated in _drawn_frames(path, video, images)]
     times = Counter(path for path, _, _ in present)
     twice = [path for path, number in times.items() if number > 1]
     if twice:
@@ -303,7 +303,7 @@ def open_cvat(tree: Tree) -> Dataset:
         if subset and subset.lower() in SPLIT_NAMES:
             given.setdefault(SPLIT_NAMES[subset.lower()], []).append(record)
     used = {path for path, _, _ in present} | {Path(file) for problem in problems for file in problem.files}
-    lone = [] if tree.is_file else [path for path in pictures if path not in used]
+    lone = [] if tree.is_file else [path for path in images if path not in used]
     notes = [
         f"{len(space)} classes; what no shape covers is {fill_name(space, background)}; shapes lie by their z order",
         *_video_notes(parsed.videos),
@@ -324,5 +324,5 @@ def open_cvat(tree: Tree) -> Dataset:
 
 
 FORMAT = Format(
-    "cvat", "CVAT", "annotations.xml (CVAT for images 1.1, for video 1.1) and its pictures", recognise, open_cvat
+    "cvat", "CVAT", "annotations.xml (CVAT for images 1.1, for video 1.1) and its images", recognize, open_cvat
 )

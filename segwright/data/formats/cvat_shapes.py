@@ -10,9 +10,9 @@ from xml.etree.ElementTree import Element
 import numpy as np
 import numpy.typing as npt
 
-from segwright.data.polygons import as_points, fill_box
-from segwright.data.rle import BoolMask, decode_rows
-from segwright.errors import LabelError
+from segwright.core.errors import LabelError
+from segwright.data.annotations.polygons import as_points, fill_box
+from segwright.data.annotations.rle import BoolMask, decode_rows
 
 AREAS = ("polygon", "box", "ellipse", "mask")
 LINES = ("polyline", "points", "cuboid", "skeleton")  # cover no area

@@ -19,8 +19,8 @@ from xml.etree.ElementTree import Element
 import numpy as np
 import numpy.typing as npt
 
+from segwright.core.errors import FormatError
 from segwright.data.formats.cvat_shapes import AREAS, Points, Shape, corners, shape_of
-from segwright.errors import FormatError
 
 _FRAME = re.compile(r"(\d+)\.[A-Za-z]+$")
 _CVAT = re.compile(r"frame_\d+\.", re.IGNORECASE)
@@ -88,40 +88,40 @@ def read_track(element: Element, path: Path) -> Track:
     return Track(dict(sorted(shapes.items())))
 
 
-def number_pictures(pictures: Sequence[Path], frames: Frames, path: Path) -> dict[int, Path]:
-    """Frame → picture: by the number that ends the names, as CVAT exports them (``frame_000012.PNG``), else by order.
+def number_images(images: Sequence[Path], frames: Frames, path: Path) -> dict[int, Path]:
+    """Frame → image: by the number that ends the names, as CVAT exports them (``frame_000012.PNG``), else by order.
 
-    FormatError where there are no pictures, or their order cannot be the frames'.
+    FormatError where there are no images, or their order cannot be the frames'.
     """
-    if not pictures:
+    if not images:
         raise FormatError(
             "the frames of the video are not there",
             expected="images/frame_000000.PNG and so on beside the XML",
-            found="no picture",
+            found="no image",
             where=path,
             fix="export with 'Save images', or: ffmpeg -i VIDEO -fps_mode passthrough -start_number 0 "
             f"{path.parent}/images/frame_%06d.png",
         )
-    by_order = {frames.start + i * frames.step: picture for i, picture in enumerate(pictures)}
-    matches = [_FRAME.search(picture.name) for picture in pictures]
-    numbered = {int(match[1]): picture for match, picture in zip(matches, pictures, strict=True) if match}
-    unique = len(numbered) == len(pictures)
+    by_order = {frames.start + i * frames.step: image for i, image in enumerate(images)}
+    matches = [_FRAME.search(image.name) for image in images]
+    numbered = {int(match[1]): image for match, image in zip(matches, images, strict=True) if match}
+    unique = len(numbered) == len(images)
     count = None if frames.stop is None else (frames.stop - frames.start) // frames.step + 1
-    if not (unique and all(_CVAT.match(picture.name) for picture in pictures)):
+    if not (unique and all(_CVAT.match(image.name) for image in images)):
         # A camera's numbers (DSC_0412.jpg) are an order, no more; taken for frames only where the order cannot be.
-        if count in (None, len(pictures)):
+        if count in (None, len(images)):
             return by_order
         if not unique or frames.start not in numbered:
             raise FormatError(
-                "the pictures are not the frames of the video",
-                expected=f"{count} pictures, or names that end in the frame's number",
-                found=f"{len(pictures)} pictures such as {pictures[0].name}",
+                "the images are not the frames of the video",
+                expected=f"{count} images, or names that end in the frame's number",
+                found=f"{len(images)} images such as {images[0].name}",
                 where=path,
                 fix="export again with 'Save images'",
             )
     stop = max(numbered) if frames.stop is None else frames.stop
     wanted = range(frames.start, stop + 1, frames.step)  # a range: stop is a number of the file, not a length to hold
-    return {number: picture for number, picture in sorted(numbered.items()) if number in wanted}
+    return {number: image for number, image in sorted(numbered.items()) if number in wanted}
 
 
 def shapes_by_frame(video: Video, wanted: Sequence[int]) -> dict[int, list[Shape]]:

@@ -15,10 +15,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from segwright.console import track
-from segwright.data.drawing import Drawable, Drawing, Region, annotated_space, fill_name
+from segwright.core.errors import DataError, FormatError, LabelError
+from segwright.core.progress import track
+from segwright.data.annotations.rasterize import Drawable, Drawing, Region, annotated_space, fill_name
 from segwright.data.formats.base import Format, pairing_problems
-from segwright.data.formats.figures import (
+from segwright.data.formats.file_references import Reference, claimed_twice, resolve_all
+from segwright.data.formats.file_tree import Tree, peek, read_json
+from segwright.data.formats.name_parts import split_of
+from segwright.data.formats.published_layout import assemble
+from segwright.data.formats.shapes import (
     Figure,
     Figures,
     FiguresReader,
@@ -27,12 +32,7 @@ from segwright.data.formats.figures import (
     unlisted_images,
     without_area,
 )
-from segwright.data.formats.names import split_of
-from segwright.data.formats.published import assemble
-from segwright.data.formats.references import Reference, claimed_twice, resolve_all
-from segwright.data.formats.tree import Tree, peek, read_json
 from segwright.data.records import Dataset, Problem, Record
-from segwright.errors import DataError, FormatError, LabelError
 
 LOOKED_AT = 3
 _NO_AREA = {"line": "lines", "keypoint": "points", "skeleton": "skeletons", "cuboid": "cuboids", "link": "links"}
@@ -209,7 +209,7 @@ def _files(tree: Tree) -> list[Path]:
     return list(found)
 
 
-def recognise(tree: Tree) -> str | None:
+def recognize(tree: Tree) -> str | None:
     files = _files(tree)
     return f"{len(files)} Darwin JSON files with items and annotations" if files else None
 
@@ -280,6 +280,6 @@ FORMAT = Format(
     "darwin",
     "V7 Darwin",
     "a JSON per image with item (or image) and annotations",
-    recognise,
+    recognize,
     open_darwin,
 )

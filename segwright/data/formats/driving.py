@@ -1,4 +1,4 @@
-"""Published data sets of streets: Mapillary Vistas, BDD100K, KITTI semantics, CARLA, SYNTHIA, fastai's CamVid.
+"""Published datasets of streets: Mapillary Vistas, BDD100K, KITTI semantics, CARLA, SYNTHIA, fastai's CamVid.
 
 Vistas (Neuhold et al. 2017): class names and colors from ``config*.json``, else the 66 of version 1.2. BDD100K (Yu et
 al. 2020) and KITTI (Alhaija et al. 2018) have Cityscapes' classes, as train ids and as label ids. CARLA's cameras put
@@ -16,17 +16,17 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from segwright.data.classes import FILE_NAMES, read_class_list
+from segwright.core.errors import FormatError, LabelError
+from segwright.core.types import IGNORE_INDEX, Color, LabelSpace
 from segwright.data.formats import cityscapes
-from segwright.data.formats.pairing import find_class_list
-from segwright.data.formats.published import PHOTO, Found, Layout, Place, indices
-from segwright.data.formats.tree import Tree
-from segwright.data.formats.values import Coding, survey_files
+from segwright.data.formats.file_tree import Tree
+from segwright.data.formats.mask_encoding import Coding, survey_files
+from segwright.data.formats.name_matching import find_class_list
+from segwright.data.formats.published_layout import PHOTO, Found, Layout, Place, indices
+from segwright.data.label_maps import FILE_NAMES, read_class_list
 from segwright.data.readers import FileReader
 from segwright.data.records import Record
-from segwright.errors import FormatError, LabelError
-from segwright.images import read_mask, read_raster
-from segwright.types import IGNORE_INDEX, Colour, LabelSpace
+from segwright.imageio import read_mask, read_raster
 
 _PART = r"(?P<split>training|validation|testing|train|val|test)"
 MAX_CONFIG = 4_000_000  # bytes
@@ -56,9 +56,9 @@ _SYNTHIA_NAMES = (
 )
 
 
-def named_colours(text: str) -> dict[str, Colour]:
+def named_colors(text: str) -> dict[str, Color]:
     """``"Bird a52a2a, Curb c4c4c4"`` to name → color."""
-    found: dict[str, Colour] = {}
+    found: dict[str, Color] = {}
     for item in text.split(", "):
         name, _, code = item.rpartition(" ")
         found[name] = (int(code[0:2], 16), int(code[2:4], 16), int(code[4:6], 16))
@@ -93,7 +93,7 @@ def _vistas_coding(version: str) -> Any:
                 where=tree.root,
                 fix="copy it there, or read the masks of version 1.2 with --format mapillary_1.2",
             )
-        known = named_colours(_VISTAS)
+        known = named_colors(_VISTAS)
         names = [name for name in known if name != "Unlabeled"]
         notes.insert(0, "config_v1.2.json is not here: the 65 class names of version 1.2; 65 (Unlabeled) is ignored")
         return indices(names, [known[n] for n in names], ignored=(65, IGNORE_INDEX), notes=notes)(tree, found)
@@ -113,7 +113,7 @@ def _from_config(path: Path, notes: Sequence[str]) -> Coding:
         labels: list[Mapping[str, Any]] = data["labels"]
         told = [str(label.get("readable") or label["name"]) for label in labels]
         names = [n if told.count(n) == 1 else str(label["name"]) for n, label in zip(told, labels, strict=True)]
-        colours: list[Colour] = [(int(c[0]), int(c[1]), int(c[2])) for c in (label["color"] for label in labels)]
+        colors: list[Color] = [(int(c[0]), int(c[1]), int(c[2])) for c in (label["color"] for label in labels)]
         skipped = {i for i, label in enumerate(labels) if label.get("evaluate") is False}
     except (
         OSError,
@@ -134,7 +134,7 @@ def _from_config(path: Path, notes: Sequence[str]) -> Coding:
     kept = [i for i in range(len(names)) if i not in skipped]
     mapping = {IGNORE_INDEX: IGNORE_INDEX, **dict.fromkeys(skipped, IGNORE_INDEX)}
     mapping |= {value: place for place, value in enumerate(kept)}
-    space = LabelSpace(tuple(names[i] for i in kept), tuple(colours[i] for i in kept), mapping=mapping)
+    space = LabelSpace(tuple(names[i] for i in kept), tuple(colors[i] for i in kept), mapping=mapping)
     said = [f"{path.name} names {len(kept)} classes"]
     if skipped:
         said.append(f"not evaluated there, and ignored: {', '.join(names[i] for i in sorted(skipped))}")
@@ -144,11 +144,11 @@ def _from_config(path: Path, notes: Sequence[str]) -> Coding:
 class _Vistas(Layout):
     """Bare ``labels`` folders are Vistas' only where its class list lies there."""
 
-    def recognise(self, tree: Tree) -> str | None:
+    def recognize(self, tree: Tree) -> str | None:
         version = self.name.rpartition("_")[2]
         if not _has(tree, version) and _vistas_config(tree, version) is None:
             return None
-        return super().recognise(tree)
+        return super().recognize(tree)
 
 
 def _vistas(version: str, folders: Sequence[str]) -> Layout:
@@ -175,8 +175,8 @@ VISTAS_1 = _vistas("1.2", (r"v1\.2/labels", "labels")).format()
 
 
 def _train_ids(note: str) -> Any:
-    names, colours = tuple(cityscapes.CLASSES), [colour for _, colour in cityscapes.CLASSES.values()]
-    return indices(names, colours, notes=(note,))
+    names, colors = tuple(cityscapes.CLASSES), [color for _, color in cityscapes.CLASSES.values()]
+    return indices(names, colors, notes=(note,))
 
 
 BDD100K = Layout(

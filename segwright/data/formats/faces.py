@@ -1,4 +1,4 @@
-"""Published data sets of faces and outdoors: CelebAMask-HQ, LFW part labels, Freiburg Forest.
+"""Published datasets of faces and outdoors: CelebAMask-HQ, LFW part labels, Freiburg Forest.
 
 CelebAMask-HQ (Lee et al. 2020): 30,000 images of 1024×1024 by number, and up to 18 masks of 512×512 for each in 15
 folders (``00000_hair.png``); its own script draws them in a fixed order, later over earlier. LFW part labels (Kae et
@@ -16,15 +16,15 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from segwright.data.drawing import DrawnReader, Region, paint
+from segwright.core.errors import FormatError, LabelError
+from segwright.core.types import Color, LabelSpace
+from segwright.data.annotations.rasterize import DrawnReader, Region, paint
 from segwright.data.formats.base import Format
-from segwright.data.formats.layers import read_binary
-from segwright.data.formats.published import PHOTO, Layout, Place, assemble, by_colour
-from segwright.data.formats.tree import Tree
+from segwright.data.formats.file_tree import Tree
+from segwright.data.formats.multi_mask import read_binary
+from segwright.data.formats.published_layout import PHOTO, Layout, Place, assemble, by_color
 from segwright.data.records import Dataset, Problem, Record
-from segwright.errors import FormatError, LabelError
-from segwright.images import UInt8Array
-from segwright.types import Colour, LabelSpace
+from segwright.imageio import UInt8Array
 
 # The order is that of the numbers, and of the drawing.
 _PARTS = "skin nose eye_g l_eye r_eye l_brow r_brow l_ear r_ear mouth u_lip l_lip hair hat ear_r neck_l neck cloth"
@@ -86,7 +86,7 @@ def _celeba_images(tree: Tree) -> dict[int, Path]:
     return found
 
 
-def recognise_celeba(tree: Tree) -> str | None:
+def recognize_celeba(tree: Tree) -> str | None:
     folders = _mask_folders(tree)
     return f"masks by number and part of a face in {len(folders)} folders" if folders and _celeba_images(tree) else None
 
@@ -153,11 +153,11 @@ CELEBA = Format(
     "celebamask_hq",
     "CelebAMask-HQ",
     "CelebA-HQ-img/0.jpg and CelebAMask-HQ-mask-anno/0/00000_hair.png",
-    recognise_celeba,
+    recognize_celeba,
     open_celeba,
 )
 
-LFW_CLASSES: dict[str, Colour] = {"background": (0, 0, 255), "hair": (255, 0, 0), "face": (0, 255, 0)}
+LFW_CLASSES: dict[str, Color] = {"background": (0, 0, 255), "hair": (255, 0, 0), "face": (0, 255, 0)}
 
 
 class _Lfw(Layout):
@@ -179,10 +179,10 @@ LFW = _Lfw(
     "lfw_funneled/Name/Name_0001.jpg and parts_lfw_funneled_gt_images/Name_0001.ppm",
     (Place(r"(?!.*gt_images).*", rf"(?P<key>[^.]+_\d{{4}})\.{PHOTO}"),),
     (Place(r"[^/]*parts_lfw[^/]*gt_images", r"(?P<key>[^.]+_\d{4})\.(?:ppm|png)"),),
-    by_colour(LFW_CLASSES, notes=("red is hair, green is face, blue is background",)),
+    by_color(LFW_CLASSES, notes=("red is hair, green is face, blue is background",)),
 ).format()
 
-FOREST_CLASSES: dict[str, Colour] = {
+FOREST_CLASSES: dict[str, Color] = {
     "trail": (170, 170, 170),
     "grass": (0, 255, 0),
     "vegetation": (102, 102, 51),
@@ -196,7 +196,7 @@ FOREST = Layout(
     "train/rgb/b1-09517_Clipped.jpg and train/GT_color/b1-09517_mask.png",
     (Place(r"(?:(?P<split>train|val|test)/)?rgb", rf"(?P<key>[^_.]+)(?:_[^.]*)?\.{PHOTO}"),),
     (Place(r"(?:(?P<split>train|val|test)/)?GT_color", r"(?P<key>[^_.]+)(?:_[^.]*)?\.png"),),
-    by_colour(
+    by_color(
         FOREST_CLASSES,
         {"void": (255, 255, 255)},
         notes=("Freiburg Forest's six colors (trees apart from other vegetation); white is ignored",),

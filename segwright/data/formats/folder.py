@@ -1,4 +1,4 @@
-"""A plain folder of pictures and masks in any of the usual layouts, with or without a class list beside it."""
+"""A plain folder of images and masks in any of the usual layouts, with or without a class list beside it."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from segwright.core.errors import DataError, FormatError, NameClashError
 from segwright.data.formats.base import SPLIT_NAMES, Format, in_order, pairing_problems, unique_ids
-from segwright.data.formats.depth import range_of
-from segwright.data.formats.names import composed
-from segwright.data.formats.pairing import Item, Pairing, Rival, describe_folder, pair_files
+from segwright.data.formats.bit_depth import range_of
+from segwright.data.formats.file_tree import Folder, Tree, is_image, read_text
+from segwright.data.formats.mask_encoding import Look, conclude, discover, look_at, survey
+from segwright.data.formats.name_matching import Item, Pairing, Rival, describe_folder, pair_files
+from segwright.data.formats.name_parts import composed
 from segwright.data.formats.stacks import Page, find_stacks, paged, read_page, splits_by_name
-from segwright.data.formats.tree import Folder, Tree, is_picture, read_text
-from segwright.data.formats.values import Look, conclude, discover, look_at, survey
 from segwright.data.mask_files import ARRAY_ENDINGS, MaskPixels
-from segwright.data.readers import FileReader, pack_colours
+from segwright.data.readers import FileReader, pack_colors
 from segwright.data.records import Dataset, Problem, Record, ValueRange
-from segwright.errors import DataError, FormatError, NameClashError
-from segwright.images import DEFAULT_LIMITS, Limits, UInt8Array
-from segwright.images.decode import integers
-from segwright.images.isolated import apart
+from segwright.imageio import DEFAULT_LIMITS, Limits, UInt8Array
+from segwright.imageio.decode import integers
+from segwright.imageio.sandbox import apart
 
 SAMPLED_STACKS = 4  # of which three pages are looked at for their depth
 LIST_FOLDERS = ("", "splits", "lists", "ImageSets", "ImageSets/Segmentation")
@@ -39,7 +39,7 @@ class Collision:
 
 
 class FolderReader(FileReader):
-    """A file reader that refuses a picture whose mask is not certain, instead of taking either; stacks by pages."""
+    """A file reader that refuses an image whose mask is not certain, instead of taking either; stacks by pages."""
 
     def whole(self, record: Record) -> bool:
         return not isinstance(record.payload, Page)
@@ -57,8 +57,8 @@ class FolderReader(FileReader):
     def mask(self, record: Record) -> UInt8Array | None:
         if isinstance(record.payload, Collision):
             raise NameClashError(
-                "several files share this name, and which mask belongs to which picture is not certain",
-                expected="one picture and one mask a name",
+                "several files share this name, and which mask belongs to which image is not certain",
+                expected="one image and one mask a name",
                 found=", ".join(record.payload.files),
                 where=record.image_path,
                 fix="rename them apart",
@@ -71,17 +71,17 @@ def mask_page(path: Path, number: int, limits: Limits = DEFAULT_LIMITS) -> npt.N
     return integers(read_page(path, number, limits), path)
 
 
-def recognise(tree: Tree) -> str | None:
+def recognize(tree: Tree) -> str | None:
     if tree.is_file:
         return None
     pairing = pair_tree(tree)
     if not pairing.paired and not pairing.collisions and not pairing.rivals:
         return None
-    return f"{pairing.paired} pictures with masks, paired by {'content' if pairing.guessed else 'name'}"
+    return f"{pairing.paired} images with masks, paired by {'content' if pairing.guessed else 'name'}"
 
 
 def pair_tree(tree: Tree) -> Pairing:
-    """The pairing of all pictures under the root, found once."""
+    """The pairing of all images under the root, found once."""
     if "pairing" not in tree.memo:
         tree.memo["pairing"] = pair_files(tree)
     found: Pairing = tree.memo["pairing"]
@@ -93,13 +93,13 @@ def open_folder(tree: Tree) -> Dataset:
 
 
 def open_pairing(tree: Tree, name: str, reader: type[FolderReader], look: Look = look_at) -> Dataset:
-    """The data set of a paired folder, under a format's name and with its reader."""
+    """The dataset of a paired folder, under a format's name and with its reader."""
     pairing = pair_tree(tree)
     if pairing.rivals:
         raise _several(tree, pairing)
     if not pairing.paired and not pairing.collisions:
         raise FormatError(
-            "no picture has a mask",
+            "no image has a mask",
             expected="folders such as images/ and masks/, or files such as x.jpg and x_mask.png",
             found=tree.summary(),
             where=tree.root,
@@ -121,7 +121,7 @@ def open_pairing(tree: Tree, name: str, reader: type[FolderReader], look: Look =
     listed, findings = listed_splits(tree, records)
     lone, problems = _problems(pairing, records)
     given = listed or _with_masks(by_folder)
-    made = reader(coding.label_space, coding.colour_table, source=coding.source)
+    made = reader(coding.label_space, coding.color_table, source=coding.source)
     if stacks:
         made.bands, made.value_range = _depth_of_stacks([r for r in records if r.id in stacks], stacks)
     return Dataset(
@@ -212,13 +212,13 @@ def _holds(rival: Rival) -> str:
     if pixels.ndim == 2:
         values = np.unique(pixels).tolist()
         return f"values {', '.join(map(str, values[:6]))}{', …' if len(values) > 6 else ''}"
-    return f"{len(np.unique(pack_colours(pixels)))} colors" if pixels.dtype == np.uint8 else "channels of 16 bits"
+    return f"{len(np.unique(pack_colors(pixels)))} colors" if pixels.dtype == np.uint8 else "channels of 16 bits"
 
 
 def _with_masks(given: Mapping[str, list[Record]]) -> dict[str, list[Record]]:
     """The splits by folders without those that hold no mask at all: lone images make none, but for a test part."""
     return {
-        name: records for name, records in given.items() if name == "test" or any(record.labelled for record in records)
+        name: records for name, records in given.items() if name == "test" or any(record.labeled for record in records)
     }
 
 
@@ -227,7 +227,7 @@ def hint(tree: Tree) -> FormatError | None:
     if tree.is_file:
         return None
     counts = {
-        relative or ".": [name for name in listing.files if is_picture(name) or name.lower().endswith(ARRAY_ENDINGS)]
+        relative or ".": [name for name in listing.files if is_image(name) or name.lower().endswith(ARRAY_ENDINGS)]
         for relative, listing in tree.walk()
     }
     filled = {folder: names for folder, names in counts.items() if names}
@@ -421,7 +421,7 @@ def _first_columns(path: Path) -> list[str]:
 
 
 def _problems(pairing: Pairing, records: list[Record]) -> tuple[list[Path], list[Problem]]:
-    """(pictures that lack their mask, findings). A test part that has no masks at all is as published: no finding."""
+    """(images that lack their mask, findings). A test part that has no masks at all is as published: no finding."""
     masked_splits = {image.split for image, mask in pairing.pairs if mask is not None}
     collided = {image for images, _ in pairing.collisions for image in images}
     lone: list[Item] = [
@@ -444,7 +444,7 @@ def _problems(pairing: Pairing, records: list[Record]) -> tuple[list[Path], list
             Problem(
                 "error",
                 "names collide",
-                f"{len(images)} pictures and {len(masks)} masks share the name {images[0].stem!r}",
+                f"{len(images)} images and {len(masks)} masks share the name {images[0].stem!r}",
                 tuple(str(item.path) for item in (*images, *masks)),
                 "rename them apart",
             )
@@ -454,9 +454,9 @@ def _problems(pairing: Pairing, records: list[Record]) -> tuple[list[Path], list
 
 FORMAT = Format(
     "folder",
-    "a folder of pictures and masks",
+    "a folder of images and masks",
     "images/ and masks/ (or img/ label/, train/ trainannot/, x.jpg x_mask.png, …), paired by name",
-    recognise,
+    recognize,
     open_folder,
     hint,
 )

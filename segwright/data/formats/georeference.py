@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from segwright.errors import LabelError
+from segwright.core.errors import LabelError
 
 SCALE, TIEPOINT, MATRIX, KEYS = 33550, 33922, 34264, 34735
 PROJECTED, GEOGRAPHIC = 3072, 2048  # GeoKeys that hold an EPSG code
@@ -79,7 +79,7 @@ def disagreement(image: Path, mask: Path) -> LabelError | None:
         return None
     found = None
     if here.epsg is not None and there.epsg is not None and here.epsg != there.epsg:
-        found = f"the picture in {here.system}, the mask in {there.system}"
+        found = f"the image in {here.system}, the mask in {there.system}"
     else:
         # by all four corners: shift, pixel size and rotation at once
         corners = [((0, 0), (0, 0)), ((width, 0), (mask_width, 0)), ((0, height), (0, mask_height)),
@@ -93,7 +93,7 @@ def disagreement(image: Path, mask: Path) -> LabelError | None:
             x, y = here.at(0, 0)
             u, v = there.at(0, 0)
             found = (
-                f"{max(offsets):.4g} pixels apart: the picture's upper left corner at {x:.10g}, {y:.10g} with "
+                f"{max(offsets):.4g} pixels apart: the image's upper left corner at {x:.10g}, {y:.10g} with "
                 f"pixels of {here.pixel}, the mask's at {u:.10g}, {v:.10g} with pixels of {there.pixel}"
             )
     if found is None:
@@ -101,7 +101,7 @@ def disagreement(image: Path, mask: Path) -> LabelError | None:
     new = mask.with_name(f"{mask.stem}-warped{mask.suffix}")
     paths = " ".join(shlex.quote(str(path)) for path in (mask, new))
     return LabelError(
-        "picture and mask lie on different ground",
+        "image and mask lie on different ground",
         expected="the same coordinate system, place and pixel size",
         found=found,
         where=mask,

@@ -1,11 +1,11 @@
 """GeoTIFF pairs: tiles of a satellite or an aerial camera and their masks, TIFF both, in a folder's usual layouts.
 
-All bands are kept. What the file calls no data (GDAL's tag) in every band of a picture is ignored in its mask. Files
+All bands are kept. What the file calls no data (GDAL's tag) in every band of an image is ignored in its mask. Files
 are read with tifffile; those in a compression that it leaves to others with rasterio, where the extra ``geo`` is
 installed.
 
 A raster of more than 16.8 million pixels becomes many samples of at most 2048×2048, of which one at a time is decoded:
-memory does not grow with the raster (:mod:`segwright.images.windows`). Where picture and mask are both placed on the
+memory does not grow with the raster (:mod:`segwright.imageio.tiles`). Where image and mask are both placed on the
 ground, their places and coordinate systems must agree (:mod:`.georeference`); the check says where they do not.
 """
 
@@ -21,17 +21,17 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from segwright.core.errors import FormatError, LabelError
+from segwright.core.types import IGNORE_INDEX
 from segwright.data.formats.base import Format
+from segwright.data.formats.file_tree import Tree
 from segwright.data.formats.folder import FolderReader, open_pairing, pair_tree
 from segwright.data.formats.georeference import disagreement, georeference
-from segwright.data.formats.tree import Tree
-from segwright.data.formats.values import look_at
+from segwright.data.formats.mask_encoding import look_at
 from segwright.data.mask_files import MaskPixels
 from segwright.data.records import Dataset, Record
-from segwright.errors import FormatError, LabelError
-from segwright.images import ImageInfo, UInt8Array, extent, read_header, read_window
-from segwright.images.decode import integers
-from segwright.types import IGNORE_INDEX
+from segwright.imageio import ImageInfo, UInt8Array, extent, read_header, read_window
+from segwright.imageio.decode import integers
 
 TIFF = (".tif", ".tiff")
 WHOLE = 4096 * 4096  # pixels of a raster that is still one sample
@@ -94,7 +94,7 @@ class GeoTiffReader(FolderReader):
         return mask
 
     def disagreement(self, record: Record) -> LabelError | None:
-        """Where picture and mask lie on the ground, if that differs; of a raster's tiles the first speaks for all."""
+        """Where image and mask lie on the ground, if that differs; of a raster's tiles the first speaks for all."""
         if record.image_path is None or record.mask_path is None:
             return None
         if isinstance(record.payload, Tile) and not record.payload.first:
@@ -178,7 +178,7 @@ def _expanded(records: Any, parts: Mapping[str, tuple[Record, ...]]) -> tuple[Re
     return tuple(one for record in records for one in parts.get(record.id, (record,)))
 
 
-def recognise(tree: Tree) -> str | None:
+def recognize(tree: Tree) -> str | None:
     if tree.is_file:
         return None
     pairs = [(image, mask) for image, mask in pair_tree(tree).pairs if mask is not None]
@@ -197,4 +197,4 @@ def open_geotiff(tree: Tree) -> Dataset:
     return dataset
 
 
-FORMAT = Format("geotiff", "GeoTIFF pairs", "images/x.tif and masks/x.tif", recognise, open_geotiff)
+FORMAT = Format("geotiff", "GeoTIFF pairs", "images/x.tif and masks/x.tif", recognize, open_geotiff)

@@ -13,12 +13,12 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
+from segwright.core.errors import FormatError, UsageError
 from segwright.data.formats.base import SPLIT_NAMES
-from segwright.data.formats.names import split_of
-from segwright.data.formats.pairing import Item, Pairing, Role, bare, numbered, words
-from segwright.data.formats.tree import Tree, is_picture, natural
+from segwright.data.formats.file_tree import Tree, is_image, natural
+from segwright.data.formats.name_matching import Item, Pairing, Role, bare, numbered, words
+from segwright.data.formats.name_parts import split_of
 from segwright.data.mask_files import ARRAY_ENDINGS
-from segwright.errors import FormatError, UsageError
 
 MOST_FILES = 5_000_000
 _WILD = re.compile(r"\*\*/|\*\*|\*|\?|\[!?[^\]/]+\]")
@@ -59,7 +59,7 @@ def _matches(tree: Tree, pattern: str, role: Role) -> list[Match]:
     for name in glob.iglob(pattern if absolute else inside, root_dir=None if absolute else root, recursive=True):
         path = name.replace(os.sep, "/")
         ending = os.path.splitext(path)[1].lower()
-        if not is_picture(path) and not (role == "mask" and ending in ARRAY_ENDINGS):
+        if not is_image(path) and not (role == "mask" and ending in ARRAY_ENDINGS):
             continue
         whole = path if absolute else os.path.join(root, path)
         if not os.path.isfile(whole):
@@ -90,7 +90,7 @@ def _expression(pattern: str) -> re.Pattern[str]:
 
 
 def _without_ending(parts: tuple[str, ...]) -> tuple[str, ...]:
-    if not parts or not (is_picture(parts[-1]) or parts[-1].lower().endswith(ARRAY_ENDINGS)):
+    if not parts or not (is_image(parts[-1]) or parts[-1].lower().endswith(ARRAY_ENDINGS)):
         return parts
     return (*parts[:-1], os.path.splitext(parts[-1])[0])
 

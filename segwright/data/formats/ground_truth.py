@@ -13,15 +13,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from segwright.core.errors import FormatError, LabelError
+from segwright.core.types import Color, LabelSpace
 from segwright.data.formats.base import Format
-from segwright.data.formats.names import split_of
-from segwright.data.formats.published import assemble
-from segwright.data.formats.references import Reference, claimed_twice, resolve_all
-from segwright.data.formats.tree import Tree, peek, read_text
-from segwright.data.readers import ColourTable, FileReader
+from segwright.data.formats.file_references import Reference, claimed_twice, resolve_all
+from segwright.data.formats.file_tree import Tree, peek, read_text
+from segwright.data.formats.name_parts import split_of
+from segwright.data.formats.published_layout import assemble
+from segwright.data.readers import ColorTable, FileReader
 from segwright.data.records import Dataset, Problem
-from segwright.errors import FormatError, LabelError
-from segwright.types import Colour, LabelSpace
 
 MAX_BYTES = 500_000_000
 
@@ -30,7 +30,7 @@ MAX_BYTES = 500_000_000
 class _Line:
     image: str
     mask: str | None
-    classes: tuple[tuple[str, Colour], ...]
+    classes: tuple[tuple[str, Color], ...]
 
 
 def _files(tree: Tree) -> list[Path]:
@@ -47,7 +47,7 @@ def _files(tree: Tree) -> list[Path]:
     return [path for path in candidates if '"source-ref"' in (text := peek(path)) and '"internal-color-map"' in text]
 
 
-def recognise(tree: Tree) -> str | None:
+def recognize(tree: Tree) -> str | None:
     files = _files(tree)
     return f"masks listed in {', '.join(path.name for path in files[:4])}" if files else None
 
@@ -78,11 +78,11 @@ def _line(data: Mapping[str, Any]) -> _Line:
         return _Line(str(data["source-ref"]), None, ())
     name = maps[0].removesuffix("-metadata")
     entries = data[maps[0]]["internal-color-map"].values()
-    classes = tuple((str(entry["class-name"]), _colour(str(entry["hex-color"]))) for entry in entries)
+    classes = tuple((str(entry["class-name"]), _color(str(entry["hex-color"]))) for entry in entries)
     return _Line(str(data["source-ref"]), str(data[name]), classes)
 
 
-def _colour(text: str) -> Colour:
+def _color(text: str) -> Color:
     match = re.fullmatch(r"#?([0-9a-fA-F]{2})([0-9a-fA-F]{2})([0-9a-fA-F]{2})", text.strip())
     if match is None:
         raise ValueError(f"the color {text}")
@@ -97,14 +97,14 @@ def open_ground_truth(tree: Tree) -> Dataset:
             found=tree.summary(), where=tree.root,
         )  # fmt: skip
     lines = [(path, line) for path in files for line in _lines(path)]
-    classes: dict[str, Colour] = {}
+    classes: dict[str, Color] = {}
     for path, line in lines:
-        for name, colour in line.classes:
-            if classes.setdefault(name, colour) != colour or list(classes.values()).count(colour) > 1:
+        for name, color in line.classes:
+            if classes.setdefault(name, color) != color or list(classes.values()).count(color) > 1:
                 raise LabelError(
                     "the manifest's lines disagree on the classes' colors",
                     expected="one color per class",
-                    found=f"{name} is #{'{:02x}{:02x}{:02x}'.format(*colour)} and "
+                    found=f"{name} is #{'{:02x}{:02x}{:02x}'.format(*color)} and "
                     f"#{'{:02x}{:02x}{:02x}'.format(*classes[name])}",
                     where=path,
                     fix="read the jobs one at a time",
@@ -134,7 +134,7 @@ def open_ground_truth(tree: Tree) -> Dataset:
             fix="copy the bucket's images and the job's masks beside the manifest",
         )
     space = LabelSpace(tuple(classes), tuple(classes.values()), mapping={i: i for i in range(len(classes))})
-    reader = FileReader(space, ColourTable(tuple(classes.values())), source="colors")
+    reader = FileReader(space, ColorTable(tuple(classes.values())), source="colors")
     notes = [f"{len(classes)} classes by the colors of internal-color-map"]
     return assemble(tree, "ground_truth", pairs, reader, notes, problems)
 
@@ -143,6 +143,6 @@ FORMAT = Format(
     "ground_truth",
     "SageMaker Ground Truth",
     "a manifest with source-ref and internal-color-map",
-    recognise,
+    recognize,
     open_ground_truth,
 )

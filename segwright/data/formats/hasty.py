@@ -12,9 +12,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from segwright.data.drawing import annotated_space, fill_name
+from segwright.core.errors import FormatError
+from segwright.core.types import Color
+from segwright.data.annotations.rasterize import annotated_space, fill_name
 from segwright.data.formats.base import SPLIT_NAMES, Format, pairing_problems
-from segwright.data.formats.figures import (
+from segwright.data.formats.file_references import Reference, claimed_twice, resolve_all
+from segwright.data.formats.file_tree import Tree, peek, read_json
+from segwright.data.formats.published_layout import assemble
+from segwright.data.formats.shapes import (
     AREAS,
     Figure,
     Figures,
@@ -23,12 +28,7 @@ from segwright.data.formats.figures import (
     unlisted_images,
     without_area,
 )
-from segwright.data.formats.published import assemble
-from segwright.data.formats.references import Reference, claimed_twice, resolve_all
-from segwright.data.formats.tree import Tree, peek, read_json
 from segwright.data.records import Dataset, Problem
-from segwright.errors import FormatError
-from segwright.types import Colour
 
 LOOKED_AT = 8
 UNDONE = frozenset({"NEW", "SKIPPED"})  # images nobody has labeled
@@ -50,7 +50,7 @@ def _file(tree: Tree) -> Path | None:
     return None
 
 
-def recognise(tree: Tree) -> str | None:
+def recognize(tree: Tree) -> str | None:
     path = _file(tree)
     return None if path is None else f"Hasty's export {path.name}"
 
@@ -63,7 +63,7 @@ def open_hasty(tree: Tree) -> Dataset:
         )
     data = read_json(path)
     try:
-        classes = {str(one["class_name"]): _colour(one.get("color")) for one in data["label_classes"]}
+        classes = {str(one["class_name"]): _color(one.get("color")) for one in data["label_classes"]}
         images = [(_reference(image, path), image, _figures(image)) for image in data["images"]]
         sizes = [(int(image.get("height") or 0), int(image.get("width") or 0)) for image in data["images"]]
     except (KeyError, TypeError, ValueError, OverflowError, AttributeError, IndexError) as error:
@@ -155,9 +155,9 @@ def _rings(polygon: Any) -> list[Any]:
     return list(polygon) if nested else [polygon]
 
 
-def _colour(text: Any) -> Colour | None:
+def _color(text: Any) -> Color | None:
     match = re.match(r"#?([0-9a-fA-F]{2})([0-9a-fA-F]{2})([0-9a-fA-F]{2})", str(text))
     return (int(match[1], 16), int(match[2], 16), int(match[3], 16)) if match else None
 
 
-FORMAT = Format("hasty", "Hasty", "a JSON with label_classes and images", recognise, open_hasty)
+FORMAT = Format("hasty", "Hasty", "a JSON with label_classes and images", recognize, open_hasty)

@@ -1,6 +1,6 @@
 """KITTI road (Fritsch et al. 2013): ``training/image_2`` and ``training/gt_image_2`` with ``um``, ``umm``, ``uu``.
 
-A mask is coloured: magenta is road, red is evaluated and not road, black is neither (the other carriageway) and is
+A mask is colored: magenta is road, red is evaluated and not road, black is neither (the other carriageway) and is
 ignored, as in the benchmark's own evaluation. ``gt_image_2`` also holds ``um_lane_…``, the own lane alone; it is not
 read. The three scene kinds (marked, multiple marked, unmarked) are the sequences that a made split keeps in balance.
 """
@@ -10,12 +10,12 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from segwright.core.errors import FormatError
+from segwright.core.types import IGNORE_INDEX, LabelSpace
 from segwright.data.formats.base import Format, everything, in_order, pairing_problems
-from segwright.data.formats.tree import Tree
-from segwright.data.readers import ColourTable, FileReader
+from segwright.data.formats.file_tree import Tree
+from segwright.data.readers import ColorTable, FileReader
 from segwright.data.records import Dataset, Record
-from segwright.errors import FormatError
-from segwright.types import IGNORE_INDEX, LabelSpace
 
 ROAD, BACKGROUND, OTHER = (255, 0, 255), (255, 0, 0), (0, 0, 0)
 _IMAGE = re.compile(r"((?:um|umm|uu)_\d{6})\.png$")
@@ -23,7 +23,7 @@ _MASK = re.compile(r"(um|umm|uu)_road_(\d{6})\.png$")
 
 
 def label_space() -> LabelSpace:
-    """Rows of the colour table (background, road, other) → background, road, ignored."""
+    """Rows of the color table (background, road, other) → background, road, ignored."""
     return LabelSpace(("background", "road"), (BACKGROUND, ROAD), mapping={0: 0, 1: 1, 2: IGNORE_INDEX})
 
 
@@ -38,7 +38,7 @@ def _base(tree: Tree) -> str | None:
     return None
 
 
-def recognise(tree: Tree) -> str | None:
+def recognize(tree: Tree) -> str | None:
     return None if _base(tree) is None else "image_2 and gt_image_2 with um_, umm_, uu_ names"
 
 
@@ -73,7 +73,7 @@ def open_kitti_road(tree: Tree) -> Dataset:
     return Dataset(
         root=tree.root,
         format="kitti_road",
-        reader=FileReader(label_space(), ColourTable((BACKGROUND, ROAD, OTHER))),
+        reader=FileReader(label_space(), ColorTable((BACKGROUND, ROAD, OTHER))),
         records=everything(given),
         given=in_order(given),
         notes=["magenta is road, red is background, black (other carriageways) is ignored; lane masks are not read"],
@@ -83,4 +83,4 @@ def open_kitti_road(tree: Tree) -> Dataset:
     )
 
 
-FORMAT = Format("kitti_road", "KITTI road", "image_2/um_….png and gt_image_2/um_road_…", recognise, open_kitti_road)
+FORMAT = Format("kitti_road", "KITTI road", "image_2/um_….png and gt_image_2/um_road_…", recognize, open_kitti_road)

@@ -1,8 +1,8 @@
 """Label Studio's JSON export (and JSON-MIN): brushes, polygons, rectangles and ellipses.
 
-Brushes carry their own run-length coding and are exact; the other shapes are in percent of the picture's size. Of a
+Brushes carry their own run-length coding and are exact; the other shapes are in percent of the image's size. Of a
 task's annotations the one marked as ground truth is read, else the first that was not cancelled. Regions are drawn in
-their order, later over earlier. Uploads are stored under a prefix (``1a2b3c4d-street.jpg``); a picture is found with
+their order, later over earlier. Uploads are stored under a prefix (``1a2b3c4d-street.jpg``); an image is found with
 or without it.
 """
 
@@ -18,8 +18,9 @@ from typing import Any
 
 import numpy as np
 
-from segwright.data.classes import read_class_list
-from segwright.data.drawing import (
+from segwright.core.errors import FormatError, LabelError, SegwrightError
+from segwright.data.annotations.polygons import as_points, fill_box
+from segwright.data.annotations.rasterize import (
     Drawable,
     Drawing,
     DrawnReader,
@@ -29,16 +30,15 @@ from segwright.data.drawing import (
     describe_source,
     fill_name,
 )
+from segwright.data.annotations.rle import check_size, decode_label_studio
 from segwright.data.formats.base import Format, pairing_problems, unique_ids
-from segwright.data.formats.names import composed, spellings
-from segwright.data.formats.pairing import find_class_list
-from segwright.data.formats.references import Reference, claimed_twice, file_index, resolve_all, surroundings
-from segwright.data.formats.tree import Tree, is_picture, peek
-from segwright.data.polygons import as_points, fill_box
+from segwright.data.formats.file_references import Reference, claimed_twice, file_index, resolve_all, surroundings
+from segwright.data.formats.file_tree import Tree, is_image, peek
+from segwright.data.formats.name_matching import find_class_list
+from segwright.data.formats.name_parts import composed, spellings
+from segwright.data.label_maps import read_class_list
 from segwright.data.records import Dataset, Problem, Record
-from segwright.data.rle import check_size, decode_label_studio
 from segwright.data.text_files import read_json
-from segwright.errors import FormatError, LabelError, SegwrightError
 
 KINDS = ("brushlabels", "polygonlabels", "rectanglelabels", "ellipselabels")
 SAMPLED = 8  # JSON files a folder that recognition looks at
@@ -83,7 +83,7 @@ class LabelStudioReader(DrawnReader):
         size = int(region.get("original_height") or height), int(region.get("original_width") or width)
         check_size(*size, where)
         if size != (height, width):
-            raise LabelError("a region was drawn on a picture of another size", expected=f"{width}×{height}",
+            raise LabelError("a region was drawn on an image of another size", expected=f"{width}×{height}",
                              found=f"{size[1]}×{size[0]}", where=where)  # fmt: skip
         if "rle" in value:
             return Region(target, decode_label_studio(value["rle"], height, width, where))
@@ -98,7 +98,7 @@ class LabelStudioReader(DrawnReader):
             points = np.array([[x, y], [x + w, y], [x + w, y + h], [x, y + h]])
         scaled = points * (width / 100, height / 100)
         angle = math.radians(float(value.get("rotation") or 0))
-        if angle:  # about the upper left corner of a rectangle, the centre of an ellipse
+        if angle:  # about the upper left corner of a rectangle, the center of an ellipse
             pivot = scaled[0] if "radiusX" not in value else scaled.mean(axis=0)
             scaled = (scaled - pivot) @ np.array(
                 [[math.cos(angle), math.sin(angle)], [-math.sin(angle), math.cos(angle)]]
@@ -139,7 +139,7 @@ def _files(tree: Tree, every: bool = False) -> list[Path]:
     return found
 
 
-def recognise(tree: Tree) -> str | None:
+def recognize(tree: Tree) -> str | None:
     files = _files(tree)
     return f"Label Studio's export {', '.join(path.name for path in files[:4])}" if files else None
 
@@ -152,11 +152,11 @@ def _tasks(path: Path) -> list[Mapping[str, Any]]:
     return data
 
 
-def _picture_names(task: Mapping[str, Any]) -> list[str]:
-    """The pictures' addresses in a task: under ``data`` (JSON) or at the top (JSON-MIN), under any key."""
+def _image_names(task: Mapping[str, Any]) -> list[str]:
+    """The images' addresses in a task: under ``data`` (JSON) or at the top (JSON-MIN), under any key."""
     fields = task.get("data", task)
     values = [value for value in fields.values() if isinstance(value, str)] if isinstance(fields, Mapping) else []
-    return [value for value in values if any(is_picture(spelling.path) for spelling in spellings(value))]
+    return [value for value in values if any(is_image(spelling.path) for spelling in spellings(value))]
 
 
 @dataclass
@@ -166,7 +166,7 @@ class _Found:
     tasks: list[tuple[Path, str, tuple[Mapping[str, Any], ...] | None]] = field(default_factory=list)
     ledger: Ledger = field(default_factory=Ledger)
     several: int = 0  # tasks with several finished annotations
-    pictures: int = 0  # tasks with several pictures
+    images: int = 0  # tasks with several images
 
     def regions(self, task: Mapping[str, Any]) -> tuple[Mapping[str, Any], ...] | None:
         """The regions with a label and an area; None where nobody annotated the task."""
@@ -223,7 +223,7 @@ def _cleaned(name: str) -> str:
 
 
 def _references(tree: Tree, found: _Found) -> list[Reference]:
-    """The tasks' pictures: under their name, or without the prefix of an upload, or as they were before it."""
+    """The tasks' images: under their name, or without the prefix of an upload, or as they were before it."""
     stored: dict[str, set[str]] = {}
     for paths in file_index(tree).by_name.values():
         for stored_name in {path.rsplit("/", 1)[-1] for path in paths}:
@@ -247,8 +247,8 @@ def open_label_studio(tree: Tree) -> Dataset:
     found = _Found()
     for path in files:
         for task in _tasks(path):
-            names = _picture_names(task)
-            found.pictures += len(set(names)) > 1
+            names = _image_names(task)
+            found.images += len(set(names)) > 1
             found.tasks.append((path, names[0] if names else f"task {task.get('id')}", found.regions(task)))
     references = _references(tree, found)
     resolved = resolve_all(tree, references)
@@ -258,29 +258,29 @@ def open_label_studio(tree: Tree) -> Dataset:
         if any(found.tasks[i][2] != found.tasks[numbers[0]][2] for i in numbers)
     }
     chosen: dict[Path, Annotated | None] = {}
-    for (source, _, regions), picture in zip(found.tasks, resolved.paths, strict=True):
-        if picture is not None and picture not in contested:
-            chosen.setdefault(picture, None if regions is None else Annotated(str(source), regions))
+    for (source, _, regions), image in zip(found.tasks, resolved.paths, strict=True):
+        if image is not None and image not in contested:
+            chosen.setdefault(image, None if regions is None else Annotated(str(source), regions))
     problems = [*resolved.problems]
     if contested:
         problems.append(claimed_twice(references, contested, surroundings(tree).root))
     names = _class_names(tree, found)
     if not names or not chosen:
         lost = found.ledger.summary() if found.ledger.lost else "; ".join(p.message for p in problems)[:600]
-        raise FormatError("the export holds no region with a label and an area, or none of its pictures is there",
-                          expected="brushes or polygons, and the pictures", found=lost or "no region", where=files[0],
-                          fix="copy the pictures beside the JSON")  # fmt: skip
+        raise FormatError("the export holds no region with a label and an area, or none of its images is there",
+                          expected="brushes or polygons, and the images", found=lost or "no region", where=files[0],
+                          fix="copy the images beside the JSON")  # fmt: skip
     space, index, background = annotated_space(names)
-    ids = unique_ids([(picture.parent.name, picture.stem, picture.suffix) for picture in chosen])
+    ids = unique_ids([(image.parent.name, image.stem, image.suffix) for image in chosen])
     records = tuple(
-        Record(name, picture, None, regions) for name, (picture, regions) in zip(ids, chosen.items(), strict=True)
+        Record(name, image, None, regions) for name, (image, regions) in zip(ids, chosen.items(), strict=True)
     )
-    lone = [picture for picture, regions in chosen.items() if regions is None]
+    lone = [image for image, regions in chosen.items() if regions is None]
     notes = [f"{len(space)} classes; what no region covers is {fill_name(space, background)}; later regions lie on top"]
     if found.several:
         notes.append(f"{found.several} tasks have several annotations: the ground truth, else the first, is read")
-    if found.pictures:
-        message = f"{found.pictures} tasks hold several pictures: the regions are drawn on the first"
+    if found.images:
+        message = f"{found.images} tasks hold several images: the regions are drawn on the first"
         problems.append(Problem("warning", "several images per task", message, (), "export tasks of one image each"))
     return Dataset(
         root=tree.root,
@@ -310,6 +310,6 @@ FORMAT = Format(
     "label_studio",
     "Label Studio",
     "a JSON list of tasks with brushlabels or polygonlabels",
-    recognise,
+    recognize,
     open_label_studio,
 )

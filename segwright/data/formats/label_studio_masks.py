@@ -16,16 +16,16 @@ from urllib.parse import unquote, urlparse
 
 import numpy as np
 
-from segwright.data.drawing import Drawable, Drawing, DrawnReader, Region, annotated_space, fill_name
+from segwright.core.errors import DataError, FormatError, LabelError
+from segwright.core.types import MAX_CLASSES
+from segwright.data.annotations.rasterize import Drawable, Drawing, DrawnReader, Region, annotated_space, fill_name
 from segwright.data.formats.base import Format
-from segwright.data.formats.figures import class_names
-from segwright.data.formats.published import assemble
-from segwright.data.formats.references import Reference, resolve_all
-from segwright.data.formats.tree import Tree, is_picture, peek, read_json
+from segwright.data.formats.file_references import Reference, resolve_all
+from segwright.data.formats.file_tree import Tree, is_image, peek, read_json
+from segwright.data.formats.published_layout import assemble
+from segwright.data.formats.shapes import class_names
 from segwright.data.mask_files import read_mask_file
 from segwright.data.records import Dataset, Problem, Record
-from segwright.errors import DataError, FormatError, LabelError
-from segwright.types import MAX_CLASSES
 
 MASK = re.compile(r"task-(\d+)-annotation-(\d+)-by-.+?-tag-(.+)-(\d+)\.(?:png|npy)")
 _PREFIX = re.compile(r"^[0-9a-f]{8}-")
@@ -114,12 +114,12 @@ def _image(task: Mapping[str, Any]) -> str:
                 parsed = urlparse(value)
             except ValueError:
                 continue
-            if is_picture(unquote(parsed.path)) or is_picture(unquote(parsed.query)):
+            if is_image(unquote(parsed.path)) or is_image(unquote(parsed.query)):
                 return value
     return ""
 
 
-def recognise(tree: Tree) -> str | None:
+def recognize(tree: Tree) -> str | None:
     masks = _masks(tree)
     return f"{len(masks)} masks named by task and label, and tasks in a JSON" if masks and _tasks(tree) else None
 
@@ -209,6 +209,6 @@ FORMAT = Format(
     "label_studio_masks",
     "Label Studio's masks",
     "task-1-annotation-1-by-1-tag-Road-0.png and the project's JSON",
-    recognise,
+    recognize,
     open_label_studio_masks,
 )

@@ -1,8 +1,8 @@
-"""labelme (Wada): a JSON beside each picture, with shapes; classes from ``labels.txt`` where it lies there.
+"""labelme (Wada): a JSON beside each image, with shapes; classes from ``labels.txt`` where it lies there.
 
 Shapes are drawn in their order, later over earlier, with the pixels that labelme's own exporter sets: polygons,
 rectangles, circles, lines, points, and masks (PNG inside the JSON), which are exact. ``__ignore__`` is ignored,
-``_background_`` is what no shape covers. A picture that is only inside the JSON (``imageData``) is read from there.
+``_background_`` is what no shape covers. An image that is only inside the JSON (``imageData``) is read from there.
 A rectangle is two opposite corners, or four as X-AnyLabeling writes it.
 """
 
@@ -19,19 +19,19 @@ from typing import Any
 
 import numpy as np
 
-from segwright.console import track
-from segwright.data.classes import ClassList, read_class_list
-from segwright.data.drawing import Drawable, Drawing, DrawnReader, Region, annotated_space, fill_name
+from segwright.core.errors import DataError, FormatError, LabelError
+from segwright.core.progress import track
+from segwright.data.annotations.polygons import as_points, draw_labelme
+from segwright.data.annotations.rasterize import Drawable, Drawing, DrawnReader, Region, annotated_space, fill_name
 from segwright.data.formats.base import Format, in_order, pairing_problems, unique_ids
-from segwright.data.formats.names import composed
-from segwright.data.formats.pairing import describe_folder, find_class_list
-from segwright.data.formats.references import Reference, claimed_twice, resolve_all
-from segwright.data.formats.tree import Folder, Tree, is_picture, peek, stem
-from segwright.data.polygons import as_points, draw_labelme
+from segwright.data.formats.file_references import Reference, claimed_twice, resolve_all
+from segwright.data.formats.file_tree import Folder, Tree, is_image, peek, stem
+from segwright.data.formats.name_matching import describe_folder, find_class_list
+from segwright.data.formats.name_parts import composed
+from segwright.data.label_maps import ClassList, read_class_list
 from segwright.data.records import Dataset, Problem, Record
 from segwright.data.text_files import read_json
-from segwright.errors import DataError, FormatError, LabelError
-from segwright.images import UInt8Array, decode_image, decode_mask
+from segwright.imageio import UInt8Array, decode_image, decode_mask
 
 CLASS_FILES = ("classes.csv", "classes.json", "labels.txt", "classes.txt", "class_names.txt")
 MAX_BYTES = 500_000_000
@@ -62,7 +62,7 @@ class LabelmeReader(DrawnReader):
             return super().image(record)
         data = load(record.payload).get("imageData")
         if not data:
-            raise LabelError("neither the picture nor its data is there", where=record.payload)
+            raise LabelError("neither the image nor its data is there", where=record.payload)
         return decode_image(_base64(data, record.payload), f"{record.payload} (imageData)", self.limits)
 
     def drawing(self, record: Record) -> Drawing | None:
@@ -112,7 +112,7 @@ def _base64(text: Any, path: Path) -> bytes:
     try:
         return base64.b64decode(text, validate=True)
     except (TypeError, ValueError, binascii.Error) as error:
-        raise LabelError("the embedded picture is not base64", found=str(error), where=path) from error
+        raise LabelError("the embedded image is not base64", found=str(error), where=path) from error
 
 
 def _is_labelme(path: Path) -> bool:
@@ -132,7 +132,7 @@ def _folders(tree: Tree) -> list[tuple[str, Folder]]:
     return found
 
 
-def recognise(tree: Tree) -> str | None:
+def recognize(tree: Tree) -> str | None:
     folders = _folders(tree)
     return f"JSON files with shapes in {', '.join(relative or '.' for relative, _ in folders[:4])}" if folders else None
 
@@ -148,25 +148,25 @@ def open_labelme(tree: Tree) -> Dataset:
         for name in listing.files
         if name.lower().endswith(".json")
     ]
-    beside: dict[tuple[str, str], list[Path]] = {}  # (folder, stem) → pictures: one lies beside its JSON, or elsewhere
+    beside: dict[tuple[str, str], list[Path]] = {}  # (folder, stem) → images: one lies beside its JSON, or elsewhere
     for relative, listing in tree.walk():
         for name in listing.files:
-            if is_picture(name):
+            if is_image(name):
                 beside.setdefault((relative, composed(stem(name))), []).append(Path(listing.path, name))
     listed = _class_list(tree, folders)
     survey = _survey(jsons, listed is None)
-    found, problems = _pictures(tree, [one for one in jsons if one[1] not in survey.others], beside, survey)
-    used = {picture for _, _, picture in found}
+    found, problems = _images(tree, [one for one in jsons if one[1] not in survey.others], beside, survey)
+    used = {image for _, _, image in found}
     lone = [path for paths in beside.values() for path in paths if path not in used]
     ids = unique_ids([(relative, path.stem, ".json") for relative, path, _ in found])
-    records = [Record(name, picture, None, path) for name, (_, path, picture) in zip(ids, found, strict=True)]
+    records = [Record(name, image, None, path) for name, (_, path, image) in zip(ids, found, strict=True)]
     given: dict[str, list[Record]] = {}
     for (relative, _, _), record in zip(found, records, strict=True):
         split = describe_folder(relative)[1]
         if split is not None:
             given.setdefault(split, []).append(record)
     if listed is not None:
-        labels = {entry.name: entry.colour for entry in listed.entries}
+        labels = {entry.name: entry.color for entry in listed.entries}
         notes = listed.notes()
     else:
         labels = dict.fromkeys(sorted(survey.labels))
@@ -192,8 +192,8 @@ class _Survey:
     """What all the JSONs hold, read once while opening."""
 
     labels: dict[str, None] = field(default_factory=dict)
-    names: dict[Path, str] = field(default_factory=dict)  # imagePath of those without a picture beside them
-    embedded: set[Path] = field(default_factory=set)  # those that hold their picture
+    names: dict[Path, str] = field(default_factory=dict)  # imagePath of those without an image beside them
+    embedded: set[Path] = field(default_factory=set)  # those that hold their image
     others: set[Path] = field(default_factory=set)  # JSON files of another kind
     broken: dict[Path, LabelError] = field(default_factory=dict)
 
@@ -235,10 +235,10 @@ def _note(survey: _Survey, path: Path, data: Mapping[str, Any]) -> None:
             survey.labels[str(shape["label"])] = None
 
 
-def _pictures(
+def _images(
     tree: Tree, jsons: list[tuple[str, Path]], beside: Mapping[tuple[str, str], list[Path]], survey: _Survey
 ) -> tuple[list[tuple[str, Path, Path | None]], list[Problem]]:
-    """(folder, JSON, picture) of every JSON with a picture: that of its name beside it, else where imagePath says."""
+    """(folder, JSON, image) of every JSON with an image: that of its name beside it, else where imagePath says."""
     chosen: dict[Path, Path] = {}
     open_ones: list[tuple[str, Path]] = []
     for relative, path in jsons:
@@ -251,7 +251,7 @@ def _pictures(
                 _note(survey, path, load(path))
             except DataError as error:
                 survey.broken[path] = LabelError(error.message, found=error.found, where=path, fix=error.fix)
-        named = [picture for picture in near if picture.name == Path(survey.names.get(path, "")).name]
+        named = [image for image in near if image.name == Path(survey.names.get(path, "")).name]
         if len(named) == 1 or near:
             chosen[path] = (named or near)[0]
         else:
@@ -263,19 +263,19 @@ def _pictures(
     found = resolve_all(tree, references)
     taken = set(chosen.values())
     contested = {path: numbers for path, numbers in found.shared.items() if path not in taken}
-    for (_, path), picture in zip(asked, found.paths, strict=True):
-        if picture is not None and picture not in taken and picture not in contested:
-            chosen[path] = picture
+    for (_, path), image in zip(asked, found.paths, strict=True):
+        if image is not None and image not in taken and image not in contested:
+            chosen[path] = image
     claimed = {**contested, **{p: [i] for i, p in enumerate(found.paths) if p is not None and p in taken}}
     problems = [*found.problems, *([claimed_twice(references, claimed, tree.root)] if claimed else [])]
     kept = [(relative, path, chosen.get(path)) for relative, path in jsons if path in chosen or path in survey.embedded]
     if not kept:
         raise FormatError(
-            "none of the JSON's pictures is there",
+            "none of the JSON's images is there",
             expected=", ".join([*survey.names.values()][:3]),
             found="; ".join(problem.message for problem in problems)[:600],
             where=tree.root,
-            fix="copy the pictures beside the JSON files",
+            fix="copy the images beside the JSON files",
         )
     return kept, problems
 
@@ -286,4 +286,4 @@ def _class_list(tree: Tree, folders: list[tuple[str, Folder]]) -> ClassList | No
     return None if path is None else read_class_list(path)
 
 
-FORMAT = Format("labelme", "labelme", "x.json with shapes beside x.jpg", recognise, open_labelme)
+FORMAT = Format("labelme", "labelme", "x.json with shapes beside x.jpg", recognize, open_labelme)

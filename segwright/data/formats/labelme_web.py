@@ -15,17 +15,17 @@ import numpy as np
 from defusedxml import DefusedXmlException
 from defusedxml.ElementTree import fromstring
 
-from segwright.console import track
-from segwright.data.drawing import Drawable, Drawing, Region, annotated_space, fill_name
+from segwright.core.errors import DataError, FormatError, LabelError
+from segwright.core.progress import track
+from segwright.data.annotations.rasterize import Drawable, Drawing, Region, annotated_space, fill_name
 from segwright.data.formats.base import Format, pairing_problems
-from segwright.data.formats.figures import Figure, Figures, FiguresReader, class_names, unlisted_images
-from segwright.data.formats.names import split_of
-from segwright.data.formats.published import assemble
-from segwright.data.formats.references import Reference, claimed_twice, resolve_all
-from segwright.data.formats.tree import Tree, peek, read_bytes
+from segwright.data.formats.file_references import Reference, claimed_twice, resolve_all
+from segwright.data.formats.file_tree import Tree, peek, read_bytes
+from segwright.data.formats.name_parts import split_of
+from segwright.data.formats.published_layout import assemble
+from segwright.data.formats.shapes import Figure, Figures, FiguresReader, class_names, unlisted_images
 from segwright.data.records import Dataset, Problem, Record
-from segwright.errors import DataError, FormatError, LabelError
-from segwright.images import read_mask
+from segwright.imageio import read_mask
 
 MAX_BYTES = 100_000_000
 LOOKED_AT = 3
@@ -134,7 +134,7 @@ def _files(tree: Tree) -> list[Path]:
     return list(found)
 
 
-def recognise(tree: Tree) -> str | None:
+def recognize(tree: Tree) -> str | None:
     files = _files(tree)
     return f"{len(files)} XML files with objects and polygons" if files else None
 
@@ -203,6 +203,6 @@ FORMAT = Format(
     "labelme_web",
     "the LabelMe web tool",
     "Annotations/place/x.xml with polygons and Images/place/x.jpg",
-    recognise,
+    recognize,
     open_labelme_web,
 )

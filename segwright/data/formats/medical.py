@@ -16,15 +16,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from segwright.core.errors import FormatError, ImageReadError, LabelError
+from segwright.core.types import LabelSpace
 from segwright.data import mat_files
-from segwright.data.formats.published import LOSSLESS, PHOTO, Found, Layout, Place, indices
-from segwright.data.formats.tree import Tree
-from segwright.data.formats.values import Coding, conclude, discover, survey_files
+from segwright.data.formats.file_tree import Tree
+from segwright.data.formats.mask_encoding import Coding, conclude, discover, survey_files
+from segwright.data.formats.published_layout import LOSSLESS, PHOTO, Found, Layout, Place, indices
 from segwright.data.readers import FileReader
 from segwright.data.records import Dataset, Record
-from segwright.errors import FormatError, ImageReadError, LabelError
-from segwright.images import DEFAULT_LIMITS, read_file
-from segwright.types import LabelSpace
+from segwright.imageio import DEFAULT_LIMITS, read_file
 
 MAX_MAT = 500_000_000  # bytes of a MATLAB file
 
@@ -76,8 +76,8 @@ def _both_observers(tree: Tree) -> FormatError | None:
 class _Chase(Layout):
     """Both observers' masks are recognized, and refused on opening: no other format is to take either."""
 
-    def recognise(self, tree: Tree) -> str | None:
-        return "Image_01L and masks of both observers" if _both_observers(tree) is not None else super().recognise(tree)
+    def recognize(self, tree: Tree) -> str | None:
+        return "Image_01L and masks of both observers" if _both_observers(tree) is not None else super().recognize(tree)
 
     def open(self, tree: Tree) -> Dataset:
         both = _both_observers(tree)
@@ -200,8 +200,8 @@ def _readable(path: Path, look: Callable[[Path], object] = type_map) -> bool:
 class _InMat(Layout):
     """Recognized where one of the first MATLAB files holds what the set's files hold; else left to other formats."""
 
-    def recognise(self, tree: Tree) -> str | None:
-        reason = super().recognise(tree)
+    def recognize(self, tree: Tree) -> str | None:
+        reason = super().recognize(tree)
         look = crack_map if self.name == "crackforest" else type_map
         return reason if reason and any(_readable(mask, look) for mask in self.find(tree).masks[:5]) else None
 

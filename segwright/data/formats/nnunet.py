@@ -15,16 +15,16 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from segwright.data.classes import IGNORED_NAMES
+from segwright.core.errors import FormatError, ImageReadError, LabelError
+from segwright.core.types import IGNORE_INDEX, LabelSpace
 from segwright.data.formats.base import Format
-from segwright.data.formats.depth import find_depth
-from segwright.data.formats.published import assemble
-from segwright.data.formats.tree import Tree, is_picture, peek, read_json, stem
+from segwright.data.formats.bit_depth import find_depth
+from segwright.data.formats.file_tree import Tree, is_image, peek, read_json, stem
+from segwright.data.formats.published_layout import assemble
+from segwright.data.label_maps import IGNORED_NAMES
 from segwright.data.readers import FileReader
 from segwright.data.records import Dataset, Problem, Record
-from segwright.errors import FormatError, ImageReadError, LabelError
-from segwright.images import read_raster
-from segwright.types import IGNORE_INDEX, LabelSpace
+from segwright.imageio import read_raster
 
 _CHANNEL = re.compile(r"(.+)_(\d{4})$")
 MAX_JSON = 200_000_000
@@ -66,12 +66,12 @@ def _base(tree: Tree) -> tuple[str, Path] | None:
     return None
 
 
-def recognise(tree: Tree) -> str | None:
+def recognize(tree: Tree) -> str | None:
     base = _base(tree)
     if base is None:
         return None
     masks = tree.folder(_join(base[0], "labelsTr")).files
-    return "imagesTr, labelsTr and dataset.json" if any(map(is_picture, masks)) else None
+    return "imagesTr, labelsTr and dataset.json" if any(map(is_image, masks)) else None
 
 
 def _join(folder: str, name: str) -> str:
@@ -82,7 +82,7 @@ def _cases(tree: Tree, folder: str) -> dict[str, list[Path]]:
     """Case → its channel files in order."""
     listing = tree.folder(folder)
     found: dict[str, dict[int, Path]] = {}
-    for name in filter(is_picture, listing.files):
+    for name in filter(is_image, listing.files):
         match = _CHANNEL.match(stem(name))
         case, number = (match[1], int(match[2])) if match else (stem(name), 0)
         channels = found.setdefault(case, {})
@@ -109,7 +109,7 @@ def open_nnunet(tree: Tree) -> Dataset:
     lone: list[Path] = []
     for images, masks, split in (("imagesTr", "labelsTr", "train"), ("imagesTs", "labelsTs", "test")):
         listing = tree.folder(_join(folder, masks))
-        by_case = {stem(name): Path(listing.path, name) for name in listing.files if is_picture(name)}
+        by_case = {stem(name): Path(listing.path, name) for name in listing.files if is_image(name)}
         for case, channels in _cases(tree, _join(folder, images)).items():
             pairs.append((split, channels[0], by_case.pop(case, None)))
             files.append(channels)
@@ -179,6 +179,6 @@ FORMAT = Format(
     "nnunet",
     "nnU-Net",
     "imagesTr/x_0000.png, labelsTr/x.png and dataset.json",
-    recognise,
+    recognize,
     open_nnunet,
 )

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from segwright.core.errors import FormatError
+from segwright.core.types import IGNORE_INDEX, LabelSpace
 from segwright.data.formats.base import Format, everything, in_order, pairing_problems
-from segwright.data.formats.tree import Tree, is_picture, stem
+from segwright.data.formats.file_tree import Tree, is_image, stem
 from segwright.data.readers import FileReader
 from segwright.data.records import Dataset, Record
-from segwright.errors import FormatError
-from segwright.types import IGNORE_INDEX, LabelSpace
 
 LISTS = {"trainval.txt": "train", "test.txt": "test"}
 
@@ -32,7 +32,7 @@ def _base(tree: Tree) -> str | None:
     return None
 
 
-def recognise(tree: Tree) -> str | None:
+def recognize(tree: Tree) -> str | None:
     return None if _base(tree) is None else "images and annotations/trimaps"
 
 
@@ -44,11 +44,11 @@ def open_oxford_pets(tree: Tree) -> Dataset:
         )
     prefix = f"{base}/" if base else ""
     images, masks = tree.folder(f"{prefix}images"), tree.folder(f"{prefix}annotations/trimaps")
-    by_stem = {stem(name): Path(masks.path, name) for name in masks.files if is_picture(name)}
+    by_stem = {stem(name): Path(masks.path, name) for name in masks.files if is_image(name)}
     records = {
         stem(name): Record(stem(name), Path(images.path, name), by_stem.pop(stem(name), None))
         for name in images.files
-        if is_picture(name)
+        if is_image(name)
     }
     given: dict[str, list[Record]] = {}
     lists = tree.folder(f"{prefix}annotations")
@@ -71,4 +71,4 @@ def open_oxford_pets(tree: Tree) -> Dataset:
     )
 
 
-FORMAT = Format("oxford_pets", "Oxford-IIIT Pet", "images/ and annotations/trimaps/", recognise, open_oxford_pets)
+FORMAT = Format("oxford_pets", "Oxford-IIIT Pet", "images/ and annotations/trimaps/", recognize, open_oxford_pets)

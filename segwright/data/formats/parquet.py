@@ -1,7 +1,7 @@
-"""Hugging Face's Parquet data sets: a column of pictures and one of masks, each ``{bytes, path}``.
+"""Hugging Face's Parquet datasets: a column of images and one of masks, each ``{bytes, path}``.
 
 Columns are chosen by what they hold (encoded images, not numbers or text), then by name: a ``label`` of numbers beside
-a ``segmentation_mask`` is no mask. A row whose mask is null is an unlabelled sample.
+a ``segmentation_mask`` is no mask. A row whose mask is null is an unlabeled sample.
 
 Splits come from the file names (``data/train-00000-of-00004.parquet``). Needs pyarrow (extra ``hf``). Rows are read a
 row group at a time and the last groups are kept, so that reading in order is fast. Class names come from a class list
@@ -20,16 +20,16 @@ from typing import Any
 
 import numpy.typing as npt
 
-from segwright.data.classes import ClassList, read_class_list
+from segwright.core.errors import FormatError, LabelError, MissingExtraError
+from segwright.core.types import LabelSpace
 from segwright.data.formats.base import SPLIT_NAMES, Format, in_order, unique_ids
-from segwright.data.formats.pairing import find_class_list
-from segwright.data.formats.tree import Folder, Tree, is_picture
-from segwright.data.formats.values import conclude, look_at_bytes, survey
+from segwright.data.formats.file_tree import Folder, Tree, is_image
+from segwright.data.formats.mask_encoding import conclude, look_at_bytes, survey
+from segwright.data.formats.name_matching import find_class_list
+from segwright.data.label_maps import ClassList, read_class_list
 from segwright.data.readers import FileReader
 from segwright.data.records import Dataset, Problem, Record
-from segwright.errors import FormatError, LabelError, MissingExtraError
-from segwright.images import UInt8Array, decode_image, read_file
-from segwright.types import LabelSpace
+from segwright.imageio import UInt8Array, decode_image, read_file
 
 IMAGE_COLUMNS = ("image", "img", "pixel_values", "picture", "photo", "jpg", "input")
 MASK_COLUMNS = (
@@ -46,7 +46,7 @@ MAX_NAME = 1024  # characters of an image's own path
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """Where a picture is: which file, row group and row in it."""
+    """Where an image is: which file, row group and row in it."""
 
     path: str
     group: int
@@ -112,7 +112,7 @@ class ParquetReader(FileReader):
         row: Row = record.payload
         data = self._cell(row, self.image_column)
         if data is None:
-            raise LabelError("the row holds no picture", found=self.image_column, where=f"{row.path}, {record.id}")
+            raise LabelError("the row holds no image", found=self.image_column, where=f"{row.path}, {record.id}")
         return decode_image(data, f"{row.path}, {record.id}", self.limits)
 
     def raw(self, record: Record) -> npt.NDArray[Any] | None:
@@ -168,7 +168,7 @@ def _group(opened: Any, group: int, columns: Sequence[str], path: Path) -> Any:
 
 
 def _bytes(value: Any, path: Path) -> bytes | None:
-    """The encoded picture of a cell: ``{bytes, path}``, or the bytes themselves; a bare path is one beside the file."""
+    """The encoded image of a cell: ``{bytes, path}``, or the bytes themselves; a bare path is one beside the file."""
     if isinstance(value, Mapping):
         if value.get("bytes") is not None:
             return bytes(value["bytes"])
@@ -192,7 +192,7 @@ def _files(tree: Tree) -> list[tuple[str, Path]]:
     ]
 
 
-def recognise(tree: Tree) -> str | None:
+def recognize(tree: Tree) -> str | None:
     files = _files(tree)
     return f"{len(files)} Parquet files" if files else None
 
@@ -224,7 +224,7 @@ def _holds_images(opened: Any, place: int) -> bool:
     name = opened.schema_arrow.names[place]
     first = next(opened.iter_batches(batch_size=64, row_groups=[0], columns=[name]), None)
     cells = [] if first is None else [cell for cell in first.column(0).to_pylist() if cell]
-    return bool(cells) and all(is_picture(cell) for cell in cells)
+    return bool(cells) and all(is_image(cell) for cell in cells)
 
 
 def _choose_columns(opened: Any, path: Path) -> tuple[str, str, list[str]]:
@@ -323,7 +323,7 @@ def open_parquet(tree: Tree) -> Dataset:
                 rows.append((_split(relative, path.name), Row(str(path), group, row), has[row]))
                 at += 1
     ids = unique_ids(names)
-    records = tuple(Record(name, None, None, row, labelled=has) for name, (_, row, has) in zip(ids, rows, strict=True))
+    records = tuple(Record(name, None, None, row, labeled=has) for name, (_, row, has) in zip(ids, rows, strict=True))
     given: dict[str, list[Record]] = {}
     for record, (split, _, _) in zip(records, rows, strict=True):
         if split is not None:
@@ -342,7 +342,7 @@ def _opened(path: Path) -> Any:
 
 
 def _stored_names(opened: Any, column: str, path: Path) -> list[str | None]:
-    """The pictures' own file names, where the table keeps them (``image.path``); no bytes are read for it."""
+    """The images' own file names, where the table keeps them (``image.path``); no bytes are read for it."""
     fields = {f.path: i for i, f in enumerate(opened.schema[k] for k in range(len(opened.schema)))}
     if f"{column}.path" not in fields:
         return [None] * int(opened.metadata.num_rows)
@@ -357,23 +357,23 @@ def _stored_names(opened: Any, column: str, path: Path) -> list[str | None]:
 def _dataset(
     tree: Tree, records: tuple[Record, ...], given: dict[str, list[Record]], image_column: str, mask_column: str
 ) -> Dataset:
-    labelled = [record for record in records if record.labelled]
-    if not labelled:
+    labeled = [record for record in records if record.labeled]
+    if not labeled:
         raise FormatError("no row has a mask", expected=f"encoded masks in column {mask_column}",
                           found=f"{len(records)} rows without one", where=tree.root)  # fmt: skip
     probe = ParquetReader(LabelSpace(("unknown",)), image_column=image_column, mask_column=mask_column)
 
     def read(index: int) -> tuple[bytes, str]:
-        row: Row = labelled[index].payload
+        row: Row = labeled[index].payload
         data = probe._cell(row, mask_column)
         if data is None:
-            raise LabelError("the row holds no mask", where=f"{row.path}, {labelled[index].id}")
-        return data, f"{row.path}, {labelled[index].id}"
+            raise LabelError("the row holds no mask", where=f"{row.path}, {labeled[index].id}")
+        return data, f"{row.path}, {labeled[index].id}"
 
-    coding = conclude(survey(len(labelled), read, decode=look_at_bytes), _class_list(tree), tree.root)
+    coding = conclude(survey(len(labeled), read, decode=look_at_bytes), _class_list(tree), tree.root)
     reader = ParquetReader(
         coding.label_space,
-        coding.colour_table,
+        coding.color_table,
         source=coding.source,
         image_column=image_column,
         mask_column=mask_column,
@@ -384,23 +384,23 @@ def _dataset(
         reader=reader,
         records=records,
         given=in_order(given),
-        notes=[f"pictures in column {image_column}, masks in column {mask_column}", *coding.notes],
-        problems=[*coding.problems, *_without(records, labelled, given)],
+        notes=[f"images in column {image_column}, masks in column {mask_column}", *coding.notes],
+        problems=[*coding.problems, *_without(records, labeled, given)],
     )
 
 
 def _without(
-    records: Sequence[Record], labelled: Sequence[Record], given: Mapping[str, Sequence[Record]]
+    records: Sequence[Record], labeled: Sequence[Record], given: Mapping[str, Sequence[Record]]
 ) -> list[Problem]:
     """The finding for rows without a mask; a test part that has none at all is as published."""
-    bare = {record.id for record in records if not record.labelled}
+    bare = {record.id for record in records if not record.labeled}
     test = given.get("test", ())
-    if not any(record.labelled for record in test):
+    if not any(record.labeled for record in test):
         bare -= {record.id for record in test}
     if not bare:
         return []
     return [Problem("warning", "image without mask", f"{len(bare)} rows have no mask", tuple(sorted(bare)),
-                    f"they are left out of training; {len(labelled)} rows have one")]  # fmt: skip
+                    f"they are left out of training; {len(labeled)} rows have one")]  # fmt: skip
 
 
 def _class_list(tree: Tree) -> ClassList | list[Folder] | None:
@@ -409,4 +409,4 @@ def _class_list(tree: Tree) -> ClassList | list[Folder] | None:
     return folders if path is None else read_class_list(path)
 
 
-FORMAT = Format("hf", "Hugging Face Parquet", "*.parquet with columns of pictures and masks", recognise, open_parquet)
+FORMAT = Format("hf", "Hugging Face Parquet", "*.parquet with columns of images and masks", recognize, open_parquet)

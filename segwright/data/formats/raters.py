@@ -16,10 +16,10 @@ from pathlib import Path
 
 import numpy as np
 
-from segwright.data.formats.pairing import Item
+from segwright.core.errors import DataError, FormatError
+from segwright.data.formats.name_matching import Item
 from segwright.data.mask_files import read_mask_file
-from segwright.data.readers import pack_colours
-from segwright.errors import DataError, FormatError
+from segwright.data.readers import pack_colors
 
 Masks = Mapping[Item, Sequence[tuple[Item, str]]]  # image → its masks, each with the part of its name that tells it
 
@@ -63,7 +63,7 @@ def _agreement(paths: Sequence[Path]) -> float | None:
             raw = read_mask_file(path)
         except DataError:
             continue
-        marked.append((raw if raw.ndim == 2 else pack_colours(raw)) != 0)
+        marked.append((raw if raw.ndim == 2 else pack_colors(raw)) != 0)
     best: float | None = None
     for place, one in enumerate(marked):
         for other in marked[place + 1 :]:

@@ -12,10 +12,10 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from segwright.data.formats.names import split_of
-from segwright.data.formats.pairing import describe_folder
-from segwright.data.formats.tree import Tree, is_picture, peek
-from segwright.errors import FormatError
+from segwright.core.errors import FormatError
+from segwright.data.formats.file_tree import Tree, is_image, peek
+from segwright.data.formats.name_matching import describe_folder
+from segwright.data.formats.name_parts import split_of
 
 PLAIN = "images/x.png and masks/x.png, or one of the formats in docs/datasets.md"
 LOOKED_AT = 12  # text files whose content is looked at
@@ -186,8 +186,8 @@ def _by_name(tree: Tree) -> FormatError | None:
     for kind in _BY_NAME:
         pattern = re.compile(kind.pattern, re.I)
         found = [name for name in names if pattern.fullmatch(name)]
-        pictures = sum(map(is_picture, names))
-        if found and len(found) >= 0.3 * pictures:
+        images = sum(map(is_image, names))
+        if found and len(found) >= 0.3 * images:
             return _refusal(kind.what, f"{len(found)} files such as {found[0]}", tree.root, kind.fix)
     return None
 
@@ -238,7 +238,7 @@ def class_folders(tree: Tree) -> FormatError | None:
     stems: set[str] = set()
     lossless = shared = False
     for relative, listing in tree.walk():
-        names = [name for name in listing.files if is_picture(name)]
+        names = [name for name in listing.files if is_image(name)]
         if not names:
             continue
         folder = os.path.basename(relative)

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from segwright.data.classes import ClassList, read_class_list
-from segwright.data.formats.published import PHOTO, Found, Layout, Place
-from segwright.data.formats.tree import Tree
-from segwright.data.formats.values import Coding, discover
-from segwright.errors import FormatError
+from segwright.core.errors import FormatError
+from segwright.data.formats.file_tree import Tree
+from segwright.data.formats.mask_encoding import Coding, discover
+from segwright.data.formats.published_layout import PHOTO, Found, Layout, Place
+from segwright.data.label_maps import ClassList, read_class_list
 
 LIST = "_classes.csv"
 
@@ -49,8 +49,8 @@ def _disagreement(left: ClassList, right: ClassList, where: Path) -> FormatError
 class _Roboflow(Layout):
     """Masks beside the images are Roboflow's where its class lists lie there."""
 
-    def recognise(self, tree: Tree) -> str | None:
-        return super().recognise(tree) if _lists(tree) else None
+    def recognize(self, tree: Tree) -> str | None:
+        return super().recognize(tree) if _lists(tree) else None
 
 
 _PART = r"(?:(?P<split>train|valid|val|test)|[^/]*)"

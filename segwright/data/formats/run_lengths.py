@@ -37,19 +37,19 @@ from pathlib import Path
 
 import numpy as np
 
-from segwright.data.classes import ClassList, read_class_list
-from segwright.data.drawing import Drawable, Drawing, DrawnReader, Region
+from segwright.core.errors import FormatError, LabelError
+from segwright.core.types import MAX_CLASSES, LabelSpace
+from segwright.data.annotations.rasterize import Drawable, Drawing, DrawnReader, Region
+from segwright.data.annotations.rle import decode_pairs
 from segwright.data.formats.base import Format
-from segwright.data.formats.figures import CLASS_FILES
+from segwright.data.formats.file_tree import Tree, is_image, peek, read_text
 from segwright.data.formats.folder import pair_tree
-from segwright.data.formats.names import split_of
-from segwright.data.formats.pairing import find_class_list
-from segwright.data.formats.published import assemble
-from segwright.data.formats.tree import Tree, is_picture, peek, read_text
+from segwright.data.formats.name_matching import find_class_list
+from segwright.data.formats.name_parts import split_of
+from segwright.data.formats.published_layout import assemble
+from segwright.data.formats.shapes import CLASS_FILES
+from segwright.data.label_maps import ClassList, read_class_list
 from segwright.data.records import Dataset, Problem, Record
-from segwright.data.rle import decode_pairs
-from segwright.errors import FormatError, LabelError
-from segwright.types import MAX_CLASSES, LabelSpace
 
 MAX_BYTES = 2_000_000_000
 RUN_COLUMNS = (
@@ -209,7 +209,7 @@ def _tables(tree: Tree) -> list[_Table]:
     return list(tree.memo["run lengths"])
 
 
-def recognise(tree: Tree) -> str | None:
+def recognize(tree: Tree) -> str | None:
     tables = _tables(tree)
     if not tables:
         return None
@@ -405,7 +405,7 @@ class _Images:
 
     def __init__(self, tree: Tree) -> None:
         around = Tree(tree.root.absolute().parent) if tree.is_file else tree
-        self.all = [Path(li.path, n) for _, li in around.walk() for n in li.files if is_picture(n)]
+        self.all = [Path(li.path, n) for _, li in around.walk() for n in li.files if is_image(n)]
         self.keys: dict[str, list[Path]] = {}
         for path in self.all:
             for key in self._names(path):
@@ -445,6 +445,6 @@ FORMAT = Format(
     "run_lengths",
     "run lengths in a CSV",
     "a CSV with columns such as ImageId and EncodedPixels, and the images",
-    recognise,
+    recognize,
     open_run_lengths,
 )

@@ -12,14 +12,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from segwright.core.errors import FormatError, ImageReadError, LabelError
 from segwright.data.formats.base import Format, in_order, pairing_problems
-from segwright.data.formats.tree import Tree, is_picture, stem
+from segwright.data.formats.file_tree import Tree, is_image, stem
 from segwright.data.formats.voc import voc_label_space
 from segwright.data.mat_files import read_mat
 from segwright.data.readers import FileReader
 from segwright.data.records import Dataset, Record
-from segwright.errors import FormatError, ImageReadError, LabelError
-from segwright.images import DEFAULT_LIMITS, read_file
+from segwright.imageio import DEFAULT_LIMITS, read_file
 
 LISTS = {"train.txt": "train", "val.txt": "val", "train_noval.txt": "train_noval"}
 
@@ -56,7 +56,7 @@ def _base(tree: Tree) -> str | None:
     return None
 
 
-def recognise(tree: Tree) -> str | None:
+def recognize(tree: Tree) -> str | None:
     return None if tree.is_file or _base(tree) is None else "img/ and cls/ with MATLAB files"
 
 
@@ -70,7 +70,7 @@ def open_sbd(tree: Tree) -> Dataset:
     records = [
         Record(stem(name), Path(images.path, name), by_stem.pop(stem(name), None))
         for name in images.files
-        if is_picture(name)
+        if is_image(name)
     ]
     by_id = {record.id: record for record in records}
     given = {}
@@ -93,4 +93,4 @@ def open_sbd(tree: Tree) -> Dataset:
     )
 
 
-FORMAT = Format("sbd", "SBD", "img/ and cls/ with .mat files (benchmark_RELEASE/dataset)", recognise, open_sbd)
+FORMAT = Format("sbd", "SBD", "img/ and cls/ with .mat files (benchmark_RELEASE/dataset)", recognize, open_sbd)

@@ -14,12 +14,12 @@ from typing import Any
 
 import numpy.typing as npt
 
-from segwright.data.formats.names import split_of_part
-from segwright.data.formats.tree import stem
+from segwright.core.errors import ImageReadError, LabelError
+from segwright.data.formats.file_tree import stem
+from segwright.data.formats.name_parts import split_of_part
 from segwright.data.mask_files import tiff_facts
 from segwright.data.records import Record
-from segwright.errors import ImageReadError, LabelError
-from segwright.images import DEFAULT_LIMITS, Limits, read_header, read_image, read_raster
+from segwright.imageio import DEFAULT_LIMITS, Limits, read_header, read_image, read_raster
 
 TIFF = (".tif", ".tiff")
 

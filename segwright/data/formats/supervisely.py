@@ -15,16 +15,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from segwright.console import track
-from segwright.data.drawing import annotated_space, fill_name
+from segwright.core.errors import DataError, FormatError, LabelError
+from segwright.core.progress import track
+from segwright.core.types import IGNORE_INDEX, Color, LabelSpace
+from segwright.data.annotations.rasterize import annotated_space, fill_name
 from segwright.data.formats.base import SPLIT_NAMES, Format
-from segwright.data.formats.figures import Figure, Figures, FiguresReader
-from segwright.data.formats.published import assemble
-from segwright.data.formats.tree import Folder, Tree, is_picture, peek, read_json, stem
+from segwright.data.formats.file_tree import Folder, Tree, is_image, peek, read_json, stem
+from segwright.data.formats.published_layout import assemble
+from segwright.data.formats.shapes import Figure, Figures, FiguresReader
 from segwright.data.readers import FileReader
 from segwright.data.records import Dataset, Problem, Record
-from segwright.errors import DataError, FormatError, LabelError
-from segwright.types import IGNORE_INDEX, Colour, LabelSpace
 
 MACHINE = "obj_class_to_machine_color.json"
 LOOKED_AT = 3
@@ -34,7 +34,7 @@ _NO_AREA = {"line": "lines", "polyline": "lines", "point": "points", "graph": "g
 @dataclass(frozen=True)
 class _Class:
     name: str
-    colour: Colour | None
+    color: Color | None
 
 
 def figures_of(path: Path) -> tuple[list[Figure], int, int, list[str]]:
@@ -110,7 +110,7 @@ def _classes(path: Path) -> list[_Class]:
     return list({one.name: one for one in found}.values())
 
 
-def _hex(text: Any) -> Colour | None:
+def _hex(text: Any) -> Color | None:
     match = re.fullmatch(r"#?([0-9a-fA-F]{2})([0-9a-fA-F]{2})([0-9a-fA-F]{2})", str(text))
     return (int(match[1], 16), int(match[2], 16), int(match[3], 16)) if match else None
 
@@ -120,13 +120,13 @@ def _is_annotation(listing: Folder) -> bool:
     return any('"objects"' in text and '"size"' in text for text in (peek(Path(listing.path, n)) for n in names))
 
 
-def recognise(tree: Tree) -> str | None:
+def recognize(tree: Tree) -> str | None:
     if tree.is_file:
         return None
     found = [d for d in _datasets(tree, "ann") if _is_annotation(tree.folder(_join(d, "ann")))]
     if found:
         return f"img/ and ann/ with annotations in {', '.join(d or '.' for d in found[:4])}"
-    if _machine_colours(tree) is not None and _datasets(tree, "masks_machine"):
+    if _machine_colors(tree) is not None and _datasets(tree, "masks_machine"):
         return f"img/ and masks_machine/ with {MACHINE}"
     return None
 
@@ -146,7 +146,7 @@ def open_supervisely(tree: Tree) -> Dataset:
         images, annotations = tree.folder(_join(folder, "img")), tree.folder(_join(folder, "ann"))
         held = {name: Path(annotations.path, name) for name in annotations.files if name.lower().endswith(".json")}
         split = _split_name(folder)
-        for name in filter(is_picture, images.files):
+        for name in filter(is_image, images.files):
             found = held.pop(f"{name}.json", None) or held.pop(f"{stem(name)}.json", None)
             pairs.append((split, Path(images.path, name), None))
             payloads.append(found)
@@ -167,7 +167,7 @@ def open_supervisely(tree: Tree) -> Dataset:
     names = [*[one.name for one in listed], *stray]
     if not names:
         raise LabelError("the project names no class and its annotations hold no object", where=tree.root)
-    space, index, background = annotated_space(names, [*[one.colour for one in listed], *[None] * len(stray)])
+    space, index, background = annotated_space(names, [*[one.color for one in listed], *[None] * len(stray)])
     if all(split is None for split, _, _ in pairs):
         pairs = [
             (scan.tags.get(p) if p else None, image, None) for (_, image, _), p in zip(pairs, payloads, strict=True)
@@ -240,7 +240,7 @@ def _split_name(folder: str) -> str | None:
 # --- the export as masks
 
 
-def _machine_colours(tree: Tree) -> Path | None:
+def _machine_colors(tree: Tree) -> Path | None:
     for _, listing in () if tree.is_file else tree.walk(depth=2):
         if MACHINE in listing.files:
             return Path(listing.path, MACHINE)
@@ -248,7 +248,7 @@ def _machine_colours(tree: Tree) -> Path | None:
 
 
 def _open_masks(tree: Tree) -> Dataset:
-    path, datasets = _machine_colours(tree), _datasets(tree, "masks_machine")
+    path, datasets = _machine_colors(tree), _datasets(tree, "masks_machine")
     if path is None or not datasets:
         raise FormatError(
             "no Supervisely project",
@@ -259,8 +259,8 @@ def _open_masks(tree: Tree) -> Dataset:
         )
     data = read_json(path, 50_000_000)
     try:
-        values = {str(name): int(colour[0]) for name, colour in data.items()}
-        if any(len(set(colour)) != 1 for colour in data.values()) or len(set(values.values())) != len(values):
+        values = {str(name): int(color[0]) for name, color in data.items()}
+        if any(len(set(color)) != 1 for color in data.values()) or len(set(values.values())) != len(values):
             raise ValueError("two classes of one value, or a value that is no gray")
     except (AttributeError, TypeError, ValueError, OverflowError, IndexError, KeyError) as error:
         raise LabelError(
@@ -275,8 +275,8 @@ def _open_masks(tree: Tree) -> Dataset:
     lone: list[Path] = []
     for folder in datasets:
         images, masks = tree.folder(_join(folder, "img")), tree.folder(_join(folder, "masks_machine"))
-        held = {name: Path(masks.path, name) for name in masks.files if is_picture(name)}
-        for name in filter(is_picture, images.files):
+        held = {name: Path(masks.path, name) for name in masks.files if is_image(name)}
+        for name in filter(is_image, images.files):
             mask = held.pop(f"{stem(name)}.png", None) or held.pop(f"{name}.png", None)
             pairs.append((_split_name(folder), Path(images.path, name), mask))
         lone += held.values()
@@ -289,6 +289,6 @@ FORMAT = Format(
     "supervisely",
     "Supervisely",
     "meta.json, and in each dataset img/x.jpg and ann/x.jpg.json",
-    recognise,
+    recognize,
     open_supervisely,
 )

@@ -19,9 +19,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from segwright.data.drawing import annotated_space, fill_name
+from segwright.core.errors import FormatError, LabelError
+from segwright.data.annotations.rasterize import annotated_space, fill_name
 from segwright.data.formats.base import Format, pairing_problems
-from segwright.data.formats.figures import (
+from segwright.data.formats.file_references import Reference, claimed_twice, resolve_all
+from segwright.data.formats.file_tree import Tree, peek, read_json, read_text
+from segwright.data.formats.name_parts import split_of
+from segwright.data.formats.published_layout import assemble
+from segwright.data.formats.shapes import (
     AREAS,
     Figure,
     Figures,
@@ -32,12 +37,7 @@ from segwright.data.formats.figures import (
     unlisted_images,
     without_area,
 )
-from segwright.data.formats.names import split_of
-from segwright.data.formats.published import assemble
-from segwright.data.formats.references import Reference, claimed_twice, resolve_all
-from segwright.data.formats.tree import Tree, peek, read_json, read_text
 from segwright.data.records import Dataset, Problem
-from segwright.errors import FormatError, LabelError
 
 OBJECT = "object"  # the class of regions that have no attribute at all
 _COLUMNS = {"filename", "region_shape_attributes", "region_attributes"}
@@ -141,7 +141,7 @@ def _from_csv(path: Path) -> list[_Entry]:
     return list(entries.values())
 
 
-def recognise(tree: Tree) -> str | None:
+def recognize(tree: Tree) -> str | None:
     files = _annotations(tree)
     return f"annotations of VIA in {', '.join(path.name for path in files[:4])}" if files else None
 
@@ -314,6 +314,6 @@ FORMAT = Format(
     "via",
     "VGG Image Annotator",
     "a JSON with regions and shape_attributes (VIA 1 and 2), or its CSV",
-    recognise,
+    recognize,
     open_via,
 )

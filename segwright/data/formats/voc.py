@@ -2,7 +2,7 @@
 
 ``JPEGImages``, ``SegmentationClass`` (palette PNGs, 21 classes, 255 = border and difficult) and the lists in
 ``ImageSets/Segmentation``. Where ``SegmentationClassAug`` lies beside them (the masks of SBD, Hariharan et al. 2011),
-its ``trainaug`` list is a split, and its masks serve pictures that have no original one. A ``class_names.txt`` beside
+its ``trainaug`` list is a split, and its masks serve images that have no original one. A ``class_names.txt`` beside
 the folders, as exporters of annotation tools write it, gives other classes.
 """
 
@@ -15,41 +15,41 @@ from pathlib import Path
 
 import numpy as np
 
+from segwright.core.errors import FormatError
+from segwright.core.types import IGNORE_INDEX, Color, LabelSpace
 from segwright.data.formats.base import Format, distinct, in_order, pairing_problems
 from segwright.data.formats.class_lists import choose
-from segwright.data.formats.tree import Folder, Tree, is_picture, stem
-from segwright.data.formats.values import Coding, Survey, conclude, look_at, survey_files
+from segwright.data.formats.file_tree import Folder, Tree, is_image, stem
+from segwright.data.formats.mask_encoding import Coding, Survey, conclude, look_at, survey_files
 from segwright.data.mask_files import MaskSource
-from segwright.data.readers import ColourTable, FileReader
+from segwright.data.readers import ColorTable, FileReader
 from segwright.data.records import Dataset, Problem, Record
-from segwright.errors import FormatError
-from segwright.types import IGNORE_INDEX, Colour, LabelSpace
 
 CLASSES = (
     "background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable",
     "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor",
 )  # fmt: skip
-BORDER: Colour = (224, 224, 192)
+BORDER: Color = (224, 224, 192)
 MASK_FOLDERS = ("SegmentationClass", "SegmentationClassPNG")
 _ORIGINAL_NAME = re.compile(r"(?:19|20)\d\d_\d{6}$")
 AUGMENTED_FOLDERS = ("SegmentationClassAug", "SegmentationClassTrainAug", "SegmentationAug")
 
 
-def voc_colours(count: int = 21) -> tuple[Colour, ...]:
+def voc_colors(count: int = 21) -> tuple[Color, ...]:
     """VOC's palette: the bits of the index dealt out to red, green and blue, the highest first."""
-    colours = []
+    colors = []
     for index in range(count):
         channels = [0, 0, 0]
         for bit in range(8):
             for channel in range(3):
                 channels[channel] |= (index >> (3 * bit + channel) & 1) << (7 - bit)
-        colours.append((channels[0], channels[1], channels[2]))
-    return tuple(colours)
+        colors.append((channels[0], channels[1], channels[2]))
+    return tuple(colors)
 
 
 def voc_label_space() -> LabelSpace:
     return LabelSpace(
-        CLASSES, voc_colours(), mapping={**{i: i for i in range(len(CLASSES))}, IGNORE_INDEX: IGNORE_INDEX}
+        CLASSES, voc_colors(), mapping={**{i: i for i in range(len(CLASSES))}, IGNORE_INDEX: IGNORE_INDEX}
     )
 
 
@@ -74,7 +74,7 @@ def _bases(tree: Tree) -> list[str]:
     return found
 
 
-def recognise(tree: Tree) -> str | None:
+def recognize(tree: Tree) -> str | None:
     if tree.is_file:
         return None
     bases = _bases(tree)
@@ -87,7 +87,7 @@ def hint(tree: Tree) -> FormatError | None:
         if {"JPEGImages", "Annotations"} <= set(listing.dirs):
             return FormatError(
                 "these are boxes, not masks: VOC's annotations for detection",
-                expected="SegmentationClass/ with a mask a picture",
+                expected="SegmentationClass/ with a mask an image",
                 found="Annotations/ and no SegmentationClass/",
                 where=Path(tree.path(relative)),
                 fix="unpack the masks, too, or outline the boxes in an annotation tool first",
@@ -111,17 +111,17 @@ def open_voc(tree: Tree) -> Dataset:
     missing: list[str] = []
     notes: list[str] = []
     for part in parts:
-        pictures = {stem(name): Path(part.images.path, name) for name in part.images.files if is_picture(name)}
+        images = {stem(name): Path(part.images.path, name) for name in part.images.files if is_image(name)}
         listed = {name for names in part.lists.values() for name in names}
-        for name, path in pictures.items():
+        for name, path in images.items():
             if name in part.masks or name in listed or not part.lists:
                 records[name if len(parts) == 1 else f"{part.base}/{name}"] = Record(name, path, part.masks.get(name))
         if not part.lists:
-            lone_images += [path for name, path in pictures.items() if name not in part.masks]
-        elif len(pictures) > len(listed | part.masks.keys()):
-            notes.append(f"{len(pictures)} pictures lie there, those with masks or in the lists are used")
-        lone_masks += [path for name, path in part.masks.items() if name not in pictures]
-        missing += sorted(listed - pictures.keys())
+            lone_images += [path for name, path in images.items() if name not in part.masks]
+        elif len(images) > len(listed | part.masks.keys()):
+            notes.append(f"{len(images)} images lie there, those with masks or in the lists are used")
+        lone_masks += [path for name, path in part.masks.items() if name not in images]
+        missing += sorted(listed - images.keys())
         for split, names in part.lists.items():
             keys = [name if len(parts) == 1 else f"{part.base}/{name}" for name in names]
             given.setdefault(split, []).extend(records[key] for key in keys if key in records)
@@ -133,12 +133,12 @@ def open_voc(tree: Tree) -> Dataset:
     coding = _coding(tree, parts, records)
     problems = pairing_problems(lone_images, lone_masks)
     if missing:
-        message = f"{len(missing)} names in the lists have no picture"
+        message = f"{len(missing)} names in the lists have no image"
         problems.append(Problem("warning", "listed but missing", message, tuple(missing), "correct the lists"))
     return Dataset(
         root=tree.root,
         format="voc",
-        reader=FileReader(coding.label_space, coding.colour_table, source=coding.source),
+        reader=FileReader(coding.label_space, coding.color_table, source=coding.source),
         records=tuple(records.values()),
         given=in_order(given),
         notes=[*notes, *coding.notes],
@@ -154,21 +154,21 @@ def _read_part(tree: Tree, base: str) -> _Part:
     for folders in (AUGMENTED_FOLDERS, MASK_FOLDERS):  # the original masks, with their borders, win
         for name in folders:
             listing = tree.folder(prefix + name)
-            part.masks |= {stem(file): Path(listing.path, file) for file in listing.files if is_picture(file)}
+            part.masks |= {stem(file): Path(listing.path, file) for file in listing.files if is_image(file)}
     lists = tree.folder(f"{prefix}ImageSets/Segmentation")
-    pictures = {stem(file) for file in part.images.files}
+    images = {stem(file) for file in part.images.files}
     for name in lists.files:
         if not name.endswith(".txt"):
             continue
         text = Path(lists.path, name).read_text(encoding="utf-8", errors="replace")
         lines = [line.strip() for line in text.splitlines()]
-        part.lists[stem(name)] = [_listed_name(line, pictures) for line in lines if line]
+        part.lists[stem(name)] = [_listed_name(line, images) for line in lines if line]
     return part
 
 
-def _listed_name(line: str, pictures: set[str]) -> str:
-    """The picture that a line means: the line itself, else its first column, as a name or as a path."""
-    if line in pictures:
+def _listed_name(line: str, images: set[str]) -> str:
+    """The image that a line means: the line itself, else its first column, as a name or as a path."""
+    if line in images:
         return line
     return os.path.splitext(os.path.basename(line.split()[0]))[0]
 
@@ -177,7 +177,7 @@ def _coding(tree: Tree, parts: list[_Part], records: dict[str, Record]) -> Codin
     folders = [tree.folder(base) for part in parts for base in (part.base, os.path.dirname(part.base), "")]
     masks = [record.mask_path for record in records.values() if record.mask_path is not None]
     seen = survey_files(masks, look_at, 6_000_000)
-    classes, problems = choose(folders, set(seen.values), set(seen.colours) | set(seen.palette_colours))
+    classes, problems = choose(folders, set(seen.values), set(seen.colors) | set(seen.palette_colors))
     if classes is not None:
         coding = conclude(seen, classes, tree.root)
         return replace(coding, problems=(*problems, *coding.problems))
@@ -187,39 +187,39 @@ def _coding(tree: Tree, parts: list[_Part], records: dict[str, Record]) -> Codin
         fix="name the classes in class_names.txt, a name per line, if they are others",
     )  # fmt: skip
     found = (*problems, *(() if original else (guess,)))
-    known = {_packed(colour) for colour in (*voc_colours(), BORDER)}
-    if seen.colours and (original or set(seen.colours) | set(seen.palette_colours) <= known):
-        space = LabelSpace(CLASSES, voc_colours(), mapping={**{i: i for i in range(21)}, 21: IGNORE_INDEX})
+    known = {_packed(color) for color in (*voc_colors(), BORDER)}
+    if seen.colors and (original or set(seen.colors) | set(seen.palette_colors) <= known):
+        space = LabelSpace(CLASSES, voc_colors(), mapping={**{i: i for i in range(21)}, 21: IGNORE_INDEX})
         source: MaskSource = "colors" if seen.palette_files else "values"
-        note = "masks hold VOC's colours; the border is ignored"
-        return Coding(space, ColourTable((*voc_colours(), BORDER)), (note,), found, source)
-    if not seen.colours and (original or (_vocs_palette(seen) and set(seen.values) <= {*range(21), IGNORE_INDEX})):
+        note = "masks hold VOC's colors; the border is ignored"
+        return Coding(space, ColorTable((*voc_colors(), BORDER)), (note,), found, source)
+    if not seen.colors and (original or (_vocs_palette(seen) and set(seen.values) <= {*range(21), IGNORE_INDEX})):
         return Coding(voc_label_space(), notes=("VOC's 21 classes; 255 (border) is ignored",), problems=found)
     coding = conclude(seen, None, tree.root)
     return replace(coding, problems=(*problems, *coding.problems))
 
 
-def _packed(colour: Colour) -> int:
-    return colour[0] << 16 | colour[1] << 8 | colour[2]
+def _packed(color: Color) -> int:
+    return color[0] << 16 | color[1] << 8 | color[2]
 
 
 def _vocs_palette(seen: Survey) -> bool:
-    """Whether the palettes, where there are any, give each index VOC's color or the grey of its number."""
-    table = voc_colours(256)
+    """Whether the palettes, where there are any, give each index VOC's color or the gray of its number."""
+    table = voc_colors(256)
     return all(
         kinds <= {_packed(table[index]), index * 0x010101, _packed(BORDER)}
-        for index, kinds in seen.index_colours.items()
+        for index, kinds in seen.index_colors.items()
         if index < 256
     )
 
 
 def palette() -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
-    """256×3: VOC's palette with its border colour at 255."""
-    table = np.array(voc_colours(256), np.uint8)
+    """256×3: VOC's palette with its border color at 255."""
+    table = np.array(voc_colors(256), np.uint8)
     table[IGNORE_INDEX] = BORDER
     return table
 
 
 FORMAT = Format(
-    "voc", "PASCAL VOC", "JPEGImages/ and SegmentationClass/ (bare, or in VOCdevkit/VOC2012)", recognise, open_voc, hint
+    "voc", "PASCAL VOC", "JPEGImages/ and SegmentationClass/ (bare, or in VOCdevkit/VOC2012)", recognize, open_voc, hint
 )

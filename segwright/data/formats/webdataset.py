@@ -14,16 +14,16 @@ from typing import Any
 
 import numpy.typing as npt
 
-from segwright.console import track
+from segwright.core.errors import DataError, FormatError
+from segwright.core.progress import track
 from segwright.data.formats.base import Format, in_order, unique_ids
+from segwright.data.formats.file_tree import Tree, is_image
+from segwright.data.formats.mask_encoding import conclude, look_at_bytes, survey
 from segwright.data.formats.parquet import _split as split_of
-from segwright.data.formats.tree import Tree, is_picture
-from segwright.data.formats.values import conclude, look_at_bytes, survey
 from segwright.data.readers import FileReader
 from segwright.data.records import Dataset, Problem, Record
 from segwright.data.tar_headers import TarHeaderError, entries
-from segwright.errors import DataError, FormatError
-from segwright.images import UInt8Array, decode_image
+from segwright.imageio import UInt8Array, decode_image
 
 MASK_ENDINGS = ("mask.png", "seg.png", "label.png", "gt.png", "segmentation.png", "semantic.png", "annotation.png")
 IMAGE_ENDINGS = ("jpg", "jpeg", "webp", "image.png", "img.png", "png", "tif", "tiff", "bmp", "ppm")
@@ -85,7 +85,7 @@ def _shards(tree: Tree) -> list[tuple[str, Path]]:
     ]
 
 
-def recognise(tree: Tree) -> str | None:
+def recognize(tree: Tree) -> str | None:
     shards = _shards(tree)
     return f"{len(shards)} tar shards" if shards else None
 
@@ -139,14 +139,14 @@ def open_webdataset(tree: Tree) -> Dataset:
         for key, files in samples.items():
             pair = _pair(files)
             if pair is None:
-                lone += [f"{path}, {m.name}" for m in files.values() if is_picture(m.name)]
+                lone += [f"{path}, {m.name}" for m in files.values() if is_image(m.name)]
                 continue
             folder, _, stem = key.rpartition("/")
             names.append((f"{split or path.stem}/{folder}".rstrip("/"), stem, f"@{path.stem}"))
             found.append((split, pair))
     ids = unique_ids(names)
     records = tuple(
-        Record(name, None, None, pair, labelled=pair.mask is not None)
+        Record(name, None, None, pair, labeled=pair.mask is not None)
         for name, (_, pair) in zip(ids, found, strict=True)
     )
     given: dict[str, list[Record]] = {}
@@ -156,7 +156,7 @@ def open_webdataset(tree: Tree) -> Dataset:
     masks = [pair.mask for _, pair in found if pair.mask is not None]
     if not masks:
         raise FormatError("the shards hold no pairs", expected="x.jpg with x.png or x.mask.png",
-                          found=f"{len(records)} pictures without masks", where=tree.root)  # fmt: skip
+                          found=f"{len(records)} images without masks", where=tree.root)  # fmt: skip
 
     def read(index: int) -> tuple[bytes, str]:
         member = masks[index]
@@ -167,16 +167,16 @@ def open_webdataset(tree: Tree) -> Dataset:
     problems = list(coding.problems)
     bare = tuple(record.id for record in records if record.payload.mask is None)
     if bare:
-        problems.append(Problem("warning", "image without mask", f"{len(bare)} pictures have no mask", bare))
+        problems.append(Problem("warning", "image without mask", f"{len(bare)} images have no mask", bare))
     if other:
         text = f"{len(other)} entries of the shards are links or other things that are no files, and are not read"
         problems.append(Problem("warning", "special file", text, tuple(other)))
     if lone:
-        problems.append(Problem("warning", "mask without image", f"{len(lone)} masks have no picture", tuple(lone)))
+        problems.append(Problem("warning", "mask without image", f"{len(lone)} masks have no image", tuple(lone)))
     return Dataset(
         root=tree.root,
         format="webdataset",
-        reader=ShardReader(coding.label_space, coding.colour_table, source=coding.source),
+        reader=ShardReader(coding.label_space, coding.color_table, source=coding.source),
         records=records,
         given=in_order(given),
         notes=[f"{len(shards)} shards", *coding.notes],
@@ -184,4 +184,4 @@ def open_webdataset(tree: Tree) -> Dataset:
     )
 
 
-FORMAT = Format("webdataset", "WebDataset", "*.tar shards with x.jpg and x.png", recognise, open_webdataset)
+FORMAT = Format("webdataset", "WebDataset", "*.tar shards with x.jpg and x.png", recognize, open_webdataset)

@@ -2,8 +2,8 @@
 
 A line is ``class x1 y1 x2 y2 …``. Names come from ``data.yaml`` or a class list. Class 0 of the files becomes 1, for
 what nothing covers is background; where polygons overlap, the smaller is on top. Lines of five numbers are boxes of a
-detection data set and have no outline: files of nothing else are told apart from this format, and a box among polygons
-is an error when its picture is read. A picture without a text file, or with an empty one, is
+detection dataset and have no outline: files of nothing else are told apart from this format, and a box among polygons
+is an error when its image is read. An image without a text file, or with an empty one, is
 all background, as the convention has it, and their number is said. Coordinates beyond 0…1 are pixels, or of
 another image: an error.
 """
@@ -21,18 +21,18 @@ from typing import Any, Literal
 
 import yaml
 
-from segwright.data.classes import ClassEntry, ClassList, read_class_list
-from segwright.data.drawing import MAX_OBJECTS, Drawable, Drawing, DrawnReader, Region
+from segwright.core.errors import DataError, FormatError, LabelError
+from segwright.core.types import MAX_CLASSES, LabelSpace
+from segwright.core.yaml_text import load_yaml
+from segwright.data.annotations.polygons import Points, as_points, fill_box
+from segwright.data.annotations.rasterize import MAX_OBJECTS, Drawable, Drawing, DrawnReader, Region
 from segwright.data.formats.base import Format, in_order, pairing_problems, unique_ids
-from segwright.data.formats.names import composed
-from segwright.data.formats.pairing import describe_folder, find_class_list
-from segwright.data.formats.tree import Folder, Tree, is_picture, peek, stem
-from segwright.data.polygons import Points, as_points, fill_box
+from segwright.data.formats.file_tree import Folder, Tree, is_image, peek, stem
+from segwright.data.formats.name_matching import describe_folder, find_class_list
+from segwright.data.formats.name_parts import composed
+from segwright.data.label_maps import ClassEntry, ClassList, read_class_list
 from segwright.data.records import Dataset, Problem, Record
 from segwright.data.text_files import read_text
-from segwright.errors import DataError, FormatError, LabelError
-from segwright.types import MAX_CLASSES, LabelSpace
-from segwright.yaml_text import load_yaml
 
 Place = tuple[tuple[str | None, str], str]  # ((split, free parts of the folder), stem)
 
@@ -150,18 +150,18 @@ def _label_folders(tree: Tree) -> list[tuple[str, Folder]]:
     return list(tree.memo["yolo"])
 
 
-def recognise(tree: Tree) -> str | None:
+def recognize(tree: Tree) -> str | None:
     folders = _label_folders(tree)
     return f"text files with polygons in {', '.join(relative for relative, _ in folders[:4])}" if folders else None
 
 
 def hint(tree: Tree) -> FormatError | None:
-    """For a detection data set: its labels are boxes."""
+    """For a detection dataset: its labels are boxes."""
     folders = _text_folders(tree, _BOX)
     if not folders:
         return None
     return FormatError(
-        "these are boxes, not polygons: the labels of a detection data set, which hold no outline",
+        "these are boxes, not polygons: the labels of a detection dataset, which hold no outline",
         expected="lines of a class and at least three pairs of numbers, as YOLO's segmentation labels have",
         found=f"lines of a class and a box in {', '.join(relative for relative, _ in folders[:4])}",
         where=tree.root,
@@ -252,20 +252,20 @@ def open_yolo(tree: Tree) -> Dataset:
                 texts.setdefault((describe_folder(relative)[1:], composed(stem(name))), []).append(
                     Path(listing.path, name)
                 )
-    pictures = [
+    images = [
         (relative, describe_folder(relative)[1:], Path(listing.path, name))
         for relative, listing in tree.walk()
         for name in listing.files
-        if is_picture(name)
+        if is_image(name)
     ]
-    sharing = Counter((place, composed(path.stem)) for _, place, path in pictures)
+    sharing = Counter((place, composed(path.stem)) for _, place, path in images)
     clashes = [key for key, found in texts.items() if len(found) > 1 or sharing[key] > 1]
-    ids = unique_ids([(relative, path.stem, path.suffix) for relative, _, path in pictures])
+    ids = unique_ids([(relative, path.stem, path.suffix) for relative, _, path in images])
     records: list[Record] = []
     given: dict[str, list[Record]] = {}
     annotated = {place for place, _ in texts}
     bare = []
-    for name, (_, place, path) in zip(ids, pictures, strict=True):
+    for name, (_, place, path) in zip(ids, images, strict=True):
         key = (place, composed(path.stem))
         payload: Path | bool | None = texts[key][0] if key in texts else False if place in annotated else None
         if payload is False:
@@ -276,7 +276,7 @@ def open_yolo(tree: Tree) -> Dataset:
         if place[0] is not None:
             given.setdefault(place[0], []).append(records[-1])
     lone = sorted(path for key, paths in texts.items() if not sharing[key] for path in paths)
-    problems += _name_problems(clashes, texts, pictures, bare, len(records))
+    problems += _name_problems(clashes, texts, images, bare, len(records))
     notes.append("class 0 of the files is class 1 here: background is put before them; the smaller polygon is on top")
     return Dataset(
         root=tree.root,
@@ -293,7 +293,7 @@ def open_yolo(tree: Tree) -> Dataset:
 def _name_problems(
     clashes: Sequence[Place],
     texts: Mapping[Place, Sequence[Path]],
-    pictures: Sequence[tuple[str, tuple[str | None, str], Path]],
+    images: Sequence[tuple[str, tuple[str | None, str], Path]],
     bare: Sequence[Path],
     total: int,
 ) -> list[Problem]:
@@ -301,7 +301,7 @@ def _name_problems(
     problems = []
     if clashes:
         files = [str(path) for key in clashes for path in texts[key]]
-        files += [str(path) for _, place, path in pictures if (place, composed(path.stem)) in set(clashes)]
+        files += [str(path) for _, place, path in images if (place, composed(path.stem)) in set(clashes)]
         message = f"{len(clashes)} names have several images or several label files: these images have no mask"
         fix = "rename them apart: one image and one label file per name"
         problems.append(Problem("error", "colliding names", message, tuple(files), fix))
@@ -313,4 +313,4 @@ def _name_problems(
     return problems
 
 
-FORMAT = Format("yolo", "YOLO", "labels/x.txt with polygons beside images/x.jpg", recognise, open_yolo, hint)
+FORMAT = Format("yolo", "YOLO", "labels/x.txt with polygons beside images/x.jpg", recognize, open_yolo, hint)

@@ -1,0 +1,109 @@
+"""Commands about post-processing: tune-post, crf-figure."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from segwright.cli.common import (
+    Data,
+    Device,
+    EightBit,
+    Format,
+    Images,
+    Json,
+    Masks,
+    Model,
+    Split,
+    TrustExternal,
+    check_json,
+    console,
+    write_result,
+)
+from segwright.core.errors import UsageError
+
+Tta = Annotated[str | None, typer.Option("--tta", metavar="VIEWS", help="Test-time views, such as flip,0.75,1,1.25.")]
+
+
+def tune_post(
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="A run folder or a bundle.")],
+    data: Data,
+    split: Split = None,
+    device: Device = "auto",
+    minutes: Annotated[float, typer.Option(min=0, help="How long the whole may take.")] = 10.0,
+    tta: Tta = None,
+    chain: Annotated[
+        list[str] | None, typer.Option("--chain", metavar="CHAIN", help="A chain to start from; may be repeated.")
+    ] = None,
+    keep: Annotated[bool, typer.Option("--keep/--no-keep", help="Save a winner into the model.")] = True,
+    eight_bit: EightBit = None,
+    trust_external: TrustExternal = False,
+    format: Format = None,
+    images: Images = None,
+    masks: Masks = None,
+    json: Json = None,
+) -> None:
+    """Search post-processing on validation data; it is kept only when it raises the score beyond chance."""
+    from segwright import api
+
+    check_json(json)
+    result = api.tune_post(
+        model, data, split=split, device=device, keep=keep, format=format,
+        images=images, masks=masks, minutes=minutes, tta=tta, chains=chain or (),
+        eight_bit=eight_bit, trust_external=trust_external,
+    )  # fmt: skip
+    from segwright.cli.tables import tuning_table
+
+    screen = console()
+    screen.print(tuning_table(result.trials, result.baseline_miou))
+    screen.print(result.summary, markup=False)
+    write_result(json, result.to_json())
+
+
+def crf_figure(
+    model: Model,
+    data: Data,
+    out: Annotated[Path, typer.Option("--out", metavar="FILE", help="Where the figure goes: .png or .jpg.")] = Path(
+        "crf-figure.png"
+    ),
+    split: Split = None,
+    device: Device = "auto",
+    crf: Annotated[
+        str | None, typer.Option("--crf", metavar="STEP", help="Such as crf(deeplab-v1); else the model's own.")
+    ] = None,
+    count: Annotated[
+        int, typer.Option("--count", "--images", min=1, help="Number of images, spread over the split.")
+    ] = 3,
+    ids: Annotated[list[str] | None, typer.Option("--id", help="An image's name; may be repeated.")] = None,
+    iterations: Annotated[str, typer.Option("--iterations", help="After how many to show the labels.")] = "1,2,10",
+    belief: Annotated[
+        str | None, typer.Option("--belief", metavar="CLASS", help="Also show this class's probability.")
+    ] = None,
+    width: Annotated[int, typer.Option("--width", help="Of a panel, in pixels.")] = 320,
+    eight_bit: EightBit = None,
+    trust_external: TrustExternal = False,
+    format: Format = None,
+    images: Images = None,
+    masks: Masks = None,
+) -> None:
+    """The papers' figure of a CRF at work: image, network, labels after 1, 2 and 10 iterations, ground truth."""
+    from segwright import api
+
+    try:
+        steps = tuple(int(part) for part in iterations.split(","))
+    except ValueError:
+        raise UsageError("iterations are whole numbers", expected="such as 1,2,10", found=iterations) from None
+    path = api.crf_figure(
+        model, data, out, split=split, device=device, format=format,
+        images=images, masks=masks, crf=crf, count=count, ids=ids or (),
+        iterations=steps, belief=belief, width=width, eight_bit=eight_bit, trust_external=trust_external,
+    )  # fmt: skip
+    console().print(f"figure: {path}")
+
+
+def register(app: typer.Typer) -> None:
+    """Add this module's commands."""
+    app.command("tune-post")(tune_post)
+    app.command("crf-figure")(crf_figure)

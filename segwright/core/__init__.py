@@ -1,0 +1,1 @@
+"""Types, errors, atomic files, progress: what every other package may import."""

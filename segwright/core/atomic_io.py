@@ -1,0 +1,328 @@
+"""Files that are whole or not there: write beside, fsync, rename; checksums; exclusive locks on a folder."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import functools
+import glob
+import hashlib
+import json
+import os
+import platform
+import re
+import secrets
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import filelock
+
+from segwright.core.errors import OutputError, UsageError, output_error
+
+MAX_SUMS = 16 << 20  # bytes of a sums file: some hundred thousand files
+
+
+def write_text(path: str | Path, text: str) -> Path:
+    """Write ``text`` whole or not at all, and return the path; OutputError where it cannot be written."""
+    return write_bytes(path, text.encode("utf-8", "backslashreplace"))  # file names may hold bytes that are no text
+
+
+def write_bytes(path: str | Path, data: bytes, *, sync: bool = True) -> Path:
+    """Write beside, then rename: a reader sees the old file or the whole new one. OutputError where that fails.
+
+    ``sync``: the bytes are on the disk before the name is, which costs milliseconds; not for what can be made again.
+    """
+    path = Path(path)
+    with typed_output(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        beside = path.with_name(f".writing-{_owner()}-{secrets.token_hex(4)}")
+        try:
+            # Opened by ourselves, and not by tempfile, for the permissions: those of any new file of this user.
+            handle = os.open(beside, os.O_CREAT | os.O_EXCL | os.O_WRONLY | getattr(os, "O_BINARY", 0), 0o666)
+            with os.fdopen(handle, "wb") as file:
+                file.write(data)
+                if sync:
+                    file.flush()
+                    os.fsync(file.fileno())
+            os.replace(beside, path)
+        except BaseException:
+            beside.unlink(missing_ok=True)
+            raise
+    return path
+
+
+def write_json(path: str | Path, data: Any) -> Path:
+    """Write JSON, whole or not at all; NaN becomes null, since NaN is no JSON."""
+    return write_text(path, json.dumps(without_nan(data), indent=2, ensure_ascii=False) + "\n")
+
+
+def without_nan(data: Any) -> Any:
+    """The same tree with NaN and infinities as None."""
+    if isinstance(data, float):
+        return data if data - data == 0 else None
+    if isinstance(data, dict):
+        return {str(key): without_nan(value) for key, value in data.items()}
+    if isinstance(data, list | tuple):
+        return [without_nan(value) for value in data]
+    return data
+
+
+@contextmanager
+def write_folder(path: str | Path) -> Iterator[Path]:
+    """Yield an empty folder beside ``path``; it takes the path's place when the block ends without an error.
+
+    The folder that stood there is moved aside first and removed last, so that at any instant one whole version exists.
+    What writers that were killed have left beside it is removed.
+    """
+    path = Path(path)
+    with typed_output(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        clear_leftovers(path.parent)
+        beside = path.with_name(f".{path.name}.writing-{_owner()}-{secrets.token_hex(4)}")
+        beside.mkdir(0o777)
+    try:
+        yield beside
+        with typed_output(path):
+            sync_tree(beside)
+            old = beside.with_name(beside.name.replace(".writing-", ".old-"))
+            if path.exists():
+                os.replace(path, old)
+            os.replace(beside, path)
+            shutil.rmtree(old, ignore_errors=True)
+            _sync(path.parent)
+    except BaseException:
+        shutil.rmtree(beside, ignore_errors=True)
+        raise
+
+
+_OWNED = re.compile(r"\.(?:.+\.)?(?:writing|old)-([0-9a-f]{8})-([0-9]+)-([0-9]+)-[0-9a-f]{8}")
+
+
+@functools.cache
+def _host() -> str:
+    return hashlib.sha256(platform.node().encode()).hexdigest()[:8]
+
+
+def _owner() -> str:
+    """This process, in the names of its temporary files: host, process id, second of its start."""
+    return _owner_of(os.getpid())  # not cached without it: a fork has another
+
+
+@functools.cache
+def _owner_of(pid: int) -> str:
+    return f"{_host()}-{pid}-{_started(pid) or 0}"
+
+
+def _started(pid: int) -> int | None:
+    """The second in which a process began; None where there is none of this number."""
+    import psutil  # slow to import, and needed by writers alone
+
+    try:
+        return int(psutil.Process(pid).create_time())
+    except psutil.NoSuchProcess:
+        return None
+    except psutil.Error:
+        return 0
+
+
+def _abandoned(name: str) -> bool:
+    """Whether what bears this name was left by a process of this machine that is no more.
+
+    What another machine wrote, on a shared disk, is left alone: whether its process lives cannot be seen from here.
+    """
+    found = _OWNED.fullmatch(name)
+    if found is None or found[1] != _host():
+        return False
+    began, then = _started(int(found[2])), int(found[3])
+    return began is None or (began != 0 and then != 0 and abs(began - then) > 2)  # clocks are set while processes run
+
+
+def clear_leftovers(folder: Path) -> None:
+    """Remove what writers of this module that were killed have left in ``folder``. For writers: readers repair nothing.
+
+    A version that was moved aside stays where nothing took its place: :func:`recover_folder` puts it back.
+    """
+    try:
+        names = [entry.name for entry in os.scandir(folder) if _OWNED.fullmatch(entry.name)]
+    except OSError:
+        return
+    for name in filter(_abandoned, names):
+        place = folder / name
+        if ".old-" in name and not (folder / name[1:].rpartition(".old-")[0]).exists():
+            continue
+        if place.is_dir() and not place.is_symlink():
+            shutil.rmtree(place, ignore_errors=True)
+        else:
+            with contextlib.suppress(OSError):
+                place.unlink()
+
+
+def recover_folder(path: str | Path) -> None:
+    """After a kill between the two renames of :func:`write_folder`: put the old version back, clear leftovers.
+
+    For the one that writes ``path``, under its lock. What a living process is at work on is left alone.
+    """
+    path = Path(path)
+    if not path.parent.is_dir():
+        return
+    name = glob.escape(path.name)
+    dead = [
+        entry
+        for kind in ("old", "writing")
+        for entry in path.parent.glob(f".{name}.{kind}-*")
+        if _OWNED.fullmatch(entry.name) is None or _abandoned(entry.name)
+    ]
+    old = sorted((entry for entry in dead if ".old-" in entry.name), key=lambda entry: entry.stat().st_mtime)
+    if not path.exists() and old:
+        last = old[-1]
+        os.replace(last, path)
+        dead.remove(last)
+    for entry in dead:
+        shutil.rmtree(entry, ignore_errors=True)
+
+
+def sync_tree(folder: Path) -> None:
+    """fsync every file below ``folder``, then the folder itself."""
+    for file in sorted(folder.rglob("*")):
+        if file.is_file():
+            _sync(file)
+    _sync(folder)
+
+
+def _sync(path: Path) -> None:
+    if os.name != "posix":  # only what is open for writing can be synced there, and no folder
+        return
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def sha256(path: str | Path) -> str:
+    """The SHA-256 of a file, in hex."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _digest(path: Path) -> str | None:
+    """:func:`sha256`; None where the file cannot be read."""
+    try:
+        return sha256(path)
+    except OSError:
+        return None
+
+
+def write_sums(folder: Path, name: str = "SHA256SUMS") -> None:
+    """A sums file over every other file of the folder, in the form that ``sha256sum -c`` reads."""
+    files = sorted(file for file in folder.rglob("*") if file.is_file() and file.name != name)
+    write_text(folder / name, "".join(f"{sha256(file)}  {file.relative_to(folder).as_posix()}\n" for file in files))
+
+
+def _is_link(path: Path) -> bool:
+    return os.path.islink(path)  # no error for a name that no file can have
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except (OSError, ValueError):  # a name that no file can have
+        return False
+
+
+def wrong_sums(folder: Path, name: str = "SHA256SUMS") -> list[str]:
+    """What does not match the sums file: missing, altered or unlisted files; empty when all is well."""
+    sums = folder / name
+    if not sums.is_file():
+        return [f"{name} is missing"]
+    try:
+        if sums.stat().st_size > MAX_SUMS:
+            return [f"{name} is larger than {MAX_SUMS} bytes"]
+        lines = sums.read_text(encoding="utf-8").splitlines()
+    except (OSError, ValueError) as error:  # a bit that flipped in this file, as in any other
+        return [f"{name} cannot be read ({error})"]
+    wrong = []
+    listed = set()
+    for line in lines:
+        digest, _, relative = line.partition("  ")
+        if "\0" in relative or len(relative) > 4096:
+            wrong.append(f"{name} holds a line that names no file")
+            continue
+        listed.add(relative)
+        file = folder / relative
+        if ".." in Path(relative).parts or Path(relative).is_absolute() or _is_link(file):
+            wrong.append(f"{relative} leaves the folder")
+        elif not _is_file(file):
+            wrong.append(f"{relative[:200]} is missing")
+        elif (found := _digest(file)) != digest:
+            wrong.append(f"{relative} was altered" if found else f"{relative} cannot be read")
+    present = {f.relative_to(folder).as_posix() for f in folder.rglob("*") if f.is_file() and f.name != name}
+    return wrong + [f"{relative} is not listed" for relative in sorted(present - listed)]
+
+
+@contextmanager
+def typed_output(path: str | Path) -> Iterator[None]:
+    """What the system refuses while ``path`` is written leaves as an OutputError that names it, or another file that
+    was at fault."""
+    try:
+        yield
+    except OutputError:
+        raise
+    except OSError as error:
+        path, other = Path(path), None if error.filename is None else Path(os.fsdecode(error.filename))
+        ours = other is None or ".writing-" in str(other) or path in (other, *other.parents) or other in path.parents
+        raise output_error(error, path if ours else other) from error
+
+
+def check_output(path: str | Path) -> None:
+    """OutputError where a file cannot be written, before the work whose result it is to hold."""
+    path = Path(path)
+    with typed_output(path):
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        place = path.absolute().parent
+        while not place.exists():
+            place = place.parent
+        if not place.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+        with tempfile.TemporaryFile(dir=place):
+            pass
+
+
+def refuse_data_file(path: str | Path, data: str | Path, holds: bytes) -> None:
+    """UsageError where writing ``path`` would lose a file of the dataset ``data``.
+
+    An earlier result, which has ``holds`` in it, may be replaced wherever it lies.
+    """
+    place, root = Path(path).resolve(), Path(data).resolve()
+    if not place.is_file() or not (place == root or root in place.parents):
+        return
+    with open(place, "rb") as file:
+        if holds not in file.read(1 << 20):
+            raise UsageError(
+                "this would overwrite a file of the dataset", where=path, fix="name a new file, or one outside"
+            )
+
+
+@contextmanager
+def exclusive(folder: Path) -> Iterator[None]:
+    """Hold a folder for this process; UsageError when another process holds it."""
+    lock = filelock.FileLock(folder / ".lock", timeout=0, mode=0o666, thread_local=False)
+    with typed_output(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            lock.acquire()
+        except filelock.Timeout as error:
+            raise UsageError(
+                "another run works in this folder",
+                where=folder,
+                fix="wait for it, stop it, or give another folder with --out",
+            ) from error
+    try:
+        yield
+    finally:
+        lock.release()

@@ -1,0 +1,1 @@
+"""Annotated objects as pixels: run lengths, polygons, rasterization."""

@@ -1,0 +1,1 @@
+"""The data check: runner, scan, rules, and its two reports."""

@@ -1,0 +1,238 @@
+"""Findings about the labels as a whole: objects that cover nothing, classes nobody can learn, stray values, masks that
+contradict each other. Part of :mod:`segwright.data.check.rules`.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from segwright.core.left_right import find_sides, shown
+from segwright.core.types import IGNORE_INDEX, LabelSpace
+from segwright.data.check.aggregate import Totals
+from segwright.data.check.fingerprint import Fingerprint
+from segwright.data.records import Dataset, Problem, Record
+
+GUESSED_NAME = re.compile(r"(?:class|value) -?\d+|#[0-9a-f]{6}")  # of classes that no list names
+HANDFUL = 16  # pixels in the whole dataset: no object, whatever its class
+ALONE = 4  # masks, and values, from which on it says something that most values occur once
+SINGLE = 5  # labeled images from which a value that one of them holds is odd,
+SPECK = 0.05  # where it covers less than this share of an image
+GUESSED_IGNORE = 0.05  # share of the labels that is ignored by a guess, from which the note is a warning
+UNLEARNABLE = frozenset({"one class only", "everything ignored"})  # no file can be left out to mend these
+
+
+def label_findings(
+    dataset: Dataset,
+    records: Sequence[Record],
+    totals: Totals,
+    overall: Fingerprint,
+    prints: Mapping[str, Fingerprint],
+) -> list[Problem]:
+    """All findings of this module."""
+    if not overall.labeled:
+        return []
+    return [
+        *_objects(totals, records, overall),
+        *_unlearnable(overall, prints),
+        *_ignored_by_guess(dataset, overall),
+        *_specks(totals, records, overall),
+        *_contradictions(totals, records),
+        *_sides(dataset.label_space),
+    ]
+
+
+def side_notes(space: LabelSpace) -> list[str]:
+    """What a mirror image exchanges, in words; nothing where it exchanges nothing."""
+    return [f"flips exchange {shown(space.pairs)}: left and right of the same"] if space.pairs else []
+
+
+def _sides(space: LabelSpace) -> list[Problem]:
+    """Names of a left or a right that flips do not exchange, though the name may mean that they should."""
+    sides = find_sides(space.names)
+    paired = {name for pair in space.pairs or () for name in pair}
+    open_names = [(names, why) for names, why in sides.doubtful if not paired.issuperset(names)]
+    alone = [name for name in sides.alone if name not in paired]
+    parts = [f"{', '.join(names)} ({why})" for names, why in open_names]
+    if alone:
+        parts.append(f"{_listed(alone)} (no class is named for the other side)")
+    if not parts:
+        return []
+    pair = ", ".join(open_names[0][0][:2]) if open_names else f"{alone[0]}, …"
+    fix = (
+        f"if they are mirror images, --set 'augment.flip_pairs=[[{pair}]]'; if sides matter and a class is missing, "
+        "--set augment.flip=false"
+    )
+    return [Problem("note", "sides not exchanged", f"flips do not exchange {'; '.join(parts)}", (), fix)]
+
+
+def _mask(record: Record) -> str:
+    return str(record.mask_path or record.image_path or record.id)
+
+
+def _listed(names: Sequence[str], most: int = 6) -> str:
+    return ", ".join(names[:most]) + (f", … ({len(names)})" if len(names) > most else "")
+
+
+def _objects(totals: Totals, records: Sequence[Record], overall: Fingerprint) -> list[Problem]:
+    """Annotated objects that cover no pixel of any mask."""
+    empty: list[int] = []
+    partly: list[int] = []
+    for label, (listed, drawn) in sorted(totals.objects.items()):
+        if label >= len(overall.class_names) or drawn >= listed:
+            continue
+        (empty if not overall.class_pixels[label] else partly).append(label)
+    problems = []
+
+    def files(labels: Sequence[int]) -> tuple[str, ...]:
+        places = sorted({place for label in labels for place in totals.lost_objects.get(label, ())})
+        return tuple(_mask(records[place]) for place in places)
+
+    def counts(labels: Sequence[int]) -> str:
+        pairs = [(overall.class_names[label], *totals.objects[label]) for label in labels]
+        return _listed([f"{name} ({listed - drawn} of {listed})" for name, listed, drawn in pairs])
+
+    if empty:
+        text = f"objects are annotated, and their class covers no pixel in any mask: {counts(empty)}"
+        fix = "look at their outlines: fewer than three points, outside the image, in pixels where shares are meant?"
+        problems.append(Problem("error", "objects without pixels", text, files(empty), fix))
+    if partly:
+        text = f"annotated objects that cover no pixel: {counts(partly)}"
+        fix = "their outlines enclose nothing, lie outside the image or wholly below later objects: mend or delete them"
+        problems.append(Problem("warning", "objects lost", text, files(partly), fix))
+    return problems
+
+
+def _unlearnable(overall: Fingerprint, prints: Mapping[str, Fingerprint]) -> list[Problem]:
+    """Labels that a network cannot learn from, or that nothing can be scored on."""
+    problems = []
+    train = prints.get("train")
+    learnt, where = (train, " of train") if train is not None and train.labeled else (overall, "")
+    shown = np.flatnonzero(learnt.class_pixels)
+    fix = (
+        "look at the masks and the class list: are they read as meant? segwright check DATA --html check.html shows it"
+    )
+    if not len(shown):
+        text = f"every labeled pixel{where} is ignored: there is nothing to learn"
+        problems.append(Problem("error", "everything ignored", text, (), fix))
+    elif len(shown) == 1:
+        name = learnt.class_names[int(shown[0])]
+        text = f"every labeled pixel{where} is of one class, {name}: there is nothing to tell apart"
+        problems.append(Problem("error", "one class only", text, (), fix))
+    for name, one in prints.items():
+        if one is not learnt and one.labeled and not any(one.class_pixels) and any(learnt.class_pixels):
+            text = f"every labeled pixel of {name} is ignored: nothing can be scored on it"
+            problems.append(
+                Problem("warning", "everything ignored", text, (), "annotate them, or score on other images")
+            )
+    return problems
+
+
+def _guessed(names: Sequence[str]) -> bool:
+    """Whether the class list is a guess from what the masks hold."""
+    if tuple(names) == ("background", "foreground"):
+        return True
+    return bool(names) and all(GUESSED_NAME.fullmatch(name) for name in names)
+
+
+def _ignored_by_guess(dataset: Dataset, overall: Fingerprint) -> list[Problem]:
+    space = dataset.label_space
+    values = sorted(value for value, index in space.mapping.items() if index == IGNORE_INDEX)
+    said = any(problem.kind == "ignored by a guess" for problem in dataset.problems)  # while opening, of some masks
+    if said or not overall.ignored_pixels or not values or not _guessed(space.names):
+        return []
+    text = (
+        f"no class list says what {_listed([str(value) for value in values])} means: taken for 'ignore', "
+        f"{100 * overall.ignored_share:.2g} % of the labels"
+    )
+    path = dataset.root / "classes.txt"
+    fix = f"name every class in {path} (lines such as '{values[-1]} name'), or confirm it with '{values[-1]} ignore'"
+    severity = overall.ignored_share >= GUESSED_IGNORE
+    return [Problem("warning" if severity else "note", "ignored by a guess", text, (), fix)]
+
+
+def _specks(totals: Totals, records: Sequence[Record], overall: Fingerprint) -> list[Problem]:
+    """Classes that a slip of the brush, or a value that is no class, has made."""
+    if overall.labeled < 2:
+        return []
+    total = max(1, sum(overall.class_pixels) + overall.ignored_pixels)
+    stray, few = [], []
+    for label, (pixels, images) in enumerate(zip(overall.class_pixels, overall.class_images, strict=True)):
+        handful = 0 < pixels <= HANDFUL and pixels < 1e-3 * total
+        single = images == 1 and overall.labeled >= SINGLE and pixels < SPECK * total / overall.labeled
+        if GUESSED_NAME.fullmatch(overall.class_names[label]) and (handful or single):
+            stray.append(label)
+        elif handful:
+            few.append(label)
+
+    def told(labels: Sequence[int]) -> str:
+        return _listed(
+            [
+                f"{overall.class_names[label]} in {overall.class_images[label]} of {overall.labeled} masks "
+                f"({overall.class_pixels[label]} pixel{'s' if overall.class_pixels[label] != 1 else ''}, "
+                f"{os.path.basename(_mask(records[totals.shown_by[label]]))})"
+                for label in labels
+            ],
+            4,
+        )
+
+    def files(labels: Sequence[int]) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(_mask(records[totals.shown_by[label]]) for label in labels))
+
+    problems = []
+    guessed = [label for label, name in enumerate(overall.class_names) if GUESSED_NAME.fullmatch(name)]
+    alone = [label for label in guessed if overall.class_images[label] == 1]
+    if overall.labeled >= ALONE and len(guessed) >= ALONE and 2 * len(alone) > len(guessed):
+        text = (
+            f"{len(alone)} of {len(guessed)} values are each in a single mask, and taken for classes: "
+            f"{_listed([overall.class_names[label] for label in alone])}"
+        )
+        fix = (
+            "if they number objects (instances), write masks of class indices (class * 1000 + number: divide by 1000); "
+            "if they are classes, name them in classes.csv (id,name)"
+        )
+        problems.append(Problem("warning", "values of single masks", text, files(alone[:20]), fix))
+    if stray:
+        text = f"values that hardly any mask holds, each taken for a class: {told(stray)}"
+        fix = "if it is a slip, correct the mask; name the real classes in classes.txt, and other values become errors"
+        problems.append(Problem("warning", "stray value", text, files(stray), fix))
+    if few:
+        text = f"too few pixels to learn from, perhaps a slip of the brush: {told(few)}"
+        fix = "look at the mask; add images that show the class, or take it out of the class list"
+        problems.append(Problem("warning", "hardly any pixels", text, files(few), fix))
+    return problems
+
+
+def _contradictions(totals: Totals, records: Sequence[Record]) -> list[Problem]:
+    """Equal images whose masks differ: an image laid under another's mask, or two opinions."""
+    places = np.flatnonzero(totals.labeled & totals.thumbs.any(axis=1))
+    keys = np.stack([totals.hashes[places], totals.crcs[places].astype(np.uint64)])
+    _, group, counts = np.unique(keys, axis=1, return_inverse=True, return_counts=True)
+    order = np.argsort(np.ravel(group), kind="stable")
+    same: list[int] = []
+    copies: list[int] = []
+    for members in np.split(places[order], np.cumsum(counts)[:-1]) if len(places) else ():
+        if len(members) < 2 or len(np.unique(totals.mask_crcs[members])) < 2:
+            continue
+        paths = [records[place].image_path for place in members.tolist()]
+        repeated = paths[0] is not None and len(set(paths)) < len(paths)
+        (same if repeated else copies).extend(members.tolist())
+    problems = []
+
+    def files(found: Sequence[int]) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(str(records[place].image_path or records[place].id) for place in found))
+
+    if same:
+        named = _listed([records[place].id for place in sorted(same)], 4)
+        text = f"{len(same)} records are of the same image file, and their masks differ: {named}"
+        fix = "one mask belongs to an image: are files missing, so that others of that name stand in for them?"
+        problems.append(Problem("error", "contradicting masks", text, files(same), fix))
+    if copies:
+        named = _listed([records[place].id for place in copies], 4)
+        text = f"{len(copies)} images are copies of one another, and their masks differ: {named}"
+        fix = "keep one mask per image; were images copied over others under the names of other masks?"
+        problems.append(Problem("warning", "contradicting masks", text, files(copies), fix))
+    return problems

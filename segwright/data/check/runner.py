@@ -1,0 +1,209 @@
+"""The data check: what is wrong with a dataset, said before it costs a week, and the fingerprint that plans training.
+
+Every image and mask is read once, in child processes that may die of a file (:mod:`segwright.imageio.sandbox`), and
+comes back as some hundred numbers (:mod:`segwright.data.check.scan`). Those are added up as they come, so that memory
+does not grow with the images but for about a kilobyte each, and judged at the end
+(:mod:`segwright.data.check.rules`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from segwright.core.errors import SegwrightError
+from segwright.core.progress import progress
+from segwright.data.check.aggregate import Totals
+from segwright.data.check.fingerprint import Fingerprint, Tally
+from segwright.data.check.label_outliers import Suspect
+from segwright.data.check.label_rules import side_notes
+from segwright.data.check.rules import judge
+from segwright.data.check.scan import Examination, Trouble, examiner
+from segwright.data.dataset import open_dataset
+from segwright.data.records import Dataset, Problem, Record, Split
+from segwright.imageio.sandbox import Children
+from segwright.kernels.threads import processors
+
+SEVERITIES = ("error", "warning", "note")
+
+
+@dataclass(frozen=True)
+class CheckResult:
+    """What the check found."""
+
+    root: Path
+    format: str
+    images: int
+    splits: dict[str, int]  # name → images, as the files give them; {"all": …} where they give none
+    fingerprint: Fingerprint | None  # of the whole; None where the dataset could not be opened
+    by_split: dict[str, Fingerprint]
+    problems: tuple[Problem, ...]  # errors first
+    notes: tuple[str, ...] = ()  # what was concluded while opening
+    suspects: tuple[Suspect, ...] = ()
+    objects: Mapping[int, tuple[int, int]] = field(default_factory=dict)  # class → objects listed, objects with pixels
+    dataset: Dataset | None = field(default=None, repr=False)
+    records: tuple[Record, ...] = field(default=(), repr=False)  # that suspects point into
+
+    @property
+    def errors(self) -> tuple[Problem, ...]:
+        return tuple(problem for problem in self.problems if problem.severity == "error")
+
+    @property
+    def warnings(self) -> tuple[Problem, ...]:
+        return tuple(problem for problem in self.problems if problem.severity == "warning")
+
+    @property
+    def exit_code(self) -> int:
+        """1 where there are errors, else 0."""
+        return 1 if self.errors else 0
+
+    def to_json(self) -> dict[str, Any]:
+        """As ``check --json`` writes it."""
+        found = self.fingerprint
+        classes = [] if found is None else zip(found.class_names, found.class_pixels, found.class_images, strict=True)
+        return {
+            "format": self.format,
+            "images": self.images,
+            "splits": self.splits,
+            "classes": [
+                {"id": index, "name": name, "pixels": pixels, "images": images, **self._objects_json(index)}
+                for index, (name, pixels, images) in enumerate(classes)
+            ],
+            "problems": [problem.to_json() for problem in self.problems],
+            "notes": list(self.notes),
+            "fingerprint": None if found is None else found.to_json(),
+            "fingerprints": {name: one.to_json() for name, one in self.by_split.items()},
+        }
+
+    def _objects_json(self, label: int) -> dict[str, int]:
+        """For the formats that know single objects."""
+        if not self.objects:
+            return {}
+        listed, drawn = self.objects.get(label, (0, 0))
+        return {"objects": listed, "objects_with_pixels": drawn}
+
+    @classmethod
+    def from_json(cls, found: Mapping[str, Any], dataset: Dataset) -> CheckResult:
+        """What :meth:`to_json` says of a check of ``dataset``, without the suspects, which it leaves out."""
+        whole = found["fingerprint"]
+        return cls(
+            root=dataset.root,
+            format=found["format"],
+            images=found["images"],
+            splits=dict(found["splits"]),
+            fingerprint=None if whole is None else Fingerprint.from_json(whole),
+            by_split={name: Fingerprint.from_json(one) for name, one in found["fingerprints"].items()},
+            problems=tuple(Problem.from_json(one) for one in found["problems"]),
+            notes=tuple(found["notes"]),
+            objects={
+                one["id"]: (one["objects"], one["objects_with_pixels"])
+                for one in found["classes"]
+                if one.get("objects")
+            },
+            dataset=dataset,
+        )
+
+
+def inspect_path(
+    path: str | Path,
+    format: str | None = None,
+    *,
+    images: str | None = None,
+    masks: str | None = None,
+    workers: int | None = None,
+) -> CheckResult:
+    """Open and check. A dataset that cannot be opened is a result with that one error, not an exception."""
+    try:
+        dataset = open_dataset(path, format, images=images, masks=masks)
+    except SegwrightError as error:
+        text = error.message if not error.found else f"{error.message}: {error.found}"
+        files = (error.where or str(path),)
+        problem = Problem("error", "cannot be opened", text, files, error.fix)
+        return CheckResult(Path(path), "unknown", 0, {}, None, {}, (problem,))
+    return inspect_dataset(dataset, workers=workers)
+
+
+def inspect_dataset(dataset: Dataset, *, workers: int | None = None) -> CheckResult:
+    """Read everything once and judge it.
+
+    ``workers`` child processes; as many as there are cores if None. 0 reads in this process, without the half second
+    that children take to start, and without their protection from files that kill a decoder.
+    """
+    splits = given_splits(dataset)
+    records, member = _records(splits)
+    totals = Totals(dataset.label_space.names, len(records))
+    tallies = {name: Tally(dataset.label_space.names, images=len(split)) for name, split in splits.items()}
+    whole = Tally(dataset.label_space.names, images=len(records))
+    place = {record.id: index for index, record in enumerate(records)}
+    with progress("checking", len(records)) as advance:
+        for record, found in _examinations(dataset, records, workers):
+            index = place[record.id]
+            totals.add(index, record, found)
+            whole.add(found)
+            for name in member[index]:
+                tallies[name].add(found)
+            advance(1)
+    prints = {name: tally.fingerprint() for name, tally in tallies.items()}
+    overall = whole.fingerprint()
+    problems, suspects = judge(dataset, records, member, totals, overall, prints)
+    return CheckResult(
+        root=dataset.root,
+        format=dataset.format,
+        images=len(records),
+        splits={name: len(split) for name, split in splits.items()},
+        fingerprint=overall,
+        by_split=prints,
+        problems=tuple(sorted(problems, key=lambda problem: SEVERITIES.index(problem.severity))),
+        notes=(*dataset.notes, *side_notes(dataset.label_space)),
+        suspects=tuple(suspects),
+        objects={label: pair for label, pair in sorted(totals.objects.items()) if label < len(totals.names)},
+        dataset=dataset,
+        records=tuple(records),
+    )
+
+
+def _examinations(dataset: Dataset, records: list[Record], workers: int | None) -> Iterator[tuple[Record, Examination]]:
+    """Records with what they show, in no fixed order."""
+    if workers == 0:
+        look = examiner(dataset.reader)
+        yield from ((record, look(record)) for record in records)
+        return
+    count = max(1, min(workers or processors(), -(-len(records) // 4)))
+    with Children[Record, Examination](
+        examiner, dataset.reader, count=count, result=Examination, shared=True
+    ) as children:
+        for outcome in children.map(records):
+            found = outcome.result if outcome.result is not None else _lost(outcome.item, outcome.died, outcome.error)
+            found.said = outcome.said
+            yield outcome.item, found
+
+
+def given_splits(dataset: Dataset) -> dict[str, Split]:
+    """The splits that the files name. Made ones are left out: they are right by construction, and cost a reading."""
+    if not dataset.given:
+        return {"all": dataset.all}
+    return {name: Split(name, records, dataset.reader) for name, records in dataset.given.items()}
+
+
+def _records(splits: dict[str, Split]) -> tuple[list[Record], list[list[str]]]:
+    """Every record once, and the splits that it is in (trainval repeats train)."""
+    records: dict[str, Record] = {}
+    member: dict[str, list[str]] = {}
+    for name, split in splits.items():
+        for record in split.records:
+            records.setdefault(record.id, record)
+            member.setdefault(record.id, []).append(name)
+    return list(records.values()), list(member.values())
+
+
+def _lost(record: Record, died: str | None, error: Exception | None) -> Examination:
+    """The examination of a file that took its child along, or raised what nobody expected."""
+    file = str(record.image_path or record.id)
+    if died is not None:
+        fix = "move it away, and do not open it with other tools"
+        trouble = Trouble("kills the decoder", f"the process that read it ended ({died})", file, fix)
+    else:
+        trouble = Trouble("unreadable file", f"{type(error).__name__}: {error}", file)
+    return Examination(record.id, troubles=[trouble])

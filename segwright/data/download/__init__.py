@@ -1,0 +1,1 @@
+"""Published datasets: the catalog, fetching, unpacking."""

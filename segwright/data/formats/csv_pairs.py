@@ -1,0 +1,241 @@
+"""A CSV or text file of pairs: an image and its mask a line, and a split if a column says so.
+
+With a header, the columns are found by name (``image, mask, split`` and their usual variants); without, the first two
+columns are image and mask. Paths may be relative to the list or absolute; those of another machine are found by
+their ends below the list's folder.
+"""
+
+from __future__ import annotations
+
+import csv
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from segwright.core.errors import DataError, FormatError
+from segwright.data.formats.base import SPLIT_NAMES, Format, in_order, unique_ids
+from segwright.data.formats.file_references import Reference, resolve_all, surroundings
+from segwright.data.formats.file_tree import Tree, is_image, read_text, stem
+from segwright.data.formats.mask_encoding import discover
+from segwright.data.formats.name_matching import Role, describe_folder
+from segwright.data.mask_files import ARRAY_ENDINGS
+from segwright.data.readers import FileReader
+from segwright.data.records import Dataset, Problem, Record
+
+IMAGE_COLUMNS = ("image", "images", "img", "image_path", "imagepath", "image_file", "picture", "photo", "filename",
+                 "file_name", "file", "input", "x")  # fmt: skip
+MASK_COLUMNS = ("mask", "masks", "label", "mask_path", "maskpath", "label_path", "annotation", "annotation_path", "gt",
+                "seg", "segmentation", "target", "mask_file", "label_file", "y")  # fmt: skip
+SPLIT_COLUMNS = ("split", "subset", "set", "fold", "part", "usage")
+ENDINGS = (".csv", ".tsv", ".txt", ".lst")
+MAX_BYTES = 500_000_000
+_ELSEWHERE = re.compile(r"[/\\]|[A-Za-z]:|[a-z]+://")  # how an absolute path begins
+
+
+@dataclass(frozen=True)
+class Line:
+    image: str
+    mask: str | None
+    split: str | None
+
+
+def read_lines(path: Path) -> list[Line]:
+    """The pairs of one list; empty where it is none. DataError where the file is no text."""
+    try:
+        rows = _rows(read_text(path, MAX_BYTES))
+    except csv.Error:
+        return []  # somebody's text with a comma in it
+    if not rows:
+        return []
+    header = [re.sub(r"[^a-z0-9]+", "_", cell.lower()).strip("_") for cell in rows[0]]
+    image = _place(header, IMAGE_COLUMNS, _IMAGE_WORDS, _MASK_WORDS)
+    mask = _place(header, MASK_COLUMNS, _MASK_WORDS, frozenset())
+    split = _place(header, SPLIT_COLUMNS, frozenset(), frozenset())
+    headed = image is not None and mask is not None and image != mask and not is_image(rows[0][image])
+    if not headed or image is None or mask is None:
+        if len(rows[0]) < 2 or not (is_image(rows[0][0]) and _is_mask(rows[0][1])):
+            return []
+        image, mask, body = 0, 1, rows
+        split = 2 if len(rows[0]) > 2 and rows[0][2].lower() in SPLIT_NAMES else None
+    else:
+        body = rows[1:]
+    listed_split = SPLIT_NAMES.get(path.stem.lower())
+    lines = []
+    for row in body:
+        cells = [*row, *[""] * 8]
+        named = cells[split].lower() if split is not None else ""
+        lines.append(Line(cells[image], cells[mask] or None, SPLIT_NAMES.get(named, named) or listed_split))
+    # Names without an ending, as ids, only under a header that says what they are
+    return [line for line in lines if is_image(line.image) or (headed and _is_id(line.image))]
+
+
+def _rows(text: str) -> list[list[str]]:
+    first = text[: text.find("\n")] if "\n" in text else text
+    delimiter = max("\t;,|", key=first.count)
+    if not first.count(delimiter):
+        return [line.split() for line in text.splitlines() if line.strip()]
+    rows = [[cell.strip() for cell in row] for row in csv.reader(text.splitlines(), delimiter=delimiter)]
+    return [row for row in rows if any(row)]
+
+
+def _is_mask(name: str) -> bool:
+    return is_image(name) or name.lower().endswith(ARRAY_ENDINGS)
+
+
+def _is_id(name: str) -> bool:
+    return 0 < len(name) <= 300 and not os.path.splitext(name)[1] and not name.startswith("{")
+
+
+_IMAGE_WORDS = frozenset({"image", "images", "img", "picture", "photo", "input", "rgb", "frame", "scan"})
+_MASK_WORDS = frozenset({"mask", "masks", "label", "labels", "seg", "segmentation", "annotation", "gt", "groundtruth",
+                         "target", "truth"})  # fmt: skip
+
+
+def _place(header: Sequence[str], names: Sequence[str], words: frozenset[str], but: frozenset[str]) -> int | None:
+    """The column of one of the names, else the only one whose name holds one of the words."""
+    known = next((header.index(name) for name in names if name in header), None)
+    if known is not None:
+        return known
+    able = [i for i, name in enumerate(header) if set(name.split("_")) & words and not set(name.split("_")) & but]
+    return able[0] if len(able) == 1 else None
+
+
+def _lists(tree: Tree) -> list[Path]:
+    """The root itself, or the lists in it that hold pairs which exist."""
+    if "lists" in tree.memo:
+        return list(tree.memo["lists"])
+    if tree.is_file:
+        candidates = [tree.root] if tree.root.suffix.lower() in ENDINGS else []
+    else:
+        listing = tree.folder()
+        candidates = [Path(listing.path, name) for name in listing.files if name.lower().endswith(ENDINGS)]
+    found = []
+    for path in candidates:
+        try:
+            lines = [line for line in read_lines(path) if line.mask is not None][:20]
+        except DataError:
+            if tree.is_file:
+                raise
+            continue
+        if not lines:
+            continue
+        ids = not is_image(lines[0].image)
+        pairs = [
+            (_resolve(tree, path, line.image, "image"), _resolve(tree, path, line.mask or "", "mask")) for line in lines
+        ]
+        there = sum(image is not None and mask is not None for image, mask in pairs)
+        if there and (not ids or 2 * there >= len(lines)):
+            found.append(path)
+    tree.memo["lists"] = found
+    return found
+
+
+def recognize(tree: Tree) -> str | None:
+    lists = _lists(tree)
+    return f"pairs listed in {', '.join(path.name for path in lists)}" if lists else None
+
+
+def _resolve(tree: Tree, path: Path, name: str, role: Role) -> Path | None:
+    """The file that one cell of a list means; None where that is not certain."""
+    if _is_id(name):
+        return _by_id(tree, name, role)
+    return resolve_all(tree, [Reference(name, path)]).paths[0]
+
+
+def _by_id(tree: Tree, name: str, role: Role) -> Path | None:
+    """The only file of that stem that does not lie in a folder of the other role."""
+    around = surroundings(tree)
+    if "stems" not in around.memo:
+        stems: dict[str, list[tuple[Path, Role | None]]] = {}
+        for relative, listing in around.walk():
+            kind = describe_folder(relative, loose=True)[0]
+            for file in listing.files:
+                if _is_mask(file):
+                    stems.setdefault(stem(file), []).append((Path(listing.path, file), kind))
+        around.memo["stems"] = stems
+    found = around.memo["stems"].get(name.replace("\\", "/").rpartition("/")[2], [])
+    able: list[Path] = [path for path, kind in found if kind in (None, role)]
+    if role == "image":
+        able = [path for path in able if is_image(path.name)]
+    if len(able) > 1:  # of x.jpg and x.png the second can hold a mask
+        jpegs = [path for path in able if path.suffix.lower() in (".jpg", ".jpeg")]
+        able = jpegs if role == "image" else [path for path in able if path not in jpegs]
+    return able[0] if len(able) == 1 else None
+
+
+def open_pairs(tree: Tree) -> Dataset:
+    lists = _lists(tree)
+    if not lists:
+        raise FormatError("no list of pairs", expected="a CSV with columns image and mask, or two paths a line",
+                          found=tree.summary(), where=tree.root)  # fmt: skip
+    lines = [(path, line) for path in lists for line in read_lines(path)]
+    problems: list[Problem] = []
+    notes: list[str] = []
+    images = _resolve_all(tree, [(path, line.image) for path, line in lines], "image", problems, notes)
+    masks = _resolve_all(tree, [(path, line.mask or "") for path, line in lines], "mask", problems, notes)
+    found: list[tuple[Path, Path | None, str | None]] = []
+    no_image: list[Path] = []
+    for (_, line), image, mask in zip(lines, images, masks, strict=True):
+        if image is None:
+            no_image += [mask] if mask is not None else []
+        else:
+            found.append((image, mask, line.split))
+    ids = unique_ids([(os.path.basename(image.parent), stem(image.name), image.suffix) for image, _, _ in found])
+    records = [Record(name, image, mask) for name, (image, mask, _) in zip(ids, found, strict=True)]
+    given: dict[str, list[Record]] = {}
+    for record, (_, _, split) in zip(records, found, strict=True):
+        if split is not None:
+            given.setdefault(split, []).append(record)
+    names = {path.name for path in lists}
+    beside = Tree(lists[0].parent).folder()
+    beside = replace(beside, files=tuple(name for name in beside.files if name not in names))
+    coding = discover([mask for _, mask, _ in found if mask is not None], [beside], tree.root)
+    return Dataset(
+        root=tree.root,
+        format="pairs",
+        reader=FileReader(coding.label_space, coding.color_table, source=coding.source),
+        records=tuple(records),
+        given=in_order(given),
+        notes=[*coding.notes, *notes],
+        problems=[*problems, *coding.problems],
+        unpaired_images=tuple(image for image, mask, _ in found if mask is None),
+        unpaired_masks=tuple(no_image),
+    )
+
+
+def _resolve_all(
+    tree: Tree, names: Sequence[tuple[Path, str]], role: Role, problems: list[Problem], notes: list[str]
+) -> list[Path | None]:
+    """The files that a column means; what is missing or not certain is added to the problems."""
+    result: list[Path | None] = [None] * len(names)
+    ids = [place for place, (_, name) in enumerate(names) if name and _is_id(name)]
+    rest = [place for place, (_, name) in enumerate(names) if name and not _is_id(name)]
+    for place in ids:
+        result[place] = _by_id(tree, names[place][1], role)
+    missing = tuple(names[place][1] for place in ids if result[place] is None)
+    if missing:
+        message = f"{len(missing)} files that the list names are not there, or fit several: {', '.join(missing[:3])}"
+        problems.append(Problem("warning", "listed but missing", message, missing, "write whole names, with endings"))
+    resolution = resolve_all(tree, [Reference(names[place][1], names[place][0]) for place in rest], role)
+    for place, path in zip(rest, resolution.paths, strict=True):
+        result[place] = path
+    foreign = all(_ELSEWHERE.match(names[rest[number]][1]) for number in resolution.loose)
+    for problem in resolution.problems:
+        if problem.kind.endswith("missing"):
+            problems.append(replace(problem, kind="listed but missing"))
+        elif not (foreign and problem.kind == "file found by a looser match"):
+            problems.append(problem)
+        else:  # paths of another machine, which nobody expects to be here
+            notes.append(problem.message)
+    return result
+
+
+FORMAT = Format(
+    "pairs",
+    "a list of pairs",
+    "a CSV with columns image and mask, or a text file of two paths a line",
+    recognize,
+    open_pairs,
+)

@@ -1,0 +1,637 @@
+"""What the values in a folder's masks mean, found from the masks themselves where no format fixes it.
+
+A spread of the masks is read, up to a budget of pixels (all of them in a small set), and one reading is proposed:
+indices, 0/255, colors, gray saved as RGB, sparse ids, a palette's colors, an alpha channel, one channel of three.
+Nothing is assumed in silence: every conclusion is a note, what rests on a guess a problem, and where two readings are
+possible the error names both.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Generator, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from segwright.core.errors import DataError, LabelError
+from segwright.core.types import IGNORE_INDEX, Color, LabelSpace
+from segwright.data.formats.class_lists import choose, luma
+from segwright.data.formats.file_tree import Folder
+from segwright.data.label_maps import ClassList
+from segwright.data.mask_files import MaskPixels, MaskSource, alpha_follows, inspect_mask
+from segwright.data.readers import ColorTable, is_gray, pack_colors
+from segwright.data.records import Problem
+from segwright.imageio import DEFAULT_LIMITS, read_file
+from segwright.imageio.sandbox import apart
+
+PIXEL_BUDGET = 48_000_000  # about half a second of PNG decoding
+FILE_COST = 40_000  # what opening a file costs, in pixels: a hundred thousand tiny masks are not all read
+MOST_LEVELS = 3
+LEVEL = 0.03  # of all pixels between the ends: edges alone are fewer
+MANY_VALUES = 64  # more distinct values in small masks are no classes but blurred edges, or instance ids
+A_FIFTH = 0.2  # of all pixels: where 255 covers more, that it means 'ignored' is no longer the likely reading
+DARK = 64  # one channel up to here and two of zeros: class ids in a color file, for nobody chooses such colors
+
+
+@dataclass(frozen=True)
+class Coding:
+    """How masks are coded: the label space, the color table where they hold colors, and what was concluded."""
+
+    label_space: LabelSpace
+    color_table: ColorTable | None = None
+    notes: tuple[str, ...] = ()
+    problems: tuple[Problem, ...] = ()
+    source: MaskSource = "values"  # which part of the files holds them
+
+
+@dataclass
+class Survey:
+    """The values seen in a spread of masks."""
+
+    masks: int = 0  # how many were read
+    total: int = 0  # of how many
+    values: dict[int, int] = field(default_factory=dict)  # index masks: value → pixels
+    colors: dict[int, int] = field(default_factory=dict)  # color masks: packed color → pixels
+    gray_rgb: int = 0  # RGB files with three equal channels
+    unreadable: list[str] = field(default_factory=list)
+    # Palette files: their indices count in ``values`` as well, and in ``palette_values`` alone.
+    palette_files: int = 0
+    palette_values: dict[int, int] = field(default_factory=dict)  # index → pixels
+    palette_colors: dict[int, int] = field(default_factory=dict)  # packed color → pixels
+    index_colors: dict[int, set[int]] = field(default_factory=dict)  # index → its packed colors in all files
+    # Files with an alpha channel that is not opaque all over
+    alpha_files: int = 0
+    alpha_values: dict[int, int] = field(default_factory=dict)  # alpha → pixels, opaque files included
+    alpha_tells: int = 0  # files in which pixels of one color differ in alpha
+    alpha_most_colors: int = 0
+    opaque_pixels: int = 0  # in files without alpha
+    deep: dict[int, int] = field(default_factory=dict)  # three channels of 16 bits: red·2³² + green·2¹⁶ + blue → pixels
+
+    @property
+    def pixels(self) -> int:
+        return sum(self.values.values()) + sum(self.colors.values()) + sum(self.deep.values())
+
+
+def spread(count: int) -> list[int]:
+    """0…count-1 in an order whose every beginning covers the whole range: van der Corput's, base 2."""
+    bits = max(1, (count - 1).bit_length())
+    order = (int(format(i, f"0{bits}b")[::-1], 2) for i in range(1 << bits))
+    return [i for i in order if i < count]
+
+
+Look = Callable[[Path], npt.NDArray[Any] | MaskPixels]
+
+
+def survey(
+    count: int, read: Callable[[int], Any], budget: int = PIXEL_BUDGET, *, decode: Callable[[Any], Any] | None = None
+) -> Survey:
+    """Read masks in spread order until the budget of pixels is used; an unreadable one is noted, not raised.
+
+    ``read(i)`` gives what mask ``i`` of ``count`` holds: the file's content, or its pixels alone, H×W or H×W×3. With
+    ``decode``, a function importable by name, it gives what that one makes the content from, in child processes: files
+    that nobody has decoded yet are not decoded in this one.
+    """
+    seen = Survey(total=count)
+    with contextlib.closing(_contents(count, read, decode, seen)) as contents:
+        for found in contents:
+            if isinstance(found, DataError):
+                told = found.message if found.found is None else f"{found.message} ({found.found})"
+                seen.unreadable.append(told if found.where is None else f"{found.where}: {told}")
+                budget -= 100_000  # a folder of broken files ends, too
+            else:
+                seen.masks += 1
+                content = found if isinstance(found, MaskPixels) else MaskPixels(found)
+                budget -= content.pixels.shape[0] * content.pixels.shape[1] + FILE_COST
+                _count(seen, content)
+            if budget <= 0:
+                break
+    return seen
+
+
+def survey_files(paths: Sequence[Path], look: Callable[[Path], Any], budget: int = PIXEL_BUDGET) -> Survey:
+    """:func:`survey` of mask files, each decoded by ``look`` (importable by name) in a child process."""
+    return survey(len(paths), lambda index: paths[index], budget, decode=look)
+
+
+def _contents(
+    count: int, read: Callable[[int], Any], decode: Callable[[Any], Any] | None, seen: Survey
+) -> Generator[Any, None, None]:
+    """What the masks hold, or the DataError instead, in spread order."""
+
+    def given() -> Iterator[Any]:
+        for index in spread(count):
+            try:
+                yield read(index)
+            except DataError as error:
+                yield error
+
+    if decode is None:
+        yield from given()
+        return
+    for outcome in apart(_Decoded(decode), given(), result=MaskPixels):
+        try:
+            yield outcome.get()
+        except DataError as error:
+            yield error
+
+
+@dataclass(frozen=True)
+class _Decoded:
+    """``decode``, of what could be read; an error in its place is raised."""
+
+    decode: Callable[[Any], Any]
+
+    def __call__(self, item: Any) -> Any:
+        if isinstance(item, DataError):
+            raise item
+        return self.decode(item)
+
+
+def _count(seen: Survey, found: MaskPixels) -> None:
+    mask = found.pixels
+    if found.alpha is None:
+        seen.opaque_pixels += mask.shape[0] * mask.shape[1]
+    if mask.ndim == 3 and is_gray(mask):
+        seen.gray_rgb += 1
+        mask = mask[..., 0]
+    if mask.ndim == 3 and found.deep:
+        wide = mask.astype(np.int64)
+        _add(seen.deep, wide[..., 0] << 32 | wide[..., 1] << 16 | wide[..., 2])
+        return
+    colors = _add(seen.colors if mask.ndim == 3 else seen.values, pack_colors(mask) if mask.ndim == 3 else mask)
+    if found.palette is not None:
+        seen.palette_files += 1
+        for value, pixels in colors.items():
+            red, green, blue = (int(v) for v in found.palette[value]) if value < len(found.palette) else (0, 0, 0)
+            packed = red << 16 | green << 8 | blue
+            seen.palette_values[value] = seen.palette_values.get(value, 0) + pixels
+            seen.palette_colors[packed] = seen.palette_colors.get(packed, 0) + pixels
+            seen.index_colors.setdefault(value, set()).add(packed)
+    if found.alpha is not None:
+        seen.alpha_files += 1
+        _add(seen.alpha_values, found.alpha)
+        seen.alpha_tells += not alpha_follows(mask, found.alpha)
+        seen.alpha_most_colors = max(seen.alpha_most_colors, len(colors))
+
+
+def _add(counts: dict[int, int], numbers: npt.NDArray[Any]) -> dict[int, int]:
+    """Add the numbers of one mask to the counts; returns its own."""
+    if numbers.dtype == np.uint8:
+        found = np.bincount(numbers.ravel(), minlength=256)
+        unique = np.flatnonzero(found)
+        number = found[unique]
+    else:
+        unique, number = np.unique(numbers, return_counts=True)
+    own = dict(zip(unique.tolist(), number.tolist(), strict=True))
+    for value, pixels in own.items():
+        counts[value] = counts.get(value, 0) + pixels
+    return own
+
+
+def look_at_bytes(item: tuple[bytes, str]) -> MaskPixels:
+    """The content of a mask in an archive: (bytes, its name in errors)."""
+    return inspect_mask(item[0], item[1])
+
+
+def look_at(path: Path) -> MaskPixels:
+    """A mask file's content."""
+    return inspect_mask(read_file(path, DEFAULT_LIMITS), path)
+
+
+def discover(
+    paths: Sequence[Path],
+    classes: ClassList | Sequence[Folder] | None,
+    where: Path,
+    look: Look = look_at,
+) -> Coding:
+    """The coding of these mask files; LabelError where no reading fits. ``look`` may show a part of a big one.
+
+    ``classes``: a class list, or the folders in which to look for one.
+    """
+    return conclude(survey_files(paths, look), classes, where)
+
+
+def conclude(seen: Survey, classes: ClassList | Sequence[Folder] | None, where: Path) -> Coding:
+    """The coding that a survey speaks for; LabelError where no reading fits.
+
+    ``classes``: a class list, or the folders in which to look for one that fits.
+    """
+    scope = "all masks" if seen.masks == seen.total else f"{seen.masks} of {seen.total} masks"
+    if seen.masks == 0:
+        raise LabelError(
+            "no mask can be read",
+            expected="index, palette or color PNGs",
+            found=f"{len(seen.unreadable)} unreadable files, the first: {seen.unreadable[0]}"
+            if seen.unreadable
+            else "no masks",
+            where=where,
+        )
+    problems: list[Problem] = []
+    if classes is not None and not isinstance(classes, ClassList):
+        classes, problems = choose(classes, set(seen.values), set(seen.colors) | set(seen.palette_colors))
+    seen, source, notes = _by_source(seen, classes, scope, where, problems)
+    coding = _color_coding(seen, classes, scope, where) if seen.colors else _index_coding(seen, classes, scope, where)
+    if coding.source != "values":  # a color file whose red channel alone says something
+        source = coding.source
+    if seen.gray_rgb and not seen.colors and source == "values":
+        notes.insert(0, "masks are gray saved as RGB; one channel is read")
+    return Coding(
+        coding.label_space, coding.color_table, (*notes, *coding.notes), (*problems, *coding.problems), source
+    )
+
+
+def _by_source(
+    seen: Survey, classes: ClassList | None, scope: str, where: Path, problems: list[Problem]
+) -> tuple[Survey, MaskSource, list[str]]:
+    """(the survey of the part that is the class, which part that is, notes); problems are added to the list."""
+    if seen.deep:
+        return _by_channel(seen, scope, where, problems)
+    if seen.alpha_files:
+        many = seen.alpha_most_colors > MANY_VALUES
+        if many or (seen.alpha_tells and seen.alpha_most_colors == 1):
+            return _by_alpha(seen, scope, problems, "a photo" if many else "of one color")
+        if seen.alpha_tells:
+            raise LabelError(
+                "the masks have colors and an alpha channel, and both tell classes apart",
+                expected="the class in the colors, or in the alpha channel",
+                found=f"{len(seen.colors) + len(seen.values)} colors, {len(seen.alpha_values)} alphas in {scope}",
+                where=where,
+                fix="write the masks without an alpha channel: image.convert('RGB') where the colors are the classes, "
+                "image.getchannel('A') where alpha is",
+            )
+        return seen, "values", ["the masks' alpha channel follows their colors and is not read"]
+    if seen.palette_files:
+        return _by_palette(seen, classes, scope, where, problems)
+    return seen, "values", []
+
+
+def _guessed(message: str, fix: str) -> Problem:
+    return Problem("warning", "masks guessed", message, fix=fix)
+
+
+def _by_alpha(seen: Survey, scope: str, problems: list[Problem], under: str) -> tuple[Survey, MaskSource, list[str]]:
+    values = dict(seen.alpha_values)
+    if seen.opaque_pixels:
+        values[255] = values.get(255, 0) + seen.opaque_pixels
+    message = f"{scope} have an alpha channel over what is {under}: the alpha channel is read as the mask"
+    problems.append(_guessed(message, "if the classes are elsewhere, write the masks without an alpha channel"))
+    return Survey(seen.masks, seen.total, values=values), "alpha", [message]
+
+
+def _by_channel(seen: Survey, scope: str, where: Path, problems: list[Problem]) -> tuple[Survey, MaskSource, list[str]]:
+    """Three channels of 16 bits: the class is in the first where the second holds instances, as SYNTHIA has it."""
+    parts: tuple[dict[int, int], ...] = ({}, {}, {})
+    for key, pixels in seen.deep.items():
+        for channel, shift in enumerate((32, 16, 0)):
+            value = key >> shift & 0xFFFF
+            parts[channel][value] = parts[channel].get(value, 0) + pixels
+    red, _, blue = parts
+    told = "; ".join(f"{n} {_listed(sorted(p))}" for n, p in zip(("red", "green", "blue"), parts, strict=True))
+    if max(red) <= 255 and len(red) <= MANY_VALUES and len(blue) == 1 and not seen.colors and not seen.values:
+        message = (
+            f"{scope} have three channels of 16 bits ({told}): the first is read as the class, the others are not read"
+        )
+        fix = "if that is not so, write the channel that holds the classes as an 8-bit PNG"
+        problems.append(_guessed(message, fix))
+        return Survey(seen.masks, seen.total, values=red), "red", [message]
+    if all(max(part) <= 255 for part in parts):  # 8-bit colors in a wider file
+        colors = dict(seen.colors)
+        for key, pixels in seen.deep.items():
+            packed = (key >> 32 & 255) << 16 | (key >> 16 & 255) << 8 | key & 255
+            colors[packed] = colors.get(packed, 0) + pixels
+        return Survey(seen.masks, seen.total, seen.values, colors), "values", []
+    raise LabelError(
+        "the masks have three channels of 16 bits, and which holds the classes is not certain",
+        expected="the class in the first channel (as SYNTHIA), or 8-bit colors",
+        found=f"{told} in {scope}", where=where, fix="write the channel that holds the classes as an 8-bit PNG",
+    )  # fmt: skip
+
+
+def _by_palette(
+    seen: Survey, classes: ClassList | None, scope: str, where: Path, problems: list[Problem]
+) -> tuple[Survey, MaskSource, list[str]]:
+    """Whether a palette's indices are the classes, or its colors.
+
+    By color where files of other kinds hold colors, where the class list names the colors, where one index has several
+    colors (a palette of its own in each file), and where all are grays: then the gray is the class, for optimizers of
+    PNGs turn gray masks into palettes. By index elsewhere.
+    """
+    colors = {key: {key} for key in seen.palette_colors}
+    gray = all(key == (key & 255) * 0x010101 for key in colors)
+    differ = [index for index, kinds in seen.index_colors.items() if len(kinds) > 1]
+    spread_out = _palette_spread(seen)
+    if gray:
+        same = not differ and all(kinds == {index * 0x010101} for index, kinds in seen.index_colors.items())
+        if same or seen.colors:
+            return (seen, "values", []) if same else (spread_out, "colors", [])
+        listed = set() if classes is None else {entry.value for entry in classes.entries} | {IGNORE_INDEX}
+        if not differ and listed and set(seen.values) <= listed and not set(spread_out.values) <= listed:
+            note = "palettes of grays: the class list fits the indices, and they are read"
+            return seen, "values", [note]
+        return spread_out, "colors", ["masks are gray, saved with a palette: the gray is the class"]
+    if seen.colors:
+        return spread_out, "colors", ["some masks hold colors and some a palette: all are read by color"]
+    named = set() if classes is None or classes.colors is None else {r << 16 | g << 8 | b for r, g, b in classes.colors}
+    if named:
+        by_color = sum(pixels for key, pixels in seen.palette_colors.items() if key in named)
+        values = {entry.value for entry in classes.entries} if classes is not None else set()
+        by_index = sum(pixels for key, pixels in seen.palette_values.items() if key in values or key == IGNORE_INDEX)
+        if by_color >= by_index or (differ and by_color):
+            return spread_out, "colors", ["the palettes' colors are those of the class list: masks are read by color"]
+        if not differ:
+            note = "the palettes' colors are not those of the class list: masks are read by index"
+            return seen, "values", [note]
+    if not differ:
+        return seen, "values", []
+    message = (
+        f"{len(differ)} indices have one color in some masks and another in others: a palette of its own in each file"
+    )
+    if len(colors) > MANY_VALUES:
+        problems.append(
+            Problem("warning", "palettes differ", f"{message}; {len(colors)} colors are too many: read by index",
+                    fix="name the colors in classes.csv (name,r,g,b) if the colors are the classes")
+        )  # fmt: skip
+        return seen, "values", []
+    if classes is not None:
+        raise LabelError(
+            "the masks have palettes of their own, and the class list names no colors",
+            expected="one palette for all files, or a class list with colors", found=message, where=where,
+            fix="give the colors in classes.csv (name,r,g,b)",
+        )  # fmt: skip
+    problems.append(
+        Problem("warning", "palettes differ", f"{message}; masks are read by color",
+                fix="name the colors in classes.csv (name,r,g,b), or write all masks with one palette")
+    )  # fmt: skip
+    return spread_out, "colors", [f"{message}; masks are read by color"]
+
+
+def _palette_spread(seen: Survey) -> Survey:
+    """The survey with palette files counted by their colors."""
+    values = {v: n - seen.palette_values.get(v, 0) for v, n in seen.values.items()}
+    result = Survey(
+        seen.masks, seen.total, {v: n for v, n in values.items() if n > 0}, dict(seen.colors), seen.gray_rgb
+    )
+    for key, pixels in seen.palette_colors.items():
+        gray = key == (key & 255) * 0x010101
+        counts, number = (result.values, key & 255) if gray else (result.colors, key)
+        counts[number] = counts.get(number, 0) + pixels
+    return result
+
+
+def _index_coding(seen: Survey, classes: ClassList | None, scope: str, where: Path) -> Coding:
+    values = sorted(seen.values)
+    listed = _listed(values)
+    if classes is not None:
+        return _by_list(seen, classes, f"{scope} hold {listed}")
+    if values[-1] <= 255 and (levels := _levels_between(seen.values)):
+        raise LabelError(
+            "masks of several gray levels with blurred edges: which level a pixel of an edge belongs to is lost",
+            expected="a value per class and nothing between",
+            found=f"{len(values)} values in {scope}; most between 0 and 255 are near {', '.join(map(str, levels))}",
+            where=where,
+            fix="JPEG or anti-aliased masks of more than two classes: export them again as PNG, without anti-aliasing",
+        )
+    if values[-1] <= 255 and _blurred(seen.values):
+        return _thresholded(seen, scope)
+    if set(values) <= {0, 255}:
+        space = LabelSpace(("background", "foreground"), ((0, 0, 0), (255, 255, 255)), mapping={0: 0, 255: 1})
+        return Coding(space, notes=(f"{scope} hold {listed}: 0 is background, 255 is foreground (not 'ignored')",))
+    if len(values) > 255 or (len(values) > MANY_VALUES and values[-1] > 255):
+        raise LabelError(
+            "the masks hold too many values for classes",
+            expected="at most 255 class ids",
+            found=f"{len(values)} values up to {values[-1]} in {scope}",
+            where=where,
+            fix="these look like instance ids or depth; name the values of the classes in classes.csv (id,name)",
+        )
+    ids = [value for value in values if value != IGNORE_INDEX]
+    if ids[-1] <= 254 and (len(ids) * 2 > ids[-1] or ids[-1] < 10):
+        return _dense(ids, seen, f"{scope} hold {listed}")
+    return _sparse(seen, f"{scope} hold {listed}")
+
+
+def _share(seen: Survey) -> float:
+    """Of 255 among all pixels."""
+    return seen.values.get(IGNORE_INDEX, 0) / max(sum(seen.values.values()), 1)
+
+
+def _ignored(seen: Survey) -> tuple[Problem, ...]:
+    """The finding for a 255 that is ignored because it usually is, and not because something says so."""
+    share = _share(seen)
+    if not share:
+        return ()
+    return (
+        Problem(
+            "warning" if share >= A_FIFTH else "note",
+            "ignored by a guess",
+            f"255 is taken for 'ignored', and covers {100 * share:.3g} % of the pixels",
+            fix="if 255 is a class, name it in classes.csv (id,name); if it is not, name it void there",
+        ),
+    )
+
+
+def _one_class(values: list[int], classes: ClassList, found: str) -> Coding | None:
+    """A list of one class and masks of 0 and one other value: 0 is the background that the list leaves out."""
+    kept = [entry for entry in classes.entries if not entry.ignored]
+    known = {entry.value for entry in classes.entries}
+    if len(kept) != 1 or len(values) != 2 or values[0] != 0:
+        return None
+    other, entry = values[1], kept[0]
+    if entry.value not in (0, other) or (other in known and entry.value != other) or (0 in known and entry.value != 0):
+        return None
+    background = entry.name.strip().lower() in ("background", "_background_", "bg")
+    names = (entry.name, "foreground") if background else ("background", entry.name)
+    shown = entry.color if entry.color not in (None, (0, 0, 0)) else (255, 255, 255)
+    assert shown is not None
+    mapping = {0: 0, IGNORE_INDEX: IGNORE_INDEX} | {other: 1}
+    note = f"{found}: 0 is {names[0]}, {other} is {names[1]}"
+    return Coding(LabelSpace(names, ((0, 0, 0), shown), mapping=mapping), notes=(*classes.notes(), note))
+
+
+def _by_luma(values: list[int], classes: ClassList, found: str) -> Coding | None:
+    """Masks whose colors somebody turned gray: each value is the gray of a color that the list names."""
+    known = {entry.value for entry in classes.entries}
+    if classes.colors is None or set(values) <= known | {IGNORE_INDEX}:
+        return None
+    grays = {luma(color): row for row, color in enumerate(classes.colors)}
+    if len(grays) != len(classes.colors):
+        return None
+    rows = {value: next((grays[g] for g in (value, value - 1, value + 1) if g in grays), None) for value in values}
+    if None in rows.values() or len(set(rows.values())) != len(values):
+        return None
+    base = classes.label_space(by_row=True)
+    mapping = {gray: base.mapping[row] for gray, row in grays.items()}
+    mapping |= {value: base.mapping[row] for value, row in rows.items() if row is not None}
+    note = f"{found}: the grays of the class list's colors"
+    plain = all(r == g == b for r, g, b in classes.colors)
+    fix = "write the masks in the colors that the class list names, or as indices"
+    problems = () if plain else (_guessed(f"{note}: color masks that were converted to gray", fix),)
+    return Coding(
+        LabelSpace(base.names, base.colors, mapping=mapping), notes=(*classes.notes(), note), problems=problems
+    )
+
+
+def _by_list(seen: Survey, classes: ClassList, found: str) -> Coding:
+    values = sorted(seen.values)
+    for reading in (_one_class, _by_luma):
+        coding = reading(values, classes, found)
+        if coding is not None:
+            return coding
+    known = {entry.value for entry in classes.entries}
+    kept = [entry for entry in classes.entries if not entry.ignored]
+    if set(values) <= {0, 255} and 255 in values and len(kept) == 2 and 255 not in known:
+        base = classes.label_space()
+        space = LabelSpace(base.names, base.colors, mapping={0: 0, 255: 1})
+        return Coding(space, notes=(*classes.notes(), f"{found}: 0 is {space.names[0]}, 255 is {space.names[1]}"))
+    space = classes.label_space()
+    notes = [*classes.notes(), found]
+    stray = [value for value in values if value not in space.mapping]
+    if stray:
+        notes.append(f"values that the class list does not name: {_listed(stray)}; images with them cannot be read")
+    elif IGNORE_INDEX in values and space.mapping[IGNORE_INDEX] == IGNORE_INDEX:
+        notes.append("255 is ignored")
+    return Coding(space, notes=tuple(notes), problems=() if IGNORE_INDEX in known else _ignored(seen))
+
+
+def _dense(ids: list[int], seen: Survey, found: str) -> Coding:
+    count = max(ids[-1] + 1, 2)
+    names = ("background", "foreground") if count == 2 else tuple(f"class {i}" for i in range(count))
+    space = LabelSpace(names, mapping={**{i: i for i in range(count)}, IGNORE_INDEX: IGNORE_INDEX})
+    ignored = "255 is ignored" if IGNORE_INDEX in seen.values else "255, should it occur, is ignored"
+    return Coding(space, notes=(f"{found}: class indices 0 to {count - 1}; {ignored}",), problems=_ignored(seen))
+
+
+def _sparse(seen: Survey, found: str) -> Coding:
+    """Ids with gaps, or gray levels spaced over 0…255: each value becomes a class, in order.
+
+    255 is a class as well where it covers a fifth of the pixels: nothing but habit says that it is ignored.
+    """
+    values = sorted(seen.values)
+    even = len(values) > 2 and values[0] == 0 and values[-1] == 255
+    step = 255 / (len(values) - 1) if even else 0
+    even = even and all(abs(value - i * step) <= 1 for i, value in enumerate(values))
+    large = not even and _share(seen) >= A_FIFTH
+    ids = values if even or large else [value for value in values if value != IGNORE_INDEX]
+    if len(ids) == 1:
+        ids = [0, ids[0]] if ids[0] else [0, 1]
+    names = ("background", "foreground") if len(ids) == 2 else tuple(f"value {value}" for value in ids)
+    mapping = {value: i for i, value in enumerate(ids)}
+    if not even and not large:
+        mapping[IGNORE_INDEX] = IGNORE_INDEX
+    problems = _ignored(seen) if not even and not large else ()
+    why = "evenly spaced gray levels, each a class" if even else "each value a class, in order; 255 is ignored"
+    if large:
+        why = f"each value a class, in order; 255, {100 * _share(seen):.3g} % of the pixels, is a class as well"
+        fix = "if 255 is to be ignored, name the values in classes.csv (id,name) and call 255 void"
+        problems = (_guessed(f"{found}: {why}", fix),)
+    return Coding(LabelSpace(names, mapping=mapping), notes=(f"{found}: {why}",), problems=problems)
+
+
+def _blurred(values: dict[int, int]) -> bool:
+    """0/255 with smeared edges: most pixels near the two ends, and values just below 255, which class ids never are."""
+    if len(values) < 8 or 0 not in values:
+        return False
+    total = sum(values.values())
+    ends = sum(pixels for value, pixels in values.items() if value <= 24 or value >= 231)
+    nearly = sum(1 for value in values if 224 < value < 255)
+    high = sum(pixels for value, pixels in values.items() if value >= 231)
+    return ends / total > 0.85 and nearly >= 2 and high / total > 0.001
+
+
+def _levels_between(values: dict[int, int]) -> list[int]:
+    """The levels around which most pixels between 0 and 255 lie: classes of their own, and no edges; [] without any."""
+    total = sum(values.values())
+    left = {value: pixels for value, pixels in values.items() if 24 < value < 231}
+    between = sum(left.values())
+    scattered = sum(1 for value in left if value + 1 in values)
+    if 0 not in values or scattered < 8 or between < LEVEL * total or not any(224 < value < 255 for value in values):
+        return []
+    levels: list[int] = []
+    while len(levels) < MOST_LEVELS and sum(left.values()) > 0.4 * between:
+        levels.append(max(left, key=lambda value: left[value]))
+        left = {value: pixels for value, pixels in left.items() if abs(value - levels[-1]) > 6}
+    return sorted(levels) if sum(left.values()) <= 0.4 * between else []
+
+
+def _thresholded(seen: Survey, scope: str) -> Coding:
+    space = LabelSpace(
+        ("background", "foreground"),
+        ((0, 0, 0), (255, 255, 255)),
+        mapping={value: int(value >= 128) for value in range(256)},
+    )
+    message = f"{scope} hold 0 and 255 with {len(seen.values) - 2} values between: blurred edges or JPEG"
+    problem = Problem(
+        "warning",
+        "anti-aliased masks",
+        message,
+        fix="export the masks as PNG without anti-aliasing; until then below 128 is background, from 128 on foreground",
+    )
+    return Coding(space, notes=(f"{message}; below 128 is background, from 128 on foreground",), problems=(problem,))
+
+
+def _color_coding(seen: Survey, classes: ClassList | None, scope: str, where: Path) -> Coding:
+    for value, pixels in seen.values.items():  # gray images among colored ones: black is a color, too
+        packed = value * 0x010101
+        seen.colors[packed] = seen.colors.get(packed, 0) + pixels
+    found = [(key >> 16, key >> 8 & 255, key & 255) for key in sorted(seen.colors)]
+    single = _single_channel(seen, classes)
+    if single is not None:
+        source, values = single
+        note = f"{scope} hold dark colors of one channel: the {source} channel is the class"
+        coding = _index_coding(Survey(seen.masks, seen.total, values), classes, scope, where)
+        return Coding(coding.label_space, None, (note, *coding.notes), coding.problems, source)
+    if classes is not None and classes.colors is not None:
+        table = ColorTable(classes.colors)
+        unknown = [color for color in found if color not in classes.colors]
+        notes = [*classes.notes(), f"{scope} hold {len(found)} colors"]
+        if unknown:
+            notes.append(f"colors that the class list does not name: {_color_list(unknown)}")
+        return Coding(classes.label_space(by_row=True), table, tuple(notes))
+    if len(found) > MANY_VALUES:
+        raise LabelError(
+            "the masks hold too many colors for classes",
+            expected=f"at most {MANY_VALUES} colors, or a class list with colors",
+            found=f"{len(found)} colors in {scope}",
+            where=where,
+            fix="JPEG or anti-aliased masks: export them as PNG; or name the colors in classes.csv (name,r,g,b)",
+        )
+    colors: tuple[Color, ...] = tuple(found)
+    count = len(colors)
+    guess: tuple[Problem, ...] = ()
+    if classes is not None and sum(not entry.ignored for entry in classes.entries) == count:
+        names = tuple(entry.name for entry in classes.entries if not entry.ignored)
+        note = f"{scope} hold {count} colors, taken in order for the names: check this, or give colors in classes.csv"
+        guess = (Problem("warning", "classes guessed", note, fix="give the colors in classes.csv (name,r,g,b)"),)
+    else:
+        names = tuple("#{:02x}{:02x}{:02x}".format(*color) for color in colors)
+        note = f"{scope} hold {count} colors, each a class: {_color_list(colors)}; name them in classes.csv"
+    space = LabelSpace(names, colors, mapping={i: i for i in range(count)})
+    return Coding(space, ColorTable(colors), (note,), guess)
+
+
+def _single_channel(seen: Survey, classes: ClassList | None) -> tuple[MaskSource, dict[int, int]] | None:
+    """The channel that holds class ids where the two others are 0 throughout (CARLA), and its values."""
+    if len(seen.colors) < 2 or (classes is not None and classes.colors is not None and any(
+        r << 16 | g << 8 | b in seen.colors for r, g, b in classes.colors if r | g | b
+    )):  # fmt: skip
+        return None
+    channels: tuple[tuple[MaskSource, int], ...] = (("red", 16), ("green", 8), ("blue", 0))
+    for name, shift in channels:
+        values = {key >> shift & 255: pixels for key, pixels in seen.colors.items()}
+        if all(key == (key >> shift & 255) << shift for key in seen.colors) and 0 < max(values) <= DARK:
+            return name, values
+    return None
+
+
+def _color_list(colors: Sequence[Color]) -> str:
+    text = ", ".join("#{:02x}{:02x}{:02x}".format(*color) for color in colors[:8])
+    return text if len(colors) <= 8 else f"{text}, … ({len(colors)})"
+
+
+def _listed(values: Sequence[int]) -> str:
+    text = ", ".join(str(value) for value in values[:12])
+    return text if len(values) <= 12 else f"{text}, … ({len(values)} values)"

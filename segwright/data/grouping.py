@@ -1,0 +1,194 @@
+"""What a dataset's images show, in numbers small enough to compare all with all: for splits and for the check.
+
+One pass reads every image and mask once: a 16×16 gray thumbnail, and the pixels of each class. Sequences are
+proposed by the file names and believed only where neighbors look more alike than strangers; near-duplicates are
+thumbnails that agree almost entirely.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from segwright.core.progress import track
+from segwright.core.types import IGNORE_INDEX
+from segwright.data.check.duplicates import ALIKE, join_alike
+from segwright.data.records import Reader, Record, Split
+from segwright.imageio import UInt8Array
+from segwright.imageio.sandbox import Children
+
+SIDE = 16  # of a thumbnail: enough for a scene, too little for noise
+LEVELS = (ALIKE, 0.993, 0.998)  # correlation of near-duplicates; the next where one makes a group of everything
+LARGEST_GROUP = 0.25  # of the images; more is no group of duplicates but a kind of image
+FLAT = 2.0  # gray levels of contrast below which a thumbnail says nothing
+SEQUENCE_AUC = 0.75  # how often neighbors must be more alike than strangers for names to be believed
+Float32 = npt.NDArray[np.float32]
+
+_FRAME = re.compile(r"[_\-. ]*(?:frame|img|image|f)?[_\-. ]?[0-9]+$", re.IGNORECASE)
+
+
+def sequence_of(id: str) -> str:
+    """What is left of an id without its frame number: 0001TP_006690 → 0001TP; "" where it is a number alone.
+
+    A proposal only: ``img_001`` … name no scene, and :func:`group` asks the images.
+    """
+    folder, _, name = id.rpartition("/")
+    rest = _FRAME.sub("", name)
+    return f"{folder}/{rest}" if folder else rest
+
+
+@dataclass(frozen=True)
+class Content:
+    """Of N images: thumbnails, and pixels a class."""
+
+    thumbnails: Float32  # (N, SIDE²), zero mean and unit length; zeros where flat or unreadable
+    gray: Float32  # (N,) mean gray level; NaN where unreadable
+    pixels: npt.NDArray[np.int64]  # (N, K)
+
+
+def survey(split: Split) -> Content:
+    """Read every image and mask of ``split`` once; those that cannot be read count as empty."""
+    count, classes = len(split), len(split.label_space)
+    thumbnails = np.zeros((count, SIDE * SIDE), np.float32)
+    gray = np.full(count, np.nan, np.float32)
+    pixels = np.zeros((count, classes), np.int64)
+    for index, found in enumerate(track(_look(split), "comparing images", count)):
+        if found is not None:
+            thumbnails[index], gray[index], pixels[index] = found
+    return Content(thumbnails, gray, pixels)
+
+
+Look = tuple[Float32, float, npt.NDArray[np.int64]]
+
+
+def _look(split: Split) -> Iterator[Look | None]:
+    """In order, in child processes: what nobody has decoded yet is not decoded in this one."""
+    with Children[Record, Look | None](_looker, split.reader, shared=True) as children:
+        for outcome in children.in_order(split.records, batch=4):
+            yield outcome.result
+
+
+def _looker(reader: Reader) -> Callable[[Record], Look | None]:
+    """The function that children run; None where a file cannot be read, for the check names it."""
+
+    def look(record: Record) -> Look | None:
+        try:
+            return (*thumbnail(reader.image(record)), _counts(reader.mask(record), len(reader.label_space)))
+        except Exception:
+            return None
+
+    return look
+
+
+def thumbnail(image: UInt8Array) -> tuple[Float32, float]:
+    """(SIDE² numbers of zero mean and unit length, mean gray level); zeros for a flat image."""
+    colors = image if image.shape[2] == 3 else np.ascontiguousarray(np.repeat(image[..., :1], 3, axis=2))
+    flat = cv2.cvtColor(colors, cv2.COLOR_RGB2GRAY)
+    small = cv2.resize(np.asarray(flat, np.float32), (SIDE, SIDE), interpolation=cv2.INTER_AREA).ravel()
+    mean = float(small.mean())
+    centered = small - mean
+    length = float(np.linalg.norm(centered))
+    if length < FLAT * SIDE:
+        return np.zeros(SIDE * SIDE, np.float32), mean
+    return np.asarray(centered / length, np.float32), mean
+
+
+def _counts(mask: UInt8Array | None, classes: int) -> npt.NDArray[np.int64]:
+    if mask is None:
+        return np.zeros(classes, np.int64)
+    counts = np.bincount(mask.ravel(), minlength=IGNORE_INDEX + 1)
+    return np.asarray(counts[:classes], np.int64)
+
+
+@dataclass(frozen=True)
+class Groups:
+    """What must stay on one side."""
+
+    of: npt.NDArray[np.int64]  # (N,) group of each image, 0…G-1 in the order of first members
+    notes: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return int(self.of.max()) + 1 if self.of.size else 0
+
+
+def group(split: Split, content: Content, *, at_least: int = 1) -> Groups:
+    """Sequences by name that the images confirm, near-duplicates, and every other image by itself.
+
+    A sequence of more than 1/``at_least`` of the images is cut into runs of neighbors, where they differ most.
+    """
+    of = np.arange(len(split))
+    notes: list[str] = []
+    sequences = confirmed_sequences(split.ids, content)
+    if sequences:
+        largest = max(1, -(-len(split) // at_least))
+        runs = [run for members in sequences.values() for run in _runs(members, content, largest)]
+        for run in runs:
+            of[run] = run[0]
+        cut = f", cut into {len(runs)} runs" if len(runs) > len(sequences) else ""
+        notes.append(f"{len(sequences)} sequences by name (neighbors look alike) kept together{cut}")
+    of, joined, level = _join_duplicates(content, of)
+    if joined:
+        notes.append(f"{joined} pairs of near-duplicates (correlation above {level}) kept together")
+    return Groups(_numbered(of), tuple(notes))
+
+
+def _join_duplicates(content: Content, of: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.int64], int, float]:
+    """Join near-duplicates at the first level that does not make one group of everything; (groups, pairs, level)."""
+    held = np.unique(of, return_counts=True)[1].max(initial=0)
+    for level in LEVELS:
+        joined, pairs = join_alike(content.thumbnails, content.gray, of, level)
+        if np.bincount(joined).max(initial=0) <= max(held, LARGEST_GROUP * len(of), 2):
+            return joined, pairs, level
+    return of, 0, 1.0
+
+
+def _numbered(of: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Groups as 0…G-1, in the order of their first members."""
+    _, first, group = np.unique(of, return_index=True, return_inverse=True)
+    return np.asarray(np.argsort(np.argsort(first))[np.ravel(group)], np.int64)
+
+
+def confirmed_sequences(ids: Sequence[str], content: Content) -> dict[str, list[int]]:
+    """Sequence name → its images in order, where names propose it and neighbors look more alike than strangers."""
+    proposed: dict[str, list[int]] = {}
+    for index, name in enumerate(ids):
+        proposed.setdefault(sequence_of(name), []).append(index)
+    proposed = {name: members for name, members in proposed.items() if len(members) >= 3}
+    if not proposed:
+        return {}
+    thumbs = content.thumbnails
+    rng = np.random.default_rng(0)
+    a, b = rng.integers(0, len(ids), (2, 4000))
+    strangers = np.sort((thumbs[a] * thumbs[b]).sum(axis=1)[a != b])
+    confirmed = {}
+    for name, members in proposed.items():
+        order = sorted(members, key=lambda i: _frame_number(ids[i]))
+        near = (thumbs[order[1:]] * thumbs[order[:-1]]).sum(axis=1)
+        auc = float((np.searchsorted(strangers, near) / max(1, strangers.size)).mean())
+        if auc >= SEQUENCE_AUC:
+            confirmed[name] = order
+    return confirmed
+
+
+def _frame_number(name: str) -> tuple[int, str]:
+    match = re.search(r"[0-9]+$", name)
+    return (int(match[0]) if match else -1, name)
+
+
+def _runs(members: list[int], content: Content, largest: int) -> Iterator[list[int]]:
+    """A sequence cut where neighbors differ most, until no run is longer than ``largest``."""
+    if len(members) <= largest:
+        yield members
+        return
+    thumbs = content.thumbnails
+    near = (thumbs[members[1:]] * thumbs[members[:-1]]).sum(axis=1)
+    margin = max(1, min(largest // 2, (len(members) - 1) // 2))
+    inner = near[margin - 1 : len(near) - margin + 1]
+    cut = margin + int(np.argmin(inner)) if inner.size else len(members) // 2
+    yield from _runs(members[:cut], content, largest)
+    yield from _runs(members[cut:], content, largest)

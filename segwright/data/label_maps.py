@@ -1,0 +1,243 @@
+"""Class lists that people put beside their data: names, file values and colors from txt, csv, json or yaml.
+
+Understood: a name a line; ``index name``; ``name r g b`` and ``r g b name``; CSV with a header that names the columns
+(``name, r, g, b``, ``id, name, color``, ``Pixel Value, Class``); JSON or YAML lists of names or of objects, and
+objects ``{value: name}`` or ``{name: value}``, also under ``labels``, ``names``, ``classes``, ``categories`` or
+``id2label``. Classes called void, ignore or unlabeled are ignored, which the dataset's notes say.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from segwright.core.errors import LabelError
+from segwright.core.types import IGNORE_INDEX, Color, LabelSpace
+from segwright.core.yaml_text import load_yaml
+from segwright.data.text_files import read_bytes
+
+FILE_NAMES = (
+    "classes.json", "classes.csv", "classes.txt", "labels.txt", "labels.csv", "labels.json", "class_names.txt",
+    "class_dict.csv", "label_colors.txt", "label_names.txt", "labelmap.txt", "codes.txt", "names.txt",
+)  # fmt: skip
+IGNORED_NAMES = frozenset(
+    {"__ignore__", "_ignore_", "ignore", "ignored", "void", "unlabeled", "unlabelled", "__void__"}
+)
+MAX_BYTES = 4_000_000
+MAX_YAML = 100_000  # characters: its parser takes a second for so many
+_SPLIT = re.compile(r"[,;:\t ]+")
+
+
+@dataclass(frozen=True)
+class ClassEntry:
+    """One line of a class list."""
+
+    value: int  # the file value
+    name: str
+    color: Color | None = None
+
+    @property
+    def ignored(self) -> bool:
+        return self.name.strip().lower() in IGNORED_NAMES
+
+
+@dataclass(frozen=True)
+class ClassList:
+    """What a class list says."""
+
+    entries: tuple[ClassEntry, ...]
+    path: Path | None = None
+    numbered: bool = False  # whether the file gives the values, and not just the order of names in a list
+
+    @property
+    def colors(self) -> tuple[Color, ...] | None:
+        """Every entry's color in order, or None where one has none."""
+        colors = [entry.color for entry in self.entries if entry.color is not None]
+        return tuple(colors) if colors and len(colors) == len(self.entries) else None
+
+    def label_space(self, *, by_row: bool = False) -> LabelSpace:
+        """Classes in the list's order. File values are the entries' values, or their rows where masks hold colors."""
+        kept = [entry for entry in self.entries if not entry.ignored]
+        if not kept:
+            raise LabelError("the class list names no class", where=self.path, fix="write one class name a line")
+        names = list(dict.fromkeys(entry.name for entry in kept))
+        mapping = {IGNORE_INDEX: IGNORE_INDEX}
+        for row, entry in enumerate(self.entries):
+            mapping[row if by_row else entry.value] = IGNORE_INDEX if entry.ignored else names.index(entry.name)
+        first = {entry.name: entry.color for entry in reversed(kept)}
+        colors = [first[name] for name in names]
+        known = [color for color in colors if color is not None]
+        return LabelSpace(tuple(names), tuple(known) if len(known) == len(names) else (), mapping=mapping)
+
+    def notes(self) -> list[str]:
+        """What was taken from the list, for the dataset's notes."""
+        ignored = [entry.name for entry in self.entries if entry.ignored]
+        where = self.path.name if self.path else "a class list"
+        lines = [f"{where} names {len(self.entries) - len(ignored)} classes"]
+        return lines + ([f"ignored by name: {', '.join(ignored)}"] if ignored else [])
+
+
+def read_class_list(path: str | Path) -> ClassList:
+    """Read one file; LabelError where nothing in it can be understood."""
+    path = Path(path)
+    try:
+        if path.stat().st_size > MAX_BYTES:
+            raise LabelError("a class list is a short file", expected=f"at most {MAX_BYTES} bytes", where=path)
+        data = read_bytes(path, MAX_BYTES)
+        text = data.decode("utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig")
+    except (OSError, ValueError) as error:  # a name that no file can have, too
+        raise LabelError(
+            "the class list cannot be read", found=str(error), where=path, fix="save it as UTF-8"
+        ) from error
+    try:
+        entries, numbered = _entries(text, path.suffix.lower())
+    except Exception as error:  # a list of another kind, or a damaged one
+        raise _not_understood(path, str(error)[:300]) from error
+    if not entries:
+        raise _not_understood(path, "nothing")
+    values = [entry.value for entry in entries]
+    if len(set(values)) != len(values) or min(values) < 0 or max(values) > 65535:
+        raise LabelError("file values in a class list differ and lie in 0…65535", found=str(values[:20]), where=path)
+    return ClassList(tuple(entries), path, numbered)
+
+
+def _entries(text: str, ending: str) -> tuple[list[ClassEntry], bool]:
+    """(entries, whether the text gives their values)."""
+    if ending == ".json":
+        return _from_json(json.loads(text))
+    if ending in (".yaml", ".yml"):
+        if len(text) > MAX_YAML:
+            raise ValueError(f"more than {MAX_YAML} characters")
+        return _from_json(load_yaml(text))
+    return _from_csv(text) if ending in (".csv", ".tsv") else _from_lines(text)
+
+
+def _not_understood(path: Path, found: str) -> LabelError:
+    return LabelError(
+        "the class list is not understood",
+        expected="a name a line, 'index name' or 'name r g b'; a CSV with a header; or JSON",
+        found=found,
+        where=path,
+        fix="write one class name a line",
+    )
+
+
+_INNER = ("classes", "labels", "categories", "names", "id2label", "label2id", "class_names", "label_map", "items")
+
+
+def _from_json(data: Any) -> tuple[list[ClassEntry], bool]:
+    if isinstance(data, Mapping):
+        inner = next((data[key] for key in _INNER if isinstance(data.get(key), list | Mapping)), None)
+        if inner is not None:
+            return _from_json(inner)[0], True  # under such a key the order of names is meant
+        if data and all(str(key).isdecimal() for key in data):
+            return [_entry(int(key), value) for key, value in data.items()], True
+        if data and all(isinstance(value, list | tuple) and len(value) == 3 for value in data.values()):
+            return [ClassEntry(i, str(name), _color(value)) for i, (name, value) in enumerate(data.items())], False
+        if any(isinstance(value, bool | list | float) for value in data.values()):
+            raise ValueError("an object of other things")
+        return [ClassEntry(int(value), str(name)) for name, value in data.items()], True
+    if not isinstance(data, list):
+        raise ValueError("neither a list nor an object")
+    numbered = bool(data) and all(isinstance(v, Mapping) and any(key in v for key in _NUMBERS) for v in data)
+    return [_entry(i, value) for i, value in enumerate(data)], numbered
+
+
+_NUMBERS = ("value", "id", "index", "label_id", "class_id", "pixel_value")
+
+
+def _entry(index: int, value: Any) -> ClassEntry:
+    if not isinstance(value, Mapping):
+        if isinstance(value, list | float | bool) or value is None:
+            raise ValueError(f"{str(value)[:40]} is no class name")
+        return ClassEntry(index, str(value))
+    number = next((value[key] for key in _NUMBERS if key in value), index)
+    names = ("readable", "name", "label", "title", "class", "class_name")
+    name = next(value[key] for key in names if key in value)
+    color = next((value[key] for key in ("colour", "color", "rgb", "hex") if key in value), None)
+    return ClassEntry(int(number), str(name), None if color is None else _color(color))
+
+
+def _color(value: Any) -> Color:
+    if isinstance(value, str):
+        text = value.strip().lstrip("#")
+        if re.fullmatch(r"[0-9a-fA-F]{6}", text):
+            return (int(text[0:2], 16), int(text[2:4], 16), int(text[4:6], 16))
+        value = [part for part in re.split(r"[^0-9]+", text) if part]
+    red, green, blue = (int(part) for part in value[:3])
+    if not all(0 <= part <= 255 for part in (red, green, blue)):
+        raise ValueError(f"color {red}, {green}, {blue}")
+    return (red, green, blue)
+
+
+def _from_csv(text: str) -> tuple[list[ClassEntry], bool]:
+    first = text.splitlines()[0]
+    delimiter = max(",;\t|", key=first.count)
+    rows = [[cell.strip() for cell in row] for row in csv.reader(io.StringIO(text), delimiter=delimiter) if any(row)]
+    header = [re.sub(r"[\s_\-]+", " ", cell.lower()) for cell in rows[0]]
+    column = {
+        "name": _column(header, "name", "class name", "label name", "label", "class", "category", "title"),
+        "value": _column(header, "value", "pixel value", "pixelvalue", "id", "index", "label id", "class id",
+                         "class index", "label value", "category id", "labelid", "classid", "pixel", "gray value",
+                         "grey value", "code", "number"),
+        "color": _column(header, "color", "colour", "rgb", "hex", "rgb color", "hex color"),
+        "r": _column(header, "r", "red"),
+        "g": _column(header, "g", "green"),
+        "b": _column(header, "b", "blue"),
+    }  # fmt: skip
+    if column["name"] is None:
+        return _from_lines("\n".join(" ".join(row) for row in rows))
+    if column["value"] is None:  # class,name: the other of two such columns, if it holds numbers
+        place = next((i for i, cell in enumerate(header) if cell in ("class", "label") and i != column["name"]), None)
+        if place is not None and all(place < len(row) and row[place].isdecimal() for row in rows[1:]):
+            column["value"] = place
+    entries = []
+    for i, row in enumerate(rows[1:]):
+        fields = {key: row[place] for key, place in column.items() if place is not None and place < len(row)}
+        color = fields.get("color") or ([fields[c] for c in "rgb"] if all(c in fields for c in "rgb") else None)
+        value = int(fields["value"]) if fields.get("value") else i
+        entries.append(ClassEntry(value, fields["name"], None if color is None else _color(color)))
+    return entries, column["value"] is not None
+
+
+def _column(header: Sequence[str], *names: str) -> int | None:
+    return next((header.index(name) for name in names if name in header), None)
+
+
+def _from_lines(text: str) -> tuple[list[ClassEntry], bool]:
+    lines = [line.strip() for line in text.splitlines()]
+    lines = [line for line in lines if line and line != "#" and not line.startswith(("# ", "//"))]
+    parsed = [_from_line(line) for line in lines]
+    numbered = all(number is not None for number, _, _ in parsed)
+    if numbered and parsed:
+        return [ClassEntry(int(number or 0), name, color) for number, name, color in parsed], True
+    # A list that starts with labelme's __ignore__ counts from -1: the class after it is 0.
+    start = -1 if parsed and parsed[0][1] == "__ignore__" else 0
+    entries = []
+    for i, (number, name, color) in enumerate(parsed):
+        whole = name if number is None else f"{number} {name}"
+        entries.append(ClassEntry(IGNORE_INDEX if start + i < 0 else start + i, whole, color))
+    return entries, False
+
+
+def _from_line(line: str) -> tuple[int | None, str, Color | None]:
+    """(number or None, name, color or None) of one line; a CVAT labelmap's ``name:r,g,b::`` included."""
+    fields = [field for field in _SPLIT.split(line) if field]
+    numbers = [field.isdecimal() for field in fields]
+    if len(fields) >= 4 and all(numbers[-3:]) and not all(numbers):
+        rest = fields[:-3]
+        color = _color(fields[-3:])
+        if len(rest) > 1 and rest[0].isdecimal():
+            return int(rest[0]), " ".join(rest[1:]), color
+        return None, " ".join(rest), color
+    if len(fields) >= 4 and all(numbers[:3]) and not all(numbers):
+        return None, " ".join(fields[3:]), _color(fields[:3])
+    if len(fields) >= 2 and numbers[0]:
+        return int(fields[0]), line[line.index(fields[0]) + len(fields[0]) :].strip(" :,;\t"), None
+    return None, line, None

@@ -1,0 +1,1 @@
+"""From a split to batches: the loader, its cache, and sampling."""

@@ -1,0 +1,68 @@
+"""Oversampling: images that show a rare class come more often.
+
+Class-aware crops look for a rare class within an image; where whole images that show it are rare, only this helps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import numpy.typing as npt
+
+from segwright.core.errors import UsageError
+from segwright.data.records import Reader, Record, Split
+from segwright.imageio.sandbox import Children, killed
+
+Float64Array = npt.NDArray[np.float64]
+BoolArray = npt.NDArray[np.bool_]
+
+
+def repeat_factors(shown: BoolArray, share: float) -> Float64Array:
+    """How much more often each image comes, (N,), 1 or more, from the classes that each shows, (N, K).
+
+    A class in a smaller share f of the images than ``share`` asks for √(share / f); an image is repeated as the
+    class in it that asks for most. Gupta et al. 2019 (LVIS), section 4.1. UsageError where ``share`` is not in 0…1.
+    """
+    if not 0 <= share <= 1:
+        raise UsageError("oversampling takes a share of the images", expected="0 to 1", found=str(share))
+    frequency = shown.mean(axis=0) if len(shown) else np.zeros(shown.shape[1])
+    asked = np.sqrt(share / np.where(frequency > 0, frequency, 1.0)).clip(min=1.0)
+    return np.asarray(np.where(shown, asked, 1.0).max(axis=1, initial=1.0))
+
+
+def classes_shown(split: Split, advance: Callable[[int], None] = lambda count: None) -> BoolArray:
+    """Which classes each image of ``split`` shows, (N, K), from its masks; none where it has no mask.
+
+    The masks are decoded in child processes. What a mask's reading raises is raised; a mask that a child does not
+    survive is an ImageReadError that names its image.
+    """
+    result = np.zeros((len(split), len(split.label_space)), bool)
+    with Children[Record, BoolArray](_looker, split.reader, shared=True) as children:
+        for index, outcome in enumerate(children.in_order(split.records, batch=4)):
+            if outcome.died is not None:
+                raise killed(outcome.item.image_path or outcome.item.id, outcome.died)
+            result[index] = outcome.get()
+            advance(1)
+    return result
+
+
+def _looker(reader: Reader) -> Callable[[Record], BoolArray]:
+    """The function that children run: which classes a record's mask shows, (K,)."""
+    classes = len(reader.label_space)
+
+    def look(record: Record) -> BoolArray:
+        mask = Split("", [record], reader).read_mask(0)
+        if mask is None:
+            return np.zeros(classes, bool)
+        return np.asarray(np.bincount(mask.ravel(), minlength=256)[:classes] > 0)
+
+    return look
+
+
+def describe(factors: Float64Array) -> str:
+    """One line for people."""
+    more = factors > 1
+    if not more.any():
+        return "oversampling: no class is rarer than asked for, every image comes once an epoch"
+    return f"oversampling: {more.sum()} of {len(factors)} images come up to {factors.max():.1f} times as often"

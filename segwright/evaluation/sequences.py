@@ -1,0 +1,142 @@
+"""What a bootstrap may draw: images where each stands alone, whole sequences where frames come from video.
+
+Frames of one video err together, so that an interval that draws them one by one is too narrow. Ids propose sequences
+(:func:`segwright.data.grouping.sequence_of`), and the images are asked: neighbors in a video look more alike than any
+two images. Where the images differ too little from noise to tell, evenly numbered names are enough.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from segwright.core.errors import UsageError
+from segwright.data.grouping import SEQUENCE_AUC, Float32, sequence_of, thumbnail
+from segwright.imageio import UInt8Array
+
+SHORTEST = 3  # frames of a sequence
+EVEN = 0.6  # share of the steps between frame numbers that must be alike
+STRANGE = 0.6  # AUC of neighbors against strangers: below it, the images contradict the names
+TELLING = 0.15  # standard deviation of the correlations of strangers; noise on a 16×16 thumbnail has 1/16
+FEW = 8  # fewer sequences give a rough interval
+PAIRS = 4000
+
+
+@dataclass(frozen=True)
+class Independent:
+    """What the bootstrap of one evaluation draws. ``over``: images, sequences, or blocks (of one sequence)."""
+
+    over: str
+    groups: tuple[str, ...]  # (N,): images of one group are drawn together
+    sequences: tuple[str, ...]  # (N,): the sequence of each image; its own id where it is of none
+    note: str = ""  # what limits the interval, for people
+
+    @property
+    def count(self) -> int:
+        """How many groups there are to draw from."""
+        return len(set(self.groups))
+
+    def __str__(self) -> str:
+        one = {"images": "image", "sequences": "sequence", "blocks": "block of neighboring frames"}[self.over]
+        many = {"blocks": "blocks of neighboring frames"}.get(self.over, self.over)
+        return f"{self.count} {one if self.count == 1 else many}"
+
+    def to_json(self) -> dict[str, object]:
+        """``interval_over`` and ``interval_count``."""
+        return {"interval_over": self.over, "interval_count": self.count}
+
+
+def independent(
+    ids: Sequence[str], looks: Float32 | None = None, *, groups: Sequence[object] | None = None
+) -> Independent:
+    """What to draw of the images ``ids``; ``looks`` (N, S) are their thumbnails, ``groups`` (N,) given sequences."""
+    if groups is None:
+        return drawn_from(ids, find_sequences(ids, looks))
+    if len(groups) != len(ids):
+        raise UsageError("groups name the sequence of every image", expected=str(len(ids)), found=str(len(groups)))
+    return drawn_from(ids, [str(name) for name in groups])
+
+
+def drawn_from(ids: Sequence[str], sequences: Sequence[str]) -> Independent:
+    """What to draw where ``sequences`` (N,) holds the sequence of each image."""
+    sizes = Counter(sequences)
+    several = [name for name, size in sizes.items() if size > 1]
+    if not several:
+        return Independent("images", tuple(ids), tuple(sequences))
+    if len(several) > 1:
+        count = len(sizes)
+        note = f"only {count} sequences: the interval is rough" if count < FEW else ""
+        return Independent("sequences", tuple(sequences), tuple(sequences), note)
+    name = several[0]
+    members = sorted((i for i, found in enumerate(sequences) if found == name), key=lambda i: _number(ids[i]))
+    length = max(1, round(len(members) ** (1 / 3)))  # of a block: Lahiri 2003, section 3.3
+    drawn = list(sequences)
+    for place, index in enumerate(members):
+        drawn[index] = f"{name} {place // length}"
+    note = (
+        f"the frames are of one sequence ({name.rstrip('/') or name}): the interval draws blocks of {length} "
+        "neighbors, is too narrow, and tells nothing about other sequences"
+    )
+    return Independent("blocks", tuple(drawn), tuple(sequences), note)
+
+
+def find_sequences(ids: Sequence[str], looks: Float32 | None = None) -> list[str]:
+    """(N,): the sequence of each image, by its name and its look (see the module); its own id where it is of none."""
+    proposed: dict[str, list[int]] = {}
+    for index, name in enumerate(ids):
+        if (stem := sequence_of(name)) not in ("", name):
+            proposed.setdefault(stem, []).append(index)
+    proposed = {name: members for name, members in proposed.items() if len(members) >= SHORTEST}
+    strangers = _strangers(looks)
+    found = list(ids)
+    for name, members in proposed.items():
+        members.sort(key=lambda i: _number(ids[i]))
+        alike = _alike(members, looks, strangers)
+        even = _evenly_numbered([_number(ids[i])[0] for i in members])
+        # One prefix over everything (photo_001 …) is how anything is named: there, only the images tell.
+        named = even and (len(proposed) > 1)
+        if alike >= SEQUENCE_AUC or (named and not alike < STRANGE):
+            for index in members:
+                found[index] = name
+    return found
+
+
+def look_of(image: UInt8Array | None, mask: UInt8Array, classes: int) -> Float32:
+    """The thumbnail of an image (H, W, C), or of its label mask (H, W) where the image was not read."""
+    if image is not None:
+        return thumbnail(image)[0]
+    return thumbnail((mask * np.uint8(max(1, 255 // classes)))[..., None])[0]
+
+
+def _strangers(looks: Float32 | None) -> npt.NDArray[np.float64] | None:
+    """The sorted correlations of any two images; None where they say nothing (flat images, noise, too few)."""
+    if looks is None or len(looks) < 2 * SHORTEST:
+        return None
+    a, b = np.random.default_rng(0).integers(0, len(looks), (2, PAIRS))
+    found = np.sort((looks[a] * looks[b]).sum(axis=1, dtype=np.float64)[a != b])
+    return found if found.size and found.std() > TELLING else None
+
+
+def _alike(members: Sequence[int], looks: Float32 | None, strangers: npt.NDArray[np.float64] | None) -> float:
+    """How often neighbors are more alike than strangers, 0…1; NaN where the images cannot tell."""
+    if looks is None or strangers is None:
+        return float("nan")
+    order = np.asarray(members)
+    near = (looks[order[1:]] * looks[order[:-1]]).sum(axis=1, dtype=np.float64)
+    below = np.searchsorted(strangers, near, "left") + np.searchsorted(strangers, near, "right")
+    return float(below.mean() / (2 * strangers.size))
+
+
+def _evenly_numbered(numbers: Sequence[int]) -> bool:
+    steps = np.diff(np.asarray(numbers))
+    return bool(steps.size) and Counter(steps.tolist()).most_common(1)[0][1] >= EVEN * steps.size
+
+
+def _number(name: str) -> tuple[int, str]:
+    match = re.search(r"[0-9]+$", name)
+    return (int(match[0][-15:]) if match else -1, name)

@@ -1,0 +1,1 @@
+"""Exports, each verified against the model it comes from."""

@@ -1,0 +1,296 @@
+"""Exports, each verified against the original on real images at several sizes before it is put in place.
+
+Several models are exported as one, their ensemble: the original is then the mean of their probabilities.
+
+``bundle`` is the folder that segwright itself loads. ``onnx``: the exported graph holds the whole contract of a model,
+raw uint8 pixels N×H×W×C of any batch and size in, labels and confidence out; normalization, padding and cropping are
+inside. One file carries weights and, as metadata, the bundle's description, so that ``predict`` and ``evaluate`` need
+nothing else.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from segwright.core.atomic_io import write_json
+from segwright.core.deprecated import warn_renamed
+from segwright.core.errors import ExportError, UsageError
+from segwright.core.types import Sample
+from segwright.imageio import UInt8Array
+from segwright.inference.bundle import Bundle, is_bundle, load_bundle, save_bundle
+from segwright.inference.ensemble import MeanRuntime, join_models
+from segwright.inference.predictor import find_bundle, fit_channels
+from segwright.inference.runtimes import ONNX_METADATA_KEY, OnnxRuntime, Runtime, TorchRuntime, decide
+from segwright.metrics.confusion import ConfusionMatrix
+from segwright.models.base import SegmentationModel
+
+OPSET = 18
+MAX_ABS_LOGIT = 1e-2  # float32 sums in another order, through some hundred layers, stay well below
+MIN_AGREEMENT = 0.999
+
+
+@dataclass(frozen=True)
+class Parity:
+    """How far an export is from its original."""
+
+    max_abs_logit: float
+    argmax_agreement: float  # share of equal labels over all images and sizes
+    miou_delta: float  # mIoU of the export minus mIoU of the original, where masks were given; else 0
+    sizes: tuple[str, ...]  # height×width of what was compared
+    source: str = ""  # where they came from
+
+
+@dataclass(frozen=True)
+class ExportResult:
+    """What was written, and how it compares."""
+
+    path: Path
+    format: str
+    precision: str
+    parity: Parity
+    latency_ms: float  # one image of the first size, median
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "path": str(self.path),
+            "format": self.format,
+            "precision": self.precision,
+            "parity": asdict(self.parity),
+            "latency_ms": self.latency_ms,
+        }
+
+
+class ExportedGraph(nn.Module):
+    """What the exporter traces: raw pixels to labels (uint8) and confidence, and the logits."""
+
+    def __init__(self, model: SegmentationModel) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """uint8 (N, H, W, C) → labels (N, H, W), confidence (N, H, W), logits (N, K, H, W)."""
+        logits = self.model(images).logits
+        labels, confidence = decide(logits)
+        return labels.to(torch.uint8), confidence, logits
+
+
+def export(
+    model: str | Path | Sequence[str | Path],
+    to: str = "onnx",
+    out: str | Path | None = None,
+    *,
+    samples: Sequence[Sample] = (),
+    source: str = "",
+    with_logits: bool = False,
+    command: str = "",
+    trust_external: bool = False,
+    pictures: str | None = None,
+) -> ExportResult:
+    """Export a run folder or bundle, or several as their ensemble; ExportError where it cannot be exported or does not
+    agree with the original.
+
+    ``samples`` are the real images compared (their masks too, where they have them); ``with_logits`` adds a third
+    output to a file, which test-time views and post-processing need; ``command`` is written into an ensemble.
+    ``pictures`` is the former name of ``source``.
+    """
+    if pictures is not None:
+        warn_renamed("pictures", "source")
+        source = pictures
+    if to not in EXPORTERS:
+        raise UsageError("unknown export format", expected=", ".join(EXPORTERS), found=to)
+    if not samples:
+        raise UsageError("an export is compared on real images", found="none", fix="give some with --data")
+    models = [model] if isinstance(model, str | Path) else list(model)
+    if len(models) == 1:
+        network, bundle = load_bundle(find_bundle(models[0]), trust_external=trust_external)
+    else:
+        network, bundle = join_models(models, command=command, trust_external=trust_external)
+    folders = [find_bundle(m) for m in models]
+    # Loaded again, one by one: what is exported must not be compared with itself.
+    originals = [TorchRuntime(load_bundle(folder, trust_external=trust_external)[0], "cpu") for folder in folders]
+    original = originals[0] if len(originals) == 1 else MeanRuntime(originals)
+    run = folders[0].parent
+    usual = run / f"{run.name or 'model'}.{to}" if len(models) == 1 else Path(f"ensemble.{to}")
+    path = Path(out) if out is not None else usual
+    _refuse_overwriting(path, to, folders)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with_logits = with_logits or bundle.postprocess is not None
+    return EXPORTERS[to](Job(network, bundle, original, path, samples, source, with_logits))
+
+
+@dataclass(frozen=True)
+class Job:
+    """What an exporter is given."""
+
+    network: SegmentationModel
+    bundle: Bundle
+    original: Runtime
+    path: Path
+    samples: Sequence[Sample]
+    source: str
+    with_logits: bool
+
+
+def export_onnx(job: Job) -> ExportResult:
+    """Write an ONNX file with free batch, height and width, after comparing it with the original."""
+    with tempfile.TemporaryDirectory(dir=job.path.parent, prefix=".exporting-") as temporary:
+        whole = Path(temporary) / "whole.onnx"
+        _trace(job.network.cpu().eval(), job.bundle, whole)
+        parity = compare(job.original, OnnxRuntime(whole, "cpu"), job.samples, job.source)
+        check_parity(parity, job.path)
+        final = whole if job.with_logits else _without_logits(whole)
+        runtime = OnnxRuntime(final, "cpu")
+        latency = _latency(runtime.labels, fit_channels(job.samples[0].image, runtime.in_channels)[None])
+        os.replace(final, job.path)
+    result = ExportResult(job.path, "onnx", "fp32", parity, latency)
+    write_json(job.path.with_suffix(".parity.json"), result.to_json())
+    return result
+
+
+def export_bundle(job: Job) -> ExportResult:
+    """Write a bundle, after comparing what loads from it with the original; the comparison is among its metrics."""
+    with tempfile.TemporaryDirectory(dir=job.path.parent, prefix=".exporting-") as temporary:
+        written, _ = load_bundle(save_bundle(Path(temporary) / "bundle", job.network, job.bundle), trust_external=True)
+        runtime = TorchRuntime(written, "cpu")
+        parity = compare(job.original, runtime, job.samples, job.source)
+        check_parity(parity, job.path)
+        latency = _latency(runtime.labels, fit_channels(job.samples[0].image, runtime.in_channels)[None])
+    save_bundle(job.path, job.network, replace(job.bundle, metrics={**job.bundle.metrics, "parity": asdict(parity)}))
+    return ExportResult(job.path, "bundle", "fp32", parity, latency)
+
+
+EXPORTERS: dict[str, Callable[[Job], ExportResult]] = {"onnx": export_onnx, "bundle": export_bundle}
+
+
+def _refuse_overwriting(path: Path, to: str, models: Sequence[Path]) -> None:
+    """UsageError where something stands at ``path`` that is not an earlier export: a bundle takes a folder's place."""
+    if to == "bundle":
+        mine = path.resolve() in [model.resolve() for model in models]
+        wrong = mine or path.is_file() or (path.is_dir() and any(path.iterdir()) and not is_bundle(path))
+    else:
+        wrong = path.is_dir()
+    if wrong:
+        raise UsageError(
+            "something else stands where the export would go",
+            expected="a new name, an empty folder or an earlier bundle" if to == "bundle" else "a file's name",
+            found="a file" if path.is_file() else "a folder",
+            where=path,
+            fix="another name with --out",
+        )
+
+
+def compare(original: Runtime, exported: Runtime, samples: Sequence[Sample], source: str = "") -> Parity:
+    """The original against what was exported on every sample at its own size and, on the first ones, at odd and small
+    sizes and as a batch."""
+    worst, equal, total = 0.0, 0, 0
+    ours, theirs = ConfusionMatrix(original.classes), ConfusionMatrix(original.classes)
+    sizes: dict[str, None] = {}
+    for images, mask in _views(samples, original.in_channels):
+        expected, found = original.logits(images), exported.logits(images)
+        labels = exported.labels(images)[0]
+        own = expected.argmax(axis=1).astype(np.uint8)
+        difference = float(np.abs(expected - found).max())  # NaN where either is
+        worst = max(worst, difference if np.isfinite(difference) else float("inf"))
+        equal, total = equal + int((own == labels).sum()), total + own.size
+        sizes["×".join(str(n) for n in (images.shape[1:3] if len(images) == 1 else images.shape[:3]))] = None
+        if mask is not None:
+            ours.update(own[0], mask)
+            theirs.update(labels[0], mask)
+    delta = theirs.scores().miou - ours.scores().miou
+    return Parity(worst, equal / total, 0.0 if np.isnan(delta) else delta, tuple(sizes), source)
+
+
+def check_parity(parity: Parity, path: Path) -> None:
+    """ExportError where the export is too far from the original to be trusted."""
+    if not (parity.max_abs_logit <= MAX_ABS_LOGIT and parity.argmax_agreement >= MIN_AGREEMENT):
+        raise ExportError(
+            "the export does not agree with the original; nothing was written",
+            expected=f"logits within {MAX_ABS_LOGIT}, at least {MIN_AGREEMENT:.1%} of the labels equal",
+            found=f"logits within {parity.max_abs_logit:.3g}, {parity.argmax_agreement:.3%} equal",
+            where=path,
+            fix="report the network and the versions of torch and onnxruntime",
+        )
+
+
+def _views(samples: Sequence[Sample], channels: int) -> list[tuple[UInt8Array, UInt8Array | None]]:
+    """(batch of images, mask): every sample whole; the first cropped to odd and tiny sizes; two as one batch."""
+    views: list[tuple[UInt8Array, UInt8Array | None]] = []
+    for sample in samples:
+        views.append((fit_channels(sample.image, channels)[None], sample.mask))
+    first = views[0][0]
+    height, width = first.shape[1:3]
+    for h, w in ((height - 1, width - 3), (height * 2 // 3 + 1, width // 2 + 1), (33, 65)):
+        if 0 < h <= height and 0 < w <= width:
+            views.append((np.ascontiguousarray(first[:, :h, :w]), None))
+    views.append((np.concatenate([first, first[:, ::-1]]), None))
+    return views
+
+
+def _trace(network: SegmentationModel, bundle: Bundle, path: Path) -> None:
+    """Write the graph with its three outputs and the bundle's description as metadata."""
+    # An example of unequal, odd sides: equal ones would let the tracer take height and width for one symbol.
+    example = torch.randint(0, 255, (2, 97, 131, network.in_channels), dtype=torch.uint8)
+    dynamic = {"images": dict.fromkeys((0, 1, 2), torch.export.Dim.DYNAMIC)}
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            program = torch.onnx.export(
+                ExportedGraph(network),
+                (example,),
+                input_names=["images"],
+                output_names=["labels", "confidence", "logits"],
+                dynamic_shapes=dynamic,
+                dynamo=True,
+                opset_version=OPSET,
+                verbose=False,
+            )
+        assert program is not None
+        program.model.metadata_props[ONNX_METADATA_KEY] = json.dumps(describe(bundle))
+        program.save(str(path), external_data=False)
+    except Exception as error:  # the exporter raises errors of many kinds of its own
+        raise ExportError(
+            "torch cannot export this network to ONNX",
+            found=f"{type(error).__name__}: {str(error).splitlines()[0][:300] if str(error) else ''}",
+            where=path,
+        ) from error
+
+
+def describe(bundle: Bundle) -> dict[str, Any]:
+    """What travels inside an exported file: the bundle's description without the training log's bulk."""
+    short = replace(bundle, training={k: v for k, v in bundle.training.items() if k in ("data", "command")})
+    return short.to_json()
+
+
+def _without_logits(whole: Path) -> Path:
+    import onnx
+
+    model = onnx.load(str(whole))
+    kept = [output for output in model.graph.output if output.name != "logits"]
+    del model.graph.output[:]
+    model.graph.output.extend(kept)
+    path = whole.with_name("final.onnx")
+    onnx.save(model, str(path))
+    return path
+
+
+def _latency(run: Callable[[UInt8Array], object], images: UInt8Array, repeats: int = 7) -> float:
+    """Milliseconds, the median of some runs after a first."""
+    run(images)
+    times = []
+    for _ in range(repeats):
+        started = time.perf_counter()
+        run(images)
+        times.append(time.perf_counter() - started)
+    return float(np.median(times) * 1000)

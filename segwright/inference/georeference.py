@@ -1,0 +1,147 @@
+"""Where an image lies on the ground, and masks that lie there too: GeoTIFF tags and world files, copied as they are.
+
+The tags hold the whole coordinate system, a user-defined one as well, so that nothing has to be known about it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import numpy.typing as npt
+
+from segwright.core.types import IGNORE_INDEX
+from segwright.data.formats.georeference import Georeference, georeference
+from segwright.data.formats.geotiff import nodata_of
+from segwright.imageio import UInt8Array
+
+TIFF = (".tif", ".tiff")
+# Pixel scale, tie points, transformation, GeoKey directory with its numbers and texts, RPC coefficients
+GEO_TAGS = (33550, 33922, 34264, 34735, 34736, 34737, 50844)
+GDAL_NODATA = 42113
+ORIENTATION = 274
+LINEAR_UNITS, METRE, PROJECTED = 3076, 9001, 3072  # GeoKeys
+TILE = 256
+WORLD_BYTES = 65_536  # no world file or .prj is larger
+
+
+@dataclass(frozen=True)
+class Placement:
+    """What places an image on the ground."""
+
+    tags: tuple[tuple[int, int, int, Any, bool], ...] = ()  # as tifffile writes them
+    reference: Georeference | None = None
+    unit: str = ""  # of areas; empty where a pixel's area is unknown
+    sidecars: tuple[tuple[str, bytes], ...] = ()  # ending → content: a world file and its .prj
+    note: str = ""  # why the place is lost, where it is
+
+    @property
+    def pixel_area(self) -> float | None:
+        """Of a pixel, in ``unit``; None where it is unknown."""
+        ground = self.reference
+        return None if ground is None or not self.unit else abs(ground.a * ground.e - ground.b * ground.d)
+
+
+def placement(path: Path) -> Placement | None:
+    """Of an image file; None where nothing places it."""
+    if path.suffix.lower() in TIFF:
+        found = _geotiff(path)
+        if found is not None:
+            return found
+    sidecars = _sidecars(path)
+    return Placement(sidecars=sidecars) if sidecars else None
+
+
+def no_data(path: Path, pixels: npt.NDArray[Any]) -> npt.NDArray[np.bool_] | None:
+    """Where all bands of a TIFF's pixels (H, W, C) hold what the file calls no data; None where it calls nothing so."""
+    value = nodata_of(path)
+    if value is None:
+        return None
+    return np.asarray(np.isnan(pixels).all(axis=2) if np.isnan(value) else (pixels == value).all(axis=2))
+
+
+def write_geotiff(
+    path: Path,
+    values: npt.NDArray[Any],
+    place: Placement | None,
+    *,
+    colors: UInt8Array | None = None,
+    ignore: int | None = IGNORE_INDEX,
+) -> None:
+    """A tiled, deflated TIFF of values (H, W) at ``place``; ``colors`` 256×3 makes a palette, ``ignore`` is no data."""
+    import tifffile
+
+    options: dict[str, Any] = {"photometric": "minisblack"}
+    if colors is not None:
+        options = {"photometric": "palette", "colormap": colors.T.astype(np.uint16) * 257}
+    tags = list(place.tags) if place is not None else []
+    if ignore is not None:
+        text = str(ignore)
+        tags.append((GDAL_NODATA, 2, len(text) + 1, text, True))
+    height, width = values.shape
+    tifffile.imwrite(
+        path, cast(Any, _tiles(values)), shape=(height, width), dtype=values.dtype, tile=(TILE, TILE),
+        compression="zlib", extratags=tags, metadata=None, software="segwright",
+        bigtiff=values.nbytes > 2**31, **options,
+    )  # fmt: skip
+
+
+def _tiles(values: npt.NDArray[Any]) -> Iterator[npt.NDArray[Any]]:
+    height, width = values.shape
+    for top in range(0, height, TILE):
+        for left in range(0, width, TILE):
+            yield np.ascontiguousarray(values[top : top + TILE, left : left + TILE])
+
+
+def _geotiff(path: Path) -> Placement | None:
+    import tifffile
+
+    try:
+        with tifffile.TiffFile(path) as file:
+            page = file.pages.first
+            found = {code: page.tags[code] for code in GEO_TAGS if code in page.tags}
+            if not found:
+                return None
+            turned = page.tags.get(ORIENTATION)
+            tags = tuple((code, int(tag.dtype), int(tag.count), tag.value, True) for code, tag in found.items())
+            keys = found[34735].value if 34735 in found else ()
+    except Exception:  # whatever tifffile trips over; the pixels were read, so the mask is written without a place
+        return Placement(note="its place on the ground cannot be read")
+    if turned is not None and turned.value != 1:
+        return Placement(note="it is turned by its orientation tag: the mask has no place on the ground")
+    entries = {keys[i]: keys[i + 3] for i in range(4, len(keys) - 3, 4) if keys[i + 1] == 0}
+    unit = ""
+    if PROJECTED in entries:
+        unit = "m²" if entries.get(LINEAR_UNITS) == METRE else "square units of the coordinate system"
+    return Placement(tags, georeference(path), unit)
+
+
+def _sidecars(path: Path) -> tuple[tuple[str, bytes], ...]:
+    """The world file beside an image and its .prj, as (ending for the mask's PNG, content)."""
+    ending = path.suffix.lstrip(".")
+    short = (ending[:1] + ending[-1:] + "w").lower()
+    for name in (short, f"{ending.lower()}w", "wld"):
+        for candidate in (path.with_suffix(f".{name}"), path.with_suffix(f".{name.upper()}")):
+            world = _small(candidate)
+            if world is None or len(world.split()) < 6:
+                continue
+            found = [("pgw", world)]
+            for prj in (path.with_suffix(".prj"), path.with_suffix(".PRJ")):
+                text = _small(prj)
+                if text is not None:
+                    found.append(("prj", text))
+                    break
+            return tuple(found)
+    return ()
+
+
+def _small(path: Path) -> bytes | None:
+    try:
+        if not path.is_file() or path.stat().st_size > WORLD_BYTES:
+            return None
+        return path.read_bytes()
+    except OSError:
+        return None

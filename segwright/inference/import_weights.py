@@ -1,0 +1,197 @@
+"""Weights that were trained elsewhere, as a saved model of ours: to evaluate, export and serve without training."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from segwright.core.errors import ModelError, UsageError, WeightsError
+from segwright.core.types import LabelSpace
+from segwright.data.label_maps import read_class_list
+from segwright.inference.bundle import Bundle, load_bundle, save_bundle
+from segwright.models.base import IMAGENET_MEAN, IMAGENET_STD, SegmentationModel
+from segwright.models.catalog import create_model
+from segwright.models.convert import load_converted
+from segwright.models.encoders.pretrained import read_weights_file
+from segwright.models.external import ExternalModel
+
+# Names for what trainers do to pixels in 0 to 1 before the network
+NORMALIZATIONS: dict[str, dict[str, list[float]]] = {
+    "imagenet": {"mean": list(IMAGENET_MEAN), "std": list(IMAGENET_STD)},
+    "none": {"mean": [0.0], "std": [1.0]},  # pixels in 0 to 1
+    "half": {"mean": [0.5], "std": [0.5]},  # pixels in -1 to 1
+    "raw": {"mean": [0.0], "std": [1 / 255]},  # pixels in 0 to 255
+}
+TRIED = (2, 65, 97)  # images, height, width of the forward pass
+
+
+@dataclass(frozen=True)
+class Imported:
+    """What :func:`import_weights` did."""
+
+    path: Path
+    tensors: int  # taken from the file
+    parameters: int
+    layout: str  # whose names the file used
+    normalization: Mapping[str, Any]
+    notes: tuple[str, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "path": str(self.path), "tensors": self.tensors, "parameters": self.parameters, "layout": self.layout,
+            "normalization": dict(self.normalization), "notes": list(self.notes),
+        }  # fmt: skip
+
+
+def import_weights(
+    weights: str | Path,
+    out: str | Path,
+    *,
+    model: str,
+    classes: Sequence[str] | str | Path,
+    encoder: str | None = None,
+    in_channels: int = 3,
+    normalization: str | Mapping[str, Any] | None = None,
+    key: str | None = None,
+    prefix: str | None = None,
+    arguments: Mapping[str, Any] | None = None,
+    command: str = "",
+) -> Imported:
+    """Make a bundle in ``out`` of the network ``model`` with the weights in a file.
+
+    ``classes``: their names in the order of the network's outputs, or a file that lists them. ``normalization``:
+    a name of :data:`NORMALIZATIONS` or ``{"mean": […], "std": […]}``; left out, the network's own, which a note
+    tells. ``key`` and ``prefix`` as for :func:`segwright.models.encoders.pretrained.read_weights_file`, ``arguments``
+    go to the network. Every tensor of the network has to be in the file; what is saved is loaded again and run on
+    random pixels. WeightsError where weights and network do not fit, UsageError for wrong arguments.
+    """
+    space = class_space(classes)
+    given = _normalization(normalization)
+    file = read_weights_file(weights, key=key, prefix=prefix)
+    options: dict[str, Any] = {**(arguments or {}), "in_channels": in_channels}
+    if encoder is not None:
+        options["encoder"] = encoder
+    if given is not None:
+        options["normalization"] = given
+    out = Path(out)
+    if out.exists() and (out.is_file() or any(out.iterdir())):
+        raise UsageError(
+            "something else stands where the model would go", expected="a new name or an empty folder", where=out,
+            fix="another folder with --out",
+        )  # fmt: skip
+    network = create_model(model, classes=space.classes, weights=None, **options)
+    notes = [*file.notes]
+    if isinstance(network, ExternalModel):
+        layout, taken = model.split(":")[0], _load_external(network, file.tensors, Path(weights))
+    else:
+        loaded = load_converted(network, file.tensors)
+        if loaded.origin == "encoder":
+            raise WeightsError(
+                "the file holds an encoder alone", expected="a whole network", where=weights,
+                fix="train the rest: segwright train DATA --weights FILE",
+            )  # fmt: skip
+        if loaded.left_out:
+            shapes = [tuple(file.tensors[name].shape) for name in loaded.left_out if name in file.tensors]
+            found = f"{shapes[0][0]} classes" if shapes else ", ".join(loaded.left_out)
+            raise WeightsError(
+                "the weights are of another number of classes", expected=f"{space.classes}: {', '.join(space.names)}",
+                found=found, where=weights, fix="name all classes in the order of the outputs with --classes",
+            )  # fmt: skip
+        layout, taken = loaded.origin, loaded.taken
+        notes += [f"adapted to {in_channels} channels: {name}" for name in loaded.adapted]
+    mean, std = (network.get_buffer(name).flatten().tolist() for name in ("mean", "std"))
+    used = {"mean": mean, "std": std}
+    if given is None:
+        notes.append(
+            f"pixels are normalized with mean {_short(mean)} and std {_short(std)}, the network's default; where the "
+            "weights were trained otherwise, give --normalization"
+        )
+    _try(network, weights)
+    bundle = Bundle(
+        architecture=model,
+        label_space=space,
+        arguments=options,
+        preprocessing={"channels": in_channels},
+        training={"imported": Path(weights).name, "command": command},
+        licenses={"weights": f"{Path(weights).name} (license as its publisher states)"},
+    )
+    folder = save_bundle(out, network.eval(), bundle)
+    again, _ = load_bundle(folder, trust_external=True)
+    _compare(network, again, folder)
+    parameters = sum(parameter.numel() for parameter in network.parameters())
+    return Imported(folder, taken, parameters, layout, used, tuple(notes))
+
+
+def class_space(classes: Sequence[str] | str | Path) -> LabelSpace:
+    """Classes from a list, from ``a,b,c``, or from a file; UsageError where there are none."""
+    if isinstance(classes, str | Path):
+        text = str(classes)
+        if Path(text).is_file():
+            listed = read_class_list(text)
+            colors = listed.colors
+            kept = [entry for entry in listed.entries if not entry.ignored]
+            palette = tuple(entry.color for entry in kept if entry.color is not None) if colors is not None else ()
+            return LabelSpace(tuple(entry.name for entry in kept), palette)
+        names = [name.strip() for name in text.split(",")]
+    else:
+        names = [str(name) for name in classes]
+    if not names or not all(names):
+        raise UsageError("classes have names", expected="a,b,c or a file that lists them", found=str(classes)[:200])
+    return LabelSpace(tuple(names))
+
+
+def _normalization(given: str | Mapping[str, Any] | None) -> dict[str, Any] | None:
+    if given is None or isinstance(given, Mapping):
+        return None if given is None else dict(given)
+    if given in NORMALIZATIONS:
+        return dict(NORMALIZATIONS[given])
+    try:  # mean/std, of numbers with commas between them
+        mean, std = ([float(number) for number in part.split(",")] for part in given.split("/"))
+    except ValueError:
+        raise UsageError(
+            "unknown normalization",
+            expected=f"{', '.join(NORMALIZATIONS)}, or MEAN/STD of pixels in 0 to 1, such as 0.5,0.5,0.5/0.2,0.2,0.2",
+            found=given,
+        ) from None
+    return {"mean": mean, "std": std}
+
+
+def _load_external(network: ExternalModel, tensors: Mapping[str, torch.Tensor], where: Path) -> int:
+    try:
+        network.module.load_state_dict(dict(tensors))
+    except RuntimeError as error:
+        raise WeightsError("the weights do not fit the network", where=where, found=str(error)[:400]) from error
+    return len(tensors)
+
+
+def _pixels(network: SegmentationModel) -> torch.Tensor:
+    count, height, width = TRIED
+    shape = (count, max(height, network.minimum_size), max(width, network.minimum_size), network.in_channels)
+    return torch.randint(0, 256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+
+
+@torch.inference_mode()
+def _try(network: SegmentationModel, weights: str | Path) -> None:
+    """ModelError where the network does not answer random pixels with numbers."""
+    logits = network.eval()(_pixels(network)).logits
+    if not torch.isfinite(logits).all():
+        raise ModelError(
+            "the network with these weights does not answer with numbers", found="NaN or infinity", where=weights
+        )
+
+
+@torch.inference_mode()
+def _compare(network: SegmentationModel, again: SegmentationModel, where: Path) -> None:
+    pixels = _pixels(network)
+    worst = float((network(pixels).logits - again.eval()(pixels).logits).abs().max())
+    if not worst <= 1e-3:
+        raise ModelError("what was saved answers otherwise than the weights", found=f"logits differ by {worst:.3g}",
+                         where=where)  # fmt: skip
+
+
+def _short(values: Sequence[float]) -> str:
+    return ", ".join(f"{value:.4g}" for value in values[:4])

@@ -1,0 +1,66 @@
+"""What a model says of one image: labels, confidence, and the forms people look at."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from segwright.core.deprecated import renamed_attribute
+from segwright.core.errors import LabelError
+from segwright.core.types import Float32Array, LabelSpace, UInt8Array, blend, row_strips
+from segwright.imageio import write_mask
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a model says of one image."""
+
+    labels: UInt8Array  # (H, W) class indices
+    confidence: Float32Array  # (H, W) in 0…1: the softmax probability of the label
+    label_space: LabelSpace
+    image: UInt8Array | None = None  # (H, W, C)
+    probabilities: Float32Array | None = None  # (K, H, W), only when asked for
+
+    def __post_init__(self) -> None:
+        if self.labels.dtype != np.uint8 or self.labels.ndim != 2:
+            raise LabelError("labels are uint8 height×width", found=f"{self.labels.dtype} {self.labels.shape}")
+        if self.confidence.shape != self.labels.shape:
+            raise LabelError(
+                "one confidence a pixel", expected=str(self.labels.shape), found=str(self.confidence.shape)
+            )
+
+    def color(self) -> UInt8Array:
+        """H×W×3: every pixel in its class's color."""
+        palette, result = self.label_space.palette(), np.empty((*self.labels.shape, 3), np.uint8)
+        for rows in row_strips(self.labels):
+            result[rows] = palette[self.labels[rows]]
+        return result
+
+    colour = renamed_attribute("colour", "color")
+
+    def overlay(self, alpha: float = 0.5) -> UInt8Array:
+        """H×W×3: the colors laid over the image; ``alpha`` 0 shows the image alone, 1 the colors alone."""
+        colors = self.color()
+        if self.image is None:
+            return colors
+        return blend(self.image, colors, alpha)
+
+    def confidence_image(self) -> UInt8Array:
+        """H×W×1: the confidence as gray, 255 is certain."""
+        gray: UInt8Array = (self.confidence * 255 + 0.5).astype(np.uint8)
+        return gray[..., None]
+
+    def shares(self) -> dict[str, float]:
+        """Class name → its share of the pixels, in 0…1."""
+        counts = np.zeros(256, np.int64)
+        for rows in row_strips(self.labels):
+            counts += np.bincount(self.labels[rows].ravel(), minlength=256)
+        return {
+            name: float(count) / self.labels.size for name, count in zip(self.label_space.names, counts, strict=False)
+        }
+
+    def save(self, path: str | Path) -> Path:
+        """Write the labels as a palette PNG (indices are class indices) and return where."""
+        return write_mask(path, self.labels, self.label_space.palette())

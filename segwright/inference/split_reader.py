@@ -1,0 +1,79 @@
+"""A split as a model sees it: its images through the model's value range, as in :meth:`Predictor.read`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from segwright.core.errors import DataError, ImageReadError
+from segwright.core.types import LabelSpace
+from segwright.data.records import Record, Split, Values
+from segwright.imageio import UInt8Array
+from segwright.inference.predictor import STRETCHED_DATA, Predictor, fit_channels
+
+
+def as_model_sees(split: Split, predictor: Predictor) -> Split:
+    """``split`` with images brought to 8 bit by the model's value range, where it has one.
+
+    Without this a dataset's own range would be used, which differs from the model's where the data is not the training
+    data. Where a dataset mixes 8-bit images with deeper ones, those are read as training reads them
+    (:meth:`ValueRange.among_deeper`); where all are 8 bit, ``predictor.eight_bit`` holds, and what is ambiguous is an
+    ImageReadError on reading.
+    """
+    own = getattr(split.reader, "value_range", None)
+    if predictor.value_range is None:
+        if own is not None:
+            predictor.note(STRETCHED_DATA)
+        return split
+    if isinstance(split.reader, ModelReader):
+        return split
+    return Split(split.name, split.records, ModelReader(split.reader, predictor, own is not None))
+
+
+@dataclass
+class ModelReader:
+    """A reader whose images go through a model's value range; masks are the reader's own."""
+
+    reader: Any
+    predictor: Predictor
+    mixed: bool  # whether the dataset holds deeper images, so that its 8-bit ones are already scaled
+
+    def __post_init__(self) -> None:
+        self.label_space: LabelSpace = self.reader.label_space
+
+    @property
+    def value_range(self) -> Any:
+        return self.predictor.value_range
+
+    def image(self, record: Record) -> UInt8Array:
+        raster = getattr(self.reader, "raster", None)
+        pixels: npt.NDArray[Any] = raster(record) if raster is not None else self.reader.image(record)
+        where = record.image_path or record.id
+        if pixels.dtype == np.uint8 and self.mixed:
+            known = self.predictor.value_range
+            image = np.asarray(pixels, np.uint8) if known is None else known.among_deeper(pixels)
+            return fit_channels(image, self.predictor.runtime.in_channels)
+        try:
+            return self.predictor.scaled(pixels, where)
+        except ImageReadError:
+            raise
+        except DataError as error:
+            raise ImageReadError(
+                error.message, expected=error.expected, found=error.found, where=where, fix=error.fix
+            ) from error
+
+    def mask(self, record: Record) -> UInt8Array | None:
+        found: UInt8Array | None = self.reader.mask(record)
+        return found
+
+    def values(self, record: Record) -> Values | None:
+        found: Values | None = self.reader.values(record)
+        return found
+
+    def __getattr__(self, name: str) -> Any:
+        if name in ("reader", "__getstate__", "__setstate__"):
+            raise AttributeError(name)
+        return getattr(self.reader, name)

@@ -1,0 +1,1 @@
+"""Everything that is compiled, each beside its plain twin, with one switch."""

@@ -1,0 +1,1 @@
+"""Encoders, and the pretrained weights they may start from."""

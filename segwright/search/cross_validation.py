@@ -1,0 +1,119 @@
+"""Cross-validation: one run a fold, and what their scores say together.
+
+Every labeled image outside the test split is scored by exactly one model, which has not seen it. The pooled score
+over all of them has an interval from images, or from sequences where frames come from video; the spread over the folds
+also holds the luck of the training.
+
+The folder holds ``fold-0/`` …, ``folds.json``, ``report.html`` and ``model/``: the folds' models as one (an ensemble).
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from segwright.core.atomic_io import exclusive, write_json
+from segwright.core.errors import UsageError
+from segwright.core.progress import stderr_console
+from segwright.data.check.runner import inspect_dataset
+from segwright.data.dataset import Dataset
+from segwright.inference.ensemble import save_ensemble
+from segwright.models.ensemble import MOST_MEMBERS
+from segwright.search.cross_validation_page import write_folds_page
+from segwright.search.folds import CrossValidation, Fold
+from segwright.training.checkpoint import checkpoints
+from segwright.training.config import TrainConfig
+from segwright.training.run import refuse_errors, run_training, warning_lines
+from segwright.training.run_dir import default_folder, point_latest
+
+
+def cross_validate(
+    data: Dataset,
+    config: TrainConfig,
+    folds: int,
+    *,
+    resume: bool = False,
+    start: str | Path | None = None,
+    command: str = "",
+) -> CrossValidation:
+    """Train ``folds`` runs into ``OUT/fold-0`` …; a budget in minutes is that of each. With ``resume``, folds that are
+    finished stay and one that was stopped goes on. UsageError for fewer than two folds or a folder in use."""
+    if folds < 2:
+        raise UsageError("cross-validation takes two folds or more", found=str(folds))
+    folder = Path(config.out) if config.out else default_folder(data, config)
+    done: list[Fold] = []
+    stopped_by = None
+    with exclusive(folder):
+        if (folder / "fold-0").exists() and not resume:
+            raise UsageError("the folder holds runs already", where=folder, fix="--resume, or another --out")
+        checked = inspect_dataset(data)
+        for line in warning_lines(checked):
+            stderr_console().print(line, soft_wrap=True)
+        refuse_errors(checked, data, skip_bad=config.data.skip_bad)
+        for number in range(folds):
+            place = folder / f"fold-{number}"
+            if resume and (kept := _kept(place, number, folds)) is not None:
+                done.append(kept)
+                continue
+            stderr_console().print(f"fold {number + 1} of {folds}", highlight=False)
+            values = {"data.fold": number, "data.folds": folds, "out": str(place)}
+            if not checkpoints(place / "checkpoints"):
+                shutil.rmtree(place, ignore_errors=True)  # begun, and stopped before anything was worth keeping
+            run = run_training(
+                data, config.with_values(values), resume=resume, start=start, command=command, checked=checked
+            )
+            if run.evaluation is None:
+                stopped_by = run.stopped_by or "no score"
+                break
+            e = run.evaluation
+            fold = Fold(
+                number,
+                place,
+                e.miou,
+                e.miou_ci95,
+                np.asarray(e.counts, np.int64),
+                tuple(e.ids),
+                e.independent.sequences,
+            )
+            images = {"counts": fold.counts.tolist(), "ids": list(fold.ids), "sequences": list(fold.sequences)}
+            write_json(place / "fold.json", {**fold.to_json(), "folds": folds, **images})
+            done.append(fold)
+        found = CrossValidation(folder, data.label_space.names, tuple(done), folds, stopped_by)
+        _conclude(found, command)
+    return found
+
+
+def _conclude(found: CrossValidation, command: str) -> None:
+    """Write what the folds came to: the ensemble where all are trained, the figures, the page."""
+    folder = found.folder
+    if len(found.folds) == found.wanted <= MOST_MEMBERS:
+        scores = {key: value for key, value in found.summary().items() if key.startswith(("val_", "pooled_"))}
+        models = [fold.folder for fold in found.folds]
+        save_ensemble(models, found.model, metrics={"cross_validation": scores}, command=command)
+        point_latest(folder)
+    if (folder / "latest").is_symlink():  # every fold's run leaves one; among equals none is the latest
+        (folder / "latest").unlink()
+    write_json(folder / "folds.json", found.summary())
+    if found.folds:
+        write_folds_page(folder / "report.html", found, command=command)
+
+
+def _kept(place: Path, number: int, folds: int) -> Fold | None:
+    """A fold that an earlier sitting finished; UsageError where it was cut for another number of folds."""
+    path = place / "fold.json"
+    if not path.exists():
+        return None
+    tree: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    if tree["folds"] != folds:
+        raise UsageError(
+            "the folder was begun with another number of folds", expected=str(tree["folds"]), found=str(folds)
+        )
+    interval: Sequence[Any] = [float("nan") if value is None else float(value) for value in tree["val_miou_ci95"]]
+    counts = np.asarray(tree["counts"], np.int64)
+    ids, sequences = tuple(tree.get("ids", ())), tuple(tree.get("sequences", ()))
+    return Fold(number, place, float(tree["val_miou"]), (interval[0], interval[1]), counts, ids, sequences)

@@ -1,0 +1,408 @@
+"""Search for a better config than the planned one, within a time: Optuna's TPE (Bergstra et al. 2011), median pruning.
+
+Trial 0 is the plan as it stands, so that the search can only say "better" against something. A trial is a whole
+training of ``trial_minutes``; its score is the validation mIoU of its best model. Trials that lag behind the median at
+the same share of their time are ended early. At the end the default and the winner are trained once more, with another
+seed and ``final_minutes`` each, and compared image by image: the search chose the winner among many, so that its
+score in the search is too good by selection. Trials are of the plan for those final minutes, cut short.
+
+The folder holds ``study.db`` (SQLite: a search goes on where it was stopped), ``trials/``, ``final-default/``,
+``final-winner/``, ``best.yaml``, ``study.html`` and ``tune.json``.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+import shutil
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from segwright.core.atomic_io import exclusive, write_json, write_text
+from segwright.core.errors import DataError, MissingExtraError, ModelError, TrainingError, UsageError
+from segwright.core.progress import duration
+from segwright.data.check.runner import inspect_dataset
+from segwright.data.dataset import Dataset, Split
+from segwright.evaluation.compare import verdict
+from segwright.evaluation.evaluate import Evaluation, evaluate
+from segwright.evaluation.sequences import Independent
+from segwright.inference.predictor import load
+from segwright.metrics.intervals import PairedDifference, paired_difference
+from segwright.search.search_space import (
+    ARCHITECTURES,
+    architecture_label,
+    architecture_values,
+    configured,
+    default_params,
+    describe_params,
+    recipe,
+    suggest,
+)
+from segwright.search.tune_page import write_study_page
+from segwright.search.tuning import Trial, Tuning
+from segwright.training.callbacks.log import Display
+from segwright.training.config import TrainConfig, build
+from segwright.training.run import Run, run_training, training_splits, warning_lines
+from segwright.training.trainer import Progress
+from segwright.training.validate import Validation
+
+TRIALS_IN_BUDGET = 12  # full trainings that the time is divided into, the two of the comparison included
+STARTUP_TRIALS = 5  # drawn at random, and never pruned, before the sampler and the pruner know anything
+PRUNE_STEPS = 10  # trials are compared at tenths of their time
+LEAST_SHARE = 2  # tenths that every trial gets
+
+Say = Callable[[str], None]
+
+
+def tune(
+    data: Dataset,
+    config: TrainConfig,
+    folder: Path,
+    *,
+    minutes: float,
+    trial_minutes: float | None = None,
+    final_minutes: float | None = None,
+    architectures: Sequence[str] = (),
+    resume: bool = False,
+    say: Say = lambda line: None,
+) -> Tuning:
+    """Search for ``minutes`` in all. ``config`` is the default that is searched around: what it gives stays the
+    default, what it leaves out is planned. ``architectures``: ``name``, ``name:encoder`` or ``leannet:variant``;
+    ``trial_minutes``: of one trial, a twelfth of the time when left out; ``final_minutes``: of each of the two
+    trainings that are compared at the end, as long as a trial when left out.
+
+    Raises MissingExtraError without Optuna, UsageError for a time that is too short or a folder in use, DataError
+    where there is no validation split.
+    """
+    optuna = require_optuna()
+    each = trial_minutes if trial_minutes is not None else minutes / TRIALS_IN_BUDGET
+    final = final_minutes if final_minutes is not None else each
+    if minutes < (each + 2 * final) * 0.999:
+        raise UsageError(
+            "the time does not hold a search",
+            expected=f"{each + 2 * final:g} minutes or more: a trial of {each:g}, default and winner of {final:g}",
+            found=f"{minutes:g} minutes",
+            fix="more --minutes, or fewer --trial-minutes and --final-minutes",
+        )
+    if training_splits(data, config)[1] is None:
+        raise DataError("tuning needs a validation split", where=data.root, fix="segwright convert can make splits")
+    with exclusive(folder):
+        if (folder / "study.db").exists() and not resume:
+            raise UsageError("the folder holds a search already", where=folder, fix="--resume, or another --out")
+        return _Search(optuna, data, config, folder, (minutes, each, final), architectures, say).run()
+
+
+def require_optuna() -> Any:
+    """The optuna module, quiet; MissingExtraError without it."""
+    try:
+        import optuna
+    except ImportError as error:
+        raise MissingExtraError(
+            "tuning needs Optuna", found="it is not installed", fix="pip install 'segwright[tune]'"
+        ) from error
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    return optuna
+
+
+class _Search:
+    """The state of :func:`tune`."""
+
+    def __init__(
+        self,
+        optuna: Any,
+        data: Dataset,
+        config: TrainConfig,
+        folder: Path,
+        minutes: tuple[float, float, float],
+        architectures: Sequence[str],
+        say: Say,
+    ) -> None:
+        self.optuna, self.data, self.folder, self.say = optuna, data, folder, say
+        self.minutes, self.each, self.final = minutes  # of the search, of a trial, of each of the two compared
+        self.config = config.with_values({"training.minutes": self.final, "training.epochs": None, "out": None})
+        self.checked = inspect_dataset(data)
+        for line in warning_lines(self.checked):
+            say(line)
+        self.stopped_by: str | None = None
+        self.study = self._opened(config.training.seed)
+        self.base = self._planned("")
+        self.architectures = self._kept_architectures(architectures)
+
+    def run(self) -> Tuning:
+        """Trials until only the time of the comparison is left, then the comparison."""
+        self._take_up()
+        while self.stopped_by is None:
+            left = (self.minutes - 2 * self.final) * 60 - self._used()
+            if self._finished() and left < self.each * 60 * 0.9:
+                break
+            self._trial(left)
+        return self._conclude()
+
+    # -- the study -------------------------------------------------------------------------------------------------
+
+    def _opened(self, seed: int) -> Any:
+        optuna = self.optuna
+        study = optuna.create_study(
+            storage=f"sqlite:///{(self.folder / 'study.db').resolve()}",
+            study_name="segwright",
+            direction="maximize",
+            load_if_exists=True,
+            pruner=optuna.pruners.MedianPruner(n_startup_trials=STARTUP_TRIALS, n_warmup_steps=LEAST_SHARE),
+        )
+        # A search that goes on must not draw the numbers again that it drew in its first sitting.
+        drawn = len(study.get_trials(deepcopy=False))
+        study.sampler = optuna.samplers.TPESampler(seed=seed + drawn, n_startup_trials=STARTUP_TRIALS)
+        return study
+
+    def _kept_architectures(self, asked: Sequence[str]) -> tuple[str, ...]:
+        """The choices, the default's first; the same in every sitting, as the sampler needs."""
+        stored = self.study.user_attrs.get("architectures")
+        default = architecture_label(self.base)
+        wanted = asked or (ARCHITECTURES if self.config.model.name == "auto" else ())
+        names = tuple(dict.fromkeys([default, *wanted]))
+        if stored is None:
+            self.study.set_user_attr("architectures", list(names))
+            return names
+        if asked and names != tuple(stored):
+            raise UsageError(
+                "the search was begun with other architectures",
+                expected=", ".join(stored),
+                found=", ".join(names),
+                fix="leave --architectures out, or begin another search with another --out",
+            )
+        return tuple(stored)
+
+    def _take_up(self) -> None:
+        """Trial 0 is the default; a trial that a kill cut off is taken again."""
+        state = self.optuna.trial.TrialState
+        trials = self.study.get_trials(deepcopy=False)
+        if not trials:
+            self.study.enqueue_trial(default_params(self.base, self.architectures[0]))
+        begun_again = set(self.study.user_attrs.get("begun again", ()))
+        for trial in trials:
+            cut_off = trial.state == state.RUNNING
+            if cut_off:
+                self.study.tell(trial.number, state=state.FAIL)
+            if (cut_off or trial.user_attrs.get("interrupted")) and trial.params and trial.number not in begun_again:
+                self.study.enqueue_trial(dict(trial.params))
+                begun_again.add(trial.number)
+        self.study.set_user_attr("begun again", sorted(begun_again))
+
+    def _used(self) -> float:
+        return sum(float(t.user_attrs.get("seconds", 0.0)) for t in self.study.get_trials(deepcopy=False))
+
+    def _finished(self) -> list[Any]:
+        state = self.optuna.trial.TrialState.COMPLETE
+        return [trial for trial in self.study.get_trials(deepcopy=False) if trial.state == state]
+
+    # -- configs ---------------------------------------------------------------------------------------------------
+
+    def _planned(self, architecture: str) -> TrainConfig:
+        """The plan of an architecture ("" is the default's), made once: later sittings search around the same."""
+        key = f"plan of {architecture or 'the default'}"
+        stored = self.study.user_attrs.get(key)
+        if stored is not None:
+            return build(TrainConfig, json.loads(stored)).with_values({"training.minutes": self.final})
+        config = self.config.with_values(architecture_values(architecture) if architecture else {})
+        self.say(f"planning {architecture or 'the default'}")
+        run = run_training(self.data, config, dry_run=True, display=Display(show=False), checked=self.checked)
+        self.study.set_user_attr(key, json.dumps(run.plan.config.model_dump(mode="json")))
+        return run.plan.config
+
+    def _configured(self, params: Mapping[str, Any]) -> TrainConfig:
+        architecture = str(params["architecture"])
+        base = self.base if architecture == self.architectures[0] else self._planned(architecture)
+        return configured(base, params)
+
+    # -- trials ----------------------------------------------------------------------------------------------------
+
+    def _trial(self, left: float) -> None:
+        optuna, state = self.optuna, self.optuna.trial.TrialState
+        trial = self.study.ask()
+        params = suggest(trial, self.architectures, self.base)
+        self.say(f"trial {trial.number}: {describe_params(params)}  ({duration(max(left, 0))} of searching left)")
+        started = time.monotonic()
+        folder = self.folder / "trials" / f"trial-{trial.number:04d}"
+        try:
+            config = self._configured(params).with_values({"training.minutes": self.each})
+            run = self._train(config, folder, self._pruning(trial))
+        except (TrainingError, ModelError) as error:
+            # Told as pruned: that these settings lead nowhere is something the sampler should learn.
+            trial.set_user_attr("note", str(error).splitlines()[0])
+            self.say(f"  failed: {str(error).splitlines()[0]}")
+            self._told(trial, started, state=state.PRUNED if trial.number else state.FAIL)
+            if not trial.number:
+                raise  # the default itself does not train: there is nothing to compare with
+            return
+        if run.stopped_by == "on_validation":
+            self.say("  ended early: below the median of the trials before it")
+            self._told(trial, started, state=optuna.trial.TrialState.PRUNED)
+        elif run.stopped_by in ("SIGINT", "SIGTERM") or run.evaluation is None:
+            self.stopped_by = run.stopped_by or "no score"
+            trial.set_user_attr("interrupted", True)
+            self._told(trial, started, state=state.FAIL)
+        else:
+            self.say(f"  val mIoU {run.evaluation.miou:.3f}")
+            self._told(trial, started, run.evaluation.miou)
+
+    def _told(self, trial: Any, started: float, value: float | None = None, state: Any = None) -> None:
+        trial.set_user_attr("seconds", time.monotonic() - started)
+        self.study.tell(trial, value, state=state)
+
+    def _train(self, config: TrainConfig, folder: Path, watch: Callable[[Progress, Validation], bool] | None) -> Run:
+        shutil.rmtree(folder, ignore_errors=True)  # of a trial that was cut off
+        run = run_training(
+            self.data,
+            config.with_values({"out": str(folder)}),
+            command=f"segwright tune {shlex.quote(str(self.data.root))}",
+            started=time.monotonic(),
+            display=Display(brief=True),
+            checked=self.checked,
+            on_validation=watch,
+        )
+        for name in ("checkpoints", "last", "validation"):  # a trial is judged, not continued: keep the disk free
+            shutil.rmtree(folder / name, ignore_errors=True)
+        return run
+
+    def _pruning(self, trial: Any) -> Callable[[Progress, Validation], bool]:
+        told = 0
+
+        def watch(progress: Progress, found: Validation) -> bool:
+            nonlocal told
+            tenth = min(int(PRUNE_STEPS * progress.seconds / (self.each * 60)), PRUNE_STEPS - 1)
+            # Validations come when they come: the best so far stands for every tenth since the last.
+            for step in range(told + 1, tenth + 1):
+                trial.report(progress.best_miou, step)
+            told = max(told, tenth)
+            return bool(trial.number) and told > 0 and bool(trial.should_prune())
+
+        return watch
+
+    # -- the end ---------------------------------------------------------------------------------------------------
+
+    def _conclude(self) -> Tuning:
+        done = self._finished()
+        if not done:
+            raise TrainingError(
+                "the search was stopped before its first trial ended", where=self.folder, fix="--resume goes on"
+            )
+        best = max(done, key=lambda trial: float(trial.value))
+        winner = self._configured(best.params)
+        tuning = self._compared(best, winner) if self.stopped_by is None else self._cut_short(best, winner)
+        write_json(self.folder / "tune.json", tuning.to_json())
+        write_study_page(self.folder / "study.html", tuning)
+        return tuning
+
+    def _cut_short(self, best: Any, winner: TrainConfig) -> Tuning:
+        write_text(self.folder / "best.yaml", recipe(winner).to_yaml())
+        sentence = f"stopped by {self.stopped_by} before the winner was compared with the default; --resume goes on"
+        return self._result(best, sentence, None)
+
+    def _compared(self, best: Any, winner: TrainConfig) -> Tuning:
+        if best.number == 0 or winner == self.base:
+            write_text(self.folder / "best.yaml", recipe(self.base).to_yaml())
+            count = len(self.study.get_trials(deepcopy=False)) - 1
+            return self._result(
+                best, f"the search did not beat the default: none of {count} trials scored higher", False
+            )
+        self.say(
+            f"training the default and trial {best.number} once more, for {self.final:g} minutes each and with another "
+            "seed, to compare them"
+        )
+        default_run, winner_run = self._final("default", self.base), self._final("winner", winner)
+        if default_run is None or winner_run is None:
+            return self._cut_short(best, winner)
+        over = default_run.independent
+        d = paired_difference(default_run.counts, winner_run.counts, groups=over.groups)
+        ahead = d.difference > 0
+        write_text(self.folder / "best.yaml", recipe(winner if ahead else self.base).to_yaml())
+        return self._result(
+            best,
+            conclusion(best.number, d, self.final, over),
+            d.clear and d.low > 0,
+            default_miou=default_run.miou,
+            winner_miou=winner_run.miou,
+            difference=d,
+            independent=over,
+        )
+
+    def _final(self, name: str, config: TrainConfig) -> Evaluation | None:
+        """Train for the comparison, or score what an earlier sitting trained; None when a signal ended it."""
+        folder = self.folder / f"final-{name}"
+        if (folder / "done.json").exists():
+            return evaluate(load(folder, post="none", trust_external=True), self._val())
+        config = config.with_values({"training.seed": config.training.seed + 1})
+        run = self._train(config, folder, None)
+        if run.evaluation is None:
+            self.stopped_by = run.stopped_by or "no score"
+            return None
+        write_json(folder / "done.json", {"val_miou": run.evaluation.miou})
+        self.say(f"  {name}: val mIoU {run.evaluation.miou:.3f}")
+        return run.evaluation
+
+    def _val(self) -> Split:
+        val = training_splits(self.data, self.config)[1]
+        assert val is not None
+        return val
+
+    def _result(self, best: Any, sentence: str, beats: bool | None, **figures: Any) -> Tuning:
+        trials = tuple(trial_of(trial) for trial in self.study.get_trials(deepcopy=False) if trial.params)
+        return Tuning(
+            self.folder,
+            trials,
+            trial_of(best),
+            sentence,
+            beats,
+            self.each,
+            final_minutes=self.final,
+            importance=importances(self.optuna, self.study),
+            stopped_by=self.stopped_by,
+            **figures,
+        )
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def trial_of(frozen: Any) -> Trial:
+    """Our record of one of Optuna's."""
+    state = {"COMPLETE": "complete", "PRUNED": "pruned"}.get(frozen.state.name, "failed")
+    so_far = max(frozen.intermediate_values.values(), default=None)
+    return Trial(
+        frozen.number,
+        state,
+        float(frozen.value) if state == "complete" else so_far,
+        dict(frozen.params),
+        dict(frozen.intermediate_values),
+        float(frozen.user_attrs.get("seconds", 0.0)),
+        str(frozen.user_attrs.get("note", "")),
+    )
+
+
+def importances(optuna: Any, study: Any) -> dict[str, float]:
+    """How much each parameter decides (PED-ANOVA, Watanabe et al. 2023), largest first; empty for too few trials."""
+    if len([t for t in study.get_trials(deepcopy=False) if t.state.name == "COMPLETE"]) < 4:
+        return {}
+    try:
+        found = optuna.importance.get_param_importances(
+            study, evaluator=optuna.importance.PedAnovaImportanceEvaluator(evaluate_on_local=True)
+        )
+    except (ValueError, RuntimeError, TypeError):
+        return {}  # all trials alike: nothing decides anything
+    return {name: float(value) for name, value in found.items() if value == value}
+
+
+def conclusion(number: int, d: PairedDifference, minutes: float, over: Independent | None = None) -> str:
+    """One honest sentence; ``over``: what the interval draws."""
+    found = verdict(d, "the default", over) + (f"; {over.note}" if over is not None and over.note else "")
+    trained = f"both trained once more for {minutes:g} minutes with another seed"
+    if d.clear and d.low > 0:
+        return f"trial {number} beats the default ({trained}): {found}"
+    if d.difference > 0:
+        return (
+            f"trial {number} did not clearly beat the default ({trained}): {found}; "
+            "best.yaml holds the trial's settings"
+        )
+    return f"trial {number} did not beat the default ({trained}): {found}; best.yaml holds the default's settings"

@@ -1,0 +1,88 @@
+"""What a search found: its trials, the winner, and how it compares with the default."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from segwright.core.atomic_io import without_nan
+from segwright.evaluation.sequences import Independent
+from segwright.metrics.intervals import PairedDifference
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One training of the search."""
+
+    number: int
+    state: str  # complete, pruned, failed
+    miou: float | None  # of the best model on the validation split; of a pruned trial so far
+    params: Mapping[str, Any]
+    curve: Mapping[int, float]  # tenth of the time → best validation mIoU up to there
+    seconds: float
+    note: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "number": self.number,
+            "state": self.state,
+            "val_miou": self.miou,
+            "params": dict(self.params),
+            "curve": {str(step): value for step, value in self.curve.items()},
+            "seconds": self.seconds,
+            "note": self.note,
+        }
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """What a search found."""
+
+    folder: Path
+    trials: tuple[Trial, ...]
+    best: Trial
+    sentence: str
+    beats_default: bool | None  # None: not compared, since the search was stopped before
+    trial_minutes: float
+    final_minutes: float = 0.0  # of each of the two trainings that were compared
+    default_miou: float | None = None
+    winner_miou: float | None = None
+    difference: PairedDifference | None = None
+    importance: Mapping[str, float] = field(default_factory=dict)
+    stopped_by: str | None = None
+    independent: Independent | None = None  # what the interval of the difference draws
+
+    @property
+    def config(self) -> Path:
+        """For ``segwright train --config``."""
+        return self.folder / "best.yaml"
+
+    def to_json(self) -> dict[str, Any]:
+        d = self.difference
+        tree = {
+            "folder": str(self.folder),
+            "config": str(self.config),
+            "trials": [trial.to_json() for trial in self.trials],
+            "best": self.best.to_json(),
+            "trial_minutes": self.trial_minutes,
+            "final_minutes": self.final_minutes,
+            "beats_default": self.beats_default,
+            "sentence": self.sentence,
+            "comparison": None
+            if d is None
+            else {
+                "minutes": self.final_minutes,
+                "default_miou": self.default_miou,
+                "winner_miou": self.winner_miou,
+                "miou_difference": d.difference,
+                "ci95": [d.low, d.high],
+                **({} if self.independent is None else self.independent.to_json()),
+                "share_above": d.share_above,
+                "clear": d.clear,
+            },
+            "importance": dict(self.importance),
+            "stopped_by": self.stopped_by,
+        }
+        return dict(without_nan(tree))

@@ -1,0 +1,149 @@
+"""A line when something looks odd, with what to try: each said once."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Generator, Iterable, Mapping, Sequence
+from typing import Any, TypeVar
+
+from segwright.training.validate import Validation
+
+WINDOW = 200  # steps compared with the steps before them
+SPIKE = 3.0
+CLIMB, CLIMB_STEPS = 1.5, 30  # a loss that stays this much above its best mean of so many steps does not come back
+STARVING, PACE_STEPS = 0.2, 50  # share of the time spent waiting for batches, over so many steps
+
+Item = TypeVar("Item")
+
+
+class Waiting:
+    """Adds up the seconds a run waits for its batches: two looks at the clock a batch."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+
+    def over(self, batches: Iterable[Item]) -> Generator[Item, None, None]:
+        """The same batches; closing it closes ``batches``."""
+        iterator = iter(batches)
+        try:
+            while True:
+                started = time.monotonic()
+                try:
+                    batch = next(iterator)
+                except StopIteration:
+                    return
+                finally:
+                    self.seconds += time.monotonic() - started
+                yield batch
+        finally:
+            close = getattr(iterator, "close", None)
+            if close is not None:
+                close()
+
+    def take(self) -> float:
+        """The seconds since the last call."""
+        seconds, self.seconds = self.seconds, 0.0
+        return seconds
+
+
+class Watch:
+    """Looks at the losses and the validations of a run."""
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self.names = names
+        self.losses: deque[float] = deque(maxlen=2 * WINDOW)
+        self.said: set[str] = set()
+        self.never: dict[str, int] = {}
+        self.waits: deque[tuple[float, float]] = deque(maxlen=PACE_STEPS)
+        self.best = float("inf")  # the lowest mean loss of CLIMB_STEPS steps
+        self.late = False
+        self.starving = ""
+
+    def pace(self, step: int, taken: float, waited: float, late: bool) -> None:
+        """The seconds an update took and those spent waiting for its batches, before its record is looked at.
+
+        ``late``: the last phase has begun. Its loss has another sum and its images another size, so that losses
+        before and after are not comparable.
+        """
+        if late != self.late:
+            self.late, self.best = late, float("inf")
+            self.losses.clear()
+        self.waits.append((taken, waited))
+        if len(self.waits) == PACE_STEPS and step % PACE_STEPS == 0:
+            share = self.loader_share()
+            if share > STARVING:
+                self.starving = (
+                    f"odd: {share:.0%} of the last {PACE_STEPS} steps went by waiting for batches; "
+                    "try more --set training.workers, --set training.cache=true, or smaller files "
+                    "(images much larger than the crop are decoded whole)"
+                )
+
+    def loader_share(self) -> float:
+        """Share of the time that the last steps, at most ``PACE_STEPS``, waited for their batches, 0…1."""
+        waiting = sum(waited for _, waited in self.waits)
+        return waiting / max(sum(taken for taken, _ in self.waits) + waiting, 1e-9)
+
+    def step(self, record: Mapping[str, Any]) -> list[str]:
+        """What is odd about a step's record."""
+        loss = float(record["loss"])
+        lines = []
+        if len(self.losses) >= 20:
+            usual = sorted(self.losses)[len(self.losses) // 2]
+            if loss > SPIKE * max(usual, 0.1):
+                lines += self._once(
+                    "spike",
+                    f"odd: the loss jumped to {loss:.2f} at step {record['step']} (usual {usual:.2f}); "
+                    "if it does not come back, the learning rate is too high: try --lr at a third",
+                )
+        self.losses.append(loss)
+        lines += self._climb(record)
+        if self.starving:
+            lines += self._once("starving", self.starving)
+        if len(self.losses) == 2 * WINDOW:
+            ordered = list(self.losses)
+            before, after = sum(ordered[:WINDOW]) / WINDOW, sum(ordered[WINDOW:]) / WINDOW
+            if record["step"] <= 2 * WINDOW and after > 0.98 * before:
+                lines += self._once(
+                    "flat",
+                    f"odd: the loss does not fall ({before:.3f} → {after:.3f} over {2 * WINDOW} steps); "
+                    "try another --lr, and look at the data with `segwright check DATA --html check.html`",
+                )
+        return lines
+
+    def _climb(self, record: Mapping[str, Any]) -> list[str]:
+        """The loss has risen and stays up: the mark of a learning rate that is too high, where a spike passes."""
+        if len(self.losses) < CLIMB_STEPS:
+            return []
+        recent = list(self.losses)[-CLIMB_STEPS:]
+        mean = sum(recent) / CLIMB_STEPS
+        self.best = min(self.best, mean)
+        # The median as well: one huge loss lifts a mean of thirty, and has its own line.
+        if min(mean, sorted(recent)[CLIMB_STEPS // 2]) <= CLIMB * max(self.best, 0.05):
+            return []
+        return self._once(
+            "climb",
+            f"odd: the loss rose from {self.best:.3f} to {mean:.3f} and stays there (step {record['step']}, "
+            f"learning rate {float(record['lr']):.2g}): the learning rate is too high; try --lr at a third, "
+            "or look with `segwright lr-range DATA`",
+        )
+
+    def validation(self, found: Validation) -> list[str]:
+        """What is odd about a validation: classes that occur and are never predicted, three times in a row."""
+        for name, truth, predicted in zip(self.names, found.scores.pixels, found.predicted_pixels, strict=True):
+            self.never[name] = self.never.get(name, 0) + 1 if truth and not predicted else 0
+        missing = [name for name, count in self.never.items() if count == 3]
+        if not missing:
+            return []
+        return self._once(
+            f"never {missing}",
+            f"odd: in the validation images and not predicted once in three validations: {', '.join(missing)}; "
+            "more steps may be all it takes, else try --set training.class_weights=median "
+            "and --set augment.class_aware=0.5",
+        )
+
+    def _once(self, key: str, line: str) -> list[str]:
+        if key in self.said:
+            return []
+        self.said.add(key)
+        return [line]

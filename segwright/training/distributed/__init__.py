@@ -1,0 +1,1 @@
+"""Several processes: agreement, launching, sharding, watching over each other."""

@@ -1,0 +1,286 @@
+"""Logit adjustment: once trained, each class's score is shifted so that the labels' mean IoU is largest.
+
+Training finds scores; a label is the class whose score is highest. That is the best label for the loss the network was
+trained with, where weights and smoothing make rare classes speak louder than they are frequent, and not for the mean
+IoU. A number a class, added to its logits, moves every border between two classes to where the mean IoU of *training*
+images is largest. It is added to the bias of the last layer, so that predictions and exports cost nothing more.
+(Menon et al. 2021, "Long-tail learning via logit adjustment", section 4.1, take the numbers from the class frequencies;
+here they are found.)
+
+They stay only where validation images show a gain beyond chance: see :class:`Gain`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from segwright.core.atomic_io import without_nan
+from segwright.core.progress import progress
+from segwright.core.types import Float32Array
+from segwright.data.records import Split, evenly_spread
+from segwright.evaluation.compare import interval_text
+from segwright.evaluation.evaluate import Evaluation
+from segwright.inference.predictor import Predictor
+from segwright.metrics.confusion import Float64Array, Int64Array
+from segwright.metrics.intervals import LEAST_DRAWN, PairedDifference, paired_difference
+from segwright.models.base import SegmentationModel
+
+IMAGES = 128  # of the training split, at most
+SCORES = 8_000_000  # pixels × classes that are looked at, at most
+PIXELS = 700_000
+LEAST_IMAGES = 4  # that show a class; a class that fewer show keeps its score
+LARGEST = 2.0  # shift of a logit
+STEP = 0.05
+LEAST_GAIN = 3e-4  # of mIoU, for a shift to be made at all
+ROUNDS = 3  # over the classes
+TRIED = 128  # side of the image on which a layer is tried
+EVEN = 1e-3  # logits may differ by this from an even shift, for want of digits
+
+
+def sample_scores(
+    predictor: Predictor, split: Split, advance: Callable[[int], None] = lambda count: None
+) -> tuple[Float32Array, Int64Array, Int64Array]:
+    """What ``predictor`` says of images spread evenly over ``split``: log probabilities (K, N) and labels (N,) of
+    labeled pixels on a regular grid, and how many images show each class, (K,)."""
+    classes = split.label_space.classes
+    scores: list[Float32Array] = [np.empty((classes, 0), np.float32)]
+    labels: list[Int64Array] = [np.empty(0, np.int64)]
+    shown = np.zeros(classes, np.int64)
+    wanted = looked_at(len(split))
+    a_image = max(1, min(PIXELS, SCORES // classes) // max(1, len(wanted)))
+    for turn, index in enumerate(wanted):
+        sample = split[index]
+        if sample.mask is not None:
+            every = -(-sample.mask.size // a_image)
+            grid = np.arange(turn % every, sample.mask.size, every)
+            mask = sample.mask.reshape(-1)[grid]
+            grid, mask = grid[mask < classes], mask[mask < classes]
+            shown += np.bincount(np.unique(mask), minlength=classes)
+            probabilities = predictor.probabilities(sample.image).reshape(classes, -1)[:, grid]
+            scores.append(np.log(np.maximum(probabilities, 1e-9)).astype(np.float32, copy=False))
+            labels.append(mask.astype(np.int64))
+        advance(1)
+    return np.concatenate(scores, axis=1), np.concatenate(labels), shown
+
+
+def looked_at(count: int) -> list[int]:
+    """Which of ``count`` training images are looked at."""
+    return evenly_spread(count, IMAGES)
+
+
+def images_to_score(train: int, val: int, adjusts: bool) -> float:
+    """What a training by the clock has before it at its end, in predictions of an image.
+
+    The last validation and the scores for bundle and report; where class scores are adjusted, the training images
+    looked at, and scores of the same ``val`` images with the shifts as well.
+    """
+    return 2.6 * val + (1.5 * val + 1.2 * len(looked_at(train)) if adjusts else 0.0)
+
+
+def find_shifts(
+    scores: Float32Array,
+    labels: Int64Array,
+    movable: npt.NDArray[np.bool_] | None = None,
+    advance: Callable[[int], None] = lambda count: None,
+) -> Float64Array:
+    """Shifts (K,) of ``scores`` (K, N) under which the mean IoU of the highest score with ``labels`` is largest.
+
+    One class at a time, the others held, in :data:`ROUNDS` rounds: for every step of the shift at once, since a pixel
+    goes to the class exactly from that shift on at which its score passes the others' highest. Of shifts that are as
+    good, the nearest to what was is taken. The mean is over the classes that occur in ``labels``. ``movable``, (K,):
+    the classes that may be shifted at all; ``advance`` is told of every class of every round.
+    """
+    classes = len(scores)
+    shifts = np.zeros(classes)
+    steps = np.arange(-LARGEST, LARGEST + STEP / 2, STEP)
+    for _ in range(ROUNDS):
+        before = shifts.copy()
+        for label in range(classes):
+            advance(1)
+            if movable is not None and not movable[label]:
+                continue
+            found = _scores_by_shift(scores, labels, shifts, label, steps)
+            now = int(np.abs(steps - shifts[label]).argmin())
+            if found.max() >= found[now] + LEAST_GAIN:
+                good = np.flatnonzero(found >= found.max() - LEAST_GAIN / 2)
+                shifts[label] = steps[good[np.abs(good - now).argmin()]]
+        if np.array_equal(before, shifts):
+            break
+    return shifts.round(6)
+
+
+def _scores_by_shift(
+    scores: Float32Array, labels: Int64Array, shifts: Float64Array, label: int, steps: Float64Array
+) -> Float64Array:
+    """The mean IoU for each of ``steps`` as the shift of ``label``, (len(steps),)."""
+    classes = len(scores)
+    others = scores + shifts[:, None].astype(np.float32)
+    others[label] = -np.inf
+    second = others.argmax(axis=0)
+    # From this shift on the pixel is given ``label``; a tie goes to it as well, which no real score notices.
+    needed = np.take_along_axis(others, second[None], axis=0)[0] - scores[label]
+    first = np.searchsorted(steps, needed, side="left")
+
+    def taken(which: npt.NDArray[np.bool_] | slice) -> Int64Array:
+        """(steps + 1, classes): pixels that ``label`` has taken from each class at each step; the last row: all."""
+        counts = np.bincount(first[which] * classes + second[which], minlength=(len(steps) + 1) * classes)
+        found: Int64Array = counts.reshape(len(steps) + 1, classes).cumsum(axis=0)
+        return found
+
+    gone, lost, gained = taken(slice(None)), taken(labels == second), taken(labels == label)
+    predicted, hits = (gone[-1] - gone)[:-1], (lost[-1] - lost)[:-1]
+    predicted[:, label], hits[:, label] = gone[:-1].sum(axis=1), gained[:-1].sum(axis=1)
+    truth = np.bincount(labels, minlength=classes)
+    occurs = truth > 0
+    union = (truth + predicted - hits)[:, occurs]
+    mean: Float64Array = (hits[:, occurs] / union).mean(axis=1) if occurs.any() else np.zeros(len(steps))
+    return mean
+
+
+def last_bias(model: SegmentationModel) -> Tensor | None:
+    """The bias, (K,), that shifts a class's logits by as much at every pixel; None where there is none.
+
+    Of the declared classifier layers of the logits, the last whose bias is seen to do so in the inner half of an image
+    (FCN's transposed convolutions fade out towards the border).
+    """
+    layers = model.classifier_layers().get("logits", ())
+    biases = [layer.bias for layer in layers if isinstance(layer.bias, nn.Parameter)]
+    if not biases:
+        return None
+    device = biases[-1].device
+    ramp = np.arange(1, model.classes + 1) / model.classes
+    expected = torch.from_numpy(ramp).to(device, torch.float32)[:, None, None]
+    pixels = torch.arange(TRIED**2 * model.in_channels, device=device).mul(37).remainder(256)
+    pixels = pixels.to(torch.uint8).reshape(1, TRIED, TRIED, model.in_channels)
+    inner = slice(TRIED // 4, TRIED - TRIED // 4)
+    training = model.training
+    model.eval()
+    try:
+        with torch.inference_mode():
+            plain = model(pixels).logits.float()
+            for bias in reversed(biases):
+                kept = bias.detach().clone()
+                shift_logits(bias, ramp)
+                try:
+                    moved = model(pixels).logits.float() - plain
+                finally:
+                    bias.data.copy_(kept)
+                if (moved - expected)[..., inner, inner].abs().max() < EVEN:
+                    return bias
+    finally:
+        model.train(training)
+    return None
+
+
+def shift_logits(bias: Tensor, shifts: npt.NDArray[np.floating]) -> None:
+    """Add ``shifts``, (K,), to a last layer's bias."""
+    bias.data += torch.from_numpy(np.asarray(shifts, np.float32)).to(bias.data)
+
+
+@dataclass(frozen=True)
+class Gain:
+    """What shifted class scores do to validation images: one predictor on the same images, without and with them."""
+
+    before: Evaluation
+    after: Evaluation
+
+    @cached_property
+    def difference(self) -> PairedDifference:
+        """Of the mean IoU, with its interval over what is independent: sequences of a video, else images."""
+        return paired_difference(self.before.counts, self.after.counts, groups=self.before.independent.groups)
+
+    @property
+    def kept(self) -> bool:
+        """Whether the shifts stay: only where the interval of the difference lies above zero."""
+        return self.difference.clear and self.difference.low > 0
+
+    @property
+    def why_not(self) -> str:
+        """Why the shifts do not stay; empty where they do."""
+        if self.kept:
+            return ""
+        if self.difference.few:
+            return f"an interval takes {LEAST_DRAWN} or more, and there are only {self.before.independent}"
+        return "the interval of the difference is not above zero"
+
+    @property
+    def ece(self) -> tuple[float, float] | None:
+        """The calibration error before and after, of the confidences as they are served."""
+        if self.before.calibration is None or self.after.calibration is None:
+            return None
+        return self.before.calibration.ece(), self.after.calibration.ece()
+
+    def to_json(self) -> dict[str, Any]:
+        d = self.difference
+        tree = {
+            "val_miou": [self.before.miou, self.after.miou],
+            "difference": d.difference,
+            "difference_ci95": [d.low, d.high],
+            **self.before.independent.to_json(),
+            "val_ece": None if self.ece is None else list(self.ece),
+            "kept": self.kept,
+            "why_not": self.why_not,
+        }
+        return dict(without_nan(tree))
+
+    def __str__(self) -> str:
+        d = self.difference
+        span = f"{100 * d.difference:+.2f} points"
+        if not d.few:
+            span += f", 95 %: {interval_text((d.low, d.high), signed=True)} over {self.before.independent}"
+        said = f"val mIoU {self.before.miou:.3f} → {self.after.miou:.3f} ({span})"
+        if self.ece is not None:
+            said += ", calibration error {:.3f} → {:.3f}".format(*self.ece)
+        return said + (", kept" if self.kept else f", not kept: {self.why_not}")
+
+
+class LogitAdjustment:
+    """Finds the shifts for the network of ``predictor`` on ``split``; :meth:`make` makes them, :meth:`undo` takes them
+    back.
+
+    ``shifts`` is None where the network has no layer that could take them, or where none would gain anything;
+    ``why_not`` says which.
+    """
+
+    def __init__(self, predictor: Predictor, network: SegmentationModel, split: Split) -> None:
+        self.shifts: Float64Array | None = None
+        self.why_not = "the network has no layer whose bias shifts them"
+        self.names = split.label_space.names
+        bias = last_bias(network) if network.classes > 1 else None
+        if bias is None:
+            return
+        self.bias, self.before = bias, bias.detach().clone()
+        with progress("class scores", len(looked_at(len(split))) + ROUNDS * network.classes) as advance:
+            scores, labels, shown = sample_scores(predictor, split, advance)
+            shifts = find_shifts(scores, labels, shown >= LEAST_IMAGES, advance)
+        self.why_not = "no shift raises the mean IoU of training images"
+        if shifts.any():
+            self.shifts = shifts
+
+    def make(self) -> None:
+        """Add the shifts to the bias."""
+        if self.shifts is not None:
+            shift_logits(self.bias, self.shifts)
+
+    def undo(self) -> None:
+        """The bias as it was, to the bit."""
+        if self.shifts is not None:
+            self.bias.data.copy_(self.before)
+
+    def to_json(self) -> dict[str, float]:
+        """The shift of each class that was shifted."""
+        shifts = np.zeros(len(self.names)) if self.shifts is None else self.shifts
+        return {name: float(shift) for name, shift in zip(self.names, shifts, strict=True) if shift}
+
+    def __str__(self) -> str:
+        """The largest shifts, for people: "road +0.90, fence -0.60, …"."""
+        found = sorted(self.to_json().items(), key=lambda item: -abs(item[1]))
+        return ", ".join(f"{name} {shift:+.2f}" for name, shift in found[:4]) + (", …" if len(found) > 4 else "")

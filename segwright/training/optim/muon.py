@@ -1,0 +1,235 @@
+"""Muon for convolutions, AdamW for the rest: the fastest way we measured from random weights to a segmenter on a CPU.
+
+Muon (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon/) replaces the momentum of a weight matrix by the
+nearest orthogonal matrix, found by Newton–Schulz steps, so that every direction learns at one pace. A kernel
+(out, in, k, k) is taken as a matrix out × in·k·k. Under a batch norm only a kernel's direction matters: it keeps the
+norm that it starts with (so that pretrained statistics still fit), and an update turns it by the learning rate, a share
+of that norm. The coefficients of the five steps are You Jiacheng's, from the modded-nanogpt speedruns (timm lists them
+as ``quintic``). They are tuned as a schedule that begins with the first; that only the last ``iterations`` of them are
+taken is ours, for speed.
+"""
+
+from __future__ import annotations
+
+import copy
+import itertools
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from segwright.kernels.batch_norm import InstanceBatchNorm
+from segwright.models.base import SegmentationModel
+from segwright.training.distributed.dtensors import is_shard, laid_out, own, whole
+
+NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, InstanceBatchNorm)
+_TRIAL_SIDE = 64  # pixels of the image on which the order of the layers is seen
+
+QUINTIC = (
+    (4.0848, -6.8946, 2.9270),
+    (3.9505, -6.3029, 2.6377),
+    (3.7418, -5.5913, 2.3037),
+    (2.8769, -3.1427, 1.2046),
+    (2.8366, -3.0525, 1.2012),
+)
+
+
+def orthogonalize(matrices: Tensor, iterations: int = 3, *, half: bool = False) -> Tensor:
+    """(…, rows, columns) → about their orthogonal polar factors, by Newton–Schulz steps, at the Frobenius norm √rows.
+
+    In fp32 the steps are taken on the small side: with G = X·Xᵀ every step is a polynomial of G, and the product of
+    the polynomials meets the wide X once, at the end.
+    """
+    tall = matrices.shape[-2] > matrices.shape[-1]
+    x = matrices.mT if tall else matrices
+    x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
+    x = x.bfloat16() if half else x  # as its authors do it: the steps contract errors
+    coefficients = QUINTIC[-iterations:]
+    x = _wide_steps(x, coefficients) if half or x.shape[-1] < 2 * x.shape[-2] else _small_steps(x, coefficients)
+    x = (x.mT if tall else x).to(matrices.dtype)
+    scaled: Tensor = x * (matrices.shape[-2] ** 0.5 / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7))
+    return scaled
+
+
+def _wide_steps(x: Tensor, coefficients: Sequence[tuple[float, float, float]]) -> Tensor:
+    """X ← (a + b·G + c·G²)·X, with G = X·Xᵀ anew at every step."""
+    for a, b, c in coefficients:
+        gram = x @ x.mT
+        x = a * x + (b * gram + c * (gram @ gram)) @ x
+    return x
+
+
+def _small_steps(x: Tensor, coefficients: Sequence[tuple[float, float, float]]) -> Tensor:
+    """The same on the rows' side: all factors are polynomials of the first G, and commute."""
+    gram = x @ x.mT
+    product = None
+    for index, (a, b, c) in enumerate(coefficients):
+        factor = b * gram + c * (gram @ gram)
+        factor.diagonal(dim1=-2, dim2=-1).add_(a)
+        product = factor if product is None else factor @ product
+        if index + 1 < len(coefficients):
+            gram = factor @ gram @ factor
+    return x if product is None else product @ x
+
+
+def hidden_kernels(model: nn.Module) -> list[nn.Parameter]:
+    """What Muon may train: kernels of dense convolutions without bias whose scale does not matter; not the first.
+
+    It does not matter where the output goes straight into a norm layer, or where the network declares so. The first
+    convolution sees colors and not features.
+    """
+    convolutions = [module for module in model.modules() if isinstance(module, nn.Conv2d)]
+    dense = [conv for conv in convolutions[1:] if conv.bias is None and conv.groups == 1]
+    free = normed_convolutions(model) if dense else set()
+    if isinstance(model, SegmentationModel):
+        free |= {id(layer) for layer in model.scale_free_layers()}
+    kept = [conv for conv in dense if id(conv) in free]
+    return [parameter for conv in kept for parameter in conv.parameters() if parameter.requires_grad]
+
+
+def normed_convolutions(model: nn.Module) -> set[int]:
+    """The identities of the convolutions whose output goes straight into a norm layer: by the order in an
+    ``nn.Sequential``, and by what a forward pass hands from one to the other."""
+    found: set[int] = set()
+    for module in model.modules():
+        if isinstance(module, nn.Sequential):
+            parts = list(module.children())
+            pairs = itertools.pairwise(parts)
+            found |= {id(a) for a, b in pairs if isinstance(a, nn.Conv2d) and isinstance(b, NORMS)}
+    if not isinstance(model, SegmentationModel):
+        return found
+    # Two networks in shards cannot be had from one; of any other the pass costs nothing on a copy without memory.
+    sharded = any(is_shard(parameter) for parameter in model.parameters())
+    run = model if sharded else copy.deepcopy(model).to("meta")
+    names = {id(twin): id(own_module) for twin, own_module in zip(run.modules(), model.modules(), strict=True)}
+    made: dict[int, tuple[int, Tensor]] = {}  # of a tensor: the convolution that it came from; held, so that ids stay
+
+    def output(module: nn.Module, arguments: Any, result: Tensor) -> None:
+        made[id(result)] = (names[id(module)], result)
+
+    def taken(module: nn.Module, arguments: tuple[Any, ...]) -> None:
+        if arguments and id(arguments[0]) in made:
+            found.add(made[id(arguments[0])][0])
+
+    hooks = [m.register_forward_hook(output) for m in run.modules() if isinstance(m, nn.Conv2d)]
+    hooks += [m.register_forward_pre_hook(taken) for m in run.modules() if isinstance(m, NORMS)]
+    training = [(module, module.training) for module in run.modules()]
+    device = next(run.parameters()).device
+    try:
+        with torch.no_grad():
+            shape = (2, _TRIAL_SIDE, _TRIAL_SIDE, run.in_channels)
+            run.train(not sharded)(torch.zeros(shape, dtype=torch.uint8, device=device))
+    finally:
+        for hook in hooks:
+            hook.remove()
+        for module, was in training:
+            module.training = was
+        for part in run.modules() if sharded else ():
+            reshard: Any = getattr(part, "reshard", None)
+            if reshard is not None:  # the outermost shards stay together until a backward pass, which never comes
+                reshard()
+    return found
+
+
+class Muon(torch.optim.Optimizer):
+    """Muon on the groups marked ``orthogonal``, AdamW on the others.
+
+    ``momentum``: of Muon, with Nesterov's look-ahead; ``half``: its steps in bf16. ``betas``, ``eps``: of AdamW. Groups
+    carry ``lr``, ``base_lr`` and ``weight_decay`` as usual; an orthogonal group's ``lr`` is the share of its norm by
+    which a kernel turns, and it knows no weight decay, since its norm is fixed.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[dict[str, Any]],
+        lr: float = 4e-3,
+        *,
+        momentum: float = 0.95,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        iterations: int = 3,
+        weight_decay: float = 0.0,
+        half: bool = False,
+    ) -> None:
+        defaults = {
+            "lr": lr,
+            "momentum": momentum,
+            "betas": betas,
+            "eps": eps,
+            "iterations": iterations,
+            "weight_decay": weight_decay,
+            "orthogonal": False,
+            "half": half,
+        }
+        super().__init__(params, defaults)
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+        """One update from the gradients that are there."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            parameters = [p for p in group["params"] if p.grad is not None]
+            if parameters and group["orthogonal"]:
+                self._turn(parameters, group)
+            elif parameters:
+                self._adamw(parameters, group)
+        return loss
+
+    def _turn(self, parameters: list[nn.Parameter], group: dict[str, Any]) -> None:
+        for same in _alike(parameters):
+            matrices = torch.stack([self._ahead(parameter, group["momentum"]) for parameter in same])
+            turned = orthogonalize(matrices, group["iterations"], half=group["half"])
+            for parameter, update in zip(same, turned.unbind(), strict=True):
+                norm = float(self.state[parameter]["norm"])
+                turn = update.reshape(parameter.shape) * (norm / parameter.shape[0] ** 0.5)
+                parameter.add_(laid_out(turn, parameter) if is_shard(parameter) else turn, alpha=-group["lr"])
+                own(parameter).mul_(norm / (whole(parameter.norm()) + 1e-12))
+
+    def _ahead(self, parameter: nn.Parameter, momentum: float) -> Tensor:
+        """Take the gradient into the momentum; Nesterov's look-ahead as a matrix, whole also of a kernel in shards."""
+        assert parameter.grad is not None
+        state = self.state[parameter]
+        if not state:
+            state["momentum"] = torch.zeros_like(parameter)
+        if "norm" not in state:
+            state["norm"] = whole(parameter.norm()).detach().to("cpu", copy=True)
+        state["momentum"].lerp_(parameter.grad, 1 - momentum)
+        return whole(torch.lerp(parameter.grad, state["momentum"], momentum)).reshape(parameter.shape[0], -1)
+
+    def _adamw(self, parameters: list[nn.Parameter], group: dict[str, Any]) -> None:
+        beta1, beta2 = group["betas"]
+        for parameter in parameters:
+            if not self.state[parameter]:
+                self.state[parameter] = {
+                    "step": torch.tensor(0.0),
+                    "mean": torch.zeros_like(parameter),
+                    "square": torch.zeros_like(parameter),
+                }
+        states = [self.state[p] for p in parameters]
+        gradients = [p.grad for p in parameters if p.grad is not None]
+        gradients = [own(gradient) for gradient in gradients]
+        means, squares = [own(s["mean"]) for s in states], [own(s["square"]) for s in states]
+        for state in states:
+            state["step"] += 1
+        count = float(states[0]["step"])
+        values = [own(parameter) for parameter in parameters]
+        torch._foreach_mul_(values, 1 - group["lr"] * group["weight_decay"])
+        torch._foreach_lerp_(means, gradients, 1 - beta1)
+        torch._foreach_mul_(squares, beta2)
+        torch._foreach_addcmul_(squares, gradients, gradients, 1 - beta2)
+        roots = torch._foreach_sqrt(squares)
+        torch._foreach_div_(roots, (1 - beta2**count) ** 0.5)
+        torch._foreach_add_(roots, group["eps"])
+        torch._foreach_addcdiv_(values, means, roots, -group["lr"] / (1 - beta1**count))
+
+
+def _alike(parameters: Sequence[nn.Parameter]) -> list[list[nn.Parameter]]:
+    """Kernels of a shape together, a network has many of few shapes; one in shards alone, since it is gathered."""
+    groups: dict[Any, list[nn.Parameter]] = {}
+    for index, parameter in enumerate(parameters):
+        groups.setdefault(index if is_shard(parameter) else parameter.shape, []).append(parameter)
+    return list(groups.values())

@@ -1,0 +1,194 @@
+"""Optimizers by name, parameter groups, and averaged weights."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import nn
+
+from segwright.core.errors import UsageError
+from segwright.models.base import SegmentationModel
+from segwright.training.config import TrainingConfig
+from segwright.training.distributed.dtensors import is_shard, own
+from segwright.training.optim.muon import Muon, hidden_kernels
+
+NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm, nn.LocalResponseNorm)
+
+# lower case → class, from what this torch brings
+OPTIMIZERS: dict[str, type[torch.optim.Optimizer]] = {
+    name.lower(): kind
+    for name, kind in vars(torch.optim).items()
+    if isinstance(kind, type)
+    and issubclass(kind, torch.optim.Optimizer)
+    and name not in ("Optimizer", "LBFGS", "SparseAdam", "Muon")  # need a closure, sparse gradients, only matrices
+}
+# The devices that torch 2.11, the oldest we take, has fused kernels for.
+_EVERYWHERE = ("cpu", "cuda", "mps")
+FUSED = {"adam": _EVERYWHERE, "adamw": _EVERYWHERE, "sgd": _EVERYWHERE, "adagrad": ("cpu",)}
+# Tried on a network in shards; of these torch has fused kernels for shards for Adam and AdamW alone.
+SHARDED, FUSED_SHARDED = frozenset({"adam", "adamw", "sgd", "muon"}), frozenset({"adam", "adamw"})
+
+
+def create_optimizer(
+    model: nn.Module, config: TrainingConfig, *, lr: float, weight_decay: float, encoder_lr_factor: float = 1.0
+) -> torch.optim.Optimizer:
+    """The optimizer that ``config`` names over :func:`parameter_groups`; fused where torch has it for the device."""
+    name = config.optimizer.lower()
+    sharded = any(is_shard(parameter) for parameter in model.parameters())
+    if sharded and name not in SHARDED:
+        raise UsageError(
+            "this optimizer was not tried on a network in shards",
+            expected=", ".join(sorted(SHARDED)),
+            found=config.optimizer,
+            fix="--optimizer adamw, or training.shard=false",
+        )
+    if name == "muon":
+        half = config.precision == "bf16"
+        factors = {"encoder_lr_factor": encoder_lr_factor, "head_lr_factor": config.head_lr_factor}
+        return _create_muon(model, config.turn, half=half, lr=lr, weight_decay=weight_decay, **factors)
+    if name not in OPTIMIZERS:
+        names = ", ".join(sorted([*OPTIMIZERS, "muon"]))
+        raise UsageError("unknown optimizer", expected=names, found=config.optimizer)
+    groups = parameter_groups(
+        model,
+        lr=lr,
+        weight_decay=weight_decay,
+        encoder_lr_factor=encoder_lr_factor,
+        head_lr_factor=config.head_lr_factor,
+    )
+    arguments: dict[str, Any] = {"lr": lr}
+    if name in ("sgd", "rmsprop"):
+        arguments["momentum"] = config.momentum
+    if name in (FUSED_SHARDED if sharded else FUSED):
+        arguments["fused"] = all(p.device.type in FUSED[name] for p in model.parameters())
+    return OPTIMIZERS[name](groups, **arguments)
+
+
+def _create_muon(model: nn.Module, turn: float, *, half: bool, encoder_lr_factor: float, **groups_of: float) -> Muon:
+    """Muon on the hidden kernels, each turning by ``turn`` of its norm at the schedule's peak; AdamW on the rest.
+
+    ``groups_of``: what :func:`parameter_groups` takes beside ``encoder_lr_factor``, which kernels know as well.
+    """
+    kernels = hidden_kernels(model)
+    chosen = {id(parameter) for parameter in kernels}
+    groups = parameter_groups(model, encoder_lr_factor=encoder_lr_factor, **groups_of)
+    for group in groups:
+        group["params"] = [parameter for parameter in group["params"] if id(parameter) not in chosen]
+    encoder, _ = _roles(model)
+    for name, share, inside in (("encoder kernels", turn * encoder_lr_factor, True), ("kernels", turn, False)):
+        turned = [parameter for parameter in kernels if (id(parameter) in encoder) is inside]
+        groups.append({"params": turned, "lr": share, "base_lr": share, "orthogonal": True, "name": name})
+    return Muon([group for group in groups if group["params"]], groups_of["lr"], half=half)
+
+
+def parameter_groups(
+    model: nn.Module, *, lr: float, weight_decay: float, encoder_lr_factor: float = 1.0, head_lr_factor: float = 1.0
+) -> list[dict[str, Any]]:
+    """Groups by part (encoder, body, head) and by decay: norms, biases and single scales get no weight decay.
+
+    Encoder and head are what the network declares: its encoder's parameters, and its classifier layers. UsageError
+    where a part has a rate of its own and the network declares none.
+    Each group carries ``base_lr``, its peak; the schedule writes ``lr`` from it.
+    """
+    factors = {"encoder": encoder_lr_factor, "body": 1.0, "head": head_lr_factor}
+    if head_lr_factor != 1.0 and not _roles(model)[1]:
+        raise UsageError(
+            "the network declares no classifier layers, which head_lr_factor is for",
+            found=type(model).__name__,
+            fix="training.head_lr_factor=1",
+        )
+    groups: dict[tuple[str, bool], list[nn.Parameter]] = {}
+    for part, decays, parameter in _classified(model):
+        groups.setdefault((part, decays), []).append(parameter)
+    return [
+        {
+            "params": parameters,
+            "lr": lr * factors[part],
+            "base_lr": lr * factors[part],
+            "weight_decay": weight_decay if decays else 0.0,
+            "name": f"{part}{'' if decays else ', no decay'}",
+        }
+        for (part, decays), parameters in groups.items()
+    ]
+
+
+def _classified(model: nn.Module) -> Iterator[tuple[str, bool, nn.Parameter]]:
+    """(part, whether it decays, parameter), every trainable parameter once."""
+    norm_parameters = {
+        id(parameter)
+        for module in model.modules()
+        if isinstance(module, NORMS)
+        for parameter in module.parameters(recurse=False)
+    }
+    encoder, head = _roles(model)
+    for parameter in model.parameters():
+        if not parameter.requires_grad:
+            continue
+        part = "encoder" if id(parameter) in encoder else "head" if id(parameter) in head else "body"
+        yield part, parameter.ndim > 1 and id(parameter) not in norm_parameters, parameter
+
+
+def _roles(model: nn.Module) -> tuple[set[int], set[int]]:
+    """The identities of the parameters of the declared encoder, and of the declared classifier layers."""
+    if not isinstance(model, SegmentationModel):
+        return set(), set()
+    layers = [layer for layers in model.classifier_layers().values() for layer in layers]
+    return {id(p) for p in model.encoder_parameters()}, {id(p) for layer in layers for p in layer.parameters()}
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, factor: float) -> float:
+    """Scale every group's peak by ``factor``; returns the largest learning rate, for the log.
+
+    Muon's kernels turn by a share of their norm, which is no learning rate: they count only where they are alone.
+    """
+    for group in optimizer.param_groups:
+        group["lr"] = group["base_lr"] * factor
+    usual = [group["lr"] for group in optimizer.param_groups if not group.get("orthogonal")]
+    return float(max(usual or [group["lr"] for group in optimizer.param_groups]))
+
+
+class AveragedWeights:
+    """A second copy of the network whose weights follow the first: exponentially (EMA), or as an equal mean (SWA).
+
+    The decay rises as (1 + t) / (10 + t) so that early averages forget the random start. Batch-norm statistics are
+    averaged like weights; counters are copied.
+    """
+
+    def __init__(
+        self, model: nn.Module, decay: float, equal_from: float | None = None, *, start: nn.Module | None = None
+    ) -> None:
+        """``start``: the copy, where it is made already; a network in shards cannot be copied."""
+        self.model = (copy.deepcopy(model) if start is None else start).eval().requires_grad_(False)
+        self.decay = decay
+        self.equal_from = equal_from
+        self.updates = 0
+        self.equal_count = 0
+        self._pair(model)
+
+    def _pair(self, model: nn.Module) -> None:
+        ours, theirs = self.model.state_dict(keep_vars=True), model.state_dict(keep_vars=True)
+        floats = [name for name in ours if ours[name].is_floating_point()]
+        self.float_pairs = ([own(ours[n]) for n in floats], [own(theirs[n]) for n in floats])
+        self.other_pairs = [(ours[n], theirs[n]) for n in ours if n not in set(floats)]
+
+    @torch.no_grad()
+    def update(self, share: float) -> None:
+        """Take one step's weights in; ``share`` is how much of the run is done."""
+        self.updates += 1
+        if self.equal_from is not None and share >= self.equal_from:
+            self.equal_count += 1
+            weight = 1.0 / self.equal_count
+        else:
+            weight = 1.0 - min(self.decay, (1 + self.updates) / (10 + self.updates))
+        torch._foreach_lerp_(self.float_pairs[0], self.float_pairs[1], weight)
+        for ours, theirs in self.other_pairs:
+            ours.copy_(theirs)
+
+    def state(self) -> dict[str, int]:
+        return {"updates": self.updates, "equal_count": self.equal_count}
+
+    def load(self, state: dict[str, int]) -> None:
+        self.updates, self.equal_count = int(state["updates"]), int(state["equal_count"])

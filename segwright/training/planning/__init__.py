@@ -1,0 +1,1 @@
+"""Decisions made before the first step: the plan, and what a step and a validation take."""
