@@ -11,7 +11,7 @@ import argparse
 import time
 from pathlib import Path
 
-from segwright.data.check.runner import inspect_dataset
+from segwright.data.check.runner import check_dataset
 from segwright.data.dataset import open_dataset
 
 
@@ -26,7 +26,7 @@ def main() -> None:
           f"{data.format}, {len(data.records)} images")  # fmt: skip
     if arguments.check:
         wall, processor = time.perf_counter(), time.process_time()
-        result = inspect_dataset(data, workers=0)
+        result = check_dataset(data, workers=0)
         print(f"check: {time.perf_counter() - wall:.2f} s, processor {time.process_time() - processor:.2f} s, "
               f"{len(result.problems)} findings")  # fmt: skip
 

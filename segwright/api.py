@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from segwright.core.errors import DataError, SegwrightError, UsageError
 from segwright.core.progress import progress, track
 from segwright.core.types import LabelSpace, Sample
-from segwright.data.check.runner import CheckResult, inspect_path
+from segwright.data.check.runner import CheckResult, check_path
 from segwright.data.dataset import Dataset, Split, open_dataset
 from segwright.data.records import evenly_spread
 from segwright.training.config import TrainConfig, load_config, parse_size
@@ -67,7 +67,7 @@ def check(
     html: str | Path | None = None,
 ) -> CheckResult:
     """Look through a dataset; ``html`` also writes a page."""
-    result = inspect_path(data, format, images=images, masks=masks)
+    result = check_path(data, format, images=images, masks=masks)
     if html is not None:
         from segwright.data.check.report_html import write_check_page
 

@@ -77,7 +77,7 @@ def datasets(context: typer.Context, json: Json = None) -> None:
     screen.print(formats_table(list(FORMATS.values())))
     screen.print(Text("\nDownloads: segwright datasets get NAME", style="bold"))
     screen.print(downloads_table(list(CATALOG.values())))
-    formats = [{"name": f.name, "title": f.title, "looks_for": f.looks_for} for f in FORMATS.values()]
+    formats = [{"name": f.name, "title": f.title, "looks_for": f.layout} for f in FORMATS.values()]
     downloads = [
         {"name": d.name, "title": d.title, "bytes": d.bytes, "license": d.license, "homepage": d.homepage}
         for d in CATALOG.values()

@@ -13,7 +13,7 @@ from rich.text import Text
 from segwright.core.progress import literal, visible
 
 if TYPE_CHECKING:
-    from segwright.data.download.catalog import Downloadable
+    from segwright.data.download.catalog import DatasetEntry
     from segwright.data.formats import Format
     from segwright.search.tune_postprocessing import Trial
 
@@ -153,11 +153,11 @@ def formats_table(formats: Sequence[Format]) -> Table:
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
     table.add_column(no_wrap=True, style="bold")
     for known in formats:
-        table.add_row(known.name, f"{known.title}: {known.looks_for}")
+        table.add_row(known.name, f"{known.title}: {known.layout}")
     return table
 
 
-def downloads_table(entries: Sequence[Downloadable]) -> Table:
+def downloads_table(entries: Sequence[DatasetEntry]) -> Table:
     """What can be downloaded, how large it is, on what terms."""
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
     table.add_column(no_wrap=True, style="bold")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 import warnings
+from collections.abc import Callable, Mapping
 from typing import Any
 
 
@@ -21,6 +23,21 @@ def renamed_attribute(old: str, new: str) -> Any:
         return getattr(self, new)
 
     return property(get, doc=f"The former name of ``{new}``.")
+
+
+def renamed_names(module: str, names: Mapping[str, str]) -> Callable[[str], Any]:
+    """A module's ``__getattr__`` that finds old names (key) under their new ones (value).
+
+    >>> __getattr__ = renamed_names(__name__, {"inspect_path": "check_path"})  # doctest: +SKIP
+    """
+
+    def get(name: str) -> Any:
+        if name not in names:
+            raise AttributeError(f"module {module!r} has no attribute {name!r}")
+        warn_renamed(f"{module}.{name}", names[name])
+        return getattr(sys.modules[module], names[name])
+
+    return get
 
 
 def warn_renamed(old: str, new: str) -> None:

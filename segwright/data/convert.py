@@ -63,8 +63,8 @@ class Item:
     def image(self) -> tuple[bytes, str]:
         """(encoded image, ending): the file's own bytes where they are what we read, else PNG."""
         path, reader = self.record.image_path, self.dataset.reader
-        if isinstance(reader, FileReader) and not reader.whole(self.record):
-            return _tiff(reader.raster(self.record)), ".tif"
+        if isinstance(reader, FileReader) and not reader.is_full_file(self.record):
+            return _tiff(reader.read_bands(self.record)), ".tif"
         if path is not None and read_header(path).orientation == 1:
             return read_file(path), path.suffix.lower()
         pixels = self.dataset.reader.image(self.record)
@@ -85,7 +85,7 @@ class Item:
             return self.mask.shape[0], self.mask.shape[1]
         reader = self.dataset.reader
         if self.record.image_path is not None and not (
-            isinstance(reader, FileReader) and not reader.whole(self.record)
+            isinstance(reader, FileReader) and not reader.is_full_file(self.record)
         ):
             return read_header(self.record.image_path).size
         image = self.dataset.reader.image(self.record)
@@ -176,7 +176,7 @@ def losses(dataset: Dataset, to: str) -> list[str]:
     deep = dataset.value_range is not None or getattr(reader, "bands", None) is not None
     if deep and to in ("webdataset", "hf"):
         lines.append("images of more than 8 bits or 3 bands are copied, but this format's readers take 8-bit colors")
-    if isinstance(reader, FileReader) and not all(reader.whole(record) for record in dataset.records):
+    if isinstance(reader, FileReader) and not all(reader.is_full_file(record) for record in dataset.records):
         lines.append("rasters are written as their tiles, without their place on the ground")
     elif dataset.format == "geotiff":
         lines.append("masks become PNGs, without their place on the ground; images keep theirs")

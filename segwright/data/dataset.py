@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from segwright.core.deprecated import renamed_names
 from segwright.core.errors import FormatError, SegwrightError, UsageError
 from segwright.data.archives import archive_of, unpacked
 from segwright.data.formats import FORMATS, Format, refusals
@@ -24,18 +25,20 @@ __all__ = [
     "Record",
     "Split",
     "ValueRange",
+    "detect_format",
     "open_dataset",
-    "recognize",
 ]
 
+__getattr__ = renamed_names(__name__, {"recognize": "detect_format"})
 
-def recognize(path: str | Path | Tree) -> tuple[Format, str]:
+
+def detect_format(path: str | Path | Tree) -> tuple[Format, str]:
     """The format of what lies at ``path``, and why; FormatError listing what was looked for."""
     tree = path if isinstance(path, Tree) else Tree(path)
     failed: Exception | None = None
     for known in FORMATS.values():
         try:
-            reason = known.recognize(tree)
+            reason = known.detect(tree)
         except SegwrightError:
             raise
         except Exception as error:  # a file of another kind that this format's reader trips over
@@ -53,7 +56,7 @@ def recognize(path: str | Path | Tree) -> tuple[Format, str]:
             raise near
     raise FormatError(
         "no dataset recognized",
-        expected="\n            ".join(f"{known.name}: {known.looks_for}" for known in FORMATS.values()),
+        expected="\n            ".join(f"{known.name}: {known.layout}" for known in FORMATS.values()),
         found=tree.summary(),
         where=tree.root,
         fix="arrange the files as one of these, or name the format with --format",
@@ -67,7 +70,7 @@ def _by_globs(tree: Tree, format: str | None, images: str | None, masks: str | N
     if format not in (None, "folder", "geotiff"):
         raise UsageError("--images and --masks read files beside mask files", expected="no --format", found=format)
     pairing = tree.memo["pairing"] = pair_globs(tree, images, masks)
-    known = FORMATS["geotiff"] if format != "folder" and FORMATS["geotiff"].recognize(tree) else FORMATS["folder"]
+    known = FORMATS["geotiff"] if format != "folder" and FORMATS["geotiff"].detect(tree) else FORMATS["folder"]
     return known, f"{pairing.paired} pairs by --images {images} --masks {masks}"
 
 
@@ -109,9 +112,9 @@ def _opened(tree: Tree, format: str | None, images: str | None, masks: str | Non
         known, reason = _by_globs(tree, format, images, masks)
     else:
         tree.memo["format"] = format
-        known, reason = recognize(tree) if format is None else (FORMATS[format], "as asked with --format")
+        known, reason = detect_format(tree) if format is None else (FORMATS[format], "as asked with --format")
     dataset = known.open(tree)
     if not dataset.records:
-        raise FormatError("the dataset holds no image", expected=known.looks_for, found=tree.summary(), where=tree.root)
+        raise FormatError("the dataset holds no image", expected=known.layout, found=tree.summary(), where=tree.root)
     dataset.notes.insert(0, f"{known.title}: {reason}")
     return dataset

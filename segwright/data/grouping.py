@@ -20,7 +20,7 @@ from segwright.core.types import IGNORE_INDEX
 from segwright.data.check.duplicates import ALIKE, join_alike
 from segwright.data.records import Reader, Record, Split
 from segwright.imageio import UInt8Array
-from segwright.imageio.sandbox import Children
+from segwright.imageio.sandbox import WorkerPool
 
 SIDE = 16  # of a thumbnail: enough for a scene, too little for noise
 LEVELS = (ALIKE, 0.993, 0.998)  # correlation of near-duplicates; the next where one makes a group of everything
@@ -68,8 +68,8 @@ Look = tuple[Float32, float, npt.NDArray[np.int64]]
 
 def _look(split: Split) -> Iterator[Look | None]:
     """In order, in child processes: what nobody has decoded yet is not decoded in this one."""
-    with Children[Record, Look | None](_looker, split.reader, shared=True) as children:
-        for outcome in children.in_order(split.records, batch=4):
+    with WorkerPool[Record, Look | None](_looker, split.reader, shared=True) as pool:
+        for outcome in pool.in_order(split.records, batch=4):
             yield outcome.result
 
 

@@ -21,7 +21,7 @@ from segwright.core.errors import LabelError
 from segwright.data.mask_arrays import ARRAY_ENDINGS, array_of, is_array
 from segwright.imageio import DEFAULT_LIMITS, Limits, UInt8Array, decode_mask, parse_header, read_file, sniff
 from segwright.imageio.headers import pillow_open, reading
-from segwright.imageio.image_info import upright
+from segwright.imageio.image_info import apply_exif_orientation
 from segwright.imageio.raster import decode_raster
 
 __all__ = ["ARRAY_ENDINGS", "MaskPixels", "MaskSource", "inspect_mask", "mask_pixels", "read_mask_file", "tiff_facts"]
@@ -176,7 +176,7 @@ def _by_pillow(data: bytes, where: str | Path, limits: Limits) -> MaskPixels:
         palette = _pillow_palette(data, where, limits) if info.mode == "P" else None
         return MaskPixels(decode_mask(data, where, limits), palette)
     with reading(where), pillow_open(data, info.format, where, limits) as image:
-        bands = upright(np.asarray(image.convert("RGBA")), info.orientation)
+        bands = apply_exif_orientation(np.asarray(image.convert("RGBA")), info.orientation)
     pixels = np.ascontiguousarray(bands[..., 0] if info.mode == "LA" else bands[..., :3])
     alpha = np.ascontiguousarray(bands[..., 3])
     return MaskPixels(pixels, alpha=None if (alpha == 255).all() else alpha)

@@ -78,9 +78,9 @@ class FileReader:
     def image(self, record: Record) -> UInt8Array:
         if record.image_path is None:
             raise DataError("the record has no image", found=record.id)
-        if self.bands is None and self.value_range is None and self.whole(record):
+        if self.bands is None and self.value_range is None and self.is_full_file(record):
             return read_image(record.image_path, self.limits)
-        pixels = _fit_bands(self.raster(record), self.bands or 3, record.image_path)
+        pixels = _fit_bands(self.read_bands(record), self.bands or 3, record.image_path)
         if pixels.dtype == np.uint8:
             image = pixels if self.value_range is None else self.value_range.among_deeper(pixels)
         elif self.value_range is None:
@@ -95,11 +95,11 @@ class FileReader:
             image = self.value_range.apply(pixels)
         return np.repeat(image, 3, axis=2) if image.shape[2] == 1 else image
 
-    def whole(self, record: Record) -> bool:
+    def is_full_file(self, record: Record) -> bool:
         """Whether the record's image is all of its file."""
         return True
 
-    def raster(self, record: Record) -> npt.NDArray[Any]:
+    def read_bands(self, record: Record) -> npt.NDArray[Any]:
         """H×W×C in the file's own number type."""
         if record.image_path is None:
             raise DataError("the record has no image", found=record.id)
@@ -109,7 +109,7 @@ class FileReader:
         """What the header of an image or mask says."""
         return read_header(path, self.limits)
 
-    def disagreement(self, record: Record) -> LabelError | None:
+    def georeference_mismatch(self, record: Record) -> LabelError | None:
         """What else says that image and mask do not belong together; for the data check."""
         return None
 
@@ -118,10 +118,10 @@ class FileReader:
         return None
 
     def values(self, record: Record) -> Values | None:
-        raw = self.raw(record)
+        raw = self.read_mask_values(record)
         return None if raw is None else raw.astype(np.int32)
 
-    def raw(self, record: Record) -> npt.NDArray[Any] | None:
+    def read_mask_values(self, record: Record) -> npt.NDArray[Any] | None:
         """H×W file values in the type they come in: uint8 and uint16 from the file, int32 rows of a color table."""
         if record.mask_path is None:
             return None
@@ -148,7 +148,7 @@ class FileReader:
         )
 
     def mask(self, record: Record) -> UInt8Array | None:
-        raw = self.raw(record)
+        raw = self.read_mask_values(record)
         if raw is None:
             return None
         if self._lookup is None:

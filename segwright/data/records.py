@@ -18,6 +18,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from segwright.core.deprecated import renamed_attribute
 from segwright.core.errors import DataError, DepthError, LabelError, SegwrightError, UsageError
 from segwright.core.types import LabelSpace, Sample
 from segwright.imageio import UInt8Array
@@ -316,13 +317,15 @@ class Dataset:
     def test(self) -> Split:
         return self._split("test")
 
-    def relabeled(self, label_space: LabelSpace) -> Dataset:
+    def with_label_space(self, label_space: LabelSpace) -> Dataset:
         """The same data under another label map: classes merged, renamed or ignored; splits stay as they are.
 
         The map's file values are those of :meth:`Split.read_values`: for masks in files what the files hold, for drawn
         ones the class indices of the dataset's own label space.
         """
         return self._with_reader(label_space=label_space)
+
+    relabeled = renamed_attribute("relabeled", "with_label_space")
 
     def with_value_range(self, value_range: ValueRange) -> Dataset:
         """The same data with another range for images that are not 8 bit, such as the one a model saved."""

@@ -137,7 +137,7 @@ def read_json(path: str | Path, limit: int = MAX_ANNOTATION_BYTES, make: MakeErr
                    fix="export it again") from error  # fmt: skip
 
 
-def peek(path: str | Path, size: int = 65536) -> str:
+def read_ends(path: str | Path, size: int = 65536) -> str:
     """The beginning and the end of a text file, to recognize a big JSON or XML without reading it.
 
     Empty for what is no regular file or cannot be read; characters that cannot be decoded are replaced.

@@ -215,7 +215,7 @@ class Canvas:
             where = np.abs(columns - x) + np.abs(rows - y) < radius
             self.paint(box, where, planes(color), label)
 
-    def develop(self, rng: Random) -> tuple[UInt8Array, UInt8Array]:
+    def render(self, rng: Random) -> tuple[UInt8Array, UInt8Array]:
         """Light, halving, sensor noise: the image and its labels at the wanted size."""
         scene = self.scene
         lit = self.image

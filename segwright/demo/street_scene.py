@@ -50,7 +50,7 @@ SKIES = (  # (zenith, horizon, light color, strength of the sun)
 
 
 @dataclass(frozen=True)
-class Thing:
+class SceneObject:
     """An object waiting to be drawn: its nearness decides the order."""
 
     nearness: float
@@ -70,18 +70,18 @@ def draw_street(seed: str, size: tuple[int, int]) -> tuple[UInt8Array, UInt8Arra
     for thing in sorted(_things(scene, rng), key=lambda thing: thing.nearness):
         DRAW[thing.kind](canvas, scene, rng, thing)
     _bonnet(canvas, scene, rng)
-    return canvas.develop(rng)
+    return canvas.render(rng)
 
 
-def _things(scene: Scene, rng: Random) -> list[Thing]:
+def _things(scene: Scene, rng: Random) -> list[SceneObject]:
     """What stands where. Small far things are left out: at a demo's size they would be a pixel or two."""
-    things: list[Thing] = []
+    things: list[SceneObject] = []
     for side in (-1, 1):
         nearness = 0.10 + 0.05 * rng.random()
         while nearness < 1.5:  # houses in a row, each nearer than the last, with gaps here and there
             step = 1.35 + 0.5 * rng.random()
             length = min(1.22 + 0.5 * rng.random(), step)
-            things.append(Thing(nearness, "building", side, scene.wall, length))
+            things.append(SceneObject(nearness, "building", side, scene.wall, length))
             nearness *= step
         kerb = scene.kerb + 0.5
         for kind, count in (
@@ -91,16 +91,18 @@ def _things(scene: Scene, rng: Random) -> list[Thing]:
         ):
             for _ in range(count):
                 where = kerb + 0.3 * rng.random() if kind != "tree" else scene.wall - 0.6 - 1.2 * rng.random()
-                things.append(Thing(0.22 + 0.6 * rng.random(), kind, side, where))
+                things.append(SceneObject(0.22 + 0.6 * rng.random(), kind, side, where))
         for _ in range(1 + int(rng.random() * 3)):
             where = scene.kerb + 0.5 + (scene.wall - scene.kerb - 1.0) * rng.random()
-            things.append(Thing(0.30 + 0.5 * rng.random(), "person", side, where))
+            things.append(SceneObject(0.30 + 0.5 * rng.random(), "person", side, where))
         for _ in range(int(rng.random() * 3)):  # parked at the kerb
-            things.append(Thing(0.16 + 0.6 * rng.random(), "car", side, scene.kerb - 1.1))
+            things.append(SceneObject(0.16 + 0.6 * rng.random(), "car", side, scene.kerb - 1.1))
     for _ in range(int(rng.random() * 3)):  # in their lanes
-        things.append(Thing(0.14 + 0.4 * rng.random(), "car", pick(rng, (-1, 1)), scene.kerb * 0.42))
+        things.append(SceneObject(0.14 + 0.4 * rng.random(), "car", pick(rng, (-1, 1)), scene.kerb * 0.42))
     if rng.random() < 0.3:  # somebody crosses
-        things.append(Thing(0.32 + 0.3 * rng.random(), "person", pick(rng, (-1, 1)), scene.kerb * 0.8 * rng.random()))
+        things.append(
+            SceneObject(0.32 + 0.3 * rng.random(), "person", pick(rng, (-1, 1)), scene.kerb * 0.8 * rng.random())
+        )
     return things
 
 
@@ -142,7 +144,7 @@ def _ground(canvas: Canvas, scene: Scene, rng: Random) -> None:
     canvas.paint(box, np.abs(distance - scene.kerb) < 0.14, shade((198, 196, 190), grain, 0.15) * light, PAVEMENT)
 
 
-def _building(canvas: Canvas, scene: Scene, rng: Random, thing: Thing) -> None:
+def _building(canvas: Canvas, scene: Scene, rng: Random, thing: SceneObject) -> None:
     """A house: the wall along the street in true perspective, and the gable that faces us."""
     side, far = thing.side, thing.nearness
     near = far * thing.length
@@ -195,7 +197,7 @@ def _facade(
     return np.where(window, glass, color)
 
 
-def _tree(canvas: Canvas, scene: Scene, rng: Random, thing: Thing) -> None:
+def _tree(canvas: Canvas, scene: Scene, rng: Random, thing: SceneObject) -> None:
     x, foot, unit = scene.place(thing.side * thing.metres, thing.nearness)
     height, spread = 3.6 + 2.4 * rng.random(), 1.1 + 0.7 * rng.random()
     canvas.shadow(x, foot, spread * unit, 0.22 * unit)
@@ -209,7 +211,7 @@ def _tree(canvas: Canvas, scene: Scene, rng: Random, thing: Thing) -> None:
         canvas.ellipse(center, radius * unit, radius * 0.85 * unit, color, TREE, grain=0.85, ragged=0.5)
 
 
-def _car(canvas: Canvas, scene: Scene, rng: Random, thing: Thing) -> None:
+def _car(canvas: Canvas, scene: Scene, rng: Random, thing: SceneObject) -> None:
     """Seen from behind, or from the front on the other lane: body, cabin, glass, wheels, lights, plate."""
     x, foot, unit = scene.place(thing.side * thing.metres, thing.nearness)
     paint, width, height = pick(rng, PAINTS), 0.88 + 0.1 * rng.random(), 1.4 + 0.3 * rng.random()
@@ -234,7 +236,7 @@ def _car(canvas: Canvas, scene: Scene, rng: Random, thing: Thing) -> None:
     canvas.quad(x - 0.24 * unit, x + 0.24 * unit, body - 0.3 * unit, body - 0.17 * unit, (228, 226, 200), CAR)
 
 
-def _person(canvas: Canvas, scene: Scene, rng: Random, thing: Thing) -> None:
+def _person(canvas: Canvas, scene: Scene, rng: Random, thing: SceneObject) -> None:
     x, foot, unit = scene.place(thing.side * thing.metres, thing.nearness)
     unit *= 0.92 + 0.16 * rng.random()
     shirt, trousers, skin, stride = pick(rng, CLOTHES), pick(rng, CLOTHES[:3]), pick(rng, SKIN), rng.random()
@@ -251,7 +253,7 @@ def _person(canvas: Canvas, scene: Scene, rng: Random, thing: Thing) -> None:
     canvas.ellipse((x, foot - 1.71 * unit), 0.145 * unit, 0.1 * unit, (52, 38, 30), PERSON)
 
 
-def _pole(canvas: Canvas, scene: Scene, rng: Random, thing: Thing) -> None:
+def _pole(canvas: Canvas, scene: Scene, rng: Random, thing: SceneObject) -> None:
     """A street lamp: a mast and an arm over the road."""
     x, foot, unit = scene.place(thing.side * thing.metres, thing.nearness)
     wide = max(0.11 * unit, 2.6)  # thinner than this and no pixel would be pole alone after halving
@@ -263,7 +265,7 @@ def _pole(canvas: Canvas, scene: Scene, rng: Random, thing: Thing) -> None:
     canvas.ellipse((end, foot - tall + wide), 0.32 * unit + 1, 0.12 * unit + 1.5, (226, 224, 204), POLE)
 
 
-def _sign(canvas: Canvas, scene: Scene, rng: Random, thing: Thing) -> None:
+def _sign(canvas: Canvas, scene: Scene, rng: Random, thing: SceneObject) -> None:
     """A plate on a post: a round ban, a blue disc, a warning triangle or a yellow diamond."""
     x, foot, unit = scene.place(thing.side * thing.metres, thing.nearness)
     wide, size, tall = max(0.07 * unit, 2.3), max(0.42 * unit, 7.5), 2.5 * unit

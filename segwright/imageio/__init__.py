@@ -6,27 +6,27 @@ A file is read once. Its kind is told by its content, never by its name; its hea
 number type (:mod:`.raster`), :mod:`.isolated` does the same work in a child process that may die of it.
 """
 
+from segwright.core.deprecated import renamed_names
 from segwright.imageio.decode import decode_image, decode_mask, read_file, read_image, read_mask
 from segwright.imageio.encode import encode_jpeg, encode_png, write_bytes, write_image, write_mask
 from segwright.imageio.headers import parse_header, read_header, sniff
 from segwright.imageio.image_info import EXTENSIONS, ImageInfo, UInt8Array, check_limits
 from segwright.imageio.limits import DEFAULT_LIMITS, Limits
 from segwright.imageio.raster import page_count, read_raster
-from segwright.imageio.tiles import Extent, extent, read_window
+from segwright.imageio.tiles import TiffInfo, read_window, tiff_info
 
 __all__ = [
     "DEFAULT_LIMITS",
     "EXTENSIONS",
-    "Extent",
     "ImageInfo",
     "Limits",
+    "TiffInfo",
     "UInt8Array",
     "check_limits",
     "decode_image",
     "decode_mask",
     "encode_jpeg",
     "encode_png",
-    "extent",
     "page_count",
     "parse_header",
     "read_file",
@@ -36,7 +36,10 @@ __all__ = [
     "read_raster",
     "read_window",
     "sniff",
+    "tiff_info",
     "write_bytes",
     "write_image",
     "write_mask",
 ]
+
+__getattr__ = renamed_names(__name__, {"extent": "tiff_info"})

@@ -20,7 +20,7 @@ from PIL import Image
 from segwright.core.errors import ImageReadError, SegwrightError
 from segwright.imageio import jpeg, png
 from segwright.imageio.headers import open_checked, parse_header, pillow_open, reading
-from segwright.imageio.image_info import ImageInfo, UInt8Array, unreadable, upright
+from segwright.imageio.image_info import ImageInfo, UInt8Array, apply_exif_orientation, unreadable
 from segwright.imageio.limits import DEFAULT_LIMITS, Limits
 from segwright.imageio.tiff import directory_of, tiff_pixels
 
@@ -83,7 +83,7 @@ def decode_image(
         if info.format == "JPEG":
             pixels = _jpeg_pixels(data, info, where)
             if pixels is not None:
-                return upright(pixels, info.orientation)
+                return apply_exif_orientation(pixels, info.orientation)
         if info.bits > 8 or "bands" in info.mode:
             return _stretched(_deep(data, info, where, limits, page), where)
         return _pillow(data, info, where, limits, "RGB", page)
@@ -127,7 +127,7 @@ def decode_mask(
         if info.format == "JPEG":
             pixels = _jpeg_pixels(data, info, where, gray=info.mode == "L")
             if pixels is not None:
-                return upright(pixels, info.orientation)
+                return apply_exif_orientation(pixels, info.orientation)
         if info.bits > 8 or "bands" in info.mode:
             return integers(_deep(data, info, where, limits, page), where)
         if info.mode in ("RGBA", "LA", "PA"):
@@ -173,7 +173,7 @@ def _one_channel(
 
 def _quick_image(data: bytes, limits: Limits) -> UInt8Array | None:
     """What most PNGs are, by the shortest way; None for any other file, and for whatever is wrong with it."""
-    found = png.plain(data, limits)
+    found = png.fast_header(data, limits)
     if found is None:
         return None
     pixels = png.opencv(data, _COLOR)
@@ -182,7 +182,7 @@ def _quick_image(data: bytes, limits: Limits) -> UInt8Array | None:
 
 def _quick_mask(data: bytes, limits: Limits) -> MaskArray | None:
     """What most masks are, by the shortest way; None for any other, and for whatever is wrong with it."""
-    found = png.plain(data, limits)
+    found = png.fast_header(data, limits)
     if found is None:
         return None
     height, width, color, first_data = found
@@ -194,25 +194,25 @@ def _quick_mask(data: bytes, limits: Limits) -> MaskArray | None:
 
 
 def _png_image(data: bytes, info: ImageInfo, where: str | Path) -> UInt8Array:
-    chunks = png.walk(data, info, where)
+    chunks = png.parse_chunks(data, info, where)
     pixels = png.opencv(data, _COLOR)
     if pixels is None or pixels.shape != (info.height, info.width, 3):
-        raise png.diagnose(data, info, where)
-    return upright(_rgb(pixels), chunks.orientation)
+        raise png.explain_failure(data, info, where)
+    return apply_exif_orientation(_rgb(pixels), chunks.orientation)
 
 
 def png_bands(data: bytes, info: ImageInfo, where: str | Path) -> npt.NDArray[Any]:
     """H×W×C as stored: 1 to 4 channels of 8 or 16 bits, alpha kept; palettes not."""
-    chunks = png.walk(data, info, where)
+    chunks = png.parse_chunks(data, info, where)
     pixels = png.opencv(data, cv2.IMREAD_UNCHANGED)
     if pixels is None or pixels.shape[:2] != (info.height, info.width):
-        raise png.diagnose(data, info, where)
+        raise png.explain_failure(data, info, where)
     bands = {"L": [0], "I": [0], "LA": [0, 3]}.get(info.mode.split(";")[0])
     if pixels.ndim == 2:
         pixels = pixels[..., None]
     elif bands is None:
         bands = [2, 1, 0, 3][: 4 if info.mode.startswith("RGBA") else 3]
-    return upright(pixels if bands == [0] else pixels[..., bands], chunks.orientation)
+    return apply_exif_orientation(pixels if bands == [0] else pixels[..., bands], chunks.orientation)
 
 
 def _deep(data: bytes, info: ImageInfo, where: str | Path, limits: Limits, page: int = 0) -> npt.NDArray[Any]:
@@ -228,7 +228,7 @@ def _deep(data: bytes, info: ImageInfo, where: str | Path, limits: Limits, page:
 def _png_mask(data: bytes, info: ImageInfo, where: str | Path) -> MaskArray:
     if info.alpha or info.mode == "RGB;16":
         return integers(png_bands(data, info, where), where)
-    chunks = png.walk(data, info, where)
+    chunks = png.parse_chunks(data, info, where)
     if info.mode == "P":
         pixels = png.opencv(png.as_gray(data, chunks.first_data), _GRAY)
         if pixels is not None and info.bits < 8:
@@ -239,8 +239,8 @@ def _png_mask(data: bytes, info: ImageInfo, where: str | Path) -> MaskArray:
         pixels = png.opencv(data, _COLOR)
         pixels = None if pixels is None else _rgb(pixels)
     if pixels is None or pixels.shape[:2] != (info.height, info.width):
-        raise png.diagnose(data, info, where)
-    return upright(pixels, chunks.orientation)
+        raise png.explain_failure(data, info, where)
+    return apply_exif_orientation(pixels, chunks.orientation)
 
 
 def _jpeg_pixels(data: bytes, info: ImageInfo, where: str | Path, *, gray: bool = False) -> UInt8Array | None:
@@ -264,7 +264,7 @@ def _pillow(data: bytes, info: ImageInfo, where: str | Path, limits: Limits, mod
             image.load()
             turned = image if image.mode == mode else _converted(image, mode)
             # Pillow turns a TIFF by itself while loading, and nothing else.
-            return upright(np.asarray(turned), 1 if info.format == "TIFF" else info.orientation)
+            return apply_exif_orientation(np.asarray(turned), 1 if info.format == "TIFF" else info.orientation)
         except Image.DecompressionBombError as error:
             raise unreadable(where, str(error), "too_large") from error
         except SegwrightError:

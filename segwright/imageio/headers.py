@@ -30,7 +30,7 @@ _MAGIC = (
     (b"II+\0", "TIFF"), (b"MM\0+", "TIFF"), (b"P6", "PPM"), (b"P5", "PPM"), (b"P3", "PPM"), (b"P2", "PPM"),
     (b"P4", "PPM"), (b"P1", "PPM"), (b"GIF87a", "GIF"), (b"GIF89a", "GIF"),
 )  # fmt: skip
-_STRANGERS = (  # what else people's folders hold under an image's name
+_UNKNOWN_FORMATS = (  # what else people's folders hold under an image's name
     (b"SIMPLE  =", "a FITS file"), (b"8BPS", "a Photoshop file"), (b"%PDF", "a PDF"), (b"PK\x03\x04", "a ZIP archive"),
     (b"version https://git-lfs", "a Git LFS pointer, not the file itself"), (b"<!DOCTYPE", "a web page"),
     (b"<html", "a web page"), (b"<?xml", "an XML file"), (b"<svg", "an SVG drawing"), (b"\x93NUMPY", "a numpy array"),
@@ -49,11 +49,11 @@ def sniff(head: bytes) -> str | None:
     return "WEBP" if head[:4] == b"RIFF" and head[8:12] == b"WEBP" else None
 
 
-def stranger(head: bytes) -> str:
+def describe_unknown_format(head: bytes) -> str:
     """What the first bytes look like where :func:`sniff` knows nothing."""
     if head[4:8] == b"ftyp":
         return "a HEIC or AVIF image, or a video"
-    for magic, name in _STRANGERS:
+    for magic, name in _UNKNOWN_FORMATS:
         if head.startswith(magic):
             return name
     if not any(head[:16]):
@@ -107,7 +107,7 @@ def parse_header(
 def _parse_header(data: bytes, where: str | Path, limits: Limits, whole: Callable[[], bytes] | None) -> ImageInfo:
     kind = sniff(data)
     if kind is None:
-        raise unreadable(where, stranger(data), "truncated" if not any(data[:16]) else "unknown_format")
+        raise unreadable(where, describe_unknown_format(data), "truncated" if not any(data[:16]) else "unknown_format")
     info = None
     if kind == "PNG":
         info = png_header(data, where)

@@ -69,7 +69,7 @@ def unreadable(where: str | Path, found: str, reason: ReadReason = "corrupt") ->
     )
 
 
-def upright(image: npt.NDArray[Any], orientation: int) -> npt.NDArray[Any]:
+def apply_exif_orientation(image: npt.NDArray[Any], orientation: int) -> npt.NDArray[Any]:
     """EXIF orientations 1…8 undone by flips and transposes; contiguous."""
     if orientation == 1 and image.flags.c_contiguous:
         return image

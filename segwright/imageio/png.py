@@ -36,7 +36,7 @@ class Chunks:
     orientation: int
 
 
-def walk(data: bytes, info: ImageInfo, where: str | Path) -> Chunks:
+def parse_chunks(data: bytes, info: ImageInfo, where: str | Path) -> Chunks:
     """Go from chunk to chunk to IEND; ImageReadError where the file ends before, or cannot hold so many pixels."""
     place, end = 33, len(data)
     first = total = 0
@@ -80,7 +80,7 @@ _CHUNK = struct.Struct(">I4s").unpack_from
 _PLAIN = {0: 1, 2: 3, 3: 1}  # color type → bytes a pixel
 
 
-def plain(data: bytes, limits: Limits) -> tuple[int, int, int, int] | None:
+def fast_header(data: bytes, limits: Limits) -> tuple[int, int, int, int] | None:
     """(height, width, color type, offset of the first IDAT chunk) of what most PNGs are, found in one short walk.
 
     Of 8 bits, gray, RGB or palette, within the limits, not turned, and as whole as :func:`walk` asks; None for any
@@ -126,7 +126,7 @@ def too_little(where: str | Path, info: ImageInfo, found: int) -> ImageReadError
     )
 
 
-def diagnose(data: bytes, info: ImageInfo, where: str | Path) -> ImageReadError:
+def explain_failure(data: bytes, info: ImageInfo, where: str | Path) -> ImageReadError:
     """Why libpng refused the file: too little data, or damaged."""
     stream, place, found = zlib.decompressobj(), 33, 0
     try:

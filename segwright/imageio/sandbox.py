@@ -1,8 +1,8 @@
-"""Work on files in child processes: a file that kills, hangs or bloats a decoder costs a child, and the run goes on.
+"""Work on files in worker processes: a file that crashes, hangs or bloats a decoder costs a worker, not the run.
 
-A child is a fresh interpreter, not a fork: nothing of the parent's threads, locks or memory is in it, and a caller's
+A worker is a fresh interpreter, not a fork: nothing of the parent's threads, locks or memory is in it, and a caller's
 script needs no ``if __name__ == "__main__"``. It is isolated from the place where the parent was started (``-I``: no
-current folder, no PYTHON* variables), loads this very package by its path, and may allocate so much and no more.
+current folder, no PYTHON* variables), loads this very package by its path, and its memory is limited.
 Requests go to it as pickles, over a pipe of its own; answers come back without pickle (:mod:`.wire`). What libraries
 print goes to a file, and comes back with the answer instead of landing on somebody's terminal.
 """
@@ -34,12 +34,12 @@ from segwright.imageio.limits import DEFAULT_LIMITS, Limits
 from segwright.kernels.threads import processors
 
 TIMEOUT = DEFAULT_LIMITS.max_seconds
-START = 120.0  # seconds for a child to start and load its libraries; not part of any item's time
+START = 120.0  # seconds for a worker to start and load its libraries; not part of any item's time
 WATCH = 0.2  # seconds between two looks at who is late
-MOMENT = 1.0  # seconds in which a shared child may finish what nobody waits for any more
-IDLE = 20.0  # seconds after which a child of the shared pool that has nothing to do ends
-SAID = 4000  # characters of a child's output that are kept for one file
-PRINTED = 64 << 20  # bytes that a child may write to any file: it writes none but what its libraries print
+MOMENT = 1.0  # seconds in which a shared worker may finish what nobody waits for any more
+IDLE = 20.0  # seconds after which a worker of the shared pool that has nothing to do ends
+SAID = 4000  # characters of a worker's output that are kept for one file
+PRINTED = 64 << 20  # bytes that a worker may write to any file: it writes none but what its libraries print
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -63,29 +63,29 @@ class DecoderStartError(SegwrightError):
 
 
 @dataclass(frozen=True)
-class Outcome(Generic[Item, Result]):
-    """What became of one item: its result, or how it ended instead."""
+class TaskResult(Generic[Item, Result]):
+    """The result of one item, or how it failed."""
 
     item: Item
     result: Result | None = None
-    died: str | None = None  # "killed by signal 11", "no answer within 120 s"
+    crash: str | None = None  # "killed by signal 11", "no answer within 120 s"
     error: Exception | None = None  # what the function raised
-    said: str = ""  # what libraries printed meanwhile
-    interrupted: bool = False  # with ``died``: ended from outside (SIGKILL, SIGTERM, closing), not by the item
+    stderr: str = ""  # what libraries printed while it ran
+    interrupted: bool = False  # with ``crash``: ended from outside (SIGKILL, SIGTERM, closing), not by the item
 
     def get(self) -> Result:
-        """The result; raises what the function raised, and ImageReadError (``killed``) where the child died."""
+        """The result; raises what the function raised, and ImageReadError (reason "killed") if the worker crashed."""
         if self.error is not None:
             raise self.error
-        if self.died is not None:
+        if self.crash is not None:
             named = self.item[-1] if isinstance(self.item, tuple) and self.item else self.item
-            raise killed(named if isinstance(named, str | Path) else "the file", self.died)
+            raise decoder_crashed_error(named if isinstance(named, str | Path) else "the file", self.crash)
         return cast(Result, self.result)
 
 
 @dataclass(frozen=True)
 class _Setup:
-    """A function and its limits, as the children are told them."""
+    """A function and its limits, as the workers get them."""
 
     key: int
     message: bytes  # pickled (make, arguments)
@@ -97,14 +97,13 @@ class _Setup:
 _keys = itertools.count(1)
 
 
-class Children(Generic[Item, Result]):
-    """``count`` child processes that apply ``function`` to items; a context manager, safe to use from any thread.
+class WorkerPool(Generic[Item, Result]):
+    """``count`` worker processes that apply ``function`` to items; a context manager, safe to use from any thread.
 
-    ``function`` is made in every child by ``make(*arguments)``; both ``make`` (importable, by name) and the arguments
+    ``function`` is made in every worker by ``make(*arguments)``; both ``make`` (importable, by name) and the arguments
     travel as pickles. Results are plain values, arrays, and the dataclasses that ``result`` reaches by its annotations.
-    A child that dies or hangs is replaced, and its item reported. ``timeout`` holds for one item, from the moment at
-    which a running child gets it. ``shared``: with the processes that other users of this process share; they end when
-    nobody has used them for some seconds.
+    A worker that crashes or hangs is replaced, and its item reported. ``timeout`` is per item, from the moment at which
+    a running worker gets it. ``shared``: use the processes that are shared within this process; they end when idle.
     """
 
     def __init__(
@@ -122,21 +121,21 @@ class Children(Generic[Item, Result]):
         self.timeout = limits.max_seconds if timeout is None else timeout
         message = pickle.dumps((make, arguments), pickle.HIGHEST_PROTOCOL)
         self._setup = _Setup(next(_keys), message, limits.memory, messages.dataclasses_in(result), max_answer)
-        self._processes = _shared() if shared else _Processes(math.inf)
+        self._processes = _shared() if shared else _ProcessPool(math.inf)
         self._own = not shared
-        self._busy: set[_Child] = set()
+        self._busy: set[_WorkerProcess] = set()
         self._lock = threading.Lock()
         self._closed = False
         self._pool = ThreadPoolExecutor(self.count, thread_name_prefix="isolated")
 
-    def __enter__(self) -> Children[Item, Result]:
+    def __enter__(self) -> WorkerPool[Item, Result]:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:
-        """Stop: items that wait are dropped, children at work are killed; shared ones get a moment to finish."""
+        """Stop: items that wait are dropped, busy workers are killed; shared ones get a moment to finish."""
         with self._lock:
             self._closed = True
         self._pool.shutdown(wait=False, cancel_futures=True)
@@ -144,23 +143,23 @@ class Children(Generic[Item, Result]):
         while self._busy and time.monotonic() < until:
             time.sleep(0.005)
         with self._lock:
-            for child in self._busy:
-                child.kill()
+            for worker in self._busy:
+                worker.kill()
         self._pool.shutdown(cancel_futures=True)
         if self._own:
             self._processes.close()
 
-    def one(self, item: Item) -> Outcome[Item, Result]:
-        """Apply the function to one item, in whichever child is free."""
+    def one(self, item: Item) -> TaskResult[Item, Result]:
+        """Apply the function to one item, in the first free worker."""
         return self._several([item])[0]
 
-    def map(self, items: Iterable[Item], *, batch: int = 1) -> Iterator[Outcome[Item, Result]]:
-        """Outcomes as they come, in no fixed order; a few items are in flight at a time, whatever their number.
+    def map(self, items: Iterable[Item], *, batch: int = 1) -> Iterator[TaskResult[Item, Result]]:
+        """Yield results as they come, in no fixed order; only a few items are in flight at a time.
 
-        ``batch`` items travel in one message, which is worth it for items of less than a millisecond; a child that
-        dies still costs the one item that it was at.
+        ``batch`` items travel in one message, which pays off below a millisecond per item; a worker that
+        crashes still costs only the item it was working on.
         """
-        waiting: set[Future[list[Outcome[Item, Result]]]] = set()
+        waiting: set[Future[list[TaskResult[Item, Result]]]] = set()
         for some in _batches(items, batch):
             waiting.add(self._pool.submit(self._several, some))
             if len(waiting) >= 2 * self.count:
@@ -172,9 +171,9 @@ class Children(Generic[Item, Result]):
             for future in done:
                 yield from future.result()
 
-    def in_order(self, items: Iterable[Item], *, batch: int = 1) -> Iterator[Outcome[Item, Result]]:
-        """:meth:`map` in the order of the items; no more than a few are begun beyond what the caller has taken."""
-        waiting: deque[Future[list[Outcome[Item, Result]]]] = deque()
+    def in_order(self, items: Iterable[Item], *, batch: int = 1) -> Iterator[TaskResult[Item, Result]]:
+        """:meth:`map` in the order of the items; only a few are started ahead of the caller."""
+        waiting: deque[Future[list[TaskResult[Item, Result]]]] = deque()
         try:
             for some in _batches(items, batch):
                 waiting.append(self._pool.submit(self._several, some))
@@ -186,33 +185,33 @@ class Children(Generic[Item, Result]):
             for future in waiting:
                 future.cancel()
 
-    def _several(self, items: list[Item]) -> list[Outcome[Item, Result]]:
-        outcomes: list[Outcome[Item, Result]] = []
-        lost = 0  # children, one after the other, that ended without an answer and by nothing in the item
+    def _several(self, items: list[Item]) -> list[TaskResult[Item, Result]]:
+        outcomes: list[TaskResult[Item, Result]] = []
+        lost = 0  # workers in a row that ended without an answer, and not because of the item
         while len(outcomes) < len(items):
             rest = items[len(outcomes) :]
-            child = self._processes.take()
+            worker = self._processes.take()
             with self._lock:
                 closed = self._closed
                 if not closed:
-                    self._busy.add(child)
+                    self._busy.add(worker)
             if closed:
-                self._processes.give_back(child)
-                return outcomes + [Outcome(item, died="the pool was closed", interrupted=True) for item in rest]
+                self._processes.give_back(worker)
+                return outcomes + [TaskResult(item, crash="the pool was closed", interrupted=True) for item in rest]
             try:
-                found = child.ask(self._setup, rest, self.timeout)
+                found = worker.ask(self._setup, rest, self.timeout)
             finally:
                 with self._lock:
-                    self._busy.discard(child)
-                self._processes.give_back(child)
-            if found and found[-1].interrupted and lost == 0:  # ended by somebody else: the item gets a second child
+                    self._busy.discard(worker)
+                self._processes.give_back(worker)
+            if found and found[-1].interrupted and lost == 0:  # ended by somebody else: the item gets a second worker
                 found.pop()
             lost = 0 if found else lost + 1
             outcomes += found
             if lost >= 3:
                 raise DecoderStartError(
                     "the processes that decode files are ended from outside",
-                    found=child.how or "no message",
+                    found=worker.how or "no message",
                     fix="see whether the system kills processes for want of memory",
                 )
         return outcomes
@@ -220,14 +219,14 @@ class Children(Generic[Item, Result]):
 
 def apart(
     function: Callable[[Item], Result], items: Iterable[Item], *, batch: int = 8, result: Any = None
-) -> Generator[Outcome[Item, Result], None, None]:
-    """``function`` applied to the items in the shared child processes; outcomes in the items' order, as they are taken.
+) -> Generator[TaskResult[Item, Result], None, None]:
+    """Apply ``function`` to the items in the shared worker processes; results in the order of the items.
 
-    ``function`` is importable by name, or a ``functools.partial`` of one that is. For surveys: what nobody has decoded
-    yet is not decoded in this process. The first use starts the processes, which takes half a second.
+    ``function`` is importable by name, or a ``functools.partial`` of one that is. For surveys: files that
+    were never decoded before are not decoded in this process. The first use starts the processes: half a second.
     """
-    with Children[Item, Result](_same, function, result=result, shared=True) as children:
-        yield from children.in_order(items, batch=batch)
+    with WorkerPool[Item, Result](_same, function, result=result, shared=True) as pool:
+        yield from pool.in_order(items, batch=batch)
 
 
 def _same(function: Callable[[Item], Result]) -> Callable[[Item], Result]:
@@ -240,71 +239,71 @@ def _batches(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
         yield some
 
 
-class _Processes:
-    """Children that wait for work; those that wait longer than ``idle`` seconds end."""
+class _ProcessPool:
+    """WorkerPool that wait for work; those that wait longer than ``idle`` seconds end."""
 
     def __init__(self, idle: float) -> None:
         self.idle = idle
-        self._waiting: list[_Child] = []
+        self._waiting: list[_WorkerProcess] = []
         self._lock = threading.Lock()
         self._closed = False
 
-    def take(self) -> _Child:
-        """A child that runs: one that waits, or a new one."""
+    def take(self) -> _WorkerProcess:
+        """A running worker: an idle one, or a new one."""
         while True:
             with self._lock:
-                child = self._waiting.pop() if self._waiting else None
-            if child is None:
-                return _Child()
+                worker = self._waiting.pop() if self._waiting else None
+            if worker is None:
+                return _WorkerProcess()
             with _watching:
-                child.ends_idle = math.inf
-            if child.process.poll() is None and not child.reaped:
-                return child
-            child.stop()  # died while idle, as of the system's want of memory
+                worker.ends_idle = math.inf
+            if worker.process.poll() is None and not worker.reaped:
+                return worker
+            worker.stop()  # may have been OOM-killed while idle
 
-    def give_back(self, child: _Child) -> None:
-        if child.how is None:
+    def give_back(self, worker: _WorkerProcess) -> None:
+        if worker.how is None:
             with self._lock:
                 if not self._closed:
-                    child.ends_idle = time.monotonic() + self.idle
-                    self._waiting.append(child)
+                    worker.ends_idle = time.monotonic() + self.idle
+                    self._waiting.append(worker)
                     return
-        child.stop()
+        worker.stop()
 
     def close(self) -> None:
         with self._lock:
             self._closed = True
-            children, self._waiting = self._waiting, []
-        for child in children:
-            child.stop()
+            workers, self._waiting = self._waiting, []
+        for worker in workers:
+            worker.stop()
 
 
-_pool: _Processes | None = None
+_pool: _ProcessPool | None = None
 _pool_lock = threading.Lock()
 
 
-def _shared() -> _Processes:
+def _shared() -> _ProcessPool:
     global _pool
     with _pool_lock:
         if _pool is None:
-            _pool = _Processes(IDLE)
+            _pool = _ProcessPool(IDLE)
             atexit.register(_pool.close)
         return _pool
 
 
-def _forget() -> None:
-    """After a fork the parent's children are not the child's to talk to."""
+def _reset_after_fork() -> None:
+    """Reset the pool after a fork: the parent's workers belong to the parent."""
     global _pool, _pool_lock, _watching
     _pool, _pool_lock, _watching = None, threading.Lock(), threading.Lock()
     _watched.clear()
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget)
+    os.register_at_fork(after_in_child=_reset_after_fork)
 
 
-def killed(path: str | Path, how: str) -> ImageReadError:
-    """The error for a file that a decoder did not survive."""
+def decoder_crashed_error(path: str | Path, how: str) -> ImageReadError:
+    """The error for a file that crashed its decoder."""
     return ImageReadError(
         "the file ends the process that decodes it",
         expected="an image",
@@ -329,15 +328,15 @@ def search_path() -> list[str]:
     return [entry for entry in sys.path if entry and os.path.realpath(entry) != here]
 
 
-class _Child:
-    """One process, asked by one thread at a time."""
+class _WorkerProcess:
+    """One worker process, used by one thread at a time."""
 
     def __init__(self) -> None:
         self.output: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 (closed in stop)
         self.deadline = self.ends_idle = math.inf
         self.late = self.stopped = self.reaped = False
         self.how: str | None = None  # how it ended
-        self.outside = False  # it was killed, and not by us for being late
+        self.outside = False  # it was killed from outside, not for missing its deadline
         self._begun = False
         self._known: set[int] = set()
         package = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
@@ -355,7 +354,7 @@ class _Child:
             options: dict[str, Any] = {
                 "stdin": subprocess.DEVNULL, "stdout": self.output, "pass_fds": (theirs_in, theirs_out),
             }  # fmt: skip
-        else:  # no descriptors but the standard ones are handed down; the child moves them out of the libraries' way
+        else:  # no descriptors but the standard ones are handed down; the worker moves them out of the libraries' way
             given |= {"requests": 0, "answers": 1}
             options = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
         command = [sys.executable, *flags, "-c", _BOOT, json.dumps(given)]
@@ -377,8 +376,8 @@ class _Child:
             self.requests, self.answers = self.process.stdin, self.process.stdout
         _watch(self)
 
-    def ask(self, setup: _Setup, items: list[Any], timeout: float) -> list[Outcome[Any, Any]]:
-        """Outcomes of the first items: of all, or to the one at which the child ended. None: it ended before any."""
+    def ask(self, setup: _Setup, items: list[Any], timeout: float) -> list[TaskResult[Any, Any]]:
+        """Results of the first items: of all, or up to the one at which the worker ended."""
         try:
             error = self._prepare(setup)
         except (OSError, EOFError, messages.MalformedAnswerError):
@@ -387,34 +386,36 @@ class _Child:
                 return []
             raise DecoderStartError(
                 "the process that decodes files does not start",
-                found=f"{self.how}: {self._said()[-500:]}",
+                found=f"{self.how}: {self._read_stderr()[-500:]}",
                 fix="see whether memory is short, and whether segwright is installed whole",
             ) from None
         if error is not None:
             raise error
-        outcomes: list[Outcome[Any, Any]] = []
+        outcomes: list[TaskResult[Any, Any]] = []
         try:
             _post(self.requests, (_current_folder(), setup.key, items))
         except OSError:
             self._ended(timeout)
             return []
         for item in items:
-            # One watch for all items: a thread that is started for each costs as much as decoding a small image.
+            # One watch thread for all items: starting one per item costs as much as decoding a small image.
             self.deadline = time.monotonic() + timeout
             try:
-                good, value, said = messages.receive(self.answers, setup.allowed, setup.max_answer)
+                good, value, stderr = messages.receive(self.answers, setup.allowed, setup.max_answer)
             except (OSError, EOFError, messages.MalformedAnswerError, TypeError, ValueError) as error:
                 self._ended(timeout, None if isinstance(error, EOFError | OSError) else error)
-                said = self._said()
-                outcomes.append(Outcome(item, died=self.how, said=said, interrupted=self.outside))
+                stderr = self._read_stderr()
+                outcomes.append(TaskResult(item, crash=self.how, stderr=stderr, interrupted=self.outside))
                 break
             finally:
                 self.deadline = math.inf
-            outcomes.append(Outcome(item, result=value, said=said) if good else Outcome(item, error=value, said=said))
+            outcomes.append(
+                TaskResult(item, result=value, stderr=stderr) if good else TaskResult(item, error=value, stderr=stderr)
+            )
         return outcomes
 
     def _prepare(self, setup: _Setup) -> Exception | None:
-        """Wait until the child runs and has the function; its clock is the start's, not an item's."""
+        """Wait until the worker runs and has the function; its clock is the start's, not an item's."""
         if setup.key in self._known:
             return None
         self.deadline = time.monotonic() + START
@@ -446,7 +447,7 @@ class _Child:
             self.how = f"killed by signal {-code}" if code < 0 else f"exit code {code}"
             self.outside = code in (-9, -15, -1, -2)
 
-    def _said(self) -> str:
+    def _read_stderr(self) -> str:
         self.output.seek(0)
         return self.output.read(SAID).decode(errors="replace").strip()
 
@@ -468,18 +469,18 @@ class _Child:
 
 
 def _neutral() -> str:
-    """A folder that is nobody's data, for a process to start in."""
+    """A working directory that holds no user data, for a process to start in."""
     return os.path.abspath(os.sep)
 
 
-_watched: set[_Child] = set()
+_watched: set[_WorkerProcess] = set()
 _watching = threading.Lock()
 
 
-def _watch(child: _Child) -> None:
-    """Have the child killed when its deadline passes; one thread does that for all, as long as there are any."""
+def _watch(worker: _WorkerProcess) -> None:
+    """Kill the worker when its deadline passes; one thread watches all of them."""
     with _watching:
-        _watched.add(child)
+        _watched.add(worker)
         if len(_watched) == 1:
             threading.Thread(target=_kill_late, name="isolated-watch", daemon=True).start()
 
@@ -488,13 +489,13 @@ def _kill_late() -> None:
     while True:
         with _watching:
             now = time.monotonic()
-            for child in _watched:
-                if now > child.deadline:
-                    child.late = True
-                    child.kill()
-                elif now > child.ends_idle:
-                    child.reaped = True  # whoever would take it next takes another
-                    child.kill()
+            for worker in _watched:
+                if now > worker.deadline:
+                    worker.late = True
+                    worker.kill()
+                elif now > worker.ends_idle:
+                    worker.reaped = True  # whoever would take it next takes another
+                    worker.kill()
             _watched.difference_update([c for c in _watched if c.stopped or c.process.poll() is not None])
             if not _watched:
                 return
@@ -513,7 +514,7 @@ def _fetch(pipe: IO[bytes]) -> Any:
 
 
 def serve(requests: int, answers: int) -> None:
-    """A child's life: set-ups and items, until the pipe closes."""
+    """Main loop of a worker: set-ups and items, until the pipe closes."""
     if os.name != "posix":  # decoders may print to stdout: the answers keep a descriptor of their own
         requests, answers = os.dup(requests), os.dup(answers)
         os.dup2(2, 1)
@@ -555,11 +556,11 @@ def _answer(pipe: IO[bytes], function: Callable[[Any], Any], item: Any) -> None:
         good, value = True, function(item)
     except Exception as error:
         good, value = False, error
-    said = _printed()
+    stderr = _printed()
     try:
-        messages.send(pipe, (good, value, said))
+        messages.send(pipe, (good, value, stderr))
     except (TypeError, ValueError, MemoryError) as error:  # nothing was written: what cannot travel fails before
-        messages.send(pipe, (False, RuntimeError(f"{value!r:.500} ({error})"), said))
+        messages.send(pipe, (False, RuntimeError(f"{value!r:.500} ({error})"), stderr))
 
 
 def _printed() -> str:
@@ -592,7 +593,7 @@ def _limit(name: str, value: int | None) -> None:
 
 
 def _address_space() -> int:
-    """Bytes of address space that this process has; where that cannot be known, so much that no limit bites."""
+    """Bytes of address space of this process; a value beyond any limit if it is unknown."""
     try:
         with open("/proc/self/statm", "rb") as file:
             return int(file.read().split()[0]) * os.sysconf("SC_PAGE_SIZE")

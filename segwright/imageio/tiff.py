@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from segwright.core.errors import ImageReadError, MissingExtraError, TooLargeError
-from segwright.imageio.image_info import ImageInfo, check_limits, unreadable, upright
+from segwright.imageio.image_info import ImageInfo, apply_exif_orientation, check_limits, unreadable
 from segwright.imageio.limits import Limits
 from segwright.imageio.tiff_tags import directories, pages
 
@@ -87,11 +87,11 @@ def _pixels(file: Any, data: bytes, where: str | Path, limits: Limits, page: int
         shape = (one.imagelength, one.imagewidth, one.samplesperpixel)
         _check_size(shape, "YXS", one.dtype, where, limits)
         whole = (0, 0, one.imagelength, one.imagewidth)
-        return upright(read_segments(one, fetch, len(data), whole, where, limits), _orientation(one))
+        return apply_exif_orientation(read_segments(one, fetch, len(data), whole, where, limits), _orientation(one))
     series = _series(file, where, limits)
     key = series.keyframe
     if key.compression == 1 or key.imagedepth != 1:  # as it lies in the file: nothing is unpacked
-        return upright(_to_bands(series.asarray(), series.axes, where), _orientation(key))
+        return apply_exif_orientation(_to_bands(series.asarray(), series.axes, where), _orientation(key))
     found = [
         read_segments(
             one.aspage() if hasattr(one, "aspage") else one, fetch, len(data),
@@ -100,8 +100,8 @@ def _pixels(file: Any, data: bytes, where: str | Path, limits: Limits, page: int
         for one in series.pages
     ]  # fmt: skip
     if len(found) == 1:
-        return upright(found[0], _orientation(key))
-    return upright(_to_bands(np.stack(found), "QYXS", where), _orientation(key))
+        return apply_exif_orientation(found[0], _orientation(key))
+    return apply_exif_orientation(_to_bands(np.stack(found), "QYXS", where), _orientation(key))
 
 
 def _orientation(page: Any) -> int:

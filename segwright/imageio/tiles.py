@@ -23,7 +23,7 @@ from segwright.imageio.tiff import Box, codec_missing, missing_codec, read_segme
 
 
 @dataclass(frozen=True)
-class Extent:
+class TiffInfo:
     """What a TIFF's first page says of itself."""
 
     height: int
@@ -51,14 +51,14 @@ def _page(path: Path) -> Iterator[Any]:
         raise unreadable(path, f"a broken TIFF ({type(error).__name__}: {str(error)[:120]})") from error
 
 
-def extent(path: str | Path) -> Extent | None:
+def tiff_info(path: str | Path) -> TiffInfo | None:
     """Size, bands and number type, whatever the size; None where it is no plain TIFF page that can be windowed."""
     try:
         with _page(Path(path)) as page:
             turned = page.tags.get(274)
             if page.imagedepth != 1 or page.dtype is None or (turned is not None and turned.value != 1):
                 return None
-            return Extent(page.imagelength, page.imagewidth, page.samplesperpixel, str(page.dtype))
+            return TiffInfo(page.imagelength, page.imagewidth, page.samplesperpixel, str(page.dtype))
     except SegwrightError:
         return None
 

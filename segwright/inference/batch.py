@@ -20,13 +20,13 @@ from segwright.core.errors import DataError, ImageReadError, SegwrightError, Too
 from segwright.core.types import IGNORE_INDEX, Float32Array, LabelSpace
 from segwright.imageio import (
     DEFAULT_LIMITS,
-    Extent,
+    TiffInfo,
     UInt8Array,
     encode_jpeg,
     encode_png,
-    extent,
     read_raster,
     read_window,
+    tiff_info,
 )
 from segwright.inference.georeference import TIFF, Placement, no_data, placement, write_geotiff
 from segwright.inference.outputs import BESIDE_SOURCES, OutputError, OutputFolder, unwritable
@@ -323,7 +323,7 @@ class _Run:
 
     # -- rasters that are read by windows ---------------------------------------------------------------------------
 
-    def _large_raster(self, path: Path, name: str, size: Extent) -> Result:
+    def _large_raster(self, path: Path, name: str, size: TiffInfo) -> Result:
         """A TIFF beyond the limits of one image: read by windows, labels kept on the disk, written as a TIFF."""
         height, width = size.height, size.width
         place = placement(path)
@@ -485,12 +485,12 @@ def _without_no_data(prediction: Prediction, path: Path) -> Prediction:
     return Prediction(labels, prediction.confidence, prediction.label_space, prediction.image, prediction.probabilities)
 
 
-def _too_large(path: Path) -> Extent | None:
+def _too_large(path: Path) -> TiffInfo | None:
     """The extent of a TIFF that is beyond the limits of one image, and can be read by windows; None for others."""
     if path.suffix.lower() not in TIFF:
         return None
     limits = DEFAULT_LIMITS
-    found = extent(path)
+    found = tiff_info(path)
     if found is None or found.dtype in ("None", "object"):
         return None
     total = found.height * found.width * found.bands * np.dtype(found.dtype).itemsize

@@ -49,8 +49,8 @@ class ModelReader:
         return self.predictor.value_range
 
     def image(self, record: Record) -> UInt8Array:
-        raster = getattr(self.reader, "raster", None)
-        pixels: npt.NDArray[Any] = raster(record) if raster is not None else self.reader.image(record)
+        read_bands = getattr(self.reader, "read_bands", None)
+        pixels: npt.NDArray[Any] = read_bands(record) if read_bands is not None else self.reader.image(record)
         where = record.image_path or record.id
         if pixels.dtype == np.uint8 and self.mixed:
             known = self.predictor.value_range

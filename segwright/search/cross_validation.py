@@ -20,7 +20,7 @@ import numpy as np
 from segwright.core.atomic_io import exclusive, write_json
 from segwright.core.errors import UsageError
 from segwright.core.progress import stderr_console
-from segwright.data.check.runner import inspect_dataset
+from segwright.data.check.runner import check_dataset
 from segwright.data.dataset import Dataset
 from segwright.inference.ensemble import save_ensemble
 from segwright.models.ensemble import MOST_MEMBERS
@@ -51,7 +51,7 @@ def cross_validate(
     with exclusive(folder):
         if (folder / "fold-0").exists() and not resume:
             raise UsageError("the folder holds runs already", where=folder, fix="--resume, or another --out")
-        checked = inspect_dataset(data)
+        checked = check_dataset(data)
         for line in warning_lines(checked):
             stderr_console().print(line, soft_wrap=True)
         refuse_errors(checked, data, skip_bad=config.data.skip_bad)

@@ -23,7 +23,7 @@ from typing import Any
 from segwright.core.atomic_io import exclusive, write_json, write_text
 from segwright.core.errors import DataError, MissingExtraError, ModelError, TrainingError, UsageError
 from segwright.core.progress import duration
-from segwright.data.check.runner import inspect_dataset
+from segwright.data.check.runner import check_dataset
 from segwright.data.dataset import Dataset, Split
 from segwright.evaluation.compare import verdict
 from segwright.evaluation.evaluate import Evaluation, evaluate
@@ -122,7 +122,7 @@ class _Search:
         self.optuna, self.data, self.folder, self.say = optuna, data, folder, say
         self.minutes, self.each, self.final = minutes  # of the search, of a trial, of each of the two compared
         self.config = config.with_values({"training.minutes": self.final, "training.epochs": None, "out": None})
-        self.checked = inspect_dataset(data)
+        self.checked = check_dataset(data)
         for line in warning_lines(self.checked):
             say(line)
         self.stopped_by: str | None = None

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from segwright.core.errors import ImageReadError, SegwrightError, TooLargeError
 from segwright.imageio import Limits, decode_image
 from segwright.imageio.raster import decode_raster
-from segwright.imageio.sandbox import Children, DecoderStartError, Outcome, killed
+from segwright.imageio.sandbox import DecoderStartError, TaskResult, WorkerPool, decoder_crashed_error
 
 WHERE = "the image"
 WHOLE = "send one whole image, byte for byte as it lies on the disk"
@@ -38,7 +38,7 @@ class ImageDecoder:
     """
 
     def __init__(self, limits: Limits, *, count: int, seconds: float) -> None:
-        self.children: Children[_Item, _Pixels] = Children(
+        self.pool: WorkerPool[_Item, _Pixels] = WorkerPool(
             make_decoder, limits, count=count, timeout=seconds, limits=limits
         )
         self.seconds = seconds
@@ -52,21 +52,21 @@ class ImageDecoder:
         """
         try:
             began = time.monotonic()
-            outcome = self.children.one((data, deep))
-            if outcome.died is not None and not outcome.interrupted and time.monotonic() - began < self.seconds:
-                outcome = self.children.one((data, deep))  # it may have died of something else
+            outcome = self.pool.one((data, deep))
+            if outcome.crash is not None and not outcome.interrupted and time.monotonic() - began < self.seconds:
+                outcome = self.pool.one((data, deep))  # it may have died of something else
         except DecoderStartError as error:
             raise DecoderLostError("images cannot be decoded now", found=error.found, fix="ask again") from error
         if outcome.interrupted:
             raise DecoderLostError(
-                "the process that decodes the image was ended from outside, twice", found=outcome.died, fix="ask again"
+                "the process that decodes the image was ended from outside, twice", found=outcome.crash, fix="ask again"
             )
         if outcome.result is not None:
             return outcome.result
         raise _explained(outcome)
 
     def close(self) -> None:
-        self.children.close()
+        self.pool.close()
 
 
 def make_decoder(limits: Limits) -> Callable[[_Item], _Pixels]:
@@ -83,12 +83,12 @@ def make_decoder(limits: Limits) -> Callable[[_Item], _Pixels]:
     return decode
 
 
-def _explained(outcome: Outcome[_Item, _Pixels]) -> SegwrightError:
+def _explained(outcome: TaskResult[_Item, _Pixels]) -> SegwrightError:
     """The error of a failed decoding, its fix fit for who sent the image."""
     error = outcome.error
     if error is None:
-        died = killed(WHERE, str(outcome.died))
-        return ImageReadError(died.message, expected=died.expected, found=died.found, fix=WHOLE)
+        crash = decoder_crashed_error(WHERE, str(outcome.crash))
+        return ImageReadError(crash.message, expected=crash.expected, found=crash.found, fix=WHOLE)
     if isinstance(error, ImageReadError):
         kind, fix = (TooLargeError, SMALLER) if isinstance(error, TooLargeError) else (ImageReadError, WHOLE)
         return kind(error.message, expected=error.expected, found=error.found, fix=fix)

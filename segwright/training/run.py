@@ -22,7 +22,7 @@ from segwright.core.errors import CheckpointError, ConfigError, DataError, Segwr
 from segwright.core.progress import progress
 from segwright.data.check.fingerprint import Fingerprint
 from segwright.data.check.label_rules import UNLEARNABLE
-from segwright.data.check.runner import CheckResult, inspect_dataset
+from segwright.data.check.runner import CheckResult, check_dataset
 from segwright.data.dataset import Dataset, Split
 from segwright.data.loading.sampling import classes_shown, describe, repeat_factors
 from segwright.data.records import evenly_spread
@@ -271,7 +271,7 @@ class _Session:
 
     def _inspect(self) -> CheckResult:
         """What the data check finds; DataError for what it calls an error, unless those files are to be left out."""
-        result = self.checked or inspect_dataset(self.data)
+        result = self.checked or check_dataset(self.data)
         refuse_errors(result, self.data, skip_bad=self.config.data.skip_bad)
         return result
 

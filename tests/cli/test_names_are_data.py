@@ -15,7 +15,7 @@ from rich.console import Console
 
 from segwright.cli import main
 from segwright.data.check.report_text import render_check
-from segwright.data.check.runner import inspect_path
+from segwright.data.check.runner import check_path
 
 FOLDER = "[red] :car: \x1b[2J"
 FILE = "x\x1b]0;owned\x07\x1b[2J"
@@ -74,7 +74,7 @@ def test_check_shows_names_as_they_are(hostile: Path, tmp_path: Path) -> None:
 
 def test_any_console_can_be_handed_in(hostile: Path) -> None:
     buffer = io.StringIO()
-    render_check(inspect_path(hostile, workers=0), Console(file=buffer, width=100))
+    render_check(check_path(hostile, workers=0), Console(file=buffer, width=100))
     is_inert(buffer.getvalue())
     assert "[/b]" in buffer.getvalue() and "[/x]" in buffer.getvalue()
 
@@ -104,7 +104,7 @@ def test_a_command_to_paste_is_one_command(tmp_path: Path) -> None:
         Image.fromarray(rng.integers(0, 256, (40, 64, 3), np.uint8)).save(root / "images" / f"{name}.jpg", **turned)
         Image.fromarray(rng.integers(0, 2, (40, 64), np.uint8)).save(root / "masks" / f"{name}.png")
     Image.fromarray(np.repeat(rng.integers(0, 2, (40, 64, 1), np.uint8), 3, 2)).save(root / "masks" / "y.png")
-    fixes = [problem.fix for problem in inspect_path(root, workers=0).problems if problem.fix]
+    fixes = [problem.fix for problem in check_path(root, workers=0).problems if problem.fix]
     commands = [fix for fix in fixes if fix.startswith(("exiftool", "segwright"))]
     assert len(commands) == 2, fixes
     exiftool, convert = sorted(commands)

@@ -18,7 +18,7 @@ from segwright.augment.warp import affine, is_mirrored
 from segwright.core.errors import ConfigError, ModelError, UsageError
 from segwright.core.left_right import check_pairs, exchanged, find_sides, shown
 from segwright.core.types import LabelSpace
-from segwright.data.check.runner import inspect_dataset
+from segwright.data.check.runner import check_dataset
 from segwright.data.dataset import open_dataset
 from segwright.demo.dataset import write_street_scenes
 from segwright.inference.ensemble import _pairs
@@ -250,16 +250,16 @@ def test_the_check_reports_pairs_and_what_is_left_alone(tmp_path: Path) -> None:
     root = tmp_path / "set"
     write_street_scenes(root, train=4, val=2, test=0, size=(64, 64))
     data = open_dataset(root)
-    assert not any("flips" in note for note in inspect_dataset(data, workers=0).notes)
+    assert not any("flips" in note for note in check_dataset(data, workers=0).notes)
     names = list(data.label_space.names)
     names[:5] = ["left lane", "right lane", "left arrow", "L", "R"]
-    result = inspect_dataset(data.relabeled(LabelSpace(tuple(names))), workers=0)
+    result = check_dataset(data.with_label_space(LabelSpace(tuple(names))), workers=0)
     assert any("flips exchange left lane ↔ right lane" in note for note in result.notes)
     problem = next(problem for problem in result.problems if problem.kind == "sides not exchanged")
     assert problem.severity == "note" and "left arrow" in problem.message and "L, R (" in problem.message
     assert "[[L, R]]" in str(problem.fix)
     told = LabelSpace(tuple(names), pairs=(("left lane", "right lane"), ("L", "R"), ("left arrow", names[5])))
-    result = inspect_dataset(data.relabeled(told), workers=0)
+    result = check_dataset(data.with_label_space(told), workers=0)
     assert not any(problem.kind == "sides not exchanged" for problem in result.problems)
 
 

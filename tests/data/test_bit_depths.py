@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from trees import mask
 
-from segwright.data.check.runner import inspect_path
+from segwright.data.check.runner import check_path
 from segwright.data.dataset import open_dataset
 from segwright.imageio import write_image
 
@@ -40,7 +40,7 @@ def mixed(root: Path, deep: int, narrow: int, factor: int = 9, offset: int = 180
 def test_mixed_depths_are_a_warning_that_names_the_fewer(
     tmp_path: Path, deep: int, narrow: int, named: set[str], how: str
 ) -> None:
-    result = inspect_path(mixed(tmp_path, deep, narrow), workers=0)
+    result = check_path(mixed(tmp_path, deep, narrow), workers=0)
     [found] = [problem for problem in result.problems if problem.kind == "mixed bit depth"]
     assert found.severity == "warning" and {Path(file).name for file in found.files} == named
     assert f"{narrow} images have 8 bits, {deep} more" in found.message and how in found.message
@@ -49,7 +49,7 @@ def test_mixed_depths_are_a_warning_that_names_the_fewer(
 
 @pytest.mark.parametrize(("deep", "narrow"), [(4, 0), (0, 4)])
 def test_one_depth_is_no_finding(tmp_path: Path, deep: int, narrow: int) -> None:
-    result = inspect_path(mixed(tmp_path, deep, narrow), workers=0)
+    result = check_path(mixed(tmp_path, deep, narrow), workers=0)
     assert not [problem for problem in result.problems if problem.kind == "mixed bit depth"]
 
 
@@ -60,12 +60,12 @@ def test_deep_files_of_8_bit_values_put_all_images_on_one_scale(tmp_path: Path) 
     shown = {record.image_path.name: data.all.read_image(i) for i, record in enumerate(data.records)
              if record.image_path}  # fmt: skip
     assert np.array_equal(shown["deep0.png"], shown["narrow0.png"])
-    [found] = [problem for problem in inspect_path(root, workers=0).problems if problem.kind == "mixed bit depth"]
+    [found] = [problem for problem in check_path(root, workers=0).problems if problem.kind == "mixed bit depth"]
     assert "the 8-bit ones too" in found.message
 
 
 def test_training_shows_the_warning(tmp_path: Path) -> None:
     from segwright.training.run import warning_lines
 
-    lines = warning_lines(inspect_path(mixed(tmp_path, 4, 2), workers=0))
+    lines = warning_lines(check_path(mixed(tmp_path, 4, 2), workers=0))
     assert any("mixed bit depth" in line and "narrow0.png" in line for line in lines)

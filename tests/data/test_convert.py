@@ -183,7 +183,7 @@ def test_deep_images_stay_deep_where_files_are_copied(tmp_path: Path) -> None:
         after = open_dataset(convert(source, to, tmp_path / to))
         for one, other in zip(source, after, strict=True):
             assert np.array_equal(one.image, other.image) and np.array_equal(one.mask, other.mask), to
-        raw = [data.reader.raster(data.records[0]) for data in (source, after)]
+        raw = [data.reader.read_bands(data.records[0]) for data in (source, after)]
         assert np.array_equal(*raw) and raw[0].dtype == np.uint16 and after.value_range == source.value_range, to
 
 
@@ -218,7 +218,7 @@ def test_names_that_are_no_unicode_and_classes_with_control_characters(tmp_path:
     source = make_source(tmp_path / "source", background=True, splits=False)
     space = replace(source.label_space, names=("background", "x\x1b[2J\n", "z"))
     for to in ("cvat", "coco", "labelme", "folder", "voc"):
-        again = open_dataset(convert(source.relabeled(space), to, tmp_path / to))
+        again = open_dataset(convert(source.with_label_space(space), to, tmp_path / to))
         assert again.label_space.names == ("background", "x\\x1b[2J\\n", "z"), to
 
 

@@ -271,7 +271,7 @@ for _name in DATASETS:
 def _check(folder: Path) -> Try:
     """The whole check and its page, on changed data: nothing of the data may become markup of the page."""
     from segwright.data.check.report_html import write_check_page
-    from segwright.data.check.runner import inspect_path
+    from segwright.data.check.runner import check_path
 
     names = ("folder", "coco", "labelme", "pairs", "cvat")
     trees = {name: DATASETS[name]() for name in names}
@@ -283,7 +283,7 @@ def _check(folder: Path) -> Try:
         if rng.random() < 0.7:
             tree[file] = of_file(rng, file, tree[file])
         write_tree(folder / "d", tree)
-        check_inert(write_check_page(inspect_path(folder / "d", workers=0), folder / "c.html").read_text("utf-8"))
+        check_inert(write_check_page(check_path(folder / "d", workers=0), folder / "c.html").read_text("utf-8"))
 
     return feed
 

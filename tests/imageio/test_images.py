@@ -32,7 +32,7 @@ from segwright.imageio import (
     write_image,
     write_mask,
 )
-from segwright.imageio.sandbox import Children, apart
+from segwright.imageio.sandbox import WorkerPool, apart
 
 RNG = np.random.default_rng(0)
 RGB = RNG.integers(1, 255, (60, 80, 3), dtype=np.uint8)
@@ -417,21 +417,21 @@ def killer(_: object) -> Callable[[str], str]:
 
 
 def test_a_file_that_kills_its_decoder_does_not_kill_the_run() -> None:
-    with Children[str, str](killer, None, count=2, timeout=20) as children:
-        outcomes = {one.item: one for one in children.map(["a", "die", "b", "raise", "talk", "c", "die", "d"])}
+    with WorkerPool[str, str](killer, None, count=2, timeout=20) as pool:
+        outcomes = {one.item: one for one in pool.map(["a", "die", "b", "raise", "talk", "c", "die", "d"])}
     assert [outcomes[item].result for item in "abcd"] == ["A", "B", "C", "D"]
-    assert outcomes["die"].died == "killed by signal 11"
+    assert outcomes["die"].crash == "killed by signal 11"
     assert isinstance(outcomes["raise"].error, ImageReadError)
     assert outcomes["talk"].result == "TALK"
-    assert "Corrupt JPEG data" in outcomes["talk"].said
+    assert "Corrupt JPEG data" in outcomes["talk"].stderr
 
 
 @pytest.mark.slow
 def test_a_file_that_hangs_its_decoder_is_given_up() -> None:
-    with Children[str, str](killer, None, count=1, timeout=1) as children:
-        children.one("a")
-        assert "no answer" in str(children.one("hang").died)
-        assert children.one("b").result == "B"
+    with WorkerPool[str, str](killer, None, count=1, timeout=1) as pool:
+        pool.one("a")
+        assert "no answer" in str(pool.one("hang").crash)
+        assert pool.one("b").result == "B"
 
 
 def test_reading_in_a_child(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Children: isolated from the folder they are started in, bounded in memory, time and answer, and not believed."""
+"""WorkerPool: isolated from the folder they are started in, bounded in memory, time and answer, and not believed."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ import pytest
 from segwright.core.errors import DataError, ImageReadError, MissingExtraError
 from segwright.imageio import messages, sandbox, write_image, write_mask
 from segwright.imageio.limits import Limits
-from segwright.imageio.sandbox import Children, DecoderStartError, apart
+from segwright.imageio.sandbox import DecoderStartError, WorkerPool, apart
 
 LIBRARIES = ("pickle", "json", "cv2", "numpy", "tifffile", "PIL", "segwright", "sitecustomize", "queue")
 
@@ -123,8 +123,8 @@ def test_children_are_isolated_from_where_they_are_started(tmp_path: Path, monke
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     plant(tmp_path, tmp_path)
-    with Children[Any, Any](worker, count=1) as children:
-        found = children.one("path").get()
+    with WorkerPool[Any, Any](worker, count=1) as pool:
+        found = pool.one("path").get()
     assert found["flags"] == [1, True]
     assert "" not in found["path"] and str(tmp_path) not in found["path"]
     assert found["folder"] == str(tmp_path), "relative paths mean what they mean to the parent"
@@ -133,21 +133,21 @@ def test_children_are_isolated_from_where_they_are_started(tmp_path: Path, monke
 
 def test_memory_beyond_the_limit_is_an_error_of_the_item() -> None:
     before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
-    with Children[Any, Any](worker, count=1, limits=Limits(max_memory=300 << 20)) as children:
-        assert children.one(("allocate", 100 << 20)).result == 1
-        assert isinstance(children.one(("allocate", 3 << 30)).error, MemoryError)
-        assert children.one("next").result == "next", "the child lives on"
+    with WorkerPool[Any, Any](worker, count=1, limits=Limits(max_memory=300 << 20)) as pool:
+        assert pool.one(("allocate", 100 << 20)).result == 1
+        assert isinstance(pool.one(("allocate", 3 << 30)).error, MemoryError)
+        assert pool.one("next").result == "next", "the child lives on"
     peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
     assert peak <= max(before, 1 << 20), f"{peak} KiB"
 
 
 def test_the_start_has_a_clock_of_its_own() -> None:
-    with Children[Any, Any](worker, None, 1.5, count=1, timeout=0.5) as children:
-        assert children.one("first").result == "first"
+    with WorkerPool[Any, Any](worker, None, 1.5, count=1, timeout=0.5) as pool:
+        assert pool.one("first").result == "first"
         began = time.monotonic()
-        assert children.one(("sleep", 60)).died == "no answer within 0.5 s"
+        assert pool.one(("sleep", 60)).crash == "no answer within 0.5 s"
         assert time.monotonic() - began < 5
-        assert children.one("after").result == "after"
+        assert pool.one("after").result == "after"
 
 
 def test_an_answer_is_parsed_and_never_executed(tmp_path: Path) -> None:
@@ -156,7 +156,7 @@ def test_an_answer_is_parsed_and_never_executed(tmp_path: Path) -> None:
     forged = json.dumps([["c", "Popen", {"args": "true"}], []]).encode()
     unknown = messages.MAGIC + len(forged).to_bytes(4, "little") + forged
     huge = json.dumps([["a", 0], [["|u1", [2**40]]]]).encode()
-    with Children[Any, Any](worker, count=1, timeout=20) as children:
+    with WorkerPool[Any, Any](worker, count=1, timeout=20) as pool:
         for answer in (
             len(planted).to_bytes(8, "little") + planted,
             endless,
@@ -164,70 +164,70 @@ def test_an_answer_is_parsed_and_never_executed(tmp_path: Path) -> None:
             messages.MAGIC + len(huge).to_bytes(4, "little") + huge,
             b"talk" * 100,
         ):
-            assert "cannot be read" in str(children.one(("forge", answer)).died), answer[:40]
-        assert children.one("next").result == "next"
+            assert "cannot be read" in str(pool.one(("forge", answer)).crash), answer[:40]
+        assert pool.one("next").result == "next"
     assert not (tmp_path / "run").exists()
 
 
 def test_answers_are_bounded() -> None:
-    with Children[Any, Any](worker, count=1, max_answer=1000) as children:
-        assert children.one(("zeros", 1000)).get().shape == (1000,)
-        assert "larger than the limit" in str(children.one(("zeros", 1001)).died)
+    with WorkerPool[Any, Any](worker, count=1, max_answer=1000) as pool:
+        assert pool.one(("zeros", 1000)).get().shape == (1000,)
+        assert "larger than the limit" in str(pool.one(("zeros", 1001)).crash)
 
 
 def test_values_and_errors_travel() -> None:
-    with Children[Any, Any](worker, count=1, result=Outer) as children:
-        outer = children.one("outer").get()
+    with WorkerPool[Any, Any](worker, count=1, result=Outer) as pool:
+        outer = pool.one("outer").get()
         assert outer.name == "o" and outer.pair == (1, 2)
         assert np.array_equal(outer.inner[0].numbers, [0, 1, 2]) and outer.inner[1].numbers is None
         error = ImageReadError("m", expected="e", found="f", where="w", fix="x", reason="pages")
-        found = children.one(("raise", error)).error
+        found = pool.one(("raise", error)).error
         assert isinstance(found, ImageReadError) and found.reason == "pages" and str(found) == str(error)
-        extra = children.one(("raise", MissingExtraError("m", fix="pip"))).error
+        extra = pool.one(("raise", MissingExtraError("m", fix="pip"))).error
         assert isinstance(extra, MissingExtraError) and extra.fix == "pip"
-        assert isinstance(children.one(("raise", OverflowError("o"))).error, OverflowError)
-        assert "SystemError" in str(children.one(("raise", SystemError("s"))).error)
-    with Children[Any, Any](worker, count=1) as children:
-        assert children.one("outer").died, "a class that nobody named is not made"
+        assert isinstance(pool.one(("raise", OverflowError("o"))).error, OverflowError)
+        assert "SystemError" in str(pool.one(("raise", SystemError("s"))).error)
+    with WorkerPool[Any, Any](worker, count=1) as pool:
+        assert pool.one("outer").crash, "a class that nobody named is not made"
 
 
 def test_a_death_in_a_batch_costs_one_item() -> None:
     items: list[Any] = ["a", "b", ("kill", 11), "c", ("raise", DataError("d")), "e"]
-    with Children[Any, Any](worker, count=1) as children:
-        outcomes = list(children.in_order(items, batch=6))
+    with WorkerPool[Any, Any](worker, count=1) as pool:
+        outcomes = list(pool.in_order(items, batch=6))
     assert [one.item for one in outcomes] == items
     assert [one.result for one in outcomes] == ["a", "b", None, "c", None, "e"]
-    assert outcomes[2].died == "killed by signal 11" and not outcomes[2].interrupted
+    assert outcomes[2].crash == "killed by signal 11" and not outcomes[2].interrupted
 
 
 def test_a_child_ended_by_somebody_else_is_not_held_against_the_file(tmp_path: Path) -> None:
-    with Children[Any, Any](worker, count=1) as children:
-        assert children.one(("once", str(tmp_path / "once"))).result == "once"
-        always = children.one(("kill", 9))
-        assert always.died == "killed by signal 9" and always.interrupted
+    with WorkerPool[Any, Any](worker, count=1) as pool:
+        assert pool.one(("once", str(tmp_path / "once"))).result == "once"
+        always = pool.one(("kill", 9))
+        assert always.crash == "killed by signal 9" and always.interrupted
 
 
 def test_closing_stops_what_is_at_work() -> None:
-    children = Children[Any, Any](worker, count=1)
-    children.one("warm")
+    pool = WorkerPool[Any, Any](worker, count=1)
+    pool.one("warm")
     found: list[Any] = []
-    thread = threading.Thread(target=lambda: found.append(children.one(("sleep", 60))))
+    thread = threading.Thread(target=lambda: found.append(pool.one(("sleep", 60))))
     thread.start()
     time.sleep(0.5)
     began = time.monotonic()
-    children.close()
+    pool.close()
     thread.join(10)
-    assert time.monotonic() - began < 10 and found and found[0].died
+    assert time.monotonic() - began < 10 and found and found[0].crash
 
 
 def test_a_start_that_fails_is_not_the_files_fault(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sandbox, "_BOOT", "raise SystemExit('no')")
-    with Children[Any, Any](worker, count=1) as children, pytest.raises(DecoderStartError, match="does not start"):
-        children.one("a")
+    with WorkerPool[Any, Any](worker, count=1) as pool, pytest.raises(DecoderStartError, match="does not start"):
+        pool.one("a")
 
 
 def test_shared_children_end_when_they_are_idle(monkeypatch: pytest.MonkeyPatch) -> None:
-    pool = sandbox._Processes(0.5)
+    pool = sandbox._ProcessPool(0.5)
     monkeypatch.setattr(sandbox, "_shared", lambda: pool)
     assert [one.get() for one in apart(str.upper, list("abcdef"), batch=2)] == list("ABCDEF")
     waiting = list(pool._waiting)

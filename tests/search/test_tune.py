@@ -89,7 +89,7 @@ def trainings(monkeypatch: pytest.MonkeyPatch) -> Trainings:
     found = Trainings(better_faster)
     monkeypatch.setattr(module, "run_training", found)
     monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: found.clock))
-    monkeypatch.setattr(module, "inspect_dataset", lambda data: SimpleNamespace(warnings=()))
+    monkeypatch.setattr(module, "check_dataset", lambda data: SimpleNamespace(warnings=()))
     return found
 
 

@@ -31,7 +31,7 @@ from segwright.core.errors import DataError, ImageReadError, UsageError
 from segwright.core.types import Float32Array, LabelSpace
 from segwright.demo.street_scene import draw_street
 from segwright.imageio import UInt8Array, encode_png
-from segwright.imageio.sandbox import Children
+from segwright.imageio.sandbox import WorkerPool
 from segwright.inference.bundle import Bundle, save_bundle
 from segwright.inference.predictor import Predictor, load
 from segwright.models.catalog import create_model
@@ -517,14 +517,14 @@ def test_a_decoder_that_dies_is_replaced(served: Served, tmp_path: Path) -> None
     async def work() -> None:
         async with served() as client:
             assert (await client.post(make_image())).status == 200
-            for child in client.app.service.decoder.children._processes._waiting:
+            for child in client.app.service.decoder.pool._processes._waiting:
                 child.process.kill()
                 child.process.wait()
             assert (await client.post(make_image())).status == 200, "an image that did nothing gets a second child"
 
     run(work())
     deadly = ImageDecoder(ServiceLimits().for_images(), count=1, seconds=PATIENCE)
-    deadly.children = Children(eval, "lambda item: __import__('os').abort()", count=1, timeout=PATIENCE)
+    deadly.pool = WorkerPool(eval, "lambda item: __import__('os').abort()", count=1, timeout=PATIENCE)
     with pytest.raises(ImageReadError, match="signal 6"):
         deadly.decode(b"")
     deadly.close()
@@ -532,7 +532,7 @@ def test_a_decoder_that_dies_is_replaced(served: Served, tmp_path: Path) -> None
     once = f"__import__('os').path.exists({str(tmp_path / 'once')!r})"
     dies = f"(__import__('os').unlink({str(tmp_path / 'once')!r}), __import__('os').abort())"
     unlucky = ImageDecoder(ServiceLimits().for_images(), count=1, seconds=PATIENCE)
-    unlucky.children = Children(eval, f"lambda item: {dies} if {once} else 'pixels'", count=1, timeout=PATIENCE)
+    unlucky.pool = WorkerPool(eval, f"lambda item: {dies} if {once} else 'pixels'", count=1, timeout=PATIENCE)
     assert unlucky.decode(b"") == "pixels", "killed in mid-work by somebody else: tried once more"
     unlucky.close()
 
@@ -850,13 +850,13 @@ def test_decoders_killed_from_outside_are_503_and_a_hang_ends_at_the_stated_seco
 
     killed = ImageDecoder(ServiceLimits().for_images(), count=1, seconds=PATIENCE)
     kill = "lambda item: __import__('os').kill(__import__('os').getpid(), 9)"
-    killed.children = Children(eval, kill, count=1, timeout=PATIENCE)
+    killed.pool = WorkerPool(eval, kill, count=1, timeout=PATIENCE)
     run(work())
     killed.close()
     hangs = ImageDecoder(ServiceLimits().for_images(), count=1, seconds=0.5)
-    hangs.children = Children(eval, "lambda item: __import__('time').sleep(600)", count=1, timeout=0.5)
+    hangs.pool = WorkerPool(eval, "lambda item: __import__('time').sleep(600)", count=1, timeout=0.5)
     for _ in range(2):  # a new child gets no longer
-        hangs.children._processes.give_back(hangs.children._processes.take())
+        hangs.pool._processes.give_back(hangs.pool._processes.take())
         began = time.monotonic()
         with pytest.raises(ImageReadError, match=r"0\.5 s"):
             hangs.decode(b"")

@@ -2,7 +2,7 @@
 
 A format lists the objects of a record; they are rasterized one at a time, so that memory does not grow with their
 number, and counted: an object that covers no pixel of its image is never lost without a trace
-(:meth:`DrawnReader.object_counts`). What the objects of one record may cover together is bounded.
+(:meth:`RasterizedReader.object_counts`). What the objects of one record may cover together is bounded.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class Drawing:
     width: int
     objects: Sequence[Drawable]
     background: int = 0
-    smaller_on_top: bool = False  # by area, where the format states no order
+    sort_by_area: bool = False  # by area, where the format states no order
     where: str = ""
 
 
@@ -81,7 +81,7 @@ def _paint(labels: UInt8Array, region: Region) -> None:
     labels[top : top + mask.shape[0], left : left + mask.shape[1]][mask] = region.index
 
 
-def smaller_on_top(regions: Sequence[Region]) -> list[Region]:
+def sort_by_area(regions: Sequence[Region]) -> list[Region]:
     """The rule for overlaps where a format states none: ignored regions first, then by area, the largest first."""
     return sorted(regions, key=lambda r: (r.index != IGNORE_INDEX, -int(np.count_nonzero(r.mask))))
 
@@ -127,7 +127,7 @@ def draw(drawing: Drawing) -> tuple[UInt8Array, dict[int, ObjectCount]]:
         )
     labels = np.full((drawing.height, drawing.width), drawing.background, np.uint8)
     counts = _Counts(max(MAX_COVERED, 8 * labels.size), drawing.where)
-    if not drawing.smaller_on_top:
+    if not drawing.sort_by_area:
         for one in drawing.objects:
             region = one.draw()
             counts.spend(region)
@@ -221,7 +221,7 @@ def annotated_space(
     return space, index, index["background"] if added else index.get(background or "", IGNORE_INDEX)
 
 
-class DrawnReader(FileReader):
+class RasterizedReader(FileReader):
     """Images that are files, masks that are drawn: a format implements :meth:`drawing` (or :meth:`draw`)."""
 
     _counted: tuple[Record, dict[int, ObjectCount]] | None = None  # of the record drawn last
@@ -229,7 +229,7 @@ class DrawnReader(FileReader):
     def __getstate__(self) -> dict[str, Any]:
         return {**super().__getstate__(), "_counted": None}
 
-    def raw(self, record: Record) -> npt.NDArray[Any] | None:
+    def read_mask_values(self, record: Record) -> npt.NDArray[Any] | None:
         return None if record.payload is None else self.draw(record)
 
     def draw(self, record: Record) -> UInt8Array:

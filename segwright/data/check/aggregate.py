@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from segwright.core.types import IGNORE_INDEX
 from segwright.data.check.label_outliers import MOST
-from segwright.data.check.scan import FLAT, THUMB, Examination, Stray, Trouble
+from segwright.data.check.scan import FLAT, THUMB, FileError, SampleReport, UnmappedValues
 from segwright.data.records import Record
 from segwright.imageio.image_info import ENDINGS
 
@@ -19,7 +19,7 @@ TINY = 32  # pixels a side: below, no network has anything to look at
 
 
 @dataclass(frozen=True)
-class Kind:
+class StorageKind:
     """How a file is stored."""
 
     format: str
@@ -27,7 +27,7 @@ class Kind:
     bits: int
 
 
-class Totals:
+class CheckAccumulator:
     """Of N records; about a kilobyte each, most of it the thumbnail."""
 
     def __init__(self, names: tuple[str, ...], count: int) -> None:
@@ -39,15 +39,15 @@ class Totals:
         self.labeled = np.zeros(count, np.bool_)
         self.thumbs = np.zeros((count, THUMB * THUMB), np.float16)
         self.sizes = np.zeros((count, 2), np.int32)
-        self.troubles: list[tuple[int, Trouble]] = []
+        self.file_errors: list[tuple[int, FileError]] = []
         self.shown_by: dict[int, int] = {}  # class → the first record that shows it
         self.objects: dict[int, tuple[int, int]] = {}  # class → objects listed, objects drawn
         self.lost_objects: dict[int, list[int]] = {}  # class → records with objects that cover nothing, the first ones
-        self.strays: list[tuple[int, Stray]] = []
-        self.image_kinds: Counter[Kind] = Counter()
-        self.mask_kinds: Counter[Kind] = Counter()
+        self.unmapped_values: list[tuple[int, UnmappedValues]] = []
+        self.image_kinds: Counter[StorageKind] = Counter()
+        self.mask_kinds: Counter[StorageKind] = Counter()
         self.bits = np.zeros(count, np.uint8)  # per channel of the image file, as its header gives them; 0: not known
-        self.kind_example: dict[tuple[str, Kind], int] = {}
+        self.kind_example: dict[tuple[str, StorageKind], int] = {}
         self.disguised: list[tuple[int, str, str]] = []  # (record, file, what it is)
         self.turned: list[tuple[int, int, int]] = []  # (record, orientation of the image, of the mask)
         self.unlabeled: list[int] = []
@@ -58,22 +58,22 @@ class Totals:
         self.tiny: list[int] = []
         self.all_ignored: list[int] = []
         self.lossy_masks: list[int] = []
-        self.said: list[tuple[int, str]] = []
+        self.stderr: list[tuple[int, str]] = []
         self._regions: list[npt.NDArray[np.float32]] = []
         self._owners: list[int] = []
         self._rows, self._every = 0, 1
 
-    def add(self, index: int, record: Record, found: Examination) -> None:
-        self.troubles += [(index, trouble) for trouble in found.troubles]
-        if found.stray is not None:
-            self.strays.append((index, found.stray))
+    def add(self, index: int, record: Record, found: SampleReport) -> None:
+        self.file_errors += [(index, error) for error in found.file_errors]
+        if found.unmapped is not None:
+            self.unmapped_values.append((index, found.unmapped))
         for label, (listed, drawn) in found.objects.items():
             before = self.objects.get(label, (0, 0))
             self.objects[label] = (before[0] + listed, before[1] + drawn)
             if drawn < listed and len(self.lost_objects.setdefault(label, [])) < LOST_NAMED:
                 self.lost_objects[label].append(index)
-        if found.said and not found.troubles:
-            self.said.append((index, found.said))
+        if found.stderr and not found.file_errors:
+            self.stderr.append((index, found.stderr))
         self._add_headers(index, record, found)
         if found.size is not None:
             self._add_image(index, found)
@@ -83,7 +83,7 @@ class Totals:
                 self.shown_by[label] = min(index, self.shown_by.get(label, index))
             if found.counts[: len(self.names)].sum() == 0 and found.counts[IGNORE_INDEX] > 0:
                 self.all_ignored.append(index)
-        elif not found.stray and not found.troubles:
+        elif not found.unmapped and not found.file_errors:
             self.unlabeled.append(index)
         if found.regions is not None and len(found.regions) and index % self._every == 0:
             self._regions.append(found.regions)
@@ -92,11 +92,11 @@ class Totals:
             if self._rows > MOST:
                 self._thin()
 
-    def _add_headers(self, index: int, record: Record, found: Examination) -> None:
+    def _add_headers(self, index: int, record: Record, found: SampleReport) -> None:
         for role, info, path in (("image", found.image, record.image_path), ("mask", found.mask, record.mask_path)):
             if info is None or path is None:
                 continue
-            kind = Kind(info.format, info.mode, info.bits)
+            kind = StorageKind(info.format, info.mode, info.bits)
             (self.image_kinds if role == "image" else self.mask_kinds)[kind] += 1
             self.kind_example.setdefault((role, kind), index)
             if path.suffix.lower() not in ENDINGS[info.format]:
@@ -110,7 +110,7 @@ class Totals:
         if turned != mask_turned and found.mask is not None:
             self.turned.append((index, turned, mask_turned))
 
-    def _add_image(self, index: int, found: Examination) -> None:
+    def _add_image(self, index: int, found: SampleReport) -> None:
         assert found.size is not None
         self.sizes[index] = found.size
         self.hashes[index], self.crcs[index], self.gray[index] = found.hash, found.crc, found.gray

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from segwright.core.types import IGNORE_INDEX
-from segwright.data.check.scan import SIZE_BINS, Examination, examine
+from segwright.data.check.scan import SIZE_BINS, SampleReport, examine
 from segwright.data.records import Split, evenly_spread
 from segwright.kernels.threads import processors
 
@@ -88,7 +88,7 @@ def _tuples(value: Any) -> Any:
 
 
 @dataclass
-class Tally:
+class FingerprintAccumulator:
     """Adds up examinations; small, whatever their number."""
 
     names: tuple[str, ...]
@@ -106,7 +106,7 @@ class Tally:
         self.present = np.zeros((count, count), np.int64)
         self.region_sizes = np.zeros((count, SIZE_BINS), np.int64)
 
-    def add(self, found: Examination) -> None:
+    def add(self, found: SampleReport) -> None:
         if found.size is not None:
             self.examined += 1
             self.sizes[found.size] += 1
@@ -169,16 +169,16 @@ def _scale(histogram: npt.NDArray[np.int64]) -> ObjectScale | None:
 def fingerprint(split: Split, *, max_images: int = SAMPLE) -> Fingerprint:
     """A quick look at up to ``max_images`` images spread evenly over the split; unreadable ones are passed over.
 
-    Runs in threads of this process: use :func:`segwright.data.check.runner.inspect_dataset` on data that nobody has
+    Runs in threads of this process: use :func:`segwright.data.check.runner.check_dataset` on data that nobody has
     checked.
     """
     count = len(split)
     places = evenly_spread(count, max_images)
-    tally = Tally(split.label_space.names, images=count)
+    accumulator = FingerprintAccumulator(split.label_space.names, images=count)
     with ThreadPoolExecutor(processors()) as pool:
         for found in pool.map(lambda i: examine(split.records[i], split.reader), places):
-            tally.add(found)
-    return tally.fingerprint()
+            accumulator.add(found)
+    return accumulator.fingerprint()
 
 
 def class_pixels(split: Split, indices: Iterable[int] | None = None) -> npt.NDArray[np.int64]:

@@ -26,7 +26,7 @@ Float32 = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)
-class Suspect:
+class LabelOutlier:
     """A region whose label is doubtful."""
 
     record: int  # place of its image
@@ -38,8 +38,8 @@ class Suspect:
     x: float
 
 
-def rank(regions: Float32, records: npt.NDArray[np.int64], classes: int) -> list[Suspect]:
-    """Suspicious regions, the worst first, one an image. ``regions`` as :class:`.examine.Examination` has them."""
+def rank(regions: Float32, records: npt.NDArray[np.int64], classes: int) -> list[LabelOutlier]:
+    """Suspicious regions, the worst first, one an image. ``regions`` as :class:`.examine.SampleReport` has them."""
     large = regions[:, 1] >= SMALLEST
     regions, records = regions[large], records[large]
     if len(np.unique(records)) < LEAST_IMAGES:
@@ -63,13 +63,13 @@ def rank(regions: Float32, records: npt.NDArray[np.int64], classes: int) -> list
     wrong = np.isfinite(own) & (own > FAR) & (other < NEARER * own)
     score = np.where(wrong, np.log(np.where(wrong, own, 1) / np.where(wrong, other, 1).clip(0.05)), 0)
     score = score * np.sqrt(regions[:, 1])
-    found: dict[int, Suspect] = {}
+    found: dict[int, LabelOutlier] = {}
     for i in np.argsort(-score, kind="stable")[: int(wrong.sum())].tolist():
-        suspect = Suspect(
+        outlier = LabelOutlier(
             int(records[i]), int(labels[i]), int(best[i]), float(score[i]),
             float(regions[i, 1]), float(regions[i, 6]), float(regions[i, 7]),
         )  # fmt: skip
-        found.setdefault(suspect.record, suspect)
+        found.setdefault(outlier.record, outlier)
     return list(found.values())
 
 

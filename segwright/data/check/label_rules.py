@@ -12,7 +12,7 @@ import numpy as np
 
 from segwright.core.left_right import find_sides, shown
 from segwright.core.types import IGNORE_INDEX, LabelSpace
-from segwright.data.check.aggregate import Totals
+from segwright.data.check.aggregate import CheckAccumulator
 from segwright.data.check.fingerprint import Fingerprint
 from segwright.data.records import Dataset, Problem, Record
 
@@ -28,7 +28,7 @@ UNLEARNABLE = frozenset({"one class only", "everything ignored"})  # no file can
 def label_findings(
     dataset: Dataset,
     records: Sequence[Record],
-    totals: Totals,
+    totals: CheckAccumulator,
     overall: Fingerprint,
     prints: Mapping[str, Fingerprint],
 ) -> list[Problem]:
@@ -77,7 +77,7 @@ def _listed(names: Sequence[str], most: int = 6) -> str:
     return ", ".join(names[:most]) + (f", … ({len(names)})" if len(names) > most else "")
 
 
-def _objects(totals: Totals, records: Sequence[Record], overall: Fingerprint) -> list[Problem]:
+def _objects(totals: CheckAccumulator, records: Sequence[Record], overall: Fingerprint) -> list[Problem]:
     """Annotated objects that cover no pixel of any mask."""
     empty: list[int] = []
     partly: list[int] = []
@@ -141,8 +141,8 @@ def _guessed(names: Sequence[str]) -> bool:
 def _ignored_by_guess(dataset: Dataset, overall: Fingerprint) -> list[Problem]:
     space = dataset.label_space
     values = sorted(value for value, index in space.mapping.items() if index == IGNORE_INDEX)
-    said = any(problem.kind == "ignored by a guess" for problem in dataset.problems)  # while opening, of some masks
-    if said or not overall.ignored_pixels or not values or not _guessed(space.names):
+    stderr = any(problem.kind == "ignored by a guess" for problem in dataset.problems)  # while opening, of some masks
+    if stderr or not overall.ignored_pixels or not values or not _guessed(space.names):
         return []
     text = (
         f"no class list says what {_listed([str(value) for value in values])} means: taken for 'ignore', "
@@ -154,7 +154,7 @@ def _ignored_by_guess(dataset: Dataset, overall: Fingerprint) -> list[Problem]:
     return [Problem("warning" if severity else "note", "ignored by a guess", text, (), fix)]
 
 
-def _specks(totals: Totals, records: Sequence[Record], overall: Fingerprint) -> list[Problem]:
+def _specks(totals: CheckAccumulator, records: Sequence[Record], overall: Fingerprint) -> list[Problem]:
     """Classes that a slip of the brush, or a value that is no class, has made."""
     if overall.labeled < 2:
         return []
@@ -206,7 +206,7 @@ def _specks(totals: Totals, records: Sequence[Record], overall: Fingerprint) -> 
     return problems
 
 
-def _contradictions(totals: Totals, records: Sequence[Record]) -> list[Problem]:
+def _contradictions(totals: CheckAccumulator, records: Sequence[Record]) -> list[Problem]:
     """Equal images whose masks differ: an image laid under another's mask, or two opinions."""
     places = np.flatnonzero(totals.labeled & totals.thumbs.any(axis=1))
     keys = np.stack([totals.hashes[places], totals.crcs[places].astype(np.uint64)])

@@ -18,7 +18,7 @@ from segwright.core.progress import visible
 from segwright.core.types import Color, LabelSpace, blend, distinct_colors
 from segwright.data.annotations.rasterize import BACKGROUND_NAMES
 from segwright.data.check.fingerprint import Fingerprint
-from segwright.data.check.label_outliers import Suspect
+from segwright.data.check.label_outliers import LabelOutlier
 from segwright.data.check.report_text import describe, objects_text
 from segwright.data.check.runner import CheckResult
 from segwright.data.records import Dataset, Problem, Record, evenly_spread
@@ -119,28 +119,28 @@ def _finding(problem: Problem, result: CheckResult, by_file: dict[str, Record]) 
 def _thumbnails(problem: Problem, result: CheckResult, by_file: dict[str, Record]) -> list[reports.Markup]:
     if result.dataset is None:
         return []
-    suspects = {one.record: one for one in result.suspects} if problem.kind == "suspicious masks" else {}
-    places = {record.id: index for index, record in enumerate(result.records)} if suspects else {}
+    outliers = {one.record: one for one in result.outliers} if problem.kind == "suspicious masks" else {}
+    places = {record.id: index for index, record in enumerate(result.records)} if outliers else {}
     figures: list[reports.Markup] = []
     for file in problem.files:
         record = by_file.get(file)
         if record is None or len(figures) >= SHOWN:
             continue
-        suspect = suspects.get(places.get(record.id, -1))
-        drawn = _draw(result.dataset, record, suspect)
+        outlier = outliers.get(places.get(record.id, -1))
+        drawn = _draw(result.dataset, record, outlier)
         if drawn is not None:
-            figures.append(reports.figure(reports.encode_thumbnail(drawn, 300), _caption(record, suspect, result)))
+            figures.append(reports.figure(reports.encode_thumbnail(drawn, 300), _caption(record, outlier, result)))
     return figures
 
 
-def _caption(record: Record, suspect: Suspect | None, result: CheckResult) -> str:
-    if suspect is None or result.fingerprint is None:
+def _caption(record: Record, outlier: LabelOutlier | None, result: CheckResult) -> str:
+    if outlier is None or result.fingerprint is None:
         return visible(record.id)
     names = result.fingerprint.class_names
-    return f"{visible(record.id)}: called {names[suspect.label]}, looks like {names[suspect.looks_like]}"
+    return f"{visible(record.id)}: called {names[outlier.label]}, looks like {names[outlier.looks_like]}"
 
 
-def _draw(dataset: Dataset, record: Record, suspect: Suspect | None = None) -> UInt8Array | None:
+def _draw(dataset: Dataset, record: Record, outlier: LabelOutlier | None = None) -> UInt8Array | None:
     """The image with its labels laid over; values outside the classes in red, a suspect's region ringed."""
     try:
         image = _rgb(dataset.reader.image(record))
@@ -150,21 +150,21 @@ def _draw(dataset: Dataset, record: Record, suspect: Suspect | None = None) -> U
         mask = dataset.reader.mask(record)
         if mask is not None and mask.shape == image.shape[:2]:
             palette = np.zeros((256, 3), np.uint8)
-            palette[: len(dataset.label_space)] = shown_colors(dataset.label_space)
+            palette[: len(dataset.label_space)] = overlay_palette(dataset.label_space)
             image = blend(image, palette[mask], 0.5)
     except SegwrightError:
-        image = _mark_stray(dataset, record, image)
-    if suspect is not None:
+        image = _mark_unmapped(dataset, record, image)
+    if outlier is not None:
         height, width = image.shape[:2]
-        center = (round(suspect.x * width), round(suspect.y * height))
-        radius = max(8, round(0.5 * float(np.sqrt(suspect.area * height * width))))
+        center = (round(outlier.x * width), round(outlier.y * height))
+        radius = max(8, round(0.5 * float(np.sqrt(outlier.area * height * width))))
         thick = max(2, width // 150)
         cv2.circle(image, center, radius, (255, 255, 255), thick + 2)
         cv2.circle(image, center, radius, (235, 40, 40), thick)
     return image
 
 
-def shown_colors(space: LabelSpace) -> tuple[Color, ...]:
+def overlay_palette(space: LabelSpace) -> tuple[Color, ...]:
     """The classes' colors for drawing over images: a background leaves the image as it is (black), and what is so
     pale or so gray that it would only wash an image out gets a color of its own."""
     own = distinct_colors(len(space))
@@ -179,7 +179,7 @@ def shown_colors(space: LabelSpace) -> tuple[Color, ...]:
     return tuple(shown)
 
 
-def _mark_stray(dataset: Dataset, record: Record, image: UInt8Array) -> UInt8Array:
+def _mark_unmapped(dataset: Dataset, record: Record, image: UInt8Array) -> UInt8Array:
     try:
         values = dataset.reader.values(record)
     except SegwrightError:
@@ -188,9 +188,9 @@ def _mark_stray(dataset: Dataset, record: Record, image: UInt8Array) -> UInt8Arr
         return image
     lookup = dataset.label_space.lookup()
     inside = (values >= 0) & (values < lookup.size)
-    stray = ~inside | (lookup[np.where(inside, values, 0)] < 0)
+    unmapped = ~inside | (lookup[np.where(inside, values, 0)] < 0)
     dimmed: npt.NDArray[Any] = image // 2
-    return np.where(stray[..., None], RED, dimmed).astype(np.uint8)
+    return np.where(unmapped[..., None], RED, dimmed).astype(np.uint8)
 
 
 def _rgb(image: UInt8Array) -> UInt8Array:
@@ -202,7 +202,7 @@ def _rgb(image: UInt8Array) -> UInt8Array:
 
 def _classes(result: CheckResult, found: Fingerprint) -> reports.Markup:
     assert result.dataset is not None
-    colors = shown_colors(result.dataset.label_space)
+    colors = overlay_palette(result.dataset.label_space)
     absent = [
         name
         for index, (name, pixels) in enumerate(zip(found.class_names, found.class_pixels, strict=True))
@@ -286,6 +286,6 @@ def _samples(result: CheckResult) -> reports.Markup:
             figures.append(reports.figure(reports.encode_thumbnail(drawn, 320), visible(usable[place].id)))
     space = result.dataset.label_space
     occurring = result.fingerprint.class_pixels if result.fingerprint is not None else ()
-    named = zip(space.names, shown_colors(space), occurring, strict=True)
+    named = zip(space.names, overlay_palette(space), occurring, strict=True)
     legend = reports.legend([(name, color) for name, color, pixels in named if pixels and any(color)][:60])
     return reports.section("Samples", legend, reports.tag("div", *figures, class_="strip"))

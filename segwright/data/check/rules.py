@@ -11,18 +11,18 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from segwright.data.check.aggregate import Totals
+from segwright.data.check.aggregate import CheckAccumulator
 from segwright.data.check.duplicates import Pair, find_pairs
 from segwright.data.check.fingerprint import Fingerprint
-from segwright.data.check.label_outliers import Suspect, rank
+from segwright.data.check.label_outliers import LabelOutlier, rank
 from segwright.data.check.label_rules import label_findings
-from segwright.data.check.scan import Stray, Trouble
+from segwright.data.check.scan import FileError, UnmappedValues
 from segwright.data.records import Dataset, Problem, Record, ValueRange
 
 Severity = Literal["error", "warning", "note"]
 SHIFT = 0.15  # total variation between the class shares of two splits that is worth a warning
 SHIFT_IMAGES = 8  # images that a split needs before its class shares mean anything
-MOST_SUSPECTS = 20
+MOST_OUTLIERS = 20
 DARK = 64  # grays below it are rather class indices than colors
 LONG_NAME = 143  # bytes: the limit on encrypted file systems; other tools break earlier than at 255
 PAIRING = frozenset({"image without mask", "mask without image"})
@@ -32,23 +32,23 @@ FIXES = {
 }
 
 
-def judge(
+def run_rules(
     dataset: Dataset,
     records: Sequence[Record],
     member: Sequence[Sequence[str]],
-    totals: Totals,
+    totals: CheckAccumulator,
     overall: Fingerprint,
     prints: Mapping[str, Fingerprint],
-) -> tuple[list[Problem], list[Suspect]]:
+) -> tuple[list[Problem], list[LabelOutlier]]:
     """All findings, and the suspicious regions that one of them is about."""
     parts, together = _parts(member)
     pairs = find_pairs(totals.hashes, totals.crcs, totals.thumbs, parts, totals.gray, together)
-    suspects = rank(*totals.regions(), len(overall.class_names))[:MOST_SUSPECTS]
+    outliers = rank(*totals.regions(), len(overall.class_names))[:MOST_OUTLIERS]
     problems = [
         *_opening(dataset, records, totals),
         *_pairing(dataset, records, member, totals),
-        *_troubles(totals.troubles),
-        *_strays(totals.strays, dataset),
+        *_file_errors(totals.file_errors),
+        *_unmapped_values(totals.unmapped_values, dataset),
         *_orientation(totals, records),
         *_files(totals, records),
         *_names(records),
@@ -60,9 +60,9 @@ def judge(
         *_shift(prints),
         *_shared(records, member),
         *_duplicates(pairs, records, member),
-        *_suspicious(suspects, records, overall.class_names),
+        *_label_outliers(outliers, records, overall.class_names),
     ]
-    return problems, suspects
+    return problems, outliers
 
 
 def _parts(member: Sequence[Sequence[str]]) -> tuple[npt.NDArray[np.int64], list[tuple[int, int]]]:
@@ -97,7 +97,7 @@ def _listed(names: Sequence[str], most: int = 6) -> str:
     return ", ".join(names[:most]) + (f", … ({len(names)})" if len(names) > most else "")
 
 
-def _opening(dataset: Dataset, records: Sequence[Record], totals: Totals) -> list[Problem]:
+def _opening(dataset: Dataset, records: Sequence[Record], totals: CheckAccumulator) -> list[Problem]:
     """What was found while opening, but for what :func:`_pairing` says of the same files with its severity."""
     paths = (*dataset.unpaired_images, *dataset.unpaired_masks)
     named = {str(path) for path in paths} | {_image(records[index]) for index in totals.unlabeled}
@@ -109,7 +109,7 @@ def _opening(dataset: Dataset, records: Sequence[Record], totals: Totals) -> lis
 
 
 def _pairing(
-    dataset: Dataset, records: Sequence[Record], member: Sequence[Sequence[str]], totals: Totals
+    dataset: Dataset, records: Sequence[Record], member: Sequence[Sequence[str]], totals: CheckAccumulator
 ) -> list[Problem]:
     """Images without masks are an error, but where a whole split has none, as public test sets do."""
     problems = []
@@ -134,10 +134,10 @@ def _pairing(
     return problems
 
 
-def _troubles(troubles: Sequence[tuple[int, Trouble]]) -> list[Problem]:
-    by_kind: dict[str, list[Trouble]] = {}
-    for _, trouble in sorted(troubles, key=lambda entry: entry[0]):
-        by_kind.setdefault(trouble.kind, []).append(trouble)
+def _file_errors(file_errors: Sequence[tuple[int, FileError]]) -> list[Problem]:
+    by_kind: dict[str, list[FileError]] = {}
+    for _, error in sorted(file_errors, key=lambda entry: entry[0]):
+        by_kind.setdefault(error.kind, []).append(error)
     problems = []
     for kind, found in by_kind.items():
         details = [f"{os.path.basename(one.file)}: {one.message}" for one in found]
@@ -148,11 +148,11 @@ def _troubles(troubles: Sequence[tuple[int, Trouble]]) -> list[Problem]:
     return problems
 
 
-def _strays(strays: Sequence[tuple[int, Stray]], dataset: Dataset) -> list[Problem]:
-    if not strays:
+def _unmapped_values(unmapped_values: Sequence[tuple[int, UnmappedValues]], dataset: Dataset) -> list[Problem]:
+    if not unmapped_values:
         return []
-    edges = [stray for _, stray in sorted(strays, key=lambda entry: entry[0]) if stray.at_edges]
-    others = [stray for _, stray in sorted(strays, key=lambda entry: entry[0]) if not stray.at_edges]
+    edges = [unmapped for _, unmapped in sorted(unmapped_values, key=lambda entry: entry[0]) if unmapped.at_edges]
+    others = [unmapped for _, unmapped in sorted(unmapped_values, key=lambda entry: entry[0]) if not unmapped.at_edges]
     problems = []
     if edges:
         pixels, total = sum(one.pixels for one in edges), sum(one.total for one in edges)
@@ -168,29 +168,29 @@ def _strays(strays: Sequence[tuple[int, Stray]], dataset: Dataset) -> list[Probl
     return problems
 
 
-def _outside(strays: Sequence[Stray], dataset: Dataset) -> Problem:
+def _outside(unmapped_values: Sequence[UnmappedValues], dataset: Dataset) -> Problem:
     values: dict[int, int] = {}
-    for stray in strays:
-        for value, pixels in stray.values:
+    for unmapped in unmapped_values:
+        for value, pixels in unmapped.values:
             values[value] = values.get(value, 0) + pixels
     ranked = sorted(values, key=lambda value: -values[value])
     named = ["a color of no class" if value < 0 else str(value) for value in ranked]
-    share = 100 * sum(one.pixels for one in strays) / sum(one.total for one in strays)
-    worst = max(strays, key=lambda one: one.pixels / one.total)
+    share = 100 * sum(one.pixels for one in unmapped_values) / sum(one.total for one in unmapped_values)
+    worst = max(unmapped_values, key=lambda one: one.pixels / one.total)
     top, left, bottom, right = worst.box
     text = (
-        f"{_count(len(strays), 'mask holds', 'masks hold')} values outside the classes: {_listed(named)} "
+        f"{_count(len(unmapped_values), 'mask holds', 'masks hold')} values outside the classes: {_listed(named)} "
         f"({share:.3g} % of their pixels; most in {os.path.basename(worst.file)}: "
         f"{100 * worst.pixels / worst.total:.3g} %, rows {top} to {bottom}, columns {left} to {right})"
     )
     lines = ", ".join(f"'{value} name'" for value in sorted(value for value in ranked if value >= 0)[:3])
     fix = f"name them in {dataset.root / 'classes.txt'} (lines such as {lines or 'r g b name'}), or correct the masks"
-    return Problem("error", "values outside the classes", text, tuple(one.file for one in strays), fix)
+    return Problem("error", "values outside the classes", text, tuple(one.file for one in unmapped_values), fix)
 
 
-def _orientation(totals: Totals, records: Sequence[Record]) -> list[Problem]:
+def _orientation(totals: CheckAccumulator, records: Sequence[Record]) -> list[Problem]:
     """EXIF turns that the sizes do not give away: half turns, mirrors, and quarter turns of square images."""
-    known = {index for index, trouble in totals.troubles if trouble.kind in ("EXIF orientation", "size differs")}
+    known = {index for index, error in totals.file_errors if error.kind in ("EXIF orientation", "size differs")}
     doubtful = []
     for index, turned, mask_turned in sorted(totals.turned):
         height, width = totals.sizes[index].tolist()
@@ -210,7 +210,7 @@ def _orientation(totals: Totals, records: Sequence[Record]) -> list[Problem]:
     ]
 
 
-def _files(totals: Totals, records: Sequence[Record]) -> list[Problem]:
+def _files(totals: CheckAccumulator, records: Sequence[Record]) -> list[Problem]:
     problems = []
     if totals.disguised:
         found = sorted(totals.disguised)
@@ -219,12 +219,12 @@ def _files(totals: Totals, records: Sequence[Record]) -> list[Problem]:
         text += f"{os.path.basename(file)} is {kind}"
         fix = "rename by content; it is read all the same, other tools may stumble"
         problems.append(Problem("warning", "disguised file", text, tuple(file for _, file, _ in found), fix))
-    if totals.said:
-        found_said = sorted(totals.said)
-        _, said = found_said[0]
-        text = f"the decoder complains of {_count(len(found_said), 'file')}: {said.splitlines()[0][:160]}"
+    if totals.stderr:
+        printed = sorted(totals.stderr)
+        _, stderr = printed[0]
+        text = f"the decoder complains of {_count(len(printed), 'file')}: {stderr.splitlines()[0][:160]}"
         fix = "look at the images; copy them again from their source where they are damaged"
-        problems.append(Problem("warning", "damaged file", text, tuple(_image(records[i]) for i, _ in found_said), fix))
+        problems.append(Problem("warning", "damaged file", text, tuple(_image(records[i]) for i, _ in printed), fix))
     return problems
 
 
@@ -265,7 +265,7 @@ def _utf8(raw: bytes) -> bool:
     return True
 
 
-def _coding(dataset: Dataset, totals: Totals, records: Sequence[Record]) -> list[Problem]:
+def _coding(dataset: Dataset, totals: CheckAccumulator, records: Sequence[Record]) -> list[Problem]:
     """How the masks hold their classes."""
     problems = []
     lossy = sorted(totals.lossy_masks)
@@ -307,14 +307,14 @@ def _coding(dataset: Dataset, totals: Totals, records: Sequence[Record]) -> list
     return problems
 
 
-def _examples(totals: Totals, records: Sequence[Record], role: str) -> tuple[str, ...]:
+def _examples(totals: CheckAccumulator, records: Sequence[Record], role: str) -> tuple[str, ...]:
     """One file of each way of storing."""
     take = _mask if role == "mask" else _image
     found = [(index, kind) for (of, kind), index in totals.kind_example.items() if of == role]
     return tuple(take(records[index]) for index, _ in sorted(found, key=lambda entry: entry[0]))
 
 
-def _images(totals: Totals, records: Sequence[Record]) -> list[Problem]:
+def _images(totals: CheckAccumulator, records: Sequence[Record]) -> list[Problem]:
     problems = []
 
     def some(severity: Severity, kind: str, text: str, indices: Sequence[int], fix: str | None) -> None:
@@ -351,7 +351,7 @@ def _images(totals: Totals, records: Sequence[Record]) -> list[Problem]:
     return problems
 
 
-def _bit_depths(dataset: Dataset, totals: Totals, records: Sequence[Record]) -> list[Problem]:
+def _bit_depths(dataset: Dataset, totals: CheckAccumulator, records: Sequence[Record]) -> list[Problem]:
     """8-bit images among deeper ones: the same scene comes out with other brightness."""
     deep = np.flatnonzero(totals.bits > 8).tolist()
     narrow = np.flatnonzero((totals.bits > 0) & (totals.bits <= 8)).tolist()
@@ -493,13 +493,13 @@ def _shown(pairs: Sequence[Pair], records: Sequence[Record], member: Sequence[Se
     return "; ".join(shown) + ("; …" if len(pairs) > 3 else "")
 
 
-def _suspicious(suspects: Sequence[Suspect], records: Sequence[Record], names: Sequence[str]) -> list[Problem]:
-    if not suspects:
+def _label_outliers(outliers: Sequence[LabelOutlier], records: Sequence[Record], names: Sequence[str]) -> list[Problem]:
+    if not outliers:
         return []
     shown = [
         f"{Path(_mask(records[one.record])).name}: a {names[one.label]} that looks like {names[one.looks_like]}"
-        for one in suspects[:3]
+        for one in outliers[:3]
     ]
-    text = f"{_count(len(suspects), 'mask')} to look at, the most doubtful first: " + "; ".join(shown)
+    text = f"{_count(len(outliers), 'mask')} to look at, the most doubtful first: " + "; ".join(shown)
     fix = "segwright check DATA --html check.html shows them; correct the masks that are wrong"
-    return [Problem("note", "suspicious masks", text, tuple(_mask(records[one.record]) for one in suspects), fix)]
+    return [Problem("note", "suspicious masks", text, tuple(_mask(records[one.record]) for one in outliers), fix)]

@@ -13,20 +13,22 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from segwright.core.deprecated import renamed_attribute, renamed_names
 from segwright.core.errors import SegwrightError
 from segwright.core.progress import progress
-from segwright.data.check.aggregate import Totals
-from segwright.data.check.fingerprint import Fingerprint, Tally
-from segwright.data.check.label_outliers import Suspect
+from segwright.data.check.aggregate import CheckAccumulator
+from segwright.data.check.fingerprint import Fingerprint, FingerprintAccumulator
+from segwright.data.check.label_outliers import LabelOutlier
 from segwright.data.check.label_rules import side_notes
-from segwright.data.check.rules import judge
-from segwright.data.check.scan import Examination, Trouble, examiner
+from segwright.data.check.rules import run_rules
+from segwright.data.check.scan import FileError, SampleReport, examiner
 from segwright.data.dataset import open_dataset
 from segwright.data.records import Dataset, Problem, Record, Split
-from segwright.imageio.sandbox import Children
+from segwright.imageio.sandbox import WorkerPool
 from segwright.kernels.threads import processors
 
 SEVERITIES = ("error", "warning", "note")
+__getattr__ = renamed_names(__name__, {"inspect_path": "check_path", "inspect_dataset": "check_dataset"})
 
 
 @dataclass(frozen=True)
@@ -41,10 +43,12 @@ class CheckResult:
     by_split: dict[str, Fingerprint]
     problems: tuple[Problem, ...]  # errors first
     notes: tuple[str, ...] = ()  # what was concluded while opening
-    suspects: tuple[Suspect, ...] = ()
+    outliers: tuple[LabelOutlier, ...] = ()
     objects: Mapping[int, tuple[int, int]] = field(default_factory=dict)  # class → objects listed, objects with pixels
     dataset: Dataset | None = field(default=None, repr=False)
     records: tuple[Record, ...] = field(default=(), repr=False)  # that suspects point into
+
+    suspects = renamed_attribute("suspects", "outliers")
 
     @property
     def errors(self) -> tuple[Problem, ...]:
@@ -106,7 +110,7 @@ class CheckResult:
         )
 
 
-def inspect_path(
+def check_path(
     path: str | Path,
     format: str | None = None,
     *,
@@ -122,10 +126,10 @@ def inspect_path(
         files = (error.where or str(path),)
         problem = Problem("error", "cannot be opened", text, files, error.fix)
         return CheckResult(Path(path), "unknown", 0, {}, None, {}, (problem,))
-    return inspect_dataset(dataset, workers=workers)
+    return check_dataset(dataset, workers=workers)
 
 
-def inspect_dataset(dataset: Dataset, *, workers: int | None = None) -> CheckResult:
+def check_dataset(dataset: Dataset, *, workers: int | None = None) -> CheckResult:
     """Read everything once and judge it.
 
     ``workers`` child processes; as many as there are cores if None. 0 reads in this process, without the half second
@@ -133,9 +137,11 @@ def inspect_dataset(dataset: Dataset, *, workers: int | None = None) -> CheckRes
     """
     splits = given_splits(dataset)
     records, member = _records(splits)
-    totals = Totals(dataset.label_space.names, len(records))
-    tallies = {name: Tally(dataset.label_space.names, images=len(split)) for name, split in splits.items()}
-    whole = Tally(dataset.label_space.names, images=len(records))
+    totals = CheckAccumulator(dataset.label_space.names, len(records))
+    accumulators = {
+        name: FingerprintAccumulator(dataset.label_space.names, images=len(split)) for name, split in splits.items()
+    }
+    whole = FingerprintAccumulator(dataset.label_space.names, images=len(records))
     place = {record.id: index for index, record in enumerate(records)}
     with progress("checking", len(records)) as advance:
         for record, found in _examinations(dataset, records, workers):
@@ -143,11 +149,11 @@ def inspect_dataset(dataset: Dataset, *, workers: int | None = None) -> CheckRes
             totals.add(index, record, found)
             whole.add(found)
             for name in member[index]:
-                tallies[name].add(found)
+                accumulators[name].add(found)
             advance(1)
-    prints = {name: tally.fingerprint() for name, tally in tallies.items()}
+    prints = {name: accumulator.fingerprint() for name, accumulator in accumulators.items()}
     overall = whole.fingerprint()
-    problems, suspects = judge(dataset, records, member, totals, overall, prints)
+    problems, outliers = run_rules(dataset, records, member, totals, overall, prints)
     return CheckResult(
         root=dataset.root,
         format=dataset.format,
@@ -157,26 +163,28 @@ def inspect_dataset(dataset: Dataset, *, workers: int | None = None) -> CheckRes
         by_split=prints,
         problems=tuple(sorted(problems, key=lambda problem: SEVERITIES.index(problem.severity))),
         notes=(*dataset.notes, *side_notes(dataset.label_space)),
-        suspects=tuple(suspects),
+        outliers=tuple(outliers),
         objects={label: pair for label, pair in sorted(totals.objects.items()) if label < len(totals.names)},
         dataset=dataset,
         records=tuple(records),
     )
 
 
-def _examinations(dataset: Dataset, records: list[Record], workers: int | None) -> Iterator[tuple[Record, Examination]]:
+def _examinations(
+    dataset: Dataset, records: list[Record], workers: int | None
+) -> Iterator[tuple[Record, SampleReport]]:
     """Records with what they show, in no fixed order."""
     if workers == 0:
         look = examiner(dataset.reader)
         yield from ((record, look(record)) for record in records)
         return
     count = max(1, min(workers or processors(), -(-len(records) // 4)))
-    with Children[Record, Examination](
-        examiner, dataset.reader, count=count, result=Examination, shared=True
-    ) as children:
-        for outcome in children.map(records):
-            found = outcome.result if outcome.result is not None else _lost(outcome.item, outcome.died, outcome.error)
-            found.said = outcome.said
+    with WorkerPool[Record, SampleReport](
+        examiner, dataset.reader, count=count, result=SampleReport, shared=True
+    ) as pool:
+        for outcome in pool.map(records):
+            found = outcome.result if outcome.result is not None else _lost(outcome.item, outcome.crash, outcome.error)
+            found.stderr = outcome.stderr
             yield outcome.item, found
 
 
@@ -198,12 +206,12 @@ def _records(splits: dict[str, Split]) -> tuple[list[Record], list[list[str]]]:
     return list(records.values()), list(member.values())
 
 
-def _lost(record: Record, died: str | None, error: Exception | None) -> Examination:
+def _lost(record: Record, crash: str | None, error: Exception | None) -> SampleReport:
     """The examination of a file that took its child along, or raised what nobody expected."""
     file = str(record.image_path or record.id)
-    if died is not None:
+    if crash is not None:
         fix = "move it away, and do not open it with other tools"
-        trouble = Trouble("kills the decoder", f"the process that read it ended ({died})", file, fix)
+        failure = FileError("kills the decoder", f"the process that read it ended ({crash})", file, fix)
     else:
-        trouble = Trouble("unreadable file", f"{type(error).__name__}: {error}", file)
-    return Examination(record.id, troubles=[trouble])
+        failure = FileError("unreadable file", f"{type(error).__name__}: {error}", file)
+    return SampleReport(record.id, file_errors=[failure])

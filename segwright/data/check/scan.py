@@ -35,7 +35,7 @@ Float32 = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)
-class Trouble:
+class FileError:
     """Why a file cannot be used, in the words of the error it raised."""
 
     kind: str
@@ -45,7 +45,7 @@ class Trouble:
 
 
 @dataclass(frozen=True)
-class Stray:
+class UnmappedValues:
     """Mask values outside the classes."""
 
     pixels: int
@@ -58,14 +58,14 @@ class Stray:
 
 
 @dataclass
-class Examination:
+class SampleReport:
     """What one record shows. Arrays are small; absent parts are None."""
 
     id: str
     image: ImageInfo | None = None
     mask: ImageInfo | None = None
-    troubles: list[Trouble] = field(default_factory=list)
-    stray: Stray | None = None
+    file_errors: list[FileError] = field(default_factory=list)
+    unmapped: UnmappedValues | None = None
     size: tuple[int, int] | None = None  # (height, width), upright
     channels: int = 0
     mean: tuple[float, ...] = ()
@@ -82,17 +82,17 @@ class Examination:
     boundary: float = 0.0  # share of labeled pixels that touch another class
     region_sizes: npt.NDArray[np.int32] | None = None  # (K, SIZE_BINS)
     regions: Float32 | None = None  # (n, 11): class, area share, r, g, b, spread, y, x, and the box's y, x, height
-    said: str = ""  # what decoders printed
+    stderr: str = ""  # what decoders printed
 
 
-def examiner(reader: Reader, regions: bool = True) -> Callable[[Record], Examination]:
+def examiner(reader: Reader, regions: bool = True) -> Callable[[Record], SampleReport]:
     """The function that children run."""
     return lambda record: examine(record, reader, regions)
 
 
-def examine(record: Record, reader: Reader, regions: bool = True) -> Examination:
+def examine(record: Record, reader: Reader, regions: bool = True) -> SampleReport:
     """Read image and mask of a record, and note what is to be said of them. Never raises for bad files."""
-    found = Examination(record.id)
+    found = SampleReport(record.id)
     image = _image(record, reader, found)
     labels = _labels(record, reader, found)
     if image is not None:
@@ -103,7 +103,7 @@ def examine(record: Record, reader: Reader, regions: bool = True) -> Examination
         found.mask_crc = zlib.crc32(np.ascontiguousarray(labels).data)
         found.objects = _objects(record, reader)
         if image is not None and image.shape[:2] != labels.shape:
-            found.troubles.append(_size_trouble(record, found, image, labels))
+            found.file_errors.append(_size_error(record, found, image, labels))
         elif regions:
             _describe_labels(image, labels, len(reader.label_space), found)
         if image is not None:
@@ -111,22 +111,22 @@ def examine(record: Record, reader: Reader, regions: bool = True) -> Examination
     return found
 
 
-def _compare(record: Record, reader: Reader, found: Examination) -> None:
+def _compare(record: Record, reader: Reader, found: SampleReport) -> None:
     """What a format knows besides the pixels: where image and mask lie on the ground."""
-    error = reader.disagreement(record) if isinstance(reader, FileReader) else None
+    error = reader.georeference_mismatch(record) if isinstance(reader, FileReader) else None
     if error is not None:
         text = f"{error.message}: {error.found}"
-        found.troubles.append(Trouble("different ground", text, error.where or record.id, error.fix))
+        found.file_errors.append(FileError("different ground", text, error.where or record.id, error.fix))
 
 
-def _image(record: Record, reader: Reader, found: Examination) -> UInt8Array | None:
+def _image(record: Record, reader: Reader, found: SampleReport) -> UInt8Array | None:
     path = record.image_path
     try:
         if path is not None and _is_own_image(path):
             found.image = _header(reader, path)
         return reader.image(record)
     except (SegwrightError, OSError, ValueError, MemoryError) as error:
-        found.troubles.append(_unreadable(error, path or record.id))
+        found.file_errors.append(_unreadable(error, path or record.id))
     return None
 
 
@@ -143,39 +143,41 @@ KINDS: dict[ReadReason, str] = {"empty": "empty file", "too_large": "bomb-sized 
          "unknown_format": "disguised file", "killed": "kills the decoder"}  # fmt: skip
 
 
-def _unreadable(error: Exception, where: Path | str) -> Trouble:
+def _unreadable(error: Exception, where: Path | str) -> FileError:
     """What reading raised, as a finding; sorted by the reason that the error gives."""
     if not isinstance(error, SegwrightError):
-        return Trouble("unreadable file", f"{type(error).__name__}: {error}", str(where))
+        return FileError("unreadable file", f"{type(error).__name__}: {error}", str(where))
     kind = KINDS.get(error.reason) if isinstance(error, ImageReadError) else None
     message = error.message if not error.found else f"{error.message}: {error.found}"
-    return Trouble(kind or "unreadable file", message, error.where or str(where), error.fix)
+    return FileError(kind or "unreadable file", message, error.where or str(where), error.fix)
 
 
-def _labels(record: Record, reader: Reader, found: Examination) -> UInt8Array | None:
+def _labels(record: Record, reader: Reader, found: SampleReport) -> UInt8Array | None:
     path = record.mask_path
     try:
         if path is not None and path != record.image_path and _is_own_image(path):
             found.mask = _header(reader, path)
         return reader.mask(record)
     except ImageReadError as error:
-        found.troubles.append(_unreadable(error, path or record.id))
+        found.file_errors.append(_unreadable(error, path or record.id))
     except LabelError as error:
         try:
             values = reader.values(record)
-            found.stray = (
-                None if values is None else _stray(values, reader.label_space.lookup(), str(path or record.id))
+            found.unmapped = (
+                None if values is None else _find_unmapped(values, reader.label_space.lookup(), str(path or record.id))
             )
         except SegwrightError:
-            found.stray = None
-        if found.stray is None:
+            found.unmapped = None
+        if found.unmapped is None:
             text = error.message if not error.found else f"{error.message}: {error.found}"
             kind = "colliding names" if isinstance(error, NameClashError) else "wrong mask"
-            found.troubles.append(Trouble(kind, text, error.where or str(path or record.id), error.fix))
+            found.file_errors.append(FileError(kind, text, error.where or str(path or record.id), error.fix))
     except SegwrightError as error:
-        found.troubles.append(Trouble("wrong mask", error.message, error.where or str(path or record.id), error.fix))
+        found.file_errors.append(
+            FileError("wrong mask", error.message, error.where or str(path or record.id), error.fix)
+        )
     except (OSError, ValueError, MemoryError) as error:
-        found.troubles.append(_unreadable(error, path or record.id))
+        found.file_errors.append(_unreadable(error, path or record.id))
     return None
 
 
@@ -189,19 +191,19 @@ def _objects(record: Record, reader: Reader) -> dict[int, tuple[int, int]]:
     return {} if found is None else {int(label): (one.listed, one.drawn) for label, one in found.items()}
 
 
-def _stray(values: npt.NDArray[Any], lookup: npt.NDArray[np.int32], file: str) -> Stray | None:
+def _find_unmapped(values: npt.NDArray[Any], lookup: npt.NDArray[np.int32], file: str) -> UnmappedValues | None:
     inside = (values >= 0) & (values < lookup.size)
-    stray = ~inside | (lookup[np.where(inside, values, 0)] < 0)
-    if not stray.any():
+    unmapped = ~inside | (lookup[np.where(inside, values, 0)] < 0)
+    if not unmapped.any():
         return None
-    unique, counts = np.unique(values[stray], return_counts=True)
+    unique, counts = np.unique(values[unmapped], return_counts=True)
     order = np.argsort(-counts, kind="stable")[:16]
-    rows, columns = np.flatnonzero(stray.any(axis=1)), np.flatnonzero(stray.any(axis=0))
+    rows, columns = np.flatnonzero(unmapped.any(axis=1)), np.flatnonzero(unmapped.any(axis=0))
     # Smeared edges are thin: whatever is known reaches them within two pixels, on more than one side.
-    known = cv2.dilate((~stray).astype(np.uint8), np.ones((5, 5), np.uint8))
-    thin = float(known[stray].mean()) > 0.9 and not stray.all()
-    return Stray(
-        int(stray.sum()),
+    known = cv2.dilate((~unmapped).astype(np.uint8), np.ones((5, 5), np.uint8))
+    thin = float(known[unmapped].mean()) > 0.9 and not unmapped.all()
+    return UnmappedValues(
+        int(unmapped.sum()),
         int(values.size),
         tuple((int(unique[i]), int(counts[i])) for i in order),
         len(unique),
@@ -211,7 +213,7 @@ def _stray(values: npt.NDArray[Any], lookup: npt.NDArray[np.int32], file: str) -
     )
 
 
-def _size_trouble(record: Record, found: Examination, image: UInt8Array, labels: UInt8Array) -> Trouble:
+def _size_error(record: Record, found: SampleReport, image: UInt8Array, labels: UInt8Array) -> FileError:
     height, width = image.shape[:2]
     text = f"image {height}×{width}, mask {labels.shape[0]}×{labels.shape[1]} (height×width)"
     file = str(record.mask_path or record.id)
@@ -219,16 +221,16 @@ def _size_trouble(record: Record, found: Examination, image: UInt8Array, labels:
     if turned and labels.shape == (width, height):
         file_name = shlex.quote(str(record.image_path or ""))
         orientation = found.image.orientation if found.image else 0
-        return Trouble(
+        return FileError(
             "EXIF orientation",
             f"the image is turned by its EXIF orientation {orientation}, the mask is not: {text}",
             file,
             f"exiftool -Orientation= {file_name}  (if the mask fits the pixels as stored)",
         )
-    return Trouble("size differs", text, file, f"make the mask again at {height}×{width}, or leave the pair out")
+    return FileError("size differs", text, file, f"make the mask again at {height}×{width}, or leave the pair out")
 
 
-def _describe_image(image: UInt8Array, found: Examination) -> None:
+def _describe_image(image: UInt8Array, found: SampleReport) -> None:
     height, width, channels = image.shape
     found.size, found.channels = (height, width), channels
     found.crc = zlib.crc32(np.ascontiguousarray(image).data)
@@ -263,7 +265,7 @@ def perceptual_hash(small: Float32) -> int:
     return int.from_bytes(np.packbits(bits).tobytes(), "big")
 
 
-def _describe_labels(image: UInt8Array | None, labels: UInt8Array, classes: int, found: Examination) -> None:
+def _describe_labels(image: UInt8Array | None, labels: UInt8Array, classes: int, found: SampleReport) -> None:
     right, down = labels[:, 1:] != labels[:, :-1], labels[1:] != labels[:-1]
     known = labels != IGNORE_INDEX
     border = np.zeros(labels.shape, bool)

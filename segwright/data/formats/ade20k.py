@@ -9,7 +9,7 @@ from pathlib import Path
 
 from segwright.core.errors import FormatError
 from segwright.core.types import IGNORE_INDEX, LabelSpace
-from segwright.data.formats.base import SPLIT_NAMES, Format, distinct, everything, in_order, pairing_problems
+from segwright.data.formats.base import SPLIT_NAMES, Format, distinct, pairing_problems, sort_splits, unique_records
 from segwright.data.formats.file_tree import Tree, is_image, stem
 from segwright.data.readers import FileReader
 from segwright.data.records import Dataset, Record
@@ -53,7 +53,7 @@ def _bases(tree: Tree) -> list[str]:
     return found
 
 
-def recognize(tree: Tree) -> str | None:
+def detect(tree: Tree) -> str | None:
     return "images and annotations with ADE_… names" if _bases(tree) else None
 
 
@@ -85,8 +85,8 @@ def open_ade20k(tree: Tree) -> Dataset:
         root=tree.root,
         format="ade20k",
         reader=FileReader(label_space()),
-        records=everything(given),
-        given=in_order(given),
+        records=unique_records(given),
+        given=sort_splits(given),
         notes=["150 classes, file values 1 to 150; 0 (other) is ignored"],
         problems=pairing_problems(lone, unused),
         unpaired_images=tuple(lone),
@@ -94,4 +94,4 @@ def open_ade20k(tree: Tree) -> Dataset:
     )
 
 
-FORMAT = Format("ade20k", "ADE20K", "images/training/ADE_train_….jpg and annotations/training/", recognize, open_ade20k)
+FORMAT = Format("ade20k", "ADE20K", "images/training/ADE_train_….jpg and annotations/training/", detect, open_ade20k)

@@ -20,7 +20,7 @@ from segwright.core.errors import DataError, LabelError
 from segwright.core.progress import track
 from segwright.core.types import IGNORE_INDEX, MAX_CLASSES, LabelSpace
 from segwright.data.formats.file_tree import Tree, read_json, read_text
-from segwright.data.formats.mask_encoding import Coding, survey_files
+from segwright.data.formats.mask_encoding import MaskEncoding, histogram_of_files
 from segwright.data.formats.name_matching import find_class_list
 from segwright.data.formats.published_layout import PHOTO, Found, Layout, Place
 from segwright.data.label_maps import read_class_list
@@ -37,7 +37,7 @@ _PART = r"(?:(?P<split>training|validation)(?:/[^/]+)*|[^/]*)"
 class AdeFullReader(FileReader):
     """Classes from the red and green channels."""
 
-    def raw(self, record: Record) -> npt.NDArray[Any] | None:
+    def read_mask_values(self, record: Record) -> npt.NDArray[Any] | None:
         return None if record.mask_path is None else class_numbers(record.mask_path)
 
 
@@ -85,14 +85,14 @@ def _described(found: Found) -> set[str]:
     return names
 
 
-def _coding(tree: Tree, found: Found) -> Coding:
+def _coding(tree: Tree, found: Found) -> MaskEncoding:
     masks = found.masks
     how = "a class is R // 10 · 256 + G of its pixels, instances (B) are not read; 0 is unlabeled and ignored"
     listed = find_class_list([tree.folder()], CLASS_FILES)
     if listed is not None:
         return _chosen(listed, how)
     named, told, source = _names(found)
-    seen = survey_files(masks, class_numbers)
+    seen = histogram_of_files(masks, class_numbers)
     numbers = sorted({*seen.values, *told} - {0})
     if not numbers:
         raise LabelError(
@@ -115,16 +115,16 @@ def _coding(tree: Tree, found: Found) -> Coding:
     notes = [how, words + (f"; {missing} of them have none there" if source and missing else "")]
     if not source and _described(found):
         notes.append("x_atr.txt names objects without their numbers: name the classes in classes.csv (id,name)")
-    return Coding(LabelSpace(tuple(names[n] for n in numbers), mapping=mapping), notes=tuple(notes))
+    return MaskEncoding(LabelSpace(tuple(names[n] for n in numbers), mapping=mapping), notes=tuple(notes))
 
 
-def _chosen(path: Path, how: str) -> Coding:
+def _chosen(path: Path, how: str) -> MaskEncoding:
     """The classes of a list; every other number is ignored."""
     space = read_class_list(path).label_space()
     mapping = {**dict.fromkeys(range(HIGHEST), IGNORE_INDEX), **{v: i for v, i in space.mapping.items() if v < HIGHEST}}
     mapping[0] = IGNORE_INDEX
     kept = LabelSpace(space.names, space.colors, mapping=mapping)
-    return Coding(kept, notes=(how, f"{len(space)} classes chosen by {path.name}; all others are ignored"))
+    return MaskEncoding(kept, notes=(how, f"{len(space)} classes chosen by {path.name}; all others are ignored"))
 
 
 def _distinct(names: Mapping[int, str]) -> dict[int, str]:

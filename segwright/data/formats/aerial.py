@@ -15,7 +15,7 @@ from segwright.core.errors import LabelError
 from segwright.core.types import IGNORE_INDEX, Color
 from segwright.data.formats.file_tree import Tree
 from segwright.data.formats.geotiff import GeoTiffReader, cut_into_tiles, look_at_mask
-from segwright.data.formats.mask_encoding import Coding, conclude, discover, survey_files
+from segwright.data.formats.mask_encoding import MaskEncoding, encoding_of, histogram_of_files, infer_encoding
 from segwright.data.formats.published_layout import PHOTO, Found, Key, Layout, Place, color_coding, indices
 from segwright.data.label_maps import read_class_list
 from segwright.data.mask_files import read_mask_file
@@ -55,9 +55,9 @@ class _Isprs(Layout):
         return cut_into_tiles(dataset)
 
 
-def _isprs(tree: Tree, found: Found) -> Coding:
+def _isprs(tree: Tree, found: Found) -> MaskEncoding:
     masks = found.masks
-    seen = survey_files(masks, look_at_mask, 12_000_000)
+    seen = histogram_of_files(masks, look_at_mask, 12_000_000)
     if seen.values and not seen.colors:
         if set(seen.values) <= {*range(7), IGNORE_INDEX}:  # reduced to indices by a converter
             first = 1 if 6 in seen.values else 0
@@ -67,7 +67,7 @@ def _isprs(tree: Tree, found: Found) -> Coding:
                 tuple(ISPRS_CLASSES), tuple(ISPRS_CLASSES.values()), first=first, ignored=ignored,
                 notes=(f"{told} {first}{'; 0 (boundary) is ignored' if first else ''}",),
             )(tree, found)  # fmt: skip
-        return conclude(seen, None, tree.root)
+        return encoding_of(seen, None, tree.root)
     note = "ISPRS's six colors; black (the eroded outlines of noBoundary) is ignored"
     return color_coding(ISPRS_CLASSES, _BOUNDARY, (note,))
 
@@ -137,9 +137,9 @@ _FOLDER = r"(?:(?P<split>train|val|test)(?:/[^/]+)*|[^/]*)"
 _TILE = r"(?P<key>P\d{4}(?:_\d+){0,4})"
 
 
-def _isaid(tree: Tree, found: Found) -> Coding:
+def _isaid(tree: Tree, found: Found) -> MaskEncoding:
     masks = found.masks
-    seen = survey_files(masks, partial(read_mask_file, source="colors"), 12_000_000)
+    seen = histogram_of_files(masks, partial(read_mask_file, source="colors"), 12_000_000)
     if seen.values and not seen.colors and set(seen.values) <= {*range(16), IGNORE_INDEX} and len(seen.values) > 1:
         note = "masks reduced to indices by a converter: iSAID's 15 classes and background in their usual order"
         return indices(tuple(ISAID_CLASSES), tuple(ISAID_CLASSES.values()), notes=(note,))(tree, found)
@@ -178,17 +178,17 @@ def _list_of(tree: Tree, *names: str) -> Path | None:
 
 
 def _colors_of(masks: Sequence[Path]) -> set[Color]:
-    seen = survey_files(masks, partial(read_mask_file, source="colors"), 12_000_000)
+    seen = histogram_of_files(masks, partial(read_mask_file, source="colors"), 12_000_000)
     gray = {(v, v, v) for v in seen.values if v < 256}
     return gray | {(c >> 16, c >> 8 & 255, c & 255) for c in seen.colors}
 
 
-def _dubai(tree: Tree, found: Found) -> Coding:
+def _dubai(tree: Tree, found: Found) -> MaskEncoding:
     colors = _colors_of(found.masks)
     path = _list_of(tree, "classes.json")
     listed = read_class_list(path) if path is not None else None
     if listed is not None and listed.colors is not None and colors <= set(listed.colors):
-        return Coding(
+        return MaskEncoding(
             listed.label_space(by_row=True), ColorTable(listed.colors), tuple(listed.notes()), source="colors"
         )
     known = {*DUBAI_CLASSES.values(), *_UNLABELED.values()}
@@ -220,17 +220,17 @@ DUBAI = Layout(
 class _Drone(Layout):
     """Of the two forms of the masks the indices are read, which need no table."""
 
-    def recognize(self, tree: Tree) -> str | None:
+    def detect(self, tree: Tree) -> str | None:
         listed = None if tree.is_file else _list_of(tree, "class_dict_seg.csv")
         folders = [] if tree.is_file else [path.rpartition("/")[2] for path, _ in tree.walk(depth=4)]
         if listed is None and "label_images_semantic" not in folders:
             return None
-        return super().recognize(tree)
+        return super().detect(tree)
 
 
-def _drone(tree: Tree, found: Found) -> Coding:
+def _drone(tree: Tree, found: Found) -> MaskEncoding:
     path = _list_of(tree, "class_dict_seg.csv", "class_dict.csv")
-    return discover(found.masks, read_class_list(path) if path is not None else None, tree.root)
+    return infer_encoding(found.masks, read_class_list(path) if path is not None else None, tree.root)
 
 
 DRONE = _Drone(

@@ -7,8 +7,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from segwright.core.deprecated import renamed_attribute
 from segwright.core.errors import FormatError
-from segwright.data.formats.bit_depth import find_depth
+from segwright.data.formats.bit_depth import find_pixel_format
 from segwright.data.formats.file_tree import Tree, is_image
 from segwright.data.formats.name_parts import SPLIT_NAMES as SPLIT_NAMES
 from segwright.data.readers import FileReader
@@ -21,27 +22,30 @@ class Format:
 
     name: str  # as --format takes it
     title: str  # as people call it
-    looks_for: str  # what on the disk gives it away; listed where nothing was recognized
-    recognizer: Callable[[Tree], str | None]
+    layout: str  # what on the disk gives it away; listed where nothing was recognized
+    detector: Callable[[Tree], str | None]
     opener: Callable[[Tree], Dataset]
     # What to say where nothing was recognized and the files come near this format; None where they do not.
     hint: Callable[[Tree], FormatError | None] | None = None
 
-    def recognize(self, path: str | Path | Tree) -> str | None:
+    def detect(self, path: str | Path | Tree) -> str | None:
         """Why it is this format, in words; None where it is not."""
-        return self.recognizer(path if isinstance(path, Tree) else Tree(path))
+        return self.detector(path if isinstance(path, Tree) else Tree(path))
+
+    recognize = renamed_attribute("recognize", "detect")
+    looks_for = renamed_attribute("looks_for", "layout")
 
     def open(self, path: str | Path | Tree) -> Dataset:
         """The dataset; FormatError or DataError where it cannot be opened as this format."""
-        return with_depth(self.opener(path if isinstance(path, Tree) else Tree(path)))
+        return with_pixel_format(self.opener(path if isinstance(path, Tree) else Tree(path)))
 
 
-def with_depth(dataset: Dataset) -> Dataset:
+def with_pixel_format(dataset: Dataset) -> Dataset:
     """The dataset with a reader that keeps the bands and bits of its images, where they are files of such a kind."""
     reader = dataset.reader
     if isinstance(reader, FileReader) and reader.bands is None and reader.value_range is None:
         images = list(dict.fromkeys(r.image_path for r in dataset.records if r.image_path is not None))
-        depth = find_depth([path for path in images if is_image(path.name)])
+        depth = find_pixel_format([path for path in images if is_image(path.name)])
         reader.bands, reader.value_range = depth.bands, depth.value_range
         dataset.notes.extend(depth.notes)
     return dataset
@@ -94,7 +98,7 @@ def pairing_problems(images: Sequence[Path], masks: Sequence[Path]) -> list[Prob
     return problems
 
 
-def in_order(given: Mapping[str, Sequence[Record]]) -> dict[str, tuple[Record, ...]]:
+def sort_splits(given: Mapping[str, Sequence[Record]]) -> dict[str, tuple[Record, ...]]:
     """Splits as train, val, test, then the others by name."""
     first = ("train", "val", "test")
     names = [name for name in first if name in given] + sorted(name for name in given if name not in first)
@@ -121,6 +125,6 @@ def distinct(given: Mapping[str, Sequence[Record]]) -> dict[str, list[Record]]:
     }
 
 
-def everything(given: Mapping[str, Sequence[Record]]) -> tuple[Record, ...]:
+def unique_records(given: Mapping[str, Sequence[Record]]) -> tuple[Record, ...]:
     """All records of all splits, each once (trainval repeats train)."""
     return tuple({record.id: record for records in given.values() for record in records}.values())

@@ -20,7 +20,7 @@ import numpy.typing as npt
 from segwright.core.errors import DataError
 from segwright.data.formats.mask_encoding import spread
 from segwright.data.records import ValueRange
-from segwright.imageio import ImageInfo, extent, read_header, read_raster, read_window, sniff
+from segwright.imageio import ImageInfo, read_header, read_raster, read_window, sniff, tiff_info
 from segwright.imageio.sandbox import apart
 
 HEADERS = 48  # how many headers are looked at
@@ -30,7 +30,7 @@ MIDDLE = 2048  # side of the part of a big raster that is looked at
 
 
 @dataclass(frozen=True)
-class Depth:
+class PixelFormat:
     """``bands`` None: 8-bit images, read as RGB."""
 
     bands: int | None = None
@@ -38,12 +38,12 @@ class Depth:
     notes: tuple[str, ...] = ()
 
 
-def find_depth(paths: Sequence[Path]) -> Depth:
+def find_pixel_format(paths: Sequence[Path]) -> PixelFormat:
     """Look at a spread of the images; unreadable ones are passed over, for reading them is what reports them."""
     sampled = [paths[i] for i in spread(len(paths))[:HEADERS]]
     special = [path for path, found in zip(sampled, _special(sampled), strict=True) if found]
     if len(special) * 2 <= len(sampled):
-        return Depth()
+        return PixelFormat()
     budget, rasters = PIXELS, []
     with contextlib.closing(apart(_look, special[:RASTERS], batch=1)) as outcomes:
         for outcome in outcomes:
@@ -56,22 +56,22 @@ def find_depth(paths: Sequence[Path]) -> Depth:
             if budget <= 0:
                 break
     if not rasters:
-        return Depth()
+        return PixelFormat()
     counts = [raster.shape[2] for raster in rasters]
     bands = max(set(counts), key=counts.count)
     same = [raster for raster in rasters if raster.shape[2] == bands]
     types = sorted({str(raster.dtype) for raster in same})
     note = f"images of {bands} band{'s' if bands > 1 else ''}, {', '.join(types)}"
     if types == ["uint8"]:
-        return Depth(bands if bands not in (1, 3) else None, None, (note,))
+        return PixelFormat(bands if bands not in (1, 3) else None, None, (note,))
     found = range_of(same, bands)
     low, high = (", ".join(f"{v:g}" for v in values) for values in (found.low, found.high))
-    return Depth(bands, found, (f"{note}; {low} becomes 0 and {high} becomes 255 in every image",))
+    return PixelFormat(bands, found, (f"{note}; {low} becomes 0 and {high} becomes 255 in every image",))
 
 
 def _look(path: Path) -> npt.NDArray[Any]:
     """An image's pixels; of a raster that is larger than the budget its middle."""
-    found = extent(path) if path.suffix.lower() in (".tif", ".tiff") else None
+    found = tiff_info(path) if path.suffix.lower() in (".tif", ".tiff") else None
     if found is None or found.height * found.width <= PIXELS // 4:
         return read_raster(path)
     height, width = min(found.height, MIDDLE), min(found.width, MIDDLE)
@@ -102,7 +102,7 @@ def _is_special(path: Path) -> bool:
     try:
         info: ImageInfo = read_header(path)
     except DataError:
-        found = extent(path) if path.suffix.lower() in (".tif", ".tiff") else None  # beyond the limits, but windowed
+        found = tiff_info(path) if path.suffix.lower() in (".tif", ".tiff") else None  # beyond the limits, but windowed
         return found is not None and (found.dtype != "uint8" or found.bands not in (1, 3))
     if info.bits > 8 or info.mode == "F" or info.mode.startswith("I"):
         return True

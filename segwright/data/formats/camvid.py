@@ -14,7 +14,7 @@ import os
 from pathlib import Path
 
 from segwright.core.types import IGNORE_INDEX, LabelSpace
-from segwright.data.formats.base import Format, distinct, everything, in_order, pairing_problems
+from segwright.data.formats.base import Format, distinct, pairing_problems, sort_splits, unique_records
 from segwright.data.formats.file_tree import Tree, is_image, stem
 from segwright.data.readers import ColorTable, FileReader
 from segwright.data.records import Dataset, Record
@@ -88,7 +88,7 @@ def color_label_space() -> LabelSpace:
     )
 
 
-def recognize(tree: Tree) -> str | None:
+def detect(tree: Tree) -> str | None:
     if tree.is_file:
         return None
     if _index_splits(tree):
@@ -147,8 +147,8 @@ def _open_index(tree: Tree) -> Dataset:
         root=tree.root,
         format="camvid",
         reader=FileReader(index_label_space()),
-        records=everything(given),
-        given=in_order(given),
+        records=unique_records(given),
+        given=sort_splits(given),
         notes=["CamVid's 11 classes as indices; 11 (unlabeled) is ignored; its lists are not needed, names pair"],
         problems=pairing_problems(lone_images, lone_masks),
         unpaired_images=tuple(lone_images),
@@ -212,7 +212,7 @@ def _open_color(tree: Tree, image_folders: list[str], mask_folders: list[str]) -
         format="camvid",
         reader=reader,
         records=tuple(unique),
-        given=in_order(given),
+        given=sort_splits(given),
         notes=["CamVid's 32 colors, grouped into 11 classes; a file value is a color's row in label_colors.txt"],
         problems=pairing_problems(lone, strays),
         unpaired_images=tuple(lone),
@@ -224,6 +224,6 @@ FORMAT = Format(
     "camvid",
     "CamVid",
     "train/ and trainannot/ with CamVid's names or lists, or x.png with x_L.png color masks",
-    recognize,
+    detect,
     open_camvid,
 )

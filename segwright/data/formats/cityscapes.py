@@ -11,7 +11,7 @@ from pathlib import Path
 
 from segwright.core.errors import FormatError
 from segwright.core.types import IGNORE_INDEX, Color, LabelSpace
-from segwright.data.formats.base import Format, distinct, everything, in_order, pairing_problems
+from segwright.data.formats.base import Format, distinct, pairing_problems, sort_splits, unique_records
 from segwright.data.formats.file_tree import Tree
 from segwright.data.readers import FileReader
 from segwright.data.records import Dataset, Record
@@ -65,7 +65,7 @@ def _bases(tree: Tree) -> list[str]:
     ]
 
 
-def recognize(tree: Tree) -> str | None:
+def detect(tree: Tree) -> str | None:
     return "leftImg8bit and gtFine" if _bases(tree) else None
 
 
@@ -108,8 +108,8 @@ def open_cityscapes(tree: Tree) -> Dataset:
         root=tree.root,
         format="cityscapes",
         reader=FileReader(label_space(train_ids=train_ids)),
-        records=everything(given),
-        given=in_order(given),
+        records=unique_records(given),
+        given=sort_splits(given),
         notes=notes,
         problems=pairing_problems(lone, strays),
         unpaired_images=tuple(lone),
@@ -136,4 +136,4 @@ def _read_base(tree: Tree, prefix: str, given: dict[str, list[Record]], lone: li
     return train_ids
 
 
-FORMAT = Format("cityscapes", "Cityscapes", "leftImg8bit/ and gtFine/", recognize, open_cityscapes)
+FORMAT = Format("cityscapes", "Cityscapes", "leftImg8bit/ and gtFine/", detect, open_cityscapes)

@@ -26,13 +26,13 @@ import numpy as np
 
 from segwright.core.errors import FormatError, LabelError
 from segwright.core.types import IGNORE_INDEX
-from segwright.data.annotations.rasterize import Drawable, Drawing, DrawnReader, Ledger, describe_source
-from segwright.data.formats.base import Format, everything, in_order, unique_ids
+from segwright.data.annotations.rasterize import Drawable, Drawing, Ledger, RasterizedReader, describe_source
+from segwright.data.formats.base import Format, sort_splits, unique_ids, unique_records
 from segwright.data.formats.coco_categories import Classes, make_classes, spell_id
 from segwright.data.formats.coco_names import stuff_thing_space
 from segwright.data.formats.coco_shapes import is_crowd, rasterize, whole, why_not_drawn
 from segwright.data.formats.file_references import Reference, claimed_twice, resolve_all, surroundings
-from segwright.data.formats.file_tree import Tree, is_image, peek, stem
+from segwright.data.formats.file_tree import Tree, is_image, read_ends, stem
 from segwright.data.formats.name_parts import split_of, split_of_part
 from segwright.data.readers import FileReader
 from segwright.data.records import Dataset, ObjectCount, Problem, Record
@@ -63,7 +63,7 @@ class Panoptic:
 
 
 @dataclass
-class CocoReader(DrawnReader):
+class CocoReader(RasterizedReader):
     """Draws the annotations of a JSON, or decodes panoptic PNGs."""
 
     background: int = 0  # what no annotation covers
@@ -85,7 +85,7 @@ class CocoReader(DrawnReader):
             )
             for index, segmentation, crowd in annotated.regions
         ]
-        return Drawing(height, width, objects, self.background, smaller_on_top=True, where=where)
+        return Drawing(height, width, objects, self.background, sort_by_area=True, where=where)
 
     def object_counts(self, record: Record) -> Mapping[int, ObjectCount] | None:
         if not isinstance(record.payload, Panoptic):
@@ -147,7 +147,7 @@ def _find_files(tree: Tree, every: bool = False) -> list[_File]:
 def _recognized(relative: str, path: Path) -> _File | None:
     if path.name.startswith(("captions", "person_keypoints", "image_info")):
         return None
-    text = peek(path)
+    text = read_ends(path)
     if '"images"' not in text or not re.match(r"\s*\{", text):
         return None
     listed = '"categories"' in text and '"file_name"' in text  # a test set: images, no annotations
@@ -180,7 +180,7 @@ def _pixel_maps(tree: Tree) -> list[tuple[str, str]]:
     return found
 
 
-def recognize(tree: Tree) -> str | None:
+def detect(tree: Tree) -> str | None:
     files = _find_files(tree)
     if files:
         return f"{', '.join(sorted({file.kind for file in files}))} JSON with images and annotations"
@@ -481,7 +481,7 @@ class _Opened:
             format="coco",
             reader=CocoReader(self.classes.space, background=self.classes.background),
             records=tuple(records.values()),
-            given=in_order(given),
+            given=sort_splits(given),
             notes=[f"{len(self.classes.space)} classes from the JSON's categories", *self.classes.notes],
             problems=[*self.ledger.problems(fix), *self.problems],
         )
@@ -531,12 +531,12 @@ def _open_maps(tree: Tree, maps: Sequence[tuple[str, str]]) -> Dataset:
         root=tree.root,
         format="coco",
         reader=FileReader(stuff_thing_space()),
-        records=everything(given),
-        given=in_order(given),
+        records=unique_records(given),
+        given=sort_splits(given),
         notes=["COCO-Stuff's PNGs: 80 things and 91 stuff classes, values are category ids - 1; 255 is ignored"],
     )
 
 
 FORMAT = Format(
-    "coco", "COCO", "a JSON with images, annotations and categories; or stuffthingmaps PNGs", recognize, open_coco
+    "coco", "COCO", "a JSON with images, annotations and categories; or stuffthingmaps PNGs", detect, open_coco
 )

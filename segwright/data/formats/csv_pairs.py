@@ -15,10 +15,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from segwright.core.errors import DataError, FormatError
-from segwright.data.formats.base import SPLIT_NAMES, Format, in_order, unique_ids
+from segwright.data.formats.base import SPLIT_NAMES, Format, sort_splits, unique_ids
 from segwright.data.formats.file_references import Reference, resolve_all, surroundings
 from segwright.data.formats.file_tree import Tree, is_image, read_text, stem
-from segwright.data.formats.mask_encoding import discover
+from segwright.data.formats.mask_encoding import infer_encoding
 from segwright.data.formats.name_matching import Role, describe_folder
 from segwright.data.mask_files import ARRAY_ENDINGS
 from segwright.data.readers import FileReader
@@ -132,7 +132,7 @@ def _lists(tree: Tree) -> list[Path]:
     return found
 
 
-def recognize(tree: Tree) -> str | None:
+def detect(tree: Tree) -> str | None:
     lists = _lists(tree)
     return f"pairs listed in {', '.join(path.name for path in lists)}" if lists else None
 
@@ -191,13 +191,13 @@ def open_pairs(tree: Tree) -> Dataset:
     names = {path.name for path in lists}
     beside = Tree(lists[0].parent).folder()
     beside = replace(beside, files=tuple(name for name in beside.files if name not in names))
-    coding = discover([mask for _, mask, _ in found if mask is not None], [beside], tree.root)
+    coding = infer_encoding([mask for _, mask, _ in found if mask is not None], [beside], tree.root)
     return Dataset(
         root=tree.root,
         format="pairs",
         reader=FileReader(coding.label_space, coding.color_table, source=coding.source),
         records=tuple(records),
-        given=in_order(given),
+        given=sort_splits(given),
         notes=[*coding.notes, *notes],
         problems=[*problems, *coding.problems],
         unpaired_images=tuple(image for image, mask, _ in found if mask is None),
@@ -236,6 +236,6 @@ FORMAT = Format(
     "pairs",
     "a list of pairs",
     "a CSV with columns image and mask, or a text file of two paths a line",
-    recognize,
+    detect,
     open_pairs,
 )

@@ -25,18 +25,18 @@ from segwright.core.types import Color
 from segwright.data.annotations.rasterize import (
     Drawable,
     Drawing,
-    DrawnReader,
     Ledger,
+    RasterizedReader,
     Region,
     annotated_space,
     describe_source,
     fill_name,
 )
-from segwright.data.formats.base import SPLIT_NAMES, Format, in_order, pairing_problems, unique_ids
+from segwright.data.formats.base import SPLIT_NAMES, Format, pairing_problems, sort_splits, unique_ids
 from segwright.data.formats.cvat_shapes import AREAS, LINES, Shape, pixels, shape_of, whole
 from segwright.data.formats.cvat_tracks import Frames, Video, number_images, read_meta, read_track, shapes_by_frame
 from segwright.data.formats.file_references import Reference, claimed_twice, resolve_all, surroundings
-from segwright.data.formats.file_tree import Tree, is_image, peek
+from segwright.data.formats.file_tree import Tree, is_image, read_ends
 from segwright.data.records import Dataset, Problem, Record
 from segwright.data.text_files import MAX_ANNOTATION_BYTES, open_regular, read_bytes
 from segwright.imageio import read_header
@@ -55,7 +55,7 @@ class Annotated:
 
 
 @dataclass
-class CvatReader(DrawnReader):
+class CvatReader(RasterizedReader):
     index: Mapping[str, int] | None = None
     background: int = 0
 
@@ -98,10 +98,10 @@ def _files(tree: Tree, every: bool = False) -> list[Path]:
         for _, listing in tree.walk(depth=2):
             names = [name for name in listing.files if name.lower().endswith(".xml")]
             candidates += [Path(listing.path, name) for name in (names if every else names[:SAMPLED])]
-    return [path for path in candidates if re.search(r"<annotations>", peek(path, 4096))]
+    return [path for path in candidates if re.search(r"<annotations>", read_ends(path, 4096))]
 
 
-def recognize(tree: Tree) -> str | None:
+def detect(tree: Tree) -> str | None:
     files = _files(tree)
     return f"CVAT's XML ({', '.join(path.name for path in files[:4])})" if files else None
 
@@ -316,7 +316,7 @@ def open_cvat(tree: Tree) -> Dataset:
         format="cvat",
         reader=CvatReader(space, index=index, background=background),
         records=tuple(records),
-        given=in_order(given),
+        given=sort_splits(given),
         notes=notes,
         problems=[*pairing_problems(lone, []), *parsed.ledger.problems(fix), *problems],
         unpaired_images=tuple(lone),
@@ -324,5 +324,5 @@ def open_cvat(tree: Tree) -> Dataset:
 
 
 FORMAT = Format(
-    "cvat", "CVAT", "annotations.xml (CVAT for images 1.1, for video 1.1) and its images", recognize, open_cvat
+    "cvat", "CVAT", "annotations.xml (CVAT for images 1.1, for video 1.1) and its images", detect, open_cvat
 )

@@ -154,18 +154,18 @@ def _every_frame(track: Track, order: Sequence[int]) -> Iterator[tuple[int, Shap
             shape = before
             if before is not None and after is not None:
                 span = keys[place] - keys[place - 1]
-                shape = between(before, after, (frame - keys[place - 1]) / span)
+                shape = interpolate_shape(before, after, (frame - keys[place - 1]) / span)
         if shape is not None:
             yield frame, shape, given
 
 
-def between(first: Shape, second: Shape, share: float) -> Shape:
+def interpolate_shape(first: Shape, second: Shape, share: float) -> Shape:
     """The shape ``share`` (0…1) of the way from the first to the second; the first where they cannot be mixed."""
     if first.kind != second.kind or first.kind == "mask":
         return first
     values = dict(first.attributes)
     if first.kind == "polygon":
-        points = _mixed(corners(first.attributes), corners(second.attributes), share)
+        points = _interpolate_polygon(corners(first.attributes), corners(second.attributes), share)
         values["points"] = ";".join(f"{x:.4f},{y:.4f}" for x, y in points.tolist())
     else:
         for name in _LINEAR[first.kind]:
@@ -177,7 +177,7 @@ def between(first: Shape, second: Shape, share: float) -> Shape:
     return Shape(first.kind, first.label, first.z, values)
 
 
-def _mixed(first: Points, second: Points, share: float) -> Points:
+def _interpolate_polygon(first: Points, second: Points, share: float) -> Points:
     """Corners paired by their place along the closed outlines: each of the first with the nearest of the second, and
     each of the second that is left over with the nearest of the first."""
     a, b = np.vstack([first, first[:1]]), np.vstack([second, second[:1]])

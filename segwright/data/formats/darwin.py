@@ -20,7 +20,7 @@ from segwright.core.progress import track
 from segwright.data.annotations.rasterize import Drawable, Drawing, Region, annotated_space, fill_name
 from segwright.data.formats.base import Format, pairing_problems
 from segwright.data.formats.file_references import Reference, claimed_twice, resolve_all
-from segwright.data.formats.file_tree import Tree, peek, read_json
+from segwright.data.formats.file_tree import Tree, read_ends, read_json
 from segwright.data.formats.name_parts import split_of
 from segwright.data.formats.published_layout import assemble
 from segwright.data.formats.shapes import (
@@ -186,7 +186,7 @@ def expand(runs: Sequence[Any], height: int, width: int, where: str) -> npt.NDAr
 
 
 def _is_darwin(path: Path) -> bool:
-    text = peek(path)
+    text = read_ends(path)
     if '"annotations"' not in text or not text.lstrip("\ufeff \t\r\n").startswith("{"):
         return False
     first = '"image"' in text and ('"original_filename"' in text or '"workview_url"' in text)
@@ -209,7 +209,7 @@ def _files(tree: Tree) -> list[Path]:
     return list(found)
 
 
-def recognize(tree: Tree) -> str | None:
+def detect(tree: Tree) -> str | None:
     files = _files(tree)
     return f"{len(files)} Darwin JSON files with items and annotations" if files else None
 
@@ -280,6 +280,6 @@ FORMAT = Format(
     "darwin",
     "V7 Darwin",
     "a JSON per image with item (or image) and annotations",
-    recognize,
+    detect,
     open_darwin,
 )

@@ -20,7 +20,7 @@ from segwright.core.errors import FormatError, LabelError
 from segwright.core.types import IGNORE_INDEX, Color, LabelSpace
 from segwright.data.formats import cityscapes
 from segwright.data.formats.file_tree import Tree
-from segwright.data.formats.mask_encoding import Coding, survey_files
+from segwright.data.formats.mask_encoding import MaskEncoding, histogram_of_files
 from segwright.data.formats.name_matching import find_class_list
 from segwright.data.formats.published_layout import PHOTO, Found, Layout, Place, indices
 from segwright.data.label_maps import FILE_NAMES, read_class_list
@@ -79,7 +79,7 @@ def _vistas_config(tree: Tree, version: str) -> Path | None:
 
 
 def _vistas_coding(version: str) -> Any:
-    def coding(tree: Tree, found: Found) -> Coding:
+    def coding(tree: Tree, found: Found) -> MaskEncoding:
         path = _vistas_config(tree, version)
         other = "2.0" if version == "1.2" else "1.2"
         notes = [f"the other version's masks lie here too: --format mapillary_{other} reads them"] * _has(tree, other)
@@ -105,7 +105,7 @@ def _has(tree: Tree, version: str) -> bool:
     return not tree.is_file and any(re.search(rf"(?:^|/)v{version}/labels$", path) for path, _ in tree.walk(depth=4))
 
 
-def _from_config(path: Path, notes: Sequence[str]) -> Coding:
+def _from_config(path: Path, notes: Sequence[str]) -> MaskEncoding:
     try:
         if path.stat().st_size > MAX_CONFIG:
             raise ValueError(f"{path.stat().st_size} bytes")
@@ -138,17 +138,17 @@ def _from_config(path: Path, notes: Sequence[str]) -> Coding:
     said = [f"{path.name} names {len(kept)} classes"]
     if skipped:
         said.append(f"not evaluated there, and ignored: {', '.join(names[i] for i in sorted(skipped))}")
-    return Coding(space, notes=(*said, *notes))
+    return MaskEncoding(space, notes=(*said, *notes))
 
 
 class _Vistas(Layout):
     """Bare ``labels`` folders are Vistas' only where its class list lies there."""
 
-    def recognize(self, tree: Tree) -> str | None:
+    def detect(self, tree: Tree) -> str | None:
         version = self.name.rpartition("_")[2]
         if not _has(tree, version) and _vistas_config(tree, version) is None:
             return None
-        return super().recognize(tree)
+        return super().detect(tree)
 
 
 def _vistas(version: str, folders: Sequence[str]) -> Layout:
@@ -217,8 +217,10 @@ DRIVABLE = Layout(
 # --- KITTI semantics
 
 
-def _kitti(tree: Tree, found: Found) -> Coding:
-    return Coding(cityscapes.label_space(), notes=("Cityscapes' label ids, mapped to its 19 classes; others ignored",))
+def _kitti(tree: Tree, found: Found) -> MaskEncoding:
+    return MaskEncoding(
+        cityscapes.label_space(), notes=("Cityscapes' label ids, mapped to its 19 classes; others ignored",)
+    )
 
 
 KITTI = Layout(
@@ -241,7 +243,7 @@ KITTI = Layout(
 class FirstChannelReader(FileReader):
     """The class is in the first (red) channel of the mask, 8 or 16 bits; the others hold no class."""
 
-    def raw(self, record: Record) -> npt.NDArray[Any] | None:
+    def read_mask_values(self, record: Record) -> npt.NDArray[Any] | None:
         return None if record.mask_path is None else first_channel(record.mask_path)
 
 
@@ -257,13 +259,13 @@ def _listed(tree: Tree) -> Path | None:
     return find_class_list([listing for _, listing in tree.walk(depth=1)], FILE_NAMES)
 
 
-def _carla(tree: Tree, found: Found) -> Coding:
+def _carla(tree: Tree, found: Found) -> MaskEncoding:
     path = _listed(tree)
     red = "the red channel of CARLA's semantic camera holds the class"
     if path is not None:
         classes = read_class_list(path)
-        return Coding(classes.label_space(), notes=(red, *classes.notes()))
-    seen = survey_files(found.masks, first_channel, 6_000_000)
+        return MaskEncoding(classes.label_space(), notes=(red, *classes.notes()))
+    seen = histogram_of_files(found.masks, first_channel, 6_000_000)
     most = max(seen.values, default=0)
     if most < len(_CARLA):
         note = "the 13 classes of CARLA before 0.9.10; later versions number them otherwise, classes.txt would say it"
@@ -310,17 +312,17 @@ def _lines(tree: Tree, name: str) -> list[str]:
     return []
 
 
-def _codes(tree: Tree, found: Found) -> Coding:
+def _codes(tree: Tree, found: Found) -> MaskEncoding:
     names = [line.strip() for line in _lines(tree, "codes.txt") if line.strip()]
     if not names:
-        seen = survey_files(found.masks, read_mask, 6_000_000)
+        seen = histogram_of_files(found.masks, read_mask, 6_000_000)
         names = [f"class {i}" for i in range(max(seen.values, default=1) + 1)]
         return indices(names, notes=("codes.txt is not here: classes are numbered",))(tree, found)
     void = [i for i, name in enumerate(names) if name.lower() == "void"]
     kept = [i for i in range(len(names)) if i not in void]
     mapping = {**dict.fromkeys((*void, IGNORE_INDEX), IGNORE_INDEX), **{v: i for i, v in enumerate(kept)}}
     notes = [f"codes.txt names {len(kept)} classes", *(["Void is ignored"] if void else [])]
-    return Coding(LabelSpace(tuple(names[i] for i in kept), mapping=mapping), notes=tuple(notes))
+    return MaskEncoding(LabelSpace(tuple(names[i] for i in kept), mapping=mapping), notes=tuple(notes))
 
 
 class _Fastai(Layout):

@@ -18,7 +18,7 @@ import numpy as np
 
 from segwright.core.errors import FormatError, LabelError
 from segwright.core.types import Color, LabelSpace
-from segwright.data.annotations.rasterize import DrawnReader, Region, paint
+from segwright.data.annotations.rasterize import RasterizedReader, Region, paint
 from segwright.data.formats.base import Format
 from segwright.data.formats.file_tree import Tree
 from segwright.data.formats.multi_mask import read_binary
@@ -34,7 +34,7 @@ _IMAGE = re.compile(r"(\d+)\.(?:jpe?g|png)$")
 
 
 @dataclass
-class PartsReader(DrawnReader):
+class PartsReader(RasterizedReader):
     """``payload`` of a record: (path, class index) of its masks in the order of the drawing."""
 
     def draw(self, record: Record) -> UInt8Array:

@@ -13,10 +13,10 @@ from typing import Any
 from segwright.core.errors import DataError, FormatError
 from segwright.data.formats.name_parts import split_of
 from segwright.data.records import Problem
-from segwright.data.text_files import peek, read_bytes, read_json, read_text
+from segwright.data.text_files import read_bytes, read_ends, read_json, read_text
 from segwright.imageio import EXTENSIONS
 
-__all__ = ["Folder", "Tree", "is_image", "natural", "peek", "read_bytes", "read_json", "read_text", "stem"]
+__all__ = ["Folder", "Tree", "is_image", "natural", "read_bytes", "read_ends", "read_json", "read_text", "stem"]
 
 MAX_DEPTH = 8
 MAX_ENTRIES = 5_000_000  # files and folders under one root

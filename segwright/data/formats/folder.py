@@ -13,10 +13,10 @@ import numpy as np
 import numpy.typing as npt
 
 from segwright.core.errors import DataError, FormatError, NameClashError
-from segwright.data.formats.base import SPLIT_NAMES, Format, in_order, pairing_problems, unique_ids
+from segwright.data.formats.base import SPLIT_NAMES, Format, pairing_problems, sort_splits, unique_ids
 from segwright.data.formats.bit_depth import range_of
 from segwright.data.formats.file_tree import Folder, Tree, is_image, read_text
-from segwright.data.formats.mask_encoding import Look, conclude, discover, look_at, survey
+from segwright.data.formats.mask_encoding import Look, encoding_of, infer_encoding, look_at, mask_value_histogram
 from segwright.data.formats.name_matching import Item, Pairing, Rival, describe_folder, pair_files
 from segwright.data.formats.name_parts import composed
 from segwright.data.formats.stacks import Page, find_stacks, paged, read_page, splits_by_name
@@ -41,17 +41,17 @@ class Collision:
 class FolderReader(FileReader):
     """A file reader that refuses an image whose mask is not certain, instead of taking either; stacks by pages."""
 
-    def whole(self, record: Record) -> bool:
+    def is_full_file(self, record: Record) -> bool:
         return not isinstance(record.payload, Page)
 
-    def raster(self, record: Record) -> npt.NDArray[Any]:
+    def read_bands(self, record: Record) -> npt.NDArray[Any]:
         if not isinstance(record.payload, Page) or record.image_path is None:
-            return super().raster(record)
+            return super().read_bands(record)
         return read_page(record.image_path, record.payload.number, self.limits)
 
-    def raw(self, record: Record) -> npt.NDArray[Any] | None:
+    def read_mask_values(self, record: Record) -> npt.NDArray[Any] | None:
         if not isinstance(record.payload, Page) or record.mask_path is None:
-            return super().raw(record)
+            return super().read_mask_values(record)
         return self.decode(mask_page(record.mask_path, record.payload.number, self.limits), record.mask_path)
 
     def mask(self, record: Record) -> UInt8Array | None:
@@ -71,7 +71,7 @@ def mask_page(path: Path, number: int, limits: Limits = DEFAULT_LIMITS) -> npt.N
     return integers(read_page(path, number, limits), path)
 
 
-def recognize(tree: Tree) -> str | None:
+def detect(tree: Tree) -> str | None:
     if tree.is_file:
         return None
     pairing = pair_tree(tree)
@@ -112,12 +112,12 @@ def open_pairing(tree: Tree, name: str, reader: type[FolderReader], look: Look =
     mask_paths = mask_paths or [m.path for _, masks in pairing.collisions for m in masks]
     if stacks:
         pages = [record for record in paged(records, stacks) if record.mask_path is not None]
-        seen = survey(len(pages), lambda i: _look_at_page(pages[i], look))
-        coding = conclude(seen, _class_folders(tree, pairing), tree.root)
+        seen = mask_value_histogram(len(pages), lambda i: _look_at_page(pages[i], look))
+        coding = encoding_of(seen, _class_folders(tree, pairing), tree.root)
         coding = replace(coding, notes=(*coding.notes, f"{len(stacks)} stacks: each page is a sample"))
         by_folder = by_folder or splits_by_name(records, stacks)
     else:
-        coding = discover(mask_paths, _class_folders(tree, pairing), tree.root, look)
+        coding = infer_encoding(mask_paths, _class_folders(tree, pairing), tree.root, look)
     listed, findings = listed_splits(tree, records)
     lone, problems = _problems(pairing, records)
     given = listed or _with_masks(by_folder)
@@ -129,7 +129,7 @@ def open_pairing(tree: Tree, name: str, reader: type[FolderReader], look: Look =
         format=name,
         reader=made,
         records=paged(records, stacks),
-        given=in_order({split: paged(members, stacks) for split, members in given.items()}),
+        given=sort_splits({split: paged(members, stacks) for split, members in given.items()}),
         notes=[*coding.notes, *(f"{rival.name} is not read: {rival.why}" for rival in pairing.unread)],
         problems=[*_guesses(pairing), *findings, *problems, *coding.problems],
         unpaired_images=tuple(lone),
@@ -456,7 +456,7 @@ FORMAT = Format(
     "folder",
     "a folder of images and masks",
     "images/ and masks/ (or img/ label/, train/ trainannot/, x.jpg x_mask.png, …), paired by name",
-    recognize,
+    detect,
     open_folder,
     hint,
 )

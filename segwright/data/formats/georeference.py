@@ -72,7 +72,7 @@ def _placed(values: dict[int, Any]) -> Georeference | None:
     return None
 
 
-def disagreement(image: Path, mask: Path) -> LabelError | None:
+def georeference_mismatch(image: Path, mask: Path) -> LabelError | None:
     """The error of a pair that lies apart on the ground; None where it does not, or one of them does not say."""
     (here, height, width), (there, mask_height, mask_width) = _read(image), _read(mask)
     if here is None or there is None or not height or not mask_height:

@@ -26,11 +26,11 @@ from segwright.core.types import IGNORE_INDEX
 from segwright.data.formats.base import Format
 from segwright.data.formats.file_tree import Tree
 from segwright.data.formats.folder import FolderReader, open_pairing, pair_tree
-from segwright.data.formats.georeference import disagreement, georeference
+from segwright.data.formats.georeference import georeference, georeference_mismatch
 from segwright.data.formats.mask_encoding import look_at
 from segwright.data.mask_files import MaskPixels
 from segwright.data.records import Dataset, Record
-from segwright.imageio import ImageInfo, UInt8Array, extent, read_header, read_window
+from segwright.imageio import ImageInfo, UInt8Array, read_header, read_window, tiff_info
 from segwright.imageio.decode import integers
 
 TIFF = (".tif", ".tiff")
@@ -57,8 +57,8 @@ class Tile:
 class GeoTiffReader(FolderReader):
     """Bands by windows where a record is a tile, and no data ignored."""
 
-    def whole(self, record: Record) -> bool:
-        return not isinstance(record.payload, Tile) and super().whole(record)
+    def is_full_file(self, record: Record) -> bool:
+        return not isinstance(record.payload, Tile) and super().is_full_file(record)
 
     def header(self, path: Path) -> ImageInfo:
         found = _big(path)
@@ -67,16 +67,16 @@ class GeoTiffReader(FolderReader):
         bits = np.dtype(found.dtype).itemsize * 8
         return ImageInfo("TIFF", found.width, found.height, f"{found.bands} bands {found.dtype}", 1, bits)
 
-    def raster(self, record: Record) -> npt.NDArray[Any]:
+    def read_bands(self, record: Record) -> npt.NDArray[Any]:
         part = record.payload
         if not isinstance(part, Tile) or record.image_path is None:
-            return super().raster(record)
+            return super().read_bands(record)
         return read_window(record.image_path, part.top, part.left, part.height, part.width, self.limits)
 
-    def raw(self, record: Record) -> npt.NDArray[Any] | None:
+    def read_mask_values(self, record: Record) -> npt.NDArray[Any] | None:
         part = record.payload
         if not isinstance(part, Tile) or record.mask_path is None:
-            return super().raw(record)
+            return super().read_mask_values(record)
         values = read_window(record.mask_path, part.top, part.left, part.height, part.width, self.limits)
         return self.decode(integers(values, record.mask_path), record.mask_path)
 
@@ -87,19 +87,19 @@ class GeoTiffReader(FolderReader):
         nodata = nodata_of(record.image_path)
         if nodata is None:
             return mask
-        pixels = self.raster(record)
+        pixels = self.read_bands(record)
         empty = np.isnan(pixels).all(axis=2) if np.isnan(nodata) else (pixels == nodata).all(axis=2)
         if empty.shape == mask.shape:
             mask = np.where(empty, np.uint8(IGNORE_INDEX), mask)
         return mask
 
-    def disagreement(self, record: Record) -> LabelError | None:
+    def georeference_mismatch(self, record: Record) -> LabelError | None:
         """Where image and mask lie on the ground, if that differs; of a raster's tiles the first speaks for all."""
         if record.image_path is None or record.mask_path is None:
             return None
         if isinstance(record.payload, Tile) and not record.payload.first:
             return None
-        return disagreement(record.image_path, record.mask_path)
+        return georeference_mismatch(record.image_path, record.mask_path)
 
 
 def _big(path: Path) -> Any:
@@ -109,7 +109,7 @@ def _big(path: Path) -> Any:
             return None
     except OSError:
         return None
-    found = extent(path)
+    found = tiff_info(path)
     return found if found is not None and found.height * found.width > WHOLE else None
 
 
@@ -126,7 +126,7 @@ def nodata_of(path: Path) -> float | None:
 
 def look_at_mask(path: Path) -> npt.NDArray[Any] | MaskPixels:
     """A mask for the survey of values: of a big one five parts, from the corners and the middle."""
-    found = extent(path) if path.suffix.lower() in TIFF else None
+    found = tiff_info(path) if path.suffix.lower() in TIFF else None
     if found is None or found.height * found.width <= WHOLE:
         return look_at(path)
     down, across = found.height - LOOKED_AT, found.width - LOOKED_AT
@@ -157,7 +157,7 @@ def cut_into_tiles(dataset: Dataset) -> Dataset:
         if record.image_path is None or record.mask_path is None or record.payload is not None:
             continue
         found = _big(record.image_path)
-        mask = extent(record.mask_path) if found is not None else None
+        mask = tiff_info(record.mask_path) if found is not None else None
         if found is None or mask is None or (mask.height, mask.width) != (found.height, found.width):
             continue
         cut = tiles(found.height, found.width)
@@ -178,7 +178,7 @@ def _expanded(records: Any, parts: Mapping[str, tuple[Record, ...]]) -> tuple[Re
     return tuple(one for record in records for one in parts.get(record.id, (record,)))
 
 
-def recognize(tree: Tree) -> str | None:
+def detect(tree: Tree) -> str | None:
     if tree.is_file:
         return None
     pairs = [(image, mask) for image, mask in pair_tree(tree).pairs if mask is not None]
@@ -197,4 +197,4 @@ def open_geotiff(tree: Tree) -> Dataset:
     return dataset
 
 
-FORMAT = Format("geotiff", "GeoTIFF pairs", "images/x.tif and masks/x.tif", recognize, open_geotiff)
+FORMAT = Format("geotiff", "GeoTIFF pairs", "images/x.tif and masks/x.tif", detect, open_geotiff)

@@ -17,7 +17,7 @@ from segwright.core.errors import FormatError, LabelError
 from segwright.core.types import Color, LabelSpace
 from segwright.data.formats.base import Format
 from segwright.data.formats.file_references import Reference, claimed_twice, resolve_all
-from segwright.data.formats.file_tree import Tree, peek, read_text
+from segwright.data.formats.file_tree import Tree, read_ends, read_text
 from segwright.data.formats.name_parts import split_of
 from segwright.data.formats.published_layout import assemble
 from segwright.data.readers import ColorTable, FileReader
@@ -44,10 +44,12 @@ def _files(tree: Tree) -> list[Path]:
             for name in listing.files
             if name.lower().endswith((".manifest", ".jsonl"))
         ]
-    return [path for path in candidates if '"source-ref"' in (text := peek(path)) and '"internal-color-map"' in text]
+    return [
+        path for path in candidates if '"source-ref"' in (text := read_ends(path)) and '"internal-color-map"' in text
+    ]
 
 
-def recognize(tree: Tree) -> str | None:
+def detect(tree: Tree) -> str | None:
     files = _files(tree)
     return f"masks listed in {', '.join(path.name for path in files[:4])}" if files else None
 
@@ -143,6 +145,6 @@ FORMAT = Format(
     "ground_truth",
     "SageMaker Ground Truth",
     "a manifest with source-ref and internal-color-map",
-    recognize,
+    detect,
     open_ground_truth,
 )

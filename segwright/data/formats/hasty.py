@@ -17,7 +17,7 @@ from segwright.core.types import Color
 from segwright.data.annotations.rasterize import annotated_space, fill_name
 from segwright.data.formats.base import SPLIT_NAMES, Format, pairing_problems
 from segwright.data.formats.file_references import Reference, claimed_twice, resolve_all
-from segwright.data.formats.file_tree import Tree, peek, read_json
+from segwright.data.formats.file_tree import Tree, read_ends, read_json
 from segwright.data.formats.published_layout import assemble
 from segwright.data.formats.shapes import (
     AREAS,
@@ -44,13 +44,13 @@ def _file(tree: Tree) -> Path | None:
             for name in [n for n in listing.files if n.lower().endswith(".json")][:LOOKED_AT]
         ]
     for path in candidates:
-        text = peek(path)
+        text = read_ends(path)
         if '"label_classes"' in text and '"images"' in text and ('"labels"' in text or '"image_name"' in text):
             return path
     return None
 
 
-def recognize(tree: Tree) -> str | None:
+def detect(tree: Tree) -> str | None:
     path = _file(tree)
     return None if path is None else f"Hasty's export {path.name}"
 
@@ -160,4 +160,4 @@ def _color(text: Any) -> Color | None:
     return (int(match[1], 16), int(match[2], 16), int(match[3], 16)) if match else None
 
 
-FORMAT = Format("hasty", "Hasty", "a JSON with label_classes and images", recognize, open_hasty)
+FORMAT = Format("hasty", "Hasty", "a JSON with label_classes and images", detect, open_hasty)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from segwright.core.errors import FormatError
 from segwright.core.types import IGNORE_INDEX, LabelSpace
-from segwright.data.formats.base import Format, everything, in_order, pairing_problems
+from segwright.data.formats.base import Format, pairing_problems, sort_splits, unique_records
 from segwright.data.formats.file_tree import Tree
 from segwright.data.readers import ColorTable, FileReader
 from segwright.data.records import Dataset, Record
@@ -38,7 +38,7 @@ def _base(tree: Tree) -> str | None:
     return None
 
 
-def recognize(tree: Tree) -> str | None:
+def detect(tree: Tree) -> str | None:
     return None if _base(tree) is None else "image_2 and gt_image_2 with um_, umm_, uu_ names"
 
 
@@ -74,8 +74,8 @@ def open_kitti_road(tree: Tree) -> Dataset:
         root=tree.root,
         format="kitti_road",
         reader=FileReader(label_space(), ColorTable((BACKGROUND, ROAD, OTHER))),
-        records=everything(given),
-        given=in_order(given),
+        records=unique_records(given),
+        given=sort_splits(given),
         notes=["magenta is road, red is background, black (other carriageways) is ignored; lane masks are not read"],
         problems=pairing_problems(lone, list(masks.values())),
         unpaired_images=tuple(lone),
@@ -83,4 +83,4 @@ def open_kitti_road(tree: Tree) -> Dataset:
     )
 
 
-FORMAT = Format("kitti_road", "KITTI road", "image_2/um_….png and gt_image_2/um_road_…", recognize, open_kitti_road)
+FORMAT = Format("kitti_road", "KITTI road", "image_2/um_….png and gt_image_2/um_road_…", detect, open_kitti_road)

@@ -23,8 +23,8 @@ from segwright.data.annotations.polygons import as_points, fill_box
 from segwright.data.annotations.rasterize import (
     Drawable,
     Drawing,
-    DrawnReader,
     Ledger,
+    RasterizedReader,
     Region,
     annotated_space,
     describe_source,
@@ -33,7 +33,7 @@ from segwright.data.annotations.rasterize import (
 from segwright.data.annotations.rle import check_size, decode_label_studio
 from segwright.data.formats.base import Format, pairing_problems, unique_ids
 from segwright.data.formats.file_references import Reference, claimed_twice, file_index, resolve_all, surroundings
-from segwright.data.formats.file_tree import Tree, is_image, peek
+from segwright.data.formats.file_tree import Tree, is_image, read_ends
 from segwright.data.formats.name_matching import find_class_list
 from segwright.data.formats.name_parts import composed, spellings
 from segwright.data.label_maps import read_class_list
@@ -53,7 +53,7 @@ class Annotated:
 
 
 @dataclass
-class LabelStudioReader(DrawnReader):
+class LabelStudioReader(RasterizedReader):
     index: Mapping[str, int] | None = None
     background: int = 0
 
@@ -132,14 +132,14 @@ def _files(tree: Tree, every: bool = False) -> list[Path]:
             candidates += [Path(listing.path, name) for name in (names if every else names[:SAMPLED])]
     found = []
     for path in candidates:
-        text = peek(path)
+        text = read_ends(path)
         known = any(f'"{kind}"' in text for kind in (*KINDS, "original_width"))
         if re.match(r"\s*\[", text) and (known or all(f'"{key}"' in text for key in ("data", "annotations", "result"))):
             found.append(path)
     return found
 
 
-def recognize(tree: Tree) -> str | None:
+def detect(tree: Tree) -> str | None:
     files = _files(tree)
     return f"Label Studio's export {', '.join(path.name for path in files[:4])}" if files else None
 
@@ -310,6 +310,6 @@ FORMAT = Format(
     "label_studio",
     "Label Studio",
     "a JSON list of tasks with brushlabels or polygonlabels",
-    recognize,
+    detect,
     open_label_studio,
 )

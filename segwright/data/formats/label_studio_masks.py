@@ -18,10 +18,10 @@ import numpy as np
 
 from segwright.core.errors import DataError, FormatError, LabelError
 from segwright.core.types import MAX_CLASSES
-from segwright.data.annotations.rasterize import Drawable, Drawing, DrawnReader, Region, annotated_space, fill_name
+from segwright.data.annotations.rasterize import Drawable, Drawing, RasterizedReader, Region, annotated_space, fill_name
 from segwright.data.formats.base import Format
 from segwright.data.formats.file_references import Reference, resolve_all
-from segwright.data.formats.file_tree import Tree, is_image, peek, read_json
+from segwright.data.formats.file_tree import Tree, is_image, read_ends, read_json
 from segwright.data.formats.published_layout import assemble
 from segwright.data.formats.shapes import class_names
 from segwright.data.mask_files import read_mask_file
@@ -41,7 +41,7 @@ class _Mask:
 
 
 @dataclass
-class MasksReader(DrawnReader):
+class MasksReader(RasterizedReader):
     """``payload`` of a record: (path, class index) of its masks."""
 
     background: int = 0
@@ -49,7 +49,7 @@ class MasksReader(DrawnReader):
     def drawing(self, record: Record) -> Drawing | None:
         height, width = self.size(record)
         objects = [Drawable(index, _Draw(index, path, height, width)) for path, index in record.payload]
-        return Drawing(height, width, objects, self.background, smaller_on_top=True, where=record.id)
+        return Drawing(height, width, objects, self.background, sort_by_area=True, where=record.id)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +88,7 @@ def _tasks(tree: Tree) -> tuple[Path, dict[int, str]] | None:
     for _, listing in () if tree.is_file else tree.walk(depth=2):
         for name in [name for name in listing.files if name.lower().endswith(".json")][:LOOKED_AT]:
             path = Path(listing.path, name)
-            if not re.match(r"\ufeff?\s*\[", peek(path)) or '"id"' not in peek(path):
+            if not re.match(r"\ufeff?\s*\[", read_ends(path)) or '"id"' not in read_ends(path):
                 continue
             try:
                 data = read_json(path)
@@ -119,7 +119,7 @@ def _image(task: Mapping[str, Any]) -> str:
     return ""
 
 
-def recognize(tree: Tree) -> str | None:
+def detect(tree: Tree) -> str | None:
     masks = _masks(tree)
     return f"{len(masks)} masks named by task and label, and tasks in a JSON" if masks and _tasks(tree) else None
 
@@ -209,6 +209,6 @@ FORMAT = Format(
     "label_studio_masks",
     "Label Studio's masks",
     "task-1-annotation-1-by-1-tag-Road-0.png and the project's JSON",
-    recognize,
+    detect,
     open_label_studio_masks,
 )

@@ -22,10 +22,10 @@ import numpy as np
 from segwright.core.errors import DataError, FormatError, LabelError
 from segwright.core.progress import track
 from segwright.data.annotations.polygons import as_points, draw_labelme
-from segwright.data.annotations.rasterize import Drawable, Drawing, DrawnReader, Region, annotated_space, fill_name
-from segwright.data.formats.base import Format, in_order, pairing_problems, unique_ids
+from segwright.data.annotations.rasterize import Drawable, Drawing, RasterizedReader, Region, annotated_space, fill_name
+from segwright.data.formats.base import Format, pairing_problems, sort_splits, unique_ids
 from segwright.data.formats.file_references import Reference, claimed_twice, resolve_all
-from segwright.data.formats.file_tree import Folder, Tree, is_image, peek, stem
+from segwright.data.formats.file_tree import Folder, Tree, is_image, read_ends, stem
 from segwright.data.formats.name_matching import describe_folder, find_class_list
 from segwright.data.formats.name_parts import composed
 from segwright.data.label_maps import ClassList, read_class_list
@@ -51,7 +51,7 @@ def load(path: Path) -> Mapping[str, Any]:
 
 
 @dataclass
-class LabelmeReader(DrawnReader):
+class LabelmeReader(RasterizedReader):
     """Draws the shapes of a JSON; ``payload`` of a record is its path."""
 
     index: Mapping[str, int] | None = None  # label → class index
@@ -116,7 +116,7 @@ def _base64(text: Any, path: Path) -> bytes:
 
 
 def _is_labelme(path: Path) -> bool:
-    text = peek(path)
+    text = read_ends(path)
     return '"shapes"' in text and ('"imagePath"' in text or '"imageData"' in text)
 
 
@@ -132,7 +132,7 @@ def _folders(tree: Tree) -> list[tuple[str, Folder]]:
     return found
 
 
-def recognize(tree: Tree) -> str | None:
+def detect(tree: Tree) -> str | None:
     folders = _folders(tree)
     return f"JSON files with shapes in {', '.join(relative or '.' for relative, _ in folders[:4])}" if folders else None
 
@@ -154,8 +154,10 @@ def open_labelme(tree: Tree) -> Dataset:
             if is_image(name):
                 beside.setdefault((relative, composed(stem(name))), []).append(Path(listing.path, name))
     listed = _class_list(tree, folders)
-    survey = _survey(jsons, listed is None)
-    found, problems = _images(tree, [one for one in jsons if one[1] not in survey.others], beside, survey)
+    mask_value_histogram = _survey(jsons, listed is None)
+    found, problems = _images(
+        tree, [one for one in jsons if one[1] not in mask_value_histogram.others], beside, mask_value_histogram
+    )
     used = {image for _, _, image in found}
     lone = [path for paths in beside.values() for path in paths if path not in used]
     ids = unique_ids([(relative, path.stem, ".json") for relative, path, _ in found])
@@ -169,7 +171,7 @@ def open_labelme(tree: Tree) -> Dataset:
         labels = {entry.name: entry.color for entry in listed.entries}
         notes = listed.notes()
     else:
-        labels = dict.fromkeys(sorted(survey.labels))
+        labels = dict.fromkeys(sorted(mask_value_histogram.labels))
         notes = [f"{len(labels)} labels found in the shapes, in alphabetical order; labels.txt would fix it"]
     if not labels:
         raise LabelError("no shape has a label", found=f"{len(jsons)} JSON files", where=tree.root)
@@ -180,9 +182,9 @@ def open_labelme(tree: Tree) -> Dataset:
         format="labelme",
         reader=LabelmeReader(space, index=index, background=background),
         records=tuple(records),
-        given=in_order(given),
+        given=sort_splits(given),
         notes=notes,
-        problems=[*pairing_problems(lone, []), *problems, *survey.problems()],
+        problems=[*pairing_problems(lone, []), *problems, *mask_value_histogram.problems()],
         unpaired_images=tuple(lone),
     )
 
@@ -207,36 +209,41 @@ class _Survey:
 
 def _survey(jsons: list[tuple[str, Path]], labels: bool) -> _Survey:
     """Read all the JSONs where the labels are needed; LabelError where none can be read."""
-    survey = _Survey()
+    mask_value_histogram = _Survey()
     for _, path in track(jsons, "reading labels") if labels else ():
         try:
             data = load(path)
         except LabelError as error:
             if error.message == "not a labelme JSON":
-                survey.others.add(path)  # a COCO export or a class list beside them
+                mask_value_histogram.others.add(path)  # a COCO export or a class list beside them
             else:
-                survey.broken[path] = error
+                mask_value_histogram.broken[path] = error
             continue
         except DataError as error:
-            survey.broken[path] = LabelError(error.message, found=error.found, where=path, fix=error.fix)
+            mask_value_histogram.broken[path] = LabelError(error.message, found=error.found, where=path, fix=error.fix)
             continue
-        _note(survey, path, data)
-    if survey.broken and len(survey.broken) + len(survey.others) == len(jsons):
-        raise next(iter(survey.broken.values()))
-    return survey
+        _note(mask_value_histogram, path, data)
+    if mask_value_histogram.broken and len(mask_value_histogram.broken) + len(mask_value_histogram.others) == len(
+        jsons
+    ):
+        raise next(iter(mask_value_histogram.broken.values()))
+    return mask_value_histogram
 
 
-def _note(survey: _Survey, path: Path, data: Mapping[str, Any]) -> None:
-    survey.names[path] = str(data.get("imagePath") or "")
+def _note(mask_value_histogram: _Survey, path: Path, data: Mapping[str, Any]) -> None:
+    mask_value_histogram.names[path] = str(data.get("imagePath") or "")
     if data.get("imageData"):
-        survey.embedded.add(path)
+        mask_value_histogram.embedded.add(path)
     for shape in data["shapes"]:
         if isinstance(shape, Mapping) and shape.get("label") is not None:
-            survey.labels[str(shape["label"])] = None
+            mask_value_histogram.labels[str(shape["label"])] = None
 
 
 def _images(
-    tree: Tree, jsons: list[tuple[str, Path]], beside: Mapping[tuple[str, str], list[Path]], survey: _Survey
+    tree: Tree,
+    jsons: list[tuple[str, Path]],
+    beside: Mapping[tuple[str, str], list[Path]],
+    mask_value_histogram: _Survey,
 ) -> tuple[list[tuple[str, Path, Path | None]], list[Problem]]:
     """(folder, JSON, image) of every JSON with an image: that of its name beside it, else where imagePath says."""
     chosen: dict[Path, Path] = {}
@@ -246,19 +253,22 @@ def _images(
         if len(near) == 1:
             chosen[path] = near[0]
             continue
-        if path not in survey.names and path not in survey.broken:
+        if path not in mask_value_histogram.names and path not in mask_value_histogram.broken:
             try:
-                _note(survey, path, load(path))
+                _note(mask_value_histogram, path, load(path))
             except DataError as error:
-                survey.broken[path] = LabelError(error.message, found=error.found, where=path, fix=error.fix)
-        named = [image for image in near if image.name == Path(survey.names.get(path, "")).name]
+                mask_value_histogram.broken[path] = LabelError(
+                    error.message, found=error.found, where=path, fix=error.fix
+                )
+        named = [image for image in near if image.name == Path(mask_value_histogram.names.get(path, "")).name]
         if len(named) == 1 or near:
             chosen[path] = (named or near)[0]
         else:
             open_ones.append((relative, path))
-    asked = [(relative, path) for relative, path in open_ones if path not in survey.embedded]
+    asked = [(relative, path) for relative, path in open_ones if path not in mask_value_histogram.embedded]
     references = [
-        Reference(survey.names.get(path, path.name), path, describe_folder(relative)[1]) for relative, path in asked
+        Reference(mask_value_histogram.names.get(path, path.name), path, describe_folder(relative)[1])
+        for relative, path in asked
     ]
     found = resolve_all(tree, references)
     taken = set(chosen.values())
@@ -268,11 +278,15 @@ def _images(
             chosen[path] = image
     claimed = {**contested, **{p: [i] for i, p in enumerate(found.paths) if p is not None and p in taken}}
     problems = [*found.problems, *([claimed_twice(references, claimed, tree.root)] if claimed else [])]
-    kept = [(relative, path, chosen.get(path)) for relative, path in jsons if path in chosen or path in survey.embedded]
+    kept = [
+        (relative, path, chosen.get(path))
+        for relative, path in jsons
+        if path in chosen or path in mask_value_histogram.embedded
+    ]
     if not kept:
         raise FormatError(
             "none of the JSON's images is there",
-            expected=", ".join([*survey.names.values()][:3]),
+            expected=", ".join([*mask_value_histogram.names.values()][:3]),
             found="; ".join(problem.message for problem in problems)[:600],
             where=tree.root,
             fix="copy the images beside the JSON files",
@@ -286,4 +300,4 @@ def _class_list(tree: Tree, folders: list[tuple[str, Folder]]) -> ClassList | No
     return None if path is None else read_class_list(path)
 
 
-FORMAT = Format("labelme", "labelme", "x.json with shapes beside x.jpg", recognize, open_labelme)
+FORMAT = Format("labelme", "labelme", "x.json with shapes beside x.jpg", detect, open_labelme)

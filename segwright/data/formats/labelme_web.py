@@ -20,7 +20,7 @@ from segwright.core.progress import track
 from segwright.data.annotations.rasterize import Drawable, Drawing, Region, annotated_space, fill_name
 from segwright.data.formats.base import Format, pairing_problems
 from segwright.data.formats.file_references import Reference, claimed_twice, resolve_all
-from segwright.data.formats.file_tree import Tree, peek, read_bytes
+from segwright.data.formats.file_tree import Tree, read_bytes, read_ends
 from segwright.data.formats.name_parts import split_of
 from segwright.data.formats.published_layout import assemble
 from segwright.data.formats.shapes import Figure, Figures, FiguresReader, class_names, unlisted_images
@@ -115,7 +115,7 @@ class _Mask:
 
 
 def _is_web(path: Path) -> bool:
-    text = peek(path)
+    text = read_ends(path)
     return "<annotation" in text and "<object>" in text and ("<polygon>" in text or "<segm>" in text)
 
 
@@ -134,7 +134,7 @@ def _files(tree: Tree) -> list[Path]:
     return list(found)
 
 
-def recognize(tree: Tree) -> str | None:
+def detect(tree: Tree) -> str | None:
     files = _files(tree)
     return f"{len(files)} XML files with objects and polygons" if files else None
 
@@ -203,6 +203,6 @@ FORMAT = Format(
     "labelme_web",
     "the LabelMe web tool",
     "Annotations/place/x.xml with polygons and Images/place/x.jpg",
-    recognize,
+    detect,
     open_labelme_web,
 )

@@ -38,7 +38,7 @@ DARK = 64  # one channel up to here and two of zeros: class ids in a color file,
 
 
 @dataclass(frozen=True)
-class Coding:
+class MaskEncoding:
     """How masks are coded: the label space, the color table where they hold colors, and what was concluded."""
 
     label_space: LabelSpace
@@ -49,7 +49,7 @@ class Coding:
 
 
 @dataclass
-class Survey:
+class MaskValueHistogram:
     """The values seen in a spread of masks."""
 
     masks: int = 0  # how many were read
@@ -86,16 +86,16 @@ def spread(count: int) -> list[int]:
 Look = Callable[[Path], npt.NDArray[Any] | MaskPixels]
 
 
-def survey(
+def mask_value_histogram(
     count: int, read: Callable[[int], Any], budget: int = PIXEL_BUDGET, *, decode: Callable[[Any], Any] | None = None
-) -> Survey:
+) -> MaskValueHistogram:
     """Read masks in spread order until the budget of pixels is used; an unreadable one is noted, not raised.
 
     ``read(i)`` gives what mask ``i`` of ``count`` holds: the file's content, or its pixels alone, H×W or H×W×3. With
     ``decode``, a function importable by name, it gives what that one makes the content from, in child processes: files
     that nobody has decoded yet are not decoded in this one.
     """
-    seen = Survey(total=count)
+    seen = MaskValueHistogram(total=count)
     with contextlib.closing(_contents(count, read, decode, seen)) as contents:
         for found in contents:
             if isinstance(found, DataError):
@@ -112,13 +112,15 @@ def survey(
     return seen
 
 
-def survey_files(paths: Sequence[Path], look: Callable[[Path], Any], budget: int = PIXEL_BUDGET) -> Survey:
+def histogram_of_files(
+    paths: Sequence[Path], look: Callable[[Path], Any], budget: int = PIXEL_BUDGET
+) -> MaskValueHistogram:
     """:func:`survey` of mask files, each decoded by ``look`` (importable by name) in a child process."""
-    return survey(len(paths), lambda index: paths[index], budget, decode=look)
+    return mask_value_histogram(len(paths), lambda index: paths[index], budget, decode=look)
 
 
 def _contents(
-    count: int, read: Callable[[int], Any], decode: Callable[[Any], Any] | None, seen: Survey
+    count: int, read: Callable[[int], Any], decode: Callable[[Any], Any] | None, seen: MaskValueHistogram
 ) -> Generator[Any, None, None]:
     """What the masks hold, or the DataError instead, in spread order."""
 
@@ -151,7 +153,7 @@ class _Decoded:
         return self.decode(item)
 
 
-def _count(seen: Survey, found: MaskPixels) -> None:
+def _count(seen: MaskValueHistogram, found: MaskPixels) -> None:
     mask = found.pixels
     if found.alpha is None:
         seen.opaque_pixels += mask.shape[0] * mask.shape[1]
@@ -202,20 +204,20 @@ def look_at(path: Path) -> MaskPixels:
     return inspect_mask(read_file(path, DEFAULT_LIMITS), path)
 
 
-def discover(
+def infer_encoding(
     paths: Sequence[Path],
     classes: ClassList | Sequence[Folder] | None,
     where: Path,
     look: Look = look_at,
-) -> Coding:
+) -> MaskEncoding:
     """The coding of these mask files; LabelError where no reading fits. ``look`` may show a part of a big one.
 
     ``classes``: a class list, or the folders in which to look for one.
     """
-    return conclude(survey_files(paths, look), classes, where)
+    return encoding_of(histogram_of_files(paths, look), classes, where)
 
 
-def conclude(seen: Survey, classes: ClassList | Sequence[Folder] | None, where: Path) -> Coding:
+def encoding_of(seen: MaskValueHistogram, classes: ClassList | Sequence[Folder] | None, where: Path) -> MaskEncoding:
     """The coding that a survey speaks for; LabelError where no reading fits.
 
     ``classes``: a class list, or the folders in which to look for one that fits.
@@ -239,14 +241,14 @@ def conclude(seen: Survey, classes: ClassList | Sequence[Folder] | None, where: 
         source = coding.source
     if seen.gray_rgb and not seen.colors and source == "values":
         notes.insert(0, "masks are gray saved as RGB; one channel is read")
-    return Coding(
+    return MaskEncoding(
         coding.label_space, coding.color_table, (*notes, *coding.notes), (*problems, *coding.problems), source
     )
 
 
 def _by_source(
-    seen: Survey, classes: ClassList | None, scope: str, where: Path, problems: list[Problem]
-) -> tuple[Survey, MaskSource, list[str]]:
+    seen: MaskValueHistogram, classes: ClassList | None, scope: str, where: Path, problems: list[Problem]
+) -> tuple[MaskValueHistogram, MaskSource, list[str]]:
     """(the survey of the part that is the class, which part that is, notes); problems are added to the list."""
     if seen.deep:
         return _by_channel(seen, scope, where, problems)
@@ -273,16 +275,20 @@ def _guessed(message: str, fix: str) -> Problem:
     return Problem("warning", "masks guessed", message, fix=fix)
 
 
-def _by_alpha(seen: Survey, scope: str, problems: list[Problem], under: str) -> tuple[Survey, MaskSource, list[str]]:
+def _by_alpha(
+    seen: MaskValueHistogram, scope: str, problems: list[Problem], under: str
+) -> tuple[MaskValueHistogram, MaskSource, list[str]]:
     values = dict(seen.alpha_values)
     if seen.opaque_pixels:
         values[255] = values.get(255, 0) + seen.opaque_pixels
     message = f"{scope} have an alpha channel over what is {under}: the alpha channel is read as the mask"
     problems.append(_guessed(message, "if the classes are elsewhere, write the masks without an alpha channel"))
-    return Survey(seen.masks, seen.total, values=values), "alpha", [message]
+    return MaskValueHistogram(seen.masks, seen.total, values=values), "alpha", [message]
 
 
-def _by_channel(seen: Survey, scope: str, where: Path, problems: list[Problem]) -> tuple[Survey, MaskSource, list[str]]:
+def _by_channel(
+    seen: MaskValueHistogram, scope: str, where: Path, problems: list[Problem]
+) -> tuple[MaskValueHistogram, MaskSource, list[str]]:
     """Three channels of 16 bits: the class is in the first where the second holds instances, as SYNTHIA has it."""
     parts: tuple[dict[int, int], ...] = ({}, {}, {})
     for key, pixels in seen.deep.items():
@@ -297,13 +303,13 @@ def _by_channel(seen: Survey, scope: str, where: Path, problems: list[Problem]) 
         )
         fix = "if that is not so, write the channel that holds the classes as an 8-bit PNG"
         problems.append(_guessed(message, fix))
-        return Survey(seen.masks, seen.total, values=red), "red", [message]
+        return MaskValueHistogram(seen.masks, seen.total, values=red), "red", [message]
     if all(max(part) <= 255 for part in parts):  # 8-bit colors in a wider file
         colors = dict(seen.colors)
         for key, pixels in seen.deep.items():
             packed = (key >> 32 & 255) << 16 | (key >> 16 & 255) << 8 | key & 255
             colors[packed] = colors.get(packed, 0) + pixels
-        return Survey(seen.masks, seen.total, seen.values, colors), "values", []
+        return MaskValueHistogram(seen.masks, seen.total, seen.values, colors), "values", []
     raise LabelError(
         "the masks have three channels of 16 bits, and which holds the classes is not certain",
         expected="the class in the first channel (as SYNTHIA), or 8-bit colors",
@@ -312,8 +318,8 @@ def _by_channel(seen: Survey, scope: str, where: Path, problems: list[Problem]) 
 
 
 def _by_palette(
-    seen: Survey, classes: ClassList | None, scope: str, where: Path, problems: list[Problem]
-) -> tuple[Survey, MaskSource, list[str]]:
+    seen: MaskValueHistogram, classes: ClassList | None, scope: str, where: Path, problems: list[Problem]
+) -> tuple[MaskValueHistogram, MaskSource, list[str]]:
     """Whether a palette's indices are the classes, or its colors.
 
     By color where files of other kinds hold colors, where the class list names the colors, where one index has several
@@ -369,10 +375,10 @@ def _by_palette(
     return spread_out, "colors", [f"{message}; masks are read by color"]
 
 
-def _palette_spread(seen: Survey) -> Survey:
+def _palette_spread(seen: MaskValueHistogram) -> MaskValueHistogram:
     """The survey with palette files counted by their colors."""
     values = {v: n - seen.palette_values.get(v, 0) for v, n in seen.values.items()}
-    result = Survey(
+    result = MaskValueHistogram(
         seen.masks, seen.total, {v: n for v, n in values.items() if n > 0}, dict(seen.colors), seen.gray_rgb
     )
     for key, pixels in seen.palette_colors.items():
@@ -382,7 +388,7 @@ def _palette_spread(seen: Survey) -> Survey:
     return result
 
 
-def _index_coding(seen: Survey, classes: ClassList | None, scope: str, where: Path) -> Coding:
+def _index_coding(seen: MaskValueHistogram, classes: ClassList | None, scope: str, where: Path) -> MaskEncoding:
     values = sorted(seen.values)
     listed = _listed(values)
     if classes is not None:
@@ -399,7 +405,9 @@ def _index_coding(seen: Survey, classes: ClassList | None, scope: str, where: Pa
         return _thresholded(seen, scope)
     if set(values) <= {0, 255}:
         space = LabelSpace(("background", "foreground"), ((0, 0, 0), (255, 255, 255)), mapping={0: 0, 255: 1})
-        return Coding(space, notes=(f"{scope} hold {listed}: 0 is background, 255 is foreground (not 'ignored')",))
+        return MaskEncoding(
+            space, notes=(f"{scope} hold {listed}: 0 is background, 255 is foreground (not 'ignored')",)
+        )
     if len(values) > 255 or (len(values) > MANY_VALUES and values[-1] > 255):
         raise LabelError(
             "the masks hold too many values for classes",
@@ -414,12 +422,12 @@ def _index_coding(seen: Survey, classes: ClassList | None, scope: str, where: Pa
     return _sparse(seen, f"{scope} hold {listed}")
 
 
-def _share(seen: Survey) -> float:
+def _share(seen: MaskValueHistogram) -> float:
     """Of 255 among all pixels."""
     return seen.values.get(IGNORE_INDEX, 0) / max(sum(seen.values.values()), 1)
 
 
-def _ignored(seen: Survey) -> tuple[Problem, ...]:
+def _ignored(seen: MaskValueHistogram) -> tuple[Problem, ...]:
     """The finding for a 255 that is ignored because it usually is, and not because something says so."""
     share = _share(seen)
     if not share:
@@ -434,7 +442,7 @@ def _ignored(seen: Survey) -> tuple[Problem, ...]:
     )
 
 
-def _one_class(values: list[int], classes: ClassList, found: str) -> Coding | None:
+def _one_class(values: list[int], classes: ClassList, found: str) -> MaskEncoding | None:
     """A list of one class and masks of 0 and one other value: 0 is the background that the list leaves out."""
     kept = [entry for entry in classes.entries if not entry.ignored]
     known = {entry.value for entry in classes.entries}
@@ -449,10 +457,10 @@ def _one_class(values: list[int], classes: ClassList, found: str) -> Coding | No
     assert shown is not None
     mapping = {0: 0, IGNORE_INDEX: IGNORE_INDEX} | {other: 1}
     note = f"{found}: 0 is {names[0]}, {other} is {names[1]}"
-    return Coding(LabelSpace(names, ((0, 0, 0), shown), mapping=mapping), notes=(*classes.notes(), note))
+    return MaskEncoding(LabelSpace(names, ((0, 0, 0), shown), mapping=mapping), notes=(*classes.notes(), note))
 
 
-def _by_luma(values: list[int], classes: ClassList, found: str) -> Coding | None:
+def _by_luma(values: list[int], classes: ClassList, found: str) -> MaskEncoding | None:
     """Masks whose colors somebody turned gray: each value is the gray of a color that the list names."""
     known = {entry.value for entry in classes.entries}
     if classes.colors is None or set(values) <= known | {IGNORE_INDEX}:
@@ -470,12 +478,12 @@ def _by_luma(values: list[int], classes: ClassList, found: str) -> Coding | None
     plain = all(r == g == b for r, g, b in classes.colors)
     fix = "write the masks in the colors that the class list names, or as indices"
     problems = () if plain else (_guessed(f"{note}: color masks that were converted to gray", fix),)
-    return Coding(
+    return MaskEncoding(
         LabelSpace(base.names, base.colors, mapping=mapping), notes=(*classes.notes(), note), problems=problems
     )
 
 
-def _by_list(seen: Survey, classes: ClassList, found: str) -> Coding:
+def _by_list(seen: MaskValueHistogram, classes: ClassList, found: str) -> MaskEncoding:
     values = sorted(seen.values)
     for reading in (_one_class, _by_luma):
         coding = reading(values, classes, found)
@@ -486,7 +494,7 @@ def _by_list(seen: Survey, classes: ClassList, found: str) -> Coding:
     if set(values) <= {0, 255} and 255 in values and len(kept) == 2 and 255 not in known:
         base = classes.label_space()
         space = LabelSpace(base.names, base.colors, mapping={0: 0, 255: 1})
-        return Coding(space, notes=(*classes.notes(), f"{found}: 0 is {space.names[0]}, 255 is {space.names[1]}"))
+        return MaskEncoding(space, notes=(*classes.notes(), f"{found}: 0 is {space.names[0]}, 255 is {space.names[1]}"))
     space = classes.label_space()
     notes = [*classes.notes(), found]
     stray = [value for value in values if value not in space.mapping]
@@ -494,18 +502,18 @@ def _by_list(seen: Survey, classes: ClassList, found: str) -> Coding:
         notes.append(f"values that the class list does not name: {_listed(stray)}; images with them cannot be read")
     elif IGNORE_INDEX in values and space.mapping[IGNORE_INDEX] == IGNORE_INDEX:
         notes.append("255 is ignored")
-    return Coding(space, notes=tuple(notes), problems=() if IGNORE_INDEX in known else _ignored(seen))
+    return MaskEncoding(space, notes=tuple(notes), problems=() if IGNORE_INDEX in known else _ignored(seen))
 
 
-def _dense(ids: list[int], seen: Survey, found: str) -> Coding:
+def _dense(ids: list[int], seen: MaskValueHistogram, found: str) -> MaskEncoding:
     count = max(ids[-1] + 1, 2)
     names = ("background", "foreground") if count == 2 else tuple(f"class {i}" for i in range(count))
     space = LabelSpace(names, mapping={**{i: i for i in range(count)}, IGNORE_INDEX: IGNORE_INDEX})
     ignored = "255 is ignored" if IGNORE_INDEX in seen.values else "255, should it occur, is ignored"
-    return Coding(space, notes=(f"{found}: class indices 0 to {count - 1}; {ignored}",), problems=_ignored(seen))
+    return MaskEncoding(space, notes=(f"{found}: class indices 0 to {count - 1}; {ignored}",), problems=_ignored(seen))
 
 
-def _sparse(seen: Survey, found: str) -> Coding:
+def _sparse(seen: MaskValueHistogram, found: str) -> MaskEncoding:
     """Ids with gaps, or gray levels spaced over 0…255: each value becomes a class, in order.
 
     255 is a class as well where it covers a fifth of the pixels: nothing but habit says that it is ignored.
@@ -528,7 +536,7 @@ def _sparse(seen: Survey, found: str) -> Coding:
         why = f"each value a class, in order; 255, {100 * _share(seen):.3g} % of the pixels, is a class as well"
         fix = "if 255 is to be ignored, name the values in classes.csv (id,name) and call 255 void"
         problems = (_guessed(f"{found}: {why}", fix),)
-    return Coding(LabelSpace(names, mapping=mapping), notes=(f"{found}: {why}",), problems=problems)
+    return MaskEncoding(LabelSpace(names, mapping=mapping), notes=(f"{found}: {why}",), problems=problems)
 
 
 def _blurred(values: dict[int, int]) -> bool:
@@ -557,7 +565,7 @@ def _levels_between(values: dict[int, int]) -> list[int]:
     return sorted(levels) if sum(left.values()) <= 0.4 * between else []
 
 
-def _thresholded(seen: Survey, scope: str) -> Coding:
+def _thresholded(seen: MaskValueHistogram, scope: str) -> MaskEncoding:
     space = LabelSpace(
         ("background", "foreground"),
         ((0, 0, 0), (255, 255, 255)),
@@ -570,10 +578,12 @@ def _thresholded(seen: Survey, scope: str) -> Coding:
         message,
         fix="export the masks as PNG without anti-aliasing; until then below 128 is background, from 128 on foreground",
     )
-    return Coding(space, notes=(f"{message}; below 128 is background, from 128 on foreground",), problems=(problem,))
+    return MaskEncoding(
+        space, notes=(f"{message}; below 128 is background, from 128 on foreground",), problems=(problem,)
+    )
 
 
-def _color_coding(seen: Survey, classes: ClassList | None, scope: str, where: Path) -> Coding:
+def _color_coding(seen: MaskValueHistogram, classes: ClassList | None, scope: str, where: Path) -> MaskEncoding:
     for value, pixels in seen.values.items():  # gray images among colored ones: black is a color, too
         packed = value * 0x010101
         seen.colors[packed] = seen.colors.get(packed, 0) + pixels
@@ -582,15 +592,15 @@ def _color_coding(seen: Survey, classes: ClassList | None, scope: str, where: Pa
     if single is not None:
         source, values = single
         note = f"{scope} hold dark colors of one channel: the {source} channel is the class"
-        coding = _index_coding(Survey(seen.masks, seen.total, values), classes, scope, where)
-        return Coding(coding.label_space, None, (note, *coding.notes), coding.problems, source)
+        coding = _index_coding(MaskValueHistogram(seen.masks, seen.total, values), classes, scope, where)
+        return MaskEncoding(coding.label_space, None, (note, *coding.notes), coding.problems, source)
     if classes is not None and classes.colors is not None:
         table = ColorTable(classes.colors)
         unknown = [color for color in found if color not in classes.colors]
         notes = [*classes.notes(), f"{scope} hold {len(found)} colors"]
         if unknown:
             notes.append(f"colors that the class list does not name: {_color_list(unknown)}")
-        return Coding(classes.label_space(by_row=True), table, tuple(notes))
+        return MaskEncoding(classes.label_space(by_row=True), table, tuple(notes))
     if len(found) > MANY_VALUES:
         raise LabelError(
             "the masks hold too many colors for classes",
@@ -610,10 +620,10 @@ def _color_coding(seen: Survey, classes: ClassList | None, scope: str, where: Pa
         names = tuple("#{:02x}{:02x}{:02x}".format(*color) for color in colors)
         note = f"{scope} hold {count} colors, each a class: {_color_list(colors)}; name them in classes.csv"
     space = LabelSpace(names, colors, mapping={i: i for i in range(count)})
-    return Coding(space, ColorTable(colors), (note,), guess)
+    return MaskEncoding(space, ColorTable(colors), (note,), guess)
 
 
-def _single_channel(seen: Survey, classes: ClassList | None) -> tuple[MaskSource, dict[int, int]] | None:
+def _single_channel(seen: MaskValueHistogram, classes: ClassList | None) -> tuple[MaskSource, dict[int, int]] | None:
     """The channel that holds class ids where the two others are 0 throughout (CARLA), and its values."""
     if len(seen.colors) < 2 or (classes is not None and classes.colors is not None and any(
         r << 16 | g << 8 | b in seen.colors for r, g, b in classes.colors if r | g | b

@@ -20,7 +20,7 @@ from segwright.core.errors import FormatError, ImageReadError, LabelError
 from segwright.core.types import LabelSpace
 from segwright.data import mat_files
 from segwright.data.formats.file_tree import Tree
-from segwright.data.formats.mask_encoding import Coding, conclude, discover, survey_files
+from segwright.data.formats.mask_encoding import MaskEncoding, encoding_of, histogram_of_files, infer_encoding
 from segwright.data.formats.published_layout import LOSSLESS, PHOTO, Found, Layout, Place, indices
 from segwright.data.readers import FileReader
 from segwright.data.records import Dataset, Record
@@ -32,8 +32,8 @@ MAX_MAT = 500_000_000  # bytes of a MATLAB file
 def _binary(note: str) -> Any:
     """The masks' own values: 0 and 255 (or 1) are background and foreground."""
 
-    def coding(tree: Tree, found: Found) -> Coding:
-        concluded = discover(found.masks, None, tree.root)
+    def coding(tree: Tree, found: Found) -> MaskEncoding:
+        concluded = infer_encoding(found.masks, None, tree.root)
         return replace(concluded, notes=(note, *concluded.notes))
 
     return coding
@@ -76,8 +76,8 @@ def _both_observers(tree: Tree) -> FormatError | None:
 class _Chase(Layout):
     """Both observers' masks are recognized, and refused on opening: no other format is to take either."""
 
-    def recognize(self, tree: Tree) -> str | None:
-        return "Image_01L and masks of both observers" if _both_observers(tree) is not None else super().recognize(tree)
+    def detect(self, tree: Tree) -> str | None:
+        return "Image_01L and masks of both observers" if _both_observers(tree) is not None else super().detect(tree)
 
     def open(self, tree: Tree) -> Dataset:
         both = _both_observers(tree)
@@ -158,7 +158,7 @@ def _whole_numbers(values: Any, path: Path) -> npt.NDArray[Any]:
 class TypeMapReader(FileReader):
     """The classes of cell nuclei from ``type_map``; where there is none, ``inst_map`` says nucleus or not."""
 
-    def raw(self, record: Record) -> npt.NDArray[Any] | None:
+    def read_mask_values(self, record: Record) -> npt.NDArray[Any] | None:
         return None if record.mask_path is None else type_map(record.mask_path)
 
 
@@ -176,9 +176,9 @@ _CONSEP_NAMES = (
 _CONSEP = tuple(_CONSEP_NAMES.split(", "))
 
 
-def _nuclei(tree: Tree, found: Found) -> Coding:
+def _nuclei(tree: Tree, found: Found) -> MaskEncoding:
     masks = found.masks
-    seen = survey_files(masks, type_map, 12_000_000)
+    seen = histogram_of_files(masks, type_map, 12_000_000)
     most = max(seen.values, default=0)
     named = {read_mat(mask, "type_map", "inst_map")[0] for mask in masks[:3] if _readable(mask)}
     if named == {"inst_map"}:
@@ -186,7 +186,7 @@ def _nuclei(tree: Tree, found: Found) -> Coding:
         return indices(("background", "nucleus"), notes=(note,))(tree, found)
     if seen.masks and most < len(_CONSEP):
         return indices(_CONSEP, notes=("CoNSeP's seven types of nuclei from type_map; 0 is background",))(tree, found)
-    return conclude(seen, None, tree.root)
+    return encoding_of(seen, None, tree.root)
 
 
 def _readable(path: Path, look: Callable[[Path], object] = type_map) -> bool:
@@ -200,8 +200,8 @@ def _readable(path: Path, look: Callable[[Path], object] = type_map) -> bool:
 class _InMat(Layout):
     """Recognized where one of the first MATLAB files holds what the set's files hold; else left to other formats."""
 
-    def recognize(self, tree: Tree) -> str | None:
-        reason = super().recognize(tree)
+    def detect(self, tree: Tree) -> str | None:
+        reason = super().detect(tree)
         look = crack_map if self.name == "crackforest" else type_map
         return reason if reason and any(_readable(mask, look) for mask in self.find(tree).masks[:5]) else None
 
@@ -221,7 +221,7 @@ CONSEP = _InMat(
 class CrackReader(FileReader):
     """``groundTruth.Segmentation`` of a MATLAB file."""
 
-    def raw(self, record: Record) -> npt.NDArray[Any] | None:
+    def read_mask_values(self, record: Record) -> npt.NDArray[Any] | None:
         return None if record.mask_path is None else crack_map(record.mask_path)
 
 
@@ -236,10 +236,10 @@ def crack_map(path: Path) -> npt.NDArray[Any]:
         ) from error
 
 
-def _cracks(tree: Tree, found: Found) -> Coding:
+def _cracks(tree: Tree, found: Found) -> MaskEncoding:
     space = LabelSpace(("background", "crack"), ((0, 0, 0), (255, 255, 255)), mapping={1: 0, 2: 1, 3: 1, 4: 1})
     note = "groundTruth.Segmentation: 1 is background, 2 is crack (so are 3 and 4, which a few files hold)"
-    return Coding(space, notes=(note,))
+    return MaskEncoding(space, notes=(note,))
 
 
 CRACKFOREST = _InMat(

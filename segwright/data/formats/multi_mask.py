@@ -20,8 +20,8 @@ import numpy.typing as npt
 
 from segwright.core.errors import DataError, FormatError, LabelError
 from segwright.core.types import LabelSpace
-from segwright.data.annotations.rasterize import BACKGROUND_NAMES, DrawnReader, Region, paint, smaller_on_top
-from segwright.data.formats.base import Format, in_order, pairing_problems, unique_ids
+from segwright.data.annotations.rasterize import BACKGROUND_NAMES, RasterizedReader, Region, paint, sort_by_area
+from segwright.data.formats.base import Format, pairing_problems, sort_splits, unique_ids
 from segwright.data.formats.file_tree import Tree
 from segwright.data.formats.folder import pair_tree
 from segwright.data.formats.mask_encoding import spread
@@ -44,7 +44,7 @@ _LOSSLESS = (".png", ".bmp", ".tif", ".tiff", ".gif", ".webp", ".pgm")
 
 
 @dataclass(frozen=True)
-class Layers:
+class MultiMaskIndex:
     """Images with their masks, each with the part of its name that may be a class."""
 
     masks: Mapping[Item, Sequence[tuple[Item, str]]]
@@ -53,7 +53,7 @@ class Layers:
 
 
 @dataclass
-class LayersReader(DrawnReader):
+class LayersReader(RasterizedReader):
     """``payload`` of a record: (path, class index) of each of its masks."""
 
     def draw(self, record: Record) -> UInt8Array:
@@ -70,7 +70,7 @@ class LayersReader(DrawnReader):
                     fix="make the mask again at the image's size, or leave the pair out with --skip-bad",
                 )
             regions.append(Region(index, mask))
-        return paint(smaller_on_top(regions), height, width, 0)
+        return paint(sort_by_area(regions), height, width, 0)
 
 
 def read_binary(path: Path, limits: Limits = DEFAULT_LIMITS) -> npt.NDArray[np.bool_]:
@@ -90,15 +90,15 @@ def read_binary(path: Path, limits: Limits = DEFAULT_LIMITS) -> npt.NDArray[np.b
     return np.asarray(inside)
 
 
-def find_layers(tree: Tree) -> Layers | None:
+def find_layers(tree: Tree) -> MultiMaskIndex | None:
     """The images and their masks where some image has several; None where one mask an image explains the files."""
     if "layers" not in tree.memo:
         tree.memo["layers"] = None if tree.is_file else _find(tree)
-    found: Layers | None = tree.memo["layers"]
+    found: MultiMaskIndex | None = tree.memo["layers"]
     return found
 
 
-def _find(tree: Tree) -> Layers | None:
+def _find(tree: Tree) -> MultiMaskIndex | None:
     pairing = pair_tree(tree)
     images = [image for image, _ in pairing.pairs]
     masks = [mask for _, mask in pairing.pairs if mask is not None] + pairing.lone_masks
@@ -118,7 +118,7 @@ def _find(tree: Tree) -> Layers | None:
     if not any(len(parts) > 1 for parts in grouped.values()) or told < 0.9 * len(masks):
         return None
     lone = tuple(mask for mask in masks if mask not in owners)
-    layers = Layers({image: grouped.get(image, []) for image in images}, lone)
+    layers = MultiMaskIndex({image: grouped.get(image, []) for image in images}, lone)
     return replace(layers, raters=find_raters(grouped))
 
 
@@ -186,7 +186,7 @@ def class_of(part: str) -> str:
     return re.sub(r"(?<=[a-z])\d+$", "", " ".join(kept))
 
 
-def name_classes(layers: Layers) -> dict[str, str]:
+def name_classes(layers: MultiMaskIndex) -> dict[str, str]:
     """Telling part → class name: the names where they come back, else one class for all."""
     parts = [[class_of(part) for _, part in found] for found in layers.masks.values()]
     images = Counter(name for found in parts for name in set(found))
@@ -202,7 +202,7 @@ def _only_hashes(names: Iterable[str]) -> bool:
     return all(len(name) >= 16 and re.fullmatch(r"[0-9a-f]+", name) for name in names)
 
 
-def recognize(tree: Tree) -> str | None:
+def detect(tree: Tree) -> str | None:
     layers = find_layers(tree)
     if layers is None or not (layers.raters or _two_values(layers)):
         return None
@@ -210,7 +210,7 @@ def recognize(tree: Tree) -> str | None:
     return f"{count} masks of two values for {sum(map(bool, layers.masks.values()))} images"
 
 
-def _two_values(layers: Layers) -> bool:
+def _two_values(layers: MultiMaskIndex) -> bool:
     paths = [mask.path for found in layers.masks.values() for mask, _ in found]
     for place in spread(len(paths))[:LOOKED_AT]:
         try:
@@ -272,7 +272,7 @@ def open_layers(tree: Tree) -> Dataset:
         format="layers",
         reader=LayersReader(LabelSpace(tuple(names))),
         records=tuple(records),
-        given=in_order(given),
+        given=sort_splits(given),
         notes=notes,
         problems=pairing_problems(lone, strangers),
         unpaired_images=tuple(lone),
@@ -296,7 +296,7 @@ FORMAT = Format(
     "layers",
     "several masks an image",
     "a mask of two values for each class or object: masks/<image>/*.png, masks/<class>/x.png or x_<class>.png",
-    recognize,
+    detect,
     open_layers,
     hint,
 )

@@ -18,8 +18,8 @@ import numpy.typing as npt
 from segwright.core.errors import FormatError, ImageReadError, LabelError
 from segwright.core.types import IGNORE_INDEX, LabelSpace
 from segwright.data.formats.base import Format
-from segwright.data.formats.bit_depth import find_depth
-from segwright.data.formats.file_tree import Tree, is_image, peek, read_json, stem
+from segwright.data.formats.bit_depth import find_pixel_format
+from segwright.data.formats.file_tree import Tree, is_image, read_ends, read_json, stem
 from segwright.data.formats.published_layout import assemble
 from segwright.data.label_maps import IGNORED_NAMES
 from segwright.data.readers import FileReader
@@ -33,12 +33,12 @@ MAX_JSON = 200_000_000
 class ChannelsReader(FileReader):
     """An image's channels in files of their own; ``payload`` of a record holds their paths in order."""
 
-    def whole(self, record: Record) -> bool:
+    def is_full_file(self, record: Record) -> bool:
         return record.payload is None
 
-    def raster(self, record: Record) -> npt.NDArray[Any]:
+    def read_bands(self, record: Record) -> npt.NDArray[Any]:
         if record.payload is None:
-            return super().raster(record)
+            return super().read_bands(record)
         parts = []
         for path in record.payload:
             pixels = read_raster(path, self.limits)
@@ -61,12 +61,12 @@ def _base(tree: Tree) -> tuple[str, Path] | None:
     for relative, listing in () if tree.is_file else tree.walk(depth=3):
         if {"imagesTr", "labelsTr"} <= set(listing.dirs) and "dataset.json" in listing.files:
             path = Path(listing.path, "dataset.json")
-            if '"labels"' in peek(path):
+            if '"labels"' in read_ends(path):
                 return relative, path
     return None
 
 
-def recognize(tree: Tree) -> str | None:
+def detect(tree: Tree) -> str | None:
     base = _base(tree)
     if base is None:
         return None
@@ -124,7 +124,7 @@ def open_nnunet(tree: Tree) -> Dataset:
     several = counts != {1} and bool(counts)
     reader = ChannelsReader(space)
     if several:
-        depth = find_depth([path for channels in files[:50] for path in channels])
+        depth = find_pixel_format([path for channels in files[:50] for path in channels])
         reader.bands, reader.value_range = max(counts), depth.value_range
         notes += [f"{max(counts)} files per case are the channels of one image", *depth.notes]
     return assemble(
@@ -179,6 +179,6 @@ FORMAT = Format(
     "nnunet",
     "nnU-Net",
     "imagesTr/x_0000.png, labelsTr/x.png and dataset.json",
-    recognize,
+    detect,
     open_nnunet,
 )

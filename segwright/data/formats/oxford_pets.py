@@ -10,7 +10,7 @@ from pathlib import Path
 
 from segwright.core.errors import FormatError
 from segwright.core.types import IGNORE_INDEX, LabelSpace
-from segwright.data.formats.base import Format, everything, in_order, pairing_problems
+from segwright.data.formats.base import Format, pairing_problems, sort_splits, unique_records
 from segwright.data.formats.file_tree import Tree, is_image, stem
 from segwright.data.readers import FileReader
 from segwright.data.records import Dataset, Record
@@ -32,7 +32,7 @@ def _base(tree: Tree) -> str | None:
     return None
 
 
-def recognize(tree: Tree) -> str | None:
+def detect(tree: Tree) -> str | None:
     return None if _base(tree) is None else "images and annotations/trimaps"
 
 
@@ -62,8 +62,8 @@ def open_oxford_pets(tree: Tree) -> Dataset:
         root=tree.root,
         format="oxford_pets",
         reader=FileReader(label_space()),
-        records=everything(given) or tuple(records.values()),
-        given=in_order(given),
+        records=unique_records(given) or tuple(records.values()),
+        given=sort_splits(given),
         notes=["trimaps: 1 is pet, 2 is background, 3 (border) is ignored"],
         problems=pairing_problems(lone, list(by_stem.values())),
         unpaired_images=tuple(lone),
@@ -71,4 +71,4 @@ def open_oxford_pets(tree: Tree) -> Dataset:
     )
 
 
-FORMAT = Format("oxford_pets", "Oxford-IIIT Pet", "images/ and annotations/trimaps/", recognize, open_oxford_pets)
+FORMAT = Format("oxford_pets", "Oxford-IIIT Pet", "images/ and annotations/trimaps/", detect, open_oxford_pets)

@@ -22,9 +22,9 @@ import numpy.typing as npt
 
 from segwright.core.errors import FormatError, LabelError, MissingExtraError
 from segwright.core.types import LabelSpace
-from segwright.data.formats.base import SPLIT_NAMES, Format, in_order, unique_ids
+from segwright.data.formats.base import SPLIT_NAMES, Format, sort_splits, unique_ids
 from segwright.data.formats.file_tree import Folder, Tree, is_image
-from segwright.data.formats.mask_encoding import conclude, look_at_bytes, survey
+from segwright.data.formats.mask_encoding import encoding_of, look_at_bytes, mask_value_histogram
 from segwright.data.formats.name_matching import find_class_list
 from segwright.data.label_maps import ClassList, read_class_list
 from segwright.data.readers import FileReader
@@ -115,7 +115,7 @@ class ParquetReader(FileReader):
             raise LabelError("the row holds no image", found=self.image_column, where=f"{row.path}, {record.id}")
         return decode_image(data, f"{row.path}, {record.id}", self.limits)
 
-    def raw(self, record: Record) -> npt.NDArray[Any] | None:
+    def read_mask_values(self, record: Record) -> npt.NDArray[Any] | None:
         row: Row = record.payload
         data = None if self.mask_column is None else self._cell(row, self.mask_column)
         if data is None:
@@ -192,7 +192,7 @@ def _files(tree: Tree) -> list[tuple[str, Path]]:
     ]
 
 
-def recognize(tree: Tree) -> str | None:
+def detect(tree: Tree) -> str | None:
     files = _files(tree)
     return f"{len(files)} Parquet files" if files else None
 
@@ -370,7 +370,7 @@ def _dataset(
             raise LabelError("the row holds no mask", where=f"{row.path}, {labeled[index].id}")
         return data, f"{row.path}, {labeled[index].id}"
 
-    coding = conclude(survey(len(labeled), read, decode=look_at_bytes), _class_list(tree), tree.root)
+    coding = encoding_of(mask_value_histogram(len(labeled), read, decode=look_at_bytes), _class_list(tree), tree.root)
     reader = ParquetReader(
         coding.label_space,
         coding.color_table,
@@ -383,7 +383,7 @@ def _dataset(
         format="hf",
         reader=reader,
         records=records,
-        given=in_order(given),
+        given=sort_splits(given),
         notes=[f"images in column {image_column}, masks in column {mask_column}", *coding.notes],
         problems=[*coding.problems, *_without(records, labeled, given)],
     )
@@ -409,4 +409,4 @@ def _class_list(tree: Tree) -> ClassList | list[Folder] | None:
     return folders if path is None else read_class_list(path)
 
 
-FORMAT = Format("hf", "Hugging Face Parquet", "*.parquet with columns of images and masks", recognize, open_parquet)
+FORMAT = Format("hf", "Hugging Face Parquet", "*.parquet with columns of images and masks", detect, open_parquet)

@@ -14,9 +14,9 @@ from pathlib import Path
 
 from segwright.core.errors import FormatError
 from segwright.core.types import IGNORE_INDEX, Color, LabelSpace
-from segwright.data.formats.base import SPLIT_NAMES, Format, in_order, pairing_problems, unique_ids
+from segwright.data.formats.base import SPLIT_NAMES, Format, pairing_problems, sort_splits, unique_ids
 from segwright.data.formats.file_tree import Folder, Tree
-from segwright.data.formats.mask_encoding import Coding
+from segwright.data.formats.mask_encoding import MaskEncoding
 from segwright.data.readers import ColorTable, FileReader
 from segwright.data.records import Dataset, Problem, Record
 
@@ -89,10 +89,10 @@ class Layout:
 
     name: str
     title: str
-    looks_for: str
+    layout: str
     images: tuple[Place, ...]
     masks: tuple[Place, ...]
-    coding: Callable[[Tree, Found], Coding]
+    coding: Callable[[Tree, Found], MaskEncoding]
     unread: Mapping[str, Place] = field(default_factory=dict)  # what it is → where; counted in a note
     reader: Callable[[LabelSpace, ColorTable | None], FileReader] = FileReader
 
@@ -141,18 +141,18 @@ class Layout:
                 return {key: paths[0] for key, paths in found.items()}
         return {}
 
-    def recognize(self, tree: Tree) -> str | None:
+    def detect(self, tree: Tree) -> str | None:
         """Why it is this layout: how many pairs the patterns found."""
         if tree.is_file or not any(place.find(tree) for place in self.masks):
             return None
         count = len(self.find(tree).masks)
-        return f"{count} pairs laid out as {self.looks_for}" if count else None
+        return f"{count} pairs laid out as {self.layout}" if count else None
 
     def open(self, tree: Tree) -> Dataset:
         """The dataset; FormatError where no image has its mask."""
         found = self.find(tree)
         if not found.masks:
-            raise FormatError(f"no {self.title} tree", expected=self.looks_for, found=tree.summary(), where=tree.root)
+            raise FormatError(f"no {self.title} tree", expected=self.layout, found=tree.summary(), where=tree.root)
         coding = self.coding(tree, found)
         reader = self.reader(coding.label_space, coding.color_table)
         reader.source = coding.source
@@ -177,7 +177,7 @@ class Layout:
 
     def format(self) -> Format:
         """The layout as a format of its own."""
-        return Format(self.name, self.title, self.looks_for, self.recognize, self.open)
+        return Format(self.name, self.title, self.layout, self.detect, self.open)
 
 
 def assemble(
@@ -216,7 +216,7 @@ def assemble(
         format=name,
         reader=reader,
         records=tuple(records),
-        given=in_order(given),
+        given=sort_splits(given),
         notes=list(notes),
         problems=[*pairing_problems(lone, list(lone_masks)), *problems],
         unpaired_images=tuple(lone),
@@ -231,23 +231,23 @@ def indices(
     first: int = 0,
     ignored: Sequence[int] = (IGNORE_INDEX,),
     notes: Sequence[str] = (),
-) -> Callable[[Tree, Found], Coding]:
+) -> Callable[[Tree, Found], MaskEncoding]:
     """A coding of file values ``first``, ``first`` + 1, … for the names in order; ``ignored`` values become 255."""
     mapping = {**dict.fromkeys(ignored, IGNORE_INDEX), **{first + i: i for i in range(len(names))}}
     space = LabelSpace(tuple(names), tuple(colors), mapping=mapping)
-    return lambda tree, found: Coding(space, notes=tuple(notes))
+    return lambda tree, found: MaskEncoding(space, notes=tuple(notes))
 
 
 def by_color(
     classes: Mapping[str, Color], ignored: Mapping[str, Color] | None = None, *, notes: Sequence[str] = ()
-) -> Callable[[Tree, Found], Coding]:
+) -> Callable[[Tree, Found], MaskEncoding]:
     """A coding by the published colors; those of ``ignored`` become 255."""
     return lambda tree, found: color_coding(classes, ignored or {}, notes)
 
 
-def color_coding(classes: Mapping[str, Color], ignored: Mapping[str, Color], notes: Sequence[str] = ()) -> Coding:
+def color_coding(classes: Mapping[str, Color], ignored: Mapping[str, Color], notes: Sequence[str] = ()) -> MaskEncoding:
     """The label space and color table of published colors."""
     rows = [*classes.values(), *ignored.values()]
     mapping = {i: i if i < len(classes) else IGNORE_INDEX for i in range(len(rows))}
     space = LabelSpace(tuple(classes), tuple(classes.values()), mapping=mapping)
-    return Coding(space, ColorTable(tuple(rows)), tuple(notes), source="colors")
+    return MaskEncoding(space, ColorTable(tuple(rows)), tuple(notes), source="colors")

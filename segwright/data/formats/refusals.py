@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from segwright.core.errors import FormatError
-from segwright.data.formats.file_tree import Tree, is_image, peek
+from segwright.data.formats.file_tree import Tree, is_image, read_ends
 from segwright.data.formats.name_matching import describe_folder
 from segwright.data.formats.name_parts import split_of
 
@@ -174,7 +174,7 @@ def _by_text(tree: Tree) -> FormatError | None:
         seen[place] += 1
         if seen[place] > LOOKED_AT:
             continue
-        text = peek(path)
+        text = read_ends(path)
         for kind in _BY_TEXT:
             if ending in kind.endings and all(re.search(word, text) for word in kind.words):
                 return _refusal(kind.what, path.name, path, kind.fix)

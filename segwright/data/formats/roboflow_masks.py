@@ -9,7 +9,7 @@ from pathlib import Path
 
 from segwright.core.errors import FormatError
 from segwright.data.formats.file_tree import Tree
-from segwright.data.formats.mask_encoding import Coding, discover
+from segwright.data.formats.mask_encoding import MaskEncoding, infer_encoding
 from segwright.data.formats.published_layout import PHOTO, Found, Layout, Place
 from segwright.data.label_maps import ClassList, read_class_list
 
@@ -21,12 +21,12 @@ def _lists(tree: Tree) -> list[Path]:
     return [Path(listing.path, LIST) for _, listing in walk if LIST in listing.files]
 
 
-def _coding(tree: Tree, found: Found) -> Coding:
+def _coding(tree: Tree, found: Found) -> MaskEncoding:
     lists = [read_class_list(path) for path in _lists(tree)]
     for other in lists[1:]:
         if _named(other) != _named(lists[0]):
             raise _disagreement(lists[0], other, tree.root)
-    return discover(found.masks, lists[0], tree.root)
+    return infer_encoding(found.masks, lists[0], tree.root)
 
 
 def _named(classes: ClassList) -> dict[int, str]:
@@ -49,8 +49,8 @@ def _disagreement(left: ClassList, right: ClassList, where: Path) -> FormatError
 class _Roboflow(Layout):
     """Masks beside the images are Roboflow's where its class lists lie there."""
 
-    def recognize(self, tree: Tree) -> str | None:
-        return super().recognize(tree) if _lists(tree) else None
+    def detect(self, tree: Tree) -> str | None:
+        return super().detect(tree) if _lists(tree) else None
 
 
 _PART = r"(?:(?P<split>train|valid|val|test)|[^/]*)"

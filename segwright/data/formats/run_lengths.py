@@ -39,10 +39,10 @@ import numpy as np
 
 from segwright.core.errors import FormatError, LabelError
 from segwright.core.types import MAX_CLASSES, LabelSpace
-from segwright.data.annotations.rasterize import Drawable, Drawing, DrawnReader, Region
+from segwright.data.annotations.rasterize import Drawable, Drawing, RasterizedReader, Region
 from segwright.data.annotations.rle import decode_pairs
 from segwright.data.formats.base import Format
-from segwright.data.formats.file_tree import Tree, is_image, peek, read_text
+from segwright.data.formats.file_tree import Tree, is_image, read_ends, read_text
 from segwright.data.formats.folder import pair_tree
 from segwright.data.formats.name_matching import find_class_list
 from segwright.data.formats.name_parts import split_of
@@ -99,7 +99,7 @@ class Runs:
 
 
 @dataclass
-class RunsReader(DrawnReader):
+class RunsReader(RasterizedReader):
     """Draws run lengths; where classes overlap the later class lies on top."""
 
     def drawing(self, record: Record) -> Drawing | None:
@@ -138,7 +138,7 @@ def _place(header: Sequence[str], names: Sequence[str]) -> int | None:
 
 def _table(path: Path) -> _Table | None:
     """The table of run lengths that a CSV is; None where it is none."""
-    text = peek(path)
+    text = read_ends(path)
     first = text.split("\n", 1)[0].strip().lstrip("\ufeff")
     header = [cell.strip().strip('"').lower() for cell in next(csv.reader([first]), [])]
     image, runs = _place(header, IMAGE_COLUMNS), _place(header, RUN_COLUMNS)
@@ -209,7 +209,7 @@ def _tables(tree: Tree) -> list[_Table]:
     return list(tree.memo["run lengths"])
 
 
-def recognize(tree: Tree) -> str | None:
+def detect(tree: Tree) -> str | None:
     tables = _tables(tree)
     if not tables:
         return None
@@ -445,6 +445,6 @@ FORMAT = Format(
     "run_lengths",
     "run lengths in a CSV",
     "a CSV with columns such as ImageId and EncodedPixels, and the images",
-    recognize,
+    detect,
     open_run_lengths,
 )

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from segwright.core.errors import FormatError, ImageReadError, LabelError
-from segwright.data.formats.base import Format, in_order, pairing_problems
+from segwright.data.formats.base import Format, pairing_problems, sort_splits
 from segwright.data.formats.file_tree import Tree, is_image, stem
 from segwright.data.formats.voc import voc_label_space
 from segwright.data.mat_files import read_mat
@@ -27,7 +27,7 @@ LISTS = {"train.txt": "train", "val.txt": "val", "train_noval.txt": "train_noval
 class SbdReader(FileReader):
     """Masks from MATLAB files."""
 
-    def raw(self, record: Record) -> npt.NDArray[Any] | None:
+    def read_mask_values(self, record: Record) -> npt.NDArray[Any] | None:
         if record.mask_path is None:
             return None
         try:
@@ -56,7 +56,7 @@ def _base(tree: Tree) -> str | None:
     return None
 
 
-def recognize(tree: Tree) -> str | None:
+def detect(tree: Tree) -> str | None:
     return None if tree.is_file or _base(tree) is None else "img/ and cls/ with MATLAB files"
 
 
@@ -85,7 +85,7 @@ def open_sbd(tree: Tree) -> Dataset:
         format="sbd",
         reader=SbdReader(voc_label_space()),
         records=tuple(records),
-        given=in_order(given),
+        given=sort_splits(given),
         notes=["VOC's 21 classes; SBD marks no border, so nothing is ignored"],
         problems=pairing_problems(lone, list(by_stem.values())),
         unpaired_images=tuple(lone),
@@ -93,4 +93,4 @@ def open_sbd(tree: Tree) -> Dataset:
     )
 
 
-FORMAT = Format("sbd", "SBD", "img/ and cls/ with .mat files (benchmark_RELEASE/dataset)", recognize, open_sbd)
+FORMAT = Format("sbd", "SBD", "img/ and cls/ with .mat files (benchmark_RELEASE/dataset)", detect, open_sbd)

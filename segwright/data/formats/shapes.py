@@ -23,7 +23,7 @@ import numpy.typing as npt
 
 from segwright.core.errors import LabelError
 from segwright.data.annotations.polygons import Points, as_points, fill_box
-from segwright.data.annotations.rasterize import Drawable, Drawing, DrawnReader, Region, describe_source
+from segwright.data.annotations.rasterize import Drawable, Drawing, RasterizedReader, Region, describe_source
 from segwright.data.annotations.rle import decode_pairs
 from segwright.data.formats.file_tree import Tree, is_image
 from segwright.data.formats.name_matching import find_class_list
@@ -56,7 +56,7 @@ class Figures:
 
 
 @dataclass
-class FiguresReader(DrawnReader):
+class FiguresReader(RasterizedReader):
     """Draws figures in their order, later over earlier."""
 
     index: Mapping[str, int] | None = None  # class name → class index

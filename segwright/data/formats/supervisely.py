@@ -20,7 +20,7 @@ from segwright.core.progress import track
 from segwright.core.types import IGNORE_INDEX, Color, LabelSpace
 from segwright.data.annotations.rasterize import annotated_space, fill_name
 from segwright.data.formats.base import SPLIT_NAMES, Format
-from segwright.data.formats.file_tree import Folder, Tree, is_image, peek, read_json, stem
+from segwright.data.formats.file_tree import Folder, Tree, is_image, read_ends, read_json, stem
 from segwright.data.formats.published_layout import assemble
 from segwright.data.formats.shapes import Figure, Figures, FiguresReader
 from segwright.data.readers import FileReader
@@ -93,7 +93,7 @@ def _meta(tree: Tree) -> Path | None:
     places = [] if tree.is_file else [Path(listing.path) for _, listing in tree.walk(depth=2)]
     for place in [*places, tree.root.absolute().parent]:
         path = place / "meta.json"
-        if path.is_file() and '"classes"' in peek(path) and '"title"' in peek(path):
+        if path.is_file() and '"classes"' in read_ends(path) and '"title"' in read_ends(path):
             return path
     return None
 
@@ -117,10 +117,10 @@ def _hex(text: Any) -> Color | None:
 
 def _is_annotation(listing: Folder) -> bool:
     names = [name for name in listing.files if name.lower().endswith(".json")][:LOOKED_AT]
-    return any('"objects"' in text and '"size"' in text for text in (peek(Path(listing.path, n)) for n in names))
+    return any('"objects"' in text and '"size"' in text for text in (read_ends(Path(listing.path, n)) for n in names))
 
 
-def recognize(tree: Tree) -> str | None:
+def detect(tree: Tree) -> str | None:
     if tree.is_file:
         return None
     found = [d for d in _datasets(tree, "ann") if _is_annotation(tree.folder(_join(d, "ann")))]
@@ -289,6 +289,6 @@ FORMAT = Format(
     "supervisely",
     "Supervisely",
     "meta.json, and in each dataset img/x.jpg and ann/x.jpg.json",
-    recognize,
+    detect,
     open_supervisely,
 )

@@ -23,7 +23,7 @@ from segwright.core.errors import FormatError, LabelError
 from segwright.data.annotations.rasterize import annotated_space, fill_name
 from segwright.data.formats.base import Format, pairing_problems
 from segwright.data.formats.file_references import Reference, claimed_twice, resolve_all
-from segwright.data.formats.file_tree import Tree, peek, read_json, read_text
+from segwright.data.formats.file_tree import Tree, read_ends, read_json, read_text
 from segwright.data.formats.name_parts import split_of
 from segwright.data.formats.published_layout import assemble
 from segwright.data.formats.shapes import (
@@ -72,7 +72,7 @@ def _annotations(tree: Tree) -> list[Path]:
 
 
 def _is_via(path: Path) -> bool:
-    text = peek(path)
+    text = read_ends(path)
     if path.suffix.lower() == ".csv":
         header = text.split("\n", 1)[0].lower()
         return all(column in header for column in _COLUMNS)
@@ -141,7 +141,7 @@ def _from_csv(path: Path) -> list[_Entry]:
     return list(entries.values())
 
 
-def recognize(tree: Tree) -> str | None:
+def detect(tree: Tree) -> str | None:
     files = _annotations(tree)
     return f"annotations of VIA in {', '.join(path.name for path in files[:4])}" if files else None
 
@@ -297,7 +297,7 @@ def _attribute(tree: Tree, entries: Sequence[_Entry]) -> tuple[str | None, str]:
 def _options(files: Sequence[Path], attribute: str | None) -> dict[str, str]:
     """Option id → its description, where a project file describes them and the descriptions differ."""
     for path in files:
-        if path.suffix.lower() != ".json" or '"_via_attributes"' not in peek(path):
+        if path.suffix.lower() != ".json" or '"_via_attributes"' not in read_ends(path):
             continue
         data = read_json(path, make=LabelError)
         try:
@@ -314,6 +314,6 @@ FORMAT = Format(
     "via",
     "VGG Image Annotator",
     "a JSON with regions and shape_attributes (VIA 1 and 2), or its CSV",
-    recognize,
+    detect,
     open_via,
 )

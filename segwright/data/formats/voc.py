@@ -17,10 +17,16 @@ import numpy as np
 
 from segwright.core.errors import FormatError
 from segwright.core.types import IGNORE_INDEX, Color, LabelSpace
-from segwright.data.formats.base import Format, distinct, in_order, pairing_problems
+from segwright.data.formats.base import Format, distinct, pairing_problems, sort_splits
 from segwright.data.formats.class_lists import choose
 from segwright.data.formats.file_tree import Folder, Tree, is_image, stem
-from segwright.data.formats.mask_encoding import Coding, Survey, conclude, look_at, survey_files
+from segwright.data.formats.mask_encoding import (
+    MaskEncoding,
+    MaskValueHistogram,
+    encoding_of,
+    histogram_of_files,
+    look_at,
+)
 from segwright.data.mask_files import MaskSource
 from segwright.data.readers import ColorTable, FileReader
 from segwright.data.records import Dataset, Problem, Record
@@ -74,7 +80,7 @@ def _bases(tree: Tree) -> list[str]:
     return found
 
 
-def recognize(tree: Tree) -> str | None:
+def detect(tree: Tree) -> str | None:
     if tree.is_file:
         return None
     bases = _bases(tree)
@@ -140,7 +146,7 @@ def open_voc(tree: Tree) -> Dataset:
         format="voc",
         reader=FileReader(coding.label_space, coding.color_table, source=coding.source),
         records=tuple(records.values()),
-        given=in_order(given),
+        given=sort_splits(given),
         notes=[*notes, *coding.notes],
         problems=[*problems, *coding.problems],
         unpaired_images=tuple(lone_images),
@@ -173,13 +179,13 @@ def _listed_name(line: str, images: set[str]) -> str:
     return os.path.splitext(os.path.basename(line.split()[0]))[0]
 
 
-def _coding(tree: Tree, parts: list[_Part], records: dict[str, Record]) -> Coding:
+def _coding(tree: Tree, parts: list[_Part], records: dict[str, Record]) -> MaskEncoding:
     folders = [tree.folder(base) for part in parts for base in (part.base, os.path.dirname(part.base), "")]
     masks = [record.mask_path for record in records.values() if record.mask_path is not None]
-    seen = survey_files(masks, look_at, 6_000_000)
+    seen = histogram_of_files(masks, look_at, 6_000_000)
     classes, problems = choose(folders, set(seen.values), set(seen.colors) | set(seen.palette_colors))
     if classes is not None:
-        coding = conclude(seen, classes, tree.root)
+        coding = encoding_of(seen, classes, tree.root)
         return replace(coding, problems=(*problems, *coding.problems))
     original = all(_ORIGINAL_NAME.match(os.path.basename(name)) for name in list(records)[:200])
     guess = Problem(
@@ -192,10 +198,10 @@ def _coding(tree: Tree, parts: list[_Part], records: dict[str, Record]) -> Codin
         space = LabelSpace(CLASSES, voc_colors(), mapping={**{i: i for i in range(21)}, 21: IGNORE_INDEX})
         source: MaskSource = "colors" if seen.palette_files else "values"
         note = "masks hold VOC's colors; the border is ignored"
-        return Coding(space, ColorTable((*voc_colors(), BORDER)), (note,), found, source)
+        return MaskEncoding(space, ColorTable((*voc_colors(), BORDER)), (note,), found, source)
     if not seen.colors and (original or (_vocs_palette(seen) and set(seen.values) <= {*range(21), IGNORE_INDEX})):
-        return Coding(voc_label_space(), notes=("VOC's 21 classes; 255 (border) is ignored",), problems=found)
-    coding = conclude(seen, None, tree.root)
+        return MaskEncoding(voc_label_space(), notes=("VOC's 21 classes; 255 (border) is ignored",), problems=found)
+    coding = encoding_of(seen, None, tree.root)
     return replace(coding, problems=(*problems, *coding.problems))
 
 
@@ -203,7 +209,7 @@ def _packed(color: Color) -> int:
     return color[0] << 16 | color[1] << 8 | color[2]
 
 
-def _vocs_palette(seen: Survey) -> bool:
+def _vocs_palette(seen: MaskValueHistogram) -> bool:
     """Whether the palettes, where there are any, give each index VOC's color or the gray of its number."""
     table = voc_colors(256)
     return all(
@@ -221,5 +227,5 @@ def palette() -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
 
 
 FORMAT = Format(
-    "voc", "PASCAL VOC", "JPEGImages/ and SegmentationClass/ (bare, or in VOCdevkit/VOC2012)", recognize, open_voc, hint
+    "voc", "PASCAL VOC", "JPEGImages/ and SegmentationClass/ (bare, or in VOCdevkit/VOC2012)", detect, open_voc, hint
 )

@@ -16,9 +16,9 @@ import numpy.typing as npt
 
 from segwright.core.errors import DataError, FormatError
 from segwright.core.progress import track
-from segwright.data.formats.base import Format, in_order, unique_ids
+from segwright.data.formats.base import Format, sort_splits, unique_ids
 from segwright.data.formats.file_tree import Tree, is_image
-from segwright.data.formats.mask_encoding import conclude, look_at_bytes, survey
+from segwright.data.formats.mask_encoding import encoding_of, look_at_bytes, mask_value_histogram
 from segwright.data.formats.parquet import _split as split_of
 from segwright.data.readers import FileReader
 from segwright.data.records import Dataset, Problem, Record
@@ -66,7 +66,7 @@ class ShardReader(FileReader):
         member = record.payload.image
         return decode_image(member.read(self.limits.max_bytes), f"{member.shard}, {member.name}", self.limits)
 
-    def raw(self, record: Record) -> npt.NDArray[Any] | None:
+    def read_mask_values(self, record: Record) -> npt.NDArray[Any] | None:
         member = record.payload.mask
         if member is None:
             return None
@@ -85,7 +85,7 @@ def _shards(tree: Tree) -> list[tuple[str, Path]]:
     ]
 
 
-def recognize(tree: Tree) -> str | None:
+def detect(tree: Tree) -> str | None:
     shards = _shards(tree)
     return f"{len(shards)} tar shards" if shards else None
 
@@ -163,7 +163,7 @@ def open_webdataset(tree: Tree) -> Dataset:
         return member.read(2_000_000_000), f"{member.shard}, {member.name}"
 
     beside = Tree(tree.root.parent).folder() if tree.is_file else tree.folder()
-    coding = conclude(survey(len(masks), read, decode=look_at_bytes), [beside], tree.root)
+    coding = encoding_of(mask_value_histogram(len(masks), read, decode=look_at_bytes), [beside], tree.root)
     problems = list(coding.problems)
     bare = tuple(record.id for record in records if record.payload.mask is None)
     if bare:
@@ -178,10 +178,10 @@ def open_webdataset(tree: Tree) -> Dataset:
         format="webdataset",
         reader=ShardReader(coding.label_space, coding.color_table, source=coding.source),
         records=records,
-        given=in_order(given),
+        given=sort_splits(given),
         notes=[f"{len(shards)} shards", *coding.notes],
         problems=problems,
     )
 
 
-FORMAT = Format("webdataset", "WebDataset", "*.tar shards with x.jpg and x.png", recognize, open_webdataset)
+FORMAT = Format("webdataset", "WebDataset", "*.tar shards with x.jpg and x.png", detect, open_webdataset)

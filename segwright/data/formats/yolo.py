@@ -25,9 +25,9 @@ from segwright.core.errors import DataError, FormatError, LabelError
 from segwright.core.types import MAX_CLASSES, LabelSpace
 from segwright.core.yaml_text import load_yaml
 from segwright.data.annotations.polygons import Points, as_points, fill_box
-from segwright.data.annotations.rasterize import MAX_OBJECTS, Drawable, Drawing, DrawnReader, Region
-from segwright.data.formats.base import Format, in_order, pairing_problems, unique_ids
-from segwright.data.formats.file_tree import Folder, Tree, is_image, peek, stem
+from segwright.data.annotations.rasterize import MAX_OBJECTS, Drawable, Drawing, RasterizedReader, Region
+from segwright.data.formats.base import Format, pairing_problems, sort_splits, unique_ids
+from segwright.data.formats.file_tree import Folder, Tree, is_image, read_ends, stem
 from segwright.data.formats.name_matching import describe_folder, find_class_list
 from segwright.data.formats.name_parts import composed
 from segwright.data.label_maps import ClassEntry, ClassList, read_class_list
@@ -49,7 +49,7 @@ PIXELS = 2.0  # a largest coordinate from which pixels are the likelier reading
 
 
 @dataclass
-class YoloReader(DrawnReader):
+class YoloReader(RasterizedReader):
     """``payload`` of a record is the path of its text file, or False where there is none (all background)."""
 
     def drawing(self, record: Record) -> Drawing | None:
@@ -64,7 +64,7 @@ class YoloReader(DrawnReader):
                     where = f"{path}:{number}"
                     index, points = self._polygon(_fields(line, where), where)
                     objects.append(Drawable(index, partial(_region, index, points, height, width, where)))
-        return Drawing(height, width, objects, smaller_on_top=True, where=str(record.payload or record.image_path))
+        return Drawing(height, width, objects, sort_by_area=True, where=str(record.payload or record.image_path))
 
     def _polygon(self, fields: list[str], where: str) -> tuple[int, Points]:
         """(class index, corners in shares of the image) of a line."""
@@ -138,7 +138,7 @@ def _text_folders(tree: Tree, line: re.Pattern[str]) -> list[tuple[str, Folder]]
         if describe_folder(relative)[0] != "mask":
             continue
         texts = [name for name in listing.files if name.lower().endswith(".txt") and name.lower() not in CLASS_FILES]
-        if any(line.search(peek(Path(listing.path, name))) for name in texts[:LOOKED_AT]):
+        if any(line.search(read_ends(Path(listing.path, name))) for name in texts[:LOOKED_AT]):
             found.append((relative, listing))
     return found
 
@@ -150,7 +150,7 @@ def _label_folders(tree: Tree) -> list[tuple[str, Folder]]:
     return list(tree.memo["yolo"])
 
 
-def recognize(tree: Tree) -> str | None:
+def detect(tree: Tree) -> str | None:
     folders = _label_folders(tree)
     return f"text files with polygons in {', '.join(relative for relative, _ in folders[:4])}" if folders else None
 
@@ -283,7 +283,7 @@ def open_yolo(tree: Tree) -> Dataset:
         format="yolo",
         reader=YoloReader(LabelSpace(("background", *unique))),
         records=tuple(records),
-        given=in_order(given),
+        given=sort_splits(given),
         notes=notes,
         problems=[*pairing_problems([], lone), *problems],
         unpaired_masks=tuple(lone),
@@ -313,4 +313,4 @@ def _name_problems(
     return problems
 
 
-FORMAT = Format("yolo", "YOLO", "labels/x.txt with polygons beside images/x.jpg", recognize, open_yolo, hint)
+FORMAT = Format("yolo", "YOLO", "labels/x.txt with polygons beside images/x.jpg", detect, open_yolo, hint)

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from segwright.core.errors import UsageError
 from segwright.data.records import Reader, Record, Split
-from segwright.imageio.sandbox import Children, killed
+from segwright.imageio.sandbox import WorkerPool, decoder_crashed_error
 
 Float64Array = npt.NDArray[np.float64]
 BoolArray = npt.NDArray[np.bool_]
@@ -38,10 +38,10 @@ def classes_shown(split: Split, advance: Callable[[int], None] = lambda count: N
     survive is an ImageReadError that names its image.
     """
     result = np.zeros((len(split), len(split.label_space)), bool)
-    with Children[Record, BoolArray](_looker, split.reader, shared=True) as children:
-        for index, outcome in enumerate(children.in_order(split.records, batch=4)):
-            if outcome.died is not None:
-                raise killed(outcome.item.image_path or outcome.item.id, outcome.died)
+    with WorkerPool[Record, BoolArray](_looker, split.reader, shared=True) as pool:
+        for index, outcome in enumerate(pool.in_order(split.records, batch=4)):
+            if outcome.crash is not None:
+                raise decoder_crashed_error(outcome.item.image_path or outcome.item.id, outcome.crash)
             result[index] = outcome.get()
             advance(1)
     return result

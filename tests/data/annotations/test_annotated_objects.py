@@ -399,9 +399,9 @@ def test_long_outlines_are_cut_at_the_image(monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_objects_are_rasterized_within_a_sum(monkeypatch: pytest.MonkeyPatch) -> None:
     made = [Drawable(1 + i % 2, lambda i=i: Region(1 + i % 2, np.ones((9 - i, 9 - i), bool))) for i in range(5)]
-    kept = draw(Drawing(*SIZE, made, smaller_on_top=True))
+    kept = draw(Drawing(*SIZE, made, sort_by_area=True))
     monkeypatch.setattr(rasterize, "KEPT_BYTES", 70)
-    again = draw(Drawing(*SIZE, made, smaller_on_top=True))
+    again = draw(Drawing(*SIZE, made, sort_by_area=True))
     assert np.array_equal(kept[0], again[0]) and kept[1] == again[1] == {1: ObjectCount(3, 3), 2: ObjectCount(2, 2)}
     monkeypatch.setattr(rasterize, "MAX_COVERED", 100)
     with pytest.raises(LabelError, match="cover more pixels than the limit"):

@@ -10,9 +10,9 @@ import pytest
 from rich.console import Console
 
 from segwright.core.types import LabelSpace
-from segwright.data.check.report_html import shown_colors, write_check_page
+from segwright.data.check.report_html import overlay_palette, write_check_page
 from segwright.data.check.report_text import render_check, shown_files
-from segwright.data.check.runner import CheckResult, inspect_path
+from segwright.data.check.runner import CheckResult, check_path
 from segwright.demo.dataset import write_street_scenes
 from segwright.imageio import read_mask, write_bytes, write_mask
 
@@ -29,7 +29,7 @@ def result(tmp_path_factory: pytest.TempPathFactory) -> CheckResult:
     labels = read_mask(masks[1])
     labels[:9] = 99
     write_mask(masks[1], labels)
-    return inspect_path(root, workers=0)
+    return check_path(root, workers=0)
 
 
 def text(result: CheckResult, width: int = 120) -> str:
@@ -60,11 +60,11 @@ def test_a_clean_set_says_so(tmp_path: Path) -> None:
     for path in (root / "masks" / "train").iterdir():  # no pixel is ignored, for which no class list would account
         labels = read_mask(path)
         write_mask(path, np.where(labels == 255, 0, labels).astype(np.uint8))
-    assert "Nothing to complain of" in text(inspect_path(root, workers=0))
+    assert "Nothing to complain of" in text(check_path(root, workers=0))
 
 
 def test_a_set_that_cannot_be_opened_is_shown(tmp_path: Path) -> None:
-    failed = inspect_path(tmp_path / "nowhere")
+    failed = check_path(tmp_path / "nowhere")
     assert "cannot be opened" in text(failed)
     assert "cannot be opened" in write_check_page(failed, tmp_path / "p.html").read_text()
 
@@ -99,18 +99,18 @@ def test_stray_pixels_are_marked_on_the_page(result: CheckResult) -> None:
 def test_colors_show_on_images() -> None:
     """Black on white masks would leave the image as it is; a background keeps it on purpose."""
     space = LabelSpace(("background", "cell"), ((0, 0, 0), (255, 255, 255)))
-    background, cell = shown_colors(space)
+    background, cell = overlay_palette(space)
     assert background == (0, 0, 0) and max(cell) - min(cell) > 100
     red = (200, 30, 30)
-    assert shown_colors(LabelSpace(("_background_", "car"), ((9, 200, 9), red))) == ((0, 0, 0), red)
-    assert any(shown_colors(LabelSpace(("road", "car"), ((0, 0, 0), red)))[0]), "a class that is black in its list"
+    assert overlay_palette(LabelSpace(("_background_", "car"), ((9, 200, 9), red))) == ((0, 0, 0), red)
+    assert any(overlay_palette(LabelSpace(("road", "car"), ((0, 0, 0), red)))[0]), "a class that is black in its list"
 
 
 def test_classes_that_never_occur_are_one_line(tmp_path: Path) -> None:
     root = write_street_scenes(tmp_path / "set", train=3, val=0, test=0, size=(64, 64))
     with open(root / "classes.txt", "a") as file:
         file.writelines(f"never{i} {i} 7 {i}\n" for i in range(20))
-    many = inspect_path(root, workers=0)
+    many = check_path(root, workers=0)
     shown = text(many)
     assert "20 classes that never occur" in shown and "never7" not in shown.split("warning")[0]
     page = write_check_page(many, tmp_path / "check.html").read_text()

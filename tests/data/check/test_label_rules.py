@@ -18,7 +18,7 @@ from rich.console import Console
 from segwright.core.errors import DataError, OutputError, UsageError
 from segwright.data.check.report_html import write_check_page
 from segwright.data.check.report_text import render_check
-from segwright.data.check.runner import CheckResult, inspect_dataset, inspect_path
+from segwright.data.check.runner import CheckResult, check_dataset, check_path
 from segwright.data.dataset import open_dataset
 from segwright.data.records import Problem, Record
 from segwright.search import cross_validation
@@ -56,7 +56,7 @@ def labels(values: tuple[int, ...] = (0, 1, 2), seed: int = 0) -> np.ndarray:
 
 
 def check(root: Path) -> CheckResult:
-    return inspect_path(root, workers=0)
+    return check_path(root, workers=0)
 
 
 def kinds(result: CheckResult, severity: str | None = None) -> set[str]:
@@ -177,7 +177,7 @@ def test_an_image_under_two_masks_is_an_error(tmp_path: Path) -> None:
     data = open_dataset(root)
     records = list(data.records)
     data.records = (*records, Record("again", records[0].image_path, records[1].mask_path))
-    result = inspect_dataset(data, workers=0)
+    result = check_dataset(data, workers=0)
     contradiction = found(result, "contradicting masks")
     assert contradiction.severity == "error" and "p0" in contradiction.message and "again" in contradiction.message
 
@@ -214,7 +214,7 @@ def counted(tmp_path: Path, counts: Mapping[str, Mapping[int, tuple[int, int]]])
     root = tree(tmp_path / "set", {f"p{i}": labels(seed=i) for i in range(6)}, "ground\nroad\ncar\npole\n")
     data = open_dataset(root)
     data.reader = Counting(data.reader, counts)
-    return inspect_dataset(data, workers=1)
+    return check_dataset(data, workers=1)
 
 
 def test_objects_are_compared_with_those_that_cover_pixels(tmp_path: Path) -> None:
@@ -251,7 +251,7 @@ def test_problems_of_opening_are_kept(tmp_path: Path) -> None:
         Problem("warning", "mask without image", "3 images of the list are missing", ("gone/0.jpg",)),
         Problem("warning", "image without mask", "2 rows have no mask"),
     ]
-    result = inspect_dataset(data, workers=0)
+    result = check_dataset(data, workers=0)
     assert [p.message for p in result.problems] == [p.message for p in data.problems]
 
 

@@ -25,11 +25,11 @@ from PIL import Image
 
 from segwright.core.errors import ImageReadError, UsageError
 from segwright.core.types import LabelSpace
-from segwright.data.check.aggregate import Totals
+from segwright.data.check.aggregate import CheckAccumulator
 from segwright.data.check.duplicates import ALIKE, BRIGHTNESS, find_pairs, join_alike
 from segwright.data.check.fingerprint import Fingerprint, class_pixels, fingerprint
 from segwright.data.check.rules import _pairing
-from segwright.data.check.runner import CheckResult, inspect_dataset, inspect_path
+from segwright.data.check.runner import CheckResult, check_dataset, check_path
 from segwright.data.dataset import open_dataset
 from segwright.data.records import Dataset, Record
 from segwright.demo.dataset import write_street_scenes
@@ -60,7 +60,7 @@ def tree(tmp_path: Path, scenes: list[tuple[np.ndarray, np.ndarray]]) -> Path:
 
 
 def check(root: Path) -> CheckResult:
-    return inspect_path(root, workers=0)
+    return check_path(root, workers=0)
 
 
 def only(result: CheckResult, kind: str, severity: str) -> tuple[str, list[str]]:
@@ -123,7 +123,7 @@ def test_cases_1_to_7_broken_files_all_at_once(
     Image.fromarray(image).quantize(32).save(buffer, "GIF")
     write_bytes(tree / "images" / "c6c.png", buffer.getvalue())
     write_mask(tree / "masks" / "c6c.png", labels)
-    result = inspect_path(tree, workers=1)  # in a child, as the command does
+    result = check_path(tree, workers=1)  # in a child, as the command does
     printed = capfd.readouterr().err
     assert "libpng" not in printed and "JPEG" not in printed  # what libraries print there stays there
     assert result.exit_code == 1
@@ -361,7 +361,7 @@ class Deadly:
 def test_a_file_that_kills_the_decoder_does_not_kill_the_check(tree: Path) -> None:
     data = open_dataset(tree)
     data.reader = Deadly(data.reader, data.label_space)
-    result = inspect_dataset(data, workers=1)
+    result = check_dataset(data, workers=1)
     message, names = only(result, "kills the decoder", "error")
     assert names == ["b.png"] and "signal 9" in message
     assert result.fingerprint is not None and result.fingerprint.examined == 3
@@ -382,7 +382,7 @@ def test_a_mask_that_contradicts_the_rest_comes_first(tmp_path: Path) -> None:
     result = check(root)
     assert result.exit_code == 0
     assert only_files(result, "suspicious masks")[0] == path.name
-    assert {result.suspects[0].label, result.suspects[0].looks_like} == {0, 2}
+    assert {result.outliers[0].label, result.outliers[0].looks_like} == {0, 2}
 
 
 def test_nothing_to_open_is_a_finding(tmp_path: Path) -> None:
@@ -438,7 +438,7 @@ def test_real_data_has_no_errors(name: str) -> None:
     data = open_dataset(root)
     if name == "camvid":  # a part of it: the whole is the benchmark's
         data.given = {split: tuple(records)[::12] for split, records in data.given.items()}
-    result = inspect_dataset(data)
+    result = check_dataset(data)
     assert result.errors == ()
 
 
@@ -535,9 +535,9 @@ def test_trainval_joins_and_is_no_side_of_its_own(tmp_path: Path, scenes: list[t
     data = open_dataset(root)
     records = list(data.records)
     data.given = {"train": records[:2], "val": records[2:], "trainval": records}
-    assert {p.kind for p in inspect_dataset(data, workers=0).errors} == {"shared between splits"}
+    assert {p.kind for p in check_dataset(data, workers=0).errors} == {"shared between splits"}
     data.given = {"train": records[:2], "trainval": records}
-    assert not inspect_dataset(data, workers=0).errors
+    assert not check_dataset(data, workers=0).errors
 
 
 @pytest.mark.parametrize(
@@ -554,7 +554,7 @@ def test_the_reason_of_an_error_makes_the_kind_and_not_its_words(tree: Path, rea
 
     data = open_dataset(tree)
     data.reader = Failing(data.reader, data.label_space)
-    only(inspect_dataset(data, workers=0), kind, "error")
+    only(check_dataset(data, workers=0), kind, "error")
 
 
 @pytest.mark.parametrize("error", [OSError("gone"), ValueError("odd"), MemoryError(), UsageError("unfit")])
@@ -567,7 +567,7 @@ def test_other_errors_of_reading_have_one_kind(tree: Path, error: Exception, tmp
 
     data = open_dataset(tree)
     data.reader = Failing(data.reader, data.label_space)
-    only(inspect_dataset(data, workers=0), "unreadable file", "error")
+    only(check_dataset(data, workers=0), "unreadable file", "error")
 
 
 def test_judging_takes_time_that_grows_with_the_files_not_with_their_square(tmp_path: Path) -> None:
@@ -576,7 +576,7 @@ def test_judging_takes_time_that_grows_with_the_files_not_with_their_square(tmp_
     records = [Record(f"{i}", Path(f"/x/{i}.png"), Path(f"/y/{i}.png") if i < 100 else None) for i in range(count)]
     data = Dataset(tmp_path, "folder", FakeReader(), tuple(records))  # type: ignore[arg-type]
     member = [["train"] if i < 120 else ["test"] for i in range(count)]
-    totals = Totals(("a", "b"), count)
+    totals = CheckAccumulator(("a", "b"), count)
     totals.unlabeled = list(range(100, count))
     began = time.process_time()
     problems = _pairing(data, records, member, totals)

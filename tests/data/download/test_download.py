@@ -24,7 +24,7 @@ from trees import make_image, mask
 from segwright.core.atomic_io import exclusive
 from segwright.core.errors import DownloadError, OutputError, UsageError
 from segwright.data.dataset import open_dataset
-from segwright.data.download.catalog import CATALOG, Downloadable, Remote
+from segwright.data.download.catalog import CATALOG, Archive, DatasetEntry
 from segwright.data.download.fetch import fetch, get
 from segwright.data.download.unpack import UnpackLimits, unpack
 from segwright.data.formats import FORMATS
@@ -365,9 +365,9 @@ def small_camvid(root: Path) -> bytes:
     return buffer.getvalue()
 
 
-def entry(server: Server) -> dict[str, Downloadable]:
-    remote = Remote(server.url, "c.zip", len(server.body), hashlib.md5(server.body).hexdigest(), keep="Repo-1/CamVid")
-    return {"mini": Downloadable("mini", "Mini", (remote,), "camvid", "be kind", "http://home")}
+def entry(server: Server) -> dict[str, DatasetEntry]:
+    remote = Archive(server.url, "c.zip", len(server.body), hashlib.md5(server.body).hexdigest(), keep="Repo-1/CamVid")
+    return {"mini": DatasetEntry("mini", "Mini", (remote,), "camvid", "be kind", "http://home")}
 
 
 def test_get(server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -436,8 +436,8 @@ def test_get_asks_first(server: Server, tmp_path: Path) -> None:
 def test_get_goes_on_after_the_last_whole_archive(server: Server, tmp_path: Path) -> None:
     server.body = small_camvid(tmp_path / "made")
     one = entry(server)["mini"].files[0]
-    two = Remote(server.url.replace("data", "gone"), "two.zip", 10, None)
-    both = {"mini": Downloadable("mini", "Mini", (one, two), "camvid", "be kind", "http://home")}
+    two = Archive(server.url.replace("data", "gone"), "two.zip", 10, None)
+    both = {"mini": DatasetEntry("mini", "Mini", (one, two), "camvid", "be kind", "http://home")}
     server.plan("good", "gone")
     with pytest.raises(DownloadError, match="404"):
         get("mini", tmp_path / "out", catalog=both, yes=True)

@@ -492,7 +492,7 @@ def test_yolo_what_is_wrong(tmp_path: Path) -> None:
 def test_boxes_alone_are_no_segmentation(tmp_path: Path) -> None:
     make_image(tmp_path / "images/a.jpg", size=SIZE)
     write(tmp_path / "labels/a.txt", "0 0.5 0.5 0.2 0.2\n1 0.25 0.5 0.2 0.2\n")
-    assert FORMATS["yolo"].recognize(tmp_path) is None
+    assert FORMATS["yolo"].detect(tmp_path) is None
     for form in (None, "yolo"):
         with pytest.raises(FormatError, match="boxes, not polygons"):
             open_dataset(tmp_path, form)

@@ -170,7 +170,7 @@ def test_special_files_are_neither_listed_nor_read(tmp_path: Path, monkeypatch: 
     for name in ("train.txt", "list.json", "images"):
         with pytest.raises(DataError, match=r"not a regular file|cannot be opened"):
             text_files.read_bytes(tmp_path / name)
-        assert text_files.peek(tmp_path / name) == ""
+        assert text_files.read_ends(tmp_path / name) == ""
     with pytest.raises(FormatError, match="neither a file nor a folder"):
         Tree(tmp_path / "train.txt")
 
@@ -195,7 +195,7 @@ def test_unicode_encodings_are_read(tmp_path: Path, encoding: str) -> None:
     path = tmp_path / "a.json"
     path.write_bytes('{"name": "Straße 道路"}'.encode(encoding))
     assert text_files.read_json(path) == {"name": "Straße 道路"}
-    assert text_files.read_text(path) == text_files.peek(path) == '{"name": "Straße 道路"}'
+    assert text_files.read_text(path) == text_files.read_ends(path) == '{"name": "Straße 道路"}'
 
 
 def test_a_legacy_encoding_is_refused_with_its_readings(tmp_path: Path) -> None:

@@ -311,7 +311,7 @@ def test_relabeled(tmp_path: Path) -> None:
     make_image(tmp_path / "images/a.png")
     mask(tmp_path / "masks/a.png", [0, 1, 2])
     data = open_dataset(tmp_path)
-    merged = data.relabeled(LabelSpace(("thing", "rest"), mapping={0: 1, 1: 0, 2: 0, 255: 255}))
+    merged = data.with_label_space(LabelSpace(("thing", "rest"), mapping={0: 1, 1: 0, 2: 0, 255: 255}))
     assert set(np.unique(merged.all.read_mask(0))) == {0, 1} and merged.all.read_mask(0)[0, 0] == 1
     assert len(data.label_space) == 3 and data.all.read_mask(0).max() == 2, "the original stays"
 
@@ -411,8 +411,8 @@ def test_a_hundred_thousand_files_open_quickly(tmp_path: Path) -> None:
         (tmp_path / f"masks/{i}.png").hardlink_to(label)
     tree = Tree(tmp_path)
     started = time.process_time()
-    assert all(FORMATS[name].recognize(tree) is None for name in FORMATS if name != "folder")
-    assert FORMATS["folder"].recognize(tree)
+    assert all(FORMATS[name].detect(tree) is None for name in FORMATS if name != "folder")
+    assert FORMATS["folder"].detect(tree)
     assert time.process_time() - started < 15, "names are paired in seconds"
 
 

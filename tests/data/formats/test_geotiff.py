@@ -14,12 +14,12 @@ import pytest
 import tifffile
 
 from segwright.core.errors import ImageReadError, MissingExtraError
-from segwright.data.check.runner import inspect_dataset
+from segwright.data.check.runner import check_dataset
 from segwright.data.convert import convert
 from segwright.data.dataset import open_dataset
 from segwright.data.formats import geotiff
 from segwright.data.formats.georeference import georeference
-from segwright.imageio import extent, read_raster, read_window
+from segwright.imageio import read_raster, read_window, tiff_info
 
 SIZE = (300, 400)
 RNG = np.random.default_rng(0)
@@ -48,7 +48,7 @@ def test_windows_agree_with_the_whole(tmp_path: Path, compress: str | None, layo
     path = write(tmp_path / "x.tif", SCENE, interleave=interleave, **layout, **more)
     expected = np.moveaxis(SCENE, 0, 2)
     assert np.array_equal(read_raster(path), expected)
-    found = extent(path)
+    found = tiff_info(path)
     assert found is not None and (found.height, found.width, found.bands, found.dtype) == (*SIZE, 4, "uint16")
     for top, left, height, width in ((0, 0, 300, 400), (127, 255, 2, 2), (299, 399, 1, 1), (10, 100, 200, 260)):
         window = read_window(path, top, left, height, width)
@@ -86,7 +86,7 @@ def tree(folder: Path, **mask: Any) -> Path:
 
 
 def different(folder: Path) -> list[Any]:
-    result = inspect_dataset(open_dataset(folder), workers=0)
+    result = check_dataset(open_dataset(folder), workers=0)
     return [problem for problem in result.problems if problem.kind == "different ground"]
 
 
@@ -149,16 +149,16 @@ def test_big_rasters_are_cut_into_tiles(tmp_path: Path, monkeypatch: pytest.Monk
     for place, record in enumerate(data.records):
         t = record.payload
         whole[t.top : t.top + t.height, t.left : t.left + t.width] = data.all.read_mask(place)
-        raster = data.reader.raster(record)
+        raster = data.reader.read_bands(record)
         assert np.array_equal(raster, np.moveaxis(scene[:, t.top : t.top + t.height, t.left : t.left + t.width], 0, 2))
         assert data.all.read_image(place).shape == (200, 200, 2)
     assert np.array_equal(whole, labels), "they cover the raster once"
     assert sum(len(split) for split in data.splits.values()) == 9 and set(data.splits) == {"train", "val"}
-    assert not [p for p in inspect_dataset(data, workers=0).problems if p.severity == "error"]
+    assert not [p for p in check_dataset(data, workers=0).problems if p.severity == "error"]
     again = open_dataset(convert(data, "folder", tmp_path / "out"))
     assert [s.mask.tolist() for s in again] == [data.all.read_mask(i).tolist() for i in range(9)]
     assert np.array_equal(
-        read_raster(tmp_path / f"out/images/{data.all.ids[8]}.tif"), data.reader.raster(data.records[8])
+        read_raster(tmp_path / f"out/images/{data.all.ids[8]}.tif"), data.reader.read_bands(data.records[8])
     )
 
 

@@ -11,7 +11,7 @@ from PIL import Image
 from trees import make_image, mask
 
 from segwright.core.errors import FormatError, LabelError
-from segwright.data.check.runner import inspect_path
+from segwright.data.check.runner import check_path
 from segwright.data.dataset import open_dataset
 
 SIZE = (60, 80)
@@ -40,7 +40,7 @@ def test_blurred_masks_of_two_levels_open_with_a_warning(tmp_path: Path) -> None
     for i in range(4):
         make_image(tmp_path / f"images/{i}.png", size=SIZE, seed=i)
         levels(tmp_path / f"masks/{i}.jpg", (255, 255), i, quality=70)
-    result = inspect_path(tmp_path, workers=0)
+    result = check_path(tmp_path, workers=0)
     assert result.exit_code == 0 and any(p.kind == "anti-aliased masks" for p in result.warnings)
 
 
@@ -51,7 +51,7 @@ def test_numbers_of_objects_are_a_warning(tmp_path: Path) -> None:
         labels[5:30, 5:30], labels[35:50, 20:60] = 1000 + i, 2000 + i
         (tmp_path / "masks").mkdir(exist_ok=True)
         cv2.imwrite(str(tmp_path / f"masks/{i}.png"), labels)
-    [found] = [p for p in inspect_path(tmp_path, workers=0).problems if p.kind == "values of single masks"]
+    [found] = [p for p in check_path(tmp_path, workers=0).problems if p.kind == "values of single masks"]
     assert found.severity == "warning" and "10 of 11 values" in found.message and "instances" in (found.fix or "")
 
 

@@ -307,7 +307,7 @@ def test_voc_tree_with_other_classes(tmp_path: Path) -> None:
 
 def test_index_masks_among_color_masks_are_an_error(tmp_path: Path) -> None:
     """Read by color, the indices would be dark classes of their own."""
-    from segwright.data.check.runner import inspect_path
+    from segwright.data.check.runner import check_path
 
     for i in range(4):
         make_image(tmp_path / f"images/{i}.png", size=(16, 20), seed=i)
@@ -316,5 +316,5 @@ def test_index_masks_among_color_masks_are_an_error(tmp_path: Path) -> None:
         write_image(tmp_path / f"masks/{i}.png", shades) if i else write_mask(
             tmp_path / f"masks/{i}.png", numbers.astype(np.uint8)
         )
-    [found] = [p for p in inspect_path(tmp_path, workers=0).problems if p.kind == "mixed mask codings"]
+    [found] = [p for p in check_path(tmp_path, workers=0).problems if p.kind == "mixed mask codings"]
     assert found.severity == "error" and "1, 2" in found.message and "dark colors" in found.message

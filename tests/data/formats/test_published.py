@@ -9,7 +9,7 @@ import pytest
 from trees import SHARED, colored, make_image, mask, write
 
 from segwright.core.errors import DataError, FormatError, LabelError, UsageError
-from segwright.data.dataset import open_dataset, recognize
+from segwright.data.dataset import detect_format, open_dataset
 from segwright.data.formats import FORMATS
 from segwright.data.formats import camvid as camvid_format
 from segwright.data.formats.voc import voc_colors
@@ -247,7 +247,7 @@ def test_a_named_format_that_does_not_fit(tmp_path: Path, name: str) -> None:
 def test_format_overrides_what_is_recognized(tmp_path: Path) -> None:
     make_image(tmp_path / "train/0001TP_1.png")
     mask(tmp_path / "trainannot/0001TP_1.png", [0, 1])
-    assert recognize(tmp_path)[0].name == "camvid"
+    assert detect_format(tmp_path)[0].name == "camvid"
     data = open_dataset(tmp_path, format="folder")
     assert data.format == "folder" and len(data.label_space) == 2
 
