@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from segwright.core.errors import UsageError
-from segwright.losses.pixels import Pixels, SegmentationLoss, weighted_mean
+from segwright.losses.pixels import SegmentationLoss, SoftmaxStatistics, weighted_mean
 
 FAR = 1e6  # pixels: further than any image is wide
 REACH = 6.0  # in sigmas: beyond, the border's term is under w0·e^-18
@@ -41,9 +41,9 @@ class BorderCrossEntropy(SegmentationLoss):
         self.w0, self.sigma = w0, sigma
         self.background = 0 if background is None and self.classes == 2 else background
 
-    def compute(self, pixels: Pixels) -> Tensor:
+    def compute(self, pixels: SoftmaxStatistics) -> Tensor:
         extra = self.border_weights(pixels.raw_target).to(pixels.logits)
-        return weighted_mean(pixels.surprise, torch.where(pixels.valid, pixels.weights + extra, 0))
+        return weighted_mean(pixels.nll, torch.where(pixels.valid, pixels.weights + extra, 0))
 
     def amount(self, target: Tensor) -> Tensor:
         extra = self.border_weights(target).to(target.device, torch.float64)

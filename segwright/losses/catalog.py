@@ -16,7 +16,7 @@ from segwright.losses.border import BorderCrossEntropy
 from segwright.losses.crossentropy import OHEM, CrossEntropy, Focal
 from segwright.losses.lovasz import Lovasz
 from segwright.losses.overlap import Dice, FocalTversky, Jaccard, Tversky
-from segwright.losses.pixels import Pixels, SegmentationLoss
+from segwright.losses.pixels import SegmentationLoss, SoftmaxStatistics
 
 LOSSES: dict[str, Callable[..., SegmentationLoss]] = {
     "ce": CrossEntropy,
@@ -37,7 +37,6 @@ ALIASES = {
     "lovasz-softmax": "lovasz",
     "focaltversky": "focal-tversky",
 }
-AUX_WEIGHT = 0.4  # PSPNet, section 3.3
 
 Argument = float | int | bool
 
@@ -69,9 +68,8 @@ class LossSum(SegmentationLoss):
         super().__init__(classes=classes, ignore_index=ignore_index, class_weights=class_weights)
         self.terms = [term for term, _ in terms]
         self.parts = nn.ModuleList([part for _, part in terms])
-        self.needs = frozenset().union(*(part.needs for _, part in terms))
 
-    def compute(self, pixels: Pixels) -> Tensor:
+    def compute(self, pixels: SoftmaxStatistics) -> Tensor:
         total = pixels.logits.new_zeros(())
         for value in self._terms(pixels):
             total = total + value
@@ -79,7 +77,7 @@ class LossSum(SegmentationLoss):
 
     def values(self, logits: Tensor, target: Tensor) -> Tensor:
         with torch.autocast(device_type=logits.device.type, enabled=False):
-            return torch.stack(self._terms(self.pixels(logits, target)))
+            return torch.stack(self._terms(self.statistics(logits, target)))
 
     def amounts(self, target: Tensor) -> Tensor:
         return torch.stack([part.amount(target) for part in self._parts()])
@@ -91,13 +89,8 @@ class LossSum(SegmentationLoss):
     def _parts(self) -> list[SegmentationLoss]:
         return [part for part in self.parts if isinstance(part, SegmentationLoss)]
 
-    def _terms(self, pixels: Pixels) -> list[Tensor]:
+    def _terms(self, pixels: SoftmaxStatistics) -> list[Tensor]:
         return [term.weight * part.compute(pixels) for term, part in zip(self.terms, self._parts(), strict=True)]
-
-    def named(self, logits: Tensor, target: Tensor) -> dict[str, Tensor]:
-        """Each term's own value (without its weight) and graph, by name; for logs."""
-        pixels = self.pixels(logits, target)
-        return {str(t): part.compute(pixels) for t, part in zip(self.terms, self.parts, strict=True)}  # type: ignore[operator]
 
     def extra_repr(self) -> str:
         return "+".join(str(term) for term in self.terms)
@@ -195,28 +188,3 @@ def loss_arguments(name: str) -> dict[str, object]:
     """A loss's own arguments and their defaults, as the text form takes them."""
     parameters = inspect.signature(LOSSES[name]).parameters.values()
     return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
-
-
-def loss_with_aux(
-    loss: SegmentationLoss,
-    logits: Tensor,
-    aux: Mapping[str, Tensor],
-    target: Tensor,
-    weights: Mapping[str, float] | None = None,
-) -> dict[str, Tensor]:
-    """The loss of a network's output with auxiliary heads: ``main``, each head by name, and their weighted ``total``.
-
-    ``weights`` by head name; a head without one counts 0.4. A head's logits are brought to the target's size.
-    """
-    unknown = sorted(set(weights or {}) - set(aux))
-    if unknown and aux:
-        raise UsageError("no such auxiliary head", expected=", ".join(aux), found=", ".join(unknown))
-    values = {"main": loss(logits, target)}
-    total = values["main"]
-    for name, head in aux.items():
-        if head.shape[-2:] != target.shape[-2:]:
-            head = nn.functional.interpolate(head, size=target.shape[-2:], mode="bilinear", align_corners=False)
-        values[name] = loss(head, target)
-        total = total + (weights or {}).get(name, AUX_WEIGHT) * values[name]
-    values["total"] = total
-    return values

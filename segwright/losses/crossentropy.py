@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from segwright.core.errors import UsageError
-from segwright.losses.pixels import SPREAD, SURPRISE, Pixels, SegmentationLoss, weighted_mean
+from segwright.losses.pixels import SegmentationLoss, SoftmaxStatistics, weighted_mean
 
 
 class CrossEntropy(SegmentationLoss):
@@ -28,16 +28,14 @@ class CrossEntropy(SegmentationLoss):
         if not 0 <= smoothing < 1:
             raise UsageError("label smoothing is a share", expected="0 or more, below 1", found=str(smoothing))
         self.smoothing = smoothing
-        if smoothing:
-            self.needs = frozenset({SURPRISE, SPREAD})
 
-    def compute(self, pixels: Pixels) -> Tensor:
-        loss = weighted_mean(pixels.surprise, pixels.weights)
+    def compute(self, pixels: SoftmaxStatistics) -> Tensor:
+        loss = weighted_mean(pixels.nll, pixels.weights)
         if self.smoothing == 0:
             return loss
         total = pixels.weights.sum()
-        spread = pixels.mean_surprise.sum() / torch.where(total > 0, total, 1)
-        return (1 - self.smoothing) * loss + self.smoothing * spread
+        uniform = pixels.uniform_nll.sum() / torch.where(total > 0, total, 1)
+        return (1 - self.smoothing) * loss + self.smoothing * uniform
 
     def amount(self, target: Tensor) -> Tensor:
         return self.weighted_pixels(target)
@@ -57,12 +55,12 @@ class Focal(SegmentationLoss):
             raise UsageError("the focal exponent is not negative", found=str(gamma))
         self.gamma = gamma
 
-    def compute(self, pixels: Pixels) -> Tensor:
+    def compute(self, pixels: SoftmaxStatistics) -> Tensor:
         if self.gamma == 0:
-            return weighted_mean(pixels.surprise, pixels.weights)
+            return weighted_mean(pixels.nll, pixels.weights)
         # expm1 keeps 1 − p exact where p is nearly 1; the floor keeps the power's slope finite at p = 1 for gamma < 1
-        missing = (-torch.expm1(-pixels.surprise)).clamp_min(1e-12)
-        return weighted_mean(missing**self.gamma * pixels.surprise, pixels.weights)
+        missing = (-torch.expm1(-pixels.nll)).clamp_min(1e-12)
+        return weighted_mean(missing**self.gamma * pixels.nll, pixels.weights)
 
     def amount(self, target: Tensor) -> Tensor:
         return self.weighted_pixels(target)
@@ -79,16 +77,16 @@ class OHEM(SegmentationLoss):
             raise UsageError("OHEM's threshold and share lie in 0…1", found=f"threshold={threshold}, share={share}")
         self.threshold, self.share = threshold, share
 
-    def compute(self, pixels: Pixels) -> Tensor:
-        surprise, valid = pixels.surprise, pixels.valid
+    def compute(self, pixels: SoftmaxStatistics) -> Tensor:
+        nll, valid = pixels.nll, pixels.valid
         count = int(valid.sum())
         if count == 0:
-            return weighted_mean(surprise, pixels.weights)
+            return weighted_mean(nll, pixels.weights)
         limit = -torch.log(torch.tensor(self.threshold, dtype=torch.float64)).item()
-        hard = valid & (surprise.detach() > limit)
+        hard = valid & (nll.detach() > limit)
         least = max(1, round(self.share * count))
         if int(hard.sum()) < least:
-            among = surprise.detach()[valid]
+            among = nll.detach()[valid]
             # ties at the limit are kept together: which of two equal pixels counts must not depend on their order
-            hard = valid & (surprise.detach() >= among.kthvalue(count - least + 1).values)
-        return weighted_mean(surprise, pixels.weights * hard)
+            hard = valid & (nll.detach() >= among.kthvalue(count - least + 1).values)
+        return weighted_mean(nll, pixels.weights * hard)

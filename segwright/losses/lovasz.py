@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from segwright.losses.pixels import PROBABILITIES, Pixels, SegmentationLoss
+from segwright.losses.pixels import SegmentationLoss, SoftmaxStatistics
 
 
 class Lovasz(SegmentationLoss):
@@ -17,13 +17,11 @@ class Lovasz(SegmentationLoss):
     pools the batch, as the dataset's mean IoU does.
     """
 
-    needs = frozenset({PROBABILITIES})
-
     def __init__(self, *, per_image: bool = False, **common: Any) -> None:
         super().__init__(**common)
         self.per_image = self.decomposes = bool(per_image)
 
-    def compute(self, pixels: Pixels) -> Tensor:
+    def compute(self, pixels: SoftmaxStatistics) -> Tensor:
         p = pixels.probabilities.permute(0, 2, 3, 1)  # (N, H, W, K)
         if not self.per_image:
             return self._of(p[pixels.valid], pixels.target[pixels.valid], pixels) + 0 * p.sum()
@@ -38,7 +36,7 @@ class Lovasz(SegmentationLoss):
         labeled = (target != self.ignore_index).flatten(1)
         return (labeled.any(dim=1) if self.per_image else labeled).sum().double()
 
-    def _of(self, p: Tensor, target: Tensor, pixels: Pixels) -> Tensor:
+    def _of(self, p: Tensor, target: Tensor, pixels: SoftmaxStatistics) -> Tensor:
         """``p`` (M, K), ``target`` (M,) without ignored pixels."""
         present = torch.bincount(target, minlength=pixels.classes).nonzero().flatten().tolist()
         total, weight_sum = p.new_zeros(()), 0.0

@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor
 
 from segwright.core.errors import UsageError
-from segwright.losses.pixels import OVERLAP, Pixels, SegmentationLoss, mean_over_present
+from segwright.losses.pixels import SegmentationLoss, SoftmaxStatistics, mean_over_present
 
 
 class Tversky(SegmentationLoss):
@@ -23,7 +23,6 @@ class Tversky(SegmentationLoss):
     """
 
     exponent = 1.0
-    needs = frozenset({OVERLAP})
 
     def __init__(self, *, alpha: float = 0.3, beta: float = 0.7, smooth: float = 0.0, **common: Any) -> None:
         super().__init__(**common)
@@ -34,7 +33,7 @@ class Tversky(SegmentationLoss):
             )
         self.alpha, self.beta, self.smooth = alpha, beta, smooth
 
-    def compute(self, pixels: Pixels) -> Tensor:
+    def compute(self, pixels: SoftmaxStatistics) -> Tensor:
         counts = pixels.overlap
         hit = counts.intersection
         false_positive, false_negative = counts.predicted - hit, counts.truth - hit

@@ -2,8 +2,8 @@
 
 Nearly every segmentation loss is a function of a few quantities: the negative log-probability of the true class at
 each pixel (cross-entropy, focal, OHEM, border-weighted), the same averaged over all classes (label smoothing), and
-three sums per class (Dice, Jaccard, Tversky). :class:`Pixels` computes them once for all terms of a sum, in fp32
-(fp64 stays).
+three sums per class (Dice, Jaccard, Tversky). :class:`SoftmaxStatistics` computes each at most once for all terms of a
+sum, in fp32 (fp64 stays).
 """
 
 from __future__ import annotations
@@ -17,10 +17,6 @@ from torch import Tensor, nn
 
 from segwright.core.errors import LabelError, UsageError
 from segwright.core.types import IGNORE_INDEX
-from segwright.kernels import softmax
-
-SURPRISE, SPREAD, OVERLAP, PROBABILITIES = "surprise", "spread", "overlap", "probabilities"
-USE_KERNELS = True  # False: torch's own operations everywhere, which also have second derivatives
 
 
 class Overlap(NamedTuple):
@@ -31,24 +27,13 @@ class Overlap(NamedTuple):
     truth: Tensor  # how many pixels are k
 
 
-class Pixels:
-    """Logits and targets of one batch, and what follows from them, each computed at most once.
+class SoftmaxStatistics:
+    """Logits and targets of one batch, and the statistics of their softmax, each computed at most once.
 
     ``logits`` (N, K, H, W) fp32 or fp64; ``target`` (N, H, W) of any integer type, 0…K-1 or ``ignore_index``.
-    ``needs`` (of SURPRISE, SPREAD, OVERLAP, PROBABILITIES) says what will be asked for: where our CPU kernels take the
-    logits, they make all of it in one pass.
     """
 
-    def __init__(
-        self,
-        logits: Tensor,
-        target: Tensor,
-        *,
-        ignore_index: int,
-        class_weights: Tensor | None,
-        needs: frozenset[str] = frozenset(),
-    ) -> None:
-        self.needs = needs
+    def __init__(self, logits: Tensor, target: Tensor, *, ignore_index: int, class_weights: Tensor | None) -> None:
         self.logits = logits
         self.raw_target = target
         self.class_weights = None if class_weights is None else class_weights.to(logits.dtype)
@@ -83,42 +68,23 @@ class Pixels:
         return self.log_probabilities.exp()
 
     @cached_property
-    def fused(self) -> tuple[Tensor, Tensor, Tensor] | None:
-        """What the CPU kernels make; None where they do not apply, or the probabilities are needed anyway."""
-        if PROBABILITIES in self.needs or not self.needs or not USE_KERNELS or not softmax.usable(self.logits):
-            return None
-        weights = self.class_weights
-        if weights is None:
-            weights = torch.ones(self.classes)
-        found: tuple[Tensor, Tensor, Tensor] = softmax.SoftmaxStatistics.apply(
-            self.logits, self.raw_target, weights, self.ignore_index, SPREAD in self.needs, OVERLAP in self.needs
-        )
-        return found
-
-    @cached_property
-    def surprise(self) -> Tensor:
-        """(N, H, W): −log p of the true class, 0 where ignored."""
-        if self.fused is not None:
-            return self.fused[0]
+    def nll(self) -> Tensor:
+        """(N, H, W): the negative log-likelihood −log p of the true class, 0 where ignored."""
         picked = self.log_probabilities.gather(1, self.target[:, None])[:, 0]
         return torch.where(self.valid, -picked, 0)
 
     @cached_property
-    def mean_surprise(self) -> Tensor:
+    def uniform_nll(self) -> Tensor:
         """(N, H, W): the mean over the classes of −w_k log p_k, 0 where ignored. For label smoothing."""
-        if self.fused is not None and SPREAD in self.needs:
-            return self.fused[1]
         if self.class_weights is None:
-            spread = self.log_probabilities.mean(dim=1)
+            mean = self.log_probabilities.mean(dim=1)
         else:
-            spread = torch.einsum("nkhw,k->nhw", self.log_probabilities, self.class_weights) / self.classes
-        return torch.where(self.valid, -spread, 0)
+            mean = torch.einsum("nkhw,k->nhw", self.log_probabilities, self.class_weights) / self.classes
+        return torch.where(self.valid, -mean, 0)
 
     @cached_property
     def overlap(self) -> Overlap:
         """The soft counts of the batch, which Dice, Jaccard and Tversky are ratios of."""
-        if self.fused is not None and OVERLAP in self.needs:
-            return Overlap(*self.fused[2].unbind())
         p = self.probabilities * self.valid[:, None]
         true_p = torch.where(self.valid, p.gather(1, self.target[:, None])[:, 0], 0).flatten()
         flat = self.target.flatten()
@@ -140,7 +106,6 @@ class SegmentationLoss(nn.Module):
 
     class_weights: Tensor | None
     decomposes = False  # whether the value is a sum over pixels or images divided by an amount of the targets alone
-    needs: frozenset[str] = frozenset({SURPRISE})  # what compute asks of Pixels
 
     def __init__(self, *, classes: int, ignore_index: int = IGNORE_INDEX, class_weights: Tensor | None = None) -> None:
         super().__init__()
@@ -154,20 +119,18 @@ class SegmentationLoss(nn.Module):
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
         """``logits`` (N, K, H, W) of any float type, ``target`` (N, H, W) of any integer type."""
         with torch.autocast(device_type=logits.device.type, enabled=False):
-            return self.compute(self.pixels(logits, target))
+            return self.compute(self.statistics(logits, target))
 
-    def pixels(self, logits: Tensor, target: Tensor) -> Pixels:
+    def statistics(self, logits: Tensor, target: Tensor) -> SoftmaxStatistics:
         """Shapes and values checked, logits in fp32 or fp64."""
         check_shapes(logits, target, self.classes)
         if target.device.type == "cpu":  # on a GPU the check would wait for the device
             check_values(target, self.classes, self.ignore_index)
         if logits.dtype not in (torch.float32, torch.float64):
             logits = logits.float()
-        return Pixels(
-            logits, target, ignore_index=self.ignore_index, class_weights=self.class_weights, needs=self.needs
-        )
+        return SoftmaxStatistics(logits, target, ignore_index=self.ignore_index, class_weights=self.class_weights)
 
-    def compute(self, pixels: Pixels) -> Tensor:
+    def compute(self, pixels: SoftmaxStatistics) -> Tensor:
         """The scalar loss, with a graph even where nothing counts."""
         raise UsageError("a loss implements compute", where=type(self).__name__)
 
