@@ -110,7 +110,7 @@ RENAMED = {
     "pages": "reports",
     "pages.charts": "reports.charts",
     "pages.markup": "reports.html",
-    "pages.style": "reports.style",
+    "pages.style": "reports.html",
     "postprocess.chain": "postprocess.pipeline",
     "postprocess.crf_torch": "postprocess.crf_layer",
     "postprocess.meanfield": "kernels.mean_field",

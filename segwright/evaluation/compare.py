@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,7 @@ from segwright.core.progress import literal
 from segwright.evaluation.evaluate import Evaluation
 from segwright.evaluation.sequences import Independent
 from segwright.metrics.intervals import PairedDifference, paired_difference
+from segwright.reports import percent
 
 
 @dataclass(frozen=True)
@@ -92,9 +93,9 @@ def render_comparison(comparison: Comparison, console: Console) -> None:
             interval_text(found.miou_ci95),
             "baseline" if d is None else f"{100 * d.difference:+.2f}",
             "" if d is None else interval_text((d.low, d.high), signed=True),
-            _per_cent(found.pixel_accuracy),
-            _per_cent(found.mean_dice),
-            _per_cent(found.boundary_iou),
+            percent(found.pixel_accuracy),
+            percent(found.mean_dice),
+            percent(found.boundary_iou),
         )
     console.print(table)
     over = comparison.independent
@@ -128,53 +129,42 @@ def interval_text(interval: tuple[float, float], *, signed: bool = False) -> str
 
 def comparison_page(comparison: Comparison, *, command: str = "") -> str:
     """The same as one self-contained HTML page, with the per-class IoU of every model side by side."""
-    names = list(comparison.evaluations)
-    first = comparison.evaluations[names[0]]
-    rows: list[Sequence[object]] = []
+    evaluations = list(comparison.evaluations.values())
+    first, over = evaluations[0], comparison.independent
+    models = []
     for name, found in comparison.evaluations.items():
         d = comparison.differences.get(name)
-        rows.append(
-            (
-                name,
-                reports.bar(found.miou, label=_per_cent(found.miou)),
-                interval_text(found.miou_ci95),
-                "baseline" if d is None else f"{100 * d.difference:+.2f}",
-                "" if d is None else interval_text((d.low, d.high), signed=True),
-                _per_cent(found.pixel_accuracy),
-                _per_cent(found.boundary_iou),
-            )
+        models.append(
+            {
+                "name": name,
+                "miou": found.miou,
+                "interval": interval_text(found.miou_ci95),
+                "difference": "baseline" if d is None else f"{100 * d.difference:+.2f}",
+                "difference_interval": "" if d is None else interval_text((d.low, d.high), signed=True),
+                "pixel_accuracy": found.pixel_accuracy,
+                "boundary_iou": found.boundary_iou,
+            }
         )
-    headers = ("model", "mIoU %", "95 % interval", "difference", "95 % of it", "pixel acc. %", "boundary IoU %")
     classes = [
-        (
-            reports.join((reports.swatch(color), class_name)),
-            *(_per_cent(float(e.scores.iou[i])) for e in _all(comparison)),
-        )
-        for i, (class_name, color) in enumerate(zip(first.label_space.names, first.label_space.colors, strict=True))
+        {"name": name, "color": color, "ious": [float(e.scores.iou[i]) for e in evaluations]}
+        for i, (name, color) in enumerate(zip(first.label_space.names, first.label_space.colors, strict=True))
     ]
-    verdicts = (
-        reports.paragraph(f"{name}: {verdict(d, comparison.baseline, comparison.independent)}", kind=_mood(d))
-        for name, d in comparison.differences.items()
-    )
-    limits = reports.paragraph(first.independent.note, kind="warn") if first.independent.note else ""
     return reports.page(
-        "Model comparison",
-        reports.heading("Model comparison", f"{first.images} images of split {first.split}", kicker="segwright"),
-        reports.section("Mean IoU", *verdicts, limits, reports.card(reports.table(headers, rows, numeric=(2, 3, 4, 5,
-        6))),
-                      note=f"The interval of the difference draws the same {first.independent.over} for both models."),
-        reports.section("Classes", reports.card(reports.table(("IoU %", *names), classes, numeric=range(1, len(names) +
-        1)))), reports.section("Command", reports.code(command)) if command else "",
-    )  # fmt: skip
+        "comparison.html.j2",
+        title="Model comparison",
+        lead=f"{first.images} images of split {first.split}",
+        over=over.over,
+        verdicts=[
+            (_verdict_style(d), f"{name}: {verdict(d, comparison.baseline, over)}")
+            for name, d in comparison.differences.items()
+        ],
+        limits=over.note,
+        models=models,
+        names=list(comparison.evaluations),
+        classes=classes,
+        command=command,
+    )
 
 
-def _all(comparison: Comparison) -> list[Evaluation]:
-    return list(comparison.evaluations.values())
-
-
-def _mood(d: PairedDifference) -> str:
+def _verdict_style(d: PairedDifference) -> str:
     return "warn" if not d.clear else "good" if d.low > 0 else "bad"
-
-
-def _per_cent(value: float) -> str:
-    return "–" if np.isnan(value) else f"{100 * value:.1f}"

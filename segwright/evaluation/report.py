@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,14 +15,13 @@ import numpy.typing as npt
 
 from segwright import reports
 from segwright.core.errors import SegwrightError
-from segwright.core.progress import duration
 from segwright.core.types import IGNORE_INDEX, LabelSpace, blend
 from segwright.evaluation.compare import interval_text
 from segwright.evaluation.evaluate import Evaluation, Example, Labeled
 from segwright.evaluation.terminal import notes
 from segwright.imageio import UInt8Array
 from segwright.metrics.confusion import CONVENTIONS
-from segwright.reports import Markup, Number, Series
+from segwright.reports import Markup, Number, Series, percent
 
 IMAGE_SIDE = 400  # pixels: sharp on a phone's screen and in a quarter of a desktop's width
 TOP_CONFUSIONS = 8
@@ -66,21 +65,38 @@ def write_report(path: str | Path, evaluation: Evaluation, split: Labeled, facts
 def report_page(evaluation: Evaluation, split: Labeled, facts: RunFacts) -> str:
     """The page as a string."""
     e = evaluation
-    lead = f"{e.images} images of split {e.split}, {e.label_space.classes} classes"
-    model = ", ".join(f"{value}" for value in facts.model.values())
+    total = max(1, int(e.scores.pixels.sum()))
     return reports.page(
-        facts.title,
-        reports.heading(facts.title, *filter(None, (model, lead)), kicker="segwright report"),
-        _headline(e),
-        _in_words(e),
-        _curves(facts.history, facts.afterwards),
-        _classes(e),
-        _confusion(e),
-        _images("The worst images", e.worst, e, split, "The lowest mean IoU over the classes of the image."),
-        _images("The best images", e.best, e, split, ""),
-        _spread(e),
-        _how(e, facts),
-        footer=f"Made by segwright in {duration(e.seconds)}. Figures in per cent; convention: {e.convention}.",
+        "evaluation.html.j2",
+        title=facts.title,
+        leads=(
+            ", ".join(f"{value}" for value in facts.model.values()),
+            f"{e.images} images of split {e.split}, {e.label_space.classes} classes",
+        ),
+        tiles=_headline(e),
+        sentences=_in_words(e),
+        warnings=notes(e),
+        curves=_curves(facts.history),
+        training_remarks=_training_remarks(facts),
+        classes=[
+            {**row, "color": color, "share": row["pixels"] / total}
+            for row, color in zip(e.per_class, e.label_space.colors, strict=True)
+        ],
+        confusion=_confusion(e),
+        confusions=_common_errors(e),
+        image_legend=[*zip(e.label_space.names, e.label_space.colors, strict=True), ("wrong", MISSED)],
+        worst=_images(e.worst, split),
+        best=_images(e.best, split),
+        spread=_spread(e),
+        facts=facts,
+        made_with=[
+            (title, list(items.items()))
+            for title, items in (("Model", facts.model), ("Versions", facts.versions), ("Licenses", facts.licenses))
+            if items
+        ],
+        conventions=[(name, CONVENTIONS[name][0], value) for name, value in e.by_convention().items()],
+        seconds=e.seconds,
+        convention=e.convention,
     )
 
 
@@ -105,73 +121,75 @@ def read_history(path: str | Path) -> list[dict[str, Any]]:
 # Figures
 
 
-def _headline(e: Evaluation) -> Markup:
+def _headline(e: Evaluation) -> list[Number]:
     interval = interval_text(e.miou_ci95)
     tiles = [
         Number(
             "mean IoU",
-            _per_cent(e.miou),
+            f"{percent(e.miou)} %",
             f"95 % interval {interval} over {e.independent}" if interval else "one image: no interval",
         ),
-        Number("pixel accuracy", _per_cent(e.pixel_accuracy)),
-        Number("mean accuracy", _per_cent(e.mean_accuracy), "mean recall"),
-        Number("weighted IoU", _per_cent(e.fwiou), "by frequency"),
-        Number("mean Dice", _per_cent(e.mean_dice)),
+        Number("pixel accuracy", f"{percent(e.pixel_accuracy)} %"),
+        Number("mean accuracy", f"{percent(e.mean_accuracy)} %", "mean recall"),
+        Number("weighted IoU", f"{percent(e.fwiou)} %", "by frequency"),
+        Number("mean Dice", f"{percent(e.mean_dice)} %"),
     ]
     if e.boundary is not None:
-        tiles.append(Number("boundary IoU", _per_cent(e.boundary_iou)))
+        tiles.append(Number("boundary IoU", f"{percent(e.boundary_iou)} %"))
     if e.calibration is not None:
-        tiles.append(Number("calibration error", _per_cent(e.calibration.ece()), "0 is perfect"))
-    return reports.numbers(tiles)
+        tiles.append(Number("calibration error", f"{percent(e.calibration.ece())} %", "0 is perfect"))
+    return tiles
 
 
-def _in_words(e: Evaluation) -> Markup:
-    """The two or three sentences a colleague would ask for, and what to know before trusting the figures."""
+def _in_words(e: Evaluation) -> list[str]:
+    """The scores in two or three sentences."""
     defined = [i for i in range(e.label_space.classes) if not math.isnan(e.scores.iou[i])]
     ranked = sorted(defined, key=lambda i: float(e.scores.iou[i]))
     names = e.label_space.names
     sentences = []
     if len(ranked) > 1:
-        weak = ", ".join(f"{names[i]} ({_per_cent(float(e.scores.iou[i]))})" for i in ranked[:3])
-        strong = ", ".join(f"{names[i]} ({_per_cent(float(e.scores.iou[i]))})" for i in ranked[:-4:-1])
+        weak = ", ".join(f"{names[i]} ({percent(float(e.scores.iou[i]))})" for i in ranked[:3])
+        strong = ", ".join(f"{names[i]} ({percent(float(e.scores.iou[i]))})" for i in ranked[:-4:-1])
         sentences.append(f"Strongest classes: {strong}. Weakest: {weak}.")
     confused = confusions(e.matrix)
     if confused:
-        truth, said, _, of_errors, of_truth = confused[0]
+        truth, predicted, _, of_errors, of_truth = confused[0]
         sentences.append(
-            f"The commonest confusion: {names[truth]} taken for {names[said]} ({100 * of_truth:.0f} % of the pixels "
-            f"of {names[truth]}, {100 * of_errors:.0f} % of all wrong pixels)."
+            f"The commonest confusion: {names[truth]} taken for {names[predicted]} ({100 * of_truth:.0f} % of the "
+            f"pixels of {names[truth]}, {100 * of_errors:.0f} % of all wrong pixels)."
         )
-    boxes = [reports.paragraph(note, kind="warn") for note in notes(e)]
-    return (
-        reports.section("In short", *(reports.paragraph(text) for text in sentences), *boxes)
-        if sentences or boxes
-        else (Markup(""))
-    )
+    return sentences
 
 
-def _curves(history: Sequence[Mapping[str, Any]], afterwards: str) -> Markup:
-    """Loss, score, learning rate and speed over the steps, as far as the log holds them."""
+def _own_loss(history: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether every step has the loss of the output alone; logs of earlier versions have only the sum with the
+    auxiliary heads."""
+    return all("main_loss" in entry for entry in history if "loss" in entry)
+
+
+def _curves(history: Sequence[Mapping[str, Any]]) -> list[tuple[str, Markup]]:
+    """Loss, score, learning rate and speed over the steps, as far as the log has them: titles and charts."""
     cards = []
-    # Runs of before the output's own loss was logged have the whole, with the auxiliary heads.
-    own = all("main_loss" in entry for entry in history if "loss" in entry)
+    own = _own_loss(history)
     training = ("main_loss", "training (augmented crops)") if own else ("loss", "training (crops, auxiliary heads)")
-    for title, keys, zero in (
-        ("Loss", (training, ("val_loss", "validation (whole images)")), True),
-        ("Validation mean IoU, %", (("val_miou", "val_miou"),), False),
-        ("Learning rate", (("lr", "lr"),), True),
-        ("Images per second", (("images_per_second", "images_per_second"),), True),
-        ("Time spent waiting for images, %", (("loader_share", "loader_share"),), True),
+    for title, label, keys, zero in (
+        ("Loss", "loss", (training, ("val_loss", "validation (whole images)")), True),
+        ("Validation mean IoU", "mean IoU, %", (("val_miou", "val_miou"),), False),
+        ("Learning rate", "learning rate", (("lr", "lr"),), True),
+        ("Throughput", "images per second", (("images_per_second", "images_per_second"),), True),
+        ("Time spent waiting for images", "share of the time, %", (("loader_share", "loader_share"),), True),
     ):
         series = [s for key, name in keys if (s := _series(history, key, name)) is not None]
         if series:
-            cards.append(
-                reports.card(reports.line_chart(series, x_label="step", y_label=title, zero=zero), title=title)
-            )
-    said = [reports.paragraph(afterwards)] if afterwards else []
-    if any("val_loss" in entry for entry in history):
-        said.append(reports.paragraph(OWN_LOSS if own else OTHER_LOSS))
-    return reports.section("Training", *said, reports.grid(*cards, wide=True)) if cards else Markup("")
+            cards.append((title, reports.line_chart(series, x_label="step", y_label=label, zero=zero)))
+    return cards
+
+
+def _training_remarks(facts: RunFacts) -> list[str]:
+    remarks = [facts.afterwards] if facts.afterwards else []
+    if any("val_loss" in entry for entry in facts.history):
+        remarks.append(OWN_LOSS if _own_loss(facts.history) else OTHER_LOSS)
+    return remarks
 
 
 def _series(history: Sequence[Mapping[str, Any]], key: str, name: str) -> Series | None:
@@ -181,23 +199,6 @@ def _series(history: Sequence[Mapping[str, Any]], key: str, name: str) -> Series
         return None
     scale = 100.0 if key in ("val_miou", "loader_share") else 1.0
     return Series(name, [x for x, _ in kept], [scale * y for _, y in kept])
-
-
-def _classes(e: Evaluation) -> Markup:
-    total = max(1, int(e.scores.pixels.sum()))
-    rows: list[Sequence[object]] = []
-    for row, color in zip(e.per_class, e.label_space.colors, strict=True):
-        rows.append(
-            (
-                reports.join((reports.swatch(color), row["name"])),
-                reports.bar(row["iou"], color=color, label=_per_cent(row["iou"])),
-                *(_per_cent(row[key]) for key in ("dice", "precision", "recall")),
-                f"{100 * row['pixels'] / total:.2f}",
-            )
-        )
-    headers = ("class", "IoU", "Dice", "precision", "recall", "share of pixels")
-    note = "In per cent. A dash: neither in the masks nor predicted; left out of the means."
-    return reports.section("Classes", reports.card(reports.table(headers, rows, numeric=(2, 3, 4, 5))), note=note)
 
 
 def confusions(matrix: npt.NDArray[np.int64], count: int = TOP_CONFUSIONS) -> list[tuple[int, int, int, float, float]]:
@@ -214,80 +215,68 @@ def confusions(matrix: npt.NDArray[np.int64], count: int = TOP_CONFUSIONS) -> li
     return found
 
 
-def _confusion(e: Evaluation) -> Markup:
-    names = e.label_space.names
-    if len(names) < 2:
-        return Markup("")
+def _confusion(e: Evaluation) -> Markup | None:
+    """The confusion matrix by rows; None for a single class."""
+    if len(e.label_space.names) < 2:
+        return None
     truth = e.matrix.sum(axis=1, keepdims=True)
     with np.errstate(invalid="ignore", divide="ignore"):
         shares = np.where(truth > 0, e.matrix / truth, np.nan)
-    rows = [
+    return reports.heatmap(shares, e.label_space.names, rows="truth", columns="predicted")
+
+
+def _common_errors(e: Evaluation) -> list[tuple[str, str, str, str]]:
+    names = e.label_space.names
+    return [
         (names[i], names[j], f"{100 * of_truth:.1f}", f"{100 * of_errors:.1f}")
         for i, j, _, of_errors, of_truth in confusions(e.matrix)
     ]
-    headers = ("truth", "taken for", "% of class", "% of errors")
-    listing = reports.card(reports.table(headers, rows, numeric=(2, 3)), title="Commonest errors") if rows else ""
-    return reports.section(
-        "Confusion",
-        reports.tag(
-            "div",
-            reports.card(reports.heatmap(shares, names, rows="truth", columns="predicted")),
-            listing,
-            class_="columns",
-        ),
-        note="Each row is a true class: where its pixels went, in per cent of the row. "
-        "Beside it, the commonest errors: their share of the true class's pixels, and of all wrong pixels.",
-    )
 
 
-def _spread(e: Evaluation) -> Markup:
-    """How the images differ, and whether confidences can be believed."""
+def _spread(e: Evaluation) -> list[tuple[str, Markup]]:
+    """How the images differ, and how well confidence predicts accuracy: titles and charts."""
     cards = []
     values = e.per_image[~np.isnan(e.per_image)]
     if len(values) > 1:
         counts, edges = np.histogram(values, bins=10, range=(0, 1))
         labels = [f"{100 * edge:.0f}" for edge in edges[:-1]]
         chart = reports.bar_chart(labels, counts.tolist(), x_label="mean IoU of the image, %", y_label="images")
-        cards.append(reports.card(chart, title="Images by their own mean IoU"))
+        cards.append(("Images by their own mean IoU", chart))
     if e.calibration is not None:
         bins = e.calibration.reliability()
         measured = Series("measured", (100 * bins.confidence).tolist(), (100 * bins.accuracy).tolist())
         ideal = Series("perfect", [0.0, 100.0], [0.0, 100.0])
-        chart = reports.line_chart([measured, ideal], x_label="confidence, %", y_label="right, %", zero=True)
-        cards.append(reports.card(chart, title=f"Right, % – calibration error {_per_cent(e.calibration.ece())}"))
-    return reports.section("Spread", reports.grid(*cards, wide=True)) if cards else Markup("")
+        chart = reports.line_chart([measured, ideal], x_label="confidence, %", y_label="correct pixels, %", zero=True)
+        cards.append((f"Calibration: error {percent(e.calibration.ece())} %", chart))
+    return cards
 
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Images
 
 
-def _images(title: str, examples: Sequence[Example], e: Evaluation, split: Labeled, note: str) -> Markup:
-    rows = [row for example in examples if (row := _row(example, split)) is not None]
-    if not rows:
-        return Markup("")
-    key = reports.legend([*zip(e.label_space.names, e.label_space.colors, strict=True), ("wrong", MISSED)])
-    return reports.section(title, reports.card(key), *rows, note=note)
+def _images(examples: Sequence[Example], split: Labeled) -> list[tuple[str, list[tuple[bytes, str]]]]:
+    """Per example a caption and its figures, each the bytes of an image and a label."""
+    return [row for example in examples if (row := _example(example, split)) is not None]
 
 
-def _row(example: Example, split: Labeled) -> Markup | None:
+def _example(example: Example, split: Labeled) -> tuple[str, list[tuple[bytes, str]]] | None:
     try:
         image, mask = split.read_image(example.index), split.read_mask(example.index)
     except (SegwrightError, OSError):
         return None
     if mask is None:
         return None
-    shrunk, truth, said = fit(image, mask, example.labels)
+    shrunk, truth, predicted = fit(image, mask, example.labels)
     space = split.label_space
-    caption = f"{example.id} – mean IoU {_per_cent(example.miou)}"
     shown = (
         ("image", shrunk),
         ("truth", _colored(shrunk, truth, truth, space)),
-        ("prediction", _colored(shrunk, said, truth, space)),
-        ("errors", error_map(shrunk, said, truth)),
+        ("prediction", _colored(shrunk, predicted, truth, space)),
+        ("errors", error_map(shrunk, predicted, truth)),
     )
-    figures = [reports.figure(reports.encode_thumbnail(pixels, IMAGE_SIDE), label) for label, pixels in shown]
-    return reports.strip(caption, figures)
+    figures = [(reports.encode_thumbnail(pixels, IMAGE_SIDE), label) for label, pixels in shown]
+    return f"{example.id} – mean IoU {percent(example.miou)} %", figures
 
 
 def fit(image: UInt8Array, mask: UInt8Array, labels: UInt8Array) -> tuple[UInt8Array, UInt8Array, UInt8Array]:
@@ -299,8 +288,8 @@ def fit(image: UInt8Array, mask: UInt8Array, labels: UInt8Array) -> tuple[UInt8A
         image = np.repeat(image[..., :1], 3, axis=2)
     small = np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA), np.uint8)
     truth = np.asarray(cv2.resize(mask, size, interpolation=cv2.INTER_NEAREST_EXACT), np.uint8)
-    said = np.asarray(cv2.resize(labels, size, interpolation=cv2.INTER_NEAREST_EXACT), np.uint8)
-    return small, truth, said
+    predicted = np.asarray(cv2.resize(labels, size, interpolation=cv2.INTER_NEAREST_EXACT), np.uint8)
+    return small, truth, predicted
 
 
 def _colored(image: UInt8Array, labels: UInt8Array, truth: UInt8Array, space: LabelSpace) -> UInt8Array:
@@ -319,44 +308,3 @@ def error_map(image: UInt8Array, labels: UInt8Array, truth: UInt8Array) -> UInt8
 def _shade_ignored(shown: UInt8Array, image: UInt8Array, truth: UInt8Array) -> UInt8Array:
     dark = (image.astype(np.float32) * IGNORED_SHADE).astype(np.uint8)
     return np.where((truth == IGNORE_INDEX)[..., None], dark, shown)
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# How it was made
-
-
-def _how(e: Evaluation, facts: RunFacts) -> Markup:
-    parts: list[object] = []
-    if facts.command:
-        parts.append(reports.code(facts.command))
-    if facts.plan:
-        rows = [
-            (what, reports.tag("span", value, class_="wrap"), reports.tag("span", why, class_="wrap"))
-            for what, value, why in facts.plan
-        ]
-        parts.append(reports.card(reports.table(("chosen", "value", "because"), rows), title="The plan"))
-    cards = [
-        reports.card(reports.definitions(items), title=title)
-        for title, items in (
-            ("Model", facts.model.items()),
-            ("Versions", facts.versions.items()),
-            ("Licenses", facts.licenses.items()),
-        )
-        if items
-    ]
-    if cards:
-        parts.append(reports.grid(*cards))
-    parts.append(reports.details("The same predictions by other code's conventions", _conventions(e)))
-    return reports.section("How it was made", *parts)
-
-
-def _conventions(e: Evaluation) -> Markup:
-    rows: Iterable[Sequence[object]] = [
-        (name, reports.tag("span", CONVENTIONS[name][0], class_="wrap"), _per_cent(value))
-        for name, value in e.by_convention().items()
-    ]
-    return reports.card(reports.table(("convention", "rule", "mean IoU"), rows, numeric=(2,)))
-
-
-def _per_cent(value: float) -> str:
-    return "–" if math.isnan(value) else f"{100 * value:.1f}"

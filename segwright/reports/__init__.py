@@ -1,73 +1,43 @@
-"""Building blocks of self-contained HTML pages: one file, no script, nothing fetched, light and dark, down to a phone.
+"""HTML reports: one self-contained file each, nothing fetched, light and dark, from a phone to a desktop and to paper.
 
-Plain strings are escaped wherever they are put in; only :class:`Markup`, which these functions return, goes in as it
-is (:mod:`.markup`). Charts (:mod:`.charts`) are drawn for a narrow column: a page lays them side by side where there is
-room. The look of all is one style sheet (:mod:`.style`).
+:func:`page` renders a template of ``templates/`` (Jinja2, autoescaped; :mod:`.html`). Charts are SVG (:mod:`.charts`),
+drawn for a narrow column: a page lays them side by side if there is room.
 """
 
 from __future__ import annotations
 
+from markupsafe import Markup
+
 from segwright.reports.charts import Series, bar_chart, heatmap, line_chart, nice_ticks, scatter_chart
 from segwright.reports.html import (
     Color,
-    Markup,
     Number,
-    bar,
-    card,
-    code,
-    definitions,
-    details,
+    content_hash,
     encode_thumbnail,
-    figure,
-    grid,
-    heading,
-    image,
-    join,
-    legend,
-    numbers,
+    environment,
     page,
-    paragraph,
-    section,
-    strip,
-    swatch,
-    table,
-    tag,
-    text,
+    percent,
+    render,
+    static_text,
     write_page,
 )
-from segwright.reports.style import STYLE
 
 __all__ = [
-    "STYLE",
     "Color",
     "Markup",
     "Number",
     "Series",
-    "bar",
     "bar_chart",
-    "card",
-    "code",
-    "definitions",
-    "details",
+    "content_hash",
     "encode_thumbnail",
-    "figure",
-    "grid",
-    "heading",
+    "environment",
     "heatmap",
-    "image",
-    "join",
-    "legend",
     "line_chart",
     "nice_ticks",
-    "numbers",
     "page",
-    "paragraph",
+    "percent",
+    "render",
     "scatter_chart",
-    "section",
-    "strip",
-    "swatch",
-    "table",
-    "tag",
-    "text",
+    "static_text",
     "write_page",
 ]

@@ -1,19 +1,20 @@
-"""Charts as SVG, drawn for a column of some 400 px so that their text stays legible on a phone; and the heat map."""
+"""Charts as SVG, drawn for a column of about 400 px so that their text stays legible on a phone; and the heat map."""
 
 from __future__ import annotations
 
-import html
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+from markupsafe import Markup, escape
 
-from segwright.reports.html import Markup, encode_thumbnail, figure, join, paragraph, tag, text
+from segwright.core.progress import visible
+from segwright.reports.html import encode_thumbnail, render
 
-CHART_WIDTH, CHART_HEIGHT = 420, 230
-MARGIN_LEFT, MARGIN_RIGHT, MARGIN_TOP, MARGIN_BOTTOM = 46, 12, 10, 34
+CHART_WIDTH, CHART_HEIGHT = 420, 246
+MARGIN_LEFT, MARGIN_RIGHT, MARGIN_TOP, MARGIN_BOTTOM = 46, 12, 26, 34
 MAX_TABLE_CLASSES = 25  # a matrix of more classes is drawn as an image
 MAX_POINTS = 300  # a curve of more is averaged in buckets: the eye sees no more, and the file stays small
 
@@ -38,7 +39,7 @@ def scatter_chart(series: Sequence[Series], *, x_label: str = "", y_label: str =
 
 
 def bar_chart(labels: Sequence[str], values: Sequence[float], *, x_label: str = "", y_label: str = "") -> Markup:
-    """Upright bars from 0, one a label; for histograms and reliability diagrams."""
+    """Vertical bars from 0, one per label; for histograms."""
     top = max([v for v in values if math.isfinite(v)], default=0.0) or 1.0
     ticks = nice_ticks(0, top)
     frame = _Frame(0, max(1, len(values)), 0, max(ticks[-1], top))
@@ -51,7 +52,7 @@ def bar_chart(labels: Sequence[str], values: Sequence[float], *, x_label: str = 
             parts.append(
                 Markup(
                     f'<rect class="s0" x="{left:.1f}" y="{upper:.1f}" width="{right - left:.1f}" '
-                    f'height="{frame.y(0) - upper:.1f}" rx="2"><title>{text(label)}: {value:.4g}</title></rect>'
+                    f'height="{frame.y(0) - upper:.1f}" rx="2"><title>{_text(label)}: {value:.4g}</title></rect>'
                 )
             )
         if index % every == 0:
@@ -60,26 +61,27 @@ def bar_chart(labels: Sequence[str], values: Sequence[float], *, x_label: str = 
 
 
 def heatmap(values: npt.NDArray[np.float64], names: Sequence[str], *, rows: str, columns: str) -> Markup:
-    """A K×K matrix of shares in 0…1 (NaN: no such row), with its numbers in per cent; an image beyond 25 classes."""
+    """A K×K matrix of shares in 0…1 (NaN: no such row) with its numbers in per cent; an image if there are more than 25
+    classes."""
     if len(names) > MAX_TABLE_CLASSES:
         return _heat_image(values, rows, columns)
-    head = tag(
-        "tr",
-        tag("th", f"{rows} ↓  {columns} →", class_="corner"),
-        *(tag("th", tag("span", name), class_="turn", title=name) for name in names),
-    )
-    body = []
-    for name, row in zip(names, values.tolist(), strict=True):
-        cells = []
-        for column, value in zip(names, row, strict=True):
-            share = 0.0 if math.isnan(value) else min(max(value, 0.0), 1.0)
-            shown = f"{share * 100:.0f}" if share >= 0.005 else ""
-            kind = "heat hot" if share > 0.5 else "heat"
-            title = f"{name} → {column}: {share * 100:.2f} %"
-            # the power lifts the small shares, which are what one looks for, above the background
-            cells.append(tag("td", shown, class_=kind, style=f"--v:{share**0.7 * 100:.0f}%", title=title))
-        body.append(tag("tr", tag("th", name, class_="side"), *cells))
-    return tag("div", tag("table", tag("thead", head), tag("tbody", *body), class_="heatmap"), class_="scroll")
+    matrix = [
+        (name, [_heat_cell(value, column) for column, value in zip(names, row, strict=True)])
+        for name, row in zip(names, values.tolist(), strict=True)
+    ]
+    return render("heatmap.html.j2", rows=rows, columns=columns, names=names, matrix=matrix)
+
+
+def _heat_cell(value: float, column: str) -> dict[str, object]:
+    share = 0.0 if math.isnan(value) else min(max(value, 0.0), 1.0)
+    # The power lifts the small shares, which are the interesting ones, above the background. ``level``: 0…20.
+    return {
+        "column": column,
+        "level": math.ceil(20 * share**0.7 - 1e-9),
+        "hot": share > 0.5,
+        "shown": f"{share * 100:.0f}" if share >= 0.005 else "",
+        "exact": f"{share * 100:.2f} %",
+    }
 
 
 def _heat_image(values: npt.NDArray[np.float64], rows: str, columns: str) -> Markup:
@@ -90,7 +92,7 @@ def _heat_image(values: npt.NDArray[np.float64], rows: str, columns: str) -> Mar
     scale = max(2, 700 // len(values))
     pixels = np.repeat(np.repeat(cells, scale, axis=0), scale, axis=1)
     caption = f"{rows} from top to bottom, {columns} from left to right, in the order of the classes"
-    return figure(encode_thumbnail(pixels, len(pixels), flat=True), caption, "confusion matrix")
+    return render("heat_image.html.j2", data=encode_thumbnail(pixels, len(pixels), flat=True), caption=caption)
 
 
 def nice_ticks(low: float, high: float, count: int = 5) -> list[float]:
@@ -126,7 +128,7 @@ class _Frame:
 def _chart(series: list[Series], x_label: str, y_label: str, zero: bool, *, lines: bool) -> Markup:
     points = [(x, y) for s in series for x, y in zip(s.x, s.y, strict=True) if math.isfinite(x) and math.isfinite(y)]
     if not points:
-        return paragraph("no figures yet", kind="note")
+        return Markup('<p class="note">no figures yet</p>')
     ys = [y for _, y in points]
     y_ticks = nice_ticks(min(0.0, *ys) if zero else min(ys), max(ys))
     x_low, x_high = min(x for x, _ in points), max(x for x, _ in points)
@@ -138,8 +140,8 @@ def _chart(series: list[Series], x_label: str, y_label: str, zero: bool, *, line
     drawn = _svg(parts, f"{y_label} by {x_label}")
     if len(series) == 1:
         return drawn
-    keys = (tag("li", Markup(f'<span class="key s{i % 5}"></span>'), s.name) for i, s in enumerate(series))
-    return join((drawn, tag("ul", *keys, class_="legend")))
+    keys = (f'<li><span class="key s{i % 5}"></span>{_text(s.name)}</li>' for i, s in enumerate(series))
+    return drawn + Markup(f'<ul class="legend">{"".join(keys)}</ul>')
 
 
 def _curve(frame: _Frame, item: Series, color: int) -> Markup:
@@ -151,18 +153,18 @@ def _curve(frame: _Frame, item: Series, color: int) -> Markup:
         path.append(f"{'L' if pen_down else 'M'}{frame.x(x):.1f} {frame.y(y):.1f}")
         pen_down = True
         alone.append((x, y))
-    drawn = f'<path class="line s{color}" d="{"".join(path)}"><title>{text(item.name)}</title></path>'
+    drawn = f'<path class="line s{color}" d="{"".join(path)}"><title>{_text(item.name)}</title></path>'
     dots = alone if len(alone) <= 30 else alone[-1:]
-    return join((Markup(drawn), *(_dot(frame, x, y, item.name, color, 2.6) for x, y in dots)))
+    return _join((Markup(drawn), *(_dot(frame, x, y, item.name, color, 2.6) for x, y in dots)))
 
 
 def _cloud(frame: _Frame, item: Series, color: int) -> Markup:
     pairs = zip(item.x, item.y, strict=True)
-    return join(_dot(frame, x, y, item.name, color, 3.2) for x, y in pairs if math.isfinite(x) and math.isfinite(y))
+    return _join(_dot(frame, x, y, item.name, color, 3.2) for x, y in pairs if math.isfinite(x) and math.isfinite(y))
 
 
 def _dot(frame: _Frame, x: float, y: float, name: str, color: int, radius: float) -> Markup:
-    title = f"<title>{text(name)}: {x:g}, {y:.4g}</title>"
+    title = f"<title>{_text(name)}: {x:g}, {y:.4g}</title>"
     return Markup(
         f'<circle class="dot s{color}" cx="{frame.x(x):.1f}" cy="{frame.y(y):.1f}" r="{radius}">{title}</circle>'
     )
@@ -178,8 +180,8 @@ def _grid(frame: _Frame, x_ticks: Sequence[float], y_ticks: Sequence[float], x_l
     for tick in x_ticks:
         parts.append(_svg_text(frame.x(tick), CHART_HEIGHT - MARGIN_BOTTOM + 15, _tick_text(tick), "middle"))
     parts.append(_svg_text(right, CHART_HEIGHT - 3, x_label, "end", "axis"))
-    # The vertical axis's name stands in the card's title or in its own row above the chart: turned text is not read.
-    return join(parts)
+    parts.append(_svg_text(2, 12, y_label, "start", "axis"))  # above the axis: turned text is hard to read
+    return _join(parts)
 
 
 def _tick_text(value: float) -> str:
@@ -191,15 +193,21 @@ def _tick_text(value: float) -> str:
 
 
 def _svg_text(x: float, y: float, content: str, anchor: str, kind: str = "tick") -> Markup:
-    return Markup(f'<text class="{kind}" x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{text(content)}</text>')
+    return Markup(f'<text class="{kind}" x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{_text(content)}</text>')
+
+
+def _text(content: object) -> Markup:
+    """A name from the data, escaped, its control characters made visible."""
+    return escape(visible(content, lines=True))
+
+
+def _join(parts: Iterable[Markup]) -> Markup:
+    return Markup("").join(parts)
 
 
 def _svg(parts: Sequence[Markup], label: str) -> Markup:
-    return Markup(
-        f'<svg viewBox="0 0 {CHART_WIDTH} {CHART_HEIGHT}" role="img" aria-label="{html.escape(label, quote=True)}">'
-        + join(parts)
-        + "</svg>"
-    )
+    head = f'<svg viewBox="0 0 {CHART_WIDTH} {CHART_HEIGHT}" role="img" aria-label="{_text(label)}">'
+    return Markup(f"{head}{_join(parts)}</svg>")
 
 
 def _thin(item: Series) -> Series:

@@ -1,15 +1,16 @@
-"""``report.html`` of a cross-validation: how far the folds lie apart, in whole and by class."""
+"""``report.html`` of a cross-validation: the spread of the scores over the folds, overall and per class."""
 
 from __future__ import annotations
 
+import math
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from segwright import reports
-from segwright.reports import Markup, Number, Series
-from segwright.search.folds import CrossValidation
+from segwright.reports import Markup, Number, Series, percent
+from segwright.search.folds import CrossValidation, Fold
 from segwright.training.callbacks.log import read_log
 
 MANY = 10  # folds whose curves are drawn
@@ -25,27 +26,17 @@ def folds_page(found: CrossValidation, *, command: str = "") -> str:
     summary = found.summary()
     sentence = found.sentence()
     return reports.page(
-        "Cross-validation",
-        reports.heading("Cross-validation", found.folder.name, kicker="segwright report"),
-        reports.paragraph(sentence[0].upper() + sentence[1:] + ".", kind="good" if summary["finished"] else "warn"),
-        reports.numbers(_headline(found, summary)),
-        reports.section(
-            "Folds",
-            reports.grid(
-                reports.card(_folds(found), title="Scores"),
-                reports.card(_curves(found), title="While training"),
-                wide=True,
-            ),
-            note="Every labeled image outside the test split is scored once, by the model that has not seen it. "
-            "Sequences and near-duplicates are on one side.",
-        ),
-        reports.section(
-            "Classes",
-            reports.card(_classes(summary["per_class_iou"])),
-            note="Mean and standard deviation over the folds that show the class.",
-        ),
-        _model(summary),
-        reports.section("Command", reports.code(command)) if command else "",
+        "cross_validation.html.j2",
+        title="Cross-validation",
+        folder=found.folder.name,
+        sentence=f"{sentence[0].upper()}{sentence[1:]}.",
+        finished=summary["finished"],
+        tiles=_headline(found, summary),
+        folds=[_fold(fold) for fold in found.folds],
+        chart=_curves(found),
+        classes=_classes(summary["per_class_iou"]),
+        predict=summary["model"] and f"segwright predict {shlex.quote(str(summary['folder']))} IMAGE",
+        command=command,
     )
 
 
@@ -56,66 +47,42 @@ def _headline(found: CrossValidation, summary: Mapping[str, Any]) -> list[Number
     return [
         Number(
             "val mIoU",
-            _percent(summary["val_miou_mean"]),
+            f"{percent(summary['val_miou_mean'])} %",
             "" if spread is None else f"± {100 * spread:.1f} over the folds",
         ),
         Number(
             "pooled",
-            _percent(pooled),
+            f"{percent(pooled)} %",
             ""
             if interval[0] is None
-            else f"95 %: {_percent(interval[0])} to {_percent(interval[1])} over {found.independent()}",
+            else f"95 %: {percent(interval[0])} to {percent(interval[1])} over {found.independent()}",
         ),
-        Number("worst and best fold", "–" if low is None else f"{_percent(low)} – {_percent(high)}"),
+        Number("worst and best fold", "–" if low is None else f"{percent(low)} – {percent(high)} %"),
         Number("folds", f"{len(found.folds)} of {found.wanted}", f"{sum(len(f.counts) for f in found.folds)} images"),
     ]
 
 
-def _folds(found: CrossValidation) -> Markup:
-    rows = []
-    for fold in found.folds:
-        low, high = fold.ci95
-        span = "" if low != low else f"{100 * low:.1f} – {100 * high:.1f}"
-        name: Markup | str = f"fold {fold.number}"
-        if (fold.folder / "report.html").exists():
-            name = reports.tag("a", name, href=f"{fold.folder.name}/report.html")
-        rows.append((name, len(fold.counts), reports.bar(fold.miou, label=_percent(fold.miou)), span))
-    return reports.table(("", "images", "val mIoU", "95 %"), rows, numeric=(1, 3))
+def _fold(fold: Fold) -> dict[str, Any]:
+    low, high = fold.ci95
+    return {
+        "name": f"fold {fold.number}",
+        "link": f"{fold.folder.name}/report.html" if (fold.folder / "report.html").exists() else None,
+        "images": len(fold.counts),
+        "miou": fold.miou,
+        "interval": "" if math.isnan(low) else f"{100 * low:.1f} – {100 * high:.1f}",
+    }
 
 
-def _curves(found: CrossValidation) -> Markup:
+def _curves(found: CrossValidation) -> Markup | None:
     series = []
     for fold in found.folds[:MANY]:
         points = [(r["epoch"], r["val_miou"]) for r in read_log(fold.folder) if r.get("val_miou") is not None]
         if len(points) > 1:
-            series.append(Series(f"fold {fold.number}", [float(x) for x, _ in points], [float(y) for _, y in points]))
-    if not series:
-        return reports.paragraph("Too few validations for curves.", kind="note")
-    return reports.line_chart(series, x_label="epoch", y_label="val mIoU")
+            series.append(Series(f"fold {fold.number}", [float(x) for x, _ in points], [100.0 * y for _, y in points]))
+    return reports.line_chart(series, x_label="epoch", y_label="validation mIoU, %") if series else None
 
 
-def _classes(by_class: Mapping[str, Mapping[str, float | None]]) -> Markup:
-    rows = [
-        (
-            name,
-            reports.bar(c["mean"], label=_percent(c["mean"])),
-            "" if c["spread"] is None else f"± {100 * c['spread']:.1f}",
-        )
-        for name, c in sorted(by_class.items(), key=lambda pair: -(pair[1]["mean"] or 0.0))
-    ]
-    return reports.table(("class", "IoU", "spread"), rows, numeric=(2,))
-
-
-def _model(summary: Mapping[str, Any]) -> Markup:
-    if summary["model"] is None:
-        return Markup("")
-    return reports.section(
-        "The model",
-        reports.code(f"segwright predict {shlex.quote(str(summary['folder']))} IMAGE"),
-        note="The folds' models as one: it answers the mean of their probabilities. All but one of them have trained "
-        "on any image above: only others, such as a test split, can score it.",
-    )
-
-
-def _percent(value: float | None) -> str:
-    return "–" if value is None else f"{100 * value:.1f}"
+def _classes(by_class: Mapping[str, Mapping[str, float | None]]) -> list[dict[str, Any]]:
+    """The classes, the best first."""
+    ordered = sorted(by_class.items(), key=lambda pair: -(pair[1]["mean"] or 0.0))
+    return [{"name": name, "mean": c["mean"], "spread": c["spread"]} for name, c in ordered]

@@ -19,7 +19,7 @@ from segwright.core.atomic_io import without_nan
 from segwright.core.errors import NonFiniteLossError, OutOfMemoryError, TrainingError, UsageError
 from segwright.core.progress import progress as progress_bar
 from segwright.core.types import Batch
-from segwright.reports import Markup, Number, Series
+from segwright.reports import Number, Series
 from segwright.training.config import Phase
 from segwright.training.optim.optimizers import set_learning_rate
 from segwright.training.planning.memory import is_out_of_memory
@@ -140,44 +140,41 @@ def range_page(found: LrRange, *, command: str = "") -> str:
     """The curve as one HTML page."""
     x = [math.log10(rate) for rate in found.rates]
     top = found.smoothed[0] * 1.5
-    # A loss that has run away would press the part that matters flat.
+    # A loss that has diverged would flatten the part that matters.
     shown = [min(loss, top) for loss in found.losses]
     chart = reports.line_chart(
         [Series("smoothed", x, [min(loss, top) for loss in found.smoothed]), Series("loss", x, shown)],
         x_label="log10 of the learning rate",
         y_label="loss",
     )
+    rates = (
+        ("suggested", found.suggestion),
+        ("falls fastest", found.steepest),
+        ("lowest", found.lowest),
+        ("planned", found.planned),
+    )
     return reports.page(
-        "Learning-rate range test",
-        reports.heading("Learning-rate range test", found.sentence(), kicker="segwright"),
-        reports.numbers(
-            [
-                Number("suggested", f"{found.suggestion:.1e}", f"log10: {math.log10(found.suggestion):.2f}"),
-                Number("falls fastest", f"{found.steepest:.1e}", f"log10: {math.log10(found.steepest):.2f}"),
-                Number("lowest", f"{found.lowest:.1e}", f"log10: {math.log10(found.lowest):.2f}"),
-                Number("planned", f"{found.planned:.1e}", f"log10: {math.log10(found.planned):.2f}"),
-            ]
-        ),
-        reports.section(
-            "The loss while the rate rises",
-            reports.grid(reports.card(chart), reports.card(_advice(found), title="How to read it"), wide=True),
-            note="Cut off at 1.5 times its start.",
-        ),
-        reports.section("Command", reports.code(command)) if command else "",
+        "lr_range.html.j2",
+        title="Learning-rate range test",
+        lead=found.sentence(),
+        tiles=[Number(label, f"{rate:.1e}", f"log10: {math.log10(rate):.2f}") for label, rate in rates],
+        chart=chart,
+        advice=_advice(found),
+        command=command,
     )
 
 
-def _advice(found: LrRange) -> Markup:
-    """What the curve is taken for, in the order in which one reads it."""
+def _advice(found: LrRange) -> list[str]:
+    """How the suggestion follows from the curve, one paragraph per entry."""
     lines = [
-        "On the left the rate is too small for anything to be learnt; where the curve falls, it is useful; where it "
-        "turns up, too large.",
-        f"The suggestion is a third of the rate where the smoothed loss is lowest ({found.lowest:.1e}), but not less "
-        f"than where it falls fastest ({found.steepest:.1e}).",
+        "On the left the rate is too small to learn anything; where the curve falls it is useful; where it turns up it "
+        "is too large.",
+        f"The suggestion is a third of the rate at which the smoothed loss is lowest ({found.lowest:.1e}), but not "
+        f"less than the rate at which it falls fastest ({found.steepest:.1e}).",
     ]
     if not found.diverged:
-        lines.append("The loss had not run away at the end: the suggestion may be too low. Try a higher --high.")
-    return reports.join(reports.paragraph(line) for line in lines)
+        lines.append("The loss had not diverged at the end: the suggestion may be too low. Try a higher --high.")
+    return lines
 
 
 def write_range_page(path: Path, found: LrRange, *, command: str = "") -> Path:

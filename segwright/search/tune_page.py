@@ -1,10 +1,11 @@
-"""``study.html``: what a search tried, what mattered, and whether it paid. One self-contained page."""
+"""``study.html``: the trials of a search, the importance of the settings, and the comparison with the default."""
 
 from __future__ import annotations
 
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -13,7 +14,7 @@ from segwright.core.progress import duration
 from segwright.reports import Markup, Number, Series
 from segwright.search.tuning import Trial, Tuning
 
-CURVES = 8  # trials whose curves are drawn: more than that is a thicket
+CURVES = 8  # trials whose curves are drawn: more would be unreadable
 
 
 def write_study_page(path: Path, tuning: Tuning) -> Path:
@@ -24,31 +25,21 @@ def write_study_page(path: Path, tuning: Tuning) -> Path:
 def study_page(tuning: Tuning) -> str:
     """The page as one HTML document."""
     scored = [trial for trial in tuning.trials if trial.state == "complete" and trial.miou is not None]
-    mood = "warn" if not tuning.beats_default else "good"
+    total = sum(tuning.importance.values()) or 1.0
     return reports.page(
-        "Tuning",
-        reports.heading("Tuning", tuning.folder.name, kicker="segwright"),
-        reports.paragraph(tuning.sentence[0].upper() + tuning.sentence[1:] + ".", kind=mood),
-        reports.numbers(_headline(tuning, scored)),
-        reports.section(
-            "The search",
-            reports.grid(
-                reports.card(_history(scored), title="Score by trial"),
-                reports.card(_curves(tuning), title="Scores over a trial's time"),
-                reports.card(_importance(tuning), title="What decides"),
-                wide=True,
-            ),
-            note="Validation mIoU of a trial's best model. The best of many is partly luck: the comparison counts.",
-        ),
-        reports.section(
-            "Slices",
-            reports.grid(*(reports.card(_slice(name, scored), title=name) for name in _parameters(scored)), wide=True),
-            note="Every trial's score by one of its settings. lr, weight_decay, crop and zoom are factors on the plan.",
-        ),
-        reports.section("Trials", reports.card(_table(tuning.trials))),
-        reports.section(
-            "Train with it", reports.code(f"segwright train DATA --config {shlex.quote(str(tuning.config))}")
-        ),
+        "study.html.j2",
+        title="Tuning",
+        folder=tuning.folder.name,
+        sentence=f"{tuning.sentence[0].upper()}{tuning.sentence[1:]}.",
+        kind="good" if tuning.beats_default else "warn",
+        tiles=_headline(tuning, scored),
+        history=_history(scored),
+        curves=_curves(tuning),
+        importance=[(name, value / total) for name, value in tuning.importance.items()],
+        slices=[_slice(name, scored) for name in _parameters(scored)],
+        trial_headers=("trial", "val mIoU", "state", *_names(tuning.trials), "time"),
+        trials=_rows(tuning.trials),
+        command=f"segwright train DATA --config {shlex.quote(str(tuning.config))}",
     )
 
 
@@ -78,11 +69,13 @@ def _history(scored: Sequence[Trial]) -> Markup:
     values = [float(trial.miou or 0.0) for trial in scored]
     best = np.maximum.accumulate(values).tolist() if values else []
     return reports.line_chart(
-        [Series("best so far", numbers, best), Series("trial", numbers, values)], x_label="trial", y_label="val mIoU"
+        [Series("best so far", numbers, best), Series("trial", numbers, values)],
+        x_label="trial",
+        y_label="validation mIoU, 0–1",
     )
 
 
-def _curves(tuning: Tuning) -> Markup:
+def _curves(tuning: Tuning) -> Markup | None:
     ordered = sorted(
         (trial for trial in tuning.trials if trial.curve), key=lambda trial: (trial.number != 0, -(trial.miou or 0.0))
     )[:CURVES]
@@ -91,52 +84,48 @@ def _curves(tuning: Tuning) -> Markup:
         for t in ordered
     ]
     if not series:
-        return reports.paragraph("No trial was validated before its end.", kind="note")
-    return reports.line_chart(series, x_label="% of the trial's time", y_label="val mIoU")
-
-
-def _importance(tuning: Tuning) -> Markup:
-    if not tuning.importance:
-        return reports.paragraph("Too few finished trials to tell.", kind="note")
-    total = sum(tuning.importance.values()) or 1.0
-    rows = [(name, reports.bar(v / total, label=f"{v / total:.0%}")) for name, v in tuning.importance.items()]
-    return reports.table(("setting", "share"), rows)
+        return None
+    return reports.line_chart(series, x_label="time of the trial, %", y_label="validation mIoU, 0–1")
 
 
 def _parameters(scored: Sequence[Trial]) -> list[str]:
-    """Those that differed between trials: of one choice alone there is nothing to see."""
+    """The settings that differed between trials; a constant one has nothing to show."""
     names = scored[0].params if scored else ()
     return [name for name in names if len({trial.params[name] for trial in scored}) > 1]
 
 
-def _slice(name: str, scored: Sequence[Trial]) -> Markup:
-    """A cloud over a number; best and mean of every choice over names."""
+def _slice(name: str, scored: Sequence[Trial]) -> dict[str, Any]:
+    """A scatter chart over a number; best and mean of every choice over names."""
     values = [trial.params[name] for trial in scored]
     scores = [float(trial.miou or 0.0) for trial in scored]
     if all(isinstance(value, int | float) for value in values) and name != "crop":
-        # Factors are spread over orders of magnitude: their logarithm is what was drawn evenly.
+        # Factors are spread over orders of magnitude: they are drawn evenly by their logarithm.
         factor = name in ("lr", "weight_decay", "zoom")
         x = [float(np.log10(value)) if factor else float(value) for value in values]
-        label = f"log10 of {name}'s factor" if factor else name
-        return reports.scatter_chart([Series("trial", x, scores)], x_label=label, y_label="val mIoU")
+        label = f"log10 of the factor on {name}" if factor else name
+        chart = reports.scatter_chart([Series("trial", x, scores)], x_label=label, y_label="validation mIoU, 0–1")
+        return {"name": name, "chart": chart, "rows": []}
     rows = []
     for choice in dict.fromkeys(values):
         mine = [score for value, score in zip(values, scores, strict=True) if value == choice]
         rows.append((str(choice), len(mine), f"{max(mine):.3f}", f"{np.mean(mine):.3f}"))
     rows.sort(key=lambda row: row[2], reverse=True)
-    return reports.table((name, "trials", "best", "mean"), rows, numeric=(1, 2, 3))
+    return {"name": name, "chart": None, "rows": rows}
 
 
-def _table(trials: Sequence[Trial]) -> Markup:
-    names = list(trials[0].params) if trials else []
-    rows = [
+def _names(trials: Sequence[Trial]) -> list[str]:
+    return list(trials[0].params) if trials else []
+
+
+def _rows(trials: Sequence[Trial]) -> list[Sequence[object]]:
+    """One row per trial, the best first."""
+    return [
         (
             trial.number,
             "–" if trial.miou is None else f"{trial.miou:.3f}",
             trial.note or trial.state,
-            *(f"{v:.3g}" if isinstance(v, float) else str(v) for v in (trial.params.get(name, "") for name in names)),
+            *(f"{v:.3g}" if isinstance(v, float) else v for v in (trial.params.get(n, "") for n in _names(trials))),
             duration(trial.seconds),
         )
         for trial in sorted(trials, key=lambda trial: -(trial.miou or 0.0))
     ]
-    return reports.table(("trial", "val mIoU", "state", *names, "time"), rows, numeric=(0, 1))

@@ -6,14 +6,17 @@ import io
 import math
 import re
 from html.parser import HTMLParser
+from importlib.resources import files
 from pathlib import Path
 
+import jinja2
 import numpy as np
 import pytest
 from PIL import Image
 
 from segwright import reports
 from segwright.reports import Series
+from segwright.reports.html import bar_width
 
 VOID = {"meta", "img", "br", "line", "link"}
 NASTY = "<script>alert('x')</script>\"&'><img src=http://evil/x>"
@@ -47,33 +50,49 @@ def parse(document: str) -> Tree:
     return tree
 
 
+EVERY_PART = """
+{% extends "base.html.j2" %}
+{% import "parts.html.j2" as parts %}
+{% block body %}
+{{ parts.heading(text, [text, text], kicker=text) }}
+{{ parts.numbers(tiles) }}
+{% call parts.section(text, text) %}
+{% call parts.table([text], numeric=[0]) %}<tr><td>{{ parts.bar(0.5, text) }}</td></tr>{% endcall %}
+{{ parts.plain_table([text], [[text], [1]], numeric=[0]) }}
+{{ parts.definitions([(text, text)]) }}
+{{ parts.code(text) }}{{ parts.command(text) }}
+{% call parts.details(text) %}{{ text }}{% endcall %}
+{{ parts.legend([(text, (1, 2, 3))]) }}
+{% call parts.card(text) %}{{ parts.strip([(image, text)]) }}{{ parts.figure(image, text, text) }}{% endcall %}
+{% endcall %}
+{% for chart in charts %}{{ chart }}{% endfor %}
+{{ parts.paragraph(text, text) }}
+{% endblock %}
+{% block footer %}{{ text }}{% endblock %}
+"""
+
+
 def everything(content: str) -> str:
     """A page with ``content`` at every place that takes a string."""
-    image = np.zeros((20, 30, 3), np.uint8)
-    return reports.page(
-        content,
-        reports.heading(content, content, kicker=content),
-        reports.numbers([reports.Number(content, content, content)] * 3),
-        reports.section(
-            content,
-            reports.table([content], [[content], [reports.bar(0.5, label=content)]], numeric=[0]),
-            reports.definitions([(content, content)]),
-            reports.code(content),
-            reports.details(content, content),
-            reports.legend([(content, (1, 2, 3))]),
-            reports.strip(content, [reports.figure(reports.encode_thumbnail(image), content, content)]),
-            note=content,
-        ),
-        reports.grid(
-            reports.card(
-                reports.line_chart([Series(content, [0, 1, 2], [1, math.nan, 3])], x_label=content), title=content
-            ),
-            reports.card(reports.scatter_chart([Series(content, [0, 1], [1, 2])] * 2, y_label=content)),
-            reports.card(reports.bar_chart([content] * 3, [1, math.nan, 2], x_label=content)),
-        ),
+    charts = [
+        reports.line_chart([Series(content, [0, 1, 2], [1, math.nan, 3])], x_label=content),
+        reports.scatter_chart([Series(content, [0, 1], [1, 2])] * 2, y_label=content),
+        reports.bar_chart([content] * 3, [1, math.nan, 2], x_label=content, y_label=content),
         reports.heatmap(np.full((2, 2), 0.5), [content, content + "2"], rows=content, columns=content),
-        reports.paragraph(content, kind=content),
-        footer=content,
+        reports.heatmap(np.eye(30), [content] * 30, rows=content, columns=content),
+    ]
+    return (
+        reports.environment()
+        .from_string(EVERY_PART)
+        .render(
+            title=content,
+            style=reports.Markup(reports.static_text("report.css")),
+            policy=reports.Markup("default-src 'none'"),
+            text=content,
+            tiles=[reports.Number(content, content, content)] * 3,
+            image=reports.encode_thumbnail(np.zeros((20, 30, 3), np.uint8)),
+            charts=charts,
+        )
     )
 
 
@@ -83,6 +102,7 @@ def test_everything_is_escaped() -> None:
     sources = [attributes["src"] for tag, attributes in tree.tags if tag == "img"]
     assert sources and all(source and source.startswith("data:image/") for source in sources)
     assert not any(name.startswith("on") for _, attributes in tree.tags for name in attributes)
+    assert r"\x1b[31m" in everything("\x1b[31m"), "control characters are made visible"
 
 
 def test_nothing_is_fetched_and_nothing_runs() -> None:
@@ -90,13 +110,29 @@ def test_nothing_is_fetched_and_nothing_runs() -> None:
     parse(document)
     assert not re.search(r"https?://|@import|url\(|<script|<link|<iframe", document)
     assert "default-src 'none'" in document
-    assert "prefers-color-scheme:dark" in document and "width=device-width" in document
+    assert "prefers-color-scheme: dark" in document and "width=device-width" in document
 
 
-def test_markup_goes_in_as_it_is_and_strings_do_not() -> None:
-    assert reports.tag("p", "a < b", reports.tag("b", "c & d"), class_="x", title=None) == (
-        '<p class="x">a &lt; b<b>c &amp; d</b></p>'
-    )
+def test_the_policy_allows_the_style_sheet_by_its_hash_and_no_style_attributes() -> None:
+    """A style attribute would need 'unsafe-inline', and with it any style that a class name could smuggle in."""
+    page = reports.page("lr_range.html.j2", title="t", lead="", tiles=[], chart="", advice=[], command="")
+    style = re.search(r"<style>(.*?)</style>", page, re.DOTALL)
+    policy = re.search(r'http-equiv="Content-Security-Policy" content="([^"]*)"', page)
+    assert style is not None and policy is not None
+    assert policy[1] == f"default-src 'none'; img-src data:; style-src {reports.content_hash(style[1])}"
+    assert not any("style" in attributes for _, attributes in parse(everything("plain")).tags)
+
+
+def test_every_template_compiles_and_is_part_of_the_package() -> None:
+    from segwright.serving.page import PACKAGE
+
+    for package in ("segwright.reports", PACKAGE):
+        names = [path.name for path in (files(package) / "templates").iterdir() if path.name.endswith(".j2")]
+        assert names
+        for name in names:
+            reports.environment(package).get_template(name)
+        with pytest.raises(jinja2.UndefinedError):  # a name that a page does not pass is an error, not an empty place
+            reports.environment(package).from_string("{{ nothing }}").render()
 
 
 @pytest.mark.parametrize(
@@ -131,11 +167,21 @@ def test_long_curves_stay_small() -> None:
 
 
 def test_bars_hold_their_range() -> None:
-    assert (
-        "width:100.0%" in reports.bar(1.7)
-        and "width:0.0%" in reports.bar(None)
-        and "width:0.0%" in reports.bar(math.nan)
-    )
+    assert [bar_width(value) for value in (1.7, 0.25, -1, None, math.nan)] == [
+        "100.0%",
+        "25.0%",
+        "0.0%",
+        "0.0%",
+        "0.0%",
+    ]
+    assert [reports.percent(value) for value in (0.1234, None, math.nan)] == ["12.3", "–", "–"]
+
+
+def test_charts_name_their_axes() -> None:
+    chart = reports.line_chart([Series("a", [0, 1], [1, 2])], x_label="step", y_label="loss")
+    assert chart.startswith("<svg") and "&lt;" not in chart
+    names = re.findall(r'<text class="axis"[^>]*>([^<]*)<', chart)
+    assert names == ["step", "loss"]
 
 
 def test_thumbnails() -> None:
@@ -151,5 +197,6 @@ def test_thumbnails() -> None:
 
 
 def test_write_page_takes_names_that_are_no_unicode(tmp_path: Path) -> None:
-    path = reports.write_page(tmp_path / "sub" / "page.html", reports.page("bad \udcff name"))
+    page = reports.page("lr_range.html.j2", title="bad \udcff name", lead="", tiles=[], chart="", advice=[], command="")
+    path = reports.write_page(tmp_path / "sub" / "page.html", page)
     assert r"bad \udcff name" in path.read_text(encoding="utf-8")
