@@ -23,6 +23,7 @@ from segwright.core.errors import DataError, DepthError, LabelError, SegwrightEr
 from segwright.core.types import LabelSpace, Sample
 from segwright.imageio import UInt8Array
 
+Severity = Literal["error", "warning", "note"]
 Values = npt.NDArray[np.int32]  # H×W of what a mask file holds before the label map; -1 where it has no meaning
 
 
@@ -47,7 +48,7 @@ class Record:
 class Problem:
     """Something found while opening that does not keep the rest from being used."""
 
-    severity: Literal["error", "warning", "note"]
+    severity: Severity
     kind: str  # e.g. "image without mask"
     message: str
     files: tuple[str, ...] = ()

@@ -6,15 +6,15 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
 from segwright.core.left_right import find_sides, shown
 from segwright.core.types import IGNORE_INDEX, LabelSpace
-from segwright.data.check.aggregate import CheckAccumulator
-from segwright.data.check.fingerprint import Fingerprint
-from segwright.data.records import Dataset, Problem, Record
+from segwright.data.check.evidence import Evidence
+from segwright.data.check.wording import listed
+from segwright.data.records import Problem, Record
 
 GUESSED_NAME = re.compile(r"(?:class|value) -?\d+|#[0-9a-f]{6}")  # of classes that no list names
 HANDFUL = 16  # pixels in the whole dataset: no object, whatever its class
@@ -25,40 +25,23 @@ GUESSED_IGNORE = 0.05  # share of the labels that is ignored by a guess, from wh
 UNLEARNABLE = frozenset({"one class only", "everything ignored"})  # no file can be left out to mend these
 
 
-def label_findings(
-    dataset: Dataset,
-    records: Sequence[Record],
-    totals: CheckAccumulator,
-    overall: Fingerprint,
-    prints: Mapping[str, Fingerprint],
-) -> list[Problem]:
-    """All findings of this module."""
-    if not overall.labeled:
-        return []
-    return [
-        *_objects(totals, records, overall),
-        *_unlearnable(overall, prints),
-        *_ignored_by_guess(dataset, overall),
-        *_specks(totals, records, overall),
-        *_contradictions(totals, records),
-        *_sides(dataset.label_space),
-    ]
-
-
 def side_notes(space: LabelSpace) -> list[str]:
     """What a mirror image exchanges, in words; nothing where it exchanges nothing."""
     return [f"flips exchange {shown(space.pairs)}: left and right of the same"] if space.pairs else []
 
 
-def _sides(space: LabelSpace) -> list[Problem]:
+def sides(evidence: Evidence) -> list[Problem]:
     """Names of a left or a right that flips do not exchange, though the name may mean that they should."""
-    sides = find_sides(space.names)
+    if not evidence.overall.labeled:
+        return []
+    space = evidence.dataset.label_space
+    found = find_sides(space.names)
     paired = {name for pair in space.pairs or () for name in pair}
-    open_names = [(names, why) for names, why in sides.doubtful if not paired.issuperset(names)]
-    alone = [name for name in sides.alone if name not in paired]
+    open_names = [(names, why) for names, why in found.doubtful if not paired.issuperset(names)]
+    alone = [name for name in found.alone if name not in paired]
     parts = [f"{', '.join(names)} ({why})" for names, why in open_names]
     if alone:
-        parts.append(f"{_listed(alone)} (no class is named for the other side)")
+        parts.append(f"{listed(alone)} (no class is named for the other side)")
     if not parts:
         return []
     pair = ", ".join(open_names[0][0][:2]) if open_names else f"{alone[0]}, …"
@@ -73,16 +56,15 @@ def _mask(record: Record) -> str:
     return str(record.mask_path or record.image_path or record.id)
 
 
-def _listed(names: Sequence[str], most: int = 6) -> str:
-    return ", ".join(names[:most]) + (f", … ({len(names)})" if len(names) > most else "")
-
-
-def _objects(totals: CheckAccumulator, records: Sequence[Record], overall: Fingerprint) -> list[Problem]:
+def objects(evidence: Evidence) -> list[Problem]:
     """Annotated objects that cover no pixel of any mask."""
+    if not evidence.overall.labeled:
+        return []
+    totals, records, overall = evidence.totals, evidence.records, evidence.overall
     empty: list[int] = []
     partly: list[int] = []
-    for label, (listed, drawn) in sorted(totals.objects.items()):
-        if label >= len(overall.class_names) or drawn >= listed:
+    for label, (annotated, drawn) in sorted(totals.objects.items()):
+        if label >= len(overall.class_names) or drawn >= annotated:
             continue
         (empty if not overall.class_pixels[label] else partly).append(label)
     problems = []
@@ -93,7 +75,7 @@ def _objects(totals: CheckAccumulator, records: Sequence[Record], overall: Finge
 
     def counts(labels: Sequence[int]) -> str:
         pairs = [(overall.class_names[label], *totals.objects[label]) for label in labels]
-        return _listed([f"{name} ({listed - drawn} of {listed})" for name, listed, drawn in pairs])
+        return listed([f"{name} ({total - drawn} of {total})" for name, total, drawn in pairs])
 
     if empty:
         text = f"objects are annotated, and their class covers no pixel in any mask: {counts(empty)}"
@@ -106,8 +88,11 @@ def _objects(totals: CheckAccumulator, records: Sequence[Record], overall: Finge
     return problems
 
 
-def _unlearnable(overall: Fingerprint, prints: Mapping[str, Fingerprint]) -> list[Problem]:
+def learnable(evidence: Evidence) -> list[Problem]:
     """Labels that a network cannot learn from, or that nothing can be scored on."""
+    if not evidence.overall.labeled:
+        return []
+    overall, prints = evidence.overall, evidence.prints
     problems = []
     train = prints.get("train")
     learnt, where = (train, " of train") if train is not None and train.labeled else (overall, "")
@@ -138,14 +123,15 @@ def _guessed(names: Sequence[str]) -> bool:
     return bool(names) and all(GUESSED_NAME.fullmatch(name) for name in names)
 
 
-def _ignored_by_guess(dataset: Dataset, overall: Fingerprint) -> list[Problem]:
+def ignored_by_guess(evidence: Evidence) -> list[Problem]:
+    dataset, overall = evidence.dataset, evidence.overall
     space = dataset.label_space
     values = sorted(value for value, index in space.mapping.items() if index == IGNORE_INDEX)
     stderr = any(problem.kind == "ignored by a guess" for problem in dataset.problems)  # while opening, of some masks
     if stderr or not overall.ignored_pixels or not values or not _guessed(space.names):
         return []
     text = (
-        f"no class list says what {_listed([str(value) for value in values])} means: taken for 'ignore', "
+        f"no class list says what {listed([str(value) for value in values])} means: taken for 'ignore', "
         f"{100 * overall.ignored_share:.2g} % of the labels"
     )
     path = dataset.root / "classes.txt"
@@ -154,8 +140,9 @@ def _ignored_by_guess(dataset: Dataset, overall: Fingerprint) -> list[Problem]:
     return [Problem("warning" if severity else "note", "ignored by a guess", text, (), fix)]
 
 
-def _specks(totals: CheckAccumulator, records: Sequence[Record], overall: Fingerprint) -> list[Problem]:
+def rare_values(evidence: Evidence) -> list[Problem]:
     """Classes that a slip of the brush, or a value that is no class, has made."""
+    totals, records, overall = evidence.totals, evidence.records, evidence.overall
     if overall.labeled < 2:
         return []
     total = max(1, sum(overall.class_pixels) + overall.ignored_pixels)
@@ -169,7 +156,7 @@ def _specks(totals: CheckAccumulator, records: Sequence[Record], overall: Finger
             few.append(label)
 
     def told(labels: Sequence[int]) -> str:
-        return _listed(
+        return listed(
             [
                 f"{overall.class_names[label]} in {overall.class_images[label]} of {overall.labeled} masks "
                 f"({overall.class_pixels[label]} pixel{'s' if overall.class_pixels[label] != 1 else ''}, "
@@ -188,7 +175,7 @@ def _specks(totals: CheckAccumulator, records: Sequence[Record], overall: Finger
     if overall.labeled >= ALONE and len(guessed) >= ALONE and 2 * len(alone) > len(guessed):
         text = (
             f"{len(alone)} of {len(guessed)} values are each in a single mask, and taken for classes: "
-            f"{_listed([overall.class_names[label] for label in alone])}"
+            f"{listed([overall.class_names[label] for label in alone])}"
         )
         fix = (
             "if they number objects (instances), write masks of class indices (class * 1000 + number: divide by 1000); "
@@ -206,8 +193,9 @@ def _specks(totals: CheckAccumulator, records: Sequence[Record], overall: Finger
     return problems
 
 
-def _contradictions(totals: CheckAccumulator, records: Sequence[Record]) -> list[Problem]:
+def contradictions(evidence: Evidence) -> list[Problem]:
     """Equal images whose masks differ: an image laid under another's mask, or two opinions."""
+    totals, records = evidence.totals, evidence.records
     places = np.flatnonzero(totals.labeled & totals.thumbs.any(axis=1))
     keys = np.stack([totals.hashes[places], totals.crcs[places].astype(np.uint64)])
     _, group, counts = np.unique(keys, axis=1, return_inverse=True, return_counts=True)
@@ -226,12 +214,12 @@ def _contradictions(totals: CheckAccumulator, records: Sequence[Record]) -> list
         return tuple(dict.fromkeys(str(records[place].image_path or records[place].id) for place in found))
 
     if same:
-        named = _listed([records[place].id for place in sorted(same)], 4)
+        named = listed([records[place].id for place in sorted(same)], 4)
         text = f"{len(same)} records are of the same image file, and their masks differ: {named}"
         fix = "one mask belongs to an image: are files missing, so that others of that name stand in for them?"
         problems.append(Problem("error", "contradicting masks", text, files(same), fix))
     if copies:
-        named = _listed([records[place].id for place in copies], 4)
+        named = listed([records[place].id for place in copies], 4)
         text = f"{len(copies)} images are copies of one another, and their masks differ: {named}"
         fix = "keep one mask per image; were images copied over others under the names of other masks?"
         problems.append(Problem("warning", "contradicting masks", text, files(copies), fix))

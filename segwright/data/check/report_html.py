@@ -20,6 +20,7 @@ from segwright.data.annotations.rasterize import BACKGROUND_NAMES
 from segwright.data.check.fingerprint import Fingerprint
 from segwright.data.check.label_outliers import LabelOutlier
 from segwright.data.check.report_text import describe, objects_text
+from segwright.data.check.rules import BY_KIND
 from segwright.data.check.runner import CheckResult
 from segwright.data.records import Dataset, Problem, Record, evenly_spread
 from segwright.imageio import UInt8Array
@@ -30,10 +31,6 @@ SHOWN = 4  # images per finding
 FILES = 40  # file names per finding
 PALE = 200  # a color with no channel darker
 RED = np.array([235, 40, 40], np.uint8)
-# Files behind these findings have defeated a decoder, or are no images: they are named, not opened.
-UNSAFE = frozenset(
-    {"truncated file", "bomb-sized file", "disguised file", "empty file", "unreadable file", "kills the decoder"}
-)
 FEW = 6  # classes that never occur are listed by name beyond so many, and not in rows of zeros
 COMMAND = re.compile(r"(?:segwright|exiftool|rio|gdal\w+|sed|mv|ffmpeg|git|pip) ")
 STYLES = {"error": "bad", "warning": "warn", "note": "note"}  # CSS classes
@@ -66,6 +63,12 @@ def write_check_page(result: CheckResult, path: str | Path) -> Path:
         return reports.write_page(path, document)
 
 
+def _safe_to_open(problem: Problem) -> bool:
+    """Whether the files of a finding may be opened again."""
+    rule = BY_KIND.get(problem.kind)
+    return rule is None or rule.safe_to_open
+
+
 def _headline(result: CheckResult) -> list[Number]:
     counts = {severity: sum(p.severity == severity for p in result.problems) for severity in STYLES}
     splits = ", ".join(f"{name} {count}" for name, count in result.splits.items())
@@ -93,14 +96,16 @@ def _findings(result: CheckResult) -> list[dict[str, Any]]:
 def _finding(problem: Problem, result: CheckResult, by_file: dict[str, Record]) -> dict[str, Any]:
     shown = [visible(file) for file in problem.files[:FILES]]
     rest = len(problem.files) - len(shown)
+    rule = BY_KIND.get(problem.kind)
     return {
         "kind": problem.kind,
+        "about": "" if rule is None else rule.about,
         "severity": problem.severity,
         "style": STYLES[problem.severity],
         "message": problem.message,
         "fix": problem.fix,
         "fix_is_command": problem.fix is not None and COMMAND.match(problem.fix) is not None,
-        "images": [] if problem.kind in UNSAFE else _thumbnails(problem, result, by_file),
+        "images": _thumbnails(problem, result, by_file) if _safe_to_open(problem) else [],
         "files_text": "1 file" if len(problem.files) == 1 else f"{len(problem.files)} files",
         "listing": "\n".join([*shown, *([f"… and {rest} more: --json lists all"] if rest else [])]),
     }
@@ -252,7 +257,7 @@ def _sizes(found: Fingerprint) -> dict[str, Any]:
 def _samples(result: CheckResult) -> dict[str, Any]:
     """Images spread evenly over the data, with their labels."""
     assert result.dataset is not None
-    bad = {file for problem in result.problems if problem.kind in UNSAFE for file in problem.files}
+    bad = {file for problem in result.problems if not _safe_to_open(problem) for file in problem.files}
     usable = [r for r in result.records if str(r.image_path) not in bad and str(r.mask_path) not in bad]
     figures: list[Figure] = []
     for place in evenly_spread(len(usable), SAMPLES):

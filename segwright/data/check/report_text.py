@@ -61,7 +61,7 @@ def verdict(result: CheckResult) -> Text:
     """The last line."""
     counts = {severity: sum(p.severity == severity for p in result.problems) for severity in STYLES}
     if not result.problems:
-        return Text("Nothing to complain of.", style="bold green")
+        return Text("No problems found.", style="bold green")
     text = ", ".join(f"{count} {name}{'' if count == 1 else 's'}" for name, count in counts.items() if count)
     return Text(text, style="bold red" if counts["error"] else "bold green")
 

@@ -1,505 +1,315 @@
-"""From the check's totals to findings: each with its severity, the files, and the fix as a command or an edit."""
+"""The table of everything the check can report: kind, severities, the function that finds it, and what it means.
+
+`docs/check.md`, the JSON (``rule`` and ``docs`` of each problem) and the HTML page are made from this table:
+
+    python -m segwright.data.check.rules docs/check.md     # writes the table into the page
+"""
 
 from __future__ import annotations
 
-import os
-import shlex
-from collections.abc import Mapping, Sequence
+import re
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
-import numpy as np
-import numpy.typing as npt
+from segwright.data.check import file_rules, image_rules, label_rules, split_rules
+from segwright.data.check.evidence import Evidence
+from segwright.data.records import Problem, Severity
 
-from segwright.data.check.aggregate import CheckAccumulator
-from segwright.data.check.duplicates import Pair, find_pairs
-from segwright.data.check.fingerprint import Fingerprint
-from segwright.data.check.label_outliers import LabelOutlier, rank
-from segwright.data.check.label_rules import label_findings
-from segwright.data.check.scan import FileError, UnmappedValues
-from segwright.data.records import Dataset, Problem, Record, ValueRange
+Check = Callable[[Evidence], list[Problem]]
 
-Severity = Literal["error", "warning", "note"]
-SHIFT = 0.15  # total variation between the class shares of two splits that is worth a warning
-SHIFT_IMAGES = 8  # images that a split needs before its class shares mean anything
-MOST_OUTLIERS = 20
-DARK = 64  # grays below it are rather class indices than colors
-LONG_NAME = 143  # bytes: the limit on encrypted file systems; other tools break earlier than at 255
-PAIRING = frozenset({"image without mask", "mask without image"})
-FIXES = {
-    "colliding names": "rename the files apart: one image and one mask a name",
-    "unreadable file": "copy it again from its source, or leave it out with --skip-bad",
-}
+PAGE = "docs/check.md"
+BEGIN, END = "<!-- rules: begin -->\n", "<!-- rules: end -->\n"
 
 
-def run_rules(
-    dataset: Dataset,
-    records: Sequence[Record],
-    member: Sequence[Sequence[str]],
-    totals: CheckAccumulator,
-    overall: Fingerprint,
-    prints: Mapping[str, Fingerprint],
-) -> tuple[list[Problem], list[LabelOutlier]]:
-    """All findings, and the suspicious regions that one of them is about."""
-    parts, together = _parts(member)
-    pairs = find_pairs(totals.hashes, totals.crcs, totals.thumbs, parts, totals.gray, together)
-    outliers = rank(*totals.regions(), len(overall.class_names))[:MOST_OUTLIERS]
-    problems = [
-        *_opening(dataset, records, totals),
-        *_pairing(dataset, records, member, totals),
-        *_file_errors(totals.file_errors),
-        *_unmapped_values(totals.unmapped_values, dataset),
-        *_orientation(totals, records),
-        *_files(totals, records),
-        *_names(records),
-        *_coding(dataset, totals, records),
-        *_images(totals, records),
-        *_bit_depths(dataset, totals, records),
-        *label_findings(dataset, records, totals, overall, prints),
-        *_classes(overall, prints, totals.objects),
-        *_shift(prints),
-        *_shared(records, member),
-        *_duplicates(pairs, records, member),
-        *_label_outliers(outliers, records, overall.class_names),
-    ]
-    return problems, outliers
+@dataclass(frozen=True)
+class Rule:
+    """One kind of finding."""
+
+    kind: str  # as ``Problem.kind`` and the JSON have it
+    severities: tuple[Severity, ...]
+    check: Check  # the function of the check that reports it
+    about: str  # one line for the docs
+    safe_to_open: bool = True  # False: its files crashed a decoder or are no images, and are not opened again
+
+    @property
+    def id(self) -> str:
+        """The kind as an anchor: ``image-without-mask``."""
+        return re.sub(r"[^a-z0-9]+", "-", self.kind.lower()).strip("-")
+
+    @property
+    def docs(self) -> str:
+        """Where it is explained."""
+        return f"{PAGE}#{self.id}"
 
 
-def _parts(member: Sequence[Sequence[str]]) -> tuple[npt.NDArray[np.int64], list[tuple[int, int]]]:
-    """A number for the splits that each record is in, and the numbers of parts that have a split in common.
+_E: tuple[Severity, ...] = ("error",)
+_W: tuple[Severity, ...] = ("warning",)
+_N: tuple[Severity, ...] = ("note",)
+_EW: tuple[Severity, ...] = ("error", "warning")
+_WN: tuple[Severity, ...] = ("warning", "note")
 
-    A record that is in joining lists alone (trainval) has every split in common with all.
-    """
-    sides = [frozenset(name for name in names if not _joins(name)) for names in member]
-    numbers = {side: number for number, side in enumerate(dict.fromkeys(sides))}
-    together = [
-        (numbers[a], numbers[b])
-        for a in numbers
-        for b in (numbers if len(a) != 1 else [side for side in numbers if len(side) != 1])
-        if a != b and (not a or not b or a & b)
-    ]
-    return np.array([numbers[side] for side in sides], np.int64), together
+_opening, _pairing, _errors = file_rules.opening, file_rules.pairing, file_rules.file_errors
 
+RULES: tuple[Rule, ...] = (
+    # opening and pairing
+    Rule("cannot be opened", _E, _opening, "no format fits, or the values of the masks cannot be classes"),
+    Rule("image without mask", _EW, _pairing, "names do not pair; a split without any mask is only a note"),
+    Rule("mask without image", _EW, _pairing, "names do not pair"),
+    Rule(
+        "split without masks",
+        _N,
+        _pairing,
+        "a whole split has no mask, as public test sets: it can be predicted",
+    ),
+    Rule("image missing", _E, _opening, "an annotation or a list names an image that is not there"),
+    Rule("mask missing", _E, _opening, "an annotation or a list names a mask that is not there"),
+    Rule("segment PNG missing", _E, _opening, "a panoptic JSON names a PNG that is not there"),
+    Rule("image ambiguous", _E, _opening, "several image files fit one name of an annotation"),
+    Rule("mask ambiguous", _E, _opening, "several mask files fit one name of an annotation"),
+    Rule("segment PNG ambiguous", _E, _opening, "several PNGs fit one name of a panoptic JSON"),
+    Rule("listed but missing", _W, _opening, "a split list names images that are not there"),
+    Rule("ambiguous in a list", _W, _opening, "an entry of a split list fits several images"),
+    Rule("list not read", _W, _opening, "a split list fits no image, or cannot be read"),
+    Rule("unreadable list", _W, _opening, "a list of files cannot be read"),
+    Rule("file claimed twice", _E, _opening, "two entries of the annotations name one image file"),
+    Rule(
+        "file found by a looser match",
+        _WN,
+        _opening,
+        "a file is not where its name says; the only one that fits",
+    ),
+    Rule("matched by name alone", _N, _opening, "images and masks in different folders were paired by their names"),
+    Rule("names collide", _EW, _opening, "several images or masks fit one name, so that the pairing is in doubt"),
+    Rule("masks guessed", _W, _opening, "which files are the masks, or what a mask holds, was concluded"),
+    Rule("special file", _W, _opening, "pipes, sockets or devices, which are not read"),
+    Rule("link inside the dataset", _N, _opening, "a link to a folder of the dataset itself is passed over"),
+    Rule("run folder", _N, _opening, "a folder of a training run or a saved model is passed over"),
+    Rule("folder too deep", _W, _opening, "folders below the deepest level that is read"),
+    Rule("images not listed", _N, _opening, "images in the folder that the annotations do not list"),
+    Rule("images without label file", _WN, _opening, "YOLO: images without a text file of labels"),
+    Rule("several images per task", _W, _opening, "Label Studio: tasks with several images"),
+    Rule("several masks per image", _W, _opening, "Label Studio: masks of several annotators for one image"),
+    Rule("unreadable annotation", _E, _opening, "an annotation file that cannot be parsed"),
+    # classes and objects, as the files list them
+    Rule(
+        "class list not read",
+        _WN,
+        _opening,
+        "a class list that does not fit the masks, or is not the one in use",
+    ),
+    Rule("class not listed", _W, _opening, "objects of classes that the class list lacks"),
+    Rule("classes guessed", _W, _opening, "no class list: classes were concluded from the values of the masks"),
+    Rule("palettes differ", _W, _opening, "masks with different palettes: colors, not indices, are compared"),
+    Rule("no objects", _W, _opening, "annotations without any object"),
+    Rule("boxes only", _W, _opening, "annotations with boxes but no outlines"),
+    Rule("crowds ignored", _W, _opening, "COCO crowd regions are ignored pixels"),
+    Rule(
+        "objects without pixels",
+        _E,
+        label_rules.objects,
+        "objects are annotated, and their whole class covers no pixel",
+    ),
+    Rule(
+        "objects lost",
+        _EW,
+        label_rules.objects,
+        "annotated objects that cover no pixel, or that opening left out; per class",
+    ),
+    # files
+    Rule("truncated file", _E, _errors, "image data is missing: a cut JPEG, PNG or TIFF", safe_to_open=False),
+    Rule("empty file", _E, _errors, "0 bytes", safe_to_open=False),
+    Rule(
+        "unreadable file",
+        _E,
+        _errors,
+        "damaged, cannot be opened, or of a kind that is not read",
+        safe_to_open=False,
+    ),
+    Rule(
+        "bomb-sized file",
+        _E,
+        _errors,
+        "the header asks for more than 178 million pixels; nothing is allocated",
+        safe_to_open=False,
+    ),
+    Rule(
+        "disguised file",
+        _EW,
+        file_rules.file_contents,
+        "content and name disagree; a warning if it is an image all the same (a GIF named .png)",
+        safe_to_open=False,
+    ),
+    Rule("kills the decoder", _E, _errors, "the process that read the file crashed or hung", safe_to_open=False),
+    Rule("damaged file", _W, file_rules.file_contents, "it was read, but the decoder printed warnings"),
+    Rule("size differs", _E, _errors, "image and mask differ in size"),
+    Rule(
+        "different ground",
+        _E,
+        _errors,
+        "GeoTIFFs: image and mask differ in coordinate system, place or pixel size",
+    ),
+    Rule("wrong mask", _E, _errors, "color-coded among index masks, and the like"),
+    Rule(
+        "EXIF orientation",
+        _EW,
+        file_rules.orientation,
+        "the image is turned by its EXIF tag and the mask is not; an error if the sizes prove it",
+    ),
+    Rule(
+        "colliding names",
+        _EW,
+        file_rules.names,
+        "two files share a name but for letter case or ending; an error if that leaves the pairing in doubt",
+    ),
+    Rule("odd names", _N, file_rules.names, "names that other systems lose"),
+    # mask values
+    Rule(
+        "values outside the classes",
+        _E,
+        file_rules.unmapped_values,
+        "which values, what share of the pixels, in which rows and columns",
+    ),
+    Rule(
+        "anti-aliased masks",
+        _EW,
+        file_rules.unmapped_values,
+        "in-between values along the borders; a warning for two-class masks, which are cut at the middle",
+    ),
+    Rule(
+        "JPEG masks",
+        _EW,
+        image_rules.mask_encodings,
+        "JPEG blurs the borders of classes; a warning for two-class masks",
+    ),
+    Rule("0/255 masks", _N, image_rules.mask_encodings, "read as background and foreground, nothing is ignored"),
+    Rule(
+        "mixed mask codings",
+        _EW,
+        image_rules.mask_encodings,
+        "masks are stored in different ways; an error if indices would be read as colors",
+    ),
+    Rule("gray saved as RGB", _WN, image_rules.image_contents, "gray masks or images with three equal channels"),
+    Rule(
+        "values of single masks",
+        _W,
+        label_rules.rare_values,
+        "most values are in one mask each: numbers of objects, rather than classes",
+    ),
+    Rule(
+        "stray value",
+        _W,
+        label_rules.rare_values,
+        "no class list names the values, and hardly any mask holds this one (16 pixels in all, or"
+        " less than 5 % of one mask of five or more)",
+    ),
+    Rule(
+        "hardly any pixels",
+        _W,
+        label_rules.rare_values,
+        "a class of the list with 16 pixels or less in all masks",
+    ),
+    Rule(
+        "ignored by a guess",
+        _WN,
+        label_rules.ignored_by_guess,
+        "no class list names a value, usually 255; it is taken for 'ignore', with its share",
+    ),
+    Rule(
+        "contradicting masks",
+        _EW,
+        label_rules.contradictions,
+        "an image file with several masks that differ; copies of an image with masks that differ."
+        " An image under another's mask that has no copy cannot be detected",
+    ),
+    # images
+    Rule("blank images", _W, image_rules.image_contents, "one color all over"),
+    Rule("tiny images", _W, image_rules.image_contents, "smaller than 32 pixels per side"),
+    Rule(
+        "all ignored",
+        _W,
+        image_rules.image_contents,
+        "masks that are ignored all over: nothing to learn or to score",
+    ),
+    Rule("kinds of images", _N, image_rules.image_contents, "alpha, CMYK, palettes, 16 bit, and how they are read"),
+    Rule("mixed channels", _W, image_rules.image_contents, "images with different numbers of channels"),
+    Rule(
+        "mixed bit depth",
+        _W,
+        image_rules.bit_depths,
+        "8-bit images among deeper ones, or the other way round: how many, which, and how each "
+        "kind is brought to one scale",
+    ),
+    # classes and splits
+    Rule(
+        "one class only",
+        _E,
+        label_rules.learnable,
+        "every labeled pixel (of train, if there is one) is of one class: no training starts, "
+        "with `--skip-bad` neither",
+    ),
+    Rule(
+        "everything ignored",
+        _EW,
+        label_rules.learnable,
+        "every labeled pixel (of train, if there is one) is ignored: no training starts. A "
+        "warning for a split that cannot be scored",
+    ),
+    Rule(
+        "sides not exchanged",
+        _N,
+        label_rules.sides,
+        "names of a left or a right that flips leave as they are: no class for the other side, or"
+        " a name that may mean another thing (`docs/training.md`)",
+    ),
+    Rule("class without pixels", _W, split_rules.classes, "a class that never occurs"),
+    Rule("class in one split only", _W, split_rules.classes, "a class that cannot be learned, or is never scored"),
+    Rule(
+        "label shift",
+        _W,
+        split_rules.label_shift,
+        "more than 15 % of the labels would have to move for train and the other split to agree",
+    ),
+    Rule(
+        "shared between splits",
+        _E,
+        split_rules.shared_files,
+        "the same image in train and val, under one name or two",
+    ),
+    Rule(
+        "near-duplicates between splits",
+        _W,
+        split_rules.duplicates,
+        "a copy in another size or quality, or frames of one scene",
+    ),
+    Rule("duplicates", _N, split_rules.duplicates, "equal images within a split"),
+    Rule(
+        "suspicious masks",
+        _N,
+        split_rules.label_outliers,
+        "regions that look like another class, the most doubtful first",
+    ),
+)
 
-def _count(number: int, one: str, many: str | None = None) -> str:
-    return f"{number} {one if number == 1 else many or one + 's'}"
-
-
-def _image(record: Record) -> str:
-    return str(record.image_path or record.id)
-
-
-def _mask(record: Record) -> str:
-    return str(record.mask_path or record.id)
-
-
-def _listed(names: Sequence[str], most: int = 6) -> str:
-    return ", ".join(names[:most]) + (f", … ({len(names)})" if len(names) > most else "")
-
-
-def _opening(dataset: Dataset, records: Sequence[Record], totals: CheckAccumulator) -> list[Problem]:
-    """What was found while opening, but for what :func:`_pairing` says of the same files with its severity."""
-    paths = (*dataset.unpaired_images, *dataset.unpaired_masks)
-    named = {str(path) for path in paths} | {_image(records[index]) for index in totals.unlabeled}
-    return [
-        problem
-        for problem in dataset.problems
-        if problem.kind not in PAIRING or not problem.files or not named.issuperset(problem.files)
-    ]
-
-
-def _pairing(
-    dataset: Dataset, records: Sequence[Record], member: Sequence[Sequence[str]], totals: CheckAccumulator
-) -> list[Problem]:
-    """Images without masks are an error, but where a whole split has none, as public test sets do."""
-    problems = []
-    bare = set(totals.unlabeled)
-    labeled = {name for index, names in enumerate(member) for name in names if index not in bare}
-    lone = [index for index in sorted(bare) if any(name in labeled for name in member[index])]
-    unlabeled_splits = {_image(records[index]) for index in bare.difference(lone)}
-    named = {_image(records[index]) for index in lone} | {str(path) for path in dataset.unpaired_images}
-    files = sorted(named - unlabeled_splits)
-    if files:
-        fix = "add the masks under the same names, move the images away, or leave them out with --skip-bad"
-        text = f"{_count(len(files), 'image has', 'images have')} no mask"
-        problems.append(Problem("error", "image without mask", text, tuple(files), fix))
-    whole = sorted({name for index in bare - set(lone) for name in member[index]})
-    for name in whole:
-        text = f"no image of the split {name} has a mask: it can be predicted, not evaluated"
-        problems.append(Problem("note", "split without masks", text))
-    if dataset.unpaired_masks:
-        fix = "add the images under the same names, or move the masks away"
-        text = f"{_count(len(dataset.unpaired_masks), 'mask has', 'masks have')} no image"
-        problems.append(Problem("error", "mask without image", text, tuple(map(str, dataset.unpaired_masks)), fix))
-    return problems
-
-
-def _file_errors(file_errors: Sequence[tuple[int, FileError]]) -> list[Problem]:
-    by_kind: dict[str, list[FileError]] = {}
-    for _, error in sorted(file_errors, key=lambda entry: entry[0]):
-        by_kind.setdefault(error.kind, []).append(error)
-    problems = []
-    for kind, found in by_kind.items():
-        details = [f"{os.path.basename(one.file)}: {one.message}" for one in found]
-        text = details[0] if len(found) == 1 else f"{len(found)} files; " + "; ".join(details[:3])
-        fix = found[0].fix or FIXES.get(kind) or FIXES["unreadable file"]
-        text = text if len(found) <= 3 else f"{text}; …"
-        problems.append(Problem("error", kind, text, tuple(dict.fromkeys(one.file for one in found)), fix))
-    return problems
-
-
-def _unmapped_values(unmapped_values: Sequence[tuple[int, UnmappedValues]], dataset: Dataset) -> list[Problem]:
-    if not unmapped_values:
-        return []
-    edges = [unmapped for _, unmapped in sorted(unmapped_values, key=lambda entry: entry[0]) if unmapped.at_edges]
-    others = [unmapped for _, unmapped in sorted(unmapped_values, key=lambda entry: entry[0]) if not unmapped.at_edges]
-    problems = []
-    if edges:
-        pixels, total = sum(one.pixels for one in edges), sum(one.total for one in edges)
-        text = (
-            f"{_count(len(edges), 'mask holds', 'masks hold')} in-between values along the borders of the classes "
-            f"({max(one.distinct for one in edges)} values, {100 * pixels / total:.2g} % of the pixels): "
-            "anti-aliasing, smooth resizing or JPEG"
-        )
-        fix = "export the masks again as PNG, without anti-aliasing and with nearest-neighbor resizing"
-        problems.append(Problem("error", "anti-aliased masks", text, tuple(one.file for one in edges), fix))
-    if others:
-        problems.append(_outside(others, dataset))
-    return problems
-
-
-def _outside(unmapped_values: Sequence[UnmappedValues], dataset: Dataset) -> Problem:
-    values: dict[int, int] = {}
-    for unmapped in unmapped_values:
-        for value, pixels in unmapped.values:
-            values[value] = values.get(value, 0) + pixels
-    ranked = sorted(values, key=lambda value: -values[value])
-    named = ["a color of no class" if value < 0 else str(value) for value in ranked]
-    share = 100 * sum(one.pixels for one in unmapped_values) / sum(one.total for one in unmapped_values)
-    worst = max(unmapped_values, key=lambda one: one.pixels / one.total)
-    top, left, bottom, right = worst.box
-    text = (
-        f"{_count(len(unmapped_values), 'mask holds', 'masks hold')} values outside the classes: {_listed(named)} "
-        f"({share:.3g} % of their pixels; most in {os.path.basename(worst.file)}: "
-        f"{100 * worst.pixels / worst.total:.3g} %, rows {top} to {bottom}, columns {left} to {right})"
-    )
-    lines = ", ".join(f"'{value} name'" for value in sorted(value for value in ranked if value >= 0)[:3])
-    fix = f"name them in {dataset.root / 'classes.txt'} (lines such as {lines or 'r g b name'}), or correct the masks"
-    return Problem("error", "values outside the classes", text, tuple(one.file for one in unmapped_values), fix)
-
-
-def _orientation(totals: CheckAccumulator, records: Sequence[Record]) -> list[Problem]:
-    """EXIF turns that the sizes do not give away: half turns, mirrors, and quarter turns of square images."""
-    known = {index for index, error in totals.file_errors if error.kind in ("EXIF orientation", "size differs")}
-    doubtful = []
-    for index, turned, mask_turned in sorted(totals.turned):
-        height, width = totals.sizes[index].tolist()
-        quarter = (turned >= 5) != (mask_turned >= 5)
-        if index not in known and (not quarter or height == width):
-            doubtful.append((index, turned, mask_turned))
-    if not doubtful:
-        return []
-    index, turned, mask_turned = doubtful[0]
-    text = (
-        f"{_count(len(doubtful), 'image')} and masks disagree on EXIF orientation (image {turned}, "
-        f"mask {mask_turned} in {os.path.basename(_image(records[index]))}); the size does not tell which is right"
-    )
-    fix = "look at one with its mask laid over; if the mask fits the pixels as stored: exiftool -Orientation= FILES"
-    return [
-        Problem("warning", "EXIF orientation", text, tuple(_image(records[index]) for index, _, _ in doubtful), fix)
-    ]
-
-
-def _files(totals: CheckAccumulator, records: Sequence[Record]) -> list[Problem]:
-    problems = []
-    if totals.disguised:
-        found = sorted(totals.disguised)
-        _, file, kind = found[0]
-        text = f"{_count(len(found), 'file is', 'files are')} of another kind than named: "
-        text += f"{os.path.basename(file)} is {kind}"
-        fix = "rename by content; it is read all the same, other tools may stumble"
-        problems.append(Problem("warning", "disguised file", text, tuple(file for _, file, _ in found), fix))
-    if totals.stderr:
-        printed = sorted(totals.stderr)
-        _, stderr = printed[0]
-        text = f"the decoder complains of {_count(len(printed), 'file')}: {stderr.splitlines()[0][:160]}"
-        fix = "look at the images; copy them again from their source where they are damaged"
-        problems.append(Problem("warning", "damaged file", text, tuple(_image(records[i]) for i, _ in printed), fix))
-    return problems
-
-
-def _names(records: Sequence[Record]) -> list[Problem]:
-    """Names that collide where letter case or endings do not count, and names that break other tools."""
-    stems: dict[tuple[str, str], list[str]] = {}
-    odd = []
-    for record in records:
-        if record.image_path is None:
-            continue
-        path = record.image_path
-        stems.setdefault((str(path.parent), path.stem.casefold()), []).append(str(path))
-        name = path.name
-        raw = os.fsencode(name)
-        if len(raw) > LONG_NAME or name != name.strip() or any(ord(letter) < 32 for letter in name) or not _utf8(raw):
-            odd.append(str(path))
-    colliding = sorted({file for files in stems.values() if len(set(files)) > 1 for file in files})
-    problems = []
-    if colliding:
-        text = f"{len(colliding)} images share a name but for letter case or ending: {_listed(_bases(colliding), 4)}"
-        problems.append(Problem("warning", "colliding names", text, tuple(colliding), FIXES["colliding names"]))
-    if odd:
-        text = f"{_count(len(odd), 'file name')} too long, not UTF-8, or with control characters or spaces at an end"
-        fix = "rename; they are read here, but archives and other systems lose such files"
-        problems.append(Problem("note", "odd names", text, tuple(odd), fix))
-    return problems
-
-
-def _bases(files: Sequence[str]) -> list[str]:
-    return [os.path.basename(file) for file in files]
-
-
-def _utf8(raw: bytes) -> bool:
-    try:
-        raw.decode("utf-8")
-    except UnicodeDecodeError:
-        return False
-    return True
-
-
-def _coding(dataset: Dataset, totals: CheckAccumulator, records: Sequence[Record]) -> list[Problem]:
-    """How the masks hold their classes."""
-    problems = []
-    lossy = sorted(totals.lossy_masks)
-    if lossy:
-        text = (
-            f"{_count(len(lossy), 'mask is', 'masks are')} JPEG, which blurs the borders of classes into other values"
-        )
-        fix = "export the masks again as PNG; converting these keeps the damage"
-        blurred: Severity = "warning" if len(dataset.label_space) <= 2 else "error"
-        files = tuple(_mask(records[index]) for index in lossy)
-        problems.append(Problem(blurred, "JPEG masks", text, files, fix))
-    if dict(dataset.label_space.mapping) == {0: 0, 255: 1}:
-        text = "the masks hold 0 and 255: read as background and foreground, nothing is ignored"
-        fix = "if 255 means 'ignore' here, say so in classes.txt ('255 void')"
-        problems.append(Problem("note", "0/255 masks", text, (), fix))
-    groups: dict[str, list[int]] = {}
-    for kind, number in totals.mask_kinds.items():
-        mode = kind.mode.split(";")[0]
-        how = {"P": "palette", "RGB": "RGB", "RGBA": "RGB", "L": "gray", "I": "16-bit", "1": "gray"}.get(mode, mode)
-        groups.setdefault(how, []).append(number)
-    if len(groups) > 1:
-        text = "masks are stored in different ways: " + ", ".join(
-            f"{sum(n)} {how}" for how, n in sorted(groups.items())
-        )
-        example = _examples(totals, records, "mask")
-        fix = f"segwright convert {shlex.quote(str(dataset.root))} --to folder --out NEW writes them all alike"
-        table = getattr(dataset.reader, "color_table", None)
-        dark = sorted({r for r, g, b in table.colors if r == g == b and 0 < r < DARK}) if table is not None else []
-        severity: Severity = "warning"
-        if dark and {"gray", "RGB"} <= groups.keys():
-            severity = "error"
-            text += f"; numbers of the gray ones ({_listed(list(map(str, dark)))}) are read as dark colors of their own"
-            fix = "write all as colors, or all as class indices, and check again"
-        problems.append(Problem(severity, "mixed mask codings", text, example, fix))
-    elif "RGB" in groups and getattr(dataset.reader, "color_table", None) is None and totals.mask_kinds:
-        text = "the masks are gray saved as RGB: three times the size, read as indices"
-        fix = f"segwright convert {shlex.quote(str(dataset.root))} --to folder --out NEW"
-        problems.append(Problem("note", "gray saved as RGB", text, (), fix))
-    return problems
-
-
-def _examples(totals: CheckAccumulator, records: Sequence[Record], role: str) -> tuple[str, ...]:
-    """One file of each way of storing."""
-    take = _mask if role == "mask" else _image
-    found = [(index, kind) for (of, kind), index in totals.kind_example.items() if of == role]
-    return tuple(take(records[index]) for index, _ in sorted(found, key=lambda entry: entry[0]))
-
-
-def _images(totals: CheckAccumulator, records: Sequence[Record]) -> list[Problem]:
-    problems = []
-
-    def some(severity: Severity, kind: str, text: str, indices: Sequence[int], fix: str | None) -> None:
-        files = tuple(_image(records[index]) for index in sorted(indices))
-        problems.append(Problem(severity, kind, text, files, fix))
-
-    if totals.blank:
-        text = f"{_count(len(totals.blank), 'image is', 'images are')} blank: one color all over"
-        some("warning", "blank images", text, totals.blank, "look at them; move them away where they show nothing")
-    if totals.tiny:
-        text = f"{_count(len(totals.tiny), 'image is', 'images are')} smaller than 32 pixels a side"
-        some("warning", "tiny images", text, totals.tiny, "are these thumbnails? take the originals")
-    if totals.gray_rgb:
-        mixed = totals.color > 0
-        text = f"{_count(len(totals.gray_rgb), 'image is', 'images are')} gray saved as RGB"
-        text += f", {totals.color} are in color" if mixed else ""
-        some("warning" if mixed else "note", "gray saved as RGB", text, totals.gray_rgb if mixed else (), None)
-    if totals.all_ignored and len(totals.all_ignored) < totals.labeled.sum():
-        files = tuple(_mask(records[index]) for index in sorted(totals.all_ignored))
-        text = f"{_count(len(files), 'mask is', 'masks are')} ignored all over: nothing to learn or to score"
-        fix = "annotate them, or move the pairs away"
-        problems.append(Problem("warning", "all ignored", text, files, fix))
-    kinds = {(kind.mode, kind.bits): number for kind, number in totals.image_kinds.items()}
-    special = {key: number for key, number in kinds.items() if key[0] not in ("RGB", "L") or key[1] > 8}
-    if special:
-        text = "images are stored as " + ", ".join(
-            f"{mode} {bits} bit ({number})" for (mode, bits), number in sorted(kinds.items())
-        )
-        text += "; alpha is dropped, CMYK and palettes become RGB, more than 8 bits are scaled to 8"
-        problems.append(Problem("note", "kinds of images", text, _examples(totals, records, "image"), None))
-    if len(totals.channels) > 1:
-        text = "images differ in channels: " + ", ".join(f"{n} with {c}" for c, n in sorted(totals.channels.items()))
-        problems.append(Problem("warning", "mixed channels", text, (), "bring them to one number of channels"))
-    return problems
+BY_KIND = {rule.kind: rule for rule in RULES}
 
 
-def _bit_depths(dataset: Dataset, totals: CheckAccumulator, records: Sequence[Record]) -> list[Problem]:
-    """8-bit images among deeper ones: the same scene comes out with other brightness."""
-    deep = np.flatnonzero(totals.bits > 8).tolist()
-    narrow = np.flatnonzero((totals.bits > 0) & (totals.bits <= 8)).tolist()
-    if not deep or not narrow:
-        return []
-    found: ValueRange | None = getattr(dataset.reader, "value_range", None)
-    if found is None:
-        how = "8-bit values are kept, each deeper image is stretched from its own lowest to its own highest value"
-    else:
-        low, high = f"{min(found.low):g}", f"{max(found.high):g}"
-        how = f"the deeper ones are brought from {low} … {high} to 0 … 255, "
-        if found.eight_bit_reading() == "raw":
-            how += "and the 8-bit ones too, because all values fit 8 bits"
-        else:
-            how += "the 8-bit ones are kept as already on that scale"
-    few, which = (narrow, "8-bit") if len(narrow) <= len(deep) else (deep, "deeper")
-    names = _listed([os.path.basename(_image(records[index])) for index in few])
-    text = f"{_count(len(narrow), 'image has', 'images have')} 8 bits, {len(deep)} more; the {which}: {names}; {how}"
-    fix = "make the odd ones again from their originals at the depth of the others, or move them away"
-    return [Problem("warning", "mixed bit depth", text, tuple(_image(records[index]) for index in few), fix)]
+def docs_table(rules: tuple[Rule, ...] = RULES) -> str:
+    """The Markdown table of the rules, in their order."""
+    lines = ["| finding | severity | what it means |", "|---|---|---|"]
+    for rule in rules:
+        lines.append(f'| <a id="{rule.id}"></a>`{rule.kind}` | {", ".join(rule.severities)} | {rule.about} |')
+    return "\n".join(lines) + "\n"
 
 
-def _classes(
-    overall: Fingerprint, prints: Mapping[str, Fingerprint], objects: Mapping[int, tuple[int, int]]
-) -> list[Problem]:
-    if not overall.labeled:
-        return []
-    problems = []
-    never = [
-        name
-        for label, (name, images) in enumerate(zip(overall.class_names, overall.class_images, strict=True))
-        if not images and not objects.get(label, (0, 0))[0]  # else an error says so
-    ]
-    if never:
-        text = f"{_count(len(never), 'class never occurs', 'classes never occur')}: {_listed(never)}"
-        fix = "drop it from the class list, or add images that show it"
-        problems.append(Problem("warning", "class without pixels", text, (), fix))
-    labeled = {name: one for name, one in prints.items() if one.labeled}
-    if len(labeled) < 2:
-        return problems
-    for index, name in enumerate(overall.class_names):
-        where = [split for split, one in labeled.items() if one.class_images[index]]
-        lacking = [split for split in labeled if split not in where]
-        if where and lacking and ("train" in lacking or len(where) == 1):
-            consequence = "it cannot be learnt" if "train" in lacking else "it is never scored there"
-            text = f"class {name} occurs in {_listed(where)} but not in {_listed(lacking)}: {consequence}"
-            fix = "put all images into one folder without splits: they are then dealt out anew, stratified by class"
-            problems.append(Problem("warning", "class in one split only", text, (), fix))
-    return problems
+def with_table(page: str) -> str:
+    """The Markdown of a page with the table written between its two marks."""
+    before, rest = page.split(BEGIN)
+    _, after = rest.split(END)
+    return f"{before}{BEGIN}{docs_table()}{END}{after}"
 
 
-def _shift(prints: Mapping[str, Fingerprint]) -> list[Problem]:
-    """Class shares that differ between train and another split."""
-    train = prints.get("train")
-    if train is None or train.labeled < SHIFT_IMAGES:
-        return []
-    problems = []
-    for name, other in prints.items():
-        if name == "train" or other.labeled < SHIFT_IMAGES:
-            continue
-        here, there = np.array(train.class_shares), np.array(other.class_shares)
-        distance = float(np.abs(here - there).sum()) / 2
-        if distance > SHIFT:
-            most = np.argsort(-np.abs(here - there))[:3].tolist()
-            moved = ", ".join(f"{train.class_names[i]} {100 * here[i]:.1f} → {100 * there[i]:.1f} %" for i in most)
-            text = (
-                f"train and {name} hold different things: {100 * distance:.0f} % of the labels would have to move "
-                f"({moved})"
-            )
-            fix = f"scores on {name} say little of images like train's; deal them out anew if that was not meant"
-            problems.append(Problem("warning", "label shift", text, (), fix))
-    return problems
-
-
-def _shared(records: Sequence[Record], member: Sequence[Sequence[str]]) -> list[Problem]:
-    """The same file in several splits; lists that join others by name (trainval, all) may."""
-    shared: dict[tuple[str, ...], list[str]] = {}
-    for record, names in zip(records, member, strict=True):
-        apart = [name for name in names if not _joins(name)]
-        if len(apart) > 1:
-            shared.setdefault(tuple(sorted(apart)), []).append(_image(record))
-    return [
-        Problem(
-            "error",
-            "shared between splits",
-            f"{_count(len(files), 'image is', 'images are')} in {' and '.join(names)}: scores there are worthless",
-            tuple(files),
-            "take them out of one of the lists",
-        )
-        for names, files in shared.items()
-    ]
-
-
-def _joins(name: str) -> bool:
-    return name in ("trainval", "trainaug", "all", "train_aug", "trainvaltest")
-
-
-def _duplicates(pairs: Sequence[Pair], records: Sequence[Record], member: Sequence[Sequence[str]]) -> list[Problem]:
-    across_exact: list[Pair] = []
-    across_near: list[Pair] = []
-    within: list[Pair] = []
-    for pair in pairs:
-        a, b = ({name for name in member[i] if not _joins(name)} for i in (pair.first, pair.second))
-        if a and b and not a & b:
-            (across_exact if pair.exact else across_near).append(pair)
-        elif pair.exact:
-            within.append(pair)
-    problems = []
-    if across_exact:
-        text = f"{_count(len(across_exact), 'image occurs', 'images occur')} in two splits: "
-        text += _shown(across_exact, records, member)
-        fix = "remove the copies outside train: scores on images that were trained on are worthless"
-        problems.append(Problem("error", "shared between splits", text, _both(across_exact, records), fix))
-    if across_near:
-        text = (
-            f"{_count(len(across_near), 'pair', 'pairs')} of images in different splits look nearly the same "
-            f"(frames of one scene, or copies): {_shown(across_near, records, member)}"
-        )
-        fix = "keep a scene on one side; otherwise scores flatter the model"
-        problems.append(Problem("warning", "near-duplicates between splits", text, _both(across_near, records), fix))
-    if within:
-        text = f"{_count(len(within), 'pair')} of images within a split are the same: "
-        text += _shown(within, records, member)
-        problems.append(Problem("note", "duplicates", text, _both(within, records), "remove one of each pair"))
-    return problems
-
-
-def _both(pairs: Sequence[Pair], records: Sequence[Record]) -> tuple[str, ...]:
-    """The files pair by pair: 0 and 1, 2 and 3, …"""
-    return tuple(_image(records[i]) for pair in pairs for i in (pair.first, pair.second))
-
-
-def _shown(pairs: Sequence[Pair], records: Sequence[Record], member: Sequence[Sequence[str]]) -> str:
-    def named(index: int) -> str:
-        return f"{records[index].id} ({'+'.join(member[index])})"
-
-    best = sorted(pairs, key=lambda pair: -pair.correlation)[:3]
-    shown = [f"{named(pair.first)} = {named(pair.second)}" for pair in best]
-    return "; ".join(shown) + ("; …" if len(pairs) > 3 else "")
-
-
-def _label_outliers(outliers: Sequence[LabelOutlier], records: Sequence[Record], names: Sequence[str]) -> list[Problem]:
-    if not outliers:
-        return []
-    shown = [
-        f"{Path(_mask(records[one.record])).name}: a {names[one.label]} that looks like {names[one.looks_like]}"
-        for one in outliers[:3]
-    ]
-    text = f"{_count(len(outliers), 'mask')} to look at, the most doubtful first: " + "; ".join(shown)
-    fix = "segwright check DATA --html check.html shows them; correct the masks that are wrong"
-    return [Problem("note", "suspicious masks", text, tuple(_mask(records[one.record]) for one in outliers), fix)]
+if __name__ == "__main__":
+    path = Path(sys.argv[1])
+    path.write_text(with_table(path.read_text(encoding="utf-8")), encoding="utf-8")

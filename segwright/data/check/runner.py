@@ -1,9 +1,9 @@
-"""The data check: what is wrong with a dataset, said before it costs a week, and the fingerprint that plans training.
+"""The data check: what is wrong with a dataset, and the fingerprint that plans training.
 
-Every image and mask is read once, in child processes that may die of a file (:mod:`segwright.imageio.sandbox`), and
-comes back as some hundred numbers (:mod:`segwright.data.check.scan`). Those are added up as they come, so that memory
-does not grow with the images but for about a kilobyte each, and judged at the end
-(:mod:`segwright.data.check.rules`).
+Every image and mask is read once, in worker processes that a broken file may crash (:mod:`segwright.imageio.sandbox`),
+and comes back as some hundred numbers (:mod:`segwright.data.check.scan`). They are added up as they come
+(:mod:`segwright.data.check.aggregate`), and the checks of :data:`CHECKS` judge the sums. Memory per image is about two
+kilobytes.
 """
 
 from __future__ import annotations
@@ -16,11 +16,13 @@ from typing import Any
 from segwright.core.deprecated import renamed_attribute, renamed_names
 from segwright.core.errors import SegwrightError
 from segwright.core.progress import progress
+from segwright.data.check import file_rules, image_rules, label_rules, split_rules
 from segwright.data.check.aggregate import CheckAccumulator
+from segwright.data.check.evidence import Evidence
 from segwright.data.check.fingerprint import Fingerprint, FingerprintAccumulator
 from segwright.data.check.label_outliers import LabelOutlier
 from segwright.data.check.label_rules import side_notes
-from segwright.data.check.rules import run_rules
+from segwright.data.check.rules import BY_KIND, Check
 from segwright.data.check.scan import FileError, SampleReport, examiner
 from segwright.data.dataset import open_dataset
 from segwright.data.records import Dataset, Problem, Record, Split
@@ -28,6 +30,31 @@ from segwright.imageio.sandbox import WorkerPool
 from segwright.kernels.threads import processors
 
 SEVERITIES = ("error", "warning", "note")
+# What is checked, in this order; :data:`segwright.data.check.rules.RULES` lists the findings that each can report.
+CHECKS: tuple[Check, ...] = (
+    file_rules.opening,  # what opening the dataset reported: missing, ambiguous and unread files, guesses
+    file_rules.pairing,  # images without masks, masks without images
+    file_rules.file_errors,  # files that cannot be used: truncated, empty, huge, damaged, of another size or place
+    file_rules.unmapped_values,  # mask values outside the classes, anti-aliased masks
+    file_rules.orientation,  # EXIF orientation of image and mask
+    file_rules.file_contents,  # names that do not fit the content, decoder warnings
+    file_rules.names,  # colliding and odd file names
+    image_rules.mask_encodings,  # JPEG masks, 0/255 masks, masks stored in different ways
+    image_rules.image_contents,  # blank, tiny and gray images, masks ignored all over, channels
+    image_rules.bit_depths,  # 8-bit images among deeper ones
+    label_rules.objects,  # annotated objects that cover no pixel
+    label_rules.learnable,  # one class only, everything ignored
+    label_rules.ignored_by_guess,  # a value taken for 'ignore' without a class list
+    label_rules.rare_values,  # values of single masks, stray values, classes of a few pixels
+    label_rules.contradictions,  # equal images with different masks
+    label_rules.sides,  # left and right classes that flips do not exchange
+    split_rules.classes,  # classes that never occur, or not in every split
+    split_rules.label_shift,  # class shares that differ between train and another split
+    split_rules.shared_files,  # one file in several splits
+    split_rules.duplicates,  # copies and near-duplicates
+    split_rules.label_outliers,  # regions that look like another class
+)
+
 __getattr__ = renamed_names(__name__, {"inspect_path": "check_path", "inspect_dataset": "check_dataset"})
 
 
@@ -75,7 +102,7 @@ class CheckResult:
                 {"id": index, "name": name, "pixels": pixels, "images": images, **self._objects_json(index)}
                 for index, (name, pixels, images) in enumerate(classes)
             ],
-            "problems": [problem.to_json() for problem in self.problems],
+            "problems": [_problem_json(problem) for problem in self.problems],
             "notes": list(self.notes),
             "fingerprint": None if found is None else found.to_json(),
             "fingerprints": {name: one.to_json() for name, one in self.by_split.items()},
@@ -108,6 +135,12 @@ class CheckResult:
             },
             dataset=dataset,
         )
+
+
+def _problem_json(problem: Problem) -> dict[str, Any]:
+    """The problem with the id of its rule and where the rule is explained."""
+    rule = BY_KIND.get(problem.kind)
+    return {**problem.to_json(), "rule": rule and rule.id, "docs": rule and rule.docs}
 
 
 def check_path(
@@ -153,7 +186,8 @@ def check_dataset(dataset: Dataset, *, workers: int | None = None) -> CheckResul
             advance(1)
     prints = {name: accumulator.fingerprint() for name, accumulator in accumulators.items()}
     overall = whole.fingerprint()
-    problems, outliers = run_rules(dataset, records, member, totals, overall, prints)
+    evidence = Evidence(dataset, records, member, totals, overall, prints)
+    problems = [problem for check in CHECKS for problem in check(evidence)]
     return CheckResult(
         root=dataset.root,
         format=dataset.format,
@@ -163,7 +197,7 @@ def check_dataset(dataset: Dataset, *, workers: int | None = None) -> CheckResul
         by_split=prints,
         problems=tuple(sorted(problems, key=lambda problem: SEVERITIES.index(problem.severity))),
         notes=(*dataset.notes, *side_notes(dataset.label_space)),
-        outliers=tuple(outliers),
+        outliers=tuple(evidence.outliers),
         objects={label: pair for label, pair in sorted(totals.objects.items()) if label < len(totals.names)},
         dataset=dataset,
         records=tuple(records),

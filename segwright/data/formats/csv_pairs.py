@@ -16,7 +16,7 @@ from pathlib import Path
 
 from segwright.core.errors import DataError, FormatError
 from segwright.data.formats.base import SPLIT_NAMES, Format, sort_splits, unique_ids
-from segwright.data.formats.file_references import Reference, resolve_all, surroundings
+from segwright.data.formats.file_references import MISSING_KINDS, Reference, resolve_all, surroundings
 from segwright.data.formats.file_tree import Tree, is_image, read_text, stem
 from segwright.data.formats.mask_encoding import infer_encoding
 from segwright.data.formats.name_matching import Role, describe_folder
@@ -223,7 +223,7 @@ def _resolve_all(
         result[place] = path
     foreign = all(_ELSEWHERE.match(names[rest[number]][1]) for number in resolution.loose)
     for problem in resolution.problems:
-        if problem.kind.endswith("missing"):
+        if problem.kind in MISSING_KINDS.values():
             problems.append(replace(problem, kind="listed but missing"))
         elif not (foreign and problem.kind == "file found by a looser match"):
             problems.append(problem)

@@ -14,13 +14,26 @@ import posixpath
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from segwright.data.formats.file_tree import Tree
 from segwright.data.formats.name_parts import Spelling, composed, is_generic, spellings, split_of
 from segwright.data.records import Problem
 from segwright.imageio import EXTENSIONS
 
+Noun = Literal["image", "mask", "segment PNG"]
+
 SHOWN = 3  # examples in a message
+MISSING_KINDS: dict[Noun, str] = {
+    "image": "image missing",
+    "mask": "mask missing",
+    "segment PNG": "segment PNG missing",
+}
+AMBIGUOUS_KINDS: dict[Noun, str] = {
+    "image": "image ambiguous",
+    "mask": "mask ambiguous",
+    "segment PNG": "segment PNG ambiguous",
+}
 _ANNOTATION_FOLDERS = frozenset({"annotations", "annotation", "annots", "labels", "json", "jsons"})
 
 
@@ -186,7 +199,7 @@ def _place(index: FileIndex, reference: Reference) -> tuple[str, str]:
     return index.places[reference.annotation]
 
 
-def resolve_all(tree: Tree, references: Sequence[Reference], noun: str = "image") -> Resolution:
+def resolve_all(tree: Tree, references: Sequence[Reference], noun: Noun = "image") -> Resolution:
     """Resolve the names of all annotation files of a dataset together, for a file belongs to one entry only."""
     index, root = file_index(tree), surroundings(tree).root
     exact = [_exact(index, reference) for reference in references]
@@ -283,7 +296,7 @@ def _common_end(left: list[str], right: list[str]) -> int:
 
 
 def _problems(
-    references: Sequence[Reference], result: Resolution, root: Path, noun: str, index: FileIndex
+    references: Sequence[Reference], result: Resolution, root: Path, noun: Noun, index: FileIndex
 ) -> list[Problem]:
     problems = []
     if result.loose:
@@ -308,7 +321,7 @@ def _problems(
         problems.append(
             Problem(
                 "error",
-                f"{noun} missing",
+                MISSING_KINDS[noun],
                 f"{len(names)} files that {where} names are missing, of {len(references)}: "
                 f"{', '.join(names[:SHOWN])}{', …' if len(names) > SHOWN else ''}{_elsewhere(index, names)}",
                 tuple(names),
@@ -321,7 +334,7 @@ def _problems(
         problems.append(
             Problem(
                 "error",
-                f"{noun} ambiguous",
+                AMBIGUOUS_KINDS[noun],
                 f"{len(names)} files that {_sources(references, result.ambiguous)} names could each be one of several, "
                 f"such as {names[0]}: {', '.join(dict.fromkeys(first))}"[:600],
                 tuple(names),

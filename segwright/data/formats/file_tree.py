@@ -12,7 +12,7 @@ from typing import Any
 
 from segwright.core.errors import DataError, FormatError
 from segwright.data.formats.name_parts import split_of
-from segwright.data.records import Problem
+from segwright.data.records import Problem, Severity
 from segwright.data.text_files import read_bytes, read_ends, read_json, read_text
 from segwright.imageio import EXTENSIONS
 
@@ -24,6 +24,18 @@ MAX_FOLDERS = 200_000
 SKIPPED = frozenset({"__macosx", "__pycache__", "thumbs.db", "desktop.ini"})
 _RUN = frozenset({"config.yaml", "log.jsonl"})  # what a run folder of this package holds
 _BUNDLE = frozenset({"model.json", "model.safetensors"})  # a saved model
+
+# What a walk passes over: kind → (severity, what it is, fix).
+PASSED_OVER_KINDS: dict[str, tuple[Severity, str, str | None]] = {
+    "special file": ("warning", "pipes, sockets or devices are not read", "move them away"),
+    "link inside the dataset": ("note", "links to folders of the dataset itself are passed over", None),
+    "run folder": ("note", "folders that hold a training run or a saved model are passed over", None),
+    "folder too deep": (
+        "warning",
+        f"folders lie more than {MAX_DEPTH} deep and are passed over",
+        "open the dataset at a deeper folder, or move them up",
+    ),
+}
 
 
 @dataclass(frozen=True)
@@ -113,19 +125,12 @@ class Tree:
 
     def problems(self) -> list[Problem]:
         """What the walks so far passed over: special files, links that lead back, run folders, folders too deep."""
-        text = {
-            "special file": ("warning", "pipes, sockets or devices are not read", "move them away"),
-            "link inside the dataset": ("note", "links to folders of the dataset itself are passed over", None),
-            "run folder": ("note", "folders that hold a training run or a saved model are passed over", None),
-            "folder too deep": ("warning", f"folders lie more than {MAX_DEPTH} deep and are passed over",
-                                "open the dataset at a deeper folder, or move them up"),
-        }  # fmt: skip
         others: Tree | None = self.memo.get("surroundings")
         passed = self._passed if others is None else {**self._passed, **others._passed}
         problems = []
         for kind, paths in passed.items():
-            severity, message, fix = text[kind]
-            problems.append(Problem("warning" if severity == "warning" else "note", kind, f"{len(paths)} {message}",
+            severity, message, fix = PASSED_OVER_KINDS[kind]
+            problems.append(Problem(severity, kind, f"{len(paths)} {message}",
                                     tuple(paths), fix))  # fmt: skip
         return problems
 

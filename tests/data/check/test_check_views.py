@@ -60,7 +60,7 @@ def test_a_clean_set_says_so(tmp_path: Path) -> None:
     for path in (root / "masks" / "train").iterdir():  # no pixel is ignored, for which no class list would account
         labels = read_mask(path)
         write_mask(path, np.where(labels == 255, 0, labels).astype(np.uint8))
-    assert "Nothing to complain of" in text(check_path(root, workers=0))
+    assert "No problems found" in text(check_path(root, workers=0))
 
 
 def test_a_set_that_cannot_be_opened_is_shown(tmp_path: Path) -> None:

@@ -27,8 +27,9 @@ from segwright.core.errors import ImageReadError, UsageError
 from segwright.core.types import LabelSpace
 from segwright.data.check.aggregate import CheckAccumulator
 from segwright.data.check.duplicates import ALIKE, BRIGHTNESS, find_pairs, join_alike
-from segwright.data.check.fingerprint import Fingerprint, class_pixels, fingerprint
-from segwright.data.check.rules import _pairing
+from segwright.data.check.evidence import Evidence
+from segwright.data.check.file_rules import pairing
+from segwright.data.check.fingerprint import Fingerprint, FingerprintAccumulator, class_pixels, fingerprint
 from segwright.data.check.runner import CheckResult, check_dataset, check_path
 from segwright.data.dataset import open_dataset
 from segwright.data.records import Dataset, Record
@@ -578,8 +579,10 @@ def test_judging_takes_time_that_grows_with_the_files_not_with_their_square(tmp_
     member = [["train"] if i < 120 else ["test"] for i in range(count)]
     totals = CheckAccumulator(("a", "b"), count)
     totals.unlabeled = list(range(100, count))
+    nothing = FingerprintAccumulator(("a", "b")).fingerprint()
+    evidence = Evidence(data, records, member, totals, nothing, {})
     began = time.process_time()
-    problems = _pairing(data, records, member, totals)
+    problems = pairing(evidence)
     assert time.process_time() - began < 2
     assert {(p.kind, len(p.files)) for p in problems} == {("image without mask", 20), ("split without masks", 0)}
 
