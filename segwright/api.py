@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from segwright.core.deprecated import warn_renamed
 from segwright.core.errors import DataError, SegwrightError, UsageError
 from segwright.core.progress import progress, track
 from segwright.core.types import LabelSpace, Sample
@@ -416,34 +417,48 @@ def serve(
     precision: str = "fp32",
     post: str | None = None,
     tta: str | None = None,
-    queue: int = 32,
+    max_concurrent_requests: int = 32,
     batch: int | None = None,
     max_megabytes: float = 32.0,
     max_megapixels: float = 32.0,
-    timeout: float = 30.0,
+    upload_timeout: float = 30.0,
     predict_timeout: float = 120.0,
     eight_bit: str | None = None,
     watch: bool = False,
     trust_external: bool = False,
-    say: Callable[[str], None] = print,
+    message: Callable[[str], None] = print,
+    queue: int | None = None,
+    timeout: float | None = None,
+    say: Callable[[str], None] | None = None,
 ) -> None:
-    """Answer images over HTTP until SIGINT or SIGTERM; it returns when what was taken is answered.
+    """Serve a model over HTTP until SIGINT or SIGTERM; accepted requests are finished before it returns.
 
-    ``queue``: requests at a time; ``batch``: images of one size run together, left out 8 on a GPU and 1 on a CPU;
-    ``timeout``: seconds a client may take to send an image; ``predict_timeout``: seconds the network may take for one.
-    ``eight_bit`` as for :func:`predict`. ``watch`` loads the model anew when its files change, as
-    SIGHUP does. ``say`` gets the URL once it answers; what was asked goes to the logger ``segwright.serve``. For other
-    ASGI servers see :func:`segwright.serving.app.create_app`. UsageError for a port that cannot be had, BundleError
-    for what is no model, MissingExtraError without the extra ``serve``.
+    ``batch``: images of one size per run of the network; None: 8 on a GPU, 1 on a CPU. ``upload_timeout``: seconds to
+    receive an image; ``predict_timeout``: seconds of the network for one. ``eight_bit`` as for :func:`predict`.
+    ``watch`` reloads the model when its files change, as SIGHUP does. ``message`` gets lines for the user, such as the
+    URL once the service listens; requests are logged to ``segwright.serve``. ``queue``, ``timeout`` and ``say`` are the
+    former names of ``max_concurrent_requests``, ``upload_timeout`` and ``message``. For other ASGI servers see
+    :func:`segwright.serving.app.create_app`. UsageError for a port that cannot be bound, BundleError for what is not a
+    model, MissingExtraError without the extra ``serve``.
     """
+    if queue is not None:
+        warn_renamed("serve(queue=…)", "max_concurrent_requests=…")
+        max_concurrent_requests = queue
+    if timeout is not None:
+        warn_renamed("serve(timeout=…)", "upload_timeout=…")
+        upload_timeout = timeout
+    if say is not None:
+        warn_renamed("serve(say=…)", "message=…")
+        message = say
     from segwright.inference.predictor import find_bundle
     from segwright.serving.limits import ServiceLimits
     from segwright.serving.server import log_to_stderr, serve_model
 
     path = Path(model)
     limits = ServiceLimits(
-        max_megabytes=max_megabytes, max_megapixels=max_megapixels, queue=queue, batch=batch, body_seconds=timeout,
-        header_seconds=min(10.0, timeout), predict_seconds=predict_timeout,
+        max_megabytes=max_megabytes, max_megapixels=max_megapixels, max_concurrent_requests=max_concurrent_requests,
+        batch=batch, body_seconds=upload_timeout, header_seconds=min(10.0, upload_timeout),
+        predict_seconds=predict_timeout,
     )  # fmt: skip
 
     def load_model() -> Predictor:
@@ -457,7 +472,7 @@ def serve(
     place = path.resolve()
     folder = place.parent if place.name == "model" else place  # of a run, not in it
     name = place.stem if place.is_file() else folder.name
-    serve_model(load_model, limits, name=name, host=host, port=port, watch=watched, say=say)
+    serve_model(load_model, limits, name=name, host=host, port=port, watch=watched, message=message)
 
 
 def export(

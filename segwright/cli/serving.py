@@ -1,7 +1,8 @@
-"""The command that puts a model into service: serve."""
+"""The command that serves a model over HTTP: serve."""
 
 from __future__ import annotations
 
+import sys
 from typing import Annotated
 
 import typer
@@ -12,43 +13,59 @@ from segwright.cli.models import Post, Tta
 
 def serve(
     model: Model,
-    host: Annotated[str, typer.Option("--host", help="Address to listen on; 0.0.0.0: every one.")] = "127.0.0.1",
+    host: Annotated[str, typer.Option("--host", help="Address to listen on; 0.0.0.0: all.")] = "127.0.0.1",
     port: Annotated[int, typer.Option("--port", help="0 takes a free one.")] = 8000,
     device: Device = "auto",
     precision: Annotated[str, typer.Option("--precision", help="fp32, bf16, fp16")] = "fp32",
     post: Post = None,
     tta: Tta = None,
     trust_external: TrustExternal = False,
-    queue: Annotated[int, typer.Option("--queue", min=1, help="Requests taken at a time; more are told to wait.")] = 32,
+    max_concurrent_requests: Annotated[
+        int,
+        typer.Option("--max-concurrent-requests", min=1, metavar="N", help="More get 503 with Retry-After."),
+    ] = 32,
     batch: Annotated[
-        int | None, typer.Option("--batch", min=1, help="Images of one size run together: 8 on a GPU, 1 on a CPU.")
+        int | None,
+        typer.Option("--batch", min=1, metavar="N", help="Images of one size per run: 8 on a GPU, 1 on a CPU."),
     ] = None,
-    max_megabytes: Annotated[float, typer.Option("--max-megabytes", help="Largest body.")] = 32.0,
+    max_megabytes: Annotated[float, typer.Option("--max-megabytes", help="Largest request body.")] = 32.0,
     max_megapixels: Annotated[float, typer.Option("--max-megapixels", help="Largest image.")] = 32.0,
-    timeout: Annotated[
-        float, typer.Option("--timeout", metavar="SECONDS", help="How long a client may take to send an image.")
+    upload_timeout: Annotated[
+        float, typer.Option("--upload-timeout", metavar="SECONDS", help="Time to receive an image.")
     ] = 30.0,
     predict_timeout: Annotated[
-        float, typer.Option("--predict-timeout", metavar="SECONDS", help="How long the network may take for one image.")
+        float, typer.Option("--predict-timeout", metavar="SECONDS", help="Time of the network for one image.")
     ] = 120.0,
     eight_bit: EightBit = None,
-    watch: Annotated[bool, typer.Option("--watch", help="Load the model anew when its files change.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Reload the model when its files change.")] = False,
+    queue: Annotated[int | None, typer.Option("--queue", min=1, hidden=True)] = None,
+    timeout: Annotated[float | None, typer.Option("--timeout", hidden=True)] = None,
 ) -> None:
-    """Answer images over HTTP, with a page to try it on. SIGHUP loads the model anew, Ctrl-C ends."""
+    """Serve a model over HTTP, with a page to try it. SIGHUP reloads the model, Ctrl-C stops."""
     from segwright import api
 
     screen = console()
 
-    def say(line: str) -> None:
+    def message(line: str) -> None:
         screen.print(line, markup=False, soft_wrap=True)
-        screen.file.flush()  # whoever waits for the URL reads a pipe
+        screen.file.flush()  # a program that waits for the URL reads a pipe
 
+    if queue is not None:
+        _warn_renamed("--queue", "--max-concurrent-requests")
+        max_concurrent_requests = queue
+    if timeout is not None:
+        _warn_renamed("--timeout", "--upload-timeout")
+        upload_timeout = timeout
     api.serve(
         model, host=host, port=port, device=device, precision=precision, post=post, tta=tta,
-        trust_external=trust_external, queue=queue, batch=batch,
-        max_megabytes=max_megabytes, max_megapixels=max_megapixels, timeout=timeout, predict_timeout=predict_timeout,
-        eight_bit=eight_bit, watch=watch, say=say,
+        trust_external=trust_external, max_concurrent_requests=max_concurrent_requests, batch=batch,
+        max_megabytes=max_megabytes, max_megapixels=max_megapixels, upload_timeout=upload_timeout,
+        predict_timeout=predict_timeout, eight_bit=eight_bit, watch=watch, message=message,
     )  # fmt: skip
+
+
+def _warn_renamed(old: str, new: str) -> None:
+    print(f"{old} is now {new}; the old name works until the next release", file=sys.stderr)
 
 
 def register(app: typer.Typer) -> None:

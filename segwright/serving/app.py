@@ -1,7 +1,6 @@
-"""The service as an ASGI application, for our own server (:mod:`.listen`) or any other.
+"""The service as an ASGI application (Starlette), for our own server (:mod:`.server`) or any other.
 
-It is written against ASGI itself: there are six routes, and what a framework would do for us, reading bodies and forms
-whole before anybody looks at them, is what this service must not do.
+Bodies are read in chunks, within limits, and only by the route that needs one; forms are never parsed.
 """
 
 from __future__ import annotations
@@ -9,182 +8,159 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
 
 from segwright.core.errors import SegwrightError
 from segwright.core.version import __version__
 from segwright.inference.predictor import Predictor
 from segwright.serving.http import (
-    Receive,
-    Request,
-    Scope,
-    Send,
-    check_host,
+    check_content_type,
     check_sender,
-    check_type,
-    drain,
-    error_answer,
+    error_response,
     parse_query,
     read_body,
-    send_answer,
-    wait_for_leaving,
+    wait_for_disconnect,
 )
-from segwright.serving.limits import ClientLeft, Refused, ServiceLimits
+from segwright.serving.limits import RequestRejected, ServiceLimits
+from segwright.serving.middleware import (
+    AccessLog,
+    BodyDrain,
+    HostCheck,
+    ResponseHeaders,
+    UnhandledErrors,
+    rejected,
+    route_path,
+)
+from segwright.serving.openapi import describe_api
+from segwright.serving.packages import require_packages
 from segwright.serving.page import service_page
-from segwright.serving.responses import Answer, json_answer
-from segwright.serving.service import Service, Visit
+from segwright.serving.responses import json_response
+from segwright.serving.service import RequestContext, Service
 
 logger = logging.getLogger("segwright.serve")
 
-OTHER = "other"  # the template of every path that there is not
-GONE = 499  # no answer was sent: nginx's number for a client that left
-METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
-
-class Application:
-    """ASGI 3. ``hosts``: the names in a Host header that are answered to; None: any."""
+class Application(Starlette):
+    """The routes of one service. ``hosts``: the allowed names in a Host header; None: any."""
 
     def __init__(self, service: Service, hosts: frozenset[str] | None = None) -> None:
-        self.service, self.hosts = service, hosts
-        self.routes: dict[str, tuple[str, Callable[[Request], Awaitable[Answer]]]] = {
-            "/": ("GET", self.page),
-            "/predict": ("POST", self.predict),
-            "/model": ("GET", self.model),
-            "/health": ("GET", self.health),
-            "/ready": ("GET", self.ready),
-            "/metrics": ("GET", self.metrics),
-        }
+        self.service = service
+        routes = [
+            Route("/", self.page, methods=["GET"]),
+            Route("/predict", self.predict, methods=["POST"]),
+            Route("/model", self.model, methods=["GET"]),
+            Route("/health", self.health, methods=["GET"]),
+            Route("/ready", self.ready, methods=["GET"]),
+            Route("/metrics", self.metrics, methods=["GET"]),
+            Route("/openapi.json", self.openapi, methods=["GET"]),
+        ]
+        self.paths = [route.path for route in routes]
+        super().__init__(
+            routes=routes,
+            lifespan=_lifespan,
+            exception_handlers={HTTPException: self._http_error, RequestRejected: rejected},
+            middleware=[
+                Middleware(AccessLog, routes=frozenset(self.paths), count=service.metrics.count),
+                Middleware(ResponseHeaders),
+                Middleware(BodyDrain, limit=2 * service.limits.max_bytes),
+                Middleware(HostCheck, hosts=hosts),
+                Middleware(UnhandledErrors),
+            ],
+        )
+        self.router.redirect_slashes = False
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "lifespan":
-            await self._lifespan(receive, send)
-        elif scope["type"] == "http":
-            await self._respond(Request(scope, receive), send)
-        elif scope["type"] == "websocket":
-            await send({"type": "websocket.close", "code": 1003})
-
-    async def _respond(self, request: Request, send: Send) -> None:
+    async def predict(self, request: Request) -> Response:
+        """``POST /predict``: the prediction for the image in the body."""
         began = time.monotonic()
-        route = request.path if request.path in self.routes else OTHER
-        status = GONE
-        try:
-            answer = await self._answer(request)
-            status = answer.status
-            await send_answer(send, answer, head=request.method == "HEAD")
-        except ClientLeft:
-            pass
-        finally:
-            seconds = time.monotonic() - began
-            self.service.metrics.count(route, status, seconds)
-            method = request.method if request.method in METHODS else OTHER
-            logger.info("%s %s %d %.0f ms", method, route, status, seconds * 1000)
-
-    async def _answer(self, request: Request) -> Answer:
-        try:
-            check_host(request, self.hosts)
-            answer = await self._route(request)(request)
-            if not request.ended and request.path != "/predict":  # a body that no route asked for
-                await drain(request, 2 * self.service.limits.max_bytes)
-                if not request.ended:
-                    headers = (*answer.headers, ("connection", "close"))
-                    answer = Answer(answer.body, answer.content_type, headers, answer.status)
-            return answer
-        except ClientLeft:
-            raise
-        except Refused as refused:
-            headers = refused.headers
-            if not request.ended and refused.status != 408:  # who was waited for in vain is not waited for again
-                await drain(request, 2 * self.service.limits.max_bytes)
-            if not request.ended:
-                headers = (*headers, ("connection", "close"))
-            return error_answer(refused, refused.status, headers)
-        except SegwrightError as error:
-            logger.exception("an image could not be predicted")
-            return error_answer(error, 500)
-        except Exception:
-            logger.exception("a bug, or the machine's fault")
-            return error_answer(SegwrightError("the service failed on this request", fix="its log says how"), 500)
-
-    def _route(self, request: Request) -> Callable[[Request], Awaitable[Answer]]:
-        found = self.routes.get(request.path)
-        if found is None:
-            raise Refused(404, "there is nothing here", expected=", ".join(self.routes), found=request.path[:80])
-        allowed = ("GET", "HEAD") if found[0] == "GET" else ("POST",)
-        if request.method not in allowed:
-            raise Refused(
-                405, "another method is needed", expected=" or ".join(allowed), found=request.method[:20],
-                headers=(("allow", ", ".join(allowed)),),
-            )  # fmt: skip
-        return found[1]
-
-    async def predict(self, request: Request) -> Answer:
-        """``POST /predict``: the answer to the image in the body."""
-        began = time.monotonic()
-        check_sender(request)
-        wanted = parse_query(request.query)
-        check_type(request)
+        check_sender(request.headers)
+        params = parse_query(request.scope.get("query_string", b""))
+        check_content_type(request.headers)
         limits = self.service.limits
-        self.service.check_room()
-        with self.service.holding() as hold:
-            body = await read_body(request, limits.max_bytes, limits.body_seconds, hold)
-            return await self._unless_gone(
-                request, lambda visit: self.service.answer(body, wanted.form, visit, mask=wanted.mask, began=began)
+        self.service.check_capacity()
+        with self.service.reserve_body() as reserve:
+            body = await read_body(request, limits.max_bytes, limits.body_seconds, reserve)
+            return await self._until_disconnect(
+                request, lambda context: self.service.predict(body, params, context, began=began)
             )
 
-    async def _unless_gone(self, request: Request, work: Callable[[Visit], Awaitable[Answer]]) -> Answer:
-        """The work's answer; ClientLeft, and the work told so, when the connection ends before."""
-        visit = Visit()
-        working = asyncio.ensure_future(work(visit))
-        leaving = asyncio.ensure_future(wait_for_leaving(request))
+    async def _until_disconnect(
+        self, request: Request, work: Callable[[RequestContext], Awaitable[Response]]
+    ) -> Response:
+        """The response of ``work``; if the connection ends before, the work is canceled: ClientDisconnected."""
+        context = RequestContext()
+        working = asyncio.ensure_future(work(context))
+        disconnect = asyncio.ensure_future(wait_for_disconnect(request))
         try:
-            await asyncio.wait([working, leaving], return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait([working, disconnect], return_when=asyncio.FIRST_COMPLETED)
             if not working.done():
-                self.service.leave(visit)
+                self.service.cancel(context)
             return await working
         finally:
-            leaving.cancel()
-            working.cancel()  # nothing where it is done; the server's own end of patience otherwise
+            disconnect.cancel()
+            working.cancel()  # has an effect only if the server gives up on the request, at the end of a stop
 
-    async def page(self, request: Request) -> Answer:
+    async def page(self, request: Request) -> Response:
         """``GET /``."""
         document, policy = service_page(self.service.model.describe(), self.service.limits)
-        return Answer(document, "text/html; charset=utf-8", (("content-security-policy", policy),))
+        return Response(document, 200, {"content-security-policy": policy}, "text/html; charset=utf-8")
 
-    async def model(self, request: Request) -> Answer:
+    async def model(self, request: Request) -> Response:
         """``GET /model``."""
         limits = self.service.limits
         bounds = {"max_megabytes": limits.max_megabytes, "max_megapixels": limits.max_megapixels}
-        return json_answer({**self.service.model.describe(), "limits": bounds, "version": __version__})
+        return json_response({**self.service.model.describe(), "limits": bounds, "version": __version__})
 
-    async def health(self, request: Request) -> Answer:
+    async def health(self, request: Request) -> Response:
         """``GET /health``: the process is up."""
-        return json_answer({"status": "up"})
+        return json_response({"status": "up"})
 
-    async def ready(self, request: Request) -> Answer:
-        """``GET /ready``: an image would be answered now."""
-        why = self.service.ready()
-        if why is None:
-            return json_answer({"status": "ready"})
-        return json_answer({"status": why}, status=503, headers=(("retry-after", "1"),))
+    async def ready(self, request: Request) -> Response:
+        """``GET /ready``: whether an image would be predicted now."""
+        reason = self.service.not_ready_reason()
+        if reason is None:
+            return json_response({"status": "ready"})
+        return json_response({"status": reason}, status=503, headers={"retry-after": "1"})
 
-    async def metrics(self, request: Request) -> Answer:
+    async def metrics(self, request: Request) -> Response:
         """``GET /metrics``."""
-        return Answer(*self.service.metrics.text())
+        text, content_type = self.service.metrics.text()
+        return Response(text, media_type=content_type)
 
-    async def _lifespan(self, receive: Receive, send: Send) -> None:
-        while True:
-            message = await receive()
-            if message["type"] == "lifespan.startup":
-                try:
-                    await self.service.warm_up()
-                except SegwrightError as error:
-                    await send({"type": "lifespan.startup.failed", "message": str(error)})
-                    return
-                await send({"type": "lifespan.startup.complete"})
-            elif message["type"] == "lifespan.shutdown":
-                await asyncio.get_running_loop().run_in_executor(None, self.service.close)
-                await send({"type": "lifespan.shutdown.complete"})
-                return
+    async def openapi(self, request: Request) -> Response:
+        """``GET /openapi.json``."""
+        return json_response(describe_api(self.service.limits))
+
+    async def _http_error(self, request: Request, error: Exception) -> Response:
+        """The router's 404 and 405 with what would have been right."""
+        assert isinstance(error, HTTPException)
+        if error.status_code == 405:
+            allowed = ", ".join(sorted((error.headers or {}).get("Allow", "").split(", ")))
+            wrong = SegwrightError(
+                "the method is not allowed", expected=allowed.replace(", ", " or "), found=request.method[:20]
+            )
+            return error_response(wrong, 405, (("allow", allowed),))
+        path = route_path(request.scope)[:80]
+        wrong = SegwrightError("no such path", expected=", ".join(self.paths), found=path)
+        return error_response(wrong, error.status_code)
+
+
+@asynccontextmanager
+async def _lifespan(app: Application) -> AsyncIterator[None]:
+    try:
+        await app.service.warm_up()
+    except SegwrightError as error:
+        logger.error("the service cannot start: %s", error)
+        raise
+    yield
+    await asyncio.get_running_loop().run_in_executor(None, app.service.close)
 
 
 def create_app(
@@ -195,10 +171,11 @@ def create_app(
     hosts: frozenset[str] | None = None,
     load: Callable[[], Predictor] | None = None,
 ) -> Application:
-    """An ASGI application that answers with ``predictor``, for any ASGI server.
+    """An ASGI application that serves ``predictor``, for any ASGI server.
 
-    ``hosts``: the names in a Host header that are answered to (:data:`segwright.serving.http.LOOPBACK` for a
-    service of this machine alone); None: any. ``load`` makes the predictor anew for ``app.service.reload()``. The
-    server has to bound how slowly headers may come; ours does. MissingExtraError without prometheus-client.
+    ``hosts``: the allowed names in a Host header (:data:`segwright.serving.http.LOOPBACK` for a service that only this
+    machine uses); None: any. ``load`` loads the predictor again for ``app.service.reload()``. The server has to bound
+    how slowly headers may arrive; ours does. MissingExtraError without the extra ``serve``.
     """
+    require_packages()
     return Application(Service(predictor, limits, name=name, load=load), hosts)

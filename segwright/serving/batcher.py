@@ -1,8 +1,8 @@
-"""A micro-batcher: one thread runs the network, on images of one size together where several wait.
+"""A micro-batcher: one thread runs the network, on several waiting images of one size together.
 
-Jobs carry the predictor that they were decoded for, so that a model can be exchanged at any time: what was taken before
-is answered by the old one, and no batch mixes two. How many jobs may wait is bounded by who submits them
-(:class:`segwright.serving.service.Service`): a place is taken before an image is decoded, not after.
+Every queued image carries the predictor that it was decoded for, so that a model can be replaced at any time: images
+queued before use the old one, and no batch mixes two. The queue is not bounded here: the caller
+(:class:`segwright.serving.service.Service`) reserves a slot before an image is decoded.
 """
 
 from __future__ import annotations
@@ -20,55 +20,55 @@ from segwright.imageio import UInt8Array
 from segwright.inference.prediction import Prediction
 
 
-class TooLongError(SegwrightError):
-    """An image that would take the network longer than it may have."""
+class PredictTimeoutError(SegwrightError):
+    """The network needs more time for the image than the limit."""
 
 
-class _Abandoned(Exception):
-    """Nobody waits for the image any more."""
+class _Canceled(Exception):
+    """The client of the image disconnected."""
 
 
-class Predicts(Protocol):
-    """What the batcher needs of a :class:`segwright.inference.predictor.Predictor`."""
+class PredictorProtocol(Protocol):
+    """The part of :class:`segwright.inference.predictor.Predictor` that the batcher uses."""
 
     def batches(self, image: UInt8Array) -> bool:
-        """Whether images of this one's size go through the network together."""
+        """Whether images of this size can be run together."""
         ...
 
     def window_count(self, image: UInt8Array) -> int:
-        """In how many windows an image is worked on."""
+        """The number of windows in which the image is predicted."""
         ...
 
     def predict(self, image: UInt8Array, *, advance: Callable[[int], None]) -> Prediction:
-        """One image; ``advance`` is told of every finished window of a large one."""
+        """One image; ``advance`` is called after every window of a large one."""
         ...
 
     def predict_batch(self, images: Sequence[UInt8Array]) -> list[Prediction]:
-        """Images uint8 H×W×C; the answers in order."""
+        """Predictions of images uint8 H×W×C, in order."""
         ...
 
 
-class Job:
+class QueuedImage:
     """One image, uint8 H×W×C, and the future of its :class:`Prediction`."""
 
-    def __init__(self, predictor: Predicts, image: UInt8Array, most: int) -> None:
+    def __init__(self, predictor: PredictorProtocol, image: UInt8Array, batch: int) -> None:
         self.predictor, self.image = predictor, image
-        self.most = most if predictor.batches(image) else 1  # how many like it are run together
+        self.max_batch = batch if predictor.batches(image) else 1  # how many of its kind are run together
         self.windows = predictor.window_count(image)
-        self.abandoned = False
+        self.canceled = False
         self.kind = (id(predictor), image.shape)
         self.arrived = time.monotonic()
         self.future: Future[Prediction] = Future()
 
 
 class Batcher:
-    """Runs jobs, the oldest first, in batches of up to ``batch`` equal sizes.
+    """Runs queued images, the oldest first, in batches of up to ``batch`` of equal size.
 
-    The first of a batch waits at most ``wait`` seconds for others, and not at all while the network is busy anyway. A
-    batch that fails is run again image by image, so that only the one at fault is told. A large image holds up
-    nobody: after each of its windows, one batch of smaller ones that wait is run. It ends in :class:`TooLongError`
-    when its own windows have taken ``seconds``. ``observe`` hears of every run: how many images, how many pixels,
-    how many seconds.
+    The first of a batch waits at most ``wait`` seconds for others, and not at all if it has already waited that long
+    for the network. A batch that fails is run again image by image, so that an invalid image fails only its own
+    request. After each window of a large image one batch of waiting smaller ones is run. A large image fails with
+    :class:`PredictTimeoutError` when its own windows have taken ``seconds``. ``observe`` is called after every run with
+    the number of images, of pixels, and the seconds.
     """
 
     def __init__(
@@ -80,137 +80,138 @@ class Batcher:
         observe: Callable[[int, int, float], None] = lambda count, pixels, seconds: None,
     ) -> None:
         self.batch, self.wait, self.seconds, self.observe = batch, wait, seconds, observe
-        self._waiting: deque[Job] = deque()
+        self._queue: deque[QueuedImage] = deque()
         self._changed = threading.Condition()
         self._closed = False
         self._thread: threading.Thread | None = None
 
-    def submit(self, predictor: Predicts, image: UInt8Array) -> Job:
+    def submit(self, predictor: PredictorProtocol, image: UInt8Array) -> QueuedImage:
         """Queue an image, already checked: uint8 H×W×C with the network's channels."""
-        job = Job(predictor, image, self.batch)
+        queued = QueuedImage(predictor, image, self.batch)
         with self._changed:
             if self._closed:
-                job.future.cancel()
-                return job
+                queued.future.cancel()
+                return queued
             if self._thread is None:  # not in __init__: a server may fork between the two
-                self._thread = threading.Thread(target=self._run, name="batcher", daemon=True)
+                self._thread = threading.Thread(target=self._run_all, name="batcher", daemon=True)
                 self._thread.start()
-            self._waiting.append(job)
+            self._queue.append(queued)
             self._changed.notify_all()
-        return job
+        return queued
 
-    def withdraw(self, job: Job) -> bool:
-        """Take a job back that nobody waits for; False where it runs already, or has run."""
+    def cancel(self, queued: QueuedImage) -> bool:
+        """Remove an image from the queue; False if it is being run or has been. A large one ends after its window."""
         with self._changed:
-            job.abandoned = True  # a large image that is under work ends after its window
-            if not job.future.cancel():
+            queued.canceled = True
+            if not queued.future.cancel():
                 return False
-            if job in self._waiting:
-                self._waiting.remove(job)
+            if queued in self._queue:
+                self._queue.remove(queued)
             self._changed.notify_all()
             return True
 
     def alive(self) -> bool:
-        """Whether a job that is submitted now will be run."""
+        """Whether an image that is submitted now will be run."""
         return not self._closed and (self._thread is None or self._thread.is_alive())
 
     def close(self, timeout: float | None = None) -> None:
-        """Finish what waits, then end; what is left after ``timeout`` seconds is cancelled."""
+        """Run what is queued, then end; what is left after ``timeout`` seconds is canceled."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
         if self._thread is not None:
             self._thread.join(timeout)
         with self._changed:
-            for job in self._waiting:
-                job.future.cancel()
-            self._waiting.clear()
+            for queued in self._queue:
+                queued.future.cancel()
+            self._queue.clear()
 
-    def _run(self) -> None:
+    def _run_all(self) -> None:
         while True:
-            jobs = self._gather()
-            if jobs is None:
+            images = self._next_batch()
+            if images is None:
                 return
-            self._answer([job for job in jobs if job.future.set_running_or_notify_cancel()])
-            jobs = None  # the images go now, not when the next ones come
+            self._run_batch([queued for queued in images if queued.future.set_running_or_notify_cancel()])
+            images = None  # frees their memory before the next ones arrive
 
-    def _gather(self) -> list[Job] | None:
-        """The next batch; None at the end."""
+    def _next_batch(self) -> list[QueuedImage] | None:
+        """The next batch; None after :meth:`close`."""
         with self._changed:
             while True:
-                if not self._waiting:
+                if not self._queue:
                     if self._closed:
                         return None
                     self._changed.wait()
                     continue
-                first = self._waiting[0]
-                alike = [job for job in self._waiting if job.kind == first.kind][: first.most]
+                first = self._queue[0]
+                batch = [queued for queued in self._queue if queued.kind == first.kind][: first.max_batch]
                 left = first.arrived + self.wait - time.monotonic()
-                if len(alike) >= first.most or left <= 0 or self._closed:
-                    for job in alike:
-                        self._waiting.remove(job)
-                    return alike
+                if len(batch) >= first.max_batch or left <= 0 or self._closed:
+                    for queued in batch:
+                        self._queue.remove(queued)
+                    return batch
                 self._changed.wait(left)
 
-    def _answer(self, jobs: list[Job]) -> None:
-        if not jobs:
+    def _run_batch(self, images: list[QueuedImage]) -> None:
+        if not images:
             return
-        if jobs[0].windows > 1:
-            for job in jobs:
-                self._answer_large(job)
+        if images[0].windows > 1:
+            for queued in images:
+                self._run_windows(queued)
             return
         began = time.monotonic()
         try:
-            predictions = jobs[0].predictor.predict_batch([job.image for job in jobs])
+            predictions = images[0].predictor.predict_batch([queued.image for queued in images])
+            pairs = list(zip(images, predictions, strict=True))
         except Exception as error:
-            if len(jobs) > 1:
-                for job in jobs:
-                    self._answer([job])
+            if len(images) > 1:
+                for queued in images:
+                    self._run_batch([queued])
                 return
-            # What is wrong with one image, or with the network, is for the one who asked; the thread goes on.
-            jobs[0].future.set_exception(error)
+            # An invalid image, or a fault of the network, fails its own request; the thread continues.
+            images[0].future.set_exception(error)
             return
-        self._note(jobs, time.monotonic() - began)
-        for job, prediction in zip(jobs, predictions, strict=True):
-            job.future.set_result(prediction)
+        self._report(images, time.monotonic() - began)
+        for queued, prediction in pairs:
+            queued.future.set_result(prediction)
 
-    def _answer_large(self, job: Job) -> None:
-        """One image of several windows; between them, those that are quick."""
+    def _run_windows(self, queued: QueuedImage) -> None:
+        """One image of several windows; between them, batches of images of a single window."""
         used, began, done = 0.0, time.monotonic(), 0
 
         def advance(count: int) -> None:
             nonlocal used, began, done
             done += count
             used += time.monotonic() - began
-            if job.abandoned:
-                raise _Abandoned
-            if used > self.seconds and done < job.windows:
-                raise TooLongError(
-                    "the network takes longer for the image than the service allows",
+            if queued.canceled:
+                raise _Canceled
+            if used > self.seconds and done < queued.windows:
+                raise PredictTimeoutError(
+                    "the network takes longer for the image than the limit",
                     expected=f"at most {self.seconds:g} s",
-                    found=f"{used:.0f} s for {done} of {job.windows} windows",
+                    found=f"{used:.0f} s for {done} of {queued.windows} windows",
                 )
-            self._answer(self._quick())
+            self._run_batch(self._take_single_windows())
             began = time.monotonic()
 
         try:
-            prediction = job.predictor.predict(job.image, advance=advance)
+            prediction = queued.predictor.predict(queued.image, advance=advance)
         except Exception as error:
-            job.future.set_exception(error)
+            queued.future.set_exception(error)
             return
-        self._note([job], used + time.monotonic() - began)
-        job.future.set_result(prediction)
+        self._report([queued], used + time.monotonic() - began)
+        queued.future.set_result(prediction)
 
-    def _quick(self) -> list[Job]:
-        """A batch of the oldest waiting image of a single window, taken out; empty where there is none."""
+    def _take_single_windows(self) -> list[QueuedImage]:
+        """Take a batch with the oldest image of a single window from the queue; empty if there is none."""
         with self._changed:
-            first = next((job for job in self._waiting if job.windows == 1), None)
+            first = next((queued for queued in self._queue if queued.windows == 1), None)
             if first is None:
                 return []
-            alike = [job for job in self._waiting if job.kind == first.kind][: first.most]
-            for job in alike:
-                self._waiting.remove(job)
-        return [job for job in alike if job.future.set_running_or_notify_cancel()]
+            batch = [queued for queued in self._queue if queued.kind == first.kind][: first.max_batch]
+            for queued in batch:
+                self._queue.remove(queued)
+        return [queued for queued in batch if queued.future.set_running_or_notify_cancel()]
 
-    def _note(self, jobs: list[Job], seconds: float) -> None:
-        self.observe(len(jobs), sum(job.image.shape[0] * job.image.shape[1] for job in jobs), seconds)
+    def _report(self, images: list[QueuedImage], seconds: float) -> None:
+        self.observe(len(images), sum(queued.image.shape[0] * queued.image.shape[1] for queued in images), seconds)

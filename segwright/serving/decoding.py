@@ -1,6 +1,6 @@
-"""Images from strangers: decoded in child processes, so that a file that kills a decoder kills no service.
+"""Decoding of untrusted images in child processes, so that a file that crashes a decoder does not end the service.
 
-Needs no torch: a child imports this module.
+Imports no torch: the child processes import this module.
 """
 
 from __future__ import annotations
@@ -18,23 +18,23 @@ from segwright.imageio.raster import decode_raster
 from segwright.imageio.sandbox import DecoderStartError, TaskResult, WorkerPool, decoder_crashed_error
 
 WHERE = "the image"
-WHOLE = "send one whole image, byte for byte as it lies on the disk"
-DEEPER = "send an image of the depth that the model was trained on"
-SMALLER = "send a smaller image, or cut it into tiles; who runs the service sets --max-megapixels"
+FIX_WHOLE_FILE = "send one whole image file, byte for byte"
+FIX_BIT_DEPTH = "send an image of the bit depth that the model was trained on"
+FIX_SIZE = "send a smaller image, or cut it into tiles; the limit is set by --max-megapixels"
 
 _Item = tuple[bytes, bool]
 _Pixels = npt.NDArray[Any]
 
 
-class DecoderLostError(SegwrightError):
-    """The processes that decode are ended from outside, as for want of memory: no fault of this image."""
+class DecoderUnavailableError(SegwrightError):
+    """The decoder processes are killed from outside, for example for lack of memory; the image is not the cause."""
 
 
 class ImageDecoder:
-    """Bytes to pixels, channels not yet fitted.
+    """Decode images, at most ``count`` at a time, each in a child process, for at most ``seconds``.
 
-    At most ``count`` images at a time, each in a child process, for at most ``seconds``; safe to call from ``count``
-    threads. A child that dies or hangs is replaced; an image whose child is ended from outside gets a second one.
+    Safe to call from ``count`` threads. A child that dies or hangs is replaced; an image whose child is killed from
+    outside gets a second one.
     """
 
     def __init__(self, limits: Limits, *, count: int, seconds: float) -> None:
@@ -44,35 +44,37 @@ class ImageDecoder:
         self.seconds = seconds
 
     def decode(self, data: bytes, deep: bool = False) -> _Pixels:
-        """uint8 H×W×C, or with ``deep`` all bands in the file's own number type.
+        """uint8 H×W×C, or with ``deep`` all bands in the file's own number type; channels as in the file.
 
-        TooLargeError by the header, before pixels are decoded, or where memory runs out; ImageReadError where the
-        bytes are no whole image, take longer than ``seconds``, or end the process that decodes them;
-        MissingExtraError for a compression we cannot read; DecoderLostError where no process lives long enough.
+        TooLargeError by the header, before pixels are decoded, or if memory runs out; ImageReadError if the bytes are
+        not a whole image, take longer than ``seconds``, or crash the decoder; MissingExtraError for a compression that
+        is not supported; DecoderUnavailableError if the processes are killed from outside.
         """
         try:
             began = time.monotonic()
             outcome = self.pool.one((data, deep))
             if outcome.crash is not None and not outcome.interrupted and time.monotonic() - began < self.seconds:
-                outcome = self.pool.one((data, deep))  # it may have died of something else
+                outcome = self.pool.one((data, deep))  # it may have died of another cause
         except DecoderStartError as error:
-            raise DecoderLostError("images cannot be decoded now", found=error.found, fix="ask again") from error
+            raise DecoderUnavailableError(
+                "the decoder processes cannot be started", found=error.found, fix="try again"
+            ) from error
         if outcome.interrupted:
-            raise DecoderLostError(
-                "the process that decodes the image was ended from outside, twice", found=outcome.crash, fix="ask again"
+            raise DecoderUnavailableError(
+                "the decoder process was killed from outside, twice", found=outcome.crash, fix="try again"
             )
         if outcome.result is not None:
             return outcome.result
-        raise _explained(outcome)
+        raise _client_error(outcome)
 
     def close(self) -> None:
         self.pool.close()
 
 
 def make_decoder(limits: Limits) -> Callable[[_Item], _Pixels]:
-    """A child's function."""
-    # A Ctrl-C reaches the whole process group, and a stop may be sent to all of a service's processes: what was taken
-    # is finished first. A child ends when its parent closes the pipe.
+    """The function of a child process."""
+    # Ctrl-C reaches the whole process group, and SIGTERM may be sent to all processes of a service, but accepted images
+    # are finished first. A child ends when its parent closes the pipe.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
@@ -83,17 +85,17 @@ def make_decoder(limits: Limits) -> Callable[[_Item], _Pixels]:
     return decode
 
 
-def _explained(outcome: TaskResult[_Item, _Pixels]) -> SegwrightError:
-    """The error of a failed decoding, its fix fit for who sent the image."""
+def _client_error(outcome: TaskResult[_Item, _Pixels]) -> SegwrightError:
+    """The error of a failed decoding, with a fix for the client."""
     error = outcome.error
     if error is None:
         crash = decoder_crashed_error(WHERE, str(outcome.crash))
-        return ImageReadError(crash.message, expected=crash.expected, found=crash.found, fix=WHOLE)
+        return ImageReadError(crash.message, expected=crash.expected, found=crash.found, fix=FIX_WHOLE_FILE)
     if isinstance(error, ImageReadError):
-        kind, fix = (TooLargeError, SMALLER) if isinstance(error, TooLargeError) else (ImageReadError, WHOLE)
+        kind, fix = (TooLargeError, FIX_SIZE) if isinstance(error, TooLargeError) else (ImageReadError, FIX_WHOLE_FILE)
         return kind(error.message, expected=error.expected, found=error.found, fix=fix)
     if isinstance(error, SegwrightError):
         return error
-    if isinstance(error, MemoryError):  # the child lives; its memory is bounded
-        return TooLargeError("the image takes more memory than is allowed for one", found="memory ran out", fix=SMALLER)
-    return ImageReadError("the image cannot be decoded", found=type(error).__name__, fix=WHOLE)
+    if isinstance(error, MemoryError):  # the child is alive; its memory is bounded
+        return TooLargeError("the image needs more memory than the limit", found="memory ran out", fix=FIX_SIZE)
+    return ImageReadError("the image cannot be decoded", found=type(error).__name__, fix=FIX_WHOLE_FILE)

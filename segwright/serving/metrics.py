@@ -1,67 +1,76 @@
-"""What the service counts, for Prometheus.
+"""Prometheus metrics of the service.
 
-Labels are a route's template and a status's class, nothing that a client can choose: a label with free values grows the
-process's memory, and the one of whoever collects, without bound.
+Labels are a route's template and a status class, never a value that a client can choose: free values would grow the
+memory of this process and of the Prometheus server without bound.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from segwright.core.errors import MissingExtraError
-
-if TYPE_CHECKING:
-    from prometheus_client import CollectorRegistry
+from prometheus_client import (
+    CONTENT_TYPE_LATEST,
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    ProcessCollector,
+    generate_latest,
+)
 
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 IMAGES = (1, 2, 4, 8, 16, 32)
 
 
 class ServiceMetrics:
-    """Counters of one service in a registry of their own, so that two services in a process do not meet."""
+    """The counters of one service, in a registry of its own so that two services in a process stay apart."""
 
     def __init__(self) -> None:
-        try:
-            from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
-        except ImportError as error:
-            raise missing_package("prometheus-client") from error
-        self.registry: CollectorRegistry = CollectorRegistry()
-        ProcessCollector(registry=self.registry)
-        self._requests = Counter(
-            "segwright_requests", "Answered requests.", ("route", "status"), registry=self.registry
-        )
+        self.registry = registry = CollectorRegistry()
+        ProcessCollector(registry=registry)
+        self._requests = Counter("segwright_requests", "Requests.", ("route", "status"), registry=registry)
         self._seconds = Histogram(
-            "segwright_request_seconds", "From a request's headers to its answer.", ("route",),
-            buckets=SECONDS, registry=self.registry,
+            "segwright_request_seconds", "Time from a request's headers to its response.", ("route",),
+            buckets=SECONDS, registry=registry,
         )  # fmt: skip
         self.batch_images = Histogram(
-            "segwright_batch_images", "Images a run of the network.", buckets=IMAGES, registry=self.registry
+            "segwright_batch_images", "Images per run of the network.", buckets=IMAGES, registry=registry
         )
         self.batch_seconds = Histogram(
-            "segwright_batch_seconds", "A run of the network and its post-processing.",
-            buckets=SECONDS, registry=self.registry,
+            "segwright_batch_seconds", "Time of a run of the network and its post-processing.",
+            buckets=SECONDS, registry=registry,
         )  # fmt: skip
-        self.taken = Gauge("segwright_taken", "Requests taken and not yet answered.", registry=self.registry)
-        self.left = Counter("segwright_left", "Clients that left before their answer.", registry=self.registry)
-        self.reloads = Counter("segwright_reloads", "Models exchanged while running.", registry=self.registry)
+        self._in_flight = Gauge(
+            "segwright_inflight_requests", "Requests accepted and not yet answered.", registry=registry
+        )
+        self._disconnects = Counter(
+            "segwright_client_disconnects", "Clients that disconnected before their response.", registry=registry
+        )
+        # The former names, for one release.
+        self._taken = Gauge("segwright_taken", "Deprecated: segwright_inflight_requests.", registry=registry)
+        self._left = Counter("segwright_left", "Deprecated: segwright_client_disconnects_total.", registry=registry)
+        self.reloads = Counter("segwright_reloads", "Reloads of the model.", registry=registry)
         self.failed_reloads = Counter(
-            "segwright_failed_reloads", "Reloads that failed; the old model went on.", registry=self.registry
+            "segwright_failed_reloads", "Failed reloads; the previous model stayed in use.", registry=registry
         )
 
     def count(self, route: str, status: int, seconds: float) -> None:
-        """One answered request; ``route`` is a template, never a path as it was asked for."""
+        """Count one request; ``route`` is a template, never the requested path."""
         self._requests.labels(route, f"{status // 100}xx").inc()
         self._seconds.labels(route).observe(seconds)
 
+    def set_in_flight(self, count: int) -> None:
+        """Set the number of requests accepted and not yet answered."""
+        self._in_flight.set(count)
+        self._taken.set(count)
+
+    def count_disconnect(self) -> None:
+        """Count a client that disconnected before its response."""
+        self._disconnects.inc()
+        self._left.inc()
+
+    def disconnects(self) -> int:
+        """The number of clients that disconnected before their response."""
+        return int(self._disconnects._value.get())
+
     def text(self) -> tuple[bytes, str]:
-        """The exposition format, and its content type."""
-        from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
-
+        """The exposition format and its content type."""
         return generate_latest(self.registry), CONTENT_TYPE_LATEST
-
-
-def missing_package(name: str) -> MissingExtraError:
-    """The error for an absent package of the extra ``serve``."""
-    return MissingExtraError(
-        "serving needs another package", expected=name, found="not installed", fix="pip install 'segwright[serve]'"
-    )

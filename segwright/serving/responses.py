@@ -1,45 +1,39 @@
-"""A prediction as the bytes of an answer, in the forms that ``segwright predict`` writes."""
+"""Predictions as HTTP responses, in the formats that ``segwright predict`` writes."""
 
 from __future__ import annotations
 
 import base64
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from starlette.responses import Response
 
 from segwright.core.atomic_io import without_nan
 from segwright.imageio import encode_jpeg, encode_png
 from segwright.inference.prediction import Prediction
 
-FORMS = ("labels", "overlay", "confidence", "json")
+FORMATS = ("labels", "overlay", "confidence", "json")
 PNG, JPEG, JSON = "image/png", "image/jpeg", "application/json"
 
 
-@dataclass(frozen=True)
-class Answer:
-    """A body, its type, and further headers."""
+def encode_prediction(
+    prediction: Prediction, response_format: str, metadata: Mapping[str, Any], *, mask: bool = False
+) -> Response:
+    """A prediction in one of FORMATS.
 
-    body: bytes
-    content_type: str
-    headers: tuple[tuple[str, str], ...] = ()
-    status: int = 200
-
-
-def encode_answer(prediction: Prediction, form: str, facts: Mapping[str, Any], *, mask: bool = False) -> Answer:
-    """``form`` is one of FORMS. ``facts`` go into the JSON as they are; ``mask`` adds the labels' PNG to it, in base64.
-
-    labels: palette PNG of class indices. overlay: JPEG, colors over the image. confidence: gray PNG, 255 is certain.
+    labels: palette PNG of class indices. overlay: JPEG, colors over the image. confidence: gray PNG, 255 is 1.0. json:
+    :func:`summarize` with ``metadata``; ``mask`` adds the labels' PNG in base64.
     """
-    if form == "labels":
-        return Answer(encode_labels(prediction), PNG)
-    if form == "overlay":
-        return Answer(encode_jpeg(prediction.overlay()), JPEG)
-    if form == "confidence":
-        return Answer(encode_png(prediction.confidence_image()), PNG)
-    return json_answer({**described(prediction), **facts, **({"mask": _base64(prediction)} if mask else {})})
+    if response_format == "labels":
+        return Response(encode_labels(prediction), media_type=PNG)
+    if response_format == "overlay":
+        return Response(encode_jpeg(prediction.overlay()), media_type=JPEG)
+    if response_format == "confidence":
+        return Response(encode_png(prediction.confidence_image()), media_type=PNG)
+    encoded = {"mask": base64.b64encode(encode_labels(prediction)).decode("ascii")} if mask else {}
+    return json_response({**summarize(prediction), **metadata, **encoded})
 
 
 def encode_labels(prediction: Prediction) -> bytes:
@@ -47,8 +41,8 @@ def encode_labels(prediction: Prediction) -> bytes:
     return encode_png(prediction.labels, prediction.label_space.palette())
 
 
-def described(prediction: Prediction) -> dict[str, Any]:
-    """Size, classes with their pixels and share in 0…1, mean confidence in 0…1."""
+def summarize(prediction: Prediction) -> dict[str, Any]:
+    """Height and width, the classes with their pixels and share in 0…1, mean confidence in 0…1."""
     height, width = prediction.labels.shape
     space = prediction.label_space
     shares = prediction.shares()
@@ -66,11 +60,7 @@ def described(prediction: Prediction) -> dict[str, Any]:
     return {"height": height, "width": width, "classes": classes, "mean_confidence": mean}
 
 
-def json_answer(data: Any, *, status: int = 200, headers: tuple[tuple[str, str], ...] = ()) -> Answer:
-    """NaN becomes null."""
+def json_response(data: Any, *, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+    """JSON in UTF-8; NaN becomes null."""
     text = json.dumps(without_nan(data), ensure_ascii=False) + "\n"
-    return Answer(text.encode("utf-8", "replace"), JSON, headers, status)
-
-
-def _base64(prediction: Prediction) -> str:
-    return base64.b64encode(encode_labels(prediction)).decode("ascii")
+    return Response(text.encode("utf-8", "replace"), status, headers, JSON)

@@ -1,10 +1,9 @@
-"""The service on a port: a socket, a server around the application, and lines for people."""
+"""The service on a port: a socket, a uvicorn server around the application, and its messages."""
 
 from __future__ import annotations
 
 import contextlib
 import errno
-import importlib.util
 import ipaddress
 import logging
 import socket
@@ -17,32 +16,31 @@ from typing import TYPE_CHECKING
 from segwright.core.errors import UsageError
 from segwright.serving.app import Application, create_app
 from segwright.serving.http import LOOPBACK
-from segwright.serving.metrics import missing_package
-from segwright.serving.service import try_out
+from segwright.serving.packages import require_packages
+from segwright.serving.service import smoke_test
 
 if TYPE_CHECKING:
     from segwright.inference.predictor import Predictor
     from segwright.serving.limits import ServiceLimits
-    from segwright.serving.uvicorn_timeouts import PatientServer
+    from segwright.serving.uvicorn_timeouts import GracefulServer
 
 logger = logging.getLogger("segwright.serve")
 
 MAX_HEADERS = 16 * 1024  # bytes of a request's line and headers
 KEEP_ALIVE = 5  # seconds
-BACKLOG = 256  # connections that the system holds for us
-Say = Callable[[str], None]
+BACKLOG = 256  # connections that the system queues before they are accepted
 
 
 @dataclass(frozen=True)
 class Address:
-    """Where the service listens."""
+    """The address that the service listens on."""
 
     host: str
     port: int
 
     @property
     def loopback(self) -> bool:
-        """Whether only this machine can reach it."""
+        """Whether only this machine can connect to it."""
         if self.host.lower() == "localhost":
             return True
         try:
@@ -56,7 +54,7 @@ class Address:
 
 
 def bind(host: str, port: int) -> tuple[socket.socket, Address]:
-    """A socket that has the port, but does not listen yet; port 0 takes a free one. UsageError where there is none."""
+    """A socket bound to the port, not yet listening; port 0 takes a free one. UsageError if it cannot be bound."""
     if not 0 <= port <= 65535:
         raise UsageError("no such port", expected="0 to 65535", found=str(port))
     try:
@@ -75,11 +73,11 @@ def bind(host: str, port: int) -> tuple[socket.socket, Address]:
 
 def _unbindable(error: OSError, host: str, port: int) -> UsageError:
     if error.errno == errno.EADDRINUSE:
-        message, fix = "the port is taken", "--port with another number; --port 0 takes a free one"
+        message, fix = "the port is in use", "--port with another number; --port 0 takes a free one"
     elif error.errno == errno.EACCES:
-        message, fix = "the port may not be taken", "--port above 1023"
+        message, fix = "no permission for the port", "--port above 1023"
     else:
-        message, fix = "the address cannot be had", "--host 127.0.0.1, or an address that this machine has"
+        message, fix = "not an address of this machine", "--host 127.0.0.1, or another address of this machine"
     return UsageError(message, expected="a free port", found=f"{host}:{port} ({error.strerror})", fix=fix)
 
 
@@ -91,61 +89,56 @@ def serve_model(
     host: str = "127.0.0.1",
     port: int = 8000,
     watch: Path | None = None,
-    say: Say = print,
+    message: Callable[[str], None] = print,
 ) -> None:
-    """Load a model and answer until a signal asks for the end; ``say`` gets lines for people, the URL once it answers.
+    """Load a model and serve it until a signal ends the service.
 
-    ``load`` makes the predictor, now and at SIGHUP; ``watch`` is a file or folder whose change does as SIGHUP. Outside
-    the main thread no signal is handled. UsageError for a port that cannot be had, before anything is loaded;
-    MissingExtraError without uvicorn or prometheus-client.
+    ``load`` loads the predictor, now and at SIGHUP; ``watch``: a file or folder whose change has the same effect;
+    ``message`` gets lines for the user, such as the URL once the service listens. Outside the main thread no signal is
+    handled. UsageError for a port that cannot be bound, before anything is loaded; MissingExtraError without the extra
+    ``serve``.
     """
-    require_packages()  # what is missing is said first
+    require_packages()
     sock, address = bind(host, port)
     with contextlib.closing(sock):
         predictor = load()
-        try_out(predictor)  # what is wrong with the model is said here, with its fix
+        smoke_test(predictor)  # an error of the model is raised here, with its fix
         app = create_app(predictor, limits, name=name, hosts=LOOPBACK if address.loopback else None, load=load)
-        server = build_server(app, _greeting(address, name, say), watch)
+        server = build_server(app, lambda: _announce(address, name, message), watch)
         server.run([sock])
     if server.lifespan.should_exit:
         raise UsageError("the service could not start", found="see the log", fix="segwright predict MODEL IMAGE")
-    say("stopped")
+    message("Stopped")
+
+
+def _announce(address: Address, name: str, message: Callable[[str], None]) -> None:
+    message(f"Serving {name} at {address.url}  (press Ctrl-C to stop)")
+    if not address.loopback:
+        message(
+            "Warning: no authentication. Anyone who can reach this port can use the service; put an authenticating "
+            "reverse proxy in front of it."
+        )
 
 
 def build_server(
-    app: Application, greet: Callable[[], None] = lambda: None, watch: Path | None = None
-) -> PatientServer:
-    """A ``uvicorn.Server`` for ``app`` with our protocol; ``greet`` is called once it listens."""
+    app: Application, on_started: Callable[[], None] = lambda: None, watch: Path | None = None
+) -> GracefulServer:
+    """A ``uvicorn.Server`` for ``app`` with our protocol; ``on_started`` is called once it listens."""
     import uvicorn
 
-    from segwright.serving.uvicorn_timeouts import PatientProtocol, PatientServer
+    from segwright.serving.uvicorn_timeouts import GracefulServer, TimeoutH11Protocol
 
     config = uvicorn.Config(
-        app, http=PatientProtocol, ws="none", lifespan="on", log_config=None, log_level="warning", access_log=False,
+        app, http=TimeoutH11Protocol, ws="none", lifespan="on", log_config=None, log_level="warning", access_log=False,
         server_header=False, proxy_headers=False, timeout_keep_alive=KEEP_ALIVE, backlog=BACKLOG,
         h11_max_incomplete_event_size=MAX_HEADERS,
         timeout_graceful_shutdown=max(1, round(app.service.limits.stop_seconds)),
     )  # fmt: skip
-    return PatientServer(config, app, greet, watch)
-
-
-def require_packages() -> None:
-    """MissingExtraError where uvicorn is not installed; prometheus-client is asked for by the application."""
-    if importlib.util.find_spec("uvicorn") is None:
-        raise missing_package("uvicorn")
-
-
-def _greeting(address: Address, name: str, say: Say) -> Callable[[], None]:
-    def greet() -> None:
-        say(f"{name} answers at {address.url}  (Ctrl-C stops it)")
-        if not address.loopback:
-            say("anyone who reaches this port may use it: there is no password. Put a proxy that asks for one in front")
-
-    return greet
+    return GracefulServer(config, app, on_started, watch)
 
 
 def log_to_stderr() -> None:
-    """One line a request on stderr, with its time; where the program has set up logging itself, it stays as it is."""
+    """Log one line per request to stderr, unless the program has configured logging itself."""
     if logger.handlers or logging.getLogger().handlers:
         return
     handler = logging.StreamHandler(sys.stderr)

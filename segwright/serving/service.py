@@ -1,7 +1,7 @@
-"""A model in service, apart from HTTP: an image's bytes go in, an answer comes out, within bounds.
+"""Prediction of one image per request, within limits of requests, bytes and pixels.
 
-A request takes a place, is decoded in a child process, predicted in a batch and encoded in a thread; the event loop
-does none of these. Places, bytes and pixels in memory are counted on the event loop alone, and so need no lock.
+A request reserves a slot, is decoded in a child process, predicted in a batch and encoded in a thread, never on the
+event loop. Slots, bytes and pixels are counted on the event loop only and therefore need no lock.
 """
 
 from __future__ import annotations
@@ -18,50 +18,58 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from starlette.responses import Response
 
 from segwright.core.errors import DepthError, MissingExtraError, ModelError, SegwrightError, TooLargeError
 from segwright.imageio import UInt8Array, encode_png
 from segwright.inference.prediction import Prediction
 from segwright.inference.predictor import Predictor
 from segwright.kernels.threads import processors
-from segwright.serving.batcher import Batcher, Job, TooLongError
-from segwright.serving.decoding import DEEPER, SMALLER, DecoderLostError, ImageDecoder
-from segwright.serving.limits import HELD_BODIES, HELD_IMAGES, ClientLeft, Refused, ServiceLimits
+from segwright.serving.batcher import Batcher, PredictTimeoutError, QueuedImage
+from segwright.serving.decoding import FIX_BIT_DEPTH, FIX_SIZE, DecoderUnavailableError, ImageDecoder
+from segwright.serving.http import PredictParams
+from segwright.serving.limits import (
+    MAX_BUFFERED_BODIES,
+    MAX_DECODED_IMAGES,
+    ClientDisconnected,
+    RequestRejected,
+    ServiceLimits,
+)
 from segwright.serving.metrics import ServiceMetrics
-from segwright.serving.responses import Answer, encode_answer
+from segwright.serving.responses import encode_prediction
 
 logger = logging.getLogger("segwright.serve")
 
 GPU_BATCH = 8
-DECODERS = 4  # at most; decoding is faster than any network
-WARM_SIZE = (96, 128)
+MAX_DECODERS = 4  # decoding is faster than any network
+WARM_UP_SIZE = (96, 128)
 CLOSE_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
 class ServedModel:
-    """The predictor that answers now, and what it is called."""
+    """The predictor in use and its name."""
 
     predictor: Predictor
     name: str
     since: float = field(default_factory=time.time)
 
-    def facts(self) -> dict[str, Any]:
-        """What an answer in JSON says of the model."""
-        return {"model": self.name, **self.in_force()}
+    def metadata(self) -> dict[str, Any]:
+        """The part of a JSON response that describes the model."""
+        return {"model": self.name, **self.pipeline_info()}
 
-    def in_force(self) -> dict[str, str | None]:
-        """The chain and the views."""
-        chain, views = self.predictor.chain, self.predictor.tta
-        return {"post": str(chain) if chain else None, "tta": str(views) if views else None}
+    def pipeline_info(self) -> dict[str, str | None]:
+        """The post-processing pipeline and the test-time augmentation."""
+        pipeline, views = self.predictor.chain, self.predictor.tta
+        return {"post": str(pipeline) if pipeline else None, "tta": str(views) if views else None}
 
     def describe(self) -> dict[str, Any]:
-        """What ``/model`` says."""
+        """The content of ``/model``."""
         predictor, bundle = self.predictor, self.predictor.bundle
         space = predictor.label_space
         return {
             "name": self.name,
-            **self.in_force(),
+            **self.pipeline_info(),
             "architecture": bundle.architecture if bundle else None,
             "classes": [
                 {"index": index, "name": name, "color": list(space.colors[index])}
@@ -77,23 +85,23 @@ class ServedModel:
 
 
 def _object(found: Any) -> dict[str, Any]:
-    """What a description holds, where it is an object: a file may say anything."""
+    """A mapping from a model's description with string keys; {} for anything else that a file may hold."""
     return {str(name): value for name, value in found.items()} if isinstance(found, Mapping) else {}
 
 
-class Visit:
-    """One request on its way; what it waits for is told when the client is gone."""
+class RequestContext:
+    """The state of one request: whether its client is gone, and its image in the batcher."""
 
     def __init__(self) -> None:
-        self.left = False
-        self.job: Job | None = None
+        self.canceled = False
+        self.queued: QueuedImage | None = None
 
 
 class Service:
-    """Answers images with ``predictor`` within ``limits``.
+    """Predict images with ``predictor`` within ``limits``.
 
-    ``load`` makes the predictor anew for :meth:`reload`. Everything but :meth:`close` is to be called on one event
-    loop; threads and processes are started when the first image needs them.
+    ``load`` loads the predictor again for :meth:`reload`. All methods but :meth:`close` must be called on one event
+    loop. Threads and processes are started when the first image needs them.
     """
 
     def __init__(
@@ -109,190 +117,202 @@ class Service:
         self.load = load
         self.metrics = ServiceMetrics()
         self.stopping = False
-        self.taken = self.held_bytes = self.held_pixels = 0
-        self._seconds = 0.1  # an image, roughly; follows what is measured
-        self._pixel_seconds = 0.0  # of the network per pixel; follows what is measured
+        self.in_flight = self.buffered_bytes = self.decoded_pixels = 0
+        self._image_seconds = 0.1  # moving average of the time per image
+        self._pixel_seconds = 0.0  # moving average of the network's time per pixel
         self._reloading = False
         batch = self.limits.batch or (1 if device_of(predictor).startswith("cpu") else GPU_BATCH)
         self.batcher = Batcher(
             batch=batch, wait=self.limits.wait_seconds, seconds=self.limits.predict_seconds, observe=self._observe
         )
-        count = min(DECODERS, processors())
-        self.decoder = ImageDecoder(self.limits.for_images(), count=count, seconds=self.limits.decode_seconds)
+        count = min(MAX_DECODERS, processors())
+        self.decoder = ImageDecoder(self.limits.image_limits(), count=count, seconds=self.limits.decode_seconds)
         self._decoding = ThreadPoolExecutor(count, thread_name_prefix="decode")
         self._encoding = ThreadPoolExecutor(count, thread_name_prefix="encode")
 
-    async def answer(
-        self, body: bytes, form: str, visit: Visit, *, mask: bool = False, began: float | None = None
-    ) -> Answer:
-        """The answer to an image's bytes. Refused where no place is left (503), the image is too large (413), cannot
-        be read or does not fit the network (400, 415); ClientLeft when ``visit`` says so."""
+    async def predict(
+        self, body: bytes, params: PredictParams, context: RequestContext, *, began: float | None = None
+    ) -> Response:
+        """The prediction for an image's bytes.
+
+        RequestRejected if no slot is free (503), the image is too large (413), cannot be read or does not fit the
+        network (400, 415); ClientDisconnected after :meth:`cancel`.
+        """
         began = time.monotonic() if began is None else began
-        model = self.model  # this one answers, whatever is loaded meanwhile
-        async with self._place():
-            image = await self._decoded(body, model.predictor, visit)
+        model = self.model  # used to the end, even if a reload replaces it
+        async with self._reserve_slot():
+            image = await self._decode(body, model.predictor, context)
             decoded = time.monotonic()
-            with self._pixels(image):
-                prediction = await self._predicted(model.predictor, image, visit)
+            with self._reserve_pixels(image):
+                prediction = await self._run_network(model.predictor, image, context)
                 predicted = time.monotonic()
-                facts = {**model.facts(), "milliseconds": round((predicted - began) * 1000, 2)}
-                encode = functools.partial(encode_answer, prediction, form, facts, mask=mask)
-                answer = await asyncio.get_running_loop().run_in_executor(self._encoding, encode)
+                metadata = {**model.metadata(), "milliseconds": round((predicted - began) * 1000, 2)}
+                encode = functools.partial(encode_prediction, prediction, params.format, metadata, mask=params.mask)
+                response = await asyncio.get_running_loop().run_in_executor(self._encoding, encode)
         timing = f"decode;dur={(decoded - began) * 1e3:.1f}, predict;dur={(predicted - decoded) * 1e3:.1f}"
-        return Answer(answer.body, answer.content_type, (*answer.headers, ("server-timing", timing)), answer.status)
+        response.headers["server-timing"] = timing
+        return response
 
-    def leave(self, visit: Visit) -> None:
-        """The client is gone: what has not begun is not begun."""
-        visit.left = True
-        self.metrics.left.inc()
-        if visit.job is not None:
-            self.batcher.withdraw(visit.job)
+    def cancel(self, context: RequestContext) -> None:
+        """Stop the work for a client that disconnected; what has not begun is not begun."""
+        context.canceled = True
+        self.metrics.count_disconnect()
+        if context.queued is not None:
+            self.batcher.cancel(context.queued)
 
-    def check_room(self) -> None:
-        """Refused with 503 where a request that begins now would find no place: before its body is read."""
+    def check_capacity(self) -> None:
+        """Reject with 503, before its body is read, a request that would find no free slot."""
         if self.stopping:
-            raise Refused(503, "the service is stopping", fix="ask another one", headers=(("retry-after", "5"),))
-        self._check_queue()
+            raise RequestRejected(
+                503, "the service is stopping", fix="try again in 5 s", headers=(("retry-after", "5"),)
+            )
+        self._check_slots()
 
-    def _check_queue(self) -> None:
-        if self.taken >= self.limits.queue:
-            raise self._full(f"{self.taken} requests are being worked on")
+    def _check_slots(self) -> None:
+        if self.in_flight >= self.limits.max_concurrent_requests:
+            raise self._overloaded(f"{self.in_flight} requests in progress")
 
     @contextmanager
-    def holding(self) -> Iterator[Callable[[int], None]]:
-        """Count the bytes of a body as it comes in: the block gets a function to tell of them. It raises Refused with
-        503 where all clients together send more than fits; a first body of full size always does."""
+    def reserve_body(self) -> Iterator[Callable[[int], None]]:
+        """Count the bytes of a body as they arrive; yields a function to call with the size of every chunk.
+
+        It raises RequestRejected with 503 if the bodies of all clients together exceed their limit. The first body of
+        the largest size always fits.
+        """
         mine = 0
 
-        def hold(count: int) -> None:
+        def reserve(count: int) -> None:
             nonlocal mine
-            if self.held_bytes + count > HELD_BODIES * self.limits.max_bytes:
-                raise self._full(f"{self.held_bytes / 1e6:.0f} MB of images are coming in")
+            if self.buffered_bytes + count > MAX_BUFFERED_BODIES * self.limits.max_bytes:
+                raise self._overloaded(f"{self.buffered_bytes / 1e6:.0f} MB of images being received")
             mine += count
-            self.held_bytes += count
+            self.buffered_bytes += count
 
         try:
-            yield hold
+            yield reserve
         finally:
-            self.held_bytes -= mine
+            self.buffered_bytes -= mine
 
     async def warm_up(self) -> None:
         """Run decoder and network once, so that the first client does not wait for kernels to be compiled."""
         loop = asyncio.get_running_loop()
-        await loop.run_in_executor(self._encoding, try_out, self.model.predictor)
-        await loop.run_in_executor(self._decoding, self.decoder.decode, _dot())
+        await loop.run_in_executor(self._encoding, smoke_test, self.model.predictor)
+        await loop.run_in_executor(self._decoding, self.decoder.decode, _tiny_png())
 
     async def reload(self) -> bool:
-        """Load the model beside, try it out, exchange it between two batches. Whatever goes wrong with the new one, the
-        old one goes on, and the log says why. False where nothing was exchanged."""
+        """Load the model, test it, and replace the current one between two batches.
+
+        If anything fails, the current model stays in use and the log has the reason. Returns whether it was replaced.
+        """
         if self.load is None or self._reloading:
-            logger.warning("no reload: %s", "one is under way" if self._reloading else "nothing to load from")
+            logger.warning("not reloaded: %s", "a reload is in progress" if self._reloading else "no model to load")
             return False
         self._reloading = True
         try:
-            fresh = await asyncio.get_running_loop().run_in_executor(None, _loaded, self.load)
-        except Exception as error:  # whatever a half-written or unfit model causes must not end the service
+            fresh = await asyncio.get_running_loop().run_in_executor(None, _load_tested, self.load)
+        except Exception as error:  # a half-written or unfit model must not end the service
             known = isinstance(error, SegwrightError)
-            logger.error(
-                "the new model is not taken, the old one goes on: %s", error, exc_info=None if known else error
-            )
+            logger.error("reload failed, the previous model stays in use: %s", error, exc_info=None if known else error)
             self.metrics.failed_reloads.inc()
             return False
         finally:
             self._reloading = False
         self.model = ServedModel(fresh, self.model.name)
         self.metrics.reloads.inc()
-        logger.info("model loaded anew: %s", self.model.name)
+        logger.info("model reloaded: %s", self.model.name)
         return True
 
-    def ready(self) -> str | None:
-        """None where an image would be answered now; else why not."""
+    def not_ready_reason(self) -> str | None:
+        """Why an image would not be predicted now; None if it would."""
         if self.stopping:
             return "stopping"
         if not self.batcher.alive():
-            return "the network does not run"
-        return "full" if self.taken >= self.limits.queue else None
+            return "the prediction thread has ended"
+        return "full" if self.in_flight >= self.limits.max_concurrent_requests else None
 
     def close(self) -> None:
-        """End threads and child processes. Requests are over by now, answered or given up: a run of the network that
-        nobody waits for any more is left to itself."""
+        """End threads and child processes. A run of the network that is still in progress is abandoned."""
         self.stopping = True
         self.batcher.close(CLOSE_SECONDS)
         self._decoding.shutdown(wait=False, cancel_futures=True)
         self._encoding.shutdown(wait=False, cancel_futures=True)
         self.decoder.close()
 
-    async def _decoded(self, body: bytes, predictor: Predictor, visit: Visit) -> UInt8Array:
+    async def _decode(self, body: bytes, predictor: Predictor, context: RequestContext) -> UInt8Array:
         def decode() -> UInt8Array:
-            if visit.left:
-                raise ClientLeft
+            if context.canceled:
+                raise ClientDisconnected
             pixels = self.decoder.decode(body, predictor.value_range is not None)
             return predictor.scaled(pixels, "the image")  # as predict does
 
         try:
             image = await asyncio.get_running_loop().run_in_executor(self._decoding, decode)
-            if visit.left:
-                raise ClientLeft
+            if context.canceled:
+                raise ClientDisconnected
             return image
-        except DecoderLostError as error:
-            raise Refused(
-                503, error.message, found=error.found, fix="ask again in 5 s", headers=(("retry-after", "5"),)
+        except DecoderUnavailableError as error:
+            raise RequestRejected(
+                503, error.message, found=error.found, fix="try again in 5 s", headers=(("retry-after", "5"),)
             ) from error
-        except SegwrightError as error:  # up to here, what goes wrong is the image's fault
+        except SegwrightError as error:  # until here every error is caused by the image
             status = 413 if isinstance(error, TooLargeError) else 415 if isinstance(error, MissingExtraError) else 400
-            fix = DEEPER if isinstance(error, DepthError) else error.fix
-            raise Refused(status, error.message, expected=error.expected, found=error.found, fix=fix) from error
+            fix = FIX_BIT_DEPTH if isinstance(error, DepthError) else error.fix
+            raise RequestRejected(status, error.message, expected=error.expected, found=error.found, fix=fix) from error
 
-    async def _predicted(self, predictor: Predictor, image: UInt8Array, visit: Visit) -> Prediction:
-        visit.job = self.batcher.submit(predictor, image)
-        future = asyncio.wrap_future(visit.job.future)
+    async def _run_network(self, predictor: Predictor, image: UInt8Array, context: RequestContext) -> Prediction:
+        context.queued = self.batcher.submit(predictor, image)
+        future = asyncio.wrap_future(context.queued.future)
         await asyncio.wait([future])
-        if visit.left:
-            raise ClientLeft
+        if context.canceled:
+            raise ClientDisconnected
         if future.cancelled():
-            raise Refused(503, "the service stopped before the image's turn", headers=(("retry-after", "5"),))
+            raise RequestRejected(
+                503, "the service stopped before the image was predicted", headers=(("retry-after", "5"),)
+            )
         try:
             return future.result()
-        except TooLongError as error:
-            raise Refused(413, error.message, expected=error.expected, found=error.found, fix=SMALLER) from error
+        except PredictTimeoutError as error:
+            raise RequestRejected(
+                413, error.message, expected=error.expected, found=error.found, fix=FIX_SIZE
+            ) from error
 
     @asynccontextmanager
-    async def _place(self) -> AsyncIterator[None]:
-        self._check_queue()  # a stop does not turn away whose body came in meanwhile
-        self.taken += 1
-        self.metrics.taken.set(self.taken)
+    async def _reserve_slot(self) -> AsyncIterator[None]:
+        self._check_slots()  # not check_capacity: a body that arrived before a stop is still predicted
+        self.in_flight += 1
+        self.metrics.set_in_flight(self.in_flight)
         try:
             yield
         finally:
-            self.taken -= 1
-            self.metrics.taken.set(self.taken)
+            self.in_flight -= 1
+            self.metrics.set_in_flight(self.in_flight)
 
     @contextmanager
-    def _pixels(self, image: UInt8Array) -> Iterator[None]:
-        """Count decoded pixels; Refused with 503 where too many are in memory. One image always fits."""
+    def _reserve_pixels(self, image: UInt8Array) -> Iterator[None]:
+        """Count decoded pixels; RequestRejected with 503 if too many are in memory. One image always fits."""
         count = image.shape[0] * image.shape[1]
-        if self.held_pixels and self.held_pixels + count > HELD_IMAGES * self.limits.max_pixels:
-            raise self._full(f"{self.held_pixels / 1e6:.0f} megapixels are being worked on")
-        self.held_pixels += count
+        if self.decoded_pixels and self.decoded_pixels + count > MAX_DECODED_IMAGES * self.limits.max_pixels:
+            raise self._overloaded(f"{self.decoded_pixels / 1e6:.0f} megapixels in progress")
+        self.decoded_pixels += count
         try:
             yield
         finally:
-            self.held_pixels -= count
+            self.decoded_pixels -= count
 
-    def _full(self, found: str) -> Refused:
-        waiting = max(self.taken * self._seconds, self.held_pixels * self._pixel_seconds)
-        wait = min(3600, max(1, math.ceil(waiting)))
-        return Refused(
+    def _overloaded(self, found: str) -> RequestRejected:
+        seconds = max(self.in_flight * self._image_seconds, self.decoded_pixels * self._pixel_seconds)
+        wait = min(3600, max(1, math.ceil(seconds)))
+        return RequestRejected(
             503,
-            "the service is full",
-            expected=f"at most {self.limits.queue} requests at a time",
+            "the service is overloaded",
+            expected=f"at most {self.limits.max_concurrent_requests} requests at a time",
             found=found,
-            fix=f"ask again in {wait} s",
+            fix=f"try again in {wait} s",
             headers=(("retry-after", str(wait)),),
         )
 
     def _observe(self, count: int, pixels: int, seconds: float) -> None:
-        self._seconds += 0.2 * (seconds / count - self._seconds)
+        self._image_seconds += 0.2 * (seconds / count - self._image_seconds)
         each = seconds / max(pixels, 1)
         self._pixel_seconds += (0.2 if self._pixel_seconds else 1.0) * (each - self._pixel_seconds)
         self.metrics.batch_images.observe(count)
@@ -300,7 +320,7 @@ class Service:
 
 
 def device_of(predictor: Predictor) -> str:
-    """``cuda:0``, ``cpu``, or what onnxruntime runs on."""
+    """``cuda:0``, ``cpu``, or the device of onnxruntime."""
     device = getattr(predictor.runtime, "device", None)
     if device is not None:
         return str(device)
@@ -309,19 +329,19 @@ def device_of(predictor: Predictor) -> str:
     return "cuda (onnxruntime)" if "CUDAExecutionProvider" in providers else "cpu (onnxruntime)"
 
 
-def try_out(predictor: Predictor) -> None:
-    """Predict one small image of noise; ModelError where the network does not answer with numbers."""
-    noise = np.random.default_rng(0).integers(0, 256, (*WARM_SIZE, predictor.runtime.in_channels), np.uint8)
+def smoke_test(predictor: Predictor) -> None:
+    """Predict one small image of noise; ModelError if the output is wrong."""
+    noise = np.random.default_rng(0).integers(0, 256, (*WARM_UP_SIZE, predictor.runtime.in_channels), np.uint8)
     labels = predictor.predict(noise).labels
-    if labels.shape != WARM_SIZE:
-        raise ModelError("the network answers another size", expected=str(WARM_SIZE), found=str(labels.shape))
+    if labels.shape != WARM_UP_SIZE:
+        raise ModelError("the network's output has another size", expected=str(WARM_UP_SIZE), found=str(labels.shape))
 
 
-def _loaded(load: Callable[[], Predictor]) -> Predictor:
+def _load_tested(load: Callable[[], Predictor]) -> Predictor:
     predictor = load()
-    try_out(predictor)
+    smoke_test(predictor)
     return predictor
 
 
-def _dot() -> bytes:
+def _tiny_png() -> bytes:
     return encode_png(np.zeros((2, 2, 3), np.uint8))

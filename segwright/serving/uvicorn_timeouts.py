@@ -1,7 +1,9 @@
-"""What uvicorn leaves open, closed. To be imported where a server is started: uvicorn is an optional package.
+"""Timeouts that uvicorn lacks, and its signal handling.
 
-uvicorn bounds how long an idle connection is kept, not how slowly a request's headers come, nor how long a client may
-leave its answer unread, and a signal that it handles ends the process as that signal would.
+uvicorn limits how long an idle connection is kept, but not how slowly headers may arrive, nor how long a client may
+leave its response unread, and a signal that it handles ends the process with that signal. The class below extends
+``H11Protocol``, whose internals are not a public interface: the extra ``serve`` pins ``uvicorn<1``, and
+``tests/serving/test_server.py`` tests every timeout on a real port.
 """
 
 from __future__ import annotations
@@ -24,105 +26,105 @@ from segwright.serving.app import Application
 from segwright.serving.limits import ServiceLimits
 
 WATCH_SECONDS = 2.0
-GRACE_SECONDS = 3.0  # after which a body that is late is cut off; who reads it has answered 408 by then
-SILENT_SECONDS = 2.0  # after which a body that stopped coming may make room for another connection
-READ_BYTES = 1 << 16  # of an answer, that a client has to take in ``write_seconds``
+GRACE_SECONDS = 3.0  # after a body is late, until its connection is closed; the route has sent 408 by then
+SILENT_SECONDS = 2.0  # without data, until a connection in the middle of a body may be closed for another one
+READ_BYTES = 1 << 16  # of a response that a client has to read per ``write_seconds``
 
 
-class PatientProtocol(H11Protocol):
-    """HTTP/1.1 with a time limit for headers and for reading the answer, and a bound on connections.
+class TimeoutH11Protocol(H11Protocol):
+    """HTTP/1.1 with a time limit for headers, body and reading the response, and a limit of connections.
 
-    Where there are more, an idle one makes room: it is refused only where all others are at work.
+    A connection above the limit replaces an idle one; it is rejected only if all others are busy.
     """
 
     limits: ServiceLimits
-    _heard = 0.0  # when the client last sent something, by the loop's clock
-    _waiting: asyncio.TimerHandle | None = None
-    _unread: asyncio.TimerHandle | None = None
-    _body: asyncio.TimerHandle | None = None
+    _last_received = 0.0  # when data last arrived, by the loop's clock
+    _header_timer: asyncio.TimerHandle | None = None
+    _write_timer: asyncio.TimerHandle | None = None
+    _body_timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
         self.limits = self.config.app.service.limits  # type: ignore[union-attr]
-        self._heard = self.loop.time()
+        self._last_received = self.loop.time()
         if len(self.connections) > self.limits.connections and not self._make_room():
-            self._end(503, "too many connections")
-        self._look()
+            self._abort(503, "too many connections")
+        self._arm_timers()
 
     def data_received(self, data: bytes) -> None:
-        self._heard = self.loop.time()
+        self._last_received = self.loop.time()
         super().data_received(data)
-        self._look()
+        self._arm_timers()
 
     def _make_room(self) -> bool:
-        """Close the connection that has said nothing for longest, of those that no answer is due to."""
+        """Close the idle connection that has sent nothing for longest; False if all are busy."""
         others = [one for one in self.connections if one is not self and not one.transport.is_closing()]
         if len(others) < self.limits.connections:
             return True
-        spare = [one for one in others if isinstance(one, PatientProtocol) and one._is_spare()]
+        spare = [one for one in others if isinstance(one, TimeoutH11Protocol) and one._is_idle()]
         if not spare:
             return False
-        min(spare, key=lambda one: (one._is_working(), one._heard)).transport.abort()
+        min(spare, key=lambda one: (one._is_busy(), one._last_received)).transport.abort()
         return True
 
-    def _is_working(self) -> bool:
+    def _is_busy(self) -> bool:
         return self.cycle is not None and not self.cycle.response_complete
 
-    def _is_spare(self) -> bool:
-        """Whether it waits for bytes of the client's: for a request, or for the rest of a body that stopped coming."""
-        if self.transport.get_write_buffer_size():  # of an answer
+    def _is_idle(self) -> bool:
+        """Whether it waits for the client: for a request, or for the rest of a body that no longer arrives."""
+        if self.transport.get_write_buffer_size():  # of a response
             return False
-        silent = self.conn.their_state is h11.SEND_BODY and self.loop.time() - self._heard > SILENT_SECONDS
-        return silent or not self._is_working()
+        silent = self.conn.their_state is h11.SEND_BODY and self.loop.time() - self._last_received > SILENT_SECONDS
+        return silent or not self._is_busy()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        for timer in (self._waiting, self._unread, self._body):
+        for timer in (self._header_timer, self._write_timer, self._body_timer):
             if timer is not None:
                 timer.cancel()
         super().connection_lost(exc)
 
     def pause_writing(self) -> None:
         super().pause_writing()
-        self._expect_reading(self.transport.get_write_buffer_size())
+        self._arm_write_timer(self.transport.get_write_buffer_size())
 
     def resume_writing(self) -> None:
         super().resume_writing()
-        if self._unread is not None:
-            self._unread.cancel()
-            self._unread = None
+        if self._write_timer is not None:
+            self._write_timer.cancel()
+            self._write_timer = None
 
-    def _expect_reading(self, unread: int) -> None:
-        """Look again after a while, and cut off who took next to nothing meanwhile; a slow line takes its time."""
+    def _arm_write_timer(self, unread: int) -> None:
+        """After ``write_seconds``, disconnect a client that has read less than READ_BYTES; a slow one may continue."""
 
-        def look() -> None:
+        def check() -> None:
             left = self.transport.get_write_buffer_size()
             if unread - left < READ_BYTES:
                 self.transport.abort()
             else:
-                self._expect_reading(left)
+                self._arm_write_timer(left)
 
-        self._unread = self.loop.call_later(self.limits.write_seconds, look)
+        self._write_timer = self.loop.call_later(self.limits.write_seconds, check)
 
-    def _look(self) -> None:
-        """One timer from the moment a request is awaited to the end of its headers, however often bytes come."""
+    def _arm_timers(self) -> None:
+        """One timer from waiting for a request to the end of its headers, however often data arrives; one per body."""
         awaited = _awaits_headers(self.conn) and not self.transport.is_closing()
-        if awaited and self._waiting is None:
-            late = "the headers did not come in time"
-            self._waiting = self.loop.call_later(self.limits.header_seconds, self._end, 408, late)
-        elif not awaited and self._waiting is not None:
-            self._waiting.cancel()
-            self._waiting = None
-        # Whether anybody reads it or not: the clock of a body runs from its headers to its end.
+        if awaited and self._header_timer is None:
+            late = "the headers did not arrive in time"
+            self._header_timer = self.loop.call_later(self.limits.header_seconds, self._abort, 408, late)
+        elif not awaited and self._header_timer is not None:
+            self._header_timer.cancel()
+            self._header_timer = None
+        # The timer of a body runs from its headers to its end, whether a route reads it or not.
         coming = self.conn.their_state is h11.SEND_BODY and not self.transport.is_closing()
-        if coming and self._body is None:
-            self._body = self.loop.call_later(self.limits.body_seconds + GRACE_SECONDS, self.transport.abort)
-        elif not coming and self._body is not None:
-            self._body.cancel()
-            self._body = None
+        if coming and self._body_timer is None:
+            self._body_timer = self.loop.call_later(self.limits.body_seconds + GRACE_SECONDS, self.transport.abort)
+        elif not coming and self._body_timer is not None:
+            self._body_timer.cancel()
+            self._body_timer = None
 
-    def _end(self, status: int, message: str) -> None:
+    def _abort(self, status: int, message: str) -> None:
         if not self.transport.is_closing():
-            self.transport.write(_last_words(status, message))
+            self.transport.write(_error_response(status, message))
             self.transport.close()
 
 
@@ -130,37 +132,39 @@ def _awaits_headers(connection: Any) -> bool:
     return connection.their_state is h11.IDLE and connection.our_state is h11.IDLE
 
 
-def _last_words(status: int, message: str) -> bytes:
-    """A whole answer, for connections that no request was read from."""
-    body = f'{{"error": "{message}", "expected": null, "found": null, "fix": "ask again"}}\n'
+def _error_response(status: int, message: str) -> bytes:
+    """A whole response, for a connection from which no request was read."""
+    body = f'{{"error": "{message}", "expected": null, "found": null, "fix": "try again"}}\n'
     phrase = {408: "Request Timeout", 503: "Service Unavailable"}[status]
     head = f"HTTP/1.1 {status} {phrase}\r\nserver: segwright\r\ncontent-type: application/json\r\nretry-after: 5\r\n"
     return f"{head}content-length: {len(body)}\r\nconnection: close\r\n\r\n{body}".encode("ascii")
 
 
-class PatientServer(uvicorn.Server):
-    """Says when it listens; its signals end it with exit code 0."""
+class GracefulServer(uvicorn.Server):
+    """Calls ``on_started`` once it listens; SIGINT and SIGTERM end it with exit code 0, SIGHUP reloads the model."""
 
-    def __init__(self, config: uvicorn.Config, app: Application, greet: Callable[[], None], watch: Path | None) -> None:
+    def __init__(
+        self, config: uvicorn.Config, app: Application, on_started: Callable[[], None], watch: Path | None
+    ) -> None:
         super().__init__(config)
-        self.app, self.greet, self.watch = app, greet, watch
-        self.reloads: set[asyncio.Task[Any]] = set()
-        # Started by nohup, it has said that its terminal may go.
+        self.app, self.on_started, self.watch = app, on_started, watch
+        self.tasks: set[asyncio.Task[Any]] = set()
+        # Ignored under nohup: SIGHUP is then a request to reload even after the terminal was closed.
         self.terminal = signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN and _has_terminal()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         try:
             await super().startup(sockets)
-        except SystemExit:  # the application's own start failed: serve_model says so
+        except SystemExit:  # the application failed to start: serve_model raises the error
             self.should_exit = True
             return
         if self.watch is not None:
-            self._keep(_watch(self.watch, self.app))
-        self.greet()
+            self._start_task(_watch(self.watch, self.app))
+        self.on_started()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         self.app.service.stopping = True
-        for task in self.reloads:
+        for task in self.tasks:
             task.cancel()
         await super().shutdown(sockets)
 
@@ -170,7 +174,7 @@ class PatientServer(uvicorn.Server):
             yield
             return
         loop = asyncio.get_running_loop()
-        actions = {signal.SIGINT: self._stop, signal.SIGTERM: self._stop, signal.SIGHUP: self._hang_up}
+        actions = {signal.SIGINT: self._stop, signal.SIGTERM: self._stop, signal.SIGHUP: self._on_sighup}
         for number, action in actions.items():
             loop.add_signal_handler(number, action, number)
         try:
@@ -180,19 +184,19 @@ class PatientServer(uvicorn.Server):
                 loop.remove_signal_handler(number)
 
     def _stop(self, number: signal.Signals) -> None:
-        self.force_exit = self.should_exit and number == signal.SIGINT  # the second Ctrl-C does not wait
+        self.force_exit = self.should_exit and number == signal.SIGINT  # a second Ctrl-C does not wait for requests
         self.should_exit = True
 
-    def _hang_up(self, number: signal.Signals) -> None:
-        if self.terminal and not _has_terminal():  # its window was closed: nobody asked for another model
+    def _on_sighup(self, number: signal.Signals) -> None:
+        if self.terminal and not _has_terminal():  # the terminal was closed; this is not a request to reload
             self._stop(number)
         else:
-            self._keep(self.app.service.reload())
+            self._start_task(self.app.service.reload())
 
-    def _keep(self, work: Any) -> None:
+    def _start_task(self, work: Any) -> None:
         task = asyncio.get_running_loop().create_task(work)
-        self.reloads.add(task)  # a task that nobody holds may be collected while it runs
-        task.add_done_callback(self.reloads.discard)
+        self.tasks.add(task)  # a task without a reference may be collected while it runs
+        task.add_done_callback(self.tasks.discard)
 
 
 def _has_terminal() -> bool:
@@ -204,7 +208,7 @@ def _has_terminal() -> bool:
 
 
 async def _watch(path: Path, app: Application) -> None:
-    """Reload whenever the saved model is another one, and the same twice in a row: not while it is being copied."""
+    """Reload when the saved model has changed and two looks in a row are equal, so not while it is being copied."""
     loaded = seen = signature(path)
     while True:
         await asyncio.sleep(WATCH_SECONDS)
@@ -216,7 +220,7 @@ async def _watch(path: Path, app: Application) -> None:
 
 
 def signature(path: Path) -> tuple[tuple[str, int, int, int], ...] | None:
-    """What tells one saved model from another by its files' entries alone; None where there is none."""
+    """Identify a saved model by the names, inodes, sizes and times of its files; None if there is none."""
     try:
         files = sorted(path.iterdir()) if path.is_dir() else [path]
         stats = [(file.name, file.stat()) for file in files]

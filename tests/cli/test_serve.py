@@ -56,7 +56,7 @@ class Server:
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"},
         )  # fmt: skip
         self.said, self.log = self._lines(self.process.stdout), self._lines(self.process.stderr)
-        self.first = self.line(self.said, "answers at")
+        self.first = self.line(self.said, "Serving")
         found = re.search(r"http://\S+:(\d+)/", self.first)
         assert found is not None, self.first
         self.port = int(found[1])
@@ -127,8 +127,8 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_it_answers_refuses_slow_clients_and_reloads(model: Path) -> None:
     image = draw_street("asked", (64, 96))[0]
-    with serving(model, "--timeout", 2) as server:
-        assert server.first.startswith("street answers at http://127.0.0.1:")
+    with serving(model, "--upload-timeout", 2) as server:
+        assert server.first.startswith("Serving street at http://127.0.0.1:")
         status, body = server.ask("/predict", encode_png(image), **{"Content-Type": "image/png"})
         assert status == 200
         np.testing.assert_array_equal(
@@ -153,22 +153,22 @@ def test_it_answers_refuses_slow_clients_and_reloads(model: Path) -> None:
         save_model(model / "model", "xyz")
         assert names() == ["a", "b", "c"]
         server.process.send_signal(signal.SIGHUP)
-        server.line(server.log, "model loaded anew")
+        server.line(server.log, "model reloaded")
         assert names() == ["x", "y", "z"]
         weights = model / "model" / "model.safetensors"
         weights.write_bytes(weights.read_bytes()[:-4])
         server.process.send_signal(signal.SIGHUP)
-        assert "is not what was saved" in server.line(server.log, "the old one goes on")
+        assert "is not what was saved" in server.line(server.log, "the previous model stays in use")
         assert names() == ["x", "y", "z"] and server.ask("/ready")[0] == 200
         assert server.end(signal.SIGINT) == 0
-        server.line(server.said, "stopped")
+        server.line(server.said, "Stopped")
         save_model(model / "model")
 
 
 def test_a_stop_answers_what_was_taken_and_exits_with_0(model: Path) -> None:
     data = encode_png(draw_street("late", (64, 96))[0])
     with serving(model, "--host", "0.0.0.0") as server:
-        assert "no password" in server.line(server.said, "anyone")
+        assert "no authentication" in server.line(server.said, "Warning")
         head = f"POST /predict?as=json HTTP/1.1\r\nHost: street.example\r\nContent-Length: {len(data)}\r\n"
         with server.connect() as client:
             client.sendall(f"{head}Expect: 100-continue\r\n\r\n".encode())
@@ -190,7 +190,7 @@ def test_a_stop_answers_what_was_taken_and_exits_with_0(model: Path) -> None:
             answer = reader.read()
             assert b"HTTP/1.1 200 OK" in answer and b'"mean_confidence"' in answer
         assert server.process.wait(PATIENCE) == 0
-        server.line(server.said, "stopped")
+        server.line(server.said, "Stopped")
 
 
 def test_a_busy_port_is_said_before_anything_is_loaded(
@@ -221,5 +221,18 @@ def test_help_needs_neither_torch_nor_a_server() -> None:
         "try: main()\nexcept SystemExit: pass\nassert not {'torch', 'uvicorn', 'prometheus_client'} & set(sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    for option in ("--host", "--queue", "--max-megapixels", "--watch"):
+    for option in ("--host", "--max-concurrent-requests", "--max-megapixels", "--watch"):
         assert option in done.stdout
+
+
+def test_former_options_work_with_a_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    given: dict[str, Any] = {}
+    monkeypatch.setattr("segwright.api.serve", lambda model, **options: given.update(options))
+    monkeypatch.setattr(sys, "argv", ["segwright", "serve", str(tmp_path), "--queue", "7", "--timeout", "3.5"])
+    with contextlib.suppress(SystemExit):
+        main()
+    assert given["max_concurrent_requests"] == 7 and given["upload_timeout"] == 3.5
+    lines = capsys.readouterr().err.splitlines()
+    assert "--queue is now --max-concurrent-requests" in lines[0] and "--timeout is now --upload-timeout" in lines[1]

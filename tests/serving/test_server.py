@@ -21,7 +21,8 @@ from segwright.inference.predictor import Predictor
 from segwright.serving import uvicorn_timeouts
 from segwright.serving.app import create_app
 from segwright.serving.limits import ServiceLimits
-from segwright.serving.server import Address, bind, build_server, require_packages
+from segwright.serving.packages import require_packages
+from segwright.serving.server import Address, bind, build_server
 
 PATIENCE = 120.0
 
@@ -164,10 +165,10 @@ def test_a_slow_reader_who_goes_on_reading_gets_all() -> None:
             looks.append(look)
 
     played = Played()
-    protocol: Any = uvicorn_timeouts.PatientProtocol.__new__(uvicorn_timeouts.PatientProtocol)
+    protocol: Any = uvicorn_timeouts.TimeoutH11Protocol.__new__(uvicorn_timeouts.TimeoutH11Protocol)
     protocol.loop = protocol.transport = played
     protocol.limits = ServiceLimits()
-    protocol._expect_reading(played.left)
+    protocol._arm_write_timer(played.left)
     for _ in range(5):
         played.left -= 100_000
         looks.pop()()
@@ -186,8 +187,8 @@ def test_a_stop_is_bounded_whatever_the_network_does() -> None:
             _, writer = await asyncio.open_connection("127.0.0.1", port)
             data = encode_png(np.zeros((4, 5, 3), np.uint8))
             writer.write(b"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % len(data) + data)
-            await until(lambda: server.app.service.taken == 1 and server.app.service.held_pixels > 0)
-        assert server.app.service.stopping and server.app.service.taken == 0
+            await until(lambda: server.app.service.in_flight == 1 and server.app.service.decoded_pixels > 0)
+        assert server.app.service.stopping and server.app.service.in_flight == 0
         writer.close()
 
     try:
@@ -307,7 +308,7 @@ def test_headers_are_bounded_and_the_banner_tells_nothing() -> None:
 def test_a_port_that_cannot_be_had_is_said_with_its_fix() -> None:
     taken, address = bind("127.0.0.1", 0)
     taken.listen()
-    with taken, pytest.raises(UsageError, match="port is taken") as caught:
+    with taken, pytest.raises(UsageError, match="port is in use") as caught:
         bind("127.0.0.1", address.port)
     assert "--port 0" in str(caught.value)
     for host, port in (("127.0.0.1", 65536), ("no such host", 0), ("203.0.113.7", 0)):

@@ -36,7 +36,7 @@ from segwright.inference.bundle import Bundle, save_bundle
 from segwright.inference.predictor import Predictor, load
 from segwright.models.catalog import create_model
 from segwright.serving.app import Application, create_app
-from segwright.serving.batcher import Batcher, TooLongError
+from segwright.serving.batcher import Batcher, PredictTimeoutError
 from segwright.serving.decoding import ImageDecoder
 from segwright.serving.http import LOOPBACK
 from segwright.serving.limits import ServiceLimits
@@ -157,7 +157,7 @@ class Client:
 @pytest.fixture(scope="module")
 def decoder() -> Iterator[ImageDecoder]:
     """Child processes for every test of the module: starting them costs more than most tests."""
-    shared = ImageDecoder(ServiceLimits(max_megapixels=0.05).for_images(), count=2, seconds=PATIENCE)
+    shared = ImageDecoder(ServiceLimits(max_megapixels=0.05).image_limits(), count=2, seconds=PATIENCE)
     close, shared.close = shared.close, lambda: None  # type: ignore[method-assign]
     yield shared
     close()
@@ -369,7 +369,7 @@ def test_case_38_a_slow_body_is_given_up(served: Served) -> None:
         async with served(body_seconds=0.2) as client:
             reply = await client("POST", "/predict", [b"\x89PNG", b"never"], stall=True)
             assert reply is not None and reply.status == 408 and reply.headers["connection"] == "close"
-            assert client.app.service.held_bytes == 0 and client.app.service.taken == 0
+            assert client.app.service.buffered_bytes == 0 and client.app.service.in_flight == 0
 
     run(work())
 
@@ -400,18 +400,18 @@ def test_case_39_forms_are_refused_unread(served: Served) -> None:
 
 def test_bodies_of_all_clients_together_are_bounded(served: Served) -> None:
     async def work() -> None:
-        async with served(max_megabytes=0.01, queue=100) as client:
+        async with served(max_megabytes=0.01, max_concurrent_requests=100) as client:
             leave = asyncio.Event()
             slow = [
                 asyncio.create_task(client("POST", "/predict", [b"x" * 9900, b"never"], stall=True, leave=leave))
                 for _ in range(8)
             ]
-            await until(lambda: client.app.service.held_bytes == 8 * 9900)
+            await until(lambda: client.app.service.buffered_bytes == 8 * 9900)
             reply = await client("POST", "/predict", make_image(0, 30, 30))
             assert reply is not None and reply.status == 503 and int(reply.headers["retry-after"]) >= 1
             leave.set()
             assert await asyncio.gather(*slow) == [None] * 8
-            assert client.app.service.held_bytes == 0
+            assert client.app.service.buffered_bytes == 0
             assert (await client.post(make_image())).status == 200
 
     run(work())
@@ -424,11 +424,11 @@ def test_decoded_images_are_bounded_together(served: Served) -> None:
         async with served(network, batch=1) as client:
             network.gate.clear()
             large = [asyncio.create_task(client.post(make_image(i, 200, 240))) for i in range(4)]  # 192,000 of 200,000
-            await until(lambda: client.app.service.held_pixels == 4 * 48_000)
+            await until(lambda: client.app.service.decoded_pixels == 4 * 48_000)
             assert (await client.post(make_image(9, 100, 100))).status == 503
             network.gate.set()
             assert [reply.status for reply in await asyncio.gather(*large)] == [200] * 4
-            assert client.app.service.held_pixels == 0
+            assert client.app.service.decoded_pixels == 0
 
     run(work())
 
@@ -441,21 +441,21 @@ def test_case_40_who_leaves_in_the_queue_is_not_predicted(served: Served) -> Non
     network = GatedColors()
 
     async def work() -> None:
-        async with served(network, batch=1, queue=3) as client:
+        async with served(network, batch=1, max_concurrent_requests=3) as client:
             network.gate.clear()
             first = asyncio.create_task(client.post(make_image(1)))
             await network.running()
             leave = asyncio.Event()
             gone = asyncio.create_task(client("POST", "/predict", make_image(2), leave=leave))
             last = asyncio.create_task(client.post(make_image(3)))
-            await until(lambda: len(client.app.service.batcher._waiting) == 2)
+            await until(lambda: len(client.app.service.batcher._queue) == 2)
             leave.set()
             assert await gone is None, "nothing is sent to who is gone"
-            assert client.app.service.taken == 2, "and the place is free while the others still wait"
+            assert client.app.service.in_flight == 2, "and the place is free while the others still wait"
             network.gate.set()
             assert (await first).status == (await last).status == 200
             assert [run[0][2] for run in network.runs] == [1, 3]
-            assert "segwright_left_total 1.0" in (await client.get("/metrics")).body.decode()
+            assert "segwright_client_disconnects_total 1.0" in (await client.get("/metrics")).body.decode()
 
     run(work())
 
@@ -471,13 +471,13 @@ def test_case_40_who_leaves_in_mid_batch_costs_the_others_nothing(served: Served
             others = [asyncio.create_task(client.post(make_image(i))) for i in (1, 3)]
             await network.running()
             leave.set()
-            await until(lambda: client.app.service.metrics.left._value.get() == 1)
+            await until(lambda: client.app.service.metrics.disconnects() == 1)
             network.gate.set()
             for reply, first in zip(await asyncio.gather(*others), (1, 3), strict=True):
                 expected = np.asarray(Image.open(io.BytesIO(make_image(first)))).argmax(axis=2)
                 np.testing.assert_array_equal(labels_of(reply), expected)
             assert await gone is None and len(network.runs) == 1
-            assert client.app.service.taken == 0
+            assert client.app.service.in_flight == 0
 
     run(work())
 
@@ -523,7 +523,7 @@ def test_a_decoder_that_dies_is_replaced(served: Served, tmp_path: Path) -> None
             assert (await client.post(make_image())).status == 200, "an image that did nothing gets a second child"
 
     run(work())
-    deadly = ImageDecoder(ServiceLimits().for_images(), count=1, seconds=PATIENCE)
+    deadly = ImageDecoder(ServiceLimits().image_limits(), count=1, seconds=PATIENCE)
     deadly.pool = WorkerPool(eval, "lambda item: __import__('os').abort()", count=1, timeout=PATIENCE)
     with pytest.raises(ImageReadError, match="signal 6"):
         deadly.decode(b"")
@@ -531,7 +531,7 @@ def test_a_decoder_that_dies_is_replaced(served: Served, tmp_path: Path) -> None
     (tmp_path / "once").touch()
     once = f"__import__('os').path.exists({str(tmp_path / 'once')!r})"
     dies = f"(__import__('os').unlink({str(tmp_path / 'once')!r}), __import__('os').abort())"
-    unlucky = ImageDecoder(ServiceLimits().for_images(), count=1, seconds=PATIENCE)
+    unlucky = ImageDecoder(ServiceLimits().image_limits(), count=1, seconds=PATIENCE)
     unlucky.pool = WorkerPool(eval, f"lambda item: {dies} if {once} else 'pixels'", count=1, timeout=PATIENCE)
     assert unlucky.decode(b"") == "pixels", "killed in mid-work by somebody else: tried once more"
     unlucky.close()
@@ -541,10 +541,10 @@ def test_case_42_a_full_queue_says_when_to_come_again(served: Served) -> None:
     network = GatedColors()
 
     async def work() -> None:
-        async with served(network, batch=1, queue=2) as client:
+        async with served(network, batch=1, max_concurrent_requests=2) as client:
             network.gate.clear()
             taken = [asyncio.create_task(client.post(make_image(i))) for i in (1, 2)]
-            await until(lambda: client.app.service.taken == 2)
+            await until(lambda: client.app.service.in_flight == 2)
             before = client.sent
             refused = await client("POST", "/predict", make_image(3), {"expect": "100-continue"})
             assert refused is not None and refused.status == 503 and 1 <= int(refused.headers["retry-after"]) <= 60
@@ -569,7 +569,7 @@ def test_case_43_equal_sizes_share_a_batch_and_mixed_ones_do_not(served: Served)
             others = []
             for number, size in enumerate(sizes):
                 others.append(asyncio.create_task(client.post(make_image(number, *size))))
-                await until(lambda so_far=number + 1: len(client.app.service.batcher._waiting) == so_far)
+                await until(lambda so_far=number + 1: len(client.app.service.batcher._queue) == so_far)
             network.gate.set()
             assert (await first).status == 200
             for number, (size, reply) in enumerate(zip(sizes, await asyncio.gather(*others), strict=True)):
@@ -613,11 +613,11 @@ def test_case_44_reload_under_load(served: Served) -> None:
             service = client.app.service
             old.gate.clear()
             before = [asyncio.create_task(client.post(make_image(i))) for i in (1, 2, 3)]
-            await until(lambda: len(service.batcher._waiting) + len(old.runs) >= 1 and service.taken == 3)
-            await until(lambda: sum(map(len, old.runs)) + len(service.batcher._waiting) == 3)
+            await until(lambda: len(service.batcher._queue) + len(old.runs) >= 1 and service.in_flight == 3)
+            await until(lambda: sum(map(len, old.runs)) + len(service.batcher._queue) == 3)
             assert await service.reload()
             after = asyncio.create_task(client.post(make_image(1)))
-            await until(lambda: service.taken == 4)
+            await until(lambda: service.in_flight == 4)
             old.gate.set()
             pixels = [np.asarray(Image.open(io.BytesIO(make_image(i)))) for i in (1, 2, 3)]
             for reply, image in zip(await asyncio.gather(*before), pixels, strict=True):
@@ -730,8 +730,59 @@ def test_the_page_fetches_nothing_and_runs_nothing_else(tmp_path: Path, served: 
     run(work())
 
 
+def test_the_openapi_document_describes_every_route_and_what_is_sent(served: Served) -> None:
+    async def work() -> None:
+        async with served() as client:
+            document = (await client.get("/openapi.json")).json
+            assert document["openapi"].startswith("3.1") and set(document["paths"]) == set(client.app.paths)
+            for path in ("/", "/model", "/health", "/ready", "/metrics"):
+                reply = await client.get(path)
+                described = document["paths"][path]["get"]["responses"]["200"]["content"]
+                assert reply.headers["content-type"].partition(";")[0] in described, path
+            predict = document["paths"]["/predict"]["post"]
+            formats = predict["parameters"][0]["schema"]["enum"]
+            for form in formats:
+                reply = await client.post(make_image(), form)
+                assert reply.status == 200 and reply.headers["content-type"] in predict["responses"]["200"]["content"]
+            schemas = document["components"]["schemas"]
+            sent = (await client.post(make_image(), "json")).json
+            assert set(sent) == set(schemas["Prediction"]["properties"])
+            assert set(sent["classes"][0]) == set(schemas["Prediction"]["properties"]["classes"]["items"]["properties"])
+            assert set((await client.get("/model")).json) == set(schemas["Model"]["properties"])
+            refused = await client.post(b"no image")
+            assert str(refused.status) in predict["responses"] and set(refused.json) == set(
+                schemas["Error"]["required"]
+            )
+            for reference in re.findall(r'"#/components/schemas/(\w+)"', json.dumps(document)):
+                assert reference in schemas
+
+    run(work())
+
+
+def test_former_names_of_limits_and_metrics_work_for_a_release(served: Served) -> None:
+    with pytest.warns(DeprecationWarning, match="max_concurrent_requests"):
+        limits = ServiceLimits(queue=7)
+    assert limits.max_concurrent_requests == 7
+    with pytest.warns(DeprecationWarning, match="max_concurrent_requests"):
+        assert limits.queue == 7
+
+    async def work() -> None:
+        async with served() as client:
+            await client.post(make_image())
+            text = (await client.get("/metrics")).body.decode()
+            for name in ("inflight_requests 0.0", "taken 0.0", "client_disconnects_total 0.0", "left_total 0.0"):
+                assert f"segwright_{name}" in text
+
+    run(work())
+
+
 def test_limits_are_positive() -> None:
-    for wrong in ({"queue": 0}, {"max_megabytes": -1.0}, {"max_megapixels": float("nan")}, {"batch": 0}):
+    for wrong in (
+        {"max_concurrent_requests": 0},
+        {"max_megabytes": -1.0},
+        {"max_megapixels": float("nan")},
+        {"batch": 0},
+    ):
         with pytest.raises(UsageError):
             ServiceLimits(**wrong)
 
@@ -742,7 +793,7 @@ def test_what_the_batcher_took_is_finished_when_it_closes() -> None:
     predictor, batcher = Predictor(network, SPACE), Batcher(batch=1)
     jobs = [batcher.submit(predictor, np.full((4, 5, 3), value, np.uint8)) for value in (1, 2, 3)]
     assert network.entered.acquire(timeout=PATIENCE)
-    assert not batcher.withdraw(jobs[0]) and batcher.withdraw(jobs[2])
+    assert not batcher.cancel(jobs[0]) and batcher.cancel(jobs[2])
     closing = threading.Thread(target=batcher.close)
     closing.start()
     network.gate.set()
@@ -803,7 +854,7 @@ def test_an_image_has_so_many_seconds_of_the_network() -> None:
     predictor, batcher = Predictor(Slow(), SPACE), Batcher(batch=1, seconds=0.12)
     predictor.window = 128
     large = batcher.submit(predictor, np.zeros((900, 900, 3), np.uint8))
-    with pytest.raises(TooLongError, match="longer"):
+    with pytest.raises(PredictTimeoutError, match="longer"):
         large.future.result(PATIENCE)
     assert len(predictor.runtime.runs) < 20, "the rest of its windows is not run"  # type: ignore[attr-defined]
     assert batcher.submit(predictor, np.zeros((20, 30, 3), np.uint8)).future.result(PATIENCE).labels.shape == (20, 30)
@@ -814,14 +865,14 @@ def test_an_image_that_takes_too_long_is_answered_413_and_retry_after_follows_th
     network = GatedColors()
 
     async def work() -> None:
-        async with served(network, batch=1, queue=1, predict_seconds=1e-6) as client:
+        async with served(network, batch=1, max_concurrent_requests=1, predict_seconds=1e-6) as client:
             client.app.service.model.predictor.window = 128
             reply = await client.post(make_image(1, 200, 200))
             assert reply.status == 413 and "windows" in reply.json["found"], reply.body
             service = client.app.service
-            service._pixel_seconds, service.held_pixels = 1e-3, 200_000
-            assert dict(service._full("x").headers)["retry-after"] == "200", "what waits takes 200 s: not 60"
-            service.held_pixels = 0
+            service._pixel_seconds, service.decoded_pixels = 1e-3, 200_000
+            assert dict(service._overloaded("x").headers)["retry-after"] == "200", "what waits takes 200 s: not 60"
+            service.decoded_pixels = 0
 
     run(work())
 
@@ -833,7 +884,7 @@ def test_a_large_image_that_nobody_waits_for_ends_after_its_window() -> None:
     network.gate.clear()
     large = batcher.submit(predictor, np.zeros((900, 900, 3), np.uint8))
     assert network.entered.acquire(timeout=PATIENCE)
-    assert not batcher.withdraw(large)
+    assert not batcher.cancel(large)
     network.gate.set()
     with pytest.raises(Exception):  # noqa: B017
         large.future.result(PATIENCE)
@@ -848,12 +899,12 @@ def test_decoders_killed_from_outside_are_503_and_a_hang_ends_at_the_stated_seco
             reply = await client.post(make_image())
             assert reply.status == 503 and int(reply.headers["retry-after"]) > 0, reply.body
 
-    killed = ImageDecoder(ServiceLimits().for_images(), count=1, seconds=PATIENCE)
+    killed = ImageDecoder(ServiceLimits().image_limits(), count=1, seconds=PATIENCE)
     kill = "lambda item: __import__('os').kill(__import__('os').getpid(), 9)"
     killed.pool = WorkerPool(eval, kill, count=1, timeout=PATIENCE)
     run(work())
     killed.close()
-    hangs = ImageDecoder(ServiceLimits().for_images(), count=1, seconds=0.5)
+    hangs = ImageDecoder(ServiceLimits().image_limits(), count=1, seconds=0.5)
     hangs.pool = WorkerPool(eval, "lambda item: __import__('time').sleep(600)", count=1, timeout=0.5)
     for _ in range(2):  # a new child gets no longer
         hangs.pool._processes.give_back(hangs.pool._processes.take())

@@ -1,0 +1,195 @@
+"""ASGI middleware around every route, outermost first: access log, security headers, body drain, host check, errors."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from typing import Any
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import Request
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from segwright.core.errors import SegwrightError
+from segwright.serving.http import check_host, content_length, error_response
+from segwright.serving.limits import ClientDisconnected, RequestRejected
+
+logger = logging.getLogger("segwright.serve")
+
+OTHER = "other"  # the label of unknown paths and methods
+CLIENT_DISCONNECTED = 499  # the status that nginx logs if the client disconnected before the response
+METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+DRAIN_SECONDS = 1.0  # how long the unread body of a rejected request is discarded
+SECURITY_HEADERS = {
+    "server": "segwright",
+    "x-content-type-options": "nosniff",
+    "cache-control": "no-store",
+    "referrer-policy": "no-referrer",
+    "cross-origin-resource-policy": "same-origin",
+    "x-frame-options": "DENY",
+}
+DEFAULT_POLICY = "default-src 'none'; frame-ancestors 'none'"
+
+
+class AccessLog:
+    """Log and count every request with its status and time. ``routes``: the paths that are logged as they are."""
+
+    def __init__(self, app: ASGIApp, routes: frozenset[str], count: Callable[[str, int, float], None]) -> None:
+        self.app, self.routes, self.count = app, routes, count
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        began, status = time.monotonic(), CLIENT_DISCONNECTED
+
+        async def send_noted(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        try:
+            await self.app(scope, receive, send_noted)
+        except ClientDisconnected:
+            pass
+        finally:
+            seconds = time.monotonic() - began
+            path = route_path(scope)
+            route = path if path in self.routes else OTHER
+            self.count(route, status, seconds)
+            method = scope["method"] if scope["method"] in METHODS else OTHER
+            logger.info("%s %s %d %.0f ms", method, route, status, seconds * 1000)
+
+
+class ResponseHeaders:
+    """Add the security headers; send no body in response to HEAD."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+
+        async def send_secured(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                headers.update(SECURITY_HEADERS)
+                headers.setdefault("content-security-policy", DEFAULT_POLICY)
+            elif scope["method"] == "HEAD":
+                message["body"] = b""
+            await send(message)
+
+        await self.app(scope, receive, send_secured)
+
+
+class BodyDrain:
+    """Discard, for a moment, a body that no route has read, before the response is sent.
+
+    A connection that is closed with unread data is reset, and the client never sees the response. If more than
+    ``limit`` bytes come, or the client waits for ``100 Continue``, the connection is closed instead.
+    """
+
+    def __init__(self, app: ASGIApp, limit: int) -> None:
+        self.app, self.limit = app, limit
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        headers = Headers(scope=scope)
+        ended = not (content_length(headers) or "transfer-encoding" in headers)
+
+        async def receive_noted() -> Message:
+            nonlocal ended
+            message = await receive()
+            if message["type"] == "http.request" and not message.get("more_body", False):
+                ended = True
+            return message
+
+        async def send_after_body(message: Message) -> None:
+            if message["type"] == "http.response.start" and not ended:
+                if message["status"] != 408 and "expect" not in headers:  # 408: the body is late already
+                    await _drain(receive_noted, self.limit)
+                if not ended:
+                    MutableHeaders(scope=message)["connection"] = "close"
+            await send(message)
+
+        await self.app(scope, receive_noted, send_after_body)
+
+
+async def _drain(receive: Receive, limit: int) -> None:
+    read = 0
+    try:
+        async with asyncio.timeout(DRAIN_SECONDS):
+            while read < limit:
+                message = await receive()
+                if message["type"] == "http.disconnect" or not message.get("more_body", False):
+                    return
+                read += len(message.get("body", b""))
+    except TimeoutError:
+        return
+
+
+class HostCheck:
+    """Reject Host headers other than ``hosts``; None allows any. Unlike Starlette's own, it reads IPv6 addresses."""
+
+    def __init__(self, app: ASGIApp, hosts: frozenset[str] | None) -> None:
+        self.app, self.hosts = app, hosts
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            try:
+                check_host(Headers(scope=scope), self.hosts)
+            except RequestRejected as error:
+                await rejected(Request(scope), error)(scope, receive, send)
+                return
+        await self.app(scope, receive, send)
+
+
+class UnhandledErrors:
+    """Log an unhandled exception and respond with 500, which says nothing about this machine."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        started = False
+
+        async def send_noted(message: Message) -> None:
+            nonlocal started
+            started = True
+            await send(message)
+
+        try:
+            await self.app(scope, receive, send_noted)
+        except ClientDisconnected:
+            raise
+        except Exception as exception:
+            if scope["type"] != "http" or started:
+                raise
+            if isinstance(exception, SegwrightError):
+                logger.exception("the image could not be predicted")
+                response = error_response(exception, 500)
+            else:
+                logger.exception("unhandled exception")
+                error = SegwrightError("internal error of the service", fix="see the service's log")
+                response = error_response(error, 500)
+            await response(scope, receive, send)
+
+
+def rejected(request: Request, error: Exception) -> Any:
+    """The response to a RequestRejected."""
+    assert isinstance(error, RequestRejected)
+    return error_response(error, error.status, error.headers)
+
+
+def route_path(scope: Scope) -> str:
+    """The path without the prefix under which the application is mounted."""
+    path: str = scope["path"]
+    root: str = scope.get("root_path", "")
+    return path[len(root) :] if root and path.startswith(root) else path
