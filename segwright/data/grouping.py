@@ -1,32 +1,29 @@
-"""What a dataset's images show, in numbers small enough to compare all with all: for splits and for the check.
+"""Groups of images that must stay in one split: sequences and near-duplicates, from the dataset's scan.
 
-One pass reads every image and mask once: a 16×16 gray thumbnail, and the pixels of each class. Sequences are
-proposed by the file names and believed only where neighbors look more alike than strangers; near-duplicates are
-thumbnails that agree almost entirely.
+File names propose sequences, and 16×16 gray thumbnails confirm them: neighbors in a sequence look more alike than other
+images. Near-duplicates are defined as in the check (:mod:`segwright.data.check.duplicates`).
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
-from segwright.core.progress import track
-from segwright.core.types import IGNORE_INDEX
+from segwright.data.check.dataset_scan import DatasetScan, scan_splits
 from segwright.data.check.duplicates import ALIKE, join_alike
-from segwright.data.records import Reader, Record, Split
+from segwright.data.check.scan import THUMB
+from segwright.data.check.scan import thumbnail as gray_thumbnail
+from segwright.data.records import Split
 from segwright.imageio import UInt8Array
-from segwright.imageio.sandbox import WorkerPool
 
-SIDE = 16  # of a thumbnail: enough for a scene, too little for noise
 LEVELS = (ALIKE, 0.993, 0.998)  # correlation of near-duplicates; the next where one makes a group of everything
 LARGEST_GROUP = 0.25  # of the images; more is no group of duplicates but a kind of image
-FLAT = 2.0  # gray levels of contrast below which a thumbnail says nothing
-SEQUENCE_AUC = 0.75  # how often neighbors must be more alike than strangers for names to be believed
+SEQUENCE_AUC = 0.75  # how often neighbors must be more alike than other pairs to confirm a sequence
 Float32 = npt.NDArray[np.float32]
 
 _FRAME = re.compile(r"[_\-. ]*(?:frame|img|image|f)?[_\-. ]?[0-9]+$", re.IGNORECASE)
@@ -46,63 +43,33 @@ def sequence_of(id: str) -> str:
 class Content:
     """Of N images: thumbnails, and pixels a class."""
 
-    thumbnails: Float32  # (N, SIDE²), zero mean and unit length; zeros where flat or unreadable
+    thumbnails: Float32  # (N, THUMB²), zero mean and unit length; zeros where flat or unreadable
     gray: Float32  # (N,) mean gray level; NaN where unreadable
     pixels: npt.NDArray[np.int64]  # (N, K)
 
 
-def survey(split: Split) -> Content:
-    """Read every image and mask of ``split`` once; those that cannot be read count as empty."""
-    count, classes = len(split), len(split.label_space)
-    thumbnails = np.zeros((count, SIDE * SIDE), np.float32)
-    gray = np.full(count, np.nan, np.float32)
-    pixels = np.zeros((count, classes), np.int64)
-    for index, found in enumerate(track(_look(split), "comparing images", count)):
-        if found is not None:
-            thumbnails[index], gray[index], pixels[index] = found
-    return Content(thumbnails, gray, pixels)
+def content(split: Split, scan: DatasetScan | None = None) -> Content:
+    """What ``split`` shows, from a scan that holds all its records, else from one that is made here.
 
-
-Look = tuple[Float32, float, npt.NDArray[np.int64]]
-
-
-def _look(split: Split) -> Iterator[Look | None]:
-    """In order, in child processes: what nobody has decoded yet is not decoded in this one."""
-    with WorkerPool[Record, Look | None](_looker, split.reader, shared=True) as pool:
-        for outcome in pool.in_order(split.records, batch=4):
-            yield outcome.result
-
-
-def _looker(reader: Reader) -> Callable[[Record], Look | None]:
-    """The function that children run; None where a file cannot be read, for the check names it."""
-
-    def look(record: Record) -> Look | None:
-        try:
-            return (*thumbnail(reader.image(record)), _counts(reader.mask(record), len(reader.label_space)))
-        except Exception:
-            return None
-
-    return look
+    Images whose pixels or mask cannot be read count as empty.
+    """
+    rows = None if scan is None else scan.rows(split)
+    if scan is None or rows is None:
+        scan = scan_splits({split.name: split}, split.reader)
+        rows = scan.rows(split)
+        assert rows is not None
+    totals = scan.totals
+    complete = totals.complete[rows]
+    thumbnails = np.where(complete[:, None], totals.thumbs[rows], 0).astype(np.float32)
+    pixels = np.where(complete[:, None], totals.pixels[rows], 0).astype(np.int64)
+    return Content(thumbnails, np.where(complete, totals.gray[rows], np.float32("nan")), pixels)
 
 
 def thumbnail(image: UInt8Array) -> tuple[Float32, float]:
-    """(SIDE² numbers of zero mean and unit length, mean gray level); zeros for a flat image."""
-    colors = image if image.shape[2] == 3 else np.ascontiguousarray(np.repeat(image[..., :1], 3, axis=2))
-    flat = cv2.cvtColor(colors, cv2.COLOR_RGB2GRAY)
-    small = cv2.resize(np.asarray(flat, np.float32), (SIDE, SIDE), interpolation=cv2.INTER_AREA).ravel()
-    mean = float(small.mean())
-    centered = small - mean
-    length = float(np.linalg.norm(centered))
-    if length < FLAT * SIDE:
-        return np.zeros(SIDE * SIDE, np.float32), mean
-    return np.asarray(centered / length, np.float32), mean
-
-
-def _counts(mask: UInt8Array | None, classes: int) -> npt.NDArray[np.int64]:
-    if mask is None:
-        return np.zeros(classes, np.int64)
-    counts = np.bincount(mask.ravel(), minlength=IGNORE_INDEX + 1)
-    return np.asarray(counts[:classes], np.int64)
+    """(THUMB² numbers of zero mean and unit length, mean gray level) of an H×W×C image; zeros if it is flat."""
+    gray = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY) if image.shape[2] == 3 else image[..., 0]
+    found, mean = gray_thumbnail(gray)
+    return np.zeros(THUMB * THUMB, np.float32) if found is None else found, mean
 
 
 @dataclass(frozen=True)

@@ -281,6 +281,7 @@ class Dataset:
     unpaired_images: tuple[Path, ...] = ()
     unpaired_masks: tuple[Path, ...] = ()
     split_maker: SplitMaker | None = field(default=None, repr=False)
+    cache: dict[str, Any] = field(default_factory=dict, init=False, repr=False, compare=False)  # what reading it found
 
     @property
     def label_space(self) -> LabelSpace:

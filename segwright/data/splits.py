@@ -14,7 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 from segwright.core.errors import UsageError
-from segwright.data.grouping import Content, Groups, group, sequence_of, survey
+from segwright.data.check.dataset_scan import DatasetScan, scan_dataset
+from segwright.data.grouping import Content, Groups, content, group, sequence_of
 from segwright.data.records import Dataset, Split
 
 __all__ = ["folds", "make_splits", "sequence_of", "split_records"]
@@ -39,7 +40,8 @@ def make_splits(dataset: Dataset, fractions: Mapping[str, float] = FRACTIONS, se
     if len(labeled) < SMALLEST:
         return given or {"all": dataset.all}
     wanted = fractions if not given else {"train": 0.8, "val": 0.2}
-    parts, notes = split_records(labeled, wanted, seed)
+    scan = scan_dataset(dataset) if len(labeled) <= LARGEST else None
+    parts, notes = split_records(labeled, wanted, seed, scan)
     shares = ", ".join(f"{name} {len(part)}" for name, part in parts.items())
     told = "the files give no val: taken from train" if given else "the files give no splits: made here"
     dataset.notes += [f"{told} ({shares})", *notes]
@@ -59,7 +61,7 @@ def _by_label(split: Split) -> tuple[Split, Split]:
 
 
 def split_records(
-    source: Split, fractions: Mapping[str, float] = FRACTIONS, seed: int = 0
+    source: Split, fractions: Mapping[str, float] = FRACTIONS, seed: int = 0, scan: DatasetScan | None = None
 ) -> tuple[dict[str, Split], list[str]]:
     """Deal ``source`` out into parts of these fractions; (name → part, what was found)."""
     if (
@@ -78,8 +80,7 @@ def split_records(
             part_of = np.searchsorted(np.cumsum(shares)[:-1], place, side="right")
             notes = [f"more than {LARGEST} images under one name: dealt out by chance"]
     else:
-        content = survey(source)
-        part_of, found = _deal(source, content, shares, seed)
+        part_of, found = _deal(source, content(source, scan), shares, seed)
         notes = list(found)
     return (
         {name: source.subset(np.flatnonzero(part_of == i).tolist(), name) for i, name in enumerate(fractions)},
@@ -92,16 +93,18 @@ def folds(dataset: Dataset | Split, k: int, seed: int = 0) -> list[tuple[Split, 
 
     Of a dataset with a test split, that part stays out. UsageError where there are fewer groups than folds.
     """
+    scan = None
     if isinstance(dataset, Split):
         source = dataset
     else:
         held_out = {record.id for record in dataset.given.get("test", ())}
         kept = [record for record in dataset.records if record.id not in held_out]
         source = Split("all", kept, dataset.reader)
+        scan = scan_dataset(dataset)
     source, _ = _by_label(source)
     if not 2 <= k <= len(source):
         raise UsageError("folds need at least as many images", expected=f"2 to {len(source)}", found=str(k))
-    part_of, _ = _deal(source, survey(source), np.full(k, 1 / k), seed)
+    part_of, _ = _deal(source, content(source, scan), np.full(k, 1 / k), seed)
     filled = len(np.unique(part_of))
     if filled < k:
         raise UsageError(

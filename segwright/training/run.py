@@ -20,6 +20,7 @@ import torch
 from segwright.core.atomic_io import exclusive, write_json, write_text
 from segwright.core.errors import CheckpointError, ConfigError, DataError, SegwrightError, UsageError
 from segwright.core.progress import progress
+from segwright.data.check.dataset_scan import existing_scan
 from segwright.data.check.fingerprint import Fingerprint
 from segwright.data.check.label_rules import UNLEARNABLE
 from segwright.data.check.runner import CheckResult, check_dataset
@@ -479,7 +480,7 @@ class _Session:
 
         def factors_found() -> npt.NDArray[np.float64]:
             with progress("classes of the images", len(self.train_split)) as advance:
-                return repeat_factors(classes_shown(self.train_split, advance), share)
+                return repeat_factors(classes_shown(self.train_split, advance, existing_scan(self.data)), share)
 
         factors = self.peers.told(factors_found, lambda found: found.tolist(), np.array)
         self.display.say(describe(factors))

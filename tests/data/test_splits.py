@@ -197,7 +197,7 @@ def test_fractions_are_checked(tmp_path: Path) -> None:
 def test_many_images_are_dealt_out_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(splits, "LARGEST", 20)
     root = build(tmp_path, {f"s{s}_{i:03d}": scene(s) for s in range(40) for i in range(2)})
-    monkeypatch.setattr(splits, "survey", lambda split: pytest.fail("no image is read"))
+    monkeypatch.setattr(splits, "scan_dataset", lambda dataset: pytest.fail("no image is read"))
     data = open_dataset(root)
     assert 0.05 < len(data.val) / 80 < 0.4
     assert {sequence_of(i) for i in data.val.ids}.isdisjoint({sequence_of(i) for i in data.train.ids})

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from segwright.core.types import IGNORE_INDEX
+from segwright.data.check.duplicates import WHOLE
 from segwright.data.check.label_outliers import MOST
 from segwright.data.check.scan import FLAT, THUMB, FileError, SampleReport, UnmappedValues
 from segwright.data.records import Record
@@ -28,7 +29,7 @@ class StorageKind:
 
 
 class CheckAccumulator:
-    """Of N records; about a kilobyte each, most of it the thumbnail."""
+    """Of N records; some 600 to 1,200 bytes each, most of it the thumbnail."""
 
     def __init__(self, names: tuple[str, ...], count: int) -> None:
         self.names = names
@@ -37,7 +38,9 @@ class CheckAccumulator:
         self.mask_crcs = np.zeros(count, np.uint32)
         self.gray = np.zeros(count, np.float32)
         self.labeled = np.zeros(count, np.bool_)
-        self.thumbs = np.zeros((count, THUMB * THUMB), np.float16)
+        self.thumbs = np.zeros((count, THUMB * THUMB), np.float32 if count <= WHOLE else np.float16)
+        self.pixels = np.zeros((count, len(names)), np.uint32)  # of each class in each mask
+        self.complete = np.zeros(count, np.bool_)  # image and mask, if there is one, were read
         self.sizes = np.zeros((count, 2), np.int32)
         self.file_errors: list[tuple[int, FileError]] = []
         self.shown_by: dict[int, int] = {}  # class → the first record that shows it
@@ -64,6 +67,8 @@ class CheckAccumulator:
         self._rows, self._every = 0, 1
 
     def add(self, index: int, record: Record, found: SampleReport) -> None:
+        """Add what the record at ``index`` shows."""
+        self.complete[index] = found.complete
         self.file_errors += [(index, error) for error in found.file_errors]
         if found.unmapped is not None:
             self.unmapped_values.append((index, found.unmapped))
@@ -79,6 +84,7 @@ class CheckAccumulator:
             self._add_image(index, found)
         if found.counts is not None:
             self.labeled[index], self.mask_crcs[index] = True, found.mask_crc
+            self.pixels[index] = found.counts[: len(self.names)]
             for label in np.flatnonzero(found.counts[: len(self.names)]).tolist():
                 self.shown_by[label] = min(index, self.shown_by.get(label, index))
             if found.counts[: len(self.names)].sum() == 0 and found.counts[IGNORE_INDEX] > 0:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -36,7 +37,7 @@ class Pair:
 def find_pairs(
     hashes: npt.NDArray[np.uint64],
     crcs: npt.NDArray[np.uint32],
-    thumbs: npt.NDArray[np.float16],
+    thumbs: npt.NDArray[np.floating[Any]],
     parts: npt.NDArray[np.int64] | None = None,
     gray: Float32 | None = None,
     together: Collection[tuple[int, int]] = (),
@@ -116,7 +117,7 @@ def _compare_all(
 
 def _compare_proposed(
     hashes: npt.NDArray[np.uint64],
-    thumbs: npt.NDArray[np.float16],
+    thumbs: npt.NDArray[np.floating[Any]],
     places: Indices,
     gray: Float32 | None,
     parts: npt.NDArray[np.int64],

@@ -8,26 +8,22 @@ kilobytes.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from segwright.core.deprecated import renamed_attribute, renamed_names
 from segwright.core.errors import SegwrightError
-from segwright.core.progress import progress
 from segwright.data.check import file_rules, image_rules, label_rules, split_rules
-from segwright.data.check.aggregate import CheckAccumulator
+from segwright.data.check.dataset_scan import scan_dataset
 from segwright.data.check.evidence import Evidence
-from segwright.data.check.fingerprint import Fingerprint, FingerprintAccumulator
+from segwright.data.check.fingerprint import Fingerprint
 from segwright.data.check.label_outliers import LabelOutlier
 from segwright.data.check.label_rules import side_notes
 from segwright.data.check.rules import BY_KIND, Check
-from segwright.data.check.scan import FileError, SampleReport, examiner
 from segwright.data.dataset import open_dataset
-from segwright.data.records import Dataset, Problem, Record, Split
-from segwright.imageio.sandbox import WorkerPool
-from segwright.kernels.threads import processors
+from segwright.data.records import Dataset, Problem, Record
 
 SEVERITIES = ("error", "warning", "note")
 # What is checked, in this order; :data:`segwright.data.check.rules.RULES` lists the findings that each can report.
@@ -163,89 +159,26 @@ def check_path(
 
 
 def check_dataset(dataset: Dataset, *, workers: int | None = None) -> CheckResult:
-    """Read everything once and judge it.
+    """Read everything once and run the checks; what was read before (for the splits) is not read again.
 
-    ``workers`` child processes; as many as there are cores if None. 0 reads in this process, without the half second
-    that children take to start, and without their protection from files that kill a decoder.
+    ``workers``: worker processes, as many as cores if None. 0 reads in this process, without the half second that
+    workers take to start, and without their protection from files that crash a decoder.
     """
-    splits = given_splits(dataset)
-    records, member = _records(splits)
-    totals = CheckAccumulator(dataset.label_space.names, len(records))
-    accumulators = {
-        name: FingerprintAccumulator(dataset.label_space.names, images=len(split)) for name, split in splits.items()
-    }
-    whole = FingerprintAccumulator(dataset.label_space.names, images=len(records))
-    place = {record.id: index for index, record in enumerate(records)}
-    with progress("checking", len(records)) as advance:
-        for record, found in _examinations(dataset, records, workers):
-            index = place[record.id]
-            totals.add(index, record, found)
-            whole.add(found)
-            for name in member[index]:
-                accumulators[name].add(found)
-            advance(1)
-    prints = {name: accumulator.fingerprint() for name, accumulator in accumulators.items()}
-    overall = whole.fingerprint()
-    evidence = Evidence(dataset, records, member, totals, overall, prints)
+    scan = scan_dataset(dataset, workers=workers)
+    evidence = Evidence(dataset, scan.records, scan.member, scan.totals, scan.overall, scan.by_split)
+    totals = scan.totals
     problems = [problem for check in CHECKS for problem in check(evidence)]
     return CheckResult(
         root=dataset.root,
         format=dataset.format,
-        images=len(records),
-        splits={name: len(split) for name, split in splits.items()},
-        fingerprint=overall,
-        by_split=prints,
+        images=len(scan.records),
+        splits={name: found.images for name, found in scan.by_split.items()},
+        fingerprint=scan.overall,
+        by_split=dict(scan.by_split),
         problems=tuple(sorted(problems, key=lambda problem: SEVERITIES.index(problem.severity))),
         notes=(*dataset.notes, *side_notes(dataset.label_space)),
         outliers=tuple(evidence.outliers),
         objects={label: pair for label, pair in sorted(totals.objects.items()) if label < len(totals.names)},
         dataset=dataset,
-        records=tuple(records),
+        records=scan.records,
     )
-
-
-def _examinations(
-    dataset: Dataset, records: list[Record], workers: int | None
-) -> Iterator[tuple[Record, SampleReport]]:
-    """Records with what they show, in no fixed order."""
-    if workers == 0:
-        look = examiner(dataset.reader)
-        yield from ((record, look(record)) for record in records)
-        return
-    count = max(1, min(workers or processors(), -(-len(records) // 4)))
-    with WorkerPool[Record, SampleReport](
-        examiner, dataset.reader, count=count, result=SampleReport, shared=True
-    ) as pool:
-        for outcome in pool.map(records):
-            found = outcome.result if outcome.result is not None else _lost(outcome.item, outcome.crash, outcome.error)
-            found.stderr = outcome.stderr
-            yield outcome.item, found
-
-
-def given_splits(dataset: Dataset) -> dict[str, Split]:
-    """The splits that the files name. Made ones are left out: they are right by construction, and cost a reading."""
-    if not dataset.given:
-        return {"all": dataset.all}
-    return {name: Split(name, records, dataset.reader) for name, records in dataset.given.items()}
-
-
-def _records(splits: dict[str, Split]) -> tuple[list[Record], list[list[str]]]:
-    """Every record once, and the splits that it is in (trainval repeats train)."""
-    records: dict[str, Record] = {}
-    member: dict[str, list[str]] = {}
-    for name, split in splits.items():
-        for record in split.records:
-            records.setdefault(record.id, record)
-            member.setdefault(record.id, []).append(name)
-    return list(records.values()), list(member.values())
-
-
-def _lost(record: Record, crash: str | None, error: Exception | None) -> SampleReport:
-    """The examination of a file that took its child along, or raised what nobody expected."""
-    file = str(record.image_path or record.id)
-    if crash is not None:
-        fix = "move it away, and do not open it with other tools"
-        failure = FileError("kills the decoder", f"the process that read it ended ({crash})", file, fix)
-    else:
-        failure = FileError("unreadable file", f"{type(error).__name__}: {error}", file)
-    return SampleReport(record.id, file_errors=[failure])

@@ -76,6 +76,7 @@ class SampleReport:
     gray: float = 0.0  # mean gray level
     thumb: Float32 | None = None  # (THUMB², ) zero mean, unit length; None where flat
     labeled: bool = False
+    complete: bool = False  # the image was read, and the mask if there is one
     counts: npt.NDArray[np.int64] | None = None  # (256,) pixels a class index
     mask_crc: int = 0  # of all labels
     objects: dict[int, tuple[int, int]] = field(default_factory=dict)  # class → objects listed, objects that are drawn
@@ -95,6 +96,7 @@ def examine(record: Record, reader: Reader, regions: bool = True) -> SampleRepor
     found = SampleReport(record.id)
     image = _image(record, reader, found)
     labels = _labels(record, reader, found)
+    found.complete = image is not None and found.unmapped is None and not found.file_errors
     if image is not None:
         _describe_image(image, found)
     if labels is not None:
@@ -246,12 +248,16 @@ def _describe_image(image: UInt8Array, found: SampleReport) -> None:
         gray = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
     small = cv2.resize(gray, (32, 32), interpolation=cv2.INTER_AREA).astype(np.float32)
     found.hash = perceptual_hash(small)
-    thumb = cv2.resize(small, (THUMB, THUMB), interpolation=cv2.INTER_AREA).ravel()
-    found.gray = float(thumb.mean())
-    thumb = thumb - found.gray
-    length = float(np.linalg.norm(thumb))
-    if length >= FLAT * THUMB:
-        found.thumb = np.asarray(thumb / length, np.float32)
+    found.thumb, found.gray = thumbnail(gray)
+
+
+def thumbnail(gray: npt.NDArray[Any]) -> tuple[Float32 | None, float]:
+    """(THUMB² numbers of zero mean and unit length, mean gray level) of an H×W gray image; None if it is flat."""
+    small = cv2.resize(np.asarray(gray, np.float32), (THUMB, THUMB), interpolation=cv2.INTER_AREA).ravel()
+    mean = float(small.mean())
+    centered = small - mean
+    length = float(np.linalg.norm(centered))
+    return (np.asarray(centered / length, np.float32) if length >= FLAT * THUMB else None), mean
 
 
 def _all_gray(image: UInt8Array) -> bool:

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from segwright.core.errors import UsageError
+from segwright.data.check.dataset_scan import DatasetScan
 from segwright.data.records import Reader, Record, Split
 from segwright.imageio.sandbox import WorkerPool, decoder_crashed_error
 
@@ -31,15 +32,26 @@ def repeat_factors(shown: BoolArray, share: float) -> Float64Array:
     return np.asarray(np.where(shown, asked, 1.0).max(axis=1, initial=1.0))
 
 
-def classes_shown(split: Split, advance: Callable[[int], None] = lambda count: None) -> BoolArray:
+def classes_shown(
+    split: Split, advance: Callable[[int], None] = lambda count: None, scan: DatasetScan | None = None
+) -> BoolArray:
     """Which classes each image of ``split`` shows, (N, K), from its masks; none where it has no mask.
 
-    The masks are decoded in child processes. What a mask's reading raises is raised; a mask that a child does not
-    survive is an ImageReadError that names its image.
+    With a ``scan`` that holds all of the split's records no file is read that the scan has read. The others are decoded
+    in worker processes: an error of reading a mask is raised; a mask that crashes its worker is an ImageReadError.
     """
     result = np.zeros((len(split), len(split.label_space)), bool)
+    rest = list(range(len(split)))
+    rows = None if scan is None else scan.rows(split)
+    if scan is not None and rows is not None:
+        result = scan.totals.pixels[rows] > 0
+        rest = np.flatnonzero(~scan.totals.complete[rows]).tolist()
+        advance(len(split) - len(rest))
+    if not rest:
+        return result
     with WorkerPool[Record, BoolArray](_looker, split.reader, shared=True) as pool:
-        for index, outcome in enumerate(pool.in_order(split.records, batch=4)):
+        records = [split.records[index] for index in rest]
+        for index, outcome in zip(rest, pool.in_order(records, batch=4), strict=True):
             if outcome.crash is not None:
                 raise decoder_crashed_error(outcome.item.image_path or outcome.item.id, outcome.crash)
             result[index] = outcome.get()
