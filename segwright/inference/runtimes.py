@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from segwright import kernels
 from segwright.core.errors import BundleError, ModelError, UsageError
 from segwright.core.types import Float32Array
 from segwright.imageio import UInt8Array
@@ -64,6 +65,8 @@ class TorchRuntime:
     def __init__(self, model: SegmentationModel, device: str | torch.device = "auto", precision: str = "fp32") -> None:
         self.device = choose_device(device) if isinstance(device, str) else device
         self.model = model.to(device=self.device).to(memory_format=torch.channels_last).eval()
+        if self.device.type == "cpu":
+            kernels.patch(self.model)
         self.classes, self.in_channels = model.classes, model.in_channels
         if precision not in ("fp32", "bf16", "fp16"):
             raise UsageError("unknown precision", expected="fp32, bf16, fp16", found=precision)

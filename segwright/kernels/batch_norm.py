@@ -1,15 +1,17 @@
-"""Normalization by the batch and by the image, with the activation behind it, in few passes over memory.
+"""Batch norm and instance norm in training, with the ReLU behind them, in few passes over memory.
 
-What a training step on a CPU waits for, next to its convolutions, is memory: torch's batch norm and ReLU read or write
-a map eleven times, forward and backward. The kernels of :mod:`segwright.kernels.batch_norm_kernels` take eight passes,
-longer vectors, and sums in double. Anything but training in fp32 or bf16 on a CPU in channels-last memory goes torch's
-way.
+Beside its convolutions a training step on a CPU is bound by memory: torch's batch norm and ReLU read or write a map
+eleven times, forward and backward. The kernels of :mod:`segwright.kernels.batch_norm_kernels` take eight passes, longer
+vectors, and sums in double. They apply to training in fp32 or bf16 on a CPU in channels-last memory; everything else is
+computed by the plain twin, :func:`norm_act_plain`.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from functools import lru_cache
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -18,75 +20,134 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from segwright.kernels.dispatch import open_to_kernels
+from segwright.kernels.dispatch import supports
+from segwright.kernels.forms import KernelForm, plain_class
 from segwright.kernels.threads import over_threads, pieces
 
 Array = np.ndarray[Any, np.dtype[Any]]
-SMALL = 1 << 19  # values: below, torch is as fast
-SMALL_PLAIN, SMALL_BOTH = 2, 1 / 8  # times as many without an activation, and for instance and batch norm
-WORTH_A_THREAD = 1 << 19
-LONGEST, SHORTEST = 512, 48  # values in a row of whole pixels, for the kernels
-NONE, RELU, RELU6 = (-math.inf, math.inf), (0.0, math.inf), (0.0, 6.0)  # limits: nothing below, nothing above
+MIN_VALUES = 1 << 19  # of a map: below, torch is as fast
+WITHOUT_ACT, WITH_INSTANCE = 2, 1 / 8  # factors of it without an activation, and for instance and batch norm together
+MIN_VALUES_THREADED = 1 << 19
+MAX_ROW, MIN_ROW = 512, 48  # values in a row of whole pixels, for the kernels
+ClampRange = tuple[float, float]  # what the activation clamps to
+NONE, RELU, RELU6 = (-math.inf, math.inf), (0.0, math.inf), (0.0, 6.0)
+CLAMP_RANGES: dict[type[nn.Module], ClampRange] = {nn.ReLU: RELU, nn.ReLU6: RELU6}
 
 
-class BatchNorm(nn.BatchNorm2d):
-    """torch's batch norm, by the short way where there is one."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        out = short_norm(self, x)
-        return super().forward(x) if out is None else out
-
-
-class InstanceBatchNorm(nn.Module):
-    """(N, C, H, W) → the same: instance norm on the first ⌊C / 2⌋ channels, batch norm on the rest, both with scales.
-
-    Pan et al. 2018, "Two at Once: Enhancing Learning and Generalization Capacities via IBN-Net" (arXiv 1807.09441): in
-    early layers the first half of the channels is normalized by each image's own statistics, so that what a network
-    learns from one street carries over to images taken elsewhere; the other half keeps what tells contents apart.
-    The two norms are modules of their own (``instance``, ``batch``), so that freezing and synchronizing find them.
-    """
-
-    def __init__(self, channels: int, *, momentum: float = 0.1) -> None:
-        super().__init__()
-        self.first = channels // 2
-        self.instance = nn.InstanceNorm2d(self.first, affine=True)
-        self.batch = nn.BatchNorm2d(channels - self.first, momentum=momentum)
+class BatchNormForm(KernelForm):
+    """For torch's BatchNorm2d."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return norm_and_limit(self, x, NONE)
+        assert isinstance(self, nn.BatchNorm2d)
+        out = norm_act_train(self, x)
+        result: Tensor = super().forward(x) if out is None else out
+        return result
 
 
-def norm_and_limit(norm: nn.Module, x: Tensor, limits: tuple[float, float]) -> Tensor:
-    """``norm`` of (N, C, H, W), then nothing outside ``limits`` (``NONE``, ``RELU``, ``RELU6``).
+class InstanceBatchNormForm(KernelForm):
+    """For a module whose ``instance`` normalizes the first channels and whose ``batch`` the others."""
 
-    ``norm``: any module. Batch norm and :class:`InstanceBatchNorm` go the short way where there is one: the same
-    values up to rounding, the same running statistics.
+    instance: nn.InstanceNorm2d
+    batch: nn.BatchNorm2d
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = _norm_act(self, x, NONE)
+        result: Tensor = super().forward(x) if out is None else out
+        return result
+
+
+class SequentialForm(KernelForm):
+    """For an ``nn.Sequential`` with norms that a ReLU or ReLU6 follows: each such pair is computed as one."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        assert isinstance(self, nn.Sequential)
+        if torch.compiler.is_compiling() or not self.training:
+            result: Tensor = super().forward(x)
+            return result
+        return run_layers(list(self), x)
+
+
+def run_layers(layers: Sequence[nn.Module], x: Tensor) -> Tensor:
+    """The layers one after the other; a norm and the activation behind it as one where the kernels apply.
+
+    A pair with hooks is left alone, since hooks see what goes in and out of each.
     """
-    out: Tensor | None = None
-    if isinstance(norm, InstanceBatchNorm):
-        if type(norm.batch) in (nn.BatchNorm2d, BatchNorm):
-            out = short_norm(norm.batch, x, limits, instance=norm.instance)
-        if out is None:
-            both = [norm.instance(x[:, : norm.first]), norm.batch(x[:, norm.first :])]
-            out = _limit(torch.cat(both, dim=1), limits)
-    elif isinstance(norm, nn.BatchNorm2d) and type(norm) in (nn.BatchNorm2d, BatchNorm):
-        out = short_norm(norm, x, limits)
-    return _limit(norm(x), limits) if out is None else out
+    index = 0
+    while index < len(layers):
+        layer, index = layers[index], index + 1
+        if index < len(layers) and _is_norm_act(layer, layers[index]) and not _hooked(layer, layers[index]):
+            out = _norm_act(layer, x, CLAMP_RANGES[type(layers[index])])
+            if out is not None:
+                x, index = out, index + 1
+                continue
+        x = layer(x)
+    return x
 
 
-def short_norm(
-    norm: nn.BatchNorm2d, x: Tensor, limits: tuple[float, float] = NONE, *, instance: nn.InstanceNorm2d | None = None
+def has_norm_act(layers: nn.Sequential) -> bool:
+    """Whether a norm is followed by an activation that it can be computed with."""
+    listed = list(layers)
+    return any(_is_norm_act(*pair) for pair in pairwise(listed))
+
+
+def norm_act(norm: nn.Module, x: Tensor, clamp_range: ClampRange = NONE) -> Tensor:
+    """``norm`` of (N, C, H, W), clamped to ``clamp_range`` (``NONE``, ``RELU``, ``RELU6``): by the kernels where they
+    apply, else as :func:`norm_act_plain`. Values and running statistics are the same up to rounding."""
+    out = _norm_act(norm, x, clamp_range)
+    return norm_act_plain(norm, x, clamp_range) if out is None else out
+
+
+def norm_act_plain(norm: nn.Module, x: Tensor, clamp_range: ClampRange = NONE) -> Tensor:
+    """The twin of :func:`norm_act`: the norm, then the activation in place."""
+    x = norm(x)
+    if clamp_range == NONE:
+        return x
+    return F.relu(x, inplace=True) if clamp_range == RELU else F.hardtanh(x, *clamp_range, inplace=True)
+
+
+def _norm_act(norm: nn.Module, x: Tensor, clamp_range: ClampRange) -> Tensor | None:
+    """By the kernels; None where they do not apply, to ``norm`` or to ``x``."""
+    if _is_instance_batch_norm(norm):
+        batch: Any = norm.batch
+        instance: Any = norm.instance
+        return norm_act_train(batch, x, clamp_range, instance=instance) if _is_batch_norm(batch) else None
+    if isinstance(norm, nn.BatchNorm2d) and _is_batch_norm(norm):
+        return norm_act_train(norm, x, clamp_range)
+    return None
+
+
+def _is_batch_norm(module: nn.Module) -> bool:
+    return plain_class(module) is nn.BatchNorm2d  # one that is derived from it may compute something else
+
+
+def _is_instance_batch_norm(module: nn.Module) -> bool:
+    return vars(plain_class(module)).get("cpu_kernel") == "instance_batch_norm"
+
+
+def _is_norm_act(norm: nn.Module, act: nn.Module) -> bool:
+    return type(act) in CLAMP_RANGES and (_is_batch_norm(norm) or _is_instance_batch_norm(norm))
+
+
+def _hooked(*modules: nn.Module) -> bool:
+    return any(
+        module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks
+        for module in modules
+    )
+
+
+def norm_act_train(
+    norm: nn.BatchNorm2d, x: Tensor, clamp_range: ClampRange = NONE, *, instance: nn.InstanceNorm2d | None = None
 ) -> Tensor | None:
-    """Batch norm (of the last channels only where ``instance`` takes the first) and limits by the kernels.
+    """Batch norm (of the last channels only where ``instance`` takes the first) and activation by the kernels.
 
-    None where torch has to do it: outside training, on another device, in another precision or memory format, while
+    None where they do not apply: outside training, on another device, in another precision or memory format, while
     compiling, for small maps.
     """
     if not (
-        open_to_kernels(x, torch.bfloat16)
+        supports(x, torch.bfloat16)
         and norm.training
         and x.dim() == 4
-        and x.numel() >= SMALL * (SMALL_BOTH if instance else SMALL_PLAIN if limits == NONE else 1)
+        and x.numel() >= MIN_VALUES * (WITH_INSTANCE if instance else WITHOUT_ACT if clamp_range == NONE else 1)
         and x.shape[0] * x.shape[2] * x.shape[3] > 1
         and x.is_contiguous(memory_format=torch.channels_last)
         and norm.momentum is not None
@@ -103,7 +164,7 @@ def short_norm(
     bias: Tensor = norm.bias
     if instance is not None:
         weight, bias = torch.cat([instance.weight, weight]), torch.cat([instance.bias, bias])
-    out, mean, variance = NormAndLimit.apply(x, weight, bias, own, norm.eps, limits)
+    out, mean, variance = NormAct.apply(x, weight, bias, own, norm.eps, clamp_range)
     values = x.shape[0] * x.shape[2] * x.shape[3]
     with torch.no_grad():
         assert norm.running_mean is not None and norm.running_var is not None
@@ -115,8 +176,8 @@ def short_norm(
     return result
 
 
-class NormAndLimit(torch.autograd.Function):
-    """(x channels-last, weight (C,), bias (C,), own, eps, limits) → out, mean and (biased) variance of the batch part.
+class NormAct(torch.autograd.Function):
+    """(x channels-last, weight (C,), bias (C,), own, eps, clamp range) → out, mean and biased variance of the batch.
 
     The first ``own`` channels are normalized by each image's statistics, the others by the batch's. First derivatives
     only.
@@ -124,67 +185,69 @@ class NormAndLimit(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, own: int, eps: float, limits: tuple[float, float]
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, own: int, eps: float, clamp_range: ClampRange
     ) -> tuple[Tensor, Tensor, Tensor]:
         from segwright.kernels import batch_norm_kernels as kernels
 
-        threads = torch.get_num_threads() if x.numel() >= WORTH_A_THREAD else 1
-        cut = _Cut(x, own, threads)
-        values, low, high = cut.rows(x), *(cut.dtype.type(limit) for limit in limits)
+        threads = torch.get_num_threads() if x.numel() >= MIN_VALUES_THREADED else 1
+        layout = _RowLayout(x, own, threads)
+        values, low, high = layout.rows(x), *(layout.dtype.type(limit) for limit in clamp_range)
         # Sums of differences to some pixel lose less than sums of squares.
-        first = x[0, :, 0, 0].detach().to(cut.wide).numpy()
-        shift, sums = np.tile(first, cut.k), cut.sums()
-        over_threads(lambda i, _, a, z: kernels.moments(values, a, z, shift, sums[i]), cut.parts, threads)
-        scale, offset, mean = cut.factors(), cut.factors(), cut.factors()
-        inverse = np.empty((cut.groups, x.shape[1]))
-        statistics = torch.empty(2, x.shape[1], dtype=cut.wide)
-        w, b = weight.detach().numpy(), bias.detach().numpy()
-        kernels.normalizer(sums, own, cut.pixels, first, w, b, eps, scale, offset, mean, inverse, statistics.numpy())
+        first = x[0, :, 0, 0].detach().to(layout.wide).numpy()
+        shift, sums = np.tile(first, layout.k), layout.sums()
+        over_threads(lambda i, _, a, z: kernels.moments(values, a, z, shift, sums[i]), layout.parts, threads)
+        scale, offset, mean = layout.factors(), layout.factors(), layout.factors()
+        inverse = np.empty((layout.groups, x.shape[1]))
+        statistics = torch.empty(2, x.shape[1], dtype=layout.wide)
+        affine = (weight.detach().numpy(), bias.detach().numpy(), eps)
+        found = (scale, offset, mean, inverse, statistics.numpy())
+        kernels.forward_stats(sums, own, layout.pixels, first, *affine, *found)
         out = torch.empty_like(x)
-        into = cut.rows(out)
+        into = layout.rows(out)
         over_threads(
-            lambda _, g, a, z: kernels.apply(values, a, z, scale[g], offset[g], low, high, into), cut.parts, threads
+            lambda _, g, a, z: kernels.apply(values, a, z, scale[g], offset[g], low, high, into), layout.parts, threads
         )
         ctx.save_for_backward(x, weight)
-        ctx.kept = (cut, threads, scale, offset, low, high, mean, inverse)
+        ctx.kept = (layout, threads, scale, offset, low, high, mean, inverse)
         batch_mean, batch_variance = statistics[0, own:], statistics[1, own:]
         ctx.mark_non_differentiable(batch_mean, batch_variance)
         return out, batch_mean, batch_variance
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, slope: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, grad_output: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
         from segwright.kernels import batch_norm_kernels as kernels
 
         x, weight = ctx.saved_tensors
-        cut, threads, scale, offset, low, high, mean, inverse = ctx.kept
-        values, slopes = cut.rows(x), cut.rows(slope.contiguous(memory_format=torch.channels_last))
-        sums = cut.sums()
+        layout, threads, scale, offset, low, high, mean, inverse = ctx.kept
+        values, grads = layout.rows(x), layout.rows(grad_output.contiguous(memory_format=torch.channels_last))
+        sums = layout.sums()
         over_threads(
-            lambda i, g, a, z: kernels.slope_moments(
-                values, slopes, a, z, scale[g], offset[g], low, high, mean[g], sums[i]
+            lambda i, g, a, z: kernels.grad_moments(
+                values, grads, a, z, scale[g], offset[g], low, high, mean[g], sums[i]
             ),
-            cut.parts,
+            layout.parts,
             threads,
         )
-        along, across, constant = cut.factors(), cut.factors(), cut.factors()
-        gradients = torch.empty(2, x.shape[1], dtype=cut.wide)
+        along, across, constant = layout.factors(), layout.factors(), layout.factors()
+        gradients = torch.empty(2, x.shape[1], dtype=layout.wide)
         w = weight.detach().numpy()
-        kernels.differentiator(sums, cut.own, cut.pixels, w, mean, inverse, along, across, constant, gradients.numpy())
+        found = (along, across, constant, gradients.numpy())
+        kernels.backward_stats(sums, layout.own, layout.pixels, w, mean, inverse, *found)
         out = torch.empty_like(x)
-        into = cut.rows(out)
+        into = layout.rows(out)
         over_threads(
             lambda _, g, a, z: kernels.gradient(
-                values, slopes, a, z, scale[g], offset[g], low, high, along[g], across[g], constant[g], into
+                values, grads, a, z, scale[g], offset[g], low, high, along[g], across[g], constant[g], into
             ),
-            cut.parts,
+            layout.parts,
             threads,
         )
         return out, gradients[0], gradients[1], None, None, None
 
 
-class _Cut:
-    """How a channels-last map is cut into rows for the kernels and into parts for threads.
+class _RowLayout:
+    """How a channels-last map is divided into rows for the kernels and into parts for threads.
 
     ``k`` pixels make a row of k · C values; a group is a set of ``pixels`` with statistics of its own: an image where
     channels have their ``own``, else the batch. ``parts``: (index, group, first row, row behind the last).
@@ -215,13 +278,6 @@ class _Cut:
         return np.empty((self.groups, self.width), self.dtype)
 
 
-def _limit(x: Tensor, limits: tuple[float, float]) -> Tensor:
-    """In place."""
-    if limits == NONE:
-        return x
-    return F.relu(x, inplace=True) if limits == RELU else F.hardtanh(x, *limits, inplace=True)
-
-
 def _groups(x: Tensor, own: int) -> tuple[int, int]:
     """How many sets of pixels have statistics of their own, and how many pixels each has."""
     n, _, height, width = x.shape
@@ -234,7 +290,7 @@ def _pixels_in_a_row(pixels: int, channels: int) -> int:
 
     Rows of whole vectors (64 values) come before longer ones.
     """
-    most = max(1, LONGEST // channels)
+    most = max(1, MAX_ROW // channels)
     fitting = [k for k in range(1, most + 1) if pixels % k == 0]
     best = max(fitting, key=lambda k: (channels * k % 64 == 0, channels * k % 16 == 0, k), default=0)
-    return best if best * channels >= SHORTEST else 0
+    return best if best * channels >= MIN_ROW else 0

@@ -1,9 +1,9 @@
-"""The loops of batch norm and instance norm with a limiting activation (ReLU, ReLU6), and of their gradient, on a CPU.
+"""The loops of batch norm and instance norm with a clamping activation (ReLU, ReLU6), and of their gradient, on a CPU.
 
 In channels-last memory the values of a channel lie C apart. Several pixels are taken as one row, so that a row is long
 enough for the vector units whatever the number of channels; the sums of a row's columns are folded into channels
-afterwards. Arrays are (rows, width) or (width,), width a multiple of the channels. A value's slope is what arrives from
-above where the activation lets it through, and else 0. Maps may be bf16 (:mod:`segwright.kernels.bf16`); sums and
+afterwards. Arrays are (rows, width) or (width,), width a multiple of the channels. ``grad`` is the gradient of the
+output; it counts where the activation lets it through. Maps may be bf16 (:mod:`segwright.kernels.bf16`); sums and
 factors are then float32.
 
 Importing this module imports numba; :mod:`segwright.kernels.batch_norm` does so at the first batch.
@@ -62,7 +62,7 @@ def _means(sums: Any, groups: Any, own: Any, channels: Any, pixels: Any) -> Any:
 
 
 @kernel
-def normalizer(
+def forward_stats(
     sums: Any, own: Any, pixels: Any, shift: Any, weight: Any, bias: Any, eps: Any,
     scale: Any, offset: Any, mean: Any, inverse: Any, statistics: Any,
 ) -> None:  # fmt: skip
@@ -85,14 +85,15 @@ def normalizer(
 
 
 @kernel
-def differentiator(
+def backward_stats(
     sums: Any, own: Any, pixels: Any, weight: Any, mean: Any, inverse: Any,
     along: Any, across: Any, constant: Any, gradients: Any,
 ) -> None:  # fmt: skip
-    """From the parts' slope moments: the factors of :func:`gradient`, each (groups, width), and the gradients (2, C) of
-    weight and bias.
+    """From the parts' gradient moments: the factors of :func:`gradient`, each (groups, width), and the gradients
+    (2, C) of weight and bias.
 
-    With x̂ the normalized values and g the slope, x's gradient is weight · inverse · (g - mean(g) - x̂ · mean(g · x̂)).
+    With x̂ the normalized values and g the output's gradient, that of x is
+    weight · inverse · (g - mean(g) - x̂ · mean(g · x̂)).
     """
     groups, channels = inverse.shape
     alone = _means(sums, groups, channels, channels, pixels)
@@ -122,10 +123,10 @@ def apply(x: Any, start: Any, stop: Any, scale: Any, offset: Any, low: Any, high
 
 
 @kernel
-def slope_moments(
-    x: Any, slope: Any, start: Any, stop: Any, scale: Any, offset: Any, low: Any, high: Any, mean: Any, sums: Any
+def grad_moments(
+    x: Any, grad: Any, start: Any, stop: Any, scale: Any, offset: Any, low: Any, high: Any, mean: Any, sums: Any
 ) -> None:
-    """``sums`` (2, width; double): the sums over the rows of the slope and of slope · (x - mean)."""
+    """``sums`` (2, width; double): the sums over the rows of the gradient and of gradient · (x - mean)."""
     width = x.shape[1]
     sums[:] = 0
     total, along = np.empty(width, mean.dtype), np.empty(width, mean.dtype)
@@ -136,7 +137,7 @@ def slope_moments(
             for c in range(width):
                 here = wide(x[row, c])
                 value = here * scale[c] + offset[c]
-                above = wide(slope[row, c])
+                above = wide(grad[row, c])
                 through = above if (value > low) & (value < high) else ZERO
                 total[c] += through
                 along[c] += through * (here - mean[c])
@@ -147,15 +148,15 @@ def slope_moments(
 
 @kernel
 def gradient(
-    x: Any, slope: Any, start: Any, stop: Any, scale: Any, offset: Any, low: Any, high: Any,
+    x: Any, grad: Any, start: Any, stop: Any, scale: Any, offset: Any, low: Any, high: Any,
     along: Any, across: Any, constant: Any, out: Any,
 ) -> None:  # fmt: skip
-    """out = slope · along + x · across + constant."""
+    """out = gradient · along + x · across + constant."""
     width = x.shape[1]
     for row in range(start, stop):
         for c in range(width):
             here = wide(x[row, c])
             value = here * scale[c] + offset[c]
-            above = wide(slope[row, c])
+            above = wide(grad[row, c])
             through = above if (value > low) & (value < high) else ZERO
             out[row, c] = narrow(through * along[c] + here * across[c] + constant[c], out)

@@ -1,4 +1,4 @@
-"""timm's layers by the short ways: batch norm with an activation, convolutions padded as TensorFlow's. Imports timm."""
+"""Forms for timm's layers: batch norm with an activation inside, convolutions padded as TensorFlow's. Imports timm."""
 
 from __future__ import annotations
 
@@ -8,37 +8,41 @@ from timm.layers.padding import pad_same
 from torch import Tensor, nn
 
 from segwright.kernels import depthwise
-from segwright.kernels.batch_norm import NONE, RELU, RELU6, short_norm
+from segwright.kernels.batch_norm import NONE, RELU, RELU6, norm_act_train
+from segwright.kernels.forms import KernelForm
 
-LIMITS = {nn.Identity: NONE, nn.ReLU: RELU, nn.ReLU6: RELU6}
+CLAMP_RANGES = {nn.Identity: NONE, nn.ReLU: RELU, nn.ReLU6: RELU6}
 
 
-class NormAct(BatchNormAct2d):
-    """timm's module, its parameters and buffers; only the way to compute is another."""
+class BatchNormActForm(KernelForm):
+    """For timm's BatchNormAct2d."""
+
+    act: nn.Module
+    drop: nn.Module
 
     def forward(self, x: Tensor) -> Tensor:
-        limits = LIMITS.get(type(self.act))
+        clamp_range = CLAMP_RANGES.get(type(self.act))
         out = None
-        if isinstance(self.drop, nn.Identity):
-            out = short_norm(self, x, NONE if limits is None else limits)
+        if isinstance(self.drop, nn.Identity) and isinstance(self, nn.BatchNorm2d):
+            out = norm_act_train(self, x, NONE if clamp_range is None else clamp_range)
         if out is None:
-            result: Tensor = super().forward(x)  # type: ignore[no-untyped-call]
+            result: Tensor = super().forward(x)
             return result
-        return self.act(out) if limits is None else out
+        return self.act(out) if clamp_range is None else out
 
 
-class DepthwiseSame(Conv2dSame):
-    """timm's module, depthwise; only the way to its gradients is another."""
+class DepthwiseSameForm(KernelForm):
+    """For timm's Conv2dSame, depthwise."""
 
     def forward(self, x: Tensor) -> Tensor:
+        assert isinstance(self, Conv2dSame)
         padded: Tensor = pad_same(x, list(self.kernel_size), list(self.stride), list(self.dilation))
-        out = depthwise.convolved(self, padded, (0, 0))
+        out = depthwise.convolve(self, padded, (0, 0))
         return self._conv_forward(padded, self.weight, self.bias) if out is None else out
 
 
-def quicken(module: nn.Module) -> None:
-    """Give a BatchNormAct2d or a depthwise Conv2dSame of timm its short way; modules derived from them stay."""
+def form(module: nn.Module) -> type[KernelForm] | None:
+    """The form of a BatchNormAct2d or a depthwise Conv2dSame; None for any other module, derived ones too."""
     if type(module) is BatchNormAct2d:
-        module.__class__ = NormAct
-    elif type(module) is Conv2dSame and depthwise.could_suit(module):
-        module.__class__ = DepthwiseSame
+        return BatchNormActForm
+    return DepthwiseSameForm if type(module) is Conv2dSame and depthwise.fits(module) else None

@@ -15,29 +15,32 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from segwright.kernels.dispatch import open_to_kernels
+from segwright.kernels.dispatch import supports
+from segwright.kernels.forms import KernelForm
 from segwright.kernels.threads import over_threads, pieces
 
 Array = np.ndarray[Any, np.dtype[Any]]
-FEWEST_CHANNELS = 96
-FEWEST_TILES = 32
-MOST_WASTE = 1.5  # pixels of all tiles to those of the map
+MIN_CHANNELS = 96
+MIN_TILES = 32
+MAX_WASTE = 1.5  # pixels of all tiles to those of the map
 G = ((1 / 4, 0, 0), (-1 / 6, -1 / 6, -1 / 6), (-1 / 6, 1 / 6, -1 / 6),
      (1 / 24, 1 / 12, 1 / 6), (1 / 24, -1 / 12, 1 / 6), (0, 0, 1))  # fmt: skip
 FILTER = torch.from_numpy(np.kron(G, G).astype(np.float32))  # (36, 9): a filter to its 36 factors
 
 
-class Conv2d(nn.Conv2d):
-    """torch's convolution, by the short way in training where it is shorter."""
+class WinogradForm(KernelForm):
+    """For torch's Conv2d, 3×3: in training."""
 
     def forward(self, x: Tensor) -> Tensor:
-        if not (self.training and suits(x, self.weight)):
-            return super().forward(x)
+        assert isinstance(self, nn.Conv2d)
+        if not (self.training and applies(x, self.weight)):
+            result: Tensor = super().forward(x)
+            return result
         out: Tensor = Winograd.apply(x, self.weight)
         return out if self.bias is None else out + self.bias[:, None, None]
 
 
-def could_suit(module: nn.Conv2d) -> bool:
+def fits(module: nn.Conv2d) -> bool:
     """Whether it is a 3×3 convolution of stride 1 with padding 1 and enough channels."""
     return (
         module.kernel_size == (3, 3)
@@ -47,19 +50,19 @@ def could_suit(module: nn.Conv2d) -> bool:
         and module.groups == 1
         and not module.in_channels % 16
         and not module.out_channels % 16
-        and min(module.in_channels, module.out_channels) >= FEWEST_CHANNELS
+        and min(module.in_channels, module.out_channels) >= MIN_CHANNELS
     )
 
 
-def suits(x: Tensor, weight: Tensor) -> bool:
+def applies(x: Tensor, weight: Tensor) -> bool:
     """Whether the kernels take this map: fp32 on a CPU, channels-last, large enough, nothing traced or cast."""
-    if not (open_to_kernels(x) and x.dim() == 4 and weight.dtype == torch.float32):
+    if not (supports(x) and x.dim() == 4 and weight.dtype == torch.float32):
         return False
     n, _, height, width = x.shape
     rows, columns = _tiles(height, width)
     return (
-        n * rows * columns >= FEWEST_TILES
-        and 16 * rows * columns <= MOST_WASTE * height * width
+        n * rows * columns >= MIN_TILES
+        and 16 * rows * columns <= MAX_WASTE * height * width
         and x.is_contiguous(memory_format=torch.channels_last)
         and not torch.is_autocast_enabled("cpu")
         and type(x) in (Tensor, nn.Parameter)
@@ -80,21 +83,21 @@ class Winograd(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, slope: Tensor) -> tuple[Tensor | None, Tensor | None]:
+    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, Tensor | None]:
         from segwright.kernels import winograd_kernels as kernels
 
         x, weight = ctx.saved_tensors
-        slope = slope.contiguous(memory_format=torch.channels_last)
-        of_x = of_weight = None
+        grad_output = grad_output.contiguous(memory_format=torch.channels_last)
+        grad_x = grad_weight = None
         if ctx.needs_input_grad[0]:
-            of_x = _convolved(slope, weight.flip(2, 3).transpose(0, 1))
+            grad_x = _convolved(grad_output, weight.flip(2, 3).transpose(0, 1))
         if ctx.needs_input_grad[1]:
             products = torch.bmm(
-                _to_tiles(kernels.enter, x).transpose(1, 2), _to_tiles(kernels.leave_transposed, slope)
+                _to_tiles(kernels.enter, x).transpose(1, 2), _to_tiles(kernels.leave_transposed, grad_output)
             )
             o, c = weight.shape[:2]
-            of_weight = (FILTER.T @ products.view(36, c * o)).view(3, 3, c, o).permute(3, 2, 0, 1)
-        return of_x, of_weight
+            grad_weight = (FILTER.T @ products.view(36, c * o)).view(3, 3, c, o).permute(3, 2, 0, 1)
+        return grad_x, grad_weight
 
 
 def _convolved(x: Tensor, weight: Tensor) -> Tensor:

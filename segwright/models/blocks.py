@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from segwright.kernels.batch_norm import RELU, norm_and_limit
 from segwright.models.base import resize
 
 
@@ -29,11 +29,29 @@ class ConvNormReLU(nn.Sequential):
                 bias=False,
             ),
             nn.BatchNorm2d(out_channels),
+            nn.ReLU(inplace=True),
         )
 
+
+class InstanceBatchNorm(nn.Module):
+    """(N, C, H, W) → the same: instance norm on the first ⌊C / 2⌋ channels, batch norm on the rest, both with scales.
+
+    Pan et al. 2018, "Two at Once: Enhancing Learning and Generalization Capacities via IBN-Net" (arXiv 1807.09441): in
+    early layers the first half of the channels is normalized by each image's own statistics, so that what a network
+    learns from one street carries over to images taken elsewhere; the other half keeps what separates contents.
+    The two norms are modules of their own (``instance``, ``batch``), so that freezing and synchronizing find them.
+    """
+
+    cpu_kernel: ClassVar[str] = "instance_batch_norm"  # the form of segwright.kernels that may compute it
+
+    def __init__(self, channels: int, *, momentum: float = 0.1) -> None:
+        super().__init__()
+        self.first = channels // 2
+        self.instance = nn.InstanceNorm2d(self.first, affine=True)
+        self.batch = nn.BatchNorm2d(channels - self.first, momentum=momentum)
+
     def forward(self, x: Tensor) -> Tensor:
-        conv, norm = self
-        return norm_and_limit(norm, conv(x), RELU)
+        return torch.cat([self.instance(x[:, : self.first]), self.batch(x[:, self.first :])], dim=1)
 
 
 class FCNHead(nn.Sequential):
@@ -127,22 +145,6 @@ class ChannelNorm(nn.LayerNorm):
 
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
-
-
-def conv_of_upsampled(x: Tensor, weight: Tensor) -> Tensor:
-    """3×3 convolution (padding 1) of ``x`` upsampled twice by nearest neighbor, without making the upsampled map.
-
-    ``x``: (N, C, H, W); ``weight``: (out, C, 3, 3); returns (N, out, 2H, 2W). Each output pixel sees at most 2×2 input
-    pixels, so nine products of equal neighbors become four: the same sums as a transposed convolution of stride 2
-    with a 4×4 kernel, for less than half the multiplications and none of the copies.
-    """
-    kernel = torch.stack(
-        [weight[:, :, 2], weight[:, :, 2] + weight[:, :, 1], weight[:, :, 1] + weight[:, :, 0], weight[:, :, 0]], dim=2
-    )
-    kernel = torch.stack(
-        [kernel[..., 2], kernel[..., 2] + kernel[..., 1], kernel[..., 1] + kernel[..., 0], kernel[..., 0]], dim=3
-    )
-    return F.conv_transpose2d(x, kernel.transpose(0, 1), stride=2, padding=1)
 
 
 def average_grid(x: Tensor, bins: int) -> Tensor:

@@ -18,9 +18,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from segwright.core.errors import UsageError
-from segwright.kernels.batch_norm import NONE, RELU, InstanceBatchNorm, norm_and_limit
 from segwright.models.base import SegmentationModel, SegOutput, resize
-from segwright.models.blocks import average_grid
+from segwright.models.blocks import InstanceBatchNorm, average_grid
 
 NORM_MOMENTUM = 0.05  # small batches: statistics over some twenty steps
 
@@ -49,12 +48,8 @@ class Convolution(nn.Sequential):
         super().__init__(
             nn.Conv2d(in_channels, out_channels, kernel, stride, kernel // 2, bias=False),
             norm(out_channels, momentum=NORM_MOMENTUM),
+            *([nn.ReLU(inplace=True)] if act else []),
         )
-        self.limits = RELU if act else NONE
-
-    def forward(self, x: Tensor) -> Tensor:
-        conv, norm = self
-        return norm_and_limit(norm, conv(x), self.limits)
 
 
 class ResidualBlock(nn.Module):

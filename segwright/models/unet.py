@@ -2,7 +2,7 @@
 
 After Ronneberger et al. 2015 (arXiv 1505.04597), in the form people use now: padded convolutions with batch norm, an
 encoder of choice, nearest-neighbor upsampling instead of up-convolutions. Decoder and head have the layout of
-segmentation_models_pytorch, so that its state dicts fit. The 2015 network itself is in ``unet2015.py``.
+segmentation_models_pytorch, so that its state dicts fit. The 2015 network itself is in ``unet_2015.py``.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from segwright.core.errors import ModelError
-from segwright.kernels.batch_norm import RELU, norm_and_limit
 from segwright.models.base import SegmentationModel, SegOutput, resize
-from segwright.models.blocks import ConvNormReLU, conv_of_upsampled, initialize_decoder, initialize_head
+from segwright.models.blocks import ConvNormReLU, initialize_decoder, initialize_head
 from segwright.models.encoders.timm import Encoder
 
 DECODER_CHANNELS = (256, 128, 64, 32, 16)
-LEAN_CHANNELS = (160, 96, 64, 48, 32)
 
 
 class UNetBlock(nn.Module):
-    """Up to the skip's size (or by two), concatenate, two 3×3 convolutions."""
+    """Upsample to the skip's size (or by two), concatenate, two 3×3 convolutions."""
+
+    cpu_kernel: ClassVar[str] = "upsample_concat_conv"  # the form of segwright.kernels that may compute it
 
     def __init__(self, in_channels: int, skip_channels: int, out_channels: int, *, interpolation: str) -> None:
         super().__init__()
@@ -35,35 +35,10 @@ class UNetBlock(nn.Module):
 
     def forward(self, x: Tensor, skip: Tensor | None) -> Tensor:
         """(N, in, h, w), (N, skip, H, W) → (N, out, H, W)."""
-        if self._folds(x, skip):
-            x = self._conv1_folded(x, skip)
-        else:
-            size = (x.shape[-2] * 2, x.shape[-1] * 2) if skip is None else (skip.shape[-2], skip.shape[-1])
-            x = F.interpolate(x, size=size, mode=self.interpolation)
-            x = self.conv1(x if skip is None else torch.cat([x, skip], dim=1))
-        out: Tensor = self.conv2(x)
+        size = (x.shape[-2] * 2, x.shape[-1] * 2) if skip is None else (skip.shape[-2], skip.shape[-1])
+        x = F.interpolate(x, size=size, mode=self.interpolation)
+        out: Tensor = self.conv2(self.conv1(x if skip is None else torch.cat([x, skip], dim=1)))
         return out
-
-    def _folds(self, x: Tensor, skip: Tensor | None) -> bool:
-        """Whether upsampling and ``conv1`` are computed as one: on a CPU, and where the resolution exactly doubles.
-
-        At the deepest block of a wide encoder the larger kernel costs more than it saves: few pixels, many channels.
-        """
-        if self.interpolation != "nearest" or x.device.type != "cpu" or torch.compiler.is_compiling():
-            return False
-        if x.shape[0] * x.shape[-2] * x.shape[-1] < 4 * x.shape[1]:
-            return False
-        return skip is None or (skip.shape[-2] == 2 * x.shape[-2] and skip.shape[-1] == 2 * x.shape[-1])
-
-    def _conv1_folded(self, x: Tensor, skip: Tensor | None) -> Tensor:
-        """``conv1`` of the upsampled and the skip, each convolved by itself: the same sums, less work."""
-        conv, norm = self.conv1
-        assert isinstance(conv, nn.Conv2d)
-        channels = x.shape[1]
-        out = conv_of_upsampled(x, conv.weight[:, :channels])
-        if skip is not None:
-            out = out.add_(F.conv2d(skip, conv.weight[:, channels:], padding=1))
-        return norm_and_limit(norm, out, RELU)
 
 
 class UNetDecoder(nn.Module):

@@ -17,9 +17,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from segwright import kernels
 from segwright.core.errors import NonFiniteLossError, UsageError
 from segwright.core.types import Batch
-from segwright.kernels.patching import quicken
 from segwright.losses.pixels import SegmentationLoss
 from segwright.models.base import SegmentationModel
 from segwright.training.distributed.dtensors import whole
@@ -80,7 +80,7 @@ class TrainStep:
         # A network in shards lies as its shards need it.
         self.model = model if is_sharded(model) else model.to(device=self.device).to(memory_format=torch.channels_last)
         if self.device.type == "cpu" and precision != "fp16" and not is_sharded(model):
-            quicken(self.model)
+            kernels.patch(self.model)
         self.forward = model if forward is None else forward
         self.criterion, self.optimizer = criterion, optimizer
         self.dtype = DTYPES[precision]

@@ -10,9 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from segwright import kernels
 from segwright.kernels import batch_norm
-from segwright.kernels.batch_norm import NONE, RELU, RELU6, InstanceBatchNorm, NormAndLimit, norm_and_limit
-from segwright.kernels.patching import quicken
+from segwright.kernels.batch_norm import NONE, RELU, RELU6, NormAct, norm_act
+from segwright.models.blocks import InstanceBatchNorm
 from segwright.models.catalog import create_model
 from segwright.models.leannet import LeanNet
 
@@ -25,8 +26,8 @@ def beside(norm: InstanceBatchNorm, x: Tensor) -> Tensor:
 @pytest.fixture(params=["short", "torch"])
 def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Small maps by the kernels, too; or none."""
-    monkeypatch.setattr(batch_norm, "SMALL", 0 if request.param == "short" else 10**12)
-    monkeypatch.setattr(batch_norm, "WORTH_A_THREAD", 0)
+    monkeypatch.setattr(batch_norm, "MIN_VALUES", 0 if request.param == "short" else 10**12)
+    monkeypatch.setattr(batch_norm, "MIN_VALUES_THREADED", 0)
     return str(request.param)
 
 
@@ -61,11 +62,11 @@ SHAPES = [(3, 8, 6, 8), (2, 5, 9, 4), (1, 6, 16, 3), (2, 4, 4, 6), (2, 64, 3, 1)
 
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
-@pytest.mark.parametrize("limits", [NONE, RELU, RELU6])
+@pytest.mark.parametrize("clamp_range", [NONE, RELU, RELU6])
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.usefixtures("way")
 def test_it_is_torch_s_batch_norm_and_activation(
-    shape: tuple[int, int, int, int], layout: torch.memory_format, limits: tuple[float, float], threads: int
+    shape: tuple[int, int, int, int], layout: torch.memory_format, clamp_range: tuple[float, float], threads: int
 ) -> None:
     torch.manual_seed(0)
     ours, theirs = twins(nn.BatchNorm2d(shape[1], momentum=0.05))
@@ -74,14 +75,14 @@ def test_it_is_torch_s_batch_norm_and_activation(
     torch.set_num_threads(threads)
     try:
         for _ in range(2):  # running statistics move twice
-            mine, other = norm_and_limit(ours, a, limits), F.hardtanh(theirs(b), *limits)
+            mine, other = norm_act(ours, a, clamp_range), F.hardtanh(theirs(b), *clamp_range)
             (mine * weights).sum().backward()
             (other * weights).sum().backward()
     finally:
         torch.set_num_threads(before)
     agree(ours, theirs, mine, other, a, b)
     ours.eval(), theirs.eval()
-    assert torch.allclose(norm_and_limit(ours, x, limits), F.hardtanh(theirs(x), *limits), atol=1e-6)
+    assert torch.allclose(norm_act(ours, x, clamp_range), F.hardtanh(theirs(x), *clamp_range), atol=1e-6)
 
 
 @pytest.mark.parametrize("shape", [(3, 8, 6, 8), (2, 5, 9, 4), (1, 6, 16, 3), (2, 4, 4, 6), (2, 24, 15, 9)])
@@ -90,6 +91,7 @@ def test_it_is_torch_s_batch_norm_and_activation(
 def test_instance_and_batch_norm_side_by_side(shape: tuple[int, int, int, int], layout: torch.memory_format) -> None:
     torch.manual_seed(0)
     ours, theirs = twins(InstanceBatchNorm(shape[1], momentum=0.05))
+    kernels.patch(ours)
     x, a, b, weights = inputs(shape, layout)
     for _ in range(2):
         mine, other = ours(a), beside(theirs, b)
@@ -100,19 +102,19 @@ def test_instance_and_batch_norm_side_by_side(shape: tuple[int, int, int, int], 
     assert torch.allclose(ours(x), beside(theirs, x), atol=1e-6)
 
 
-@pytest.mark.parametrize("limits", [NONE, RELU, RELU6])
+@pytest.mark.parametrize("clamp_range", [NONE, RELU, RELU6])
 @pytest.mark.parametrize("own", [False, True])
 def test_maps_in_bf16_are_normalized_in_fp32(
-    limits: tuple[float, float], own: bool, monkeypatch: pytest.MonkeyPatch
+    clamp_range: tuple[float, float], own: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The values and gradients of fp32 on the same numbers, rounded to bf16 once."""
-    monkeypatch.setattr(batch_norm, "SMALL", 0)
+    monkeypatch.setattr(batch_norm, "MIN_VALUES", 0)
     torch.manual_seed(0)
     ours, theirs = twins(InstanceBatchNorm(16) if own else nn.BatchNorm2d(16))
     x = (torch.randn(2, 16, 12, 8) * 2 + 1).bfloat16().contiguous(memory_format=torch.channels_last)
     a, b = x.clone().requires_grad_(), x.float().requires_grad_()
-    mine, other = norm_and_limit(ours, a, limits), norm_and_limit(theirs, b, limits)
-    assert mine.dtype == torch.bfloat16 and type(mine.grad_fn).__name__ == "NormAndLimitBackward"
+    mine, other = norm_act(ours, a, clamp_range), norm_act(theirs, b, clamp_range)
+    assert mine.dtype == torch.bfloat16 and type(mine.grad_fn).__name__ == "NormActBackward"
     assert torch.equal(mine, other.bfloat16())
     slope = torch.randn(mine.shape).bfloat16()
     mine.backward(slope)
@@ -129,32 +131,35 @@ def test_maps_in_bf16_are_normalized_in_fp32(
 def test_the_kernels_are_used_where_they_say(monkeypatch: pytest.MonkeyPatch) -> None:
     """Otherwise the tests above compare torch with torch."""
     calls = []
-    monkeypatch.setattr(batch_norm, "SMALL", 0)
-    real = NormAndLimit.apply
-    monkeypatch.setattr(NormAndLimit, "apply", lambda *values: calls.append(1) or real(*values))
+    monkeypatch.setattr(batch_norm, "MIN_VALUES", 0)
+    real = NormAct.apply
+    monkeypatch.setattr(NormAct, "apply", lambda *values: calls.append(1) or real(*values))
     x = torch.randn(2, 16, 8, 8).contiguous(memory_format=torch.channels_last)
     norm = nn.BatchNorm2d(16)
-    norm_and_limit(norm, x, RELU)
+    norm_act(norm, x, RELU)
     assert len(calls) == 1
-    norm_and_limit(norm, x.contiguous(), RELU)
-    norm_and_limit(nn.BatchNorm2d(16, momentum=None), x, RELU)
-    norm_and_limit(nn.BatchNorm2d(16, affine=False), x, RELU)
-    norm_and_limit(nn.BatchNorm2d(16, track_running_stats=False), x, RELU)
-    norm_and_limit(nn.BatchNorm2d(16).eval(), x, RELU)
-    norm_and_limit(nn.Identity(), x.clone(), RELU)
+    norm_act(norm, x.contiguous(), RELU)
+    norm_act(nn.BatchNorm2d(16, momentum=None), x, RELU)
+    norm_act(nn.BatchNorm2d(16, affine=False), x, RELU)
+    norm_act(nn.BatchNorm2d(16, track_running_stats=False), x, RELU)
+    norm_act(nn.BatchNorm2d(16).eval(), x, RELU)
+    norm_act(nn.Identity(), x.clone(), RELU)
     assert len(calls) == 1
-    InstanceBatchNorm(16)(x)
+    kernels.patch(InstanceBatchNorm(16))(x)
     assert len(calls) == 2
+    kernels.patch(nn.BatchNorm2d(16))(x)
+    kernels.patch(nn.Sequential(nn.Conv2d(16, 16, 1), nn.BatchNorm2d(16), nn.ReLU()))(x)
+    assert len(calls) == 4
 
 
 @pytest.mark.parametrize("own", [0, 3])
-@pytest.mark.parametrize("limits", [NONE, (-0.5, 0.8)])
-def test_gradients_by_differences(own: int, limits: tuple[float, float]) -> None:
+@pytest.mark.parametrize("clamp_range", [NONE, (-0.5, 0.8)])
+def test_gradients_by_differences(own: int, clamp_range: tuple[float, float]) -> None:
     torch.manual_seed(0)
     x = torch.randn(3, 6, 4, 4, dtype=torch.double).contiguous(memory_format=torch.channels_last).requires_grad_()
     weight, bias = (torch.rand(6, dtype=torch.double, requires_grad=True) for _ in range(2))
     assert torch.autograd.gradcheck(
-        lambda *values: NormAndLimit.apply(*values, own, 1e-5, limits)[0], (x, weight, bias), check_batched_grad=False
+        lambda *values: NormAct.apply(*values, own, 1e-5, clamp_range)[0], (x, weight, bias), check_batched_grad=False
     )
 
 
@@ -163,7 +168,7 @@ def test_sums_lose_nothing_on_large_maps() -> None:
     torch.manual_seed(0)
     x = (torch.randn(2, 16, 200, 200) * 0.1 + 30).contiguous(memory_format=torch.channels_last)
     norm = nn.BatchNorm2d(16)
-    ours = norm_and_limit(norm, x, NONE).detach()
+    ours = norm_act(norm, x, NONE).detach()
     exact = (x.double() - x.double().mean((0, 2, 3), keepdim=True)) / (
         x.double().var((0, 2, 3), unbiased=False, keepdim=True) + norm.eps
     ).sqrt()
@@ -175,18 +180,18 @@ def test_sums_lose_nothing_on_large_maps() -> None:
 def test_what_is_not_a_number_stays_so() -> None:
     x = torch.randn(1, 16, 96, 96).contiguous(memory_format=torch.channels_last)
     x[0, 3, 50, 50] = float("nan")
-    out = norm_and_limit(nn.BatchNorm2d(16), x, RELU)
+    out = norm_act(nn.BatchNorm2d(16), x, RELU)
     assert torch.isnan(out[:, 3]).all() and torch.isfinite(out[:, :3]).all()
 
 
-def test_a_quickened_network_learns_the_same() -> None:
+def test_a_patched_network_learns_the_same() -> None:
     """Encoders of timm (batch norms with and without an activation inside) and our blocks, one step each way."""
     for encoder in ("mobilenetv2_100", "resnet18", "efficientnet_b0"):
         torch.manual_seed(0)
         plain = create_model("unet", classes=3, encoder=encoder, weights=None)
         plain = plain.to(memory_format=torch.channels_last).train()
         quick = copy.deepcopy(plain)
-        quicken(quick)
+        kernels.patch(quick)
         keys = list(plain.state_dict())
         assert list(quick.state_dict()) == keys
         images = torch.randint(0, 256, (2, 96, 128, 3), dtype=torch.uint8)
@@ -194,7 +199,7 @@ def test_a_quickened_network_learns_the_same() -> None:
         for net, limit in ((plain, 10**12), (quick, 0)):
             torch.manual_seed(1)
             with pytest.MonkeyPatch.context() as patch:
-                patch.setattr(batch_norm, "SMALL", limit)
+                patch.setattr(batch_norm, "MIN_VALUES", limit)
                 loss = net(images).logits.square().mean()
                 loss.backward()
             losses.append(float(loss.detach()))
@@ -204,16 +209,19 @@ def test_a_quickened_network_learns_the_same() -> None:
         plain.eval(), quick.eval()
         quick.load_state_dict(plain.state_dict())
         with torch.no_grad():
-            assert torch.equal(plain(images).logits, quick(images).logits)
+            expected = plain(images).logits
+            torch.testing.assert_close(quick(images).logits, expected, rtol=1e-4, atol=1e-4)
+            with kernels.disabled():
+                assert torch.equal(quick(images).logits, expected)
 
 
-def test_a_quickened_network_compiles_without_a_break(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_patched_network_compiles_without_a_break(monkeypatch: pytest.MonkeyPatch) -> None:
     """While it is traced it goes torch's way."""
-    monkeypatch.setattr(batch_norm, "SMALL", 0)
+    monkeypatch.setattr(batch_norm, "MIN_VALUES", 0)
     torch.manual_seed(0)
     net = create_model("unet", classes=3, encoder="mobilenetv2_100", weights=None)
     net = net.to(memory_format=torch.channels_last).train()
-    quicken(net)
+    kernels.patch(net)
     images = torch.randint(0, 256, (2, 64, 96, 3), dtype=torch.uint8)
     expected = copy.deepcopy(net)(images).logits
     torch._dynamo.reset()
@@ -241,7 +249,7 @@ def test_leannet_forgets_the_light_in_half_of_its_early_channels() -> None:
     torch.manual_seed(0)
     net = LeanNet(classes=3).eval()
     dim = torch.rand(1, 12, 32, 32)
-    conv, norm = net.stem
+    conv, norm, _ = net.stem
     features, brighter = norm(conv(dim)), norm(conv(dim * 1.7))
     half = norm.first
     assert torch.allclose(features[:, :half], brighter[:, :half], atol=1e-2)

@@ -10,8 +10,8 @@ import torch
 from timm.layers.conv2d_same import Conv2dSame
 from torch import Tensor, nn
 
+from segwright import kernels
 from segwright.kernels import depthwise, timm_layers
-from segwright.kernels.patching import quicken
 
 SHAPES = [  # kernel, stride, padding, dilation, height and width
     (3, 2, 1, 1, (9, 12)),
@@ -40,8 +40,8 @@ def test_gradients_are_those_of_torch_in_fp32(
         for parameter in plain.parameters():
             parameter.copy_(parameter.bfloat16())
     quick = nn.Sequential(copy.deepcopy(plain))
-    quicken(quick)
-    assert type(quick[0]) is depthwise.Conv2d
+    kernels.patch(quick)
+    assert isinstance(quick[0], depthwise.DepthwiseForm)
     x = channels_last(torch.randn(2, 8, *size).bfloat16().float())
     a, b = x.clone().requires_grad_(), x.clone().requires_grad_()
     expected = plain(a)
@@ -89,8 +89,8 @@ def test_padding_as_tensorflow_does(kernel: int, size: tuple[int, int]) -> None:
     torch.manual_seed(0)
     plain = Conv2dSame(8, 8, kernel, 2, groups=8, bias=False)
     quick = nn.Sequential(copy.deepcopy(plain))
-    quicken(quick)
-    assert type(quick[0]) is timm_layers.DepthwiseSame
+    kernels.patch(quick)
+    assert isinstance(quick[0], timm_layers.DepthwiseSameForm)
     x = channels_last(torch.randn(2, 8, *size))
     a, b = x.clone().requires_grad_(), x.clone().requires_grad_()
     with torch.autocast("cpu", torch.bfloat16):
@@ -128,8 +128,8 @@ def test_it_is_taken_where_it_is_the_short_way_alone(monkeypatch: pytest.MonkeyP
         nn.Conv2d(8, 8, 3, 2, 1),
         nn.Conv2d(8, 8, 5, 1, 2, groups=8),
     )
-    quicken(net)
-    assert [type(module) is depthwise.Conv2d for module in net] == [True, False, False, True]
+    kernels.patch(net)
+    assert [isinstance(module, depthwise.DepthwiseForm) for module in net] == [True, False, False, True]
     x = torch.randn(1, 8, 16, 16, requires_grad=True)
     net.eval()(x)
     net[0].train()(x)

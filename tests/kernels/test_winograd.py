@@ -9,9 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from segwright.kernels import winograd
-from segwright.kernels.patching import quicken
-from segwright.kernels.winograd import Winograd, suits
+from segwright import kernels
+from segwright.kernels.winograd import Winograd, WinogradForm, applies
 
 
 def random_map(*shape: int) -> Tensor:
@@ -62,9 +61,9 @@ def test_a_network_takes_it_in_training_only(bias: bool, monkeypatch: pytest.Mon
     plain = nn.Sequential(nn.Conv2d(96, 112, 3, padding=1, bias=bias), nn.ReLU(), nn.Conv2d(112, 16, 3, padding=1))
     plain = plain.to(memory_format=torch.channels_last)
     quick = copy.deepcopy(plain)
-    quicken(quick)
+    kernels.patch(quick)
     assert list(quick.state_dict()) == list(plain.state_dict())
-    assert [type(part) for part in quick] == [winograd.Conv2d, nn.ReLU, nn.Conv2d]
+    assert [isinstance(part, WinogradForm) for part in quick] == [True, False, False]
     calls = []
     real = Winograd.apply
     monkeypatch.setattr(Winograd, "apply", lambda *values: calls.append(1) or real(*values))
@@ -91,16 +90,16 @@ def test_a_network_takes_it_in_training_only(bias: bool, monkeypatch: pytest.Mon
 )  # fmt: skip
 def test_other_convolutions_stay_torch_s(change: dict[str, object]) -> None:
     conv = nn.Conv2d(**{"in_channels": 96, "out_channels": 96, "kernel_size": 3, "padding": 1, **change})  # type: ignore[arg-type]
-    quicken(conv)
+    kernels.patch(conv)
     assert type(conv) is nn.Conv2d
 
 
 def test_what_does_not_suit() -> None:
     x, weight = random_map(2, 96, 24, 24), torch.randn(96, 96, 3, 3)
-    assert suits(x, weight)
-    assert not suits(x.contiguous(), weight)
-    assert not suits(x.bfloat16(), weight)
-    assert not suits(x[:, :, :5, :5].contiguous(memory_format=torch.channels_last), weight)
-    assert not suits(random_map(16, 96, 5, 5), weight), "more than half of the tiles' pixels would be border"
+    assert applies(x, weight)
+    assert not applies(x.contiguous(), weight)
+    assert not applies(x.bfloat16(), weight)
+    assert not applies(x[:, :, :5, :5].contiguous(memory_format=torch.channels_last), weight)
+    assert not applies(random_map(16, 96, 5, 5), weight), "more than half of the tiles' pixels would be border"
     with torch.autocast("cpu", torch.bfloat16):
-        assert not suits(x, weight)
+        assert not applies(x, weight)

@@ -11,9 +11,9 @@ import torch
 from small_runs import trainer
 from torch import Tensor, nn
 
+from segwright import kernels
 from segwright.data.dataset import open_dataset
 from segwright.demo.dataset import write_street_scenes
-from segwright.kernels.patching import quicken
 from segwright.models.catalog import create_model
 from segwright.training.distributed.world import World
 from segwright.training.optim.norm_statistics import measure_statistics
@@ -101,7 +101,7 @@ def test_of_a_network_of_the_catalog(name: str) -> None:
     measure_statistics(network, batches)
     plain = {key: tensor.clone() for key, tensor in network.state_dict().items()}
     network.load_state_dict(before)
-    quicken(network)
+    kernels.patch(network)
     measure_statistics(network, batches)
     for key, tensor in network.state_dict().items():
         measured = "running_" in key and not key.startswith("aux_head")

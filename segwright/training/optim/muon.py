@@ -19,8 +19,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from segwright.kernels.batch_norm import InstanceBatchNorm
 from segwright.models.base import SegmentationModel
+from segwright.models.blocks import InstanceBatchNorm
 from segwright.training.distributed.dtensors import is_shard, laid_out, own, whole
 
 NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, InstanceBatchNorm)
