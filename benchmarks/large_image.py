@@ -1,6 +1,6 @@
 """An image of 100 megapixels through ``segwright predict``, with a chain: how long, how much memory, do seams show?
 
-    python benchmarks/large_image.py [--side 10000] [--post CHAIN] [--seam-side 2600] [--json out.json]
+    python benchmarks/large_image.py [--side 10000] [--postprocess CHAIN] [--seam-side 2600] [--json out.json]
 
 A made-up image (soft colors, discs, noise) is written as a file, and the command runs on it in a process of its own,
 with a small network of random weights, saved as a bundle. Reported are that process's peak memory (ru_maxrss), and the
@@ -60,7 +60,7 @@ def model(folder: Path) -> Path:
 
 def predicted(bundle: Path, path: Path, post: str, out: Path) -> dict[str, float]:
     """The command in a process of its own: seconds, and its peak memory in megabytes."""
-    command = [sys.executable, "-m", "segwright", "predict", bundle, path, "--out", out, "--post", post]
+    command = [sys.executable, "-m", "segwright", "predict", bundle, path, "--out", out, "--postprocess", post]
     started = time.perf_counter()
     process = subprocess.Popen([str(part) for part in command], stdout=subprocess.DEVNULL)
     _, status, usage = os.wait4(process.pid, 0)
@@ -98,7 +98,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--side", type=int, default=10_000)
     parser.add_argument("--seam-side", type=int, default=2600)
-    parser.add_argument("--post", default=POST)
+    parser.add_argument("--postprocess", default=POST)
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
@@ -109,11 +109,11 @@ def main() -> None:
         cv2.imwrite(str(folder / "large.png"), image[..., ::-1], [cv2.IMWRITE_PNG_COMPRESSION, 1])
         cv2.imwrite(str(folder / "small.png"), image[:256, :256, ::-1])
         del image
-        small = predicted(bundle, folder / "small.png", arguments.post, folder / "out")
-        large = predicted(bundle, folder / "large.png", arguments.post, folder / "out")
+        small = predicted(bundle, folder / "small.png", arguments.postprocess, folder / "out")
+        large = predicted(bundle, folder / "large.png", arguments.postprocess, folder / "out")
         found = {
-            "megapixels": arguments.side**2 / 1e6, "post": arguments.post, **large,
-            "peak_mb_of_a_small_image": small["peak_mb"], **seams(bundle, cut, arguments.post),
+            "megapixels": arguments.side**2 / 1e6, "post": arguments.postprocess, **large,
+            "peak_mb_of_a_small_image": small["peak_mb"], **seams(bundle, cut, arguments.postprocess),
         }  # fmt: skip
     print(
         "\n".join(

@@ -112,8 +112,9 @@ def measured(job: Job, arguments: argparse.Namespace, folder: Path) -> dict[str,
         presets[name] = {"miou": found.miou, "gain": gain.difference, "gain_ci95": [gain.low, gain.high]}
     result = tune_post(predictor, split, minutes=arguments.search_minutes, chains=PRESETS, groups=groups)
     figure = arguments.out / f"{job.name}.png"
-    belief = arguments.belief if arguments.belief in predictor.label_space.names else None
-    api.crf_figure(model, split, figure, crf=PRESETS[0], belief=belief)
+    shown = arguments.show_probability
+    shown = shown if shown in predictor.label_space.names else None
+    api.plot_crf(model, split, figure, crf=PRESETS[0], probability_of=shown)
     return {
         "data": str(job.data), "model": job.model, "split": split.name, "images": len(split), "miou": alone.miou,
         "presets": presets, "tuned": result.to_json(), "summary": result.summary, "figure": str(figure),
@@ -162,7 +163,7 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=20.0, help="of training, a model")
     parser.add_argument("--search-minutes", type=float, default=10.0)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--belief", default="car", help="a class whose probability the figure shows, where it exists")
+    parser.add_argument("--show-probability", default="car", help="a class whose probability the figure shows")
     parser.add_argument("--again", action="store_true", help="measure again what is there")
     arguments = parser.parse_args()
     jobs = [Job(Path(group[0]), model) for group in arguments.on for model in group[1:]]

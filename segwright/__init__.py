@@ -1,12 +1,14 @@
-"""segwright: from a folder of images and masks to a segmenter in service, and back again.
+"""segwright turns a folder of images and masks into a deployed segmentation model, and keeps it good.
 
 ``import segwright as sw`` is cheap: torch is loaded only when a name that needs it is used.
 """
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from segwright.core.deprecated import warn_renamed
 from segwright.core.renamed import install as _install_renamed_modules
 from segwright.core.version import __version__
 
@@ -14,36 +16,181 @@ _install_renamed_modules()
 
 if TYPE_CHECKING:
     from segwright.api import (
+        ConvertResult,
+        FailedFile,
+        ModelInfo,
+        PredictedFile,
+        PredictResult,
+        check,
+        choose_split,
+        compare,
+        convert,
         create_model,
+        cross_validate,
         ensemble,
         evaluate,
         export,
         import_weights,
+        list_models,
         load,
+        lr_range,
         open_dataset,
+        plot_crf,
         predict,
         serve,
         train,
+        tune,
+        tune_postprocessing,
     )
+    from segwright.core.errors import (
+        BundleError,
+        BundleWriteError,
+        CheckpointError,
+        ConfigError,
+        DataError,
+        DeadProcessError,
+        DepthError,
+        DownloadError,
+        ExportError,
+        FormatError,
+        ImageReadError,
+        LabelError,
+        MissingExtraError,
+        ModelError,
+        NameClashError,
+        NonFiniteLossError,
+        OutOfMemoryError,
+        OutputError,
+        PostprocessError,
+        SegwrightError,
+        TooLargeError,
+        TrainingError,
+        UsageError,
+        WeightsError,
+    )
+    from segwright.core.types import Batch, LabelSpace, Sample
+    from segwright.data.check.runner import CheckResult
+    from segwright.data.dataset import Dataset, Split
+    from segwright.data.records import Problem
+    from segwright.evaluation.compare import Comparison
+    from segwright.evaluation.evaluate import Evaluation
+    from segwright.export.onnx import ExportResult
+    from segwright.inference.prediction import Prediction
+    from segwright.inference.predictor import Predictor
+    from segwright.models.base import SegmentationModel, SegOutput
+    from segwright.postprocess.crf import DenseCRF
+    from segwright.training.config import TrainConfig
+    from segwright.training.run import Run
+
+# Module → the names that it gives to this one.
+_HOME = {
+    "segwright.api": (
+        "ConvertResult FailedFile ModelInfo PredictResult PredictedFile check choose_split compare convert "
+        "create_model cross_validate ensemble evaluate export import_weights list_models load lr_range open_dataset "
+        "plot_crf predict serve train tune tune_postprocessing"
+    ),
+    "segwright.core.errors": (
+        "BundleError BundleWriteError CheckpointError ConfigError DataError DeadProcessError DepthError DownloadError "
+        "ExportError FormatError ImageReadError LabelError MissingExtraError ModelError NameClashError "
+        "NonFiniteLossError OutOfMemoryError OutputError PostprocessError SegwrightError TooLargeError TrainingError "
+        "UsageError WeightsError"
+    ),
+    "segwright.core.types": "Batch LabelSpace Sample",
+    "segwright.data.check.runner": "CheckResult",
+    "segwright.data.dataset": "Dataset Split",
+    "segwright.data.records": "Problem",
+    "segwright.evaluation.compare": "Comparison",
+    "segwright.evaluation.evaluate": "Evaluation",
+    "segwright.export.onnx": "ExportResult",
+    "segwright.inference.prediction": "Prediction",
+    "segwright.inference.predictor": "Predictor",
+    "segwright.models.base": "SegOutput SegmentationModel",
+    "segwright.postprocess.crf": "DenseCRF",
+    "segwright.training.config": "TrainConfig",
+    "segwright.training.run": "Run",
+}
+_NAMES = {name: module for module, names in _HOME.items() for name in names.split()}
+_RENAMED = {"tune_post": "tune_postprocessing", "crf_figure": "plot_crf"}
 
 __all__ = [
+    "Batch",
+    "BundleError",
+    "BundleWriteError",
+    "CheckResult",
+    "CheckpointError",
+    "Comparison",
+    "ConfigError",
+    "ConvertResult",
+    "DataError",
+    "Dataset",
+    "DeadProcessError",
+    "DenseCRF",
+    "DepthError",
+    "DownloadError",
+    "Evaluation",
+    "ExportError",
+    "ExportResult",
+    "FailedFile",
+    "FormatError",
+    "ImageReadError",
+    "LabelError",
+    "LabelSpace",
+    "MissingExtraError",
+    "ModelError",
+    "ModelInfo",
+    "NameClashError",
+    "NonFiniteLossError",
+    "OutOfMemoryError",
+    "OutputError",
+    "PostprocessError",
+    "PredictResult",
+    "PredictedFile",
+    "Prediction",
+    "Predictor",
+    "Problem",
+    "Run",
+    "Sample",
+    "SegOutput",
+    "SegmentationModel",
+    "SegwrightError",
+    "Split",
+    "TooLargeError",
+    "TrainConfig",
+    "TrainingError",
+    "UsageError",
+    "WeightsError",
     "__version__",
+    "check",
+    "choose_split",
+    "compare",
+    "convert",
     "create_model",
+    "cross_validate",
     "ensemble",
     "evaluate",
     "export",
     "import_weights",
+    "list_models",
     "load",
+    "lr_range",
     "open_dataset",
+    "plot_crf",
     "predict",
     "serve",
     "train",
+    "tune",
+    "tune_postprocessing",
 ]
 
 
 def __getattr__(name: str) -> Any:
-    if name in __all__:
-        from segwright import api
+    if name in _RENAMED:
+        warn_renamed(f"segwright.{name}", f"segwright.{_RENAMED[name]}")
+        name = _RENAMED[name]
+    if name not in _NAMES:
+        raise AttributeError(f"module 'segwright' has no attribute {name!r}")
+    return getattr(import_module(_NAMES[name]), name)
 
-        return getattr(api, name)
-    raise AttributeError(f"module 'segwright' has no attribute {name!r}")
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,4 +1,4 @@
-"""The command line: one command a command. It parses, calls :mod:`segwright.api` and prints; torch is loaded late."""
+"""The command line: parse, call :mod:`segwright.api`, print. torch is imported late."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ import typer
 
 from segwright.cli import data, models, postprocess, serving, training, tuning
 from segwright.cli.common import report_error
+from segwright.cli.renamed import with_new_names
 from segwright.core.errors import SegwrightError, output_error
 
 app = typer.Typer(
     name="segwright",
-    help="From a folder of images and masks to a segmenter in service, and back again.\n\n"
+    help="Turn a folder of images and masks into a deployed segmentation model, and keep it good.\n\n"
     "New here? Try: segwright demo. Your own images: segwright train FOLDER",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    add_completion=False,
     rich_markup_mode="rich",
 )
 for module in (training, tuning, data, models, postprocess, serving):
@@ -26,7 +26,7 @@ for module in (training, tuning, data, models, postprocess, serving):
 
 @app.callback(invoke_without_command=True)
 def root(
-    version: bool = typer.Option(False, "--version", help="Print the version and leave.", is_eager=True),
+    version: bool = typer.Option(False, "--version", help="Show the version and exit.", is_eager=True),
 ) -> None:
     """Options of the command as a whole."""
     if version:
@@ -37,9 +37,10 @@ def root(
 
 
 def main() -> None:
-    """The ``segwright`` command: exit codes 0 done, 1 the work says no, 2 wrong usage or input."""
+    """The ``segwright`` command: exit codes 0 done, 1 check failed, 2 wrong usage or input."""
     # The current folder holds data: no process that this one or a library of it starts takes modules from there.
     os.environ.setdefault("PYTHONSAFEPATH", "1")
+    sys.argv[1:] = with_new_names(sys.argv[1:])
     try:
         app()
     except SegwrightError as error:

@@ -20,7 +20,7 @@ from segwright.core.errors import SegwrightError, UsageError
 from segwright.core.progress import PlainConsole, visible
 
 Json = Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the result for programs.")]
-Format = Annotated[str | None, typer.Option("--format", help="Data format; recognized when left out.")]
+Format = Annotated[str | None, typer.Option("--format", help="Data format; detected if left out.")]
 Images = Annotated[
     str | None, typer.Option("--images", metavar="GLOB", help="Which files are images; with --masks, pairs anything.")
 ]
@@ -29,7 +29,7 @@ Masks = Annotated[
 ]
 Split = Annotated[str | None, typer.Option("--split", help="Which split of the dataset.")]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1, mps")]
-Data = Annotated[Path, typer.Argument(metavar="DATA", help="Folder or file of the dataset; its format is recognized.")]
+Data = Annotated[Path, typer.Argument(metavar="DATA", help="Folder or file of the dataset; its format is detected.")]
 EightBit = Annotated[
     str | None,
     typer.Option(
@@ -65,7 +65,7 @@ def report_error(error: SegwrightError) -> None:
 
 
 def check_json(path: Path | None, sources: Sequence[str] = ()) -> None:
-    """UsageError before any work where ``--json FILE`` cannot be written, or is one of ``sources``."""
+    """Raise UsageError before any work if ``--json FILE`` cannot be written, or is one of ``sources``."""
     if path is None:
         return
     fix = "another file with --json"

@@ -26,7 +26,7 @@ def check(
     masks: Masks = None,
     json: Json = None,
 ) -> None:
-    """Look through a dataset and say what would go wrong, with the fix. Exit code 1 when something would."""
+    """Check a dataset for what would spoil a training, each with its fix. Exit code 1 if there is an error."""
     from segwright import api
 
     for path, holds in ((html, CHECK_PAGE), (json, CHECK_JSON)):
@@ -59,13 +59,13 @@ def convert(
     if json is not None:
         check_output(json)
     result = api.convert(data, to, out, format=format, images=images, masks=masks)
-    console().print(literal(f"{result['images']} images written as {to}: {out}"), soft_wrap=True)
-    write_result(json, result)
+    console().print(literal(f"{result.images} images written as {to}: {out}"), soft_wrap=True)
+    write_result(json, result.to_json())
 
 
 @datasets_app.callback()
 def datasets(context: typer.Context, json: Json = None) -> None:
-    """The formats that are recognized, and the datasets that can be downloaded."""
+    """List the formats that are detected, and the datasets that can be downloaded."""
     if context.invoked_subcommand is not None:
         return
     from segwright.cli.tables import downloads_table, formats_table
@@ -73,9 +73,9 @@ def datasets(context: typer.Context, json: Json = None) -> None:
     from segwright.data.formats import FORMATS
 
     screen = console()
-    screen.print(Text("Formats, each recognized by what lies on the disk", style="bold"))
+    screen.print(Text("Formats, detected from the files", style="bold"))
     screen.print(formats_table(list(FORMATS.values())))
-    screen.print(Text("\nDownloads: segwright datasets get NAME", style="bold"))
+    screen.print(Text("\nDownloads: segwright datasets download NAME", style="bold"))
     screen.print(downloads_table(list(CATALOG.values())))
     formats = [{"name": f.name, "title": f.title, "looks_for": f.layout} for f in FORMATS.values()]
     downloads = [
@@ -85,16 +85,16 @@ def datasets(context: typer.Context, json: Json = None) -> None:
     write_result(json, {"formats": formats, "downloads": downloads})
 
 
-@datasets_app.command("get")
-def get(
+@datasets_app.command("download")
+def download(
     name: Annotated[str, typer.Argument(help="A name that `segwright datasets` lists.")],
     out: Annotated[Path | None, typer.Option("--out", metavar="FOLDER", help="Where it goes; ./NAME.")] = None,
-    yes: Annotated[bool, typer.Option("--yes", help="Agree to the license without being asked.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Accept the license without a prompt.")] = False,
 ) -> None:
-    """Download a dataset: resumed where it broke off, checked, unpacked safely; the license is shown first."""
-    from segwright.data.download.fetch import get as download
+    """Download a dataset: resumed if interrupted, verified, unpacked safely; the license is shown first."""
+    from segwright.data.download.fetch import get as fetch
 
-    folder = download(name, out or Path(name), yes=yes)
+    folder = fetch(name, out or Path(name), yes=yes)
     screen = console()
     screen.print(literal(folder))
     screen.print(literal(f"next: segwright check {shlex.quote(str(folder))}"), soft_wrap=True)

@@ -1,4 +1,4 @@
-"""``--devices N``: the same command again as N processes of one machine, under torch's own launcher."""
+"""``--nproc N``: the same command again as N processes of one machine, under torch's own launcher."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ def launched() -> bool:
 
 
 def launch(devices: int, arguments: Sequence[str]) -> int:
-    """Run ``segwright`` with ``arguments`` (without ``--devices``) in ``devices`` processes; returns the exit code."""
+    """Run ``segwright`` with ``arguments`` (without ``--nproc``) in ``devices`` processes; returns the exit code."""
     if devices < 1:
-        raise UsageError("--devices takes a number of processes", expected="1 or more", found=str(devices))
+        raise UsageError("--nproc takes a number of processes", expected="1 or more", found=str(devices))
     environment = dict(os.environ)
     # Left alone, the launcher gives every process one thread, however many cores there are.
     environment.setdefault("OMP_NUM_THREADS", str(max(1, processors() // devices)))

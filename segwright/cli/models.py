@@ -27,7 +27,12 @@ from segwright.core.atomic_io import write_text
 from segwright.core.errors import UsageError
 from segwright.core.progress import literal
 
-Post = Annotated[str | None, typer.Option("--post", metavar="CHAIN", help="Post-processing; none: not even the saved.")]
+Post = Annotated[
+    str | None,
+    typer.Option(
+        "--postprocess", metavar="PIPELINE", help="Post-processing in place of the saved one; none: no post-processing."
+    ),
+]
 Tta = Annotated[str | None, typer.Option("--tta", metavar="VIEWS", help="Test-time views, such as flip,0.75,1,1.25.")]
 
 
@@ -39,14 +44,14 @@ def models(
     size: Annotated[str, typer.Option(metavar="HxW", help="Image size for --measure.")] = "352x480",
     json: Json = None,
 ) -> None:
-    """The networks there are: parameters, stride, paper, license of the weights, when to use which."""
+    """List the networks: parameters, stride, paper, license of the weights, when to use which."""
     from segwright import api
 
     rows = api.list_models(names or (), measure=measure, size=size)
     from segwright.cli.tables import print_models
 
-    print_models(rows, console(), size if measure else None)
-    write_result(json, rows)
+    print_models([row.to_json() for row in rows], console(), size if measure else None)
+    write_result(json, [row.to_json() for row in rows])
 
 
 def evaluate(
@@ -56,9 +61,14 @@ def evaluate(
     device: Device = "auto",
     post: Post = None,
     tta: Tta = None,
-    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave unusable files out, and say which.")] = False,
+    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave unusable files out, and list them.")] = False,
     match: Annotated[
-        str, typer.Option(help="Bring the model's classes to the data's by names, or by index.")
+        str,
+        typer.Option(
+            "--match-classes",
+            metavar="names|index",
+            help="Bring the model's classes to the data's by names, or by index.",
+        ),
     ] = "names",
     raw_values: Annotated[
         bool, typer.Option("--raw-values", help="Masks hold the dataset's own file values, not class indices.")
@@ -75,7 +85,7 @@ def evaluate(
     from segwright import api
 
     check_json(json)
-    found = api.evaluate_path(
+    found = api.evaluate(
         model,
         data,
         split=split,
@@ -155,7 +165,7 @@ def predict(
             polygons=polygons or (), areas=areas, video=video, eight_bit=eight_bit, overwrite=overwrite,
             trust_external=trust_external, result=result,
         )  # fmt: skip
-    except BaseException as error:  # Ctrl-C too: what was done is still told
+    except BaseException as error:  # Ctrl-C too: what was done is still reported
         if result:
             if isinstance(error, KeyboardInterrupt):
                 result["stopped"] = "interrupted"
@@ -183,7 +193,7 @@ def compare(
     masks: Masks = None,
     json: Json = None,
 ) -> None:
-    """Put models side by side on the same images, with the interval of the difference."""
+    """Compare models on the same images, with a confidence interval for the difference."""
     from segwright import api
 
     check_json(json)
@@ -214,7 +224,7 @@ def export(
     to: Annotated[str, typer.Option("--to", help="onnx, or bundle: the folder that segwright loads.")] = "onnx",
     out: Annotated[Path | None, typer.Option("--out", metavar="PATH", help="The exported file or folder.")] = None,
     data: Annotated[Path | None, typer.Option("--data", metavar="DATA", help="Real images for the check.")] = None,
-    logits: Annotated[bool, typer.Option("--logits", help="Also answer the logits of every class.")] = False,
+    logits: Annotated[bool, typer.Option("--logits", help="Also output per-class logits.")] = False,
     trust_external: TrustExternal = False,
     json: Json = None,
 ) -> None:
@@ -228,7 +238,7 @@ def export(
     parity = result.parity
     screen = console()
     kind = result.format if len(models) == 1 else f"{result.format} of {len(models)} models"
-    screen.print(f"{result.path}  ({kind}, {result.precision}, {result.latency_ms:.0f} ms an image)")
+    screen.print(f"{result.path}  ({kind}, {result.precision}, {result.latency_ms:.0f} ms per image)")
     screen.print(
         f"checked on {parity.source}: largest logit difference {parity.max_abs_logit:.2g}, "
         f"{parity.argmax_agreement:.3%} of the labels equal, mIoU difference {parity.miou_delta:+.4f}"

@@ -1,4 +1,4 @@
-"""Commands about post-processing: tune-post, crf-figure."""
+"""Commands about post-processing: tune-post, plot-crf."""
 
 from __future__ import annotations
 
@@ -32,12 +32,13 @@ def tune_post(
     data: Data,
     split: Split = None,
     device: Device = "auto",
-    minutes: Annotated[float, typer.Option(min=0, help="How long the whole may take.")] = 10.0,
+    minutes: Annotated[float, typer.Option(min=0, help="Wall-clock budget.")] = 10.0,
     tta: Tta = None,
     chain: Annotated[
-        list[str] | None, typer.Option("--chain", metavar="CHAIN", help="A chain to start from; may be repeated.")
+        list[str] | None,
+        typer.Option("--pipeline", metavar="PIPELINE", help="A pipeline to start from; may be repeated."),
     ] = None,
-    keep: Annotated[bool, typer.Option("--keep/--no-keep", help="Save a winner into the model.")] = True,
+    keep: Annotated[bool, typer.Option("--save/--no-save", help="Save a winner into the model.")] = True,
     eight_bit: EightBit = None,
     trust_external: TrustExternal = False,
     format: Format = None,
@@ -45,11 +46,11 @@ def tune_post(
     masks: Masks = None,
     json: Json = None,
 ) -> None:
-    """Search post-processing on validation data; it is kept only when it raises the score beyond chance."""
+    """Search post-processing on validation data. It is kept only if it raises the score beyond chance."""
     from segwright import api
 
     check_json(json)
-    result = api.tune_post(
+    result = api.tune_postprocessing(
         model, data, split=split, device=device, keep=keep, format=format,
         images=images, masks=masks, minutes=minutes, tta=tta, chains=chain or (),
         eight_bit=eight_bit, trust_external=trust_external,
@@ -62,7 +63,7 @@ def tune_post(
     write_result(json, result.to_json())
 
 
-def crf_figure(
+def plot_crf(
     model: Model,
     data: Data,
     out: Annotated[Path, typer.Option("--out", metavar="FILE", help="Where the figure goes: .png or .jpg.")] = Path(
@@ -73,32 +74,34 @@ def crf_figure(
     crf: Annotated[
         str | None, typer.Option("--crf", metavar="STEP", help="Such as crf(deeplab-v1); else the model's own.")
     ] = None,
-    count: Annotated[
-        int, typer.Option("--count", "--images", min=1, help="Number of images, spread over the split.")
-    ] = 3,
+    count: Annotated[int, typer.Option("--count", min=1, help="Number of images, spread over the split.")] = 3,
     ids: Annotated[list[str] | None, typer.Option("--id", help="An image's name; may be repeated.")] = None,
-    iterations: Annotated[str, typer.Option("--iterations", help="After how many to show the labels.")] = "1,2,10",
-    belief: Annotated[
-        str | None, typer.Option("--belief", metavar="CLASS", help="Also show this class's probability.")
+    iterations: Annotated[
+        str, typer.Option("--iterations", help="Iterations after which labels are shown.")
+    ] = "1,2,10",
+    probability_of: Annotated[
+        str | None,
+        typer.Option("--show-probability", metavar="CLASS", help="Also show the probability of this class."),
     ] = None,
-    width: Annotated[int, typer.Option("--width", help="Of a panel, in pixels.")] = 320,
+    width: Annotated[int, typer.Option("--width", help="Panel width in pixels.")] = 320,
     eight_bit: EightBit = None,
     trust_external: TrustExternal = False,
     format: Format = None,
     images: Images = None,
     masks: Masks = None,
 ) -> None:
-    """The papers' figure of a CRF at work: image, network, labels after 1, 2 and 10 iterations, ground truth."""
+    """Draw the papers' figure of a CRF: image, network, labels after 1, 2 and 10 iterations, ground truth."""
     from segwright import api
 
     try:
         steps = tuple(int(part) for part in iterations.split(","))
     except ValueError:
         raise UsageError("iterations are whole numbers", expected="such as 1,2,10", found=iterations) from None
-    path = api.crf_figure(
+    path = api.plot_crf(
         model, data, out, split=split, device=device, format=format,
         images=images, masks=masks, crf=crf, count=count, ids=ids or (),
-        iterations=steps, belief=belief, width=width, eight_bit=eight_bit, trust_external=trust_external,
+        iterations=steps, probability_of=probability_of, width=width, eight_bit=eight_bit,
+        trust_external=trust_external,
     )  # fmt: skip
     console().print(f"figure: {path}")
 
@@ -106,4 +109,4 @@ def crf_figure(
 def register(app: typer.Typer) -> None:
     """Add this module's commands."""
     app.command("tune-post")(tune_post)
-    app.command("crf-figure")(crf_figure)
+    app.command("plot-crf")(plot_crf)

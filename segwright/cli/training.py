@@ -26,7 +26,7 @@ def train(
     epochs: Annotated[int | None, typer.Option(help="Passes over the training images.", min=1)] = None,
     minutes: Annotated[float | None, typer.Option(help="Wall-clock budget; the run ends on time.")] = None,
     size: Annotated[str | None, typer.Option(metavar="HxW", help="Training crop, height x width.")] = None,
-    batch: Annotated[int | None, typer.Option(help="Images a step.", min=1)] = None,
+    batch: Annotated[int | None, typer.Option(help="Images per step.", min=1)] = None,
     lr: Annotated[float | None, typer.Option(help="Peak learning rate.")] = None,
     loss: Annotated[str | None, typer.Option(help="ce, dice, ce+dice, 0.5*ce+0.5*lovasz, …")] = None,
     optimizer: Annotated[str | None, typer.Option(help="adamw, adam, sgd, muon, …")] = None,
@@ -37,13 +37,15 @@ def train(
     deterministic: Annotated[
         bool, typer.Option("--deterministic", help="Equal seeds give equal weights, on a GPU as well; slower.")
     ] = False,
-    start: Annotated[Path | None, typer.Option("--from", metavar="MODEL", help="Fine-tune a saved model.")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on where the run in --out stopped.")] = False,
-    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave unusable files out, and say which.")] = False,
+    init_from: Annotated[
+        Path | None, typer.Option("--init-from", metavar="MODEL", help="Fine-tune a saved model.")
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --out.")] = False,
+    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave unusable files out, and list them.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and how long it will take; stop.")] = False,
     out: Annotated[Path | None, typer.Option("--out", metavar="FOLDER", help="Run folder.")] = None,
-    devices: Annotated[
-        int | None, typer.Option("--devices", metavar="N", help="N processes of this machine, one a GPU.", min=1)
+    nproc: Annotated[
+        int | None, typer.Option("--nproc", metavar="N", help="N processes on this machine, one per GPU.", min=1)
     ] = None,
     folds: Annotated[
         int | None, typer.Option("--folds", metavar="K", help="Cross-validation: K runs, mean and spread.", min=2)
@@ -59,14 +61,14 @@ def train(
     masks: Masks = None,
     json: Json = None,
 ) -> None:
-    """Train a segmenter on a dataset. Everything left out is planned from the data and the machine."""
+    """Train a segmentation model. Everything left out is planned from the data and the machine."""
     from segwright.training.planning.cpu import prepare_cpu
 
     prepare_cpu()  # before torch is loaded
-    if folds is not None and ((devices or 1) > 1 or launched()):
-        raise UsageError("--folds trains in one process", fix="one fold a job: --set data.fold=0 --set data.folds=5")
-    if devices is not None and devices > 1 and not launched():
-        raise typer.Exit(launch(devices, without_option(sys.argv[1:], "--devices")))
+    if folds is not None and ((nproc or 1) > 1 or launched()):
+        raise UsageError("--folds trains in one process", fix="one fold per job: --set data.fold=0 --set data.folds=5")
+    if nproc is not None and nproc > 1 and not launched():
+        raise typer.Exit(launch(nproc, without_option(sys.argv[1:], "--nproc")))
     from segwright import api
     from segwright.training.config import parse_overrides
 
@@ -96,7 +98,7 @@ def train(
         values |= {"data.fold": 0, "data.folds": folds}
     elif folds is not None:
         found = api.cross_validate(
-            data, values, folds, config=config, out=out, resume=resume, start=start, command=command_line()
+            data, values, folds, config=config, out=out, resume=resume, init_from=init_from, command=command_line()
         )
         summary = found.summary()
         screen = console()
@@ -109,13 +111,13 @@ def train(
         if found.stopped_by is not None:
             raise typer.Exit(143 if found.stopped_by == "SIGTERM" else 130)
         return
-    run = api.train_run(
+    run = api.train(
         data,
-        values,
+        settings=values,
         config=config,
         out=out,
         resume=resume,
-        start=start,
+        init_from=init_from,
         dry_run=dry_run,
         command=command_line(),
         started=process_start(),
@@ -148,7 +150,7 @@ def demo(
     no_open: Annotated[bool, typer.Option("--no-open", help="Do not open the report in a browser.")] = False,
     json: Json = None,
 ) -> None:
-    """See the whole road in two minutes: made-up street scenes, a check, a training, an evaluation, an image."""
+    """Run the full workflow in two minutes on generated street scenes: check, train, evaluate, predict."""
     from segwright.training.planning.cpu import prepare_cpu
 
     prepare_cpu()

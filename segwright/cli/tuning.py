@@ -17,14 +17,15 @@ Config = Annotated[Path | None, typer.Option("--config", metavar="FILE", help="A
 
 def tune(
     data: Data,
-    minutes: Annotated[float, typer.Option(help="Of the whole search, the comparison included.", min=0.01)],
+    minutes: Annotated[float, typer.Option(help="Wall-clock budget of the whole search.", min=0.01)],
     out: Annotated[Path, typer.Option("--out", metavar="FOLDER", help="Where the search is kept.")],
     trial_minutes: Annotated[
-        float | None, typer.Option("--trial-minutes", help="Of one trial; a twelfth of --minutes when left out.")
+        float | None,
+        typer.Option("--trial-minutes", help="Training time of a trial; a twelfth of --minutes if left out."),
     ] = None,
     final_minutes: Annotated[
         float | None,
-        typer.Option("--final-minutes", help="Of default and winner, compared at the end; as a trial when left out."),
+        typer.Option("--final-minutes", help="Training time of each of the two final runs; as a trial if left out."),
     ] = None,
     model: Annotated[str, typer.Option("--model", help="Keep to this network; auto searches several.")] = "auto",
     architectures: Annotated[
@@ -32,7 +33,7 @@ def tune(
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Of the trainings and of the search.", min=0)] = None,
     device: Device = "auto",
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with the search in --out.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue the search in --out.")] = False,
     config: Config = None,
     settings: Settings = None,
     format: Format = None,
@@ -40,7 +41,7 @@ def tune(
     masks: Masks = None,
     json: Json = None,
 ) -> None:
-    """Search for better settings than the planned ones, and say whether they are: Optuna, with early pruning."""
+    """Search for better settings than the planned ones (Optuna), and compare the best with the plan."""
     from segwright.training.planning.cpu import prepare_cpu
 
     prepare_cpu()  # before torch is loaded
@@ -84,7 +85,9 @@ def lr_range(
     low: Annotated[float, typer.Option(help="The rate of the first step.")] = 1e-5,
     high: Annotated[float, typer.Option(help="The rate of the last step.")] = 1.0,
     steps: Annotated[int, typer.Option(help="How many steps.", min=10)] = 100,
-    start: Annotated[Path | None, typer.Option("--from", metavar="MODEL", help="Begin with a saved model.")] = None,
+    init_from: Annotated[
+        Path | None, typer.Option("--init-from", metavar="MODEL", help="Begin with a saved model.")
+    ] = None,
     device: Device = "auto",
     out: Annotated[Path, typer.Option("--out", metavar="FILE", help="The page with the curve.")] = Path(
         "lr-range.html"
@@ -96,7 +99,7 @@ def lr_range(
     masks: Masks = None,
     json: Json = None,
 ) -> None:
-    """See the loss while the learning rate rises, and a rate to train with. Nothing is trained or kept."""
+    """Plot the loss while the learning rate rises, and suggest a rate. Nothing is kept."""
     from segwright.training.planning.cpu import prepare_cpu
 
     prepare_cpu()  # before torch is loaded
@@ -112,7 +115,7 @@ def lr_range(
         "data.masks": masks,
     }
     values = {key: value for key, value in given.items() if value is not None} | parse_overrides(settings or [])
-    found = api.lr_range(data, values=values, config=config, start=start, low=low, high=high, steps=steps)
+    found = api.lr_range(data, values=values, config=config, init_from=init_from, low=low, high=high, steps=steps)
     write_range_page(out, found, command=command_line())
     console().print(f"{found.sentence()}\npage: {out}", markup=False)
     write_result(json, found.to_json())

@@ -1,8 +1,8 @@
 """The figure of the DeepLab papers: image, network, and the labels after 1, 2 and 10 iterations of the CRF.
 
-Under each panel stands the share of labeled pixels that are right, where the truth is known. With ``belief`` a second
-line shows one class's probability in each panel, as figure 2 of 'Semantic Image Segmentation with Deep Convolutional
-Nets and Fully Connected CRFs' (Chen et al. 2015) does.
+Under each panel stands the share of labeled pixels that are right, where the truth is known. With ``probability_of`` a
+second line shows one class's probability in each panel, as figure 2 of 'Semantic Image Segmentation with Deep
+Convolutional Nets and Fully Connected CRFs' (Chen et al. 2015) does.
 """
 
 from __future__ import annotations
@@ -48,12 +48,12 @@ def crf_figure(
     *,
     crf: DenseCRF | None = None,
     iterations: Sequence[int] = (1, 2, 10),
-    belief: str | None = None,
+    probability_of: str | None = None,
     width: int = 320,
 ) -> Path:
     """Write the figure as an image file, a line for each of ``rows``, each panel ``width`` pixels wide.
 
-    ``crf`` None: DeepLab v1's. ``belief`` names a class whose probability is shown in a line of its own.
+    ``crf`` None: DeepLab v1's. ``probability_of`` names a class whose probability is shown in a line of its own.
     PostprocessError without rows or iterations, UsageError for an unknown class.
     """
     if not rows or not iterations or min(iterations) < 1 or not 40 <= width <= 4000:
@@ -63,7 +63,7 @@ def crf_figure(
             found=f"{len(rows)} images, iterations {list(iterations)}, {width} pixels",
         )
     crf = crf or DenseCRF.preset("deeplab-v1")
-    shown = None if belief is None else label_space.index(belief)
+    shown = None if probability_of is None else label_space.index(probability_of)
     with_truth = any(row.truth is not None for row in rows)
     titles = ["image", "network", *(f"CRF, {n} iteration{'s' if n > 1 else ''}" for n in iterations)]
     lines: list[list[_Panel]] = []
@@ -78,9 +78,9 @@ def crf_figure(
         panels += [_Panel(_colored(found, label_space, width), _right(found, row.truth)) for found in labels]
         lines.append([*panels, *([_Panel(_colored(truth, label_space, width))] if with_truth else [])])
         if shown is not None:
-            beliefs = [_Panel(_heat(step[shown], width), f"belief in {belief}") for step in steps]
+            maps = [_Panel(_heat(step[shown], width), f"probability of {probability_of}") for step in steps]
             blank = _Panel(np.full_like(panels[0].pixels, 255))
-            lines.append([blank, *beliefs, *([blank] if with_truth else [])])
+            lines.append([blank, *maps, *([blank] if with_truth else [])])
     figure = _drawn([*titles, *(["ground truth"] if with_truth else [])], lines, width)
     legend = _legend(label_space, sorted(present), figure.shape[1], width)
     return write_image(out, np.concatenate([figure, legend], axis=0), quality=95)

@@ -119,7 +119,7 @@ def _refuse_difference(first: Path, theirs: Bundle, folder: Path, ours: Bundle) 
             expected=f"{', '.join(theirs.label_space.names)} (as {first})",
             found=", ".join(ours.label_space.names),
             where=folder,
-            fix="train it on the same classes; segwright train DATA --from MODEL keeps what fits of its weights",
+            fix="train it on the same classes; segwright train DATA --init-from MODEL keeps what fits of its weights",
         )
     for name, unset in (("channels", 3), ("value_range", None)):
         wanted, found = theirs.preprocessing.get(name, unset), ours.preprocessing.get(name, unset)

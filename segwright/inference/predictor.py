@@ -190,7 +190,7 @@ class Predictor:
             raise ModelError(
                 "post-processing on regions needs the whole image, which is too large for that",
                 found=", ".join(link.text for link in regional.links),
-                fix="--post none, or a chain that ends with a CRF",
+                fix="--postprocess none, or a chain that ends with a CRF",
             )
         while True:
             try:

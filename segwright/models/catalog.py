@@ -124,11 +124,11 @@ CATALOG: dict[str, Entry] = {
         "Badrinarayanan et al. 2015, arXiv 1511.00561", NO_WEIGHTS,
     ),
     "deeplabv1": _classical(
-        deeplab_v1, "deeplabv1", "VGG16 with dilation 12; its paper puts a dense CRF behind it (--post crf)",
+        deeplab_v1, "deeplabv1", "VGG16 with dilation 12; its paper puts a dense CRF behind it (--postprocess crf)",
         "Chen et al. 2015, arXiv 1412.7062",
     ),
     "deeplabv2": _classical(
-        deeplab_v2, "deeplabv2", "ResNet-101, four summed dilations, three scales; and a dense CRF (--post crf)",
+        deeplab_v2, "deeplabv2", "ResNet-101, four summed dilations, three scales; and a dense CRF (--postprocess crf)",
         DEEPLAB_V2,
         "trunk: BSD-3-Clause (torchvision)",
     ),

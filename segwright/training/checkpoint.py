@@ -132,7 +132,7 @@ def load_checkpoint(folder: Path, *, tensors: bool = True) -> Checkpoint | None:
             "no checkpoint is whole",
             found=" | ".join(skipped),
             where=folder,
-            fix="start again with another --out; the saved model, if there is one, can be continued with --from",
+            fix="start again with another --out; the saved model, if there is one, can be continued with --init-from",
         )
     return None
 

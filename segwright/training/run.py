@@ -362,7 +362,7 @@ class _Session:
             expected=f"{len(before)} classes: {', '.join(map(str, before))}",
             found=f"{len(now)} classes: {', '.join(now)}",
             where=self.data.root,
-            fix=f"another --out, and --from {self.folder} to begin with the weights of this run",
+            fix=f"another --out, and --init-from {self.folder} to begin with the weights of this run",
         )
 
     def _say_what_changed(self, stored: Mapping[str, Any]) -> None:
@@ -391,7 +391,7 @@ class _Session:
                 expected="config.yaml and plan.json as the run wrote them",
                 found=str(error).splitlines()[0][:200],
                 where=self.folder,
-                fix="another --out, and --from this folder to begin with its weights",
+                fix="another --out, and --init-from this folder to begin with its weights",
             ) from error
         explicit = _differences(self.config, TrainConfig())
         explicit = {k: v for k, v in explicit.items() if k not in ("data.path", "out")}
@@ -420,7 +420,7 @@ class _Session:
         return model
 
     def _origin_before(self) -> str | None:
-        """What the run said of its starting weights before it stopped: --from is not given again."""
+        """What the run said of its starting weights before it stopped: --init-from is not given again."""
         stored = (newest_state(self.folder / "checkpoints") or {}).get("run") or {}
         if stored.get("origin"):
             return str(stored["origin"])

@@ -1,4 +1,4 @@
-"""tune-post and crf-figure through the command line."""
+"""tune-post and plot-crf through the command line."""
 
 from __future__ import annotations
 
@@ -40,14 +40,14 @@ def run(*arguments: object) -> Result:
 def test_the_figure_by_the_command_line(places: tuple[Path, Path], tmp_path: Path) -> None:
     model, data = places
     done = run(
-        "crf-figure", model, data, "--split", "val", "--images", 2, "--width", 60, "--iterations", "1,3",
-        "--belief", "road", "--out", tmp_path / "figure.png",
+        "plot-crf", model, data, "--split", "val", "--count", 2, "--width", 60, "--iterations", "1,3",
+        "--show-probability", "road", "--out", tmp_path / "figure.png",
     )  # fmt: skip
     assert done.exit_code == 0, done.output
     figure = read_image(tmp_path / "figure.png")
     assert figure.shape[1] == 2 * 14 + 5 * 60 + 4 * 8, "image, network, two of the CRF, ground truth"
     names = list(api.open_dataset(data).val.ids)
-    path = api.crf_figure(model, data, tmp_path / "one.png", split="val", ids=names[1:2], crf="crf(sa=20)", width=60)
+    path = api.plot_crf(model, data, tmp_path / "one.png", split="val", ids=names[1:2], crf="crf(sa=20)", width=60)
     assert read_image(path).shape[0] < figure.shape[0]
 
 
@@ -59,20 +59,20 @@ def test_the_figure_by_the_command_line(places: tuple[Path, Path], tmp_path: Pat
         (("--crf", "crf>close(3)"), "one CRF"),
         (("--crf", "crf(deeplab)"), "did you mean"),
         (("--id", "pony"), "no such image"),
-        (("--belief", "pony"), "unknown class"),
+        (("--show-probability", "pony"), "unknown class"),
     ],
 )
 def test_what_the_figure_cannot_show_is_said(
     places: tuple[Path, Path], tmp_path: Path, arguments: tuple[str, str], words: str
 ) -> None:
     model, data = places
-    done = run("crf-figure", model, data, "--width", 60, "--out", tmp_path / "x.png", *arguments)
+    done = run("plot-crf", model, data, "--width", 60, "--out", tmp_path / "x.png", *arguments)
     assert isinstance(done.exception, SegwrightError) and words in str(done.exception)
     assert not (tmp_path / "x.png").exists()
 
 
 def test_every_command_that_runs_a_model_takes_the_reading_of_8_bit_images() -> None:
-    for name in ("evaluate", "predict", "compare", "serve", "tune-post", "crf-figure"):
+    for name in ("evaluate", "predict", "compare", "serve", "tune-post", "plot-crf"):
         text = run(name, "--help").output
         assert "--eight-bit" in text and "--trust-external" in text, name
 
@@ -83,7 +83,7 @@ def test_the_figure_of_8_bit_images_under_a_deep_model(places: tuple[Path, Path]
     network, bundle = load_bundle(model)
     ranged = replace(bundle, preprocessing={**bundle.preprocessing, "value_range": {"low": [1000], "high": [1510]}})
     deep = save_bundle(tmp_path / "deep" / "model", network, ranged)
-    arguments = ("crf-figure", deep, data, "--split", "val", "--images", 1, "--width", 60, "--iterations", "1")
+    arguments = ("plot-crf", deep, data, "--split", "val", "--count", 1, "--width", 60, "--iterations", "1")
     refused = run(*arguments, "--out", tmp_path / "none.png")
     assert isinstance(refused.exception, SegwrightError) and "--eight-bit" in str(refused.exception)
     for reading in ("scaled", "raw"):
@@ -104,7 +104,7 @@ def test_tune_post_by_the_command_line(places: tuple[Path, Path], tmp_path: Path
         0.01,
         "--tta",
         "flip",
-        "--chain",
+        "--pipeline",
         "close(3)",
         "--json",
         tmp_path / "t.json",

@@ -1,4 +1,4 @@
-"""tune, lr-range, --folds and --devices on the command line, with real trainings of a tiny network."""
+"""tune, lr-range, --folds and --nproc on the command line, with real trainings of a tiny network."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_an_option_is_taken_out_in_both_spellings() -> None:
-    arguments = ["train", "data", "--devices", "2", "--out", "x"]
-    assert without_option(arguments, "--devices") == ["train", "data", "--out", "x"]
-    assert without_option(["train", "--devices=4", "data"], "--devices") == ["train", "data"]
+    arguments = ["train", "data", "--nproc", "2", "--out", "x"]
+    assert without_option(arguments, "--nproc") == ["train", "data", "--out", "x"]
+    assert without_option(["train", "--nproc=4", "data"], "--nproc") == ["train", "data"]
 
 
 def test_what_ends_a_command_of_the_demo_ends_the_demo() -> None:
@@ -61,7 +61,7 @@ def test_a_run_of_one_process_goes_on_with_two(scenes: Path, tmp_path: Path) -> 
     run, result = tmp_path / "run", tmp_path / "result.json"
     segwright("train", scenes, *TINY, *NETWORK, "--epochs", 1, "--out", run)
     done = segwright(
-        "train", scenes, *TINY, *NETWORK, "--epochs", 2, "--out", run, "--resume", "--devices", 2, "--json", result
+        "train", scenes, *TINY, *NETWORK, "--epochs", 2, "--out", run, "--resume", "--nproc", 2, "--json", result
     )
     assert done.stderr.count("changed on resuming") == 1, "one process speaks"
     lines = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]

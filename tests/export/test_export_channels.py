@@ -34,7 +34,7 @@ def saved(folder: Path, channels: int) -> Path:
 def test_a_model_is_exported_where_its_data_has_gone(tmp_path: Path, channels: int) -> None:
     folder = saved(tmp_path / "model", channels)
     found = api.export(folder, "bundle", tmp_path / "out")
-    assert found.parity.argmax_agreement == 1 and "/no/longer/there" in found.parity.images
+    assert found.parity.argmax_agreement == 1 and "/no/longer/there" in found.parity.source
     image = np.random.default_rng(0).integers(0, 256, (40, 48, channels), np.uint8)
     assert (load(tmp_path / "out")(image).labels == load(folder)(image).labels).all()
 
@@ -63,7 +63,7 @@ def test_a_network_of_one_channel_is_trained_predicts_and_is_exported(tmp_path: 
     predictor = load(tmp_path / "run")
     assert predictor.runtime.in_channels == 1
     found = api.predict(predictor, tmp_path / "data" / "images", out=tmp_path / "masks")
-    assert found["images"] == 6
+    assert found.images == 6
     assert api.evaluate(tmp_path / "run", tmp_path / "data").images > 0
     assert api.export(tmp_path / "run", "onnx", tmp_path / "m.onnx").parity.argmax_agreement > 0.999
 

@@ -80,7 +80,7 @@ def test_every_command_takes_it(joined: Path, scenes: Path, tmp_path: Path) -> N
     image = next(iter((scenes / "images" / "val").glob("*.png")))
     scored = sw.evaluate(joined, scenes, split="val")
     assert scored.images == 6 and 0 <= scored.miou <= 1
-    assert api.predict(joined, image, out=tmp_path / "masks")["images"] == 1
+    assert api.predict(joined, image, out=tmp_path / "masks").images == 1
     assert sw.load(joined, tta="flip").predict(np.zeros((20, 30, 3), np.uint8)).labels.shape == (20, 30)
     again, bundle = load_bundle(joined)
     save_bundle(tmp_path / "copy", again, replace(bundle, postprocess="min-area(32)"))
@@ -89,7 +89,7 @@ def test_every_command_takes_it(joined: Path, scenes: Path, tmp_path: Path) -> N
 
 @pytest.mark.slow
 def test_post_processing_is_tuned_on_it(joined: Path, scenes: Path) -> None:
-    assert api.tune_post(joined, scenes, minutes=0.05, keep=False).trials
+    assert api.tune_postprocessing(joined, scenes, minutes=0.05, keep=False).trials
 
 
 def test_export_to_onnx_agrees(joined: Path, scenes: Path, tmp_path: Path) -> None:

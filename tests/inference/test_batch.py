@@ -65,14 +65,14 @@ def test_masks_beside_their_images_replace_none_of_them_and_are_no_sources_of_th
         write_image(tmp_path / name, scene(i))
     before = contents(tmp_path)
     first = api.predict(predictor(), tmp_path, out=tmp_path)
-    assert first["images"] == 4 and not first["failed"]
-    assert any("NAME.mask" in note for note in first["notes"]), "the rule is told"
+    assert first.images == 4 and not first.failed
+    assert any("NAME.mask" in note for note in first.notes), "the rule is told"
     after = contents(tmp_path)
     assert {name: after[name] for name in before} == before, "not a byte of a source changed"
     assert (read_mask(tmp_path / "a.mask.png") == truth(scene(0))).all()
     again = api.predict(predictor(), tmp_path, out=tmp_path)
-    assert again["images"] == 4 and set(contents(tmp_path)) == set(after)
-    assert any("earlier predictions" in note for note in again["notes"])
+    assert again.images == 4 and set(contents(tmp_path)) == set(after)
+    assert any("earlier predictions" in note for note in again.notes)
 
 
 @pytest.mark.parametrize("link", [os.symlink, os.link])
@@ -82,7 +82,7 @@ def test_a_source_under_another_name_is_a_source(tmp_path: Path, link: Any) -> N
     link(tmp_path / "in" / "a.png", tmp_path / "out" / "a.png")
     before = (tmp_path / "in" / "a.png").read_bytes()
     found = api.predict(predictor(), tmp_path / "in" / "a.png", out=tmp_path / "out")
-    assert found["results"][0]["mask"].endswith("a.mask.png")
+    assert found.results[0].mask.name == "a.mask.png"
     assert (tmp_path / "in" / "a.png").read_bytes() == (tmp_path / "out" / "a.png").read_bytes() == before
 
 
@@ -171,9 +171,9 @@ def test_whatever_is_wrong_with_one_file_is_listed_and_the_rest_goes_on(tmp_path
     (tmp_path / "in" / "empty.tif").write_bytes(b"")
     write_image(tmp_path / "in" / "z.png", scene(2))
     found = api.predict(Predictor(Failing(), SPACE), tmp_path / "in", out=tmp_path / "out")
-    assert found["images"] == 2 and len(found["failed"]) == 3
-    dark = next(item for item in found["failed"] if "dark" in item["file"])
-    assert "IndexError: too dark" in dark["error"] and dark["kind"] == "ImageReadError"
+    assert found.images == 2 and len(found.failed) == 3
+    dark = next(item for item in found.failed if "dark" in item.file.name)
+    assert "IndexError: too dark" in dark.error and dark.kind == "ImageReadError"
     with pytest.raises(SegwrightError, match="too dark"):
         api.predict(Predictor(Failing(), SPACE), tmp_path / "in" / "dark.png", out=tmp_path / "out")
 
@@ -192,7 +192,7 @@ def test_a_full_disk_ends_the_run_with_what_was_done(tmp_path: Path, monkeypatch
 
     monkeypatch.setattr(OutputFolder, "write", full)
     found = api.predict(predictor(), tmp_path / "in", out=tmp_path / "out")
-    assert found["images"] == 2 and "No space left" in found["stopped"] and "1 further" in found["stopped"]
+    assert found.images == 2 and "No space left" in found.stopped and "1 further" in found.stopped
 
 
 def test_an_output_folder_that_cannot_be_written_is_a_typed_error(tmp_path: Path) -> None:
@@ -211,17 +211,17 @@ def test_every_mask_format_says_the_same(tmp_path: Path) -> None:
     model = Predictor(Brightest(), space)
     for kind in ("palette", "index", "values", "npy"):
         found = api.predict(model, tmp_path / "a.png", out=tmp_path / kind, mask_format=kind)
-        path = Path(found["results"][0]["mask"])
+        path = found.results[0].mask
         if kind == "npy":
             assert (np.load(path) == truth(image)).all()
         elif kind == "values":
             assert (read_mask(path) == np.array([7, 24, 33])[truth(image)]).all()
-            assert any("thing as 24" in note for note in found["notes"])
+            assert any("thing as 24" in note for note in found.notes)
         else:
             assert (read_mask(path) == truth(image)).all()
         if kind == "index":
             assert (cv2.imread(str(path), cv2.IMREAD_UNCHANGED) == truth(image)).all(), "plain gray"
-        assert any("OpenCV" in note for note in found["notes"]) == (kind == "palette")
+        assert any("OpenCV" in note for note in found.notes) == (kind == "palette")
     with pytest.raises(UsageError, match="palette, index"):
         OutputOptions(mask_format="jpeg")
 
@@ -231,16 +231,16 @@ def test_own_values_of_color_masks_are_refused(tmp_path: Path) -> None:
     model = Predictor(Brightest(), SPACE, bundle=Bundle("leannet", SPACE, {}, preprocessing={"masks": "colors"}))
     with pytest.raises(UsageError, match="hold colors, not values"):
         api.predict(model, tmp_path / "a.png", out=tmp_path / "o", mask_format="values")
-    assert api.predict(model, tmp_path / "a.png", out=tmp_path / "o", mask_format="index")["images"] == 1
+    assert api.predict(model, tmp_path / "a.png", out=tmp_path / "o", mask_format="index").images == 1
 
 
 @pytest.mark.parametrize("kind", ["npz", "npy"])
 def test_probabilities_are_written_and_fit_the_mask(tmp_path: Path, kind: str) -> None:
     write_image(tmp_path / "a.png", scene(3))
-    item = api.predict(predictor(), tmp_path / "a.png", out=tmp_path / "o", probabilities=kind)["results"][0]
-    saved = np.load(item["probabilities"])
+    item = api.predict(predictor(), tmp_path / "a.png", out=tmp_path / "o", probabilities=kind).results[0]
+    saved = np.load(item.probabilities)
     values = saved if kind == "npy" else saved["probabilities"]
-    assert values.dtype == np.float16 and (values.argmax(axis=0) == read_mask(Path(item["mask"]))).all()
+    assert values.dtype == np.float16 and (values.argmax(axis=0) == read_mask(item.mask)).all()
 
 
 def test_areas_count_pixels_and_ground(tmp_path: Path) -> None:
@@ -274,25 +274,25 @@ def test_a_geotiffs_mask_lies_where_the_image_lies(tmp_path: Path, kind: str) ->
     image[:8, :8] = 0
     placed_tiff(tmp_path / "a.tif", image, nodata="0")
     found = api.predict(predictor(), tmp_path / "a.tif", out=tmp_path / "o", mask_format=kind, polygons=["geojson"])
-    with rasterio.open(tmp_path / "a.tif") as before, rasterio.open(found["results"][0]["mask"]) as after:
+    with rasterio.open(tmp_path / "a.tif") as before, rasterio.open(found.results[0].mask) as after:
         assert after.crs == before.crs and after.transform == before.transform and after.nodata == 255
         assert after.crs.to_epsg() == 32633
         mask = after.read(1)
     assert (mask[:8, :8] == 255).all(), "no data stays no data"
     assert (mask[8:] == truth(image)[8:]).all()
-    tree = json.loads(Path(found["results"][0]["geojson"]).read_text())
+    tree = json.loads(found.results[0].geojson.read_text())
     x, y = np.array([p for f in tree["features"] for ring in f["geometry"]["coordinates"] for p in ring]).T
     assert 500000 <= x.min() < x.max() <= 500028 and 4099980 <= y.min() < y.max() <= 4100000
-    assert (read_mask(Path(found["results"][0]["mask"])) == mask).all(), "our own reader agrees"
+    assert (read_mask(found.results[0].mask) == mask).all(), "our own reader agrees"
 
 
 def test_a_world_file_goes_with_the_mask(tmp_path: Path) -> None:
     write_image(tmp_path / "a.jpg", scene(3))
     (tmp_path / "a.jgw").write_text("0.5\n0\n0\n-0.5\n500000.25\n4099999.75\n")
     (tmp_path / "a.prj").write_text('PROJCS["x"]')
-    item = api.predict(predictor(), tmp_path / "a.jpg", out=tmp_path / "o")["results"][0]
+    item = api.predict(predictor(), tmp_path / "a.jpg", out=tmp_path / "o").results[0]
     assert (tmp_path / "o" / "a.pgw").read_text() == (tmp_path / "a.jgw").read_text()
-    assert (tmp_path / "o" / "a.prj").exists() and "world file" in item["placed"]
+    assert (tmp_path / "o" / "a.prj").exists() and "world file" in item.placed
 
 
 @pytest.mark.parametrize("nodata", [None, "0"])
@@ -309,12 +309,12 @@ def test_a_raster_beyond_the_limits_is_read_and_written_by_windows(
     limits = type(api_limits())(max_pixels=100_000)
     monkeypatch.setattr("segwright.inference.batch.DEFAULT_LIMITS", limits)
     parts = api.predict(model, tmp_path / "a.tif", out=tmp_path / "parts", confidence=True)
-    one, two = whole["results"][0], parts["results"][0]
-    assert two["mask"].endswith(".tif") and any("by windows" in note for note in parts["notes"])
-    assert (tifffile.imread(one["mask"]) == tifffile.imread(two["mask"])).all()
-    assert (np.asarray(Image.open(one["confidence"])) == tifffile.imread(two["confidence"])).all()
-    assert one["shares"] == pytest.approx(two["shares"])
-    assert two["mean_confidence"] == pytest.approx(one["mean_confidence"], rel=1e-5)
+    one, two = whole.results[0], parts.results[0]
+    assert two.mask.suffix == ".tif" and any("by windows" in note for note in parts.notes)
+    assert (tifffile.imread(one.mask) == tifffile.imread(two.mask)).all()
+    assert (np.asarray(Image.open(one.confidence)) == tifffile.imread(two.confidence)).all()
+    assert one.shares == pytest.approx(two.shares)
+    assert two.mean_confidence == pytest.approx(one.mean_confidence, rel=1e-5)
     assert {f.name for f in (tmp_path / "parts").iterdir()} == {"a.tif", "a.confidence.tif", MANIFEST}
 
 
@@ -334,8 +334,8 @@ def film(path: Path, frames: int = 4) -> Path:
 
 def test_a_video_comes_back_as_a_video(tmp_path: Path) -> None:
     path = film(tmp_path / "film.avi")
-    item = api.predict(predictor(), path, out=tmp_path / "o", video=True)["results"][0]
-    capture = cv2.VideoCapture(item["video"])
+    item = api.predict(predictor(), path, out=tmp_path / "o", video=True).results[0]
+    capture = cv2.VideoCapture(str(item.video))
     assert item["frames"] == 4 == int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
     assert capture.get(cv2.CAP_PROP_FPS) == pytest.approx(8)
     assert capture.read()[1].shape == (48, 64, 3)
@@ -354,8 +354,8 @@ def test_a_frame_that_fails_is_listed_and_the_video_goes_on(tmp_path: Path, vide
 
     path = film(tmp_path / "film.avi")
     found = api.predict(Predictor(Second(), SPACE), path, out=tmp_path / "o", video=video)
-    assert [item["frame"] for item in found["failed"]] == [1]
-    assert found["images"] == (1 if video else 3)
+    assert [item.frame for item in found.failed] == [1]
+    assert found.images == (1 if video else 3)
 
 
 def test_deep_images_of_a_model_with_a_range(tmp_path: Path) -> None:

@@ -223,8 +223,8 @@ def test_predict_evaluate_and_every_export_apply_the_saved_chain(tuned: tuple[Pa
         assert without == pytest.approx(api.evaluate(bare, data, split="val").miou, abs=1e-3), name
         assert abs(with_chain - without) > 1e-4, name
         written = api.predict(model, data / "images" / "val", out=tmp_path / name, overlay=False)
-        for row, labels in zip(written["results"], expected, strict=True):
-            assert (np.asarray(read_mask(row["mask"])) == labels).mean() > 0.999, name
+        for row, labels in zip(written.results, expected, strict=True):
+            assert (np.asarray(read_mask(row.mask)) == labels).mean() > 0.999, name
         assert load(model, post="none").chain is None
 
 
@@ -238,12 +238,12 @@ def test_a_winner_goes_into_the_bundle_with_its_gain_and_cost(
     copy = save_bundle(tmp_path / "model", network, replace(bundle, postprocess=None))
     result = tune_postprocessing.TuningResult("close(3)", True, 0.02, 0.01, 0.03, 7.5, 0.4, 0.42, 3, 3)
     monkeypatch.setattr(tune_postprocessing, "tune_post", lambda *a, **k: result)
-    api.tune_post(copy, data)
+    api.tune_postprocessing(copy, data)
     saved = json.loads((copy / "model.json").read_text())
     assert saved["postprocess"] == "close(3)"
     found = saved["metrics"]["postprocess"]
     assert (found["gain"], found["gain_ci95"], found["milliseconds"]) == (0.02, [0.01, 0.03], 7.5)
     assert str(load(copy).chain) == "close(3)"
     monkeypatch.setattr(tune_postprocessing, "tune_post", lambda *a, **k: replace(result, chain="open(3)", kept=False))
-    assert "Nothing is kept" in api.tune_post(copy, data).summary
+    assert "Nothing is kept" in api.tune_postprocessing(copy, data).summary
     assert json.loads((copy / "model.json").read_text())["postprocess"] == "close(3)", "what was proven stays"

@@ -201,10 +201,12 @@ def test_the_figure_shows_what_is_asked_for_and_says_what_cannot_be_shown(tmp_pa
     plain = FigureRow(images.read_image(0), found)
     gray = FigureRow(images.read_image(0)[..., :1], found, images.truth(0))
     small = read_image(crf_figure([plain], SPACE, tmp_path / "a.png", width=64))
-    more = read_image(crf_figure([gray], SPACE, tmp_path / "b.jpg", width=64, belief="thing", iterations=(1, 2, 3, 4)))
+    more = read_image(
+        crf_figure([gray], SPACE, tmp_path / "b.jpg", width=64, probability_of="thing", iterations=(1, 2, 3, 4))
+    )
     assert more.shape[0] > small.shape[0] + 48 and more.shape[1] == small.shape[1] + 2 * (64 + 8), "truth, 4 iterations"
     with pytest.raises(UsageError, match="unknown class"):
-        crf_figure([plain], SPACE, tmp_path / "c.png", belief="pony")
+        crf_figure([plain], SPACE, tmp_path / "c.png", probability_of="pony")
     for rows, iterations in (([], (1,)), ([plain], ()), ([plain], (0, 1))):
         with pytest.raises(PostprocessError, match="a figure needs"):
             crf_figure(rows, SPACE, tmp_path / "c.png", iterations=iterations)

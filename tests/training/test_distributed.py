@@ -37,7 +37,7 @@ def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def launch(processes: int, *arguments: object) -> subprocess.Popen[str]:
     command = [sys.executable]
-    if processes > 1 and "--devices" not in arguments:
+    if processes > 1 and "--nproc" not in arguments:
         command += ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
     return subprocess.Popen(
         [*command, "-m", "segwright", *map(str, arguments)],
@@ -73,7 +73,7 @@ def test_one_of_two_processes_checks_the_data(tmp_path: Path) -> None:
     broken = write_street_scenes(tmp_path / "street", train=6, val=3, test=0, size=(64, 96))
     mask = sorted((broken / "masks" / "train").iterdir())[0]
     mask.write_bytes(mask.read_bytes()[:-20])
-    process = launch(2, "train", broken, *SETTINGS, "--out", tmp_path / "run", "--devices", "2")
+    process = launch(2, "train", broken, *SETTINGS, "--out", tmp_path / "run", "--nproc", "2")
     output, _ = process.communicate(timeout=400)
     assert process.returncode == 2, "as with one process, and no traceback of the launcher's"
     assert output.count("would spoil a training") == 1 and "Traceback" not in output, output

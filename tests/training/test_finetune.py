@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from segwright.api import train, train_run
+from segwright.api import train
 from segwright.core.errors import BundleError, SegwrightError, UsageError, WeightsError
 from segwright.core.types import LabelSpace
 from segwright.data.dataset import open_dataset
@@ -101,7 +101,7 @@ def test_from_a_saved_model_to_the_next_and_the_terms_go_along(
 ) -> None:
     """Whatever was trained before says where its weights came from, over a fine-tuning and a resumed run of it."""
     scenes = write_street_scenes(tmp_path / "scenes", train=8, val=3, test=1, size=(64, 96))
-    train_run(scenes, SMALL, out=tmp_path / "first")
+    train(scenes, settings=SMALL, out=tmp_path / "first")
     first = tmp_path / "first" / "model"
     assert read_bundle(first).licenses == {"weights": "trained from random weights"}
     network, bundle = load_bundle(first)
@@ -109,7 +109,7 @@ def test_from_a_saved_model_to_the_next_and_the_terms_go_along(
     expected = {"weights": "fine-tuned from first: started from timm/x (license: cc-by-nc-4.0)"}
     config = TrainConfig().with_values({**SMALL, "training.epochs": 4, "out": str(tmp_path / "second")})
     stopped = run_training(
-        open_dataset(scenes), config, start=tmp_path / "first", on_validation=lambda progress, found: True
+        open_dataset(scenes), config, init_from=tmp_path / "first", on_validation=lambda progress, found: True
     )
     assert stopped.stopped_by == "on_validation"
     assert "kept" in capsys.readouterr().err
@@ -175,5 +175,5 @@ def test_a_wrong_start_ends_in_a_typed_error_before_anything_is_written(given: s
             values |= {"model.name": "unet"} if given == "other network" else {"model.encoder": "resnet18"}
             expected = (UsageError, "the saved model to fine-tune is another network")
     with pytest.raises(expected[0], match=expected[1]) as caught:
-        run_training(open_dataset(scenes), TrainConfig().with_values({**values, "out": str(out)}), start=start)
+        run_training(open_dataset(scenes), TrainConfig().with_values({**values, "out": str(out)}), init_from=start)
     assert str(start) in str(caught.value) and not out.exists()

@@ -170,10 +170,10 @@ def test_it_is_said_and_written_down(
         "training.epochs": 1,
         "training.device": "cpu",
     }
-    planned = api.train_run(scenes, values, out=tmp_path / "run", dry_run=True)
+    planned = api.train(scenes, settings=values, out=tmp_path / "run", dry_run=True)
     assert "memory: " in capsys.readouterr().err and planned.memory is not None
     assert not (tmp_path / "run").exists()
-    api.train_run(scenes, values, out=tmp_path / "run")
+    api.train(scenes, settings=values, out=tmp_path / "run")
     assert capsys.readouterr().err.count("memory: ") == 1
     found = json.loads((tmp_path / "run" / "plan.json").read_text())["memory"]
     assert found["training"]["size"] == [64, 96] and found["training"]["images"] == 4

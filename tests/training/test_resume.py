@@ -140,7 +140,7 @@ def test_other_classes_are_refused_by_name(scenes: Path, stopped: Path, tmp_path
     assert open_dataset(other).label_space.names != open_dataset(scenes).label_space.names
     with pytest.raises(UsageError, match="other classes") as caught:
         run(other, folder, resume=True)
-    assert "--from" in str(caught.value) and "sea" in str(caught.value)
+    assert "--init-from" in str(caught.value) and "sea" in str(caught.value)
 
 
 def test_data_that_changed_is_said(

@@ -26,7 +26,7 @@ class Archive:
 class DatasetEntry:
     """One dataset."""
 
-    name: str  # as `segwright datasets get NAME` takes it
+    name: str  # as `segwright datasets download NAME` takes it
     title: str
     files: tuple[Archive, ...]
     format: str  # how it opens then

@@ -90,7 +90,7 @@ def test_the_command_line_and_the_config(tmp_path: Path) -> None:
     assert np.array_equal(
         open_dataset(out).all.read_mask(0), open_dataset(tmp_path / "set", images="p/*", masks="q/*").all.read_mask(0)
     )
-    for command in ("train", "evaluate", "compare", "tune", "lr-range", "tune-post", "crf-figure"):
+    for command in ("train", "evaluate", "compare", "tune", "lr-range", "tune-post", "plot-crf"):
         assert "--masks" in CliRunner().invoke(app, [command, "--help"]).output, command
     config = TrainConfig().with_values({"data.images": "p/*", "data.masks": "q/*"})
     assert config.data.images == "p/*" and "masks: q/*" in config.to_yaml()

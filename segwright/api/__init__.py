@@ -1,0 +1,53 @@
+"""What ``import segwright`` offers: one function per command, over paths or objects.
+
+Functions import what they need when they are called: a data check must not wait seconds for torch.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from segwright.api.data import check, choose_split, convert, open_dataset
+from segwright.api.inference import compare, evaluate, predict, serve
+from segwright.api.models import create_model, ensemble, export, import_weights, list_models, load
+from segwright.api.postprocess import plot_crf, tune_postprocessing
+from segwright.api.results import ConvertResult, FailedFile, ModelInfo, PredictedFile, PredictResult
+from segwright.api.training import cross_validate, lr_range, train, tune
+from segwright.core.deprecated import warn_renamed
+
+__all__ = [
+    "ConvertResult",
+    "FailedFile",
+    "ModelInfo",
+    "PredictResult",
+    "PredictedFile",
+    "check",
+    "choose_split",
+    "compare",
+    "convert",
+    "create_model",
+    "cross_validate",
+    "ensemble",
+    "evaluate",
+    "export",
+    "import_weights",
+    "list_models",
+    "load",
+    "lr_range",
+    "open_dataset",
+    "plot_crf",
+    "predict",
+    "serve",
+    "train",
+    "tune",
+    "tune_postprocessing",
+]
+
+_RENAMED = {"tune_post": "tune_postprocessing", "crf_figure": "plot_crf", "evaluate_path": "evaluate"}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _RENAMED:
+        warn_renamed(name, _RENAMED[name])
+        return globals()[_RENAMED[name]]
+    raise AttributeError(f"module 'segwright.api' has no attribute {name!r}")

@@ -1,0 +1,386 @@
+"""Use a model: predict, evaluate, compare, serve."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from segwright.api.data import choose_split, opened
+from segwright.api.models import load
+from segwright.api.results import PredictResult
+from segwright.core.deprecated import warn_renamed
+from segwright.core.errors import UsageError
+from segwright.core.progress import progress
+from segwright.data.dataset import Dataset, Split, open_dataset
+
+if TYPE_CHECKING:
+    from segwright.evaluation.compare import Comparison
+    from segwright.evaluation.evaluate import Evaluation
+    from segwright.inference.predictor import Predictor
+
+__all__ = ["as_predictor", "compare", "evaluate", "predict", "serve"]
+
+
+def predict(
+    model: str | Path | Predictor,
+    source: str | Path | Sequence[str | Path],
+    *,
+    out: str | Path = "predictions",
+    device: str = "auto",
+    post: str | None = None,
+    tta: str | None = None,
+    confidence: bool = False,
+    overlay: bool = True,
+    mask_format: str = "palette",
+    probabilities: str | bool | None = None,
+    polygons: Sequence[str] = (),
+    areas: str | Path | None = None,
+    video: bool = False,
+    eight_bit: str | None = None,
+    overwrite: bool = False,
+    trust_external: bool = False,
+    result: dict[str, Any] | None = None,
+) -> PredictResult:
+    """Segment every image of one or several sources and write the masks.
+
+    No source is ever written over, and no other file unless an earlier prediction wrote it or ``overwrite`` is set.
+
+    Parameters
+    ----------
+    model : str or Path or Predictor
+        A saved model, as for :func:`segwright.load`, or a loaded one.
+    source : str or Path or sequence of them
+        Images, folders, globs, videos or GeoTIFFs.
+    out : str or Path, default="predictions"
+        The folder of the outputs.
+    device, post, tta, eight_bit, trust_external
+        As for :func:`segwright.load`.
+    confidence, overlay : bool
+        Also write the confidence as a gray PNG; the image with the classes' colors over it.
+    mask_format : {"palette", "index", "values", "npy"}, default="palette"
+        A PNG of class indices with the classes' colors (OpenCV reads the colors), a gray PNG of class indices, the
+        values of the dataset's own masks, or an array.
+    probabilities : {"npz", "npy"} or bool, optional
+        Also write all probabilities, float16 K×H×W.
+    polygons : sequence of {"geojson", "coco", "labelme"}, optional
+        Also write polygons.
+    areas : str or Path, optional
+        Also write a CSV file: pixels, share and area per image and class.
+    video : bool, default=False
+        For a video: one overlay video in place of files per frame.
+    overwrite : bool, default=False
+        Replace files in ``out`` that no prediction wrote.
+    result : dict, optional
+        Filled as the work goes on, for callers that may be interrupted.
+
+    Returns
+    -------
+    PredictResult
+        ``images``, ``results`` (a :class:`PredictedFile` per image), ``failed``, ``notes``, ``stopped``.
+
+    Raises
+    ------
+    ImageReadError
+        The only image cannot be read. Among several, a bad file is listed under ``failed`` and the others go on.
+    UsageError
+        There is nothing to predict, or an output would replace a source.
+
+    Examples
+    --------
+    >>> import segwright as sw
+    >>> done = sw.predict("run", "streets/images/test", out="masks", device="cpu")
+    >>> done.images, done.failed
+    (3, ())
+    """
+    from segwright.inference.batch import OutputOptions, new_result, predict_source
+    from segwright.inference.sources import open_sources
+
+    saved = "npz" if probabilities is True else probabilities or None
+    options = OutputOptions(
+        mask_format, overlay, confidence, saved, tuple(polygons), Path(areas) if areas is not None else None, video
+    )
+    found = open_sources([source] if isinstance(source, str | Path) else list(source))
+    predictor = as_predictor(model, device, post, tta, eight_bit, trust_external)
+    filled = result if result is not None else {}
+    filled |= new_result(Path(out))
+    if found.kind == "image":  # perhaps a large one: progress by its windows
+        with ExitStack() as stack:
+
+            def windows(count: int) -> Callable[[int], None]:
+                return stack.enter_context(progress("predicting", count))
+
+            predict_source(predictor, found, Path(out), options, overwrite=overwrite, windows=windows, result=filled)
+    else:
+        with progress("predicting", len(found) or None) as advance:
+            predict_source(predictor, found, Path(out), options, overwrite=overwrite, advance=advance, result=filled)
+    return PredictResult.from_json(filled)
+
+
+def evaluate(
+    model: str | Path | Predictor,
+    data: Split | Dataset | str | Path,
+    *,
+    split: str | None = None,
+    device: str = "auto",
+    post: str | None = None,
+    tta: str | None = None,
+    format: str | None = None,
+    images: str | None = None,
+    masks: str | None = None,
+    skip_bad: bool = False,
+    match: str = "names",
+    raw_values: bool = False,
+    report: str | Path | None = None,
+    command: str = "",
+    eight_bit: str | None = None,
+    trust_external: bool = False,
+) -> Evaluation:
+    """Score a model, or masks made by any tool, on a split that has masks.
+
+    Parameters
+    ----------
+    model : str or Path or Predictor
+        A run folder, a bundle, an ``.onnx`` file or a loaded predictor; or a folder of masks named as the images, whose
+        values are class indices.
+    data : Split or Dataset or str or Path
+        What to score on.
+    split : str, optional
+        A split of ``data``, or ``"all"``. Left out: ``test``, else ``val``, else all images with a note.
+    device, post, tta, eight_bit, trust_external
+        As for :func:`segwright.load`. Images are read by the model's value range.
+    format, images, masks : str, optional
+        How to read the dataset, as for :func:`segwright.check`.
+    skip_bad : bool, default=False
+        Leave unusable files out, and list them.
+    match : {"names", "index"}, default="names"
+        Bring the model's classes to the data's by name, or by index.
+    raw_values : bool, default=False
+        Masks of a folder hold the dataset's own file values.
+    report : str or Path, optional
+        Also write a page.
+    command : str, optional
+        The command line, shown in the report.
+
+    Returns
+    -------
+    Evaluation
+        ``miou`` with its 95 % interval, ``pixel_accuracy``, per-class and per-image figures; ``to_json()``.
+
+    Raises
+    ------
+    DataError
+        There is no such split, or nothing in it is labeled.
+    ModelError
+        The classes of model and data do not fit.
+
+    Examples
+    --------
+    >>> import segwright as sw
+    >>> found = sw.evaluate("run", "streets", split="test", device="cpu")
+    >>> found.images, 0 <= found.miou <= 1
+    (3, True)
+    """
+    from segwright.evaluation.evaluate import evaluate as evaluate_predictor
+    from segwright.inference.split_reader import as_model_sees
+
+    chosen = data if isinstance(data, Split) else choose_split(opened(data, format, images, masks), split)
+    if isinstance(model, str | Path) and _is_mask_folder(Path(model)):
+        from segwright.evaluation.masks import evaluate_masks
+
+        found = evaluate_masks(Path(model), chosen, raw_values=raw_values, skip_missing=skip_bad)
+    else:
+        predictor = as_predictor(model, device, post, tta, eight_bit, trust_external)
+        chosen = as_model_sees(chosen, predictor)
+        found = evaluate_predictor(predictor, chosen, skip_bad=skip_bad, match=match)
+        found.notes += predictor.notes
+    if report is not None:
+        from segwright.evaluation.report import RunFacts, write_report
+
+        name = Path(model).name if isinstance(model, str | Path) else "model"
+        write_report(Path(report), found, chosen, RunFacts(title=f"{name} on {chosen.name}", command=command))
+    return found
+
+
+def compare(
+    models: Sequence[str | Path],
+    data: str | Path,
+    *,
+    split: str | None = None,
+    device: str = "auto",
+    format: str | None = None,
+    images: str | None = None,
+    masks: str | None = None,
+    eight_bit: str | None = None,
+    trust_external: bool = False,
+) -> Comparison:
+    """Compare models on the same images, with the paired interval of the difference.
+
+    Parameters
+    ----------
+    models : sequence of str or Path
+        Two or more saved models; the first is the baseline.
+    data : str or Path
+        The dataset.
+    split, device, format, images, masks, eight_bit, trust_external
+        As for :func:`segwright.evaluate`.
+
+    Returns
+    -------
+    Comparison
+        ``evaluations`` and ``differences`` by model.
+
+    Raises
+    ------
+    UsageError
+        Fewer than two models, or one that is given twice.
+
+    Examples
+    --------
+    >>> import segwright as sw
+    >>> sw.compare(["run", "other-run"], "streets").differences  # doctest: +SKIP
+    """
+    from segwright.evaluation.compare import compare as compare_evaluations
+
+    if len(models) < 2:
+        raise UsageError("a comparison takes two models or more", found=str(len(models)))
+    places: dict[Path, Path] = {}
+    for model in map(Path, models):
+        place = model.resolve()
+        place = place.parent if place.name == "model" and place.is_dir() else place  # of a run, not in it
+        if place in places:
+            raise UsageError(
+                "one model is given twice",
+                expected="different models",
+                found=f"{places[place]} and {model}",
+                fix="leave one out; an evaluation of it alone: segwright evaluate MODEL DATA",
+            )
+        places[place] = model
+    chosen = choose_split(open_dataset(data, format, images=images, masks=masks), split)
+    found = {}
+    for each in models:
+        predictor = load(each, device=device, eight_bit=eight_bit, trust_external=trust_external)
+        found[str(each)] = evaluate(predictor, chosen)
+    return compare_evaluations(found)
+
+
+def serve(
+    model: str | Path,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    device: str = "auto",
+    precision: str = "fp32",
+    post: str | None = None,
+    tta: str | None = None,
+    max_concurrent_requests: int = 32,
+    batch: int | None = None,
+    max_megabytes: float = 32.0,
+    max_megapixels: float = 32.0,
+    upload_timeout: float = 30.0,
+    predict_timeout: float = 120.0,
+    eight_bit: str | None = None,
+    watch: bool = False,
+    trust_external: bool = False,
+    message: Callable[[str], None] = print,
+    queue: int | None = None,
+    timeout: float | None = None,
+    say: Callable[[str], None] | None = None,
+) -> None:
+    """Serve a model over HTTP until SIGINT or SIGTERM. Requests that were accepted are finished first.
+
+    Parameters
+    ----------
+    model : str or Path
+        A run folder, a bundle or an ``.onnx`` file.
+    host : str, default="127.0.0.1"
+        Address to listen on; ``"0.0.0.0"`` for all.
+    port : int, default=8000
+        0 takes a free one.
+    device, precision, post, tta, eight_bit, trust_external
+        As for :func:`segwright.load`.
+    max_concurrent_requests : int >= 1, default=32
+        Requests at a time; more are answered with 503.
+    batch : int >= 1, optional
+        Images of one size that run together. Left out: 8 on a GPU, 1 on a CPU.
+    max_megabytes, max_megapixels : float > 0
+        The largest body and image.
+    upload_timeout : float > 0, default=30
+        Seconds that a client may take to send an image.
+    predict_timeout : float > 0, default=120
+        Seconds that the network may take for one image.
+    watch : bool, default=False
+        Reload the model when its files change, as SIGHUP does.
+    message : callable, default=print
+        Receives lines for the user, such as the URL. Requests are logged to ``segwright.serve``.
+    queue, timeout, say
+        Former names of ``max_concurrent_requests``, ``upload_timeout`` and ``message``.
+
+    Raises
+    ------
+    UsageError
+        The port cannot be had.
+    BundleError
+        There is no saved model.
+    MissingExtraError
+        The extra ``serve`` is not installed.
+
+    Examples
+    --------
+    >>> import segwright as sw
+    >>> sw.serve("run", port=0)  # doctest: +SKIP
+
+    For other ASGI servers see :func:`segwright.serving.app.create_app`.
+    """
+    if queue is not None:
+        warn_renamed("serve(queue=…)", "max_concurrent_requests=…")
+        max_concurrent_requests = queue
+    if timeout is not None:
+        warn_renamed("serve(timeout=…)", "upload_timeout=…")
+        upload_timeout = timeout
+    if say is not None:
+        warn_renamed("serve(say=…)", "message=…")
+        message = say
+    from segwright.inference.predictor import find_bundle
+    from segwright.serving.limits import ServiceLimits
+    from segwright.serving.server import log_to_stderr, serve_model
+
+    path = Path(model)
+    limits = ServiceLimits(
+        max_megabytes=max_megabytes, max_megapixels=max_megapixels, max_concurrent_requests=max_concurrent_requests,
+        batch=batch, body_seconds=upload_timeout, header_seconds=min(10.0, upload_timeout),
+        predict_seconds=predict_timeout,
+    )  # fmt: skip
+
+    def load_model() -> Predictor:
+        return load(
+            path, device=device, precision=precision, post=post, tta=tta, eight_bit=eight_bit,
+            trust_external=trust_external,
+        )  # fmt: skip
+
+    watched = None if not watch else path if path.suffix.lower() == ".onnx" else find_bundle(path)
+    log_to_stderr()
+    place = path.resolve()
+    folder = place.parent if place.name == "model" else place  # of a run, not in it
+    name = place.stem if place.is_file() else folder.name
+    serve_model(load_model, limits, name=name, host=host, port=port, watch=watched, message=message)
+
+
+def as_predictor(
+    model: str | Path | Predictor,
+    device: str,
+    post: str | None,
+    tta: str | None,
+    eight_bit: str | None = None,
+    trust_external: bool = False,
+) -> Predictor:
+    """The predictor itself, or the one of a saved model."""
+    if isinstance(model, str | Path):
+        return load(model, device=device, post=post, tta=tta, eight_bit=eight_bit, trust_external=trust_external)
+    return model
+
+
+def _is_mask_folder(path: Path) -> bool:
+    is_run = (path / "model.json").is_file() or (path / "model" / "model.json").is_file()
+    return path.is_dir() and not is_run
