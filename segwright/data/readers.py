@@ -7,10 +7,9 @@ a mask file holds them (a palette's indices or its colors, the alpha channel) is
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -18,7 +17,7 @@ import numpy.typing as npt
 from segwright.core.errors import DataError, ImageReadError, LabelError
 from segwright.core.types import Color, LabelSpace
 from segwright.data.mask_files import MaskSource, mask_pixels, read_mask_file
-from segwright.data.records import ObjectCount, Record, ValueRange, Values, apply_lookup
+from segwright.data.records import Reader, Record, ValueRange, Values, apply_lookup
 from segwright.imageio import DEFAULT_LIMITS, ImageInfo, Limits, UInt8Array, read_header, read_image, read_raster
 
 
@@ -61,7 +60,7 @@ def _fit_bands(pixels: npt.NDArray[Any], bands: int, path: Path) -> npt.NDArray[
 
 
 @dataclass
-class FileReader:
+class FileReader(Reader):
     """Images and masks that are files of their own."""
 
     label_space: LabelSpace
@@ -95,27 +94,16 @@ class FileReader:
             image = self.value_range.apply(pixels)
         return np.repeat(image, 3, axis=2) if image.shape[2] == 1 else image
 
-    def is_full_file(self, record: Record) -> bool:
-        """Whether the record's image is all of its file."""
-        return True
-
     def read_bands(self, record: Record) -> npt.NDArray[Any]:
-        """H×W×C in the file's own number type."""
         if record.image_path is None:
             raise DataError("the record has no image", found=record.id)
         return read_raster(record.image_path, self.limits)
 
     def header(self, path: Path) -> ImageInfo:
-        """What the header of an image or mask says."""
         return read_header(path, self.limits)
 
-    def georeference_mismatch(self, record: Record) -> LabelError | None:
-        """What else says that image and mask do not belong together; for the data check."""
-        return None
-
-    def object_counts(self, record: Record) -> Mapping[int, ObjectCount] | None:
-        """Class index → annotated objects, where a format draws objects; None for masks in files."""
-        return None
+    def changed(self, **changes: Any) -> Self:
+        return super().changed(**changes, _lookup=None)
 
     def values(self, record: Record) -> Values | None:
         raw = self.read_mask_values(record)

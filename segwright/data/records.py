@@ -8,11 +8,12 @@ a worker process can take its share along.
 from __future__ import annotations
 
 import copy
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, Protocol, overload
+from typing import Any, Literal, Protocol, Self, overload
 
 import cv2
 import numpy as np
@@ -20,8 +21,8 @@ import numpy.typing as npt
 
 from segwright.core.deprecated import renamed_attribute
 from segwright.core.errors import DataError, DepthError, LabelError, SegwrightError, UsageError
-from segwright.core.types import LabelSpace, Sample
-from segwright.imageio import UInt8Array
+from segwright.core.types import Color, LabelSpace, Sample
+from segwright.imageio import ImageInfo, UInt8Array, read_header
 
 Severity = Literal["error", "warning", "note"]
 Values = npt.NDArray[np.int32]  # H×W of what a mask file holds before the label map; -1 where it has no meaning
@@ -181,22 +182,63 @@ class TypedErrors:
         raise DataError(f"{self.what} failed", found=found[:300], where=self.where, fix="export it again") from error
 
 
-class Reader(Protocol):
-    """Turns a record into pixels; stateless but for caches, and picklable."""
+class ColorTable(Protocol):
+    """Colors of a color-coded mask; a color's row is its file value."""
+
+    @property
+    def colors(self) -> tuple[Color, ...]: ...
+
+
+class Reader(ABC):
+    """Turns a record into pixels; stateless except for caches, and picklable.
+
+    A format implements the three abstract methods; the others have defaults that fit images and masks in files of 8
+    bits. :class:`segwright.data.readers.FileReader` is the base of all readers of this package.
+    """
 
     label_space: LabelSpace
+    value_range: ValueRange | None = None  # how images become 8 bit; None: they are 8 bit
+    bands: int | None = None  # bands of the images; None: they are read as RGB
+    color_table: ColorTable | None = None  # of color-coded masks; None: masks hold indices
 
+    @abstractmethod
     def image(self, record: Record) -> UInt8Array:
         """uint8 H×W×C; ImageReadError naming the file."""
-        ...
 
+    @abstractmethod
     def values(self, record: Record) -> Values | None:
         """H×W file values before the label map, -1 where a value has no meaning; None without a mask."""
-        ...
 
+    @abstractmethod
     def mask(self, record: Record) -> UInt8Array | None:
         """uint8 H×W class indices; LabelError where a value is not in the label map; None without a mask."""
-        ...
+
+    def is_full_file(self, record: Record) -> bool:
+        """Whether the record's image is all of its file, and no page or tile."""
+        return True
+
+    def read_bands(self, record: Record) -> npt.NDArray[Any]:
+        """H×W×C in the number type of the file."""
+        return self.image(record)
+
+    def header(self, path: Path) -> ImageInfo:
+        """The header of an image or mask file."""
+        return read_header(path)
+
+    def georeference_mismatch(self, record: Record) -> LabelError | None:
+        """The error if image and mask lie at different places on the ground; for the check."""
+        return None
+
+    def object_counts(self, record: Record) -> Mapping[int, ObjectCount] | None:
+        """Class index (255: ignored) → annotated objects; None for formats without single objects."""
+        return None
+
+    def changed(self, **changes: Any) -> Self:
+        """A copy with another ``label_space`` or ``value_range``."""
+        other = copy.copy(self)
+        for name, value in changes.items():
+            setattr(other, name, value)
+        return other
 
 
 class Split(Sequence[Sample]):
@@ -290,7 +332,7 @@ class Dataset:
     @property
     def value_range(self) -> ValueRange | None:
         """How images become 8 bit; None where they are 8 bit already."""
-        return getattr(self.reader, "value_range", None)
+        return self.reader.value_range
 
     @cached_property
     def splits(self) -> dict[str, Split]:
@@ -336,10 +378,7 @@ class Dataset:
         return self._with_reader(value_range=value_range)
 
     def _with_reader(self, **changes: Any) -> Dataset:
-        reader: Any = copy.copy(self.reader)
-        for name, value in changes.items():
-            setattr(reader, name, value)
-        reader._lookup = None
+        reader = self.reader.changed(**changes)
         parts = {name: split.records for name, split in self.splits.items() if set(self.splits) != {"all"}}
         return replace(self, reader=reader, given=parts, notes=list(self.notes), split_maker=None)
 

@@ -6,11 +6,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from segwright.core.errors import DataError, ImageReadError
 from segwright.core.types import LabelSpace
-from segwright.data.records import Record, Split, Values
+from segwright.data.records import Reader, Record, Split, Values
 from segwright.imageio import UInt8Array
 from segwright.inference.predictor import STRETCHED_DATA, Predictor, fit_channels
 
@@ -23,7 +22,7 @@ def as_model_sees(split: Split, predictor: Predictor) -> Split:
     (:meth:`ValueRange.among_deeper`); where all are 8 bit, ``predictor.eight_bit`` holds, and what is ambiguous is an
     ImageReadError on reading.
     """
-    own = getattr(split.reader, "value_range", None)
+    own = split.reader.value_range
     if predictor.value_range is None:
         if own is not None:
             predictor.note(STRETCHED_DATA)
@@ -34,23 +33,19 @@ def as_model_sees(split: Split, predictor: Predictor) -> Split:
 
 
 @dataclass
-class ModelReader:
+class ModelReader(Reader):
     """A reader whose images go through a model's value range; masks are the reader's own."""
 
-    reader: Any
+    reader: Reader
     predictor: Predictor
     mixed: bool  # whether the dataset holds deeper images, so that its 8-bit ones are already scaled
 
     def __post_init__(self) -> None:
         self.label_space: LabelSpace = self.reader.label_space
-
-    @property
-    def value_range(self) -> Any:
-        return self.predictor.value_range
+        self.value_range = self.predictor.value_range
 
     def image(self, record: Record) -> UInt8Array:
-        read_bands = getattr(self.reader, "read_bands", None)
-        pixels: npt.NDArray[Any] = read_bands(record) if read_bands is not None else self.reader.image(record)
+        pixels = self.reader.read_bands(record)
         where = record.image_path or record.id
         if pixels.dtype == np.uint8 and self.mixed:
             known = self.predictor.value_range
@@ -66,12 +61,10 @@ class ModelReader:
             ) from error
 
     def mask(self, record: Record) -> UInt8Array | None:
-        found: UInt8Array | None = self.reader.mask(record)
-        return found
+        return self.reader.mask(record)
 
     def values(self, record: Record) -> Values | None:
-        found: Values | None = self.reader.values(record)
-        return found
+        return self.reader.values(record)
 
     def __getattr__(self, name: str) -> Any:
         if name in ("reader", "__getstate__", "__setstate__"):

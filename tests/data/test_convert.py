@@ -12,8 +12,9 @@ import pytest
 import tifffile
 
 from segwright.core.errors import OutputError, UsageError
-from segwright.data.convert import WRITERS, convert, losses, safe_names, split_names
+from segwright.data.convert import WRITERS, convert, lossy_aspects
 from segwright.data.dataset import Dataset, open_dataset
+from segwright.data.formats.writing import safe_names, split_names
 from segwright.imageio import write_image, write_mask
 
 CLASSES = "id,name,r,g,b\n0,grass & <hills>,0,160,0\n1,water,0,0,200\n2,Ürban,90,90,90\n255,ignore,0,0,0\n"
@@ -153,17 +154,17 @@ def test_coco_is_what_pycocotools_reads(tmp_path: Path) -> None:
 
 def test_what_is_lost_is_said_before_writing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     source = make_source(tmp_path / "in", background=True, splits=True)
-    assert [line.partition(" ")[0] for line in losses(source, "folder")] == ["1"], "a name with a dot"
-    assert any("1 images without a mask become ignored" in line for line in losses(source, "coco"))
-    assert any("1 images without a mask become background" in line for line in losses(source, "cvat"))
-    assert any("without JSON" in line for line in losses(source, "labelme"))
+    assert [line.partition(" ")[0] for line in lossy_aspects(source, "folder")] == ["1"], "a name with a dot"
+    assert any("1 images without a mask become ignored" in line for line in lossy_aspects(source, "coco"))
+    assert any("1 images without a mask become background" in line for line in lossy_aspects(source, "cvat"))
+    assert any("without JSON" in line for line in lossy_aspects(source, "labelme"))
     convert(source, "coco", tmp_path / "coco")
     assert "become ignored all over" in capsys.readouterr().err
     again = open_dataset(tmp_path / "coco")
-    assert any("which object is which" in line for line in losses(again, "folder"))
+    assert any("single objects are not kept apart" in line for line in lossy_aspects(again, "folder"))
     doubled = replace(source, given={**source.given, "trainval": source.records}, split_maker=None)
-    assert any("8 images are in several splits" in line for line in losses(doubled, "folder"))
-    assert not any("several splits" in line for line in losses(doubled, "voc"))
+    assert any("8 images are in several splits" in line for line in lossy_aspects(doubled, "folder"))
+    assert not any("several splits" in line for line in lossy_aspects(doubled, "voc"))
 
 
 def test_deep_images_stay_deep_where_files_are_copied(tmp_path: Path) -> None:
@@ -176,7 +177,7 @@ def test_deep_images_stay_deep_where_files_are_copied(tmp_path: Path) -> None:
         write_mask(tmp_path / f"in/masks/{name}.png", rng.integers(0, 2, (12, 16)).astype(np.uint8))
     source = open_dataset(tmp_path / "in")
     for to in WRITERS:
-        said = any("8-bit colors" in line for line in losses(source, to))
+        said = any("8-bit colors" in line for line in lossy_aspects(source, to))
         assert said == (to in ("webdataset", "hf")), to
         if said:
             continue

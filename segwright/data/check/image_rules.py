@@ -44,7 +44,7 @@ def mask_encodings(evidence: Evidence) -> list[Problem]:
         )
         example = _examples(totals, records, "mask")
         fix = f"segwright convert {shlex.quote(str(dataset.root))} --to folder --out NEW writes them all alike"
-        table = getattr(dataset.reader, "color_table", None)
+        table = dataset.reader.color_table
         dark = sorted({r for r, g, b in table.colors if r == g == b and 0 < r < DARK}) if table is not None else []
         severity: Severity = "warning"
         if dark and {"gray", "RGB"} <= groups.keys():
@@ -52,7 +52,7 @@ def mask_encodings(evidence: Evidence) -> list[Problem]:
             text += f"; numbers of the gray ones ({listed(list(map(str, dark)))}) are read as dark colors of their own"
             fix = "write all as colors, or all as class indices, and check again"
         problems.append(Problem(severity, "mixed mask codings", text, example, fix))
-    elif "RGB" in groups and getattr(dataset.reader, "color_table", None) is None and totals.mask_kinds:
+    elif "RGB" in groups and dataset.reader.color_table is None and totals.mask_kinds:
         text = "the masks are gray saved as RGB: three times the size, read as indices"
         fix = f"segwright convert {shlex.quote(str(dataset.root))} --to folder --out NEW"
         problems.append(Problem("note", "gray saved as RGB", text, (), fix))
@@ -112,7 +112,7 @@ def bit_depths(evidence: Evidence) -> list[Problem]:
     narrow = np.flatnonzero((totals.bits > 0) & (totals.bits <= 8)).tolist()
     if not deep or not narrow:
         return []
-    found: ValueRange | None = getattr(dataset.reader, "value_range", None)
+    found: ValueRange | None = dataset.value_range
     if found is None:
         how = "8-bit values are kept, each deeper image is stretched from its own lowest to its own highest value"
     else:

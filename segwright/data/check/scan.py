@@ -19,9 +19,8 @@ import numpy.typing as npt
 
 from segwright.core.errors import ImageReadError, LabelError, NameClashError, ReadReason, SegwrightError
 from segwright.core.types import IGNORE_INDEX
-from segwright.data.readers import FileReader
 from segwright.data.records import Reader, Record
-from segwright.imageio import ImageInfo, UInt8Array, read_header
+from segwright.imageio import ImageInfo, UInt8Array
 from segwright.imageio.image_info import ENDINGS
 
 THUMB = 16  # side of the thumbnail that confirms what the hash proposes
@@ -115,7 +114,7 @@ def examine(record: Record, reader: Reader, regions: bool = True) -> SampleRepor
 
 def _compare(record: Record, reader: Reader, found: SampleReport) -> None:
     """What a format knows besides the pixels: where image and mask lie on the ground."""
-    error = reader.georeference_mismatch(record) if isinstance(reader, FileReader) else None
+    error = reader.georeference_mismatch(record)
     if error is not None:
         text = f"{error.message}: {error.found}"
         found.file_errors.append(FileError("different ground", text, error.where or record.id, error.fix))
@@ -125,15 +124,11 @@ def _image(record: Record, reader: Reader, found: SampleReport) -> UInt8Array | 
     path = record.image_path
     try:
         if path is not None and _is_own_image(path):
-            found.image = _header(reader, path)
+            found.image = reader.header(path)
         return reader.image(record)
     except (SegwrightError, OSError, ValueError, MemoryError) as error:
         found.file_errors.append(_unreadable(error, path or record.id))
     return None
-
-
-def _header(reader: Reader, path: Path) -> ImageInfo:
-    return reader.header(path) if isinstance(reader, FileReader) else read_header(path)
 
 
 def _is_own_image(path: Path) -> bool:
@@ -158,7 +153,7 @@ def _labels(record: Record, reader: Reader, found: SampleReport) -> UInt8Array |
     path = record.mask_path
     try:
         if path is not None and path != record.image_path and _is_own_image(path):
-            found.mask = _header(reader, path)
+            found.mask = reader.header(path)
         return reader.mask(record)
     except ImageReadError as error:
         found.file_errors.append(_unreadable(error, path or record.id))
@@ -185,9 +180,8 @@ def _labels(record: Record, reader: Reader, found: SampleReport) -> UInt8Array |
 
 def _objects(record: Record, reader: Reader) -> dict[int, tuple[int, int]]:
     """Of a format that knows single objects: those listed and those that cover a pixel, per class."""
-    count = getattr(reader, "object_counts", None)
     try:
-        found = None if count is None else count(record)
+        found = reader.object_counts(record)
     except (SegwrightError, OSError, ValueError, MemoryError):  # reading the mask has said so
         found = None
     return {} if found is None else {int(label): (one.listed, one.drawn) for label, one in found.items()}

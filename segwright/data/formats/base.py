@@ -12,6 +12,7 @@ from segwright.core.errors import FormatError
 from segwright.data.formats.bit_depth import find_pixel_format
 from segwright.data.formats.file_tree import Tree, is_image
 from segwright.data.formats.name_parts import SPLIT_NAMES as SPLIT_NAMES
+from segwright.data.formats.writing import Writer
 from segwright.data.readers import FileReader
 from segwright.data.records import Dataset, Problem, Record
 
@@ -27,6 +28,7 @@ class Format:
     opener: Callable[[Tree], Dataset]
     # What to say where nothing was recognized and the files come near this format; None where they do not.
     hint: Callable[[Tree], FormatError | None] | None = None
+    writer: Writer | None = None  # writes a dataset in this format (``convert``); None if that is not offered
 
     def detect(self, path: str | Path | Tree) -> str | None:
         """Why it is this format, in words; None where it is not."""

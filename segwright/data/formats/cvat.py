@@ -10,18 +10,19 @@ from __future__ import annotations
 import io
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import IO
 from xml.etree.ElementTree import ParseError
+from xml.sax.saxutils import quoteattr
 
 from defusedxml.common import DefusedXmlException
 from defusedxml.ElementTree import iterparse
 
 from segwright.core.errors import FormatError, LabelError
-from segwright.core.types import Color
+from segwright.core.types import IGNORE_INDEX, Color
 from segwright.data.annotations.rasterize import (
     Drawable,
     Drawing,
@@ -32,14 +33,23 @@ from segwright.data.annotations.rasterize import (
     describe_source,
     fill_name,
 )
+from segwright.data.annotations.rle import encode_rows
 from segwright.data.formats.base import SPLIT_NAMES, Format, pairing_problems, sort_splits, unique_ids
 from segwright.data.formats.cvat_shapes import AREAS, LINES, Shape, pixels, shape_of, whole
 from segwright.data.formats.cvat_tracks import Frames, Video, number_images, read_meta, read_track, shapes_by_frame
 from segwright.data.formats.file_references import Reference, claimed_twice, resolve_all, surroundings
 from segwright.data.formats.file_tree import Tree, is_image, read_ends
+from segwright.data.formats.writing import (
+    IGNORE_NAME,
+    OutputSample,
+    annotation_labels,
+    background_index,
+    class_names,
+    class_regions,
+)
 from segwright.data.records import Dataset, Problem, Record
 from segwright.data.text_files import MAX_ANNOTATION_BYTES, open_regular, read_bytes
-from segwright.imageio import read_header
+from segwright.imageio import read_header, write_bytes
 
 PIECE = 1 << 20  # bytes that the XML parser is handed at a time
 MAX_HELD = 1_000_000  # elements of an XML in memory: of the image or track that is read, and what is beside them
@@ -323,6 +333,47 @@ def open_cvat(tree: Tree) -> Dataset:
     )
 
 
+def write_cvat(dataset: Dataset, samples: Iterator[OutputSample], out: Path) -> None:
+    """images/x.jpg, annotations.xml (CVAT for images 1.1) with a mask a class."""
+    names, fill = class_names(dataset), background_index(dataset)
+    lines = [
+        '<?xml version="1.0" encoding="utf-8"?>',
+        "<annotations>",
+        "<version>1.1</version>",
+        "<meta><task><labels>",
+    ]
+    for name, color in annotation_labels(dataset):
+        code = "#{:02x}{:02x}{:02x}".format(*color)
+        lines.append(f"<label><name>{_escape(name)}</name><color>{code}</color><type>mask</type></label>")
+    lines.append("</labels></task></meta>")
+    for number, sample in enumerate(samples):
+        data, ending = sample.image
+        height, width = sample.size
+        file = f"{sample.name}{ending}"
+        write_bytes(out / "images" / file, data)
+        subset = f" subset={quoteattr(sample.split)}" if sample.split else ""
+        lines.append(f'<image id="{number}" name={quoteattr(file)}{subset} width="{width}" height="{height}">')
+        for label, top, left, region in [] if sample.mask is None else class_regions(sample.mask, fill):
+            name = IGNORE_NAME if label == IGNORE_INDEX else names[label]
+            counts = ", ".join(map(str, encode_rows(region)))
+            lines.append(
+                f'<mask label={quoteattr(name)} source="manual" occluded="0" rle="{counts}" left="{left}" top="{top}" '
+                f'width="{region.shape[1]}" height="{region.shape[0]}" z_order="0"/>'
+            )
+        lines.append("</image>")
+    lines.append("</annotations>")
+    write_bytes(out / "annotations.xml", "\n".join(lines).encode())
+
+
+def _escape(name: str) -> str:
+    return name.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+
+
 FORMAT = Format(
-    "cvat", "CVAT", "annotations.xml (CVAT for images 1.1, for video 1.1) and its images", detect, open_cvat
+    "cvat",
+    "CVAT",
+    "annotations.xml (CVAT for images 1.1, for video 1.1) and its images",
+    detect,
+    open_cvat,
+    writer=write_cvat,
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -20,10 +20,11 @@ from segwright.data.formats.mask_encoding import Look, encoding_of, infer_encodi
 from segwright.data.formats.name_matching import Item, Pairing, Rival, describe_folder, pair_files
 from segwright.data.formats.name_parts import composed
 from segwright.data.formats.stacks import Page, find_stacks, paged, read_page, splits_by_name
+from segwright.data.formats.writing import OutputSample, write_classes
 from segwright.data.mask_files import ARRAY_ENDINGS, MaskPixels
 from segwright.data.readers import FileReader, pack_colors
 from segwright.data.records import Dataset, Problem, Record, ValueRange
-from segwright.imageio import DEFAULT_LIMITS, Limits, UInt8Array
+from segwright.imageio import DEFAULT_LIMITS, Limits, UInt8Array, write_bytes
 from segwright.imageio.decode import integers
 from segwright.imageio.sandbox import apart
 
@@ -452,6 +453,19 @@ def _problems(pairing: Pairing, records: list[Record]) -> tuple[list[Path], list
     return [item.path for item in lone], problems
 
 
+def write_folder(dataset: Dataset, samples: Iterator[OutputSample], out: Path) -> None:
+    """images/[split/]x.jpg, masks/[split/]x.png, classes.csv."""
+    palette = dataset.label_space.palette()
+    for sample in samples:
+        data, ending = sample.image
+        split = sample.split or ""
+        write_bytes(out / "images" / split / f"{sample.name}{ending}", data)
+        mask = sample.mask_png(palette)
+        if mask is not None:
+            write_bytes(out / "masks" / split / f"{sample.name}.png", mask)
+    write_classes(dataset, out)
+
+
 FORMAT = Format(
     "folder",
     "a folder of images and masks",
@@ -459,4 +473,5 @@ FORMAT = Format(
     detect,
     open_folder,
     hint,
+    writer=write_folder,
 )

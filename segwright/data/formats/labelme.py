@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import base64
 import binascii
+import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -21,6 +22,7 @@ import numpy as np
 
 from segwright.core.errors import DataError, FormatError, LabelError
 from segwright.core.progress import track
+from segwright.core.types import IGNORE_INDEX
 from segwright.data.annotations.polygons import as_points, draw_labelme
 from segwright.data.annotations.rasterize import Drawable, Drawing, RasterizedReader, Region, annotated_space, fill_name
 from segwright.data.formats.base import Format, pairing_problems, sort_splits, unique_ids
@@ -28,10 +30,19 @@ from segwright.data.formats.file_references import Reference, claimed_twice, res
 from segwright.data.formats.file_tree import Folder, Tree, is_image, read_ends, stem
 from segwright.data.formats.name_matching import describe_folder, find_class_list
 from segwright.data.formats.name_parts import composed
+from segwright.data.formats.writing import (
+    IGNORE_NAME,
+    OutputSample,
+    annotation_labels,
+    background_index,
+    class_names,
+    class_regions,
+    write_classes,
+)
 from segwright.data.label_maps import ClassList, read_class_list
 from segwright.data.records import Dataset, Problem, Record
 from segwright.data.text_files import read_json
-from segwright.imageio import UInt8Array, decode_image, decode_mask
+from segwright.imageio import UInt8Array, decode_image, decode_mask, encode_png, write_bytes
 
 CLASS_FILES = ("classes.csv", "classes.json", "labels.txt", "classes.txt", "class_names.txt")
 MAX_BYTES = 500_000_000
@@ -300,4 +311,41 @@ def _class_list(tree: Tree, folders: list[tuple[str, Folder]]) -> ClassList | No
     return None if path is None else read_class_list(path)
 
 
-FORMAT = Format("labelme", "labelme", "x.json with shapes beside x.jpg", detect, open_labelme)
+def write_labelme(dataset: Dataset, samples: Iterator[OutputSample], out: Path) -> None:
+    """[split/]x.jpg, [split/]x.json with shapes of type mask (labelme 5.1 and later), labels.txt, classes.csv."""
+    names, fill = class_names(dataset), background_index(dataset)
+    for sample in samples:
+        data, ending = sample.image
+        folder = out / (sample.split or "")
+        write_bytes(folder / f"{sample.name}{ending}", data)
+        if sample.mask is None:
+            continue
+        shapes: list[dict[str, Any]] = [
+            {
+                "label": IGNORE_NAME if label == IGNORE_INDEX else names[label],
+                "points": [[left, top], [left + region.shape[1] - 1, top + region.shape[0] - 1]],
+                "group_id": None,
+                "description": "",
+                "shape_type": "mask",
+                "flags": {},
+                "mask": base64.b64encode(encode_png(region.astype(np.uint8))).decode(),
+            }
+            for label, top, left, region in class_regions(sample.mask, fill)
+        ]
+        height, width = sample.size
+        page: dict[str, Any] = {
+            "version": "5.5.0",
+            "flags": {},
+            "shapes": shapes,
+            "imagePath": f"{sample.name}{ending}",
+            "imageData": None,
+            "imageHeight": height,
+            "imageWidth": width,
+        }
+        write_bytes(folder / f"{sample.name}.json", json.dumps(page, indent=1, ensure_ascii=False).encode())
+    lines = "".join(f"{name}\n" for name, _ in annotation_labels(dataset))
+    write_bytes(out / "labels.txt", lines.encode())
+    write_classes(dataset, out, IGNORE_NAME)  # for the colors, which labels.txt cannot hold
+
+
+FORMAT = Format("labelme", "labelme", "x.json with shapes beside x.jpg", detect, open_labelme, writer=write_labelme)

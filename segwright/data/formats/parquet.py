@@ -10,6 +10,7 @@ or ``id2label.json`` beside the files, else from the masks' values.
 
 from __future__ import annotations
 
+import json
 import re
 import threading
 from collections import OrderedDict
@@ -26,6 +27,7 @@ from segwright.data.formats.base import SPLIT_NAMES, Format, sort_splits, unique
 from segwright.data.formats.file_tree import Folder, Tree, is_image
 from segwright.data.formats.mask_encoding import encoding_of, look_at_bytes, mask_value_histogram
 from segwright.data.formats.name_matching import find_class_list
+from segwright.data.formats.writing import OutputSample, write_classes
 from segwright.data.label_maps import ClassList, read_class_list
 from segwright.data.readers import FileReader
 from segwright.data.records import Dataset, Problem, Record
@@ -409,4 +411,52 @@ def _class_list(tree: Tree) -> ClassList | list[Folder] | None:
     return folders if path is None else read_class_list(path)
 
 
-FORMAT = Format("hf", "Hugging Face Parquet", "*.parquet with columns of images and masks", detect, open_parquet)
+def write_parquet(dataset: Dataset, samples: Iterator[OutputSample], out: Path) -> None:
+    """data/[split]-00000.parquet with columns image and mask as ``datasets.Image`` stores them; classes.csv."""
+    try:
+        import pyarrow as pa
+        import pyarrow.parquet as parquet
+    except ImportError as error:
+        raise MissingExtraError(
+            "writing Parquet needs pyarrow", found="not installed", fix="pip install 'segwright[hf]'"
+        ) from error
+    palette = dataset.label_space.palette()
+    image = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    features = {"info": {"features": {"image": {"_type": "Image"}, "mask": {"_type": "Image"}}}}
+    schema = pa.schema([("image", image), ("mask", image)], {"huggingface": json.dumps(features)})
+    (out / "data").mkdir()
+    writers: dict[str, Any] = {}
+    rows: dict[str, list[dict[str, Any]]] = {}
+
+    def flush(split: str) -> None:
+        if rows.get(split):
+            writers[split].write_table(pa.Table.from_pylist(rows.pop(split), schema=schema))
+
+    try:
+        for sample in samples:
+            data, ending = sample.image
+            mask = sample.mask_png(palette)
+            split = sample.split or "all"
+            if split not in writers:
+                writers[split] = parquet.ParquetWriter(out / "data" / f"{split}-00000-of-00001.parquet", schema)
+            cell = None if mask is None else {"bytes": mask, "path": f"{sample.name}.png"}
+            row = {"image": {"bytes": data, "path": f"{sample.name}{ending}"}, "mask": cell}
+            rows.setdefault(split, []).append(row)
+            if len(rows[split]) >= 100:
+                flush(split)
+        for split in list(rows):
+            flush(split)
+    finally:
+        for writer in writers.values():
+            writer.close()
+    write_classes(dataset, out)
+
+
+FORMAT = Format(
+    "hf",
+    "Hugging Face Parquet",
+    "*.parquet with columns of images and masks",
+    detect,
+    open_parquet,
+    writer=write_parquet,
+)

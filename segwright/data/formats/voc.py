@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -27,9 +28,11 @@ from segwright.data.formats.mask_encoding import (
     histogram_of_files,
     look_at,
 )
+from segwright.data.formats.writing import OutputSample, split_names, write_classes
 from segwright.data.mask_files import MaskSource
 from segwright.data.readers import ColorTable, FileReader
 from segwright.data.records import Dataset, Problem, Record
+from segwright.imageio import write_bytes
 
 CLASSES = (
     "background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable",
@@ -226,6 +229,30 @@ def palette() -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
     return table
 
 
+def write_voc(dataset: Dataset, samples: Iterator[OutputSample], out: Path) -> None:
+    """JPEGImages, SegmentationClass, ImageSets/Segmentation, classes.csv."""
+    palette = dataset.label_space.palette()
+    names: dict[str, str] = {}
+    for sample in samples:
+        data, ending = sample.image
+        names[sample.record.id] = sample.name
+        write_bytes(out / "JPEGImages" / f"{sample.name}{ending}", data)
+        mask = sample.mask_png(palette)
+        if mask is not None:
+            write_bytes(out / "SegmentationClass" / f"{sample.name}.png", mask)
+    for split, records in dataset.given.items():
+        split = split_names(dataset)[split]
+        lines = "".join(f"{names[record.id]}\n" for record in records)
+        write_bytes(out / "ImageSets" / "Segmentation" / f"{split}.txt", lines.encode())
+    write_classes(dataset, out)
+
+
 FORMAT = Format(
-    "voc", "PASCAL VOC", "JPEGImages/ and SegmentationClass/ (bare, or in VOCdevkit/VOC2012)", detect, open_voc, hint
+    "voc",
+    "PASCAL VOC",
+    "JPEGImages/ and SegmentationClass/ (bare, or in VOCdevkit/VOC2012)",
+    detect,
+    open_voc,
+    hint,
+    writer=write_voc,
 )

@@ -7,7 +7,10 @@ refused. Class names come from a class list beside the shards or inside the firs
 
 from __future__ import annotations
 
+import io
 import os
+import tarfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +23,7 @@ from segwright.data.formats.base import Format, sort_splits, unique_ids
 from segwright.data.formats.file_tree import Tree, is_image
 from segwright.data.formats.mask_encoding import encoding_of, look_at_bytes, mask_value_histogram
 from segwright.data.formats.parquet import _split as split_of
+from segwright.data.formats.writing import OutputSample, write_classes
 from segwright.data.readers import FileReader
 from segwright.data.records import Dataset, Problem, Record
 from segwright.data.tar_headers import TarHeaderError, entries
@@ -59,6 +63,10 @@ class Member:
 class Pair:
     image: Member
     mask: Member | None
+
+
+SHARD_BYTES = 500_000_000
+SHARD_SAMPLES = 5_000
 
 
 class ShardReader(FileReader):
@@ -184,4 +192,53 @@ def open_webdataset(tree: Tree) -> Dataset:
     )
 
 
-FORMAT = Format("webdataset", "WebDataset", "*.tar shards with x.jpg and x.png", detect, open_webdataset)
+def write_webdataset(dataset: Dataset, samples: Iterator[OutputSample], out: Path) -> None:
+    """[split]-000000.tar with x.jpg and x.mask.png, classes.csv beside; the same data give the same bytes."""
+    palette = dataset.label_space.palette()
+    shards: dict[str, _Shards] = {}
+    try:
+        for sample in samples:
+            data, ending = sample.image
+            files = [(f"{sample.name}{ending}", data)]
+            mask = sample.mask_png(palette)
+            if mask is not None:
+                files.append((f"{sample.name}.mask.png", mask))
+            split = sample.split or "shard"
+            shards.setdefault(split, _Shards(out, split)).add(files)
+    finally:
+        for shard in shards.values():
+            shard.close()
+    write_classes(dataset, out)
+
+
+class _Shards:
+    """The tar files of one split."""
+
+    def __init__(self, out: Path, split: str) -> None:
+        self.out, self.split = out, split
+        self.number = self.samples = self.bytes = 0
+        self.archive: tarfile.TarFile | None = None
+
+    def add(self, files: list[tuple[str, bytes]]) -> None:
+        if self.samples >= SHARD_SAMPLES or self.bytes >= SHARD_BYTES:
+            self.close()
+        if self.archive is None:
+            path = self.out / f"{self.split}-{self.number:06d}.tar"
+            self.archive = tarfile.open(path, "w:", format=tarfile.PAX_FORMAT)  # noqa: SIM115 - closed in close()
+        for name, data in files:
+            info = tarfile.TarInfo(name)  # owner and time stay empty, so that the bytes depend on the data alone
+            info.size = len(data)
+            self.archive.addfile(info, io.BytesIO(data))
+            self.bytes += len(data)
+        self.samples += 1
+
+    def close(self) -> None:
+        if self.archive is not None:
+            self.archive.close()
+            self.archive = None
+            self.number, self.samples, self.bytes = self.number + 1, 0, 0
+
+
+FORMAT = Format(
+    "webdataset", "WebDataset", "*.tar shards with x.jpg and x.png", detect, open_webdataset, writer=write_webdataset
+)

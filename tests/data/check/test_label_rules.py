@@ -20,7 +20,7 @@ from segwright.data.check.report_html import write_check_page
 from segwright.data.check.report_text import render_check
 from segwright.data.check.runner import CheckResult, check_dataset, check_path
 from segwright.data.dataset import open_dataset
-from segwright.data.records import Problem, Record
+from segwright.data.records import Problem, Reader, Record
 from segwright.search import cross_validation
 from segwright.training import run as training
 from segwright.training.callbacks.log import Display
@@ -191,7 +191,7 @@ class Count:
     drawn: int
 
 
-class Counting:
+class Counting(Reader):
     """A reader that knows single objects."""
 
     def __init__(self, inner: Any, counts: Mapping[str, Mapping[int, tuple[int, int]]]) -> None:

@@ -32,7 +32,8 @@ from segwright.data.check.file_rules import pairing
 from segwright.data.check.fingerprint import Fingerprint, FingerprintAccumulator, class_pixels, fingerprint
 from segwright.data.check.runner import CheckResult, check_dataset, check_path
 from segwright.data.dataset import open_dataset
-from segwright.data.records import Dataset, Record
+from segwright.data.readers import FileReader
+from segwright.data.records import Dataset, Reader, Record
 from segwright.demo.dataset import write_street_scenes
 from segwright.demo.street_scene import draw_street
 from segwright.imageio import read_image, read_mask, write_bytes, write_image, write_mask
@@ -341,7 +342,7 @@ def test_label_shift(tmp_path: Path) -> None:
 
 
 @dataclass
-class Deadly:
+class Deadly(Reader):
     """A reader whose decoder dies of one image."""
 
     inner: Any
@@ -575,7 +576,7 @@ def test_judging_takes_time_that_grows_with_the_files_not_with_their_square(tmp_
     """A large test split without masks beside a labeled train."""
     count = 20_000
     records = [Record(f"{i}", Path(f"/x/{i}.png"), Path(f"/y/{i}.png") if i < 100 else None) for i in range(count)]
-    data = Dataset(tmp_path, "folder", FakeReader(), tuple(records))  # type: ignore[arg-type]
+    data = Dataset(tmp_path, "folder", FileReader(LabelSpace(("a", "b"))), tuple(records))
     member = [["train"] if i < 120 else ["test"] for i in range(count)]
     totals = CheckAccumulator(("a", "b"), count)
     totals.unlabeled = list(range(100, count))
@@ -585,10 +586,6 @@ def test_judging_takes_time_that_grows_with_the_files_not_with_their_square(tmp_
     problems = pairing(evidence)
     assert time.process_time() - began < 2
     assert {(p.kind, len(p.files)) for p in problems} == {("image without mask", 20), ("split without masks", 0)}
-
-
-class FakeReader:
-    label_space = LabelSpace(("a", "b"))
 
 
 def test_pairs_of_very_many_images_are_proposed_by_their_hash(monkeypatch: pytest.MonkeyPatch) -> None:
