@@ -75,7 +75,7 @@ def predicted(bundle: Path, path: Path, post: str, out: Path) -> dict[str, float
 
 def seams(bundle: Path, image: np.ndarray, post: str) -> dict[str, float]:
     """How many labels differ between the whole and windows, everywhere and beside the windows' edges."""
-    predictor = sw.load(bundle, post=post)
+    predictor = sw.load(bundle, postprocess=post)
     parts = list(windows(*image.shape[:2], predictor.window, predictor._margin()))
     in_windows = predictor.predict(image).labels
     predictor.window = max(image.shape)

@@ -98,7 +98,7 @@ def measured(job: Job, arguments: argparse.Namespace, folder: Path) -> dict[str,
     started = time.monotonic()
     model = trained(job, arguments)
     split = api.choose_split(sw.open_dataset(job.data), arguments.split)
-    predictor = sw.load(model, post="none")
+    predictor = sw.load(model, postprocess="none")
     runtime = Remembering(predictor.runtime, folder)
     predictor = Predictor(runtime, predictor.label_space, bundle=predictor.bundle, post="none")
     groups = [sequence_of(name) for name in split.ids]  # as the tune-post command

@@ -74,7 +74,7 @@ if TYPE_CHECKING:
     from segwright.data.records import Problem
     from segwright.evaluation.compare import Comparison
     from segwright.evaluation.evaluate import Evaluation
-    from segwright.export.onnx import ExportResult
+    from segwright.exporting.onnx import ExportResult
     from segwright.inference.prediction import Prediction
     from segwright.inference.predictor import Predictor
     from segwright.models.base import SegmentationModel, SegOutput
@@ -101,7 +101,7 @@ _HOME = {
     "segwright.data.records": "Problem",
     "segwright.evaluation.compare": "Comparison",
     "segwright.evaluation.evaluate": "Evaluation",
-    "segwright.export.onnx": "ExportResult",
+    "segwright.exporting.onnx": "ExportResult",
     "segwright.inference.prediction": "Prediction",
     "segwright.inference.predictor": "Predictor",
     "segwright.models.base": "SegOutput SegmentationModel",

@@ -80,6 +80,13 @@ def test_everything_is_reachable_and_listed() -> None:
         sw.nothing  # noqa: B018
 
 
+def test_no_module_hides_a_name() -> None:
+    """Importing a submodule sets it as an attribute of the package: it must not have a function's name."""
+    package = Path(sw.__file__).parent
+    modules = {path.stem for path in package.glob("*.py")} | {path.name for path in package.iterdir() if path.is_dir()}
+    assert not modules & set(sw.__all__)
+
+
 def test_import_loads_no_torch() -> None:
     code = "import sys, segwright as sw; sw.open_dataset; sw.SegwrightError; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
@@ -100,6 +107,14 @@ def test_former_modules_import(old: str) -> None:
         warnings.simplefilter("ignore", DeprecationWarning)
         module = __import__(f"segwright.{old}", fromlist=["x"])
     assert module.__name__ == f"segwright.{RENAMED[old]}"
+
+
+def test_former_parameters_work_with_a_warning(folder: Path) -> None:
+    with pytest.warns(DeprecationWarning, match=r"load\(post=…\) is now postprocess=…"):
+        predictor = sw.load(folder / "run", device="cpu", post="none")
+    assert predictor.label_space == sw.load(folder / "run", device="cpu", postprocess="none").label_space
+    with pytest.raises(TypeError, match="unexpected keyword"):
+        sw.load(folder / "run", posts="none")
 
 
 def test_results_are_json_and_take_the_subscripts_of_before() -> None:

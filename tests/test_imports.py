@@ -16,7 +16,7 @@ LEVELS = {
     "data": 3, "augment": 3, "models": 3, "losses": 3, "metrics": 3, "postprocess": 3,
     "inference": 4,
     "evaluation": 5,
-    "training": 6, "export": 6, "serving": 6, "monitoring": 6,
+    "training": 6, "exporting": 6, "serving": 6, "monitoring": 6,
     "search": 7, "labeling": 7, "demo": 7,
     "api": 8, "__init__": 8,
     "cli": 9,

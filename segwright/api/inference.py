@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from segwright.api.data import choose_split, opened
 from segwright.api.models import load
 from segwright.api.results import PredictResult
-from segwright.core.deprecated import warn_renamed
+from segwright.core.deprecated import renamed_parameters
 from segwright.core.errors import UsageError
 from segwright.core.progress import progress
 from segwright.data.dataset import Dataset, Split, open_dataset
@@ -23,13 +23,14 @@ if TYPE_CHECKING:
 __all__ = ["as_predictor", "compare", "evaluate", "predict", "serve"]
 
 
+@renamed_parameters(post="postprocess")
 def predict(
     model: str | Path | Predictor,
     source: str | Path | Sequence[str | Path],
     *,
     out: str | Path = "predictions",
     device: str = "auto",
-    post: str | None = None,
+    postprocess: str | None = None,
     tta: str | None = None,
     confidence: bool = False,
     overlay: bool = True,
@@ -55,7 +56,7 @@ def predict(
         Images, folders, globs, videos or GeoTIFFs.
     out : str or Path, default="predictions"
         The folder of the outputs.
-    device, post, tta, eight_bit, trust_external
+    device, postprocess, tta, eight_bit, trust_external
         As for :func:`segwright.load`.
     confidence, overlay : bool
         Also write the confidence as a gray PNG; the image with the classes' colors over it.
@@ -102,7 +103,7 @@ def predict(
         mask_format, overlay, confidence, saved, tuple(polygons), Path(areas) if areas is not None else None, video
     )
     found = open_sources([source] if isinstance(source, str | Path) else list(source))
-    predictor = as_predictor(model, device, post, tta, eight_bit, trust_external)
+    predictor = as_predictor(model, device, postprocess, tta, eight_bit, trust_external)
     filled = result if result is not None else {}
     filled |= new_result(Path(out))
     if found.kind == "image":  # perhaps a large one: progress by its windows
@@ -118,13 +119,14 @@ def predict(
     return PredictResult.from_json(filled)
 
 
+@renamed_parameters(post="postprocess")
 def evaluate(
     model: str | Path | Predictor,
     data: Split | Dataset | str | Path,
     *,
     split: str | None = None,
     device: str = "auto",
-    post: str | None = None,
+    postprocess: str | None = None,
     tta: str | None = None,
     format: str | None = None,
     images: str | None = None,
@@ -148,7 +150,7 @@ def evaluate(
         What to score on.
     split : str, optional
         A split of ``data``, or ``"all"``. Left out: ``test``, else ``val``, else all images with a note.
-    device, post, tta, eight_bit, trust_external
+    device, postprocess, tta, eight_bit, trust_external
         As for :func:`segwright.load`. Images are read by the model's value range.
     format, images, masks : str, optional
         How to read the dataset, as for :func:`segwright.check`.
@@ -191,7 +193,7 @@ def evaluate(
 
         found = evaluate_masks(Path(model), chosen, raw_values=raw_values, skip_missing=skip_bad)
     else:
-        predictor = as_predictor(model, device, post, tta, eight_bit, trust_external)
+        predictor = as_predictor(model, device, postprocess, tta, eight_bit, trust_external)
         chosen = as_model_sees(chosen, predictor)
         found = evaluate_predictor(predictor, chosen, skip_bad=skip_bad, match=match)
         found.notes += predictor.notes
@@ -265,6 +267,7 @@ def compare(
     return compare_evaluations(found)
 
 
+@renamed_parameters(post="postprocess", queue="max_concurrent_requests", timeout="upload_timeout", say="message")
 def serve(
     model: str | Path,
     *,
@@ -272,7 +275,7 @@ def serve(
     port: int = 8000,
     device: str = "auto",
     precision: str = "fp32",
-    post: str | None = None,
+    postprocess: str | None = None,
     tta: str | None = None,
     max_concurrent_requests: int = 32,
     batch: int | None = None,
@@ -284,9 +287,6 @@ def serve(
     watch: bool = False,
     trust_external: bool = False,
     message: Callable[[str], None] = print,
-    queue: int | None = None,
-    timeout: float | None = None,
-    say: Callable[[str], None] | None = None,
 ) -> None:
     """Serve a model over HTTP until SIGINT or SIGTERM. Requests that were accepted are finished first.
 
@@ -298,7 +298,7 @@ def serve(
         Address to listen on; ``"0.0.0.0"`` for all.
     port : int, default=8000
         0 takes a free one.
-    device, precision, post, tta, eight_bit, trust_external
+    device, precision, postprocess, tta, eight_bit, trust_external
         As for :func:`segwright.load`.
     max_concurrent_requests : int >= 1, default=32
         Requests at a time; more are answered with 503.
@@ -314,8 +314,6 @@ def serve(
         Reload the model when its files change, as SIGHUP does.
     message : callable, default=print
         Receives lines for the user, such as the URL. Requests are logged to ``segwright.serve``.
-    queue, timeout, say
-        Former names of ``max_concurrent_requests``, ``upload_timeout`` and ``message``.
 
     Raises
     ------
@@ -333,15 +331,6 @@ def serve(
 
     For other ASGI servers see :func:`segwright.serving.app.create_app`.
     """
-    if queue is not None:
-        warn_renamed("serve(queue=…)", "max_concurrent_requests=…")
-        max_concurrent_requests = queue
-    if timeout is not None:
-        warn_renamed("serve(timeout=…)", "upload_timeout=…")
-        upload_timeout = timeout
-    if say is not None:
-        warn_renamed("serve(say=…)", "message=…")
-        message = say
     from segwright.inference.predictor import find_bundle
     from segwright.serving.limits import ServiceLimits
     from segwright.serving.server import log_to_stderr, serve_model
@@ -355,7 +344,7 @@ def serve(
 
     def load_model() -> Predictor:
         return load(
-            path, device=device, precision=precision, post=post, tta=tta, eight_bit=eight_bit,
+            path, device=device, precision=precision, postprocess=postprocess, tta=tta, eight_bit=eight_bit,
             trust_external=trust_external,
         )  # fmt: skip
 
@@ -370,14 +359,16 @@ def serve(
 def as_predictor(
     model: str | Path | Predictor,
     device: str,
-    post: str | None,
+    postprocess: str | None,
     tta: str | None,
     eight_bit: str | None = None,
     trust_external: bool = False,
 ) -> Predictor:
     """The predictor itself, or the one of a saved model."""
     if isinstance(model, str | Path):
-        return load(model, device=device, post=post, tta=tta, eight_bit=eight_bit, trust_external=trust_external)
+        return load(
+            model, device=device, postprocess=postprocess, tta=tta, eight_bit=eight_bit, trust_external=trust_external
+        )
     return model
 
 

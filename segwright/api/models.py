@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from segwright.api.results import ModelInfo
+from segwright.core.deprecated import renamed_parameters
 from segwright.core.errors import DataError, SegwrightError, UsageError
 from segwright.core.types import LabelSpace, Sample
 from segwright.data.dataset import open_dataset
@@ -14,7 +15,7 @@ from segwright.data.records import evenly_spread
 from segwright.training.config import parse_size
 
 if TYPE_CHECKING:
-    from segwright.export.onnx import ExportResult
+    from segwright.exporting.onnx import ExportResult
     from segwright.inference.import_weights import Imported
     from segwright.inference.predictor import Predictor
     from segwright.models.base import SegmentationModel
@@ -112,12 +113,13 @@ def list_models(names: Sequence[str] = (), *, measure: bool = False, size: str =
     return [ModelInfo(**row) for row in rows]
 
 
+@renamed_parameters(post="postprocess")
 def load(
     model: str | Path,
     *,
     device: str = "auto",
     precision: str = "fp32",
-    post: str | None = None,
+    postprocess: str | None = None,
     tta: str | None = None,
     eight_bit: str | None = None,
     trust_external: bool = False,
@@ -132,7 +134,7 @@ def load(
         ``auto``, ``cpu``, ``cuda``, ``cuda:1``, ``mps``.
     precision : {"fp32", "bf16", "fp16"}, default="fp32"
         Of the network's arithmetic.
-    post : str, optional
+    postprocess : str, optional
         A post-processing pipeline in place of the saved one; ``"none"``: no post-processing.
     tta : str, optional
         Test-time views, such as ``"flip,0.75,1,1.25"``.
@@ -161,7 +163,7 @@ def load(
     from segwright.inference import predictor
 
     return predictor.load(
-        model, device=device, precision=precision, post=post, tta=tta, eight_bit=eight_bit,
+        model, device=device, precision=precision, post=postprocess, tta=tta, eight_bit=eight_bit,
         trust_external=trust_external,
     )  # fmt: skip
 
@@ -213,7 +215,7 @@ def export(
     >>> sw.export("run", out="streets.onnx", data="streets").parity.argmax_agreement > 0.999
     True
     """
-    from segwright.export.onnx import export as export_model
+    from segwright.exporting.onnx import export as export_model
 
     models = [model] if isinstance(model, str | Path) else list(model)
     if not models:
@@ -235,7 +237,7 @@ def ensemble(models: Sequence[str | Path], out: str | Path, *, data: str | Path 
     out : str or Path
         The new bundle's folder.
     data : str or Path, optional
-        Images to verify it on, as for :func:`segwright.export`.
+        Images to verify it on, as for :func:`segwright.exporting`.
 
     Returns
     -------

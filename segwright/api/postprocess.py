@@ -90,7 +90,9 @@ def tune_postprocessing(
         )
     folder = find_bundle(model)
     network, bundle = load_bundle(folder, trust_external=trust_external)
-    predictor = load(folder, device=device, post="none", tta=tta, eight_bit=eight_bit, trust_external=trust_external)
+    predictor = load(
+        folder, device=device, postprocess="none", tta=tta, eight_bit=eight_bit, trust_external=trust_external
+    )
     chosen = as_model_sees(
         choose_split(open_dataset(data, format, images=images, masks=masks), split or "val"), predictor
     )

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from segwright.api.data import opened
-from segwright.core.deprecated import warn_renamed
+from segwright.core.deprecated import renamed_parameters
 from segwright.core.errors import UsageError
 from segwright.data.dataset import Dataset
 from segwright.training.config import TrainConfig, load_config
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["cross_validate", "lr_range", "train", "tune"]
 
 
+@renamed_parameters(start="init_from")
 def train(
     data: Dataset | str | Path,
     *,
@@ -97,9 +98,6 @@ def train(
     from segwright.training.run import run_training
 
     started = time.monotonic() if started is None else started
-    if "start" in training:
-        warn_renamed("train(start=…)", "init_from")
-        init_from = training.pop("start")
     values: dict[str, Any] = {"training.minutes": minutes, "training.epochs": epochs}
     values |= {"model.name": model} if model != "auto" else {}
     values |= {"model.encoder": encoder} if encoder != "auto" else {}
@@ -114,6 +112,7 @@ def train(
     )
 
 
+@renamed_parameters(start="init_from")
 def cross_validate(
     data: Dataset | str | Path,
     values: Mapping[str, Any],
@@ -163,6 +162,7 @@ def cross_validate(
     return train_folds(data, settings, folds, resume=resume, start=init_from, command=command)
 
 
+@renamed_parameters(start="init_from")
 def lr_range(
     data: Dataset | str | Path,
     *,

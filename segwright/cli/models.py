@@ -90,7 +90,7 @@ def evaluate(
         data,
         split=split,
         device=device,
-        post=post,
+        postprocess=post,
         tta=tta,
         format=format,
         images=images,
@@ -160,7 +160,7 @@ def predict(
     result: dict[str, Any] = {}
     try:
         api.predict(
-            model, sources[0] if len(sources) == 1 else sources, out=out, device=device, post=post, tta=tta,
+            model, sources[0] if len(sources) == 1 else sources, out=out, device=device, postprocess=post, tta=tta,
             confidence=confidence, overlay=overlay, mask_format=mask_format, probabilities=probabilities,
             polygons=polygons or (), areas=areas, video=video, eight_bit=eight_bit, overwrite=overwrite,
             trust_external=trust_external, result=result,

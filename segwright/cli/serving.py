@@ -57,7 +57,7 @@ def serve(
         _warn_renamed("--timeout", "--upload-timeout")
         upload_timeout = timeout
     api.serve(
-        model, host=host, port=port, device=device, precision=precision, post=post, tta=tta,
+        model, host=host, port=port, device=device, precision=precision, postprocess=post, tta=tta,
         trust_external=trust_external, max_concurrent_requests=max_concurrent_requests, batch=batch,
         max_megabytes=max_megabytes, max_megapixels=max_megapixels, upload_timeout=upload_timeout,
         predict_timeout=predict_timeout, eight_bit=eight_bit, watch=watch, message=message,

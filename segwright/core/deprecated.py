@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 import warnings
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 def renamed_attribute(old: str, new: str) -> Any:
@@ -38,6 +42,29 @@ def renamed_names(module: str, names: Mapping[str, str]) -> Callable[[str], Any]
         return getattr(sys.modules[module], names[name])
 
     return get
+
+
+def renamed_parameters(**names: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """Let a function take parameters by their former names: ``renamed_parameters(former="current")``.
+
+    >>> @renamed_parameters(colour="color")
+    ... def paint(*, color): return color
+    >>> paint(color="red")
+    'red'
+    """
+
+    def decorate(function: Callable[P, R]) -> Callable[P, R]:
+        @functools.wraps(function)
+        def call(*args: P.args, **kwargs: P.kwargs) -> R:
+            for former, current in names.items():
+                if former in kwargs:
+                    warn_renamed(f"{function.__name__}({former}=…)", f"{current}=…")
+                    kwargs[current] = kwargs.pop(former)
+            return function(*args, **kwargs)
+
+        return call
+
+    return decorate
 
 
 def warn_renamed(old: str, new: str) -> None:

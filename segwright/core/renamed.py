@@ -58,7 +58,7 @@ RENAMED = {
     "deploy.answers": "serving.responses",
     "deploy.batcher": "serving.batcher",
     "deploy.decoding": "serving.decoding",
-    "deploy.export": "export.onnx",
+    "deploy.export": "exporting.onnx",
     "deploy.limits": "serving.limits",
     "deploy.listen": "serving.server",
     "deploy.patience": "serving.uvicorn_timeouts",

@@ -15,7 +15,7 @@ from segwright import api
 from segwright.core.errors import ModelError, PostprocessError
 from segwright.core.types import Float32Array, LabelSpace
 from segwright.demo.dataset import write_street_scenes
-from segwright.export.onnx import EXPORTERS
+from segwright.exporting.onnx import EXPORTERS
 from segwright.imageio import UInt8Array, read_mask
 from segwright.inference.bundle import Bundle, load_bundle, save_bundle
 from segwright.inference.prediction import Prediction
@@ -218,7 +218,7 @@ def test_predict_evaluate_and_every_export_apply_the_saved_chain(tuned: tuple[Pa
         for image, labels in zip(images, expected, strict=True):
             assert (predictor(image).labels == labels).mean() > 0.999, name
         with_chain = api.evaluate(model, data, split="val").miou
-        without = api.evaluate(model, data, split="val", post="none").miou
+        without = api.evaluate(model, data, split="val", postprocess="none").miou
         assert with_chain == pytest.approx(api.evaluate(chained, data, split="val").miou, abs=1e-3), name
         assert without == pytest.approx(api.evaluate(bare, data, split="val").miou, abs=1e-3), name
         assert abs(with_chain - without) > 1e-4, name
