@@ -34,7 +34,9 @@ def record(epoch: int, **more: Any) -> dict[str, Any]:
 def test_lines_are_wrapped_and_taken_literally(screen: Screen) -> None:
     Display(stream=screen).say("  sizes  [128, 192] then [red] 320×416  (small images first: most of what is to learn)")
     first, second = screen.getvalue().rstrip("\n").split("\n")
-    assert first == "  sizes  [128, 192] then [red] 320×416  (small images first:" and second.startswith(" " * 9 + "most")
+    assert first == "  sizes  [128, 192] then [red] 320×416  (small images first:" and second.startswith(
+        " " * 9 + "most"
+    )
 
 
 def test_the_table_fits_and_keeps_the_best(screen: Screen) -> None:
