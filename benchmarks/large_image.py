@@ -27,7 +27,7 @@ import torch
 import segwright as sw
 from segwright.core.types import LabelSpace
 from segwright.inference.bundle import Bundle, save_bundle
-from segwright.inference.sliding_window import windows
+from segwright.inference.sliding_window import sliding_windows
 from segwright.models.catalog import create_model
 
 POST = "crf(w1=4,sa=30,sb=8,w2=3,sg=2,iterations=5)>min-area(64)"
@@ -76,16 +76,16 @@ def predicted(bundle: Path, path: Path, post: str, out: Path) -> dict[str, float
 def seams(bundle: Path, image: np.ndarray, post: str) -> dict[str, float]:
     """How many labels differ between the whole and windows, everywhere and beside the windows' edges."""
     predictor = sw.load(bundle, postprocess=post)
-    parts = list(windows(*image.shape[:2], predictor.window, predictor._margin()))
+    parts = list(sliding_windows(*image.shape[:2], predictor.window, predictor._margin()))
     in_windows = predictor.predict(image).labels
     predictor.window = max(image.shape)
     differ = in_windows != predictor.predict(image).labels
     near = np.zeros(differ.shape, bool)
     for part in parts:
-        for edge in (part.keep_top, part.keep_bottom):
+        for edge in (part.core_top, part.core_bottom):
             if 0 < edge < image.shape[0]:
                 near[max(0, edge - 4) : edge + 4] = True
-        for edge in (part.keep_left, part.keep_right):
+        for edge in (part.core_left, part.core_right):
             if 0 < edge < image.shape[1]:
                 near[:, max(0, edge - 4) : edge + 4] = True
     return {

@@ -15,7 +15,7 @@ from segwright.cli.common import Data, Device, Format, Images, Json, Masks, comm
 from segwright.cli.launch import launch, launched, without_option
 from segwright.cli.tables import folds_table
 from segwright.core.errors import UsageError
-from segwright.core.progress import is_first
+from segwright.core.progress import is_main_process
 
 
 def train(
@@ -122,10 +122,10 @@ def train(
         command=command_line(),
         started=process_start(),
     )
-    if is_first():
+    if is_main_process():
         write_result(json, run.to_json())
     if run.stopped_by in ("SIGINT", "SIGTERM"):
-        if is_first():
+        if is_main_process():
             steps = run.progress.step if run.progress else 0
             print(
                 f"stopped after step {steps}; everything is saved, and the same command goes on with", file=sys.stderr

@@ -1,4 +1,4 @@
-"""Files that are whole or not there: write beside, fsync, rename; checksums; exclusive locks on a folder."""
+"""Atomic writing of files and folders (write beside, fsync, rename), checksums, and locks on a folder."""
 
 from __future__ import annotations
 
@@ -27,41 +27,48 @@ MAX_SUMS = 16 << 20  # bytes of a sums file: some hundred thousand files
 
 
 def write_text(path: str | Path, text: str) -> Path:
-    """Write ``text`` whole or not at all, and return the path; OutputError where it cannot be written."""
+    """Write ``text`` atomically and return the path; OutputError if it cannot be written."""
     return write_bytes(path, text.encode("utf-8", "backslashreplace"))  # file names may hold bytes that are no text
 
 
 def write_bytes(path: str | Path, data: bytes, *, sync: bool = True) -> Path:
-    """Write beside, then rename: a reader sees the old file or the whole new one. OutputError where that fails.
+    """Write ``data`` atomically and return the path; OutputError if it cannot be written."""
+    with atomic_file(path, sync=sync) as beside:
+        beside.write_bytes(data)
+    return Path(path)
 
-    ``sync``: the bytes are on the disk before the name is, which costs milliseconds; not for what can be made again.
+
+@contextmanager
+def atomic_file(path: str | Path, *, sync: bool = True) -> Iterator[Path]:
+    """Yield an empty temporary file beside ``path``, of the same suffix; it replaces ``path`` when the block ends.
+
+    A reader sees the old file or the complete new one. If the block raises, the temporary file is removed; an OSError
+    becomes an OutputError. ``sync`` flushes the data to the disk before the rename, which costs milliseconds; leave it
+    out for files that can be made again.
     """
     path = Path(path)
     with typed_output(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        beside = path.with_name(f".writing-{_owner()}-{secrets.token_hex(4)}")
+        beside = path.with_name(f".writing-{_owner()}-{secrets.token_hex(4)}{path.suffix}")
         try:
-            # Opened by ourselves, and not by tempfile, for the permissions: those of any new file of this user.
-            handle = os.open(beside, os.O_CREAT | os.O_EXCL | os.O_WRONLY | getattr(os, "O_BINARY", 0), 0o666)
-            with os.fdopen(handle, "wb") as file:
-                file.write(data)
-                if sync:
-                    file.flush()
-                    os.fsync(file.fileno())
+            # Not tempfile, which would create the file for this user alone, whatever the umask.
+            os.close(os.open(beside, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+            yield beside
+            if sync:
+                _sync(beside)
             os.replace(beside, path)
         except BaseException:
             beside.unlink(missing_ok=True)
             raise
-    return path
 
 
 def write_json(path: str | Path, data: Any) -> Path:
-    """Write JSON, whole or not at all; NaN becomes null, since NaN is no JSON."""
+    """Write JSON atomically; NaN, which JSON lacks, becomes null."""
     return write_text(path, json.dumps(without_nan(data), indent=2, ensure_ascii=False) + "\n")
 
 
 def without_nan(data: Any) -> Any:
-    """The same tree with NaN and infinities as None."""
+    """The tree with None for NaN and infinities."""
     if isinstance(data, float):
         return data if data - data == 0 else None
     if isinstance(data, dict):
@@ -73,10 +80,10 @@ def without_nan(data: Any) -> Any:
 
 @contextmanager
 def write_folder(path: str | Path) -> Iterator[Path]:
-    """Yield an empty folder beside ``path``; it takes the path's place when the block ends without an error.
+    """Yield an empty folder beside ``path``; it replaces ``path`` when the block ends without an error.
 
-    The folder that stood there is moved aside first and removed last, so that at any instant one whole version exists.
-    What writers that were killed have left beside it is removed.
+    An existing folder is moved aside first and removed last, so one complete version exists at any instant. Leftovers
+    of writers that were killed are removed.
     """
     path = Path(path)
     with typed_output(path):
@@ -99,7 +106,7 @@ def write_folder(path: str | Path) -> Iterator[Path]:
         raise
 
 
-_OWNED = re.compile(r"\.(?:.+\.)?(?:writing|old)-([0-9a-f]{8})-([0-9]+)-([0-9]+)-[0-9a-f]{8}")
+_OWNED = re.compile(r"\.(?:.+\.)?(?:writing|old)-([0-9a-f]{8})-([0-9]+)-([0-9]+)-[0-9a-f]{8}(?:\.[^.]*)?")
 
 
 @functools.cache
@@ -118,8 +125,8 @@ def _owner_of(pid: int) -> str:
 
 
 def _started(pid: int) -> int | None:
-    """The second in which a process began; None where there is none of this number."""
-    import psutil  # slow to import, and needed by writers alone
+    """The second in which a process started; None if there is none of this id."""
+    import psutil  # slow to import; only writers need it
 
     try:
         return int(psutil.Process(pid).create_time())
@@ -130,9 +137,9 @@ def _started(pid: int) -> int | None:
 
 
 def _abandoned(name: str) -> bool:
-    """Whether what bears this name was left by a process of this machine that is no more.
+    """Whether a temporary name belongs to a process of this machine that has ended.
 
-    What another machine wrote, on a shared disk, is left alone: whether its process lives cannot be seen from here.
+    False for the names of other machines on a shared disk, whose processes cannot be seen from here.
     """
     found = _OWNED.fullmatch(name)
     if found is None or found[1] != _host():
@@ -142,9 +149,9 @@ def _abandoned(name: str) -> bool:
 
 
 def clear_leftovers(folder: Path) -> None:
-    """Remove what writers of this module that were killed have left in ``folder``. For writers: readers repair nothing.
+    """Remove the temporary files and folders of killed writers from ``folder``. Only writers call this.
 
-    A version that was moved aside stays where nothing took its place: :func:`recover_folder` puts it back.
+    A version that was moved aside and not replaced stays: :func:`recover_folder` restores it.
     """
     try:
         names = [entry.name for entry in os.scandir(folder) if _OWNED.fullmatch(entry.name)]
@@ -162,9 +169,9 @@ def clear_leftovers(folder: Path) -> None:
 
 
 def recover_folder(path: str | Path) -> None:
-    """After a kill between the two renames of :func:`write_folder`: put the old version back, clear leftovers.
+    """After a kill between the two renames of :func:`write_folder`: restore the old version, remove leftovers.
 
-    For the one that writes ``path``, under its lock. What a living process is at work on is left alone.
+    Call it before writing ``path``, under its lock. The files of a running process are left alone.
     """
     path = Path(path)
     if not path.parent.is_dir():
@@ -186,7 +193,7 @@ def recover_folder(path: str | Path) -> None:
 
 
 def sync_tree(folder: Path) -> None:
-    """fsync every file below ``folder``, then the folder itself."""
+    """Flush every file below ``folder``, then the folder itself, to the disk."""
     for file in sorted(folder.rglob("*")):
         if file.is_file():
             _sync(file)
@@ -204,7 +211,7 @@ def _sync(path: Path) -> None:
 
 
 def sha256(path: str | Path) -> str:
-    """The SHA-256 of a file, in hex."""
+    """The SHA-256 of a file in hexadecimal."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -217,8 +224,8 @@ def _digest(path: Path) -> str | None:
         return None
 
 
-def write_sums(folder: Path, name: str = "SHA256SUMS") -> None:
-    """A sums file over every other file of the folder, in the form that ``sha256sum -c`` reads."""
+def write_checksums(folder: Path, name: str = "SHA256SUMS") -> None:
+    """Write the checksums of all other files of the folder, in the format of ``sha256sum -c``."""
     files = sorted(file for file in folder.rglob("*") if file.is_file() and file.name != name)
     write_text(folder / name, "".join(f"{sha256(file)}  {file.relative_to(folder).as_posix()}\n" for file in files))
 
@@ -234,8 +241,8 @@ def _is_file(path: Path) -> bool:
         return False
 
 
-def wrong_sums(folder: Path, name: str = "SHA256SUMS") -> list[str]:
-    """What does not match the sums file: missing, altered or unlisted files; empty when all is well."""
+def verify_checksums(folder: Path, name: str = "SHA256SUMS") -> list[str]:
+    """Compare the folder with its checksums; returns missing, altered and unlisted files, one line each."""
     sums = folder / name
     if not sums.is_file():
         return [f"{name} is missing"]
@@ -266,8 +273,7 @@ def wrong_sums(folder: Path, name: str = "SHA256SUMS") -> list[str]:
 
 @contextmanager
 def typed_output(path: str | Path) -> Iterator[None]:
-    """What the system refuses while ``path`` is written leaves as an OutputError that names it, or another file that
-    was at fault."""
+    """Raise an OSError of the block as an OutputError that names ``path``, or the other file that caused it."""
     try:
         yield
     except OutputError:
@@ -279,7 +285,7 @@ def typed_output(path: str | Path) -> Iterator[None]:
 
 
 def check_output(path: str | Path) -> None:
-    """OutputError where a file cannot be written, before the work whose result it is to hold."""
+    """Raise OutputError if ``path`` cannot be written; for use before long work. Creates nothing."""
     path = Path(path)
     with typed_output(path):
         if path.is_dir():
@@ -294,9 +300,9 @@ def check_output(path: str | Path) -> None:
 
 
 def refuse_data_file(path: str | Path, data: str | Path, holds: bytes) -> None:
-    """UsageError where writing ``path`` would lose a file of the dataset ``data``.
+    """Raise UsageError if writing ``path`` would overwrite a file of the dataset ``data``.
 
-    An earlier result, which has ``holds`` in it, may be replaced wherever it lies.
+    A file that contains ``holds`` in its first MB is an earlier result and may be replaced.
     """
     place, root = Path(path).resolve(), Path(data).resolve()
     if not place.is_file() or not (place == root or root in place.parents):
@@ -309,8 +315,8 @@ def refuse_data_file(path: str | Path, data: str | Path, holds: bytes) -> None:
 
 
 @contextmanager
-def exclusive(folder: Path) -> Iterator[None]:
-    """Hold a folder for this process; UsageError when another process holds it."""
+def lock_folder(folder: Path) -> Iterator[None]:
+    """Lock a folder for this process; UsageError if another process has locked it."""
     lock = filelock.FileLock(folder / ".lock", timeout=0, mode=0o666, thread_local=False)
     with typed_output(folder):
         folder.mkdir(parents=True, exist_ok=True)
@@ -318,9 +324,9 @@ def exclusive(folder: Path) -> Iterator[None]:
             lock.acquire()
         except filelock.Timeout as error:
             raise UsageError(
-                "another run works in this folder",
+                "another run uses this folder",
                 where=folder,
-                fix="wait for it, stop it, or give another folder with --out",
+                fix="wait for it, stop it, or choose another folder with --out",
             ) from error
     try:
         yield

@@ -165,7 +165,7 @@ class OutputError(SegwrightError, OSError):
 
 
 def output_error(error: OSError, where: str | Path | None = None) -> OutputError:
-    """What the system says of an output (or of whatever else it was), as a typed error with a fix."""
+    """An OSError as an OutputError with a fix; ``where``: the output, if it is known."""
     place = where if where is not None else error.filename
     if place is not None and Path(os.fsdecode(place)).name.startswith(".writing-"):
         place = Path(os.fsdecode(place)).parent  # the temporary file beside the one that was meant
@@ -180,12 +180,14 @@ def output_error(error: OSError, where: str | Path | None = None) -> OutputError
         errno.EISDIR: "a folder stands where a file is meant: name a file",
         errno.ENAMETOOLONG: "choose a shorter name",
     }
-    return OutputError(
+    wrapped = OutputError(
         "cannot be written" if where is not None else "the system refuses",
         found=error.strerror or str(error) or type(error).__name__,
         where=None if place is None else os.fsdecode(place),
         fix=fixes.get(error.errno or 0, "look at the place and its permissions, or choose another"),
     )
+    wrapped.errno, wrapped.strerror = error.errno, error.strerror
+    return wrapped
 
 
 class ModelError(SegwrightError):

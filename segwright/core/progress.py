@@ -1,6 +1,6 @@
-"""What people see in a terminal: progress with an estimate, and plain lines where there is no terminal.
+"""Terminal output: progress bars with an estimate, plain lines without a terminal, safe display of names.
 
-Everything here writes to stderr, so that stdout stays free for a command's result.
+Everything is written to stderr; stdout is for the result of a command.
 """
 
 from __future__ import annotations
@@ -19,23 +19,23 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.segment import Segment
 from rich.text import Text
 
-PLAIN_INTERVAL = 10.0  # seconds between two plain lines when piped
-QUIET_SECONDS = 2.0  # shorter work shows nothing
+PLAIN_INTERVAL = 10.0  # seconds between two plain lines without a terminal
+QUIET_SECONDS = 2.0  # shorter work shows no bar
 JOINERS = "\u200c\u200d"  # not printable by Python's tables, but letters of Persian, Hindi and of emoji need them
 
 T = TypeVar("T")
 
 
-def is_first() -> bool:
-    """Whether this process speaks and writes results: of those that a launcher started, the first alone does."""
+def is_main_process() -> bool:
+    """True in the main process (rank 0), which alone logs and writes results."""
     return os.environ.get("RANK", "0") == "0"
 
 
 def visible(text: object, *, lines: bool = False) -> str:
-    """``str(text)`` as a terminal or a page may show it, whatever a file or a class is called.
+    """``str(text)`` made safe for a terminal or a page.
 
-    Control characters (and with them escape sequences), marks that turn the direction of text and stray bytes of a
-    file name become escapes such as ``\\x1b``. ``lines`` keeps line breaks and tabs.
+    Control characters, marks that change the direction of text, and undecodable bytes of file names become escapes
+    such as ``\\x1b``. ``lines`` keeps line breaks and tabs.
     """
     kept = JOINERS + "\n\t" if lines else JOINERS
     return "".join(
@@ -47,14 +47,14 @@ def visible(text: object, *, lines: bool = False) -> str:
 
 
 def literal(text: object, style: str = "") -> Text:
-    """A name from the data for a line or a table: neither markup nor control characters in it have a meaning."""
+    """A name from the data as rich text: markup and control characters in it have no effect."""
     return Text(visible(text), style=style)
 
 
 class PlainConsole(Console):
-    """A console in which strings are data: no markup, no emoji codes, nothing highlighted, control characters visible.
+    """A console that prints strings literally: no markup, emoji codes or highlighting, control characters visible.
 
-    What is to have a style is a :class:`rich.text.Text`.
+    Styled output is a :class:`rich.text.Text`.
     """
 
     def __init__(self, **options: Any) -> None:
@@ -64,7 +64,7 @@ class PlainConsole(Console):
         return super().render_str(visible(text, lines=True), **options)
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterator[Segment]:
-        """The segments of ``renderable``; the last look at any text, however it came."""
+        """The segments of ``renderable``, with control characters made visible in any text."""
         for segment in super().render(renderable, options):
             if segment.control is None and not segment.text.isprintable():
                 segment = Segment(visible(segment.text, lines=True), segment.style)
@@ -77,8 +77,11 @@ def stderr_console() -> Console:
 
 @contextmanager
 def progress(title: str, total: int | None = None) -> Iterator[Callable[[int], None]]:
-    """A bar with the time left, from the second second on; yields ``advance(n)``. Plain lines when not a terminal."""
-    if not is_first():
+    """Show progress with the time left if the work takes more than two seconds; yields ``advance(n)``.
+
+    Without a terminal, a plain line every ten seconds.
+    """
+    if not is_main_process():
         yield lambda count: None
         return
     reporter = _Terminal(title, total) if sys.stderr.isatty() else _Plain(title, total)
@@ -98,9 +101,9 @@ def track(items: Iterable[T], title: str, total: int | None = None) -> Iterator[
             advance(1)
 
 
-def wrapped(line: str, width: int) -> str:
-    """``line`` broken between words to ``width`` columns; what goes on hangs under its text, or under the second column
-    of "name  value". Long words, such as paths, stay whole, to be copied."""
+def wrap_line(line: str, width: int) -> str:
+    """Break ``line`` between words to ``width`` columns with a hanging indent, under its text or the second column of
+    "name  value". Long words, such as paths, are not broken, so that they can be copied."""
     if len(line) <= width or len(line.split()) <= 2:
         return line
     column = re.match(r"\s*(\S+(?: \S+){0,2} {2,})?", line)
@@ -159,7 +162,7 @@ class _Plain:
     def advance(self, count: int) -> None:
         self.done += count
         now = time.monotonic()
-        if not self.begun:  # starting up (processes, caches) is no measure of what follows
+        if not self.begun:  # the time to start (processes, caches) is not part of the estimate
             self.started, self.begun = now, self.done
         if now - self.last >= PLAIN_INTERVAL:
             self.last = now

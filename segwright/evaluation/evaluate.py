@@ -47,7 +47,7 @@ EXAMPLE_SIDE = 1024  # their label maps are thinned out to this
 READ_AHEAD = 4
 
 
-class Predicts(Protocol):
+class PredictorProtocol(Protocol):
     """What is evaluated: anything that answers an image with a :class:`Prediction`.
 
     ``predict_batch(images) -> list[Prediction]``, where there is one, is used for images of one size.
@@ -59,7 +59,7 @@ class Predicts(Protocol):
     def predict(self, image: UInt8Array, *, probabilities: bool = False) -> Prediction: ...
 
 
-class Labeled(Protocol):
+class LabeledImages(Protocol):
     """What it is evaluated on: a :class:`segwright.data.dataset.Split`, or anything that reads like one."""
 
     name: str
@@ -74,7 +74,7 @@ class Labeled(Protocol):
 
 
 @dataclass(frozen=True)
-class Answer:
+class MappedPrediction:
     """A prediction in the data's own class indices."""
 
     labels: UInt8Array  # (H, W)
@@ -200,8 +200,8 @@ class Evaluation:
 
 
 def evaluate(
-    predictor: Predicts,
-    split: Labeled,
+    predictor: PredictorProtocol,
+    split: LabeledImages,
     *,
     batch_size: int = 1,
     boundary: bool = True,
@@ -225,7 +225,7 @@ def evaluate(
     table, note = match_label_spaces(predictor.label_space, split.label_space, by_index=match == "index")
     together: Callable[[Sequence[UInt8Array]], list[Prediction]] | None = getattr(predictor, "predict_batch", None)
 
-    def answers(indices: Sequence[int], images: Sequence[UInt8Array]) -> list[Answer]:
+    def answers(indices: Sequence[int], images: Sequence[UInt8Array]) -> list[MappedPrediction]:
         if together is not None and len(images) > 1 and not probabilities:
             predictions = together(images)
         else:
@@ -241,8 +241,8 @@ def evaluate(
 
 
 def score(
-    split: Labeled,
-    answers: Callable[[Sequence[int], Sequence[UInt8Array]], list[Answer]],
+    split: LabeledImages,
+    answers: Callable[[Sequence[int], Sequence[UInt8Array]], list[MappedPrediction]],
     *,
     indices: Sequence[int] | None = None,
     batch_size: int = 1,
@@ -329,13 +329,13 @@ def _numbered(names: Sequence[str]) -> bool:
     return all(re.fullmatch(r"(class|label|id|value)?\d+", name) for name in names)
 
 
-def _translate(prediction: Prediction, table: UInt8Array | None) -> Answer:
+def _translate(prediction: Prediction, table: UInt8Array | None) -> MappedPrediction:
     if table is None:
-        return Answer(prediction.labels, prediction.confidence, prediction.probabilities)
+        return MappedPrediction(prediction.labels, prediction.confidence, prediction.probabilities)
     probabilities = prediction.probabilities
     if probabilities is not None:
         probabilities = probabilities[np.argsort(table[: len(probabilities)])]
-    return Answer(table[prediction.labels], prediction.confidence, probabilities)
+    return MappedPrediction(table[prediction.labels], prediction.confidence, probabilities)
 
 
 @dataclass(frozen=True)
@@ -346,7 +346,7 @@ class _Pair:
     error: Exception | None = None
 
 
-def _read(split: Labeled, index: int, images: bool) -> _Pair:
+def _read(split: LabeledImages, index: int, images: bool) -> _Pair:
     try:
         mask = split.read_mask(index)
         if mask is None:
@@ -356,7 +356,7 @@ def _read(split: Labeled, index: int, images: bool) -> _Pair:
         return _Pair(index, error=error)
 
 
-def _read_ahead(split: Labeled, indices: Sequence[int], images: bool) -> Iterator[_Pair]:
+def _read_ahead(split: LabeledImages, indices: Sequence[int], images: bool) -> Iterator[_Pair]:
     waiting: deque[Future[_Pair]] = deque()
     with ThreadPoolExecutor(1, thread_name_prefix="read") as pool:
         try:
@@ -374,7 +374,7 @@ def _read_ahead(split: Labeled, indices: Sequence[int], images: bool) -> Iterato
 class _Tally:
     """Everything that is counted along the way."""
 
-    def __init__(self, split: Labeled, boundary: bool, groups: Sequence[object] | None = None) -> None:
+    def __init__(self, split: LabeledImages, boundary: bool, groups: Sequence[object] | None = None) -> None:
         self.split, self.groups = split, groups
         self.indices: list[int] = []
         self.looks: list[npt.NDArray[np.float32]] = []
@@ -391,7 +391,7 @@ class _Tally:
         self.skipped: dict[str, str] = {}
 
     def add(
-        self, batch: Sequence[_Pair], answers: Callable[[Sequence[int], Sequence[UInt8Array]], list[Answer]]
+        self, batch: Sequence[_Pair], answers: Callable[[Sequence[int], Sequence[UInt8Array]], list[MappedPrediction]]
     ) -> None:
         if not batch:
             return
@@ -400,7 +400,7 @@ class _Tally:
             assert pair.mask is not None
             self._count(pair.index, answer, pair.mask, pair.image)
 
-    def _count(self, index: int, answer: Answer, mask: UInt8Array, image: UInt8Array | None) -> None:
+    def _count(self, index: int, answer: MappedPrediction, mask: UInt8Array, image: UInt8Array | None) -> None:
         name = self.split.ids[index]
         try:
             matrix = self.confusion.update(answer.labels, mask)

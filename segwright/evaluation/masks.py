@@ -9,7 +9,7 @@ import numpy as np
 
 from segwright.core.errors import DataError, LabelError
 from segwright.core.types import IGNORE_INDEX, LabelSpace
-from segwright.evaluation.evaluate import Answer, Evaluation, Labeled, score
+from segwright.evaluation.evaluate import Evaluation, LabeledImages, MappedPrediction, score
 from segwright.imageio import EXTENSIONS, UInt8Array, read_mask
 
 ENDINGS = ("", "_mask", "_pred", "_prediction", "_labels", "_label", "_seg")  # what tools add to an image's name
@@ -17,7 +17,7 @@ ENDINGS = ("", "_mask", "_pred", "_prediction", "_labels", "_label", "_seg")  # 
 
 def evaluate_masks(
     folder: str | Path,
-    split: Labeled,
+    split: LabeledImages,
     *,
     raw_values: bool = False,
     boundary: bool = True,
@@ -32,9 +32,9 @@ def evaluate_masks(
     """
     paths = find_masks(folder, split, skip_missing=skip_missing)
 
-    def answers(indices: Sequence[int], _images: Sequence[UInt8Array]) -> list[Answer]:
+    def answers(indices: Sequence[int], _images: Sequence[UInt8Array]) -> list[MappedPrediction]:
         return [
-            Answer(read_prediction(paths[i], split.label_space, raw_values=raw_values), source=paths[i])
+            MappedPrediction(read_prediction(paths[i], split.label_space, raw_values=raw_values), source=paths[i])
             for i in indices
         ]
 
@@ -44,7 +44,7 @@ def evaluate_masks(
     return found
 
 
-def find_masks(folder: str | Path, split: Labeled, *, skip_missing: bool = False) -> dict[int, Path]:
+def find_masks(folder: str | Path, split: LabeledImages, *, skip_missing: bool = False) -> dict[int, Path]:
     """Index in the split → mask file: by the id's whole path first, then by its last part, each with a usual ending.
 
     DataError for a folder that is none or holds no image file, for images without a mask, and where two files would

@@ -17,7 +17,7 @@ from segwright import reports
 from segwright.core.errors import SegwrightError
 from segwright.core.types import IGNORE_INDEX, LabelSpace, blend
 from segwright.evaluation.compare import interval_text
-from segwright.evaluation.evaluate import Evaluation, Example, Labeled
+from segwright.evaluation.evaluate import Evaluation, Example, LabeledImages
 from segwright.evaluation.terminal import notes
 from segwright.imageio import UInt8Array
 from segwright.metrics.confusion import CONVENTIONS
@@ -53,7 +53,7 @@ class RunFacts:
     licenses: Mapping[str, str] = field(default_factory=dict)
 
 
-def write_report(path: str | Path, evaluation: Evaluation, split: Labeled, facts: RunFacts | None = None) -> Path:
+def write_report(path: str | Path, evaluation: Evaluation, split: LabeledImages, facts: RunFacts | None = None) -> Path:
     """Write the page, whole or not at all, and return where.
 
     ``split`` must be the one that was evaluated: the worst and best images are read from it again. An image that
@@ -62,7 +62,7 @@ def write_report(path: str | Path, evaluation: Evaluation, split: Labeled, facts
     return reports.write_page(path, report_page(evaluation, split, facts or RunFacts()))
 
 
-def report_page(evaluation: Evaluation, split: Labeled, facts: RunFacts) -> str:
+def report_page(evaluation: Evaluation, split: LabeledImages, facts: RunFacts) -> str:
     """The page as a string."""
     e = evaluation
     total = max(1, int(e.scores.pixels.sum()))
@@ -255,12 +255,12 @@ def _spread(e: Evaluation) -> list[tuple[str, Markup]]:
 # Images
 
 
-def _images(examples: Sequence[Example], split: Labeled) -> list[tuple[str, list[tuple[bytes, str]]]]:
+def _images(examples: Sequence[Example], split: LabeledImages) -> list[tuple[str, list[tuple[bytes, str]]]]:
     """Per example a caption and its figures, each the bytes of an image and a label."""
     return [row for example in examples if (row := _example(example, split)) is not None]
 
 
-def _example(example: Example, split: Labeled) -> tuple[str, list[tuple[bytes, str]]] | None:
+def _example(example: Example, split: LabeledImages) -> tuple[str, list[tuple[bytes, str]]] | None:
     try:
         image, mask = split.read_image(example.index), split.read_mask(example.index)
     except (SegwrightError, OSError):

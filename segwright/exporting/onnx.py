@@ -11,7 +11,7 @@ nothing else.
 from __future__ import annotations
 
 import json
-import os
+import shutil
 import tempfile
 import time
 import warnings
@@ -24,15 +24,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from segwright.core.atomic_io import write_json
+from segwright.core.atomic_io import atomic_file, write_json
 from segwright.core.deprecated import warn_renamed
 from segwright.core.errors import ExportError, UsageError
 from segwright.core.types import Sample
 from segwright.imageio import UInt8Array
 from segwright.inference.bundle import Bundle, is_bundle, load_bundle, save_bundle
-from segwright.inference.ensemble import MeanRuntime, join_models
+from segwright.inference.ensemble import EnsembleRuntime, join_models
 from segwright.inference.predictor import find_bundle, fit_channels
-from segwright.inference.runtimes import ONNX_METADATA_KEY, OnnxRuntime, Runtime, TorchRuntime, decide
+from segwright.inference.runtimes import ONNX_METADATA_KEY, OnnxRuntime, Runtime, TorchRuntime, argmax_with_confidence
 from segwright.metrics.confusion import ConfusionMatrix
 from segwright.models.base import SegmentationModel
 
@@ -82,7 +82,7 @@ class ExportedGraph(nn.Module):
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """uint8 (N, H, W, C) → labels (N, H, W), confidence (N, H, W), logits (N, K, H, W)."""
         logits = self.model(images).logits
-        labels, confidence = decide(logits)
+        labels, confidence = argmax_with_confidence(logits)
         return labels.to(torch.uint8), confidence, logits
 
 
@@ -120,18 +120,18 @@ def export(
     folders = [find_bundle(m) for m in models]
     # Loaded again, one by one: what is exported must not be compared with itself.
     originals = [TorchRuntime(load_bundle(folder, trust_external=trust_external)[0], "cpu") for folder in folders]
-    original = originals[0] if len(originals) == 1 else MeanRuntime(originals)
+    original = originals[0] if len(originals) == 1 else EnsembleRuntime(originals)
     run = folders[0].parent
     usual = run / f"{run.name or 'model'}.{to}" if len(models) == 1 else Path(f"ensemble.{to}")
     path = Path(out) if out is not None else usual
     _refuse_overwriting(path, to, folders)
     path.parent.mkdir(parents=True, exist_ok=True)
     with_logits = with_logits or bundle.postprocess is not None
-    return EXPORTERS[to](Job(network, bundle, original, path, samples, source, with_logits))
+    return EXPORTERS[to](ExportJob(network, bundle, original, path, samples, source, with_logits))
 
 
 @dataclass(frozen=True)
-class Job:
+class ExportJob:
     """What an exporter is given."""
 
     network: SegmentationModel
@@ -143,7 +143,7 @@ class Job:
     with_logits: bool
 
 
-def export_onnx(job: Job) -> ExportResult:
+def export_onnx(job: ExportJob) -> ExportResult:
     """Write an ONNX file with free batch, height and width, after comparing it with the original."""
     with tempfile.TemporaryDirectory(dir=job.path.parent, prefix=".exporting-") as temporary:
         whole = Path(temporary) / "whole.onnx"
@@ -153,13 +153,14 @@ def export_onnx(job: Job) -> ExportResult:
         final = whole if job.with_logits else _without_logits(whole)
         runtime = OnnxRuntime(final, "cpu")
         latency = _latency(runtime.labels, fit_channels(job.samples[0].image, runtime.in_channels)[None])
-        os.replace(final, job.path)
+        with atomic_file(job.path) as beside:
+            shutil.copyfile(final, beside)
     result = ExportResult(job.path, "onnx", "fp32", parity, latency)
     write_json(job.path.with_suffix(".parity.json"), result.to_json())
     return result
 
 
-def export_bundle(job: Job) -> ExportResult:
+def export_bundle(job: ExportJob) -> ExportResult:
     """Write a bundle, after comparing what loads from it with the original; the comparison is among its metrics."""
     with tempfile.TemporaryDirectory(dir=job.path.parent, prefix=".exporting-") as temporary:
         written, _ = load_bundle(save_bundle(Path(temporary) / "bundle", job.network, job.bundle), trust_external=True)
@@ -171,7 +172,7 @@ def export_bundle(job: Job) -> ExportResult:
     return ExportResult(job.path, "bundle", "fp32", parity, latency)
 
 
-EXPORTERS: dict[str, Callable[[Job], ExportResult]] = {"onnx": export_onnx, "bundle": export_bundle}
+EXPORTERS: dict[str, Callable[[ExportJob], ExportResult]] = {"onnx": export_onnx, "bundle": export_bundle}
 
 
 def _refuse_overwriting(path: Path, to: str, models: Sequence[Path]) -> None:

@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from segwright.core.atomic_io import write_text
+from segwright.core.atomic_io import check_output, write_text
 from segwright.core.errors import DataError, ImageReadError, SegwrightError, TooLargeError, UsageError
 from segwright.core.types import IGNORE_INDEX, Float32Array, LabelSpace
 from segwright.imageio import (
@@ -29,7 +29,7 @@ from segwright.imageio import (
     tiff_info,
 )
 from segwright.inference.georeference import TIFF, Placement, no_data, placement, write_geotiff
-from segwright.inference.outputs import BESIDE_SOURCES, OutputError, OutputFolder, unwritable
+from segwright.inference.outputs import BESIDE_SOURCES, OutputFolder, OutputFolderError, unwritable
 from segwright.inference.prediction import Prediction
 from segwright.inference.predictor import Predictor
 from segwright.inference.sliding_window import Window
@@ -186,7 +186,7 @@ class _Run:
                     self._video(path, name)
                 else:
                     self._done(path, self._image(path, name))
-            except OutputError as error:
+            except OutputFolderError as error:
                 self._failed(path, error)
                 if error.lasting:
                     left = len(self.source.names) - number - 1
@@ -216,7 +216,7 @@ class _Run:
             self.folder.finish()
         except OSError as error:
             self.result.setdefault("stopped", str(unwritable(self.folder.root, error)))
-        except OutputError as error:
+        except OutputFolderError as error:
             self.result.setdefault("stopped", str(error))
 
     def _done(self, path: Path, item: Result) -> None:
@@ -352,10 +352,10 @@ class _Run:
                 nothing = empty.pop(part)
                 if nothing is not None:
                     found = np.where(nothing, np.uint8(IGNORE_INDEX), found)
-                labels[part.kept] = found[part.inside]
-                total[0] += float(confidence[part.inside].sum(dtype=np.float64))
+                labels[part.core] = found[part.core_in_window]
+                total[0] += float(confidence[part.core_in_window].sum(dtype=np.float64))
                 if certain is not None:
-                    certain[part.kept] = (confidence[part.inside] * 255 + 0.5).astype(np.uint8)
+                    certain[part.core] = (confidence[part.core_in_window] * 255 + 0.5).astype(np.uint8)
                 inner(1)
 
             inner: Advance = lambda count: None  # noqa: E731
@@ -395,7 +395,7 @@ class _Run:
                 prediction = self.predictor.predict(frame, probabilities=self.options.probabilities is not None)
                 item = self._write(prediction, f"{name}-{count - 1:06d}", path, None)
                 self._done(path, {"frame": count - 1, **item})
-            except OutputError as error:
+            except OutputFolderError as error:
                 if error.lasting:
                     raise
                 self._failed(path, error, count - 1)
@@ -420,7 +420,7 @@ class _Run:
                     code = cv2.VideoWriter.fourcc(*"mp4v")
                     writer = cv2.VideoWriter(str(beside), code, frames_per_second(path), (width, height))
                     if not writer.isOpened():
-                        raise OutputError(
+                        raise OutputFolderError(
                             "this build of OpenCV cannot write an .mp4 video",
                             where=beside.with_name(f"{path.stem}.overlay.mp4"),
                             fix="leave out --video, for a mask and an overlay per frame",
@@ -433,7 +433,7 @@ class _Run:
         self._check_length(path, count)
         written = frame_count(beside) or 0
         if written < count:  # OpenCV tells nothing of a full disk
-            raise OutputError(
+            raise OutputFolderError(
                 "the video could not be written whole", expected=f"{count} frames", found=str(written), where=path,
                 fix="free some space, or another folder with --out",
             )  # fmt: skip
@@ -531,12 +531,9 @@ def _csv(rows: list[tuple[object, ...]]) -> str:
 
 
 def _check_writable(path: Path) -> None:
-    """OutputError where a file cannot be written at ``path``, before the work."""
+    """Raise OutputFolderError if a file cannot be written at ``path``; makes its folder."""
     try:
-        if path.is_dir():
-            raise IsADirectoryError(21, "a folder is there")
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".writing-"):
-            pass
+        check_output(path)
     except OSError as error:
         raise unwritable(path, error) from error

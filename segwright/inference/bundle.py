@@ -26,7 +26,7 @@ import safetensors
 import torch
 from safetensors.torch import load_file, save_file
 
-from segwright.core.atomic_io import write_folder, write_json, write_sums, wrong_sums
+from segwright.core.atomic_io import verify_checksums, write_checksums, write_folder, write_json
 from segwright.core.errors import BundleError, BundleWriteError, MissingExtraError, ModelError, SegwrightError
 from segwright.core.types import LabelSpace
 from segwright.core.version import __version__
@@ -108,7 +108,7 @@ def save_bundle(folder: str | Path, model: SegmentationModel, bundle: Bundle) ->
             tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
             save_file(_unshare(tensors), str(beside / WEIGHTS), metadata={"format": "pt"})
             write_json(beside / DESCRIPTION, bundle.to_json())
-            write_sums(beside, SUMS)
+            write_checksums(beside, SUMS)
     except (OSError, safetensors.SafetensorError) as error:  # safetensors has its own error for a full disk
         if isinstance(error, BundleWriteError):
             raise
@@ -157,7 +157,7 @@ def _read_description(folder: Path) -> Bundle:
         if (folder / name).is_file() and (folder / name).stat().st_size > most:
             raise BundleError(f"{name} is too large to be one of ours", expected=f"at most {most} bytes", where=folder)
     try:
-        wrong = wrong_sums(folder, SUMS)
+        wrong = verify_checksums(folder, SUMS)
     except ValueError as error:  # no UTF-8, or a name that no file can have
         raise BundleError(f"{SUMS} is damaged", found=str(error)[:200], where=folder) from error
     if wrong:

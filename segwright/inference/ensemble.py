@@ -60,7 +60,7 @@ def save_ensemble(
     return save_bundle(out, ensemble, replace(bundle, metrics=dict(metrics or {})))
 
 
-class MeanRuntime:
+class EnsembleRuntime:
     """Runs its members one after the other and averages their probabilities in double precision: the plain statement
     of what an ensemble is, to hold the network against."""
 

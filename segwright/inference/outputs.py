@@ -8,15 +8,13 @@ mask that was corrected by hand is thereby safe, too.
 from __future__ import annotations
 
 import errno
-import hashlib
 import json
 import os
-import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from segwright.core.atomic_io import write_text
+from segwright.core.atomic_io import atomic_file, check_output, sha256, write_text
 from segwright.core.errors import UsageError
 
 MANIFEST = ".segwright-predictions"
@@ -25,8 +23,6 @@ BESIDE_SOURCES = ".mask"  # what masks are called where the folder holds their i
 MANIFEST_BYTES = 256_000_000
 # Errors that every further file would meet again
 LASTING = (errno.ENOSPC, errno.EROFS, errno.EDQUOT, errno.EIO)
-UMASK = os.umask(0)  # can only be read by setting it
-os.umask(UMASK)
 
 
 class Written(NamedTuple):
@@ -36,7 +32,7 @@ class Written(NamedTuple):
     size: int
 
 
-class OutputError(UsageError):
+class OutputFolderError(UsageError):
     """An output that cannot be written. ``lasting``: neither can those after it."""
 
     lasting = False
@@ -56,9 +52,7 @@ class OutputFolder:
         """Make the folder and see that files can be written to it; OutputError otherwise."""
         try:
             self.root.mkdir(parents=True, exist_ok=True)
-            handle, name = tempfile.mkstemp(dir=self.root, prefix=".writing-")
-            os.close(handle)
-            os.unlink(name)
+            check_output(self.root / MANIFEST)
         except OSError as error:
             raise unwritable(self.root, error) from error
 
@@ -73,7 +67,7 @@ class OutputFolder:
             return False
         entry = self.written.get(self._relative(path))
         try:
-            return entry is None or entry.size != path.stat().st_size or entry.sha256 != _sha256(path)
+            return entry is None or entry.size != path.stat().st_size or entry.sha256 != sha256(path)
         except OSError:
             return True
 
@@ -97,24 +91,14 @@ class OutputFolder:
             )
 
     def write(self, path: Path, save: Callable[[Path], None]) -> Path:
-        """Let ``save`` write a file beside ``path``, note it in the list, and put it in place; returns ``path``."""
+        """Let ``save`` write a temporary file, add it to the list, and move it to ``path``; returns ``path``."""
         self.refuse_foreign([path])
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            handle, name = tempfile.mkstemp(dir=path.parent, prefix=".writing-", suffix=path.suffix)
-            os.close(handle)
+            with atomic_file(path, sync=False) as beside:
+                save(beside)
+                self._note(path, Written(sha256(beside), beside.stat().st_size))
         except OSError as error:
             raise unwritable(path, error) from error
-        beside = Path(name)
-        try:
-            save(beside)
-            os.chmod(beside, 0o666 & ~UMASK)
-            self._note(path, Written(_sha256(beside), beside.stat().st_size))
-            os.replace(beside, path)
-        except OSError as error:
-            raise unwritable(path, error) from error
-        finally:
-            beside.unlink(missing_ok=True)
         return path
 
     def write_bytes(self, path: Path, data: bytes) -> Path:
@@ -160,7 +144,7 @@ def read_manifest(folder: Path) -> dict[str, Written]:
     return found
 
 
-def unwritable(path: Path, error: OSError) -> OutputError:
+def unwritable(path: Path, error: OSError) -> OutputFolderError:
     """The error of a file or folder that cannot be written."""
     fixes = {
         errno.ENOSPC: "free some space, or another folder with --out",
@@ -168,7 +152,7 @@ def unwritable(path: Path, error: OSError) -> OutputError:
         errno.ENAMETOOLONG: "shorten the file's name",
     }
     fix = fixes.get(error.errno or 0, "give a folder that can be written to, with --out")
-    found = OutputError("the output cannot be written", found=error.strerror or str(error), where=path, fix=fix)
+    found = OutputFolderError("the output cannot be written", found=error.strerror or str(error), where=path, fix=fix)
     found.lasting = error.errno in LASTING
     return found
 
@@ -183,11 +167,6 @@ def _identity(path: Path) -> tuple[int, int] | None:
     except (OSError, ValueError):
         return None
     return found.st_dev, found.st_ino
-
-
-def _sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _some(names: Sequence[str]) -> str:

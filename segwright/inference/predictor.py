@@ -18,7 +18,7 @@ from segwright.imageio import UInt8Array, read_header, read_image, read_raster
 from segwright.inference.bundle import Bundle, is_bundle, load_bundle
 from segwright.inference.prediction import Prediction
 from segwright.inference.runtimes import OnnxRuntime, Runtime, TorchRuntime
-from segwright.inference.sliding_window import DEFAULT_MARGIN, DEFAULT_WINDOW, Window, windows
+from segwright.inference.sliding_window import DEFAULT_MARGIN, DEFAULT_WINDOW, Window, sliding_windows
 from segwright.inference.tta import TestTimeAugmentation, parse_tta
 from segwright.models.base import SegmentationModel
 from segwright.postprocess.pipeline import Chain, parse_chain
@@ -161,11 +161,11 @@ class Predictor:
         labels, confidence = np.empty((height, width), np.uint8), np.empty((height, width), np.float32)
         kept = np.empty((self.label_space.classes, height, width), np.float32) if probabilities else None
         local, regional = self._chains()
-        for part in windows(height, width, self.window, self._margin()):
-            found, sure, marginals = self._part(image[part.seen], local, probabilities, height * width)
-            labels[part.kept], confidence[part.kept] = found[part.inside], sure[part.inside]
+        for part in sliding_windows(height, width, self.window, self._margin()):
+            found, sure, marginals = self._part(image[part.window], local, probabilities, height * width)
+            labels[part.core], confidence[part.core] = found[part.core_in_window], sure[part.core_in_window]
             if kept is not None and marginals is not None:
-                kept[:, *part.kept] = marginals[:, *part.inside]
+                kept[:, *part.core] = marginals[:, *part.core_in_window]
             advance(1)
         if not regional:
             return self._answer(image, labels, confidence, kept)
@@ -182,8 +182,8 @@ class Predictor:
         """Predict an image that no memory holds, in the windows of :meth:`predict`.
 
         ``read`` gives the image (H, W, C) of a :class:`Window`, ``write`` takes its labels and confidence, of which
-        ``window.inside`` is to be kept at ``window.kept``. ModelError where the chain has steps on regions, which need
-        the whole image.
+        ``window.core_in_window`` is kept at ``window.core``. ModelError if the pipeline has steps on regions, which
+        need the whole image.
         """
         local, regional = self._chains()
         if regional:
@@ -194,7 +194,7 @@ class Predictor:
             )
         while True:
             try:
-                for part in windows(height, width, self.window, self._margin()):
+                for part in sliding_windows(height, width, self.window, self._margin()):
                     labels, confidence, _ = self._part(self.prepare(read(part)), local, False, height * width)
                     _check_finite(confidence)
                     write(part, labels, confidence)
@@ -209,9 +209,9 @@ class Predictor:
             return self._probabilities(image)
         height, width = image.shape[:2]
         result = np.empty((self.label_space.classes, height, width), np.float32)
-        for part in windows(height, width, self.window, self._margin()):
-            found = self._probabilities(image[part.seen])
-            result[:, *part.kept] = found[:, *part.inside]
+        for part in sliding_windows(height, width, self.window, self._margin()):
+            found = self._probabilities(image[part.window])
+            result[:, *part.core] = found[:, *part.core_in_window]
             advance(1)
         return result
 
@@ -220,7 +220,7 @@ class Predictor:
         if not self._large(image):
             return 1
         height, width = image.shape[:2]
-        return len(list(windows(height, width, self.window, self._margin())))
+        return len(list(sliding_windows(height, width, self.window, self._margin())))
 
     def _large(self, image: AnyArray) -> bool:
         return bool(image.shape[0] * image.shape[1] > self.window**2)

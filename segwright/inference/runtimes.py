@@ -82,14 +82,14 @@ class TorchRuntime:
         return result
 
     def labels(self, images: UInt8Array) -> tuple[UInt8Array, Float32Array]:
-        labels, confidence = decide(self.run(images))
+        labels, confidence = argmax_with_confidence(self.run(images))
         return labels.to(torch.uint8).cpu().numpy(), confidence.cpu().numpy()
 
     def logits(self, images: UInt8Array) -> Float32Array:
         return self.run(images).contiguous().cpu().numpy()
 
 
-def decide(logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def argmax_with_confidence(logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """(N, K, H, W) → labels int64 (N, H, W) and the softmax probability of the label, without the whole softmax."""
     top, labels = logits.max(dim=1)
     return labels, torch.exp(top - torch.logsumexp(logits, dim=1))

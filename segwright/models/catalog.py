@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from segwright.core.errors import UsageError, WeightsError
-from segwright.core.progress import is_first, stderr_console, wrapped
+from segwright.core.progress import is_main_process, stderr_console, wrap_line
 from segwright.models import deeplab_v1, deeplab_v2, external, fc_densenet, fcn, parsenet, segnet, unet_2015
 from segwright.models.base import Provenance, SegmentationModel, count_parameters
 from segwright.models.convert import load_converted
@@ -467,13 +467,13 @@ def _no_free_weights(name: str, *, required: bool) -> Provenance:
 
 def _say(model: SegmentationModel) -> SegmentationModel:
     """Where the weights came from, on stderr: training from scratch unknowingly wastes days."""
-    if not is_first():
+    if not is_main_process():
         return model
     text = f"weights: {model.provenance}"
     if model.provenance.detail:
         text += f"; {model.provenance.detail}"
     style = None if model.provenance.pretrained else "bold yellow"
     screen = stderr_console()
-    line = wrapped(text, screen.width) if screen.is_terminal else text
+    line = wrap_line(text, screen.width) if screen.is_terminal else text
     screen.print(line, style=style, soft_wrap=True, markup=False)
     return model

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from segwright.core.atomic_io import exclusive, write_json
+from segwright.core.atomic_io import lock_folder, write_json
 from segwright.core.errors import UsageError
 from segwright.core.progress import stderr_console
 from segwright.data.check.runner import check_dataset
@@ -48,7 +48,7 @@ def cross_validate(
     folder = Path(config.out) if config.out else default_folder(data, config)
     done: list[Fold] = []
     stopped_by = None
-    with exclusive(folder):
+    with lock_folder(folder):
         if (folder / "fold-0").exists() and not resume:
             raise UsageError("the folder holds runs already", where=folder, fix="--resume, or another --out")
         checked = check_dataset(data)

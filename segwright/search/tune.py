@@ -20,7 +20,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from segwright.core.atomic_io import exclusive, write_json, write_text
+from segwright.core.atomic_io import lock_folder, write_json, write_text
 from segwright.core.errors import DataError, MissingExtraError, ModelError, TrainingError, UsageError
 from segwright.core.progress import duration
 from segwright.data.check.runner import check_dataset
@@ -88,7 +88,7 @@ def tune(
         )
     if training_splits(data, config)[1] is None:
         raise DataError("tuning needs a validation split", where=data.root, fix="segwright convert can make splits")
-    with exclusive(folder):
+    with lock_folder(folder):
         if (folder / "study.db").exists() and not resume:
             raise UsageError("the folder holds a search already", where=folder, fix="--resume, or another --out")
         return _Search(optuna, data, config, folder, (minutes, each, final), architectures, say).run()

@@ -49,7 +49,7 @@ STARTS = (
 ADDITIONS = ("min-area(32)", "min-area(128)", "fill-holes(64)", "close(3)", "open(3)", "smooth(3)", "smooth(7)")
 
 
-class Predicts(Protocol):
+class PredictorProtocol(Protocol):
     """What the search needs of a predictor: no post-processing of its own."""
 
     @property
@@ -57,7 +57,7 @@ class Predicts(Protocol):
     def predict(self, image: UInt8Array, *, probabilities: bool = False) -> Prediction: ...
 
 
-class Images(Protocol):
+class ImageSource(Protocol):
     """What the search needs of a split."""
 
     def __len__(self) -> int: ...
@@ -123,8 +123,8 @@ class TuningResult:
 
 
 def tune_post(
-    predictor: Predicts,
-    split: Images,
+    predictor: PredictorProtocol,
+    split: ImageSource,
     *,
     minutes: float = 10.0,
     chains: Iterable[str] = (),
@@ -204,7 +204,7 @@ def drawn_together(sequences: Sequence[object] | None, numbers: Sequence[int]) -
 class _Cache:
     """The network's probabilities on disk, and the split they belong to."""
 
-    split: Images
+    split: ImageSource
     classes: int
     indices: tuple[int, ...]
     files: tuple[Path, ...]
@@ -213,7 +213,7 @@ class _Cache:
     size: str
 
     @classmethod
-    def fill(cls, predictor: Predicts, split: Images, folder: Path, limit: int, until: float) -> _Cache:
+    def fill(cls, predictor: PredictorProtocol, split: ImageSource, folder: Path, limit: int, until: float) -> _Cache:
         candidates = [i for i in range(len(split)) if split.read_mask(i) is not None]
         if len(candidates) < LEAST_IMAGES:
             raise DataError(

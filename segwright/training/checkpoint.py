@@ -21,7 +21,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from segwright.core.atomic_io import write_folder, write_json, write_sums, wrong_sums
+from segwright.core.atomic_io import verify_checksums, write_checksums, write_folder, write_json
 from segwright.core.errors import CheckpointError
 from segwright.training.distributed.dtensors import is_shard, laid_out
 
@@ -86,7 +86,7 @@ def _place(folder: Path, step: int) -> Path:
 
 def _describe(beside: Path, state: Mapping[str, Any]) -> None:
     write_json(beside / "state.json", dict(state))
-    write_sums(beside)
+    write_checksums(beside)
 
 
 def _keep_newest(folder: Path) -> None:
@@ -119,7 +119,7 @@ def load_checkpoint(folder: Path, *, tensors: bool = True) -> Checkpoint | None:
     skipped: list[str] = []
     for path in reversed(checkpoints(folder)):
         try:
-            wrong = wrong_sums(path)
+            wrong = verify_checksums(path)
             if not wrong:
                 found = _tensors(path) if tensors else _complete(path)
                 state = _checked(json.loads((path / "state.json").read_text(encoding="utf-8")))
@@ -159,7 +159,7 @@ def newest_state(folder: Path) -> Mapping[str, Any] | None:
     """The description in the newest checkpoint that is whole, without its tensors; None where none is."""
     for path in reversed(checkpoints(folder)):
         try:
-            if not wrong_sums(path):
+            if not verify_checksums(path):
                 return _checked(json.loads((path / "state.json").read_text(encoding="utf-8")))
         except (OSError, ValueError, RecursionError):
             continue

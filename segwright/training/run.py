@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from segwright.core.atomic_io import exclusive, write_json, write_text
+from segwright.core.atomic_io import lock_folder, write_json, write_text
 from segwright.core.errors import CheckpointError, ConfigError, DataError, SegwrightError, UsageError
 from segwright.core.progress import progress
 from segwright.data.check.dataset_scan import existing_scan
@@ -139,7 +139,7 @@ def run_training(
             return Run(folder, plan, memory=session.memory, in_parts=session.in_parts)
         if not peers.is_first:
             return session.train(resume, start)
-        with exclusive(folder):
+        with lock_folder(folder):
             if not resume:
                 refuse_second_run(folder)
             return session.train(resume, start)

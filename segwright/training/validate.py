@@ -17,7 +17,7 @@ from segwright.core.errors import OutOfMemoryError
 from segwright.core.types import IGNORE_INDEX, Sample, blend
 from segwright.data.records import Split, evenly_spread
 from segwright.imageio import UInt8Array
-from segwright.inference.sliding_window import Window, windows
+from segwright.inference.sliding_window import Window, sliding_windows
 from segwright.losses import create_loss
 from segwright.losses.pixels import SegmentationLoss
 from segwright.metrics.confusion import ConfusionMatrix, Float64Array, Scores
@@ -146,10 +146,10 @@ class Validator:
         loss = _Loss()
         for position, sample in enumerate(samples):
             height, width = sample.image.shape[:2]
-            for part in windows(height, width, self.window, self.window // 8):
+            for part in sliding_windows(height, width, self.window, self.window // 8):
                 seen = sample.image[None, part.top : part.bottom, part.left : part.right]
                 logits = self._logits(model, np.ascontiguousarray(seen))[(..., *_inside(part))]
-                kept = np.s_[part.keep_top : part.keep_bottom, part.keep_left : part.keep_right]
+                kept = np.s_[part.core_top : part.core_bottom, part.core_left : part.core_right]
                 labels[position][kept] = logits.argmax(dim=1)[0].to(torch.uint8).cpu().numpy()
                 loss = loss + self._loss(logits, [_mask(sample)[kept]])
         return labels, loss
@@ -235,6 +235,6 @@ def _mask(sample: Sample) -> UInt8Array:
 def _inside(part: Window) -> tuple[slice, slice]:
     """The part of a window's answer that is kept."""
     return (
-        slice(part.keep_top - part.top, part.keep_bottom - part.top),
-        slice(part.keep_left - part.left, part.keep_right - part.left),
+        slice(part.core_top - part.top, part.core_bottom - part.top),
+        slice(part.core_left - part.left, part.core_right - part.left),
     )

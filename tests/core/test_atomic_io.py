@@ -15,14 +15,15 @@ import pytest
 
 from segwright.core import atomic_io
 from segwright.core.atomic_io import (
-    exclusive,
+    atomic_file,
+    lock_folder,
     recover_folder,
+    verify_checksums,
     without_nan,
+    write_checksums,
     write_folder,
     write_json,
-    write_sums,
     write_text,
-    wrong_sums,
 )
 from segwright.core.errors import OutputError, UsageError
 from segwright.imageio import write_image
@@ -51,14 +52,14 @@ def test_a_kill_between_the_two_renames_is_recovered(tmp_path: Path) -> None:
 def test_sums_find_every_kind_of_change(tmp_path: Path) -> None:
     (tmp_path / "a").write_text("a")
     (tmp_path / "b").write_text("b")
-    write_sums(tmp_path)
-    assert wrong_sums(tmp_path) == []
+    write_checksums(tmp_path)
+    assert verify_checksums(tmp_path) == []
     (tmp_path / "a").write_text("changed")
     (tmp_path / "b").unlink()
     (tmp_path / "c").write_text("new")
-    assert wrong_sums(tmp_path) == ["a was altered", "b is missing", "c is not listed"]
+    assert verify_checksums(tmp_path) == ["a was altered", "b is missing", "c is not listed"]
     (tmp_path / "SHA256SUMS").write_text(f"{'0' * 64}  ../secret\n")
-    assert "../secret leaves the folder" in wrong_sums(tmp_path)
+    assert "../secret leaves the folder" in verify_checksums(tmp_path)
 
 
 def test_a_link_in_a_bundle_is_refused(tmp_path: Path) -> None:
@@ -67,19 +68,19 @@ def test_a_link_in_a_bundle_is_refused(tmp_path: Path) -> None:
     folder = tmp_path / "bundle"
     folder.mkdir()
     os.symlink(outside, folder / "a")
-    write_sums(folder)
-    assert "a leaves the folder" in wrong_sums(folder)
+    write_checksums(folder)
+    assert "a leaves the folder" in verify_checksums(folder)
 
 
 def test_a_folder_is_held_by_one_process(tmp_path: Path) -> None:
-    code = "import sys; from pathlib import Path; from segwright.core.atomic_io import exclusive\n"
-    code += "with exclusive(Path(sys.argv[1])): print('held')"
-    with exclusive(tmp_path):
+    code = "import sys; from pathlib import Path; from segwright.core.atomic_io import lock_folder\n"
+    code += "with lock_folder(Path(sys.argv[1])): print('held')"
+    with lock_folder(tmp_path):
         other = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=False)
-        assert "another run works in this folder" in other.stderr and "held" not in other.stdout
-    with exclusive(tmp_path):
+        assert "another run uses this folder" in other.stderr and "held" not in other.stdout
+    with lock_folder(tmp_path):
         pass
-    with pytest.raises(UsageError), exclusive(tmp_path), exclusive(tmp_path):
+    with pytest.raises(UsageError), lock_folder(tmp_path), lock_folder(tmp_path):
         pass
 
 
@@ -117,7 +118,7 @@ def test_what_the_system_refuses_is_typed(tmp_path: Path, monkeypatch: pytest.Mo
         lambda: write_image(tmp_path / "file" / "a.png", image),
         lambda: write_text(tmp_path / ("x" * 300), "x"),
         lambda: write_folder(tmp_path / "file" / "model").__enter__(),
-        lambda: exclusive(tmp_path / "file").__enter__(),
+        lambda: lock_folder(tmp_path / "file").__enter__(),
     ):
         with pytest.raises(OutputError) as caught:
             write()
@@ -198,18 +199,33 @@ def test_a_version_put_aside_by_a_dead_writer_is_put_back(tmp_path: Path) -> Non
 
 def test_a_damaged_sums_file_is_told_like_any_other_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "a").write_text("a")
-    write_sums(tmp_path)
+    write_checksums(tmp_path)
     sums = (tmp_path / "SHA256SUMS").read_bytes()
     for place in range(len(sums)):
         (tmp_path / "SHA256SUMS").write_bytes(sums[:place] + bytes([sums[place] ^ 0x80]) + sums[place + 1 :])
-        assert wrong_sums(tmp_path)
+        assert verify_checksums(tmp_path)
     for text in (b"\xff\xfe\0", b"0" * 64 + b"  a\0b\n", b"0" * 64 + b"  " + b"x" * 5000 + b"\n", b"\n\n"):
         (tmp_path / "SHA256SUMS").write_bytes(text)
-        assert wrong_sums(tmp_path)
+        assert verify_checksums(tmp_path)
     monkeypatch.setattr(atomic_io, "MAX_SUMS", 10)
-    assert "larger" in wrong_sums(tmp_path)[0] or (tmp_path / "SHA256SUMS").stat().st_size <= 10
+    assert "larger" in verify_checksums(tmp_path)[0] or (tmp_path / "SHA256SUMS").stat().st_size <= 10
 
 
 def test_names_that_are_no_text_can_be_written(tmp_path: Path) -> None:
     name = os.fsdecode(b"\xff.png")
     assert json.loads(write_json(tmp_path / "x.json", {"file": name}).read_text()) == {"file": name}
+
+
+def test_an_atomic_file_replaces_the_old_one_whole_or_leaves_it(tmp_path: Path) -> None:
+    path = tmp_path / "sub" / "labels.png"
+    with atomic_file(path) as beside:
+        assert beside.suffix == ".png" and beside.parent == path.parent and not path.exists()
+        beside.write_bytes(b"one")
+    assert path.read_bytes() == b"one"
+    with pytest.raises(KeyError), atomic_file(path) as beside:
+        beside.write_bytes(b"half")
+        raise KeyError
+    assert path.read_bytes() == b"one" and [p.name for p in path.parent.iterdir()] == ["labels.png"]
+    with pytest.raises(OutputError) as caught, atomic_file(path / "below.png"):
+        pass
+    assert caught.value.errno is not None, "the system's number is kept"

@@ -9,13 +9,13 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from segwright.core.progress import PlainConsole, literal, visible, wrapped
+from segwright.core.progress import PlainConsole, literal, visible, wrap_line
 
 PLAN = "  optimizer       muon  (convolution kernels by their momentum made orthogonal: most learnt in few steps)"
 
 
 def test_a_plan_hangs_under_its_values() -> None:
-    first, second = wrapped(PLAN, 80).split("\n")
+    first, second = wrap_line(PLAN, 80).split("\n")
     assert (
         len(first) <= 80
         and len(second) - len(second.lstrip()) == PLAN.index("muon")
@@ -26,14 +26,14 @@ def test_a_plan_hangs_under_its_values() -> None:
 
 def test_a_sentence_hangs_under_itself() -> None:
     text = "warning: pole is never predicted after 4 epochs: try --loss ce+dice, or a longer training"
-    assert wrapped(text, 60) == (
+    assert wrap_line(text, 60) == (
         "warning: pole is never predicted after 4 epochs: try --loss\n  ce+dice, or a longer training"
     )
 
 
 @pytest.mark.parametrize("text", ["short", "", "model: /a/" + "b" * 100, "/a/" + "b" * 100])
 def test_short_lines_and_paths_stay_whole(text: str) -> None:
-    assert wrapped(text, 80) == text
+    assert wrap_line(text, 80) == text
 
 
 HOSTILE = "[/b] [red]x :car: \x1b]0;owned\x07\x1b[2J \u202e \udcff"

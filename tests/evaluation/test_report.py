@@ -13,7 +13,7 @@ import pytest
 
 from segwright.core.errors import ImageReadError
 from segwright.core.types import LabelSpace
-from segwright.evaluation.evaluate import Answer, score
+from segwright.evaluation.evaluate import MappedPrediction, score
 from segwright.evaluation.report import RunFacts, confusions, error_map, fit, read_history, report_page, write_report
 
 NASTY = "<script>alert(1)</script>"
@@ -40,12 +40,12 @@ class Scenes:
         mask[:4] = 255
         return mask
 
-    def answers(self, indices: Any, _images: Any) -> list[Answer]:
+    def answers(self, indices: Any, _images: Any) -> list[MappedPrediction]:
         found = []
         for i in indices:
             labels = np.where(self.read_mask(i) == 255, 0, self.read_mask(i)).astype(np.uint8)
             labels[:, : 4 * i] = 0
-            found.append(Answer(labels, np.full(labels.shape, 0.9, np.float32)))
+            found.append(MappedPrediction(labels, np.full(labels.shape, 0.9, np.float32)))
         return found
 
 

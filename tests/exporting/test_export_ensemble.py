@@ -14,7 +14,7 @@ import torch
 import segwright as sw
 from segwright import api
 from segwright.cli import app
-from segwright.core.atomic_io import write_sums, wrong_sums
+from segwright.core.atomic_io import verify_checksums, write_checksums
 from segwright.core.errors import BundleError, ModelError, SegwrightError, UsageError
 from segwright.core.types import LabelSpace
 from segwright.demo.dataset import write_street_scenes
@@ -66,7 +66,7 @@ def test_the_bundle_is_the_mean_and_describes_its_members(runs: list[Path], join
     found = sw.load(joined)(image, probabilities=True).probabilities
     np.testing.assert_allclose(found, np.mean(alone, axis=0), atol=2e-6)
     assert sorted(p.name for p in joined.iterdir()) == ["SHA256SUMS", "model.json", "model.safetensors"]
-    assert not wrong_sums(joined)
+    assert not verify_checksums(joined)
     tree = json.loads((joined / "model.json").read_text())
     assert tree["architecture"] == "ensemble" and tree["metrics"]["parity"]["argmax_agreement"] == 1.0
     assert [m["architecture"] for m in tree["arguments"]["members"]] == ["segnet_basic", "unet", "segnet_basic"]
@@ -180,7 +180,7 @@ def test_a_description_that_lies_is_a_typed_error(joined: Path, tmp_path: Path, 
     tree = json.loads((folder / "model.json").read_text())
     tree["arguments"]["members"] = members
     (folder / "model.json").write_text(json.dumps(tree))
-    write_sums(folder)
+    write_checksums(folder)
     with pytest.raises(SegwrightError):
         load_bundle(folder)
 
@@ -189,6 +189,6 @@ def test_nesting_without_end_is_a_typed_error(joined: Path, tmp_path: Path) -> N
     network, bundle = load_bundle(joined)
     folder = save_bundle(tmp_path / "deep", network, bundle)
     (folder / "model.json").write_text('{"arguments": ' + "[" * 100_000 + "]" * 100_000 + "}")
-    write_sums(folder)
+    write_checksums(folder)
     with pytest.raises(BundleError, match="cannot be read"):
         load_bundle(folder)

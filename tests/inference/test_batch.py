@@ -21,7 +21,7 @@ from segwright.core.types import Float32Array, LabelSpace
 from segwright.imageio import UInt8Array, read_mask, write_image
 from segwright.inference.batch import OutputOptions
 from segwright.inference.bundle import Bundle
-from segwright.inference.outputs import MANIFEST, OutputError, OutputFolder
+from segwright.inference.outputs import MANIFEST, OutputFolder, OutputFolderError
 from segwright.inference.predictor import Predictor
 from segwright.inference.sources import open_source, open_sources, output_names
 
@@ -185,7 +185,7 @@ def test_a_full_disk_ends_the_run_with_what_was_done(tmp_path: Path, monkeypatch
 
     def full(self: OutputFolder, path: Path, save: Any) -> Path:
         if path.name.startswith("2"):
-            error = OutputError("the output cannot be written", found="No space left on device")
+            error = OutputFolderError("the output cannot be written", found="No space left on device")
             error.lasting = True
             raise error
         return write(self, path, save)
@@ -199,7 +199,7 @@ def test_an_output_folder_that_cannot_be_written_is_a_typed_error(tmp_path: Path
     write_image(tmp_path / "a.png", scene(0))
     (tmp_path / "file").write_text("")
     for out in (tmp_path / "file", tmp_path / "file" / "below"):
-        with pytest.raises(OutputError) as caught:
+        with pytest.raises(OutputFolderError) as caught:
             api.predict(predictor(), tmp_path / "a.png", out=out)
         assert "--out" in str(caught.value)
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from segwright.core.atomic_io import write_sums
+from segwright.core.atomic_io import write_checksums
 from segwright.core.errors import BundleError, SegwrightError, UsageError
 from segwright.core.types import LabelSpace
 from segwright.inference.bundle import Bundle, load_bundle, save_bundle
@@ -61,7 +61,7 @@ def test_an_altered_file_is_found(folder: Path, name: str) -> None:
 def edit(folder: Path, **changes: object) -> None:
     tree = json.loads((folder / "model.json").read_text())
     (folder / "model.json").write_text(json.dumps({**tree, **changes}))
-    write_sums(folder)
+    write_checksums(folder)
 
 
 @pytest.mark.parametrize(
@@ -102,7 +102,7 @@ def header(length: int, body: bytes) -> bytes:
 )
 def test_weights_of_another_kind_are_refused(folder: Path, payload: bytes) -> None:
     (folder / "model.safetensors").write_bytes(payload)
-    write_sums(folder)
+    write_checksums(folder)
     with pytest.raises(BundleError, match="weights"):
         load_bundle(folder)
 
@@ -147,7 +147,7 @@ def test_a_bundle_of_version_1_means_what_it_meant(tmp_path: Path) -> None:
     )
     tree = json.loads((folder / "model.json").read_text())
     (folder / "model.json").write_text(json.dumps({**tree, "version": 1}))
-    write_sums(folder, "SHA256SUMS")
+    write_checksums(folder, "SHA256SUMS")
     again, bundle = load_bundle(folder)
     image = torch.randint(0, 256, (1, 40, 50, 3), dtype=torch.uint8)
     assert torch.equal(again(image).logits, former(image).logits)

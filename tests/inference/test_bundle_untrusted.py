@@ -20,7 +20,7 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 
 from segwright import api
-from segwright.core.atomic_io import write_sums
+from segwright.core.atomic_io import write_checksums
 from segwright.core.errors import BundleError, BundleWriteError, ModelError, SegwrightError
 from segwright.core.types import LabelSpace
 from segwright.inference.bundle import Bundle, load_bundle, read_bundle, save_bundle
@@ -40,7 +40,7 @@ def saved(folder: Path, width: int = 4) -> Path:
 def edited(folder: Path, **changes: Any) -> Path:
     tree = json.loads((folder / "model.json").read_text())
     (folder / "model.json").write_text(json.dumps({**tree, **changes}))
-    write_sums(folder)
+    write_checksums(folder)
     return folder
 
 
@@ -146,7 +146,7 @@ def test_damaged_files_are_typed_errors(tmp_path: Path, name: str, content: byte
     folder = saved(tmp_path / "model")
     (folder / name).write_bytes(content)
     if name != "SHA256SUMS":
-        write_sums(folder)
+        write_checksums(folder)
     with pytest.raises(BundleError):
         load(folder)
 

@@ -20,7 +20,7 @@ from segwright.imageio import UInt8Array, read_mask
 from segwright.inference.bundle import Bundle, load_bundle, save_bundle
 from segwright.inference.prediction import Prediction
 from segwright.inference.predictor import Predictor, load
-from segwright.inference.sliding_window import windows
+from segwright.inference.sliding_window import sliding_windows
 from segwright.models.catalog import create_model
 
 SPACE = LabelSpace(("ground", "thing", "other"))
@@ -99,7 +99,7 @@ def test_seams_of_a_crf_in_windows_do_not_show(post: str, share: float) -> None:
     predictor = Predictor(Colors(), SPACE, post=post)
     predictor.window = 128
     steps = np.abs(np.diff(np.abs(whole.confidence - windowed.confidence), axis=1)).mean(axis=0)
-    seams = {part.keep_left - 1 for part in windows(230, 320, 128, predictor._margin())} - {-1}
+    seams = {part.core_left - 1 for part in sliding_windows(230, 320, 128, predictor._margin())} - {-1}
     assert len(seams) >= 3
     assert steps[sorted(seams)].mean() < 3 * steps.mean() + 1e-4, "a seam would be a step in the difference"
     assert network.largest <= 128 * 128

@@ -10,18 +10,18 @@ from scipy.ndimage import uniform_filter
 
 from segwright.core.types import Float32Array
 from segwright.imageio import UInt8Array
-from segwright.inference.sliding_window import windows
+from segwright.inference.sliding_window import sliding_windows
 
 
 @pytest.mark.parametrize("size", [(1, 1), (64, 64), (65, 64), (200, 333), (64, 1000)])
 @pytest.mark.parametrize(("window", "margin"), [(64, 8), (64, 0), (64, 31), (33, 40)])
 def test_every_pixel_is_kept_once(size: tuple[int, int], window: int, margin: int) -> None:
     seen = np.zeros(size, int)
-    for part in windows(*size, window, margin):
-        assert part.top <= part.keep_top < part.keep_bottom <= part.bottom <= size[0]
-        assert part.left <= part.keep_left < part.keep_right <= part.right <= size[1]
+    for part in sliding_windows(*size, window, margin):
+        assert part.top <= part.core_top < part.core_bottom <= part.bottom <= size[0]
+        assert part.left <= part.core_left < part.core_right <= part.right <= size[1]
         assert part.bottom - part.top <= window and part.right - part.left <= window
-        seen[part.keep_top : part.keep_bottom, part.keep_left : part.keep_right] += 1
+        seen[part.core_top : part.core_bottom, part.core_left : part.core_right] += 1
     assert (seen == 1).all()
 
 
@@ -29,9 +29,9 @@ def in_windows(
     image: UInt8Array, run: Callable[[UInt8Array], tuple[UInt8Array, Float32Array]], margin: int
 ) -> tuple[UInt8Array, Float32Array]:
     labels, confidence = np.empty(image.shape[:2], np.uint8), np.empty(image.shape[:2], np.float32)
-    for part in windows(*image.shape[:2], window=64, margin=margin):
-        found, sure = run(image[None, *part.seen])
-        labels[part.kept], confidence[part.kept] = found[0][part.inside], sure[0][part.inside]
+    for part in sliding_windows(*image.shape[:2], window=64, margin=margin):
+        found, sure = run(image[None, *part.window])
+        labels[part.core], confidence[part.core] = found[0][part.core_in_window], sure[0][part.core_in_window]
     return labels, confidence
 
 

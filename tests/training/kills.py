@@ -32,7 +32,7 @@ if __name__ == "__main__":
 import torch
 from safetensors.torch import load_file
 
-from segwright.core.atomic_io import wrong_sums
+from segwright.core.atomic_io import verify_checksums
 from segwright.demo.dataset import write_street_scenes
 from segwright.training import run as _imported_before_the_forks  # noqa: F401
 from segwright.training.callbacks.log import read_log
@@ -315,7 +315,7 @@ def _survivors(run: Path) -> dict[str, int]:
     found: dict[str, int] = {}
     for name, folder, pattern in (("checkpoints", run / "checkpoints", "step-*"), ("model", run, "model")):
         for path in (*folder.glob(pattern), *folder.glob(f".{pattern}.old-*")):
-            if path.is_dir() and not wrong_sums(path):
+            if path.is_dir() and not verify_checksums(path):
                 step = int(path.name.lstrip(".").split("-")[1].split(".")[0]) if name == "checkpoints" else 0
                 found[name] = max(found.get(name, 0), step)
     return found

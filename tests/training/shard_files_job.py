@@ -19,7 +19,7 @@ from torch.distributed.tensor import DTensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from segwright.core.atomic_io import write_sums
+from segwright.core.atomic_io import write_checksums
 from segwright.core.errors import CheckpointError
 from segwright.data.dataset import Dataset, open_dataset
 from segwright.training.checkpoint import checkpoints, flatten_optimizer, load_checkpoint, model_tensors
@@ -136,7 +136,7 @@ def check_damage(scenes: Dataset, folder: Path, peers: World, changed: dict[str,
     peers.barrier()
     if peers.is_first:  # a shard is gone, and its line in the sums with it
         sorted(before[-2].glob("*.safetensors"))[-1].unlink()
-        write_sums(before[-2])
+        write_checksums(before[-2])
         with pytest.raises(CheckpointError, match="no checkpoint is whole") as caught:
             load_checkpoint(place)
         assert "lacks some of its shards" in str(caught.value)

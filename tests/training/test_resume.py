@@ -90,11 +90,11 @@ def test_any_file_may_be_the_damaged_one(
 def test_a_checkpoint_of_another_kind_is_passed_over(tmp_path: Path, stopped: Path) -> None:
     folder = copied(stopped, tmp_path) / "checkpoints"
     newest = checkpoints(folder)[-1]
-    from segwright.core.atomic_io import write_sums
+    from segwright.core.atomic_io import write_checksums
 
     for text in ("[1]", "{}", '{"progress": {"step": "one"}, "optimizer": {}}', '{"progress": 3}'):
         (newest / "state.json").write_text(text)
-        write_sums(newest)
+        write_checksums(newest)
         found = load_checkpoint(folder)
         assert found is not None and found.path != newest and "does not describe" in found.skipped[0]
     for path in checkpoints(folder):

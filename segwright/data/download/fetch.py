@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from segwright.core.atomic_io import exclusive, typed_output, write_text
+from segwright.core.atomic_io import lock_folder, typed_output, write_text
 from segwright.core.errors import DownloadError, UsageError
 from segwright.core.progress import progress, stderr_console
 from segwright.core.version import __version__
@@ -60,7 +60,7 @@ def get(
     entry, out = catalog[name], Path(out)
     _agree(entry, yes, ask)
     store = out / STORE
-    with typed_output(out), exclusive(store):
+    with typed_output(out), lock_folder(store):
         marks = _CompletedArchives(store / "done.json", out)
         for remote in entry.files:
             if marks.has(remote):

@@ -18,7 +18,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 
 from segwright.core.atomic_io import without_nan, write_text
-from segwright.core.progress import PLAIN_INTERVAL, duration, stderr_console, visible, wrapped
+from segwright.core.progress import PLAIN_INTERVAL, duration, stderr_console, visible, wrap_line
 from segwright.training.callbacks.trackers import Trackers
 
 BRIEF_INTERVAL = 30.0  # seconds between two plain lines of a training that is one of many
@@ -195,7 +195,7 @@ class Display:
             print(visible(text, lines=True), file=self.stream, flush=True)
             return
         console = stderr_console() if self.live is None else self.live.console
-        lines = (wrapped(line, console.width) for line in text.splitlines())
+        lines = (wrap_line(line, console.width) for line in text.splitlines())
         console.print("\n".join(lines), markup=False, soft_wrap=True)
 
     def _line(self, record: Mapping[str, Any], share: float, left: float, memory: str, loader: float) -> str:

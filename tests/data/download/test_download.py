@@ -21,7 +21,7 @@ from typing import Any
 import pytest
 from trees import make_image, mask
 
-from segwright.core.atomic_io import exclusive
+from segwright.core.atomic_io import lock_folder
 from segwright.core.errors import DownloadError, OutputError, UsageError
 from segwright.data.dataset import open_dataset
 from segwright.data.download.catalog import CATALOG, Archive, DatasetEntry
@@ -397,7 +397,7 @@ def test_get_twice_is_one_download(server: Server, tmp_path: Path) -> None:
 
 def test_two_downloads_into_one_folder_do_not_meet(server: Server, tmp_path: Path) -> None:
     server.body = small_camvid(tmp_path / "made")
-    with exclusive(tmp_path / "out/.download"), pytest.raises(UsageError, match="folder"):
+    with lock_folder(tmp_path / "out/.download"), pytest.raises(UsageError, match="folder"):
         get("mini", tmp_path / "out", catalog=entry(server), yes=True)
     assert server.requests == []
     get("mini", tmp_path / "out", catalog=entry(server), yes=True)
