@@ -28,8 +28,8 @@ def patch(model: Model) -> Model:
     Names, parameters, buffers, ``repr`` and results (up to rounding) stay as they are. Nothing changes while kernels
     are disabled, and a patched model computes by plain torch within :func:`disabled`.
     """
-    from segwright.kernels.patching import patch_modules  # imports torch
-
     if enabled():
+        from segwright.kernels.patching import patch_modules  # imports torch
+
         patch_modules(model)
     return model

@@ -20,9 +20,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from segwright.kernels.dispatch import supports
+from segwright.kernels.dispatch import raw, supports
 from segwright.kernels.forms import KernelForm, plain_class
-from segwright.kernels.threads import over_threads, pieces
+from segwright.kernels.threads import parallel_map, split_range
 
 Array = np.ndarray[Any, np.dtype[Any]]
 MIN_VALUES = 1 << 19  # of a map: below, torch is as fast
@@ -195,7 +195,7 @@ class NormAct(torch.autograd.Function):
         # Sums of differences to some pixel lose less than sums of squares.
         first = x[0, :, 0, 0].detach().to(layout.wide).numpy()
         shift, sums = np.tile(first, layout.k), layout.sums()
-        over_threads(lambda i, _, a, z: kernels.moments(values, a, z, shift, sums[i]), layout.parts, threads)
+        parallel_map(lambda i, _, a, z: kernels.moments(values, a, z, shift, sums[i]), layout.parts, threads)
         scale, offset, mean = layout.factors(), layout.factors(), layout.factors()
         inverse = np.empty((layout.groups, x.shape[1]))
         statistics = torch.empty(2, x.shape[1], dtype=layout.wide)
@@ -204,7 +204,7 @@ class NormAct(torch.autograd.Function):
         kernels.forward_stats(sums, own, layout.pixels, first, *affine, *found)
         out = torch.empty_like(x)
         into = layout.rows(out)
-        over_threads(
+        parallel_map(
             lambda _, g, a, z: kernels.apply(values, a, z, scale[g], offset[g], low, high, into), layout.parts, threads
         )
         ctx.save_for_backward(x, weight)
@@ -222,7 +222,7 @@ class NormAct(torch.autograd.Function):
         layout, threads, scale, offset, low, high, mean, inverse = ctx.kept
         values, grads = layout.rows(x), layout.rows(grad_output.contiguous(memory_format=torch.channels_last))
         sums = layout.sums()
-        over_threads(
+        parallel_map(
             lambda i, g, a, z: kernels.grad_moments(
                 values, grads, a, z, scale[g], offset[g], low, high, mean[g], sums[i]
             ),
@@ -236,7 +236,7 @@ class NormAct(torch.autograd.Function):
         kernels.backward_stats(sums, layout.own, layout.pixels, w, mean, inverse, *found)
         out = torch.empty_like(x)
         into = layout.rows(out)
-        over_threads(
+        parallel_map(
             lambda _, g, a, z: kernels.gradient(
                 values, grads, a, z, scale[g], offset[g], low, high, along[g], across[g], constant[g], into
             ),
@@ -259,7 +259,7 @@ class _RowLayout:
         self.k = _pixels_in_a_row(self.pixels, x.shape[1])
         self.width = self.k * x.shape[1]
         rows = self.pixels // self.k
-        cuts = pieces(rows, max(1, min(-(-threads // self.groups), rows)))
+        cuts = split_range(rows, max(1, min(-(-threads // self.groups), rows)))
         places = [(g, g * rows + first, g * rows + last) for g in range(self.groups) for first, last in cuts]
         self.parts = [(index, *place) for index, place in enumerate(places)]
         self.wide = torch.float64 if x.dtype == torch.float64 else torch.float32  # of sums and factors
@@ -267,8 +267,6 @@ class _RowLayout:
 
     def rows(self, x: Tensor) -> Array:
         """The memory of a channels-last tensor, (rows, width)."""
-        from segwright.kernels.bf16 import raw
-
         return raw(x).transpose(0, 2, 3, 1).reshape(-1, self.width)
 
     def sums(self) -> Array:

@@ -16,13 +16,13 @@ from typing import Any
 import numpy as np
 
 from segwright.kernels.bf16 import narrow, wide
-from segwright.kernels.jit import kernel
+from segwright.kernels.jit import jit
 
 ZERO = np.float32(0)
 BLOCK = 64  # rows summed in the values' own precision before they join the sums in double
 
 
-@kernel
+@jit
 def moments(x: Any, start: Any, stop: Any, shift: Any, sums: Any) -> None:
     """``sums`` (2, width; double): the sums over the rows of x - shift and of its square."""
     width = x.shape[1]
@@ -41,16 +41,16 @@ def moments(x: Any, start: Any, stop: Any, shift: Any, sums: Any) -> None:
             sums[1, c] += square[c]
 
 
-@kernel
+@jit
 def _means(sums: Any, groups: Any, own: Any, channels: Any, pixels: Any) -> Any:
     """Sums of the parts, (parts, 2, width) → (2, groups, C): means over each group's pixels; beyond the first ``own``
     channels over those of all groups."""
     means = np.zeros((2, groups, channels))
-    pieces = sums.shape[0] // groups
+    split_range = sums.shape[0] // groups
     for part in range(sums.shape[0]):
         for which in range(2):
             for c in range(sums.shape[2]):
-                means[which, part // pieces, c % channels] += sums[part, which, c] / pixels
+                means[which, part // split_range, c % channels] += sums[part, which, c] / pixels
     for which in range(2):
         for c in range(own, channels):
             together = 0.0
@@ -61,7 +61,7 @@ def _means(sums: Any, groups: Any, own: Any, channels: Any, pixels: Any) -> Any:
     return means
 
 
-@kernel
+@jit
 def forward_stats(
     sums: Any, own: Any, pixels: Any, shift: Any, weight: Any, bias: Any, eps: Any,
     scale: Any, offset: Any, mean: Any, inverse: Any, statistics: Any,
@@ -84,7 +84,7 @@ def forward_stats(
                 mean[group, place] = center
 
 
-@kernel
+@jit
 def backward_stats(
     sums: Any, own: Any, pixels: Any, weight: Any, mean: Any, inverse: Any,
     along: Any, across: Any, constant: Any, gradients: Any,
@@ -111,7 +111,7 @@ def backward_stats(
         gradients[0, c], gradients[1, c] = of_weight, of_bias
 
 
-@kernel
+@jit
 def apply(x: Any, start: Any, stop: Any, scale: Any, offset: Any, low: Any, high: Any, out: Any) -> None:
     """out = x · scale + offset, not below ``low`` and not above ``high``."""
     width = x.shape[1]
@@ -122,7 +122,7 @@ def apply(x: Any, start: Any, stop: Any, scale: Any, offset: Any, low: Any, high
             out[row, c] = narrow(high if value > high else value, out)
 
 
-@kernel
+@jit
 def grad_moments(
     x: Any, grad: Any, start: Any, stop: Any, scale: Any, offset: Any, low: Any, high: Any, mean: Any, sums: Any
 ) -> None:
@@ -146,7 +146,7 @@ def grad_moments(
             sums[1, c] += along[c]
 
 
-@kernel
+@jit
 def gradient(
     x: Any, grad: Any, start: Any, stop: Any, scale: Any, offset: Any, low: Any, high: Any,
     along: Any, across: Any, constant: Any, out: Any,

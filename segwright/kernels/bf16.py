@@ -8,22 +8,13 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-import torch
 from llvmlite import ir  # type: ignore[import-untyped]
 from numba import types
-from torch import Tensor
 
 from segwright.kernels.simd import intrinsic
 
 _BITS = ir.IntType(32)
 _NOT_A_NUMBER = 0x7FC0
-
-
-def raw(x: Tensor) -> np.ndarray[Any, np.dtype[Any]]:
-    """A tensor's memory for the kernels, shape and strides as they are: bf16 as uint16, others as themselves."""
-    x = x.detach()
-    return x.view(torch.uint16).numpy() if x.dtype == torch.bfloat16 else x.numpy()
 
 
 @intrinsic

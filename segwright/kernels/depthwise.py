@@ -15,10 +15,9 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from segwright.kernels.bf16 import raw
-from segwright.kernels.dispatch import supports
+from segwright.kernels.dispatch import raw, supports
 from segwright.kernels.forms import KernelForm
-from segwright.kernels.threads import over_threads, pieces
+from segwright.kernels.threads import parallel_map, split_range
 
 MAX_TAPS_OF_TORCH = 9  # the gradient of a larger kernel is computed here
 Pair = tuple[int, int]
@@ -109,8 +108,8 @@ def weight_gradient(x: Tensor, grad: Tensor, size: Pair, stride: Pair, padding: 
     values, grads = _pixels(x), _pixels(grad)
     sums = np.empty((images, size[0] * size[1], channels), np.float32)
     threads = torch.get_num_threads()
-    parts = pieces(images, min(images, threads))
-    over_threads(
+    parts = split_range(images, min(images, threads))
+    parallel_map(
         lambda a, z: kernels.weight_gradient(values, grads, a, z, size, stride, padding, dilation, sums),
         parts, threads,
     )  # fmt: skip
@@ -128,9 +127,9 @@ def input_gradient(
     target = _pixels(out)
     threads = torch.get_num_threads()
     rows = x.shape[0] * x.shape[2]
-    over_threads(
+    parallel_map(
         lambda a, z: kernels.input_gradient(grads, taps, a, z, size, stride, padding, dilation, target),
-        pieces(rows, min(rows, threads)), threads,
+        split_range(rows, min(rows, threads)), threads,
     )  # fmt: skip
     return out
 

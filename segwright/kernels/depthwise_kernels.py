@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 
 from segwright.kernels.bf16 import narrow, wide
-from segwright.kernels.jit import kernel
+from segwright.kernels.jit import jit
 
 ZERO = np.float32(0)
 
 
-@kernel
+@jit
 def weight_gradient(
     x: Any, grad: Any, start: Any, stop: Any, size: Any, stride: Any, padding: Any, dilation: Any, out: Any
 ) -> None:
@@ -46,7 +46,7 @@ def weight_gradient(
                         out[image, i * size[1] + j, c] += along[c]
 
 
-@kernel
+@jit
 def input_gradient(
     grad: Any, weight: Any, start: Any, stop: Any, size: Any, stride: Any, padding: Any, dilation: Any, out: Any
 ) -> None:

@@ -13,7 +13,7 @@ import numba
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-def kernel(function: F) -> F:
+def jit(function: F) -> F:
     """Compile with numba: no GIL, so that plain threads run it side by side, and kept on disk between processes.
 
     A product and a sum may become one operation and a division a product; no sum changes its order, so that NaN and

@@ -15,8 +15,9 @@ from typing import Any
 
 import numpy as np
 
-from segwright.kernels.jit import kernel
-from segwright.kernels.permutohedral import Float32Array, Int32Array, Lattice, add_rows, blur
+from segwright.kernels.jit import jit
+from segwright.kernels.lattice import CLIP, Float32Array, Int32Array, Lattice
+from segwright.kernels.permutohedral import add_rows, blur
 from segwright.kernels.simd import (
     add,
     aligned_zeros,
@@ -34,10 +35,9 @@ from segwright.kernels.simd import (
     total,
     width_for,
 )
-from segwright.kernels.threads import Workers
+from segwright.kernels.threads import ThreadPool
 
 BLOCK = 16  # pixels that go through one stage of a pass together; their distributions stay in the first cache
-CLIP = 1e-5  # probabilities below are raised to it: -log 0 would silence every message
 
 
 @dataclass
@@ -63,16 +63,16 @@ class _Field:
 
 
 def mean_field(
-    probabilities: Float32Array, terms: tuple[Term, Term], iterations: int, team: Workers
+    probabilities: Float32Array, terms: tuple[Term, Term], iterations: int, pool: ThreadPool
 ) -> tuple[Float32Array, float, float]:
     """``iterations`` of mean field on probabilities (K, n), C-contiguous; returns marginals (K, n), and the smallest
     value and the largest deviation of a pixel's sum from one found in the input (NaN shows in both)."""
     classes, pixels = probabilities.shape
     width = width_for(classes)
     row = -(-classes // width) * width
-    ranges = team.ranges(0, pixels)
+    ranges = pool.ranges(0, pixels)
     factors = aligned_zeros(pixels * row)
-    checks = team.run(_take_in, [(probabilities, factors, row, first, last) for first, last in ranges])
+    checks = pool.run(_take_in, [(probabilities, factors, row, first, last) for first, last in ranges])
     smallest = float(np.min([check[0] for check in checks]))
     deviation = float(np.max([check[1] for check in checks]))
     result = np.empty_like(probabilities)
@@ -81,7 +81,7 @@ def mean_field(
     fields = [_field(term, row, len(ranges)) for term in terms]
     for iteration in range(iterations + 1):
         step = 0 if iteration == 0 else (2 if iteration == iterations else 1)
-        team.run(
+        pool.run(
             _pass,
             [
                 (
@@ -92,7 +92,7 @@ def mean_field(
             ],
         )  # fmt: skip
         if iteration < iterations:
-            _spread(fields, row, width, team)
+            _spread(fields, row, width, pool)
     return result, smallest, deviation
 
 
@@ -109,20 +109,20 @@ def _arguments(field: _Field, part: int) -> tuple[object, ...]:
     )  # fmt: skip
 
 
-def _spread(fields: list[_Field], row: int, width: int, team: Workers) -> None:
+def _spread(fields: list[_Field], row: int, width: int, pool: ThreadPool) -> None:
     """Sum what the threads splatted and blur it; ready to be sliced."""
     for field in fields:
         size = field.sliced.size // width
-        ranges = [(low * width, high * width) for low, high in team.ranges(0, size, smallest=16384)]
+        ranges = [(low * width, high * width) for low, high in pool.ranges(0, size, smallest=16384)]
         for other in field.splats[1:]:
-            team.run(add_rows, [(field.splats[0], other, form(width), low, high) for low, high in ranges])
+            pool.run(add_rows, [(field.splats[0], other, form(width), low, high) for low, high in ranges])
     blurred, spare = [field.splats[0] for field in fields], [field.sliced for field in fields]
-    blur([field.term.lattice for field in fields], blurred, spare, row, width, team)
+    blur([field.term.lattice for field in fields], blurred, spare, row, width, pool)
     for field, result, other in zip(fields, blurred, spare, strict=True):
         field.sliced, field.splats[0] = result, other
 
 
-@kernel
+@jit
 def _take_in(probabilities: Float32Array, factors: Float32Array, row: int, first: int, last: int) -> tuple[Any, Any]:
     """(K, n) to (n, row), clipped; returns the smallest value and the largest |sum - 1|, both NaN where one is."""
     classes, pixels = probabilities.shape
@@ -148,7 +148,7 @@ def _take_in(probabilities: Float32Array, factors: Float32Array, row: int, first
     return smallest.min(), deviation.max()
 
 
-@kernel
+@jit
 def _pass(
     factors: Float32Array, result: Float32Array, row: int, width: tuple[int, ...], first: int, last: int, step: int,
     corners1: Int32Array, weights1: Float32Array, simplex1: tuple[int, ...], norm1: Float32Array, strength1: float,

@@ -13,63 +13,36 @@ What differs from the usual implementations, for speed:
   in plain threads with the interpreter lock released.
 - Vertices are numbered as a raster scan meets them, so that neighboring pixels touch neighboring memory.
 
-Vertex 0 stands for 'no such neighbor': its values are zero.
+Vertex 0 stands for 'no such neighbor': its values are zero. The twin in torch operations is
+:mod:`segwright.postprocess.crf_layer`. Importing this module imports numba.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from segwright.core.errors import PostprocessError
-from segwright.kernels.jit import kernel
+from segwright.kernels.jit import jit
+from segwright.kernels.lattice import (
+    Float32Array,
+    Int32Array,
+    Int64Array,
+    Lattice,
+    UInt8Array,
+    blur_scales,
+    number_coordinates,
+)
 from segwright.kernels.simd import add, form, load, peek, scale_add, store
-from segwright.kernels.threads import Workers
+from segwright.kernels.threads import ThreadPool
 
-Float32Array = npt.NDArray[np.float32]
-Int32Array = npt.NDArray[np.int32]
-Int64Array = npt.NDArray[np.int64]
-UInt8Array = npt.NDArray[np.uint8]
-
-KEY_BITS = 62
 STRETCH = 256  # pixels whose simplices are found together
 _GOLDEN = np.int64(-7046029254386353131)  # 2^64 / golden ratio: spreads consecutive keys over the table
 
 
-@dataclass(frozen=True)
-class Lattice:
-    """Where the pixels of one image lie in the lattice; the same for every iteration and every class.
-
-    ``corners`` and ``weights``: (n · (d + 1)), the vertices of each pixel's simplex and its barycentric weights.
-    ``neighbors``: (d + 1, vertices + 1, 2), the vertices one step along each direction, both ways.
-    """
-
-    corners: Int32Array
-    weights: Float32Array
-    neighbors: Int32Array
-    dimensions: int
-
-    @property
-    def vertices(self) -> int:
-        return int(self.neighbors.shape[1]) - 1
-
-    @property
-    def pixels(self) -> int:
-        return self.corners.size // (self.dimensions + 1)
-
-    @property
-    def alpha(self) -> float:
-        """Undoes the gain of the blur: (1/2, 1, 1/2) sums to two along each direction."""
-        return 1.0 / (1.0 + 2.0**-self.dimensions)
-
-
 def build_lattice(
-    image: UInt8Array, position_sigma: float, color_sigma: float | None, *, team: Workers | None = None
+    image: UInt8Array, position_sigma: float, color_sigma: float | None, *, pool: ThreadPool | None = None
 ) -> Lattice:
     """The lattice of an image (H×W×C uint8): position in pixels over ``position_sigma``, and color (0–255) over
     ``color_sigma``; ``color_sigma`` None leaves color out (the smoothness kernel).
@@ -91,9 +64,9 @@ def build_lattice(
     corners = np.empty(pixels * (dimensions + 1), np.int32)
     weights = np.empty(pixels * (dimensions + 1), np.float32)
     flat = np.ascontiguousarray(image).reshape(-1)
-    team = team or Workers()
-    ranges = team.ranges(0, pixels)
-    sketches = team.run(
+    pool = pool or ThreadPool()
+    ranges = pool.ranges(0, pixels)
+    sketches = pool.run(
         _embed,
         [(flat, width, channels, scales, strides, origin, first, last, corners, weights) for first, last in ranges],
     )
@@ -101,23 +74,23 @@ def build_lattice(
     for (first, last), (_, other_keys, other_count) in zip(ranges[1:], sketches[1:], strict=True):
         table, keys, count, renumbered = _merge(table, keys, count, other_keys, other_count)
         part = slice(first * (dimensions + 1), last * (dimensions + 1))
-        team.run(
-            _renumber, [(corners[part], renumbered, low, high) for low, high in team.ranges(0, corners[part].size)]
+        pool.run(
+            _renumber, [(corners[part], renumbered, low, high) for low, high in pool.ranges(0, corners[part].size)]
         )
     neighbors = np.zeros((dimensions + 1, count + 1, 2), np.int32)
-    team.run(
+    pool.run(
         _connect,
-        [(table, keys, strides, dimensions, neighbors, low, high) for low, high in team.ranges(1, count + 1)],
+        [(table, keys, strides, dimensions, neighbors, low, high) for low, high in pool.ranges(1, count + 1)],
     )
     return Lattice(corners, weights, neighbors, dimensions)
 
 
-def ones_filtered(lattice: Lattice, team: Workers) -> Float32Array:
+def ones_filtered(lattice: Lattice, pool: ThreadPool) -> Float32Array:
     """The filter's answer to an input of ones, (n): what the kernel is normalized by."""
     per_pixel = lattice.dimensions + 1
-    ranges = team.ranges(0, lattice.pixels)
+    ranges = pool.ranges(0, lattice.pixels)
     values = np.zeros((len(ranges), lattice.vertices + 1), np.float32)
-    team.run(
+    pool.run(
         _splat_ones,
         [
             (lattice.corners, lattice.weights, per_pixel, first, last, values[i])
@@ -128,14 +101,14 @@ def ones_filtered(lattice: Lattice, team: Workers) -> Float32Array:
     other = np.zeros_like(current)
     for direction in range(per_pixel):
         near = lattice.neighbors[direction]
-        team.run(
+        pool.run(
             _blur_scalar,
-            [(current, other, near, low, high) for low, high in team.ranges(1, lattice.vertices + 1, smallest=16384)],
+            [(current, other, near, low, high) for low, high in pool.ranges(1, lattice.vertices + 1, smallest=16384)],
         )
         current, other = other, current
     result = np.empty(lattice.pixels, np.float32)
     alpha = np.float32(lattice.alpha)
-    team.run(
+    pool.run(
         _slice_scalar,
         [(lattice.corners, lattice.weights, per_pixel, first, last, current, alpha, result) for first, last in ranges],
     )
@@ -148,14 +121,14 @@ def blur(
     spare: list[Float32Array],
     row: int,
     width: int,
-    team: Workers,
+    pool: ThreadPool,
 ) -> None:
     """Blur flat (vertices + 1) · ``row`` values of each lattice along every direction, ``width`` lanes at a time.
 
     The lists change: ``values`` holds the results afterwards, ``spare`` the other buffers. All lattices go through a
     direction together, since every direction ends with all threads waiting for the slowest.
     """
-    cuts = [team.ranges(1, lattice.vertices + 1, smallest=4096) for lattice in lattices]
+    cuts = [pool.ranges(1, lattice.vertices + 1, smallest=4096) for lattice in lattices]
     for direction in range(max(lattice.dimensions for lattice in lattices) + 1):
         parts: list[list[tuple[Any, ...]]] = [[] for _ in range(max(len(cut) for cut in cuts))]
         for i, lattice in enumerate(lattices):
@@ -165,7 +138,7 @@ def blur(
             for part, (low, high) in zip(parts, cuts[i], strict=False):
                 part.append((values[i], spare[i], near, row, form(width), low, high))
             values[i], spare[i] = spare[i], values[i]
-        team.run(_blur_several, [(part,) for part in parts if part])
+        pool.run(_blur_several, [(part,) for part in parts if part])
 
 
 def _blur_several(parts: Sequence[tuple[Any, ...]]) -> None:
@@ -173,39 +146,7 @@ def _blur_several(parts: Sequence[tuple[Any, ...]]) -> None:
         blur_rows(*part)
 
 
-def blur_scales(dimensions: int) -> list[float]:
-    """Scale of each feature so that the lattice's own blur is a Gaussian of standard deviation one (section 3.1)."""
-    deviation = math.sqrt(2.0 / 3.0) * (dimensions + 1)
-    return [deviation / math.sqrt((i + 1) * (i + 2)) for i in range(dimensions)]
-
-
-def number_coordinates(extents: Sequence[float]) -> tuple[Int64Array, int, int]:
-    """How coordinates become a key: a stride for each, the key of the origin, and how many bits a key takes.
-
-    ``extents`` are the scaled features' largest values (the smallest is 0). Coordinate j of the embedding lies in
-    -j·extent[j-1] … the sum of the later extents; the corners and their neighbors stray 3 (d + 1) at most.
-    """
-    dimensions = len(extents)
-    margin = 4 * (dimensions + 1)
-    strides, origin, bits = np.zeros(dimensions + 1, np.int64), 0, 0
-    for j in range(dimensions):
-        low = -(j * extents[j - 1] if j else 0.0) - margin
-        high = sum(extents[j:]) + margin
-        needed = math.ceil(math.log2(high - low + 2))
-        if bits + needed > KEY_BITS:
-            raise PostprocessError(
-                "the CRF's sigmas are too small for this image",
-                expected=f"a lattice that can be numbered in {KEY_BITS} bits",
-                found=f"extents {', '.join(f'{extent:.3g}' for extent in extents)} in standard deviations",
-                fix="use larger sigmas (sigma_beta is in gray levels 0–255, the others in pixels)",
-            )
-        strides[j] = 1 << bits
-        origin += (math.ceil(-low) + 1) << bits
-        bits += needed
-    return strides, origin, bits
-
-
-@kernel
+@jit
 def _slot(table: Int32Array, keys: Int64Array, key: Any) -> Any:
     """Where ``key`` is in the table, or the free place where it would go."""
     mask = table.size - 1
@@ -218,7 +159,7 @@ def _slot(table: Int32Array, keys: Int64Array, key: Any) -> Any:
         place = (place + 1) & mask
 
 
-@kernel
+@jit
 def _grown(keys: Int64Array, count: int) -> tuple[Int32Array, Int64Array]:
     """A table and a key list of twice the size."""
     table = np.zeros(keys.size * 4, np.int32)
@@ -229,7 +170,7 @@ def _grown(keys: Int64Array, count: int) -> tuple[Int32Array, Int64Array]:
     return table, longer
 
 
-@kernel
+@jit
 def _embed(
     image: UInt8Array,
     width: int,
@@ -260,7 +201,7 @@ def _embed(
     return table, keys, count
 
 
-@kernel
+@jit
 def _simplices(
     image: UInt8Array,
     width: int,
@@ -324,7 +265,7 @@ def _simplices(
             axes[p] |= np.int64(j) << np.int64(4 * (moved + turn))
 
 
-@kernel
+@jit
 def _weigh(offset: Float32Array, axes: Int64Array, start: int, size: int, d: int, weights: Float32Array) -> None:
     """The barycentric weights: the differences of the offsets in order of rank."""
     inverse, steps = np.float32(1.0 / (d + 1)), np.float32(d + 1)
@@ -337,7 +278,7 @@ def _weigh(offset: Float32Array, axes: Int64Array, start: int, size: int, d: int
             after = deviation
 
 
-@kernel
+@jit
 def _look_up(
     table: Int32Array,
     keys: Int64Array,
@@ -379,7 +320,7 @@ def _look_up(
     return count
 
 
-@kernel
+@jit
 def _merge(
     table: Int32Array, keys: Int64Array, count: int, other_keys: Int64Array, other_count: int
 ) -> tuple[Int32Array, Int64Array, int, Int32Array]:
@@ -399,13 +340,13 @@ def _merge(
     return table, keys, count, renumbered
 
 
-@kernel
+@jit
 def _renumber(corners: Int32Array, renumbered: Int32Array, first: int, last: int) -> None:
     for i in range(first, last):
         corners[i] = renumbered[corners[i]]
 
 
-@kernel
+@jit
 def _connect(
     table: Int32Array,
     keys: Int64Array,
@@ -428,7 +369,7 @@ def _connect(
                 neighbors[direction, ahead, 0] = vertex
 
 
-@kernel
+@jit
 def blur_rows(
     values: Float32Array,
     result: Float32Array,
@@ -448,14 +389,14 @@ def blur_rows(
             store(result, here + lane, scale_add(half, both, load(values, here + lane, width)))
 
 
-@kernel
+@jit
 def add_rows(values: Float32Array, others: Float32Array, width: tuple[int, ...], first: int, last: int) -> None:
     """Add ``others`` to ``values``, floats first…last."""
     for i in range(first, last, len(width)):
         store(values, i, add(load(values, i, width), load(others, i, width)))
 
 
-@kernel
+@jit
 def _splat_ones(
     corners: Int32Array, weights: Float32Array, per_pixel: int, first: int, last: int, result: Float32Array
 ) -> None:
@@ -463,13 +404,13 @@ def _splat_ones(
         result[corners[i]] += weights[i]
 
 
-@kernel
+@jit
 def _blur_scalar(values: Float32Array, result: Float32Array, near: Int32Array, first: int, last: int) -> None:
     for vertex in range(first, last):
         result[vertex] = values[vertex] + np.float32(0.5) * (values[near[vertex, 0]] + values[near[vertex, 1]])
 
 
-@kernel
+@jit
 def _slice_scalar(
     corners: Int32Array,
     weights: Float32Array,

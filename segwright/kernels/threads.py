@@ -1,7 +1,7 @@
-"""A few threads that run compiled kernels side by side; the kernels release the interpreter's lock.
+"""A small thread pool for compiled kernels, which release the interpreter's lock; and how many cores there are.
 
-An executor of the standard library costs some 60 microseconds a task, more than many a kernel takes: these hand over
-by two queues and nothing else.
+An executor of the standard library costs some 60 microseconds per task, more than many kernels take. Here a task is
+handed over by one queue and its result by another.
 """
 
 from __future__ import annotations
@@ -17,39 +17,45 @@ from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any
 
-Task = tuple[int, Callable[..., Any], tuple[Any, ...]]  # its place among the results, what to call, with what
-Answer = tuple[int, Any, BaseException | None]
+Result = tuple[int, Any, BaseException | None]  # its place among the results, the value, the error
+Task = tuple[int, Callable[..., Any], tuple[Any, ...], SimpleQueue[Result]]  # place, function, arguments, results
 
 
-class Workers:
-    """``threads`` that run the same function on different parts; the caller's thread is one of them."""
+class ThreadPool:
+    """``threads`` threads that run one function on several parts; the caller's thread is one of them."""
 
     def __init__(self, threads: int = 1) -> None:
         self.threads = threads
         self._tasks: SimpleQueue[Task | None] = SimpleQueue()
-        self._answers: SimpleQueue[Answer] = SimpleQueue()
         self._started: list[threading.Thread] = []
 
     def run(self, function: Callable[..., Any], parts: Sequence[tuple[Any, ...]]) -> list[Any]:
         """``function(*part)`` for every part, the results in order. What a part raises is raised here, after all."""
         if len(parts) == 1 or not self._started:
             return [function(*part) for part in parts]
-        for place, part in enumerate(parts[1:], 1):
-            self._tasks.put((place, function, part))
-        answers = [_answer(0, function, parts[0])]
-        with suppress(Empty):
-            while (task := self._tasks.get_nowait()) is not None:
-                answers.append(_answer(*task))
-        answers += [self._answers.get() for _ in range(len(parts) - len(answers))]
-        for _, _, error in answers:
+        queue: SimpleQueue[Result] = SimpleQueue()  # of this call alone: one that was interrupted leaves nothing behind
+        try:
+            for place, part in enumerate(parts[1:], 1):
+                self._tasks.put((place, function, part, queue))
+            results = [_call(0, function, parts[0])]
+            with suppress(Empty):
+                while (task := self._tasks.get_nowait()) is not None:
+                    results.append(_call(*task[:3]))
+            results += [queue.get() for _ in range(len(parts) - len(results))]
+        except BaseException:  # Ctrl-C while waiting
+            with suppress(Empty):
+                while self._tasks.get_nowait() is not None:
+                    pass
+            raise
+        for _, _, error in results:
             if error is not None:
                 raise error
-        return [result for _, result, _ in sorted(answers, key=lambda answer: answer[0])]
+        return [result for _, result, _ in sorted(results, key=lambda found: found[0])]
 
     def ranges(self, start: int, stop: int, *, smallest: int = 2048) -> list[tuple[int, int]]:
-        """start…stop cut into as many parts as threads, but not into parts too small to be worth a thread."""
+        """start…stop divided into as many ranges as threads, but not into ranges too small to be worth a thread."""
         parts = max(1, min(self.threads, (stop - start) // smallest))
-        return [(start + first, start + last) for first, last in pieces(stop - start, parts)]
+        return [(start + first, start + last) for first, last in split_range(stop - start, parts)]
 
     def start(self) -> None:
         for _ in range(self.threads - 1):
@@ -65,7 +71,7 @@ class Workers:
 
     def _work(self) -> None:
         while (task := self._tasks.get()) is not None:
-            self._answers.put(_answer(*task))
+            task[3].put(_call(*task[:3]))
 
 
 def processors() -> int:
@@ -130,13 +136,13 @@ def _granted() -> float | None:
     return cpu_quota(Path("/sys/fs/cgroup"), own)
 
 
-def pieces(count: int, parts: int) -> list[tuple[int, int]]:
-    """0…count cut into ``parts`` ranges (first, last + 1) that differ by one at most."""
+def split_range(count: int, parts: int) -> list[tuple[int, int]]:
+    """0…count divided into ``parts`` ranges (first, last + 1) that differ by one at most."""
     edges = [count * part // parts for part in range(parts + 1)]
     return list(itertools.pairwise(edges))
 
 
-def _answer(place: int, function: Callable[..., Any], part: tuple[Any, ...]) -> Answer:
+def _call(place: int, function: Callable[..., Any], part: tuple[Any, ...]) -> Result:
     try:
         return place, function(*part), None
     except BaseException as error:  # handed to the caller's thread: a worker that died would be waited for for ever
@@ -144,49 +150,49 @@ def _answer(place: int, function: Callable[..., Any], part: tuple[Any, ...]) -> 
 
 
 @contextmanager
-def workers(threads: int) -> Iterator[Workers]:
+def thread_pool(threads: int) -> Iterator[ThreadPool]:
     """Threads for one call."""
-    team = Workers(threads)
+    pool = ThreadPool(threads)
     try:
-        team.start()
-        yield team
+        pool.start()
+        yield pool
     finally:
-        team.stop()
+        pool.stop()
 
 
-_kept: Workers | None = None
-_in_use = threading.Lock()
+_shared: ThreadPool | None = None
+_shared_lock = threading.Lock()
 
 
-def over_threads(function: Callable[..., Any], parts: Sequence[tuple[Any, ...]], threads: int) -> list[Any]:
+def parallel_map(function: Callable[..., Any], parts: Sequence[tuple[Any, ...]], threads: int) -> list[Any]:
     """``function(*part)`` for every part over ``threads`` threads that are kept for the next call.
 
     For what is called hundreds of times in a training step, where starting threads would cost as much as the work.
     While one caller uses them another works by itself. A forked process starts its own.
     """
-    if threads < 2 or len(parts) < 2 or not _in_use.acquire(blocking=False):
+    if threads < 2 or len(parts) < 2 or not _shared_lock.acquire(blocking=False):
         return [function(*part) for part in parts]
     try:
-        return _team(threads).run(function, parts)
+        return _shared_pool(threads).run(function, parts)
     finally:
-        _in_use.release()
+        _shared_lock.release()
 
 
-def _team(threads: int) -> Workers:
-    global _kept
-    if _kept is None or _kept.threads != threads:
-        if _kept is not None:
-            _kept.stop()
-        _kept = Workers(threads)
-        _kept.start()
-    return _kept
+def _shared_pool(threads: int) -> ThreadPool:
+    global _shared
+    if _shared is None or _shared.threads != threads:
+        if _shared is not None:
+            _shared.stop()
+        _shared = ThreadPool(threads)
+        _shared.start()
+    return _shared
 
 
-def _forget() -> None:
+def _reset_after_fork() -> None:
     """After a fork: the child has the parent's books, and none of its threads."""
-    global _kept, _in_use
-    _kept, _in_use = None, threading.Lock()
+    global _shared, _shared_lock
+    _shared, _shared_lock = None, threading.Lock()
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget)
+    os.register_at_fork(after_in_child=_reset_after_fork)

@@ -17,7 +17,7 @@ from torch.autograd.function import once_differentiable
 
 from segwright.kernels.dispatch import supports
 from segwright.kernels.forms import KernelForm
-from segwright.kernels.threads import over_threads, pieces
+from segwright.kernels.threads import parallel_map, split_range
 
 Array = np.ndarray[Any, np.dtype[Any]]
 MIN_CHANNELS = 96
@@ -111,7 +111,7 @@ def _convolved(x: Tensor, weight: Tensor) -> Tensor:
     out = torch.empty(n, o, height, width, memory_format=torch.channels_last)
     tiles, flat = products.numpy().reshape(-1), _flat(out)
     plane = n * rows * columns * o
-    _over_rows(
+    _map_rows(
         lambda a, z: kernels.leave(tiles, plane, height, width, o, rows, columns, a, z, flat, kernels.LANES), n * rows
     )
     return out
@@ -126,7 +126,7 @@ def _to_tiles(transform: Callable[..., None], x: Tensor) -> Tensor:
     tiles = torch.empty(36, n * rows * columns, c)
     into, flat = tiles.numpy().reshape(-1), _flat(x)
     plane = n * rows * columns * c
-    _over_rows(lambda a, z: transform(flat, height, width, c, rows, columns, a, z, into, plane, LANES), n * rows)
+    _map_rows(lambda a, z: transform(flat, height, width, c, rows, columns, a, z, into, plane, LANES), n * rows)
     return tiles
 
 
@@ -138,6 +138,6 @@ def _flat(x: Tensor) -> Array:
     return x.detach().numpy().transpose(0, 2, 3, 1).reshape(-1)
 
 
-def _over_rows(work: Callable[[int, int], None], rows: int) -> None:
+def _map_rows(work: Callable[[int, int], None], rows: int) -> None:
     threads = torch.get_num_threads()
-    over_threads(work, pieces(rows, threads), threads)
+    parallel_map(work, split_range(rows, threads), threads)

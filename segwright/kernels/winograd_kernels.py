@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from segwright.kernels.jit import kernel
+from segwright.kernels.jit import jit
 from segwright.kernels.simd import add, form, load, scale, scale_add, store
 
 F32 = np.float32
@@ -32,7 +32,7 @@ LESS_1, LESS_2, LESS_4, LESS_5 = F32(-1), F32(-2), F32(-4), F32(-5)
 PLUS_2, PLUS_4, PLUS_8, ZERO = F32(2), F32(4), F32(8), F32(0)
 
 
-@kernel
+@jit
 def _enter(a: Any, at: Any, step: Any, b: Any, to: Any, stride: Any, lanes: Any) -> None:
     """Six of ``a``, ``step`` apart, by Bᵀ to six of ``b``."""
     a0, a1, a2 = load(a, at, lanes), load(a, at + step, lanes), load(a, at + 2 * step, lanes)
@@ -47,7 +47,7 @@ def _enter(a: Any, at: Any, step: Any, b: Any, to: Any, stride: Any, lanes: Any)
     store(b, to + 5 * stride, add(scale_add(PLUS_4, a1, a5), scale(LESS_5, a3)))
 
 
-@kernel
+@jit
 def _leave(a: Any, at: Any, step: Any, b: Any, to: Any, stride: Any, lanes: Any) -> None:
     """Six of ``a`` by Aᵀ to four of ``b``."""
     a0, a1, a2 = load(a, at, lanes), load(a, at + step, lanes), load(a, at + 2 * step, lanes)
@@ -60,7 +60,7 @@ def _leave(a: Any, at: Any, step: Any, b: Any, to: Any, stride: Any, lanes: Any)
     store(b, to + 3 * stride, add(scale_add(PLUS_8, far_odd, near_odd), a5))
 
 
-@kernel
+@jit
 def _leave_transposed(a: Any, at: Any, step: Any, b: Any, to: Any, stride: Any, lanes: Any) -> None:
     """Four of ``a`` by A to six of ``b``."""
     a0, a1, a2, a3 = (
@@ -79,7 +79,7 @@ def _leave_transposed(a: Any, at: Any, step: Any, b: Any, to: Any, stride: Any, 
     store(b, to + 5 * stride, a3)
 
 
-@kernel
+@jit
 def _with_border(
     x: Any, image: Any, top: Any, left: Any, side: Any, height: Any, width: Any, channels: Any, tile: Any
 ) -> None:
@@ -96,7 +96,7 @@ def _with_border(
                     tile[to + c] = ZERO
 
 
-@kernel
+@jit
 def enter(
     x: Any, height: Any, width: Any, channels: Any, rows: Any, columns: Any, start: Any, stop: Any,
     tiles: Any, plane: Any, lanes: Any,
@@ -119,7 +119,7 @@ def enter(
                     _enter(between, i * 6 * ONCE, ONCE, tiles, i * 6 * plane + to + c, plane, lanes)
 
 
-@kernel
+@jit
 def leave(
     tiles: Any, plane: Any, height: Any, width: Any, channels: Any, rows: Any, columns: Any, start: Any, stop: Any,
     out: Any, lanes: Any,
@@ -148,7 +148,7 @@ def leave(
                             store(out, to + (i * width + j) * channels, value)
 
 
-@kernel
+@jit
 def leave_transposed(
     x: Any, height: Any, width: Any, channels: Any, rows: Any, columns: Any, start: Any, stop: Any,
     tiles: Any, plane: Any, lanes: Any,

@@ -10,6 +10,9 @@ not removed, as in the authors' code and pydensecrf.
 Two normalizations are in use, and give different answers with the same parameters: ``symmetric`` (K becomes
 D^-½ K D^-½; pydensecrf's default) and ``per-row`` (D⁻¹ K; the 2011 code, and with it DeepLab's). The presets named
 after DeepLab are per row, as its code is; each has a symmetric twin by name, for results made with pydensecrf.
+
+Arrays are filtered by the compiled kernels of :mod:`segwright.kernels.crf`, or, while kernels are disabled, by their
+twin in torch, :mod:`segwright.postprocess.crf_layer`.
 """
 
 from __future__ import annotations
@@ -19,11 +22,10 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import numpy as np
 
+from segwright import kernels
 from segwright.core.errors import PostprocessError
-from segwright.kernels.mean_field import CLIP, Term, mean_field
-from segwright.kernels.permutohedral import Float32Array, Lattice, UInt8Array, build_lattice, ones_filtered
-from segwright.kernels.threads import Workers, processors
-from segwright.kernels.threads import workers as start_workers
+from segwright.kernels.lattice import CLIP, Float32Array, UInt8Array
+from segwright.kernels.threads import processors
 from segwright.postprocess.crf_spec import PRESETS, CRFParameters, check_shapes, check_values, tiles
 
 if TYPE_CHECKING:
@@ -82,37 +84,29 @@ class DenseCRF(CRFParameters):
         return result
 
     def _whole(self, image: UInt8Array, probabilities: Float32Array) -> Float32Array:
-        classes, height, width = probabilities.shape
-        flat = probabilities.reshape(classes, -1)
-        with start_workers(self.thread_count(height * width)) as team:
-            # With one class, no iterations or no kernels there are no messages: only the checks and the normalization.
-            idle = classes == 1 or self.iterations == 0 or not (self.smoothness[0] or self.appearance[0])
-            pixel = np.zeros((1, 1, 1), np.uint8)
-            terms = self._terms(pixel if idle else image, team)
-            if idle:
-                result, smallest, deviation = _clipped(flat)
-            else:
-                result, smallest, deviation = mean_field(flat, terms, self.iterations, team)
+        # With one class, no iterations or no kernels there are no messages: only the checks and the normalization.
+        idle = len(probabilities) == 1 or self.iterations == 0 or not (self.smoothness[0] or self.appearance[0])
+        if kernels.enabled() and not idle:
+            from segwright.kernels import crf  # imports numba
+
+            threads = self.thread_count(image.shape[0] * image.shape[1])
+            result, smallest, deviation = crf.infer(
+                image, probabilities, self.smoothness, self.appearance, self.iterations,
+                symmetric=self.normalization == "symmetric", threads=threads,
+            )  # fmt: skip
+            check_values(smallest, deviation)
+            return result
+        clipped, smallest, deviation = _clipped(probabilities)
         check_values(smallest, deviation)
-        return result.reshape(classes, height, width)
+        if idle:
+            return clipped
+        from segwright.postprocess.crf_layer import infer_arrays  # imports torch
+
+        return cast(Float32Array, infer_arrays(self, image, probabilities))
 
     def thread_count(self, pixels: int) -> int:
         """How many threads an image of so many pixels is worth."""
         return max(1, min(self.threads or min(processors(), MOST_THREADS), pixels // 4096))
-
-    def _terms(self, image: UInt8Array, team: Workers) -> tuple[Term, Term]:
-        smooth = build_lattice(image, self.smoothness[1], None, team=team)
-        w1, sigma_alpha, sigma_beta = self.appearance
-        near = build_lattice(image, sigma_alpha, sigma_beta, team=team) if w1 else smooth
-        return self._term(near, w1, team), self._term(smooth, self.smoothness[0], team)
-
-    def _term(self, lattice: Lattice, weight: float, team: Workers) -> Term:
-        norm = ones_filtered(lattice, team)
-        norm += 1e-20
-        if self.normalization == "symmetric":
-            np.sqrt(norm, out=norm)
-        np.reciprocal(norm, out=norm)
-        return Term(lattice, weight * lattice.alpha, norm, self.normalization == "symmetric")
 
 
 def _clipped(probabilities: Float32Array) -> tuple[Float32Array, float, float]:

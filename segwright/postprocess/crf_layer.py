@@ -16,8 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from segwright.core.errors import PostprocessError
-from segwright.kernels.mean_field import CLIP
-from segwright.kernels.permutohedral import KEY_BITS, blur_scales, number_coordinates
+from segwright.kernels.lattice import CLIP, KEY_BITS, blur_scales, number_coordinates
 from segwright.postprocess.crf_spec import CRFParameters, check_shapes, check_values, tiles
 
 
@@ -131,6 +130,14 @@ def infer(crf: CRFParameters, images: Tensor, probabilities: Tensor, w1: Tensor 
             scores = scores + weight * (norm * _Filter.apply(sent, *lattice))
         marginals = torch.softmax(scores, 1)
     return marginals.reshape(count, height, width, classes).permute(0, 3, 1, 2)
+
+
+def infer_arrays(crf: CRFParameters, image: np.ndarray[Any, Any], probabilities: np.ndarray[Any, Any]) -> Any:
+    """Marginals float32 K×H×W of one image uint8 H×W×C and probabilities K×H×W: the twin of the compiled kernels."""
+    images, given = torch.from_numpy(np.ascontiguousarray(image)), torch.from_numpy(np.ascontiguousarray(probabilities))
+    with torch.no_grad():
+        result = infer(crf, images[None], given.float()[None], crf.appearance[0], crf.smoothness[0])
+    return result[0].contiguous().numpy()
 
 
 class DenseCRFLayer(nn.Module):

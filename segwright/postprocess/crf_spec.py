@@ -13,7 +13,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from segwright.core.errors import PostprocessError
-from segwright.kernels.permutohedral import Float32Array
+from segwright.kernels.lattice import Float32Array
 
 Normalization = Literal["symmetric", "per-row"]
 

@@ -6,18 +6,15 @@ and makes the result independent of the order; superpixels need not be connected
 
 from __future__ import annotations
 
-from typing import Any
-
 import cv2
 import numpy as np
 import numpy.typing as npt
 
 from segwright.core.errors import PostprocessError
-from segwright.kernels.jit import kernel
+from segwright.kernels.slic import cluster
 from segwright.postprocess.regions import voted
 
 UInt8Array = npt.NDArray[np.uint8]
-Float32Array = npt.NDArray[np.float32]
 Int32Array = npt.NDArray[np.int32]
 
 BLOCK_SIDE = 2048
@@ -41,9 +38,7 @@ def superpixels(image: UInt8Array, size: int = 12, compactness: float = 10.0) ->
     lab = np.asarray(cv2.cvtColor(rgb.astype(np.float32) / 255, cv2.COLOR_RGB2Lab), np.float32)
     height, width = lab.shape[:2]
     rows, columns = max(1, round(height / size)), max(1, round(width / size))
-    result = np.empty((height, width), np.int32)
-    _cluster(np.ascontiguousarray(lab), rows, columns, np.float32((compactness / size) ** 2), ROUNDS, result)
-    return result
+    return cluster(np.ascontiguousarray(lab), rows, columns, np.float32((compactness / size) ** 2), ROUNDS)
 
 
 def majority(image: UInt8Array, labels: UInt8Array, size: int = 12, compactness: float = 10.0) -> UInt8Array:
@@ -64,49 +59,3 @@ def majority(image: UInt8Array, labels: UInt8Array, size: int = 12, compactness:
             inside = found[top - max(0, top - around) :, left - max(0, left - around) :][:BLOCK_SIDE, :BLOCK_SIDE]
             result[top : top + BLOCK_SIDE, left : left + BLOCK_SIDE] = inside
     return result
-
-
-@kernel
-def _cluster(lab: Float32Array, rows: int, columns: int, weight: Any, rounds: int, result: Int32Array) -> None:
-    height, width = lab.shape[0], lab.shape[1]
-    centers = np.zeros((rows * columns, 5), np.float32)
-    sums = np.zeros((rows * columns, 6), np.float64)
-    for y in range(height):
-        for x in range(width):
-            result[y, x] = (y * rows // height) * columns + x * columns // width
-    for turn in range(rounds + 1):
-        for c in range(rows * columns):
-            for i in range(6):
-                sums[c, i] = 0.0
-        for y in range(height):
-            for x in range(width):
-                c = result[y, x]
-                for i in range(3):
-                    sums[c, i] += lab[y, x, i]
-                sums[c, 3] += y
-                sums[c, 4] += x
-                sums[c, 5] += 1.0
-        for c in range(rows * columns):
-            if sums[c, 5] > 0:
-                for i in range(5):
-                    centers[c, i] = sums[c, i] / sums[c, 5]
-        if turn == rounds:
-            return
-        for y in range(height):
-            row = y * rows // height
-            for x in range(width):
-                column = x * columns // width
-                best, nearest = np.float32(np.inf), 0
-                for r in range(max(row - 1, 0), min(row + 2, rows)):
-                    for k in range(max(column - 1, 0), min(column + 2, columns)):
-                        c = r * columns + k
-                        dl, da, db = (
-                            lab[y, x, 0] - centers[c, 0],
-                            lab[y, x, 1] - centers[c, 1],
-                            lab[y, x, 2] - centers[c, 2],
-                        )
-                        dy, dx = np.float32(y) - centers[c, 3], np.float32(x) - centers[c, 4]
-                        distance = dl * dl + da * da + db * db + weight * (dy * dy + dx * dx)
-                        if distance < best:
-                            best, nearest = distance, c
-                result[y, x] = nearest

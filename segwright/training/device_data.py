@@ -17,7 +17,7 @@ from segwright.augment.presets import Training
 from segwright.core.errors import DataError
 from segwright.core.types import IGNORE_INDEX
 from segwright.data.records import Split
-from segwright.kernels.threads import over_threads
+from segwright.kernels.threads import parallel_map
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class DeviceData:
             shape = sample.image.shape[:2]
             masks[index] = np.full(shape, IGNORE_INDEX, np.uint8) if sample.mask is None else sample.mask
 
-        over_threads(decode, [(index,) for index in range(len(split))], threads)
+        parallel_map(decode, [(index,) for index in range(len(split))], threads)
         odd = next((index for index, image in enumerate(images) if image.shape != images[0].shape), None)
         if odd is not None:
             raise DataError(

@@ -8,17 +8,18 @@ import numpy as np
 import pytest
 import torch
 
-from segwright.kernels.bf16 import narrow, raw, wide
-from segwright.kernels.jit import kernel
+from segwright.kernels.bf16 import narrow, wide
+from segwright.kernels.dispatch import raw
+from segwright.kernels.jit import jit
 
 
-@kernel
+@jit
 def double(x: Any, out: Any) -> None:
     for i in range(x.size):
         out[i] = narrow(wide(x[i]) * 2, out)
 
 
-@kernel
+@jit
 def copied(x: Any, out: Any) -> None:
     for i in range(x.size):
         out[i] = narrow(x[i], out)

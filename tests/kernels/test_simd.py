@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 from segwright.kernels import simd
-from segwright.kernels.jit import kernel
+from segwright.kernels.jit import jit
 from segwright.postprocess.crf import DenseCRF
 
 
-@kernel
+@jit
 def _softmax(values: Any, result: Any, width: Any) -> None:
     for i in range(0, values.size, len(width)):
         row = simd.load(values, i, width)
@@ -53,7 +53,7 @@ def test_a_kernel_works_where_no_cache_can_be_written(monkeypatch: pytest.Monkey
 
     monkeypatch.setattr(numba, "njit", refusing)
 
-    @kernel
+    @jit
     def twice(value: int) -> int:
         return 2 * value
 
