@@ -3,8 +3,8 @@
 A worker is a fresh interpreter, not a fork: nothing of the parent's threads, locks or memory is in it, and a caller's
 script needs no ``if __name__ == "__main__"``. It is isolated from the place where the parent was started (``-I``: no
 current folder, no PYTHON* variables), loads this very package by its path, and its memory is limited.
-Requests go to it as pickles, over a pipe of its own; answers come back without pickle (:mod:`.wire`). What libraries
-print goes to a file, and comes back with the answer instead of landing on somebody's terminal.
+Requests go to it as pickles, over a pipe of its own; answers come back without pickle (:mod:`.messages`,
+:mod:`.sandbox_worker`). The output of libraries goes to a file and comes back with the answer, not to a terminal.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from typing import IO, Any, Generic, TypeVar, cast
 from segwright.core.errors import ImageReadError, SegwrightError
 from segwright.imageio import messages
 from segwright.imageio.limits import DEFAULT_LIMITS, Limits
+from segwright.imageio.sandbox_worker import STDERR_KEPT
 from segwright.kernels.threads import processors
 
 TIMEOUT = DEFAULT_LIMITS.max_seconds
@@ -38,8 +39,6 @@ START = 120.0  # seconds for a worker to start and load its libraries; not part 
 WATCH = 0.2  # seconds between two looks at who is late
 MOMENT = 1.0  # seconds in which a shared worker may finish what nobody waits for any more
 IDLE = 20.0  # seconds after which a worker of the shared pool that has nothing to do ends
-SAID = 4000  # characters of a worker's output that are kept for one file
-PRINTED = 64 << 20  # bytes that a worker may write to any file: it writes none but what its libraries print
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -53,7 +52,7 @@ sys.path += [entry for entry in given["path"] if entry not in sys.path]
 spec = importlib.util.spec_from_file_location("segwright", given["init"], submodule_search_locations=[given["package"]])
 package = sys.modules["segwright"] = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(package)
-from segwright.imageio.sandbox import serve
+from segwright.imageio.sandbox_worker import serve
 serve(given["requests"], given["answers"])
 """
 
@@ -449,7 +448,7 @@ class _WorkerProcess:
 
     def _read_stderr(self) -> str:
         self.output.seek(0)
-        return self.output.read(SAID).decode(errors="replace").strip()
+        return self.output.read(STDERR_KEPT).decode(errors="replace").strip()
 
     def kill(self) -> None:
         with contextlib.suppress(OSError):
@@ -506,96 +505,3 @@ def _post(pipe: IO[bytes], message: Any) -> None:
     data = pickle.dumps(message, pickle.HIGHEST_PROTOCOL)
     pipe.write(len(data).to_bytes(8, "little") + data)
     pipe.flush()
-
-
-def _fetch(pipe: IO[bytes]) -> Any:
-    size = int.from_bytes(messages.exactly(pipe, 8), "little")
-    return pickle.loads(messages.exactly(pipe, size))
-
-
-def serve(requests: int, answers: int) -> None:
-    """Main loop of a worker: set-ups and items, until the pipe closes."""
-    if os.name != "posix":  # decoders may print to stdout: the answers keep a descriptor of their own
-        requests, answers = os.dup(requests), os.dup(answers)
-        os.dup2(2, 1)
-    questions, replies = os.fdopen(requests, "rb"), os.fdopen(answers, "wb")
-    import cv2
-
-    cv2.setNumThreads(1)
-    _limit("RLIMIT_CORE", 0)
-    _limit("RLIMIT_FSIZE", PRINTED)
-    functions: dict[int, tuple[Callable[[Any], Any], int]] = {}
-    here = os.getcwd()
-    try:
-        while True:
-            folder, key, body = _fetch(questions)
-            if folder != here:  # relative paths mean what they mean to the parent
-                with contextlib.suppress(OSError):
-                    os.chdir(folder)
-                    here = folder
-            if key in functions:
-                function, memory = functions[key]
-                _limit("RLIMIT_AS", memory)
-                for item in body:
-                    _answer(replies, function, item)
-                continue
-            message, memory = body
-
-            def prepare(message: bytes = message, key: int = key, memory: int = memory) -> None:
-                make, arguments = pickle.loads(message)
-                functions[key] = (make(*arguments), _address_space() + memory)
-
-            _limit("RLIMIT_AS", None)
-            _answer(replies, lambda _: prepare(), None)
-    except EOFError:
-        return
-
-
-def _answer(pipe: IO[bytes], function: Callable[[Any], Any], item: Any) -> None:
-    try:
-        good, value = True, function(item)
-    except Exception as error:
-        good, value = False, error
-    stderr = _printed()
-    try:
-        messages.send(pipe, (good, value, stderr))
-    except (TypeError, ValueError, MemoryError) as error:  # nothing was written: what cannot travel fails before
-        messages.send(pipe, (False, RuntimeError(f"{value!r:.500} ({error})"), stderr))
-
-
-def _printed() -> str:
-    """What was printed since the last answer; the file is emptied."""
-    with contextlib.suppress(OSError, ValueError):
-        sys.stderr.flush()
-        sys.stdout.flush()
-    try:
-        if os.fstat(2).st_size == 0:
-            return ""
-        text = os.pread(2, SAID, 0) if hasattr(os, "pread") else b""
-        os.ftruncate(2, 0)
-        os.lseek(2, 0, os.SEEK_SET)
-    except OSError:
-        return ""
-    return text.decode(errors="replace").strip()
-
-
-def _limit(name: str, value: int | None) -> None:
-    """Set a soft limit of this process; None lifts it. Without effect where the system has no such limit."""
-    try:
-        import resource
-    except ImportError:  # Windows
-        return
-    which = getattr(resource, name)
-    _, hard = resource.getrlimit(which)
-    soft = hard if value is None or (hard != resource.RLIM_INFINITY and value > hard) else value
-    with contextlib.suppress(OSError, ValueError):
-        resource.setrlimit(which, (soft, hard))
-
-
-def _address_space() -> int:
-    """Bytes of address space of this process; a value beyond any limit if it is unknown."""
-    try:
-        with open("/proc/self/statm", "rb") as file:
-            return int(file.read().split()[0]) * os.sysconf("SC_PAGE_SIZE")
-    except (OSError, ValueError):
-        return 1 << 45

@@ -20,7 +20,8 @@ from segwright.core.errors import DataError, LabelError
 from segwright.core.progress import track
 from segwright.core.types import IGNORE_INDEX, MAX_CLASSES, LabelSpace
 from segwright.data.formats.file_tree import Tree, read_json, read_text
-from segwright.data.formats.mask_encoding import MaskEncoding, histogram_of_files
+from segwright.data.formats.mask_encoding import MaskEncoding
+from segwright.data.formats.mask_histogram import histogram_of_files
 from segwright.data.formats.name_matching import find_class_list
 from segwright.data.formats.published_layout import PHOTO, Found, Layout, Place
 from segwright.data.label_maps import read_class_list

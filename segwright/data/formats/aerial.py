@@ -15,7 +15,8 @@ from segwright.core.errors import LabelError
 from segwright.core.types import IGNORE_INDEX, Color
 from segwright.data.formats.file_tree import Tree
 from segwright.data.formats.geotiff import GeoTiffReader, cut_into_tiles, look_at_mask
-from segwright.data.formats.mask_encoding import MaskEncoding, encoding_of, histogram_of_files, infer_encoding
+from segwright.data.formats.mask_encoding import MaskEncoding, encoding_of, infer_encoding
+from segwright.data.formats.mask_histogram import histogram_of_files
 from segwright.data.formats.published_layout import PHOTO, Found, Key, Layout, Place, color_coding, indices
 from segwright.data.label_maps import read_class_list
 from segwright.data.mask_files import read_mask_file

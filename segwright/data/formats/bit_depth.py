@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from segwright.core.errors import DataError
-from segwright.data.formats.mask_encoding import spread
+from segwright.data.formats.mask_histogram import spread
 from segwright.data.records import ValueRange
 from segwright.imageio import ImageInfo, read_header, read_raster, read_window, sniff, tiff_info
 from segwright.imageio.sandbox import apart

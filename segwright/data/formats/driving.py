@@ -20,7 +20,8 @@ from segwright.core.errors import FormatError, LabelError
 from segwright.core.types import IGNORE_INDEX, Color, LabelSpace
 from segwright.data.formats import cityscapes
 from segwright.data.formats.file_tree import Tree
-from segwright.data.formats.mask_encoding import MaskEncoding, histogram_of_files
+from segwright.data.formats.mask_encoding import MaskEncoding
+from segwright.data.formats.mask_histogram import histogram_of_files
 from segwright.data.formats.name_matching import find_class_list
 from segwright.data.formats.published_layout import PHOTO, Found, Layout, Place, indices
 from segwright.data.label_maps import FILE_NAMES, read_class_list

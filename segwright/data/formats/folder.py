@@ -16,7 +16,8 @@ from segwright.core.errors import DataError, FormatError, NameClashError
 from segwright.data.formats.base import SPLIT_NAMES, Format, pairing_problems, sort_splits, unique_ids
 from segwright.data.formats.bit_depth import range_of
 from segwright.data.formats.file_tree import Folder, Tree, is_image, read_text
-from segwright.data.formats.mask_encoding import Look, encoding_of, infer_encoding, look_at, mask_value_histogram
+from segwright.data.formats.mask_encoding import encoding_of, infer_encoding
+from segwright.data.formats.mask_histogram import Look, look_at, mask_value_histogram
 from segwright.data.formats.name_matching import Item, Pairing, Rival, describe_folder, pair_files
 from segwright.data.formats.name_parts import composed
 from segwright.data.formats.stacks import Page, find_stacks, paged, read_page, splits_by_name

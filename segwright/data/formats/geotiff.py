@@ -27,7 +27,7 @@ from segwright.data.formats.base import Format
 from segwright.data.formats.file_tree import Tree
 from segwright.data.formats.folder import FolderReader, open_pairing, pair_tree
 from segwright.data.formats.georeference import georeference, georeference_mismatch
-from segwright.data.formats.mask_encoding import look_at
+from segwright.data.formats.mask_histogram import look_at
 from segwright.data.mask_files import MaskPixels
 from segwright.data.records import Dataset, Record
 from segwright.imageio import ImageInfo, UInt8Array, read_header, read_window, tiff_info

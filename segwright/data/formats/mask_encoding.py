@@ -1,35 +1,26 @@
-"""What the values in a folder's masks mean, found from the masks themselves where no format fixes it.
+"""Infer how masks encode their classes, from the values in the masks, where no format defines it.
 
-A spread of the masks is read, up to a budget of pixels (all of them in a small set), and one reading is proposed:
-indices, 0/255, colors, gray saved as RGB, sparse ids, a palette's colors, an alpha channel, one channel of three.
-Nothing is assumed in silence: every conclusion is a note, what rests on a guess a problem, and where two readings are
-possible the error names both.
+From a histogram of a spread of the masks (:mod:`.mask_histogram`) one reading is proposed: indices, 0/255, colors, gray
+saved as RGB, sparse ids, the colors of a palette, an alpha channel, one channel of three. Every conclusion is a note,
+every guess a problem, and if two readings are possible the error names both.
 """
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Generator, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
-from segwright.core.errors import DataError, LabelError
+from segwright.core.errors import LabelError
 from segwright.core.types import IGNORE_INDEX, Color, LabelSpace
 from segwright.data.formats.class_lists import choose, luma
 from segwright.data.formats.file_tree import Folder
+from segwright.data.formats.mask_histogram import Look, MaskValueHistogram, histogram_of_files, look_at
 from segwright.data.label_maps import ClassList
-from segwright.data.mask_files import MaskPixels, MaskSource, alpha_follows, inspect_mask
-from segwright.data.readers import ColorTable, is_gray, pack_colors
+from segwright.data.mask_files import MaskSource
+from segwright.data.readers import ColorTable
 from segwright.data.records import Problem
-from segwright.imageio import DEFAULT_LIMITS, read_file
-from segwright.imageio.sandbox import apart
 
-PIXEL_BUDGET = 48_000_000  # about half a second of PNG decoding
-FILE_COST = 40_000  # what opening a file costs, in pixels: a hundred thousand tiny masks are not all read
 MOST_LEVELS = 3
 LEVEL = 0.03  # of all pixels between the ends: edges alone are fewer
 MANY_VALUES = 64  # more distinct values in small masks are no classes but blurred edges, or instance ids
@@ -39,7 +30,7 @@ DARK = 64  # one channel up to here and two of zeros: class ids in a color file,
 
 @dataclass(frozen=True)
 class MaskEncoding:
-    """How masks are coded: the label space, the color table where they hold colors, and what was concluded."""
+    """How masks encode classes: the label space, the color table if they hold colors, and what was concluded."""
 
     label_space: LabelSpace
     color_table: ColorTable | None = None
@@ -48,169 +39,13 @@ class MaskEncoding:
     source: MaskSource = "values"  # which part of the files holds them
 
 
-@dataclass
-class MaskValueHistogram:
-    """The values seen in a spread of masks."""
-
-    masks: int = 0  # how many were read
-    total: int = 0  # of how many
-    values: dict[int, int] = field(default_factory=dict)  # index masks: value → pixels
-    colors: dict[int, int] = field(default_factory=dict)  # color masks: packed color → pixels
-    gray_rgb: int = 0  # RGB files with three equal channels
-    unreadable: list[str] = field(default_factory=list)
-    # Palette files: their indices count in ``values`` as well, and in ``palette_values`` alone.
-    palette_files: int = 0
-    palette_values: dict[int, int] = field(default_factory=dict)  # index → pixels
-    palette_colors: dict[int, int] = field(default_factory=dict)  # packed color → pixels
-    index_colors: dict[int, set[int]] = field(default_factory=dict)  # index → its packed colors in all files
-    # Files with an alpha channel that is not opaque all over
-    alpha_files: int = 0
-    alpha_values: dict[int, int] = field(default_factory=dict)  # alpha → pixels, opaque files included
-    alpha_tells: int = 0  # files in which pixels of one color differ in alpha
-    alpha_most_colors: int = 0
-    opaque_pixels: int = 0  # in files without alpha
-    deep: dict[int, int] = field(default_factory=dict)  # three channels of 16 bits: red·2³² + green·2¹⁶ + blue → pixels
-
-    @property
-    def pixels(self) -> int:
-        return sum(self.values.values()) + sum(self.colors.values()) + sum(self.deep.values())
-
-
-def spread(count: int) -> list[int]:
-    """0…count-1 in an order whose every beginning covers the whole range: van der Corput's, base 2."""
-    bits = max(1, (count - 1).bit_length())
-    order = (int(format(i, f"0{bits}b")[::-1], 2) for i in range(1 << bits))
-    return [i for i in order if i < count]
-
-
-Look = Callable[[Path], npt.NDArray[Any] | MaskPixels]
-
-
-def mask_value_histogram(
-    count: int, read: Callable[[int], Any], budget: int = PIXEL_BUDGET, *, decode: Callable[[Any], Any] | None = None
-) -> MaskValueHistogram:
-    """Read masks in spread order until the budget of pixels is used; an unreadable one is noted, not raised.
-
-    ``read(i)`` gives what mask ``i`` of ``count`` holds: the file's content, or its pixels alone, H×W or H×W×3. With
-    ``decode``, a function importable by name, it gives what that one makes the content from, in child processes: files
-    that nobody has decoded yet are not decoded in this one.
-    """
-    seen = MaskValueHistogram(total=count)
-    with contextlib.closing(_contents(count, read, decode, seen)) as contents:
-        for found in contents:
-            if isinstance(found, DataError):
-                told = found.message if found.found is None else f"{found.message} ({found.found})"
-                seen.unreadable.append(told if found.where is None else f"{found.where}: {told}")
-                budget -= 100_000  # a folder of broken files ends, too
-            else:
-                seen.masks += 1
-                content = found if isinstance(found, MaskPixels) else MaskPixels(found)
-                budget -= content.pixels.shape[0] * content.pixels.shape[1] + FILE_COST
-                _count(seen, content)
-            if budget <= 0:
-                break
-    return seen
-
-
-def histogram_of_files(
-    paths: Sequence[Path], look: Callable[[Path], Any], budget: int = PIXEL_BUDGET
-) -> MaskValueHistogram:
-    """:func:`survey` of mask files, each decoded by ``look`` (importable by name) in a child process."""
-    return mask_value_histogram(len(paths), lambda index: paths[index], budget, decode=look)
-
-
-def _contents(
-    count: int, read: Callable[[int], Any], decode: Callable[[Any], Any] | None, seen: MaskValueHistogram
-) -> Generator[Any, None, None]:
-    """What the masks hold, or the DataError instead, in spread order."""
-
-    def given() -> Iterator[Any]:
-        for index in spread(count):
-            try:
-                yield read(index)
-            except DataError as error:
-                yield error
-
-    if decode is None:
-        yield from given()
-        return
-    for outcome in apart(_Decoded(decode), given(), result=MaskPixels):
-        try:
-            yield outcome.get()
-        except DataError as error:
-            yield error
-
-
-@dataclass(frozen=True)
-class _Decoded:
-    """``decode``, of what could be read; an error in its place is raised."""
-
-    decode: Callable[[Any], Any]
-
-    def __call__(self, item: Any) -> Any:
-        if isinstance(item, DataError):
-            raise item
-        return self.decode(item)
-
-
-def _count(seen: MaskValueHistogram, found: MaskPixels) -> None:
-    mask = found.pixels
-    if found.alpha is None:
-        seen.opaque_pixels += mask.shape[0] * mask.shape[1]
-    if mask.ndim == 3 and is_gray(mask):
-        seen.gray_rgb += 1
-        mask = mask[..., 0]
-    if mask.ndim == 3 and found.deep:
-        wide = mask.astype(np.int64)
-        _add(seen.deep, wide[..., 0] << 32 | wide[..., 1] << 16 | wide[..., 2])
-        return
-    colors = _add(seen.colors if mask.ndim == 3 else seen.values, pack_colors(mask) if mask.ndim == 3 else mask)
-    if found.palette is not None:
-        seen.palette_files += 1
-        for value, pixels in colors.items():
-            red, green, blue = (int(v) for v in found.palette[value]) if value < len(found.palette) else (0, 0, 0)
-            packed = red << 16 | green << 8 | blue
-            seen.palette_values[value] = seen.palette_values.get(value, 0) + pixels
-            seen.palette_colors[packed] = seen.palette_colors.get(packed, 0) + pixels
-            seen.index_colors.setdefault(value, set()).add(packed)
-    if found.alpha is not None:
-        seen.alpha_files += 1
-        _add(seen.alpha_values, found.alpha)
-        seen.alpha_tells += not alpha_follows(mask, found.alpha)
-        seen.alpha_most_colors = max(seen.alpha_most_colors, len(colors))
-
-
-def _add(counts: dict[int, int], numbers: npt.NDArray[Any]) -> dict[int, int]:
-    """Add the numbers of one mask to the counts; returns its own."""
-    if numbers.dtype == np.uint8:
-        found = np.bincount(numbers.ravel(), minlength=256)
-        unique = np.flatnonzero(found)
-        number = found[unique]
-    else:
-        unique, number = np.unique(numbers, return_counts=True)
-    own = dict(zip(unique.tolist(), number.tolist(), strict=True))
-    for value, pixels in own.items():
-        counts[value] = counts.get(value, 0) + pixels
-    return own
-
-
-def look_at_bytes(item: tuple[bytes, str]) -> MaskPixels:
-    """The content of a mask in an archive: (bytes, its name in errors)."""
-    return inspect_mask(item[0], item[1])
-
-
-def look_at(path: Path) -> MaskPixels:
-    """A mask file's content."""
-    return inspect_mask(read_file(path, DEFAULT_LIMITS), path)
-
-
 def infer_encoding(
     paths: Sequence[Path],
     classes: ClassList | Sequence[Folder] | None,
     where: Path,
     look: Look = look_at,
 ) -> MaskEncoding:
-    """The coding of these mask files; LabelError where no reading fits. ``look`` may show a part of a big one.
+    """The encoding of these mask files; LabelError if no reading fits. ``look`` may return a part of a large one.
 
     ``classes``: a class list, or the folders in which to look for one.
     """
@@ -218,7 +53,7 @@ def infer_encoding(
 
 
 def encoding_of(seen: MaskValueHistogram, classes: ClassList | Sequence[Folder] | None, where: Path) -> MaskEncoding:
-    """The coding that a survey speaks for; LabelError where no reading fits.
+    """The encoding that a histogram supports; LabelError if no reading fits.
 
     ``classes``: a class list, or the folders in which to look for one that fits.
     """
@@ -249,7 +84,7 @@ def encoding_of(seen: MaskValueHistogram, classes: ClassList | Sequence[Folder] 
 def _by_source(
     seen: MaskValueHistogram, classes: ClassList | None, scope: str, where: Path, problems: list[Problem]
 ) -> tuple[MaskValueHistogram, MaskSource, list[str]]:
-    """(the survey of the part that is the class, which part that is, notes); problems are added to the list."""
+    """(histogram of the part of the files that is the class, which part that is, notes); adds to ``problems``."""
     if seen.deep:
         return _by_channel(seen, scope, where, problems)
     if seen.alpha_files:
@@ -376,7 +211,7 @@ def _by_palette(
 
 
 def _palette_spread(seen: MaskValueHistogram) -> MaskValueHistogram:
-    """The survey with palette files counted by their colors."""
+    """The histogram with palette files counted by their colors."""
     values = {v: n - seen.palette_values.get(v, 0) for v, n in seen.values.items()}
     result = MaskValueHistogram(
         seen.masks, seen.total, {v: n for v, n in values.items() if n > 0}, dict(seen.colors), seen.gray_rgb

@@ -20,7 +20,8 @@ from segwright.core.errors import FormatError, ImageReadError, LabelError
 from segwright.core.types import LabelSpace
 from segwright.data import mat_files
 from segwright.data.formats.file_tree import Tree
-from segwright.data.formats.mask_encoding import MaskEncoding, encoding_of, histogram_of_files, infer_encoding
+from segwright.data.formats.mask_encoding import MaskEncoding, encoding_of, infer_encoding
+from segwright.data.formats.mask_histogram import histogram_of_files
 from segwright.data.formats.published_layout import LOSSLESS, PHOTO, Found, Layout, Place, indices
 from segwright.data.readers import FileReader
 from segwright.data.records import Dataset, Record

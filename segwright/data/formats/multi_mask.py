@@ -24,7 +24,7 @@ from segwright.data.annotations.rasterize import BACKGROUND_NAMES, RasterizedRea
 from segwright.data.formats.base import Format, pairing_problems, sort_splits, unique_ids
 from segwright.data.formats.file_tree import Tree
 from segwright.data.formats.folder import pair_tree
-from segwright.data.formats.mask_encoding import spread
+from segwright.data.formats.mask_histogram import spread
 from segwright.data.formats.name_matching import Item, find_class_list
 from segwright.data.formats.raters import find_raters, refusal
 from segwright.data.label_maps import FILE_NAMES, read_class_list

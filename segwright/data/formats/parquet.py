@@ -25,7 +25,8 @@ from segwright.core.errors import FormatError, LabelError, MissingExtraError
 from segwright.core.types import LabelSpace
 from segwright.data.formats.base import SPLIT_NAMES, Format, sort_splits, unique_ids
 from segwright.data.formats.file_tree import Folder, Tree, is_image
-from segwright.data.formats.mask_encoding import encoding_of, look_at_bytes, mask_value_histogram
+from segwright.data.formats.mask_encoding import encoding_of
+from segwright.data.formats.mask_histogram import look_at_bytes, mask_value_histogram
 from segwright.data.formats.name_matching import find_class_list
 from segwright.data.formats.writing import OutputSample, write_classes
 from segwright.data.label_maps import ClassList, read_class_list

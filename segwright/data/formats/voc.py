@@ -21,13 +21,8 @@ from segwright.core.types import IGNORE_INDEX, Color, LabelSpace
 from segwright.data.formats.base import Format, distinct, pairing_problems, sort_splits
 from segwright.data.formats.class_lists import choose
 from segwright.data.formats.file_tree import Folder, Tree, is_image, stem
-from segwright.data.formats.mask_encoding import (
-    MaskEncoding,
-    MaskValueHistogram,
-    encoding_of,
-    histogram_of_files,
-    look_at,
-)
+from segwright.data.formats.mask_encoding import MaskEncoding, encoding_of
+from segwright.data.formats.mask_histogram import MaskValueHistogram, histogram_of_files, look_at
 from segwright.data.formats.writing import OutputSample, split_names, write_classes
 from segwright.data.mask_files import MaskSource
 from segwright.data.readers import ColorTable, FileReader

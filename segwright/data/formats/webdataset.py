@@ -21,7 +21,8 @@ from segwright.core.errors import DataError, FormatError
 from segwright.core.progress import track
 from segwright.data.formats.base import Format, sort_splits, unique_ids
 from segwright.data.formats.file_tree import Tree, is_image
-from segwright.data.formats.mask_encoding import encoding_of, look_at_bytes, mask_value_histogram
+from segwright.data.formats.mask_encoding import encoding_of
+from segwright.data.formats.mask_histogram import look_at_bytes, mask_value_histogram
 from segwright.data.formats.parquet import _split as split_of
 from segwright.data.formats.writing import OutputSample, write_classes
 from segwright.data.readers import FileReader

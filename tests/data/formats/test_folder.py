@@ -16,7 +16,7 @@ from segwright.core.errors import DataError, FormatError, ImageReadError, LabelE
 from segwright.data.dataset import open_dataset
 from segwright.data.formats import FORMATS
 from segwright.data.formats.file_tree import Tree
-from segwright.data.formats.mask_encoding import spread
+from segwright.data.formats.mask_histogram import spread
 from segwright.data.formats.name_matching import describe_folder, words
 from segwright.data.label_maps import read_class_list
 from segwright.data.records import ValueRange
