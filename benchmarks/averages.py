@@ -33,11 +33,13 @@ from segwright.imageio import write_image
 from segwright.losses import create_loss
 from segwright.models.catalog import create_model
 from segwright.training.callbacks.log import Display
+from segwright.training.components import TrainerComponents
 from segwright.training.config import TrainConfig
 from segwright.training.optim.norm_statistics import measure_statistics
 from segwright.training.optim.optimizers import AveragedWeights
 from segwright.training.planning.plan import crop_size
-from segwright.training.trainer import Parts, Progress, Trainer
+from segwright.training.state import Progress
+from segwright.training.trainer import Trainer
 from segwright.training.validate import Validation, Validator
 
 WAYS = ("averaged", "augmented crops", "plain crops", "whole images")
@@ -49,22 +51,22 @@ class Several:
     def __init__(self, averages: dict[str, AveragedWeights]) -> None:
         self.averages = averages
 
-    def update(self, share: float) -> None:
+    def update(self, progress: float) -> None:
         for average in self.averages.values():
-            average.update(share)
+            average.update(progress)
 
 
 def batches(trainer: Trainer, way: str, count: int) -> Iterator[Tensor]:
     """Training images (N, H, W, C) uint8 for the statistics."""
     phase = trainer.phase(1.0)
     if way == "whole images":
-        split = trainer.parts.train
+        split = trainer.components.train
         for index in evenly_spread(len(split), count * 4):
             yield torch.from_numpy(split[index].image[None])
         return
-    own = trainer.parts.transforms[phase]
+    own = trainer.components.transforms[phase]
     plain = presets.training(size=phase.size, scale=(1.0, 1.0), aspect=1.0, rotation=0.0, flip=0.0, color="none")
-    loader = Loader(trainer.parts.train, seed=7, workers=1)
+    loader = Loader(trainer.components.train, seed=7, workers=1)
     found = loader.batches(epoch=0, batch_size=phase.batch, transform=own if way.startswith("augmented") else plain)
     for _ in range(min(count, loader.steps(phase.batch))):
         yield torch.from_numpy(next(found).images)
@@ -139,10 +141,10 @@ def built(data: Dataset, folder: Path, seed: int, epochs: int) -> Trainer:
     loss = create_loss("ce(smoothing=0.05)", classes=classes)
     own = config.training.phases[0]
     return Trainer(
-        Parts(
+        TrainerComponents(
             model=create_model("leannet", classes=classes, weights=None, variant="small"),
             criterion=loss,
-            late_criterion=loss,
+            final_criterion=loss,
             train=data.train,
             val=data.val,
             config=config,
@@ -163,7 +165,7 @@ def _at_validation(
     progress: Progress,
     validation: Validation,
 ) -> bool:
-    print(f"seed {trainer.config.seed}, step {progress.step}, share {trainer.share():.2f}", flush=True)
+    print(f"seed {trainer.config.seed}, step {progress.step}, share {trainer.run_progress():.2f}", flush=True)
     found.append(measured(trainer, averages, validator, count))
     return False
 
@@ -190,15 +192,14 @@ def main() -> None:
             averages = {f"EMA {decay}": AveragedWeights(trainer.model, decay) for decay in (0.99,)}
             averages["SWA from 0.5"] = AveragedWeights(trainer.model, 0.0, 0.5)
             averages["SWA from 0.75"] = AveragedWeights(trainer.model, 0.0, 0.75)
-            trainer.take_step.average = trainer.average = None
-            trainer.take_step.average = Several(averages)
-            val = trainer.parts.val
+            trainer.average, trainer.update.average = None, Several(averages)
+            val = trainer.components.val
             assert val is not None
             validator = trainer.validator = Validator(val, trainer.device, None)
             found: list[Any] = []
 
             hook = partial(_at_validation, trainer, averages, validator, arguments.batches, found)
-            trainer.parts = replace(trainer.parts, on_validation=hook)
+            trainer.components = replace(trainer.components, on_validation=hook)
             trainer.fit()
             results.append({"seed": seed, "steps": trainer.progress.step, "half": found[0], "end": found[-1]})
         arguments.out.write_text(json.dumps({"arguments": vars(arguments), "runs": results}, default=str, indent=1))

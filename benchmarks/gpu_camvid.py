@@ -35,10 +35,10 @@ from segwright.metrics.confusion import scores
 from segwright.metrics.intervals import miou_interval
 from segwright.models.base import SegmentationModel, count_parameters
 from segwright.models.catalog import create_model
-from segwright.training.build import start_at_frequencies
 from segwright.training.config import TrainConfig
 from segwright.training.device_data import DeviceData
-from segwright.training.logit_adjustment import find_shifts
+from segwright.training.logit_adjustment import find_class_offsets
+from segwright.training.network import init_head_bias
 from segwright.training.optim.optimizers import AveragedWeights, create_optimizer, set_learning_rate
 from segwright.training.optim.schedule import learning_rate_factor
 
@@ -117,7 +117,7 @@ class Training:
         """Random weights into ``network``, in place, so that what was compiled for it stays valid."""
         torch.manual_seed(seed)
         fresh = create_model("leannet", classes=self.classes, weights=None, **self.recipe.network)
-        start_at_frequencies(fresh, list(self.pixels), self.weights)
+        init_head_bias(fresh, list(self.pixels), self.weights)
         network.load_state_dict(fresh.state_dict())
         self.network = network.train()
         precision = "bf16"
@@ -187,7 +187,12 @@ def logits_of(network: SegmentationModel, images: Tensor, *, flipped: bool = Fal
 
 @torch.inference_mode()
 def class_counts_of(
-    network: SegmentationModel, data: DeviceData, classes: int, *, shifts: Tensor | None = None, flipped: bool = False
+    network: SegmentationModel,
+    data: DeviceData,
+    classes: int,
+    *,
+    class_offsets: Tensor | None = None,
+    flipped: bool = False,
 ) -> np.ndarray:
     """(N, K, K) counts of (truth, prediction) per image, one view at full size."""
     network.eval()
@@ -195,8 +200,8 @@ def class_counts_of(
     for first in range(0, len(data), SCORED):
         images, masks = data.images[first : first + SCORED], data.masks[first : first + SCORED].long()
         logits = logits_of(network, images, flipped=flipped)
-        if shifts is not None:
-            logits = logits + shifts[:, None, None]
+        if class_offsets is not None:
+            logits = logits + class_offsets[:, None, None]
         pairs = torch.where(masks == IGNORE_INDEX, classes * classes, masks * classes + logits.argmax(dim=1))
         pairs = pairs + torch.arange(len(images), device=pairs.device)[:, None, None] * (classes * classes + 1)
         counts = torch.bincount(pairs.flatten(), minlength=len(images) * (classes * classes + 1))
@@ -243,7 +248,7 @@ def shifts_of(network: SegmentationModel, data: DeviceData, classes: int) -> Ten
         labels.append(mask[picked].cpu().numpy())
     score, label = np.concatenate(values, axis=1), np.concatenate(labels).astype(np.int64)
     kept = label < classes
-    found = find_shifts(np.ascontiguousarray(score[:, kept]), label[kept])
+    found = find_class_offsets(np.ascontiguousarray(score[:, kept]), label[kept])
     return torch.from_numpy(found).float().to(DEVICE)
 
 
@@ -402,8 +407,8 @@ def finish(
     record.put(**{f"{name}: last weights": scored(class_counts_of(network, data, classes), names)["mIoU"]})
     flipped = scored(class_counts_of(average, data, classes, flipped=True), names)
     record.put(**{f"{name}: averaged weights, mirrored as well": flipped["mIoU"]})
-    shifts = shifts_of(average, seen, classes)
-    adjusted = scored(class_counts_of(average, data, classes, shifts=shifts), names)
+    class_offsets = shifts_of(average, seen, classes)
+    adjusted = scored(class_counts_of(average, data, classes, class_offsets=class_offsets), names)
     record.put(**{f"{name}: averaged weights, class scores shifted": adjusted})
 
 

@@ -113,7 +113,7 @@ def feeding(options: argparse.Namespace, record: Record) -> None:
 
     from segwright.data.dataset import open_dataset
     from segwright.training.config import TrainConfig
-    from segwright.training.deterministic import kernels
+    from segwright.training.deterministic import deterministic_mode
     from segwright.training.run import planned_trainer
 
     values: dict[str, Any] = {"training.device": "cuda", "training.minutes": 10.0, "model.name": "leannet"}
@@ -122,12 +122,12 @@ def feeding(options: argparse.Namespace, record: Record) -> None:
         values |= {"model.arguments": narrow, "training.batch": 2}
     run = planned_trainer(open_dataset(options.data), TrainConfig().with_values(values))
     run.model.train()
-    config, phase = run.parts.config, run.phases[-1]
+    config, phase = run.components.config, run.phases[-1]
     work = {"on the device": held_updates(run), "from files": fed_updates(run)}
-    with kernels(DEVICE, deterministic=False):
+    with deterministic_mode(DEVICE, deterministic=False):
         for one in work.values():
             rate(one, 3)
-        for _ in range(0 if options.rehearse else 2 * len(run.parts.train) // phase.batch):
+        for _ in range(0 if options.rehearse else 2 * len(run.components.train) // phase.batch):
             work["from files"]()  # two epochs: every image is decoded and kept
         record.put(
             network=f"{config.model.name} {dict(config.model.arguments)}",

@@ -50,7 +50,8 @@ def ours(data: Path, batch: int) -> Callable[[], int]:
     from segwright.data.loading.loader import Loader
     from segwright.losses.catalog import create_loss
     from segwright.models.catalog import create_model
-    from segwright.training.train_step import TrainStep, choose_precision
+    from segwright.training.planning.timing import choose_precision
+    from segwright.training.train_step import TrainStep
 
     split = open_dataset(data).train
     classes = split.label_space.classes
@@ -59,15 +60,15 @@ def ours(data: Path, batch: int) -> Callable[[], int]:
     loss = create_loss("ce", classes=classes)
 
     def probe(precision: str) -> float:
-        from segwright.training.train_step import seconds_per_step
+        from segwright.training.planning.timing import seconds_per_step
 
-        trial = TrainStep(model, loss, optimizer, precision=precision)
+        trial = TrainStep(model, optimizer, precision=precision)
         first = next(iter(loader.batches(epoch=0, batch_size=batch, transform=transform)))
-        return seconds_per_step(lambda: trial.backward(first), repeats=2)
+        return seconds_per_step(lambda: trial([first], 0.0, loss, 0.4), repeats=2)
 
     loader = Loader(split, seed=0, workers=1)
     transform = presets.training(size=SIZE, scale=(0.6, 1.6))
-    step = TrainStep(model, loss, optimizer, precision=choose_precision("cpu", probe)[0])
+    step = TrainStep(model, optimizer, precision=choose_precision("cpu", probe)[0])
     state = {"epoch": 0, "batches": loader.batches(epoch=0, batch_size=batch, transform=transform)}
 
     def update() -> int:

@@ -20,13 +20,14 @@ import statistics
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import torch
 
 from segwright.core.types import Batch
 from segwright.data.dataset import open_dataset
 from segwright.training.config import TrainConfig
-from segwright.training.deterministic import kernels
+from segwright.training.deterministic import deterministic_mode
 from segwright.training.planning.cpu import prepare_cpu
 from segwright.training.run import planned_trainer
 from segwright.training.trainer import Trainer
@@ -40,7 +41,10 @@ def batches(run: Trainer) -> Iterator[Batch]:
     phase = run.phases[-1]
     for epoch in itertools.count():
         yield from run.loader.batches(
-            epoch=epoch, batch_size=phase.batch, transform=run.parts.transforms[phase], pin=run.device.type == "cuda"
+            epoch=epoch,
+            batch_size=phase.batch,
+            transform=run.components.transforms[phase],
+            pin=run.device.type == "cuda",
         )
 
 
@@ -49,12 +53,11 @@ def held_updates(run: Trainer) -> Callable[[], None]:
     held = []
     for batch in itertools.islice(batches(run), HELD):
         images, masks = (torch.from_numpy(array.copy()).to(run.device) for array in (batch.images, batch.masks))
-        held.append((images, masks.long()))
-    turn = itertools.cycle(held)
+        held.append(SimpleNamespace(images=images, masks=masks.long(), ids=batch.ids))
+    in_turn = itertools.cycle(held)
 
     def update() -> None:
-        run.take_step.gradients(*next(turn))
-        run.take_step.update()
+        run.update([next(in_turn)], 0.0, run.components.criterion, run.config.aux_weight)
 
     return update
 
@@ -64,7 +67,7 @@ def fed_updates(run: Trainer) -> Callable[[], None]:
     stream = batches(run)
 
     def update() -> None:
-        run.take_step([next(stream)])
+        run.update([next(stream)], 0.0, run.components.criterion, run.config.aux_weight)
 
     return update
 
@@ -92,13 +95,13 @@ def main() -> None:
     values = {"model.name": options.model, "training.device": options.device, "training.minutes": 10.0}
     run = planned_trainer(open_dataset(options.data), TrainConfig().with_values(values))
     run.model.train()
-    config, phase = run.parts.config, run.phases[-1]
+    config, phase = run.components.config, run.phases[-1]
     print(f"{config.model.name} {config.model.arguments} in {config.training.precision} on {run.device}: {phase}")
     kinds = {"on the device": held_updates(run), "end to end": fed_updates(run)}
-    with kernels(run.device, deterministic=False):
+    with deterministic_mode(run.device, deterministic=False):
         compare(kinds, run, options)
         for mode in ("default", "reduce-overhead") if options.compiled else ():
-            run.take_step.forward = torch.compile(run.model, mode=mode, dynamic=False)
+            run.update.forward = torch.compile(run.model, mode=mode, dynamic=False)
             compare({f"compiled, {mode}": kinds["on the device"]}, run, options)
 
 

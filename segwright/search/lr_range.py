@@ -6,6 +6,7 @@ to ``lr`` stays. Nothing is written and nothing is kept: the network that took t
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Generator
 from dataclasses import dataclass
@@ -89,13 +90,14 @@ def range_test(trainer: Trainer, *, low: float = 1e-5, high: float = 1.0, steps:
     smoothed: list[float] = []
     mean, diverged = 0.0, False
     updates = _endless(trainer, trainer.phase(0.5))
+    criterion = trainer.components.criterion
     trainer.model.train()
     with progress_bar("learning rates", steps) as advance:
         for step in range(steps):
             rate = low * (high / low) ** (step / (steps - 1))
             set_learning_rate(trainer.optimizer, rate / planned)
             try:
-                loss = trainer.take_step(next(updates))
+                loss = trainer.update(next(updates), 0.0, criterion, trainer.config.aux_weight).loss
             except NonFiniteLossError:
                 diverged = True
                 break
@@ -131,9 +133,8 @@ def read_curve(rates: list[float], smoothed: list[float]) -> tuple[float, float]
 
 def _endless(trainer: Trainer, phase: Phase) -> Generator[list[Batch], None, None]:
     """Updates of one phase, epoch after epoch."""
-    while True:
-        yield from trainer._updates(phase)
-        trainer.progress.epoch += 1
+    for epoch in itertools.count():
+        yield from trainer.updates(phase, epoch)
 
 
 def range_page(found: LrRange, *, command: str = "") -> str:

@@ -45,7 +45,7 @@ from segwright.search.tuning import Trial, Tuning
 from segwright.training.callbacks.log import Display
 from segwright.training.config import TrainConfig, build
 from segwright.training.run import Run, run_training, training_splits, warning_lines
-from segwright.training.trainer import Progress
+from segwright.training.state import Progress
 from segwright.training.validate import Validation
 
 TRIALS_IN_BUDGET = 12  # full trainings that the time is divided into, the two of the comparison included

@@ -1,150 +1,179 @@
-"""What a resolved config stands for: the network, the augmentation of a phase, and what a step of it costs here."""
+"""From a plan to the components of a trainer: the network with its starting weights, losses, data, augmentation."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from functools import partial
+from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import torch
-from torch import nn
 
-from segwright.augment import presets
-from segwright.core.types import Batch
-from segwright.data.check.fingerprint import Fingerprint
+from segwright.core.errors import UsageError
+from segwright.core.progress import progress
+from segwright.data.check.dataset_scan import existing_scan
+from segwright.data.dataset import Dataset, Split
+from segwright.data.loading.sampling import classes_shown, describe, repeat_factors
+from segwright.data.records import evenly_spread
+from segwright.inference.bundle import Bundle, load_bundle
+from segwright.inference.predictor import find_bundle
 from segwright.losses import create_loss
-from segwright.models.base import SegmentationModel
-from segwright.models.catalog import create_model
-from segwright.training.config import Phase, Size, TrainConfig
-from segwright.training.optim.muon import hidden_kernels
-from segwright.training.optim.optimizers import create_optimizer
-from segwright.training.planning.memory import available_bytes, is_out_of_memory
-from segwright.training.train_step import TrainStep, seconds_per_step
-
-TIMED_PIXELS = 1_000_000  # of an image whose prediction is timed
-LEAST_SHARE = 1e-3  # of a class, where a last layer starts: what never occurs must still be learnable
-BOUND_BYTES = 8 << 10  # more than a pixel of a training batch takes in any network of usual width
-
-
-def build_network(config: TrainConfig, classes: int) -> SegmentationModel:
-    """The network a resolved config names."""
-    channels = config.model.in_channels
-    return create_model(
-        config.model.name,
-        classes=classes,
-        encoder=config.model.encoder,
-        weights=config.model.weights,
-        in_channels=channels if isinstance(channels, int) else 3,
-        **config.model.arguments,
-    )
+from segwright.models.base import Provenance, SegmentationModel
+from segwright.training.augmentation import phase_transform
+from segwright.training.components import OnValidation, TrainerComponents
+from segwright.training.config import TrainConfig
+from segwright.training.context import RunContext
+from segwright.training.data_fingerprint import digest
+from segwright.training.finetune import transfer_weights
+from segwright.training.network import build_network, init_head_bias
+from segwright.training.planning.budget import TimeBudget, make_budget
+from segwright.training.planning.checked_data import CheckedData, Say
+from segwright.training.planning.plan import Plan
+from segwright.training.planning.timing import MeasuredTimings
+from segwright.training.results import RunOutputs
+from segwright.training.resume import StoredRun
 
 
-@torch.no_grad()
-def start_at_frequencies(network: SegmentationModel, pixels: Sequence[float], weights: Sequence[float] | None) -> None:
-    """Let the last layers say how frequent each class is, as the weighted loss counts it, before anything is learnt.
+@dataclass(frozen=True)
+class SavedModel:
+    """A saved model to fine-tune."""
 
-    ``pixels``: of each class in the training masks. From a start at even chances all features of a short training
-    first learn to say the most frequent class, and the bias alone speaks for the rare ones (Lin et al. 2017, "Focal
-    loss", section 3.3). Of each output one declared classifier layer gets the bias, since scores of several are summed;
-    a network that declares none, or whose layers have no bias, stays as it is.
+    path: Path
+    network: SegmentationModel
+    bundle: Bundle
+
+    def named(self, config: TrainConfig) -> TrainConfig:
+        """The config with this model's network and arguments, unless it names one itself."""
+        if config.model.name != "auto":
+            return config
+        arguments = {k: v for k, v in self.bundle.arguments.items() if k not in ("encoder", "in_channels")}
+        values = {"model.name": self.bundle.architecture, "model.encoder": self.bundle.arguments.get("encoder")}
+        return config.with_values({**values, "model.arguments": {**arguments, **config.model.arguments}})
+
+
+@dataclass(frozen=True)
+class StartingNetwork:
+    """A network with its starting weights."""
+
+    model: SegmentationModel
+    origin: str  # of the weights, with their license
+
+
+def load_saved_model(start: str | Path | None, config: TrainConfig) -> SavedModel | None:
+    """The saved model to fine-tune; a typed error if there is none, or if the config names another network."""
+    if start is None:
+        return None
+    trusted = ":" in config.model.name  # a network of another package was asked for
+    network, bundle = load_bundle(find_bundle(start), trust_external=trusted)
+    asked = (config.model.name, config.model.encoder)
+    found = (bundle.architecture, bundle.arguments.get("encoder"))
+    for what, wanted, has in zip(("--model", "--encoder"), asked, found, strict=True):
+        if wanted not in ("auto", None, has):
+            raise UsageError(
+                "the saved model to fine-tune is another network",
+                expected=f"{what} {has}" if has else f"{found[0]}, which takes no encoder",
+                found=f"{what} {wanted}",
+                where=start,
+                fix=f"leave {what} out: the network of the saved model is taken",
+            )
+    return SavedModel(Path(start), network, bundle)
+
+
+def starting_network(
+    plan: Plan, checked: CheckedData, saved: SavedModel | None, stored: StoredRun | None, say: Say
+) -> StartingNetwork:
+    """Create the plan's network; random or pretrained weights, or those of a saved model where they fit.
+
+    ``stored``: the run that is resumed; its record of the weights' origin holds, since ``--from`` is not given again.
     """
-    counted = np.asarray(pixels, np.float64) * (1.0 if weights is None else np.asarray(weights, np.float64))
-    shares = np.maximum(counted / max(counted.sum(), 1e-9), LEAST_SHARE)
-    logits = np.log(shares) - np.log(shares).mean()
-    for layers in network.classifier_layers().values():
-        biases = [layer.bias for layer in layers if isinstance(layer.bias, nn.Parameter)]
-        if biases:
-            biases[-1].copy_(torch.from_numpy(logits))
+    model = build_network(plan.config, checked.classes)
+    if plan.config.training.class_prior is True:
+        if model.has_trained_classifier:
+            say("the weights bring a trained last layer for these classes: it stays as it is")
+        else:
+            init_head_bias(model, checked.fingerprint.class_pixels, plan.class_weights)
+    origin = describe_origin(model.provenance)
+    if saved is not None:
+        for line in transfer_weights(saved.network, saved.bundle.label_space, model, checked.data.label_space):
+            say(line)
+        license = saved.bundle.licenses.get("weights", "terms not recorded")
+        origin = f"fine-tuned from {saved.path.name}: {license}"
+    return StartingNetwork(model, (stored.origin() if stored is not None else None) or origin)
 
 
-def is_normed(config: TrainConfig, classes: int) -> bool:
-    """Whether batch norms follow most of a network's convolutions, which Muon asks for; nothing is allocated."""
-    try:
-        with torch.device("meta"):
-            network = build_network(config.with_values({"model.weights": None}), classes)
-    except (NotImplementedError, RuntimeError):  # an initialization that needs real memory: then the usual optimizer
-        return False
-    convolutions = sum(p.numel() for p in network.parameters() if p.ndim == 4)
-    return sum(p.numel() for p in hidden_kernels(network)) > 0.5 * convolutions > 0
+def describe_origin(provenance: Provenance) -> str:
+    """Where a network's starting weights came from, with their license, for ``model.json``."""
+    return f"started from {provenance}" if provenance.pretrained else "trained from random weights"
 
 
-def transform(config: TrainConfig, phase: Phase, fingerprint: Fingerprint) -> presets.Training:
-    """The augmentation of a phase."""
-    augment = config.augment
-    aware = augment.class_aware if isinstance(augment.class_aware, float | int) else 0.0
-    rotation = augment.rotation if isinstance(augment.rotation, float | int) else 0.0
-    pixels = np.asarray(fingerprint.class_pixels, np.float64)
-    need = np.where(pixels > 0, 1 / np.sqrt(np.maximum(pixels / max(pixels.sum(), 1.0), 1e-9)), 0.0)
-    strength = "medium" if augment.strength == "auto" else augment.strength
-    return presets.training(
-        size=phase.size,
-        scale=phase.scale,
-        rotation=float(rotation) if strength != "none" else 0.0,
-        flip=0.5 if augment.flip else 0.0,
-        flip_vertical=0.5 if augment.vertical_flip else 0.0,
-        class_aware=float(aware),
-        class_weights=tuple(float(n) for n in need) if need.any() else None,
-        color=strength,
-        pairs=mirrored(config, fingerprint.class_names),
+def build(
+    plan: Plan,
+    checked: CheckedData,
+    context: RunContext,
+    network: StartingNetwork,
+    outputs: RunOutputs,
+    *,
+    on_validation: OnValidation | None = None,
+) -> TrainerComponents:
+    """The components of the trainer for ``plan``. In a run by the clock, the prediction of an image is timed."""
+    config, training = plan.config, plan.config.training
+    timings = MeasuredTimings.of(config, checked.classes, context.device)
+    budget = make_budget(config, checked, timings, started=context.started)
+
+    def criterion(text: str) -> torch.nn.Module:
+        loss: torch.nn.Module = create_loss(text, classes=checked.classes, class_weights=plan.class_weights)
+        return loss.to(context.device)
+
+    return TrainerComponents(
+        model=network.model,
+        criterion=criterion(training.loss),
+        final_criterion=criterion(training.loss + (f"+{training.late_loss}" if training.late_loss else "")),
+        train=checked.train,
+        val=_validated(checked.val, budget, context.display.say),
+        config=config,
+        transforms={phase: phase_transform(config, phase, checked.fingerprint) for phase in training.phases},
+        folder=context.folder,
+        device=context.device,
+        save_model=outputs.keep_best,
+        sample_weights=_sample_weights(config, checked.data, checked.train, context),
+        world=context.world,
+        display=context.display,
+        budget=budget,
+        on_validation=on_validation,
+        record={
+            "classes": list(checked.data.label_space.names),
+            "plan": plan.to_json(),
+            "data": digest(checked.file_prints),
+            "origin": network.origin,
+        },
     )
 
 
-def mirrored(config: TrainConfig, names: Sequence[str]) -> tuple[tuple[int, int], ...]:
-    """The class indices that flips exchange in a run with this resolved config."""
-    pairs = config.augment.flip_pairs
-    if pairs == "auto":  # a run that an earlier version planned: it goes on as it began
-        return ()
-    return tuple((names.index(one), names.index(other)) for one, other in pairs)
+def _validated(val: Split | None, budget: TimeBudget | None, say: Say) -> Split | None:
+    """The images validated on while training: fewer, with a message, if all would take too much of the minutes."""
+    if val is None or budget is None:
+        return val
+    count = budget.validation_images(len(val))
+    if count >= len(val):
+        return val
+    say(f"time is short: validation while training is on {count} of {len(val)} images")
+    return val.subset(evenly_spread(len(val), count), val.name)
 
 
-def time_image(config: TrainConfig, classes: int, device: torch.device, size: Size) -> float:
-    """Seconds that predicting one image takes here; of a large one, a part is timed."""
-    zoom: float = min(1.0, (TIMED_PIXELS / (size[0] * size[1])) ** 0.5)
-    part = (max(1, round(size[0] * zoom)), max(1, round(size[1] * zoom)))
-    network = build_network(config.with_values({"model.weights": None}), classes).to(device).eval()
-    pixels = torch.zeros((1, *part, network.in_channels), dtype=torch.uint8, device=device)
-    with torch.inference_mode():
-        once = seconds_per_step(lambda: network(pixels), repeats=2)
-    return once * size[0] * size[1] / (part[0] * part[1])
+def _sample_weights(
+    config: TrainConfig, data: Dataset, train: Split, context: RunContext
+) -> npt.NDArray[np.float64] | None:
+    """How often each training image is drawn relative to the others; None if all are drawn alike."""
+    threshold = config.training.oversample
+    if threshold == "auto" or threshold == 0:  # "auto": planned by an earlier version
+        return None
 
+    scan = existing_scan(data)
 
-def _unchecked(step: TrainStep, made_up: Batch) -> None:
-    """An update from pixels that mean nothing: a loss that is not finite says nothing of the data."""
-    step.backward(made_up)
-    step.update()
+    def find_factors() -> npt.NDArray[np.float64]:
+        with progress("classes of the images", len(train)) as advance:
+            return repeat_factors(classes_shown(train, advance, scan), threshold)
 
-
-def time_step(
-    config: TrainConfig,
-    classes: int,
-    device: torch.device,
-    size: Size,
-    batch: int,
-    precision: str,
-    repeats: int = 3,
-) -> float:
-    """Seconds of a training step of the network that ``config`` names, on pixels made up for it."""
-    quiet = config.with_values({"model.weights": None})
-    model = build_network(quiet, classes).train()
-    model.native_logits = config.training.native_logits
-    for module in model.modules() if config.training.freeze_bn else ():  # as the training will run it
-        if isinstance(module, nn.modules.batchnorm._BatchNorm):
-            module.eval()
-    lr = config.training.lr if isinstance(config.training.lr, float) else 1e-3
-    optimizer = create_optimizer(model.to(device), config.training, lr=lr, weight_decay=0.0)
-    loss = create_loss("ce", classes=classes)
-    step = TrainStep(model, loss, optimizer, device=device, precision=precision)
-    rng = np.random.default_rng(0)
-    # The plan is made before the memory is probed: what may not fit is timed with fewer images.
-    timed = min(batch, max(2, available_bytes(device) // (BOUND_BYTES * size[0] * size[1])))
-    while True:
-        images = rng.integers(0, 256, (timed, *size, model.in_channels), np.uint8)
-        masks = rng.integers(0, classes, (timed, *size), np.uint8)
-        made_up = Batch(images, masks, tuple(f"made up {i}" for i in range(timed)))
-        try:
-            return seconds_per_step(partial(_unchecked, step, made_up), repeats=repeats) * batch / timed
-        except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error) or timed == 1:
-                raise
-        optimizer.zero_grad(set_to_none=True)
-        timed //= 2
+    factors = context.world.broadcast_from_rank0(find_factors, lambda found: found.tolist(), np.array)
+    context.display.say(describe(factors))
+    return factors if (factors > 1).any() else None

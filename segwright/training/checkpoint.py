@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from segwright.core.atomic_io import verify_checksums, write_checksums, write_folder, write_json
 from segwright.core.errors import CheckpointError
-from segwright.training.distributed.dtensors import is_shard, laid_out
+from segwright.training.distributed.dtensors import distribute_like, is_dtensor
 
 if TYPE_CHECKING:
     from segwright.training.distributed.world import World
@@ -55,27 +55,27 @@ def save_checkpoint(folder: Path, step: int, tensors: Mapping[str, Tensor], stat
     return path
 
 
-def save_shards(folder: Path, step: int, tensors: Mapping[str, Tensor], state: Mapping[str, Any], peers: World) -> None:
+def save_shards(folder: Path, step: int, tensors: Mapping[str, Tensor], state: Mapping[str, Any], world: World) -> None:
     """:func:`save_checkpoint` of a network in shards: every process has to call, and writes its own.
 
     OSError on the first process where anything cannot be written; the others go on.
     """
     from segwright.training.distributed.sharded_checkpoint import write_shards
 
-    if not peers.is_first:
-        place = peers.told(str, str, str)
+    if not world.is_first:
+        place = world.broadcast_from_rank0(str, str, str)
         if place:
             with suppress(OSError):  # which the first process has, too
-                write_shards(Path(place), tensors, peers.control_group())
+                write_shards(Path(place), tensors, world.control_group())
         return
     with ExitStack() as stack:
         try:
             beside = stack.enter_context(write_folder(_place(folder, step)))
         except BaseException:
-            peers.told(str, str, str)  # the others wait for the place: there is none
+            world.broadcast_from_rank0(str, str, str)  # the others wait for the place: there is none
             raise
-        peers.told(lambda: str(beside.absolute()), str, str)
-        write_shards(beside, tensors, peers.control_group())
+        world.broadcast_from_rank0(lambda: str(beside.absolute()), str, str)
+        write_shards(beside, tensors, world.control_group())
         _describe(beside, state)
     _keep_newest(folder)
 
@@ -214,8 +214,8 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Te
         if name.startswith("optimizer/"):
             _, index, key = name.split("/", 2)
             parameter = parameters[int(index)]
-            if not is_shard(tensor) and tensor.shape == parameter.shape and tensor.ndim > 0:
-                tensor = laid_out(tensor, parameter)
+            if not is_dtensor(tensor) and tensor.shape == parameter.shape and tensor.ndim > 0:
+                tensor = distribute_like(tensor, parameter)
             state.setdefault(int(index), {})[key] = tensor
     for name, value in rest.items():
         index, key = name.split("/", 1)

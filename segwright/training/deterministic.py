@@ -1,4 +1,4 @@
-"""Equal seeds, equal weights: which kernels torch may take."""
+"""Deterministic mode: equal seeds give equal weights."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ _NO_KERNEL = "does not have a deterministic implementation"
 
 
 @contextmanager
-def kernels(device: torch.device, *, deterministic: bool) -> Iterator[None]:
-    """Choose torch's kernels while the block runs: those that repeat to the bit, or the fastest.
+def deterministic_mode(device: torch.device, *, deterministic: bool) -> Iterator[None]:
+    """Choose torch's kernels for the duration of the block: those that repeat to the bit, or the fastest.
 
-    ``deterministic``: the same seed gives the same weights on the same machine, on a GPU as well. UsageError, before
-    the weights are touched, where a network or a loss from outside needs a kernel that torch has in no such form.
-    Otherwise a GPU's convolutions are timed once a shape, and the fastest is taken.
+    ``deterministic``: the same seed gives the same weights on the same machine, also on a GPU. UsageError, before the
+    weights are touched, if a network or a loss needs a kernel that torch has no deterministic form of. Otherwise a
+    GPU's convolutions are timed once per shape, and the fastest kernel is used.
     """
     mode, warned = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
     benchmark = torch.backends.cudnn.benchmark

@@ -1,7 +1,7 @@
 """Freezing an encoder, and releasing it stage by stage, the deepest first (Howard and Ruder 2018, section 3.2).
 
-A frozen parameter's gradient is dropped before the update, whatever the optimizer: no step, no momentum, no decay. Its
-stage's batch norms keep their statistics. ``requires_grad`` stays as it is, since DDP takes note of it only once.
+A frozen parameter's gradient is dropped before the update, with any optimizer: no step, no momentum, no decay. The
+batch norms of its stage keep their statistics. ``requires_grad`` stays unchanged, since DDP reads it only once.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from segwright.models.encoders.timm import Encoder
 BatchNorm = nn.modules.batchnorm._BatchNorm
 
 
-class Freezing:
-    """What of ``model``'s encoder rests at which share of the run.
+class GradualUnfreezing:
+    """Which stages of ``model``'s encoder are frozen at which progress of the run.
 
-    All of it until ``freeze``; then the deepest stage is released, the others one after another, evenly over the
-    share ``unfreeze`` of the run. UsageError where the network has no encoder.
+    All of them until ``freeze``; then the deepest stage is released and the others follow, evenly over the fraction
+    ``unfreeze`` of the run. UsageError if the network has no encoder.
     """
 
     def __init__(self, model: SegmentationModel, freeze: float, unfreeze: float) -> None:
@@ -41,28 +41,28 @@ class Freezing:
                 stages[index] |= {id(named[name]) for name in names}
         parameters = [parameter for encoder in encoders for parameter in encoder.parameters()]
         norms = [part for encoder in encoders for part in encoder.modules() if isinstance(part, BatchNorm)]
-        # resting[n]: what rests while the n shallowest stages do
-        self.resting: list[list[nn.Parameter]] = [[]]
-        self.norms: list[list[nn.Module]] = [[]]
+        # At index n: what is frozen while the n shallowest stages are
+        self.frozen_parameters: list[list[nn.Parameter]] = [[]]
+        self.frozen_norms: list[list[nn.Module]] = [[]]
         chosen: set[int] = set()
         for stage in reversed(stages):
             chosen |= stage
-            self.resting.append([parameter for parameter in parameters if id(parameter) in chosen])
-            self.norms.append([part for part in norms if part.weight is None or id(part.weight) in chosen])
+            self.frozen_parameters.append([parameter for parameter in parameters if id(parameter) in chosen])
+            self.frozen_norms.append([part for part in norms if part.weight is None or id(part.weight) in chosen])
 
-    def stages(self, share: float) -> int:
-        """How many stages rest when ``share`` of the run is done."""
-        count = len(self.resting) - 1
-        if share < self.freeze or not count:
+    def frozen_stages(self, progress: float) -> int:
+        """How many stages are frozen at ``progress``, 0…1, of the run."""
+        count = len(self.frozen_parameters) - 1
+        if progress < self.freeze or not count:
             return count
         if not self.unfreeze:
             return 0
-        released = int((share - self.freeze) / self.unfreeze * count + 1e-9) + 1
+        released = int((progress - self.freeze) / self.unfreeze * count + 1e-9) + 1
         return max(count - released, 0)
 
 
 def encoder_stages(encoder: nn.Module) -> list[set[str]]:
-    """The parameters' names by stage, the deepest first; an encoder of unknown build is one stage."""
+    """Names of the parameters by stage, the deepest first; an encoder of an unknown class is one stage."""
     if not isinstance(encoder, Encoder):
         return [{name for name, _ in encoder.named_parameters()}]
     stages: list[set[str]] = []

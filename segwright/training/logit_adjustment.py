@@ -54,7 +54,7 @@ def sample_scores(
     scores: list[Float32Array] = [np.empty((classes, 0), np.float32)]
     labels: list[Int64Array] = [np.empty(0, np.int64)]
     shown = np.zeros(classes, np.int64)
-    wanted = looked_at(len(split))
+    wanted = sampled_indices(len(split))
     a_image = max(1, min(PIXELS, SCORES // classes) // max(1, len(wanted)))
     for turn, index in enumerate(wanted):
         sample = split[index]
@@ -71,7 +71,7 @@ def sample_scores(
     return np.concatenate(scores, axis=1), np.concatenate(labels), shown
 
 
-def looked_at(count: int) -> list[int]:
+def sampled_indices(count: int) -> list[int]:
     """Which of ``count`` training images are looked at."""
     return evenly_spread(count, IMAGES)
 
@@ -82,10 +82,10 @@ def images_to_score(train: int, val: int, adjusts: bool) -> float:
     The last validation and the scores for bundle and report; where class scores are adjusted, the training images
     looked at, and scores of the same ``val`` images with the shifts as well.
     """
-    return 2.6 * val + (1.5 * val + 1.2 * len(looked_at(train)) if adjusts else 0.0)
+    return 2.6 * val + (1.5 * val + 1.2 * len(sampled_indices(train)) if adjusts else 0.0)
 
 
-def find_shifts(
+def find_class_offsets(
     scores: Float32Array,
     labels: Int64Array,
     movable: npt.NDArray[np.bool_] | None = None,
@@ -99,30 +99,30 @@ def find_shifts(
     the classes that may be shifted at all; ``advance`` is told of every class of every round.
     """
     classes = len(scores)
-    shifts = np.zeros(classes)
+    class_offsets = np.zeros(classes)
     steps = np.arange(-LARGEST, LARGEST + STEP / 2, STEP)
     for _ in range(ROUNDS):
-        before = shifts.copy()
+        before = class_offsets.copy()
         for label in range(classes):
             advance(1)
             if movable is not None and not movable[label]:
                 continue
-            found = _scores_by_shift(scores, labels, shifts, label, steps)
-            now = int(np.abs(steps - shifts[label]).argmin())
+            found = _scores_by_shift(scores, labels, class_offsets, label, steps)
+            now = int(np.abs(steps - class_offsets[label]).argmin())
             if found.max() >= found[now] + LEAST_GAIN:
                 good = np.flatnonzero(found >= found.max() - LEAST_GAIN / 2)
-                shifts[label] = steps[good[np.abs(good - now).argmin()]]
-        if np.array_equal(before, shifts):
+                class_offsets[label] = steps[good[np.abs(good - now).argmin()]]
+        if np.array_equal(before, class_offsets):
             break
-    return shifts.round(6)
+    return class_offsets.round(6)
 
 
 def _scores_by_shift(
-    scores: Float32Array, labels: Int64Array, shifts: Float64Array, label: int, steps: Float64Array
+    scores: Float32Array, labels: Int64Array, class_offsets: Float64Array, label: int, steps: Float64Array
 ) -> Float64Array:
     """The mean IoU for each of ``steps`` as the shift of ``label``, (len(steps),)."""
     classes = len(scores)
-    others = scores + shifts[:, None].astype(np.float32)
+    others = scores + class_offsets[:, None].astype(np.float32)
     others[label] = -np.inf
     second = others.argmax(axis=0)
     # From this shift on the pixel is given ``label``; a tie goes to it as well, which no real score notices.
@@ -145,7 +145,7 @@ def _scores_by_shift(
     return mean
 
 
-def last_bias(model: SegmentationModel) -> Tensor | None:
+def find_class_bias(model: SegmentationModel) -> Tensor | None:
     """The bias, (K,), that shifts a class's logits by as much at every pixel; None where there is none.
 
     Of the declared classifier layers of the logits, the last whose bias is seen to do so in the inner half of an image
@@ -168,7 +168,7 @@ def last_bias(model: SegmentationModel) -> Tensor | None:
             plain = model(pixels).logits.float()
             for bias in reversed(biases):
                 kept = bias.detach().clone()
-                shift_logits(bias, ramp)
+                add_class_offsets(bias, ramp)
                 try:
                     moved = model(pixels).logits.float() - plain
                 finally:
@@ -180,9 +180,9 @@ def last_bias(model: SegmentationModel) -> Tensor | None:
     return None
 
 
-def shift_logits(bias: Tensor, shifts: npt.NDArray[np.floating]) -> None:
+def add_class_offsets(bias: Tensor, class_offsets: npt.NDArray[np.floating]) -> None:
     """Add ``shifts``, (K,), to a last layer's bias."""
-    bias.data += torch.from_numpy(np.asarray(shifts, np.float32)).to(bias.data)
+    bias.data += torch.from_numpy(np.asarray(class_offsets, np.float32)).to(bias.data)
 
 
 @dataclass(frozen=True)
@@ -251,34 +251,34 @@ class LogitAdjustment:
     """
 
     def __init__(self, predictor: Predictor, network: SegmentationModel, split: Split) -> None:
-        self.shifts: Float64Array | None = None
+        self.class_offsets: Float64Array | None = None
         self.why_not = "the network has no layer whose bias shifts them"
         self.names = split.label_space.names
-        bias = last_bias(network) if network.classes > 1 else None
+        bias = find_class_bias(network) if network.classes > 1 else None
         if bias is None:
             return
         self.bias, self.before = bias, bias.detach().clone()
-        with progress("class scores", len(looked_at(len(split))) + ROUNDS * network.classes) as advance:
+        with progress("class scores", len(sampled_indices(len(split))) + ROUNDS * network.classes) as advance:
             scores, labels, shown = sample_scores(predictor, split, advance)
-            shifts = find_shifts(scores, labels, shown >= LEAST_IMAGES, advance)
+            class_offsets = find_class_offsets(scores, labels, shown >= LEAST_IMAGES, advance)
         self.why_not = "no shift raises the mean IoU of training images"
-        if shifts.any():
-            self.shifts = shifts
+        if class_offsets.any():
+            self.class_offsets = class_offsets
 
     def make(self) -> None:
         """Add the shifts to the bias."""
-        if self.shifts is not None:
-            shift_logits(self.bias, self.shifts)
+        if self.class_offsets is not None:
+            add_class_offsets(self.bias, self.class_offsets)
 
     def undo(self) -> None:
         """The bias as it was, to the bit."""
-        if self.shifts is not None:
+        if self.class_offsets is not None:
             self.bias.data.copy_(self.before)
 
     def to_json(self) -> dict[str, float]:
         """The shift of each class that was shifted."""
-        shifts = np.zeros(len(self.names)) if self.shifts is None else self.shifts
-        return {name: float(shift) for name, shift in zip(self.names, shifts, strict=True) if shift}
+        class_offsets = np.zeros(len(self.names)) if self.class_offsets is None else self.class_offsets
+        return {name: float(shift) for name, shift in zip(self.names, class_offsets, strict=True) if shift}
 
     def __str__(self) -> str:
         """The largest shifts, for people: "road +0.90, fence -0.60, …"."""

@@ -1,31 +1,32 @@
-"""What a run leaves in its folder: the best model, scored and adjusted, the last one, and the report."""
+"""The results of a run: the best model, scored and adjusted, the last one, and the report."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError
 
 from segwright.core.atomic_io import recover_folder
 from segwright.core.errors import SegwrightError
 from segwright.core.progress import duration
-from segwright.data.check.fingerprint import Fingerprint
-from segwright.data.dataset import Dataset, Split
+from segwright.data.dataset import Split
 from segwright.data.records import evenly_spread
 from segwright.evaluation.evaluate import Evaluation, evaluate
 from segwright.evaluation.report import RunFacts, write_report
 from segwright.inference.bundle import Bundle, load_bundle, read_bundle, save_bundle
 from segwright.inference.predictor import Predictor
-from segwright.models.base import Provenance, SegmentationModel
+from segwright.models.base import SegmentationModel
 from segwright.training.callbacks.log import read_log
-from segwright.training.logit_adjustment import Gain, LogitAdjustment, looked_at
+from segwright.training.context import RunContext
+from segwright.training.logit_adjustment import Gain, LogitAdjustment, sampled_indices
+from segwright.training.planning.budget import END_SECONDS
+from segwright.training.planning.checked_data import CheckedData
 from segwright.training.planning.memory import is_out_of_memory
 from segwright.training.planning.plan import Plan
-from segwright.training.trainer import END_SECONDS, Progress
+from segwright.training.state import Progress
 from segwright.training.validate import Validation
 
 SCORING = 1.4  # times the seconds of predicting an image that scoring it takes
@@ -33,28 +34,25 @@ LEAST_SCORED = 4  # images
 CANNOT_WRITE = (OSError, SafetensorError)  # safetensors reports a full disk as its own error
 
 
-def origin(provenance: Provenance) -> str:
-    """Where a network's starting weights came from, with their terms, for ``model.json``."""
-    return f"started from {provenance}" if provenance.pretrained else "trained from random weights"
-
-
 @dataclass(frozen=True)
-class Results:
-    """Writes ``model/`` (the best), ``last/`` and ``report.html`` of the run in ``folder``.
+class RunOutputs:
+    """Writes ``model/`` (the best), ``last/`` and ``report.html`` into the run folder.
 
-    ``origin``: of the starting weights, with their terms; ``say`` gets lines for people.
+    ``origin``: of the starting weights, with their license.
     """
 
-    data: Dataset
     plan: Plan
-    folder: Path
-    device: torch.device
-    fingerprint: Fingerprint
-    train: Split
-    val: Split | None
+    checked: CheckedData
+    context: RunContext
     origin: str
-    command: str
-    say: Callable[[str], None]
+
+    def say(self, line: str) -> None:
+        """Show a line for people."""
+        self.context.display.say(line)
+
+    @property
+    def folder(self) -> Path:
+        return self.context.folder
 
     def keep_best(self, network: SegmentationModel, progress: Progress, found: Validation) -> None:
         """Save what scored best so far; a disk that is full is said, and the model before stays."""
@@ -70,10 +68,10 @@ class Results:
         names = ["last"]
         if not self._has_scored_model():
             names.insert(0, "model")
-            why = "there are no validation images" if self.val is None else "no validation gave a score"
+            why = "there are no validation images" if self.checked.val is None else "no validation gave a score"
             self.say(f"the model is that of the last step: {why}")
         for name in names:
-            metrics = {"step": step} if name == "last" or self.val is not None else {}
+            metrics = {"step": step} if name == "last" or self.checked.val is not None else {}
             try:
                 save_bundle(self.folder / name, network, self._bundle(metrics))
             except CANNOT_WRITE as error:
@@ -89,11 +87,11 @@ class Results:
         """
         if not (self.folder / "model").exists():
             return None
-        if self.val is None or not self._has_scored_model():
+        if self.checked.val is None or not self._has_scored_model():
             self.say(f"model: {self.folder / 'model'}")
             return None
         try:
-            val = self._affordable(self.val, left, pace)
+            val = self._affordable(self.checked.val, left, pace)
             evaluation = self._score_best(val, self._time_to_adjust(len(val), left, pace))
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
@@ -104,7 +102,7 @@ class Results:
             )
             return None
         try:
-            write_report(self.folder / "report.html", evaluation, self.val, self._facts())
+            write_report(self.folder / "report.html", evaluation, self.checked.val, self._facts())
         except CANNOT_WRITE as error:
             self.say(f"warning: the report could not be written ({error})")
         low, high = evaluation.miou_ci95
@@ -140,7 +138,7 @@ class Results:
         """Whether there is time to look for shifts of the class scores, and to score twice where they are not kept."""
         if left is None or self.plan.config.training.logit_adjustment is not True:
             return True
-        needed = END_SECONDS + pace * (2 * SCORING * count + 1.2 * len(looked_at(len(self.train))))
+        needed = END_SECONDS + pace * (2 * SCORING * count + 1.2 * len(sampled_indices(len(self.checked.train))))
         if left < needed:
             self.say(f"time is short: class scores are not adjusted ({left:.0f} s left, about {needed:.0f} s needed)")
         return left >= needed
@@ -148,14 +146,14 @@ class Results:
     def _score_best(self, val: Split, adjust: bool = True) -> Evaluation:
         """The best model's scores with intervals, put into its bundle; its class scores are adjusted where it helps."""
         network, bundle = load_bundle(self.folder / "model", trust_external=True)
-        predictor = Predictor.from_model(network, self.data.label_space, str(self.device))
+        predictor = Predictor.from_model(network, self.checked.data.label_space, str(self.context.device))
         adjustment, noted = None, bundle.training
         # A run that was killed after this finds it done.
         wanted = adjust and self.plan.config.training.logit_adjustment is True
         if wanted and "logit_adjustment" not in bundle.training:
-            adjustment = LogitAdjustment(predictor, network, self.train)
+            adjustment = LogitAdjustment(predictor, network, self.checked.train)
         evaluation = evaluate(predictor, val)
-        if adjustment is not None and adjustment.shifts is None:
+        if adjustment is not None and adjustment.class_offsets is None:
             self.say(f"class scores stay as they are: {adjustment.why_not}")
         elif adjustment is not None:
             # The same predictor on the same images: neither precision nor window nor choice of images differs.
@@ -178,29 +176,30 @@ class Results:
         return evaluation
 
     def _bundle(self, metrics: Mapping[str, Any]) -> Bundle:
-        config, value_range = self.plan.config, self.data.value_range
+        config, value_range = self.plan.config, self.checked.data.value_range
         arguments: dict[str, Any] = {**config.model.arguments, "in_channels": config.model.in_channels}
         if config.model.encoder is not None:
             arguments["encoder"] = config.model.encoder
         return Bundle(
             architecture=config.model.name,
             label_space=replace(
-                self.data.label_space, pairs=config.augment.flip_pairs if config.augment.flip_pairs != "auto" else ()
+                self.checked.data.label_space,
+                pairs=config.augment.flip_pairs if config.augment.flip_pairs != "auto" else (),
             ),
             arguments=arguments,
             preprocessing={
                 "channels": config.model.in_channels,
                 "value_range": None if value_range is None else value_range.to_json(),
                 # What a pixel of the data's own masks is: `predict --mask-format values` writes numbers alone.
-                "masks": "colors" if getattr(self.data.reader, "color_table", None) is not None else "values",
+                "masks": "colors" if getattr(self.checked.data.reader, "color_table", None) is not None else "values",
             },
             metrics=metrics,
             training={
-                "data": str(self.data.root.resolve()),
-                "format": self.data.format,
-                "command": self.command,
+                "data": str(self.checked.data.root.resolve()),
+                "format": self.checked.data.format,
+                "command": self.context.command,
                 "config": config.model_dump(mode="json"),
-                "fingerprint": self.fingerprint.to_json(),
+                "fingerprint": self.checked.fingerprint.to_json(),
             },
             licenses={"weights": self.origin},
         )
@@ -209,12 +208,12 @@ class Results:
         bundle, model = read_bundle(self.folder / "model"), self.plan.config.model
         network = " ".join(filter(None, (model.name, str(model.arguments.get("variant", "")))))
         return RunFacts(
-            title=f"{model.name} on {self.data.root.resolve().name}",
-            command=self.command,
+            title=f"{model.name} on {self.checked.data.root.resolve().name}",
+            command=self.context.command,
             history=read_log(self.folder),
             afterwards=_afterwards(bundle.training.get("logit_adjustment", {})),
             model={"network": network, **({"encoder": model.encoder} if model.encoder else {})},
-            plan=[(d.setting, str(d.value), d.reason) for d in self.plan.decisions],
+            plan=[(d.setting, str(d.value), d.reason) for d in self.plan.entries],
             versions=dict(bundle.versions),
             licenses=dict(bundle.licenses),
         )

@@ -1,17 +1,20 @@
-"""Everything that a run continues from: collected for a checkpoint, and put back from one."""
+"""What a run continues from: :class:`Progress`, :class:`TrainState`, and both written to and read from a checkpoint."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from segwright.core.atomic_io import write_text
 from segwright.core.errors import CheckpointError
+from segwright.models.base import SegmentationModel
 from segwright.training.checkpoint import (
     Checkpoint,
     flatten_optimizer,
@@ -23,54 +26,99 @@ from segwright.training.checkpoint import (
     save_checkpoint,
     save_shards,
 )
+from segwright.training.distributed.world import World, is_sharded
+from segwright.training.optim.optimizers import AveragedWeights
+from segwright.training.optim.schedule import Plateau
 
-if TYPE_CHECKING:
-    from segwright.training.trainer import Trainer
+MICRO_BATCHES_FILE = "micro-batches"  # beside the checkpoints: written by a rank that ran out of memory
+_FORMER_FILE = "batch-parts"  # its name until 0.1
+_FORMER_NAMES = {"num_micro_batches": "split_batch"}  # fields of Progress in checkpoints of 0.1
 
-PARTS = "batch-parts"  # beside the checkpoints: written by a process of several that ran out of memory
+
+@dataclass
+class Progress:
+    """The position and the counters of a run. Every checkpoint holds them; only the trainer writes them."""
+
+    step: int = 0  # updates taken
+    epoch: int = 0
+    position: int = 0  # samples of this epoch that were consumed, over all ranks
+    samples: int = 0  # samples consumed in all
+    seconds: float = 0.0  # of training and validation, over all sittings
+    best_miou: float = -1.0
+    best_step: int = 0
+    waited: int = 0  # validations since the best
+    validated_epoch: int = 0
+    num_micro_batches: int = 1  # a batch is split into at least this many micro-batches, for lack of memory
+
+    def record_validation(self, miou: float) -> bool:
+        """Count a validation; returns whether it is the best so far. NaN (no labeled pixel) counts as neither."""
+        better = miou > self.best_miou
+        if miou == miou:
+            self.waited = 0 if better else self.waited + 1
+        if better:
+            self.best_miou, self.best_step = miou, self.step
+        return better
 
 
-def save_state(trainer: Trainer) -> None:
-    """Write a checkpoint. A full disk is said, and the run goes on with the last one that is whole.
+@dataclass(frozen=True)
+class TrainState:
+    """The objects whose contents a checkpoint holds, besides the random generators."""
 
-    The first process writes; of a network in shards every one writes its own, and has to call.
+    model: SegmentationModel
+    optimizer: torch.optim.Optimizer
+    average: AveragedWeights | None
+    scaler: torch.amp.GradScaler
+    plateau: Plateau
+    progress: Progress
+    device: torch.device
+    world: World
+
+    @property
+    def sharded(self) -> bool:
+        """Whether each rank holds only its shards of the network."""
+        return is_sharded(self.model)
+
+
+def save_state(state: TrainState, folder: Path, run: Mapping[str, Any], say: Callable[[str], None]) -> None:
+    """Write a checkpoint into ``folder`` (``checkpoints/`` of a run); a full disk is reported and the run continues.
+
+    ``run``: a JSON-able record of the run. Rank 0 writes; with a sharded network every rank writes its own shards and
+    has to call this.
     """
-    if not trainer.world.is_first and not trainer.sharded:
+    if not state.world.is_first and not state.sharded:
         return
-    tensors = model_tensors(trainer.model, "model")
-    if trainer.average is not None:
-        tensors |= model_tensors(trainer.average.model, "average")
-    state, rest = flatten_optimizer(trainer.optimizer)
-    tensors |= state
+    tensors = model_tensors(state.model, "model")
+    if state.average is not None:
+        tensors |= model_tensors(state.average.model, "average")
+    optimizer_tensors, optimizer_rest = flatten_optimizer(state.optimizer)
+    tensors |= optimizer_tensors
     tensors["rng/cpu"] = torch.get_rng_state()
-    if trainer.device.type == "cuda":
-        tensors["rng/cuda"] = torch.cuda.get_rng_state(trainer.device)
-    scaler = trainer.take_step.scaler
+    if state.device.type == "cuda":
+        tensors["rng/cuda"] = torch.cuda.get_rng_state(state.device)
     description = {
-        "progress": asdict(trainer.progress),
-        "optimizer": rest,
-        "average": trainer.average.state() if trainer.average else None,
-        "plateau": trainer.plateau.state() if trainer.config.schedule == "plateau" else None,
-        "scaler": scaler.state_dict() if scaler.is_enabled() else None,
-        "run": dict(trainer.parts.record),
+        "progress": asdict(state.progress),
+        "optimizer": optimizer_rest,
+        "average": state.average.state() if state.average else None,
+        "plateau": state.plateau.state() if state.plateau.best > -math.inf else None,
+        "scaler": state.scaler.state_dict() if state.scaler.is_enabled() else None,
+        "run": dict(run),
     }
-    folder, step = trainer.parts.folder / "checkpoints", trainer.progress.step
+    step = state.progress.step
     try:
-        if trainer.sharded:
-            save_shards(folder, step, tensors, description, trainer.world)
+        if state.sharded:
+            save_shards(folder, step, tensors, description, state.world)
         else:
             save_checkpoint(folder, step, tensors, description)
     except OSError as error:
-        trainer.parts.display.say(
+        say(
             f"warning: the checkpoint of step {step} could not be written ({error}); "
             "the one before is whole, training goes on"
         )
 
 
-def restore_state(trainer: Trainer) -> None:
-    """Continue from the newest whole checkpoint; CheckpointError where there is none."""
-    folder = trainer.parts.folder / "checkpoints"
-    found = _shared(trainer) if trainer.sharded else load_checkpoint(folder)
+def restore_state(state: TrainState, folder: Path, say: Callable[[str], None]) -> None:
+    """Fill ``state`` in place from the newest intact checkpoint in ``folder``; CheckpointError if there is none."""
+    found = _find_on_rank0(state.world, folder) if state.sharded else load_checkpoint(folder)
     if found is None:
         raise CheckpointError(
             "nothing to resume from",
@@ -79,31 +127,39 @@ def restore_state(trainer: Trainer) -> None:
             fix="start the run without --resume",
         )
     for line in found.skipped:
-        trainer.parts.display.say(f"warning: a damaged checkpoint was passed over: {line}")
-    averaged = trainer.average is not None and bool(found.state.get("average"))
-    if trainer.sharded:
-        found = replace(found, tensors=_read_shards(trainer, found, averaged))
+        say(f"warning: a damaged checkpoint was passed over: {line}")
+    averaged = state.average is not None and bool(found.state.get("average"))
+    if state.sharded:
+        found = replace(found, tensors=_read_shards(state, found, averaged))
     else:
-        restore_model(trainer.model, found.tensors, "model")
-        if trainer.average is not None and averaged:
-            restore_model(trainer.average.model, found.tensors, "average")
-    if trainer.average is not None and averaged:
-        trainer.average.load(found.state["average"])
-    restore_optimizer(trainer.optimizer, found.tensors, found.state["optimizer"])
+        restore_model(state.model, found.tensors, "model")
+        if state.average is not None and averaged:
+            restore_model(state.average.model, found.tensors, "average")
+    if state.average is not None and averaged:
+        state.average.load(found.state["average"])
+    restore_optimizer(state.optimizer, found.tensors, found.state["optimizer"])
     if found.state.get("plateau"):
-        trainer.plateau.load(found.state["plateau"])
+        state.plateau.load(found.state["plateau"])
     if found.state.get("scaler"):
-        trainer.take_step.scaler.load_state_dict(found.state["scaler"])
-    _restore_progress(trainer, found.state["progress"])
-    _restore_random(trainer, found.tensors)
+        state.scaler.load_state_dict(found.state["scaler"])
+    _restore_progress(state.progress, found.state["progress"], requested_micro_batches(folder))
+    torch.set_rng_state(found.tensors["rng/cpu"])
+    if "rng/cuda" in found.tensors and state.device.type == "cuda":
+        torch.cuda.set_rng_state(found.tensors["rng/cuda"], state.device)
 
 
-def _shared(trainer: Trainer) -> Checkpoint | None:
-    """The newest whole checkpoint, without its tensors: looked for by the first process, the same on all.
+def _restore_progress(progress: Progress, stored: Mapping[str, Any], requested: int) -> None:
+    """Position and counters. Of this sitting's micro-batches, the stored and the requested ones, the most are kept."""
+    fitting = progress.num_micro_batches
+    for field in fields(progress):
+        value = stored.get(field.name, stored.get(_FORMER_NAMES.get(field.name, "")))
+        if value is not None:
+            setattr(progress, field.name, value)
+    progress.num_micro_batches = max(fitting, int(progress.num_micro_batches), requested)
 
-    CheckpointError on all of them where none is whole.
-    """
-    folder = trainer.parts.folder / "checkpoints"
+
+def _find_on_rank0(world: World, folder: Path) -> Checkpoint | None:
+    """The newest intact checkpoint without its tensors, looked up by rank 0 for all; CheckpointError on all of them."""
 
     def look() -> dict[str, Any] | None:
         try:
@@ -112,61 +168,45 @@ def _shared(trainer: Trainer) -> Checkpoint | None:
             return {"damaged": error.found}
         return None if found is None else {"name": found.path.name, "state": found.state, "skipped": found.skipped}
 
-    told = trainer.world.told(look, lambda found: found, lambda found: found)
-    if told is None:
+    found = world.broadcast_from_rank0(look, lambda found: found, lambda found: found)
+    if found is None:
         return None
-    if "damaged" in told:
-        raise CheckpointError("no checkpoint is whole", found=told["damaged"], where=folder)
-    return Checkpoint(folder / told["name"], {}, told["state"], tuple(told["skipped"]))
+    if "damaged" in found:
+        raise CheckpointError("no checkpoint is whole", found=found["damaged"], where=folder)
+    return Checkpoint(folder / found["name"], {}, found["state"], tuple(found["skipped"]))
 
 
-def _read_shards(trainer: Trainer, found: Checkpoint, averaged: bool) -> dict[str, Tensor]:
-    """Fill the shards of network and average in place; gives those of the optimizer's state, and what is small.
+def _read_shards(state: TrainState, found: Checkpoint, averaged: bool) -> dict[str, Tensor]:
+    """Fill the shards of network and average in place; returns the optimizer's tensors and the small ones.
 
-    CheckpointError where the checkpoint is of another network.
+    CheckpointError if the checkpoint belongs to another network.
     """
     from segwright.training.distributed.sharded_checkpoint import described, read_shards
 
     stored = described(found.path)
-    targets = model_tensors(trainer.model, "model")
-    if trainer.average is not None and averaged:
-        targets |= model_tensors(trainer.average.model, "average")
+    targets = model_tensors(state.model, "model")
+    if state.average is not None and averaged:
+        targets |= model_tensors(state.average.model, "average")
     prefixes = ("model/", "average/") if averaged else ("model/",)
     odd = sorted(set(targets).symmetric_difference(name for name in stored if name.startswith(prefixes)))
     if odd:
         raise CheckpointError("the checkpoint does not fit the network", found=", ".join(odd[:6]), where=found.path)
     shapes = {name: (one.size, one.properties.dtype) for name, one in stored.items()}
-    rest = optimizer_targets(trainer.optimizer, {n: s for n, s in shapes.items() if n.startswith("optimizer/")})
+    rest = optimizer_targets(state.optimizer, {n: s for n, s in shapes.items() if n.startswith("optimizer/")})
     rest |= {name: torch.zeros(size, dtype=dtype) for name, (size, dtype) in shapes.items() if name.startswith("rng/")}
-    read_shards(found.path, {**targets, **rest}, trainer.world.control_group())
+    read_shards(found.path, {**targets, **rest}, state.world.control_group())
     return rest
 
 
-def ask_for_parts(folder: Path, parts: int) -> None:
-    """Leave word that the next sitting of the run has to take its batches in at least ``parts`` parts."""
-    with suppress(OSError):  # a full disk: the next sitting finds it out again
-        write_text(folder / "checkpoints" / PARTS, str(parts))
+def request_micro_batches(folder: Path, count: int) -> None:
+    """Record, beside the checkpoints in ``folder``, that the next sitting has to split batches ``count``-fold."""
+    with suppress(OSError):  # a full disk: the next sitting runs out of memory once more and tries again
+        write_text(folder / MICRO_BATCHES_FILE, str(count))
 
 
-def asked_parts(folder: Path) -> int:
-    """What :func:`ask_for_parts` left, else 1."""
-    try:
-        return max(int((folder / "checkpoints" / PARTS).read_text(encoding="ascii")), 1)
-    except (OSError, ValueError):
-        return 1
-
-
-def _restore_progress(trainer: Trainer, stored: dict[str, Any]) -> None:
-    """Position and counters; batches stay in as many parts as the memory of this sitting asks for."""
-    for one in fields(trainer.progress):
-        if one.name != "split_batch" and stored.get(one.name) is not None:
-            setattr(trainer.progress, one.name, stored[one.name])
-    parts = (trainer.progress.split_batch, int(stored.get("split_batch", 1)), asked_parts(trainer.parts.folder))
-    trainer.progress.split_batch = max(parts)
-
-
-def _restore_random(trainer: Trainer, tensors: Any) -> None:
-    state: Tensor = tensors["rng/cpu"]
-    torch.set_rng_state(state)
-    if "rng/cuda" in tensors and trainer.device.type == "cuda":
-        torch.cuda.set_rng_state(tensors["rng/cuda"], trainer.device)
+def requested_micro_batches(folder: Path) -> int:
+    """The count recorded by :func:`request_micro_batches`, else 1."""
+    for name in (MICRO_BATCHES_FILE, _FORMER_FILE):
+        with suppress(OSError, ValueError):
+            return max(int((folder / name).read_text(encoding="ascii")), 1)
+    return 1

@@ -1,13 +1,13 @@
-"""One update of the weights: forward, loss, backward, clipping, optimizer, averages; and which precision it runs in.
+"""One update of the weights, in order: forward, loss, backward, clipping, optimizer, averages.
 
-Small on purpose: the loop, the memory probe and the benchmarks all take their steps here, so that what is measured is
-what trains. On a CPU the same seed and number of threads give the same bits.
+The trainer, the memory probe, the timings of the plan and the benchmarks all take their steps through
+:class:`TrainStep`, so that what is measured is what trains. On a CPU, the same seed and number of threads give the
+same bits.
 """
 
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -22,53 +22,46 @@ from segwright.core.errors import NonFiniteLossError, UsageError
 from segwright.core.types import Batch
 from segwright.losses.pixels import SegmentationLoss
 from segwright.models.base import SegmentationModel
-from segwright.training.distributed.dtensors import whole
+from segwright.training.distributed.dtensors import full_tensor
 from segwright.training.distributed.world import World, is_sharded
-from segwright.training.planning.cpu import has_native_bf16
 
-Criterion = Callable[[Tensor, Tensor], Tensor]
+Criterion = Callable[[Tensor, Tensor], Tensor]  # (logits N×K×H×W, target N×H×W) → scalar
+Heads = list[tuple[float, Tensor]]  # (weight, logits) of the output and of the auxiliary heads
 DTYPES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
-# bf16 has to win by this much: within it, fp32's exactness is the better bargain. The choice must not hang on chance,
-# since equal seeds are to give equal weights: a short step says nothing, and others are timed twice.
-_WORTHWHILE = 0.85
-_TOO_SHORT, _LONG = 0.05, 2.0  # seconds of a step
 
 
 class Average(Protocol):
     """Averaged weights that follow the model."""
 
-    def update(self, share: float) -> None: ...
+    def update(self, progress: float) -> None: ...
 
 
 @dataclass(frozen=True)
-class Taken:
-    """What an update gave."""
+class StepResult:
+    """The result of an update."""
 
     loss: float  # of the whole batch, before the update
-    main_loss: float  # of it, that of the output without the auxiliary heads
+    main_loss: float  # the part of it that is the output's, without the auxiliary heads
     signals: tuple[float, ...] = ()  # summed over the processes
 
 
 class TrainStep:
-    """Takes updates of ``model``; call it with the batches of one update.
+    """Takes updates of ``model``: call it with the micro-batches of one update.
 
-    ``criterion``: (logits N×K×H×W, target N×H×W) → scalar, also for the auxiliary heads, times ``aux_weight``.
-    ``precision``: fp32, bf16 or fp16 (with loss scaling). ``clip``: largest norm of the gradient. ``forward``: what is
-    called instead of ``model`` (DDP around it, or compiled). ``world``: the processes that take the update together;
-    ``seed``: of what an update draws. The model is moved to ``device`` in channels-last memory:
-    images arrive as N×H×W×C and stay so from the first convolution to the loss.
+    ``precision``: fp32, bf16 or fp16 (with loss scaling). ``clip``: largest norm of the gradient. ``forward``: called
+    instead of ``model`` (DDP around it, or compiled). ``world``: the processes that take the update together.
+    ``seed``: of the random draws of an update. The model is moved to ``device`` in channels-last memory: images arrive
+    as N×H×W×C and keep that layout from the first convolution to the loss.
     """
 
     def __init__(
         self,
         model: SegmentationModel,
-        criterion: Criterion,
         optimizer: torch.optim.Optimizer,
         *,
         device: torch.device | str = "cpu",
         precision: str = "fp32",
         clip: float | None = None,
-        aux_weight: float = 0.4,
         average: Average | None = None,
         forward: Callable[[Tensor], tuple[Tensor, dict[str, Tensor]]] | None = None,
         world: World | None = None,
@@ -77,186 +70,208 @@ class TrainStep:
         if precision not in DTYPES:
             raise UsageError("unknown precision", expected=", ".join(DTYPES), found=precision)
         self.device = torch.device(device)
-        # A network in shards lies as its shards need it.
+        # A sharded network keeps the memory layout of its shards.
         self.model = model if is_sharded(model) else model.to(device=self.device).to(memory_format=torch.channels_last)
         if self.device.type == "cpu" and precision != "fp16" and not is_sharded(model):
             kernels.patch(self.model)
         self.forward = model if forward is None else forward
-        self.criterion, self.optimizer = criterion, optimizer
-        self.dtype = DTYPES[precision]
-        self.clip, self.aux_weight, self.average = clip, aux_weight, average
+        self.optimizer, self.average = optimizer, average
+        self.precision, self.dtype = precision, DTYPES[precision]
+        self.clip = clip
         self.world, self.seed = world or World(), seed
         self.parameters = [p for group in optimizer.param_groups for p in group["params"]]
-        self.frozen: Sequence[nn.Parameter] = ()  # their gradients are dropped
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=precision == "fp16")
 
-    def __call__(self, batches: Sequence[Batch], *, share: float = 0.0, index: int = 0) -> float:
-        """As :meth:`take`; returns the loss."""
-        return self.take(batches, share=share, index=index).loss
+    def __call__(
+        self,
+        batches: Sequence[Batch],
+        progress: float,
+        criterion: Criterion,
+        aux_weight: float,
+        *,
+        frozen: Sequence[nn.Parameter] = (),
+        index: int = 0,
+        signals: Sequence[float] = (),
+        check_finite: bool = True,
+    ) -> StepResult:
+        """Take one update from the gradient of the whole batch, of which ``batches`` are this process's micro-batches.
 
-    def take(
-        self, batches: Sequence[Batch], *, share: float = 0.0, index: int = 0, signals: Sequence[float] = ()
-    ) -> Taken:
-        """One update from the gradient of the whole batch, of which ``batches`` are this process's parts.
+        One process, many micro-batches and many processes take the same update, except for loss terms that do not
+        decompose and for batch norms, which see one micro-batch at a time (:class:`_WholeBatchLoss`).
 
-        Every part's loss is weighted by what the mean of the whole is over (:meth:`SegmentationLoss.amounts`), summed
-        over parts and processes, so that one process, many parts and many processes take the same update. Terms that
-        do not decompose, and batch norms, see one part at a time.
+        ``progress``: of the run, 0…1, for the averages. ``criterion``: also of the auxiliary heads, times
+        ``aux_weight``. ``frozen``: parameters whose gradients are dropped. ``index``: number of the update, which
+        seeds its random draws. ``signals``: returned summed over the processes, in the same collective.
 
-        ``share``: how much of the run is done, for the averages. ``index``: the number of the update, from which the
-        pixels of coarser logits and the dropout of further processes are drawn. ``signals`` come back summed over the
-        processes, in the same collective. Raises NonFiniteLossError, with the ids of the batches, on every process and
-        before the weights are touched, where the loss or the gradient is not finite.
+        NonFiniteLossError with the ids of the images, on every process and before the weights are touched, if the loss
+        or the gradient is not finite; ``check_finite=False`` is for measurements on random pixels.
         """
-        if self.world.rank:  # the first process's generator is saved with every checkpoint; the others' is a function
+        if self.world.rank:  # rank 0's generator is saved with every checkpoint; the others' depend on the index alone
             torch.manual_seed(int(np.random.SeedSequence((self.seed, self.world.rank, index)).generate_state(1)[0]))
-        pick = (self.seed, index)
-        reduced = torch.zeros(0)
-        if len(batches) == 1 and self.world.size == 1:
-            losses, told = self._gradients(*self._on_device(batches[0]), pick), list(signals)
-        else:
-            losses, reduced = self._whole_batch(batches, pick, signals)
-        norm = self._clipped()
-        values = torch.cat([losses.double(), norm.to(losses.device).double()[None], reduced.to(losses.device)])
-        mean, main, length, *summed = values.tolist()  # the one place where the host waits for the device
-        if len(batches) > 1 or self.world.size > 1:
-            told = summed
-        # With loss scaling a gradient that is not finite is usual: the step is left out and the scale falls.
-        if not math.isfinite(mean) or not (math.isfinite(length) or self.scaler.is_enabled()):
-            self.optimizer.zero_grad(set_to_none=True)
-            what = "the loss is not finite" if not math.isfinite(mean) else "the gradient is not finite"
-            raise NonFiniteLossError(
-                what,
-                expected="a finite number",
-                found=f"a loss of {mean:.6g}, a gradient of norm {length:.6g}",
-                where=", ".join(name for batch in batches for name in batch.ids),
-                fix="lower the learning rate, or look at these images with `segwright check`",
-            )
-        self._apply(share)
-        return Taken(mean, main, tuple(told))
-
-    def backward(self, batch: Batch) -> Tensor:
-        """Add the gradients of one batch by itself; returns its loss, on the device."""
-        return self._gradients(*self._on_device(batch), (self.seed, 0))[0]
-
-    def gradients(self, images: Tensor, masks: Tensor) -> Tensor:
-        """As :meth:`backward`, of images (N, H, W, C) and masks int64 (N, H, W) that are on the device."""
-        return self._gradients(images, masks, (self.seed, 0))[0]
-
-    def update(self, share: float = 0.0) -> None:
-        """Clip, step, clear the gradients, update the averages; nothing is checked."""
-        self._clipped()
-        self._apply(share)
-
-    # -- the parts of an update ------------------------------------------------------------------------------------
-
-    def _on_device(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        images = torch.from_numpy(batch.images).to(self.device, non_blocking=True)
-        return images, torch.from_numpy(batch.masks).to(self.device, non_blocking=True).long()
-
-    def _heads(self, images: Tensor) -> list[tuple[float, Tensor]]:
-        """(weight, logits) of the output and of the auxiliary heads."""
-        with torch.autocast(self.device.type, self.dtype or torch.bfloat16, enabled=self.dtype is not None):
-            logits, aux = self.forward(images)
-        return [(1.0, logits), *((self.aux_weight, head) for head in aux.values())]
-
-    def _gradients(self, images: Tensor, masks: Tensor, pick: tuple[int, int]) -> Tensor:
-        """Add the gradients of one batch that is the whole; returns its loss, and that of the output alone, (2,)."""
-        (_, logits), *aux = self._heads(images)
-        loss = main = self.criterion(*matching_pixels(logits, masks, pick))
-        for weight, head in aux:
-            loss = loss + weight * self.criterion(*matching_pixels(head, masks, pick))
-        self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
-        return torch.stack([loss.detach(), main.detach()])
-
-    def _whole_batch(
-        self, batches: Sequence[Batch], pick: tuple[int, int], signals: Sequence[float]
-    ) -> tuple[Tensor, Tensor]:
-        """Add the gradients of one batch in parts and over the processes; returns its losses, as :meth:`_gradients`,
-        and the summed signals.
-
-        One collective an update, two where a process has several parts: amounts, loss and signals together.
-        """
-        losses = summed = torch.zeros(2, dtype=torch.float64)
-        amounts: list[Tensor] = []
-        total = torch.zeros(0)
+        alone = len(batches) == 1 and self.world.size == 1
+        kind = _BatchLoss if alone else _WholeBatchLoss
+        loss = kind(criterion, batches, self.world, (self.seed, index), signals)
         for number, batch in enumerate(batches):
             with self._unsynchronized(number + 1 < len(batches)):
                 images, masks = self._on_device(batch)
-                heads = self._heads(images)
-                values = torch.stack(
-                    [w * self._values(*matching_pixels(logits, masks, pick)) for w, logits in heads]
-                )  # (heads, terms)
-                if not amounts:
-                    shapes = [logits for _, logits in heads]
-                    amounts = [self._amounts(shapes, torch.from_numpy(part.masks), pick) for part in batches]
-                    first = (values.detach().double() * amounts[0].to(values.device)).flatten()
-                    packed = [torch.stack(amounts).sum(0).flatten(), first, torch.tensor(signals, dtype=torch.float64)]
-                    reduced = self.world.total(torch.cat([part.to(values.device) for part in packed]))
-                    total, numerators, summed = torch.split(reduced, [first.numel(), first.numel(), len(signals)])
-                    # With one part a process, these are the losses already.
-                    means = (numerators * _inverse(total)).reshape(values.shape)
-                    losses = torch.stack([means.sum(), means[0].sum()])
-                shares = amounts[number].to(values.device) * _inverse(total).reshape(values.shape)
-                weighted = values * shares.to(values.dtype)
-                part_loss = weighted.sum()
-                if len(batches) > 1:
-                    found = torch.stack([part_loss, weighted[0].sum()]).detach().double()
-                    losses = found if number == 0 else losses + found
-                # DDP and shards take the mean of the processes' gradients; this makes the sum of it.
-                self.scaler.scale(part_loss * self.world.size).backward()  # type: ignore[no-untyped-call]
-        if len(batches) > 1:
-            losses = self.world.total(losses)
-        return losses, summed
+                micro_batch_loss = loss.micro_batch(number, self._heads(images, aux_weight), masks)
+                self.scaler.scale(micro_batch_loss).backward()  # type: ignore[no-untyped-call]
+        for parameter in frozen:
+            parameter.grad = None
+        self.scaler.unscale_(self.optimizer)
+        norm = self._clip_gradients()
+        result, gradient_norm = loss.result(norm)  # the only point at which the host waits for the device
+        if check_finite:
+            self._refuse_non_finite(result.loss, gradient_norm, batches)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        # Freed, not zeroed: the next backward pass then writes gradients instead of adding to zeros.
+        self.optimizer.zero_grad(set_to_none=True)
+        if self.average is not None:
+            self.average.update(progress)
+        return result
 
-    def _values(self, logits: Tensor, target: Tensor) -> Tensor:
-        """(terms,): the weighted terms of the loss; any other criterion is one term."""
-        criterion = self.criterion
-        if isinstance(criterion, SegmentationLoss):
-            return criterion.values(logits, target)
-        return criterion(logits, target)[None]
+    def alone(self) -> TrainStep:
+        """A step of the same network and optimizer by this process alone, without averages: for measurements.
 
-    def _amounts(self, heads: Sequence[Tensor], masks: Tensor, pick: tuple[int, int]) -> Tensor:
-        """(heads, terms) fp64 on the CPU: what the mean of each term is over in masks (N, H, W) of one part."""
-        criterion = self.criterion
-        if not isinstance(criterion, SegmentationLoss):
-            return torch.full((len(heads), 1), float(len(masks)), dtype=torch.float64)
-        targets = [matching_pixels(head, masks, pick)[1] for head in heads]
-        found = [criterion.amounts(targets[0])]
-        for target in targets[1:]:
-            found.append(found[0] if target.shape == targets[0].shape else criterion.amounts(target))
-        return torch.stack(found)
+        Not through DDP: if one process leaves a collective for lack of memory, the others never return from it.
+        """
+        return TrainStep(
+            self.model,
+            self.optimizer,
+            device=self.device,
+            precision=self.precision,
+            clip=self.clip,
+            seed=self.seed,
+        )
+
+    def _on_device(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        images = torch.as_tensor(batch.images).to(self.device, non_blocking=True)
+        return images, torch.as_tensor(batch.masks).to(self.device, non_blocking=True).long()
+
+    def _heads(self, images: Tensor, aux_weight: float) -> Heads:
+        with torch.autocast(self.device.type, self.dtype or torch.bfloat16, enabled=self.dtype is not None):
+            logits, aux = self.forward(images)
+        return [(1.0, logits), *((aux_weight, head) for head in aux.values())]
 
     def _unsynchronized(self, more: bool) -> AbstractContextManager[Any]:
-        """While ``more`` parts follow, DDP's reduction waits for the last; shards reduce each, to hold no whole one."""
+        """Let DDP reduce with the last micro-batch only. FSDP reduces after each: no rank holds a whole gradient."""
         forward: Any = self.forward
         wait = more and isinstance(forward, nn.parallel.DistributedDataParallel)
         found: AbstractContextManager[Any] = forward.no_sync() if wait else nullcontext()
         return found
 
-    def _clipped(self) -> Tensor:
-        """Drop the gradients of what is frozen, and clip; returns the norm before, a scalar on the device."""
-        for parameter in self.frozen:
-            parameter.grad = None
-        self.scaler.unscale_(self.optimizer)
-        limit = math.inf if self.clip is None else self.clip
+    def _clip_gradients(self) -> Tensor:
+        """Clip in place; returns the norm before, a scalar on the device."""
         gradients = [p.grad for p in self.parameters if p.grad is not None]
         if not gradients:
             return torch.zeros(())
-        norm = nn.utils.get_total_norm(gradients, foreach=True)
-        norm = whole(norm)
+        norm = full_tensor(nn.utils.get_total_norm(gradients, foreach=True))
         if self.clip is not None:
-            nn.utils.clip_grads_with_norm_(self.parameters, limit, norm, foreach=True)
+            nn.utils.clip_grads_with_norm_(self.parameters, self.clip, norm, foreach=True)
         return norm.detach()
 
-    def _apply(self, share: float) -> None:
-        """Step, clear the gradients, update the averages."""
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
-        # Freed, not zeroed: the next backward then writes gradients instead of adding to zeros.
+    def _refuse_non_finite(self, loss: float, gradient_norm: float, batches: Sequence[Batch]) -> None:
+        # With loss scaling a non-finite gradient is expected: the step is skipped and the scale falls.
+        if math.isfinite(loss) and (math.isfinite(gradient_norm) or self.scaler.is_enabled()):
+            return
         self.optimizer.zero_grad(set_to_none=True)
-        if self.average is not None:
-            self.average.update(share)
+        what = "the loss is not finite" if not math.isfinite(loss) else "the gradient is not finite"
+        raise NonFiniteLossError(
+            what,
+            expected="a finite number",
+            found=f"a loss of {loss:.6g}, a gradient of norm {gradient_norm:.6g}",
+            where=", ".join(name for batch in batches for name in batch.ids),
+            fix="lower the learning rate, or look at these images with `segwright check`",
+        )
+
+
+class _BatchLoss:
+    """The loss of a batch that one process takes whole: the criterion of the output and of the auxiliary heads."""
+
+    def __init__(
+        self,
+        criterion: Criterion,
+        batches: Sequence[Batch],
+        world: World,
+        offset_seed: tuple[int, int],
+        signals: Sequence[float],
+    ) -> None:
+        self.criterion, self.batches, self.world = criterion, batches, world
+        self.offset_seed, self.signals = offset_seed, tuple(signals)
+        self.losses = torch.zeros(2)  # of the whole batch, and of the output alone; on the device
+
+    def micro_batch(self, number: int, heads: Heads, masks: Tensor) -> Tensor:
+        """The scalar to run backward: the share of micro-batch ``number`` in the loss of the whole batch."""
+        (_, logits), *aux = heads
+        loss = main = self.criterion(*subsample_targets(logits, masks, self.offset_seed))
+        for weight, head in aux:
+            loss = loss + weight * self.criterion(*subsample_targets(head, masks, self.offset_seed))
+        self.losses = torch.stack([loss.detach(), main.detach()])
+        return loss
+
+    def result(self, norm: Tensor) -> tuple[StepResult, float]:
+        """(result of the update, the gradient's norm), read from the device in one transfer."""
+        losses = self.losses.double()
+        loss, main, length = torch.cat([losses, norm.to(losses.device).double()[None]]).tolist()
+        return StepResult(loss, main, self.signals), length
+
+
+class _WholeBatchLoss(_BatchLoss):
+    """The loss of a batch in micro-batches and over processes, normalized by the whole batch.
+
+    The terms of every micro-batch are weighted by the amount that the mean of the whole is taken over
+    (:meth:`SegmentationLoss.amounts`: labeled pixels, their class weights, images) and summed over micro-batches and
+    processes. One collective per update (amounts, losses and signals together), two with several micro-batches.
+    """
+
+    def micro_batch(self, number: int, heads: Heads, masks: Tensor) -> Tensor:
+        terms = torch.stack(
+            [w * self._values(*subsample_targets(logits, masks, self.offset_seed)) for w, logits in heads]
+        )  # (heads, terms)
+        if number == 0:
+            self._normalize([logits for _, logits in heads], terms.detach().double())
+        weights = self.amounts[number].to(terms.device) * _inverse(self.total).reshape(terms.shape)
+        weighted = terms * weights.to(terms.dtype)
+        loss = weighted.sum()
+        if len(self.batches) > 1:
+            found = torch.stack([loss, weighted[0].sum()]).detach().double()
+            self.losses = found if number == 0 else self.losses + found
+        return loss * self.world.size  # DDP and FSDP average the processes' gradients; this makes the sum of it
+
+    def result(self, norm: Tensor) -> tuple[StepResult, float]:
+        losses = self.world.total(self.losses) if len(self.batches) > 1 else self.losses
+        values = torch.cat([losses.double(), norm.to(losses.device).double()[None], self.summed.to(losses.device)])
+        loss, main, length, *signals = values.tolist()
+        return StepResult(loss, main, tuple(signals)), length
+
+    def _normalize(self, heads: Sequence[Tensor], values: Tensor) -> None:
+        """Sum the amounts over micro-batches and processes, with the losses of the first and the signals."""
+        self.amounts = [self._amounts(heads, torch.from_numpy(batch.masks)) for batch in self.batches]
+        first = (values * self.amounts[0].to(values.device)).flatten()
+        packed = [torch.stack(self.amounts).sum(0).flatten(), first, torch.tensor(self.signals, dtype=torch.float64)]
+        reduced = self.world.total(torch.cat([part.to(values.device) for part in packed]))
+        self.total, numerators, self.summed = torch.split(reduced, [first.numel(), first.numel(), len(self.signals)])
+        # With one micro-batch per process, these are the losses already.
+        means = (numerators * _inverse(self.total)).reshape(values.shape)
+        self.losses = torch.stack([means.sum(), means[0].sum()])
+
+    def _values(self, logits: Tensor, target: Tensor) -> Tensor:
+        """(terms,): the weighted terms of the loss; any other criterion is one term."""
+        if isinstance(self.criterion, SegmentationLoss):
+            return self.criterion.values(logits, target)
+        return self.criterion(logits, target)[None]
+
+    def _amounts(self, heads: Sequence[Tensor], masks: Tensor) -> Tensor:
+        """(heads, terms) fp64 on the CPU: the amount that each term's mean over masks (N, H, W) is taken over."""
+        criterion = self.criterion
+        if not isinstance(criterion, SegmentationLoss):
+            return torch.full((len(heads), 1), float(len(masks)), dtype=torch.float64)
+        targets = [subsample_targets(head, masks, self.offset_seed)[1] for head in heads]
+        found = [criterion.amounts(targets[0])]
+        for target in targets[1:]:
+            found.append(found[0] if target.shape == targets[0].shape else criterion.amounts(target))
+        return torch.stack(found)
 
 
 def _inverse(total: Tensor) -> Tensor:
@@ -264,58 +279,17 @@ def _inverse(total: Tensor) -> Tensor:
     return torch.where(total > 0, 1 / total.clamp_min(1e-300), 0)
 
 
-def matching_pixels(logits: Tensor, masks: Tensor, pick: tuple[int, int] = (0, 0)) -> tuple[Tensor, Tensor]:
-    """Logits (N, K, h, w) at a coarser stride than the masks (N, H, W), and the targets they answer for.
+def subsample_targets(logits: Tensor, masks: Tensor, offset_seed: tuple[int, int] = (0, 0)) -> tuple[Tensor, Tensor]:
+    """Pair logits (N, K, h, w) at a coarser stride than the masks (N, H, W) with one target pixel each.
 
-    One pixel of every stride × stride is the target; which, is drawn from ``pick``, (seed, number of the update), so
-    that over a run every pixel is one, and all parts of a batch and all processes take the same. Rows and columns of
-    logits that padding added are cut off. Both as they are where the sizes agree.
+    Of every stride × stride pixels one is the target, at an offset drawn from ``offset_seed``, (seed, number of the
+    update): over a run every pixel is used, and all micro-batches and processes use the same. Rows and columns of
+    logits that padding added are cropped. At equal sizes both are returned unchanged.
     """
     if logits.shape[-2:] == masks.shape[-2:]:
         return logits, masks
     stride = max(-(-masks.shape[axis] // logits.shape[axis]) for axis in (-1, -2))
     stride = 1 << (stride - 1).bit_length()  # 9 pixels are 2 logits at stride 8, as at 5
-    row, column = (int(n) % stride for n in np.random.SeedSequence(pick).generate_state(2))
+    row, column = (int(n) % stride for n in np.random.SeedSequence(offset_seed).generate_state(2))
     picked = masks[:, row::stride, column::stride][:, : logits.shape[-2], : logits.shape[-1]]
     return logits[..., : picked.shape[-2], : picked.shape[-1]], picked
-
-
-def choose_precision(device: torch.device | str, probe: Callable[[str], float] | None = None) -> tuple[str, str]:
-    """(fp32, bf16 or fp16, the reason) for training on ``device``.
-
-    On a CPU bf16 is taken only where the CPU multiplies it natively **and** a timed step is faster with it:
-    ``probe(precision)`` returns the seconds of a step (:func:`seconds_per_step`). Without a probe a CPU gets fp32.
-    """
-    device = torch.device(device)
-    if device.type == "cuda":
-        if torch.cuda.get_device_capability(device)[0] >= 8:
-            return "bf16", "the GPU computes bf16 natively"
-        return "fp16", "the GPU has no native bf16"
-    if device.type != "cpu":
-        return "fp32", f"nothing faster is proven on {device.type}"
-    if not has_native_bf16():
-        return "fp32", "the CPU has no native bf16"
-    if probe is None:
-        return "fp32", "no step was timed"
-    full = probe("fp32")
-    if full < _TOO_SHORT:
-        return "fp32", f"a step takes {full:.2f} s: there is little to gain"
-    half = probe("bf16")
-    if full < _LONG:
-        full, half = min(full, probe("fp32")), min(half, probe("bf16"))
-    if half < full * _WORTHWHILE:
-        return "bf16", f"a step takes {half:.2f} s in bf16, {full:.2f} s in fp32"
-    return "fp32", f"a step takes {full:.2f} s in fp32, {half:.2f} s in bf16: no gain"
-
-
-def seconds_per_step(step: Callable[[], object], *, repeats: int = 3, warmup: int = 1) -> float:
-    """The fastest of ``repeats`` calls of ``step`` after ``warmup`` more: noise only ever adds time."""
-    best = math.inf
-    for call in range(warmup + repeats):
-        started = time.perf_counter()
-        step()
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
-        if call >= warmup:
-            best = min(best, time.perf_counter() - started)
-    return best

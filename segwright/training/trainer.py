@@ -1,77 +1,56 @@
-"""The training loop: plain torch, readable from top to bottom.
+"""The training loop: :meth:`Trainer.fit` runs epochs, an epoch runs updates, and validations keep the best model.
 
-A run is a sequence of updates. Everything that decides what an update does is a function of the saved
-:class:`Progress` (epoch, position in it, step) and of the configuration, so a run continued from a checkpoint takes the
-very steps it would have taken. The schedule follows the *share* of the run that is done: of the samples when epochs are
-given, of the time when minutes are.
+Everything that decides an update is a function of the saved :class:`Progress` (epoch, position in it, step) and of the
+configuration, so a run that continues from a checkpoint takes the same updates as one that was never stopped. The
+schedule follows the progress 0…1 of the run: by samples if epochs are given, by the clock if minutes are. The trainer
+alone writes its state; what touches a weight is :class:`segwright.training.train_step.TrainStep`.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from itertools import islice
-from pathlib import Path
-from typing import Any
 
-import numpy as np
 import torch
+from torch import nn
 
-from segwright.augment.presets import Training as TrainingTransform
 from segwright.core.errors import NonFiniteLossError, OutOfMemoryError
 from segwright.core.types import Batch
-from segwright.data.dataset import Split
 from segwright.data.loading.loader import Loader
-from segwright.imageio import write_image
-from segwright.models.base import SegmentationModel
-from segwright.training.callbacks.diagnostics import Waiting, Watch
-from segwright.training.callbacks.log import Display, RunLog
+from segwright.training.callbacks.diagnostics import DataTimer
+from segwright.training.callbacks.recorder import Recorder
 from segwright.training.callbacks.signals import StopRequest, stop_requests
-from segwright.training.callbacks.trackers import Trackers
-from segwright.training.config import Phase, TrainConfig
-from segwright.training.distributed.decomposition import parts_sentence
-from segwright.training.distributed.world import World, placed, wrapped
-from segwright.training.freezing import BatchNorm, Freezing
-from segwright.training.logit_adjustment import images_to_score
+from segwright.training.clock import RunClock
+from segwright.training.components import TrainerComponents
+from segwright.training.config import Phase, Size
+from segwright.training.distributed.decomposition import BatchNorms, describe_decomposition
+from segwright.training.distributed.world import parallelize
+from segwright.training.freezing import BatchNorm, GradualUnfreezing
+from segwright.training.networks import prepare_networks
 from segwright.training.optim.norm_statistics import measure_statistics
-from segwright.training.optim.optimizers import AveragedWeights, create_optimizer, set_learning_rate
+from segwright.training.optim.optimizers import create_optimizer, set_learning_rate
 from segwright.training.optim.schedule import Plateau, learning_rate_factor
-from segwright.training.planning.memory import is_out_of_memory, memory_text, process_bytes
-from segwright.training.planning.memory_probe import divided
-from segwright.training.state import ask_for_parts, restore_state, save_state
-from segwright.training.train_step import Criterion, Taken, TrainStep
+from segwright.training.planning.budget import VALIDATION_FRACTION, images_to_score
+from segwright.training.planning.memory import is_out_of_memory
+from segwright.training.planning.memory_probe import (
+    MemoryReport,
+    StepToMeasure,
+    ValidationToMeasure,
+    measure_memory,
+    micro_batches,
+)
+from segwright.training.state import Progress, TrainState, request_micro_batches, restore_state, save_state
+from segwright.training.train_step import Criterion, TrainStep
 from segwright.training.validate import Validation, Validator
 
-END_SECONDS = 4.0  # of saving and the report
-MOST_RESERVED = 0.4  # of the time for training and scoring
-SHORT_SECONDS, SHORT_RESERVED = 240.0, 0.25  # of a budget in which training comes before many scores, and its share
-STATISTICS_IMAGES = 128  # on which batch norms are measured anew, at most
-VALIDATION_SHARE = 0.03  # of the time, at most, for validations in a run by the clock
-SaveModel = Callable[[SegmentationModel, "Progress", Validation], None]
-OnValidation = Callable[["Progress", Validation], bool]
-
-
-@dataclass
-class Progress:
-    """Where a run is. Saved with every checkpoint."""
-
-    step: int = 0  # updates taken
-    epoch: int = 0
-    position: int = 0  # samples of this epoch consumed, over all ranks
-    samples: int = 0  # samples consumed in all
-    seconds: float = 0.0  # of training and validation, over all sittings
-    best_miou: float = -1.0
-    best_step: int = 0
-    waited: int = 0  # validations since the best
-    validated_epoch: int = 0
-    split_batch: int = 1  # a batch is taken in at least this many parts, for want of memory
+STATISTICS_IMAGES = 128  # from which batch-norm statistics are measured, at most
 
 
 @dataclass(frozen=True)
 class FitResult:
-    """How a run ended."""
+    """How a training ended."""
 
     progress: Progress
     finished: bool
@@ -79,40 +58,16 @@ class FitResult:
     last_validation: Validation | None = None
 
 
-@dataclass
-class Parts:
-    """What a trainer is put together from, built outside of it."""
-
-    model: SegmentationModel
-    criterion: Criterion
-    late_criterion: Criterion  # of the last phase
-    train: Split
-    val: Split | None
-    config: TrainConfig  # resolved: nothing is "auto" any more
-    transforms: dict[Phase, TrainingTransform]
-    folder: Path
-    device: torch.device
-    save_model: SaveModel = field(default=lambda model, progress, validation: None)
-    sample_weights: np.ndarray[Any, np.dtype[np.float64]] | None = None
-    world: World = field(default_factory=World)
-    display: Display = field(default_factory=Display)
-    budget_seconds: float | None = None  # of training and validation together, when minutes drive the run
-    reserve_seconds: float = 0.0  # kept back from the minutes for what follows the training
-    on_validation: OnValidation | None = None  # called on every rank alike; True ends the run
-    record: Mapping[str, Any] = field(default_factory=dict)  # JSON-able, kept in every checkpoint: what the run is
-
-
 class Trainer:
-    """Trains ``parts.model``; see the module's header."""
+    """Trains ``components.model``."""
 
-    def __init__(self, parts: Parts) -> None:
-        self.parts = parts
-        self.config = parts.config.training
-        self.device, self.world = parts.device, parts.world
+    def __init__(self, components: TrainerComponents) -> None:
+        self.components = components
+        self.config = components.config.training
+        self.device, self.world = components.device, components.world
         self.phases = list(self.config.phases)
-        # Laid out before the optimizer and the average are made: their buffers take their parameters' layout.
-        self.model, self.whole, self.average = self._networks(parts.model)
-        self.sharded = self.whole is not None
+        self.networks = prepare_networks(components.model, self.config, self.device, self.world)
+        self.model, self.average = self.networks.model, self.networks.average
         self.optimizer = create_optimizer(
             self.model,
             self.config,
@@ -121,65 +76,45 @@ class Trainer:
             encoder_lr_factor=float(self.config.encoder_lr_factor),
         )
         self.model.native_logits = self.config.native_logits
-        self.take_step = TrainStep(
+        self.update = TrainStep(
             self.model,
-            parts.criterion,
             self.optimizer,
             device=self.device,
             precision=self.config.precision,
             clip=self.config.clip,
-            aux_weight=self.config.aux_weight,
             average=self.average,
-            forward=wrapped(self.model, self.config, self.device, self.world),
+            forward=parallelize(self.model, self.config, self.device, self.world),
             world=self.world,
             seed=self.config.seed,
         )
-        self.freezing = Freezing(self.model, self.config.freeze_encoder, self.config.unfreeze)
+        self.freezing = GradualUnfreezing(self.model, self.config.freeze_encoder, self.config.unfreeze)
         self.norms = [module for module in self.model.modules() if isinstance(module, BatchNorm)]
-        self.resting = -1  # stages of the encoder: not known yet
-        self.plateau = Plateau()
-        self.progress = Progress()
-        self.loader = Loader(
-            parts.train,
-            seed=self.config.seed,
-            workers=self.config.workers,
-            cache="auto" if self.config.cache else "none",
-            rank=self.world.rank,
-            world_size=self.world.size,
+        self.loader = self._loader("auto" if self.config.cache else "none")
+        say = components.display.say
+        val = components.val
+        self.validator = Validator(val, self.device, self.update.dtype, self.world, say) if val else None
+        self.progress, self.plateau = Progress(), Plateau()
+        self.state = TrainState(
+            self.model,
+            self.optimizer,
+            self.average,
+            self.update.scaler,
+            self.plateau,
+            self.progress,
+            self.device,
+            self.world,
         )
-        dtype, say = self.take_step.dtype, parts.display.say
-        self.validator = Validator(parts.val, self.device, dtype, self.world, say) if parts.val else None
-        self.watch = Watch(parts.train.label_space.names)
-        self.waiting = Waiting()
-        self.pace = (0.0, 0.0)  # seconds in steps, and waiting for batches, since the last validation
-        self.clock = self.last_save = self.validated_at = time.monotonic()
-        self.validation_seconds = self.seconds_before = 0.0
-        self.image_seconds = 0.0  # of validating an image, as measured last
+        self.clock = RunClock(components.budget)
+        self.data_timer = DataTimer()
+        names = components.train.label_space.names
+        self.recorder = Recorder(components.folder, components.display, self.device, names)
+        self.checkpoints = components.folder / "checkpoints"
+        self.last_save = self.last_validated = time.monotonic()
+        self.validation_seconds = self.image_seconds = 0.0  # of the last validation, and of one image of it
         self.last_validation: Validation | None = None
-        self.cut_short = False  # by on_validation
-        self.stop: StopRequest | bool = False
-        self.told: tuple[float, ...] = (0.0, 0.0, 0.0)  # of the last update: see _signals
-        self.log: RunLog | None = None
-
-    def _networks(
-        self, model: SegmentationModel
-    ) -> tuple[SegmentationModel, SegmentationModel | None, AveragedWeights | None]:
-        """The network as it trains; a whole copy to validate and save with where it trains in shards; the average."""
-        config = self.config
-        decay = config.ema if isinstance(config.ema, float) else None
-        averaged = bool(decay or config.swa)
-        if not config.shard or self.world.size == 1:
-            plain = placed(model, config, self.device, self.world)
-            assert isinstance(plain, SegmentationModel)
-            return plain, None, AveragedWeights(plain, decay or 0.0, config.swa) if averaged else None
-        from segwright.training.distributed.fsdp import full_copy
-
-        whole, second = full_copy(model), full_copy(model)  # a network in shards cannot be copied
-        second_sharded = placed(second, config, self.device, self.world) if averaged else None
-        first = placed(model, config, self.device, self.world)
-        assert isinstance(first, SegmentationModel)
-        average = AveragedWeights(first, decay or 0.0, config.swa, start=second_sharded) if averaged else None
-        return first, whole, average
+        self.stopped_by_callback = False
+        self.stop: StopRequest | None = None
+        self.agreed: tuple[float, ...] = (0.0, 0.0, 0.0)  # by all ranks with the last update: see _signals
 
     # -- the run ---------------------------------------------------------------------------------------------------
 
@@ -187,430 +122,366 @@ class Trainer:
         """Train to the end of the budget, or until a signal; the last state is saved either way."""
         if resume:
             self.restore()
-        keep = self.progress.step if resume else None
         if self.world.is_first:
-            settings = self.config.model_dump(mode="json")
-            names = () if self.config.trackers == "auto" else self.config.trackers
-            trackers = Trackers(names, self.parts.folder, settings, self.parts.display.say)
-            validated = self.progress.validated_epoch
-            self.log = RunLog(
-                self.parts.folder,
-                keep_until_step=keep,
-                validated_epoch=validated if resume else None,
-                trackers=trackers,
-            )
+            self.recorder.open(self.config, self.progress, resume=resume)
         try:
-            with stop_requests() as stop, self.parts.display:
-                stopped_by = self._epochs(stop)
-                self._gather()
+            with stop_requests() as self.stop, self.components.display:
+                stopped_by = self._train_epochs()
+                self.networks.gather()
         finally:
-            if self.log is not None:
-                self.log.close()
+            self.recorder.close()
         return FitResult(self.progress, stopped_by in (None, "early stopping"), stopped_by, self.last_validation)
 
-    def _epochs(self, stop: StopRequest) -> str | None:
-        progress, self.stop = self.progress, stop
-        self.clock = time.monotonic() - progress.seconds
-        self.seconds_before = progress.seconds
+    def _train_epochs(self) -> str | None:
+        """Train epoch after epoch with validations in between; returns what stopped the run before its end."""
+        progress = self.progress
+        self.clock.start(progress.seconds)
         self.last_save = time.monotonic()
-        patience = self.config.early_stopping
-        if patience is not None and progress.waited >= patience:  # resumed after it had stopped: nothing is added
+        if self._out_of_patience():  # resumed after early stopping: nothing is added
             return "early stopping"
-        if (
-            self.by_epochs and progress.position and self.share() >= 1.0
-        ):  # killed after the last step: the epoch is over
+        if self.by_epochs and progress.position and self.run_progress() >= 1.0:  # killed after the last step
             progress.epoch, progress.position = progress.epoch + 1, 0
-        while self.share() < 1.0:
-            ended = self._one_epoch(stop)
-            if self.world.any(bool(stop)):
+        while self.run_progress() < 1.0:
+            ended = self.train_epoch()
+            if self.world.any(bool(self.stop)):
                 self.save()
-                return stop.signal.name if stop.signal else "another rank"
+                return self.stop.signal.name if self.stop and self.stop.signal else "another rank"
             if not ended:  # the time is over in the middle of an epoch
                 break
             progress.epoch, progress.position = progress.epoch + 1, 0
             if self._validation_due():
                 self._validate_or_save()
             self.save()
-            if self.cut_short:
+            if self.stopped_by_callback:
                 return "on_validation"
-            if patience is not None and progress.waited >= patience:
-                self.parts.display.say(
+            if self._out_of_patience():
+                self.components.display.say(
                     f"early stopping: no better validation in the last {progress.waited}; the best mIoU, "
                     f"{progress.best_miou:.3f}, was at step {progress.best_step}"
                 )
                 return "early stopping"
         if progress.validated_epoch != progress.epoch or progress.position:
             self._validate_or_save()
-        progress.seconds = time.monotonic() - self.clock
+        progress.seconds = self.clock.seconds()
         self.save()
         return None
 
-    def _validation_due(self) -> bool:
-        """At an epoch's end: by the count of epochs or, with ``validate_every`` 0, by the share of time it takes."""
-        every = int(self.config.validate_every)
-        if every:
-            return self.progress.epoch % every == 0 or self.share() >= 1.0
-        since = time.monotonic() - self.validated_at
-        due = since >= self.validation_seconds / VALIDATION_SHARE
-        # Not shortly before the end: the last validation follows anyway.
-        return bool(self.world.broadcast([float(due)])[0]) and self.share() < 0.95
-
-    def _one_epoch(self, stop: StopRequest) -> bool:
-        """Updates until the epoch ends (True), or the time or a signal ends the run (False)."""
+    def train_epoch(self) -> bool:
+        """Take updates until the epoch ends (True), or until the time or a signal ends the run (False)."""
         while True:
-            share = self.share()
-            phase = self.phase(share)
-            if share >= 1.0:
+            progress = self.run_progress()
+            phase = self.phase(progress)
+            if progress >= 1.0:
                 return False
             try:
-                for update in self._updates(phase):
-                    self._take(update, share, phase)
-                    share = self._share_here() if self.world.size == 1 or self.by_epochs else self.told[1]
-                    over = not self.by_epochs and share >= 1.0
-                    if over or (bool(stop) if self.world.size == 1 else self.told[0] > 0):
+                for batches in self.updates(phase, self.progress.epoch, self.progress.position):
+                    self.train_step(batches, progress, phase)
+                    progress = self._progress_here() if self.world.size == 1 or self.by_epochs else self.agreed[1]
+                    over = not self.by_epochs and progress >= 1.0
+                    if over or (bool(self.stop) if self.world.size == 1 else self.agreed[0] > 0):
                         return False
-                    if share < 1.0 and self.phase(share) is not phase:
+                    if progress < 1.0 and self.phase(progress) is not phase:
                         break
                 else:
                     return True
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise
-                self._halve_batch(phase, error)
+                self._split_batches(phase, error)
 
-    def _updates(self, phase: Phase) -> Iterator[list[Batch]]:
-        """The batches of one update at a time; position moves on only when an update is complete."""
-        per_rank, split = self._parts(phase)
-        parts = self.config.accumulate * split
-        batches = self.waiting.over(
+    def train_step(self, batches: list[Batch], run_progress: float, phase: Phase) -> None:
+        """Take one update with the settings at ``run_progress``; count it, record it, save if a checkpoint is due."""
+        started, progress = time.monotonic(), self.progress
+        factor = learning_rate_factor(self.config.schedule, run_progress, float(self.config.warmup))
+        lr = set_learning_rate(self.optimizer, factor * self.plateau.scale)
+        frozen = self._set_mode(run_progress)
+        aux_weight = self.config.aux_weight * ((1 - run_progress) if self.config.aux_fade else 1.0)
+        signals = self._signals()
+        try:
+            result = self.update(
+                batches,
+                run_progress,
+                self._criterion(phase),
+                aux_weight,
+                frozen=frozen,
+                index=progress.step,
+                signals=signals,
+            )
+        except NonFiniteLossError as error:
+            raise self._explained(error, lr, batches) from error
+        self.agreed = result.signals or signals
+        count = sum(len(batch) for batch in batches) * self.world.size
+        progress.step += 1
+        progress.position += count
+        progress.samples += count
+        progress.seconds = self.clock.seconds()
+        self.recorder.step(
+            progress,
+            result,
+            lr=lr,
+            images=count,
+            seconds=time.monotonic() - started,
+            waited=self.data_timer.take(),
+            fraction=self._progress_here(),
+            final_phase=phase is self.phases[-1],
+        )
+        if self._save_due():
+            self.save()
+
+    def updates(self, phase: Phase, epoch: int, start: int = 0) -> Iterator[list[Batch]]:
+        """The micro-batches of one update after another, from sample ``start`` to the end of the epoch."""
+        images, count = self._micro_batches(phase)
+        count *= self.config.accumulate
+        batches = self.data_timer.over(
             self.loader.batches(
-                epoch=self.progress.epoch,
-                batch_size=per_rank,
-                transform=self.parts.transforms[phase],
-                start=self.progress.position,
-                weights=self.parts.sample_weights,
+                epoch=epoch,
+                batch_size=images,
+                transform=self.components.transforms[phase],
+                start=start,
+                weights=self.components.sample_weights,
                 pin=self.device.type == "cuda",
             )
         )
         try:
-            collected: list[Batch] = []
-            for batch in batches:
-                collected.append(batch)
-                if len(collected) == parts:
-                    yield collected
-                    collected = []
-            if collected:
-                yield collected
+            while update := list(islice(batches, count)):
+                yield update
         finally:
             batches.close()
 
-    def _parts(self, phase: Phase) -> tuple[int, int]:
-        """(images at a time, how many times) of this process's share of a batch."""
-        return divided(max(1, phase.batch // self.world.size), self.progress.split_batch)
-
-    def _take(self, update: list[Batch], share: float, phase: Phase) -> None:
-        """One update: the gradients of its batches, a step of the optimizer, the averages, the log."""
-        progress = self.progress
-        started = time.monotonic()
-        lr = self._set_learning_rate(share)
-        self._set_mode(share)
-        late = phase is self.phases[-1]
-        self.take_step.criterion = self._criterion(phase)
-        self.take_step.aux_weight = self.config.aux_weight * ((1 - share) if self.config.aux_fade else 1.0)
-        signals = self._signals()
-        try:
-            taken_step = self.take_step.take(update, share=share, index=progress.step, signals=signals)
-        except NonFiniteLossError as error:
-            raise self._explained(error, lr, update) from error
-        self.told = taken_step.signals or signals
-        count = sum(len(batch) for batch in update) * self.world.size
-        progress.step += 1
-        progress.position += count
-        progress.samples += count
-        progress.seconds = time.monotonic() - self.clock
-        taken, waited = time.monotonic() - started, self.waiting.take()
-        self.watch.pace(progress.step, taken, waited, late)
-        self.pace = (self.pace[0] + taken, self.pace[1] + waited)
-        self._record(taken_step, lr, count / max(taken + waited, 1e-9))
-        if self._save_due():
-            self.save()
-
-    def _criterion(self, phase: Phase) -> Criterion:
-        """What is trained with in a phase; validation is measured with the same."""
-        return self.parts.late_criterion if phase is self.phases[-1] else self.parts.criterion
-
-    def _signals(self) -> tuple[float, float, float]:
-        """What the processes agree on with every update: whether one was told to stop, and as the first sees it the
-        share of the run that is done and whether a checkpoint is due by the clock."""
-        first = self.world.is_first
-        due = time.monotonic() - self.last_save >= self.config.save_every_seconds
-        return float(bool(self.stop)), self._share_here() if first else 0.0, float(due and first)
+    def validate(self) -> Validation | None:
+        """Score the averaged weights (else the weights); the best so far become the run's model."""
+        progress, started = self.progress, time.monotonic()
+        if self.validator is None:
+            if self.run_progress() >= 1.0:  # of the model that the run saves
+                self.measure_norm_statistics()
+            progress.validated_epoch = progress.epoch
+            return None
+        self.measure_norm_statistics()
+        self.networks.gather()
+        with self.networks.scored_model() as model:
+            found = self.last_validation = self.validator(model, self._criterion(self.phase(self.run_progress())))
+        progress.validated_epoch = progress.epoch
+        self.last_validated = time.monotonic()
+        self.validation_seconds = self.last_validated - started
+        progress.seconds = self.clock.seconds()
+        self._update_reserve()
+        if self.config.schedule == "plateau":
+            self.plateau.update(found.scores.miou)
+        better = progress.record_validation(found.scores.miou)
+        if self.world.is_first:
+            self.recorder.validation(progress, found, better=better, seconds=self.validation_seconds)
+            if better:
+                self.components.save_model(model, progress, found)
+        self.world.barrier()
+        if self.components.on_validation is not None:
+            self.stopped_by_callback = self.world.any(self.components.on_validation(progress, found))
+        return found
 
     # -- where the run is ------------------------------------------------------------------------------------------
-
-    def share(self) -> float:
-        """How much of the run is done, 0…1, the same on every rank."""
-        here = self._share_here()
-        return here if self.parts.budget_seconds is None else self.world.broadcast([here])[0]
 
     @property
     def by_epochs(self) -> bool:
         """Whether epochs and not minutes end the run."""
-        return self.parts.budget_seconds is None
+        return self.components.budget is None
 
-    def _share_here(self) -> float:
-        """The same as this rank sees it: with a time budget each has its own clock."""
-        progress = self.progress
-        if self.parts.budget_seconds is not None:
-            return min((time.monotonic() - self.clock) / self.parts.budget_seconds, 1.0)
-        within = min(progress.position / len(self.loader), 1.0)
-        return min((progress.epoch + within) / float(self.config.epochs or 1), 1.0)
+    def run_progress(self) -> float:
+        """The fraction 0…1 of the run that is done, the same on every rank."""
+        here = self._progress_here()
+        return here if self.by_epochs else self.world.broadcast([here])[0]
 
-    def phase(self, share: float) -> Phase:
-        """The phase that a share of the run falls into."""
-        for phase in self.phases:
-            if share < phase.until:
-                return phase
-        return self.phases[-1]
+    def _progress_here(self) -> float:
+        """As :meth:`run_progress`, by this rank's clock if minutes end the run."""
+        by_clock = self.clock.progress()
+        if by_clock is not None:
+            return by_clock
+        within = min(self.progress.position / len(self.loader), 1.0)
+        return min((self.progress.epoch + within) / float(self.config.epochs or 1), 1.0)
 
-    def _set_learning_rate(self, share: float) -> float:
-        factor = learning_rate_factor(self.config.schedule, share, float(self.config.warmup)) * self.plateau.scale
-        return set_learning_rate(self.optimizer, factor)
+    def phase(self, progress: float) -> Phase:
+        """The phase at ``progress``, 0…1, of the run."""
+        return next((phase for phase in self.phases if progress < phase.until), self.phases[-1])
 
-    def _set_mode(self, share: float) -> None:
-        """Train mode, except for what is frozen."""
-        resting = self.freezing.stages(share)
-        if not self.model.training or resting != self.resting:
-            self.resting = resting
-            self.model.train()
-            self.take_step.frozen = self.freezing.resting[resting]
-        for norm in self._frozen(share):
-            norm.eval()
+    def _criterion(self, phase: Phase) -> Criterion:
+        return self.components.final_criterion if phase is self.phases[-1] else self.components.criterion
 
-    # -- what a run writes -----------------------------------------------------------------------------------------
+    def _signals(self) -> tuple[float, float, float]:
+        """What the ranks agree on with every update: stop requests of any, rank 0's progress and whether to save."""
+        first = self.world.is_first
+        due = time.monotonic() - self.last_save >= self.config.save_every_seconds
+        return float(bool(self.stop)), self._progress_here() if first else 0.0, float(due and first)
 
-    def _record(self, taken: Taken, lr: float, images_per_second: float) -> None:
-        if self.log is None:
-            return
-        progress = self.progress
-        record = {
-            "step": progress.step,
-            "epoch": progress.epoch,
-            "loss": taken.loss,
-            "main_loss": taken.main_loss,
-            "lr": lr,
-            "images_per_second": images_per_second,
-            "time": progress.seconds,
-        }
-        self.log.write(record)
-        for line in self.watch.step(record):
-            self.parts.display.say(line)
-        share = self._share_here()
-        left = progress.seconds * (1 - share) / max(share, 1e-6)
-        self.parts.display.step(record, share, left, memory_text(self.device), self.watch.loader_share())
+    def _validation_due(self) -> bool:
+        """At an epoch's end: by the number of epochs or, with ``validate_every`` 0, by the time validations take."""
+        every = int(self.config.validate_every)
+        if every:
+            return self.progress.epoch % every == 0 or self.run_progress() >= 1.0
+        due = time.monotonic() - self.last_validated >= self.validation_seconds / VALIDATION_FRACTION
+        # Not shortly before the end: the last validation follows anyway.
+        return bool(self.world.broadcast([float(due)])[0]) and self.run_progress() < 0.95
 
-    def _validate_or_save(self) -> None:
-        """Validate; what was trained is saved first where that fails, and validated when the run goes on."""
-        try:
-            self.validate()
-        except Exception:
-            if not self.sharded:  # shards are gathered by all processes, and one of them stands here
-                self.save()
-            raise
-
-    def validate(self) -> Validation | None:
-        """Score the averaged weights (else the weights) and keep them as the run's model when they are the best yet."""
-        progress = self.progress
-        if self.validator is None:
-            if self.share() >= 1.0:  # of the model that the run leaves
-                self._measure_statistics()
-            progress.validated_epoch = progress.epoch
-            return None
-        started = time.monotonic()
-        self._measure_statistics()
-        self._gather()
-        self.validator.criterion = self._criterion(self.phase(self.share()))
-        with self.scored_model() as model:
-            found = self.last_validation = self.validator(model)
-        progress.validated_epoch = progress.epoch
-        self.validated_at = time.monotonic()
-        self.validation_seconds = self.validated_at - started
-        progress.seconds = self.validated_at - self.clock
-        self._reserve_anew()
-        better = found.scores.miou > progress.best_miou
-        self.plateau.update(found.scores.miou) if self.config.schedule == "plateau" else None
-        if found.scores.miou == found.scores.miou:  # not a number: nothing was labeled, which says nothing
-            progress.waited = 0 if better else progress.waited + 1
-        if better:
-            progress.best_miou, progress.best_step = found.scores.miou, progress.step
-        if self.world.is_first:
-            self._record_validation(found, better, self.validation_seconds)
-            if better:
-                self.parts.save_model(model, progress, found)
-        self.world.barrier()
-        if self.parts.on_validation is not None:
-            self.cut_short = self.world.any(self.parts.on_validation(progress, found))
-        return found
-
-    def _measure_statistics(self) -> None:
-        """Measure the averaged weights' batch norms anew on training images: for an equal mean (SWA), or if asked.
-
-        The images are always the same ones, as the last phase augments them, and no random generator is touched: a run
-        that is continued measures the same. All processes have to call.
-        """
-        config = self.config
-        measured = config.norm_statistics == "measured" or (config.norm_statistics == "auto" and config.swa is not None)
-        if self.average is None or not measured:
-            return
-        if config.swa is not None and not self.average.equal_count:  # the equal mean has not begun
-            return
-        phase = self.phases[-1]
-        per_rank, _ = self._parts(phase)
-        loader = Loader(
-            self.parts.train,
-            seed=self.config.seed,
-            workers=self.config.workers,
-            cache="none",
-            rank=self.world.rank,
-            world_size=self.world.size,
-        )
-        batches = loader.batches(epoch=0, batch_size=per_rank, transform=self.parts.transforms[phase])
-        count = max(1, -(-STATISTICS_IMAGES // (per_rank * self.world.size)))
-        kept = {id(norm) for norm in self._frozen(self.share())}
-        frozen = [name for name, module in self.model.named_modules() if id(module) in kept]
-        measure_statistics(
-            self.average.model,
-            (torch.from_numpy(batch.images).to(self.device) for batch in islice(batches, count)),
-            dtype=self.take_step.dtype,
-            world=self.world,
-            leave=frozen,
-        )
-
-    def _frozen(self, share: float) -> Sequence[torch.nn.Module]:
-        """The batch norms that keep their statistics when ``share`` of the run is done."""
-        return self.norms if self.config.freeze_bn else self.freezing.norms[self.freezing.stages(share)]
-
-    def _reserve_anew(self) -> None:
-        """Keep back from the minutes what the scoring will take, now that a validation was measured."""
-        budget, val = self.parts.budget_seconds, self.parts.val
-        if budget is None or val is None:
-            return
-        self.image_seconds = self.validation_seconds * self.world.size / max(len(val), 1)
-        total = budget + self.parts.reserve_seconds
-        adjusts = self.config.logit_adjustment is True
-        wanted = END_SECONDS + self.image_seconds * images_to_score(len(self.parts.train), len(val), adjusts)
-        most = SHORT_RESERVED if total < SHORT_SECONDS else MOST_RESERVED
-        reserve = self.world.broadcast([min(wanted, most * total)])[0]
-        self.parts.budget_seconds, self.parts.reserve_seconds = total - reserve, reserve
-
-    def _record_validation(self, found: Validation, better: bool, seconds: float) -> None:
-        names = self.parts.train.label_space.names
-        iou = {name: float(value) for name, value in zip(names, found.scores.iou, strict=True)}
-        record = {
-            "step": self.progress.step,
-            "epoch": self.progress.epoch,
-            "val_miou": found.scores.miou,
-            "val_pixel_accuracy": found.scores.pixel_accuracy,
-            "val_mean_dice": found.scores.mean_dice,
-            "val_loss": found.loss,
-            "val_seconds": seconds,
-            "loader_share": self.pace[1] / max(sum(self.pace), 1e-9),
-            "memory_bytes": process_bytes(self.device),
-            "time": self.progress.seconds,
-            "val_iou": iou,
-        }
-        self.pace = (0.0, 0.0)
-        assert self.log is not None
-        self.log.validation(record)
-        self.parts.display.validation(record, better)
-        for line in self.watch.validation(found):
-            self.parts.display.say(line)
-        try:
-            for number, image in enumerate(found.images):
-                write_image(self.parts.folder / "validation" / f"epoch-{self.progress.epoch:04d}-{number}.jpg", image)
-        except OSError as error:
-            self.parts.display.say(f"warning: validation images cannot be written ({error.strerror})")
-
-    def evaluated_model(self) -> SegmentationModel:
-        """The weights that are validated and saved; of a network in shards, as they were gathered last."""
-        if self.whole is not None:
-            return self.whole
-        if self.average is None:
-            return self.model
-        averaged = self.average.model
-        assert isinstance(averaged, SegmentationModel)
-        return averaged
-
-    @contextmanager
-    def scored_model(self) -> Iterator[SegmentationModel]:
-        """:meth:`evaluated_model` on the device, for as long as the block runs."""
-        model = self.evaluated_model()
-        try:
-            yield model.to(self.device) if self.sharded else model
-        finally:
-            if self.sharded:
-                model.cpu()
-
-    def _gather(self) -> None:
-        """Bring :meth:`evaluated_model` up to date, where the weights lie in shards; all processes have to call."""
-        if self.whole is not None:
-            from segwright.training.distributed.fsdp import gather
-
-            gather(self.model if self.average is None else self.average.model, self.whole)
-
-    # -- checkpoints -----------------------------------------------------------------------------------------------
+    def _out_of_patience(self) -> bool:
+        return self.config.early_stopping is not None and self.progress.waited >= self.config.early_stopping
 
     def _save_due(self) -> bool:
         every = self.config.save_every_steps
-        if every is not None and self.progress.step % every == 0:
-            return True
-        return self.told[2] > 0
+        return (every is not None and self.progress.step % every == 0) or self.agreed[2] > 0
 
-    def save(self) -> None:
-        """Write a checkpoint; the run goes on where that fails."""
-        self.last_save = time.monotonic()
-        save_state(self)
+    # -- modes and statistics --------------------------------------------------------------------------------------
 
-    def restore(self) -> None:
-        """Continue from the newest whole checkpoint; CheckpointError where there is none."""
-        restore_state(self)
+    def _set_mode(self, progress: float) -> Sequence[nn.Parameter]:
+        """Set train mode except for frozen batch norms; returns the frozen parameters."""
+        self.model.train()
+        for norm in self._frozen_norms(progress):
+            norm.eval()
+        return self.freezing.frozen_parameters[self.freezing.frozen_stages(progress)]
 
-    # -- when something goes wrong ---------------------------------------------------------------------------------
+    def _frozen_norms(self, progress: float) -> Sequence[nn.Module]:
+        if self.config.freeze_bn:
+            return self.norms
+        return self.freezing.frozen_norms[self.freezing.frozen_stages(progress)]
 
-    def _explained(self, error: NonFiniteLossError, lr: float, update: list[Batch]) -> NonFiniteLossError:
-        names = ", ".join(name for batch in update for name in batch.ids)
-        return NonFiniteLossError(
-            f"the loss became {error.found} at step {self.progress.step + 1}",
-            expected="a finite number",
-            found=f"learning rate {lr:.3g}, samples {names}",
-            where=self.parts.folder,
-            fix="lower --lr (a tenth is a good try), use --precision fp32, or look at the samples named; "
-            "the last checkpoint is whole: --resume continues from it",
+    def measure_norm_statistics(self) -> None:
+        """Measure the averaged weights' batch norms on training images: of an equal mean (SWA), or if configured.
+
+        Always on the same images, augmented as in the last phase, and without a random draw from the global
+        generators: a resumed run measures the same. All ranks have to call this.
+        """
+        config, phase = self.config, self.phases[-1]
+        wanted = config.norm_statistics == "measured" or (config.norm_statistics == "auto" and config.swa is not None)
+        if self.average is None or not wanted:
+            return
+        if config.swa is not None and not self.average.equal_count:  # the equal mean has not begun
+            return
+        images, _ = self._micro_batches(phase)
+        transform = self.components.transforms[phase]
+        batches = self._loader("none").batches(epoch=0, batch_size=images, transform=transform)
+        count = max(1, -(-STATISTICS_IMAGES // (images * self.world.size)))
+        frozen = {id(norm) for norm in self._frozen_norms(self.run_progress())}
+        measure_statistics(
+            self.average.model,
+            (torch.from_numpy(batch.images).to(self.device) for batch in islice(batches, count)),
+            dtype=self.update.dtype,
+            world=self.world,
+            leave=[name for name, module in self.model.named_modules() if id(module) in frozen],
         )
 
-    def _halve_batch(self, phase: Phase, error: RuntimeError | MemoryError) -> None:
-        """Take the same update in twice as many parts; the effective batch stays."""
+    def _loader(self, cache: str) -> Loader:
+        rank, size, workers = self.world.rank, self.world.size, self.config.workers
+        split, seed = self.components.train, self.config.seed
+        return Loader(split, seed=seed, workers=workers, cache=cache, rank=rank, world_size=size)
+
+    # -- memory and time -------------------------------------------------------------------------------------------
+
+    def fit_to_memory(self, validation_size: Size | None) -> MemoryReport:
+        """Measure what a step and a validation take, and set micro-batches, validation and caches to what fits.
+
+        ``validation_size``: of the largest validation image; None: there is no validation. OutOfMemoryError if one
+        image is far from fitting. What this takes is deducted from the time for training.
+        """
+        phase = max(self.phases, key=lambda phase: phase.batch * phase.size[0] * phase.size[1])
+        step = StepToMeasure(
+            self.update.alone(),
+            phase,
+            max(1, phase.batch // self.world.size),
+            self._criterion(phase),
+            self.config.aux_weight,
+            self.config.freeze_bn,
+            self.world,
+        )
+        validation = None
+        if self.validator is not None and validation_size is not None:
+            validation = ValidationToMeasure(self.validator, self.networks.scored_model, validation_size)
+        report = measure_memory(step, validation, cache_bytes=self.loader.cache.limit)
+        self.progress.num_micro_batches = max(self.progress.num_micro_batches, report.training.micro_batches)
+        self.loader.cache.limit = report.images_bytes
+        if self.validator is not None and report.validation_limits is not None:
+            self.validator.limits = report.validation_limits
+        self.clock.deduct_preparation()
+        return report
+
+    def _micro_batches(self, phase: Phase) -> tuple[int, int]:
+        """(images, micro-batches) of this process's part of a batch."""
+        return micro_batches(max(1, phase.batch // self.world.size), self.progress.num_micro_batches)
+
+    def decomposition_note(self) -> str:
+        """One line on what depends on micro-batches and processes; empty if one process takes batches whole."""
+        images, count = self._micro_batches(self.phases[-1])
+        kind: BatchNorms = "none"
+        if self.norms and not self.config.freeze_bn:
+            synchronized = self.world.size > 1 and self.config.sync_bn and self.device.type == "cuda"
+            kind = "synchronized" if synchronized else "local"
+        return describe_decomposition(
+            (self.components.criterion, self.components.final_criterion),
+            images=images,
+            micro_batches=count * self.config.accumulate,
+            processes=self.world.size,
+            batch_norms=kind,
+        )
+
+    def _split_batches(self, phase: Phase, error: RuntimeError | MemoryError) -> None:
+        """After running out of memory: take the same update in twice as many micro-batches."""
         self.optimizer.zero_grad(set_to_none=True)
-        images, parts = self._parts(phase)
+        images, count = self._micro_batches(phase)
         if images == 1:
             raise OutOfMemoryError(
                 "not even one image fits into memory",
                 found=f"a crop of {phase.size[0]}×{phase.size[1]} on {self.device}",
                 fix="a smaller --size, a smaller network, or --device cpu",
             ) from error
-        self.progress.split_batch = 2 * parts
+        self.progress.num_micro_batches = 2 * count
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
         if self.world.size > 1:
-            # The others are in the middle of a collective that this process left: the job has to begin anew.
-            ask_for_parts(self.parts.folder, 2 * parts)
+            # The other ranks are in a collective that this one left: the job has to start again.
+            request_micro_batches(self.checkpoints, 2 * count)
             raise OutOfMemoryError(
                 f"rank {self.world.rank} ran out of memory",
                 found=f"{images} images of {phase.size[0]}×{phase.size[1]} at a time on {self.device}",
                 fix="--resume goes on with half as many at a time, the batch's effective size stays",
             ) from error
-        images, parts = self._parts(phase)
-        self.parts.display.say(
-            f"out of memory: every batch is now taken in {parts} parts of {images}, its effective size stays"
+        images, count = self._micro_batches(phase)
+        self.components.display.say(
+            f"out of memory: every batch is now taken in {count} parts of {images}, its effective size stays"
         )
-        self.parts.display.say(parts_sentence(self))
+        self.components.display.say(self.decomposition_note())
+
+    def _update_reserve(self) -> None:
+        """Keep back from the minutes what the scoring will take, as measured by the last validation."""
+        val = self.components.val
+        if self.by_epochs or val is None:
+            return
+        self.image_seconds = self.validation_seconds * self.world.size / max(len(val), 1)
+        adjusts = self.config.logit_adjustment is True
+        seconds = self.image_seconds * images_to_score(len(self.components.train), len(val), adjusts)
+        self.clock.set_reserve(self.world.broadcast([self.clock.reserve_for_scoring(seconds)])[0])
+
+    # -- checkpoints and errors ------------------------------------------------------------------------------------
+
+    def save(self) -> None:
+        """Write a checkpoint; the run continues if that fails."""
+        self.last_save = time.monotonic()
+        save_state(self.state, self.checkpoints, self.components.record, self.components.display.say)
+
+    def restore(self) -> None:
+        """Continue from the newest intact checkpoint; CheckpointError if there is none."""
+        restore_state(self.state, self.checkpoints, self.components.display.say)
+
+    def _validate_or_save(self) -> None:
+        """Validate; if that fails, save first, so that the validation is taken again when the run continues."""
+        try:
+            self.validate()
+        except Exception:
+            if not self.networks.sharded:  # shards are written by all ranks, and only this one is here
+                self.save()
+            raise
+
+    def _explained(self, error: NonFiniteLossError, lr: float, batches: list[Batch]) -> NonFiniteLossError:
+        names = ", ".join(name for batch in batches for name in batch.ids)
+        return NonFiniteLossError(
+            f"the loss became {error.found} at step {self.progress.step + 1}",
+            expected="a finite number",
+            found=f"learning rate {lr:.3g}, samples {names}",
+            where=self.components.folder,
+            fix="lower --lr (a tenth is a good try), use --precision fp32, or look at the samples named; "
+            "the last checkpoint is whole: --resume continues from it",
+        )

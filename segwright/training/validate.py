@@ -1,13 +1,13 @@
-"""One pass over the validation split: the pooled confusion matrix, the loss, and a few images to look at.
+"""A pass over the validation split: the pooled confusion matrix, the loss, and a few images to look at.
 
-When memory runs out, the pass goes on with half the images at a time, and then with images in windows: what was
-trained before it is not lost to a validation.
+When memory runs out, the pass continues with half the images at a time, and then with images in windows, so that a
+validation does not cost the training before it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -24,30 +24,41 @@ from segwright.metrics.confusion import ConfusionMatrix, Float64Array, Scores
 from segwright.models.base import SegmentationModel
 from segwright.training.distributed.world import World
 from segwright.training.planning.memory import is_out_of_memory
+from segwright.training.train_step import Criterion
 
 BATCH_PIXELS = 1_400_000  # pixels in a validation batch: 8 images of 480×360
 CACHE_BYTES = 1 << 30
 SHOWN = 3
-MIN_WINDOW = 128  # pixels; where not even that fits, nothing does
+MIN_WINDOW = 128  # pixels; if not even that fits, nothing does
 
 
 @dataclass(frozen=True)
 class Validation:
-    """What a validation found."""
+    """The result of a validation."""
 
     scores: Scores
     loss: float  # the training's own, of the output; of whole images, as they are
-    predicted_pixels: tuple[int, ...]  # a class: how many pixels were given it
+    predicted_pixels: tuple[int, ...]  # per class: how many pixels were predicted as it
     images: tuple[UInt8Array, ...]  # (H, W, 3): image, truth and prediction side by side
 
 
-class Validator:
-    """Validates a network on its share of ``split`` at the images' own size.
+@dataclass(frozen=True)
+class Limits:
+    """What is validated at once."""
 
-    ``pixels``: of a batch, at most, unless one image alone has more. ``window``: the largest side that is predicted
-    at once; None: images are whole. Both shrink when memory runs out, with a line to ``say``. ``kept_bytes``: of
-    images that stay decoded. ``criterion``: of the loss, as for :class:`segwright.training.train_step.TrainStep`,
-    with its class weights and its treatment of ignored pixels; batches are weighted as parts of a training batch are.
+    pixels: int = BATCH_PIXELS  # of a batch, at most, unless one image alone has more
+    window: int | None = None  # the largest side that is predicted at once; None: whole images
+    cache_bytes: int = CACHE_BYTES  # of decoded images that stay in memory
+
+    def images(self, size: tuple[int, int]) -> int:
+        """Images of ``size`` (height, width) at once."""
+        return max(1, self.pixels // (size[0] * size[1]))
+
+
+class Validator:
+    """Validates a network on this rank's images of ``split`` at their own size.
+
+    ``limits`` are lowered when memory runs out, with a line to ``say``.
     """
 
     def __init__(
@@ -57,27 +68,32 @@ class Validator:
         dtype: torch.dtype | None,
         world: World | None = None,
         say: Callable[[str], None] = lambda line: None,
+        limits: Limits | None = None,
     ) -> None:
         self.split, self.device, self.dtype, self.say = split, device, dtype, say
         self.world = world or World()
-        self.criterion: Callable[[Tensor, Tensor], Tensor] = create_loss("ce", classes=split.label_space.classes)
+        self.cross_entropy = create_loss("ce", classes=split.label_space.classes)
         self.indices = range(self.world.rank, len(split), self.world.size)
         self.shown = set(evenly_spread(len(split), SHOWN))
         self.cache: dict[int, Sample] = {}
         self.cached_bytes = 0
-        self.kept_bytes = CACHE_BYTES
-        self.pixels = BATCH_PIXELS
-        self.window: int | None = None
+        self.limits = limits or Limits()
 
     @torch.inference_mode()
-    def __call__(self, model: SegmentationModel) -> Validation:
+    def __call__(self, model: SegmentationModel, criterion: Criterion | None = None) -> Validation:
+        """Validate ``model``; all ranks have to call this.
+
+        ``criterion``: of the loss, cross-entropy by default, with its class weights and ignored pixels; batches are
+        weighted as the micro-batches of a training batch are.
+        """
+        criterion = criterion or self.cross_entropy
         was_training = model.training
         model.eval()
         confusion = ConfusionMatrix(self.split.label_space.classes)
-        loss = self._no_loss()
+        loss = _no_loss(criterion)
         images: list[UInt8Array] = []
         for indices, samples in self._batches():
-            predicted, batch_loss = self.predicted(model, samples)
+            predicted, batch_loss = self.predicted(model, samples, criterion)
             loss = loss + batch_loss
             for position, (index, sample) in enumerate(zip(indices, samples, strict=True)):
                 if sample.mask is not None:
@@ -94,13 +110,17 @@ class Validator:
             tuple(images),
         )
 
-    def predicted(self, model: SegmentationModel, samples: Sequence[Sample]) -> tuple[UInt8Array, _Loss]:
+    def predicted(
+        self, model: SegmentationModel, samples: Sequence[Sample], criterion: Criterion | None = None
+    ) -> tuple[UInt8Array, _Loss]:
         """Labels (N, H, W) and the loss of images of one size.
 
-        OutOfMemoryError where not even a window of one image fits.
+        OutOfMemoryError if not even a window of one image fits.
         """
+        criterion = criterion or self.cross_entropy
         try:
-            return self._run(model, samples) if self._whole(samples[0]) else self._in_windows(model, samples)
+            run = self._run if self._fits_whole(samples[0]) else self._in_windows
+            return run(model, samples, criterion)
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
@@ -110,48 +130,55 @@ class Validator:
             torch.cuda.empty_cache()
         self._shrink(samples, reason)
         half = max(1, len(samples) // 2)
-        parts = [self.predicted(model, samples[i : i + half]) for i in range(0, len(samples), half)]
+        parts = [self.predicted(model, samples[i : i + half], criterion) for i in range(0, len(samples), half)]
         labels = np.concatenate([part[0] for part in parts])
         return labels, sum((part[1] for part in parts), _Loss())
 
-    def _whole(self, sample: Sample) -> bool:
-        return self.window is None or max(sample.image.shape[:2]) <= self.window
+    def _fits_whole(self, sample: Sample) -> bool:
+        return self.limits.window is None or max(sample.image.shape[:2]) <= self.limits.window
 
     def _shrink(self, samples: Sequence[Sample], reason: str) -> None:
-        """Half as many images at a time, or, where it is one, windows of half the side."""
+        """Lower the limits to half as many images at a time or, from one image on, to windows of half the side."""
+        limits = self.limits
         height, width = samples[0].image.shape[:2]
         if len(samples) > 1:
-            self.pixels = min(self.pixels, len(samples) // 2 * height * width)
+            self.limits = replace(limits, pixels=min(limits.pixels, len(samples) // 2 * height * width))
             self.say(f"out of memory in validation: from now on {len(samples) // 2} of {height}×{width} at a time")
             return
-        side = min(self.window or max(height, width), max(height, width))
+        side = min(limits.window or max(height, width), max(height, width))
         if side <= MIN_WINDOW:
             raise OutOfMemoryError(
                 "validation does not fit into memory",
                 found=f"a window of {side} pixels on {self.device}: {reason.splitlines()[0] if reason else ''}",
                 fix="a smaller network, more memory, or --device cpu; the last checkpoint is whole: --resume goes on",
             )
-        self.window = max(MIN_WINDOW, side // 2 // 32 * 32)
-        self.pixels = min(self.pixels, self.window**2)
-        self.say(f"out of memory in validation: from now on in windows of {self.window}×{self.window}")
+        window = max(MIN_WINDOW, side // 2 // 32 * 32)
+        self.limits = replace(limits, window=window, pixels=min(limits.pixels, window**2))
+        self.say(f"out of memory in validation: from now on in windows of {window}×{window}")
 
-    def _run(self, model: SegmentationModel, samples: Sequence[Sample]) -> tuple[UInt8Array, _Loss]:
+    def _run(
+        self, model: SegmentationModel, samples: Sequence[Sample], criterion: Criterion
+    ) -> tuple[UInt8Array, _Loss]:
         logits = self._logits(model, np.stack([sample.image for sample in samples]))
-        return logits.argmax(dim=1).to(torch.uint8).cpu().numpy(), self._loss(logits, [_mask(s) for s in samples])
+        return logits.argmax(dim=1).to(torch.uint8).cpu().numpy(), self._loss(
+            logits, [_mask(s) for s in samples], criterion
+        )
 
-    def _in_windows(self, model: SegmentationModel, samples: Sequence[Sample]) -> tuple[UInt8Array, _Loss]:
-        """The same from windows seen with a margin, of which the inside counts."""
-        assert self.window is not None
+    def _in_windows(
+        self, model: SegmentationModel, samples: Sequence[Sample], criterion: Criterion
+    ) -> tuple[UInt8Array, _Loss]:
+        """As :meth:`_run`, from windows with a margin, of which the inside counts."""
+        window = self.limits.window or max(samples[0].image.shape[:2])
         labels = np.empty((len(samples), *samples[0].image.shape[:2]), np.uint8)
         loss = _Loss()
         for position, sample in enumerate(samples):
             height, width = sample.image.shape[:2]
-            for part in sliding_windows(height, width, self.window, self.window // 8):
+            for part in sliding_windows(height, width, window, window // 8):
                 seen = sample.image[None, part.top : part.bottom, part.left : part.right]
                 logits = self._logits(model, np.ascontiguousarray(seen))[(..., *_inside(part))]
                 kept = np.s_[part.core_top : part.core_bottom, part.core_left : part.core_right]
                 labels[position][kept] = logits.argmax(dim=1)[0].to(torch.uint8).cpu().numpy()
-                loss = loss + self._loss(logits, [_mask(sample)[kept]])
+                loss = loss + self._loss(logits, [_mask(sample)[kept]], criterion)
         return labels, loss
 
     def _logits(self, model: SegmentationModel, images: UInt8Array) -> Tensor:
@@ -159,28 +186,20 @@ class Validator:
             logits: Tensor = model(torch.from_numpy(images).to(self.device)).logits
         return logits.float()
 
-    def _loss(self, logits: Tensor, masks: Sequence[UInt8Array]) -> _Loss:
+    def _loss(self, logits: Tensor, masks: Sequence[UInt8Array], criterion: Criterion) -> _Loss:
         target = torch.from_numpy(np.stack(masks)).to(self.device).long()
-        criterion = self.criterion
         if isinstance(criterion, SegmentationLoss):
             return _Loss.of(criterion.values(logits, target), criterion.amounts(target.cpu()))
         labeled = (target != IGNORE_INDEX).sum().double()
         return _Loss.of(criterion(logits, target)[None] if labeled else logits.new_zeros(1), labeled[None])
 
-    def _no_loss(self) -> _Loss:
-        """With as many terms as the criterion has, on a process that validates nothing as well."""
-        if not isinstance(self.criterion, SegmentationLoss):
-            return _Loss()
-        terms = len(self.criterion.amounts(torch.full((1, 1, 1), IGNORE_INDEX)))
-        return _Loss(np.zeros(terms), np.zeros(terms))
-
     def _batches(self) -> Iterator[tuple[list[int], list[Sample]]]:
-        """Runs of neighbors of one size, at most ``self.pixels`` together."""
+        """Consecutive images of one size, as many as the limits allow."""
         indices: list[int] = []
         samples: list[Sample] = []
         for index in self.indices:
             sample = self._sample(index)
-            full = samples and (len(samples) + 1) * sample.image[..., 0].size > self.pixels
+            full = samples and (len(samples) + 1) * sample.image[..., 0].size > self.limits.pixels
             if samples and (full or sample.image.shape != samples[0].image.shape):
                 yield indices, samples
                 indices, samples = [], []
@@ -194,7 +213,7 @@ class Validator:
             return self.cache[index]
         sample = self.split[index]
         size = sample.image.nbytes + (0 if sample.mask is None else sample.mask.nbytes)
-        if self.cached_bytes + size <= self.kept_bytes:
+        if self.cached_bytes + size <= self.limits.cache_bytes:
             self.cache[index] = sample
             self.cached_bytes += size
         return sample
@@ -222,18 +241,26 @@ class _Loss:
         return _Loss(self.sums + other.sums, self.amounts + other.amounts)
 
     def over(self, world: World) -> float:
-        """The loss of all that the processes saw."""
+        """The loss of the images of all ranks."""
         means = [(world.mean(s), world.mean(a)) for s, a in zip(self.sums.tolist(), self.amounts.tolist(), strict=True)]
         return sum(total / amount for total, amount in means if amount > 0)
 
 
+def _no_loss(criterion: Criterion) -> _Loss:
+    """With as many terms as the criterion has, also on a rank without images."""
+    if not isinstance(criterion, SegmentationLoss):
+        return _Loss()
+    terms = len(criterion.amounts(torch.full((1, 1, 1), IGNORE_INDEX)))
+    return _Loss(np.zeros(terms), np.zeros(terms))
+
+
 def _mask(sample: Sample) -> UInt8Array:
-    """Its mask; all ignored where it has none."""
+    """The mask of a sample; all ignored if it has none."""
     return sample.mask if sample.mask is not None else np.full(sample.image.shape[:2], IGNORE_INDEX, np.uint8)
 
 
 def _inside(part: Window) -> tuple[slice, slice]:
-    """The part of a window's answer that is kept."""
+    """The part of a window's prediction that is kept."""
     return (
         slice(part.core_top - part.top, part.core_bottom - part.top),
         slice(part.core_left - part.left, part.core_right - part.left),

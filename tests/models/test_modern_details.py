@@ -17,7 +17,7 @@ from segwright.models.ddrnet import DAPPM, DDRNet
 from segwright.models.deeplab_v3 import ASPP, RATES
 from segwright.models.external import logits_of, wrap
 from segwright.models.profile import LiveBytes, count_flops, list_catalog, measure_model, training_peak
-from segwright.training.train_step import matching_pixels
+from segwright.training.train_step import subsample_targets
 
 R50S = {"encoder": "resnet50s"}  # timm's ResNet-50 with the stem 64-64-128 of the PSPNet release
 COUNTS: list[tuple[str, dict[str, Any], int]] = [
@@ -230,7 +230,7 @@ def test_native_logits_answer_for_the_image_and_not_for_its_padding() -> None:
     column = torch.arange(161).expand(2, 90, 161)
     for logits in (output.logits, output.aux["aux"]):
         stride = 2 if logits is output.logits else 8
-        _, picked = matching_pixels(logits, column)
+        _, picked = subsample_targets(logits, column)
         assert (picked[0, 0].diff() == stride).all()
     assert model.eval()(torch.zeros(1, 90, 161, 3, dtype=torch.uint8)).logits.shape == (1, 2, 90, 161)
 

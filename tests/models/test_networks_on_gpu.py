@@ -9,7 +9,7 @@ from test_contract import CLASSES, HEAVY, SMALL, make_images, small
 
 from segwright.losses import create_loss
 from segwright.models.base import SegmentationModel
-from segwright.training.deterministic import kernels
+from segwright.training.deterministic import deterministic_mode
 
 LIGHT = [name for name in SMALL if name not in HEAVY]
 OURS = [name for name in LIGHT if ":" not in name]  # torch itself refuses what the others do in no fixed order
@@ -55,7 +55,7 @@ def test_nothing_is_added_in_no_fixed_order_where_equal_weights_are_asked_for(
 ) -> None:
     model = _network(name).to(DEVICE)
     monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # put back afterwards
-    with kernels(DEVICE, deterministic=True):
+    with deterministic_mode(DEVICE, deterministic=True):
         _gradients(model, DEVICE)
     assert "convolution_backward" in asked
     assert not asked & NO_FIXED_ORDER

@@ -16,8 +16,9 @@ from segwright.losses import create_loss
 from segwright.models.leannet import LeanNet
 from segwright.search.lr_range import range_page, range_test, read_curve
 from segwright.training.callbacks.log import Display
+from segwright.training.components import TrainerComponents
 from segwright.training.config import TrainConfig
-from segwright.training.trainer import Parts, Trainer
+from segwright.training.trainer import Trainer
 
 VALUES = {
     "training.epochs": 1,
@@ -57,10 +58,10 @@ def test_a_network_falls_then_runs_away(tmp_path: Path) -> None:
     loss = create_loss("ce", classes=classes)
     phase = config.training.phases[0]
     trainer = Trainer(
-        Parts(
+        TrainerComponents(
             model=model,
             criterion=loss,
-            late_criterion=loss,
+            final_criterion=loss,
             train=scenes.train,
             val=None,
             config=config,

@@ -25,7 +25,7 @@ from segwright.search import tune as module
 from segwright.search.search_space import architecture_label, architecture_values, configured, default_params
 from segwright.search.tune import Tuning, require_optuna, tune
 from segwright.training.config import TrainConfig, load_config
-from segwright.training.trainer import Progress
+from segwright.training.state import Progress
 
 pytest.importorskip("optuna")
 PHASES = [{"until": 1.0, "size": (64, 96), "scale": (0.7, 1.3), "batch": 4}]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-from dataclasses import asdict
 from pathlib import Path
 
 from small_runs import LARGE, trainer
@@ -19,15 +18,15 @@ def main() -> None:
     folder = Path(sys.argv[1])
     scenes = open_dataset(write_street_scenes(folder / "scenes", train=8, val=3, test=1, size=(64, 96)))
     run = trainer(scenes, folder / "run", wide=True, phases=LARGE)
-    memory_probe.PATIENCE = float("inf")  # on a slow machine as well, up to the full size
+    memory_probe.MAX_SECONDS_PER_TRIAL = float("inf")  # on a slow machine as well, up to the full size
     predicted = probed(run, 64 << 30)
     tried = probed(run, 1.2 * predicted.peak_bytes)  # near what was predicted: the whole step is tried
-    print(json.dumps([asdict(predicted), asdict(tried)]))
+    print(json.dumps([predicted.to_json(), tried.to_json()]))
 
 
-def probed(run: Trainer, available: float) -> memory_probe.Need:
-    memory_probe.available_bytes = lambda device: int(available / memory_probe.ROOM)
-    return memory_probe.probe_memory(run, (64, 96)).training
+def probed(run: Trainer, available: float) -> memory_probe.MemoryEstimate:
+    memory_probe.available_bytes = lambda device: int(available / memory_probe.USABLE_FRACTION)
+    return run.fit_to_memory((64, 96)).training
 
 
 if __name__ == "__main__":

@@ -24,8 +24,8 @@ from segwright.core.errors import CheckpointError
 from segwright.data.dataset import Dataset, open_dataset
 from segwright.training.checkpoint import checkpoints, flatten_optimizer, load_checkpoint, model_tensors
 from segwright.training.distributed import sharded_checkpoint
-from segwright.training.distributed.dtensors import is_shard, own
-from segwright.training.distributed.world import World, world
+from segwright.training.distributed.dtensors import is_dtensor, local_tensor
+from segwright.training.distributed.world import World, init_world
 from segwright.training.trainer import Trainer
 
 
@@ -36,7 +36,9 @@ class Largest(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         found = func(*args, **(kwargs or {}))
-        tensors = [own(leaf) for leaf in tree_leaves(found) if isinstance(leaf, Tensor) and leaf.is_floating_point()]
+        tensors = [
+            local_tensor(leaf) for leaf in tree_leaves(found) if isinstance(leaf, Tensor) and leaf.is_floating_point()
+        ]
         self.elements = max([self.elements, *(tensor.numel() for tensor in tensors)])
         return found
 
@@ -49,7 +51,7 @@ def held(run: Trainer) -> dict[str, Tensor]:
 
 def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> None:
     assert one.keys() == other.keys()
-    assert all(torch.equal(own(tensor).cpu(), own(other[name]).cpu()) for name, tensor in one.items())
+    assert all(torch.equal(local_tensor(tensor).cpu(), local_tensor(other[name]).cpu()) for name, tensor in one.items())
 
 
 @contextmanager
@@ -61,7 +63,7 @@ def watched(tensors: dict[str, Tensor], writers: int) -> Iterator[None]:
         for tensor in tensors.values()
         if tensor.ndim
     ]
-    bound = max(*pieces, *(own(tensor).numel() for tensor in tensors.values()))
+    bound = max(*pieces, *(local_tensor(tensor).numel() for tensor in tensors.values()))
     assert bound < 0.7 * max(tensor.numel() for tensor in tensors.values()), "else the test could see nothing"
 
     def refuse(*arguments: Any, **named: Any) -> Any:
@@ -75,44 +77,44 @@ def watched(tensors: dict[str, Tensor], writers: int) -> Iterator[None]:
     assert 0 < largest.elements <= bound, f"{largest.elements} elements where the largest shard has {bound}"
 
 
-def check_shares(scenes: Dataset, folder: Path, peers: World, changed: dict[str, Any]) -> None:
+def check_shares(scenes: Dataset, folder: Path, world: World, changed: dict[str, Any]) -> None:
     """Killed in shards and resumed in shards: equal to the bit, in memory for a share alone."""
-    never = build(scenes, folder / "never", peers, shard=True, **changed)
+    never = build(scenes, folder / "never", world, shard=True, **changed)
     never.fit()
-    killed(scenes, folder / "killed", peers, shard=True, **changed)
-    peers.barrier()
-    again = build(scenes, folder / "killed", peers, shard=True, **changed)
-    with watched(held(never), peers.size):
+    killed(scenes, folder / "killed", world, shard=True, **changed)
+    world.barrier()
+    again = build(scenes, folder / "killed", world, shard=True, **changed)
+    with watched(held(never), world.size):
         again.restore()
     assert again.progress.step == 2
-    again = build(scenes, folder / "killed", peers, shard=True, **changed)
+    again = build(scenes, folder / "killed", world, shard=True, **changed)
     again.fit(resume=True)
     same(held(again), held(never))
-    with watched(held(never), peers.size):
+    with watched(held(never), world.size):
         again.save()
-    peers.barrier()
+    world.barrier()
     newest = checkpoints(folder / "killed" / "checkpoints")[-1]
     files = sorted(newest.iterdir())
     shards = [file for file in files if file.suffix == ".safetensors"]
-    assert len(shards) == peers.size and [file.name for file in files if file not in shards] == [
+    assert len(shards) == world.size and [file.name for file in files if file not in shards] == [
         "SHA256SUMS",
         "shards.json",
         "state.json",
     ]
-    cut = {name for name, tensor in held(again).items() if is_shard(tensor)}
+    cut = {name for name, tensor in held(again).items() if is_dtensor(tensor)}
     sizes = [sum(tensor.numel() for name, tensor in load_file(file).items() if name in cut) for file in shards]
     assert max(sizes) < 0.7 * sum(sizes), "each holds its own share"
-    peers.barrier()
+    world.barrier()
 
 
-def check_damage(scenes: Dataset, folder: Path, peers: World, changed: dict[str, Any]) -> None:
+def check_damage(scenes: Dataset, folder: Path, world: World, changed: dict[str, Any]) -> None:
     """A damaged shard is passed over by all processes; a disk that is full for one of them stops none."""
     place = folder / "killed" / "checkpoints"
     before = checkpoints(place)
-    run = build(scenes, folder / "killed", peers, shard=True, **changed)
+    run = build(scenes, folder / "killed", world, shard=True, **changed)
     run.restore()
     with pytest.MonkeyPatch.context() as patch:
-        if not peers.is_first:
+        if not world.is_first:
 
             def full(*_: Any, **__: Any) -> None:
                 raise OSError(28, "No space left on device")
@@ -120,53 +122,53 @@ def check_damage(scenes: Dataset, folder: Path, peers: World, changed: dict[str,
             patch.setattr(sharded_checkpoint.HuggingFaceStorageWriter, "write_data", full)
         run.progress.step += 1
         run.save()
-    peers.barrier()
+    world.barrier()
     assert checkpoints(place) == before and load_checkpoint(place, tensors=False) is not None
     assert not list(place.glob(".step*"))
-    peers.barrier()
-    if peers.is_first:
+    world.barrier()
+    if world.is_first:
         victim = sorted(before[-1].glob("*.safetensors"))[-1]
         data = bytearray(victim.read_bytes())
         data[-5] ^= 1
         victim.write_bytes(data)
-    peers.barrier()
-    run = build(scenes, folder / "killed", peers, shard=True, **changed)
+    world.barrier()
+    run = build(scenes, folder / "killed", world, shard=True, **changed)
     run.restore()
     assert run.progress.step == int(before[-2].name.removeprefix("step-"))
-    peers.barrier()
-    if peers.is_first:  # a shard is gone, and its line in the sums with it
+    world.barrier()
+    if world.is_first:  # a shard is gone, and its line in the sums with it
         sorted(before[-2].glob("*.safetensors"))[-1].unlink()
         write_checksums(before[-2])
         with pytest.raises(CheckpointError, match="no checkpoint is whole") as caught:
             load_checkpoint(place)
         assert "lacks some of its shards" in str(caught.value)
-    peers.barrier()
+    world.barrier()
     with pytest.raises(CheckpointError, match="shards"):
-        build(scenes, folder / "killed", peers, shard=True, **changed).restore()
-    other = build(scenes, folder / "kept", peers, shard=True, **changed)
+        build(scenes, folder / "killed", world, shard=True, **changed).restore()
+    other = build(scenes, folder / "kept", world, shard=True, **changed)
     other.model.register_buffer("odd", torch.zeros(1))
     with pytest.raises(CheckpointError, match="does not fit the network") as refused:
         other.restore()
     assert "model/odd" in str(refused.value)
 
 
-def check_more_processes(scenes: Dataset, folder: Path, peers: World, changed: dict[str, Any]) -> None:
+def check_more_processes(scenes: Dataset, folder: Path, world: World, changed: dict[str, Any]) -> None:
     """Two wrote it, three go on: the very values, read in shares and written in shares."""
     found = load_checkpoint(folder / "kept" / "checkpoints")
     assert found is not None
-    run = build(scenes, folder / "kept", peers, shard=True, **changed)
+    run = build(scenes, folder / "kept", world, shard=True, **changed)
     run.restore()
     tensors = held(run)
-    assert all(is_shard(tensors[name]) for name in ("model/head.weight", "average/head.weight"))
-    again = build(scenes, folder / "kept", peers, shard=True, **changed)
+    assert all(is_dtensor(tensors[name]) for name in ("model/head.weight", "average/head.weight"))
+    again = build(scenes, folder / "kept", world, shard=True, **changed)
     with watched(tensors, 2):
         again.restore()
     for name, tensor in tensors.items():
         whole: Any = tensor
-        assert torch.equal((whole.full_tensor() if is_shard(tensor) else tensor).cpu(), found.tensors[name]), name
+        assert torch.equal((whole.full_tensor() if is_dtensor(tensor) else tensor).cpu(), found.tensors[name]), name
     run.progress.step += 1
     run.save()
-    peers.barrier()
+    world.barrier()
     saved = load_checkpoint(folder / "kept" / "checkpoints")
     assert saved is not None and saved.path != found.path and len(list(saved.path.glob("*.safetensors"))) == 3
     assert all(torch.equal(tensor, found.tensors[name]) for name, tensor in saved.tensors.items())
@@ -177,18 +179,18 @@ def main(folder: Path) -> None:
     torch.set_num_threads(1)
     scenes = open_dataset(folder / "street")
     changed = CASES["muon-swa"]
-    with world() as peers:
-        if peers.size == 2:
-            check_shares(scenes, folder, peers, changed)
-            if peers.is_first:
+    with init_world() as world:
+        if world.size == 2:
+            check_shares(scenes, folder, world, changed)
+            if world.is_first:
                 shutil.copytree(folder / "killed", folder / "kept")
                 print("its own shares", flush=True)
-            peers.barrier()
-            check_damage(scenes, folder, peers, changed)
+            world.barrier()
+            check_damage(scenes, folder, world, changed)
         else:
-            check_more_processes(scenes, folder, peers, changed)
-        if peers.is_first:
-            print("damage passed over" if peers.size == 2 else "two to three", flush=True)
+            check_more_processes(scenes, folder, world, changed)
+        if world.is_first:
+            print("damage passed over" if world.size == 2 else "two to three", flush=True)
 
 
 if __name__ == "__main__":

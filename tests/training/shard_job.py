@@ -17,10 +17,9 @@ from segwright.data.dataset import Dataset, open_dataset
 from segwright.losses import create_loss
 from segwright.training.callbacks.log import read_log
 from segwright.training.checkpoint import load_checkpoint
-from segwright.training.distributed.dtensors import own
+from segwright.training.distributed.dtensors import local_tensor
 from segwright.training.distributed.fsdp import blocks
-from segwright.training.distributed.world import World, is_sharded, world
-from segwright.training.planning.memory_probe import probe_memory
+from segwright.training.distributed.world import World, init_world, is_sharded
 from segwright.training.trainer import Trainer
 
 COMMON: dict[str, Any] = {
@@ -37,20 +36,20 @@ CASES: dict[str, dict[str, Any]] = {
 }
 
 
-def build(scenes: Dataset, folder: Path, peers: World, **changed: Any) -> Trainer:
+def build(scenes: Dataset, folder: Path, world: World, **changed: Any) -> Trainer:
     classes = scenes.label_space.classes
     # Weights that make the processes' shares of a batch very unequal: the mean of their means would be another.
     loss = create_loss("ce(smoothing=0.05)", classes=classes, class_weights=[4.0**-i for i in range(classes)])
-    run = trainer(scenes, folder, loss, world=peers, **{**COMMON, **changed})
+    run = trainer(scenes, folder, loss, world=world, **{**COMMON, **changed})
     for module in run.model.modules():
         if isinstance(module, nn.Dropout | nn.Dropout2d):
             module.p = 0.0
     return run
 
 
-def killed(scenes: Dataset, folder: Path, peers: World, **changed: Any) -> None:
+def killed(scenes: Dataset, folder: Path, world: World, **changed: Any) -> None:
     """A run that ends in its third step, with a checkpoint of its second."""
-    run = build(scenes, folder, peers, **changed)
+    run = build(scenes, folder, world, **changed)
     kill_at(run, 3)
     with pytest.raises(Killed):
         run.fit()
@@ -65,33 +64,36 @@ def close(one: list[Tensor], other: list[Tensor]) -> None:
         torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4)
 
 
-def compare(scenes: Dataset, folder: Path, peers: World, changed: dict[str, Any]) -> None:
+def compare(scenes: Dataset, folder: Path, world: World, changed: dict[str, Any]) -> None:
     """The same curve and the same weights."""
-    alone = folder / f"alone{peers.rank}"
+    alone = folder / f"alone{world.rank}"
     one = build(scenes, alone, World(), **changed)
     one.fit()
-    run = build(scenes, folder / "shards", peers, shard=True, **changed)
+    run = build(scenes, folder / "shards", world, shard=True, **changed)
     assert is_sharded(run.model) and blocks(one.model), "sharded, in blocks and as a whole"
-    held = sum(own(parameter).numel() for parameter in run.model.parameters())
+    held = sum(local_tensor(parameter).numel() for parameter in run.model.parameters())
     assert held < 0.7 * sum(parameter.numel() for parameter in one.model.parameters())
-    before = [own(parameter).clone() for parameter in run.model.parameters()]
-    probe_memory(run, (64, 96))
-    assert all(torch.equal(own(p), b) for p, b in zip(run.model.parameters(), before, strict=True))
+    before = [local_tensor(parameter).clone() for parameter in run.model.parameters()]
+    run.fit_to_memory((64, 96))
+    assert all(torch.equal(local_tensor(p), b) for p, b in zip(run.model.parameters(), before, strict=True))
     run.fit()
-    if peers.is_first:
+    if world.is_first:
         np.testing.assert_allclose(losses(folder / "shards"), losses(alone), rtol=1e-4)
-    close(list(run.evaluated_model().state_dict().values()), list(one.evaluated_model().state_dict().values()))
+    close(
+        list(run.networks.evaluated_model().state_dict().values()),
+        list(one.networks.evaluated_model().state_dict().values()),
+    )
     assert run.last_validation is not None and one.last_validation is not None
     assert abs(run.last_validation.scores.pixel_accuracy - one.last_validation.scores.pixel_accuracy) < 0.005
 
 
-def hand_over(scenes: Dataset, folder: Path, peers: World, changed: dict[str, Any]) -> None:
+def hand_over(scenes: Dataset, folder: Path, world: World, changed: dict[str, Any]) -> None:
     """Killed in shards, resumed alone; killed alone, resumed in shards: the weights of a run that was never killed."""
-    one = build(scenes, folder / f"never{peers.rank}", World(), **changed)
+    one = build(scenes, folder / f"never{world.rank}", World(), **changed)
     one.fit()
-    killed(scenes, folder / "to-one", peers, shard=True, **changed)
-    peers.barrier()
-    if peers.is_first:
+    killed(scenes, folder / "to-one", world, shard=True, **changed)
+    world.barrier()
+    if world.is_first:
         found = load_checkpoint(folder / "to-one" / "checkpoints")
         assert found is not None and found.state["progress"]["step"] == 2
         shapes = {name: tensor.shape for name, tensor in one.model.state_dict().items()}
@@ -100,41 +102,44 @@ def hand_over(scenes: Dataset, folder: Path, peers: World, changed: dict[str, An
         again.fit(resume=True)
         close(states(again), states(one))
         killed(scenes, folder / "to-two", World(), **changed)
-    peers.barrier()
-    sharded = build(scenes, folder / "to-two", peers, shard=True, **changed)
+    world.barrier()
+    sharded = build(scenes, folder / "to-two", world, shard=True, **changed)
     sharded.fit(resume=True)
     assert sharded.progress.step == one.progress.step
-    close(list(sharded.evaluated_model().state_dict().values()), list(one.evaluated_model().state_dict().values()))
+    close(
+        list(sharded.networks.evaluated_model().state_dict().values()),
+        list(one.networks.evaluated_model().state_dict().values()),
+    )
 
 
-def statistics(scenes: Dataset, folder: Path, peers: World, shard: bool) -> None:
+def statistics(scenes: Dataset, folder: Path, world: World, shard: bool) -> None:
     """Statistics of the average that were measured anew are the same in every process, to the bit."""
     changed: dict[str, Any] = {"freeze_bn": False, "shard": shard, "norm_statistics": "measured", "ema": 0.8}
-    run = build(scenes, folder, peers, **changed)
+    run = build(scenes, folder, world, **changed)
     assert run.average is not None
     run.fit()
     found = {k: v for k, v in run.average.model.state_dict().items() if "running_" in k and not k.startswith("aux")}
-    mine = [float(value) for tensor in found.values() for value in own(tensor)]
-    assert mine == peers.broadcast(mine) and len(mine) > 50
-    assert mine != [float(value) for name in found for value in own(run.model.state_dict()[name])]
+    mine = [float(value) for tensor in found.values() for value in local_tensor(tensor)]
+    assert mine == world.broadcast(mine) and len(mine) > 50
+    assert mine != [float(value) for name in found for value in local_tensor(run.model.state_dict()[name])]
 
 
 def main(folder: Path) -> None:
     torch.set_num_threads(1)
     scenes = open_dataset(folder / "street")
-    with world() as peers:
+    with init_world() as world:
         with pytest.raises(UsageError, match=r"torch\.compile"):
-            build(scenes, folder, peers, shard=True, compile=True)
+            build(scenes, folder, world, shard=True, compile=True)
         with pytest.raises(UsageError, match="not tried"):
-            build(scenes, folder, peers, shard=True, optimizer="rprop")
+            build(scenes, folder, world, shard=True, optimizer="rprop")
         for name, changed in CASES.items():
-            compare(scenes, folder / name, peers, changed)
-            if peers.is_first:
+            compare(scenes, folder / name, world, changed)
+            if world.is_first:
                 print(f"{name}: as one process", flush=True)
         for shard in (False, True):
-            statistics(scenes, folder / f"statistics-{shard}", peers, shard)
-        hand_over(scenes, folder / "resume", peers, CASES["adamw-ema"])
-        if peers.is_first:
+            statistics(scenes, folder / f"statistics-{shard}", world, shard)
+        hand_over(scenes, folder / "resume", world, CASES["adamw-ema"])
+        if world.is_first:
             print("handed over both ways", flush=True)
 
 

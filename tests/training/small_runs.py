@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +14,10 @@ from segwright.data.dataset import Dataset
 from segwright.losses import create_loss
 from segwright.models.leannet import LeanNet
 from segwright.training.callbacks.log import Display
+from segwright.training.components import TrainerComponents
 from segwright.training.config import TrainConfig
 from segwright.training.distributed.world import World
-from segwright.training.trainer import Parts, Trainer
+from segwright.training.trainer import Trainer
 
 PHASES = [
     {"until": 0.5, "size": (64, 96), "scale": (0.5, 1.0), "batch": 6},
@@ -51,9 +52,11 @@ def trainer(
     wide: bool = False,
     world: World | None = None,
     device: str | torch.device = "cpu",
+    components: Mapping[str, Any] | None = None,
     **changed: Any,
 ) -> Trainer:
-    """``wide``: a network whose activations can be told from noise; further keywords are training settings."""
+    """``wide``: a network whose activations can be told from noise; ``components``: other components of the trainer;
+    further keywords are training settings."""
     config = TrainConfig().with_values({**VALUES, **{f"training.{key}": value for key, value in changed.items()}})
     torch.manual_seed(0)
     model = LeanNet(
@@ -63,24 +66,23 @@ def trainer(
         depths=(0, 1, 1, 1, 1),
     )
     loss = criterion or create_loss("ce(smoothing=0.05)", classes=scenes.label_space.classes)
-    return Trainer(
-        Parts(
-            model=model,
-            criterion=loss,
-            late_criterion=loss,
-            train=scenes.train,
-            val=scenes.val,
-            config=config,
-            transforms={
-                phase: presets.training(size=phase.size, scale=phase.scale, class_aware=0.3)
-                for phase in config.training.phases
-            },
-            folder=folder,
-            device=torch.device(device),
-            world=world or World(),
-            display=Display(show=False),
-        )
-    )
+    given: dict[str, Any] = {
+        "model": model,
+        "criterion": loss,
+        "final_criterion": loss,
+        "train": scenes.train,
+        "val": scenes.val,
+        "config": config,
+        "transforms": {
+            phase: presets.training(size=phase.size, scale=phase.scale, class_aware=0.3)
+            for phase in config.training.phases
+        },
+        "folder": folder,
+        "device": torch.device(device),
+        "world": world or World(),
+        "display": Display(show=False),
+    }
+    return Trainer(TrainerComponents(**{**given, **(components or {})}))
 
 
 class Killed(Exception):
@@ -88,14 +90,14 @@ class Killed(Exception):
 
 
 def kill_at(run: Trainer, step: int) -> None:
-    take = run._take
+    take = run.train_step
 
     def taken(*arguments: Any) -> None:
         take(*arguments)
         if run.progress.step >= step:
             raise Killed
 
-    run._take = taken  # type: ignore[method-assign]
+    run.train_step = taken  # type: ignore[method-assign]
 
 
 def states(run: Trainer) -> list[Tensor]:

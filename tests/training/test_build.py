@@ -9,8 +9,9 @@ from torch import nn
 from segwright.core.errors import ModelError
 from segwright.models.catalog import create_model
 from segwright.models.external import wrap
-from segwright.training.build import LEAST_SHARE, start_at_frequencies, time_step
 from segwright.training.config import TrainConfig
+from segwright.training.network import MIN_FREQUENCY, init_head_bias
+from segwright.training.planning.timing import time_step
 
 
 @pytest.mark.parametrize("name", ["leannet", "unet", "deeplabv3plus", "segformer", "ddrnet", "upernet", "pspnet"])
@@ -18,7 +19,7 @@ def test_a_new_network_says_how_frequent_each_class_is(name: str) -> None:
     torch.manual_seed(0)
     arguments = {} if name in ("leannet", "ddrnet", "segformer") else {"encoder": "resnet18"}
     model = create_model(name, classes=3, weights=None, **arguments)
-    start_at_frequencies(model, (70, 20, 10), None)
+    init_head_bias(model, (70, 20, 10), None)
     bias = model.head.get_parameter([key for key, _ in model.head.named_parameters() if key.endswith("bias")][-1])
     torch.testing.assert_close(bias.softmax(0), torch.tensor([0.7, 0.2, 0.1]))
     assert bias.mean().item() == pytest.approx(0, abs=1e-6)
@@ -29,10 +30,10 @@ def test_a_new_network_says_how_frequent_each_class_is(name: str) -> None:
 
 def test_frequencies_count_as_the_loss_weighs_them_and_what_is_absent_can_be_learnt() -> None:
     model = create_model("leannet", classes=3, weights=None)
-    start_at_frequencies(model, (900, 100, 0), (1.0, 9.0, 4.0))
+    init_head_bias(model, (900, 100, 0), (1.0, 9.0, 4.0))
     start = model.head.bias.softmax(0)
     assert start[0].item() == pytest.approx(start[1].item(), rel=1e-3)
-    assert (start[2] / start[0]).item() == pytest.approx(LEAST_SHARE / 0.5, rel=1e-3)
+    assert (start[2] / start[0]).item() == pytest.approx(MIN_FREQUENCY / 0.5, rel=1e-3)
 
 
 @pytest.mark.parametrize("name", ["lraspp", "segnet_basic", "deeplabv2_vgg"])
@@ -40,7 +41,7 @@ def test_scores_that_are_summed_say_it_once(name: str) -> None:
     arguments = {"widths": (4, 4, 4, 8, 8), "fc_channels": 8} if name == "deeplabv2_vgg" else {}
     model = create_model(name, classes=3, weights=None, **arguments)
     layers = model.classifier_layers()["logits"]
-    start_at_frequencies(model, (70, 20, 10), None)
+    init_head_bias(model, (70, 20, 10), None)
     torch.testing.assert_close(layers[-1].bias.softmax(0), torch.tensor([0.7, 0.2, 0.1]))
     assert all(layer.bias.abs().max() < 0.5 for layer in layers[:-1])
 
@@ -48,7 +49,7 @@ def test_scores_that_are_summed_say_it_once(name: str) -> None:
 def test_a_network_that_declares_no_classifier_stays_as_it_is() -> None:
     model = wrap(nn.Conv2d(3, 3, 1), classes=3)
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    start_at_frequencies(model, (1, 2, 3), None)
+    init_head_bias(model, (1, 2, 3), None)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 

@@ -100,7 +100,7 @@ def test_a_run_on_a_disk_that_fills_up_goes_on(small_disk: Path, tmp_path: Path)
     scenes = open_dataset(write_street_scenes(tmp_path / "street", train=8, val=2, test=0, size=(64, 96)))
     run = trainer(scenes, small_disk / "run", epochs=3, save_every_steps=1)
     said: list[str] = []
-    run.parts.display.say = said.append  # type: ignore[method-assign]
+    run.components.display.say = said.append  # type: ignore[method-assign]
     save = run.save
 
     def fill_after_the_first() -> None:
@@ -152,7 +152,7 @@ def test_a_kill_at_any_moment_of_a_save_leaves_a_whole_one(tmp_path: Path) -> No
 def test_an_optimizers_state_comes_back_bit_for_bit() -> None:
     torch.manual_seed(0)
     layer = torch.nn.Conv2d(3, 4, 3).to(memory_format=torch.channels_last)
-    groups = [{"params": [layer.weight], "orthogonal": True, "lr": 0.1}, {"params": [layer.bias], "lr": 0.1}]
+    groups = [{"params": [layer.weight], "use_muon": True, "lr": 0.1}, {"params": [layer.bias], "lr": 0.1}]
     for make in (lambda: Muon([dict(g) for g in groups]), lambda: torch.optim.AdamW(layer.parameters(), fused=True)):
         optimizer = make()
         for _ in range(3):
@@ -174,7 +174,7 @@ def test_tensors_that_share_memory_are_saved_once_for_each_name(tmp_path: Path) 
     layer = torch.nn.Linear(2, 3)
     tensors = module.model_tensors(layer, "model")
     assert tensors["model/weight"].data_ptr() == layer.weight.data_ptr()
-    tensors |= {"a": shared, "b": shared, "half": shared[:3], "turned": shared.reshape(2, 3).t()}
+    tensors |= {"a": shared, "b": shared, "bf16": shared[:3], "turned": shared.reshape(2, 3).t()}
     save_checkpoint(tmp_path, 1, tensors, {"progress": {"step": 1}, "optimizer": {}})
     found = load_checkpoint(tmp_path)
     assert found is not None and found.tensors.keys() == tensors.keys()

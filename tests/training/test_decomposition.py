@@ -14,7 +14,6 @@ from segwright.data.dataset import Dataset, open_dataset
 from segwright.demo.dataset import write_street_scenes
 from segwright.losses import create_loss
 from segwright.training.config import TrainConfig
-from segwright.training.distributed.decomposition import parts_sentence
 from segwright.training.distributed.world import World
 from segwright.training.run import run_training
 
@@ -24,11 +23,11 @@ def scenes(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     return open_dataset(write_street_scenes(tmp_path_factory.mktemp("scenes"), train=8, val=2, test=0, size=(64, 96)))
 
 
-def sentence(scenes: Dataset, folder: Path, late: str, *, world: World | None = None, **changed: Any) -> str:
-    run = trainer(scenes, folder, **changed)
+def sentence(scenes: Dataset, folder: Path, final: str, *, world: World | None = None, **changed: Any) -> str:
+    criterion = create_loss(final, classes=scenes.label_space.classes)
+    run = trainer(scenes, folder, components={"final_criterion": criterion}, **changed)
     run.world = world or World()
-    run.parts.late_criterion = create_loss(late, classes=scenes.label_space.classes)
-    return parts_sentence(run)
+    return run.decomposition_note()
 
 
 def test_overlap_losses_and_batch_norms_are_named_where_there_are_parts(scenes: Dataset, tmp_path: Path) -> None:
@@ -54,9 +53,9 @@ def test_what_decomposes_is_exact(scenes: Dataset, tmp_path: Path) -> None:
 def test_synchronized_norms_see_the_processes_and_not_the_parts(scenes: Dataset, tmp_path: Path) -> None:
     run = trainer(scenes, tmp_path, sync_bn=True)
     run.world, run.device = World(0, 2), torch.device("cuda")
-    assert parts_sentence(run).endswith("its gradient is that of the whole batch")
-    run.progress.split_batch = 2
-    assert "batch norms (of all processes together)" in parts_sentence(run)
+    assert run.decomposition_note().endswith("its gradient is that of the whole batch")
+    run.progress.num_micro_batches = 2
+    assert "batch norms (of all processes together)" in run.decomposition_note()
 
 
 def test_train_says_it_and_writes_it_down(scenes: Dataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

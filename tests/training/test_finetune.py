@@ -20,9 +20,9 @@ from segwright.models.base import Provenance
 from segwright.models.catalog import create_model
 from segwright.models.external import wrap
 from segwright.models.leannet import LeanNet
+from segwright.training.build import describe_origin
 from segwright.training.config import TrainConfig
 from segwright.training.finetune import classifier_tensors, transfer_weights
-from segwright.training.results import origin
 from segwright.training.run import planned_trainer, run_training
 
 
@@ -121,9 +121,9 @@ def test_from_a_saved_model_to_the_next_and_the_terms_go_along(
 
 
 def test_published_weights_bring_their_terms() -> None:
-    assert origin(Provenance()) == "trained from random weights"
+    assert describe_origin(Provenance()) == "trained from random weights"
     published = Provenance("timm/resnet34.a1_in1k", "apache-2.0", pretrained=True)
-    assert origin(published) == "started from timm/resnet34.a1_in1k (license: apache-2.0)"
+    assert describe_origin(published) == "started from timm/resnet34.a1_in1k (license: apache-2.0)"
 
 
 def planned(scenes: Path, weights: str | None, **model: Any) -> LeanNet:

@@ -25,7 +25,13 @@ from segwright.models.catalog import create_model
 from segwright.models.leannet import LeanNet
 from segwright.training import logit_adjustment, results
 from segwright.training.config import TrainConfig
-from segwright.training.logit_adjustment import Gain, LogitAdjustment, find_shifts, last_bias, sample_scores
+from segwright.training.logit_adjustment import (
+    Gain,
+    LogitAdjustment,
+    find_class_bias,
+    find_class_offsets,
+    sample_scores,
+)
 from segwright.training.run import Run, run_training
 
 FEW = "an interval takes 5 or more, and there are only"
@@ -45,10 +51,10 @@ def many(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     return open_dataset(write_street_scenes(tmp_path_factory.mktemp("many"), train=12, val=24, test=0, size=(64, 96)))
 
 
-def miou(scores: np.ndarray[Any, Any], labels: np.ndarray[Any, Any], shifts: np.ndarray[Any, Any]) -> float:
+def miou(scores: np.ndarray[Any, Any], labels: np.ndarray[Any, Any], class_offsets: np.ndarray[Any, Any]) -> float:
     """By the product's own metric; every class occurs in ``labels``."""
     confusion = ConfusionMatrix(len(scores))
-    confusion.update((scores + shifts[:, None].astype(np.float32)).argmax(axis=0).astype(np.uint8), labels)
+    confusion.update((scores + class_offsets[:, None].astype(np.float32)).argmax(axis=0).astype(np.uint8), labels)
     return confusion.scores().miou
 
 
@@ -64,30 +70,32 @@ def doubtful(classes: int = 4, pixels: int = 600) -> tuple[Any, Any]:
 
 def test_every_step_of_a_shift_scores_as_if_it_were_tried() -> None:
     scores, labels = doubtful()
-    shifts = np.array([0.3, 0.0, -0.2, 0.0])
+    class_offsets = np.array([0.3, 0.0, -0.2, 0.0])
     for label in range(4):
-        found = logit_adjustment._scores_by_shift(scores, labels, shifts, label, STEPS)
-        tried = [miou(scores, labels, np.where(np.arange(4) == label, step, shifts)) for step in STEPS]
+        found = logit_adjustment._scores_by_shift(scores, labels, class_offsets, label, STEPS)
+        tried = [miou(scores, labels, np.where(np.arange(4) == label, step, class_offsets)) for step in STEPS]
         assert found == pytest.approx(tried, abs=1e-9)
 
 
 def test_the_best_shifts_are_found() -> None:
     scores, labels = doubtful()
-    shifts = find_shifts(scores, labels)
-    gain = miou(scores, labels, shifts) - miou(scores, labels, np.zeros(4))
-    assert gain > 0.02 and shifts[1] - np.delete(shifts, 1).mean() < -0.5, "what speaks too loud is lowered"
+    class_offsets = find_class_offsets(scores, labels)
+    gain = miou(scores, labels, class_offsets) - miou(scores, labels, np.zeros(4))
+    assert gain > 0.02 and class_offsets[1] - np.delete(class_offsets, 1).mean() < -0.5, (
+        "what speaks too loud is lowered"
+    )
     for label in range(4):  # no other single shift is better by more than what is not worth it
-        one = logit_adjustment._scores_by_shift(scores, labels, shifts, label, STEPS)
-        assert one.max() <= miou(scores, labels, shifts) + logit_adjustment.LEAST_GAIN
+        one = logit_adjustment._scores_by_shift(scores, labels, class_offsets, label, STEPS)
+        assert one.max() <= miou(scores, labels, class_offsets) + logit_adjustment.LEAST_GAIN
 
 
 def test_what_is_right_already_is_left_alone() -> None:
     labels = np.arange(300, dtype=np.int64) % 3
     scores = np.where(np.arange(3)[:, None] == labels, 1.0, 0.0).astype(np.float32)
-    assert not find_shifts(scores, labels).any(), "of shifts that are as good, none"
-    assert not find_shifts(scores[:, :0], labels[:0]).any(), "nothing to learn from"
+    assert not find_class_offsets(scores, labels).any(), "of shifts that are as good, none"
+    assert not find_class_offsets(scores[:, :0], labels[:0]).any(), "nothing to learn from"
     doubted, truth = doubtful()
-    held = find_shifts(doubted, truth, np.array([True, False, True, True]))
+    held = find_class_offsets(doubted, truth, np.array([True, False, True, True]))
     assert held[1] == 0 and held.any(), "a class that may not be shifted keeps its score"
 
 
@@ -97,14 +105,14 @@ def test_what_is_right_already_is_left_alone() -> None:
 def test_the_last_layer_shifts_every_pixel_alike(name: str) -> None:
     model = create_model(name, classes=3, weights=None)
     before = {key: tensor.clone() for key, tensor in model.state_dict().items()}
-    bias = last_bias(model)
+    bias = find_class_bias(model)
     assert bias is not None and model.training
     assert all(torch.equal(before[key], tensor) for key, tensor in model.state_dict().items()), "nothing is left behind"
     pixels = torch.randint(0, 256, (1, 102, 131, 3), dtype=torch.uint8)
     model.eval()
     with torch.inference_mode():
         plain = model(pixels).logits
-        logit_adjustment.shift_logits(bias, np.array([0.5, -1.0, 0.25]))
+        logit_adjustment.add_class_offsets(bias, np.array([0.5, -1.0, 0.25]))
         moved = model(pixels).logits - plain
     uneven = (moved - torch.tensor([0.5, -1.0, 0.25])[:, None, None]).abs()[..., 16:-16, 16:-16]
     assert uneven.max() < 2e-3, "but for the border, where FCN-32s's transposed convolution fades out"
@@ -115,7 +123,7 @@ def test_a_network_without_such_a_layer_stays() -> None:
     for module in model.modules():
         if isinstance(module, nn.Conv2d):
             module.bias = None
-    assert last_bias(model) is None
+    assert find_class_bias(model) is None
 
 
 def test_pixels_are_taken_from_all_over_and_what_is_ignored_is_not(
@@ -247,7 +255,7 @@ def test_the_gain_is_judged_over_what_is_independent(
 def test_one_class_has_no_border_to_move(scenes: Dataset) -> None:
     model = LeanNet(classes=1)
     found = LogitAdjustment(None, model, scenes.train)  # type: ignore[arg-type]  # nothing is asked of it
-    assert found.shifts is None and found.to_json() == {} and "no layer" in found.why_not
+    assert found.class_offsets is None and found.to_json() == {} and "no layer" in found.why_not
     found.undo()
 
 

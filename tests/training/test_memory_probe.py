@@ -19,9 +19,10 @@ from segwright.core.types import Batch
 from segwright.data.dataset import Dataset, open_dataset
 from segwright.demo.dataset import write_street_scenes
 from segwright.training.planning import memory_probe as module
-from segwright.training.planning.memory_probe import MemoryProbe, divided, fit_validation, probe_memory
+from segwright.training.planning.memory_probe import MemoryReport, fitting_limits, micro_batches
 from segwright.training.train_step import TrainStep
 from segwright.training.trainer import Trainer
+from segwright.training.validate import Limits
 
 
 @pytest.fixture(scope="module")
@@ -29,26 +30,26 @@ def scenes(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     return open_dataset(write_street_scenes(tmp_path_factory.mktemp("scenes"), train=8, val=3, test=1, size=(64, 96)))
 
 
-def with_memory(run: Trainer, available: float, monkeypatch: pytest.MonkeyPatch) -> MemoryProbe:
-    monkeypatch.setattr(module, "available_bytes", lambda device: int(available / module.ROOM))
-    return probe_memory(run, (64, 96))
+def with_memory(run: Trainer, available: float, monkeypatch: pytest.MonkeyPatch) -> MemoryReport:
+    monkeypatch.setattr(module, "available_bytes", lambda device: int(available / module.USABLE_FRACTION))
+    return run.fit_to_memory((64, 96))
 
 
 def by_pixels(monkeypatch: pytest.MonkeyPatch) -> Callable[[torch.device, Callable[[], object]], int]:
     """Stands for ``peak_of``: 4 MiB, and 2 kB a pixel of the largest batch of the steps that the work took."""
     taken: list[int] = []
-    backward = TrainStep.backward
+    update = TrainStep.__call__
 
-    def counted(self: TrainStep, batch: Batch, *given: Any, **more: Any) -> Any:
-        taken.append(batch.images[..., 0].size)
-        return backward(self, batch, *given, **more)
+    def counted(self: TrainStep, batches: list[Batch], *given: Any, **more: Any) -> Any:
+        taken.extend(batch.images[..., 0].size for batch in batches)
+        return update(self, batches, *given, **more)
 
     def peak(device: torch.device, work: Callable[[], object]) -> int:
         taken.clear()
         work()
         return (4 << 20) + 2000 * max(taken, default=0)
 
-    monkeypatch.setattr(TrainStep, "backward", counted)
+    monkeypatch.setattr(TrainStep, "__call__", counted)
     return peak
 
 
@@ -62,7 +63,7 @@ def test_a_probed_run_is_an_unprobed_run_bit_for_bit(scenes: Dataset, tmp_path: 
     torch.manual_seed(5)
     before, random = [state.clone() for state in states(probed)], torch.get_rng_state()
     optimizer = json.dumps(probed.optimizer.state_dict(), default=str)
-    probe_memory(probed, (64, 96))
+    probed.fit_to_memory((64, 96))
     assert all(torch.equal(a, b) for a, b in zip(before, states(probed), strict=True))
     assert torch.equal(random, torch.get_rng_state())
     assert json.dumps(probed.optimizer.state_dict(), default=str) == optimizer
@@ -93,10 +94,10 @@ def test_a_small_image_may_reassure_and_not_alarm(
 ) -> None:
     """A network that pads every image, as FCN-32s does by 100 pixels, on a machine too slow for patience."""
     run = trainer(scenes, tmp_path, phases=LARGE)
-    monkeypatch.setattr(module, "PATIENCE", 0.0)
+    monkeypatch.setattr(module, "MAX_SECONDS_PER_TRIAL", 0.0)
     monkeypatch.setattr(module, "peak_of", lambda device, work: (work(), 1 << 30)[1])  # the same at every size
     found = with_memory(run, 24 << 30, monkeypatch).training
-    assert (found.how, found.parts) == ("predicted from 2 images", 1)
+    assert (found.how, found.micro_batches) == ("predicted from 2 images", 1)
     assert "of 32×32" in with_memory(run, 1 << 40, monkeypatch).training.how, "with plenty, the smallest is enough"
 
 
@@ -104,22 +105,23 @@ def test_what_does_not_fit_is_taken_in_parts_with_the_same_effective_batch(
     scenes: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = trainer(scenes, tmp_path, wide=True, phases=LARGE, epochs=1)
-    monkeypatch.setattr(module, "PATIENCE", float("inf"))  # on a slow machine as well, up to the full size
+    monkeypatch.setattr(module, "MAX_SECONDS_PER_TRIAL", float("inf"))  # on a slow machine as well, up to the full size
     monkeypatch.setattr(module, "peak_of", by_pixels(monkeypatch))
     whole = with_memory(run, 64 << 30, monkeypatch).training.peak_bytes
     found = with_memory(run, 0.4 * whole, monkeypatch)
-    assert found.training.parts >= 2 and found.training.images * found.training.parts == 8
+    assert found.training.micro_batches >= 2 and found.training.images * found.training.micro_batches == 8
     assert found.training.peak_bytes <= 0.4 * whole
     assert "its effective size stays" in found.sentence()
     sizes: list[list[int]] = []
-    step = run.take_step.take
-    monkeypatch.setattr(
-        type(run.take_step),
-        "take",
-        lambda self, update, **given: (sizes.append([len(b) for b in update]), step(update, **given))[1],
-    )
+    take = run.train_step
+
+    def taken(batches: list[Batch], *arguments: Any) -> None:
+        sizes.append([len(batch) for batch in batches])
+        take(batches, *arguments)
+
+    run.train_step = taken  # type: ignore[method-assign]
     run.fit()
-    assert sizes == [[found.training.images] * found.training.parts]
+    assert sizes == [[found.training.images] * found.training.micro_batches]
     with pytest.raises(OutOfMemoryError, match="not even one image"):
         with_memory(trainer(scenes, tmp_path / "x", wide=True, phases=LARGE), whole / 100, monkeypatch)
 
@@ -132,22 +134,23 @@ def test_decoded_images_are_kept_in_what_is_left(
     assert run.validator is not None
     left = (1 << 28) - found.training.peak_bytes
     assert 0 < found.images_bytes == run.loader.cache.limit < left
-    assert 0 < run.validator.kept_bytes < left and run.validator.kept_bytes + run.loader.cache.limit <= left
+    assert (
+        0 < run.validator.limits.cache_bytes < left
+        and run.validator.limits.cache_bytes + run.loader.cache.limit <= left
+    )
 
 
-def test_validation_takes_fewer_images_then_windows(scenes: Dataset, tmp_path: Path) -> None:
-    validator = trainer(scenes, tmp_path).validator
-    assert validator is not None and validator.window is None
-    fit_validation(validator, (1000, 1000), 2.5e6)
-    assert validator.pixels == 1_400_000 and validator.window is None
-    fit_validation(validator, (1000, 1000), 1.2e6)
-    assert validator.pixels == 1_200_000 and validator.window is None
-    fit_validation(validator, (1000, 1000), 0.5e6)
-    assert validator.window == 704 and validator.window**2 <= 0.5e6
+def test_validation_takes_fewer_images_then_windows() -> None:
+    limits = fitting_limits(Limits(), (1000, 1000), 2.5e6)
+    assert limits == Limits() and limits.pixels == 1_400_000 and limits.window is None
+    limits = fitting_limits(limits, (1000, 1000), 1.2e6)
+    assert limits.pixels == 1_200_000 and limits.window is None
+    limits = fitting_limits(limits, (1000, 1000), 0.5e6)
+    assert limits.window == 704 and limits.window**2 <= 0.5e6
 
 
 def test_batches_are_divided_evenly() -> None:
-    assert [divided(12, parts) for parts in (1, 2, 4, 5, 8, 99)] == [
+    assert [micro_batches(12, parts) for parts in (1, 2, 4, 5, 8, 99)] == [
         (12, 1),
         (6, 2),
         (3, 4),
@@ -155,7 +158,7 @@ def test_batches_are_divided_evenly() -> None:
         (1, 12),
         (1, 12),
     ]
-    assert divided(7, 2) == (1, 7)
+    assert micro_batches(7, 2) == (1, 7)
 
 
 def test_it_is_said_and_written_down(

@@ -11,7 +11,7 @@ from torch import nn
 from segwright.models.catalog import create_model
 from segwright.training.config import TrainingConfig
 from segwright.training.optim import muon
-from segwright.training.optim.muon import QUINTIC, Muon, _small_steps, _wide_steps, hidden_kernels, orthogonalize
+from segwright.training.optim.muon import QUINTIC, Muon, _small_steps, _wide_steps, muon_parameters, orthogonalize
 from segwright.training.optim.optimizers import create_optimizer
 
 
@@ -49,7 +49,7 @@ def test_kernels_keep_their_norm_and_turn_by_the_rate() -> None:
     torch.manual_seed(0)
     layer = nn.Conv2d(4, 9, 3, bias=False)
     before = layer.weight.detach().clone()
-    optimizer = Muon([{"params": [layer.weight], "lr": 0.1, "orthogonal": True}])
+    optimizer = Muon([{"params": [layer.weight], "lr": 0.1, "use_muon": True}])
     assert torch.equal(layer.weight, before), "pretrained statistics fit the kernel as it came"
     layer(torch.randn(2, 4, 8, 8)).square().mean().backward()
     optimizer.step()
@@ -60,9 +60,9 @@ def test_kernels_keep_their_norm_and_turn_by_the_rate() -> None:
 
 def test_kernels_in_shards_are_gathered_one_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
     kernels = [nn.Parameter(torch.zeros(4, 3, 3, 3)) for _ in range(3)]
-    assert [len(group) for group in muon._alike(kernels)] == [3]
+    assert [len(group) for group in muon._group_by_shape(kernels)] == [3]
     monkeypatch.setattr(muon, "is_shard", lambda tensor: True)
-    assert [len(group) for group in muon._alike(kernels)] == [1, 1, 1]
+    assert [len(group) for group in muon._group_by_shape(kernels)] == [1, 1, 1]
 
 
 def test_adamw_beside_it_is_torchs() -> None:
@@ -93,7 +93,7 @@ def test_hidden_kernels_leave_out_first_depthwise_and_biased() -> None:
         nn.Sigmoid(),
         nn.Conv2d(8, 2, 1),
     )
-    assert hidden_kernels(model) == [model[2].weight], "the gate has no bias, and its scale matters all the same"
+    assert muon_parameters(model) == [model[2].weight], "the gate has no bias, and its scale matters all the same"
 
 
 @pytest.mark.parametrize(
@@ -108,7 +108,7 @@ def test_hidden_kernels_leave_out_first_depthwise_and_biased() -> None:
 def test_a_kernel_is_turned_only_where_its_scale_does_not_matter(name: str, left_out: set[str]) -> None:
     with torch.device("meta"):
         model = create_model(name, classes=2, weights=None)
-    turned = {id(kernel) for kernel in hidden_kernels(model)}
+    turned = {id(kernel) for kernel in muon_parameters(model)}
     convolutions = [(n, m) for n, m in model.named_modules() if isinstance(m, nn.Conv2d)][1:]
     dense = {n for n, m in convolutions if m.bias is None and m.groups == 1}
     assert left_out <= {n for n, m in convolutions if id(m.weight) not in turned}

@@ -122,7 +122,7 @@ def test_a_run_measures_where_asked_for_and_trains_alike(tmp_path: Path) -> None
     differ = {name for name in found if not torch.equal(found[name], other[name])}
     assert differ and all("running_" in name for name in differ)
     again = {name: tensor.clone() for name, tensor in found.items()}
-    measured._measure_statistics()
+    measured.measure_norm_statistics()
     assert all(torch.equal(again[name], tensor) for name, tensor in measured.average.model.state_dict().items())
     still = trainer(scenes, tmp_path / "still", norm_statistics="measured", freeze_bn=True)
     still.fit()
@@ -137,9 +137,9 @@ def test_an_equal_mean_is_measured_from_its_beginning_and_an_exponential_one_is_
         run = trainer(scenes, tmp_path / name, **changed)
         assert run.average is not None
         before = {key: tensor.clone() for key, tensor in run.average.model.state_dict().items()}
-        run._measure_statistics()
+        run.measure_norm_statistics()
         found = run.average.model.state_dict()
         assert all(torch.equal(before[key], tensor) for key, tensor in found.items()), "no equal mean yet"
         run.average.equal_count = 1
-        run._measure_statistics()
+        run.measure_norm_statistics()
         assert any(not torch.equal(before[key], tensor) for key, tensor in found.items()) == measured

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,12 +17,14 @@ from segwright.models.base import Provenance
 from segwright.models.catalog import CATALOG
 from segwright.training.config import TrainConfig
 from segwright.training.optim.schedule import learning_rate_factor
-from segwright.training.planning.plan import Machine, Plan, _shown, crop_size, make_plan
+from segwright.training.planning.checked_data import DataFacts
+from segwright.training.planning.hardware import Hardware
+from segwright.training.planning.plan import Plan, _shown, crop_size, make_plan
 
-CPU = Machine("cpu", cores=2, memory_bytes=1 << 34)
+CPU = Hardware("cpu", cores=2, memory_bytes=1 << 34)
 NEVER = lambda name, encoder: False  # noqa: E731
 ALWAYS = lambda name, encoder: True  # noqa: E731
-GPU = Machine("cuda", cores=16, memory_bytes=1 << 36, precision="bf16")
+GPU = Hardware("cuda", cores=16, memory_bytes=1 << 36, precision="bf16")
 
 FOUND = Fingerprint(
     images=300, examined=300, labeled=300, height=(360, 360, 360), width=(480, 480, 480), sizes=((360, 480, 300),),
@@ -33,15 +36,29 @@ FOUND = Fingerprint(
 
 
 def plan(
-    values: dict[str, object] | None = None, machine: Machine = CPU, found: Fingerprint = FOUND, **more: object
+    values: dict[str, object] | None = None, hardware: Hardware = CPU, found: Fingerprint = FOUND, **more: object
 ) -> Plan:
+    facts = {"images": 300, "val_images": 60}
+    facts |= {key: more.pop(key) for key in ("images", "val_images", "pairs") if key in more}
     arguments: dict[str, object] = {
-        "images": 300,
-        "val_images": 60,
         "pretrained": lambda name, encoder: False,
+        "normalized": lambda config: config.model.name == "leannet",
         **more,
     }
-    return make_plan(TrainConfig().with_values(values or {}), found, machine=machine, **arguments)  # type: ignore[arg-type]
+    config = TrainConfig().with_values(values or {})
+    return make_plan(config, DataFacts(found, **facts), hardware, **arguments)  # type: ignore[arg-type]
+
+
+class Given:
+    """Timings that are given instead of measured; ``asked`` lists the networks' arguments."""
+
+    def __init__(self, seconds: Callable[[TrainConfig], float]) -> None:
+        self.seconds = seconds
+        self.asked: list[object] = []
+
+    def step(self, config: TrainConfig, size: tuple[int, int], batch: int, precision: str) -> float:
+        self.asked.append(config.model.arguments.get("variant"))
+        return self.seconds(config)
 
 
 def test_nothing_stays_open_and_everything_has_a_reason() -> None:
@@ -49,18 +66,18 @@ def test_nothing_stays_open_and_everything_has_a_reason() -> None:
     dumped = found.config.model_dump()
     left = [f"{s}.{k}" for s in ("model", "augment", "training") for k, v in dumped[s].items() if v == "auto"]
     assert set(left) <= {"model.weights", "training.device"}
-    assert all(decision.reason for decision in found.decisions)
+    assert all(decision.reason for decision in found.entries)
     assert Plan.from_json(found.to_json()).config == found.config
 
 
 def test_the_classes_that_flips_exchange_are_written_out() -> None:
     plain = plan()
-    assert plain.config.augment.flip_pairs == () and not [d for d in plain.decisions if "flip" in d.setting]
+    assert plain.config.augment.flip_pairs == () and not [d for d in plain.entries if "flip" in d.setting]
     sided = replace(FOUND, class_names=("left eye", "right eye", "nose"))
 
     def decided(values: dict[str, object] | None = None, **more: object) -> tuple[object, str, str]:
         found = plan(values, found=sided, **more)
-        chosen = [d for d in found.decisions if d.setting == "augment.flip_pairs"]
+        chosen = [d for d in found.entries if d.setting == "augment.flip_pairs"]
         assert len(chosen) == 1 and Plan.from_json(found.to_json()) == found
         return found.config.augment.flip_pairs, chosen[0].value, chosen[0].reason
 
@@ -119,11 +136,14 @@ def test_rare_classes_are_weighed_and_aimed_at() -> None:
 def test_width_follows_from_the_measured_speed() -> None:
     cost = {"small": 0.1, "medium": 0.2, "large": 0.4}
 
-    def width(speed: float) -> str:
-        probe = lambda config, size, batch, precision: cost[config.model.arguments["variant"]] / speed  # noqa: E731
-        return str(plan({"training.minutes": 10.0}, probe=probe).config.model.arguments["variant"])
+    def width(speed: float) -> tuple[object, list[object]]:
+        timings = Given(lambda config: cost[config.model.arguments["variant"]] / speed)
+        found = plan({"training.minutes": 10.0}, timings=timings)
+        return found.config.model.arguments["variant"], timings.asked
 
-    assert [width(speed) for speed in (0.1, 1.5, 10.0)] == ["small", "medium", "large"]
+    assert width(0.1) == ("small", ["small"]), "a wider network is not timed if the narrowest leaves no time"
+    assert width(1.5) == ("medium", ["small", "medium", "large"])
+    assert width(10.0) == ("large", ["small", "medium", "large"])
 
 
 def test_pretrained_weights_and_gpus_change_the_network() -> None:
@@ -133,20 +153,20 @@ def test_pretrained_weights_and_gpus_change_the_network() -> None:
     assert fine.model.encoder == "tf_efficientnet_lite0" and fine.training.native_logits and fine.training.late_loss
     assert fine.model.arguments == {"head_stride": 4, "decoder_channels": [128, 64, 48]}
     assert len(fine.training.phases) == 3, "small images first, as from random weights"
-    on_gpu = plan(pretrained=ALWAYS, machine=GPU).config
+    on_gpu = plan(pretrained=ALWAYS, hardware=GPU).config
     assert on_gpu.model.encoder == "resnet34" and on_gpu.training.encoder_lr_factor == 0.3
     only = lambda name, encoder: encoder == "mobilenetv2_100"  # noqa: E731
     assert plan(pretrained=only).config.model.encoder == "mobilenetv2_100", "the first that can be had"
-    assert plan(pretrained=only, machine=GPU).config.model.encoder == "mobilenetv2_100"
+    assert plan(pretrained=only, hardware=GPU).config.model.encoder == "mobilenetv2_100"
     asked = plan({"model.encoder": "resnet50"}, pretrained=ALWAYS).config
     assert asked.model.encoder == "resnet50" and asked.model.arguments == {}, "another encoder is fine-tuned as usual"
-    big = plan(machine=GPU).config
+    big = plan(hardware=GPU).config
     assert big.model.arguments["variant"] == "large" and big.training.precision == "bf16"
 
 
 @pytest.mark.parametrize(("name", "half"), [("leannet", True), ("ddrnet", True), ("segnet", False)])
 def test_the_loss_is_taken_at_half_resolution_where_a_network_can(name: str, half: bool) -> None:
-    found = plan({"model.name": name}, normed=lambda config: True).config
+    found = plan({"model.name": name}, normalized=lambda config: True).config
     assert found.training.native_logits is half and found.training.aux_fade is (name == "leannet")
 
 
@@ -159,13 +179,13 @@ def test_a_classical_network_from_random_weights_gets_a_start_it_can_learn_from(
     )
     assert asked.config.model.arguments == {"init": "paper"}
     assert (asked.config.training.lr, asked.config.training.clip) == (1e-3, 2.0)
-    normed = plan({"model.name": "segnet", "model.weights": None}, normed=lambda config: True).config
+    normed = plan({"model.name": "segnet", "model.weights": None}, normalized=lambda config: True).config
     assert normed.training.optimizer == "muon" and normed.training.clip == 5.0
 
 
 def test_epochs_are_planned_within_bounds_and_time_is_estimated() -> None:
     assert plan(images=3).config.training.epochs == 400 and plan(images=10**6).config.training.epochs == 20
-    timed = plan({"training.epochs": 10}, probe=lambda *_: 0.5)
+    timed = plan({"training.epochs": 10}, timings=Given(lambda config: 0.5))
     assert timed.seconds == pytest.approx(10 * 300 / 8 * 0.5, rel=0.5)
     assert plan({"training.minutes": 3.0}).seconds == 180
 
@@ -187,7 +207,7 @@ def test_a_class_that_few_images_show_is_named(monkeypatch: pytest.MonkeyPatch) 
     def decision(images: tuple[int, ...]) -> str:
         found = plan(found=replace(FOUND, class_images=images))
         assert found.config.training.oversample == 0
-        return next(d.reason for d in found.decisions if d.setting == "training.oversample")
+        return next(d.reason for d in found.entries if d.setting == "training.oversample")
 
     assert decision((300, 300, 200)) == "every class is in 67% of the images or more"
     assert decision((300, 6, 0)) == "sky is in 2.0% of the images: 0.05 shows those more often"
@@ -240,12 +260,12 @@ def test_a_network_is_planned_as_what_it_begins_from(
     assert found.config.training.encoder_lr_factor == (0.3 if fine else 1.0)
     assert (found.config.training.late_loss is None) is fine
     assert asked == ([] if name in FREE else [CATALOG[name].pretrained()])
-    assert [d.value for d in found.decisions if d.setting == "model.start"] == ["pretrained" if fine else "random"]
+    assert [d.value for d in found.entries if d.setting == "model.start"] == ["pretrained" if fine else "random"]
     offline = plan(
         {"model.name": name, "model.weights": None}, pretrained=lambda *n: catalog.starts_pretrained(*n, None)
     )
     assert offline.config.training.encoder_lr_factor == 1.0
-    again = plan({"model.name": name}, started=True)
+    again = plan({"model.name": name}, fine_tuning=True)
     assert again.config.training.late_loss is None, "a saved model that is fine-tuned is no random start"
 
 
@@ -272,7 +292,7 @@ def test_one_cycle_has_no_warm_up_before_its_own() -> None:
 
 
 def test_a_late_loss_over_the_whole_run_is_said() -> None:
-    reasons = {d.setting: d.reason for d in plan({"training.size": (96, 96)}).decisions}
+    reasons = {d.setting: d.reason for d in plan({"training.size": (96, 96)}).entries}
     assert "one phase, from its first step on" in reasons["training.late_loss"]
-    reasons = {d.setting: d.reason for d in plan().decisions}
+    reasons = {d.setting: d.reason for d in plan().entries}
     assert "the last phase also" in reasons["training.late_loss"]

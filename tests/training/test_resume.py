@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -23,6 +25,7 @@ from segwright.training import results
 from segwright.training.callbacks.log import RunLog, read_log
 from segwright.training.checkpoint import checkpoints, clear_leftovers, load_checkpoint
 from segwright.training.config import TrainConfig
+from segwright.training.planning.budget import TimeBudget
 from segwright.training.planning.plan import Plan
 from segwright.training.run import Run, run_training
 
@@ -240,11 +243,13 @@ def test_minutes_are_kept_where_scoring_would_take_longer(
     scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """An image that takes long to predict: fewer are scored, class scores stay, and both are said."""
-    found = results.Results.__new__(results.Results)
+    found = results.RunOutputs.__new__(results.RunOutputs)
     said: list[str] = []
     data = open_dataset(scenes)
     config = TrainConfig().with_values({**VALUES, "training.logit_adjustment": True})
-    for name, value in (("say", said.append), ("train", data.train), ("plan", Plan(config, (), None, None))):
+    context = SimpleNamespace(display=SimpleNamespace(say=said.append))
+    checked = SimpleNamespace(train=data.train)
+    for name, value in (("context", context), ("checked", checked), ("plan", Plan(config, (), None, None))):
         object.__setattr__(found, name, value)
     many = data.train
     assert len(found._affordable(many, None, 1.0)) == len(found._affordable(many, 1000.0, 1.0)) == 8 and not said
@@ -255,15 +260,17 @@ def test_minutes_are_kept_where_scoring_would_take_longer(
 
 
 def test_what_is_kept_back_for_scoring_follows_what_a_validation_took(scenes: Path, tmp_path: Path) -> None:
-    run = trainer(open_dataset(scenes), tmp_path)
-    run.parts.budget_seconds, run.parts.reserve_seconds = 90.0, 10.0
-    run.validation_seconds = 5.0
-    run._reserve_anew()
-    assert run.parts.reserve_seconds == pytest.approx(4.0 + 2.6 * 5.0)
-    assert run.parts.budget_seconds + run.parts.reserve_seconds == pytest.approx(100.0)
-    run.validation_seconds = 5000.0
-    run._reserve_anew()
-    assert run.parts.reserve_seconds == pytest.approx(25.0), "of a short time a quarter: the scoring is cut to it"
-    run.parts.budget_seconds, run.parts.reserve_seconds = 900.0, 100.0
-    run._reserve_anew()
-    assert run.parts.reserve_seconds == pytest.approx(400.0), "at most a share: the scoring is cut to what is left"
+    budget = TimeBudget(100.0, time.monotonic(), reserve=10.0)
+    run = trainer(open_dataset(scenes), tmp_path, components={"budget": budget})
+
+    def reserved(seconds: float) -> float:
+        run.validation_seconds = seconds
+        run._update_reserve()
+        return run.clock.reserve
+
+    assert reserved(5.0) == pytest.approx(4.0 + 2.6 * 5.0)
+    assert run.clock.training_seconds + run.clock.reserve == pytest.approx(100.0, abs=1.0)
+    assert reserved(5000.0) == pytest.approx(25.0, abs=0.5), "of a short time a quarter: the scoring is cut to it"
+    budget = TimeBudget(1000.0, time.monotonic(), reserve=100.0)
+    run = trainer(open_dataset(scenes), tmp_path, components={"budget": budget})
+    assert reserved(5000.0) == pytest.approx(400.0, abs=0.5), "at most a share: the scoring is cut to what is left"

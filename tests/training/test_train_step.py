@@ -6,6 +6,8 @@ import copy
 import itertools
 import subprocess
 import sys
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,9 +19,10 @@ from segwright.core.errors import NonFiniteLossError, UsageError
 from segwright.core.types import Batch
 from segwright.losses import create_loss
 from segwright.models.base import SegmentationModel, SegOutput
-from segwright.training import train_step as step_module
 from segwright.training.distributed.world import World
-from segwright.training.train_step import TrainStep, choose_precision, matching_pixels, seconds_per_step
+from segwright.training.planning import timing
+from segwright.training.planning.timing import choose_precision, seconds_per_step
+from segwright.training.train_step import Criterion, StepResult, TrainStep, subsample_targets
 
 
 class Small(SegmentationModel):
@@ -47,14 +50,33 @@ def batch(seed: int, count: int = 2) -> Batch:
     return Batch(images, masks, tuple(f"{seed}-{i}" for i in range(count)))
 
 
-def build(**arguments: object) -> TrainStep:
+@dataclass
+class Step:
+    """A training step with a criterion, as the trainer has it in one phase."""
+
+    step: TrainStep
+    criterion: Criterion = loss
+    aux_weight: float = 0.4
+
+    def take(self, batches: list[Batch], progress: float = 0.0, **given: Any) -> StepResult:
+        return self.step(batches, progress, self.criterion, self.aux_weight, **given)
+
+    def __call__(self, batches: list[Batch], **given: Any) -> float:
+        return self.take(batches, **given).loss
+
+    @property
+    def model(self) -> Any:
+        return self.step.model
+
+
+def build(criterion: Criterion = loss, aux_weight: float = 0.4, **arguments: object) -> Step:
     torch.manual_seed(0)
     model = Small()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
-    return TrainStep(model, loss, optimizer, **arguments)  # type: ignore[arg-type]
+    return Step(TrainStep(model, optimizer, **arguments), criterion, aux_weight)  # type: ignore[arg-type]
 
 
-def weights(step: TrainStep) -> list[Tensor]:
+def weights(step: Step) -> list[Tensor]:
     return [p.detach().clone() for p in step.model.state_dict().values()]
 
 
@@ -101,7 +123,7 @@ def uneven(count: int = 4) -> Batch:
     return item
 
 
-def frozen(**arguments: object) -> TrainStep:
+def frozen(**arguments: Any) -> Step:
     """Batch norm on fixed statistics, so that parts and whole see the same network; the auxiliary head trains."""
     step = build(**arguments)
     step.model.body[1].eval()
@@ -159,12 +181,13 @@ def test_an_overlap_of_the_batch_is_weighed_by_labeled_pixels_and_named() -> Non
 def test_coarse_logits_answer_for_the_same_pixels_in_every_part() -> None:
     item = uneven()
     logits = torch.zeros(4, 3, 4, 3)
-    _, whole = matching_pixels(logits, torch.from_numpy(item.masks), (3, 7))
+    _, whole = subsample_targets(logits, torch.from_numpy(item.masks), (3, 7))
     for start, part in enumerate(divided(item, 1, 1, 1, 1)):
-        _, one = matching_pixels(logits[:1], torch.from_numpy(part.masks), (3, 7))
+        _, one = subsample_targets(logits[:1], torch.from_numpy(part.masks), (3, 7))
         assert torch.equal(one[0], whole[start])
     rows = {
-        int(matching_pixels(logits, torch.arange(16)[:, None].expand(1, 16, 12), (0, n))[1][0, 0, 0]) for n in range(40)
+        int(subsample_targets(logits, torch.arange(16)[:, None].expand(1, 16, 12), (0, n))[1][0, 0, 0])
+        for n in range(40)
     }
     assert rows == {0, 1, 2, 3}, "over a run every pixel is one"
 
@@ -189,7 +212,7 @@ def test_a_gradient_that_is_not_finite_leaves_the_weights(clip: float | None) ->
         step([batch(7)])
     assert "7-0, 7-1" in str(caught.value)
     assert all(torch.equal(a, b) for a, b in zip(weights(step)[:2], before, strict=True))
-    assert all(p.grad is None for p in step.parameters)
+    assert all(p.grad is None for p in step.step.parameters)
 
 
 def test_a_loss_that_is_not_finite_leaves_the_weights() -> None:
@@ -199,19 +222,19 @@ def test_a_loss_that_is_not_finite_leaves_the_weights() -> None:
     with pytest.raises(NonFiniteLossError, match="7-0, 7-1"):
         step([batch(7)])
     assert all(torch.equal(a, b) for a, b in zip(weights(step)[:2], before, strict=True))
-    assert all(p.grad is None for p in step.parameters)
+    assert all(p.grad is None for p in step.step.parameters)
 
 
 def test_the_average_is_told_after_the_step() -> None:
     seen = []
 
     class Follower:
-        def update(self, share: float) -> None:
-            seen.append((share, step.model.head.weight.detach().clone()))
+        def update(self, progress: float) -> None:
+            seen.append((progress, step.model.head.weight.detach().clone()))
 
     step = build(average=Follower())
     before = step.model.head.weight.detach().clone()
-    step([batch(0)], share=0.3)
+    step([batch(0)], progress=0.3)
     assert seen[0][0] == 0.3 and not torch.equal(seen[0][1], before)
     assert torch.equal(seen[0][1], step.model.head.weight)
 
@@ -221,7 +244,7 @@ def test_precisions_learn(precision: str) -> None:
     step = build(precision=precision)
     losses = [step([batch(0)]) for _ in range(30)]
     assert losses[-1] < 0.85 * losses[0]
-    assert all(p.dtype == torch.float32 for p in step.parameters)
+    assert all(p.dtype == torch.float32 for p in step.step.parameters)
 
 
 def test_unknown_precision() -> None:
@@ -231,9 +254,9 @@ def test_unknown_precision() -> None:
 
 def test_bf16_only_where_native_and_timed(monkeypatch: pytest.MonkeyPatch) -> None:
     timed = {"fp32": 1.0, "bf16": 0.5}
-    monkeypatch.setattr(step_module, "has_native_bf16", lambda: False)
+    monkeypatch.setattr(timing, "has_native_bf16", lambda: False)
     assert choose_precision("cpu", timed.__getitem__)[0] == "fp32"
-    monkeypatch.setattr(step_module, "has_native_bf16", lambda: True)
+    monkeypatch.setattr(timing, "has_native_bf16", lambda: True)
     assert choose_precision("cpu", timed.__getitem__)[0] == "bf16"
     assert choose_precision("cpu")[0] == "fp32"
     timed["bf16"] = 0.99
@@ -281,8 +304,7 @@ def test_every_process_draws_its_own_dropout_and_the_same_on_resuming() -> None:
             found.append(float(torch.rand(())))  # as a dropout would
             return loss(logits, target)
 
-        step = build()
-        step.criterion, step.world = criterion, World(rank, 1)
+        step = build(criterion, world=World(rank, 1))
         torch.manual_seed(before)  # whatever a resumed process begins with
         step.take([batch(0)], index=index)
         return found

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from small_runs import Killed, kill_at, states, trainer
 from torch import Tensor
 
 from segwright.core.errors import NonFiniteLossError, OutOfMemoryError
+from segwright.core.types import Batch
 from segwright.data.dataset import Dataset, open_dataset
 from segwright.demo.dataset import write_street_scenes
 from segwright.imageio import write_image
@@ -22,6 +24,7 @@ from segwright.losses import create_loss
 from segwright.training.callbacks.log import read_log
 from segwright.training.checkpoint import checkpoints, load_checkpoint
 from segwright.training.config import TrainConfig
+from segwright.training.planning.budget import TimeBudget
 from segwright.training.run import planned_trainer
 
 
@@ -124,7 +127,7 @@ def test_a_corrupt_newest_checkpoint_costs_only_the_steps_since_the_one_before(s
     newest.write_bytes(data)
     again = trainer(scenes, tmp_path / "killed")
     said: list[str] = []
-    again.parts.display.say = said.append  # type: ignore[method-assign]
+    again.components.display.say = said.append  # type: ignore[method-assign]
     again.restore()
     assert again.progress.step == 3
     assert any("damaged checkpoint was passed over: step-00000004" in line for line in said)
@@ -151,14 +154,14 @@ def test_a_signal_ends_between_two_steps_with_everything_saved(
     scenes: Dataset, tmp_path: Path, number: signal.Signals
 ) -> None:
     run = trainer(scenes, tmp_path)
-    take = run._take
+    take = run.train_step
 
     def taken(*arguments: Any) -> None:
         take(*arguments)
         if run.progress.step == 2:
             os.kill(os.getpid(), number)
 
-    run._take = taken  # type: ignore[method-assign]
+    run.train_step = taken  # type: ignore[method-assign]
     result = run.fit()
     assert result.stopped_by == number.name and not result.finished
     found = load_checkpoint(tmp_path / "checkpoints")
@@ -193,7 +196,7 @@ def test_out_of_memory_halves_the_batch_and_keeps_the_effective_one(scenes: Data
 
     run = trainer(scenes, tmp_path, hungry)
     result = run.fit()
-    assert result.finished and run.progress.split_batch == 4
+    assert result.finished and run.progress.num_micro_batches == 4
     assert run.progress.samples >= 24
     with pytest.raises(OutOfMemoryError, match="not even one image"):
         trainer(scenes, tmp_path / "hopeless", lambda *_: (_ for _ in ()).throw(torch.OutOfMemoryError("x"))).fit()
@@ -219,8 +222,8 @@ def test_a_disk_that_fills_up_does_not_end_the_run(
 
 
 def test_minutes_end_the_run_on_time(scenes: Dataset, tmp_path: Path) -> None:
-    run = trainer(scenes, tmp_path, epochs=None, minutes=1.0)
-    run.parts.budget_seconds = 2.0
+    budget = TimeBudget(4.0, time.monotonic(), reserve=2.0)
+    run = trainer(scenes, tmp_path, components={"budget": budget}, epochs=None, minutes=1.0)
     result = run.fit()
     # Up to 40 % is kept back for the scoring, by what validations took.
     assert result.finished and 0.6 * 2.0 <= result.progress.seconds < 20
@@ -235,23 +238,17 @@ def test_early_stopping_ends_after_validations_without_gain(scenes: Dataset, tmp
 
 
 def test_sample_weights_choose_what_is_seen(scenes: Dataset, tmp_path: Path) -> None:
-    run = trainer(scenes, tmp_path)
     weights = np.zeros(len(scenes.train))
     weights[3] = 1.0
-    run.parts.sample_weights = weights
+    run = trainer(scenes, tmp_path, components={"sample_weights": weights})
     seen: set[str] = set()
-    step = run.take_step.take
+    take = run.train_step
 
-    class Spy:
-        def take(self, update: Any, **given: Any) -> Any:
-            seen.update(name for batch in update for name in batch.ids)
-            return step(update, **given)
+    def taken(batches: list[Batch], *arguments: Any) -> None:
+        seen.update(name for batch in batches for name in batch.ids)
+        take(batches, *arguments)
 
-        def __getattr__(self, name: str) -> Any:
-            return getattr(original, name)
-
-    original = run.take_step
-    run.take_step = Spy()  # type: ignore[assignment]
+    run.train_step = taken  # type: ignore[method-assign]
     run.fit()
     assert seen == {scenes.train.ids[3]}
 
@@ -275,8 +272,8 @@ def test_images_of_rare_classes_come_more_often_where_asked_for(scenes: Dataset,
         config = TrainConfig().with_values({**values, "training.oversample": share})
         run = planned_trainer(open_dataset(folder), config)
         seen: Counter[str] = Counter()
-        for run.progress.epoch in range(4):
-            seen.update(name for update in run._updates(run.phases[-1]) for batch in update for name in batch.ids)
+        for epoch in range(4):
+            seen.update(name for update in run.updates(run.phases[-1], epoch) for batch in update for name in batch.ids)
         counts.append(next(count for name, count in seen.items() if "00" in name))
         assert sum(seen.values()) == 4 * 16
     assert counts == [4, pytest.approx(4 * 16 * 4 / 19, abs=1)]  # √(1 ÷ 1/16) = 4 times as often as each of the others

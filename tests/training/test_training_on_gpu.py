@@ -22,7 +22,7 @@ from segwright.losses import create_loss
 from segwright.losses.catalog import LOSSES
 from segwright.models.leannet import LeanNet
 from segwright.training.config import TrainConfig
-from segwright.training.deterministic import kernels
+from segwright.training.deterministic import deterministic_mode
 from segwright.training.distributed.world import World, own_device
 from segwright.training.optim.optimizers import OPTIMIZERS, create_optimizer
 from segwright.training.train_step import TrainStep
@@ -83,7 +83,7 @@ def test_killed_and_resumed(scenes: Dataset, gpu: torch.device, tmp_path: Path, 
     assert all(tensor.device == gpu for tensor in states(again))
     assert all(torch.equal(a.cpu(), b.cpu()) for a, b in zip(states(killed), states(again), strict=True))
     assert torch.equal(torch.cuda.get_rng_state(gpu), drawn)
-    assert again.take_step.scaler.state_dict() == killed.take_step.scaler.state_dict()
+    assert again.update.scaler.state_dict() == killed.update.scaler.state_dict()
     assert again.fit(resume=True).finished
 
 
@@ -96,7 +96,7 @@ def test_out_of_memory_halves_the_batch(scenes: Dataset, gpu: torch.device, tmp_
         return honest(logits, target)
 
     run = trainer(scenes, tmp_path, hungry, device=gpu)
-    assert run.fit().finished and run.progress.split_batch == 4
+    assert run.fit().finished and run.progress.num_micro_batches == 4
 
 
 def _criterion_and_gradient(name: str, device: torch.device) -> tuple[float, Tensor]:
@@ -121,7 +121,7 @@ def test_losses_are_those_of_the_cpu(name: str, gpu: torch.device) -> None:
 
 @pytest.mark.parametrize("name", EVERY_LOSS)
 def test_losses_add_in_a_fixed_order_where_equal_weights_are_asked_for(name: str, asked: set[str]) -> None:
-    with kernels(DEVICE, deterministic=True):
+    with deterministic_mode(DEVICE, deterministic=True):
         _criterion_and_gradient(name, DEVICE)
     assert not asked & NO_FIXED_ORDER
 
@@ -135,12 +135,13 @@ def test_optimizers_take_the_steps_of_the_cpu(name: str, gpu: torch.device) -> N
         model = model.to(device).to(memory_format=torch.channels_last)
         config = TrainConfig().with_values({"training.optimizer": name, "training.precision": "fp32"}).training
         optimizer = create_optimizer(model, config, lr=1e-3, weight_decay=0.01)
-        step = TrainStep(model, create_loss("ce", classes=3).to(device), optimizer, device=device)
+        step = TrainStep(model, optimizer, device=device)
+        criterion = create_loss("ce", classes=3).to(device)
         rng = np.random.default_rng(0)
         for _ in range(2):
             images = rng.integers(0, 256, (2, 32, 32, 3), np.uint8)
             masks = rng.integers(0, 3, (2, 32, 32), np.uint8)
-            step([Batch(images, masks, ("a", "b"))])
+            step([Batch(images, masks, ("a", "b"))], 0.0, criterion, 0.4)
         weights.append([p.detach().cpu() for p in model.parameters()])
     # Where a gradient is all but nothing, Adam's and its kin's first steps are its sign alone: a few may differ.
     off = [(a - b).abs().max() > 1e-3 for a, b in zip(*weights, strict=True)]
@@ -167,25 +168,25 @@ def test_a_deterministic_run_adds_in_a_fixed_order(scenes: Dataset, asked: set[s
 
 def test_what_is_set_for_it_and_put_back(gpu: torch.device) -> None:
     backend = torch.backends.cudnn
-    with kernels(gpu, deterministic=True):
+    with deterministic_mode(gpu, deterministic=True):
         assert torch.are_deterministic_algorithms_enabled()
         assert not torch.is_deterministic_algorithms_warn_only_enabled()
         assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8" and not backend.benchmark
     assert not torch.are_deterministic_algorithms_enabled()
-    with kernels(gpu, deterministic=False):
+    with deterministic_mode(gpu, deterministic=False):
         assert backend.benchmark
     assert not backend.benchmark
-    with kernels(torch.device("cpu"), deterministic=False):
+    with deterministic_mode(torch.device("cpu"), deterministic=False):
         assert not backend.benchmark
 
 
 def test_a_kernel_that_is_missing_is_named() -> None:
     with (
         pytest.raises(UsageError, match=r"(?s)max_unpooling2d_forward_out on cuda:0.*without --deterministic"),
-        kernels(DEVICE, deterministic=True),
+        deterministic_mode(DEVICE, deterministic=True),
     ):
         raise RuntimeError("max_unpooling2d_forward_out does not have a deterministic implementation, but you set …")
-    with pytest.raises(RuntimeError, match="something else"), kernels(DEVICE, deterministic=True):
+    with pytest.raises(RuntimeError, match="something else"), deterministic_mode(DEVICE, deterministic=True):
         raise RuntimeError("something else")
 
 

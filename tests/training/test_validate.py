@@ -23,7 +23,7 @@ from segwright.models.leannet import LeanNet
 from segwright.training.callbacks.log import read_log
 from segwright.training.checkpoint import load_checkpoint
 from segwright.training.distributed.world import World
-from segwright.training.validate import Validator
+from segwright.training.validate import Limits, Validator
 
 CPU = torch.device("cpu")
 
@@ -99,14 +99,12 @@ def test_the_loss_is_the_trainings(scenes: Dataset, model: LeanNet, name: str) -
     with torch.inference_mode():
         logits = model(torch.from_numpy(np.stack([sample.image for sample in samples]))).logits
         expected = float(criterion(logits, torch.from_numpy(masks).long()))
-    validator = Validator(split, CPU, None)  # type: ignore[arg-type]
-    validator.criterion, validator.pixels = criterion, 2 * 160 * 256
-    assert validator(model).loss == pytest.approx(expected, rel=1e-5)
+    validator = Validator(split, CPU, None, limits=Limits(pixels=2 * 160 * 256))  # type: ignore[arg-type]
+    assert validator(model, criterion).loss == pytest.approx(expected, rel=1e-5)
     shares = [Part(rank, 6) for rank in range(6)]  # the last has no image
     for share in shares:
         validator = Validator(split, CPU, None, share)  # type: ignore[arg-type]
-        validator.criterion = criterion
-        validator(model)
+        validator(model, criterion)
     sums = np.array([share.sums[1:] for share in shares], np.float64).sum(axis=0).reshape(-1, 2)
     assert (sums[:, 0] / sums[:, 1]).sum() == pytest.approx(expected, rel=1e-5)
 
@@ -127,12 +125,12 @@ class Given:
 
 def test_a_validation_is_by_the_criterion_of_its_phase(scenes: Dataset, tmp_path: Path) -> None:
     phases = [{"until": 0.5, "size": (64, 96), "batch": 4}, {"until": 1.0, "size": (64, 96), "batch": 4}]
-    run = trainer(scenes, tmp_path, epochs=4, phases=phases, validate_every=1)
-    assert run.validator is not None
     classes = scenes.label_space.classes
-    run.parts.criterion = create_loss("0*focal+ce", classes=classes)
-    run.parts.late_criterion = create_loss("1000*ce", classes=classes)
-    run.fit()
+    criteria = {
+        "criterion": create_loss("0*focal+ce", classes=classes),
+        "final_criterion": create_loss("1000*ce", classes=classes),
+    }
+    trainer(scenes, tmp_path, components=criteria, epochs=4, phases=phases, validate_every=1).fit()
     lines = read_log(tmp_path)
     found = [line["val_loss"] for line in lines if "val_loss" in line]
     steps = [line for line in lines if "main_loss" in line]
@@ -156,7 +154,7 @@ def test_out_of_memory_takes_fewer_images_with_the_same_result(
     assert found.predicted_pixels == before.predicted_pixels and found.scores.miou == before.scores.miou
     assert found.loss == pytest.approx(before.loss, rel=1e-6)
     assert lines == ["out of memory in validation: from now on 2 of 160×256 at a time"]
-    assert validator.window is None and validator.pixels == 2 * 160 * 256
+    assert validator.limits.window is None and validator.limits.pixels == 2 * 160 * 256
 
 
 def test_an_image_that_does_not_fit_is_seen_in_windows(

@@ -1,4 +1,4 @@
-"""A line when something looks odd, with what to try: each said once."""
+"""Diagnoses of a running training: one line per anomaly, with what to try, each reported once."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ STARVING, PACE_STEPS = 0.2, 50  # share of the time spent waiting for batches, o
 Item = TypeVar("Item")
 
 
-class Waiting:
-    """Adds up the seconds a run waits for its batches: two looks at the clock a batch."""
+class DataTimer:
+    """Adds up the seconds that a run waits for its batches."""
 
     def __init__(self) -> None:
         self.seconds = 0.0
@@ -47,8 +47,8 @@ class Waiting:
         return seconds
 
 
-class Watch:
-    """Looks at the losses and the validations of a run."""
+class LossMonitor:
+    """Finds anomalies in the losses and the validations of a run."""
 
     def __init__(self, names: Sequence[str]) -> None:
         self.names = names
@@ -60,18 +60,18 @@ class Watch:
         self.late = False
         self.starving = ""
 
-    def pace(self, step: int, taken: float, waited: float, late: bool) -> None:
-        """The seconds an update took and those spent waiting for its batches, before its record is looked at.
+    def throughput(self, step: int, taken: float, waited: float, late: bool) -> None:
+        """Count an update of ``taken`` seconds after ``waited`` seconds for its batches; before :meth:`step`.
 
-        ``late``: the last phase has begun. Its loss has another sum and its images another size, so that losses
-        before and after are not comparable.
+        ``late``: the last phase has begun. Its loss has other terms and its images another size, so losses before and
+        after are not comparable.
         """
         if late != self.late:
             self.late, self.best = late, float("inf")
             self.losses.clear()
         self.waits.append((taken, waited))
         if len(self.waits) == PACE_STEPS and step % PACE_STEPS == 0:
-            share = self.loader_share()
+            share = self.loader_fraction()
             if share > STARVING:
                 self.starving = (
                     f"odd: {share:.0%} of the last {PACE_STEPS} steps went by waiting for batches; "
@@ -79,13 +79,13 @@ class Watch:
                     "(images much larger than the crop are decoded whole)"
                 )
 
-    def loader_share(self) -> float:
-        """Share of the time that the last steps, at most ``PACE_STEPS``, waited for their batches, 0…1."""
+    def loader_fraction(self) -> float:
+        """Fraction of the time, 0…1, that the last steps (at most ``PACE_STEPS``) waited for their batches."""
         waiting = sum(waited for _, waited in self.waits)
         return waiting / max(sum(taken for taken, _ in self.waits) + waiting, 1e-9)
 
     def step(self, record: Mapping[str, Any]) -> list[str]:
-        """What is odd about a step's record."""
+        """The anomalies of a step's record, as lines of text."""
         loss = float(record["loss"])
         lines = []
         if len(self.losses) >= 20:
@@ -112,7 +112,7 @@ class Watch:
         return lines
 
     def _climb(self, record: Mapping[str, Any]) -> list[str]:
-        """The loss has risen and stays up: the mark of a learning rate that is too high, where a spike passes."""
+        """Report a loss that has risen and stays up: the sign of a learning rate that is too high; a spike passes."""
         if len(self.losses) < CLIMB_STEPS:
             return []
         recent = list(self.losses)[-CLIMB_STEPS:]
@@ -129,7 +129,7 @@ class Watch:
         )
 
     def validation(self, found: Validation) -> list[str]:
-        """What is odd about a validation: classes that occur and are never predicted, three times in a row."""
+        """Classes that occur and were never predicted in three validations in a row, as lines of text."""
         for name, truth, predicted in zip(self.names, found.scores.pixels, found.predicted_pixels, strict=True):
             self.never[name] = self.never.get(name, 0) + 1 if truth and not predicted else 0
         missing = [name for name, count in self.never.items() if count == 3]

@@ -1,36 +1,36 @@
-"""What an update of several parts does not take from the whole batch: said where a run has parts or processes."""
+"""Report the parts of a training that depend on how a batch is split into micro-batches and over processes."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Iterable
+from typing import Literal
 
 from segwright.losses.pixels import SegmentationLoss
-from segwright.training.freezing import BatchNorm
 
-if TYPE_CHECKING:
-    from segwright.training.trainer import Trainer
+BatchNorms = Literal["none", "local", "synchronized"]  # none: absent or frozen; synchronized: over the processes
 
 
-def parts_sentence(trainer: Trainer) -> str:
-    """One line for people; empty where one process takes every batch whole.
+def describe_decomposition(
+    criteria: Iterable[object], *, images: int, micro_batches: int, processes: int, batch_norms: BatchNorms
+) -> str:
+    """One line on an update in ``micro_batches`` of ``images`` per process; empty if one process takes batches whole.
 
-    Losses whose mean decomposes have the gradient of the whole batch. Overlaps of a batch and the statistics of batch
-    norms are of what one process sees at a time (of all processes, where norms are synchronized).
+    The gradient of losses whose mean decomposes is that of the whole batch. Overlap losses of a batch and batch-norm
+    statistics are computed from one micro-batch of a process (of all processes, if norms are synchronized).
     """
-    phase = trainer.phases[-1]
-    processes = trainer.world.size
-    images, split = trainer._parts(phase)
-    parts = split * trainer.config.accumulate
-    if processes * parts == 1:
+    if processes * micro_batches == 1:
         return ""
     losses: dict[str, None] = {}
-    for criterion in (trainer.parts.criterion, trainer.parts.late_criterion):
+    for criterion in criteria:
         if isinstance(criterion, SegmentationLoss):
             losses.update(dict.fromkeys(criterion.per_part()))
     alone = [f"the loss {name}" for name in losses]
-    alone += _norms(trainer, parts)
+    if batch_norms == "local":
+        alone.append("batch norms")
+    elif batch_norms == "synchronized" and micro_batches > 1:  # over the processes, but not over the micro-batches
+        alone.append("batch norms (of all processes together)")
     where = f"{processes} processes" if processes > 1 else ""
-    pieces = f"{parts} parts{' each' if where else ''}" if parts > 1 else ""
+    pieces = f"{micro_batches} parts{' each' if where else ''}" if micro_batches > 1 else ""
     said = (
         f"an update is taken by {' in '.join(filter(None, (where, pieces)))}" if where else f"an update takes {pieces}"
     )
@@ -38,12 +38,3 @@ def parts_sentence(trainer: Trainer) -> str:
     if not alone:
         return said
     return f"{said}, except for {' and '.join(alone)}, which see one part at a time (docs/training.md)"
-
-
-def _norms(trainer: Trainer, parts: int) -> list[str]:
-    if trainer.config.freeze_bn or not any(isinstance(m, BatchNorm) for m in trainer.model.modules()):
-        return []
-    synchronized = trainer.world.size > 1 and trainer.config.sync_bn and trainer.device.type == "cuda"
-    if synchronized:  # over the processes, but not over the parts of each
-        return ["batch norms (of all processes together)"] if parts > 1 else []
-    return ["batch norms"]

@@ -1,6 +1,6 @@
-"""Tensors in shards (DTensor) and plain ones alike, for code that saves, restores and updates both.
+"""DTensors (sharded tensors) and plain tensors alike, for code that saves, restores and updates both.
 
-Nothing here loads ``torch.distributed.tensor``: who trains in one process does not wait for its import.
+``torch.distributed.tensor`` is not imported here: training in one process does not need it.
 """
 
 from __future__ import annotations
@@ -11,32 +11,32 @@ import torch
 from torch import Tensor
 
 
-def is_shard(tensor: Tensor) -> bool:
-    """Whether this process holds only its share of ``tensor``."""
+def is_dtensor(tensor: Tensor) -> bool:
+    """Whether ``tensor`` is sharded: this process holds only a part of it."""
     return hasattr(tensor, "full_tensor")
 
 
-def own(tensor: Tensor) -> Tensor:
-    """What this process holds of a tensor, sharing its memory, without its history: all of it, or its shard."""
+def local_tensor(tensor: Tensor) -> Tensor:
+    """The part that this process holds, sharing its memory, without autograd history; of a plain tensor all of it."""
     data: Any = tensor.data
-    local: Tensor = data.to_local() if is_shard(data) else data
+    local: Tensor = data.to_local() if is_dtensor(data) else data
     return local
 
 
-def whole(tensor: Tensor) -> Tensor:
-    """All of a tensor in shards, gathered by all processes, who must all ask; any other tensor as it is."""
+def full_tensor(tensor: Tensor) -> Tensor:
+    """The whole of a sharded tensor, gathered in a collective that all ranks must call; a plain tensor unchanged."""
     sharded: Any = tensor
-    full: Tensor = sharded.full_tensor() if is_shard(tensor) else tensor
+    full: Tensor = sharded.full_tensor() if is_dtensor(tensor) else tensor
     return full
 
 
-def laid_out(full: Tensor, like: Tensor) -> Tensor:
-    """A whole tensor, the same on every process, in the memory format or the shards of ``like``; its own dtype."""
-    if not is_shard(like):
+def distribute_like(full: Tensor, like: Tensor) -> Tensor:
+    """Lay out a whole tensor, equal on every rank, in the memory format or the shards of ``like``; dtype is kept."""
+    if not is_dtensor(like):
         return torch.empty_like(like, dtype=full.dtype).copy_(full)
     from torch.distributed.tensor import distribute_tensor
 
     sharded: Any = like
-    # Without a source rank nothing is sent: each process cuts its own share.
-    share: Tensor = distribute_tensor(full.to(like.device), sharded.device_mesh, sharded.placements, src_data_rank=None)
-    return share
+    # Without a source rank nothing is sent: each process cuts its own shard.
+    shard: Tensor = distribute_tensor(full.to(like.device), sharded.device_mesh, sharded.placements, src_data_rank=None)
+    return shard

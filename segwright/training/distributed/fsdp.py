@@ -21,7 +21,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
 from segwright.models.base import SegmentationModel
-from segwright.training.distributed.dtensors import is_shard, whole
+from segwright.training.distributed.dtensors import full_tensor, is_dtensor
 
 LARGEST = 1 / 4  # of the network's weights that a block may hold: it comes together as a whole
 SMALLEST = 1 / 100  # what is smaller stays with the rest: each block costs two collectives a pass
@@ -74,7 +74,7 @@ def gather(source: nn.Module, into: nn.Module) -> None:
     """
     targets = into.state_dict()
     for name, tensor in source.state_dict().items():
-        targets[name].copy_(whole(tensor) if is_shard(tensor) else first_of(tensor))
+        targets[name].copy_(full_tensor(tensor) if is_dtensor(tensor) else first_of(tensor))
 
 
 def first_of(tensor: Tensor) -> Tensor:

@@ -1,6 +1,6 @@
-"""One process or many: who this process is, and the few things that processes must agree on.
+"""The process group: this process's rank, and the collectives of the trainer.
 
-Launched by ``torchrun``, every process reads RANK, WORLD_SIZE and LOCAL_RANK. Alone, every call here is free.
+Launched by ``torchrun``, every process reads RANK, WORLD_SIZE and LOCAL_RANK. In a single process all calls are free.
 """
 
 from __future__ import annotations
@@ -23,22 +23,22 @@ from torch import Tensor, nn
 
 from segwright.core.errors import DeadProcessError, UsageError
 from segwright.training.config import TrainingConfig
-from segwright.training.distributed.dtensors import is_shard
+from segwright.training.distributed.dtensors import is_dtensor
 from segwright.training.distributed.watchdog import STOPPED, Heartbeat, job_store
 
 T = TypeVar("T")
 
-# Of a collective. A death is noticed by the heartbeat within a minute; this has to bear the longest lawful wait: the
-# first process writes while the others wait for it, or a validation is uneven.
+# Of a collective. The heartbeat detects a dead process within a minute; this limit covers the longest legitimate wait:
+# rank 0 writes files while the others wait, or validation takes longer on one rank.
 TIMEOUT = timedelta(minutes=30)
-PATIENCE = timedelta(days=2)  # with the first process's work before the first step: it reads the whole dataset
+SETUP_TIMEOUT = timedelta(days=2)  # of rank 0's work before the first step: it reads the whole dataset
 _BROKEN = ("connection closed", "connection reset", "connection refused", "broken pipe", "timed out", "remote process")
-_PLACE = re.compile(r"^\[.*?\] ")  # in gloo's source, which it puts before what it says
+_PLACE = re.compile(r"^\[.*?\] ")  # the source location with which gloo prefixes its messages
 
 
 @dataclass(frozen=True)
 class World:
-    """This process among its peers."""
+    """This process's place in the process group."""
 
     rank: int = 0
     size: int = 1
@@ -46,23 +46,27 @@ class World:
 
     @property
     def is_first(self) -> bool:
-        """The one process that writes files and speaks."""
+        """Whether this is rank 0, the only process that writes files and logs."""
         return self.rank == 0
 
     def broadcast(self, values: list[float]) -> list[float]:
-        """The first rank's numbers, on every rank."""
+        """Rank 0's numbers, on every rank."""
         if self.size == 1:
             return values
         tensor = torch.tensor(values, dtype=torch.float64)
         dist.broadcast(tensor, 0, group=_cpu_group())
         return [float(value) for value in tensor]
 
-    def told(self, work: Callable[[], T], to_json: Callable[[T], Any], from_json: Callable[[Any], T]) -> T:
-        """What ``work()`` gives on the first rank, on every rank. The others wait for it, for hours if need be: a death
-        in the meantime is the heartbeat's to notice."""
+    def broadcast_from_rank0(
+        self, work: Callable[[], T], to_json: Callable[[T], Any], from_json: Callable[[Any], T]
+    ) -> T:
+        """Run ``work()`` on rank 0 and return its result on every rank, transferred as JSON.
+
+        The other ranks wait, for up to ``SETUP_TIMEOUT``; the heartbeat detects a process that dies meanwhile.
+        """
         if self.size == 1:
             return work()
-        group = _patient_group()  # made by all of them before one goes off to work
+        group = _setup_group()  # created by all ranks before one starts to work
         if self.is_first:
             result = work()
             data = torch.frombuffer(bytearray(json.dumps(to_json(result)).encode()), dtype=torch.uint8)
@@ -76,7 +80,7 @@ class World:
         return from_json(json.loads(data.numpy().tobytes()))
 
     def any(self, flag: bool) -> bool:
-        """Whether any rank says yes."""
+        """Whether ``flag`` is set on any rank."""
         if self.size == 1:
             return flag
         tensor = torch.tensor([int(flag)])
@@ -92,7 +96,7 @@ class World:
         return tensor.numpy()
 
     def total(self, tensor: Tensor) -> Tensor:
-        """The sum over the ranks of a tensor on the device of the gradients; the host does not wait for it."""
+        """Sum a tensor on the gradients' device over the ranks, in place; the host does not wait for the result."""
         if self.size > 1:
             dist.all_reduce(tensor, dist.ReduceOp.SUM)
         return tensor
@@ -106,7 +110,7 @@ class World:
         return float(tensor.item()) / self.size
 
     def control_group(self) -> dist.ProcessGroup | None:
-        """For messages between CPUs: None is the default group, where that is gloo's already."""
+        """The group for messages between CPUs; None is the default group if its backend is gloo."""
         return _cpu_group()
 
     def barrier(self) -> None:
@@ -122,9 +126,9 @@ def _cpu_group() -> dist.ProcessGroup | None:
     return None if dist.get_backend() == "gloo" else _gloo(TIMEOUT)
 
 
-def _patient_group() -> dist.ProcessGroup:
-    """For waiting while one process works alone."""
-    return _gloo(PATIENCE)
+def _setup_group() -> dist.ProcessGroup:
+    """The group on which ranks wait while rank 0 works alone."""
+    return _gloo(SETUP_TIMEOUT)
 
 
 def _gloo(timeout: timedelta) -> dist.ProcessGroup:
@@ -136,10 +140,10 @@ def _gloo(timeout: timedelta) -> dist.ProcessGroup:
 
 
 @contextmanager
-def world(device_type: str = "cpu") -> Iterator[World]:
-    """The process group of ``torchrun``'s environment, joined and left again; a world of one without it.
+def init_world(device_type: str = "cpu") -> Iterator[World]:
+    """Join the process group of ``torchrun``'s environment for the duration of the block; without it, a world of one.
 
-    DeadProcessError names the rank, its host and its process, where another one died.
+    DeadProcessError names the rank, the host and the process if another one died.
     """
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1:
@@ -181,36 +185,35 @@ def _is_broken(error: RuntimeError) -> bool:
     return isinstance(error, dist.DistError) or any(sign in str(error).lower() for sign in _BROKEN)
 
 
-def own_device(device: torch.device, peers: World) -> torch.device:
-    """The device of this process: of several processes with GPUs, each has the one of its number on the machine."""
-    return torch.device("cuda", peers.local_rank) if peers.size > 1 and device.type == "cuda" else device
+def own_device(device: torch.device, world: World) -> torch.device:
+    """The device of this process: with several processes on GPUs, the GPU of its local rank."""
+    return torch.device("cuda", world.local_rank) if world.size > 1 and device.type == "cuda" else device
 
 
-def placed(network: nn.Module, config: TrainingConfig, device: torch.device, peers: World) -> nn.Module:
-    """The network on its device, before an optimizer is made: in channels-last memory, or in shards.
+def to_device(network: nn.Module, config: TrainingConfig, device: torch.device, world: World) -> nn.Module:
+    """Move a network to its device before the optimizer is created: in channels-last memory, or sharded (FSDP).
 
-    Batch norms see all processes where ``sync_bn`` asks for it and the device is a GPU: torch has none for CPUs.
-    UsageError where shards are asked for together with what they do not go with.
+    With ``sync_bn`` on GPUs, batch norms become SyncBatchNorm; torch has none for CPUs. UsageError for sharding
+    together with torch.compile.
     """
     model = network.to(device)
-    if peers.size > 1 and config.sync_bn and device.type == "cuda":
+    if world.size > 1 and config.sync_bn and device.type == "cuda":
         model = synchronized(model)
-    if not config.shard or peers.size == 1:
+    if not config.shard or world.size == 1:
         return model.to(memory_format=torch.channels_last)
     if config.compile is True:
         raise UsageError(
-            "shards and torch.compile are not put together",
+            "sharding and torch.compile cannot be combined",
             found="training.shard=true and training.compile=true",
             fix="leave one of them out",
         )
     from segwright.training.distributed.fsdp import shard
 
-    return shard(model, device, peers.size)
+    return shard(model, device, world.size)
 
 
 def synchronized(network: nn.Module) -> nn.Module:
-    """The network with batch norms that see the batches of all processes. By timm's converter: torch's would drop the
-    activation that timm's norms have inside."""
+    """Convert batch norms to SyncBatchNorm, with timm's converter: torch's drops the activation inside timm's norms."""
     from timm.layers.norm_act import convert_sync_batchnorm
 
     model: nn.Module = convert_sync_batchnorm(network)  # type: ignore[no-untyped-call]
@@ -218,14 +221,16 @@ def synchronized(network: nn.Module) -> nn.Module:
 
 
 def is_sharded(network: nn.Module) -> bool:
-    """Whether this process holds only its shards of the network's weights."""
-    return any(is_shard(parameter) for parameter in network.parameters())
+    """Whether this process holds only its shards of the network's weights (FSDP)."""
+    return any(is_dtensor(parameter) for parameter in network.parameters())
 
 
-def wrapped(network: nn.Module, config: TrainingConfig, device: torch.device, peers: World) -> Callable[[Tensor], Any]:
-    """The network as it is called in training: compiled, or over many processes, or as it is."""
+def parallelize(
+    network: nn.Module, config: TrainingConfig, device: torch.device, world: World
+) -> Callable[[Tensor], Any]:
+    """Wrap a network for training: DistributedDataParallel for several processes, compiled if configured."""
     model = network
-    if peers.size > 1 and not is_sharded(network):
+    if world.size > 1 and not is_sharded(network):
         ids = [device.index] if device.type == "cuda" else None
         model = nn.parallel.DistributedDataParallel(model, device_ids=ids)
     if config.compile is True:

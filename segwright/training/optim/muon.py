@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from segwright.models.base import SegmentationModel
 from segwright.models.blocks import InstanceBatchNorm
-from segwright.training.distributed.dtensors import is_shard, laid_out, own, whole
+from segwright.training.distributed.dtensors import distribute_like, full_tensor, is_dtensor, local_tensor
 
 NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, InstanceBatchNorm)
 _TRIAL_SIDE = 64  # pixels of the image on which the order of the layers is seen
@@ -35,7 +35,7 @@ QUINTIC = (
 )
 
 
-def orthogonalize(matrices: Tensor, iterations: int = 3, *, half: bool = False) -> Tensor:
+def orthogonalize(matrices: Tensor, iterations: int = 3, *, bf16: bool = False) -> Tensor:
     """(…, rows, columns) → about their orthogonal polar factors, by Newton–Schulz steps, at the Frobenius norm √rows.
 
     In fp32 the steps are taken on the small side: with G = X·Xᵀ every step is a polynomial of G, and the product of
@@ -44,9 +44,9 @@ def orthogonalize(matrices: Tensor, iterations: int = 3, *, half: bool = False) 
     tall = matrices.shape[-2] > matrices.shape[-1]
     x = matrices.mT if tall else matrices
     x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
-    x = x.bfloat16() if half else x  # as its authors do it: the steps contract errors
+    x = x.bfloat16() if bf16 else x  # as its authors do it: the steps contract errors
     coefficients = QUINTIC[-iterations:]
-    x = _wide_steps(x, coefficients) if half or x.shape[-1] < 2 * x.shape[-2] else _small_steps(x, coefficients)
+    x = _wide_steps(x, coefficients) if bf16 or x.shape[-1] < 2 * x.shape[-2] else _small_steps(x, coefficients)
     x = (x.mT if tall else x).to(matrices.dtype)
     scaled: Tensor = x * (matrices.shape[-2] ** 0.5 / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7))
     return scaled
@@ -73,7 +73,7 @@ def _small_steps(x: Tensor, coefficients: Sequence[tuple[float, float, float]]) 
     return x if product is None else product @ x
 
 
-def hidden_kernels(model: nn.Module) -> list[nn.Parameter]:
+def muon_parameters(model: nn.Module) -> list[nn.Parameter]:
     """What Muon may train: kernels of dense convolutions without bias whose scale does not matter; not the first.
 
     It does not matter where the output goes straight into a norm layer, or where the network declares so. The first
@@ -100,7 +100,7 @@ def normed_convolutions(model: nn.Module) -> set[int]:
     if not isinstance(model, SegmentationModel):
         return found
     # Two networks in shards cannot be had from one; of any other the pass costs nothing on a copy without memory.
-    sharded = any(is_shard(parameter) for parameter in model.parameters())
+    sharded = any(is_dtensor(parameter) for parameter in model.parameters())
     run = model if sharded else copy.deepcopy(model).to("meta")
     names = {id(twin): id(own_module) for twin, own_module in zip(run.modules(), model.modules(), strict=True)}
     made: dict[int, tuple[int, Tensor]] = {}  # of a tensor: the convolution that it came from; held, so that ids stay
@@ -150,7 +150,7 @@ class Muon(torch.optim.Optimizer):
         eps: float = 1e-8,
         iterations: int = 3,
         weight_decay: float = 0.0,
-        half: bool = False,
+        bf16: bool = False,
     ) -> None:
         defaults = {
             "lr": lr,
@@ -159,8 +159,8 @@ class Muon(torch.optim.Optimizer):
             "eps": eps,
             "iterations": iterations,
             "weight_decay": weight_decay,
-            "orthogonal": False,
-            "half": half,
+            "use_muon": False,
+            "bf16": bf16,
         }
         super().__init__(params, defaults)
 
@@ -173,32 +173,32 @@ class Muon(torch.optim.Optimizer):
                 loss = closure()
         for group in self.param_groups:
             parameters = [p for p in group["params"] if p.grad is not None]
-            if parameters and group["orthogonal"]:
-                self._turn(parameters, group)
+            if parameters and group["use_muon"]:
+                self._rotate(parameters, group)
             elif parameters:
                 self._adamw(parameters, group)
         return loss
 
-    def _turn(self, parameters: list[nn.Parameter], group: dict[str, Any]) -> None:
-        for same in _alike(parameters):
-            matrices = torch.stack([self._ahead(parameter, group["momentum"]) for parameter in same])
-            turned = orthogonalize(matrices, group["iterations"], half=group["half"])
+    def _rotate(self, parameters: list[nn.Parameter], group: dict[str, Any]) -> None:
+        for same in _group_by_shape(parameters):
+            matrices = torch.stack([self._nesterov_momentum(parameter, group["momentum"]) for parameter in same])
+            turned = orthogonalize(matrices, group["iterations"], bf16=group["bf16"])
             for parameter, update in zip(same, turned.unbind(), strict=True):
                 norm = float(self.state[parameter]["norm"])
                 turn = update.reshape(parameter.shape) * (norm / parameter.shape[0] ** 0.5)
-                parameter.add_(laid_out(turn, parameter) if is_shard(parameter) else turn, alpha=-group["lr"])
-                own(parameter).mul_(norm / (whole(parameter.norm()) + 1e-12))
+                parameter.add_(distribute_like(turn, parameter) if is_dtensor(parameter) else turn, alpha=-group["lr"])
+                local_tensor(parameter).mul_(norm / (full_tensor(parameter.norm()) + 1e-12))
 
-    def _ahead(self, parameter: nn.Parameter, momentum: float) -> Tensor:
+    def _nesterov_momentum(self, parameter: nn.Parameter, momentum: float) -> Tensor:
         """Take the gradient into the momentum; Nesterov's look-ahead as a matrix, whole also of a kernel in shards."""
         assert parameter.grad is not None
         state = self.state[parameter]
         if not state:
             state["momentum"] = torch.zeros_like(parameter)
         if "norm" not in state:
-            state["norm"] = whole(parameter.norm()).detach().to("cpu", copy=True)
+            state["norm"] = full_tensor(parameter.norm()).detach().to("cpu", copy=True)
         state["momentum"].lerp_(parameter.grad, 1 - momentum)
-        return whole(torch.lerp(parameter.grad, state["momentum"], momentum)).reshape(parameter.shape[0], -1)
+        return full_tensor(torch.lerp(parameter.grad, state["momentum"], momentum)).reshape(parameter.shape[0], -1)
 
     def _adamw(self, parameters: list[nn.Parameter], group: dict[str, Any]) -> None:
         beta1, beta2 = group["betas"]
@@ -211,12 +211,12 @@ class Muon(torch.optim.Optimizer):
                 }
         states = [self.state[p] for p in parameters]
         gradients = [p.grad for p in parameters if p.grad is not None]
-        gradients = [own(gradient) for gradient in gradients]
-        means, squares = [own(s["mean"]) for s in states], [own(s["square"]) for s in states]
+        gradients = [local_tensor(gradient) for gradient in gradients]
+        means, squares = [local_tensor(s["mean"]) for s in states], [local_tensor(s["square"]) for s in states]
         for state in states:
             state["step"] += 1
         count = float(states[0]["step"])
-        values = [own(parameter) for parameter in parameters]
+        values = [local_tensor(parameter) for parameter in parameters]
         torch._foreach_mul_(values, 1 - group["lr"] * group["weight_decay"])
         torch._foreach_lerp_(means, gradients, 1 - beta1)
         torch._foreach_mul_(squares, beta2)
@@ -227,9 +227,9 @@ class Muon(torch.optim.Optimizer):
         torch._foreach_addcdiv_(values, means, roots, -group["lr"] / (1 - beta1**count))
 
 
-def _alike(parameters: Sequence[nn.Parameter]) -> list[list[nn.Parameter]]:
+def _group_by_shape(parameters: Sequence[nn.Parameter]) -> list[list[nn.Parameter]]:
     """Kernels of a shape together, a network has many of few shapes; one in shards alone, since it is gathered."""
     groups: dict[Any, list[nn.Parameter]] = {}
     for index, parameter in enumerate(parameters):
-        groups.setdefault(index if is_shard(parameter) else parameter.shape, []).append(parameter)
+        groups.setdefault(index if is_dtensor(parameter) else parameter.shape, []).append(parameter)
     return list(groups.values())

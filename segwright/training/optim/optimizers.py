@@ -12,8 +12,8 @@ from torch import nn
 from segwright.core.errors import UsageError
 from segwright.models.base import SegmentationModel
 from segwright.training.config import TrainingConfig
-from segwright.training.distributed.dtensors import is_shard, own
-from segwright.training.optim.muon import Muon, hidden_kernels
+from segwright.training.distributed.dtensors import is_dtensor, local_tensor
+from segwright.training.optim.muon import Muon, muon_parameters
 
 NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm, nn.LocalResponseNorm)
 
@@ -37,7 +37,7 @@ def create_optimizer(
 ) -> torch.optim.Optimizer:
     """The optimizer that ``config`` names over :func:`parameter_groups`; fused where torch has it for the device."""
     name = config.optimizer.lower()
-    sharded = any(is_shard(parameter) for parameter in model.parameters())
+    sharded = any(is_dtensor(parameter) for parameter in model.parameters())
     if sharded and name not in SHARDED:
         raise UsageError(
             "this optimizer was not tried on a network in shards",
@@ -46,9 +46,9 @@ def create_optimizer(
             fix="--optimizer adamw, or training.shard=false",
         )
     if name == "muon":
-        half = config.precision == "bf16"
+        bf16 = config.precision == "bf16"
         factors = {"encoder_lr_factor": encoder_lr_factor, "head_lr_factor": config.head_lr_factor}
-        return _create_muon(model, config.turn, half=half, lr=lr, weight_decay=weight_decay, **factors)
+        return _create_muon(model, config.turn, bf16=bf16, lr=lr, weight_decay=weight_decay, **factors)
     if name not in OPTIMIZERS:
         names = ", ".join(sorted([*OPTIMIZERS, "muon"]))
         raise UsageError("unknown optimizer", expected=names, found=config.optimizer)
@@ -67,21 +67,21 @@ def create_optimizer(
     return OPTIMIZERS[name](groups, **arguments)
 
 
-def _create_muon(model: nn.Module, turn: float, *, half: bool, encoder_lr_factor: float, **groups_of: float) -> Muon:
-    """Muon on the hidden kernels, each turning by ``turn`` of its norm at the schedule's peak; AdamW on the rest.
+def _create_muon(model: nn.Module, muon_lr: float, *, bf16: bool, encoder_lr_factor: float, **groups_of: float) -> Muon:
+    """Muon on the hidden kernels, each rotated by ``muon_lr`` of its norm at the schedule's peak; AdamW on the rest.
 
     ``groups_of``: what :func:`parameter_groups` takes beside ``encoder_lr_factor``, which kernels know as well.
     """
-    kernels = hidden_kernels(model)
+    kernels = muon_parameters(model)
     chosen = {id(parameter) for parameter in kernels}
     groups = parameter_groups(model, encoder_lr_factor=encoder_lr_factor, **groups_of)
     for group in groups:
         group["params"] = [parameter for parameter in group["params"] if id(parameter) not in chosen]
     encoder, _ = _roles(model)
-    for name, share, inside in (("encoder kernels", turn * encoder_lr_factor, True), ("kernels", turn, False)):
-        turned = [parameter for parameter in kernels if (id(parameter) in encoder) is inside]
-        groups.append({"params": turned, "lr": share, "base_lr": share, "orthogonal": True, "name": name})
-    return Muon([group for group in groups if group["params"]], groups_of["lr"], half=half)
+    for name, rate, inside in (("encoder kernels", muon_lr * encoder_lr_factor, True), ("kernels", muon_lr, False)):
+        chosen_here = [parameter for parameter in kernels if (id(parameter) in encoder) is inside]
+        groups.append({"params": chosen_here, "lr": rate, "base_lr": rate, "use_muon": True, "name": name})
+    return Muon([group for group in groups if group["params"]], groups_of["lr"], bf16=bf16)
 
 
 def parameter_groups(
@@ -146,7 +146,7 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, factor: float) -> float:
     """
     for group in optimizer.param_groups:
         group["lr"] = group["base_lr"] * factor
-    usual = [group["lr"] for group in optimizer.param_groups if not group.get("orthogonal")]
+    usual = [group["lr"] for group in optimizer.param_groups if not group.get("use_muon")]
     return float(max(usual or [group["lr"] for group in optimizer.param_groups]))
 
 
@@ -171,14 +171,14 @@ class AveragedWeights:
     def _pair(self, model: nn.Module) -> None:
         ours, theirs = self.model.state_dict(keep_vars=True), model.state_dict(keep_vars=True)
         floats = [name for name in ours if ours[name].is_floating_point()]
-        self.float_pairs = ([own(ours[n]) for n in floats], [own(theirs[n]) for n in floats])
+        self.float_pairs = ([local_tensor(ours[n]) for n in floats], [local_tensor(theirs[n]) for n in floats])
         self.other_pairs = [(ours[n], theirs[n]) for n in ours if n not in set(floats)]
 
     @torch.no_grad()
-    def update(self, share: float) -> None:
-        """Take one step's weights in; ``share`` is how much of the run is done."""
+    def update(self, progress: float) -> None:
+        """Take one step's weights in; ``progress``: of the run, 0…1."""
         self.updates += 1
-        if self.equal_from is not None and share >= self.equal_from:
+        if self.equal_from is not None and progress >= self.equal_from:
             self.equal_count += 1
             weight = 1.0 / self.equal_count
         else:

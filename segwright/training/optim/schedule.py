@@ -15,31 +15,31 @@ STEPS = (0.6, 0.85)  # shares of the run at which "step" divides by ten
 WARMUP_START = 0.01
 
 
-def cosine(share: float) -> float:
+def cosine(progress: float) -> float:
     """Half a cosine from 1 to 0 (Loshchilov and Hutter 2017, without restarts)."""
-    return 0.5 * (1 + math.cos(math.pi * share))
+    return 0.5 * (1 + math.cos(math.pi * progress))
 
 
-def poly(share: float) -> float:
+def poly(progress: float) -> float:
     """(1 - share)^0.9."""
-    return float((1 - share) ** POLY_POWER)
+    return float((1 - progress) ** POLY_POWER)
 
 
-def step(share: float) -> float:
+def step(progress: float) -> float:
     """Divided by ten at 60 % and at 85 % of the run."""
-    return float(0.1 ** sum(share >= at for at in STEPS))
+    return float(0.1 ** sum(progress >= at for at in STEPS))
 
 
-def constant(share: float) -> float:
+def constant(progress: float) -> float:
     """1 throughout; ``plateau`` multiplies it by what the validations decide."""
     return 1.0
 
 
-def one_cycle(share: float) -> float:
+def one_cycle(progress: float) -> float:
     """Up from 1/25 in the first 30 %, then down to 0, both by cosine (Smith 2018)."""
-    if share < 0.3:
-        return 1 / 25 + (1 - 1 / 25) * (1 - cosine(share / 0.3))
-    return cosine((share - 0.3) / 0.7)
+    if progress < 0.3:
+        return 1 / 25 + (1 - 1 / 25) * (1 - cosine(progress / 0.3))
+    return cosine((progress - 0.3) / 0.7)
 
 
 SCHEDULES: dict[str, Callable[[float], float]] = {
@@ -52,16 +52,16 @@ SCHEDULES: dict[str, Callable[[float], float]] = {
 }
 
 
-def learning_rate_factor(schedule: str, share: float, warmup: float = 0.0) -> float:
+def learning_rate_factor(schedule: str, progress: float, warmup: float = 0.0) -> float:
     """The factor on the peak learning rate when ``share`` (0…1) of the run is done; warm-up first."""
     if schedule not in SCHEDULES:
         raise UsageError("unknown schedule", expected=", ".join(SCHEDULES), found=schedule)
-    share = min(max(share, 0.0), 1.0)
+    progress = min(max(progress, 0.0), 1.0)
     if schedule == "one-cycle":  # it rises by itself: a rise before it would be followed by a fall and a second rise
         warmup = 0.0
-    if share < warmup:
-        return WARMUP_START + (1 - WARMUP_START) * share / warmup
-    rest = (share - warmup) / (1 - warmup) if warmup < 1 else 1.0
+    if progress < warmup:
+        return WARMUP_START + (1 - WARMUP_START) * progress / warmup
+    rest = (progress - warmup) / (1 - warmup) if warmup < 1 else 1.0
     return SCHEDULES[schedule](rest)
 
 

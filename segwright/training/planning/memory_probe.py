@@ -1,14 +1,15 @@
-"""Before the first epoch: what a step at the largest planned size and a validation pass will take, and whether it fits.
+"""Measure, before the first epoch, the memory that a training step and a validation take, and what fits.
 
 On a GPU both are tried as they are: two steps (the second finds the optimizer's state in place) and the largest
-validation image. What does not fit is halved and tried again; nothing worse than an error can happen there.
+validation image. A batch that does not fit is split and tried again; nothing worse than an error can happen there.
 
-On a CPU running out of memory is no error: the system kills the process. So two images at a sixteenth of their area
-are measured first, then at a quarter, then at their own size, each only where the one before says that it fits; the
-whole batch is predicted from them, since activations grow with the images, and weights, gradients and the
-optimizer's state do not. Only where the prediction comes near what there is, the whole step is tried as well.
+On a CPU, running out of memory is not an error: the system kills the process. So two images at a sixteenth of their
+area are measured first, then at a quarter, then at full size, each only if the one before predicts that it fits. The
+whole batch is predicted from them, since activations grow with the images while weights, gradients and the
+optimizer's state do not. Only a prediction close to the available memory is checked by a step of the whole batch.
 
-A probe leaves no trace: weights, batch-norm statistics, optimizer, loss scale and random generators are put back.
+Measuring leaves no trace: weights, batch-norm statistics, optimizer and random generators are restored. The result is
+returned; the trainer applies it.
 """
 
 from __future__ import annotations
@@ -16,10 +17,10 @@ from __future__ import annotations
 import copy
 import os
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,58 +28,70 @@ from torch import nn
 
 from segwright.core.errors import ModelError, OutOfMemoryError
 from segwright.core.types import Batch, Sample
+from segwright.models.base import SegmentationModel
 from segwright.training.config import Phase, Size
-from segwright.training.distributed.dtensors import own
+from segwright.training.distributed.dtensors import local_tensor
+from segwright.training.distributed.world import World
 from segwright.training.optim.optimizers import set_learning_rate
 from segwright.training.planning.memory import available_bytes, gib, give_back_freed, is_out_of_memory, peak_of
-from segwright.training.validate import Validator
+from segwright.training.train_step import Criterion, TrainStep
+from segwright.training.validate import Limits, Validator
 
-if TYPE_CHECKING:
-    from segwright.training.trainer import Trainer
-
-AMPLE = 0.5  # of what is available: a prediction below it is believed, one above it is tried
-ROOM = 0.9  # of what is available may be used: others live on the machine as well
-HOPELESS = 1.5  # times what is available that one image is predicted to take: refused at once
-RUNGS = (1 / 16, 1 / 4, 1.0)  # of the area, measured one after another on a CPU
-PATIENCE = 2.0  # seconds that the next rung may take; with slower steps smaller images have to tell, if they reassure
+TRUST_BELOW = 0.5  # of what is available: a prediction below it is trusted, one above it is tried
+USABLE_FRACTION = 0.9  # of what is available: other programs run on the machine as well
+REFUSE_ABOVE = 1.5  # times what is available that one image is predicted to take: refused at once
+AREA_FRACTIONS = (1 / 16, 1 / 4, 1.0)  # of the crop, measured one after another on a CPU
+MAX_SECONDS_PER_TRIAL = 2.0  # of the next area; slower steps are predicted from smaller images if those leave no doubt
 VALIDATION_SAMPLE = 240_000  # pixels of a validation image that are measured on a CPU
 SMALLEST_WINDOW = 256
 
 
 @dataclass(frozen=True)
-class Need:
-    """What one piece of work takes."""
+class MemoryEstimate:
+    """The memory that a training step or a validation takes."""
 
     size: Size  # height and width of an image
     images: int  # at once
-    parts: int  # in which a batch is taken; of a validation 1
+    micro_batches: int  # into which a batch is split; 1 for a validation
     peak_bytes: int
     how: str  # "tried", "predicted from 2 images", …
     window: int | None = None  # of a validation in windows
 
+    def to_json(self) -> dict[str, Any]:
+        tree = asdict(self)
+        return {"parts" if key == "micro_batches" else key: value for key, value in tree.items()}
+
 
 @dataclass(frozen=True)
-class MemoryProbe:
-    """What was found, and decided."""
+class MemoryReport:
+    """What was measured, and the limits that follow from it."""
 
     device: str
     available_bytes: int  # for one process
-    images_bytes: int  # that may stay decoded beside the work
-    training: Need
-    validation: Need | None
-    seconds: float
+    images_bytes: int  # of decoded training images that may stay in memory
+    training: MemoryEstimate
+    validation: MemoryEstimate | None
+    validation_limits: Limits | None
+    seconds: float  # that measuring took
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self)
+        return {
+            "device": self.device,
+            "available_bytes": self.available_bytes,
+            "images_bytes": self.images_bytes,
+            "training": self.training.to_json(),
+            "validation": None if self.validation is None else self.validation.to_json(),
+            "seconds": self.seconds,
+        }
 
     def sentence(self) -> str:
         """One line for people."""
         step, validation = self.training, self.validation
-        parts = f", every batch in {step.parts} parts, its effective size stays" if step.parts > 1 else ""
+        parts = f", every batch in {step.micro_batches} parts, its effective size stays"
         a_step = f"{step.images}×{step.size[0]}×{step.size[1]}"
         text = (
             f"memory: {gib(self.available_bytes)} available; a step of {a_step} "
-            f"takes {gib(step.peak_bytes)} ({step.how}){parts}"
+            f"takes {gib(step.peak_bytes)} ({step.how}){parts if step.micro_batches > 1 else ''}"
         )
         if validation is None:
             return text
@@ -87,50 +100,76 @@ class MemoryProbe:
         return f"{text}; validating {whole} takes {gib(validation.peak_bytes)} ({validation.how}){window}"
 
 
-def probe_memory(trainer: Trainer, validation_size: Size | None) -> MemoryProbe:
-    """Try or predict, and set ``trainer`` to what fits: batches in parts, validation in fewer images or windows.
+@dataclass(frozen=True)
+class StepToMeasure:
+    """A training step of the phase whose batch has the most pixels."""
 
-    Decoded images are kept in what is left. ``validation_size``: of the largest validation image; None: there is
-    no validation. OutOfMemoryError where one image is far from fitting.
+    step: TrainStep  # by this process alone (:meth:`TrainStep.alone`)
+    phase: Phase
+    images: int  # of this process in a batch
+    criterion: Criterion
+    aux_weight: float
+    freeze_bn: bool
+    world: World
+
+    @property
+    def device(self) -> torch.device:
+        return self.step.device
+
+
+@dataclass(frozen=True)
+class ValidationToMeasure:
+    """A validation of the largest image."""
+
+    validator: Validator
+    scored_model: Callable[[], AbstractContextManager[SegmentationModel]]
+    size: Size  # height and width of the largest image
+
+
+def measure_memory(
+    training: StepToMeasure, validation: ValidationToMeasure | None, *, cache_bytes: int
+) -> MemoryReport:
+    """Try or predict what a step and a validation take. OutOfMemoryError if one image is far from fitting.
+
+    ``cache_bytes``: of decoded training images, at most; they and the validation's get what is left.
     """
     began = time.monotonic()
-    with untouched(trainer):
-        available = _available(trainer.device)
-        training = _Step(trainer, available).find()
-        trainer.progress.split_batch = max(trainer.progress.split_batch, training.parts)
-        validation = None
-        if trainer.validator is not None and validation_size is not None:
-            validation = _probe_validation(trainer, validation_size, available)
-    images = trainer.loader.cache.limit
-    if trainer.device.type == "cuda":
+    device = training.device
+    limits = None if validation is None else validation.validator.limits
+    with preserved_state(training.step):
+        available = _available(device)
+        step = _StepMemory(training, available).find()
+        found = None
+        if validation is not None:
+            found, limits = _measure_validation(validation, training.step.model, available)
+    if device.type == "cuda":
         torch.cuda.empty_cache()
     else:
-        room = max(available - max(training.peak_bytes, validation.peak_bytes if validation else 0), 0)
-        if trainer.validator is not None:
-            trainer.validator.kept_bytes = min(trainer.validator.kept_bytes, room // 2)
-            room -= trainer.validator.kept_bytes
-        images = trainer.loader.cache.limit = min(images, room)
-    seconds = time.monotonic() - began
-    return MemoryProbe(str(trainer.device), available, images, training, validation, seconds)
+        room = max(available - max(step.peak_bytes, found.peak_bytes if found else 0), 0)
+        if limits is not None:
+            limits = replace(limits, cache_bytes=min(limits.cache_bytes, room // 2))
+            room -= limits.cache_bytes
+        cache_bytes = min(cache_bytes, room)
+    return MemoryReport(str(device), available, cache_bytes, step, found, limits, time.monotonic() - began)
 
 
 def _available(device: torch.device) -> int:
     """Bytes for one process's work, at least one."""
     give_back_freed()
-    # The processes of one machine share its memory; a GPU is each one's own.
+    # The processes of one machine share its memory; a GPU belongs to one process.
     processes = 1 if device.type == "cuda" else max(int(os.environ.get("LOCAL_WORLD_SIZE", "1") or 1), 1)
-    return max(int(available_bytes(device) * ROOM) // processes, 1)
+    return max(int(available_bytes(device) * USABLE_FRACTION) // processes, 1)
 
 
 @contextmanager
-def untouched(trainer: Trainer) -> Iterator[None]:
-    """Weights, statistics, optimizer, loss scale, modes and random generators come back as they were, to the bit."""
-    step, model, device = trainer.take_step, trainer.model, trainer.device
+def preserved_state(step: TrainStep) -> Iterator[None]:
+    """Restore weights, statistics, optimizer, modes and random generators after the block, to the bit."""
+    model, device = step.model, step.device
     # On the CPU: a second set of weights on the GPU would be measured as well.
-    tensors = [(own(tensor), own(tensor).detach().to("cpu", copy=True)) for tensor in _tensors(model)]
+    held = [local_tensor(tensor) for tensor in model.state_dict(keep_vars=True).values()]
+    tensors = [(tensor, tensor.detach().to("cpu", copy=True)) for tensor in held]
     modes = [(module, module.training) for module in model.modules()]
-    optimizer, scaler = copy.deepcopy(step.optimizer.state_dict()), copy.deepcopy(step.scaler.state_dict())
-    kept = (step.forward, step.criterion, step.average, step.aux_weight, step.frozen)
+    optimizer = copy.deepcopy(step.optimizer.state_dict())
     random, random_gpu = torch.get_rng_state(), torch.cuda.get_rng_state(device) if device.type == "cuda" else None
     try:
         yield
@@ -143,205 +182,194 @@ def untouched(trainer: Trainer) -> Iterator[None]:
         for parameter in model.parameters():
             parameter.grad = None
         step.optimizer.load_state_dict(optimizer)
-        if step.scaler.is_enabled():
-            step.scaler.load_state_dict(scaler)
-        step.forward, step.criterion, step.average, step.aux_weight, step.frozen = kept
         torch.set_rng_state(random)
         if random_gpu is not None:
             torch.cuda.set_rng_state(random_gpu, device)
 
 
-def _tensors(model: nn.Module) -> list[torch.Tensor]:
-    return list(model.state_dict(keep_vars=True).values())
+class _StepMemory:
+    """Finds the number of micro-batches with which the largest batch fits on every process."""
 
+    def __init__(self, subject: StepToMeasure, available: int) -> None:
+        self.subject, self.available = subject, available
+        self.step, self.world = subject.step, subject.world
+        self.phase, self.batch, self.device = subject.phase, subject.images, subject.device
 
-class _Step:
-    """Finds out how many parts a batch of the largest phase has to be taken in."""
-
-    def __init__(self, trainer: Trainer, available: int) -> None:
-        self.trainer, self.available = trainer, available
-        self.phase = max(trainer.phases, key=lambda phase: phase.batch * phase.size[0] * phase.size[1])
-        self.batch = max(1, self.phase.batch // trainer.world.size)
-        step = trainer.take_step
-        step.average = None
-        late = self.phase is trainer.phases[-1]
-        step.criterion = trainer.parts.late_criterion if late else trainer.parts.criterion
-        step.aux_weight, step.frozen = trainer.config.aux_weight, ()
-        # Not through DDP: of a collective that one process leaves, for want of memory, the others never return.
-        step.forward = trainer.model
-        trainer.model.train()
-        for module in trainer.model.modules():
-            frozen = trainer.config.freeze_bn and isinstance(module, nn.modules.batchnorm._BatchNorm)
+    def find(self) -> MemoryEstimate:
+        """The least number of micro-batches that fits on every process."""
+        model = self.step.model
+        model.train()
+        for module in model.modules():
+            frozen = self.subject.freeze_bn and isinstance(module, nn.modules.batchnorm._BatchNorm)
             if frozen or isinstance(module, nn.SyncBatchNorm):
                 module.eval()
-        set_learning_rate(step.optimizer, 0.0)
-
-    def find(self) -> Need:
-        """The least number of parts that fits on every process."""
-        return self._by_trying() if self.trainer.device.type == "cuda" else self._by_predicting()
+        set_learning_rate(self.step.optimizer, 0.0)
+        return self._by_trying() if self.device.type == "cuda" else self._by_predicting()
 
     # -- on a GPU --------------------------------------------------------------------------------------------------
 
-    def _by_trying(self) -> Need:
-        parts = 1
+    def _by_trying(self) -> MemoryEstimate:
+        count = 1
         while True:
-            images, parts = divided(self.batch, parts)
-            peak = self._tried(images, self.phase.size, steps=2)
-            failed = self.trainer.world.any(peak is None)
+            images, count = micro_batches(self.batch, count)
+            peak = self._try_step(images, self.phase.size, steps=2)
+            failed = self.world.any(peak is None)
             if not failed and peak is not None:
-                return Need(self.phase.size, images, parts, peak, "tried")
+                return MemoryEstimate(self.phase.size, images, count, peak, "tried")
             if images == 1:
-                raise _hopeless(self.phase, self.trainer.device, "tried")
-            parts += 1
+                raise out_of_memory_error(self.phase, self.device, "tried")
+            count += 1
 
-    def _tried(self, images: int, size: Size, steps: int = 1) -> int | None:
-        """Peak bytes of a step, what it leaves behind included; None where memory runs out."""
-        batch = _made_up(images, size, self.trainer)
+    def _try_step(self, images: int, size: Size, steps: int = 1) -> int | None:
+        """Peak bytes of a step, with what it leaves behind; None if memory runs out."""
+        batch = dummy_batch(images, size, self.step.model)
         try:
-            return peak_of(self.trainer.device, lambda: self._take(batch, steps))
+            return peak_of(self.device, lambda: self._take(batch, steps))
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
         # Outside of the handler: the error's frames hold the tensors.
-        self.trainer.optimizer.zero_grad(set_to_none=True)
-        if self.trainer.device.type == "cuda":
+        self.step.optimizer.zero_grad(set_to_none=True)
+        if self.device.type == "cuda":
             torch.cuda.empty_cache()
         return None
 
     def _take(self, batch: Batch, steps: int) -> None:
-        with torch.compiler.set_stance("force_eager"):  # compiling for the probe's sizes would take minutes
+        subject = self.subject
+        with torch.compiler.set_stance("force_eager"):  # compiling for these sizes would take minutes
             for _ in range(steps):
-                self.trainer.take_step.backward(batch)
-                self.trainer.take_step.update()
+                self.step([batch], 0.0, subject.criterion, subject.aux_weight, check_finite=False)
 
     # -- on a CPU --------------------------------------------------------------------------------------------------
 
-    def _by_predicting(self) -> Need:
-        world = self.trainer.world
-        per_image, fixed, how = self._measured()
-        parts = 1
+    def _by_predicting(self) -> MemoryEstimate:
+        per_image, fixed, how = self._measure()
+        count = 1
         while True:
-            images, parts = divided(self.batch, parts)
-            need = Need(self.phase.size, images, parts, int(fixed + per_image * images), how)
-            too_much = need.peak_bytes > self.available
-            if not world.any(too_much):
+            images, count = micro_batches(self.batch, count)
+            found = MemoryEstimate(self.phase.size, images, count, int(fixed + per_image * images), how)
+            too_much = found.peak_bytes > self.available
+            if not self.world.any(too_much):
                 break
             if images == 1:
-                if world.any(need.peak_bytes > HOPELESS * self.available):
-                    raise _hopeless(self.phase, self.trainer.device, f"{gib(need.peak_bytes)}, {how}")
+                if self.world.any(found.peak_bytes > REFUSE_ABOVE * self.available):
+                    raise out_of_memory_error(self.phase, self.device, f"{gib(found.peak_bytes)}, {how}")
                 break
-            parts += 1
-        near = AMPLE * self.available < need.peak_bytes <= self.available
-        if world.any(near) and not world.any(need.peak_bytes > self.available):
-            peak = self._tried(need.images, self.phase.size)
+            count += 1
+        near = TRUST_BELOW * self.available < found.peak_bytes <= self.available
+        if self.world.any(near) and not self.world.any(found.peak_bytes > self.available):
+            peak = self._try_step(found.images, self.phase.size)
             if peak is not None:
-                need = replace(need, peak_bytes=peak + self._fixed(), how="tried")
-        return need
+                found = replace(found, peak_bytes=peak + self._optimizer_bytes(), how="tried")
+        return found
 
-    def _measured(self) -> tuple[float, float, str]:
-        """(bytes an image of the full size, bytes whatever the number of images, how that is known)."""
+    def _measure(self) -> tuple[float, float, str]:
+        """(bytes per image of the full size, bytes independent of the number of images, how they were found)."""
         height, width = self.phase.size
         few = min(2, self.batch)
-        gradients = float(_gradient_bytes(self.trainer.model))
-        a_image, how, pace = 0.0, "", 0.0
-        for rung in RUNGS:
-            size = (_side(height * rung**0.5), _side(width * rung**0.5))
-            share = size[0] * size[1] / (height * width)
-            too_much = bool(how) and gradients + a_image * share * few > AMPLE * self.available
-            # A small image tells too much rather than too little: a network may pad it. It may reassure, not alarm.
-            whole = gradients + self._fixed() + a_image * self.batch
-            doubt = self.trainer.world.any(whole > AMPLE * self.available)
-            if self.trainer.world.any(too_much or (pace * share > PATIENCE and not doubt)):
+        gradients = float(_gradient_bytes(self.step.model))
+        per_image, how, per_area = 0.0, "", 0.0  # per_area: seconds of a step at the full area
+        for fraction in AREA_FRACTIONS:
+            size = (_side(height * fraction**0.5), _side(width * fraction**0.5))
+            area = size[0] * size[1] / (height * width)
+            too_much = bool(how) and gradients + per_image * area * few > TRUST_BELOW * self.available
+            # A small image predicts too much rather than too little, because a network may pad it: it may rule a
+            # shortage out, but not prove one.
+            whole = gradients + self._optimizer_bytes() + per_image * self.batch
+            doubt = self.world.any(whole > TRUST_BELOW * self.available)
+            if self.world.any(too_much or (per_area * area > MAX_SECONDS_PER_TRIAL and not doubt)):
                 break
             try:
-                if not how:  # what happens once: kernels are built, the optimizer's state is made
-                    self._tried(few, size)
+                if not how:  # warm-up: kernels are compiled, the optimizer's state is created
+                    self._try_step(few, size)
                 began = time.monotonic()
-                peak = self._tried(few, size)
-            except ModelError:  # one cell a channel is too little for a batch norm
-                if rung == RUNGS[-1]:
+                peak = self._try_step(few, size)
+            except ModelError:  # one cell per channel is too little for a batch norm
+                if fraction == AREA_FRACTIONS[-1]:
                     raise
                 continue
-            if self.trainer.world.any(peak is None):
+            if self.world.any(peak is None):
                 break
-            pace = (time.monotonic() - began) / share
-            a_image = max((peak or 0) - gradients, 0.0) / few / share
+            per_area = (time.monotonic() - began) / area
+            per_image = max((peak or 0) - gradients, 0.0) / few / area
             how = f"predicted from {few} image{'s' if few > 1 else ''}"
-            how += "" if rung == RUNGS[-1] else f" of {size[0]}×{size[1]}"
-        return a_image, gradients + self._fixed(), how or "not known"
+            how += "" if fraction == AREA_FRACTIONS[-1] else f" of {size[0]}×{size[1]}"
+        return per_image, gradients + self._optimizer_bytes(), how or "not known"
 
-    def _fixed(self) -> int:
-        """The optimizer's state, which is there already when a step is measured."""
-        states = self.trainer.optimizer.state.values()
-        return sum(own(v).nbytes for state in states for v in state.values() if isinstance(v, torch.Tensor))
-
-
-def divided(count: int, parts: int) -> tuple[int, int]:
-    """(images a part, parts) for at least ``parts`` equal parts of a batch of ``count``, as few as can be."""
-    parts = next(n for n in range(min(parts, count), count + 1) if count % n == 0)
-    return count // parts, parts
+    def _optimizer_bytes(self) -> int:
+        """The optimizer's state, which exists already when a step is measured."""
+        states = self.step.optimizer.state.values()
+        return sum(local_tensor(v).nbytes for state in states for v in state.values() if isinstance(v, torch.Tensor))
 
 
-def _probe_validation(trainer: Trainer, size: Size, available: int) -> Need:
-    """Set the validator to what fits, and say what that is."""
-    validator, device = trainer.validator, trainer.device
-    assert validator is not None
-    images = max(1, validator.pixels // (size[0] * size[1]))
+def micro_batches(count: int, at_least: int) -> tuple[int, int]:
+    """(images per micro-batch, micro-batches) of ``count`` images in as few equal ones as ``at_least`` allows."""
+    at_least = next(n for n in range(min(at_least, count), count + 1) if count % n == 0)
+    return count // at_least, at_least
 
-    def run(count: int, height: int, width: int) -> None:
-        samples = [_image(height, width, trainer) for _ in range(count)]
+
+def _measure_validation(
+    subject: ValidationToMeasure, network: SegmentationModel, available: int
+) -> tuple[MemoryEstimate, Limits]:
+    """What a validation takes, and the limits with which it fits."""
+    validator, size = copy.copy(subject.validator), subject.size  # a copy: it lowers its limits when memory runs out
+    device = validator.device
+
+    def run(model: SegmentationModel, count: int, height: int, width: int) -> None:
         with torch.inference_mode():
-            validator.predicted(model, samples)  # it shrinks by itself, and says so, where an allocation fails
+            validator.predicted(model, [_dummy_sample(height, width, network) for _ in range(count)])
 
-    with trainer.scored_model() as model:
+    with subject.scored_model() as model:
         model.eval()
         if device.type == "cuda":
-            peak = peak_of(device, lambda: run(images, *size))
-            images = max(1, min(images, validator.pixels // (size[0] * size[1])))
-            return Need(size, images, 1, peak, "tried", validator.window)
+            images = validator.limits.images(size)
+            peak = peak_of(device, lambda: run(model, images, *size))
+            limits = validator.limits
+            return MemoryEstimate(size, min(images, limits.images(size)), 1, peak, "tried", limits.window), limits
         zoom = min(1.0, (VALIDATION_SAMPLE / (size[0] * size[1])) ** 0.5)
         small = size if zoom == 1.0 else (_side(size[0] * zoom), _side(size[1] * zoom))
-        run(1, *small)
-        a_pixel = peak_of(device, lambda: run(1, *small)) / (small[0] * small[1])
-    fit_validation(validator, size, available / max(a_pixel, 1e-9))
-    images = max(1, min(images, validator.pixels // (size[0] * size[1])))
-    at_once = min(size[0], validator.window or size[0]) * min(size[1], validator.window or size[1])
+        run(model, 1, *small)
+        per_pixel = peak_of(device, lambda: run(model, 1, *small)) / (small[0] * small[1])
+    limits = fitting_limits(validator.limits, size, available / max(per_pixel, 1e-9))
+    images = limits.images(size)
+    at_once = min(size[0], limits.window or size[0]) * min(size[1], limits.window or size[1])
     how = f"predicted from {small[0]}×{small[1]}"
-    return Need(size, images, 1, int(a_pixel * images * at_once), how, validator.window)
+    return MemoryEstimate(size, images, 1, int(per_pixel * images * at_once), how, limits.window), limits
 
 
-def fit_validation(validator: Validator, size: Size, room: float) -> None:
-    """Shrink to ``room`` pixels at a time: fewer images, and below one image windows."""
-    a_image = size[0] * size[1]
-    if validator.pixels > room:
-        validator.pixels = max(int(room), 1)
-    if a_image > room:
-        validator.window = max(SMALLEST_WINDOW, int(room**0.5) // 32 * 32)
+def fitting_limits(limits: Limits, size: Size, pixels: float) -> Limits:
+    """Lower ``limits`` to ``pixels`` at a time: to fewer images of ``size``, and below one image to windows."""
+    if limits.pixels > pixels:
+        limits = replace(limits, pixels=max(int(pixels), 1))
+    if size[0] * size[1] > pixels:
+        limits = replace(limits, window=max(SMALLEST_WINDOW, int(pixels**0.5) // 32 * 32))
+    return limits
 
 
 def _side(length: float) -> int:
-    """A multiple of 32, at least 32: no padding that counts more in a small image."""
+    """A multiple of 32, at least 32: padding would weigh more in a small image."""
     return max(32, round(length / 32) * 32)
 
 
-def _image(height: int, width: int, trainer: Trainer) -> Sample:
-    batch = _made_up(1, (height, width), trainer)
-    return Sample("made up", batch.images[0], batch.masks[0])
+def _dummy_sample(height: int, width: int, network: SegmentationModel) -> Sample:
+    batch = dummy_batch(1, (height, width), network)
+    return Sample("dummy", batch.images[0], batch.masks[0])
 
 
-def _made_up(count: int, size: Size, trainer: Trainer) -> Batch:
-    """Pixels and classes drawn from a generator of their own."""
+def dummy_batch(count: int, size: Size, network: SegmentationModel) -> Batch:
+    """``count`` images of random pixels and classes, from a generator of their own."""
     rng = np.random.default_rng(0)
-    images = rng.integers(0, 256, (count, *size, trainer.model.in_channels), np.uint8)
-    masks = rng.integers(0, trainer.model.classes, (count, *size), np.uint8)
-    return Batch(images, masks, tuple(f"made up {i}" for i in range(count)))
+    images = rng.integers(0, 256, (count, *size, network.in_channels), np.uint8)
+    masks = rng.integers(0, network.classes, (count, *size), np.uint8)
+    return Batch(images, masks, tuple(f"dummy {i}" for i in range(count)))
 
 
 def _gradient_bytes(model: nn.Module) -> int:
-    return sum(own(p).nbytes for p in model.parameters() if p.requires_grad)
+    return sum(local_tensor(p).nbytes for p in model.parameters() if p.requires_grad)
 
 
-def _hopeless(phase: Phase, device: torch.device, found: str) -> OutOfMemoryError:
+def out_of_memory_error(phase: Phase, device: torch.device, found: str) -> OutOfMemoryError:
+    """The error for a crop of which not even one image fits."""
     return OutOfMemoryError(
         "not even one image fits into memory",
         found=f"a crop of {phase.size[0]}×{phase.size[1]} on {device}: {found}",

@@ -12,17 +12,22 @@ from typing import Any
 
 import numpy as np
 
+from segwright.core.deprecated import renamed_attribute
 from segwright.core.errors import DataError, UsageError
 from segwright.core.left_right import Pairs, check_pairs, find_sides, shown
 from segwright.core.progress import duration
 from segwright.data.check.fingerprint import Fingerprint
 from segwright.data.dataset import Dataset
 from segwright.losses.weights import class_weights
-from segwright.models.catalog import CATALOG
+from segwright.models.catalog import CATALOG, starts_pretrained
 from segwright.models.recipes import AUX_WEIGHTS, FROM_SCRATCH, USUAL_AUX_WEIGHT, Recipe
 from segwright.training.callbacks.trackers import installed
 from segwright.training.config import USUAL_CLIP, Phase, Size, TrainConfig, build
-from segwright.training.trainer import VALIDATION_SHARE
+from segwright.training.network import is_normalized
+from segwright.training.planning.budget import VALIDATION_FRACTION
+from segwright.training.planning.checked_data import DataFacts
+from segwright.training.planning.hardware import Hardware
+from segwright.training.planning.timing import Timings
 
 CPU_WORKING_PIXELS = 480 * 480  # the largest training crop that a CPU gets
 GPU_WORKING_PIXELS = 768 * 768
@@ -37,26 +42,10 @@ DEFAULT_SAMPLES = 20_000  # seen in a run without a budget
 MIN_EPOCHS, MAX_EPOCHS = 20, 400
 
 Pretrained = Callable[[str, str | None], bool]  # (network, encoder) → whether it begins with pretrained weights
-Probe = Callable[[TrainConfig, Size, int, str], float]  # (config, crop, batch, precision) → seconds a step
 
 
 @dataclass(frozen=True)
-class Machine:
-    """What there is to train on."""
-
-    device: str
-    cores: int
-    memory_bytes: int
-    precision: str = "fp32"
-    precision_reason: str = "the CPU has no native bf16"
-
-    @property
-    def is_gpu(self) -> bool:
-        return self.device.startswith("cuda")
-
-
-@dataclass(frozen=True)
-class Decision:
+class PlanEntry:
     """One value that was chosen, and why."""
 
     setting: str
@@ -69,13 +58,15 @@ class Plan:
     """A resolved config, and how it came about."""
 
     config: TrainConfig
-    decisions: tuple[Decision, ...]
+    entries: tuple[PlanEntry, ...]
     class_weights: tuple[float, ...] | None
     seconds: float | None  # how long training and validation will take, where a step was timed
 
+    decisions = renamed_attribute("decisions", "entries")
+
     def to_json(self) -> dict[str, Any]:
         return {
-            "decisions": [{"setting": d.setting, "value": d.value, "reason": d.reason} for d in self.decisions],
+            "decisions": [{"setting": d.setting, "value": d.value, "reason": d.reason} for d in self.entries],
             "class_weights": None if self.class_weights is None else list(self.class_weights),
             "seconds": self.seconds,
             "config": self.config.model_dump(mode="json"),
@@ -87,7 +78,7 @@ class Plan:
         weights = tree.get("class_weights")
         return cls(
             build(TrainConfig, tree["config"]),
-            tuple(Decision(d["setting"], d["value"], d["reason"]) for d in tree["decisions"]),
+            tuple(PlanEntry(d["setting"], d["value"], d["reason"]) for d in tree["decisions"]),
             None if weights is None else tuple(float(weight) for weight in weights),
             tree.get("seconds"),
         )
@@ -99,7 +90,7 @@ class _Draft:
     def __init__(self, config: TrainConfig) -> None:
         self.config = config
         self.values: dict[str, Any] = {}
-        self.decisions: list[Decision] = []
+        self.entries: list[PlanEntry] = []
         self.lean = False  # a pretrained network that few CPU cores can train, by a recipe of its own
 
     def get(self, key: str) -> Any:
@@ -110,16 +101,16 @@ class _Draft:
             node = node[part] if isinstance(node, Mapping) else getattr(node, part)
         return node
 
-    def choose(self, key: str, value: Any, reason: str, *, auto: Any = "auto") -> Any:
+    def set_default(self, key: str, value: Any, reason: str, *, auto: Any = "auto") -> Any:
         """Set ``key`` if it is still ``auto``; returns what holds."""
         given = self.get(key)
         if key in self.values:
             return given
         if given != auto:
-            self.decisions.append(Decision(key, given, "as asked"))
+            self.entries.append(PlanEntry(key, given, "as asked"))
             return given
         self.values[key] = value
-        self.decisions.append(Decision(key, value, reason))
+        self.entries.append(PlanEntry(key, value, reason))
         return value
 
     def resolved(self) -> TrainConfig:
@@ -128,39 +119,39 @@ class _Draft:
 
 def make_plan(
     config: TrainConfig,
-    fingerprint: Fingerprint,
+    facts: DataFacts,
+    hardware: Hardware,
+    timings: Timings | None = None,
     *,
-    images: int,
-    val_images: int,
-    machine: Machine,
-    pretrained: Pretrained,
-    started: bool = False,
-    normed: Callable[[TrainConfig], bool] = lambda config: config.model.name == "leannet",
-    probe: Probe | None = None,
-    pairs: Pairs | None = None,
+    fine_tuning: bool = False,
+    pretrained: Pretrained | None = None,
+    normalized: Callable[[TrainConfig], bool] | None = None,
 ) -> Plan:
-    """Resolve ``config``. DataError where there is nothing to train on.
+    """Resolve ``config``. DataError if there is nothing to train on; UsageError if class weights or flip pairs do not
+    fit the classes.
 
-    ``images``: of the training split; ``pretrained``: whether pretrained weights of a network with an encoder can be
-    had; ``started``: whether the run begins with a saved model; ``normed`` says whether a config's network normalizes
-    after its convolutions; ``probe`` times a training step; ``pairs``: classes that a mirror image exchanges, found
-    from their names if None. UsageError where class weights or pairs do not fit the classes.
+    ``timings``: of training steps; only those that the plan needs are requested. ``fine_tuning``: the run starts from a
+    saved model. ``pretrained``: whether pretrained weights of (network, encoder) are available, by default looked up;
+    ``normalized``: whether norm layers follow the convolutions of a config's network, by default found from it.
     """
-    if images == 0:
+    if facts.images == 0:
         raise DataError("the training split is empty", fix="add images, or name the format with --format")
-    draft = _Draft(config)
-    _check_class_weights(config.training.class_weights, fingerprint.class_names)
-    scratch = _plan_model(draft, fingerprint, machine, pretrained, started)
-    _plan_flips(draft, fingerprint.class_names, pairs)
-    _plan_optimizer(draft, scratch, normed(draft.resolved()) if scratch else False)
+    draft, fingerprint, images = _Draft(config), facts.fingerprint, facts.images
+    names = fingerprint.class_names
+    pretrained = pretrained or (lambda name, encoder: starts_pretrained(name, encoder, config.model.weights))
+    normalized = normalized or (lambda resolved: is_normalized(resolved, len(names)))
+    _check_class_weights(config.training.class_weights, names)
+    from_scratch = _plan_model(draft, fingerprint, hardware, pretrained, fine_tuning)
+    _plan_flips(draft, names, facts.pairs)
+    _plan_optimizer(draft, from_scratch, normalized(draft.resolved()) if from_scratch else False)
     _plan_budget(draft, images)
-    _plan_crops(draft, fingerprint, images, machine, scratch)
-    _plan_variant(draft, machine, images, probe)
-    weights = _plan_imbalance(draft, fingerprint, scratch)
-    _plan_arithmetic(draft, machine, images)
-    _plan_validation(draft, val_images)
-    seconds = _estimate(draft, probe, fingerprint, images, val_images)
-    return Plan(draft.resolved(), tuple(draft.decisions), weights, seconds)
+    _plan_crops(draft, fingerprint, images, hardware, from_scratch)
+    _plan_variant(draft, hardware, images, timings)
+    weights = _plan_imbalance(draft, fingerprint, from_scratch)
+    _plan_arithmetic(draft, hardware, images)
+    _plan_validation(draft, facts.val_images)
+    seconds = _estimate(draft, timings, fingerprint, images, facts.val_images)
+    return Plan(draft.resolved(), tuple(draft.entries), weights, seconds)
 
 
 def _check_class_weights(given: str | tuple[float, ...], names: tuple[str, ...]) -> None:
@@ -186,7 +177,7 @@ def _plan_flips(draft: _Draft, names: tuple[str, ...], pairs: Pairs | None) -> N
         what = "flips exchange" if flips else "flips are off; mirrored test-time views exchange"
         reason = f"{what} these classes, left and right of the same (augment.flip_pairs=none switches it off)"
         if found:
-            draft.decisions.append(Decision("augment.flip_pairs", shown(found), reason))
+            draft.entries.append(PlanEntry("augment.flip_pairs", shown(found), reason))
         return
     asked = draft.values["augment.flip_pairs"] = check_pairs(given, names, "augment.flip_pairs")
     if asked or found:
@@ -195,45 +186,47 @@ def _plan_flips(draft: _Draft, names: tuple[str, ...], pairs: Pairs | None) -> N
             if set(map(frozenset, asked)) >= set(map(frozenset, found))
             else (f"as asked; by their names, flips would exchange {shown(found)}")
         )
-        draft.decisions.append(Decision("augment.flip_pairs", shown(asked) or "none", reason))
+        draft.entries.append(PlanEntry("augment.flip_pairs", shown(asked) or "none", reason))
 
 
 def _plan_model(
-    draft: _Draft, fingerprint: Fingerprint, machine: Machine, pretrained: Pretrained, started: bool
+    draft: _Draft, fingerprint: Fingerprint, hardware: Hardware, pretrained: Pretrained, fine_tuning: bool
 ) -> bool:
     """Network, encoder and weights; returns whether training starts from random weights."""
-    draft.choose("model.in_channels", fingerprint.channels, "the images' channels")
+    draft.set_default("model.in_channels", fingerprint.channels, "the images' channels")
     weights = draft.get("model.weights")
     named = draft.get("model.name") != "auto"
     if not named and weights in ("auto", "imagenet"):
         asked = draft.get("model.encoder")
-        fitting = ("resnet34", *ENCODERS_FOR_CPUS) if machine.is_gpu else ENCODERS_FOR_CPUS
+        fitting = ("resnet34", *ENCODERS_FOR_CPUS) if hardware.is_gpu else ENCODERS_FOR_CPUS
         encoders = fitting if asked in ("auto", None) else (asked,)
         encoder = next((name for name in encoders if pretrained("unet", name)), None)
         if encoder is not None:
             reason = "pretrained encoder weights can be had: U-Net makes the most of little data"
-            draft.choose("model.name", "unet", reason)
-            draft.choose("model.encoder", encoder, "fits the machine")
-            draft.lean = not machine.is_gpu and encoder in ENCODERS_FOR_CPUS
+            draft.set_default("model.name", "unet", reason)
+            draft.set_default("model.encoder", encoder, "fits the machine")
+            draft.lean = not hardware.is_gpu and encoder in ENCODERS_FOR_CPUS
             if draft.lean:
                 _plan_lean_unet(draft, head_stride=4)
             return False
     if not named:
         reason = "from random weights, LeanNet learns most in the same time on CPU cores"
-        reason += "; on GPUs that is not measured" if machine.is_gpu else ""
-        draft.choose("model.name", "leannet", reason)
-        draft.choose("model.encoder", None, "LeanNet is of one piece")
-        return not started
-    draft.choose("model.name", "", "")
-    draft.choose("model.encoder", None, "the network's own default")
-    scratch = not started and (weights is None or not pretrained(draft.get("model.name"), draft.get("model.encoder")))
-    if not started and weights is not None:
-        beginning = "random" if scratch else "pretrained"
-        why = "no pretrained weights of it can be had" if scratch else "they can be had"
-        draft.decisions.append(Decision("model.start", beginning, why))
-    if draft.get("model.name") == "unet" and scratch and not machine.is_gpu:
+        reason += "; on GPUs that is not measured" if hardware.is_gpu else ""
+        draft.set_default("model.name", "leannet", reason)
+        draft.set_default("model.encoder", None, "LeanNet is of one piece")
+        return not fine_tuning
+    draft.set_default("model.name", "", "")
+    draft.set_default("model.encoder", None, "the network's own default")
+    from_scratch = not fine_tuning and (
+        weights is None or not pretrained(draft.get("model.name"), draft.get("model.encoder"))
+    )
+    if not fine_tuning and weights is not None:
+        beginning = "random" if from_scratch else "pretrained"
+        why = "no pretrained weights of it can be had" if from_scratch else "they can be had"
+        draft.entries.append(PlanEntry("model.start", beginning, why))
+    if draft.get("model.name") == "unet" and from_scratch and not hardware.is_gpu:
         _plan_lean_unet(draft)
-    return scratch
+    return from_scratch
 
 
 def _plan_lean_unet(draft: _Draft, head_stride: int = 2) -> None:
@@ -245,45 +238,53 @@ def _plan_lean_unet(draft: _Draft, head_stride: int = 2) -> None:
     lean = {"head_stride": head_stride, "decoder_channels": [128, 64, 48, 32][:blocks]}
     draft.values["model.arguments"] = {**arguments, **lean}
     draft.values["training.native_logits"] = True
-    draft.decisions.append(Decision("model.arguments", lean, "a lean decoder: half the time of the full one on a CPU"))
+    draft.entries.append(PlanEntry("model.arguments", lean, "a lean decoder: half the time of the full one on a CPU"))
 
 
-def _plan_optimizer(draft: _Draft, scratch: bool, normed: bool) -> None:
+def _plan_optimizer(draft: _Draft, from_scratch: bool, normed: bool) -> None:
     name = draft.get("model.name")
-    if scratch and normed:
-        draft.choose("training.optimizer", "muon", "learns fastest from random weights where batch norms follow")
+    if from_scratch and normed:
+        draft.set_default("training.optimizer", "muon", "learns fastest from random weights where batch norms follow")
         if draft.get("training.optimizer") == "muon":
-            draft.choose("training.lr", 4e-3, "of the parameters that AdamW trains beside Muon")
-    if scratch and name == "leannet":
+            draft.set_default("training.lr", 4e-3, "of the parameters that AdamW trains beside Muon")
+    if from_scratch and name == "leannet":
         reason = "what LeanNet's recipe was found with"
-        draft.choose("training.aux_weight", 0.3, reason, auto=USUAL_AUX_WEIGHT)
-        draft.choose("training.aux_fade", True, reason, auto=False)
-    if scratch and name in HALF_LOGITS:
-        draft.choose("training.native_logits", True, "the loss at half resolution: a quarter of the work", auto=False)
-    if scratch and name in FROM_SCRATCH:
+        draft.set_default("training.aux_weight", 0.3, reason, auto=USUAL_AUX_WEIGHT)
+        draft.set_default("training.aux_fade", True, reason, auto=False)
+    if from_scratch and name in HALF_LOGITS:
+        draft.set_default(
+            "training.native_logits", True, "the loss at half resolution: a quarter of the work", auto=False
+        )
+    if from_scratch and name in FROM_SCRATCH:
         _plan_from_scratch(draft, FROM_SCRATCH[name], normed)
     if name in AUX_WEIGHTS:
-        draft.choose("training.aux_weight", AUX_WEIGHTS[name], "as its authors weigh it", auto=USUAL_AUX_WEIGHT)
-    draft.choose("training.optimizer", "adamw", "robust without tuning")
+        draft.set_default("training.aux_weight", AUX_WEIGHTS[name], "as its authors weigh it", auto=USUAL_AUX_WEIGHT)
+    draft.set_default("training.optimizer", "adamw", "robust without tuning")
     optimizer = draft.get("training.optimizer")
     usual = {"sgd": 0.02, "rmsprop": 1e-3, "adamw": 2e-3, "adam": 2e-3}.get(optimizer, 1e-3)
     if draft.lean:
-        draft.choose("training.lr", usual, f"the usual peak for {optimizer}: the decoder is new")
-        draft.choose("training.encoder_lr_factor", 0.5, "pretrained, and the time is short")
-    if not scratch:
+        draft.set_default("training.lr", usual, f"the usual peak for {optimizer}: the decoder is new")
+        draft.set_default("training.encoder_lr_factor", 0.5, "pretrained, and the time is short")
+    if not from_scratch:
         usual = usual / 2
-    draft.choose("training.lr", usual, f"the usual peak for {optimizer}" + ("" if scratch else ", fine-tuning"))
-    draft.choose("training.encoder_lr_factor", 1.0 if scratch else 0.3, "new" if scratch else "pretrained: gently")
-    draft.choose("training.weight_decay", 5e-4 if optimizer == "sgd" else 0.02, f"the usual for {optimizer}")
+    draft.set_default(
+        "training.lr", usual, f"the usual peak for {optimizer}" + ("" if from_scratch else ", fine-tuning")
+    )
+    draft.set_default(
+        "training.encoder_lr_factor", 1.0 if from_scratch else 0.3, "new" if from_scratch else "pretrained: gently"
+    )
+    draft.set_default("training.weight_decay", 5e-4 if optimizer == "sgd" else 0.02, f"the usual for {optimizer}")
     if draft.get("training.schedule") == "one-cycle":
-        draft.choose("training.warmup", 0.0, "one-cycle has a rise of its own")
+        draft.set_default("training.warmup", 0.0, "one-cycle has a rise of its own")
     else:
-        draft.choose("training.warmup", 0.04, "share of the run")
-    draft.choose("training.ema", 0.99, "weights averaged over about a hundred steps score steadier than the last")
+        draft.set_default("training.warmup", 0.04, "share of the run")
+    draft.set_default("training.ema", 0.99, "weights averaged over about a hundred steps score steadier than the last")
     if draft.get("training.swa") is None:
-        draft.choose("training.norm_statistics", "averaged", "measuring batch norms anew does not pay for EMA")
+        draft.set_default("training.norm_statistics", "averaged", "measuring batch norms anew does not pay for EMA")
     else:
-        draft.choose("training.norm_statistics", "measured", "batch norms of an equal mean of weights score better so")
+        draft.set_default(
+            "training.norm_statistics", "measured", "batch norms of an equal mean of weights score better so"
+        )
 
 
 def _plan_from_scratch(draft: _Draft, recipe: Recipe, normed: bool) -> None:
@@ -293,41 +294,45 @@ def _plan_from_scratch(draft: _Draft, recipe: Recipe, normed: bool) -> None:
     added = {key: value for key, value in recipe.arguments.items() if key not in given}
     if added:
         draft.values["model.arguments"] = {**given, **added}
-        draft.decisions.append(Decision("model.arguments", added, reason))
+        draft.entries.append(PlanEntry("model.arguments", added, reason))
     if normed:
         return
-    draft.choose("training.optimizer", recipe.optimizer, reason)
+    draft.set_default("training.optimizer", recipe.optimizer, reason)
     if draft.get("training.optimizer") == recipe.optimizer:
-        draft.choose("training.lr", recipe.learning_rate, reason)
-        draft.choose("training.weight_decay", recipe.weight_decay, reason)
+        draft.set_default("training.lr", recipe.learning_rate, reason)
+        draft.set_default("training.weight_decay", recipe.weight_decay, reason)
     if recipe.clip_gradient is not None:
-        draft.choose("training.clip", recipe.clip_gradient, reason, auto=USUAL_CLIP)
-    draft.choose("training.batch", recipe.batch, "no batch norm: more steps of fewer images")
+        draft.set_default("training.clip", recipe.clip_gradient, reason, auto=USUAL_CLIP)
+    draft.set_default("training.batch", recipe.batch, "no batch norm: more steps of fewer images")
 
 
 def _plan_budget(draft: _Draft, images: int) -> None:
     minutes, epochs = draft.get("training.minutes"), draft.get("training.epochs")
     if minutes is None and epochs is None:
         planned = int(np.clip(round(DEFAULT_SAMPLES / images), MIN_EPOCHS, MAX_EPOCHS))
-        draft.choose("training.epochs", planned, f"about {planned * images} samples", auto=None)
+        draft.set_default("training.epochs", planned, f"about {planned * images} samples", auto=None)
 
 
-def _plan_crops(draft: _Draft, fingerprint: Fingerprint, images: int, machine: Machine, scratch: bool) -> None:
+def _plan_crops(draft: _Draft, fingerprint: Fingerprint, images: int, hardware: Hardware, from_scratch: bool) -> None:
     """Phases: small images first, since they cost a fraction and teach what is where; the own scale last."""
     if draft.config.training.phases:
-        draft.decisions.append(Decision("training.phases", f"{len(draft.config.training.phases)} phases", "as asked"))
-        draft.choose("training.size", draft.config.training.phases[-1].size, "of the last phase")
-        draft.choose("training.batch", draft.config.training.phases[-1].batch, "of the last phase")
+        draft.entries.append(PlanEntry("training.phases", f"{len(draft.config.training.phases)} phases", "as asked"))
+        draft.set_default("training.size", draft.config.training.phases[-1].size, "of the last phase")
+        draft.set_default("training.batch", draft.config.training.phases[-1].batch, "of the last phase")
         return
-    largest = GPU_WORKING_PIXELS if machine.is_gpu else CPU_WORKING_PIXELS
+    largest = GPU_WORKING_PIXELS if hardware.is_gpu else CPU_WORKING_PIXELS
     height, width = fingerprint.height[1], fingerprint.width[1]
     asked = draft.get("training.size")
     size = asked if asked != "auto" else crop_size(height, width, largest)
-    draft.choose("training.size", size, f"images of {height}×{width}, in steps of 32, as large as the machine bears")
-    batch = draft.choose("training.batch", _batch(images, machine), "enough for batch norm, few enough for many steps")
+    draft.set_default(
+        "training.size", size, f"images of {height}×{width}, in steps of 32, as large as the machine bears"
+    )
+    batch = draft.set_default(
+        "training.batch", _batch(images, hardware), "enough for batch norm, few enough for many steps"
+    )
     last = Phase(until=1.0, size=size, scale=(0.7, 1.35), batch=batch)
     phases = [last]
-    if asked == "auto" and (scratch or draft.lean) and min(size) * 0.55 >= SHORT_SIDE:
+    if asked == "auto" and (from_scratch or draft.lean) and min(size) * 0.55 >= SHORT_SIDE:
         first, second = (0.25, 0.84) if draft.lean else (0.12, 0.62)
         phases = [
             Phase(until=first, size=_reduced(size, 0.45), scale=(0.34, 0.8), batch=batch * 3 // 2),
@@ -339,29 +344,29 @@ def _plan_crops(draft: _Draft, fingerprint: Fingerprint, images: int, machine: M
         reason = "one size throughout"
     draft.values["training.phases"] = [phase.model_dump() for phase in phases]
     shown = ", then ".join("{}×{}".format(*phase.size) for phase in phases)
-    draft.decisions.append(Decision("training.phases", shown, reason))
+    draft.entries.append(PlanEntry("training.phases", shown, reason))
 
 
-def _plan_variant(draft: _Draft, machine: Machine, images: int, probe: Probe | None) -> None:
+def _plan_variant(draft: _Draft, hardware: Hardware, images: int, timings: Timings | None) -> None:
     """LeanNet's width: as wide as still lets every image be seen often enough in the time that there is."""
     arguments = draft.config.model.arguments
     if draft.get("model.name") != "leannet" or {"variant", "widths"} & set(arguments):
         return
-    variant, reason = ("large", "a GPU has room for it") if machine.is_gpu else ("small", "most steps on few cores")
+    variant, reason = ("large", "a GPU has room for it") if hardware.is_gpu else ("small", "most steps on few cores")
     minutes = draft.get("training.minutes")
-    if minutes is not None and probe is not None:
+    if minutes is not None and timings is not None:
         phase = draft.get("training.phases")[len(draft.get("training.phases")) // 2]
         size, batch = phase["size"], phase["batch"]
         for wider in ("small", "medium", "large"):  # where time is short the first is the last
             draft.values["model.arguments"] = {**arguments, "variant": wider}
-            seconds = probe(draft.resolved(), size, batch, machine.precision)
+            seconds = timings.step(draft.resolved(), size, batch, hardware.precision)
             passes = minutes * 60 * batch / seconds / images
             if wider == "small" or passes >= ENOUGH_PASSES:
                 variant, reason = wider, f"every image is seen about {passes:.0f} times in {minutes:g} minutes"
             if passes < ENOUGH_PASSES:
                 break
     draft.values["model.arguments"] = {**arguments, "variant": variant}
-    draft.decisions.append(Decision("model.arguments.variant", variant, reason))
+    draft.entries.append(PlanEntry("model.arguments.variant", variant, reason))
 
 
 def crop_size(height: int, width: int, largest: int) -> Size:
@@ -380,24 +385,26 @@ def _reduced(size: Size, factor: float) -> Size:
     return (max(32, round(size[0] * factor / 32) * 32), max(32, round(size[1] * factor / 32) * 32))
 
 
-def _batch(images: int, machine: Machine) -> int:
-    return int(min(16 if machine.is_gpu else 8, max(2, images)))
+def _batch(images: int, hardware: Hardware) -> int:
+    return int(min(16 if hardware.is_gpu else 8, max(2, images)))
 
 
-def _plan_imbalance(draft: _Draft, fingerprint: Fingerprint, scratch: bool) -> tuple[float, ...] | None:
+def _plan_imbalance(draft: _Draft, fingerprint: Fingerprint, from_scratch: bool) -> tuple[float, ...] | None:
     """Loss, class weights and class-aware crops, from the class frequencies."""
     pixels = np.asarray(fingerprint.class_pixels, np.float64)
     share = pixels / max(pixels.sum(), 1.0)
     rare = [n for n, s in zip(fingerprint.class_names, share, strict=True) if 0 < s < RARE]
-    draft.choose("training.loss", "ce(smoothing=0.05)", "cross-entropy with a little smoothing against over-confidence")
-    if draft.config.training.loss == "auto" and (scratch or draft.lean):
+    draft.set_default(
+        "training.loss", "ce(smoothing=0.05)", "cross-entropy with a little smoothing against over-confidence"
+    )
+    if draft.config.training.loss == "auto" and (from_scratch or draft.lean):
         several = len(draft.get("training.phases")) > 1
         when = "the last phase" if several else "the run, which has one phase, from its first step on"
         reason = f"{when} also trains the overlap itself (of each part of a batch and each process by itself)"
-        draft.choose("training.late_loss", "0.5*jaccard", reason, auto=None)
+        draft.set_default("training.late_loss", "0.5*jaccard", reason, auto=None)
     given = draft.get("training.class_weights")
     if isinstance(given, tuple | list):
-        draft.decisions.append(Decision("training.class_weights", list(given), "as asked"))
+        draft.entries.append(PlanEntry("training.class_weights", list(given), "as asked"))
         weights: tuple[float, ...] | None = tuple(float(value) for value in given)
     else:
         rule = given if given != "auto" else ("sqrt-median" if rare else "none")
@@ -405,21 +412,23 @@ def _plan_imbalance(draft: _Draft, fingerprint: Fingerprint, scratch: bool) -> t
         images_pixels = np.asarray(fingerprint.class_images, np.float64) * a_image
         found, reason = class_weights(rule, pixels, images_pixels, fingerprint.class_names)
         weights = None if found is None else tuple(float(value) for value in found)
-        draft.choose("training.class_weights", rule, reason)
+        draft.set_default("training.class_weights", rule, reason)
     # Of the classical networks the last layer starts as published; weights of a whole network bring theirs.
     name = draft.get("model.name")
     if name in FROM_SCRATCH:
-        draft.choose("training.class_prior", False, "the last layer starts as published")
-    elif not scratch and name in CATALOG and CATALOG[name].torchvision:
-        draft.choose("training.class_prior", False, "weights of a whole network bring their last layer")
+        draft.set_default("training.class_prior", False, "the last layer starts as published")
+    elif not from_scratch and name in CATALOG and CATALOG[name].torchvision:
+        draft.set_default("training.class_prior", False, "weights of a whole network bring their last layer")
     else:
-        draft.choose("training.class_prior", True, "the last layer need not learn first how frequent each class is")
+        draft.set_default(
+            "training.class_prior", True, "the last layer need not learn first how frequent each class is"
+        )
     aware = 0.4 if rare else 0.0
     reason = f"rare: {', '.join(rare[:4])}" if rare else "no class is rare"
-    draft.choose("augment.class_aware", aware, reason)
+    draft.set_default("augment.class_aware", aware, reason)
     _plan_oversampling(draft, fingerprint)
-    draft.choose("augment.strength", "medium", "colors vary between cameras and days")
-    draft.choose("augment.rotation", 8.0, "degrees; images are rarely level")
+    draft.set_default("augment.strength", "medium", "colors vary between cameras and days")
+    draft.set_default("augment.rotation", 8.0, "degrees; images are rarely level")
     return weights
 
 
@@ -430,33 +439,33 @@ def _plan_oversampling(draft: _Draft, fingerprint: Fingerprint) -> None:
     reason = f"every class is in {share:.0%} of the images or more"
     if share < RARELY_SHOWN:
         reason = f"{name} is in {share:.1%} of the images: {RARELY_SHOWN} shows those more often"
-    draft.choose("training.oversample", 0.0, reason)
+    draft.set_default("training.oversample", 0.0, reason)
 
 
-def _plan_arithmetic(draft: _Draft, machine: Machine, images: int) -> None:
-    draft.choose("training.precision", machine.precision, machine.precision_reason)
-    slow = "crop sizes vary" if machine.is_gpu else "a CPU gains nothing by it, and compiling takes minutes"
-    draft.choose("training.compile", False, slow)
-    workers = max(1, min(8, machine.cores // 2))
-    draft.choose("training.workers", workers, f"{machine.cores} cores")
-    draft.choose("training.cache", True, "decoded images are kept as long as half of the free memory lasts")
+def _plan_arithmetic(draft: _Draft, hardware: Hardware, images: int) -> None:
+    draft.set_default("training.precision", hardware.precision, hardware.precision_reason)
+    slow = "crop sizes vary" if hardware.is_gpu else "a CPU gains nothing by it, and compiling takes minutes"
+    draft.set_default("training.compile", False, slow)
+    workers = max(1, min(8, hardware.cores // 2))
+    draft.set_default("training.workers", workers, f"{hardware.cores} cores")
+    draft.set_default("training.cache", True, "decoded images are kept as long as half of the free memory lasts")
     found = installed(("tensorboard",))
-    draft.choose("training.trackers", found, "it is installed" if found else "TensorBoard is not installed")
+    draft.set_default("training.trackers", found, "it is installed" if found else "TensorBoard is not installed")
 
 
 def _estimate(
-    draft: _Draft, probe: Probe | None, fingerprint: Fingerprint, images: int, val_images: int
+    draft: _Draft, timings: Timings | None, fingerprint: Fingerprint, images: int, val_images: int
 ) -> float | None:
     """Seconds of the whole run, from a timed step of every phase; None where nothing was timed."""
     minutes = draft.get("training.minutes")
     if minutes is not None:
         return float(minutes) * 60
-    if probe is None:
+    if timings is None:
         return None
     config = draft.resolved()
     an_epoch, start, pixel = 0.0, 0.0, 0.0
     for phase in config.training.phases:
-        step = probe(config, phase.size, phase.batch, config.training.precision)
+        step = timings.step(config, phase.size, phase.batch, config.training.precision)
         pixel = step / (phase.batch * phase.size[0] * phase.size[1])
         an_epoch += (phase.until - start) * images / phase.batch * step
         start = phase.until
@@ -469,19 +478,19 @@ def _plan_validation(draft: _Draft, val_images: int) -> None:
     reason = "class scores move to the best mean IoU of training images; kept if validation shows a gain beyond chance"
     if val_images == 0:
         reason = "no validation images to prove it on"
-    draft.choose("training.logit_adjustment", val_images > 0, reason)
+    draft.set_default("training.logit_adjustment", val_images > 0, reason)
     if draft.get("training.minutes") is None:
-        draft.choose("training.validate_every", 1, "each epoch")
+        draft.set_default("training.validate_every", 1, "each epoch")
     else:
-        draft.choose("training.validate_every", 0, f"as often as {VALIDATION_SHARE:.0%} of the time allows")
+        draft.set_default("training.validate_every", 0, f"as often as {VALIDATION_FRACTION:.0%} of the time allows")
 
 
 def describe_plan(plan: Plan, data: Dataset) -> list[str]:
     """The plan for people: the label map, then every decision with its reason."""
     lines = [f"data: {data.root} ({data.format})", *(f"  {line}" for line in data.label_space.describe())]
-    width = max((len(d.setting.split(".", 1)[-1]) for d in plan.decisions), default=0)
+    width = max((len(d.setting.split(".", 1)[-1]) for d in plan.entries), default=0)
     lines.append("plan:")
-    lines += [f"  {d.setting.split('.', 1)[-1]:{width}}  {_shown(d.value)}  ({d.reason})" for d in plan.decisions]
+    lines += [f"  {d.setting.split('.', 1)[-1]:{width}}  {_shown(d.value)}  ({d.reason})" for d in plan.entries]
     if plan.seconds is not None:
         lines.append(f"this will take about {duration(plan.seconds)}")
     return lines
