@@ -1,4 +1,4 @@
-"""The parts that a trainer is assembled from, created outside of it."""
+"""What a trainer is assembled from, created outside of it, and what it returns."""
 
 from __future__ import annotations
 
@@ -50,3 +50,13 @@ class TrainerComponents:
     budget: TimeBudget | None = None  # if minutes end the run
     on_validation: OnValidation | None = None  # called on every rank; True ends the run
     record: Mapping[str, Any] = field(default_factory=dict)  # JSON-able description of the run, in every checkpoint
+
+
+@dataclass(frozen=True)
+class FitResult:
+    """How a training ended."""
+
+    progress: Progress
+    finished: bool
+    stopped_by: str | None = None  # "SIGINT", "SIGTERM", "early stopping", "on_validation" or None
+    last_validation: Validation | None = None

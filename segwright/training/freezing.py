@@ -6,11 +6,14 @@ batch norms of its stage keep their statistics. ``requires_grad`` stays unchange
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from torch import nn
 
 from segwright.core.errors import UsageError
 from segwright.models.base import SegmentationModel
 from segwright.models.encoders.timm import Encoder
+from segwright.training.config import TrainingConfig
 
 BatchNorm = nn.modules.batchnorm._BatchNorm
 
@@ -59,6 +62,28 @@ class GradualUnfreezing:
             return 0
         released = int((progress - self.freeze) / self.unfreeze * count + 1e-9) + 1
         return max(count - released, 0)
+
+
+class Freezing:
+    """What is frozen during a run: encoder stages (:class:`GradualUnfreezing`), or all batch norms (``freeze_bn``)."""
+
+    def __init__(self, model: SegmentationModel, config: TrainingConfig) -> None:
+        self.unfreezing = GradualUnfreezing(model, config.freeze_encoder, config.unfreeze)
+        self.all_norms = [module for module in model.modules() if isinstance(module, BatchNorm)]
+        self.freeze_bn = config.freeze_bn
+
+    def set_mode(self, model: SegmentationModel, progress: float) -> Sequence[nn.Parameter]:
+        """Set ``model`` to train mode, except for batch norms frozen at ``progress``; returns the frozen parameters."""
+        model.train()
+        for norm in self.frozen_norms_at(progress):
+            norm.eval()
+        return self.unfreezing.frozen_parameters[self.unfreezing.frozen_stages(progress)]
+
+    def frozen_norms_at(self, progress: float) -> Sequence[nn.Module]:
+        """The batch norms that keep their statistics at ``progress`` of the run."""
+        if self.freeze_bn:
+            return self.all_norms
+        return self.unfreezing.frozen_norms[self.unfreezing.frozen_stages(progress)]
 
 
 def encoder_stages(encoder: nn.Module) -> list[set[str]]:

@@ -23,7 +23,7 @@ from segwright.inference.runtimes import choose_device
 from segwright.training.build import SavedModel, build, load_saved_model, starting_network
 from segwright.training.callbacks.log import Display
 from segwright.training.checkpoint import checkpoints, clear_leftovers
-from segwright.training.components import OnValidation
+from segwright.training.components import FitResult, OnValidation
 from segwright.training.config import TrainConfig
 from segwright.training.context import RunContext
 from segwright.training.data_fingerprint import NAME as DATA_PRINT
@@ -38,7 +38,7 @@ from segwright.training.results import RunOutputs
 from segwright.training.resume import StoredRun
 from segwright.training.run_dir import default_folder, point_latest, refuse_second_run
 from segwright.training.state import Progress
-from segwright.training.trainer import FitResult, Trainer
+from segwright.training.trainer import Trainer
 
 
 @dataclass(frozen=True)
@@ -207,7 +207,7 @@ def _score(trainer: Trainer, outputs: RunOutputs, result: FitResult) -> Evaluati
     budget = trainer.components.budget
     if not result.finished:
         return None
-    image_seconds = trainer.image_seconds or (budget.image_seconds if budget else 0.0)
+    image_seconds = trainer.clock.image_seconds or (budget.image_seconds if budget else 0.0)
     remaining = None if budget is None else budget.remaining(trainer.clock.earlier_seconds)
     return outputs.score(result.progress.seconds, remaining, image_seconds)
 

@@ -25,6 +25,7 @@ from segwright.training import results
 from segwright.training.callbacks.log import RunLog, read_log
 from segwright.training.checkpoint import checkpoints, clear_leftovers, load_checkpoint
 from segwright.training.config import TrainConfig
+from segwright.training.distributed.world import World
 from segwright.training.planning.budget import TimeBudget
 from segwright.training.planning.plan import Plan
 from segwright.training.run import Run, run_training
@@ -264,8 +265,8 @@ def test_what_is_kept_back_for_scoring_follows_what_a_validation_took(scenes: Pa
     run = trainer(open_dataset(scenes), tmp_path, components={"budget": budget})
 
     def reserved(seconds: float) -> float:
-        run.validation_seconds = seconds
-        run._update_reserve()
+        run.clock.validation_seconds = seconds
+        run.clock.update_reserve(8, 1, World(), adjusts=False)
         return run.clock.reserve
 
     assert reserved(5.0) == pytest.approx(4.0 + 2.6 * 5.0)

@@ -5,8 +5,11 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Generator, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
+from segwright.core.errors import NonFiniteLossError
+from segwright.core.types import Batch
 from segwright.training.validate import Validation
 
 WINDOW = 200  # steps compared with the steps before them
@@ -147,3 +150,18 @@ class LossMonitor:
             return []
         self.said.add(key)
         return [line]
+
+
+def explain_non_finite(
+    error: NonFiniteLossError, step: int, lr: float, batches: Sequence[Batch], folder: Path
+) -> NonFiniteLossError:
+    """The error of a step whose loss or gradient is not finite, with learning rate, images and what to try."""
+    names = ", ".join(name for batch in batches for name in batch.ids)
+    return NonFiniteLossError(
+        f"the loss became {error.found} at step {step}",
+        expected="a finite number",
+        found=f"learning rate {lr:.3g}, samples {names}",
+        where=folder,
+        fix="lower --lr (a tenth is a good try), use --precision fp32, or look at the samples named; "
+        "the last checkpoint is whole: --resume continues from it",
+    )

@@ -45,11 +45,11 @@ class Recorder:
         self,
         progress: Progress,
         result: StepResult,
-        *,
         lr: float,
         images: int,
         seconds: float,
         waited: float,
+        *,
         fraction: float,
         final_phase: bool,
     ) -> None:

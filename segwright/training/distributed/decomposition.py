@@ -5,13 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Literal
 
+import torch
+from torch import nn
+
 from segwright.losses.pixels import SegmentationLoss
+from segwright.training.config import TrainingConfig
+from segwright.training.distributed.world import World
+from segwright.training.freezing import BatchNorm
 
 BatchNorms = Literal["none", "local", "synchronized"]  # none: absent or frozen; synchronized: over the processes
 
 
 def describe_decomposition(
-    criteria: Iterable[object], *, images: int, micro_batches: int, processes: int, batch_norms: BatchNorms
+    criteria: Iterable[object], images: int, micro_batches: int, processes: int, batch_norms: BatchNorms
 ) -> str:
     """One line on an update in ``micro_batches`` of ``images`` per process; empty if one process takes batches whole.
 
@@ -38,3 +44,10 @@ def describe_decomposition(
     if not alone:
         return said
     return f"{said}, except for {' and '.join(alone)}, which see one part at a time (docs/training.md)"
+
+
+def batch_norm_scope(model: nn.Module, config: TrainingConfig, world: World, device: torch.device) -> BatchNorms:
+    """What the batch norms of ``model`` are computed from."""
+    if config.freeze_bn or not any(isinstance(module, BatchNorm) for module in model.modules()):
+        return "none"
+    return "synchronized" if world.size > 1 and config.sync_bn and device.type == "cuda" else "local"

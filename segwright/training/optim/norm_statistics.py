@@ -8,13 +8,19 @@ those of all images together, not a running average of batches.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
+from itertools import islice
 
 import torch
 from torch import Tensor, nn
 
+from segwright.core.types import Batch
+from segwright.training.config import TrainingConfig
 from segwright.training.distributed.world import World
 from segwright.training.freezing import BatchNorm
+from segwright.training.optim.optimizers import AveragedWeights
+
+IMAGES = 128  # on which the statistics of averaged weights are measured, at most
 
 
 @torch.no_grad()
@@ -55,6 +61,31 @@ def measure_statistics(
     pooled = torch.split((world or World()).total(torch.cat(sums)), [part.numel() for part in sums])
     for one, part in zip(counting, pooled, strict=True):
         one.set(part)
+
+
+def measures_statistics(config: TrainingConfig, average: AveragedWeights) -> bool:
+    """Whether the statistics of ``average`` are measured: of an equal mean (SWA) that has begun, or if configured."""
+    wanted = config.norm_statistics == "measured" or (config.norm_statistics == "auto" and config.swa is not None)
+    return wanted and (config.swa is None or average.equal_count > 0)
+
+
+def measure_average(
+    average: AveragedWeights,
+    batches: Iterator[Batch],
+    size: int,
+    device: torch.device,
+    dtype: torch.dtype | None,
+    world: World,
+    *,
+    leave: Collection[str],
+) -> None:
+    """Measure the statistics of averaged weights on the first ``IMAGES`` images of all ranks, in batches of ``size``.
+
+    Always the same images, and no random draw from the global generators: a resumed run measures the same.
+    """
+    count = max(1, -(-IMAGES // (size * world.size)))
+    images = (torch.from_numpy(batch.images).to(device) for batch in islice(batches, count))
+    measure_statistics(average.model, images, dtype=dtype, world=world, leave=leave)
 
 
 class _Counting:

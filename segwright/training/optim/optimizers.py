@@ -33,9 +33,21 @@ SHARDED, FUSED_SHARDED = frozenset({"adam", "adamw", "sgd", "muon"}), frozenset(
 
 
 def create_optimizer(
-    model: nn.Module, config: TrainingConfig, *, lr: float, weight_decay: float, encoder_lr_factor: float = 1.0
+    model: nn.Module,
+    config: TrainingConfig,
+    *,
+    lr: float | None = None,
+    weight_decay: float | None = None,
+    encoder_lr_factor: float | None = None,
 ) -> torch.optim.Optimizer:
-    """The optimizer that ``config`` names over :func:`parameter_groups`; fused where torch has it for the device."""
+    """The optimizer of a resolved ``config`` over :func:`parameter_groups`; fused where torch has it for the device.
+
+    ``lr``, ``weight_decay``, ``encoder_lr_factor``: instead of the config's.
+    """
+    lr = float(config.lr) if lr is None else lr
+    weight_decay = float(config.weight_decay) if weight_decay is None else weight_decay
+    if encoder_lr_factor is None:
+        encoder_lr_factor = 1.0 if config.encoder_lr_factor == "auto" else float(config.encoder_lr_factor)
     name = config.optimizer.lower()
     sharded = any(is_dtensor(parameter) for parameter in model.parameters())
     if sharded and name not in SHARDED:

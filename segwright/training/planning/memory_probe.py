@@ -20,6 +20,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -34,6 +35,7 @@ from segwright.training.distributed.dtensors import local_tensor
 from segwright.training.distributed.world import World
 from segwright.training.optim.optimizers import set_learning_rate
 from segwright.training.planning.memory import available_bytes, gib, give_back_freed, is_out_of_memory, peak_of
+from segwright.training.state import request_micro_batches
 from segwright.training.train_step import Criterion, TrainStep
 from segwright.training.validate import Limits, Validator
 
@@ -374,4 +376,27 @@ def out_of_memory_error(phase: Phase, device: torch.device, found: str) -> OutOf
         "not even one image fits into memory",
         found=f"a crop of {phase.size[0]}×{phase.size[1]} on {device}: {found}",
         fix="a smaller --size, a smaller network, or --device cpu",
+    )
+
+
+def batch_too_large(
+    phase: Phase, images: int, count: int, device: torch.device, world: World, checkpoints: Path
+) -> OutOfMemoryError:
+    """The error of a step that ran out of memory with ``images`` at a time and cannot be split further in this sitting.
+
+    One image cannot be split; with several processes the others are in a collective that this one left, so the job has
+    to start again: the next sitting is asked for more micro-batches, in ``checkpoints``.
+    """
+    size = f"{phase.size[0]}×{phase.size[1]}"
+    if images == 1:
+        return OutOfMemoryError(
+            "not even one image fits into memory",
+            found=f"a crop of {size} on {device}",
+            fix="a smaller --size, a smaller network, or --device cpu",
+        )
+    request_micro_batches(checkpoints, 2 * count)
+    return OutOfMemoryError(
+        f"rank {world.rank} ran out of memory",
+        found=f"{images} images of {size} at a time on {device}",
+        fix="--resume goes on with half as many at a time, the batch's effective size stays",
     )
