@@ -129,7 +129,7 @@ def built(data: Dataset, folder: Path, seed: int, epochs: int) -> Trainer:
         "compile": False,
         "workers": 1,
         "cache": True,
-        "native_logits": True,
+        "loss_at_native_stride": True,
         "aux_weight": 0.3,
         "logit_adjustment": False,
         "trackers": (),

@@ -122,7 +122,7 @@ class Training:
         self.network = network.train()
         precision = "bf16"
         config = TrainConfig().with_values(
-            {"training.optimizer": "muon", "training.turn": self.recipe.turn, "training.precision": precision}
+            {"training.optimizer": "muon", "training.muon_lr": self.recipe.turn, "training.precision": precision}
         )
         self.optimizer = create_optimizer(
             network, config.training, lr=self.recipe.lr, weight_decay=self.recipe.weight_decay

@@ -56,13 +56,13 @@ def configured(base: TrainConfig, params: Mapping[str, Any]) -> TrainConfig:
     lr, decay = float(training.lr), float(training.weight_decay)
     values: dict[str, Any] = {
         "training.lr": lr * float(params["lr"]),
-        "training.turn": min(training.turn * float(params["lr"]), 0.5),
+        "training.muon_lr": min(training.muon_lr * float(params["lr"]), 0.5),
         "training.weight_decay": decay * float(params["weight_decay"]),
         "augment.strength": params["strength"],
         "augment.class_aware": float(params["class_aware"]),
     }
     if params["loss"] != PLANNED:
-        values |= {"training.loss": params["loss"], "training.late_loss": None}
+        values |= {"training.loss": params["loss"], "training.final_phase_loss": None}
     phases = []
     for phase in training.phases:
         crop, zoom = float(params["crop"]), float(params["zoom"])

@@ -87,7 +87,7 @@ def starting_network(
     ``stored``: the run that is resumed; its record of the weights' origin holds, since ``--from`` is not given again.
     """
     model = build_network(plan.config, checked.classes)
-    if plan.config.training.class_prior is True:
+    if plan.config.training.prior_bias_init is True:
         if model.has_trained_classifier:
             say("the weights bring a trained last layer for these classes: it stays as it is")
         else:
@@ -127,7 +127,7 @@ def build(
     return TrainerComponents(
         model=network.model,
         criterion=criterion(training.loss),
-        final_criterion=criterion(training.loss + (f"+{training.late_loss}" if training.late_loss else "")),
+        final_criterion=criterion(training.loss + (f"+{training.late_loss}" if training.final_phase_loss else "")),
         train=checked.train,
         val=_validated(checked.val, budget, context.display.say),
         config=config,
@@ -164,7 +164,7 @@ def _sample_weights(
     config: TrainConfig, data: Dataset, train: Split, context: RunContext
 ) -> npt.NDArray[np.float64] | None:
     """How often each training image is drawn relative to the others; None if all are drawn alike."""
-    threshold = config.training.oversample
+    threshold = config.training.repeat_rare
     if threshold == "auto" or threshold == 0:  # "auto": planned by an earlier version
         return None
 

@@ -7,6 +7,7 @@ never in place. A YAML file holds the same sections; ``--set section.key=value``
 from __future__ import annotations
 
 import contextlib
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -14,7 +15,9 @@ from typing import Annotated, Any, Literal, TypeVar
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from segwright.core.deprecated import renamed_attribute
 from segwright.core.errors import ConfigError
+from segwright.core.progress import is_first
 
 Auto = Literal["auto"]
 Size = tuple[int, int]  # (height, width) in pixels
@@ -25,9 +28,39 @@ LONGEST = 1 << 20  # characters of a config file
 DEEPEST = 16  # levels of a config file
 SHOWN = 120  # characters of a wrong value in an error
 
-Share = Annotated[float, Field(ge=0, le=1)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
 Rate = Annotated[float, Field(gt=0, le=100)]
 Factor = Annotated[float, Field(gt=0, le=1000)]
+
+
+# Settings of the training section that were renamed in 0.2; the old names work for one release.
+RENAMED = {
+    "turn": "muon_lr",
+    "class_prior": "prior_bias_init",
+    "late_loss": "final_phase_loss",
+    "aux_fade": "aux_decay",
+    "shard": "fsdp",
+    "unfreeze": "unfreeze_fraction",
+    "freeze_encoder": "freeze_encoder_fraction",
+    "native_logits": "loss_at_native_stride",
+    "oversample": "repeat_rare",
+}
+_warned: set[str] = set()
+
+
+def current_key(key: str) -> str:
+    """The name that the dotted setting ``key`` has now; a former name is reported once per process on stderr."""
+    section, _, name = key.partition(".")
+    new = RENAMED.get(name) if section == "training" else None
+    if new is None:
+        return key
+    if name not in _warned and is_first():
+        _warned.add(name)
+        print(
+            f"warning: training.{name} is now training.{new}; the old name works until the next release",
+            file=sys.stderr,
+        )
+    return f"{section}.{new}"
 
 
 class _PlainDumper(yaml.SafeDumper):
@@ -75,10 +108,10 @@ class ModelConfig(Section):
 class Phase(Section):
     """A stretch of the run with one crop size and batch; small images first learn more in the same time."""
 
-    until: float = Field(1.0, gt=0, le=1, description="share of the run at which the phase ends")
+    until: float = Field(1.0, gt=0, le=1, description="fraction of the run at which the phase ends")
     size: Size = Field(description="height and width of a training crop in pixels")
     scale: tuple[float, float] = Field((0.5, 2.0), description="range of the zoom on the image")
-    batch: int = Field(8, ge=1, le=65536, description="images a step")
+    batch: int = Field(8, ge=1, le=65536, description="images per step")
 
     @field_validator("size")
     @classmethod
@@ -105,7 +138,7 @@ class AugmentConfig(Section):
     rotation: Annotated[float, Field(ge=0, le=180)] | Auto = Field(
         "auto", description="largest rotation in degrees, 0 to 180"
     )
-    class_aware: Share | Auto = Field("auto", description="share of the crops centered on a rare class, 0 to 1")
+    class_aware: Fraction | Auto = Field("auto", description="fraction of the crops centered on a rare class, 0 to 1")
 
     @field_validator("flip_pairs", mode="before")
     @classmethod
@@ -121,29 +154,31 @@ class TrainingConfig(Section):
         None, gt=0, le=1_000_000, description="wall-clock budget; the schedule follows the time used"
     )
     size: Size | Auto = Field("auto", description="height and width of a training crop; auto plans phases")
-    batch: Annotated[int, Field(ge=1, le=65536)] | Auto = Field("auto", description="images a step")
+    batch: Annotated[int, Field(ge=1, le=65536)] | Auto = Field("auto", description="images per step")
     accumulate: int = Field(1, ge=1, le=65536, description="steps whose gradients are added before one update")
     phases: tuple[Phase, ...] = Field((), description="planned when empty")
     loss: str = Field("auto", description="a loss or a weighted sum of losses by name")
     class_weights: str | tuple[float, ...] = Field(
         "auto", description="none, inverse, median, sqrt-median, effective, or K numbers"
     )
-    oversample: Share | Auto = Field(
+    repeat_rare: Fraction | Auto = Field(
         "auto",
-        description="images that show a class which fewer than this share show come more often; 0: none",
+        description="images that show a class which fewer than this fraction show are repeated; 0: none",
     )
-    class_prior: bool | Auto = Field("auto", description="a new last layer starts at the classes' frequencies")
+    prior_bias_init: bool | Auto = Field("auto", description="a new last layer starts at the classes' frequencies")
     logit_adjustment: bool | Auto = Field(
         "auto",
         description="shift the class scores after training to the best mean IoU; kept if validation shows a gain",
     )
     aux_weight: float = Field(0.4, ge=0, le=100, description="weight of the auxiliary heads' losses")
-    aux_fade: bool = Field(False, description="the auxiliary weight falls to 0 over the run")
-    late_loss: str | None = Field(None, description="a loss added in the last phase, such as 0.5*jaccard")
-    native_logits: bool = Field(False, description="train on logits at the network's own stride, where it can")
+    aux_decay: bool = Field(False, description="the auxiliary weight falls to 0 over the run")
+    final_phase_loss: str | None = Field(None, description="a loss added in the last phase, such as 0.5*jaccard")
+    loss_at_native_stride: bool = Field(False, description="train on logits at the network's own stride, where it can")
     optimizer: str = Field("auto", description="adamw, adam, sgd, rmsprop, …")
     lr: Rate | Auto = Field("auto", description="peak learning rate, above 0 and at most 100")
-    turn: float = Field(0.06, gt=0, lt=1, description="of muon: share of its norm by which a kernel turns at the peak")
+    muon_lr: float = Field(
+        0.06, gt=0, lt=1, description="of muon: peak rotation of a kernel per step, as a fraction of its norm"
+    )
     encoder_lr_factor: Annotated[float, Field(ge=0, le=1000)] | Auto = Field(
         "auto", description="learning rate of a pretrained encoder ÷ the head's, 0 to 1000"
     )
@@ -155,21 +190,27 @@ class TrainingConfig(Section):
     schedule: Literal["cosine", "poly", "step", "plateau", "one-cycle", "constant"] = Field(
         "cosine", description="cosine, poly, step, plateau, one-cycle, constant"
     )
-    warmup: Share | Auto = Field("auto", description="share of the run over which the learning rate rises, 0 to 1")
+    warmup: Fraction | Auto = Field(
+        "auto", description="fraction of the run over which the learning rate rises, 0 to 1"
+    )
     clip: float | None = Field(USUAL_CLIP, gt=0, le=1e6, description="largest norm of the gradient")
     ema: Annotated[float, Field(ge=0, lt=1)] | Auto | None = Field(
         "auto", description="decay of the averaged weights that are validated and saved"
     )
-    swa: float | None = Field(None, gt=0, lt=1, description="share of the run after which weights are averaged equally")
+    swa: float | None = Field(
+        None, gt=0, lt=1, description="fraction of the run after which weights are averaged equally"
+    )
     norm_statistics: Literal["averaged", "measured"] | Auto = Field(
         "auto", description="batch-norm statistics of averaged weights: averaged, or measured on training images"
     )
-    freeze_encoder: float = Field(0.0, ge=0, le=1, description="share of the run with the encoder frozen")
-    unfreeze: float = Field(0.0, ge=0, le=1, description="share of the run over which stages are released after that")
+    freeze_encoder_fraction: float = Field(0.0, ge=0, le=1, description="fraction of the run with the encoder frozen")
+    unfreeze_fraction: float = Field(
+        0.0, ge=0, le=1, description="fraction of the run over which its stages are released after that"
+    )
     freeze_bn: bool = Field(False, description="batch norms keep their statistics")
     early_stopping: int | None = Field(None, ge=1, description="validations without a better mIoU before stopping")
     validate_every: Annotated[int, Field(ge=0, le=1_000_000)] | Auto = Field(
-        "auto", description="epochs between validations; 0: by the share of time they take"
+        "auto", description="epochs between validations; 0: by the time they take"
     )
     seed: int = Field(0, ge=0, lt=2**63, description="of order, augmentation and initial weights")
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1, mps")
@@ -181,10 +222,20 @@ class TrainingConfig(Section):
     save_every_steps: int | None = Field(None, ge=1, description="steps between checkpoints, beside the time rule")
     save_every_seconds: float = Field(60.0, gt=0, le=1e7, description="seconds between checkpoints")
     sync_bn: bool = Field(True, description="batch norm statistics over all processes")
-    shard: bool = Field(False, description="weights, gradients and optimizer in shards over the processes")
+    fsdp: bool = Field(False, description="shard weights, gradients and optimizer state over the processes (FSDP)")
     trackers: tuple[str, ...] | Auto = Field(
         "auto", description="tensorboard, mlflow, wandb; auto: TensorBoard where it is installed"
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _former_names(cls, tree: object) -> object:
+        if not isinstance(tree, Mapping) or not RENAMED.keys() & tree.keys():
+            return tree
+        both = [f"{old} and {new}" for old, new in RENAMED.items() if old in tree and new in tree]
+        if both:
+            raise ValueError(f"one of {both[0]}, which are the same setting")
+        return {current_key(f"training.{name}").partition(".")[2]: value for name, value in tree.items()}
 
     @field_validator("size", mode="before")
     @classmethod
@@ -211,6 +262,10 @@ class TrainingConfig(Section):
         if self.epochs is not None and self.minutes is not None:
             raise ValueError("give epochs or minutes, not both")
         return self
+
+
+for _old, _new in RENAMED.items():
+    setattr(TrainingConfig, _old, renamed_attribute(_old, _new))
 
 
 class TrainConfig(Section):
@@ -339,7 +394,7 @@ def check_size(size: Size) -> Size:
 
 
 def _place(tree: dict[str, Any], key: str, value: Any) -> None:
-    *sections, last = key.split(".")
+    *sections, last = current_key(key).split(".")
     node = tree
     for section in sections:
         child = node.get(section)

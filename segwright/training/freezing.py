@@ -33,7 +33,8 @@ class GradualUnfreezing:
             raise UsageError(
                 "the network has no encoder to freeze",
                 found=type(model).__name__,
-                fix="a network with an encoder (--model unet --encoder resnet34), or freeze_encoder and unfreeze 0",
+                fix="a network with an encoder (--model unet --encoder resnet34), or freeze_encoder_fraction=0 and "
+                "unfreeze_fraction=0",
             )
         for encoder in encoders:
             named = dict(encoder.named_parameters())
@@ -68,7 +69,7 @@ class Freezing:
     """What is frozen during a run: encoder stages (:class:`GradualUnfreezing`), or all batch norms (``freeze_bn``)."""
 
     def __init__(self, model: SegmentationModel, config: TrainingConfig) -> None:
-        self.unfreezing = GradualUnfreezing(model, config.freeze_encoder, config.unfreeze)
+        self.unfreezing = GradualUnfreezing(model, config.freeze_encoder_fraction, config.unfreeze_fraction)
         self.all_norms = [module for module in model.modules() if isinstance(module, BatchNorm)]
         self.freeze_bn = config.freeze_bn
 

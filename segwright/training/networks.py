@@ -61,7 +61,7 @@ def prepare_networks(
     """
     decay = config.ema if isinstance(config.ema, float) else None
     averaged = bool(decay or config.swa)
-    if not config.shard or world.size == 1:
+    if not config.fsdp or world.size == 1:
         plain = cast(SegmentationModel, to_device(model, config, device, world))
         average = AveragedWeights(plain, decay or 0.0, config.swa) if averaged else None
         return TrainedNetworks(plain, average, None, device)

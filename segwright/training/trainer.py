@@ -46,7 +46,7 @@ class Trainer:
         self.device, self.world = device, world = components.device, components.world
         self.networks = prepare_networks(components.model, self.config, device, world)
         self.model, self.average = self.networks.model, self.networks.average
-        self.model.native_logits = self.config.native_logits
+        self.model.native_logits = self.config.loss_at_native_stride
         self.optimizer = create_optimizer(self.model, self.config)
         self.update = TrainStep(
             self.model,
@@ -157,7 +157,7 @@ class Trainer:
         lr = set_learning_rate(self.optimizer, factor * self.plateau.scale)
         frozen = self.freezing.set_mode(self.model, run_progress)
         criterion = self._criterion(phase)
-        aux_weight = config.aux_weight * ((1 - run_progress) if config.aux_fade else 1.0)
+        aux_weight = config.aux_weight * ((1 - run_progress) if config.aux_decay else 1.0)
         signals = self._signals()
         try:
             result = self.update(

@@ -32,7 +32,7 @@ PHASES = [{"until": 1.0, "size": (64, 96), "scale": (0.7, 1.3), "batch": 4}]
 PLANNED = {
     "model.name": "leannet", "model.encoder": None, "model.arguments": {"variant": "small"}, "model.in_channels": 3,
     "training.lr": 4e-3, "training.weight_decay": 0.02, "training.phases": PHASES, "training.size": (64, 96),
-    "training.loss": "ce(smoothing=0.05)", "training.late_loss": "0.5*jaccard",
+    "training.loss": "ce(smoothing=0.05)", "training.final_phase_loss": "0.5*jaccard",
     "augment.strength": "medium", "augment.class_aware": 0.4,
 }  # fmt: skip
 Formula = Callable[[TrainConfig], float]
@@ -211,8 +211,8 @@ def test_parameters_become_a_config_and_the_default_ones_the_plan() -> None:
     assert configured(base, plain) == base
     changed = configured(base, {**plain, "lr": 2.0, "crop": 1.25, "zoom": 2.0, "loss": "ce+dice"})
     phase = changed.training.phases[0]
-    assert changed.training.lr == 8e-3 and changed.training.turn == 0.12 and phase.size == (64, 128)
-    assert phase.scale[0] == pytest.approx(0.7 * (0.7 / 1.3) ** 0.5) and changed.training.late_loss is None
+    assert changed.training.lr == 8e-3 and changed.training.muon_lr == 0.12 and phase.size == (64, 128)
+    assert phase.scale[0] == pytest.approx(0.7 * (0.7 / 1.3) ** 0.5) and changed.training.final_phase_loss is None
 
 
 def test_without_optuna_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -41,7 +41,7 @@ LEAN = ("--model", "leannet", "--set", "model.arguments={widths: [4, 8, 8, 8, 8]
 RECIPES: dict[str, tuple[str, ...]] = {
     "muon, EMA, cosine, oversampling, crops on rare classes, 1 worker": (
         *LEAN, "--optimizer", "muon", "--batch", "4", "--epochs", "4", "--set", "training.ema=0.9",
-        "--set", "training.oversample=1.0", "--set", "augment.class_aware=0.6", "--set", "training.workers=1",
+        "--set", "training.repeat_rare=1.0", "--set", "augment.class_aware=0.6", "--set", "training.workers=1",
     ),
     "AdamW, SWA, one-cycle, accumulation, 0 workers": (
         *LEAN, "--optimizer", "adamw", "--batch", "2", "--epochs", "4", "--schedule", "one-cycle",
@@ -60,8 +60,8 @@ RECIPES: dict[str, tuple[str, ...]] = {
         "--model", "unet", "--encoder", "test_resnet", "--weights", "none",
         "--set", "model.arguments={encoder_depth: 2, decoder_channels: [8, 8]}", "--optimizer", "adamw",
         "--batch", "2", "--epochs", "4", "--schedule", "one-cycle", "--set", "training.accumulate=2",
-        "--set", "training.freeze_encoder=0.2", "--set", "training.unfreeze=0.4", "--set", "training.ema=0.9",
-        "--set", "training.workers=1",
+        "--set", "training.freeze_encoder_fraction=0.2", "--set", "training.unfreeze_fraction=0.4",
+        "--set", "training.ema=0.9", "--set", "training.workers=1",
     ),
     "SGD, fp16 with loss scaling, EMA then SWA, step, dropout, 2 workers": (
         *LEAN[:-1], LEAN[-1][:-1] + ", dropout: 0.3}", "--optimizer", "sgd", "--lr", "0.02", "--batch", "4",

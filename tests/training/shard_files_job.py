@@ -79,15 +79,15 @@ def watched(tensors: dict[str, Tensor], writers: int) -> Iterator[None]:
 
 def check_shares(scenes: Dataset, folder: Path, world: World, changed: dict[str, Any]) -> None:
     """Killed in shards and resumed in shards: equal to the bit, in memory for a share alone."""
-    never = build(scenes, folder / "never", world, shard=True, **changed)
+    never = build(scenes, folder / "never", world, fsdp=True, **changed)
     never.fit()
-    killed(scenes, folder / "killed", world, shard=True, **changed)
+    killed(scenes, folder / "killed", world, fsdp=True, **changed)
     world.barrier()
-    again = build(scenes, folder / "killed", world, shard=True, **changed)
+    again = build(scenes, folder / "killed", world, fsdp=True, **changed)
     with watched(held(never), world.size):
         again.restore()
     assert again.progress.step == 2
-    again = build(scenes, folder / "killed", world, shard=True, **changed)
+    again = build(scenes, folder / "killed", world, fsdp=True, **changed)
     again.fit(resume=True)
     same(held(again), held(never))
     with watched(held(never), world.size):
@@ -111,7 +111,7 @@ def check_damage(scenes: Dataset, folder: Path, world: World, changed: dict[str,
     """A damaged shard is passed over by all processes; a disk that is full for one of them stops none."""
     place = folder / "killed" / "checkpoints"
     before = checkpoints(place)
-    run = build(scenes, folder / "killed", world, shard=True, **changed)
+    run = build(scenes, folder / "killed", world, fsdp=True, **changed)
     run.restore()
     with pytest.MonkeyPatch.context() as patch:
         if not world.is_first:
@@ -132,7 +132,7 @@ def check_damage(scenes: Dataset, folder: Path, world: World, changed: dict[str,
         data[-5] ^= 1
         victim.write_bytes(data)
     world.barrier()
-    run = build(scenes, folder / "killed", world, shard=True, **changed)
+    run = build(scenes, folder / "killed", world, fsdp=True, **changed)
     run.restore()
     assert run.progress.step == int(before[-2].name.removeprefix("step-"))
     world.barrier()
@@ -144,8 +144,8 @@ def check_damage(scenes: Dataset, folder: Path, world: World, changed: dict[str,
         assert "lacks some of its shards" in str(caught.value)
     world.barrier()
     with pytest.raises(CheckpointError, match="shards"):
-        build(scenes, folder / "killed", world, shard=True, **changed).restore()
-    other = build(scenes, folder / "kept", world, shard=True, **changed)
+        build(scenes, folder / "killed", world, fsdp=True, **changed).restore()
+    other = build(scenes, folder / "kept", world, fsdp=True, **changed)
     other.model.register_buffer("odd", torch.zeros(1))
     with pytest.raises(CheckpointError, match="does not fit the network") as refused:
         other.restore()
@@ -156,11 +156,11 @@ def check_more_processes(scenes: Dataset, folder: Path, world: World, changed: d
     """Two wrote it, three go on: the very values, read in shares and written in shares."""
     found = load_checkpoint(folder / "kept" / "checkpoints")
     assert found is not None
-    run = build(scenes, folder / "kept", world, shard=True, **changed)
+    run = build(scenes, folder / "kept", world, fsdp=True, **changed)
     run.restore()
     tensors = held(run)
     assert all(is_dtensor(tensors[name]) for name in ("model/head.weight", "average/head.weight"))
-    again = build(scenes, folder / "kept", world, shard=True, **changed)
+    again = build(scenes, folder / "kept", world, fsdp=True, **changed)
     with watched(tensors, 2):
         again.restore()
     for name, tensor in tensors.items():

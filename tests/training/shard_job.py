@@ -69,7 +69,7 @@ def compare(scenes: Dataset, folder: Path, world: World, changed: dict[str, Any]
     alone = folder / f"alone{world.rank}"
     one = build(scenes, alone, World(), **changed)
     one.fit()
-    run = build(scenes, folder / "shards", world, shard=True, **changed)
+    run = build(scenes, folder / "shards", world, fsdp=True, **changed)
     assert is_sharded(run.model) and blocks(one.model), "sharded, in blocks and as a whole"
     held = sum(local_tensor(parameter).numel() for parameter in run.model.parameters())
     assert held < 0.7 * sum(parameter.numel() for parameter in one.model.parameters())
@@ -91,7 +91,7 @@ def hand_over(scenes: Dataset, folder: Path, world: World, changed: dict[str, An
     """Killed in shards, resumed alone; killed alone, resumed in shards: the weights of a run that was never killed."""
     one = build(scenes, folder / f"never{world.rank}", World(), **changed)
     one.fit()
-    killed(scenes, folder / "to-one", world, shard=True, **changed)
+    killed(scenes, folder / "to-one", world, fsdp=True, **changed)
     world.barrier()
     if world.is_first:
         found = load_checkpoint(folder / "to-one" / "checkpoints")
@@ -103,7 +103,7 @@ def hand_over(scenes: Dataset, folder: Path, world: World, changed: dict[str, An
         close(states(again), states(one))
         killed(scenes, folder / "to-two", World(), **changed)
     world.barrier()
-    sharded = build(scenes, folder / "to-two", world, shard=True, **changed)
+    sharded = build(scenes, folder / "to-two", world, fsdp=True, **changed)
     sharded.fit(resume=True)
     assert sharded.progress.step == one.progress.step
     close(
@@ -114,7 +114,7 @@ def hand_over(scenes: Dataset, folder: Path, world: World, changed: dict[str, An
 
 def statistics(scenes: Dataset, folder: Path, world: World, shard: bool) -> None:
     """Statistics of the average that were measured anew are the same in every process, to the bit."""
-    changed: dict[str, Any] = {"freeze_bn": False, "shard": shard, "norm_statistics": "measured", "ema": 0.8}
+    changed: dict[str, Any] = {"freeze_bn": False, "fsdp": shard, "norm_statistics": "measured", "ema": 0.8}
     run = build(scenes, folder, world, **changed)
     assert run.average is not None
     run.fit()
@@ -129,9 +129,9 @@ def main(folder: Path) -> None:
     scenes = open_dataset(folder / "street")
     with init_world() as world:
         with pytest.raises(UsageError, match=r"torch\.compile"):
-            build(scenes, folder, world, shard=True, compile=True)
+            build(scenes, folder, world, fsdp=True, compile=True)
         with pytest.raises(UsageError, match="not tried"):
-            build(scenes, folder, world, shard=True, optimizer="rprop")
+            build(scenes, folder, world, fsdp=True, optimizer="rprop")
         for name, changed in CASES.items():
             compare(scenes, folder / name, world, changed)
             if world.is_first:

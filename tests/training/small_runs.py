@@ -38,7 +38,7 @@ VALUES: dict[str, Any] = {
     "training.compile": False,
     "training.workers": 1,
     "training.cache": True,
-    "training.native_logits": True,
+    "training.loss_at_native_stride": True,
     "training.accumulate": 1,
     "training.save_every_steps": 3,
 }

@@ -13,7 +13,8 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from segwright.core.errors import ConfigError
-from segwright.training.config import TrainConfig, load_config, parse_overrides, parse_size
+from segwright.training import config as config_module
+from segwright.training.config import TrainConfig, build, load_config, parse_overrides, parse_size
 
 
 def test_yaml_round_trip(tmp_path: Path) -> None:
@@ -137,3 +138,29 @@ def test_a_config_from_a_pipe_is_read_and_one_without_end_is_not(tmp_path: Path)
         os.close(handle)
     with pytest.raises(ConfigError, match="too large"):
         load_config("/dev/zero")
+
+
+@pytest.mark.parametrize(("old", "new"), list(config_module.RENAMED.items()))
+def test_a_former_name_of_a_setting_works_and_is_reported(
+    old: str, new: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In a config file, with --set, and in the plans and configs that earlier versions stored."""
+    value = {"final_phase_loss": "dice", "prior_bias_init": False, "aux_decay": True, "fsdp": True}.get(new, 0.25)
+    value = True if new == "loss_at_native_stride" else value
+    for way in ("file", "override", "stored"):
+        monkeypatch.setattr(config_module, "_warned", set())
+        if way == "file":
+            (tmp_path / "config.yaml").write_text(f"training:\n  {old}: {value}\n")
+            found = load_config(tmp_path / "config.yaml")
+        elif way == "override":
+            found = TrainConfig().with_values(parse_overrides([f"training.{old}={value}"]))
+        else:
+            tree = TrainConfig().model_dump(mode="json")
+            del tree["training"][new]
+            tree["training"][old] = value
+            found = build(TrainConfig, tree)
+        assert getattr(found.training, new) == value and old not in found.model_dump()["training"], way
+        line = f"warning: training.{old} is now training.{new}; the old name works until the next release"
+        assert capsys.readouterr().err.splitlines() == [line], way
+    with pytest.raises(ConfigError, match="the same setting"):
+        build(TrainConfig, {"training": {old: value, new: value}})

@@ -60,7 +60,7 @@ def test_synchronized_norms_see_the_processes_and_not_the_parts(scenes: Dataset,
 
 def test_train_says_it_and_writes_it_down(scenes: Dataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     narrow = {"widths": [4, 8, 8, 8, 8], "decoder_channels": [4, 8, 8, 8]}
-    values = {**VALUES, "training.accumulate": 2, "training.epochs": 1, "training.late_loss": "0.5*jaccard"}
+    values = {**VALUES, "training.accumulate": 2, "training.epochs": 1, "training.final_phase_loss": "0.5*jaccard"}
     values |= {
         "model.name": "leannet",
         "model.arguments": narrow,

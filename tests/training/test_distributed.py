@@ -24,7 +24,7 @@ SETTINGS = (
     "--loss", "ce(smoothing=0.05)", "--optimizer", "sgd", "--lr", "0.05",
     "--set", "model.arguments={widths: [4, 8, 8, 8, 8], decoder_channels: [4, 8, 8, 8], dropout: 0.0}",
     "--set", "training.class_weights=inverse",  # very unequal amounts on the two processes
-    "--set", "training.native_logits=true",
+    "--set", "training.loss_at_native_stride=true",
     "--set", "training.freeze_bn=true",  # a batch norm's statistics are its own process's on a CPU
 )  # fmt: skip
 TOLERANCE = 1e-3  # what the order of sums makes of it over six steps

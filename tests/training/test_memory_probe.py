@@ -55,7 +55,7 @@ def by_pixels(monkeypatch: pytest.MonkeyPatch) -> Callable[[torch.device, Callab
 
 @pytest.mark.parametrize(
     "changed",
-    [{}, {"optimizer": "adagrad", "precision": "bf16", "freeze_encoder": 0.0, "accumulate": 2}],
+    [{}, {"optimizer": "adagrad", "precision": "bf16", "freeze_encoder_fraction": 0.0, "accumulate": 2}],
     ids=["muon", "adagrad-bf16"],
 )
 def test_a_probed_run_is_an_unprobed_run_bit_for_bit(scenes: Dataset, tmp_path: Path, changed: dict[str, Any]) -> None:

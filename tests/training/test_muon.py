@@ -117,7 +117,7 @@ def test_a_kernel_is_turned_only_where_its_scale_does_not_matter(name: str, left
 
 def test_rates_of_the_parts_hold_beside_muon() -> None:
     model = create_model("unet", classes=2, encoder="resnet18", weights=None)
-    config = TrainingConfig(optimizer="muon", head_lr_factor=10.0, turn=0.06)
+    config = TrainingConfig(optimizer="muon", head_lr_factor=10.0, muon_lr=0.06)
     optimizer = create_optimizer(model, config, lr=1e-3, weight_decay=0.0, encoder_lr_factor=0.5)
     rates = {group["name"].removesuffix(", no decay"): group["base_lr"] for group in optimizer.param_groups}
     assert rates == pytest.approx(

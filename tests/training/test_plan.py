@@ -150,7 +150,11 @@ def test_pretrained_weights_and_gpus_change_the_network() -> None:
     assert plan().config.model.name == "leannet" and plan().config.training.optimizer == "muon"
     fine = plan(pretrained=ALWAYS).config
     assert (fine.model.name, fine.training.optimizer) == ("unet", "adamw") and fine.training.encoder_lr_factor == 0.5
-    assert fine.model.encoder == "tf_efficientnet_lite0" and fine.training.native_logits and fine.training.late_loss
+    assert (
+        fine.model.encoder == "tf_efficientnet_lite0"
+        and fine.training.loss_at_native_stride
+        and fine.training.final_phase_loss
+    )
     assert fine.model.arguments == {"head_stride": 4, "decoder_channels": [128, 64, 48]}
     assert len(fine.training.phases) == 3, "small images first, as from random weights"
     on_gpu = plan(pretrained=ALWAYS, hardware=GPU).config
@@ -167,7 +171,7 @@ def test_pretrained_weights_and_gpus_change_the_network() -> None:
 @pytest.mark.parametrize(("name", "half"), [("leannet", True), ("ddrnet", True), ("segnet", False)])
 def test_the_loss_is_taken_at_half_resolution_where_a_network_can(name: str, half: bool) -> None:
     found = plan({"model.name": name}, normalized=lambda config: True).config
-    assert found.training.native_logits is half and found.training.aux_fade is (name == "leannet")
+    assert found.training.loss_at_native_stride is half and found.training.aux_decay is (name == "leannet")
 
 
 def test_a_classical_network_from_random_weights_gets_a_start_it_can_learn_from() -> None:
@@ -196,18 +200,18 @@ def test_an_empty_split_is_refused() -> None:
 
 
 def test_the_last_layer_starts_at_the_frequencies_unless_it_is_published_otherwise() -> None:
-    assert plan().config.training.class_prior is True
-    assert plan({"model.name": "unet"}, pretrained=ALWAYS).config.training.class_prior is True
-    assert plan({"model.name": "fcn32s"}).config.training.class_prior is False
-    assert plan({"model.name": "deeplabv3_resnet50"}, pretrained=ALWAYS).config.training.class_prior is False
-    assert plan({"training.class_prior": False}).config.training.class_prior is False
+    assert plan().config.training.prior_bias_init is True
+    assert plan({"model.name": "unet"}, pretrained=ALWAYS).config.training.prior_bias_init is True
+    assert plan({"model.name": "fcn32s"}).config.training.prior_bias_init is False
+    assert plan({"model.name": "deeplabv3_resnet50"}, pretrained=ALWAYS).config.training.prior_bias_init is False
+    assert plan({"training.prior_bias_init": False}).config.training.prior_bias_init is False
 
 
 def test_a_class_that_few_images_show_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     def decision(images: tuple[int, ...]) -> str:
         found = plan(found=replace(FOUND, class_images=images))
-        assert found.config.training.oversample == 0
-        return next(d.reason for d in found.entries if d.setting == "training.oversample")
+        assert found.config.training.repeat_rare == 0
+        return next(d.reason for d in found.entries if d.setting == "training.repeat_rare")
 
     assert decision((300, 300, 200)) == "every class is in 67% of the images or more"
     assert decision((300, 6, 0)) == "sky is in 2.0% of the images: 0.05 shows those more often"
@@ -258,7 +262,7 @@ def test_a_network_is_planned_as_what_it_begins_from(
     found = plan({"model.name": name}, pretrained=lambda *network: catalog.starts_pretrained(*network))
     fine = online and name not in FREE
     assert found.config.training.encoder_lr_factor == (0.3 if fine else 1.0)
-    assert (found.config.training.late_loss is None) is fine
+    assert (found.config.training.final_phase_loss is None) is fine
     assert asked == ([] if name in FREE else [CATALOG[name].pretrained()])
     assert [d.value for d in found.entries if d.setting == "model.start"] == ["pretrained" if fine else "random"]
     offline = plan(
@@ -266,7 +270,7 @@ def test_a_network_is_planned_as_what_it_begins_from(
     )
     assert offline.config.training.encoder_lr_factor == 1.0
     again = plan({"model.name": name}, fine_tuning=True)
-    assert again.config.training.late_loss is None, "a saved model that is fine-tuned is no random start"
+    assert again.config.training.final_phase_loss is None, "a saved model that is fine-tuned is no random start"
 
 
 def test_what_is_asked_for_is_what_create_model_would_take(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -293,6 +297,6 @@ def test_one_cycle_has_no_warm_up_before_its_own() -> None:
 
 def test_a_late_loss_over_the_whole_run_is_said() -> None:
     reasons = {d.setting: d.reason for d in plan({"training.size": (96, 96)}).entries}
-    assert "one phase, from its first step on" in reasons["training.late_loss"]
+    assert "one phase, from its first step on" in reasons["training.final_phase_loss"]
     reasons = {d.setting: d.reason for d in plan().entries}
-    assert "the last phase also" in reasons["training.late_loss"]
+    assert "the last phase also" in reasons["training.final_phase_loss"]

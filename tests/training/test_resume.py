@@ -215,7 +215,7 @@ def test_a_validation_without_labels_leaves_the_last_weights_as_the_model(
 def test_early_stopping_is_said_and_resuming_adds_nothing(
     scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    values = {"training.epochs": 30, "training.early_stopping": 1, "training.lr": 1e-9, "training.turn": 1e-9,
+    values = {"training.epochs": 30, "training.early_stopping": 1, "training.lr": 1e-9, "training.muon_lr": 1e-9,
               "training.ema": None, "training.logit_adjustment": False}  # fmt: skip
     first = run(scenes, tmp_path / "run", values=values)
     assert first.stopped_by == "early stopping" and "early stopping: no better" in capsys.readouterr().err

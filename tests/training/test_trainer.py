@@ -232,7 +232,7 @@ def test_minutes_end_the_run_on_time(scenes: Dataset, tmp_path: Path) -> None:
 
 
 def test_early_stopping_ends_after_validations_without_gain(scenes: Dataset, tmp_path: Path) -> None:
-    run = trainer(scenes, tmp_path, epochs=40, lr=1e-9, turn=1e-9, ema=None, early_stopping=2)
+    run = trainer(scenes, tmp_path, epochs=40, lr=1e-9, muon_lr=1e-9, ema=None, early_stopping=2)
     result = run.fit()
     assert result.stopped_by == "early stopping" and result.progress.epoch < 40
 
@@ -269,7 +269,7 @@ def test_images_of_rare_classes_come_more_often_where_asked_for(scenes: Dataset,
     }  # fmt: skip
     counts = []
     for share in (0.0, 1.0):
-        config = TrainConfig().with_values({**values, "training.oversample": share})
+        config = TrainConfig().with_values({**values, "training.repeat_rare": share})
         run = planned_trainer(open_dataset(folder), config)
         seen: Counter[str] = Counter()
         for epoch in range(4):

@@ -199,12 +199,12 @@ def to_device(network: nn.Module, config: TrainingConfig, device: torch.device, 
     model = network.to(device)
     if world.size > 1 and config.sync_bn and device.type == "cuda":
         model = synchronized(model)
-    if not config.shard or world.size == 1:
+    if not config.fsdp or world.size == 1:
         return model.to(memory_format=torch.channels_last)
     if config.compile is True:
         raise UsageError(
             "sharding and torch.compile cannot be combined",
-            found="training.shard=true and training.compile=true",
+            found="training.fsdp=true and training.compile=true",
             fix="leave one of them out",
         )
     from segwright.training.distributed.fsdp import shard

@@ -55,12 +55,12 @@ def create_optimizer(
             "this optimizer was not tried on a network in shards",
             expected=", ".join(sorted(SHARDED)),
             found=config.optimizer,
-            fix="--optimizer adamw, or training.shard=false",
+            fix="--optimizer adamw, or training.fsdp=false",
         )
     if name == "muon":
         bf16 = config.precision == "bf16"
         factors = {"encoder_lr_factor": encoder_lr_factor, "head_lr_factor": config.head_lr_factor}
-        return _create_muon(model, config.turn, bf16=bf16, lr=lr, weight_decay=weight_decay, **factors)
+        return _create_muon(model, config.muon_lr, bf16=bf16, lr=lr, weight_decay=weight_decay, **factors)
     if name not in OPTIMIZERS:
         names = ", ".join(sorted([*OPTIMIZERS, "muon"]))
         raise UsageError("unknown optimizer", expected=names, found=config.optimizer)

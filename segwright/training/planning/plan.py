@@ -237,7 +237,7 @@ def _plan_lean_unet(draft: _Draft, head_stride: int = 2) -> None:
     blocks = (DEEPEST_STRIDE // head_stride).bit_length() - 1  # each doubles the resolution
     lean = {"head_stride": head_stride, "decoder_channels": [128, 64, 48, 32][:blocks]}
     draft.values["model.arguments"] = {**arguments, **lean}
-    draft.values["training.native_logits"] = True
+    draft.values["training.loss_at_native_stride"] = True
     draft.entries.append(PlanEntry("model.arguments", lean, "a lean decoder: half the time of the full one on a CPU"))
 
 
@@ -250,10 +250,10 @@ def _plan_optimizer(draft: _Draft, from_scratch: bool, normed: bool) -> None:
     if from_scratch and name == "leannet":
         reason = "what LeanNet's recipe was found with"
         draft.set_default("training.aux_weight", 0.3, reason, auto=USUAL_AUX_WEIGHT)
-        draft.set_default("training.aux_fade", True, reason, auto=False)
+        draft.set_default("training.aux_decay", True, reason, auto=False)
     if from_scratch and name in HALF_LOGITS:
         draft.set_default(
-            "training.native_logits", True, "the loss at half resolution: a quarter of the work", auto=False
+            "training.loss_at_native_stride", True, "the loss at half resolution: a quarter of the work", auto=False
         )
     if from_scratch and name in FROM_SCRATCH:
         _plan_from_scratch(draft, FROM_SCRATCH[name], normed)
@@ -401,7 +401,7 @@ def _plan_imbalance(draft: _Draft, fingerprint: Fingerprint, from_scratch: bool)
         several = len(draft.get("training.phases")) > 1
         when = "the last phase" if several else "the run, which has one phase, from its first step on"
         reason = f"{when} also trains the overlap itself (of each part of a batch and each process by itself)"
-        draft.set_default("training.late_loss", "0.5*jaccard", reason, auto=None)
+        draft.set_default("training.final_phase_loss", "0.5*jaccard", reason, auto=None)
     given = draft.get("training.class_weights")
     if isinstance(given, tuple | list):
         draft.entries.append(PlanEntry("training.class_weights", list(given), "as asked"))
@@ -416,12 +416,12 @@ def _plan_imbalance(draft: _Draft, fingerprint: Fingerprint, from_scratch: bool)
     # Of the classical networks the last layer starts as published; weights of a whole network bring theirs.
     name = draft.get("model.name")
     if name in FROM_SCRATCH:
-        draft.set_default("training.class_prior", False, "the last layer starts as published")
+        draft.set_default("training.prior_bias_init", False, "the last layer starts as published")
     elif not from_scratch and name in CATALOG and CATALOG[name].torchvision:
-        draft.set_default("training.class_prior", False, "weights of a whole network bring their last layer")
+        draft.set_default("training.prior_bias_init", False, "weights of a whole network bring their last layer")
     else:
         draft.set_default(
-            "training.class_prior", True, "the last layer need not learn first how frequent each class is"
+            "training.prior_bias_init", True, "the last layer need not learn first how frequent each class is"
         )
     aware = 0.4 if rare else 0.0
     reason = f"rare: {', '.join(rare[:4])}" if rare else "no class is rare"
@@ -439,7 +439,7 @@ def _plan_oversampling(draft: _Draft, fingerprint: Fingerprint) -> None:
     reason = f"every class is in {share:.0%} of the images or more"
     if share < RARELY_SHOWN:
         reason = f"{name} is in {share:.1%} of the images: {RARELY_SHOWN} shows those more often"
-    draft.set_default("training.oversample", 0.0, reason)
+    draft.set_default("training.repeat_rare", 0.0, reason)
 
 
 def _plan_arithmetic(draft: _Draft, hardware: Hardware, images: int) -> None:

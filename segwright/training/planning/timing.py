@@ -97,7 +97,7 @@ def time_step(
 ) -> float:
     """Seconds of a training step of ``config``'s network on random pixels."""
     model = build_network(config.with_values({"model.weights": None}), classes).train()
-    model.native_logits = config.training.native_logits
+    model.native_logits = config.training.loss_at_native_stride
     for module in model.modules() if config.training.freeze_bn else ():  # as it will be trained
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
             module.eval()
