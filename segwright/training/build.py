@@ -84,7 +84,7 @@ def starting_network(
 ) -> StartingNetwork:
     """Create the plan's network; random or pretrained weights, or those of a saved model where they fit.
 
-    ``stored``: the run that is resumed; its record of the weights' origin holds, since ``--from`` is not given again.
+    ``stored``: the run that is resumed; its record of the origin holds, since ``--init-from`` is not given again.
     """
     model = build_network(plan.config, checked.classes)
     if plan.config.training.prior_bias_init is True:
@@ -127,7 +127,7 @@ def build(
     return TrainerComponents(
         model=network.model,
         criterion=criterion(training.loss),
-        final_criterion=criterion(training.loss + (f"+{training.late_loss}" if training.final_phase_loss else "")),
+        final_criterion=criterion(training.loss + (f"+{training.final_phase_loss}" if training.final_phase_loss else "")),
         train=checked.train,
         val=_validated(checked.val, budget, context.display.say),
         config=config,

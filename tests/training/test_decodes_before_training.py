@@ -29,7 +29,7 @@ def test_training_decodes_each_file_once_before_its_first_step(tmp_path: Path, m
             "model.name": "leannet",
             "training.epochs": 1,
             "training.batch": 2,
-            "training.oversample": 0.5,
+            "training.repeat_rare": 0.5,
             "training.device": "cpu",
             "out": str(tmp_path / "run"),
         }
