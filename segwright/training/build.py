@@ -127,7 +127,7 @@ def build(
     return TrainerComponents(
         model=network.model,
         criterion=criterion(training.loss),
-        final_criterion=criterion(training.loss + (f"+{training.final_phase_loss}" if training.final_phase_loss else "")),
+        final_criterion=criterion("+".join(filter(None, (training.loss, training.final_phase_loss)))),
         train=checked.train,
         val=_validated(checked.val, budget, context.display.say),
         config=config,
