@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from segwright.core.deprecated import renamed_attribute
 from segwright.core.errors import ConfigError
-from segwright.core.progress import is_first
+from segwright.core.progress import is_main_process
 
 Auto = Literal["auto"]
 Size = tuple[int, int]  # (height, width) in pixels
@@ -54,7 +54,7 @@ def current_key(key: str) -> str:
     new = RENAMED.get(name) if section == "training" else None
     if new is None:
         return key
-    if name not in _warned and is_first():
+    if name not in _warned and is_main_process():
         _warned.add(name)
         print(
             f"warning: training.{name} is now training.{new}; the old name works until the next release",
