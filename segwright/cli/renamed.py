@@ -12,7 +12,11 @@ OPTIONS = {
     "lr-range": {"--from": "--init-from"},
     "evaluate": {"--post": "--postprocess", "--match": "--match-classes"},
     "predict": {"--post": "--postprocess"},
-    "serve": {"--post": "--postprocess"},
+    "serve": {
+        "--post": "--postprocess",
+        "--queue": "--max-concurrent-requests",
+        "--timeout": "--upload-timeout",
+    },
     "plot-crf": {"--belief": "--show-probability", "--pictures": "--count"},
     "tune-post": {"--keep": "--save", "--no-keep": "--no-save", "--chain": "--pipeline"},
 }

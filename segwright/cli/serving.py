@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Annotated
 
 import typer
@@ -38,8 +37,6 @@ def serve(
     ] = 120.0,
     eight_bit: EightBit = None,
     watch: Annotated[bool, typer.Option("--watch", help="Reload the model when its files change.")] = False,
-    queue: Annotated[int | None, typer.Option("--queue", min=1, hidden=True)] = None,
-    timeout: Annotated[float | None, typer.Option("--timeout", hidden=True)] = None,
 ) -> None:
     """Serve a model over HTTP, with a page to try it. SIGHUP reloads the model, Ctrl-C stops."""
     from segwright import api
@@ -50,22 +47,12 @@ def serve(
         screen.print(line, markup=False, soft_wrap=True)
         screen.file.flush()  # a program that waits for the URL reads a pipe
 
-    if queue is not None:
-        _warn_renamed("--queue", "--max-concurrent-requests")
-        max_concurrent_requests = queue
-    if timeout is not None:
-        _warn_renamed("--timeout", "--upload-timeout")
-        upload_timeout = timeout
     api.serve(
         model, host=host, port=port, device=device, precision=precision, postprocess=post, tta=tta,
         trust_external=trust_external, max_concurrent_requests=max_concurrent_requests, batch=batch,
         max_megabytes=max_megabytes, max_megapixels=max_megapixels, upload_timeout=upload_timeout,
         predict_timeout=predict_timeout, eight_bit=eight_bit, watch=watch, message=message,
     )  # fmt: skip
-
-
-def _warn_renamed(old: str, new: str) -> None:
-    print(f"{old} is now {new}; the old name works until the next release", file=sys.stderr)
 
 
 def register(app: typer.Typer) -> None:

@@ -1,7 +1,7 @@
-"""The errors a user sees.
+"""The errors that users see, each with what was expected, what was found, where, and the fix.
 
-Each says what was expected, what was found, where, and what to do about it. Everything that bad input can cause derives
-from :class:`SegwrightError`; the command line prints it without a traceback and exits with 2.
+All errors caused by bad input derive from :class:`SegwrightError`; the command line prints them without a traceback and
+exits with 2.
 """
 
 from __future__ import annotations
@@ -11,27 +11,27 @@ import os
 from pathlib import Path
 from typing import Literal
 
-# Why a file is no readable image; programs branch on this, never on the text of a message.
+# Why a file is not a readable image. Programs should use this, never the text of a message.
 ReadReason = Literal[
     "cannot_open",  # no such file, no permission, not a file
     "empty",
     "too_large",  # more bytes, pixels, bands, pages or memory than the limits allow
     "truncated",  # image data is missing at the end or in the middle
-    "unknown_format",  # none of the formats that are read, whatever the name ends in
-    "unsupported",  # a known format, in a variant that is not read
+    "unknown_format",  # none of the supported formats, whatever the suffix is
+    "unsupported",  # a known format, in a variant that is not supported
     "corrupt",  # damaged in any other way
     "animated",  # several frames
     "pages",  # several pages where one was expected
     "bands",  # channels that do not fit
-    "values",  # pixels that are no mask values: fractions, negative, beyond 16 bits
-    "killed",  # the process that decoded it ended, or gave no answer in time
+    "values",  # pixels that are not mask values: fractions, negative, beyond 16 bits
+    "killed",  # the process that decoded it crashed or timed out
 ]
 
 
 class SegwrightError(Exception):
-    """Base of every error that is the input's or the machine's fault and not a bug of ours.
+    """Base of all errors that are caused by the input or the machine, not by a bug.
 
-    ``message`` is the whole in one line; the parts stay readable for programs.
+    ``message`` is one line; ``expected``, ``found``, ``where`` and ``fix`` are for programs too.
     """
 
     def __init__(
@@ -76,11 +76,11 @@ def _rebuild(
 
 
 class UsageError(SegwrightError):
-    """A wrong argument: an unknown name, a value out of range, options that exclude each other."""
+    """An invalid argument: an unknown name, a value out of range, options that exclude each other."""
 
 
 class ConfigError(UsageError):
-    """A config file or ``--set`` that does not fit."""
+    """An invalid config file or ``--set``."""
 
 
 class MissingExtraError(SegwrightError):
@@ -88,7 +88,7 @@ class MissingExtraError(SegwrightError):
 
 
 class DataError(SegwrightError):
-    """A dataset that cannot be used as it lies."""
+    """A dataset that cannot be used as it is."""
 
 
 class ImageReadError(DataError):
@@ -125,7 +125,7 @@ def _rebuild_read_error(
 
 
 class TooLargeError(ImageReadError):
-    """An image that asks for more bytes, pixels, bands, pages or memory than the limits allow."""
+    """An image with more bytes, pixels, bands or pages than the limits, or that needs more memory."""
 
     def __init__(
         self,
@@ -141,7 +141,7 @@ class TooLargeError(ImageReadError):
 
 
 class DepthError(ImageReadError):
-    """An 8-bit image for a model of deeper ones, which can be read in two ways."""
+    """An 8-bit image for a model of deeper images, which is ambiguous."""
 
 
 class LabelError(DataError):
@@ -149,15 +149,15 @@ class LabelError(DataError):
 
 
 class NameClashError(LabelError):
-    """Several files share a name, so that it is not certain which mask belongs to which image."""
+    """Several files share a name, so the mask of an image is ambiguous."""
 
 
 class FormatError(DataError):
-    """No data format recognized, or the named one does not fit."""
+    """No data format was detected, or the given one does not fit."""
 
 
 class DownloadError(DataError):
-    """A download that failed, lied or tried to leave its folder."""
+    """The download failed, did not match its checksum, or contained unsafe paths."""
 
 
 class OutputError(SegwrightError, OSError):
@@ -168,34 +168,34 @@ def output_error(error: OSError, where: str | Path | None = None) -> OutputError
     """An OSError as an OutputError with a fix; ``where``: the output, if it is known."""
     place = where if where is not None else error.filename
     if place is not None and Path(os.fsdecode(place)).name.startswith(".writing-"):
-        place = Path(os.fsdecode(place)).parent  # the temporary file beside the one that was meant
+        place = Path(os.fsdecode(place)).parent  # the temporary file beside the output
     fixes = {
         errno.ENOSPC: "free some space, or write to another disk",
         errno.EDQUOT: "free some space, or write to another disk",
-        errno.EACCES: "choose a place that you may write to",
-        errno.EPERM: "choose a place that you may write to",
-        errno.EROFS: "the file system is read-only: choose another place",
-        errno.ENOTDIR: "a file stands where a folder is meant: choose another place",
-        errno.EEXIST: "a file stands where a folder is meant: choose another place",
-        errno.EISDIR: "a folder stands where a file is meant: name a file",
+        errno.EACCES: "choose a folder with write permission",
+        errno.EPERM: "choose a folder with write permission",
+        errno.EROFS: "the file system is read-only: choose another folder",
+        errno.ENOTDIR: "a file exists in place of a folder: choose another path",
+        errno.EEXIST: "a file exists in place of a folder: choose another path",
+        errno.EISDIR: "a folder exists in place of the file: choose a file name",
         errno.ENAMETOOLONG: "choose a shorter name",
     }
     wrapped = OutputError(
-        "cannot be written" if where is not None else "the system refuses",
+        "cannot be written" if where is not None else "the system reports an error",
         found=error.strerror or str(error) or type(error).__name__,
         where=None if place is None else os.fsdecode(place),
-        fix=fixes.get(error.errno or 0, "look at the place and its permissions, or choose another"),
+        fix=fixes.get(error.errno or 0, "check the path and its permissions, or choose another"),
     )
     wrapped.errno, wrapped.strerror = error.errno, error.strerror
     return wrapped
 
 
 class ModelError(SegwrightError):
-    """A model that cannot be built or fed as asked."""
+    """A model that cannot be built, or an input that does not fit it."""
 
 
 class WeightsError(ModelError):
-    """Weights that cannot be found, read, trusted or fitted."""
+    """Weights that cannot be found or read, are not trusted, or do not fit."""
 
 
 class BundleError(ModelError):
@@ -203,19 +203,19 @@ class BundleError(ModelError):
 
 
 class BundleWriteError(BundleError, OSError):
-    """A model that could not be saved: a full disk, a folder that cannot be written."""
+    """A model could not be saved, for example because the disk is full."""
 
 
 class ExportError(SegwrightError):
-    """An export that could not be made, or does not agree with the original."""
+    """An export failed, or differs from the original."""
 
 
 class CheckpointError(SegwrightError):
-    """No whole checkpoint to resume from, or one that does not fit the run."""
+    """There is no intact checkpoint to resume from, or it does not fit the run."""
 
 
 class TrainingError(SegwrightError):
-    """Training had to stop; what was finished is saved."""
+    """Training stopped; finished work is saved."""
 
 
 class NonFiniteLossError(TrainingError):
@@ -223,12 +223,12 @@ class NonFiniteLossError(TrainingError):
 
 
 class OutOfMemoryError(TrainingError):
-    """Not even one image fits."""
+    """Not even one image fits into memory."""
 
 
 class DeadProcessError(TrainingError):
-    """Another process of the job died; it is named."""
+    """Another process of the job died; the message names it."""
 
 
 class PostprocessError(SegwrightError):
-    """A chain that cannot be parsed, or probabilities that are none."""
+    """Invalid post-processing pipeline or invalid probabilities."""

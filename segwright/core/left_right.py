@@ -1,14 +1,14 @@
-"""Classes that exist once for the left and once for the right: which ones a mirror image exchanges.
+"""Pairs of left and right classes, which a mirrored image exchanges.
 
-A mirrored image of a left arm is an image of a right arm. Whatever mirrors an image, left to right or top to bottom
-(which is the former with half a turn), therefore has to exchange the two classes in its mask; a rotation, or a mirror
-image of a mirror image, must not. That holds for left and right as the body or the scene has them; classes that mean
-the left half of the *image* are the exception, and are for the user to name (``augment.flip_pairs=none``).
+A mirrored image of a left arm is an image of a right arm. A flip, left to right or top to bottom (which is the former
+with half a turn), therefore has to exchange the two classes in the mask; a rotation, or two flips, must not. This holds
+for left and right of a body or scene. Classes that mean the left half of the *image* are the exception: set
+``augment.flip_pairs=none``.
 
-Pairs are found from names by a strict rule: both names exist and differ in nothing but ``left``/``right`` or ``l``/
+Pairs are found from names by a strict rule: both names exist and differ only in ``left``/``right`` or ``l``/
 ``r``, as words (``left-arm``, ``eye_l``, ``LShoulder``) or, written together, ``lefteye`` and of body parts ``leye``. A
-single letter counts only where no other letter stands in its place (``l_lip`` beside ``u_lip`` is the lower lip), and
-parts that are no mirror images of each other in spite of their names (the heart's chambers) are left alone.
+single letter counts only if no other letter takes its place (``l_lip`` beside ``u_lip`` is the lower lip), and
+parts that are not mirror images of each other in spite of their names (the heart's chambers) are excluded.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _BODY = frozenset({
     "knee", "kneecap", "larm", "leg", "lleg", "lung", "nostril", "palm", "pupil", "shin", "shoe", "shoulder",
     "smalltoe", "sock", "sleeve", "thigh", "thumb", "toe", "uarm", "uleg", "wing", "wrist",
 })  # fmt: skip
-# Named for a side, but of another shape than their namesakes: the word is part of the name, and not where it lies.
+# Named after a side, but of different shape: the word is part of the name, not a position.
 _NO_MIRROR_IMAGES = (
     ("the heart's chambers", frozenset({"ventricle", "ventricular", "ventricles", "atrium", "atrial", "atria"})),
     ("the coronary arteries", frozenset({"coronary"})),
@@ -47,8 +47,8 @@ _BRAIN = frozenset({"lateral", "lat", "brain", "cerebral"})  # whose ventricles 
 
 @dataclass(frozen=True)
 class Sides:
-    """What the names of classes say of left and right. ``pairs``: exchanged by a mirror. ``doubtful``: (names, why
-    not). ``alone``: classes of one side, whose counterpart has no class."""
+    """Left and right classes by name. ``pairs``: exchanged by a flip. ``doubtful``: (names, reason why they are not a
+    pair). ``alone``: classes of one side without a counterpart."""
 
     pairs: Pairs = ()
     doubtful: tuple[tuple[Words, str], ...] = ()
@@ -88,7 +88,7 @@ def find_sides(names: Sequence[str]) -> Sides:
 
 
 def check_pairs(pairs: Iterable[Iterable[str]], names: Sequence[str], where: str) -> Pairs:
-    """Pairs that the user names; UsageError for one of other than two known classes, or for a class in two of them."""
+    """Check the user's pairs; UsageError unless each is of two known classes, and no class is in two pairs."""
     found: list[tuple[str, str]] = []
     seen: set[str] = set()
     for pair in pairs:
@@ -122,7 +122,7 @@ def shown(pairs: Sequence[tuple[str, str]], most: int = 8) -> str:
 
 
 def exchanged(pairs: Sequence[tuple[int, int]], count: int = 256) -> list[int]:
-    """Class index → class index after a mirror image, for 0 … ``count`` - 1; what is in no pair stays as it is."""
+    """Class index → class index after a flip, for 0 … ``count`` - 1; classes without a pair are unchanged."""
     table = list(range(count))
     for one, other in pairs:
         table[one], table[other] = other, one
@@ -139,7 +139,7 @@ def _split(name: str) -> Words:
 
 
 def _mirrored(words: Words, known: dict[Words, Any]) -> Words | None:
-    """The name with its sides exchanged, if it is another one that exists."""
+    """The name with left and right exchanged, if such another name exists."""
     for turn in (_whole_words, _letters, _prefix, _suffix, _body_part):
         other = turn(words)
         if other is not None and other != words and other in known:

@@ -1,8 +1,7 @@
-"""What travels between the modules: label spaces, samples, batches and predictions.
+"""The data types that modules exchange: label spaces, samples and batches.
 
-Shapes and dtypes are checked once, at construction, so that nothing downstream has to ask again.
-Conventions: images are uint8 H×W×C (RGB order where C is 3), masks are uint8 H×W of class indices with the label
-space's ignore value (255) where nothing is to be learnt or scored.
+Shapes and dtypes are checked once, at construction. Conventions: images are uint8 H×W×C (in RGB order if C is 3), masks
+are uint8 H×W of class indices, with the ignore value (255) for pixels that are neither trained on nor scored.
 """
 
 from __future__ import annotations
@@ -24,14 +23,14 @@ UInt8Array = npt.NDArray[np.uint8]
 Float32Array = npt.NDArray[np.float32]
 
 IGNORE_INDEX = 255
-MAX_CLASSES = 255  # masks are uint8, and 255 is taken by the ignore value
-STRIP_PIXELS = 4_000_000  # numpy makes eight bytes of every index, blending four of every color: in strips
+MAX_CLASSES = 255  # masks are uint8, and 255 is the ignore value
+STRIP_PIXELS = 4_000_000  # in strips: numpy needs eight bytes per index, and blending four per color
 
 Color = tuple[int, int, int]
 
 
 def distinct_colors(count: int) -> tuple[Color, ...]:
-    """``count`` colors that stay apart on a screen: golden-ratio steps in hue, three levels of lightness."""
+    """``count`` colors that are easy to distinguish: golden-ratio steps in hue, three levels of lightness."""
     colors = []
     for index in range(count):
         hue = (0.07 + index * 0.61803398875) % 1.0
@@ -45,10 +44,9 @@ def distinct_colors(count: int) -> tuple[Color, ...]:
 class LabelSpace:
     """The classes: their names, colors, and how the values found in files become class indices.
 
-    ``mapping`` holds file value → class index or ignore value; a file value that is not in it is an error, never
-    silently dropped. An empty mapping stands for the identity on 0…K-1 plus the ignore value itself. ``pairs`` holds
-    the names of classes that a mirror image exchanges (left eye, right eye); None finds them from the names
-    (:mod:`segwright.core.left_right`), and is never what an instance holds.
+    ``mapping``: file value → class index or ignore value; a file value that is not in it is an error. An empty mapping
+    stands for the identity on 0…K-1 plus the ignore value. ``pairs``: names of classes that a flip exchanges (left eye,
+    right eye); None finds them from the names (:mod:`segwright.core.left_right`), so an instance never has None.
     """
 
     names: tuple[str, ...]
@@ -71,7 +69,7 @@ class LabelSpace:
             raise LabelError("class names must differ", found=f"more than once: {', '.join(twice)}", fix="rename them")
         colors = tuple((int(r), int(g), int(b)) for r, g, b in self.colors) or distinct_colors(len(names))
         if len(colors) != len(names):
-            raise LabelError("one color a class", expected=f"{len(names)} colors", found=str(len(colors)))
+            raise LabelError("one color per class", expected=f"{len(names)} colors", found=str(len(colors)))
         if self.ignore_index != IGNORE_INDEX:
             raise LabelError("the ignore value in memory is always 255", found=str(self.ignore_index))
         mapping = {int(value): int(index) for value, index in self.mapping.items()}
@@ -93,7 +91,7 @@ class LabelSpace:
 
     @property
     def classes(self) -> int:
-        """How many classes there are, the ignore value not counted."""
+        """The number of classes, without the ignore value."""
         return len(self.names)
 
     def index(self, name: str) -> int:
@@ -103,11 +101,11 @@ class LabelSpace:
         return self.names.index(name)
 
     def mirrored(self) -> tuple[tuple[int, int], ...]:
-        """The indices of the classes that a mirror image exchanges."""
+        """The indices of the classes that a flip exchanges."""
         return tuple((self.names.index(one), self.names.index(other)) for one, other in self.pairs or ())
 
     def lookup(self) -> npt.NDArray[np.int32]:
-        """A table of 65,536 entries from file value to class index; -1 where the value has no meaning."""
+        """A table of 65,536 entries from file value to class index; -1 for unknown values."""
         table = np.full(65536, -1, np.int32)
         if self.mapping:
             for value, index in self.mapping.items():
@@ -124,7 +122,7 @@ class LabelSpace:
         return table
 
     def describe(self) -> list[str]:
-        """One line a class: index, name, and the file values that become it. Shown before training."""
+        """One line per class: index, name, and its file values. Shown before training."""
         sources: dict[int, list[int]] = {}
         for value, index in self.lookup_items():
             sources.setdefault(index, []).append(value)
@@ -132,7 +130,7 @@ class LabelSpace:
         return [*lines, f"255 (ignored)  <- {_join(sources.get(IGNORE_INDEX, []))}"]
 
     def lookup_items(self) -> list[tuple[int, int]]:
-        """(file value, class index) pairs, the identity written out."""
+        """(file value, class index) pairs, including those of the identity."""
         if self.mapping:
             return sorted(self.mapping.items())
         return [(i, i) for i in range(len(self.names))] + [(IGNORE_INDEX, IGNORE_INDEX)]
@@ -155,7 +153,7 @@ class LabelSpace:
             colors=tuple((int(c[0]), int(c[1]), int(c[2])) for c in data.get("colors", data.get("colours", ()))),
             ignore_index=int(data.get("ignore_index", IGNORE_INDEX)),
             mapping={int(value): int(index) for value, index in data.get("mapping", {}).items()},
-            # Saved before there were pairs: such a model was not taught that a mirror exchanges them.
+            # Saved before there were pairs: such a model was not trained with exchanged classes.
             pairs=tuple((str(one), str(other)) for one, other in data.get("pairs", ())),
         )
 
@@ -169,7 +167,7 @@ def _join(values: Sequence[int]) -> str:
 
 @dataclass(frozen=True)
 class Sample:
-    """One image with its mask, or without (``mask`` is None)."""
+    """One image with its mask; ``mask`` is None if it has none."""
 
     id: str
     image: UInt8Array  # (H, W, C)
@@ -204,7 +202,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class Batch:
-    """What the loader hands to the training step."""
+    """A batch of the loader."""
 
     images: UInt8Array  # (N, H, W, C)
     masks: UInt8Array  # (N, H, W)
@@ -220,14 +218,14 @@ class Batch:
                 found=f"{self.masks.dtype} {self.masks.shape}",
             )
         if len(self.ids) != self.images.shape[0]:
-            raise LabelError("one id an image", expected=str(self.images.shape[0]), found=str(len(self.ids)))
+            raise LabelError("one id per image", expected=str(self.images.shape[0]), found=str(len(self.ids)))
 
     def __len__(self) -> int:
         return len(self.ids)
 
 
 def blend(image: UInt8Array, colors: UInt8Array, alpha: float = 0.5) -> UInt8Array:
-    """``colors`` (H×W×3) over ``image`` (H×W×C); ignored pixels, black in the palette, keep the image."""
+    """``colors`` (H×W×3) over ``image`` (H×W×C); black pixels, such as ignored ones, keep the image."""
     result = np.empty((*image.shape[:2], 3), np.uint8)
     for rows in row_strips(image):
         base, over = image[rows], colors[rows]

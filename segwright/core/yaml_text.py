@@ -1,4 +1,4 @@
-"""YAML of strangers: plain values only, bounded in size, depth and in what its aliases grow to."""
+"""Parsing of untrusted YAML: plain values only, with limits of size, depth and expanded aliases."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from typing import Any
 import yaml
 
 MAX_TEXT = 1_000_000  # characters
-MAX_PARTS = 200_000  # values, every alias counted as what it stands for
+MAX_PARTS = 200_000  # values, with aliases expanded
 
 
 def load_yaml(text: str) -> Any:
-    """The document as dicts, lists and plain values. yaml.YAMLError for whatever is wrong with it, a bomb of aliases
-    and a value that refers to itself included."""
+    """The document as dicts, lists and plain values; yaml.YAMLError for any invalid document, including recursive ones
+    and those that expand beyond the limits."""
     if len(text) > MAX_TEXT:
         raise yaml.YAMLError(f"more than {MAX_TEXT} characters")
     try:
@@ -34,7 +34,7 @@ def load_yaml(text: str) -> Any:
 
 
 def _weigh(root: Any) -> None:
-    """YAMLError where the tree is larger than MAX_PARTS, aliases written out, or contains itself."""
+    """Raise YAMLError if the tree, with aliases expanded, is larger than MAX_PARTS or contains itself."""
     weights: dict[int, int] = {}
     open_: set[int] = set()
     waiting = [(root, False)]
@@ -51,14 +51,14 @@ def _weigh(root: Any) -> None:
             open_.discard(key)
             weights[key] = 1 + sum(weights[id(part)] for part in inner)
             if weights[key] > MAX_PARTS:
-                raise yaml.YAMLError(f"more than {MAX_PARTS} values, its aliases written out")
+                raise yaml.YAMLError(f"more than {MAX_PARTS} values, with its aliases expanded")
             continue
         if key in weights:
             continue
         if key in open_:
-            raise yaml.YAMLError("an alias to what it stands in")
+            raise yaml.YAMLError("an alias to a value that contains it")
         open_.add(key)
         waiting.append((node, True))
         waiting += [(part, False) for part in inner if id(part) not in weights]
         if any(id(part) in open_ for part in inner):
-            raise yaml.YAMLError("an alias to what it stands in")
+            raise yaml.YAMLError("an alias to a value that contains it")

@@ -33,7 +33,7 @@ class Comparison:
 
     @property
     def independent(self) -> Independent:
-        """What the intervals draw, for every model the same."""
+        """The units of the bootstrap, the same for all models."""
         return self.evaluations[self.baseline].independent
 
     def to_json(self) -> dict[str, Any]:
@@ -58,7 +58,7 @@ class Comparison:
 def compare(evaluations: Mapping[str, Evaluation], *, seed: int = 0) -> Comparison:
     """Pair evaluations of the same images, the first being the baseline.
 
-    UsageError for fewer than two, or where images or classes differ: then no difference could be blamed on the model.
+    UsageError for fewer than two, or if images or classes differ, because the difference would not be due to the model.
     """
     if len(evaluations) < 2:
         raise UsageError("a comparison needs two models", found=", ".join(evaluations) or "none")
@@ -81,7 +81,7 @@ def compare(evaluations: Mapping[str, Evaluation], *, seed: int = 0) -> Comparis
 
 
 def render_comparison(comparison: Comparison, console: Console) -> None:
-    """The table and the verdicts on a terminal; plain lines when it is none."""
+    """Print the table and the verdicts on a terminal."""
     table = Table("model", title=None)
     for header in ("mIoU", "95 %", "difference", "95 %", "pixel acc.", "Dice", "boundary IoU"):
         table.add_column(header, justify="right")
@@ -107,20 +107,20 @@ def render_comparison(comparison: Comparison, console: Console) -> None:
 
 
 def verdict(d: PairedDifference, baseline: str, over: Independent | None = None) -> str:
-    """One sentence: better, worse, or not to be told apart; ``over``: what the interval draws."""
+    """One sentence: better, worse, or no significant difference; ``over``: the units of the bootstrap."""
     if np.isnan(d.low):
         return f"{100 * d.difference:+.2f} points against {baseline}; one image gives no interval"
     drawn = "" if over is None else f" over {over}"
     span = f"{100 * d.difference:+.2f} points, 95 % {interval_text((d.low, d.high), signed=True)}{drawn}"
     if d.few:
-        return f"not to be told apart from {baseline}: too few to draw from ({span})"
+        return f"no significant difference to {baseline}: too few {over.over if over else 'units'} ({span})"
     if d.clear:
         return f"{'better' if d.low > 0 else 'worse'} than {baseline} ({span})"
-    return f"not to be told apart from {baseline} on these images ({span})"
+    return f"no significant difference to {baseline} on these images ({span})"
 
 
 def interval_text(interval: tuple[float, float], *, signed: bool = False) -> str:
-    """In per cent: 61.2–66.8, or with signs -0.30 to +1.20; empty where there is none."""
+    """In per cent: 61.2–66.8, or with signs -0.30 to +1.20; empty for NaN."""
     low, high = interval
     if np.isnan(low):
         return ""

@@ -1,6 +1,6 @@
 """The figure of the DeepLab papers: image, network, and the labels after 1, 2 and 10 iterations of the CRF.
 
-Under each panel stands the share of labeled pixels that are right, where the truth is known. With ``probability_of`` a
+Under each panel is the share of correct labeled pixels, if the ground truth is known. With ``probability_of`` a
 second line shows one class's probability in each panel, as figure 2 of 'Semantic Image Segmentation with Deep
 Convolutional Nets and Fully Connected CRFs' (Chen et al. 2015) does.
 """
@@ -28,7 +28,7 @@ TEXT = 15  # pixels high, at panels 320 wide
 
 @dataclass(frozen=True)
 class FigureRow:
-    """One image of the figure: uint8 H×W×C, probabilities K×H×W, and the ground truth H×W where there is one."""
+    """One image of the figure: uint8 H×W×C, probabilities K×H×W, and the ground truth H×W if there is one."""
 
     image: UInt8Array
     probabilities: Float32Array
@@ -102,7 +102,7 @@ def _drawn(titles: Sequence[str], lines: Sequence[Sequence[_Panel]], width: int)
         for column, panel in enumerate(line):
             left = MARGIN + column * (width + GAP)
             canvas.paste(Image.fromarray(panel.pixels), (left, top))
-            if not (panel.pixels == 255).all() or panel.caption:  # white panels would be lost on the paper
+            if not (panel.pixels == 255).all() or panel.caption:  # white panels would not be visible on the paper
                 edge = (left - 1, top - 1, left + panel.pixels.shape[1], top + panel.pixels.shape[0])
                 draw.rectangle(edge, outline=FRAME)
             if panel.caption:
@@ -112,7 +112,7 @@ def _drawn(titles: Sequence[str], lines: Sequence[Sequence[_Panel]], width: int)
 
 
 def _legend(label_space: LabelSpace, present: Sequence[int], across: int, width: int) -> UInt8Array:
-    """The colors of the classes that the figure shows, in as many lines as they need."""
+    """The legend of the classes in the figure, in as many lines as needed."""
     scale = width / 320
     text, space = max(9, round(TEXT * scale)), max(12, round(CAPTION * scale))
     font = ImageFont.load_default(text - 1)
@@ -136,7 +136,7 @@ def _legend(label_space: LabelSpace, present: Sequence[int], across: int, width:
 def _write(
     draw: Any, words: str, place: tuple[float, float], size: int, color: tuple[int, ...], anchor: str, room: int
 ) -> None:
-    """Text that is made smaller until it fits its panel."""
+    """Draw text, smaller if it does not fit its panel."""
     font = ImageFont.load_default(size)
     while font.getlength(words) > room and size > 6:
         size -= 1
@@ -145,22 +145,22 @@ def _write(
 
 
 def _right(labels: UInt8Array, truth: UInt8Array | None) -> str:
-    """How many of the labeled pixels are right, in words."""
+    """The share of correct labeled pixels, as a caption."""
     if truth is None or not (truth != IGNORE_INDEX).any():
         return ""
     known = truth != IGNORE_INDEX
-    return f"{100 * float((labels == truth)[known].mean()):.1f} % of the pixels right"
+    return f"{100 * float((labels == truth)[known].mean()):.1f} % of the pixels correct"
 
 
 def _colored(labels: UInt8Array, label_space: LabelSpace, width: int) -> UInt8Array:
-    """Labels in their colors, with a soft dark line along the borders, so that like colors stay apart."""
+    """Labels in their colors, with a soft dark line along the borders to separate similar colors."""
     height = max(1, round(labels.shape[0] * width / labels.shape[1]))
     # Twice the size and down again: colors stay pure inside a region, and its border is smooth.
     large = np.asarray(cv2.resize(labels, (2 * width, 2 * height), interpolation=cv2.INTER_NEAREST), np.uint8)
     colors = label_space.palette()[large].astype(np.float32)
     border = np.asarray(cv2.morphologyEx(large, cv2.MORPH_GRADIENT, np.ones((2, 2), np.uint8))) > 0
     colors[border] *= 0.6
-    colors[large == IGNORE_INDEX] = 235  # nothing is known there: nearly paper
+    colors[large == IGNORE_INDEX] = 235  # unlabeled: nearly the color of the paper
     return _fitted(colors.astype(np.uint8), width)
 
 

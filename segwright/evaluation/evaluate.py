@@ -1,7 +1,7 @@
-"""One pass over a split: predict, count, and hand back every figure with its interval.
+"""Evaluation of a predictor on a split: all scores with their confidence intervals, in one pass.
 
-The pixels are read ahead in a thread while the predictor works. What is kept per image are 3·K counts and, of the worst
-and the best images, the label map for the report; memory does not grow with the images.
+Images are read ahead in a thread while the predictor runs. Only 3·K counts per image are kept, and the label maps of
+the worst and best images for the report, so memory does not grow with the size of the images.
 """
 
 from __future__ import annotations
@@ -42,15 +42,15 @@ from segwright.metrics.confusion import (
 from segwright.metrics.intervals import miou_interval
 
 CONVENTION = "pooled"
-EXAMPLES = 4  # images kept for the report from either end
-EXAMPLE_SIDE = 1024  # their label maps are thinned out to this
+EXAMPLES = 4  # worst and best images that are kept for the report, each
+EXAMPLE_SIDE = 1024  # largest side of their label maps, in pixels
 READ_AHEAD = 4
 
 
 class PredictorProtocol(Protocol):
-    """What is evaluated: anything that answers an image with a :class:`Prediction`.
+    """An evaluated predictor: anything that returns a :class:`Prediction` for an image.
 
-    ``predict_batch(images) -> list[Prediction]``, where there is one, is used for images of one size.
+    ``predict_batch(images) -> list[Prediction]``, if it exists, is used for images of one size.
     """
 
     @property
@@ -60,7 +60,7 @@ class PredictorProtocol(Protocol):
 
 
 class LabeledImages(Protocol):
-    """What it is evaluated on: a :class:`segwright.data.dataset.Split`, or anything that reads like one."""
+    """The images with masks: a :class:`segwright.data.dataset.Split`, or anything with the same methods."""
 
     name: str
 
@@ -75,7 +75,7 @@ class LabeledImages(Protocol):
 
 @dataclass(frozen=True)
 class MappedPrediction:
-    """A prediction in the data's own class indices."""
+    """A prediction mapped to the class indices of the data."""
 
     labels: UInt8Array  # (H, W)
     confidence: npt.NDArray[np.float32] | None = None  # (H, W)
@@ -85,7 +85,7 @@ class MappedPrediction:
 
 @dataclass(frozen=True)
 class Example:
-    """One of the worst or best images, kept for the report."""
+    """One of the worst or best images, for the report."""
 
     index: int  # in the split
     id: str
@@ -95,7 +95,7 @@ class Example:
 
 @dataclass
 class Evaluation:
-    """Every figure of one pass; see :class:`segwright.metrics.confusion.Scores` for what each is."""
+    """The scores of one pass; :class:`segwright.metrics.confusion.Scores` defines them."""
 
     label_space: LabelSpace
     split: str
@@ -107,12 +107,12 @@ class Evaluation:
     seconds: float = 0.0
     worst: list[Example] = field(default_factory=list)
     best: list[Example] = field(default_factory=list)
-    without_mask: list[str] = field(default_factory=list)  # ids: nothing to compare with
-    all_ignored: list[str] = field(default_factory=list)  # ids: a mask of nothing but the ignore value
+    without_mask: list[str] = field(default_factory=list)  # ids of images without a mask
+    all_ignored: list[str] = field(default_factory=list)  # ids of masks with only the ignore value
     skipped: dict[str, str] = field(default_factory=dict)  # id → why (skip_bad)
     notes: list[str] = field(default_factory=list)
     convention: str = CONVENTION
-    drawn: Independent | None = None  # what the interval draws; None: by the ids alone
+    drawn: Independent | None = None  # the units of the bootstrap; None: found from the ids
 
     def __post_init__(self) -> None:
         self.scores: Scores = scores(self.matrix)
@@ -122,7 +122,7 @@ class Evaluation:
 
     @property
     def images(self) -> int:
-        """How many images were scored."""
+        """The number of scored images."""
         return len(self.ids)
 
     @property
@@ -151,7 +151,7 @@ class Evaluation:
 
     @property
     def per_class(self) -> list[dict[str, Any]]:
-        """One dict a class: name, iou, dice, precision, recall, pixels."""
+        """One dict per class: name, iou, dice, precision, recall, pixels."""
         s = self.scores
         return [
             {
@@ -166,11 +166,11 @@ class Evaluation:
         ]
 
     def by_convention(self) -> dict[str, float]:
-        """The mean IoU that other code bases would print, by convention name."""
+        """The mean IoU by the conventions of other code, by name."""
         return {name: miou_by_convention(self.counts, name) for name in CONVENTIONS}
 
     def to_json(self) -> dict[str, Any]:
-        """The figures as JSON types; what is not defined (NaN) is null."""
+        """The scores as JSON types; NaN (undefined) is null."""
         tree: dict[str, Any] = {
             "images": self.images,
             "miou": self.miou,
@@ -213,19 +213,19 @@ def evaluate(
 ) -> Evaluation:
     """Score ``predictor`` on every labeled image of ``split``.
 
-    ``boundary`` adds boundary IoU (some 20 ms an image), ``probabilities`` the Brier score (asks the predictor for all
-    of them). ``skip_bad`` leaves unreadable images and masks out and lists them. ``match``: "names" brings the
-    predictor's classes to the data's by name, "index" takes the numbers as they are. ``groups``, one per image of the
-    split: the sequence it is a frame of, for the interval; None finds them by name and look.
+    ``boundary`` adds boundary IoU (about 20 ms per image), ``probabilities`` the Brier score, which needs the
+    probabilities of all classes. ``skip_bad`` leaves out unreadable images and masks and lists them. ``match``: "names"
+    maps the predictor's classes to the data's by name, "index" by number. ``groups``, one per image of the split: the
+    sequence that it is a frame of, for the interval; None finds sequences by names and thumbnails.
 
-    Errors: DataError for an empty split or one without masks, LabelError where the label spaces or sizes do not fit.
+    Errors: DataError for an empty split or one without masks, LabelError if the label spaces or sizes do not fit.
     """
     if match not in ("names", "index"):
         raise UsageError("classes are matched by names or by index", expected="names, index", found=match)
     table, note = match_label_spaces(predictor.label_space, split.label_space, by_index=match == "index")
     together: Callable[[Sequence[UInt8Array]], list[Prediction]] | None = getattr(predictor, "predict_batch", None)
 
-    def answers(indices: Sequence[int], images: Sequence[UInt8Array]) -> list[MappedPrediction]:
+    def predict(indices: Sequence[int], images: Sequence[UInt8Array]) -> list[MappedPrediction]:
         if together is not None and len(images) > 1 and not probabilities:
             predictions = together(images)
         else:
@@ -233,7 +233,7 @@ def evaluate(
         return [_translate(prediction, table) for prediction in predictions]
 
     found = score(
-        split, answers, batch_size=max(1, batch_size), boundary=boundary, skip_bad=skip_bad, groups=groups, title=title
+        split, predict, batch_size=max(1, batch_size), boundary=boundary, skip_bad=skip_bad, groups=groups, title=title
     )
     if note:
         found.notes.append(note)
@@ -242,7 +242,7 @@ def evaluate(
 
 def score(
     split: LabeledImages,
-    answers: Callable[[Sequence[int], Sequence[UInt8Array]], list[MappedPrediction]],
+    predict: Callable[[Sequence[int], Sequence[UInt8Array]], list[MappedPrediction]],
     *,
     indices: Sequence[int] | None = None,
     batch_size: int = 1,
@@ -252,10 +252,10 @@ def score(
     groups: Sequence[object] | None = None,
     title: str = "evaluate",
 ) -> Evaluation:
-    """The pass itself: ``answers(indices, images)`` says what was predicted, in the data's class indices.
+    """The pass itself: ``predict(indices, images)`` returns predictions in the data's class indices.
 
     ``indices`` are the ones of the split to score (default: all). ``images`` False leaves the images unread
-    (``images`` are then empty): for predictions that lie in files. ``groups``: as for :func:`evaluate`.
+    (``images`` are then empty), for predictions that are read from files. ``groups``: as for :func:`evaluate`.
     """
     wanted = range(len(split)) if indices is None else indices
     if len(wanted) == 0:
@@ -280,12 +280,12 @@ def score(
             else:
                 batch.append(pair)
             if len(batch) == batch_size:
-                tally.add(batch, answers)
+                tally.add(batch, predict)
                 batch = []
             advance(1)
-        tally.add(batch, answers)
+        tally.add(batch, predict)
     found = tally.finish(time.monotonic() - started)
-    if note := getattr(split, "note", ""):  # such as that no held-out part was there to choose
+    if note := getattr(split, "note", ""):  # such as that there was no held-out split
         found.notes.append(note)
     return found
 
@@ -293,10 +293,10 @@ def score(
 def match_label_spaces(
     predicted: LabelSpace, given: LabelSpace, *, by_index: bool = False
 ) -> tuple[UInt8Array | None, str]:
-    """A table of 256 from the predictor's class index to the data's, and a note where it is not plain.
+    """A table of 256 entries from the predictor's class index to the data's, and a note if they differ.
 
-    None where the indices agree. Names are compared without case, spaces, hyphens and underscores. Where one side only
-    has numbers for names, equal counts match by index. LabelError names what has no partner.
+    None if the indices agree. Names are compared without case, spaces, hyphens and underscores. If one side has only
+    numbers for names, equal counts match by index. LabelError names the classes without a match.
     """
     said, true = [_plain(n) for n in predicted.names], [_plain(n) for n in given.names]
     if said == true:
@@ -352,7 +352,7 @@ def _read(split: LabeledImages, index: int, images: bool) -> _Pair:
         if mask is None:
             return _Pair(index)
         return _Pair(index, split.read_image(index) if images else None, mask)
-    except Exception as error:  # handed over to the caller's thread, which raises it or lists it
+    except Exception as error:  # passed to the caller's thread, which raises or lists it
         return _Pair(index, error=error)
 
 
@@ -372,7 +372,7 @@ def _read_ahead(split: LabeledImages, indices: Sequence[int], images: bool) -> I
 
 
 class _Tally:
-    """Everything that is counted along the way."""
+    """The counts of a pass."""
 
     def __init__(self, split: LabeledImages, boundary: bool, groups: Sequence[object] | None = None) -> None:
         self.split, self.groups = split, groups
@@ -391,37 +391,41 @@ class _Tally:
         self.skipped: dict[str, str] = {}
 
     def add(
-        self, batch: Sequence[_Pair], answers: Callable[[Sequence[int], Sequence[UInt8Array]], list[MappedPrediction]]
+        self, batch: Sequence[_Pair], predict: Callable[[Sequence[int], Sequence[UInt8Array]], list[MappedPrediction]]
     ) -> None:
         if not batch:
             return
         images = [pair.image for pair in batch if pair.image is not None]
-        for pair, answer in zip(batch, answers([pair.index for pair in batch], images), strict=True):
+        for pair, prediction in zip(batch, predict([pair.index for pair in batch], images), strict=True):
             assert pair.mask is not None
-            self._count(pair.index, answer, pair.mask, pair.image)
+            self._count(pair.index, prediction, pair.mask, pair.image)
 
-    def _count(self, index: int, answer: MappedPrediction, mask: UInt8Array, image: UInt8Array | None) -> None:
+    def _count(self, index: int, prediction: MappedPrediction, mask: UInt8Array, image: UInt8Array | None) -> None:
         name = self.split.ids[index]
         try:
-            matrix = self.confusion.update(answer.labels, mask)
+            matrix = self.confusion.update(prediction.labels, mask)
         except LabelError as error:
             raise LabelError(
-                error.message, expected=error.expected, found=error.found, where=answer.source or name, fix=error.fix
+                error.message,
+                expected=error.expected,
+                found=error.found,
+                where=prediction.source or name,
+                fix=error.fix,
             ) from error
         if not matrix.any():
             self.all_ignored.append(name)
             return
         if self.boundary is not None:
-            self.boundary.update(answer.labels, mask)
-        if answer.confidence is not None:
+            self.boundary.update(prediction.labels, mask)
+        if prediction.confidence is not None:
             self.calibration = self.calibration or Calibration()
-            self.calibration.update(answer.confidence, answer.labels, mask, answer.probabilities)
+            self.calibration.update(prediction.confidence, prediction.labels, mask, prediction.probabilities)
         counts = class_counts(matrix)
         self.ids.append(name)
         self.indices.append(index)
         self.looks.append(look_of(image, mask, self.split.label_space.classes))
         self.counts.append(counts)
-        self._keep(index, name, nanmean(iou_per_class(counts)), answer.labels)
+        self._keep(index, name, nanmean(iou_per_class(counts)), prediction.labels)
 
     def _keep(self, index: int, name: str, miou: float, labels: UInt8Array) -> None:
         step = -(-max(labels.shape) // EXAMPLE_SIDE)

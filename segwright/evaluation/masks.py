@@ -1,4 +1,4 @@
-"""Scoring masks that any tool made: a folder of index or palette PNGs, matched to the images by name."""
+"""Evaluation of masks from any tool: a folder of index or palette PNGs, matched to the images by name."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from segwright.core.types import IGNORE_INDEX, LabelSpace
 from segwright.evaluation.evaluate import Evaluation, LabeledImages, MappedPrediction, score
 from segwright.imageio import EXTENSIONS, UInt8Array, read_mask
 
-ENDINGS = ("", "_mask", "_pred", "_prediction", "_labels", "_label", "_seg")  # what tools add to an image's name
+ENDINGS = ("", "_mask", "_pred", "_prediction", "_labels", "_label", "_seg")  # what tools append to an image's name
 
 
 def evaluate_masks(
@@ -24,38 +24,38 @@ def evaluate_masks(
     skip_missing: bool = False,
     title: str = "evaluate",
 ) -> Evaluation:
-    """Score a folder of masks against ``split``; a mask belongs to the image of its name (without the ending).
+    """Score a folder of masks against ``split``; a mask belongs to the image of the same name (without the suffix).
 
-    The masks hold class indices 0…K-1 (gray or palette PNG); with ``raw_values`` the values that the dataset's own
-    mask files hold, taken through its label map. DataError where a mask is missing (``skip_missing`` leaves those
-    images out), LabelError where a size or a value does not fit, each naming the file.
+    The masks contain class indices 0…K-1 (gray or palette PNG); with ``raw_values`` the values of the dataset's own
+    mask files, mapped by its label map. DataError if a mask is missing (``skip_missing`` leaves those images out),
+    LabelError if a size or a value does not fit; both name the file.
     """
     paths = find_masks(folder, split, skip_missing=skip_missing)
 
-    def answers(indices: Sequence[int], _images: Sequence[UInt8Array]) -> list[MappedPrediction]:
+    def predict(indices: Sequence[int], _images: Sequence[UInt8Array]) -> list[MappedPrediction]:
         return [
             MappedPrediction(read_prediction(paths[i], split.label_space, raw_values=raw_values), source=paths[i])
             for i in indices
         ]
 
-    found = score(split, answers, indices=sorted(paths), boundary=boundary, images=False, title=title)
+    found = score(split, predict, indices=sorted(paths), boundary=boundary, images=False, title=title)
     if len(paths) < len(split):
         found.notes.append(f"{len(split) - len(paths)} images without a mask in the folder were left out")
     return found
 
 
 def find_masks(folder: str | Path, split: LabeledImages, *, skip_missing: bool = False) -> dict[int, Path]:
-    """Index in the split → mask file: by the id's whole path first, then by its last part, each with a usual ending.
+    """Index in the split → mask file: by the id's whole path first, then by its last part, each with a usual suffix.
 
-    DataError for a folder that is none or holds no image file, for images without a mask, and where two files would
-    fit one image.
+    DataError if the folder does not exist or has no image file, for images without a mask, and if two files match one
+    image.
     """
     root = Path(folder)
     if not root.is_dir():
         raise DataError("no folder of masks", expected="a folder", found="nothing there", where=root)
     files = sorted(f for f in root.rglob("*") if f.suffix.lower() in EXTENSIONS and f.is_file())
     if not files:
-        raise DataError("the folder holds no masks", expected="PNG files named as the images", found="none", where=root)
+        raise DataError("the folder has no masks", expected="PNG files named as the images", found="none", where=root)
     whole: dict[str, list[Path]] = {}
     short: dict[str, list[Path]] = {}
     for file in files:
@@ -91,7 +91,7 @@ def find_masks(folder: str | Path, split: LabeledImages, *, skip_missing: bool =
 
 def _fitting(name: str, whole: dict[str, list[Path]], short: dict[str, list[Path]]) -> list[Path]:
     pure = PurePosixPath(name)
-    # An id is a stem, but a stem may hold a dot of its own: the ending is cut off only where that finds something.
+    # An id is a stem, but a stem may contain a dot: the suffix is cut off only if that finds a file.
     for key in dict.fromkeys((name, str(pure.with_suffix("")) if pure.name else name)):
         for table, base in ((whole, key), (short, PurePosixPath(key).name)):
             for ending in ENDINGS:
@@ -101,11 +101,11 @@ def _fitting(name: str, whole: dict[str, list[Path]], short: dict[str, list[Path
 
 
 def read_prediction(path: Path, label_space: LabelSpace, *, raw_values: bool = False) -> UInt8Array:
-    """(H, W) class indices from a mask file; LabelError naming the file where it holds colors or stray values."""
+    """(H, W) class indices from a mask file; LabelError with the file's name for colors or unknown values."""
     values = read_mask(path)
     if values.ndim != 2:
         raise LabelError(
-            "the mask holds colors, not class indices",
+            "the mask contains colors, not class indices",
             expected=f"a gray or palette PNG of 0 to {label_space.classes - 1}",
             found="a color image",
             where=path,
@@ -116,7 +116,7 @@ def read_prediction(path: Path, label_space: LabelSpace, *, raw_values: bool = F
         if (indices < 0).any():
             stray = ", ".join(str(v) for v in np.unique(values[indices < 0])[:8])
             raise LabelError(
-                "the mask holds values outside the label map",
+                "the mask contains values outside the label map",
                 expected=", ".join(str(value) for value, _ in label_space.lookup_items()[:16]),
                 found=stray,
                 where=path,
@@ -124,10 +124,10 @@ def read_prediction(path: Path, label_space: LabelSpace, *, raw_values: bool = F
         return np.asarray(indices, np.uint8)
     if values.dtype != np.uint8 and int(values.max(initial=0)) > IGNORE_INDEX:
         raise LabelError(
-            "the mask holds values that are no class",
+            "the mask contains values that are not a class",
             expected=f"0 to {label_space.classes - 1}",
             found=f"up to {int(values.max())}",
             where=path,
-            fix="if these are the dataset's own ids, say so with --raw-values",
+            fix="use --raw-values if these are the ids of the dataset's own masks",
         )
     return values.astype(np.uint8)

@@ -1,4 +1,4 @@
-"""report.html: what a training or an evaluation came to, as one self-contained page to show to a colleague."""
+"""report.html: the results of a training or an evaluation as one self-contained page."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from segwright.imageio import UInt8Array
 from segwright.metrics.confusion import CONVENTIONS
 from segwright.reports import Markup, Number, Series, percent
 
-IMAGE_SIDE = 400  # pixels: sharp on a phone's screen and in a quarter of a desktop's width
+IMAGE_SIDE = 400  # pixels; sharp on a phone and in a quarter of a desktop's width
 TOP_CONFUSIONS = 8
 MISSED, IGNORED_SHADE = (230, 40, 40), 0.35  # the color of an error; how dark ignored pixels are drawn
 
@@ -41,7 +41,7 @@ OTHER_LOSS = (
 
 @dataclass(frozen=True)
 class RunFacts:
-    """What the page says of the run besides its figures; everything may be left out."""
+    """The facts on the page besides the scores; all are optional."""
 
     title: str = "Evaluation"
     command: str = ""  # as it was typed
@@ -54,10 +54,10 @@ class RunFacts:
 
 
 def write_report(path: str | Path, evaluation: Evaluation, split: LabeledImages, facts: RunFacts | None = None) -> Path:
-    """Write the page, whole or not at all, and return where.
+    """Write the page atomically and return its path.
 
-    ``split`` must be the one that was evaluated: the worst and best images are read from it again. An image that
-    cannot be read any more costs its row, never the page.
+    ``split`` must be the one that was evaluated: the worst and best images are read from it again. An image that can no
+    longer be read is left out.
     """
     return reports.write_page(path, report_page(evaluation, split, facts or RunFacts()))
 
@@ -101,7 +101,7 @@ def report_page(evaluation: Evaluation, split: LabeledImages, facts: RunFacts) -
 
 
 def read_history(path: str | Path) -> list[dict[str, Any]]:
-    """The lines of a log.jsonl; a line cut short by a kill is left out, a file that is not there gives none."""
+    """The records of a log.jsonl; a truncated line is skipped, a missing file has none."""
     try:
         lines = Path(path).read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
@@ -280,7 +280,7 @@ def _example(example: Example, split: LabeledImages) -> tuple[str, list[tuple[by
 
 
 def fit(image: UInt8Array, mask: UInt8Array, labels: UInt8Array) -> tuple[UInt8Array, UInt8Array, UInt8Array]:
-    """Image (h, w, 3), truth and prediction (h, w) at the size in which they are shown, at most IMAGE_SIDE."""
+    """Image (h, w, 3), truth and prediction (h, w) at the displayed size, at most IMAGE_SIDE."""
     height, width = mask.shape
     factor = min(1.0, IMAGE_SIDE / max(height, width))
     size = (max(1, round(width * factor)), max(1, round(height * factor)))
@@ -293,7 +293,7 @@ def fit(image: UInt8Array, mask: UInt8Array, labels: UInt8Array) -> tuple[UInt8A
 
 
 def _colored(image: UInt8Array, labels: UInt8Array, truth: UInt8Array, space: LabelSpace) -> UInt8Array:
-    """Classes laid over the image; what the truth ignores is darkened, since nothing there counts."""
+    """Classes over the image; ignored pixels are darkened because they are not scored."""
     return _shade_ignored(blend(image, space.palette()[labels], 0.65), image, truth)
 
 

@@ -1,8 +1,8 @@
-"""What a bootstrap may draw: images where each stands alone, whole sequences where frames come from video.
+"""The units of the bootstrap: single images, or whole sequences if the images are frames of video.
 
-Frames of one video err together, so that an interval that draws them one by one is too narrow. Ids propose sequences
-(:func:`segwright.data.grouping.sequence_of`), and the images are asked: neighbors in a video look more alike than any
-two images. Where the images differ too little from noise to tell, evenly numbered names are enough.
+The errors of frames of one video are correlated, so an interval that resamples single frames is too narrow. Ids suggest
+sequences (:func:`segwright.data.grouping.sequence_of`), and thumbnails confirm them: neighbors in a video are more
+similar than random pairs. If thumbnails cannot decide, evenly numbered names are enough.
 """
 
 from __future__ import annotations
@@ -20,25 +20,25 @@ from segwright.data.grouping import SEQUENCE_AUC, Float32, sequence_of, thumbnai
 from segwright.imageio import UInt8Array
 
 SHORTEST = 3  # frames of a sequence
-EVEN = 0.6  # share of the steps between frame numbers that must be alike
-STRANGE = 0.6  # AUC of neighbors against strangers: below it, the images contradict the names
-TELLING = 0.15  # standard deviation of the correlations of strangers; noise on a 16×16 thumbnail has 1/16
+EVEN = 0.6  # share of equal steps between frame numbers that is required
+STRANGE = 0.6  # AUC of neighbors against random pairs; below it, the images contradict the names
+TELLING = 0.15  # standard deviation of the correlations of random pairs; noise on a 16×16 thumbnail has 1/16
 FEW = 8  # fewer sequences give a rough interval
 PAIRS = 4000
 
 
 @dataclass(frozen=True)
 class Independent:
-    """What the bootstrap of one evaluation draws. ``over``: images, sequences, or blocks (of one sequence)."""
+    """The units of the bootstrap of one evaluation. ``over``: images, sequences, or blocks (of one sequence)."""
 
     over: str
-    groups: tuple[str, ...]  # (N,): images of one group are drawn together
-    sequences: tuple[str, ...]  # (N,): the sequence of each image; its own id where it is of none
-    note: str = ""  # what limits the interval, for people
+    groups: tuple[str, ...]  # (N,): images of one group are resampled together
+    sequences: tuple[str, ...]  # (N,): the sequence of each image; its own id if it has none
+    note: str = ""  # the limits of the interval, for the user
 
     @property
     def count(self) -> int:
-        """How many groups there are to draw from."""
+        """The number of groups."""
         return len(set(self.groups))
 
     def __str__(self) -> str:
@@ -54,7 +54,7 @@ class Independent:
 def independent(
     ids: Sequence[str], looks: Float32 | None = None, *, groups: Sequence[object] | None = None
 ) -> Independent:
-    """What to draw of the images ``ids``; ``looks`` (N, S) are their thumbnails, ``groups`` (N,) given sequences."""
+    """The units for the images ``ids``; ``looks`` (N, S) are their thumbnails, ``groups`` (N,) given sequences."""
     if groups is None:
         return drawn_from(ids, find_sequences(ids, looks))
     if len(groups) != len(ids):
@@ -63,7 +63,7 @@ def independent(
 
 
 def drawn_from(ids: Sequence[str], sequences: Sequence[str]) -> Independent:
-    """What to draw where ``sequences`` (N,) holds the sequence of each image."""
+    """The units if ``sequences`` (N,) has the sequence of each image."""
     sizes = Counter(sequences)
     several = [name for name, size in sizes.items() if size > 1]
     if not several:
@@ -74,19 +74,19 @@ def drawn_from(ids: Sequence[str], sequences: Sequence[str]) -> Independent:
         return Independent("sequences", tuple(sequences), tuple(sequences), note)
     name = several[0]
     members = sorted((i for i, found in enumerate(sequences) if found == name), key=lambda i: _number(ids[i]))
-    length = max(1, round(len(members) ** (1 / 3)))  # of a block: Lahiri 2003, section 3.3
+    length = max(1, round(len(members) ** (1 / 3)))  # length of a block: Lahiri 2003, section 3.3
     drawn = list(sequences)
     for place, index in enumerate(members):
         drawn[index] = f"{name} {place // length}"
     note = (
-        f"the frames are of one sequence ({name.rstrip('/') or name}): the interval draws blocks of {length} "
-        "neighbors, is too narrow, and tells nothing about other sequences"
+        f"all frames are from one sequence ({name.rstrip('/') or name}): the interval resamples blocks of {length} "
+        "neighbors, is too narrow, and does not hold for other sequences"
     )
     return Independent("blocks", tuple(drawn), tuple(sequences), note)
 
 
 def find_sequences(ids: Sequence[str], looks: Float32 | None = None) -> list[str]:
-    """(N,): the sequence of each image, by its name and its look (see the module); its own id where it is of none."""
+    """(N,): the sequence of each image by name and thumbnail (see the module); its own id if it has none."""
     proposed: dict[str, list[int]] = {}
     for index, name in enumerate(ids):
         if (stem := sequence_of(name)) not in ("", name):
@@ -98,7 +98,7 @@ def find_sequences(ids: Sequence[str], looks: Float32 | None = None) -> list[str
         members.sort(key=lambda i: _number(ids[i]))
         alike = _alike(members, looks, strangers)
         even = _evenly_numbered([_number(ids[i])[0] for i in members])
-        # One prefix over everything (photo_001 …) is how anything is named: there, only the images tell.
+        # One prefix for all names (photo_001 …) is common: then only the images can decide.
         named = even and (len(proposed) > 1)
         if alike >= SEQUENCE_AUC or (named and not alike < STRANGE):
             for index in members:
@@ -107,14 +107,14 @@ def find_sequences(ids: Sequence[str], looks: Float32 | None = None) -> list[str
 
 
 def look_of(image: UInt8Array | None, mask: UInt8Array, classes: int) -> Float32:
-    """The thumbnail of an image (H, W, C), or of its label mask (H, W) where the image was not read."""
+    """The thumbnail of an image (H, W, C), or of its label mask (H, W) if the image was not read."""
     if image is not None:
         return thumbnail(image)[0]
     return thumbnail((mask * np.uint8(max(1, 255 // classes)))[..., None])[0]
 
 
 def _strangers(looks: Float32 | None) -> npt.NDArray[np.float64] | None:
-    """The sorted correlations of any two images; None where they say nothing (flat images, noise, too few)."""
+    """The sorted correlations of all pairs of images; None if they are not informative (flat, noise, too few)."""
     if looks is None or len(looks) < 2 * SHORTEST:
         return None
     a, b = np.random.default_rng(0).integers(0, len(looks), (2, PAIRS))
@@ -123,7 +123,7 @@ def _strangers(looks: Float32 | None) -> npt.NDArray[np.float64] | None:
 
 
 def _alike(members: Sequence[int], looks: Float32 | None, strangers: npt.NDArray[np.float64] | None) -> float:
-    """How often neighbors are more alike than strangers, 0…1; NaN where the images cannot tell."""
+    """How often neighbors are more similar than random pairs, 0…1; NaN if the images are not informative."""
     if looks is None or strangers is None:
         return float("nan")
     order = np.asarray(members)

@@ -1,4 +1,4 @@
-"""An evaluation on a terminal: the pooled figures, and a table of the classes with bars."""
+"""An evaluation on a terminal: the pooled scores, and a table of the classes with bars."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ EIGHTHS = " ▏▎▍▌▋▊▉"
 
 
 def render_evaluation(evaluation: Evaluation, console: Console) -> None:
-    """Print the figures; colored bars on a terminal, the same numbers in plain columns when piped."""
+    """Print the scores: colored bars on a terminal, plain columns otherwise."""
     e, plain = evaluation, not console.is_terminal
     table = Table(box=None if plain else Table().box, pad_edge=not plain)
     table.add_column("class", overflow="fold")
@@ -50,7 +50,7 @@ def render_evaluation(evaluation: Evaluation, console: Console) -> None:
 
 
 def notes(evaluation: Evaluation) -> list[str]:
-    """What a reader must know to take the figures rightly."""
+    """The remarks that are needed to interpret the scores."""
     e = evaluation
     found = list(e.notes)
     absent = [row["name"] for row in e.per_class if math.isnan(row["iou"])]
@@ -59,7 +59,7 @@ def notes(evaluation: Evaluation) -> list[str]:
     if e.without_mask:
         found.append(f"{len(e.without_mask)} images have no mask and were not scored")
     if e.all_ignored:
-        found.append(f"{len(e.all_ignored)} images hold nothing but ignored pixels and were not scored")
+        found.append(f"{len(e.all_ignored)} images have only ignored pixels and were not scored")
     if e.skipped:
         found.append(f"{len(e.skipped)} unreadable images were left out: {', '.join(list(e.skipped)[:5])}")
     if e.images < 2:

@@ -1,11 +1,10 @@
-"""Exports, each verified against the original on real images at several sizes before it is put in place.
+"""Exports, each verified against the original on real images at several sizes before it replaces a file.
 
-Several models are exported as one, their ensemble: the original is then the mean of their probabilities.
+Several models are exported as their ensemble; the original is then the mean of their probabilities.
 
-``bundle`` is the folder that segwright itself loads. ``onnx``: the exported graph holds the whole contract of a model,
-raw uint8 pixels N×H×W×C of any batch and size in, labels and confidence out; normalization, padding and cropping are
-inside. One file carries weights and, as metadata, the bundle's description, so that ``predict`` and ``evaluate`` need
-nothing else.
+``bundle`` is the folder that segwright itself loads. ``onnx``: the input of the graph is raw uint8 pixels N×H×W×C of
+any batch and size, its output labels and confidence; normalization, padding and cropping are part of it. The file
+contains the weights and, as metadata, the bundle's description, so ``predict`` and ``evaluate`` need nothing else.
 """
 
 from __future__ import annotations
@@ -37,24 +36,24 @@ from segwright.metrics.confusion import ConfusionMatrix
 from segwright.models.base import SegmentationModel
 
 OPSET = 18
-MAX_ABS_LOGIT = 1e-2  # float32 sums in another order, through some hundred layers, stay well below
+MAX_ABS_LOGIT = 1e-2  # float32 sums in another order over some hundred layers differ by much less
 MIN_AGREEMENT = 0.999
 
 
 @dataclass(frozen=True)
 class Parity:
-    """How far an export is from its original."""
+    """The difference between an export and its original."""
 
     max_abs_logit: float
     argmax_agreement: float  # share of equal labels over all images and sizes
-    miou_delta: float  # mIoU of the export minus mIoU of the original, where masks were given; else 0
-    sizes: tuple[str, ...]  # height×width of what was compared
-    source: str = ""  # where they came from
+    miou_delta: float  # mIoU of the export minus mIoU of the original, with masks; otherwise 0
+    sizes: tuple[str, ...]  # height×width of the compared images
+    source: str = ""  # the source of the images
 
 
 @dataclass(frozen=True)
 class ExportResult:
-    """What was written, and how it compares."""
+    """The written export and its comparison with the original."""
 
     path: Path
     format: str
@@ -73,7 +72,7 @@ class ExportResult:
 
 
 class ExportedGraph(nn.Module):
-    """What the exporter traces: raw pixels to labels (uint8) and confidence, and the logits."""
+    """The traced module: raw pixels to labels (uint8), confidence and logits."""
 
     def __init__(self, model: SegmentationModel) -> None:
         super().__init__()
@@ -98,11 +97,11 @@ def export(
     trust_external: bool = False,
     pictures: str | None = None,
 ) -> ExportResult:
-    """Export a run folder or bundle, or several as their ensemble; ExportError where it cannot be exported or does not
-    agree with the original.
+    """Export a run folder or bundle, or several as their ensemble; ExportError if it cannot be exported or differs from
+    the original.
 
-    ``samples`` are the real images compared (their masks too, where they have them); ``with_logits`` adds a third
-    output to a file, which test-time views and post-processing need; ``command`` is written into an ensemble.
+    ``samples``: the real images to compare on, with masks if they have them; ``with_logits`` adds a third output, which
+    test-time augmentation and post-processing need; ``command`` is written into an ensemble.
     ``pictures`` is the former name of ``source``.
     """
     if pictures is not None:
@@ -118,7 +117,7 @@ def export(
     else:
         network, bundle = join_models(models, command=command, trust_external=trust_external)
     folders = [find_bundle(m) for m in models]
-    # Loaded again, one by one: what is exported must not be compared with itself.
+    # Loaded again, one by one: the exported network must not be compared with itself.
     originals = [TorchRuntime(load_bundle(folder, trust_external=trust_external)[0], "cpu") for folder in folders]
     original = originals[0] if len(originals) == 1 else EnsembleRuntime(originals)
     run = folders[0].parent
@@ -132,7 +131,7 @@ def export(
 
 @dataclass(frozen=True)
 class ExportJob:
-    """What an exporter is given."""
+    """The input of an exporter."""
 
     network: SegmentationModel
     bundle: Bundle
@@ -144,7 +143,7 @@ class ExportJob:
 
 
 def export_onnx(job: ExportJob) -> ExportResult:
-    """Write an ONNX file with free batch, height and width, after comparing it with the original."""
+    """Write an ONNX file of dynamic batch, height and width after comparing it with the original."""
     with tempfile.TemporaryDirectory(dir=job.path.parent, prefix=".exporting-") as temporary:
         whole = Path(temporary) / "whole.onnx"
         _trace(job.network.cpu().eval(), job.bundle, whole)
@@ -161,7 +160,7 @@ def export_onnx(job: ExportJob) -> ExportResult:
 
 
 def export_bundle(job: ExportJob) -> ExportResult:
-    """Write a bundle, after comparing what loads from it with the original; the comparison is among its metrics."""
+    """Write a bundle after comparing it with the original; the comparison is part of its metrics."""
     with tempfile.TemporaryDirectory(dir=job.path.parent, prefix=".exporting-") as temporary:
         written, _ = load_bundle(save_bundle(Path(temporary) / "bundle", job.network, job.bundle), trust_external=True)
         runtime = TorchRuntime(written, "cpu")
@@ -176,7 +175,7 @@ EXPORTERS: dict[str, Callable[[ExportJob], ExportResult]] = {"onnx": export_onnx
 
 
 def _refuse_overwriting(path: Path, to: str, models: Sequence[Path]) -> None:
-    """UsageError where something stands at ``path`` that is not an earlier export: a bundle takes a folder's place."""
+    """Raise UsageError if ``path`` exists and is not an earlier export."""
     if to == "bundle":
         mine = path.resolve() in [model.resolve() for model in models]
         wrong = mine or path.is_file() or (path.is_dir() and any(path.iterdir()) and not is_bundle(path))
@@ -184,7 +183,7 @@ def _refuse_overwriting(path: Path, to: str, models: Sequence[Path]) -> None:
         wrong = path.is_dir()
     if wrong:
         raise UsageError(
-            "something else stands where the export would go",
+            "the output exists and is not an earlier export",
             expected="a new name, an empty folder or an earlier bundle" if to == "bundle" else "a file's name",
             found="a file" if path.is_file() else "a folder",
             where=path,
@@ -193,7 +192,7 @@ def _refuse_overwriting(path: Path, to: str, models: Sequence[Path]) -> None:
 
 
 def compare(original: Runtime, exported: Runtime, samples: Sequence[Sample], source: str = "") -> Parity:
-    """The original against what was exported on every sample at its own size and, on the first ones, at odd and small
+    """Compare an export with its original on every sample at its own size and, for the first one, at odd and small
     sizes and as a batch."""
     worst, equal, total = 0.0, 0, 0
     ours, theirs = ConfusionMatrix(original.classes), ConfusionMatrix(original.classes)
@@ -202,7 +201,7 @@ def compare(original: Runtime, exported: Runtime, samples: Sequence[Sample], sou
         expected, found = original.logits(images), exported.logits(images)
         labels = exported.labels(images)[0]
         own = expected.argmax(axis=1).astype(np.uint8)
-        difference = float(np.abs(expected - found).max())  # NaN where either is
+        difference = float(np.abs(expected - found).max())  # NaN if either is
         worst = max(worst, difference if np.isfinite(difference) else float("inf"))
         equal, total = equal + int((own == labels).sum()), total + own.size
         sizes["×".join(str(n) for n in (images.shape[1:3] if len(images) == 1 else images.shape[:3]))] = None
@@ -214,10 +213,10 @@ def compare(original: Runtime, exported: Runtime, samples: Sequence[Sample], sou
 
 
 def check_parity(parity: Parity, path: Path) -> None:
-    """ExportError where the export is too far from the original to be trusted."""
+    """Raise ExportError if the export differs too much from the original."""
     if not (parity.max_abs_logit <= MAX_ABS_LOGIT and parity.argmax_agreement >= MIN_AGREEMENT):
         raise ExportError(
-            "the export does not agree with the original; nothing was written",
+            "the export differs from the original; nothing was written",
             expected=f"logits within {MAX_ABS_LOGIT}, at least {MIN_AGREEMENT:.1%} of the labels equal",
             found=f"logits within {parity.max_abs_logit:.3g}, {parity.argmax_agreement:.3%} equal",
             where=path,
@@ -241,7 +240,7 @@ def _views(samples: Sequence[Sample], channels: int) -> list[tuple[UInt8Array, U
 
 def _trace(network: SegmentationModel, bundle: Bundle, path: Path) -> None:
     """Write the graph with its three outputs and the bundle's description as metadata."""
-    # An example of unequal, odd sides: equal ones would let the tracer take height and width for one symbol.
+    # Sides are unequal and odd: with equal ones the tracer would treat height and width as one symbol.
     example = torch.randint(0, 255, (2, 97, 131, network.in_channels), dtype=torch.uint8)
     dynamic = {"images": dict.fromkeys((0, 1, 2), torch.export.Dim.DYNAMIC)}
     try:
@@ -260,7 +259,7 @@ def _trace(network: SegmentationModel, bundle: Bundle, path: Path) -> None:
         assert program is not None
         program.model.metadata_props[ONNX_METADATA_KEY] = json.dumps(describe(bundle))
         program.save(str(path), external_data=False)
-    except Exception as error:  # the exporter raises errors of many kinds of its own
+    except Exception as error:  # the exporter raises many kinds of errors
         raise ExportError(
             "torch cannot export this network to ONNX",
             found=f"{type(error).__name__}: {str(error).splitlines()[0][:300] if str(error) else ''}",
@@ -269,7 +268,7 @@ def _trace(network: SegmentationModel, bundle: Bundle, path: Path) -> None:
 
 
 def describe(bundle: Bundle) -> dict[str, Any]:
-    """What travels inside an exported file: the bundle's description without the training log's bulk."""
+    """The metadata of an exported file: the bundle's description without most of the training record."""
     short = replace(bundle, training={k: v for k, v in bundle.training.items() if k in ("data", "command")})
     return short.to_json()
 
@@ -287,7 +286,7 @@ def _without_logits(whole: Path) -> Path:
 
 
 def _latency(run: Callable[[UInt8Array], object], images: UInt8Array, repeats: int = 7) -> float:
-    """Milliseconds, the median of some runs after a first."""
+    """Milliseconds: the median of ``repeats`` runs after a first one."""
     run(images)
     times = []
     for _ in range(repeats):

@@ -1,4 +1,4 @@
-"""Predictions of many files: every image is predicted, written, or listed with what is wrong with it."""
+"""Prediction of many files: every image is predicted and written, or listed with its error."""
 
 from __future__ import annotations
 
@@ -50,12 +50,12 @@ Result = dict[str, Any]
 
 @dataclass(frozen=True)
 class OutputOptions:
-    """What is written for an image. UsageError for an unknown format."""
+    """The outputs per image. UsageError for an unknown format."""
 
-    mask_format: str = "palette"  # of MASK_FORMATS; "values": what the data's own mask files hold
+    mask_format: str = "palette"  # one of MASK_FORMATS; "values": the values of the dataset's own mask files
     overlay: bool = True
     confidence: bool = False
-    probabilities: str | None = None  # of PROBABILITY_FORMATS: float16 K×H×W
+    probabilities: str | None = None  # one of PROBABILITY_FORMATS: float16 K×H×W
     polygons: tuple[str, ...] = ()  # of POLYGON_FORMATS
     areas: Path | None = None  # a CSV file: pixels, share and area per image and class
     video: bool = False  # one overlay video per video, instead of files per frame
@@ -72,7 +72,7 @@ class OutputOptions:
 
 
 def new_result(out: Path) -> Result:
-    """What :func:`predict_source` fills in."""
+    """The empty result of :func:`predict_source`."""
     return {"images": 0, "out": str(out), "results": [], "failed": [], "notes": []}
 
 
@@ -89,12 +89,12 @@ def predict_source(
 ) -> Result:
     """Predict every file of ``source`` into the folder ``out``.
 
-    Whatever is wrong with one file is listed under ``failed``, and the others go on; only what every further file would
-    meet again, as a full disk, ends the run (``stopped`` then tells why). The error of a single image is also raised.
-    ``advance`` is told of every file or frame;
-    ``windows``, given a number of windows, makes the progress of a single large image. ``result`` is filled as the work
-    goes on, so that it is not lost where the run is interrupted. UsageError before anything is written where an output
-    would replace a source or a file that no prediction wrote.
+    A file that fails is listed under ``failed`` and the others continue; only an error that every further file would
+    have too, such as a full disk, ends the run, with its reason in ``stopped``. The error of a single image is also
+    raised. ``advance`` is called after every file or frame; ``windows`` is called with the number of windows of a
+    single large image and returns its progress function. ``result`` is filled during the work, so that it is not lost
+    if the run is interrupted. UsageError, before anything is written, if an output would replace a source or a file
+    that no prediction wrote.
     """
     found = result if result is not None else new_result(out)
     found["notes"] += source.notes
@@ -129,7 +129,7 @@ class _Run:
             bundle = self.predictor.bundle
             if bundle is not None and bundle.preprocessing.get("masks") == "colors":
                 raise UsageError(
-                    "the masks of the data that the model was trained on hold colors, not values",
+                    "the masks of the training data contain colors, not values",
                     expected="masks of numbers",
                     found=f"colors of {len(self.space)} classes",
                     fix="--mask-format palette writes each class in its color, --mask-format index its number",
@@ -139,12 +139,12 @@ class _Run:
     # -- before ---------------------------------------------------------------------------------------------------
 
     def plan(self) -> None:
-        """See that no output would replace what it must not; UsageError otherwise."""
+        """Raise UsageError if an output would replace a source or a foreign file."""
         images = [(path, name) for path, name in self.source.names.items() if not is_video(path)]
         masks = [mask for path, name in images for mask in self._mask_paths(name, path)]
         if any(self.folder.is_source(mask) for mask in masks):
             self.suffix = BESIDE_SOURCES
-            self.note(f"the output folder holds the sources: masks are called NAME{BESIDE_SOURCES}.png, for example")
+            self.note(f"the output folder contains the sources, so masks are named NAME{BESIDE_SOURCES}.png")
             masks = [mask for path, name in images for mask in self._mask_paths(name, path)]
         others = [self._path(name, ending) for _, name in images for ending in self._endings()]
         alone = [self.folder.root / COCO_FILE] if self.coco is not None else []
@@ -190,15 +190,15 @@ class _Run:
                 self._failed(path, error)
                 if error.lasting:
                     left = len(self.source.names) - number - 1
-                    self.result["stopped"] = f"{error.message}: {error.found}; {left} further files were not begun"
+                    self.result["stopped"] = f"{error.message}: {error.found}; {left} further files were not predicted"
                     return
-            except Exception as error:  # of decoders and others: one bad file must not end the rest
+            except Exception as error:  # of decoders and others: an invalid file fails alone
                 self._failed(path, error)
             if not is_video(path):
                 self.advance(1)
 
     def finish(self) -> None:
-        """What stands at the end: files over all images, and the list of what was written."""
+        """Write the files over all images, and the list of written files."""
         for note in self.predictor.notes:
             self.note(note)
         if self.options.mask_format == "palette" and any(
@@ -282,7 +282,7 @@ class _Run:
             path = self._path(name, f"{self.suffix}.npy")
             self.folder.write(path, lambda beside: np.save(beside, np.asarray(labels)))
             if place is not None and (place.tags or place.sidecars):
-                self.note("an .npy mask has no place on the ground; other mask formats keep it")
+                self.note("an .npy mask has no georeference; other mask formats keep it")
             return {"mask": str(path)}
         colors, ignore = self.space.palette() if self.options.mask_format == "palette" else None, IGNORE_INDEX
         values = labels
@@ -324,14 +324,14 @@ class _Run:
     # -- rasters that are read by windows ---------------------------------------------------------------------------
 
     def _large_raster(self, path: Path, name: str, size: TiffInfo) -> Result:
-        """A TIFF beyond the limits of one image: read by windows, labels kept on the disk, written as a TIFF."""
+        """Predict a TIFF beyond the limits of one image: read in windows, labels on the disk, written as a TIFF."""
         height, width = size.height, size.width
         place = placement(path)
         skipped = [ending for ending in self._endings() if ending != ".confidence.png"]
         if skipped or self.coco is not None:
             self.note(
-                f"{path.name} is read by windows: of such rasters only the mask, its shares and the confidence are "
-                "written"
+                f"{path.name} is read in windows: of such rasters only the mask, the class shares and the confidence "
+                "are written"
             )
         with tempfile.TemporaryDirectory(dir=self.folder.root, prefix=".writing-") as temporary:
             beside = Path(temporary)
@@ -405,7 +405,7 @@ class _Run:
         self._check_length(path, count)
 
     def _write_video(self, path: Path, beside: Path) -> int:
-        """The overlay of every frame; one that cannot be predicted is listed and goes in as it is."""
+        """Write the overlay of every frame; a frame that fails is listed and written without labels."""
         writer: cv2.VideoWriter | None = None
         count = 0
         try:
@@ -432,39 +432,37 @@ class _Run:
                 writer.release()
         self._check_length(path, count)
         written = frame_count(beside) or 0
-        if written < count:  # OpenCV tells nothing of a full disk
+        if written < count:  # OpenCV does not report a full disk
             raise OutputFolderError(
-                "the video could not be written whole", expected=f"{count} frames", found=str(written), where=path,
+                "the video could not be written completely", expected=f"{count} frames", found=str(written), where=path,
                 fix="free some space, or another folder with --out",
             )  # fmt: skip
         return count
 
     def _check_length(self, path: Path, count: int) -> None:
         if count == 0:
-            raise DataError(
-                "the video holds no frame that can be decoded", where=path, fix="convert it to H.264 in .mp4"
-            )
+            raise DataError("no frame of the video can be decoded", where=path, fix="convert it to H.264 in .mp4")
         stated = frame_count(path)
         if stated is not None and stated > count:
             self.note(f"{path}: {count} frames could be decoded, its header states {stated}")
 
 
 def _file_values(space: LabelSpace, note: Callable[[str], None]) -> npt.NDArray[Any]:
-    """256 entries: class index → the value that the data's own mask files hold; the ignore value likewise."""
+    """256 entries: class index → value in the dataset's own mask files; also for the ignore value."""
     sources: dict[int, list[int]] = {}
     for value, index in space.lookup_items():
         sources.setdefault(index, []).append(value)
     missing = [name for index, name in enumerate(space.names) if index not in sources]
     if missing:
         raise UsageError(
-            "no file value becomes these classes",
+            "no value of the mask files maps to these classes",
             found=", ".join(missing[:8]),
             fix="--mask-format index writes class indices",
         )
     several = [f"{space.names[index]} as {min(found)}" for index, found in sources.items()
                if index != IGNORE_INDEX and len(found) > 1]  # fmt: skip
     if several:
-        note(f"several values of the data's masks are one class; written is the lowest: {', '.join(several[:6])}")
+        note(f"several values of the dataset's masks map to one class; the lowest is written: {', '.join(several[:6])}")
     wide = max(min(found) for found in sources.values()) > 255
     table = np.full(256, IGNORE_INDEX, np.uint16 if wide else np.uint8)
     for index, found in sources.items():
@@ -473,7 +471,7 @@ def _file_values(space: LabelSpace, note: Callable[[str], None]) -> npt.NDArray[
 
 
 def _without_no_data(prediction: Prediction, path: Path) -> Prediction:
-    """Pixels that a GeoTIFF calls no data get the ignore value, as in training."""
+    """Set the no-data pixels of a GeoTIFF to the ignore value, as in training."""
     from segwright.data.formats.geotiff import nodata_of
 
     if nodata_of(path) is None:
@@ -486,7 +484,7 @@ def _without_no_data(prediction: Prediction, path: Path) -> Prediction:
 
 
 def _too_large(path: Path) -> TiffInfo | None:
-    """The extent of a TIFF that is beyond the limits of one image, and can be read by windows; None for others."""
+    """The size of a TIFF that is beyond the limits of one image and can be read in windows; None for others."""
     if path.suffix.lower() not in TIFF:
         return None
     limits = DEFAULT_LIMITS
@@ -513,7 +511,7 @@ def _too_large(path: Path) -> TiffInfo | None:
     return found
 
 
-MAX_RASTER_PIXELS = 50_000_000_000  # a byte of the disk each, for the labels
+MAX_RASTER_PIXELS = 50_000_000_000  # one byte on the disk per pixel, for the labels
 
 
 def _strips(labels: npt.NDArray[Any]) -> Iterator[slice]:

@@ -1,9 +1,9 @@
 """A saved model is a folder: ``model.safetensors``, ``model.json`` and SHA-256 sums. No pickle anywhere.
 
-``model.json`` says everything that is needed to run the network elsewhere: architecture and its arguments, label
-space, preprocessing, post-processing, metrics with their intervals, the data's fingerprint, licenses and versions. It
-holds names of our own catalog, never an import path, so that loading runs no code that came with the file. A name of
-another package (``smp:Unet``) is built only where the caller trusts the file.
+``model.json`` has everything that is needed to run the network elsewhere: architecture and its arguments, label space,
+preprocessing, post-processing, metrics with their intervals, the data's fingerprint, licenses and versions. It contains
+names of our own catalog, never an import path, so loading runs no code from the file. A name of another package
+(``smp:Unet``) is built only if the caller trusts the file.
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ from segwright.postprocess.pipeline import with_symmetric_presets
 FORMAT = "segwright-bundle"
 VERSION = 2  # 1: CRF presets in `postprocess` were symmetric, some networks had other defaults
 MAX_JSON_BYTES = 16_000_000
-MAX_JSON_PARTS = 500_000  # objects and lists: Python takes some hundred bytes for each
+MAX_JSON_PARTS = 500_000  # objects and lists; each takes some hundred bytes in Python
 MAX_SUMS_BYTES = 1_000_000
 MAX_CHAIN = 500  # characters of a saved post-processing chain
 MAX_NUMBER = 16_384  # of an argument; the widest layer of the catalog has 4,096 channels
 MAX_ARGUMENTS = 4_096  # numbers, texts and lists among the arguments
-STABLE_SECONDS = 30.0  # how long a folder that is replaced over and over is tried
+STABLE_SECONDS = 30.0  # how long a folder that is repeatedly replaced is retried
 SUMS = "SHA256SUMS"
 DESCRIPTION = "model.json"
 WEIGHTS = "model.safetensors"
@@ -57,7 +57,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Bundle:
-    """What a saved model is, its weights apart."""
+    """The description of a saved model, without its weights."""
 
     architecture: str  # a name of the catalog
     label_space: LabelSpace
@@ -86,7 +86,7 @@ class Bundle:
 
 
 def versions() -> dict[str, str]:
-    """What made the model."""
+    """The versions of Python and packages that made the model."""
     return {
         "segwright": __version__,
         "torch": str(torch.__version__),
@@ -96,10 +96,10 @@ def versions() -> dict[str, str]:
 
 
 def save_bundle(folder: str | Path, model: SegmentationModel, bundle: Bundle) -> Path:
-    """Write ``model`` and ``bundle`` to ``folder``, whole or not at all; what stood there is replaced.
+    """Write ``model`` and ``bundle`` to ``folder`` atomically, replacing an existing model.
 
-    BundleWriteError, which is an OSError too, where the disk is full or the folder cannot be written: what stood there
-    is then as it was.
+    BundleWriteError, which is also an OSError, if the disk is full or the folder cannot be written; an existing model
+    is then unchanged.
     """
     bundle = replace(bundle, arguments={**bundle.arguments, **model.settled_arguments()})
     folder = Path(folder)
@@ -113,7 +113,7 @@ def save_bundle(folder: str | Path, model: SegmentationModel, bundle: Bundle) ->
         if isinstance(error, BundleWriteError):
             raise
         raise BundleWriteError(
-            "the model could not be saved; what stood there is as it was",
+            "the model could not be saved; an existing one is unchanged",
             found=str(error)[:300],
             where=folder,
             fix="free some space, or save into another folder",
@@ -122,14 +122,14 @@ def save_bundle(folder: str | Path, model: SegmentationModel, bundle: Bundle) ->
 
 
 def is_bundle(path: Path) -> bool:
-    """Whether ``path`` is a folder with a saved model in it, also in the instant in which a training replaces it."""
+    """Whether ``path`` is a folder with a saved model, even while a training replaces it."""
     return (path / DESCRIPTION).is_file() or any((old / DESCRIPTION).is_file() for old in _old_versions(path))
 
 
 def read_bundle(folder: str | Path) -> Bundle:
-    """The bundle's description, checked: its sums, its form, its version. BundleError tells what is wrong.
+    """The bundle's description, after a check of checksums, form and version; BundleError otherwise.
 
-    Nothing is written or removed: a training may be replacing the folder, which then is read again.
+    Nothing is written or removed. If a training replaces the folder meanwhile, it is read again.
     """
     return _stable(Path(folder), _read_description)
 
@@ -138,8 +138,8 @@ def load_bundle(folder: str | Path, *, trust_external: bool = False) -> tuple[Se
     """The network in eval mode with its weights, and its description.
 
     Only networks of our own catalog are built, from bounded arguments, without network access. ``trust_external``
-    allows those of other packages (``smp:…``, ``transformers:…``, ``torchvision:…``): their constructors then get
-    arguments out of the file. BundleError where that is needed and not allowed, and for whatever is wrong.
+    allows those of other packages (``smp:…``, ``transformers:…``, ``torchvision:…``), whose constructors then get
+    arguments from the file. BundleError if that is needed and not allowed, and for any invalid bundle.
     """
 
     def load(place: Path) -> tuple[SegmentationModel, Bundle]:
@@ -172,7 +172,7 @@ def _read_description(folder: Path) -> Bundle:
 
 
 def parse_description(text: bytes | str, where: Path) -> Bundle:
-    """A bundle out of the text of its description, bounded in size and number of parts; BundleError otherwise."""
+    """Parse the text of a description, within limits of size and number of parts; BundleError otherwise."""
     try:
         decoded = text.decode("utf-8") if isinstance(text, bytes) else text
         if len(decoded) > MAX_JSON_BYTES or decoded.count("{") + decoded.count("[") > MAX_JSON_PARTS:
@@ -202,13 +202,13 @@ def parse_description(text: bytes | str, where: Path) -> Bundle:
 
 
 def _build(bundle: Bundle, folder: Path, trust_external: bool) -> SegmentationModel:
-    """The network that a bundle describes, with its weights. Its tensors are compared with the file's first, so that
-    nothing is allocated for a description that lies."""
+    """Build the network of a bundle with its weights. Its tensors are compared with the file's first, so that a false
+    description cannot cause large allocations."""
     arguments = {key: value for key, value in bundle.arguments.items() if key not in ("classes", "weights")}
     foreign = foreign_parts(bundle.architecture, arguments)
     if foreign and not trust_external:
         raise BundleError(
-            "this model is built by another package, with arguments out of the file",
+            "this model is built by another package, with arguments from the file",
             expected="a network of segwright's own catalog",
             found=", ".join(foreign[:4]),
             where=folder,
@@ -230,7 +230,7 @@ def _build(bundle: Bundle, folder: Path, trust_external: bool) -> SegmentationMo
             model = create()
     except (BundleError, MissingExtraError):
         raise
-    except Exception as error:  # whatever a constructor trips over in arguments that are not ours
+    except Exception as error:  # any error of a constructor with arguments that are not ours
         raise BundleError(
             "the network that the model describes cannot be built",
             found=f"{type(error).__name__}: {str(error)[:300]}",
@@ -255,7 +255,7 @@ def load_weights(model: torch.nn.Module, path: Path) -> None:
 
 
 def foreign_parts(architecture: str, arguments: Mapping[str, Any]) -> list[str]:
-    """What of a description names another package, a host or a path: anything with a colon or a slash."""
+    """The parts of a description that name another package, a host or a path: a colon or a slash."""
     found = [architecture] if ":" in architecture or "/" in architecture else []
 
     def look(value: Any) -> None:
@@ -273,7 +273,7 @@ def foreign_parts(architecture: str, arguments: Mapping[str, Any]) -> list[str]:
 
 
 def _check_arguments(arguments: Mapping[str, Any], where: Path) -> None:
-    """BundleError for numbers and lists that no network of ours has: nothing is built to find out."""
+    """Raise BundleError for numbers and lists larger than any of our networks has, before anything is built."""
     parts = 0
 
     def look(value: Any, depth: int) -> None:
@@ -300,7 +300,7 @@ def _check_arguments(arguments: Mapping[str, Any], where: Path) -> None:
 
 
 def _harmless(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """Without what makes other packages fetch weights, kernels or code: the weights are in the file."""
+    """The arguments without those that make other packages fetch weights, kernels or code."""
     kept = {key: value for key, value in arguments.items() if key not in FETCHING}
     for key in ("encoder_weights", "weights_backbone"):
         if key in kept:
@@ -310,7 +310,7 @@ def _harmless(arguments: Mapping[str, Any]) -> dict[str, Any]:
 
 @contextmanager
 def _offline() -> Iterator[None]:
-    """Keep the Hugging Face libraries off the network, where they are loaded."""
+    """Keep the Hugging Face libraries offline, if they are loaded."""
     constants = sys.modules.get("huggingface_hub.constants")
     before = getattr(constants, "HF_HUB_OFFLINE", None)
     try:
@@ -348,7 +348,7 @@ def _compare(wanted: Mapping[str, torch.Tensor], found: Mapping[str, tuple[int, 
 
 
 def _stable(folder: Path, read: Callable[[Path], T]) -> T:
-    """``read`` of a folder that a training may be replacing: again, where it was replaced meanwhile."""
+    """Call ``read`` on a folder, and again if a training has replaced it meanwhile."""
     end = time.monotonic() + STABLE_SECONDS
     while True:
         place = _present(folder)
@@ -374,14 +374,14 @@ def _stable(folder: Path, read: Callable[[Path], T]) -> T:
 
 
 def _present(folder: Path) -> Path:
-    """The folder, or the version before it where a save was interrupted between its two renames."""
+    """The folder, or its previous version if a save was interrupted between its two renames."""
     if folder.exists():
         return folder
     return next(iter(_old_versions(folder)), folder)
 
 
 def _old_versions(folder: Path) -> list[Path]:
-    """Versions that a save put aside, the newest first."""
+    """The versions that saves have moved aside, the newest first."""
     name = glob.escape(folder.name)
     if not folder.name or not folder.parent.is_dir():
         return []
@@ -405,7 +405,7 @@ def _identity(folder: Path) -> tuple[int, int, int] | None:
 
 
 def bundle_from_json(tree: Mapping[str, Any]) -> Bundle:
-    """A bundle out of its JSON; ModelError, or what Python raises, where the tree is none of ours."""
+    """A bundle from its JSON; ModelError, or an error of Python, if the tree is not one of ours."""
     if not isinstance(tree["architecture"], str) or not isinstance(tree.get("arguments", {}), dict):
         raise ModelError("the description names no architecture")
     if "licenses" not in tree and "licences" in tree:  # as the first release wrote it
@@ -420,7 +420,7 @@ def bundle_from_json(tree: Mapping[str, Any]) -> Bundle:
         arguments = with_former_defaults(tree["architecture"], arguments)
         chain = with_symmetric_presets(chain) if isinstance(chain, str) else chain
     space = LabelSpace.from_json(tree["label_space"])
-    space.lookup(), space.palette()  # file values and colors that cannot be used fail here, not in a prediction
+    space.lookup(), space.palette()  # invalid file values and colors fail here, not in a prediction
     if any(not 0 <= level <= 255 for color in space.colors for level in color):
         raise ModelError("a color of the label space is out of range", expected="0 to 255", found=str(space.colors))
     return Bundle(
@@ -437,7 +437,7 @@ def bundle_from_json(tree: Mapping[str, Any]) -> Bundle:
 
 
 def _unshare(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """safetensors refuses two names for one memory: give every name its own."""
+    """Copy tensors that share memory, which safetensors does not allow."""
     seen: set[int] = set()
     result = {}
     for name, tensor in tensors.items():

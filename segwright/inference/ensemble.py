@@ -1,4 +1,4 @@
-"""Several saved models as one: what they must have in common, and the bundle that comes of them."""
+"""Ensembles of saved models: the checks that they fit together, and the bundle of the ensemble."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ def join_models(
 ) -> tuple[Ensemble, Bundle]:
     """The ensemble of saved models (run folders or bundles) and its description; nothing is written.
 
-    Every network counts alike: an ensemble among the models is taken apart into its members. Post-processing that was
-    tuned for one of them is left out. UsageError for fewer than two models or one that is there twice; ModelError where
-    classes, channels or value ranges differ; BundleError where there is no saved model.
+    All networks have equal weight: an ensemble among the models is replaced by its members. Post-processing that was
+    tuned for one of them is dropped. UsageError for fewer than two models or a repeated one; ModelError if classes,
+    channels or value ranges differ; BundleError if there is no saved model.
     """
     if len(models) < 2:
-        raise UsageError("an ensemble is made of two models or more", found=str(len(models)))
+        raise UsageError("an ensemble needs two or more models", found=str(len(models)))
     folders = [_folder(model) for model in models]
     _refuse_twins(folders)
     loaded = [load_bundle(folder, trust_external=trust_external) for folder in folders]
@@ -54,15 +54,14 @@ def join_models(
 def save_ensemble(
     models: Sequence[str | Path], out: str | Path, *, metrics: Mapping[str, Any] | None = None, command: str = ""
 ) -> Path:
-    """Write the ensemble of ``models`` to the folder ``out`` as one bundle, whole or not at all; returns ``out``.
-    ``metrics``: what is known of it. Errors as for :func:`join_models`."""
+    """Write the ensemble of ``models`` to the folder ``out`` as one bundle, atomically; returns ``out``.
+    ``metrics``: its scores. Errors as for :func:`join_models`."""
     ensemble, bundle = join_models(models, command=command)
     return save_bundle(out, ensemble, replace(bundle, metrics=dict(metrics or {})))
 
 
 class EnsembleRuntime:
-    """Runs its members one after the other and averages their probabilities in double precision: the plain statement
-    of what an ensemble is, to hold the network against."""
+    """The mean of the members' probabilities in double precision, as a reference for the ensemble network."""
 
     def __init__(self, members: Sequence[Runtime]) -> None:
         self.members = list(members)
@@ -94,7 +93,7 @@ def _folder(model: str | Path) -> Path:
 
 
 def _refuse_twins(folders: Sequence[Path]) -> None:
-    """UsageError where one model is there twice: it would count double, and its copy would only cost time."""
+    """Raise UsageError if a model is repeated: it would have double weight."""
     seen: dict[str, Path] = {}
     for folder in folders:
         try:
@@ -103,7 +102,7 @@ def _refuse_twins(folders: Sequence[Path]) -> None:
             raise BundleError("the weights cannot be read", found=str(error), where=folder / WEIGHTS) from error
         if sum_ in seen:
             raise UsageError(
-                "a model is there twice",
+                "a model is given twice",
                 found=f"the weights of {seen[sum_]}",
                 where=folder,
                 fix="leave one of them out",
@@ -112,7 +111,7 @@ def _refuse_twins(folders: Sequence[Path]) -> None:
 
 
 def _refuse_difference(first: Path, theirs: Bundle, folder: Path, ours: Bundle) -> None:
-    """ModelError where the model in ``folder`` does not answer, or does not see, as the first one does."""
+    """Raise ModelError if the model in ``folder`` has other classes or another input than the first one."""
     if ours.label_space.names != theirs.label_space.names:
         raise ModelError(
             "the models of an ensemble have the same classes in the same order",
@@ -125,7 +124,7 @@ def _refuse_difference(first: Path, theirs: Bundle, folder: Path, ours: Bundle) 
         wanted, found = theirs.preprocessing.get(name, unset), ours.preprocessing.get(name, unset)
         if found != wanted:
             raise ModelError(
-                f"the models of an ensemble see images alike: their {name.replace('_', ' ')} differ",
+                f"the models of an ensemble need the same input: their {name.replace('_', ' ')} differ",
                 expected=f"{wanted} (as {first})",
                 found=str(found),
                 where=folder,
@@ -141,7 +140,7 @@ def _member(bundle: Bundle) -> dict[str, Any]:
 def _description(
     folders: Sequence[Path], bundles: Sequence[Bundle], ensemble: Ensemble, members: list[dict[str, Any]], command: str
 ) -> Bundle:
-    """What is the same for all, and of each what a reader would ask: where it came from, its score, its data."""
+    """The common parts of the descriptions, and per member its source, score and data."""
     first = bundles[0]
     kept = {key: first.training[key] for key in ("data", "format") if _shared(bundles, key)}
     origins = [
@@ -170,7 +169,7 @@ def _description(
 
 
 def _pairs(folders: Sequence[Path], bundles: Sequence[Bundle]) -> Pairs:
-    """The classes that a mirrored view exchanges, of those models that hold any; ModelError where these differ."""
+    """The left/right pairs of the models that have any; ModelError if they differ."""
     held = [(folder, b.label_space.pairs) for folder, b in zip(folders, bundles, strict=True) if b.label_space.pairs]
     for folder, pairs in held[1:]:
         if set(map(frozenset, pairs)) != set(map(frozenset, held[0][1])):

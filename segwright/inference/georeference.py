@@ -1,6 +1,6 @@
-"""Where an image lies on the ground, and masks that lie there too: GeoTIFF tags and world files, copied as they are.
+"""Georeferences of images, copied to their masks: GeoTIFF tags and world files.
 
-The tags hold the whole coordinate system, a user-defined one as well, so that nothing has to be known about it.
+The tags contain the whole coordinate system, even a user-defined one, so it need not be interpreted.
 """
 
 from __future__ import annotations
@@ -30,23 +30,23 @@ WORLD_BYTES = 65_536  # no world file or .prj is larger
 
 @dataclass(frozen=True)
 class Placement:
-    """What places an image on the ground."""
+    """The georeference of an image."""
 
     tags: tuple[tuple[int, int, int, Any, bool], ...] = ()  # as tifffile writes them
     reference: Georeference | None = None
-    unit: str = ""  # of areas; empty where a pixel's area is unknown
+    unit: str = ""  # of areas; empty if the area of a pixel is unknown
     sidecars: tuple[tuple[str, bytes], ...] = ()  # ending → content: a world file and its .prj
-    note: str = ""  # why the place is lost, where it is
+    note: str = ""  # why the georeference is lost, if it is
 
     @property
     def pixel_area(self) -> float | None:
-        """Of a pixel, in ``unit``; None where it is unknown."""
+        """The area of a pixel in ``unit``; None if it is unknown."""
         ground = self.reference
         return None if ground is None or not self.unit else abs(ground.a * ground.e - ground.b * ground.d)
 
 
 def placement(path: Path) -> Placement | None:
-    """Of an image file; None where nothing places it."""
+    """The georeference of an image file; None if it has none."""
     if path.suffix.lower() in TIFF:
         found = _geotiff(path)
         if found is not None:
@@ -56,7 +56,7 @@ def placement(path: Path) -> Placement | None:
 
 
 def no_data(path: Path, pixels: npt.NDArray[Any]) -> npt.NDArray[np.bool_] | None:
-    """Where all bands of a TIFF's pixels (H, W, C) hold what the file calls no data; None where it calls nothing so."""
+    """Whether all bands of a TIFF's pixels (H, W, C) have its no-data value; None if the file has none."""
     value = nodata_of(path)
     if value is None:
         return None
@@ -108,10 +108,10 @@ def _geotiff(path: Path) -> Placement | None:
             turned = page.tags.get(ORIENTATION)
             tags = tuple((code, int(tag.dtype), int(tag.count), tag.value, True) for code, tag in found.items())
             keys = found[34735].value if 34735 in found else ()
-    except Exception:  # whatever tifffile trips over; the pixels were read, so the mask is written without a place
-        return Placement(note="its place on the ground cannot be read")
+    except Exception:  # any error of tifffile; the pixels were read, so the mask is written without a georeference
+        return Placement(note="its georeference cannot be read")
     if turned is not None and turned.value != 1:
-        return Placement(note="it is turned by its orientation tag: the mask has no place on the ground")
+        return Placement(note="it is turned by its orientation tag: the mask has no georeference")
     entries = {keys[i]: keys[i + 3] for i in range(4, len(keys) - 3, 4) if keys[i + 1] == 0}
     unit = ""
     if PROJECTED in entries:

@@ -1,4 +1,4 @@
-"""Weights that were trained elsewhere, as a saved model of ours: to evaluate, export and serve without training."""
+"""Import weights that were trained elsewhere as a saved model, to evaluate, export and serve it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from segwright.models.convert import load_converted
 from segwright.models.encoders.pretrained import read_weights_file
 from segwright.models.external import ExternalModel
 
-# Names for what trainers do to pixels in 0 to 1 before the network
+# Names of common normalizations of pixels in 0 to 1
 NORMALIZATIONS: dict[str, dict[str, list[float]]] = {
     "imagenet": {"mean": list(IMAGENET_MEAN), "std": list(IMAGENET_STD)},
     "none": {"mean": [0.0], "std": [1.0]},  # pixels in 0 to 1
@@ -61,11 +61,11 @@ def import_weights(
     arguments: Mapping[str, Any] | None = None,
     command: str = "",
 ) -> Imported:
-    """Make a bundle in ``out`` of the network ``model`` with the weights in a file.
+    """Write a bundle to ``out`` from the network ``model`` and the weights in a file.
 
     ``classes``: their names in the order of the network's outputs, or a file that lists them. ``normalization``:
-    a name of :data:`NORMALIZATIONS` or ``{"mean": […], "std": […]}``; left out, the network's own, which a note
-    tells. ``key`` and ``prefix`` as for :func:`segwright.models.encoders.pretrained.read_weights_file`, ``arguments``
+    a name of :data:`NORMALIZATIONS` or ``{"mean": […], "std": […]}``; None: the network's own, with
+    a note. ``key`` and ``prefix`` as for :func:`segwright.models.encoders.pretrained.read_weights_file`, ``arguments``
     go to the network. Every tensor of the network has to be in the file; what is saved is loaded again and run on
     random pixels. WeightsError where weights and network do not fit, UsageError for wrong arguments.
     """
@@ -91,14 +91,14 @@ def import_weights(
         loaded = load_converted(network, file.tensors)
         if loaded.origin == "encoder":
             raise WeightsError(
-                "the file holds an encoder alone", expected="a whole network", where=weights,
+                "the file contains only an encoder", expected="a whole network", where=weights,
                 fix="train the rest: segwright train DATA --weights FILE",
             )  # fmt: skip
         if loaded.left_out:
             shapes = [tuple(file.tensors[name].shape) for name in loaded.left_out if name in file.tensors]
             found = f"{shapes[0][0]} classes" if shapes else ", ".join(loaded.left_out)
             raise WeightsError(
-                "the weights are of another number of classes", expected=f"{space.classes}: {', '.join(space.names)}",
+                "the weights have another number of classes", expected=f"{space.classes}: {', '.join(space.names)}",
                 found=found, where=weights, fix="name all classes in the order of the outputs with --classes",
             )  # fmt: skip
         layout, taken = loaded.origin, loaded.taken
@@ -107,7 +107,7 @@ def import_weights(
     used = {"mean": mean, "std": std}
     if given is None:
         notes.append(
-            f"pixels are normalized with mean {_short(mean)} and std {_short(std)}, the network's default; where the "
+            f"pixels are normalized with mean {_short(mean)} and std {_short(std)}, the network's default; if the "
             "weights were trained otherwise, give --normalization"
         )
     _try(network, weights)
@@ -127,7 +127,7 @@ def import_weights(
 
 
 def class_space(classes: Sequence[str] | str | Path) -> LabelSpace:
-    """Classes from a list, from ``a,b,c``, or from a file; UsageError where there are none."""
+    """Classes from a list, from ``a,b,c``, or from a file; UsageError if there are none."""
     if isinstance(classes, str | Path):
         text = str(classes)
         if Path(text).is_file():
@@ -176,11 +176,11 @@ def _pixels(network: SegmentationModel) -> torch.Tensor:
 
 @torch.inference_mode()
 def _try(network: SegmentationModel, weights: str | Path) -> None:
-    """ModelError where the network does not answer random pixels with numbers."""
+    """Raise ModelError if the network's output for random pixels is not finite."""
     logits = network.eval()(_pixels(network)).logits
     if not torch.isfinite(logits).all():
         raise ModelError(
-            "the network with these weights does not answer with numbers", found="NaN or infinity", where=weights
+            "the output of the network with these weights is not finite", found="NaN or infinity", where=weights
         )
 
 
@@ -189,7 +189,7 @@ def _compare(network: SegmentationModel, again: SegmentationModel, where: Path) 
     pixels = _pixels(network)
     worst = float((network(pixels).logits - again.eval()(pixels).logits).abs().max())
     if not worst <= 1e-3:
-        raise ModelError("what was saved answers otherwise than the weights", found=f"logits differ by {worst:.3g}",
+        raise ModelError("the saved model differs from the imported weights", found=f"logits differ by {worst:.3g}",
                          where=where)  # fmt: skip
 
 

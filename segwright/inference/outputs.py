@@ -1,8 +1,8 @@
-"""Where predictions are written: never over a source, never over a file that an earlier prediction did not write.
+"""The output folder of predictions. It never replaces a source, or a file that no prediction wrote.
 
-The output folder holds a list of what was written there (``.segwright-predictions``, a JSON line per file with its
-SHA-256). A file that is in the list and unchanged may be replaced by a later prediction, and is no source of one. A
-mask that was corrected by hand is thereby safe, too.
+The folder has a list of its files (``.segwright-predictions``, one JSON line per file with its SHA-256). A file that is
+in the list and unchanged may be replaced by a later prediction, and is never a source. A mask that was corrected by
+hand is therefore safe.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from segwright.core.atomic_io import atomic_file, check_output, sha256, write_te
 from segwright.core.errors import UsageError
 
 MANIFEST = ".segwright-predictions"
-OUTPUT_TAGS = (".overlay", ".confidence", ".probabilities", ".mask")  # a name with one of these is an output's
-BESIDE_SOURCES = ".mask"  # what masks are called where the folder holds their images
+OUTPUT_TAGS = (".overlay", ".confidence", ".probabilities", ".mask")  # a name with one of these is an output
+BESIDE_SOURCES = ".mask"  # in the names of masks that are written beside their images
 MANIFEST_BYTES = 256_000_000
-# Errors that every further file would meet again
+# Errors that every further file would have too
 LASTING = (errno.ENOSPC, errno.EROFS, errno.EDQUOT, errno.EIO)
 
 
@@ -33,23 +33,23 @@ class Written(NamedTuple):
 
 
 class OutputFolderError(UsageError):
-    """An output that cannot be written. ``lasting``: neither can those after it."""
+    """An output that cannot be written. ``lasting``: later ones cannot be written either."""
 
     lasting = False
 
 
 class OutputFolder:
-    """A folder of predictions. ``overwrite`` allows to replace files that no prediction wrote, but never a source."""
+    """A folder of predictions. ``overwrite`` allows replacing files that no prediction wrote, but never a source."""
 
     def __init__(self, root: Path, sources: Iterable[Path] = (), *, overwrite: bool = False) -> None:
         self.root = root
         self.overwrite = overwrite
         self.written = read_manifest(root)
-        # By device and inode: links, and names that differ in case only on some file systems, are the same file.
+        # By device and inode: on some file systems, links and names that differ only in case are the same file.
         self._sources = {found for path in sources if (found := _identity(path)) is not None}
 
     def prepare(self) -> None:
-        """Make the folder and see that files can be written to it; OutputError otherwise."""
+        """Make the folder and check that files can be written to it; OutputFolderError otherwise."""
         try:
             self.root.mkdir(parents=True, exist_ok=True)
             check_output(self.root / MANIFEST)
@@ -57,12 +57,12 @@ class OutputFolder:
             raise unwritable(self.root, error) from error
 
     def is_source(self, path: Path) -> bool:
-        """Whether something is at ``path`` that is also read."""
+        """Whether ``path`` is one of the sources."""
         identity = _identity(path)
         return identity is not None and identity in self._sources
 
     def is_foreign(self, path: Path) -> bool:
-        """Whether a file is at ``path`` that no prediction wrote there, or that was changed since."""
+        """Whether ``path`` exists and was not written by a prediction, or was changed since."""
         if not os.path.lexists(path):
             return False
         entry = self.written.get(self._relative(path))
@@ -72,7 +72,7 @@ class OutputFolder:
             return True
 
     def refuse_foreign(self, paths: Iterable[Path]) -> None:
-        """UsageError where an output would replace a source or a foreign file; nothing is written."""
+        """Raise UsageError if an output would replace a source or a foreign file."""
         sources, foreign = [], []
         for path in paths:
             if self.is_source(path):
@@ -83,8 +83,8 @@ class OutputFolder:
             raise UsageError("the output would replace a source", found=_some(sources), fix="another folder with --out")
         if foreign:
             raise UsageError(
-                "the output folder holds other files under these names",
-                expected="free names, or files that an earlier prediction wrote and nobody changed",
+                "the output folder contains other files with these names",
+                expected="unused names, or unchanged files of an earlier prediction",
                 found=_some(foreign),
                 where=self.root,
                 fix="another folder with --out, or --overwrite to replace them",
@@ -110,7 +110,7 @@ class OutputFolder:
         return self.write(path, save)
 
     def finish(self) -> None:
-        """Bring the list to one line per file that is still there."""
+        """Reduce the list to one line per existing file."""
         kept = {name: entry for name, entry in self.written.items() if (self.root / name).exists()}
         if kept:
             write_text(self.root / MANIFEST, "".join(_line(name, entry) for name, entry in kept.items()))
@@ -126,7 +126,7 @@ class OutputFolder:
 
 
 def read_manifest(folder: Path) -> dict[str, Written]:
-    """Path below ``folder`` → what was written there; lines that are damaged are passed over."""
+    """Path below ``folder`` → the file that was written there; damaged lines are skipped."""
     found: dict[str, Written] = {}
     try:
         path = folder / MANIFEST

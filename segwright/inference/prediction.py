@@ -1,4 +1,4 @@
-"""What a model says of one image: labels, confidence, and the forms people look at."""
+"""The prediction for one image: labels, confidence, and images of them."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from segwright.imageio import write_mask
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a model says of one image."""
+    """The prediction for one image."""
 
     labels: UInt8Array  # (H, W) class indices
     confidence: Float32Array  # (H, W) in 0…1: the softmax probability of the label
     label_space: LabelSpace
     image: UInt8Array | None = None  # (H, W, C)
-    probabilities: Float32Array | None = None  # (K, H, W), only when asked for
+    probabilities: Float32Array | None = None  # (K, H, W), only on request
 
     def __post_init__(self) -> None:
         if self.labels.dtype != np.uint8 or self.labels.ndim != 2:
@@ -48,7 +48,7 @@ class Prediction:
         return blend(self.image, colors, alpha)
 
     def confidence_image(self) -> UInt8Array:
-        """H×W×1: the confidence as gray, 255 is certain."""
+        """H×W×1: the confidence as gray, 255 is 1.0."""
         gray: UInt8Array = (self.confidence * 255 + 0.5).astype(np.uint8)
         return gray[..., None]
 
@@ -62,5 +62,5 @@ class Prediction:
         }
 
     def save(self, path: str | Path) -> Path:
-        """Write the labels as a palette PNG (indices are class indices) and return where."""
+        """Write the labels as a palette PNG of class indices and return the path."""
         return write_mask(path, self.labels, self.label_space.palette())

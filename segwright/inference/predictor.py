@@ -1,4 +1,4 @@
-"""From a saved model and an image to a :class:`Prediction`: one class for bundles, run folders and exported files."""
+"""The predictor: from a saved model (bundle, run folder or exported file) and an image to a :class:`Prediction`."""
 
 from __future__ import annotations
 
@@ -24,35 +24,35 @@ from segwright.models.base import SegmentationModel
 from segwright.postprocess.pipeline import Chain, parse_chain
 
 AnyArray = npt.NDArray[Any]
-Advance = Callable[[int], None]  # told how many windows are done
+Advance = Callable[[int], None]  # called with the number of windows that are finished
 ReadWindow = Callable[[Window], AnyArray]
 WriteWindow = Callable[[Window, UInt8Array, Float32Array], None]
 
-MIN_WINDOW = 128  # pixels; where not even that fits, nothing does
+MIN_WINDOW = 128  # pixels; smaller windows are not tried if memory runs out
 MEMORY_SIGNS = ("out of memory", "not enough memory", "failed to allocate memory", "cannot allocate memory")
 DEEP_ENDINGS = (".tif", ".tiff", ".png", ".pgm", ".ppm")
 STRETCHED = (
-    "images of more than 8 bits: the model holds no value range, so each is stretched from its own lowest to its own "
+    "images of more than 8 bits: the model has no value range, so each image is scaled from its own lowest to its own "
     "highest value"
 )
-STRETCHED_DATA = "images of more than 8 bits: the model holds no value range, so the one found in this dataset is used"
+STRETCHED_DATA = "images of more than 8 bits: the model has no value range, so the one of this dataset is used"
 READINGS = {
-    "scaled": "8-bit images of a model of deeper ones: their values are taken as already brought to 0…255",
-    "raw": "8-bit images of a model of deeper ones: their values are taken as in the units of the model's value range",
+    "scaled": "8-bit images for a model of deeper ones: their values are taken as already scaled to 0…255",
+    "raw": "8-bit images for a model of deeper ones: their values are taken as units of the model's value range",
 }
 
 
-def _unseen(count: int) -> None:
-    """Progress that nobody looks at."""
+def _no_progress(count: int) -> None:
+    """Ignore the progress."""
 
 
 class Predictor:
-    """A network with its label space, ready for images of any size.
+    """A network with its label space, for images of any size.
 
-    ``post`` is a chain of :mod:`segwright.postprocess.pipeline` ("none" switches off the one saved with the model),
-    ``tta`` a list of test-time views ("flip,0.75,1,1.25"). Images of more than ``window``² pixels are worked on in
-    windows that overlap, views and CRF included, so that memory does not grow with classes × pixels. ``eight_bit``:
-    how 8-bit images are read by a model of deeper ones, see :meth:`segwright.data.records.ValueRange.scale`.
+    ``post``: a pipeline of :mod:`segwright.postprocess.pipeline`; "none" turns off the one saved with the model.
+    ``tta``: test-time augmentation, such as "flip,0.75,1,1.25". Images of more than ``window``² pixels are predicted in
+    overlapping windows, including augmentation and CRF, so that memory does not grow with classes × pixels.
+    ``eight_bit``: how a model of deeper images reads 8-bit ones, see :meth:`segwright.data.records.ValueRange.scale`.
     """
 
     def __init__(
@@ -83,7 +83,7 @@ class Predictor:
         self.tta: TestTimeAugmentation | None = parse_tta(tta, label_space.mirrored()) if tta else None
         self.eight_bit = eight_bit
         self.window = DEFAULT_WINDOW
-        self.notes: list[str] = []  # how images were read, where that was a choice
+        self.notes: list[str] = []  # how images were read, if there was a choice
 
     @classmethod
     def from_model(cls, model: SegmentationModel, label_space: LabelSpace, device: str = "auto") -> Predictor:
@@ -98,7 +98,7 @@ class Predictor:
         return self.predict(np.asarray(image), probabilities=probabilities)
 
     def read(self, path: str | Path) -> UInt8Array:
-        """An image file as the network was taught to see it: its channels, its value range."""
+        """Read an image file as in training, with the network's channels and value range."""
         if self.value_range is not None:
             return self.scaled(read_raster(path), path)
         if Path(path).suffix.lower() in DEEP_ENDINGS and read_header(path).bits > 8:
@@ -119,15 +119,15 @@ class Predictor:
         return fit_channels(self.value_range.scale(raster, where, self.eight_bit), self.runtime.in_channels)
 
     def batches(self, image: UInt8Array) -> bool:
-        """Whether images of this one's size go through the network together in :meth:`predict_batch`."""
+        """Whether :meth:`predict_batch` runs images of this size together."""
         return self.chain is None and self.tta is None and not self._large(image)
 
-    def predict(self, image: AnyArray, *, probabilities: bool = False, advance: Advance = _unseen) -> Prediction:
-        """Labels and confidence of one image H×W×C, RGB order where C is 3: uint8 as the network sees it, or any other
-        number type where the model has a value range. ``probabilities`` adds float32 K×H×W; the labels are the same.
+    def predict(self, image: AnyArray, *, probabilities: bool = False, advance: Advance = _no_progress) -> Prediction:
+        """Labels and confidence of one image H×W×C, in RGB order if C is 3.
 
-        ``advance`` is told of every finished window of a large image (:meth:`window_count` says how many there are).
-        Where memory runs out, the image is taken in smaller windows, and so are those after it.
+        uint8, or any other number type if the model has a value range. ``probabilities`` adds float32 K×H×W; the labels
+        are the same. ``advance`` is called after every window of a large image (:meth:`window_count`). If memory runs
+        out, this image and all later ones are predicted in smaller windows.
         """
         pixels = self.prepare(image)
         while True:
@@ -138,17 +138,17 @@ class Predictor:
                     raise
 
     def prepare(self, image: AnyArray) -> UInt8Array:
-        """An array as the network sees it: uint8, its number of channels. ModelError where it cannot be brought to
-        that: more than 8 bits without a value range, other channels."""
+        """Convert an array to uint8 with the network's number of channels; ModelError if that is not possible: more
+        than 8 bits without a value range, or other channels."""
         image = np.asarray(image)
         if image.dtype != np.uint8 and image.dtype.kind in "uif" and image.ndim in (2, 3):
             if self.value_range is None:
                 raise ModelError(
-                    "the array is not 8 bit, and the model holds no value range that would bring it there",
+                    "the array is not 8 bit, and the model has no value range to scale it",
                     expected="uint8 height×width×channels, in RGB order for color",
                     found=f"{image.dtype} {image.shape}",
-                    fix="ValueRange.of(low, high).apply(image), of segwright.data.records, with the range the model "
-                    "was trained with",
+                    fix="ValueRange.of(low, high).apply(image), of segwright.data.records, with the range of the "
+                    "training data",
                 )
             image = self.value_range.apply(image if image.ndim == 3 else image[..., None])
         return fit_channels(check_image(image), self.runtime.in_channels)
@@ -156,7 +156,7 @@ class Predictor:
     def _predict(self, image: UInt8Array, probabilities: bool, advance: Advance) -> Prediction:
         if not self._large(image):
             labels, confidence, marginals = self._part(image, self.chain or Chain(), probabilities, None)
-            return self._answer(image, labels, confidence, marginals)
+            return self._checked(image, labels, confidence, marginals)
         height, width = image.shape[:2]
         labels, confidence = np.empty((height, width), np.uint8), np.empty((height, width), np.float32)
         kept = np.empty((self.label_space.classes, height, width), np.float32) if probabilities else None
@@ -168,20 +168,20 @@ class Predictor:
                 kept[:, *part.core] = marginals[:, *part.core_in_window]
             advance(1)
         if not regional:
-            return self._answer(image, labels, confidence, kept)
-        settled = regional.on_labels(as_rgb(image), labels)  # over the whole: a region does not end at a window
-        if kept is not None:  # the label stays the most probable class, as in a chain over the whole
+            return self._checked(image, labels, confidence, kept)
+        settled = regional.on_labels(as_rgb(image), labels)  # on the whole image: regions extend over windows
+        if kept is not None:  # keeps the label the most probable class, as without windows
             rows, columns = np.nonzero(settled != labels)
             old, new = labels[rows, columns], settled[rows, columns]
             taken = kept[old, rows, columns]
             kept[old, rows, columns] = kept[new, rows, columns]
             kept[new, rows, columns] = taken
-        return self._answer(image, settled, confidence, kept)
+        return self._checked(image, settled, confidence, kept)
 
     def predict_windows(self, height: int, width: int, read: ReadWindow, write: WriteWindow) -> None:
-        """Predict an image that no memory holds, in the windows of :meth:`predict`.
+        """Predict an image that does not fit into memory, in the windows of :meth:`predict`.
 
-        ``read`` gives the image (H, W, C) of a :class:`Window`, ``write`` takes its labels and confidence, of which
+        ``read`` returns the image (H, W, C) of a :class:`Window`, ``write`` gets its labels and confidence, of which
         ``window.core_in_window`` is kept at ``window.core``. ModelError if the pipeline has steps on regions, which
         need the whole image.
         """
@@ -200,11 +200,11 @@ class Predictor:
                     write(part, labels, confidence)
                 return
             except Exception as error:
-                if not self._shrink(height, width, error):  # else again, from the first window
+                if not self._shrink(height, width, error):  # otherwise again, from the first window
                     raise
 
-    def probabilities(self, image: UInt8Array, advance: Advance = _unseen) -> Float32Array:
-        """float32 K×H×W, before any post-processing; test-time views averaged where asked for."""
+    def probabilities(self, image: UInt8Array, advance: Advance = _no_progress) -> Float32Array:
+        """float32 K×H×W before post-processing, averaged over the test-time augmentation if there is one."""
         if not self._large(image):
             return self._probabilities(image)
         height, width = image.shape[:2]
@@ -216,7 +216,7 @@ class Predictor:
         return result
 
     def window_count(self, image: AnyArray) -> int:
-        """In how many windows an image is worked on; 1 where it is small enough to go whole."""
+        """The number of windows in which an image is predicted; 1 if it is predicted whole."""
         if not self._large(image):
             return 1
         height, width = image.shape[:2]
@@ -226,7 +226,7 @@ class Predictor:
         return bool(image.shape[0] * image.shape[1] > self.window**2)
 
     def _margin(self) -> int:
-        """What is seen around a window, and not kept: as far as CRFs look, where a window leaves room for that."""
+        """The margin of a window in pixels: the reach of the CRF, at most a quarter of the window."""
         reach = self.chain.reach if self.chain is not None else 0
         return min(max(DEFAULT_MARGIN, reach), self.window // 4)
 
@@ -241,14 +241,14 @@ class Predictor:
     def _part(
         self, pixels: UInt8Array, chain: Chain, probabilities: bool, whole: int | None
     ) -> tuple[UInt8Array, Float32Array, Float32Array | None]:
-        """(labels, confidence, probabilities where asked for) of an image or a window of one; the one arithmetic of
-        all answers. ``whole``: pixels of the image that a window is of."""
+        """Labels, confidence, and probabilities if wanted, of an image or a window; all predictions are computed here.
+        ``whole``: the number of pixels of the image that a window belongs to."""
         if not chain and self.tta is None:
             if not probabilities:
                 labels, confidence = self.runtime.labels(pixels[None])
                 return labels[0], confidence[0], None
             logits = self.runtime.logits(pixels[None])[0]
-            # Of the logits, as the runtime does: two that differ may round to one probability.
+            # Argmax of the logits, as in the runtime: two different ones may round to one probability.
             labels = logits.argmax(axis=0).astype(np.uint8)
             marginals = np.asarray(softmax(logits, axis=0), np.float32)
             return labels, _confidence(marginals, labels), marginals
@@ -260,7 +260,7 @@ class Predictor:
         return labels, _confidence(marginals, labels), marginals if probabilities else None
 
     def _shrink(self, height: int, width: int, error: Exception) -> bool:
-        """Whether ``error`` is a lack of memory and smaller windows are left to try; the window is then smaller."""
+        """If ``error`` is a lack of memory, make the window smaller: True. ModelError if it is the smallest."""
         if not is_out_of_memory(error):
             return False
         side = min(self.window, max(height, width))
@@ -273,18 +273,18 @@ class Predictor:
                 fix="close other programs on the device, or --device cpu",
             ) from error
         self.window = smaller
-        self.note(f"out of memory: images are taken in windows of {smaller}×{smaller}")
+        self.note(f"out of memory: images are predicted in windows of {smaller}×{smaller}")
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
         return True
 
     def note(self, text: str) -> None:
-        """Keep a remark on how images were read or worked on, once."""
+        """Keep a remark on how images were read or predicted, once."""
         if text not in self.notes:
             self.notes.append(text)
 
     def predict_batch(self, images: Sequence[UInt8Array]) -> list[Prediction]:
-        """Images of one size together, others one by one; the answers in order."""
+        """Predictions in order; images of one size are run together, others one by one."""
         if len(images) < 2 or len({image.shape for image in images}) > 1 or not self.batches(images[0]):
             return [self.predict(image) for image in images]
         pixels = np.stack([self.prepare(image) for image in images])
@@ -294,12 +294,12 @@ class Predictor:
             if not is_out_of_memory(error):
                 raise
             return [self.predict(image) for image in images]
-        return [self._answer(pixels[i], labels[i], confidence[i]) for i in range(len(images))]
+        return [self._checked(pixels[i], labels[i], confidence[i]) for i in range(len(images))]
 
-    def _answer(
+    def _checked(
         self, image: UInt8Array, labels: UInt8Array, confidence: Float32Array, probabilities: Float32Array | None = None
     ) -> Prediction:
-        """ModelError where the network answered NaN: its labels would look like labels."""
+        """A prediction; ModelError if the confidence is not finite, because labels of NaN would look valid."""
         _check_finite(confidence)
         return Prediction(labels, confidence, self.label_space, image, probabilities)
 
@@ -314,7 +314,7 @@ def load(
     eight_bit: str | None = None,
     trust_external: bool = False,
 ) -> Predictor:
-    """A predictor from a run folder, a bundle or an exported ``.onnx`` file. BundleError where there is none.
+    """A predictor from a run folder, a bundle or an exported ``.onnx`` file; BundleError if there is none.
     ``trust_external``: see :func:`segwright.inference.bundle.load_bundle`."""
     path = Path(model)
     if path.suffix.lower() == ".onnx":
@@ -338,15 +338,15 @@ def _check_finite(confidence: Float32Array) -> None:
     if not np.isfinite(confidence.sum()):
         wrong = int((~np.isfinite(confidence)).sum())
         raise ModelError(
-            "the network does not answer with numbers",
+            "the network's output is not finite",
             expected="finite logits",
             found=f"NaN or infinity at {wrong} of {confidence.size} pixels",
-            fix="a training that diverged leaves such weights; in fp16 large values overflow: use fp32 or bf16",
+            fix="retrain if the training diverged; in fp16 large values overflow, so use fp32 or bf16",
         )
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an exception of torch, onnxruntime or Python is a lack of memory."""
+    """Whether an exception of torch, onnxruntime or Python means a lack of memory."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
     text = str(error).lower()
@@ -354,12 +354,12 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def _confidence(marginals: Float32Array, labels: UInt8Array) -> Float32Array:
-    """The probability (H, W) of each pixel's label, of marginals (K, H, W)."""
+    """The probability (H, W) of each pixel's label, from marginals (K, H, W)."""
     return np.asarray(np.take_along_axis(marginals, labels[None].astype(np.int64), axis=0)[0], np.float32)
 
 
 def find_bundle(path: str | Path) -> Path:
-    """The bundle folder that ``path`` means: itself, or the ``model`` folder of a run."""
+    """The bundle folder at ``path``: the path itself, or the ``model`` folder of a run."""
     path = Path(path)
     for folder in (path, path / "model"):
         if is_bundle(folder):
@@ -389,7 +389,7 @@ def check_image(image: UInt8Array) -> UInt8Array:
 
 
 def fit_channels(image: UInt8Array, channels: int) -> UInt8Array:
-    """Gray becomes RGB, RGB becomes gray, alpha is dropped; ModelError where no such step fits."""
+    """Convert between gray and RGB, and drop alpha; ModelError if the channels still differ."""
     found = image.shape[2]
     if found == channels:
         return image
@@ -414,5 +414,5 @@ def fit_channels(image: UInt8Array, channels: int) -> UInt8Array:
 
 
 def as_rgb(image: UInt8Array) -> UInt8Array:
-    """Three channels for post-processing that looks at colors."""
+    """Three channels, for post-processing that uses colors."""
     return image if image.shape[2] == 3 else np.repeat(image[..., :1], 3, axis=2)

@@ -1,6 +1,6 @@
-"""What runs a network: torch, or onnxruntime on an exported file. Both take raw pixels and answer alike.
+"""Runtimes of a network: torch, or onnxruntime on an exported file, with the same input and output.
 
-An exported file carries the bundle's description as metadata, so that one file is enough to predict and to evaluate.
+An exported file contains the bundle's description as metadata, so one file is enough to predict and to evaluate.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ LOOPS = ("Loop", "Scan")
 
 
 class Runtime(Protocol):
-    """A network that can be run on raw pixels."""
+    """A network that runs on raw pixels."""
 
     classes: int
     in_channels: int
@@ -42,7 +42,7 @@ class Runtime(Protocol):
 
 
 def choose_device(name: str = "auto") -> torch.device:
-    """``auto``: the first CUDA device, else Apple's, else the CPU. UsageError where the named one is not there."""
+    """``auto``: the first CUDA device, else Apple's, else the CPU. UsageError if the named one does not exist."""
     if name == "auto":
         if torch.cuda.is_available():
             return torch.device("cuda")
@@ -55,7 +55,7 @@ def choose_device(name: str = "auto") -> torch.device:
         device.type == "mps" and not torch.backends.mps.is_available()
     )
     if missing:
-        raise UsageError("the device is not there", found=name, fix="--device cpu, or --device auto")
+        raise UsageError("the device does not exist", found=name, fix="--device cpu, or --device auto")
     return device
 
 
@@ -90,13 +90,13 @@ class TorchRuntime:
 
 
 def argmax_with_confidence(logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """(N, K, H, W) → labels int64 (N, H, W) and the softmax probability of the label, without the whole softmax."""
+    """(N, K, H, W) → labels int64 (N, H, W) and their softmax probability, without computing the whole softmax."""
     top, labels = logits.max(dim=1)
     return labels, torch.exp(top - torch.logsumexp(logits, dim=1))
 
 
 class OnnxRuntime:
-    """An exported ``.onnx`` file on the CPU (or CUDA, where that build of onnxruntime is installed)."""
+    """An exported ``.onnx`` file on the CPU, or on CUDA with that build of onnxruntime."""
 
     def __init__(self, path: str | Path, device: str = "auto") -> None:
         import onnxruntime
@@ -105,7 +105,7 @@ class OnnxRuntime:
         check_onnx_file(self.path)
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
-        options.intra_op_num_threads = processors()  # what a container grants, not what the machine has
+        options.intra_op_num_threads = processors()  # the CPUs of the container, not of the machine
         wanted = ["CPUExecutionProvider"]
         if device.startswith("cuda") or (device == "auto" and torch.cuda.is_available()):
             wanted.insert(0, "CUDAExecutionProvider")
@@ -120,7 +120,7 @@ class OnnxRuntime:
             raise BundleError("the ONNX file's description is damaged", found=str(error)[:200], where=path) from error
         if metadata is None:
             raise BundleError(
-                "the ONNX file does not say its classes",
+                "the ONNX file has no class names",
                 expected="a file made by `segwright export`",
                 where=self.path,
                 fix="export the model again with segwright",
@@ -136,7 +136,7 @@ class OnnxRuntime:
             raise BundleError("the ONNX file is damaged", found=str(error), where=self.path) from error
         if len(inputs) != 1 or inputs[0].name != "images" or "uint8" not in inputs[0].type or len(shape) != 4:
             raise BundleError(
-                "the ONNX file does not take images as ours do",
+                "the ONNX file has an unexpected input",
                 expected="one input: images, uint8 N×H×W×C",
                 found="; ".join(f"{one.name} {one.type} {one.shape}" for one in inputs) or "no input",
                 where=self.path,
@@ -152,40 +152,40 @@ class OnnxRuntime:
         labels, confidence = self._run(ONNX_OUTPUTS, images)
         size = images.shape[:3]
         if labels.shape != size or confidence.shape != size or labels.dtype.kind not in "iu":
-            raise self._wrong_answer(f"labels and confidence {size}", f"{labels.shape} and {confidence.shape}")
+            raise self._wrong_output(f"labels and confidence {size}", f"{labels.shape} and {confidence.shape}")
         if int(labels.max(initial=0)) >= self.classes:
-            raise self._wrong_answer(f"labels below {self.classes}", f"labels up to {int(labels.max())}")
+            raise self._wrong_output(f"labels below {self.classes}", f"labels up to {int(labels.max())}")
         return labels.astype(np.uint8, copy=False), confidence.astype(np.float32, copy=False)
 
     def logits(self, images: UInt8Array) -> Float32Array:
         if "logits" not in self.outputs:
             raise ModelError(
-                "the exported file answers labels and confidence only",
-                found="a request that needs the probabilities of every class",
+                "the exported file has no logits, only labels and confidence",
+                found="a pipeline that needs the probabilities of every class",
                 where=self.path,
                 fix="export it with --logits, or use the run folder",
             )
         (logits,) = self._run(("logits",), images)
         count, height, width = images.shape[:3]
         if logits.shape != (count, self.classes, height, width):
-            raise self._wrong_answer(f"logits {(count, self.classes, height, width)}", str(logits.shape))
+            raise self._wrong_output(f"logits {(count, self.classes, height, width)}", str(logits.shape))
         return logits.astype(np.float32, copy=False)
 
     def _run(self, outputs: tuple[str, ...], images: UInt8Array) -> list[npt.NDArray[Any]]:
         try:
-            answers: list[npt.NDArray[Any]] = self.session.run(list(outputs), {"images": np.ascontiguousarray(images)})
+            arrays: list[npt.NDArray[Any]] = self.session.run(list(outputs), {"images": np.ascontiguousarray(images)})
         except Exception as error:  # onnxruntime's errors derive from Exception directly
             raise ModelError(
                 "onnxruntime cannot run the exported file on this image",
                 found=f"{str(error)[:300]} (image {images.shape})",
                 where=self.path,
-                fix="a smaller image where memory is short; else export the model again",
+                fix="use a smaller image if memory is short; otherwise export the model again",
             ) from error
-        return answers
+        return arrays
 
-    def _wrong_answer(self, expected: str, found: str) -> ModelError:
+    def _wrong_output(self, expected: str, found: str) -> ModelError:
         return ModelError(
-            "the exported file answers with something else than labels of the image",
+            "the exported file's output is not labels of the image",
             expected=expected,
             found=found,
             where=self.path,
@@ -194,7 +194,7 @@ class OnnxRuntime:
 
 
 def check_onnx_file(path: Path) -> None:
-    """BundleError where the file is missing, or its external data leaves its folder by path or by link."""
+    """Raise BundleError if the file is missing, or its external data is outside its folder, by path or by link."""
     import onnx
 
     if not path.is_file():
@@ -221,7 +221,7 @@ def check_onnx_file(path: Path) -> None:
 
 
 def _messages(message: Any) -> Iterator[Any]:
-    """A protobuf message and all that it holds, at any depth: tensors and nodes lie in attributes and functions too."""
+    """A protobuf message and all messages in it, at any depth: attributes and functions contain tensors, too."""
     waiting = [message]
     while waiting:
         one = waiting.pop()

@@ -1,4 +1,4 @@
-"""What a prediction runs over: images, folders, globs, videos, GeoTIFFs. Never an address: nothing is fetched."""
+"""The inputs of a prediction: images, folders, globs, videos, GeoTIFFs. URLs are rejected: nothing is fetched."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ RUN_FILES = ("config.yaml", "log.jsonl")  # a folder with both is a training run
 
 @dataclass(frozen=True)
 class Source:
-    """A sequence of files with names for their outputs."""
+    """A sequence of files, with names for their outputs."""
 
     kind: str  # "image", "folder", "glob", "video", or "files" where several sources were given
     root: Path
     files: tuple[Path, ...] = ()
-    frames: int | None = None  # of a single video, where its container states it
+    frames: int | None = None  # of a single video, if its container has the number
     notes: tuple[str, ...] = ()  # what was passed over
 
     def __len__(self) -> int:
@@ -36,24 +36,24 @@ class Source:
 
     @cached_property
     def names(self) -> dict[Path, str]:
-        """File → name of its outputs, without an ending; see :func:`output_names`."""
+        """File → name of its outputs without a suffix; see :func:`output_names`."""
         return output_names(self.files, self.root)
 
     def name(self, path: Path) -> str:
-        """The name of a file's outputs."""
+        """The name of the outputs of ``path``."""
         return self.names[path]
 
 
 def open_source(source: str | Path) -> Source:
-    """One source; UsageError or DataError where there is nothing to read."""
+    """Open one source; UsageError or DataError if there is nothing to read."""
     return open_sources([source])
 
 
 def open_sources(sources: Sequence[str | Path]) -> Source:
-    """Everything that ``sources`` name, each file once; UsageError or DataError where one of them names nothing.
+    """Open several sources, each file once; UsageError or DataError if one of them matches nothing.
 
-    A source is a file, a folder (searched in depth; hidden files, training runs and earlier predictions are passed
-    over), or a glob. A file that exists is never read as a glob.
+    A source is a file, a folder (searched recursively; hidden files, training runs and earlier predictions are
+    skipped), or a glob. The name of an existing file is never taken as a glob.
     """
     if not sources:
         raise UsageError("nothing to predict", expected="an image, a folder, a glob or a video", found="no source")
@@ -66,16 +66,16 @@ def open_sources(sources: Sequence[str | Path]) -> Source:
 
 
 def is_video(path: Path) -> bool:
-    """Whether a file is a video, by its ending."""
+    """Whether a file is a video, by its suffix."""
     return path.suffix.lower() in VIDEO_EXTENSIONS
 
 
 def output_names(files: Sequence[Path], root: Path) -> dict[Path, str]:
-    """File → the path of its outputs below the output folder, without an ending.
+    """File → the path of its outputs below the output folder, without a suffix.
 
-    It is the file's path below ``root`` without the ending. Files that differ only in their ending, or in upper and
-    lower case, keep the ending as part of the name (``x_png``, ``x_jpg``); what still coincides gets a number. So no
-    output of one file is also the output of another, on file systems that ignore case too.
+    The path is that of the file below ``root``. Files that differ only in their suffix, or in upper and lower case,
+    keep the suffix as part of the name (``x_png``, ``x_jpg``); equal names that remain get a number. Outputs of two
+    files are therefore never the same file, even on file systems that ignore case.
     """
     absolute = Path(os.path.abspath(root))
     stems = {path: _relative(path, absolute).with_suffix("").as_posix() for path in files}
@@ -103,7 +103,7 @@ def output_names(files: Sequence[Path], root: Path) -> dict[Path, str]:
 
 
 def read_frames(path: Path) -> Iterator[UInt8Array]:
-    """The frames of a video as uint8 H×W×3 in RGB order; DataError where it cannot be decoded."""
+    """The frames of a video as uint8 H×W×3 in RGB order; DataError if it cannot be decoded."""
     capture = cv2.VideoCapture(str(path))
     try:
         if not capture.isOpened():
@@ -118,7 +118,7 @@ def read_frames(path: Path) -> Iterator[UInt8Array]:
 
 
 def frames_per_second(path: Path) -> float:
-    """Of a video; 25 where its container does not state it."""
+    """The frame rate of a video; 25 if its container has none."""
     capture = cv2.VideoCapture(str(path))
     try:
         rate = float(capture.get(cv2.CAP_PROP_FPS))
@@ -128,7 +128,7 @@ def frames_per_second(path: Path) -> float:
 
 
 def frame_count(path: Path) -> int | None:
-    """How many frames a video's container states; None where it states none."""
+    """The number of frames in a video's container; None if it has none."""
     capture = cv2.VideoCapture(str(path))
     try:
         count = int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
@@ -140,7 +140,7 @@ def frame_count(path: Path) -> int | None:
 def _open(source: str | Path) -> Source:
     text = str(source)
     if "://" in text:
-        raise UsageError("addresses are not fetched", found=text, fix="download it, then give the file")
+        raise UsageError("URLs are not fetched", found=text, fix="download the file first")
     path = Path(text)
     if path.is_dir():
         files, notes = _walk(path)
@@ -164,7 +164,7 @@ def _open(source: str | Path) -> Source:
         if kept:
             fixed = text.split("*")[0].split("?")[0].split("[")[0]
             root = Path(fixed) if fixed.endswith(("/", os.sep)) else Path(fixed).parent
-            notes = (f"{len(others)} files are no images by their ending: {', '.join(others[:4])}",) if others else ()
+            notes = (f"{len(others)} files are not images by their suffix: {', '.join(others[:4])}",) if others else ()
             return Source("glob", root, kept, notes=notes)
     raise DataError(
         "nothing to predict",
@@ -176,7 +176,7 @@ def _open(source: str | Path) -> Source:
 
 
 def _walk(folder: Path) -> tuple[tuple[Path, ...], tuple[str, ...]]:
-    """The image files below a folder in order, and notes on what was passed over."""
+    """The image files below a folder in order, and notes on what was skipped."""
     files: list[Path] = []
     runs: list[str] = []
     linked: list[str] = []
@@ -206,13 +206,13 @@ def _walk(folder: Path) -> tuple[tuple[Path, ...], tuple[str, ...]]:
                     files.append(path)
     notes = []
     if earlier:
-        notes.append(f"{earlier} files of earlier predictions are passed over")
+        notes.append(f"{earlier} files of earlier predictions are skipped")
     if runs:
-        notes.append(f"training runs are passed over: {', '.join(runs[:4])}{', …' if len(runs) > 4 else ''}")
+        notes.append(f"training runs are skipped: {', '.join(runs[:4])}{', …' if len(runs) > 4 else ''}")
     if linked:
-        notes.append(f"linked folders are not entered: {', '.join(linked[:4])}{', …' if len(linked) > 4 else ''}")
+        notes.append(f"linked folders are not followed: {', '.join(linked[:4])}{', …' if len(linked) > 4 else ''}")
     if videos:
-        notes.append(f"{videos} videos in the folder are passed over; give a video by its own path")
+        notes.append(f"{videos} videos in the folder are skipped; give a video by its own path")
     return tuple(sorted(files)), tuple(notes)
 
 

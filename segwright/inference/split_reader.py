@@ -1,4 +1,4 @@
-"""A split as a model sees it: its images through the model's value range, as in :meth:`Predictor.read`."""
+"""A split with its images scaled by a model's value range, as in :meth:`Predictor.read`."""
 
 from __future__ import annotations
 
@@ -15,12 +15,11 @@ from segwright.inference.predictor import STRETCHED_DATA, Predictor, fit_channel
 
 
 def as_model_sees(split: Split, predictor: Predictor) -> Split:
-    """``split`` with images brought to 8 bit by the model's value range, where it has one.
+    """``split`` with images scaled to 8 bit by the model's value range, if it has one.
 
-    Without this a dataset's own range would be used, which differs from the model's where the data is not the training
-    data. Where a dataset mixes 8-bit images with deeper ones, those are read as training reads them
-    (:meth:`ValueRange.among_deeper`); where all are 8 bit, ``predictor.eight_bit`` holds, and what is ambiguous is an
-    ImageReadError on reading.
+    Otherwise the dataset's own range would be used, which differs from the model's unless it is the training data. If a
+    dataset mixes 8-bit and deeper images, they are read as in training (:meth:`ValueRange.among_deeper`); if all are
+    8 bit, ``predictor.eight_bit`` decides, and an ambiguous image raises ImageReadError when it is read.
     """
     own = split.reader.value_range
     if predictor.value_range is None:
@@ -34,7 +33,7 @@ def as_model_sees(split: Split, predictor: Predictor) -> Split:
 
 @dataclass
 class ModelReader(Reader):
-    """A reader whose images go through a model's value range; masks are the reader's own."""
+    """A reader whose images are scaled by a model's value range; masks are unchanged."""
 
     reader: Reader
     predictor: Predictor

@@ -1,6 +1,6 @@
 """Test-time augmentation: a network's logits averaged over several views of an image.
 
-The views are the product of what a text names: ``flip,0.75,1,1.25`` is each of three scales, as it is and mirrored: six
+The views are the product of the parts of a text: ``flip,0.75,1,1.25`` is three scales, each as it is and mirrored: six
 views. The text follows the grammar of :mod:`segwright.postprocess.pipeline_spec`, its steps separated by commas:
 
 | part | what it adds |
@@ -9,12 +9,12 @@ views. The text follows the grammar of :mod:`segwright.postprocess.pipeline_spec
 | flip, vflip | also mirrored left to right, top to bottom |
 | rotate(a, …) | also rotated by each angle, in degrees; multiples of 90 are exact |
 | rot90, rot180, rot270 | short for rotate(90), rotate(180), rotate(270) |
-| shift(d, …) | also moved by d pixels right and down, for networks whose grid shows in the answer |
+| shift(d, …) | also moved by d pixels right and down, for networks whose grid shows in the output |
 
-A mirrored view (one of flip and vflip; both together are half a turn) shows a left eye as a right one: with ``pairs``,
-the channels of such classes are exchanged when it is brought back.
+A mirrored view (by flip or vflip; both together are half a turn) shows a left eye as a right one: with ``pairs``, the
+channels of such classes are exchanged when the view is mapped back.
 
-Memory stays bounded: one view at a time is run and added, in place, to one sum of the size of the answer.
+Memory is bounded: one view at a time is run and added in place to one sum of the size of the output.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ OTHER_NAMES = {  # what others call a view
 
 
 class Logits(Protocol):
-    """A network on raw pixels: a torch model, an onnxruntime session, anything."""
+    """A network on raw pixels, such as a torch model or an onnxruntime session."""
 
     def __call__(self, images: UInt8Array, /) -> Float32Array:
         """uint8 N×H×W×C → float32 N×K×H×W."""
@@ -54,7 +54,7 @@ class Logits(Protocol):
 
 @dataclass(frozen=True)
 class View:
-    """One way to look at an image: scale first, then mirror, rotate (degrees, counter-clockwise), move (pixels)."""
+    """One view of an image: scaled, then mirrored, rotated (degrees, counter-clockwise), shifted (pixels)."""
 
     scale: float = 1.0
     flip: bool = False
@@ -64,13 +64,13 @@ class View:
 
     @property
     def is_mirrored(self) -> bool:
-        """Whether left and right are exchanged: by one flip, not by two, which are a rotation."""
+        """Whether left and right are exchanged: by one flip; two flips are a rotation."""
         return self.flip != self.vflip
 
 
 @dataclass(frozen=True)
 class TestTimeAugmentation:
-    """Views to average over. ``str()`` gives back the text. ``pairs``: channels that a mirrored view exchanges."""
+    """Views to average over; ``str()`` is the text. ``pairs``: channels that a mirrored view exchanges."""
 
     __test__ = False  # the name begins with Test; pytest must not collect it
 
@@ -84,7 +84,7 @@ class TestTimeAugmentation:
     def __call__(self, logits: Logits, images: UInt8Array) -> Float32Array:
         """Probabilities float32 N×K×H×W of uint8 N×H×W×C: the softmax of the mean of the views' logits.
 
-        A pixel that a view does not see (a rotated corner) is averaged over the views that do.
+        A pixel outside a view, such as a rotated corner, is averaged over the other views.
         """
         if images.ndim != 4 or images.dtype != np.uint8 or 0 in images.shape:
             raise ModelError("images are uint8 N×H×W×C", found=f"{images.dtype} {images.shape}")
@@ -99,7 +99,7 @@ class TestTimeAugmentation:
 
 
 def parse_tta(text: str, pairs: Sequence[tuple[int, int]] = ()) -> TestTimeAugmentation:
-    """The views that ``text`` names, with class indices (left, right) for ``pairs``.
+    """Parse the views in ``text``, with class indices (left, right) for ``pairs``.
 
     PostprocessError with a caret under a mistake.
     """
@@ -160,8 +160,8 @@ def _add(
     seen: Float32Array,
     pairs: tuple[tuple[int, int], ...],
 ) -> Float32Array:
-    """Run one view and add its logits, brought back into place, to ``total`` and its visibility to ``seen``; channels
-    in ``pairs`` change places."""
+    """Run one view, map its logits back, and add them to ``total`` and its visibility to ``seen``; the channels in
+    ``pairs`` are exchanged."""
     height, width = images.shape[1:3]
     size = (max(1, round(height * view.scale)), max(1, round(width * view.scale)))
     forward, back, mask = _geometry(view, size)

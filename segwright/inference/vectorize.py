@@ -1,7 +1,7 @@
 """Label masks as polygons: GeoJSON, COCO and labelme.
 
-Polygons follow the pixels' edges exactly: a pixel (column x, row y) is the square from (x, y) to (x+1, y+1), and what
-is drawn from the polygons is the mask again. A region is what hangs together over its pixels' sides.
+Polygons follow the pixels' edges exactly: a pixel (column x, row y) is the square from (x, y) to (x+1, y+1), and
+drawing the polygons gives the mask again. A region is connected over the sides of its pixels.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Region:
 
 
 def regions(labels: UInt8Array, classes: int) -> Iterator[Region]:
-    """Every connected region of every class of a mask (H, W), class by class; ignored pixels belong to none."""
+    """The connected regions of a mask (H, W), class by class, without ignored pixels."""
     for label in np.unique(labels).tolist():
         if label == IGNORE_INDEX or label >= classes:
             continue
@@ -66,7 +66,7 @@ def geojson(labels: UInt8Array, space: LabelSpace, place: Place | None = None, e
 
 
 def labelme(labels: UInt8Array, space: LabelSpace, image: str) -> Any:
-    """A labelme file. It has no holes: larger regions come first, so that what lies in a hole is drawn over them."""
+    """A labelme file. It cannot store holes: larger regions come first, and regions in a hole are drawn over them."""
     found = sorted(regions(labels, space.classes), key=lambda region: -abs(_signed_area(region.exterior)))
     shapes = [
         {
@@ -86,7 +86,7 @@ def labelme(labels: UInt8Array, space: LabelSpace, image: str) -> Any:
 
 
 class CocoWriter:
-    """A COCO file over many images: run-length masks, which keep holes; one annotation per region."""
+    """Collects a COCO file over many images: one annotation per region, as run-length masks, which keep holes."""
 
     def __init__(self, space: LabelSpace) -> None:
         self.space = space
@@ -94,7 +94,7 @@ class CocoWriter:
         self.annotations: list[dict[str, Any]] = []
 
     def add(self, labels: UInt8Array, file: str) -> None:
-        """The regions of one image."""
+        """Add the regions of one image."""
         height, width = labels.shape
         number = len(self.images) + 1
         self.images.append({"id": number, "file_name": file, "height": height, "width": width})
@@ -136,7 +136,7 @@ def _region(label: int, part: UInt8Array, corner: tuple[int, int], area: int) ->
 
 
 def _simple(points: Ring) -> list[Ring]:
-    """A closed path over corners as rings that pass no corner twice, without corners on a straight line."""
+    """Split a closed path into rings that pass no corner twice, without corners on a straight line."""
     rings: list[Ring] = []
     path: list[tuple[int, int]] = []
     place: dict[tuple[int, int], int] = {}
@@ -158,7 +158,7 @@ def _simple(points: Ring) -> list[Ring]:
 
 
 def _corners(ring: Ring) -> Ring:
-    """Only where the direction changes."""
+    """The points at which the direction changes."""
     if len(ring) < 4:
         return ring
     before, after = ring - np.roll(ring, 1, axis=0), np.roll(ring, -1, axis=0) - ring

@@ -237,7 +237,7 @@ def test_an_output_is_never_part_of_the_input(tmp_path: Path) -> None:
 def test_what_cannot_be_written_is_a_typed_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = make_source(tmp_path / "source", background=True, splits=False)
     (tmp_path / "file").write_text("")
-    with pytest.raises(OutputError, match="a file stands where a folder is meant"):
+    with pytest.raises(OutputError, match="a file exists in place of a folder"):
         convert(source, "voc", tmp_path / "file" / "out")
 
     def full(path: Path, data: bytes) -> None:

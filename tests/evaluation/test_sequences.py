@@ -144,7 +144,7 @@ def test_better_needs_the_interval_over_sequences() -> None:
     assert d.difference > 0 and not d.clear
     output = io.StringIO()
     render_comparison(found, Console(file=output, width=200))
-    assert "not to be told apart from old" in output.getvalue() and "over 9 sequences" in output.getvalue()
+    assert "no significant difference to old" in output.getvalue() and "over 9 sequences" in output.getvalue()
     assert "better than" not in comparison_page(found)
     assert found.to_json()["differences"][0]["interval_over"] == "sequences"
     assert "did not clearly beat" in conclusion(3, d, 5.0, found.independent)
@@ -160,7 +160,7 @@ def test_two_or_three_sequences_are_too_few_for_better() -> None:
     assert d.low > 0 and not d.clear and d.drawn == 3
     output = io.StringIO()
     render_comparison(found, Console(file=output, width=200))
-    assert "too few to draw from" in output.getvalue() and "better than" not in output.getvalue()
+    assert "too few sequences" in output.getvalue() and "better than" not in output.getvalue()
 
 
 def test_cross_validation_pools_a_sequence_over_its_folds(tmp_path: Path) -> None:

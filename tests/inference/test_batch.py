@@ -229,7 +229,7 @@ def test_every_mask_format_says_the_same(tmp_path: Path) -> None:
 def test_own_values_of_color_masks_are_refused(tmp_path: Path) -> None:
     write_image(tmp_path / "a.png", scene(3))
     model = Predictor(Brightest(), SPACE, bundle=Bundle("leannet", SPACE, {}, preprocessing={"masks": "colors"}))
-    with pytest.raises(UsageError, match="hold colors, not values"):
+    with pytest.raises(UsageError, match="contain colors, not values"):
         api.predict(model, tmp_path / "a.png", out=tmp_path / "o", mask_format="values")
     assert api.predict(model, tmp_path / "a.png", out=tmp_path / "o", mask_format="index").images == 1
 
@@ -310,7 +310,7 @@ def test_a_raster_beyond_the_limits_is_read_and_written_by_windows(
     monkeypatch.setattr("segwright.inference.batch.DEFAULT_LIMITS", limits)
     parts = api.predict(model, tmp_path / "a.tif", out=tmp_path / "parts", confidence=True)
     one, two = whole.results[0], parts.results[0]
-    assert two.mask.suffix == ".tif" and any("by windows" in note for note in parts.notes)
+    assert two.mask.suffix == ".tif" and any("in windows" in note for note in parts.notes)
     assert (tifffile.imread(one.mask) == tifffile.imread(two.mask)).all()
     assert (np.asarray(Image.open(one.confidence)) == tifffile.imread(two.confidence)).all()
     assert one.shares == pytest.approx(two.shares)

@@ -418,7 +418,7 @@ def test_an_archive_brings_no_notes_of_the_download(server: Server, tmp_path: Pa
 def test_get_into_a_place_that_cannot_be_written(server: Server, tmp_path: Path) -> None:
     server.body = small_camvid(tmp_path / "made")
     (tmp_path / "file").write_text("")
-    with pytest.raises(OutputError, match="file stands where a folder"):
+    with pytest.raises(OutputError, match="file exists in place of a folder"):
         get("mini", tmp_path / "file/out", catalog=entry(server), yes=True)
 
 
