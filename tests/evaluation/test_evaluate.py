@@ -312,8 +312,8 @@ def test_two_masks_for_one_image(tmp_path: Path) -> None:
     ("spoil", "message"),
     [
         (lambda m: m[:10], "differ in size"),
-        (lambda m: np.where(m == 1, 9, m).astype(np.uint8), "not a class"),
-        (lambda m: np.where(m == 1, 255, m).astype(np.uint8), "not a class"),
+        (lambda m: np.where(m == 1, 9, m).astype(np.uint8), "no class"),
+        (lambda m: np.where(m == 1, 255, m).astype(np.uint8), "no class"),
         (lambda m: np.repeat(m[..., None], 3, 2), "colors"),
         (lambda m: m.astype(np.uint16) * 300, "not a class"),
     ],
