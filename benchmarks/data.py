@@ -33,7 +33,7 @@ import numpy as np
 import torch
 
 from segwright.augment import presets
-from segwright.augment.color import RandomColor
+from segwright.augment.color import ColorJitter
 from segwright.core.types import Sample
 from segwright.data.dataset import Split, open_dataset
 from segwright.data.loading.loader import Loader
@@ -47,7 +47,7 @@ Augment = Callable[[np.ndarray, np.ndarray], Any]
 
 
 def ours() -> Augment:
-    color = RandomColor(gain=BRIGHTNESS, contrast=CONTRAST, saturation=SATURATION, hue=HUE * 360)
+    color = ColorJitter(gain=BRIGHTNESS, contrast=CONTRAST, saturation=SATURATION, hue=HUE * 360)
     transform = presets.training(
         size=SIZE, scale=(0.5, 2.0), rotation=10, rotation_share=1.0, aspect=1.0, flip=0.5, color=color
     )
@@ -210,7 +210,7 @@ def end_to_end(split: Split, photos: int) -> dict[str, float]:
     split = split.subset(range(min(photos, len(split))), "benchmark")
     transform = presets.training(
         size=SIZE, scale=(0.5, 2.0), rotation=10, rotation_share=1.0, aspect=1.0,
-        color=RandomColor(gain=BRIGHTNESS, contrast=CONTRAST, saturation=SATURATION, hue=HUE * 360),
+        color=ColorJitter(gain=BRIGHTNESS, contrast=CONTRAST, saturation=SATURATION, hue=HUE * 360),
     )  # fmt: skip
     figures = {}
     loader = Loader(split, seed=0, workers=1)

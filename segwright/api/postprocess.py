@@ -173,13 +173,13 @@ def plot_crf(
     from segwright.evaluation.crf_figure import FigureRow
     from segwright.evaluation.crf_figure import crf_figure as draw
     from segwright.inference.split_reader import as_model_sees
-    from segwright.postprocess.pipeline import parse_chain
+    from segwright.postprocess.pipeline import parse_pipeline
 
     predictor = as_predictor(model, device, "none", None, eight_bit, trust_external)
     saved = predictor.bundle.postprocess if predictor.bundle is not None else None
-    links = parse_chain(crf or saved or "", predictor.label_space.names).links
-    found = next((link.crf for link in links if link.crf is not None), None)
-    if crf is not None and (found is None or len(links) > 1):
+    steps = parse_pipeline(crf or saved or "", predictor.label_space.names).steps
+    found = next((step.crf for step in steps if step.crf is not None), None)
+    if crf is not None and (found is None or len(steps) > 1):
         raise UsageError("the figure shows one CRF", expected="such as crf(deeplab-v1)", found=crf)
     chosen = as_model_sees(
         data if isinstance(data, Split) else choose_split(opened(data, format, images, masks), split), predictor

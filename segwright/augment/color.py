@@ -26,7 +26,7 @@ _LUMA = np.array([0.299, 0.587, 0.114])
 
 
 @dataclass(frozen=True)
-class RandomColor:
+class ColorJitter:
     """Draws one color change a sample; every amount is the largest deviation, sampled uniformly either way.
 
     ``gain``: brightness factor exp(±gain). ``tint``: the same for each channel by itself. ``bias``: added, in 0…255.

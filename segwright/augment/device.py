@@ -1,11 +1,11 @@
 """The training augmentation of whole batches of tensors, on whatever device they are.
 
-The same operations as :class:`segwright.augment.presets.Training`, image by image on the CPU, in the same conventions
-(:mod:`segwright.augment.warp`): one composed affine warp, bilinear in the image and nearest in the label mask, then
-one color step. A GPU augments a batch in about a millisecond, so that no CPU core is needed to feed it.
+The same operations as :class:`segwright.augment.presets.TrainTransform` does image by image on the CPU, in the same
+conventions (:mod:`segwright.augment.warp`): one composed affine warp, bilinear in the image and nearest in the label
+mask, then one color step. A GPU augments a batch in about a millisecond, so that no CPU core is needed to feed it.
 
 All randomness comes in from outside as one tensor of uniform numbers, ``draws`` (N, :data:`DRAWS`): the same numbers
-give the same batch, on every device. The first ten are those that ``RandomWarp.draw`` takes from its generator.
+give the same batch, on every device. The first ten are those that ``RandomAffineCrop.draw`` takes from its generator.
 
 Differences from the CPU's: an image that shrinks strongly is averaged over a grid of samples per pixel instead of over
 areas; the contrast's pivot is the mean of the whole crop, not of every 64th pixel; blur is not available.
@@ -21,9 +21,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from segwright.augment.color import RandomColor
-from segwright.augment.presets import Training
-from segwright.augment.warp import RandomWarp, Size
+from segwright.augment.color import ColorJitter
+from segwright.augment.presets import TrainTransform
+from segwright.augment.warp import RandomAffineCrop, Size
 from segwright.core.errors import UsageError
 from segwright.core.left_right import exchanged
 from segwright.core.types import IGNORE_INDEX
@@ -74,14 +74,14 @@ class ClassPlaces:
         return self.places[chosen, label, where], total[:, 0] > 0
 
 
-class DeviceTraining:
+class DeviceTrainTransform:
     """``transform`` for batches on a device: call it with images, masks and uniform numbers.
 
     ``places``: where the classes are, for crops around a class that is drawn first (``transform.warp.class_aware``).
     UsageError where ``transform`` asks for what is not available here.
     """
 
-    def __init__(self, transform: Training, places: ClassPlaces | None = None) -> None:
+    def __init__(self, transform: TrainTransform, places: ClassPlaces | None = None) -> None:
         if transform.border != "reflect":
             raise UsageError("on a device the border is reflected", expected="reflect", found=str(transform.border))
         if transform.color.blur:
@@ -116,8 +116,10 @@ class DeviceTraining:
         return crops.round().to(torch.uint8).permute(0, 2, 3, 1), labels
 
 
-def warp_matrices(warp: RandomWarp, source: Size, draws: Tensor, focus: tuple[Tensor, Tensor] | None = None) -> Tensor:
-    """(N, 2, 3) from crop to image, as ``RandomWarp.draw`` makes them of the same first ten numbers.
+def warp_matrices(
+    warp: RandomAffineCrop, source: Size, draws: Tensor, focus: tuple[Tensor, Tensor] | None = None
+) -> Tensor:
+    """(N, 2, 3) from crop to image, as ``RandomAffineCrop.draw`` makes them of the same first ten numbers.
 
     ``focus``: a pixel (N, 2) per image, and whether there is one (N,), for the class-aware share of the crops.
     """
@@ -190,10 +192,10 @@ def exchange_sides(masks: Tensor, matrices: Tensor, exchanged: Tensor) -> Tensor
     return torch.where(mirrored[:, None, None], exchanged[masks.long()], masks)
 
 
-def change_colors(images: Tensor, color: RandomColor, draws: Tensor) -> Tensor:
+def change_colors(images: Tensor, color: ColorJitter, draws: Tensor) -> Tensor:
     """``images`` float (N, C, H, W) in 0…255 → the same, each with one color change of ``color``, clipped.
 
-    ``draws`` (N, 18): the numbers in the order of ``RandomColor.__call__``.
+    ``draws`` (N, 18): the numbers in the order of ``ColorJitter.__call__``.
     """
     channels = images.shape[1]
     if channels > _MOST_CHANNELS:
@@ -261,7 +263,7 @@ def _source_points(matrices: Tensor, size: Size, shift: tuple[float, float] = (0
     return across[:, None] + down[:, :, None]
 
 
-def _samples(warp: RandomWarp, shape: torch.Size) -> int:
+def _samples(warp: RandomAffineCrop, shape: torch.Size) -> int:
     """Samples per pixel and side for the smallest scale that may be drawn."""
     scale = warp.scale[0] / math.sqrt(warp.aspect)
     if warp.unit == "fit":

@@ -13,8 +13,17 @@ from typing import Literal, Protocol
 
 import numpy as np
 
-from segwright.augment.color import RandomColor
-from segwright.augment.warp import Border, RandomWarp, Size, affine, is_mirrored, mean_color, warp_image, warp_mask
+from segwright.augment.color import ColorJitter
+from segwright.augment.warp import (
+    Border,
+    RandomAffineCrop,
+    Size,
+    affine,
+    is_mirrored,
+    mean_color,
+    warp_image,
+    warp_mask,
+)
 from segwright.core.errors import UsageError
 from segwright.core.left_right import exchanged
 from segwright.core.types import IGNORE_INDEX
@@ -33,11 +42,11 @@ class Transform(Protocol):
 
 # "medium" is what small outdoor datasets trained from scratch did best with; "light" suits fine-tuning, "strong" adds
 # gamma, blur and noise for images that will come from other cameras and weather.
-COLOR: dict[str, RandomColor] = {
-    "none": RandomColor(),
-    "light": RandomColor(gain=0.15, tint=0.05, bias=8, contrast=0.1, saturation=0.2),
-    "medium": RandomColor(gain=0.3, tint=0.1, bias=16, channel_bias=5, contrast=0.2, saturation=0.4, hue=5),
-    "strong": RandomColor(
+COLOR: dict[str, ColorJitter] = {
+    "none": ColorJitter(),
+    "light": ColorJitter(gain=0.15, tint=0.05, bias=8, contrast=0.1, saturation=0.2),
+    "medium": ColorJitter(gain=0.3, tint=0.1, bias=16, channel_bias=5, contrast=0.2, saturation=0.4, hue=5),
+    "strong": ColorJitter(
         gain=0.45, tint=0.18, bias=24, channel_bias=10, contrast=0.35, saturation=0.7, hue=12, gamma=0.4, blur=0.1,
         noise=8,
     ),
@@ -45,14 +54,14 @@ COLOR: dict[str, RandomColor] = {
 
 
 @dataclass(frozen=True)
-class Training:
+class TrainTransform:
     """Warp, color, cutout, in that order: color is computed on the crop alone.
 
     ``pairs``: class indices that a mirrored crop exchanges in its mask (left and right of the same thing).
     """
 
-    warp: RandomWarp
-    color: RandomColor
+    warp: RandomAffineCrop
+    color: ColorJitter
     border: Border = "reflect"
     cutout: float = 0.0
     pairs: tuple[tuple[int, int], ...] = ()
@@ -70,7 +79,7 @@ class Training:
 
 
 @dataclass(frozen=True)
-class Plain:
+class EvalTransform:
     """No randomness: the image as it lies, or at one size."""
 
     size: Size | None = None
@@ -104,12 +113,12 @@ def training(
     shift: float = 0.0,
     class_aware: float = 0.0,
     class_weights: Sequence[float] | None = None,
-    color: Strength | RandomColor = "medium",
+    color: Strength | ColorJitter = "medium",
     color_scale: float = 1.0,
     cutout: float = 0.0,
     border: Border = "reflect",
     pairs: Sequence[tuple[int, int]] = (),
-) -> Training:
+) -> TrainTransform:
     """The training transform; every sample comes out at ``size`` (height, width).
 
     ``scale``: crop pixels per image pixel (lowest, highest), drawn uniformly in its logarithm; with ``unit="fit"``,
@@ -131,7 +140,7 @@ def training(
         color = scaled(COLOR[color], color_scale)
     if not 0 <= cutout <= 1:
         raise UsageError("augmentation: cutout out of range", expected="a probability, 0 to 1", found=str(cutout))
-    warp = RandomWarp(
+    warp = RandomAffineCrop(
         size=(int(size[0]), int(size[1])),
         scale=(float(scale[0]), float(scale[1])),
         unit=unit,
@@ -153,10 +162,10 @@ def training(
             expected="pairs of class indices, 0 to 254, each in one pair",
             found=str(kept),
         )
-    return Training(warp=warp, color=color, border=border, cutout=cutout, pairs=kept)
+    return TrainTransform(warp=warp, color=color, border=border, cutout=cutout, pairs=kept)
 
 
-def plain(size: Size | None = None, *, mode: Literal["stretch", "pad", "crop"] = "stretch") -> Plain:
+def plain(size: Size | None = None, *, mode: Literal["stretch", "pad", "crop"] = "stretch") -> EvalTransform:
     """The evaluation transform: images as they lie (``size=None``), or all at ``size`` (height, width).
 
     ``mode``: "stretch" changes the aspect; "pad" fits the whole image in, its border reflected and ignored; "crop"
@@ -166,12 +175,12 @@ def plain(size: Size | None = None, *, mode: Literal["stretch", "pad", "crop"] =
         raise UsageError("unknown mode", expected="stretch, pad or crop", found=mode)
     if size is not None and min(size) < 1:
         raise UsageError("a size has two sides of at least 1", found=str(size))
-    return Plain(size=None if size is None else (int(size[0]), int(size[1])), mode=mode)
+    return EvalTransform(size=None if size is None else (int(size[0]), int(size[1])), mode=mode)
 
 
-def scaled(color: RandomColor, factor: float) -> RandomColor:
+def scaled(color: ColorJitter, factor: float) -> ColorJitter:
     """``color`` with every amount times ``factor``; shares and probabilities stay, factors around 1 are kept ≤ 1."""
-    return RandomColor(
+    return ColorJitter(
         gain=color.gain * factor,
         tint=color.tint * factor,
         bias=color.bias * factor,

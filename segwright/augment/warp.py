@@ -129,7 +129,7 @@ def to_crop(matrix: Matrix, x: float, y: float) -> tuple[float, float]:
 
 
 @dataclass(frozen=True)
-class RandomWarp:
+class RandomAffineCrop:
     """Draws one :func:`affine` a sample. Every range is closed and sampled uniformly, scale in its logarithm.
 
     ``size``: the crop, (height, width). ``scale``: crop pixels per image pixel, (lowest, highest); with

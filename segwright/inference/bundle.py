@@ -101,7 +101,7 @@ def save_bundle(folder: str | Path, model: SegmentationModel, bundle: Bundle) ->
     BundleWriteError, which is also an OSError, if the disk is full or the folder cannot be written; an existing model
     is then unchanged.
     """
-    bundle = replace(bundle, arguments={**bundle.arguments, **model.settled_arguments()})
+    bundle = replace(bundle, arguments={**bundle.arguments, **model.resolved_arguments()})
     folder = Path(folder)
     try:
         with write_folder(folder) as beside:

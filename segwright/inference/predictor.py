@@ -21,7 +21,7 @@ from segwright.inference.runtimes import OnnxRuntime, Runtime, TorchRuntime
 from segwright.inference.sliding_window import DEFAULT_MARGIN, DEFAULT_WINDOW, Window, sliding_windows
 from segwright.inference.tta import TestTimeAugmentation, parse_tta
 from segwright.models.base import SegmentationModel
-from segwright.postprocess.pipeline import Chain, parse_chain
+from segwright.postprocess.pipeline import Pipeline, parse_pipeline
 
 AnyArray = npt.NDArray[Any]
 Advance = Callable[[int], None]  # called with the number of windows that are finished
@@ -77,7 +77,9 @@ class Predictor:
         self.label_space = label_space
         self.bundle = bundle
         text = post if post is not None else (bundle.postprocess if bundle else None)
-        self.chain: Chain | None = None if text in (None, "", "none") else parse_chain(str(text), label_space.names)
+        self.chain: Pipeline | None = (
+            None if text in (None, "", "none") else parse_pipeline(str(text), label_space.names)
+        )
         saved = (bundle.preprocessing if bundle else {}).get("value_range")
         self.value_range = _saved_range(saved) if saved else None
         self.tta: TestTimeAugmentation | None = parse_tta(tta, label_space.mirrored()) if tta else None
@@ -155,7 +157,7 @@ class Predictor:
 
     def _predict(self, image: UInt8Array, probabilities: bool, advance: Advance) -> Prediction:
         if not self._large(image):
-            labels, confidence, marginals = self._part(image, self.chain or Chain(), probabilities, None)
+            labels, confidence, marginals = self._part(image, self.chain or Pipeline(), probabilities, None)
             return self._checked(image, labels, confidence, marginals)
         height, width = image.shape[:2]
         labels, confidence = np.empty((height, width), np.uint8), np.empty((height, width), np.float32)
@@ -189,7 +191,7 @@ class Predictor:
         if regional:
             raise ModelError(
                 "post-processing on regions needs the whole image, which is too large for that",
-                found=", ".join(link.text for link in regional.links),
+                found=", ".join(step.text for step in regional.steps),
                 fix="--postprocess none, or a chain that ends with a CRF",
             )
         while True:
@@ -227,11 +229,11 @@ class Predictor:
 
     def _margin(self) -> int:
         """The margin of a window in pixels: the reach of the CRF, at most a quarter of the window."""
-        reach = self.chain.reach if self.chain is not None else 0
+        reach = self.chain.receptive_radius if self.chain is not None else 0
         return min(max(DEFAULT_MARGIN, reach), self.window // 4)
 
-    def _chains(self) -> tuple[Chain, Chain]:
-        return self.chain.parted() if self.chain is not None else (Chain(), Chain())
+    def _chains(self) -> tuple[Pipeline, Pipeline]:
+        return self.chain.parted() if self.chain is not None else (Pipeline(), Pipeline())
 
     def _probabilities(self, image: UInt8Array) -> Float32Array:
         if self.tta is not None:
@@ -239,7 +241,7 @@ class Predictor:
         return np.asarray(softmax(self.runtime.logits(image[None])[0], axis=0), np.float32)
 
     def _part(
-        self, pixels: UInt8Array, chain: Chain, probabilities: bool, whole: int | None
+        self, pixels: UInt8Array, chain: Pipeline, probabilities: bool, whole: int | None
     ) -> tuple[UInt8Array, Float32Array, Float32Array | None]:
         """Labels, confidence, and probabilities if wanted, of an image or a window; all predictions are computed here.
         ``whole``: the number of pixels of the image that a window belongs to."""

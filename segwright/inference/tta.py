@@ -32,7 +32,7 @@ from scipy.special import softmax
 from segwright.core.errors import ModelError, PostprocessError
 from segwright.core.left_right import exchanged
 from segwright.core.types import Float32Array
-from segwright.postprocess.pipeline_spec import Reader, Step
+from segwright.postprocess.pipeline_spec import Reader, StepSpec
 
 UInt8Array = npt.NDArray[np.uint8]
 
@@ -138,7 +138,7 @@ def parse_tta(text: str, pairs: Sequence[tuple[int, int]] = ()) -> TestTimeAugme
     return TestTimeAugmentation(text, views, tuple(pairs))
 
 
-def _numbers(reader: Reader, step: Step, limit: float, expected: str, *, whole: bool = False) -> list[float]:
+def _numbers(reader: Reader, step: StepSpec, limit: float, expected: str, *, whole: bool = False) -> list[float]:
     if step.named or not step.positional:
         raise reader.mistake(
             f"{step.name} takes numbers", step.place, expected=f"{step.name}({'8' if whole else '90'})"

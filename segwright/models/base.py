@@ -141,10 +141,10 @@ class SegmentationModel(nn.Module):
         """Convolutions whose kernels may keep a fixed norm although no norm layer follows them directly."""
         return ()
 
-    def weights_loaded(self) -> None:
+    def on_weights_loaded(self) -> None:
         """Called when trained weights were put in: a network that keeps their statistics settles that here."""
 
-    def settled_arguments(self) -> dict[str, object]:
+    def resolved_arguments(self) -> dict[str, object]:
         """Arguments of the constructor that what was loaded has decided; a saved model has to be built with them."""
         return {}
 
@@ -241,11 +241,6 @@ def crop(x: Tensor, height: int, width: int) -> Tensor:
 def count_parameters(model: nn.Module) -> int:
     """Every parameter once, buffers not counted."""
     return sum(parameter.numel() for parameter in model.parameters())
-
-
-def describe_shapes(features: Mapping[int, Tensor]) -> dict[int, tuple[int, ...]]:
-    """Stride → shape, for errors and docs."""
-    return {stride: tuple(feature.shape) for stride, feature in features.items()}
 
 
 def _target(size: int, divisor: int, minimum: int) -> int:

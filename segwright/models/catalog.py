@@ -26,7 +26,7 @@ from segwright.models.encoders.pretrained import encoder_weights, read_weights_f
 from segwright.models.encoders.timm import STRIDES, Encoder, TimmEncoder, TorchvisionMobileNetV3
 from segwright.models.ensemble import MOST_MEMBERS, Ensemble
 from segwright.models.ensemble import NAME as ENSEMBLE
-from segwright.models.fcn_resnet import FCN, LRASPP
+from segwright.models.fcn_resnet import LRASPP, FCNResNet
 from segwright.models.leannet import LeanNet
 from segwright.models.pspnet import PSPNet
 from segwright.models.segformer import SegFormer
@@ -179,7 +179,7 @@ CATALOG: dict[str, Entry] = {
         NO_WEIGHTS,
     ),
     "fcn": Entry(
-        FCN, "a convolution on a dilated encoder: a plain baseline", PLAIN_FCN, TIMM_LICENSE,
+        FCNResNet, "a convolution on a dilated encoder: a plain baseline", PLAIN_FCN, TIMM_LICENSE,
         "resnet50", strides=(16, 32), output_stride=8,
     ),
     "lraspp": Entry(
@@ -187,10 +187,10 @@ CATALOG: dict[str, Entry] = {
         MOBILE, strides=(8, 32), output_stride=16,
     ),
     "fcn_resnet50": _torchvision(
-        "fcn_resnet50", FCN, f"a plain baseline {ON_COCO}", PLAIN_FCN, "resnet50", aux=True
+        "fcn_resnet50", FCNResNet, f"a plain baseline {ON_COCO}", PLAIN_FCN, "resnet50", aux=True
     ),
     "fcn_resnet101": _torchvision(
-        "fcn_resnet101", FCN, f"a plain baseline, deeper, {ON_COCO}", PLAIN_FCN, "resnet101", aux=True
+        "fcn_resnet101", FCNResNet, f"a plain baseline, deeper, {ON_COCO}", PLAIN_FCN, "resnet101", aux=True
     ),
     "deeplabv3_resnet50": _torchvision(
         "deeplabv3_resnet50", DeepLabV3, f"DeepLab v3 {ON_COCO}", DEEPLAB_V3, "resnet50", **DEEPLAB_HEAD
@@ -277,7 +277,7 @@ def create_model(
     else:
         raise UsageError("unknown network", expected=", ".join(CATALOG), found=name)
     model.architecture = name
-    model.arguments = {"encoder": encoder, "in_channels": in_channels, **arguments, **model.settled_arguments()}
+    model.arguments = {"encoder": encoder, "in_channels": in_channels, **arguments, **model.resolved_arguments()}
     if normalization is not None:
         model.set_normalization(normalization)
         model.arguments["normalization"] = normalization

@@ -25,7 +25,7 @@ ENCODER = "encoder.model."  # where a timm encoder's layers lie in our networks
 
 
 @dataclass(frozen=True)
-class Loaded:
+class LoadReport:
     """What :func:`load_converted` did."""
 
     origin: Origin
@@ -40,7 +40,7 @@ class Loaded:
         return text + (f"; not loaded, other classes: {', '.join(self.left_out)}" if self.left_out else "")
 
 
-def recognize(state: State, own: set[str]) -> Origin:
+def detect_source(state: State, own: set[str]) -> Origin:
     """Whose state dict it is, by its names and those of the network it is for."""
     starts = {key.split(".")[0] for key in state}  # the decoder's names decide: encoders may be spelled alike
     if "segmentation_head" in starts:
@@ -52,7 +52,7 @@ def recognize(state: State, own: set[str]) -> Origin:
     return "segwright" if any(key in own for key in state) else "encoder"
 
 
-def load_converted(model: SegmentationModel, state: State, origin: Origin | None = None) -> Loaded:
+def load_converted(model: SegmentationModel, state: State, origin: Origin | None = None) -> LoadReport:
     """:func:`_load`; where the names do not fit and all begin alike, as with ``segmentor.``, without that beginning."""
     try:
         return _load_stranger(model, state, origin)
@@ -68,7 +68,7 @@ def load_converted(model: SegmentationModel, state: State, origin: Origin | None
         raise
 
 
-def _load_stranger(model: SegmentationModel, state: State, origin: Origin | None) -> Loaded:
+def _load_stranger(model: SegmentationModel, state: State, origin: Origin | None) -> LoadReport:
     """:func:`_load`, with a WeightsError for whatever a conversion trips over in names, shapes and kinds of tensors."""
     try:
         return _load(model, state, origin)
@@ -78,14 +78,14 @@ def _load_stranger(model: SegmentationModel, state: State, origin: Origin | None
         raise _misfit(origin or "none", [f"{type(error).__name__}: {str(error)[:300]}"]) from error
 
 
-def _load(model: SegmentationModel, state: State, origin: Origin | None = None) -> Loaded:
+def _load(model: SegmentationModel, state: State, origin: Origin | None = None) -> LoadReport:
     """Copy a state dict of ``origin`` (found by its names if None) into ``model``.
 
     A classifier for another number of classes is left out, and said; a first convolution for another number of channels
     is adapted; an auxiliary head that one side lacks is passed over. Anything else that does not fit is a
     WeightsError, and the model stays as it was.
     """
-    origin = recognize(state, set(model.state_dict())) if origin is None else origin
+    origin = detect_source(state, set(model.state_dict())) if origin is None else origin
     converted = dict(state) if origin == "segwright" else _convert(model, state, origin)
     own = model.state_dict()
     optional = ("aux_head.", "aux_classifier.")
@@ -110,8 +110,8 @@ def _load(model: SegmentationModel, state: State, origin: Origin | None = None) 
     taken = {key: tensor for key, tensor in converted.items() if key in own}
     model.load_state_dict(taken, strict=False)
     model.has_trained_classifier = _brings_classifier(model, taken)
-    model.weights_loaded()
-    return Loaded(origin, len(taken), tuple(left_out), tuple(adapted))
+    model.on_weights_loaded()
+    return LoadReport(origin, len(taken), tuple(left_out), tuple(adapted))
 
 
 def _brings_classifier(model: SegmentationModel, taken: State) -> bool:
@@ -130,7 +130,7 @@ def rename(key: str, table: Mapping[str, str]) -> str:
     return key
 
 
-def by_order(source: Mapping[str, Tensor], names: Iterable[str], own: State) -> dict[str, Tensor]:
+def match_by_order(source: Mapping[str, Tensor], names: Iterable[str], own: State) -> dict[str, Tensor]:
     """``source``'s tensors under ``names``, one after the other; WeightsError where a shape differs.
 
     For two spellings of one network, whose layers were made in the same order. The inputs of a first convolution may
@@ -180,7 +180,7 @@ def _encoder_part(encoder: dict[str, Tensor], own: State) -> dict[str, Tensor]:
     if any(key.startswith("encoder.stages.") for key in ours):  # only the Mix Transformer is ours
         return mix_transformer(encoder)
     kept = {key: tensor for key, tensor in encoder.items() if not key.startswith(("fc.", "classifier."))}
-    return by_order(kept, ours, own)
+    return match_by_order(kept, ours, own)
 
 
 def mix_transformer(state: State) -> dict[str, Tensor]:

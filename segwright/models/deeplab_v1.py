@@ -32,7 +32,7 @@ from segwright.models.encoders.vgg import (
 )
 
 
-class GridAlignedModel(PixelScaledModel):
+class OddSizeModel(PixelScaledModel):
     """A network whose scores lie on pixels 0, s, 2s…: sides are padded to multiples of ``size_divisor`` plus one."""
 
     def __init__(self, **arguments: Any) -> None:
@@ -74,7 +74,7 @@ def gaussian_classifier(channels: int, classes: int, kernel: int = 1, dilation: 
     return layer
 
 
-class DeepLabV1(GridAlignedModel):
+class DeepLabV1(OddSizeModel):
     """DeepLab-LargeFOV. Parameters at N=21: 20,505,429; at N=11: 20,495,179.
 
     The weights that are not pretrained start as He et al. (2015) say, so that it also learns from scratch; the authors

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from segwright.core.errors import ModelError, WeightsError
 from segwright.models.base import SegmentationModel, SegOutput, resize
-from segwright.models.deeplab_v1 import GridAlignedModel, LargeFOVHead, dilated_vgg16, gaussian_classifier
+from segwright.models.deeplab_v1 import LargeFOVHead, OddSizeModel, dilated_vgg16, gaussian_classifier
 from segwright.models.encoders.vgg import (
     VGG16_WIDTHS,
     PixelScale,
@@ -38,7 +38,7 @@ SCALES = (1.0, 0.75, 0.5)
 RESNET101_LAYERS = (3, 4, 23, 3)
 
 
-class SummedBranches(nn.Module):
+class ParallelSum(nn.Module):
     """The pyramid of v2: every branch sees the same feature, their logits are added."""
 
     def __init__(self, branches: Sequence[nn.Module]) -> None:
@@ -83,7 +83,7 @@ class DilatedResNet(nn.Module):
         return self.layer4(self.layer3(self.layer2(self.layer1(x))))  # type: ignore[no-any-return]
 
 
-class DeepLabV2(GridAlignedModel):
+class DeepLabV2(OddSizeModel):
     """Trunk → branches at every scale → maximum. ``scales`` must begin with 1.
 
     In training mode with several scales, ``aux`` has each scale's own logits (``scale_1``, ``scale_0.75``, …): the
@@ -94,7 +94,7 @@ class DeepLabV2(GridAlignedModel):
         self,
         *,
         trunk: nn.Module,
-        branches: SummedBranches,
+        branches: ParallelSum,
         classes: int,
         in_channels: int = 3,
         pixels: PixelScale = "imagenet",
@@ -178,7 +178,7 @@ class DeepLabV2ResNet(DeepLabV2):
         trunk = DilatedResNet(in_channels=in_channels, layers=layers, released=released)
         super().__init__(
             trunk=trunk,
-            branches=SummedBranches([gaussian_classifier(trunk.channels, classes, 3, rate) for rate in dilations]),
+            branches=ParallelSum([gaussian_classifier(trunk.channels, classes, 3, rate) for rate in dilations]),
             classes=classes,
             in_channels=in_channels,
             pixels=pixels,
@@ -203,15 +203,15 @@ class DeepLabV2ResNet(DeepLabV2):
                 expected="the state dict of torchvision's resnet101",
                 found=str(error).splitlines()[1].strip() if "\n" in str(error) else str(error),
             ) from error
-        self.weights_loaded()
+        self.on_weights_loaded()
         return list(taken)
 
-    def weights_loaded(self) -> None:
+    def on_weights_loaded(self) -> None:
         """Batch normalization is frozen from here on, unless told otherwise."""
         self.freeze_norm = True if self.freeze_norm is None else self.freeze_norm
         self._set_norm()
 
-    def settled_arguments(self) -> dict[str, object]:
+    def resolved_arguments(self) -> dict[str, object]:
         return {} if self.freeze_norm is None else {"freeze_norm": self.freeze_norm}
 
 
@@ -249,7 +249,7 @@ class DeepLabV2VGG(DeepLabV2):
         ]
         super().__init__(
             trunk=dilated_vgg16(in_channels=in_channels, widths=widths),
-            branches=SummedBranches(branches),
+            branches=ParallelSum(branches),
             classes=classes,
             in_channels=in_channels,
             pixels=pixels,

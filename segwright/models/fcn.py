@@ -133,12 +133,12 @@ class FCN(PixelScaledModel):
         if self.stride <= 16:
             score = self.upscore2(score)
             skip = self.score_pool4(features[3] * self.skip_scales[0])
-            score = score + crop(skip, self.crops[0], score.shape[-2:])
+            score = score + crop_from(skip, self.crops[0], score.shape[-2:])
         if self.stride == 8:
             score = self.upscore_pool4(score)
             skip = self.score_pool3(features[2] * self.skip_scales[1])
-            score = score + crop(skip, self.crops[1], score.shape[-2:])
-        return SegOutput(crop(self.upscore(score), self.crops[-1], (height, width)), {})
+            score = score + crop_from(skip, self.crops[1], score.shape[-2:])
+        return SegOutput(crop_from(self.upscore(score), self.crops[-1], (height, width)), {})
 
     def load_pretrained(self, state: Mapping[str, Tensor], *, trained_on: PixelScale = "imagenet") -> list[str]:
         """VGG16's convolutions and, where the weights have them, its fully connected layers as fc6 and fc7."""
@@ -173,7 +173,7 @@ class FCN(PixelScaledModel):
         return list(taken)
 
 
-def crop(x: Tensor, offset: int, size: Sequence[int]) -> Tensor:
+def crop_from(x: Tensor, offset: int, size: Sequence[int]) -> Tensor:
     """``size`` (height, width) of ``x`` from ``offset`` on, in both directions."""
     return x[..., offset : offset + size[0], offset : offset + size[1]]
 

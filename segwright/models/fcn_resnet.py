@@ -18,7 +18,7 @@ from segwright.models.blocks import ConvNormReLU, FCNHead, initialize_decoder, i
 from segwright.models.encoders.timm import Encoder, require_strides
 
 
-class FCN(SegmentationModel):
+class FCNResNet(SegmentationModel):
     """Encoder and FCN head; ``aux`` puts a second one on stage 16, in training only. Odd sizes are not padded."""
 
     torchvision_keys: ClassVar[Mapping[str, str]] = {r"aux_classifier\.": "aux_head.", r"classifier\.": "head."}

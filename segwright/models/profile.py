@@ -137,7 +137,7 @@ def training_peak(model: SegmentationModel, batch: int, height: int, width: int)
     model.zero_grad(set_to_none=True)
     images = _blank(model, batch, height, width)
     target = torch.zeros(batch, height, width, dtype=torch.long, device=images.device)
-    with LiveBytes() as live:
+    with PeakActivationCounter() as live:
         output = model(images)
         losses = [nn.functional.cross_entropy(logits, target) for logits in (output.logits, *output.aux.values())]
         torch.stack(losses).sum().backward()  # type: ignore[no-untyped-call]
@@ -165,7 +165,7 @@ def time_forward(
     return statistics.median(times[2:])
 
 
-class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class PeakActivationCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Counts the bytes of the storages that operations make, while they live. ``peak``: the most at one time."""
 
     def __init__(self) -> None:

@@ -1,1 +1,1 @@
-"""Dense CRF, regions, and chains of them."""
+"""Dense CRF, operations on regions, and pipelines of them."""

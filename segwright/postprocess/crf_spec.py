@@ -55,8 +55,8 @@ class CRFParameters:
             raise PostprocessError("tiles hold at least 64 pixels, threads are at least 1", found=repr(self))
 
     @property
-    def reach(self) -> int:
-        """How many pixels around it a pixel's answer depends on: twice the wider kernel's standard deviation."""
+    def receptive_radius(self) -> int:
+        """How many pixels around a pixel its marginals depend on: twice the wider kernel's standard deviation."""
         (w2, sigma_gamma), (w1, sigma_alpha, _) = self.smoothness, self.appearance
         return math.ceil(2 * max(sigma_alpha if w1 else 0.0, sigma_gamma if w2 else 0.0))
 
@@ -115,7 +115,7 @@ def check_values(smallest: float, deviation: float) -> None:
 def tiles(crf: CRFParameters, height: int, width: int) -> Iterator[tuple[slice, slice, Float32Array]]:
     """Tiles of at most ``crf.tile_pixels`` pixels that overlap by what the CRF looks at: rows, columns, and their
     blending weights (rows, columns), which sum to one at every pixel."""
-    overlap = min(crf.reach, math.isqrt(crf.tile_pixels) // 2)
+    overlap = min(crf.receptive_radius, math.isqrt(crf.tile_pixels) // 2)
     side = max(math.isqrt(crf.tile_pixels), 2 * overlap)
     for rows, row_weights in tile_axis(height, side, overlap):
         for columns, column_weights in tile_axis(width, side, overlap):

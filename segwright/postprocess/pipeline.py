@@ -1,6 +1,6 @@
-"""Chains of post-processing by name: ``crf(deeplab-v1)>min-area(64)>close(3)``.
+"""Post-processing pipelines by name: ``crf(deeplab-v1)>min-area(64)>close(3)``.
 
-    chain = step { ">" step }, steps as in :mod:`segwright.postprocess.pipeline_spec`
+    pipeline = step { ">" step }, steps as in :mod:`segwright.postprocess.pipeline_spec`
 
 | step | arguments | what it does |
 |---|---|---|
@@ -27,7 +27,7 @@ from segwright.core.errors import PostprocessError
 from segwright.postprocess import regions
 from segwright.postprocess.crf import DenseCRF
 from segwright.postprocess.crf_spec import PRESETS, SYMMETRIC, Normalization, check_shapes, check_values
-from segwright.postprocess.pipeline_spec import Reader, Step, Value
+from segwright.postprocess.pipeline_spec import Reader, StepSpec, Value
 from segwright.postprocess.regions import Area
 from segwright.postprocess.superpixels import majority
 
@@ -39,8 +39,8 @@ RegionStep = Callable[[UInt8Array, UInt8Array, int], UInt8Array]
 
 
 @dataclass(frozen=True)
-class Link:
-    """One step of a chain: a CRF on probabilities, or an operation on regions."""
+class Step:
+    """One step of a pipeline: a CRF on probabilities, or an operation on regions."""
 
     text: str
     crf: DenseCRF | None = None
@@ -48,16 +48,16 @@ class Link:
 
 
 @dataclass(frozen=True)
-class Chain:
-    """A parsed chain. ``str(chain)`` parses to the same chain; an empty one only takes the best class."""
+class Pipeline:
+    """A parsed pipeline. ``str(pipeline)`` parses to the same one; an empty one only takes the best class."""
 
-    links: tuple[Link, ...] = ()
+    steps: tuple[Step, ...] = ()
 
     def __str__(self) -> str:
-        return ">".join(link.text for link in self.links)
+        return ">".join(step.text for step in self.steps)
 
     def __bool__(self) -> bool:
-        return bool(self.links)
+        return bool(self.steps)
 
     def __call__(
         self, image: UInt8Array, probabilities: Float32Array, *, whole: int | None = None
@@ -72,45 +72,45 @@ class Chain:
         check_shapes(np.shape(image), probabilities.shape, str(np.asarray(image).dtype), "uint8")
         if probabilities.ndim != 3 or probabilities.shape[0] > 255 or probabilities.dtype.kind != "f":
             raise PostprocessError(
-                "a chain takes one image", expected="float probabilities K×H×W, K up to 255",
+                "a pipeline takes one image", expected="float probabilities K×H×W, K up to 255",
                 found=f"{probabilities.dtype} {probabilities.shape}",
             )  # fmt: skip
         probabilities = probabilities.astype(np.float32, copy=False)
-        if not self.links or self.links[0].crf is None:  # a CRF checks for itself
+        if not self.steps or self.steps[0].crf is None:  # a CRF checks for itself
             check_values(float(probabilities.min()), float(np.abs(probabilities.sum(axis=0) - 1).max()))
         labels = probabilities.argmax(axis=0).astype(np.uint8)
-        for link in self.links:
-            if link.crf is not None:
-                probabilities = link.crf(image, probabilities)
+        for step in self.steps:
+            if step.crf is not None:
+                probabilities = step.crf(image, probabilities)
                 labels = probabilities.argmax(axis=0).astype(np.uint8)
-            elif link.region is not None:
-                changed = link.region(image, labels, whole or labels.size)
+            elif step.region is not None:
+                changed = step.region(image, labels, whole or labels.size)
                 probabilities = _exchanged(probabilities, labels, changed)
                 labels = changed
         return labels, probabilities
 
     @property
-    def reach(self) -> int:
-        """How many pixels around it a pixel's label depends on, where that is bounded by the CRFs."""
-        return max((link.crf.reach for link in self.links if link.crf is not None), default=0)
+    def receptive_radius(self) -> int:
+        """How many pixels around a pixel its label depends on, as far as the CRFs bound it."""
+        return max((step.crf.receptive_radius for step in self.steps if step.crf is not None), default=0)
 
-    def parted(self) -> tuple[Chain, Chain]:
-        """The chain up to its last CRF, and the steps on regions after it, which need labels only."""
-        cut = max((i for i, link in enumerate(self.links, 1) if link.crf is not None), default=0)
-        return Chain(self.links[:cut]), Chain(self.links[cut:])
+    def parted(self) -> tuple[Pipeline, Pipeline]:
+        """The pipeline up to its last CRF, and the steps on regions after it, which need labels only."""
+        cut = max((i for i, step in enumerate(self.steps, 1) if step.crf is not None), default=0)
+        return Pipeline(self.steps[:cut]), Pipeline(self.steps[cut:])
 
     def on_labels(self, image: UInt8Array, labels: UInt8Array) -> UInt8Array:
-        """The labels (uint8 H×W) after the steps on regions of a chain without a CRF: no probabilities are needed,
+        """The labels (uint8 H×W) after the steps on regions of a pipeline without a CRF: no probabilities are needed,
         and a label keeps the confidence that the pixel had before."""
-        for link in self.links:
-            if link.region is None:
-                raise PostprocessError("a CRF needs probabilities", found=link.text)
-            labels = link.region(image, labels, labels.size)
+        for step in self.steps:
+            if step.region is None:
+                raise PostprocessError("a CRF needs probabilities", found=step.text)
+            labels = step.region(image, labels, labels.size)
         return labels
 
-    def with_threads(self, threads: int | None) -> Chain:
-        """The same chain with its CRFs on so many threads."""
-        return Chain(tuple(replace(k, crf=k.crf and replace(k.crf, threads=threads)) for k in self.links))
+    def with_threads(self, threads: int | None) -> Pipeline:
+        """The same pipeline with its CRFs on so many threads."""
+        return Pipeline(tuple(replace(k, crf=k.crf and replace(k.crf, threads=threads)) for k in self.steps))
 
 
 OTHER_NAMES = {  # what others call a step
@@ -120,24 +120,24 @@ OTHER_NAMES = {  # what others call a step
 }  # fmt: skip
 
 
-def parse_chain(text: str, names: Sequence[str] = ()) -> Chain:
-    """The chain that ``text`` describes; ``names`` are the classes that steps may mention.
+def parse_pipeline(text: str, names: Sequence[str] = ()) -> Pipeline:
+    """The pipeline that ``text`` describes; ``names`` are the classes that steps may mention.
 
-    PostprocessError with a caret under the mistake. An empty text is the empty chain.
+    PostprocessError with a caret under the mistake. An empty text is the empty pipeline.
     """
     if not text.strip():
-        return Chain()
-    reader = Reader(text, "post-processing chain")
-    links = []
-    for step in reader.steps(">"):
-        if step.number is not None or step.name not in _STEPS:
-            raise reader.unknown("step", step.name, step.place, _STEPS, others=OTHER_NAMES)
-        links.append(_STEPS[step.name](reader, step, tuple(names)))
-    return Chain(tuple(links))
+        return Pipeline()
+    reader = Reader(text, "post-processing")
+    steps = []
+    for spec in reader.steps(">"):
+        if spec.number is not None or spec.name not in _STEPS:
+            raise reader.unknown("step", spec.name, spec.place, _STEPS, others=OTHER_NAMES)
+        steps.append(_STEPS[spec.name](reader, spec, tuple(names)))
+    return Pipeline(tuple(steps))
 
 
 def with_symmetric_presets(text: str) -> str:
-    """A chain of before presets had a normalization (all were symmetric), in today's words; unchanged otherwise."""
+    """A pipeline saved before presets had a normalization (all were symmetric), in today's syntax; else unchanged."""
     parts = []
     for part in text.split(">"):
         inside = part.strip()
@@ -153,7 +153,7 @@ def with_symmetric_presets(text: str) -> str:
 
 
 def crf_text(crf: DenseCRF) -> str:
-    """A CRF as a step of a chain; a preset's name where it is one."""
+    """A CRF as a step of a pipeline; a preset's name where it is one."""
     extra = "" if crf.iterations == 10 else f",iterations={crf.iterations}"
     for name, preset in PRESETS.items():
         if preset == (crf.smoothness, crf.appearance, crf.normalization):
@@ -180,7 +180,7 @@ def _exchanged(probabilities: Float32Array, before: UInt8Array, after: UInt8Arra
     return result
 
 
-def _crf(reader: Reader, step: Step, names: tuple[str, ...]) -> Link:
+def _crf(reader: Reader, step: StepSpec, names: tuple[str, ...]) -> Step:
     if len(step.positional) > 1:
         raise reader.mistake("a CRF takes one preset", step.positional[1].place)
     preset = step.positional[0] if step.positional else None
@@ -215,11 +215,11 @@ def _crf(reader: Reader, step: Step, names: tuple[str, ...]) -> Link:
         )
     except PostprocessError as error:
         raise reader.mistake(error.message, step.place, expected=error.expected) from error
-    return Link(crf_text(crf), crf=crf)
+    return Step(crf_text(crf), crf=crf)
 
 
-def _sized(operation: Callable[[UInt8Array, int], UInt8Array]) -> Callable[[Reader, Step, tuple[str, ...]], Link]:
-    def link(reader: Reader, step: Step, names: tuple[str, ...]) -> Link:
+def _sized(operation: Callable[[UInt8Array, int], UInt8Array]) -> Callable[[Reader, StepSpec, tuple[str, ...]], Step]:
+    def build(reader: Reader, step: StepSpec, names: tuple[str, ...]) -> Step:
         _arity(reader, step, 1, 1, ())
         value = step.positional[0]
         size = _number(reader, value)
@@ -231,20 +231,18 @@ def _sized(operation: Callable[[UInt8Array, int], UInt8Array]) -> Callable[[Read
                 expected="1, 3, 5, … 255 pixels across",
                 fix=f"{step.name}({int(size) + 1})" if even else None,
             )
-        return Link(f"{step.name}({int(size)})", region=lambda image, labels, whole: operation(labels, int(size)))
+        return Step(f"{step.name}({int(size)})", region=lambda image, labels, whole: operation(labels, int(size)))
 
-    return link
+    return build
 
 
-def _fill_holes(reader: Reader, step: Step, names: tuple[str, ...]) -> Link:
+def _fill_holes(reader: Reader, step: StepSpec, names: tuple[str, ...]) -> Step:
     _arity(reader, step, 1, 1, ())
     limit = _area(reader, step.positional[0])
-    return Link(
-        f"fill-holes({limit})", region=lambda image, labels, whole: regions.holes_filled(labels, limit.of(whole))
-    )
+    return Step(f"fill-holes({limit})", region=lambda image, labels, whole: regions.fill_holes(labels, limit.of(whole)))
 
 
-def _min_area(reader: Reader, step: Step, names: tuple[str, ...]) -> Link:
+def _min_area(reader: Reader, step: StepSpec, names: tuple[str, ...]) -> Step:
     known = [*names, *(f"class{index}" for index in range(len(names) or 255))]
     _arity(reader, step, 0, 1, known)
     if not step.positional and not step.named:
@@ -255,12 +253,14 @@ def _min_area(reader: Reader, step: Step, names: tuple[str, ...]) -> Link:
     parts += [f"{names[index] if _plain(names, index) else f'class{index}'}={area}" for index, area in own.items()]
 
     def region(image: UInt8Array, labels: UInt8Array, whole: int) -> UInt8Array:
-        return regions.without_small(labels, limit.of(whole), {index: area.of(whole) for index, area in own.items()})
+        return regions.remove_small_regions(
+            labels, limit.of(whole), {index: area.of(whole) for index, area in own.items()}
+        )
 
-    return Link(f"min-area({','.join(parts)})", region=region)
+    return Step(f"min-area({','.join(parts)})", region=region)
 
 
-def _superpixels(reader: Reader, step: Step, names: tuple[str, ...]) -> Link:
+def _superpixels(reader: Reader, step: StepSpec, names: tuple[str, ...]) -> Step:
     _arity(reader, step, 0, 2, ("size", "compactness"))
     values = {**dict(zip(("size", "compactness"), step.positional, strict=False)), **step.named}
     numbers = {"size": 12.0, "compactness": 10.0}
@@ -269,13 +269,13 @@ def _superpixels(reader: Reader, step: Step, names: tuple[str, ...]) -> Link:
         if not (2 if name == "size" else 0.001) <= numbers[name] <= 1000 or (name == "size" and numbers[name] % 1):
             raise reader.mistake(f"{name} out of range", value.place, expected="size 2 to 1000, compactness to 1000")
     size, compactness = int(numbers["size"]), numbers["compactness"]
-    return Link(
+    return Step(
         f"superpixels({size},{compactness:g})",
         region=lambda image, labels, whole: majority(image, labels, size, compactness),
     )
 
 
-_STEPS: dict[str, Callable[[Reader, Step, tuple[str, ...]], Link]] = {
+_STEPS: dict[str, Callable[[Reader, StepSpec, tuple[str, ...]], Step]] = {
     "crf": _crf,
     "open": _sized(regions.opened),
     "close": _sized(regions.closed),
@@ -286,7 +286,7 @@ _STEPS: dict[str, Callable[[Reader, Step, tuple[str, ...]], Link]] = {
 }
 
 
-def _arity(reader: Reader, step: Step, least: int, most: int, known: Sequence[str]) -> None:
+def _arity(reader: Reader, step: StepSpec, least: int, most: int, known: Sequence[str]) -> None:
     for name, value in step.named.items():
         place = value.place - len(name) - 1
         if not known:
@@ -325,5 +325,5 @@ def _class_index(name: str, names: tuple[str, ...]) -> int:
 
 
 def _plain(names: tuple[str, ...], index: int) -> bool:
-    """Whether a class's name can stand in a chain as it is."""
+    """Whether a class's name can stand in a pipeline as it is."""
     return index < len(names) and names[index].replace("-", "_").replace(".", "_").isidentifier()

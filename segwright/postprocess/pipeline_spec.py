@@ -1,4 +1,4 @@
-"""Reads the short texts that describe a chain or an augmentation, and points at the place of a mistake.
+"""Reads the short texts that describe a pipeline or an augmentation, and points at the place of a mistake.
 
 The texts share one grammar: steps of a name with arguments in parentheses,
 
@@ -33,7 +33,7 @@ class Value:
 
 
 @dataclass(frozen=True)
-class Step:
+class StepSpec:
     """A name with its arguments, as written; nothing is known yet of what they mean."""
 
     name: str
@@ -94,7 +94,7 @@ class Reader:
             return True
         return False
 
-    def steps(self, separator: str) -> list[Step]:
+    def steps(self, separator: str) -> list[StepSpec]:
         """Every step to the end of the text."""
         if self.peek()[0] == "end":
             raise self.mistake("nothing here", 0, expected=f"at least one {self.part}")
@@ -112,10 +112,10 @@ class Reader:
             )
         return found
 
-    def step(self) -> Step:
+    def step(self) -> StepSpec:
         kind, text, place = self.take()
         if kind == "number" and not text.endswith("%"):
-            return Step(text, place, (), {}, float(text))
+            return StepSpec(text, place, (), {}, float(text))
         if kind != "name":
             missing = kind == "end" or text in ">,"
             raise self.mistake(
@@ -130,7 +130,7 @@ class Reader:
                     break
                 if not self.takes(","):
                     raise self._unfinished()
-        return Step(text, place, tuple(positional), named)
+        return StepSpec(text, place, tuple(positional), named)
 
     def _unfinished(self) -> PostprocessError:
         """What is wrong where an argument is followed by neither ',' nor ')'."""

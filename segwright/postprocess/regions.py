@@ -106,7 +106,7 @@ def _smoothed(labels: UInt8Array, size: int) -> UInt8Array:
     return result
 
 
-def holes_filled(labels: UInt8Array, limit: Area) -> UInt8Array:
+def fill_holes(labels: UInt8Array, limit: Area) -> UInt8Array:
     """Components (4-connected) of at most ``limit`` that lie wholly inside *one* other class become that class.
 
     A component that touches the image's edge, an ignored pixel or two classes is no hole.
@@ -130,7 +130,7 @@ def holes_filled(labels: UInt8Array, limit: Area) -> UInt8Array:
     return fill[components]
 
 
-def without_small(labels: UInt8Array, limit: Area, per_class: Mapping[int, Area] | None = None) -> UInt8Array:
+def remove_small_regions(labels: UInt8Array, limit: Area, per_class: Mapping[int, Area] | None = None) -> UInt8Array:
     """Components (4-connected) of fewer pixels than ``limit``, or than their class's own limit, go to the class of the
     nearest pixel outside them. An image of nothing but small components stays as it is."""
     labels = _checked(labels)
@@ -142,7 +142,7 @@ def without_small(labels: UInt8Array, limit: Area, per_class: Mapping[int, Area]
     return _refilled(labels, small[components])
 
 
-def voted(labels: UInt8Array, groups: npt.NDArray[np.int32]) -> UInt8Array:
+def majority_filter(labels: UInt8Array, groups: npt.NDArray[np.int32]) -> UInt8Array:
     """Every pixel takes the most frequent label of its group (H×W numbers from 0); ties go to the lowest index."""
     labels = _checked(labels)
     counts = np.zeros((int(groups.max()) + 1, 256), np.int32)

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from segwright.core.errors import PostprocessError
 from segwright.kernels.slic import cluster
-from segwright.postprocess.regions import voted
+from segwright.postprocess.regions import majority_filter
 
 UInt8Array = npt.NDArray[np.uint8]
 Int32Array = npt.NDArray[np.int32]
@@ -48,14 +48,14 @@ def majority(image: UInt8Array, labels: UInt8Array, size: int = 12, compactness:
     """
     height, width = labels.shape
     if height * width <= BLOCK_SIDE**2:
-        return voted(labels, superpixels(image, size, compactness))
+        return majority_filter(labels, superpixels(image, size, compactness))
     result, around = np.empty_like(labels), 4 * size
     for top in range(0, height, BLOCK_SIDE):
         for left in range(0, width, BLOCK_SIDE):
             seen = np.s_[
                 max(0, top - around) : top + BLOCK_SIDE + around, max(0, left - around) : left + BLOCK_SIDE + around
             ]
-            found = voted(labels[seen], superpixels(image[seen], size, compactness))
+            found = majority_filter(labels[seen], superpixels(image[seen], size, compactness))
             inside = found[top - max(0, top - around) :, left - max(0, left - around) :][:BLOCK_SIDE, :BLOCK_SIDE]
             result[top : top + BLOCK_SIDE, left : left + BLOCK_SIDE] = inside
     return result

@@ -32,7 +32,7 @@ from segwright.inference.prediction import Prediction
 from segwright.metrics.confusion import class_counts, count_pairs, miou_by_convention
 from segwright.metrics.intervals import paired_difference
 from segwright.postprocess.crf import DenseCRF
-from segwright.postprocess.pipeline import Chain, crf_text, parse_chain
+from segwright.postprocess.pipeline import Pipeline, crf_text, parse_pipeline
 
 CACHE_BYTES = 4_000_000_000
 BLOCKS = 8  # four for the search, four to confirm, taking turns
@@ -141,7 +141,7 @@ def tune_post(
     names = predictor.label_space.names
     begun = time.monotonic()
     until = begun + 60 * minutes
-    starts = [str(parse_chain(text, names)) for text in chains]  # a mistake in one is said before the network runs
+    starts = [str(parse_pipeline(text, names)) for text in chains]  # a mistake in one is said before the network runs
     with tempfile.TemporaryDirectory(dir=folder, prefix="segwright-post-") as place:
         cache = _Cache.fill(predictor, split, Path(place), cache_bytes, begun + 60 * minutes * PREDICTING_SHARE)
         search, confirm = _halves(len(cache.indices))
@@ -159,8 +159,8 @@ def tune_post(
         )  # fmt: skip
         if winner.miou <= baseline.miou + LEAST_GAIN:
             return counted
-        before, _ = cache.counts(Chain(), confirm)
-        after, milliseconds = cache.counts(parse_chain(winner.chain, names), confirm)
+        before, _ = cache.counts(Pipeline(), confirm)
+        after, milliseconds = cache.counts(parse_pipeline(winner.chain, names), confirm)
         sequences = None if groups is None else [groups[cache.indices[i]] for i in confirm]
         drawn = drawn_together(sequences, confirm)
         difference = paired_difference(before, after, groups=drawn)
@@ -175,7 +175,7 @@ def tune_post(
 def _load_kernels(classes: int) -> None:
     """Compile what chains run, or load it: the first trial would be charged with it, or abandoned."""
     image, p = np.zeros((16, 16, 3), np.uint8), np.full((classes, 16, 16), 1 / classes, np.float32)
-    parse_chain("crf(iterations=2)>superpixels(8)")(image, p)
+    parse_pipeline("crf(iterations=2)>superpixels(8)")(image, p)
 
 
 def drawn_together(sequences: Sequence[object] | None, numbers: Sequence[int]) -> list[object]:
@@ -249,7 +249,7 @@ class _Cache:
         return image, mask, np.load(self.files[i]).astype(np.float32)
 
     def counts(
-        self, chain: Chain, numbers: Sequence[int], until: float = math.inf
+        self, chain: Pipeline, numbers: Sequence[int], until: float = math.inf
     ) -> tuple[np.ndarray[Any, Any], float]:
         """Class counts (N, 3, K) of the chain's labels, and the chain's median milliseconds an image; _OutOfTimeError
         where that is not done by ``until``."""
@@ -295,7 +295,7 @@ class _Search:
         self.advance: Callable[[int], None] = lambda count: None
 
     def score(self, text: str, until: float = math.inf) -> Trial:
-        chain = parse_chain(text, self.names)
+        chain = parse_pipeline(text, self.names)
         key = str(chain)
         if key not in self.trials:
             started = time.monotonic()
@@ -353,7 +353,7 @@ class _Search:
         for _ in range(2):
             before = winner
             for move in MOVES:
-                crf = parse_chain(winner.chain).links[0].crf
+                crf = parse_pipeline(winner.chain).steps[0].crf
                 assert crf is not None
                 winner = self.best(winner, [crf_text(changed) for changed in move(crf)])
             if winner is before:

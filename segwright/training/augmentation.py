@@ -11,7 +11,7 @@ from segwright.data.check.fingerprint import Fingerprint
 from segwright.training.config import Phase, TrainConfig
 
 
-def phase_transform(config: TrainConfig, phase: Phase, fingerprint: Fingerprint) -> presets.Training:
+def phase_transform(config: TrainConfig, phase: Phase, fingerprint: Fingerprint) -> presets.TrainTransform:
     """Create the augmentation of a phase from a resolved config and the class frequencies."""
     augment = config.augment
     aware = augment.class_aware if isinstance(augment.class_aware, float | int) else 0.0

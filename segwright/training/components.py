@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from segwright.augment.presets import Training as TrainingTransform
+from segwright.augment.presets import TrainTransform as TrainingTransform
 from segwright.data.dataset import Split
 from segwright.models.base import SegmentationModel
 from segwright.training.callbacks.log import Display

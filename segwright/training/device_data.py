@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from segwright.augment.device import DRAWS, ClassPlaces, DeviceTraining
-from segwright.augment.presets import Training
+from segwright.augment.device import DRAWS, ClassPlaces, DeviceTrainTransform
+from segwright.augment.presets import TrainTransform
 from segwright.core.errors import DataError
 from segwright.core.types import IGNORE_INDEX
 from segwright.data.records import Split
@@ -67,7 +67,7 @@ class DeviceData:
         return DeviceData(self.images[chosen], self.masks[chosen], tuple(self.ids[int(i)] for i in indices))
 
     def batches(
-        self, transform: Training, *, classes: int, batch: int, seed: int = 0
+        self, transform: TrainTransform, *, classes: int, batch: int, seed: int = 0
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """Augmented batches without end: images (batch, h, w, C) uint8 and masks (batch, h, w) int64.
 
@@ -76,7 +76,7 @@ class DeviceData:
         """
         device = self.images.device
         places = ClassPlaces.of(self.masks, classes, seed=seed) if transform.warp.class_aware else None
-        augment = DeviceTraining(transform, places)
+        augment = DeviceTrainTransform(transform, places)
         generator = torch.Generator().manual_seed(seed)
         rest = torch.empty(0, dtype=torch.long)
         while True:

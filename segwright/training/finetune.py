@@ -52,7 +52,7 @@ def transfer_weights(
             fix="train with the same --model and --encoder as the saved one",
         )
     target.load_state_dict(ours)
-    target.weights_loaded()
+    target.on_weights_loaded()
     lines = [f"kept from the saved model: {len(kept)} of {len(ours)} tensors"]
     if matched:
         names = ", ".join(target_labels.names[i] for i, _ in shared) or "none"

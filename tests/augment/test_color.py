@@ -7,7 +7,7 @@ import colorsys
 import numpy as np
 import pytest
 
-from segwright.augment.color import RandomColor, add_noise, apply_matrix, apply_table, mixing_matrix, tables
+from segwright.augment.color import ColorJitter, add_noise, apply_matrix, apply_table, mixing_matrix, tables
 from segwright.core.errors import UsageError
 
 RNG = np.random.default_rng(0)
@@ -19,7 +19,7 @@ def make_image(channels: int = 3) -> np.ndarray:
 
 def test_nothing_asked_changes_nothing() -> None:
     image = make_image()
-    assert np.array_equal(RandomColor()(image, np.random.default_rng(0)), image)
+    assert np.array_equal(ColorJitter()(image, np.random.default_rng(0)), image)
 
 
 @pytest.mark.parametrize("channels", [1, 2, 3, 4, 7])
@@ -59,7 +59,7 @@ def test_everything_at_once_is_deterministic_and_leaves_the_input(channels: int)
     image = make_image(channels)
     before = image.copy()
     image.flags.writeable = False
-    color = RandomColor(
+    color = ColorJitter(
         gain=0.4, tint=0.2, bias=20, channel_bias=9, contrast=0.4, saturation=0.6, hue=15, gamma=0.5, gamma_share=1,
         blur=1, noise=10, noise_share=1,
     )  # fmt: skip
@@ -73,13 +73,13 @@ def test_everything_at_once_is_deterministic_and_leaves_the_input(channels: int)
 def test_contrast_keeps_the_mean() -> None:
     image = RNG.integers(80, 160, (64, 64, 3), dtype=np.uint8)
     for seed in range(5):
-        changed = RandomColor(contrast=0.5)(image, np.random.default_rng(seed))
+        changed = ColorJitter(contrast=0.5)(image, np.random.default_rng(seed))
         assert changed.mean() == pytest.approx(image.mean(), abs=4)
 
 
 def test_gain_spans_its_range() -> None:
     image = np.full((8, 8, 3), 100, np.uint8)
-    values = [float(RandomColor(gain=0.5)(image, np.random.default_rng(seed)).mean()) for seed in range(300)]
+    values = [float(ColorJitter(gain=0.5)(image, np.random.default_rng(seed)).mean()) for seed in range(300)]
     assert 60 <= min(values) < 65 and 155 < max(values) <= 165
 
 
@@ -94,6 +94,6 @@ def test_noise_is_normal_with_its_sigma_and_never_wraps() -> None:
 
 def test_values_out_of_range_are_named() -> None:
     with pytest.raises(UsageError, match="saturation"):
-        RandomColor(saturation=1.5)
+        ColorJitter(saturation=1.5)
     with pytest.raises(UsageError, match="gain"):
-        RandomColor(gain=-1)
+        ColorJitter(gain=-1)

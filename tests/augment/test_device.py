@@ -9,27 +9,27 @@ import pytest
 import torch
 
 from segwright.augment import presets
-from segwright.augment.color import RandomColor
+from segwright.augment.color import ColorJitter
 from segwright.augment.device import (
     DRAWS,
     ClassPlaces,
-    DeviceTraining,
+    DeviceTrainTransform,
     change_colors,
     cut_out,
     warp_images,
     warp_masks,
     warp_matrices,
 )
-from segwright.augment.warp import RandomWarp, affine, to_crop, warp_image, warp_mask
+from segwright.augment.warp import RandomAffineCrop, affine, to_crop, warp_image, warp_mask
 from segwright.core.errors import UsageError
 
 WARPS = {
-    "plain": RandomWarp(size=(40, 48), scale=(0.7, 2.0)),
-    "everything": RandomWarp(
+    "plain": RandomAffineCrop(size=(40, 48), scale=(0.7, 2.0)),
+    "everything": RandomAffineCrop(
         size=(50, 36), scale=(0.8, 1.7), aspect=1.3, rotation=25, rotation_share=0.7, shear=10, flip_vertical=0.5,
         shift=0.3,
     ),
-    "fit": RandomWarp(size=(60, 96), scale=(0.9, 1.4), unit="fit"),
+    "fit": RandomAffineCrop(size=(60, 96), scale=(0.9, 1.4), unit="fit"),
 }  # fmt: skip
 
 
@@ -100,9 +100,9 @@ def test_a_whole_shift_and_a_flip_are_exact() -> None:
 def test_an_image_that_shrinks_is_averaged_and_not_aliased() -> None:
     checkers = torch.zeros((1, 64, 64, 1), dtype=torch.uint8)
     checkers[:, ::2, ::2] = checkers[:, 1::2, 1::2] = 200
-    warp = RandomWarp(size=(24, 24), scale=(0.5, 0.5), flip=0)
-    transform = presets.Training(warp=warp, color=RandomColor())
-    crops, _ = DeviceTraining(transform)(checkers, torch.zeros((1, 64, 64), dtype=torch.uint8), draws(1, 3))
+    warp = RandomAffineCrop(size=(24, 24), scale=(0.5, 0.5), flip=0)
+    transform = presets.TrainTransform(warp=warp, color=ColorJitter())
+    crops, _ = DeviceTrainTransform(transform)(checkers, torch.zeros((1, 64, 64), dtype=torch.uint8), draws(1, 3))
     assert (crops.float() - 100).abs().max() < 20
     aliased = warp_images(checkers, warp_matrices(warp, (64, 64), draws(1, 3)), (24, 24))
     assert (aliased - 100).abs().max() > 35
@@ -111,13 +111,13 @@ def test_an_image_that_shrinks_is_averaged_and_not_aliased() -> None:
 @pytest.mark.parametrize(
     "color",
     [
-        RandomColor(gain=0.3, tint=0.1, bias=16, channel_bias=5, contrast=0.2),
+        ColorJitter(gain=0.3, tint=0.1, bias=16, channel_bias=5, contrast=0.2),
         presets.COLOR["medium"],
-        RandomColor(gain=0.2, gamma=0.4, gamma_share=1.0, saturation=0.5, hue=20),
+        ColorJitter(gain=0.2, gamma=0.4, gamma_share=1.0, saturation=0.5, hue=20),
     ],
     ids=["no mixing", "medium", "gamma"],
 )
-def test_colors_are_those_of_the_cpu(color: RandomColor) -> None:
+def test_colors_are_those_of_the_cpu(color: ColorJitter) -> None:
     pixels, numbers = images(12), draws(12)
     found = change_colors(pixels.permute(0, 3, 1, 2).float(), color, numbers)
     for index in range(len(pixels)):
@@ -129,13 +129,13 @@ def test_colors_are_those_of_the_cpu(color: RandomColor) -> None:
 def test_no_change_where_nothing_is_asked_for() -> None:
     pixels, labels = images(3), masks(3)
     transform = presets.training(size=(60, 80), scale=(1, 1), rotation=0, aspect=1, flip=0, color="none")
-    crops, found = DeviceTraining(transform)(pixels, labels, draws(3))
+    crops, found = DeviceTrainTransform(transform)(pixels, labels, draws(3))
     assert crops.dtype == torch.uint8 and torch.equal(crops, pixels) and torch.equal(found, labels)
 
 
 def test_noise_is_as_large_as_asked_for() -> None:
     flat = torch.full((64, 3, 20, 20), 128.0)
-    noisy = change_colors(flat, RandomColor(noise=20, noise_share=1.0), draws(64))
+    noisy = change_colors(flat, ColorJitter(noise=20, noise_share=1.0), draws(64))
     spread = noisy.std(dim=(1, 2, 3))
     assert spread.max() < 21 and 8 < spread.mean() < 12
 
@@ -144,7 +144,7 @@ def test_crops_around_a_class_show_it() -> None:
     labels = torch.zeros((4, 60, 80), dtype=torch.uint8)
     for index in range(3):  # the fourth image does not show class 1
         labels[index, 10 + 9 * index, 20 * index + 3] = 1
-    warp = RandomWarp(size=(16, 16), scale=(0.9, 1.2), rotation=40, class_aware=1.0, class_weights=(0.0, 1.0))
+    warp = RandomAffineCrop(size=(16, 16), scale=(0.9, 1.2), rotation=40, class_aware=1.0, class_weights=(0.0, 1.0))
     places = ClassPlaces.of(labels, 2)
     chosen = torch.arange(4).repeat(20)
     focus, found = places.focus(chosen, draws(80)[:, 10:], torch.tensor(warp.class_weights))
@@ -179,14 +179,14 @@ def test_cutout_ignores_what_it_hides() -> None:
 )
 def test_what_is_not_available_is_refused(changed: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError, match=message):
-        DeviceTraining(presets.training(size=(16, 16), **changed))
+        DeviceTrainTransform(presets.training(size=(16, 16), **changed))
 
 
 def test_on_a_gpu_the_same_batch(gpu: torch.device) -> None:
     transform = presets.training(size=(40, 48), class_aware=0.5, cutout=0.5)
     pixels, labels, numbers, chosen = images(6), masks(6), draws(6), torch.arange(6)
-    here = DeviceTraining(transform, ClassPlaces.of(labels, 5))(pixels, labels, numbers, chosen)
-    there = DeviceTraining(transform, ClassPlaces.of(labels.to(gpu), 5))(
+    here = DeviceTrainTransform(transform, ClassPlaces.of(labels, 5))(pixels, labels, numbers, chosen)
+    there = DeviceTrainTransform(transform, ClassPlaces.of(labels.to(gpu), 5))(
         pixels.to(gpu), labels.to(gpu), numbers.to(gpu), chosen.to(gpu)
     )
     assert there[0].device == gpu and there[1].device == gpu

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from segwright.augment import presets
-from segwright.augment.color import RandomColor
+from segwright.augment.color import ColorJitter
 from segwright.core.errors import UsageError
 
 RNG = np.random.default_rng(0)
@@ -65,7 +65,7 @@ def test_cutout_is_ignored_and_of_bounded_area() -> None:
 
 
 def test_color_by_name_by_value_and_wrong() -> None:
-    own = RandomColor(gain=0.9)
+    own = ColorJitter(gain=0.9)
     assert presets.training(size=(8, 8), color=own).color is own
     assert presets.training(size=(8, 8), color="medium", color_scale=0.5).color.bias == presets.COLOR["medium"].bias / 2
     with pytest.raises(UsageError, match="color strength"):

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from segwright.augment.warp import RandomWarp, affine, to_crop, warp_image, warp_mask
+from segwright.augment.warp import RandomAffineCrop, affine, to_crop, warp_image, warp_mask
 from segwright.core.errors import UsageError
 
 RNG = np.random.default_rng(0)
@@ -119,7 +119,9 @@ def test_image_and_mask_stay_aligned(seed: int) -> None:
     size = (90, 120)
     mask = np.kron(rng.integers(0, 5, (9, 12)), np.ones((10, 10))).astype(np.uint8)
     image = np.repeat((mask * 50)[..., None], 3, axis=2)
-    warp = RandomWarp(size=(71, 63), scale=(0.3, 2.0), rotation=45, shear=10, aspect=1.3, shift=0.3, flip_vertical=0.5)
+    warp = RandomAffineCrop(
+        size=(71, 63), scale=(0.3, 2.0), rotation=45, shear=10, aspect=1.3, shift=0.3, flip_vertical=0.5
+    )
     matrix = warp.draw(mask, rng)
     assert mask.shape == size
     warped, moved = warp_image(image, matrix, warp.size)[..., 0].astype(int), warp_mask(mask, matrix, warp.size)
@@ -206,7 +208,7 @@ def test_border_mean_and_colors() -> None:
 
 def test_crops_stay_inside_when_they_fit() -> None:
     mask = np.zeros((100, 150), np.uint8)
-    warp = RandomWarp(size=(40, 40), scale=(0.5, 2.0))
+    warp = RandomAffineCrop(size=(40, 40), scale=(0.5, 2.0))
     rng = np.random.default_rng(3)
     for _ in range(200):
         assert (warp_mask(mask, warp.draw(mask, rng), warp.size) == 0).all()
@@ -214,7 +216,7 @@ def test_crops_stay_inside_when_they_fit() -> None:
 
 def test_shift_reaches_over_the_edge() -> None:
     mask = np.zeros((100, 150), np.uint8)
-    warp = RandomWarp(size=(40, 40), scale=(1.0, 1.0), shift=0.25)
+    warp = RandomAffineCrop(size=(40, 40), scale=(1.0, 1.0), shift=0.25)
     rng = np.random.default_rng(3)
     shares = [(warp_mask(mask, warp.draw(mask, rng), warp.size) == 255).mean() for _ in range(200)]
     assert 0 < np.mean(np.array(shares) > 0) < 1
@@ -225,13 +227,13 @@ def test_shift_reaches_over_the_edge() -> None:
 def test_class_aware_crops_hold_the_class(rotation: float) -> None:
     mask = np.zeros((200, 300), np.uint8)
     mask[:3, 297:] = 4  # a corner, where a turn takes it out of the crop; one pixel could fall between samples
-    warp = RandomWarp(
+    warp = RandomAffineCrop(
         size=(48, 48), scale=(1.0, 2.0), rotation=rotation, class_aware=1.0, class_weights=(0, 0, 0, 0, 1.0)
     )
     rng = np.random.default_rng(5)
     held = [bool((warp_mask(mask, warp.draw(mask, rng), warp.size) == 4).any()) for _ in range(100)]
     assert all(held)
-    blind = RandomWarp(size=(48, 48), scale=(1.0, 2.0), rotation=rotation)
+    blind = RandomAffineCrop(size=(48, 48), scale=(1.0, 2.0), rotation=rotation)
     held = [bool((warp_mask(mask, blind.draw(mask, rng), blind.size) == 4).any()) for _ in range(100)]
     assert np.mean(held) < 0.5
 
@@ -239,7 +241,7 @@ def test_class_aware_crops_hold_the_class(rotation: float) -> None:
 def test_class_aware_without_weights_takes_every_class_alike() -> None:
     mask = np.zeros((200, 200), np.uint8)
     mask[:20, :20], mask[100:103, 100:103], mask[:, 150:] = 1, 2, 255
-    warp = RandomWarp(size=(9, 9), scale=(1.0, 1.0), class_aware=1.0)
+    warp = RandomAffineCrop(size=(9, 9), scale=(1.0, 1.0), class_aware=1.0)
     rng = np.random.default_rng(0)
     crops = [warp_mask(mask, warp.draw(mask, rng), warp.size) for _ in range(300)]
     shares = [np.mean([(crop == label).any() for crop in crops]) for label in (1, 2)]
@@ -249,19 +251,19 @@ def test_class_aware_without_weights_takes_every_class_alike() -> None:
 def test_class_aware_survives_masks_without_the_class() -> None:
     rng = np.random.default_rng(0)
     for mask in (np.full((20, 20), 255, np.uint8), np.zeros((1, 1), np.uint8)):
-        warp = RandomWarp(size=(16, 16), class_aware=1.0, class_weights=(0.0, 1.0))
+        warp = RandomAffineCrop(size=(16, 16), class_aware=1.0, class_weights=(0.0, 1.0))
         assert warp_mask(mask, warp.draw(mask, rng), warp.size).shape == (16, 16)
 
 
 def test_fit_unit_takes_the_whole_image_at_one() -> None:
     mask = np.ones((100, 400), np.uint8)
-    warp = RandomWarp(size=(64, 64), scale=(1.0, 1.0), unit="fit", flip=0.0)
+    warp = RandomAffineCrop(size=(64, 64), scale=(1.0, 1.0), unit="fit", flip=0.0)
     warped = warp_mask(mask, warp.draw(mask, np.random.default_rng(0)), warp.size)
     assert (warped == 1).sum() == pytest.approx(64 * 16, abs=64)
 
 
 def test_scale_is_uniform_in_its_logarithm() -> None:
-    warp = RandomWarp(size=(8, 8), scale=(0.5, 2.0), flip=0.0)
+    warp = RandomAffineCrop(size=(8, 8), scale=(0.5, 2.0), flip=0.0)
     rng = np.random.default_rng(1)
     mask = np.zeros((64, 64), np.uint8)
     logs = [math.log(1 / warp.draw(mask, rng)[0, 0]) for _ in range(2000)]
@@ -286,4 +288,4 @@ def test_scale_is_uniform_in_its_logarithm() -> None:
 def test_values_out_of_range_are_named(wrong: dict[str, object]) -> None:
     arguments: dict[str, object] = {"size": (8, 8), **wrong}
     with pytest.raises(UsageError, match=next(iter(wrong))):
-        RandomWarp(**arguments)  # type: ignore[arg-type]
+        RandomAffineCrop(**arguments)  # type: ignore[arg-type]

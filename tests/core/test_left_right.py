@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from segwright.augment import presets
-from segwright.augment.device import DRAWS, DeviceTraining
+from segwright.augment.device import DRAWS, DeviceTrainTransform
 from segwright.augment.warp import affine, is_mirrored
 from segwright.core.errors import ConfigError, ModelError, UsageError
 from segwright.core.left_right import check_pairs, exchanged, find_sides, shown
@@ -139,8 +139,8 @@ def test_one_flip_exchanges_and_two_do_not(flip: int, flip_vertical: int) -> Non
         assert np.array_equal(pixels, same) and np.array_equal(labels, table[without])
         draws = torch.rand((3, DRAWS), generator=torch.Generator().manual_seed(seed))
         batch = [torch.from_numpy(np.stack([array] * 3)) for array in (image, mask)]
-        crops, without_too = DeviceTraining(plain)(*batch, draws)
-        same_crops, labels_too = DeviceTraining(paired)(*batch, draws)
+        crops, without_too = DeviceTrainTransform(plain)(*batch, draws)
+        same_crops, labels_too = DeviceTrainTransform(paired)(*batch, draws)
         assert torch.equal(crops, same_crops)
         assert np.array_equal(labels_too.numpy(), table[without_too.numpy()])
         assert labels_too.dtype == torch.uint8
@@ -282,8 +282,8 @@ def test_a_device_exchanges_beside_the_masks(gpu: torch.device) -> None:
     images = torch.zeros((6, 32, 32, 3), dtype=torch.uint8)
     masks = torch.from_numpy(np.stack([mask_of((32, 32), seed) for seed in range(6)]))
     draws = torch.rand((6, DRAWS), generator=torch.Generator().manual_seed(1))
-    augment = DeviceTraining(transform)
+    augment = DeviceTrainTransform(transform)
     there = augment(images.to(gpu), masks.to(gpu), draws.to(gpu))[1]
-    here = DeviceTraining(transform)(images, masks, draws)[1]
+    here = DeviceTrainTransform(transform)(images, masks, draws)[1]
     assert there.device.type == gpu.type and torch.equal(there.cpu(), here)
     assert torch.equal(augment(images, masks, draws)[1], here), "and where the next batch lies elsewhere"

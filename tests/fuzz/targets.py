@@ -215,11 +215,12 @@ def _class_lists(folder: Path) -> Try:
 def _grammars(folder: Path) -> Try:
     from segwright.inference.tta import parse_tta
     from segwright.losses.catalog import parse_loss
-    from segwright.postprocess.pipeline import parse_chain
+    from segwright.postprocess.pipeline import parse_pipeline
     from segwright.training.config import parse_size
 
     texts: list[tuple[Callable[[str], Any], str]] = [
-        (parse_chain, "crf(w1=4,sa=30,sb=8,w2=3,sg=2,iterations=3)>min-area(8)>close(3)"), (parse_chain, "fill(10)"),
+        (parse_pipeline, "crf(w1=4,sa=30,sb=8,w2=3,sg=2,iterations=3)>min-area(8)>close(3)"),
+        (parse_pipeline, "fill(10)"),
         (parse_tta, "flip,0.75,1,1.25"), (parse_loss, "ce + 0.5*dice(smooth=1)"), (parse_loss, "lovasz"),
         (parse_size, "320x480"),
     ]  # fmt: skip

@@ -16,7 +16,7 @@ from segwright.models.catalog import CATALOG, create_model, parameters_of
 from segwright.models.ddrnet import DAPPM, DDRNet
 from segwright.models.deeplab_v3 import ASPP, RATES
 from segwright.models.external import logits_of, wrap
-from segwright.models.profile import LiveBytes, count_flops, list_catalog, measure_model, training_peak
+from segwright.models.profile import PeakActivationCounter, count_flops, list_catalog, measure_model, training_peak
 from segwright.training.train_step import subsample_targets
 
 R50S = {"encoder": "resnet50s"}  # timm's ResNet-50 with the stem 64-64-128 of the PSPNet release
@@ -310,7 +310,7 @@ def test_any_module_joins_with_one_line() -> None:
 
 
 def test_live_bytes_counts_peaks_and_not_views() -> None:
-    with LiveBytes() as live:
+    with PeakActivationCounter() as live:
         a = torch.zeros(1000)
         b = a + 1
         b.view(10, 100).mul_(2)

@@ -10,16 +10,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from segwright.core.errors import PostprocessError
-from segwright.postprocess.pipeline import parse_chain, with_symmetric_presets
+from segwright.postprocess.pipeline import parse_pipeline, with_symmetric_presets
 
 NAMES = ("sky", "road", "traffic light")
 
 
 def test_the_chain_of_the_docs() -> None:
-    chain = parse_chain("crf(deeplab-v1) > min-area(64)>close(3)")
+    chain = parse_pipeline("crf(deeplab-v1) > min-area(64)>close(3)")
     assert str(chain) == "crf(deeplab-v1)>min-area(64)>close(3)"
-    assert chain.links[0].crf is not None
-    assert (chain.links[0].crf.appearance, chain.links[0].crf.smoothness) == ((5, 140, 5), (3, 3))
+    assert chain.steps[0].crf is not None
+    assert (chain.steps[0].crf.appearance, chain.steps[0].crf.smoothness) == ((5, 140, 5), (3, 3))
 
 
 @pytest.mark.parametrize(
@@ -33,8 +33,8 @@ def test_the_chain_of_the_docs() -> None:
     ],
 )
 def test_a_chain_reads_back_what_it_writes(text: str) -> None:
-    chain = parse_chain(text, NAMES)
-    assert str(parse_chain(str(chain), NAMES)) == str(chain) == text
+    chain = parse_pipeline(text, NAMES)
+    assert str(parse_pipeline(str(chain), NAMES)) == str(chain) == text
 
 
 @pytest.mark.parametrize(
@@ -78,7 +78,7 @@ def test_a_chain_reads_back_what_it_writes(text: str) -> None:
 )
 def test_mistakes_are_pointed_at(text: str, place: int, words: str) -> None:
     with pytest.raises(PostprocessError) as caught:
-        parse_chain(text, NAMES)
+        parse_pipeline(text, NAMES)
     assert re.search(words, str(caught.value)), str(caught.value)
     lines = str(caught.value).splitlines()
     assert lines[1] == "  " + text
@@ -89,10 +89,10 @@ def test_mistakes_are_pointed_at(text: str, place: int, words: str) -> None:
 @given(st.text(alphabet="crfopen(3)>,=%. -w1é\n", max_size=30))
 def test_any_text_parses_or_fails_with_our_error(text: str) -> None:
     try:
-        chain = parse_chain(text)
+        chain = parse_pipeline(text)
     except PostprocessError:
         return
-    assert str(parse_chain(str(chain))) == str(chain)
+    assert str(parse_pipeline(str(chain))) == str(chain)
 
 
 def test_labels_stay_the_best_class_of_the_probabilities() -> None:
@@ -101,11 +101,11 @@ def test_labels_stay_the_best_class_of_the_probabilities() -> None:
     probabilities = rng.dirichlet([0.5] * 4, (40, 50)).transpose(2, 0, 1).astype(np.float32)
     probabilities[:, :5] = 0.25  # ties
     for text in ("smooth(5)>min-area(30)", "crf(iterations=2)>close(3)>superpixels", ""):
-        labels, result = parse_chain(text)(image, probabilities)
+        labels, result = parse_pipeline(text)(image, probabilities)
         assert np.array_equal(labels, result.argmax(axis=0))
         assert np.allclose(result.sum(axis=0), 1, atol=1e-4)
         assert labels.dtype == np.uint8
-    assert len(np.unique(parse_chain("smooth(5)>min-area(3000)")(image, probabilities)[0])) >= 1
+    assert len(np.unique(parse_pipeline("smooth(5)>min-area(3000)")(image, probabilities)[0])) >= 1
 
 
 CHAINS = ("", "close(3)", "crf", "min-area(1%)>crf(iterations=1)>smooth(3)", "superpixels>fill-holes(4)>open(3)")
@@ -116,7 +116,7 @@ def test_bad_input_of_a_chain(text: str) -> None:
     image, half = np.zeros((4, 4, 3), np.uint8), np.full((3, 4, 4), 0.5, np.float32)
     missing, minus = np.full((2, 4, 4), 0.5, np.float32), np.full((2, 4, 4), 0.5, np.float32)
     missing[0, 1, 2], minus[:, 0, 0] = np.nan, (1.5, -0.5)
-    chain = parse_chain(text)
+    chain = parse_pipeline(text)
     for bad, words in ((half, "not probabilities"), (missing, "NaN"), (minus, "a value of -0.5")):
         with pytest.raises(PostprocessError, match=words):
             chain(image, bad)
@@ -133,23 +133,23 @@ def test_one_class_one_pixel_and_one_color_are_answered(text: str, shape: tuple[
     image = np.full((*shape, 3), 90, np.uint8)
     probabilities = np.full((classes, *shape), 0.2 / max(1, classes - 1), np.float32)
     probabilities[-1] = 0.8 if classes > 1 else 1.0
-    labels, found = parse_chain(text)(image, probabilities)
+    labels, found = parse_pipeline(text)(image, probabilities)
     assert (labels == classes - 1).all() and labels.shape == shape
     assert np.allclose(found.sum(axis=0), 1, atol=1e-5)
 
 
 def test_a_chain_is_parted_after_its_last_crf() -> None:
-    chain = parse_chain("min-area(5)>crf(sa=30)>close(3)>smooth(5)")
+    chain = parse_pipeline("min-area(5)>crf(sa=30)>close(3)>smooth(5)")
     local, regional = chain.parted()
     assert (str(local), str(regional)) == ("min-area(5)>crf(w1=5,sa=30,sb=5,w2=3,sg=3)", "close(3)>smooth(5)")
-    assert chain.reach == local.reach == 60 and regional.reach == 0
-    assert [str(part) for part in parse_chain("close(3)").parted()] == ["", "close(3)"]
+    assert chain.receptive_radius == local.receptive_radius == 60 and regional.receptive_radius == 0
+    assert [str(part) for part in parse_pipeline("close(3)").parted()] == ["", "close(3)"]
     image, p = np.zeros((9, 9, 3), np.uint8), np.zeros((2, 9, 9), np.float32)
     p[0], p[1, 4, 4] = 0.9, 0.9
     p[1] = 1 - p[0]
     p[:, 4, 4] = (0.1, 0.9)
-    labels, _ = parse_chain("min-area(2)")(image, p)
-    assert np.array_equal(parse_chain("min-area(2)").on_labels(image, p.argmax(0).astype(np.uint8)), labels)
+    labels, _ = parse_pipeline("min-area(2)")(image, p)
+    assert np.array_equal(parse_pipeline("min-area(2)").on_labels(image, p.argmax(0).astype(np.uint8)), labels)
     with pytest.raises(PostprocessError, match="needs probabilities"):
         local.on_labels(image, labels)
 
@@ -159,7 +159,7 @@ def test_a_share_is_of_the_whole_image_where_only_a_part_is_seen() -> None:
     p[0] = 0.8
     p[0, 2:4, 2:5] = 0.2  # six pixels of the other class: 6 % here, 1.5 % of an image of 400
     p[1] = 1 - p[0]
-    chain = parse_chain("min-area(2%)")
+    chain = parse_pipeline("min-area(2%)")
     assert (chain(image, p)[0] == 1).sum() == 6
     assert (chain(image, p, whole=400)[0] == 1).sum() == 0
 
@@ -180,9 +180,9 @@ def test_a_share_is_of_the_whole_image_where_only_a_part_is_seen() -> None:
     ],
 )
 def test_the_normalization_of_a_crf_is_kept_in_its_text(text: str, normalization: str, shown: str) -> None:
-    chain = parse_chain(text)
-    assert chain.links[0].crf is not None and chain.links[0].crf.normalization == normalization
-    assert str(chain) == shown and str(parse_chain(shown)) == shown
+    chain = parse_pipeline(text)
+    assert chain.steps[0].crf is not None and chain.steps[0].crf.normalization == normalization
+    assert str(chain) == shown and str(parse_pipeline(shown)) == shown
 
 
 def test_chains_of_models_saved_before_presets_named_their_normalization_stay_symmetric() -> None:
@@ -194,4 +194,4 @@ def test_chains_of_models_saved_before_presets_named_their_normalization_stay_sy
         ("crf(w1=2,sa=9)>open(3)", "crf(w1=2,sa=9)>open(3)"),
     ):
         assert with_symmetric_presets(old) == new
-        parse_chain(new)
+        parse_pipeline(new)

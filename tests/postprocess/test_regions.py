@@ -6,7 +6,15 @@ import numpy as np
 import pytest
 
 from segwright.core.errors import PostprocessError
-from segwright.postprocess.regions import Area, closed, holes_filled, opened, smoothed, voted, without_small
+from segwright.postprocess.regions import (
+    Area,
+    closed,
+    fill_holes,
+    majority_filter,
+    opened,
+    remove_small_regions,
+    smoothed,
+)
 from segwright.postprocess.superpixels import superpixels
 
 
@@ -42,26 +50,26 @@ def test_smoothing_takes_the_majority_and_keeps_ties() -> None:
 
 def test_holes_are_filled_only_when_wholly_inside_one_class() -> None:
     image = labels("000000", "011100", "012110", "011100", "000000")
-    filled = holes_filled(image, Area(1))
+    filled = fill_holes(image, Area(1))
     assert filled[2, 2] == 1
-    assert np.array_equal(holes_filled(image, Area(0)), image)
+    assert np.array_equal(fill_holes(image, Area(0)), image)
     assert filled[0, 0] == 0  # the outside touches the edge
-    assert holes_filled(labels("111", "101", "1.1"), Area(9))[1, 1] == 0  # beside an ignored pixel: not known
+    assert fill_holes(labels("111", "101", "1.1"), Area(9))[1, 1] == 0  # beside an ignored pixel: not known
 
 
 def test_small_components_go_to_the_nearest() -> None:
     image = labels("000011", "020011", "000011", "000000")
-    assert (without_small(image, Area(2)) == labels("000011", "000011", "000011", "000000")).all()
-    assert without_small(image, Area(2), {2: Area(0)})[1, 1] == 2
-    assert (without_small(image, Area(0), {1: Area(0.3, share=True)})[:, 4:] == 0).all()
-    assert np.array_equal(without_small(image, Area(1000)), image)  # nothing would be left
-    assert (without_small(labels("0.0", "010"), Area(2)) == labels("0.0", "000")).sum() == 6
+    assert (remove_small_regions(image, Area(2)) == labels("000011", "000011", "000011", "000000")).all()
+    assert remove_small_regions(image, Area(2), {2: Area(0)})[1, 1] == 2
+    assert (remove_small_regions(image, Area(0), {1: Area(0.3, share=True)})[:, 4:] == 0).all()
+    assert np.array_equal(remove_small_regions(image, Area(1000)), image)  # nothing would be left
+    assert (remove_small_regions(labels("0.0", "010"), Area(2)) == labels("0.0", "000")).sum() == 6
 
 
 def test_votes_ignore_the_ignored() -> None:
     groups = np.array([[0, 0, 0, 1, 1]], np.int32)
-    assert np.array_equal(voted(labels("011.."), groups), labels("111.."))
-    assert np.array_equal(voted(labels("0.1.."), groups), labels("0.0.."))  # a tie: the lowest
+    assert np.array_equal(majority_filter(labels("011.."), groups), labels("111.."))
+    assert np.array_equal(majority_filter(labels("0.1.."), groups), labels("0.0.."))  # a tie: the lowest
 
 
 def test_superpixels_follow_edges() -> None:
