@@ -26,7 +26,7 @@ SPARE = 0.9  # of the free space that an archive may take
 
 
 def is_archive(name: str) -> bool:
-    """By its ending alone; a plain .tar is WebDataset's first."""
+    """Whether the name ends like an archive; a plain .tar is tried as WebDataset first."""
     return name.lower().endswith(ENDINGS)
 
 
@@ -44,7 +44,7 @@ def archive_of(tree: Tree) -> Path | None:
         return None
     if len(archives) > 1:
         raise FormatError(
-            "only archives lie here", expected="images and masks, or one archive of them",
+            "the folder holds only archives", expected="images and masks, or one archive of them",
             found=", ".join(archives[:6]) + (f", … ({len(archives)})" if len(archives) > 6 else ""), where=tree.root,
             fix="unpack them into one folder: for f in *.zip; do unzip -n \"$f\" -d unpacked; done",
         )  # fmt: skip
@@ -83,7 +83,7 @@ def _cache(archive: Path) -> Path:
     try:
         base.mkdir(parents=True, exist_ok=True, mode=0o700)
         if hasattr(os, "getuid") and base.stat().st_uid != os.getuid():
-            raise PermissionError("the cache belongs to somebody else")
+            raise PermissionError("the cache belongs to another user")
         with contextlib.suppress(OSError):
             os.chmod(base, 0o700)
         if os.access(base, os.W_OK):

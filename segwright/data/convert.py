@@ -58,7 +58,7 @@ def convert(dataset: Dataset, to: str, out: str | Path) -> Path:
         raise UsageError("the folder is not empty", where=out, fix="name a new folder with --out")
     if dataset.root.is_dir() and dataset.root.resolve() in out.resolve().parents:
         raise UsageError(
-            "the new folder would lie inside the dataset and be a part of it from then on",
+            "the new folder would be inside the dataset and become part of it",
             where=out,
             fix="name a folder outside with --out",
         )
@@ -82,7 +82,7 @@ def convert(dataset: Dataset, to: str, out: str | Path) -> Path:
 
 
 def lossy_aspects(dataset: Dataset, to: str) -> list[str]:
-    """What ``to`` cannot hold of this dataset, from the records alone; :func:`convert` prints it before writing."""
+    """List what ``to`` cannot hold of this dataset, from the records alone; :func:`convert` prints it first."""
     lines = []
     bare = sum(not record.labeled for record in dataset.records)
     fill = background_index(dataset)

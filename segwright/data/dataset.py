@@ -1,4 +1,4 @@
-"""Opening a dataset: any of the known formats, recognized by what lies on the disk.
+"""Open a dataset in any of the known formats; the format is detected from the files.
 
 >>> data = open_dataset("photos/")                                                              # doctest: +SKIP
 >>> data.format, data.notes, data.train, data.label_space                                       # doctest: +SKIP
@@ -33,7 +33,7 @@ __getattr__ = renamed_names(__name__, {"recognize": "detect_format"})
 
 
 def detect_format(path: str | Path | Tree) -> tuple[Format, str]:
-    """The format of what lies at ``path``, and why; FormatError listing what was looked for."""
+    """Detect the format of ``path``; returns it with the reason. FormatError listing the layouts that were tried."""
     tree = path if isinstance(path, Tree) else Tree(path)
     failed: Exception | None = None
     for known in FORMATS.values():

@@ -30,7 +30,7 @@ _FRAME = re.compile(r"[_\-. ]*(?:frame|img|image|f)?[_\-. ]?[0-9]+$", re.IGNOREC
 
 
 def sequence_of(id: str) -> str:
-    """What is left of an id without its frame number: 0001TP_006690 → 0001TP; "" where it is a number alone.
+    """The id without its frame number: 0001TP_006690 → 0001TP; "" if it is only a number.
 
     A proposal only: ``img_001`` … name no scene, and :func:`group` asks the images.
     """
@@ -41,7 +41,7 @@ def sequence_of(id: str) -> str:
 
 @dataclass(frozen=True)
 class Content:
-    """Of N images: thumbnails, and pixels a class."""
+    """Thumbnails and pixels per class of N images."""
 
     thumbnails: Float32  # (N, THUMB²), zero mean and unit length; zeros where flat or unreadable
     gray: Float32  # (N,) mean gray level; NaN where unreadable
@@ -49,7 +49,7 @@ class Content:
 
 
 def content(split: Split, scan: DatasetScan | None = None) -> Content:
-    """What ``split`` shows, from a scan that holds all its records, else from one that is made here.
+    """The content of ``split`` from a scan that holds all its records, else from one that is made here.
 
     Images whose pixels or mask cannot be read count as empty.
     """
@@ -74,7 +74,7 @@ def thumbnail(image: UInt8Array) -> tuple[Float32, float]:
 
 @dataclass(frozen=True)
 class Groups:
-    """What must stay on one side."""
+    """Groups of images that must stay in one split."""
 
     of: npt.NDArray[np.int64]  # (N,) group of each image, 0…G-1 in the order of first members
     notes: tuple[str, ...] = ()

@@ -49,7 +49,7 @@ class ClassEntry:
 
 @dataclass(frozen=True)
 class ClassList:
-    """What a class list says."""
+    """The content of a class list."""
 
     entries: tuple[ClassEntry, ...]
     path: Path | None = None
@@ -65,7 +65,7 @@ class ClassList:
         """Classes in the list's order. File values are the entries' values, or their rows where masks hold colors."""
         kept = [entry for entry in self.entries if not entry.ignored]
         if not kept:
-            raise LabelError("the class list names no class", where=self.path, fix="write one class name a line")
+            raise LabelError("the class list names no class", where=self.path, fix="write one class name per line")
         names = list(dict.fromkeys(entry.name for entry in kept))
         mapping = {IGNORE_INDEX: IGNORE_INDEX}
         for row, entry in enumerate(self.entries):
@@ -76,7 +76,7 @@ class ClassList:
         return LabelSpace(tuple(names), tuple(known) if len(known) == len(names) else (), mapping=mapping)
 
     def notes(self) -> list[str]:
-        """What was taken from the list, for the dataset's notes."""
+        """What was used from the list, for the dataset's notes."""
         ignored = [entry.name for entry in self.entries if entry.ignored]
         where = self.path.name if self.path else "a class list"
         lines = [f"{where} names {len(self.entries) - len(ignored)} classes"]
@@ -103,7 +103,7 @@ def read_class_list(path: str | Path) -> ClassList:
         raise _not_understood(path, "nothing")
     values = [entry.value for entry in entries]
     if len(set(values)) != len(values) or min(values) < 0 or max(values) > 65535:
-        raise LabelError("file values in a class list differ and lie in 0…65535", found=str(values[:20]), where=path)
+        raise LabelError("distinct file values in 0…65535", found=str(values[:20]), where=path)
     return ClassList(tuple(entries), path, numbered)
 
 
@@ -121,10 +121,10 @@ def _entries(text: str, ending: str) -> tuple[list[ClassEntry], bool]:
 def _not_understood(path: Path, found: str) -> LabelError:
     return LabelError(
         "the class list is not understood",
-        expected="a name a line, 'index name' or 'name r g b'; a CSV with a header; or JSON",
+        expected="a name per line, 'index name' or 'name r g b'; a CSV with a header; or JSON",
         found=found,
         where=path,
-        fix="write one class name a line",
+        fix="write one class name per line",
     )
 
 

@@ -89,7 +89,7 @@ def _check_size(shape: tuple[int, ...], item: int, where: str | Path, limits: Li
         total *= max(int(side), 0)
     if total > min(limits.max_bytes, limits.max_pixels * 16):
         raise TooLargeError(
-            "the array asks for more memory than the limit", expected=f"at most {limits.max_pixels} pixels",
+            "the array needs more memory than the limit", expected=f"at most {limits.max_pixels} pixels",
             found=f"{'×'.join(map(str, shape))} of {item} bytes", where=where, fix="cut it into tiles",
         )  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""What a mask file holds, with nothing dropped in silence: indices, palette, colors, alpha, deep channels, arrays.
+"""Read mask files without dropping anything silently: indices, palette, colors, alpha, deep channels, arrays.
 
 :func:`segwright.imageio.read_mask` gives the pixels as most masks mean them. Here stands what it leaves out: a
 palette's colors (the indices of two files of one dataset need not agree), an alpha channel that is the mask, colors of
@@ -52,7 +52,7 @@ def read_mask_file(
 def mask_pixels(
     data: bytes, where: str | Path = "the mask", source: MaskSource = "values", limits: Limits = DEFAULT_LIMITS
 ) -> npt.NDArray[Any]:
-    """H×W file values or H×W×3 colors, from where ``source`` says.
+    """H×W file values or H×W×3 colors, from the part of the file that ``source`` names.
 
     LabelError where the file holds something that this reading would drop: an alpha channel that tells apart what the
     colors do not, colors of 16 bits, several pages.
@@ -90,7 +90,7 @@ def _is_plain(data: bytes) -> bool:
 
 
 def inspect_mask(data: bytes, where: str | Path = "the mask", limits: Limits = DEFAULT_LIMITS) -> MaskPixels:
-    """Everything that a mask file holds; ImageReadError or LabelError where it is not whole or has several pages."""
+    """The full content of a mask file; ImageReadError or LabelError if it is incomplete or has several pages."""
     kind = sniff(data)
     if kind == "PNG" and len(data) > 26:
         if data[25] == 3:
@@ -200,7 +200,7 @@ def _spread(found: MaskPixels) -> UInt8Array:
 
 
 def alpha_follows(pixels: npt.NDArray[Any], alpha: UInt8Array) -> bool:
-    """Whether pixels of one color all have one alpha: the alpha channel then says nothing of its own."""
+    """Whether all pixels of one color have one alpha, so that the alpha channel adds nothing."""
     wide = pixels.astype(np.uint64)
     key = wide if wide.ndim == 2 else wide[..., 0] << np.uint64(32) | wide[..., 1] << np.uint64(16) | wide[..., 2]
     both = np.unique(key.ravel() << np.uint64(8) | alpha.ravel())

@@ -71,7 +71,7 @@ class _File:
             raise self._too_large()
         out = head + unpacker.decompress(unpacker.unconsumed_tail, most - 7)
         if len(out) > most:
-            raise ValueError(f"more comes out of its compressed data than the {most} bytes that it says")
+            raise ValueError(f"its compressed data holds more than the stated {most} bytes")
         if not unpacker.eof:
             raise ValueError("its compressed data is not whole")
         self.left -= len(out)

@@ -120,7 +120,7 @@ class FileReader(Reader):
         return self.decode(mask_pixels(data, where, self.source, self.limits), where)
 
     def decode(self, raw: npt.NDArray[Any], where: Path | str) -> npt.NDArray[Any]:
-        """What a mask file holds, H×W or H×W×3, to H×W file values."""
+        """Convert the content of a mask file, H×W or H×W×3, to H×W file values."""
         if self.color_table is not None:
             return self.color_table.rows(np.repeat(raw[..., None], 3, axis=2) if raw.ndim == 2 else raw)
         if raw.ndim == 2:

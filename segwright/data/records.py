@@ -1,4 +1,4 @@
-"""What a dataset is made of: records, the reader that turns one into pixels, splits, and the dataset over them.
+"""Records, readers that turn a record into pixels, splits, and the dataset.
 
 Nothing here knows a format. A format (:mod:`segwright.data.formats`) makes the records from what lies on the disk and
 brings a reader; everything downstream sees :class:`Dataset` and :class:`Split` only. Readers and splits pickle, so that
@@ -83,7 +83,7 @@ class ValueRange:
 
     @classmethod
     def of(cls, low: float | Sequence[float], high: float | Sequence[float]) -> ValueRange:
-        """From single numbers or from one number a channel."""
+        """A range from single numbers, or from one number per channel."""
         lows = tuple(float(v) for v in low) if isinstance(low, Sequence) else (float(low),)
         highs = tuple(float(v) for v in high) if isinstance(high, Sequence) else (float(high),)
         return cls(lows, highs)
@@ -109,7 +109,7 @@ class ValueRange:
     def scale(
         self, image: npt.NDArray[Any], where: str | Path | None = None, eight_bit: str | None = None
     ) -> UInt8Array:
-        """:meth:`apply` for an image that may also be 8 bit already; ``eight_bit`` tells how that is read.
+        """:meth:`apply` for an image that may be 8 bit already; ``eight_bit`` selects how that is read.
 
         "scaled": its values are already what the range gives, 0 to 255. "raw": they are in the units of the range. Left
         out, the reading is taken where it is certain; DepthError with both readings where it is not.
@@ -285,7 +285,7 @@ class Split(Sequence[Sample]):
             return self.reader.mask(record)
 
     def read_values(self, index: int) -> Values | None:
-        """What the mask file holds, before the label map; -1 where a color is in no table. For the data check."""
+        """H×W values of the mask file before the label map; -1 for a color in no table. For the data check."""
         record = self.records[index]
         with TypedErrors("reading the label mask", _label_source(record)):
             return self.reader.values(record)
@@ -307,7 +307,7 @@ SplitMaker = Callable[["Dataset"], "dict[str, Split]"]
 
 @dataclass
 class Dataset:
-    """A dataset as it lies on the disk: what was recognized, its label map, its splits.
+    """An opened dataset: its format, label map, records and splits.
 
     ``given`` holds the splits that the files name. Where they name none, or no validation part, :attr:`splits` makes
     them on first use (:mod:`segwright.data.splits`). ``notes`` say what was found and what was concluded from it.
@@ -336,7 +336,7 @@ class Dataset:
 
     @cached_property
     def splits(self) -> dict[str, Split]:
-        """Name → split: as the files say, or made where they say nothing."""
+        """Name → split: as the files name them, or made if they name none."""
         if self.split_maker is not None:
             with TypedErrors("dividing the dataset into splits", self.root):
                 return self.split_maker(self)
@@ -346,7 +346,7 @@ class Dataset:
 
     @cached_property
     def all(self) -> Split:
-        """Everything, as one split."""
+        """All records as one split."""
         return Split("all", self.records, self.reader)
 
     @property
@@ -404,7 +404,7 @@ class Dataset:
 
 
 def evenly_spread(count: int, at_most: int) -> list[int]:
-    """Up to ``at_most`` of the places 0…count-1, in order, from the first to the last; none of an empty split."""
+    """Up to ``at_most`` of the indices 0…count-1, in order, from the first to the last; none of an empty split."""
     return sorted({round(place) for place in np.linspace(0, count - 1, min(count, at_most))})
 
 

@@ -69,7 +69,7 @@ def split_records(
         or any(not 0 < share < 1 for share in fractions.values())
         or abs(sum(fractions.values()) - 1) > 1e-6
     ):
-        raise UsageError("fractions lie between 0 and 1 and sum to 1", found=str(dict(fractions)))
+        raise UsageError("fractions must be between 0 and 1 and sum to 1", found=str(dict(fractions)))
     shares = np.array(list(fractions.values()))
     if len(source) > LARGEST:
         place = np.array([_chance(sequence_of(name), seed) for name in source.ids])

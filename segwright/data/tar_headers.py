@@ -1,4 +1,4 @@
-"""The headers of a tar that a stranger made: POSIX ustar and pax, GNU long names. Nothing grows by what a header says.
+"""Parse the headers of untrusted tars: POSIX ustar and pax, GNU long names. No header value is allocated.
 
 Python's ``tarfile`` reads a header's whole payload at once, scans it by expressions whose time is quadratic, takes
 negative sizes for steps backwards, and ends in silence at a damaged header. Here a payload is small, its records follow
@@ -25,7 +25,7 @@ _KINDS = {
 
 
 class TarHeaderError(ValueError):
-    """What lies in the file is no tar, or a damaged one; the message says where."""
+    """The file is no tar, or a damaged one; the message names the position."""
 
 
 class Stream(Protocol):
@@ -47,7 +47,7 @@ class Entry:
 
 
 def entries(stream: Stream, length: int | None = None) -> Iterator[Entry]:
-    """What a tar holds, in its order, from the beginning of ``stream``; TarHeaderError where it is damaged.
+    """The members of a tar in order, from the beginning of ``stream``; TarHeaderError if it is damaged.
 
     The stream stands at an entry's bytes when the entry is yielded, and may be read up to its ``size`` there.
     ``length``: of a file that can seek, in bytes; without it what is passed over is read.
@@ -174,7 +174,7 @@ def _text(field: bytes) -> str:
 
 
 def _records(payload: bytes, place: int) -> dict[str, str]:
-    """What is used of pax's records ``LENGTH KEY=VALUE\\n``: the path, the size, and whether there are holes."""
+    """The used parts of the pax records ``LENGTH KEY=VALUE\\n``: path, size, and whether the file is sparse."""
     found: dict[str, str] = {}
     at = 0
     while at < len(payload) and payload[at] != 0:

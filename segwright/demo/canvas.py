@@ -136,7 +136,7 @@ class Canvas:
         return field if box is None else field[box.slices]
 
     def box(self, left: float, top: float, right: float, bottom: float) -> Box | None:
-        """The part of a rectangle that lies inside the drawing."""
+        """The part of a rectangle that is inside the drawing."""
         found = Box(
             max(0, int(top)), min(self.height, int(bottom) + 1), max(0, int(left)), min(self.width, int(right) + 1)
         )
@@ -234,7 +234,7 @@ class Canvas:
 
 
 def fraction(values: Floats) -> Floats:
-    """What is behind the point; ``% 1`` does the same at a tenth of the speed."""
+    """The fractional part; ``% 1`` is ten times slower."""
     return values - np.floor(values)
 
 

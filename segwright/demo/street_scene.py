@@ -74,7 +74,7 @@ def draw_street(seed: str, size: tuple[int, int]) -> tuple[UInt8Array, UInt8Arra
 
 
 def _things(scene: Scene, rng: Random) -> list[SceneObject]:
-    """What stands where. Small far things are left out: at a demo's size they would be a pixel or two."""
+    """The objects and their places. Small far ones are left out: they would be a pixel or two."""
     things: list[SceneObject] = []
     for side in (-1, 1):
         nearness = 0.10 + 0.05 * rng.random()

@@ -1,4 +1,4 @@
-"""Bytes to pixels: the fastest decoder that tells a whole file from a broken one.
+"""Decode bytes to pixels by the fastest decoder that detects broken files.
 
 PNG and JPEG go to OpenCV, the rest to Pillow, floating-point and many-band TIFF to tifffile. OpenCV's habits are
 undone: it gives BGR (asked for RGB), spreads palettes into colors (a palette mask is handed over as gray, so that its
@@ -172,7 +172,7 @@ def _one_channel(
 
 
 def _quick_image(data: bytes, limits: Limits) -> UInt8Array | None:
-    """What most PNGs are, by the shortest way; None for any other file, and for whatever is wrong with it."""
+    """Fast path for most PNG images; None for any other file, and for every broken one."""
     found = png.fast_header(data, limits)
     if found is None:
         return None
@@ -181,7 +181,7 @@ def _quick_image(data: bytes, limits: Limits) -> UInt8Array | None:
 
 
 def _quick_mask(data: bytes, limits: Limits) -> MaskArray | None:
-    """What most masks are, by the shortest way; None for any other, and for whatever is wrong with it."""
+    """Fast path for most masks; None for any other file, and for every broken one."""
     found = png.fast_header(data, limits)
     if found is None:
         return None
@@ -244,7 +244,7 @@ def _png_mask(data: bytes, info: ImageInfo, where: str | Path) -> MaskArray:
 
 
 def _jpeg_pixels(data: bytes, info: ImageInfo, where: str | Path, *, gray: bool = False) -> UInt8Array | None:
-    """As stored, not turned; None for the kinds that Pillow converts to RGB."""
+    """Pixels as stored, without EXIF rotation; None for the kinds that Pillow converts to RGB."""
     if info.mode in ("RGB", "L"):
         return jpeg.decode(data, info, where, gray=gray)
     if info.mode == "CMYK":
@@ -378,7 +378,7 @@ MANY_COLORS = 256  # more in one mask are no classes: that each has one alpha is
 
 
 def _without_alpha(raster: npt.NDArray[Any], where: str | Path) -> npt.NDArray[Any]:
-    """The channels before the last, where the last follows from them; ImageReadError where it says more."""
+    """The channels before the last, if the last follows from them; ImageReadError if it holds more."""
     colors, alpha = raster[..., :-1], raster[..., -1]
     low, high = alpha.min(), alpha.max()
     if low == high:
@@ -390,7 +390,7 @@ def _without_alpha(raster: npt.NDArray[Any], where: str | Path) -> npt.NDArray[A
     if alone.size <= MANY_COLORS and np.unique(keys << np.uint64(16) | alpha.astype(np.uint64)).size == alone.size:
         return colors
     raise ImageReadError(
-        "the mask has an alpha channel that says more than its colors",
+        "the mask has an alpha channel that differs from its colors",
         expected="an opaque mask, or one whose transparency follows from its colors",
         found=f"alpha from {low} to {high} over {alone.size} color{'s' if alone.size > 1 else ''}",
         where=where,

@@ -1,4 +1,4 @@
-"""What an image file says of itself before any pixel is decoded: its kind by content, size, mode, orientation."""
+"""Read image headers without decoding pixels: format by content, size, mode, orientation."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def sniff(head: bytes) -> str | None:
 
 
 def describe_unknown_format(head: bytes) -> str:
-    """What the first bytes look like where :func:`sniff` knows nothing."""
+    """Describe an unrecognized file from its first bytes."""
     if head[4:8] == b"ftyp":
         return "a HEIC or AVIF image, or a video"
     for magic, name in _UNKNOWN_FORMATS:
@@ -131,7 +131,7 @@ _PNG_DEPTHS = {0: (1, 2, 4, 8, 16), 2: (8, 16), 3: (1, 2, 4, 8), 4: (8, 16), 6: 
 
 
 def png_header(data: bytes, where: str | Path) -> ImageInfo:
-    """Of IHDR; the orientation, which PNGs hardly ever have, is found by :func:`.png.inspect`."""
+    """The header from IHDR; the orientation, rare in PNGs, is found by :func:`.png.parse_chunks`."""
     if len(data) < 33 or data[12:16] != b"IHDR":
         raise unreadable(where, "a PNG cut off within its header", "truncated")
     width, height, bits, color, compression, filtering, interlace = struct.unpack(">IIBBBBB", data[16:29])
@@ -181,7 +181,7 @@ def segments(data: bytes) -> Iterator[tuple[int, int, int]]:
 
 
 def jpeg_header(data: bytes) -> ImageInfo | None:
-    """Of the frame header; None where ``data`` ends before it."""
+    """The header from the frame header; None if ``data`` ends before it."""
     orientation = 1
     for marker, begin, end in segments(data):
         if marker == 0xDA:
@@ -256,7 +256,7 @@ def _pillow_header(data: bytes, kind: str, where: str | Path, limits: Limits) ->
 
 
 class reading:
-    """Make an ImageReadError that names the file of whatever a parser raises, for it raises whatever it trips over."""
+    """Turn any exception of a parser into an ImageReadError that names the file."""
 
     def __init__(self, where: str | Path, what: str = "a damaged file") -> None:
         self.where, self.what = where, what

@@ -1,4 +1,4 @@
-"""What is known of an image file before its pixels are, and what every reader of one needs: limits, errors, turning."""
+"""The header of an image file, and what every reader needs: limits, errors, EXIF orientation."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ ENDINGS = {
 
 @dataclass(frozen=True)
 class ImageInfo:
-    """What a header says."""
+    """The content of an image header."""
 
     format: str  # PNG, JPEG, BMP, WEBP, TIFF, PPM or GIF, by the content
     width: int
@@ -42,14 +42,14 @@ class ImageInfo:
 
 
 def check_limits(info: ImageInfo, path: str | Path, limits: Limits) -> None:
-    """ImageReadError where the header asks for more than the limits allow."""
+    """Raise ImageReadError if the header exceeds the limits."""
     if info.width * info.height > limits.max_pixels or max(info.width, info.height) > limits.max_side:
         raise too_large(path, limits, f"{info.width}×{info.height}")
 
 
 def too_large(where: str | Path, limits: Limits, found: str) -> TooLargeError:
     return TooLargeError(
-        "the header asks for more pixels than the limit",
+        "the header gives more pixels than the limit",
         expected=f"at most {limits.max_pixels} pixels and {limits.max_side} a side",
         found=found,
         where=where,

@@ -91,7 +91,7 @@ def _check_end(complaint: str, data: bytes, where: str | Path) -> None:
 
 
 def _strict(data: bytes, space: str) -> tuple[npt.NDArray[Any] | None, str]:
-    """The pixels, or None and what libjpeg says against the file."""
+    """The pixels, or None and libjpeg's message."""
     try:
         return simplejpeg.decode_jpeg(data, space, strict=True), ""
     except ValueError as error:
@@ -128,7 +128,7 @@ def _parsed(body: bytes, progressive: bool, scan: int, where: str | Path) -> _Fr
 
 
 def _check_script(data: bytes, frame: _Frame, where: str | Path) -> None:
-    """All frequencies of all components of a progressive file were sent, down to their last bit."""
+    """Check that all coefficients of a progressive file were sent, down to their last bit."""
     left = {part: [99] * 64 for part in frame.components}  # bits of each frequency that are still to come
     scans = 0
     for marker, begin, end in segments(data):

@@ -1,4 +1,4 @@
-"""What one file may cost: bytes, pixels, bands, pages, memory and seconds. Every reader is given these."""
+"""Limits per file: bytes, pixels, bands, pages, memory and seconds. Every reader takes them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ BYTES_PER_PIXEL = 24  # an RGB image, its float copy and a scratch buffer of a d
 
 @dataclass(frozen=True)
 class Limits:
-    """What a file may ask for, and what may come out of it."""
+    """Limits on a file and on its decoded content."""
 
     max_pixels: int = 178_000_000  # Pillow refuses more than 178,956,970 by itself
     max_side: int = 65_500

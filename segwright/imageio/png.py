@@ -28,7 +28,7 @@ _CHANNELS = {"1": 1, "L": 1, "P": 1, "I;16": 1, "LA": 2, "LA;16": 2, "RGB": 3, "
 
 @dataclass(frozen=True)
 class Chunks:
-    """Where the parts lie that matter."""
+    """Positions of the relevant chunks."""
 
     first_data: int  # offset of the first IDAT chunk
     data_bytes: int  # compressed bytes in all IDAT chunks

@@ -322,7 +322,7 @@ def _current_folder() -> str:
 
 
 def search_path() -> list[str]:
-    """The parent's module search path without the current folder: what lies there is data."""
+    """The parent's module search path without the current folder, whose files are data, not code."""
     here = os.path.realpath(_current_folder())
     return [entry for entry in sys.path if entry and os.path.realpath(entry) != here]
 

@@ -71,7 +71,7 @@ def _answer(pipe: IO[bytes], function: Callable[[Any], Any], item: Any) -> None:
 
 
 def _printed() -> str:
-    """What was printed since the last answer; the file is emptied."""
+    """Return the output since the last answer, and empty the file."""
     with contextlib.suppress(OSError, ValueError):
         sys.stderr.flush()
         sys.stdout.flush()

@@ -32,7 +32,7 @@ Box = tuple[int, int, int, int]  # top, left, height, width
 
 
 def tiff_header(data: bytes, where: str | Path, limits: Limits) -> ImageInfo:
-    """For the kinds that Pillow does not know: many bands, odd number types."""
+    """The header of kinds that Pillow does not read: many bands, unusual number types."""
     return _open(data, where, limits, lambda file: _info(_series(file, where, limits), where))
 
 
@@ -164,7 +164,7 @@ def _copy(out: npt.NDArray[Any], segment: npt.NDArray[Any], place: tuple[int, in
 
 
 def _unpacker(page: Any) -> Callable[[bytes, int, int, str | Path], bytes]:
-    """What is done to a strip's bytes before tifffile's turn: (bytes, most, least bytes wanted, file) → bytes.
+    """The decompressor of a strip, run before tifffile: (bytes, most, least bytes wanted, file) → bytes.
 
     deflate and LZMA are unpacked here, and the page is told that it has no compression.
     """
@@ -271,7 +271,7 @@ def _check_size(shape: tuple[int, ...], axes: str, dtype: Any, where: str | Path
     bands = total // (height * width)
     if bands > limits.max_bands or total * dtype.itemsize > limits.max_bytes:
         raise TooLargeError(
-            "the TIFF asks for more memory than the limit",
+            "the TIFF needs more memory than the limit",
             expected=f"at most {limits.max_bands} bands and {limits.max_bytes} bytes",
             found=f"{bands} bands of {width}×{height}, {dtype}",
             where=where,

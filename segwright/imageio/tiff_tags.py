@@ -49,7 +49,7 @@ class Directory:
 
 
 def directories(data: bytes, where: str | Path, limits: Limits) -> list[Directory]:
-    """All directories in their order. ImageReadError where the chain loops or leaves the file, or a tag cannot be;
+    """All directories in order. ImageReadError if the chain loops or leaves the file, or a tag is impossible;
     TooLargeError where there are more of them, or larger strips, than the limits allow."""
     order = "<" if data[:2] == b"II" else ">"
     big = data[2:4] in (b"+\0", b"\0+")
@@ -142,7 +142,7 @@ def _directory(values: dict[int, tuple[int, ...]], where: str | Path, limits: Li
         raise unreadable(where, f"a TIFF with strips or tiles of {segment[1]}×{segment[0]} pixels of {bits} bits")
     if samples > limits.max_bands or found.segment_bytes > limits.max_bytes:
         raise TooLargeError(
-            "the TIFF asks for more memory than the limit",
+            "the TIFF needs more memory than the limit",
             expected=f"at most {limits.max_bands} bands and {limits.max_bytes} bytes",
             found=f"{samples} bands, strips or tiles of {segment[1]}×{segment[0]} pixels",
             where=where,

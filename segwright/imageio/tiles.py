@@ -24,7 +24,7 @@ from segwright.imageio.tiff import Box, codec_missing, missing_codec, read_segme
 
 @dataclass(frozen=True)
 class TiffInfo:
-    """What a TIFF's first page says of itself."""
+    """Size, bands and number type of a TIFF's first page."""
 
     height: int
     width: int
@@ -34,7 +34,7 @@ class TiffInfo:
 
 @contextmanager
 def _page(path: Path) -> Iterator[Any]:
-    """The first page, open; whatever tifffile trips over is an ImageReadError."""
+    """The first page, open; every exception of tifffile becomes an ImageReadError."""
     import tifffile
 
     try:
@@ -52,7 +52,7 @@ def _page(path: Path) -> Iterator[Any]:
 
 
 def tiff_info(path: str | Path) -> TiffInfo | None:
-    """Size, bands and number type, whatever the size; None where it is no plain TIFF page that can be windowed."""
+    """Size, bands and number type, whatever the size; None if it is no plain TIFF page that can be read by windows."""
     try:
         with _page(Path(path)) as page:
             turned = page.tags.get(274)

@@ -276,7 +276,7 @@ class RasterizedReader(FileReader):
         size = self.size(record)
         if height > 0 and width > 0 and size != (height, width):
             raise LabelError(
-                "the annotation is of an image of another size",
+                "the annotation belongs to an image of another size",
                 expected=f"{size[1]}×{size[0]}, as the image",
                 found=f"{width}×{height}",
                 where=where,
@@ -286,10 +286,10 @@ class RasterizedReader(FileReader):
 
 
 def fill_name(space: LabelSpace, background: int) -> str:
-    """What nothing covers, for notes."""
+    """Name of the class of uncovered pixels, for notes."""
     return "ignored" if background == IGNORE_INDEX else space.names[background]
 
 
 def describe_source(path: Path | None, name: str) -> str:
-    """Where an annotation stands, for errors: the file and the image in it."""
+    """Label for errors: the annotation file and the image in it."""
     return f"{path}, {name}" if path is not None else name

@@ -56,7 +56,7 @@ def crop_columns(counts: npt.NDArray[np.int64], height: int, width: int, where: 
 
 
 def check_size(height: int, width: int, where: str) -> None:
-    """LabelError where an annotation asks for a mask of no or of absurd size."""
+    """Raise LabelError if the size of an annotation's mask is zero or beyond the limit."""
     if height < 1 or width < 1 or height * width > MAX_PIXELS:
         raise LabelError(
             "the annotation's size is out of bounds",
@@ -161,7 +161,7 @@ def decode_pairs(values: Any, size: int, where: str = "RLE", *, first: int = 1) 
     if numbers.size and (starts.min() < 0 or lengths.min() < 0 or (starts > size - lengths).any()):
         bad = int(np.flatnonzero((starts < 0) | (lengths < 0) | (starts > size - lengths))[0])
         raise LabelError(
-            "a run lies outside the image",
+            "a run is outside the image",
             expected=f"starts from {first} and ends up to {size - 1 + first}",
             found=f"start {int(numbers[bad, 0])}, length {int(lengths[bad])}",
             where=where,

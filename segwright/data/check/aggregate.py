@@ -29,7 +29,7 @@ class StorageKind:
 
 
 class CheckAccumulator:
-    """Of N records; some 600 to 1,200 bytes each, most of it the thumbnail."""
+    """Running totals over N records; some 600 to 1,200 bytes each, most of it the thumbnail."""
 
     def __init__(self, names: tuple[str, ...], count: int) -> None:
         self.names = names

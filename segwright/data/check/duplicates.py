@@ -79,7 +79,7 @@ def find_pairs(
 
 
 class _Best:
-    """For each image the one that is most like it."""
+    """The most similar other image of each image."""
 
     def __init__(self, count: int) -> None:
         self.correlation = np.full(count, -1.0, np.float32)

@@ -1,4 +1,4 @@
-"""What the rules of the check judge: the dataset, its records, and everything that reading them has found."""
+"""Input of the rules of the check: the dataset, its records, and the results of the scan."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ JOINING = frozenset({"trainval", "trainaug", "all", "train_aug", "trainvaltest"}
 
 @dataclass(frozen=True)
 class Evidence:
-    """Of N records. Pairs and outliers are searched on first use."""
+    """The results for N records. Pairs and outliers are computed on first use."""
 
     dataset: Dataset
     records: Sequence[Record]

@@ -148,13 +148,13 @@ def file_contents(evidence: Evidence) -> list[Problem]:
         _, file, kind = found[0]
         text = f"{count(len(found), 'file is', 'files are')} of another kind than named: "
         text += f"{os.path.basename(file)} is {kind}"
-        fix = "rename by content; it is read all the same, other tools may stumble"
+        fix = "rename by content; it is read here, other tools may fail"
         problems.append(Problem("warning", "disguised file", text, tuple(file for _, file, _ in found), fix))
     if totals.stderr:
         printed = sorted(totals.stderr)
         _, stderr = printed[0]
-        text = f"the decoder complains of {count(len(printed), 'file')}: {stderr.splitlines()[0][:160]}"
-        fix = "look at the images; copy them again from their source where they are damaged"
+        text = f"the decoder printed warnings for {count(len(printed), 'file')}: {stderr.splitlines()[0][:160]}"
+        fix = "look at the images; copy damaged ones again from their source"
         problems.append(
             Problem("warning", "damaged file", text, tuple(image_file(records[i]) for i, _ in printed), fix)
         )
@@ -178,7 +178,8 @@ def names(evidence: Evidence) -> list[Problem]:
     colliding = sorted({file for files in stems.values() if len(set(files)) > 1 for file in files})
     problems = []
     if colliding:
-        text = f"{len(colliding)} images share a name but for letter case or ending: {listed(_bases(colliding), 4)}"
+        named = listed(_bases(colliding), 4)
+        text = f"{len(colliding)} images have names that differ only in letter case or ending: {named}"
         problems.append(Problem("warning", "colliding names", text, tuple(colliding), FIXES["colliding names"]))
     if odd:
         text = f"{count(len(odd), 'file name')} too long, not UTF-8, or with control characters or spaces at an end"

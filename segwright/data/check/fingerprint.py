@@ -1,4 +1,4 @@
-"""What a dataset is like, in the numbers that plan a training: sizes, channels, class frequencies, object scales."""
+"""Dataset statistics that plan a training: sizes, channels, class frequencies, object scales."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class ObjectScale:
 
 @dataclass(frozen=True)
 class Fingerprint:
-    """Of a split or a whole dataset. Tuples by class are in the order of the label space; shares are 0…1."""
+    """Statistics of a split or a dataset. Tuples per class are in the order of the label space; shares are 0…1."""
 
     images: int  # in the split
     examined: int  # of which were looked at; the figures below are theirs
@@ -89,7 +89,7 @@ def _tuples(value: Any) -> Any:
 
 @dataclass
 class FingerprintAccumulator:
-    """Adds up examinations; small, whatever their number."""
+    """Sums sample reports; its size does not depend on their number."""
 
     names: tuple[str, ...]
     images: int = 0

@@ -31,7 +31,7 @@ def mask_encodings(evidence: Evidence) -> list[Problem]:
         problems.append(Problem(blurred, "JPEG masks", text, files, fix))
     if dict(dataset.label_space.mapping) == {0: 0, 255: 1}:
         text = "the masks hold 0 and 255: read as background and foreground, nothing is ignored"
-        fix = "if 255 means 'ignore' here, say so in classes.txt ('255 void')"
+        fix = "if 255 means 'ignore' here, name it in classes.txt ('255 void')"
         problems.append(Problem("note", "0/255 masks", text, (), fix))
     groups: dict[str, list[int]] = {}
     for kind, number in totals.mask_kinds.items():
@@ -77,10 +77,10 @@ def image_contents(evidence: Evidence) -> list[Problem]:
 
     if totals.blank:
         text = f"{count(len(totals.blank), 'image is', 'images are')} blank: one color all over"
-        some("warning", "blank images", text, totals.blank, "look at them; move them away where they show nothing")
+        some("warning", "blank images", text, totals.blank, "look at them; move away those that show nothing")
     if totals.tiny:
-        text = f"{count(len(totals.tiny), 'image is', 'images are')} smaller than 32 pixels a side"
-        some("warning", "tiny images", text, totals.tiny, "are these thumbnails? take the originals")
+        text = f"{count(len(totals.tiny), 'image is', 'images are')} smaller than 32 pixels per side"
+        some("warning", "tiny images", text, totals.tiny, "if these are thumbnails, use the originals")
     if totals.gray_rgb:
         mixed = totals.color > 0
         text = f"{count(len(totals.gray_rgb), 'image is', 'images are')} gray saved as RGB"
@@ -101,7 +101,7 @@ def image_contents(evidence: Evidence) -> list[Problem]:
         problems.append(Problem("note", "kinds of images", text, _examples(totals, records, "image"), None))
     if len(totals.channels) > 1:
         text = "images differ in channels: " + ", ".join(f"{n} with {c}" for c, n in sorted(totals.channels.items()))
-        problems.append(Problem("warning", "mixed channels", text, (), "bring them to one number of channels"))
+        problems.append(Problem("warning", "mixed channels", text, (), "convert them to one number of channels"))
     return problems
 
 
@@ -117,7 +117,7 @@ def bit_depths(evidence: Evidence) -> list[Problem]:
         how = "8-bit values are kept, each deeper image is stretched from its own lowest to its own highest value"
     else:
         low, high = f"{min(found.low):g}", f"{max(found.high):g}"
-        how = f"the deeper ones are brought from {low} … {high} to 0 … 255, "
+        how = f"the deeper ones are scaled from {low} … {high} to 0 … 255, "
         if found.eight_bit_reading() == "raw":
             how += "and the 8-bit ones too, because all values fit 8 bits"
         else:
@@ -125,5 +125,5 @@ def bit_depths(evidence: Evidence) -> list[Problem]:
     few, which = (narrow, "8-bit") if len(narrow) <= len(deep) else (deep, "deeper")
     names = listed([os.path.basename(image_file(records[index])) for index in few])
     text = f"{count(len(narrow), 'image has', 'images have')} 8 bits, {len(deep)} more; the {which}: {names}; {how}"
-    fix = "make the odd ones again from their originals at the depth of the others, or move them away"
+    fix = "export the odd ones again at the bit depth of the others, or move them away"
     return [Problem("warning", "mixed bit depth", text, tuple(image_file(records[index]) for index in few), fix)]

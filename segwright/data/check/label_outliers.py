@@ -1,4 +1,4 @@
-"""Labels that contradict what the rest of the data says of their class: a ranking for a person to look at.
+"""Rank labels that contradict the rest of their class, for a person to review.
 
 Every larger region of a class is described by its color, spread and place. A region is suspicious where regions of
 another class, in other images, are much more like it than any of its own: exchanged classes, masks of another
@@ -74,7 +74,7 @@ def rank(regions: Float32, records: npt.NDArray[np.int64], classes: int) -> list
 
 
 class _Class:
-    """The regions of one class, to ask how far the third-nearest of them in other images is."""
+    """The regions of one class, with the distance to the third-nearest of them in other images."""
 
     def __init__(
         self, features: Float32, labels: npt.NDArray[np.intp], records: npt.NDArray[np.int64], index: int

@@ -26,7 +26,7 @@ UNLEARNABLE = frozenset({"one class only", "everything ignored"})  # no file can
 
 
 def side_notes(space: LabelSpace) -> list[str]:
-    """What a mirror image exchanges, in words; nothing where it exchanges nothing."""
+    """Notes on the classes that a mirror image exchanges; empty if there are none."""
     return [f"flips exchange {shown(space.pairs)}: left and right of the same"] if space.pairs else []
 
 
@@ -79,11 +79,13 @@ def objects(evidence: Evidence) -> list[Problem]:
 
     if empty:
         text = f"objects are annotated, and their class covers no pixel in any mask: {counts(empty)}"
-        fix = "look at their outlines: fewer than three points, outside the image, in pixels where shares are meant?"
+        fix = "look at their outlines: fewer than three points, outside the image, or pixels instead of shares?"
         problems.append(Problem("error", "objects without pixels", text, files(empty), fix))
     if partly:
         text = f"annotated objects that cover no pixel: {counts(partly)}"
-        fix = "their outlines enclose nothing, lie outside the image or wholly below later objects: mend or delete them"
+        fix = (
+            "their outlines enclose nothing, are outside the image or are covered by later objects: fix or delete them"
+        )
         problems.append(Problem("warning", "objects lost", text, files(partly), fix))
     return problems
 
@@ -105,7 +107,7 @@ def learnable(evidence: Evidence) -> list[Problem]:
         problems.append(Problem("error", "everything ignored", text, (), fix))
     elif len(shown) == 1:
         name = learnt.class_names[int(shown[0])]
-        text = f"every labeled pixel{where} is of one class, {name}: there is nothing to tell apart"
+        text = f"every labeled pixel{where} is of one class, {name}: there is nothing to distinguish"
         problems.append(Problem("error", "one class only", text, (), fix))
     for name, one in prints.items():
         if one is not learnt and one.labeled and not any(one.class_pixels) and any(learnt.class_pixels):
@@ -131,7 +133,7 @@ def ignored_by_guess(evidence: Evidence) -> list[Problem]:
     if stderr or not overall.ignored_pixels or not values or not _guessed(space.names):
         return []
     text = (
-        f"no class list says what {listed([str(value) for value in values])} means: taken for 'ignore', "
+        f"no class list defines {listed([str(value) for value in values])}: taken for 'ignore', "
         f"{100 * overall.ignored_share:.2g} % of the labels"
     )
     path = dataset.root / "classes.txt"
@@ -183,11 +185,11 @@ def rare_values(evidence: Evidence) -> list[Problem]:
         )
         problems.append(Problem("warning", "values of single masks", text, files(alone[:20]), fix))
     if stray:
-        text = f"values that hardly any mask holds, each taken for a class: {told(stray)}"
-        fix = "if it is a slip, correct the mask; name the real classes in classes.txt, and other values become errors"
+        text = f"values in hardly any mask, each read as a class: {told(stray)}"
+        fix = "if it is a drawing error, correct the mask; list the real classes in classes.txt, then others are errors"
         problems.append(Problem("warning", "stray value", text, files(stray), fix))
     if few:
-        text = f"too few pixels to learn from, perhaps a slip of the brush: {told(few)}"
+        text = f"too few pixels to learn from, perhaps a drawing error: {told(few)}"
         fix = "look at the mask; add images that show the class, or take it out of the class list"
         problems.append(Problem("warning", "hardly any pixels", text, files(few), fix))
     return problems
@@ -216,7 +218,7 @@ def contradictions(evidence: Evidence) -> list[Problem]:
     if same:
         named = listed([records[place].id for place in sorted(same)], 4)
         text = f"{len(same)} records are of the same image file, and their masks differ: {named}"
-        fix = "one mask belongs to an image: are files missing, so that others of that name stand in for them?"
+        fix = "an image has one mask: check whether files are missing, so that others of that name were used"
         problems.append(Problem("error", "contradicting masks", text, files(same), fix))
     if copies:
         named = listed([records[place].id for place in copies], 4)

@@ -51,7 +51,7 @@ def describe(found: Fingerprint) -> list[str]:
     lines = [f"sizes (height×width): {size}; {found.channels} channels, mean {mean} of 255"]
     if found.labeled:
         lines.append(
-            f"labels: {found.classes_per_image:.1f} classes an image, {100 * found.ignored_share:.1f} % ignored, "
+            f"labels: {found.classes_per_image:.1f} classes per image, {100 * found.ignored_share:.1f} % ignored, "
             f"{100 * found.boundary_density:.1f} % of the pixels on a border"
         )
     return lines

@@ -40,7 +40,7 @@ class Rule:
 
     @property
     def docs(self) -> str:
-        """Where it is explained."""
+        """Page and anchor of the explanation."""
         return f"{PAGE}#{self.id}"
 
 
@@ -78,7 +78,7 @@ RULES: tuple[Rule, ...] = (
         "file found by a looser match",
         _WN,
         _opening,
-        "a file is not where its name says; the only one that fits",
+        "a file is not at its stated path; it was the only one that fits",
     ),
     Rule("matched by name alone", _N, _opening, "images and masks in different folders were paired by their names"),
     Rule("names collide", _EW, _opening, "several images or masks fit one name, so that the pairing is in doubt"),
@@ -161,7 +161,7 @@ RULES: tuple[Rule, ...] = (
         "colliding names",
         _EW,
         file_rules.names,
-        "two files share a name but for letter case or ending; an error if that leaves the pairing in doubt",
+        "two names differ only in letter case or ending; an error if that leaves the pairing in doubt",
     ),
     Rule("odd names", _N, file_rules.names, "names that other systems lose"),
     # mask values

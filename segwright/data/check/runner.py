@@ -56,7 +56,7 @@ __getattr__ = renamed_names(__name__, {"inspect_path": "check_path", "inspect_da
 
 @dataclass(frozen=True)
 class CheckResult:
-    """What the check found."""
+    """The result of the check."""
 
     root: Path
     format: str
@@ -87,7 +87,7 @@ class CheckResult:
         return 1 if self.errors else 0
 
     def to_json(self) -> dict[str, Any]:
-        """As ``check --json`` writes it."""
+        """The dictionary that ``check --json`` writes."""
         found = self.fingerprint
         classes = [] if found is None else zip(found.class_names, found.class_pixels, found.class_images, strict=True)
         return {
@@ -105,7 +105,7 @@ class CheckResult:
         }
 
     def _objects_json(self, label: int) -> dict[str, int]:
-        """For the formats that know single objects."""
+        """Object counts of a class, for formats with single objects."""
         if not self.objects:
             return {}
         listed, drawn = self.objects.get(label, (0, 0))
@@ -113,7 +113,7 @@ class CheckResult:
 
     @classmethod
     def from_json(cls, found: Mapping[str, Any], dataset: Dataset) -> CheckResult:
-        """What :meth:`to_json` says of a check of ``dataset``, without the suspects, which it leaves out."""
+        """The inverse of :meth:`to_json` for a check of ``dataset``, without the outliers, which it leaves out."""
         whole = found["fingerprint"]
         return cls(
             root=dataset.root,

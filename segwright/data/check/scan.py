@@ -1,4 +1,4 @@
-"""Looks at one image and its mask and writes down what the check needs, in some hundred numbers.
+"""Read one image and its mask and report what the check needs, in some hundred numbers.
 
 Runs in child processes (:mod:`segwright.imageio.sandbox`); what comes back is small, so that a hundred thousand
 images fit in memory as numbers. Only the single file is judged; :mod:`segwright.data.check.rules` judges the whole.
@@ -58,7 +58,7 @@ class UnmappedValues:
 
 @dataclass
 class SampleReport:
-    """What one record shows. Arrays are small; absent parts are None."""
+    """The report of one record. Arrays are small; absent parts are None."""
 
     id: str
     image: ImageInfo | None = None
@@ -91,7 +91,7 @@ def examiner(reader: Reader, regions: bool = True) -> Callable[[Record], SampleR
 
 
 def examine(record: Record, reader: Reader, regions: bool = True) -> SampleReport:
-    """Read image and mask of a record, and note what is to be said of them. Never raises for bad files."""
+    """Read image and mask of a record and report on them. Never raises for bad files."""
     found = SampleReport(record.id)
     image = _image(record, reader, found)
     labels = _labels(record, reader, found)
@@ -113,7 +113,7 @@ def examine(record: Record, reader: Reader, regions: bool = True) -> SampleRepor
 
 
 def _compare(record: Record, reader: Reader, found: SampleReport) -> None:
-    """What a format knows besides the pixels: where image and mask lie on the ground."""
+    """Compare where image and mask lie on the ground, for formats with a georeference."""
     error = reader.georeference_mismatch(record)
     if error is not None:
         text = f"{error.message}: {error.found}"
@@ -141,7 +141,7 @@ KINDS: dict[ReadReason, str] = {"empty": "empty file", "too_large": "bomb-sized 
 
 
 def _unreadable(error: Exception, where: Path | str) -> FileError:
-    """What reading raised, as a finding; sorted by the reason that the error gives."""
+    """The exception of a read as a file error; its kind follows from the ``reason`` of the error."""
     if not isinstance(error, SegwrightError):
         return FileError("unreadable file", f"{type(error).__name__}: {error}", str(where))
     kind = KINDS.get(error.reason) if isinstance(error, ImageReadError) else None
@@ -179,7 +179,7 @@ def _labels(record: Record, reader: Reader, found: SampleReport) -> UInt8Array |
 
 
 def _objects(record: Record, reader: Reader) -> dict[int, tuple[int, int]]:
-    """Of a format that knows single objects: those listed and those that cover a pixel, per class."""
+    """For formats with single objects: per class, the listed ones and those that cover a pixel."""
     try:
         found = reader.object_counts(record)
     except (SegwrightError, OSError, ValueError, MemoryError):  # reading the mask has said so

@@ -40,9 +40,9 @@ def classes(evidence: Evidence) -> list[Problem]:
         where = [split for split, one in labeled.items() if one.class_images[index]]
         lacking = [split for split in labeled if split not in where]
         if where and lacking and ("train" in lacking or len(where) == 1):
-            consequence = "it cannot be learnt" if "train" in lacking else "it is never scored there"
+            consequence = "it cannot be learned" if "train" in lacking else "it is never scored there"
             text = f"class {name} occurs in {listed(where)} but not in {listed(lacking)}: {consequence}"
-            fix = "put all images into one folder without splits: they are then dealt out anew, stratified by class"
+            fix = "put all images into one folder without splits: new splits are then made, stratified by class"
             problems.append(Problem("warning", "class in one split only", text, (), fix))
     return problems
 
@@ -63,10 +63,9 @@ def label_shift(evidence: Evidence) -> list[Problem]:
             most = np.argsort(-np.abs(here - there))[:3].tolist()
             moved = ", ".join(f"{train.class_names[i]} {100 * here[i]:.1f} → {100 * there[i]:.1f} %" for i in most)
             text = (
-                f"train and {name} hold different things: {100 * distance:.0f} % of the labels would have to move "
-                f"({moved})"
+                f"train and {name} differ in content: {100 * distance:.0f} % of the labels would have to move ({moved})"
             )
-            fix = f"scores on {name} say little of images like train's; deal them out anew if that was not meant"
+            fix = f"scores on {name} are not representative of images like those of train; make new splits if needed"
             problems.append(Problem("warning", "label shift", text, (), fix))
     return problems
 
@@ -83,7 +82,7 @@ def shared_files(evidence: Evidence) -> list[Problem]:
         Problem(
             "error",
             "shared between splits",
-            f"{count(len(files), 'image is', 'images are')} in {' and '.join(names)}: scores there are worthless",
+            f"{count(len(files), 'image is', 'images are')} in {' and '.join(names)}: scores there are not valid",
             tuple(files),
             "take them out of one of the lists",
         )
@@ -107,14 +106,14 @@ def duplicates(evidence: Evidence) -> list[Problem]:
     if across_exact:
         text = f"{count(len(across_exact), 'image occurs', 'images occur')} in two splits: "
         text += _shown(across_exact, records, member)
-        fix = "remove the copies outside train: scores on images that were trained on are worthless"
+        fix = "remove the copies outside train: scores on training images are not valid"
         problems.append(Problem("error", "shared between splits", text, _both(across_exact, records), fix))
     if across_near:
         text = (
             f"{count(len(across_near), 'pair', 'pairs')} of images in different splits look nearly the same "
             f"(frames of one scene, or copies): {_shown(across_near, records, member)}"
         )
-        fix = "keep a scene on one side; otherwise scores flatter the model"
+        fix = "keep a scene in one split; otherwise scores are too high"
         problems.append(Problem("warning", "near-duplicates between splits", text, _both(across_near, records), fix))
     if within:
         text = f"{count(len(within), 'pair')} of images within a split are the same: "

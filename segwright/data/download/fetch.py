@@ -126,7 +126,7 @@ def _ask_on_terminal(question: str) -> bool:
 
 @dataclass
 class _State:
-    """What is known of a partial file, kept beside it."""
+    """Metadata of a partial file, stored beside it."""
 
     url: str
     tag: str | None = None  # a strong ETag, or Last-Modified
@@ -271,7 +271,7 @@ def _receive(response: Any, url: str, part: Path, have: int, most: int | None, s
         start, total = _content_range(response.headers.get("Content-Range"))
         if not resumed or start != have:
             part.unlink(missing_ok=True)
-            raise _RetryableError("the server sent another part than asked for")
+            raise _RetryableError("the server sent another part than requested")
     else:
         have, total = 0, length
     if response.headers.get("Content-Encoding", "identity") not in ("", "identity"):

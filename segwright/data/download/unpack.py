@@ -35,7 +35,7 @@ RESERVED = (STORE, NOTICE)
 
 @dataclass(frozen=True)
 class UnpackLimits:
-    """What an archive may become."""
+    """Limits on the unpacked size of an archive."""
 
     max_files: int = 3_000_000
     max_folders: int = 1_000_000
@@ -218,7 +218,7 @@ class _Extractor:
         self.files += 1
 
     def _count_folders(self, name: str, parts: tuple[str, ...]) -> None:
-        """One file can ask for thousands of folders: they are counted before they are made."""
+        """Count folders before creating them: one file name can contain thousands."""
         if len(parts) > self.limits.max_depth:
             raise self._refuse(name, f"folders more than {self.limits.max_depth} deep")
         while parts and parts not in self.folders:
@@ -261,6 +261,6 @@ def _merge(source: Path, target: Path) -> None:
         if entry.is_dir(follow_symlinks=False) and place.is_dir() and not place.is_symlink():
             _merge(Path(entry.path), place)
         elif entry.is_dir(follow_symlinks=False) and (place.exists() or place.is_symlink()):
-            raise DownloadError("something else stands where a folder should go", where=place)
+            raise DownloadError("a file exists at the path of a folder", where=place)
         else:
             os.replace(entry.path, place)

@@ -1,4 +1,4 @@
-"""One file a data format, each recognized by what lies on the disk.
+"""One file per data format; each detects its layout and reads it, some write it.
 
 ``FORMATS`` maps the name that ``--format`` takes to the format, in the order in which they are tried: those with a
 signature of their own first, the plain folder last.

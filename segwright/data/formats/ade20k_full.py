@@ -77,7 +77,7 @@ def _names(found: Found) -> tuple[dict[int, str], set[int], str]:
 
 
 def _described(found: Found) -> set[str]:
-    """Names in the 2016 release's attribute files; they hold no numbers, and only tell that names exist."""
+    """Class names in the attribute files of the 2016 release, which hold no numbers."""
     names: set[str] = set()
     for mask in found.masks[:50]:
         path = mask.with_name(mask.name[: -len("_seg.png")] + "_atr.txt")

@@ -219,7 +219,7 @@ DUBAI = Layout(
 
 
 class _Drone(Layout):
-    """Of the two forms of the masks the indices are read, which need no table."""
+    """Semantic Drone: of the two forms of the masks the indices are read, which need no table."""
 
     def detect(self, tree: Tree) -> str | None:
         listed = None if tree.is_file else _list_of(tree, "class_dict_seg.csv")

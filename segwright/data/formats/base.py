@@ -1,4 +1,4 @@
-"""What a format is: a way to recognize it on the disk, and a way to open it."""
+"""The definition of a data format: how to detect it, open it, and write it."""
 
 from __future__ import annotations
 

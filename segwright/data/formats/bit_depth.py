@@ -1,4 +1,4 @@
-"""What images hold besides 8-bit colors: more bands, more bits, floating point; found from a few of them.
+"""Bands, bits and value range of a dataset's images, measured on a few of them.
 
 A dataset of 8-bit gray, palette or color images is read as RGB. Any other keeps its bands, and its numbers become
 8 bit by one range for the whole dataset, so that two images of one place stay comparable and a model can save the

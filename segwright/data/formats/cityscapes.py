@@ -44,7 +44,7 @@ _MASK = re.compile(r"(.+)_gt(Fine|Coarse)_label(Ids|TrainIds)\.png$")
 
 
 def label_space(*, train_ids: bool = False) -> LabelSpace:
-    """From the 34 ids of labelIds (-1, the license plate, is 255 in a PNG), or from train ids as they are."""
+    """Label space from the 34 ids of labelIds (-1, the license plate, is 255 in a PNG), or from the train ids."""
     names = tuple(CLASSES)
     colors = tuple(color for _, color in CLASSES.values())
     if train_ids:

@@ -1,4 +1,4 @@
-"""Class lists beside the masks: found by what they say, and used where that fits the masks.
+"""Class lists beside the masks: found by their content, and used if they fit the masks.
 
 Names such as ``classes.txt`` are known. Any other short CSV, TSV, JSON, YAML or text file in the root or beside the
 masks is a class list, too, if it names values or colors and these are the masks'. One that looks like a class list and

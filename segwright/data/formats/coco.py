@@ -167,7 +167,7 @@ def _open_maps(tree: Tree, maps: Sequence[tuple[str, str]]) -> Dataset:
             if is_image(name)
         ]
     if not given:
-        raise FormatError("COCO-Stuff's PNGs lie there without their images", expected="train2017/ and val2017/",
+        raise FormatError("COCO-Stuff's PNGs without their images", expected="train2017/ and val2017/",
                           found=tree.summary(), where=tree.root)  # fmt: skip
     return Dataset(
         root=tree.root,

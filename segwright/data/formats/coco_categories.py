@@ -113,11 +113,11 @@ def make_classes(data: Sequence[dict[str, Any]], paths: Sequence[Path]) -> Class
         fill = 0
         notes.append("what nothing covers is background")
     if not ids_in_order or len(names) > MAX_CLASSES:
-        raise LabelError("1 to 255 classes can be told apart", found=f"{len(names)} categories", where=paths[0],
+        raise LabelError("1 to 255 classes are supported", found=f"{len(names)} categories", where=paths[0],
                          fix="list the categories under their ids")  # fmt: skip
     known = [color for color in map(_color, colors) if color is not None]
     space = LabelSpace(tuple(names), tuple(known) if len(known) == len(names) else ())
-    notes.append("where regions overlap the smaller is on top")
+    notes.append("of overlapping regions the smaller is on top")
     per_file = [{key: index[number] for key, number in table.items() if number in index} for table in tables]
     return Classes(space, per_file, fill, notes)
 

@@ -1,4 +1,4 @@
-"""From COCO JSONs to records: which annotations belong to which image, which files hold them, what cannot be drawn."""
+"""Make records from COCO JSONs: match annotations to images and images to files, count what cannot be drawn."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ CROWDS_ARE_MANY = 0.05  # share of ignored crowds that is worth a warning
 
 @dataclass
 class CocoFile:
-    """One JSON: where it is, its kind, the split its name or folder tells."""
+    """One JSON: its path, its kind, and the split that its name or folder gives."""
 
     path: Path
     kind: str  # instances, stuff, panoptic
@@ -146,7 +146,7 @@ class CocoRecords:
             self.ledger.lose(self.names[number].get(key, f"category {key}"), reason)
 
     def _payload(self, entry: _Entry) -> Any:
-        """What is drawn on an image; None where its file annotates nothing at all."""
+        """The payload of an image's record; None if its file has no annotations at all."""
         index, names = self.classes.index[entry.number], self.names[entry.number]
         if entry.file.kind == "panoptic":
             return self._panoptic(entry)
@@ -223,7 +223,7 @@ class CocoRecords:
         return self._made(payloads, claims, [str(references[i].name) for i in found.missing], bool(contested))
 
     def _agree(self, claimants: Sequence[_Entry]) -> bool:
-        """Whether the entries for one file add to each other (stuff and instances) or say the same."""
+        """Whether the entries for one file complement each other (stuff and instances) or are equal."""
         by_kind: dict[str, list[_Entry]] = {}
         for entry in claimants:
             by_kind.setdefault(entry.file.kind, []).append(entry)

@@ -15,7 +15,7 @@ from segwright.data.annotations.rle import check_size, crop_columns, list_runs, 
 
 
 def whole(value: Any) -> int:
-    """A size as a whole number, 0 where the file does not tell."""
+    """A size as a whole number, 0 if the file lacks it."""
     try:
         number = int(float(value))
     except (TypeError, ValueError, OverflowError):
@@ -50,7 +50,7 @@ def outlines(segmentation: Any) -> list[Any] | None:
 
 
 def why_not_drawn(segmentation: Any) -> str | None:
-    """Why a segmentation has no area whatever its image; None where it may have one."""
+    """Why a segmentation has no area in any image; None if it may have one."""
     if not segmentation:
         return "no segmentation"
     if type(segmentation) is list and type(segmentation[0]) is list and len(segmentation[0]) >= 6:

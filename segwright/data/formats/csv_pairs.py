@@ -1,4 +1,4 @@
-"""A CSV or text file of pairs: an image and its mask a line, and a split if a column says so.
+"""A CSV or text file of pairs: an image and its mask per line, and optionally a split.
 
 With a header, the columns are found by name (``image, mask, split`` and their usual variants); without, the first two
 columns are image and mask. Paths may be relative to the list or absolute; those of another machine are found by
@@ -168,7 +168,7 @@ def _by_id(tree: Tree, name: str, role: Role) -> Path | None:
 def open_pairs(tree: Tree) -> Dataset:
     lists = _lists(tree)
     if not lists:
-        raise FormatError("no list of pairs", expected="a CSV with columns image and mask, or two paths a line",
+        raise FormatError("no list of pairs", expected="a CSV with columns image and mask, or two paths per line",
                           found=tree.summary(), where=tree.root)  # fmt: skip
     lines = [(path, line) for path in lists for line in read_lines(path)]
     problems: list[Problem] = []
@@ -235,7 +235,7 @@ def _resolve_all(
 FORMAT = Format(
     "pairs",
     "a list of pairs",
-    "a CSV with columns image and mask, or a text file of two paths a line",
+    "a CSV with columns image and mask, or a text file of two paths per line",
     detect,
     open_pairs,
 )

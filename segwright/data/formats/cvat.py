@@ -142,7 +142,7 @@ def _open(path: Path) -> IO[bytes]:
 
 
 class _Pieces:
-    """A file in pieces of ``PIECE`` bytes, however few are asked for.
+    """A file read in pieces of ``PIECE`` bytes, whatever size is requested.
 
     The parser begins a tag that is not whole yet anew with every piece: in the 16 kB that ``iterparse`` takes, an
     attribute of 50 MB keeps it busy for minutes.
@@ -215,7 +215,7 @@ def _hex(text: str | None) -> Color | None:
 
 
 def _images(tree: Tree) -> list[Path]:
-    """All images under the root, or beside it where it is the XML itself."""
+    """All images under the root, or beside it if it is the XML itself."""
     walked = surroundings(tree).walk()
     return [Path(listing.path, name) for _, listing in walked for name in listing.files if is_image(name)]
 
@@ -315,12 +315,12 @@ def open_cvat(tree: Tree) -> Dataset:
     used = {path for path, _, _ in present} | {Path(file) for problem in problems for file in problem.files}
     lone = [] if tree.is_file else [path for path in images if path not in used]
     notes = [
-        f"{len(space)} classes; what no shape covers is {fill_name(space, background)}; shapes lie by their z order",
+        f"{len(space)} classes; uncovered pixels are {fill_name(space, background)}; shapes are stacked by z order",
         *_video_notes(parsed.videos),
     ]
     if parsed.skipped:
         notes.append(f"{parsed.skipped} lines, points and cuboids cover no area and are passed over")
-    fix = "draw them as polygons or masks, or ignore this where they are no objects of a mask"
+    fix = "draw them as polygons or masks, or ignore this if they are no objects of a mask"
     return Dataset(
         root=tree.root,
         format="cvat",

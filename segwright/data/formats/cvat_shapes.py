@@ -38,7 +38,7 @@ def shape_of(element: Element, label: str | None = None) -> Shape:
 
 
 def whole(text: str | None) -> int:
-    """A size as a whole number; 0 where the file does not tell."""
+    """A size as a whole number; 0 if the file lacks it."""
     try:
         return max(int(float(text or 0)), 0)
     except (ValueError, OverflowError):

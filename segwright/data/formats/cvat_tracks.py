@@ -47,7 +47,7 @@ class Frames:
 
 @dataclass
 class Video:
-    """What the XML says of a video."""
+    """Metadata of a video in the XML."""
 
     frames: Frames = field(default_factory=Frames)
     tracks: list[Track] = field(default_factory=list)
@@ -55,7 +55,7 @@ class Video:
 
 
 def read_meta(meta: Element) -> Frames:
-    """Of ``<meta>``, a task's or a job's."""
+    """Read ``<meta>`` of a task or a job."""
     tasks = meta.findall(".//task") or meta.findall(".//job")
     if len(tasks) != 1:
         return Frames()
@@ -78,7 +78,7 @@ def read_meta(meta: Element) -> Frames:
 def read_track(element: Element, path: Path) -> Track:
     """One ``<track>``; FormatError where it is one of several tasks in one file: their frames have the same numbers."""
     if element.get("task_id") is not None:
-        raise FormatError("tracks of a whole project", expected="one task a file", found='<track task_id="…">',
+        raise FormatError("tracks of a whole project", expected="one task per file", found='<track task_id="…">',
                           where=path, fix="export the project's tasks one by one")  # fmt: skip
     label = (element.get("label") or "").strip()
     shapes: dict[int, Shape | None] = {}
@@ -193,7 +193,7 @@ def _interpolate_polygon(first: Points, second: Points, share: float) -> Points:
 
 
 def _nearest(places: Points, sorted_places: Points) -> npt.NDArray[np.int64]:
-    """For each place the first index of the nearest of the sorted ones; the lower of two that are as near."""
+    """Index of the nearest sorted value for each place; the lower one if two are equally near."""
     above = np.searchsorted(sorted_places, places).clip(0, len(sorted_places) - 1)
     below = (above - 1).clip(0)
     chosen = np.where(places - sorted_places[below] <= np.abs(sorted_places[above] - places), below, above)

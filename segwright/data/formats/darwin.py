@@ -41,7 +41,7 @@ _MARKS = frozenset({"tag", "mask", "string", "table", "graph", "eye", "simple_ta
 
 @dataclass(frozen=True)
 class _File:
-    """What one annotation file says."""
+    """The content of one annotation file."""
 
     name: str  # of the image, with its folder
     height: int
@@ -242,7 +242,7 @@ def open_darwin(tree: Tree) -> Dataset:
         raise FormatError(
             "none of the images that the Darwin JSON files name is here",
             expected=", ".join(one.name for _, one in read[:3]),
-            found=tree.summary(), where=tree.root, fix="export the images, too, and put them into images/",
+            found=tree.summary(), where=tree.root, fix="export the images as well, into images/",
         )  # fmt: skip
     figures = [figure for _, one in read for figure in one.figures]
     labels = {figure.label for figure in figures} | {n for _, one in read for _, t in one.layers for n in t.values()}
@@ -257,7 +257,7 @@ def open_darwin(tree: Tree) -> Dataset:
     lone = unlisted_images(tree, used)
     fill = fill_name(space, background)
     notes = [
-        f"{len(names)} classes{told}; what no annotation covers is {fill}; later ones lie on top",
+        f"{len(names)} classes{told}; what no annotation covers is {fill}; later ones are on top",
         *without_area(figures),
     ]
     return assemble(

@@ -83,7 +83,7 @@ def _vistas_coding(version: str) -> Any:
     def coding(tree: Tree, found: Found) -> MaskEncoding:
         path = _vistas_config(tree, version)
         other = "2.0" if version == "1.2" else "1.2"
-        notes = [f"the other version's masks lie here too: --format mapillary_{other} reads them"] * _has(tree, other)
+        notes = [f"the other version's masks are here too: --format mapillary_{other} reads them"] * _has(tree, other)
         if path is not None:
             return _from_config(path, notes)
         if version != "1.2":
@@ -143,7 +143,7 @@ def _from_config(path: Path, notes: Sequence[str]) -> MaskEncoding:
 
 
 class _Vistas(Layout):
-    """Bare ``labels`` folders are Vistas' only where its class list lies there."""
+    """Mapillary Vistas; a bare ``labels`` folder counts only beside its class list."""
 
     def detect(self, tree: Tree) -> str | None:
         version = self.name.rpartition("_")[2]
@@ -269,7 +269,7 @@ def _carla(tree: Tree, found: Found) -> MaskEncoding:
     seen = histogram_of_files(found.masks, first_channel, 6_000_000)
     most = max(seen.values, default=0)
     if most < len(_CARLA):
-        note = "the 13 classes of CARLA before 0.9.10; later versions number them otherwise, classes.txt would say it"
+        note = "the 13 classes of CARLA before 0.9.10; later versions have other numbers: name them in classes.txt"
         return indices(_CARLA, notes=(red, note), ignored=())(tree, found)
     names = [f"class {i}" for i in range(most + 1)]
     note = f"values up to {most}: CARLA's versions number their classes differently; name them in classes.txt"

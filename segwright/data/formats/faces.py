@@ -167,7 +167,7 @@ class _Lfw(Layout):
         dataset = super().open(tree)
         kept = tuple(record for record in dataset.records if record.mask_path is not None)
         if len(kept) < len(dataset.records):
-            dataset.notes.append(f"{len(dataset.records)} images lie there, the {len(kept)} with part labels are used")
+            dataset.notes.append(f"{len(dataset.records)} images are there, the {len(kept)} with part labels are used")
             dataset.records, dataset.unpaired_images = kept, ()
             dataset.problems = [p for p in dataset.problems if p.kind != "image without mask"]
         return dataset

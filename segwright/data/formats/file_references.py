@@ -1,4 +1,4 @@
-"""From the names in annotations and lists to files: one set of rules for all formats.
+"""Resolve the file names in annotations and lists: one set of rules for all formats.
 
 A name is joined to the folder of the file that holds it, then to that folder's split and image folders
 (``images/train``, ``train/images``, ``JPEGImages``), then to those of the folders above. What is left over may be
@@ -50,7 +50,7 @@ class Reference:
 
 @dataclass
 class Resolution:
-    """What the references of a dataset resolve to."""
+    """The files that the references of a dataset resolve to."""
 
     paths: list[Path | None]  # one per reference
     loose: list[int] = field(default_factory=list)  # references that only a looser match found
@@ -309,9 +309,9 @@ def _problems(
             Problem(
                 "note" if sure else "warning",
                 "file found by a looser match",
-                f"{len(pairs)} files are not where their names say and were found by the end of the path: {shown}",
+                f"{len(pairs)} files are not at their stated paths and were found by the end of the path: {shown}",
                 tuple(str(result.paths[number]) for number in result.loose),
-                "check that they are the same files, or correct the names",
+                "make sure that they are the same files, or correct the names",
             )
         )
     absent = [number for number in result.missing if number not in set(result.ambiguous)]
@@ -325,7 +325,7 @@ def _problems(
                 f"{len(names)} files that {where} names are missing, of {len(references)}: "
                 f"{', '.join(names[:SHOWN])}{', …' if len(names) > SHOWN else ''}{_elsewhere(index, names)}",
                 tuple(names),
-                "copy them to where their names say, or remove their entries",
+                "copy them to their stated paths, or remove their entries",
             )
         )
     if result.ambiguous:
@@ -351,7 +351,7 @@ def _sources(references: Sequence[Reference], numbers: Sequence[int]) -> str:
 
 
 def _elsewhere(index: FileIndex, names: Sequence[str]) -> str:
-    """Where files of the same base names lie that were not taken."""
+    """Paths of files with the same base names that were not used."""
     folders = dict.fromkeys(
         posixpath.dirname(path) or "."
         for name in names[:100]

@@ -1,4 +1,4 @@
-"""What lies on the disk, listed once: the recognizers of all formats share one walk, and no file is touched by it."""
+"""A cached directory listing: the detectors of all formats share one walk, which opens no file."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ PASSED_OVER_KINDS: dict[str, tuple[Severity, str, str | None]] = {
     "run folder": ("note", "folders that hold a training run or a saved model are passed over", None),
     "folder too deep": (
         "warning",
-        f"folders lie more than {MAX_DEPTH} deep and are passed over",
+        f"folders are more than {MAX_DEPTH} deep and are passed over",
         "open the dataset at a deeper folder, or move them up",
     ),
 }
@@ -124,7 +124,7 @@ class Tree:
         self._passed.setdefault(kind, {})[path] = None
 
     def problems(self) -> list[Problem]:
-        """What the walks so far passed over: special files, links that lead back, run folders, folders too deep."""
+        """Report what the walks passed over: special files, cyclic links, run folders, folders that are too deep."""
         others: Tree | None = self.memo.get("surroundings")
         passed = self._passed if others is None else {**self._passed, **others._passed}
         problems = []
@@ -135,7 +135,7 @@ class Tree:
         return problems
 
     def walk(self, relative: str = "", depth: int = MAX_DEPTH) -> Iterator[tuple[str, Folder]]:
-        """(relative path, listing) of the folder and all below it, each folder once whatever links lead to it."""
+        """Yield (relative path, listing) of the folder and all below it, each folder once despite links."""
         yield from self._walk(relative, depth, depth == MAX_DEPTH, set())
 
     def _walk(self, relative: str, depth: int, whole: bool, linked: set[str]) -> Iterator[tuple[str, Folder]]:
@@ -198,7 +198,7 @@ class Tree:
         return self.root / relative if relative else self.root
 
     def summary(self, most: int = 12) -> str:
-        """What lies there, in a line for an error."""
+        """One line about the content, for errors."""
         if self.is_file:
             return f"the file {self.root.name}"
         listing = self.folder()
@@ -222,7 +222,7 @@ _DIGITS = re.compile(r"([0-9]+)")
 
 
 def is_image(name: str) -> bool:
-    """By its ending alone."""
+    """Whether the name ends like an image."""
     return os.path.splitext(name)[1].lower() in EXTENSIONS
 
 

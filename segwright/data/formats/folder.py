@@ -60,7 +60,7 @@ class FolderReader(FileReader):
         if isinstance(record.payload, Collision):
             raise NameClashError(
                 "several files share this name, and which mask belongs to which image is not certain",
-                expected="one image and one mask a name",
+                expected="one image and one mask per name",
                 found=", ".join(record.payload.files),
                 where=record.image_path,
                 fix="rename them apart",
@@ -166,8 +166,8 @@ def _guesses(pairing: Pairing) -> list[Problem]:
         Problem(
             "warning",
             "masks guessed",
-            f"no name tells images from masks: {pairing.guessed}",
-            fix="if that is not so, name them with --images GLOB --masks GLOB, or call the folders images and masks",
+            f"no name distinguishes images and masks: {pairing.guessed}",
+            fix="otherwise name them with --images GLOB --masks GLOB, or call the folders images and masks",
         )
     ]
 
@@ -205,7 +205,7 @@ def _folder_glob(images: Sequence[Item]) -> str:
 
 
 def _holds(rival: Rival) -> str:
-    """The values or colors of a folder's first mask, for a person to tell the folders apart."""
+    """The values or colors of a folder's first mask, to distinguish the folders in an error."""
     try:
         content = next(apart(look_at, [rival.masks[0].path], result=MaskPixels)).get()
     except DataError as error:
@@ -225,7 +225,7 @@ def _with_masks(given: Mapping[str, list[Record]]) -> dict[str, list[Record]]:
 
 
 def hint(tree: Tree) -> FormatError | None:
-    """For folders of images of which nothing tells which are the masks: what lies there, and how to say it."""
+    """The error if it is unknown which folders hold the masks: what was found, and the options to choose."""
     if tree.is_file:
         return None
     counts = {
@@ -249,7 +249,7 @@ def hint(tree: Tree) -> FormatError | None:
 
 
 def _flat_hint(tree: Tree, only: tuple[str, list[str]] | None) -> FormatError | None:
-    """For one folder whose files end in two ways, equally often (``_rgb.png``, ``_ids.png``): the globs to choose."""
+    """The error for one folder with two endings, equally frequent (``_rgb.png``, ``_ids.png``): the globs to use."""
     if only is None:
         return None
     folder, names = only
@@ -275,7 +275,7 @@ def _flat_hint(tree: Tree, only: tuple[str, list[str]] | None) -> FormatError | 
 
 
 def _class_folders(tree: Tree, pairing: Pairing) -> list[Folder]:
-    """Where class lists may lie: the root, the folders with masks and those above them."""
+    """Folders that may hold class lists: the root, the folders with masks and those above them."""
     with_masks = sorted({mask.folder for _, mask in pairing.pairs if mask is not None} - {""})
     parents: list[str] = []
     for folder in with_masks:

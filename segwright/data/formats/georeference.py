@@ -1,4 +1,4 @@
-"""Where a GeoTIFF lies on the ground, by its own tags (GeoTIFF 1.1, OGC 19-008), and whether two lie alike."""
+"""The georeference of a GeoTIFF from its tags (GeoTIFF 1.1, OGC 19-008), and the comparison of two."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Georeference:
 
 
 def georeference(path: Path) -> Georeference | None:
-    """Of a TIFF's first page; None where it has none, or cannot be read (reading the pixels says that)."""
+    """The georeference of a TIFF's first page; None if it has none or cannot be read (pixels report that)."""
     return _read(path)[0]
 
 
@@ -73,7 +73,7 @@ def _placed(values: dict[int, Any]) -> Georeference | None:
 
 
 def georeference_mismatch(image: Path, mask: Path) -> LabelError | None:
-    """The error of a pair that lies apart on the ground; None where it does not, or one of them does not say."""
+    """The error for a pair whose georeferences differ; None if they agree, or one has none."""
     (here, height, width), (there, mask_height, mask_width) = _read(image), _read(mask)
     if here is None or there is None or not height or not mask_height:
         return None
@@ -101,7 +101,7 @@ def georeference_mismatch(image: Path, mask: Path) -> LabelError | None:
     new = mask.with_name(f"{mask.stem}-warped{mask.suffix}")
     paths = " ".join(shlex.quote(str(path)) for path in (mask, new))
     return LabelError(
-        "image and mask lie on different ground",
+        "image and mask are at different places on the ground",
         expected="the same coordinate system, place and pixel size",
         found=found,
         where=mask,

@@ -94,7 +94,7 @@ class GeoTiffReader(FolderReader):
         return mask
 
     def georeference_mismatch(self, record: Record) -> LabelError | None:
-        """Where image and mask lie on the ground, if that differs; of a raster's tiles the first speaks for all."""
+        """The error if image and mask differ in georeference; the first tile of a raster stands for all."""
         if record.image_path is None or record.mask_path is None:
             return None
         if isinstance(record.payload, Tile) and not record.payload.first:
@@ -151,7 +151,7 @@ def tiles(height: int, width: int, side: int = SIDE) -> list[Tile]:
 
 
 def cut_into_tiles(dataset: Dataset) -> Dataset:
-    """Big rasters as their tiles, in every split; a pair that differs in size stays whole, for reading it says so."""
+    """Replace large rasters by their tiles in every split; a pair of different sizes stays whole and is an error."""
     parts: dict[str, tuple[Record, ...]] = {}
     for record in dataset.records:
         if record.image_path is None or record.mask_path is None or record.payload is not None:

@@ -63,7 +63,7 @@ def _lines(path: Path) -> list[_Line]:
             found.append(_line(json.loads(text)))
         except (KeyError, TypeError, ValueError, OverflowError, AttributeError, RecursionError) as error:
             raise LabelError(
-                "a line of the manifest is not understood",
+                "a line of the manifest cannot be parsed",
                 expected="source-ref, NAME-ref and NAME-ref-metadata with internal-color-map",
                 found=repr(error)[:120],
                 where=f"{path}, line {number}",

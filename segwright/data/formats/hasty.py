@@ -109,11 +109,11 @@ def open_hasty(tree: Tree) -> Dataset:
     undone = [place for _, place, image, one in kept if str(image.get("image_status")) in UNDONE and not one.figures]
     payloads = [None if place in undone else one for _, place, _, one in kept]
     lone = unlisted_images(tree, [place for _, place, _, _ in kept])
-    overlap = "labels lie over each other by z_index, then in their order"
+    overlap = "labels are stacked by z_index, then in their order"
     notes = [
         f"{len(names)} classes from label_classes; what no label covers is {fill_name(space, background)}; {overlap}",
         *without_area(figures),
-        *([f"{len(undone)} images that nobody labeled (NEW or SKIPPED) have no mask"] if undone else []),
+        *([f"{len(undone)} images are not labeled (NEW or SKIPPED) and have no mask"] if undone else []),
     ]
     return assemble(
         tree,

@@ -161,7 +161,7 @@ def _image_names(task: Mapping[str, Any]) -> list[str]:
 
 @dataclass
 class _Found:
-    """The tasks of all exports, and what is said of them."""
+    """The tasks of all exports, with notes and problems."""
 
     tasks: list[tuple[Path, str, tuple[Mapping[str, Any], ...] | None]] = field(default_factory=list)
     ledger: Ledger = field(default_factory=Ledger)
@@ -169,7 +169,7 @@ class _Found:
     images: int = 0  # tasks with several images
 
     def regions(self, task: Mapping[str, Any]) -> tuple[Mapping[str, Any], ...] | None:
-        """The regions with a label and an area; None where nobody annotated the task."""
+        """The regions with a label and an area; None if the task is not annotated."""
         if "annotations" in task or "completions" in task:
             all_of = task.get("annotations") or task.get("completions") or []
             kept = [a for a in all_of if isinstance(a, Mapping) and not a.get("was_cancelled")]
@@ -185,7 +185,7 @@ class _Found:
         return tuple(self._drawn([region for region in listed if isinstance(region, Mapping)]))
 
     def _drawn(self, listed: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-        """What can be drawn; a brush and its labels may be two results with one id."""
+        """The results that can be drawn; a brush and its labels may be two results with one id."""
         ids = [(region.get("id"), _value(region)) for region in listed if region.get("id")]
         by_id = {key: _labels(value) for key, value in ids if _labels(value)}
         outlined = {key for key, value in ids if _has_area(value)}
@@ -276,7 +276,7 @@ def open_label_studio(tree: Tree) -> Dataset:
         Record(name, image, None, regions) for name, (image, regions) in zip(ids, chosen.items(), strict=True)
     )
     lone = [image for image, regions in chosen.items() if regions is None]
-    notes = [f"{len(space)} classes; what no region covers is {fill_name(space, background)}; later regions lie on top"]
+    notes = [f"{len(space)} classes; what no region covers is {fill_name(space, background)}; later regions are on top"]
     if found.several:
         notes.append(f"{found.several} tasks have several annotations: the ground truth, else the first, is read")
     if found.images:

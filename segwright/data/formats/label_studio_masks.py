@@ -137,7 +137,7 @@ def open_label_studio_masks(tree: Tree) -> Dataset:
     found, problems = _images(tree, path, named)
     names, told = class_names(tree, {mask.label for mask in masks})
     if len(names) >= MAX_CLASSES:
-        raise LabelError("1 to 254 classes can be told apart", found=f"{len(names)} labels", where=tree.root)
+        raise LabelError("1 to 254 classes are supported", found=f"{len(names)} labels", where=tree.root)
     space, index, background = annotated_space(names)
     first = {task: min(mask.annotation for mask in masks if mask.task == task) for task in {m.task for m in masks}}
     several = sorted({mask.task for mask in masks if mask.annotation != first[mask.task]})
@@ -166,7 +166,7 @@ def open_label_studio_masks(tree: Tree) -> Dataset:
         MasksReader(space, background=background),
         [
             f"tasks and images by {path.name}; {len(names)} labels{told}; what none covers is "
-            f"{fill_name(space, background)}; where they overlap the smaller is on top"
+            f"{fill_name(space, background)}; of overlapping ones the smaller is on top"
         ],
         problems,
         lone,

@@ -1,4 +1,4 @@
-"""labelme (Wada): a JSON beside each image, with shapes; classes from ``labels.txt`` where it lies there.
+"""labelme (Wada): a JSON with shapes beside each image; classes from ``labels.txt`` if present.
 
 Shapes are drawn in their order, later over earlier, with the pixels that labelme's own exporter sets: polygons,
 rectangles, circles, lines, points, and masks (PNG inside the JSON), which are exact. ``__ignore__`` is ignored,
@@ -187,7 +187,7 @@ def open_labelme(tree: Tree) -> Dataset:
     if not labels:
         raise LabelError("no shape has a label", found=f"{len(jsons)} JSON files", where=tree.root)
     space, index, background = annotated_space(list(labels), list(labels.values()))
-    notes.append(f"what no shape covers is {fill_name(space, background)}; later shapes lie over earlier ones")
+    notes.append(f"what no shape covers is {fill_name(space, background)}; later shapes are on top")
     return Dataset(
         root=tree.root,
         format="labelme",
@@ -202,7 +202,7 @@ def open_labelme(tree: Tree) -> Dataset:
 
 @dataclass
 class _Survey:
-    """What all the JSONs hold, read once while opening."""
+    """The content of all JSONs, read once while opening."""
 
     labels: dict[str, None] = field(default_factory=dict)
     names: dict[Path, str] = field(default_factory=dict)  # imagePath of those without an image beside them
@@ -256,7 +256,7 @@ def _images(
     beside: Mapping[tuple[str, str], list[Path]],
     mask_value_histogram: _Survey,
 ) -> tuple[list[tuple[str, Path, Path | None]], list[Problem]]:
-    """(folder, JSON, image) of every JSON with an image: that of its name beside it, else where imagePath says."""
+    """(folder, JSON, image) of every JSON with an image: the one of its name beside it, else that of imagePath."""
     chosen: dict[Path, Path] = {}
     open_ones: list[tuple[str, Path]] = []
     for relative, path in jsons:

@@ -177,7 +177,7 @@ def open_labelme_web(tree: Tree) -> Dataset:
     lone = unlisted_images(tree, [image for _, image, _ in kept])
     lone = [path for path in lone if "Masks" not in path.parts]
     notes = [
-        f"{len(names)} classes{told}; what no object covers is {fill_name(space, background)}; later objects lie on top"
+        f"{len(names)} classes{told}; what no object covers is {fill_name(space, background)}; later objects are on top"
     ]
     return assemble(
         tree,

@@ -93,7 +93,7 @@ def _by_source(
             return _by_alpha(seen, scope, problems, "a photo" if many else "of one color")
         if seen.alpha_tells:
             raise LabelError(
-                "the masks have colors and an alpha channel, and both tell classes apart",
+                "the masks have colors and an alpha channel, and both distinguish classes",
                 expected="the class in the colors, or in the alpha channel",
                 found=f"{len(seen.colors) + len(seen.values)} colors, {len(seen.alpha_values)} alphas in {scope}",
                 where=where,
@@ -136,7 +136,7 @@ def _by_channel(
         message = (
             f"{scope} have three channels of 16 bits ({told}): the first is read as the class, the others are not read"
         )
-        fix = "if that is not so, write the channel that holds the classes as an 8-bit PNG"
+        fix = "otherwise write the channel that holds the classes as an 8-bit PNG"
         problems.append(_guessed(message, fix))
         return MaskValueHistogram(seen.masks, seen.total, values=red), "red", [message]
     if all(max(part) <= 255 for part in parts):  # 8-bit colors in a wider file
@@ -188,9 +188,7 @@ def _by_palette(
             return seen, "values", [note]
     if not differ:
         return seen, "values", []
-    message = (
-        f"{len(differ)} indices have one color in some masks and another in others: a palette of its own in each file"
-    )
+    message = f"{len(differ)} indices have one color in some masks and another in others: each file has its own palette"
     if len(colors) > MANY_VALUES:
         problems.append(
             Problem("warning", "palettes differ", f"{message}; {len(colors)} colors are too many: read by index",
@@ -258,12 +256,12 @@ def _index_coding(seen: MaskValueHistogram, classes: ClassList | None, scope: st
 
 
 def _share(seen: MaskValueHistogram) -> float:
-    """Of 255 among all pixels."""
+    """Share of 255 among all pixels."""
     return seen.values.get(IGNORE_INDEX, 0) / max(sum(seen.values.values()), 1)
 
 
 def _ignored(seen: MaskValueHistogram) -> tuple[Problem, ...]:
-    """The finding for a 255 that is ignored because it usually is, and not because something says so."""
+    """The finding for a 255 that is ignored by convention, without a class list that defines it."""
     share = _share(seen)
     if not share:
         return ()
@@ -296,7 +294,7 @@ def _one_class(values: list[int], classes: ClassList, found: str) -> MaskEncodin
 
 
 def _by_luma(values: list[int], classes: ClassList, found: str) -> MaskEncoding | None:
-    """Masks whose colors somebody turned gray: each value is the gray of a color that the list names."""
+    """Color masks converted to gray: each value is the gray of a color in the class list."""
     known = {entry.value for entry in classes.entries}
     if classes.colors is None or set(values) <= known | {IGNORE_INDEX}:
         return None

@@ -98,7 +98,7 @@ def histogram_of_files(
 def _contents(
     count: int, read: Callable[[int], Any], decode: Callable[[Any], Any] | None, seen: MaskValueHistogram
 ) -> Generator[Any, None, None]:
-    """What the masks hold, or the DataError instead, in spread order."""
+    """Yield the content of each mask, or its DataError, in spread order."""
 
     def given() -> Iterator[Any]:
         for index in spread(count):

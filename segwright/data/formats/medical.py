@@ -59,14 +59,14 @@ _EYE = r"(?P<key>Image_\d+[LR])"
 
 
 def _both_observers(tree: Tree) -> FormatError | None:
-    """For CHASE_DB1 with both observers: two masks an image, and nothing says which is meant."""
+    """The error for CHASE_DB1 with both observers: two masks per image, without a choice."""
     first = Place(r".*", rf"{_EYE}_1stHO\.{LOSSLESS}").find(tree)
     second = Place(r".*", rf"{_EYE}_2ndHO\.{LOSSLESS}").find(tree)
     if not first or not second:
         return None
     one, two = next(iter(first.values()))[0], next(iter(second.values()))[0]
     return FormatError(
-        "CHASE_DB1 with several masks per image: those of two observers, and nothing says which one is meant",
+        "CHASE_DB1 with several masks per image: those of two observers, and none of them is marked as the one to use",
         expected="one mask per image",
         found=f"{one.name} ({len(first)}) and {two.name} ({len(second)})",
         where=tree.root,
@@ -157,7 +157,7 @@ def _whole_numbers(values: Any, path: Path) -> npt.NDArray[Any]:
 
 
 class TypeMapReader(FileReader):
-    """The classes of cell nuclei from ``type_map``; where there is none, ``inst_map`` says nucleus or not."""
+    """The classes of cell nuclei from ``type_map``; without it, nucleus or not from ``inst_map``."""
 
     def read_mask_values(self, record: Record) -> npt.NDArray[Any] | None:
         return None if record.mask_path is None else type_map(record.mask_path)

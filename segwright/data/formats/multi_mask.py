@@ -82,7 +82,7 @@ def read_binary(path: Path, limits: Limits = DEFAULT_LIMITS) -> npt.NDArray[np.b
     if len(found) > 1:
         raise LabelError(
             "one of several masks of an image, and it holds more than one class",
-            expected="0 where the class is not and one other value where it is",
+            expected="0 outside the class and one other value inside",
             found=f"{len(found) + 1} values",
             where=path,
             fix="export it without anti-aliasing, or give every image one mask of class indices",
@@ -123,7 +123,7 @@ def _find(tree: Tree) -> MultiMaskIndex | None:
 
 
 def _longer_names(items: Sequence[Item], images: Sequence[Item]) -> list[Item]:
-    """Those of the items whose names begin with an image's beside them."""
+    """The items whose names begin with the name of an image beside them."""
     stems = {(image.folder, image.stem) for image in images}
     return [
         item
@@ -140,12 +140,12 @@ def _beginnings(stem: str) -> Iterable[str]:
 
 
 def _ends(stem: str) -> Iterable[str]:
-    """What is left of the stem when its first words are cut off, the longest first."""
+    """The ends of the stem after its first words, the longest first."""
     yield from (stem[place + 1 :] for place in range(1, len(stem) - 1) if stem[place] in "_-. ")
 
 
 def _owners(images: Sequence[Item], masks: Sequence[Item]) -> dict[Item, tuple[Item, str]]:
-    """Mask → (its image, what tells it apart from the image's other masks)."""
+    """Mask → (its image, the part of its name that differs from the image's other masks)."""
     by_name: dict[str, list[Item]] = {}
     for image in images:
         by_name.setdefault(_plain(image.stem), []).append(image)
@@ -180,7 +180,7 @@ def _plain(name: str) -> str:
 
 
 def class_of(part: str) -> str:
-    """What is left of the telling part without words for masks and numbers: "" for none, "hard exudate" for that."""
+    """The distinguishing part without words for masks and numbers: "hard exudate", or "" if nothing is left."""
     words = [word for word in _SEPARATOR.split(part) if word and word.lower() not in _ROLES]
     kept = [word for word in words if not word.isdecimal()]
     return re.sub(r"(?<=[a-z])\d+$", "", " ".join(kept))
@@ -223,17 +223,17 @@ def _two_values(layers: MultiMaskIndex) -> bool:
 
 
 def hint(tree: Tree) -> FormatError | None:
-    """For what is nearly this: several masks an image that hold several classes each."""
+    """The error for a similar layout: several masks per image that hold several classes each."""
     layers = find_layers(tree)
     if layers is None:
         return None
     image, found = max(layers.masks.items(), key=lambda item: len(item[1]))
     return FormatError(
-        "several masks an image, and which holds what is not clear",
-        expected="one mask of class indices an image, or masks of two values whose names end in a class",
+        "several masks per image, and what each one holds is not clear",
+        expected="one mask of class indices per image, or masks of two values whose names end in a class",
         found=f"{len(found)} masks of {image.name}: " + ", ".join(mask.name for mask, _ in found[:4]),
         where=tree.root,
-        fix="keep one of them an image, or name them after their classes: masks/road/x.png, masks/car/x.png",
+        fix="keep one of them per image, or name them after their classes: masks/road/x.png, masks/car/x.png",
     )
 
 
@@ -261,11 +261,11 @@ def open_layers(tree: Tree) -> Dataset:
             lone.append(image.path)
     count = sum(len(found) for found in layers.masks.values())
     notes = [
-        f"{count} masks become one an image: {', '.join(names[1:])}{listed}; what none covers is background, "
-        "where they overlap the smaller is on top",
+        f"{count} masks become one per image: {', '.join(names[1:])}{listed}; uncovered pixels are background, "
+        "of overlapping masks the smaller is on top",
     ]
     if names[1:] == [OBJECT]:
-        notes.append("their names tell no classes apart: all are objects of one class")
+        notes.append("their names distinguish no classes: all are objects of one class")
     strangers = [mask.path for mask in layers.lone_masks]
     return Dataset(
         root=tree.root,
@@ -294,7 +294,7 @@ def _order(tree: Tree, found: set[str]) -> tuple[list[str], str]:
 
 FORMAT = Format(
     "layers",
-    "several masks an image",
+    "several masks per image",
     "a mask of two values for each class or object: masks/<image>/*.png, masks/<class>/x.png or x_<class>.png",
     detect,
     open_layers,

@@ -84,7 +84,7 @@ _TOKENS = re.compile(r"[a-z]+|[0-9]+|[^a-z0-9_\-. ]+")
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One file: where it lies and what the path says of it."""
+    """One file: its path and what its name implies."""
 
     folder: str  # relative to the root, "" for the root
     name: str
@@ -113,7 +113,7 @@ def _folder_path(directory: str) -> Path:
 
 @dataclass
 class Pairing:
-    """What :func:`pair` found."""
+    """The result of :func:`pair`."""
 
     pairs: list[tuple[Item, Item | None]] = field(default_factory=list)  # in the order of the files
     lone_masks: list[Item] = field(default_factory=list)
@@ -312,7 +312,7 @@ def _words_of(part: str) -> list[str]:
 
 
 def _variant(mask: Item, sites: set[str]) -> tuple[str, ...]:
-    """What tells one folder of masks from another for the same images: its parts without splits and sites."""
+    """The parts of a mask folder that distinguish it from others of the same images, without splits and sites."""
     own = set(mask.free.split("/")) if mask.free in sites else set()
     parts = [part for part in mask.folder.split("/") if part not in own]
     bare = [
@@ -412,13 +412,13 @@ def _by_twin(items: list[Item]) -> list[Item]:
 
 
 def words(stem: str) -> str:
-    """The stem without words that tell a role, for img_012 and mask_012 or 21_training and 21_manual1."""
+    """The stem without words for a role: equal for img_012 and mask_012, 21_training and 21_manual1."""
     lower = re.sub(r"manual[0-9]$", "manual", stem.lower())
     return "-".join(token for token in _TOKENS.findall(lower) if token not in _ROLE_WORDS)
 
 
 def numbered(stem: str) -> str:
-    """As :func:`words`, with 007 as 7, for img7 and mask007."""
+    """Like :func:`words`, with 007 as 7: equal for img7 and mask007."""
     return "-".join(token.lstrip("0") or "0" if token.isdecimal() else token for token in words(stem).split("-"))
 
 
@@ -480,7 +480,7 @@ def _index(items: Sequence[Item], key: Key, scope: Key) -> dict[tuple[str, str],
 
 
 def find_class_list(folders: Sequence[Folder], names: Sequence[str]) -> Path | None:
-    """The first of ``names`` that lies in one of the folders."""
+    """The first of ``names`` that exists in one of the folders."""
     for folder in folders:
         lower = {name.lower(): name for name in folder.files}
         for name in names:

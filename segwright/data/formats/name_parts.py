@@ -1,4 +1,4 @@
-"""What names say: which split a folder belongs to, and how a name written by another tool may be spelt on this disk."""
+"""Parse file and folder names: their split, and the possible spellings of a name that another tool wrote."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ GENERIC = frozenset(
 
 @lru_cache(maxsize=65536)
 def split_of_part(part: str) -> str | None:
-    """The split that one name tells (``train2017``, ``images_val``, ``labelsTr``); None where it tells none or two."""
+    """The split in one name (``train2017``, ``images_val``, ``labelsTr``); None if there is none, or two."""
     whole = SPLIT_NAMES.get(part.lower())
     if whole is not None:
         return whole
@@ -55,7 +55,7 @@ def split_of_part(part: str) -> str | None:
 
 
 def split_of(relative: str) -> str | None:
-    """The split that a path tells, by its deepest part that tells one."""
+    """The split in a path, by its deepest part that contains one."""
     for part in reversed(relative.split("/")):
         split = split_of_part(part)
         if split is not None:
@@ -64,7 +64,7 @@ def split_of(relative: str) -> str | None:
 
 
 def is_generic(part: str) -> bool:
-    """Whether a folder name says no more than a role or a split."""
+    """Whether a folder name is only a role or a split."""
     return part.lower() in GENERIC or part.isdecimal() or split_of_part(part) is not None
 
 

@@ -49,7 +49,7 @@ MAX_NAME = 1024  # characters of an image's own path
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """Where an image is: which file, row group and row in it."""
+    """The position of an image: file, row group and row."""
 
     path: str
     group: int
@@ -278,7 +278,7 @@ def _named(names: Sequence[str], wanted: Sequence[str]) -> str | None:
 
 
 def _filled(opened: Any, group: int, column: str, path: Path) -> list[bool]:
-    """For each row of a group whether the column's cell holds something; bytes are read only where some do not."""
+    """Whether the column's cell is filled, for each row of a group; bytes are read only if some are empty."""
     meta = opened.metadata.row_group(group)
     for place in range(meta.num_columns):
         chunk = meta.column(place)

@@ -63,7 +63,7 @@ class Place:
 
 
 def _joined(tree: Tree, relative: str, listing: Folder) -> str:
-    """A folder's names, one per line: one search tells whether a pattern fits any of a hundred thousand."""
+    """The names of a folder, one per line, so that one search tests a pattern on all of them."""
     memo = f"names {relative}"
     if memo not in tree.memo:
         tree.memo[memo] = "\n".join(listing.files)
@@ -73,7 +73,7 @@ def _joined(tree: Tree, relative: str, listing: Folder) -> str:
 
 @dataclass(frozen=True)
 class Found:
-    """What a layout's patterns found."""
+    """The pairs that a layout's patterns found."""
 
     pairs: tuple[tuple[Key, Path, Path | None], ...]
     lone_masks: tuple[Path, ...]
@@ -167,7 +167,7 @@ class Layout:
         )
 
     def split_of(self, key: Key) -> str | None:
-        """The split of an image: what its folder says."""
+        """The split of an image, from its folder."""
         return key[0]
 
     def _unread(self, tree: Tree) -> list[str]:

@@ -39,7 +39,7 @@ AGREEMENT = 0.5  # intersection over union: classes and objects lie side by side
 
 
 def find_raters(masks: Masks) -> str | None:
-    """Why the masks of an image are those of several people; None where nothing says so."""
+    """Why the masks of an image come from several annotators; None if they do not."""
     several = [found for found in masks.values() if len({part for _, part in found}) > 1]
     named = [found for found in several if any(_PEOPLE.search(part) for _, part in found)]
     if named and 2 * len(named) >= len(several):

@@ -1,4 +1,4 @@
-"""What people have that is not read: each is named by its own signs, with what to export instead.
+"""Formats that are not read: each is recognized by its own signs, and the error names what to export instead.
 
 Asked where no format was recognized. A refusal says what was recognized, where, and the way to masks that are read.
 """
@@ -23,7 +23,7 @@ LOOKED_AT = 12  # text files whose content is looked at
 
 @dataclass(frozen=True)
 class _Endings:
-    """A kind of file told by its name."""
+    """A kind of file, recognized by its name."""
 
     what: str
     pattern: str
@@ -69,7 +69,7 @@ _BY_NAME = (
 
 @dataclass(frozen=True)
 class _Text:
-    """An annotation file told by words that it holds."""
+    """An annotation file, recognized by words in it."""
 
     what: str
     endings: tuple[str, ...]
@@ -143,7 +143,7 @@ _BY_TEXT = (
 
 
 def hint(tree: Tree) -> FormatError | None:
-    """The refusal that fits what lies here; None where nothing is recognized."""
+    """The refusal for a recognized format that is not read; None for any other."""
     for look in (_by_text, _by_name, _label_studio_masks, _by_content):
         found = look(tree)
         if found is not None:
@@ -193,7 +193,7 @@ def _by_name(tree: Tree) -> FormatError | None:
 
 
 def _label_studio_masks(tree: Tree) -> FormatError | None:
-    """Label Studio's masks as PNG or NPY tell the task, and only its JSON tells the task's image."""
+    """Label Studio's masks as PNG or NPY name the task, and only its JSON names the task's image."""
     pattern = re.compile(r"task-(\d+)-annotation-\d+-by-\d+-tag-(.+)-\d+\.(?:png|npy)")
     found = [match for match in (pattern.fullmatch(path.name) for path in _files(tree)) if match]
     if not found:
@@ -203,7 +203,7 @@ def _label_studio_masks(tree: Tree) -> FormatError | None:
         "Label Studio's export of brushes as PNG or NPY without its JSON",
         f"{len(found)} masks of {len({m[1] for m in found})} tasks, labels {labels[:80]}",
         tree.root,
-        "the names tell the task and not its image: export the project as JSON, too, and put it beside the images",
+        "the names give the task and not its image: export the project as JSON as well, beside the images",
     )
 
 
@@ -214,7 +214,7 @@ _MAGIC: tuple[tuple[str, Callable[[bytes], bool], str], ...] = (
 
 
 def _by_content(tree: Tree) -> FormatError | None:
-    """Files without an ending, told by their first bytes."""
+    """Files without an ending, recognized by their first bytes."""
     for path in [path for path in _files(tree) if not path.suffix or path.suffix[1:].isdecimal()][:LOOKED_AT]:
         try:
             with open(path, "rb") as file:

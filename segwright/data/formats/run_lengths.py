@@ -100,7 +100,7 @@ class Runs:
 
 @dataclass
 class RunsReader(RasterizedReader):
-    """Draws run lengths; where classes overlap the later class lies on top."""
+    """Draws run lengths; where classes overlap, the later class is on top."""
 
     def drawing(self, record: Record) -> Drawing | None:
         runs: Runs = record.payload

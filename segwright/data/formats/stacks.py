@@ -86,7 +86,7 @@ def paged(records: Sequence[Record], stacks: Mapping[str, int]) -> tuple[Record,
 
 
 def splits_by_name(records: Sequence[Record], stacks: Mapping[str, int]) -> dict[str, list[Record]]:
-    """Split → the stacks whose names tell it."""
+    """Split → the stacks whose names contain it."""
     given: dict[str, list[Record]] = {}
     for record in records:
         if record.id in stacks and record.image_path is not None:

@@ -174,7 +174,7 @@ def open_supervisely(tree: Tree) -> Dataset:
         ]
     notes = [
         f"{len(names)} classes from {meta.name if meta else 'the objects'}; what no object covers is "
-        f"{fill_name(space, background)}; later objects lie over earlier ones",
+        f"{fill_name(space, background)}; later objects are on top",
         *scan.notes,
     ]
     problems = list(scan.problems)
@@ -222,7 +222,7 @@ def _scan(paths: Sequence[Path]) -> _Scan:
             tags[path] = told.pop()
     told_lost = ", ".join(f"{kind} ({count})" for kind, count in sorted(lost.items()))
     notes = [f"without an area, and not drawn: {told_lost}"] if lost else []
-    notes += ["splits are told by the images' tags"] if tags else []
+    notes += ["splits are given by the images' tags"] if tags else []
     return _Scan(labels, tags, notes, [])
 
 
@@ -264,7 +264,7 @@ def _open_masks(tree: Tree) -> Dataset:
             raise ValueError("two classes of one value, or a value that is no gray")
     except (AttributeError, TypeError, ValueError, OverflowError, IndexError, KeyError) as error:
         raise LabelError(
-            "the class values of a mask export are not understood", expected='{"class": [1, 1, 1], …}',
+            "the class values of a mask export cannot be parsed", expected='{"class": [1, 1, 1], …}',
             found=repr(error)[:120], where=path, fix="export the masks again",
         ) from error  # fmt: skip
     named = sorted(values.items(), key=lambda item: item[1])

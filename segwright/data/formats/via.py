@@ -101,7 +101,7 @@ def _same(left: Path, right: Path) -> bool:
 
 
 def _entries(path: Path) -> list[_Entry]:
-    """What a file says of each image; LabelError naming it."""
+    """The entries of a file per image; LabelError naming the file."""
     try:
         return _from_csv(path) if path.suffix.lower() == ".csv" else _from_json(path)
     except (KeyError, TypeError, ValueError, OverflowError, AttributeError, csv.Error, RecursionError) as error:
@@ -206,7 +206,7 @@ def open_via(tree: Tree) -> Dataset:
     fill = fill_name(space, background)
     notes = [
         note,
-        f"{len(names)} classes{listed}; what no region covers is {fill}; later regions lie on top",
+        f"{len(names)} classes{listed}; what no region covers is {fill}; later regions are on top",
         *without_area(figures),
         *([f"{bare} images have no region: they are {fill} throughout"] if bare else []),
     ]
@@ -290,7 +290,7 @@ def _attribute(tree: Tree, entries: Sequence[_Entry]) -> tuple[str | None, str]:
         expected="one attribute with values",
         found="; ".join(shown),
         where=tree.root,
-        fix="list the values of the one that is the class in classes.txt beside the annotations, one a line",
+        fix="list the values of the one that is the class in classes.txt beside the annotations, one per line",
     )
 
 

@@ -86,12 +86,12 @@ def detect(tree: Tree) -> str | None:
 
 
 def hint(tree: Tree) -> FormatError | None:
-    """For VOC's detection half: XML with boxes, and no masks."""
+    """The error for VOC's detection data: XML with boxes, and no masks."""
     for relative, listing in () if tree.is_file else tree.walk(depth=2):
         if {"JPEGImages", "Annotations"} <= set(listing.dirs):
             return FormatError(
                 "these are boxes, not masks: VOC's annotations for detection",
-                expected="SegmentationClass/ with a mask an image",
+                expected="SegmentationClass/ with a mask per image",
                 found="Annotations/ and no SegmentationClass/",
                 where=Path(tree.path(relative)),
                 fix="unpack the masks, too, or outline the boxes in an annotation tool first",
@@ -123,7 +123,7 @@ def open_voc(tree: Tree) -> Dataset:
         if not part.lists:
             lone_images += [path for name, path in images.items() if name not in part.masks]
         elif len(images) > len(listed | part.masks.keys()):
-            notes.append(f"{len(images)} images lie there, those with masks or in the lists are used")
+            notes.append(f"{len(images)} images are there; those with masks or in the lists are used")
         lone_masks += [path for name, path in part.masks.items() if name not in images]
         missing += sorted(listed - images.keys())
         for split, names in part.lists.items():

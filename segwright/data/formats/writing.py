@@ -1,4 +1,4 @@
-"""What the writers of all formats share: the samples to write, names that every file system holds, class lists.
+"""Shared parts of the writers of all formats: the samples to write, portable file names, class lists.
 
 A writer stands beside its reader in the format's file. Masks are written as class indices with 255 for ignored pixels:
 in the file formats as palette PNGs, in the annotation formats as run lengths or mask shapes, which are exact; polygons
@@ -87,12 +87,12 @@ Writer = Callable[[Dataset, Iterator[OutputSample], Path], None]
 
 
 def split_names(dataset: Dataset) -> dict[str, str]:
-    """Split → its name as a part of a path: a list of the data may call a split whatever it likes, such as ``../x``."""
+    """Split → its name as a safe part of a path: a list of the data may name a split ``../x``."""
     return dict(zip(dataset.given, safe_names(list(dataset.given), "split"), strict=True))
 
 
 def safe_names(ids: list[str], unnamed: str = "image") -> list[str]:
-    """File names for ids: no separators, dots, controls or stray bytes, not too long, unique whatever the letter case.
+    """Portable file names for ids: no separators, dots, controls or stray bytes, not too long, unique ignoring case.
 
     ``unnamed``: for an id of which nothing is left.
     """
@@ -109,7 +109,7 @@ def safe_names(ids: list[str], unnamed: str = "image") -> list[str]:
 
 
 def class_names(dataset: Dataset) -> list[str]:
-    """The names as written: one that readers take for "ignored" would vanish, and is told apart."""
+    """The class names to write: one that readers take for "ignored" gets the suffix " class"."""
     return [visible(f"{n} class" if n.lower() in IGNORED_NAMES else n) for n in dataset.label_space.names]
 
 
@@ -125,7 +125,7 @@ def write_classes(dataset: Dataset, out: Path, ignored: str = "ignore") -> None:
 
 
 def background_index(dataset: Dataset) -> int:
-    """What annotation formats leave out: the background, else the ignored."""
+    """The index that annotation formats leave out: the background, else 255 (ignored)."""
     names = class_names(dataset)
     return next((i for i, name in enumerate(names) if name.strip().lower() in BACKGROUND_NAMES), IGNORE_INDEX)
 

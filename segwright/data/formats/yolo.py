@@ -156,7 +156,7 @@ def detect(tree: Tree) -> str | None:
 
 
 def hint(tree: Tree) -> FormatError | None:
-    """For a detection dataset: its labels are boxes."""
+    """The error for a detection dataset: its labels are boxes."""
     folders = _text_folders(tree, _BOX)
     if not folders:
         return None
@@ -277,7 +277,9 @@ def open_yolo(tree: Tree) -> Dataset:
             given.setdefault(place[0], []).append(records[-1])
     lone = sorted(path for key, paths in texts.items() if not sharing[key] for path in paths)
     problems += _name_problems(clashes, texts, images, bare, len(records))
-    notes.append("class 0 of the files is class 1 here: background is put before them; the smaller polygon is on top")
+    notes.append(
+        "class 0 of the files is class 1 here: background is inserted before them; the smaller polygon is on top"
+    )
     return Dataset(
         root=tree.root,
         format="yolo",

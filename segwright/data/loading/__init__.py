@@ -1,1 +1,1 @@
-"""From a split to batches: the loader, its cache, and sampling."""
+"""Batches from a split: the loader, its cache, and sampling."""

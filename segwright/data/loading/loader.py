@@ -1,4 +1,4 @@
-"""From a split to batches of uint8: which sample comes when, on which thread, and what happens when one fails.
+"""Load batches of uint8 from a split: sample order, worker threads, and failed samples.
 
 **Order is arithmetic.** Position → sample is a pure function of (seed, epoch); a sample's random numbers are a function
 of (seed, epoch, index). Nothing depends on the number of workers or on which of them was faster, so a run that resumes
@@ -46,7 +46,7 @@ class Transform(Protocol):
 
 
 class Source(Protocol):
-    """What the loader needs of a split."""
+    """The part of a split that the loader needs."""
 
     def __len__(self) -> int: ...
 
@@ -208,7 +208,7 @@ def resolve_workers(workers: int | str) -> int:
 
 
 def _repeats(order: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """For every position, how often its index came before in ``order``."""
+    """How often the index of each position occurred before in ``order``."""
     by_index = np.argsort(order, kind="stable")
     grouped = order[by_index]
     first = np.searchsorted(grouped, grouped, side="left")
@@ -233,7 +233,7 @@ class _Job:
         self.done = threading.Event()
 
     def work(self, row: int) -> None:
-        """In a worker: never raises; a failure is kept for the calling thread."""
+        """Run in a worker; never raises: a failure is kept for the calling thread."""
         try:
             self.fill(row)
         except BaseException:
@@ -269,7 +269,7 @@ class _Job:
         self.ids[row] = sample.id
 
     def batch(self) -> Batch:
-        """In the calling thread, when all rows are done: what failed is tried once more here."""
+        """Finish in the calling thread, when all rows are done: failed samples are read once more here."""
         for row in sorted(self.failed):
             try:
                 self.fill(row)

@@ -76,5 +76,5 @@ def describe(factors: Float64Array) -> str:
     """One line for people."""
     more = factors > 1
     if not more.any():
-        return "oversampling: no class is rarer than asked for, every image comes once an epoch"
+        return "oversampling: no class is rarer than the threshold, every image comes once per epoch"
     return f"oversampling: {more.sum()} of {len(factors)} images come up to {factors.max():.1f} times as often"

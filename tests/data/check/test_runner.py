@@ -327,7 +327,7 @@ def test_a_class_in_one_split_and_shifted_labels(tmp_path: Path, scenes: list[tu
     root = split_tree(tmp_path, changed, {"train": [0, 1, 2, 3]})
     split_tree(root, scenes, {"val": [4, 5]})
     message, _ = only(check(root), "class in one split only", "warning")
-    assert "car" in message and "cannot be learnt" in message
+    assert "car" in message and "cannot be learned" in message
 
 
 def test_label_shift(tmp_path: Path) -> None:

@@ -139,7 +139,7 @@ def test_alpha_that_follows_the_colors_and_alpha_that_does_not(tmp_path: Path) -
     data = open_dataset(tmp_path)
     assert len(data.label_space) == 4 and any("is not read" in note for note in data.notes)
     save(tmp_path / "masks/0.png", np.dstack([colors[labels(0)], (labels(1, 2) * 255).astype(np.uint8)]))
-    with pytest.raises(LabelError, match="both tell classes apart"):
+    with pytest.raises(LabelError, match="both distinguish classes"):
         open_dataset(tmp_path)
     with pytest.raises(LabelError, match="alpha"):
         data.all[0]  # a file that was not looked at when the dataset was opened

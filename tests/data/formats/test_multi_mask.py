@@ -70,7 +70,7 @@ def test_objects_of_one_class(tmp_path: Path) -> None:
             file = f"{hash((number, place)) & (2**128 - 1):032x}.png"
             part(tmp_path / f"stage1_train/{name}/masks/{file}", slice(0, 4), slice(5 * place, 5 * place + 3))
     data = open_dataset(tmp_path)
-    assert data.label_space.names == ("background", "object") and any("no classes apart" in n for n in data.notes)
+    assert data.label_space.names == ("background", "object") and any("distinguish no classes" in n for n in data.notes)
     assert all((found > 0).sum() == 36 for found in drawn(tmp_path).values())
 
 
@@ -102,7 +102,7 @@ def test_layers_of_several_classes_are_refused(tmp_path: Path) -> None:
         make_image(tmp_path / f"images/{name}.jpg", size=SIZE)
         for version in ("old", "new"):
             mask(tmp_path / f"masks/{name}/{version}.png", [0, 1, 2])
-    with pytest.raises(FormatError, match="several masks an image") as caught:
+    with pytest.raises(FormatError, match="several masks per image") as caught:
         open_dataset(tmp_path)
     assert "old.png" in str(caught.value) and "masks/road/x.png" in (caught.value.fix or "")
 

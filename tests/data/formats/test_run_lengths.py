@@ -139,7 +139,7 @@ def test_an_unknown_header_is_refused_with_both_readings(tmp_path: Path) -> None
 def test_a_run_outside_the_image_and_a_broken_row_are_errors(tmp_path: Path) -> None:
     make_image(tmp_path / "train/x0.png")
     write(tmp_path / "train.csv", "ImageId,EncodedPixels\nx0.png,190 5\n")
-    with pytest.raises(LabelError, match="a run lies outside"):
+    with pytest.raises(LabelError, match="a run is outside"):
         open_dataset(tmp_path).all.read_mask(0)
     rows = "x0.png,1 2\n" * 30
     write(tmp_path / "train.csv", f"ImageId,EncodedPixels\n{rows}x0.png,1 2 3\n")
