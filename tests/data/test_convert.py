@@ -243,7 +243,7 @@ def test_what_cannot_be_written_is_a_typed_error(tmp_path: Path, monkeypatch: py
     def full(path: Path, data: bytes) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
 
-    monkeypatch.setattr("segwright.data.formats.folder.write_bytes", full)
+    monkeypatch.setattr("segwright.data.formats.voc.write_bytes", full)
     with pytest.raises(OutputError, match="free some space") as told:
         convert(source, "voc", tmp_path / "out")
     assert told.value.where == str(tmp_path / "out")
