@@ -30,9 +30,9 @@ from segwright.augment import presets
 from segwright.core.types import IGNORE_INDEX, blend
 from segwright.data.dataset import open_dataset
 from segwright.losses import create_loss
-from segwright.losses.weights import class_weights
+from segwright.losses.class_weights import class_weights
+from segwright.metrics.bootstrap import miou_interval
 from segwright.metrics.confusion import scores
-from segwright.metrics.intervals import miou_interval
 from segwright.models.base import SegmentationModel, count_parameters
 from segwright.models.catalog import create_model
 from segwright.training.config import TrainConfig

@@ -36,7 +36,7 @@ from segwright import api
 from segwright.data.splits import sequence_of
 from segwright.inference.predictor import Predictor
 from segwright.inference.runtimes import TorchRuntime
-from segwright.metrics.intervals import paired_difference
+from segwright.metrics.bootstrap import paired_difference
 from segwright.search.tune_postprocessing import drawn_together, tune_post
 
 PRESETS = ("crf(deeplab-v1)", "crf(deeplab-v2-vgg)", "crf(deeplab-v2-r101)")

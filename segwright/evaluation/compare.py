@@ -16,7 +16,7 @@ from segwright.core.errors import UsageError
 from segwright.core.progress import literal
 from segwright.evaluation.evaluate import Evaluation
 from segwright.evaluation.sequences import Independent
-from segwright.metrics.intervals import PairedDifference, paired_difference
+from segwright.metrics.bootstrap import PairedDifference, paired_difference
 from segwright.reports import percent
 
 

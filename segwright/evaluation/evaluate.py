@@ -25,6 +25,7 @@ from segwright.core.types import LabelSpace
 from segwright.evaluation.sequences import Independent, independent, look_of
 from segwright.imageio import UInt8Array
 from segwright.inference.prediction import Prediction
+from segwright.metrics.bootstrap import miou_interval
 from segwright.metrics.boundary import BoundaryIoU
 from segwright.metrics.calibration import Calibration
 from segwright.metrics.confusion import (
@@ -39,7 +40,6 @@ from segwright.metrics.confusion import (
     nanmean,
     scores,
 )
-from segwright.metrics.intervals import miou_interval
 
 CONVENTION = "pooled"
 EXAMPLES = 4  # worst and best images that are kept for the report, each

@@ -16,7 +16,7 @@ from segwright.inference.bundle import Bundle, load_bundle, save_bundle
 from segwright.models.base import IMAGENET_MEAN, IMAGENET_STD, SegmentationModel
 from segwright.models.catalog import create_model
 from segwright.models.convert import load_converted
-from segwright.models.encoders.pretrained import read_weights_file
+from segwright.models.encoders.state_files import read_weights_file
 from segwright.models.external import ExternalModel
 
 # Names of common normalizations of pixels in 0 to 1
@@ -64,10 +64,10 @@ def import_weights(
     """Write a bundle to ``out`` from the network ``model`` and the weights in a file.
 
     ``classes``: their names in the order of the network's outputs, or a file that lists them. ``normalization``:
-    a name of :data:`NORMALIZATIONS` or ``{"mean": […], "std": […]}``; None: the network's own, with
-    a note. ``key`` and ``prefix`` as for :func:`segwright.models.encoders.pretrained.read_weights_file`, ``arguments``
-    go to the network. Every tensor of the network has to be in the file; what is saved is loaded again and run on
-    random pixels. WeightsError where weights and network do not fit, UsageError for wrong arguments.
+    a name of :data:`NORMALIZATIONS` or ``{"mean": […], "std": […]}``; None: the network's own, with a note. ``key`` and
+    ``prefix`` as for :func:`segwright.models.encoders.state_files.read_weights_file`, ``arguments`` go to the network.
+    Every tensor of the network has to be in the file; what is saved is loaded again and run on random pixels.
+    WeightsError where weights and network do not fit, UsageError for wrong arguments.
     """
     space = class_space(classes)
     given = _normalization(normalization)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from segwright.core.errors import UsageError
-from segwright.losses.pixels import SegmentationLoss, SoftmaxStatistics, weighted_mean
+from segwright.losses.base import SegmentationLoss, SoftmaxStatistics, weighted_mean
 
 FAR = 1e6  # pixels: further than any image is wide
 REACH = 6.0  # in sigmas: beyond, the border's term is under w0·e^-18

@@ -12,11 +12,11 @@ from torch import Tensor, nn
 
 from segwright.core.errors import UsageError
 from segwright.core.types import IGNORE_INDEX
+from segwright.losses.base import SegmentationLoss, SoftmaxStatistics
 from segwright.losses.border import BorderCrossEntropy
-from segwright.losses.crossentropy import OHEM, CrossEntropy, Focal
+from segwright.losses.cross_entropy import OHEM, CrossEntropy, Focal
 from segwright.losses.lovasz import Lovasz
 from segwright.losses.overlap import Dice, FocalTversky, Jaccard, Tversky
-from segwright.losses.pixels import SegmentationLoss, SoftmaxStatistics
 
 LOSSES: dict[str, Callable[..., SegmentationLoss]] = {
     "ce": CrossEntropy,

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from segwright.losses.pixels import SegmentationLoss, SoftmaxStatistics
+from segwright.losses.base import SegmentationLoss, SoftmaxStatistics
 
 
 class Lovasz(SegmentationLoss):

@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor
 
 from segwright.core.errors import UsageError
-from segwright.losses.pixels import SegmentationLoss, SoftmaxStatistics, mean_over_present
+from segwright.losses.base import SegmentationLoss, SoftmaxStatistics, mean_over_present
 
 
 class Tversky(SegmentationLoss):

@@ -21,9 +21,11 @@ from segwright.models.base import Provenance, SegmentationModel, count_parameter
 from segwright.models.convert import load_converted
 from segwright.models.ddrnet import DDRNet
 from segwright.models.deeplab_v3 import DeepLabV3, DeepLabV3Plus
+from segwright.models.encoders.base import STRIDES, Encoder
 from segwright.models.encoders.mix_transformer import SIZES, MixTransformer
-from segwright.models.encoders.pretrained import encoder_weights, read_weights_file, torchvision_weights
-from segwright.models.encoders.timm import STRIDES, Encoder, TimmEncoder, TorchvisionMobileNetV3
+from segwright.models.encoders.pretrained import encoder_weights, torchvision_weights
+from segwright.models.encoders.state_files import read_weights_file
+from segwright.models.encoders.timm import TimmEncoder, TorchvisionMobileNetV3
 from segwright.models.ensemble import MOST_MEMBERS, Ensemble
 from segwright.models.ensemble import NAME as ENSEMBLE
 from segwright.models.fcn_resnet import LRASPP, FCNResNet

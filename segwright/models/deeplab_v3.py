@@ -25,7 +25,7 @@ from segwright.models.blocks import (
     initialize_decoder,
     initialize_head,
 )
-from segwright.models.encoders.timm import Encoder, require_strides
+from segwright.models.encoders.base import Encoder, require_strides
 
 RATES = {8: (12, 24, 36), 16: (6, 12, 18), 32: (3, 6, 9)}  # of the ASPP, by output stride (v3, section 3.3)
 RELEASED_DROPOUT, TORCHVISION_DROPOUT = 0.1, 0.5  # after the ASPP: keep_prob 0.9 of tensorflow/models' deeplab

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from segwright.core.errors import MissingExtraError, ModelError, UsageError, WeightsError
 from segwright.models.base import IMAGENET_MEAN, IMAGENET_STD, Provenance, SegmentationModel, SegOutput, resize
-from segwright.models.encoders.pretrained import read_state_dict
+from segwright.models.encoders.state_files import read_state_dict
 
 # Of transformers' networks: the feature extractor and the classifier layers, by model type.
 TRANSFORMERS_ROLES: dict[str, tuple[str, dict[str, list[str]]]] = {

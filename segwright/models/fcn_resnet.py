@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from segwright.models.base import SegmentationModel, SegOutput, resize
 from segwright.models.blocks import ConvNormReLU, FCNHead, initialize_decoder, initialize_head
-from segwright.models.encoders.timm import Encoder, require_strides
+from segwright.models.encoders.base import Encoder, require_strides
 
 
 class FCNResNet(SegmentationModel):

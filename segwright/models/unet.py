@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from segwright.core.errors import ModelError
 from segwright.models.base import SegmentationModel, SegOutput, resize
 from segwright.models.blocks import ConvNormReLU, initialize_decoder, initialize_head
-from segwright.models.encoders.timm import Encoder
+from segwright.models.encoders.base import Encoder
 
 DECODER_CHANNELS = (256, 128, 64, 32, 16)
 

@@ -24,7 +24,7 @@ from segwright.models.blocks import (
     initialize_decoder,
     initialize_head,
 )
-from segwright.models.encoders.timm import Encoder, require_strides
+from segwright.models.encoders.base import Encoder, require_strides
 
 
 class UPerNet(SegmentationModel):

@@ -11,8 +11,8 @@ import numpy as np
 from segwright.core.atomic_io import without_nan
 from segwright.evaluation.sequences import Independent, drawn_from
 from segwright.inference.bundle import is_bundle
+from segwright.metrics.bootstrap import miou_interval
 from segwright.metrics.confusion import iou_per_class, nanmean
-from segwright.metrics.intervals import miou_interval
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ from segwright.evaluation.compare import verdict
 from segwright.evaluation.evaluate import Evaluation, evaluate
 from segwright.evaluation.sequences import Independent
 from segwright.inference.predictor import load
-from segwright.metrics.intervals import PairedDifference, paired_difference
+from segwright.metrics.bootstrap import PairedDifference, paired_difference
 from segwright.search.search_space import (
     ARCHITECTURES,
     architecture_label,

@@ -9,7 +9,7 @@ from typing import Any
 
 from segwright.core.atomic_io import without_nan
 from segwright.evaluation.sequences import Independent
-from segwright.metrics.intervals import PairedDifference
+from segwright.metrics.bootstrap import PairedDifference
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from torch import nn
 
 from segwright.core.errors import UsageError
 from segwright.models.base import SegmentationModel
-from segwright.models.encoders.timm import Encoder
+from segwright.models.encoders.base import Encoder
 from segwright.training.config import TrainingConfig
 
 BatchNorm = nn.modules.batchnorm._BatchNorm
@@ -94,7 +94,7 @@ def encoder_stages(encoder: nn.Module) -> list[set[str]]:
     stages: list[set[str]] = []
     seen: set[str] = set()
     for stride in sorted(encoder.channels):
-        names = encoder._names_up_to(stride) - seen
+        names = encoder.parameter_names_up_to(stride) - seen
         seen |= names
         stages.append(names)
     rest = {name for name, _ in encoder.named_parameters()} - seen

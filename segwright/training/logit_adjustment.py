@@ -29,8 +29,8 @@ from segwright.data.records import Split, evenly_spread
 from segwright.evaluation.compare import interval_text
 from segwright.evaluation.evaluate import Evaluation
 from segwright.inference.predictor import Predictor
+from segwright.metrics.bootstrap import LEAST_DRAWN, PairedDifference, paired_difference
 from segwright.metrics.confusion import Float64Array, Int64Array
-from segwright.metrics.intervals import LEAST_DRAWN, PairedDifference, paired_difference
 from segwright.models.base import SegmentationModel
 
 IMAGES = 128  # of the training split, at most

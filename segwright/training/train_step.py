@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from segwright import kernels
 from segwright.core.errors import NonFiniteLossError, UsageError
 from segwright.core.types import Batch
-from segwright.losses.pixels import SegmentationLoss
+from segwright.losses.base import SegmentationLoss
 from segwright.models.base import SegmentationModel
 from segwright.training.distributed.dtensors import full_tensor
 from segwright.training.distributed.world import World, is_sharded

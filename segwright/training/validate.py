@@ -19,7 +19,7 @@ from segwright.data.records import Split, evenly_spread
 from segwright.imageio import UInt8Array
 from segwright.inference.sliding_window import Window, sliding_windows
 from segwright.losses import create_loss
-from segwright.losses.pixels import SegmentationLoss
+from segwright.losses.base import SegmentationLoss
 from segwright.metrics.confusion import ConfusionMatrix, Float64Array, Scores
 from segwright.models.base import SegmentationModel
 from segwright.training.distributed.world import World

@@ -468,7 +468,7 @@ def _weights(folder: Path) -> Try:
     import safetensors.torch
     import torch
 
-    from segwright.models.encoders.pretrained import read_state_dict
+    from segwright.models.encoders.state_files import read_state_dict
 
     tensors = {"module.a.weight": torch.ones(3, 4), "module.b": torch.zeros(2, dtype=torch.int64)}
     files: list[tuple[str, bytes]] = []

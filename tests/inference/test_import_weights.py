@@ -18,7 +18,7 @@ from segwright import api
 from segwright.core.errors import SegwrightError, UsageError, WeightsError
 from segwright.inference.predictor import load
 from segwright.models.catalog import create_model
-from segwright.models.encoders.pretrained import read_weights_file
+from segwright.models.encoders.state_files import read_weights_file
 
 smp = pytest.importorskip("segmentation_models_pytorch")
 CLASSES = "a,b,c"

@@ -16,7 +16,7 @@ from segwright.core.errors import LabelError, UsageError
 from segwright.losses import create_loss
 from segwright.losses.border import border_map
 from segwright.losses.catalog import LOSSES, parse_loss
-from segwright.losses.weights import class_weights
+from segwright.losses.class_weights import class_weights
 
 EVERY = [*LOSSES, "ce(smoothing=0.1)", "lovasz(per_image=true)", "dice(smooth=1)", "border(background=1)",
          "ce+dice", "0.5*ce+0.5*lovasz"]  # fmt: skip

@@ -15,7 +15,8 @@ from safetensors.torch import save_file
 from segwright.core.errors import ModelError, UsageError, WeightsError
 from segwright.models.catalog import CATALOG, create_encoder, create_model
 from segwright.models.encoders import pretrained as weights_module
-from segwright.models.encoders.pretrained import encoder_weights, reachable, read_state_dict, torchvision_weights
+from segwright.models.encoders.pretrained import encoder_weights, reachable, torchvision_weights
+from segwright.models.encoders.state_files import read_state_dict
 from segwright.models.encoders.timm import TimmEncoder
 
 TINY = "test_resnet"
@@ -132,31 +133,12 @@ def test_dilated_first_blocks_are_those_of_the_pspnet_release() -> None:
 
 
 @pytest.mark.parametrize("until", [2, 8, 32])
-def test_freezing_stops_what_the_stage_depends_on_and_nothing_else(until: int) -> None:
-    encoder = TimmEncoder(TINY)
-    frozen = encoder.freeze(until)
-    names = {name for name, parameter in encoder.named_parameters() if not parameter.requires_grad}
+def test_a_stage_depends_on_the_parameters_up_to_it(until: int) -> None:
+    names = TimmEncoder(TINY).parameter_names_up_to(until)
     deepest = {2: "conv1", 8: "layer2", 32: "layer4"}[until]
     assert any(deepest in name for name in names)
     beyond = {2: ("layer",), 8: ("layer3", "layer4"), 32: ()}[until]
     assert not [name for name in names if any(part in name for part in beyond)]
-    assert frozen == sum(p.numel() for p in encoder.parameters() if not p.requires_grad)
-    before = {name: buffer.clone() for name, buffer in encoder.named_buffers()}
-    encoder.train()(torch.randn(2, 3, 64, 64))
-    changed = {name for name, buffer in encoder.named_buffers() if not torch.equal(buffer, before[name])}
-    assert not [name for name in changed if not any(part in name for part in beyond)]
-    assert bool(changed) == bool(beyond)
-
-
-def test_frozen_batch_norms_stay_so_through_train() -> None:
-    model = create_model("unet", classes=2, encoder=TINY, weights=None)
-    model.encoder.freeze_batch_norm(affine=True)
-    before = {name: buffer.clone() for name, buffer in model.encoder.named_buffers()}
-    model.train()(torch.zeros(2, 64, 64, 3, dtype=torch.uint8))
-    assert all(torch.equal(buffer, before[name]) for name, buffer in model.encoder.named_buffers())
-    assert model.encoder.model.layer1[0].conv1.weight.requires_grad
-    norms = [p for m in model.encoder.modules() if isinstance(m, torch.nn.BatchNorm2d) for p in m.parameters()]
-    assert norms and not any(p.requires_grad for p in norms)
 
 
 # Weights

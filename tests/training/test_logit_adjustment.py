@@ -19,8 +19,8 @@ from segwright.evaluation.evaluate import Evaluation, evaluate
 from segwright.evaluation.sequences import independent
 from segwright.inference.bundle import load_bundle
 from segwright.inference.predictor import Predictor, load
+from segwright.metrics.bootstrap import paired_difference
 from segwright.metrics.confusion import ConfusionMatrix
-from segwright.metrics.intervals import paired_difference
 from segwright.models.catalog import create_model
 from segwright.models.leannet import LeanNet
 from segwright.training import logit_adjustment, results

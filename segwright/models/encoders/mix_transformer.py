@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from segwright.core.errors import ModelError, UsageError
-from segwright.models.encoders.timm import Encoder
+from segwright.models.encoders.base import Encoder
 
 STRIDES = (4, 8, 16, 32)
 SHORTENING = (8, 4, 2, 1)  # side by which keys and values are reduced, a stage

@@ -1,7 +1,4 @@
-"""Encoders: any hierarchical network of timm by name, answering with its features by stride.
-
-A stage is called by the stride it has in the network as published (2, 4, 8, 16, 32), and keeps that name when dilation
-makes it finer: with ``output_stride=8`` a ResNet's ``features[32]`` lies at stride 8, and ``reductions[32]`` says so.
+"""Encoders from timm: any of its hierarchical networks by name, and MobileNetV3 with torchvision's constants.
 
 timm is imported where an encoder is built: with torchvision and torch's compiler, which come along, it takes longer to
 import than torch does.
@@ -9,7 +6,6 @@ import than torch does.
 
 from __future__ import annotations
 
-import copy
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -21,89 +17,9 @@ from torch import Tensor, nn
 
 from segwright.core.errors import ModelError, UsageError, WeightsError
 from segwright.models.base import IMAGENET_MEAN, IMAGENET_STD
-from segwright.models.encoders.pretrained import PACKAGED, named_as, read_state_dict
-
-STRIDES = (2, 4, 8, 16, 32)
-BATCH_NORMS = (nn.modules.batchnorm._BatchNorm,)
-
-
-class Encoder(nn.Module):
-    """Base of every encoder: (N, C, H, W) normalized → {stride: (N, channels[stride], H / reductions[stride], …)}.
-
-    ``mean`` and ``std`` are those its pretrained weights were trained with, for images scaled to 0…1.
-    """
-
-    def __init__(
-        self,
-        *,
-        name: str,
-        in_channels: int,
-        channels: dict[int, int],
-        reductions: dict[int, int] | None = None,
-        mean: Sequence[float] = IMAGENET_MEAN,
-        std: Sequence[float] = IMAGENET_STD,
-    ) -> None:
-        super().__init__()
-        self.name = name
-        self.in_channels = in_channels
-        self.channels = channels
-        self.reductions = {stride: stride for stride in channels} if reductions is None else reductions
-        self.mean = tuple(mean)
-        self.std = tuple(std)
-        self._frozen_norms = False
-        self._frozen_parts: list[str] = []
-
-    @property
-    def output_stride(self) -> int:
-        """The coarsest stride that really occurs, dilation counted."""
-        return max(self.reductions.values())
-
-    def freeze_batch_norm(self, *, affine: bool = False) -> None:
-        """Keep every batch norm at its running statistics, in training too; ``affine``: its scale and shift as well."""
-        self._frozen_norms = True
-        for norm in _batch_norms(self):
-            for parameter in norm.parameters() if affine else ():
-                parameter.requires_grad_(False)
-        self.train(self.training)
-
-    def freeze(self, until_stride: int = 32) -> int:
-        """Stop training of everything that ``features[until_stride]`` depends on; returns how many parameters that is.
-
-        Their batch norms stay at their running statistics. ``until_stride=32`` freezes the whole encoder.
-        """
-        if until_stride not in self.channels:
-            raise UsageError("no such stage to freeze", expected=str(sorted(self.channels)), found=str(until_stride))
-        names = self._names_up_to(until_stride)
-        frozen = 0
-        for name, parameter in self.named_parameters():
-            if name in names:
-                parameter.requires_grad_(False)
-                frozen += parameter.numel()
-        self._frozen_parts = [
-            name for name, part in self.named_modules() if isinstance(part, BATCH_NORMS) and f"{name}.weight" in names
-        ]
-        self.train(self.training)
-        return frozen
-
-    def train(self, mode: bool = True) -> Encoder:
-        """As in torch; frozen batch norms stay in eval mode."""
-        super().train(mode)
-        if self._frozen_norms:
-            for norm in _batch_norms(self):
-                norm.eval()
-        for name in self._frozen_parts:
-            self.get_submodule(name).eval()
-        return self
-
-    def _names_up_to(self, stride: int) -> set[str]:
-        """The parameters a stage depends on, asked of the gradients: right whatever a network's parts are called."""
-        probe = copy.deepcopy(self).to("meta").eval()
-        for parameter in probe.parameters():
-            parameter.requires_grad_(True)
-        features = probe(torch.zeros(1, self.in_channels, 64, 64, device="meta"))
-        names, parameters = zip(*probe.named_parameters(), strict=True)
-        gradients = torch.autograd.grad(features[stride].sum(), parameters, allow_unused=True)
-        return {name for name, gradient in zip(names, gradients, strict=True) if gradient is not None}
+from segwright.models.encoders.base import STRIDES, Encoder
+from segwright.models.encoders.pretrained import PACKAGED, named_as
+from segwright.models.encoders.state_files import read_state_dict
 
 
 class TimmEncoder(Encoder):
@@ -214,18 +130,6 @@ class TorchvisionMobileNetV3(Encoder):
                 features[16] = x
         features[32] = x
         return {stride: features[stride] for stride in self.channels}
-
-
-def require_strides(encoder: Encoder, strides: Sequence[int], network: str) -> None:
-    """ModelError where the encoder lacks a stage that the network cannot do without."""
-    missing = [stride for stride in strides if stride not in encoder.channels]
-    if missing:
-        raise ModelError(
-            f"{network} needs features that {encoder.name} does not have",
-            expected=f"strides {', '.join(map(str, strides))}",
-            found=f"strides {', '.join(map(str, encoder.channels))}",
-            fix="choose another encoder, such as resnet34 or mobilenetv2_100",
-        )
 
 
 def dilate_first_blocks(model: nn.Module) -> None:
@@ -361,7 +265,3 @@ def _no_output_stride(name: str, output_stride: int) -> ModelError:
         found=name,
         fix="leave output_stride at 32, or choose such an encoder",
     )
-
-
-def _batch_norms(module: nn.Module) -> list[nn.Module]:
-    return [part for part in module.modules() if isinstance(part, BATCH_NORMS)]

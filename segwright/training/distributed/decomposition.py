@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import nn
 
-from segwright.losses.pixels import SegmentationLoss
+from segwright.losses.base import SegmentationLoss
 from segwright.training.config import TrainingConfig
 from segwright.training.distributed.world import World
 from segwright.training.freezing import BatchNorm

@@ -18,7 +18,7 @@ from segwright.core.left_right import Pairs, check_pairs, find_sides, shown
 from segwright.core.progress import duration
 from segwright.data.check.fingerprint import Fingerprint
 from segwright.data.dataset import Dataset
-from segwright.losses.weights import class_weights
+from segwright.losses.class_weights import class_weights
 from segwright.models.catalog import CATALOG, starts_pretrained
 from segwright.models.recipes import AUX_WEIGHTS, FROM_SCRATCH, USUAL_AUX_WEIGHT, Recipe
 from segwright.training.callbacks.trackers import installed

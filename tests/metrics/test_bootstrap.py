@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from segwright.core.errors import UsageError
-from segwright.metrics import intervals
+from segwright.metrics import bootstrap
+from segwright.metrics.bootstrap import miou_interval, paired_difference
 from segwright.metrics.confusion import class_counts, scores
-from segwright.metrics.intervals import miou_interval, paired_difference
 
 
 def make_images(seed: int, count: int, quality: float = 0.8, spread: float = 0.15, classes: int = 3) -> Any:
@@ -30,7 +30,7 @@ def make_images(seed: int, count: int, quality: float = 0.8, spread: float = 0.1
 def test_equals_resampling_written_out() -> None:
     matrices = make_images(0, 12)
     values = []
-    for drawn in intervals._draw(12, 300, 7):
+    for drawn in bootstrap._draw(12, 300, 7):
         for row in drawn.astype(int):
             values.append(scores((matrices * row[:, None, None]).sum(0)).miou)
     expected = np.quantile(values, [0.025, 0.975])
@@ -47,7 +47,7 @@ def test_deterministic_and_around_the_score(monkeypatch: pytest.MonkeyPatch) -> 
     assert np.subtract(*miou_interval(many)) > np.subtract(*miou_interval(few))  # narrower: less negative
     narrow = miou_interval(counts, level=0.5)
     assert low < narrow[0] < narrow[1] < high
-    monkeypatch.setattr(intervals, "BLOCK_CELLS", 100)
+    monkeypatch.setattr(bootstrap, "BLOCK_CELLS", 100)
     assert miou_interval(counts) == pytest.approx((low, high), abs=0.02)
 
 

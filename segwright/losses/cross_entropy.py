@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from segwright.core.errors import UsageError
-from segwright.losses.pixels import SegmentationLoss, SoftmaxStatistics, weighted_mean
+from segwright.losses.base import SegmentationLoss, SoftmaxStatistics, weighted_mean
 
 
 class CrossEntropy(SegmentationLoss):
