@@ -16,7 +16,7 @@ from segwright.training.config import TrainConfig, load_config
 if TYPE_CHECKING:
     from segwright.search.folds import CrossValidation
     from segwright.search.lr_range import LrRange
-    from segwright.search.tuning import Tuning
+    from segwright.search.study import Study
     from segwright.training.run import Run
 
 __all__ = ["cross_validate", "lr_range", "train", "tune"]
@@ -215,7 +215,7 @@ def tune(
     values: Mapping[str, Any] | None = None,
     resume: bool = False,
     say: Callable[[str], None] = lambda line: None,
-) -> Tuning:
+) -> Study:
     """Search for better settings than the planned ones (Optuna's TPE with median pruning).
 
     The planned settings are trial 0. At the end the best trial and the plan are trained once more with another seed and
@@ -242,7 +242,7 @@ def tune(
 
     Returns
     -------
-    Tuning
+    Study
         ``trials``, ``best``, ``config`` (a file for ``train``), ``beats_default`` with the paired interval.
 
     Raises

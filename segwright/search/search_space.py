@@ -1,4 +1,4 @@
-"""What a search may change, and the config that a trial's parameters stand for."""
+"""The search space of `tune`, and the config of a trial's parameters."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ STRENGTHS = ("none", "light", "medium", "strong")
 CROPS = (0.75, 1.0, 1.25)
 ARCHITECTURES = ("leannet:small", "leannet:medium", "leannet:large", "ddrnet", "unet:mobilenetv2_100",
                  "deeplabv3plus:mobilenetv2_100")  # fmt: skip
-# What belongs to one run or one machine and not to a recipe.
+# Settings of one run or one machine, which are no part of a recipe.
 UNBOUND = {"out": None, "data.path": "", "training.minutes": None, "training.epochs": None,
            "training.validate_every": "auto", "training.workers": "auto", "training.device": "auto",
            "training.precision": "auto", "training.compile": "auto"}  # fmt: skip
@@ -36,7 +36,7 @@ def suggest(trial: Any, architectures: Sequence[str], base: TrainConfig) -> dict
 
 
 def default_params(base: TrainConfig, architecture: str) -> dict[str, Any]:
-    """The parameters that leave the plan as it is."""
+    """The parameters that leave the plan unchanged."""
     strength, aware = base.augment.strength, base.augment.class_aware
     return {
         "architecture": architecture,
@@ -50,8 +50,8 @@ def default_params(base: TrainConfig, architecture: str) -> dict[str, Any]:
     }
 
 
-def configured(base: TrainConfig, params: Mapping[str, Any]) -> TrainConfig:
-    """The plan with a trial's parameters laid over it."""
+def apply_params(base: TrainConfig, params: Mapping[str, Any]) -> TrainConfig:
+    """Apply a trial's parameters to the plan."""
     training = base.training
     lr, decay = float(training.lr), float(training.weight_decay)
     values: dict[str, Any] = {
@@ -75,7 +75,7 @@ def configured(base: TrainConfig, params: Mapping[str, Any]) -> TrainConfig:
 
 
 def recipe(config: TrainConfig) -> TrainConfig:
-    """A config for ``train --config``: without what belongs to one run or one machine."""
+    """A config for ``train --config``, without the settings of one run or one machine."""
     return config.with_values(UNBOUND)
 
 
@@ -86,7 +86,7 @@ def architecture_label(config: TrainConfig) -> str:
 
 
 def architecture_values(label: str) -> dict[str, Any]:
-    """The settings that a label of :func:`architecture_label` stands for."""
+    """The settings of a label of :func:`architecture_label`."""
     name, _, part = label.partition(":")
     if name == "leannet":
         return {"model.name": name, "model.encoder": None, "model.arguments": {"variant": part} if part else {}}
@@ -94,7 +94,7 @@ def architecture_values(label: str) -> dict[str, Any]:
 
 
 def describe_params(params: Mapping[str, Any]) -> str:
-    """For a line on the terminal: only what differs from the default."""
+    """One line of the parameters that differ from the default."""
     neutral = {"lr": 1.0, "weight_decay": 1.0, "loss": PLANNED, "crop": 1.0, "zoom": 1.0}
     shown = [
         f"{key} {f'×{value:.2g}' if key in ('lr', 'weight_decay', 'crop', 'zoom') else _short(value)}"

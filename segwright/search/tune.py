@@ -32,16 +32,16 @@ from segwright.inference.predictor import load
 from segwright.metrics.bootstrap import PairedDifference, paired_difference
 from segwright.search.search_space import (
     ARCHITECTURES,
+    apply_params,
     architecture_label,
     architecture_values,
-    configured,
     default_params,
     describe_params,
     recipe,
     suggest,
 )
+from segwright.search.study import Study, Trial
 from segwright.search.tune_page import write_study_page
-from segwright.search.tuning import Trial, Tuning
 from segwright.training.callbacks.log import Display
 from segwright.training.config import TrainConfig, build
 from segwright.training.run import Run, run_training, training_splits, warning_lines
@@ -67,7 +67,7 @@ def tune(
     architectures: Sequence[str] = (),
     resume: bool = False,
     say: Say = lambda line: None,
-) -> Tuning:
+) -> Study:
     """Search for ``minutes`` in all. ``config`` is the default that is searched around: what it gives stays the
     default, what it leaves out is planned. ``architectures``: ``name``, ``name:encoder`` or ``leannet:variant``;
     ``trial_minutes``: of one trial, a twelfth of the time when left out; ``final_minutes``: of each of the two
@@ -91,11 +91,11 @@ def tune(
     with lock_folder(folder):
         if (folder / "study.db").exists() and not resume:
             raise UsageError("the folder holds a search already", where=folder, fix="--resume, or another --out")
-        return _Search(optuna, data, config, folder, (minutes, each, final), architectures, say).run()
+        return _StudyRunner(optuna, data, config, folder, (minutes, each, final), architectures, say).run()
 
 
 def require_optuna() -> Any:
-    """The optuna module, quiet; MissingExtraError without it."""
+    """Import Optuna and silence its log; MissingExtraError without it."""
     try:
         import optuna
     except ImportError as error:
@@ -106,8 +106,8 @@ def require_optuna() -> Any:
     return optuna
 
 
-class _Search:
-    """The state of :func:`tune`."""
+class _StudyRunner:
+    """Runs the trials of :func:`tune` and the comparison."""
 
     def __init__(
         self,
@@ -126,23 +126,23 @@ class _Search:
         for line in warning_lines(self.checked):
             say(line)
         self.stopped_by: str | None = None
-        self.study = self._opened(config.training.seed)
-        self.base = self._planned("")
-        self.architectures = self._kept_architectures(architectures)
+        self.study = self._open_study(config.training.seed)
+        self.base = self._plan("")
+        self.architectures = self._choose_architectures(architectures)
 
-    def run(self) -> Tuning:
-        """Trials until only the time of the comparison is left, then the comparison."""
-        self._take_up()
+    def run(self) -> Study:
+        """Run trials until only the time for the comparison is left, then compare."""
+        self._requeue_interrupted()
         while self.stopped_by is None:
-            left = (self.minutes - 2 * self.final) * 60 - self._used()
-            if self._finished() and left < self.each * 60 * 0.9:
+            left = (self.minutes - 2 * self.final) * 60 - self._seconds_used()
+            if self._completed() and left < self.each * 60 * 0.9:
                 break
-            self._trial(left)
+            self._run_trial(left)
         return self._conclude()
 
     # -- the study -------------------------------------------------------------------------------------------------
 
-    def _opened(self, seed: int) -> Any:
+    def _open_study(self, seed: int) -> Any:
         optuna = self.optuna
         study = optuna.create_study(
             storage=f"sqlite:///{(self.folder / 'study.db').resolve()}",
@@ -151,13 +151,13 @@ class _Search:
             load_if_exists=True,
             pruner=optuna.pruners.MedianPruner(n_startup_trials=STARTUP_TRIALS, n_warmup_steps=LEAST_SHARE),
         )
-        # A search that goes on must not draw the numbers again that it drew in its first sitting.
+        # A resumed search must not draw the same numbers as in its first sitting.
         drawn = len(study.get_trials(deepcopy=False))
         study.sampler = optuna.samplers.TPESampler(seed=seed + drawn, n_startup_trials=STARTUP_TRIALS)
         return study
 
-    def _kept_architectures(self, asked: Sequence[str]) -> tuple[str, ...]:
-        """The choices, the default's first; the same in every sitting, as the sampler needs."""
+    def _choose_architectures(self, asked: Sequence[str]) -> tuple[str, ...]:
+        """The architectures, the default's first; the same in every sitting, as the sampler requires."""
         stored = self.study.user_attrs.get("architectures")
         default = architecture_label(self.base)
         wanted = asked or (ARCHITECTURES if self.config.model.name == "auto" else ())
@@ -174,8 +174,8 @@ class _Search:
             )
         return tuple(stored)
 
-    def _take_up(self) -> None:
-        """Trial 0 is the default; a trial that a kill cut off is taken again."""
+    def _requeue_interrupted(self) -> None:
+        """Enqueue the default as trial 0, and every trial that was killed once more."""
         state = self.optuna.trial.TrialState
         trials = self.study.get_trials(deepcopy=False)
         if not trials:
@@ -190,17 +190,17 @@ class _Search:
                 begun_again.add(trial.number)
         self.study.set_user_attr("begun again", sorted(begun_again))
 
-    def _used(self) -> float:
+    def _seconds_used(self) -> float:
         return sum(float(t.user_attrs.get("seconds", 0.0)) for t in self.study.get_trials(deepcopy=False))
 
-    def _finished(self) -> list[Any]:
+    def _completed(self) -> list[Any]:
         state = self.optuna.trial.TrialState.COMPLETE
         return [trial for trial in self.study.get_trials(deepcopy=False) if trial.state == state]
 
     # -- configs ---------------------------------------------------------------------------------------------------
 
-    def _planned(self, architecture: str) -> TrainConfig:
-        """The plan of an architecture ("" is the default's), made once: later sittings search around the same."""
+    def _plan(self, architecture: str) -> TrainConfig:
+        """The plan of an architecture ("": the default's), made once: later sittings search around the same plan."""
         key = f"plan of {architecture or 'the default'}"
         stored = self.study.user_attrs.get(key)
         if stored is not None:
@@ -211,14 +211,14 @@ class _Search:
         self.study.set_user_attr(key, json.dumps(run.plan.config.model_dump(mode="json")))
         return run.plan.config
 
-    def _configured(self, params: Mapping[str, Any]) -> TrainConfig:
+    def _trial_config(self, params: Mapping[str, Any]) -> TrainConfig:
         architecture = str(params["architecture"])
-        base = self.base if architecture == self.architectures[0] else self._planned(architecture)
-        return configured(base, params)
+        base = self.base if architecture == self.architectures[0] else self._plan(architecture)
+        return apply_params(base, params)
 
     # -- trials ----------------------------------------------------------------------------------------------------
 
-    def _trial(self, left: float) -> None:
+    def _run_trial(self, left: float) -> None:
         optuna, state = self.optuna, self.optuna.trial.TrialState
         trial = self.study.ask()
         params = suggest(trial, self.architectures, self.base)
@@ -226,33 +226,33 @@ class _Search:
         started = time.monotonic()
         folder = self.folder / "trials" / f"trial-{trial.number:04d}"
         try:
-            config = self._configured(params).with_values({"training.minutes": self.each})
-            run = self._train(config, folder, self._pruning(trial))
+            config = self._trial_config(params).with_values({"training.minutes": self.each})
+            run = self._train(config, folder, self._pruner(trial))
         except (TrainingError, ModelError) as error:
-            # Told as pruned: that these settings lead nowhere is something the sampler should learn.
+            # Recorded as pruned, so that the sampler avoids such settings.
             trial.set_user_attr("note", str(error).splitlines()[0])
             self.say(f"  failed: {str(error).splitlines()[0]}")
-            self._told(trial, started, state=state.PRUNED if trial.number else state.FAIL)
+            self._tell(trial, started, state=state.PRUNED if trial.number else state.FAIL)
             if not trial.number:
                 raise  # the default itself does not train: there is nothing to compare with
             return
         if run.stopped_by == "on_validation":
             self.say("  ended early: below the median of the trials before it")
-            self._told(trial, started, state=optuna.trial.TrialState.PRUNED)
+            self._tell(trial, started, state=optuna.trial.TrialState.PRUNED)
         elif run.stopped_by in ("SIGINT", "SIGTERM") or run.evaluation is None:
             self.stopped_by = run.stopped_by or "no score"
             trial.set_user_attr("interrupted", True)
-            self._told(trial, started, state=state.FAIL)
+            self._tell(trial, started, state=state.FAIL)
         else:
             self.say(f"  val mIoU {run.evaluation.miou:.3f}")
-            self._told(trial, started, run.evaluation.miou)
+            self._tell(trial, started, run.evaluation.miou)
 
-    def _told(self, trial: Any, started: float, value: float | None = None, state: Any = None) -> None:
+    def _tell(self, trial: Any, started: float, value: float | None = None, state: Any = None) -> None:
         trial.set_user_attr("seconds", time.monotonic() - started)
         self.study.tell(trial, value, state=state)
 
     def _train(self, config: TrainConfig, folder: Path, watch: Callable[[Progress, Validation], bool] | None) -> Run:
-        shutil.rmtree(folder, ignore_errors=True)  # of a trial that was cut off
+        shutil.rmtree(folder, ignore_errors=True)  # of a trial that was killed
         run = run_training(
             self.data,
             config.with_values({"out": str(folder)}),
@@ -262,63 +262,63 @@ class _Search:
             checked=self.checked,
             on_validation=watch,
         )
-        for name in ("checkpoints", "last", "validation"):  # a trial is judged, not continued: keep the disk free
+        for name in ("checkpoints", "last", "validation"):  # a trial is never resumed: free the disk
             shutil.rmtree(folder / name, ignore_errors=True)
         return run
 
-    def _pruning(self, trial: Any) -> Callable[[Progress, Validation], bool]:
-        told = 0
+    def _pruner(self, trial: Any) -> Callable[[Progress, Validation], bool]:
+        reported = 0
 
         def watch(progress: Progress, found: Validation) -> bool:
-            nonlocal told
+            nonlocal reported
             tenth = min(int(PRUNE_STEPS * progress.seconds / (self.each * 60)), PRUNE_STEPS - 1)
-            # Validations come when they come: the best so far stands for every tenth since the last.
-            for step in range(told + 1, tenth + 1):
+            # Validations come at irregular times: the best so far counts for every tenth since the last.
+            for step in range(reported + 1, tenth + 1):
                 trial.report(progress.best_miou, step)
-            told = max(told, tenth)
-            return bool(trial.number) and told > 0 and bool(trial.should_prune())
+            reported = max(reported, tenth)
+            return bool(trial.number) and reported > 0 and bool(trial.should_prune())
 
         return watch
 
     # -- the end ---------------------------------------------------------------------------------------------------
 
-    def _conclude(self) -> Tuning:
-        done = self._finished()
+    def _conclude(self) -> Study:
+        done = self._completed()
         if not done:
             raise TrainingError(
                 "the search was stopped before its first trial ended", where=self.folder, fix="--resume goes on"
             )
         best = max(done, key=lambda trial: float(trial.value))
-        winner = self._configured(best.params)
-        tuning = self._compared(best, winner) if self.stopped_by is None else self._cut_short(best, winner)
-        write_json(self.folder / "tune.json", tuning.to_json())
-        write_study_page(self.folder / "study.html", tuning)
-        return tuning
+        winner = self._trial_config(best.params)
+        study = self._compared(best, winner) if self.stopped_by is None else self._stopped_early(best, winner)
+        write_json(self.folder / "tune.json", study.to_json())
+        write_study_page(self.folder / "study.html", study)
+        return study
 
-    def _cut_short(self, best: Any, winner: TrainConfig) -> Tuning:
+    def _stopped_early(self, best: Any, winner: TrainConfig) -> Study:
         write_text(self.folder / "best.yaml", recipe(winner).to_yaml())
         sentence = f"stopped by {self.stopped_by} before the winner was compared with the default; --resume goes on"
-        return self._result(best, sentence, None)
+        return self._record(best, sentence, None)
 
-    def _compared(self, best: Any, winner: TrainConfig) -> Tuning:
+    def _compared(self, best: Any, winner: TrainConfig) -> Study:
         if best.number == 0 or winner == self.base:
             write_text(self.folder / "best.yaml", recipe(self.base).to_yaml())
             count = len(self.study.get_trials(deepcopy=False)) - 1
-            return self._result(
+            return self._record(
                 best, f"the search did not beat the default: none of {count} trials scored higher", False
             )
         self.say(
             f"training the default and trial {best.number} once more, for {self.final:g} minutes each and with another "
             "seed, to compare them"
         )
-        default_run, winner_run = self._final("default", self.base), self._final("winner", winner)
+        default_run, winner_run = self._final_run("default", self.base), self._final_run("winner", winner)
         if default_run is None or winner_run is None:
-            return self._cut_short(best, winner)
+            return self._stopped_early(best, winner)
         over = default_run.independent
         d = paired_difference(default_run.counts, winner_run.counts, groups=over.groups)
         ahead = d.difference > 0
         write_text(self.folder / "best.yaml", recipe(winner if ahead else self.base).to_yaml())
-        return self._result(
+        return self._record(
             best,
             conclusion(best.number, d, self.final, over),
             d.clear and d.low > 0,
@@ -328,8 +328,8 @@ class _Search:
             independent=over,
         )
 
-    def _final(self, name: str, config: TrainConfig) -> Evaluation | None:
-        """Train for the comparison, or score what an earlier sitting trained; None when a signal ended it."""
+    def _final_run(self, name: str, config: TrainConfig) -> Evaluation | None:
+        """Train for the comparison, or score the model of an earlier sitting; None if a signal stopped it."""
         folder = self.folder / f"final-{name}"
         if (folder / "done.json").exists():
             return evaluate(load(folder, post="none", trust_external=True), self._val())
@@ -347,12 +347,12 @@ class _Search:
         assert val is not None
         return val
 
-    def _result(self, best: Any, sentence: str, beats: bool | None, **figures: Any) -> Tuning:
-        trials = tuple(trial_of(trial) for trial in self.study.get_trials(deepcopy=False) if trial.params)
-        return Tuning(
+    def _record(self, best: Any, sentence: str, beats: bool | None, **figures: Any) -> Study:
+        trials = tuple(from_optuna(trial) for trial in self.study.get_trials(deepcopy=False) if trial.params)
+        return Study(
             self.folder,
             trials,
-            trial_of(best),
+            from_optuna(best),
             sentence,
             beats,
             self.each,
@@ -366,8 +366,8 @@ class _Search:
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def trial_of(frozen: Any) -> Trial:
-    """Our record of one of Optuna's."""
+def from_optuna(frozen: Any) -> Trial:
+    """Convert a trial of Optuna."""
     state = {"COMPLETE": "complete", "PRUNED": "pruned"}.get(frozen.state.name, "failed")
     so_far = max(frozen.intermediate_values.values(), default=None)
     return Trial(
@@ -382,7 +382,7 @@ def trial_of(frozen: Any) -> Trial:
 
 
 def importances(optuna: Any, study: Any) -> dict[str, float]:
-    """How much each parameter decides (PED-ANOVA, Watanabe et al. 2023), largest first; empty for too few trials."""
+    """Importance of each parameter (PED-ANOVA, Watanabe et al. 2023), largest first; empty for too few trials."""
     if len([t for t in study.get_trials(deepcopy=False) if t.state.name == "COMPLETE"]) < 4:
         return {}
     try:
@@ -390,12 +390,12 @@ def importances(optuna: Any, study: Any) -> dict[str, float]:
             study, evaluator=optuna.importance.PedAnovaImportanceEvaluator(evaluate_on_local=True)
         )
     except (ValueError, RuntimeError, TypeError):
-        return {}  # all trials alike: nothing decides anything
+        return {}  # all trials alike
     return {name: float(value) for name, value in found.items() if value == value}
 
 
 def conclusion(number: int, d: PairedDifference, minutes: float, over: Independent | None = None) -> str:
-    """One honest sentence; ``over``: what the interval draws."""
+    """The conclusion in one sentence; ``over``: the units that the interval is drawn over."""
     found = verdict(d, "the default", over) + (f"; {over.note}" if over is not None and over.note else "")
     trained = f"both trained once more for {minutes:g} minutes with another seed"
     if d.clear and d.low > 0:

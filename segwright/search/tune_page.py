@@ -12,54 +12,54 @@ import numpy as np
 from segwright import reports
 from segwright.core.progress import duration
 from segwright.reports import Markup, Number, Series
-from segwright.search.tuning import Trial, Tuning
+from segwright.search.study import Study, Trial
 
 CURVES = 8  # trials whose curves are drawn: more would be unreadable
 
 
-def write_study_page(path: Path, tuning: Tuning) -> Path:
+def write_study_page(path: Path, study: Study) -> Path:
     """Write the page of a search."""
-    return reports.write_page(path, study_page(tuning))
+    return reports.write_page(path, study_page(study))
 
 
-def study_page(tuning: Tuning) -> str:
+def study_page(study: Study) -> str:
     """The page as one HTML document."""
-    scored = [trial for trial in tuning.trials if trial.state == "complete" and trial.miou is not None]
-    total = sum(tuning.importance.values()) or 1.0
+    scored = [trial for trial in study.trials if trial.state == "complete" and trial.miou is not None]
+    total = sum(study.importance.values()) or 1.0
     return reports.page(
         "study.html.j2",
         title="Tuning",
-        folder=tuning.folder.name,
-        sentence=f"{tuning.sentence[0].upper()}{tuning.sentence[1:]}.",
-        kind="good" if tuning.beats_default else "warn",
-        tiles=_headline(tuning, scored),
+        folder=study.folder.name,
+        sentence=f"{study.sentence[0].upper()}{study.sentence[1:]}.",
+        kind="good" if study.beats_default else "warn",
+        tiles=_headline(study, scored),
         history=_history(scored),
-        curves=_curves(tuning),
-        importance=[(name, value / total) for name, value in tuning.importance.items()],
+        curves=_curves(study),
+        importance=[(name, value / total) for name, value in study.importance.items()],
         slices=[_slice(name, scored) for name in _parameters(scored)],
-        trial_headers=("trial", "val mIoU", "state", *_names(tuning.trials), "time"),
-        trials=_rows(tuning.trials),
-        command=f"segwright train DATA --config {shlex.quote(str(tuning.config))}",
+        trial_headers=("trial", "val mIoU", "state", *_names(study.trials), "time"),
+        trials=_rows(study.trials),
+        command=f"segwright train DATA --config {shlex.quote(str(study.config))}",
     )
 
 
-def _headline(tuning: Tuning, scored: Sequence[Trial]) -> list[Number]:
+def _headline(study: Study, scored: Sequence[Trial]) -> list[Number]:
     default = next((trial.miou for trial in scored if trial.number == 0), None)
-    pruned = sum(trial.state == "pruned" for trial in tuning.trials)
+    pruned = sum(trial.state == "pruned" for trial in study.trials)
     found = [
         Number(
             "best trial",
-            f"{tuning.best.miou:.3f}" if tuning.best.miou is not None else "–",
-            f"trial {tuning.best.number}",
+            f"{study.best.miou:.3f}" if study.best.miou is not None else "–",
+            f"trial {study.best.number}",
         ),
         Number("default", "–" if default is None else f"{default:.3f}", "trial 0"),
-        Number("trials", str(len(tuning.trials)), f"{pruned} ended early"),
-        Number("time", duration(sum(trial.seconds for trial in tuning.trials)), f"{tuning.trial_minutes:g} min each"),
+        Number("trials", str(len(study.trials)), f"{pruned} ended early"),
+        Number("time", duration(sum(trial.seconds for trial in study.trials)), f"{study.trial_minutes:g} min each"),
     ]
-    d = tuning.difference
+    d = study.difference
     if d is not None:
-        over = "" if tuning.independent is None else f" over {tuning.independent}"
-        note = f"95 %: {100 * d.low:+.2f} to {100 * d.high:+.2f}{over}; {tuning.final_minutes:g} min each"
+        over = "" if study.independent is None else f" over {study.independent}"
+        note = f"95 %: {100 * d.low:+.2f} to {100 * d.high:+.2f}{over}; {study.final_minutes:g} min each"
         found.insert(0, Number("winner − default", f"{100 * d.difference:+.2f} points", note))
     return found
 
@@ -75,9 +75,9 @@ def _history(scored: Sequence[Trial]) -> Markup:
     )
 
 
-def _curves(tuning: Tuning) -> Markup | None:
+def _curves(study: Study) -> Markup | None:
     ordered = sorted(
-        (trial for trial in tuning.trials if trial.curve), key=lambda trial: (trial.number != 0, -(trial.miou or 0.0))
+        (trial for trial in study.trials if trial.curve), key=lambda trial: (trial.number != 0, -(trial.miou or 0.0))
     )[:CURVES]
     series = [
         Series(f"trial {t.number}", [10.0 * step for step in sorted(t.curve)], [t.curve[s] for s in sorted(t.curve)])

@@ -22,8 +22,8 @@ from segwright.data.dataset import Dataset, open_dataset
 from segwright.demo.dataset import write_street_scenes
 from segwright.evaluation.sequences import independent
 from segwright.search import tune as module
-from segwright.search.search_space import architecture_label, architecture_values, configured, default_params
-from segwright.search.tune import Tuning, require_optuna, tune
+from segwright.search.search_space import apply_params, architecture_label, architecture_values, default_params
+from segwright.search.tune import Study, require_optuna, tune
 from segwright.training.config import TrainConfig, load_config
 from segwright.training.state import Progress
 
@@ -93,7 +93,7 @@ def trainings(monkeypatch: pytest.MonkeyPatch) -> Trainings:
     return found
 
 
-def search(scenes: Dataset, folder: Path, *, trainings: int = 12, resume: bool = False) -> Tuning:
+def search(scenes: Dataset, folder: Path, *, trainings: int = 12, resume: bool = False) -> Study:
     """``trainings``: the time, in whole trainings, the two of the comparison included."""
     return tune(scenes, TrainConfig(), folder, minutes=5.0 * trainings, trial_minutes=5.0, resume=resume)
 
@@ -208,8 +208,8 @@ def test_parameters_become_a_config_and_the_default_ones_the_plan() -> None:
     label = architecture_label(base)
     assert label == "leannet:small" and base.with_values(architecture_values(label)) == base
     plain = default_params(base, label)
-    assert configured(base, plain) == base
-    changed = configured(base, {**plain, "lr": 2.0, "crop": 1.25, "zoom": 2.0, "loss": "ce+dice"})
+    assert apply_params(base, plain) == base
+    changed = apply_params(base, {**plain, "lr": 2.0, "crop": 1.25, "zoom": 2.0, "loss": "ce+dice"})
     phase = changed.training.phases[0]
     assert changed.training.lr == 8e-3 and changed.training.muon_lr == 0.12 and phase.size == (64, 128)
     assert phase.scale[0] == pytest.approx(0.7 * (0.7 / 1.3) ** 0.5) and changed.training.final_phase_loss is None

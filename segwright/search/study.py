@@ -1,4 +1,4 @@
-"""What a search found: its trials, the winner, and how it compares with the default."""
+"""The result of a search: its trials, the best one, and its comparison with the default."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ class Trial:
 
     number: int
     state: str  # complete, pruned, failed
-    miou: float | None  # of the best model on the validation split; of a pruned trial so far
+    miou: float | None  # of the best model on the validation split; of a pruned trial, up to there
     params: Mapping[str, Any]
-    curve: Mapping[int, float]  # tenth of the time → best validation mIoU up to there
+    curve: Mapping[int, float]  # tenth of the time → best validation mIoU so far
     seconds: float
     note: str = ""
 
@@ -37,8 +37,8 @@ class Trial:
 
 
 @dataclass(frozen=True)
-class Tuning:
-    """What a search found."""
+class Study:
+    """The result of a search."""
 
     folder: Path
     trials: tuple[Trial, ...]
