@@ -54,7 +54,7 @@ def train(name: str, options: argparse.Namespace) -> dict[str, object]:
     )  # fmt: skip
     steps = [json.loads(line) for line in (run.folder / "log.jsonl").read_text().splitlines()]
     epochs = [line["epoch"] for line in steps if "epoch" in line]
-    decisions = {decision.key: decision.value for decision in run.plan.decisions}
+    decisions = {entry.setting: entry.value for entry in run.plan.entries}
     if run.evaluation is None:
         raise SegwrightError("the run ended without a score", where=run.folder)
     seen = max(epochs, default=0)

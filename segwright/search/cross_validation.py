@@ -1,10 +1,10 @@
-"""Cross-validation: one run a fold, and what their scores say together.
+"""Cross-validation: one run per fold, and their joint scores.
 
 Every labeled image outside the test split is scored by exactly one model, which has not seen it. The pooled score
 over all of them has an interval from images, or from sequences where frames come from video; the spread over the folds
-also holds the luck of the training.
+also includes the variance of the training.
 
-The folder holds ``fold-0/`` …, ``folds.json``, ``report.html`` and ``model/``: the folds' models as one (an ensemble).
+The folder holds ``fold-0/`` …, ``folds.json``, ``report.html`` and ``model/``: the ensemble of the folds' models.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ def cross_validate(
     start: str | Path | None = None,
     command: str = "",
 ) -> CrossValidation:
-    """Train ``folds`` runs into ``OUT/fold-0`` …; a budget in minutes is that of each. With ``resume``, folds that are
-    finished stay and one that was stopped goes on. UsageError for fewer than two folds or a folder in use."""
+    """Train ``folds`` runs into ``OUT/fold-0`` …; a budget in minutes is that of each. With ``resume``, finished folds
+    are kept and a stopped one continues. UsageError for fewer than two folds or a folder in use."""
     if folds < 2:
         raise UsageError("cross-validation takes two folds or more", found=str(folds))
     folder = Path(config.out) if config.out else default_folder(data, config)
@@ -96,7 +96,7 @@ def _conclude(found: CrossValidation, command: str) -> None:
         models = [fold.folder for fold in found.folds]
         save_ensemble(models, found.model, metrics={"cross_validation": scores}, command=command)
         point_latest(folder)
-    if (folder / "latest").is_symlink():  # every fold's run leaves one; among equals none is the latest
+    if (folder / "latest").is_symlink():  # every fold's run creates one; none of them is the latest
         (folder / "latest").unlink()
     write_json(folder / "folds.json", found.summary())
     if found.folds:

@@ -1,4 +1,4 @@
-"""The folds of a cross-validation, and what their scores say together."""
+"""The folds of a cross-validation, and their joint scores."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class CrossValidation:
 
     @property
     def model(self) -> Path:
-        """The folds' models as one, once all are trained."""
+        """The ensemble of the folds' models, once all are trained."""
         return self.folder / "model"
 
     @property
@@ -68,7 +68,7 @@ class CrossValidation:
         return float(np.std([fold.miou for fold in self.folds], ddof=1)) if len(self.folds) > 1 else float("nan")
 
     def independent(self) -> Independent:
-        """What the interval of the pooled score draws: a sequence that lies in several folds is one."""
+        """The units of the pooled score's interval; a sequence in several folds is one unit."""
         named = [fold.named() for fold in self.folds]
         return drawn_from([i for ids, _ in named for i in ids], [s for _, sequences in named for s in sequences])
 

@@ -1,12 +1,12 @@
 """Search for a better config than the planned one, within a time: Optuna's TPE (Bergstra et al. 2011), median pruning.
 
-Trial 0 is the plan as it stands, so that the search can only say "better" against something. A trial is a whole
-training of ``trial_minutes``; its score is the validation mIoU of its best model. Trials that lag behind the median at
-the same share of their time are ended early. At the end the default and the winner are trained once more, with another
-seed and ``final_minutes`` each, and compared image by image: the search chose the winner among many, so that its
-score in the search is too good by selection. Trials are of the plan for those final minutes, cut short.
+Trial 0 is the unchanged plan, the baseline of every claim of improvement. A trial is a whole
+training of ``trial_minutes``; its score is the validation mIoU of its best model. Trials below the median at the
+same fraction of their time are ended early. At the end the default and the winner are trained once more, with another
+seed and ``final_minutes`` each, and compared image by image: the winner was selected among many, so its score in
+the search is biased upwards. Trials are trained by the plan for those final minutes, shortened.
 
-The folder holds ``study.db`` (SQLite: a search goes on where it was stopped), ``trials/``, ``final-default/``,
+The folder holds ``study.db`` (SQLite: a stopped search can be resumed), ``trials/``, ``final-default/``,
 ``final-winner/``, ``best.yaml``, ``study.html`` and ``tune.json``.
 """
 
@@ -49,9 +49,9 @@ from segwright.training.state import Progress
 from segwright.training.validate import Validation
 
 TRIALS_IN_BUDGET = 12  # full trainings that the time is divided into, the two of the comparison included
-STARTUP_TRIALS = 5  # drawn at random, and never pruned, before the sampler and the pruner know anything
+STARTUP_TRIALS = 5  # drawn at random, and never pruned, before the sampler and the pruner have data
 PRUNE_STEPS = 10  # trials are compared at tenths of their time
-LEAST_SHARE = 2  # tenths that every trial gets
+LEAST_TENTHS = 2  # tenths that every trial gets
 
 Say = Callable[[str], None]
 
@@ -149,7 +149,7 @@ class _StudyRunner:
             study_name="segwright",
             direction="maximize",
             load_if_exists=True,
-            pruner=optuna.pruners.MedianPruner(n_startup_trials=STARTUP_TRIALS, n_warmup_steps=LEAST_SHARE),
+            pruner=optuna.pruners.MedianPruner(n_startup_trials=STARTUP_TRIALS, n_warmup_steps=LEAST_TENTHS),
         )
         # A resumed search must not draw the same numbers as in its first sitting.
         drawn = len(study.get_trials(deepcopy=False))

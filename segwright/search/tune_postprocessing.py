@@ -3,7 +3,7 @@
 The network runs once over the images; its probabilities are cached on disk (float16). The images are split in two
 by alternating blocks (neighbors in a sequence stay together): chains are searched on the one half, and the winner's
 gain is measured on the other, which the search has never seen. A gain whose 95 % interval (paired bootstrap, pooled
-confusion matrices) does not lie above zero is no gain: nothing is kept, and the result says so.
+confusion matrices) does not lie above zero is no gain: nothing is kept, and the result states that.
 
 Frames of one sequence err together. Where there are many sequences the bootstrap draws whole ones; where there are few,
 runs of consecutive frames, as long as the cube root of their number (Künsch 1989, the block bootstrap).
@@ -38,7 +38,7 @@ CACHE_BYTES = 4_000_000_000
 BLOCKS = 8  # four for the search, four to confirm, taking turns
 LEAST_GAIN = 1e-4  # mIoU: what a longer chain must add on the search half to be preferred
 LEAST_IMAGES = 4
-LEAST_SEQUENCES = 8  # fewer, and drawing whole ones says little
+LEAST_SEQUENCES = 8  # with fewer, an interval over sequences is meaningless
 LEAST_DRAWN = 5  # fewer all gain by chance in one case of sixteen or more
 PREDICTING_SHARE = 0.4  # of the time
 
@@ -141,7 +141,7 @@ def tune_post(
     names = predictor.label_space.names
     begun = time.monotonic()
     until = begun + 60 * minutes
-    starts = [str(parse_pipeline(text, names)) for text in chains]  # a mistake in one is said before the network runs
+    starts = [str(parse_pipeline(text, names)) for text in chains]  # an invalid chain is refused before the network runs
     with tempfile.TemporaryDirectory(dir=folder, prefix="segwright-post-") as place:
         cache = _Cache.fill(predictor, split, Path(place), cache_bytes, begun + 60 * minutes * PREDICTING_SHARE)
         search, confirm = _halves(len(cache.indices))
@@ -266,7 +266,7 @@ class _Cache:
 
 
 class _OutOfTimeError(Exception):
-    """A trial that was not finished in time; it never leaves this module."""
+    """A trial that was not finished in time; internal to this module."""
 
 
 def _spread(count: int) -> list[int]:

@@ -28,7 +28,7 @@ from segwright.training.finetune import transfer_weights
 from segwright.training.network import build_network, init_head_bias
 from segwright.training.planning.budget import TimeBudget, make_budget
 from segwright.training.planning.checked_data import CheckedData, Say
-from segwright.training.planning.plan import Plan
+from segwright.training.planning.draft import Plan
 from segwright.training.planning.timing import MeasuredTimings
 from segwright.training.results import RunOutputs
 from segwright.training.resume import StoredRun

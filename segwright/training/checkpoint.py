@@ -34,7 +34,7 @@ KEEP = 2  # the newest and the one before, in case the newest is damaged later
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What was read back."""
+    """A checkpoint that was read."""
 
     path: Path
     tensors: Mapping[str, Tensor]
@@ -43,7 +43,7 @@ class Checkpoint:
 
 
 def save_checkpoint(folder: Path, step: int, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> Path:
-    """Write ``folder/step-…``, then remove all but the newest two. OSError (a full disk) leaves the old ones."""
+    """Write ``folder/step-…``, then remove all but the newest two. On OSError (a full disk) the old ones stay."""
     path = _place(folder, step)
     with write_folder(path) as beside:
         try:
@@ -56,23 +56,23 @@ def save_checkpoint(folder: Path, step: int, tensors: Mapping[str, Tensor], stat
 
 
 def save_shards(folder: Path, step: int, tensors: Mapping[str, Tensor], state: Mapping[str, Any], world: World) -> None:
-    """:func:`save_checkpoint` of a network in shards: every process has to call, and writes its own.
+    """:func:`save_checkpoint` of a sharded network: every rank has to call this and writes its own shards.
 
-    OSError on the first process where anything cannot be written; the others go on.
+    OSError on rank 0 if anything cannot be written; the other ranks continue.
     """
     from segwright.training.distributed.sharded_checkpoint import write_shards
 
     if not world.is_first:
         place = world.broadcast_from_rank0(str, str, str)
         if place:
-            with suppress(OSError):  # which the first process has, too
+            with suppress(OSError):  # which rank 0 has, too
                 write_shards(Path(place), tensors, world.control_group())
         return
     with ExitStack() as stack:
         try:
             beside = stack.enter_context(write_folder(_place(folder, step)))
         except BaseException:
-            world.broadcast_from_rank0(str, str, str)  # the others wait for the place: there is none
+            world.broadcast_from_rank0(str, str, str)  # the other ranks wait for a folder: there is none
             raise
         world.broadcast_from_rank0(lambda: str(beside.absolute()), str, str)
         write_shards(beside, tensors, world.control_group())
@@ -95,7 +95,7 @@ def _keep_newest(folder: Path) -> None:
 
 
 def _apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """In host memory, contiguous, and none in another's memory: what appears under two names is saved once for each."""
+    """In host memory, contiguous, without shared storage: a tensor with two names is saved once for each."""
     seen: set[int] = set()
     found = {}
     for name, tensor in tensors.items():
@@ -107,12 +107,12 @@ def _apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def checkpoints(folder: Path) -> list[Path]:
-    """The checkpoints that stand in ``folder``, oldest first, whole or not."""
+    """The checkpoints in ``folder``, oldest first, intact or not."""
     return sorted(path for path in folder.glob("step-*") if path.is_dir())
 
 
 def load_checkpoint(folder: Path, *, tensors: bool = True) -> Checkpoint | None:
-    """The newest whole checkpoint; None where there never was one; CheckpointError where all are damaged.
+    """The newest intact checkpoint; None if there never was one; CheckpointError if all are damaged.
 
     Without ``tensors`` they are left on the disk, for processes that each read a share.
     """
@@ -147,7 +147,7 @@ def _tensors(path: Path) -> dict[str, Tensor]:
 
 
 def _complete(path: Path) -> dict[str, Tensor]:
-    """No tensors; CheckpointError where pieces of them are missing."""
+    """No tensors; CheckpointError if shards are missing."""
     if not (path / WHOLE).exists():
         from segwright.training.distributed.sharded_checkpoint import described
 
@@ -156,7 +156,7 @@ def _complete(path: Path) -> dict[str, Tensor]:
 
 
 def newest_state(folder: Path) -> Mapping[str, Any] | None:
-    """The description in the newest checkpoint that is whole, without its tensors; None where none is."""
+    """The description in the newest intact checkpoint, without tensors; None if there is none."""
     for path in reversed(checkpoints(folder)):
         try:
             if not verify_checksums(path):
@@ -167,7 +167,7 @@ def newest_state(folder: Path) -> Mapping[str, Any] | None:
 
 
 def clear_leftovers(folder: Path) -> None:
-    """Remove what a killed run left half-written, and put back what it was about to replace.
+    """Remove what a killed run left half-written, and restore what it was about to replace.
 
     Only the process that holds the run folder may call this: it is the one that writes there.
     """
@@ -182,7 +182,7 @@ def clear_leftovers(folder: Path) -> None:
 
 
 def _checked(state: Any) -> dict[str, Any]:
-    """The description of a checkpoint; ValueError where it is of another kind."""
+    """The description of a checkpoint; ValueError for any other JSON."""
     progress: Any = state.get("progress") if isinstance(state, dict) else None
     numbers = isinstance(progress, dict) and all(
         isinstance(value, int | float) or value is None for value in progress.values()
@@ -194,7 +194,7 @@ def _checked(state: Any) -> dict[str, Any]:
 
 
 def flatten_optimizer(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """(tensors by name, JSON-able rest) of an optimizer's state; of one in shards, the tensors are shards."""
+    """(tensors by name, JSON-able rest) of an optimizer's state; of a sharded network, the tensors are DTensors."""
     tensors: dict[str, Tensor] = {}
     rest: dict[str, Any] = {}
     for index, state in optimizer.state_dict()["state"].items():
@@ -207,7 +207,7 @@ def flatten_optimizer(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tenso
 
 
 def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor], rest: Mapping[str, Any]) -> None:
-    """Put a flattened state back; momentum buffers take their parameter's memory format, as they had it."""
+    """Restore a flattened state; momentum buffers take the memory format of their parameter."""
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     state: dict[int, dict[str, Any]] = {}
     for name, tensor in tensors.items():
@@ -225,16 +225,16 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Te
 
 
 def model_tensors(model: nn.Module, prefix: str) -> dict[str, Tensor]:
-    """The state dict under a prefix: the very tensors of ``model``, which one in shards has in shards."""
+    """The state dict under a prefix, with the tensors of ``model`` themselves (DTensors if it is sharded)."""
     return {f"{prefix}/{name}": tensor for name, tensor in model.state_dict().items()}
 
 
 def optimizer_targets(
     optimizer: torch.optim.Optimizer, stored: Mapping[str, tuple[torch.Size, torch.dtype]]
 ) -> dict[str, Tensor]:
-    """Tensors to read an optimizer's state into, by name: in the shards of their parameter where they have its shape.
+    """Tensors to read an optimizer's state into, by name; sharded like their parameter if they have its shape.
 
-    CheckpointError where ``stored`` (name → shape and dtype) is of another number of parameters.
+    CheckpointError if ``stored`` (name → shape and dtype) is of another number of parameters.
     """
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     targets: dict[str, Tensor] = {}
@@ -249,7 +249,7 @@ def optimizer_targets(
 
 
 def restore_model(model: nn.Module, tensors: Mapping[str, Tensor], prefix: str) -> None:
-    """Copy the tensors under a prefix into ``model``; CheckpointError where they do not fit."""
+    """Copy the tensors under a prefix into ``model``; CheckpointError if they do not fit."""
     found = {name.removeprefix(f"{prefix}/"): t for name, t in tensors.items() if name.startswith(f"{prefix}/")}
     try:
         model.load_state_dict(found, strict=True)

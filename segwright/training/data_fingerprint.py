@@ -1,4 +1,4 @@
-"""A print of the data that a run trains on, so that a resumed run notices what changed since it stopped.
+"""Digests of the data that a run trains on, so that a resumed run reports what changed since it stopped.
 
 ``data.json`` in the run folder holds a digest per image; every checkpoint holds the digest of them all.
 """
@@ -21,7 +21,7 @@ Prints = dict[str, dict[str, list[str]]]  # split → image id → digests of th
 
 
 def data_print(splits: Sequence[Split]) -> Prints:
-    """The digests of the files of ``splits``; empty texts where a record has no file of its own."""
+    """The digests of the files of ``splits``; empty strings for records without a file of their own."""
     return {
         split.name: {
             record.id: [_digest(path) for path in (record.image_path, record.mask_path)] for record in split.records
@@ -31,12 +31,12 @@ def data_print(splits: Sequence[Split]) -> Prints:
 
 
 def digest(prints: Prints) -> str:
-    """One digest of all of it."""
+    """One digest of all files."""
     return hashlib.sha256(json.dumps(prints, sort_keys=True).encode()).hexdigest()
 
 
 def read_print(folder: Path) -> Prints | None:
-    """What an earlier sitting of the run in ``folder`` wrote; None where it is missing or damaged."""
+    """The digests that an earlier sitting of the run in ``folder`` wrote; None if missing or damaged."""
     try:
         found = json.loads((folder / NAME).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
@@ -50,7 +50,7 @@ def read_print(folder: Path) -> Prints | None:
 
 
 def differences(before: Mapping[str, Mapping[str, list[str]]], now: Prints) -> list[str]:
-    """What changed, a line per split and kind."""
+    """The changes, one line per split and kind."""
     lines = []
     for split in sorted({*before, *now}):
         old, new = before.get(split, {}), now.get(split, {})

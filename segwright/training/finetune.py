@@ -1,4 +1,4 @@
-"""Starting from a saved model: what fits is kept, by name and shape; classes are matched by name."""
+"""Fine-tuning: tensors of a saved model that fit by name and shape are kept; classes are matched by name."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from segwright.models.base import SegmentationModel
 def transfer_weights(
     source: SegmentationModel, source_labels: LabelSpace, target: SegmentationModel, target_labels: LabelSpace
 ) -> list[str]:
-    """Copy weights from ``source`` into ``target`` and say what was kept, matched and started anew.
+    """Copy weights from ``source`` into ``target``; returns lines on what was kept, matched and newly initialized.
 
-    The declared classifier layers take the outputs of the classes that both know; every other tensor is copied whole or
-    not at all. WeightsError where nothing but the classifier layers fits (then the networks differ), and where the
-    classes differ in a network that declares no classifier layers.
+    The declared classifier layers take the outputs of the classes that both have; every other tensor is copied whole or
+    not at all. WeightsError if only the classifier layers fit (the networks differ), or if the classes differ in a
+    network that declares no classifier layers.
     """
     ours, theirs = target.state_dict(), source.state_dict()
     same_classes = source_labels.names == target_labels.names
     classifiers = classifier_tensors(target)
     if not same_classes and not classifiers:
         raise WeightsError(
-            "the network does not say which of its layers give the class scores, and the classes differ",
+            "the network does not declare its classifier layers, and the classes differ",
             expected="the classes of the saved model in their order, or a network of `segwright models`",
             found=f"{', '.join(source_labels.names[:6])} in the saved model, {', '.join(target_labels.names[:6])} here",
             fix="wrap the network with classifiers={'logits': [name of the layer]}",
@@ -63,7 +63,7 @@ def transfer_weights(
 
 
 def classifier_tensors(model: SegmentationModel) -> set[str]:
-    """The names in the state dict of what belongs to the declared classifier layers."""
+    """Names in the state dict of the tensors of the declared classifier layers."""
     layers = {id(layer) for group in model.classifier_layers().values() for layer in group}
     prefixes = [name for name, module in model.named_modules(remove_duplicate=False) if id(module) in layers]
     return {key for key in model.state_dict() if any(key.startswith(f"{prefix}.") for prefix in prefixes)}

@@ -1,13 +1,12 @@
-"""Logit adjustment: once trained, each class's score is shifted so that the labels' mean IoU is largest.
+"""Logit adjustment: an offset per class, added after training, that maximizes the mean IoU of the labels.
 
-Training finds scores; a label is the class whose score is highest. That is the best label for the loss the network was
-trained with, where weights and smoothing make rare classes speak louder than they are frequent, and not for the mean
-IoU. A number a class, added to its logits, moves every border between two classes to where the mean IoU of *training*
-images is largest. It is added to the bias of the last layer, so that predictions and exports cost nothing more.
-(Menon et al. 2021, "Long-tail learning via logit adjustment", section 4.1, take the numbers from the class frequencies;
-here they are found.)
+The label of a pixel is the class with the highest score. That is the best label for the training loss, with its class
+weights and smoothing, but not for the mean IoU. An offset per class, added to its logits, moves the boundary between
+each pair of classes to where the mean IoU of *training* images is largest. Offsets are added to the bias of the last
+layer, so predictions and exports cost nothing more. (Menon et al. 2021, "Long-tail learning via logit adjustment",
+section 4.1, compute them from the class frequencies; here they are searched for.)
 
-They stay only where validation images show a gain beyond chance: see :class:`Gain`.
+They are kept only if validation images show a gain beyond chance: see :class:`Gain`.
 """
 
 from __future__ import annotations
@@ -34,22 +33,25 @@ from segwright.metrics.confusion import Float64Array, Int64Array
 from segwright.models.base import SegmentationModel
 
 IMAGES = 128  # of the training split, at most
-SCORES = 8_000_000  # pixels × classes that are looked at, at most
+SCORES = 8_000_000  # pixels × classes that are sampled, at most
 PIXELS = 700_000
-LEAST_IMAGES = 4  # that show a class; a class that fewer show keeps its score
-LARGEST = 2.0  # shift of a logit
+LEAST_IMAGES = 4  # that show a class; a class that fewer show gets no offset
+LARGEST = 2.0  # offset of a logit
 STEP = 0.05
-LEAST_GAIN = 3e-4  # of mIoU, for a shift to be made at all
+LEAST_GAIN = 3e-4  # of mIoU, for an offset to be made at all
 ROUNDS = 3  # over the classes
 TRIED = 128  # side of the image on which a layer is tried
-EVEN = 1e-3  # logits may differ by this from an even shift, for want of digits
+EVEN = 1e-3  # logits may differ by this from an even offset, by rounding
 
 
 def sample_scores(
     predictor: Predictor, split: Split, advance: Callable[[int], None] = lambda count: None
 ) -> tuple[Float32Array, Int64Array, Int64Array]:
-    """What ``predictor`` says of images spread evenly over ``split``: log probabilities (K, N) and labels (N,) of
-    labeled pixels on a regular grid, and how many images show each class, (K,)."""
+    """Predict images spread evenly over ``split``.
+
+    Returns log probabilities (K, N) and labels (N,) of labeled pixels on a regular grid, and the number of images that
+    show each class, (K,).
+    """
     classes = split.label_space.classes
     scores: list[Float32Array] = [np.empty((classes, 0), np.float32)]
     labels: list[Int64Array] = [np.empty(0, np.int64)]
@@ -72,17 +74,8 @@ def sample_scores(
 
 
 def sampled_indices(count: int) -> list[int]:
-    """Which of ``count`` training images are looked at."""
+    """The indices of the training images, of ``count``, on which offsets are searched."""
     return evenly_spread(count, IMAGES)
-
-
-def images_to_score(train: int, val: int, adjusts: bool) -> float:
-    """What a training by the clock has before it at its end, in predictions of an image.
-
-    The last validation and the scores for bundle and report; where class scores are adjusted, the training images
-    looked at, and scores of the same ``val`` images with the shifts as well.
-    """
-    return 2.6 * val + (1.5 * val + 1.2 * len(sampled_indices(train)) if adjusts else 0.0)
 
 
 def find_class_offsets(
@@ -91,12 +84,12 @@ def find_class_offsets(
     movable: npt.NDArray[np.bool_] | None = None,
     advance: Callable[[int], None] = lambda count: None,
 ) -> Float64Array:
-    """Shifts (K,) of ``scores`` (K, N) under which the mean IoU of the highest score with ``labels`` is largest.
+    """Offsets (K,) of ``scores`` (K, N) that maximize the mean IoU of the highest score with ``labels`` (N,).
 
-    One class at a time, the others held, in :data:`ROUNDS` rounds: for every step of the shift at once, since a pixel
-    goes to the class exactly from that shift on at which its score passes the others' highest. Of shifts that are as
-    good, the nearest to what was is taken. The mean is over the classes that occur in ``labels``. ``movable``, (K,):
-    the classes that may be shifted at all; ``advance`` is told of every class of every round.
+    One class at a time with the others fixed, in :data:`ROUNDS` rounds, and for every step of the offset at once: a
+    pixel changes to the class exactly at the offset at which its score exceeds the highest of the others. Of equally
+    good offsets, the nearest to the current one is taken. The mean is over the classes in ``labels``. ``movable``: the
+    classes, (K,), that may get an offset; ``advance(1)`` is called for every class of every round.
     """
     classes = len(scores)
     class_offsets = np.zeros(classes)
@@ -120,12 +113,12 @@ def find_class_offsets(
 def _scores_by_shift(
     scores: Float32Array, labels: Int64Array, class_offsets: Float64Array, label: int, steps: Float64Array
 ) -> Float64Array:
-    """The mean IoU for each of ``steps`` as the shift of ``label``, (len(steps),)."""
+    """The mean IoU, (len(steps),), for each of ``steps`` as the offset of ``label``."""
     classes = len(scores)
     others = scores + class_offsets[:, None].astype(np.float32)
     others[label] = -np.inf
     second = others.argmax(axis=0)
-    # From this shift on the pixel is given ``label``; a tie goes to it as well, which no real score notices.
+    # From this offset on the pixel is predicted as ``label``; ties as well, which real scores do not have.
     needed = np.take_along_axis(others, second[None], axis=0)[0] - scores[label]
     first = np.searchsorted(steps, needed, side="left")
 
@@ -146,9 +139,9 @@ def _scores_by_shift(
 
 
 def find_class_bias(model: SegmentationModel) -> Tensor | None:
-    """The bias, (K,), that shifts a class's logits by as much at every pixel; None where there is none.
+    """The bias, (K,), that shifts the logits of a class evenly at every pixel; None if there is none.
 
-    Of the declared classifier layers of the logits, the last whose bias is seen to do so in the inner half of an image
+    Of the declared classifier layers of the logits, the last whose bias does so in the inner half of a test image
     (FCN's transposed convolutions fade out towards the border).
     """
     layers = model.classifier_layers().get("logits", ())
@@ -181,30 +174,30 @@ def find_class_bias(model: SegmentationModel) -> Tensor | None:
 
 
 def add_class_offsets(bias: Tensor, class_offsets: npt.NDArray[np.floating]) -> None:
-    """Add ``shifts``, (K,), to a last layer's bias."""
+    """Add offsets, (K,), to the bias of a last layer."""
     bias.data += torch.from_numpy(np.asarray(class_offsets, np.float32)).to(bias.data)
 
 
 @dataclass(frozen=True)
 class Gain:
-    """What shifted class scores do to validation images: one predictor on the same images, without and with them."""
+    """The effect of class offsets on validation images: one predictor on the same images, without and with them."""
 
     before: Evaluation
     after: Evaluation
 
     @cached_property
     def difference(self) -> PairedDifference:
-        """Of the mean IoU, with its interval over what is independent: sequences of a video, else images."""
+        """Difference of the mean IoU, with its interval over independent units: sequences of a video, else images."""
         return paired_difference(self.before.counts, self.after.counts, groups=self.before.independent.groups)
 
     @property
     def kept(self) -> bool:
-        """Whether the shifts stay: only where the interval of the difference lies above zero."""
+        """Whether the offsets are kept: only if the interval of the difference lies above zero."""
         return self.difference.clear and self.difference.low > 0
 
     @property
     def why_not(self) -> str:
-        """Why the shifts do not stay; empty where they do."""
+        """Why the offsets are not kept; empty if they are."""
         if self.kept:
             return ""
         if self.difference.few:
@@ -236,18 +229,17 @@ class Gain:
         span = f"{100 * d.difference:+.2f} points"
         if not d.few:
             span += f", 95 %: {interval_text((d.low, d.high), signed=True)} over {self.before.independent}"
-        said = f"val mIoU {self.before.miou:.3f} → {self.after.miou:.3f} ({span})"
+        text = f"val mIoU {self.before.miou:.3f} → {self.after.miou:.3f} ({span})"
         if self.ece is not None:
-            said += ", calibration error {:.3f} → {:.3f}".format(*self.ece)
-        return said + (", kept" if self.kept else f", not kept: {self.why_not}")
+            text += ", calibration error {:.3f} → {:.3f}".format(*self.ece)
+        return text + (", kept" if self.kept else f", not kept: {self.why_not}")
 
 
 class LogitAdjustment:
-    """Finds the shifts for the network of ``predictor`` on ``split``; :meth:`make` makes them, :meth:`undo` takes them
-    back.
+    """Finds class offsets for the network of ``predictor`` on ``split``; :meth:`make` and :meth:`undo` apply them.
 
-    ``shifts`` is None where the network has no layer that could take them, or where none would gain anything;
-    ``why_not`` says which.
+    ``class_offsets`` is None if the network has no layer that could take them, or if none would raise the mean IoU;
+    ``why_not`` names the reason.
     """
 
     def __init__(self, predictor: Predictor, network: SegmentationModel, split: Split) -> None:
@@ -266,21 +258,21 @@ class LogitAdjustment:
             self.class_offsets = class_offsets
 
     def make(self) -> None:
-        """Add the shifts to the bias."""
+        """Add the offsets to the bias."""
         if self.class_offsets is not None:
             add_class_offsets(self.bias, self.class_offsets)
 
     def undo(self) -> None:
-        """The bias as it was, to the bit."""
+        """Restore the bias, to the bit."""
         if self.class_offsets is not None:
             self.bias.data.copy_(self.before)
 
     def to_json(self) -> dict[str, float]:
-        """The shift of each class that was shifted."""
+        """The offset of each class that has one."""
         class_offsets = np.zeros(len(self.names)) if self.class_offsets is None else self.class_offsets
         return {name: float(shift) for name, shift in zip(self.names, class_offsets, strict=True) if shift}
 
     def __str__(self) -> str:
-        """The largest shifts, for people: "road +0.90, fence -0.60, …"."""
+        """The largest offsets, for people: "road +0.90, fence -0.60, …"."""
         found = sorted(self.to_json().items(), key=lambda item: -abs(item[1]))
         return ", ".join(f"{name} {shift:+.2f}" for name, shift in found[:4]) + (", …" if len(found) > 4 else "")

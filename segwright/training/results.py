@@ -24,8 +24,8 @@ from segwright.training.context import RunContext
 from segwright.training.logit_adjustment import Gain, LogitAdjustment, sampled_indices
 from segwright.training.planning.budget import END_SECONDS
 from segwright.training.planning.checked_data import CheckedData
+from segwright.training.planning.draft import Plan
 from segwright.training.planning.memory import is_out_of_memory
-from segwright.training.planning.plan import Plan
 from segwright.training.state import Progress
 from segwright.training.validate import Validation
 
@@ -55,7 +55,7 @@ class RunOutputs:
         return self.context.folder
 
     def keep_best(self, network: SegmentationModel, progress: Progress, found: Validation) -> None:
-        """Save what scored best so far; a disk that is full is said, and the model before stays."""
+        """Save the best network so far; a full disk is reported, and the previous model stays."""
         metrics = {"val_miou": found.scores.miou, "val_pixel_accuracy": found.scores.pixel_accuracy}
         try:
             save_bundle(self.folder / "model", network, self._bundle({**metrics, "step": progress.step}))
@@ -63,7 +63,7 @@ class RunOutputs:
             self.say(f"warning: the model could not be written ({error}); the one before is whole")
 
     def keep_last(self, network: SegmentationModel, step: int) -> None:
-        """Save the last weights; they are the run's model as well where no validation could choose one."""
+        """Save the last weights; they become the run's model as well if no validation chose one."""
         recover_folder(self.folder / "model")
         names = ["last"]
         if not self._has_scored_model():
@@ -78,12 +78,13 @@ class RunOutputs:
                 self.say(f"warning: {self.folder / name} could not be written ({error}); the checkpoints are whole")
 
     def score(self, seconds: float, left: float | None = None, pace: float = 0.0) -> Evaluation | None:
-        """Score the best model, write that into its bundle, write the report; ``seconds`` of training are said.
+        """Score the best model, write the scores into its bundle, and write the report.
 
-        ``left``: seconds until the run has to end (None: there is time), at ``pace`` seconds a predicted image. Where
-        they do not suffice, class scores are not adjusted and fewer images are scored, and both are said.
+        ``seconds``: of training. ``left``: seconds until the run has to end (None: no limit), at ``pace`` seconds per
+        predicted image. If they do not suffice, class scores are not adjusted and fewer images are scored; both are
+        reported.
 
-        None where there is nothing to score by, or not enough memory for it: the model is saved either way.
+        None if there is nothing to score with, or not enough memory: the model is saved either way.
         """
         if not (self.folder / "model").exists():
             return None
@@ -115,7 +116,7 @@ class RunOutputs:
         return evaluation
 
     def _has_scored_model(self) -> bool:
-        """Whether the run's model is one that a validation chose."""
+        """Whether the run's model was chosen by a validation."""
         try:
             return "val_miou" in read_bundle(self.folder / "model").metrics
         except SegwrightError:
@@ -135,7 +136,7 @@ class RunOutputs:
         return val.subset(evenly_spread(len(val), count), val.name)
 
     def _time_to_adjust(self, count: int, left: float | None, pace: float) -> bool:
-        """Whether there is time to look for shifts of the class scores, and to score twice where they are not kept."""
+        """Whether there is time to search for class offsets, and to score twice if they are not kept."""
         if left is None or self.plan.config.training.logit_adjustment is not True:
             return True
         needed = END_SECONDS + pace * (2 * SCORING * count + 1.2 * len(sampled_indices(len(self.checked.train))))
@@ -144,11 +145,11 @@ class RunOutputs:
         return left >= needed
 
     def _score_best(self, val: Split, adjust: bool = True) -> Evaluation:
-        """The best model's scores with intervals, put into its bundle; its class scores are adjusted where it helps."""
+        """Score the best model with intervals, adjust its class scores if that helps, and record both in its bundle."""
         network, bundle = load_bundle(self.folder / "model", trust_external=True)
         predictor = Predictor.from_model(network, self.checked.data.label_space, str(self.context.device))
         adjustment, noted = None, bundle.training
-        # A run that was killed after this finds it done.
+        # A run that was killed after this point has done it already.
         wanted = adjust and self.plan.config.training.logit_adjustment is True
         if wanted and "logit_adjustment" not in bundle.training:
             adjustment = LogitAdjustment(predictor, network, self.checked.train)
@@ -220,8 +221,7 @@ class RunOutputs:
 
 
 def _afterwards(adjusted: Mapping[str, Any]) -> str:
-    """What the report says of the shifts of class scores, from what the bundle holds of them; empty where none were
-    tried."""
+    """The report's sentence on class offsets, from the record in the bundle; empty if none were tried."""
     if not adjusted:
         return ""
     before, after = (f"{100 * value:.1f}" for value in adjusted["val_miou"])

@@ -15,7 +15,7 @@ from segwright.training.config import TrainConfig, load_config
 from segwright.training.data_fingerprint import NAME as DATA_PRINT
 from segwright.training.data_fingerprint import differences, digest, read_print
 from segwright.training.planning.checked_data import CheckedData
-from segwright.training.planning.plan import Plan
+from segwright.training.planning.draft import Plan
 
 Say = Callable[[str], None]
 

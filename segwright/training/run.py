@@ -30,9 +30,10 @@ from segwright.training.data_fingerprint import NAME as DATA_PRINT
 from segwright.training.deterministic import deterministic_mode
 from segwright.training.distributed.world import World, init_world, own_device
 from segwright.training.planning.checked_data import CheckedData, check, refuse_errors, training_splits, warning_lines
+from segwright.training.planning.draft import Plan, describe_plan
 from segwright.training.planning.hardware import detect_hardware
 from segwright.training.planning.memory_probe import MemoryReport
-from segwright.training.planning.plan import Plan, describe_plan, make_plan
+from segwright.training.planning.plan import make_plan
 from segwright.training.planning.timing import MeasuredTimings
 from segwright.training.results import RunOutputs
 from segwright.training.resume import StoredRun

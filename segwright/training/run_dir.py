@@ -1,4 +1,4 @@
-"""Where a run lives: its folder's name, that it holds one run only, and the ``latest`` that points at it."""
+"""The run folder: its default name, the refusal of a second run in it, and the ``latest`` link to it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from segwright.training.config import TrainConfig
 
 
 def refuse_second_run(folder: Path) -> None:
-    """UsageError where ``folder`` holds a run already: finished work is not written over."""
+    """UsageError if ``folder`` holds a run already: finished work is not overwritten."""
     if checkpoints(folder / "checkpoints") or (folder / "model").exists():
         raise UsageError(
             "the folder holds a run already",
@@ -23,14 +23,14 @@ def refuse_second_run(folder: Path) -> None:
 
 
 def default_folder(data: Dataset, config: TrainConfig) -> Path:
-    """``runs/<date>-<data>-<model>``, made unique."""
+    """``runs/<date>-<data>-<model>``."""
     stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
     name = config.model.name if config.model.name != "auto" else "model"
     return Path("runs") / f"{stamp}-{data.root.resolve().stem}-{name}"
 
 
 def point_latest(folder: Path) -> None:
-    """``latest`` beside the run folder points at it; where links cannot be made, it does without."""
+    """Link ``latest``, beside the run folder, to it; a no-op where links cannot be made."""
     link = folder.parent / "latest"
     if folder.name == "latest":
         return

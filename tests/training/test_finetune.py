@@ -86,7 +86,7 @@ def test_as_many_classes_as_a_hidden_width_move_no_hidden_layer(case: str, renam
 def test_other_classes_in_a_network_without_declared_classifiers_are_refused() -> None:
     source, target = wrap(nn.Conv2d(3, 2, 1), classes=2), wrap(nn.Conv2d(3, 2, 1), classes=2)
     transfer_weights(source, LabelSpace(("a", "b")), target, LabelSpace(("a", "b")))
-    with pytest.raises(WeightsError, match="does not say which of its layers"):
+    with pytest.raises(WeightsError, match="does not declare its classifier layers"):
         transfer_weights(source, LabelSpace(("a", "b")), target, LabelSpace(("b", "a")))
 
 

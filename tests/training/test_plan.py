@@ -18,8 +18,9 @@ from segwright.models.catalog import CATALOG
 from segwright.training.config import TrainConfig
 from segwright.training.optim.schedule import learning_rate_factor
 from segwright.training.planning.checked_data import DataFacts
+from segwright.training.planning.draft import Plan, shown_value
 from segwright.training.planning.hardware import Hardware
-from segwright.training.planning.plan import Plan, _shown, crop_size, make_plan
+from segwright.training.planning.plan import crop_size, make_plan
 
 CPU = Hardware("cpu", cores=2, memory_bytes=1 << 34)
 NEVER = lambda name, encoder: False  # noqa: E731
@@ -224,7 +225,7 @@ def test_tensorboard_is_taken_where_it_is_installed(monkeypatch: pytest.MonkeyPa
     assert plan().config.training.trackers == ("tensorboard",)
     none = plan({"training.trackers": ()})
     assert none.config.training.trackers == ()
-    assert [_shown(value) for value in ((), ("mlflow", "wandb"), (64, 96), None, 0.1)] == [
+    assert [shown_value(value) for value in ((), ("mlflow", "wandb"), (64, 96), None, 0.1)] == [
         "none", "mlflow, wandb", "64×96", "none", "0.1",
     ]  # fmt: skip
 

@@ -27,7 +27,7 @@ from segwright.training.checkpoint import checkpoints, clear_leftovers, load_che
 from segwright.training.config import TrainConfig
 from segwright.training.distributed.world import World
 from segwright.training.planning.budget import TimeBudget
-from segwright.training.planning.plan import Plan
+from segwright.training.planning.draft import Plan
 from segwright.training.run import Run, run_training
 
 VALUES: dict[str, Any] = {

@@ -1,4 +1,4 @@
-"""What a run writes as it goes: ``log.jsonl`` (a line a step), ``metrics.csv`` (a row a validation), the terminal."""
+"""The log of a run: ``log.jsonl`` (a line per step), ``metrics.csv`` (a row per validation), and the terminal."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ STEP_KEYS = ("step", "epoch", "loss", "main_loss", "lr", "images_per_second", "t
 
 
 class RunLog:
-    """Appends to ``log.jsonl`` and ``metrics.csv``. A full disk silences the log with one warning; the run goes on."""
+    """Appends to ``log.jsonl`` and ``metrics.csv``. A full disk ends the log with one warning; the run continues."""
 
     def __init__(
         self,
@@ -36,8 +36,8 @@ class RunLog:
         validated_epoch: int | None = None,
         trackers: Trackers | None = None,
     ) -> None:
-        """``keep_until_step``: on a resume, lines of later steps are dropped, since those steps are taken again; and
-        so are validations of epochs after ``validated_epoch``. ``trackers`` get every record as well."""
+        """``keep_until_step``: when a run is resumed, lines of later steps are dropped, since those steps are taken
+        again, and so are validations of epochs after ``validated_epoch``. ``trackers`` get every record as well."""
         self.validated_epoch = validated_epoch
         self.trackers = trackers
         self.folder = folder
@@ -52,7 +52,7 @@ class RunLog:
             self._give_up(error)
 
     def write(self, record: Mapping[str, Any]) -> None:
-        """One line of JSON, at once."""
+        """Write a line of JSON, unbuffered."""
         if self.trackers is not None:
             self.trackers.write(record)
         if self.silent:
@@ -64,7 +64,7 @@ class RunLog:
             self._give_up(error)
 
     def validation(self, record: Mapping[str, Any]) -> None:
-        """A validation: a line in the log and a row in ``metrics.csv``; its columns are the first row's keys."""
+        """Write a validation: a line in the log and a row in ``metrics.csv``, with the first row's keys as columns."""
         self.write(record)
         flat = {key: value for key, value in record.items() if not isinstance(value, dict | list)}
         try:
@@ -100,7 +100,7 @@ class RunLog:
         records = [r for r in read_log(self.folder) if kept(r, keep_until_step, self.validated_epoch)]
         write_text(self.lines, "".join(json.dumps(r) + "\n" for r in records))
         if self.metrics.exists():
-            # Written anew from the log, which holds the same: the table may be torn by a kill or edited by hand.
+            # Rewritten from the log, which has the same content: a kill may have truncated the table.
             records = [r for r in read_log(self.folder) if "val_miou" in r]
             rows = [{k: v for k, v in r.items() if not isinstance(v, dict | list)} for r in records]
             buffer = io.StringIO()
@@ -121,7 +121,7 @@ def kept(record: Mapping[str, Any], until: int, validated_epoch: int | None = No
 
 
 def read_log(folder: str | Path) -> list[dict[str, Any]]:
-    """Every whole line of a run's ``log.jsonl``; what a kill cut, even within a letter, is left out."""
+    """Every complete line of a run's ``log.jsonl``; a line that a kill truncated is left out."""
     records = []
     path = Path(folder) / "log.jsonl"
     for line in path.read_bytes().splitlines() if path.exists() else ():
@@ -135,7 +135,7 @@ def read_log(folder: str | Path) -> list[dict[str, Any]]:
 
 
 class Display:
-    """The terminal while a run goes: a live table and a bar, or a plain line every ten seconds when piped.
+    """The terminal during a run: a live table and a bar, or a plain line every ten seconds when piped.
 
     ``brief``: for a training that is one of many: no lines but those of its progress, and the table goes when it ends.
     """
@@ -188,7 +188,7 @@ class Display:
             self.live.update(self._table(*self.shown))
 
     def say(self, text: str) -> None:
-        """A line for people that stays."""
+        """Print a line that stays on the screen."""
         if not self.show or self.brief:
             return
         if self.live is None and not self.stream.isatty():

@@ -10,7 +10,7 @@ from types import FrameType
 
 
 class StopRequest:
-    """Which signal asked for the end, if one did."""
+    """The signal that requested the end of the run, if any."""
 
     def __init__(self) -> None:
         self.signal: signal.Signals | None = None
@@ -26,7 +26,7 @@ class StopRequest:
 
 @contextmanager
 def stop_requests() -> Iterator[StopRequest]:
-    """While the block runs, signals are noted instead of killing; outside the main thread nothing is changed."""
+    """Record signals instead of being killed, for the duration of the block; a no-op outside the main thread."""
     request = StopRequest()
     if threading.current_thread() is not threading.main_thread():
         yield request

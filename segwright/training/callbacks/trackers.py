@@ -1,6 +1,6 @@
 """TensorBoard, MLflow and Weights & Biases, fed from the records that go into ``log.jsonl``.
 
-A tracker is a guest: whatever it raises is said once, the tracker is dropped, and the run goes on.
+An error of a tracker is reported once and the tracker is dropped; the run continues.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ NOT_FIGURES = ("step", "epoch", "time")
 
 
 class Tracker(Protocol):
-    """What a tracker has to do."""
+    """The interface of a tracker."""
 
     def write(self, figures: Mapping[str, float], step: int) -> None: ...
 
@@ -43,7 +43,7 @@ class TensorBoard:
 
 
 class MLflow:
-    """A run of MLflow; where it goes is MLflow's own setting (``MLFLOW_TRACKING_URI``)."""
+    """A run of MLflow; its destination is MLflow's own setting (``MLFLOW_TRACKING_URI``)."""
 
     def __init__(self, folder: Path, settings: Mapping[str, Any]) -> None:
         import mlflow
@@ -84,13 +84,13 @@ TRACKERS: dict[str, tuple[str, Callable[[Path, Mapping[str, Any]], Tracker]]] = 
 
 
 def installed(names: Sequence[str]) -> tuple[str, ...]:
-    """Of these trackers those whose packages are there."""
+    """Those of ``names`` whose packages are installed."""
     return tuple(name for name in names if find_spec(TRACKERS[name][0]) is not None)
 
 
 def check_trackers(names: Sequence[str] | Literal["auto"]) -> None:
-    """UsageError for an unknown name, MissingExtraError for one whose package is not there: before any work is done.
-    "auto" takes what is there."""
+    """UsageError for an unknown name, MissingExtraError for one whose package is not installed; before any work.
+    "auto" needs no check."""
     for name in () if names == "auto" else names:
         if name not in TRACKERS:
             raise UsageError("unknown tracker", expected=", ".join(TRACKERS), found=name)
@@ -130,7 +130,7 @@ class Trackers:
     def _try(self, name: str, act: Callable[[], None]) -> None:
         try:
             act()
-        except Exception as error:  # a guest's trouble of any kind must not end a run
+        except Exception as error:  # no error of a tracker may end a run
             self.active.pop(name, None)
             first = (str(error).splitlines() or [type(error).__name__])[0]
             self.say(f"warning: {name} is left out from now on ({first}); training goes on")

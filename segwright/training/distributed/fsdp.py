@@ -1,7 +1,7 @@
-"""A network in shards over the processes (``torch.distributed.fsdp.fully_shard``), for what does not fit on one.
+"""Sharded training (``torch.distributed.fsdp.fully_shard``), for networks that do not fit on one device.
 
-Every process keeps its part of each weight, of its gradient and of the optimizer's state; a block's weights come
-together for its forward and backward pass and part again. A saved model is whole; a checkpoint is written and read in
+Every process holds a shard of each weight, of its gradient and of the optimizer's state; a block's weights are gathered
+for its forward and backward pass and freed again. A saved model is whole; a checkpoint is written and read in
 shards (:mod:`segwright.training.distributed.sharded_checkpoint`), and goes on without them, or with another number of
 processes.
 
@@ -23,8 +23,8 @@ from torch.distributed.fsdp import fully_shard
 from segwright.models.base import SegmentationModel
 from segwright.training.distributed.dtensors import full_tensor, is_dtensor
 
-LARGEST = 1 / 4  # of the network's weights that a block may hold: it comes together as a whole
-SMALLEST = 1 / 100  # what is smaller stays with the rest: each block costs two collectives a pass
+LARGEST = 1 / 4  # of the network's weights that a block may hold, at most: it is gathered as a whole
+SMALLEST = 1 / 100  # of the weights: smaller modules stay with the rest, since a block costs two collectives per pass
 _TRIAL_SIDE = 64  # pixels of the image that shows which modules are called
 
 
@@ -63,12 +63,12 @@ def blocks(model: nn.Module) -> list[nn.Module]:
 
 
 def full_copy(model: nn.Module) -> SegmentationModel:
-    """A whole network on the CPU to validate and to save with; taken before sharding."""
+    """A whole copy on the CPU, for validation and saving; made before sharding."""
     return cast(SegmentationModel, copy.deepcopy(model).cpu().eval().requires_grad_(False))
 
 
 def gather(source: nn.Module, into: nn.Module) -> None:
-    """The whole weights of a sharded network, copied into ``into`` on every process. To be called by all of them.
+    """Copy the whole weights of a sharded network into ``into`` on every process; all ranks have to call this.
 
     Buffers are the first process's.
     """
@@ -78,7 +78,7 @@ def gather(source: nn.Module, into: nn.Module) -> None:
 
 
 def first_of(tensor: Tensor) -> Tensor:
-    """The first process's values, in place, on every process."""
+    """Broadcast rank 0's values, in place."""
     dist.broadcast(tensor, 0)
     return tensor
 

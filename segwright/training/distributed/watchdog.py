@@ -1,9 +1,9 @@
-"""Processes that watch over each other, so that a dead one ends the job, and is named, within a minute.
+"""A heartbeat among the processes of a job: a dead process ends the job, with its name, within a minute.
 
-Waiting for a dead process inside a collective can last as long as the collectives' own time limit, and that has to be
-long: a save to a slow disk or an uneven validation is no death. So every process writes a counter into the job's store
-(the one torchrun made) every two seconds from a thread of its own. The first process looks at all counters, the others
-at the first one's and at what it found. A counter that stands still for ``SILENCE`` seconds is a death.
+Waiting in a collective for a dead process can last as long as the collective's timeout, which has to be long because of
+saves to slow disks and uneven validations. So every process increments a counter in the job's store (torchrun's) every
+two seconds from a thread of its own. Rank 0 reads all counters, the others read rank 0's and its verdict. A process
+whose counter has not changed for ``SILENCE`` seconds is considered dead.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ from torch.distributed import PrefixStore, Store, TCPStore  # type: ignore[attr-
 
 from segwright.core.progress import visible
 
-BEAT = 2.0  # seconds between two signs of life
+BEAT = 2.0  # seconds between heartbeats
 SILENCE = 40.0  # seconds without one: dead. The rest of the minute is for ending the job
-SUSPICIOUS = 3 * BEAT  # after a failed collective, silence this long already tells who it was
+SUSPICIOUS = 3 * BEAT  # after a failed collective, silence this long already identifies the dead process
 _GRACE = 5.0  # seconds that the main thread gets to end by its own error, before the process is ended from here
-STOPPED = "stopped with an error"  # how the fate ends of one that has said itself what went wrong
+STOPPED = "stopped with an error"  # the verdict on a process that printed its own error
 _LEFT, _FAILED = b"left", b"failed"  # in place of a counter
 
 
 class Heartbeat:
-    """One process's sign of life, and its watch over the others."""
+    """The heartbeat of one process, and its watch over the others."""
 
     def __init__(self, rank: int, size: int, store: Store, *, end: Callable[[str], None] | None = None) -> None:
-        """``store``: a connection of its own, since the main thread may be waiting in another. ``end``: what happens
-        on a death, given the line that names it; by default the line is printed and the process ends."""
+        """``store``: a connection of its own, since the main thread may block in another. ``end``: called with the line
+        that names a dead process; by default the line is printed and this process ends."""
         self.rank, self.size, self.store = rank, size, store
         self.end = end or _end
         self.names: dict[int, str] = {}
@@ -43,7 +43,7 @@ class Heartbeat:
         self.thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
 
     def start(self) -> None:
-        """Say who this is, learn who the others are, begin to beat."""
+        """Publish this process's host and pid, read those of the others, and start the thread."""
         self.store.set(f"who/{self.rank}", f"{socket.gethostname()} {os.getpid()}")
         self.store.set(f"beat/{self.rank}", "0")
         for rank in range(self.size):
@@ -53,13 +53,13 @@ class Heartbeat:
         self.thread.start()
 
     def stop(self, *, failed: bool = False) -> None:
-        """Leave: nobody misses this process from now on; ``failed``: the others must not wait for it either."""
+        """Leave: the others no longer expect heartbeats. ``failed``: they must not wait for this process either."""
         self.stopped.set()
         self.thread.join(timeout=2 * BEAT)
         try:
             self.store.set(f"beat/{self.rank}", (_FAILED if failed else _LEFT).decode())
         except RuntimeError:
-            return  # the store went first
+            return  # the store is gone already
 
     def describe(self, rank: int) -> str:
         """ "rank 1 (host node7, pid 4711)"."""
@@ -67,7 +67,7 @@ class Heartbeat:
         return f"rank {rank} (host {host}, pid {pid})"
 
     def gone(self, wait: float = 2 * SUSPICIOUS) -> list[str]:
-        """Who is dead and how, after a collective failed: looked at for at most ``wait`` seconds."""
+        """The dead processes with their verdicts, after a collective failed; looked up for at most ``wait`` seconds."""
         end = time.monotonic() + wait
         while True:
             found = [fate for rank in self.seen if (fate := self._fate(rank, SUSPICIOUS))]
@@ -76,9 +76,9 @@ class Heartbeat:
             time.sleep(0.1)
 
     def _fate(self, rank: int, silence: float) -> str:
-        """What became of a rank, with its name; nothing as long as it lives or when it left in peace."""
+        """The verdict on a rank, with its name; empty while it runs or if it left regularly."""
         host, pid = self.names[rank].split(" ")
-        # The process first, the counter after it: one that leaves in peace says so before it goes.
+        # Look up the process before the counter: one that leaves regularly writes that before it ends.
         ended = host == socket.gethostname() and not _runs(int(pid))
         counter, since = self._look(rank)
         if counter == _LEFT:
@@ -92,7 +92,7 @@ class Heartbeat:
         return ""
 
     def _look(self, rank: int) -> tuple[bytes, float]:
-        """A rank's counter and since when it stands."""
+        """A rank's counter, and since when it has not changed."""
         counter = self.store.get(f"beat/{rank}")
         if counter != self.seen[rank][0]:
             self.seen[rank] = (counter, time.monotonic())
@@ -114,7 +114,7 @@ class Heartbeat:
                 return
 
     def _watch(self) -> str:
-        """The line that names a death, or nothing."""
+        """The line that names a dead process, or an empty one."""
         for rank in self.seen if self.rank == 0 else (0,):
             fate = self._fate(rank, SILENCE)
             if fate:
@@ -124,7 +124,7 @@ class Heartbeat:
 
 
 def job_store() -> Store:
-    """A connection of one's own to the store that the launcher's environment names."""
+    """A separate connection to the store that the launcher's environment names."""
     store = TCPStore(
         os.environ["MASTER_ADDR"],
         int(os.environ["MASTER_PORT"]),
@@ -132,7 +132,7 @@ def job_store() -> Store:
         timeout=timedelta(seconds=SILENCE),
         wait_for_workers=False,
     )
-    # A restarted job finds the same store, with the counters of the processes that were.
+    # A restarted job has the same store, with the counters of the previous attempt.
     attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
     return PrefixStore(f"segwright/{os.environ.get('TORCHELASTIC_RUN_ID', '')}/{attempt}", store)
 
@@ -147,7 +147,7 @@ def _runs(pid: int) -> bool:
 
 
 def _end(line: str) -> None:
-    """The main thread may wait in a collective for ever: say it, give it a moment, end the process."""
+    """Print the line, wait a moment for the main thread to end by itself, then end the process."""
     print(f"error: {visible(line, lines=True)}", file=sys.stderr, flush=True)
     time.sleep(_GRACE)
     os._exit(2)

@@ -1,10 +1,10 @@
-"""Muon for convolutions, AdamW for the rest: the fastest way we measured from random weights to a segmenter on a CPU.
+"""Muon for convolutions, AdamW for the rest: the fastest optimizer measured for training from random weights on a CPU.
 
 Muon (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon/) replaces the momentum of a weight matrix by the
-nearest orthogonal matrix, found by Newton–Schulz steps, so that every direction learns at one pace. A kernel
-(out, in, k, k) is taken as a matrix out × in·k·k. Under a batch norm only a kernel's direction matters: it keeps the
-norm that it starts with (so that pretrained statistics still fit), and an update turns it by the learning rate, a share
-of that norm. The coefficients of the five steps are You Jiacheng's, from the modded-nanogpt speedruns (timm lists them
+nearest orthogonal matrix, found by Newton–Schulz steps, so that all directions learn equally fast. A kernel
+(out, in, k, k) is taken as a matrix out × in·k·k. Before a batch norm only a kernel's direction matters: it keeps its
+initial norm (so that pretrained statistics still fit), and an update rotates it by the learning rate, a fraction of
+that norm. The coefficients of the five steps are You Jiacheng's, from the modded-nanogpt speedruns (timm lists them
 as ``quintic``). They are tuned as a schedule that begins with the first; that only the last ``iterations`` of them are
 taken is ours, for speed.
 """
@@ -24,7 +24,7 @@ from segwright.models.blocks import InstanceBatchNorm
 from segwright.training.distributed.dtensors import distribute_like, full_tensor, is_dtensor, local_tensor
 
 NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, InstanceBatchNorm)
-_TRIAL_SIDE = 64  # pixels of the image on which the order of the layers is seen
+_TRIAL_SIDE = 64  # pixels of the image on which the order of the layers is traced
 
 QUINTIC = (
     (4.0848, -6.8946, 2.9270),
@@ -74,10 +74,10 @@ def _small_steps(x: Tensor, coefficients: Sequence[tuple[float, float, float]]) 
 
 
 def muon_parameters(model: nn.Module) -> list[nn.Parameter]:
-    """What Muon may train: kernels of dense convolutions without bias whose scale does not matter; not the first.
+    """The parameters that Muon may train: kernels of dense convolutions without bias whose scale does not matter.
 
-    It does not matter where the output goes straight into a norm layer, or where the network declares so. The first
-    convolution sees colors and not features.
+    It does not matter if the output goes straight into a norm layer, or if the network declares so. The first
+    convolution is left out: its input is colors and not features.
     """
     convolutions = [module for module in model.modules() if isinstance(module, nn.Conv2d)]
     dense = [conv for conv in convolutions[1:] if conv.bias is None and conv.groups == 1]
@@ -99,7 +99,7 @@ def normed_convolutions(model: nn.Module) -> set[int]:
             found |= {id(a) for a, b in pairs if isinstance(a, nn.Conv2d) and isinstance(b, NORMS)}
     if not isinstance(model, SegmentationModel):
         return found
-    # Two networks in shards cannot be had from one; of any other the pass costs nothing on a copy without memory.
+    # A sharded network cannot be copied; for any other, the pass on a copy without memory costs nothing.
     sharded = any(is_dtensor(parameter) for parameter in model.parameters())
     run = model if sharded else copy.deepcopy(model).to("meta")
     names = {id(twin): id(own_module) for twin, own_module in zip(run.modules(), model.modules(), strict=True)}
@@ -133,11 +133,11 @@ def normed_convolutions(model: nn.Module) -> set[int]:
 
 
 class Muon(torch.optim.Optimizer):
-    """Muon on the groups marked ``orthogonal``, AdamW on the others.
+    """Muon on the groups marked ``use_muon``, AdamW on the others.
 
-    ``momentum``: of Muon, with Nesterov's look-ahead; ``half``: its steps in bf16. ``betas``, ``eps``: of AdamW. Groups
-    carry ``lr``, ``base_lr`` and ``weight_decay`` as usual; an orthogonal group's ``lr`` is the share of its norm by
-    which a kernel turns, and it knows no weight decay, since its norm is fixed.
+    ``momentum``: of Muon, with Nesterov's look-ahead; ``bf16``: its steps in bf16. ``betas``, ``eps``: of AdamW. Groups
+    carry ``lr``, ``base_lr`` and ``weight_decay`` as usual; a Muon group's ``lr`` is the fraction of its norm by
+    which a kernel is rotated; weight decay does not apply, since the norm is fixed.
     """
 
     def __init__(
@@ -166,7 +166,7 @@ class Muon(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
-        """One update from the gradients that are there."""
+        """Take one update from the current gradients."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -190,7 +190,7 @@ class Muon(torch.optim.Optimizer):
                 local_tensor(parameter).mul_(norm / (full_tensor(parameter.norm()) + 1e-12))
 
     def _nesterov_momentum(self, parameter: nn.Parameter, momentum: float) -> Tensor:
-        """Take the gradient into the momentum; Nesterov's look-ahead as a matrix, whole also of a kernel in shards."""
+        """Update the momentum; returns Nesterov's look-ahead as a matrix, gathered if the kernel is sharded."""
         assert parameter.grad is not None
         state = self.state[parameter]
         if not state:
@@ -228,7 +228,7 @@ class Muon(torch.optim.Optimizer):
 
 
 def _group_by_shape(parameters: Sequence[nn.Parameter]) -> list[list[nn.Parameter]]:
-    """Kernels of a shape together, a network has many of few shapes; one in shards alone, since it is gathered."""
+    """Group kernels by shape: a network has many of few shapes. A sharded one stays alone, since it is gathered."""
     groups: dict[Any, list[nn.Parameter]] = {}
     for index, parameter in enumerate(parameters):
         groups.setdefault(index if is_dtensor(parameter) else parameter.shape, []).append(parameter)

@@ -25,10 +25,10 @@ OPTIMIZERS: dict[str, type[torch.optim.Optimizer]] = {
     and issubclass(kind, torch.optim.Optimizer)
     and name not in ("Optimizer", "LBFGS", "SparseAdam", "Muon")  # need a closure, sparse gradients, only matrices
 }
-# The devices that torch 2.11, the oldest we take, has fused kernels for.
+# The devices for which torch 2.11, the oldest supported, has fused kernels.
 _EVERYWHERE = ("cpu", "cuda", "mps")
 FUSED = {"adam": _EVERYWHERE, "adamw": _EVERYWHERE, "sgd": _EVERYWHERE, "adagrad": ("cpu",)}
-# Tried on a network in shards; of these torch has fused kernels for shards for Adam and AdamW alone.
+# Tested with sharded networks; of these, torch has fused kernels for DTensors for Adam and AdamW only.
 SHARDED, FUSED_SHARDED = frozenset({"adam", "adamw", "sgd", "muon"}), frozenset({"adam", "adamw"})
 
 
@@ -52,7 +52,7 @@ def create_optimizer(
     sharded = any(is_dtensor(parameter) for parameter in model.parameters())
     if sharded and name not in SHARDED:
         raise UsageError(
-            "this optimizer was not tried on a network in shards",
+            "this optimizer was not tried on a sharded network",
             expected=", ".join(sorted(SHARDED)),
             found=config.optimizer,
             fix="--optimizer adamw, or training.fsdp=false",
@@ -82,7 +82,7 @@ def create_optimizer(
 def _create_muon(model: nn.Module, muon_lr: float, *, bf16: bool, encoder_lr_factor: float, **groups_of: float) -> Muon:
     """Muon on the hidden kernels, each rotated by ``muon_lr`` of its norm at the schedule's peak; AdamW on the rest.
 
-    ``groups_of``: what :func:`parameter_groups` takes beside ``encoder_lr_factor``, which kernels know as well.
+    ``groups_of``: further arguments of :func:`parameter_groups`.
     """
     kernels = muon_parameters(model)
     chosen = {id(parameter) for parameter in kernels}
@@ -152,9 +152,9 @@ def _roles(model: nn.Module) -> tuple[set[int], set[int]]:
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, factor: float) -> float:
-    """Scale every group's peak by ``factor``; returns the largest learning rate, for the log.
+    """Scale every group's peak rate by ``factor``; returns the largest learning rate, for the log.
 
-    Muon's kernels turn by a share of their norm, which is no learning rate: they count only where they are alone.
+    Muon's rate is a fraction of a kernel's norm and no learning rate: it is returned only if there are no other groups.
     """
     for group in optimizer.param_groups:
         group["lr"] = group["base_lr"] * factor
@@ -163,7 +163,7 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, factor: float) -> float:
 
 
 class AveragedWeights:
-    """A second copy of the network whose weights follow the first: exponentially (EMA), or as an equal mean (SWA).
+    """A copy of the network with averaged weights: exponentially (EMA), or as an equal mean (SWA).
 
     The decay rises as (1 + t) / (10 + t) so that early averages forget the random start. Batch-norm statistics are
     averaged like weights; counters are copied.
@@ -172,7 +172,7 @@ class AveragedWeights:
     def __init__(
         self, model: nn.Module, decay: float, equal_from: float | None = None, *, start: nn.Module | None = None
     ) -> None:
-        """``start``: the copy, where it is made already; a network in shards cannot be copied."""
+        """``start``: a copy of ``model`` made before; a sharded network cannot be copied."""
         self.model = (copy.deepcopy(model) if start is None else start).eval().requires_grad_(False)
         self.decay = decay
         self.equal_from = equal_from
@@ -188,7 +188,7 @@ class AveragedWeights:
 
     @torch.no_grad()
     def update(self, progress: float) -> None:
-        """Take one step's weights in; ``progress``: of the run, 0…1."""
+        """Add the weights of a step to the average; ``progress``: of the run, 0…1."""
         self.updates += 1
         if self.equal_from is not None and progress >= self.equal_from:
             self.equal_count += 1

@@ -1,4 +1,4 @@
-"""Learning-rate schedules as functions of the share of the run that is done: steps and minutes drive them alike.
+"""Learning-rate schedules as functions of the progress, 0…1, of a run: by steps and by minutes alike.
 
 A factor of 1 is the peak learning rate. Warm-up rises linearly from a hundredth.
 """
@@ -11,7 +11,7 @@ from collections.abc import Callable
 from segwright.core.errors import UsageError
 
 POLY_POWER = 0.9  # DeepLab v2 and PSPNet
-STEPS = (0.6, 0.85)  # shares of the run at which "step" divides by ten
+STEPS = (0.6, 0.85)  # progress at which "step" divides by ten
 WARMUP_START = 0.01
 
 
@@ -21,7 +21,7 @@ def cosine(progress: float) -> float:
 
 
 def poly(progress: float) -> float:
-    """(1 - share)^0.9."""
+    """(1 - progress)^0.9."""
     return float((1 - progress) ** POLY_POWER)
 
 
@@ -31,7 +31,7 @@ def step(progress: float) -> float:
 
 
 def constant(progress: float) -> float:
-    """1 throughout; ``plateau`` multiplies it by what the validations decide."""
+    """1 throughout; ``plateau`` multiplies it after validations."""
     return 1.0
 
 
@@ -53,7 +53,7 @@ SCHEDULES: dict[str, Callable[[float], float]] = {
 
 
 def learning_rate_factor(schedule: str, progress: float, warmup: float = 0.0) -> float:
-    """The factor on the peak learning rate when ``share`` (0…1) of the run is done; warm-up first."""
+    """The factor on the peak learning rate at ``progress``, 0…1, of the run; warm-up first."""
     if schedule not in SCHEDULES:
         raise UsageError("unknown schedule", expected=", ".join(SCHEDULES), found=schedule)
     progress = min(max(progress, 0.0), 1.0)
@@ -75,7 +75,7 @@ class Plateau:
         self.scale = 1.0
 
     def update(self, miou: float) -> float:
-        """Take a validation's mIoU and return the scale on the learning rate from now on."""
+        """Count a validation; returns the factor on the learning rate from now on."""
         if miou > self.best:
             self.best, self.waited = miou, 0
         else:

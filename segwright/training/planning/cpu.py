@@ -26,7 +26,7 @@ _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3
 _LARGEST = 2**31 - 1
 _NEVER = -1  # as a size: a trim threshold of 2 GiB would give back what a larger step needs again
 _SPINS = "20000"
-WAITING = {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"}  # who sets one of these has decided how threads wait
+WAITING = {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"}  # if one of these is set, the user has chosen how threads wait
 _TOP_PAD = 64 << 20
 
 
@@ -69,5 +69,5 @@ def _set_malloc() -> bool:
     except (OSError, AttributeError):
         return False  # musl
     settings = ((_M_MMAP_THRESHOLD, _LARGEST), (_M_TRIM_THRESHOLD, _NEVER), (_M_TOP_PAD, _TOP_PAD))
-    results = [bool(mallopt(option, value)) for option, value in settings]  # every one, whatever the first says
+    results = [bool(mallopt(option, value)) for option, value in settings]  # all of them, whatever the first returns
     return all(results)

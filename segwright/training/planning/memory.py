@@ -1,4 +1,4 @@
-"""How much memory there is, how much a piece of work takes, and what running out of it looks like."""
+"""Available memory, the peak memory of a piece of work, and out-of-memory errors."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def available_bytes(device: torch.device) -> int:
-    """What this process may still take on ``device``: the machine's, the control group's or ``ulimit -v``'s rest."""
+    """Bytes that this process may still allocate on ``device``, with the limits of control group and ``ulimit -v``."""
     if device.type == "cuda":
-        # What torch holds and does not use serves this process as well.
+        # Memory that torch has reserved and does not use is available to this process.
         spare = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return int(torch.cuda.mem_get_info(device)[0]) + int(spare)
     available = available_memory()
@@ -70,7 +70,7 @@ def peak_of(device: torch.device, work: Callable[[], object]) -> int:
 
 
 def give_back_freed() -> None:
-    """Memory that was freed and kept goes back to the system (glibc; elsewhere nothing happens)."""
+    """Return freed memory to the system (glibc; a no-op elsewhere)."""
     if sys.platform == "linux":
         try:
             ctypes.CDLL("libc.so.6").malloc_trim(0)
@@ -79,14 +79,14 @@ def give_back_freed() -> None:
 
 
 def process_bytes(device: torch.device) -> int:
-    """What this process uses now (CPU), or used at its peak (GPU)."""
+    """Bytes that this process uses now (CPU), or used at its peak (GPU)."""
     if device.type == "cuda":
         return int(torch.cuda.max_memory_allocated(device))
     return int(psutil.Process().memory_info().rss)
 
 
 def memory_text(device: torch.device) -> str:
-    """What this process uses, for the display."""
+    """The memory use of this process, for the display."""
     return gib(process_bytes(device)) + (" on the GPU" if device.type == "cuda" else " memory")
 
 
@@ -96,7 +96,7 @@ def gib(count: float) -> str:
 
 
 def _address_space() -> int | None:
-    """The limit of ``ulimit -v`` in bytes, where one is set."""
+    """The limit of ``ulimit -v`` in bytes, if one is set."""
     try:
         import resource
     except ImportError:  # Windows
@@ -114,7 +114,7 @@ def _reset_mark() -> bool:
 
 
 def _marked() -> int:
-    """The high-water mark of the resident set, in bytes; 0 where the system does not tell."""
+    """The high-water mark of the resident set, in bytes; 0 if the system does not report it."""
     for line in Path("/proc/self/status").read_text(encoding="ascii", errors="replace").splitlines():
         if line.startswith("VmHWM:"):
             return int(line.split()[1]) << 10
@@ -122,7 +122,7 @@ def _marked() -> int:
 
 
 def _watched(process: psutil.Process, work: Callable[[], object]) -> int:
-    """The largest resident set that a second thread sees while ``work`` runs."""
+    """The largest resident set that a second thread measures while ``work`` runs."""
     seen = [int(process.memory_info().rss)]
     done = threading.Event()
 

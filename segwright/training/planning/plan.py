@@ -1,4 +1,4 @@
-"""What a run will do, decided from the data and the machine, each decision with its reason.
+"""The plan of a run, made from the data and the hardware, with a reason for every entry.
 
 A plan resolves every "auto" of a :class:`TrainConfig` into a new config. It never looks at a dataset's name: what
 counts are the images' size and number, the class frequencies, the budget, and how fast this machine takes a step.
@@ -6,115 +6,38 @@ counts are the images' size and number, the class frequencies, the budget, and h
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable
 
 import numpy as np
 
-from segwright.core.deprecated import renamed_attribute
 from segwright.core.errors import DataError, UsageError
 from segwright.core.left_right import Pairs, check_pairs, find_sides, shown
-from segwright.core.progress import duration
 from segwright.data.check.fingerprint import Fingerprint
-from segwright.data.dataset import Dataset
 from segwright.losses.class_weights import class_weights
 from segwright.models.catalog import CATALOG, starts_pretrained
 from segwright.models.recipes import AUX_WEIGHTS, FROM_SCRATCH, USUAL_AUX_WEIGHT, Recipe
 from segwright.training.callbacks.trackers import installed
-from segwright.training.config import USUAL_CLIP, Phase, Size, TrainConfig, build
+from segwright.training.config import USUAL_CLIP, Phase, Size, TrainConfig
 from segwright.training.network import is_normalized
 from segwright.training.planning.budget import VALIDATION_FRACTION
 from segwright.training.planning.checked_data import DataFacts
+from segwright.training.planning.draft import Draft, Plan, PlanEntry
 from segwright.training.planning.hardware import Hardware
 from segwright.training.planning.timing import Timings
 
 CPU_WORKING_PIXELS = 480 * 480  # the largest training crop that a CPU gets
 GPU_WORKING_PIXELS = 768 * 768
 SHORT_SIDE = 128  # below it a reduced image shows too little to learn from
-RARE = 0.01  # a class with less than this share of the pixels is rare
-RARELY_SHOWN = 0.05  # a class in a smaller share of the images may be worth showing more often
+RARE = 0.01  # a class with less than this fraction of the pixels is rare
+RARELY_SHOWN = 0.05  # a class in a smaller fraction of the images may be worth repeating
 ENOUGH_PASSES = 100  # over the training images: with fewer, a narrower network learns more
-DEEPEST_STRIDE = 32  # of their encoders and of U-Net's usual ones
-ENCODERS_FOR_CPUS = ("tf_efficientnet_lite0", "mobilenetv2_100")  # the first of them whose weights can be had
+DEEPEST_STRIDE = 32  # of these encoders and of U-Net's usual ones
+ENCODERS_FOR_CPUS = ("tf_efficientnet_lite0", "mobilenetv2_100")  # the first of them whose weights are available
 HALF_LOGITS = ("leannet", "ddrnet")  # networks whose training logits may stay at half the resolution
 DEFAULT_SAMPLES = 20_000  # seen in a run without a budget
 MIN_EPOCHS, MAX_EPOCHS = 20, 400
 
-Pretrained = Callable[[str, str | None], bool]  # (network, encoder) → whether it begins with pretrained weights
-
-
-@dataclass(frozen=True)
-class PlanEntry:
-    """One value that was chosen, and why."""
-
-    setting: str
-    value: Any
-    reason: str
-
-
-@dataclass(frozen=True)
-class Plan:
-    """A resolved config, and how it came about."""
-
-    config: TrainConfig
-    entries: tuple[PlanEntry, ...]
-    class_weights: tuple[float, ...] | None
-    seconds: float | None  # how long training and validation will take, where a step was timed
-
-    decisions = renamed_attribute("decisions", "entries")
-
-    def to_json(self) -> dict[str, Any]:
-        return {
-            "decisions": [{"setting": d.setting, "value": d.value, "reason": d.reason} for d in self.entries],
-            "class_weights": None if self.class_weights is None else list(self.class_weights),
-            "seconds": self.seconds,
-            "config": self.config.model_dump(mode="json"),
-        }
-
-    @classmethod
-    def from_json(cls, tree: Mapping[str, Any]) -> Plan:
-        """The inverse of :meth:`to_json`."""
-        weights = tree.get("class_weights")
-        return cls(
-            build(TrainConfig, tree["config"]),
-            tuple(PlanEntry(d["setting"], d["value"], d["reason"]) for d in tree["decisions"]),
-            None if weights is None else tuple(float(weight) for weight in weights),
-            tree.get("seconds"),
-        )
-
-
-class _Draft:
-    """A config under resolution: values are set once, with their reason; what the user gave stays."""
-
-    def __init__(self, config: TrainConfig) -> None:
-        self.config = config
-        self.values: dict[str, Any] = {}
-        self.entries: list[PlanEntry] = []
-        self.lean = False  # a pretrained network that few CPU cores can train, by a recipe of its own
-
-    def get(self, key: str) -> Any:
-        if key in self.values:
-            return self.values[key]
-        node: Any = self.config
-        for part in key.split("."):
-            node = node[part] if isinstance(node, Mapping) else getattr(node, part)
-        return node
-
-    def set_default(self, key: str, value: Any, reason: str, *, auto: Any = "auto") -> Any:
-        """Set ``key`` if it is still ``auto``; returns what holds."""
-        given = self.get(key)
-        if key in self.values:
-            return given
-        if given != auto:
-            self.entries.append(PlanEntry(key, given, "as asked"))
-            return given
-        self.values[key] = value
-        self.entries.append(PlanEntry(key, value, reason))
-        return value
-
-    def resolved(self) -> TrainConfig:
-        return self.config.with_values(self.values)
+Pretrained = Callable[[str, str | None], bool]  # (network, encoder) → whether pretrained weights are available
 
 
 def make_plan(
@@ -136,7 +59,7 @@ def make_plan(
     """
     if facts.images == 0:
         raise DataError("the training split is empty", fix="add images, or name the format with --format")
-    draft, fingerprint, images = _Draft(config), facts.fingerprint, facts.images
+    draft, fingerprint, images = Draft(config), facts.fingerprint, facts.images
     names = fingerprint.class_names
     pretrained = pretrained or (lambda name, encoder: starts_pretrained(name, encoder, config.model.weights))
     normalized = normalized or (lambda resolved: is_normalized(resolved, len(names)))
@@ -155,7 +78,7 @@ def make_plan(
 
 
 def _check_class_weights(given: str | tuple[float, ...], names: tuple[str, ...]) -> None:
-    """UsageError where weights given as numbers are not one per class."""
+    """UsageError if numbers are given as class weights and are not one per class."""
     if isinstance(given, str) or len(given) == len(names):
         return
     raise UsageError(
@@ -167,8 +90,8 @@ def _check_class_weights(given: str | tuple[float, ...], names: tuple[str, ...])
     )
 
 
-def _plan_flips(draft: _Draft, names: tuple[str, ...], pairs: Pairs | None) -> None:
-    """The classes that flips exchange, by name: written out, so that a resumed run goes on with them."""
+def _plan_flips(draft: Draft, names: tuple[str, ...], pairs: Pairs | None) -> None:
+    """The classes that flips exchange, by name: stored in the plan, so that a resumed run continues with them."""
     found = find_sides(names).pairs if pairs is None else pairs
     given = draft.get("augment.flip_pairs")
     if given == "auto":
@@ -190,7 +113,7 @@ def _plan_flips(draft: _Draft, names: tuple[str, ...], pairs: Pairs | None) -> N
 
 
 def _plan_model(
-    draft: _Draft, fingerprint: Fingerprint, hardware: Hardware, pretrained: Pretrained, fine_tuning: bool
+    draft: Draft, fingerprint: Fingerprint, hardware: Hardware, pretrained: Pretrained, fine_tuning: bool
 ) -> bool:
     """Network, encoder and weights; returns whether training starts from random weights."""
     draft.set_default("model.in_channels", fingerprint.channels, "the images' channels")
@@ -202,7 +125,7 @@ def _plan_model(
         encoders = fitting if asked in ("auto", None) else (asked,)
         encoder = next((name for name in encoders if pretrained("unet", name)), None)
         if encoder is not None:
-            reason = "pretrained encoder weights can be had: U-Net makes the most of little data"
+            reason = "pretrained encoder weights are available: U-Net makes the most of little data"
             draft.set_default("model.name", "unet", reason)
             draft.set_default("model.encoder", encoder, "fits the machine")
             draft.lean = not hardware.is_gpu and encoder in ENCODERS_FOR_CPUS
@@ -213,7 +136,7 @@ def _plan_model(
         reason = "from random weights, LeanNet learns most in the same time on CPU cores"
         reason += "; on GPUs that is not measured" if hardware.is_gpu else ""
         draft.set_default("model.name", "leannet", reason)
-        draft.set_default("model.encoder", None, "LeanNet is of one piece")
+        draft.set_default("model.encoder", None, "LeanNet has no separate encoder")
         return not fine_tuning
     draft.set_default("model.name", "", "")
     draft.set_default("model.encoder", None, "the network's own default")
@@ -222,14 +145,14 @@ def _plan_model(
     )
     if not fine_tuning and weights is not None:
         beginning = "random" if from_scratch else "pretrained"
-        why = "no pretrained weights of it can be had" if from_scratch else "they can be had"
+        why = "no pretrained weights are available" if from_scratch else "pretrained weights are available"
         draft.entries.append(PlanEntry("model.start", beginning, why))
     if draft.get("model.name") == "unet" and from_scratch and not hardware.is_gpu:
         _plan_lean_unet(draft)
     return from_scratch
 
 
-def _plan_lean_unet(draft: _Draft, head_stride: int = 2) -> None:
+def _plan_lean_unet(draft: Draft, head_stride: int = 2) -> None:
     """A U-Net that few CPU cores can train: half the decoder's channels, logits at a part of the resolution."""
     arguments = draft.config.model.arguments
     if {"decoder_channels", "head_stride"} & set(arguments):
@@ -241,14 +164,14 @@ def _plan_lean_unet(draft: _Draft, head_stride: int = 2) -> None:
     draft.entries.append(PlanEntry("model.arguments", lean, "a lean decoder: half the time of the full one on a CPU"))
 
 
-def _plan_optimizer(draft: _Draft, from_scratch: bool, normed: bool) -> None:
+def _plan_optimizer(draft: Draft, from_scratch: bool, normed: bool) -> None:
     name = draft.get("model.name")
     if from_scratch and normed:
-        draft.set_default("training.optimizer", "muon", "learns fastest from random weights where batch norms follow")
+        draft.set_default("training.optimizer", "muon", "learns fastest from random weights with batch norms")
         if draft.get("training.optimizer") == "muon":
             draft.set_default("training.lr", 4e-3, "of the parameters that AdamW trains beside Muon")
     if from_scratch and name == "leannet":
-        reason = "what LeanNet's recipe was found with"
+        reason = "as in LeanNet's recipe"
         draft.set_default("training.aux_weight", 0.3, reason, auto=USUAL_AUX_WEIGHT)
         draft.set_default("training.aux_decay", True, reason, auto=False)
     if from_scratch and name in HALF_LOGITS:
@@ -258,7 +181,7 @@ def _plan_optimizer(draft: _Draft, from_scratch: bool, normed: bool) -> None:
     if from_scratch and name in FROM_SCRATCH:
         _plan_from_scratch(draft, FROM_SCRATCH[name], normed)
     if name in AUX_WEIGHTS:
-        draft.set_default("training.aux_weight", AUX_WEIGHTS[name], "as its authors weigh it", auto=USUAL_AUX_WEIGHT)
+        draft.set_default("training.aux_weight", AUX_WEIGHTS[name], "as its authors set it", auto=USUAL_AUX_WEIGHT)
     draft.set_default("training.optimizer", "adamw", "robust without tuning")
     optimizer = draft.get("training.optimizer")
     usual = {"sgd": 0.02, "rmsprop": 1e-3, "adamw": 2e-3, "adam": 2e-3}.get(optimizer, 1e-3)
@@ -275,21 +198,23 @@ def _plan_optimizer(draft: _Draft, from_scratch: bool, normed: bool) -> None:
     )
     draft.set_default("training.weight_decay", 5e-4 if optimizer == "sgd" else 0.02, f"the usual for {optimizer}")
     if draft.get("training.schedule") == "one-cycle":
-        draft.set_default("training.warmup", 0.0, "one-cycle has a rise of its own")
+        draft.set_default("training.warmup", 0.0, "one-cycle includes a rise")
     else:
-        draft.set_default("training.warmup", 0.04, "share of the run")
-    draft.set_default("training.ema", 0.99, "weights averaged over about a hundred steps score steadier than the last")
+        draft.set_default("training.warmup", 0.04, "fraction of the run")
+    draft.set_default("training.ema", 0.99, "weights averaged over about 100 steps score more steadily")
     if draft.get("training.swa") is None:
-        draft.set_default("training.norm_statistics", "averaged", "measuring batch norms anew does not pay for EMA")
+        draft.set_default("training.norm_statistics", "averaged", "measured statistics gain nothing for EMA")
     else:
         draft.set_default(
-            "training.norm_statistics", "measured", "batch norms of an equal mean of weights score better so"
+            "training.norm_statistics",
+            "measured",
+            "measured statistics suit an equal mean of weights",
         )
 
 
-def _plan_from_scratch(draft: _Draft, recipe: Recipe, normed: bool) -> None:
-    """A classical network from random weights: a start it can learn from, and a rate that does not blow it up."""
-    reason = "what this network learns with from random weights"
+def _plan_from_scratch(draft: Draft, recipe: Recipe, normed: bool) -> None:
+    """A classical network from random weights: an initialization it can learn from, and a stable learning rate."""
+    reason = "this network's recipe from random weights"
     given = draft.config.model.arguments
     added = {key: value for key, value in recipe.arguments.items() if key not in given}
     if added:
@@ -306,15 +231,15 @@ def _plan_from_scratch(draft: _Draft, recipe: Recipe, normed: bool) -> None:
     draft.set_default("training.batch", recipe.batch, "no batch norm: more steps of fewer images")
 
 
-def _plan_budget(draft: _Draft, images: int) -> None:
+def _plan_budget(draft: Draft, images: int) -> None:
     minutes, epochs = draft.get("training.minutes"), draft.get("training.epochs")
     if minutes is None and epochs is None:
         planned = int(np.clip(round(DEFAULT_SAMPLES / images), MIN_EPOCHS, MAX_EPOCHS))
         draft.set_default("training.epochs", planned, f"about {planned * images} samples", auto=None)
 
 
-def _plan_crops(draft: _Draft, fingerprint: Fingerprint, images: int, hardware: Hardware, from_scratch: bool) -> None:
-    """Phases: small images first, since they cost a fraction and teach what is where; the own scale last."""
+def _plan_crops(draft: Draft, fingerprint: Fingerprint, images: int, hardware: Hardware, from_scratch: bool) -> None:
+    """Phases: small images first, since they cost a fraction and teach the layout of scenes; full scale last."""
     if draft.config.training.phases:
         draft.entries.append(PlanEntry("training.phases", f"{len(draft.config.training.phases)} phases", "as asked"))
         draft.set_default("training.size", draft.config.training.phases[-1].size, "of the last phase")
@@ -325,7 +250,7 @@ def _plan_crops(draft: _Draft, fingerprint: Fingerprint, images: int, hardware: 
     asked = draft.get("training.size")
     size = asked if asked != "auto" else crop_size(height, width, largest)
     draft.set_default(
-        "training.size", size, f"images of {height}×{width}, in steps of 32, as large as the machine bears"
+        "training.size", size, f"images of {height}×{width}, in multiples of 32, as large as the hardware allows"
     )
     batch = draft.set_default(
         "training.batch", _batch(images, hardware), "enough for batch norm, few enough for many steps"
@@ -339,7 +264,7 @@ def _plan_crops(draft: _Draft, fingerprint: Fingerprint, images: int, hardware: 
             Phase(until=second, size=_reduced(size, 0.6), scale=(0.45, 1.05), batch=batch),
             last,
         ]
-        reason = "small images first: most of what there is to learn, at a fraction of the time"
+        reason = "small images first: most of the learning at a fraction of the time"
     else:
         reason = "one size throughout"
     draft.values["training.phases"] = [phase.model_dump() for phase in phases]
@@ -347,8 +272,8 @@ def _plan_crops(draft: _Draft, fingerprint: Fingerprint, images: int, hardware: 
     draft.entries.append(PlanEntry("training.phases", shown, reason))
 
 
-def _plan_variant(draft: _Draft, hardware: Hardware, images: int, timings: Timings | None) -> None:
-    """LeanNet's width: as wide as still lets every image be seen often enough in the time that there is."""
+def _plan_variant(draft: Draft, hardware: Hardware, images: int, timings: Timings | None) -> None:
+    """LeanNet's width: the widest with which every image is still seen often enough in the given time."""
     arguments = draft.config.model.arguments
     if draft.get("model.name") != "leannet" or {"variant", "widths"} & set(arguments):
         return
@@ -357,7 +282,7 @@ def _plan_variant(draft: _Draft, hardware: Hardware, images: int, timings: Timin
     if minutes is not None and timings is not None:
         phase = draft.get("training.phases")[len(draft.get("training.phases")) // 2]
         size, batch = phase["size"], phase["batch"]
-        for wider in ("small", "medium", "large"):  # where time is short the first is the last
+        for wider in ("small", "medium", "large"):  # only as many are timed as the time allows
             draft.values["model.arguments"] = {**arguments, "variant": wider}
             seconds = timings.step(draft.resolved(), size, batch, hardware.precision)
             passes = minutes * 60 * batch / seconds / images
@@ -370,13 +295,13 @@ def _plan_variant(draft: _Draft, hardware: Hardware, images: int, timings: Timin
 
 
 def crop_size(height: int, width: int, largest: int) -> Size:
-    """The image's own size, or a crop of at most ``largest`` pixels of its shape, in multiples of 32, at least 32."""
+    """A crop of the image's aspect ratio with at most ``largest`` pixels, in multiples of 32, at least 32."""
     zoom = min(1.0, (largest / (height * width)) ** 0.5)
     return (_side(height * zoom), _side(width * zoom))
 
 
 def _side(length: float) -> int:
-    """A multiple of 32 just inside ``length``: a crop that fits needs no invented border. Small images stay whole."""
+    """A multiple of 32 just inside ``length``, so that a crop needs no padded border. Small images stay whole."""
     inside = length * 0.93 if length >= 256 else length
     return max(32, int(inside) // 32 * 32)
 
@@ -389,7 +314,7 @@ def _batch(images: int, hardware: Hardware) -> int:
     return int(min(16 if hardware.is_gpu else 8, max(2, images)))
 
 
-def _plan_imbalance(draft: _Draft, fingerprint: Fingerprint, from_scratch: bool) -> tuple[float, ...] | None:
+def _plan_imbalance(draft: Draft, fingerprint: Fingerprint, from_scratch: bool) -> tuple[float, ...] | None:
     """Loss, class weights and class-aware crops, from the class frequencies."""
     pixels = np.asarray(fingerprint.class_pixels, np.float64)
     share = pixels / max(pixels.sum(), 1.0)
@@ -400,7 +325,7 @@ def _plan_imbalance(draft: _Draft, fingerprint: Fingerprint, from_scratch: bool)
     if draft.config.training.loss == "auto" and (from_scratch or draft.lean):
         several = len(draft.get("training.phases")) > 1
         when = "the last phase" if several else "the run, which has one phase, from its first step on"
-        reason = f"{when} also trains the overlap itself (of each part of a batch and each process by itself)"
+        reason = f"{when} also trains the overlap itself (per micro-batch and process)"
         draft.set_default("training.final_phase_loss", "0.5*jaccard", reason, auto=None)
     given = draft.get("training.class_weights")
     if isinstance(given, tuple | list):
@@ -413,15 +338,17 @@ def _plan_imbalance(draft: _Draft, fingerprint: Fingerprint, from_scratch: bool)
         found, reason = class_weights(rule, pixels, images_pixels, fingerprint.class_names)
         weights = None if found is None else tuple(float(value) for value in found)
         draft.set_default("training.class_weights", rule, reason)
-    # Of the classical networks the last layer starts as published; weights of a whole network bring theirs.
+    # The last layer of classical networks starts as published; weights of a whole network include theirs.
     name = draft.get("model.name")
     if name in FROM_SCRATCH:
         draft.set_default("training.prior_bias_init", False, "the last layer starts as published")
     elif not from_scratch and name in CATALOG and CATALOG[name].torchvision:
-        draft.set_default("training.prior_bias_init", False, "weights of a whole network bring their last layer")
+        draft.set_default("training.prior_bias_init", False, "weights of a whole network include the last layer")
     else:
         draft.set_default(
-            "training.prior_bias_init", True, "the last layer need not learn first how frequent each class is"
+            "training.prior_bias_init",
+            True,
+            "a short training need not learn the class frequencies",
         )
     aware = 0.4 if rare else 0.0
     reason = f"rare: {', '.join(rare[:4])}" if rare else "no class is rare"
@@ -432,7 +359,7 @@ def _plan_imbalance(draft: _Draft, fingerprint: Fingerprint, from_scratch: bool)
     return weights
 
 
-def _plan_oversampling(draft: _Draft, fingerprint: Fingerprint) -> None:
+def _plan_oversampling(draft: Draft, fingerprint: Fingerprint) -> None:
     named = zip(fingerprint.class_images, fingerprint.class_names, strict=True)
     images, name = min(((n, name) for n, name in named if n), default=(0, ""))
     share = images / max(fingerprint.labeled, 1)
@@ -442,21 +369,21 @@ def _plan_oversampling(draft: _Draft, fingerprint: Fingerprint) -> None:
     draft.set_default("training.repeat_rare", 0.0, reason)
 
 
-def _plan_arithmetic(draft: _Draft, hardware: Hardware, images: int) -> None:
+def _plan_arithmetic(draft: Draft, hardware: Hardware, images: int) -> None:
     draft.set_default("training.precision", hardware.precision, hardware.precision_reason)
-    slow = "crop sizes vary" if hardware.is_gpu else "a CPU gains nothing by it, and compiling takes minutes"
+    slow = "crop sizes vary" if hardware.is_gpu else "a CPU gains nothing from it, and compiling takes minutes"
     draft.set_default("training.compile", False, slow)
     workers = max(1, min(8, hardware.cores // 2))
     draft.set_default("training.workers", workers, f"{hardware.cores} cores")
-    draft.set_default("training.cache", True, "decoded images are kept as long as half of the free memory lasts")
+    draft.set_default("training.cache", True, "decoded images are kept in up to half of the free memory")
     found = installed(("tensorboard",))
     draft.set_default("training.trackers", found, "it is installed" if found else "TensorBoard is not installed")
 
 
 def _estimate(
-    draft: _Draft, timings: Timings | None, fingerprint: Fingerprint, images: int, val_images: int
+    draft: Draft, timings: Timings | None, fingerprint: Fingerprint, images: int, val_images: int
 ) -> float | None:
-    """Seconds of the whole run, from a timed step of every phase; None where nothing was timed."""
+    """Seconds of the whole run, from a timed step of every phase; None without timings."""
     minutes = draft.get("training.minutes")
     if minutes is not None:
         return float(minutes) * 60
@@ -474,32 +401,12 @@ def _estimate(
     return (an_epoch + validation) * float(config.training.epochs or 1)
 
 
-def _plan_validation(draft: _Draft, val_images: int) -> None:
-    reason = "class scores move to the best mean IoU of training images; kept if validation shows a gain beyond chance"
+def _plan_validation(draft: Draft, val_images: int) -> None:
+    reason = "class offsets for the best mean IoU of training images; kept if validation shows a gain beyond chance"
     if val_images == 0:
-        reason = "no validation images to prove it on"
+        reason = "no validation images to confirm it"
     draft.set_default("training.logit_adjustment", val_images > 0, reason)
     if draft.get("training.minutes") is None:
         draft.set_default("training.validate_every", 1, "each epoch")
     else:
         draft.set_default("training.validate_every", 0, f"as often as {VALIDATION_FRACTION:.0%} of the time allows")
-
-
-def describe_plan(plan: Plan, data: Dataset) -> list[str]:
-    """The plan for people: the label map, then every decision with its reason."""
-    lines = [f"data: {data.root} ({data.format})", *(f"  {line}" for line in data.label_space.describe())]
-    width = max((len(d.setting.split(".", 1)[-1]) for d in plan.entries), default=0)
-    lines.append("plan:")
-    lines += [f"  {d.setting.split('.', 1)[-1]:{width}}  {_shown(d.value)}  ({d.reason})" for d in plan.entries]
-    if plan.seconds is not None:
-        lines.append(f"this will take about {duration(plan.seconds)}")
-    return lines
-
-
-def _shown(value: Any) -> str:
-    """A decided value for people: sizes as height×width, names with commas, nothing as none."""
-    if isinstance(value, tuple | list) and len(value) == 2 and all(isinstance(side, int) for side in value):
-        return f"{value[0]}×{value[1]}"
-    if isinstance(value, tuple | list) and all(isinstance(name, str) for name in value):
-        value = ", ".join(value) or None
-    return "none" if value is None else str(value)
