@@ -108,7 +108,7 @@ def train(
     if resume and configured.out is None:
         raise UsageError("--resume needs the run folder", fix="segwright train DATA --resume --out FOLDER")
     return run_training(
-        data, configured, resume=resume, start=init_from, dry_run=dry_run, command=command, started=started
+        data, configured, resume=resume, init_from=init_from, dry_run=dry_run, command=command, started=started
     )
 
 
@@ -159,7 +159,7 @@ def cross_validate(
     data, settings = _configured(data, values, config, out)
     if resume and settings.out is None:
         raise UsageError("--resume needs the run folder", fix="segwright train DATA --folds K --resume --out FOLDER")
-    return train_folds(data, settings, folds, resume=resume, start=init_from, command=command)
+    return train_folds(data, settings, folds, resume=resume, init_from=init_from, command=command)
 
 
 @renamed_parameters(start="init_from")
@@ -200,7 +200,7 @@ def lr_range(
     from segwright.training.run import planned_trainer
 
     data, settings = _configured(data, values or {}, config, None)
-    return range_test(planned_trainer(data, settings, start=init_from), low=low, high=high, steps=steps)
+    return range_test(planned_trainer(data, settings, init_from=init_from), low=low, high=high, steps=steps)
 
 
 def tune(

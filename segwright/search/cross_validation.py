@@ -38,7 +38,7 @@ def cross_validate(
     folds: int,
     *,
     resume: bool = False,
-    start: str | Path | None = None,
+    init_from: str | Path | None = None,
     command: str = "",
 ) -> CrossValidation:
     """Train ``folds`` runs into ``OUT/fold-0`` …; a budget in minutes is that of each. With ``resume``, finished folds
@@ -65,7 +65,7 @@ def cross_validate(
             if not checkpoints(place / "checkpoints"):
                 shutil.rmtree(place, ignore_errors=True)  # begun, and stopped before anything was worth keeping
             run = run_training(
-                data, config.with_values(values), resume=resume, start=start, command=command, checked=checked
+                data, config.with_values(values), resume=resume, init_from=init_from, command=command, checked=checked
             )
             if run.evaluation is None:
                 stopped_by = run.stopped_by or "no score"

@@ -59,12 +59,12 @@ class StartingNetwork:
     origin: str  # of the weights, with their license
 
 
-def load_saved_model(start: str | Path | None, config: TrainConfig) -> SavedModel | None:
+def load_saved_model(path: str | Path | None, config: TrainConfig) -> SavedModel | None:
     """The saved model to fine-tune; a typed error if there is none, or if the config names another network."""
-    if start is None:
+    if path is None:
         return None
-    trusted = ":" in config.model.name  # a network of another package was asked for
-    network, bundle = load_bundle(find_bundle(start), trust_external=trusted)
+    trusted = ":" in config.model.name  # the config names a network of another package
+    network, bundle = load_bundle(find_bundle(path), trust_external=trusted)
     asked = (config.model.name, config.model.encoder)
     found = (bundle.architecture, bundle.arguments.get("encoder"))
     for what, wanted, has in zip(("--model", "--encoder"), asked, found, strict=True):
@@ -73,10 +73,10 @@ def load_saved_model(start: str | Path | None, config: TrainConfig) -> SavedMode
                 "the saved model to fine-tune is another network",
                 expected=f"{what} {has}" if has else f"{found[0]}, which takes no encoder",
                 found=f"{what} {wanted}",
-                where=start,
-                fix=f"leave {what} out: the network of the saved model is taken",
+                where=path,
+                fix=f"leave {what} out: the network of the saved model is used",
             )
-    return SavedModel(Path(start), network, bundle)
+    return SavedModel(Path(path), network, bundle)
 
 
 def starting_network(

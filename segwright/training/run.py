@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from segwright.core.atomic_io import lock_folder, write_json, write_text
+from segwright.core.deprecated import renamed_parameters
 from segwright.data.check.runner import CheckResult
 from segwright.data.dataset import Dataset
 from segwright.evaluation.evaluate import Evaluation
@@ -79,12 +80,13 @@ class Run:
         }
 
 
+@renamed_parameters(start="init_from")
 def run_training(
     data: Dataset,
     config: TrainConfig,
     *,
     resume: bool = False,
-    start: str | Path | None = None,
+    init_from: str | Path | None = None,
     dry_run: bool = False,
     command: str = "",
     started: float | None = None,
@@ -92,13 +94,13 @@ def run_training(
     checked: CheckResult | None = None,
     on_validation: OnValidation | None = None,
 ) -> Run:
-    """Train on ``data``. ``start``: a saved model to fine-tune; ``started``: when the time budget began to count
+    """Train on ``data``. ``init_from``: a saved model to fine-tune; ``started``: when the time budget began to count
     (``time.monotonic()``); ``checked``: the result of a data check that ran before; ``on_validation`` is called after
     each validation and ends the run by returning True. Errors: those of check, plan and training."""
     started = time.monotonic() if started is None else started
     device = choose_device(config.training.device)
     folder = Path(config.out) if config.out else default_folder(data, config)
-    saved = load_saved_model(start, config)  # before the check and the plan, which take their time
+    saved = load_saved_model(init_from, config)  # before the check and the plan, which take their time
     with init_world(device.type) as world:
         display = display or Display(show=world.is_first)
         context = RunContext(folder, own_device(device, world), world, display, command, started)
@@ -126,10 +128,11 @@ def run_training(
             return replace(run, evaluation=_score(trainer, outputs, result)) if world.is_first else run
 
 
-def planned_trainer(data: Dataset, config: TrainConfig, *, start: str | Path | None = None) -> Trainer:
+@renamed_parameters(start="init_from")
+def planned_trainer(data: Dataset, config: TrainConfig, *, init_from: str | Path | None = None) -> Trainer:
     """The planned trainer before its first step, with nothing written: for experiments and measurements."""
     device, display = choose_device(config.training.device), Display(show=False)
-    saved = load_saved_model(start, config)
+    saved = load_saved_model(init_from, config)
     context = RunContext(default_folder(data, config), device, World(), display, "", time.monotonic())
     checked = check(data, config, say=display.say)
     plan = plan_run(checked, config, context, saved, None)

@@ -195,7 +195,7 @@ def test_it_is_taken_back_where_validation_falls(
 ) -> None:
     plain = trained(scenes, tmp_path / "plain", logit_adjustment=False)
     one_class = np.eye(scenes.label_space.classes)[4] * 50
-    monkeypatch.setattr(logit_adjustment, "find_shifts", lambda *given: one_class)
+    monkeypatch.setattr(logit_adjustment, "find_class_offsets", lambda *given: one_class)
     kept = trained(scenes, tmp_path / "kept")
     weights = [(found.model / "model.safetensors").read_bytes() for found in (plain, kept)]
     assert weights[0] == weights[1] and "not kept" in capsys.readouterr().err
@@ -207,7 +207,7 @@ def test_it_is_taken_back_where_validation_falls(
 def test_too_few_images_for_an_interval_keep_no_shift(
     scenes: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(logit_adjustment, "find_shifts", lambda *given: np.full(scenes.label_space.classes, 0.5))
+    monkeypatch.setattr(logit_adjustment, "find_class_offsets", lambda *given: np.full(scenes.label_space.classes, 0.5))
     found = trained(scenes, tmp_path / "run", epochs=1)
     noted = load_bundle(found.model)[1].training["logit_adjustment"]
     assert noted["kept"] is False and noted["why_not"] == f"{FEW} 4 images"
@@ -262,7 +262,7 @@ def test_one_class_has_no_border_to_move(scenes: Dataset) -> None:
 def test_no_shift_is_said_as_well(
     scenes: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(logit_adjustment, "find_shifts", lambda *given: np.zeros(scenes.label_space.classes))
+    monkeypatch.setattr(logit_adjustment, "find_class_offsets", lambda *given: np.zeros(scenes.label_space.classes))
     found = trained(scenes, tmp_path / "run", epochs=1)
     said = capsys.readouterr().err
     assert "class scores stay as they are: no shift raises" in said

@@ -61,7 +61,7 @@ def test_kernels_keep_their_norm_and_turn_by_the_rate() -> None:
 def test_kernels_in_shards_are_gathered_one_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
     kernels = [nn.Parameter(torch.zeros(4, 3, 3, 3)) for _ in range(3)]
     assert [len(group) for group in muon._group_by_shape(kernels)] == [3]
-    monkeypatch.setattr(muon, "is_shard", lambda tensor: True)
+    monkeypatch.setattr(muon, "is_dtensor", lambda tensor: True)
     assert [len(group) for group in muon._group_by_shape(kernels)] == [1, 1, 1]
 
 
