@@ -141,9 +141,7 @@ def tune_post(
     names = predictor.label_space.names
     begun = time.monotonic()
     until = begun + 60 * minutes
-    starts = [
-        str(parse_pipeline(text, names)) for text in chains
-    ]  # refused before the network runs
+    starts = [str(parse_pipeline(text, names)) for text in chains]  # refused before the network runs
     with tempfile.TemporaryDirectory(dir=folder, prefix="segwright-post-") as place:
         cache = _Cache.fill(predictor, split, Path(place), cache_bytes, begun + 60 * minutes * PREDICTING_SHARE)
         search, confirm = _halves(len(cache.indices))
