@@ -95,7 +95,8 @@ def predict(
     >>> done.images, done.failed
     (3, ())
     """
-    from segwright.inference.batch import OutputOptions, new_result, predict_source
+    from segwright.inference.batch import new_result, predict_source
+    from segwright.inference.output_options import OutputOptions
     from segwright.inference.sources import open_sources
 
     saved = "npz" if probabilities is True else probabilities or None

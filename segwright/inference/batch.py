@@ -29,6 +29,7 @@ from segwright.imageio import (
     tiff_info,
 )
 from segwright.inference.georeference import TIFF, Placement, no_data, placement, write_geotiff
+from segwright.inference.output_options import OutputOptions, file_values
 from segwright.inference.outputs import BESIDE_SOURCES, OutputFolder, OutputFolderError, unwritable
 from segwright.inference.prediction import Prediction
 from segwright.inference.predictor import Predictor
@@ -36,9 +37,6 @@ from segwright.inference.sliding_window import Window
 from segwright.inference.sources import Source, frame_count, frames_per_second, is_video, read_frames
 from segwright.inference.vectorize import CocoWriter, geojson, labelme
 
-MASK_FORMATS = ("palette", "index", "values", "npy")
-PROBABILITY_FORMATS = ("npz", "npy")
-POLYGON_FORMATS = ("geojson", "coco", "labelme")
 COCO_FILE = "predictions.coco.json"
 PALETTE_NOTE = (
     "masks are palette PNGs: their values are class indices, but OpenCV reads them as colors; --mask-format index "
@@ -46,29 +44,6 @@ PALETTE_NOTE = (
 )
 Advance = Callable[[int], None]
 Result = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class OutputOptions:
-    """The outputs per image. UsageError for an unknown format."""
-
-    mask_format: str = "palette"  # one of MASK_FORMATS; "values": the values of the dataset's own mask files
-    overlay: bool = True
-    confidence: bool = False
-    probabilities: str | None = None  # one of PROBABILITY_FORMATS: float16 K×H×W
-    polygons: tuple[str, ...] = ()  # of POLYGON_FORMATS
-    areas: Path | None = None  # a CSV file: pixels, share and area per image and class
-    video: bool = False  # one overlay video per video, instead of files per frame
-
-    def __post_init__(self) -> None:
-        for name, found, known in (
-            ("mask format", (self.mask_format,), MASK_FORMATS),
-            ("format of probabilities", (self.probabilities,) if self.probabilities else (), PROBABILITY_FORMATS),
-            ("polygon format", self.polygons, POLYGON_FORMATS),
-        ):
-            for one in found:
-                if one not in known:
-                    raise UsageError(f"unknown {name}", expected=", ".join(known), found=str(one))
 
 
 def new_result(out: Path) -> Result:
@@ -134,7 +109,7 @@ class _Run:
                     found=f"colors of {len(self.space)} classes",
                     fix="--mask-format palette writes each class in its color, --mask-format index its number",
                 )
-            self.values = _file_values(self.space, self.note)
+            self.values = file_values(self.space, self.note)
 
     # -- before ---------------------------------------------------------------------------------------------------
 
@@ -445,29 +420,6 @@ class _Run:
         stated = frame_count(path)
         if stated is not None and stated > count:
             self.note(f"{path}: {count} frames could be decoded, its header states {stated}")
-
-
-def _file_values(space: LabelSpace, note: Callable[[str], None]) -> npt.NDArray[Any]:
-    """256 entries: class index → value in the dataset's own mask files; also for the ignore value."""
-    sources: dict[int, list[int]] = {}
-    for value, index in space.lookup_items():
-        sources.setdefault(index, []).append(value)
-    missing = [name for index, name in enumerate(space.names) if index not in sources]
-    if missing:
-        raise UsageError(
-            "no value of the mask files maps to these classes",
-            found=", ".join(missing[:8]),
-            fix="--mask-format index writes class indices",
-        )
-    several = [f"{space.names[index]} as {min(found)}" for index, found in sources.items()
-               if index != IGNORE_INDEX and len(found) > 1]  # fmt: skip
-    if several:
-        note(f"several values of the dataset's masks map to one class; the lowest is written: {', '.join(several[:6])}")
-    wide = max(min(found) for found in sources.values()) > 255
-    table = np.full(256, IGNORE_INDEX, np.uint16 if wide else np.uint8)
-    for index, found in sources.items():
-        table[index] = min(found)
-    return table
 
 
 def _without_no_data(prediction: Prediction, path: Path) -> Prediction:

@@ -65,9 +65,9 @@ def import_weights(
 
     ``classes``: their names in the order of the network's outputs, or a file that lists them. ``normalization``:
     a name of :data:`NORMALIZATIONS` or ``{"mean": […], "std": […]}``; None: the network's own, with a note. ``key`` and
-    ``prefix`` as for :func:`segwright.models.encoders.state_files.read_weights_file`, ``arguments`` go to the network.
-    Every tensor of the network has to be in the file; what is saved is loaded again and run on random pixels.
-    WeightsError where weights and network do not fit, UsageError for wrong arguments.
+    ``prefix`` as for :func:`segwright.models.encoders.state_files.read_weights_file`; ``arguments`` are passed to the
+    network. Every tensor of the network has to be in the file; the saved model is loaded again and run on random
+    pixels. WeightsError if weights and network do not fit, UsageError for invalid arguments.
     """
     space = class_space(classes)
     given = _normalization(normalization)
@@ -80,29 +80,12 @@ def import_weights(
     out = Path(out)
     if out.exists() and (out.is_file() or any(out.iterdir())):
         raise UsageError(
-            "something else stands where the model would go", expected="a new name or an empty folder", where=out,
+            "the output folder exists and is not empty", expected="a new name or an empty folder", where=out,
             fix="another folder with --out",
         )  # fmt: skip
     network = create_model(model, classes=space.classes, weights=None, **options)
-    notes = [*file.notes]
-    if isinstance(network, ExternalModel):
-        layout, taken = model.split(":")[0], _load_external(network, file.tensors, Path(weights))
-    else:
-        loaded = load_converted(network, file.tensors)
-        if loaded.origin == "encoder":
-            raise WeightsError(
-                "the file contains only an encoder", expected="a whole network", where=weights,
-                fix="train the rest: segwright train DATA --weights FILE",
-            )  # fmt: skip
-        if loaded.left_out:
-            shapes = [tuple(file.tensors[name].shape) for name in loaded.left_out if name in file.tensors]
-            found = f"{shapes[0][0]} classes" if shapes else ", ".join(loaded.left_out)
-            raise WeightsError(
-                "the weights have another number of classes", expected=f"{space.classes}: {', '.join(space.names)}",
-                found=found, where=weights, fix="name all classes in the order of the outputs with --classes",
-            )  # fmt: skip
-        layout, taken = loaded.origin, loaded.taken
-        notes += [f"adapted to {in_channels} channels: {name}" for name in loaded.adapted]
+    layout, taken, adapted = _load(network, model, file.tensors, space, weights)
+    notes = [*file.notes, *(f"adapted to {in_channels} channels: {name}" for name in adapted)]
     mean, std = (network.get_buffer(name).flatten().tolist() for name in ("mean", "std"))
     used = {"mean": mean, "std": std}
     if given is None:
@@ -124,6 +107,28 @@ def import_weights(
     _compare(network, again, folder)
     parameters = sum(parameter.numel() for parameter in network.parameters())
     return Imported(folder, taken, parameters, layout, used, tuple(notes))
+
+
+def _load(
+    network: SegmentationModel, model: str, tensors: Mapping[str, torch.Tensor], space: LabelSpace, weights: str | Path
+) -> tuple[str, int, Sequence[str]]:
+    """Load the tensors: (whose names the file used, number of tensors taken, tensors adapted to the channels)."""
+    if isinstance(network, ExternalModel):
+        return model.split(":")[0], _load_external(network, tensors, Path(weights)), ()
+    loaded = load_converted(network, tensors)
+    if loaded.origin == "encoder":
+        raise WeightsError(
+            "the file contains only an encoder", expected="a whole network", where=weights,
+            fix="train the rest: segwright train DATA --weights FILE",
+        )  # fmt: skip
+    if loaded.left_out:
+        shapes = [tuple(tensors[name].shape) for name in loaded.left_out if name in tensors]
+        found = f"{shapes[0][0]} classes" if shapes else ", ".join(loaded.left_out)
+        raise WeightsError(
+            "the weights have another number of classes", expected=f"{space.classes}: {', '.join(space.names)}",
+            found=found, where=weights, fix="name all classes in the order of the outputs with --classes",
+        )  # fmt: skip
+    return loaded.origin, loaded.taken, loaded.adapted
 
 
 def class_space(classes: Sequence[str] | str | Path) -> LabelSpace:

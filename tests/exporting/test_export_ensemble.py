@@ -159,7 +159,7 @@ def test_nothing_else_is_written_over(runs: list[Path], tmp_path: Path) -> None:
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "a.jpg").write_bytes(b"dear")
     for place in (tmp_path / "photos", tmp_path / "photos" / "a.jpg", runs[0] / "model", runs[0]):
-        with pytest.raises(UsageError, match="something else stands"):
+        with pytest.raises(UsageError, match="is not an earlier export"):
             sw.ensemble(runs, place)
     assert (tmp_path / "photos" / "a.jpg").read_bytes() == b"dear" and read_bundle(runs[0] / "model")
 

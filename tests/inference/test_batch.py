@@ -19,8 +19,8 @@ from segwright import api
 from segwright.core.errors import DataError, SegwrightError, UsageError
 from segwright.core.types import Float32Array, LabelSpace
 from segwright.imageio import UInt8Array, read_mask, write_image
-from segwright.inference.batch import OutputOptions
 from segwright.inference.bundle import Bundle
+from segwright.inference.output_options import OutputOptions
 from segwright.inference.outputs import MANIFEST, OutputFolder, OutputFolderError
 from segwright.inference.predictor import Predictor
 from segwright.inference.sources import open_source, open_sources, output_names

@@ -145,7 +145,7 @@ def test_an_encoder_alone_and_an_occupied_folder_are_refused(theirs: Any, tmp_pa
     torch.save({k.removeprefix("encoder."): v for k, v in encoder.items()}, tmp_path / "e.pth")
     with pytest.raises(WeightsError, match="only an encoder"):
         api.import_weights(tmp_path / "e.pth", tmp_path / "out", model="unet", encoder="resnet18", classes=CLASSES)
-    with pytest.raises(UsageError, match="stands where"):
+    with pytest.raises(UsageError, match="exists and is not empty"):
         api.import_weights(tmp_path / "e.pth", tmp_path, model="unet", encoder="resnet18", classes=CLASSES)
 
 
