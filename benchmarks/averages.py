@@ -1,11 +1,11 @@
-"""What batch-norm statistics measured anew gain for averaged weights: EMA and SWA, several seeds, one table.
+"""What batch-norm statistics measured again gain for averaged weights: EMA and SWA, several seeds, one table.
 
     python benchmarks/averages.py --data ../shared/data/camvid --reduce 4 --thin 3 --epochs 24 --seeds 3
 
 Of the dataset, every ``--thin``-th image of each split, ``--reduce`` times smaller. One training per seed of LeanNet
 "small" with Muon, as planned from random weights, in one size; several averages follow the same weights. At half of the
 run and at its end every average is scored on the validation images with its averaged statistics and with statistics
-measured anew: on the training's own augmented crops, on plain crops (own scale and colors), and on whole images.
+measured again: on the training's own augmented crops, on plain crops (own scale and colors), and on whole images.
 Differences are paired: the same weights, the same images.
 """
 

@@ -73,11 +73,11 @@ def main() -> None:
         process = Popen([sys.executable, "-m", "segwright", "check", str(root)], stdout=PIPE, text=True)
         peak = {"check": 0.0, "child": 0.0}
         threading.Thread(target=watch, args=(psutil.Process(process.pid), peak), daemon=True).start()
-        said = process.communicate()[0]
+        output = process.communicate()[0]
         spent = os.times()
         seconds = time.monotonic() - started
         processor = spent.children_user + spent.children_system - cpu.children_user - cpu.children_system
-        print(said[-3000:])
+        print(output[-3000:])
         result = {"images": arguments.images, "seconds": round(seconds, 1), "cpu_seconds": round(processor, 1),
                   "images_a_second": round(arguments.images / seconds, 1), "peak_mb": peak}  # fmt: skip
         print(json.dumps(result))

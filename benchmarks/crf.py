@@ -88,7 +88,7 @@ def one_call(name: str, folder: Path, threads: int) -> None:
 
 
 def child(name: str, arguments: argparse.Namespace, classes: int, cache: str | None = None) -> dict[str, float]:
-    """What ``one_call`` says. The arrays go by files: making them takes more memory than a call."""
+    """The output of ``one_call``. The arrays go by files: making them takes more memory than a call."""
     with tempfile.TemporaryDirectory() as folder:
         image, probabilities = photo(arguments.camvid, 3, classes)
         np.save(Path(folder) / "image.npy", image)

@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # it asks the network for its version on import
+os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # it looks its version up on the network on import
 
 import cv2
 import numpy as np

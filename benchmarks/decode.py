@@ -2,7 +2,7 @@
 
     python benchmarks/decode.py [--data ../shared/data] [--rounds 40]
 
-One thread each. Rounds interleave the contenders, so that a busy machine hits all of them alike, in an order drawn anew
+One thread each. Rounds interleave the contenders, so that a busy machine hits all of them alike, in an order drawn again
 each time: who comes first finds the caches cold. The figure is the least disturbed round's processor time for one file,
 the ratio is ours to the fastest peer's. Only ours checks limits and completeness: Pillow passes over a PNG whose data
 ends early, OpenCV and torchvision over a JPEG's. Palette masks: ours and Pillow hand out the indices; OpenCV and

@@ -1,4 +1,4 @@
-"""Everything this project asks of a GPU, in one command of under ten minutes.
+"""Everything this project measures on a GPU, in one command of under ten minutes.
 
     python benchmarks/pack_camvid.py ../shared/data/camvid .gpu/camvid        # once, to send the data along
     python benchmarks/gpu.py --data .gpu/camvid --minutes 9 --out gpu

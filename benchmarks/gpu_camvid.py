@@ -148,8 +148,8 @@ class Training:
         self.average.update(share)
         return loss.detach()
 
-    def run(self, forward: Forward, seconds: float, told: Callable[[str, float, int, float], None]) -> int:
-        """Train for ``seconds``; returns the number of steps. ``told`` (loss, share, steps, seconds) about every 5 %.
+    def run(self, forward: Forward, seconds: float, report: Callable[[str, float, int, float], None]) -> int:
+        """Train for ``seconds``; returns the number of steps. ``report`` (loss, share, steps, seconds) about every 5 %.
 
         FloatingPointError where the loss is not finite.
         """
@@ -164,7 +164,7 @@ class Training:
                 value = float(loss)
                 if not math.isfinite(value):
                     raise FloatingPointError(f"the loss is {value} after {steps} steps")
-                told("loss", value, steps, spent)
+                report("loss", value, steps, spent)
                 next_look = share + 0.05
         torch.cuda.synchronize()
         return steps
@@ -376,10 +376,10 @@ def fit(
     training.start(network, seed=training.seed)
     torch.cuda.reset_peak_memory_stats()
 
-    def told(what: str, value: float, steps: int, spent: float) -> None:
+    def report(what: str, value: float, steps: int, spent: float) -> None:
         record.say(f"{name}: {steps} steps in {spent:.0f} s, {what} {value:.4f}")
 
-    steps = training.run(forward, seconds, told)
+    steps = training.run(forward, seconds, report)
     images = steps * training.recipe.batch
     record.put(
         **{

@@ -3,7 +3,7 @@
     python benchmarks/minutes.py ../shared/data/camvid --minutes 1 3 --weights none auto
 
 One process computes on one core without a pause all the while (``--busy 0`` for none). Per budget and kind of weights
-one training in a process of its own; a row says how long it took from its start to its end, and what came of it.
+one training in a process of its own; a row gives how long it took from its start to its end, and what came of it.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """ultralytics' semantic trainer by its own command line, where it is installed (AGPL: never a dependency of ours).
 
 It owns its loop, so it cannot be stepped beside the others: one short run, samples a second from its own clock. It
-trains its own network (yolo26n-sem), not our U-Net; the figure says what its users get, not what its code costs.
+trains its own network (yolo26n-sem), not our U-Net; the figure is what its users get, not what its code costs.
 """
 
 from __future__ import annotations

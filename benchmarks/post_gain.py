@@ -88,7 +88,7 @@ class Remembering(TorchRuntime):
 
 
 def measure(job: Job, arguments: argparse.Namespace) -> dict[str, Any]:
-    """Everything that is said of one model; its logits lie in a folder of the system's temporary ones meanwhile."""
+    """Everything that is measured of one model; its logits are in a folder of the system's temporary ones meanwhile."""
     with tempfile.TemporaryDirectory() as folder:
         return measured(job, arguments, Path(folder))
 

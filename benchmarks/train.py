@@ -90,7 +90,7 @@ def cpu_seconds() -> float:
 
 
 def serve(name: str, data: Path, batch: int, threads: int) -> None:
-    """A contestant: builds itself, then takes as many updates as each line of stdin says."""
+    """A contestant: builds itself, then takes as many updates as each line of stdin states."""
     build = ours if name == "segwright" else importlib.import_module(PEERS[name]).contestant
     if name == "segwright":
         from segwright.training.planning.cpu import prepare_cpu

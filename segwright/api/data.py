@@ -162,7 +162,7 @@ def choose_split(data: Dataset, name: str | None) -> Split:
     Returns
     -------
     Split
-        The split; ``note`` says what was chosen in place of a test split.
+        The split; ``note`` names what was chosen in place of a test split.
 
     Raises
     ------

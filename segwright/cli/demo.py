@@ -31,7 +31,7 @@ Command = Callable[[Sequence[str]], None]
 
 
 def run_demo(out: Path, *, open_report: bool, console: Console, command: Command) -> dict[str, Any]:
-    """Make the scenes and run the commands on them, saying each command; returns the figures."""
+    """Generate the scenes and run the commands on them, each printed before it runs. Returns the figures."""
     started = time.monotonic()
     _clear(out)
     data, run = out / "data", out / "run"

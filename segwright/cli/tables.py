@@ -181,8 +181,8 @@ def trials_table(trials: Sequence[Mapping[str, Any]], rows: int = 10) -> Table:
         values = [f"{v:.2g}" if isinstance(v, float) else str(v) for v in trial["params"].values()]
         name = "0, the default" if trial["number"] == 0 else str(trial["number"])
         miou = trial["val_miou"]
-        told = literal(trial["note"] or trial["state"])
-        table.add_row(name, "–" if miou is None else f"{miou:.3f}", told, *map(literal, values))
+        note = literal(trial["note"] or trial["state"])
+        table.add_row(name, "–" if miou is None else f"{miou:.3f}", note, *map(literal, values))
     return table
 
 

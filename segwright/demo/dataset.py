@@ -1,7 +1,7 @@
 """The embedded default: a small dataset of generated street scenes, written as ordinary files.
 
 Nothing is downloaded, nobody's license is needed, and the same seed gives the same images on every machine
-(:mod:`segwright.demo.street_scene` says how). What is written is the plain-folder layout, as :func:`open_dataset`
+(see :mod:`segwright.demo.street_scene`). What is written is the plain-folder layout, as :func:`open_dataset`
 reads it::
 
     out/classes.txt            name and color of a class a line, in the order of the indices

@@ -117,7 +117,7 @@ def test_names_are_torchvisions_at_full_depth() -> None:
         assert set(DilatedResNet().state_dict()) == peer
 
 
-def test_loading_freezes_bn_unless_told_otherwise() -> None:
+def test_loading_freezes_bn_unless_configured_otherwise() -> None:
     state = ResNet(Bottleneck, [1, 1, 2, 1]).state_dict()
     model = small_resnet()
     assert any(module.training for module in model.modules() if isinstance(module, nn.BatchNorm2d))
