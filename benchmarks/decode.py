@@ -2,12 +2,11 @@
 
     python benchmarks/decode.py [--data ../shared/data] [--rounds 40]
 
-One thread each. Rounds interleave the contenders, so that a busy machine hits all of them alike, in an order drawn again
-each time: who comes first finds the caches cold. The figure is the least disturbed round's processor time for one file,
+One thread each. Rounds interleave the contenders, so that a busy machine hits all of them alike, in a new order each
+time: what comes first finds the caches cold. The figure is the least disturbed round's processor time for one file,
 the ratio is ours to the fastest peer's. Only ours checks limits and completeness: Pillow passes over a PNG whose data
 ends early, OpenCV and torchvision over a JPEG's. Palette masks: ours and Pillow hand out the indices; OpenCV and
-torchvision spread them into colors, which is no mask, but is timed.
-"""
+torchvision spread them into colors, which is no mask, but is timed."""
 
 from __future__ import annotations
 
