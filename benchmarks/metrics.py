@@ -3,7 +3,7 @@
     python benchmarks/metrics.py [--rounds 15] [--threads 2] [--json FILE]
 
 12 classes, 8 masks of 360×480 in uint8, one tenth of the rows ignored. Two kinds of masks: every pixel at random (the
-worst case) and smooth regions with scattered errors (what networks answer). All take turns within each round, so that
+worst case) and smooth regions with scattered errors (as networks predict). All take turns within each round, so that
 what else the machine does falls on all of them; the best round of each counts. torchmetrics runs as it comes, which
 checks its arguments, and with validate_args=False, on uint8 and on int64 tensors; the ratio is against its fastest.
 """

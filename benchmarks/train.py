@@ -39,7 +39,7 @@ WARM_UP = 3  # updates of every contestant before the first round
 
 
 def ours(data: Path, batch: int) -> Callable[[], int]:
-    """One update a call, with the parts that ``segwright train`` is made of."""
+    """One update per call, with the parts that ``segwright train`` is made of."""
     from segwright.training.planning.cpu import prepare_cpu
 
     prepare_cpu()
@@ -117,11 +117,11 @@ def run_alone(build: Callable[[Path, int], Callable[[], int]], steps: int = 5) -
     step()
     started = time.perf_counter()
     count = sum(step() for _ in range(steps))
-    print(f"{count / (time.perf_counter() - started):.2f} images a second")
+    print(f"{count / (time.perf_counter() - started):.2f} images per second")
 
 
 def compare(names: list[str], options: argparse.Namespace) -> dict[str, dict[str, float]]:
-    """Median images a second by wall and by CPU clock, and the ratios of ours to each peer, round by round."""
+    """Median images per second by wall and by CPU clock, and the ratios of ours to each peer, round by round."""
     processes = {}
     for name in names:
         command = [sys.executable, __file__, "--serve", name, "--data", str(options.data)]
@@ -150,8 +150,8 @@ def compare(names: list[str], options: argparse.Namespace) -> dict[str, dict[str
     for name, values in rounds.items():
         pairs = list(zip(rounds["segwright"], values, strict=True))
         result[name] = {
-            "images a second": statistics.median(wall for wall, _ in values),
-            "images a CPU second": statistics.median(cpu for _, cpu in values),
+            "images per second": statistics.median(wall for wall, _ in values),
+            "images per CPU second": statistics.median(cpu for _, cpu in values),
             "ours / it": statistics.median(own[0] / it[0] for own, it in pairs),
             "ours / it, CPU": statistics.median(own[1] / it[1] for own, it in pairs),
         }
@@ -164,7 +164,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--notebook-batch", type=int, help="for the notebook's loop alone; 32 is its own")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--steps", type=int, default=2, help="updates a round")
+    parser.add_argument("--steps", type=int, default=2, help="updates per round")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--only", nargs="*", default=list(PEERS), help=f"peers, of: {', '.join(PEERS)}")
     parser.add_argument("--ultralytics", type=Path, help="its data.yaml")
@@ -182,7 +182,7 @@ def main() -> None:
         import peer_ultralytics
 
         found = peer_ultralytics.rate(options.ultralytics, options.batch)
-        print(f"ultralytics: {'not installed' if found is None else f'{found:.2f} images a second'}")
+        print(f"ultralytics: {'not installed' if found is None else f'{found:.2f} images per second'}")
     if options.json:
         options.json.write_text(json.dumps(result, indent=2))
 

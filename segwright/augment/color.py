@@ -65,7 +65,7 @@ class ColorJitter:
         u = (rng.random(10 + 2 * channels) * 2 - 1).tolist()
         contrast, saturation, hue = 1 + self.contrast * u[1], 1 + self.saturation * u[2], self.hue * u[3]
         brightness = math.exp(self.gain * u[0])
-        # Contrast turns about the image's mean; 1 pixel in 64 tells it well enough.
+        # Contrast turns about the image's mean; 1 pixel in 64 estimates it well enough.
         pivot = float(image[::8, ::8].mean()) * (1 - contrast) if self.contrast else 0.0
         gains = [brightness * contrast * math.exp(self.tint * v) for v in u[10 : 10 + channels]]
         shared = self.bias * u[4] + pivot * brightness

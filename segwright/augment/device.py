@@ -78,7 +78,7 @@ class DeviceTrainTransform:
     """``transform`` for batches on a device: call it with images, masks and uniform numbers.
 
     ``places``: where the classes are, for crops around a class that is drawn first (``transform.warp.class_aware``).
-    UsageError where ``transform`` asks for what is not available here.
+    UsageError where ``transform`` needs what is not available here.
     """
 
     def __init__(self, transform: TrainTransform, places: ClassPlaces | None = None) -> None:
@@ -87,7 +87,9 @@ class DeviceTrainTransform:
         if transform.color.blur:
             raise UsageError("blur is not available on a device", fix="color strength none, light or medium")
         if transform.warp.class_aware and places is None:
-            raise UsageError("class-aware crops need to know where the classes are", fix="give ClassPlaces.of(masks)")
+            raise UsageError(
+                "class-aware crops need the places where the classes are", fix="give ClassPlaces.of(masks)"
+            )
         self.transform, self.places = transform, places
         self._exchanged: Tensor | None = None  # class → class of the mirror image, beside the masks
         weights = transform.warp.class_weights

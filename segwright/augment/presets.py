@@ -127,7 +127,7 @@ def training(
     samples. ``shear``: degrees either way. ``flip``, ``flip_vertical``: probabilities. ``shift``: how far the
     crop may reach over the edge, as a share of itself.
     ``class_aware``: the share of crops laid around a pixel of a class drawn first, by ``class_weights`` (relative, one
-    a class; None: every class of the image alike). ``color``: none, light, medium, strong, or a RandomColor;
+    per class; None: every class of the image alike). ``color``: none, light, medium, strong, or a RandomColor;
     ``color_scale`` multiplies a named strength's amounts (not its probabilities). ``cutout``: probability that a
     rectangle of 1–10 % of the crop is blanked and ignored. ``border``: what the image shows beyond its edge.
     ``pairs``: class indices (left, right) that a mirrored crop exchanges, as ``LabelSpace.mirrored()`` gives them.

@@ -79,13 +79,13 @@ def is_mirrored(matrix: Matrix) -> bool:
 def warp_image(image: UInt8Array, matrix: Matrix, size: Size, *, border: Border = "reflect") -> UInt8Array:
     """``image`` (H, W, C), any C, resampled to (*size, C): bilinear, averaged over areas where it shrinks strongly.
 
-    ``border`` fills what lies outside: "reflect", "mean" (the image's mean color) or one value a channel.
+    ``border`` fills what lies outside: "reflect", "mean" (the image's mean color) or one value per channel.
     """
     cut = _aligned_cut(image, matrix, size)
     if cut is not None:
         return cut
     if isinstance(border, str) and border not in ("reflect", "mean"):
-        raise UsageError("unknown border", expected="reflect, mean or one value a channel", found=border)
+        raise UsageError("unknown border", expected="reflect, mean or one value per channel", found=border)
     fill = _fill(image, border)
     image, matrix = _shrink(image, matrix, size)
     image, matrix = _cut(image, matrix, size)
@@ -254,7 +254,7 @@ def _between(low: float, high: float, u: float) -> float:
 
 
 def _fill(image: UInt8Array, border: Border) -> tuple[int, ...] | None:
-    """One value a channel, or None for reflection."""
+    """One value per channel, or None for reflection."""
     if border == "reflect":
         return None
     channels = image.shape[2]
@@ -359,7 +359,7 @@ def _cut(pixels: UInt8Array, matrix: Matrix, size: Size) -> tuple[UInt8Array, Ma
     if bottom - top > _LARGEST_SIDE or right - left > _LARGEST_SIDE:
         raise UsageError(
             "the crop takes in more of the image than one warp can hold",
-            expected=f"at most {_LARGEST_SIDE} image pixels a side",
+            expected=f"at most {_LARGEST_SIDE} image pixels per side",
             found=f"{right - left}×{bottom - top}",
             fix="cut the image into tiles, or shrink it beforehand",
         )

@@ -1,4 +1,4 @@
-"""bf16 inside numba kernels, which know no such type: arrays of its 16 bits (uint16), read and written as float32.
+"""bf16 inside numba kernels, which have no such type: arrays of its 16 bits (uint16), read and written as float32.
 
 A kernel that calls :func:`wide` on what it reads and :func:`narrow` on what it writes takes maps of either precision
 and computes in float32: numba compiles one version for each. A bf16 number is the upper half of a float32.

@@ -1,7 +1,7 @@
-"""Mean-field inference of the dense CRF on CPU threads: one pass over the pixels an iteration.
+"""Mean-field inference of the dense CRF on CPU threads: one pass over the pixels per iteration.
 
-The usual implementation goes over the pixels five times an iteration (splat, slice, message, softmax, copy) and keeps a
-copy of the class distributions for each. Here the passes are one: slice both kernels, add the unary, take the softmax
+The usual implementation goes over the pixels five times per iteration (splat, slice, message, softmax, copy) and keeps
+a copy of the class distributions for each. Here the passes are one: slice both kernels, add the unary, take the softmax
 and splat the new distribution at once, while the pixel is in registers. The distributions are never stored.
 
 The unary enters as a factor, not as an energy: softmax(log p + m) = p·exp(m) / Σ p·exp(m), which saves a logarithm, and

@@ -86,7 +86,7 @@ def build_lattice(
 
 
 def ones_filtered(lattice: Lattice, pool: ThreadPool) -> Float32Array:
-    """The filter's answer to an input of ones, (n): what the kernel is normalized by."""
+    """The filter's response to an input of ones, (n), by which the kernel is normalized."""
     per_pixel = lattice.dimensions + 1
     ranges = pool.ranges(0, lattice.pixels)
     values = np.zeros((len(ranges), lattice.vertices + 1), np.float32)

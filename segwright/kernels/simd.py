@@ -1,8 +1,8 @@
 """Several floats at a time inside numba kernels: loads, stores, arithmetic and exp on the processor's vector registers.
 
 Numba's loop vectorizer gives up on the gathers of a permutohedral lattice (it cannot prove that the rows do not
-overlap), which costs a factor of four. These few operations say what is meant instead. They are LLVM vector types, so
-the same code runs on AVX, AVX-512, SSE and NEON: LLVM cuts the lanes to what the processor has, and no compiler is
+overlap), which costs a factor of four. These few operations state the vector code directly. They are LLVM vector types,
+so the same code runs on AVX, AVX-512, SSE and NEON: LLVM cuts the lanes to what the processor has, and no compiler is
 needed on the user's machine.
 
 How many lanes a vector has is part of its type. A kernel takes the width as a tuple of that length (``form(16)``), so
@@ -24,7 +24,7 @@ from numba.extending import models, register_model
 
 
 def intrinsic(function: Callable[..., Any]) -> Any:
-    """numba's intrinsic, as Any: a kernel calls these without the typing context, which no type can say."""
+    """numba's intrinsic, as Any: a kernel calls these without the typing context, which no type expresses."""
     return numba_intrinsic(function)
 
 
@@ -83,7 +83,7 @@ def _address(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
 
 @intrinsic
 def peek(typing_context: Any, array: Any, index: Any) -> Any:
-    """``peek(array, i)``: one element. Numba's own indexing also asks whether i is negative, every time."""
+    """``peek(array, i)``: one element. Numba's own indexing also checks for a negative i, every time."""
 
     def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         return builder.load(_address(context, builder, signature, arguments))

@@ -128,7 +128,7 @@ def _version_1(group: Path) -> float | None:
 
 @functools.cache
 def _granted() -> float | None:
-    """:func:`cpu_quota` of this process, looked up once: a loader asks for every batch."""
+    """:func:`cpu_quota` of this process, looked up once: a loader needs it for every batch."""
     try:
         own = Path("/proc/self/cgroup").read_text()
     except (OSError, ValueError):

@@ -1,9 +1,9 @@
 """A 3×3 convolution of an upsampled map beside a finer one, without making the upsampled map.
 
 Twice nearest-neighbor upsampling, concatenation and a 3×3 convolution are the first half of a U-Net block. Each output
-pixel sees at most 2×2 pixels of the coarse map, so nine products of equal neighbors become four: the same sums, up to
-their order, as a transposed convolution of stride 2 with a 4×4 kernel, for less than half the multiplications and none
-of the copies. Plain torch all the same, and differentiable.
+pixel depends on at most 2×2 pixels of the coarse map, so nine products of equal neighbors become four: the same sums,
+up to their order, as a transposed convolution of stride 2 with a 4×4 kernel, for less than half the multiplications and
+none of the copies. The kernel is made of torch operations, and differentiable.
 """
 
 from __future__ import annotations

@@ -177,7 +177,7 @@ def weighted_mean(values: Tensor, weights: Tensor) -> Tensor:
 
 def mean_over_present(values: Tensor, overlap: Overlap, class_weights: Tensor | None) -> Tensor:
     """The mean of (K,) over the classes that occur in the batch's ground truth, by class weight; 0 with a graph where
-    none does. A class that is missing says nothing of the overlap: counting it as perfect or as failed would only add
+    none does. A class that is missing has no overlap to measure: counting it as perfect or as failed would only add
     noise from batch to batch."""
     present = (overlap.truth > 0).to(values.dtype)
     return weighted_mean(values, present if class_weights is None else present * class_weights.to(values.dtype))
@@ -189,7 +189,7 @@ def check_weights(class_weights: Tensor | None, classes: int) -> Tensor | None:
         return None
     weights = torch.as_tensor(class_weights, dtype=torch.float32).detach().clone().flatten()
     if weights.numel() != classes:
-        raise UsageError("one weight a class", expected=f"{classes} class weights", found=str(weights.numel()))
+        raise UsageError("one weight per class", expected=f"{classes} class weights", found=str(weights.numel()))
     if not bool(torch.isfinite(weights).all()) or bool((weights < 0).any()) or not bool((weights > 0).any()):
         raise UsageError(
             "class weights are finite, not negative, and not all 0", found=", ".join(f"{w:g}" for w in weights.tolist())

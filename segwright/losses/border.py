@@ -1,4 +1,4 @@
-"""Cross-entropy that is dearest at the borders between regions: U-Net's weight map.
+"""Cross-entropy weighted towards the borders between regions: U-Net's weight map.
 
 Ronneberger et al. 2015, equation 2. Unlike the paper's, the map is made from the mask of the batch itself, after
 augmentation, since masks here carry classes and no instances: an object is a connected region of one class.

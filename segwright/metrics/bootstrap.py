@@ -28,7 +28,7 @@ class PairedDifference:
     difference: float
     low: float
     high: float  # the 95 % interval of the difference
-    share_above: float  # in how many of the draws b was better; ½ says nothing, near 0 or 1 it is clear
+    share_above: float  # in how many of the draws b was better; ½ means no difference, near 0 or 1 a clear one
     drawn: int | None = None  # how many images or groups there were to draw from
 
     @property
@@ -97,7 +97,7 @@ def _checked(counts: npt.ArrayLike) -> Int64Array:
 
 
 def _grouped(stacked: Int64Array, groups: Sequence[object] | None) -> Int64Array:
-    """One count a group; images without a scored pixel are dropped, since drawing them says nothing."""
+    """One count per group; images without a scored pixel are dropped, since drawing them adds nothing."""
     if groups is None:
         return stacked[stacked[:, 1].any(axis=1)]
     if len(groups) != len(stacked):

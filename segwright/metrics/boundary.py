@@ -63,9 +63,9 @@ class BoundaryIoU:
         there = np.bincount(prediction[valid], minlength=256) + np.bincount(target[valid], minlength=256)
         for index in np.flatnonzero(there[: self.classes]):
             truth = boundary_band(target == index, erosions, ~valid)
-            said = boundary_band((prediction == index) & valid, erosions, ~valid)
-            self.intersection[index] += np.count_nonzero(truth & said)
-            self.union[index] += np.count_nonzero(truth | said)
+            predicted = boundary_band((prediction == index) & valid, erosions, ~valid)
+            self.intersection[index] += np.count_nonzero(truth & predicted)
+            self.union[index] += np.count_nonzero(truth | predicted)
 
     def merge(self, other: BoundaryIoU) -> None:
         self.intersection += other.intersection
@@ -100,12 +100,12 @@ class BFScore:
     def update(self, prediction: UInt8Array, target: UInt8Array) -> None:
         """One image: (H, W) class indices each, 255 in the target ignored."""
         check_pair(prediction, target)
-        reach = self.tolerance * float(np.hypot(*target.shape))
+        tolerance = self.tolerance * float(np.hypot(*target.shape))
         valid = target != IGNORE_INDEX
         there = np.bincount(prediction[valid], minlength=256) + np.bincount(target[valid], minlength=256)
         found = []
         for index in np.flatnonzero(there[: self.classes]):
-            value = _border_f1((prediction == index) & valid, target == index, ~valid, reach)
+            value = _border_f1((prediction == index) & valid, target == index, ~valid, tolerance)
             found.append(value)
             self.class_sum[index] += value
             self.class_count[index] += 1
@@ -131,16 +131,16 @@ def outline(region: npt.NDArray[np.bool_], void: npt.NDArray[np.bool_] | None = 
 
 
 def _border_f1(
-    said: npt.NDArray[np.bool_], truth: npt.NDArray[np.bool_], void: npt.NDArray[np.bool_], reach: float
+    predicted: npt.NDArray[np.bool_], truth: npt.NDArray[np.bool_], void: npt.NDArray[np.bool_], tolerance: float
 ) -> float:
     """F1 of two regions' borders, at least one of the regions not empty."""
-    said_border, true_border = outline(said, void), outline(truth, void)
-    if not said_border.any() and not true_border.any():
-        return float(said.any() == truth.any())  # a region that fills the image has no border to miss
-    if not said_border.any() or not true_border.any():
+    predicted_border, true_border = outline(predicted, void), outline(truth, void)
+    if not predicted_border.any() and not true_border.any():
+        return float(predicted.any() == truth.any())  # a region that fills the image has no border to miss
+    if not predicted_border.any() or not true_border.any():
         return 0.0
-    precision = float((_distance_to(true_border)[said_border] <= reach).mean())
-    recall = float((_distance_to(said_border)[true_border] <= reach).mean())
+    precision = float((_distance_to(true_border)[predicted_border] <= tolerance).mean())
+    recall = float((_distance_to(predicted_border)[true_border] <= tolerance).mean())
     return 2 * precision * recall / (precision + recall) if precision + recall else 0.0
 
 
@@ -173,7 +173,7 @@ class TrimapIoU:
 def trimap(target: UInt8Array, width: int) -> npt.NDArray[np.bool_]:
     """(H, W) bool: labeled and within ``width`` pixels (Euclidean) of a pixel that has a neighbor of another class.
 
-    Borders between a class and void are none: nobody knows where the void's border lies.
+    Borders between a class and void do not count: where the void's true border lies is unknown.
     """
     edge = np.zeros(target.shape, bool)
     for one, other in ((np.s_[:, 1:], np.s_[:, :-1]), (np.s_[1:], np.s_[:-1])):

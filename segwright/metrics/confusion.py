@@ -82,11 +82,11 @@ def scores(matrix: npt.ArrayLike) -> Scores:
     """The scores of one K×K matrix of counts."""
     counts = np.asarray(matrix)
     hit = np.diagonal(counts).astype(np.float64)
-    truth, said = counts.sum(axis=1), counts.sum(axis=0)
-    union = truth + said - hit
+    truth, predicted = counts.sum(axis=1), counts.sum(axis=0)
+    union = truth + predicted - hit
     total = float(truth.sum())
     iou, recall = _ratio(hit, union), _ratio(hit, truth)
-    dice = _ratio(2 * hit, truth + said)
+    dice = _ratio(2 * hit, truth + predicted)
     present = truth > 0
     return Scores(
         miou=nanmean(iou),
@@ -96,7 +96,7 @@ def scores(matrix: npt.ArrayLike) -> Scores:
         mean_dice=nanmean(dice),
         iou=iou,
         dice=dice,
-        precision=_ratio(hit, said),
+        precision=_ratio(hit, predicted),
         recall=recall,
         pixels=truth.astype(np.int64),
     )
@@ -190,31 +190,33 @@ def count_pairs(prediction: npt.ArrayLike, target: npt.ArrayLike, classes: int) 
     ``target`` holds 0…K-1 or 255, ``prediction`` 0…K-1 wherever the target is not 255; anything else raises
     LabelError with how many pixels are wrong. uint8 is fastest, other integers are checked and narrowed first.
     """
-    said, truth = _as_bytes(prediction, "prediction"), _as_bytes(target, "target")
-    if said.shape != truth.shape:
-        raise LabelError("prediction and ground truth differ in size", expected=str(truth.shape), found=str(said.shape))
-    said, truth = said.ravel(), truth.ravel()
+    predicted, truth = _as_bytes(prediction, "prediction"), _as_bytes(target, "target")
+    if predicted.shape != truth.shape:
+        raise LabelError(
+            "prediction and ground truth differ in size", expected=str(truth.shape), found=str(predicted.shape)
+        )
+    predicted, truth = predicted.ravel(), truth.ravel()
     total = np.zeros(classes * classes, np.int64)
-    for start in range(0, said.size, BLOCK):
+    for start in range(0, predicted.size, BLOCK):
         block = slice(start, start + BLOCK)
-        total += _count(said[block], truth[block], classes)
+        total += _count(predicted[block], truth[block], classes)
     return total.reshape(classes, classes)
 
 
-def _count(said: npt.NDArray[np.uint8], truth: npt.NDArray[np.uint8], classes: int) -> Int64Array:
+def _count(predicted: npt.NDArray[np.uint8], truth: npt.NDArray[np.uint8], classes: int) -> Int64Array:
     """Flat K·K counts of predictions and ground truth, uint8 (N,)."""
     scored = truth != IGNORE_INDEX
     if (
         not scored.all()
     ):  # what is predicted on ignored pixels (a mask of another tool with its own void) does not count
-        said, truth = said[scored], truth[scored]
+        predicted, truth = predicted[scored], truth[scored]
     if truth.size == 0:
         return np.zeros(classes * classes, np.int64)
     if truth.max() >= classes:
         _refuse(truth[truth >= classes], classes, "ground truth")
-    if said.max() >= classes:
-        _refuse(said[said >= classes], classes, "prediction")
-    codes = truth.astype(np.uint16) * np.uint16(classes) + said  # below 255²
+    if predicted.max() >= classes:
+        _refuse(predicted[predicted >= classes], classes, "prediction")
+    codes = truth.astype(np.uint16) * np.uint16(classes) + predicted  # below 255²
     return np.bincount(codes, minlength=classes * classes)
 
 

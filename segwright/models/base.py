@@ -19,7 +19,7 @@ from segwright.core.errors import ModelError, UsageError
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
-# What torch's batch and instance norms say of a channel with a single value.
+# From the messages of torch's batch and instance norms for a channel with a single value.
 ONE_VALUE = ("more than 1 value per channel", "more than 1 spatial element")
 
 
@@ -37,7 +37,7 @@ class Provenance:
 
 
 class SegOutput(NamedTuple):
-    """What a network answers: always this one type."""
+    """The output of every network."""
 
     logits: Tensor  # (N, K, H, W) at the input's height and width
     aux: dict[str, Tensor]  # auxiliary logits by name, (N, K, H, W); empty in eval mode and where there is no such head
@@ -49,7 +49,7 @@ class SegmentationModel(nn.Module):
     A subclass implements :meth:`forward_padded`. ``size_divisor`` is what height and width are padded to (1: none),
     ``minimum_size`` the smallest side the network can take. ``stride`` is that of the network's deepest features or
     scores, ``logits_stride`` that of its finest scores, before they are brought to the image's size. It declares its
-    encoder and its classifier layers: optimizer groups, freezing, fine-tuning and logit adjustment ask for them.
+    encoder and its classifier layers: optimizer groups, freezing, fine-tuning and logit adjustment use these.
     """
 
     mean: Tensor
@@ -89,7 +89,7 @@ class SegmentationModel(nn.Module):
         self.register_buffer("std", _channels(std, in_channels), persistent=False)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """As in torch; the error of a norm that has a single value a channel in training is explained.
+        """As in torch; the error of a norm that has a single value per channel in training is explained.
 
         Here and not in :meth:`forward`, so that it also holds where ``compile()`` has replaced that.
         """
@@ -100,8 +100,8 @@ class SegmentationModel(nn.Module):
                 raise
             size = next((tuple(value.shape) for value in args if isinstance(value, Tensor)), None)
             raise ModelError(
-                "batch norm has one value a channel in training, and nothing to take statistics of",
-                expected="two images a batch or more; or larger images, where the network pools no whole image",
+                "batch norm has one value per channel in training, and nothing to take statistics of",
+                expected="two images per batch or more; or larger images, where the network pools no whole image",
                 found=f"a batch of {size}",
                 where=type(self).__name__,
                 fix="raise the batch size to 2 or more (training.batch), or freeze the batch norms "
@@ -142,10 +142,10 @@ class SegmentationModel(nn.Module):
         return ()
 
     def on_weights_loaded(self) -> None:
-        """Called when trained weights were put in: a network that keeps their statistics settles that here."""
+        """Called after trained weights are loaded: a network that keeps their statistics freezes them here."""
 
     def resolved_arguments(self) -> dict[str, object]:
-        """Arguments of the constructor that what was loaded has decided; a saved model has to be built with them."""
+        """Constructor arguments that loaded weights have changed; a saved model has to be built with them."""
         return {}
 
     def set_normalization(self, normalization: object) -> None:
@@ -204,7 +204,7 @@ class SegmentationModel(nn.Module):
         else:
             bottom = _target(height, self.size_divisor, self.minimum_size) - height
             right = _target(width, self.size_divisor, self.minimum_size) - width
-        # While a graph is traced with free sizes, asking "is it 0?" would tie the graph to the example's size.
+        # While a graph is traced with free sizes, comparing it with 0 would tie the graph to the example's size.
         if isinstance(bottom, int) and isinstance(right, int) and bottom == 0 and right == 0:
             return x
         return F.pad(x, (0, right, 0, bottom), mode="replicate")
@@ -212,14 +212,16 @@ class SegmentationModel(nn.Module):
 
 def resize(x: Tensor, size: tuple[int, int], *, align_corners: bool = False) -> Tensor:
     """Bilinear to (height, width); the same tensor where nothing changes."""
-    known = all(isinstance(side, int) for side in (*x.shape[-2:], *size))  # free sizes of a traced graph are not asked
+    known = all(
+        isinstance(side, int) for side in (*x.shape[-2:], *size)
+    )  # free sizes of a traced graph are not compared
     if known and tuple(x.shape[-2:]) == tuple(size):
         return x
     return F.interpolate(x, size=size, mode="bilinear", align_corners=align_corners)
 
 
 def native_crops(output: SegOutput, padded: int, height: int, width: int) -> tuple[Tensor, dict[str, Tensor]]:
-    """Logits at strides of their own without what answers for padding alone; ``padded``: the input's width with it."""
+    """Logits at strides of their own, without what belongs to padding alone; ``padded``: the input's width with it."""
 
     def cut(logits: Tensor) -> Tensor:
         stride = padded // logits.shape[-1]

@@ -1,4 +1,4 @@
-"""The small parts that several networks share. Nothing here knows of an encoder or of a whole network."""
+"""Small parts that several networks share. None depends on an encoder or on a whole network."""
 
 from __future__ import annotations
 

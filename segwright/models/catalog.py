@@ -35,7 +35,7 @@ from segwright.models.segformer import SegFormer
 from segwright.models.unet import UNet
 from segwright.models.upernet import UPerNet
 
-TIMM_LICENSE = "encoder: as timm states, mostly Apache-2.0 (said when loaded)"
+TIMM_LICENSE = "encoder: as timm states, mostly Apache-2.0 (shown when loaded)"
 VGG_LICENSE = "trunk: BSD-3-Clause (torchvision)"
 COCO_LICENSE = "BSD-3-Clause (torchvision, COCO with VOC labels)"
 NVIDIA_LICENSE = "MiT: NVIDIA, non-commercial; never loaded unasked"
@@ -53,7 +53,7 @@ class Entry:
     paper: str
     license: str  # of the pretrained weights
     encoder: str | None = None  # the default encoder; None where the network is of one piece
-    strides: tuple[int, ...] = STRIDES  # the stages it asks of an encoder
+    strides: tuple[int, ...] = STRIDES  # the encoder stages that it needs
     output_stride: int = 32
     resnet_arguments: Mapping[str, Any] = field(default_factory=dict)  # the paper's dilation, for ResNet encoders
     arguments: Mapping[str, Any] = field(default_factory=dict)  # of the constructor, unless given
@@ -62,7 +62,7 @@ class Entry:
     torchvision: str | None = None  # the model of torchvision that this is, weights included
 
     def pretrained(self, encoder: str | None = None) -> str | None:
-        """Which pretrained weights ``weights="auto"`` asks for, with this encoder (None: the default one):
+        """Which pretrained weights ``weights="auto"`` selects, with this encoder (None: the default one):
         ``torchvision:NAME`` or ``timm:NAME``; None where none are published for free."""
         if self.encoder is None:
             constructor = self.constructor.func if isinstance(self.constructor, partial) else self.constructor
@@ -253,7 +253,7 @@ def create_model(
     ``name``: a key of :data:`CATALOG`, a network from outside (``torchvision:NAME``, ``smp:NAME``,
     ``transformers:TYPE``), or ``ensemble`` with ``members=[{"architecture": NAME, "arguments": {…}}, …]``. ``weights``:
 
-    - ``"auto"``: pretrained weights when in the cache or reachable within ten seconds, else none; it says which;
+    - ``"auto"``: pretrained weights when in the cache or reachable within ten seconds, else none, which is reported;
     - ``"imagenet"``: a pretrained encoder, or an error; ``None`` or ``"none"``: random weights;
     - ``"torchvision:TAG"``: torchvision's weights of this network or of its encoder;
     - a path: a state dict (safetensors, or ``.pth`` of plain tensors) of ours, torchvision's,
@@ -262,7 +262,7 @@ def create_model(
     ``normalization``: ``{"mean": […], "std": […]}`` of pixels in 0 to 1, instead of the encoder's own, for weights that
     were trained with it. Other ``arguments`` go to the
     network's constructor; ``output_stride``, ``encoder_depth`` (stages used, 1 to 5),
-    ``dilate_first`` and ``multi_grid`` to the encoder. The result's ``provenance`` says where its weights came from,
+    ``dilate_first`` and ``multi_grid`` to the encoder. The result's ``provenance`` tells where its weights came from,
     ``architecture`` and ``arguments`` how to build it again. UsageError for an unknown name or argument, ModelError for
     what cannot be combined, WeightsError where weights cannot be had or do not fit.
     """
@@ -289,7 +289,7 @@ def create_model(
 def starts_pretrained(name: str, encoder: str | None = None, weights: str | None = "auto") -> bool:
     """Whether :func:`create_model` would begin with pretrained weights: whether they exist, and can be had.
 
-    Nothing is asked for, and nothing downloaded, but the very weights of this network with this encoder.
+    Only the weights of this network with this encoder are looked for or downloaded.
     """
     if weights is None or weights == "none" or name not in CATALOG:
         return weights not in (None, "none", "auto")
@@ -307,7 +307,7 @@ def starts_pretrained(name: str, encoder: str | None = None, weights: str | None
 def create_encoder(
     name: str, *, weights: str | None = None, in_channels: int = 3, **arguments: Any
 ) -> tuple[Encoder, Provenance]:
-    """An encoder by name with the weights asked for (``auto``, ``imagenet`` or None), and where they came from."""
+    """An encoder by name with the requested weights (``auto``, ``imagenet`` or None), and where they came from."""
     constructor, published = OWN_ENCODERS.get(name, (TimmEncoder, name))
     provenance = Provenance()
     if weights in ("auto", "imagenet"):

@@ -81,8 +81,8 @@ def _load_stranger(model: SegmentationModel, state: State, origin: Origin | None
 def _load(model: SegmentationModel, state: State, origin: Origin | None = None) -> LoadReport:
     """Copy a state dict of ``origin`` (found by its names if None) into ``model``.
 
-    A classifier for another number of classes is left out, and said; a first convolution for another number of channels
-    is adapted; an auxiliary head that one side lacks is passed over. Anything else that does not fit is a
+    A classifier for another number of classes is left out and reported; a first convolution for another number of
+    channels is adapted; an auxiliary head that one side lacks is passed over. Anything else that does not fit is a
     WeightsError, and the model stays as it was.
     """
     origin = detect_source(state, set(model.state_dict())) if origin is None else origin

@@ -77,7 +77,7 @@ def gaussian_classifier(channels: int, classes: int, kernel: int = 1, dilation: 
 class DeepLabV1(OddSizeModel):
     """DeepLab-LargeFOV. Parameters at N=21: 20,505,429; at N=11: 20,495,179.
 
-    The weights that are not pretrained start as He et al. (2015) say, so that it also learns from scratch; the authors
+    The weights that are not pretrained start as in He et al. (2015), so that it also learns from scratch; the authors
     always started from VGG16 (:meth:`load_pretrained`).
     """
 

@@ -39,7 +39,7 @@ RESNET101_LAYERS = (3, 4, 23, 3)
 
 
 class ParallelSum(nn.Module):
-    """The pyramid of v2: every branch sees the same feature, their logits are added."""
+    """The pyramid of v2: all branches take the same feature, and their logits are added."""
 
     def __init__(self, branches: Sequence[nn.Module]) -> None:
         super().__init__()
@@ -190,7 +190,7 @@ class DeepLabV2ResNet(DeepLabV2):
         return {"logits": tuple(self.branches.branches)}
 
     def load_pretrained(self, state: Mapping[str, Tensor], *, trained_on: PixelScale = "imagenet") -> list[str]:
-        """torchvision's ResNet of the same depth; batch normalization is frozen from here on unless told otherwise."""
+        """torchvision's ResNet of the same depth; batch norms are frozen then, unless ``freeze_norm`` is False."""
         self.require_pixels(trained_on)
         taken = {name: value for name, value in state.items() if not name.startswith("fc.")}
         first = required(state, "conv1.weight")
@@ -207,7 +207,7 @@ class DeepLabV2ResNet(DeepLabV2):
         return list(taken)
 
     def on_weights_loaded(self) -> None:
-        """Batch normalization is frozen from here on, unless told otherwise."""
+        """Batch normalization is frozen from here on, unless ``freeze_norm`` is False."""
         self.freeze_norm = True if self.freeze_norm is None else self.freeze_norm
         self._set_norm()
 
@@ -228,7 +228,7 @@ class VGGBranch(nn.Module):
 
 
 class DeepLabV2VGG(DeepLabV2):
-    """The VGG16 form. Parameters at N=21: 37,877,652. One scale unless asked for more."""
+    """The VGG16 form. Parameters at N=21: 37,877,652. One scale by default."""
 
     pretrained_trunk = "vgg16"
 

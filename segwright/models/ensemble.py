@@ -38,7 +38,7 @@ class Ensemble(SegmentationModel):
         for number, member in enumerate(members):
             if (member.classes, member.in_channels) != (first.classes, first.in_channels):
                 raise ModelError(
-                    "the members of an ensemble answer alike",
+                    "the members of an ensemble have equal outputs",
                     expected=f"{first.classes} classes of images of {first.in_channels} channels, as the first",
                     found=f"{member.classes} classes, {member.in_channels} channels",
                     where=f"member {number}",
@@ -75,5 +75,5 @@ class Ensemble(SegmentationModel):
 
 
 def _log_sum(a: Tensor, b: Tensor) -> Tensor:
-    """log(exp(a) + exp(b)), of finite numbers; in operations that every exporter knows."""
+    """log(exp(a) + exp(b)), of finite numbers; in operations that every exporter supports."""
     return torch.maximum(a, b) + torch.log1p(torch.exp(-(a - b).abs()))

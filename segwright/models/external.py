@@ -1,6 +1,6 @@
 """Networks from outside: torchvision, segmentation_models_pytorch, transformers, or any module, under our contract.
 
-``wrap(module, classes=…)`` takes what answers with a tensor, a mapping with ``out``/``aux`` or ``logits``
+``wrap(module, classes=…)`` takes a module that returns a tensor, a mapping with ``out``/``aux`` or ``logits``
 (torchvision's OrderedDict, transformers' outputs) or a tuple whose first member are the logits.
 ``create_model("torchvision:NAME")``, ``"smp:NAME"`` and ``"transformers:TYPE"`` build the module as well, so that a
 saved model can be built again.
@@ -27,7 +27,7 @@ TRANSFORMERS_ROLES: dict[str, tuple[str, dict[str, list[str]]]] = {
 
 
 class ExternalModel(SegmentationModel):
-    """Any module that takes normalized float N×C×H×W and answers with logits at some resolution.
+    """Any module that takes normalized float N×C×H×W and returns logits at some resolution.
 
     ``size_divisor`` and ``minimum_size``: what the module demands of its input. Logits are brought to the image's
     size bilinearly. ``auxiliary``: names under which a mapping holds auxiliary logits, answered in training only.
@@ -80,11 +80,11 @@ class ExternalModel(SegmentationModel):
         logits = logits_of(answer)
         if logits.shape[1] != self.classes:
             raise ModelError(
-                "the network answers with another number of classes",
+                "the network returns another number of classes",
                 expected=str(self.classes),
                 found=str(logits.shape[1]),
                 where=type(self.module).__name__,
-                fix="build it for that many classes, or say how many it has with classes=",
+                fix="build it for that many classes, or give that number with classes=",
             )
         aux = {}
         if self.training and isinstance(answer, Mapping):
@@ -100,7 +100,7 @@ def wrap(module: nn.Module, *, classes: int, **arguments: Any) -> ExternalModel:
 
 
 def logits_of(answer: Any) -> Tensor:
-    """The logits in whatever a network answers with; ModelError where there are none."""
+    """The logits in whatever a network returns; ModelError where there are none."""
     if isinstance(answer, Tensor):
         found: Any = answer
     elif isinstance(answer, Mapping):  # transformers' outputs are mappings too
@@ -111,10 +111,10 @@ def logits_of(answer: Any) -> Tensor:
         found = getattr(answer, "logits", None)
     if not isinstance(found, Tensor) or found.ndim != 4:
         raise ModelError(
-            "no logits in what the network answers",
+            "no logits in the network's output",
             expected="a tensor N×K×H×W, alone, first in a tuple, or under 'out' or 'logits'",
             found=type(answer).__name__,
-            fix="put a module around it that answers with the logits",
+            fix="wrap it in a module that returns the logits",
         )
     return found
 

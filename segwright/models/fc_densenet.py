@@ -59,7 +59,7 @@ class DenseLayer(nn.Module):
 
 
 class DenseBlock(nn.Module):
-    """``layers`` dense layers; answers (the whole stack, the new features alone)."""
+    """``layers`` dense layers; returns the whole stack and the new features alone."""
 
     def __init__(self, inputs: int, *, layers: int, growth: int, dropout: float) -> None:
         super().__init__()

@@ -73,7 +73,7 @@ class ResidualBlock(nn.Module):
 
 
 class Context(nn.Module):
-    """Averages over grids of 1, 2 and 4 cells a side, brought back and joined: what the whole image is about."""
+    """Averages over grids of 1, 2 and 4 cells per side, resized and concatenated: context of the whole image."""
 
     def __init__(self, channels: int, inner: int = 96, bins: Sequence[int] = (1, 2, 4)) -> None:
         super().__init__()
@@ -176,7 +176,7 @@ class LeanNet(SegmentationModel):
         size = (x.shape[-2], x.shape[-1])
         x = F.pixel_unshuffle(x, 2)
         if not torch.compiler.is_exporting():
-            x = x.contiguous(memory_format=torch.channels_last)  # pixel_unshuffle answers in the other layout
+            x = x.contiguous(memory_format=torch.channels_last)  # pixel_unshuffle returns the other layout
         x1 = self.stage1(self.stem(x))
         x2 = self.stage2(x1)
         x3 = self.stage3(x2)

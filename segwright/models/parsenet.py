@@ -1,8 +1,8 @@
-"""ParseNet: DeepLab-LargeFOV plus what the whole image says, both brought to one scale by a learned L2 norm.
+"""ParseNet: DeepLab-LargeFOV with a global feature of the whole image, both brought to one scale by a learned L2 norm.
 
 Liu, Rabinovich and Berg, ParseNet: Looking Wider to See Better (2015), section 3. fc7 is averaged over the image;
-both are L2-normalized over channels, multiplied by a learned factor a channel, the average is 'unpooled' (repeated over
-the grid), concatenated and classified.
+both are L2-normalized over channels, multiplied by a learned factor per channel, the average is 'unpooled' (repeated
+over the grid), concatenated and classified.
 
 The factor's start value is an argument (``scale``); 10 is what we have from memory of the paper and could not verify.
 Which trunk feature is pooled is taken from the parameter count (two norms of 1024 and 2048→N make 20,528,981).

@@ -87,7 +87,7 @@ def list_catalog(names: Sequence[str] = (), *, measure: tuple[int, int] | None =
 
     ``group``: ``today`` (what to choose from), ``torchvision`` (its networks, with its weights) or ``classic``; whole
     groups follow one another. ``stride``: of the finest scores, before they are brought to the image's size.
-    ``measure``: an image's (height, width); adds ``gflop``, ``training_mib`` an image of a batch, ``fixed_mib`` once
+    ``measure``: an image's (height, width); adds ``gflop``, ``training_mib`` per image of a batch, ``fixed_mib`` once
     (weights, gradients and AdamW's moments) and ``latency_ms`` here.
     UsageError for an unknown name.
     """

@@ -27,7 +27,7 @@ class PSPNet(SegmentationModel):
 
     ``bins``: the grids; ``bin_channels``: of each pooled branch; ``channels`` and ``fuse_kernel``: of the convolution
     after the concatenation. ``aux``: the auxiliary head on stage 16, in training only. ``norm_of_one=False`` gives
-    the 1×1 grid a bias instead of a batch norm, so that it trains with one image a batch. ``grid_aligned``: pad to
+    the 1×1 grid a bias instead of a batch norm, so that it trains with one image per batch. ``grid_aligned``: pad to
     multiples of the stride plus one (None: if ``align_corners``, as released; segmentation_models_pytorch does not).
     """
 

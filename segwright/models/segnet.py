@@ -2,7 +2,7 @@
 
 Badrinarayanan, Kendall and Cipolla, SegNet: A Deep Convolutional Encoder-Decoder Architecture for Image Segmentation
 (PAMI 2017), built to the released ``segnet_train.prototxt`` and ``segnet_basic_train.prototxt``. Convolutions have a
-bias although BN follows; BN shifts start at 0.001, weights as He et al. say; pools round up, so at 360×480 the levels
+bias although BN follows; BN shifts start at 0.001, weights as in He et al.; pools round up, so at 360×480 the levels
 are odd (45×60 → 23×30) and unpooling takes the recorded size. SegNet-Basic's decoder has no ReLU.
 
 Difference: the release feeds raw BGR (``pixels="raw"``, which SegNet-Basic keeps, its LRN lives on that scale);
@@ -51,7 +51,7 @@ def unpool(x: Tensor, places: Tensor, size: Sequence[int]) -> Tensor:
 
 
 class ConvBN(nn.Module):
-    """Convolution that keeps the size, batch normalization, and ReLU unless told not to."""
+    """Convolution that keeps the size, batch normalization, and ReLU unless ``relu`` is False."""
 
     def __init__(self, inputs: int, outputs: int, *, kernel: int = 3, bias: bool = True, relu: bool = True) -> None:
         super().__init__()
@@ -171,7 +171,7 @@ class SegNet(UnpoolingNet):
                 weight = adapt_input_channels(weight.flip(1) if self.bgr else weight, self.in_channels)
             bias = required(state, f"features.{place}.bias")
             if layer.conv.bias is None:
-                # BN takes the mean away again, so only its running mean has to know of a bias that is not there
+                # BN takes the mean away again, so only its running mean has to include the missing bias
                 layer.conv.bias = nn.Parameter(torch.zeros_like(bias))
                 copy_convolution(layer.conv, weight, torch.zeros_like(bias), where=f"encoder {order}")
                 layer.conv.bias = None

@@ -63,7 +63,7 @@ class UNetDecoder(nn.Module):
                 "the decoder's blocks do not lead from the deepest stage to the head",
                 expected=f"{steps} decoder channels for stride {deepest} to {head_stride}",
                 found=str(tuple(decoder_channels)),
-                fix="give one number a doubling of the resolution, or change head_stride",
+                fix="give one number per doubling of the resolution, or change head_stride",
             )
         channels = encoder_channels[deepest]
         self.center = nn.Sequential(ConvNormReLU(channels, channels), ConvNormReLU(channels, channels))
@@ -87,7 +87,7 @@ class UNetDecoder(nn.Module):
 class UNet(SegmentationModel):
     """Encoder, U-Net decoder, 3×3 head.
 
-    ``decoder_channels``: one number a doubling of the resolution, from the deepest stage up. ``head_stride``: where
+    ``decoder_channels``: one number per doubling of the resolution, from the deepest stage up. ``head_stride``: where
     the logits are computed (1, 2 or 4) before they are brought to the image's size bilinearly; 2 halves the time on
     a CPU for little. ``center``: two more convolutions at the deepest stage (for VGG encoders, as in
     segmentation_models_pytorch). ``interpolation``: of the decoder, ``nearest`` or ``bilinear``.

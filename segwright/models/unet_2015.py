@@ -1,7 +1,7 @@
 """U-Net as published: two 3×3 convolutions a level without padding, cropped skips, mirrored borders.
 
 Ronneberger, Fischer and Brox, U-Net: Convolutional Networks for Biomedical Image Segmentation (MICCAI 2015). Valid
-convolutions lose 92 pixels a side (572 → 388). The paper's overlap-tile strategy extrapolates the missing border by
+convolutions lose 92 pixels per side (572 → 388). The paper's overlap-tile strategy extrapolates the missing border by
 mirroring; :class:`UNet2015` does so inside, which gives logits at the image's own size, for any size.
 
 ``form="paper"`` is the figure of the paper. ``form="release"`` is the authors' Caffe network of the same year
@@ -112,7 +112,7 @@ class UNet2015(SegmentationModel):
         super().__init__(classes=classes, in_channels=in_channels, stride=2**levels)
         self.logits_stride = 1
         self.padding, self.form = padding, form
-        # two 3×3 lose 2 pixels a side: once at each of the levels + 1 sides going down, once at each going up
+        # two 3×3 lose 2 pixels per side: once at each of the levels + 1 sides going down, once at each going up
         self.margin = 2 * (2 ** (levels + 1) - 1) + 2 * (2**levels - 1)
         # bilinear upsampling does not halve the channels, so the convolutions before it do
         thinner = 2 if upsampling == "bilinear" else 1

@@ -7,7 +7,7 @@ Energy: unary -log p (p clipped at 1e-5) plus a Potts model with two Gaussian ke
 with positions x in pixels and colors c in gray levels 0–255; inference by mean field. A pixel's message to itself is
 not removed, as in the authors' code and pydensecrf.
 
-Two normalizations are in use, and give different answers with the same parameters: ``symmetric`` (K becomes
+Two normalizations are in use, and give different marginals with the same parameters: ``symmetric`` (K becomes
 D^-½ K D^-½; pydensecrf's default) and ``per-row`` (D⁻¹ K; the 2011 code, and with it DeepLab's). The presets named
 after DeepLab are per row, as its code is; each has a symmetric twin by name, for results made with pydensecrf.
 

@@ -143,7 +143,7 @@ def infer_arrays(crf: CRFParameters, image: np.ndarray[Any, Any], probabilities:
 class DenseCRFLayer(nn.Module):
     """A dense CRF to train through: its two kernel weights are parameters, its sigmas stay as they are.
 
-    Source: 'Conditional Random Fields as Recurrent Neural Networks' (Zheng et al. 2015), with one weight a kernel.
+    Source: 'Conditional Random Fields as Recurrent Neural Networks' (Zheng et al. 2015), with one weight per kernel.
     """
 
     def __init__(self, crf: CRFParameters) -> None:

@@ -1,7 +1,7 @@
 """Superpixels by SLIC (Achanta et al. 2012): k-means in color and position, each center looking only around itself.
 
-What differs: a pixel considers the nine centers around its own grid cell (as gSLIC does), which bounds the work a pixel
-and makes the result independent of the order; superpixels need not be connected, which a vote does not ask for.
+What differs: a pixel considers the nine centers around its own grid cell (as gSLIC does), which bounds the work per
+pixel and makes the result independent of the order; superpixels need not be connected, which a vote does not require.
 """
 
 from __future__ import annotations

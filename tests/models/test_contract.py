@@ -70,7 +70,7 @@ SMALL: dict[str, dict[str, Any]] = {
     },
 }  # fmt: skip
 HEAVY = {"torchvision:fcn_resnet50"}  # cannot be made small
-# Batch norm behind an average of the whole image: one value a channel in a batch of one, however large the image.
+# Batch norm behind an average of the whole image: one value per channel in a batch of one, however large the image.
 POOL_THE_IMAGE = {
     "pspnet", "deeplabv3", "deeplabv3plus", "upernet", "ddrnet", "deeplabv3_resnet50", "deeplabv3_resnet101",
     "deeplabv3_mobilenet_v3_large", "torchvision:deeplabv3_mobilenet_v3_large",
@@ -177,7 +177,7 @@ def test_one_image_a_batch_trains_or_the_error_explains(model: SegmentationModel
         output.logits.mean().backward()
         assert torch.isfinite(output.logits).all()
     else:
-        with pytest.raises(ModelError, match="batch norm has one value a channel") as caught:
+        with pytest.raises(ModelError, match="batch norm has one value per channel") as caught:
             trained(images)
         assert caught.value.fix and caught.value.found and caught.value.where
     for part in trained.modules():  # what the error advises helps
@@ -195,13 +195,13 @@ def test_the_error_is_explained_in_a_compiled_network_too() -> None:
     compiled = small("segnet_basic", levels=1).train()
     compiled.compile(backend="eager")
     assert torch.isfinite(compiled(make_images(2, 8, 8)).logits).all()
-    with pytest.raises(ModelError, match="batch norm has one value a channel"):
+    with pytest.raises(ModelError, match="batch norm has one value per channel"):
         compiled(make_images(1, 1, 1))
 
 
 def test_instance_norms_of_networks_from_outside_are_explained_as_well() -> None:
     model = wrap(torch.nn.Sequential(torch.nn.Conv2d(3, 2, 1), torch.nn.InstanceNorm2d(2)), classes=2, size_divisor=1)
-    with pytest.raises(ModelError, match="one value a channel"):
+    with pytest.raises(ModelError, match="one value per channel"):
         model.train()(make_images(2, 1, 1))
     other = wrap(Failing(), classes=2)
     with pytest.raises(ValueError, match="something else"):  # nobody else's error is renamed

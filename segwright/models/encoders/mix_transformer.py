@@ -33,7 +33,7 @@ SIZES: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {
 
 
 class ShortenedAttention(nn.Module):
-    """Self-attention of (N, L, C) tokens; keys and values come from the map reduced ``shortening`` times a side."""
+    """Self-attention of (N, L, C) tokens; keys and values come from the map reduced ``shortening`` times per side."""
 
     def __init__(self, channels: int, heads: int, shortening: int) -> None:
         super().__init__()

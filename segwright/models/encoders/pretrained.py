@@ -1,6 +1,6 @@
 """Where pretrained weights come from: installed packages, the caches of timm and torchvision, their hosts.
 
-``"auto"`` takes pretrained encoder weights when they lie in the cache or their host answers within ten seconds; an
+``"auto"`` takes pretrained encoder weights when they lie in the cache or their host responds within ten seconds; an
 explicit request that cannot be met is an error at once.
 """
 
@@ -26,37 +26,37 @@ from segwright.models.encoders.state_files import read_state_dict
 
 REACH_SECONDS = 10.0
 UNSTATED = "not stated by the publisher"
-SILENT_HOSTS: set[str] = set()  # those that did not answer in time in this process
+SILENT_HOSTS: set[str] = set()  # those that did not respond in time in this process
 
 
 @functools.lru_cache(maxsize=64)
 def reachable(url: str, seconds: float = REACH_SECONDS) -> bool:
-    """Whether the host answers a HEAD request in ``seconds``, name look-up included.
+    """Whether the host responds to a HEAD request in ``seconds``, name look-up included.
 
-    Asked once a process and url; a host that was silent once is not waited for again, whatever it is asked for.
+    Requested once per process and url. A host that did not respond is not tried again, whatever the path.
     """
     host = urllib.parse.urlsplit(url).netloc
     if host in SILENT_HOSTS:
         return False
-    answer: list[bool] = []
+    reached: list[bool] = []
 
-    def ask() -> None:
+    def request_head() -> None:
         request = urllib.request.Request(url, method="HEAD", headers={"User-Agent": "segwright"})
         try:
             with urllib.request.urlopen(request, timeout=seconds):
-                answer.append(True)
+                reached.append(True)
         except urllib.error.HTTPError as error:
-            answer.append(error.code < 400)  # it speaks, only not of this
+            reached.append(error.code < 400)  # the host responds, but the file is missing
         except (OSError, ValueError, http.client.HTTPException):
             pass
 
     # A thread, because a name look-up can hang beyond any socket timeout.
-    thread = threading.Thread(target=ask, daemon=True)
+    thread = threading.Thread(target=request_head, daemon=True)
     thread.start()
     thread.join(seconds)
-    if not answer:
+    if not reached:
         SILENT_HOSTS.add(host)
-    return bool(answer) and answer[0]
+    return bool(reached) and reached[0]
 
 
 @dataclass(frozen=True)

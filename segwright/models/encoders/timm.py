@@ -51,7 +51,7 @@ class TimmEncoder(Encoder):
         wanted = {stride: index for stride, index in stages.items() if stride in strides}
         if not wanted:
             raise ModelError(
-                "the encoder has no stage that the network asks for",
+                "the encoder has no stage that the network needs",
                 expected=f"strides {', '.join(map(str, strides))}",
                 found=f"{name} has {', '.join(map(str, stages))}",
                 fix="choose a hierarchical encoder, such as resnet34, mobilenetv2_100 or convnext_tiny",
@@ -142,11 +142,11 @@ def dilate_first_blocks(model: nn.Module) -> None:
 
 
 def apply_multi_grid(model: nn.Module, factors: Sequence[int]) -> None:
-    """Multiply the dilations of the last stage's blocks by ``factors``, one a block (DeepLab v3, section 3.1)."""
+    """Multiply the dilations of the last stage's blocks by ``factors``, one per block (DeepLab v3, section 3.1)."""
     stage = _block_stages(model)[-1]
     if len(factors) < len(stage):
         raise ModelError(
-            "one multi-grid factor a block of the last stage", expected=str(len(stage)), found=str(tuple(factors))
+            "one multi-grid factor per block of the last stage", expected=str(len(stage)), found=str(tuple(factors))
         )
     base = max(conv.dilation[0] for conv in _spatial_convolutions(stage[-1]))
     for block, factor in zip(stage, factors, strict=False):  # a ResNet-18 has two of the three blocks

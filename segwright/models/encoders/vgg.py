@@ -78,7 +78,7 @@ class PixelScaledModel(SegmentationModel):
         self.bgr = bgr and in_channels == 3
 
     def normalize(self, images: Tensor) -> Tensor:
-        """As the base class, and then B, G, R where the convention says so."""
+        """As the base class, then B, G, R where the convention requires it."""
         x = super().normalize(images)
         return x.flip(1) if self.bgr else x
 
@@ -105,7 +105,7 @@ class PixelScaledModel(SegmentationModel):
 
 
 class VGGTrunk(nn.Module):
-    """The convolutions and pools; answers the five pooled features.
+    """The convolutions and pools; returns the five pooled features.
 
     ``pools`` are five modules, one a level. ``first_padding`` is conv1_1's (FCN: 100), ``last_dilation`` that of conv5
     (DeepLab: 2). Tiny ``widths`` are for tests.
