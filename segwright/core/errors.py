@@ -92,7 +92,7 @@ class DataError(SegwrightError):
 
 
 class ImageReadError(DataError):
-    """A file that is not a readable image within the limits; ``reason`` says why, for programs."""
+    """A file that is not a readable image within the limits; ``reason`` is the cause, for programs."""
 
     def __init__(
         self,

@@ -298,26 +298,26 @@ def match_label_spaces(
     None if the indices agree. Names are compared without case, spaces, hyphens and underscores. If one side has only
     numbers for names, equal counts match by index. LabelError names the classes without a match.
     """
-    said, true = [_plain(n) for n in predicted.names], [_plain(n) for n in given.names]
-    if said == true:
+    model_names, data_names = [_plain(n) for n in predicted.names], [_plain(n) for n in given.names]
+    if model_names == data_names:
         return None, ""
-    if len(said) == len(true) and (by_index or _numbered(said) or _numbered(true)):
+    if len(model_names) == len(data_names) and (by_index or _numbered(model_names) or _numbered(data_names)):
         return None, "classes matched by index: " + ", ".join(
             f"{a} = {b}" for a, b in zip(predicted.names, given.names, strict=True) if a != b
         )
-    if sorted(said) == sorted(true) and len(set(said)) == len(said):
+    if sorted(model_names) == sorted(data_names) and len(set(model_names)) == len(model_names):
         table = np.arange(256, dtype=np.uint8)
-        table[: len(said)] = [true.index(name) for name in said]
+        table[: len(model_names)] = [data_names.index(name) for name in model_names]
         return table, "classes matched by name: the model's order differs from the data's"
-    only_model = [name for name, key in zip(predicted.names, said, strict=True) if key not in true]
-    only_data = [name for name, key in zip(given.names, true, strict=True) if key not in said]
+    only_model = [name for name, key in zip(predicted.names, model_names, strict=True) if key not in data_names]
+    only_data = [name for name, key in zip(given.names, data_names, strict=True) if key not in model_names]
     raise LabelError(
         "the model's classes are not the data's",
-        expected=f"{len(true)} classes: {', '.join(given.names)}",
-        found=f"{len(said)} classes; only in the model: {', '.join(only_model) or 'none'}; "
+        expected=f"{len(data_names)} classes: {', '.join(given.names)}",
+        found=f"{len(model_names)} classes; only in the model: {', '.join(only_model) or 'none'}; "
         f"only in the data: {', '.join(only_data) or 'none'}",
         fix="rename or merge the classes in the data's classes.json"
-        + (", or match them by index" if len(said) == len(true) else ""),
+        + (", or match them by index" if len(model_names) == len(data_names) else ""),
     )
 
 

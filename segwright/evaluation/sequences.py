@@ -92,11 +92,11 @@ def find_sequences(ids: Sequence[str], looks: Float32 | None = None) -> list[str
         if (stem := sequence_of(name)) not in ("", name):
             proposed.setdefault(stem, []).append(index)
     proposed = {name: members for name, members in proposed.items() if len(members) >= SHORTEST}
-    strangers = _strangers(looks)
+    unrelated = _unrelated(looks)
     found = list(ids)
     for name, members in proposed.items():
         members.sort(key=lambda i: _number(ids[i]))
-        alike = _alike(members, looks, strangers)
+        alike = _alike(members, looks, unrelated)
         even = _evenly_numbered([_number(ids[i])[0] for i in members])
         # One prefix for all names (photo_001 …) is common: then only the images can decide.
         named = even and (len(proposed) > 1)
@@ -113,7 +113,7 @@ def look_of(image: UInt8Array | None, mask: UInt8Array, classes: int) -> Float32
     return thumbnail((mask * np.uint8(max(1, 255 // classes)))[..., None])[0]
 
 
-def _strangers(looks: Float32 | None) -> npt.NDArray[np.float64] | None:
+def _unrelated(looks: Float32 | None) -> npt.NDArray[np.float64] | None:
     """The sorted correlations of all pairs of images; None if they are not informative (flat, noise, too few)."""
     if looks is None or len(looks) < 2 * SHORTEST:
         return None
@@ -122,14 +122,14 @@ def _strangers(looks: Float32 | None) -> npt.NDArray[np.float64] | None:
     return found if found.size and found.std() > TELLING else None
 
 
-def _alike(members: Sequence[int], looks: Float32 | None, strangers: npt.NDArray[np.float64] | None) -> float:
+def _alike(members: Sequence[int], looks: Float32 | None, unrelated: npt.NDArray[np.float64] | None) -> float:
     """How often neighbors are more similar than random pairs, 0…1; NaN if the images are not informative."""
-    if looks is None or strangers is None:
+    if looks is None or unrelated is None:
         return float("nan")
     order = np.asarray(members)
     near = (looks[order[1:]] * looks[order[:-1]]).sum(axis=1, dtype=np.float64)
-    below = np.searchsorted(strangers, near, "left") + np.searchsorted(strangers, near, "right")
-    return float(below.mean() / (2 * strangers.size))
+    below = np.searchsorted(unrelated, near, "left") + np.searchsorted(unrelated, near, "right")
+    return float(below.mean() / (2 * unrelated.size))
 
 
 def _evenly_numbered(numbers: Sequence[int]) -> bool:

@@ -109,7 +109,7 @@ class Predictor:
 
     def scaled(self, raster: AnyArray, where: str | Path) -> UInt8Array:
         """A raster H×W×C of a file, of any number type, as the network was taught to see it; ImageReadError for an
-        8-bit one of a model of deeper images, unless ``eight_bit`` says how it is meant."""
+        8-bit one of a model of deeper images, unless ``eight_bit`` states the scale."""
         if self.value_range is None:
             return fit_channels(check_image(raster), self.runtime.in_channels)
         if raster.dtype == np.uint8:

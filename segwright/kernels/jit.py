@@ -18,7 +18,7 @@ def jit(function: F) -> F:
 
     A product and a sum may become one operation and a division a product; no sum changes its order, so that NaN and
     infinity stay what they are. Where neither the package's folder nor the user's cache can be written, numba refuses
-    to cache; the kernel is then compiled anew in every process, which costs seconds but works.
+    to cache; the kernel is then compiled again in every process, which costs seconds but works.
     """
     options: dict[str, Any] = {"nogil": True, "fastmath": {"contract", "nsz", "arcp"}, "error_model": "numpy"}
     try:

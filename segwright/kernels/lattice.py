@@ -20,7 +20,7 @@ Int64Array = npt.NDArray[np.int64]
 UInt8Array = npt.NDArray[np.uint8]
 
 KEY_BITS = 62
-CLIP = 1e-5  # probabilities below are raised to it: -log 0 would silence every message
+CLIP = 1e-5  # probabilities below are raised to it: -log 0 would mute every message
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 A pixel's class is R // 10 · 256 + G, its instance is B; 0 is unlabeled and ignored. Parts (``x_parts_1.png``) are not
 read. Class names come from the image's own ``x.json`` (2021) or ``x_atr.txt`` (2016). A label space holds 255 classes:
-where more occur, ``classes.csv`` (id, name) chooses those to keep, and all others are ignored, which is said.
+where more occur, ``classes.csv`` (id, name) chooses those to keep, and all others are ignored, with a note.
 """
 
 from __future__ import annotations
@@ -92,9 +92,9 @@ def _coding(tree: Tree, found: Found) -> MaskEncoding:
     listed = find_class_list([tree.folder()], CLASS_FILES)
     if listed is not None:
         return _chosen(listed, how)
-    named, told, source = _names(found)
+    named, class_ids, source = _names(found)
     seen = histogram_of_files(masks, class_numbers)
-    numbers = sorted({*seen.values, *told} - {0})
+    numbers = sorted({*seen.values, *class_ids} - {0})
     if not numbers:
         raise LabelError(
             "the masks hold no labeled pixel", found=f"{seen.masks} of {seen.total} masks", where=tree.root

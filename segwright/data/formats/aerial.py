@@ -63,10 +63,10 @@ def _isprs(tree: Tree, found: Found) -> MaskEncoding:
         if set(seen.values) <= {*range(7), IGNORE_INDEX}:  # reduced to indices by a converter
             first = 1 if 6 in seen.values else 0
             ignored = (0, IGNORE_INDEX) if first else (IGNORE_INDEX,)
-            told = "masks reduced to indices: the six classes in the benchmark's order, from"
+            origin = "masks reduced to indices: the six classes in the benchmark's order, from"
             return indices(
                 tuple(ISPRS_CLASSES), tuple(ISPRS_CLASSES.values()), first=first, ignored=ignored,
-                notes=(f"{told} {first}{'; 0 (boundary) is ignored' if first else ''}",),
+                notes=(f"{origin} {first}{'; 0 (boundary) is ignored' if first else ''}",),
             )(tree, found)  # fmt: skip
         return encoding_of(seen, None, tree.root)
     note = "ISPRS's six colors; black (the eroded outlines of noBoundary) is ignored"

@@ -91,7 +91,7 @@ def _special(paths: Sequence[Path]) -> list[bool]:
 def _is_plain(path: Path) -> bool:
     try:
         if not path.is_file():
-            return True  # read_header says so
+            return True  # read_header raises for it
         with open(path, "rb") as file:
             return sniff(file.read(16)) in ("PNG", "JPEG")
     except OSError:

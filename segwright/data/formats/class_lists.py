@@ -2,7 +2,7 @@
 
 Names such as ``classes.txt`` are known. Any other short CSV, TSV, JSON, YAML or text file in the root or beside the
 masks is a class list, too, if it names values or colors and these are the masks'. One that looks like a class list and
-does not fit is named as not read; nothing else about other people's files is said, and none of them raises.
+does not fit is named as not read; other files are not mentioned, and none of them raises.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def choose(
     """(the class list that fits the masks' values or packed colors, findings).
 
     LabelError where a file by one of the known names cannot be understood. A known name is used even where it does not
-    fit, if no other list does: reading the masks then says which value it does not name.
+    fit, if no other list does: reading the masks then reports the value it does not name.
     """
     fitting: list[ClassList] = []
     known: list[ClassList] = []

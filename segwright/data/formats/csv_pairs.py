@@ -67,7 +67,7 @@ def read_lines(path: Path) -> list[Line]:
         cells = [*row, *[""] * 8]
         named = cells[split].lower() if split is not None else ""
         lines.append(Line(cells[image], cells[mask] or None, SPLIT_NAMES.get(named, named) or listed_split))
-    # Names without an ending, as ids, only under a header that says what they are
+    # Names without an ending, as ids, only under a header that names them
     return [line for line in lines if is_image(line.image) or (headed and _is_id(line.image))]
 
 

@@ -144,7 +144,7 @@ def _open(path: Path) -> IO[bytes]:
 class _Pieces:
     """A file read in pieces of ``PIECE`` bytes, whatever size is requested.
 
-    The parser begins a tag that is not whole yet anew with every piece: in the 16 kB that ``iterparse`` takes, an
+    The parser begins an incomplete tag again with every piece: in the 16 kB that ``iterparse`` takes, an
     attribute of 50 MB keeps it busy for minutes.
     """
 

@@ -4,7 +4,7 @@ CVAT writes the shape of every frame into its export. Where a file holds keyfram
 in as CVAT fills them: boxes and ellipses move linearly, rotations the shorter way; a polygon's corners are paired by
 their place along the outline, which need not be as many at both ends, and every pair moves linearly (CVAT then drops
 corners that come to lie close together, which is not done here); masks stay as they are until the next one. A shape
-stays until one of its track says ``outside="1"``, at most to the end of the task.
+stays until one of its track has ``outside="1"``, at most to the end of the task.
 """
 
 from __future__ import annotations

@@ -246,7 +246,7 @@ def open_darwin(tree: Tree) -> Dataset:
         )  # fmt: skip
     figures = [figure for _, one in read for figure in one.figures]
     labels = {figure.label for figure in figures} | {n for _, one in read for _, t in one.layers for n in t.values()}
-    names, told = class_names(tree, labels)
+    names, names_note = class_names(tree, labels)
     if not names:
         raise LabelError("the annotations hold no object with a class", found=f"{len(read)} files", where=tree.root)
     space, index, background = annotated_space(names)
@@ -257,7 +257,7 @@ def open_darwin(tree: Tree) -> Dataset:
     lone = unlisted_images(tree, used)
     fill = fill_name(space, background)
     notes = [
-        f"{len(names)} classes{told}; what no annotation covers is {fill}; later ones are on top",
+        f"{len(names)} classes{names_note}; what no annotation covers is {fill}; later ones are on top",
         *without_area(figures),
     ]
     return assemble(

@@ -112,8 +112,11 @@ def _from_config(path: Path, notes: Sequence[str]) -> MaskEncoding:
             raise ValueError(f"{path.stat().st_size} bytes")
         data = json.loads(path.read_text(encoding="utf-8-sig"))
         labels: list[Mapping[str, Any]] = data["labels"]
-        told = [str(label.get("readable") or label["name"]) for label in labels]
-        names = [n if told.count(n) == 1 else str(label["name"]) for n, label in zip(told, labels, strict=True)]
+        readable_names = [str(label.get("readable") or label["name"]) for label in labels]
+        names = [
+            n if readable_names.count(n) == 1 else str(label["name"])
+            for n, label in zip(readable_names, labels, strict=True)
+        ]
         colors: list[Color] = [(int(c[0]), int(c[1]), int(c[2])) for c in (label["color"] for label in labels)]
         skipped = {i for i, label in enumerate(labels) if label.get("evaluate") is False}
     except (
@@ -136,10 +139,10 @@ def _from_config(path: Path, notes: Sequence[str]) -> MaskEncoding:
     mapping = {IGNORE_INDEX: IGNORE_INDEX, **dict.fromkeys(skipped, IGNORE_INDEX)}
     mapping |= {value: place for place, value in enumerate(kept)}
     space = LabelSpace(tuple(names[i] for i in kept), tuple(colors[i] for i in kept), mapping=mapping)
-    said = [f"{path.name} names {len(kept)} classes"]
+    class_notes = [f"{path.name} names {len(kept)} classes"]
     if skipped:
-        said.append(f"not evaluated there, and ignored: {', '.join(names[i] for i in sorted(skipped))}")
-    return MaskEncoding(space, notes=(*said, *notes))
+        class_notes.append(f"not evaluated there, and ignored: {', '.join(names[i] for i in sorted(skipped))}")
+    return MaskEncoding(space, notes=(*class_notes, *notes))
 
 
 class _Vistas(Layout):

@@ -43,7 +43,7 @@ class Reference:
 
     name: str  # as it stands there
     annotation: Path | None = None  # the file that names it
-    split: str | None = None  # the split that the file or the entry tells
+    split: str | None = None  # the split that the file or the entry names
     folders: tuple[str, ...] = ()  # folders beside the annotation to look into first
     alternatives: tuple[str, ...] = ()  # other names of the file, for when there is none of the first
 

@@ -163,8 +163,8 @@ class Tree:
         here = os.path.realpath(os.path.join(self.root, os.path.dirname(relative)))
         back = target == here or here.startswith(target.rstrip(os.sep) + os.sep)
         # train/images → ../all/a gives the files a split that their own folder does not tell: such a link is walked.
-        tells = inside and split_of(relative) is not None and split_of(os.path.relpath(target, root)) is None
-        if above or back or (inside and not tells) or target in linked:
+        names_split = inside and split_of(relative) is not None and split_of(os.path.relpath(target, root)) is None
+        if above or back or (inside and not names_split) or target in linked:
             return False
         linked.add(target)
         return True

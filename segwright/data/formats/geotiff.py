@@ -6,7 +6,7 @@ installed.
 
 A raster of more than 16.8 million pixels becomes many samples of at most 2048×2048, of which one at a time is decoded:
 memory does not grow with the raster (:mod:`segwright.imageio.tiles`). Where image and mask are both placed on the
-ground, their places and coordinate systems must agree (:mod:`.georeference`); the check says where they do not.
+ground, their places and coordinate systems must agree (:mod:`.georeference`); the check reports where they do not.
 """
 
 from __future__ import annotations

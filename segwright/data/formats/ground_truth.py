@@ -1,6 +1,6 @@
 """SageMaker Ground Truth's semantic segmentation: a manifest of a JSON object per line.
 
-A line names the image (``source-ref``) and a mask of colors (``NAME-ref``); ``NAME-ref-metadata`` says which color is
+A line names the image (``source-ref``) and a mask of colors (``NAME-ref``); ``NAME-ref-metadata`` holds which color is
 which class (``internal-color-map``). Addresses are those of a bucket: the files are found by the end of their paths.
 """
 

@@ -1,8 +1,8 @@
 """Label Studio's export of brushes as PNG or NPY (``task-1-annotation-1-by-1-tag-Road-0.png``) with its JSON.
 
-The names tell task, annotation and label, and the JSON tells which image a task is. Where the JSON holds the regions,
+The names hold task, annotation and label, and the JSON names the image of a task. Where the JSON holds the regions,
 it is read instead (``label_studio``); this is for a JSON of tasks alone. Of several annotations of a task the first is
-read, which is said. A pixel belongs to the label where the mask is not 0; where labels overlap the smaller is on top.
+read, with a note. A pixel belongs to the label where the mask is not 0; where labels overlap the smaller is on top.
 """
 
 from __future__ import annotations
@@ -135,7 +135,7 @@ def open_label_studio_masks(tree: Tree) -> Dataset:
         )
     path, named = tasks
     found, problems = _images(tree, path, named)
-    names, told = class_names(tree, {mask.label for mask in masks})
+    names, names_note = class_names(tree, {mask.label for mask in masks})
     if len(names) >= MAX_CLASSES:
         raise LabelError("1 to 254 classes are supported", found=f"{len(names)} labels", where=tree.root)
     space, index, background = annotated_space(names)
@@ -165,7 +165,7 @@ def open_label_studio_masks(tree: Tree) -> Dataset:
         [(None, found[task], None) for task in order],
         MasksReader(space, background=background),
         [
-            f"tasks and images by {path.name}; {len(names)} labels{told}; what none covers is "
+            f"tasks and images by {path.name}; {len(names)} labels{names_note}; what none covers is "
             f"{fill_name(space, background)}; of overlapping ones the smaller is on top"
         ],
         problems,

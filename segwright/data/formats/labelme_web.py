@@ -170,14 +170,14 @@ def open_labelme_web(tree: Tree) -> Dataset:
             where=tree.root,
             fix="download the folder Images, too",
         )
-    names, told = class_names(tree, {figure.label for figure in figures})
+    names, note = class_names(tree, {figure.label for figure in figures})
     space, index, background = annotated_space(names)
     if twice:
         problems.append(claimed_twice(references, twice, tree.root))
     lone = unlisted_images(tree, [image for _, image, _ in kept])
     lone = [path for path in lone if "Masks" not in path.parts]
     notes = [
-        f"{len(names)} classes{told}; what no object covers is {fill_name(space, background)}; later objects are on top"
+        f"{len(names)} classes{note}; what no object covers is {fill_name(space, background)}; later objects are on top"
     ]
     return assemble(
         tree,

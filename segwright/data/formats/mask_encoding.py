@@ -72,7 +72,7 @@ def encoding_of(seen: MaskValueHistogram, classes: ClassList | Sequence[Folder] 
         classes, problems = choose(classes, set(seen.values), set(seen.colors) | set(seen.palette_colors))
     seen, source, notes = _by_source(seen, classes, scope, where, problems)
     coding = _color_coding(seen, classes, scope, where) if seen.colors else _index_coding(seen, classes, scope, where)
-    if coding.source != "values":  # a color file whose red channel alone says something
+    if coding.source != "values":  # a color file whose red channel alone has information
         source = coding.source
     if seen.gray_rgb and not seen.colors and source == "values":
         notes.insert(0, "masks are gray saved as RGB; one channel is read")
@@ -89,9 +89,9 @@ def _by_source(
         return _by_channel(seen, scope, where, problems)
     if seen.alpha_files:
         many = seen.alpha_most_colors > MANY_VALUES
-        if many or (seen.alpha_tells and seen.alpha_most_colors == 1):
+        if many or (seen.alpha_differs and seen.alpha_most_colors == 1):
             return _by_alpha(seen, scope, problems, "a photo" if many else "of one color")
-        if seen.alpha_tells:
+        if seen.alpha_differs:
             raise LabelError(
                 "the masks have colors and an alpha channel, and both distinguish classes",
                 expected="the class in the colors, or in the alpha channel",
@@ -131,11 +131,9 @@ def _by_channel(
             value = key >> shift & 0xFFFF
             parts[channel][value] = parts[channel].get(value, 0) + pixels
     red, _, blue = parts
-    told = "; ".join(f"{n} {_listed(sorted(p))}" for n, p in zip(("red", "green", "blue"), parts, strict=True))
+    ranges = "; ".join(f"{n} {_listed(sorted(p))}" for n, p in zip(("red", "green", "blue"), parts, strict=True))
     if max(red) <= 255 and len(red) <= MANY_VALUES and len(blue) == 1 and not seen.colors and not seen.values:
-        message = (
-            f"{scope} have three channels of 16 bits ({told}): the first is read as the class, the others are not read"
-        )
+        message = f"{scope} have three channels of 16 bits ({ranges}): the first is read as the class, the others are not read"
         fix = "otherwise write the channel that holds the classes as an 8-bit PNG"
         problems.append(_guessed(message, fix))
         return MaskValueHistogram(seen.masks, seen.total, values=red), "red", [message]
@@ -148,7 +146,7 @@ def _by_channel(
     raise LabelError(
         "the masks have three channels of 16 bits, and which holds the classes is not certain",
         expected="the class in the first channel (as SYNTHIA), or 8-bit colors",
-        found=f"{told} in {scope}", where=where, fix="write the channel that holds the classes as an 8-bit PNG",
+        found=f"{ranges} in {scope}", where=where, fix="write the channel that holds the classes as an 8-bit PNG",
     )  # fmt: skip
 
 
@@ -349,7 +347,7 @@ def _dense(ids: list[int], seen: MaskValueHistogram, found: str) -> MaskEncoding
 def _sparse(seen: MaskValueHistogram, found: str) -> MaskEncoding:
     """Ids with gaps, or gray levels spaced over 0…255: each value becomes a class, in order.
 
-    255 is a class as well where it covers a fifth of the pixels: nothing but habit says that it is ignored.
+    255 is a class as well where it covers a fifth of the pixels: only by habit is it ignored.
     """
     values = sorted(seen.values)
     even = len(values) > 2 and values[0] == 0 and values[-1] == 255

@@ -42,7 +42,7 @@ class MaskValueHistogram:
     # Files with an alpha channel that is not opaque all over
     alpha_files: int = 0
     alpha_values: dict[int, int] = field(default_factory=dict)  # alpha → pixels, opaque files included
-    alpha_tells: int = 0  # files in which pixels of one color differ in alpha
+    alpha_differs: int = 0  # files in which pixels of one color differ in alpha
     alpha_most_colors: int = 0
     opaque_pixels: int = 0  # in files without alpha
     deep: dict[int, int] = field(default_factory=dict)  # three channels of 16 bits: red·2³² + green·2¹⁶ + blue → pixels
@@ -75,8 +75,8 @@ def mask_value_histogram(
     with contextlib.closing(_contents(count, read, decode, seen)) as contents:
         for found in contents:
             if isinstance(found, DataError):
-                told = found.message if found.found is None else f"{found.message} ({found.found})"
-                seen.unreadable.append(told if found.where is None else f"{found.where}: {told}")
+                reason = found.message if found.found is None else f"{found.message} ({found.found})"
+                seen.unreadable.append(reason if found.where is None else f"{found.where}: {reason}")
                 budget -= 100_000  # a folder of broken files ends, too
             else:
                 seen.masks += 1
@@ -152,7 +152,7 @@ def _count(seen: MaskValueHistogram, found: MaskPixels) -> None:
     if found.alpha is not None:
         seen.alpha_files += 1
         _add(seen.alpha_values, found.alpha)
-        seen.alpha_tells += not alpha_follows(mask, found.alpha)
+        seen.alpha_differs += not alpha_follows(mask, found.alpha)
         seen.alpha_most_colors = max(seen.alpha_most_colors, len(colors))
 
 

@@ -114,8 +114,8 @@ def _find(tree: Tree) -> MultiMaskIndex | None:
     for mask in masks:
         if mask in owners:
             grouped.setdefault(owners[mask][0], []).append((mask, owners[mask][1]))
-    told = sum(len(parts) for parts in grouped.values())
-    if not any(len(parts) > 1 for parts in grouped.values()) or told < 0.9 * len(masks):
+    known_parts = sum(len(parts) for parts in grouped.values())
+    if not any(len(parts) > 1 for parts in grouped.values()) or known_parts < 0.9 * len(masks):
         return None
     lone = tuple(mask for mask in masks if mask not in owners)
     layers = MultiMaskIndex({image: grouped.get(image, []) for image in images}, lone)
@@ -192,10 +192,10 @@ def name_classes(layers: MultiMaskIndex) -> dict[str, str]:
     images = Counter(name for found in parts for name in set(found))
     shown = sum(bool(found) for found in parts)
     returning = [name for name, count in images.items() if count > 1 or shown < 4]
-    told = [part for found in layers.masks.values() for _, part in found]
+    known_parts = [part for found in layers.masks.values() for _, part in found]
     if len(images) > MOST_CLASSES or len(returning) < 0.5 * len(images) or _only_hashes(images):
-        return dict.fromkeys(told, OBJECT)
-    return {part: class_of(part) or OBJECT for part in told}
+        return dict.fromkeys(known_parts, OBJECT)
+    return {part: class_of(part) or OBJECT for part in known_parts}
 
 
 def _only_hashes(names: Iterable[str]) -> bool:
@@ -218,7 +218,7 @@ def _two_values(layers: MultiMaskIndex) -> bool:
         except LabelError:
             return False
         except DataError:
-            continue  # said when it is read
+            continue  # reported when it is read
     return True
 
 
@@ -266,7 +266,7 @@ def open_layers(tree: Tree) -> Dataset:
     ]
     if names[1:] == [OBJECT]:
         notes.append("their names distinguish no classes: all are objects of one class")
-    strangers = [mask.path for mask in layers.lone_masks]
+    unpaired = [mask.path for mask in layers.lone_masks]
     return Dataset(
         root=tree.root,
         format="layers",
@@ -274,9 +274,9 @@ def open_layers(tree: Tree) -> Dataset:
         records=tuple(records),
         given=sort_splits(given),
         notes=notes,
-        problems=pairing_problems(lone, strangers),
+        problems=pairing_problems(lone, unpaired),
         unpaired_images=tuple(lone),
-        unpaired_masks=tuple(strangers),
+        unpaired_masks=tuple(unpaired),
     )
 
 

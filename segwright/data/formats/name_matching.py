@@ -1,6 +1,6 @@
 """Which image goes with which mask, by the names of folders and files in the layouts that people use.
 
-A folder's name tells its role and split (``images``, ``trainannot``, ``labelsTr``, ``val/masks``); a file's own ending
+A folder's name gives its role and split (``images``, ``trainannot``, ``labelsTr``, ``val/masks``); a file's own ending
 does where both lie together (``x.jpg x_mask.png``). Pairs are then made in passes, the strictest reading first, so that
 a loose rule never steals a mask that a strict one would give away.
 
@@ -92,12 +92,12 @@ class Item:
     split: str | None
     free: str  # the parts of the folder that say neither role nor split
     role: Role | None
-    stem: str = field(init=False, compare=False, repr=False)  # kept: every pass of the pairing asks for it
+    stem: str = field(init=False, compare=False, repr=False)  # kept: every pass of the pairing needs it
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "stem", os.path.splitext(self.name)[0])
 
-    def __hash__(self) -> int:  # of one string: the pairing asks a million times of a hundred thousand files
+    def __hash__(self) -> int:  # of one string: a hundred thousand files are hashed a million times
         return hash(self.name)
 
     @property
@@ -131,7 +131,7 @@ class Pairing:
 class Rival:
     """Folders that could all be the masks of the same images."""
 
-    name: str  # as the user knows it: the folder, * for the splits
+    name: str  # for the user: the folder, * for the splits
     masks: tuple[Item, ...]
     images: int  # for how many images it has a mask
     why: str = ""  # of one that is not read

@@ -153,8 +153,8 @@ def _labels(path: Path) -> tuple[LabelSpace, list[str], list[Problem]]:
     notes = [f"dataset.json names {len(kept)} labels"]
     notes += [f"ignored: value {', '.join(map(str, sorted(ignored)))}"] if ignored else []
     if regions:
-        told = "; ".join(f"{name} is {', '.join(map(str, values))}" for name, values in regions.items())
-        notes.append(f"regions of several values are not learned as such, their values are classes: {told}")
+        listed = "; ".join(f"{name} is {', '.join(map(str, values))}" for name, values in regions.items())
+        notes.append(f"regions of several values are not learned as such, their values are classes: {listed}")
     return LabelSpace(tuple(by_value[value] for value in kept), mapping=mapping), notes, []
 
 

@@ -130,7 +130,7 @@ class ParquetReader(FileReader):
 def _pieces(opened: Any, groups: Sequence[int], columns: Sequence[str], path: Path) -> Iterator[Any]:
     """Rows of row groups, a few at a time: a value that is stored once may be every row's.
 
-    LabelError where a group's columns hold more bytes than the limit, by what the file says or by what comes out.
+    LabelError where a group's columns hold more bytes than the limit, by its metadata or by what comes out.
     """
     for group in groups:
         meta = opened.metadata.row_group(group)

@@ -2,7 +2,7 @@
 
 A :class:`Layout` is a table of facts: patterns for the folders and names of images and masks, the classes, the files
 beside them that are not read. Names pair only within their split and scope; two files that claim one place are an
-error that names both. What a layout knows and does not read (instances, previews, eroded copies) is counted in a note.
+error that names both. What a layout lists and does not read (instances, previews, eroded copies) is counted in a note.
 """
 
 from __future__ import annotations
@@ -172,8 +172,8 @@ class Layout:
 
     def _unread(self, tree: Tree) -> list[str]:
         counts = {what: sum(map(len, place.find(tree).values())) for what, place in self.unread.items()}
-        told = [f"{what} ({count})" for what, count in counts.items() if count]
-        return [f"not read: {', '.join(told)}"] if told else []
+        not_read = [f"{what} ({count})" for what, count in counts.items() if count]
+        return [f"not read: {', '.join(not_read)}"] if not_read else []
 
     def format(self) -> Format:
         """The layout as a format of its own."""

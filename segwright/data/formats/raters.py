@@ -21,7 +21,9 @@ from segwright.data.formats.name_matching import Item
 from segwright.data.mask_files import read_mask_file
 from segwright.data.readers import pack_colors
 
-Masks = Mapping[Item, Sequence[tuple[Item, str]]]  # image → its masks, each with the part of its name that tells it
+Masks = Mapping[
+    Item, Sequence[tuple[Item, str]]
+]  # image → its masks, each with the part of its name that distinguishes it
 
 _PEOPLE = re.compile(
     r"(?:^|[\W_\d])(?:(?:1st|2nd|3rd|[4-9]th|first|second|third)(?:HO|manual|observer|rater|reader)?|"
@@ -29,7 +31,7 @@ _PEOPLE = re.compile(
     r"(?=s?[\W_]*(?:\d+|[a-z])?(?:$|[\W_]))",
     re.I,
 )
-# A word of its own tells a class: disc and cup may lie on one another
+# A word of its own is a class: disc and cup may lie on one another
 _NAMED = re.compile(
     r"(?<![a-z])(?!(?:mask|label|annot|annotation|anno|seg|gt|truth|ver|version|copy)s?(?![a-z]))[a-z]{3}", re.I
 )

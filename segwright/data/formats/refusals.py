@@ -1,6 +1,6 @@
 """Formats that are not read: each is recognized by its own signs, and the error names what to export instead.
 
-Asked where no format was recognized. A refusal says what was recognized, where, and the way to masks that are read.
+Used if no format was detected. A refusal names what was found, where, and the way to masks that are read.
 """
 
 from __future__ import annotations

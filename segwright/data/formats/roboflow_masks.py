@@ -36,11 +36,11 @@ def _named(classes: ClassList) -> dict[int, str]:
 def _disagreement(left: ClassList, right: ClassList, where: Path) -> FormatError:
     one, two = _named(left), _named(right)
     value = next(v for v in sorted(one.keys() | two.keys()) if one.get(v) != two.get(v))
-    said = [classes.get(value, "nothing") for classes in (one, two)]
+    meanings = [classes.get(value, "nothing") for classes in (one, two)]
     return FormatError(
         "the parts' class lists differ, and a value would mean two classes",
         expected="one _classes.csv for all parts",
-        found=f"value {value} is {said[0]} in {left.path} and {said[1]} in {right.path}",
+        found=f"value {value} is {meanings[0]} in {left.path} and {meanings[1]} in {right.path}",
         where=where,
         fix="export all parts from one version of the project, or open one part by itself",
     )

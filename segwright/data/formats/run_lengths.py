@@ -1,6 +1,6 @@
 """Run lengths in a CSV, as Kaggle's competitions keep them: pairs of start and length, one or several rows per image.
 
-Which way the pixels are counted is no part of the file; the competition fixes it, and its header tells the competition:
+The direction of counting is not part of the file. The competition fixes it, and the header identifies the competition:
 
 ============================================  ==============================================  =======================
 header                                        competitions                                    pixels are counted
@@ -17,7 +17,7 @@ header                                        competitions                      
 ``id, class, segmentation``                   UW-Madison                                      along the rows, from 1
 ``id, annotation, width, height, …``          Sartorius cells                                 along the rows, from 1
 ``id, rle`` with kidney ids                   SenNet blood vessels                            along the rows, from 1
-``rle_columns`` or ``rle_rows``               yours                                           as the column's name says
+``rle_columns`` or ``rle_rows``               yours                                           as in the column's name
 ============================================  ==============================================  =======================
 
 A header that fits none of these is refused with both readings. Rows of one image and class are parts of one mask; an
@@ -156,7 +156,7 @@ def _table(path: Path) -> _Table | None:
     ids = [row[image] for row in rows if len(row) == len(header)]
     convention = _convention(header, image, runs, ids)
     if convention is None and (fitting < len(cells) or not any(cell.strip() for cell in cells)):
-        return None  # nothing but a column's name speaks for runs
+        return None  # only a column's name suggests runs
     return _Table(path, image, runs, label, height, width, joined, convention, tuple(header))
 
 
@@ -170,8 +170,10 @@ def _convention(header: Sequence[str], image: int, runs: int, ids: Sequence[str]
         return Convention("SIIM pneumothorax", True, True)
     if named == "encodedpixels" and header[image] in ("imageid", "imageid_classid", "image_label"):
         known = {"imageid_classid": "Severstal steel", "image_label": "Understanding clouds"}
-        told = known.get(header[image]) or ("Severstal steel or iMaterialist" if "classid" in other else "Airbus ships")
-        return Convention(told, True)
+        origin = known.get(header[image]) or (
+            "Severstal steel or iMaterialist" if "classid" in other else "Airbus ships"
+        )
+        return Convention(origin, True)
     if named == "rle_mask" and header[image] == "id":
         return Convention("TGS salt", True)
     if named == "rle_mask" and header[image] == "img":
@@ -359,8 +361,8 @@ def _classes(tree: Tree, labels: Sequence[str]) -> tuple[list[str], list[str]]:
         wanted = list(range(start, top + 1)) if top < MAX_CLASSES - 1 else used
         by_value = {entry.value: entry.name for entry in listed.entries} if listed else {}
         names = [by_value.get(n, f"class {n}") for n in wanted]
-        told = f"names from {path.name}" if path is not None else "classes are numbered"
-        return _checked(["background", *names], tree), [f"{told}; what no run covers is background"]
+        origin = f"names from {path.name}" if path is not None else "classes are numbered"
+        return _checked(["background", *names], tree), [f"{origin}; what no run covers is background"]
     names = sorted(set(labels))
     if listed is not None and set(names) <= {entry.name for entry in listed.entries}:
         names = [entry.name for entry in listed.entries if entry.name.lower() != "background"]

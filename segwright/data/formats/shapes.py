@@ -1,7 +1,7 @@
 """Figures of annotation tools as regions: polygons with holes, boxes, circles, ellipses, bitmaps, run lengths.
 
 What the JSON formats of Supervisely, VIA, Darwin and Hasty share. A figure without an area (a point, a line, a graph)
-is listed and draws nothing, so that the count of objects tells of it. Every number and every embedded bitmap is checked
+is listed and draws nothing, so that the count of objects includes it. Every number and every embedded bitmap is checked
 against the image's size before memory is taken for it.
 """
 
@@ -233,8 +233,8 @@ def _runs(values: Any, tall: int, wide: int, height: int, width: int, where: str
 def without_area(figures: Iterable[Figure]) -> list[str]:
     """A note that counts the kinds that draw nothing."""
     counts = Counter(figure.kind for figure in figures if figure.kind not in AREAS)
-    told = ", ".join(f"{kind} ({count})" for kind, count in sorted(counts.items()))
-    return [f"without an area, and not drawn: {told}"] if told else []
+    counted = ", ".join(f"{kind} ({count})" for kind, count in sorted(counts.items()))
+    return [f"without an area, and not drawn: {counted}"] if counted else []
 
 
 def boxes_alone(figures: Sequence[Figure], names: str) -> list[Problem]:

@@ -3,7 +3,7 @@
 Classes are those of ``meta.json`` in its order. Bitmaps (a PNG in zlib and base64, at an origin) are exact; polygons
 fill the pixels that Supervisely's own SDK fills, outlines included; rectangles include both corners. Lines, points,
 graphs and cuboids have no area: they are listed, and draw nothing. Later objects lie over earlier ones. Splits are
-told by the datasets' names, else by a tag (train, val, test) of the images. Without ``ann``, ``masks_machine`` is read
+given by the datasets' names, else by a tag (train, val, test) of the images. Without ``ann``, ``masks_machine`` is read
 by ``obj_class_to_machine_color.json``.
 """
 
@@ -217,11 +217,11 @@ def _scan(paths: Sequence[Path]) -> _Scan:
         for figure in figures:
             if figure.kind not in ("bitmap", "pixels"):
                 lost[figure.kind] = lost.get(figure.kind, 0) + 1
-        told = {SPLIT_NAMES[name.lower()] for name in named if name.lower() in SPLIT_NAMES}
-        if len(told) == 1:
-            tags[path] = told.pop()
-    told_lost = ", ".join(f"{kind} ({count})" for kind, count in sorted(lost.items()))
-    notes = [f"without an area, and not drawn: {told_lost}"] if lost else []
+        split_tags = {SPLIT_NAMES[name.lower()] for name in named if name.lower() in SPLIT_NAMES}
+        if len(split_tags) == 1:
+            tags[path] = split_tags.pop()
+    lost_text = ", ".join(f"{kind} ({count})" for kind, count in sorted(lost.items()))
+    notes = [f"without an area, and not drawn: {lost_text}"] if lost else []
     notes += ["splits are given by the images' tags"] if tags else []
     return _Scan(labels, tags, notes, [])
 

@@ -186,8 +186,8 @@ def open_via(tree: Tree) -> Dataset:
     if twice:
         problems.append(claimed_twice(references, twice, tree.root))
     if unclear:
-        told = " and ".join(f"{count} with {how} of its values" for how, count in sorted(unclear.items()))
-        message = f"{sum(unclear.values())} regions have no one class by the attribute {attribute!r}: {told}"
+        unclear_text = " and ".join(f"{count} with {how} of its values" for how, count in sorted(unclear.items()))
+        message = f"{sum(unclear.values())} regions have no one class by the attribute {attribute!r}: {unclear_text}"
         problems.append(
             Problem("warning", "objects lost", message, tuple(str(p) for p in files), "give each region one value")
         )
@@ -239,7 +239,7 @@ def _figure(label: str, shape: Mapping[str, Any]) -> Figure:
                 label, "ellipse", (shape["cx"], shape["cy"], shape["rx"], shape["ry"], shape.get("theta") or 0)
             )
     except (KeyError, TypeError, ValueError, OverflowError):
-        return Figure(label, "polygon", None)  # broken: reading the image says so
+        return Figure(label, "polygon", None)  # broken: reported when the image is read
     return Figure(label, {"point": "points"}.get(kind, kind or "unnamed shapes"))
 
 

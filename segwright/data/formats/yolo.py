@@ -2,9 +2,9 @@
 
 A line is ``class x1 y1 x2 y2 …``. Names come from ``data.yaml`` or a class list. Class 0 of the files becomes 1, for
 what nothing covers is background; where polygons overlap, the smaller is on top. Lines of five numbers are boxes of a
-detection dataset and have no outline: files of nothing else are told apart from this format, and a box among polygons
+detection dataset and have no outline: files of nothing else are kept apart from this format, and a box among polygons
 is an error when its image is read. An image without a text file, or with an empty one, is
-all background, as the convention has it, and their number is said. Coordinates beyond 0…1 are pixels, or of
+all background, as the convention has it, and their number is a note. Coordinates beyond 0…1 are pixels, or of
 another image: an error.
 """
 
