@@ -2,7 +2,7 @@
 
 Exports come as a ZIP or a tar, and that is what people pass. The cache is ``$XDG_CACHE_HOME/segwright/archives`` (or
 ``~/.cache/…``), readable by its owner alone; a folder in it is named by the archive's path, size and time, so that a
-changed archive is unpacked anew. Deleting it costs the next opening some time and nothing else.
+changed archive is unpacked again. Deleting it costs the next opening some time and nothing else.
 """
 
 from __future__ import annotations

@@ -32,7 +32,7 @@ _FRAME = re.compile(r"[_\-. ]*(?:frame|img|image|f)?[_\-. ]?[0-9]+$", re.IGNOREC
 def sequence_of(id: str) -> str:
     """The id without its frame number: 0001TP_006690 → 0001TP; "" if it is only a number.
 
-    A proposal only: ``img_001`` … name no scene, and :func:`group` asks the images.
+    A proposal only: ``img_001`` … name no scene, and :func:`group` compares the images.
     """
     folder, _, name = id.rpartition("/")
     rest = _FRAME.sub("", name)
@@ -121,7 +121,7 @@ def _numbered(of: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
 
 
 def confirmed_sequences(ids: Sequence[str], content: Content) -> dict[str, list[int]]:
-    """Sequence name → its images in order, where names propose it and neighbors look more alike than strangers."""
+    """Sequence name → its images in order, if names propose it and neighbors are more alike than unrelated images."""
     proposed: dict[str, list[int]] = {}
     for index, name in enumerate(ids):
         proposed.setdefault(sequence_of(name), []).append(index)
@@ -131,12 +131,12 @@ def confirmed_sequences(ids: Sequence[str], content: Content) -> dict[str, list[
     thumbs = content.thumbnails
     rng = np.random.default_rng(0)
     a, b = rng.integers(0, len(ids), (2, 4000))
-    strangers = np.sort((thumbs[a] * thumbs[b]).sum(axis=1)[a != b])
+    unrelated = np.sort((thumbs[a] * thumbs[b]).sum(axis=1)[a != b])
     confirmed = {}
     for name, members in proposed.items():
         order = sorted(members, key=lambda i: _frame_number(ids[i]))
         near = (thumbs[order[1:]] * thumbs[order[:-1]]).sum(axis=1)
-        auc = float((np.searchsorted(strangers, near) / max(1, strangers.size)).mean())
+        auc = float((np.searchsorted(unrelated, near) / max(1, unrelated.size)).mean())
         if auc >= SEQUENCE_AUC:
             confirmed[name] = order
     return confirmed

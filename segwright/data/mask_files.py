@@ -54,7 +54,7 @@ def mask_pixels(
 ) -> npt.NDArray[Any]:
     """H×W file values or H×W×3 colors, from the part of the file that ``source`` names.
 
-    LabelError where the file holds something that this reading would drop: an alpha channel that tells apart what the
+    LabelError where the file holds something that this reading would drop: an alpha channel that separates what the
     colors do not, colors of 16 bits, several pages.
     """
     if source == "values" and _is_plain(data):
@@ -210,7 +210,7 @@ def alpha_follows(pixels: npt.NDArray[Any], alpha: UInt8Array) -> bool:
 def tiff_facts(source: bytes | str | Path) -> tuple[int, int]:
     """(pages, samples per pixel of the first) of a TIFF by its directories; reduced copies and masks are not counted.
 
-    (0, 0) where it is no TIFF or its directories cannot be followed: reading it says why.
+    (0, 0) where it is no TIFF or its directories cannot be followed: reading it raises the reason.
     """
     if isinstance(source, bytes):
         return _walk(lambda offset, count: source[offset : offset + count])

@@ -1,7 +1,7 @@
 """MATLAB's files of version 5 to 7, by MathWorks' published description of the format ("MAT-File Format").
 
 Of what stands in them numbers, structures and cells are read; texts, sparse matrices and objects are None. The file is
-a stranger's: depth, number of parts and what unpacks from it are bounded, and no native parser sees it.
+untrusted: depth, number of parts and what unpacks from it are bounded, and no native parser sees it.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class _File:
         unpacker = zlib.decompressobj()
         head = unpacker.decompress(body, 8)
         kind, size = struct.unpack(f"{self.order}II", head)
-        most = 8 if kind >> 16 else 8 + size + -size % 8  # what the element says, and no more comes out of it
+        most = 8 if kind >> 16 else 8 + size + -size % 8  # what the element claims, and no more comes out of it
         if most > self.left:
             raise self._too_large()
         out = head + unpacker.decompress(unpacker.unconsumed_tail, most - 7)

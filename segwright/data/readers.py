@@ -1,7 +1,7 @@
 """The reader of datasets whose images and masks are files: pixels, then the label map.
 
 Masks come in two codings. *Index*: a pixel's number is the file value. *Color*: the row of the pixel's color in a
-color table is the file value. Both then go through ``LabelSpace.mapping``, so that one map says it all. Which part of
+color table is the file value. Both then go through ``LabelSpace.mapping``, so that one map holds it all. Which part of
 a mask file holds them (a palette's indices or its colors, the alpha channel) is ``source``.
 """
 

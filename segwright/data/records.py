@@ -1,8 +1,8 @@
 """Records, readers that turn a record into pixels, splits, and the dataset.
 
-Nothing here knows a format. A format (:mod:`segwright.data.formats`) makes the records from what lies on the disk and
-brings a reader; everything downstream sees :class:`Dataset` and :class:`Split` only. Readers and splits pickle, so that
-a worker process can take its share along.
+Nothing here depends on a format. A format (:mod:`segwright.data.formats`) makes the records from the files and brings a
+reader; everything downstream sees :class:`Dataset` and :class:`Split` only. Readers and splits pickle, so that a worker
+process can take its share along.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Record:
     image_path: Path | None  # None where the image lies inside an archive
     mask_path: Path | None = None  # None where there is no mask, or none of its own (one JSON for all, an archive)
     payload: Any = None  # what the format's reader needs besides: annotations, a row number, an offset; picklable
-    # Whether there is a mask. A format that has a payload for images without one too says so; left out, a mask file or
+    # Whether there is a mask. A format whose images without a mask have a payload sets this; by default a mask file or
     # a payload is a mask.
     labeled: bool | None = None
 

@@ -43,8 +43,8 @@ def make_splits(dataset: Dataset, fractions: Mapping[str, float] = FRACTIONS, se
     scan = scan_dataset(dataset) if len(labeled) <= LARGEST else None
     parts, notes = split_records(labeled, wanted, seed, scan)
     shares = ", ".join(f"{name} {len(part)}" for name, part in parts.items())
-    told = "the files give no val: taken from train" if given else "the files give no splits: made here"
-    dataset.notes += [f"{told} ({shares})", *notes]
+    reason = "the files give no val: taken from train" if given else "the files give no splits: made here"
+    dataset.notes += [f"{reason} ({shares})", *notes]
     rest = {name: split for name, split in given.items() if name != "train"}
     if len(bare) and not given:
         rest["unlabeled"] = Split("unlabeled", bare.records, dataset.reader)

@@ -1,8 +1,8 @@
 """Parse the headers of untrusted tars: POSIX ustar and pax, GNU long names. No header value is allocated.
 
 Python's ``tarfile`` reads a header's whole payload at once, scans it by expressions whose time is quadratic, takes
-negative sizes for steps backwards, and ends in silence at a damaged header. Here a payload is small, its records follow
-one another, the place in the file only grows, and an archive that does not end as one is an error.
+negative sizes for steps backwards, and ends without an error at a damaged header. Here a payload is small, its records
+follow one another, the place in the file only grows, and an archive that does not end as one is an error.
 """
 
 from __future__ import annotations
@@ -116,12 +116,12 @@ def _entry(block: bytes, kind: bytes, name: str | None, place: int, size: int, h
         name = _text(block[:100])
         prefix = _text(block[345:500]) if block[257:263] == b"ustar\0" else ""
         name = f"{prefix}/{name}" if prefix else name
-    said = _KINDS.get(kind, "a special file")
-    if said == "file" and holes:
-        said = _KINDS[_SPARSE]
+    label = _KINDS.get(kind, "a special file")
+    if label == "file" and holes:
+        label = _KINDS[_SPARSE]
     if kind == b"\0" and name.endswith("/"):  # before 1988
-        said = "folder"
-    return Entry(name.rstrip("/") if said == "folder" else name, said, place, size if said == "file" else 0)
+        label = "folder"
+    return Entry(name.rstrip("/") if label == "folder" else name, label, place, size if label == "file" else 0)
 
 
 def _pass_over(stream: Stream, entry: Entry, end: int, following: int, seek: bool) -> None:
@@ -142,12 +142,12 @@ def _padded(size: int) -> int:
 def _sum_fits(block: bytes) -> bool:
     """The header's sum, of bytes without or, as some have written it, with a sign."""
     try:
-        told = int(block[148:156].strip(b"\0 ") or b"x", 8)
+        stored = int(block[148:156].strip(b"\0 ") or b"x", 8)
     except ValueError:
         return False
     rest = block[:148] + b" " * 8 + block[156:]
     plain = sum(rest)
-    return told in (plain, plain - 256 * sum(byte > 127 for byte in rest))
+    return stored in (plain, plain - 256 * sum(byte > 127 for byte in rest))
 
 
 def _number(field: bytes, place: int) -> int:

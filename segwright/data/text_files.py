@@ -64,7 +64,7 @@ def read_bytes(path: str | Path, limit: int = MAX_TEXT_BYTES) -> bytes:
     with open_regular(path, limit) as file:
         try:
             data = file.read(min(limit, os.fstat(file.fileno()).st_size) + 1)  # so much is reserved at once
-            while 0 < len(data) <= limit and (more := file.read(min(limit, 1 << 20))):  # it grows, or said no size
+            while 0 < len(data) <= limit and (more := file.read(min(limit, 1 << 20))):  # it grows, or has no size
                 data += more
         except OSError as error:
             raise DataError("the file cannot be read", found=_reason(error), where=path) from error

@@ -1,6 +1,6 @@
 """Safe decoding and encoding of image files: limits first, then pixels. The only package that opens an image file.
 
-A file is read once. Its kind is told by its content, never by its name; its header is checked against
+A file is read once. Its kind is found by its content, never by its name; its header is checked against
 :class:`Limits`, and its structure for being whole, before a decoder sees it (:mod:`.headers`, :mod:`.png`,
 :mod:`.jpeg`). The fastest decoder that is strict does the rest (:mod:`.decode`). :func:`read_raster` keeps bands and
 number type (:mod:`.raster`), :mod:`.isolated` does the same work in a child process that may die of it.

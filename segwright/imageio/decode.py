@@ -2,7 +2,7 @@
 
 PNG and JPEG go to OpenCV, the rest to Pillow, floating-point and many-band TIFF to tifffile. OpenCV's habits are
 undone: it gives BGR (asked for RGB), spreads palettes into colors (a palette mask is handed over as gray, so that its
-indices come out) and turns by EXIF (told not to; we turn images and masks alike).
+indices come out) and turns by EXIF (switched off; we turn images and masks alike).
 """
 
 from __future__ import annotations
@@ -50,17 +50,17 @@ def read_file(path: str | Path, limits: Limits = DEFAULT_LIMITS) -> bytes:
                 if len(data) == size:
                     return data
         except OSError:
-            pass  # a folder, a broken disk: said below
+            pass  # a folder, a broken disk: reported below
         finally:
             os.close(handle)
-    with open_checked(path, limits) as file:  # whatever is unusual is said, or read, here
+    with open_checked(path, limits) as file:  # whatever is unusual is reported, or read, here
         return file.read()
 
 
 def read_image(path: str | Path, limits: Limits = DEFAULT_LIMITS, *, page: int | None = None) -> UInt8Array:
     """The image as uint8 H×W×3, RGB, turned upright by its EXIF orientation.
 
-    Alpha is dropped (:attr:`ImageInfo.alpha` of the header tells); gray, palettes and CMYK become RGB. More than 8 bits
+    Alpha is dropped (see :attr:`ImageInfo.alpha` of the header); gray, palettes and CMYK become RGB. More than 8 bits
     are stretched linearly from the image's own lowest to its highest value; :func:`read_raster` keeps them, and all
     bands. ``page`` chooses one of a TIFF's pages, from 0. ImageReadError where the file is not a whole image within the
     limits, has several frames (``animated``), or several pages and none was chosen (``pages``).
@@ -98,7 +98,7 @@ def read_mask(
 ) -> MaskArray:
     """The values in a mask file: H×W indices (uint8 or uint16; a palette PNG keeps its indices), or H×W×3 colors.
 
-    Nothing that tells pixels apart is dropped: ImageReadError where the alpha channel says more than the colors, where
+    Nothing that separates pixels is dropped: ImageReadError where the alpha channel holds more than the colors, where
     three channels have more than 8 bits, or where there are other bands or several pages. ``channel`` (from 0, or
     "alpha") reads one of the channels alone, ``page`` one of a TIFF's pages.
     """
@@ -329,7 +329,7 @@ def _range(values: npt.NDArray[Any]) -> tuple[float, float]:
 def integers(raster: npt.NDArray[Any], where: str | Path) -> MaskArray:
     """H×W×C of any type to mask values, H×W or H×W×3.
 
-    ImageReadError where they are no whole numbers of 16 bits, or where something that tells pixels apart would be lost.
+    ImageReadError where they are no whole numbers of 16 bits, or where something that separates pixels would be lost.
     """
     bands = raster.shape[2]
     if bands in (2, 4):

@@ -7,7 +7,7 @@ decoded again, as strictly. Superfluous bytes after the image data, which some c
 seen: the image is read, with an :class:`ImageDamageWarning`.
 
 Before anything is allocated, the file must be long enough for its number of blocks: a block takes two bits at least,
-one when progressive. This is what stops a file of 378 bytes that asks for a gigapixel.
+one when progressive. This is what stops a file of 378 bytes that claims a gigapixel.
 """
 
 from __future__ import annotations
@@ -106,8 +106,8 @@ def _frame(data: bytes, where: str | Path) -> _Frame:
         if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
             body, kind = data[begin:end], marker
             if len(body) >= 1 and (marker not in (0xC0, 0xC1, 0xC2) or body[0] != 8):
-                said = f"a JPEG of a rare kind (frame type {marker - 0xC0}, {body[0]} bits)"
-                raise unreadable(where, said, "unsupported")
+                found = f"a JPEG of a rare kind (frame type {marker - 0xC0}, {body[0]} bits)"
+                raise unreadable(where, found, "unsupported")
     raise unreadable(where, "a JPEG cut off before its image data", "truncated")
 
 

@@ -24,7 +24,7 @@ from segwright.imageio.tiff_tags import directories, pages
 T = TypeVar("T")
 _LEADING = "CSIQZTR"  # axes that count bands where they stand before Y and X
 _DEFLATE, _LZMA, _PACKBITS = (8, 32946), 34925, 32773
-_LZMA_MEMORY = 256 << 20  # for the dictionary that a stream asks for
+_LZMA_MEMORY = 256 << 20  # for the dictionary that a stream requests
 _SLACK = 4096  # bytes that a strip may hold beyond its size: some writers pad
 _REVERSED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
 
@@ -166,7 +166,7 @@ def _copy(out: npt.NDArray[Any], segment: npt.NDArray[Any], place: tuple[int, in
 def _unpacker(page: Any) -> Callable[[bytes, int, int, str | Path], bytes]:
     """The decompressor of a strip, run before tifffile: (bytes, most, least bytes wanted, file) → bytes.
 
-    deflate and LZMA are unpacked here, and the page is told that it has no compression.
+    deflate and LZMA are unpacked here, and the page is marked as uncompressed.
     """
     kind = int(page.compression)
     if kind in _DEFLATE or kind == _LZMA:

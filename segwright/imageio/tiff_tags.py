@@ -23,7 +23,7 @@ _OFFSETS, _COUNTS, _TILE_OFFSETS, _TILE_COUNTS = 273, 279, 324, 325
 _NEEDED = frozenset({
     _WIDTH, _HEIGHT, _BITS, _COMPRESSION, _SAMPLES, _ROWS, _PLANAR, _TILE_WIDTH, _TILE_HEIGHT, _SUBFILE, _EXTRA,
 })  # fmt: skip
-MAX_TAGS = 4096  # of one directory; the format knows some hundred
+MAX_TAGS = 4096  # of one directory; the format defines some hundred
 MAX_VALUES = 512  # of one of the tags above: as many as bands
 
 

@@ -262,7 +262,7 @@ def create_model(
     ``normalization``: ``{"mean": […], "std": […]}`` of pixels in 0 to 1, instead of the encoder's own, for weights that
     were trained with it. Other ``arguments`` go to the
     network's constructor; ``output_stride``, ``encoder_depth`` (stages used, 1 to 5),
-    ``dilate_first`` and ``multi_grid`` to the encoder. The result's ``provenance`` tells where its weights came from,
+    ``dilate_first`` and ``multi_grid`` to the encoder. The result's ``provenance`` names where its weights came from,
     ``architecture`` and ``arguments`` how to build it again. UsageError for an unknown name or argument, ModelError for
     what cannot be combined, WeightsError where weights cannot be had or do not fit.
     """

@@ -55,20 +55,20 @@ def detect_source(state: State, own: set[str]) -> Origin:
 def load_converted(model: SegmentationModel, state: State, origin: Origin | None = None) -> LoadReport:
     """:func:`_load`; where the names do not fit and all begin alike, as with ``segmentor.``, without that beginning."""
     try:
-        return _load_stranger(model, state, origin)
+        return _load_foreign(model, state, origin)
     except WeightsError:
         first = {name.split(".")[0] for name in state}
         if len(first) != 1 or not all("." in name for name in state):
             raise
         start = f"{first.pop()}."
         try:
-            return _load_stranger(model, {name.removeprefix(start): tensor for name, tensor in state.items()}, origin)
+            return _load_foreign(model, {name.removeprefix(start): tensor for name, tensor in state.items()}, origin)
         except WeightsError:
             pass
         raise
 
 
-def _load_stranger(model: SegmentationModel, state: State, origin: Origin | None) -> LoadReport:
+def _load_foreign(model: SegmentationModel, state: State, origin: Origin | None) -> LoadReport:
     """:func:`_load`, with a WeightsError for whatever a conversion trips over in names, shapes and kinds of tensors."""
     try:
         return _load(model, state, origin)

@@ -152,7 +152,7 @@ class HostCheck:
 
 
 class UnhandledErrors:
-    """Log an unhandled exception and respond with 500, which says nothing about this machine."""
+    """Log an unhandled exception and respond with 500, without details of this machine."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app

@@ -58,7 +58,7 @@ def transfer_weights(
         names = ", ".join(target_labels.names[i] for i, _ in shared) or "none"
         lines.append(f"last layers matched by class name ({names}): {', '.join(matched)}")
     if fresh:
-        lines.append(f"started anew: {', '.join(fresh)}")
+        lines.append(f"newly initialized: {', '.join(fresh)}")
     return lines
 
 

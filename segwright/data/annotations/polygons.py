@@ -22,7 +22,7 @@ SCALE = 5  # COCO's: outlines are traced at five times the size
 MAX_CROSSINGS = 5_000_000  # of a polygon's outline with columns of the image; more is a broken or hostile file
 CHUNK = 500_000  # points traced at a time
 MAX_CORNERS = 2_000_000
-MAX_EDGE_ROWS = 500_000_000  # corners of a labelme shape times rows of the image that it spans: Pillow asks all in each
+MAX_EDGE_ROWS = 500_000_000  # corners of a labelme shape × image rows that it spans: Pillow visits all in each
 LARGEST_CIRCLE = 20_000.0  # radius; Pillow's whole numbers overflow beyond some 27,000, and then it does not end
 Points = npt.NDArray[np.float64]
 
@@ -51,7 +51,7 @@ def fill_box(points: Points, height: int, width: int, where: str = "polygon") ->
     if x.size == 0:
         return 0, 0, empty
     # A closed outline crosses each column an even number of times: columns are independent, and a running sum modulo 2
-    # down each tells inside from outside.
+    # down each separates inside from outside.
     left, top = int(x.min()), int(rows.min())
     columns, tall = int(x.max()) - left + 1, int(rows.max()) - top
     places, cells = (x - left) * (tall + 1) + rows - top, columns * (tall + 1)

@@ -18,7 +18,7 @@ from segwright.data.records import Problem, Record
 
 GUESSED_NAME = re.compile(r"(?:class|value) -?\d+|#[0-9a-f]{6}")  # of classes that no list names
 HANDFUL = 16  # pixels in the whole dataset: no object, whatever its class
-ALONE = 4  # masks, and values, from which on it says something that most values occur once
+ALONE = 4  # masks, and values, from which on it matters that most values occur once
 SINGLE = 5  # labeled images from which a value that one of them holds is odd,
 SPECK = 0.05  # where it covers less than this share of an image
 GUESSED_IGNORE = 0.05  # share of the labels that is ignored by a guess, from which the note is a warning
@@ -157,7 +157,7 @@ def rare_values(evidence: Evidence) -> list[Problem]:
         elif handful:
             few.append(label)
 
-    def told(labels: Sequence[int]) -> str:
+    def with_counts(labels: Sequence[int]) -> str:
         return listed(
             [
                 f"{overall.class_names[label]} in {overall.class_images[label]} of {overall.labeled} masks "
@@ -185,11 +185,11 @@ def rare_values(evidence: Evidence) -> list[Problem]:
         )
         problems.append(Problem("warning", "values of single masks", text, files(alone[:20]), fix))
     if stray:
-        text = f"values in hardly any mask, each read as a class: {told(stray)}"
+        text = f"values in hardly any mask, each read as a class: {with_counts(stray)}"
         fix = "if it is a drawing error, correct the mask; list the real classes in classes.txt, then others are errors"
         problems.append(Problem("warning", "stray value", text, files(stray), fix))
     if few:
-        text = f"too few pixels to learn from, perhaps a drawing error: {told(few)}"
+        text = f"too few pixels to learn from, perhaps a drawing error: {with_counts(few)}"
         fix = "look at the mask; add images that show the class, or take it out of the class list"
         problems.append(Problem("warning", "hardly any pixels", text, files(few), fix))
     return problems

@@ -131,7 +131,7 @@ RULES: tuple[Rule, ...] = (
         "bomb-sized file",
         _E,
         _errors,
-        "the header asks for more than 178 million pixels; nothing is allocated",
+        "the header claims more than 178 million pixels; nothing is allocated",
         safe_to_open=False,
     ),
     Rule(

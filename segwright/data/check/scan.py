@@ -182,7 +182,7 @@ def _objects(record: Record, reader: Reader) -> dict[int, tuple[int, int]]:
     """For formats with single objects: per class, the listed ones and those that cover a pixel."""
     try:
         found = reader.object_counts(record)
-    except (SegwrightError, OSError, ValueError, MemoryError):  # reading the mask has said so
+    except (SegwrightError, OSError, ValueError, MemoryError):  # reading the mask has reported it
         found = None
     return {} if found is None else {int(label): (one.listed, one.drawn) for label, one in found.items()}
 

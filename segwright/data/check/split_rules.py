@@ -27,7 +27,7 @@ def classes(evidence: Evidence) -> list[Problem]:
     never = [
         name
         for label, (name, images) in enumerate(zip(overall.class_names, overall.class_images, strict=True))
-        if not images and not objects.get(label, (0, 0))[0]  # else an error says so
+        if not images and not objects.get(label, (0, 0))[0]  # else an error reports it
     ]
     if never:
         text = f"{count(len(never), 'class never occurs', 'classes never occur')}: {listed(never)}"

@@ -1,7 +1,7 @@
 """Datasets that anyone may download: where they lie, how large they are, under which terms.
 
 Checksums are those that the publishers, or the libraries that have served these files for years, state; where there is
-none, the download is checked for its length alone, and says so.
+none, the download is checked for its length alone, with a note.
 """
 
 from __future__ import annotations

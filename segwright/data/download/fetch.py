@@ -1,7 +1,7 @@
 """Getting a published dataset: resumed where it broke off, checked, unpacked with care, its license agreed to first.
 
 A file is fetched to ``.download/NAME.part`` with the server's tag beside it; the next attempt, in this run or a later
-one, asks for the rest only if the file is still the same (``If-Range``, RFC 9110 section 13.1.5). Only http and https
+one, requests the rest only if the file is still the same (``If-Range``, RFC 9110 section 13.1.5). Only http and https
 are spoken, also after redirects, and https is never left for http.
 """
 

@@ -1,4 +1,4 @@
-"""Unpacking an archive that a stranger made: nothing leaves the folder, nothing grows without bound.
+"""Unpack an untrusted archive: nothing leaves the folder, nothing grows without bound.
 
 Only plain files and folders come out. A member whose path is absolute or climbs, a link of either kind, a device, an
 encrypted file or a name that occurs twice stops it all; so do too many files, too many bytes, or bytes out of all

@@ -133,7 +133,8 @@ def _by_channel(
     red, _, blue = parts
     ranges = "; ".join(f"{n} {_listed(sorted(p))}" for n, p in zip(("red", "green", "blue"), parts, strict=True))
     if max(red) <= 255 and len(red) <= MANY_VALUES and len(blue) == 1 and not seen.colors and not seen.values:
-        message = f"{scope} have three channels of 16 bits ({ranges}): the first is read as the class, the others are not"
+        reading = "the first is read as the class, the others are not read"
+        message = f"{scope} have three channels of 16 bits ({ranges}): {reading}"
         fix = "otherwise write the channel that holds the classes as an 8-bit PNG"
         problems.append(_guessed(message, fix))
         return MaskValueHistogram(seen.masks, seen.total, values=red), "red", [message]

@@ -22,8 +22,8 @@ BoolArray = npt.NDArray[np.bool_]
 def repeat_factors(shown: BoolArray, share: float) -> Float64Array:
     """How much more often each image comes, (N,), 1 or more, from the classes that each shows, (N, K).
 
-    A class in a smaller share f of the images than ``share`` asks for √(share / f); an image is repeated as the
-    class in it that asks for most. Gupta et al. 2019 (LVIS), section 4.1. UsageError where ``share`` is not in 0…1.
+    A class in a smaller share f of the images than ``share`` needs √(share / f); an image is repeated as the
+    class in it that needs most. Gupta et al. 2019 (LVIS), section 4.1. UsageError where ``share`` is not in 0…1.
     """
     if not 0 <= share <= 1:
         raise UsageError("oversampling takes a share of the images", expected="0 to 1", found=str(share))

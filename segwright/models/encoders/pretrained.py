@@ -113,7 +113,7 @@ def encoder_weights(name: str, *, required: bool) -> tuple[Path | None, Provenan
     """The file with pretrained weights of an encoder: of an installed package (``segwright[weights]``), from the cache
     of timm's, or downloaded into it.
 
-    Where there is none: WeightsError when ``required``, else (None, a provenance that says why).
+    Where there is none: WeightsError when ``required``, else (None, a provenance with the reason).
     """
     from timm.models import get_pretrained_cfg
 

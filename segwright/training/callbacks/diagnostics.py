@@ -56,7 +56,7 @@ class LossMonitor:
     def __init__(self, names: Sequence[str]) -> None:
         self.names = names
         self.losses: deque[float] = deque(maxlen=2 * WINDOW)
-        self.said: set[str] = set()
+        self.reported: set[str] = set()
         self.never: dict[str, int] = {}
         self.waits: deque[tuple[float, float]] = deque(maxlen=PACE_STEPS)
         self.best = float("inf")  # the lowest mean loss of CLIMB_STEPS steps
@@ -146,9 +146,9 @@ class LossMonitor:
         )
 
     def _once(self, key: str, line: str) -> list[str]:
-        if key in self.said:
+        if key in self.reported:
             return []
-        self.said.add(key)
+        self.reported.add(key)
         return [line]
 
 

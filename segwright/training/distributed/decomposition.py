@@ -37,13 +37,13 @@ def describe_decomposition(
         alone.append("batch norms (of all processes together)")
     where = f"{processes} processes" if processes > 1 else ""
     pieces = f"{micro_batches} parts{' each' if where else ''}" if micro_batches > 1 else ""
-    said = (
+    text = (
         f"an update is taken by {' in '.join(filter(None, (where, pieces)))}" if where else f"an update takes {pieces}"
     )
-    said += f" of {images} image{'' if images == 1 else 's'}; its gradient is that of the whole batch"
+    text += f" of {images} image{'' if images == 1 else 's'}; its gradient is that of the whole batch"
     if not alone:
-        return said
-    return f"{said}, except for {' and '.join(alone)}, which see one part at a time (docs/training.md)"
+        return text
+    return f"{text}, except for {' and '.join(alone)}, which see one part at a time (docs/training.md)"
 
 
 def batch_norm_scope(model: nn.Module, config: TrainingConfig, world: World, device: torch.device) -> BatchNorms:

@@ -171,7 +171,7 @@ def init_world(device_type: str = "cpu") -> Iterator[World]:
         raise DeadProcessError(
             f"{' and '.join(gone)}: the job ends",
             found=f"seen by rank {rank}: {_PLACE.sub('', str(error).splitlines()[0])[:160]}",
-            fix=("its own message says why; " if all(fate.endswith(STOPPED) for fate in gone) else "")
+            fix=("its own message has the reason; " if all(fate.endswith(STOPPED) for fate in gone) else "")
             + "the last checkpoint is whole: the same command with --resume goes on, with any number of processes",
         ) from error
     finally:

@@ -53,7 +53,7 @@ def orthogonalize(matrices: Tensor, iterations: int = 3, *, bf16: bool = False) 
 
 
 def _wide_steps(x: Tensor, coefficients: Sequence[tuple[float, float, float]]) -> Tensor:
-    """X ← (a + b·G + c·G²)·X, with G = X·Xᵀ anew at every step."""
+    """X ← (a + b·G + c·G²)·X, with G = X·Xᵀ computed again at every step."""
     for a, b, c in coefficients:
         gram = x @ x.mT
         x = a * x + (b * gram + c * (gram @ gram)) @ x

@@ -1,4 +1,4 @@
-"""Batch-norm statistics measured anew for given weights, since those of averaged weights are no average of statistics.
+"""Batch-norm statistics measured again for given weights, since those of averaged weights are no average of statistics.
 
 The running statistics of a network in training belong to the weights it had step by step. An average of weights (EMA,
 SWA) has activations of its own. As torch's ``swa_utils.update_bn`` does, images are passed through the network with its

@@ -127,7 +127,7 @@ def _without_bad_files(train: Split, val: Split | None, result: CheckResult, say
     usable_train, usable_val = usable(train), usable(val) if val is not None else None
     for file in left_out:
         say(f"left out: {file}")
-    say(f"{len(left_out)} files were left out, as --skip-bad asks")
+    say(f"{len(left_out)} files were left out, because of --skip-bad")
     return usable_train, usable_val
 
 

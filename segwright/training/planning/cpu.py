@@ -1,11 +1,11 @@
 """Settings that make training on a CPU faster, to be made before torch is imported. Needs no torch itself.
 
 A training step allocates and frees hundreds of megabytes of activations. glibc gives blocks above 128 KiB back to the
-system at once and asks for them anew, and the kernel then clears and maps every 4 KiB page again, in every step: a
+system at once and requests them again, and the kernel then clears and maps every 4 KiB page again, in every step: a
 quarter of a small network's step. Two settings end that (measured in docs/data-path.md):
 
 - ``mallopt``: large blocks stay with the process and are used again;
-- ``THP_MEM_ALLOC_ENABLE``: torch asks for 2 MiB pages for large tensors.
+- ``THP_MEM_ALLOC_ENABLE``: torch requests 2 MiB pages for large tensors.
 
 And torch's threads, when they have nothing to do, keep their cores busy for milliseconds in the hope of more, while the
 threads of our kernels and the loader wait for those cores:
