@@ -267,9 +267,9 @@ def said_by_training(root: Path, monkeypatch: pytest.MonkeyPatch, resume: bool =
     def stop(*_: object) -> None:
         raise Enough
 
-    for name in ("_plan", "_resumed_plan"):
-        monkeypatch.setattr(training._Session, name, stop)
-    monkeypatch.setattr(training._Session, "_resumable", lambda self: True)
+    stored = SimpleNamespace(refuse_other_classes=lambda *_: None)
+    monkeypatch.setattr(training, "plan_run", stop)
+    monkeypatch.setattr(training, "_stored_run", lambda context, *, resume: stored if resume else None)
     stream = io.StringIO()
     config = TrainConfig().with_values({"out": str(root.parent / "run")})
     with pytest.raises(Enough):
