@@ -369,7 +369,7 @@ _opencv_threads = 1
 
 @contextlib.contextmanager
 def single_threaded_opencv() -> Iterator[None]:
-    """OpenCV's own thread pool off while worker threads run: the workers are the parallelizm.
+    """OpenCV's own thread pool off while worker threads run: the workers are the parallelism.
 
     The setting is the process's. It is put back when the last user leaves, and never changed by importing this.
     """
