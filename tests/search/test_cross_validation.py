@@ -88,7 +88,7 @@ def test_mean_spread_and_pooled_score(scenes: Dataset, tmp_path: Path, runs: Run
     assert first == {"mean": pytest.approx(0.6), "spread": pytest.approx(0.1)} and absent["mean"] is None
     assert "0.600 ± 0.100" in found.sentence()
     page = (tmp_path / "cv" / "report.html").read_text()
-    assert "0.600 ± 0.100" in page and "<polyline" not in page and 'href="fold-' not in page
+    assert "0.600 ± 0.100" in page and "viewBox=" not in page and 'href="fold-' not in page
     with pytest.raises(UsageError, match="holds runs already"):
         cross_validate(scenes, config, 3)
 
