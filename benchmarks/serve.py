@@ -1,4 +1,4 @@
-"""What HTTP costs: requests a second and latency of ``segwright serve`` beside the same predictor in a plain loop.
+"""What HTTP costs: requests per second and latency of ``segwright serve`` beside the same predictor in a plain loop.
 
     python benchmarks/serve.py [--model MODEL] [--seconds 10] [--clients 1,4,16] [--batch 1,4] [--json out.json]
 
@@ -56,7 +56,7 @@ def images(count: int = 16) -> list[bytes]:
 
 
 def plain_loop(predictor: Predictor, data: list[bytes], seconds: float) -> float:
-    """Images a second."""
+    """Images per second."""
     encode_labels(predictor.predict(decode_image(data[0])))
     began, done = time.perf_counter(), 0
     while time.perf_counter() - began < seconds:
@@ -66,7 +66,7 @@ def plain_loop(predictor: Predictor, data: list[bytes], seconds: float) -> float
 
 
 def load_service(port: int, data: list[bytes], clients: int, seconds: float) -> dict[str, float]:
-    """Requests a second, and milliseconds at the 50th and 95th percentile."""
+    """Requests per second, and milliseconds at the 50th and 95th percentile."""
     times: list[float] = []
     end = time.perf_counter() + seconds
 

@@ -15,7 +15,7 @@ from segwright.core.atomic_io import without_nan
 from segwright.core.errors import UsageError
 from segwright.core.progress import literal
 from segwright.evaluation.evaluate import Evaluation
-from segwright.evaluation.sequences import Independent
+from segwright.evaluation.sequences import BootstrapUnits
 from segwright.metrics.bootstrap import PairedDifference, paired_difference
 from segwright.reports import percent
 
@@ -32,7 +32,7 @@ class Comparison:
         return next(iter(self.evaluations))
 
     @property
-    def independent(self) -> Independent:
+    def independent(self) -> BootstrapUnits:
         """The units of the bootstrap, the same for all models."""
         return self.evaluations[self.baseline].independent
 
@@ -106,7 +106,7 @@ def render_comparison(comparison: Comparison, console: Console) -> None:
         console.print(literal(f"{name}: {verdict(d, comparison.baseline, over)}"))
 
 
-def verdict(d: PairedDifference, baseline: str, over: Independent | None = None) -> str:
+def verdict(d: PairedDifference, baseline: str, over: BootstrapUnits | None = None) -> str:
     """One sentence: better, worse, or no significant difference; ``over``: the units of the bootstrap."""
     if np.isnan(d.low):
         return f"{100 * d.difference:+.2f} points against {baseline}; one image gives no interval"

@@ -22,7 +22,7 @@ from segwright.core.atomic_io import without_nan
 from segwright.core.errors import DataError, LabelError, SegwrightError, UsageError
 from segwright.core.progress import progress
 from segwright.core.types import LabelSpace
-from segwright.evaluation.sequences import Independent, independent, look_of
+from segwright.evaluation.sequences import BootstrapUnits, find_units, thumbnail_of
 from segwright.imageio import UInt8Array
 from segwright.inference.prediction import Prediction
 from segwright.metrics.bootstrap import miou_interval
@@ -112,11 +112,11 @@ class Evaluation:
     skipped: dict[str, str] = field(default_factory=dict)  # id → why (skip_bad)
     notes: list[str] = field(default_factory=list)
     convention: str = CONVENTION
-    drawn: Independent | None = None  # the units of the bootstrap; None: found from the ids
+    drawn: BootstrapUnits | None = None  # the units of the bootstrap; None: found from the ids
 
     def __post_init__(self) -> None:
         self.scores: Scores = scores(self.matrix)
-        self.independent: Independent = self.drawn or independent(self.ids)
+        self.independent: BootstrapUnits = self.drawn or find_units(self.ids)
         self.miou_ci95: tuple[float, float] = miou_interval(self.counts, groups=self.independent.groups)
         self.per_image: Float64Array = np.array([nanmean(row) for row in iou_per_class(self.counts)])  # (N,) mIoU
 
@@ -377,7 +377,7 @@ class _Tally:
     def __init__(self, split: LabeledImages, boundary: bool, groups: Sequence[object] | None = None) -> None:
         self.split, self.groups = split, groups
         self.indices: list[int] = []
-        self.looks: list[npt.NDArray[np.float32]] = []
+        self.thumbnails: list[npt.NDArray[np.float32]] = []
         classes = split.label_space.classes
         self.confusion = ConfusionMatrix(classes)
         self.boundary = BoundaryIoU(classes) if boundary else None
@@ -423,7 +423,7 @@ class _Tally:
         counts = class_counts(matrix)
         self.ids.append(name)
         self.indices.append(index)
-        self.looks.append(look_of(image, mask, self.split.label_space.classes))
+        self.thumbnails.append(thumbnail_of(image, mask, self.split.label_space.classes))
         self.counts.append(counts)
         self._keep(index, name, nanmean(iou_per_class(counts)), prediction.labels)
 
@@ -458,9 +458,9 @@ class _Tally:
             without_mask=self.without_mask,
             all_ignored=self.all_ignored,
             skipped=self.skipped,
-            drawn=independent(
+            drawn=find_units(
                 self.ids,
-                np.stack(self.looks),
+                np.stack(self.thumbnails),
                 groups=None if self.groups is None else [self.groups[index] for index in self.indices],
             ),
         )

@@ -28,7 +28,7 @@ PAIRS = 4000
 
 
 @dataclass(frozen=True)
-class Independent:
+class BootstrapUnits:
     """The units of the bootstrap of one evaluation. ``over``: images, sequences, or blocks (of one sequence)."""
 
     over: str
@@ -51,27 +51,27 @@ class Independent:
         return {"interval_over": self.over, "interval_count": self.count}
 
 
-def independent(
-    ids: Sequence[str], looks: Float32 | None = None, *, groups: Sequence[object] | None = None
-) -> Independent:
-    """The units for the images ``ids``; ``looks`` (N, S) are their thumbnails, ``groups`` (N,) given sequences."""
+def find_units(
+    ids: Sequence[str], thumbnails: Float32 | None = None, *, groups: Sequence[object] | None = None
+) -> BootstrapUnits:
+    """The units for the images ``ids``; ``thumbnails`` (N, S), ``groups`` (N,) given sequences."""
     if groups is None:
-        return drawn_from(ids, find_sequences(ids, looks))
+        return units_of(ids, find_sequences(ids, thumbnails))
     if len(groups) != len(ids):
         raise UsageError("groups name the sequence of every image", expected=str(len(ids)), found=str(len(groups)))
-    return drawn_from(ids, [str(name) for name in groups])
+    return units_of(ids, [str(name) for name in groups])
 
 
-def drawn_from(ids: Sequence[str], sequences: Sequence[str]) -> Independent:
+def units_of(ids: Sequence[str], sequences: Sequence[str]) -> BootstrapUnits:
     """The units if ``sequences`` (N,) has the sequence of each image."""
     sizes = Counter(sequences)
     several = [name for name, size in sizes.items() if size > 1]
     if not several:
-        return Independent("images", tuple(ids), tuple(sequences))
+        return BootstrapUnits("images", tuple(ids), tuple(sequences))
     if len(several) > 1:
         count = len(sizes)
         note = f"only {count} sequences: the interval is rough" if count < FEW else ""
-        return Independent("sequences", tuple(sequences), tuple(sequences), note)
+        return BootstrapUnits("sequences", tuple(sequences), tuple(sequences), note)
     name = several[0]
     members = sorted((i for i, found in enumerate(sequences) if found == name), key=lambda i: _number(ids[i]))
     length = max(1, round(len(members) ** (1 / 3)))  # length of a block: Lahiri 2003, section 3.3
@@ -82,54 +82,56 @@ def drawn_from(ids: Sequence[str], sequences: Sequence[str]) -> Independent:
         f"all frames are from one sequence ({name.rstrip('/') or name}): the interval resamples blocks of {length} "
         "neighbors, is too narrow, and does not hold for other sequences"
     )
-    return Independent("blocks", tuple(drawn), tuple(sequences), note)
+    return BootstrapUnits("blocks", tuple(drawn), tuple(sequences), note)
 
 
-def find_sequences(ids: Sequence[str], looks: Float32 | None = None) -> list[str]:
+def find_sequences(ids: Sequence[str], thumbnails: Float32 | None = None) -> list[str]:
     """(N,): the sequence of each image by name and thumbnail (see the module); its own id if it has none."""
     proposed: dict[str, list[int]] = {}
     for index, name in enumerate(ids):
         if (stem := sequence_of(name)) not in ("", name):
             proposed.setdefault(stem, []).append(index)
     proposed = {name: members for name, members in proposed.items() if len(members) >= SHORTEST}
-    unrelated = _unrelated(looks)
+    random_pairs = _random_correlations(thumbnails)
     found = list(ids)
     for name, members in proposed.items():
         members.sort(key=lambda i: _number(ids[i]))
-        alike = _alike(members, looks, unrelated)
+        auc = _neighbor_auc(members, thumbnails, random_pairs)
         even = _evenly_numbered([_number(ids[i])[0] for i in members])
         # One prefix for all names (photo_001 …) is common: then only the images can decide.
         named = even and (len(proposed) > 1)
-        if alike >= SEQUENCE_AUC or (named and not alike < STRANGE):
+        if auc >= SEQUENCE_AUC or (named and not auc < STRANGE):
             for index in members:
                 found[index] = name
     return found
 
 
-def look_of(image: UInt8Array | None, mask: UInt8Array, classes: int) -> Float32:
+def thumbnail_of(image: UInt8Array | None, mask: UInt8Array, classes: int) -> Float32:
     """The thumbnail of an image (H, W, C), or of its label mask (H, W) if the image was not read."""
     if image is not None:
         return thumbnail(image)[0]
     return thumbnail((mask * np.uint8(max(1, 255 // classes)))[..., None])[0]
 
 
-def _unrelated(looks: Float32 | None) -> npt.NDArray[np.float64] | None:
+def _random_correlations(thumbnails: Float32 | None) -> npt.NDArray[np.float64] | None:
     """The sorted correlations of all pairs of images; None if they are not informative (flat, noise, too few)."""
-    if looks is None or len(looks) < 2 * SHORTEST:
+    if thumbnails is None or len(thumbnails) < 2 * SHORTEST:
         return None
-    a, b = np.random.default_rng(0).integers(0, len(looks), (2, PAIRS))
-    found = np.sort((looks[a] * looks[b]).sum(axis=1, dtype=np.float64)[a != b])
+    a, b = np.random.default_rng(0).integers(0, len(thumbnails), (2, PAIRS))
+    found = np.sort((thumbnails[a] * thumbnails[b]).sum(axis=1, dtype=np.float64)[a != b])
     return found if found.size and found.std() > TELLING else None
 
 
-def _alike(members: Sequence[int], looks: Float32 | None, unrelated: npt.NDArray[np.float64] | None) -> float:
+def _neighbor_auc(
+    members: Sequence[int], thumbnails: Float32 | None, random_pairs: npt.NDArray[np.float64] | None
+) -> float:
     """How often neighbors are more similar than random pairs, 0…1; NaN if the images are not informative."""
-    if looks is None or unrelated is None:
+    if thumbnails is None or random_pairs is None:
         return float("nan")
     order = np.asarray(members)
-    near = (looks[order[1:]] * looks[order[:-1]]).sum(axis=1, dtype=np.float64)
-    below = np.searchsorted(unrelated, near, "left") + np.searchsorted(unrelated, near, "right")
-    return float(below.mean() / (2 * unrelated.size))
+    near = (thumbnails[order[1:]] * thumbnails[order[:-1]]).sum(axis=1, dtype=np.float64)
+    below = np.searchsorted(random_pairs, near, "left") + np.searchsorted(random_pairs, near, "right")
+    return float(below.mean() / (2 * random_pairs.size))
 
 
 def _evenly_numbered(numbers: Sequence[int]) -> bool:

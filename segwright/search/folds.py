@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from segwright.core.atomic_io import without_nan
-from segwright.evaluation.sequences import Independent, drawn_from
+from segwright.evaluation.sequences import BootstrapUnits, units_of
 from segwright.inference.bundle import is_bundle
 from segwright.metrics.bootstrap import miou_interval
 from segwright.metrics.confusion import iou_per_class, nanmean
@@ -34,7 +34,7 @@ class Fold:
             "images": len(self.counts),
             "val_miou": self.miou,
             "val_miou_ci95": list(self.ci95),
-            **drawn_from(*self.named()).to_json(),
+            **units_of(*self.named()).to_json(),
         }
 
     def named(self) -> tuple[list[str], list[str]]:
@@ -67,10 +67,10 @@ class CrossValidation:
         """The standard deviation over the folds (n − 1)."""
         return float(np.std([fold.miou for fold in self.folds], ddof=1)) if len(self.folds) > 1 else float("nan")
 
-    def independent(self) -> Independent:
+    def independent(self) -> BootstrapUnits:
         """The units of the pooled score's interval; a sequence in several folds is one unit."""
         named = [fold.named() for fold in self.folds]
-        return drawn_from([i for ids, _ in named for i in ids], [s for _, sequences in named for s in sequences])
+        return units_of([i for ids, _ in named for i in ids], [s for _, sequences in named for s in sequences])
 
     def summary(self) -> dict[str, Any]:
         """For ``folds.json``: mean, spread, the score pooled over every image, and the same by class."""

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from segwright.core.atomic_io import without_nan
-from segwright.evaluation.sequences import Independent
+from segwright.evaluation.sequences import BootstrapUnits
 from segwright.metrics.bootstrap import PairedDifference
 
 
@@ -52,7 +52,7 @@ class Study:
     difference: PairedDifference | None = None
     importance: Mapping[str, float] = field(default_factory=dict)
     stopped_by: str | None = None
-    independent: Independent | None = None  # what the interval of the difference draws
+    independent: BootstrapUnits | None = None  # what the interval of the difference draws
 
     @property
     def config(self) -> Path:

@@ -27,7 +27,7 @@ from segwright.data.check.runner import check_dataset
 from segwright.data.dataset import Dataset, Split
 from segwright.evaluation.compare import verdict
 from segwright.evaluation.evaluate import Evaluation, evaluate
-from segwright.evaluation.sequences import Independent
+from segwright.evaluation.sequences import BootstrapUnits
 from segwright.inference.predictor import load
 from segwright.metrics.bootstrap import PairedDifference, paired_difference
 from segwright.search.search_space import (
@@ -394,7 +394,7 @@ def importances(optuna: Any, study: Any) -> dict[str, float]:
     return {name: float(value) for name, value in found.items() if value == value}
 
 
-def conclusion(number: int, d: PairedDifference, minutes: float, over: Independent | None = None) -> str:
+def conclusion(number: int, d: PairedDifference, minutes: float, over: BootstrapUnits | None = None) -> str:
     """The conclusion in one sentence; ``over``: the units that the interval is drawn over."""
     found = verdict(d, "the default", over) + (f"; {over.note}" if over is not None and over.note else "")
     trained = f"both trained once more for {minutes:g} minutes with another seed"

@@ -17,7 +17,7 @@ from segwright.core.types import LabelSpace
 from segwright.evaluation.compare import compare, comparison_page, render_comparison
 from segwright.evaluation.evaluate import Evaluation, evaluate
 from segwright.evaluation.report import RunFacts, report_page
-from segwright.evaluation.sequences import drawn_from, find_sequences, independent
+from segwright.evaluation.sequences import find_sequences, find_units, units_of
 from segwright.evaluation.terminal import render_evaluation
 from segwright.inference.prediction import Prediction
 from segwright.search.cross_validation import CrossValidation, Fold
@@ -31,14 +31,14 @@ class Frames:
 
     name, label_space = "val", SPACE
 
-    def __init__(self, ids: list[str], looks: list[int]) -> None:
-        self.ids, self.looks = ids, looks
+    def __init__(self, ids: list[str], thumbnails: list[int]) -> None:
+        self.ids, self.thumbnails = ids, thumbnails
 
     def __len__(self) -> int:
         return len(self.ids)
 
     def read_image(self, index: int) -> Any:
-        scene = np.random.default_rng(self.looks[index]).integers(0, 256, (4, 4, 3), np.uint8)
+        scene = np.random.default_rng(self.thumbnails[index]).integers(0, 256, (4, 4, 3), np.uint8)
         image = cv2.resize(scene, (32, 32), interpolation=cv2.INTER_CUBIC)
         image[0, 0] = index
         return image
@@ -68,7 +68,7 @@ def video(sequences: int, frames: int = 10, step: int = 30) -> Frames:
 
 
 def by_sequence(split: Frames, errors: list[float]) -> Evaluation:
-    return evaluate(Errs([errors[look] for look in split.looks]), split, boundary=False)
+    return evaluate(Errs([errors[look] for look in split.thumbnails]), split, boundary=False)
 
 
 def text(evaluation: Evaluation) -> str:
@@ -82,7 +82,7 @@ ERRORS = [0.05, 0.1, 0.2, 0.3, 0.15, 0.25, 0.4, 0.02, 0.33]
 
 def test_sequences_are_drawn_whole_and_said() -> None:
     found = by_sequence(video(9), ERRORS)
-    alone = evaluate(Errs([ERRORS[look] for look in video(9).looks]), video(9), groups=range(90), boundary=False)
+    alone = evaluate(Errs([ERRORS[look] for look in video(9).thumbnails]), video(9), groups=range(90), boundary=False)
     assert found.miou_ci95[1] - found.miou_ci95[0] > 2 * (alone.miou_ci95[1] - alone.miou_ci95[0])
     tree = json.loads(json.dumps(found.to_json()))
     assert (tree["interval_over"], tree["interval_count"], tree["interval_note"]) == ("sequences", 9, "")
@@ -103,30 +103,30 @@ def test_few_sequences_give_a_rough_interval_and_one_gives_blocks() -> None:
 
 
 def test_one_sequence_by_its_look() -> None:
-    looks = np.random.default_rng(0).normal(size=(1, 256)) + np.cumsum(
+    thumbnails = np.random.default_rng(0).normal(size=(1, 256)) + np.cumsum(
         np.random.default_rng(1).normal(size=(40, 256)), axis=0
     )
-    looks /= np.linalg.norm(looks, axis=1, keepdims=True)
+    thumbnails /= np.linalg.norm(thumbnails, axis=1, keepdims=True)
     ids = [f"drive_{i:04d}" for i in range(40)]
-    assert independent(ids, looks.astype(np.float32)).over == "blocks"
-    assert independent(ids, looks[np.random.default_rng(2).permutation(40)].astype(np.float32)).over == "images"
+    assert find_units(ids, thumbnails.astype(np.float32)).over == "blocks"
+    assert find_units(ids, thumbnails[np.random.default_rng(2).permutation(40)].astype(np.float32)).over == "images"
 
 
 def test_names_that_show_no_sequence() -> None:
     assert find_sequences(["0001", "0002", "0003", "0004"]) == ["0001", "0002", "0003", "0004"]
-    assert independent([f"img_{i:03d}" for i in range(9)]).over == "images"
-    assert independent([f"photo_{i:03d}" for i in range(9)]).over == "images"  # one prefix is any camera's
+    assert find_units([f"img_{i:03d}" for i in range(9)]).over == "images"
+    assert find_units([f"photo_{i:03d}" for i in range(9)]).over == "images"  # one prefix is any camera's
     voc = [f"2007_{n:06d}" for n in (32, 33, 39, 61, 63, 68)] + [f"2008_{n:06d}" for n in (2, 7, 9, 16, 19, 26)]
-    assert independent(voc).over == "images"  # a year, not a video: the numbers jump
+    assert find_units(voc).over == "images"  # a year, not a video: the numbers jump
     cats = Frames([f"{kind}_{i:03d}" for kind in ("cat", "dog", "cow") for i in range(30)], list(range(90)))
     assert by_sequence(cats, [0.1] * 90).independent.over == "images"  # the images contradict the names
 
 
 def test_folders_of_numbered_frames_are_sequences() -> None:
     ids = [f"drive {s}/{f:06d}" for s in range(4) for f in range(5)]
-    found = independent(ids)
+    found = find_units(ids)
     assert (found.over, found.count) == ("sequences", 4)
-    assert independent([*ids, "cover", "poster"]).count == 6  # what is of no sequence stands alone
+    assert find_units([*ids, "cover", "poster"]).count == 6  # what is of no sequence stands alone
 
 
 def test_groups_that_do_not_fit_are_refused() -> None:
@@ -148,7 +148,7 @@ def test_better_needs_the_interval_over_sequences() -> None:
     assert "better than" not in comparison_page(found)
     assert found.to_json()["differences"][0]["interval_over"] == "sequences"
     assert "did not clearly beat" in conclusion(3, d, 5.0, found.independent)
-    alone = [evaluate(Errs([e[look] for look in split.looks]), split, groups=range(90), boundary=False)
+    alone = [evaluate(Errs([e[look] for look in split.thumbnails]), split, groups=range(90), boundary=False)
              for e in (ERRORS, [e + c for e, c in zip(ERRORS, change, strict=True)])]  # fmt: skip
     assert compare({"old": alone[0], "new": alone[1]}).differences["new"].clear
 
@@ -180,5 +180,5 @@ def test_cross_validation_pools_a_sequence_over_its_folds(tmp_path: Path) -> Non
 
 
 def test_drawn_from_needs_two_of_a_kind() -> None:
-    assert drawn_from(["a", "b"], ["x", "y"]).over == "images"
-    assert str(drawn_from(["a"], ["a"])) == "1 image"
+    assert units_of(["a", "b"], ["x", "y"]).over == "images"
+    assert str(units_of(["a"], ["a"])) == "1 image"

@@ -17,7 +17,7 @@ import torch
 from segwright.core.errors import UsageError
 from segwright.data.dataset import Dataset, open_dataset
 from segwright.demo.dataset import write_street_scenes
-from segwright.evaluation.sequences import independent
+from segwright.evaluation.sequences import find_units
 from segwright.imageio import read_image, write_image
 from segwright.inference.bundle import Bundle, save_bundle
 from segwright.inference.predictor import load
@@ -64,7 +64,7 @@ class Runs:
         save_bundle(Path(config.out) / "model", network, Bundle("segnet_basic", data.label_space, {"width": 4}))
         ids = [f"{config.data.fold}-{place}x" for place in range(len(counts))]
         interval = (score - 0.1, score + 0.1)
-        drawn = independent(ids)
+        drawn = find_units(ids)
         evaluation = SimpleNamespace(miou=score, miou_ci95=interval, counts=counts, ids=ids, independent=drawn)
         return SimpleNamespace(evaluation=evaluation, stopped_by=None)
 

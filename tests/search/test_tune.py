@@ -20,7 +20,7 @@ import pytest
 from segwright.core.errors import MissingExtraError, NonFiniteLossError, UsageError
 from segwright.data.dataset import Dataset, open_dataset
 from segwright.demo.dataset import write_street_scenes
-from segwright.evaluation.sequences import independent
+from segwright.evaluation.sequences import find_units
 from segwright.search import tune as module
 from segwright.search.search_space import apply_params, architecture_label, architecture_values, default_params
 from segwright.search.tune import Study, require_optuna, tune
@@ -78,7 +78,7 @@ class Trainings:
             return SimpleNamespace(stopped_by="SIGINT", evaluation=None)
         union = 10_000
         counts = np.tile(np.array([[[round(score * union)] * 2, [union] * 2, [round(score * union)] * 2]]), (9, 1, 1))
-        drawn = independent([f"{place}x" for place in range(len(counts))])
+        drawn = find_units([f"{place}x" for place in range(len(counts))])
         return SimpleNamespace(
             stopped_by=None, evaluation=SimpleNamespace(miou=score, counts=counts, independent=drawn)
         )

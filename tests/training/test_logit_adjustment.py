@@ -16,7 +16,7 @@ from segwright.core.types import LabelSpace
 from segwright.data.dataset import Dataset, open_dataset
 from segwright.demo.dataset import write_street_scenes
 from segwright.evaluation.evaluate import Evaluation, evaluate
-from segwright.evaluation.sequences import independent
+from segwright.evaluation.sequences import find_units
 from segwright.inference.bundle import load_bundle
 from segwright.inference.predictor import Predictor, load
 from segwright.metrics.bootstrap import paired_difference
@@ -220,7 +220,7 @@ def evaluations(right: Any, *, ids: list[str], groups: list[str] | None = None) 
     counts = np.array([[[r, r], [50, 50], [50, 50]] for r in right], np.int64)
     space = LabelSpace(("a", "b"), ((0, 0, 0), (9, 9, 9)))
     matrix = np.array([[1, 0], [0, 1]], np.int64)
-    drawn = independent(ids, groups=groups or ids)
+    drawn = find_units(ids, groups=groups or ids)
     return Evaluation(space, "val", matrix, ids, counts, None, None, 0.0, [], [], drawn=drawn)
 
 
