@@ -157,14 +157,14 @@ def norm_act_train(
         and type(x) in (Tensor, nn.Parameter)
     ):
         return None
-    own = 0 if instance is None else instance.num_features
-    if x.shape[1] != own + norm.num_features or not _pixels_in_a_row(_groups(x, own)[1], x.shape[1]):
+    n_instance = 0 if instance is None else instance.num_features
+    if x.shape[1] != n_instance + norm.num_features or not _pixels_in_a_row(_groups(x, n_instance)[1], x.shape[1]):
         return None
     weight: Tensor = norm.weight
     bias: Tensor = norm.bias
     if instance is not None:
         weight, bias = torch.cat([instance.weight, weight]), torch.cat([instance.bias, bias])
-    out, mean, variance = NormAct.apply(x, weight, bias, own, norm.eps, clamp_range)
+    out, mean, variance = NormAct.apply(x, weight, bias, n_instance, norm.eps, clamp_range)
     values = x.shape[0] * x.shape[2] * x.shape[3]
     with torch.no_grad():
         assert norm.running_mean is not None and norm.running_var is not None
@@ -177,20 +177,20 @@ def norm_act_train(
 
 
 class NormAct(torch.autograd.Function):
-    """(x channels-last, weight (C,), bias (C,), own, eps, clamp range) → out, mean and biased variance of the batch.
+    """(x channels-last, weight (C,), bias (C,), n_instance, eps, clamp range) → out, the batch's mean and variance.
 
-    The first ``own`` channels are normalized by each image's statistics, the others by the batch's. First derivatives
-    only.
+    The first ``n_instance`` channels are normalized by each image's statistics, the others by the batch's; the variance
+    is the biased one. First derivatives only.
     """
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, own: int, eps: float, clamp_range: ClampRange
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, n_instance: int, eps: float, clamp_range: ClampRange
     ) -> tuple[Tensor, Tensor, Tensor]:
         from segwright.kernels import batch_norm_kernels as kernels
 
         threads = torch.get_num_threads() if x.numel() >= MIN_VALUES_THREADED else 1
-        layout = _RowLayout(x, own, threads)
+        layout = _RowLayout(x, n_instance, threads)
         values, low, high = layout.rows(x), *(layout.dtype.type(limit) for limit in clamp_range)
         # Sums of differences to some pixel lose less than sums of squares.
         first = x[0, :, 0, 0].detach().to(layout.wide).numpy()
@@ -201,7 +201,7 @@ class NormAct(torch.autograd.Function):
         statistics = torch.empty(2, x.shape[1], dtype=layout.wide)
         affine = (weight.detach().numpy(), bias.detach().numpy(), eps)
         found = (scale, offset, mean, inverse, statistics.numpy())
-        kernels.forward_stats(sums, own, layout.pixels, first, *affine, *found)
+        kernels.forward_stats(sums, n_instance, layout.pixels, first, *affine, *found)
         out = torch.empty_like(x)
         into = layout.rows(out)
         parallel_map(
@@ -209,7 +209,7 @@ class NormAct(torch.autograd.Function):
         )
         ctx.save_for_backward(x, weight)
         ctx.kept = (layout, threads, scale, offset, low, high, mean, inverse)
-        batch_mean, batch_variance = statistics[0, own:], statistics[1, own:]
+        batch_mean, batch_variance = statistics[0, n_instance:], statistics[1, n_instance:]
         ctx.mark_non_differentiable(batch_mean, batch_variance)
         return out, batch_mean, batch_variance
 
@@ -233,7 +233,7 @@ class NormAct(torch.autograd.Function):
         gradients = torch.empty(2, x.shape[1], dtype=layout.wide)
         w = weight.detach().numpy()
         found = (along, across, constant, gradients.numpy())
-        kernels.backward_stats(sums, layout.own, layout.pixels, w, mean, inverse, *found)
+        kernels.backward_stats(sums, layout.n_instance, layout.pixels, w, mean, inverse, *found)
         out = torch.empty_like(x)
         into = layout.rows(out)
         parallel_map(
@@ -250,12 +250,12 @@ class _RowLayout:
     """How a channels-last map is divided into rows for the kernels and into parts for threads.
 
     ``k`` pixels make a row of k · C values; a group is a set of ``pixels`` with statistics of its own: an image where
-    channels have their ``own``, else the batch. ``parts``: (index, group, first row, row behind the last).
+    channels have their ``n_instance``, else the batch. ``parts``: (index, group, first row, row behind the last).
     """
 
-    def __init__(self, x: Tensor, own: int, threads: int) -> None:
-        self.own = own
-        self.groups, self.pixels = _groups(x, own)
+    def __init__(self, x: Tensor, n_instance: int, threads: int) -> None:
+        self.n_instance = n_instance
+        self.groups, self.pixels = _groups(x, n_instance)
         self.k = _pixels_in_a_row(self.pixels, x.shape[1])
         self.width = self.k * x.shape[1]
         rows = self.pixels // self.k
@@ -276,10 +276,10 @@ class _RowLayout:
         return np.empty((self.groups, self.width), self.dtype)
 
 
-def _groups(x: Tensor, own: int) -> tuple[int, int]:
+def _groups(x: Tensor, n_instance: int) -> tuple[int, int]:
     """How many sets of pixels have statistics of their own, and how many pixels each has."""
     n, _, height, width = x.shape
-    return (n, height * width) if own else (1, n * height * width)
+    return (n, height * width) if n_instance else (1, n * height * width)
 
 
 @lru_cache(maxsize=4096)

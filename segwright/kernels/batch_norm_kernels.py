@@ -42,9 +42,9 @@ def moments(x: Any, start: Any, stop: Any, shift: Any, sums: Any) -> None:
 
 
 @jit
-def _means(sums: Any, groups: Any, own: Any, channels: Any, pixels: Any) -> Any:
-    """Sums of the parts, (parts, 2, width) → (2, groups, C): means over each group's pixels; beyond the first ``own``
-    channels over those of all groups."""
+def _means(sums: Any, groups: Any, n_instance: Any, channels: Any, pixels: Any) -> Any:
+    """Sums of the parts, (parts, 2, width) → (2, groups, C): means over each group's pixels; beyond the first
+    ``n_instance`` channels over those of all groups."""
     means = np.zeros((2, groups, channels))
     split_range = sums.shape[0] // groups
     for part in range(sums.shape[0]):
@@ -52,7 +52,7 @@ def _means(sums: Any, groups: Any, own: Any, channels: Any, pixels: Any) -> Any:
             for c in range(sums.shape[2]):
                 means[which, part // split_range, c % channels] += sums[part, which, c] / pixels
     for which in range(2):
-        for c in range(own, channels):
+        for c in range(n_instance, channels):
             together = 0.0
             for group in range(groups):
                 together += means[which, group, c]
@@ -63,13 +63,13 @@ def _means(sums: Any, groups: Any, own: Any, channels: Any, pixels: Any) -> Any:
 
 @jit
 def forward_stats(
-    sums: Any, own: Any, pixels: Any, shift: Any, weight: Any, bias: Any, eps: Any,
+    sums: Any, n_instance: Any, pixels: Any, shift: Any, weight: Any, bias: Any, eps: Any,
     scale: Any, offset: Any, mean: Any, inverse: Any, statistics: Any,
 ) -> None:  # fmt: skip
     """From the parts' moments: what :func:`apply` multiplies by and adds, and the means, each (groups, width); 1 / the
     deviation, (groups, C) in double; mean and biased variance (2, C) of the last group."""
     groups, channels = inverse.shape
-    means = _means(sums, groups, own, channels, pixels)
+    means = _means(sums, groups, n_instance, channels, pixels)
     for group in range(groups):
         for c in range(channels):
             variance = max(means[1, group, c] - means[0, group, c] * means[0, group, c], 0.0)
@@ -86,7 +86,7 @@ def forward_stats(
 
 @jit
 def backward_stats(
-    sums: Any, own: Any, pixels: Any, weight: Any, mean: Any, inverse: Any,
+    sums: Any, n_instance: Any, pixels: Any, weight: Any, mean: Any, inverse: Any,
     along: Any, across: Any, constant: Any, gradients: Any,
 ) -> None:  # fmt: skip
     """From the parts' gradient moments: the factors of :func:`gradient`, each (groups, width), and the gradients
@@ -97,7 +97,7 @@ def backward_stats(
     """
     groups, channels = inverse.shape
     alone = _means(sums, groups, channels, channels, pixels)
-    means = _means(sums, groups, own, channels, pixels)
+    means = _means(sums, groups, n_instance, channels, pixels)
     for c in range(channels):
         of_weight, of_bias = 0.0, 0.0
         for group in range(groups):
