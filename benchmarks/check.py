@@ -1,4 +1,4 @@
-"""The data check on many files: seconds, images a second and the most memory, for 100,000 images with masks.
+"""The data check on many files: seconds, images per second and the most memory, for 100,000 images with masks.
 
     python benchmarks/check.py [--images 100000] [--different 1000] [--side 64] [--folder NEW] [--json FILE]
 

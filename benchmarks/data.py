@@ -103,7 +103,7 @@ def torchvision_pipelines(normalize: bool) -> dict[str, Augment]:
         end += [v2.ToDtype({tv_tensors.Image: torch.float32, "others": None}, scale=True), v2.Normalize(MEAN, STD)]
 
     class Scale(v2.Transform):
-        """The reference's RandomResize: v2's own one scales a side, not the image."""
+        """The reference's RandomResize: v2's own scales one side, not the image."""
 
         def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
             height, width = v2.functional.get_size(flat_inputs[0])

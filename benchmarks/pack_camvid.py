@@ -2,7 +2,7 @@
 
     python benchmarks/pack_camvid.py ../shared/data/camvid .gpu/camvid
 
-119 MiB of PNG become about 34 MiB. The masks are unchanged to the bit. The images are not: at the default quality their
+119 MiB of PNG become about 34 MiB. The masks are unchanged. The images are not: at the default quality their
 mean absolute error is printed (about one level of 255). Scores on the packed copy are scores on these images.
 """
 

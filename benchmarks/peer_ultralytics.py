@@ -1,6 +1,6 @@
 """ultralytics' semantic trainer by its own command line, where it is installed (AGPL: never a dependency of ours).
 
-It owns its loop, so it cannot be stepped beside the others: one short run, samples a second from its own clock. It
+It owns its loop, so it cannot be stepped beside the others: one short run, samples per second from its own clock. It
 trains its own network (yolo26n-sem), not our U-Net; the figure is what its users get, not what its code costs.
 """
 
@@ -12,7 +12,7 @@ from pathlib import Path
 
 
 def rate(data_yaml: Path, batch: int, minutes: float = 2.0) -> float | None:
-    """Samples a second of ``minutes`` of training on a CPU; None where ultralytics is not installed."""
+    """Samples per second of ``minutes`` of training on a CPU; None where ultralytics is not installed."""
     if importlib.util.find_spec("ultralytics") is None:
         return None
     from ultralytics import YOLO

@@ -2,7 +2,7 @@
 
     python benchmarks/train_device.py [--data ../shared/data/camvid] [--device cuda] [--model auto] [--steps 60]
 
-Updates a second of three kinds, taking turns in one process, medians over the rounds:
+Updates per second of three kinds, taking turns in one process, medians over the rounds:
 
 - *on the device*: batches that are there before the clock starts;
 - *end to end*: files, decoding, augmentation, copying, the update: what ``segwright train`` does;
@@ -73,7 +73,7 @@ def fed_updates(run: Trainer) -> Callable[[], None]:
 
 
 def rate(update: Callable[[], None], device: torch.device, steps: int) -> float:
-    """Updates a second."""
+    """Updates per second."""
     began = time.perf_counter()
     for _ in range(steps):
         update()

@@ -1,7 +1,7 @@
 """One color step: gain, bias, tint, contrast, saturation, hue and gamma folded into one pass over the crop.
 
 All but gamma are affine in RGB and multiply into one 3×3 matrix with an offset; what does not mix channels folds into
-one table of 256 entries a channel, gamma with it. A sample therefore costs one matrix or one table (both only where
+one table of 256 entries per channel, gamma with it. A sample therefore costs one matrix or one table (both only where
 gamma and a change of saturation or hue meet), however many properties change. Pixels stay uint8.
 
 Blur and noise, off by default, are passes of their own.

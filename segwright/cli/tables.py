@@ -80,7 +80,7 @@ def _legend(size: str | None) -> Table:
     """What the words above mean, and what to do next."""
     lines = {
         "parameters": "of the network with 21 classes",
-        "stride": "scored is one cell of so many pixels a side (1: every pixel), then enlarged to the image's size",
+        "stride": "scored is one cell of so many pixels per side (1: every pixel), then enlarged to the image's size",
         "weights": "the license of the pretrained ones, which --weights auto takes where it can",
     }
     if size is not None:
@@ -135,7 +135,7 @@ def tuning_table(trials: Sequence[Trial], baseline: float, rows: int = 8) -> Tab
     """The best chains of a search, beside the network alone."""
     table = Table(box=None, header_style="bold", padding=(0, 2, 0, 0))
     table.add_column("chain")
-    for title in ("mIoU", "gain", "ms an image"):
+    for title in ("mIoU", "gain", "ms per image"):
         table.add_column(title, justify="right")
     for trial in sorted(trials, key=lambda trial: -trial.miou)[:rows]:
         gain = f"{100 * (trial.miou - baseline):+.2f}"

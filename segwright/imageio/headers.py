@@ -73,7 +73,7 @@ def read_header(path: str | Path, limits: Limits = DEFAULT_LIMITS) -> ImageInfo:
 def open_checked(path: str | Path, limits: Limits) -> IO[bytes]:
     """The file, open, and neither empty nor larger than the limit."""
     try:
-        if not stat.S_ISREG(os.stat(path).st_mode):  # opening a pipe would wait for ever
+        if not stat.S_ISREG(os.stat(path).st_mode):  # opening a pipe would wait forever
             raise ValueError("not a file")
         file = open(path, "rb", 0)  # noqa: SIM115 (the caller closes it)
     except (OSError, ValueError) as error:

@@ -77,7 +77,7 @@ def parse_chunks(data: bytes, info: ImageInfo, where: str | Path) -> Chunks:
 _BEGIN = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR"
 _HEADER = struct.Struct(">IIBBBBB").unpack_from
 _CHUNK = struct.Struct(">I4s").unpack_from
-_PLAIN = {0: 1, 2: 3, 3: 1}  # color type → bytes a pixel
+_PLAIN = {0: 1, 2: 3, 3: 1}  # color type → bytes per pixel
 
 
 def fast_header(data: bytes, limits: Limits) -> tuple[int, int, int, int] | None:

@@ -1,6 +1,6 @@
 """The directories of a TIFF, read before any other parser sees the file: pages, sizes, and what their strips claim.
 
-A TIFF is a chain of directories, each a list of tags. The chain may lead back, out of the file, or on for ever; a strip
+A TIFF is a chain of directories, each a list of tags. The chain may lead back, out of the file, or on forever; a strip
 may claim more rows than a memory holds, or fewer bytes than it has. Whoever reads the file further may rely on what is
 checked here.
 """

@@ -28,7 +28,7 @@ class Prediction:
             raise LabelError("labels are uint8 height×width", found=f"{self.labels.dtype} {self.labels.shape}")
         if self.confidence.shape != self.labels.shape:
             raise LabelError(
-                "one confidence a pixel", expected=str(self.labels.shape), found=str(self.confidence.shape)
+                "one confidence per pixel", expected=str(self.labels.shape), found=str(self.confidence.shape)
             )
 
     def color(self) -> UInt8Array:

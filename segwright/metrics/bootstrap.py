@@ -101,7 +101,7 @@ def _grouped(stacked: Int64Array, groups: Sequence[object] | None) -> Int64Array
     if groups is None:
         return stacked[stacked[:, 1].any(axis=1)]
     if len(groups) != len(stacked):
-        raise UsageError("one group an image", expected=str(len(stacked)), found=str(len(groups)))
+        raise UsageError("one group per image", expected=str(len(stacked)), found=str(len(groups)))
     names = {name: index for index, name in enumerate(dict.fromkeys(groups))}
     summed = np.zeros((len(names), *stacked.shape[1:]), np.int64)
     np.add.at(summed, [names[name] for name in groups], stacked)

@@ -319,7 +319,7 @@ def create_encoder(
 
 
 def parameters_of(name: str, *, classes: int = 21, **arguments: Any) -> int:
-    """How many parameters a network of the catalog has, without allocating them."""
+    """How many parameters per network of the catalog has, without allocating them."""
     with torch.device("meta"):
         return count_parameters(create_model(name, classes=classes, weights=None, **arguments))
 

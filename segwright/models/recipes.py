@@ -46,7 +46,7 @@ PUBLISHED: dict[str, Recipe] = {
     ),
     "fc_densenet103": Recipe(
         "rmsprop", 1e-3, 1e-4, 0.9, 5, None, {}, None, "SimJeg/FC-DenseNet, config/FC-DenseNet103.py",
-        "rate x0.995 an epoch, 224x224 crops, then fine-tuned on whole images",
+        "rate x0.995 per epoch, 224x224 crops, then fine-tuned on whole images",
     ),
 }  # fmt: skip
 

@@ -105,7 +105,7 @@ class DenseCRF(CRFParameters):
         return cast(Float32Array, infer_arrays(self, image, probabilities))
 
     def thread_count(self, pixels: int) -> int:
-        """How many threads an image of so many pixels is worth."""
+        """How many threads per image of so many pixels is worth."""
         return max(1, min(self.threads or min(processors(), MOST_THREADS), pixels // 4096))
 
 

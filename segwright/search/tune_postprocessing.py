@@ -103,7 +103,7 @@ class TuningResult:
             size = f" of {self.size}" if self.size else ""
             figures = (
                 f"{100 * self.gain:+.2f} mIoU{interval} on {self.confirm_images} images the search had not seen, "
-                f"{self.milliseconds:.0f} ms an image{size}"
+                f"{self.milliseconds:.0f} ms per image{size}"
             )
             verdict = f"Kept {self.chain}" if self.kept else f"Nothing is kept: the best chain was {self.chain}"
             doubt = "the interval includes no gain" if known else "too few images to tell it from chance"
@@ -251,7 +251,7 @@ class _Cache:
     def counts(
         self, chain: Pipeline, numbers: Sequence[int], until: float = math.inf
     ) -> tuple[np.ndarray[Any, Any], float]:
-        """Class counts (N, 3, K) of the chain's labels, and the chain's median milliseconds an image; _OutOfTimeError
+        """Class counts (N, 3, K) of the chain's labels, and the chain's median milliseconds per image; _OutOfTimeError
         where that is not done by ``until``."""
         rows, seconds = [], []
         for i in numbers:

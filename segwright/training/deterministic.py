@@ -17,7 +17,7 @@ _NO_KERNEL = "does not have a deterministic implementation"
 
 @contextmanager
 def deterministic_mode(device: torch.device, *, deterministic: bool) -> Iterator[None]:
-    """Choose torch's kernels for the duration of the block: those that repeat to the bit, or the fastest.
+    """Choose torch's kernels for the duration of the block: those that repeat bit for bit, or the fastest.
 
     ``deterministic``: the same seed gives the same weights on the same machine, also on a GPU. UsageError, before the
     weights are touched, if a network or a loss needs a kernel that torch has no deterministic form of. Otherwise a

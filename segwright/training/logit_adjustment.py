@@ -263,7 +263,7 @@ class LogitAdjustment:
             add_class_offsets(self.bias, self.class_offsets)
 
     def undo(self) -> None:
-        """Restore the bias, to the bit."""
+        """Restore the bias exactly."""
         if self.class_offsets is not None:
             self.bias.data.copy_(self.before)
 

@@ -83,7 +83,7 @@ def test_pretrained_first_convolutions_are_adapted(name: str, channels: int, tmp
 
 
 @pytest.mark.parametrize("name", [n for n, entry in CATALOG.items() if entry.encoder and not entry.torchvision])
-def test_every_network_asks_for_stages_its_encoder_has_at_any_output_stride(name: str) -> None:
+def test_every_network_uses_stages_its_encoder_has_at_any_output_stride(name: str) -> None:
     """8, 16 and 32 where the encoder can be dilated, and each answers at the image's size."""
     for output_stride in (8, 16, 32):
         with torch.device("meta"):

@@ -16,7 +16,7 @@ from segwright.data.records import Record
 from segwright.imageio.image_info import ENDINGS
 
 LOST_NAMED = 1000  # records that are named for a class whose objects are lost
-TINY = 32  # pixels a side: below, no network has anything to look at
+TINY = 32  # pixels per side: below, no network has anything to look at
 
 
 @dataclass(frozen=True)

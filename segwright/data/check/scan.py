@@ -76,7 +76,7 @@ class SampleReport:
     thumb: Float32 | None = None  # (THUMB², ) zero mean, unit length; None where flat
     labeled: bool = False
     complete: bool = False  # the image was read, and the mask if there is one
-    counts: npt.NDArray[np.int64] | None = None  # (256,) pixels a class index
+    counts: npt.NDArray[np.int64] | None = None  # (256,) pixels per class index
     mask_crc: int = 0  # of all labels
     objects: dict[int, tuple[int, int]] = field(default_factory=dict)  # class → objects listed, objects that are drawn
     boundary: float = 0.0  # share of labeled pixels that touch another class

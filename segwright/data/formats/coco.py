@@ -180,7 +180,7 @@ def _open_maps(tree: Tree, maps: Sequence[tuple[str, str]]) -> Dataset:
 
 
 def write_coco(dataset: Dataset, samples: Iterator[OutputSample], out: Path) -> None:
-    """images/[split/], annotations/instances_[split].json; one RLE a class and image, nothing where ignored.
+    """images/[split/], annotations/instances_[split].json; one RLE per class and image, nothing where ignored.
 
     Every class, background too, is a category with ``isthing`` 0: what no annotation covers is then ignored.
     """

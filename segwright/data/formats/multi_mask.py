@@ -1,4 +1,4 @@
-"""Several masks an image, one for each class or for each object: background 0, anything else is the class.
+"""Several masks per image, one for each class or for each object: background 0, anything else is the class.
 
 Three ways to lie on the disk: in a folder an image (``masks/<image>/*.png``), in a folder a class
 (``masks/<class>/x.png``), under names that begin with the image's (``x_road.png``, ``x_car_2.png``). The names that
@@ -91,7 +91,7 @@ def read_binary(path: Path, limits: Limits = DEFAULT_LIMITS) -> npt.NDArray[np.b
 
 
 def find_layers(tree: Tree) -> MultiMaskIndex | None:
-    """The images and their masks where some image has several; None where one mask an image explains the files."""
+    """The images and their masks where some image has several; None where one mask per image explains the files."""
     if "layers" not in tree.memo:
         tree.memo["layers"] = None if tree.is_file else _find(tree)
     found: MultiMaskIndex | None = tree.memo["layers"]

@@ -60,7 +60,7 @@ def classes_shown(
 
 
 def _looker(reader: Reader) -> Callable[[Record], BoolArray]:
-    """The function that children run: which classes a record's mask shows, (K,)."""
+    """The function that children run: which classes the mask of a record shows, (K,)."""
     classes = len(reader.label_space)
 
     def look(record: Record) -> BoolArray:

@@ -165,7 +165,7 @@ def _available(device: torch.device) -> int:
 
 @contextmanager
 def preserved_state(step: TrainStep) -> Iterator[None]:
-    """Restore weights, statistics, optimizer, modes and random generators after the block, to the bit."""
+    """Restore weights, statistics, optimizer, modes and random generators after the block, bit for bit."""
     model, device = step.model, step.device
     # On the CPU: a second set of weights on the GPU would be measured as well.
     held = [local_tensor(tensor) for tensor in model.state_dict(keep_vars=True).values()]
