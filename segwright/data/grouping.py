@@ -15,13 +15,14 @@ import numpy as np
 import numpy.typing as npt
 
 from segwright.data.check.dataset_scan import DatasetScan, scan_splits
-from segwright.data.check.duplicates import ALIKE, join_alike
+from segwright.data.check.duplicates import NEAR_DUPLICATE, join_alike
 from segwright.data.check.scan import THUMB
 from segwright.data.check.scan import thumbnail as gray_thumbnail
 from segwright.data.records import Split
 from segwright.imageio import UInt8Array
 
-LEVELS = (ALIKE, 0.993, 0.998)  # correlation of near-duplicates; the next where one makes a group of everything
+# Correlations of near-duplicates: the next one is used if a level makes one group of everything.
+LEVELS = (NEAR_DUPLICATE, 0.993, 0.998)
 LARGEST_GROUP = 0.25  # of the images; more is no group of duplicates but a kind of image
 SEQUENCE_AUC = 0.75  # how often neighbors must be more alike than other pairs to confirm a sequence
 Float32 = npt.NDArray[np.float32]
@@ -101,7 +102,7 @@ def group(split: Split, content: Content, *, at_least: int = 1) -> Groups:
     of, joined, level = _join_duplicates(content, of)
     if joined:
         notes.append(f"{joined} pairs of near-duplicates (correlation above {level}) kept together")
-    return Groups(_numbered(of), tuple(notes))
+    return Groups(_renumbered(of), tuple(notes))
 
 
 def _join_duplicates(content: Content, of: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.int64], int, float]:
@@ -114,7 +115,7 @@ def _join_duplicates(content: Content, of: npt.NDArray[np.int64]) -> tuple[npt.N
     return of, 0, 1.0
 
 
-def _numbered(of: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+def _renumbered(of: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
     """Groups as 0…G-1, in the order of their first members."""
     _, first, group = np.unique(of, return_index=True, return_inverse=True)
     return np.asarray(np.argsort(np.argsort(first))[np.ravel(group)], np.int64)

@@ -34,6 +34,29 @@ MAX_YAML = 100_000  # characters: its parser takes a second for so many
 _SPLIT = re.compile(r"[,;:\t ]+")
 
 
+_GENERATED = re.compile(r"(?:class|value) -?\d+|#[0-9a-f]{6}")
+
+
+def generated_name(index: int) -> str:
+    """The name of a class by its index, if no class list names it."""
+    return f"class {index}"
+
+
+def generated_value_name(value: int) -> str:
+    """The name of a class by its file value, if no class list names it."""
+    return f"value {value}"
+
+
+def generated_color_name(color: Color) -> str:
+    """The name of a class by its color, if no class list names it."""
+    return "#{:02x}{:02x}{:02x}".format(*color)
+
+
+def is_generated_name(name: str) -> bool:
+    """Whether a class name is one of the three above."""
+    return _GENERATED.fullmatch(name) is not None
+
+
 @dataclass(frozen=True)
 class ClassEntry:
     """One line of a class list."""

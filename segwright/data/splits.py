@@ -8,7 +8,7 @@ for a class first, then by single moves as long as one helps. The same data give
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 import numpy.typing as npt
@@ -20,8 +20,8 @@ from segwright.data.records import Dataset, Split
 
 __all__ = ["folds", "make_splits", "sequence_of", "split_records"]
 
-SMALLEST = 5  # fewer images than this are one split, "all"
-LARGEST = 20_000  # more are dealt out by name alone: at that size chance balances, and looking would take hours
+FEWEST_TO_SPLIT = 5  # fewer images than this are one split, "all"
+MOST_TO_COMPARE = 20_000  # more are dealt out by name alone: at that size chance balances, and looking would take hours
 FRACTIONS: Mapping[str, float] = {"train": 0.8, "val": 0.2}
 MOVES = 400
 
@@ -37,10 +37,10 @@ def make_splits(dataset: Dataset, fractions: Mapping[str, float] = FRACTIONS, se
         return given
     source = given.get("train", dataset.all)
     labeled, bare = _by_label(source)
-    if len(labeled) < SMALLEST:
+    if len(labeled) < FEWEST_TO_SPLIT:
         return given or {"all": dataset.all}
     wanted = fractions if not given else {"train": 0.8, "val": 0.2}
-    scan = scan_dataset(dataset) if len(labeled) <= LARGEST else None
+    scan = scan_dataset(dataset) if len(labeled) <= MOST_TO_COMPARE else None
     parts, notes = split_records(labeled, wanted, seed, scan)
     shares = ", ".join(f"{name} {len(part)}" for name, part in parts.items())
     reason = "the files give no val: taken from train" if given else "the files give no splits: made here"
@@ -71,14 +71,14 @@ def split_records(
     ):
         raise UsageError("fractions must be between 0 and 1 and sum to 1", found=str(dict(fractions)))
     shares = np.array(list(fractions.values()))
-    if len(source) > LARGEST:
+    if len(source) > MOST_TO_COMPARE:
         place = np.array([_chance(sequence_of(name), seed) for name in source.ids])
         part_of = np.searchsorted(np.cumsum(shares)[:-1], place, side="right")
-        notes = [f"more than {LARGEST} images: dealt out by name, sequences of one name together"]
+        notes = [f"more than {MOST_TO_COMPARE} images: dealt out by name, sequences of one name together"]
         if len(np.unique(part_of)) < len(shares):  # one name for all
             place = np.array([_chance(name, seed) for name in source.ids])
             part_of = np.searchsorted(np.cumsum(shares)[:-1], place, side="right")
-            notes = [f"more than {LARGEST} images under one name: dealt out by chance"]
+            notes = [f"more than {MOST_TO_COMPARE} images under one name: dealt out by chance"]
     else:
         part_of, found = _deal(source, content(source, scan), shares, seed)
         notes = list(found)
@@ -237,9 +237,3 @@ def _improve(
         placed[p] += features[g]
         part_of[g] = p
     return part_of
-
-
-def describe(parts: Mapping[str, Split] | Sequence[Split]) -> str:
-    """train 80, val 20"""
-    listed = parts.values() if isinstance(parts, Mapping) else parts
-    return ", ".join(f"{split.name} {len(split)}" for split in listed)

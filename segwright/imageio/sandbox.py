@@ -216,7 +216,7 @@ class WorkerPool(Generic[Item, Result]):
         return outcomes
 
 
-def apart(
+def map_isolated(
     function: Callable[[Item], Result], items: Iterable[Item], *, batch: int = 8, result: Any = None
 ) -> Generator[TaskResult[Item, Result], None, None]:
     """Apply ``function`` to the items in the shared worker processes; results in the order of the items.

@@ -195,7 +195,7 @@ def test_fractions_are_checked(tmp_path: Path) -> None:
 
 
 def test_many_images_are_dealt_out_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(splits, "LARGEST", 20)
+    monkeypatch.setattr(splits, "MOST_TO_COMPARE", 20)
     root = build(tmp_path, {f"s{s}_{i:03d}": scene(s) for s in range(40) for i in range(2)})
     monkeypatch.setattr(splits, "scan_dataset", lambda dataset: pytest.fail("no image is read"))
     data = open_dataset(root)

@@ -32,7 +32,7 @@ from segwright.imageio import (
     write_image,
     write_mask,
 )
-from segwright.imageio.sandbox import WorkerPool, apart
+from segwright.imageio.sandbox import WorkerPool, map_isolated
 
 RNG = np.random.default_rng(0)
 RGB = RNG.integers(1, 255, (60, 80, 3), dtype=np.uint8)
@@ -437,7 +437,7 @@ def test_a_file_that_hangs_its_decoder_is_given_up() -> None:
 def test_reading_in_a_child(tmp_path: Path) -> None:
     write_image(tmp_path / "a.png", RGB)
     (tmp_path / "b.png").write_bytes(png(80, 60, zlib.compress(WHOLE[:100])))
-    first, second = apart(read_image, [tmp_path / "a.png", tmp_path / "b.png"])
+    first, second = map_isolated(read_image, [tmp_path / "a.png", tmp_path / "b.png"])
     assert np.array_equal(first.get(), RGB)
     with pytest.raises(ImageReadError, match="too little image data"):
         second.get()

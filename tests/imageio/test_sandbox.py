@@ -22,7 +22,7 @@ import pytest
 from segwright.core.errors import DataError, ImageReadError, MissingExtraError
 from segwright.imageio import messages, sandbox, write_image, write_mask
 from segwright.imageio.limits import Limits
-from segwright.imageio.sandbox import DecoderStartError, WorkerPool, apart
+from segwright.imageio.sandbox import DecoderStartError, WorkerPool, map_isolated
 
 LIBRARIES = ("pickle", "json", "cv2", "numpy", "tifffile", "PIL", "segwright", "sitecustomize", "queue")
 
@@ -229,7 +229,7 @@ def test_a_start_that_fails_is_not_the_files_fault(monkeypatch: pytest.MonkeyPat
 def test_shared_children_end_when_they_are_idle(monkeypatch: pytest.MonkeyPatch) -> None:
     pool = sandbox._ProcessPool(0.5)
     monkeypatch.setattr(sandbox, "_shared", lambda: pool)
-    assert [one.get() for one in apart(str.upper, list("abcdef"), batch=2)] == list("ABCDEF")
+    assert [one.get() for one in map_isolated(str.upper, list("abcdef"), batch=2)] == list("ABCDEF")
     waiting = list(pool._waiting)
     assert waiting
     for _ in range(100):
@@ -237,7 +237,7 @@ def test_shared_children_end_when_they_are_idle(monkeypatch: pytest.MonkeyPatch)
             break
         time.sleep(0.1)
     assert all(child.process.poll() is not None for child in waiting)
-    assert [one.get() for one in apart(str.upper, ["x"])] == ["X"], "new ones start"
+    assert [one.get() for one in map_isolated(str.upper, ["x"])] == ["X"], "new ones start"
     pool.close()
 
 
@@ -280,5 +280,5 @@ def test_a_working_directory_that_was_removed(tmp_path: Path, monkeypatch: pytes
     gone.mkdir()
     monkeypatch.chdir(gone)
     gone.rmdir()
-    assert [one.get() for one in apart(str.upper, ["x"])] == ["X"]
+    assert [one.get() for one in map_isolated(str.upper, ["x"])] == ["X"]
     monkeypatch.chdir(tmp_path)

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from segwright.core.types import IGNORE_INDEX
-from segwright.data.check.duplicates import WHOLE
+from segwright.data.check.duplicates import EXHAUSTIVE
 from segwright.data.check.label_outliers import MOST
 from segwright.data.check.scan import FLAT, THUMB, FileError, SampleReport, UnmappedValues
 from segwright.data.records import Record
@@ -38,7 +38,7 @@ class CheckAccumulator:
         self.mask_crcs = np.zeros(count, np.uint32)
         self.gray = np.zeros(count, np.float32)
         self.labeled = np.zeros(count, np.bool_)
-        self.thumbs = np.zeros((count, THUMB * THUMB), np.float32 if count <= WHOLE else np.float16)
+        self.thumbs = np.zeros((count, THUMB * THUMB), np.float32 if count <= EXHAUSTIVE else np.float16)
         self.pixels = np.zeros((count, len(names)), np.uint32)  # of each class in each mask
         self.complete = np.zeros(count, np.bool_)  # image and mask, if there is one, were read
         self.sizes = np.zeros((count, 2), np.int32)

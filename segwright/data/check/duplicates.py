@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-ALIKE = 0.985  # correlation of 16×16 thumbnails from which two images are near-duplicates
+NEAR_DUPLICATE = 0.985  # correlation of 16×16 thumbnails from which two images are near-duplicates
 BRIGHTNESS = 16.0  # gray levels that the means of near-duplicates differ by at most
-WHOLE = 20_000  # up to so many different images all are compared with all
+EXHAUSTIVE = 20_000  # up to so many different images all are compared with all
 HASH_DISTANCE = 8  # beyond, a perceptual hash proposes pairs: a copy in another size or quality differs by 0 to 6 bits
 CROWD = 200  # images with the same quarter of a hash; more is a kind of image, and is compared to neighbors only
 BLOCK = 128  # images compared with all others at a time
@@ -50,7 +50,7 @@ def find_pairs(
 
     Of equal images in one part each pairs with the first alone, which stands for them elsewhere; a near-duplicate is
     named with the image of another part that is most like it. So there are at most 3 N pairs, whatever the images show.
-    Up to :data:`WHOLE` images the search is exhaustive; beyond, a pair must agree in one quarter of the hash.
+    Up to :data:`EXHAUSTIVE` images the search is exhaustive; beyond, a pair must agree in one quarter of the hash.
     """
     part_of = np.zeros(len(hashes), np.int64) if parts is None else parts
     usable = np.flatnonzero(thumbs.any(axis=1))
@@ -66,7 +66,7 @@ def find_pairs(
     if len(np.unique(part_of[leaders])) > 1:
         of = part_of[leaders]
         light = None if gray is None else gray[leaders]
-        if len(leaders) <= WHOLE:
+        if len(leaders) <= EXHAUSTIVE:
             _compare_all(thumbs[leaders].astype(np.float32), light, of, together, best)
         else:
             _compare_proposed(hashes[leaders], thumbs, leaders, light, of, together, best)
@@ -109,9 +109,9 @@ def _compare_all(
         found[unwanted] = -1
         row, column = found.argmax(axis=1), found.argmax(axis=0)
         of_row, of_column = found.max(axis=1), found.max(axis=0)
-        kept = np.flatnonzero(of_row >= ALIKE)
+        kept = np.flatnonzero(of_row >= NEAR_DUPLICATE)
         best.add(kept + start, row[kept] + start, of_row[kept])
-        kept = np.flatnonzero(of_column >= ALIKE)
+        kept = np.flatnonzero(of_column >= NEAR_DUPLICATE)
         best.add(column[kept] + start, kept + start, of_column[kept])
 
 
@@ -133,7 +133,7 @@ def _compare_proposed(
             wanted &= np.abs(gray[a] - gray[b]) < BRIGHTNESS
         a, b = a[wanted], b[wanted]
         found = (thumbs[places[a]].astype(np.float32) * thumbs[places[b]].astype(np.float32)).sum(axis=1)
-        alike = found >= ALIKE
+        alike = found >= NEAR_DUPLICATE
         best.add(a[alike], b[alike], found[alike])
 
 
@@ -150,7 +150,7 @@ def _correlations(thumbs: Float32, gray: Float32 | None) -> Iterator[tuple[int, 
 
 
 def join_alike(
-    thumbs: Float32, gray: Float32, groups: npt.NDArray[np.int64], level: float = ALIKE
+    thumbs: Float32, gray: Float32, groups: npt.NDArray[np.int64], level: float = NEAR_DUPLICATE
 ) -> tuple[npt.NDArray[np.int64], int]:
     """Groups (N,) joined where they hold near-duplicates; and how many pairs lay in different groups before."""
     from scipy.sparse import coo_array  # half a second to import: few commands need it

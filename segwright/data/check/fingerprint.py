@@ -135,8 +135,8 @@ class FingerprintAccumulator:
             images=self.images,
             examined=self.examined,
             labeled=self.labeled,
-            height=_spread(heights),
-            width=_spread(widths),
+            height=_min_median_max(heights),
+            width=_min_median_max(widths),
             sizes=tuple((h, w, n) for (h, w), n in self.sizes.most_common(COMMON_SIZES)),
             channels=channels,
             mean=tuple(np.round(mean, 4).tolist()),
@@ -152,7 +152,7 @@ class FingerprintAccumulator:
         )
 
 
-def _spread(values: npt.NDArray[np.int64]) -> tuple[int, int, int]:
+def _min_median_max(values: npt.NDArray[np.int64]) -> tuple[int, int, int]:
     return int(values.min()), int(np.median(values)), int(values.max())
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from segwright.data.check.scan import SMALLEST
+from segwright.data.check.scan import SMALLEST_REGION
 
 LEAST_IMAGES = 10  # fewer say little of what is usual
 NEIGHBORS = 3  # so many regions must agree, in other images
@@ -40,7 +40,7 @@ class LabelOutlier:
 
 def rank(regions: Float32, records: npt.NDArray[np.int64], classes: int) -> list[LabelOutlier]:
     """Suspicious regions, the worst first, one an image. ``regions`` as :class:`.examine.SampleReport` has them."""
-    large = regions[:, 1] >= SMALLEST
+    large = regions[:, 1] >= SMALLEST_REGION
     regions, records = regions[large], records[large]
     if len(np.unique(records)) < LEAST_IMAGES:
         return []

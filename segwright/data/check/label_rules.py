@@ -5,7 +5,6 @@ contradict each other. Part of :mod:`segwright.data.check.rules`.
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Sequence
 
 import numpy as np
@@ -14,9 +13,9 @@ from segwright.core.left_right import find_sides, shown
 from segwright.core.types import IGNORE_INDEX, LabelSpace
 from segwright.data.check.evidence import Evidence
 from segwright.data.check.wording import listed
+from segwright.data.label_maps import is_generated_name
 from segwright.data.records import Problem, Record
 
-GUESSED_NAME = re.compile(r"(?:class|value) -?\d+|#[0-9a-f]{6}")  # of classes that no list names
 HANDFUL = 16  # pixels in the whole dataset: no object, whatever its class
 ALONE = 4  # masks, and values, from which on it matters that most values occur once
 SINGLE = 5  # labeled images from which a value that one of them holds is odd,
@@ -122,15 +121,15 @@ def _guessed(names: Sequence[str]) -> bool:
     """Whether the class list is a guess from what the masks hold."""
     if tuple(names) == ("background", "foreground"):
         return True
-    return bool(names) and all(GUESSED_NAME.fullmatch(name) for name in names)
+    return bool(names) and all(is_generated_name(name) for name in names)
 
 
 def ignored_by_guess(evidence: Evidence) -> list[Problem]:
     dataset, overall = evidence.dataset, evidence.overall
     space = dataset.label_space
     values = sorted(value for value, index in space.mapping.items() if index == IGNORE_INDEX)
-    stderr = any(problem.kind == "ignored by a guess" for problem in dataset.problems)  # while opening, of some masks
-    if stderr or not overall.ignored_pixels or not values or not _guessed(space.names):
+    reported = any(problem.kind == "ignored by a guess" for problem in dataset.problems)  # while opening, of some masks
+    if reported or not overall.ignored_pixels or not values or not _guessed(space.names):
         return []
     text = (
         f"no class list defines {listed([str(value) for value in values])}: taken for 'ignore', "
@@ -152,7 +151,7 @@ def rare_values(evidence: Evidence) -> list[Problem]:
     for label, (pixels, images) in enumerate(zip(overall.class_pixels, overall.class_images, strict=True)):
         handful = 0 < pixels <= HANDFUL and pixels < 1e-3 * total
         single = images == 1 and overall.labeled >= SINGLE and pixels < SPECK * total / overall.labeled
-        if GUESSED_NAME.fullmatch(overall.class_names[label]) and (handful or single):
+        if is_generated_name(overall.class_names[label]) and (handful or single):
             stray.append(label)
         elif handful:
             few.append(label)
@@ -172,7 +171,7 @@ def rare_values(evidence: Evidence) -> list[Problem]:
         return tuple(dict.fromkeys(_mask(records[totals.shown_by[label]]) for label in labels))
 
     problems = []
-    guessed = [label for label, name in enumerate(overall.class_names) if GUESSED_NAME.fullmatch(name)]
+    guessed = [label for label, name in enumerate(overall.class_names) if is_generated_name(name)]
     alone = [label for label in guessed if overall.class_images[label] == 1]
     if overall.labeled >= ALONE and len(guessed) >= ALONE and 2 * len(alone) > len(guessed):
         text = (

@@ -26,7 +26,7 @@ from segwright.imageio.image_info import ENDINGS
 THUMB = 16  # side of the thumbnail that confirms what the hash proposes
 REGION_SIDE = 384  # regions are found at no more than this size: only their rough extent counts
 REGIONS_A_CLASS = 3  # the largest of each class are kept for the search of suspicious labels,
-SMALLEST = 0.004  # and of those what is no smaller than this share of the image
+SMALLEST_REGION = 0.004  # and of those what is no smaller than this share of the image
 SIZE_BINS = 48  # of region sizes: quarter octaves of the square root of the area
 FLAT = 2.0  # gray levels of spread below which an image shows nothing
 
@@ -287,7 +287,7 @@ def _describe_labels(image: UInt8Array | None, labels: UInt8Array, classes: int,
         sizes[index] += np.bincount(np.minimum(octaves, SIZE_BINS - 1), minlength=SIZE_BINS).astype(np.int32)
         if small_image is not None:
             for part in (np.argsort(-areas, kind="stable")[:REGIONS_A_CLASS] + 1).tolist():
-                if stats[part, cv2.CC_STAT_AREA] < SMALLEST * marks.size:
+                if stats[part, cv2.CC_STAT_AREA] < SMALLEST_REGION * marks.size:
                     break
                 rows.append((index, *_region(small_image, marks, stats[part], centers[part], part)))
     found.region_sizes = sizes

@@ -75,9 +75,9 @@ def shared_files(evidence: Evidence) -> list[Problem]:
     records, member = evidence.records, evidence.member
     shared: dict[tuple[str, ...], list[str]] = {}
     for record, names in zip(records, member, strict=True):
-        apart = [name for name in names if not joins(name)]
-        if len(apart) > 1:
-            shared.setdefault(tuple(sorted(apart)), []).append(image_file(record))
+        own_splits = [name for name in names if not joins(name)]
+        if len(own_splits) > 1:
+            shared.setdefault(tuple(sorted(own_splits)), []).append(image_file(record))
     return [
         Problem(
             "error",

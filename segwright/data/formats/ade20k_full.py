@@ -24,7 +24,7 @@ from segwright.data.formats.mask_encoding import MaskEncoding
 from segwright.data.formats.mask_histogram import histogram_of_files
 from segwright.data.formats.name_matching import find_class_list
 from segwright.data.formats.published_layout import PHOTO, Found, Layout, Place
-from segwright.data.label_maps import read_class_list
+from segwright.data.label_maps import generated_name, read_class_list
 from segwright.data.readers import FileReader
 from segwright.data.records import Record
 from segwright.imageio import read_mask
@@ -109,7 +109,7 @@ def _coding(tree: Tree, found: Found) -> MaskEncoding:
             fix="list the classes to keep in classes.csv (id,name), all others are then ignored; or use the scene "
             "parsing benchmark (ADEChallengeData2016), which has 150",
         )
-    names = _distinct({n: named.get(n, f"class {n}") for n in numbers})
+    names = _distinct({n: named.get(n, generated_name(n)) for n in numbers})
     mapping = {0: IGNORE_INDEX, **{n: place for place, n in enumerate(numbers)}}
     missing = sum(n not in named for n in numbers)
     words = f"{len(numbers)} classes, names from {source}" if source else f"{len(numbers)} classes, by number"

@@ -18,10 +18,10 @@ import numpy as np
 import numpy.typing as npt
 
 from segwright.core.errors import DataError
-from segwright.data.formats.mask_histogram import spread
+from segwright.data.formats.mask_histogram import spread_order
 from segwright.data.records import ValueRange
 from segwright.imageio import ImageInfo, read_header, read_raster, read_window, sniff, tiff_info
-from segwright.imageio.sandbox import apart
+from segwright.imageio.sandbox import map_isolated
 
 HEADERS = 48  # how many headers are looked at
 RASTERS = 12  # how many images are decoded where the range has to be found
@@ -40,12 +40,12 @@ class PixelFormat:
 
 def find_pixel_format(paths: Sequence[Path]) -> PixelFormat:
     """Look at a spread of the images; unreadable ones are passed over, for reading them is what reports them."""
-    sampled = [paths[i] for i in spread(len(paths))[:HEADERS]]
+    sampled = [paths[i] for i in spread_order(len(paths))[:HEADERS]]
     special = [path for path, found in zip(sampled, _special(sampled), strict=True) if found]
     if len(special) * 2 <= len(sampled):
         return PixelFormat()
     budget, rasters = PIXELS, []
-    with contextlib.closing(apart(_look, special[:RASTERS], batch=1)) as outcomes:
+    with contextlib.closing(map_isolated(_look, special[:RASTERS], batch=1)) as outcomes:
         for outcome in outcomes:
             try:
                 raster: npt.NDArray[Any] = outcome.get()
@@ -83,7 +83,7 @@ def _special(paths: Sequence[Path]) -> list[bool]:
     found: dict[Path, bool] = {path: _is_special(path) for path in paths if _is_plain(path)}
     rest = [path for path in paths if path not in found]
     if rest:
-        for path, outcome in zip(rest, apart(_is_special, rest), strict=True):
+        for path, outcome in zip(rest, map_isolated(_is_special, rest), strict=True):
             found[path] = bool(outcome.result)
     return [found[path] for path in paths]
 

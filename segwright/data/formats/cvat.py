@@ -57,7 +57,7 @@ SAMPLED = 8  # XML files a folder that recognition looks at
 
 
 @dataclass(frozen=True, slots=True)
-class Annotated:
+class CvatAnnotations:
     source: str
     height: int
     width: int
@@ -70,7 +70,7 @@ class CvatReader(RasterizedReader):
     background: int = 0
 
     def drawing(self, record: Record) -> Drawing | None:
-        payload: Annotated = record.payload
+        payload: CvatAnnotations = record.payload
         where = describe_source(Path(payload.source), record.id)
         height, width = self.sized(record, payload.height, payload.width, where)
         objects = [
@@ -119,7 +119,7 @@ def detect(tree: Tree) -> str | None:
 @dataclass
 class _Parsed:
     labels: dict[str, Color | None]
-    images: list[tuple[str, str | None, Annotated]]  # name, subset, annotations
+    images: list[tuple[str, str | None, CvatAnnotations]]  # name, subset, annotations
     videos: dict[Path, Video] = field(default_factory=dict)
     skipped: int = 0
     ledger: Ledger = field(default_factory=Ledger)
@@ -193,7 +193,7 @@ def _parse(path: Path, parsed: _Parsed) -> None:
                             parsed.skip(child.tag, (child.get("label") or "").strip())
                     size = whole(element.get("height")), whole(element.get("width"))
                     parsed.images.append(
-                        (element.get("name", ""), element.get("subset"), Annotated(str(path), *size, shapes))
+                        (element.get("name", ""), element.get("subset"), CvatAnnotations(str(path), *size, shapes))
                     )
                     held -= sum(1 for _ in element.iter()) - 1
                     element.clear()
@@ -220,7 +220,7 @@ def _images(tree: Tree) -> list[Path]:
     return [Path(listing.path, name) for _, listing in walked for name in listing.files if is_image(name)]
 
 
-def _drawn_frames(path: Path, video: Video, images: Sequence[Path]) -> list[tuple[Path, Annotated]]:
+def _drawn_frames(path: Path, video: Video, images: Sequence[Path]) -> list[tuple[Path, CvatAnnotations]]:
     """The frames of a video with what its tracks draw; those that show no object are all background."""
     near = [image for image in images if image.is_relative_to(path.parent)]
     frames = number_images(near, video.frames, path)
@@ -231,7 +231,7 @@ def _drawn_frames(path: Path, video: Video, images: Sequence[Path]) -> list[tupl
     result = []
     for frame, image in frames.items():
         size = video.frames.size or read_header(image).size
-        result.append((image, Annotated(str(path), *size, tuple(shapes[frame]))))
+        result.append((image, CvatAnnotations(str(path), *size, tuple(shapes[frame]))))
     return result
 
 
@@ -245,7 +245,7 @@ def _video_notes(videos: Mapping[Path, Video]) -> list[str]:
     return notes
 
 
-def _located(tree: Tree, parsed: _Parsed) -> tuple[list[tuple[Path, str | None, Annotated]], list[Problem]]:
+def _located(tree: Tree, parsed: _Parsed) -> tuple[list[tuple[Path, str | None, CvatAnnotations]], list[Problem]]:
     """The images that are there, each once, and what is missing or named by several tasks."""
     references = [
         Reference(name, Path(annotated.source), SPLIT_NAMES.get((subset or "").lower()),
@@ -261,7 +261,7 @@ def _located(tree: Tree, parsed: _Parsed) -> tuple[list[tuple[Path, str | None, 
     problems = list(found.problems)
     if contested:
         problems.append(claimed_twice(references, contested, surroundings(tree).root))
-    present: dict[Path, tuple[Path, str | None, Annotated]] = {}
+    present: dict[Path, tuple[Path, str | None, CvatAnnotations]] = {}
     for (_, subset, annotated), path in zip(parsed.images, found.paths, strict=True):
         if path is not None and path not in contested:
             present.setdefault(path, (path, subset, annotated))

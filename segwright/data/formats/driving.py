@@ -24,7 +24,7 @@ from segwright.data.formats.mask_encoding import MaskEncoding
 from segwright.data.formats.mask_histogram import histogram_of_files
 from segwright.data.formats.name_matching import find_class_list
 from segwright.data.formats.published_layout import PHOTO, Found, Layout, Place, indices
-from segwright.data.label_maps import FILE_NAMES, read_class_list
+from segwright.data.label_maps import FILE_NAMES, generated_name, read_class_list
 from segwright.data.readers import FileReader
 from segwright.data.records import Record
 from segwright.imageio import read_mask, read_raster
@@ -274,7 +274,7 @@ def _carla(tree: Tree, found: Found) -> MaskEncoding:
     if most < len(_CARLA):
         note = "the 13 classes of CARLA before 0.9.10; later versions have other numbers: name them in classes.txt"
         return indices(_CARLA, notes=(red, note), ignored=())(tree, found)
-    names = [f"class {i}" for i in range(most + 1)]
+    names = [generated_name(i) for i in range(most + 1)]
     note = f"values up to {most}: CARLA's versions number their classes differently; name them in classes.txt"
     return indices(names, notes=(red, note), ignored=())(tree, found)
 
@@ -320,7 +320,7 @@ def _codes(tree: Tree, found: Found) -> MaskEncoding:
     names = [line.strip() for line in _lines(tree, "codes.txt") if line.strip()]
     if not names:
         seen = histogram_of_files(found.masks, read_mask, 6_000_000)
-        names = [f"class {i}" for i in range(max(seen.values, default=1) + 1)]
+        names = [generated_name(i) for i in range(max(seen.values, default=1) + 1)]
         return indices(names, notes=("codes.txt is not here: classes are numbered",))(tree, found)
     void = [i for i, name in enumerate(names) if name.lower() == "void"]
     kept = [i for i in range(len(names)) if i not in void]

@@ -18,7 +18,7 @@ from segwright.data.formats.bit_depth import range_of
 from segwright.data.formats.file_tree import Folder, Tree, is_image, read_text
 from segwright.data.formats.mask_encoding import encoding_of, infer_encoding
 from segwright.data.formats.mask_histogram import Look, look_at, mask_value_histogram
-from segwright.data.formats.name_matching import Item, Pairing, Rival, describe_folder, pair_files
+from segwright.data.formats.name_matching import NamedFile, Pairing, Rival, describe_folder, pair_files
 from segwright.data.formats.name_parts import composed
 from segwright.data.formats.stacks import Page, find_stacks, paged, read_page, splits_by_name
 from segwright.data.formats.writing import OutputSample, write_classes
@@ -27,7 +27,7 @@ from segwright.data.readers import FileReader, pack_colors
 from segwright.data.records import Dataset, Problem, Record, ValueRange
 from segwright.imageio import DEFAULT_LIMITS, Limits, UInt8Array, write_bytes
 from segwright.imageio.decode import integers
-from segwright.imageio.sandbox import apart
+from segwright.imageio.sandbox import map_isolated
 
 SAMPLED_STACKS = 4  # of which three pages are looked at for their depth
 LIST_FOLDERS = ("", "splits", "lists", "ImageSets", "ImageSets/Segmentation")
@@ -196,7 +196,7 @@ def _several(tree: Tree, pairing: Pairing) -> FormatError:
     )
 
 
-def _folder_glob(images: Sequence[Item]) -> str:
+def _folder_glob(images: Sequence[NamedFile]) -> str:
     split = [folder.split("/") for folder in dict.fromkeys(image.folder for image in images)]
     if not split or len({len(parts) for parts in split}) > 1:
         return "**/*"
@@ -207,7 +207,7 @@ def _folder_glob(images: Sequence[Item]) -> str:
 def _holds(rival: Rival) -> str:
     """The values or colors of a folder's first mask, to distinguish the folders in an error."""
     try:
-        content = next(apart(look_at, [rival.masks[0].path], result=MaskPixels)).get()
+        content = next(map_isolated(look_at, [rival.masks[0].path], result=MaskPixels)).get()
     except DataError as error:
         return error.message
     pixels = content.pixels
@@ -426,7 +426,7 @@ def _problems(pairing: Pairing, records: list[Record]) -> tuple[list[Path], list
     """(images that lack their mask, findings). A test part that has no masks at all is as published: no finding."""
     masked_splits = {image.split for image, mask in pairing.pairs if mask is not None}
     collided = {image for images, _ in pairing.collisions for image in images}
-    lone: list[Item] = [
+    lone: list[NamedFile] = [
         image
         for image, mask in pairing.pairs
         if mask is None and image not in collided and (image.split != "test" or "test" in masked_splits)

@@ -16,14 +16,14 @@ from pathlib import Path
 from segwright.core.errors import FormatError, UsageError
 from segwright.data.formats.base import SPLIT_NAMES
 from segwright.data.formats.file_tree import Tree, is_image, natural
-from segwright.data.formats.name_matching import Item, Pairing, Role, bare, numbered, words
+from segwright.data.formats.name_matching import NamedFile, Pairing, Role, bare, numbered, words
 from segwright.data.formats.name_parts import split_of
 from segwright.data.mask_files import ARRAY_ENDINGS
 
 MOST_FILES = 5_000_000
 _WILD = re.compile(r"\*\*/|\*\*|\*|\?|\[!?[^\]/]+\]")
 
-Match = tuple[Item, tuple[str, ...]]  # a file, and what each wildcard of the glob stands for
+Match = tuple[NamedFile, tuple[str, ...]]  # a file, and what each wildcard of the glob stands for
 
 
 def pair_globs(tree: Tree, images: str, masks: str) -> Pairing:
@@ -69,7 +69,9 @@ def _matches(tree: Tree, pattern: str, role: Role) -> list[Match]:
         folder = os.path.dirname(path)
         split = split_of(folder)
         able.append((
-            Item(folder, os.path.basename(path), os.path.dirname(whole), SPLIT_NAMES.get(split or "", split), "", role),
+            NamedFile(
+                folder, os.path.basename(path), os.path.dirname(whole), SPLIT_NAMES.get(split or "", split), "", role
+            ),
             parts,
         ))  # fmt: skip
         if len(able) > MOST_FILES:
@@ -110,9 +112,9 @@ _RULES: tuple[tuple[Key, Key, bool], ...] = (
 
 
 def _pair(tree: Tree, images: list[Match], masks: list[Match]) -> Pairing:
-    partner: dict[Item, Item] = {}
+    partner: dict[NamedFile, NamedFile] = {}
     free_images, free_masks = images, masks
-    ties: list[tuple[list[Item], list[Item]]] = []
+    ties: list[tuple[list[NamedFile], list[NamedFile]]] = []
     for image_key, mask_key, strict in _RULES:
         left, right = _grouped(free_images, image_key), _grouped(free_masks, mask_key)
         for key in (key for key in left if key in right):  # in the images' order, so that errors are the same each time
@@ -133,15 +135,15 @@ def _pair(tree: Tree, images: list[Match], masks: list[Match]) -> Pairing:
     return Pairing([(item, partner.get(item)) for item, _ in images], [item for item, _ in free_masks])
 
 
-def _grouped(matches: list[Match], key: Key) -> dict[object, list[Item]]:
-    groups: dict[object, list[Item]] = {}
+def _grouped(matches: list[Match], key: Key) -> dict[object, list[NamedFile]]:
+    groups: dict[object, list[NamedFile]] = {}
     for match in matches:
         groups.setdefault(key(match), []).append(match[0])
     return groups
 
 
-def _tie(tree: Tree, images: list[Item], masks: list[Item]) -> FormatError:
-    def shown(items: list[Item]) -> str:
+def _tie(tree: Tree, images: list[NamedFile], masks: list[NamedFile]) -> FormatError:
+    def shown(items: list[NamedFile]) -> str:
         return ", ".join(os.path.join(item.folder, item.name) for item in items[:4])
 
     return FormatError(

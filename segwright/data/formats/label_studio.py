@@ -47,7 +47,7 @@ _PREFIX = re.compile(r"^[0-9a-f]{8}-")
 
 
 @dataclass(frozen=True, slots=True)
-class Annotated:
+class TaskAnnotations:
     source: str
     regions: tuple[Mapping[str, Any], ...]  # as they stand in the file
 
@@ -58,7 +58,7 @@ class LabelStudioReader(RasterizedReader):
     background: int = 0
 
     def drawing(self, record: Record) -> Drawing | None:
-        payload: Annotated = record.payload
+        payload: TaskAnnotations = record.payload
         where = describe_source(Path(payload.source), record.id)
         height, width = self.size(record)
         objects = [
@@ -257,10 +257,10 @@ def open_label_studio(tree: Tree) -> Dataset:
         for path, numbers in resolved.shared.items()
         if any(found.tasks[i][2] != found.tasks[numbers[0]][2] for i in numbers)
     }
-    chosen: dict[Path, Annotated | None] = {}
+    chosen: dict[Path, TaskAnnotations | None] = {}
     for (source, _, regions), image in zip(found.tasks, resolved.paths, strict=True):
         if image is not None and image not in contested:
-            chosen.setdefault(image, None if regions is None else Annotated(str(source), regions))
+            chosen.setdefault(image, None if regions is None else TaskAnnotations(str(source), regions))
     problems = [*resolved.problems]
     if contested:
         problems.append(claimed_twice(references, contested, surroundings(tree).root))

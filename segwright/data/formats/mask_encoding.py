@@ -16,7 +16,7 @@ from segwright.core.types import IGNORE_INDEX, Color, LabelSpace
 from segwright.data.formats.class_lists import choose, luma
 from segwright.data.formats.file_tree import Folder
 from segwright.data.formats.mask_histogram import Look, MaskValueHistogram, histogram_of_files, look_at
-from segwright.data.label_maps import ClassList
+from segwright.data.label_maps import ClassList, generated_color_name, generated_name, generated_value_name
 from segwright.data.mask_files import MaskSource
 from segwright.data.readers import ColorTable
 from segwright.data.records import Problem
@@ -339,7 +339,7 @@ def _by_list(seen: MaskValueHistogram, classes: ClassList, found: str) -> MaskEn
 
 def _dense(ids: list[int], seen: MaskValueHistogram, found: str) -> MaskEncoding:
     count = max(ids[-1] + 1, 2)
-    names = ("background", "foreground") if count == 2 else tuple(f"class {i}" for i in range(count))
+    names = ("background", "foreground") if count == 2 else tuple(generated_name(i) for i in range(count))
     space = LabelSpace(names, mapping={**{i: i for i in range(count)}, IGNORE_INDEX: IGNORE_INDEX})
     ignored = "255 is ignored" if IGNORE_INDEX in seen.values else "255, should it occur, is ignored"
     return MaskEncoding(space, notes=(f"{found}: class indices 0 to {count - 1}; {ignored}",), problems=_ignored(seen))
@@ -358,7 +358,7 @@ def _sparse(seen: MaskValueHistogram, found: str) -> MaskEncoding:
     ids = values if even or large else [value for value in values if value != IGNORE_INDEX]
     if len(ids) == 1:
         ids = [0, ids[0]] if ids[0] else [0, 1]
-    names = ("background", "foreground") if len(ids) == 2 else tuple(f"value {value}" for value in ids)
+    names = ("background", "foreground") if len(ids) == 2 else tuple(generated_value_name(value) for value in ids)
     mapping = {value: i for i, value in enumerate(ids)}
     if not even and not large:
         mapping[IGNORE_INDEX] = IGNORE_INDEX
@@ -449,7 +449,7 @@ def _color_coding(seen: MaskValueHistogram, classes: ClassList | None, scope: st
         note = f"{scope} hold {count} colors, taken in order for the names: check this, or give colors in classes.csv"
         guess = (Problem("warning", "classes guessed", note, fix="give the colors in classes.csv (name,r,g,b)"),)
     else:
-        names = tuple("#{:02x}{:02x}{:02x}".format(*color) for color in colors)
+        names = tuple(generated_color_name(color) for color in colors)
         note = f"{scope} hold {count} colors, each a class: {_color_list(colors)}; name them in classes.csv"
     space = LabelSpace(names, colors, mapping={i: i for i in range(count)})
     return MaskEncoding(space, ColorTable(colors), (note,), guess)

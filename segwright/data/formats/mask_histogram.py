@@ -18,7 +18,7 @@ from segwright.core.errors import DataError
 from segwright.data.mask_files import MaskPixels, alpha_follows, inspect_mask
 from segwright.data.readers import is_gray, pack_colors
 from segwright.imageio import DEFAULT_LIMITS, read_file
-from segwright.imageio.sandbox import apart
+from segwright.imageio.sandbox import map_isolated
 
 PIXEL_BUDGET = 48_000_000  # about half a second of PNG decoding
 FILE_COST = 40_000  # what opening a file costs, in pixels: a hundred thousand tiny masks are not all read
@@ -52,7 +52,7 @@ class MaskValueHistogram:
         return sum(self.values.values()) + sum(self.colors.values()) + sum(self.deep.values())
 
 
-def spread(count: int) -> list[int]:
+def spread_order(count: int) -> list[int]:
     """0…count-1 in an order whose every beginning covers the whole range: van der Corput's, base 2."""
     bits = max(1, (count - 1).bit_length())
     order = (int(format(i, f"0{bits}b")[::-1], 2) for i in range(1 << bits))
@@ -101,7 +101,7 @@ def _contents(
     """Yield the content of each mask, or its DataError, in spread order."""
 
     def given() -> Iterator[Any]:
-        for index in spread(count):
+        for index in spread_order(count):
             try:
                 yield read(index)
             except DataError as error:
@@ -110,7 +110,7 @@ def _contents(
     if decode is None:
         yield from given()
         return
-    for outcome in apart(_Decoded(decode), given(), result=MaskPixels):
+    for outcome in map_isolated(_Decoded(decode), given(), result=MaskPixels):
         try:
             yield outcome.get()
         except DataError as error:

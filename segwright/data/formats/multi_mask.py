@@ -24,8 +24,8 @@ from segwright.data.annotations.rasterize import BACKGROUND_NAMES, RasterizedRea
 from segwright.data.formats.base import Format, pairing_problems, sort_splits, unique_ids
 from segwright.data.formats.file_tree import Tree
 from segwright.data.formats.folder import pair_tree
-from segwright.data.formats.mask_histogram import spread
-from segwright.data.formats.name_matching import Item, find_class_list
+from segwright.data.formats.mask_histogram import spread_order
+from segwright.data.formats.name_matching import NamedFile, find_class_list
 from segwright.data.formats.raters import find_raters, refusal
 from segwright.data.label_maps import FILE_NAMES, read_class_list
 from segwright.data.readers import pack_colors
@@ -47,13 +47,13 @@ _LOSSLESS = (".png", ".bmp", ".tif", ".tiff", ".gif", ".webp", ".pgm")
 class MultiMaskIndex:
     """Images with their masks, each with the part of its name that may be a class."""
 
-    masks: Mapping[Item, Sequence[tuple[Item, str]]]
-    lone_masks: tuple[Item, ...] = ()
+    masks: Mapping[NamedFile, Sequence[tuple[NamedFile, str]]]
+    lone_masks: tuple[NamedFile, ...] = ()
     raters: str | None = None  # why the masks of an image are several people's
 
 
 @dataclass
-class LayersReader(RasterizedReader):
+class MultiMaskReader(RasterizedReader):
     """``payload`` of a record: (path, class index) of each of its masks."""
 
     def draw(self, record: Record) -> UInt8Array:
@@ -110,7 +110,7 @@ def _find(tree: Tree) -> MultiMaskIndex | None:
     masks += longer
     images = [image for image in images if image not in set(longer)]
     owners = _owners(images, masks)
-    grouped: dict[Item, list[tuple[Item, str]]] = {}
+    grouped: dict[NamedFile, list[tuple[NamedFile, str]]] = {}
     for mask in masks:
         if mask in owners:
             grouped.setdefault(owners[mask][0], []).append((mask, owners[mask][1]))
@@ -122,7 +122,7 @@ def _find(tree: Tree) -> MultiMaskIndex | None:
     return replace(layers, raters=find_raters(grouped))
 
 
-def _longer_names(items: Sequence[Item], images: Sequence[Item]) -> list[Item]:
+def _longer_names(items: Sequence[NamedFile], images: Sequence[NamedFile]) -> list[NamedFile]:
     """The items whose names begin with the name of an image beside them."""
     stems = {(image.folder, image.stem) for image in images}
     return [
@@ -144,9 +144,9 @@ def _ends(stem: str) -> Iterable[str]:
     yield from (stem[place + 1 :] for place in range(1, len(stem) - 1) if stem[place] in "_-. ")
 
 
-def _owners(images: Sequence[Item], masks: Sequence[Item]) -> dict[Item, tuple[Item, str]]:
+def _owners(images: Sequence[NamedFile], masks: Sequence[NamedFile]) -> dict[NamedFile, tuple[NamedFile, str]]:
     """Mask → (its image, the part of its name that differs from the image's other masks)."""
-    by_name: dict[str, list[Item]] = {}
+    by_name: dict[str, list[NamedFile]] = {}
     for image in images:
         by_name.setdefault(_plain(image.stem), []).append(image)
     owners = {}
@@ -165,7 +165,7 @@ def _owners(images: Sequence[Item], masks: Sequence[Item]) -> dict[Item, tuple[I
     return owners
 
 
-def _nearest(candidates: Sequence[Item], mask: Item) -> Item | None:
+def _nearest(candidates: Sequence[NamedFile], mask: NamedFile) -> NamedFile | None:
     """The one image of that name, or the one of the mask's split; None where that leaves it open."""
     if len(candidates) > 1:
         candidates = [item for item in candidates if item.split == mask.split]
@@ -212,7 +212,7 @@ def detect(tree: Tree) -> str | None:
 
 def _two_values(layers: MultiMaskIndex) -> bool:
     paths = [mask.path for found in layers.masks.values() for mask, _ in found]
-    for place in spread(len(paths))[:LOOKED_AT]:
+    for place in spread_order(len(paths))[:LOOKED_AT]:
         try:
             read_binary(paths[place])
         except LabelError:
@@ -270,7 +270,7 @@ def open_layers(tree: Tree) -> Dataset:
     return Dataset(
         root=tree.root,
         format="layers",
-        reader=LayersReader(LabelSpace(tuple(names))),
+        reader=MultiMaskReader(LabelSpace(tuple(names))),
         records=tuple(records),
         given=sort_splits(given),
         notes=notes,

@@ -83,7 +83,7 @@ _TOKENS = re.compile(r"[a-z]+|[0-9]+|[^a-z0-9_\-. ]+")
 
 
 @dataclass(frozen=True, slots=True)
-class Item:
+class NamedFile:
     """One file: its path and what its name implies."""
 
     folder: str  # relative to the root, "" for the root
@@ -115,9 +115,9 @@ def _folder_path(directory: str) -> Path:
 class Pairing:
     """The result of :func:`pair`."""
 
-    pairs: list[tuple[Item, Item | None]] = field(default_factory=list)  # in the order of the files
-    lone_masks: list[Item] = field(default_factory=list)
-    collisions: list[tuple[list[Item], list[Item]]] = field(default_factory=list)  # several files, one name
+    pairs: list[tuple[NamedFile, NamedFile | None]] = field(default_factory=list)  # in the order of the files
+    lone_masks: list[NamedFile] = field(default_factory=list)
+    collisions: list[tuple[list[NamedFile], list[NamedFile]]] = field(default_factory=list)  # several files, one name
     rivals: list[Rival] = field(default_factory=list)  # folders of masks for the same images; empty where it is certain
     unread: list[Rival] = field(default_factory=list)  # folders of masks that another one makes superfluous
     guessed: str | None = None  # what the roles rest on, where it is not names
@@ -132,7 +132,7 @@ class Rival:
     """Folders that could all be the masks of the same images."""
 
     name: str  # for the user: the folder, * for the splits
-    masks: tuple[Item, ...]
+    masks: tuple[NamedFile, ...]
     images: int  # for how many images it has a mask
     why: str = ""  # of one that is not read
 
@@ -169,16 +169,16 @@ def _role_of_words(part: str) -> Role | None:
     return "image" if found & _IMAGE_WORDS or whole in _IMAGE_WORDS else None
 
 
-def list_items(tree: Tree, *, loose: bool = False, arrays: bool = False) -> list[Item]:
+def list_items(tree: Tree, *, loose: bool = False, arrays: bool = False) -> list[NamedFile]:
     """Every image file under the root; ``arrays`` also lists those of masks that are arrays."""
-    items: list[Item] = []
+    items: list[NamedFile] = []
     for relative, listing in tree.walk():
         role, split, free = describe_folder(relative, loose=loose)
         for name in listing.files:
             if is_image(name):
-                items.append(Item(relative, name, listing.path, split, free, role))
+                items.append(NamedFile(relative, name, listing.path, split, free, role))
             elif arrays and name.lower().endswith(ARRAY_ENDINGS) and role != "image":
-                items.append(Item(relative, name, listing.path, split, free, "mask"))
+                items.append(NamedFile(relative, name, listing.path, split, free, "mask"))
     return items
 
 
@@ -205,7 +205,7 @@ def pair_files(tree: Tree) -> Pairing:
     return best
 
 
-def _masks_among(pairs: Sequence[tuple[Item, Item | None]]) -> bool:
+def _masks_among(pairs: Sequence[tuple[NamedFile, NamedFile | None]]) -> bool:
     """Whether files without a mask lie in a folder whose longer name calls them masks."""
     folders = {image.folder for image, mask in pairs if mask is None and image.role == "image"}
     return any(describe_folder(folder)[0] is None and describe_folder(folder, loose=True)[0] for folder in folders)
@@ -228,7 +228,7 @@ def looks_like_labels(path: Path) -> bool | None:
 def _by_content(tree: Tree) -> Pairing | None:
     """A folder of few-valued lossless images beside one of photos, under equal stems; None where that does not fit."""
     items = list_items(tree, loose=True, arrays=True)
-    folders: dict[str, list[Item]] = {}
+    folders: dict[str, list[NamedFile]] = {}
     for item in items:
         folders.setdefault(item.folder, []).append(item)
     if not 2 <= len(folders) <= 64:
@@ -272,7 +272,7 @@ def _find_rivals(pairing: Pairing) -> None:
     images = list(dict.fromkeys(images))
     masks = list(dict.fromkeys(masks))
     sites = {item.free for item in images}
-    variants: dict[tuple[str, ...], list[Item]] = {}
+    variants: dict[tuple[str, ...], list[NamedFile]] = {}
     for mask in masks:
         variants.setdefault(_variant(mask, sites), []).append(mask)
     if len(variants) < 2 or len(variants) > 32:
@@ -311,7 +311,7 @@ def _words_of(part: str) -> list[str]:
     return [*_WORDS_IN_NAMES.findall(part), part]
 
 
-def _variant(mask: Item, sites: set[str]) -> tuple[str, ...]:
+def _variant(mask: NamedFile, sites: set[str]) -> tuple[str, ...]:
     """The parts of a mask folder that distinguish it from others of the same images, without splits and sites."""
     own = set(mask.free.split("/")) if mask.free in sites else set()
     parts = [part for part in mask.folder.split("/") if part not in own]
@@ -321,7 +321,7 @@ def _variant(mask: Item, sites: set[str]) -> tuple[str, ...]:
     return tuple(part for part in bare if part)
 
 
-def _glob(masks: Sequence[Item]) -> str:
+def _glob(masks: Sequence[NamedFile]) -> str:
     """The folders of the masks as one glob: * where they differ."""
     split = [folder.split("/") for folder in dict.fromkeys(mask.folder for mask in masks)]
     longest = max(map(len, split))
@@ -331,11 +331,11 @@ def _glob(masks: Sequence[Item]) -> str:
     return "/".join([*(part for part in parts if part), "*"])
 
 
-def _of(pairing: Pairing, image: Item) -> Item | None:
+def _of(pairing: Pairing, image: NamedFile) -> NamedFile | None:
     return next((mask for found, mask in pairing.pairs if found == image), None)
 
 
-def _same_regions(left: Pairing, right: Pairing, image: Item) -> bool:
+def _same_regions(left: Pairing, right: Pairing, image: NamedFile) -> bool:
     """Whether two masks of an image cut it alike: each value of one is one value of the other."""
     found = []
     for pairing in (left, right):
@@ -362,7 +362,7 @@ def _numbers(path: Path) -> np.ndarray[tuple[int, ...], np.dtype[np.int64]]:
     return pixels[..., 0].astype(np.int64) if content.deep else pack_colors(pixels).astype(np.int64)
 
 
-def _is_index(pairing: Pairing, image: Item) -> bool:
+def _is_index(pairing: Pairing, image: NamedFile) -> bool:
     mask = _of(pairing, image)
     if mask is None:
         return False
@@ -370,12 +370,12 @@ def _is_index(pairing: Pairing, image: Item) -> bool:
     return content.pixels.ndim == 2 or content.deep
 
 
-def assign_roles(items: Sequence[Item]) -> list[Item]:
+def assign_roles(items: Sequence[NamedFile]) -> list[NamedFile]:
     """Every item with its role: by its folder, else by its own ending, else by a twin in PNG, else an image."""
-    by_folder: dict[str, list[Item]] = {}
+    by_folder: dict[str, list[NamedFile]] = {}
     for item in items:
         by_folder.setdefault(item.folder, []).append(item)
-    decided: list[Item] = []
+    decided: list[NamedFile] = []
     for members in by_folder.values():
         decided += members if members[0].role == "mask" else _by_ending(members)
     if not any(item.role == "mask" for item in decided):
@@ -383,7 +383,7 @@ def assign_roles(items: Sequence[Item]) -> list[Item]:
     return [item if item.role else replace(item, role="image") for item in decided]
 
 
-def _by_ending(members: list[Item]) -> list[Item]:
+def _by_ending(members: list[NamedFile]) -> list[NamedFile]:
     stems = {item.stem.casefold() for item in members}
     matches = [_MASK_ENDING.match(item.stem) for item in members]
     # x_sat.jpg beside x_mask.png: the same but for the words that tell the role
@@ -399,7 +399,7 @@ def _by_ending(members: list[Item]) -> list[Item]:
     return result
 
 
-def _by_twin(items: list[Item]) -> list[Item]:
+def _by_twin(items: list[NamedFile]) -> list[NamedFile]:
     """x.jpg and x.png side by side, throughout: the PNG is the mask, for only it keeps labels."""
     pngs = {(i.folder, i.stem) for i in items if i.role is None and i.name.lower().endswith(".png")}
     others = {(i.folder, i.stem) for i in items if i.role is None and not i.name.lower().endswith(".png")}
@@ -422,7 +422,7 @@ def numbered(stem: str) -> str:
     return "-".join(token.lstrip("0") or "0" if token.isdecimal() else token for token in words(stem).split("-"))
 
 
-Key = Callable[[Item], str]
+Key = Callable[[NamedFile], str]
 _PASSES: tuple[tuple[Key, Key], ...] = (  # (key of an image, key of a mask)
     (lambda i: i.stem, lambda m: m.stem),
     (lambda i: i.name, lambda m: m.stem),
@@ -445,14 +445,14 @@ def bare(stem: str) -> str:
     return match.group(1) if match else stem
 
 
-def pair(items: Sequence[Item]) -> Pairing:
+def pair(items: Sequence[NamedFile]) -> Pairing:
     """Images with their masks. ``items`` have roles (:func:`assign_roles`)."""
     images = [item for item in items if item.role == "image"]
     masks = [item for item in items if item.role == "mask"]
     result = Pairing()
-    partner: dict[Item, Item] = {}
-    taken: set[Item] = set()
-    clashed: set[Item] = set()
+    partner: dict[NamedFile, NamedFile] = {}
+    taken: set[NamedFile] = set()
+    clashed: set[NamedFile] = set()
     for number, (image_key, mask_key) in enumerate(_PASSES):
         for scope in _SCOPES:
             open_images = _index([i for i in images if i not in partner and i not in clashed], image_key, scope)
@@ -472,8 +472,8 @@ def pair(items: Sequence[Item]) -> Pairing:
     return result
 
 
-def _index(items: Sequence[Item], key: Key, scope: Key) -> dict[tuple[str, str], list[Item]]:
-    index: dict[tuple[str, str], list[Item]] = {}
+def _index(items: Sequence[NamedFile], key: Key, scope: Key) -> dict[tuple[str, str], list[NamedFile]]:
+    index: dict[tuple[str, str], list[NamedFile]] = {}
     for item in items:
         index.setdefault((scope(item), key(item)), []).append(item)
     return index

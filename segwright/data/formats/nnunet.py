@@ -21,7 +21,7 @@ from segwright.data.formats.base import Format
 from segwright.data.formats.bit_depth import find_pixel_format
 from segwright.data.formats.file_tree import Tree, is_image, read_ends, read_json, stem
 from segwright.data.formats.published_layout import assemble
-from segwright.data.label_maps import IGNORED_NAMES
+from segwright.data.label_maps import IGNORED_NAMES, generated_name
 from segwright.data.readers import FileReader
 from segwright.data.records import Dataset, Problem, Record
 from segwright.imageio import read_raster
@@ -171,7 +171,7 @@ def _by_value(labels: Mapping[str, Any]) -> tuple[dict[int, str], dict[str, list
         raise ValueError("two labels of one value, or a value out of bounds")
     for values in regions.values():
         for value in values:
-            by_value.setdefault(value, f"class {value}")
+            by_value.setdefault(value, generated_name(value))
     return by_value, regions
 
 

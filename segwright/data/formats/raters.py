@@ -17,13 +17,12 @@ from pathlib import Path
 import numpy as np
 
 from segwright.core.errors import DataError, FormatError
-from segwright.data.formats.name_matching import Item
+from segwright.data.formats.name_matching import NamedFile
 from segwright.data.mask_files import read_mask_file
 from segwright.data.readers import pack_colors
 
-Masks = Mapping[
-    Item, Sequence[tuple[Item, str]]
-]  # image → its masks, each with the part of its name that distinguishes it
+# Image → its masks, each with the part of its name that distinguishes it.
+Masks = Mapping[NamedFile, Sequence[tuple[NamedFile, str]]]
 
 _PEOPLE = re.compile(
     r"(?:^|[\W_\d])(?:(?:1st|2nd|3rd|[4-9]th|first|second|third)(?:HO|manual|observer|rater|reader)?|"
@@ -79,7 +78,7 @@ def _agreement(paths: Sequence[Path]) -> float | None:
 
 def refusal(masks: Masks, root: Path, why: str) -> FormatError:
     """The error that names the raters, both readings and how to choose."""
-    by_rater: dict[str, list[tuple[Item, Item]]] = {}
+    by_rater: dict[str, list[tuple[NamedFile, NamedFile]]] = {}
     for image, found in masks.items():
         for item, part in found:
             by_rater.setdefault(part, []).append((item, image))
@@ -111,7 +110,7 @@ def _shown(part: str) -> str:
     return part.strip("_-. ") or "without a further word"
 
 
-def _glob(owned: Sequence[tuple[Item, Item]], others: Sequence[Item]) -> str | None:
+def _glob(owned: Sequence[tuple[NamedFile, NamedFile]], others: Sequence[NamedFile]) -> str | None:
     """A glob of files by the names of their images, which matches none of the others; None where no glob does.
 
     Each file comes with its image, whose stem becomes the wildcard: so do the globs of images and masks pair.

@@ -48,7 +48,7 @@ from segwright.data.formats.name_matching import find_class_list
 from segwright.data.formats.name_parts import split_of
 from segwright.data.formats.published_layout import assemble
 from segwright.data.formats.shapes import CLASS_FILES
-from segwright.data.label_maps import ClassList, read_class_list
+from segwright.data.label_maps import ClassList, generated_name, read_class_list
 from segwright.data.records import Dataset, Problem, Record
 
 MAX_BYTES = 2_000_000_000
@@ -360,7 +360,7 @@ def _classes(tree: Tree, labels: Sequence[str]) -> tuple[list[str], list[str]]:
         used = sorted({int(label) for label in labels})
         wanted = list(range(start, top + 1)) if top < MAX_CLASSES - 1 else used
         by_value = {entry.value: entry.name for entry in listed.entries} if listed else {}
-        names = [by_value.get(n, f"class {n}") for n in wanted]
+        names = [by_value.get(n, generated_name(n)) for n in wanted]
         origin = f"names from {path.name}" if path is not None else "classes are numbered"
         return _checked(["background", *names], tree), [f"{origin}; what no run covers is background"]
     names = sorted(set(labels))

@@ -61,7 +61,7 @@ class Member:
 
 
 @dataclass(frozen=True, slots=True)
-class Pair:
+class ShardSample:
     image: Member
     mask: Member | None
 
@@ -123,14 +123,14 @@ def _index(path: Path) -> tuple[dict[str, dict[str, Member]], list[str]]:
     return samples, other
 
 
-def _pair(files: dict[str, Member]) -> Pair | None:
+def _pair(files: dict[str, Member]) -> ShardSample | None:
     mask = next((files[ending] for ending in MASK_ENDINGS if ending in files), None)
     image = next((files[e] for e in IMAGE_ENDINGS if e in files and files[e] is not mask), None)
     if image is None:
         return None
     if mask is None and not image.name.lower().endswith(".png"):
         mask = files.get("png")
-    return Pair(image, mask)
+    return ShardSample(image, mask)
 
 
 def open_webdataset(tree: Tree) -> Dataset:
@@ -138,7 +138,7 @@ def open_webdataset(tree: Tree) -> Dataset:
     if not shards:
         raise FormatError("no shard", expected="*.tar", found=tree.summary(), where=tree.root)
     names: list[tuple[str, str, str]] = []
-    found: list[tuple[str | None, Pair]] = []
+    found: list[tuple[str | None, ShardSample]] = []
     lone: list[str] = []
     other: list[str] = []
     for relative, path in track(shards, "indexing shards"):

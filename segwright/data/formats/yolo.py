@@ -30,7 +30,7 @@ from segwright.data.formats.base import Format, pairing_problems, sort_splits, u
 from segwright.data.formats.file_tree import Folder, Tree, is_image, read_ends, stem
 from segwright.data.formats.name_matching import describe_folder, find_class_list
 from segwright.data.formats.name_parts import composed
-from segwright.data.label_maps import ClassEntry, ClassList, read_class_list
+from segwright.data.label_maps import ClassEntry, ClassList, generated_name, read_class_list
 from segwright.data.records import Dataset, Problem, Record
 from segwright.data.text_files import read_text
 
@@ -236,11 +236,11 @@ def open_yolo(tree: Tree) -> Dataset:
                                         found=tree.summary(), where=tree.root)  # fmt: skip
     classes, problems = _names(tree)
     if classes is None:
-        names = [f"class {i}" for i in range(_highest(folders) + 1)]
+        names = [generated_name(i) for i in range(_highest(folders) + 1)]
         notes = [f"{len(names)} classes found in the text files; data.yaml or classes.txt would name them"]
     else:
         by_value = {entry.value: entry.name for entry in classes.entries}
-        names = [by_value.get(i, f"class {i}") for i in range(max(by_value) + 1)]
+        names = [by_value.get(i, generated_name(i)) for i in range(max(by_value) + 1)]
         notes = classes.notes()
     unique = [
         name if names.count(name) == 1 and name != "background" else f"{name} ({i})" for i, name in enumerate(names)

@@ -26,7 +26,7 @@ from PIL import Image
 from segwright.core.errors import ImageReadError, UsageError
 from segwright.core.types import LabelSpace
 from segwright.data.check.aggregate import CheckAccumulator
-from segwright.data.check.duplicates import ALIKE, BRIGHTNESS, find_pairs, join_alike
+from segwright.data.check.duplicates import BRIGHTNESS, NEAR_DUPLICATE, find_pairs, join_alike
 from segwright.data.check.evidence import Evidence
 from segwright.data.check.file_rules import pairing
 from segwright.data.check.fingerprint import Fingerprint, FingerprintAccumulator, class_pixels, fingerprint
@@ -506,7 +506,7 @@ def test_what_the_check_calls_alike_the_splits_keep_together() -> None:
     thumbs -= thumbs.mean(axis=1, keepdims=True)
     thumbs = (thumbs / np.linalg.norm(thumbs, axis=1, keepdims=True)).astype(np.float16).astype(np.float32)
     gray = rng.uniform(80, 120, len(thumbs)).astype(np.float32)
-    alike = (thumbs @ thumbs.T >= ALIKE) & (np.abs(gray[:, None] - gray) < BRIGHTNESS)
+    alike = (thumbs @ thumbs.T >= NEAR_DUPLICATE) & (np.abs(gray[:, None] - gray) < BRIGHTNESS)
     hashes = rng.integers(0, 2**63, len(thumbs)).astype(np.uint64)
     parts = np.arange(len(thumbs), dtype=np.int64)  # every image a part: each is named if any other is like it
     pairs = find_pairs(hashes, np.arange(len(thumbs), dtype=np.uint32), thumbs.astype(np.float16), parts, gray)
@@ -589,7 +589,7 @@ def test_judging_takes_time_that_grows_with_the_files_not_with_their_square(tmp_
 
 
 def test_pairs_of_very_many_images_are_proposed_by_their_hash(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("segwright.data.check.duplicates.WHOLE", 50)
+    monkeypatch.setattr("segwright.data.check.duplicates.EXHAUSTIVE", 50)
     rng = np.random.default_rng(4)
     thumbs = rng.normal(size=(200, 256))
     thumbs[100:] = thumbs[:100] + rng.normal(0, 0.02, (100, 256))

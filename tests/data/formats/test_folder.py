@@ -16,7 +16,7 @@ from segwright.core.errors import DataError, FormatError, ImageReadError, LabelE
 from segwright.data.dataset import open_dataset
 from segwright.data.formats import FORMATS
 from segwright.data.formats.file_tree import Tree
-from segwright.data.formats.mask_histogram import spread
+from segwright.data.formats.mask_histogram import spread_order
 from segwright.data.formats.name_matching import describe_folder, words
 from segwright.data.label_maps import read_class_list
 from segwright.data.records import ValueRange
@@ -384,7 +384,7 @@ def test_value_range() -> None:
 
 def test_spread_covers_every_index_once() -> None:
     for count in (1, 2, 7, 64, 1000):
-        order = spread(count)
+        order = spread_order(count)
         assert sorted(order) == list(range(count))
         assert count < 8 or max(np.diff(sorted(order[: count // 4]))) <= 8
 
