@@ -112,7 +112,7 @@ class Run:
     def left(self) -> float:
         return float(self.options.seconds) - (time.monotonic() - self.began)
 
-    def say(self, line: str) -> None:
+    def message(self, line: str) -> None:
         print(f"[{time.monotonic() - self.began:6.1f} s, {self.left():5.1f} s left] {line}", flush=True)
 
     def start(self, name: str, command: list[str], **environment: str) -> Section:
@@ -139,7 +139,7 @@ class Run:
         section.kill(f"stopped after {time.monotonic() - section.began:.0f} s: its time was over")
         if section.name == "tests":
             _read_tests(section, self.out / "tests.log")
-        self.say(f"{section.name}: {section.note or 'done'}")
+        self.message(f"{section.name}: {section.note or 'done'}")
         self.write()
 
     def follow(self, sections: list[Section], ending: float) -> None:
@@ -156,7 +156,7 @@ class Run:
         seconds = float(self.options.seconds)
         compilation = min(MOST_COMPILATION, max(LEAST_COMPILATION, COMPILATION * seconds))
         preparation = min(MOST_PREPARATION, max(LEAST_PREPARATION, PREPARATION * seconds))
-        self.say(f"{seconds:.0f} seconds; compilation gets {compilation:.0f}, preparation {preparation:.0f}")
+        self.message(f"{seconds:.0f} seconds; compilation gets {compilation:.0f}, preparation {preparation:.0f}")
         chosen = self.options.sections
         if "camvid" in chosen:  # first: it compiles while the tests run
             self.start_section("camvid", "--compile-seconds", str(compilation))
@@ -173,7 +173,7 @@ class Run:
         if camvid and not camvid.prepared():
             before = camvid.found()
             camvid.kill("not prepared in time")
-            self.say(f"camvid: not prepared, started again without compiling ({before.get('error', 'too slow')})")
+            self.message(f"camvid: not prepared, started again without compiling ({before.get('error', 'too slow')})")
             camvid = self.start_section("camvid", "--no-compile")
             camvid.note = f"with torch.compile it was not prepared in time: {before.get('error', 'too slow')}"
         for name in (name for name in QUIET if name in chosen):
@@ -182,7 +182,7 @@ class Run:
             while not camvid.prepared() and not camvid.ended() and self.left() > LAST + 5:
                 time.sleep(0.2)
             given = self.left() - LAST - 2
-            self.say(f"camvid: {given:.0f} s")
+            self.message(f"camvid: {given:.0f} s")
             camvid.go(given)
             self.wait(camvid, given + 2)
 
@@ -195,10 +195,10 @@ class Run:
             time.sleep(0.2)
         if section.ended() or not section.prepared():
             section.kill("not prepared in time")
-            self.say(f"{section.name}: {section.found().get('error', section.note)}")
+            self.message(f"{section.name}: {section.found().get('error', section.note)}")
             self.write()
             return
-        self.say(f"{section.name}: {seconds:.0f} s")
+        self.message(f"{section.name}: {seconds:.0f} s")
         section.go(seconds)
         self.wait(section, seconds * 1.5 + 2)
 

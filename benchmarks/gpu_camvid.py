@@ -377,7 +377,7 @@ def fit(
     torch.cuda.reset_peak_memory_stats()
 
     def report(what: str, value: float, steps: int, spent: float) -> None:
-        record.say(f"{name}: {steps} steps in {spent:.0f} s, {what} {value:.4f}")
+        record.message(f"{name}: {steps} steps in {spent:.0f} s, {what} {value:.4f}")
 
     steps = training.run(forward, seconds, report)
     images = steps * training.recipe.batch

@@ -41,14 +41,14 @@ class Record:
         partial.write_text(json.dumps(self.found, indent=1, default=str))
         os.replace(partial, self.path)
         for key, value in found.items():
-            self.say(f"{key}: {value}")
+            self.message(f"{key}: {value}")
 
-    def say(self, line: str) -> None:
+    def message(self, line: str) -> None:
         print(f"[{self.path.stem} {time.monotonic() - self.began:6.1f} s] {line[:400]}", flush=True)
 
 
 def wait_for_start(record: Record) -> float:
-    """Say that the section is prepared; returns the seconds that it is then given."""
+    """Report that the section is prepared; returns the seconds that it is then given."""
     record.put(prepared_seconds=round(time.monotonic() - record.began, 1), device=torch.cuda.get_device_name())
     line = sys.stdin.readline()
     record.began = time.monotonic()

@@ -19,7 +19,7 @@ WORDS = {
     "verb": "command", "verbs": "commands", "belief": "probability", "beliefs": "probabilities", "believed": "accepted",
     "believes": "takes", "stranger": "unknown", "strangers": "untrusted", "surprise": "nll", "quicken": "patch",
     "anew": "again", "knows": "holds", "speaks": "uses", "speak": "count", "complains": "reports", "asks": "needs",
-    "tells": "shows", "told": "given", "says": "shows", "said": "shown",
+    "tells": "shows", "told": "given", "says": "shows", "said": "shown", "say": "show",
 }  # fmt: skip
 PHRASES = {
     r"data sets?": "dataset",

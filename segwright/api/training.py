@@ -203,6 +203,7 @@ def lr_range(
     return range_test(planned_trainer(data, settings, init_from=init_from), low=low, high=high, steps=steps)
 
 
+@renamed_parameters(say="message")
 def tune(
     data: Dataset | str | Path,
     out: str | Path,
@@ -214,7 +215,7 @@ def tune(
     config: str | Path | None = None,
     values: Mapping[str, Any] | None = None,
     resume: bool = False,
-    say: Callable[[str], None] = lambda line: None,
+    message: Callable[[str], None] = lambda line: None,
 ) -> Study:
     """Search for better settings than the planned ones (Optuna's TPE with median pruning).
 
@@ -237,7 +238,7 @@ def tune(
         As for :func:`segwright.cross_validate`.
     resume : bool, default=False
         Continue the search in ``out``.
-    say : callable, optional
+    message : callable, optional
         Receives a line per event.
 
     Returns
@@ -270,14 +271,14 @@ def tune(
         final_minutes=final_minutes,
         architectures=architectures,
         resume=resume,
-        say=say,
+        message=message,
     )
 
 
 def _configured(
     data: Dataset | str | Path, values: Mapping[str, Any], config: str | Path | None, out: str | Path | None
 ) -> tuple[Dataset, TrainConfig]:
-    """The dataset, opened as the settings say, and the settings: ``values`` laid over a file or the defaults."""
+    """The dataset, opened by the settings, and the settings: ``values`` laid over a file or the defaults."""
     base = load_config(config) if config is not None else TrainConfig()
     settings = base.with_values({**values, **({"out": str(out)} if out is not None else {})})
     if isinstance(data, str | Path):

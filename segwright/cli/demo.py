@@ -36,7 +36,7 @@ def run_demo(out: Path, *, open_report: bool, console: Console, command: Command
     _clear(out)
     data, run = out / "data", out / "run"
 
-    def say(title: str, *arguments: object) -> None:
+    def message(title: str, *arguments: object) -> None:
         console.print(Text(f"\n{title}", style="bold"))
         if arguments:
             words = [str(argument) for argument in arguments]
@@ -52,11 +52,11 @@ def run_demo(out: Path, *, open_report: bool, console: Console, command: Command
     write_street_scenes(data, train=TRAIN, val=VAL, test=TEST, size=SIZE)
     (out / MARK).write_text("made by `segwright demo`; cleared by the next one\n", encoding="utf-8")
     console.print(literal(f"{TRAIN + VAL + TEST} images and masks drawn: {data}"))
-    say("1. Is the data sound?", "check", data)
-    say("2. Train.", "train", data, *TRAINING, "--out", run)
-    say("3. How good is it on new images?", "evaluate", run, data, "--split", "test", "--json", out / "test.json")
+    message("1. Is the data sound?", "check", data)
+    message("2. Train.", "train", data, *TRAINING, "--out", run)
+    message("3. How good is it on new images?", "evaluate", run, data, "--split", "test", "--json", out / "test.json")
     image = sorted((data / "images" / "test").glob("*.png"))[0]
-    say("4. Segment an image.", "predict", run, image, "--out", out / "predictions")
+    message("4. Segment an image.", "predict", run, image, "--out", out / "predictions")
     show(console, image, out / "predictions" / f"{image.stem}.overlay.jpg")
     found = json.loads((out / "test.json").read_text(encoding="utf-8"))
     seconds = time.monotonic() - started

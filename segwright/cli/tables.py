@@ -104,29 +104,29 @@ def _legend(size: str | None) -> Table:
 def print_prediction(result: Mapping[str, Any], console: Console) -> None:
     """What was written and, for a single image, what is in it. Names of files and classes are never markup."""
 
-    def say(text: str) -> None:
+    def message(text: str) -> None:
         console.print(literal(visible(text, lines=True)), soft_wrap=True)
 
     for item in result["results"][:1] if result["images"] == 1 else ():
         for name, share in sorted(item.get("shares", {}).items(), key=lambda pair: -pair[1]):
-            say(f"{name:>16} {share:6.1%}")
+            message(f"{name:>16} {share:6.1%}")
         if "mean_confidence" in item:
-            say(f"mean confidence {item['mean_confidence']:.2f}")
+            message(f"mean confidence {item['mean_confidence']:.2f}")
         for kind in ("mask", "overlay", "confidence", "probabilities", "geojson", "labelme", "video"):
             if kind in item:
                 placed = f"  (placed by {item['placed']})" if kind == "mask" and "placed" in item else ""
-                say(f"{kind}: {item[kind]}{placed}")
+                message(f"{kind}: {item[kind]}{placed}")
     if result["images"] != 1:
-        say(f"{result['images']} images segmented: {result['out']}")
+        message(f"{result['images']} images segmented: {result['out']}")
     for kind in ("coco", "areas"):
         if kind in result:
-            say(f"{kind}: {result[kind]}")
+            message(f"{kind}: {result[kind]}")
     for note in result.get("notes", ()):
-        say(f"note: {note}")
+        message(f"note: {note}")
     for item in result["failed"][:MOST_FAILURES]:
         console.print(Text.assemble(("not segmented:", "red"), f" {visible(item['error'], lines=True)}"))
     if len(result["failed"]) > MOST_FAILURES:
-        say(f"… {len(result['failed'])} files could not be segmented; --json FILE lists all")
+        message(f"… {len(result['failed'])} files could not be segmented; --json FILE lists all")
     if "stopped" in result:
         console.print(Text.assemble(("stopped:", "red"), f" {visible(result['stopped'], lines=True)}"))
 

@@ -66,7 +66,7 @@ def tune(
         config=config,
         values={key: value for key, value in given.items() if value is not None} | parse_overrides(settings or []),
         resume=resume,
-        say=lambda line: print(visible(line, lines=True), file=sys.stderr, flush=True),
+        message=lambda line: print(visible(line, lines=True), file=sys.stderr, flush=True),
     )
     from segwright.cli.tables import trials_table
 

@@ -3,7 +3,7 @@
 The writers stand beside the readers in :mod:`segwright.data.formats`. Images are copied byte by byte; one that is
 inside an archive, or turned by EXIF, is written as PNG. Splits that the files name are kept, none are made.
 
-What a format cannot hold is listed before anything is written (:func:`lossy_aspects`): COCO and CVAT cannot say "not
+What a format cannot hold is listed before anything is written (:func:`lossy_aspects`). COCO and CVAT have no "not
 annotated", so an image without a mask becomes all ignored (CVAT: all background, if there is one); labelme leaves it
 as an image without JSON. Except in VOC's lists an image is held once: of overlapping splits the first (train, val,
 test) keeps it.
@@ -38,7 +38,7 @@ from segwright.data.records import Dataset
 _OFFERED = ("voc", "coco", "folder", "webdataset", "labelme", "cvat", "hf")
 WRITERS: Mapping[str, Writer] = {name: writer for name in _OFFERED if (writer := FORMATS[name].writer) is not None}
 UNANNOTATED = {
-    "coco": "become ignored all over: COCO cannot say 'not annotated'",
+    "coco": "become ignored all over: COCO cannot express 'not annotated'",
     "labelme": "stay images without JSON, which labelme takes for 'not annotated yet'",
 }
 
@@ -87,7 +87,7 @@ def lossy_aspects(dataset: Dataset, to: str) -> list[str]:
     bare = sum(not record.labeled for record in dataset.records)
     fill = background_index(dataset)
     all_fill = "ignored" if fill == IGNORE_INDEX else dataset.label_space.names[fill]
-    unannotated = {**UNANNOTATED, "cvat": f"become {all_fill} all over: CVAT cannot say 'not annotated'"}
+    unannotated = {**UNANNOTATED, "cvat": f"become {all_fill} all over: CVAT cannot express 'not annotated'"}
     if bare and to in unannotated:
         lines.append(f"{bare} images without a mask {unannotated[to]}")
     homes = Counter(record.id for records in dataset.given.values() for record in records)

@@ -3,7 +3,7 @@
 Understood: a name a line; ``index name``; ``name r g b`` and ``r g b name``; CSV with a header that names the columns
 (``name, r, g, b``, ``id, name, color``, ``Pixel Value, Class``); JSON or YAML lists of names or of objects, and
 objects ``{value: name}`` or ``{name: value}``, also under ``labels``, ``names``, ``classes``, ``categories`` or
-``id2label``. Classes called void, ignore or unlabeled are ignored, which the dataset's notes say.
+``id2label``. Classes called void, ignore or unlabeled are ignored, with a note.
 """
 
 from __future__ import annotations

@@ -310,7 +310,7 @@ class Dataset:
     """An opened dataset: its format, label map, records and splits.
 
     ``given`` holds the splits that the files name. Where they name none, or no validation part, :attr:`splits` makes
-    them on first use (:mod:`segwright.data.splits`). ``notes`` say what was found and what was concluded from it.
+    them on first use (:mod:`segwright.data.splits`). ``notes`` list what was found and what was concluded from it.
     """
 
     root: Path

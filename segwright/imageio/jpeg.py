@@ -1,6 +1,6 @@
 """JPEG with libjpeg-turbo, its warnings taken for what they are: image data is missing, or damaged.
 
-Decoders fill what is missing with gray and say nothing, or a line on stderr. simplejpeg's strict mode makes an error of
+Decoders fill what is missing with gray, without an error. simplejpeg's strict mode makes an error of
 every warning; here they are sorted. Missing and damaged data is an error. Oddities of the header (a revision that is
 not known, bytes between segments, scan parameters that a sequential file does not need) are taken out, and the file is
 decoded again, as strictly. Superfluous bytes after the image data, which some cameras leave, cost nothing that can be
@@ -119,7 +119,7 @@ def _parsed(body: bytes, progressive: bool, scan: int, where: str | Path) -> _Fr
     if not 1 <= count <= 4 or len(parts) < count or any(not 1 <= h <= 4 or not 1 <= v <= 4 for _, h, v in parts):
         raise unreadable(where, "a JPEG whose frame header is damaged")
     height, width = body[1] << 8 | body[2], body[3] << 8 | body[4]
-    if count == 1:  # a single component is coded block by block, whatever its factors say
+    if count == 1:  # a single component is coded block by block, whatever its factors are
         blocks = -(-width // 8) * -(-height // 8)
     else:
         across, down = max(h for _, h, _ in parts), max(v for _, _, v in parts)

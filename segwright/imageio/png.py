@@ -84,7 +84,7 @@ def fast_header(data: bytes, limits: Limits) -> tuple[int, int, int, int] | None
     """(height, width, color type, offset of the first IDAT chunk) of what most PNGs are, found in one short walk.
 
     Of 8 bits, gray, RGB or palette, within the limits, not turned, and as whole as :func:`walk` requires; None for any
-    other, where :func:`.headers.parse_header` and :func:`walk` say what it is. On a mask of half a millisecond every
+    other, where :func:`.headers.parse_header` and :func:`walk` describe it. On a mask of half a millisecond every
     tenth microsecond of Python counts: it runs with cold caches after each decoding.
     """
     end = len(data) - 12

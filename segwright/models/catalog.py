@@ -364,7 +364,7 @@ def _create(
         loaded = load_converted(model, file.tensors)
         detail = "; ".join((str(loaded), *file.notes))
         model.provenance = Provenance(weights, "as its publisher states", True, detail)
-        return _say(model)
+        return _report_provenance(model)
     from_encoder = (
         weights if weights in ("auto", "imagenet") and not (weights == "auto" and entry.torchvision) else None
     )
@@ -378,7 +378,7 @@ def _create(
         _take(model, *torchvision_weights(entry.torchvision, "DEFAULT", required=False))
     elif entry.encoder is None:
         _load_trunk(model, trunk, required=weights == "imagenet")
-    return _say(model)
+    return _report_provenance(model)
 
 
 def _assemble(
@@ -467,7 +467,7 @@ def _no_free_weights(name: str, *, required: bool) -> Provenance:
     return Provenance(f"random initialization ({name}: {why})")
 
 
-def _say(model: SegmentationModel) -> SegmentationModel:
+def _report_provenance(model: SegmentationModel) -> SegmentationModel:
     """Where the weights came from, on stderr: training from scratch unknowingly wastes days."""
     if not is_main_process():
         return model

@@ -53,7 +53,7 @@ STARTUP_TRIALS = 5  # drawn at random, and never pruned, before the sampler and 
 PRUNE_STEPS = 10  # trials are compared at tenths of their time
 LEAST_TENTHS = 2  # tenths that every trial gets
 
-Say = Callable[[str], None]
+Message = Callable[[str], None]
 
 
 def tune(
@@ -66,7 +66,7 @@ def tune(
     final_minutes: float | None = None,
     architectures: Sequence[str] = (),
     resume: bool = False,
-    say: Say = lambda line: None,
+    message: Message = lambda line: None,
 ) -> Study:
     """Search for ``minutes`` in all. ``config`` is the default that is searched around: what it gives stays the
     default, what it leaves out is planned. ``architectures``: ``name``, ``name:encoder`` or ``leannet:variant``;
@@ -91,7 +91,7 @@ def tune(
     with lock_folder(folder):
         if (folder / "study.db").exists() and not resume:
             raise UsageError("the folder holds a search already", where=folder, fix="--resume, or another --out")
-        return _StudyRunner(optuna, data, config, folder, (minutes, each, final), architectures, say).run()
+        return _StudyRunner(optuna, data, config, folder, (minutes, each, final), architectures, message).run()
 
 
 def require_optuna() -> Any:
@@ -117,14 +117,14 @@ class _StudyRunner:
         folder: Path,
         minutes: tuple[float, float, float],
         architectures: Sequence[str],
-        say: Say,
+        message: Message,
     ) -> None:
-        self.optuna, self.data, self.folder, self.say = optuna, data, folder, say
+        self.optuna, self.data, self.folder, self.message = optuna, data, folder, message
         self.minutes, self.each, self.final = minutes  # of the search, of a trial, of each of the two compared
         self.config = config.with_values({"training.minutes": self.final, "training.epochs": None, "out": None})
         self.checked = check_dataset(data)
         for line in warning_lines(self.checked):
-            say(line)
+            message(line)
         self.stopped_by: str | None = None
         self.study = self._open_study(config.training.seed)
         self.base = self._plan("")
@@ -206,7 +206,7 @@ class _StudyRunner:
         if stored is not None:
             return build(TrainConfig, json.loads(stored)).with_values({"training.minutes": self.final})
         config = self.config.with_values(architecture_values(architecture) if architecture else {})
-        self.say(f"planning {architecture or 'the default'}")
+        self.message(f"planning {architecture or 'the default'}")
         run = run_training(self.data, config, dry_run=True, display=Display(show=False), checked=self.checked)
         self.study.set_user_attr(key, json.dumps(run.plan.config.model_dump(mode="json")))
         return run.plan.config
@@ -222,7 +222,7 @@ class _StudyRunner:
         optuna, state = self.optuna, self.optuna.trial.TrialState
         trial = self.study.ask()
         params = suggest(trial, self.architectures, self.base)
-        self.say(f"trial {trial.number}: {describe_params(params)}  ({duration(max(left, 0))} of searching left)")
+        self.message(f"trial {trial.number}: {describe_params(params)}  ({duration(max(left, 0))} of searching left)")
         started = time.monotonic()
         folder = self.folder / "trials" / f"trial-{trial.number:04d}"
         try:
@@ -231,20 +231,20 @@ class _StudyRunner:
         except (TrainingError, ModelError) as error:
             # Recorded as pruned, so that the sampler avoids such settings.
             trial.set_user_attr("note", str(error).splitlines()[0])
-            self.say(f"  failed: {str(error).splitlines()[0]}")
+            self.message(f"  failed: {str(error).splitlines()[0]}")
             self._tell(trial, started, state=state.PRUNED if trial.number else state.FAIL)
             if not trial.number:
                 raise  # the default itself does not train: there is nothing to compare with
             return
         if run.stopped_by == "on_validation":
-            self.say("  ended early: below the median of the trials before it")
+            self.message("  ended early: below the median of the trials before it")
             self._tell(trial, started, state=optuna.trial.TrialState.PRUNED)
         elif run.stopped_by in ("SIGINT", "SIGTERM") or run.evaluation is None:
             self.stopped_by = run.stopped_by or "no score"
             trial.set_user_attr("interrupted", True)
             self._tell(trial, started, state=state.FAIL)
         else:
-            self.say(f"  val mIoU {run.evaluation.miou:.3f}")
+            self.message(f"  val mIoU {run.evaluation.miou:.3f}")
             self._tell(trial, started, run.evaluation.miou)
 
     def _tell(self, trial: Any, started: float, value: float | None = None, state: Any = None) -> None:
@@ -307,7 +307,7 @@ class _StudyRunner:
             return self._record(
                 best, f"the search did not beat the default: none of {count} trials scored higher", False
             )
-        self.say(
+        self.message(
             f"training the default and trial {best.number} once more, for {self.final:g} minutes each and with another "
             "seed, to compare them"
         )
@@ -339,7 +339,7 @@ class _StudyRunner:
             self.stopped_by = run.stopped_by or "no score"
             return None
         write_json(folder / "done.json", {"val_miou": run.evaluation.miou})
-        self.say(f"  {name}: val mIoU {run.evaluation.miou:.3f}")
+        self.message(f"  {name}: val mIoU {run.evaluation.miou:.3f}")
         return run.evaluation
 
     def _val(self) -> Split:

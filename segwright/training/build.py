@@ -27,7 +27,7 @@ from segwright.training.data_fingerprint import digest
 from segwright.training.finetune import transfer_weights
 from segwright.training.network import build_network, init_head_bias
 from segwright.training.planning.budget import TimeBudget, make_budget
-from segwright.training.planning.checked_data import CheckedData, Say
+from segwright.training.planning.checked_data import CheckedData, Message
 from segwright.training.planning.draft import Plan
 from segwright.training.planning.timing import MeasuredTimings
 from segwright.training.results import RunOutputs
@@ -80,7 +80,7 @@ def load_saved_model(path: str | Path | None, config: TrainConfig) -> SavedModel
 
 
 def starting_network(
-    plan: Plan, checked: CheckedData, saved: SavedModel | None, stored: StoredRun | None, say: Say
+    plan: Plan, checked: CheckedData, saved: SavedModel | None, stored: StoredRun | None, message: Message
 ) -> StartingNetwork:
     """Create the plan's network; random or pretrained weights, or those of a saved model where they fit.
 
@@ -89,13 +89,13 @@ def starting_network(
     model = build_network(plan.config, checked.classes)
     if plan.config.training.prior_bias_init is True:
         if model.has_trained_classifier:
-            say("the weights bring a trained last layer for these classes: it stays as it is")
+            message("the weights bring a trained last layer for these classes: it stays as it is")
         else:
             init_head_bias(model, checked.fingerprint.class_pixels, plan.class_weights)
     origin = describe_origin(model.provenance)
     if saved is not None:
         for line in transfer_weights(saved.network, saved.bundle.label_space, model, checked.data.label_space):
-            say(line)
+            message(line)
         license = saved.bundle.licenses.get("weights", "terms not recorded")
         origin = f"fine-tuned from {saved.path.name}: {license}"
     return StartingNetwork(model, (stored.origin() if stored is not None else None) or origin)
@@ -129,7 +129,7 @@ def build(
         criterion=criterion(training.loss),
         final_criterion=criterion("+".join(filter(None, (training.loss, training.final_phase_loss)))),
         train=checked.train,
-        val=_validated(checked.val, budget, context.display.say),
+        val=_validated(checked.val, budget, context.display.message),
         config=config,
         transforms={phase: phase_transform(config, phase, checked.fingerprint) for phase in training.phases},
         folder=context.folder,
@@ -149,14 +149,14 @@ def build(
     )
 
 
-def _validated(val: Split | None, budget: TimeBudget | None, say: Say) -> Split | None:
+def _validated(val: Split | None, budget: TimeBudget | None, message: Message) -> Split | None:
     """The images validated on while training: fewer, with a message, if all would take too much of the minutes."""
     if val is None or budget is None:
         return val
     count = budget.validation_images(len(val))
     if count >= len(val):
         return val
-    say(f"time is short: validation while training is on {count} of {len(val)} images")
+    message(f"time is short: validation while training is on {count} of {len(val)} images")
     return val.subset(evenly_spread(len(val), count), val.name)
 
 
@@ -175,5 +175,5 @@ def _sample_weights(
             return repeat_factors(classes_shown(train, advance, scan), threshold)
 
     factors = context.world.broadcast_from_rank0(find_factors, lambda found: found.tolist(), np.array)
-    context.display.say(describe(factors))
+    context.display.message(describe(factors))
     return factors if (factors > 1).any() else None

@@ -46,9 +46,9 @@ class RunOutputs:
     context: RunContext
     origin: str
 
-    def say(self, line: str) -> None:
+    def message(self, line: str) -> None:
         """Show a line for people."""
-        self.context.display.say(line)
+        self.context.display.message(line)
 
     @property
     def folder(self) -> Path:
@@ -60,7 +60,7 @@ class RunOutputs:
         try:
             save_bundle(self.folder / "model", network, self._bundle({**metrics, "step": progress.step}))
         except CANNOT_WRITE as error:
-            self.say(f"warning: the model could not be written ({error}); the one before is whole")
+            self.message(f"warning: the model could not be written ({error}); the one before is whole")
 
     def keep_last(self, network: SegmentationModel, step: int) -> None:
         """Save the last weights; they become the run's model as well if no validation chose one."""
@@ -69,13 +69,13 @@ class RunOutputs:
         if not self._has_scored_model():
             names.insert(0, "model")
             why = "there are no validation images" if self.checked.val is None else "no validation gave a score"
-            self.say(f"the model is that of the last step: {why}")
+            self.message(f"the model is that of the last step: {why}")
         for name in names:
             metrics = {"step": step} if name == "last" or self.checked.val is not None else {}
             try:
                 save_bundle(self.folder / name, network, self._bundle(metrics))
             except CANNOT_WRITE as error:
-                self.say(f"warning: {self.folder / name} could not be written ({error}); the checkpoints are whole")
+                self.message(f"warning: {self.folder / name} could not be written ({error}); the checkpoints are whole")
 
     def score(self, seconds: float, left: float | None = None, pace: float = 0.0) -> Evaluation | None:
         """Score the best model, write the scores into its bundle, and write the report.
@@ -89,7 +89,7 @@ class RunOutputs:
         if not (self.folder / "model").exists():
             return None
         if self.checked.val is None or not self._has_scored_model():
-            self.say(f"model: {self.folder / 'model'}")
+            self.message(f"model: {self.folder / 'model'}")
             return None
         try:
             val = self._affordable(self.checked.val, left, pace)
@@ -97,7 +97,7 @@ class RunOutputs:
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
-            self.say(
+            self.message(
                 f"out of memory while scoring the best model, which is saved: {self.folder / 'model'}; "
                 "segwright evaluate scores it, with --device cpu where need be"
             )
@@ -105,14 +105,14 @@ class RunOutputs:
         try:
             write_report(self.folder / "report.html", evaluation, self.checked.val, self._facts())
         except CANNOT_WRITE as error:
-            self.say(f"warning: the report could not be written ({error})")
+            self.message(f"warning: the report could not be written ({error})")
         low, high = evaluation.miou_ci95
         over = evaluation.independent
         span = f"95 %: {low:.3f} to {high:.3f} over {over}"
-        self.say(f"val mIoU {evaluation.miou:.3f} ({span}), {duration(seconds)} of training")
+        self.message(f"val mIoU {evaluation.miou:.3f} ({span}), {duration(seconds)} of training")
         if over.note:
-            self.say(f"note: {over.note}")
-        self.say(f"model: {self.folder / 'model'}\nreport: {self.folder / 'report.html'}")
+            self.message(f"note: {over.note}")
+        self.message(f"model: {self.folder / 'model'}\nreport: {self.folder / 'report.html'}")
         return evaluation
 
     def _has_scored_model(self) -> bool:
@@ -129,7 +129,7 @@ class RunOutputs:
         count = max(LEAST_SCORED, int((left - END_SECONDS) / (SCORING * pace)))
         if count >= len(val):
             return val
-        self.say(
+        self.message(
             f"time is short: the model is scored on {count} of {len(val)} validation images; "
             "segwright evaluate scores it on all"
         )
@@ -141,7 +141,9 @@ class RunOutputs:
             return True
         needed = END_SECONDS + pace * (2 * SCORING * count + 1.2 * len(sampled_indices(len(self.checked.train))))
         if left < needed:
-            self.say(f"time is short: class scores are not adjusted ({left:.0f} s left, about {needed:.0f} s needed)")
+            self.message(
+                f"time is short: class scores are not adjusted ({left:.0f} s left, about {needed:.0f} s needed)"
+            )
         return left >= needed
 
     def _score_best(self, val: Split, adjust: bool = True) -> Evaluation:
@@ -155,12 +157,12 @@ class RunOutputs:
             adjustment = LogitAdjustment(predictor, network, self.checked.train)
         evaluation = evaluate(predictor, val)
         if adjustment is not None and adjustment.class_offsets is None:
-            self.say(f"class scores stay as they are: {adjustment.why_not}")
+            self.message(f"class scores stay as they are: {adjustment.why_not}")
         elif adjustment is not None:
             # The same predictor on the same images: neither precision nor window nor choice of images differs.
             adjustment.make()
             gain = Gain(evaluation, evaluate(predictor, val))
-            self.say(f"class scores shifted to the best mean IoU of training images ({adjustment}): {gain}")
+            self.message(f"class scores shifted to the best mean IoU of training images ({adjustment}): {gain}")
             noted = {**noted, "logit_adjustment": {"shifts": adjustment.to_json(), **gain.to_json()}}
             if gain.kept:
                 evaluation = gain.after
@@ -173,7 +175,7 @@ class RunOutputs:
         try:
             save_bundle(self.folder / "model", network, replace(bundle, metrics=metrics, training=noted))
         except CANNOT_WRITE as error:
-            self.say(f"warning: the scores could not be put into the model ({error}); the model itself is whole")
+            self.message(f"warning: the scores could not be put into the model ({error}); the model itself is whole")
         return evaluation
 
     def _bundle(self, metrics: Mapping[str, Any]) -> Bundle:

@@ -17,7 +17,7 @@ from segwright.training.data_fingerprint import differences, digest, read_print
 from segwright.training.planning.checked_data import CheckedData
 from segwright.training.planning.draft import Plan
 
-Say = Callable[[str], None]
+Message = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class StoredRun:
             fix=f"another --out, and --init-from {self.folder} to begin with the weights of this run",
         )
 
-    def report_changed_data(self, checked: CheckedData, say: Say) -> None:
+    def report_changed_data(self, checked: CheckedData, message: Message) -> None:
         """Report every file of the data that is not as it was when the run stopped."""
         if self.record.get("data") in (None, digest(checked.file_prints)):
             return
@@ -53,11 +53,11 @@ class StoredRun:
             lines = differences(before, checked.file_prints)
         else:
             lines = [f"the changed files cannot be named: {DATA_PRINT} is missing or damaged"]
-        say("warning: the data changed since the run stopped; it goes on with the data as it is now")
+        message("warning: the data changed since the run stopped; it goes on with the data as it is now")
         for line in lines:
-            say(f"  {line}")
+            message(f"  {line}")
 
-    def plan(self, given: TrainConfig, say: Say) -> Plan:
+    def plan(self, given: TrainConfig, message: Message) -> Plan:
         """The plan of the run, with the settings of this command line on top, each of which is reported.
 
         From the checkpoint, or from the files of the folder where an earlier version wrote it. CheckpointError if
@@ -79,7 +79,7 @@ class StoredRun:
         explicit = {key: value for key, value in explicit.items() if key not in ("data.path", "out")}
         changed = {key: value for key, value in explicit.items() if _setting(config, key) != value}
         for key, value in changed.items():
-            say(f"changed on resuming: {key} = {value} (was {_setting(config, key)})")
+            message(f"changed on resuming: {key} = {value} (was {_setting(config, key)})")
         return replace(plan, config=config.with_values(changed))
 
     def origin(self) -> str | None:

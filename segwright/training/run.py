@@ -108,17 +108,17 @@ def run_training(
             stored = None if dry_run else _stored_run(context, resume=resume)
             if stored is not None:
                 stored.refuse_other_classes(data.label_space.names, data.root)
-            data_checked = check(data, config, world=world, checked=checked, say=display.say)
+            data_checked = check(data, config, world=world, checked=checked, message=display.message)
             plan = plan_run(data_checked, config, context, saved, stored)
             _seed(plan)
             with deterministic_mode(context.device, deterministic=plan.config.training.deterministic):
-                network = starting_network(plan, data_checked, saved, stored, display.say)
+                network = starting_network(plan, data_checked, saved, stored, display.message)
                 outputs = RunOutputs(plan, data_checked, context, network.origin)
                 trainer = Trainer(build(plan, data_checked, context, network, outputs, on_validation=on_validation))
                 memory = trainer.fit_to_memory(data_checked.largest_val_image)
                 run = Run(folder, plan, memory=memory, in_parts=trainer.decomposition_note())
                 for line in filter(None, (memory.sentence(), run.in_parts)):
-                    display.say(line)
+                    display.message(line)
                 if dry_run:
                     return run
                 if world.is_first:
@@ -134,10 +134,10 @@ def planned_trainer(data: Dataset, config: TrainConfig, *, init_from: str | Path
     device, display = choose_device(config.training.device), Display(show=False)
     saved = load_saved_model(init_from, config)
     context = RunContext(default_folder(data, config), device, World(), display, "", time.monotonic())
-    checked = check(data, config, say=display.say)
+    checked = check(data, config, message=display.message)
     plan = plan_run(checked, config, context, saved, None)
     _seed(plan)
-    network = starting_network(plan, checked, saved, None, display.say)
+    network = starting_network(plan, checked, saved, None, display.message)
     return Trainer(build(plan, checked, context, network, RunOutputs(plan, checked, context, network.origin)))
 
 
@@ -148,10 +148,10 @@ def plan_run(
 
     Rank 0 measures and plans for all, since every rank must train by one plan.
     """
-    say = context.display.say
+    message = context.display.message
     if stored is not None:
-        stored.report_changed_data(checked, say)
-        return stored.plan(config, say)
+        stored.report_changed_data(checked, message)
+        return stored.plan(config, message)
 
     def measure_and_plan() -> Plan:
         timings = MeasuredTimings.of(config, checked.classes, context.device)
@@ -161,7 +161,7 @@ def plan_run(
 
     plan = context.world.broadcast_from_rank0(measure_and_plan, Plan.to_json, Plan.from_json)
     for line in describe_plan(plan, checked.data):
-        say(line)
+        message(line)
     return plan
 
 
@@ -177,7 +177,7 @@ def _stored_run(context: RunContext, *, resume: bool) -> StoredRun | None:
     if checkpoints(folder / "checkpoints"):
         return StoredRun.read(folder)
     if first:
-        context.display.say("nothing to resume yet: no checkpoint was written; starting from the beginning")
+        context.display.message("nothing to resume yet: no checkpoint was written; starting from the beginning")
     return None
 
 
@@ -195,10 +195,10 @@ def _write_plan(run: Run, checked: CheckedData, display: Display) -> None:
         write_json(run.folder / "plan.json", run.plan_json())
         write_json(run.folder / DATA_PRINT, checked.file_prints)
     except OSError as error:
-        display.say(f"warning: config and plan could not be written ({error}); training goes on")
-    display.say(f"run folder: {run.folder}")
+        display.message(f"warning: config and plan could not be written ({error}); training goes on")
+    display.message(f"run folder: {run.folder}")
     if config.training.deterministic and config.training.minutes is not None:
-        display.say(
+        display.message(
             "warning: by the clock a run takes as many steps as there is time for, and equal seeds differ; "
             "--deterministic goes with --epochs"
         )

@@ -79,7 +79,7 @@ class TrainState:
         return is_sharded(self.model)
 
 
-def save_state(state: TrainState, folder: Path, run: Mapping[str, Any], say: Callable[[str], None]) -> None:
+def save_state(state: TrainState, folder: Path, run: Mapping[str, Any], message: Callable[[str], None]) -> None:
     """Write a checkpoint into ``folder`` (``checkpoints/`` of a run); a full disk is reported and the run continues.
 
     ``run``: a JSON-able record of the run. Rank 0 writes; with a sharded network every rank writes its own shards and
@@ -110,13 +110,13 @@ def save_state(state: TrainState, folder: Path, run: Mapping[str, Any], say: Cal
         else:
             save_checkpoint(folder, step, tensors, description)
     except OSError as error:
-        say(
+        message(
             f"warning: the checkpoint of step {step} could not be written ({error}); "
             "the one before is whole, training goes on"
         )
 
 
-def restore_state(state: TrainState, folder: Path, say: Callable[[str], None]) -> None:
+def restore_state(state: TrainState, folder: Path, message: Callable[[str], None]) -> None:
     """Fill ``state`` in place from the newest intact checkpoint in ``folder``; CheckpointError if there is none."""
     found = _find_on_rank0(state.world, folder) if state.sharded else load_checkpoint(folder)
     if found is None:
@@ -127,7 +127,7 @@ def restore_state(state: TrainState, folder: Path, say: Callable[[str], None]) -
             fix="start the run without --resume",
         )
     for line in found.skipped:
-        say(f"warning: a damaged checkpoint was passed over: {line}")
+        message(f"warning: a damaged checkpoint was passed over: {line}")
     averaged = state.average is not None and bool(found.state.get("average"))
     if state.sharded:
         found = replace(found, tensors=_read_shards(state, found, averaged))

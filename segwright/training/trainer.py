@@ -65,8 +65,8 @@ class Trainer:
         )
         self.freezing = Freezing(self.model, self.config)
         self.loader = self._loader("auto" if self.config.cache else "none")
-        val, say = components.val, components.display.say
-        self.validator = Validator(val, device, self.update.dtype, world, say) if val is not None else None
+        val, message = components.val, components.display.message
+        self.validator = Validator(val, device, self.update.dtype, world, message) if val is not None else None
         self.clock = RunClock(components.budget, epochs=self.config.epochs, samples=len(self.loader))
         self.data_timer = DataTimer()
         names = components.train.label_space.names
@@ -115,7 +115,7 @@ class Trainer:
             if self.stopped_by_callback:
                 return "on_validation"
             if self._out_of_patience():
-                self.components.display.say(
+                self.components.display.message(
                     f"early stopping: no better validation in the last {progress.waited}; the best mIoU, "
                     f"{progress.best_miou:.3f}, was at step {progress.best_step}"
                 )
@@ -319,10 +319,10 @@ class Trainer:
             ) from error
         self.progress.num_micro_batches = 2 * count
         images, count = self._micro_batches(phase)
-        self.components.display.say(
+        self.components.display.message(
             f"out of memory: every batch is now taken in {count} parts of {images}, its effective size stays"
         )
-        self.components.display.say(self.decomposition_note())
+        self.components.display.message(self.decomposition_note())
 
     def decomposition_note(self) -> str:
         """One line on what depends on micro-batches and processes; empty if one process takes batches whole."""
@@ -336,11 +336,11 @@ class Trainer:
     def save(self) -> None:
         """Write a checkpoint; the run continues if that fails."""
         self.clock.saved()
-        save_state(self.state, self.checkpoints, self.components.record, self.components.display.say)
+        save_state(self.state, self.checkpoints, self.components.record, self.components.display.message)
 
     def restore(self) -> None:
         """Continue from the newest intact checkpoint; CheckpointError if there is none."""
-        restore_state(self.state, self.checkpoints, self.components.display.say)
+        restore_state(self.state, self.checkpoints, self.components.display.message)
 
     def _validate_or_save(self) -> None:
         """Validate; if that fails, save first, so that the validation is taken again when the run continues."""

@@ -58,7 +58,7 @@ class Limits:
 class Validator:
     """Validates a network on this rank's images of ``split`` at their own size.
 
-    ``limits`` are lowered when memory runs out, with a line to ``say``.
+    ``limits`` are lowered when memory runs out, with a line to ``message``.
     """
 
     def __init__(
@@ -67,10 +67,10 @@ class Validator:
         device: torch.device,
         dtype: torch.dtype | None,
         world: World | None = None,
-        say: Callable[[str], None] = lambda line: None,
+        message: Callable[[str], None] = lambda line: None,
         limits: Limits | None = None,
     ) -> None:
-        self.split, self.device, self.dtype, self.say = split, device, dtype, say
+        self.split, self.device, self.dtype, self.message = split, device, dtype, message
         self.world = world or World()
         self.cross_entropy = create_loss("ce", classes=split.label_space.classes)
         self.indices = range(self.world.rank, len(split), self.world.size)
@@ -143,7 +143,7 @@ class Validator:
         height, width = samples[0].image.shape[:2]
         if len(samples) > 1:
             self.limits = replace(limits, pixels=min(limits.pixels, len(samples) // 2 * height * width))
-            self.say(f"out of memory in validation: from now on {len(samples) // 2} of {height}×{width} at a time")
+            self.message(f"out of memory in validation: from now on {len(samples) // 2} of {height}×{width} at a time")
             return
         side = min(limits.window or max(height, width), max(height, width))
         if side <= MIN_WINDOW:
@@ -154,7 +154,7 @@ class Validator:
             )
         window = max(MIN_WINDOW, side // 2 // 32 * 32)
         self.limits = replace(limits, window=window, pixels=min(limits.pixels, window**2))
-        self.say(f"out of memory in validation: from now on in windows of {window}×{window}")
+        self.message(f"out of memory in validation: from now on in windows of {window}×{window}")
 
     def _run(
         self, model: SegmentationModel, samples: Sequence[Sample], criterion: Criterion

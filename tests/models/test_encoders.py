@@ -93,7 +93,7 @@ def test_every_network_uses_stages_its_encoder_has_at_any_output_stride(name: st
         assert output.logits.shape == (1, 3, 70, 90)
 
 
-def test_networks_that_cannot_be_dilated_say_so() -> None:
+def test_networks_that_cannot_be_dilated_raise() -> None:
     for name in ("vgg11", "densenet121", "mit_b0"):
         with pytest.raises(ModelError, match="dilated"):
             create_encoder(name, output_stride=8)

@@ -100,7 +100,7 @@ def test_a_run_on_a_disk_that_fills_up_goes_on(small_disk: Path, tmp_path: Path)
     scenes = open_dataset(write_street_scenes(tmp_path / "street", train=8, val=2, test=0, size=(64, 96)))
     run = trainer(scenes, small_disk / "run", epochs=3, save_every_steps=1)
     said: list[str] = []
-    run.components.display.say = said.append  # type: ignore[method-assign]
+    run.components.display.message = said.append  # type: ignore[method-assign]
     save = run.save
 
     def fill_after_the_first() -> None:

@@ -32,7 +32,9 @@ def record(epoch: int, **more: Any) -> dict[str, Any]:
 
 
 def test_lines_are_wrapped_and_taken_literally(screen: Screen) -> None:
-    Display(stream=screen).say("  sizes  [128, 192] then [red] 320×416  (small images first: most of what is to learn)")
+    Display(stream=screen).message(
+        "  sizes  [128, 192] then [red] 320×416  (small images first: most of what is to learn)"
+    )
     first, second = screen.getvalue().rstrip("\n").split("\n")
     assert first == "  sizes  [128, 192] then [red] 320×416  (small images first:" and second.startswith(
         " " * 9 + "most"
@@ -60,19 +62,19 @@ def test_the_last_validation_is_seen(screen: Screen) -> None:
 
 def test_piped_lines_stay_whole() -> None:
     pipe = io.StringIO()
-    Display(stream=pipe).say("word " * 40)
+    Display(stream=pipe).message("word " * 40)
     assert pipe.getvalue() == "word " * 40 + "\n"
 
 
 def test_one_of_many_says_only_how_far_it_is(screen: Screen) -> None:
     pipe = io.StringIO()
     with Display(brief=True, stream=pipe) as display:
-        display.say("plan: …")
+        display.message("plan: …")
         display.validation(record(1, val_miou=0.7, val_pixel_accuracy=0.9), True)
         display.step(record(1), 0.4, 70.0, "1.9 GiB memory")
         display.step(record(1), 0.5, 60.0, "1.9 GiB memory")  # within the interval
     assert pipe.getvalue() == "  40%, loss 0.500, val mIoU 0.700, 1 min 10 s left\n"
     with Display(brief=True, stream=screen) as display:
-        display.say("plan: …")
+        display.message("plan: …")
         display.step(record(2), 0.4, 70.0, "1.9 GiB memory")
     assert "40%" in screen.getvalue() and "plan" not in screen.getvalue()

@@ -248,7 +248,7 @@ def test_minutes_are_kept_where_scoring_would_take_longer(
     said: list[str] = []
     data = open_dataset(scenes)
     config = TrainConfig().with_values({**VALUES, "training.logit_adjustment": True})
-    context = SimpleNamespace(display=SimpleNamespace(say=said.append))
+    context = SimpleNamespace(display=SimpleNamespace(message=said.append))
     checked = SimpleNamespace(train=data.train)
     for name, value in (("context", context), ("checked", checked), ("plan", Plan(config, (), None, None))):
         object.__setattr__(found, name, value)

@@ -127,7 +127,7 @@ def test_a_corrupt_newest_checkpoint_costs_only_the_steps_since_the_one_before(s
     newest.write_bytes(data)
     again = trainer(scenes, tmp_path / "killed")
     said: list[str] = []
-    again.components.display.say = said.append  # type: ignore[method-assign]
+    again.components.display.message = said.append  # type: ignore[method-assign]
     again.restore()
     assert again.progress.step == 3
     assert any("damaged checkpoint was passed over: step-00000004" in line for line in said)

@@ -149,7 +149,7 @@ def test_out_of_memory_takes_fewer_images_with_the_same_result(
     lines: list[str] = []
     before = Validator(scenes.val, CPU, None)(model)
     hungry(model, 2 * 160 * 256, error, monkeypatch)
-    validator = Validator(scenes.val, CPU, None, say=lines.append)
+    validator = Validator(scenes.val, CPU, None, message=lines.append)
     found = validator(model)
     assert found.predicted_pixels == before.predicted_pixels and found.scores.miou == before.scores.miou
     assert found.loss == pytest.approx(before.loss, rel=1e-6)
@@ -163,7 +163,7 @@ def test_an_image_that_does_not_fit_is_seen_in_windows(
     before = Validator(scenes.val, CPU, None)(model)
     hungry(model, 128 * 128, MemoryError, monkeypatch)
     lines: list[str] = []
-    found = Validator(scenes.val, CPU, None, say=lines.append)(model)
+    found = Validator(scenes.val, CPU, None, message=lines.append)(model)
     assert lines[-1] == "out of memory in validation: from now on in windows of 128×128"
     assert sum(found.predicted_pixels) == sum(before.predicted_pixels), "every labeled pixel once"
     assert found.loss == pytest.approx(before.loss, rel=0.05)

@@ -1,7 +1,7 @@
 """Polygons to pixels, by the two rules that annotation tools draw with.
 
 *COCO's* (for COCO, CVAT, Label Studio, YOLO: coordinates are continuous, pixel 0 covers 0…1): the outline at five times
-the size, a pixel inside where its center column's crossings say so. The same pixels as the reference implementation.
+the size, a pixel inside where its center column's crossings are odd. The same pixels as the reference implementation.
 *labelme's*: Pillow's polygon with its outline, coordinates being pixel positions.
 """
 

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from segwright.data.check.scan import SMALLEST_REGION
 
-LEAST_IMAGES = 10  # fewer say little of what is usual
+LEAST_IMAGES = 10  # fewer are no base for what is usual
 NEIGHBORS = 3  # so many regions must agree, in other images
 FAR = 1.5  # distance to the own class, in the units below, from which a region is odd
 NEARER = 0.5  # the other class's distance as a share of the own

@@ -26,7 +26,7 @@ class Format:
     layout: str  # what on the disk gives it away; listed where nothing was recognized
     detector: Callable[[Tree], str | None]
     opener: Callable[[Tree], Dataset]
-    # What to say where nothing was recognized and the files come near this format; None where they do not.
+    # The hint if nothing was detected and the files come near this format; None where they do not.
     hint: Callable[[Tree], FormatError | None] | None = None
     writer: Writer | None = None  # writes a dataset in this format (``convert``); None if that is not offered
 

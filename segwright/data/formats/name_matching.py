@@ -90,7 +90,7 @@ class NamedFile:
     name: str
     directory: str  # absolute
     split: str | None
-    free: str  # the parts of the folder that say neither role nor split
+    free: str  # the parts of the folder that are neither role nor split
     role: Role | None
     stem: str = field(init=False, compare=False, repr=False)  # kept: every pass of the pairing needs it
 

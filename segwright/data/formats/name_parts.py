@@ -22,7 +22,7 @@ _ROLE = r"images?|imgs?|img|annots?|annotations?|masks?|labels?|set|data|dir|gt"
 _GLUED = re.compile(
     rf"(?:(train|training|val|valid|validation|test|testing)(?:{_ROLE})|(?:{_ROLE})(train|val|valid|test|tr|ts))"
 )
-# Folder names that say what lies in them, not which images: they may differ between a list and the disk.
+# Folder names that describe what is in them, not which images: they may differ between a list and the disk.
 GENERIC = frozenset(
     re.split(
         r"\s+",

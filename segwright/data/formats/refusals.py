@@ -128,7 +128,7 @@ _BY_TEXT = (
     ),
     _Text(
         "a set of boxes, not masks: PASCAL VOC's XML for detection", (".xml",), (r"<annotation", r"<bndbox>"),
-        "boxes say where objects are, not their outlines: outline them in an annotation tool, or add masks",
+        "boxes give the places of objects, not their outlines: outline them in an annotation tool, or add masks",
     ),
     _Text(
         "keypoints or captions of COCO", (".json",),

@@ -66,7 +66,7 @@ def _annotations(tree: Tree) -> list[Path]:
             for name in [n for n in listing.files if n.lower().endswith((".json", ".csv"))][:LOOKED_AT]
         ]
     found = [path for path in candidates if _is_via(path)]
-    # A project file and its exported annotations say the same: the annotations of one folder are read once.
+    # A project file and its exported annotations hold the same: the annotations of one folder are read once.
     tree.memo["via"] = _once(found)
     return list(tree.memo["via"])
 

@@ -183,11 +183,11 @@ class Display:
         text = f"epoch {record['epoch']}: val mIoU {miou:.3f}, pixel accuracy {float(record['val_pixel_accuracy']):.3f}"
         self.rows.append((f"epoch {record['epoch']}", f"mIoU {miou:.3f}", "best so far" if better else ""))
         if self.live is None:
-            self.say(text + (" (best so far)" if better else ""))
+            self.message(text + (" (best so far)" if better else ""))
         elif self.shown is not None:  # at the end of a run no further step would bring the row to the screen
             self.live.update(self._table(*self.shown))
 
-    def say(self, text: str) -> None:
+    def message(self, text: str) -> None:
         """Print a line that stays on the screen."""
         if not self.show or self.brief:
             return

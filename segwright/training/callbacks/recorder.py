@@ -29,7 +29,7 @@ class Recorder:
     def open(self, config: TrainingConfig, progress: Progress, *, resume: bool) -> None:
         """Open the log; on resuming, records after the checkpoint's step are dropped from it."""
         names = () if config.trackers == "auto" else config.trackers
-        trackers = Trackers(names, self.folder, config.model_dump(mode="json"), self.display.say)
+        trackers = Trackers(names, self.folder, config.model_dump(mode="json"), self.display.message)
         self._log = RunLog(
             self.folder,
             keep_until_step=progress.step if resume else None,
@@ -73,7 +73,7 @@ class Recorder:
         }
         self._log.write(record)
         for line in self.monitor.step(record):
-            self.display.say(line)
+            self.display.message(line)
         left = progress.seconds * (1 - fraction) / max(fraction, 1e-6)
         self.display.step(record, fraction, left, memory_text(self.device), self.monitor.loader_fraction())
 
@@ -99,9 +99,9 @@ class Recorder:
         self._log.validation(record)
         self.display.validation(record, better)
         for line in self.monitor.validation(found):
-            self.display.say(line)
+            self.display.message(line)
         try:
             for number, image in enumerate(found.images):
                 write_image(self.folder / "validation" / f"epoch-{progress.epoch:04d}-{number}.jpg", image)
         except OSError as error:
-            self.display.say(f"warning: validation images cannot be written ({error.strerror})")
+            self.display.message(f"warning: validation images cannot be written ({error.strerror})")

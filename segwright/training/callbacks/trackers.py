@@ -14,7 +14,7 @@ from typing import Any, Literal, Protocol
 
 from segwright.core.errors import MissingExtraError, UsageError
 
-Say = Callable[[str], None]
+Message = Callable[[str], None]
 NOT_FIGURES = ("step", "epoch", "time")
 
 
@@ -106,8 +106,8 @@ def check_trackers(names: Sequence[str] | Literal["auto"]) -> None:
 class Trackers:
     """The trackers of a run, each dropped at its first error."""
 
-    def __init__(self, names: Sequence[str], folder: Path, settings: Mapping[str, Any], say: Say) -> None:
-        self.say = say
+    def __init__(self, names: Sequence[str], folder: Path, settings: Mapping[str, Any], message: Message) -> None:
+        self.message = message
         self.active: dict[str, Tracker] = {}
         for name in names:
             self._try(name, partial(self._begin, name, folder, settings))
@@ -133,7 +133,7 @@ class Trackers:
         except Exception as error:  # no error of a tracker may end a run
             self.active.pop(name, None)
             first = (str(error).splitlines() or [type(error).__name__])[0]
-            self.say(f"warning: {name} is left out from now on ({first}); training goes on")
+            self.message(f"warning: {name} is left out from now on ({first}); training goes on")
 
 
 def figures(record: Mapping[str, Any]) -> dict[str, float]:

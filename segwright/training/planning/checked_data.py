@@ -23,7 +23,7 @@ from segwright.training.config import Size, TrainConfig
 from segwright.training.data_fingerprint import Prints, data_print
 from segwright.training.distributed.world import World
 
-Say = Callable[[str], None]
+Message = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,12 @@ class CheckedData:
 
 
 def check(
-    data: Dataset, config: TrainConfig, *, world: World | None = None, checked: CheckResult | None = None, say: Say
+    data: Dataset,
+    config: TrainConfig,
+    *,
+    world: World | None = None,
+    checked: CheckResult | None = None,
+    message: Message,
 ) -> CheckedData:
     """Check a dataset and leave bad files out if the config has ``skip_bad``. DataError for what the check refuses,
     UsageError for unknown networks, trackers and folds.
@@ -78,9 +83,9 @@ def check(
 
     result = world.broadcast_from_rank0(inspect, CheckResult.to_json, lambda tree: CheckResult.from_json(tree, data))
     for line in () if checked is not None else warning_lines(result):
-        say(line)
+        message(line)
     if result.errors:
-        train, val = _without_bad_files(train, val, result, say)
+        train, val = _without_bad_files(train, val, result, message)
     fingerprint = result.by_split.get(train.name, result.fingerprint)
     if len(train) == 0 or fingerprint is None:
         raise DataError("no usable training image is left", where=data.root, fix="segwright check DATA")
@@ -107,7 +112,9 @@ def training_splits(data: Dataset, config: TrainConfig) -> tuple[Split, Split | 
     return data.train, splits.get("val", splits.get("test"))
 
 
-def _without_bad_files(train: Split, val: Split | None, result: CheckResult, say: Say) -> tuple[Split, Split | None]:
+def _without_bad_files(
+    train: Split, val: Split | None, result: CheckResult, message: Message
+) -> tuple[Split, Split | None]:
     """The splits without the files that the check found errors in, each of which is reported."""
     left_out: list[str] = []
 
@@ -126,8 +133,8 @@ def _without_bad_files(train: Split, val: Split | None, result: CheckResult, say
 
     usable_train, usable_val = usable(train), usable(val) if val is not None else None
     for file in left_out:
-        say(f"left out: {file}")
-    say(f"{len(left_out)} files were left out, because of --skip-bad")
+        message(f"left out: {file}")
+    message(f"{len(left_out)} files were left out, because of --skip-bad")
     return usable_train, usable_val
 
 
