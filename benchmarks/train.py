@@ -77,7 +77,7 @@ def ours(data: Path, batch: int) -> Callable[[], int]:
             state["epoch"] += 1  # type: ignore[operator]
             state["batches"] = loader.batches(epoch=state["epoch"], batch_size=batch, transform=transform)  # type: ignore[arg-type]
             item = next(state["batches"])  # type: ignore[call-overload]
-        step([item])
+        step([item], 0.0, loss, 0.4)
         return batch
 
     return update

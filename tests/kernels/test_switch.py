@@ -169,9 +169,9 @@ from segwright.postprocess.superpixels import superpixels
 from segwright.training.train_step import TrainStep
 model = create_model("unet", classes=3, encoder="mobilenetv2_100", weights=None).train()
 images = np.random.default_rng(0).integers(0, 256, (2, 64, 64, 3)).astype(np.uint8)
-step = TrainStep(model, create_loss("ce+dice", classes=3), torch.optim.AdamW(model.parameters()))
-step.gradients(torch.from_numpy(images), torch.zeros(2, 64, 64, dtype=torch.long))
-step.update()
+step = TrainStep(model, torch.optim.AdamW(model.parameters()))
+batch = Batch(images, np.zeros((2, 64, 64), np.uint8), ("a", "b"))
+step([batch], 0.0, create_loss("ce+dice", classes=3), 0.4)
 mask = Predictor(TorchRuntime(model, "cpu"), LabelSpace(("a", "b", "c"))).predict(images[0])
 DenseCRF(iterations=1)(images[0], np.full((3, 64, 64), 1 / 3, np.float32))
 superpixels(images[0])
