@@ -10,12 +10,14 @@ from typing import Any
 
 from segwright.core.errors import CheckpointError, ConfigError, SegwrightError, UsageError
 from segwright.inference.bundle import read_bundle
-from segwright.training.checkpoint import newest_state
+from segwright.training.checkpoint import checkpoints, clear_leftovers, newest_state
 from segwright.training.config import TrainConfig, load_config
+from segwright.training.context import RunContext
 from segwright.training.data_fingerprint import NAME as DATA_PRINT
 from segwright.training.data_fingerprint import differences, digest, read_print
 from segwright.training.planning.checked_data import CheckedData
 from segwright.training.planning.draft import Plan
+from segwright.training.run_dir import refuse_second_run
 
 Message = Callable[[str], None]
 
@@ -90,6 +92,22 @@ class StoredRun:
             return read_bundle(self.folder / "model").licenses.get("weights")
         except SegwrightError:
             return None
+
+
+def find_stored_run(context: RunContext, *, resume: bool) -> StoredRun | None:
+    """The run to continue, if there is one; UsageError if a new run would overwrite a finished one."""
+    folder, first = context.folder, context.world.is_first
+    if first:
+        if not resume:
+            refuse_second_run(folder)
+        clear_leftovers(folder / "checkpoints")
+    if not resume:
+        return None
+    if checkpoints(folder / "checkpoints"):
+        return StoredRun.read(folder)
+    if first:
+        context.display.message("nothing to resume yet: no checkpoint was written; starting from the beginning")
+    return None
 
 
 def changed_settings(config: TrainConfig, default: TrainConfig) -> dict[str, Any]:

@@ -23,7 +23,6 @@ from segwright.evaluation.evaluate import Evaluation
 from segwright.inference.runtimes import choose_device
 from segwright.training.build import SavedModel, build, load_saved_model, starting_network
 from segwright.training.callbacks.log import Display
-from segwright.training.checkpoint import checkpoints, clear_leftovers
 from segwright.training.components import FitResult, OnValidation
 from segwright.training.config import TrainConfig
 from segwright.training.context import RunContext
@@ -37,8 +36,8 @@ from segwright.training.planning.memory_probe import MemoryReport
 from segwright.training.planning.plan import make_plan
 from segwright.training.planning.timing import MeasuredTimings
 from segwright.training.results import RunOutputs
-from segwright.training.resume import StoredRun
-from segwright.training.run_dir import default_folder, point_latest, refuse_second_run
+from segwright.training.resume import StoredRun, find_stored_run
+from segwright.training.run_dir import default_folder, point_latest
 from segwright.training.state import Progress
 from segwright.training.trainer import Trainer
 
@@ -105,7 +104,7 @@ def run_training(
         display = display or Display(show=world.is_first)
         context = RunContext(folder, own_device(device, world), world, display, command, started)
         with lock_folder(folder) if world.is_first and not dry_run else nullcontext():
-            stored = None if dry_run else _stored_run(context, resume=resume)
+            stored = None if dry_run else find_stored_run(context, resume=resume)
             if stored is not None:
                 stored.refuse_other_classes(data.label_space.names, data.root)
             data_checked = check(data, config, world=world, checked=checked, message=display.message)
@@ -163,22 +162,6 @@ def plan_run(
     for line in describe_plan(plan, checked.data):
         message(line)
     return plan
-
-
-def _stored_run(context: RunContext, *, resume: bool) -> StoredRun | None:
-    """The run to continue, if there is one; UsageError if a new run would overwrite a finished one."""
-    folder, first = context.folder, context.world.is_first
-    if first:
-        if not resume:
-            refuse_second_run(folder)
-        clear_leftovers(folder / "checkpoints")
-    if not resume:
-        return None
-    if checkpoints(folder / "checkpoints"):
-        return StoredRun.read(folder)
-    if first:
-        context.display.message("nothing to resume yet: no checkpoint was written; starting from the beginning")
-    return None
 
 
 def _seed(plan: Plan) -> None:
