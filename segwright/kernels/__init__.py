@@ -10,6 +10,7 @@ Importing this package imports neither torch nor numba; a kernel is imported, an
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING, TypeVar
 
 from segwright.kernels.switch import disabled, enabled
@@ -17,7 +18,7 @@ from segwright.kernels.switch import disabled, enabled
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = ["disabled", "enabled", "patch"]
+__all__ = ["compiled_count", "disabled", "enabled", "patch"]
 
 Model = TypeVar("Model", bound="nn.Module")
 
@@ -33,3 +34,12 @@ def patch(model: Model) -> Model:
 
         patch_modules(model)
     return model
+
+
+def compiled_count() -> int:
+    """The number of kernels that were compiled or loaded in this process; 0 if numba was not imported yet.
+
+    A measurement during which it grows has measured the compiler as well, and is to be repeated.
+    """
+    jit = sys.modules.get("segwright.kernels.jit")
+    return jit.compiled_count() if jit is not None else 0

@@ -12,6 +12,8 @@ import numba
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+_KERNELS: list[Any] = []  # numba's dispatchers, for compiled_count
+
 
 def jit(function: F) -> F:
     """Compile with numba: no GIL, so that plain threads run it side by side, and kept on disk between processes.
@@ -22,6 +24,13 @@ def jit(function: F) -> F:
     """
     options: dict[str, Any] = {"nogil": True, "fastmath": {"contract", "nsz", "arcp"}, "error_model": "numpy"}
     try:
-        return numba.njit(cache=True, **options)(function)  # type: ignore[no-any-return]
+        kernel = numba.njit(cache=True, **options)(function)
     except RuntimeError:
-        return numba.njit(**options)(function)  # type: ignore[no-any-return]
+        kernel = numba.njit(**options)(function)
+    _KERNELS.append(kernel)
+    return kernel  # type: ignore[no-any-return]
+
+
+def compiled_count() -> int:
+    """The number of kernels that were compiled or loaded in this process, each type of arguments counted once."""
+    return sum(len(kernel.signatures) for kernel in _KERNELS)

@@ -240,7 +240,7 @@ def constant(name: str, value: Any) -> Any:
 
 @pytest.mark.parametrize(
     ("labels", "match"),
-    [(np.full((1, 2, 2), 1, np.uint8), "something else"), (np.full((1, 16, 24), 9, np.uint8), "labels below 3")],
+    [(np.full((1, 2, 2), 1, np.uint8), "not labels"), (np.full((1, 16, 24), 9, np.uint8), "labels below 3")],
 )
 def test_answers_of_another_size_or_class_are_refused(tmp_path: Path, labels: Any, match: str) -> None:
     nodes = [constant("labels", labels), constant("confidence", np.ones(labels.shape, np.float32))]
