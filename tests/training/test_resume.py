@@ -33,6 +33,7 @@ from segwright.training.run import Run, run_training
 VALUES: dict[str, Any] = {
     "model.name": "leannet", "training.size": (64, 96), "training.batch": 4, "training.device": "cpu",
     "training.epochs": 2, "training.save_every_steps": 1, "training.trackers": (),
+    "training.precision": "fp32",  # else a timed step decides, and two runs may differ
     "model.arguments": {"widths": [4, 8, 8, 8, 8], "decoder_channels": [4, 8, 8, 8]},
 }  # fmt: skip
 
