@@ -269,7 +269,7 @@ def said_by_training(root: Path, monkeypatch: pytest.MonkeyPatch, resume: bool =
 
     stored = SimpleNamespace(refuse_other_classes=lambda *_: None)
     monkeypatch.setattr(training, "plan_run", stop)
-    monkeypatch.setattr(training, "_stored_run", lambda context, *, resume: stored if resume else None)
+    monkeypatch.setattr(training, "find_stored_run", lambda context, *, resume: stored if resume else None)
     stream = io.StringIO()
     config = TrainConfig().with_values({"out": str(root.parent / "run")})
     with pytest.raises(Enough):
