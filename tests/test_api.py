@@ -115,6 +115,10 @@ def test_former_parameters_work_with_a_warning(folder: Path) -> None:
     assert predictor.label_space == sw.load(folder / "run", device="cpu", postprocess="none").label_space
     with pytest.raises(TypeError, match="unexpected keyword"):
         sw.load(folder / "run", posts="none")
+    with pytest.raises(TypeError, match="'post', the former name"), pytest.warns(DeprecationWarning):
+        sw.load(folder / "run", post="none", postprocess="none")
+    with pytest.raises(sw.SegwrightError), pytest.warns(DeprecationWarning, match=r"serve\(say=…\) is now message=…"):
+        sw.serve(folder / "nowhere", say=print)
 
 
 def test_results_are_json_and_take_the_subscripts_of_before() -> None:

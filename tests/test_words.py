@@ -38,8 +38,7 @@ THEIRS = re.compile(
         "rgb input picture photo",
         '"colour media leftimg8bit', '"colour", "color"', '"color", "colour"', '"grey value"',
         '"unlabeled", "unlabelled"', "renamed_", "warn_renamed", "former name", '"colou?rs" in data',
-        "colors and colours", r'get\("colours"', '"licences" in tree', r'tree\["licences"\]', "pictures: str",
-        "if pictures is not None", "= pictures$", '"pictures": "images"',
+        "colors and colours", r'get\("colours"', '"licences" in tree', r'tree\["licences"\]', '"pictures": "images"',
     ])
 )  # fmt: skip
 _WORD = re.compile(rf"\b({'|'.join(WORDS)})\b", re.IGNORECASE)

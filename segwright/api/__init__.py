@@ -5,15 +5,13 @@ Functions import what they need when they are called: a data check must not wait
 
 from __future__ import annotations
 
-from typing import Any
-
 from segwright.api.data import check, choose_split, convert, open_dataset
 from segwright.api.inference import compare, evaluate, predict, serve
 from segwright.api.models import create_model, ensemble, export, import_weights, list_models, load
 from segwright.api.postprocess import plot_crf, tune_postprocessing
 from segwright.api.results import ConvertResult, FailedFile, ModelInfo, PredictedFile, PredictResult
 from segwright.api.training import cross_validate, lr_range, train, tune
-from segwright.core.deprecated import warn_renamed
+from segwright.core.deprecated import renamed_names
 
 __all__ = [
     "ConvertResult",
@@ -43,11 +41,6 @@ __all__ = [
     "tune_postprocessing",
 ]
 
-_RENAMED = {"tune_post": "tune_postprocessing", "crf_figure": "plot_crf", "evaluate_path": "evaluate"}
-
-
-def __getattr__(name: str) -> Any:
-    if name in _RENAMED:
-        warn_renamed(name, _RENAMED[name])
-        return globals()[_RENAMED[name]]
-    raise AttributeError(f"module 'segwright.api' has no attribute {name!r}")
+__getattr__ = renamed_names(
+    __name__, {"tune_post": "tune_postprocessing", "crf_figure": "plot_crf", "evaluate_path": "evaluate"}
+)

@@ -268,7 +268,7 @@ def compare(
     return compare_evaluations(found)
 
 
-@renamed_parameters(post="postprocess", queue="max_concurrent_requests", timeout="upload_timeout", message="message")
+@renamed_parameters(post="postprocess", queue="max_concurrent_requests", timeout="upload_timeout", say="message")
 def serve(
     model: str | Path,
     *,

@@ -22,9 +22,8 @@ from segwright.cli.common import (
     console,
     write_result,
 )
+from segwright.cli.models import Tta
 from segwright.core.errors import UsageError
-
-Tta = Annotated[str | None, typer.Option("--tta", metavar="VIEWS", help="Test-time views, such as flip,0.75,1,1.25.")]
 
 
 def tune_post(

@@ -47,6 +47,8 @@ def renamed_names(module: str, names: Mapping[str, str]) -> Callable[[str], Any]
 def renamed_parameters(**names: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
     """Let a function take parameters by their former names: ``renamed_parameters(former="current")``.
 
+    TypeError if a call gives a parameter by both names.
+
     >>> @renamed_parameters(colour="color")
     ... def paint(*, color): return color
     >>> paint(color="red")
@@ -59,6 +61,10 @@ def renamed_parameters(**names: str) -> Callable[[Callable[P, R]], Callable[P, R
             for former, current in names.items():
                 if former in kwargs:
                     warn_renamed(f"{function.__name__}({former}=…)", f"{current}=…")
+                    if current in kwargs:
+                        raise TypeError(
+                            f"{function.__name__}() got {former!r}, the former name of {current!r}, and both"
+                        )
                     kwargs[current] = kwargs.pop(former)
             return function(*args, **kwargs)
 

@@ -11,6 +11,7 @@ from rich.text import Text
 from segwright.core.progress import literal
 from segwright.evaluation.compare import interval_text
 from segwright.evaluation.evaluate import Evaluation
+from segwright.reports import percent
 
 BAR_CELLS = 20
 EIGHTHS = " ▏▎▍▌▋▊▉"
@@ -28,7 +29,7 @@ def render_evaluation(evaluation: Evaluation, console: Console) -> None:
     total = max(1, int(e.scores.pixels.sum()))
     for row, color in zip(e.per_class, e.label_space.colors, strict=True):
         cells: list[str | Text] = [literal(row["name"])]
-        cells += [_per_cent(row[key]) for key in ("iou", "dice", "precision", "recall")]
+        cells += [percent(row[key]) for key in ("iou", "dice", "precision", "recall")]
         cells.append(f"{100 * row['pixels'] / total:.2f} %")
         if not plain:
             cells.append(Text(text_bar(row["iou"]), style="rgb({},{},{})".format(*color)))
@@ -36,14 +37,14 @@ def render_evaluation(evaluation: Evaluation, console: Console) -> None:
     console.print(table)
     interval = interval_text(e.miou_ci95)
     lines = [
-        f"mIoU {_per_cent(e.miou)}" + (f" (95 % {interval} over {e.independent})" if interval else "")
-        + f"  pixel accuracy {_per_cent(e.pixel_accuracy)}  mean accuracy {_per_cent(e.mean_accuracy)}",
-        f"frequency-weighted IoU {_per_cent(e.fwiou)}  mean Dice {_per_cent(e.mean_dice)}"
-        f"  boundary IoU {_per_cent(e.boundary_iou)}",
+        f"mIoU {percent(e.miou)}" + (f" (95 % {interval} over {e.independent})" if interval else "")
+        + f"  pixel accuracy {percent(e.pixel_accuracy)}  mean accuracy {percent(e.mean_accuracy)}",
+        f"frequency-weighted IoU {percent(e.fwiou)}  mean Dice {percent(e.mean_dice)}"
+        f"  boundary IoU {percent(e.boundary_iou)}",
         f"{e.images} images of split {e.split}, in per cent; convention: {e.convention} (see docs/metrics.md)",
     ]  # fmt: skip
     if e.calibration is not None:
-        lines.insert(2, f"calibration error {_per_cent(e.calibration.ece())}")
+        lines.insert(2, f"calibration error {percent(e.calibration.ece())}")
     lines += [f"note: {note}" for note in notes(e)]
     for line in lines:
         console.print(literal(line), soft_wrap=True)
@@ -75,7 +76,3 @@ def text_bar(value: float, cells: int = BAR_CELLS) -> str:
         return ""
     eighths = round(min(max(value, 0.0), 1.0) * cells * 8)
     return "█" * (eighths // 8) + EIGHTHS[eighths % 8].strip()
-
-
-def _per_cent(value: float) -> str:
-    return "–" if math.isnan(value) else f"{100 * value:.1f}"

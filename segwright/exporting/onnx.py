@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from segwright.core.atomic_io import atomic_file, write_json
-from segwright.core.deprecated import warn_renamed
+from segwright.core.deprecated import renamed_parameters
 from segwright.core.errors import ExportError, UsageError
 from segwright.core.types import Sample
 from segwright.imageio import UInt8Array
@@ -85,6 +85,7 @@ class ExportedGraph(nn.Module):
         return labels.to(torch.uint8), confidence, logits
 
 
+@renamed_parameters(pictures="source")
 def export(
     model: str | Path | Sequence[str | Path],
     to: str = "onnx",
@@ -95,18 +96,13 @@ def export(
     with_logits: bool = False,
     command: str = "",
     trust_external: bool = False,
-    pictures: str | None = None,
 ) -> ExportResult:
     """Export a run folder or bundle, or several as their ensemble; ExportError if it cannot be exported or differs from
     the original.
 
     ``samples``: the real images to compare on, with masks if they have them; ``with_logits`` adds a third output, which
     test-time augmentation and post-processing need; ``command`` is written into an ensemble.
-    ``pictures`` is the former name of ``source``.
     """
-    if pictures is not None:
-        warn_renamed("pictures", "source")
-        source = pictures
     if to not in EXPORTERS:
         raise UsageError("unknown export format", expected=", ".join(EXPORTERS), found=to)
     if not samples:
