@@ -16,11 +16,12 @@ LEVELS = {
     "data": 3, "augment": 3, "models": 3, "losses": 3, "metrics": 3, "postprocess": 3,
     "inference": 4,
     "evaluation": 5,
-    "training": 6, "exporting": 6, "serving": 6, "monitoring": 6,
-    "search": 7, "labeling": 7, "demo": 7,
-    "api": 8, "__init__": 8,
-    "cli": 9,
-    "__main__": 10,
+    "monitoring": 6,
+    "training": 7, "exporting": 7, "serving": 7,
+    "search": 8, "labeling": 8, "demo": 8,
+    "api": 9, "__init__": 9,
+    "cli": 10,
+    "__main__": 11,
 }  # fmt: skip
 # Inside models/: an architecture may import these, they none of it.
 MODEL_FOUNDATIONS = ("base", "encoders", "blocks")

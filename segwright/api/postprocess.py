@@ -75,7 +75,7 @@ def tune_postprocessing(
     >>> found.kept, found.summary  # doctest: +SKIP
     """
     from segwright.data.splits import sequence_of
-    from segwright.inference.bundle import load_bundle, save_bundle
+    from segwright.inference.bundle import load_bundle, read_attachments, save_bundle
     from segwright.inference.predictor import find_bundle
     from segwright.inference.split_reader import as_model_sees
     from segwright.search.tune_postprocessing import tune_post as search_post
@@ -104,7 +104,9 @@ def tune_postprocessing(
         result = replace(result, notes=(*result.notes, f"All with the test-time views {tta}; without them it differs."))
     if keep and result.kept:
         metrics = {**bundle.metrics, "postprocess": {**result.to_json(), "tta": tta}}
-        save_bundle(folder, network, replace(bundle, postprocess=result.chain, metrics=metrics))
+        save_bundle(
+            folder, network, replace(bundle, postprocess=result.chain, metrics=metrics), read_attachments(folder)
+        )
     elif keep and known:
         result = replace(result, notes=(*result.notes, f"The model's own chain stays as it was: {known[0]}."))
     return result

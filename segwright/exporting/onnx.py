@@ -14,8 +14,8 @@ import shutil
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,8 @@ from segwright.core.deprecated import renamed_parameters
 from segwright.core.errors import ExportError, UsageError
 from segwright.core.types import Sample
 from segwright.imageio import UInt8Array
-from segwright.inference.bundle import Bundle, is_bundle, load_bundle, save_bundle
+from segwright.inference.attachments import Attachment
+from segwright.inference.bundle import Bundle, is_bundle, load_bundle, read_attachments, save_bundle
 from segwright.inference.ensemble import EnsembleRuntime, join_models
 from segwright.inference.predictor import find_bundle, fit_channels
 from segwright.inference.runtimes import ONNX_METADATA_KEY, OnnxRuntime, Runtime, TorchRuntime, argmax_with_confidence
@@ -122,7 +123,8 @@ def export(
     _refuse_overwriting(path, to, folders)
     path.parent.mkdir(parents=True, exist_ok=True)
     with_logits = with_logits or bundle.postprocess is not None
-    return EXPORTERS[to](ExportJob(network, bundle, original, path, samples, source, with_logits))
+    attachments = read_attachments(folders[0]) if len(folders) == 1 else {}
+    return EXPORTERS[to](ExportJob(network, bundle, original, path, samples, source, with_logits, attachments))
 
 
 @dataclass(frozen=True)
@@ -136,6 +138,7 @@ class ExportJob:
     samples: Sequence[Sample]
     source: str
     with_logits: bool
+    attachments: Mapping[str, Attachment] = field(default_factory=dict)  # of the only model; an ensemble has none
 
 
 def export_onnx(job: ExportJob) -> ExportResult:
@@ -163,7 +166,12 @@ def export_bundle(job: ExportJob) -> ExportResult:
         parity = compare(job.original, runtime, job.samples, job.source)
         check_parity(parity, job.path)
         latency = _latency(runtime.labels, fit_channels(job.samples[0].image, runtime.in_channels)[None])
-    save_bundle(job.path, job.network, replace(job.bundle, metrics={**job.bundle.metrics, "parity": asdict(parity)}))
+    save_bundle(
+        job.path,
+        job.network,
+        replace(job.bundle, metrics={**job.bundle.metrics, "parity": asdict(parity)}),
+        job.attachments,
+    )
     return ExportResult(job.path, "bundle", "fp32", parity, latency)
 
 

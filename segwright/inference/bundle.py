@@ -30,6 +30,7 @@ from segwright.core.atomic_io import verify_checksums, write_checksums, write_fo
 from segwright.core.errors import BundleError, BundleWriteError, MissingExtraError, ModelError, SegwrightError
 from segwright.core.types import LabelSpace
 from segwright.core.version import __version__
+from segwright.inference.attachments import Attachment, attachment_names, load_attachment, write_attachment
 from segwright.models.base import SegmentationModel
 from segwright.models.catalog import create_model, with_former_defaults
 from segwright.postprocess.pipeline import with_symmetric_presets
@@ -95,9 +96,15 @@ def versions() -> dict[str, str]:
     }
 
 
-def save_bundle(folder: str | Path, model: SegmentationModel, bundle: Bundle) -> Path:
-    """Write ``model`` and ``bundle`` to ``folder`` atomically, replacing an existing model.
+def save_bundle(
+    folder: str | Path,
+    model: SegmentationModel,
+    bundle: Bundle,
+    attachments: Mapping[str, Attachment] | None = None,
+) -> Path:
+    """Write ``model`` and ``bundle`` to ``folder`` atomically, replacing an existing model and its attachments.
 
+    ``attachments``: arrays by name that describe these weights (see :mod:`segwright.inference.attachments`).
     BundleWriteError, which is also an OSError, if the disk is full or the folder cannot be written; an existing model
     is then unchanged.
     """
@@ -108,6 +115,8 @@ def save_bundle(folder: str | Path, model: SegmentationModel, bundle: Bundle) ->
             tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
             save_file(_unshare(tensors), str(beside / WEIGHTS), metadata={"format": "pt"})
             write_json(beside / DESCRIPTION, bundle.to_json())
+            for name, attachment in (attachments or {}).items():
+                write_attachment(beside, name, attachment)
             write_checksums(beside, SUMS)
     except (OSError, safetensors.SafetensorError) as error:  # safetensors has its own error for a full disk
         if isinstance(error, BundleWriteError):
@@ -132,6 +141,27 @@ def read_bundle(folder: str | Path) -> Bundle:
     Nothing is written or removed. If a training replaces the folder meanwhile, it is read again.
     """
     return _stable(Path(folder), _read_description)
+
+
+def read_attachment(folder: str | Path, name: str) -> Attachment | None:
+    """The attachment ``name`` of a saved model, or None; BundleError if the model or the attachment is damaged."""
+
+    def read(place: Path) -> Attachment | None:
+        _read_description(place)  # verifies the checksums of all files
+        return load_attachment(place, name)
+
+    return _stable(Path(folder), read)
+
+
+def read_attachments(folder: str | Path) -> dict[str, Attachment]:
+    """All attachments of a saved model by name."""
+
+    def read(place: Path) -> dict[str, Attachment]:
+        _read_description(place)
+        found = {name: load_attachment(place, name) for name in attachment_names(place)}
+        return {name: attachment for name, attachment in found.items() if attachment is not None}
+
+    return _stable(Path(folder), read)
 
 
 def load_bundle(folder: str | Path, *, trust_external: bool = False) -> tuple[SegmentationModel, Bundle]:
