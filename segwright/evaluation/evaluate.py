@@ -73,6 +73,28 @@ class LabeledImages(Protocol):
     def read_mask(self, index: int) -> UInt8Array | None: ...
 
 
+class Collector(Protocol):
+    """Accumulates something over the scored images of a pass, such as the scores of slices."""
+
+    def add(
+        self,
+        index: int,
+        id: str,
+        image: UInt8Array | None,
+        truth: UInt8Array,
+        labels: UInt8Array,
+        confidence: npt.NDArray[np.float32] | None,
+    ) -> None:
+        """One scored image, in the order of :attr:`Evaluation.ids`: its index in the split, pixels (H, W, C), truth and
+        prediction (H, W) in the data's class indices. ``image`` and ``confidence`` are None if only masks are read."""
+
+
+class Part(Protocol):
+    """A further result of a pass, such as its slices."""
+
+    def to_json(self) -> Any: ...
+
+
 @dataclass(frozen=True)
 class MappedPrediction:
     """A prediction mapped to the class indices of the data."""
@@ -113,6 +135,7 @@ class Evaluation:
     notes: list[str] = field(default_factory=list)
     convention: str = CONVENTION
     drawn: BootstrapUnits | None = None  # the units of the bootstrap; None: found from the ids
+    parts: dict[str, Part] = field(default_factory=dict)  # further results by their JSON key, such as "slices"
 
     def __post_init__(self) -> None:
         self.scores: Scores = scores(self.matrix)
@@ -196,6 +219,7 @@ class Evaluation:
         }
         if self.calibration is not None:
             tree["ece"], tree["brier"] = self.calibration.ece(), self.calibration.brier()
+        tree |= {key: part.to_json() for key, part in self.parts.items()}
         return dict(without_nan(tree))
 
 
@@ -209,6 +233,7 @@ def evaluate(
     skip_bad: bool = False,
     match: str = "names",
     groups: Sequence[object] | None = None,
+    collectors: Sequence[Collector] = (),
     title: str = "evaluate",
 ) -> Evaluation:
     """Score ``predictor`` on every labeled image of ``split``.
@@ -216,7 +241,8 @@ def evaluate(
     ``boundary`` adds boundary IoU (about 20 ms per image), ``probabilities`` the Brier score, which needs the
     probabilities of all classes. ``skip_bad`` leaves out unreadable images and masks and lists them. ``match``: "names"
     maps the predictor's classes to the data's by name, "index" by number. ``groups``, one per image of the split: the
-    sequence that it is a frame of, for the interval; None finds sequences by names and thumbnails.
+    sequence that it is a frame of, for the interval; None finds sequences by names and thumbnails. ``collectors`` get
+    every scored image in the same pass.
 
     Errors: DataError for an empty split or one without masks, LabelError if the label spaces or sizes do not fit.
     """
@@ -233,8 +259,9 @@ def evaluate(
         return [_translate(prediction, table) for prediction in predictions]
 
     found = score(
-        split, predict, batch_size=max(1, batch_size), boundary=boundary, skip_bad=skip_bad, groups=groups, title=title
-    )
+        split, predict, batch_size=max(1, batch_size), boundary=boundary, skip_bad=skip_bad, groups=groups,
+        collectors=collectors, title=title,
+    )  # fmt: skip
     if note:
         found.notes.append(note)
     return found
@@ -250,12 +277,14 @@ def score(
     skip_bad: bool = False,
     images: bool = True,
     groups: Sequence[object] | None = None,
+    collectors: Sequence[Collector] = (),
     title: str = "evaluate",
 ) -> Evaluation:
     """The pass itself: ``predict(indices, images)`` returns predictions in the data's class indices.
 
     ``indices`` are the ones of the split to score (default: all). ``images`` False leaves the images unread
-    (``images`` are then empty), for predictions that are read from files. ``groups``: as for :func:`evaluate`.
+    (``images`` are then empty), for predictions that are read from files. ``groups``, ``collectors``: as for
+    :func:`evaluate`.
     """
     wanted = range(len(split)) if indices is None else indices
     if len(wanted) == 0:
@@ -267,7 +296,7 @@ def score(
     if groups is not None and len(groups) != len(split):
         raise UsageError("groups name the sequence of every image", expected=str(len(split)), found=str(len(groups)))
     started = time.monotonic()
-    tally = _Tally(split, boundary, groups)
+    tally = _Tally(split, boundary, groups, collectors)
     with progress(title, len(wanted)) as advance:
         batch: list[_Pair] = []
         for pair in _read_ahead(split, wanted, images):
@@ -374,8 +403,14 @@ def _read_ahead(split: LabeledImages, indices: Sequence[int], images: bool) -> I
 class _Tally:
     """The counts of a pass."""
 
-    def __init__(self, split: LabeledImages, boundary: bool, groups: Sequence[object] | None = None) -> None:
-        self.split, self.groups = split, groups
+    def __init__(
+        self,
+        split: LabeledImages,
+        boundary: bool,
+        groups: Sequence[object] | None = None,
+        collectors: Sequence[Collector] = (),
+    ) -> None:
+        self.split, self.groups, self.collectors = split, groups, collectors
         self.indices: list[int] = []
         self.thumbnails: list[npt.NDArray[np.float32]] = []
         classes = split.label_space.classes
@@ -426,6 +461,8 @@ class _Tally:
         self.thumbnails.append(thumbnail_of(image, mask, self.split.label_space.classes))
         self.counts.append(counts)
         self._keep(index, name, nanmean(iou_per_class(counts)), prediction.labels)
+        for collector in self.collectors:
+            collector.add(index, name, image, mask, prediction.labels, prediction.confidence)
 
     def _keep(self, index: int, name: str, miou: float, labels: UInt8Array) -> None:
         step = -(-max(labels.shape) // EXAMPLE_SIDE)

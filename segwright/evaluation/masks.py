@@ -9,7 +9,7 @@ import numpy as np
 
 from segwright.core.errors import DataError, LabelError
 from segwright.core.types import IGNORE_INDEX, LabelSpace
-from segwright.evaluation.evaluate import Evaluation, LabeledImages, MappedPrediction, score
+from segwright.evaluation.evaluate import Collector, Evaluation, LabeledImages, MappedPrediction, score
 from segwright.imageio import EXTENSIONS, UInt8Array, read_mask
 
 ENDINGS = ("", "_mask", "_pred", "_prediction", "_labels", "_label", "_seg")  # what tools append to an image's name
@@ -22,13 +22,15 @@ def evaluate_masks(
     raw_values: bool = False,
     boundary: bool = True,
     skip_missing: bool = False,
+    collectors: Sequence[Collector] = (),
     title: str = "evaluate",
 ) -> Evaluation:
     """Score a folder of masks against ``split``; a mask belongs to the image of the same name (without the suffix).
 
     The masks contain class indices 0…K-1 (gray or palette PNG); with ``raw_values`` the values of the dataset's own
-    mask files, mapped by its label map. DataError if a mask is missing (``skip_missing`` leaves those images out),
-    LabelError if a size or a value does not fit; both name the file.
+    mask files, mapped by its label map. ``collectors`` get every scored image with its pixels. DataError if a mask is
+    missing (``skip_missing`` leaves those images out), LabelError if a size or a value does not fit; both name the
+    file.
     """
     paths = find_masks(folder, split, skip_missing=skip_missing)
 
@@ -38,7 +40,15 @@ def evaluate_masks(
             for i in indices
         ]
 
-    found = score(split, predict, indices=sorted(paths), boundary=boundary, images=False, title=title)
+    found = score(
+        split,
+        predict,
+        indices=sorted(paths),
+        boundary=boundary,
+        images=bool(collectors),
+        collectors=collectors,
+        title=title,
+    )
     if len(paths) < len(split):
         found.notes.append(f"{len(split) - len(paths)} images without a mask in the folder were left out")
     return found

@@ -423,3 +423,42 @@ def test_a_score_of_everything_says_so(tmp_path: Path) -> None:
     assert f"note: {everything.note}" in screen.getvalue()
     render_comparison(compare({"a": found, "b": found}), Console(file=screen, width=80))
     assert screen.getvalue().count(everything.note) == 2
+
+
+class Collected:
+    """What a collector gets."""
+
+    def __init__(self) -> None:
+        self.rows: list[tuple[Any, ...]] = []
+
+    def add(self, index: int, id: str, image: Any, truth: Any, labels: Any, confidence: Any) -> None:
+        self.rows.append((index, id, image, truth, labels, confidence))
+
+    def to_json(self) -> Any:
+        return [row[1] for row in self.rows]
+
+
+def test_collectors_get_every_scored_image_once_in_the_order_of_the_ids() -> None:
+    truth, said = masks(5)
+    truth[1] = None  # without a mask
+    truth[2] = np.full_like(truth[0], 255)  # nothing but ignored pixels
+    collected = Collected()
+    data = Images(truth)
+    data.read_image = lambda index: np.full((*said[0].shape, 3), index, np.uint8)  # type: ignore[method-assign]
+    found = evaluate(Knows(said), data, collectors=[collected], batch_size=2)
+    assert [row[1] for row in collected.rows] == found.ids == ["shot_0", "shot_3", "shot_4"]
+    for index, _, image, mask, labels, confidence in collected.rows:
+        assert image[0, 0, 0] == index and mask is truth[index]
+        assert (labels == said[index]).all() and confidence.shape == labels.shape
+    found.parts["collected"] = collected
+    assert json.loads(json.dumps(found.to_json()))["collected"] == found.ids
+
+
+def test_a_collector_of_masks_from_files_gets_the_images_too(tmp_path: Path) -> None:
+    truth, said = masks(2)
+    for i, labels in enumerate(said):
+        Image.fromarray(labels).save(tmp_path / f"shot_{i}.png")
+    collected = Collected()
+    evaluate_masks(tmp_path, Images(truth), collectors=[collected])
+    assert [row[2].shape for row in collected.rows] == [(*truth[0].shape, 3)] * 2
+    assert [row[5] for row in collected.rows] == [None, None]
