@@ -1,9 +1,9 @@
-"""The 15 corruptions of Hendrycks and Dietterich 2019 ("Benchmarking neural network robustness to common corruptions and
-perturbations"), each in 5 strengths, for images of any size.
+"""The 15 corruptions of "Benchmarking neural network robustness to common corruptions and perturbations" (Hendrycks and
+Dietterich 2019), each in 5 strengths, for images of any size.
 
 Written from the paper's description. Lengths in pixels are for a shorter side of 224 and grow with it, as far as
-``MAX_SCALE``. Frost is a generated texture, not one of the paper's photographs, and fog is spectral noise in place of its
-diamond-square fractal, so that figures are not those of ImageNet-C, though close in kind and in strength.
+``MAX_SCALE``. Frost is a generated texture, not one of the paper's photographs, and fog is spectral noise in place of
+its diamond-square fractal, so that figures are not those of ImageNet-C, though close in kind and in strength.
 """
 
 from __future__ import annotations

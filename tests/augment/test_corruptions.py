@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from itertools import pairwise
 
 import cv2
 import numpy as np
@@ -64,7 +65,7 @@ def test_the_distance_grows_with_the_severity(name: str, size: tuple[int, int]) 
     distances = [
         float(np.sqrt(((corrupt(image, name, severity).astype(float) - image) ** 2).mean())) for severity in SEVERITIES
     ]
-    assert all(low < high for low, high in zip(distances, distances[1:], strict=False)), distances
+    assert all(low < high for low, high in pairwise(distances)), distances
     assert distances[0] > 1
 
 
