@@ -110,7 +110,7 @@ def measured(job: Job, arguments: argparse.Namespace, folder: Path) -> dict[str,
         found = api.evaluate(after, split)
         gain = paired_difference(alone.counts, found.counts, groups=drawn)
         presets[name] = {"miou": found.miou, "gain": gain.difference, "gain_ci95": [gain.low, gain.high]}
-    result = tune_post(predictor, split, minutes=arguments.search_minutes, chains=PRESETS, groups=groups)
+    result = tune_post(predictor, split, minutes=arguments.search_minutes, pipelines=PRESETS, groups=groups)
     figure = arguments.out / f"{job.name}.png"
     shown = arguments.show_probability
     shown = shown if shown in predictor.label_space.names else None
@@ -131,12 +131,12 @@ def row(job: Job, found: dict[str, Any]) -> str:
     for preset in found["presets"].values():
         low, high = preset["gain_ci95"]
         cells.append(f"{100 * preset['miou']:.1f} ({100 * preset['gain']:+.1f}: {100 * low:+.1f} to {100 * high:+.1f})")
-    if not tuned["chain"]:
+    if not tuned["pipeline"]:
         verdict = "no chain helped: none kept"
     else:
         span = tuned["gain_ci95"]
         interval = f" ({100 * span[0]:+.2f} to {100 * span[1]:+.2f})" if span else ""
-        verdict = f"`{tuned['chain']}` {100 * tuned['gain']:+.2f}{interval}, {tuned['milliseconds']:.0f} ms"
+        verdict = f"`{tuned['pipeline']}` {100 * tuned['gain']:+.2f}{interval}, {tuned['milliseconds']:.0f} ms"
         verdict += "" if tuned["kept"] else ": **not kept**"
     name = Path(job.model.removeprefix(TRAIN)).name
     return "| " + " | ".join([f"{job.data.name}, {found['images']} images", name, *cells, verdict]) + " |"

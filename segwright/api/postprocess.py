@@ -10,17 +10,19 @@ from typing import TYPE_CHECKING
 from segwright.api.data import choose_split, opened
 from segwright.api.inference import as_predictor
 from segwright.api.models import load
+from segwright.core.deprecated import renamed_parameters
 from segwright.core.errors import UsageError
 from segwright.core.progress import track
 from segwright.data.dataset import Dataset, Split, open_dataset
 
 if TYPE_CHECKING:
     from segwright.inference.predictor import Predictor
-    from segwright.search.tune_postprocessing import TuningResult
+    from segwright.search.tune_postprocessing import PostprocessingStudy
 
 __all__ = ["plot_crf", "tune_postprocessing"]
 
 
+@renamed_parameters(chains="pipelines")
 def tune_postprocessing(
     model: str | Path,
     data: str | Path,
@@ -33,10 +35,10 @@ def tune_postprocessing(
     masks: str | None = None,
     minutes: float = 10.0,
     tta: str | None = None,
-    chains: Sequence[str] = (),
+    pipelines: Sequence[str] = (),
     eight_bit: str | None = None,
     trust_external: bool = False,
-) -> TuningResult:
+) -> PostprocessingStudy:
     """Search post-processing on validation data. It is kept only if it raises the score beyond chance.
 
     Parameters
@@ -53,13 +55,13 @@ def tune_postprocessing(
         Wall-clock budget of the search.
     tta : str, optional
         The test-time views that the model will be used with.
-    chains : sequence of str, optional
+    pipelines : sequence of str, optional
         Pipelines to try first, after the one that the model has.
 
     Returns
     -------
-    TuningResult
-        ``chain``, ``kept``, ``gain`` with its interval on the confirmation half, ``trials``.
+    PostprocessingStudy
+        ``pipeline``, ``kept``, ``gain`` with its interval on the confirmation half, ``trials``.
 
     Raises
     ------
@@ -86,7 +88,7 @@ def tune_postprocessing(
             expected="a run folder or a bundle",
             found="an exported file",
             where=model,
-            fix="tune the run folder, then export it again: the export takes the chain along",
+            fix="tune the run folder, then export it again: the export takes the pipeline along",
         )
     folder = find_bundle(model)
     network, bundle = load_bundle(folder, trust_external=trust_external)
@@ -99,16 +101,16 @@ def tune_postprocessing(
     known = [bundle.postprocess] if bundle.postprocess else []
     # Frames of one sequence err together: the bootstrap does not draw them one by one.
     groups = [sequence_of(name) for name in chosen.ids]
-    result = search_post(predictor, chosen, minutes=minutes, chains=[*known, *chains], groups=groups)
+    result = search_post(predictor, chosen, minutes=minutes, pipelines=[*known, *pipelines], groups=groups)
     if tta:
         result = replace(result, notes=(*result.notes, f"All with the test-time views {tta}; without them it differs."))
     if keep and result.kept:
         metrics = {**bundle.metrics, "postprocess": {**result.to_json(), "tta": tta}}
         save_bundle(
-            folder, network, replace(bundle, postprocess=result.chain, metrics=metrics), read_attachments(folder)
+            folder, network, replace(bundle, postprocess=result.pipeline, metrics=metrics), read_attachments(folder)
         )
     elif keep and known:
-        result = replace(result, notes=(*result.notes, f"The model's own chain stays as it was: {known[0]}."))
+        result = replace(result, notes=(*result.notes, f"The model's own pipeline stays as it was: {known[0]}."))
     return result
 
 

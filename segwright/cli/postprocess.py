@@ -33,7 +33,7 @@ def tune_post(
     device: Device = "auto",
     minutes: Annotated[float, typer.Option(min=0, help="Wall-clock budget.")] = 10.0,
     tta: Tta = None,
-    chain: Annotated[
+    pipeline: Annotated[
         list[str] | None,
         typer.Option("--pipeline", metavar="PIPELINE", help="A pipeline to start from; may be repeated."),
     ] = None,
@@ -51,7 +51,7 @@ def tune_post(
     check_json(json)
     result = api.tune_postprocessing(
         model, data, split=split, device=device, keep=keep, format=format,
-        images=images, masks=masks, minutes=minutes, tta=tta, chains=chain or (),
+        images=images, masks=masks, minutes=minutes, tta=tta, pipelines=pipeline or (),
         eight_bit=eight_bit, trust_external=trust_external,
     )  # fmt: skip
     from segwright.cli.tables import tuning_table

@@ -132,15 +132,15 @@ def print_prediction(result: Mapping[str, Any], console: Console) -> None:
 
 
 def tuning_table(trials: Sequence[Trial], baseline: float, rows: int = 8) -> Table:
-    """The best chains of a search, beside the network alone."""
+    """The best pipelines of a search, beside the network alone."""
     table = Table(box=None, header_style="bold", padding=(0, 2, 0, 0))
-    table.add_column("chain")
+    table.add_column("pipeline")
     for title in ("mIoU", "gain", "ms per image"):
         table.add_column(title, justify="right")
     for trial in sorted(trials, key=lambda trial: -trial.miou)[:rows]:
         gain = f"{100 * (trial.miou - baseline):+.2f}"
         table.add_row(
-            literal(trial.chain) if trial.chain else "(the network alone)",
+            literal(trial.pipeline) if trial.pipeline else "(the network alone)",
             f"{trial.miou:.4f}",
             gain,
             f"{trial.milliseconds:.0f}",

@@ -32,7 +32,7 @@ from segwright.core.types import LabelSpace
 from segwright.core.version import __version__
 from segwright.inference.attachments import Attachment, attachment_names, load_attachment, write_attachment
 from segwright.models.base import SegmentationModel
-from segwright.models.catalog import create_model, with_former_defaults
+from segwright.models.catalog import create_model, with_current_names, with_former_defaults
 from segwright.postprocess.pipeline import with_symmetric_presets
 
 FORMAT = "segwright-bundle"
@@ -40,7 +40,7 @@ VERSION = 2  # 1: CRF presets in `postprocess` were symmetric, some networks had
 MAX_JSON_BYTES = 16_000_000
 MAX_JSON_PARTS = 500_000  # objects and lists; each takes some hundred bytes in Python
 MAX_SUMS_BYTES = 1_000_000
-MAX_CHAIN = 500  # characters of a saved post-processing chain
+MAX_PIPELINE = 500  # characters of a saved post-processing pipeline
 MAX_NUMBER = 16_384  # of an argument; the widest layer of the catalog has 4,096 channels
 MAX_ARGUMENTS = 4_096  # numbers, texts and lists among the arguments
 STABLE_SECONDS = 30.0  # how long a folder that is repeatedly replaced is retried
@@ -64,7 +64,7 @@ class Bundle:
     label_space: LabelSpace
     arguments: Mapping[str, Any] = field(default_factory=dict)  # keyword arguments of create_model
     preprocessing: Mapping[str, Any] = field(default_factory=dict)  # value range of non-8-bit data, channels
-    postprocess: str | None = None  # a chain in the grammar of segwright.postprocess.pipeline
+    postprocess: str | None = None  # in the grammar of segwright.postprocess.pipeline
     metrics: Mapping[str, Any] = field(default_factory=dict)
     training: Mapping[str, Any] = field(default_factory=dict)  # config, fingerprint, command
     licenses: Mapping[str, str] = field(default_factory=dict)
@@ -443,12 +443,12 @@ def bundle_from_json(tree: Mapping[str, Any]) -> Bundle:
     for key in ("preprocessing", "metrics", "training", "licenses", "versions"):
         if not isinstance(tree.get(key) or {}, dict):
             raise ModelError(f"{key} is no object", found=type(tree[key]).__name__)
-    if not isinstance(tree.get("postprocess"), str | None) or len(tree.get("postprocess") or "") > MAX_CHAIN:
-        raise ModelError("postprocess is no chain", expected=f"a text of at most {MAX_CHAIN} characters")
-    arguments, chain = tree.get("arguments", {}), tree.get("postprocess")
+    if not isinstance(tree.get("postprocess"), str | None) or len(tree.get("postprocess") or "") > MAX_PIPELINE:
+        raise ModelError("postprocess is no pipeline", expected=f"a text of at most {MAX_PIPELINE} characters")
+    arguments, pipeline = with_current_names(tree.get("arguments", {})), tree.get("postprocess")
     if int(tree.get("version", VERSION)) < 2:
         arguments = with_former_defaults(tree["architecture"], arguments)
-        chain = with_symmetric_presets(chain) if isinstance(chain, str) else chain
+        pipeline = with_symmetric_presets(pipeline) if isinstance(pipeline, str) else pipeline
     space = LabelSpace.from_json(tree["label_space"])
     space.lookup(), space.palette()  # invalid file values and colors fail here, not in a prediction
     if any(not 0 <= level <= 255 for color in space.colors for level in color):
@@ -458,7 +458,7 @@ def bundle_from_json(tree: Mapping[str, Any]) -> Bundle:
         arguments=arguments,
         label_space=space,
         preprocessing=tree.get("preprocessing") or {},
-        postprocess=chain,
+        postprocess=pipeline,
         metrics=tree.get("metrics") or {},
         training=tree.get("training") or {},
         licenses=tree.get("licenses") or {},

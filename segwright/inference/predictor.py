@@ -11,6 +11,7 @@ import numpy.typing as npt
 import torch
 from scipy.special import softmax
 
+from segwright.core.deprecated import renamed_attribute
 from segwright.core.errors import BundleError, ModelError, SegwrightError, UsageError
 from segwright.core.types import Float32Array, LabelSpace
 from segwright.data.records import ValueRange
@@ -77,7 +78,7 @@ class Predictor:
         self.label_space = label_space
         self.bundle = bundle
         text = post if post is not None else (bundle.postprocess if bundle else None)
-        self.chain: Pipeline | None = (
+        self.pipeline: Pipeline | None = (
             None if text in (None, "", "none") else parse_pipeline(str(text), label_space.names)
         )
         saved = (bundle.preprocessing if bundle else {}).get("value_range")
@@ -86,6 +87,8 @@ class Predictor:
         self.eight_bit = eight_bit
         self.window = DEFAULT_WINDOW
         self.notes: list[str] = []  # how images were read, if there was a choice
+
+    chain = renamed_attribute("chain", "pipeline")
 
     @classmethod
     def from_model(cls, model: SegmentationModel, label_space: LabelSpace, device: str = "auto") -> Predictor:
@@ -122,7 +125,7 @@ class Predictor:
 
     def batches(self, image: UInt8Array) -> bool:
         """Whether :meth:`predict_batch` runs images of this size together."""
-        return self.chain is None and self.tta is None and not self._large(image)
+        return self.pipeline is None and self.tta is None and not self._large(image)
 
     def predict(self, image: AnyArray, *, probabilities: bool = False, advance: Advance = _no_progress) -> Prediction:
         """Labels and confidence of one image H×W×C, in RGB order if C is 3.
@@ -157,12 +160,12 @@ class Predictor:
 
     def _predict(self, image: UInt8Array, probabilities: bool, advance: Advance) -> Prediction:
         if not self._large(image):
-            labels, confidence, marginals = self._part(image, self.chain or Pipeline(), probabilities, None)
+            labels, confidence, marginals = self._part(image, self.pipeline or Pipeline(), probabilities, None)
             return self._checked(image, labels, confidence, marginals)
         height, width = image.shape[:2]
         labels, confidence = np.empty((height, width), np.uint8), np.empty((height, width), np.float32)
         kept = np.empty((self.label_space.classes, height, width), np.float32) if probabilities else None
-        local, regional = self._chains()
+        local, regional = self._pipelines()
         for part in sliding_windows(height, width, self.window, self._margin()):
             found, sure, marginals = self._part(image[part.window], local, probabilities, height * width)
             labels[part.core], confidence[part.core] = found[part.core_in_window], sure[part.core_in_window]
@@ -187,12 +190,12 @@ class Predictor:
         ``window.core_in_window`` is kept at ``window.core``. ModelError if the pipeline has steps on regions, which
         need the whole image.
         """
-        local, regional = self._chains()
+        local, regional = self._pipelines()
         if regional:
             raise ModelError(
                 "post-processing on regions needs the whole image, which is too large for that",
                 found=", ".join(step.text for step in regional.steps),
-                fix="--postprocess none, or a chain that ends with a CRF",
+                fix="--postprocess none, or a pipeline that ends with a CRF",
             )
         while True:
             try:
@@ -229,11 +232,11 @@ class Predictor:
 
     def _margin(self) -> int:
         """The margin of a window in pixels: the reach of the CRF, at most a quarter of the window."""
-        reach = self.chain.receptive_radius if self.chain is not None else 0
+        reach = self.pipeline.receptive_radius if self.pipeline is not None else 0
         return min(max(DEFAULT_MARGIN, reach), self.window // 4)
 
-    def _chains(self) -> tuple[Pipeline, Pipeline]:
-        return self.chain.parted() if self.chain is not None else (Pipeline(), Pipeline())
+    def _pipelines(self) -> tuple[Pipeline, Pipeline]:
+        return self.pipeline.parted() if self.pipeline is not None else (Pipeline(), Pipeline())
 
     def _probabilities(self, image: UInt8Array) -> Float32Array:
         if self.tta is not None:

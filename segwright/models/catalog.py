@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from segwright.core.deprecated import renamed_parameters
 from segwright.core.errors import UsageError, WeightsError
 from segwright.core.progress import is_main_process, stderr_console, wrap_line
 from segwright.models import deeplab_v1, deeplab_v2, external, fc_densenet, fcn, parsenet, segnet, unet_2015
@@ -218,6 +219,24 @@ FORMER_DEFAULTS: dict[str, dict[str, Any]] = {
 }
 
 
+# Arguments of constructors by their former names
+FORMER_ARGUMENTS = {"pixels": "input_scale"}
+
+
+def with_current_names(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments of a saved network under the names of today."""
+    found = {FORMER_ARGUMENTS.get(key, key): value for key, value in arguments.items()}
+    members = found.get("members")
+    if isinstance(members, list):
+        found["members"] = [
+            {**member, "arguments": with_current_names(member["arguments"])}
+            if isinstance(member, dict) and isinstance(member.get("arguments"), dict)
+            else member
+            for member in members
+        ]
+    return found
+
+
 def with_former_defaults(name: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
     """The arguments of a network that was saved under the defaults of :data:`FORMER_DEFAULTS`, for today's."""
     found = {**FORMER_DEFAULTS.get(name, {}), **arguments}
@@ -239,6 +258,7 @@ OWN_ENCODERS: dict[str, tuple[Callable[..., Encoder], str | None]] = {
 }
 
 
+@renamed_parameters(**FORMER_ARGUMENTS)
 def create_model(
     name: str,
     *,

@@ -23,8 +23,8 @@ from torch import Tensor, nn
 from segwright.models.base import SegmentationModel, SegOutput, resize
 from segwright.models.encoders.vgg import (
     VGG16_WIDTHS,
-    PixelScale,
-    PixelScaledModel,
+    InputScale,
+    InputScaledModel,
     VGGTrunk,
     he_initialize,
     load_vgg16_classifier,
@@ -32,7 +32,7 @@ from segwright.models.encoders.vgg import (
 )
 
 
-class OddSizeModel(PixelScaledModel):
+class OddSizeModel(InputScaledModel):
     """A network whose scores lie on pixels 0, s, 2s…: sides are padded to multiples of ``size_divisor`` plus one."""
 
     def __init__(self, **arguments: Any) -> None:
@@ -88,13 +88,13 @@ class DeepLabV1(OddSizeModel):
         *,
         classes: int,
         in_channels: int = 3,
-        pixels: PixelScale = "imagenet",
+        input_scale: InputScale = "imagenet",
         dropout: float = 0.5,
         widths: Sequence[int] = VGG16_WIDTHS,
         fc_channels: int = 1024,
         dilation: int = 12,
     ) -> None:
-        super().__init__(classes=classes, in_channels=in_channels, pixels=pixels, stride=8)
+        super().__init__(classes=classes, in_channels=in_channels, input_scale=input_scale, stride=8)
         self.trunk = dilated_vgg16(in_channels=in_channels, widths=widths)
         self.pool5a = nn.AvgPool2d(3, 1, padding=1)
         self.head = LargeFOVHead(widths[4], fc_channels=fc_channels, dilation=dilation, dropout=dropout)
@@ -117,9 +117,9 @@ class DeepLabV1(OddSizeModel):
     def forward_padded(self, x: Tensor) -> SegOutput:
         return SegOutput(resize(self.scores(x), (x.shape[-2], x.shape[-1]), align_corners=True), {})
 
-    def load_pretrained(self, state: Mapping[str, Tensor], *, trained_on: PixelScale = "imagenet") -> list[str]:
+    def load_pretrained(self, state: Mapping[str, Tensor], *, trained_on: InputScale = "imagenet") -> list[str]:
         """VGG16's convolutions, and its fully connected layers thinned to fc6 and fc7."""
-        self.require_pixels(trained_on)
+        self.require_input_scale(trained_on)
         loaded = load_vgg16_trunk(self.trunk, state, bgr=self.bgr)
         return loaded + load_vgg16_classifier(self.head.fc6, self.head.fc7, state)
 

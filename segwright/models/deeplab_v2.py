@@ -26,7 +26,7 @@ from segwright.models.base import SegmentationModel, SegOutput, resize
 from segwright.models.deeplab_v1 import LargeFOVHead, OddSizeModel, dilated_vgg16, gaussian_classifier
 from segwright.models.encoders.vgg import (
     VGG16_WIDTHS,
-    PixelScale,
+    InputScale,
     adapt_input_channels,
     load_vgg16_classifier,
     load_vgg16_trunk,
@@ -97,7 +97,7 @@ class DeepLabV2(OddSizeModel):
         branches: ParallelSum,
         classes: int,
         in_channels: int = 3,
-        pixels: PixelScale = "imagenet",
+        input_scale: InputScale = "imagenet",
         scales: Sequence[float] = SCALES,
         freeze_norm: bool | None = None,
     ) -> None:
@@ -107,7 +107,9 @@ class DeepLabV2(OddSizeModel):
             )
         # on sides of 32k + 1 the grids of all three published scales fall onto pixels (321 = 32·10 + 1)
         divisor = 8 if len(scales) == 1 else 32
-        super().__init__(classes=classes, in_channels=in_channels, pixels=pixels, stride=8, size_divisor=divisor)
+        super().__init__(
+            classes=classes, in_channels=in_channels, input_scale=input_scale, stride=8, size_divisor=divisor
+        )
         self.scales = tuple(float(scale) for scale in scales)
         self.trunk = trunk
         self.branches = branches
@@ -168,7 +170,7 @@ class DeepLabV2ResNet(DeepLabV2):
         *,
         classes: int,
         in_channels: int = 3,
-        pixels: PixelScale = "imagenet",
+        input_scale: InputScale = "imagenet",
         scales: Sequence[float] = SCALES,
         dilations: Sequence[int] = DILATIONS,
         freeze_norm: bool | None = None,
@@ -181,7 +183,7 @@ class DeepLabV2ResNet(DeepLabV2):
             branches=ParallelSum([gaussian_classifier(trunk.channels, classes, 3, rate) for rate in dilations]),
             classes=classes,
             in_channels=in_channels,
-            pixels=pixels,
+            input_scale=input_scale,
             scales=scales,
             freeze_norm=freeze_norm,
         )
@@ -189,9 +191,9 @@ class DeepLabV2ResNet(DeepLabV2):
     def classifier_layers(self) -> Mapping[str, Sequence[nn.Module]]:
         return {"logits": tuple(self.branches.branches)}
 
-    def load_pretrained(self, state: Mapping[str, Tensor], *, trained_on: PixelScale = "imagenet") -> list[str]:
+    def load_pretrained(self, state: Mapping[str, Tensor], *, trained_on: InputScale = "imagenet") -> list[str]:
         """torchvision's ResNet of the same depth; batch norms are frozen then, unless ``freeze_norm`` is False."""
-        self.require_pixels(trained_on)
+        self.require_input_scale(trained_on)
         taken = {name: value for name, value in state.items() if not name.startswith("fc.")}
         first = required(state, "conv1.weight")
         taken["conv1.weight"] = adapt_input_channels(first.flip(1) if self.bgr else first, self.in_channels)
@@ -237,7 +239,7 @@ class DeepLabV2VGG(DeepLabV2):
         *,
         classes: int,
         in_channels: int = 3,
-        pixels: PixelScale = "imagenet",
+        input_scale: InputScale = "imagenet",
         scales: Sequence[float] = (1.0,),
         dilations: Sequence[int] = DILATIONS,
         dropout: float = 0.5,
@@ -252,16 +254,16 @@ class DeepLabV2VGG(DeepLabV2):
             branches=ParallelSum(branches),
             classes=classes,
             in_channels=in_channels,
-            pixels=pixels,
+            input_scale=input_scale,
             scales=scales,
         )
 
     def classifier_layers(self) -> Mapping[str, Sequence[nn.Module]]:
         return {"logits": tuple(branch.get_submodule("fc8") for branch in self.branches.branches)}
 
-    def load_pretrained(self, state: Mapping[str, Tensor], *, trained_on: PixelScale = "imagenet") -> list[str]:
+    def load_pretrained(self, state: Mapping[str, Tensor], *, trained_on: InputScale = "imagenet") -> list[str]:
         """VGG16's convolutions, and its fully connected layers thinned into every branch's fc6 and fc7."""
-        self.require_pixels(trained_on)
+        self.require_input_scale(trained_on)
         loaded = load_vgg16_trunk(self.trunk, state, bgr=self.bgr)
         for index, branch in enumerate(self.branches.branches):
             assert isinstance(branch, VGGBranch)

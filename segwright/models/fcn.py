@@ -5,7 +5,7 @@ Fully Convolutional Networks for Semantic Segmentation (CVPR 2015; PAMI 2017), b
 up, the score layers start at zero, the transposed convolutions are bilinear and frozen, and the crop offsets
 (19; 5 and 27; 5, 9 and 31) put every path back over the pixel it saw.
 
-Differences, all by arguments: torchvision's pixel convention is the default (``pixels="caffe"`` is the release's);
+Differences, all by arguments: torchvision's pixel convention is the default (``input_scale="caffe"`` is the release's);
 ``deconvolution="depthwise"`` leaves out the zeros of the N×N kernels (same numbers, N times fewer weights);
 ``init="he"`` starts the scores at N(0, 0.01) instead of zero, which is ours.
 """
@@ -25,8 +25,8 @@ from segwright.models.base import SegmentationModel, SegOutput
 from segwright.models.encoders.vgg import (
     VGG16_WIDTHS,
     Initialization,
-    PixelScale,
-    PixelScaledModel,
+    InputScale,
+    InputScaledModel,
     VGGTrunk,
     he_initialize,
     load_vgg16_classifier,
@@ -71,11 +71,12 @@ class BilinearDeconvolution(nn.Module):
         return F.conv_transpose2d(x, self.weight, stride=self.stride, groups=self.groups)
 
 
-class FCN(PixelScaledModel):
+class FCN(InputScaledModel):
     """The three strides of one network.
 
-    ``skip_scales`` multiply pool4 and pool3 before their score layers: :data:`AT_ONCE_SCALES` with ``pixels="caffe"``
-    trains 8s in one stage; otherwise train 32s, then 16s, then 8s, each begun with :meth:`start_from`.
+    ``skip_scales`` multiply pool4 and pool3 before their score layers: :data:`AT_ONCE_SCALES` with
+    ``input_scale="caffe"`` trains 8s in one stage; otherwise train 32s, then 16s, then 8s, each begun with
+    :meth:`start_from`.
     Parameters at N=21, ``stride=8``: 134,489,759 (``full``) or 134,362,751 (``depthwise``).
     """
 
@@ -87,7 +88,7 @@ class FCN(PixelScaledModel):
         classes: int,
         in_channels: int = 3,
         stride: Literal[8, 16, 32] = 8,
-        pixels: PixelScale = "imagenet",
+        input_scale: InputScale = "imagenet",
         init: Initialization = "paper",
         deconvolution: Literal["full", "depthwise"] = "full",
         skip_scales: tuple[float, float] = (1.0, 1.0),
@@ -97,7 +98,9 @@ class FCN(PixelScaledModel):
     ) -> None:
         if stride not in CROPS:
             raise ModelError("an FCN has stride 32, 16 or 8", found=str(stride))
-        super().__init__(classes=classes, in_channels=in_channels, pixels=pixels, stride=stride, size_divisor=1)
+        super().__init__(
+            classes=classes, in_channels=in_channels, input_scale=input_scale, stride=stride, size_divisor=1
+        )
         self.crops = CROPS[stride]
         self.skip_scales = skip_scales
         pools = [nn.MaxPool2d(2, 2, ceil_mode=True) for _ in range(5)]
@@ -140,9 +143,9 @@ class FCN(PixelScaledModel):
             score = score + crop_from(skip, self.crops[1], score.shape[-2:])
         return SegOutput(crop_from(self.upscore(score), self.crops[-1], (height, width)), {})
 
-    def load_pretrained(self, state: Mapping[str, Tensor], *, trained_on: PixelScale = "imagenet") -> list[str]:
+    def load_pretrained(self, state: Mapping[str, Tensor], *, trained_on: InputScale = "imagenet") -> list[str]:
         """VGG16's convolutions and, where the weights have them, its fully connected layers as fc6 and fc7."""
-        self.require_pixels(trained_on)
+        self.require_input_scale(trained_on)
         loaded = load_vgg16_trunk(self.trunk, state, bgr=self.bgr)
         return loaded + load_vgg16_classifier(self.fc6, self.fc7, state)
 

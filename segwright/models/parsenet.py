@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from segwright.models.base import SegmentationModel
 from segwright.models.deeplab_v1 import DeepLabV1, gaussian_classifier
-from segwright.models.encoders.vgg import VGG16_WIDTHS, PixelScale
+from segwright.models.encoders.vgg import VGG16_WIDTHS, InputScale
 
 
 class L2Norm(nn.Module):
@@ -44,7 +44,7 @@ class ParseNet(DeepLabV1):
         *,
         classes: int,
         in_channels: int = 3,
-        pixels: PixelScale = "imagenet",
+        input_scale: InputScale = "imagenet",
         dropout: float = 0.5,
         scale: float = 10.0,
         widths: Sequence[int] = VGG16_WIDTHS,
@@ -54,7 +54,7 @@ class ParseNet(DeepLabV1):
         super().__init__(
             classes=classes,
             in_channels=in_channels,
-            pixels=pixels,
+            input_scale=input_scale,
             dropout=dropout,
             widths=widths,
             fc_channels=fc_channels,

@@ -2,8 +2,8 @@
 
 Pure data, for benchmarks and planners. ``PUBLISHED`` repeats the released solver files (the source is named);
 ``FROM_SCRATCH`` is ours: found on small budgets, for a mean cross-entropy over the pixels and the default pixel
-convention. The published rates of the FCNs belong to a **summed** loss over ``pixels="caffe"`` and mean nothing for a
-mean loss.
+convention. The published rates of the FCNs belong to a **summed** loss over ``input_scale="caffe"`` and mean nothing
+for a mean loss.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ class Recipe:
 
 _FCN_SOURCE = "shelhamer/fcn.berkeleyvision.org, solver.prototxt and solve.py"
 _FCN_NOTE = "loss summed over pixels; bias rate doubled, bias not decayed"
-_CAFFE = {"pixels": "caffe"}
+_CAFFE = {"input_scale": "caffe"}
 _SEGNET = "alexgkendall/SegNet-Tutorial, solver prototxt"
 
 PUBLISHED: dict[str, Recipe] = {
     "fcn32s": Recipe("sgd", 1e-10, 5e-4, 0.99, 1, None, _CAFFE, "vgg16", _FCN_SOURCE, _FCN_NOTE),
     "fcn16s": Recipe("sgd", 1e-12, 5e-4, 0.99, 1, None, _CAFFE, "fcn32s", _FCN_SOURCE, _FCN_NOTE),
     "fcn8s": Recipe("sgd", 1e-14, 5e-4, 0.99, 1, None, _CAFFE, "fcn16s", _FCN_SOURCE, _FCN_NOTE),
-    "segnet": Recipe("sgd", 1e-3, 5e-4, 0.9, 4, None, {"pixels": "raw"}, "vgg16", _SEGNET, "40,000 iterations"),
+    "segnet": Recipe("sgd", 1e-3, 5e-4, 0.9, 4, None, {"input_scale": "raw"}, "vgg16", _SEGNET, "40,000 iterations"),
     "segnet_basic": Recipe("sgd", 1e-3, 5e-4, 0.9, 4, None, {}, None, _SEGNET, "rate as SegNet's"),
     "deeplabv2": Recipe(
         "sgd", 2.5e-4, 5e-4, 0.9, 10, None, {"freeze_norm": True}, "resnet101", "DeepLab v2",

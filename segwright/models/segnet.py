@@ -5,7 +5,7 @@ Badrinarayanan, Kendall and Cipolla, SegNet: A Deep Convolutional Encoder-Decode
 bias although BN follows; BN shifts start at 0.001, weights as in He et al.; pools round up, so at 360×480 the levels
 are odd (45×60 → 23×30) and unpooling takes the recorded size. SegNet-Basic's decoder has no ReLU.
 
-Difference: the release feeds raw BGR (``pixels="raw"``, which SegNet-Basic keeps, its LRN lives on that scale);
+Difference: the release feeds raw BGR (``input_scale="raw"``, which SegNet-Basic keeps, its LRN lives on that scale);
 SegNet's default here is torchvision's convention, because BN makes the scale irrelevant and the centring helps.
 """
 
@@ -22,8 +22,8 @@ from segwright.models.encoders.vgg import (
     TORCHVISION_VGG16,
     VGG16_CONVOLUTIONS,
     VGG16_WIDTHS,
-    PixelScale,
-    PixelScaledModel,
+    InputScale,
+    InputScaledModel,
     adapt_input_channels,
     copy_convolution,
     required,
@@ -73,7 +73,7 @@ def msra(conv: nn.Conv2d) -> None:
         nn.init.zeros_(conv.bias)
 
 
-class UnpoolingNet(PixelScaledModel):
+class UnpoolingNet(InputScaledModel):
     """What both have in common: encoder levels, pools that remember, decoder levels, a classifier.
 
     Takes any size as it is: pools round up and the sizes before them are kept.
@@ -84,14 +84,14 @@ class UnpoolingNet(PixelScaledModel):
         *,
         classes: int,
         in_channels: int,
-        pixels: PixelScale,
+        input_scale: InputScale,
         first: nn.Module,
         encoder: Sequence[nn.Module],
         decoder: Sequence[nn.Module],
         classifier: nn.Conv2d,
     ) -> None:
         super().__init__(
-            classes=classes, in_channels=in_channels, pixels=pixels, stride=2 ** len(encoder), size_divisor=1
+            classes=classes, in_channels=in_channels, input_scale=input_scale, stride=2 ** len(encoder), size_divisor=1
         )
         self.logits_stride = 1
         self.first = first
@@ -127,7 +127,7 @@ class SegNet(UnpoolingNet):
         *,
         classes: int,
         in_channels: int = 3,
-        pixels: PixelScale = "imagenet",
+        input_scale: InputScale = "imagenet",
         bias: bool = True,
         widths: Sequence[int] = VGG16_WIDTHS,
     ) -> None:
@@ -147,7 +147,7 @@ class SegNet(UnpoolingNet):
         super().__init__(
             classes=classes,
             in_channels=in_channels,
-            pixels=pixels,
+            input_scale=input_scale,
             first=nn.Identity(),
             encoder=encoder,
             decoder=decoder,
@@ -157,9 +157,9 @@ class SegNet(UnpoolingNet):
     def encoder_modules(self) -> Sequence[nn.Module]:
         return (self.encoder,)
 
-    def load_pretrained(self, state: Mapping[str, Tensor], *, trained_on: PixelScale = "imagenet") -> list[str]:
+    def load_pretrained(self, state: Mapping[str, Tensor], *, trained_on: InputScale = "imagenet") -> list[str]:
         """The encoder from torchvision's ``vgg16_bn``, or from ``vgg16`` (no BN in it), as the authors began."""
-        self.require_pixels(trained_on)
+        self.require_input_scale(trained_on)
         normalized = "features.1.running_mean" in state
         layers = [layer for level in self.encoder for layer in level.children()]
         # in vgg16_bn every convolution is followed by its BN, which moves the k-th convolution k places further on
@@ -192,12 +192,12 @@ class SegNetBasic(UnpoolingNet):
     """Four levels of one 7×7×64 convolution each way, after a local response normalization over the raw pixels."""
 
     def __init__(
-        self, *, classes: int, in_channels: int = 3, pixels: PixelScale = "raw", width: int = 64, levels: int = 4
+        self, *, classes: int, in_channels: int = 3, input_scale: InputScale = "raw", width: int = 64, levels: int = 4
     ) -> None:
         super().__init__(
             classes=classes,
             in_channels=in_channels,
-            pixels=pixels,
+            input_scale=input_scale,
             first=nn.LocalResponseNorm(5, alpha=1e-4, beta=0.75, k=1.0),
             encoder=[ConvBN(width if level else in_channels, width, kernel=7) for level in range(levels)],
             decoder=[ConvBN(width, width, kernel=7, relu=False) for _ in range(levels)],

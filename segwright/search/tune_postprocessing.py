@@ -1,7 +1,7 @@
-"""Search a chain of post-processing on validation data, and keep it only where it provably helps.
+"""Search a pipeline of post-processing on validation data, and keep it only where it provably helps.
 
 The network runs once over the images; its probabilities are cached on disk (float16). The images are split in two
-by alternating blocks (neighbors in a sequence stay together): chains are searched on the one half, and the winner's
+by alternating blocks (neighbors in a sequence stay together): pipelines are searched on the one half, and the winner's
 gain is measured on the other, which the search has never seen. A gain whose 95 % interval (paired bootstrap, pooled
 confusion matrices) does not lie above zero is no gain: nothing is kept, and the result states that.
 
@@ -9,7 +9,7 @@ Frames of one sequence err together. Where there are many sequences the bootstra
 runs of consecutive frames, as long as the cube root of their number (Künsch 1989, the block bootstrap).
 
 Everything happens within ``minutes``: the network's pass takes at most two fifths of it, over images spread evenly
-whenever it has to stop; of the rest, what confirming the best chain so far would take is set aside.
+whenever it has to stop; of the rest, what confirming the best pipeline so far would take is set aside.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from segwright.core.deprecated import renamed_attribute, renamed_names, renamed_parameters
 from segwright.core.errors import DataError, PostprocessError
 from segwright.core.progress import progress
 from segwright.core.types import Float32Array, LabelSpace
@@ -36,7 +37,7 @@ from segwright.postprocess.pipeline import Pipeline, crf_text, parse_pipeline
 
 CACHE_BYTES = 4_000_000_000
 BLOCKS = 8  # four for the search, four to confirm, taking turns
-LEAST_GAIN = 1e-4  # mIoU: what a longer chain must add on the search half to be preferred
+LEAST_GAIN = 1e-4  # mIoU: what a longer pipeline must add on the search half to be preferred
 LEAST_IMAGES = 4
 LEAST_SEQUENCES = 8  # with fewer, an interval over sequences is meaningless
 LEAST_DRAWN = 5  # fewer all gain by chance in one case of sixteen or more
@@ -67,18 +68,20 @@ class ImageSource(Protocol):
 
 @dataclass(frozen=True)
 class Trial:
-    """One chain on the search half: its pooled mIoU (0…1) and its cost."""
+    """One pipeline on the search half: its pooled mIoU (0…1) and its cost."""
 
-    chain: str
+    pipeline: str
     miou: float
     milliseconds: float
 
+    chain = renamed_attribute("chain", "pipeline")
+
 
 @dataclass(frozen=True)
-class TuningResult:
+class PostprocessingStudy:
     """What the search found. mIoU values are 0…1; ``gain``, ``low`` and ``high`` are measured on the confirm half."""
 
-    chain: str  # the winner of the search, kept or not; '' where nothing beat the network alone
+    pipeline: str  # the winner of the search, kept or not; '' where nothing beat the network alone
     kept: bool
     gain: float
     low: float
@@ -92,11 +95,13 @@ class TuningResult:
     notes: tuple[str, ...] = ()
     size: str = ""  # height×width of the first image, which the milliseconds are for
 
+    chain = renamed_attribute("chain", "pipeline")
+
     @property
     def summary(self) -> str:
         """The result in a sentence or two."""
-        if not self.chain:
-            text = "No chain beat the network alone on the search half: nothing is kept."
+        if not self.pipeline:
+            text = "No pipeline beat the network alone on the search half: nothing is kept."
         else:
             known = not math.isnan(self.low)
             interval = f" (95 % interval {100 * self.low:+.2f} to {100 * self.high:+.2f})" if known else ""
@@ -105,7 +110,9 @@ class TuningResult:
                 f"{100 * self.gain:+.2f} mIoU{interval} on {self.confirm_images} images the search had not seen, "
                 f"{self.milliseconds:.0f} ms per image{size}"
             )
-            verdict = f"Kept {self.chain}" if self.kept else f"Nothing is kept: the best chain was {self.chain}"
+            verdict = (
+                f"Kept {self.pipeline}" if self.kept else f"Nothing is kept: the best pipeline was {self.pipeline}"
+            )
             doubt = "the interval includes no gain" if known else "too few images to tell it from chance"
             reason = "" if self.kept else f"; {doubt}"
             text = f"{verdict}: {figures}{reason}."
@@ -113,7 +120,7 @@ class TuningResult:
 
     def to_json(self) -> dict[str, Any]:
         return {
-            "chain": self.chain, "kept": self.kept, "gain": self.gain,
+            "pipeline": self.pipeline, "chain": self.pipeline, "kept": self.kept, "gain": self.gain,
             "gain_ci95": None if math.isnan(self.low) else [self.low, self.high],
             "milliseconds": self.milliseconds, "size": self.size,
             "baseline_miou": self.baseline_miou, "tuned_miou": self.tuned_miou,
@@ -122,26 +129,27 @@ class TuningResult:
         }  # fmt: skip
 
 
+@renamed_parameters(chains="pipelines")
 def tune_post(
     predictor: PredictorProtocol,
     split: ImageSource,
     *,
     minutes: float = 10.0,
-    chains: Iterable[str] = (),
+    pipelines: Iterable[str] = (),
     groups: Sequence[object] | None = None,
     cache_bytes: int = CACHE_BYTES,
     folder: str | Path | None = None,
-) -> TuningResult:
-    """Search chains for ``predictor`` (its own post-processing off) on ``split``.
+) -> PostprocessingStudy:
+    """Search pipelines for ``predictor`` (its own post-processing off) on ``split``.
 
-    ``minutes`` bounds the whole; ``chains`` adds starting points; ``groups`` names each image's sequence, so that
+    ``minutes`` bounds the whole; ``pipelines`` adds starting points; ``groups`` names each image's sequence, so that
     what errs together is drawn together in the bootstrap; ``folder`` is where the cache goes (the system's temporary
     folder; removed at the end). DataError where fewer than four images have masks.
     """
     names = predictor.label_space.names
     begun = time.monotonic()
     until = begun + 60 * minutes
-    starts = [str(parse_pipeline(text, names)) for text in chains]  # refused before the network runs
+    starts = [str(parse_pipeline(text, names)) for text in pipelines]  # refused before the network runs
     with tempfile.TemporaryDirectory(dir=folder, prefix="segwright-post-") as place:
         cache = _Cache.fill(predictor, split, Path(place), cache_bytes, begun + 60 * minutes * PREDICTING_SHARE)
         search, confirm = _halves(len(cache.indices))
@@ -150,30 +158,32 @@ def tune_post(
         winner = found.run([*starts, *STARTS])
         notes = cache.notes
         if found.cut:
-            notes += (f"The search stopped at its limit of {minutes:g} minutes, after {len(found.trials) - 1} chains.",)
+            notes += (
+                f"The search stopped at its limit of {minutes:g} minutes, after {len(found.trials) - 1} pipelines.",
+            )
         baseline = found.trials[""]
-        counted = TuningResult(
-            chain="", kept=False, gain=0.0, low=0.0, high=0.0, milliseconds=0.0,
+        counted = PostprocessingStudy(
+            pipeline="", kept=False, gain=0.0, low=0.0, high=0.0, milliseconds=0.0,
             baseline_miou=baseline.miou, tuned_miou=baseline.miou, search_images=len(search),
             confirm_images=len(confirm), trials=tuple(found.trials.values()), notes=notes, size=cache.size,
         )  # fmt: skip
         if winner.miou <= baseline.miou + LEAST_GAIN:
             return counted
         before, _ = cache.counts(Pipeline(), confirm)
-        after, milliseconds = cache.counts(parse_pipeline(winner.chain, names), confirm)
+        after, milliseconds = cache.counts(parse_pipeline(winner.pipeline, names), confirm)
         sequences = None if groups is None else [groups[cache.indices[i]] for i in confirm]
         drawn = drawn_together(sequences, confirm)
         difference = paired_difference(before, after, groups=drawn)
         enough = len(set(drawn)) >= LEAST_DRAWN
         return replace(
-            counted, chain=winner.chain, kept=bool(enough and difference.low > 0), gain=difference.difference,
+            counted, pipeline=winner.pipeline, kept=bool(enough and difference.low > 0), gain=difference.difference,
             low=difference.low if enough else math.nan, high=difference.high if enough else math.nan,
             milliseconds=milliseconds, baseline_miou=miou_by_convention(before), tuned_miou=miou_by_convention(after),
         )  # fmt: skip
 
 
 def _load_kernels(classes: int) -> None:
-    """Compile what chains run, or load it: the first trial would be charged with it, or abandoned."""
+    """Compile what pipelines run, or load it: the first trial would be charged with it, or abandoned."""
     image, p = np.zeros((16, 16, 3), np.uint8), np.full((classes, 16, 16), 1 / classes, np.float32)
     parse_pipeline("crf(iterations=2)>superpixels(8)")(image, p)
 
@@ -249,17 +259,17 @@ class _Cache:
         return image, mask, np.load(self.files[i]).astype(np.float32)
 
     def counts(
-        self, chain: Pipeline, numbers: Sequence[int], until: float = math.inf
+        self, pipeline: Pipeline, numbers: Sequence[int], until: float = math.inf
     ) -> tuple[np.ndarray[Any, Any], float]:
-        """Class counts (N, 3, K) of the chain's labels, and the chain's median milliseconds per image; _OutOfTimeError
-        where that is not done by ``until``."""
+        """Class counts (N, 3, K) of the pipeline's labels and its median milliseconds per image; _OutOfTimeError if
+        that is not done by ``until``."""
         rows, seconds = [], []
         for i in numbers:
             if time.monotonic() > until:
                 raise _OutOfTimeError
             image, mask, probabilities = self.image(i)
             start = time.perf_counter()
-            labels, _ = chain(image, probabilities)
+            labels, _ = pipeline(image, probabilities)
             seconds.append(time.perf_counter() - start)
             rows.append(class_counts(count_pairs(labels, mask, self.classes)))
         return np.stack(rows), 1000 * float(np.median(seconds))
@@ -295,21 +305,21 @@ class _Search:
         self.advance: Callable[[int], None] = lambda count: None
 
     def score(self, text: str, until: float = math.inf) -> Trial:
-        chain = parse_pipeline(text, self.names)
-        key = str(chain)
+        pipeline = parse_pipeline(text, self.names)
+        key = str(pipeline)
         if key not in self.trials:
             started = time.monotonic()
-            counts, milliseconds = self.cache.counts(chain, self.numbers, until)
+            counts, milliseconds = self.cache.counts(pipeline, self.numbers, until)
             self.seconds[key] = (time.monotonic() - started) / len(self.numbers)
             self.trials[key] = Trial(key, miou_by_convention(counts), milliseconds)
             self.advance(1)
         return self.trials[key]
 
     def deadline(self, winner: Trial) -> float:
-        """Until when a trial must be over, so that the winner so far, or the trial's own chain, can be confirmed."""
+        """Until when a trial must be over, so that the winner so far, or the trial's own pipeline, can be confirmed."""
         now, alone = time.monotonic(), self.to_confirm * self.seconds[""]
         for_own = (self.until - alone - now) * len(self.numbers) / (len(self.numbers) + self.to_confirm)
-        return min(self.until - alone - self.to_confirm * self.seconds[winner.chain], now + for_own)
+        return min(self.until - alone - self.to_confirm * self.seconds[winner.pipeline], now + for_own)
 
     def best(self, start: Trial, texts: Iterable[str]) -> Trial:
         winner = start
@@ -325,23 +335,25 @@ class _Search:
 
     def run(self, starts: Sequence[str]) -> Trial:
         winner = self.best(self.score(""), starts[:1])
-        with progress("Searching chains", self.expected(len(starts))) as self.advance:
+        with progress("Searching pipelines", self.expected(len(starts))) as self.advance:
             return self._searched(winner, starts[1:])
 
     def expected(self, starts: int) -> int:
-        """How many chains will be tried at most: all of the search's steps, or what the time is enough for."""
+        """How many pipelines will be tried at most: all of the search's steps, or what the time is enough for."""
         steps = starts - 1 + 2 * sum(len(move(DenseCRF())) for move in MOVES) + 3 * len(ADDITIONS)
         seconds = len(self.numbers) * float(np.mean(list(self.seconds.values())))
         return max(1, min(steps, int((self.until - time.monotonic()) / max(seconds, 1e-6))))
 
     def _searched(self, winner: Trial, starts: Sequence[str]) -> Trial:
         winner = self.best(winner, starts)
-        crfs = [trial for trial in self.trials.values() if trial.chain.startswith("crf(") and ">" not in trial.chain]
+        crfs = [
+            trial for trial in self.trials.values() if trial.pipeline.startswith("crf(") and ">" not in trial.pipeline
+        ]
         if crfs:
             tuned = self._tuned(max(crfs, key=lambda trial: trial.miou))
             winner = tuned if tuned.miou > winner.miou + LEAST_GAIN else winner
         for _ in range(3):
-            grown = self.best(winner, [">".join(filter(None, (winner.chain, step))) for step in ADDITIONS])
+            grown = self.best(winner, [">".join(filter(None, (winner.pipeline, step))) for step in ADDITIONS])
             if grown is winner:
                 break
             winner = grown
@@ -353,7 +365,7 @@ class _Search:
         for _ in range(2):
             before = winner
             for move in MOVES:
-                crf = parse_pipeline(winner.chain).steps[0].crf
+                crf = parse_pipeline(winner.pipeline).steps[0].crf
                 assert crf is not None
                 winner = self.best(winner, [crf_text(changed) for changed in move(crf)])
             if winner is before:
@@ -379,3 +391,5 @@ MOVES: tuple[Callable[[DenseCRF], list[DenseCRF]], ...] = (
     _scaled("smoothness", 1, (0.6, 1.6)),
     lambda crf: [replace(crf, iterations=5), replace(crf, iterations=3)],
 )
+
+__getattr__ = renamed_names(__name__, {"TuningResult": "PostprocessingStudy"})

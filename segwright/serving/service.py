@@ -60,7 +60,7 @@ class ServedModel:
 
     def pipeline_info(self) -> dict[str, str | None]:
         """The post-processing pipeline and the test-time augmentation."""
-        pipeline, views = self.predictor.chain, self.predictor.tta
+        pipeline, views = self.predictor.pipeline, self.predictor.tta
         return {"post": str(pipeline) if pipeline else None, "tta": str(views) if views else None}
 
     def describe(self) -> dict[str, Any]:

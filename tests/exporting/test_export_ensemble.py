@@ -84,7 +84,7 @@ def test_every_command_takes_it(joined: Path, scenes: Path, tmp_path: Path) -> N
     assert sw.load(joined, tta="flip").predict(np.zeros((20, 30, 3), np.uint8)).labels.shape == (20, 30)
     again, bundle = load_bundle(joined)
     save_bundle(tmp_path / "copy", again, replace(bundle, postprocess="min-area(32)"))
-    assert sw.load(tmp_path / "copy").chain is not None
+    assert sw.load(tmp_path / "copy").pipeline is not None
 
 
 @pytest.mark.slow

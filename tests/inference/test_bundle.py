@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import pickle
 import struct
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -154,3 +155,21 @@ def test_a_bundle_of_version_1_means_what_it_meant(tmp_path: Path) -> None:
     assert bundle.postprocess == "crf(deeplab-v1-symmetric)>min-area(8)"
     today, _ = load_bundle(save_bundle(tmp_path / "today", former, Bundle("pspnet", LABELS, arguments)))
     assert not torch.equal(today(image).logits, former(image).logits)  # padded to 8k + 1
+
+
+def test_an_argument_saved_under_its_former_name_is_read(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    network = create_model("segnet_basic", classes=3, weights=None, width=4, input_scale="caffe").eval()
+    folder = save_bundle(
+        tmp_path / "model", network, Bundle("segnet_basic", LABELS, {"width": 4, "input_scale": "caffe"})
+    )
+    description = json.loads((folder / "model.json").read_text())
+    description["arguments"]["pixels"] = description["arguments"].pop("input_scale")
+    (folder / "model.json").write_text(json.dumps(description))
+    write_checksums(folder)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", DeprecationWarning)  # the reader of an old file has nothing to rename
+        again, bundle = load_bundle(folder)
+    assert bundle.arguments["input_scale"] == "caffe" and torch.equal(again.mean, network.mean)
+    with pytest.warns(DeprecationWarning, match="input_scale"):
+        create_model("segnet_basic", classes=3, weights=None, width=4, pixels="caffe")

@@ -207,14 +207,14 @@ def test_predict_evaluate_and_every_export_apply_the_saved_chain(tuned: tuple[Pa
     expected = [chained(image).labels for image in images]
     alone = [bare(image).labels for image in images]
     assert any((a != e).any() for a, e in zip(alone, expected, strict=True)), "the chain changes labels here"
-    assert str(chained.chain) == "crf(w1=6,sa=20,sb=20,w2=3,sg=3)>min-area(20)" and bare.chain is None
+    assert str(chained.pipeline) == "crf(w1=6,sa=20,sb=20,w2=3,sg=3)>min-area(20)" and bare.pipeline is None
     models = {"bundle": folder}
     for form in EXPORTERS:
         result = api.export(folder, form, tmp_path / f"model.{form}", data=data)
         models[form] = result.path
     for name, model in models.items():
         predictor = load(model)
-        assert str(predictor.chain) == str(chained.chain), name
+        assert str(predictor.pipeline) == str(chained.pipeline), name
         for image, labels in zip(images, expected, strict=True):
             assert (predictor(image).labels == labels).mean() > 0.999, name
         with_chain = api.evaluate(model, data, split="val").miou
@@ -225,7 +225,7 @@ def test_predict_evaluate_and_every_export_apply_the_saved_chain(tuned: tuple[Pa
         written = api.predict(model, data / "images" / "val", out=tmp_path / name, overlay=False)
         for row, labels in zip(written.results, expected, strict=True):
             assert (np.asarray(read_mask(row.mask)) == labels).mean() > 0.999, name
-        assert load(model, post="none").chain is None
+        assert load(model, post="none").pipeline is None
 
 
 def test_a_winner_goes_into_the_bundle_with_its_gain_and_cost(
@@ -236,14 +236,16 @@ def test_a_winner_goes_into_the_bundle_with_its_gain_and_cost(
     folder, data = tuned
     network, bundle = load_bundle(folder)
     copy = save_bundle(tmp_path / "model", network, replace(bundle, postprocess=None))
-    result = tune_postprocessing.TuningResult("close(3)", True, 0.02, 0.01, 0.03, 7.5, 0.4, 0.42, 3, 3)
+    result = tune_postprocessing.PostprocessingStudy("close(3)", True, 0.02, 0.01, 0.03, 7.5, 0.4, 0.42, 3, 3)
     monkeypatch.setattr(tune_postprocessing, "tune_post", lambda *a, **k: result)
     api.tune_postprocessing(copy, data)
     saved = json.loads((copy / "model.json").read_text())
     assert saved["postprocess"] == "close(3)"
     found = saved["metrics"]["postprocess"]
     assert (found["gain"], found["gain_ci95"], found["milliseconds"]) == (0.02, [0.01, 0.03], 7.5)
-    assert str(load(copy).chain) == "close(3)"
-    monkeypatch.setattr(tune_postprocessing, "tune_post", lambda *a, **k: replace(result, chain="open(3)", kept=False))
+    assert str(load(copy).pipeline) == "close(3)"
+    monkeypatch.setattr(
+        tune_postprocessing, "tune_post", lambda *a, **k: replace(result, pipeline="open(3)", kept=False)
+    )
     assert "Nothing is kept" in api.tune_postprocessing(copy, data).summary
     assert json.loads((copy / "model.json").read_text())["postprocess"] == "close(3)", "what was proven stays"

@@ -176,9 +176,9 @@ def test_at_once_scales() -> None:
 
 def test_caffe_pixels_are_bgr_minus_mean() -> None:
     image = torch.tensor([10, 20, 30], dtype=torch.uint8).reshape(1, 1, 1, 3)
-    got = tiny(pixels="caffe").normalize(image).flatten()
+    got = tiny(input_scale="caffe").normalize(image).flatten()
     torch.testing.assert_close(got, torch.tensor([30 - 104.00699, 20 - 116.66877, 10 - 122.67892]), atol=1e-4, rtol=0)
-    raw = tiny(pixels="raw").normalize(image).flatten()
+    raw = tiny(input_scale="raw").normalize(image).flatten()
     torch.testing.assert_close(raw, torch.tensor([30.0, 20.0, 10.0]))
 
 
@@ -201,8 +201,8 @@ def test_torchvision_vgg16_trunk_agrees() -> None:
     torch.testing.assert_close(gray.conv1_1.weight, state["features.0.weight"].sum(1, keepdim=True))
     load_vgg16_trunk(model.trunk, state, bgr=True)
     torch.testing.assert_close(model.trunk.conv1_1.weight, state["features.0.weight"].flip(1))
-    with pytest.raises(WeightsError, match="pixels"):
-        tiny(pixels="caffe").load_pretrained(state)
+    with pytest.raises(WeightsError, match="other pixels"):
+        tiny(input_scale="caffe").load_pretrained(state)
     with pytest.raises(WeightsError, match="does not fit"):
         tiny().load_pretrained(state)
 
@@ -220,7 +220,7 @@ def test_unknown_stride_and_pixels_are_explained() -> None:
     with pytest.raises(ModelError, match="stride"):
         FCN(classes=2, stride=4)  # type: ignore[arg-type]
     with pytest.raises(ModelError, match="pixel convention"):
-        FCN(classes=2, pixels="bgr", widths=TINY, fc_channels=2)  # type: ignore[arg-type]
+        FCN(classes=2, input_scale="bgr", widths=TINY, fc_channels=2)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("init", ["paper", "he"])

@@ -73,18 +73,18 @@ def test_a_chain_that_helps_is_kept() -> None:
     result = tune_post(Network(images, 0.15), images, minutes=5)
     assert result.kept and result.low > 0 and result.gain > 0.03
     assert result.low <= result.gain <= result.high
-    assert result.chain in result.summary and result.milliseconds > 0
+    assert result.pipeline in result.summary and result.milliseconds > 0
     assert result.search_images + result.confirm_images == 12
     assert result.tuned_miou - result.baseline_miou == pytest.approx(result.gain)
     assert json.loads(json.dumps(result.to_json()))["kept"] is True
-    assert max(t.miou for t in result.trials) > next(t.miou for t in result.trials if not t.chain)
+    assert max(t.miou for t in result.trials) > next(t.miou for t in result.trials if not t.pipeline)
 
 
 def test_a_perfect_network_keeps_nothing() -> None:
     images = Images(6)
     result = tune_post(Network(images, 0.0), images, minutes=5)
     assert not result.kept and "nothing is kept" in result.summary.lower()
-    assert result.chain == ""
+    assert result.pipeline == ""
 
 
 def test_the_cache_is_bounded_and_removed(tmp_path: object) -> None:
@@ -100,7 +100,7 @@ def test_minutes_bound_the_whole_and_what_was_left_out_is_said() -> None:
     result = tune_post(Network(images, 0.1), images, minutes=0)
     assert result.search_images + result.confirm_images == 4
     assert "4 of 12 images were used: the time was too short" in result.summary
-    assert "after 0 chains" in result.summary and not result.kept
+    assert "after 0 pipelines" in result.summary and not result.kept
 
     class Slow(Network):
         def predict(self, image: np.ndarray, *, probabilities: bool = False) -> Prediction:
@@ -156,8 +156,8 @@ def test_a_gain_whose_interval_includes_none_is_not_kept() -> None:
             return mask
 
     images = Striped(16)
-    result = tune_post(Network(images, 0.06), images, minutes=5, chains=["smooth(9)"])
-    assert "smooth(9)" in [trial.chain for trial in result.trials], "a chain of the caller's is tried first"
+    result = tune_post(Network(images, 0.06), images, minutes=5, pipelines=["smooth(9)"])
+    assert "smooth(9)" in [trial.pipeline for trial in result.trials], "a chain of the caller's is tried first"
     assert result.kept == (result.low > 0)
     if not result.kept:
         assert "othing is kept" in result.summary or "No chain" in result.summary
@@ -170,7 +170,7 @@ def test_a_mistake_in_a_given_chain_is_said_before_the_network_runs() -> None:
 
     images = Images(6)
     with pytest.raises(PostprocessError, match="did you mean close"):
-        tune_post(Never(images, 0.1), images, chains=["clos(3)"])
+        tune_post(Never(images, 0.1), images, pipelines=["clos(3)"])
 
 
 def test_without_masks_it_says_what_is_missing() -> None:

@@ -4,7 +4,7 @@ Simonyan and Zisserman, Very Deep Convolutional Networks for Large-Scale Image R
 Layer names are those of the Caffe release (``conv1_1`` … ``conv5_3``, ``fc6``, ``fc7``), because the papers built on it
 use them. There is no batch normalization. What the descendants change (pools, paddings, dilation) are arguments.
 
-The pixels a VGG takes are part of its weights, so they are an argument as well (:data:`PIXELS`):
+The pixels a VGG takes are part of its weights, so they are an argument as well (:data:`INPUT_SCALES`):
 
 - ``imagenet``: RGB in 0…1, minus mean, over standard deviation. For torchvision's weights, and from scratch.
 - ``caffe``: **BGR** in 0…255 minus (104.00699, 116.66877, 122.67892), what the Caffe releases and their published
@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from segwright.core.errors import ModelError, WeightsError
 from segwright.models.base import IMAGENET_MEAN, IMAGENET_STD, SegmentationModel
 
-PixelScale = Literal["imagenet", "caffe", "raw"]
+InputScale = Literal["imagenet", "caffe", "raw"]
 Initialization = Literal["paper", "he"]
 
 VGG16_CONVOLUTIONS = (2, 2, 3, 3, 3)  # convolutions a level
@@ -37,15 +37,15 @@ TORCHVISION_CLASSIFIER = {0: "fc6", 3: "fc7"}
 
 _BYTE = (1 / 255,) * 3
 # Per-channel mean and standard deviation of RGB in 0…1, and whether the channels are then turned to BGR.
-PIXELS: dict[PixelScale, tuple[tuple[float, ...], tuple[float, ...], bool]] = {
+INPUT_SCALES: dict[InputScale, tuple[tuple[float, ...], tuple[float, ...], bool]] = {
     "imagenet": (IMAGENET_MEAN, IMAGENET_STD, False),
     "caffe": ((122.67892 / 255, 116.66877 / 255, 104.00699 / 255), _BYTE, True),
     "raw": ((0.0, 0.0, 0.0), _BYTE, True),
 }
 
 
-class PixelScaledModel(SegmentationModel):
-    """A network whose pixel convention is an argument; ``pixels`` is one of :data:`PIXELS`.
+class InputScaledModel(SegmentationModel):
+    """A network whose pixel convention is an argument; ``input_scale`` is one of :data:`INPUT_SCALES`.
 
     ``pretrained_trunk`` is the name of the torchvision model whose ImageNet state dict :meth:`load_pretrained` takes.
     """
@@ -57,14 +57,14 @@ class PixelScaledModel(SegmentationModel):
         *,
         classes: int,
         in_channels: int = 3,
-        pixels: PixelScale = "imagenet",
+        input_scale: InputScale = "imagenet",
         stride: int = 32,
         size_divisor: int | None = None,
         minimum_size: int = 1,
     ) -> None:
-        if pixels not in PIXELS:
-            raise ModelError("unknown pixel convention", expected=", ".join(PIXELS), found=str(pixels))
-        mean, std, bgr = PIXELS[pixels]
+        if input_scale not in INPUT_SCALES:
+            raise ModelError("unknown pixel convention", expected=", ".join(INPUT_SCALES), found=str(input_scale))
+        mean, std, bgr = INPUT_SCALES[input_scale]
         super().__init__(
             classes=classes,
             in_channels=in_channels,
@@ -74,7 +74,7 @@ class PixelScaledModel(SegmentationModel):
             mean=mean,
             std=std,
         )
-        self.pixels = pixels
+        self.input_scale = input_scale
         self.bgr = bgr and in_channels == 3
 
     def normalize(self, images: Tensor) -> Tensor:
@@ -82,7 +82,7 @@ class PixelScaledModel(SegmentationModel):
         x = super().normalize(images)
         return x.flip(1) if self.bgr else x
 
-    def load_pretrained(self, state: Mapping[str, Tensor], *, trained_on: PixelScale = "imagenet") -> list[str]:
+    def load_pretrained(self, state: Mapping[str, Tensor], *, trained_on: InputScale = "imagenet") -> list[str]:
         """Take a classifier's weights (``pretrained_trunk`` in torchvision's names) and return what was loaded.
 
         ``trained_on`` is the pixel convention of those weights, their channels in R, G, B order as torchvision keeps
@@ -92,15 +92,15 @@ class PixelScaledModel(SegmentationModel):
             "this network has no pretrained trunk to load", where=type(self).__name__, fix="train it from scratch"
         )
 
-    def require_pixels(self, trained_on: PixelScale) -> None:
-        """Weights and pixels belong together: a silent mismatch trains, badly."""
-        if trained_on != self.pixels:
+    def require_input_scale(self, trained_on: InputScale) -> None:
+        """Raise WeightsError if weights were trained on another scale of the input: a mismatch trains, badly."""
+        if trained_on != self.input_scale:
             raise WeightsError(
                 "these weights expect other pixels than the network feeds",
-                expected=f"pixels={trained_on!r}",
-                found=f"pixels={self.pixels!r}",
+                expected=f"input_scale={trained_on!r}",
+                found=f"input_scale={self.input_scale!r}",
                 where=type(self).__name__,
-                fix=f"create the model with pixels={trained_on!r}",
+                fix=f"create the model with input_scale={trained_on!r}",
             )
 
 
