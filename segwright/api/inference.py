@@ -136,6 +136,7 @@ def evaluate(
     match: str = "names",
     raw_values: bool = False,
     report: str | Path | None = None,
+    report_images: int | None = None,
     command: str = "",
     eight_bit: str | None = None,
     trust_external: bool = False,
@@ -163,6 +164,8 @@ def evaluate(
         Masks of a folder hold the dataset's own file values.
     report : str or Path, optional
         Also write a page.
+    report_images : int, optional
+        How many images the page shows; 24 if left out.
     command : str, optional
         The command line, shown in the report.
 
@@ -186,17 +189,19 @@ def evaluate(
     (3, True)
     """
     from segwright.evaluation.evaluate import evaluate as evaluate_predictor
+    from segwright.evaluation.examples import examples_for_report
     from segwright.inference.split_reader import as_model_sees
 
+    examples = examples_for_report(report_images)
     chosen = data if isinstance(data, Split) else choose_split(opened(data, format, images, masks), split)
     if isinstance(model, str | Path) and _is_mask_folder(Path(model)):
         from segwright.evaluation.masks import evaluate_masks
 
-        found = evaluate_masks(Path(model), chosen, raw_values=raw_values, skip_missing=skip_bad)
+        found = evaluate_masks(Path(model), chosen, raw_values=raw_values, skip_missing=skip_bad, examples=examples)
     else:
         predictor = as_predictor(model, device, postprocess, tta, eight_bit, trust_external)
         chosen = as_model_sees(chosen, predictor)
-        found = evaluate_predictor(predictor, chosen, skip_bad=skip_bad, match=match)
+        found = evaluate_predictor(predictor, chosen, skip_bad=skip_bad, match=match, examples=examples)
         found.notes += predictor.notes
     if report is not None:
         from segwright.evaluation.report import RunFacts, write_report

@@ -76,6 +76,9 @@ def evaluate(
     eight_bit: EightBit = None,
     trust_external: TrustExternal = False,
     report: Annotated[Path | None, typer.Option("--report", metavar="FILE", help="Write a page to look at.")] = None,
+    report_images: Annotated[
+        int | None, typer.Option("--report-images", metavar="N", help="Images that the page shows; 24 if left out.")
+    ] = None,
     format: Format = None,
     images: Images = None,
     masks: Masks = None,
@@ -99,6 +102,7 @@ def evaluate(
         match=match,
         raw_values=raw_values,
         report=report,
+        report_images=report_images,
         command=command_line(),
         eight_bit=eight_bit,
         trust_external=trust_external,

@@ -22,6 +22,7 @@ from segwright.core.atomic_io import without_nan
 from segwright.core.errors import DataError, LabelError, SegwrightError, UsageError
 from segwright.core.progress import progress
 from segwright.core.types import LabelSpace
+from segwright.evaluation.examples import EXAMPLES, Example, Examples
 from segwright.evaluation.sequences import BootstrapUnits, find_units, thumbnail_of
 from segwright.imageio import UInt8Array
 from segwright.inference.prediction import Prediction
@@ -42,8 +43,6 @@ from segwright.metrics.confusion import (
 )
 
 CONVENTION = "pooled"
-EXAMPLES = 4  # worst and best images that are kept for the report, each
-EXAMPLE_SIDE = 1024  # largest side of their label maps, in pixels
 READ_AHEAD = 4
 
 
@@ -105,16 +104,6 @@ class MappedPrediction:
     source: Path | None = None  # the file it was read from, for errors
 
 
-@dataclass(frozen=True)
-class Example:
-    """One of the worst or best images, for the report."""
-
-    index: int  # in the split
-    id: str
-    miou: float
-    labels: UInt8Array  # (h, w): the prediction, thinned out to at most EXAMPLE_SIDE
-
-
 @dataclass
 class Evaluation:
     """The scores of one pass; :class:`segwright.metrics.confusion.Scores` defines them."""
@@ -127,8 +116,7 @@ class Evaluation:
     boundary: BoundaryIoU | None = None
     calibration: Calibration | None = None
     seconds: float = 0.0
-    worst: list[Example] = field(default_factory=list)
-    best: list[Example] = field(default_factory=list)
+    examples: list[Example] = field(default_factory=list)  # for a report, the worst first
     without_mask: list[str] = field(default_factory=list)  # ids of images without a mask
     all_ignored: list[str] = field(default_factory=list)  # ids of masks with only the ignore value
     skipped: dict[str, str] = field(default_factory=dict)  # id → why (skip_bad)
@@ -234,6 +222,7 @@ def evaluate(
     match: str = "names",
     groups: Sequence[object] | None = None,
     collectors: Sequence[Collector] = (),
+    examples: int = EXAMPLES,
     title: str = "evaluate",
 ) -> Evaluation:
     """Score ``predictor`` on every labeled image of ``split``.
@@ -242,7 +231,7 @@ def evaluate(
     probabilities of all classes. ``skip_bad`` leaves out unreadable images and masks and lists them. ``match``: "names"
     maps the predictor's classes to the data's by name, "index" by number. ``groups``, one per image of the split: the
     sequence that it is a frame of, for the interval; None finds sequences by names and thumbnails. ``collectors`` get
-    every scored image in the same pass.
+    every scored image in the same pass. ``examples``: how many predictions are kept for a report.
 
     Errors: DataError for an empty split or one without masks, LabelError if the label spaces or sizes do not fit.
     """
@@ -260,7 +249,7 @@ def evaluate(
 
     found = score(
         split, predict, batch_size=max(1, batch_size), boundary=boundary, skip_bad=skip_bad, groups=groups,
-        collectors=collectors, title=title,
+        collectors=collectors, examples=examples, title=title,
     )  # fmt: skip
     if note:
         found.notes.append(note)
@@ -278,13 +267,14 @@ def score(
     images: bool = True,
     groups: Sequence[object] | None = None,
     collectors: Sequence[Collector] = (),
+    examples: int = EXAMPLES,
     title: str = "evaluate",
 ) -> Evaluation:
     """The pass itself: ``predict(indices, images)`` returns predictions in the data's class indices.
 
     ``indices`` are the ones of the split to score (default: all). ``images`` False leaves the images unread
-    (``images`` are then empty), for predictions that are read from files. ``groups``, ``collectors``: as for
-    :func:`evaluate`.
+    (``images`` are then empty), for predictions that are read from files. ``groups``, ``collectors``,
+    ``examples``: as for :func:`evaluate`.
     """
     wanted = range(len(split)) if indices is None else indices
     if len(wanted) == 0:
@@ -296,7 +286,7 @@ def score(
     if groups is not None and len(groups) != len(split):
         raise UsageError("groups name the sequence of every image", expected=str(len(split)), found=str(len(groups)))
     started = time.monotonic()
-    tally = _Tally(split, boundary, groups, collectors)
+    tally = _Tally(split, boundary, groups, collectors, examples)
     with progress(title, len(wanted)) as advance:
         batch: list[_Pair] = []
         for pair in _read_ahead(split, wanted, images):
@@ -409,6 +399,7 @@ class _Tally:
         boundary: bool,
         groups: Sequence[object] | None = None,
         collectors: Sequence[Collector] = (),
+        examples: int = EXAMPLES,
     ) -> None:
         self.split, self.groups, self.collectors = split, groups, collectors
         self.indices: list[int] = []
@@ -419,8 +410,7 @@ class _Tally:
         self.calibration: Calibration | None = None
         self.ids: list[str] = []
         self.counts: list[Int64Array] = []
-        self.worst: list[Example] = []
-        self.best: list[Example] = []
+        self.examples = Examples(examples)
         self.without_mask: list[str] = []
         self.all_ignored: list[str] = []
         self.skipped: dict[str, str] = {}
@@ -460,15 +450,9 @@ class _Tally:
         self.indices.append(index)
         self.thumbnails.append(thumbnail_of(image, mask, self.split.label_space.classes))
         self.counts.append(counts)
-        self._keep(index, name, nanmean(iou_per_class(counts)), prediction.labels)
+        self.examples.add(index, name, nanmean(iou_per_class(counts)), prediction.labels, prediction.confidence)
         for collector in self.collectors:
             collector.add(index, name, image, mask, prediction.labels, prediction.confidence)
-
-    def _keep(self, index: int, name: str, miou: float, labels: UInt8Array) -> None:
-        step = -(-max(labels.shape) // EXAMPLE_SIDE)
-        example = Example(index, name, miou, np.ascontiguousarray(labels[::step, ::step]))
-        self.worst = sorted([*self.worst, example], key=lambda e: (e.miou, e.index))[:EXAMPLES]
-        self.best = sorted([*self.best, example], key=lambda e: (-e.miou, e.index))[:EXAMPLES]
 
     def finish(self, seconds: float) -> Evaluation:
         if not self.ids:
@@ -480,7 +464,6 @@ class _Tally:
                 where=self.split.name,
                 fix="name another split with --split, or see `segwright check`",
             )
-        worst_ids = {example.index for example in self.worst}
         return Evaluation(
             label_space=self.split.label_space,
             split=self.split.name,
@@ -490,8 +473,7 @@ class _Tally:
             boundary=self.boundary,
             calibration=self.calibration,
             seconds=seconds,
-            worst=self.worst,
-            best=[example for example in self.best if example.index not in worst_ids],  # few images: each once
+            examples=self.examples.chosen(),
             without_mask=self.without_mask,
             all_ignored=self.all_ignored,
             skipped=self.skipped,

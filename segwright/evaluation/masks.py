@@ -10,6 +10,7 @@ import numpy as np
 from segwright.core.errors import DataError, LabelError
 from segwright.core.types import IGNORE_INDEX, LabelSpace
 from segwright.evaluation.evaluate import Collector, Evaluation, LabeledImages, MappedPrediction, score
+from segwright.evaluation.examples import EXAMPLES
 from segwright.imageio import EXTENSIONS, UInt8Array, read_mask
 
 ENDINGS = ("", "_mask", "_pred", "_prediction", "_labels", "_label", "_seg")  # what tools append to an image's name
@@ -23,6 +24,7 @@ def evaluate_masks(
     boundary: bool = True,
     skip_missing: bool = False,
     collectors: Sequence[Collector] = (),
+    examples: int = EXAMPLES,
     title: str = "evaluate",
 ) -> Evaluation:
     """Score a folder of masks against ``split``; a mask belongs to the image of the same name (without the suffix).
@@ -47,6 +49,7 @@ def evaluate_masks(
         boundary=boundary,
         images=bool(collectors),
         collectors=collectors,
+        examples=examples,
         title=title,
     )
     if len(paths) < len(split):

@@ -9,23 +9,22 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 
 from segwright import reports
 from segwright.core.errors import SegwrightError
-from segwright.core.types import IGNORE_INDEX, LabelSpace, blend
 from segwright.evaluation.compare import interval_text
-from segwright.evaluation.evaluate import Evaluation, Example, LabeledImages
+from segwright.evaluation.evaluate import Evaluation, LabeledImages
+from segwright.evaluation.examples import Example
 from segwright.evaluation.terminal import notes
-from segwright.imageio import UInt8Array
-from segwright.metrics.confusion import CONVENTIONS
+from segwright.metrics.confusion import CONVENTIONS, iou_per_class
 from segwright.reports import Markup, Number, Series, percent
+from segwright.reports.viewer import AMOUNT, DIFFERENCE, IMAGE, LABELS, Layer, Viewer, ViewerImage, pack_images
 
-IMAGE_SIDE = 400  # pixels; sharp on a phone and in a quarter of a desktop's width
 TOP_CONFUSIONS = 8
-MISSED, IGNORED_SHADE = (230, 40, 40), 0.35  # the color of an error; how dark ignored pixels are drawn
+TABLE_ROWS = 500  # images in the table; a browser takes seconds for tens of thousands
+VIEWER_ID = "images"
 
 OWN_LOSS = (
     "Both losses are one criterion of the network's output, with the same class weights and without ignored pixels; "
@@ -56,7 +55,7 @@ class RunFacts:
 def write_report(path: str | Path, evaluation: Evaluation, split: LabeledImages, facts: RunFacts | None = None) -> Path:
     """Write the page atomically and return its path.
 
-    ``split`` must be the one that was evaluated: the worst and best images are read from it again. An image that can no
+    ``split`` must be the one that was evaluated: the images that are shown are read from it again. An image that can no
     longer be read is left out.
     """
     return reports.write_page(path, report_page(evaluation, split, facts or RunFacts()))
@@ -66,9 +65,11 @@ def report_page(evaluation: Evaluation, split: LabeledImages, facts: RunFacts) -
     """The page as a string."""
     e = evaluation
     total = max(1, int(e.scores.pixels.sum()))
+    viewer = _viewer(e, split)
     return reports.page(
         "evaluation.html.j2",
         title=facts.title,
+        parts=("viewer",) if viewer is not None else (),
         leads=(
             ", ".join(f"{value}" for value in facts.model.values()),
             f"{e.images} images of split {e.split}, {e.label_space.classes} classes",
@@ -84,9 +85,9 @@ def report_page(evaluation: Evaluation, split: LabeledImages, facts: RunFacts) -
         ],
         confusion=_confusion(e),
         confusions=_common_errors(e),
-        image_legend=[*zip(e.label_space.names, e.label_space.colors, strict=True), ("wrong", MISSED)],
-        worst=_images(e.worst, split),
-        best=_images(e.best, split),
+        viewer=viewer,
+        image_rows=_image_table(e, viewer),
+        images_left_out=max(0, e.images - TABLE_ROWS),
         spread=_spread(e),
         facts=facts,
         made_with=[
@@ -174,14 +175,14 @@ def _curves(history: Sequence[Mapping[str, Any]]) -> list[tuple[str, Markup]]:
     training = ("main_loss", "training (augmented crops)") if own else ("loss", "training (crops, auxiliary heads)")
     for title, label, keys, zero in (
         ("Loss", "loss", (training, ("val_loss", "validation (whole images)")), True),
-        ("Validation mean IoU", "mean IoU, %", (("val_miou", "val_miou"),), False),
-        ("Learning rate", "learning rate", (("lr", "lr"),), True),
-        ("Throughput", "images per second", (("images_per_second", "images_per_second"),), True),
-        ("Time spent waiting for images", "share of the time, %", (("loader_share", "loader_share"),), True),
+        ("Validation mean IoU", "mean IoU, %", (("val_miou", "validation mean IoU"),), False),
+        ("Learning rate", "learning rate", (("lr", "learning rate"),), True),
+        ("Throughput", "images per second", (("images_per_second", "images per second"),), True),
+        ("Time spent waiting for images", "share of the time, %", (("loader_share", "waiting"),), True),
     ):
         series = [s for key, name in keys if (s := _series(history, key, name)) is not None]
         if series:
-            cards.append((title, reports.line_chart(series, x_label="step", y_label=label, zero=zero)))
+            cards.append((title, reports.line_chart(series, x_label="optimizer step", y_label=label, zero=zero)))
     return cards
 
 
@@ -254,57 +255,84 @@ def _spread(e: Evaluation) -> list[tuple[str, Markup]]:
 # ---------------------------------------------------------------------------------------------------------------------
 # Images
 
+VIEWS = (
+    Layer("image", "Image", IMAGE),
+    Layer("truth", "Truth", LABELS),
+    Layer("prediction", "Prediction", LABELS),
+    Layer("errors", "Errors", DIFFERENCE, ("truth", "prediction")),
+    Layer("doubt", "Uncertainty", AMOUNT),
+)
 
-def _images(examples: Sequence[Example], split: LabeledImages) -> list[tuple[str, list[tuple[bytes, str]]]]:
-    """Per example a caption and its figures, each the bytes of an image and a label."""
-    return [row for example in examples if (row := _example(example, split)) is not None]
+
+def _viewer(e: Evaluation, split: LabeledImages) -> Viewer | None:
+    """The kept images, the worst first; None without any. One that can no longer be read is left out."""
+    packed, notes = pack_images(len(e.examples), lambda number: _shown(e, e.examples[number], split), ("doubt",))
+    if not packed:
+        return None
+    if len(packed) < e.images:
+        notes.insert(0, f"{len(packed)} of {e.images} images: the worst, the best, and some between them.")
+    has_doubt = all("doubt" in image.maps for image in packed)
+    return Viewer(
+        id=VIEWER_ID,
+        layers=[layer for layer in VIEWS if layer.kind != AMOUNT or has_doubt],
+        classes=list(zip(e.label_space.names, e.label_space.colors, strict=True)),
+        images=packed,
+        view="prediction",
+        against="truth",
+        ignore="truth",
+        score="IoU in this image, %",
+        difference="wrong pixels",
+        amount="uncertainty, 1 − confidence",
+        notes=notes,
+    )
 
 
-def _example(example: Example, split: LabeledImages) -> tuple[str, list[tuple[bytes, str]]] | None:
+def _shown(e: Evaluation, example: Example, split: LabeledImages) -> ViewerImage | None:
     try:
         image, mask = split.read_image(example.index), split.read_mask(example.index)
     except (SegwrightError, OSError):
         return None
     if mask is None:
         return None
-    shrunk, truth, predicted = fit(image, mask, example.labels)
-    space = split.label_space
-    shown = (
-        ("image", shrunk),
-        ("truth", _colored(shrunk, truth, truth, space)),
-        ("prediction", _colored(shrunk, predicted, truth, space)),
-        ("errors", error_map(shrunk, predicted, truth)),
-    )
-    figures = [(reports.encode_thumbnail(pixels, IMAGE_SIDE), label) for label, pixels in shown]
-    return f"{example.id} – mean IoU {percent(example.miou)} %", figures
-
-
-def fit(image: UInt8Array, mask: UInt8Array, labels: UInt8Array) -> tuple[UInt8Array, UInt8Array, UInt8Array]:
-    """Image (h, w, 3), truth and prediction (h, w) at the displayed size, at most IMAGE_SIDE."""
-    height, width = mask.shape
-    factor = min(1.0, IMAGE_SIDE / max(height, width))
-    size = (max(1, round(width * factor)), max(1, round(height * factor)))
     if image.shape[2] != 3:
         image = np.repeat(image[..., :1], 3, axis=2)
-    small = np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA), np.uint8)
-    truth = np.asarray(cv2.resize(mask, size, interpolation=cv2.INTER_NEAREST_EXACT), np.uint8)
-    predicted = np.asarray(cv2.resize(labels, size, interpolation=cv2.INTER_NEAREST_EXACT), np.uint8)
-    return small, truth, predicted
+    maps = {"truth": mask, "prediction": example.labels}
+    if (doubt := example.doubt) is not None:
+        maps["doubt"] = doubt
+    scores = iou_per_class(e.counts[example.position])
+    weak = ", ".join(f"{e.label_space.names[i]} {percent(float(scores[i]))} %" for i in weakest(scores))
+    return ViewerImage(
+        name=example.id,
+        caption=f"mean IoU {percent(example.miou)} %" + (f"; lowest: {weak}" if weak else ""),
+        short=f"{percent(example.miou)} %",
+        image=image,
+        maps=maps,
+        scores=scores.tolist(),
+    )
 
 
-def _colored(image: UInt8Array, labels: UInt8Array, truth: UInt8Array, space: LabelSpace) -> UInt8Array:
-    """Classes over the image; ignored pixels are darkened because they are not scored."""
-    return _shade_ignored(blend(image, space.palette()[labels], 0.65), image, truth)
+def weakest(scores: npt.NDArray[np.float64], count: int = 3) -> list[int]:
+    """The classes with the lowest scores, the lowest first, without those that are not defined."""
+    defined = [i for i in range(len(scores)) if not math.isnan(scores[i])]
+    return sorted(defined, key=lambda i: float(scores[i]))[:count]
 
 
-def error_map(image: UInt8Array, labels: UInt8Array, truth: UInt8Array) -> UInt8Array:
-    """The image in pale gray, wrong pixels red, ignored ones dark."""
-    gray = np.asarray(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), np.float32)
-    pale = np.repeat((gray * 0.45 + 135)[..., None], 3, axis=2)
-    pale[labels != truth] = MISSED
-    return _shade_ignored(np.clip(pale, 0, 255).astype(np.uint8), image, truth)
-
-
-def _shade_ignored(shown: UInt8Array, image: UInt8Array, truth: UInt8Array) -> UInt8Array:
-    dark = (image.astype(np.float32) * IGNORED_SHADE).astype(np.uint8)
-    return np.where((truth == IGNORE_INDEX)[..., None], dark, shown)
+def _image_table(e: Evaluation, viewer: Viewer | None) -> list[dict[str, Any]]:
+    """The images, the worst first, at most TABLE_ROWS, with the number in the viewer of those that are shown."""
+    shown = {} if viewer is None else {image.name: number for number, image in enumerate(viewer.images, 1)}
+    scores = iou_per_class(e.counts)
+    rows = []
+    for position in np.argsort(e.per_image, kind="stable")[:TABLE_ROWS].tolist():
+        hits, truth, _ = e.counts[position].sum(axis=1).tolist()
+        weak = weakest(scores[position], 1)
+        rows.append(
+            {
+                "name": e.ids[position],
+                "number": shown.get(e.ids[position]),
+                "miou": float(e.per_image[position]),
+                "accuracy": hits / truth if truth else math.nan,
+                "weakest": e.label_space.names[weak[0]] if weak else "",
+                "weakest_iou": float(scores[position][weak[0]]) if weak else math.nan,
+            }
+        )
+    return rows

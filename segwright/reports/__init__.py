@@ -8,7 +8,16 @@ from __future__ import annotations
 
 from markupsafe import Markup
 
-from segwright.reports.charts import Series, bar_chart, heatmap, line_chart, nice_ticks, scatter_chart
+from segwright.reports.charts import (
+    Event,
+    Series,
+    bar_chart,
+    heatmap,
+    interval_chart,
+    line_chart,
+    nice_ticks,
+    scatter_chart,
+)
 from segwright.reports.html import (
     Color,
     Number,
@@ -24,6 +33,7 @@ from segwright.reports.html import (
 
 __all__ = [
     "Color",
+    "Event",
     "Markup",
     "Number",
     "Series",
@@ -32,6 +42,7 @@ __all__ = [
     "encode_thumbnail",
     "environment",
     "heatmap",
+    "interval_chart",
     "line_chart",
     "nice_ticks",
     "page",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,6 +16,8 @@ from segwright.reports.html import encode_thumbnail, render
 CHART_WIDTH, CHART_HEIGHT = 420, 246
 MARGIN_LEFT, MARGIN_RIGHT, MARGIN_TOP, MARGIN_BOTTOM = 46, 12, 26, 34
 MAX_TABLE_CLASSES = 25  # a matrix of more classes is drawn as an image
+ROW_HEIGHT = 20  # of a row of an interval chart
+MAX_NAME = 20  # letters of a name beside a row; the whole name is in its title
 MAX_POINTS = 300  # a curve of more is averaged in buckets: the eye sees no more, and the file stays small
 
 
@@ -26,16 +28,84 @@ class Series:
     name: str
     x: Sequence[float]
     y: Sequence[float]
+    low: Sequence[float] = ()  # with ``high``: a band around the curve, such as an interval
+    high: Sequence[float] = ()
+    labels: Sequence[str] = ()  # of the points of a cloud
 
 
-def line_chart(series: Sequence[Series], *, x_label: str = "", y_label: str = "", zero: bool = False) -> Markup:
-    """Curves over one pair of axes; ``zero`` makes the vertical axis start at 0. A single point is drawn as a dot."""
-    return _chart([_thin(item) for item in series], x_label, y_label, zero, lines=True)
+@dataclass(frozen=True)
+class Event:
+    """A vertical line in a chart, such as an alarm."""
+
+    x: float
+    name: str
+
+
+def line_chart(
+    series: Sequence[Series],
+    *,
+    x_label: str = "",
+    y_label: str = "",
+    zero: bool = False,
+    events: Sequence[Event] = (),
+    x_names: Callable[[float], str] | None = None,
+) -> Markup:
+    """Curves over one pair of axes; ``zero`` makes the vertical axis start at 0. A single point is drawn as a dot.
+
+    ``events`` are marked by vertical lines; ``x_names`` writes the ticks of the horizontal axis, such as dates.
+    """
+    return _chart([_thin(item) for item in series], x_label, y_label, zero, True, events, x_names)
 
 
 def scatter_chart(series: Sequence[Series], *, x_label: str = "", y_label: str = "", zero: bool = False) -> Markup:
     """Points over one pair of axes."""
-    return _chart(list(series), x_label, y_label, zero, lines=False)
+    return _chart(list(series), x_label, y_label, zero, False)
+
+
+def interval_chart(
+    names: Sequence[str],
+    values: Sequence[float],
+    lows: Sequence[float],
+    highs: Sequence[float],
+    *,
+    x_label: str = "",
+    signed: bool = False,
+) -> Markup:
+    """One row per name: a point with its interval; NaN leaves out the interval, or the point. ``signed`` marks zero."""
+    finite = [v for v in (*values, *lows, *highs) if math.isfinite(v)]
+    if not finite:
+        return Markup('<p class="note">no figures yet</p>')
+    ticks = nice_ticks(min(0.0, *finite), max(0.0, *finite))
+    left, right = 132.0, CHART_WIDTH - 46.0
+    height = MARGIN_TOP + ROW_HEIGHT * len(names) + MARGIN_BOTTOM
+
+    def at(value: float) -> float:
+        return left + (value - ticks[0]) / ((ticks[-1] - ticks[0]) or 1) * (right - left)
+
+    bottom = height - MARGIN_BOTTOM
+    parts: list[Markup] = []
+    for tick in ticks:
+        kind = "zero" if signed and tick == 0 else "rule"
+        line = f'<line class="{kind}" x1="{at(tick):.1f}" x2="{at(tick):.1f}" y1="{MARGIN_TOP}" y2="{bottom}"/>'
+        parts += [Markup(line), _svg_text(at(tick), bottom + 15, _tick_text(tick), "middle")]
+    for row, (name, value, low, high) in enumerate(zip(names, values, lows, highs, strict=True)):
+        y = MARGIN_TOP + ROW_HEIGHT * (row + 0.5)
+        parts.append(_svg_text(left - 8, y + 4, _shorten(name), "end"))
+        if math.isfinite(low) and math.isfinite(high):
+            a, b = at(low), at(high)
+            path = f"M{a:.1f} {y - 4:.1f}v8M{a:.1f} {y:.1f}H{b:.1f}M{b:.1f} {y - 4:.1f}v8"
+            parts.append(Markup(f'<path class="whisker" d="{path}"/>'))
+        if math.isfinite(value):
+            shown = f"{value:+.1f}" if signed else f"{value:.1f}"
+            title = f"{name}: {shown}" + (f" ({low:.1f} to {high:.1f})" if math.isfinite(low) else "")
+            parts.append(_mark(at(value), y, title, 0, 3.6))
+            parts.append(_svg_text(CHART_WIDTH, y + 4, shown, "end"))
+    parts.append(_svg_text(right, height - 3, x_label, "end", "axis"))
+    return _svg(parts, f"{x_label} with intervals", height)
+
+
+def _shorten(name: str) -> str:
+    return name if len(name) <= MAX_NAME else name[: MAX_NAME - 1] + "…"
 
 
 def bar_chart(labels: Sequence[str], values: Sequence[float], *, x_label: str = "", y_label: str = "") -> Markup:
@@ -125,22 +195,32 @@ class _Frame:
         return CHART_HEIGHT - MARGIN_BOTTOM - share * (CHART_HEIGHT - MARGIN_TOP - MARGIN_BOTTOM)
 
 
-def _chart(series: list[Series], x_label: str, y_label: str, zero: bool, *, lines: bool) -> Markup:
+def _chart(
+    series: list[Series],
+    x_label: str,
+    y_label: str,
+    zero: bool,
+    lines: bool,
+    events: Sequence[Event] = (),
+    x_names: Callable[[float], str] | None = None,
+) -> Markup:
     points = [(x, y) for s in series for x, y in zip(s.x, s.y, strict=True) if math.isfinite(x) and math.isfinite(y)]
     if not points:
         return Markup('<p class="note">no figures yet</p>')
-    ys = [y for _, y in points]
+    ys = [y for _, y in points] + [y for s in series for y in (*s.low, *s.high) if math.isfinite(y)]
     y_ticks = nice_ticks(min(0.0, *ys) if zero else min(ys), max(ys))
     x_low, x_high = min(x for x, _ in points), max(x for x, _ in points)
     x_ticks = [tick for tick in nice_ticks(x_low, x_high) if x_low <= tick <= x_high]
     frame = _Frame(x_low, x_high if x_high > x_low else x_low + 1, y_ticks[0], y_ticks[-1])
-    parts = [_grid(frame, x_ticks, y_ticks, x_label, y_label)]
+    parts = [_grid(frame, x_ticks, y_ticks, x_label, y_label, x_names or _tick_text)]
+    parts += [_band(frame, item, index % 5) for index, item in enumerate(series) if len(item.low)]
+    parts += [_event(frame, event) for event in events if x_low <= event.x <= x_high]
     for index, item in enumerate(series):
         parts.append(_curve(frame, item, index % 5) if lines else _cloud(frame, item, index % 5))
     drawn = _svg(parts, f"{y_label} by {x_label}")
     if len(series) == 1:
         return drawn
-    keys = (f'<li><span class="key s{i % 5}"></span>{_text(s.name)}</li>' for i, s in enumerate(series))
+    keys = (f"<li>{_key(i % 5, lines)}<bdi>{_text(s.name)}</bdi></li>" for i, s in enumerate(series))
     return drawn + Markup(f'<ul class="legend">{"".join(keys)}</ul>')
 
 
@@ -158,19 +238,75 @@ def _curve(frame: _Frame, item: Series, color: int) -> Markup:
     return _join((Markup(drawn), *(_dot(frame, x, y, item.name, color, 2.6) for x, y in dots)))
 
 
+def _band(frame: _Frame, item: Series, color: int) -> Markup:
+    kept = [
+        (x, low, high)
+        for x, low, high in zip(item.x, item.low, item.high, strict=True)
+        if math.isfinite(x) and math.isfinite(low) and math.isfinite(high)
+    ]
+    if len(kept) < 2:
+        return Markup("")
+    edge = [(x, high) for x, _, high in kept] + [(x, low) for x, low, _ in reversed(kept)]
+    path = "L".join(f"{frame.x(x):.1f} {frame.y(y):.1f}" for x, y in edge)
+    return Markup(f'<path class="area s{color}" d="M{path}Z"><title>{_text(item.name)}: interval</title></path>')
+
+
+def _event(frame: _Frame, event: Event) -> Markup:
+    x, top, bottom = frame.x(event.x), MARGIN_TOP, CHART_HEIGHT - MARGIN_BOTTOM
+    line = f'<line class="alarm" x1="{x:.1f}" x2="{x:.1f}" y1="{top}" y2="{bottom}"/>'
+    late = x > CHART_WIDTH * 0.7
+    name = _svg_text(x + (-4 if late else 4), top + 9, event.name, "end" if late else "start", "alarm-name")
+    return Markup(line) + name
+
+
 def _cloud(frame: _Frame, item: Series, color: int) -> Markup:
-    pairs = zip(item.x, item.y, strict=True)
-    return _join(_dot(frame, x, y, item.name, color, 3.2) for x, y in pairs if math.isfinite(x) and math.isfinite(y))
+    parts = []
+    for index, (x, y) in enumerate(zip(item.x, item.y, strict=True)):
+        if not (math.isfinite(x) and math.isfinite(y)):
+            continue
+        label = item.labels[index] if index < len(item.labels) else ""
+        parts.append(_dot(frame, x, y, label or item.name, color, 3.2))
+        if label:
+            late = frame.x(x) > CHART_WIDTH * 0.6
+            at = frame.x(x) + (-7 if late else 7)
+            parts.append(_svg_text(at, frame.y(y) + 4, _shorten(label), "end" if late else "start"))
+    return _join(parts)
 
 
 def _dot(frame: _Frame, x: float, y: float, name: str, color: int, radius: float) -> Markup:
-    title = f"<title>{_text(name)}: {x:g}, {y:.4g}</title>"
-    return Markup(
-        f'<circle class="dot s{color}" cx="{frame.x(x):.1f}" cy="{frame.y(y):.1f}" r="{radius}">{title}</circle>'
-    )
+    return _mark(frame.x(x), frame.y(y), f"{name}: {x:g}, {y:.4g}", color, radius)
 
 
-def _grid(frame: _Frame, x_ticks: Sequence[float], y_ticks: Sequence[float], x_label: str, y_label: str) -> Markup:
+def _mark(x: float, y: float, title: str, color: int, radius: float) -> Markup:
+    """A point: disc, square, triangle, diamond or a triangle that stands on its tip."""
+    about = f"<title>{_text(title)}</title>"
+    if color == 0:
+        return Markup(f'<circle class="dot s0" cx="{x:.1f}" cy="{y:.1f}" r="{radius}">{about}</circle>')
+    r = radius * 1.15
+    path = (
+        f"M{x - r:.1f} {y - r:.1f}h{2 * r:.1f}v{2 * r:.1f}h{-2 * r:.1f}z",
+        f"M{x:.1f} {y - r:.1f}l{r:.1f} {2 * r:.1f}h{-2 * r:.1f}z",
+        f"M{x:.1f} {y - 1.3 * r:.1f}l{1.3 * r:.1f} {1.3 * r:.1f}l{-1.3 * r:.1f} {1.3 * r:.1f}"
+        f"l{-1.3 * r:.1f} {-1.3 * r:.1f}z",
+        f"M{x:.1f} {y + r:.1f}l{r:.1f} {-2 * r:.1f}h{-2 * r:.1f}z",
+    )[color - 1]
+    return Markup(f'<path class="mark s{color}" d="{path}">{about}</path>')
+
+
+def _key(color: int, lines: bool) -> Markup:
+    """The sample of a series in a legend: its dashes, or the shape of its points."""
+    drawn = Markup(f'<path class="line s{color}" d="M0 6H30"/>') if lines else _mark(15, 6, "", color, 4)
+    return Markup(f'<svg class="key" viewBox="0 0 30 12" aria-hidden="true">{drawn}</svg>')
+
+
+def _grid(
+    frame: _Frame,
+    x_ticks: Sequence[float],
+    y_ticks: Sequence[float],
+    x_label: str,
+    y_label: str,
+    x_names: Callable[[float], str] | None = None,
+) -> Markup:
     right = CHART_WIDTH - MARGIN_RIGHT
     parts: list[Markup] = []
     for tick in y_ticks:
@@ -178,7 +314,9 @@ def _grid(frame: _Frame, x_ticks: Sequence[float], y_ticks: Sequence[float], x_l
         parts.append(Markup(f'<line class="rule" x1="{MARGIN_LEFT}" x2="{right}" y1="{y:.1f}" y2="{y:.1f}"/>'))
         parts.append(_svg_text(MARGIN_LEFT - 6, y + 4, _tick_text(tick), "end"))
     for tick in x_ticks:
-        parts.append(_svg_text(frame.x(tick), CHART_HEIGHT - MARGIN_BOTTOM + 15, _tick_text(tick), "middle"))
+        parts.append(
+            _svg_text(frame.x(tick), CHART_HEIGHT - MARGIN_BOTTOM + 15, (x_names or _tick_text)(tick), "middle")
+        )
     parts.append(_svg_text(right, CHART_HEIGHT - 3, x_label, "end", "axis"))
     parts.append(_svg_text(2, 12, y_label, "start", "axis"))  # above the axis: turned text is hard to read
     return _join(parts)
@@ -205,8 +343,8 @@ def _join(parts: Iterable[Markup]) -> Markup:
     return Markup("").join(parts)
 
 
-def _svg(parts: Sequence[Markup], label: str) -> Markup:
-    head = f'<svg viewBox="0 0 {CHART_WIDTH} {CHART_HEIGHT}" role="img" aria-label="{_text(label)}">'
+def _svg(parts: Sequence[Markup], label: str, height: int = CHART_HEIGHT) -> Markup:
+    head = f'<svg viewBox="0 0 {CHART_WIDTH} {height}" role="img" aria-label="{_text(label)}">'
     return Markup(f"{head}{_join(parts)}</svg>")
 
 
@@ -215,10 +353,11 @@ def _thin(item: Series) -> Series:
     count = len(item.x)
     if count <= MAX_POINTS:
         return item
-    x, y = np.asarray(item.x, np.float64), np.asarray(item.y, np.float64)
-    xs, ys = [], []
-    for part in np.array_split(np.arange(count), MAX_POINTS):
-        kept = part[np.isfinite(y[part])]
-        xs.append(float(x[part].mean()))
-        ys.append(float(y[kept].mean()) if kept.size else math.nan)
-    return Series(item.name, xs, ys)
+    parts = np.array_split(np.arange(count), MAX_POINTS)
+
+    def means(values: Sequence[float]) -> list[float]:
+        whole = np.asarray(values, np.float64)
+        kept = [whole[part][np.isfinite(whole[part])] for part in parts] if whole.size else []
+        return [float(some.mean()) if some.size else math.nan for some in kept]
+
+    return Series(item.name, means(item.x), means(item.y), means(item.low), means(item.high))

@@ -1,8 +1,9 @@
 """Pages from templates: Jinja2 with autoescaping, one self-contained file each, a strict Content-Security-Policy.
 
 A page is a template in ``templates/`` that extends ``base.html.j2`` and is laid out with the macros of
-``parts.html.j2``; the style sheet is ``static/report.css``. Nothing is fetched and, in reports, nothing is run. Another
-package with pages of its own (:mod:`segwright.serving.page`) has its own two folders and names itself.
+``parts.html.j2``; the style sheet is ``static/report.css``, the script ``static/page.js``. Nothing is fetched, and only
+these run. Another package with pages of its own (:mod:`segwright.serving.page`) has its own two folders and names
+itself.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import functools
 import hashlib
 import io
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -91,11 +93,18 @@ def render(template: str, package: str = HERE, **context: object) -> Markup:
 # Pages
 
 
-def page(template: str, *, title: str, **context: object) -> str:
-    """A report as a whole HTML document; only its own style sheet and the images inside it are allowed."""
-    style = static_text("report.css")
-    policy = f"default-src 'none'; img-src data:; style-src {content_hash(style)}"
-    context |= {"title": title, "style": Markup(style), "policy": Markup(policy)}
+def page(template: str, *, title: str, parts: Sequence[str] = (), **context: object) -> str:
+    """A report as a whole HTML document; only its own style sheet, script and the images inside it are allowed.
+
+    ``parts``: further files of ``static/`` without suffix, such as "viewer", each a style sheet and a script.
+    """
+    style = "".join(static_text(f"{name}.css") for name in ("report", *parts))
+    script = "".join(static_text(f"{name}.js") for name in ("page", *parts))
+    policy = (
+        f"default-src 'none'; img-src data:; style-src {content_hash(style)}; script-src {content_hash(script)}; "
+        "base-uri 'none'; form-action 'none'"
+    )
+    context |= {"title": title, "style": Markup(style), "script": Markup(script), "policy": Markup(policy)}
     return environment().get_template(template).render(context)
 
 

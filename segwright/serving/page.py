@@ -21,7 +21,7 @@ def service_page(model: Mapping[str, Any], limits: ServiceLimits) -> tuple[bytes
         title=f"{model['name']} · segwright",
         policy=Markup(policy),
         style=Markup(_style()),
-        script=Markup(static_text("service.js", PACKAGE)),
+        script=Markup(_script()),
         model=model,
         limits={"megabytes": f"{limits.max_megabytes:g}", "megapixels": f"{limits.max_megapixels:g}"},
         facts={"max_bytes": limits.max_bytes},
@@ -32,7 +32,7 @@ def service_page(model: Mapping[str, Any], limits: ServiceLimits) -> tuple[bytes
 @functools.cache
 def content_policy() -> str:
     """Allow our script and style sheet by hash, images of the page itself, and requests to this service."""
-    script, style = content_hash(static_text("service.js", PACKAGE)), content_hash(_style())
+    script, style = content_hash(_script()), content_hash(_style())
     return (
         f"default-src 'none'; script-src {script}; style-src {style}; img-src blob: data:; "
         "connect-src 'self'; base-uri 'none'; form-action 'none'"
@@ -41,3 +41,7 @@ def content_policy() -> str:
 
 def _style() -> str:
     return static_text("report.css") + static_text("service.css", PACKAGE)
+
+
+def _script() -> str:
+    return static_text("page.js") + static_text("service.js", PACKAGE)

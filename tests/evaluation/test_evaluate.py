@@ -16,7 +16,7 @@ from rich.console import Console
 from segwright.core.errors import DataError, ImageReadError, LabelError, UsageError
 from segwright.core.types import LabelSpace
 from segwright.evaluation.compare import compare, comparison_page, render_comparison, verdict
-from segwright.evaluation.evaluate import EXAMPLES, Evaluation, evaluate, match_label_spaces, summary
+from segwright.evaluation.evaluate import Evaluation, evaluate, match_label_spaces, summary
 from segwright.evaluation.masks import evaluate_masks, find_masks
 from segwright.evaluation.terminal import render_evaluation, text_bar
 from segwright.inference.prediction import Prediction
@@ -140,15 +140,14 @@ def test_brier_on_request() -> None:
     assert asked.calibration.brier() == pytest.approx(accuracy * right + (1 - accuracy) * wrong)
 
 
-def test_worst_and_best_are_kept() -> None:
+def test_examples_are_kept_the_worst_first() -> None:
     truth, said = masks(12)
-    found = evaluate(Knows(said), Images(truth))
-    order = np.argsort(found.per_image, kind="stable")
-    assert [e.index for e in found.worst] == order[:EXAMPLES].tolist()
-    assert {e.index for e in found.best} == set(order[-EXAMPLES:].tolist())
-    assert np.array_equal(found.worst[0].labels, said[found.worst[0].index])
-    few = evaluate(Knows(said), Images(truth[:3]))
-    assert len(few.worst) == 3 and not few.best  # each image once
+    found = evaluate(Knows(said), Images(truth), examples=8)
+    order = np.argsort(found.per_image, kind="stable").tolist()
+    shown = [e.index for e in found.examples]
+    assert len(shown) == 8 and shown[:4] == order[:4] and set(shown[-2:]) == set(order[-2:])
+    assert all(np.array_equal(e.labels, said[e.index]) and e.id == found.ids[e.position] for e in found.examples)
+    assert len(evaluate(Knows(said), Images(truth[:3])).examples) == 3  # each image once
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -276,7 +275,7 @@ def test_folder_of_masks(tmp_path: Path, name: str, palette: bool) -> None:
     expected = evaluate(Knows(said), split)
     assert np.array_equal(found.matrix, expected.matrix) and found.ids == expected.ids
     assert found.calibration is None and found.boundary_iou == expected.boundary_iou
-    assert [e.index for e in found.worst] == [e.index for e in expected.worst]
+    assert [e.index for e in found.examples] == [e.index for e in expected.examples]
 
 
 def test_missing_masks(tmp_path: Path) -> None:
@@ -287,7 +286,7 @@ def test_missing_masks(tmp_path: Path) -> None:
         evaluate_masks(folder, Images(truth))
     found = evaluate_masks(folder, Images(truth), skip_missing=True)
     assert found.images == 5 and "shot_3" not in found.ids and "1 images" in found.notes[0]
-    assert {e.index for e in (*found.worst, *found.best)} <= {0, 1, 2, 4, 5}
+    assert {e.index for e in found.examples} == {0, 1, 2, 4, 5}
     for path in (tmp_path / "no such", tmp_path / "empty"):
         if path.name == "empty":
             path.mkdir()

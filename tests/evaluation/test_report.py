@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import json
+import math
 import re
+import zlib
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from segwright.core.errors import ImageReadError
 from segwright.core.types import LabelSpace
 from segwright.evaluation.evaluate import MappedPrediction, score
-from segwright.evaluation.report import RunFacts, confusions, error_map, fit, read_history, report_page, write_report
+from segwright.evaluation.examples import Examples
+from segwright.evaluation.report import RunFacts, confusions, read_history, report_page, write_report
+from segwright.metrics.confusion import iou_per_class
+from segwright.reports.viewer import SIDES, ViewerImage, pack, pack_images
 
 NASTY = "<script>alert(1)</script>"
 
@@ -74,11 +82,11 @@ def test_a_whole_report(tmp_path: Path) -> None:
     )  # fmt: skip
     path = write_report(tmp_path / "report.html", score(split, split.answers), split, facts)
     document = path.read_text(encoding="utf-8")
-    assert not re.search(r"<script|https?://", document)
+    assert not re.search(r"<script>alert|https?://", document)
     tags = Tags(document).found
-    assert len([t for t, _ in tags if t == "img"]) == 6 * 4  # six images, each once, four views
+    assert len([t for t, _ in tags if t == "img"]) == 6  # six images, each once; the browser draws the maps
     assert all(a["src"].startswith("data:image/") for t, a in tags if t == "img")  # type: ignore[union-attr]
-    for part in ("mean IoU", "95 % interval", "Training", "Classes", "Confusion", "The worst images",
+    for part in ("mean IoU", "95 % interval", "Training", "Classes", "Confusion", "Images", "Every image",
                  "segwright train", "torch", "Apache-2.0", "calibration error", "The plan", "conventions"):  # fmt: skip
         assert part in document, part
     assert not re.search(r"\bnan\b", re.sub(r"base64,[^\"]*", "", document))
@@ -102,7 +110,7 @@ def test_any_number_of_classes(classes: int) -> None:
 @pytest.mark.parametrize("channels", [1, 2, 4])
 def test_any_number_of_channels(channels: int) -> None:
     split = Scenes(count=2, channels=channels)
-    assert report_page(score(split, split.answers), split, RunFacts()).count("<img") == 8
+    assert report_page(score(split, split.answers), split, RunFacts()).count("<img") == 2
 
 
 def test_an_image_that_went_away_costs_its_row_only() -> None:
@@ -115,24 +123,97 @@ def test_an_image_that_went_away_costs_its_row_only() -> None:
                 raise ImageReadError("gone")
             return super().read_image(index)
 
-    assert report_page(found, Gone(count=3), RunFacts()).count("<img") == 8
+    assert report_page(found, Gone(count=3), RunFacts()).count("<img") == 2
+
+
+def viewer_data(document: str) -> dict[str, Any]:
+    found = re.search(r'<script type="application/json" id="images-data">(.*?)</script>', document, re.DOTALL)
+    assert found is not None
+    return dict(json.loads(found[1]))
+
+
+def unpacked(entry: dict[str, Any]) -> np.ndarray[Any, Any]:
+    values = np.frombuffer(zlib.decompress(base64.b64decode(entry["data"])), np.uint8)
+    return values.reshape(entry["h"], entry["w"])
+
+
+def test_the_viewer_gets_truth_prediction_and_uncertainty_of_every_image() -> None:
+    split = Scenes(count=3)
+    found = score(split, split.answers)
+    data = viewer_data(report_page(found, split, RunFacts()))
+    assert [layer["key"] for layer in data["layers"]] == ["image", "truth", "prediction", "errors", "doubt"]
+    order = np.argsort(found.per_image, kind="stable").tolist()
+    for entry, index in zip(data["images"], order, strict=True):
+        assert entry["name"] == split.ids[index]
+        assert (unpacked(entry["maps"]["truth"]) == split.read_mask(index)).all()
+        assert (unpacked(entry["maps"]["prediction"]) == split.answers([index], None)[0].labels).all()
+        assert abs(float(unpacked(entry["maps"]["doubt"]).mean()) / 255 - 0.1) < 0.03  # in steps
+        iou = iou_per_class(found.counts[index])
+        assert entry["scores"] == [None if math.isnan(v) else round(100 * v, 1) for v in iou.tolist()]
+
+
+def test_without_confidence_there_is_no_uncertainty() -> None:
+    split = Scenes(count=2)
+    bare = [MappedPrediction(p.labels) for p in split.answers(range(2), None)]
+    found = score(split, lambda indices, _: [bare[i] for i in indices])
+    data = viewer_data(report_page(found, split, RunFacts()))
+    assert [layer["key"] for layer in data["layers"]] == ["image", "truth", "prediction", "errors"]
 
 
 def test_large_images_are_thinned_out() -> None:
     split = Scenes(count=1, size=(900, 2600))
     found = score(split, split.answers)
-    assert max(found.worst[0].labels.shape) <= 1024
-    image, truth, said = fit(split.read_image(0), split.read_mask(0), found.worst[0].labels)
-    assert image.shape == (138, 400, 3) and truth.shape == said.shape == (138, 400)
-    assert (truth[10:] == said[10:]).mean() > 0.98
+    assert max(found.examples[0].labels.shape) <= 960
+    entry = viewer_data(report_page(found, split, RunFacts()))["images"][0]
+    assert (entry["w"], entry["h"]) == (960, 332)
+    truth, said = unpacked(entry["maps"]["truth"]), unpacked(entry["maps"]["prediction"])
+    assert truth.shape == said.shape == (332, 960)
+    assert (truth[4:] == said[4:]).mean() > 0.98
 
 
-def test_error_map_shows_errors_and_darkens_the_ignored() -> None:
-    image = np.full((4, 4, 3), 100, np.uint8)
-    truth, said = np.zeros((4, 4), np.uint8), np.zeros((4, 4), np.uint8)
-    truth[0], said[2] = 255, 1
-    shown = error_map(image, said, truth)
-    assert (shown[0] == 35).all() and (shown[2] == (230, 40, 40)).all() and (shown[1] == 180).all()
+def noisy(index: int, side: int = 300) -> ViewerImage:
+    rng = np.random.default_rng(index)
+    pixels = rng.integers(0, 256, (side, side, 3)).astype(np.uint8)
+    return ViewerImage(f"n{index}", "", "", pixels, {"truth": pixels[..., 0] % 11}, [0.5, math.nan])
+
+
+def test_the_page_stays_under_its_limit_and_tells_how() -> None:
+    whole, notes = pack_images(4, noisy, limit=100_000_000)
+    assert len(whole) == 4 and notes == [] and whole[0].width == 300  # never enlarged
+    smaller, notes = pack_images(4, noisy, limit=300_000)
+    assert len(smaller) == 4 and sum(item.size for item in smaller) <= 300_000
+    assert smaller[0].width in SIDES and str(smaller[0].width) in notes[0]
+    fewer, notes = pack_images(6, noisy, limit=60_000)
+    assert 1 <= len(fewer) < 6 and f"{len(fewer)} of 6" in notes[-1]
+    # the sampled images are small, others are not: the limit holds all the same
+    uneven, _ = pack_images(40, lambda i: noisy(i, 300 if i in (5, 6, 7, 9) else 40), limit=900_000)
+    assert sum(item.size for item in uneven) <= 900_000
+
+
+def test_a_packed_image_is_the_image() -> None:
+    shades = np.repeat(np.linspace(0, 255, 90).astype(np.uint8)[None, :, None], 60, 0).repeat(3, 2)
+    item = pack(ViewerImage("n", "c", "s", shades, {"m": shades[..., 0]}), 960)
+    assert (unpacked(item.maps["m"]) == shades[..., 0]).all()
+    shown = np.asarray(Image.open(io.BytesIO(item.data)).convert("L"), np.float64)
+    assert np.abs(shown - shades[..., 0]).mean() < 4
+
+
+def kept(scores: list[float], count: int) -> list[float]:
+    keeper = Examples(count)
+    for index, value in enumerate(scores):
+        keeper.add(index, str(index), value, np.zeros((4, 4), np.uint8), None)
+    return [e.miou for e in keeper.chosen()]
+
+
+def test_the_worst_the_best_and_some_between_them_are_kept() -> None:
+    scores = np.random.default_rng(0).permutation(1000) / 1000
+    found = kept(scores.tolist(), 24)
+    assert len(found) == 24 and found == sorted(found)
+    assert found[:12] == [i / 1000 for i in range(12)] and found[-6:] == [i / 1000 for i in range(994, 1000)]
+    assert len({int(v * 4) for v in found[12:18]}) >= 2, "not all from one end"
+    assert kept([0.3, 0.1, 0.2], 24) == [0.1, 0.2, 0.3]
+    assert kept([0.5] * 50, 10) == [0.5] * 10
+    assert kept([0.1, 0.2], 0) == [] and kept([0.3, 0.1, 0.2], 1) == [0.1]
 
 
 def test_commonest_confusions() -> None:
