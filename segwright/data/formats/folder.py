@@ -307,6 +307,9 @@ def _records(pairing: Pairing) -> tuple[list[Record], dict[str, list[Record]]]:
     return records, given
 
 
+LINES_PER_IMAGE = 100  # a list of still more lines, and a hundred thousand, is of another dataset and is not searched
+
+
 def listed_splits(tree: Tree, records: Sequence[Record]) -> tuple[dict[str, list[Record]], list[Problem]]:
     """(splits, findings) from train.txt, val.txt, test.txt: a name or a path per line.
 
@@ -324,7 +327,7 @@ def listed_splits(tree: Tree, records: Sequence[Record]) -> tuple[dict[str, list
                 continue
             path = Path(listing.path, name)
             try:
-                lines = _first_columns(path)
+                lines = _first_columns(path, most=LINES_PER_IMAGE * len(records) + 100_000)
             except DataError as error:
                 problems.append(
                     Problem("warning", "list not read", f"{name}: {error.message}", (str(path),), error.fix)
@@ -417,8 +420,15 @@ def _common_end(left: Sequence[str], right: Sequence[str]) -> int:
     return count
 
 
-def _first_columns(path: Path) -> list[str]:
-    rows = [line.replace(",", " ").split() for line in read_text(path).splitlines()]
+def _first_columns(path: Path, most: int) -> list[str]:
+    """The first word of every line; DataError for more than ``most`` lines."""
+    text = read_text(path)
+    if (count := text.count("\n")) > most:
+        raise DataError(
+            "a list of more lines than any list of these images",
+            expected=f"at most {most} lines", found=f"{count} lines", where=path, fix="correct or remove it",
+        )  # fmt: skip
+    rows = [line.replace(",", " ").split() for line in text.splitlines()]
     return [row[0].replace("\\", "/") for row in rows if row]
 
 

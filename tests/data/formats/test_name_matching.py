@@ -143,6 +143,16 @@ def test_lists_win_over_folders_and_lone_images_make_no_split(tmp_path: Path) ->
     assert "list not read" in kinds(data)
 
 
+def test_a_list_of_millions_of_lines_for_a_few_images_is_not_searched(tmp_path: Path) -> None:
+    for i in range(6):
+        make_image(tmp_path / f"images/{i}.png", seed=i)
+        mask(tmp_path / f"masks/{i}.png", [0, 1])
+    write(tmp_path / "val.txt", "4\n5\n")
+    write(tmp_path / "train.txt", "".join(f"b{i}\n" for i in range(150_000)))
+    found = next(problem for problem in open_dataset(tmp_path).problems if problem.kind == "list not read")
+    assert "more lines than any list" in found.message and found.files == (str(tmp_path / "train.txt"),)
+
+
 def test_a_list_of_another_site_is_not_matched(tmp_path: Path) -> None:
     for i in range(4):
         make_image(tmp_path / f"siteB/images/{i}.png", seed=i)
