@@ -30,6 +30,7 @@ if TYPE_CHECKING:
         ensemble,
         evaluate,
         export,
+        find_label_errors,
         import_weights,
         list_models,
         load,
@@ -74,6 +75,7 @@ if TYPE_CHECKING:
     from segwright.data.records import Problem
     from segwright.evaluation.compare import Comparison
     from segwright.evaluation.evaluate import Evaluation
+    from segwright.evaluation.label_errors import LabelErrors, SuspectRegion
     from segwright.exporting.onnx import ExportResult
     from segwright.inference.prediction import Prediction
     from segwright.inference.predictor import Predictor
@@ -86,8 +88,8 @@ if TYPE_CHECKING:
 _HOME = {
     "segwright.api": (
         "ConvertResult FailedFile ModelInfo PredictResult PredictedFile check choose_split compare convert "
-        "create_model cross_validate ensemble evaluate export import_weights list_models load lr_range open_dataset "
-        "plot_crf predict serve train tune tune_postprocessing"
+        "create_model cross_validate ensemble evaluate export find_label_errors import_weights list_models load "
+        "lr_range open_dataset plot_crf predict serve train tune tune_postprocessing"
     ),
     "segwright.core.errors": (
         "BundleError BundleWriteError CheckpointError ConfigError DataError DeadProcessError DepthError DownloadError "
@@ -101,6 +103,7 @@ _HOME = {
     "segwright.data.records": "Problem",
     "segwright.evaluation.compare": "Comparison",
     "segwright.evaluation.evaluate": "Evaluation",
+    "segwright.evaluation.label_errors": "LabelErrors SuspectRegion",
     "segwright.exporting.onnx": "ExportResult",
     "segwright.inference.prediction": "Prediction",
     "segwright.inference.predictor": "Predictor",
@@ -134,6 +137,7 @@ __all__ = [
     "FormatError",
     "ImageReadError",
     "LabelError",
+    "LabelErrors",
     "LabelSpace",
     "MissingExtraError",
     "ModelError",
@@ -154,6 +158,7 @@ __all__ = [
     "SegmentationModel",
     "SegwrightError",
     "Split",
+    "SuspectRegion",
     "TooLargeError",
     "TrainConfig",
     "TrainingError",
@@ -169,6 +174,7 @@ __all__ = [
     "ensemble",
     "evaluate",
     "export",
+    "find_label_errors",
     "import_weights",
     "list_models",
     "load",

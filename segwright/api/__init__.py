@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from segwright.api.data import check, choose_split, convert, open_dataset
 from segwright.api.inference import compare, evaluate, predict, serve
+from segwright.api.label_errors import find_label_errors
 from segwright.api.models import create_model, ensemble, export, import_weights, list_models, load
 from segwright.api.postprocess import plot_crf, tune_postprocessing
 from segwright.api.results import ConvertResult, FailedFile, ModelInfo, PredictedFile, PredictResult
@@ -28,6 +29,7 @@ __all__ = [
     "ensemble",
     "evaluate",
     "export",
+    "find_label_errors",
     "import_weights",
     "list_models",
     "load",

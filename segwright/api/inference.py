@@ -194,7 +194,7 @@ def evaluate(
 
     examples = examples_for_report(report_images)
     chosen = data if isinstance(data, Split) else choose_split(opened(data, format, images, masks), split)
-    if isinstance(model, str | Path) and _is_mask_folder(Path(model)):
+    if isinstance(model, str | Path) and is_mask_folder(Path(model)):
         from segwright.evaluation.masks import evaluate_masks
 
         found = evaluate_masks(Path(model), chosen, raw_values=raw_values, skip_missing=skip_bad, examples=examples)
@@ -378,6 +378,7 @@ def as_predictor(
     return model
 
 
-def _is_mask_folder(path: Path) -> bool:
+def is_mask_folder(path: Path) -> bool:
+    """Whether ``path`` is a folder of masks and no saved model."""
     is_run = (path / "model.json").is_file() or (path / "model" / "model.json").is_file()
     return path.is_dir() and not is_run

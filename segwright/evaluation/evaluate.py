@@ -85,7 +85,15 @@ class Collector(Protocol):
         confidence: npt.NDArray[np.float32] | None,
     ) -> None:
         """One scored image, in the order of :attr:`Evaluation.ids`: its index in the split, pixels (H, W, C), truth and
-        prediction (H, W) in the data's class indices. ``image`` and ``confidence`` are None if only masks are read."""
+        prediction (H, W) in the data's class indices. ``image`` and ``confidence`` are None if only masks are read.
+
+        A collector with an attribute ``needs_probabilities`` that is true gets ``probabilities=`` (K, H, W) too, None
+        for masks."""
+
+
+def needs_probabilities(collector: Collector) -> bool:
+    """Whether a collector wants the probabilities of all classes."""
+    return bool(getattr(collector, "needs_probabilities", False))
 
 
 class Part(Protocol):
@@ -237,6 +245,7 @@ def evaluate(
     """
     if match not in ("names", "index"):
         raise UsageError("classes are matched by names or by index", expected="names, index", found=match)
+    probabilities = probabilities or any(map(needs_probabilities, collectors))
     table, note = match_label_spaces(predictor.label_space, split.label_space, by_index=match == "index")
     together: Callable[[Sequence[UInt8Array]], list[Prediction]] | None = getattr(predictor, "predict_batch", None)
 
@@ -452,7 +461,8 @@ class _Tally:
         self.counts.append(counts)
         self.examples.add(index, name, nanmean(iou_per_class(counts)), prediction.labels, prediction.confidence)
         for collector in self.collectors:
-            collector.add(index, name, image, mask, prediction.labels, prediction.confidence)
+            more = {"probabilities": prediction.probabilities} if needs_probabilities(collector) else {}
+            collector.add(index, name, image, mask, prediction.labels, prediction.confidence, **more)
 
     def finish(self, seconds: float) -> Evaluation:
         if not self.ids:

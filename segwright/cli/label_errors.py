@@ -1,0 +1,80 @@
+"""The command label-errors."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from segwright.cli.common import (
+    Data,
+    Device,
+    EightBit,
+    Format,
+    Images,
+    Json,
+    Masks,
+    Model,
+    Split,
+    TrustExternal,
+    check_json,
+    console,
+    write_result,
+)
+from segwright.core.progress import literal
+
+SHOWN = 20  # rows on the screen
+
+
+def label_errors(
+    model: Model,
+    data: Data,
+    split: Split = None,
+    limit: Annotated[int, typer.Option("--limit", min=1, help="How many regions to list.")] = 50,
+    out: Annotated[
+        Path, typer.Option("--out", metavar="FOLDER", help="Where the list (JSON, CSV) and the images go.")
+    ] = Path("label-errors"),
+    scoring: Annotated[
+        str,
+        typer.Option(
+            "--scoring",
+            metavar="confident_joint|margin|self_confidence|adjusted_margin",
+            help="What regions are ranked by.",
+        ),
+    ] = "confident_joint",
+    device: Device = "auto",
+    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave unusable files out, and list them.")] = False,
+    match: Annotated[
+        str, typer.Option("--match-classes", metavar="names|index", help="As for segwright evaluate.")
+    ] = "names",
+    eight_bit: EightBit = None,
+    trust_external: TrustExternal = False,
+    format: Format = None,
+    images: Images = None,
+    masks: Masks = None,
+    json: Json = None,
+) -> None:
+    """Rank the regions of label masks that are likely wrong, with an image of each. Use images the model never saw."""
+    from segwright import api
+
+    check_json(json)
+    found = api.find_label_errors(
+        model, data, split=split, limit=limit, scoring=scoring, out=out, device=device, format=format, images=images,
+        masks=masks, skip_bad=skip_bad, match=match, eight_bit=eight_bit, trust_external=trust_external,
+    )  # fmt: skip
+    from segwright.evaluation.label_errors import label_errors_table
+
+    screen = console()
+    screen.print(label_errors_table(found, SHOWN))
+    shown = min(len(found.regions), limit)
+    screen.print(literal(f"{found.found} regions in {len(found.images)} images of split {found.split}; {shown} listed"))
+    for note in found.notes:
+        screen.print(literal(f"note: {note}"), soft_wrap=True)
+    screen.print(literal(f"list and images: {out}"), soft_wrap=True)
+    write_result(json, found.to_json())
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command("label-errors")(label_errors)
