@@ -135,6 +135,8 @@ def evaluate(
     skip_bad: bool = False,
     match: str = "names",
     raw_values: bool = False,
+    convention: str = "pooled",
+    probabilities: bool = False,
     report: str | Path | None = None,
     report_images: int | None = None,
     command: str = "",
@@ -162,6 +164,12 @@ def evaluate(
         Bring the model's classes to the data's by name, or by index.
     raw_values : bool, default=False
         Masks of a folder hold the dataset's own file values.
+    convention : str, default="pooled"
+        Also compute what another tool would print: ``torchvision``, ``mmseg``, ``smp``, ``torchmetrics``,
+        ``cityscapes``, ``voc``, ``ultralytics``; see ``convention_result`` of the result.
+    probabilities : bool, default=False
+        Also compute the Brier score, the log loss and the classwise calibration error. An image takes longer then, by
+        about a third on a CPU. Masks have no probabilities.
     report : str or Path, optional
         Also write a page.
     report_images : int, optional
@@ -172,7 +180,8 @@ def evaluate(
     Returns
     -------
     Evaluation
-        ``miou`` with its 95 % interval, ``pixel_accuracy``, per-class and per-image figures; ``to_json()``.
+        ``miou``, ``pixel_accuracy``, per-class and per-image figures; ``figures`` has all of them by name and
+        ``intervals`` their 95 % intervals; ``reliability()``; ``to_json()``.
 
     Raises
     ------
@@ -180,6 +189,8 @@ def evaluate(
         There is no such split, or nothing in it is labeled.
     ModelError
         The classes of model and data do not fit.
+    UsageError
+        An unknown convention, or probabilities of a folder of masks.
 
     Examples
     --------
@@ -191,17 +202,28 @@ def evaluate(
     from segwright.evaluation.evaluate import evaluate as evaluate_predictor
     from segwright.evaluation.examples import examples_for_report
     from segwright.inference.split_reader import as_model_sees
+    from segwright.metrics.conventions import find_convention
 
     examples = examples_for_report(report_images)
+    find_convention(convention)  # before any file is read
     chosen = data if isinstance(data, Split) else choose_split(opened(data, format, images, masks), split)
     if isinstance(model, str | Path) and is_mask_folder(Path(model)):
         from segwright.evaluation.masks import evaluate_masks
 
-        found = evaluate_masks(Path(model), chosen, raw_values=raw_values, skip_missing=skip_bad, examples=examples)
+        if probabilities:
+            raise UsageError(
+                "masks have no probabilities", expected="a model", found=str(model), fix="leave --probabilities out"
+            )
+        found = evaluate_masks(
+            Path(model), chosen, raw_values=raw_values, skip_missing=skip_bad, examples=examples, convention=convention
+        )
     else:
         predictor = as_predictor(model, device, postprocess, tta, eight_bit, trust_external)
         chosen = as_model_sees(chosen, predictor)
-        found = evaluate_predictor(predictor, chosen, skip_bad=skip_bad, match=match, examples=examples)
+        found = evaluate_predictor(
+            predictor, chosen, skip_bad=skip_bad, match=match, probabilities=probabilities, examples=examples,
+            convention=convention,
+        )  # fmt: skip
         found.notes += predictor.notes
     if report is not None:
         from segwright.evaluation.report import RunFacts, write_report

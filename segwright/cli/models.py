@@ -73,6 +73,19 @@ def evaluate(
     raw_values: Annotated[
         bool, typer.Option("--raw-values", help="Masks hold the dataset's own file values, not class indices.")
     ] = False,
+    convention: Annotated[
+        str,
+        typer.Option(
+            "--convention",
+            metavar="TOOL",
+            help="Also what another tool would print: torchvision, mmseg, smp, torchmetrics, cityscapes, voc, "
+            "ultralytics.",
+        ),
+    ] = "pooled",
+    probabilities: Annotated[
+        bool,
+        typer.Option("--probabilities", help="Also Brier score, log loss and classwise calibration error; slower."),
+    ] = False,
     eight_bit: EightBit = None,
     trust_external: TrustExternal = False,
     report: Annotated[Path | None, typer.Option("--report", metavar="FILE", help="Write a page to look at.")] = None,
@@ -101,6 +114,8 @@ def evaluate(
         skip_bad=skip_bad,
         match=match,
         raw_values=raw_values,
+        convention=convention,
+        probabilities=probabilities,
         report=report,
         report_images=report_images,
         command=command_line(),

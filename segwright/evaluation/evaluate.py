@@ -1,7 +1,8 @@
 """Evaluation of a predictor on a split: all scores with their confidence intervals, in one pass.
 
-Images are read ahead in a thread while the predictor runs. Only 3·K counts per image are kept, and the label maps of
-the worst and best images for the report, so memory does not grow with the size of the images.
+Images are read ahead in a thread while the predictor runs. Only sums per image are kept (see
+:class:`segwright.evaluation.intervals.ImageSums`), and the label maps of the worst and best images for the report, so
+memory does not grow with the size of the images.
 """
 
 from __future__ import annotations
@@ -9,41 +10,53 @@ from __future__ import annotations
 import re
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from segwright.core.atomic_io import without_nan
 from segwright.core.errors import DataError, LabelError, SegwrightError, UsageError
 from segwright.core.progress import progress
 from segwright.core.types import LabelSpace
+from segwright.evaluation.evaluation import CONVENTION, Evaluation, Part, summary
 from segwright.evaluation.examples import EXAMPLES, Example, Examples
-from segwright.evaluation.sequences import BootstrapUnits, find_units, thumbnail_of
+from segwright.evaluation.intervals import ImageSums
+from segwright.evaluation.sequences import find_units, thumbnail_of
 from segwright.imageio import UInt8Array
 from segwright.inference.prediction import Prediction
-from segwright.metrics.bootstrap import miou_interval
-from segwright.metrics.boundary import BoundaryIoU
-from segwright.metrics.calibration import Calibration
+from segwright.metrics.boundary import BFScore, BoundaryIoU, TrimapCurve
+from segwright.metrics.calibration import Calibration, CalibrationSums
 from segwright.metrics.confusion import (
-    CONVENTIONS,
     ConfusionMatrix,
     Float64Array,
     Int64Array,
-    Scores,
     class_counts,
     iou_per_class,
-    miou_by_convention,
     nanmean,
-    scores,
 )
+from segwright.metrics.conventions import find_convention
 
-CONVENTION = "pooled"
 READ_AHEAD = 4
+NEED_PROBABILITIES = ("brier", "nll", "classwise_ece")
+NO_BORDERS = "borders were not scored"
+
+__all__ = [
+    "Collector",
+    "Evaluation",
+    "Example",
+    "LabeledImages",
+    "MappedPrediction",
+    "Part",
+    "PredictorProtocol",
+    "evaluate",
+    "match_label_spaces",
+    "score",
+    "summary",
+]
 
 
 class PredictorProtocol(Protocol):
@@ -96,12 +109,6 @@ def needs_probabilities(collector: Collector) -> bool:
     return bool(getattr(collector, "needs_probabilities", False))
 
 
-class Part(Protocol):
-    """A further result of a pass, such as its slices."""
-
-    def to_json(self) -> Any: ...
-
-
 @dataclass(frozen=True)
 class MappedPrediction:
     """A prediction mapped to the class indices of the data."""
@@ -110,113 +117,6 @@ class MappedPrediction:
     confidence: npt.NDArray[np.float32] | None = None  # (H, W)
     probabilities: npt.NDArray[np.float32] | None = None  # (K, H, W)
     source: Path | None = None  # the file it was read from, for errors
-
-
-@dataclass
-class Evaluation:
-    """The scores of one pass; :class:`segwright.metrics.confusion.Scores` defines them."""
-
-    label_space: LabelSpace
-    split: str
-    matrix: Int64Array  # (K, K), rows ground truth
-    ids: list[str]  # of the scored images
-    counts: Int64Array  # (N, 3, K): hits, truth, prediction of each scored image
-    boundary: BoundaryIoU | None = None
-    calibration: Calibration | None = None
-    seconds: float = 0.0
-    examples: list[Example] = field(default_factory=list)  # for a report, the worst first
-    without_mask: list[str] = field(default_factory=list)  # ids of images without a mask
-    all_ignored: list[str] = field(default_factory=list)  # ids of masks with only the ignore value
-    skipped: dict[str, str] = field(default_factory=dict)  # id → why (skip_bad)
-    notes: list[str] = field(default_factory=list)
-    convention: str = CONVENTION
-    drawn: BootstrapUnits | None = None  # the units of the bootstrap; None: found from the ids
-    parts: dict[str, Part] = field(default_factory=dict)  # further results by their JSON key, such as "slices"
-
-    def __post_init__(self) -> None:
-        self.scores: Scores = scores(self.matrix)
-        self.independent: BootstrapUnits = self.drawn or find_units(self.ids)
-        self.miou_ci95: tuple[float, float] = miou_interval(self.counts, groups=self.independent.groups)
-        self.per_image: Float64Array = np.array([nanmean(row) for row in iou_per_class(self.counts)])  # (N,) mIoU
-
-    @property
-    def images(self) -> int:
-        """The number of scored images."""
-        return len(self.ids)
-
-    @property
-    def miou(self) -> float:
-        return self.scores.miou
-
-    @property
-    def pixel_accuracy(self) -> float:
-        return self.scores.pixel_accuracy
-
-    @property
-    def mean_accuracy(self) -> float:
-        return self.scores.mean_accuracy
-
-    @property
-    def fwiou(self) -> float:
-        return self.scores.fwiou
-
-    @property
-    def mean_dice(self) -> float:
-        return self.scores.mean_dice
-
-    @property
-    def boundary_iou(self) -> float:
-        return float("nan") if self.boundary is None else self.boundary.mean()
-
-    @property
-    def per_class(self) -> list[dict[str, Any]]:
-        """One dict per class: name, iou, dice, precision, recall, pixels."""
-        s = self.scores
-        return [
-            {
-                "name": name,
-                "iou": float(s.iou[i]),
-                "dice": float(s.dice[i]),
-                "precision": float(s.precision[i]),
-                "recall": float(s.recall[i]),
-                "pixels": int(s.pixels[i]),
-            }
-            for i, name in enumerate(self.label_space.names)
-        ]
-
-    def by_convention(self) -> dict[str, float]:
-        """The mean IoU by the conventions of other code, by name."""
-        return {name: miou_by_convention(self.counts, name) for name in CONVENTIONS}
-
-    def to_json(self) -> dict[str, Any]:
-        """The scores as JSON types; NaN (undefined) is null."""
-        tree: dict[str, Any] = {
-            "images": self.images,
-            "miou": self.miou,
-            "miou_ci95": list(self.miou_ci95),
-            "pixel_accuracy": self.pixel_accuracy,
-            "mean_accuracy": self.mean_accuracy,
-            "fwiou": self.fwiou,
-            "mean_dice": self.mean_dice,
-            "boundary_iou": self.boundary_iou,
-            "convention": self.convention,
-            "per_class": self.per_class,
-            "per_image": [{"id": i, "miou": float(m)} for i, m in zip(self.ids, self.per_image, strict=True)],
-            "confusion": self.matrix.tolist(),
-            "conventions": self.by_convention(),
-            "split": self.split,
-            "seconds": round(self.seconds, 3),
-            "without_mask": self.without_mask,
-            "all_ignored": self.all_ignored,
-            "skipped": [{"id": key, "reason": why} for key, why in self.skipped.items()],
-            "notes": self.notes,
-            **self.independent.to_json(),
-            "interval_note": self.independent.note,
-        }
-        if self.calibration is not None:
-            tree["ece"], tree["brier"] = self.calibration.ece(), self.calibration.brier()
-        tree |= {key: part.to_json() for key, part in self.parts.items()}
-        return dict(without_nan(tree))
 
 
 def evaluate(
@@ -231,21 +131,24 @@ def evaluate(
     groups: Sequence[object] | None = None,
     collectors: Sequence[Collector] = (),
     examples: int = EXAMPLES,
+    convention: str = CONVENTION,
     title: str = "evaluate",
 ) -> Evaluation:
     """Score ``predictor`` on every labeled image of ``split``.
 
-    ``boundary`` adds boundary IoU (about 20 ms per image), ``probabilities`` the Brier score, which needs the
-    probabilities of all classes. ``skip_bad`` leaves out unreadable images and masks and lists them. ``match``: "names"
-    maps the predictor's classes to the data's by name, "index" by number. ``groups``, one per image of the split: the
-    sequence that it is a frame of, for the interval; None finds sequences by names and thumbnails. ``collectors`` get
-    every scored image in the same pass. ``examples``: how many predictions are kept for a report.
+    ``boundary`` adds boundary IoU, BF score and the mIoU near borders, ``probabilities`` the Brier score, the log loss
+    and the classwise calibration error, which need the probabilities of all classes. ``skip_bad`` leaves out unreadable
+    images and masks and lists them. ``match``: "names" maps the predictor's classes to the data's by name, "index" by
+    number. ``groups``, one per image of the split: the sequence that it is a frame of, for the interval; None finds sequences by names and thumbnails. ``collectors`` get
+    every scored image in the same pass. ``examples``: how many predictions are kept for a report. ``convention``: a
+    tool whose figures are computed as well, a key of :data:`segwright.metrics.conventions.CONVENTIONS`.
 
     Errors: DataError for an empty split or one without masks, LabelError if the label spaces or sizes do not fit.
     """
     if match not in ("names", "index"):
         raise UsageError("classes are matched by names or by index", expected="names, index", found=match)
     probabilities = probabilities or any(map(needs_probabilities, collectors))
+    find_convention(convention)
     table, note = match_label_spaces(predictor.label_space, split.label_space, by_index=match == "index")
     together: Callable[[Sequence[UInt8Array]], list[Prediction]] | None = getattr(predictor, "predict_batch", None)
 
@@ -262,7 +165,21 @@ def evaluate(
     )  # fmt: skip
     if note:
         found.notes.append(note)
+    found.convention, found.temperature = convention, _temperature(predictor)
+    if not probabilities:
+        why = "needs the probabilities of every class: --probabilities"
+        found.not_computed |= {name: why for name in NEED_PROBABILITIES if name not in found.not_computed}
     return found
+
+
+def _temperature(predictor: PredictorProtocol) -> float | None:
+    """The temperature of a saved model, if one was kept."""
+    training = getattr(getattr(predictor, "bundle", None), "training", None) or {}
+    noted = training.get("temperature")
+    if not isinstance(noted, dict) or noted.get("kept") is not True:
+        return None
+    value = noted.get("temperature")
+    return float(value) if isinstance(value, int | float) else None
 
 
 def score(
@@ -416,6 +333,10 @@ class _Tally:
         classes = split.label_space.classes
         self.confusion = ConfusionMatrix(classes)
         self.boundary = BoundaryIoU(classes) if boundary else None
+        self.bf, self.trimap = BFScore(classes), TrimapCurve(classes)
+        self.border_sums: list[tuple[Int64Array, Float64Array, Int64Array]] = []
+        self.calibration_sums: list[CalibrationSums] = []
+        self.ignored = self.stray = 0
         self.calibration: Calibration | None = None
         self.ids: list[str] = []
         self.counts: list[Int64Array] = []
@@ -449,11 +370,18 @@ class _Tally:
         if not matrix.any():
             self.all_ignored.append(name)
             return
+        ignored = mask.size - int(matrix.sum())
+        self.ignored += ignored
+        self.stray += ignored > 0 and int(prediction.labels.max()) >= self.confusion.classes
         if self.boundary is not None:
-            self.boundary.update(prediction.labels, mask)
+            labels = prediction.labels
+            parts = self.boundary.update(labels, mask), self.bf.update(labels, mask), self.trimap.update(labels, mask)
+            self.border_sums.append(parts)
         if prediction.confidence is not None:
             self.calibration = self.calibration or Calibration()
-            self.calibration.update(prediction.confidence, prediction.labels, mask, prediction.probabilities)
+            self.calibration_sums.append(
+                self.calibration.update(prediction.confidence, prediction.labels, mask, prediction.probabilities)
+            )
         counts = class_counts(matrix)
         self.ids.append(name)
         self.indices.append(index)
@@ -463,6 +391,13 @@ class _Tally:
         for collector in self.collectors:
             more = {"probabilities": prediction.probabilities} if needs_probabilities(collector) else {}
             collector.add(index, name, image, mask, prediction.labels, prediction.confidence, **more)
+
+    def _sums(self, calibrated: bool) -> ImageSums:
+        calibration = self.calibration_sums if calibrated else None
+        if not self.border_sums:
+            return ImageSums(calibration=calibration)
+        boundary, bf, trimap = zip(*self.border_sums, strict=True)
+        return ImageSums(np.stack(boundary), np.stack(bf), np.stack(trimap), calibration)
 
     def finish(self, seconds: float) -> Evaluation:
         if not self.ids:
@@ -474,6 +409,12 @@ class _Tally:
                 where=self.split.name,
                 fix="name another split with --split, or see `segwright check`",
             )
+        calibrated = len(self.calibration_sums) == len(self.ids)
+        not_computed: dict[str, str] = {}
+        if self.boundary is None:
+            not_computed |= dict.fromkeys(("boundary_iou", "bf_score", "trimap_miou"), NO_BORDERS)
+        if not calibrated:
+            not_computed |= dict.fromkeys(("ece", *NEED_PROBABILITIES), "the predictions have no probabilities")
         return Evaluation(
             label_space=self.split.label_space,
             split=self.split.name,
@@ -487,21 +428,13 @@ class _Tally:
             without_mask=self.without_mask,
             all_ignored=self.all_ignored,
             skipped=self.skipped,
+            sums=self._sums(calibrated),
+            ignored=self.ignored,
+            stray=self.stray,
+            not_computed=not_computed,
             drawn=find_units(
                 self.ids,
                 np.stack(self.thumbnails),
                 groups=None if self.groups is None else [self.groups[index] for index in self.indices],
             ),
         )
-
-
-def summary(evaluation: Evaluation) -> Mapping[str, float]:
-    """The pooled figures by name, for logs and tables."""
-    return {
-        "miou": evaluation.miou,
-        "pixel_accuracy": evaluation.pixel_accuracy,
-        "mean_accuracy": evaluation.mean_accuracy,
-        "fwiou": evaluation.fwiou,
-        "mean_dice": evaluation.mean_dice,
-        "boundary_iou": evaluation.boundary_iou,
-    }

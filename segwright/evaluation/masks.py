@@ -9,9 +9,11 @@ import numpy as np
 
 from segwright.core.errors import DataError, LabelError
 from segwright.core.types import IGNORE_INDEX, LabelSpace
-from segwright.evaluation.evaluate import Collector, Evaluation, LabeledImages, MappedPrediction, score
+from segwright.evaluation.evaluate import Collector, LabeledImages, MappedPrediction, score
+from segwright.evaluation.evaluation import CONVENTION, Evaluation
 from segwright.evaluation.examples import EXAMPLES
 from segwright.imageio import EXTENSIONS, UInt8Array, read_mask
+from segwright.metrics.conventions import find_convention
 
 ENDINGS = ("", "_mask", "_pred", "_prediction", "_labels", "_label", "_seg")  # what tools append to an image's name
 
@@ -25,15 +27,18 @@ def evaluate_masks(
     skip_missing: bool = False,
     collectors: Sequence[Collector] = (),
     examples: int = EXAMPLES,
+    convention: str = CONVENTION,
     title: str = "evaluate",
 ) -> Evaluation:
     """Score a folder of masks against ``split``; a mask belongs to the image of the same name (without the suffix).
 
     The masks contain class indices 0…K-1 (gray or palette PNG); with ``raw_values`` the values of the dataset's own
-    mask files, mapped by its label map. ``collectors`` get every scored image with its pixels. DataError if a mask is
+    mask files, mapped by its label map. ``collectors`` get every scored image with its pixels. ``convention``: as for
+    :func:`segwright.evaluation.evaluate.evaluate`. DataError if a mask is
     missing (``skip_missing`` leaves those images out), LabelError if a size or a value does not fit; both name the
     file.
     """
+    find_convention(convention)
     paths = find_masks(folder, split, skip_missing=skip_missing)
 
     def predict(indices: Sequence[int], _images: Sequence[UInt8Array]) -> list[MappedPrediction]:
@@ -52,6 +57,7 @@ def evaluate_masks(
         examples=examples,
         title=title,
     )
+    found.convention = convention
     if len(paths) < len(split):
         found.notes.append(f"{len(split) - len(paths)} images without a mask in the folder were left out")
     return found

@@ -18,7 +18,8 @@ from segwright.evaluation.compare import interval_text
 from segwright.evaluation.evaluate import Evaluation, LabeledImages
 from segwright.evaluation.examples import Example
 from segwright.evaluation.terminal import notes
-from segwright.metrics.confusion import CONVENTIONS, iou_per_class
+from segwright.metrics.confusion import iou_per_class
+from segwright.metrics.conventions import CONVENTIONS
 from segwright.reports import Markup, Number, Series, percent
 from segwright.reports.viewer import AMOUNT, DIFFERENCE, IMAGE, LABELS, Layer, Viewer, ViewerImage, pack_images
 
@@ -95,7 +96,7 @@ def report_page(evaluation: Evaluation, split: LabeledImages, facts: RunFacts) -
             for title, items in (("Model", facts.model), ("Versions", facts.versions), ("Licenses", facts.licenses))
             if items
         ],
-        conventions=[(name, CONVENTIONS[name][0], value) for name, value in e.by_convention().items()],
+        conventions=[(name, CONVENTIONS[name].differs, value) for name, value in e.by_convention().items()],
         seconds=e.seconds,
         convention=e.convention,
     )

@@ -1,8 +1,9 @@
-"""An evaluation on a terminal: the pooled scores, and a table of the classes with bars."""
+"""An evaluation on a terminal: the scores with their intervals, and a table of the classes with bars."""
 
 from __future__ import annotations
 
 import math
+import textwrap
 
 from rich.console import Console
 from rich.table import Table
@@ -10,44 +11,91 @@ from rich.text import Text
 
 from segwright.core.progress import literal
 from segwright.evaluation.compare import interval_text
-from segwright.evaluation.evaluate import Evaluation
+from segwright.evaluation.evaluation import Evaluation
+from segwright.evaluation.intervals import trimap_name
+from segwright.metrics.boundary import TRIMAP_WIDTHS
 from segwright.reports import percent
 
 BAR_CELLS = 20
+BAR_FROM = 100  # columns of the terminal; narrower, the classes have no bars
+LINE = 80
+NO_BREAK = "\u00a0"
+IN_PER_CENT = (
+    ("pixel accuracy", "pixel_accuracy"),
+    ("mean accuracy", "mean_accuracy"),
+    ("frequency-weighted IoU", "fwiou"),
+    ("mean Dice", "mean_dice"),
+    ("mean precision", "mean_precision"),
+    ("boundary IoU", "boundary_iou"),
+    ("BF score", "bf_score"),
+    *((f"mIoU within {width} px of a border", trimap_name(width)) for width in TRIMAP_WIDTHS),
+    ("calibration error", "ece"),
+    ("classwise calibration error", "classwise_ece"),
+)
+NATURAL = (("Brier score", "brier"), ("log loss", "nll"))
 EIGHTHS = " ▏▎▍▌▋▊▉"
 
 
 def render_evaluation(evaluation: Evaluation, console: Console) -> None:
     """Print the scores: colored bars on a terminal, plain columns otherwise."""
     e, plain = evaluation, not console.is_terminal
+    bars = not plain and console.width >= BAR_FROM
     table = Table(box=None if plain else Table().box, pad_edge=not plain)
     table.add_column("class", overflow="fold")
-    for header in ("IoU", "Dice", "precision", "recall", "pixels"):
-        table.add_column(header, justify="right")
-    if not plain:
+    for header in ("IoU", "95 %", "Dice", "precision", "recall", "pixels"):
+        table.add_column(header, justify="right", no_wrap=True)
+    if bars:
         table.add_column("", width=BAR_CELLS)
     total = max(1, int(e.scores.pixels.sum()))
     for row, color in zip(e.per_class, e.label_space.colors, strict=True):
-        cells: list[str | Text] = [literal(row["name"])]
-        cells += [percent(row[key]) for key in ("iou", "dice", "precision", "recall")]
+        cells: list[str | Text] = [
+            literal(row["name"]),
+            percent(row["iou"]),
+            interval_text((row["iou_ci95"][0], row["iou_ci95"][1])),
+        ]
+        cells += [percent(row[key]) for key in ("dice", "precision", "recall")]
         cells.append(f"{100 * row['pixels'] / total:.2f} %")
-        if not plain:
+        if bars:
             cells.append(Text(text_bar(row["iou"]), style="rgb({},{},{})".format(*color)))
         table.add_row(*cells)
     console.print(table)
     interval = interval_text(e.miou_ci95)
     lines = [
-        f"mIoU {percent(e.miou)}" + (f" (95 % {interval} over {e.independent})" if interval else "")
-        + f"  pixel accuracy {percent(e.pixel_accuracy)}  mean accuracy {percent(e.mean_accuracy)}",
-        f"frequency-weighted IoU {percent(e.fwiou)}  mean Dice {percent(e.mean_dice)}"
-        f"  boundary IoU {percent(e.boundary_iou)}",
-        f"{e.images} images of split {e.split}, in per cent; convention: {e.convention} (see docs/metrics.md)",
-    ]  # fmt: skip
-    if e.calibration is not None:
-        lines.insert(2, f"calibration error {percent(e.calibration.ece())}")
+        f"mIoU {percent(e.miou)}" + (f" (95 % {interval} over {e.independent})" if interval else ""),
+        *_figure_lines(e),
+        *_convention_lines(e),
+        f"{e.images} images of split {e.split}, in per cent; convention: pooled (see docs/metrics.md)",
+    ]
     lines += [f"note: {note}" for note in notes(e)]
     for line in lines:
         console.print(literal(line), soft_wrap=True)
+
+
+def _figure_lines(e: Evaluation) -> list[str]:
+    """The other figures, each with its interval, in lines of at most :data:`LINE` columns."""
+    figures, cells = e.figures, []
+    for title, name in (*IN_PER_CENT, *NATURAL):
+        if math.isnan(figures.get(name, float("nan"))):
+            continue
+        scale, digits = (100, 1) if (title, name) in IN_PER_CENT else (1, 3)
+        low, high = e.interval(name)
+        between = "" if math.isnan(low) else f" ({scale * low:.{digits}f}–{scale * high:.{digits}f})"
+        cells.append(f"{title} {scale * figures[name]:.{digits}f}{between}".replace(" ", NO_BREAK))
+    text = textwrap.wrap("  ".join(cells), LINE, break_long_words=False, break_on_hyphens=False)
+    return [line.replace(NO_BREAK, " ") for line in text]
+
+
+def _convention_lines(e: Evaluation) -> list[str]:
+    """What another tool would print, with exactly what differs; nothing for our own convention."""
+    if e.convention == "pooled":
+        return []
+    found = e.convention_result
+    lines = [f"{found.convention.name}: what {found.convention.tool} would print"]
+    for figure in found.figures:
+        shown = f"not computed: {figure.why_not}" if figure.why_not else figure.printed
+        low, high = (found.convention.printed(bound) for bound in figure.ci95)
+        lines.append(f"  {figure.name}: {shown}" + ("" if math.isnan(figure.ci95[0]) else f"  (95 % {low}–{high})"))
+    return [*lines, f"  differs from pooled: {found.convention.differs}"]
 
 
 def notes(evaluation: Evaluation) -> list[str]:
@@ -63,6 +111,8 @@ def notes(evaluation: Evaluation) -> list[str]:
         found.append(f"{len(e.all_ignored)} images have only ignored pixels and were not scored")
     if e.skipped:
         found.append(f"{len(e.skipped)} unreadable images were left out: {', '.join(list(e.skipped)[:5])}")
+    if not e.sums.calibration and "ece" in e.not_computed:
+        found.append(f"no calibration figures: {e.not_computed['ece']}")
     if e.images < 2:
         found.append("one image gives no interval")
     elif e.independent.note:

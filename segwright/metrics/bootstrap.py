@@ -7,8 +7,9 @@ known, hand their numbers in as ``groups`` and whole sequences are drawn.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -58,6 +59,41 @@ def miou_interval(
     if len(stacked) < 2:
         return (float("nan"), float("nan"))
     values = np.concatenate([_resampled_miou(stacked, drawn) for drawn in _draw(len(stacked), draws, seed)])
+    return _percentiles(values, level)
+
+
+def resampled_sums(
+    terms: Mapping[str, npt.NDArray[Any]],
+    *,
+    draws: int = DRAWS,
+    seed: int = 0,
+    groups: Sequence[object] | None = None,
+) -> Iterator[dict[str, Float64Array]]:
+    """For blocks of draws: the sum of each array (N, ...) over the drawn images, (block, ...).
+
+    One matrix product for all arrays. The draws are those of :func:`miou_interval` for as many images or groups.
+    Nothing for fewer than two.
+    """
+    names = list(terms)
+    count = len(terms[names[0]])
+    if any(len(terms[name]) != count for name in names) or (groups is not None and len(groups) != count):
+        raise UsageError("terms and groups have one row per image", expected=str(count))
+    flat = np.concatenate([np.asarray(terms[name], np.float64).reshape(count, -1) for name in names], axis=1)
+    if groups is not None:
+        rows = {name: index for index, name in enumerate(dict.fromkeys(groups))}
+        summed = np.zeros((len(rows), flat.shape[1]))
+        np.add.at(summed, [rows[name] for name in groups], flat)
+        flat = summed
+    if len(flat) < 2:
+        return
+    ends = np.cumsum([int(np.prod(terms[name].shape[1:])) for name in names])
+    for drawn in _draw(len(flat), draws, seed):
+        parts = np.split(drawn @ flat, ends[:-1], axis=1)
+        yield {name: part.reshape(len(drawn), *terms[name].shape[1:]) for name, part in zip(names, parts, strict=True)}
+
+
+def percentile_interval(values: Float64Array, level: float = 0.95) -> tuple[float, float]:
+    """The percentile interval of draws (D,), without NaN; NaN if all are."""
     return _percentiles(values, level)
 
 

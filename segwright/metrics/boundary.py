@@ -1,6 +1,8 @@
 """How well borders are met: boundary IoU, the BF score, and mIoU in a band around the true borders (trimap).
 
-Region scores hardly see borders: a pixel's shift of every outline costs a large class next to nothing.
+Region scores hardly see borders: a pixel's shift of every outline costs a large class next to nothing. All classes are
+handled at once, on the label maps: a pixel lies near a border if the smallest or the largest label around it differs
+from its own.
 
 A border between a class and ignored pixels is no border in any of them, for the truth or for the prediction: where the
 class ends there is unknown, and a band that both sides share by construction would count as a hit.
@@ -8,6 +10,7 @@ class ends there is unknown, and a band that both sides share by construction wo
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import cv2
@@ -16,10 +19,12 @@ import numpy.typing as npt
 
 from segwright.core.errors import LabelError, UsageError
 from segwright.core.types import IGNORE_INDEX
-from segwright.metrics.confusion import Float64Array, Int64Array, count_pairs, nanmean, scores
+from segwright.metrics.confusion import Float64Array, Int64Array, count_pairs, iou_per_class, nanmean, scores
 
 UInt8Array = npt.NDArray[np.uint8]
 CROSS = np.ones((3, 3), np.uint8)
+LARGEST_DISK = 24  # radius in pixels up to which a disk is drawn around each pixel; beyond, distances are faster
+TRIMAP_WIDTHS = (1, 3, 5, 10)  # pixels
 
 
 def band_width(height: int, width: int, ratio: float = 0.02) -> int:
@@ -41,6 +46,42 @@ def boundary_band(
     return np.asarray(region & (eroded == 0))
 
 
+def class_bands(labels: UInt8Array, erosions: int) -> npt.NDArray[np.bool_]:
+    """(H, W) bool: the bands (:func:`boundary_band`) of all classes of ``labels`` (H, W), in which 255 is ignored."""
+    band = _differs_nearby(labels, erosions)
+    for edge in (np.s_[:erosions], np.s_[-erosions:], np.s_[:, :erosions], np.s_[:, -erosions:]):
+        band[edge] = labels[edge] != IGNORE_INDEX
+    return band
+
+
+def _differs_nearby(labels: UInt8Array, radius: int) -> npt.NDArray[np.bool_]:
+    """(H, W) bool: labeled, and another label within ``radius`` pixels (in a square)."""
+    square = np.ones((2 * radius + 1, 2 * radius + 1), np.uint8)
+    void = labels == IGNORE_INDEX
+    lowest = cv2.erode(labels, square, borderType=cv2.BORDER_CONSTANT, borderValue=255)
+    filled = np.where(void, 0, labels).astype(np.uint8, copy=False)
+    highest = cv2.dilate(filled, square, borderType=cv2.BORDER_CONSTANT, borderValue=0)
+    return np.asarray(((lowest != labels) | (highest != labels)) & ~void)
+
+
+def _with_void_of(prediction: UInt8Array, target: UInt8Array) -> UInt8Array:
+    return np.where(target == IGNORE_INDEX, IGNORE_INDEX, prediction).astype(np.uint8, copy=False)
+
+
+def _occurring(labels: UInt8Array, asked: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+    """(K,) which of the classes ``asked`` for occur."""
+    table = np.zeros(256, np.uint8)
+    table[: len(asked)] = asked
+    if not cv2.LUT(labels, table).any():  # the usual case, many times faster than counting
+        return np.zeros_like(asked)
+    return (_pixels(labels.ravel(), len(asked)) > 0) & asked
+
+
+def _pixels(labels: UInt8Array, classes: int) -> Int64Array:
+    """(K,) pixels of each class."""
+    return np.bincount(labels, minlength=256)[:classes]
+
+
 class BoundaryIoU:
     """Boundary IoU per class, counts pooled over the dataset: Cheng et al. 2021.
 
@@ -55,17 +96,20 @@ class BoundaryIoU:
         self.intersection: Int64Array = np.zeros(classes, np.int64)
         self.union: Int64Array = np.zeros(classes, np.int64)
 
-    def update(self, prediction: UInt8Array, target: UInt8Array) -> None:
-        """One image: (H, W) class indices each, 255 in the target ignored."""
+    def update(self, prediction: UInt8Array, target: UInt8Array) -> Int64Array:
+        """One image: (H, W) class indices each, 255 in the target ignored; returns its own intersection and union,
+        (2, K)."""
         check_pair(prediction, target)
         erosions = band_width(target.shape[0], target.shape[1], self.ratio)
-        valid = target != IGNORE_INDEX
-        there = np.bincount(prediction[valid], minlength=256) + np.bincount(target[valid], minlength=256)
-        for index in np.flatnonzero(there[: self.classes]):
-            truth = boundary_band(target == index, erosions, ~valid)
-            predicted = boundary_band((prediction == index) & valid, erosions, ~valid)
-            self.intersection[index] += np.count_nonzero(truth & predicted)
-            self.union[index] += np.count_nonzero(truth | predicted)
+        predicted = _with_void_of(prediction, target)
+        truth_band, predicted_band = class_bands(target, erosions), class_bands(predicted, erosions)
+        both = truth_band & predicted_band & (target == predicted)
+        intersection = _pixels(target[both], self.classes)
+        union = _pixels(target[truth_band], self.classes) + _pixels(predicted[predicted_band], self.classes)
+        union -= intersection
+        self.intersection += intersection
+        self.union += union
+        return np.stack([intersection, union])
 
     def merge(self, other: BoundaryIoU) -> None:
         self.intersection += other.intersection
@@ -97,20 +141,22 @@ class BFScore:
         self.class_sum: Float64Array = np.zeros(classes)
         self.class_count: Int64Array = np.zeros(classes, np.int64)
 
-    def update(self, prediction: UInt8Array, target: UInt8Array) -> None:
-        """One image: (H, W) class indices each, 255 in the target ignored."""
+    def update(self, prediction: UInt8Array, target: UInt8Array) -> Float64Array:
+        """One image: (H, W) class indices each, 255 in the target ignored; returns its own scores and whether the class
+        occurs, (2, K), zeros where it does not."""
         check_pair(prediction, target)
         tolerance = self.tolerance * float(np.hypot(*target.shape))
-        valid = target != IGNORE_INDEX
-        there = np.bincount(prediction[valid], minlength=256) + np.bincount(target[valid], minlength=256)
-        found = []
-        for index in np.flatnonzero(there[: self.classes]):
-            value = _border_f1((prediction == index) & valid, target == index, ~valid, tolerance)
-            found.append(value)
-            self.class_sum[index] += value
-            self.class_count[index] += 1
-        if found:
-            self.images.append(float(np.mean(found)))
+        predicted = _with_void_of(prediction, target)
+        f1 = _border_f1(predicted, target, self.classes, tolerance)
+        bare = np.isnan(f1)  # no border in either: absent, or filling the image, where there is no border to miss
+        in_truth, in_prediction = _occurring(target, bare), _occurring(predicted, bare)
+        present = ~bare | in_truth | in_prediction
+        found = np.stack([np.where(bare, in_truth & in_prediction, f1), present])
+        self.class_sum += found[0]
+        self.class_count += present
+        if present.any():
+            self.images.append(float(found[0, present].mean()))
+        return found
 
     def per_class(self) -> Float64Array:
         """(K,) mean over the images in which the class occurs on either side; NaN without one."""
@@ -130,18 +176,39 @@ def outline(region: npt.NDArray[np.bool_], void: npt.NDArray[np.bool_] | None = 
     return np.asarray(region & (eroded == 0))
 
 
-def _border_f1(
-    predicted: npt.NDArray[np.bool_], truth: npt.NDArray[np.bool_], void: npt.NDArray[np.bool_], tolerance: float
-) -> float:
-    """F1 of two regions' borders, at least one of the regions not empty."""
-    predicted_border, true_border = outline(predicted, void), outline(truth, void)
-    if not predicted_border.any() and not true_border.any():
-        return float(predicted.any() == truth.any())  # a region that fills the image has no border to miss
-    if not predicted_border.any() or not true_border.any():
-        return 0.0
-    precision = float((_distance_to(true_border)[predicted_border] <= tolerance).mean())
-    recall = float((_distance_to(predicted_border)[true_border] <= tolerance).mean())
-    return 2 * precision * recall / (precision + recall) if precision + recall else 0.0
+def _border_f1(predicted: UInt8Array, truth: UInt8Array, classes: int, tolerance: float) -> Float64Array:
+    """(K,) F1 of the borders of each class of two label maps with the same ignored pixels; NaN where a class has a
+    border in neither."""
+    predicted_border, true_border = _differs_nearby(predicted, 1), _differs_nearby(truth, 1)
+    predicted_pixels = _pixels(predicted[predicted_border], classes)
+    true_pixels = _pixels(truth[true_border], classes)
+    f1: Float64Array = np.where((predicted_pixels == 0) & (true_pixels == 0), np.nan, 0.0)
+    predicted_outlines = np.where(predicted_border, predicted, IGNORE_INDEX)
+    true_outlines = np.where(true_border, truth, IGNORE_INDEX)
+    for index in np.flatnonzero((predicted_pixels > 0) & (true_pixels > 0)).tolist():
+        one, other = predicted_outlines == index, true_outlines == index
+        precision = _met(one, other, tolerance) / predicted_pixels[index]
+        recall = _met(other, one, tolerance) / true_pixels[index]
+        f1[index] = 2 * precision * recall / (precision + recall) if precision + recall else 0.0
+    return f1
+
+
+def _met(border: npt.NDArray[np.bool_], other: npt.NDArray[np.bool_], tolerance: float) -> int:
+    """How many pixels of ``border`` (not empty) are within ``tolerance`` pixels (Euclidean) of ``other``."""
+    x, y, width, height = cv2.boundingRect(border.view(np.uint8))
+    reach = int(tolerance) + 1
+    crop = np.s_[max(0, y - reach) : y + height + reach, max(0, x - reach) : x + width + reach]
+    return int(np.count_nonzero(_within(other[crop], tolerance) & border[crop]))
+
+
+def _within(region: npt.NDArray[np.bool_], distance: float) -> npt.NDArray[np.bool_]:
+    """(H, W) bool: the pixels within ``distance`` pixels (Euclidean) of a pixel of ``region``."""
+    reach = int(distance)
+    if reach > LARGEST_DISK:
+        return np.asarray(_distance_to(region) <= distance) if region.any() else region
+    steps = np.arange(-reach, reach + 1)
+    disk = (np.hypot(steps[:, None], steps[None]) <= distance).astype(np.uint8)
+    return cv2.dilate(region.view(np.uint8), disk, borderType=cv2.BORDER_CONSTANT, borderValue=0).astype(bool)
 
 
 def _distance_to(border: npt.NDArray[np.bool_]) -> npt.NDArray[np.float32]:
@@ -170,20 +237,61 @@ class TrimapIoU:
         return scores(self.matrix).miou
 
 
+class TrimapCurve:
+    """:class:`TrimapIoU` for several widths from one distance map: where the errors lie, as a curve over the width."""
+
+    def __init__(self, classes: int, *, widths: Sequence[int] = TRIMAP_WIDTHS) -> None:
+        if not 1 <= len(widths) < 255 or min(widths) < 1 or list(widths) != sorted(set(widths)):
+            raise UsageError("widths of a trimap rise, from 1 pixel", found=str(list(widths)))
+        self.classes, self.widths = classes, tuple(widths)
+        self.counts: Int64Array = np.zeros((len(widths), 3, classes), np.int64)
+
+    def update(self, prediction: UInt8Array, target: UInt8Array) -> Int64Array:
+        """One image: (H, W) class indices each, 255 in the target ignored; returns its own hits, truth and prediction
+        per width and class, (W, 3, K)."""
+        check_pair(prediction, target)
+        found = np.zeros_like(self.counts)
+        edge = _true_edges(target)
+        if not edge.any():
+            return found
+        ring = np.full(target.shape, len(self.widths), np.uint8)  # the narrowest band that has the pixel
+        for index in reversed(range(len(self.widths))):
+            ring[_within(edge, self.widths[index] - 1)] = index
+        near = (ring < len(self.widths)) & (target != IGNORE_INDEX)
+        truth, predicted, ring = target[near], prediction[near], ring[near]
+        check_labels(truth, predicted, self.classes)
+        base = ring.astype(np.int64) * self.classes
+        for row, codes in enumerate(((base + truth)[truth == predicted], base + truth, base + predicted)):
+            counted = np.bincount(codes, minlength=len(self.widths) * self.classes)
+            found[:, row] = counted.reshape(len(self.widths), self.classes).cumsum(axis=0)
+        self.counts += found
+        return found
+
+    def means(self) -> list[float]:
+        """The pooled mIoU of each width; NaN where the truth has no border."""
+        return [nanmean(iou_per_class(counts)) for counts in self.counts]
+
+
 def trimap(target: UInt8Array, width: int) -> npt.NDArray[np.bool_]:
     """(H, W) bool: labeled and within ``width`` pixels (Euclidean) of a pixel that has a neighbor of another class.
 
     Borders between a class and void do not count: where the void's true border lies is unknown.
     """
+    edge = _true_edges(target)
+    if not edge.any():
+        return edge
+    # The border runs between pixels: a border pixel itself is the first of ``width``.
+    return np.asarray((_distance_to(edge) <= width - 1) & (target != IGNORE_INDEX))
+
+
+def _true_edges(target: UInt8Array) -> npt.NDArray[np.bool_]:
+    """(H, W) bool: labeled, with a labeled neighbor (of four) of another class."""
     edge = np.zeros(target.shape, bool)
     for one, other in ((np.s_[:, 1:], np.s_[:, :-1]), (np.s_[1:], np.s_[:-1])):
         differ = (target[one] != target[other]) & (target[one] != IGNORE_INDEX) & (target[other] != IGNORE_INDEX)
         edge[one] |= differ
         edge[other] |= differ
-    if not edge.any():
-        return edge
-    # The border runs between pixels: a border pixel itself is the first of ``width``.
-    return np.asarray((_distance_to(edge) <= width - 1) & (target != IGNORE_INDEX))
+    return edge
 
 
 def check_pair(prediction: npt.NDArray[Any], target: npt.NDArray[Any]) -> None:
@@ -191,3 +299,13 @@ def check_pair(prediction: npt.NDArray[Any], target: npt.NDArray[Any]) -> None:
         raise LabelError(
             "prediction and ground truth differ in size", expected=str(target.shape), found=str(prediction.shape)
         )
+
+
+def check_labels(truth: UInt8Array, predicted: UInt8Array, classes: int) -> None:
+    for values, what in ((truth, "ground truth"), (predicted, "prediction")):
+        if values.size and int(values.max()) >= classes:
+            raise LabelError(
+                f"the {what} holds values that are no class",
+                expected=f"0 to {classes - 1}",
+                found=", ".join(map(str, np.unique(values[values >= classes])[:8])),
+            )

@@ -2,15 +2,14 @@
 
 Our convention (named ``pooled``): one K×K matrix over all images, rows ground truth and columns prediction; pixels
 whose ground truth is ignored are dropped; a class absent from ground truth *and* prediction is NaN and skipped in
-means; background counts as any other class. FCN and mmsegmentation do the same. :func:`miou_by_convention` gives
-the figure that other code would print for the same pixels.
+means; background counts as any other class. FCN and mmsegmentation do the same. :mod:`.conventions` has what other code
+would print for the same pixels.
 
 Counting is exact (int64): ``numpy.bincount`` over the codes target · K + prediction.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -127,57 +126,6 @@ def nanmean(values: Float64Array) -> float:
 def _ratio(over: npt.NDArray[Any], under: npt.NDArray[Any]) -> Float64Array:
     with np.errstate(invalid="ignore", divide="ignore"):
         return np.where(under > 0, over / under, np.nan)
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# What others print
-
-
-def _torchvision(counts: Int64Array) -> float:
-    return float(iou_per_class(counts.sum(axis=0)).mean())
-
-
-def _semseg(counts: Int64Array) -> float:
-    return float(np.nan_to_num(iou_per_class(counts.sum(axis=0))).mean())
-
-
-def _pooled(counts: Int64Array) -> float:
-    return nanmean(iou_per_class(counts.sum(axis=0)))
-
-
-def _smp(counts: Int64Array) -> float:
-    return float(np.nan_to_num(iou_per_class(counts), nan=1.0).mean())
-
-
-def _smp_micro_imagewise(counts: Int64Array) -> float:
-    hit = counts[:, 0].sum(axis=-1).astype(np.float64)
-    union = counts[:, 1].sum(axis=-1) + counts[:, 2].sum(axis=-1) - hit
-    return float(np.nan_to_num(_ratio(hit, union), nan=1.0).mean())
-
-
-def _per_image(counts: Int64Array) -> float:
-    return nanmean(np.array([nanmean(row) for row in iou_per_class(counts)]))
-
-
-# name → (rule in words, function of the images' class counts (N, 3, K))
-CONVENTIONS: dict[str, tuple[str, Callable[[Int64Array], float]]] = {
-    "pooled": ("one matrix over all images; ignored ground truth dropped; absent classes skipped (ours)", _pooled),
-    "mmseg": ("as pooled (FCN score.py, mmsegmentation)", _pooled),
-    "cityscapes": ("as pooled; false positives on ignored ground truth are not counted (cityscapesScripts)", _pooled),
-    "torchvision": ("one matrix; plain mean, so that an absent class makes it NaN", _torchvision),
-    "semseg": ("one matrix; an absent class counts as 0 (semseg, SegNet's script)", _semseg),
-    "smp": ("mean over images and classes, an absent class counts as 1 (macro-imagewise)", _smp),
-    "smp-micro-imagewise": ("IoU of all classes together, per image, then mean", _smp_micro_imagewise),
-    "per-image": ("mean over the images of each one's own mIoU, absent classes skipped", _per_image),
-}
-
-
-def miou_by_convention(counts: Int64Array, convention: str = "pooled") -> float:
-    """The mean IoU that another code base would print, from the images' class counts (N, 3, K), see
-    :func:`class_counts`; the names are the keys of ``CONVENTIONS``."""
-    if convention not in CONVENTIONS:
-        raise UsageError("unknown metric convention", expected=", ".join(CONVENTIONS), found=convention)
-    return CONVENTIONS[convention][1](counts) if len(counts) else float("nan")
 
 
 # ---------------------------------------------------------------------------------------------------------------------

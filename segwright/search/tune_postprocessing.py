@@ -31,7 +31,8 @@ from segwright.core.types import Float32Array, LabelSpace
 from segwright.imageio import UInt8Array
 from segwright.inference.prediction import Prediction
 from segwright.metrics.bootstrap import paired_difference
-from segwright.metrics.confusion import class_counts, count_pairs, miou_by_convention
+from segwright.metrics.confusion import class_counts, count_pairs
+from segwright.metrics.conventions import miou_by_convention
 from segwright.postprocess.crf import DenseCRF
 from segwright.postprocess.pipeline import Pipeline, crf_text, parse_pipeline
 

@@ -117,7 +117,8 @@ def test_json_keys_and_types() -> None:
         "convention", "per_class", "per_image", "confusion",
     ]  # fmt: skip
     assert [row["name"] for row in tree["per_class"]] == list(NAMES)
-    assert list(tree["per_class"][0]) == ["name", "iou", "dice", "precision", "recall", "pixels"]
+    assert list(tree["per_class"][0])[:6] == ["name", "iou", "dice", "precision", "recall", "pixels"]
+    assert {"boundary_iou", "bf_score", "iou_ci95", "recall_ci95", "bf_score_ci95"} <= set(tree["per_class"][0])
     assert tree["per_class"][2]["iou"] is None and tree["per_class"][2]["pixels"] == 0
     assert list(tree["per_image"][0]) == ["id", "miou"] and tree["per_image"][3]["id"] == "shot_3"
     assert tree["conventions"]["pooled"] == tree["miou"] and tree["conventions"]["torchvision"] is None

@@ -17,9 +17,9 @@ from segwright.metrics.confusion import (
     class_counts,
     count_pairs,
     iou_per_class,
-    miou_by_convention,
     scores,
 )
+from segwright.metrics.conventions import miou_by_convention
 
 
 def brute_force(prediction: Any, target: Any, classes: int) -> Any:
@@ -192,7 +192,7 @@ def test_conventions_of_others() -> None:
     assert miou_by_convention(matrices, "smp") == pytest.approx((1 + 1 + 1 + 2 / 4 + 4 / 6 + 1) / 6)
     assert miou_by_convention(matrices, "per-image") == pytest.approx((1 + (2 / 4 + 4 / 6) / 2) / 2)
     with pytest.raises(UsageError, match="torchvision"):
-        miou_by_convention(matrices, "voc")
+        miou_by_convention(matrices, "coco")
 
 
 def test_smp_conventions_are_smp_s_own() -> None:
