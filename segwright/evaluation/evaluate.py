@@ -139,9 +139,10 @@ def evaluate(
     ``boundary`` adds boundary IoU, BF score and the mIoU near borders, ``probabilities`` the Brier score, the log loss
     and the classwise calibration error, which need the probabilities of all classes. ``skip_bad`` leaves out unreadable
     images and masks and lists them. ``match``: "names" maps the predictor's classes to the data's by name, "index" by
-    number. ``groups``, one per image of the split: the sequence that it is a frame of, for the interval; None finds sequences by names and thumbnails. ``collectors`` get
-    every scored image in the same pass. ``examples``: how many predictions are kept for a report. ``convention``: a
-    tool whose figures are computed as well, a key of :data:`segwright.metrics.conventions.CONVENTIONS`.
+    number. ``groups``, one per image of the split: the sequence that it is a frame of, for the interval; None finds
+    sequences by names and thumbnails. ``collectors`` get every scored image in the same pass. ``examples``: how many
+    predictions are kept for a report. ``convention``: a tool whose figures are computed as well, a key of
+    :data:`segwright.metrics.conventions.CONVENTIONS`.
 
     Errors: DataError for an empty split or one without masks, LabelError if the label spaces or sizes do not fit.
     """
