@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +18,10 @@ from segwright.data.dataset import Dataset, Split, open_dataset
 if TYPE_CHECKING:
     from segwright.evaluation.compare import Comparison
     from segwright.evaluation.evaluate import Evaluation
+    from segwright.inference.batch import Observe
+    from segwright.inference.output_options import OutputOptions
     from segwright.inference.predictor import Predictor
+    from segwright.inference.sources import Source
 
 __all__ = ["as_predictor", "compare", "evaluate", "predict", "serve"]
 
@@ -41,6 +44,9 @@ def predict(
     video: bool = False,
     eight_bit: str | None = None,
     overwrite: bool = False,
+    journal: str | Path | None = None,
+    keep_images: float | str = 0.0,
+    journal_max_size: int | str = "1GB",
     trust_external: bool = False,
     result: dict[str, Any] | None = None,
 ) -> PredictResult:
@@ -73,6 +79,13 @@ def predict(
         For a video: one overlay video in place of files per frame.
     overwrite : bool, default=False
         Replace files in ``out`` that no prediction wrote.
+    journal : str or Path, optional
+        A folder that gets a row per image (class shares, confidence, image statistics) for :func:`segwright.monitor`.
+        A journal that cannot be written costs no prediction: lost rows are counted in the result.
+    keep_images : float or str, default=0
+        The share of images that the journal keeps, such as ``"1%"``.
+    journal_max_size : int or str, default="1GB"
+        The largest size of the journal's folder; its oldest files go.
     result : dict, optional
         Filled as the work goes on, for callers that may be interrupted.
 
@@ -95,7 +108,7 @@ def predict(
     >>> done.images, done.failed
     (3, ())
     """
-    from segwright.inference.batch import new_result, predict_source
+    from segwright.inference.batch import new_result
     from segwright.inference.output_options import OutputOptions
     from segwright.inference.sources import open_sources
 
@@ -107,17 +120,75 @@ def predict(
     predictor = as_predictor(model, device, postprocess, tta, eight_bit, trust_external)
     filled = result if result is not None else {}
     filled |= new_result(Path(out))
+    with ExitStack() as stack:
+        observe = None
+        if journal is not None:
+            observe = stack.enter_context(
+                _recorded(predictor, model, journal, keep_images, journal_max_size, found, filled)
+            )
+        _predict_all(predictor, found, Path(out), options, overwrite, observe, filled)
+    return PredictResult.from_json(filled)
+
+
+@contextmanager
+def _recorded(
+    predictor: Predictor,
+    model: str | Path | Predictor,
+    folder: str | Path,
+    keep_images: float | str,
+    max_size: int | str,
+    source: Source,
+    result: dict[str, Any],
+) -> Iterator[Observe]:
+    """Write a row per prediction into a journal; the numbers of rows are put into ``result``."""
+    from segwright.monitoring.recorder import JournalOptions, Recorder
+
+    inside = [path for path in source.files if Path(folder).resolve() in Path(path).resolve().parents]
+    if inside:
+        raise UsageError(
+            "the journal's folder holds images that are predicted", found=str(inside[0]), where=folder,
+            fix="another folder for the journal: kept images would be sources of the next prediction",
+        )  # fmt: skip
+    name = Path(model).resolve().name if isinstance(model, str | Path) else ""
+    was = predictor.observed
+    recorder = Recorder(JournalOptions(folder, keep_images, max_size), predictor, name)
+    try:
+        yield lambda image, prediction: recorder.current.record(prediction, image)
+    finally:
+        predictor.observed = was
+        recorder.close()
+        result["journal"] = recorder.summary()
+        result["notes"] += [note for note in recorder.notes if note not in result["notes"]]
+        if result["journal"]["lost"]:
+            why = result["journal"].get("reason", "see the log")
+            result["notes"].append(f"journal: {result['journal']['lost']} rows are lost: {why}")
+
+
+def _predict_all(
+    predictor: Predictor,
+    found: Source,
+    out: Path,
+    options: OutputOptions,
+    overwrite: bool,
+    observe: Observe | None,
+    filled: dict[str, Any],
+) -> None:
+    from segwright.inference.batch import predict_source
+
     if found.kind == "image":  # perhaps a large one: progress by its windows
         with ExitStack() as stack:
 
             def windows(count: int) -> Callable[[int], None]:
                 return stack.enter_context(progress("predicting", count))
 
-            predict_source(predictor, found, Path(out), options, overwrite=overwrite, windows=windows, result=filled)
+            predict_source(
+                predictor, found, out, options, overwrite=overwrite, windows=windows, observe=observe, result=filled
+            )
     else:
         with progress("predicting", len(found) or None) as advance:
-            predict_source(predictor, found, Path(out), options, overwrite=overwrite, advance=advance, result=filled)
-    return PredictResult.from_json(filled)
+            predict_source(
+                predictor, found, out, options, overwrite=overwrite, advance=advance, observe=observe, result=filled
+            )
 
 
 @renamed_parameters(post="postprocess")
@@ -313,6 +384,9 @@ def serve(
     predict_timeout: float = 120.0,
     eight_bit: str | None = None,
     watch: bool = False,
+    journal: str | Path | None = None,
+    keep_images: float | str = 0.0,
+    journal_max_size: int | str = "1GB",
     trust_external: bool = False,
     message: Callable[[str], None] = print,
 ) -> None:
@@ -340,6 +414,9 @@ def serve(
         Seconds that the network may take for one image.
     watch : bool, default=False
         Reload the model when its files change, as SIGHUP does.
+    journal, keep_images, journal_max_size
+        As for :func:`segwright.predict`. A full disk never stops the service: rows that are lost are counted in
+        ``/metrics``.
     message : callable, default=print
         Receives lines for the user, such as the URL. Requests are logged to ``segwright.serve``.
 
@@ -360,6 +437,10 @@ def serve(
     For other ASGI servers see :func:`segwright.serving.app.create_app`.
     """
     from segwright.inference.predictor import find_bundle
+    from segwright.serving.packages import require_packages
+
+    require_packages()
+    from segwright.monitoring.recorder import JournalOptions
     from segwright.serving.limits import ServiceLimits
     from segwright.serving.server import log_to_stderr, serve_model
 
@@ -381,7 +462,8 @@ def serve(
     place = path.resolve()
     folder = place.parent if place.name == "model" else place  # of a run, not in it
     name = place.stem if place.is_file() else folder.name
-    serve_model(load_model, limits, name=name, host=host, port=port, watch=watched, message=message)
+    options = JournalOptions(journal, keep_images, journal_max_size) if journal is not None else None
+    serve_model(load_model, limits, name=name, host=host, port=port, watch=watched, journal=options, message=message)
 
 
 def as_predictor(

@@ -80,6 +80,7 @@ class PredictResult(JsonResult):
     coco: Path | None = None  # the COCO file over all images
     areas: Path | None = None  # the CSV file over all images
     stopped: str | None = None  # why the run ended before the last file
+    journal: Mapping[str, Any] | None = None  # its folder, rows written and lost, and why
 
     @classmethod
     def from_json(cls, tree: Mapping[str, Any]) -> PredictResult:
@@ -93,6 +94,7 @@ class PredictResult(JsonResult):
             coco=Path(tree["coco"]) if tree.get("coco") else None,
             areas=Path(tree["areas"]) if tree.get("areas") else None,
             stopped=tree.get("stopped"),
+            journal=tree.get("journal"),
         )
 
 

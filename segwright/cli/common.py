@@ -44,6 +44,16 @@ TrustExternal = Annotated[
         "--trust-external", help="Build a saved model of another package (smp:…), with arguments out of the file."
     ),
 ]
+JournalFolder = Annotated[
+    Path | None,
+    typer.Option("--journal", metavar="DIR", help="Also a row per image (shares, confidence, statistics) for monitor."),
+]
+KeepImages = Annotated[
+    str, typer.Option("--keep-images", metavar="SHARE", help="Of the images, for the journal to keep, such as 1%.")
+]
+JournalMaxSize = Annotated[
+    str, typer.Option("--journal-max-size", metavar="SIZE", help="Of the journal's folder; its oldest files go.")
+]
 Model = Annotated[Path, typer.Argument(metavar="MODEL", help="A run folder, a bundle or an exported .onnx file.")]
 
 

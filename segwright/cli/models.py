@@ -13,7 +13,10 @@ from segwright.cli.common import (
     EightBit,
     Format,
     Images,
+    JournalFolder,
+    JournalMaxSize,
     Json,
+    KeepImages,
     Masks,
     Model,
     Split,
@@ -169,6 +172,9 @@ def predict(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace files that no prediction wrote; never a source.")
     ] = False,
+    journal: JournalFolder = None,
+    keep_images: KeepImages = "0%",
+    journal_max_size: JournalMaxSize = "1GB",
     json: Json = None,
 ) -> None:
     """Segment images: a mask (class indices, palette PNG; a GeoTIFF for one) and an overlay for each."""
@@ -182,7 +188,8 @@ def predict(
             model, sources[0] if len(sources) == 1 else sources, out=out, device=device, postprocess=post, tta=tta,
             confidence=confidence, overlay=overlay, mask_format=mask_format, probabilities=probabilities,
             polygons=polygons or (), areas=areas, video=video, eight_bit=eight_bit, overwrite=overwrite,
-            trust_external=trust_external, result=result,
+            trust_external=trust_external, journal=journal, keep_images=keep_images,
+            journal_max_size=journal_max_size, result=result,
         )  # fmt: skip
     except BaseException as error:  # Ctrl-C too: what was done is still reported
         if result:

@@ -6,7 +6,16 @@ from typing import Annotated
 
 import typer
 
-from segwright.cli.common import Device, EightBit, Model, TrustExternal, console
+from segwright.cli.common import (
+    Device,
+    EightBit,
+    JournalFolder,
+    JournalMaxSize,
+    KeepImages,
+    Model,
+    TrustExternal,
+    console,
+)
 from segwright.cli.models import Post, Tta
 
 
@@ -37,6 +46,9 @@ def serve(
     ] = 120.0,
     eight_bit: EightBit = None,
     watch: Annotated[bool, typer.Option("--watch", help="Reload the model when its files change.")] = False,
+    journal: JournalFolder = None,
+    keep_images: KeepImages = "0%",
+    journal_max_size: JournalMaxSize = "1GB",
 ) -> None:
     """Serve a model over HTTP, with a page to try it. SIGHUP reloads the model, Ctrl-C stops."""
     from segwright import api
@@ -51,7 +63,8 @@ def serve(
         model, host=host, port=port, device=device, precision=precision, postprocess=post, tta=tta,
         trust_external=trust_external, max_concurrent_requests=max_concurrent_requests, batch=batch,
         max_megabytes=max_megabytes, max_megapixels=max_megapixels, upload_timeout=upload_timeout,
-        predict_timeout=predict_timeout, eight_bit=eight_bit, watch=watch, message=message,
+        predict_timeout=predict_timeout, eight_bit=eight_bit, watch=watch, journal=journal,
+        keep_images=keep_images, journal_max_size=journal_max_size, message=message,
     )  # fmt: skip
 
 

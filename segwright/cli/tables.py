@@ -121,6 +121,8 @@ def print_prediction(result: Mapping[str, Any], console: Console) -> None:
     for kind in ("coco", "areas"):
         if kind in result:
             message(f"{kind}: {result[kind]}")
+    if "journal" in result:
+        message(f"journal: {result['journal']['rows']} rows: {result['journal']['folder']}")
     for note in result.get("notes", ()):
         message(f"note: {note}")
     for item in result["failed"][:MOST_FAILURES]:

@@ -7,7 +7,7 @@ import io
 import json
 import tempfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,7 @@ from segwright.inference.prediction import Prediction
 from segwright.inference.predictor import Predictor
 from segwright.inference.sliding_window import Window
 from segwright.inference.sources import Source, frame_count, frames_per_second, is_video, read_frames
+from segwright.inference.thinned import ThinnedOutput
 from segwright.inference.vectorize import CocoWriter, geojson, labelme
 
 COCO_FILE = "predictions.coco.json"
@@ -44,6 +45,7 @@ PALETTE_NOTE = (
 )
 Advance = Callable[[int], None]
 Result = dict[str, Any]
+Observe = Callable[[str, Prediction | ThinnedOutput], None]  # an image's name, and its prediction
 
 
 def new_result(out: Path) -> Result:
@@ -60,6 +62,7 @@ def predict_source(
     overwrite: bool = False,
     advance: Advance = lambda count: None,
     windows: Callable[[int], Advance] | None = None,
+    observe: Observe | None = None,
     result: Result | None = None,
 ) -> Result:
     """Predict every file of ``source`` into the folder ``out``.
@@ -67,7 +70,8 @@ def predict_source(
     A file that fails is listed under ``failed`` and the others continue; only an error that every further file would
     have too, such as a full disk, ends the run, with its reason in ``stopped``. The error of a single image is also
     raised. ``advance`` is called after every file or frame; ``windows`` is called with the number of windows of a
-    single large image and returns its progress function. ``result`` is filled during the work, so that it is not lost
+    single large image and returns its progress function. ``observe`` is called with every prediction of an observed
+    predictor, before anything of it is written. ``result`` is filled during the work, so that it is not lost
     if the run is interrupted. UsageError, before anything is written, if an output would replace a source or a file
     that no prediction wrote.
     """
@@ -75,7 +79,7 @@ def predict_source(
     found["notes"] += source.notes
     folder = OutputFolder(out, source.files, overwrite=overwrite)
     folder.prepare()
-    run = _Run(predictor, source, folder, options, found, advance, windows)
+    run = _Run(predictor, source, folder, options, found, advance, windows, observe)
     run.plan()
     try:
         run.work()
@@ -93,6 +97,7 @@ class _Run:
     result: Result
     advance: Advance
     windows: Callable[[int], Advance] | None
+    observe: Observe | None = None
     suffix: str = ""  # of masks
 
     def __post_init__(self) -> None:
@@ -219,10 +224,15 @@ class _Run:
         if single and self.windows is not None:
             inner = self.windows(self.predictor.window_count(image))
         prediction = self.predictor.predict(image, probabilities=self.options.probabilities is not None, advance=inner)
+        self._observed(name, prediction)
         place = placement(path)
         if path.suffix.lower() in TIFF:
             prediction = _without_no_data(prediction, path)
         return self._write(prediction, name, path, place)
+
+    def _observed(self, name: str, prediction: Prediction | ThinnedOutput | None) -> None:
+        if self.observe is not None and prediction is not None:
+            self.observe(name, prediction)
 
     def _write(self, prediction: Prediction, name: str, source: Path, place: Placement | None) -> Result:
         item: Result = self._write_mask(prediction.labels, name, place)
@@ -336,7 +346,7 @@ class _Run:
             inner: Advance = lambda count: None  # noqa: E731
             if self.windows is not None and len(self.source.names) == 1:
                 inner = self.windows(self.predictor.window_count(labels))
-            self.predictor.predict_windows(height, width, read, write)
+            self._observed(name, self.predictor.predict_windows(height, width, read, write))
             item = self._write_mask(labels, name, place, tiff=True)
             if certain is not None:
                 target = self._path(name, ".confidence.tif")
@@ -359,7 +369,7 @@ class _Run:
             frames = [0]
 
             def save(beside: Path) -> None:
-                frames[0] = self._write_video(path, beside)
+                frames[0] = self._write_video(path, beside, name)
 
             self.folder.write(target, save)
             self._done(path, {"video": str(target), "frames": frames[0]})
@@ -368,6 +378,7 @@ class _Run:
         for count, frame in enumerate(read_frames(path), 1):
             try:
                 prediction = self.predictor.predict(frame, probabilities=self.options.probabilities is not None)
+                self._observed(f"{name}-{count - 1:06d}", prediction)
                 item = self._write(prediction, f"{name}-{count - 1:06d}", path, None)
                 self._done(path, {"frame": count - 1, **item})
             except OutputFolderError as error:
@@ -379,14 +390,16 @@ class _Run:
             self.advance(1)
         self._check_length(path, count)
 
-    def _write_video(self, path: Path, beside: Path) -> int:
+    def _write_video(self, path: Path, beside: Path, name: str) -> int:
         """Write the overlay of every frame; a frame that fails is listed and written without labels."""
         writer: cv2.VideoWriter | None = None
         count = 0
         try:
             for count, frame in enumerate(read_frames(path), 1):
                 try:
-                    shown = self.predictor.predict(frame).overlay()
+                    prediction = self.predictor.predict(frame)
+                    self._observed(f"{name}-{count - 1:06d}", prediction)
+                    shown = prediction.overlay()
                 except Exception as error:
                     self._failed(path, error, count - 1)
                     shown = frame
@@ -432,7 +445,7 @@ def _without_no_data(prediction: Prediction, path: Path) -> Prediction:
     if empty is None or empty.shape != prediction.labels.shape or not empty.any():
         return prediction
     labels = np.where(empty, np.uint8(IGNORE_INDEX), prediction.labels)
-    return Prediction(labels, prediction.confidence, prediction.label_space, prediction.image, prediction.probabilities)
+    return replace(prediction, labels=labels)
 
 
 def _too_large(path: Path) -> TiffInfo | None:

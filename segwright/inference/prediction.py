@@ -11,6 +11,7 @@ from segwright.core.deprecated import renamed_attribute
 from segwright.core.errors import LabelError
 from segwright.core.types import Float32Array, LabelSpace, UInt8Array, blend, row_strips
 from segwright.imageio import write_mask
+from segwright.inference.thinned import ThinnedOutput
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,7 @@ class Prediction:
     label_space: LabelSpace
     image: UInt8Array | None = None  # (H, W, C)
     probabilities: Float32Array | None = None  # (K, H, W), only on request
+    thinned: ThinnedOutput | None = None  # for monitoring, from a predictor that is observed
 
     def __post_init__(self) -> None:
         if self.labels.dtype != np.uint8 or self.labels.ndim != 2:

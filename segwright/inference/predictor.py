@@ -16,10 +16,12 @@ from segwright.core.errors import BundleError, ModelError, SegwrightError, Usage
 from segwright.core.types import Float32Array, LabelSpace
 from segwright.data.records import ValueRange
 from segwright.imageio import UInt8Array, read_header, read_image, read_raster
+from segwright.inference.attachments import attachment_names
 from segwright.inference.bundle import Bundle, is_bundle, load_bundle
 from segwright.inference.prediction import Prediction
-from segwright.inference.runtimes import OnnxRuntime, Runtime, TorchRuntime
+from segwright.inference.runtimes import OnnxRuntime, Runtime, TorchRuntime, features_of, labels_and_scores
 from segwright.inference.sliding_window import DEFAULT_MARGIN, DEFAULT_WINDOW, Window, sliding_windows
+from segwright.inference.thinned import ThinnedOutput, Thinner, log_scores
 from segwright.inference.tta import TestTimeAugmentation, parse_tta
 from segwright.models.base import SegmentationModel
 from segwright.postprocess.pipeline import Pipeline, parse_pipeline
@@ -87,6 +89,8 @@ class Predictor:
         self.eight_bit = eight_bit
         self.window = DEFAULT_WINDOW
         self.notes: list[str] = []  # how images were read, if there was a choice
+        self.attachments: tuple[str, ...] = ()  # names of what the saved model carries beside its weights
+        self.observed = False  # True: every prediction also has its thinned output, for monitoring
 
     chain = renamed_attribute("chain", "pipeline")
 
@@ -159,21 +163,24 @@ class Predictor:
         return fit_channels(check_image(image), self.runtime.in_channels)
 
     def _predict(self, image: UInt8Array, probabilities: bool, advance: Advance) -> Prediction:
-        if not self._large(image):
-            labels, confidence, marginals = self._part(image, self.pipeline or Pipeline(), probabilities, None)
-            return self._checked(image, labels, confidence, marginals)
         height, width = image.shape[:2]
+        thinner = Thinner(height, width, self.label_space.classes) if self.observed else None
+        if not self._large(image):
+            seen = None if thinner is None else (thinner, thinner.whole())
+            labels, confidence, marginals = self._part(image, self.pipeline or Pipeline(), probabilities, None, seen)
+            return self._checked(image, labels, confidence, marginals, thinner)
         labels, confidence = np.empty((height, width), np.uint8), np.empty((height, width), np.float32)
         kept = np.empty((self.label_space.classes, height, width), np.float32) if probabilities else None
         local, regional = self._pipelines()
         for part in sliding_windows(height, width, self.window, self._margin()):
-            found, sure, marginals = self._part(image[part.window], local, probabilities, height * width)
+            seen = None if thinner is None else (thinner, part)
+            found, sure, marginals = self._part(image[part.window], local, probabilities, height * width, seen)
             labels[part.core], confidence[part.core] = found[part.core_in_window], sure[part.core_in_window]
             if kept is not None and marginals is not None:
                 kept[:, *part.core] = marginals[:, *part.core_in_window]
             advance(1)
         if not regional:
-            return self._checked(image, labels, confidence, kept)
+            return self._checked(image, labels, confidence, kept, thinner)
         settled = regional.on_labels(as_rgb(image), labels)  # on the whole image: regions extend over windows
         if kept is not None:  # keeps the label the most probable class, as without windows
             rows, columns = np.nonzero(settled != labels)
@@ -181,14 +188,14 @@ class Predictor:
             taken = kept[old, rows, columns]
             kept[old, rows, columns] = kept[new, rows, columns]
             kept[new, rows, columns] = taken
-        return self._checked(image, settled, confidence, kept)
+        return self._checked(image, settled, confidence, kept, thinner)
 
-    def predict_windows(self, height: int, width: int, read: ReadWindow, write: WriteWindow) -> None:
+    def predict_windows(self, height: int, width: int, read: ReadWindow, write: WriteWindow) -> ThinnedOutput | None:
         """Predict an image that does not fit into memory, in the windows of :meth:`predict`.
 
         ``read`` returns the image (H, W, C) of a :class:`Window`, ``write`` gets its labels and confidence, of which
-        ``window.core_in_window`` is kept at ``window.core``. ModelError if the pipeline has steps on regions, which
-        need the whole image.
+        ``window.core_in_window`` is kept at ``window.core``. Returns the thinned output if the predictor is observed.
+        ModelError if the pipeline has steps on regions, which need the whole image.
         """
         local, regional = self._pipelines()
         if regional:
@@ -198,12 +205,17 @@ class Predictor:
                 fix="--postprocess none, or a pipeline that ends with a CRF",
             )
         while True:
+            thinner = Thinner(height, width, self.label_space.classes) if self.observed else None
             try:
                 for part in sliding_windows(height, width, self.window, self._margin()):
-                    labels, confidence, _ = self._part(self.prepare(read(part)), local, False, height * width)
+                    pixels, seen = self.prepare(read(part)), None
+                    if thinner is not None:
+                        seen = (thinner, part)
+                        thinner.see(part, pixels)
+                    labels, confidence, _ = self._part(pixels, local, False, height * width, seen)
                     _check_finite(confidence)
                     write(part, labels, confidence)
-                return
+                return thinner.finish() if thinner is not None else None
             except Exception as error:
                 if not self._shrink(height, width, error):  # otherwise again, from the first window
                     raise
@@ -244,11 +256,19 @@ class Predictor:
         return np.asarray(softmax(self.runtime.logits(image[None])[0], axis=0), np.float32)
 
     def _part(
-        self, pixels: UInt8Array, chain: Pipeline, probabilities: bool, whole: int | None
+        self,
+        pixels: UInt8Array,
+        pipeline: Pipeline,
+        probabilities: bool,
+        whole: int | None,
+        seen: tuple[Thinner, Window] | None = None,
     ) -> tuple[UInt8Array, Float32Array, Float32Array | None]:
         """Labels, confidence, and probabilities if wanted, of an image or a window; all predictions are computed here.
-        ``whole``: the number of pixels of the image that a window belongs to."""
-        if not chain and self.tta is None:
+        ``whole``: the number of pixels of the image that a window belongs to. ``seen``: what gets the thinned output,
+        and the window."""
+        if seen is not None:
+            return self._observed_part(pixels, pipeline, probabilities, whole, *seen)
+        if not pipeline and self.tta is None:
             if not probabilities:
                 labels, confidence = self.runtime.labels(pixels[None])
                 return labels[0], confidence[0], None
@@ -258,11 +278,45 @@ class Predictor:
             marginals = np.asarray(softmax(logits, axis=0), np.float32)
             return labels, _confidence(marginals, labels), marginals
         marginals = self._probabilities(pixels)
-        if chain:
-            labels, marginals = chain(as_rgb(pixels), marginals, whole=whole)
+        if pipeline:
+            labels, marginals = pipeline(as_rgb(pixels), marginals, whole=whole)
         else:
             labels = marginals.argmax(axis=0).astype(np.uint8)
         return labels, _confidence(marginals, labels), marginals if probabilities else None
+
+    def _observed_part(
+        self,
+        pixels: UInt8Array,
+        pipeline: Pipeline,
+        probabilities: bool,
+        whole: int | None,
+        thinner: Thinner,
+        part: Window,
+    ) -> tuple[UInt8Array, Float32Array, Float32Array | None]:
+        """As :meth:`_part`; the thinned output is that before post-processing, averaged over the augmentation."""
+        _, (rows, columns) = thinner.grid.part(part)
+        with features_of(self.runtime) as features:
+            if not pipeline and self.tta is None and not probabilities:
+                found, sure, scores = labels_and_scores(self.runtime, pixels[None], rows, columns)
+                labels, confidence, marginals = found[0], sure[0], None
+                thin = labels[rows, columns], confidence[rows, columns], None if scores is None else scores[0]
+            elif not pipeline and self.tta is None:
+                logits = self.runtime.logits(pixels[None])[0]
+                labels, marginals = logits.argmax(axis=0).astype(np.uint8), np.asarray(softmax(logits, 0), np.float32)
+                confidence = _confidence(marginals, labels)
+                thin = labels[rows, columns], confidence[rows, columns], logits[:, rows, columns]
+            else:
+                before = self._probabilities(pixels)
+                kept = np.ascontiguousarray(before[:, rows, columns])  # before the pipeline, which may work in place
+                settled = kept.argmax(axis=0).astype(np.uint8)
+                thin = settled, _confidence(kept, settled), log_scores(kept)
+                if pipeline:
+                    labels, marginals = pipeline(as_rgb(pixels), before, whole=whole)
+                else:
+                    labels, marginals = before.argmax(axis=0).astype(np.uint8), before
+                confidence = _confidence(marginals, labels)
+        thinner.add(part, *thin, features[0][0] if features else np.zeros(0, np.float32))
+        return labels, confidence, marginals if probabilities else None
 
     def _shrink(self, height: int, width: int, error: Exception) -> bool:
         """If ``error`` is a lack of memory, make the window smaller: True. ModelError if it is the smallest."""
@@ -294,6 +348,8 @@ class Predictor:
             return [self.predict(image) for image in images]
         pixels = np.stack([self.prepare(image) for image in images])
         try:
+            if self.observed:
+                return self._observed_batch(pixels)
             labels, confidence = self.runtime.labels(pixels)
         except Exception as error:
             if not is_out_of_memory(error):
@@ -301,12 +357,29 @@ class Predictor:
             return [self.predict(image) for image in images]
         return [self._checked(pixels[i], labels[i], confidence[i]) for i in range(len(images))]
 
+    def _observed_batch(self, pixels: UInt8Array) -> list[Prediction]:
+        height, width = pixels.shape[1:3]
+        thinners = [Thinner(height, width, self.label_space.classes) for _ in pixels]
+        rows, columns = thinners[0].grid.slices
+        with features_of(self.runtime) as features:
+            labels, confidence, scores = labels_and_scores(self.runtime, pixels, rows, columns)
+        for i, thinner in enumerate(thinners):
+            thin = labels[i][rows, columns], confidence[i][rows, columns], None if scores is None else scores[i]
+            thinner.add(thinner.whole(), *thin, features[0][i] if features else np.zeros(0, np.float32))
+        return [self._checked(pixels[i], labels[i], confidence[i], None, thinner) for i, thinner in enumerate(thinners)]
+
     def _checked(
-        self, image: UInt8Array, labels: UInt8Array, confidence: Float32Array, probabilities: Float32Array | None = None
+        self,
+        image: UInt8Array,
+        labels: UInt8Array,
+        confidence: Float32Array,
+        probabilities: Float32Array | None = None,
+        thinner: Thinner | None = None,
     ) -> Prediction:
         """A prediction; ModelError if the confidence is not finite, because labels of NaN would look valid."""
         _check_finite(confidence)
-        return Prediction(labels, confidence, self.label_space, image, probabilities)
+        thinned = thinner.finish(image) if thinner is not None else None
+        return Prediction(labels, confidence, self.label_space, image, probabilities, thinned)
 
 
 def load(
@@ -329,7 +402,9 @@ def load(
     else:
         network, bundle = load_bundle(find_bundle(path), trust_external=trust_external)
         runtime = TorchRuntime(network, device, precision)
-    return Predictor(runtime, bundle.label_space, bundle=bundle, post=post, tta=tta, eight_bit=eight_bit)
+    predictor = Predictor(runtime, bundle.label_space, bundle=bundle, post=post, tta=tta, eight_bit=eight_bit)
+    predictor.attachments = tuple(attachment_names(find_bundle(path))) if path.suffix.lower() != ".onnx" else ()
+    return predictor
 
 
 def _saved_range(saved: Any) -> ValueRange:

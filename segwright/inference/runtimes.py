@@ -5,7 +5,9 @@ An exported file contains the bundle's description as metadata, so one file is e
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -18,6 +20,7 @@ from segwright.core.errors import BundleError, ModelError, UsageError
 from segwright.core.types import Float32Array
 from segwright.imageio import UInt8Array
 from segwright.inference.bundle import Bundle, parse_description
+from segwright.inference.thinned import coarsest
 from segwright.kernels.threads import processors
 from segwright.models.base import SegmentationModel
 
@@ -39,6 +42,31 @@ class Runtime(Protocol):
     def logits(self, images: UInt8Array) -> Float32Array:
         """uint8 N×H×W×C → float32 N×K×H×W."""
         ...
+
+
+def labels_and_scores(
+    runtime: Runtime, images: UInt8Array, rows: slice, columns: slice
+) -> tuple[UInt8Array, Float32Array, Float32Array | None]:
+    """Labels and confidence as of ``runtime.labels``, and the logits (N, K, h, w) at some rows and columns, of one run;
+    None in place of logits if the runtime has none."""
+    own = getattr(runtime, "labels_and_scores", None)
+    if own is not None:
+        found: tuple[UInt8Array, Float32Array, Float32Array | None] = own(images, rows, columns)
+        return found
+    labels, confidence = runtime.labels(images)
+    return labels, confidence, np.ascontiguousarray(runtime.logits(images)[:, :, rows, columns])
+
+
+@contextmanager
+def features_of(runtime: Runtime) -> Iterator[list[Float32Array]]:
+    """Yield a list that holds, once the runtime has run, the deepest features averaged over each image, (N, C), in one
+    array per run; it stays empty for a runtime that has none."""
+    watch = getattr(runtime, "watch_features", None)
+    if watch is None:
+        yield []
+        return
+    with watch() as found:
+        yield found
 
 
 def choose_device(name: str = "auto") -> torch.device:
@@ -71,6 +99,8 @@ class TorchRuntime:
         if precision not in ("fp32", "bf16", "fp16"):
             raise UsageError("unknown precision", expected="fp32, bf16, fp16", found=precision)
         self.dtype = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
+        self._watched: Sequence[torch.nn.Module] = ()  # with hooks
+        self._watching = threading.local()  # .maps: of the run in progress in this thread, by module
 
     @torch.inference_mode()
     def run(self, images: UInt8Array) -> torch.Tensor:
@@ -78,6 +108,7 @@ class TorchRuntime:
         pixels = torch.from_numpy(np.require(images, requirements=["C", "W"])).to(self.device)
         with torch.autocast(self.device.type, self.dtype or torch.bfloat16, enabled=self.dtype is not None):
             logits = self.model(pixels).logits
+        self._keep_features()
         result: torch.Tensor = logits.float()
         return result
 
@@ -87,6 +118,45 @@ class TorchRuntime:
 
     def logits(self, images: UInt8Array) -> Float32Array:
         return self.run(images).contiguous().cpu().numpy()
+
+    def labels_and_scores(
+        self, images: UInt8Array, rows: slice, columns: slice
+    ) -> tuple[UInt8Array, Float32Array, Float32Array | None]:
+        logits = self.run(images)
+        labels, confidence = argmax_with_confidence(logits)
+        scores = logits[:, :, rows, columns].contiguous().cpu().numpy()
+        return labels.to(torch.uint8).cpu().numpy(), confidence.cpu().numpy(), scores
+
+    @contextmanager
+    def watch_features(self) -> Iterator[list[Float32Array]]:
+        """See :func:`features_of`. Of several runs in the block, each that has features adds one array."""
+        if not self._watched:
+            self._watched = tuple(self.model.feature_modules())
+            for number, module in enumerate(self._watched):
+                module.register_forward_hook(self._hook(number))
+        found: list[Float32Array] = []
+        self._watching.maps, self._watching.found = {}, found
+        try:
+            yield found
+        finally:
+            self._watching.maps = None
+
+    def _hook(self, number: int) -> Any:
+        def keep(module: torch.nn.Module, given: Any, output: Any) -> None:
+            maps = getattr(self._watching, "maps", None)
+            if maps is not None and number not in maps:  # a module that runs at several scales: the first
+                features = coarsest(output)
+                if features is not None:
+                    maps[number] = features.detach().float().mean(dim=(2, 3))
+
+        return keep
+
+    def _keep_features(self) -> None:
+        maps = getattr(self._watching, "maps", None)
+        if maps:
+            joined = torch.cat([maps[number] for number in sorted(maps)], dim=1)
+            self._watching.found.append(joined.cpu().numpy())
+            maps.clear()
 
 
 def argmax_with_confidence(logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -150,6 +220,11 @@ class OnnxRuntime:
 
     def labels(self, images: UInt8Array) -> tuple[UInt8Array, Float32Array]:
         labels, confidence = self._run(ONNX_OUTPUTS, images)
+        return self._checked_labels(labels, confidence, images)
+
+    def _checked_labels(
+        self, labels: npt.NDArray[Any], confidence: npt.NDArray[Any], images: UInt8Array
+    ) -> tuple[UInt8Array, Float32Array]:
         size = images.shape[:3]
         if labels.shape != size or confidence.shape != size or labels.dtype.kind not in "iu":
             raise self._wrong_output(f"labels and confidence {size}", f"{labels.shape} and {confidence.shape}")
@@ -166,10 +241,22 @@ class OnnxRuntime:
                 fix="export it with --logits, or use the run folder",
             )
         (logits,) = self._run(("logits",), images)
+        return self._checked_logits(logits, images)
+
+    def _checked_logits(self, logits: npt.NDArray[Any], images: UInt8Array) -> Float32Array:
         count, height, width = images.shape[:3]
         if logits.shape != (count, self.classes, height, width):
             raise self._wrong_output(f"logits {(count, self.classes, height, width)}", str(logits.shape))
         return logits.astype(np.float32, copy=False)
+
+    def labels_and_scores(
+        self, images: UInt8Array, rows: slice, columns: slice
+    ) -> tuple[UInt8Array, Float32Array, Float32Array | None]:
+        if "logits" not in self.outputs:
+            return *self.labels(images), None
+        labels, confidence, logits = self._run((*ONNX_OUTPUTS, "logits"), images)
+        scores = np.ascontiguousarray(self._checked_logits(logits, images)[:, :, rows, columns])
+        return *self._checked_labels(labels, confidence, images), scores
 
     def _run(self, outputs: tuple[str, ...], images: UInt8Array) -> list[npt.NDArray[Any]]:
         try:

@@ -127,6 +127,12 @@ class SegmentationModel(nn.Module):
         """The feature extractor, the part that ImageNet weights are for; empty where the network is of one piece."""
         return ()
 
+    def feature_modules(self) -> Sequence[nn.Module]:
+        """The modules whose outputs are the deepest features, which monitoring averages over an image: those of
+        :meth:`encoder_modules` unless a network names others. An output is a tensor (N, C, h, w), or several in a list
+        or mapping, of which the coarsest counts."""
+        return self.encoder_modules()
+
     def encoder_parameters(self) -> list[nn.Parameter]:
         """The parameters of :meth:`encoder_modules`, each once."""
         found = {id(p): p for module in self.encoder_modules() for p in module.parameters()}

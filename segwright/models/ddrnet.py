@@ -162,6 +162,9 @@ class DDRNet(SegmentationModel):
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
 
+    def feature_modules(self) -> Sequence[nn.Module]:
+        return (self.coarse5,)
+
     def classifier_layers(self) -> Mapping[str, Sequence[nn.Module]]:
         found: dict[str, Sequence[nn.Module]] = {"logits": (self.head.classifier,)}
         if self.aux_head is not None:

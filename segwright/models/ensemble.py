@@ -60,6 +60,10 @@ class Ensemble(SegmentationModel):
         members = cast("Sequence[SegmentationModel]", self.members)
         return tuple(module for member in members for module in member.encoder_modules())
 
+    def feature_modules(self) -> Sequence[nn.Module]:
+        members = cast("Sequence[SegmentationModel]", self.members)
+        return tuple(module for member in members for module in member.feature_modules())
+
     def forward(self, images: Tensor) -> SegOutput:
         """As :meth:`SegmentationModel.forward`; the logits are float32 whatever the members compute in."""
         total: Tensor | None = None  # (N, K, H, W): the logarithm of the sum of the probabilities so far

@@ -135,6 +135,9 @@ class FCDenseNet(SegmentationModel):
                 assert module.bias is not None
                 nn.init.zeros_(module.bias)
 
+    def feature_modules(self) -> Sequence[nn.Module]:
+        return (self.bottleneck,)
+
     def classifier_layers(self) -> Mapping[str, Sequence[nn.Module]]:
         return {"logits": (self.head,)}
 

@@ -168,6 +168,9 @@ class LeanNet(SegmentationModel):
             found["aux"] = (self.aux_head,)
         return found
 
+    def feature_modules(self) -> Sequence[nn.Module]:
+        return (self.stage5,)
+
     def scale_free_layers(self) -> Sequence[nn.Module]:
         # Each is added to a lateral branch with a batch norm's scale of its own, and a batch norm follows the sum.
         return (self.fuse4.reduce, self.fuse3.reduce, self.fuse2.reduce, self.fuse1.reduce)

@@ -100,6 +100,9 @@ class UnpoolingNet(InputScaledModel):
         self.classifier = classifier
         msra(classifier)
 
+    def feature_modules(self) -> Sequence[nn.Module]:
+        return (self.encoder[-1],)
+
     def classifier_layers(self) -> Mapping[str, Sequence[nn.Module]]:
         return {"logits": (self.classifier,)}
 

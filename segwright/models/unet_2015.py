@@ -165,6 +165,9 @@ class UNet2015(SegmentationModel):
         rows, columns = (_mirrored(side, self.margin, self.stride, x.device) for side in x.shape[-2:])
         return x.index_select(2, rows).index_select(3, columns)
 
+    def feature_modules(self) -> Sequence[nn.Module]:
+        return (self.down[-1],)
+
     def classifier_layers(self) -> Mapping[str, Sequence[nn.Module]]:
         return {"logits": (self.head,)}
 

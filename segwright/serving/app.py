@@ -21,6 +21,7 @@ from starlette.routing import Route
 from segwright.core.errors import SegwrightError
 from segwright.core.version import __version__
 from segwright.inference.predictor import Predictor
+from segwright.monitoring.recorder import JournalOptions
 from segwright.serving.http import (
     check_content_type,
     check_sender,
@@ -170,12 +171,14 @@ def create_app(
     name: str = "model",
     hosts: frozenset[str] | None = None,
     load: Callable[[], Predictor] | None = None,
+    journal: JournalOptions | None = None,
 ) -> Application:
     """An ASGI application that serves ``predictor``, for any ASGI server.
 
     ``hosts``: the allowed names in a Host header (:data:`segwright.serving.http.LOOPBACK` for a service that only this
-    machine uses); None: any. ``load`` loads the predictor again for ``app.service.reload()``. The server has to bound
-    how slowly headers may arrive; ours does. MissingExtraError without the extra ``serve``.
+    machine uses); None: any. ``load`` loads the predictor again for ``app.service.reload()``. ``journal``: where a row
+    per prediction goes; OutputError if it cannot be written now. The server has to bound how slowly headers may arrive;
+    ours does. MissingExtraError without the extra ``serve``.
     """
     require_packages()
-    return Application(Service(predictor, limits, name=name, load=load), hosts)
+    return Application(Service(predictor, limits, name=name, load=load, journal=journal), hosts)

@@ -52,6 +52,11 @@ class ServiceMetrics:
             "segwright_failed_reloads", "Failed reloads; the previous model stayed in use.", registry=registry
         )
 
+        self.journal_rows = Counter("segwright_journal_rows", "Rows written to the journal.", registry=registry)
+        self.journal_lost = Counter(
+            "segwright_journal_lost_rows", "Rows that the journal could not take.", registry=registry
+        )
+
     def count(self, route: str, status: int, seconds: float) -> None:
         """Count one request; ``route`` is a template, never the requested path."""
         self._requests.labels(route, f"{status // 100}xx").inc()

@@ -21,6 +21,7 @@ from segwright.serving.service import smoke_test
 
 if TYPE_CHECKING:
     from segwright.inference.predictor import Predictor
+    from segwright.monitoring.recorder import JournalOptions
     from segwright.serving.limits import ServiceLimits
     from segwright.serving.uvicorn_timeouts import GracefulServer
 
@@ -89,11 +90,13 @@ def serve_model(
     host: str = "127.0.0.1",
     port: int = 8000,
     watch: Path | None = None,
+    journal: JournalOptions | None = None,
     message: Callable[[str], None] = print,
 ) -> None:
     """Load a model and serve it until a signal ends the service.
 
     ``load`` loads the predictor, now and at SIGHUP; ``watch``: a file or folder whose change has the same effect;
+    ``journal``: where a row per prediction goes;
     ``message`` gets lines for the user, such as the URL once the service listens. Outside the main thread no signal is
     handled. UsageError for a port that cannot be bound, before anything is loaded; MissingExtraError without the extra
     ``serve``.
@@ -103,7 +106,8 @@ def serve_model(
     with contextlib.closing(sock):
         predictor = load()
         smoke_test(predictor)  # an error of the model is raised here, with its fix
-        app = create_app(predictor, limits, name=name, hosts=LOOPBACK if address.loopback else None, load=load)
+        hosts = LOOPBACK if address.loopback else None
+        app = create_app(predictor, limits, name=name, hosts=hosts, load=load, journal=journal)
         server = build_server(app, lambda: _announce(address, name, message), watch)
         server.run([sock])
     if server.lifespan.should_exit:

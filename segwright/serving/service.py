@@ -25,6 +25,7 @@ from segwright.imageio import UInt8Array, encode_png
 from segwright.inference.prediction import Prediction
 from segwright.inference.predictor import Predictor
 from segwright.kernels.threads import processors
+from segwright.monitoring.recorder import JournalOptions, RecordedModel, Recorder
 from segwright.serving.batcher import Batcher, PredictTimeoutError, QueuedImage
 from segwright.serving.decoding import FIX_BIT_DEPTH, FIX_SIZE, DecoderUnavailableError, ImageDecoder
 from segwright.serving.http import PredictParams
@@ -52,6 +53,7 @@ class ServedModel:
 
     predictor: Predictor
     name: str
+    recorded: RecordedModel | None = None  # where its predictions are recorded
     since: float = field(default_factory=time.time)
 
     def metadata(self) -> dict[str, Any]:
@@ -80,6 +82,7 @@ class ServedModel:
             "device": device_of(predictor),
             "metrics": _object(bundle.metrics) if bundle else {},
             "licenses": _object(bundle.licenses) if bundle else {},
+            "reference": "reference" in predictor.attachments,
             "loaded": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(self.since)),
         }
 
@@ -100,8 +103,8 @@ class RequestContext:
 class Service:
     """Predict images with ``predictor`` within ``limits``.
 
-    ``load`` loads the predictor again for :meth:`reload`. All methods but :meth:`close` must be called on one event
-    loop. Threads and processes are started when the first image needs them.
+    ``load`` loads the predictor again for :meth:`reload`; ``journal``: every prediction is a row of it. All methods but
+    :meth:`close` must be called on one event loop. Threads and processes are started when the first image needs them.
     """
 
     def __init__(
@@ -111,11 +114,18 @@ class Service:
         *,
         name: str = "model",
         load: Callable[[], Predictor] | None = None,
+        journal: JournalOptions | None = None,
     ) -> None:
         self.limits = limits or ServiceLimits()
-        self.model = ServedModel(predictor, name)
         self.load = load
         self.metrics = ServiceMetrics()
+        self.recorder: Recorder | None = None
+        if journal is not None:
+            self.recorder = Recorder(
+                journal, predictor, name, on_written=self.metrics.journal_rows.inc,
+                on_lost=self.metrics.journal_lost.inc,
+            )  # fmt: skip
+        self.model = ServedModel(predictor, name, self.recorder.current if self.recorder is not None else None)
         self.stopping = False
         self.in_flight = self.buffered_bytes = self.decoded_pixels = 0
         self._image_seconds = 0.1  # moving average of the time per image
@@ -148,7 +158,9 @@ class Service:
                 predicted = time.monotonic()
                 metadata = {**model.metadata(), "milliseconds": round((predicted - began) * 1000, 2)}
                 encode = functools.partial(encode_prediction, prediction, params.format, metadata, mask=params.mask)
-                response = await asyncio.get_running_loop().run_in_executor(self._encoding, encode)
+                response = await asyncio.get_running_loop().run_in_executor(
+                    self._encoding, _encode_recorded, encode, model.recorded, prediction
+                )
         timing = f"decode;dur={(decoded - began) * 1e3:.1f}, predict;dur={(predicted - decoded) * 1e3:.1f}"
         response.headers["server-timing"] = timing
         return response
@@ -209,7 +221,8 @@ class Service:
             return False
         self._reloading = True
         try:
-            fresh = await asyncio.get_running_loop().run_in_executor(None, _load_tested, self.load)
+            loop = asyncio.get_running_loop()
+            fresh, recorded = await loop.run_in_executor(None, _load_tested, self.load, self.recorder, self.model.name)
         except Exception as error:  # a half-written or unfit model must not end the service
             known = isinstance(error, SegwrightError)
             logger.error("reload failed, the previous model stays in use: %s", error, exc_info=None if known else error)
@@ -217,7 +230,7 @@ class Service:
             return False
         finally:
             self._reloading = False
-        self.model = ServedModel(fresh, self.model.name)
+        self.model = ServedModel(fresh, self.model.name, recorded)
         self.metrics.reloads.inc()
         logger.info("model reloaded: %s", self.model.name)
         return True
@@ -237,6 +250,8 @@ class Service:
         self._decoding.shutdown(wait=False, cancel_futures=True)
         self._encoding.shutdown(wait=False, cancel_futures=True)
         self.decoder.close()
+        if self.recorder is not None:
+            self.recorder.close()
 
     async def _decode(self, body: bytes, predictor: Predictor, context: RequestContext) -> UInt8Array:
         def decode() -> UInt8Array:
@@ -337,10 +352,22 @@ def smoke_test(predictor: Predictor) -> None:
         raise ModelError("the network's output has another size", expected=str(WARM_UP_SIZE), found=str(labels.shape))
 
 
-def _load_tested(load: Callable[[], Predictor]) -> Predictor:
+def _load_tested(
+    load: Callable[[], Predictor], recorder: Recorder | None, name: str
+) -> tuple[Predictor, RecordedModel | None]:
     predictor = load()
     smoke_test(predictor)
-    return predictor
+    return predictor, recorder.attach(predictor, name) if recorder is not None else None
+
+
+def _encode_recorded(
+    encode: Callable[[], Response], recorded: RecordedModel | None, prediction: Prediction
+) -> Response:
+    """The response; the row of the prediction is queued, which raises nothing and waits for no disk."""
+    response = encode()
+    if recorded is not None:
+        recorded.record(prediction, recorded.recorder.next_id())
+    return response
 
 
 def _tiny_png() -> bytes:
