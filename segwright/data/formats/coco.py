@@ -34,7 +34,7 @@ from segwright.data.formats.name_parts import split_of, split_of_part
 from segwright.data.formats.writing import OutputSample, bounding_box, class_names
 from segwright.data.readers import FileReader
 from segwright.data.records import Dataset, Record
-from segwright.data.text_files import read_json
+from segwright.data.text_files import read_json, without_collection
 from segwright.imageio import write_bytes
 
 SAMPLED = 12  # JSON files a folder that recognition looks at; opening reads all
@@ -64,7 +64,9 @@ def _recognized(relative: str, path: Path) -> CocoFile | None:
     if path.name.startswith(("captions", "person_keypoints", "image_info")):
         return None
     text = read_ends(path)
-    if '"images"' not in text or not re.match(r"\s*\{", text):
+    # Keys come in any order: of a large file whose annotations stand first, the list of images is in neither end.
+    annotated = '"annotations"' in text and '"image_id"' in text and '"category_id"' in text
+    if not ('"images"' in text or annotated) or not re.match(r"\s*\{", text):
         return None
     listed = '"categories"' in text and '"file_name"' in text  # a test set: images, no annotations
     if not listed and not any(
@@ -137,7 +139,8 @@ def _load(path: Path) -> dict[str, Any]:
 def _open_json(tree: Tree, files: Sequence[CocoFile]) -> Dataset:
     data = [_load(file.path) for file in files]
     try:
-        return CocoRecords(tree, files, data, make_classes(data, [file.path for file in files])).dataset()
+        with without_collection():
+            return CocoRecords(tree, files, data, make_classes(data, [file.path for file in files])).dataset()
     except (KeyError, TypeError, AttributeError, ValueError, OverflowError, IndexError) as error:
         raise FormatError("a COCO JSON that lacks what it should hold", expected="ids, file names, sizes, categories",
                           found=repr(error), where=files[0].path, fix="export it again") from error  # fmt: skip

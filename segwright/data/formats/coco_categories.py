@@ -80,12 +80,15 @@ def make_classes(data: Sequence[dict[str, Any]], paths: Sequence[Path]) -> Class
         notes.append("the files number their categories differently: they are matched by name")
     used: set[int] = set()
     for path, part, table in zip(paths, data, tables, strict=True):
-        ids = Counter(
-            spell_id(item.get("category_id"))
-            for annotation in part["annotations"]
-            for item in annotation.get("segments_info") or (annotation,)
-            if isinstance(item, Mapping)
-        )
+        raw: Counter[Any] = Counter()  # by type too: True, 1 and 1.0 are equal
+        for annotation in part["annotations"]:
+            for item in annotation.get("segments_info") or (annotation,):
+                if isinstance(item, Mapping):
+                    value = item.get("category_id")
+                    raw[value if type(value) is int else spell_id(value)] += 1
+        ids: Counter[str] = Counter()
+        for value, count in raw.items():
+            ids[spell_id(value)] += count
         _check_offset(ids, table, path)
         used |= {table[key] for key in ids if key in table}
     if any(c.get("supercategory") == "none" and i == 0 for i, c in categories.items()) and 0 not in used:

@@ -47,7 +47,8 @@ def _without_objects(files: Sequence[CocoFile], data: Sequence[Mapping[str, Any]
     return [Problem("warning", "no objects", message, tuple(path for path, _ in empty), fix)]
 
 
-_Object = tuple[Mapping[str, Any], str, str | None]  # annotation, category id in one spelling, why it has no area
+# annotation, category id in one spelling, why it has no area, whether it is marked iscrowd
+_Object = tuple[Mapping[str, Any], str, str | None, bool]
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +73,15 @@ class CocoRecords:
             {spell_id(c.get("id")): str(c.get("name", c.get("id"))) for c in part["categories"]} for part in data
         ]
         self.objects: list[list[_Object]] = [
-            [(a, spell_id(a.get("category_id")), why_not_drawn(a.get("segmentation"))) for a in part["annotations"]]
+            [
+                (
+                    a,
+                    spell_id(a.get("category_id")),
+                    why_not_drawn(a.get("segmentation")),
+                    "iscrowd" in a and is_crowd(a),
+                )
+                for a in part["annotations"]
+            ]
             for part in data
         ]
         self.drawn_crowds = self._crowds()
@@ -85,11 +94,8 @@ class CocoRecords:
                 continue
             total: Counter[str] = Counter()
             crowds: Counter[str] = Counter()
-            for annotation, key, reason in self.objects[number]:
-                if reason is None:
-                    total[key] += 1
-                    if is_crowd(annotation):
-                        crowds[key] += 1
+            total.update(key for _, key, reason, _ in self.objects[number] if reason is None)
+            crowds.update(key for _, key, reason, crowd in self.objects[number] if crowd and reason is None)
             share = sum(crowds.values()) / max(sum(total.values()), 1)
             drawn = {key for key in total if crowds[key] and (share > CROWDS_ARE_OBJECTS or crowds[key] == total[key])}
             result |= {(number, key) for key in drawn}
@@ -152,8 +158,9 @@ class CocoRecords:
             return self._panoptic(entry)
         if not self.data[entry.number]["annotated"]:
             return None
-        regions = []
-        for annotation, key, reason in entry.found:
+        regions, kept = [], []
+        height, width = whole(entry.image.get("height")), whole(entry.image.get("width"))
+        for annotation, key, reason, crowd in entry.found:
             name = names.get(key, f"category {key}")
             if reason is not None:
                 self.boxes += bool(annotation.get("bbox"))
@@ -161,15 +168,15 @@ class CocoRecords:
             elif key not in names:
                 self.ledger.lose(name, "the category is not listed")
             elif key in index:  # else what the format's own conventions leave out
-                crowd = is_crowd(annotation) and (entry.number, key) not in self.drawn_crowds
-                regions.append((index[key], annotation["segmentation"], crowd))
-                self.ledger.keep(name)
-        height, width = whole(entry.image.get("height")), whole(entry.image.get("width"))
+                ignored = crowd and (entry.number, key) not in self.drawn_crowds
+                regions.append((index[key], annotation["segmentation"], ignored))
+                kept.append(name)
+        self.ledger.kept.update(kept)
         return ObjectAnnotations(str(entry.file.path), height, width, tuple(regions))
 
     def _panoptic(self, entry: _Entry) -> Panoptic | None:
         index, names = self.classes.index[entry.number], self.names[entry.number]
-        for annotation, _, _ in entry.found:
+        for annotation, *_ in entry.found:
             png = self.pngs.get((entry.number, str(annotation["file_name"])))
             if png is None:
                 continue
@@ -189,7 +196,7 @@ class CocoRecords:
         """The segment PNGs of panoptic JSONs: in the folder that has the JSON's name, or beside it."""
         self.pngs: dict[tuple[int, str], Path] = {}
         asked = [
-            (e.number, str(a["file_name"]), e.file) for e in entries if e.file.kind == "panoptic" for a, _, _ in e.found
+            (e.number, str(a["file_name"]), e.file) for e in entries if e.file.kind == "panoptic" for a, *_ in e.found
         ]
         if not asked:
             return
@@ -236,7 +243,7 @@ class CocoRecords:
     def _content(self, entry: _Entry) -> list[Any]:
         names = self.names[entry.number]
         return [
-            (names.get(key), a.get("segmentation"), a.get("segments_info"), is_crowd(a)) for a, key, _ in entry.found
+            (names.get(key), a.get("segmentation"), a.get("segments_info"), crowd) for a, key, _, crowd in entry.found
         ]
 
     def _merged(self, claimants: Sequence[_Entry]) -> Any:

@@ -9,6 +9,7 @@ reported, and so is every name without a file: an image is never replaced by ano
 
 from __future__ import annotations
 
+import functools
 import os
 import posixpath
 from collections.abc import Mapping, Sequence
@@ -114,9 +115,7 @@ class FileIndex:
             return self.by_path.get(inside, []) if inside != spelling.path else []
         for group in self._groups(folder, stem, split, first):
             found = dict.fromkeys(
-                path
-                for prefix in group
-                for path in self.by_path.get(posixpath.normpath(posixpath.join(prefix, spelling.path)), ())
+                path for prefix in group for path in self.by_path.get(_joined(prefix, spelling.path), ())
             )
             if found:
                 return list(found)
@@ -373,3 +372,16 @@ def claimed_twice(references: Sequence[Reference], shared: Mapping[Path, Sequenc
         tuple(str(path) for path in shared),
         "write the names with their folders, open one annotation file itself, or remove the others",
     )
+
+
+def _joined(prefix: str, path: str) -> str:
+    """``normpath(join(prefix, path))`` for a path that is normalized itself."""
+    if path.startswith(".."):
+        return posixpath.normpath(posixpath.join(prefix, path))
+    folder = _normalized(prefix)
+    return path if folder == "." else f"{folder}/{path}"
+
+
+@functools.lru_cache(maxsize=4096)
+def _normalized(folder: str) -> str:
+    return posixpath.normpath(folder)

@@ -73,6 +73,9 @@ def composed(text: str) -> str:
     return text if text.isascii() else unicodedata.normalize("NFC", text)
 
 
+_PLAIN_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*")  # one part, ASCII, no percent sign
+
+
 @dataclass(frozen=True, slots=True)
 class Spelling:
     """One way to read a name: a path with slashes, and whether it starts at the root of some machine or server."""
@@ -87,6 +90,8 @@ def spellings(name: str) -> list[Spelling]:
     Names are POSIX or Windows paths, URLs (``https://…/x.jpg?token=1``, ``s3://bucket/x.jpg``, ``file:///…``) and Label
     Studio's ``/data/local-files/?d=folder/x.jpg``, each possibly percent-encoded.
     """
+    if _PLAIN_NAME.fullmatch(name):
+        return [Spelling(name, False)]  # most names: nothing in them has a second reading
     found: list[Spelling] = []
 
     def add(path: str, absolute: bool) -> None:

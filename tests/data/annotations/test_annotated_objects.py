@@ -55,6 +55,16 @@ def counts(data: Dataset, index: int = 0) -> dict[int, ObjectCount]:
 # COCO -----------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("order", ["annotations images categories", "categories images annotations"])
+def test_a_large_coco_json_is_recognized_whatever_the_order_of_its_keys(tmp_path: Path, order: str) -> None:
+    path = coco(tmp_path, [{"segmentation": [BOX]}] * 900)
+    page = json.loads(path.read_text())
+    page["categories"] += [{"id": i, "name": f"class {i}", "supercategory": "things"} for i in range(3, 200)]
+    page["images"][0]["url"] = "x" * 140_000
+    path.write_text(json.dumps({key: page[key] for key in order.split()}))
+    assert open_dataset(tmp_path).format == "coco"
+
+
 @pytest.mark.parametrize(
     "segmentation",
     [
