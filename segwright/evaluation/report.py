@@ -247,7 +247,7 @@ def _spread(e: Evaluation) -> list[tuple[str, Markup]]:
     if e.calibration is not None:
         bins = e.calibration.reliability()
         measured = Series("measured", (100 * bins.confidence).tolist(), (100 * bins.accuracy).tolist())
-        ideal = Series("perfect", [0.0, 100.0], [0.0, 100.0])
+        ideal = Series("perfect", [0.0, 100.0], [0.0, 100.0], dots=False)
         chart = reports.line_chart([measured, ideal], x_label="confidence, %", y_label="correct pixels, %", zero=True)
         cards.append((f"Calibration: error {percent(e.calibration.ece())} %", chart))
     return cards

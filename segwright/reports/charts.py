@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -31,6 +31,7 @@ class Series:
     low: Sequence[float] = ()  # with ``high``: a band around the curve, such as an interval
     high: Sequence[float] = ()
     labels: Sequence[str] = ()  # of the points of a cloud
+    dots: bool = True  # whether the points of a short curve are marked
 
 
 @dataclass(frozen=True)
@@ -234,7 +235,7 @@ def _curve(frame: _Frame, item: Series, color: int) -> Markup:
         pen_down = True
         alone.append((x, y))
     drawn = f'<path class="line s{color}" d="{"".join(path)}"><title>{_text(item.name)}</title></path>'
-    dots = alone if len(alone) <= 30 else alone[-1:]
+    dots = [] if not item.dots else alone if len(alone) <= 30 else alone[-1:]
     return _join((Markup(drawn), *(_dot(frame, x, y, item.name, color, 2.6) for x, y in dots)))
 
 
@@ -360,4 +361,4 @@ def _thin(item: Series) -> Series:
         kept = [whole[part][np.isfinite(whole[part])] for part in parts] if whole.size else []
         return [float(some.mean()) if some.size else math.nan for some in kept]
 
-    return Series(item.name, means(item.x), means(item.y), means(item.low), means(item.high))
+    return replace(item, x=means(item.x), y=means(item.y), low=means(item.low), high=means(item.high))

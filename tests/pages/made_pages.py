@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,17 @@ from segwright.demo.dataset import write_street_scenes
 from segwright.evaluation.compare import compare, comparison_page
 from segwright.evaluation.evaluate import Evaluation, MappedPrediction, score
 from segwright.evaluation.report import RunFacts, report_page
-from segwright.imageio import read_mask, write_bytes, write_mask
+from segwright.imageio import read_mask, write_bytes, write_image, write_mask
+from segwright.monitoring.page import monitor_page
+from segwright.monitoring.result import (
+    AccuracyEstimate,
+    Alarm,
+    MonitorResult,
+    Movement,
+    Series,
+    UnlikeImage,
+    VersionCount,
+)
 from segwright.search.cross_validation_page import folds_page
 from segwright.search.folds import CrossValidation, Fold
 from segwright.search.lr_range import LrRange, range_page
@@ -126,3 +137,49 @@ def lr_range() -> str:
         LrRange(tuple(rates), tuple(losses), tuple(losses), 1e-3, 1e-2, True, 3e-3),
         command=f"segwright lr-range {LONG}",
     )
+
+
+def watched(folder: Path, alarms: int = 1) -> MonitorResult:
+    """A journal of 200 images in which fog comes up after 120; one image was kept, and one that was kept is gone."""
+    kept = folder / "kept.png"
+    write_image(kept, np.full((40, 60, 3), 200, np.uint8))
+    rows = tuple(range(9, 200, 10))
+    times = tuple(1.76e9 + 60.0 * row for row in rows)
+    moved = tuple(
+        Movement(name, group, 0.3, 0.5, 1e-6, 1e-5, True, f"{name}: 0.50 against 0.30")
+        for name, group in (("brightness", "image"), (f"share of {MARKUP}", "classes"), (f"share of {LONG}", "classes"))
+    )
+    still = Movement("entropy", "confidence", 0.2, math.nan, math.nan, math.nan, False, "entropy: nothing finite")
+
+    def series(name: str, group: str, unit: str, value: float, threshold: float = math.nan) -> Series:
+        values = tuple(value * (1 if row < 120 else 1.6) for row in rows)
+        bounds = (math.nan,) * 3 if group == "drift" else (value, 0.8 * value, 1.2 * value)
+        return Series(name, group, unit, times, rows, values, *bounds, threshold)
+
+    return MonitorResult(
+        journal=f"/data/{MARKUP}", model="0123456789abcdef", classes=NAMES, images=200, reference_images=80,
+        first=times[0], last=times[-1], rate=0.001, block=5,
+        alarms=(Alarm(times[13], 139, MARKUP, "stream", 1234.5, 1000.0, 120, moved, f"{MARKUP}: it grew"),) * alarms,
+        movements=(*moved, still),
+        series=(
+            series("evidence of drift", "drift", "logarithm", 4.0, 6.9), series("brightness", "image", "0…1", 0.4),
+            series("mean confidence", "confidence", "0…1", 0.8),
+            *(series(f"share of {name}", "classes", "share of pixels", 0.2) for name in NAMES),
+        ),
+        unlike=(
+            UnlikeImage(MARKUP, times[-1], 199, 7.5, "brightness 0.91", str(kept)),
+            UnlikeImage(LONG, times[-2], 189, 5.5, "brightness 0.90", str(folder / "gone.png")),
+            UnlikeImage(RTL, math.nan, 188, 5.0, "entropy 0.7"),
+        ),
+        estimate=AccuracyEstimate(0.61, 0.55, 0.67, 0.9, "soft confusion", 0.7, 200, {"ATC": 0.6, LONG: 0.5}, (RTL,)),
+        embedding_p=0.00001,
+        versions=(
+            VersionCount("0123456789abcdef", 200, times[0], times[-1], True),
+            VersionCount(MARKUP, 3, 1e30, 2.0, False),
+        ),
+        skipped={"cut in the middle": 3, MARKUP: 1}, notes=(f"clocks: {MARKUP}",),
+    )  # fmt: skip
+
+
+def monitor(folder: Path) -> str:
+    return monitor_page(watched(folder), command=f"segwright monitor {LONG}")

@@ -38,6 +38,7 @@ MAKERS: dict[str, Callable[..., str]] = {
     "comparison": lambda folder: made_pages.comparison(),
     "check": made_pages.check,
     "cross-validation": made_pages.cross_validation,
+    "monitor": made_pages.monitor,
     "study": made_pages.study,
     "lr-range": lambda folder: made_pages.lr_range(),
 }

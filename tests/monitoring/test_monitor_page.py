@@ -1,0 +1,54 @@
+"""The page of the monitor: whole with everything, and with nothing."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import re
+from pathlib import Path
+
+import made_pages
+import pytest
+
+from segwright.monitoring.page import moment, monitor_page, write_monitor_page
+from segwright.monitoring.result import MonitorResult
+
+
+def test_everything_is_on_the_page_and_escaped(tmp_path: Path) -> None:
+    page = write_monitor_page(
+        tmp_path / "m.html", made_pages.watched(tmp_path), command="segwright monitor j"
+    ).read_text()
+    assert "<script>window.broken" not in page and "onerror='window" not in page
+    for part in ("Drift over time", "Accuracy without labels", "What moved", "Shares of the classes", "Confidence",
+                 "Most unlike the reference", "Versions of the model", "cut in the middle", "threshold", "61.0 %",
+                 "90 % interval", "soft confusion", "segwright monitor j", "2025-10-09"):  # fmt: skip
+        assert part in page, part
+    text = re.sub(r"base64,[^\"]*", "", page)
+    assert not re.search(r"\bnan\b|\binf\b", text) and "https://" not in text
+    assert page.count("<img") == 1, "the image that is gone is left out, its row is not"
+    assert page.count('class="alarm"') == 7, "in every chart"
+    names = re.findall(r'<text class="axis"[^>]*>([^<]*)<', page)
+    assert names and all(names), "each axis is named"
+
+
+def test_without_an_alarm(tmp_path: Path) -> None:
+    watched = made_pages.watched(tmp_path, alarms=0)
+    page = monitor_page(watched)
+    assert "No alarm. 3 statistics" in page and 'class="alarm"' not in page
+    calm = dataclasses.replace(watched, movements=(), series=(), unlike=(), estimate=None, notes=(), skipped={})
+    page = monitor_page(calm)
+    assert "the images are like those of the reference" in page and "Accuracy without labels" not in page
+
+
+def test_an_empty_journal() -> None:
+    nothing = MonitorResult(
+        "j", "", (), 0, 0, math.nan, math.nan, 0.001, 1, (), (), (), (), None, math.nan, (), {}, ("nothing to read",)
+    )
+    page = monitor_page(nothing)
+    assert "has no images" in page and "nothing to read" in page and "nan" not in page
+
+
+@pytest.mark.parametrize("seconds", [math.nan, math.inf, 1e30, -1e30])
+def test_times_that_no_calendar_has(seconds: float) -> None:
+    assert moment(seconds) == "–"
+    assert moment(0.0) == "1970-01-01 00:00:00 UTC"
