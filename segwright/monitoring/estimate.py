@@ -1,0 +1,310 @@
+"""The mean IoU without labels, from the rows of a journal, with an interval.
+
+Three estimates are made of the network's own confidence: **soft** (expected hits over expected union, calibrated on the
+held-out images), **atc** (average thresholded confidence per class: Garg et al. 2022) and **doc** (difference of
+confidences: Guillory et al. 2021). A network is too sure of images unlike its training, so that each of them is wrong
+where it matters most. **regression** therefore learns the mIoU from the first two, the confidence and the entropy, on
+the held-out images under many corruptions, whose truth is known; its interval is made of the errors that it makes on
+kinds of corruption which it was not fitted on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from segwright.core.errors import BundleError, DataError
+from segwright.inference.attachments import Attachment
+from segwright.metrics.confusion import iou_per_class, nanmean
+from segwright.monitoring.columns import Float64Array
+from segwright.monitoring.observation import CONFIDENCE_BINS, Observation
+from segwright.monitoring.result import AccuracyEstimate
+
+NAME = "accuracy"
+FORMAT = "segwright-accuracy"
+VERSION = 1
+LEVEL = 0.9
+FEATURES = ("soft", "calibrated soft", "atc", "confidence", "entropy")
+LENGTH = 1.0  # of the kernel, in standard deviations per feature
+RIDGE = 0.01
+NOISE = 0.05  # of a row, beside a kernel of 1
+LEAST_ROWS = 20  # training windows that a regression needs
+LEAST_KINDS = 4  # kinds of corruption, so that leaving one out says something
+WINDOWS = 4  # drawn per kind and strength, beside the whole
+CLEAN_WINDOWS = 24
+CLEAN_PARTS = 3  # of the held-out images, each left out once
+
+Int64Array = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Sums:
+    """What the estimates need of N rows: (N, …) arrays."""
+
+    shares: Float64Array  # (N, K)
+    expected_shares: Float64Array
+    expected_hits: Float64Array
+    histogram: Float64Array  # (N, K, B)
+    confidence: Float64Array  # (N,)
+    entropy: Float64Array
+
+    def __len__(self) -> int:
+        return len(self.shares)
+
+    def take(self, rows: npt.NDArray[np.intp]) -> Sums:
+        """Some rows."""
+        return Sums(self.shares[rows], self.expected_shares[rows], self.expected_hits[rows], self.histogram[rows],
+                    self.confidence[rows], self.entropy[rows])  # fmt: skip
+
+
+def sums_of(rows: Sequence[Observation]) -> tuple[Sums, npt.NDArray[np.bool_]]:
+    """The sums of the rows whose figures are all finite, and which rows these are."""
+    if not rows:
+        raise DataError("there are no rows to estimate the accuracy of")
+    found = Sums(
+        np.stack([row.shares for row in rows]).astype(np.float64),
+        np.stack([row.expected_shares for row in rows]).astype(np.float64),
+        np.stack([row.expected_hits for row in rows]).astype(np.float64),
+        np.stack([row.confidence_histogram for row in rows]).astype(np.float64),
+        np.array([row.mean_confidence for row in rows], np.float64),
+        np.array([row.entropy for row in rows], np.float64),
+    )
+    known = np.isfinite(found.confidence) & np.isfinite(found.entropy)
+    for part in (found.shares, found.expected_shares, found.expected_hits, found.histogram):
+        known &= np.isfinite(part).reshape(len(rows), -1).all(axis=1)
+    return found.take(np.flatnonzero(known)), known
+
+
+@dataclass(frozen=True)
+class SelfCalibration:
+    """What the held-out images show of the network's confidence."""
+
+    hits: Float64Array  # (K,) true hits over expected ones
+    truth: Float64Array  # (K,) true pixels over expected ones
+    threshold: float  # ATC: as many held-out pixels lie below this confidence as are wrong
+    miou: float
+    confidence: float  # mean
+    accuracy: float  # share of right pixels
+
+    @classmethod
+    def fit(cls, sums: Sums, counts: Int64Array) -> SelfCalibration:
+        """``counts`` (N, 3, K): hits, truth, prediction of the same rows."""
+        total = counts.sum(axis=0).astype(np.float64)
+        pixels = total[1].sum()
+        if not pixels:
+            raise DataError("the held-out images have no labeled pixel", fix="make the reference from labeled images")
+        # Void pixels are in the rows' shares, not in the counts: counts are scaled to the rows.
+        scale = len(sums) / total[2].sum()
+        hits = _ratio(total[0] * scale, sums.expected_hits.sum(axis=0))
+        truth = _ratio(total[1] * scale, sums.expected_shares.sum(axis=0))
+        wrong = 1 - total[0].sum() / pixels
+        histogram = sums.histogram.sum(axis=(0, 1))
+        below = np.concatenate([[0], np.cumsum(histogram / histogram.sum())])
+        threshold = float(np.interp(wrong, below, np.arange(CONFIDENCE_BINS + 1) / CONFIDENCE_BINS))
+        return cls(hits, truth, threshold, nanmean(iou_per_class(total)), float(sums.confidence.mean()), 1 - wrong)
+
+
+def _ratio(over: Float64Array, under: Float64Array) -> Float64Array:
+    with np.errstate(all="ignore"):
+        return np.asarray(np.where(under > 1e-9, np.clip(over / under, 0.02, 5), 1.0))
+
+
+def features_of(sums: Sums, known: SelfCalibration) -> Float64Array:
+    """(F,) of FEATURES of all rows together."""
+    shares, expected = sums.shares.sum(axis=0), sums.expected_shares.sum(axis=0)
+    hits = sums.expected_hits.sum(axis=0)
+    present = (shares + expected) > 1e-3 * len(sums) / max(1, len(shares))
+    raw = _mean_iou(hits, expected, shares, present)
+    right = np.minimum(hits * known.hits, shares)
+    calibrated = _mean_iou(right, np.maximum(expected * known.truth, right), shares, present)
+    above = np.cumsum(sums.histogram.sum(axis=0)[:, ::-1], axis=1)[:, ::-1]
+    edges = np.arange(CONFIDENCE_BINS) / CONFIDENCE_BINS
+    sure = np.array([np.interp(known.threshold, edges, row) for row in above])
+    atc = _mean_iou(sure, np.maximum(expected, sure), shares, present)
+    return np.array([raw, calibrated, atc, sums.confidence.mean(), sums.entropy.mean()])
+
+
+def _mean_iou(hits: Float64Array, truth: Float64Array, found: Float64Array, present: npt.NDArray[np.bool_]) -> float:
+    union = truth + found - hits
+    iou = hits[present] / np.maximum(union[present], 1e-9)
+    return float(np.clip(iou, 0, 1).mean()) if present.any() else float("nan")
+
+
+@dataclass(frozen=True)
+class AccuracyModel:
+    """The estimator of one model: its self-calibration, and the windows that the regression is fitted on.
+
+    ``features`` (M, F) and ``miou`` (M,) of windows of ``sizes`` (M,) images; ``errors`` (M,) those that the regression
+    makes on a window if its kind is left out; all empty if there are no corrupted images.
+    """
+
+    calibration: SelfCalibration
+    features: Float64Array
+    miou: Float64Array
+    sizes: Float64Array
+    errors: Float64Array
+    kinds: tuple[str, ...] = ()  # names of the corruptions that it was fitted on
+
+    def estimate(self, rows: Sequence[Observation], *, level: float = LEVEL) -> AccuracyEstimate:
+        """The mIoU of the rows, pooled. DataError if none has finite figures."""
+        sums, known = sums_of(rows)
+        if not len(sums):
+            raise DataError(
+                "no row has what an estimate of the accuracy needs", found="figures that are not finite",
+                fix="predict with a runtime that gives probabilities",
+            )  # fmt: skip
+        features = features_of(sums, self.calibration)
+        notes = [] if known.all() else [f"{int((~known).sum())} images without finite figures are not in the estimate"]
+        doc = self.calibration.miou - (self.calibration.confidence - features[3])
+        others = {"soft": features[1], "atc": features[2], "doc": float(np.clip(doc, 0, 1))}
+        if len(self.miou) < LEAST_ROWS:
+            notes.append("fitted on no corrupted images: the interval is a guess, and too sure of images that differ")
+            # Nothing of this model's errors under shift is known: as far off as the shift moved the estimate itself.
+            middle = features[2]
+            half = 0.05 + abs(self.calibration.miou - middle) + 0.5 / np.sqrt(len(sums))
+            method = "atc"
+        else:
+            middle = float(np.clip(_Regression(self.features, self.miou)(features[None])[0], 0, 1))
+            half = self._half_width(features, len(sums), level)
+            method = "regression"
+        return AccuracyEstimate(
+            miou=float(middle), low=float(max(0.0, middle - half)), high=float(min(1.0, middle + half)), level=level,
+            method=method, reference=self.calibration.miou, images=len(sums),
+            others={name: float(value) for name, value in others.items()}, notes=tuple(notes),
+        )  # fmt: skip
+
+    def _half_width(self, features: Float64Array, size: int, level: float) -> float:
+        """The quantile of the errors on windows near these features and of about this size (localized conformal: Guan
+        2023): wider where the regression is worse, and where it was fitted on nothing alike."""
+        center, spread = self.features.mean(axis=0), self.features.std(axis=0) + 1e-9
+        apart = (((self.features - features) / spread) ** 2).mean(axis=1)
+        sizes = np.log(np.maximum(self.sizes, 1))
+        # A window larger than any of them has at most the errors of the largest.
+        nearest = min(float(np.log(max(1, size))), float(sizes.max()))
+        weights = np.exp(-apart / 2 / 0.35**2 - (sizes - nearest) ** 2 / 2 / 0.5**2) + 1e-12
+        order = np.argsort(self.errors)
+        # The query itself is one more row, with an unknown error: the conformal correction.
+        total = np.cumsum(weights[order]) / (weights.sum() + min(1.0, weights.max()))
+        place = int(np.searchsorted(total, level))
+        width = float(self.errors[order[min(place, len(order) - 1)]])
+        outside = float(np.sqrt(apart.min()))
+        return width * (1 + max(0.0, outside - 0.5)) if center.size else width
+
+    def to_attachment(self) -> Attachment:
+        """For the saved model, under NAME."""
+        known = self.calibration
+        arrays: dict[str, npt.NDArray[Any]] = {
+            "hits": known.hits, "truth": known.truth, "features": self.features.reshape(-1, len(FEATURES)),
+            "miou": self.miou, "sizes": self.sizes, "errors": self.errors,
+            "scalars": np.array([known.threshold, known.miou, known.confidence, known.accuracy]),
+        }  # fmt: skip
+        return Attachment(arrays, {"format": FORMAT, "version": VERSION, "kinds": list(self.kinds)})
+
+    @classmethod
+    def from_attachment(cls, attachment: Attachment, where: str = "") -> AccuracyModel:
+        """BundleError if it is damaged or of a newer version."""
+        tree, arrays = attachment.description, attachment.arrays
+        try:
+            if tree.get("format") != FORMAT or int(tree["version"]) > VERSION:
+                raise ValueError("another kind, or a newer version")
+            parts = {key: np.asarray(arrays[key], np.float64)
+                     for key in ("hits", "truth", "features", "miou", "sizes", "errors", "scalars")}  # fmt: skip
+            count = len(parts["miou"])
+            if (parts["features"].shape != (count, len(FEATURES)) or parts["hits"].shape != parts["truth"].shape
+                    or parts["scalars"].shape != (4,) or len(parts["sizes"]) != count or len(parts["errors"]) != count
+                    or not all(np.isfinite(part).all() for part in parts.values())):  # fmt: skip
+                raise ValueError("shapes or values")
+            kinds = tuple(str(name)[:60] for name in tree.get("kinds", []))
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise BundleError(
+                "the estimator of the accuracy is damaged", found=f"{type(error).__name__}: {str(error)[:200]}",
+                where=where, fix="make the reference again",
+            ) from error  # fmt: skip
+        calibration = SelfCalibration(parts["hits"], parts["truth"], *(float(value) for value in parts["scalars"]))
+        return cls(calibration, parts["features"], parts["miou"], parts["sizes"], parts["errors"], kinds)
+
+
+class _Regression:
+    """Ridge regression, and a kernel on what it leaves: smooth, and linear far away from the rows."""
+
+    def __init__(self, features: Float64Array, target: Float64Array) -> None:
+        self.center, self.spread = features.mean(axis=0), features.std(axis=0) + 1e-9
+        self.rows = (features - self.center) / self.spread
+        design = self._design(self.rows)
+        penalty = np.full(design.shape[1], RIDGE * len(design))
+        penalty[0] = 0
+        self.weights = np.linalg.solve(design.T @ design + np.diag(penalty), design.T @ target)
+        kernel = self._kernel(self.rows) + NOISE * np.eye(len(self.rows))
+        self.dual = np.linalg.solve(kernel, target - design @ self.weights)
+
+    @staticmethod
+    def _design(rows: Float64Array) -> Float64Array:
+        return np.concatenate([np.ones((len(rows), 1)), rows], axis=1)
+
+    def _kernel(self, rows: Float64Array) -> Float64Array:
+        apart = ((rows[:, None] - self.rows[None]) ** 2).mean(axis=-1)
+        return np.asarray(np.exp(-apart / (2 * LENGTH**2)))
+
+    def __call__(self, features: Float64Array) -> Float64Array:
+        rows = (features - self.center) / self.spread
+        return np.asarray(self._design(rows) @ self.weights + self._kernel(rows) @ self.dual)
+
+
+def fit_accuracy(
+    rows: Sequence[Observation],
+    counts: Int64Array,
+    shifted: Sequence[tuple[str, Sequence[Observation], Int64Array]] = (),
+    *,
+    seed: int = 0,
+) -> AccuracyModel:
+    """The estimator from held-out images: their rows, and hits, truth and prediction (N, 3, K) in pixels.
+
+    ``shifted``: the same for corrupted images, each with the corruption's name; strengths of one corruption share it.
+    """
+    sums, known = sums_of(rows)
+    if not len(sums):
+        raise DataError("no held-out row has finite figures")
+    counts = counts[known]
+    calibration = SelfCalibration.fit(sums, counts)
+    groups: list[tuple[str, Sums, Int64Array, int]] = []
+    for part in range(CLEAN_PARTS):  # neighbors stay together
+        inside = np.arange(len(sums)) * CLEAN_PARTS // len(sums) == part
+        if inside.sum() >= 2:
+            groups.append((f"clean {part}", sums.take(np.flatnonzero(inside)), counts[inside], CLEAN_WINDOWS))
+    for name, some, truth in shifted:
+        part_sums, finite = sums_of(some)
+        if len(part_sums) >= 2:
+            groups.append((name, part_sums, truth[finite], WINDOWS))
+    names = sorted({name for name, *_ in groups if not name.startswith("clean ")})
+    empty = np.zeros(0)
+    if len(names) < LEAST_KINDS:
+        return AccuracyModel(calibration, np.zeros((0, len(FEATURES))), empty, empty, empty)
+    random = np.random.default_rng(seed)
+    made = [(name, *window) for name, part, truth, count in groups
+            for window in _windows(part, truth, count, calibration, random)]  # fmt: skip
+    kinds = np.array([name for name, *_ in made])
+    features, miou = np.stack([one[1] for one in made]), np.array([one[2] for one in made])
+    sizes = np.array([one[3] for one in made], np.float64)
+    errors = np.zeros(len(made))
+    for name in sorted(set(kinds.tolist())):
+        out = kinds == name
+        errors[out] = np.abs(np.clip(_Regression(features[~out], miou[~out])(features[out]), 0, 1) - miou[out])
+    return AccuracyModel(calibration, features, miou, sizes, errors, tuple(names))
+
+
+def _windows(
+    sums: Sums, counts: Int64Array, number: int, calibration: SelfCalibration, random: np.random.Generator
+) -> Iterator[tuple[Float64Array, float, int]]:
+    """Features, true mIoU and size of all rows and of ``number`` random parts of them."""
+    count = len(sums)
+    sizes = [count, *np.maximum(1, np.round(np.exp(random.uniform(0, np.log(count), number)))).astype(int).tolist()]
+    for size in sizes:
+        rows = np.arange(count) if size == count else random.choice(count, size, replace=False)
+        truth = nanmean(iou_per_class(counts[rows].sum(axis=0)))
+        features = features_of(sums.take(rows), calibration)
+        if np.isfinite(truth) and np.isfinite(features).all():
+            yield features, float(truth), int(size)

@@ -1,0 +1,443 @@
+"""A look at a journal: what was seen, in the order in which it arrived, against the reference of the model.
+
+The rate of false alarms is shared: half for the stream's detector, a quarter each for the tests of single statistics
+and of the embeddings, which are made once per window of ``window`` images.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+
+from segwright.core.errors import DataError, UsageError
+from segwright.monitoring.columns import Columns, Float64Array, columns_of, in_words
+from segwright.monitoring.drift import (
+    CORRECTIONS,
+    Moved,
+    Scorer,
+    StreamEvidence,
+    block_length,
+    blocks_of,
+    compare_columns,
+    correlation_time,
+    mmd_p,
+    stream_evidence,
+)
+from segwright.monitoring.estimate import AccuracyModel
+from segwright.monitoring.observation import Observation
+from segwright.monitoring.result import (
+    AccuracyEstimate,
+    Alarm,
+    MonitorResult,
+    Movement,
+    Series,
+    UnlikeImage,
+    VersionCount,
+)
+
+RATE = 1e-3  # false alarms per image
+WINDOW = 100  # images per test
+LAST = 20_000  # newest rows that are examined
+LEAST_REFERENCE = 10  # images
+LEAST_BLOCKS = 30  # blocks that the reference is cut into, if it has as many images
+LEAST_WINDOW = 20
+BINS = 60  # of a series
+UNLIKE = 12
+SAME_EPISODE = 100  # images: alarms of one detector that follow within these are one
+JUMP = 1.0  # seconds that a time may lie before the one before
+FUTURE = 86_400.0
+NAMED = 8  # movements per alarm
+KIND_WORDS = {"image": "how the images look", "classes": "which classes are found",
+              "confidence": "how sure the model is", "embedding": "the network's features"}  # fmt: skip
+
+
+def examine(
+    rows: Sequence[Observation],
+    reference: Sequence[Observation],
+    classes: Sequence[str],
+    *,
+    scenes: Sequence[str] = (),
+    accuracy: AccuracyModel | None = None,
+    model: str | None = None,
+    rate: float = RATE,
+    block: int | None = None,
+    window: int = WINDOW,
+    correction: str = "holm",
+    journal: str = "",
+    folder: Path | None = None,
+    now: float | None = None,
+) -> MonitorResult:
+    """Compare the rows of a journal, in order of arrival, with those of a reference; see :func:`segwright.monitor`.
+
+    ``scenes``: of the reference's rows, by name. ``model``: the version to examine, by default the reference's.
+    ``block``: images that count as one. ``folder``: of kept images. ``now``: to find times in the future.
+    DataError if the reference is too small or of other classes, or no row is of its model.
+    """
+    if not 0 < rate <= 0.1 or window < LEAST_WINDOW or (block is not None and block < 1):
+        raise UsageError(
+            "no way to examine a journal", expected=f"rate in 0…0.1, window ≥ {LEAST_WINDOW}, block ≥ 1",
+            found=f"rate {rate}, window {window}, block {block}",
+        )  # fmt: skip
+    if correction not in CORRECTIONS:
+        raise UsageError("unknown correction", expected=" or ".join(CORRECTIONS), found=correction)
+    if len(reference) < LEAST_REFERENCE:
+        raise DataError(
+            "the reference is too small to compare with", expected=f"at least {LEAST_REFERENCE} images",
+            found=str(len(reference)), fix="make a reference from more held-out images",
+        )  # fmt: skip
+    chosen, versions = _version(rows, reference, model)
+    counted, skipped, notes = _counted(chosen, now)
+    known = columns_of(reference, classes)
+    if scenes:
+        numbers = {name: place for place, name in enumerate(dict.fromkeys(scenes))}
+        known = replace(known, scenes=np.array([numbers[name] for name in scenes], np.intp))
+    found = columns_of(counted, classes)
+    if found.embeddings.shape[1] != known.embeddings.shape[1]:
+        if len(counted) and found.embeddings.shape[1] and known.embeddings.shape[1]:
+            notes.append(f"embeddings have {found.embeddings.shape[1]} values, the reference's "
+                         f"{known.embeddings.shape[1]}: they are not compared")  # fmt: skip
+        elif len(counted):
+            side = "reference" if not known.embeddings.shape[1] else "journal"
+            notes.append(f"the {side} has no embeddings: they are not compared")
+        known = replace(known, embeddings=np.zeros((len(known), 0)))
+        found = replace(found, embeddings=np.zeros((len(found), 0)))
+    notes += _not_finite(found)
+    length, scorer, scores, block_notes = _scores(known, found, block)
+    notes += block_notes
+    evidence = stream_evidence(scorer.reference, scores, block=length, rate=rate / 2)
+    alarms = _stream_alarms(evidence, counted, known, found, scorer, length)
+    tested, embedding_p, last_moved = _window_alarms(counted, known, found, length, window, rate, correction)
+    alarms = sorted([*alarms, *tested], key=lambda alarm: alarm.index)
+    recent = found.take(slice(max(0, len(found) - window), None))
+    movements = () if last_moved is None else _movements(known, recent, last_moved, rate * window / 4)
+    times = [row.time for row in counted if math.isfinite(row.time)]
+    estimate = _estimate(accuracy, counted, notes)
+    return MonitorResult(
+        journal=journal,
+        model=next((version.model for version in versions if version.examined), ""),
+        classes=tuple(classes),
+        images=len(counted),
+        reference_images=len(reference),
+        first=min(times, default=math.nan),
+        last=max(times, default=math.nan),
+        rate=rate,
+        block=length,
+        alarms=tuple(alarms),
+        movements=movements,
+        series=_series(counted, known, found, evidence),
+        unlike=_unlike(counted, known, found, scorer, scores, folder),
+        estimate=estimate,
+        embedding_p=embedding_p,
+        versions=versions,
+        skipped=skipped,
+        notes=tuple(notes),
+    )
+
+
+def _version(
+    rows: Sequence[Observation], reference: Sequence[Observation], model: str | None
+) -> tuple[list[Observation], tuple[VersionCount, ...]]:
+    """The rows of one version of the model, and a count of all."""
+    of_reference = Counter(row.model for row in reference)
+    if len(of_reference) > 1:
+        raise DataError("the reference has rows of several models", found=", ".join(sorted(of_reference))[:200])
+    wanted = model if model is not None else next(iter(of_reference))
+    found: dict[str, list[Observation]] = {}
+    for row in rows:
+        found.setdefault(row.model, []).append(row)
+    if found and wanted not in found:
+        raise DataError(
+            "no row of the journal is of the reference's model",
+            expected=wanted,
+            found=", ".join(f"{name} ({len(some)} images)" for name, some in found.items())[:300],
+            fix="give the reference of the model that made the journal, or examine a version against this reference "
+            "anyway: --model NAME",
+        )
+    counts = []
+    for name, some in found.items():
+        times = [row.time for row in some if math.isfinite(row.time)]
+        first, last = min(times, default=math.nan), max(times, default=math.nan)
+        counts.append(VersionCount(name, len(some), first, last, name == wanted))
+    return found.get(wanted, []), tuple(counts)
+
+
+def _counted(rows: Sequence[Observation], now: float | None) -> tuple[list[Observation], dict[str, int], list[str]]:
+    """Rows without repetitions, in the order in which they came; what was left out, and what the clock did."""
+    skipped: dict[str, int] = {}
+    notes: list[str] = []
+    seen: set[tuple[object, ...]] = set()
+    kept: list[Observation] = []
+    for row in rows:
+        # A row that was written twice, not a second image of the same name.
+        key = (row.id, row.time, row.statistics.tobytes(), row.shares.tobytes(), row.mean_confidence)
+        if key in seen:
+            skipped["the same row again"] = skipped.get("the same row again", 0) + 1
+            continue
+        seen.add(key)
+        kept.append(row)
+    if len(kept) > LAST:
+        skipped[f"older than the last {LAST} images"] = len(kept) - LAST
+        kept = kept[-LAST:]
+    times = np.array([row.time for row in kept], np.float64)
+    finite = times[np.isfinite(times)]
+    back = -np.diff(finite)
+    jumps = back[back > JUMP]
+    if len(jumps):
+        notes.append(f"the clock went back {len(jumps)} times, by up to {_duration(float(jumps.max()))}: images are in "
+                     "the order in which they came")  # fmt: skip
+    if len(finite) < len(times):
+        notes.append(f"{len(times) - len(finite)} images have no time")
+    if now is not None and (finite > now + FUTURE).any():
+        notes.append(f"{int((finite > now + FUTURE).sum())} images are from the future: a clock is wrong")
+    return kept, skipped, notes
+
+
+def _duration(seconds: float) -> str:
+    for unit, size in (("days", 86_400.0), ("hours", 3_600.0), ("minutes", 60.0)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{seconds:.0f} s"
+
+
+def _not_finite(found: Columns) -> list[str]:
+    wrong = ~np.isfinite(found.values)
+    notes = []
+    if wrong.any():
+        names = [found.names[index] for index in np.flatnonzero(wrong.any(axis=0))]
+        shown = ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
+        notes.append(f"{int(wrong.any(axis=1).sum())} images have figures that are not finite ({shown}): these figures "
+                     "are left out, the images' others are counted")  # fmt: skip
+    bad = ~np.isfinite(found.embeddings).all(axis=1) if found.embeddings.shape[1] else np.zeros(len(found), bool)
+    if bad.any():
+        notes.append(f"{int(bad.sum())} images have an embedding that is not finite: it is left out")
+    return notes
+
+
+def _scores(known: Columns, found: Columns, block: int | None) -> tuple[int, Scorer, Float64Array, list[str]]:
+    """The block's length, the scorer, the scores (T, S) of the rows, and what limits them."""
+    notes = []
+    scorer = Scorer(known, 1)
+    length = block or block_length(scorer.reference, known, scorer(found), found)
+    most = max(1, len(known) // LEAST_BLOCKS)
+    if block is None and length > most:
+        notes.append(
+            f"neighbors are alike over about {length} images, but the reference has only {len(known)} images: "
+            f"{most} {'counts' if most == 1 else 'count'} as one, so that a new scene may be taken for drift more "
+            "often than the rate"
+        )  # fmt: skip
+        length = most
+    if length > 1:
+        scorer = Scorer(known, length)
+    return length, scorer, scorer(found), notes
+
+
+def _stream_alarms(
+    evidence: StreamEvidence, rows: Sequence[Observation], known: Columns, found: Columns, scorer: Scorer, length: int
+) -> list[Alarm]:
+    alarms: list[Alarm] = []
+    last = -SAME_EPISODE - 1
+    for place, since, leading in evidence.alarms:
+        index = int(evidence.ends[place])
+        if index - last > SAME_EPISODE:
+            part = found.take(slice(since, index + 1))
+            moved = _strongest(known, part)
+            what = KIND_WORDS[scorer.kinds[leading]]
+            words = "; ".join(one.text for one in moved[:3])
+            text = (f"images since number {since + 1} are unlike the reference, most of all in {what}"
+                    + (f": {words}" if words else ""))  # fmt: skip
+            alarms.append(Alarm(rows[index].time, index, rows[index].id, "stream", float(evidence.values[place]),
+                                evidence.threshold, since, tuple(moved), text))  # fmt: skip
+        last = index
+    return alarms
+
+
+def _strongest(known: Columns, part: Columns) -> list[Movement]:
+    """What moved most in a part that may be too short for a test: by the distance in the reference's spreads."""
+    with np.errstate(all="ignore"):
+        tests = compare_columns(known, part)
+    means, references = _means(part.values), _means(known.values)
+    spread = _spread(known.values)
+    sizes = np.abs(means - references) / spread
+    order = [int(index) for index in np.argsort(-np.nan_to_num(sizes)) if np.isfinite(sizes[index])]
+    result = []
+    for index in order[:NAMED]:
+        if sizes[index] < 0.5:
+            break
+        result.append(_movement(known, index, references[index], means[index], tests, bool(sizes[index] > 1)))
+    return result
+
+
+def _movement(known: Columns, index: int, reference: float, found: float, tests: Moved, moved: bool) -> Movement:
+    name = known.names[index]
+    return Movement(
+        name=name, group=known.groups[index], reference=float(reference), found=float(found),
+        p_value=float(tests.p_values[index]), adjusted=float(tests.adjusted[index]), moved=moved,
+        text=in_words(name, float(reference), float(found)),
+    )  # fmt: skip
+
+
+def _means(values: Float64Array) -> Float64Array:
+    known = np.isfinite(values)
+    count = known.sum(axis=0)
+    total = np.where(known, values, 0).sum(axis=0)
+    return np.where(count > 0, total / np.maximum(count, 1), np.nan)
+
+
+def _spread(values: Float64Array) -> Float64Array:
+    means = _means(values)
+    variance = _means((values - means) ** 2)
+    return np.asarray(np.maximum(np.sqrt(np.nan_to_num(variance)), 1e-3 * np.maximum(np.abs(np.nan_to_num(means)), 1)))
+
+
+def _movements(known: Columns, part: Columns, tests: Moved, level: float) -> tuple[Movement, ...]:
+    means, references = _means(part.values), _means(known.values)
+    order = sorted(range(len(known.names)), key=lambda index: _or_one(tests.p_values[index]))
+    return tuple(
+        _movement(known, index, references[index], means[index], tests, _or_one(tests.adjusted[index]) <= level)
+        for index in order
+    )
+
+
+def _or_one(value: float) -> float:
+    return float(value) if np.isfinite(value) else 1.0
+
+
+def _window_alarms(
+    rows: Sequence[Observation],
+    known: Columns,
+    found: Columns,
+    length: int,
+    window: int,
+    rate: float,
+    correction: str,
+) -> tuple[list[Alarm], float, Moved | None]:
+    """Tests of single statistics and of the embeddings, once per window; the embeddings' p-value of the last window,
+    and its tests."""
+    alarms: list[Alarm] = []
+    embedding_p, tests = math.nan, None
+    previous = {"statistics": -SAME_EPISODE - window, "embeddings": -SAME_EPISODE - window}
+    starts = list(range(0, len(found), window))
+    for start in starts:
+        part = found.take(slice(start, start + window))
+        if len(part) < LEAST_WINDOW:
+            break
+        index = start + len(part) - 1
+        level = rate * len(part) / 4
+        tests = compare_columns(known, part, correction)
+        moved = [movement for movement in _movements(known, part, tests, level) if movement.moved][:NAMED]
+        if moved and index - previous["statistics"] > SAME_EPISODE + window:
+            text = f"the last {len(part)} images differ: " + "; ".join(movement.text for movement in moved[:3])
+            alarms.append(Alarm(rows[index].time, index, rows[index].id, "statistics", moved[0].adjusted, level, start,
+                                tuple(moved), text))  # fmt: skip
+        if moved:
+            previous["statistics"] = index
+        if known.embeddings.shape[1]:
+            span = max(length, _embedding_block(known), _embedding_block(part))
+            span = min(span, max(1, len(part) // 5))
+            embedding_p = mmd_p(known.embeddings, part.embeddings, blocks_of(known.scenes, span),
+                                blocks_of(np.zeros(len(part), np.intp), span),
+                                permutations=int(min(4999, math.ceil(2 / level))))  # fmt: skip
+            if embedding_p <= level:
+                if index - previous["embeddings"] > SAME_EPISODE + window:
+                    what = _strongest(known, part)
+                    text = (f"the network's features of the last {len(part)} images differ from the reference's"
+                            + (f": {what[0].text}" if what else ""))  # fmt: skip
+                    alarms.append(Alarm(rows[index].time, index, rows[index].id, "embeddings", embedding_p, level,
+                                        start, tuple(what), text))  # fmt: skip
+                previous["embeddings"] = index
+    if len(found) >= LEAST_WINDOW:
+        recent = found.take(slice(max(0, len(found) - window), None))
+        tests = compare_columns(known, recent, correction)
+    return alarms, embedding_p, tests
+
+
+def _embedding_block(known: Columns) -> int:
+    """Images per block of the permutation: the correlation time of the embeddings' first directions, as far as there
+    are ten blocks."""
+    values = known.embeddings[np.isfinite(known.embeddings).all(axis=1)]
+    if len(values) < 20:
+        return 1
+    _, _, directions = np.linalg.svd(values - values.mean(axis=0), full_matrices=False)
+    centered, scenes = values - values.mean(axis=0), known.scenes[np.isfinite(known.embeddings).all(axis=1)]
+    times = [correlation_time(centered @ direction, scenes) for direction in directions[:3]]
+    return int(max(1, min(round(1.5 * max(times) - 0.5), len(known) // 10)))
+
+
+def _series(
+    rows: Sequence[Observation], known: Columns, found: Columns, evidence: StreamEvidence
+) -> tuple[Series, ...]:
+    """The mean of each figure over bins of consecutive images, and the evidence of drift."""
+    if not len(found):
+        return ()
+    edges = np.unique(np.linspace(0, len(found), min(BINS, len(found)) + 1).astype(int))
+    ends = edges[1:] - 1
+    times = tuple(float(rows[end].time) for end in ends)
+    references = _means(known.values)
+    result = []
+    for place, name in enumerate(known.names):
+        column = known.values[:, place]
+        finite = column[np.isfinite(column)]
+        low, high = np.quantile(finite, [0.05, 0.95]) if len(finite) else (math.nan, math.nan)
+        means = [float(_means(found.values[start:end, [place]])[0])
+                 for start, end in pairwise(edges)]  # fmt: skip
+        result.append(Series(name, known.groups[place], known.unit(place), times, tuple(int(end) for end in ends),
+                             tuple(means), float(references[place]), float(low), float(high)))  # fmt: skip
+    count = len(evidence.values)
+    if count:
+        edges = np.unique(np.linspace(0, count, min(4 * BINS, count) + 1).astype(int))
+        last = [int(evidence.ends[end - 1]) for end in edges[1:]]
+        most = [float(evidence.values[start:end].max()) for start, end in pairwise(edges)]
+        result.append(Series("evidence of drift", "drift", "Shiryaev–Roberts statistic",
+                             tuple(float(rows[index].time) for index in last), tuple(last), tuple(most), math.nan,
+                             math.nan, math.nan, evidence.threshold))  # fmt: skip
+    return tuple(result)
+
+
+def _unlike(
+    rows: Sequence[Observation],
+    known: Columns,
+    found: Columns,
+    scorer: Scorer,
+    scores: Float64Array,
+    folder: Path | None,
+) -> tuple[UnlikeImage, ...]:
+    distances = scorer.distances(scores)
+    references, spread = _means(known.values), _spread(known.values)
+    result = []
+    for index in np.argsort(-np.nan_to_num(distances), kind="stable")[:UNLIKE].tolist():
+        sizes = np.nan_to_num(np.abs(found.values[index] - references) / spread)
+        most = int(sizes.argmax())
+        column = known.values[:, most]
+        finite = column[np.isfinite(column)]
+        text = f"{known.names[most]} {found.values[index, most]:.3g}"
+        if len(finite):
+            low, high = np.quantile(finite, [0.05, 0.95])
+            text += f", the reference has {low:.3g} to {high:.3g}"
+        result.append(UnlikeImage(rows[index].id, rows[index].time, index, float(distances[index]), text,
+                                  _kept_image(rows[index], folder)))  # fmt: skip
+    return tuple(result)
+
+
+def _kept_image(row: Observation, folder: Path | None) -> str | None:
+    """The path of the kept image, only if it lies in the journal's folder."""
+    name = row.tags.get("image")
+    if not name or folder is None:
+        return None
+    path = (folder / name).resolve()
+    return str(path) if path.is_relative_to(folder.resolve()) and path.is_file() else None
+
+
+def _estimate(accuracy: AccuracyModel | None, rows: Sequence[Observation], notes: list[str]) -> AccuracyEstimate | None:
+    if accuracy is None or not rows:
+        return None
+    try:
+        return accuracy.estimate(rows)
+    except DataError as error:
+        notes.append(f"no estimate of the accuracy: {error.message}")
+        return None
