@@ -35,6 +35,7 @@ if TYPE_CHECKING:
         list_models,
         load,
         lr_range,
+        monitor,
         open_dataset,
         plot_crf,
         predict,
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
         tune,
         tune_postprocessing,
     )
+    from segwright.augment.corruptions import corrupt
     from segwright.core.errors import (
         BundleError,
         BundleWriteError,
@@ -80,6 +82,7 @@ if TYPE_CHECKING:
     from segwright.inference.prediction import Prediction
     from segwright.inference.predictor import Predictor
     from segwright.models.base import SegmentationModel, SegOutput
+    from segwright.monitoring.result import MonitorResult
     from segwright.postprocess.crf import DenseCRF
     from segwright.training.config import TrainConfig
     from segwright.training.run import Run
@@ -89,7 +92,7 @@ _HOME = {
     "segwright.api": (
         "ConvertResult FailedFile ModelInfo PredictResult PredictedFile check choose_split compare convert "
         "create_model cross_validate ensemble evaluate export find_label_errors import_weights list_models load "
-        "lr_range open_dataset plot_crf predict serve train tune tune_postprocessing"
+        "lr_range monitor open_dataset plot_crf predict serve train tune tune_postprocessing"
     ),
     "segwright.core.errors": (
         "BundleError BundleWriteError CheckpointError ConfigError DataError DeadProcessError DepthError DownloadError "
@@ -97,6 +100,7 @@ _HOME = {
         "NonFiniteLossError OutOfMemoryError OutputError PostprocessError SegwrightError TooLargeError TrainingError "
         "UsageError WeightsError"
     ),
+    "segwright.augment.corruptions": "corrupt",
     "segwright.core.types": "Batch LabelSpace Sample",
     "segwright.data.check.runner": "CheckResult",
     "segwright.data.dataset": "Dataset Split",
@@ -108,6 +112,7 @@ _HOME = {
     "segwright.inference.prediction": "Prediction",
     "segwright.inference.predictor": "Predictor",
     "segwright.models.base": "SegOutput SegmentationModel",
+    "segwright.monitoring.result": "MonitorResult",
     "segwright.postprocess.crf": "DenseCRF",
     "segwright.training.config": "TrainConfig",
     "segwright.training.run": "Run",
@@ -142,6 +147,7 @@ __all__ = [
     "MissingExtraError",
     "ModelError",
     "ModelInfo",
+    "MonitorResult",
     "NameClashError",
     "NonFiniteLossError",
     "OutOfMemoryError",
@@ -169,6 +175,7 @@ __all__ = [
     "choose_split",
     "compare",
     "convert",
+    "corrupt",
     "create_model",
     "cross_validate",
     "ensemble",
@@ -179,6 +186,7 @@ __all__ = [
     "list_models",
     "load",
     "lr_range",
+    "monitor",
     "open_dataset",
     "plot_crf",
     "predict",

@@ -9,6 +9,7 @@ from segwright.api.data import check, choose_split, convert, open_dataset
 from segwright.api.inference import compare, evaluate, predict, serve
 from segwright.api.label_errors import find_label_errors
 from segwright.api.models import create_model, ensemble, export, import_weights, list_models, load
+from segwright.api.monitoring import monitor
 from segwright.api.postprocess import plot_crf, tune_postprocessing
 from segwright.api.results import ConvertResult, FailedFile, ModelInfo, PredictedFile, PredictResult
 from segwright.api.training import cross_validate, lr_range, train, tune
@@ -34,6 +35,7 @@ __all__ = [
     "list_models",
     "load",
     "lr_range",
+    "monitor",
     "open_dataset",
     "plot_crf",
     "predict",

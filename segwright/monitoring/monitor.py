@@ -7,15 +7,19 @@ and of the embeddings, which are made once per window of ``window`` images.
 from __future__ import annotations
 
 import math
+import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from segwright.core.errors import DataError, UsageError
+from segwright.inference.bundle import read_attachment
+from segwright.inference.predictor import find_bundle
 from segwright.monitoring.columns import Columns, Float64Array, columns_of, in_words
 from segwright.monitoring.drift import (
     CORRECTIONS,
@@ -29,8 +33,11 @@ from segwright.monitoring.drift import (
     mmd_p,
     stream_evidence,
 )
-from segwright.monitoring.estimate import AccuracyModel
+from segwright.monitoring.estimate import NAME as ACCURACY
+from segwright.monitoring.estimate import AccuracyModel, fit_accuracy
+from segwright.monitoring.journal import Journal, read_journal
 from segwright.monitoring.observation import Observation
+from segwright.monitoring.reference import Reference, read_reference
 from segwright.monitoring.result import (
     AccuracyEstimate,
     Alarm,
@@ -44,7 +51,9 @@ from segwright.monitoring.result import (
 RATE = 1e-3  # false alarms per image
 WINDOW = 100  # images per test
 LAST = 20_000  # newest rows that are examined
-LEAST_REFERENCE = 10  # images
+LEAST_REFERENCE = 3  # images
+FEW_REFERENCE = 50
+OWN_REFERENCE = 500  # rows of a journal that has no other reference
 LEAST_BLOCKS = 30  # blocks that the reference is cut into, if it has as many images
 LEAST_WINDOW = 20
 BINS = 60  # of a series
@@ -110,6 +119,8 @@ def examine(
     notes += _not_finite(found)
     length, scorer, scores, block_notes = _scores(known, found, block)
     notes += block_notes
+    if len(reference) < FEW_REFERENCE:
+        notes.append(f"the reference has only {len(reference)} images: alarms come late, or not at all")
     evidence = stream_evidence(scorer.reference, scores, block=length, rate=rate / 2)
     alarms = _stream_alarms(evidence, counted, known, found, scorer, length)
     tested, embedding_p, last_moved = _window_alarms(counted, known, found, length, window, rate, correction)
@@ -441,3 +452,97 @@ def _estimate(accuracy: AccuracyModel | None, rows: Sequence[Observation], notes
     except DataError as error:
         notes.append(f"no estimate of the accuracy: {error.message}")
         return None
+
+
+def monitor(
+    journal: str | Path | Journal,
+    reference: str | Path | Reference | None = None,
+    *,
+    model: str | None = None,
+    rate: float = RATE,
+    block: int | None = None,
+    window: int = WINDOW,
+    correction: str = "holm",
+    since: float | None = None,
+    until: float | None = None,
+) -> MonitorResult:
+    """Read a journal and a saved model's reference, and :func:`examine` them; see :func:`segwright.monitor`."""
+    known, accuracy = _reference(reference)
+    if isinstance(journal, Journal):
+        read = journal
+    else:
+        classes = known.label_space.names if known is not None else None
+        read = read_journal(journal, classes=classes, since=since, until=until)
+    if known is not None and read.label_space.names != known.label_space.names:
+        raise DataError(
+            "the journal's classes are not the reference's", expected=", ".join(known.label_space.names)[:300],
+            found=", ".join(read.label_space.names)[:300], where=read.folder,
+            fix="give the reference of the model that made the journal",
+        )  # fmt: skip
+    rows, extra = read.rows, list(read.notes)
+    if known is not None:
+        base, scenes, names = known.rows, known.scenes, known.label_space.names
+        if known.settings and any(_differs(known.settings, one) for one in read.settings):
+            extra.append("the journal's images were predicted with other settings than the reference's: "
+                         f"{_settings_text(known.settings)} in the reference")  # fmt: skip
+    else:
+        base, rows, note = _own_reference(read, model)
+        extra.append(note)
+        scenes, names = (), read.label_space.names
+    found = examine(
+        rows, base, names, scenes=scenes, accuracy=accuracy, model=model, rate=rate, block=block, window=window,
+        correction=correction, journal=str(read.folder), folder=read.folder, now=time.time(),
+    )  # fmt: skip
+    skipped = dict(found.skipped)
+    for one in read.skipped:
+        skipped[f"{one.where}: {one.reason}"] = skipped.get(f"{one.where}: {one.reason}", 0) + one.rows
+    if read.duplicates:
+        skipped["the same row again"] = skipped.get("the same row again", 0) + read.duplicates
+    return replace(found, skipped=skipped, notes=tuple(dict.fromkeys([*extra, *found.notes])))
+
+
+def _reference(given: str | Path | Reference | None) -> tuple[Reference | None, AccuracyModel | None]:
+    """The reference and the estimator that belong together."""
+    if given is None:
+        return None, None
+    attachment = None
+    if isinstance(given, Reference):
+        found = given
+    else:
+        read = read_reference(given)
+        if read is None:
+            raise DataError(
+                "the saved model has no reference", where=given, expected="a model trained by this version",
+                fix="make one from images that it was not trained on: segwright reference MODEL DATA",
+            )  # fmt: skip
+        found, attachment = read, read_attachment(find_bundle(given), ACCURACY)
+    if attachment is not None:
+        return found, AccuracyModel.from_attachment(attachment, str(given))
+    if not found.labeled.any():
+        return found, None
+    rows = [row for row, labeled in zip(found.rows, found.labeled, strict=True) if labeled]
+    try:
+        return found, fit_accuracy(rows, found.counts[found.labeled])
+    except DataError:  # no row with probabilities
+        return found, None
+
+
+def _own_reference(journal: Journal, model: str | None) -> tuple[list[Observation], list[Observation], str]:
+    """The first half of the newest version's rows, at most OWN_REFERENCE, and the rest."""
+    chosen = model or (journal.rows[-1].model if journal.rows else None)
+    rows = [row for row in journal.rows if row.model == chosen]
+    count = min(len(rows) // 2, OWN_REFERENCE)
+    note = (
+        f"no reference was given: the journal's first {count} images are what the {len(rows) - count} after them are "
+        "compared with, and there is no estimate of the accuracy"
+    )
+    others = [row for row in journal.rows if row.model != chosen]
+    return rows[:count], [*others, *rows[count:]], note
+
+
+def _differs(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    return any(one.get(key) != other.get(key) for key in ("tta", "postprocess") if key in other)
+
+
+def _settings_text(settings: Mapping[str, Any]) -> str:
+    return ", ".join(f"{key} {value or 'none'}" for key, value in sorted(settings.items()))[:200]

@@ -24,8 +24,8 @@ def row(index: int, random: np.random.Generator, *, scene: np.ndarray | None = N
     centers = (np.arange(CONFIDENCE_BINS) + 0.5) / CONFIDENCE_BINS
     weight = np.exp(-(((centers - sure) / 0.1) ** 2))
     histogram[:] = shares[:, None] * (weight / weight.sum()).astype(np.float32)
-    statistics = [light, 0.2 + 0.01 * random.standard_normal(), 0.1 + 0.01 * random.standard_normal(), light, light,
-                  light, -6 + 0.2 * random.standard_normal(), 0.01 + 0.001 * random.standard_normal(), 0.01, 0.0]  # fmt: skip
+    noise = random.standard_normal(4) * (0.01, 0.01, 0.2, 0.001)
+    statistics = [light, 0.2 + noise[0], 0.1 + noise[1], light, light, light, -6 + noise[2], 0.01 + noise[3], 0.01, 0.0]
     embedding = random.standard_normal(size).astype(np.float32)
     embedding[:2] += np.float32(shift[5]) + np.float32(10 * brightness)
     return Observation(
