@@ -77,7 +77,7 @@ def corrupt(image: npt.NDArray[np.uint8], name: str, severity: int = 3, *, seed:
     values = image.astype(np.float32)[..., None] if image.ndim == 2 else image.astype(np.float32)
     # zlib.crc32 and not hash(), which differs between processes
     random = np.random.default_rng([seed & 0xFFFFFFFF, zlib.crc32(name.encode())])
-    found = CORRUPTIONS[name](values / 255, int(severity) - 1, random)
+    found = CORRUPTIONS[name](values / np.float32(255), int(severity) - 1, random)
     result = np.clip(np.rint(found * 255), 0, 255).astype(np.uint8)
     return result.reshape(image.shape)
 
@@ -93,7 +93,7 @@ def parse_corruption(text: str) -> tuple[str, int]:
 
 
 def _scale(image: Float32Array) -> float:
-    return min(MAX_SCALE, min(image.shape[:2]) / REFERENCE_SIDE)
+    return min(MAX_SCALE, float(min(image.shape[:2])) / REFERENCE_SIDE)
 
 
 def _by_bands(image: Float32Array, work: Callable[[Float32Array], Any]) -> Float32Array:
@@ -169,7 +169,7 @@ def _line(length: float, sigma: float, angle: float) -> Float32Array:
         ):  # fmt: skip
             if 0 <= row < kernel.shape[0] and 0 <= column < kernel.shape[1]:
                 kernel[row, column] += weight * part
-    return kernel / kernel.sum()
+    return np.asarray(kernel / kernel.sum(), np.float32)
 
 
 def _motion(image: Float32Array, length: float, sigma: float, angle: float) -> Float32Array:
@@ -189,7 +189,7 @@ def _zoom_blur(image: Float32Array, level: int, random: np.random.Generator) -> 
     for factor in np.linspace(1, most, ZOOM_STEPS):
         turn = np.array([[factor, 0, (1 - factor) * (width - 1) / 2], [0, factor, (1 - factor) * (height - 1) / 2]])
         total += _warp(image, turn)
-    return total / ZOOM_STEPS
+    return np.asarray(total / ZOOM_STEPS, np.float32)
 
 
 def _warp(image: Float32Array, turn: npt.NDArray[np.float64]) -> Float32Array:
@@ -228,7 +228,7 @@ def _snow(image: Float32Array, level: int, random: np.random.Generator) -> Float
     falling = _motion(flakes[..., None], length * scale, length * scale / 2, angle)
     gray = np.max(image, axis=2, keepdims=True)
     haze = image * (1 - white) + white * np.maximum(image, gray * 0.5 + 0.5)
-    return haze + np.clip(1.6 * falling, 0, 1)
+    return np.asarray(haze + np.clip(1.6 * falling, 0, 1), np.float32)
 
 
 def _inverse_erfc(value: float) -> float:
@@ -250,14 +250,14 @@ def _frost(image: Float32Array, level: int, random: np.random.Generator) -> Floa
     cover = 0.35 + 0.65 * _noise_field(height, width, 1.6, random)
     frozen = (texture * cover)[..., None]
     color = np.array([0.86, 0.93, 1.0], np.float32) if image.shape[2] == 3 else np.float32(0.93)
-    return image * light + np.float32(ice) * frozen * color
+    return np.asarray(image * light + np.float32(ice) * frozen * color, np.float32)
 
 
 def _fog(image: Float32Array, level: int, random: np.random.Generator) -> Float32Array:
     thickness, roughness = (1.5, 2.0, 2.5, 2.9, 3.3)[level], 1.6
     field = _noise_field(image.shape[0], image.shape[1], roughness, random)[..., None]
     most = max(float(image.max()), 0.3)
-    return (image + np.float32(thickness) * field) * np.float32(most / (most + thickness))
+    return np.asarray((image + np.float32(thickness) * field) * np.float32(most / (most + thickness)), np.float32)
 
 
 def _brightness(image: Float32Array, level: int, random: np.random.Generator) -> Float32Array:
@@ -267,13 +267,13 @@ def _brightness(image: Float32Array, level: int, random: np.random.Generator) ->
     # The value of HSV grows, hue and saturation stay: every channel by the same factor.
     value = image.max(axis=2, keepdims=True)
     factor = np.minimum(value + added, 1) / np.maximum(value, 1e-6)
-    return np.where(value > 0, image * factor, np.minimum(added, np.float32(1)))
+    return np.asarray(np.where(value > 0, image * factor, np.minimum(added, np.float32(1))), np.float32)
 
 
 def _contrast(image: Float32Array, level: int, random: np.random.Generator) -> Float32Array:
     kept = np.float32((0.4, 0.3, 0.2, 0.1, 0.05)[level])
     mean = image.mean(axis=(0, 1), keepdims=True)
-    return (image - mean) * kept + mean
+    return np.asarray((image - mean) * kept + mean, np.float32)
 
 
 def _elastic(image: Float32Array, level: int, random: np.random.Generator) -> Float32Array:
@@ -307,8 +307,8 @@ def _jpeg(image: Float32Array, level: int, random: np.random.Generator) -> Float
         ordered = np.ascontiguousarray(group[..., ::-1])  # OpenCV's order, so that luma is luma
         encoded = cv2.imencode(".jpg", ordered, [cv2.IMWRITE_JPEG_QUALITY, quality])[1]
         decoded = cv2.imdecode(encoded, cv2.IMREAD_COLOR if group.shape[2] == 3 else cv2.IMREAD_GRAYSCALE)
-        parts.append(decoded.reshape(group.shape)[..., ::-1])
-    return np.concatenate(parts, axis=2).astype(np.float32) / 255
+        parts.append(np.asarray(decoded).reshape(group.shape)[..., ::-1])
+    return np.concatenate(parts, axis=2).astype(np.float32) / np.float32(255)
 
 
 CORRUPTIONS: dict[str, Corruption] = {
