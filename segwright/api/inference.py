@@ -208,6 +208,8 @@ def evaluate(
     raw_values: bool = False,
     convention: str = "pooled",
     probabilities: bool = False,
+    slices: str | Path | None = None,
+    label_errors: str | Path | None = None,
     report: str | Path | None = None,
     report_images: int | None = None,
     command: str = "",
@@ -241,6 +243,12 @@ def evaluate(
     probabilities : bool, default=False
         Also compute the Brier score, the log loss and the classwise calibration error. An image takes longer then, by
         about a third on a CPU. Masks have no probabilities.
+    slices : str or Path, optional
+        Also score parts of the data (``parts["slices"]``): ``"auto"`` by object size, boundary distance, brightness,
+        blur and the classes that occur; a CSV file with a column ``id`` by its other columns too.
+    label_errors : str or Path, optional
+        Also rank likely label errors (``parts["label_errors"]``) and write them into this folder, as
+        :func:`segwright.find_label_errors` does.
     report : str or Path, optional
         Also write a page.
     report_images : int, optional
@@ -272,11 +280,13 @@ def evaluate(
     """
     from segwright.evaluation.evaluate import evaluate as evaluate_predictor
     from segwright.evaluation.examples import examples_for_report
+    from segwright.evaluation.parts import EvaluationParts
     from segwright.inference.split_reader import as_model_sees
     from segwright.metrics.conventions import find_convention
 
     examples = examples_for_report(report_images)
     find_convention(convention)  # before any file is read
+    parts = EvaluationParts(slices, label_errors)
     chosen = data if isinstance(data, Split) else choose_split(opened(data, format, images, masks), split)
     if isinstance(model, str | Path) and is_mask_folder(Path(model)):
         from segwright.evaluation.masks import evaluate_masks
@@ -286,16 +296,23 @@ def evaluate(
                 "masks have no probabilities", expected="a model", found=str(model), fix="leave --probabilities out"
             )
         found = evaluate_masks(
-            Path(model), chosen, raw_values=raw_values, skip_missing=skip_bad, examples=examples, convention=convention
-        )
+            Path(model), chosen, raw_values=raw_values, skip_missing=skip_bad, examples=examples,
+            convention=convention, collectors=parts.collectors(chosen),
+        )  # fmt: skip
     else:
         predictor = as_predictor(model, device, postprocess, tta, eight_bit, trust_external)
         chosen = as_model_sees(chosen, predictor)
         found = evaluate_predictor(
             predictor, chosen, skip_bad=skip_bad, match=match, probabilities=probabilities, examples=examples,
-            convention=convention,
+            convention=convention, collectors=parts.collectors(chosen),
         )  # fmt: skip
         found.notes += predictor.notes
+    trained_on = None
+    if label_errors is not None:
+        from segwright.api.label_errors import seen_in_training
+
+        trained_on = seen_in_training(model, chosen)
+    parts.finish(found, chosen, trained_on)
     if report is not None:
         from segwright.evaluation.report import RunFacts, write_report
 

@@ -93,7 +93,7 @@ def find_label_errors(
         )
     chosen = data if isinstance(data, Split) else choose_split(opened(data, format, images, masks), split)
     predictor = as_predictor(model, device, postprocess, tta, eight_bit, trust_external)
-    trained_on = seen_in_training(model, chosen) if isinstance(model, str | Path) else None
+    trained_on = seen_in_training(model, chosen)
     chosen = as_model_sees(chosen, predictor)
     collector = LabelErrorCollector(chosen.label_space)
     passed = evaluate(
@@ -106,8 +106,10 @@ def find_label_errors(
     return found
 
 
-def seen_in_training(model: str | Path, split: Split) -> dict[str, bool] | None:
+def seen_in_training(model: str | Path | Predictor, split: Split) -> dict[str, bool] | None:
     """Image id → whether the run of ``model`` was trained on the same pixels; None if there is no record of the run."""
+    if not isinstance(model, str | Path):
+        return None
     from segwright.training.data_fingerprint import data_print, read_print
 
     place = Path(model).resolve()

@@ -91,6 +91,19 @@ def evaluate(
     ] = False,
     eight_bit: EightBit = None,
     trust_external: TrustExternal = False,
+    slices: Annotated[
+        str | None,
+        typer.Option(
+            "--slices",
+            metavar="auto|FILE.csv",
+            help="Also score parts of the data: by size, boundary, brightness, blur, classes, and the columns of a CSV "
+            "file with a column id.",
+        ),
+    ] = None,
+    label_errors: Annotated[
+        Path | None,
+        typer.Option("--label-errors", metavar="FOLDER", help="Also write likely label errors, as label-errors does."),
+    ] = None,
     report: Annotated[Path | None, typer.Option("--report", metavar="FILE", help="Write a page to look at.")] = None,
     report_images: Annotated[
         int | None, typer.Option("--report-images", metavar="N", help="Images that the page shows; 24 if left out.")
@@ -119,6 +132,8 @@ def evaluate(
         raw_values=raw_values,
         convention=convention,
         probabilities=probabilities,
+        slices=slices,
+        label_errors=label_errors,
         report=report,
         report_images=report_images,
         command=command_line(),
@@ -128,6 +143,8 @@ def evaluate(
     from segwright.evaluation.terminal import render_evaluation
 
     render_evaluation(found, console())
+    if label_errors is not None:
+        console().print(literal(f"likely label errors: {label_errors}"), soft_wrap=True)
     write_result(json, found.to_json())
     if report is not None:
         console().print(f"report: {report}")

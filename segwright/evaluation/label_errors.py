@@ -5,11 +5,11 @@ the two differ form regions: connected, of one given and one predicted class, op
 outlines differ anyway is no region. Class-wise thresholds (the mean probability of a class where it is given) decide
 which pixels are confident; their counts are the confident joint of given and predicted class.
 
-A region's score is ``margin² · surprise``. Margin: how much more probable the predicted class is than the given one.
-Surprise: −log of the joint's share of that pair among the other images' pixels of the predicted class, plus the same
+A region's score is ``margin² · rarity``. Margin: how much more probable the predicted class is than the given one.
+Rarity: −log of the joint's share of that pair among the other images' pixels of the predicted class, plus the same
 for the given class. A pair that the model confuses everywhere is the model's weakness more often than an error of the
 label, and thresholds alone do not distinguish the two where the model is weak. The price: an error that repeats through
-the dataset, such as one class that is always drawn too large, is no surprise and ranks low.
+the dataset, such as one class that is always drawn too large, is not rare and ranks low.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from segwright.imageio import UInt8Array, write_image
 Float32Array = npt.NDArray[np.float32]
 
 SCORINGS = {
-    "confident_joint": "margin² · surprise, see the module",
+    "confident_joint": "margin² · rarity, see the module",
     "margin": "mean over the region of p(predicted) − p(given)",
     "self_confidence": "mean over the region of 1 − p(given)",
     "adjusted_margin": "as margin, of probabilities less the class's threshold (cleanlab's adjustment)",
@@ -323,8 +323,8 @@ class LabelErrorCollector:
         pair = total[given, predicted] - pixels[rows & columns].sum() + 1  # one pixel more: no pair is impossible
         of_given = total[given].sum() - pixels[rows].sum() + classes
         of_predicted = total[:, predicted].sum() - pixels[columns].sum() + classes
-        surprise = -np.log(pair / of_predicted) - np.log(pair / of_given)
-        return float(max(region.margin, 0.0) ** 2 * max(surprise, 0.0))
+        rarity = -np.log(pair / of_predicted) - np.log(pair / of_given)
+        return float(max(region.margin, 0.0) ** 2 * max(rarity, 0.0))
 
 
 def _opened(part: UInt8Array, radius: int) -> UInt8Array:

@@ -1,0 +1,297 @@
+"""Where a model is weak: mIoU of parts of the data, each with its interval and against the rest.
+
+Slices of images: by brightness, blur, the classes that occur, and the columns of a CSV file. Slices of pixels: by the
+size of the object and by the distance to a boundary between classes. All are counted in the one pass of an evaluation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+from rich.table import Table as ScreenTable
+
+from segwright.core.atomic_io import without_nan
+from segwright.core.progress import literal
+from segwright.core.types import IGNORE_INDEX, LabelSpace
+from segwright.evaluation.sequences import BootstrapUnits
+from segwright.evaluation.slice_columns import Table, match_columns, read_table, thirds
+from segwright.imageio import UInt8Array
+from segwright.metrics.confusion import Int64Array, class_counts, count_pairs
+from segwright.metrics.contrasts import Contrast, contrast, holm
+
+# COCO's 32² and 96² pixels, as shares of its images of 640×480
+SIZES = (("small", "under 0.33 % of the image"), ("medium", "0.33 to 3 %"), ("large", "over 3 %"))
+SIZE_LIMITS = (1 / 300, 0.03)
+BANDS = (("at a boundary", "within 0.5 % of the diagonal"), ("near", "0.5 to 2 %"), ("inside", "over 2 %"))
+BAND_LIMITS = (0.005, 0.02)
+LEAST_PRESENT = 0.001  # of the image's pixels: a class with less is not taken as present
+LEAST_IMAGES = 2  # slices of fewer images are not listed
+CLEAR = 0.05  # Holm-adjusted p of a slice that is named
+NAMED = 3  # slices in a sentence
+
+
+@dataclass(frozen=True)
+class Slice:
+    """One part of the data."""
+
+    by: str  # what divides the data: "brightness", "object size", a column's name, …
+    name: str
+    images: int
+    pixels: int  # of the truth
+    found: Contrast
+    p_holm: float  # of no difference to the rest, adjusted for the number of slices
+    column: bool = False  # of a CSV file
+
+    @property
+    def clear(self) -> bool:
+        """Whether the slice differs from the rest beyond chance, the number of slices counted in."""
+        d = self.found
+        apart = d.difference_low > 0 or d.difference_high < 0
+        return not d.few and apart and self.p_holm < CLEAR
+
+    def to_json(self) -> dict[str, Any]:
+        d = self.found
+        tree = {
+            "by": self.by,
+            "name": self.name,
+            "column": self.column,
+            "images": self.images,
+            "pixels": self.pixels,
+            "units": d.units,
+            "miou": d.miou,
+            "miou_ci95": [d.low, d.high],
+            "rest_miou": d.rest,
+            "difference": d.difference,
+            "difference_ci95": [d.difference_low, d.difference_high],
+            "common_classes": d.classes,
+            "p": d.p,
+            "p_holm": self.p_holm,
+            "clear": self.clear,
+        }
+        return dict(without_nan(tree))
+
+
+@dataclass
+class Slices:
+    """The slices of one evaluation."""
+
+    slices: list[Slice]
+    units: BootstrapUnits
+    notes: list[str] = field(default_factory=list)
+
+    def to_json(self) -> list[dict[str, Any]]:
+        """A list of slices."""
+        return [one.to_json() for one in self.slices]
+
+    def weakest(self) -> list[Slice]:
+        """The slices that are clearly worse than the rest, at most one per division, the largest difference first."""
+        worse = sorted((s for s in self.slices if s.clear and s.found.difference < 0), key=lambda s: s.found.difference)
+        first: dict[str, Slice] = {}
+        for one in worse:
+            first.setdefault(one.by, one)
+        return list(first.values())
+
+    def sentence(self) -> str:
+        """What is clearly weak, or that nothing is."""
+        tested = sum(not np.isnan(s.p_holm) for s in self.slices)
+        if not tested:
+            return "No slice has enough images to compare it with the rest."
+        weakest = self.weakest()[:NAMED]
+        if not weakest:
+            return f"No slice is clearly worse than the rest ({tested} compared, Holm-adjusted, over {self.units})."
+        parts = []
+        for one in weakest:
+            d = one.found
+            below = f"{-100 * d.difference:.1f} points below the rest"
+            span = f"95 % {-100 * d.difference_high:.1f} to {-100 * d.difference_low:.1f}"
+            parts.append(f"{one.by}, {one.name} ({100 * d.miou:.1f} % mIoU, {below}, {span})")
+        over = f"{tested} slices compared, Holm-adjusted, over {self.units}"
+        return f"Clearly weaker than the rest ({over}): {'; '.join(parts)}."
+
+
+class SliceCollector:
+    """Counts the slices in the pass of an evaluation. Per image some 9·K numbers are kept."""
+
+    def __init__(self, label_space: LabelSpace, columns: Table | None = None, *, ids: Sequence[str] = ()) -> None:
+        """``columns``: a CSV file (:func:`segwright.evaluation.slice_columns.read_table`). It is matched with ``ids``,
+        those of the split, at once, so that a file that does not fit is an error before the pass."""
+        self.label_space, self.columns = label_space, columns
+        if columns is not None and ids:
+            match_columns(columns, ids)
+        self.ids: list[str] = []
+        self.counts: list[Int64Array] = []  # (3, K)
+        self.sizes: list[npt.NDArray[np.int32]] = []  # (sizes, 3, K)
+        self.bands: list[npt.NDArray[np.int32]] = []  # (bands, 3, K)
+        self.brightness: list[float] = []
+        self.sharpness: list[float] = []
+        self.pixels: list[int] = []
+
+    def add(
+        self,
+        index: int,
+        id: str,
+        image: UInt8Array | None,
+        truth: UInt8Array,
+        labels: UInt8Array,
+        confidence: npt.NDArray[np.float32] | None,
+    ) -> None:
+        """One scored image."""
+        classes = self.label_space.classes
+        self.ids.append(id)
+        self.pixels.append(truth.size)
+        self.counts.append(class_counts(count_pairs(labels, truth, classes)))
+        self.sizes.append(size_counts(truth, labels, classes))
+        self.bands.append(band_counts(truth, labels, classes))
+        bright, sharp = (float("nan"),) * 2 if image is None else light(image)
+        self.brightness.append(bright)
+        self.sharpness.append(sharp)
+
+    def result(self, units: BootstrapUnits) -> Slices:
+        """The slices over the units of the evaluation's interval."""
+        counts = np.stack(self.counts)
+        total, notes = len(self.ids), []
+        found: list[tuple[str, str, Int64Array, Int64Array, int, bool]] = []
+
+        def of_images(by: str, name: str, inside: npt.NDArray[np.bool_], column: bool = False) -> None:
+            chosen = inside[:, None, None]
+            if LEAST_IMAGES <= inside.sum() < total:
+                part, rest = np.where(chosen, counts, 0), np.where(chosen, 0, counts)
+                found.append((by, name, part, rest, int(inside.sum()), column))
+
+        for by, values, words in (
+            ("brightness (mean gray value)", self.brightness, ("dark", "middle", "bright")),
+            ("blur (variance of the Laplacian)", self.sharpness, ("blurred", "middle", "sharp")),
+        ):
+            parts = thirds(np.array(values))
+            for word, (name, inside) in zip(words, parts.items(), strict=False):
+                of_images(by, f"{word}: {name}" if len(parts) == len(words) else name, inside)
+        shares = counts[:, 1] / np.array(self.pixels)[:, None]
+        for index, name in enumerate(self.label_space.names):
+            of_images("class present", name, shares[:, index] >= LEAST_PRESENT)
+        for by, counted, names in (("object size", self.sizes, SIZES), ("boundary distance", self.bands, BANDS)):
+            stacked = np.stack(counted).astype(np.int64)
+            for place, (short, long) in enumerate(names):
+                part = stacked[:, place]
+                images = int(part[:, 1].any(axis=1).sum())
+                if images >= LEAST_IMAGES:
+                    found.append((by, f"{short}: {long}", part, stacked.sum(axis=1) - part, images, False))
+        if self.columns is not None:
+            matched = match_columns(self.columns, self.ids)
+            notes += matched.notes
+            for one in matched.columns:
+                for name, inside in one.slices.items():
+                    of_images(one.name, name, inside, True)
+                    if 0 < inside.sum() < LEAST_IMAGES:
+                        notes.append(f"column {one.name}: {name} has one image and is not listed")
+        compared = [contrast(part, rest, groups=units.groups) for _, _, part, rest, _, _ in found]
+        adjusted = holm([float("nan") if one.few else one.p for one in compared])
+        slices = [
+            Slice(by, name, images, int(part[:, 1].sum()), one, p, column)
+            for (by, name, part, _, images, column), one, p in zip(found, compared, adjusted, strict=True)
+        ]
+        return Slices(slices, units, notes)
+
+
+def light(image: UInt8Array) -> tuple[float, float]:
+    """Mean luma in 0…255, and the variance of its Laplacian (Pech-Pacheco et al. 2000), which blur lowers."""
+    gray = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY) if image.shape[2] == 3 else np.ascontiguousarray(image[..., 0])
+    return float(gray.mean()), float(cv2.Laplacian(gray, cv2.CV_32F).var())
+
+
+def size_counts(truth: UInt8Array, labels: UInt8Array, classes: int) -> npt.NDArray[np.int32]:
+    """(sizes, 3, K): hits, truth and prediction of objects (connected components of a class) by their size.
+
+    Right and missed pixels count at the size of the true object. A wrongly predicted pixel is in no true object of its
+    class: it counts at the size of the predicted one.
+    """
+    valid = truth != IGNORE_INDEX
+    result = np.zeros((len(SIZES), 3, classes), np.int32)
+    of_truth = component_sizes(np.where(valid, truth, IGNORE_INDEX).astype(np.uint8), classes)
+    of_labels = component_sizes(labels, classes)
+    right = valid & (truth == labels)
+    wrong = valid & (truth != labels)
+    limits = np.array(SIZE_LIMITS) * truth.size
+    for sizes, indices, chosen, rows in (
+        (of_truth, truth, right, (0, 1, 2)),
+        (of_truth, truth, wrong, (1,)),
+        (of_labels, labels, wrong, (2,)),
+    ):
+        group = np.searchsorted(limits, sizes[chosen], side="right")
+        counted = np.bincount(group * classes + indices[chosen], minlength=len(SIZES) * classes)
+        for row in rows:
+            result[:, row] += counted.reshape(len(SIZES), classes).astype(np.int32)
+    return result
+
+
+def component_sizes(labels: UInt8Array, classes: int) -> npt.NDArray[np.int64]:
+    """(H, W): the number of pixels of the 8-connected component of one class that each pixel is in; 0 if no class."""
+    result = np.zeros(labels.shape, np.int64)
+    for index in np.unique(labels).tolist():
+        if index >= classes:
+            continue
+        inside = labels == index
+        _, numbers, boxes, _ = cv2.connectedComponentsWithStats(inside.astype(np.uint8), connectivity=8)
+        result[inside] = boxes[numbers[inside], cv2.CC_STAT_AREA]
+    return result
+
+
+def band_counts(truth: UInt8Array, labels: UInt8Array, classes: int) -> npt.NDArray[np.int32]:
+    """(bands, 3, K): the counts by the distance of a pixel to the nearest true boundary between two classes; a border
+    with ignored pixels is none."""
+    valid = truth != IGNORE_INDEX
+    edge = np.zeros(truth.shape, bool)
+    for one, other in ((np.s_[:, 1:], np.s_[:, :-1]), (np.s_[1:], np.s_[:-1])):
+        differ = (truth[one] != truth[other]) & valid[one] & valid[other]
+        edge[one] |= differ
+        edge[other] |= differ
+    diagonal = float(np.hypot(*truth.shape))
+    if edge.any():
+        far = cv2.distanceTransform((~edge).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+    else:
+        far = np.full(truth.shape, np.inf, np.float32)
+    # A pixel beside the boundary is in the first band of any image.
+    limits = np.array([max(limit * diagonal, 1.0) for limit in BAND_LIMITS])
+    group = np.searchsorted(limits, far, side="right")
+    result = np.zeros((len(BANDS), 3, classes), np.int32)
+    for place in range(len(BANDS)):
+        chosen = np.where(group == place, truth, IGNORE_INDEX).astype(np.uint8)
+        result[place] = class_counts(count_pairs(labels, chosen, classes))
+    return result
+
+
+def slices_table(slices: Sequence[Slice]) -> ScreenTable:
+    """The slices for a terminal of 80 columns; a star marks those that differ clearly from the rest."""
+    table = ScreenTable(box=None, header_style="bold", padding=(0, 1, 0, 0))
+    table.add_column("slice", overflow="fold")
+    for title in ("images", "mIoU", "95 %", "to the rest", "95 %"):
+        table.add_column(title, justify="right", no_wrap=True)
+    by = ""
+    for one in slices:
+        if one.by != by:
+            by = one.by
+            table.add_row(literal(by, "bold"))
+        d = one.found
+        table.add_row(
+            literal(f"  {one.name}"),
+            str(one.images),
+            _points(d.miou),
+            "" if np.isnan(d.low) else f"{100 * d.low:.1f}–{100 * d.high:.1f}",
+            ("* " if one.clear else "") + _points(d.difference, signed=True),
+            "" if np.isnan(d.difference_low) else f"{100 * d.difference_low:+.1f} to {100 * d.difference_high:+.1f}",
+        )
+    return table
+
+
+def _points(value: float, *, signed: bool = False) -> str:
+    return "–" if np.isnan(value) else f"{100 * value:+.1f}" if signed else f"{100 * value:.1f}"
+
+
+def check_slices(slices: str | Path) -> Table | None:
+    """The CSV file that is asked for, or None for "auto"; DataError if it is no such file."""
+    return None if str(slices) == "auto" else read_table(slices)
