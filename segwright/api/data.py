@@ -10,7 +10,7 @@ from segwright.data.check.runner import CheckResult, check_path
 from segwright.data.dataset import Dataset, Split
 from segwright.data.dataset import open_dataset as open_path
 
-__all__ = ["check", "choose_split", "convert", "open_dataset", "opened"]
+__all__ = ["check", "choose_split", "convert", "open_dataset", "opened", "seen_in_training"]
 
 
 def open_dataset(
@@ -197,3 +197,17 @@ def opened(
 ) -> Dataset:
     """The dataset itself, or the one at a path."""
     return open_dataset(data, format, images=images, masks=masks) if isinstance(data, str | Path) else data
+
+
+def seen_in_training(model: object, split: Split) -> dict[str, bool] | None:
+    """Image id → whether the run of ``model`` was trained on the same pixels; None if there is no record of the run."""
+    if not isinstance(model, str | Path):
+        return None
+    from segwright.training.data_fingerprint import data_print, read_print
+
+    place = Path(model).resolve()
+    known = read_print(place) or read_print(place.parent)
+    if known is None:
+        return None
+    pixels = {image for image, _ in known.get("train", {}).values() if image}
+    return {name: image in pixels for name, (image, _) in data_print([split])[split.name].items()}

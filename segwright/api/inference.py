@@ -7,7 +7,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from segwright.api.data import choose_split, opened
+from segwright.api.data import choose_split, opened, seen_in_training
 from segwright.api.models import load
 from segwright.api.results import PredictResult
 from segwright.core.deprecated import renamed_parameters
@@ -307,12 +307,7 @@ def evaluate(
             convention=convention, collectors=parts.collectors(chosen),
         )  # fmt: skip
         found.notes += predictor.notes
-    trained_on = None
-    if label_errors is not None:
-        from segwright.api.label_errors import seen_in_training
-
-        trained_on = seen_in_training(model, chosen)
-    parts.finish(found, chosen, trained_on)
+    parts.finish(found, chosen, None if label_errors is None else seen_in_training(model, chosen))
     if report is not None:
         from segwright.evaluation.report import RunFacts, write_report
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from segwright.api.data import choose_split, opened
+from segwright.api.data import choose_split, opened, seen_in_training
 from segwright.api.inference import as_predictor, is_mask_folder
 from segwright.core.errors import UsageError
 from segwright.data.dataset import Dataset, Split
@@ -104,17 +104,3 @@ def find_label_errors(
     if out is not None:
         write_label_errors(out, found, chosen)
     return found
-
-
-def seen_in_training(model: str | Path | Predictor, split: Split) -> dict[str, bool] | None:
-    """Image id → whether the run of ``model`` was trained on the same pixels; None if there is no record of the run."""
-    if not isinstance(model, str | Path):
-        return None
-    from segwright.training.data_fingerprint import data_print, read_print
-
-    place = Path(model).resolve()
-    known = read_print(place) or read_print(place.parent)
-    if known is None:
-        return None
-    pixels = {image for image, _ in known.get("train", {}).values() if image}
-    return {name: image in pixels for name, (image, _) in data_print([split])[split.name].items()}
