@@ -17,6 +17,16 @@ from segwright.core.errors import SegwrightError
 from segwright.evaluation.compare import interval_text
 from segwright.evaluation.evaluate import Evaluation, LabeledImages
 from segwright.evaluation.examples import Example
+from segwright.evaluation.report_parts import (
+    calibration_cards,
+    calibration_sentence,
+    class_chart,
+    class_rows,
+    figure_rows,
+    label_error_section,
+    slice_section,
+    tool_rows,
+)
 from segwright.evaluation.terminal import notes
 from segwright.metrics.confusion import iou_per_class
 from segwright.metrics.conventions import CONVENTIONS
@@ -65,8 +75,8 @@ def write_report(path: str | Path, evaluation: Evaluation, split: LabeledImages,
 def report_page(evaluation: Evaluation, split: LabeledImages, facts: RunFacts) -> str:
     """The page as a string."""
     e = evaluation
-    total = max(1, int(e.scores.pixels.sum()))
-    viewer = _viewer(e, split)
+    viewer, classes = _viewer(e, split), class_rows(e)
+    numbers = {} if viewer is None else {image.name: number for number, image in enumerate(viewer.images, 1)}
     return reports.page(
         "evaluation.html.j2",
         title=facts.title,
@@ -80,14 +90,17 @@ def report_page(evaluation: Evaluation, split: LabeledImages, facts: RunFacts) -
         warnings=notes(e),
         curves=_curves(facts.history),
         training_remarks=_training_remarks(facts),
-        classes=[
-            {**row, "color": color, "share": row["pixels"] / total}
-            for row, color in zip(e.per_class, e.label_space.colors, strict=True)
-        ],
+        figures=figure_rows(e),
+        classes=classes,
+        class_chart=class_chart(classes),
+        calibration=(calibration_sentence(e), calibration_cards(e)),
+        slices=slice_section(e),
+        label_errors=label_error_section(e, numbers),
+        tool=tool_rows(e),
         confusion=_confusion(e),
         confusions=_common_errors(e),
         viewer=viewer,
-        image_rows=_image_table(e, viewer),
+        image_rows=_image_table(e, numbers),
         images_left_out=max(0, e.images - TABLE_ROWS),
         spread=_spread(e),
         facts=facts,
@@ -236,7 +249,7 @@ def _common_errors(e: Evaluation) -> list[tuple[str, str, str, str]]:
 
 
 def _spread(e: Evaluation) -> list[tuple[str, Markup]]:
-    """How the images differ, and how well confidence predicts accuracy: titles and charts."""
+    """How the images differ: titles and charts."""
     cards = []
     values = e.per_image[~np.isnan(e.per_image)]
     if len(values) > 1:
@@ -244,12 +257,6 @@ def _spread(e: Evaluation) -> list[tuple[str, Markup]]:
         labels = [f"{100 * edge:.0f}" for edge in edges[:-1]]
         chart = reports.bar_chart(labels, counts.tolist(), x_label="mean IoU of the image, %", y_label="images")
         cards.append(("Images by their own mean IoU", chart))
-    if e.calibration is not None:
-        bins = e.calibration.reliability()
-        measured = Series("measured", (100 * bins.confidence).tolist(), (100 * bins.accuracy).tolist())
-        ideal = Series("perfect", [0.0, 100.0], [0.0, 100.0], dots=False)
-        chart = reports.line_chart([measured, ideal], x_label="confidence, %", y_label="correct pixels, %", zero=True)
-        cards.append((f"Calibration: error {percent(e.calibration.ece())} %", chart))
     return cards
 
 
@@ -318,9 +325,8 @@ def weakest(scores: npt.NDArray[np.float64], count: int = 3) -> list[int]:
     return sorted(defined, key=lambda i: float(scores[i]))[:count]
 
 
-def _image_table(e: Evaluation, viewer: Viewer | None) -> list[dict[str, Any]]:
+def _image_table(e: Evaluation, numbers: Mapping[str, int]) -> list[dict[str, Any]]:
     """The images, the worst first, at most TABLE_ROWS, with the number in the viewer of those that are shown."""
-    shown = {} if viewer is None else {image.name: number for number, image in enumerate(viewer.images, 1)}
     scores = iou_per_class(e.counts)
     rows = []
     for position in np.argsort(e.per_image, kind="stable")[:TABLE_ROWS].tolist():
@@ -329,7 +335,7 @@ def _image_table(e: Evaluation, viewer: Viewer | None) -> list[dict[str, Any]]:
         rows.append(
             {
                 "name": e.ids[position],
-                "number": shown.get(e.ids[position]),
+                "number": numbers.get(e.ids[position]),
                 "miou": float(e.per_image[position]),
                 "accuracy": hits / truth if truth else math.nan,
                 "weakest": e.label_space.names[weak[0]] if weak else "",

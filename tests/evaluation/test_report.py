@@ -12,6 +12,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import made_pages
 import numpy as np
 import pytest
 from PIL import Image
@@ -227,6 +228,17 @@ def test_history_of_a_killed_run(tmp_path: Path) -> None:
     path.write_text(json.dumps({"step": 1, "loss": 2.0}) + "\n[1]\n" + '{"step": 2, "lo')
     assert read_history(path) == [{"step": 1, "loss": 2.0}]
     assert read_history(tmp_path / "none") == []
+
+
+def test_slices_label_errors_figures_and_the_tool_are_on_the_page() -> None:
+    page = made_pages.evaluation()
+    for part in ("Slices", "Clearly weaker than the rest", "to the rest, points", "-10.0", "-20.0 to -1.0",
+                 "Likely label errors", "10 × 20 at 3, 4", "not shown", "Figures", "calibration error",
+                 "What torchvision", "temperature of 1.40", "Reliability", "Pixels by confidence"):  # fmt: skip
+        assert part in page, part
+    assert not re.search(r"\bnan\b", re.sub(r"base64,[^\"]*|application/json.*", "", page))
+    listed = page[page.index("Likely label errors") :]
+    assert 'href="#images-' in listed[: listed.index("not shown")], "an image that is shown is linked"
 
 
 def test_the_two_losses_are_named_for_what_they_are() -> None:

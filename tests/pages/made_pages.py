@@ -82,12 +82,45 @@ def history() -> list[dict[str, Any]]:
     return [*steps, *scores]
 
 
+class Made:
+    """A part of an evaluation."""
+
+    def __init__(self, tree: Any) -> None:
+        self.tree = tree
+
+    def to_json(self) -> Any:
+        return self.tree
+
+    def sentence(self) -> str:
+        return f"Clearly weaker than the rest: {MARKUP}."
+
+
+def parts() -> dict[str, Made]:
+    def part(by: str, name: str, difference: float | None, clear: bool) -> dict[str, Any]:
+        return {
+            "by": by, "name": name, "images": 3, "pixels": 99, "miou": 0.5, "miou_ci95": [0.4, 0.6], "clear": clear,
+            "difference": difference, "difference_ci95": [None, None] if difference is None else [-0.2, -0.01],
+        }  # fmt: skip
+
+    region = {
+        "rank": 1, "id": MARKUP, "given": RTL, "suggested": MARKUP, "score": 2.0, "given_probability": 0.1,
+        "suggested_probability": 0.9, "pixels": 50, "share": 0.01, "box": [3, 4, 10, 20], "in_training": None,
+    }  # fmt: skip
+    return {
+        "slices": Made([part(MARKUP, LONG, -0.1, True), part("brightness", RTL, None, False)]),
+        "label_errors": Made({"regions_found": 2, "regions": [region, {**region, "rank": 2, "id": "not shown"}]}),
+    }
+
+
 def evaluation() -> str:
     facts = RunFacts(
         title=MARKUP, command=f"segwright evaluate '{MARKUP}'", history=history(), model={"name": LONG},
         plan=[("size", RTL, MARKUP)], versions={"torch": "2.11"}, licenses={"weights": "Apache-2.0"},
     )  # fmt: skip
-    return report_page(evaluated(), Scenes(), facts)
+    found = evaluated()
+    found.parts |= parts()
+    found.convention, found.temperature = "torchvision", 1.4
+    return report_page(found, Scenes(), facts)
 
 
 def comparison() -> str:

@@ -135,10 +135,10 @@ def test_the_theme_button_switches(browser: Any, files: dict[str, Path]) -> None
 def test_tables_sort_by_mouse_and_keyboard(browser: Any, files: dict[str, Path]) -> None:
     with Opened(browser) as opened:
         page = opened.file(files["evaluation"])
-        header = page.locator("section", has=page.locator("h2", has_text="Classes")).locator("th").nth(2)
+        header = page.locator("section", has=page.locator("h2", has_text="Classes")).locator("th").nth(3)
 
         def column() -> list[float]:
-            cells = header.locator("xpath=ancestor::table").locator("tbody tr td:nth-child(3)")
+            cells = header.locator("xpath=ancestor::table").locator("tbody tr td:nth-child(4)")
             return [float(text) for text in cells.all_inner_texts()]
 
         first = column()
@@ -255,7 +255,7 @@ def test_the_viewer_works_by_keyboard_and_by_links(browser: Any, files: dict[str
             "Truth: " in viewer.part("readout").inner_text()
             and "Uncertainty: 0." in viewer.part("readout").inner_text()
         )
-        link = viewer.page.locator("a[href='#images-3']")
+        link = viewer.page.locator("a[href='#images-3']").first
         link.press("Enter")
         viewer.page.wait_for_selector(".viewer[data-ready='2']")
         assert viewer.page.evaluate("document.activeElement.dataset.part") == "stage"
