@@ -31,6 +31,7 @@ if TYPE_CHECKING:
         evaluate,
         export,
         find_label_errors,
+        fit_error_model,
         import_weights,
         list_models,
         load,
@@ -91,8 +92,8 @@ if TYPE_CHECKING:
 _HOME = {
     "segwright.api": (
         "ConvertResult FailedFile ModelInfo PredictResult PredictedFile check choose_split compare convert "
-        "create_model cross_validate ensemble evaluate export find_label_errors import_weights list_models load "
-        "lr_range monitor open_dataset plot_crf predict serve train tune tune_postprocessing"
+        "create_model cross_validate ensemble evaluate export find_label_errors fit_error_model import_weights "
+        "list_models load lr_range monitor open_dataset plot_crf predict serve train tune tune_postprocessing"
     ),
     "segwright.core.errors": (
         "BundleError BundleWriteError CheckpointError ConfigError DataError DeadProcessError DepthError DownloadError "
@@ -182,6 +183,7 @@ __all__ = [
     "evaluate",
     "export",
     "find_label_errors",
+    "fit_error_model",
     "import_weights",
     "list_models",
     "load",

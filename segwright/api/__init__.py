@@ -11,6 +11,7 @@ from segwright.api.label_errors import find_label_errors
 from segwright.api.models import create_model, ensemble, export, import_weights, list_models, load
 from segwright.api.monitoring import monitor
 from segwright.api.postprocess import plot_crf, tune_postprocessing
+from segwright.api.quality import fit_error_model
 from segwright.api.results import ConvertResult, FailedFile, ModelInfo, PredictedFile, PredictResult
 from segwright.api.training import cross_validate, lr_range, train, tune
 from segwright.core.deprecated import renamed_names
@@ -31,6 +32,7 @@ __all__ = [
     "evaluate",
     "export",
     "find_label_errors",
+    "fit_error_model",
     "import_weights",
     "list_models",
     "load",

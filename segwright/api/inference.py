@@ -42,6 +42,9 @@ def predict(
     polygons: Sequence[str] = (),
     areas: str | Path | None = None,
     video: bool = False,
+    uncertainty: str | None = None,
+    uncertainty_format: str = "png",
+    quality: bool = False,
     eight_bit: str | None = None,
     overwrite: bool = False,
     journal: str | Path | None = None,
@@ -77,6 +80,14 @@ def predict(
         Also write a CSV file: pixels, share and area per image and class.
     video : bool, default=False
         For a video: one overlay video in place of files per frame.
+    uncertainty : str, optional
+        Also write how unsure each pixel is, by a measure such as ``"entropy"``, ``"tta"`` or ``"dropout(20)"``
+        (:data:`segwright.inference.uncertainty.MEASURES`).
+    uncertainty_format : {"png", "npy"}, default="png"
+        Gray, 255 is 1.0; or float32 H×W in 0…1.
+    quality : bool, default=False
+        Also the estimate of the model's error model: ``results[i].quality`` has the estimated mIoU and IoU per class
+        with intervals, and the regions with their probability of being wrong.
     overwrite : bool, default=False
         Replace files in ``out`` that no prediction wrote.
     journal : str or Path, optional
@@ -114,8 +125,9 @@ def predict(
 
     saved = "npz" if probabilities is True else probabilities or None
     options = OutputOptions(
-        mask_format, overlay, confidence, saved, tuple(polygons), Path(areas) if areas is not None else None, video
-    )
+        mask_format, overlay, confidence, saved, tuple(polygons), Path(areas) if areas is not None else None, video,
+        uncertainty, uncertainty_format, quality,
+    )  # fmt: skip
     found = open_sources([source] if isinstance(source, str | Path) else list(source))
     predictor = as_predictor(model, device, postprocess, tta, eight_bit, trust_external)
     filled = result if result is not None else {}

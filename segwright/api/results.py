@@ -50,6 +50,9 @@ class PredictedFile(JsonResult):
     placed: str | None = None  # what gives the mask its place on the ground
     shares: Mapping[str, float] | None = None  # class name → share of the pixels, 0…1
     mean_confidence: float | None = None  # 0…1
+    uncertainty: Path | None = None
+    mean_uncertainty: float | None = None  # 0…1
+    quality: Mapping[str, Any] | None = None  # the estimate of the model's error model
     other: Mapping[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
@@ -134,7 +137,7 @@ class ModelInfo(JsonResult):
         return {"encoder": None, **super().to_json()}
 
 
-_PATHS = {"file", "mask", "overlay", "confidence", "probabilities", "geojson", "labelme", "video"}
+_PATHS = {"file", "mask", "overlay", "confidence", "probabilities", "geojson", "labelme", "video", "uncertainty"}
 
 
 def _item(kind: type[Any], tree: Mapping[str, Any]) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -104,6 +105,13 @@ def evaluate(
         Path | None,
         typer.Option("--label-errors", metavar="FOLDER", help="Also write likely label errors, as label-errors does."),
     ] = None,
+    fit_error_model: Annotated[
+        bool,
+        typer.Option(
+            "--fit-error-model",
+            help="Fit the error model on these images and keep it in the model: predict then estimates its quality.",
+        ),
+    ] = False,
     report: Annotated[Path | None, typer.Option("--report", metavar="FILE", help="Write a page to look at.")] = None,
     report_images: Annotated[
         int | None, typer.Option("--report-images", metavar="N", help="Images that the page shows; 24 if left out.")
@@ -145,9 +153,25 @@ def evaluate(
     render_evaluation(found, console())
     if label_errors is not None:
         console().print(literal(f"likely label errors: {label_errors}"), soft_wrap=True)
-    write_result(json, found.to_json())
+    tree = found.to_json()
+    if fit_error_model:
+        tree["error_model"] = api.fit_error_model(
+            model, data, split=found.split, device=device, format=format, images=images, masks=masks, match=match,
+            eight_bit=eight_bit, trust_external=trust_external,
+        )  # fmt: skip
+        console().print(literal(_error_model_line(tree["error_model"])), soft_wrap=True)
+    write_result(json, tree)
     if report is not None:
         console().print(f"report: {report}")
+
+
+def _error_model_line(facts: Mapping[str, Any]) -> str:
+    held_out = facts["held_out"]
+    return (
+        f"error model of {facts['images']} images, {facts['regions']} regions, judged on images left out: "
+        f"wrong regions AUROC {held_out['auroc']:.3f}, IoU of regions R² {held_out['r_squared']:.3f}, mIoU of an "
+        f"image within {100 * held_out['miou_error']:.1f} points on average"
+    )
 
 
 def predict(
@@ -184,6 +208,26 @@ def predict(
     video: Annotated[
         bool, typer.Option("--video", help="For a video: one overlay video instead of files per frame.")
     ] = False,
+    uncertainty: Annotated[
+        str | None,
+        typer.Option(
+            "--uncertainty",
+            metavar="MEASURE",
+            help="Also how unsure each pixel is, as a gray PNG: confidence, entropy, margin, tta(VIEWS), dropout(N), "
+            "ensemble, …",
+        ),
+    ] = None,
+    uncertainty_format: Annotated[
+        str, typer.Option("--uncertainty-format", metavar="png|npy", help="npy: float32 height×width in 0…1.")
+    ] = "png",
+    quality: Annotated[
+        bool | None,
+        typer.Option(
+            "--quality/--no-quality",
+            help="Estimate mIoU and IoU per class with intervals, and list doubtful regions, if the model has an error "
+            "model; on with --json.",
+        ),
+    ] = None,
     eight_bit: EightBit = None,
     trust_external: TrustExternal = False,
     overwrite: Annotated[
@@ -205,7 +249,9 @@ def predict(
             model, sources[0] if len(sources) == 1 else sources, out=out, device=device, postprocess=post, tta=tta,
             confidence=confidence, overlay=overlay, mask_format=mask_format, probabilities=probabilities,
             polygons=polygons or (), areas=areas, video=video, eight_bit=eight_bit, overwrite=overwrite,
-            trust_external=trust_external, journal=journal, keep_images=keep_images,
+            trust_external=trust_external, uncertainty=uncertainty, uncertainty_format=uncertainty_format,
+            quality=json is not None if quality is None else quality,
+            journal=journal, keep_images=keep_images,
             journal_max_size=journal_max_size, result=result,
         )  # fmt: skip
     except BaseException as error:  # Ctrl-C too: what was done is still reported

@@ -112,7 +112,11 @@ def print_prediction(result: Mapping[str, Any], console: Console) -> None:
             message(f"{name:>16} {share:6.1%}")
         if "mean_confidence" in item:
             message(f"mean confidence {item['mean_confidence']:.2f}")
-        for kind in ("mask", "overlay", "confidence", "probabilities", "geojson", "labelme", "video"):
+        if "mean_uncertainty" in item:
+            message(f"mean uncertainty {item['mean_uncertainty']:.3f}")
+        if "quality" in item:
+            message(item["quality"].get("summary") or item["quality"]["note"])
+        for kind in ("mask", "overlay", "confidence", "probabilities", "uncertainty", "geojson", "labelme", "video"):
             if kind in item:
                 placed = f"  (placed by {item['placed']})" if kind == "mask" and "placed" in item else ""
                 message(f"{kind}: {item[kind]}{placed}")

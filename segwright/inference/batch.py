@@ -33,9 +33,11 @@ from segwright.inference.output_options import OutputOptions, file_values
 from segwright.inference.outputs import BESIDE_SOURCES, OutputFolder, OutputFolderError, unwritable
 from segwright.inference.prediction import Prediction
 from segwright.inference.predictor import Predictor
+from segwright.inference.quality import NO_ERROR_MODEL
 from segwright.inference.sliding_window import Window
 from segwright.inference.sources import Source, frame_count, frames_per_second, is_video, read_frames
 from segwright.inference.thinned import ThinnedOutput
+from segwright.inference.uncertainty import check_measure, parse_measure
 from segwright.inference.vectorize import CocoWriter, geojson, labelme
 
 COCO_FILE = "predictions.coco.json"
@@ -105,6 +107,8 @@ class _Run:
         self.coco = CocoWriter(self.space) if "coco" in self.options.polygons else None
         self.rows: list[tuple[object, ...]] = []  # of the CSV file
         self.values: npt.NDArray[Any] | None = None
+        if self.options.uncertainty is not None:
+            check_measure(parse_measure(self.options.uncertainty), self.predictor.runtime)
         if self.options.mask_format == "values":
             bundle = self.predictor.bundle
             if bundle is not None and bundle.preprocessing.get("masks") == "colors":
@@ -145,6 +149,7 @@ class _Run:
             (self.options.overlay, ".overlay.jpg"),
             (self.options.confidence, ".confidence.png"),
             (self.options.probabilities is not None, f".probabilities.{self.options.probabilities}"),
+            (self.options.uncertainty is not None, f".uncertainty.{self.options.uncertainty_format}"),
             ("geojson" in self.options.polygons, ".geojson"),
             ("labelme" in self.options.polygons, ".json"),
         ]
@@ -223,7 +228,7 @@ class _Run:
         inner: Advance = lambda count: None  # noqa: E731
         if single and self.windows is not None:
             inner = self.windows(self.predictor.window_count(image))
-        prediction = self.predictor.predict(image, probabilities=self.options.probabilities is not None, advance=inner)
+        prediction = self._predict(image, inner)
         self._observed(name, prediction)
         place = placement(path)
         if path.suffix.lower() in TIFF:
@@ -233,6 +238,15 @@ class _Run:
     def _observed(self, name: str, prediction: Prediction | ThinnedOutput | None) -> None:
         if self.observe is not None and prediction is not None:
             self.observe(name, prediction)
+
+    def _predict(self, image: UInt8Array, advance: Advance = lambda count: None) -> Prediction:
+        return self.predictor.predict(
+            image,
+            probabilities=self.options.probabilities is not None,
+            uncertainty=self.options.uncertainty,
+            quality=self.options.quality,
+            advance=advance,
+        )
 
     def _write(self, prediction: Prediction, name: str, source: Path, place: Placement | None) -> Result:
         item: Result = self._write_mask(prediction.labels, name, place)
@@ -245,6 +259,15 @@ class _Run:
         if prediction.probabilities is not None and self.options.probabilities is not None:
             path = self._path(name, f".probabilities.{self.options.probabilities}")
             item["probabilities"] = str(self._write_probabilities(path, prediction.probabilities))
+        if prediction.uncertainty is not None:
+            path = self._path(name, f".uncertainty.{self.options.uncertainty_format}")
+            values = prediction.uncertainty
+            if path.suffix == ".npy":
+                self.folder.write(path, lambda beside: np.save(beside, values))
+            else:
+                self.folder.write_bytes(path, encode_png(prediction.uncertainty_image()))
+            item["uncertainty"] = str(path)
+            item["mean_uncertainty"] = float(values.mean(dtype=np.float64))
         if "geojson" in self.options.polygons:
             ground = place.reference if place is not None else None
             at, epsg = (ground.at, ground.epsg) if ground is not None else (None, None)
@@ -257,6 +280,9 @@ class _Run:
             self.coco.add(prediction.labels, str(source))
         item["shares"] = {key: value for key, value in prediction.shares().items() if value > 0}
         item["mean_confidence"] = float(prediction.confidence.mean())
+        if self.options.quality:
+            found = prediction.quality
+            item["quality"] = found.to_json() if found is not None else {"note": NO_ERROR_MODEL}
         self._count(source, prediction.labels, place)
         return item
 
@@ -377,7 +403,7 @@ class _Run:
         count = 0
         for count, frame in enumerate(read_frames(path), 1):
             try:
-                prediction = self.predictor.predict(frame, probabilities=self.options.probabilities is not None)
+                prediction = self._predict(frame)
                 self._observed(f"{name}-{count - 1:06d}", prediction)
                 item = self._write(prediction, f"{name}-{count - 1:06d}", path, None)
                 self._done(path, {"frame": count - 1, **item})

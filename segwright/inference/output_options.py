@@ -15,6 +15,7 @@ from segwright.core.types import IGNORE_INDEX, LabelSpace
 
 MASK_FORMATS = ("palette", "index", "values", "npy")
 PROBABILITY_FORMATS = ("npz", "npy")
+UNCERTAINTY_FORMATS = ("png", "npy")
 POLYGON_FORMATS = ("geojson", "coco", "labelme")
 
 
@@ -29,12 +30,16 @@ class OutputOptions:
     polygons: tuple[str, ...] = ()  # of POLYGON_FORMATS
     areas: Path | None = None  # a CSV file: pixels, share and area per image and class
     video: bool = False  # one overlay video per video, instead of files per frame
+    uncertainty: str | None = None  # a measure of segwright.inference.uncertainty, written as a gray PNG
+    uncertainty_format: str = "png"  # one of UNCERTAINTY_FORMATS; npy: float32 H×W
+    quality: bool = False  # the estimate of the model's error model, in the result
 
     def __post_init__(self) -> None:
         for name, found, known in (
             ("mask format", (self.mask_format,), MASK_FORMATS),
             ("format of probabilities", (self.probabilities,) if self.probabilities else (), PROBABILITY_FORMATS),
             ("polygon format", self.polygons, POLYGON_FORMATS),
+            ("format of uncertainty", (self.uncertainty_format,), UNCERTAINTY_FORMATS),
         ):
             for one in found:
                 if one not in known:

@@ -11,6 +11,7 @@ from segwright.core.deprecated import renamed_attribute
 from segwright.core.errors import LabelError
 from segwright.core.types import Float32Array, LabelSpace, UInt8Array, blend, row_strips
 from segwright.imageio import write_mask
+from segwright.inference.quality import Quality
 from segwright.inference.thinned import ThinnedOutput
 
 
@@ -24,6 +25,8 @@ class Prediction:
     image: UInt8Array | None = None  # (H, W, C)
     probabilities: Float32Array | None = None  # (K, H, W), only on request
     thinned: ThinnedOutput | None = None  # for monitoring, from a predictor that is observed
+    uncertainty: Float32Array | None = None  # (H, W) in 0…1, 0 is sure; only on request
+    quality: Quality | None = None  # the estimate of the model's error model, only on request
 
     def __post_init__(self) -> None:
         if self.labels.dtype != np.uint8 or self.labels.ndim != 2:
@@ -52,6 +55,13 @@ class Prediction:
     def confidence_image(self) -> UInt8Array:
         """H×W×1: the confidence as gray, 255 is 1.0."""
         gray: UInt8Array = (self.confidence * 255 + 0.5).astype(np.uint8)
+        return gray[..., None]
+
+    def uncertainty_image(self) -> UInt8Array:
+        """H×W×1: the uncertainty as gray, 255 is 1.0; LabelError if none was asked for."""
+        if self.uncertainty is None:
+            raise LabelError("the prediction has no uncertainty", fix='predict(image, uncertainty="entropy")')
+        gray: UInt8Array = (self.uncertainty * 255 + 0.5).astype(np.uint8)
         return gray[..., None]
 
     def shares(self) -> dict[str, float]:

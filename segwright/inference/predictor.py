@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +18,20 @@ from segwright.core.types import Float32Array, LabelSpace
 from segwright.data.records import ValueRange
 from segwright.imageio import UInt8Array, read_header, read_image, read_raster
 from segwright.inference.attachments import attachment_names
-from segwright.inference.bundle import Bundle, is_bundle, load_bundle
+from segwright.inference.bundle import Bundle, is_bundle, load_bundle, read_attachment
 from segwright.inference.prediction import Prediction
+from segwright.inference.quality import ATTACHMENT, ErrorModel, Quality, parse_error_model, thinning
 from segwright.inference.runtimes import OnnxRuntime, Runtime, TorchRuntime, features_of, labels_and_scores
 from segwright.inference.sliding_window import DEFAULT_MARGIN, DEFAULT_WINDOW, Window, sliding_windows
 from segwright.inference.thinned import ThinnedOutput, Thinner, log_scores
 from segwright.inference.tta import TestTimeAugmentation, parse_tta
+from segwright.inference.uncertainty import (
+    UncertaintyMeasure,
+    check_measure,
+    map_of_probabilities,
+    map_of_samples,
+    parse_measure,
+)
 from segwright.models.base import SegmentationModel
 from segwright.postprocess.pipeline import Pipeline, parse_pipeline
 
@@ -88,6 +97,7 @@ class Predictor:
         self.tta: TestTimeAugmentation | None = parse_tta(tta, label_space.mirrored()) if tta else None
         self.eight_bit = eight_bit
         self.window = DEFAULT_WINDOW
+        self.error_model: ErrorModel | None = None  # of the bundle, see segwright.inference.quality
         self.notes: list[str] = []  # how images were read, if there was a choice
         self.attachments: tuple[str, ...] = ()  # names of what the saved model carries beside its weights
         self.observed = False  # True: every prediction also has its thinned output, for monitoring
@@ -99,12 +109,17 @@ class Predictor:
         """A predictor over a network in memory."""
         return cls(TorchRuntime(model, device), label_space)
 
-    def __call__(self, image: str | Path | AnyArray, *, probabilities: bool = False) -> Prediction:
-        """Predict a file, or an array H×W×C (or H×W), RGB order where C is 3; ``probabilities`` as for
-        :meth:`predict`."""
-        if isinstance(image, str | Path):
-            return self.predict(self.read(image), probabilities=probabilities)
-        return self.predict(np.asarray(image), probabilities=probabilities)
+    def __call__(
+        self,
+        image: str | Path | AnyArray,
+        *,
+        probabilities: bool = False,
+        uncertainty: str | UncertaintyMeasure | None = None,
+        quality: bool = False,
+    ) -> Prediction:
+        """Predict a file, or an array H×W×C (or H×W), RGB order where C is 3; the rest as for :meth:`predict`."""
+        pixels = self.read(image) if isinstance(image, str | Path) else np.asarray(image)
+        return self.predict(pixels, probabilities=probabilities, uncertainty=uncertainty, quality=quality)
 
     def read(self, path: str | Path) -> UInt8Array:
         """Read an image file as in training, with the network's channels and value range."""
@@ -131,17 +146,31 @@ class Predictor:
         """Whether :meth:`predict_batch` runs images of this size together."""
         return self.pipeline is None and self.tta is None and not self._large(image)
 
-    def predict(self, image: AnyArray, *, probabilities: bool = False, advance: Advance = _no_progress) -> Prediction:
+    def predict(
+        self,
+        image: AnyArray,
+        *,
+        probabilities: bool = False,
+        uncertainty: str | UncertaintyMeasure | None = None,
+        quality: bool = False,
+        advance: Advance = _no_progress,
+    ) -> Prediction:
         """Labels and confidence of one image H×W×C, in RGB order if C is 3.
 
         uint8, or any other number type if the model has a value range. ``probabilities`` adds float32 K×H×W; the labels
-        are the same. ``advance`` is called after every window of a large image (:meth:`window_count`). If memory runs
-        out, this image and all later ones are predicted in smaller windows.
+        are the same. ``uncertainty``: a measure of :mod:`segwright.inference.uncertainty`, as a map float32 H×W in 0…1;
+        UsageError for an unknown one, ModelError if the network cannot give it. ``quality`` adds the estimate of the
+        model's error model; None without one. ``advance`` is called after every window of a large image
+        (:meth:`window_count`). If memory runs out, this image and all later ones are predicted in smaller windows.
         """
         pixels = self.prepare(image)
+        measure = parse_measure(uncertainty) if isinstance(uncertainty, str) else uncertainty
+        if measure is not None:
+            check_measure(measure, self.runtime)
+        wanted = _Wanted(probabilities, measure, quality and self.error_model is not None)
         while True:
             try:
-                return self._predict(pixels, probabilities, advance)
+                return self._predict(pixels, wanted, advance)
             except Exception as error:
                 if not self._shrink(pixels.shape[0], pixels.shape[1], error):
                     raise
@@ -162,33 +191,68 @@ class Predictor:
             image = self.value_range.apply(image if image.ndim == 3 else image[..., None])
         return fit_channels(check_image(image), self.runtime.in_channels)
 
-    def _predict(self, image: UInt8Array, probabilities: bool, advance: Advance) -> Prediction:
+    def _predict(self, image: UInt8Array, wanted: _Wanted, advance: Advance) -> Prediction:
         height, width = image.shape[:2]
         thinner = Thinner(height, width, self.label_space.classes) if self.observed else None
         if not self._large(image):
             seen = None if thinner is None else (thinner, thinner.whole())
-            labels, confidence, marginals = self._part(image, self.pipeline or Pipeline(), probabilities, None, seen)
-            return self._checked(image, labels, confidence, marginals, thinner)
+            labels, confidence, marginals = self._part(image, self.pipeline or Pipeline(), wanted.marginals, None, seen)
+            unsure = self._uncertainty(wanted.measure, image, marginals)
+            quality = self._quality(marginals, labels) if wanted.quality else None
+            kept = marginals if wanted.probabilities else None
+            return self._checked(image, labels, confidence, kept, thinner, unsure, quality)
         labels, confidence = np.empty((height, width), np.uint8), np.empty((height, width), np.float32)
-        kept = np.empty((self.label_space.classes, height, width), np.float32) if probabilities else None
+        classes = self.label_space.classes
+        kept = np.empty((classes, height, width), np.float32) if wanted.probabilities else None
+        unsure = np.empty((height, width), np.float32) if wanted.measure is not None else None
+        thin = thinning(height, width)
+        view = (classes, -(-height // thin), -(-width // thin))
+        thinned = np.empty(view, np.float32) if wanted.quality else None
         local, regional = self._pipelines()
         for part in sliding_windows(height, width, self.window, self._margin()):
             seen = None if thinner is None else (thinner, part)
-            found, sure, marginals = self._part(image[part.window], local, probabilities, height * width, seen)
+            found, sure, marginals = self._part(image[part.window], local, wanted.marginals, height * width, seen)
             labels[part.core], confidence[part.core] = found[part.core_in_window], sure[part.core_in_window]
             if kept is not None and marginals is not None:
                 kept[:, *part.core] = marginals[:, *part.core_in_window]
+            map_ = self._uncertainty(wanted.measure, image[part.window], marginals)
+            if unsure is not None and map_ is not None:
+                unsure[part.core] = map_[part.core_in_window]
+            if thinned is not None and marginals is not None:
+                _thin_into(thinned, marginals, part, thin)
             advance(1)
-        if not regional:
-            return self._checked(image, labels, confidence, kept, thinner)
-        settled = regional.on_labels(as_rgb(image), labels)  # on the whole image: regions extend over windows
-        if kept is not None:  # keeps the label the most probable class, as without windows
+        settled = labels
+        if regional:
+            settled = regional.on_labels(as_rgb(image), labels)  # on the whole image: regions extend over windows
+        if regional and kept is not None:  # keeps the label the most probable class, as without windows
             rows, columns = np.nonzero(settled != labels)
             old, new = labels[rows, columns], settled[rows, columns]
             taken = kept[old, rows, columns]
             kept[old, rows, columns] = kept[new, rows, columns]
             kept[new, rows, columns] = taken
-        return self._checked(image, settled, confidence, kept, thinner)
+        quality = self._quality(thinned, settled, thin) if thinned is not None else None
+        return self._checked(image, settled, confidence, kept, thinner, unsure, quality)
+
+    def _uncertainty(
+        self, measure: UncertaintyMeasure | None, pixels: UInt8Array, marginals: Float32Array | None
+    ) -> Float32Array | None:
+        """The map (H, W) of an image or a window with its probabilities."""
+        if measure is None:
+            return None
+        if measure.of_probabilities:
+            assert marginals is not None  # _Wanted.marginals
+            return map_of_probabilities(measure, marginals)
+        return map_of_samples(measure, self.runtime, pixels, self.label_space.mirrored())
+
+    def _quality(self, marginals: Float32Array | None, labels: UInt8Array, thin: int = 0) -> Quality | None:
+        """The estimate of the error model; ``thin``: how far the marginals are thinned out already, 0: not yet."""
+        if self.error_model is None or marginals is None:
+            return None
+        _check_finite(marginals)
+        step = thin or thinning(*labels.shape)
+        if not thin and step > 1:
+            marginals = np.ascontiguousarray(marginals[:, ::step, ::step])
+        return self.error_model(marginals, np.ascontiguousarray(labels[::step, ::step]), self.label_space, step)
 
     def predict_windows(self, height: int, width: int, read: ReadWindow, write: WriteWindow) -> ThinnedOutput | None:
         """Predict an image that does not fit into memory, in the windows of :meth:`predict`.
@@ -375,11 +439,38 @@ class Predictor:
         confidence: Float32Array,
         probabilities: Float32Array | None = None,
         thinner: Thinner | None = None,
+        uncertainty: Float32Array | None = None,
+        quality: Quality | None = None,
     ) -> Prediction:
         """A prediction; ModelError if the confidence is not finite, because labels of NaN would look valid."""
         _check_finite(confidence)
         thinned = thinner.finish(image) if thinner is not None else None
-        return Prediction(labels, confidence, self.label_space, image, probabilities, thinned)
+        return Prediction(labels, confidence, self.label_space, image, probabilities, thinned, uncertainty, quality)
+
+
+@dataclass(frozen=True)
+class _Wanted:
+    """What a prediction is asked for beside labels and confidence."""
+
+    probabilities: bool
+    measure: UncertaintyMeasure | None
+    quality: bool
+
+    @property
+    def marginals(self) -> bool:
+        """Whether the probabilities of all classes are needed."""
+        return self.probabilities or self.quality or (self.measure is not None and self.measure.of_probabilities)
+
+
+def _thin_into(view: Float32Array, marginals: Float32Array, part: Window, step: int) -> None:
+    """Put every ``step``-th pixel of the image that lies in the core of a window into ``view`` (K, h, w)."""
+    top, left = -(-part.core_top // step), -(-part.core_left // step)
+    bottom, right = -(-part.core_bottom // step), -(-part.core_right // step)
+    view[:, top:bottom, left:right] = marginals[
+        :,
+        top * step - part.top : part.core_bottom - part.top : step,
+        left * step - part.left : part.core_right - part.left : step,
+    ]
 
 
 def load(
@@ -399,11 +490,18 @@ def load(
         onnx = OnnxRuntime(path, device)
         runtime: Runtime = onnx
         bundle = onnx.bundle
+        attachment = None
     else:
-        network, bundle = load_bundle(find_bundle(path), trust_external=trust_external)
+        folder = find_bundle(path)
+        network, bundle = load_bundle(folder, trust_external=trust_external)
+        attachment = read_attachment(folder, ATTACHMENT)
         runtime = TorchRuntime(network, device, precision)
     predictor = Predictor(runtime, bundle.label_space, bundle=bundle, post=post, tta=tta, eight_bit=eight_bit)
     predictor.attachments = tuple(attachment_names(find_bundle(path))) if path.suffix.lower() != ".onnx" else ()
+    if attachment is not None:
+        predictor.error_model = parse_error_model(attachment, bundle.label_space.classes).used_with(
+            str(predictor.pipeline) if predictor.pipeline else "none", str(predictor.tta) if predictor.tta else "none"
+        )
     return predictor
 
 

@@ -20,7 +20,7 @@ Memory is bounded: one view at a time is run and added in place to one sum of th
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -96,6 +96,14 @@ class TestTimeAugmentation:
         assert total is not None  # parse_tta gives at least one view
         total /= np.maximum(seen, 1e-6)
         return np.asarray(softmax(total, axis=1), np.float32)
+
+    def each(self, logits: Logits, image: UInt8Array) -> Iterator[tuple[Float32Array, Float32Array]]:
+        """Of one image H×W×C, per view: its probabilities mapped back, float32 K×H×W, and where it sees the image, H×W
+        in 0…1."""
+        for view in self.views:
+            seen = np.zeros(image.shape[:2], np.float32)
+            total = _add(view, logits, image[None], None, seen, self.pairs if view.is_mirrored else ())
+            yield np.asarray(softmax(total[0] / np.maximum(seen, 1e-6), axis=0), np.float32), np.minimum(seen, 1)
 
 
 def parse_tta(text: str, pairs: Sequence[tuple[int, int]] = ()) -> TestTimeAugmentation:

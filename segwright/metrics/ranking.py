@@ -1,0 +1,23 @@
+"""How well a score ranks: area under the ROC curve and R², exact on ties."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+from scipy.stats import rankdata
+
+
+def auroc(scores: npt.ArrayLike, events: npt.ArrayLike) -> float:
+    """The chance that an event has a higher score than another case, ties count half; NaN without both kinds."""
+    ranks, hit = rankdata(np.asarray(scores, np.float64)), np.asarray(events, bool)
+    count, rest = int(hit.sum()), int((~hit).sum())
+    if not count or not rest:
+        return float("nan")
+    return float((ranks[hit].sum() - count * (count + 1) / 2) / (count * rest))
+
+
+def r_squared(truth: npt.ArrayLike, estimate: npt.ArrayLike) -> float:
+    """1 − the squared error over that of the mean; NaN if the truth does not vary."""
+    wanted, found = np.asarray(truth, np.float64), np.asarray(estimate, np.float64)
+    spread = float(((wanted - wanted.mean()) ** 2).sum()) if wanted.size else 0.0
+    return 1 - float(((wanted - found) ** 2).sum()) / spread if spread > 0 else float("nan")
