@@ -486,7 +486,9 @@ def serve(
     place = path.resolve()
     folder = place.parent if place.name == "model" else place  # of a run, not in it
     name = place.stem if place.is_file() else folder.name
-    options = JournalOptions(journal, keep_images, journal_max_size) if journal is not None else None
+    options = None
+    if journal is not None:
+        options = JournalOptions(journal, keep_images, journal_max_size, reference=path)
     serve_model(load_model, limits, name=name, host=host, port=port, watch=watched, journal=options, message=message)
 
 

@@ -65,6 +65,15 @@ def monitor_page(result: MonitorResult, *, command: str = "") -> str:
     )  # fmt: skip
 
 
+def no_result_page(name: str, error: SegwrightError) -> str:
+    """The page if a journal cannot be examined, or not yet."""
+    lines = [error.message]
+    lines += [f"{what}: {text}" for what, text in (("found", error.found), ("fix", error.fix)) if text]
+    return reports.page(
+        "no_monitor.html.j2", title=f"Monitor: {name}", lines=lines, made=moment(datetime.now(UTC).timestamp())
+    )
+
+
 def moment(seconds: float) -> str:
     """A time as people write it, UTC; a dash for NaN or one that no calendar has."""
     try:

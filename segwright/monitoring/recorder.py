@@ -29,12 +29,16 @@ UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12,
 
 @dataclass(frozen=True)
 class JournalOptions:
-    """Where and how a journal is written; texts such as "1%" and "500MB" are allowed."""
+    """Where and how a journal is written; texts such as "1%" and "500MB" are allowed.
+
+    ``reference``: the saved model whose reference the service's page compares the journal with.
+    """
 
     folder: str | Path
     keep_images: float | str = 0.0
     max_size: int | str = MAX_BYTES
     retention_days: float = RETENTION / 86_400
+    reference: str | Path | None = None
 
 
 def parse_share(share: float | str) -> float:

@@ -98,14 +98,25 @@ def page(template: str, *, title: str, parts: Sequence[str] = (), **context: obj
 
     ``parts``: further files of ``static/`` without suffix, such as "viewer", each a style sheet and a script.
     """
-    style = "".join(static_text(f"{name}.css") for name in ("report", *parts))
-    script = "".join(static_text(f"{name}.js") for name in ("page", *parts))
-    policy = (
+    style, script = _inlined(parts)
+    policy = page_policy(parts)
+    context |= {"title": title, "style": Markup(style), "script": Markup(script), "policy": Markup(policy)}
+    return environment().get_template(template).render(context)
+
+
+def page_policy(parts: Sequence[str] = ()) -> str:
+    """The Content-Security-Policy of a :func:`page`, for its head or a header."""
+    style, script = _inlined(parts)
+    return (
         f"default-src 'none'; img-src data:; style-src {content_hash(style)}; script-src {content_hash(script)}; "
         "base-uri 'none'; form-action 'none'"
     )
-    context |= {"title": title, "style": Markup(style), "script": Markup(script), "policy": Markup(policy)}
-    return environment().get_template(template).render(context)
+
+
+def _inlined(parts: Sequence[str]) -> tuple[str, str]:
+    """The style sheet and the script of a page."""
+    style = "".join(static_text(f"{name}.css") for name in ("report", *parts))
+    return style, "".join(static_text(f"{name}.js") for name in ("page", *parts))
 
 
 def content_hash(content: str) -> str:

@@ -61,6 +61,7 @@ class Application(Starlette):
             Route("/health", self.health, methods=["GET"]),
             Route("/ready", self.ready, methods=["GET"]),
             Route("/metrics", self.metrics, methods=["GET"]),
+            Route("/monitor", self.monitor, methods=["GET"]),
             Route("/openapi.json", self.openapi, methods=["GET"]),
         ]
         self.paths = [route.path for route in routes]
@@ -134,6 +135,16 @@ class Application(Starlette):
         """``GET /metrics``."""
         text, content_type = self.service.metrics.text()
         return Response(text, media_type=content_type)
+
+    async def monitor(self, request: Request) -> Response:
+        """``GET /monitor``: a look at the journal."""
+        view = self.service.monitor_view
+        if view is None:
+            wrong = SegwrightError("the service writes no journal", fix="start it with --journal FOLDER")
+            return error_response(wrong, 404)
+        document, policy = await view.page()
+        headers = {"content-security-policy": policy, "cache-control": "no-store"}
+        return Response(document, 200, headers, "text/html; charset=utf-8")
 
     async def openapi(self, request: Request) -> Response:
         """``GET /openapi.json``."""

@@ -31,6 +31,7 @@ MODEL = {
     "device": "cpu",
     "metrics": {"miou": 0.69},
     "licenses": {},
+    "reference": True,
     "loaded": "2026-01-31T12:00:00Z",
     "limits": {"max_megabytes": 32.0, "max_megapixels": 32.0},
     "version": __version__,
@@ -83,6 +84,19 @@ def describe_api(limits: ServiceLimits) -> dict[str, Any]:
                             "description": "The text exposition format.",
                             "content": {"text/plain": {"schema": {"type": "string"}}},
                         }
+                    },
+                }
+            },
+            "/monitor": {
+                "get": {
+                    "summary": "A look at the journal of the service: drift, accuracy without labels, unusual images",
+                    "operationId": "monitor",
+                    "responses": {
+                        "200": {"description": "HTML.", "content": {"text/html": {"schema": {"type": "string"}}}},
+                        "404": {
+                            "description": "The service writes no journal.",
+                            "content": {JSON: {"schema": {"$ref": "#/components/schemas/Error"}}},
+                        },
                     },
                 }
             },

@@ -37,6 +37,7 @@ from segwright.serving.limits import (
     ServiceLimits,
 )
 from segwright.serving.metrics import ServiceMetrics
+from segwright.serving.monitor_view import MonitorView
 from segwright.serving.responses import encode_prediction
 
 logger = logging.getLogger("segwright.serve")
@@ -120,7 +121,10 @@ class Service:
         self.load = load
         self.metrics = ServiceMetrics()
         self.recorder: Recorder | None = None
+        self.monitor_view: MonitorView | None = None
         if journal is not None:
+            reference = journal.reference if "reference" in predictor.attachments else None
+            self.monitor_view = MonitorView(journal.folder, reference)
             self.recorder = Recorder(
                 journal, predictor, name, on_written=self.metrics.journal_rows.inc,
                 on_lost=self.metrics.journal_lost.inc,
@@ -250,6 +254,8 @@ class Service:
         self._decoding.shutdown(wait=False, cancel_futures=True)
         self._encoding.shutdown(wait=False, cancel_futures=True)
         self.decoder.close()
+        if self.monitor_view is not None:
+            self.monitor_view.close()
         if self.recorder is not None:
             self.recorder.close()
 

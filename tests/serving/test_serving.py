@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import hashlib
 import io
 import json
@@ -35,6 +36,9 @@ from segwright.imageio.sandbox import WorkerPool
 from segwright.inference.bundle import Bundle, save_bundle
 from segwright.inference.predictor import Predictor, load
 from segwright.models.catalog import create_model
+from segwright.monitoring.journal import read_journal
+from segwright.monitoring.recorder import JournalOptions
+from segwright.serving import monitor_view
 from segwright.serving.app import Application, create_app
 from segwright.serving.batcher import Batcher, PredictTimeoutError
 from segwright.serving.decoding import ImageDecoder
@@ -170,11 +174,22 @@ Served = Callable[..., Any]
 def served(decoder: ImageDecoder) -> Served:
     @asynccontextmanager
     async def build(
-        runtime: Any = None, *, predictor: Predictor | None = None, load: Any = None, hosts: Any = None, **limits: Any
+        runtime: Any = None,
+        *,
+        predictor: Predictor | None = None,
+        load: Any = None,
+        hosts: Any = None,
+        journal: Any = None,
+        **limits: Any,
     ) -> AsyncIterator[Client]:
         bounds = ServiceLimits(**{"max_megapixels": 0.05, "batch": 4, "wait_seconds": 0.002, **limits})
         app = create_app(
-            predictor or Predictor(runtime or GatedColors(), SPACE), bounds, name="colors", load=load, hosts=hosts
+            predictor or Predictor(runtime or GatedColors(), SPACE),
+            bounds,
+            name="colors",
+            load=load,
+            hosts=hosts,
+            journal=journal,
         )
         app.service.decoder = decoder
         try:
@@ -726,6 +741,44 @@ def test_the_page_fetches_nothing_and_runs_nothing_else(tmp_path: Path, served: 
             answer = await client.post(make_image())
             assert answer.headers["x-content-type-options"] == "nosniff"
             assert "default-src 'none'" in answer.headers["content-security-policy"]
+
+    run(work())
+
+
+def test_the_monitor_page_shows_the_journal_of_the_service(
+    tmp_path: Path, served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def work() -> None:
+        async with served() as client:
+            reply = await client.get("/monitor")
+            assert reply.status == 404 and "--journal" in reply.json["fix"]
+        async with served(journal=JournalOptions(tmp_path)) as client:
+            reply = await client.get("/monitor")
+            assert reply.status == 200 and "cannot be examined yet" in reply.body.decode()
+            for _ in range(10):
+                assert (await client.post(make_image())).status == 200
+            await asyncio.to_thread(wait_for_rows, 10)
+            assert "cannot be examined yet" in (await client.get("/monitor")).body.decode(), "kept for a minute"
+            monkeypatch.setattr(monitor_view, "FRESH_SECONDS", 0.0)
+            first, second = await asyncio.gather(client.get("/monitor"), client.get("/monitor"))
+            assert first.body == second.body, "one examination for both"
+            document, policy = first.body.decode(), first.headers["content-security-policy"]
+            assert first.status == 200 and first.headers["content-type"] == "text/html; charset=utf-8"
+            assert "Versions of the model" in document and "no reference was given" in document
+            assert "'unsafe" not in policy and "frame-ancestors 'none'" in policy
+            assert first.headers["cache-control"] == "no-store"
+            for content in re.findall(r"<(?:script|style)>(.*?)</(?:script|style)>", document, re.S):
+                digest = base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()
+                assert f"'sha256-{digest}'" in policy, "else the browser does not run it"
+
+    def wait_for_rows(count: int) -> None:
+        end = time.monotonic() + 30
+        while time.monotonic() < end:
+            with contextlib.suppress(DataError):
+                if len(read_journal(tmp_path).rows) >= count:
+                    return
+            time.sleep(0.05)
+        raise AssertionError("no rows were written")
 
     run(work())
 
