@@ -36,10 +36,13 @@ if TYPE_CHECKING:
         list_models,
         load,
         lr_range,
+        make_reference,
         monitor,
         open_dataset,
         plot_crf,
         predict,
+        read_journal,
+        read_reference,
         serve,
         train,
         tune,
@@ -83,6 +86,9 @@ if TYPE_CHECKING:
     from segwright.inference.prediction import Prediction
     from segwright.inference.predictor import Predictor
     from segwright.models.base import SegmentationModel, SegOutput
+    from segwright.monitoring.journal import Journal
+    from segwright.monitoring.observation import Observation
+    from segwright.monitoring.reference import Reference
     from segwright.monitoring.result import MonitorResult
     from segwright.postprocess.crf import DenseCRF
     from segwright.training.config import TrainConfig
@@ -93,7 +99,8 @@ _HOME = {
     "segwright.api": (
         "ConvertResult FailedFile ModelInfo PredictResult PredictedFile check choose_split compare convert "
         "create_model cross_validate ensemble evaluate export find_label_errors fit_error_model import_weights "
-        "list_models load lr_range monitor open_dataset plot_crf predict serve train tune tune_postprocessing"
+        "list_models load lr_range make_reference monitor open_dataset plot_crf predict read_journal read_reference "
+        "serve train tune tune_postprocessing"
     ),
     "segwright.core.errors": (
         "BundleError BundleWriteError CheckpointError ConfigError DataError DeadProcessError DepthError DownloadError "
@@ -113,6 +120,9 @@ _HOME = {
     "segwright.inference.prediction": "Prediction",
     "segwright.inference.predictor": "Predictor",
     "segwright.models.base": "SegOutput SegmentationModel",
+    "segwright.monitoring.journal": "Journal",
+    "segwright.monitoring.observation": "Observation",
+    "segwright.monitoring.reference": "Reference",
     "segwright.monitoring.result": "MonitorResult",
     "segwright.postprocess.crf": "DenseCRF",
     "segwright.training.config": "TrainConfig",
@@ -142,6 +152,7 @@ __all__ = [
     "FailedFile",
     "FormatError",
     "ImageReadError",
+    "Journal",
     "LabelError",
     "LabelErrors",
     "LabelSpace",
@@ -151,6 +162,7 @@ __all__ = [
     "MonitorResult",
     "NameClashError",
     "NonFiniteLossError",
+    "Observation",
     "OutOfMemoryError",
     "OutputError",
     "PostprocessError",
@@ -159,6 +171,7 @@ __all__ = [
     "Prediction",
     "Predictor",
     "Problem",
+    "Reference",
     "Run",
     "Sample",
     "SegOutput",
@@ -188,10 +201,13 @@ __all__ = [
     "list_models",
     "load",
     "lr_range",
+    "make_reference",
     "monitor",
     "open_dataset",
     "plot_crf",
     "predict",
+    "read_journal",
+    "read_reference",
     "serve",
     "train",
     "tune",

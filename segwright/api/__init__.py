@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from segwright.api.data import check, choose_split, convert, open_dataset
 from segwright.api.inference import compare, evaluate, predict, serve
+from segwright.api.journal import make_reference, read_journal, read_reference
 from segwright.api.label_errors import find_label_errors
 from segwright.api.models import create_model, ensemble, export, import_weights, list_models, load
 from segwright.api.monitoring import monitor
@@ -37,10 +38,13 @@ __all__ = [
     "list_models",
     "load",
     "lr_range",
+    "make_reference",
     "monitor",
     "open_dataset",
     "plot_crf",
     "predict",
+    "read_journal",
+    "read_reference",
     "serve",
     "train",
     "tune",

@@ -7,7 +7,17 @@ import sys
 
 import typer
 
-from segwright.cli import data, label_errors, models, monitoring, postprocess, serving, training, tuning
+from segwright.cli import (
+    data,
+    label_errors,
+    models,
+    monitoring,
+    postprocess,
+    reference,
+    serving,
+    training,
+    tuning,
+)
 from segwright.cli.common import report_error
 from segwright.cli.renamed import with_new_names
 from segwright.core.errors import SegwrightError, output_error
@@ -20,7 +30,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
-for module in (training, tuning, data, models, label_errors, postprocess, serving, monitoring):
+for module in (training, tuning, data, models, label_errors, postprocess, serving, monitoring, reference):
     module.register(app)
 
 

@@ -333,6 +333,9 @@ def export(
         f"{parity.argmax_agreement:.3%} of the labels equal, mIoU difference {parity.miou_delta:+.4f}"
     )
     screen.print(f"sizes: {', '.join(parity.sizes)}")
+    if result.not_included:
+        names = " and ".join(name.replace("-", " ") for name in result.not_included)
+        screen.print(f"note: the file is without the model's {names}; monitoring takes them from the model itself")
     write_result(json, result.to_json())
 
 

@@ -32,9 +32,17 @@ from segwright.inference.attachments import Attachment
 from segwright.inference.bundle import Bundle, is_bundle, load_bundle, read_attachments, save_bundle
 from segwright.inference.ensemble import EnsembleRuntime, join_models
 from segwright.inference.predictor import find_bundle, fit_channels
-from segwright.inference.runtimes import ONNX_METADATA_KEY, OnnxRuntime, Runtime, TorchRuntime, argmax_with_confidence
+from segwright.inference.runtimes import (
+    ONNX_METADATA_KEY,
+    ONNX_WEIGHTS_KEY,
+    OnnxRuntime,
+    Runtime,
+    TorchRuntime,
+    argmax_with_confidence,
+)
 from segwright.metrics.confusion import ConfusionMatrix
 from segwright.models.base import SegmentationModel
+from segwright.monitoring.observation import weights_id
 
 OPSET = 18
 MAX_ABS_LOGIT = 1e-2  # float32 sums in another order over some hundred layers differ by much less
@@ -61,6 +69,7 @@ class ExportResult:
     precision: str
     parity: Parity
     latency_ms: float  # one image of the first size, median
+    not_included: tuple[str, ...] = ()  # what the model carries and the exported file cannot
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -69,6 +78,7 @@ class ExportResult:
             "precision": self.precision,
             "parity": asdict(self.parity),
             "latency_ms": self.latency_ms,
+            "not_included": list(self.not_included),
         }
 
 
@@ -153,7 +163,7 @@ def export_onnx(job: ExportJob) -> ExportResult:
         latency = _latency(runtime.labels, fit_channels(job.samples[0].image, runtime.in_channels)[None])
         with atomic_file(job.path) as beside:
             shutil.copyfile(final, beside)
-    result = ExportResult(job.path, "onnx", "fp32", parity, latency)
+    result = ExportResult(job.path, "onnx", "fp32", parity, latency, tuple(sorted(job.attachments)))
     write_json(job.path.with_suffix(".parity.json"), result.to_json())
     return result
 
@@ -262,6 +272,7 @@ def _trace(network: SegmentationModel, bundle: Bundle, path: Path) -> None:
             )
         assert program is not None
         program.model.metadata_props[ONNX_METADATA_KEY] = json.dumps(describe(bundle))
+        program.model.metadata_props[ONNX_WEIGHTS_KEY] = weights_id(network)
         program.save(str(path), external_data=False)
     except Exception as error:  # the exporter raises many kinds of errors
         raise ExportError(

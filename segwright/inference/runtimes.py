@@ -5,6 +5,7 @@ An exported file contains the bundle's description as metadata, so one file is e
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -25,6 +26,7 @@ from segwright.kernels.threads import processors
 from segwright.models.base import SegmentationModel
 
 ONNX_METADATA_KEY = "segwright"
+ONNX_WEIGHTS_KEY = "segwright-weights"  # the model id of the network that was exported
 ONNX_OUTPUTS = ("labels", "confidence")
 LOOPS = ("Loop", "Scan")
 
@@ -196,6 +198,8 @@ class OnnxRuntime:
                 fix="export the model again with segwright",
             )
         self.bundle: Bundle = parse_description(metadata, self.path)
+        weights = str(self.session.get_modelmeta().custom_metadata_map.get(ONNX_WEIGHTS_KEY, ""))
+        self.weights_id = weights if re.fullmatch(r"[0-9a-f]{16}", weights) else None
         self.classes = self.bundle.label_space.classes
         try:
             self.outputs = [output.name for output in self.session.get_outputs()]

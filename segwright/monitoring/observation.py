@@ -25,6 +25,7 @@ from segwright.core.errors import UsageError
 from segwright.core.types import UInt8Array
 from segwright.inference.prediction import Prediction
 from segwright.inference.predictor import Predictor
+from segwright.inference.runtimes import OnnxRuntime
 from segwright.inference.thinned import MOST_PIXELS, ThinnedOutput
 from segwright.kernels.components import count_components
 
@@ -250,14 +251,22 @@ def bounded_text(text: object) -> str:
 
 
 def model_id(predictor: Predictor) -> str:
-    """The first 16 hexadecimal digits of the SHA-256 of the network's weights: of an exported file, of its bytes."""
-    path = getattr(predictor.runtime, "path", None)
-    digest = hashlib.sha256()
-    if path is not None:
-        with open(path, "rb") as file:
+    """The first 16 hexadecimal digits of the SHA-256 of the network's weights, the same for a saved model and for what
+    it was exported to; of an exported file without that record, of its bytes."""
+    runtime = predictor.runtime
+    if isinstance(runtime, OnnxRuntime):
+        if runtime.weights_id is not None:
+            return runtime.weights_id
+        with open(runtime.path, "rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()[:16]
-    network = getattr(predictor.runtime, "model", None)
-    state: dict[str, Any] = network.state_dict() if network is not None else {}
+    network = getattr(runtime, "model", None)
+    return weights_id(network) if network is not None else ""
+
+
+def weights_id(network: torch.nn.Module) -> str:
+    """As :func:`model_id`, of a network."""
+    digest = hashlib.sha256()
+    state = network.state_dict()
     for name in sorted(state):
         tensor = state[name].detach().cpu().contiguous()
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())

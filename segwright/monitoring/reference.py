@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from segwright.core.atomic_io import without_nan
 from segwright.core.errors import BundleError, DataError, LabelError, SegwrightError
 from segwright.core.types import Float32Array, LabelSpace, UInt8Array
 from segwright.core.version import __version__
@@ -28,7 +29,7 @@ from segwright.imageio import encode_jpeg
 from segwright.inference.attachments import Attachment
 from segwright.inference.bundle import read_attachment
 from segwright.inference.predictor import Predictor, find_bundle
-from segwright.metrics.confusion import ConfusionMatrix, class_counts
+from segwright.metrics.confusion import ConfusionMatrix, class_counts, nanmean
 from segwright.monitoring.observation import (
     SCALARS,
     VECTORS,
@@ -73,6 +74,19 @@ class Reference:
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    def to_json(self) -> dict[str, Any]:
+        """What it was made of, and the mean IoU of its images; not the rows."""
+        hits, truth, predicted = self.counts[self.labeled].sum(axis=0) if self.labeled.any() else self.counts[0] * 0
+        union = truth + predicted - hits
+        iou = np.where(union > 0, hits / np.maximum(union, 1), np.nan)
+        tree = {
+            "images": len(self), "scenes": len(set(self.scenes)), "labeled": int(self.labeled.sum()),
+            "miou": nanmean(iou), "model": self.model, "split": self.split, "made": self.made,
+            "segwright": self.version, "settings": dict(self.settings), "thumbnails": len(self.thumbnails),
+            "classes": list(self.label_space.names),
+        }  # fmt: skip
+        return dict(without_nan(tree))
 
 
 def settings_of(predictor: Predictor) -> dict[str, Any]:
@@ -226,13 +240,23 @@ def parse_reference(attachment: Attachment, where: str | Path = "") -> Reference
                   if columns[key].shape != (count, classes)]  # fmt: skip
         if wrong or len(scenes) != count or count < 1 or (counts < 0).any():
             raise ValueError(f"shapes of {', '.join(wrong) or 'ids and scenes'}")
-        model = bounded_text(tree["model"])
+        model = tree["model"]
+        if not isinstance(model, str):
+            raise ValueError("the model's id")
         return Reference(
-            rows=from_arrays(columns, ids, [model] * count), label_space=space, scenes=tuple(scenes), counts=counts,
-            labeled=labeled, model=model, split=str(tree.get("split", ""))[:200], made=str(tree.get("made", ""))[:40],
-            version=str(tree.get("segwright", ""))[:40], settings=_object(tree.get("settings")),
-            fingerprint=_object(tree.get("fingerprint")), thumbnails=_thumbnails(arrays, count),
-        )  # fmt: skip
+            rows=from_arrays(columns, ids, [bounded_text(model)] * count),
+            label_space=space,
+            scenes=tuple(scenes),
+            counts=counts,
+            labeled=labeled,
+            model=bounded_text(model),
+            split=str(tree.get("split", ""))[:200],
+            made=str(tree.get("made", ""))[:40],
+            version=str(tree.get("segwright", ""))[:40],
+            settings=_object(tree.get("settings")),
+            fingerprint=_object(tree.get("fingerprint")),
+            thumbnails=_thumbnails(arrays, count),
+        )
     except BundleError:
         raise
     except (LabelError, SegwrightError, KeyError, ValueError, TypeError, AttributeError, IndexError,

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,11 +17,12 @@ from segwright.data.dataset import Split
 from segwright.data.records import evenly_spread
 from segwright.evaluation.evaluate import Evaluation, evaluate
 from segwright.evaluation.report import RunFacts, write_report
-from segwright.inference.bundle import Bundle, load_bundle, read_bundle, save_bundle
+from segwright.inference.bundle import Bundle, load_bundle, read_attachments, read_bundle, save_bundle
 from segwright.inference.predictor import Predictor
 from segwright.models.base import SegmentationModel
 from segwright.training.callbacks.log import read_log
 from segwright.training.context import RunContext
+from segwright.training.held_out import HeldOutWork, finish_on_held_out
 from segwright.training.logit_adjustment import Gain, LogitAdjustment, sampled_indices
 from segwright.training.planning.budget import END_SECONDS
 from segwright.training.planning.checked_data import CheckedData
@@ -81,8 +83,8 @@ class RunOutputs:
         """Score the best model, write the scores into its bundle, and write the report.
 
         ``seconds``: of training. ``left``: seconds until the run has to end (None: no limit), at ``pace`` seconds per
-        predicted image. If they do not suffice, class scores are not adjusted and fewer images are scored; both are
-        reported.
+        predicted image. If they do not suffice, class scores are not adjusted, fewer images are scored, and steps on
+        held-out images (:mod:`segwright.training.held_out`) are left out; all of it is reported.
 
         None if there is nothing to score with, or not enough memory: the model is saved either way.
         """
@@ -92,8 +94,10 @@ class RunOutputs:
             self.message(f"model: {self.folder / 'model'}")
             return None
         try:
+            end = None if left is None else time.monotonic() + left
             val = self._affordable(self.checked.val, left, pace)
-            evaluation = self._score_best(val, self._time_to_adjust(len(val), left, pace))
+            adjust = self._time_to_adjust(len(val), left, pace)
+            evaluation = self._score_best(val, adjust, lambda: None if end is None else end - time.monotonic(), pace)
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
@@ -146,11 +150,15 @@ class RunOutputs:
             )
         return left >= needed
 
-    def _score_best(self, val: Split, adjust: bool = True) -> Evaluation:
-        """Score the best model with intervals, adjust its class scores if that helps, and record both in its bundle."""
+    def _score_best(
+        self, val: Split, adjust: bool = True, left: Callable[[], float | None] = lambda: None, pace: float = 0.0
+    ) -> Evaluation:
+        """Score the best model with intervals, adjust its class scores if that helps, describe it from held-out images,
+        and save it with all of that."""
         network, bundle = load_bundle(self.folder / "model", trust_external=True)
+        attachments = read_attachments(self.folder / "model")
         predictor = Predictor.from_model(network, self.checked.data.label_space, str(self.context.device))
-        adjustment, noted = None, bundle.training
+        adjustment, noted, shifted = None, dict(bundle.training), False
         # A run that was killed after this point has done it already.
         wanted = adjust and self.plan.config.training.logit_adjustment is True
         if wanted and "logit_adjustment" not in bundle.training:
@@ -163,17 +171,25 @@ class RunOutputs:
             adjustment.make()
             gain = Gain(evaluation, evaluate(predictor, val))
             self.message(f"class scores shifted to the best mean IoU of training images ({adjustment}): {gain}")
-            noted = {**noted, "logit_adjustment": {"shifts": adjustment.to_json(), **gain.to_json()}}
+            noted["logit_adjustment"] = {"shifts": adjustment.to_json(), **gain.to_json()}
+            shifted = gain.kept
             if gain.kept:
                 evaluation = gain.after
             else:
                 adjustment.undo()
+        work = HeldOutWork(
+            predictor, network, self.checked.val or val, noted, attachments, self.message,
+            fingerprint=self.checked.fingerprint.to_json(), left=left, pace=pace,
+            weights_changed=shifted,
+        )  # fmt: skip
+        finish_on_held_out(work)
         figures = {"val_miou": evaluation.miou, "val_miou_ci95": list(evaluation.miou_ci95)}
         metrics = {**bundle.metrics, **figures, "val_pixel_accuracy": evaluation.pixel_accuracy}
         if evaluation.calibration is not None:
             metrics["val_ece"] = evaluation.calibration.ece()
         try:
-            save_bundle(self.folder / "model", network, replace(bundle, metrics=metrics, training=noted))
+            described = replace(bundle, metrics=metrics, training=noted)
+            save_bundle(self.folder / "model", network, described, work.attachments)
         except CANNOT_WRITE as error:
             self.message(f"warning: the scores could not be put into the model ({error}); the model itself is whole")
         return evaluation

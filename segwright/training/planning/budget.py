@@ -17,6 +17,7 @@ MAX_RESERVE = 0.4  # of the time for training and scoring, at most, once a valid
 VALIDATION_FRACTION = 0.03  # of the time, at most, for validations in a run by the clock
 ONE_VALIDATION = 0.12  # of the minutes, at most, for one validation while training
 MIN_VALIDATED = 8  # images
+REFERENCE_IMAGES = 1_000  # validation images of the model's reference, at most
 
 
 @dataclass(frozen=True)
@@ -54,11 +55,11 @@ def measured_reserve(total: float, seconds: float) -> float:
 def images_to_score(train_images: int, val_images: int, adjusts: bool) -> float:
     """The work that follows a training by the clock, in predictions of one image.
 
-    The last validation and the scores for bundle and report. If class scores are adjusted (``adjusts``), also the
-    sampled training images, and scores of the same validation images with the offsets.
+    The last validation, the scores for bundle and report, and the model's reference. If class scores are adjusted
+    (``adjusts``), also the sampled training images, and scores of the same validation images with the offsets.
     """
     adjustment = 1.5 * val_images + 1.2 * len(sampled_indices(train_images)) if adjusts else 0.0
-    return 2.6 * val_images + adjustment
+    return 2.6 * val_images + adjustment + 1.2 * min(val_images, REFERENCE_IMAGES)
 
 
 def make_budget(

@@ -1,0 +1,64 @@
+"""The command that makes the reference of a saved model: reference."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from segwright.cli.common import (
+    Data,
+    Device,
+    EightBit,
+    Format,
+    Images,
+    Json,
+    Masks,
+    Split,
+    TrustExternal,
+    check_json,
+    console,
+    write_result,
+)
+from segwright.core.progress import literal
+
+
+def reference(
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="Run folder or bundle; the reference goes into it.")],
+    data: Data,
+    split: Split = None,
+    max_images: Annotated[
+        int, typer.Option("--max-images", min=2, metavar="N", help="More images are chosen from evenly.")
+    ] = 2_000,
+    thumbnails: Annotated[
+        bool, typer.Option("--thumbnails", help="Also keep images of at most 64 pixels per side in the model.")
+    ] = False,
+    device: Device = "auto",
+    eight_bit: EightBit = None,
+    trust_external: TrustExternal = False,
+    format: Format = None,
+    images: Images = None,
+    masks: Masks = None,
+    json: Json = None,
+) -> None:
+    """Make the reference that monitoring compares a journal with, from held-out images (val, else test)."""
+    from segwright import api
+
+    check_json(json)
+    made = api.make_reference(
+        model, data, split=split, max_images=max_images, thumbnails=thumbnails, device=device, eight_bit=eight_bit,
+        trust_external=trust_external, format=format, images=images, masks=masks,
+    )  # fmt: skip
+    scenes = len(set(made.scenes))
+    screen = console()
+    screen.print(
+        literal(f"reference: {len(made)} images of {made.split} ({scenes} scenes), {made.labeled.sum()} labeled")
+    )
+    screen.print(literal(f"model: {model}"))
+    write_result(json, made.to_json())
+
+
+def register(app: typer.Typer) -> None:
+    """Add this module's command."""
+    app.command()(reference)

@@ -1,0 +1,121 @@
+"""The steps after a training: in order, within the time, once, and never at the cost of the model."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from small_runs import VALUES
+
+import segwright as sw
+from segwright.core.errors import DataError
+from segwright.data.dataset import Dataset, open_dataset
+from segwright.demo.dataset import write_street_scenes
+from segwright.inference.attachments import Attachment
+from segwright.inference.bundle import load_bundle, read_attachment, read_attachments
+from segwright.inference.predictor import Predictor, load
+from segwright.models.catalog import create_model
+from segwright.monitoring.observation import model_id
+from segwright.training import held_out, results
+from segwright.training.config import TrainConfig
+from segwright.training.held_out import STEPS, HeldOutWork, Step, finish_on_held_out
+from segwright.training.run import Run, run_training
+
+NARROW = {"widths": [4, 8, 8, 8, 8], "decoder_channels": [4, 8, 8, 8], "depths": [0, 1, 1, 1, 1]}
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    return open_dataset(write_street_scenes(tmp_path_factory.mktemp("scenes"), train=8, val=4, test=0, size=(64, 96)))
+
+
+def trained(scenes: Dataset, folder: Path, *, resume: bool = False, **changed: Any) -> Run:
+    values = {
+        **VALUES, "model.name": "leannet", "model.arguments": NARROW, "training.device": "cpu", "out": str(folder),
+        **{f"training.{key}": value for key, value in changed.items()},
+    }  # fmt: skip
+    return run_training(scenes, TrainConfig().with_values(values), resume=resume)
+
+
+def work(scenes: Dataset, **changed: Any) -> HeldOutWork:
+    torch.manual_seed(0)
+    network = create_model("leannet", classes=len(scenes.label_space), weights=None, **NARROW).eval()
+    assert scenes.val is not None
+    base = HeldOutWork(
+        Predictor.from_model(network, scenes.label_space, "cpu"), network, scenes.val, {}, {}, lambda line: None
+    )
+    return replace(base, **changed)
+
+
+def test_a_training_leaves_a_reference_of_the_saved_weights(
+    scenes: Dataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = trained(scenes, tmp_path / "run")
+    found = sw.read_reference(run.model)
+    assert found is not None and len(found) == 4 and found.split == "val"
+    assert found.model == model_id(load(run.model, device="cpu"))
+    assert found.fingerprint and "reference" in load_bundle(run.model)[1].training["held_out"]
+    assert "from held-out images: " in capsys.readouterr().err
+    before = read_attachment(run.model, "reference")
+    again = trained(scenes, tmp_path / "run", resume=True)  # has nothing to do
+    after = read_attachment(again.model, "reference")
+    assert before is not None and after is not None and before.description["made"] == after.description["made"]
+
+
+def test_a_failure_is_a_warning_and_the_others_are_done(scenes: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    lines: list[str] = []
+
+    def fail(_: HeldOutWork) -> None:
+        raise DataError("too little", found="3 images")
+
+    broken = Step("first step", fail, lambda _: False, lambda count: 0.0, "make it later")
+    monkeypatch.setattr(held_out, "STEPS", (broken, *STEPS))
+    one = work(scenes, message=lines.append)
+    finish_on_held_out(one)
+    assert [line for line in lines if line.startswith("warning: no first step: too little")]
+    assert set(one.attachments) >= {"reference"} and "first step" not in one.seconds
+
+
+def test_a_step_that_there_is_no_time_for_is_left_out_with_a_message(scenes: Dataset) -> None:
+    lines: list[str] = []
+    short = work(scenes, message=lines.append, left=lambda: 5.0, pace=10.0)
+    finish_on_held_out(short)
+    assert not short.attachments and len(lines) == len(STEPS)
+    assert all(line.startswith("time is short: no ") for line in lines)
+    enough = work(scenes, left=lambda: 500.0, pace=0.1)
+    finish_on_held_out(enough)
+    assert "reference" in enough.attachments
+
+
+def test_a_step_is_done_once_for_the_same_weights(scenes: Dataset) -> None:
+    old = Attachment({"a": np.zeros(1)}, {})
+    kept = work(scenes, attachments={"reference": old})
+    finish_on_held_out(kept)
+    assert kept.attachments["reference"] is old
+    other = work(scenes, attachments={"reference": old}, weights_changed=True)
+    finish_on_held_out(other)
+    assert other.attachments["reference"] is not old
+
+
+def test_a_kill_between_the_steps_leaves_the_model_whole(
+    scenes: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Killed(BaseException):
+        pass
+
+    def kill(_: HeldOutWork) -> None:
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(results, "finish_on_held_out", kill)
+        with pytest.raises(Killed):
+            trained(scenes, tmp_path / "run")
+    model = tmp_path / "run" / "model"
+    load(model, device="cpu")
+    assert not read_attachments(model)
+    run = trained(scenes, tmp_path / "run", resume=True)
+    assert "reference" in read_attachments(run.model)
