@@ -222,6 +222,7 @@ def evaluate(
     probabilities: bool = False,
     slices: str | Path | None = None,
     label_errors: str | Path | None = None,
+    uncertainty: str | None = None,
     report: str | Path | None = None,
     report_images: int | None = None,
     command: str = "",
@@ -261,6 +262,8 @@ def evaluate(
     label_errors : str or Path, optional
         Also rank likely label errors (``parts["label_errors"]``) and write them into this folder, as
         :func:`segwright.find_label_errors` does.
+    uncertainty : str, optional
+        Also how well measures of uncertainty find the errors (``parts["uncertainty"]``), such as ``"entropy,tta"``.
     report : str or Path, optional
         Also write a page.
     report_images : int, optional
@@ -293,6 +296,7 @@ def evaluate(
     from segwright.evaluation.evaluate import evaluate as evaluate_predictor
     from segwright.evaluation.examples import examples_for_report
     from segwright.evaluation.parts import EvaluationParts
+    from segwright.evaluation.risk_coverage import UncertaintyCollector
     from segwright.inference.split_reader import as_model_sees
     from segwright.metrics.conventions import find_convention
 
@@ -303,9 +307,12 @@ def evaluate(
     if isinstance(model, str | Path) and is_mask_folder(Path(model)):
         from segwright.evaluation.masks import evaluate_masks
 
-        if probabilities:
+        if probabilities or uncertainty:
             raise UsageError(
-                "masks have no probabilities", expected="a model", found=str(model), fix="leave --probabilities out"
+                "masks have no probabilities",
+                expected="a model",
+                found=str(model),
+                fix="leave --probabilities and --uncertainty out",
             )
         found = evaluate_masks(
             Path(model), chosen, raw_values=raw_values, skip_missing=skip_bad, examples=examples,
@@ -314,10 +321,13 @@ def evaluate(
     else:
         predictor = as_predictor(model, device, postprocess, tta, eight_bit, trust_external)
         chosen = as_model_sees(chosen, predictor)
+        unsure = [] if uncertainty is None else [UncertaintyCollector(predictor, uncertainty)]
         found = evaluate_predictor(
             predictor, chosen, skip_bad=skip_bad, match=match, probabilities=probabilities, examples=examples,
-            convention=convention, collectors=parts.collectors(chosen),
+            convention=convention, collectors=[*parts.collectors(chosen), *unsure],
         )  # fmt: skip
+        for one in unsure:
+            found.parts["uncertainty"] = one.table(found.independent.groups)
         found.notes += predictor.notes
     parts.finish(found, chosen, None if label_errors is None else seen_in_training(model, chosen))
     if report is not None:

@@ -105,6 +105,14 @@ def evaluate(
         Path | None,
         typer.Option("--label-errors", metavar="FOLDER", help="Also write likely label errors, as label-errors does."),
     ] = None,
+    uncertainty: Annotated[
+        str | None,
+        typer.Option(
+            "--uncertainty",
+            metavar="MEASURES",
+            help="Also how well measures of uncertainty find the errors, such as entropy,margin,tta.",
+        ),
+    ] = None,
     fit_error_model: Annotated[
         bool,
         typer.Option(
@@ -142,6 +150,7 @@ def evaluate(
         probabilities=probabilities,
         slices=slices,
         label_errors=label_errors,
+        uncertainty=uncertainty,
         report=report,
         report_images=report_images,
         command=command_line(),
@@ -154,6 +163,13 @@ def evaluate(
     if label_errors is not None:
         console().print(literal(f"likely label errors: {label_errors}"), soft_wrap=True)
     tree = found.to_json()
+    if "uncertainty" in found.parts:
+        from segwright.evaluation.risk_coverage import UncertaintyTable
+
+        table = found.parts["uncertainty"]
+        assert isinstance(table, UncertaintyTable)
+        for line in table.lines():
+            console().print(literal(line), soft_wrap=True)
     if fit_error_model:
         tree["error_model"] = api.fit_error_model(
             model, data, split=found.split, device=device, format=format, images=images, masks=masks, match=match,

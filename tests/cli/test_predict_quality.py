@@ -74,6 +74,19 @@ def test_from_held_out_images_to_the_estimate_of_a_prediction(place: Path) -> No
     assert saved.dtype == np.float32 and saved.shape == (96, 128)
 
 
+def test_an_evaluation_tells_how_well_uncertainty_finds_errors(place: Path) -> None:
+    shown = command("evaluate", place / "run", place / "streets", "--split", "test", "--device", "cpu",
+                    "--uncertainty", "entropy,tta(flip,1)", "--json", place / "u.json")  # fmt: skip
+    found = json.loads((place / "u.json").read_text())["uncertainty"]
+    assert set(found) == {"entropy", "tta(flip,1)"} and "AUROC" in shown
+    for one in found.values():
+        assert 0 <= one["aurc"] <= 1 and 0.5 < one["auroc"] <= 1 and len(one["risk"]) == len(one["coverage"])
+        low, high = one["intervals"]["auroc"]
+        assert low <= one["auroc"] <= high
+    with pytest.raises(SegwrightError, match="no ensemble"):
+        command("evaluate", place / "run", place / "streets", "--device", "cpu", "--uncertainty", "ensemble")
+
+
 @pytest.mark.parametrize(
     ("options", "problem"),
     [
