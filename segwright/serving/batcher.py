@@ -18,6 +18,7 @@ from typing import Protocol
 from segwright.core.errors import SegwrightError
 from segwright.imageio import UInt8Array
 from segwright.inference.prediction import Prediction
+from segwright.inference.predictor import Predictor
 
 
 class PredictTimeoutError(SegwrightError):
@@ -46,6 +47,26 @@ class PredictorProtocol(Protocol):
     def predict_batch(self, images: Sequence[UInt8Array]) -> list[Prediction]:
         """Predictions of images uint8 H×W×C, in order."""
         ...
+
+
+class InDetail:
+    """A predictor whose predictions also have their uncertainty (entropy) and the estimate of the error model. Images
+    are run one by one: both are several times the work of the labels."""
+
+    def __init__(self, predictor: Predictor) -> None:
+        self.predictor = predictor
+
+    def batches(self, image: UInt8Array) -> bool:
+        return False
+
+    def window_count(self, image: UInt8Array) -> int:
+        return self.predictor.window_count(image)
+
+    def predict(self, image: UInt8Array, *, advance: Callable[[int], None] = lambda count: None) -> Prediction:
+        return self.predictor.predict(image, uncertainty="entropy", quality=True, advance=advance)
+
+    def predict_batch(self, images: Sequence[UInt8Array]) -> list[Prediction]:
+        return [self.predict(image) for image in images]
 
 
 class QueuedImage:

@@ -17,6 +17,7 @@ from segwright.serving.responses import FORMATS, json_response
 
 BYTES = "application/octet-stream"
 SEND_BYTES = "send the file's bytes as the body: curl -H 'Content-Type: image/png' --data-binary @image.png"
+SWITCHES = ("mask", "quality")
 MAX_QUERY = 512  # bytes
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "[::1]", "::1"})
 
@@ -27,6 +28,12 @@ class PredictParams:
 
     format: str = "labels"  # one of FORMATS
     mask: bool = False
+    quality: bool = False
+
+    @property
+    def in_detail(self) -> bool:
+        """Whether the uncertainty and the estimated quality are needed."""
+        return self.quality or self.format == "uncertainty"
 
 
 def check_host(headers: Headers, hosts: frozenset[str] | None) -> None:
@@ -77,24 +84,26 @@ def check_content_type(headers: Headers) -> None:
 
 
 def parse_query(query: bytes) -> PredictParams:
-    """The parameters ``as`` and ``mask``, each at most once; anything else is rejected with 400."""
-    expected = f"as={'|'.join(FORMATS)}, with as=json also mask=true"
+    """The parameters ``as``, ``mask`` and ``quality``, each at most once; anything else is rejected with 400."""
+    expected = f"as={'|'.join(FORMATS)}, with as=json also mask=true and quality=true"
     if len(query) > MAX_QUERY:
         raise RequestRejected(400, "the query is too long", expected=expected, found=f"{len(query)} bytes")
     pairs = parse_qsl(query.decode("latin-1"), keep_blank_values=True, max_num_fields=MAX_QUERY)
     given = dict(pairs)
-    unknown = [name for name in given if name not in ("as", "mask")]
+    unknown = [name for name in given if name not in ("as", *SWITCHES)]
     if unknown or len(given) < len(pairs):
         raise RequestRejected(
             400, "unknown query parameter" if unknown else "repeated query parameter", expected=expected,
             found=", ".join(unknown)[:80] or "a parameter given twice",
             fix="nothing is fetched: send the image's bytes as the body" if unknown else "give it once",
         )  # fmt: skip
-    params = PredictParams(given.get("as", "labels"), given.get("mask", "false") == "true")
-    if params.format not in FORMATS or given.get("mask", "false") not in ("true", "false"):
+    switches = {name: given.get(name, "false") for name in SWITCHES}
+    params = PredictParams(given.get("as", "labels"), **{name: value == "true" for name, value in switches.items()})
+    if params.format not in FORMATS or any(value not in ("true", "false") for value in switches.values()):
         raise RequestRejected(400, "unknown response format", expected=expected, found=query.decode("latin-1"))
-    if params.mask and params.format != "json":
-        raise RequestRejected(400, "mask=true needs as=json", expected=expected, found=query.decode("latin-1"))
+    for name, value in switches.items():
+        if value == "true" and params.format != "json":
+            raise RequestRejected(400, f"{name}=true needs as=json", expected=expected, found=query.decode("latin-1"))
     return params
 
 

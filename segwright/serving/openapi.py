@@ -19,6 +19,23 @@ PREDICTION = {
     "post": None,
     "tta": None,
     "milliseconds": 41.5,
+    "mean_uncertainty": 0.08,
+    "quality": {
+        "estimated_miou": {"iou": 0.71, "low": 0.66, "high": 0.76},
+        "per_class": {"road": {"iou": 0.95, "low": 0.92, "high": 0.97}},
+        "level": 0.9,
+        "interval_over": "images",
+        "summary": "estimated mIoU 71 %, between 66 % and 76 % for 90 % of such images",
+        "mean_entropy": 0.08,
+        "extrapolates": False,
+        "distance": 0.4,
+        "regions": [
+            {"class": "road", "box": [12, 40, 9, 5], "area": 31, "probability_wrong": 0.93, "expected_iou": 0.02}
+        ],
+        "regions_in_all": 48,
+        "doubtful_regions": 3,
+        "notes": ["…"],
+    },
 }
 MODEL = {
     "name": "street",
@@ -149,13 +166,20 @@ def _predict(limits: ServiceLimits) -> dict[str, Any]:
                 "name": "as",
                 "in": "query",
                 "description": "labels: PNG of class indices. overlay: JPEG. confidence: gray PNG, 255 is 1.0. "
-                "json: the share of every class.",
+                "uncertainty: gray PNG, the entropy. json: the share of every class.",
                 "schema": {"type": "string", "enum": list(FORMATS), "default": "labels"},
             },
             {
                 "name": "mask",
                 "in": "query",
                 "description": "With as=json: add the labels as a PNG in base64.",
+                "schema": {"type": "boolean", "default": False},
+            },
+            {
+                "name": "quality",
+                "in": "query",
+                "description": "With as=json: estimate mIoU and IoU per class with intervals, and list doubtful "
+                "regions, if the model has an error model; with mask=true also the uncertainty as a PNG in base64.",
                 "schema": {"type": "boolean", "default": False},
             },
         ],

@@ -26,7 +26,7 @@ from segwright.inference.prediction import Prediction
 from segwright.inference.predictor import Predictor
 from segwright.kernels.threads import processors
 from segwright.monitoring.recorder import JournalOptions, RecordedModel, Recorder
-from segwright.serving.batcher import Batcher, PredictTimeoutError, QueuedImage
+from segwright.serving.batcher import Batcher, InDetail, PredictTimeoutError, QueuedImage
 from segwright.serving.decoding import FIX_BIT_DEPTH, FIX_SIZE, DecoderUnavailableError, ImageDecoder
 from segwright.serving.http import PredictParams
 from segwright.serving.limits import (
@@ -158,10 +158,12 @@ class Service:
             image = await self._decode(body, model.predictor, context)
             decoded = time.monotonic()
             with self._reserve_pixels(image):
-                prediction = await self._run_network(model.predictor, image, context)
+                prediction = await self._run_network(model.predictor, image, context, in_detail=params.in_detail)
                 predicted = time.monotonic()
                 metadata = {**model.metadata(), "milliseconds": round((predicted - began) * 1000, 2)}
-                encode = functools.partial(encode_prediction, prediction, params.format, metadata, mask=params.mask)
+                encode = functools.partial(
+                    encode_prediction, prediction, params.format, metadata, mask=params.mask, quality=params.quality
+                )
                 response = await asyncio.get_running_loop().run_in_executor(
                     self._encoding, _encode_recorded, encode, model.recorded, prediction
                 )
@@ -280,8 +282,10 @@ class Service:
             fix = FIX_BIT_DEPTH if isinstance(error, DepthError) else error.fix
             raise RequestRejected(status, error.message, expected=error.expected, found=error.found, fix=fix) from error
 
-    async def _run_network(self, predictor: Predictor, image: UInt8Array, context: RequestContext) -> Prediction:
-        context.queued = self.batcher.submit(predictor, image)
+    async def _run_network(
+        self, predictor: Predictor, image: UInt8Array, context: RequestContext, *, in_detail: bool = False
+    ) -> Prediction:
+        context.queued = self.batcher.submit(InDetail(predictor) if in_detail else predictor, image)
         future = asyncio.wrap_future(context.queued.future)
         await asyncio.wait([future])
         if context.canceled:

@@ -33,8 +33,12 @@ from segwright.core.types import Float32Array, LabelSpace
 from segwright.demo.street_scene import draw_street
 from segwright.imageio import UInt8Array, encode_png
 from segwright.imageio.sandbox import WorkerPool
+from segwright.inference.attachments import Attachment
+from segwright.inference.boosting import BoostedTrees, fit_trees
 from segwright.inference.bundle import Bundle, save_bundle
 from segwright.inference.predictor import Predictor, load
+from segwright.inference.quality import CLASS_FEATURES, IMAGE_FEATURES, ErrorModel, parse_error_model
+from segwright.inference.region_features import feature_names
 from segwright.models.catalog import create_model
 from segwright.monitoring.journal import read_journal
 from segwright.monitoring.recorder import JournalOptions
@@ -319,6 +323,61 @@ def test_json_says_the_shares_and_the_chain_in_force(served: Served) -> None:
             np.testing.assert_array_equal(again, expected.labels)
 
     run(work())
+
+
+def test_quality_and_uncertainty_come_on_request(served: Served) -> None:
+    plain = Predictor(GatedColors(), SPACE)
+    fitted = Predictor(GatedColors(), SPACE)
+    fitted.error_model = parse_error_model(constant_error_model(), 3)
+    expected = plain.predict(np.asarray(Image.open(io.BytesIO(make_image()))), uncertainty="entropy").uncertainty
+    assert expected is not None
+
+    async def work() -> None:
+        for predictor in (plain, fitted):
+            async with served(predictor=predictor) as client:
+                found = (await client("POST", "/predict?as=json&mask=true&quality=true", make_image())).json
+                shown = np.asarray(Image.open(io.BytesIO(base64.b64decode(found["uncertainty"]))))
+                assert np.abs(shown / 255 - expected).max() < 0.003
+                assert found["mean_uncertainty"] == pytest.approx(float(expected.mean()), abs=1e-6)
+                alone = await client.post(make_image(), "uncertainty")
+                np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(alone.body))), shown)
+                if predictor is plain:
+                    assert found["quality"] == {"note": "no error model in this bundle"}
+                    assert "quality" not in (await client.post(make_image(), "json")).json
+                    continue
+                document = (await client.get("/openapi.json")).json
+                described = document["components"]["schemas"]["Prediction"]["properties"]["quality"]["properties"]
+                assert set(found["quality"]) == set(described)
+                assert set(found["quality"]["regions"][0]) == set(described["regions"]["items"]["properties"])
+                assert found["quality"]["estimated_miou"]["iou"] == pytest.approx(0.6, abs=0.02)
+                brief = (await client("POST", "/predict?as=json&quality=true", make_image())).json
+                assert "uncertainty" not in brief and brief["quality"] == found["quality"]
+        async with served(predictor=plain) as client:
+            for query in (
+                "quality=true",
+                "as=json&quality=1",
+                "as=overlay&quality=true",
+                "as=json&quality=true&quality=true",
+            ):
+                assert (await client("POST", f"/predict?{query}", make_image())).status == 400, query
+
+    run(work())
+
+
+def constant_error_model() -> Attachment:
+    """An error model that expects an IoU of 0.6 of everything."""
+    rng = np.random.default_rng(0)
+
+    def trees(width: int, value: float) -> BoostedTrees:
+        return fit_trees(rng.random((40, width), np.float32), np.full(40, value), "squares", trees=1, depth=1)
+
+    scores = np.full(20, 0.1)
+    return ErrorModel(
+        3, trees(len(feature_names(3)), 0.5), trees(len(feature_names(3)), 0.6), trees(len(CLASS_FEATURES) + 3, 0.6),
+        np.full(3, 0.6), np.zeros(len(IMAGE_FEATURES)), np.ones(len(IMAGE_FEATURES)),
+        np.zeros(len(IMAGE_FEATURES) + 1), 10.0, scores, np.full(20, 1 / 21), scores, np.full(20, 1 / 21),
+        np.zeros(20, np.int64), np.zeros(20),
+    ).attachment()  # fmt: skip
 
 
 def test_model_health_ready_and_metrics(tmp_path: Path, served: Served) -> None:
@@ -799,7 +858,8 @@ def test_the_openapi_document_describes_every_route_and_what_is_sent(served: Ser
                 assert reply.status == 200 and reply.headers["content-type"] in predict["responses"]["200"]["content"]
             schemas = document["components"]["schemas"]
             sent = (await client.post(make_image(), "json")).json
-            assert set(sent) == set(schemas["Prediction"]["properties"])
+            on_request = {"quality", "mean_uncertainty"}  # with quality=true
+            assert set(sent) | on_request == set(schemas["Prediction"]["properties"])
             assert set(sent["classes"][0]) == set(schemas["Prediction"]["properties"]["classes"]["items"]["properties"])
             assert set((await client.get("/model")).json) == set(schemas["Model"]["properties"])
             refused = await client.post(b"no image")

@@ -45,6 +45,42 @@ function applyOpacity() {
   at("shown").textContent = at("opacity").value + " %";
 }
 
+function percent(share) {
+  return Math.round(100 * share) + " %";
+}
+
+function showUncertainty() {
+  at("unsure").hidden = !(at("layered").checked && at("unsure").getAttribute("src"));
+}
+
+function showQuality(file, found) {
+  const quality = found.quality;
+  at("quality").hidden = !quality;
+  at("layer").hidden = !found.uncertainty;
+  if (found.uncertainty) {
+    at("unsure").src = "data:image/png;base64," + found.uncertainty;
+    at("unsure").alt = "the uncertainty of " + file.name;
+  } else {
+    at("unsure").removeAttribute("src");
+  }
+  showUncertainty();
+  if (!quality) return;
+  const words = quality.summary || quality.note;
+  at("estimate").textContent = words[0].toUpperCase() + words.slice(1) + ".";
+  for (const note of quality.notes || []) at("estimate").textContent += " Note: " + note + ".";
+  const body = at("regions").tBodies[0];
+  body.replaceChildren();
+  const doubtful = (quality.regions || []).filter(region => region.probability_wrong >= 0.5).slice(0, 12);
+  at("doubtful").hidden = !doubtful.length;
+  for (const region of doubtful) {
+    const row = body.insertRow();
+    addCell(row, region.class);
+    addCell(row, region.box[0] + ", " + region.box[1], "num");
+    addCell(row, region.area, "num");
+    addCell(row, percent(region.probability_wrong), "num");
+  }
+}
+
 function showPrediction(file, found) {
   if (shown) URL.revokeObjectURL(shown);
   shown = URL.createObjectURL(file);
@@ -68,6 +104,7 @@ function showPrediction(file, found) {
   at("time").textContent = Math.round(found.milliseconds) + " ms";
   at("sure").textContent = (100 * found.mean_confidence).toFixed(1) + " %";
   fillLegend(found);
+  showQuality(file, found);
   applyOpacity();
   at("result").hidden = false;
 }
@@ -82,7 +119,7 @@ async function predict(file) {
   at("state").textContent = "predicting " + file.name + " \u2026";
   at("result").classList.add("busy");
   try {
-    const response = await fetch("predict?as=json&mask=true", {
+    const response = await fetch("predict?as=json&mask=true" + (at("detail").checked ? "&quality=true" : ""), {
       method: "POST", body: file, headers: {"Content-Type": "application/octet-stream"}});
     const found = await response.json();
     if (mine !== latest) return;
@@ -104,6 +141,7 @@ at("file").addEventListener("change", event => {
   event.target.value = "";  // so that choosing the same file again is a change
 });
 at("opacity").addEventListener("input", applyOpacity);
+at("layered").addEventListener("change", showUncertainty);
 addEventListener("dragover", event => { event.preventDefault(); at("drop").classList.add("over"); });
 addEventListener("dragleave", () => at("drop").classList.remove("over"));
 addEventListener("drop", event => {
