@@ -249,5 +249,6 @@ def test_an_export_has_the_temperature(tmp_path: Path) -> None:
     scaled = softmax(np.log(plain.probabilities) / found.temperature, axis=0)
     np.testing.assert_allclose(answer.probabilities, scaled, atol=1e-3)
     assert np.array_equal(answer.labels, plain.labels)
-    assert evaluate(exported, split).temperature == found.temperature
-    assert evaluate(exported, split).to_json()["calibration"]["temperature"] == found.temperature
+    saved = evaluate(load(tmp_path / "model", device="cpu"), split)
+    assert saved.temperature == found.temperature == saved.to_json()["calibration"]["temperature"]
+    assert evaluate(predictor_of(network), split).to_json()["calibration"]["temperature"] is None

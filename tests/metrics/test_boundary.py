@@ -10,7 +10,19 @@ import pytest
 from scipy import ndimage
 
 from segwright.core.errors import LabelError, UsageError
-from segwright.metrics.boundary import BFScore, BoundaryIoU, TrimapIoU, band_width, boundary_band, outline, trimap
+from segwright.metrics import boundary as boundary_module
+from segwright.metrics.boundary import (
+    BFScore,
+    BoundaryIoU,
+    TrimapCurve,
+    TrimapIoU,
+    _differs_nearby,
+    band_width,
+    boundary_band,
+    class_bands,
+    outline,
+    trimap,
+)
 
 
 def blobs(seed: int, classes: int = 3, shape: tuple[int, int] = (48, 61), ignored: bool = True) -> Any:
@@ -179,3 +191,63 @@ def test_what_does_not_fit() -> None:
     for build in (lambda: BoundaryIoU(0), lambda: BFScore(2, tolerance=0), lambda: TrimapIoU(2, width=0)):
         with pytest.raises(UsageError):
             build()
+
+
+def test_all_classes_at_once_are_each_class_alone() -> None:
+    """Bands and outlines of label maps against those of each region, with void, stripes and single pixels."""
+    rng = np.random.default_rng(0)
+    for seed in range(6):
+        _, target = blobs(seed, classes=5)
+        target[rng.random(target.shape) < 0.02] = rng.integers(0, 5)
+        target[rng.random(target.shape) < 0.05] = 255
+        for erosions in (1, 2, 7, 60):
+            alone = np.zeros(target.shape, bool)
+            for k in range(5):
+                alone |= boundary_band(target == k, erosions, target == 255)
+            assert np.array_equal(class_bands(target, erosions), alone)
+        alone = np.zeros(target.shape, bool)
+        for k in range(5):
+            alone |= outline(target == k, target == 255)
+        assert np.array_equal(_differs_nearby(target, 1), alone)
+
+
+@pytest.mark.parametrize("tolerance", [0.2, 0.6])
+def test_bf_score_with_a_wide_tolerance_is_brute_force(tolerance: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = []
+    for largest in (24, 3):  # disks; distances
+        monkeypatch.setattr(boundary_module, "LARGEST_DISK", largest)
+        metric = BFScore(4, tolerance=tolerance)
+        for seed in range(3):
+            prediction, target = blobs(seed, shape=(30, 37))
+            found = metric.update(prediction, target)
+            expected.append(brute_bf(prediction, target, 4, tolerance))
+            assert found[0, found[1] > 0].mean() == pytest.approx(expected[-1])
+    assert metric.mean() == pytest.approx(float(np.mean(expected[:3])))
+
+
+def test_what_an_image_adds_is_returned() -> None:
+    boundary, bf, curve = BoundaryIoU(3), BFScore(3), TrimapCurve(3)
+    added = [[metric.update(*blobs(seed)) for metric in (boundary, bf, curve)] for seed in range(3)]
+    sums = [np.sum(values, axis=0) for values in zip(*added, strict=True)]
+    assert np.array_equal(np.stack([boundary.intersection, boundary.union]), sums[0])
+    np.testing.assert_allclose(np.stack([bf.class_sum, bf.class_count]), sums[1])
+    assert np.array_equal(curve.counts, sums[2])
+
+
+def test_the_curve_is_the_trimap_of_each_width() -> None:
+    widths = (1, 2, 4, 9, 30)
+    curve, alone = TrimapCurve(3, widths=widths), [TrimapIoU(3, width=width) for width in widths]
+    for seed in range(3):
+        for metric in (curve, *alone):
+            metric.update(*blobs(seed))
+    assert curve.means() == pytest.approx([metric.mean() for metric in alone])
+    flat = TrimapCurve(2)
+    flat.update(np.zeros((9, 9), np.uint8), np.zeros((9, 9), np.uint8))
+    assert np.isnan(flat.means()).all()
+    for wrong in ((), (0, 3), (3, 1), (2, 2)):
+        with pytest.raises(UsageError):
+            TrimapCurve(2, widths=wrong)
+    target = np.zeros((9, 9), np.uint8)
+    target[:, 5:] = 1
+    with pytest.raises(LabelError, match="no class"):
+        TrimapCurve(2).update(np.full((9, 9), 7, np.uint8), target)

@@ -76,3 +76,32 @@ def test_nothing_and_nonsense() -> None:
         Calibration(bins=0)
     with pytest.raises(UsageError):
         metric.merge(Calibration(bins=3))
+
+
+def test_log_loss_and_classwise_error_are_their_definitions() -> None:
+    metric, losses, gaps = Calibration(bins=10), [], np.zeros((4, 10))
+    for seed in range(3):
+        p, target = sample(seed)
+        found = metric.update(p.max(0), p.argmax(0).astype(np.uint8), target, p)
+        valid = target != 255
+        mine = [-np.log(float(p[t, y, x])) for (y, x), t in np.ndenumerate(target) if t != 255]
+        assert found.nll == pytest.approx(sum(mine)) and found.probability_pixels == found.pixels == valid.sum()
+        losses += mine
+        for k in range(4):
+            for value, truth in zip(p[k][valid].tolist(), (target[valid] == k).tolist(), strict=True):
+                gaps[k, min(max(int(np.ceil(value * 10)) - 1, 0), 9)] += truth - value
+    assert metric.nll() == pytest.approx(float(np.mean(losses)))
+    expected = np.abs(gaps).sum(axis=1) / len(losses)
+    np.testing.assert_allclose(metric.class_ece(), expected, rtol=1e-5)
+    assert metric.classwise_ece() == pytest.approx(float(expected.mean()), rel=1e-5)
+
+
+def test_a_probability_of_zero_is_a_finite_loss() -> None:
+    metric = Calibration()
+    p = np.zeros((2, 1, 2), np.float32)
+    p[0] = 1
+    metric.update(p.max(0), p.argmax(0).astype(np.uint8), np.array([[0, 1]], np.uint8), p)
+    assert np.isfinite(metric.nll()) and metric.nll() > 40
+    assert (
+        np.isnan(Calibration().nll()) and np.isnan(Calibration().classwise_ece()) and Calibration().class_ece() is None
+    )
