@@ -64,6 +64,12 @@ class Prediction:
         gray: UInt8Array = (self.uncertainty * 255 + 0.5).astype(np.uint8)
         return gray[..., None]
 
+    def estimated_iou(self) -> tuple[float, float, float] | None:
+        """The estimated mIoU and its interval, low and high; None without an estimate."""
+        if self.quality is None:
+            return None
+        return self.quality.miou.value, self.quality.miou.low, self.quality.miou.high
+
     def shares(self) -> dict[str, float]:
         """Class name → its share of the pixels, in 0…1."""
         counts = np.zeros(256, np.int64)

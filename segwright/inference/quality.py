@@ -300,7 +300,10 @@ class ErrorModel:
                 found=str(len(probabilities)),
                 fix="fit it again: segwright evaluate MODEL DATA --fit-error-model",
             )
-        figures = image_figures(probabilities, labels)
+        return self.of_figures(image_figures(probabilities, labels), space, thinned)
+
+    def of_figures(self, figures: ImageFigures, space: LabelSpace, thinned: int = 1) -> Quality:
+        """As a call, of figures that were computed before."""
         regions = figures.regions
         wrong = self.wrong(figures.rows)
         iou = np.clip(self.iou(figures.rows), 0, 1)

@@ -102,7 +102,8 @@ def observe(
             "the prediction has nothing to observe", fix="set predictor.observed = True before the image is predicted"
         )
     return observe_output(
-        prediction.thinned, id=id, model=model, time=time, tags=tags, estimated_iou=estimated_iou,
+        prediction.thinned, id=id, model=model, time=time, tags=tags,
+        estimated_iou=estimated_iou or prediction.estimated_iou(),
         classes=len(prediction.label_space),
     )  # fmt: skip
 

@@ -146,6 +146,8 @@ class RecordedModel:
         try:
             thinned = prediction.thinned if isinstance(prediction, Prediction) else prediction
             image = prediction.image if isinstance(prediction, Prediction) else None
+            if estimated_iou is None and isinstance(prediction, Prediction):
+                estimated_iou = prediction.estimated_iou()
             assert thinned is not None
             observation = observe_output(
                 thinned, id=id, model=self.id, classes=len(self.header.label_space), tags=tags,
