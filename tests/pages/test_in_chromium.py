@@ -286,6 +286,16 @@ def test_paper_has_the_images_side_by_side(browser: Any, files: dict[str, Path],
         assert viewer.part("count").inner_text() == "1 of 3" and opened.wrong == []
 
 
+QUALITY = {
+    "summary": "estimated mIoU 71 %, between 66 % and 76 % for 90 % of such images",
+    "notes": ["a note"],
+    "regions": [
+        {"class": made_pages.MARKUP, "box": [1, 2, 3, 4], "area": 12, "probability_wrong": 0.93, "expected_iou": 0.02},
+        {"class": "road", "box": [1, 2, 3, 4], "area": 12, "probability_wrong": 0.2, "expected_iou": 0.9},
+    ],
+}
+
+
 def served(page: Any, document: bytes, policy: str, answers: dict[str, Any]) -> None:
     """Answer the requests of a page in the browser, with the service's header; no server, no network."""
 
@@ -333,4 +343,25 @@ def test_the_service_page(browser: Any) -> None:
         opened.page.locator("#opacity").fill("10")
         assert opened.page.evaluate("document.getElementById('mask').style.opacity") == "0.1"
         look_at(opened, "service with a prediction")
+        assert not opened.page.locator("#quality").is_visible() and not opened.page.locator("#layer").is_visible()
+
+        found["uncertainty"], found["quality"] = ONE_PIXEL, QUALITY
+        opened.page.check("#detail")
+        opened.page.set_input_files(
+            "#file", {"name": "second.png", "mimeType": "image/png", "buffer": base64.b64decode(ONE_PIXEL)}
+        )
+        opened.page.wait_for_selector("#regions tbody tr")
+        assert any("quality=true" in url for url in opened.requests)
+        assert opened.page.locator("#regions tbody tr").count() == 1  # the other one is rather right
+        assert opened.page.locator("#estimate").inner_text().startswith("Estimated mIoU 71 %, between 66 % and 76 %")
+        assert not opened.page.locator("#unsure").is_visible()
+        opened.page.check("#layered")
+        assert opened.page.locator("#unsure").is_visible()
+        look_at(opened, "service with the estimated quality")
+        found["quality"] = {"note": "no error model in this bundle"}
+        opened.page.set_input_files(
+            "#file", {"name": "third.png", "mimeType": "image/png", "buffer": base64.b64decode(ONE_PIXEL)}
+        )
+        opened.page.wait_for_selector("text=No error model in this bundle.")
+        assert not opened.page.locator("#doubtful").is_visible()
         assert all(url.startswith((SERVICE, "data:", "blob:")) for url in opened.requests)
