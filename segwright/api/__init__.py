@@ -5,8 +5,9 @@ Functions import what they need when they are called: a data check must not wait
 
 from __future__ import annotations
 
+from segwright.api.comparison import compare
 from segwright.api.data import check, choose_split, convert, open_dataset
-from segwright.api.inference import compare, evaluate, predict, serve
+from segwright.api.inference import evaluate, predict, serve
 from segwright.api.journal import make_reference, read_journal, read_reference
 from segwright.api.label_errors import find_label_errors
 from segwright.api.models import create_model, ensemble, export, import_weights, list_models, load

@@ -1,4 +1,4 @@
-"""Use a model: predict, evaluate, compare, serve."""
+"""Use a model: predict, evaluate, serve."""
 
 from __future__ import annotations
 
@@ -13,17 +13,16 @@ from segwright.api.results import PredictResult
 from segwright.core.deprecated import renamed_parameters
 from segwright.core.errors import UsageError
 from segwright.core.progress import progress
-from segwright.data.dataset import Dataset, Split, open_dataset
+from segwright.data.dataset import Dataset, Split
 
 if TYPE_CHECKING:
-    from segwright.evaluation.compare import Comparison
-    from segwright.evaluation.evaluate import Evaluation
+    from segwright.evaluation.evaluation import Evaluation
     from segwright.inference.batch import Observe
     from segwright.inference.output_options import OutputOptions
     from segwright.inference.predictor import Predictor
     from segwright.inference.sources import Source
 
-__all__ = ["as_predictor", "compare", "evaluate", "predict", "serve"]
+__all__ = ["as_predictor", "evaluate", "is_mask_folder", "predict", "serve"]
 
 
 @renamed_parameters(post="postprocess")
@@ -336,68 +335,6 @@ def evaluate(
         name = Path(model).name if isinstance(model, str | Path) else "model"
         write_report(Path(report), found, chosen, RunFacts(title=f"{name} on {chosen.name}", command=command))
     return found
-
-
-def compare(
-    models: Sequence[str | Path],
-    data: str | Path,
-    *,
-    split: str | None = None,
-    device: str = "auto",
-    format: str | None = None,
-    images: str | None = None,
-    masks: str | None = None,
-    eight_bit: str | None = None,
-    trust_external: bool = False,
-) -> Comparison:
-    """Compare models on the same images, with the paired interval of the difference.
-
-    Parameters
-    ----------
-    models : sequence of str or Path
-        Two or more saved models; the first is the baseline.
-    data : str or Path
-        The dataset.
-    split, device, format, images, masks, eight_bit, trust_external
-        As for :func:`segwright.evaluate`.
-
-    Returns
-    -------
-    Comparison
-        ``evaluations`` and ``differences`` by model.
-
-    Raises
-    ------
-    UsageError
-        Fewer than two models, or one that is given twice.
-
-    Examples
-    --------
-    >>> import segwright as sw
-    >>> sw.compare(["run", "other-run"], "streets").differences  # doctest: +SKIP
-    """
-    from segwright.evaluation.compare import compare as compare_evaluations
-
-    if len(models) < 2:
-        raise UsageError("a comparison takes two models or more", found=str(len(models)))
-    places: dict[Path, Path] = {}
-    for model in map(Path, models):
-        place = model.resolve()
-        place = place.parent if place.name == "model" and place.is_dir() else place  # of a run, not in it
-        if place in places:
-            raise UsageError(
-                "one model is given twice",
-                expected="different models",
-                found=f"{places[place]} and {model}",
-                fix="leave one out; an evaluation of it alone: segwright evaluate MODEL DATA",
-            )
-        places[place] = model
-    chosen = choose_split(open_dataset(data, format, images=images, masks=masks), split)
-    found = {}
-    for each in models:
-        predictor = load(each, device=device, eight_bit=eight_bit, trust_external=trust_external)
-        found[str(each)] = evaluate(predictor, chosen)
-    return compare_evaluations(found)
 
 
 @renamed_parameters(post="postprocess", queue="max_concurrent_requests", timeout="upload_timeout", say="message")

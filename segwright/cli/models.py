@@ -290,7 +290,22 @@ def compare(
     data: Annotated[Path, typer.Option("--data", metavar="DATA", help="What they are compared on.")],
     split: Split = None,
     device: Device = "auto",
-    html: Annotated[Path | None, typer.Option("--html", metavar="FILE", help="Write a page to look at.")] = None,
+    html: Annotated[
+        Path | None, typer.Option("--html", "--report", metavar="FILE", help="Write a page to look at.")
+    ] = None,
+    speed: Annotated[
+        bool, typer.Option("--speed/--no-speed", help="Also time the models in turn, on few images.")
+    ] = True,
+    disagreements: Annotated[
+        int,
+        typer.Option("--disagreements", metavar="N", min=0, help="Images per model that differ most from the first."),
+    ] = 6,
+    disagreement_images: Annotated[
+        Path | None, typer.Option("--disagreement-images", metavar="FOLDER", help="Also write these as JPEG files.")
+    ] = None,
+    match: Annotated[
+        str, typer.Option("--match-classes", metavar="names|index", help="As for segwright evaluate.")
+    ] = "names",
     eight_bit: EightBit = None,
     trust_external: TrustExternal = False,
     format: Format = None,
@@ -310,6 +325,9 @@ def compare(
         format=format,
         images=images,
         masks=masks,
+        match=match,
+        speed=speed,
+        disagreements=disagreements,
         eight_bit=eight_bit,
         trust_external=trust_external,
     )
@@ -319,6 +337,11 @@ def compare(
     if html is not None:
         write_text(html, comparison_page(result, command=command_line()))
         console().print(f"page: {html}")
+    if disagreement_images is not None:
+        from segwright.evaluation.disagreements import write_disagreements
+
+        written = write_disagreements(disagreement_images, result.disagreements)
+        console().print(literal(f"{len(written)} images: {disagreement_images}"), soft_wrap=True)
     write_result(json, result.to_json())
 
 

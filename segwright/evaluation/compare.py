@@ -1,9 +1,10 @@
-"""Several models on the same images: a table, and for each the paired difference to the first with its interval."""
+"""Several models on the same images: the paired difference of each to the first with its interval, in total and per
+class; speed and size beside quality, and the images on which models differ most."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -14,10 +15,15 @@ from segwright import reports
 from segwright.core.atomic_io import without_nan
 from segwright.core.errors import UsageError
 from segwright.core.progress import literal
-from segwright.evaluation.evaluate import Evaluation
+from segwright.evaluation.disagreements import BOTH_WRONG, IGNORED, ONLY_FIRST, ONLY_SECOND, SHOWN_SIDE, Disagreement
+from segwright.evaluation.evaluation import Evaluation
+from segwright.evaluation.model_costs import ModelCost, dominated
 from segwright.evaluation.sequences import BootstrapUnits
 from segwright.metrics.bootstrap import PairedDifference, paired_difference
-from segwright.reports import percent
+from segwright.metrics.class_differences import ClassDifference, class_differences
+from segwright.reports import Series, percent
+
+SHOWN_DISAGREEMENTS = 5  # lines on the screen
 
 
 @dataclass(frozen=True)
@@ -26,6 +32,9 @@ class Comparison:
 
     evaluations: Mapping[str, Evaluation]
     differences: Mapping[str, PairedDifference]  # without the baseline
+    class_differences: Mapping[str, list[ClassDifference]] = field(default_factory=dict)  # in the order of the classes
+    costs: Mapping[str, ModelCost] = field(default_factory=dict)  # of all models, or empty
+    disagreements: list[Disagreement] = field(default_factory=list)  # with the baseline, the largest first
 
     @property
     def baseline(self) -> str:
@@ -36,8 +45,22 @@ class Comparison:
         """The units of the bootstrap, the same for all models."""
         return self.evaluations[self.baseline].independent
 
+    @property
+    def dominated(self) -> dict[str, list[str]]:
+        """Model → the models that are at least as good, as fast and as small; without costs, nothing."""
+        return dominated({name: found.miou for name, found in self.evaluations.items()}, self.costs)
+
+    def sentences(self) -> list[str]:
+        """One sentence per model other than the first, and one per model that is dominated."""
+        found = [verdict(d, self.baseline, self.independent, name=name) for name, d in self.differences.items()]
+        for name, rivals in self.dominated.items():
+            if rivals:
+                found.append(f"{name} is dominated: {_and(rivals)} at least as good, as fast and as small.")
+        return found
+
     def to_json(self) -> dict[str, Any]:
-        tree = {
+        names = self.evaluations[self.baseline].label_space.names
+        tree: dict[str, Any] = {
             "baseline": self.baseline,
             "models": [{"name": name, **found.to_json()} for name, found in self.evaluations.items()],
             "differences": [
@@ -48,14 +71,37 @@ class Comparison:
                     **self.independent.to_json(),
                     "share_above": d.share_above,
                     "clear": d.clear,
+                    "sentence": verdict(d, self.baseline, self.independent, name=name),
+                    "per_class": [
+                        {
+                            "name": label,
+                            "iou_difference": one.difference,
+                            "ci95": [one.low, one.high],
+                            "p_holm": one.p_holm,
+                            "clear": one.clear,
+                        }
+                        for label, one in zip(names, self.class_differences.get(name, ()), strict=False)
+                    ],
                 }
                 for name, d in self.differences.items()
             ],
+            "disagreements": [one.to_json() for one in self.disagreements],
         }
+        if self.costs:
+            tree["costs"] = [
+                {"name": name, **cost.to_json(), "miou": self.evaluations[name].miou, "dominated_by": rivals}
+                for (name, cost), rivals in zip(self.costs.items(), self.dominated.values(), strict=True)
+            ]
         return dict(without_nan(tree))
 
 
-def compare(evaluations: Mapping[str, Evaluation], *, seed: int = 0) -> Comparison:
+def compare(
+    evaluations: Mapping[str, Evaluation],
+    *,
+    seed: int = 0,
+    costs: Mapping[str, ModelCost] | None = None,
+    disagreements: Sequence[Disagreement] = (),
+) -> Comparison:
     """Pair evaluations of the same images, the first being the baseline.
 
     UsageError for fewer than two, or if images or classes differ, because the difference would not be due to the model.
@@ -77,7 +123,10 @@ def compare(evaluations: Mapping[str, Evaluation], *, seed: int = 0) -> Comparis
     differences = {
         name: paired_difference(first.counts, evaluations[name].counts, seed=seed, groups=groups) for name in names[1:]
     }
-    return Comparison(evaluations, differences)
+    by_class = {
+        name: class_differences(first.counts, evaluations[name].counts, groups=groups, seed=seed) for name in names[1:]
+    }
+    return Comparison(evaluations, differences, by_class, costs or {}, list(disagreements))
 
 
 def render_comparison(comparison: Comparison, console: Console) -> None:
@@ -98,25 +147,91 @@ def render_comparison(comparison: Comparison, console: Console) -> None:
             percent(found.boundary_iou),
         )
     console.print(table)
+    if comparison.costs:
+        console.print(_costs_table(comparison))
+    for name, rows in comparison.class_differences.items():
+        console.print(_classes_table(comparison, name, rows))
     over = comparison.independent
     limits = [over.note] if over.note else []
     for note in [*comparison.evaluations[comparison.baseline].notes, *limits]:
         console.print(literal(f"note: {note}"), soft_wrap=True)
-    for name, d in comparison.differences.items():
-        console.print(literal(f"{name}: {verdict(d, comparison.baseline, over)}"))
+    for sentence in comparison.sentences():
+        console.print(literal(sentence), soft_wrap=True)
+    for one in comparison.disagreements[:SHOWN_DISAGREEMENTS]:
+        console.print(literal(_disagreement_line(one)), soft_wrap=True)
 
 
-def verdict(d: PairedDifference, baseline: str, over: BootstrapUnits | None = None) -> str:
+def _costs_table(comparison: Comparison) -> Table:
+    device = next(iter(comparison.costs.values())).device
+    table = Table(f"speed and size ({device})", title=None)
+    for header in ("ms per image", "MB", "parameters", "mIoU"):
+        table.add_column(header, justify="right")
+    table.add_column("dominated by")
+    for name, cost in comparison.costs.items():
+        rivals = ", ".join(comparison.dominated[name])
+        row = _cost_cells(cost)
+        table.add_row(literal(name), *row, f"{100 * comparison.evaluations[name].miou:.1f}", literal(rivals))
+    return table
+
+
+def _cost_cells(cost: ModelCost) -> tuple[str, str, str]:
+    return (
+        "–" if np.isnan(cost.milliseconds) else f"{cost.milliseconds:.0f}",
+        "–" if np.isnan(cost.megabytes) else f"{cost.megabytes:.1f}",
+        "–" if np.isnan(cost.parameters) else f"{cost.parameters / 1e6:.1f} M",
+    )
+
+
+def _classes_table(comparison: Comparison, name: str, rows: Sequence[ClassDifference]) -> Table:
+    first, second = comparison.evaluations[comparison.baseline], comparison.evaluations[name]
+    table = Table("IoU", title=None)
+    for header in (literal(comparison.baseline), literal(name), "difference", "95 %"):
+        table.add_column(header, justify="right", overflow="fold")
+    for i, (label, one) in enumerate(zip(first.label_space.names, rows, strict=True)):
+        table.add_row(
+            literal(label),
+            percent(float(first.scores.iou[i])),
+            percent(float(second.scores.iou[i])),
+            _difference_text(one),
+            interval_text((one.low, one.high), signed=True),
+        )
+    table.caption = "* clear of chance, Holm-adjusted for the number of classes"
+    return table
+
+
+def _difference_text(one: ClassDifference) -> str:
+    return "–" if np.isnan(one.difference) else f"{'* ' if one.clear else ''}{100 * one.difference:+.1f}"
+
+
+def _disagreement_line(one: Disagreement) -> str:
+    shares = (100 * share for share in (one.differ, one.only_first, one.only_second, one.both_wrong))
+    differ, first, second, wrong = shares
+    return (
+        f"{one.id}: {differ:.0f} % of the pixels differ; only {one.first} right {first:.0f} %, "
+        f"only {one.second} right {second:.0f} %, both wrong {wrong:.0f} %"
+    )
+
+
+def _and(names: Sequence[str]) -> str:
+    return f"{names[0]} is" if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]} are"
+
+
+def verdict(d: PairedDifference, baseline: str, over: BootstrapUnits | None = None, *, name: str = "it") -> str:
     """One sentence: better, worse, or no significant difference; ``over``: the units of the bootstrap."""
+    points = f"{100 * abs(d.difference):.1f} points of mIoU"
     if np.isnan(d.low):
-        return f"{100 * d.difference:+.2f} points against {baseline}; one image gives no interval"
-    drawn = "" if over is None else f" over {over}"
-    span = f"{100 * d.difference:+.2f} points, 95 % {interval_text((d.low, d.high), signed=True)}{drawn}"
-    if d.few:
-        return f"no significant difference to {baseline}: too few {over.over if over else 'units'} ({span})"
+        side = "above" if d.difference >= 0 else "below"
+        return f"{name} is {points} {side} {baseline} on one image, which gives no interval."
+    worse = d.difference < 0
+    low, high = (-d.high, -d.low) if worse else (d.low, d.high)
+    drawn = "" if over is None else f", over {over}"
+    span = f"95 %: {100 * low:.1f} to {100 * high:.1f}{drawn}"
     if d.clear:
-        return f"{'better' if d.low > 0 else 'worse'} than {baseline} ({span})"
-    return f"no significant difference to {baseline} on these images ({span})"
+        return f"{name} is {'worse' if worse else 'better'} than {baseline} by {points} ({span})."
+    why = f"too few {over.over if over else 'units'}" if d.few else "no significant difference on these images"
+    if d.difference == 0:
+        return f"{name} and {baseline} have the same mIoU: {why} ({span})."
+    return f"{name} is {points} {'below' if worse else 'above'} {baseline}: {why} ({span})."
 
 
 def interval_text(interval: tuple[float, float], *, signed: bool = False) -> str:
@@ -145,8 +260,17 @@ def comparison_page(comparison: Comparison, *, command: str = "") -> str:
                 "boundary_iou": found.boundary_iou,
             }
         )
+    differences = list(comparison.class_differences.values())
     classes = [
-        {"name": name, "color": color, "ious": [float(e.scores.iou[i]) for e in evaluations]}
+        {
+            "name": name,
+            "color": color,
+            "ious": [float(e.scores.iou[i]) for e in evaluations],
+            "differences": [
+                (_difference_text(rows[i]), interval_text((rows[i].low, rows[i].high), signed=True))
+                for rows in differences
+            ],
+        }
         for i, (name, color) in enumerate(zip(first.label_space.names, first.label_space.colors, strict=True))
     ]
     return reports.page(
@@ -155,16 +279,58 @@ def comparison_page(comparison: Comparison, *, command: str = "") -> str:
         lead=f"{first.images} images of split {first.split}",
         over=over.over,
         verdicts=[
-            (_verdict_style(d), f"{name}: {verdict(d, comparison.baseline, over)}")
+            (_verdict_style(d), verdict(d, comparison.baseline, over, name=name))
             for name, d in comparison.differences.items()
         ],
         limits=over.note,
         models=models,
         names=list(comparison.evaluations),
         classes=classes,
+        compared=list(comparison.class_differences),
+        costs=_cost_rows(comparison),
+        pareto=_pareto_charts(comparison),
+        device=next((cost.device for cost in comparison.costs.values()), ""),
+        who_is_right=[
+            ("only the first is right", ONLY_FIRST),
+            ("only the second is right", ONLY_SECOND),
+            ("both are wrong", BOTH_WRONG),
+            ("ignored", IGNORED),
+        ],
+        image_classes=list(zip(first.label_space.names, first.label_space.colors, strict=True)),
+        disagreements=[(_disagreement_line(one), _figures(one)) for one in comparison.disagreements],
         command=command,
     )
 
 
 def _verdict_style(d: PairedDifference) -> str:
     return "warn" if not d.clear else "good" if d.low > 0 else "bad"
+
+
+def _figures(one: Disagreement) -> list[tuple[bytes, str]]:
+    names = {"first": one.first, "second": one.second}
+    return [(reports.encode_thumbnail(pixels, SHOWN_SIDE), names.get(title, title)) for title, pixels in one.panels]
+
+
+def _cost_rows(comparison: Comparison) -> list[tuple[str, ...]]:
+    rivals = comparison.dominated
+    return [
+        (name, *_cost_cells(cost), percent(comparison.evaluations[name].miou), ", ".join(rivals[name]))
+        for name, cost in comparison.costs.items()
+    ]
+
+
+def _pareto_charts(comparison: Comparison) -> list[tuple[str, Any]]:
+    """Quality over speed and over size: titles and charts, a point per model."""
+    charts = []
+    for title, label, key in (
+        ("Quality and speed", "milliseconds per image", "milliseconds"),
+        ("Quality and size", "megabytes", "megabytes"),
+    ):
+        series = [
+            Series(name, [value], [100 * comparison.evaluations[name].miou])
+            for name, cost in comparison.costs.items()
+            if not np.isnan(value := float(getattr(cost, key)))
+        ]
+        if series:
+            charts.append((title, reports.scatter_chart(series, x_label=label, y_label="mean IoU, %")))
+    return charts

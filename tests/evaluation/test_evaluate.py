@@ -361,7 +361,7 @@ def test_comparison() -> None:
     found = compare(pair())
     d = found.differences["new [x]"]
     assert d.clear and d.difference == pytest.approx(found.evaluations["new [x]"].miou - found.evaluations["old"].miou)
-    assert verdict(d, "old").startswith("better than old")
+    assert verdict(d, "old", name="new").startswith("new is better than old by")
     tree = json.loads(json.dumps(found.to_json(), allow_nan=False))
     assert tree["baseline"] == "old" and tree["differences"][0]["clear"] is True
     output = io.StringIO()

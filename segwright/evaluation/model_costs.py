@@ -1,0 +1,78 @@
+"""What models cost beside their quality, and which of them are dominated: slower, larger and no better than another."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from segwright.core.atomic_io import without_nan
+from segwright.imageio import UInt8Array
+
+ROUNDS = 3  # each model in turn; the shortest time of an image counts
+TIMED = 3  # images
+SAME_SPEED = 0.03  # times that differ by less are taken as equal
+
+
+@dataclass(frozen=True)
+class ModelCost:
+    """NaN where a figure is not known."""
+
+    milliseconds: float  # per image, all of the prediction; the shortest of ROUNDS, mean over the images
+    megabytes: float  # of the weights' file
+    parameters: float
+    device: str
+
+    def to_json(self) -> dict[str, Any]:
+        return dict(without_nan(dict(vars(self))))
+
+
+def time_models(
+    predictors: Mapping[str, Callable[[UInt8Array], object]],
+    images: Sequence[UInt8Array],
+    *,
+    rounds: int = ROUNDS,
+    clock: Callable[[], float] = time.perf_counter,
+) -> dict[str, float]:
+    """Milliseconds per image of each model, interleaved (A B A B …), so that a load of the machine meets all of them.
+
+    Each runs once on each image before. NaN without an image.
+    """
+    if not images:
+        return dict.fromkeys(predictors, float("nan"))
+    best = {name: np.full(len(images), np.inf) for name in predictors}
+    for turn in range(rounds + 1):
+        for place, image in enumerate(images):
+            for name, predict in predictors.items():
+                started = clock()
+                predict(image)
+                taken = 1000 * (clock() - started)
+                if turn:
+                    best[name][place] = min(best[name][place], taken)
+    return {name: float(times.mean()) for name, times in best.items()}
+
+
+def dominated(mious: Mapping[str, float], costs: Mapping[str, ModelCost]) -> dict[str, list[str]]:
+    """Model → the models that are at least as good, as fast and as small, and better in one of the three.
+
+    A figure that is not known (NaN) of one of the two is left out of their comparison.
+    """
+    found: dict[str, list[str]] = {name: [] for name in costs}
+    for name, cost in costs.items():
+        for other, rival in costs.items():
+            if other == name:
+                continue
+            no_worse, better = [mious[other] >= mious[name]], [mious[other] > mious[name]]
+            ratio = rival.milliseconds / cost.milliseconds
+            if not np.isnan(ratio):
+                no_worse.append(ratio <= 1 + SAME_SPEED)
+                better.append(ratio < 1 - SAME_SPEED)
+            if not np.isnan(rival.megabytes - cost.megabytes):
+                no_worse.append(rival.megabytes <= cost.megabytes)
+                better.append(rival.megabytes < cost.megabytes)
+            if all(no_worse) and any(better) and len(no_worse) > 1:
+                found[name].append(other)
+    return found

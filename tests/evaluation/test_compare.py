@@ -1,0 +1,293 @@
+"""A comparison: sentences, classes, speed and size, disagreements as images, and what is refused."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from rich.console import Console
+
+import segwright as sw
+from segwright.core.errors import LabelError, UsageError
+from segwright.core.types import LabelSpace
+from segwright.demo.dataset import write_street_scenes
+from segwright.evaluation.compare import Comparison, compare, comparison_page, render_comparison, verdict
+from segwright.evaluation.disagreements import (
+    BOTH_WRONG,
+    IGNORED,
+    ONLY_FIRST,
+    ONLY_SECOND,
+    SketchCollector,
+    disagreement,
+    write_disagreements,
+)
+from segwright.evaluation.evaluate import evaluate
+from segwright.evaluation.model_costs import ModelCost, dominated, time_models
+from segwright.evaluation.sequences import BootstrapUnits
+from segwright.inference.prediction import Prediction
+from segwright.metrics.bootstrap import PairedDifference
+from segwright.metrics.class_differences import class_differences
+
+SPACE = LabelSpace(("road", "tree", "sky"))
+SIZE = (40, 60)
+
+
+class Images:
+    def __init__(self, masks: Sequence[Any]) -> None:
+        self.name, self.label_space, self.masks = "val", SPACE, list(masks)
+        self.ids = [f"s{i}x" for i in range(len(masks))]
+
+    def __len__(self) -> int:
+        return len(self.masks)
+
+    def read_image(self, index: int) -> Any:
+        image = np.full((*SIZE, 3), 80, np.uint8)
+        image[..., 0] = index
+        return image
+
+    def read_mask(self, index: int) -> Any:
+        return self.masks[index]
+
+
+class Wrong:
+    """Wrong in a share of the pixels of one class."""
+
+    label_space = SPACE
+
+    def __init__(self, masks: Sequence[Any], share: float, of: int, seed: int = 0) -> None:
+        rng = np.random.default_rng(seed)
+        self.labels = []
+        for mask in masks:
+            labels = np.where(mask == 255, 0, mask).astype(np.uint8)
+            lost = (mask == of) & (rng.random(mask.shape) < share)
+            labels[lost] = (of + 1) % 3
+            self.labels.append(labels)
+
+    def predict(self, image: Any, *, probabilities: bool = False) -> Prediction:
+        labels = self.labels[int(image[0, 0, 0])]
+        return Prediction(labels, np.ones(labels.shape, np.float32), SPACE, image)
+
+
+def truth(count: int = 16) -> list[Any]:
+    rng = np.random.default_rng(0)
+    return [np.repeat(np.repeat(rng.integers(0, 3, (4, 6)), 10, 0), 10, 1).astype(np.uint8) for _ in range(count)]
+
+
+def compared(count: int = 16, **more: Any) -> Comparison:
+    masks = truth(count)
+    data = Images(masks)
+    one, two = Wrong(masks, 0.4, 1), Wrong(masks, 0.1, 1, seed=1)
+    return compare({"old": evaluate(one, data), "new": evaluate(two, data)}, **more)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Sentences and classes
+
+
+def test_the_sentence_has_both_models_the_difference_its_interval_and_the_units() -> None:
+    units = BootstrapUnits("blocks", tuple(f"b{i % 21}" for i in range(42)), ("a",) * 42)
+    d = PairedDifference(0.021, 0.012, 0.03, 1.0, 21)
+    assert verdict(d, "A", units, name="B") == (
+        "B is better than A by 2.1 points of mIoU (95 %: 1.2 to 3.0, over 21 blocks of neighboring frames)."
+    )
+    worse = PairedDifference(-0.021, -0.03, -0.012, 0.0, 21)
+    assert verdict(worse, "A", units, name="B").startswith("B is worse than A by 2.1 points of mIoU (95 %: 1.2 to 3.0")
+    open_ = PairedDifference(0.004, -0.01, 0.02, 0.6, 21)
+    assert verdict(open_, "A", units, name="B") == (
+        "B is 0.4 points of mIoU above A: no significant difference on these images "
+        "(95 %: -1.0 to 2.0, over 21 blocks of neighboring frames)."
+    )
+    assert "too few blocks" in verdict(PairedDifference(0.02, 0.01, 0.03, 1.0, 3), "A", units, name="B")
+    nan = float("nan")
+    assert "no interval" in verdict(PairedDifference(-0.02, nan, nan, nan, 1), "A", units, name="B")
+    assert "same mIoU" in verdict(PairedDifference(0.0, 0.0, 0.0, 0.5, 21), "A", units, name="B")
+
+
+def test_the_class_that_changed_is_marked_and_others_are_not() -> None:
+    found = compared()
+    road, tree, sky = found.class_differences["new"]
+    assert tree.clear and tree.difference > 0.2 and tree.low < tree.difference < tree.high
+    assert not road.clear and abs(road.difference) < 1e-9
+    assert sky.difference > 0  # tree was taken for sky
+    rows = json.loads(json.dumps(found.to_json(), allow_nan=False))["differences"][0]["per_class"]
+    assert [row["name"] for row in rows] == ["road", "tree", "sky"] and rows[1]["clear"] is True
+
+
+def test_chance_marks_no_class() -> None:
+    rng = np.random.default_rng(0)
+    marked = 0
+    for _ in range(40):
+        whole = rng.integers(800, 1200, (30, 1, 6))
+        hits = [(whole * rng.uniform(0.6, 0.8, whole.shape)).astype(int) for _ in range(2)]
+        a, b = (np.concatenate([hit, whole, hit], axis=1) for hit in hits)
+        marked += any(one.clear for one in class_differences(a, b, groups=range(30)))
+    assert marked <= 6  # Holm: 5 % of the tables, not of the classes
+
+
+def test_a_class_of_few_units_has_no_mark_and_one_image_no_interval() -> None:
+    rng = np.random.default_rng(0)
+    a = rng.integers(500, 900, (20, 3, 2))
+    a[:, 0] = 100
+    a[3:, :, 1] = 0
+    b = a.copy()
+    b[:, 0] += 300 * (a[:, 1] > 0)
+    first, second = class_differences(a, b, groups=range(20))
+    assert first.clear and not second.clear and math.isnan(second.p_holm)
+    one = class_differences(a[:1], b[:1], groups=[0])[0]
+    assert math.isnan(one.low) and not one.clear
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Speed and size
+
+
+def test_times_are_interleaved_and_the_shortest_counts() -> None:
+    now, order = [0.0], []
+
+    def model(name: str, times: list[float]) -> Any:
+        turns = iter(times)
+
+        def predict(_: Any) -> None:
+            order.append(name)
+            now[0] += next(turns)
+
+        return predict
+
+    image = np.zeros((4, 4, 3), np.uint8)
+    models = {"a": model("a", [9, 0.2, 0.1, 0.3]), "b": model("b", [9, 0.5, 0.4, 0.6])}
+    found = time_models(models, [image], clock=lambda: now[0])
+    assert order == ["a", "b"] * 4
+    assert found == {"a": pytest.approx(100), "b": pytest.approx(400)}
+    assert math.isnan(time_models({"a": print}, [])["a"])
+
+
+def test_dominated_models_are_named_with_their_rivals() -> None:
+    nan = float("nan")
+    costs = {
+        "small": ModelCost(10, 5, 1e6, "cpu"),
+        "large": ModelCost(40, 50, 1e7, "cpu"),
+        "slow": ModelCost(60, 60, 1e7, "cpu"),
+        "noise": ModelCost(10.2, 5, nan, "cpu"),
+        "unknown": ModelCost(nan, nan, nan, "cpu"),
+    }
+    quality = {"small": 0.6, "large": 0.7, "slow": 0.65, "noise": 0.6, "unknown": 0.1}
+    found = dominated(quality, costs)
+    assert found == {"small": [], "large": [], "slow": ["large"], "noise": [], "unknown": []}
+    assert dominated({**quality, "noise": 0.5}, costs)["noise"] == ["small"]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Disagreements
+
+
+def test_the_images_that_differ_most_come_first_with_who_is_right() -> None:
+    masks = truth(6)
+    masks[2][:5] = 255
+    data = Images(masks)
+    one, two = Wrong(masks, 0, 1), Wrong(masks, 0, 1)
+    two.labels[2] = two.labels[2].copy()
+    two.labels[2][10:20] = (two.labels[2][10:20] + 1) % 3  # only the first is right
+    one.labels[2] = one.labels[2].copy()
+    one.labels[2][20:25] = (one.labels[2][20:25] + 1) % 3  # only the second
+    one.labels[2][25:28] = (one.labels[2][25:28] + 1) % 3  # both wrong
+    two.labels[2][25:28] = (two.labels[2][25:28] + 2) % 3
+    two.labels[4] = two.labels[4].copy()
+    two.labels[4][:1] = (two.labels[4][:1] + 1) % 3
+    sketches = [SketchCollector(), SketchCollector()]
+    for model, sketch in zip((one, two), sketches, strict=True):
+        evaluate(model, data, collectors=[sketch])
+    ranked = sketches[0].difference(sketches[1])
+    assert [index for share, index in ranked if share > 0] == [2, 4]
+    found = disagreement(2, "s2x", data, [("a", lambda i: one.labels[i]), ("b", lambda i: two.labels[i])])
+    assert found is not None
+    total = 35
+    assert found.only_first == pytest.approx(10 / total) and found.only_second == pytest.approx(5 / total)
+    assert found.both_wrong == pytest.approx(3 / total) and found.differ == pytest.approx(18 / total)
+    who = dict(found.panels)["who is right"]
+    for row, color in ((2, IGNORED), (15, ONLY_FIRST), (22, ONLY_SECOND), (26, BOTH_WRONG)):
+        assert tuple(who[row, 30]) == color
+
+
+def test_an_image_that_cannot_be_read_again_is_left_out(tmp_path: Path) -> None:
+    masks = truth(2)
+    data = Images(masks)
+    data.masks[1] = None
+    models = [("a", lambda i: masks[i]), ("b", lambda i: masks[i])]
+    assert disagreement(1, "x", data, models) is None
+    found = disagreement(0, "../x", data, models)
+    assert found is not None
+    written = write_disagreements(tmp_path / "out", [found])
+    assert written[0].parent == tmp_path / "out" and cv2.imread(str(written[0])).shape[1] > 5 * SIZE[1]
+
+
+def test_terminal_and_page_show_it_all() -> None:
+    masks = truth(2)
+    pair = [("old", lambda i: masks[i]), ("new", lambda i: (masks[i] + 1) % 3)]
+    apart = disagreement(0, "s0x", Images(masks), pair)
+    assert apart is not None
+    costs = {"old": ModelCost(40, 50, 1e7, "cpu, 2 threads"), "new": ModelCost(10, float("nan"), float("nan"), "cpu")}
+    found = compared(costs=costs, disagreements=[apart])
+    screen = io.StringIO()
+    render_comparison(found, Console(file=screen, width=100))
+    text = screen.getvalue()
+    for words in (
+        "new is better than old by",
+        "old is dominated: new is",
+        "cpu, 2 threads",
+        "100 % of the pixels differ",
+    ):
+        assert words in text
+    page = comparison_page(found, command="segwright compare")
+    for words in ("Where the models differ most", "ms per image", "only the second is right", "data:image/jpeg"):
+        assert words in page
+    tree = json.loads(json.dumps(found.to_json(), allow_nan=False))
+    assert tree["costs"][0]["dominated_by"] == ["new"] and tree["disagreements"][0]["id"] == "s0x"
+    assert "panels" not in tree["disagreements"][0]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# From files
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    place = tmp_path_factory.mktemp("compare")
+    write_street_scenes(place / "streets", train=6, val=3, test=3, size=(64, 96))
+    for name, seed in (("one", 1), ("two", 2)):
+        sw.train(
+            place / "streets", model="leannet", epochs=1, out=place / name, size=(32, 48), batch=4, device="cpu",
+            workers=1, seed=seed,
+        )  # fmt: skip
+    return place
+
+
+def test_models_from_files(runs: Path) -> None:
+    found = sw.compare([runs / "one", runs / "two"], runs / "streets", device="cpu", disagreements=2)
+    assert all(cost.milliseconds > 0 and cost.megabytes > 0 and cost.parameters > 0 for cost in found.costs.values())
+    assert len(found.disagreements) <= 2 and all(one.first == str(runs / "one") for one in found.disagreements)
+    plain = sw.compare([runs / "one", runs / "two"], runs / "streets", device="cpu", speed=False, disagreements=0)
+    assert not plain.costs and not plain.disagreements and len(plain.sentences()) == 1
+    one_image = sw.open_dataset(runs / "streets").test[:1]
+    single = sw.compare([runs / "one", runs / "two"], one_image, device="cpu", speed=False)
+    assert "no interval" in single.sentences()[0]
+
+
+def test_what_cannot_be_compared_is_refused(runs: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="two models"):
+        sw.compare([runs / "one"], runs / "streets")
+    with pytest.raises(UsageError, match="twice"):
+        sw.compare([runs / "one", runs / "one" / "model"], runs / "streets")
+    with pytest.raises(UsageError, match="not negative"):
+        sw.compare([runs / "one", runs / "two"], runs / "streets", disagreements=-1)
+    other = write_street_scenes(tmp_path / "other", train=1, val=1, test=1, size=(64, 96))
+    names = (other / "classes.txt").read_text()
+    (other / "classes.txt").write_text(names.replace("sky", "heaven"))
+    with pytest.raises(LabelError, match="classes are not the data's"):
+        sw.compare([runs / "one", runs / "two"], other)
