@@ -1,0 +1,356 @@
+"""Drift and accuracy without labels on CamVid, every claim of docs/monitoring.md in one command.
+
+    python benchmarks/monitoring.py CAMVID --fold 0001TP=RUN --fold 0006R0=RUN --cache rows
+
+Each RUN was trained without the drive it is named by (``benchmarks/drives.py --out``, or the run of one of its trees).
+Its reference is CamVid's ``val``, held-out frames of a drive that it was trained on; what it sees in service is the drive
+left out, and ``val`` under 15 corruptions in 5 strengths. Predictions are kept in ``--cache`` (a folder); what exists is
+not made again, so that the command can be stopped. ``--step`` thins the corrupted images.
+
+Printed as Markdown: false alarms over simulated streams without drift, images until the alarm under drift, and errors
+and coverage of the estimated accuracy.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+
+import segwright as sw
+from segwright.augment.corruptions import CORRUPTIONS, corrupt
+from segwright.metrics.confusion import class_counts, count_pairs, iou_per_class, nanmean
+from segwright.monitoring.columns import Columns, columns_of
+from segwright.monitoring.drift import Scorer, block_length, blocks_of, compare_columns, mmd_p, stream_evidence
+from segwright.monitoring.estimate import AccuracyModel, fit_accuracy
+from segwright.monitoring.monitor import LEAST_BLOCKS, examine
+from segwright.monitoring.observation import Observation, from_arrays, observe, to_arrays
+
+CLASSES = ("sky", "building", "pole", "road", "pavement", "tree", "sign", "fence", "car", "pedestrian", "bicyclist")
+RATE = 1e-3
+LEVEL = 0.9
+LONG = 300  # images of a simulated stream
+LATEST = 200  # images that an alarm is waited for
+DRAWS = 20  # streams per corruption and strength
+WINDOW = 40  # images per window whose accuracy is estimated
+
+
+# ---------------------------------------------------------------- predictions, kept
+
+
+def predict_all(run: Path, images: list[Path], masks: Path, out: Path, step: int, severities: Sequence[int]) -> None:
+    """Rows and counts of clean images, and of every ``step``-th under each corruption, one file each."""
+    torch.set_num_threads(1)
+    jobs = [("clean", 0), *[(name, severity) for severity in severities for name in CORRUPTIONS]]
+    jobs = [job for job in jobs if not (out / f"{job[0]}-{job[1]}.npz").exists()]
+    if not jobs:
+        return
+    out.mkdir(parents=True, exist_ok=True)
+    predictor = sw.load(run, device="cpu")
+    predictor.observed = True
+    for name, severity in jobs:
+        began = time.monotonic()
+        chosen = images if name == "clean" else images[::step]
+        rows, counts = [], []
+        for number, path in enumerate(chosen):
+            image = predictor.read(path)
+            if name != "clean":
+                image = corrupt(image, name, severity, seed=number)
+            found = predictor.predict(image)
+            mask = cv2.imread(str(masks / f"{path.stem}.png"), cv2.IMREAD_UNCHANGED)
+            truth = np.where(mask < len(CLASSES), mask, 255).astype(np.uint8)
+            counts.append(class_counts(count_pairs(found.labels, truth, len(CLASSES))))
+            rows.append(observe(found, id=path.stem, model="0" * 16, time=float(number)))
+        part = out / f".{name}-{severity}.npz"
+        np.savez_compressed(part, ids=[row.id for row in rows], counts=np.stack(counts), **to_arrays(rows))
+        part.rename(out / f"{name}-{severity}.npz")
+        seconds = (time.monotonic() - began) / len(chosen)
+        print(f"{out.name} {name}-{severity}: mIoU {miou(np.stack(counts)):.3f}, {seconds:.2f} s per image", flush=True)
+
+
+class Rows:
+    """What was predicted on one set of images, as it is and corrupted."""
+
+    def __init__(self, folder: Path) -> None:
+        self.sets: dict[tuple[str, int], tuple[list[Observation], np.ndarray]] = {}
+        for path in sorted(folder.glob("[a-z]*.npz")):
+            name, severity = path.stem.rsplit("-", 1)
+            with np.load(path) as arrays:
+                values = {key: arrays[key] for key in arrays.files}
+            ids = [str(one) for one in values.pop("ids")]
+            counts = values.pop("counts")
+            self.sets[name, int(severity)] = (from_arrays(values, ids, ["0" * 16] * len(ids)), counts)
+
+    @property
+    def clean(self) -> tuple[list[Observation], np.ndarray]:
+        return self.sets["clean", 0]
+
+    @property
+    def corrupted(self) -> dict[tuple[str, int], tuple[list[Observation], np.ndarray]]:
+        return {key: value for key, value in self.sets.items() if key[0] != "clean"}
+
+
+def miou(counts: np.ndarray) -> float:
+    """Of (N, 3, K), pooled."""
+    return nanmean(iou_per_class(counts.sum(axis=0)))
+
+
+# ---------------------------------------------------------------- drift
+
+
+def draw_stream(blocks: np.ndarray, chosen: np.ndarray, count: int, random: np.random.Generator) -> np.ndarray:
+    """Row numbers of a stream: blocks of neighbors, drawn with replacement."""
+    rows: list[int] = []
+    while len(rows) < count:
+        rows += np.flatnonzero(blocks == random.choice(chosen)).tolist()
+    return np.array(rows[:count])
+
+
+def false_alarms(clean: Columns, block: int, scene: int, streams: int, seed: int) -> dict[str, float]:
+    """Per image, over streams whose scenes of ``scene`` images are drawn from one half of the held-out rows' scenes, with
+    the other half as the reference: by detector, each set to its share of RATE."""
+    random = np.random.default_rng(seed)
+    places = blocks_of(clean.scenes, scene)
+    number = int(places.max()) + 1
+    count = {"stream": 0, "statistics": 0, "embeddings": 0, "images": 0, "streams with an alarm": 0}
+    halves = max(1, streams // 20)  # splits; a scorer is fitted once per split
+    for _ in range(halves):
+        order = random.permutation(number)
+        inside, outside = order[: number // 2], order[number // 2 :]
+        reference = clean.take(np.flatnonzero(np.isin(places, inside)))
+        scorer = Scorer(reference, block)
+        scores = scorer(clean)
+        for _ in range(streams // halves):
+            rows = draw_stream(places, outside, LONG, random)
+            alarms = len(stream_evidence(scorer.reference, scores[rows], block=block, rate=RATE / 2).alarms)
+            count["stream"] += alarms
+            found = clean.take(rows)
+            alarm = alarms > 0
+            for start in range(0, LONG, 100):
+                part = found.take(slice(start, start + 100))
+                level = RATE * 100 / 4
+                moved = bool((compare_columns(reference, part).adjusted <= level).any())
+                span = max(block, min(scene, 20))
+                p = mmd_p(reference.embeddings, part.embeddings, blocks_of(reference.scenes, span),
+                          blocks_of(part.scenes, span), permutations=99)  # fmt: skip
+                count["statistics"] += moved
+                count["embeddings"] += p <= level
+                alarm = alarm or moved or p <= level
+            count["images"] += LONG
+            count["streams with an alarm"] += alarm
+    return {**{key: value / count["images"] for key, value in count.items() if key in ("stream", "statistics", "embeddings")},
+            "streams": streams, "with": count["streams with an alarm"]}  # fmt: skip
+
+
+def analytic_false_alarms(streams: int, *, correlation: float, block: int, seed: int) -> float:
+    """Of the stream's detector, per image: autoregressive normal scores, the reference from the same process."""
+    random = np.random.default_rng(seed)
+    alarms = 0
+    for _ in range(streams):
+        count = 300 + LONG
+        noise = random.standard_normal((count, 4))
+        scores = np.empty_like(noise)
+        scores[0] = noise[0]
+        for place in range(1, count):
+            scores[place] = correlation * scores[place - 1] + np.sqrt(1 - correlation**2) * noise[place]
+        alarms += len(stream_evidence(scores[:300], scores[300:], block=block, rate=RATE / 2).alarms)
+    return alarms / (streams * LONG)
+
+
+def delay(reference: list[Observation], stream: list[Observation], block: int) -> int:
+    """Images until the first alarm, LATEST + 1 if there is none."""
+    found = examine(stream, reference, CLASSES, block=block, rate=RATE)
+    return found.alarms[0].index + 1 if found.alarms else LATEST + 1
+
+
+def delay_fast(scorer: Scorer, columns: Columns, block: int) -> int:
+    """The same by the stream's detector alone."""
+    found = stream_evidence(scorer.reference, scorer(columns), block=block, rate=RATE / 2)
+    return int(found.ends[found.alarms[0][0]]) + 1 if found.alarms else LATEST + 1
+
+
+def power(reference: Rows, seen: Rows, block: int, seed: int, same: bool) -> dict[tuple[str, int], float]:
+    """The median number of images until the stream's alarm, per corruption and strength; ``same``: if the images are
+    the reference's own, those of a block are taken out of the reference while they are in the stream."""
+    random = np.random.default_rng(seed)
+    clean = columns_of(reference.clean[0], CLASSES)
+    places = blocks_of(clean.scenes, max(block, 10))
+    ids = [row.id for row in reference.clean[0]]
+    found: dict[tuple[str, int], list[int]] = {}
+    for _ in range(3):
+        inside = np.ones(len(clean), bool)
+        if same:
+            inside = np.isin(places, random.permutation(int(places.max()) + 1)[: int(0.7 * (places.max() + 1))])
+        scorer = Scorer(clean.take(np.flatnonzero(inside)), block)
+        known = {name for name, kept in zip(ids, inside, strict=True) if kept} if same else set()
+        for key, (rows, _) in seen.sets.items():
+            if key[0] == "clean" and same:
+                continue
+            usable = np.array([index for index, row in enumerate(rows) if row.id not in known])
+            columns = columns_of(rows, CLASSES)
+            for _ in range(DRAWS // 3):
+                order = random.choice(usable, LATEST)
+                found.setdefault(key, []).append(delay_fast(scorer, columns.take(order), block))
+    return {key: float(np.median(value)) for key, value in found.items()}
+
+
+# ---------------------------------------------------------------- accuracy without labels
+
+
+def windows(rows: list[Observation], counts: np.ndarray, random: np.random.Generator, number: int, size: int) -> Any:
+    """Rows and true mIoU of random windows of neighbors."""
+    for _ in range(number):
+        length = min(size, len(rows))
+        start = int(random.integers(0, len(rows) - length + 1))
+        yield rows[start : start + length], miou(counts[start : start + length])
+
+
+def estimate_table(name: str, held_out: Rows, seen: Rows, seed: int) -> list[str]:
+    """Errors and coverage: in distribution (held-out images that the estimator did not see), each corruption with the
+    estimator fitted without it, and the drive left out, as it is and corrupted."""
+    random = np.random.default_rng(seed)
+    rows, counts = held_out.clean
+    shifted = [(key[0], *value) for key, value in held_out.corrupted.items()]
+    lines = []
+
+    def line(what: str, pairs: list[tuple[Any, float]]) -> None:
+        errors = np.array([found.miou - truth for found, truth in pairs])
+        inside = np.mean([found.low <= truth <= found.high for found, truth in pairs])
+        width = np.mean([found.high - found.low for found, _ in pairs])
+        others = {key: np.mean([abs(found.others[key] - truth) for found, truth in pairs])
+                  for key in ("soft", "atc", "doc")}  # fmt: skip
+        lines.append(
+            f"| {name} | {what} | {len(pairs)} | **{100 * np.abs(errors).mean():.1f}** ({100 * errors.mean():+.1f}) | "
+            f"{inside:.0%} | {100 * width:.0f} | "
+            + " | ".join(f"{100 * value:.1f}" for value in others.values())
+            + " |"
+        )
+
+    pairs = []
+    places = np.arange(len(rows)) * 4 // len(rows)
+    for part in range(4):  # neighbors stay together: the estimator saw other streets
+        inside = places != part
+        ids = {row.id for row, kept in zip(rows, inside, strict=True) if kept}
+        known = [(kind, [row for row in some if row.id in ids], truth[[row.id in ids for row in some]])
+                 for kind, some, truth in shifted]  # fmt: skip
+        model = fit_accuracy([row for row, kept in zip(rows, inside, strict=True) if kept], counts[inside], known)
+        rest = np.flatnonzero(~inside)
+        for size in (8, 12, 25):
+            for some, truth in windows([rows[i] for i in rest], counts[rest], random, 20, size):
+                pairs.append((model.estimate(some), truth))
+    line("as in the reference, other streets", pairs)
+    pairs = []
+    for kind in sorted({key[0] for key in held_out.corrupted}):
+        model = fit_accuracy(rows, counts, [one for one in shifted if one[0] != kind])
+        pairs += [
+            (model.estimate(value[0]), miou(value[1])) for key, value in held_out.corrupted.items() if key[0] == kind
+        ]
+    line("a corruption it was not fitted on", pairs)
+    model: AccuracyModel = fit_accuracy(rows, counts, shifted)
+    some, truth = seen.clean
+    line("the drive left out, whole", [(model.estimate(some), miou(truth))])
+    line(f"the drive left out, windows of {WINDOW}", [(model.estimate(part), found)
+                                                      for part, found in windows(some, truth, random, 40, WINDOW)])  # fmt: skip
+    if seen.corrupted:
+        line("the drive left out, corrupted", [(model.estimate(value[0]), miou(value[1]))
+                                               for value in seen.corrupted.values()])  # fmt: skip
+    return lines
+
+
+# ---------------------------------------------------------------- the command
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path)
+    parser.add_argument("--fold", action="append", required=True, metavar="DRIVE=RUN")
+    parser.add_argument("--cache", type=Path, required=True)
+    parser.add_argument("--step", type=int, default=6)
+    parser.add_argument("--severities", type=int, nargs="*", default=[3, 1, 5, 2, 4])
+    parser.add_argument("--streams", type=int, default=1000)
+    parser.add_argument("--processes", type=int, default=1)
+    parser.add_argument("--predict-only", action="store_true")
+    parser.add_argument("--parts", nargs="*", default=["false", "power", "estimate"])
+    given = parser.parse_args()
+    folds = dict(one.split("=", 1) for one in given.fold)
+    val = sorted((given.data / "val").iterdir())
+    with ProcessPoolExecutor(given.processes) as pool:
+        jobs = []
+        for drive, run in folds.items():
+            left = sorted(path for path in (given.data / "train").iterdir() if path.name.startswith(drive + "_"))
+            for kind, images, masks in (("val", val, "valannot"), ("left", left, "trainannot")):
+                jobs.append(pool.submit(predict_all, Path(run), images, given.data / masks,
+                                        given.cache / f"{drive}-{kind}", given.step, given.severities))  # fmt: skip
+        for job in jobs:
+            job.result()
+    if given.predict_only:
+        return
+    for drive in folds:
+        report(drive, Rows(given.cache / f"{drive}-val"), Rows(given.cache / f"{drive}-left"), given)
+
+
+def report(drive: str, held_out: Rows, seen: Rows, given: Any) -> None:
+    """Print what was found on one drive left out."""
+    clean = columns_of(held_out.clean[0], CLASSES)
+    estimated = block_length(Scorer(clean, 1).reference, clean)
+    block = max(1, min(estimated, len(clean) // LEAST_BLOCKS))
+    print(f"\n### Without {drive}: mIoU {miou(held_out.clean[1]):.3f} on the held-out images, "
+          f"{miou(seen.clean[1]):.3f} on the drive\n\nNeighbors are alike over {estimated} images; {block} count as one.\n")  # fmt: skip
+    if "false" in given.parts:
+        print("| streams without drift | number | stream | statistics | embeddings | streams with an alarm |\n"
+              "|---|---|---|---|---|---|")  # fmt: skip
+        for scene in (block, 10):
+            found = false_alarms(clean, block, scene, given.streams, seed=1)
+            print(f"| held-out images, scenes of {scene} | {found['streams']:.0f} | "
+                  + " | ".join(f"{1000 * found[key]:.2f}" for key in ("stream", "statistics", "embeddings"))
+                  + f" | {found['with'] / found['streams']:.1%} |", flush=True)  # fmt: skip
+        for correlation, length in ((0.0, 1), (0.5, 4), (0.8, 12)):
+            rate = analytic_false_alarms(given.streams, correlation=correlation, block=length, seed=2)
+            print(f"| normal scores, correlation {correlation}, block {length} | {given.streams} | {1000 * rate:.2f} "
+                  "| | | |", flush=True)  # fmt: skip
+    if "power" in given.parts:
+        found = power(held_out, held_out, block, 3, same=True)
+        print(
+            "\n| corruption | " + " | ".join(f"strength {s}" for s in (1, 2, 3, 4, 5)) + " |\n|---|---|---|---|---|---|"
+        )
+        for name in CORRUPTIONS:
+            cells = [found.get((name, s)) for s in (1, 2, 3, 4, 5)]
+            print(f"| {name} | " + " | ".join("" if v is None else f"{v:.0f}" if v <= LATEST else "none"
+                                             for v in cells) + " |")  # fmt: skip
+        other = power(held_out, seen, block, 4, same=False)
+        print(f"\nThe drive left out: alarm after {other['clean', 0]:.0f} images (median).", flush=True)
+        for what, value in content_drift(held_out, block).items():
+            print(f"{what}: alarm after {value} images.")
+    if "estimate" in given.parts:
+        print("\n| without | judged on | windows | mean error (bias), points of mIoU | 90 % interval holds | its width | "
+              "soft | atc | doc |\n|---|---|---|---|---|---|---|---|---|")  # fmt: skip
+        print("\n".join(estimate_table(drive, held_out, seen, 5)), flush=True)
+
+
+def content_drift(held_out: Rows, block: int) -> dict[str, str]:
+    """A share that shifts and a class that is new, made by choosing images: the reference has those with few of a class,
+    the stream those with many."""
+    rows = held_out.clean[0]
+    found = {}
+    for name in ("car", "tree"):
+        share = np.array([row.shares[CLASSES.index(name)] for row in rows])
+        order = np.argsort(share)
+        few = [rows[i] for i in np.sort(order[: len(rows) * 6 // 10])]
+        many = [rows[i] for i in order[-len(rows) // 5 :]]
+        stream = [many[i] for i in np.random.default_rng(0).integers(0, len(many), LATEST)]
+        value = delay(few, [replace(row, time=float(i), id=f"{row.id}-{i}") for i, row in enumerate(stream)], block)
+        low, high = np.mean([row.shares[CLASSES.index(name)] for row in few]), np.mean(share[order[-len(rows) // 5 :]])
+        found[f"Share of {name} from {low:.1%} to {high:.1%}"] = str(value) if value <= LATEST else f"over {LATEST}"
+    return found
+
+
+if __name__ == "__main__":
+    main()
