@@ -3,9 +3,9 @@
     python benchmarks/monitoring.py CAMVID --fold 0001TP=RUN --fold 0006R0=RUN --cache rows
 
 Each RUN was trained without the drive it is named by (``benchmarks/drives.py --out``, or the run of one of its trees).
-Its reference is CamVid's ``val``, held-out frames of a drive that it was trained on; what it sees in service is the drive
-left out, and ``val`` under 15 corruptions in 5 strengths. Predictions are kept in ``--cache`` (a folder); what exists is
-not made again, so that the command can be stopped. ``--step`` thins the corrupted images.
+Its reference is CamVid's ``val``, held-out frames of a drive that it was trained on; what it sees in service is the
+drive left out, and ``val`` under 15 corruptions in 5 strengths. Predictions are kept in ``--cache`` (a folder); what
+exists is not made again, so that the command can be stopped. ``--step`` thins the corrupted images.
 
 Printed as Markdown: false alarms over simulated streams without drift, images until the alarm under drift, and errors
 and coverage of the estimated accuracy.
@@ -26,13 +26,22 @@ import numpy as np
 import torch
 
 import segwright as sw
-from segwright.augment.corruptions import CORRUPTIONS, corrupt
+from segwright.augment.corruptions import CORRUPTIONS
 from segwright.metrics.confusion import class_counts, count_pairs, iou_per_class, nanmean
 from segwright.monitoring.columns import Columns, columns_of
-from segwright.monitoring.drift import Scorer, block_length, blocks_of, compare_columns, mmd_p, stream_evidence
+from segwright.monitoring.drift import (
+    Scorer,
+    block_length,
+    blocks_of,
+    compare_columns,
+    correlation_times,
+    mmd_p,
+    stream_evidence,
+)
 from segwright.monitoring.estimate import AccuracyModel, fit_accuracy
 from segwright.monitoring.monitor import LEAST_BLOCKS, examine
 from segwright.monitoring.observation import Observation, from_arrays, observe, to_arrays
+from segwright.monitoring.shifted import SCENES, SEVERITIES, shift
 
 CLASSES = ("sky", "building", "pole", "road", "pavement", "tree", "sign", "fence", "car", "pedestrian", "bicyclist")
 RATE = 1e-3
@@ -46,10 +55,13 @@ WINDOW = 40  # images per window whose accuracy is estimated
 # ---------------------------------------------------------------- predictions, kept
 
 
-def predict_all(run: Path, images: list[Path], masks: Path, out: Path, step: int, severities: Sequence[int]) -> None:
+def predict_all(
+    run: Path, images: list[Path], masks: Path, out: Path, step: int, severities: Sequence[int], scenes: bool
+) -> None:
     """Rows and counts of clean images, and of every ``step``-th under each corruption, one file each."""
     torch.set_num_threads(1)
-    jobs = [("clean", 0), *[(name, severity) for severity in severities for name in CORRUPTIONS]]
+    kinds = (*CORRUPTIONS, *SCENES) if scenes else tuple(CORRUPTIONS)
+    jobs = [("clean", 0), *[(name, severity) for severity in severities for name in kinds]]
     jobs = [job for job in jobs if not (out / f"{job[0]}-{job[1]}.npz").exists()]
     if not jobs:
         return
@@ -62,11 +74,11 @@ def predict_all(run: Path, images: list[Path], masks: Path, out: Path, step: int
         rows, counts = [], []
         for number, path in enumerate(chosen):
             image = predictor.read(path)
-            if name != "clean":
-                image = corrupt(image, name, severity, seed=number)
-            found = predictor.predict(image)
             mask = cv2.imread(str(masks / f"{path.stem}.png"), cv2.IMREAD_UNCHANGED)
             truth = np.where(mask < len(CLASSES), mask, 255).astype(np.uint8)
+            if name != "clean":
+                image, truth = shift(image, truth, name, severity, seed=number)
+            found = predictor.predict(image)
             counts.append(class_counts(count_pairs(found.labels, truth, len(CLASSES))))
             rows.append(observe(found, id=path.stem, model="0" * 16, time=float(number)))
         part = out / f".{name}-{severity}.npz"
@@ -95,7 +107,12 @@ class Rows:
 
     @property
     def corrupted(self) -> dict[tuple[str, int], tuple[list[Observation], np.ndarray]]:
-        return {key: value for key, value in self.sets.items() if key[0] != "clean"}
+        return {key: value for key, value in self.sets.items() if key[0] in CORRUPTIONS}
+
+    @property
+    def shifted(self) -> list[tuple[str, list[Observation], np.ndarray]]:
+        """What the estimator is fitted on: strengths 1, 3 and 5 of every kind, as training does."""
+        return [(key[0], *value) for key, value in self.sets.items() if key[1] in SEVERITIES]
 
 
 def miou(counts: np.ndarray) -> float:
@@ -115,8 +132,8 @@ def draw_stream(blocks: np.ndarray, chosen: np.ndarray, count: int, random: np.r
 
 
 def false_alarms(clean: Columns, block: int, scene: int, streams: int, seed: int) -> dict[str, float]:
-    """Per image, over streams whose scenes of ``scene`` images are drawn from one half of the held-out rows' scenes, with
-    the other half as the reference: by detector, each set to its share of RATE."""
+    """Per image, over streams whose scenes of ``scene`` images are drawn from one half of the held-out rows' scenes,
+    with the other half as the reference: by detector, each set to its share of RATE."""
     random = np.random.default_rng(seed)
     places = blocks_of(clean.scenes, scene)
     number = int(places.max()) + 1
@@ -128,6 +145,7 @@ def false_alarms(clean: Columns, block: int, scene: int, streams: int, seed: int
         reference = clean.take(np.flatnonzero(np.isin(places, inside)))
         scorer = Scorer(reference, block)
         scores = scorer(clean)
+        times = correlation_times(reference)
         for _ in range(streams // halves):
             rows = draw_stream(places, outside, LONG, random)
             alarms = len(stream_evidence(scorer.reference, scores[rows], block=block, rate=RATE / 2).alarms)
@@ -137,7 +155,7 @@ def false_alarms(clean: Columns, block: int, scene: int, streams: int, seed: int
             for start in range(0, LONG, 100):
                 part = found.take(slice(start, start + 100))
                 level = RATE * 100 / 4
-                moved = bool((compare_columns(reference, part).adjusted <= level).any())
+                moved = bool((compare_columns(reference, part, times=times).adjusted <= level).any())
                 span = max(block, min(scene, 20))
                 p = mmd_p(reference.embeddings, part.embeddings, blocks_of(reference.scenes, span),
                           blocks_of(part.scenes, span), permutations=99)  # fmt: skip
@@ -146,8 +164,8 @@ def false_alarms(clean: Columns, block: int, scene: int, streams: int, seed: int
                 alarm = alarm or moved or p <= level
             count["images"] += LONG
             count["streams with an alarm"] += alarm
-    return {**{key: value / count["images"] for key, value in count.items() if key in ("stream", "statistics", "embeddings")},
-            "streams": streams, "with": count["streams with an alarm"]}  # fmt: skip
+    rates = {key: count[key] / count["images"] for key in ("stream", "statistics", "embeddings")}
+    return {**rates, "streams": streams, "with": count["streams with an alarm"]}  # fmt: skip
 
 
 def analytic_false_alarms(streams: int, *, correlation: float, block: int, seed: int) -> float:
@@ -218,7 +236,7 @@ def estimate_table(name: str, held_out: Rows, seen: Rows, seed: int) -> list[str
     estimator fitted without it, and the drive left out, as it is and corrupted."""
     random = np.random.default_rng(seed)
     rows, counts = held_out.clean
-    shifted = [(key[0], *value) for key, value in held_out.corrupted.items()]
+    shifted = held_out.shifted
     lines = []
 
     def line(what: str, pairs: list[tuple[Any, float]]) -> None:
@@ -257,8 +275,8 @@ def estimate_table(name: str, held_out: Rows, seen: Rows, seed: int) -> list[str
     model: AccuracyModel = fit_accuracy(rows, counts, shifted)
     some, truth = seen.clean
     line("the drive left out, whole", [(model.estimate(some), miou(truth))])
-    line(f"the drive left out, windows of {WINDOW}", [(model.estimate(part), found)
-                                                      for part, found in windows(some, truth, random, 40, WINDOW)])  # fmt: skip
+    drawn = windows(some, truth, random, 40, WINDOW)
+    line(f"the drive left out, windows of {WINDOW}", [(model.estimate(part), found) for part, found in drawn])
     if seen.corrupted:
         line("the drive left out, corrupted", [(model.estimate(value[0]), miou(value[1]))
                                                for value in seen.corrupted.values()])  # fmt: skip
@@ -288,7 +306,7 @@ def main() -> None:
             left = sorted(path for path in (given.data / "train").iterdir() if path.name.startswith(drive + "_"))
             for kind, images, masks in (("val", val, "valannot"), ("left", left, "trainannot")):
                 jobs.append(pool.submit(predict_all, Path(run), images, given.data / masks,
-                                        given.cache / f"{drive}-{kind}", given.step, given.severities))  # fmt: skip
+                                        given.cache / f"{drive}-{kind}", given.step, given.severities, kind == "val"))  # fmt: skip
         for job in jobs:
             job.result()
     if given.predict_only:
@@ -302,8 +320,9 @@ def report(drive: str, held_out: Rows, seen: Rows, given: Any) -> None:
     clean = columns_of(held_out.clean[0], CLASSES)
     estimated = block_length(Scorer(clean, 1).reference, clean)
     block = max(1, min(estimated, len(clean) // LEAST_BLOCKS))
-    print(f"\n### Without {drive}: mIoU {miou(held_out.clean[1]):.3f} on the held-out images, "
-          f"{miou(seen.clean[1]):.3f} on the drive\n\nNeighbors are alike over {estimated} images; {block} count as one.\n")  # fmt: skip
+    known, new = miou(held_out.clean[1]), miou(seen.clean[1])
+    print(f"\n### Without {drive}: mIoU {known:.3f} on the held-out images, {new:.3f} on the drive\n")
+    print(f"Neighbors are alike over {estimated} images; {block} count as one.\n")
     if "false" in given.parts:
         print("| streams without drift | number | stream | statistics | embeddings | streams with an alarm |\n"
               "|---|---|---|---|---|---|")  # fmt: skip
@@ -330,14 +349,14 @@ def report(drive: str, held_out: Rows, seen: Rows, given: Any) -> None:
         for what, value in content_drift(held_out, block).items():
             print(f"{what}: alarm after {value} images.")
     if "estimate" in given.parts:
-        print("\n| without | judged on | windows | mean error (bias), points of mIoU | 90 % interval holds | its width | "
-              "soft | atc | doc |\n|---|---|---|---|---|---|---|---|---|")  # fmt: skip
+        print("\n| without | judged on | windows | mean error (bias), points of mIoU | 90 % interval holds | "
+              "its width | soft | atc | doc |\n|---|---|---|---|---|---|---|---|---|")  # fmt: skip
         print("\n".join(estimate_table(drive, held_out, seen, 5)), flush=True)
 
 
 def content_drift(held_out: Rows, block: int) -> dict[str, str]:
-    """A share that shifts and a class that is new, made by choosing images: the reference has those with few of a class,
-    the stream those with many."""
+    """A share that shifts, and a class that is new: the reference has the images with the least of a class, the stream
+    those with the most."""
     rows = held_out.clean[0]
     found = {}
     for name in ("car", "tree"):

@@ -109,16 +109,24 @@ class Moved:
     effective: float  # images of the found side, after correlation; the least of all columns
 
 
-def compare_columns(reference: Columns, found: Columns, correction: str = "holm") -> Moved:
-    """Each column of ``found`` against the reference's."""
+def correlation_times(reference: Columns) -> Float64Array:
+    """(F,) the correlation time of each column, for :func:`compare_columns`."""
+    return np.array([correlation_time(column, reference.scenes) for column in reference.values.T])
+
+
+def compare_columns(
+    reference: Columns, found: Columns, correction: str = "holm", *, times: Float64Array | None = None
+) -> Moved:
+    """Each column of ``found`` against the reference's. ``times``: :func:`correlation_times` of the reference."""
     p_values = np.full(len(reference.names), np.nan)
     least = float(len(found))
+    known = correlation_times(reference) if times is None else times
     for index in range(len(p_values)):
         a, b = reference.values[:, index], found.values[:, index]
         n, m = int(np.isfinite(a).sum()), int(np.isfinite(b).sum())
-        time = correlation_time(a, reference.scenes)
-        times = max(1.0, min(time, m / 2)), _time_in_parts(b)
-        effective = (n / time, m / max(times)) if n and m else (1.0, 1.0)
+        time = float(known[index])
+        longest = max(1.0, min(time, m / 2), _time_in_parts(b))
+        effective = (n / time, m / longest) if n and m else (1.0, 1.0)
         least = min(least, effective[1])
         p_values[index] = two_sample_p(a, b, counts=effective)
     return Moved(p_values, adjusted_p(p_values, correction), least)

@@ -35,8 +35,8 @@ NOISE = 0.05  # of a row, beside a kernel of 1
 LEAST_ROWS = 20  # training windows that a regression needs
 LEAST_KINDS = 4  # kinds of corruption, so that the errors without one are informative
 WINDOWS = 4  # drawn per kind and strength, beside the whole
-CLEAN_WINDOWS = 24
-CLEAN_PARTS = 3  # of the held-out images, each left out once
+CLEAN_WINDOWS = 40
+CLEAN_PARTS = 4  # of the held-out images, each left out once
 
 Int64Array = npt.NDArray[np.int64]
 
@@ -299,11 +299,12 @@ def fit_accuracy(
 def _windows(
     sums: Sums, counts: Int64Array, number: int, calibration: SelfCalibration, random: np.random.Generator
 ) -> Iterator[tuple[Float64Array, float, int]]:
-    """Features, true mIoU and size of all rows and of ``number`` random parts of them."""
+    """Features, true mIoU and size of all rows and of ``number`` runs of neighbors among them, as a stream has them."""
     count = len(sums)
     sizes = [count, *np.maximum(1, np.round(np.exp(random.uniform(0, np.log(count), number)))).astype(int).tolist()]
     for size in sizes:
-        rows = np.arange(count) if size == count else random.choice(count, size, replace=False)
+        start = int(random.integers(0, count - size + 1))
+        rows = np.arange(start, start + size)
         truth = nanmean(iou_per_class(counts[rows].sum(axis=0)))
         features = features_of(sums.take(rows), calibration)
         if np.isfinite(truth) and np.isfinite(features).all():

@@ -30,6 +30,7 @@ from segwright.monitoring.drift import (
     blocks_of,
     compare_columns,
     correlation_time,
+    correlation_times,
     mmd_p,
     stream_evidence,
 )
@@ -333,14 +334,14 @@ def _window_alarms(
     alarms: list[Alarm] = []
     embedding_p, tests = math.nan, None
     previous = {"statistics": -SAME_EPISODE - window, "embeddings": -SAME_EPISODE - window}
-    starts = list(range(0, len(found), window))
-    for start in starts:
+    times = correlation_times(known)
+    for start in range(0, len(found), window):
         part = found.take(slice(start, start + window))
         if len(part) < LEAST_WINDOW:
             break
         index = start + len(part) - 1
         level = rate * len(part) / 4
-        tests = compare_columns(known, part, correction)
+        tests = compare_columns(known, part, correction, times=times)
         moved = [movement for movement in _movements(known, part, tests, level) if movement.moved][:NAMED]
         if moved and index - previous["statistics"] > SAME_EPISODE + window:
             text = f"the last {len(part)} images differ: " + "; ".join(movement.text for movement in moved[:3])
@@ -364,7 +365,7 @@ def _window_alarms(
                 previous["embeddings"] = index
     if len(found) >= LEAST_WINDOW:
         recent = found.take(slice(max(0, len(found) - window), None))
-        tests = compare_columns(known, recent, correction)
+        tests = compare_columns(known, recent, correction, times=times)
     return alarms, embedding_p, tests
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-
 from monitoring.streams import CLASSES, rows
+
 from segwright.core.errors import BundleError, DataError
 from segwright.inference.attachments import Attachment, load_attachment, write_attachment
 from segwright.monitoring.estimate import AccuracyModel, fit_accuracy
