@@ -305,8 +305,9 @@ def main() -> None:
         for drive, run in folds.items():
             left = sorted(path for path in (given.data / "train").iterdir() if path.name.startswith(drive + "_"))
             for kind, images, masks in (("val", val, "valannot"), ("left", left, "trainannot")):
-                jobs.append(pool.submit(predict_all, Path(run), images, given.data / masks,
-                                        given.cache / f"{drive}-{kind}", given.step, given.severities, kind == "val"))  # fmt: skip
+                out = given.cache / f"{drive}-{kind}"
+                work = (Path(run), images, given.data / masks, out, given.step, given.severities, kind == "val")
+                jobs.append(pool.submit(predict_all, *work))
         for job in jobs:
             job.result()
     if given.predict_only:

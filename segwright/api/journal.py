@@ -157,6 +157,8 @@ def make_reference(
     from segwright.inference.predictor import find_bundle
     from segwright.inference.split_reader import as_model_sees
     from segwright.monitoring import reference
+    from segwright.monitoring.estimate import NAME as ACCURACY
+    from segwright.monitoring.shifted import LEAST_IMAGES, estimator_predictions, make_accuracy
 
     if Path(model).suffix.lower() == ".onnx":
         raise UsageError(
@@ -173,9 +175,15 @@ def make_reference(
             predictor, chosen, max_images=max_images, thumbnails=thumbnails, advance=advance
         )
     folder = find_bundle(model)
+    known = reference.parse_reference(made, folder)
+    attachments = {**read_attachments(folder), reference.NAME: made}
+    attachments.pop(ACCURACY, None)  # that of an earlier reference
+    if known.labeled.sum() >= LEAST_IMAGES:
+        with progress("estimator of accuracy", estimator_predictions(len(chosen))) as advance:
+            attachments[ACCURACY] = make_accuracy(predictor, chosen, known, advance=advance)
     network, bundle = load_bundle(folder, trust_external=trust_external)
-    save_bundle(folder, network, bundle, {**read_attachments(folder), reference.NAME: made})
-    return reference.parse_reference(made, folder)
+    save_bundle(folder, network, bundle, attachments)
+    return known
 
 
 def _held_out(data: Dataset, name: str | None) -> Split:

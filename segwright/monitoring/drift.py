@@ -147,6 +147,14 @@ def blocks_of(scenes: IntArray, length: int) -> IntArray:
     return blocks
 
 
+def _distinct(values: Float64Array) -> npt.NDArray[np.bool_]:
+    """The first of equal rows, of those that are finite: a camera that shows one thing again and again is one image."""
+    result = np.zeros(len(values), bool)
+    known = np.flatnonzero(np.isfinite(values).all(axis=1))
+    result[known[np.unique(values[known], axis=0, return_index=True)[1]]] = True
+    return result
+
+
 def mmd_p(
     reference: Float64Array,
     found: Float64Array,
@@ -160,9 +168,10 @@ def mmd_p(
 
     Blocks of neighbors are permuted whole, so that the frames of one scene do not count as independent. Gaussian kernel
     of the median distance, over whitened directions, of which there are fewer than blocks: any number of dimensions is
-    possible. Rows with a value that is not finite are left out; NaN if fewer than 2 blocks remain on a side.
+    possible. Rows with a value that is not finite are left out, and an image that comes again counts once; NaN if fewer
+    than 2 blocks remain on a side.
     """
-    keep, kept = np.isfinite(reference).all(axis=1), np.isfinite(found).all(axis=1)
+    keep, kept = _distinct(reference), _distinct(found)
     a, b = reference[keep], found[kept]
     _, left = np.unique(reference_blocks[keep], return_inverse=True)
     _, right = np.unique(found_blocks[kept], return_inverse=True)

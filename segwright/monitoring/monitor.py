@@ -466,14 +466,18 @@ def monitor(
     correction: str = "holm",
     since: float | None = None,
     until: float | None = None,
+    last: int = LAST,
 ) -> MonitorResult:
-    """Read a journal and a saved model's reference, and :func:`examine` them; see :func:`segwright.monitor`."""
+    """Read a journal and a saved model's reference, and :func:`examine` them; see :func:`segwright.monitor`.
+
+    ``last``: the newest rows that are read.
+    """
     known, accuracy = _reference(reference)
     if isinstance(journal, Journal):
         read = journal
     else:
         classes = known.label_space.names if known is not None else None
-        read = read_journal(journal, classes=classes, since=since, until=until)
+        read = read_journal(journal, classes=classes, since=since, until=until, max_rows=last)
     if known is not None and read.label_space.names != known.label_space.names:
         raise DataError(
             "the journal's classes are not the reference's", expected=", ".join(known.label_space.names)[:300],

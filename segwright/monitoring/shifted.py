@@ -22,6 +22,7 @@ from segwright.monitoring.observation import Observation, model_id, observe
 from segwright.monitoring.reference import Reference
 
 IMAGES = 8
+LEAST_IMAGES = 12  # of a split, for an estimator at the end of a training
 SEVERITIES = (3, 1, 5)
 # Changes that a camera meets beside the corruptions: another hour, another distance, another light.
 SCENES = ("darkness", "distance", "light")

@@ -19,6 +19,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from segwright.core.errors import SegwrightError
+from segwright.core.telemetry import span
 from segwright.core.version import __version__
 from segwright.inference.predictor import Predictor
 from segwright.monitoring.recorder import JournalOptions
@@ -89,9 +90,10 @@ class Application(Starlette):
         self.service.check_capacity()
         with self.service.reserve_body() as reserve:
             body = await read_body(request, limits.max_bytes, limits.body_seconds, reserve)
-            return await self._until_disconnect(
-                request, lambda context: self.service.predict(body, params, context, began=began)
-            )
+            with span("segwright.predict", bytes=len(body)):
+                return await self._until_disconnect(
+                    request, lambda context: self.service.predict(body, params, context, began=began)
+                )
 
     async def _until_disconnect(
         self, request: Request, work: Callable[[RequestContext], Awaitable[Response]]

@@ -25,6 +25,9 @@ from segwright.imageio import UInt8Array, encode_png
 from segwright.inference.prediction import Prediction
 from segwright.inference.predictor import Predictor
 from segwright.kernels.threads import processors
+from segwright.monitoring.gauges import MonitorGauges
+from segwright.monitoring.monitor import monitor
+from segwright.monitoring.periodic import PeriodicMonitor
 from segwright.monitoring.recorder import JournalOptions, RecordedModel, Recorder
 from segwright.serving.batcher import Batcher, InDetail, PredictTimeoutError, QueuedImage
 from segwright.serving.decoding import FIX_BIT_DEPTH, FIX_SIZE, DecoderUnavailableError, ImageDecoder
@@ -46,6 +49,8 @@ GPU_BATCH = 8
 MAX_DECODERS = 4  # decoding is faster than any network
 WARM_UP_SIZE = (96, 128)
 CLOSE_SECONDS = 1.0
+GAUGE_ROWS = 500  # newest rows of the journal that the gauges are about
+GAUGE_SECONDS = 300.0  # between two looks, each of about a second: below 1 % of one core
 
 
 @dataclass(frozen=True)
@@ -122,6 +127,7 @@ class Service:
         self.metrics = ServiceMetrics()
         self.recorder: Recorder | None = None
         self.monitor_view: MonitorView | None = None
+        self.periodic: PeriodicMonitor | None = None
         if journal is not None:
             reference = journal.reference if "reference" in predictor.attachments else None
             self.monitor_view = MonitorView(journal.folder, reference)
@@ -129,6 +135,12 @@ class Service:
                 journal, predictor, name, on_written=self.metrics.journal_rows.inc,
                 on_lost=self.metrics.journal_lost.inc,
             )  # fmt: skip
+            if reference is not None:
+                writer = self.recorder.writer
+                self.periodic = PeriodicMonitor(
+                    functools.partial(monitor, journal.folder, reference, last=GAUGE_ROWS),
+                    MonitorGauges(self.metrics.registry), seconds=GAUGE_SECONDS, written=lambda: writer.written,
+                )  # fmt: skip
         self.model = ServedModel(predictor, name, self.recorder.current if self.recorder is not None else None)
         self.stopping = False
         self.in_flight = self.buffered_bytes = self.decoded_pixels = 0
@@ -216,6 +228,8 @@ class Service:
         loop = asyncio.get_running_loop()
         await loop.run_in_executor(self._encoding, smoke_test, self.model.predictor)
         await loop.run_in_executor(self._decoding, self.decoder.decode, _tiny_png())
+        if self.periodic is not None:
+            self.periodic.start()
 
     async def reload(self) -> bool:
         """Load the model, test it, and replace the current one between two batches.
@@ -258,6 +272,8 @@ class Service:
         self.decoder.close()
         if self.monitor_view is not None:
             self.monitor_view.close()
+        if self.periodic is not None:
+            self.periodic.close()
         if self.recorder is not None:
             self.recorder.close()
 

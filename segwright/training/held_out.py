@@ -18,6 +18,8 @@ from segwright.inference.attachments import Attachment
 from segwright.inference.predictor import Predictor
 from segwright.models.base import SegmentationModel
 from segwright.monitoring import reference
+from segwright.monitoring.estimate import NAME as ACCURACY
+from segwright.monitoring.shifted import LEAST_IMAGES, estimator_predictions, make_accuracy
 from segwright.training.planning.budget import END_SECONDS, REFERENCE_IMAGES
 
 
@@ -87,12 +89,31 @@ def _make_reference(work: HeldOutWork) -> None:
         )
 
 
+def _make_accuracy(work: HeldOutWork) -> None:
+    known = reference.parse_reference(work.attachments[reference.NAME])
+    left = work.left()
+    with progress("estimator of accuracy", estimator_predictions(len(work.val))) as advance:
+        work.attachments[ACCURACY] = make_accuracy(
+            work.predictor, work.val, known, seconds=None if left is None else left - END_SECONDS, advance=advance
+        )
+
+
 STEPS: tuple[Step, ...] = (
     Step(
         "reference",
         _make_reference,
         lambda work: reference.NAME in work.attachments,
         lambda count: 1.2 * min(count, REFERENCE_IMAGES),
+        "segwright reference MODEL DATA makes it",
+    ),
+    Step(
+        "estimator of accuracy",
+        _make_accuracy,
+        # Of a few images it would learn nothing: their own accuracy is then what an estimate starts from.
+        lambda work: (
+            ACCURACY in work.attachments or reference.NAME not in work.attachments or len(work.val) < LEAST_IMAGES
+        ),
+        lambda count: 1.3 * estimator_predictions(count),
         "segwright reference MODEL DATA makes it",
     ),
 )

@@ -133,7 +133,7 @@ def test_made_from_a_network_and_its_split(tmp_path: Path) -> None:
     seen: list[int] = []
     made = make_accuracy(predictor, data.splits["val"], reference, images=2, severities=(3,), advance=seen.append)
     model = AccuracyModel.from_attachment(made)
-    assert len(seen) == 2 * 15 and len(model.kinds) == 15 and len(model.miou) > 30
+    assert len(seen) == 2 * 18 and len(model.kinds) == 18 and len(model.miou) > 30
     assert 0 <= model.estimate(reference.rows).miou <= 1 and not predictor.observed
     none = AccuracyModel.from_attachment(make_accuracy(predictor, data.splits["val"], reference, seconds=-1))
-    assert none.kinds == () and estimator_predictions(100) == 8 * 45
+    assert none.kinds == () and estimator_predictions(100) == 8 * 54

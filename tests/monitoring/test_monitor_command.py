@@ -20,6 +20,7 @@ from segwright import cli
 from segwright.api.monitoring import monitor
 from segwright.core.errors import DataError, OutputError, UsageError
 from segwright.core.types import LabelSpace
+from segwright.demo.dataset import write_street_scenes
 from segwright.monitoring.gauges import DETECTORS, GAUGES
 from segwright.monitoring.journal_writer import JournalWriter
 from segwright.monitoring.observation import Observation
@@ -204,3 +205,36 @@ def test_watching_sends_an_alarm_once_and_survives_a_damaged_journal(
 
 def test_detectors_of_the_gauges(loud: Path) -> None:
     assert {alarm.detector for alarm in monitor(loud).alarms} <= set(DETECTORS)
+
+
+def test_from_a_saved_model_to_an_alarm(tmp_path: Path) -> None:
+    """Reference and estimator in the bundle, images that are predicted, a journal, and fog."""
+    import torch
+
+    import segwright as sw
+    from segwright.imageio import read_image, write_image
+    from segwright.inference.bundle import Bundle, read_attachments, save_bundle
+    from segwright.models.catalog import create_model
+
+    streets = write_street_scenes(tmp_path / "streets", train=40, val=40, test=1, size=(64, 96))
+    space = sw.open_dataset(streets).label_space
+    torch.manual_seed(0)
+    narrow = {"widths": [4, 8, 8, 8, 8], "decoder_channels": [4, 8, 8, 8], "depths": [0, 1, 1, 1, 1]}
+    network = create_model("leannet", classes=space.classes, weights=None, **narrow)
+    save_bundle(tmp_path / "model", network, Bundle("leannet", space, narrow))
+    sw.make_reference(tmp_path / "model", streets, split="val", device="cpu")
+    assert {"reference", "accuracy"} <= set(read_attachments(tmp_path / "model"))
+    clear = streets / "images" / "train"
+    foggy = tmp_path / "foggy"
+    foggy.mkdir()
+    for number, path in enumerate(sorted(clear.iterdir())):
+        write_image(foggy / path.name, sw.corrupt(read_image(path), "fog", 5, seed=number))
+    for name, source in (("clear", clear), ("fog", foggy)):
+        sw.predict(tmp_path / "model", source, out=tmp_path / name, journal=tmp_path / f"{name} journal", device="cpu",
+                   overlay=False)  # fmt: skip
+    quiet = sw.monitor(tmp_path / "clear journal", tmp_path / "model")
+    assert not quiet.alarm and quiet.images == 40 and quiet.estimate is not None
+    assert quiet.estimate.low <= quiet.estimate.miou <= quiet.estimate.high and quiet.estimate.method == "regression"
+    assert abs(quiet.estimate.miou - quiet.estimate.reference) < 0.1
+    alarmed = sw.monitor(tmp_path / "fog journal", tmp_path / "model", html=tmp_path / "page.html")
+    assert alarmed.alarm and alarmed.alarms[0].index < 30 and (tmp_path / "page.html").stat().st_size > 1000

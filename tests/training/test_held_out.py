@@ -19,7 +19,10 @@ from segwright.inference.attachments import Attachment
 from segwright.inference.bundle import load_bundle, read_attachment, read_attachments
 from segwright.inference.predictor import Predictor, load
 from segwright.models.catalog import create_model
+from segwright.monitoring.estimate import NAME as ACCURACY
+from segwright.monitoring.estimate import AccuracyModel
 from segwright.monitoring.observation import model_id
+from segwright.monitoring.shifted import KINDS
 from segwright.training import held_out, results
 from segwright.training.config import TrainConfig
 from segwright.training.held_out import STEPS, HeldOutWork, Step, finish_on_held_out
@@ -84,11 +87,22 @@ def test_a_step_that_there_is_no_time_for_is_left_out_with_a_message(scenes: Dat
     lines: list[str] = []
     short = work(scenes, message=lines.append, left=lambda: 5.0, pace=10.0)
     finish_on_held_out(short)
-    assert not short.attachments and len(lines) == len(STEPS)
+    assert not short.attachments and len(lines) == sum(not step.is_done(short) for step in STEPS)
     assert all(line.startswith("time is short: no ") for line in lines)
     enough = work(scenes, left=lambda: 500.0, pace=0.1)
     finish_on_held_out(enough)
     assert "reference" in enough.attachments
+
+
+def test_the_estimator_of_accuracy_needs_some_images(scenes: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    few = work(scenes)
+    finish_on_held_out(few)
+    assert ACCURACY not in few.attachments
+    monkeypatch.setattr(held_out, "LEAST_IMAGES", 4)
+    enough = work(scenes)
+    finish_on_held_out(enough)
+    assert AccuracyModel.from_attachment(enough.attachments[ACCURACY]).kinds == tuple(sorted(KINDS))
+    assert "estimator of accuracy" in enough.seconds
 
 
 def test_a_step_is_done_once_for_the_same_weights(scenes: Dataset) -> None:
