@@ -26,6 +26,7 @@ from segwright.evaluation.report_parts import (
     label_error_section,
     slice_section,
     tool_rows,
+    uncertainty_section,
 )
 from segwright.evaluation.terminal import notes
 from segwright.metrics.confusion import iou_per_class
@@ -97,6 +98,7 @@ def report_page(evaluation: Evaluation, split: LabeledImages, facts: RunFacts) -
         slices=slice_section(e),
         label_errors=label_error_section(e, numbers),
         tool=tool_rows(e),
+        uncertainty=uncertainty_section(e),
         confusion=_confusion(e),
         confusions=_common_errors(e),
         viewer=viewer,

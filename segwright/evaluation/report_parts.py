@@ -131,7 +131,7 @@ def slice_section(e: Evaluation) -> dict[str, Any] | None:
                 "interval": _interval(s["miou_ci95"]),
                 "difference": _points(s["difference"]),
                 "difference_interval": _interval(s["difference_ci95"], signed=True),
-                "clear": "yes" if s["clear"] else "no",
+                "apart": "yes" if s["clear"] else "no",
             }
             for s in slices
         ],
@@ -162,13 +162,35 @@ def label_error_section(e: Evaluation, numbers: Mapping[str, int]) -> dict[str, 
     }
 
 
+def uncertainty_section(e: Evaluation) -> dict[str, Any] | None:
+    """How well each measure of uncertainty finds the wrong pixels: rows for a table, and risk by coverage."""
+    part = e.parts.get("uncertainty")
+    if part is None:
+        return None
+    tree: Mapping[str, Mapping[str, Any]] = part.to_json()
+    lines = [
+        Series(name, [100 * _number(v) for v in found["coverage"]], [100 * _number(v) for v in found["risk"]])
+        for name, found in tree.items()
+    ]
+    rows = []
+    for name, found in sorted(tree.items(), key=lambda item: -np.nan_to_num(_number(item[1]["auroc"]))):
+        row = [name]
+        for figure in ("auroc", "aupr", "aurc"):
+            row += [percent(_number(found[figure]), 2), _interval(found["intervals"][figure])]
+        rows.append(row)
+    chart = reports.line_chart(
+        lines, x_label="coverage: the surest pixels, %", y_label="risk: wrong among them, %", zero=True
+    )
+    return {"chart": chart, "rows": rows}
+
+
 def _number(value: object) -> float:
     return float(value) if isinstance(value, int | float | np.floating) else NAN
 
 
 def _interval(pair: Sequence[object], *, signed: bool = False) -> str:
     low, high = (_number(value) for value in pair)
-    if math.isnan(low):
+    if math.isnan(low) or math.isnan(high):
         return ""
     return f"{100 * low:+.1f} to {100 * high:+.1f}" if signed else f"{100 * low:.1f}–{100 * high:.1f}"
 

@@ -106,7 +106,12 @@ def parts() -> dict[str, Made]:
         "rank": 1, "id": MARKUP, "given": RTL, "suggested": MARKUP, "score": 2.0, "given_probability": 0.1,
         "suggested_probability": 0.9, "pixels": 50, "share": 0.01, "box": [3, 4, 10, 20], "in_training": None,
     }  # fmt: skip
+    measured = {
+        "auroc": 0.91, "aupr": 0.4, "aurc": 0.011, "coverage": [0.0, 0.5, 1.0], "risk": [None, 0.01, 0.1],
+        "intervals": {name: [0.1, None] for name in ("auroc", "aupr", "aurc")},
+    }  # fmt: skip
     return {
+        "uncertainty": Made({"entropy": measured, MARKUP: {**measured, "auroc": None}}),
         "slices": Made([part(MARKUP, LONG, -0.1, True), part("brightness", RTL, None, False)]),
         "label_errors": Made({"regions_found": 2, "regions": [region, {**region, "rank": 2, "id": "not shown"}]}),
     }

@@ -117,6 +117,7 @@ def test_a_page_is_accessible_and_fetches_nothing(browser: Any, files: dict[str,
         if name == "evaluation":
             page.wait_for_selector(".viewer[data-ready]")
         look_at(opened, name)
+        assert "built-in method" not in page.inner_text("body"), "a key of a dict that is also its method"
         assert [url for url in opened.requests if not url.startswith("data:")] == [files[name].as_uri()]
 
 
