@@ -299,13 +299,24 @@ def build(kind: type[ConfigType], tree: Mapping[str, Any]) -> ConfigType:
         return kind.model_validate(tree)
     except ValidationError as error:
         first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"] if part not in ("auto", "int", "float", "bool"))
+        key = _key(first["loc"], unknown=first["type"] == "extra_forbidden")
         raise ConfigError(
             f"the setting {key or 'training'} does not fit",
             expected=first["msg"].removeprefix("Value error, ").replace("Input should be '", "one of '"),
             found=_short(first.get("input")),
             fix=_suggest(kind, key),
         ) from error
+
+
+def _key(place: tuple[int | str, ...], *, unknown: bool) -> str:
+    """The dotted key of a place in pydantic's words, which also name the alternative of a union: constrained-float."""
+    last = len(place) - 1 if unknown else None  # an unknown key is shown as it was written
+    kept = (part for i, part in enumerate(place) if i == last or isinstance(part, int) or _names_a_field(part))
+    return ".".join(str(part) for part in kept)
+
+
+def _names_a_field(part: str) -> bool:
+    return part.isidentifier() and part not in ("auto", "int", "float", "bool", "str")
 
 
 def load_config(path: str | Path) -> TrainConfig:

@@ -93,7 +93,13 @@ def test_a_number_out_of_range_is_refused_with_its_key(key: str, value: float) -
         return
     with pytest.raises(ConfigError) as caught:
         TrainConfig().with_values({key: value})
-    assert key.split(".")[-1] in str(caught.value)
+    assert f"the setting {key} does not fit" in str(caught.value) and f"fix: {key} is: " in str(caught.value)
+
+
+def test_an_unknown_key_is_shown_as_it_was_written() -> None:
+    for key in ("my-key", "float"):
+        with pytest.raises(ConfigError, match=f"the setting training.{key} does not fit"):
+            build(TrainConfig, {"training": {key: 1}})
 
 
 @pytest.mark.parametrize("weights", [[1, "abc"], [1, -1], [0, 0], [float("nan"), 1], []])
