@@ -24,6 +24,7 @@ Float32Array = npt.NDArray[np.float32]
 
 IGNORE_INDEX = 255
 MAX_CLASSES = 255  # masks are uint8, and 255 is the ignore value
+FILE_VALUES = 65536  # a mask file holds 8 or 16 bits per pixel
 STRIP_PIXELS = 4_000_000  # in strips: numpy needs eight bytes per index, and blending four per color
 
 Color = tuple[int, int, int]
@@ -70,9 +71,18 @@ class LabelSpace:
         colors = tuple((int(r), int(g), int(b)) for r, g, b in self.colors) or distinct_colors(len(names))
         if len(colors) != len(names):
             raise LabelError("one color per class", expected=f"{len(names)} colors", found=str(len(colors)))
+        if beyond := [color for color in colors if not all(0 <= value <= 255 for value in color)]:
+            raise LabelError("a color is red, green and blue", expected="0 to 255 each", found=f"{beyond[0]}"[:80])
         if self.ignore_index != IGNORE_INDEX:
             raise LabelError("the ignore value in memory is always 255", found=str(self.ignore_index))
         mapping = {int(value): int(index) for value, index in self.mapping.items()}
+        if outside := [value for value in mapping if not 0 <= value < FILE_VALUES]:
+            raise LabelError(
+                "the label map names values that no mask can hold",
+                expected=f"0 to {FILE_VALUES - 1}",
+                found=", ".join(str(value)[:40] for value in outside[:6]),
+                fix="give classes the values that stand in the mask files",
+            )
         wrong = [index for index in mapping.values() if index != IGNORE_INDEX and not 0 <= index < len(names)]
         if wrong:
             raise LabelError(
@@ -106,7 +116,7 @@ class LabelSpace:
 
     def lookup(self) -> npt.NDArray[np.int32]:
         """A table of 65,536 entries from file value to class index; -1 for unknown values."""
-        table = np.full(65536, -1, np.int32)
+        table = np.full(FILE_VALUES, -1, np.int32)
         if self.mapping:
             for value, index in self.mapping.items():
                 table[value] = index
