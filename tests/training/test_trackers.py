@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -23,6 +26,7 @@ class Fake:
         self.records: list[tuple[dict[str, float], int]] = []
         self.fail_at = fail_at
         self.closed = False
+        self.run_id: str | None = None
 
     def write(self, figures: Mapping[str, float], step: int) -> None:
         if len(self.records) >= self.fail_at:
@@ -59,6 +63,33 @@ def test_one_that_cannot_begin_is_left_out(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setitem(trackers.TRACKERS, "wandb", ("json", lambda *_: 1 / 0))
     said: list[str] = []
     assert Trackers(("wandb",), tmp_path, {}, said.append).active == {} and "training goes on" in said[0]
+
+
+def test_a_resumed_run_continues_the_trackers_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the id that was noted at the last sitting; a run that is not resumed begins new ones."""
+    begun: list[tuple[str, str | None]] = []
+    calls: list[Any] = []
+
+    def start_run(*, run_id: str | None, run_name: str) -> SimpleNamespace:
+        begun.append(("mlflow", run_id))
+        return SimpleNamespace(info=SimpleNamespace(run_id=run_id or f"m{len(begun)}"))
+
+    def init(*, id: str | None = None, resume: str | None = None, **_: Any) -> SimpleNamespace:
+        assert (id is None) is (resume is None)
+        begun.append(("wandb", id))
+        return SimpleNamespace(id=id or f"w{len(begun)}")
+
+    monkeypatch.setitem(sys.modules, "mlflow", SimpleNamespace(start_run=start_run, log_params=calls.append))
+    monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(init=init))
+    names = ("mlflow", "wandb")
+    Trackers(names, tmp_path, {"lr": 1}, pytest.fail)
+    Trackers(names, tmp_path, {"lr": 2}, pytest.fail, resume=True)
+    Trackers(names, tmp_path, {"lr": 3}, pytest.fail)
+    assert [run_id for _, run_id in begun] == [None, None, "m1", "w2", None, None]
+    assert calls == [{"lr": "1"}, {"lr": "3"}]
+    (tmp_path / trackers.RUN_IDS_FILE).write_text("[1")
+    Trackers(names, tmp_path, {}, pytest.fail, resume=True)
+    assert [run_id for _, run_id in begun[-2:]] == [None, None]
 
 
 def test_a_missing_package_and_an_unknown_name_are_said_before_any_work(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -29,7 +29,7 @@ class Recorder:
     def open(self, config: TrainingConfig, progress: Progress, *, resume: bool) -> None:
         """Open the log; on resuming, records after the checkpoint's step are dropped from it."""
         names = () if config.trackers == "auto" else config.trackers
-        trackers = Trackers(names, self.folder, config.model_dump(mode="json"), self.display.message)
+        trackers = Trackers(names, self.folder, config.model_dump(mode="json"), self.display.message, resume=resume)
         self._log = RunLog(
             self.folder,
             keep_until_step=progress.step if resume else None,

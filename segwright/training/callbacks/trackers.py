@@ -1,25 +1,33 @@
 """TensorBoard, MLflow and Weights & Biases, fed from the records that go into ``log.jsonl``.
 
-An error of a tracker is reported once and the tracker is dropped; the run continues.
+An error of a tracker is reported once and the tracker is dropped; the run continues. A run that is resumed continues
+the trackers' runs, whose ids are in ``trackers.json``.
 """
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
+from segwright.core.atomic_io import write_text
 from segwright.core.errors import MissingExtraError, UsageError
 
 Message = Callable[[str], None]
 NOT_FIGURES = ("step", "epoch", "time")
+RUN_IDS_FILE = "trackers.json"  # in the run folder: tracker → the id of its run
 
 
 class Tracker(Protocol):
-    """The interface of a tracker."""
+    """The interface of a tracker. ``run_id``: what a resumed run continues; None if the folder says it."""
+
+    @property
+    def run_id(self) -> str | None: ...
 
     def write(self, figures: Mapping[str, float], step: int) -> None: ...
 
@@ -29,9 +37,10 @@ class Tracker(Protocol):
 class TensorBoard:
     """Event files in ``tensorboard/`` of the run folder."""
 
-    def __init__(self, folder: Path, settings: Mapping[str, Any]) -> None:
+    def __init__(self, folder: Path, settings: Mapping[str, Any], run_id: str | None = None) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
+        self.run_id = None
         self.writer: Any = SummaryWriter(str(folder / "tensorboard"))
 
     def write(self, figures: Mapping[str, float], step: int) -> None:
@@ -45,12 +54,13 @@ class TensorBoard:
 class MLflow:
     """A run of MLflow; its destination is MLflow's own setting (``MLFLOW_TRACKING_URI``)."""
 
-    def __init__(self, folder: Path, settings: Mapping[str, Any]) -> None:
+    def __init__(self, folder: Path, settings: Mapping[str, Any], run_id: str | None = None) -> None:
         import mlflow
 
         self.mlflow: Any = mlflow
-        mlflow.start_run(run_name=folder.name)
-        mlflow.log_params({name: str(value)[:500] for name, value in settings.items()})
+        self.run_id = str(mlflow.start_run(run_id=run_id, run_name=folder.name).info.run_id)
+        if run_id is None:  # MLflow refuses other values for the parameters of a run
+            mlflow.log_params({name: str(value)[:500] for name, value in settings.items()})
 
     def write(self, figures: Mapping[str, float], step: int) -> None:
         # MLflow allows neither brackets nor most signs in a name.
@@ -64,10 +74,14 @@ class MLflow:
 class WandB:
     """A run of Weights & Biases; account and mode are its own settings (``WANDB_MODE=offline``)."""
 
-    def __init__(self, folder: Path, settings: Mapping[str, Any]) -> None:
+    def __init__(self, folder: Path, settings: Mapping[str, Any], run_id: str | None = None) -> None:
         import wandb
 
-        self.run: Any = wandb.init(project="segwright", name=folder.name, dir=str(folder), config=dict(settings))
+        again = {} if run_id is None else {"id": run_id, "resume": "allow"}
+        self.run: Any = wandb.init(
+            project="segwright", name=folder.name, dir=str(folder), config=dict(settings), **again
+        )
+        self.run_id = str(self.run.id)
 
     def write(self, figures: Mapping[str, float], step: int) -> None:
         self.run.log(dict(figures), step=step)
@@ -76,7 +90,7 @@ class WandB:
         self.run.finish()
 
 
-TRACKERS: dict[str, tuple[str, Callable[[Path, Mapping[str, Any]], Tracker]]] = {
+TRACKERS: dict[str, tuple[str, Callable[[Path, Mapping[str, Any], str | None], Tracker]]] = {
     "tensorboard": ("tensorboard", TensorBoard),
     "mlflow": ("mlflow", MLflow),
     "wandb": ("wandb", WandB),
@@ -104,13 +118,26 @@ def check_trackers(names: Sequence[str] | Literal["auto"]) -> None:
 
 
 class Trackers:
-    """The trackers of a run, each dropped at its first error."""
+    """The trackers of a run, each dropped at its first error. ``resume``: continue the runs of the last sitting."""
 
-    def __init__(self, names: Sequence[str], folder: Path, settings: Mapping[str, Any], message: Message) -> None:
+    def __init__(
+        self,
+        names: Sequence[str],
+        folder: Path,
+        settings: Mapping[str, Any],
+        message: Message,
+        *,
+        resume: bool = False,
+    ) -> None:
         self.message = message
         self.active: dict[str, Tracker] = {}
+        earlier = _run_ids(folder) if resume else {}
         for name in names:
-            self._try(name, partial(self._begin, name, folder, settings))
+            self._try(name, partial(self._begin, name, folder, settings, earlier.get(name)))
+        found = {name: tracker.run_id for name, tracker in self.active.items() if tracker.run_id is not None}
+        if found and {**earlier, **found} != earlier:
+            with suppress(OSError):  # a full disk: the next sitting begins runs of its own
+                write_text(folder / RUN_IDS_FILE, json.dumps({**earlier, **found}))
 
     def write(self, record: Mapping[str, Any]) -> None:
         """A step's or a validation's record; nested figures come under ``key/name``."""
@@ -124,8 +151,8 @@ class Trackers:
         for name, tracker in list(self.active.items()):
             self._try(name, tracker.close)
 
-    def _begin(self, name: str, folder: Path, settings: Mapping[str, Any]) -> None:
-        self.active[name] = TRACKERS[name][1](folder, settings)
+    def _begin(self, name: str, folder: Path, settings: Mapping[str, Any], run_id: str | None) -> None:
+        self.active[name] = TRACKERS[name][1](folder, settings, run_id)
 
     def _try(self, name: str, act: Callable[[], None]) -> None:
         try:
@@ -134,6 +161,15 @@ class Trackers:
             self.active.pop(name, None)
             first = (str(error).splitlines() or [type(error).__name__])[0]
             self.message(f"warning: {name} is left out from now on ({first}); training goes on")
+
+
+def _run_ids(folder: Path) -> dict[str, str]:
+    """The ids of the trackers' runs at the last sitting; of a file that is none, nothing."""
+    with suppress(OSError, ValueError, RecursionError):
+        found = json.loads((folder / RUN_IDS_FILE).read_text(encoding="utf-8"))
+        if isinstance(found, dict):
+            return {name: value for name, value in found.items() if name in TRACKERS and isinstance(value, str)}
+    return {}
 
 
 def figures(record: Mapping[str, Any]) -> dict[str, float]:
