@@ -1,4 +1,4 @@
-"""How well a model knows when it is wrong, judged with each drive left out.
+"""How well errors are found without ground truth, judged with each drive left out.
 
     python benchmarks/uncertainty.py --fold RUN/last DATA --fold RUN/last DATA [--every 3] [--json FILE]
 
