@@ -5,7 +5,13 @@ from __future__ import annotations
 import time
 
 from segwright.training.distributed.world import World
-from segwright.training.planning.budget import VALIDATION_FRACTION, TimeBudget, images_to_score, measured_reserve
+from segwright.training.planning.budget import (
+    VALIDATION_FRACTION,
+    TimeBudget,
+    held_out_seconds,
+    images_to_score,
+    measured_reserve,
+)
 from segwright.training.state import Progress
 
 
@@ -72,5 +78,6 @@ class RunClock:
         self.image_seconds = self.validation_seconds * world.size / max(val_images, 1)
         scoring = self.image_seconds * images_to_score(train_images, val_images, adjusts)
         total = self.training_seconds + self.reserve
+        scoring += held_out_seconds(total, val_images, self.image_seconds)
         self.reserve = world.broadcast([measured_reserve(total, scoring)])[0]
         self.training_seconds = total - self.reserve

@@ -14,13 +14,17 @@ from typing import Any
 
 from segwright.core.progress import progress
 from segwright.data.dataset import Split
+from segwright.data.records import evenly_spread
+from segwright.evaluation.quality import fit_error_model
+from segwright.evaluation.temperature import fit_temperature
 from segwright.inference.attachments import Attachment
 from segwright.inference.predictor import Predictor
+from segwright.inference.quality import ATTACHMENT as ERROR_MODEL
 from segwright.models.base import SegmentationModel
 from segwright.monitoring import reference
 from segwright.monitoring.estimate import NAME as ACCURACY
-from segwright.monitoring.shifted import LEAST_IMAGES, estimator_predictions, make_accuracy
-from segwright.training.planning.budget import END_SECONDS, REFERENCE_IMAGES
+from segwright.monitoring.shifted import IMAGES, KINDS, LEAST_IMAGES, estimator_predictions, make_accuracy
+from segwright.training.planning.budget import END_SECONDS, HELD_OUT_IMAGES
 
 
 @dataclass
@@ -40,37 +44,41 @@ class HeldOutWork:
     fingerprint: Mapping[str, Any] = field(default_factory=dict)
     left: Callable[[], float | None] = lambda: None
     pace: float = 0.0
-    weights_changed: bool = False  # in this sitting: attachments of before are not of these weights
+    weights_changed: bool = False  # in this sitting: what was found before is not of these weights
+    recalibrated: bool = False  # a step has changed the confidences: scores of before have another calibration
     seconds: dict[str, float] = field(default_factory=dict)  # by step
 
 
 @dataclass(frozen=True)
 class Step:
-    """``predictions``: what it costs, in predicted images, for so many validation images."""
+    """``run`` gets the work and the held-out images to use: at least ``least`` and at most ``most`` of them, each of
+    which costs ``predictions``. ``first``: predictions that it takes at least, however many images there are; such a
+    step ends by itself when the time is over."""
 
     name: str
-    run: Callable[[HeldOutWork], None]
+    run: Callable[[HeldOutWork, Split], None]
     is_done: Callable[[HeldOutWork], bool]
-    predictions: Callable[[int], float]
+    predictions: float
+    least: int
+    most: int
     later: str  # how to do it afterwards
+    first: float = 0.0
 
 
 def finish_on_held_out(work: HeldOutWork) -> None:
     """Do the steps; see the module."""
     if work.weights_changed:
         work.attachments.clear()
-    for step in STEPS:
+    for number, step in enumerate(STEPS):
         if step.is_done(work):
             continue
-        left, needed = work.left(), END_SECONDS + work.pace * step.predictions(len(work.val))
-        if left is not None and left < needed:
-            work.message(
-                f"time is short: no {step.name} ({left:.0f} s left, about {needed:.0f} s needed); {step.later}"
-            )
+        images = _affordable(work, STEPS[number:])
+        if images < min(step.least, len(work.val)):
+            work.message(f"time is short: no {step.name} ({work.left():.0f} s left); {step.later}")
             continue
         started = time.monotonic()
         try:
-            step.run(work)
+            step.run(work, _some(work.val, min(images, step.most)))
         except Exception as error:  # the model is trained; what describes it must not cost it
             reason = str(error).replace("\n", "; ")[:300] or type(error).__name__
             work.message(f"warning: no {step.name}: {reason}; {step.later}")
@@ -82,28 +90,75 @@ def finish_on_held_out(work: HeldOutWork) -> None:
         work.message(f"from held-out images: {parts}")
 
 
-def _make_reference(work: HeldOutWork) -> None:
-    with progress("reference", min(len(work.val), REFERENCE_IMAGES)) as advance:
+def _affordable(work: HeldOutWork, steps: tuple[Step, ...]) -> int:
+    """How many held-out images each of the remaining steps can take in the time that is left."""
+    left = work.left()
+    if left is None or work.pace <= 0:
+        return len(work.val)
+    if steps[0].first:
+        return len(work.val) if left > END_SECONDS + work.pace * steps[0].first else 0
+    each = work.pace * sum(step.predictions for step in steps if not step.is_done(work))
+    return max(0, int((left - END_SECONDS) / each))
+
+
+def _some(val: Split, count: int) -> Split:
+    return val if count >= len(val) else val.subset(evenly_spread(len(val), count), val.name)
+
+
+def _fit_temperature(work: HeldOutWork, val: Split) -> None:
+    found = fit_temperature(work.predictor, work.network, val, message=work.message)
+    work.notes["temperature"] = found.to_json()
+    if found.kept:
+        work.weights_changed = work.recalibrated = True
+        work.attachments.clear()
+
+
+def _fit_error_model(work: HeldOutWork, val: Split) -> None:
+    work.attachments[ERROR_MODEL] = fit_error_model(work.predictor, val)
+
+
+def _make_reference(work: HeldOutWork, val: Split) -> None:
+    with progress("reference", len(val)) as advance:
         work.attachments[reference.NAME] = reference.make_reference(
-            work.predictor, work.val, max_images=REFERENCE_IMAGES, fingerprint=work.fingerprint, advance=advance
+            work.predictor, val, fingerprint=work.fingerprint, advance=advance
         )
 
 
-def _make_accuracy(work: HeldOutWork) -> None:
+def _make_accuracy(work: HeldOutWork, val: Split) -> None:
     known = reference.parse_reference(work.attachments[reference.NAME])
     left = work.left()
-    with progress("estimator of accuracy", estimator_predictions(len(work.val))) as advance:
+    with progress("estimator of accuracy", estimator_predictions(len(val))) as advance:
         work.attachments[ACCURACY] = make_accuracy(
-            work.predictor, work.val, known, seconds=None if left is None else left - END_SECONDS, advance=advance
+            work.predictor, val, known, seconds=None if left is None else left - END_SECONDS, advance=advance
         )
 
 
 STEPS: tuple[Step, ...] = (
     Step(
+        "temperature",
+        _fit_temperature,
+        lambda work: "temperature" in work.notes and not work.weights_changed,
+        1.5,
+        8,
+        256,
+        "the confidences stay as they are",
+    ),
+    Step(
+        "error model",
+        _fit_error_model,
+        lambda work: ERROR_MODEL in work.attachments,
+        3.5,
+        24,
+        HELD_OUT_IMAGES,
+        "sw.fit_error_model makes it",
+    ),
+    Step(
         "reference",
         _make_reference,
         lambda work: reference.NAME in work.attachments,
-        lambda count: 1.2 * min(count, REFERENCE_IMAGES),
+        1.2,
+        8,
+        1_000,
         "segwright reference MODEL DATA makes it",
     ),
     Step(
@@ -113,7 +168,10 @@ STEPS: tuple[Step, ...] = (
         lambda work: (
             ACCURACY in work.attachments or reference.NAME not in work.attachments or len(work.val) < LEAST_IMAGES
         ),
-        lambda count: 1.3 * estimator_predictions(count),
+        0.0,
+        LEAST_IMAGES,
+        1_000_000,
         "segwright reference MODEL DATA makes it",
+        first=1.3 * IMAGES * len(KINDS),
     ),
 )

@@ -183,6 +183,12 @@ class RunOutputs:
             weights_changed=shifted,
         )  # fmt: skip
         finish_on_held_out(work)
+        if work.recalibrated:
+            remaining = left()
+            if remaining is None or remaining > END_SECONDS + SCORING * pace * len(val):
+                evaluation = evaluate(predictor, val)  # labels are the same, confidences are not
+            else:
+                self.message("time is short: the calibration error in the report is that before the temperature")
         figures = {"val_miou": evaluation.miou, "val_miou_ci95": list(evaluation.miou_ci95)}
         metrics = {**bundle.metrics, **figures, "val_pixel_accuracy": evaluation.pixel_accuracy}
         if evaluation.calibration is not None:
@@ -230,7 +236,15 @@ class RunOutputs:
             title=f"{model.name} on {self.checked.data.root.resolve().name}",
             command=self.context.command,
             history=read_log(self.folder),
-            afterwards=_afterwards(bundle.training.get("logit_adjustment", {})),
+            afterwards=" ".join(
+                filter(
+                    None,
+                    (
+                        _afterwards(bundle.training.get("logit_adjustment", {})),
+                        _calibrated(bundle.training.get("temperature", {})),
+                    ),
+                )
+            ),
             model={"network": network, **({"encoder": model.encoder} if model.encoder else {})},
             plan=[(d.setting, str(d.value), d.reason) for d in self.plan.entries],
             versions=dict(bundle.versions),
@@ -254,3 +268,14 @@ def _afterwards(adjusted: Mapping[str, Any]) -> str:
         return f"Class scores were shifted afterwards: {gain}. All figures here are with the shifts."
     why = adjusted.get("why_not") or "the mean IoU did not rise"
     return f"A shift of the class scores was tried afterwards and not kept, since {why}: {gain}."
+
+
+def _calibrated(found: Mapping[str, Any]) -> str:
+    """The report's sentence on the temperature, from the record in the bundle; empty if none was kept."""
+    if not found.get("kept"):
+        return ""
+    before, after = found["before"]["nll"], found["after"]["nll"]
+    return (
+        f"Logits are divided by a temperature of {found['temperature']:.3f}: the log loss of held-out images goes from "
+        f"{before:.3f} to {after:.3f}, and no label changes."
+    )

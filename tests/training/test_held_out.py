@@ -13,7 +13,7 @@ from small_runs import VALUES
 
 import segwright as sw
 from segwright.core.errors import DataError
-from segwright.data.dataset import Dataset, open_dataset
+from segwright.data.dataset import Dataset, Split, open_dataset
 from segwright.demo.dataset import write_street_scenes
 from segwright.inference.attachments import Attachment
 from segwright.inference.bundle import load_bundle, read_attachment, read_attachments
@@ -58,6 +58,8 @@ def test_a_training_leaves_a_reference_of_the_saved_weights(
     scenes: Dataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = trained(scenes, tmp_path / "run")
+    training = load_bundle(run.model)[1].training
+    assert "temperature" in training and set(training["temperature"]) >= {"kept", "temperature"}
     found = sw.read_reference(run.model)
     assert found is not None and len(found) == 4 and found.split == "val"
     assert found.model == model_id(load(run.model, device="cpu"))
@@ -72,10 +74,10 @@ def test_a_training_leaves_a_reference_of_the_saved_weights(
 def test_a_failure_is_a_warning_and_the_others_are_done(scenes: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
     lines: list[str] = []
 
-    def fail(_: HeldOutWork) -> None:
+    def fail(_: HeldOutWork, val: Split) -> None:
         raise DataError("too little", found="3 images")
 
-    broken = Step("first step", fail, lambda _: False, lambda count: 0.0, "make it later")
+    broken = Step("first step", fail, lambda _: False, 1.0, 1, 10, "make it later")
     monkeypatch.setattr(held_out, "STEPS", (broken, *STEPS))
     one = work(scenes, message=lines.append)
     finish_on_held_out(one)
@@ -103,6 +105,21 @@ def test_the_estimator_of_accuracy_needs_some_images(scenes: Dataset, monkeypatc
     finish_on_held_out(enough)
     assert AccuracyModel.from_attachment(enough.attachments[ACCURACY]).kinds == tuple(sorted(KINDS))
     assert "estimator of accuracy" in enough.seconds
+
+
+def test_with_less_time_each_step_takes_fewer_images(scenes: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: dict[str, int] = {}
+
+    def note(name: str) -> Any:
+        return lambda work, val: seen.__setitem__(name, len(val))
+
+    steps = tuple(
+        Step(name, note(name), lambda _, name=name: name in seen, 2.0, 2, most, "")  # type: ignore[misc]
+        for name, most in (("one", 100), ("two", 2), ("three", 100))
+    )
+    monkeypatch.setattr(held_out, "STEPS", steps)
+    finish_on_held_out(work(scenes, left=lambda: held_out.END_SECONDS + 18.5, pace=1.0))
+    assert seen == {"one": 3, "two": 2, "three": 4}, "what one step does not use is there for the next"
 
 
 def test_a_step_is_done_once_for_the_same_weights(scenes: Dataset) -> None:

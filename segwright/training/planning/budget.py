@@ -17,7 +17,10 @@ MAX_RESERVE = 0.4  # of the time for training and scoring, at most, once a valid
 VALIDATION_FRACTION = 0.03  # of the time, at most, for validations in a run by the clock
 ONE_VALIDATION = 0.12  # of the minutes, at most, for one validation while training
 MIN_VALIDATED = 8  # images
-REFERENCE_IMAGES = 1_000  # validation images of the model's reference, at most
+HELD_OUT_FRACTION = 0.05  # of the minutes, at most, that are kept back for the steps on held-out images
+HELD_OUT_COST = 6.2  # predictions per image of those steps: temperature, error model, reference
+HELD_OUT_IMAGES = 500  # at most
+HELD_OUT_PREDICTIONS = 600.0  # of the estimator of accuracy, however many images there are
 
 
 @dataclass(frozen=True)
@@ -55,11 +58,17 @@ def measured_reserve(total: float, seconds: float) -> float:
 def images_to_score(train_images: int, val_images: int, adjusts: bool) -> float:
     """The work that follows a training by the clock, in predictions of one image.
 
-    The last validation, the scores for bundle and report, and the model's reference. If class scores are adjusted
-    (``adjusts``), also the sampled training images, and scores of the same validation images with the offsets.
+    The last validation and the scores for bundle and report. If class scores are adjusted (``adjusts``), also the
+    sampled training images, and scores of the same validation images with the offsets.
     """
     adjustment = 1.5 * val_images + 1.2 * len(sampled_indices(train_images)) if adjusts else 0.0
-    return 2.6 * val_images + adjustment + 1.2 * min(val_images, REFERENCE_IMAGES)
+    return 2.6 * val_images + adjustment
+
+
+def held_out_seconds(total: float, val_images: int, image_seconds: float) -> float:
+    """What of ``total`` seconds is kept back for the steps on held-out images (:mod:`segwright.training.held_out`)."""
+    predictions = HELD_OUT_COST * min(val_images, HELD_OUT_IMAGES) + HELD_OUT_PREDICTIONS
+    return min(HELD_OUT_FRACTION * total, predictions * image_seconds)
 
 
 def make_budget(
@@ -76,5 +85,6 @@ def make_budget(
     adjusts = config.training.logit_adjustment is True
     seconds = 5.0 + 0.02 * len(checked.val) + (3.0 if adjusts else 0.0)
     seconds += image_seconds * images_to_score(len(checked.train), len(checked.val), adjusts)
+    seconds += held_out_seconds(60 * minutes, len(checked.val), image_seconds)
     most = (SHORT_RESERVE if 60 * minutes < SHORT_SECONDS else PLANNED_RESERVE) * 60 * minutes
     return TimeBudget(60 * minutes, started, min(seconds, most), image_seconds)
