@@ -15,15 +15,19 @@ from segwright import reports
 from segwright.core.atomic_io import without_nan
 from segwright.core.errors import UsageError
 from segwright.core.progress import literal
-from segwright.evaluation.disagreements import BOTH_WRONG, IGNORED, ONLY_FIRST, ONLY_SECOND, SHOWN_SIDE, Disagreement
+from segwright.evaluation.disagreements import Disagreement
 from segwright.evaluation.evaluation import Evaluation
 from segwright.evaluation.model_costs import ModelCost, dominated
 from segwright.evaluation.sequences import BootstrapUnits
 from segwright.metrics.bootstrap import PairedDifference, paired_difference
 from segwright.metrics.class_differences import ClassDifference, class_differences
 from segwright.reports import Series, percent
+from segwright.reports.viewer import DIFFERENCE, IMAGE, LABELS, Layer, Viewer, ViewerImage, pack_images
 
 SHOWN_DISAGREEMENTS = 5  # lines on the screen
+
+MOST_CHARTED = 40  # classes of a chart with a row each
+MOST_LETTERS = 24  # of a model's name on a button
 
 
 @dataclass(frozen=True)
@@ -273,9 +277,11 @@ def comparison_page(comparison: Comparison, *, command: str = "") -> str:
         }
         for i, (name, color) in enumerate(zip(first.label_space.names, first.label_space.colors, strict=True))
     ]
+    viewer = _viewer(comparison)
     return reports.page(
         "comparison.html.j2",
         title="Model comparison",
+        parts=("viewer",) if viewer is not None else (),
         lead=f"{first.images} images of split {first.split}",
         over=over.over,
         verdicts=[
@@ -290,14 +296,8 @@ def comparison_page(comparison: Comparison, *, command: str = "") -> str:
         costs=_cost_rows(comparison),
         pareto=_pareto_charts(comparison),
         device=next((cost.device for cost in comparison.costs.values()), ""),
-        who_is_right=[
-            ("only the first is right", ONLY_FIRST),
-            ("only the second is right", ONLY_SECOND),
-            ("both are wrong", BOTH_WRONG),
-            ("ignored", IGNORED),
-        ],
-        image_classes=list(zip(first.label_space.names, first.label_space.colors, strict=True)),
-        disagreements=[(_disagreement_line(one), _figures(one)) for one in comparison.disagreements],
+        difference_charts=_difference_charts(comparison),
+        viewer=viewer,
         command=command,
     )
 
@@ -306,9 +306,61 @@ def _verdict_style(d: PairedDifference) -> str:
     return "warn" if not d.clear else "good" if d.low > 0 else "bad"
 
 
-def _figures(one: Disagreement) -> list[tuple[bytes, str]]:
-    names = {"first": one.first, "second": one.second}
-    return [(reports.encode_thumbnail(pixels, SHOWN_SIDE), names.get(title, title)) for title, pixels in one.panels]
+def _difference_charts(comparison: Comparison) -> list[tuple[str, Any]]:
+    """The paired differences of the classes to the first model, with intervals: titles and charts."""
+    names, charts = comparison.evaluations[comparison.baseline].label_space.names, []
+    for other, rows in comparison.class_differences.items():
+        kept = sorted(
+            ((name, row) for name, row in zip(names, rows, strict=True) if not np.isnan(row.difference)),
+            key=lambda pair: -pair[1].difference,
+        )
+        if 0 < len(kept) <= MOST_CHARTED:
+            chart = reports.interval_chart(
+                [name for name, _ in kept],
+                *([100 * getattr(row, key) for _, row in kept] for key in ("difference", "low", "high")),
+                x_label=f"IoU minus that of {comparison.baseline[:MOST_LETTERS]}, points",
+                signed=True,
+            )
+            charts.append((f"{other}: difference of each class, with its 95 % interval", chart))
+    return charts
+
+
+def _viewer(comparison: Comparison) -> Viewer | None:
+    """The images on which the models differ most; None without any."""
+    kept = [one for one in comparison.disagreements if one.image is not None]
+    packed, notes = pack_images(len(kept), lambda number: _shown(kept[number]))
+    if not packed:
+        return None
+    space = comparison.evaluations[comparison.baseline].label_space
+    others = {one.second for one in kept}
+    first = kept[0].first[:MOST_LETTERS]
+    second = kept[0].second[:MOST_LETTERS] if len(others) == 1 else "other model"
+    return Viewer(
+        id="images",
+        layers=[
+            Layer("image", "Image", IMAGE),
+            Layer("truth", "Truth", LABELS),
+            Layer("first", first, LABELS),
+            Layer("second", second, LABELS),
+            Layer("differ", "Where they differ", DIFFERENCE, ("first", "second")),
+            Layer("first_errors", f"Errors of {first}", DIFFERENCE, ("truth", "first")),
+            Layer("second_errors", f"Errors of {second}", DIFFERENCE, ("truth", "second")),
+        ],
+        classes=list(zip(space.names, space.colors, strict=True)),
+        images=packed,
+        view="second",
+        against="first",
+        ignore="truth",
+        difference="pixels that differ, or are wrong",
+        notes=notes,
+    )
+
+
+def _shown(one: Disagreement) -> ViewerImage | None:
+    if one.image is None:
+        return None
+    line = _disagreement_line(one).removeprefix(f"{one.id}: ")
+    return ViewerImage(one.id, line, f"{100 * one.differ:.0f} % differ", one.image, one.maps)
 
 
 def _cost_rows(comparison: Comparison) -> list[tuple[str, ...]]:

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import re
 import zlib
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -23,6 +23,7 @@ from segwright.metrics.confusion import class_counts, count_pairs, iou_per_class
 
 SKETCH_SIDE = 160  # pixels of the longer side of a sketch
 SHOWN_SIDE = 400  # of a panel
+VIEW_SIDE = 960  # of what a page shows
 # Color-blind safe (Okabe and Ito): blue, vermilion, black
 ONLY_FIRST, ONLY_SECOND, BOTH_WRONG, IGNORED = (0, 114, 178), (213, 94, 0), (0, 0, 0), (120, 120, 120)
 PANELS = ("image", "truth", "first", "second", "who is right")
@@ -52,10 +53,12 @@ class Disagreement:
     miou_first: float  # of the image
     miou_second: float
     panels: tuple[tuple[str, UInt8Array], ...]  # title and pixels (h, w, 3)
+    image: UInt8Array | None = field(default=None, repr=False)  # (h, w, 3), at most VIEW_SIDE, for a page
+    maps: Mapping[str, UInt8Array] = field(default_factory=dict, repr=False)  # truth, first, second: (h, w) labels
 
     def to_json(self) -> dict[str, Any]:
         """All but the pixels."""
-        return {key: value for key, value in vars(self).items() if key != "panels"}
+        return {key: value for key, value in vars(self).items() if key not in ("panels", "image", "maps")}
 
 
 class SketchCollector:
@@ -125,22 +128,30 @@ def disagreement(
         both_wrong=float(wrong.sum() / total),
         miou_first=ious[0],
         miou_second=ious[1],
-        panels=_panels(image, truth, one, two, split.label_space),
+        panels=_panels(*_shrunk(image, (truth, one, two), SHOWN_SIDE), split.label_space),
+        **_for_viewer(image, truth, one, two),
     )
 
 
-def _panels(
-    image: UInt8Array, truth: UInt8Array, one: UInt8Array, two: UInt8Array, space: LabelSpace
-) -> tuple[tuple[str, UInt8Array], ...]:
-    height, width = truth.shape
-    factor = min(1.0, SHOWN_SIDE / max(height, width))
+def _shrunk(image: UInt8Array, maps: Sequence[UInt8Array], side: int) -> tuple[UInt8Array, tuple[UInt8Array, ...]]:
+    """RGB pixels and label maps, at most ``side`` pixels wide or high, never enlarged."""
+    height, width = maps[0].shape
+    factor = min(1.0, side / max(height, width))
     size = (max(1, round(width * factor)), max(1, round(height * factor)))
     rgb = image if image.shape[2] == 3 else np.repeat(image[..., :1], 3, axis=2)
     small = np.asarray(cv2.resize(rgb, size, interpolation=cv2.INTER_AREA), np.uint8)
-    truth, one, two = (
-        np.asarray(cv2.resize(labels, size, interpolation=cv2.INTER_NEAREST_EXACT), np.uint8)
-        for labels in (truth, one, two)
+    return small, tuple(
+        np.asarray(cv2.resize(labels, size, interpolation=cv2.INTER_NEAREST_EXACT), np.uint8) for labels in maps
     )
+
+
+def _for_viewer(image: UInt8Array, truth: UInt8Array, one: UInt8Array, two: UInt8Array) -> dict[str, Any]:
+    small, maps = _shrunk(image, (truth, one, two), VIEW_SIDE)
+    return {"image": small, "maps": dict(zip(("truth", "first", "second"), maps, strict=True))}
+
+
+def _panels(small: UInt8Array, maps: tuple[UInt8Array, ...], space: LabelSpace) -> tuple[tuple[str, UInt8Array], ...]:
+    truth, one, two = maps
     colored = [blend(small, space.palette()[labels], 0.65) for labels in (truth, one, two)]
     gray = np.repeat(np.asarray(cv2.cvtColor(small, cv2.COLOR_RGB2GRAY), np.float32)[..., None], 3, axis=2)
     who = (gray * 0.3 + 175).astype(np.uint8)  # both right: pale

@@ -245,11 +245,12 @@ def test_terminal_and_page_show_it_all() -> None:
     ):
         assert words in text
     page = comparison_page(found, command="segwright compare")
-    for words in ("Where the models differ most", "ms per image", "only the second is right", "data:image/jpeg"):
+    for words in ("Where the models differ most", "ms per image", "only old right 100 %", "data:image/webp",
+                  "Differences of the classes", "IoU minus that of old, points"):  # fmt: skip
         assert words in page
     tree = json.loads(json.dumps(found.to_json(), allow_nan=False))
     assert tree["costs"][0]["dominated_by"] == ["new"] and tree["disagreements"][0]["id"] == "s0x"
-    assert "panels" not in tree["disagreements"][0]
+    assert not {"panels", "image", "maps"} & set(tree["disagreements"][0])
 
 
 # ---------------------------------------------------------------------------------------------------------------------

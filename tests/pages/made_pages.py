@@ -14,7 +14,9 @@ from segwright.data.check.report_html import write_check_page
 from segwright.data.check.runner import check_path
 from segwright.demo.dataset import write_street_scenes
 from segwright.evaluation.compare import compare, comparison_page
+from segwright.evaluation.disagreements import disagreement
 from segwright.evaluation.evaluate import Evaluation, MappedPrediction, score
+from segwright.evaluation.model_costs import ModelCost
 from segwright.evaluation.report import RunFacts, report_page
 from segwright.imageio import read_mask, write_bytes, write_image, write_mask
 from segwright.monitoring.page import monitor_page
@@ -129,7 +131,16 @@ def evaluation() -> str:
 
 
 def comparison() -> str:
-    return comparison_page(compare({MARKUP: evaluated(9), RTL: evaluated(2)}), command=f"segwright compare {LONG}")
+    split, one, two = Scenes(), evaluated(9), evaluated(2)
+    models = [
+        (name, lambda i, shift=shift: split.predict(shift)([i], None)[0].labels)
+        for name, shift in ((MARKUP, 9), (RTL, 2))
+    ]
+    apart = [found for i in range(3) if (found := disagreement(i, split.ids[i], split, models)) is not None]
+    costs = {name: ModelCost(20.0 + len(name), 5.0, 10**6, "cpu") for name in (MARKUP, RTL)}
+    return comparison_page(
+        compare({MARKUP: one, RTL: two}, disagreements=apart, costs=costs), command=f"segwright compare {LONG}"
+    )
 
 
 def check(folder: Path) -> str:

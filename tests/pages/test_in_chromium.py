@@ -114,7 +114,7 @@ def look_at(opened: Opened, name: str) -> None:
 def test_a_page_is_accessible_and_fetches_nothing(browser: Any, files: dict[str, Path], name: str) -> None:
     with Opened(browser) as opened:
         page = opened.file(files[name])
-        if name == "evaluation":
+        if name in ("evaluation", "comparison"):
             page.wait_for_selector(".viewer[data-ready]")
         look_at(opened, name)
         assert "built-in method" not in page.inner_text("body"), "a key of a dict that is also its method"
@@ -266,6 +266,18 @@ def test_the_viewer_works_by_keyboard_and_by_links(browser: Any, files: dict[str
         viewer.page.reload()
         viewer.page.wait_for_selector(".viewer[data-ready='1']")
         assert opened.wrong == []
+
+
+def test_two_models_are_compared_in_the_viewer(browser: Any, files: dict[str, Path]) -> None:
+    with Opened(browser) as opened:
+        viewer = Viewer(opened.file(files["comparison"]))
+        seen = []
+        for key in ("image", "truth", "first", "second", "differ", "first_errors", "second_errors"):
+            viewer.look(key)
+            seen.append(viewer.pixels())
+        assert len(set(seen)) == 7
+        viewer.look("second", against="first")
+        assert made_pages.MARKUP[:20] in viewer.part("left").inner_text() and opened.wrong == []
 
 
 def test_names_are_shown_as_they_are(browser: Any, files: dict[str, Path]) -> None:

@@ -260,6 +260,7 @@
       part("previous").disabled = index === 0;
       part("next").disabled = index === data.images.length - 1;
       boxes.forEach((box, i) => {
+        if (entry.scores.length === 0) return;
         const score = entry.scores[i];
         box.closest("label").classList.toggle("none", score === null);
         box.closest("label").querySelector("[data-score]").textContent = score === null ? "–" : score.toFixed(1);
