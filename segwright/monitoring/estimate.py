@@ -28,6 +28,8 @@ NAME = "accuracy"
 FORMAT = "segwright-accuracy"
 VERSION = 1
 LEVEL = 0.9
+SCENES_DIFFER = 0.5  # of the misses that an interval allows, this share is left to scenes unlike any held-out one
+LEAST_DOUBT = 0.03  # of mIoU
 FEATURES = ("soft", "calibrated soft", "atc", "confidence", "entropy")
 LENGTH = 1.0  # of the kernel, in standard deviations per feature
 RIDGE = 0.01
@@ -139,7 +141,7 @@ class AccuracyModel:
     """The estimator of one model: its self-calibration, and the windows that the regression is fitted on.
 
     ``features`` (M, F) and ``miou`` (M,) of windows of ``sizes`` (M,) images; ``errors`` (M,) those that the regression
-    makes on a window if its kind is left out; all empty if there are no corrupted images.
+    makes on a window if its kind is left out, over its doubt there; all empty if there are no corrupted images.
     """
 
     calibration: SelfCalibration
@@ -169,7 +171,7 @@ class AccuracyModel:
             method = "atc"
         else:
             middle = float(np.clip(_Regression(self.features, self.miou)(features[None])[0], 0, 1))
-            half = self._half_width(features, len(sums), level)
+            half = self._half_width(features, len(sums), level) * _doubt(middle, features[2])
             method = "regression"
         return AccuracyEstimate(
             miou=float(middle), low=float(max(0.0, middle - half)), high=float(min(1.0, middle + half)), level=level,
@@ -180,7 +182,7 @@ class AccuracyModel:
     def _half_width(self, features: Float64Array, size: int, level: float) -> float:
         """The quantile of the errors on windows near these features and of about this size (localized conformal: Guan
         2023): wider where the regression is worse, and where it was fitted on nothing alike."""
-        center, spread = self.features.mean(axis=0), self.features.std(axis=0) + 1e-9
+        spread = self.features.std(axis=0) + 1e-9
         apart = (((self.features - features) / spread) ** 2).mean(axis=1)
         sizes = np.log(np.maximum(self.sizes, 1))
         # A window larger than any of them has at most the errors of the largest.
@@ -189,10 +191,10 @@ class AccuracyModel:
         order = np.argsort(self.errors)
         # The query itself is one more row, with an unknown error: the conformal correction.
         total = np.cumsum(weights[order]) / (weights.sum() + min(1.0, weights.max()))
-        place = int(np.searchsorted(total, level))
+        place = int(np.searchsorted(total, 1 - (1 - level) * (1 - SCENES_DIFFER)))
         width = float(self.errors[order[min(place, len(order) - 1)]])
         outside = float(np.sqrt(apart.min()))
-        return width * (1 + max(0.0, outside - 0.5)) if center.size else width
+        return width * (1 + min(0.5, max(0.0, outside - 0.5)))
 
     def to_attachment(self) -> Attachment:
         """For the saved model, under NAME."""
@@ -226,6 +228,12 @@ class AccuracyModel:
             ) from error  # fmt: skip
         calibration = SelfCalibration(parts["hits"], parts["truth"], *(float(value) for value in parts["scalars"]))
         return cls(calibration, parts["features"], parts["miou"], parts["sizes"], parts["errors"], kinds)
+
+
+def _doubt(found: Any, atc: Any) -> Any:
+    """What an error is likely to be proportional to: how far the regression and ATC are apart. ATC is near the truth
+    where the world has changed and the images are as good as before, the regression where the images are worse."""
+    return LEAST_DOUBT + 0.4 * np.abs(found - atc)
 
 
 class _Regression:
@@ -292,7 +300,8 @@ def fit_accuracy(
     errors = np.zeros(len(made))
     for name in sorted(set(kinds.tolist())):
         out = kinds == name
-        errors[out] = np.abs(np.clip(_Regression(features[~out], miou[~out])(features[out]), 0, 1) - miou[out])
+        found = np.clip(_Regression(features[~out], miou[~out])(features[out]), 0, 1)
+        errors[out] = np.abs(found - miou[out]) / _doubt(found, features[out, 2])
     return AccuracyModel(calibration, features, miou, sizes, errors, tuple(names))
 
 

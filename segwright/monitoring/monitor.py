@@ -1,7 +1,8 @@
 """A look at a journal: what was seen, in the order in which it arrived, against the reference of the model.
 
-The rate of false alarms is shared: half for the stream's detector, a quarter each for the tests of single statistics
-and of the embeddings, which are made once per window of ``window`` images.
+The rate of false alarms is shared: half for the stream's detector, a quarter for the tests of single statistics and a
+twentieth for that of the embeddings, which are made once per window of ``window`` images. The embeddings get less than
+is left, because they differ between scenes of one kind more than a permutation of neighbors can show.
 """
 
 from __future__ import annotations
@@ -59,6 +60,7 @@ LEAST_BLOCKS = 30  # blocks that the reference is cut into, if it has as many im
 LEAST_WINDOW = 20
 BINS = 60  # of a series
 UNLIKE = 12
+EMBEDDING_SHARE = 0.2  # of the level of the other tests
 SAME_EPISODE = 100  # images: alarms of one detector that follow within these are one
 JUMP = 1.0  # seconds that a time may lie before the one before
 FUTURE = 86_400.0
@@ -354,14 +356,14 @@ def _window_alarms(
             span = min(span, max(1, len(part) // 5))
             embedding_p = mmd_p(known.embeddings, part.embeddings, blocks_of(known.scenes, span),
                                 blocks_of(np.zeros(len(part), np.intp), span),
-                                permutations=int(min(4999, math.ceil(2 / level))))  # fmt: skip
-            if embedding_p <= level:
+                                permutations=int(min(4999, math.ceil(2 / (level * EMBEDDING_SHARE)))))  # fmt: skip
+            if embedding_p <= level * EMBEDDING_SHARE:
                 if index - previous["embeddings"] > SAME_EPISODE + window:
                     what = _strongest(known, part)
                     text = (f"the network's features of the last {len(part)} images differ from the reference's"
                             + (f": {what[0].text}" if what else ""))  # fmt: skip
-                    alarms.append(Alarm(rows[index].time, index, rows[index].id, "embeddings", embedding_p, level,
-                                        start, tuple(what), text))  # fmt: skip
+                    alarms.append(Alarm(rows[index].time, index, rows[index].id, "embeddings", embedding_p,
+                                        level * EMBEDDING_SHARE, start, tuple(what), text))  # fmt: skip
                 previous["embeddings"] = index
     if len(found) >= LEAST_WINDOW:
         recent = found.take(slice(max(0, len(found) - window), None))
