@@ -97,7 +97,7 @@ def adjusted_p(p_values: npt.ArrayLike, correction: str = "holm") -> Float64Arra
         result[order] = np.maximum.accumulate(values[order] * (count - ranks))
     else:
         result[order] = np.minimum.accumulate((values[order] * count / (ranks + 1))[::-1])[::-1]
-    return np.minimum(result, 1)
+    return np.asarray(np.minimum(result, 1))
 
 
 @dataclass(frozen=True)
@@ -311,8 +311,8 @@ class Scorer:
 
 def calibrators(p: Float64Array) -> Float64Array:
     """(…) p-values → (…, J) e-values, see POWERS and STEPS."""
-    bets = [power * p ** (power - 1) for power in POWERS]
-    bets += [1 - c + c * (p <= level) / level for c, level in STEPS]
+    bets = [np.asarray(power * p ** (power - 1), np.float64) for power in POWERS]
+    bets += [np.asarray(1 - c + c * (p <= level) / level, np.float64) for c, level in STEPS]
     return np.stack(bets, axis=-1)
 
 

@@ -311,7 +311,7 @@ def _spread(values: Float64Array) -> Float64Array:
 
 def _movements(known: Columns, part: Columns, tests: Moved, level: float) -> tuple[Movement, ...]:
     means, references = _means(part.values), _means(known.values)
-    order = sorted(range(len(known.names)), key=lambda index: _or_one(tests.p_values[index]))
+    order = sorted(range(len(known.names)), key=lambda index: _or_one(float(tests.p_values[index])))
     return tuple(
         _movement(known, index, references[index], means[index], tests, _or_one(tests.adjusted[index]) <= level)
         for index in order
