@@ -14,8 +14,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-import numpy as np
-
 from segwright.core.errors import FormatError
 from segwright.core.types import IGNORE_INDEX, Color, LabelSpace
 from segwright.data.formats.base import Format, distinct, pairing_problems, sort_splits
@@ -215,13 +213,6 @@ def _vocs_palette(seen: MaskValueHistogram) -> bool:
         for index, kinds in seen.index_colors.items()
         if index < 256
     )
-
-
-def palette() -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
-    """256×3: VOC's palette with its border color at 255."""
-    table = np.array(voc_colors(256), np.uint8)
-    table[IGNORE_INDEX] = BORDER
-    return table
 
 
 def write_voc(dataset: Dataset, samples: Iterator[OutputSample], out: Path) -> None:
