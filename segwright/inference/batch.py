@@ -384,6 +384,8 @@ class _Run:
                 counts += np.bincount(labels[rows].ravel(), minlength=256)
             item["shares"] = {n: float(c) / labels.size for n, c in zip(self.space.names, counts, strict=False) if c}
             item["mean_confidence"] = total[0] / labels.size
+            if self.options.quality:
+                item["quality"] = {"note": "not estimated for a raster that is read in windows"}
             self._count(path, labels, place)
         return item
 
