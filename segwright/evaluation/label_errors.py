@@ -5,11 +5,12 @@ the two differ form regions: connected, of one given and one predicted class, op
 outlines differ anyway is no region. Class-wise thresholds (the mean probability of a class where it is given) decide
 which pixels are confident; their counts are the confident joint of given and predicted class.
 
-A region's score is ``margin² · rarity``. Margin: how much more probable the predicted class is than the given one.
-Rarity: −log of the joint's share of that pair among the other images' pixels of the predicted class, plus the same
-for the given class. A pair that the model confuses everywhere is the model's weakness more often than an error of the
-label, and thresholds alone do not distinguish the two where the model is weak. The price: an error that repeats through
-the dataset, such as one class that is always drawn too large, is not rare and ranks low.
+A region's score is ``margin² · rarity · size^0.1``. Margin: how much more probable the predicted class is than the
+given one. Rarity: −log of the joint's share of that pair among the other images' pixels of the predicted class, plus
+the same for the given class. Size: in multiples of the smallest region that is listed. A pair that the model confuses
+everywhere is the model's weakness more often than an error of the label, and thresholds alone do not distinguish the
+two where the model is weak. The price: an error that repeats through the dataset, such as one class that is always
+drawn too large, is not rare and ranks low.
 """
 
 from __future__ import annotations
@@ -37,13 +38,14 @@ from segwright.imageio import UInt8Array, write_image
 Float32Array = npt.NDArray[np.float32]
 
 SCORINGS = {
-    "confident_joint": "margin² · rarity, see the module",
+    "confident_joint": "margin² · rarity · size^0.1, see the module",
     "margin": "mean over the region of p(predicted) − p(given)",
     "self_confidence": "mean over the region of 1 − p(given)",
     "adjusted_margin": "as margin, of probabilities less the class's threshold (cleanlab's adjustment)",
 }
 TOLERANCE = 0.005  # of the image's diagonal: outlines that differ by up to twice this are no region
 LEAST_SHARE = 0.001  # of the image's pixels: smaller regions are not listed
+SIZE_POWER = 0.1  # a region of ten times the size counts a quarter more
 BINS = 100  # of the confidence, for the thresholds
 KEPT = 40_000  # regions that are kept during the pass; beyond, the half with the lower margins is dropped
 CROP_SIDE = 360  # pixels of one panel of a region's image
@@ -324,7 +326,8 @@ class LabelErrorCollector:
         of_given = total[given].sum() - pixels[rows].sum() + classes
         of_predicted = total[:, predicted].sum() - pixels[columns].sum() + classes
         rarity = -np.log(pair / of_predicted) - np.log(pair / of_given)
-        return float(max(region.margin, 0.0) ** 2 * max(rarity, 0.0))
+        size = (region.share / self.least_share) ** SIZE_POWER
+        return float(max(region.margin, 0.0) ** 2 * max(rarity, 0.0) * size)
 
 
 def _opened(part: UInt8Array, radius: int) -> UInt8Array:
