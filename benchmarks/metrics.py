@@ -6,6 +6,7 @@
 worst case) and smooth regions with scattered errors (as networks predict). All take turns within each round, so that
 what else the machine does falls on all of them; the best round of each counts. torchmetrics runs as it comes, which
 checks its arguments, and with validate_args=False, on uint8 and on int64 tensors; the ratio is against its fastest.
+Then the CPU time per image of the other figures of an evaluation, on the smooth masks.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ import numpy as np
 import torch
 from torchmetrics.classification import MulticlassConfusionMatrix
 
+from segwright.metrics.boundary import BFScore, BoundaryIoU, TrimapCurve
+from segwright.metrics.calibration import Calibration
 from segwright.metrics.confusion import ConfusionMatrix
 
 CLASSES, SHAPE = 12, (8, 360, 480)
@@ -87,6 +90,26 @@ def measure(runs: dict[str, Callable[[], Any]], rounds: int) -> dict[str, float]
     return best
 
 
+def figures(prediction: Any, target: Any, rounds: int) -> dict[str, float]:
+    """CPU milliseconds per image of the figures beside the class counts, the best of ``rounds``."""
+    confidence = np.random.default_rng(0).random(SHAPE[1:], np.float32)
+    calibration = Calibration()
+    runs: dict[str, Callable[[Any, Any], Any]] = {
+        "boundary IoU": BoundaryIoU(CLASSES).update,
+        "BF score": BFScore(CLASSES).update,
+        "mIoU near borders": TrimapCurve(CLASSES).update,
+        "calibration": lambda p, t: calibration.update(confidence, p, t),
+    }
+    best = dict.fromkeys(runs, float("inf"))
+    for _ in range(rounds):
+        for name, run in runs.items():
+            started = time.process_time()
+            for p, t in zip(prediction, target, strict=True):
+                run(p, t)
+            best[name] = min(best[name], 1e3 * (time.process_time() - started) / len(target))
+    return best
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=15)
@@ -104,6 +127,8 @@ def main() -> None:
         fastest = min(ms for name, ms in best.items() if name.startswith("torchmetrics"))
         plain = best["torchmetrics uint8"]
         report[f"{kind} ratio"] = {"as it comes": plain / best["segwright"], "fastest": fastest / best["segwright"]}
+    report["figures"] = figures(*masks("smooth"), options.rounds)
+    print("figures, per image: " + ", ".join(f"{name} {ms:.2f} ms" for name, ms in report["figures"].items()))
     if options.json:
         options.json.write_text(json.dumps(report, indent=2) + "\n")
 

@@ -254,7 +254,7 @@ def evaluate(
         ``cityscapes``, ``voc``, ``ultralytics``; see ``convention_result`` of the result.
     probabilities : bool, default=False
         Also compute the Brier score, the log loss and the classwise calibration error. An image takes longer then, by
-        about a third on a CPU. Masks have no probabilities.
+        about a tenth with 11 classes on a CPU. Masks have no probabilities.
     slices : str or Path, optional
         Also score parts of the data (``parts["slices"]``): ``"auto"`` by object size, boundary distance, brightness,
         blur and the classes that occur; a CSV file with a column ``id`` by its other columns too.
