@@ -368,7 +368,10 @@ def stream_evidence(reference: Float64Array, stream: Float64Array, *, block: int
         values[place] = statistic.mean()
         if values[place] >= threshold:
             leading = int(statistic.argmax())
-            alarms.append((place, int(began.ravel()[leading]), leading // BETS))
+            kind = leading // BETS
+            # Small bets may have grown by chance before: the latest start of those that matter.
+            strong = growth[kind] >= min(np.sqrt(threshold), growth[kind].max())
+            alarms.append((place, int(began[kind][strong].max()), kind))
             statistic[:], growth[:] = 0, 1
     ends = (np.arange(number, dtype=np.intp) + 1) * block - 1
     return StreamEvidence(ends, values, tuple(alarms), threshold)
