@@ -24,7 +24,7 @@ RUN_IDS_FILE = "trackers.json"  # in the run folder: tracker → the id of its r
 
 
 class Tracker(Protocol):
-    """The interface of a tracker. ``run_id``: what a resumed run continues; None if the folder says it."""
+    """The interface of a tracker. ``run_id``: what a resumed run continues; None if the run folder has it already."""
 
     @property
     def run_id(self) -> str | None: ...
