@@ -146,7 +146,8 @@ def device_text(predictor: Predictor) -> str:
     device = getattr(predictor.runtime, "device", None)
     if device is not None and device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    return f"{device.type if device is not None else 'cpu'}, {torch.get_num_threads()} threads"
+    count = torch.get_num_threads()
+    return f"{device.type if device is not None else 'cpu'}, {count} thread{'' if count == 1 else 's'}"
 
 
 def _disagreements(

@@ -4,7 +4,8 @@ class; speed and size beside quality, and the images on which models differ most
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import PurePath
 from typing import Any
 
 import numpy as np
@@ -52,7 +53,23 @@ class Comparison:
     @property
     def dominated(self) -> dict[str, list[str]]:
         """Model → the models that are at least as good, as fast and as small; without costs, nothing."""
-        return dominated({name: found.miou for name, found in self.evaluations.items()}, self.costs)
+        return dominated({name: found.miou for name, found in self.evaluations.items()}, self.costs, self._clear)
+
+    def _clear(self, one: str, other: str) -> bool:
+        """Whether the mIoU of two models differs beyond chance."""
+        a, b = self.evaluations[one].counts, self.evaluations[other].counts
+        return paired_difference(a, b, groups=self.independent.groups).clear
+
+    def with_short_names(self) -> Comparison:
+        """The same with models named by the ends of their paths, for people."""
+        short = short_names(list(self.evaluations))
+        return Comparison(
+            {short[name]: found for name, found in self.evaluations.items()},
+            {short[name]: found for name, found in self.differences.items()},
+            {short[name]: found for name, found in self.class_differences.items()},
+            {short[name]: found for name, found in self.costs.items()},
+            [replace(one, first=short[one.first], second=short[one.second]) for one in self.disagreements],
+        )
 
     def sentences(self) -> list[str]:
         """One sentence per model other than the first, and one per model that is dominated."""
@@ -133,8 +150,26 @@ def compare(
     return Comparison(evaluations, differences, by_class, costs or {}, list(disagreements))
 
 
+def short_names(names: Sequence[str]) -> dict[str, str]:
+    """Each name by the fewest last parts of its path that no other has; ``model`` alone names no run.
+
+    >>> short_names(["/runs/a/model", "/runs/b"])
+    {'/runs/a/model': 'a', '/runs/b': 'b'}
+    """
+    parts = {name: PurePath(name).parts for name in names}
+    parts = {name: own[:-1] if len(own) > 1 and own[-1] == "model" else own for name, own in parts.items()}
+    found = {}
+    for name, own in parts.items():
+        for count in range(1, len(own) + 1):
+            if sum(other[-count:] == own[-count:] for other in parts.values()) == 1:
+                found[name] = str(PurePath(*own[-count:]))
+                break
+    return found if len(set(found.values())) == len(names) else {name: name for name in names}
+
+
 def render_comparison(comparison: Comparison, console: Console) -> None:
     """Print the table and the verdicts on a terminal."""
+    comparison = comparison.with_short_names()
     table = Table("model", title=None)
     for header in ("mIoU", "95 %", "difference", "95 %", "pixel acc.", "Dice", "boundary IoU"):
         table.add_column(header, justify="right")
@@ -248,6 +283,7 @@ def interval_text(interval: tuple[float, float], *, signed: bool = False) -> str
 
 def comparison_page(comparison: Comparison, *, command: str = "") -> str:
     """The same as one self-contained HTML page, with the per-class IoU of every model side by side."""
+    comparison = comparison.with_short_names()
     evaluations = list(comparison.evaluations.values())
     first, over = evaluations[0], comparison.independent
     models = []

@@ -55,9 +55,14 @@ def time_models(
     return {name: float(times.mean()) for name, times in best.items()}
 
 
-def dominated(mious: Mapping[str, float], costs: Mapping[str, ModelCost]) -> dict[str, list[str]]:
+def dominated(
+    mious: Mapping[str, float],
+    costs: Mapping[str, ModelCost],
+    clear: Callable[[str, str], bool] = lambda one, other: True,
+) -> dict[str, list[str]]:
     """Model → the models that are at least as good, as fast and as small, and better in one of the three.
 
+    ``clear(one, other)``: whether their difference in quality is beyond chance; if it is not, it makes no model better.
     A figure that is not known (NaN) of one of the two is left out of their comparison.
     """
     found: dict[str, list[str]] = {name: [] for name in costs}
@@ -65,7 +70,8 @@ def dominated(mious: Mapping[str, float], costs: Mapping[str, ModelCost]) -> dic
         for other, rival in costs.items():
             if other == name:
                 continue
-            no_worse, better = [mious[other] >= mious[name]], [mious[other] > mious[name]]
+            no_worse = [mious[other] >= mious[name]]
+            better = [mious[other] > mious[name] and clear(name, other)]
             ratio = rival.milliseconds / cost.milliseconds
             if not np.isnan(ratio):
                 no_worse.append(ratio <= 1 + SAME_SPEED)

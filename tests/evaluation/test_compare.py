@@ -18,7 +18,7 @@ import segwright as sw
 from segwright.core.errors import LabelError, UsageError
 from segwright.core.types import LabelSpace
 from segwright.demo.dataset import write_street_scenes
-from segwright.evaluation.compare import Comparison, compare, comparison_page, render_comparison, verdict
+from segwright.evaluation.compare import Comparison, compare, comparison_page, render_comparison, short_names, verdict
 from segwright.evaluation.disagreements import (
     BOTH_WRONG,
     IGNORED,
@@ -181,6 +181,21 @@ def test_dominated_models_are_named_with_their_rivals() -> None:
     found = dominated(quality, costs)
     assert found == {"small": [], "large": [], "slow": ["large"], "noise": [], "unknown": []}
     assert dominated({**quality, "noise": 0.5}, costs)["noise"] == ["small"]
+    assert dominated({**quality, "noise": 0.5}, costs, lambda one, other: False)["noise"] == [], "within chance"
+
+
+def test_models_are_shown_by_the_ends_of_their_paths() -> None:
+    assert short_names(["/a/runs/one/model", "/a/runs/two/model"]) == {
+        "/a/runs/one/model": "one", "/a/runs/two/model": "two",
+    }  # fmt: skip
+    assert list(short_names(["/a/one", "/b/one"]).values()) == ["a/one", "b/one"]
+    assert list(short_names(["old", "new"]).values()) == ["old", "new"]
+    assert short_names(["run", "run/model"]) == {"run": "run", "run/model": "run/model"}
+    names = ["/a/very/long/folder/old", "/a/very/long/folder/new"]
+    evaluations = dict(zip(names, compared().evaluations.values(), strict=True))
+    screen = io.StringIO()
+    render_comparison(compare(evaluations), Console(file=screen, width=80))
+    assert "new is better than old by" in screen.getvalue() and "folder" not in screen.getvalue()
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -144,7 +144,7 @@ def test_better_needs_the_interval_over_sequences() -> None:
     assert d.difference > 0 and not d.clear
     output = io.StringIO()
     render_comparison(found, Console(file=output, width=200))
-    assert "no significant difference to old" in output.getvalue() and "over 9 sequences" in output.getvalue()
+    assert "no significant difference on these images" in output.getvalue() and "over 9 sequences" in output.getvalue()
     assert "better than" not in comparison_page(found)
     assert found.to_json()["differences"][0]["interval_over"] == "sequences"
     assert "did not clearly beat" in conclusion(3, d, 5.0, found.independent)
