@@ -57,8 +57,8 @@ def read_journal(
     Examples
     --------
     >>> import segwright as sw
-    >>> done = sw.predict("run", "streets/images/test", out="masks", journal="journal", device="cpu")
-    >>> journal = sw.read_journal("journal")
+    >>> done = sw.predict("run", "streets/images/test", out="masks", journal="seen", device="cpu")
+    >>> journal = sw.read_journal("seen")
     >>> len(journal), journal.skipped
     (3, ())
     """

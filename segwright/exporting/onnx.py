@@ -78,7 +78,6 @@ class ExportResult:
             "precision": self.precision,
             "parity": asdict(self.parity),
             "latency_ms": self.latency_ms,
-            "not_included": list(self.not_included),
         }
 
 

@@ -14,6 +14,7 @@ from segwright import api
 from segwright.cli import app
 from segwright.core.errors import SegwrightError
 from segwright.demo.dataset import write_street_scenes
+from segwright.inference.bundle import load_bundle, save_bundle
 
 
 @pytest.fixture(scope="module")
@@ -30,6 +31,9 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
         device="cpu",
         workers=1,
     )
+    # As a model of before there were error models
+    network, bundle = load_bundle(folder / "run" / "model")
+    save_bundle(folder / "run" / "model", network, bundle)
     return folder
 
 

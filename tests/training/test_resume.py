@@ -26,7 +26,7 @@ from segwright.training.callbacks.log import RunLog, read_log
 from segwright.training.checkpoint import checkpoints, clear_leftovers, load_checkpoint
 from segwright.training.config import TrainConfig
 from segwright.training.distributed.world import World
-from segwright.training.planning.budget import TimeBudget
+from segwright.training.planning.budget import TimeBudget, held_out_seconds
 from segwright.training.planning.draft import Plan
 from segwright.training.run import Run, run_training
 
@@ -270,8 +270,10 @@ def test_what_is_kept_back_for_scoring_follows_what_a_validation_took(scenes: Pa
         run.clock.update_reserve(8, 1, World(), adjusts=False)
         return run.clock.reserve
 
-    assert reserved(5.0) == pytest.approx(4.0 + 2.6 * 5.0)
-    assert run.clock.training_seconds + run.clock.reserve == pytest.approx(100.0, abs=1.0)
+    held_out = held_out_seconds(run.clock.training_seconds + run.clock.reserve, 1, 5.0)
+    assert held_out == pytest.approx(5.0, abs=0.1), "a twentieth for what is made of held-out images"
+    assert reserved(5.0) == pytest.approx(4.0 + 2.6 * 5.0 + held_out)
+    assert run.clock.training_seconds + run.clock.reserve == pytest.approx(100.0, abs=10.0), "less what building took"
     assert reserved(5000.0) == pytest.approx(25.0, abs=0.5), "of a short time a quarter: the scoring is cut to it"
     budget = TimeBudget(1000.0, time.monotonic(), reserve=100.0)
     run = trainer(open_dataset(scenes), tmp_path, components={"budget": budget})
