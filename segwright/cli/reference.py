@@ -50,11 +50,11 @@ def reference(
         model, data, split=split, max_images=max_images, thumbnails=thumbnails, device=device, eight_bit=eight_bit,
         trust_external=trust_external, format=format, images=images, masks=masks,
     )  # fmt: skip
-    scenes = len(set(made.scenes))
+    count = len(set(made.scenes))
+    scenes = f"{count} scene{'' if count == 1 else 's'}"
     screen = console()
-    screen.print(
-        literal(f"reference: {len(made)} images of {made.split} ({scenes} scenes), {made.labeled.sum()} labeled")
-    )
+    labeled = int(made.labeled.sum())
+    screen.print(literal(f"reference: {len(made)} images of {made.split} ({scenes}), {labeled} labeled"))
     screen.print(literal(f"model: {model}"))
     write_result(json, made.to_json())
 
