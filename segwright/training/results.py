@@ -33,6 +33,7 @@ from segwright.training.validate import Validation
 
 SCORING = 1.4  # times the seconds of predicting an image that scoring it takes
 LEAST_SCORED = 4  # images
+TIMED_IMAGES = 3  # on which the time of scoring is measured
 CANNOT_WRITE = (OSError, SafetensorError)  # safetensors reports a full disk as its own error
 
 
@@ -95,6 +96,9 @@ class RunOutputs:
             return None
         try:
             end = None if left is None else time.monotonic() + left
+            if left is not None and end is not None and pace > 0:
+                pace = max(pace, self._scoring_pace(self.checked.val) / SCORING)
+                left = end - time.monotonic()
             val = self._affordable(self.checked.val, left, pace)
             adjust = self._time_to_adjust(len(val), left, pace)
             evaluation = self._score_best(val, adjust, lambda: None if end is None else end - time.monotonic(), pace)
@@ -125,6 +129,17 @@ class RunOutputs:
             return "val_miou" in read_bundle(self.folder / "model").metrics
         except SegwrightError:
             return False
+
+    def _scoring_pace(self, val: Split) -> float:
+        """Seconds that scoring an image takes now, measured on a few: a validation batch is no measure of it, and the
+        machine may be busier than then."""
+        network, _ = load_bundle(self.folder / "model", trust_external=True)
+        predictor = Predictor.from_model(network, self.checked.data.label_space, str(self.context.device))
+        few = val.subset(evenly_spread(len(val), min(TIMED_IMAGES, len(val))), val.name)
+        predictor.predict(few.read_image(0))  # compiles, allocates
+        started = time.monotonic()
+        evaluate(predictor, few)
+        return (time.monotonic() - started) / len(few)
 
     def _affordable(self, val: Split, left: float | None, pace: float) -> Split:
         """The validation images that can be scored in the time that is left."""
