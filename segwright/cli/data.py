@@ -96,7 +96,7 @@ def download(
 
     folder = fetch(name, out or Path(name), yes=yes)
     screen = console()
-    screen.print(literal(folder))
+    screen.print(literal(folder), soft_wrap=True)
     screen.print(literal(f"next: segwright check {shlex.quote(str(folder))}"), soft_wrap=True)
 
 

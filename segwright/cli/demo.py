@@ -51,7 +51,7 @@ def run_demo(out: Path, *, open_report: bool, console: Console, command: Command
     )
     write_street_scenes(data, train=TRAIN, val=VAL, test=TEST, size=SIZE)
     (out / MARK).write_text("made by `segwright demo`; cleared by the next one\n", encoding="utf-8")
-    console.print(literal(f"{TRAIN + VAL + TEST} images and masks drawn: {data}"))
+    console.print(literal(f"{TRAIN + VAL + TEST} images and masks drawn: {data}"), soft_wrap=True)
     message("1. Is the data sound?", "check", data)
     message("2. Train.", "train", data, *TRAINING, "--out", run)
     message("3. How good is it on new images?", "evaluate", run, data, "--split", "test", "--json", out / "test.json")
@@ -63,7 +63,7 @@ def run_demo(out: Path, *, open_report: bool, console: Console, command: Command
     report = run / "report.html"
     done = (f"\nDone in {duration(seconds)}.", "bold")
     console.print(Text.assemble(done, " mIoU on new images: ", (f"{found['miou']:.3f}", "bold")))
-    console.print(literal(f"The report, with curves, classes and images: {report}"))
+    console.print(literal(f"The report, with curves, classes and images: {report}"), soft_wrap=True)
     console.print(Text.assemble("Your own folder of images and masks: ", ("segwright train FOLDER", "bold cyan")))
     if open_report and _has_browser():
         webbrowser.open(report.resolve().as_uri())
@@ -73,8 +73,8 @@ def run_demo(out: Path, *, open_report: bool, console: Console, command: Command
 def show(console: Console, image: Path, overlay: Path) -> None:
     """Image and prediction side by side, two pixels a character, on a terminal with colors."""
     if not console.is_terminal or console.color_system != "truecolor":
-        console.print(literal(f"image: {image}"))
-        console.print(literal(f"prediction: {overlay}"))
+        console.print(literal(f"image: {image}"), soft_wrap=True)
+        console.print(literal(f"prediction: {overlay}"), soft_wrap=True)
         return
     side = max(20, min(60, console.width // 2 - 2))
     halves = [_shrunk(read_image(path), side) for path in (image, overlay)]
@@ -83,7 +83,7 @@ def show(console: Console, image: Path, overlay: Path) -> None:
         line = Text()
         for (r, g, b), (r2, g2, b2) in zip(upper, lower, strict=True):
             line.append("▀", style=f"rgb({r},{g},{b}) on rgb({r2},{g2},{b2})")
-        console.print(line)
+        console.print(line, soft_wrap=True)
 
 
 def _shrunk(image: UInt8Array, width: int) -> UInt8Array:

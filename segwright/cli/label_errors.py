@@ -68,7 +68,10 @@ def label_errors(
     screen = console()
     screen.print(label_errors_table(found, SHOWN))
     shown = min(len(found.regions), limit)
-    screen.print(literal(f"{found.found} regions in {len(found.images)} images of split {found.split}; {shown} listed"))
+    screen.print(
+        literal(f"{found.found} regions in {len(found.images)} images of split {found.split}; {shown} listed"),
+        soft_wrap=True,
+    )
     for note in found.notes:
         screen.print(literal(f"note: {note}"), soft_wrap=True)
     screen.print(literal(f"list and images: {out}"), soft_wrap=True)

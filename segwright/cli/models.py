@@ -178,7 +178,7 @@ def evaluate(
         console().print(literal(_error_model_line(tree["error_model"])), soft_wrap=True)
     write_result(json, tree)
     if report is not None:
-        console().print(f"report: {report}")
+        console().print(f"report: {report}", soft_wrap=True)
 
 
 def _error_model_line(facts: Mapping[str, Any]) -> str:
@@ -336,7 +336,7 @@ def compare(
     render_comparison(result, console())
     if html is not None:
         write_text(html, comparison_page(result, command=command_line()))
-        console().print(f"page: {html}")
+        console().print(f"page: {html}", soft_wrap=True)
     if disagreement_images is not None:
         from segwright.evaluation.disagreements import write_disagreements
 
@@ -366,15 +366,19 @@ def export(
     parity = result.parity
     screen = console()
     kind = result.format if len(models) == 1 else f"{result.format} of {len(models)} models"
-    screen.print(f"{result.path}  ({kind}, {result.precision}, {result.latency_ms:.0f} ms per image)")
+    screen.print(f"{result.path}  ({kind}, {result.precision}, {result.latency_ms:.0f} ms per image)", soft_wrap=True)
     screen.print(
         f"checked on {parity.source}: largest logit difference {parity.max_abs_logit:.2g}, "
-        f"{parity.argmax_agreement:.3%} of the labels equal, mIoU difference {parity.miou_delta:+.4f}"
+        f"{parity.argmax_agreement:.3%} of the labels equal, mIoU difference {parity.miou_delta:+.4f}",
+        soft_wrap=True,
     )
     screen.print(f"sizes: {', '.join(parity.sizes)}")
     if result.not_included:
         names = " and ".join(name.replace("-", " ") for name in result.not_included)
-        screen.print(f"note: the file is without the model's {names}; monitoring takes them from the model itself")
+        screen.print(
+            f"note: the file is without the model's {names}; monitoring takes them from the model itself",
+            soft_wrap=True,
+        )
     write_result(json, result.to_json())
 
 
@@ -420,9 +424,12 @@ def import_weights(
         normalization=normalization, key=key, prefix=prefix, arguments=arguments, command=command_line(),
     )  # fmt: skip
     screen = console()
-    screen.print(literal(f"{found.path}: {found.tensors} tensors in {found.layout}'s layout, every one of the network"))
+    screen.print(
+        literal(f"{found.path}: {found.tensors} tensors in {found.layout}'s layout, every one of the network"),
+        soft_wrap=True,
+    )
     for note in found.notes:
-        screen.print(literal(f"note: {note}"))
+        screen.print(literal(f"note: {note}"), soft_wrap=True)
     write_result(json, found.to_json())
 
 

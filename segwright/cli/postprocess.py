@@ -58,7 +58,7 @@ def tune_post(
 
     screen = console()
     screen.print(tuning_table(result.trials, result.baseline_miou))
-    screen.print(result.summary, markup=False)
+    screen.print(result.summary, markup=False, soft_wrap=True)
     write_result(json, result.to_json())
 
 
@@ -102,7 +102,7 @@ def plot_crf(
         iterations=steps, probability_of=probability_of, width=width, eight_bit=eight_bit,
         trust_external=trust_external,
     )  # fmt: skip
-    console().print(f"figure: {path}")
+    console().print(f"figure: {path}", soft_wrap=True)
 
 
 def register(app: typer.Typer) -> None:

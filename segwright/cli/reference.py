@@ -55,7 +55,7 @@ def reference(
     screen = console()
     labeled = int(made.labeled.sum())
     screen.print(literal(f"reference: {len(made)} images of {made.split} ({scenes}), {labeled} labeled"))
-    screen.print(literal(f"model: {model}"))
+    screen.print(literal(f"model: {model}"), soft_wrap=True)
     write_result(json, made.to_json())
 
 

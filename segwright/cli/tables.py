@@ -130,11 +130,13 @@ def print_prediction(result: Mapping[str, Any], console: Console) -> None:
     for note in result.get("notes", ()):
         message(f"note: {note}")
     for item in result["failed"][:MOST_FAILURES]:
-        console.print(Text.assemble(("not segmented:", "red"), f" {visible(item['error'], lines=True)}"))
+        console.print(
+            Text.assemble(("not segmented:", "red"), f" {visible(item['error'], lines=True)}"), soft_wrap=True
+        )
     if len(result["failed"]) > MOST_FAILURES:
         message(f"… {len(result['failed'])} files could not be segmented; --json FILE lists all")
     if "stopped" in result:
-        console.print(Text.assemble(("stopped:", "red"), f" {visible(result['stopped'], lines=True)}"))
+        console.print(Text.assemble(("stopped:", "red"), f" {visible(result['stopped'], lines=True)}"), soft_wrap=True)
 
 
 def tuning_table(trials: Sequence[Trial], baseline: float, rows: int = 8) -> Table:

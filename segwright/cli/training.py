@@ -103,10 +103,13 @@ def train(
         summary = found.summary()
         screen = console()
         screen.print(folds_table(summary))
-        screen.print(found.sentence(), markup=False)
+        screen.print(found.sentence(), markup=False, soft_wrap=True)
         if summary["model"] is not None:
-            screen.print(f"model: {summary['model']}  (the folds' models as one: the mean of their probabilities)")
-        screen.print(f"report: {found.folder / 'report.html'}", markup=False)
+            screen.print(
+                f"model: {summary['model']}  (the folds' models as one: the mean of their probabilities)",
+                soft_wrap=True,
+            )
+        screen.print(f"report: {found.folder / 'report.html'}", markup=False, soft_wrap=True)
         write_result(json, summary)
         if found.stopped_by is not None:
             raise typer.Exit(143 if found.stopped_by == "SIGTERM" else 130)

@@ -72,8 +72,8 @@ def tune(
 
     screen = console()
     screen.print(trials_table([trial.to_json() for trial in found.trials]))
-    screen.print(found.sentence, markup=False)
-    screen.print(f"settings: {found.config}\npage: {found.folder / 'study.html'}", markup=False)
+    screen.print(found.sentence, markup=False, soft_wrap=True)
+    screen.print(f"settings: {found.config}\npage: {found.folder / 'study.html'}", markup=False, soft_wrap=True)
     write_result(json, found.to_json())
     if found.stopped_by is not None:
         raise typer.Exit(143 if found.stopped_by == "SIGTERM" else 130)
@@ -117,7 +117,7 @@ def lr_range(
     values = {key: value for key, value in given.items() if value is not None} | parse_overrides(settings or [])
     found = api.lr_range(data, values=values, config=config, init_from=init_from, low=low, high=high, steps=steps)
     write_range_page(out, found, command=command_line())
-    console().print(f"{found.sentence()}\npage: {out}", markup=False)
+    console().print(f"{found.sentence()}\npage: {out}", markup=False, soft_wrap=True)
     write_result(json, found.to_json())
 
 

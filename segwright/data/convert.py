@@ -64,7 +64,7 @@ def convert(dataset: Dataset, to: str, out: str | Path) -> Path:
         )
     screen = stderr_console()
     for line in lossy_aspects(dataset, to):
-        screen.print(f"note: {line}", markup=False)
+        screen.print(f"note: {line}", markup=False, soft_wrap=True)
     with typed_output(out):
         out.parent.mkdir(parents=True, exist_ok=True)
         beside = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name[:80]}.writing-"))

@@ -277,7 +277,7 @@ def test_two_models_are_compared_in_the_viewer(browser: Any, files: dict[str, Pa
             seen.append(viewer.pixels())
         assert len(set(seen)) == 7
         viewer.look("second", against="first")
-        assert made_pages.MARKUP[:20] in viewer.part("left").inner_text() and opened.wrong == []
+        assert "<img src=x" in viewer.part("left").inner_text() and opened.wrong == []
 
 
 def test_names_are_shown_as_they_are(browser: Any, files: dict[str, Path]) -> None:
