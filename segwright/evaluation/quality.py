@@ -23,7 +23,7 @@ from segwright.core.errors import DataError, LabelError, UsageError
 from segwright.core.progress import progress
 from segwright.core.types import IGNORE_INDEX, Float32Array, LabelSpace, UInt8Array
 from segwright.evaluation.evaluate import LabeledImages, match_label_spaces
-from segwright.evaluation.sequences import find_units, thumbnail_of
+from segwright.evaluation.sequences import blocks_of, find_units, in_frame_order, thumbnail_of
 from segwright.inference.attachments import Attachment
 from segwright.inference.boosting import BoostedTrees, fit_trees
 from segwright.inference.quality import (
@@ -155,7 +155,7 @@ def folds_of(ids: Sequence[str], sequences: Sequence[str]) -> npt.NDArray[np.int
     there is one sequence or none: images that belong together unknown to us are often named one after another."""
     names = list(dict.fromkeys(sequences))
     if len(names) in (1, len(ids)):
-        order = sorted(range(len(ids)), key=lambda index: _natural(ids[index]))
+        order = in_frame_order(range(len(ids)), ids)
         folds = np.zeros(len(ids), np.int64)
         folds[order] = np.arange(len(ids)) * CHUNKS // len(ids)
         return folds
@@ -179,18 +179,7 @@ def interval_groups(ids: Sequence[str], sequences: Sequence[str], level: float) 
         return list(sequences), "images"
     if len(names) / (len(names) + 1) >= level:
         return list(sequences), "sequences"
-    result = list(sequences)
-    for name in names:
-        members = sorted((i for i, one in enumerate(sequences) if one == name), key=lambda i: _natural(ids[i]))
-        length = max(1, round(len(members) ** (1 / 3)))
-        for number, index in enumerate(members):
-            result[index] = f"{name} {number // length}"
-    return result, "blocks"
-
-
-def _natural(name: str) -> tuple[int, str]:
-    digits = "".join(character for character in name.rpartition("_")[2] if character.isdigit())
-    return (int(digits[-15:]) if digits else -1, name)
+    return blocks_of(ids, sequences)[0], "blocks"
 
 
 def group_weights(groups: Sequence[str]) -> Float64Array:
@@ -219,96 +208,114 @@ class _Fit:
             self.fitted = self.known
 
     def run(self, facts: dict[str, Any]) -> ErrorModel:
-        held_out = [self._region_trees(self.folds[self.owner] != fold) for fold in np.unique(self.folds)]
-        wrong, iou = np.zeros(len(self.rows)), np.zeros(len(self.rows))
-        for number, fold in enumerate(np.unique(self.folds)):
-            mine = self.folds[self.owner] == fold
-            wrong[mine], iou[mine] = (trees(self.rows[mine]) for trees in held_out[number])
-        iou = np.clip(iou, 0, 1)
-        figures = _region_figures(self.rows, self.adjusted, wrong, iou, self.known)
-        final = self._region_trees(np.ones(len(self.owner), bool))
-        kinds = np.concatenate([image.figures.present for image in self.images])
-        of_image = np.concatenate([np.full(len(i.figures.present), n) for n, i in enumerate(self.images)])
-        class_iou = np.concatenate([image.class_iou for image in self.images])
-        class_iou = np.where(np.isfinite(class_iou), class_iou, 0.0)  # predicted on ignored pixels only
-        class_estimates = np.zeros(len(class_iou))
-        image_rows: list[Float64Array] = [np.zeros(0)] * len(self.images)
-        for fold in np.unique(self.folds):
-            train, test = self.folds[of_image] != fold, self.folds[of_image] == fold
-            mean = _class_means(kinds[train], class_iou[train], self.space.classes)
-            trees = self._class_trees(self._class_rows(wrong, iou, mean), class_iou, train)
-            class_estimates[test] = np.clip(trees(self._class_rows(wrong, iou, mean)[test]), 0, 1)
-        for number, image in enumerate(self.images):
-            mine = self.owner == number
-            image_rows[number] = image_row(image.figures, wrong[mine], class_estimates[of_image == number])
-        table = np.stack(image_rows)
-        mean = _class_means(kinds, class_iou, self.space.classes)
-        class_final = self._class_trees(self._class_rows(wrong, iou, mean), class_iou, np.ones(len(kinds), bool))
+        everything = np.ones(len(self.owner), bool)
+        wrong, iou = self._held_out_regions()
+        classes = self._held_out_classes(wrong, iou)
+        table = np.stack(
+            [
+                image_row(image.figures, wrong[self.owner == number], classes.estimates[classes.owner == number])
+                for number, image in enumerate(self.images)
+            ]
+        )
         miou = np.array([image.miou for image in self.images])
-        estimates = np.zeros(len(miou))
-        distances = np.zeros(len(miou))
-        for fold in np.unique(self.folds):
-            train, test = self.folds != fold, self.folds == fold
-            part = _Linear.fit(table[train], miou[train])
-            estimates[test], distances[test] = part.estimate(table[test]), part.distance(table[test])
+        estimates, distances = self._held_out_images(table, miou)
         linear = _Linear.fit(table, miou)
         factor = np.maximum(1.0, distances)
         image_scores = np.abs(miou - estimates) / factor
-        class_scores = np.abs(class_iou - class_estimates) / factor[of_image]
+        class_errors = np.abs(classes.iou - classes.estimates)
         weights = group_weights(self.groups)
-        class_groups = [self.groups[index] for index in of_image]
-        own = np.zeros(len(kinds))
-        for kind in np.unique(kinds):
-            mine = kinds == kind
-            names = [name for name, is_mine in zip(class_groups, mine, strict=True) if is_mine]
-            if len(set(names)) / (len(set(names)) + 1) >= self.level:
-                own[mine] = group_weights(names)
-        count = len(set(self.groups))
-        enough = math.isfinite(weighted_quantile(image_scores, weights, self.level))
-        notes = []
-        if self.over == "blocks":
-            notes.append(
-                f"the intervals are over {count} blocks of neighboring frames: they hold for further images of the "
-                "sequences that the error model was fitted on, not for other ones"
-            )
-        reason = "" if enough else (
-            f"too little held-out data: {count} {self.over}, "
-            f"{math.ceil(self.level / (1 - self.level) - 1e-9)} are needed for {100 * self.level:.0f} %"
-        )  # fmt: skip
         if not np.isfinite(wrong).all():
             raise DataError("the error model could not be fitted: its output is not finite")
+        final = self._region_trees(everything)
         return ErrorModel(
             classes=self.space.classes,
             wrong=final[0],
             iou=final[1],
-            class_iou=class_final,
-            class_mean=mean,
+            class_iou=classes.trees,
+            class_mean=classes.mean,
             image_mean=linear.mean,
             image_scale=linear.scale,
             image_weights=linear.weights,
             limit=linear.limit,
             image_scores=image_scores,
             image_score_weights=weights,
-            class_scores=class_scores,
-            class_score_weights=group_weights(class_groups),
-            class_score_kinds=kinds,
-            class_own_weights=own,
+            class_scores=class_errors / factor[classes.owner],
+            class_score_weights=group_weights([self.groups[index] for index in classes.owner]),
+            class_score_kinds=classes.kinds,
+            class_own_weights=self._own_weights(classes),
             description={
-                "level": self.level,
-                "images": len(self.images),
-                "regions": int(self.known.sum()),
-                "interval_over": self.over,
-                "interval_count": count,
-                "no_interval": reason,
-                "notes": notes,
+                **self._described(math.isfinite(weighted_quantile(image_scores, weights, self.level))),
                 "held_out": {
-                    **figures,
+                    **_region_figures(self.rows, self.adjusted, wrong, iou, self.known),
                     "miou_error": float(np.abs(miou - estimates).mean()),
-                    "class_iou_error": float(np.abs(class_iou - class_estimates).mean()),
+                    "class_iou_error": float(class_errors.mean()),
                 },
                 **facts,
             },
         )
+
+    def _held_out_regions(self) -> tuple[Float64Array, Float64Array]:
+        """(R,) each: the probability of being wrong and the adjusted IoU, of trees that have not seen the fold."""
+        wrong, iou = np.zeros(len(self.rows)), np.zeros(len(self.rows))
+        for fold in np.unique(self.folds):
+            mine = self.folds[self.owner] == fold
+            wrong[mine], iou[mine] = (trees(self.rows[mine]) for trees in self._region_trees(~mine))
+        return wrong, np.clip(iou, 0, 1)
+
+    def _held_out_classes(self, wrong: Float64Array, iou: Float64Array) -> _Classes:
+        """What is estimated of each class of each image by trees that have not seen the fold, and the final trees."""
+        kinds = np.concatenate([image.figures.present for image in self.images])
+        owner = np.concatenate([np.full(len(i.figures.present), n) for n, i in enumerate(self.images)])
+        class_iou = np.concatenate([image.class_iou for image in self.images])
+        class_iou = np.where(np.isfinite(class_iou), class_iou, 0.0)  # predicted on ignored pixels only
+        estimates = np.zeros(len(class_iou))
+        for fold in np.unique(self.folds):
+            test = self.folds[owner] == fold
+            mean = _class_means(kinds[~test], class_iou[~test], self.space.classes)
+            rows = self._class_rows(wrong, iou, mean)
+            estimates[test] = np.clip(self._class_trees(rows, class_iou, ~test)(rows[test]), 0, 1)
+        mean = _class_means(kinds, class_iou, self.space.classes)
+        trees = self._class_trees(self._class_rows(wrong, iou, mean), class_iou, np.ones(len(kinds), bool))
+        return _Classes(kinds, owner, class_iou, estimates, mean, trees)
+
+    def _held_out_images(self, table: Float64Array, miou: Float64Array) -> tuple[Float64Array, Float64Array]:
+        """(N,) each: the estimated mIoU of an image and its distance, of a correction that has not seen the fold."""
+        estimates, distances = np.zeros(len(miou)), np.zeros(len(miou))
+        for fold in np.unique(self.folds):
+            test = self.folds == fold
+            part = _Linear.fit(table[~test], miou[~test])
+            estimates[test], distances[test] = part.estimate(table[test]), part.distance(table[test])
+        return estimates, distances
+
+    def _own_weights(self, classes: _Classes) -> Float64Array:
+        """The weights of the scores of a class alone; 0 where it is in too few sequences for an interval of its own."""
+        own = np.zeros(len(classes.kinds))
+        for kind in np.unique(classes.kinds):
+            mine = classes.kinds == kind
+            names = [self.groups[index] for index in classes.owner[mine]]
+            if len(set(names)) / (len(set(names)) + 1) >= self.level:
+                own[mine] = group_weights(names)
+        return own
+
+    def _described(self, has_interval: bool) -> dict[str, Any]:
+        count = len(set(self.groups))
+        notes = []
+        if self.over == "blocks":
+            notes.append(
+                f"the intervals are over {count} blocks of neighboring frames: they hold for further images of the "
+                "sequences that the error model was fitted on, not for other ones"
+            )
+        needed = math.ceil(self.level / (1 - self.level) - 1e-9)
+        reason = f"too little held-out data: {count} {self.over}, {needed} are needed for {100 * self.level:.0f} %"
+        return {
+            "level": self.level,
+            "images": len(self.images),
+            "regions": int(self.known.sum()),
+            "interval_over": self.over,
+            "interval_count": count,
+            "no_interval": "" if has_interval else reason,
+            "notes": notes,
+        }
 
     def _region_trees(self, chosen: npt.NDArray[np.bool_]) -> tuple[BoostedTrees, BoostedTrees]:
         chosen = chosen & self.fitted
@@ -335,6 +342,18 @@ class _Fit:
             rows[chosen], wanted[chosen], "squares", trees=120, depth=3, rate=0.06, column_share=0.4, least=10.0,
             ridge=5.0, seed=self.seed,
         )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class _Classes:
+    """The predicted classes of all images, one row per class and image (C rows)."""
+
+    kinds: npt.NDArray[np.int64]  # (C,) the class
+    owner: npt.NDArray[np.int64]  # (C,) the image
+    iou: Float64Array  # (C,) true
+    estimates: Float64Array  # (C,) by trees that have not seen the image
+    mean: Float64Array  # (K,) mean IoU of each class
+    trees: BoostedTrees
 
 
 @dataclass(frozen=True)

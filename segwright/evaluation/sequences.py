@@ -73,16 +73,34 @@ def units_of(ids: Sequence[str], sequences: Sequence[str]) -> BootstrapUnits:
         note = f"only {count} sequences: the interval is rough" if count < FEW else ""
         return BootstrapUnits("sequences", tuple(sequences), tuple(sequences), note)
     name = several[0]
-    members = sorted((i for i, found in enumerate(sequences) if found == name), key=lambda i: _number(ids[i]))
-    length = max(1, round(len(members) ** (1 / 3)))  # length of a block: Lahiri 2003, section 3.3
-    drawn = list(sequences)
-    for place, index in enumerate(members):
-        drawn[index] = f"{name} {place // length}"
+    drawn, length = blocks_of(ids, sequences)
     note = (
         f"all frames are from one sequence ({name.rstrip('/') or name}): the interval resamples blocks of {length} "
         "neighbors, is too narrow, and does not hold for other sequences"
     )
     return BootstrapUnits("blocks", tuple(drawn), tuple(sequences), note)
+
+
+def blocks_of(ids: Sequence[str], sequences: Sequence[str]) -> tuple[list[str], int]:
+    """The block of neighboring frames of each image, within its sequence, and the frames of the longest block.
+
+    Of n frames a block has n^(1/3) (Lahiri 2003, section 3.3); an image that is a sequence of its own is its own block.
+    """
+    blocks, longest = list(sequences), 1
+    for name, size in Counter(sequences).items():
+        if size == 1:
+            continue
+        length = max(1, round(size ** (1 / 3)))
+        longest = max(longest, length)
+        members = in_frame_order([i for i, found in enumerate(sequences) if found == name], ids)
+        for place, index in enumerate(members):
+            blocks[index] = f"{name} {place // length}"
+    return blocks, longest
+
+
+def in_frame_order(members: Sequence[int], ids: Sequence[str]) -> list[int]:
+    """``members``, places in ``ids``, by the number at the end of their ids, then by name."""
+    return sorted(members, key=lambda index: _number(ids[index]))
 
 
 def find_sequences(ids: Sequence[str], thumbnails: Float32 | None = None) -> list[str]:
@@ -94,8 +112,8 @@ def find_sequences(ids: Sequence[str], thumbnails: Float32 | None = None) -> lis
     proposed = {name: members for name, members in proposed.items() if len(members) >= SHORTEST}
     random_pairs = _random_correlations(thumbnails)
     found = list(ids)
-    for name, members in proposed.items():
-        members.sort(key=lambda i: _number(ids[i]))
+    for name, found_members in proposed.items():
+        members = in_frame_order(found_members, ids)
         auc = _neighbor_auc(members, thumbnails, random_pairs)
         even = _evenly_numbered([_number(ids[i])[0] for i in members])
         # One prefix for all names (photo_001 …) is common: then only the images can decide.

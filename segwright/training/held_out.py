@@ -49,7 +49,7 @@ class HeldOutWork:
     seconds: dict[str, float] = field(default_factory=dict)  # by step
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Step:
     """``run`` gets the work and the held-out images to use: at least ``least`` and at most ``most`` of them, each of
     which costs ``predictions``. ``first``: predictions that it takes at least, however many images there are; such a
@@ -80,7 +80,7 @@ def finish_on_held_out(work: HeldOutWork) -> None:
         try:
             step.run(work, _some(work.val, min(images, step.most)))
         except Exception as error:  # the model is trained; what describes it must not cost it
-            reason = str(error).replace("\n", "; ")[:300] or type(error).__name__
+            reason = "; ".join(line.strip() for line in str(error).splitlines())[:300] or type(error).__name__
             work.message(f"warning: no {step.name}: {reason}; {step.later}")
             continue
         work.seconds[step.name] = time.monotonic() - started
@@ -135,43 +135,43 @@ def _make_accuracy(work: HeldOutWork, val: Split) -> None:
 
 STEPS: tuple[Step, ...] = (
     Step(
-        "temperature",
-        _fit_temperature,
-        lambda work: "temperature" in work.notes and not work.weights_changed,
-        1.5,
-        8,
-        256,
-        "the confidences stay as they are",
+        name="temperature",
+        run=_fit_temperature,
+        is_done=lambda work: "temperature" in work.notes and not work.weights_changed,
+        predictions=1.5,
+        least=8,
+        most=256,
+        later="the confidences stay as they are",
     ),
     Step(
-        "error model",
-        _fit_error_model,
-        lambda work: ERROR_MODEL in work.attachments,
-        3.5,
-        24,
-        HELD_OUT_IMAGES,
-        "sw.fit_error_model makes it",
+        name="error model",
+        run=_fit_error_model,
+        is_done=lambda work: ERROR_MODEL in work.attachments,
+        predictions=3.5,
+        least=24,
+        most=HELD_OUT_IMAGES,
+        later="sw.fit_error_model makes it",
     ),
     Step(
-        "reference",
-        _make_reference,
-        lambda work: reference.NAME in work.attachments,
-        1.2,
-        8,
-        1_000,
-        "segwright reference MODEL DATA makes it",
+        name="reference",
+        run=_make_reference,
+        is_done=lambda work: reference.NAME in work.attachments,
+        predictions=1.2,
+        least=8,
+        most=1_000,
+        later="segwright reference MODEL DATA makes it",
     ),
     Step(
-        "estimator of accuracy",
-        _make_accuracy,
+        name="estimator of accuracy",
+        run=_make_accuracy,
         # Of a few images it would learn nothing: their own accuracy is then what an estimate starts from.
-        lambda work: (
+        is_done=lambda work: (
             ACCURACY in work.attachments or reference.NAME not in work.attachments or len(work.val) < LEAST_IMAGES
         ),
-        0.0,
-        LEAST_IMAGES,
-        1_000_000,
-        "segwright reference MODEL DATA makes it",
+        predictions=0.0,
+        least=LEAST_IMAGES,
+        most=1_000_000,
+        later="segwright reference MODEL DATA makes it",
         first=1.3 * IMAGES * len(KINDS),
     ),
 )

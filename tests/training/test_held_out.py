@@ -77,7 +77,9 @@ def test_a_failure_is_a_warning_and_the_others_are_done(scenes: Dataset, monkeyp
     def fail(_: HeldOutWork, val: Split) -> None:
         raise DataError("too little", found="3 images")
 
-    broken = Step("first step", fail, lambda _: False, 1.0, 1, 10, "make it later")
+    broken = Step(
+        name="first step", run=fail, is_done=lambda _: False, predictions=1.0, least=1, most=10, later="make it later"
+    )
     monkeypatch.setattr(held_out, "STEPS", (broken, *STEPS))
     one = work(scenes, message=lines.append)
     finish_on_held_out(one)
@@ -114,7 +116,15 @@ def test_with_less_time_each_step_takes_fewer_images(scenes: Dataset, monkeypatc
         return lambda work, val: seen.__setitem__(name, len(val))
 
     steps = tuple(
-        Step(name, note(name), lambda _, name=name: name in seen, 2.0, 2, most, "")  # type: ignore[misc]
+        Step(
+            name=name,
+            run=note(name),
+            is_done=lambda _, name=name: name in seen,  # type: ignore[misc]
+            predictions=2.0,
+            least=2,
+            most=most,
+            later="",
+        )
         for name, most in (("one", 100), ("two", 2), ("three", 100))
     )
     monkeypatch.setattr(held_out, "STEPS", steps)
