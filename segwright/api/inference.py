@@ -39,6 +39,7 @@ def predict(
     mask_format: str = "palette",
     probabilities: str | bool | None = None,
     polygons: Sequence[str] = (),
+    simplify: float = 0.0,
     areas: str | Path | None = None,
     video: bool = False,
     uncertainty: str | None = None,
@@ -74,7 +75,9 @@ def predict(
     probabilities : {"npz", "npy"} or bool, optional
         Also write all probabilities, float16 K×H×W.
     polygons : sequence of {"geojson", "coco", "labelme"}, optional
-        Also write polygons.
+        Also write polygons. Neighboring regions share their edges: there is no gap and no overlap.
+    simplify : float, default=0
+        Pixels by which an edge of a polygon may move if that saves corners; 0 follows the edges of the pixels.
     areas : str or Path, optional
         Also write a CSV file: pixels, share and area per image and class.
     video : bool, default=False
@@ -125,7 +128,7 @@ def predict(
     saved = "npz" if probabilities is True else probabilities or None
     options = OutputOptions(
         mask_format, overlay, confidence, saved, tuple(polygons), Path(areas) if areas is not None else None, video,
-        uncertainty, uncertainty_format, quality,
+        uncertainty, uncertainty_format, quality, simplify,
     )  # fmt: skip
     found = open_sources([source] if isinstance(source, str | Path) else list(source))
     predictor = as_predictor(model, device, postprocess, tta, eight_bit, trust_external)

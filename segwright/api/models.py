@@ -325,7 +325,8 @@ def parity_samples(model: str | Path, data: str | Path | None) -> tuple[list[Sam
 
     from segwright.demo.street_scene import draw_street
     from segwright.inference.bundle import read_bundle
-    from segwright.inference.predictor import find_bundle, fit_channels
+    from segwright.inference.pixels import fit_channels
+    from segwright.inference.predictor import find_bundle
 
     bundle = read_bundle(find_bundle(model))
     channels = bundle.arguments.get("in_channels", bundle.preprocessing.get("channels", 3))

@@ -218,6 +218,10 @@ def predict(
         list[str] | None,
         typer.Option("--polygons", metavar="geojson|coco|labelme", help="Also polygons; may be repeated."),
     ] = None,
+    simplify: Annotated[
+        float,
+        typer.Option("--simplify", metavar="PIXELS", help="How far an edge of a polygon may move to save corners."),
+    ] = 0.0,
     areas: Annotated[
         Path | None, typer.Option("--csv", metavar="FILE", help="Also a table: pixels, share and area per class.")
     ] = None,
@@ -264,8 +268,9 @@ def predict(
         api.predict(
             model, sources[0] if len(sources) == 1 else sources, out=out, device=device, postprocess=post, tta=tta,
             confidence=confidence, overlay=overlay, mask_format=mask_format, probabilities=probabilities,
-            polygons=polygons or (), areas=areas, video=video, eight_bit=eight_bit, overwrite=overwrite,
-            trust_external=trust_external, uncertainty=uncertainty, uncertainty_format=uncertainty_format,
+            polygons=polygons or (), simplify=simplify, areas=areas, video=video, eight_bit=eight_bit,
+            overwrite=overwrite, trust_external=trust_external, uncertainty=uncertainty,
+            uncertainty_format=uncertainty_format,
             quality=json is not None if quality is None else quality,
             journal=journal, keep_images=keep_images,
             journal_max_size=journal_max_size, result=result,

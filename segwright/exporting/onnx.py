@@ -31,7 +31,8 @@ from segwright.imageio import UInt8Array
 from segwright.inference.attachments import Attachment
 from segwright.inference.bundle import Bundle, is_bundle, load_bundle, read_attachments, save_bundle
 from segwright.inference.ensemble import EnsembleRuntime, join_models
-from segwright.inference.predictor import find_bundle, fit_channels
+from segwright.inference.pixels import fit_channels
+from segwright.inference.predictor import find_bundle
 from segwright.inference.runtimes import (
     ONNX_METADATA_KEY,
     ONNX_WEIGHTS_KEY,

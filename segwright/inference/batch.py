@@ -104,7 +104,7 @@ class _Run:
 
     def __post_init__(self) -> None:
         self.space: LabelSpace = self.predictor.label_space
-        self.coco = CocoWriter(self.space) if "coco" in self.options.polygons else None
+        self.coco = CocoWriter(self.space, self.options.simplify) if "coco" in self.options.polygons else None
         self.rows: list[tuple[object, ...]] = []  # of the CSV file
         self.values: npt.NDArray[Any] | None = None
         if self.options.uncertainty is not None:
@@ -271,10 +271,10 @@ class _Run:
         if "geojson" in self.options.polygons:
             ground = place.reference if place is not None else None
             at, epsg = (ground.at, ground.epsg) if ground is not None else (None, None)
-            tree = geojson(prediction.labels, self.space, at, epsg)
+            tree = geojson(prediction.labels, self.space, at, epsg, self.options.simplify)
             item["geojson"] = str(self.folder.write_bytes(self._path(name, ".geojson"), json.dumps(tree).encode()))
         if "labelme" in self.options.polygons:
-            tree = labelme(prediction.labels, self.space, str(source.resolve()))
+            tree = labelme(prediction.labels, self.space, str(source.resolve()), self.options.simplify)
             item["labelme"] = str(self.folder.write_bytes(self._path(name, ".json"), json.dumps(tree).encode()))
         if self.coco is not None:
             self.coco.add(prediction.labels, str(source))

@@ -16,6 +16,7 @@ from segwright.core.types import IGNORE_INDEX, LabelSpace
 MASK_FORMATS = ("palette", "index", "values", "npy")
 PROBABILITY_FORMATS = ("npz", "npy")
 UNCERTAINTY_FORMATS = ("png", "npy")
+MOST_SIMPLIFIED = 1000
 POLYGON_FORMATS = ("geojson", "coco", "labelme")
 
 
@@ -33,6 +34,7 @@ class OutputOptions:
     uncertainty: str | None = None  # a measure of segwright.inference.uncertainty, written as a gray PNG
     uncertainty_format: str = "png"  # one of UNCERTAINTY_FORMATS; npy: float32 H×W
     quality: bool = False  # the estimate of the model's error model, in the result
+    simplify: float = 0.0  # pixels by which an edge of a polygon may move; 0: along the pixels' edges
 
     def __post_init__(self) -> None:
         for name, found, known in (
@@ -44,6 +46,12 @@ class OutputOptions:
             for one in found:
                 if one not in known:
                     raise UsageError(f"unknown {name}", expected=", ".join(known), found=str(one))
+        if not 0 <= self.simplify <= MOST_SIMPLIFIED:
+            raise UsageError(
+                "polygons cannot be simplified by that",
+                expected=f"0 to {MOST_SIMPLIFIED} pixels",
+                found=str(self.simplify),
+            )
 
 
 def file_values(space: LabelSpace, note: Callable[[str], None]) -> npt.NDArray[Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from segwright.data.records import ValueRange
 from segwright.imageio import UInt8Array, read_header, read_image, read_raster
 from segwright.inference.attachments import attachment_names
 from segwright.inference.bundle import Bundle, is_bundle, load_bundle, read_attachment
+from segwright.inference.pixels import as_rgb, check_image, fit_channels
 from segwright.inference.prediction import Prediction
 from segwright.inference.quality import ATTACHMENT, ErrorModel, Quality, parse_error_model, thinning
 from segwright.inference.runtimes import OnnxRuntime, Runtime, TorchRuntime, features_of, labels_and_scores
@@ -32,6 +33,7 @@ from segwright.inference.uncertainty import (
     map_of_samples,
     parse_measure,
 )
+from segwright.inference.windowed import Assembly, Wanted, check_finite, confidence_of, is_out_of_memory
 from segwright.models.base import SegmentationModel
 from segwright.postprocess.pipeline import Pipeline, parse_pipeline
 
@@ -41,7 +43,6 @@ ReadWindow = Callable[[Window], AnyArray]
 WriteWindow = Callable[[Window, UInt8Array, Float32Array], None]
 
 MIN_WINDOW = 128  # pixels; smaller windows are not tried if memory runs out
-MEMORY_SIGNS = ("out of memory", "not enough memory", "failed to allocate memory", "cannot allocate memory")
 DEEP_ENDINGS = (".tif", ".tiff", ".png", ".pgm", ".ppm")
 STRETCHED = (
     "images of more than 8 bits: the model has no value range, so each image is scaled from its own lowest to its own "
@@ -167,7 +168,7 @@ class Predictor:
         measure = parse_measure(uncertainty) if isinstance(uncertainty, str) else uncertainty
         if measure is not None:
             check_measure(measure, self.runtime)
-        wanted = _Wanted(probabilities, measure, quality and self.error_model is not None)
+        wanted = Wanted(probabilities, measure, quality and self.error_model is not None)
         while True:
             try:
                 return self._predict(pixels, wanted, advance)
@@ -191,7 +192,7 @@ class Predictor:
             image = self.value_range.apply(image if image.ndim == 3 else image[..., None])
         return fit_channels(check_image(image), self.runtime.in_channels)
 
-    def _predict(self, image: UInt8Array, wanted: _Wanted, advance: Advance) -> Prediction:
+    def _predict(self, image: UInt8Array, wanted: Wanted, advance: Advance) -> Prediction:
         height, width = image.shape[:2]
         thinner = Thinner(height, width, self.label_space.classes) if self.observed else None
         if not self._large(image):
@@ -201,37 +202,20 @@ class Predictor:
             quality = self._quality(marginals, labels) if wanted.quality else None
             kept = marginals if wanted.probabilities else None
             return self._checked(image, labels, confidence, kept, thinner, unsure, quality)
-        labels, confidence = np.empty((height, width), np.uint8), np.empty((height, width), np.float32)
-        classes = self.label_space.classes
-        kept = np.empty((classes, height, width), np.float32) if wanted.probabilities else None
-        unsure = np.empty((height, width), np.float32) if wanted.measure is not None else None
-        thin = thinning(height, width)
-        view = (classes, -(-height // thin), -(-width // thin))
-        thinned = np.empty(view, np.float32) if wanted.quality else None
+        found = Assembly(height, width, self.label_space.classes, wanted)
         local, regional = self._pipelines()
         for part in sliding_windows(height, width, self.window, self._margin()):
             seen = None if thinner is None else (thinner, part)
-            found, sure, marginals = self._part(image[part.window], local, wanted.marginals, height * width, seen)
-            labels[part.core], confidence[part.core] = found[part.core_in_window], sure[part.core_in_window]
-            if kept is not None and marginals is not None:
-                kept[:, *part.core] = marginals[:, *part.core_in_window]
-            map_ = self._uncertainty(wanted.measure, image[part.window], marginals)
-            if unsure is not None and map_ is not None:
-                unsure[part.core] = map_[part.core_in_window]
-            if thinned is not None and marginals is not None:
-                _thin_into(thinned, marginals, part, thin)
+            labels, sure, marginals = self._part(image[part.window], local, wanted.marginals, height * width, seen)
+            unsure = self._uncertainty(wanted.measure, image[part.window], marginals)
+            found.add(part, labels, sure, marginals, unsure)
             advance(1)
-        settled = labels
-        if regional:
-            settled = regional.on_labels(as_rgb(image), labels)  # on the whole image: regions extend over windows
-        if regional and kept is not None:  # keeps the label the most probable class, as without windows
-            rows, columns = np.nonzero(settled != labels)
-            old, new = labels[rows, columns], settled[rows, columns]
-            taken = kept[old, rows, columns]
-            kept[old, rows, columns] = kept[new, rows, columns]
-            kept[new, rows, columns] = taken
-        quality = self._quality(thinned, settled, thin) if thinned is not None else None
-        return self._checked(image, settled, confidence, kept, thinner, unsure, quality)
+        if regional:  # on the whole image: regions extend over windows
+            found.settle(regional.on_labels(as_rgb(image), found.labels))
+        quality = self._quality(found.thinned, found.labels, found.step) if found.thinned is not None else None
+        return self._checked(
+            image, found.labels, found.confidence, found.marginals, thinner, found.uncertainty, quality
+        )  # fmt: skip
 
     def _uncertainty(
         self, measure: UncertaintyMeasure | None, pixels: UInt8Array, marginals: Float32Array | None
@@ -240,7 +224,7 @@ class Predictor:
         if measure is None:
             return None
         if measure.of_probabilities:
-            assert marginals is not None  # _Wanted.marginals
+            assert marginals is not None  # Wanted.marginals
             return map_of_probabilities(measure, marginals)
         return map_of_samples(measure, self.runtime, pixels, self.label_space.mirrored())
 
@@ -248,7 +232,7 @@ class Predictor:
         """The estimate of the error model; ``thin``: how far the marginals are thinned out already, 0: not yet."""
         if self.error_model is None or marginals is None:
             return None
-        _check_finite(marginals)
+        check_finite(marginals)
         step = thin or thinning(*labels.shape)
         if not thin and step > 1:
             marginals = np.ascontiguousarray(marginals[:, ::step, ::step])
@@ -277,7 +261,7 @@ class Predictor:
                         seen = (thinner, part)
                         thinner.see(part, pixels)
                     labels, confidence, _ = self._part(pixels, local, False, height * width, seen)
-                    _check_finite(confidence)
+                    check_finite(confidence)
                     write(part, labels, confidence)
                 return thinner.finish() if thinner is not None else None
             except Exception as error:
@@ -329,57 +313,37 @@ class Predictor:
     ) -> tuple[UInt8Array, Float32Array, Float32Array | None]:
         """Labels, confidence, and probabilities if wanted, of an image or a window; all predictions are computed here.
         ``whole``: the number of pixels of the image that a window belongs to. ``seen``: what gets the thinned output,
-        and the window."""
-        if seen is not None:
-            return self._observed_part(pixels, pipeline, probabilities, whole, *seen)
-        if not pipeline and self.tta is None:
-            if not probabilities:
-                labels, confidence = self.runtime.labels(pixels[None])
-                return labels[0], confidence[0], None
-            logits = self.runtime.logits(pixels[None])[0]
-            # Argmax of the logits, as in the runtime: two different ones may round to one probability.
-            labels = logits.argmax(axis=0).astype(np.uint8)
-            marginals = np.asarray(softmax(logits, axis=0), np.float32)
-            return labels, _confidence(marginals, labels), marginals
-        marginals = self._probabilities(pixels)
-        if pipeline:
-            labels, marginals = pipeline(as_rgb(pixels), marginals, whole=whole)
-        else:
-            labels = marginals.argmax(axis=0).astype(np.uint8)
-        return labels, _confidence(marginals, labels), marginals if probabilities else None
-
-    def _observed_part(
-        self,
-        pixels: UInt8Array,
-        pipeline: Pipeline,
-        probabilities: bool,
-        whole: int | None,
-        thinner: Thinner,
-        part: Window,
-    ) -> tuple[UInt8Array, Float32Array, Float32Array | None]:
-        """As :meth:`_part`; the thinned output is that before post-processing, averaged over the augmentation."""
-        _, (rows, columns) = thinner.grid.part(part)
-        with features_of(self.runtime) as features:
-            if not pipeline and self.tta is None and not probabilities:
+        and the window: of the scores before post-processing, averaged over the augmentation."""
+        plain = not pipeline and self.tta is None
+        rows, columns = (slice(0), slice(0)) if seen is None else seen[0].grid.part(seen[1])[1]
+        marginals: Float32Array | None = None
+        with nullcontext([]) if seen is None else features_of(self.runtime) as features:
+            if plain and not probabilities and seen is None:
+                found, sure = self.runtime.labels(pixels[None])
+                return found[0], sure[0], None
+            if plain and not probabilities:
                 found, sure, scores = labels_and_scores(self.runtime, pixels[None], rows, columns)
-                labels, confidence, marginals = found[0], sure[0], None
+                labels, confidence = found[0], sure[0]
                 thin = labels[rows, columns], confidence[rows, columns], None if scores is None else scores[0]
-            elif not pipeline and self.tta is None:
+            elif plain:
                 logits = self.runtime.logits(pixels[None])[0]
-                labels, marginals = logits.argmax(axis=0).astype(np.uint8), np.asarray(softmax(logits, 0), np.float32)
-                confidence = _confidence(marginals, labels)
+                # Argmax of the logits, as in the runtime: two different ones may round to one probability.
+                labels = logits.argmax(axis=0).astype(np.uint8)
+                marginals = np.asarray(softmax(logits, axis=0), np.float32)
+                confidence = confidence_of(marginals, labels)
                 thin = labels[rows, columns], confidence[rows, columns], logits[:, rows, columns]
             else:
-                before = self._probabilities(pixels)
-                kept = np.ascontiguousarray(before[:, rows, columns])  # before the pipeline, which may work in place
-                settled = kept.argmax(axis=0).astype(np.uint8)
-                thin = settled, _confidence(kept, settled), log_scores(kept)
+                marginals = self._probabilities(pixels)
+                before = np.ascontiguousarray(marginals[:, rows, columns])  # the pipeline may work in place
+                settled = before.argmax(axis=0).astype(np.uint8)
+                thin = settled, confidence_of(before, settled), log_scores(before)
                 if pipeline:
-                    labels, marginals = pipeline(as_rgb(pixels), before, whole=whole)
+                    labels, marginals = pipeline(as_rgb(pixels), marginals, whole=whole)
                 else:
-                    labels, marginals = before.argmax(axis=0).astype(np.uint8), before
-                confidence = _confidence(marginals, labels)
-        thinner.add(part, *thin, features[0][0] if features else np.zeros(0, np.float32))
+                    labels = marginals.argmax(axis=0).astype(np.uint8)
+                confidence = confidence_of(marginals, labels)
+        if seen is not None:
+            seen[0].add(seen[1], *thin, features[0][0] if features else np.zeros(0, np.float32))
         return labels, confidence, marginals if probabilities else None
 
     def _shrink(self, height: int, width: int, error: Exception) -> bool:
@@ -443,34 +407,9 @@ class Predictor:
         quality: Quality | None = None,
     ) -> Prediction:
         """A prediction; ModelError if the confidence is not finite, because labels of NaN would look valid."""
-        _check_finite(confidence)
+        check_finite(confidence)
         thinned = thinner.finish(image) if thinner is not None else None
         return Prediction(labels, confidence, self.label_space, image, probabilities, thinned, uncertainty, quality)
-
-
-@dataclass(frozen=True)
-class _Wanted:
-    """What a prediction is asked for beside labels and confidence."""
-
-    probabilities: bool
-    measure: UncertaintyMeasure | None
-    quality: bool
-
-    @property
-    def marginals(self) -> bool:
-        """Whether the probabilities of all classes are needed."""
-        return self.probabilities or self.quality or (self.measure is not None and self.measure.of_probabilities)
-
-
-def _thin_into(view: Float32Array, marginals: Float32Array, part: Window, step: int) -> None:
-    """Put every ``step``-th pixel of the image that lies in the core of a window into ``view`` (K, h, w)."""
-    top, left = -(-part.core_top // step), -(-part.core_left // step)
-    bottom, right = -(-part.core_bottom // step), -(-part.core_right // step)
-    view[:, top:bottom, left:right] = marginals[
-        :,
-        top * step - part.top : part.core_bottom - part.top : step,
-        left * step - part.left : part.core_right - part.left : step,
-    ]
 
 
 def load(
@@ -512,30 +451,6 @@ def _saved_range(saved: Any) -> ValueRange:
         raise BundleError("the model's value range cannot be used", found=str(saved)[:200]) from error
 
 
-def _check_finite(confidence: Float32Array) -> None:
-    if not np.isfinite(confidence.sum()):
-        wrong = int((~np.isfinite(confidence)).sum())
-        raise ModelError(
-            "the network's output is not finite",
-            expected="finite logits",
-            found=f"NaN or infinity at {wrong} of {confidence.size} pixels",
-            fix="retrain if the training diverged; in fp16 large values overflow, so use fp32 or bf16",
-        )
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an exception of torch, onnxruntime or Python means a lack of memory."""
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
-        return True
-    text = str(error).lower()
-    return isinstance(error, RuntimeError | ModelError) and any(sign in text for sign in MEMORY_SIGNS)
-
-
-def _confidence(marginals: Float32Array, labels: UInt8Array) -> Float32Array:
-    """The probability (H, W) of each pixel's label, from marginals (K, H, W)."""
-    return np.asarray(np.take_along_axis(marginals, labels[None].astype(np.int64), axis=0)[0], np.float32)
-
-
 def find_bundle(path: str | Path) -> Path:
     """The bundle folder at ``path``: the path itself, or the ``model`` folder of a run."""
     path = Path(path)
@@ -553,44 +468,3 @@ def find_bundle(path: str | Path) -> Path:
         where=path,
         fix="train one: segwright train DATA",
     )
-
-
-def check_image(image: UInt8Array) -> UInt8Array:
-    """uint8 H×W×C with at least one pixel; a gray H×W image gets its channel axis. ModelError otherwise."""
-    if image.ndim == 2:
-        image = image[..., None]
-    if image.dtype != np.uint8 or image.ndim != 3 or 0 in image.shape:
-        raise ModelError(
-            "an image is uint8 height×width×channels, at least one pixel", found=f"{image.dtype} {image.shape}"
-        )
-    return image
-
-
-def fit_channels(image: UInt8Array, channels: int) -> UInt8Array:
-    """Convert between gray and RGB, and drop alpha; ModelError if the channels still differ."""
-    found = image.shape[2]
-    if found == channels:
-        return image
-    if found == 2 and channels in (1, 3):  # gray and alpha
-        image, found = np.ascontiguousarray(image[..., :1]), 1
-        if channels == 1:
-            return image
-    if found == 1 and channels == 3:
-        return np.repeat(image, channels, axis=2)
-    if found == 4 and channels == 3:
-        return np.ascontiguousarray(image[..., :3])
-    if found in (3, 4) and channels == 1:
-        # ITU-R BT.601 luma, as Pillow's convert("L")
-        gray = image[..., :3].astype(np.float32) @ np.array([0.299, 0.587, 0.114], np.float32)
-        return (gray + 0.5).astype(np.uint8)[..., None]
-    raise ModelError(
-        "the image's channels do not fit the model",
-        expected=f"{channels} channels",
-        found=f"{found} channels",
-        fix="give images with the bands that the model was trained on",
-    )
-
-
-def as_rgb(image: UInt8Array) -> UInt8Array:
-    """Three channels, for post-processing that uses colors."""
-    return image if image.shape[2] == 3 else np.repeat(image[..., :1], 3, axis=2)

@@ -11,7 +11,8 @@ from segwright.core.errors import DataError, ImageReadError
 from segwright.core.types import LabelSpace
 from segwright.data.records import Reader, Record, Split, Values
 from segwright.imageio import UInt8Array
-from segwright.inference.predictor import STRETCHED_DATA, Predictor, fit_channels
+from segwright.inference.pixels import fit_channels
+from segwright.inference.predictor import STRETCHED_DATA, Predictor
 
 
 def as_model_sees(split: Split, predictor: Predictor) -> Split:

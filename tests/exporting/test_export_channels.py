@@ -15,7 +15,8 @@ from segwright.core.types import Float32Array, LabelSpace, Sample
 from segwright.exporting.onnx import Parity, check_parity, compare
 from segwright.imageio import UInt8Array, write_image, write_mask
 from segwright.inference.bundle import Bundle, save_bundle
-from segwright.inference.predictor import fit_channels, load
+from segwright.inference.pixels import fit_channels
+from segwright.inference.predictor import load
 from segwright.models.catalog import create_model
 
 LABELS = LabelSpace(("road", "sky", "tree"))
