@@ -20,7 +20,7 @@ import torch
 from segwright.core.types import LabelSpace
 from segwright.demo.street_scene import draw_street
 from segwright.inference.predictor import Predictor
-from segwright.inference.runtimes import TorchRuntime
+from segwright.inference.torch_runtime import TorchRuntime
 from segwright.models.catalog import create_model
 from segwright.monitoring.recorder import JournalOptions, Recorder
 

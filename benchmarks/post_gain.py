@@ -35,7 +35,7 @@ import segwright as sw
 from segwright import api
 from segwright.data.splits import sequence_of
 from segwright.inference.predictor import Predictor
-from segwright.inference.runtimes import TorchRuntime
+from segwright.inference.torch_runtime import TorchRuntime
 from segwright.metrics.bootstrap import paired_difference
 from segwright.search.tune_postprocessing import drawn_together, tune_post
 

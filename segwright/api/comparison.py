@@ -127,7 +127,7 @@ def _costs(loaded: dict[str, Predictor], splits: dict[str, Split]) -> dict[str, 
 
 def _size(name: str, predictor: Predictor) -> tuple[float, float]:
     """Megabytes of the weights' file, and parameters; NaN if not known."""
-    from segwright.inference.bundle import WEIGHTS
+    from segwright.inference.description import WEIGHTS
     from segwright.inference.predictor import find_bundle
 
     path = Path(name)

@@ -324,7 +324,7 @@ def parity_samples(model: str | Path, data: str | Path | None) -> tuple[list[Sam
     import numpy as np
 
     from segwright.demo.street_scene import draw_street
-    from segwright.inference.bundle import read_bundle
+    from segwright.inference.description import read_bundle
     from segwright.inference.pixels import fit_channels
     from segwright.inference.predictor import find_bundle
 

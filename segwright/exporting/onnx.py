@@ -31,16 +31,12 @@ from segwright.imageio import UInt8Array
 from segwright.inference.attachments import Attachment
 from segwright.inference.bundle import Bundle, is_bundle, load_bundle, read_attachments, save_bundle
 from segwright.inference.ensemble import EnsembleRuntime, join_models
+from segwright.inference.exported import METADATA_KEY, WEIGHTS_KEY
+from segwright.inference.onnx_runtime import OnnxRuntime
 from segwright.inference.pixels import fit_channels
 from segwright.inference.predictor import find_bundle
-from segwright.inference.runtimes import (
-    ONNX_METADATA_KEY,
-    ONNX_WEIGHTS_KEY,
-    OnnxRuntime,
-    Runtime,
-    TorchRuntime,
-    argmax_with_confidence,
-)
+from segwright.inference.runtimes import Runtime
+from segwright.inference.torch_runtime import TorchRuntime, argmax_with_confidence
 from segwright.metrics.confusion import ConfusionMatrix
 from segwright.models.base import SegmentationModel
 from segwright.monitoring.observation import weights_id
@@ -271,8 +267,8 @@ def _trace(network: SegmentationModel, bundle: Bundle, path: Path) -> None:
                 verbose=False,
             )
         assert program is not None
-        program.model.metadata_props[ONNX_METADATA_KEY] = json.dumps(describe(bundle))
-        program.model.metadata_props[ONNX_WEIGHTS_KEY] = weights_id(network)
+        program.model.metadata_props[METADATA_KEY] = json.dumps(describe(bundle))
+        program.model.metadata_props[WEIGHTS_KEY] = weights_id(network)
         program.save(str(path), external_data=False)
     except Exception as error:  # the exporter raises many kinds of errors
         raise ExportError(

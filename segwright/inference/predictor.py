@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from scipy.special import softmax
 
 from segwright.core.deprecated import renamed_attribute
@@ -18,11 +18,12 @@ from segwright.core.types import Float32Array, LabelSpace
 from segwright.data.records import ValueRange
 from segwright.imageio import UInt8Array, read_header, read_image, read_raster
 from segwright.inference.attachments import attachment_names
-from segwright.inference.bundle import Bundle, is_bundle, load_bundle, read_attachment
+from segwright.inference.description import Bundle, is_bundle, read_attachment
+from segwright.inference.onnx_runtime import OnnxRuntime
 from segwright.inference.pixels import as_rgb, check_image, fit_channels
 from segwright.inference.prediction import Prediction
 from segwright.inference.quality import ATTACHMENT, ErrorModel, Quality, parse_error_model, thinning
-from segwright.inference.runtimes import OnnxRuntime, Runtime, TorchRuntime, features_of, labels_and_scores
+from segwright.inference.runtimes import Runtime, features_of, labels_and_scores
 from segwright.inference.sliding_window import DEFAULT_MARGIN, DEFAULT_WINDOW, Window, sliding_windows
 from segwright.inference.thinned import ThinnedOutput, Thinner, log_scores
 from segwright.inference.tta import TestTimeAugmentation, parse_tta
@@ -34,8 +35,10 @@ from segwright.inference.uncertainty import (
     parse_measure,
 )
 from segwright.inference.windowed import Assembly, Wanted, check_finite, confidence_of, is_out_of_memory
-from segwright.models.base import SegmentationModel
 from segwright.postprocess.pipeline import Pipeline, parse_pipeline
+
+if TYPE_CHECKING:
+    from segwright.models.base import SegmentationModel
 
 AnyArray = npt.NDArray[Any]
 Advance = Callable[[int], None]  # called with the number of windows that are finished
@@ -108,6 +111,8 @@ class Predictor:
     @classmethod
     def from_model(cls, model: SegmentationModel, label_space: LabelSpace, device: str = "auto") -> Predictor:
         """A predictor over a network in memory."""
+        from segwright.inference.torch_runtime import TorchRuntime
+
         return cls(TorchRuntime(model, device), label_space)
 
     def __call__(
@@ -361,7 +366,8 @@ class Predictor:
             ) from error
         self.window = smaller
         self.note(f"out of memory: images are predicted in windows of {smaller}×{smaller}")
-        if torch.cuda.is_available():
+        torch = sys.modules.get("torch")
+        if torch is not None and torch.cuda.is_available():
             torch.cuda.empty_cache()
         return True
 
@@ -431,6 +437,9 @@ def load(
         bundle = onnx.bundle
         attachment = None
     else:
+        from segwright.inference.bundle import load_bundle
+        from segwright.inference.torch_runtime import TorchRuntime
+
         folder = find_bundle(path)
         network, bundle = load_bundle(folder, trust_external=trust_external)
         attachment = read_attachment(folder, ATTACHMENT)

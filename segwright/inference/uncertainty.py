@@ -18,23 +18,21 @@ Samples are added one at a time, so the memory does not grow with their number.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-from scipy.special import softmax
-from torch import nn
-from torch.nn.modules.dropout import _DropoutNd
 
-from segwright import kernels
 from segwright.core.errors import ModelError, UsageError
 from segwright.core.types import Float32Array, UInt8Array
 from segwright.inference.region_features import dispersion
-from segwright.inference.runtimes import Runtime, TorchRuntime
+from segwright.inference.runtimes import Runtime
 from segwright.inference.tta import parse_tta
-from segwright.models.ensemble import Ensemble
+
+if TYPE_CHECKING:
+    from segwright.inference.torch_runtime import TorchRuntime
 
 OF_PROBABILITIES = ("confidence", "entropy", "margin")
 OF_SAMPLES = ("tta", "tta-information", "dropout", "dropout-variance", "ensemble", "ensemble-variance")
@@ -101,26 +99,27 @@ def check_measure(measure: UncertaintyMeasure, runtime: Runtime) -> None:
     """ModelError if the network cannot give the measure: without dropout layers, or no ensemble."""
     if measure.of_probabilities or measure.name.startswith("tta"):
         return
-    if not isinstance(runtime, TorchRuntime):
+    network = _torch_runtime(runtime)
+    if network is None:
         raise ModelError(
             f"{measure.name} needs the network itself, not an exported file",
             found=type(runtime).__name__,
             fix="use the run folder, or --uncertainty entropy or tta",
         )
-    if measure.name.startswith("dropout") and not _dropouts(runtime.model):
+    from segwright.inference.network_samples import dropout_layers, members_of
+
+    if measure.name.startswith("dropout") and not dropout_layers(network.model):
         raise ModelError(
             "the network has no dropout layer, so all its passes are equal",
             expected="a network with dropout, such as segnet, fc_densenet, deeplab_v1, pspnet",
-            found=getattr(runtime.model, "architecture", "") or type(runtime.model).__name__,
+            found=getattr(network.model, "architecture", "") or type(network.model).__name__,
             fix="--uncertainty tta, or join several models by `segwright ensemble` and use --uncertainty ensemble",
         )
-    if measure.name.startswith("ensemble") and not (
-        isinstance(runtime.model, Ensemble) and len(runtime.model.members) > 1
-    ):
+    if measure.name.startswith("ensemble") and len(members_of(network.model)) < 2:
         raise ModelError(
             "the model is no ensemble, so it has no members that could disagree",
             expected="a model made by `segwright ensemble`",
-            found=getattr(runtime.model, "architecture", "") or type(runtime.model).__name__,
+            found=getattr(network.model, "architecture", "") or type(network.model).__name__,
             fix="join several models by `segwright ensemble`, or use --uncertainty tta",
         )
 
@@ -141,15 +140,24 @@ def map_of_samples(
     if measure.name.startswith("tta"):
         for probabilities, seen in parse_tta(measure.views, pairs).each(runtime.logits, pixels):
             moments.add(probabilities, seen)
-    elif measure.name.startswith("dropout"):
-        assert isinstance(runtime, TorchRuntime)
-        for probabilities in _with_dropout(runtime, pixels, measure.passes):
-            moments.add(probabilities)
     else:
-        assert isinstance(runtime, TorchRuntime) and isinstance(runtime.model, Ensemble)
-        for probabilities in _of_members(runtime, runtime.model, pixels):
+        from segwright.inference.network_samples import of_members, with_dropout
+
+        network = _torch_runtime(runtime)
+        assert network is not None  # check_measure
+        dropping = measure.name.startswith("dropout")
+        for probabilities in with_dropout(network, pixels, measure.passes) if dropping else of_members(network, pixels):
             moments.add(probabilities)
     return moments.variance() if measure.name == "tta" or "variance" in measure.name else moments.information()
+
+
+def _torch_runtime(runtime: Runtime) -> TorchRuntime | None:
+    """The runtime itself if it is a network in torch, which is then imported already."""
+    if "torch" not in sys.modules:
+        return None
+    from segwright.inference.torch_runtime import TorchRuntime
+
+    return runtime if isinstance(runtime, TorchRuntime) else None
 
 
 class Moments:
@@ -189,39 +197,3 @@ class Moments:
             of_mean -= share * np.log(np.maximum(share, np.float32(1e-12)))
         found = (of_mean - self.entropy / weight) / np.float32(np.log(len(self.total)))
         return np.asarray(np.clip(found, 0, 1), np.float32)
-
-
-def _dropouts(model: nn.Module) -> list[nn.Module]:
-    return [module for module in model.modules() if isinstance(module, _DropoutNd) and module.p > 0]
-
-
-@contextmanager
-def _dropping(model: nn.Module) -> Iterator[None]:
-    """Let only the dropout layers drop, on plain torch: a kernel may leave out what does nothing in eval mode."""
-    layers = _dropouts(model)
-    with kernels.disabled():
-        try:
-            for layer in layers:
-                layer.train()
-            yield
-        finally:
-            for layer in layers:
-                layer.eval()
-
-
-def _with_dropout(runtime: TorchRuntime, pixels: UInt8Array, passes: int) -> Iterator[Float32Array]:
-    """Probabilities (K, H, W) of each pass; the same for the same image, and the caller's random state is kept."""
-    devices = [runtime.device] if runtime.device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices), _dropping(runtime.model):
-        torch.manual_seed(0)
-        for _ in range(passes):
-            yield np.asarray(softmax(runtime.logits(pixels[None])[0], axis=0), np.float32)
-
-
-@torch.inference_mode()
-def _of_members(runtime: TorchRuntime, ensemble: Ensemble, pixels: UInt8Array) -> Iterator[Float32Array]:
-    images = torch.from_numpy(np.require(pixels[None], requirements=["C", "W"])).to(runtime.device)
-    for member in ensemble.members:
-        with torch.autocast(runtime.device.type, runtime.dtype or torch.bfloat16, enabled=runtime.dtype is not None):
-            logits = member(images).logits
-        yield torch.softmax(logits.float(), dim=1)[0].cpu().numpy()

@@ -28,8 +28,8 @@ from segwright.models.encoders.pretrained import encoder_weights, torchvision_we
 from segwright.models.encoders.state_files import read_weights_file
 from segwright.models.encoders.timm import TimmEncoder, TorchvisionMobileNetV3
 from segwright.models.ensemble import MOST_MEMBERS, Ensemble
-from segwright.models.ensemble import NAME as ENSEMBLE
 from segwright.models.fcn_resnet import LRASPP, FCNResNet
+from segwright.models.former import ENSEMBLE, FORMER_ARGUMENTS
 from segwright.models.leannet import LeanNet
 from segwright.models.pspnet import PSPNet
 from segwright.models.segformer import SegFormer
@@ -210,46 +210,6 @@ CATALOG: dict[str, Entry] = {
         "lraspp_mobilenet_v3_large", LRASPP, f"the smallest {ON_COCO}", MOBILENET_V3, MOBILE
     ),
 }  # fmt: skip
-
-# Arguments that bundles of version 1 do not name, since they had these values then
-FORMER_DEFAULTS: dict[str, dict[str, Any]] = {
-    "upernet": {"channels": 256, "aux": False},
-    "segformer": {"channels": 256},
-    "pspnet": {"grid_aligned": False},
-}
-
-
-# Arguments of constructors by their former names
-FORMER_ARGUMENTS = {"pixels": "input_scale"}
-
-
-def with_current_names(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments of a saved network under the names of today."""
-    found = {FORMER_ARGUMENTS.get(key, key): value for key, value in arguments.items()}
-    members = found.get("members")
-    if isinstance(members, list):
-        found["members"] = [
-            {**member, "arguments": with_current_names(member["arguments"])}
-            if isinstance(member, dict) and isinstance(member.get("arguments"), dict)
-            else member
-            for member in members
-        ]
-    return found
-
-
-def with_former_defaults(name: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments of a network that was saved under the defaults of :data:`FORMER_DEFAULTS`, for today's."""
-    found = {**FORMER_DEFAULTS.get(name, {}), **arguments}
-    members = found.get("members")
-    if name == ENSEMBLE and isinstance(members, list):
-        found["members"] = [
-            {**member, "arguments": with_former_defaults(str(member.get("architecture")), member.get("arguments", {}))}
-            if isinstance(member, dict) and isinstance(member.get("arguments", {}), dict)
-            else member
-            for member in members
-        ]
-    return found
-
 
 # Encoders that are not timm's by name: constructor, and the timm network whose weights fit (None: none are free)
 OWN_ENCODERS: dict[str, tuple[Callable[..., Encoder], str | None]] = {

@@ -17,8 +17,10 @@ from torch import Tensor, nn
 
 from segwright.core.errors import ModelError, UsageError
 from segwright.models.base import Provenance, SegmentationModel, SegOutput
+from segwright.models.former import ENSEMBLE as NAME
 
-NAME = "ensemble"  # in create_model and in saved models
+__all__ = ["MOST_MEMBERS", "NAME", "Ensemble"]
+
 MOST_MEMBERS = 64
 
 

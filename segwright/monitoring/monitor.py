@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from segwright.core.errors import DataError, UsageError
-from segwright.inference.bundle import read_attachment
+from segwright.inference.description import read_attachment
 from segwright.inference.predictor import find_bundle
 from segwright.monitoring.columns import Columns, Float64Array, columns_of, in_words
 from segwright.monitoring.drift import (

@@ -14,20 +14,22 @@ import hashlib
 import time as clock
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from segwright.core.errors import UsageError
 from segwright.core.types import UInt8Array
+from segwright.inference.exported import ExportedRuntime
 from segwright.inference.prediction import Prediction
 from segwright.inference.predictor import Predictor
-from segwright.inference.runtimes import OnnxRuntime
 from segwright.inference.thinned import MOST_PIXELS, ThinnedOutput
 from segwright.kernels.components import count_components
+
+if TYPE_CHECKING:
+    from torch import nn
 
 Float32Array = npt.NDArray[np.float32]
 Int32Array = npt.NDArray[np.int32]
@@ -255,7 +257,7 @@ def model_id(predictor: Predictor) -> str:
     """The first 16 hexadecimal digits of the SHA-256 of the network's weights, the same for a saved model and for what
     it was exported to; of an exported file without that record, of its bytes."""
     runtime = predictor.runtime
-    if isinstance(runtime, OnnxRuntime):
+    if isinstance(runtime, ExportedRuntime):
         if runtime.weights_id is not None:
             return runtime.weights_id
         with open(runtime.path, "rb") as file:
@@ -264,8 +266,10 @@ def model_id(predictor: Predictor) -> str:
     return weights_id(network) if network is not None else ""
 
 
-def weights_id(network: torch.nn.Module) -> str:
+def weights_id(network: nn.Module) -> str:
     """As :func:`model_id`, of a network."""
+    import torch
+
     digest = hashlib.sha256()
     state = network.state_dict()
     for name in sorted(state):

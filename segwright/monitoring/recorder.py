@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 
 from segwright.core.errors import UsageError
+from segwright.inference.exported import ExportedRuntime
 from segwright.inference.prediction import Prediction
 from segwright.inference.predictor import Predictor
-from segwright.inference.runtimes import OnnxRuntime
 from segwright.inference.thinned import ThinnedOutput
 from segwright.monitoring.journal_files import Header
 from segwright.monitoring.journal_writer import MAX_BYTES, RETENTION, JournalWriter
@@ -94,7 +94,7 @@ class Recorder:
         """Begin to observe a predictor, such as one that replaces another."""
         predictor.observed = True
         header = self.writer.header(predictor.label_space, name, settings_of(predictor))
-        if isinstance(predictor.runtime, OnnxRuntime):
+        if isinstance(predictor.runtime, ExportedRuntime):
             self._note("the exported file gives no features: rows have no embedding")
             if "logits" not in predictor.runtime.outputs:
                 self._note(

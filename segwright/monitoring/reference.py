@@ -27,7 +27,7 @@ from segwright.evaluation.evaluate import match_label_spaces
 from segwright.evaluation.sequences import find_units
 from segwright.imageio import encode_jpeg
 from segwright.inference.attachments import Attachment
-from segwright.inference.bundle import read_attachment
+from segwright.inference.description import read_attachment
 from segwright.inference.predictor import Predictor, find_bundle
 from segwright.metrics.confusion import ConfusionMatrix, class_counts, nanmean
 from segwright.monitoring.observation import (

@@ -20,7 +20,7 @@ from segwright.core.deprecated import renamed_parameters
 from segwright.data.check.runner import CheckResult
 from segwright.data.dataset import Dataset
 from segwright.evaluation.evaluate import Evaluation
-from segwright.inference.runtimes import choose_device
+from segwright.inference.torch_runtime import choose_device
 from segwright.training.build import SavedModel, build, load_saved_model, starting_network
 from segwright.training.callbacks.log import Display
 from segwright.training.components import FitResult, OnValidation

@@ -23,7 +23,7 @@ from segwright.data.dataset import open_dataset
 from segwright.demo.dataset import write_street_scenes
 from segwright.inference.ensemble import _pairs
 from segwright.inference.predictor import Predictor
-from segwright.inference.runtimes import TorchRuntime
+from segwright.inference.torch_runtime import TorchRuntime
 from segwright.inference.tta import parse_tta
 from segwright.losses import create_loss
 from segwright.models.base import SegmentationModel, SegOutput

@@ -13,7 +13,7 @@ from segwright.core.errors import LabelError, ModelError, PostprocessError, Usag
 from segwright.core.types import Float32Array, LabelSpace
 from segwright.imageio import UInt8Array
 from segwright.inference.predictor import Predictor
-from segwright.inference.runtimes import TorchRuntime
+from segwright.inference.torch_runtime import TorchRuntime
 from segwright.inference.tta import parse_tta
 from segwright.inference.uncertainty import MEASURES, Moments, parse_measure, parse_measures
 from segwright.models.catalog import create_model

@@ -161,7 +161,7 @@ sys.modules["numba"] = sys.modules["llvmlite"] = None
 import numpy as np, torch
 from segwright.core.types import Batch, LabelSpace
 from segwright.inference.predictor import Predictor
-from segwright.inference.runtimes import TorchRuntime
+from segwright.inference.torch_runtime import TorchRuntime
 from segwright.losses import create_loss
 from segwright.models.catalog import create_model
 from segwright.postprocess.crf import DenseCRF

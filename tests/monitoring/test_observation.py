@@ -16,9 +16,9 @@ from segwright.core.errors import UsageError
 from segwright.core.types import LabelSpace
 from segwright.imageio import UInt8Array
 from segwright.inference.predictor import Predictor
-from segwright.inference.runtimes import TorchRuntime
 from segwright.inference.sliding_window import sliding_windows
 from segwright.inference.thinned import MOST_PIXELS, Grid
+from segwright.inference.torch_runtime import TorchRuntime
 from segwright.kernels.components import count_components, count_components_plain
 from segwright.models.catalog import create_model
 from segwright.models.external import wrap
