@@ -82,7 +82,7 @@ if TYPE_CHECKING:
     from segwright.evaluation.compare import Comparison
     from segwright.evaluation.evaluate import Evaluation
     from segwright.evaluation.label_errors import LabelErrors, SuspectRegion
-    from segwright.exporting.onnx import ExportResult
+    from segwright.exporting.job import ExportResult
     from segwright.inference.prediction import Prediction
     from segwright.inference.predictor import Predictor
     from segwright.models.base import SegmentationModel, SegOutput
@@ -116,7 +116,7 @@ _HOME = {
     "segwright.evaluation.compare": "Comparison",
     "segwright.evaluation.evaluate": "Evaluation",
     "segwright.evaluation.label_errors": "LabelErrors SuspectRegion",
-    "segwright.exporting.onnx": "ExportResult",
+    "segwright.exporting.job": "ExportResult",
     "segwright.inference.prediction": "Prediction",
     "segwright.inference.predictor": "Predictor",
     "segwright.models.base": "SegOutput SegmentationModel",

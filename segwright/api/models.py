@@ -15,7 +15,7 @@ from segwright.data.records import evenly_spread
 from segwright.training.config import parse_size
 
 if TYPE_CHECKING:
-    from segwright.exporting.onnx import ExportResult
+    from segwright.exporting.job import ExportResult
     from segwright.inference.import_weights import Imported
     from segwright.inference.predictor import Predictor
     from segwright.models.base import SegmentationModel
@@ -215,7 +215,7 @@ def export(
     >>> sw.export("run", out="streets.onnx", data="streets").parity.argmax_agreement > 0.999
     True
     """
-    from segwright.exporting.onnx import export as export_model
+    from segwright.exporting.export import export as export_model
 
     models = [model] if isinstance(model, str | Path) else list(model)
     if not models:

@@ -20,7 +20,7 @@ from segwright.cli import (
 )
 from segwright.cli.common import report_error
 from segwright.cli.renamed import with_new_names
-from segwright.core.errors import SegwrightError, output_error
+from segwright.core.errors import SegwrightError, needs_whole_package, output_error
 
 app = typer.Typer(
     name="segwright",
@@ -55,6 +55,12 @@ def main() -> None:
         app()
     except SegwrightError as error:
         report_error(error)
+        sys.exit(2)
+    except ModuleNotFoundError as error:
+        known = needs_whole_package(error)
+        if known is None:
+            raise
+        report_error(known)
         sys.exit(2)
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)

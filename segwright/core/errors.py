@@ -232,3 +232,19 @@ class DeadProcessError(TrainingError):
 
 class PostprocessError(SegwrightError):
     """Invalid post-processing pipeline or invalid probabilities."""
+
+
+TRAINING_PACKAGES = ("torch", "torchvision", "timm", "onnxscript", "segwright")  # what segwright-runtime is without
+
+
+def needs_whole_package(error: ModuleNotFoundError) -> MissingExtraError | None:
+    """The typed error for something that only the whole package can do; None if another module is missing."""
+    name = (error.name or "").partition(".")[0]
+    if name not in TRAINING_PACKAGES:
+        return None
+    return MissingExtraError(
+        "this needs the whole of segwright: segwright-runtime runs exported files, and has no torch",
+        expected="an exported file, such as model.onnx",
+        found=f"no module {error.name}",
+        fix="pip install segwright",
+    )

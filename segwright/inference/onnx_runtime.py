@@ -84,8 +84,9 @@ def _providers(device: str, available: list[str]) -> list[str]:
     return [PROVIDERS[kind]] if kind == "cpu" else [PROVIDERS[kind], PROVIDERS["cpu"]]
 
 
-def check_onnx_file(path: Path) -> None:
-    """Raise BundleError if the file is missing, or its external data is outside its folder, by path or by link."""
+def check_onnx_file(path: Path) -> Any:
+    """The file as onnx's ModelProto; BundleError if it is missing, or its external data is outside its folder, by path
+    or by link."""
     import onnx
 
     if not path.is_file():
@@ -109,6 +110,7 @@ def check_onnx_file(path: Path) -> None:
             inside = target.resolve().is_relative_to(folder) and not target.is_symlink()
             if not inside or ".." in Path(entry.value).parts:
                 raise BundleError("external data leaves the file's folder", found=entry.value, where=path)
+    return model
 
 
 def _messages(message: Any) -> Iterator[Any]:

@@ -26,7 +26,7 @@ from segwright.evaluation.temperature import (
     judge_temperature,
     split_units,
 )
-from segwright.exporting.onnx import export
+from segwright.exporting.export import export
 from segwright.inference.bundle import Bundle, save_bundle
 from segwright.inference.predictor import Predictor, load
 from segwright.models.base import SegmentationModel, SegOutput

@@ -12,7 +12,7 @@ import torch
 from segwright import api
 from segwright.core.errors import ExportError
 from segwright.core.types import Float32Array, LabelSpace, Sample
-from segwright.exporting.onnx import Parity, check_parity, compare
+from segwright.exporting.parity import Parity, check_parity, compare
 from segwright.imageio import UInt8Array, write_image, write_mask
 from segwright.inference.bundle import Bundle, save_bundle
 from segwright.inference.pixels import fit_channels

@@ -15,7 +15,7 @@ from segwright import api
 from segwright.core.errors import ModelError, PostprocessError
 from segwright.core.types import Float32Array, LabelSpace
 from segwright.demo.dataset import write_street_scenes
-from segwright.exporting.onnx import EXPORTERS
+from segwright.exporting.export import EXPORTERS
 from segwright.imageio import UInt8Array, read_mask
 from segwright.inference.bundle import Bundle, load_bundle, save_bundle
 from segwright.inference.prediction import Prediction

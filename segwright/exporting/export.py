@@ -1,0 +1,92 @@
+"""Exports, each run and compared with the original on real images at several sizes before it replaces a file.
+
+Several models are exported as their ensemble; the original is then the mean of their probabilities.
+
+| format | what is written |
+|---|---|
+| ``bundle`` | the folder that segwright itself loads |
+| ``onnx`` | one file for onnxruntime and OpenVINO |
+| ``openvino`` | a folder with OpenVINO's ``model.xml`` and ``model.bin`` |
+| ``torch`` | a ``.pt2`` file of torch.export |
+| ``triton`` | a model repository for a Triton Inference Server |
+
+In all but a bundle the input of the graph is raw uint8 pixels N×H×W×C of any batch and size, its outputs are labels and
+confidence; normalization, padding and cropping are part of it. The file contains the weights and, as metadata, the
+bundle's description, so ``predict`` and ``evaluate`` need nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from segwright.core.deprecated import renamed_parameters
+from segwright.core.errors import UsageError
+from segwright.core.types import Sample
+from segwright.exporting.bundle import export_bundle
+from segwright.exporting.job import ExportJob, ExportResult
+from segwright.exporting.onnx import export_onnx
+from segwright.inference.bundle import is_bundle, load_bundle, read_attachments
+from segwright.inference.ensemble import EnsembleRuntime, join_models
+from segwright.inference.predictor import find_bundle
+from segwright.inference.torch_runtime import TorchRuntime
+
+EXPORTERS: dict[str, Callable[[ExportJob], ExportResult]] = {"onnx": export_onnx, "bundle": export_bundle}
+
+
+@renamed_parameters(pictures="source")
+def export(
+    model: str | Path | Sequence[str | Path],
+    to: str = "onnx",
+    out: str | Path | None = None,
+    *,
+    samples: Sequence[Sample] = (),
+    source: str = "",
+    with_logits: bool = False,
+    command: str = "",
+    trust_external: bool = False,
+) -> ExportResult:
+    """Export a run folder or bundle, or several as their ensemble; ExportError if it cannot be exported or differs from
+    the original.
+
+    ``samples``: the real images to compare on, with masks if they have them; ``with_logits`` adds a third output, which
+    test-time augmentation and post-processing need; ``command`` is written into an ensemble.
+    """
+    if to not in EXPORTERS:
+        raise UsageError("unknown export format", expected=", ".join(EXPORTERS), found=to)
+    if not samples:
+        raise UsageError("an export is compared on real images", found="none", fix="give some with --data")
+    models = [model] if isinstance(model, str | Path) else list(model)
+    if len(models) == 1:
+        network, bundle = load_bundle(find_bundle(models[0]), trust_external=trust_external)
+    else:
+        network, bundle = join_models(models, command=command, trust_external=trust_external)
+    folders = [find_bundle(m) for m in models]
+    # Loaded again, one by one: the exported network must not be compared with itself.
+    originals = [TorchRuntime(load_bundle(folder, trust_external=trust_external)[0], "cpu") for folder in folders]
+    original = originals[0] if len(originals) == 1 else EnsembleRuntime(originals)
+    run = folders[0].parent
+    usual = run / f"{run.name or 'model'}.{to}" if len(models) == 1 else Path(f"ensemble.{to}")
+    path = Path(out) if out is not None else usual
+    _refuse_overwriting(path, to, folders)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with_logits = with_logits or bundle.postprocess is not None
+    attachments = read_attachments(folders[0]) if len(folders) == 1 else {}
+    return EXPORTERS[to](ExportJob(network, bundle, original, path, samples, source, with_logits, attachments))
+
+
+def _refuse_overwriting(path: Path, to: str, models: Sequence[Path]) -> None:
+    """Raise UsageError if ``path`` exists and is not an earlier export."""
+    if to == "bundle":
+        mine = path.resolve() in [model.resolve() for model in models]
+        wrong = mine or path.is_file() or (path.is_dir() and any(path.iterdir()) and not is_bundle(path))
+    else:
+        wrong = path.is_dir()
+    if wrong:
+        raise UsageError(
+            "the output exists and is not an earlier export",
+            expected="a new name, an empty folder or an earlier bundle" if to == "bundle" else "a file's name",
+            found="a file" if path.is_file() else "a folder",
+            where=path,
+            fix="another name with --out",
+        )
