@@ -41,8 +41,11 @@ if TYPE_CHECKING:
         open_dataset,
         plot_crf,
         predict,
+        promote,
         read_journal,
+        read_lineage,
         read_reference,
+        refine,
         serve,
         train,
         tune,
@@ -69,6 +72,7 @@ if TYPE_CHECKING:
         OutOfMemoryError,
         OutputError,
         PostprocessError,
+        PromotionRefusedError,
         SegwrightError,
         TooLargeError,
         TrainingError,
@@ -83,8 +87,11 @@ if TYPE_CHECKING:
     from segwright.evaluation.evaluate import Evaluation
     from segwright.evaluation.label_errors import LabelErrors, SuspectRegion
     from segwright.exporting.job import ExportResult
+    from segwright.inference.lineage import Lineage
     from segwright.inference.prediction import Prediction
     from segwright.inference.predictor import Predictor
+    from segwright.labeling.promote import Promotion
+    from segwright.labeling.refine import Refinement
     from segwright.models.base import SegmentationModel, SegOutput
     from segwright.monitoring.journal import Journal
     from segwright.monitoring.observation import Observation
@@ -99,14 +106,14 @@ _HOME = {
     "segwright.api": (
         "ConvertResult FailedFile ModelInfo PredictResult PredictedFile check choose_split compare convert "
         "create_model cross_validate ensemble evaluate export find_label_errors fit_error_model import_weights "
-        "list_models load lr_range make_reference monitor open_dataset plot_crf predict read_journal read_reference "
-        "serve train tune tune_postprocessing"
+        "list_models load lr_range make_reference monitor open_dataset plot_crf predict promote read_journal "
+        "read_lineage read_reference refine serve train tune tune_postprocessing"
     ),
     "segwright.core.errors": (
         "BundleError BundleWriteError CheckpointError ConfigError DataError DeadProcessError DepthError DownloadError "
         "ExportError FormatError ImageReadError LabelError MissingExtraError ModelError NameClashError "
-        "NonFiniteLossError OutOfMemoryError OutputError PostprocessError SegwrightError TooLargeError TrainingError "
-        "UsageError WeightsError"
+        "NonFiniteLossError OutOfMemoryError OutputError PostprocessError PromotionRefusedError SegwrightError "
+        "TooLargeError TrainingError UsageError WeightsError"
     ),
     "segwright.augment.corruptions": "corrupt",
     "segwright.core.types": "Batch LabelSpace Sample",
@@ -117,8 +124,11 @@ _HOME = {
     "segwright.evaluation.evaluate": "Evaluation",
     "segwright.evaluation.label_errors": "LabelErrors SuspectRegion",
     "segwright.exporting.job": "ExportResult",
+    "segwright.inference.lineage": "Lineage",
     "segwright.inference.prediction": "Prediction",
     "segwright.inference.predictor": "Predictor",
+    "segwright.labeling.promote": "Promotion",
+    "segwright.labeling.refine": "Refinement",
     "segwright.models.base": "SegOutput SegmentationModel",
     "segwright.monitoring.journal": "Journal",
     "segwright.monitoring.observation": "Observation",
@@ -156,6 +166,7 @@ __all__ = [
     "LabelError",
     "LabelErrors",
     "LabelSpace",
+    "Lineage",
     "MissingExtraError",
     "ModelError",
     "ModelInfo",
@@ -171,7 +182,10 @@ __all__ = [
     "Prediction",
     "Predictor",
     "Problem",
+    "Promotion",
+    "PromotionRefusedError",
     "Reference",
+    "Refinement",
     "Run",
     "Sample",
     "SegOutput",
@@ -206,8 +220,11 @@ __all__ = [
     "open_dataset",
     "plot_crf",
     "predict",
+    "promote",
     "read_journal",
+    "read_lineage",
     "read_reference",
+    "refine",
     "serve",
     "train",
     "tune",

@@ -14,6 +14,7 @@ from segwright.api.models import create_model, ensemble, export, import_weights,
 from segwright.api.monitoring import monitor
 from segwright.api.postprocess import plot_crf, tune_postprocessing
 from segwright.api.quality import fit_error_model
+from segwright.api.refinement import promote, read_lineage, refine
 from segwright.api.results import ConvertResult, FailedFile, ModelInfo, PredictedFile, PredictResult
 from segwright.api.training import cross_validate, lr_range, train, tune
 from segwright.core.deprecated import renamed_names
@@ -44,8 +45,11 @@ __all__ = [
     "open_dataset",
     "plot_crf",
     "predict",
+    "promote",
     "read_journal",
+    "read_lineage",
     "read_reference",
+    "refine",
     "serve",
     "train",
     "tune",

@@ -369,7 +369,7 @@ def serve(
     Parameters
     ----------
     model : str or Path
-        A run folder, a bundle or an ``.onnx`` file.
+        A run folder, a bundle, an ``.onnx`` file, or a slot, whose promotions are then taken over as they come.
     host : str, default="127.0.0.1"
         Address to listen on; ``"0.0.0.0"`` for all.
     port : int, default=8000
@@ -411,6 +411,7 @@ def serve(
     For other ASGI servers see :func:`segwright.serving.app.create_app`.
     """
     from segwright.inference.predictor import find_bundle
+    from segwright.labeling.slot import LINK, is_slot
     from segwright.serving.packages import require_packages
 
     require_packages()
@@ -432,6 +433,8 @@ def serve(
         )  # fmt: skip
 
     watched = None if not watch else path if path.suffix.lower() == ".onnx" else find_bundle(path)
+    if is_slot(path):
+        watched = path / LINK  # and not the version that it leads to now
     log_to_stderr()
     place = path.resolve()
     folder = place.parent if place.name == "model" else place  # of a run, not in it

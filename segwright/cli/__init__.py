@@ -14,6 +14,7 @@ from segwright.cli import (
     monitoring,
     postprocess,
     reference,
+    refinement,
     serving,
     training,
     tuning,
@@ -30,7 +31,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
-for module in (training, tuning, data, models, label_errors, postprocess, serving, monitoring, reference):
+for module in (training, tuning, data, models, label_errors, postprocess, serving, monitoring, reference, refinement):
     module.register(app)
 
 

@@ -234,6 +234,10 @@ class PostprocessError(SegwrightError):
     """Invalid post-processing pipeline or invalid probabilities."""
 
 
+class PromotionRefusedError(SegwrightError):
+    """A candidate that is not put into service, because a condition does not hold; ``found`` has all figures."""
+
+
 TRAINING_PACKAGES = ("torch", "torchvision", "timm", "onnxscript", "segwright")  # what segwright-runtime is without
 
 

@@ -21,6 +21,7 @@ from segwright.exporting.job import ExportJob, ExportResult
 from segwright.exporting.parity import check_parity, compare, latency
 from segwright.inference.description import Bundle
 from segwright.inference.exported import METADATA_KEY, WEIGHTS_KEY
+from segwright.inference.lineage import KEY as LINEAGE
 from segwright.inference.onnx_runtime import OnnxRuntime
 from segwright.inference.pixels import fit_channels
 from segwright.inference.torch_runtime import argmax_with_confidence
@@ -94,7 +95,7 @@ def trace(network: SegmentationModel, bundle: Bundle, path: Path) -> None:
 
 def describe(bundle: Bundle) -> dict[str, Any]:
     """The metadata of an exported file: the bundle's description without most of the training record."""
-    short = replace(bundle, training={k: v for k, v in bundle.training.items() if k in ("data", "command")})
+    short = replace(bundle, training={k: v for k, v in bundle.training.items() if k in ("data", "command", LINEAGE)})
     return short.to_json()
 
 

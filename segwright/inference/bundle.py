@@ -8,8 +8,9 @@ names of our own catalog, never an import path, so loading runs no code from the
 
 from __future__ import annotations
 
+import shutil
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -51,6 +52,7 @@ __all__ = [
     "read_attachment",
     "read_attachments",
     "read_bundle",
+    "rewrite_description",
     "save_bundle",
     "versions",
 ]
@@ -96,6 +98,25 @@ def save_bundle(
             fix="free some space, or save into another folder",
         ) from error
     return folder
+
+
+def rewrite_description(folder: Path, change: Callable[[Bundle], Bundle]) -> Bundle:
+    """Replace the description of a saved model atomically; weights and attachments stay. BundleError if it is damaged,
+    BundleWriteError if the disk is full, with the saved model unchanged."""
+    bundle = change(read_bundle(folder))
+    try:
+        with write_folder(folder) as beside:
+            for file in sorted(folder.iterdir()):
+                if file.name not in (DESCRIPTION, SUMS):
+                    shutil.copyfile(file, beside / file.name)
+            write_json(beside / DESCRIPTION, bundle.to_json())
+            write_checksums(beside, SUMS)
+    except OSError as error:
+        raise BundleWriteError(
+            "the model's description could not be replaced; the model is unchanged", found=str(error)[:300],
+            where=folder, fix="free some space",
+        ) from error  # fmt: skip
+    return bundle
 
 
 def load_bundle(folder: str | Path, *, trust_external: bool = False) -> tuple[SegmentationModel, Bundle]:

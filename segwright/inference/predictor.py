@@ -461,11 +461,12 @@ def _saved_range(saved: Any) -> ValueRange:
 
 
 def find_bundle(path: str | Path) -> Path:
-    """The bundle folder at ``path``: the path itself, or the ``model`` folder of a run."""
+    """The bundle folder at ``path``: the path itself, or the ``model`` folder of a run; the version in service of a
+    slot, where ``model`` is a link, so that all that is read of it is of one version."""
     path = Path(path)
     for folder in (path, path / "model"):
         if is_bundle(folder):
-            return folder
+            return folder.resolve() if folder.is_symlink() else folder
     raise BundleError(
         "no saved model here",
         expected="a run folder, a bundle (model.json and model.safetensors) or an exported .onnx file",

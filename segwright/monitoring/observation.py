@@ -268,15 +268,9 @@ def model_id(predictor: Predictor) -> str:
 
 def weights_id(network: nn.Module) -> str:
     """As :func:`model_id`, of a network."""
-    import torch
+    from segwright.inference.lineage import state_id
 
-    digest = hashlib.sha256()
-    state = network.state_dict()
-    for name in sorted(state):
-        tensor = state[name].detach().cpu().contiguous()
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(tensor.flatten().view(torch.uint8).numpy())
-    return digest.hexdigest()[:16]
+    return state_id(network.state_dict())
 
 
 # -- many records as arrays -------------------------------------------------------------------------------------------

@@ -39,6 +39,7 @@ PREDICTION = {
 }
 MODEL = {
     "name": "street",
+    "id": "1f3c90ab72e4d581",
     "post": None,
     "tta": None,
     "architecture": "unet",

@@ -27,6 +27,7 @@ from segwright.inference.predictor import Predictor
 from segwright.kernels.threads import processors
 from segwright.monitoring.gauges import MonitorGauges
 from segwright.monitoring.monitor import monitor
+from segwright.monitoring.observation import model_id
 from segwright.monitoring.periodic import PeriodicMonitor
 from segwright.monitoring.recorder import JournalOptions, RecordedModel, Recorder
 from segwright.serving.batcher import Batcher, InDetail, PredictTimeoutError, QueuedImage
@@ -62,6 +63,11 @@ class ServedModel:
     recorded: RecordedModel | None = None  # where its predictions are recorded
     since: float = field(default_factory=time.time)
 
+    @functools.cached_property
+    def id(self) -> str:
+        """Of the weights, as in a journal and in a lineage."""
+        return model_id(self.predictor)
+
     def metadata(self) -> dict[str, Any]:
         """The part of a JSON response that describes the model."""
         return {"model": self.name, **self.pipeline_info()}
@@ -77,6 +83,7 @@ class ServedModel:
         space = predictor.label_space
         return {
             "name": self.name,
+            "id": self.id,
             **self.pipeline_info(),
             "architecture": bundle.architecture if bundle else None,
             "classes": [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from segwright.data.dataset import Dataset, Split
 from segwright.data.loading.sampling import classes_shown, describe, repeat_factors
 from segwright.data.records import evenly_spread
 from segwright.inference.bundle import Bundle, load_bundle
+from segwright.inference.lineage import Lineage, data_used, descended, lineage_of, state_id
 from segwright.inference.predictor import find_bundle
 from segwright.losses import create_loss
 from segwright.models.base import Provenance, SegmentationModel
@@ -50,6 +52,12 @@ class SavedModel:
         values = {"model.name": self.bundle.architecture, "model.encoder": self.bundle.arguments.get("encoder")}
         return config.with_values({**values, "model.arguments": {**arguments, **config.model.arguments}})
 
+    def lineage(self) -> Lineage:
+        """Where its weights came from."""
+        place = self.path.resolve()
+        name = place.parent.name if place.name == "model" else place.name
+        return lineage_of(self.bundle, state_id(self.network.state_dict()), name)
+
 
 @dataclass(frozen=True)
 class StartingNetwork:
@@ -57,6 +65,10 @@ class StartingNetwork:
 
     model: SegmentationModel
     origin: str  # of the weights, with their license
+    lineage: Lineage
+
+
+SampleWeights = Callable[[Split], npt.NDArray[np.float64] | None]  # of a training split: how often each is drawn
 
 
 def load_saved_model(path: str | Path | None, config: TrainConfig) -> SavedModel | None:
@@ -80,11 +92,17 @@ def load_saved_model(path: str | Path | None, config: TrainConfig) -> SavedModel
 
 
 def starting_network(
-    plan: Plan, checked: CheckedData, saved: SavedModel | None, stored: StoredRun | None, message: Message
+    plan: Plan,
+    checked: CheckedData,
+    saved: SavedModel | None,
+    stored: StoredRun | None,
+    message: Message,
+    lineage: Lineage | None = None,
 ) -> StartingNetwork:
     """Create the plan's network; random or pretrained weights, or those of a saved model where they fit.
 
     ``stored``: the run that is resumed; its record of the origin holds, since ``--init-from`` is not given again.
+    ``lineage``: of the run, if it is not that of a training on one dataset.
     """
     model = build_network(plan.config, checked.classes)
     if plan.config.training.prior_bias_init is True:
@@ -98,7 +116,12 @@ def starting_network(
             message(line)
         license = saved.bundle.licenses.get("weights", "terms not recorded")
         origin = f"fine-tuned from {saved.path.name}: {license}"
-    return StartingNetwork(model, (stored.origin() if stored is not None else None) or origin)
+    if lineage is None:
+        used = data_used("train", checked.data.root, digest(checked.file_prints), len(checked.train))
+        lineage = descended([] if saved is None else [saved.lineage()], "train", [used])
+    if stored is None:
+        return StartingNetwork(model, origin, lineage)
+    return StartingNetwork(model, stored.origin() or origin, stored.lineage() or lineage)
 
 
 def describe_origin(provenance: Provenance) -> str:
@@ -114,8 +137,12 @@ def build(
     outputs: RunOutputs,
     *,
     on_validation: OnValidation | None = None,
+    sample_weights: SampleWeights | None = None,
 ) -> TrainerComponents:
-    """The components of the trainer for ``plan``. In a run by the clock, the prediction of an image is timed."""
+    """The components of the trainer for ``plan``. In a run by the clock, the prediction of an image is timed.
+
+    ``sample_weights``: how often each training image is drawn relative to the others, beside ``repeat_rare``.
+    """
     config, training = plan.config, plan.config.training
     timings = MeasuredTimings.of(config, checked.classes, context.device)
     budget = make_budget(config, checked, timings, started=context.started)
@@ -135,7 +162,10 @@ def build(
         folder=context.folder,
         device=context.device,
         save_model=outputs.keep_best,
-        sample_weights=_sample_weights(config, checked.data, checked.train, context),
+        sample_weights=_product(
+            _sample_weights(config, checked.data, checked.train, context),
+            None if sample_weights is None else sample_weights(checked.train),
+        ),
         world=context.world,
         display=context.display,
         budget=budget,
@@ -145,8 +175,15 @@ def build(
             "plan": plan.to_json(),
             "data": digest(checked.file_prints),
             "origin": network.origin,
+            "lineage": network.lineage.record(),
         },
     )
+
+
+def _product(
+    one: npt.NDArray[np.float64] | None, other: npt.NDArray[np.float64] | None
+) -> npt.NDArray[np.float64] | None:
+    return one if other is None else other if one is None else one * other
 
 
 def _validated(val: Split | None, budget: TimeBudget | None, message: Message) -> Split | None:

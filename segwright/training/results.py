@@ -18,6 +18,8 @@ from segwright.data.records import evenly_spread
 from segwright.evaluation.evaluate import Evaluation, evaluate
 from segwright.evaluation.report import RunFacts, write_report
 from segwright.inference.bundle import Bundle, load_bundle, read_attachments, read_bundle, save_bundle
+from segwright.inference.lineage import KEY as LINEAGE
+from segwright.inference.lineage import Lineage
 from segwright.inference.predictor import Predictor
 from segwright.models.base import SegmentationModel
 from segwright.training.callbacks.log import read_log
@@ -41,13 +43,14 @@ CANNOT_WRITE = (OSError, SafetensorError)  # safetensors reports a full disk as 
 class RunOutputs:
     """Writes ``model/`` (the best), ``last/`` and ``report.html`` into the run folder.
 
-    ``origin``: of the starting weights, with their license.
+    ``origin``: of the starting weights, with their license. ``lineage``: of the run.
     """
 
     plan: Plan
     checked: CheckedData
     context: RunContext
     origin: str
+    lineage: Lineage
 
     def message(self, line: str) -> None:
         """Show a line for people."""
@@ -240,6 +243,7 @@ class RunOutputs:
                 "command": self.context.command,
                 "config": config.model_dump(mode="json"),
                 "fingerprint": self.checked.fingerprint.to_json(),
+                LINEAGE: self.lineage.record(),
             },
             licenses={"weights": self.origin},
         )

@@ -10,6 +10,7 @@ from typing import Any
 
 from segwright.core.errors import CheckpointError, ConfigError, SegwrightError, UsageError
 from segwright.inference.bundle import read_bundle
+from segwright.inference.lineage import Ancestor, Lineage
 from segwright.training.checkpoint import checkpoints, clear_leftovers, newest_state
 from segwright.training.config import TrainConfig, load_config
 from segwright.training.context import RunContext
@@ -83,6 +84,17 @@ class StoredRun:
         for key, value in changed.items():
             message(f"changed on resuming: {key} = {value} (was {_setting(config, key)})")
         return replace(plan, config=config.with_values(changed))
+
+    def lineage(self) -> Lineage | None:
+        """The run's lineage as recorded before it stopped; None if an earlier version wrote the checkpoint."""
+        found = self.record.get("lineage")
+        if not isinstance(found, Mapping):
+            return None
+        try:
+            listed = [Ancestor.from_json(one) for one in found["ancestors"]]
+            return Lineage(Ancestor.from_json(found["model"]), {one.id: one for one in listed})
+        except (KeyError, TypeError, ValueError, AttributeError):
+            return None
 
     def origin(self) -> str | None:
         """Where the run's starting weights came from, as recorded before it stopped: --init-from is not given again."""

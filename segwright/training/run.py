@@ -20,8 +20,9 @@ from segwright.core.deprecated import renamed_parameters
 from segwright.data.check.runner import CheckResult
 from segwright.data.dataset import Dataset
 from segwright.evaluation.evaluate import Evaluation
+from segwright.inference.lineage import Lineage
 from segwright.inference.torch_runtime import choose_device
-from segwright.training.build import SavedModel, build, load_saved_model, starting_network
+from segwright.training.build import SampleWeights, SavedModel, build, load_saved_model, starting_network
 from segwright.training.callbacks.log import Display
 from segwright.training.components import FitResult, OnValidation
 from segwright.training.config import TrainConfig
@@ -92,10 +93,14 @@ def run_training(
     display: Display | None = None,
     checked: CheckResult | None = None,
     on_validation: OnValidation | None = None,
+    sample_weights: SampleWeights | None = None,
+    lineage: Lineage | None = None,
 ) -> Run:
     """Train on ``data``. ``init_from``: a saved model to fine-tune; ``started``: when the time budget began to count
     (``time.monotonic()``); ``checked``: the result of a data check that ran before; ``on_validation`` is called after
-    each validation and ends the run by returning True. Errors: those of check, plan and training."""
+    each validation and ends the run by returning True; ``sample_weights``: of the training split, how often each image
+    is drawn relative to the others; ``lineage``: of the run, if it is not that of a training on one dataset. Errors:
+    those of check, plan and training."""
     started = time.monotonic() if started is None else started
     device = choose_device(config.training.device)
     folder = Path(config.out) if config.out else default_folder(data, config)
@@ -111,9 +116,13 @@ def run_training(
             plan = plan_run(data_checked, config, context, saved, stored)
             _seed(plan)
             with deterministic_mode(context.device, deterministic=plan.config.training.deterministic):
-                network = starting_network(plan, data_checked, saved, stored, display.message)
-                outputs = RunOutputs(plan, data_checked, context, network.origin)
-                trainer = Trainer(build(plan, data_checked, context, network, outputs, on_validation=on_validation))
+                network = starting_network(plan, data_checked, saved, stored, display.message, lineage)
+                outputs = RunOutputs(plan, data_checked, context, network.origin, network.lineage)
+                components = build(
+                    plan, data_checked, context, network, outputs, on_validation=on_validation,
+                    sample_weights=sample_weights,
+                )  # fmt: skip
+                trainer = Trainer(components)
                 memory = trainer.fit_to_memory(data_checked.largest_val_image)
                 run = Run(folder, plan, memory=memory, in_parts=trainer.decomposition_note())
                 for line in filter(None, (memory.sentence(), run.in_parts)):
@@ -137,7 +146,8 @@ def planned_trainer(data: Dataset, config: TrainConfig, *, init_from: str | Path
     plan = plan_run(checked, config, context, saved, None)
     _seed(plan)
     network = starting_network(plan, checked, saved, None, display.message)
-    return Trainer(build(plan, checked, context, network, RunOutputs(plan, checked, context, network.origin)))
+    outputs = RunOutputs(plan, checked, context, network.origin, network.lineage)
+    return Trainer(build(plan, checked, context, network, outputs))
 
 
 def plan_run(

@@ -1,0 +1,273 @@
+"""Slots and promotions: what is put into service, what is refused, and what a kill, a full disk or a rival leaves."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from slot_models import candidate, scores, tiny_model
+from typer.testing import CliRunner
+
+import segwright as sw
+from segwright.cli import app
+from segwright.core.atomic_io import write_checksums, write_json
+from segwright.core.errors import BundleError, OutputError, PromotionRefusedError, UsageError
+from segwright.imageio import write_image
+from segwright.inference.bundle import SUMS, load_bundle, read_bundle
+from segwright.inference.lineage import bundle_id
+from segwright.inference.predictor import find_bundle
+from segwright.labeling import slot as slots
+from segwright.labeling.slot import Slot, is_slot, slot_of
+
+
+@pytest.fixture
+def slot(tmp_path: Path) -> Path:
+    """A slot with one version, of ``tmp_path/first``."""
+    sw.promote(tiny_model(tmp_path / "first", 1), tmp_path / "slot")
+    return tmp_path / "slot"
+
+
+def good(tmp_path: Path, name: str = "good", seed: int = 2, parent: str = "first", **figures: object) -> Path:
+    known = {"new": scores("new", 0.4, 0.6), "old": scores("old", 0.7, 0.7), **figures}
+    return candidate(tmp_path / name, tmp_path / parent, seed, **known)
+
+
+def in_service(slot: Path) -> str:
+    return bundle_id(find_bundle(slot))
+
+
+def test_a_better_candidate_goes_into_service_and_back(tmp_path: Path, slot: Path) -> None:
+    first = in_service(slot)
+    assert is_slot(slot) and sw.load(slot, device="cpu").label_space.names == ("road", "car", "sky")
+    done = sw.promote(good(tmp_path), slot)
+    assert in_service(slot) == bundle_id(tmp_path / "good") == done.version.partition("-")[2]
+    assert "better on new" in done.why and [one.data for one in done.figures] == ["new", "old"]
+    back = sw.promote(None, slot, back=True, why="complaints")
+    assert in_service(slot) == first and back.action == "back" and back.before == done.version
+    history = Slot(slot).history()
+    assert [entry["action"] for entry in history] == ["promote", "promote", "back"]
+    assert (
+        history[1]["figures"][0]["miou"] == [0.4, 0.6]
+        and "@" in history[1]["who"]
+        and history[2]["why"] == "complaints"
+    )
+    with pytest.raises(UsageError, match="no version before"):
+        sw.promote(None, slot, back=True)
+
+
+@pytest.mark.parametrize(
+    ("figures", "reason"),
+    [
+        ({"new": scores("new", 0.4, 0.404)}, "not better beyond chance"),
+        ({"new": scores("new", 0.6, 0.4)}, "not better beyond chance"),
+        ({"old": scores("old", 0.7, 0.7, car=3.1)}, "car falls by 3.1 points of IoU on the old images"),
+        ({"new": scores("new", 0.4, 0.6, sky=9.0)}, "sky falls by 9.0 points"),
+        ({"old": None}, "not known"),
+    ],
+)
+def test_conditions(tmp_path: Path, slot: Path, figures: dict[str, object], reason: str) -> None:
+    first = in_service(slot)
+    with pytest.raises(PromotionRefusedError, match=reason) as refused:
+        sw.promote(good(tmp_path, **figures), slot)
+    assert in_service(slot) == first and len(Slot(slot).versions()) == 1
+    text = refused.value.found or ""
+    assert "road" in text and "95 %" in text  # all figures are in the error
+
+
+def test_conditions_can_be_stated(tmp_path: Path, slot: Path) -> None:
+    falling = good(tmp_path, old=scores("old", 0.7, 0.7, car=4.0))
+    with pytest.raises(PromotionRefusedError):
+        sw.promote(falling, slot, max_class_drop=3.9)
+    assert sw.promote(falling, slot, max_class_drop=4.1).action == "promote"
+    sw.promote(None, slot, back=True)
+    assert sw.promote(good(tmp_path, "b", 3, old=None), slot, max_class_drop=None).action == "promote"
+    with pytest.raises(UsageError, match="points of IoU"):
+        sw.promote(falling, slot, max_class_drop=-1.0)
+
+
+def test_a_class_that_is_lost_is_a_fall(tmp_path: Path, slot: Path) -> None:
+    old = scores("old", 0.7, 0.7)
+    old["per_class"][1] |= {"iou": [0.5, None], "iou_difference": None}
+    with pytest.raises(PromotionRefusedError, match="car is not found any more"):
+        sw.promote(good(tmp_path, old=old), slot)
+
+
+def test_figures_of_another_parent_do_not_count(tmp_path: Path, slot: Path) -> None:
+    tiny_model(tmp_path / "other", 9)
+    with pytest.raises(PromotionRefusedError, match="another model than the one in service"):
+        sw.promote(good(tmp_path, parent="other"), slot)
+    with pytest.raises(PromotionRefusedError, match="no comparison"):
+        sw.promote(tmp_path / "other", slot)
+
+
+def test_a_tampered_candidate_is_refused(tmp_path: Path, slot: Path) -> None:
+    path = good(tmp_path)
+    weights = path / "model.safetensors"
+    data = bytearray(weights.read_bytes())
+    data[-5] ^= 1
+    weights.write_bytes(bytes(data))
+    with pytest.raises(BundleError, match="not what was saved"):
+        sw.promote(path, slot)
+    write_checksums(path, SUMS)  # the sums are made again: the figures are still of other weights
+    with pytest.raises(BundleError, match="of other weights"):
+        sw.promote(path, slot)
+    assert len(Slot(slot).versions()) == 1
+
+
+def test_a_measured_condition(tmp_path: Path, slot: Path) -> None:
+    """Both models are scored on the data: random weights against themselves show no difference."""
+    rng = np.random.default_rng(0)
+    for index in range(6):
+        write_image(tmp_path / f"data/images/{index}.png", rng.integers(0, 256, (32, 48, 3), np.uint8))
+        write_image(tmp_path / f"data/masks/{index}.png", rng.integers(0, 3, (32, 48), np.uint8))
+    (tmp_path / "data/classes.txt").write_text("road\ncar\nsky\n")
+    with pytest.raises(PromotionRefusedError, match="not better") as refused:
+        sw.promote(good(tmp_path), slot, better_on=["new", tmp_path / "data"], split="all")
+    assert "On the data all images" in (refused.value.found or "")
+
+
+def test_in_service_already(tmp_path: Path, slot: Path) -> None:
+    with pytest.raises(UsageError, match="in service already"):
+        sw.promote(tmp_path / "first", slot)
+
+
+def test_a_folder_of_other_things_is_no_slot(tmp_path: Path) -> None:
+    tiny_model(tmp_path / "run" / "model", 1)
+    with pytest.raises(UsageError, match="no slot"):
+        sw.promote(tmp_path / "run", tmp_path / "run")
+    assert read_bundle(tmp_path / "run" / "model").architecture == "leannet"
+
+
+def test_versions_are_kept_and_pruned(tmp_path: Path, slot: Path) -> None:
+    for number in range(2, 6):
+        parent = ["first", "v2", "v3", "v4"][number - 2]
+        sw.promote(good(tmp_path, f"v{number}", number, parent), slot, keep=2)
+    names = Slot(slot).versions()
+    assert [name[:4] for name in names] == ["0004", "0005"]
+    assert sw.promote(None, slot, back=True).version == names[0]
+
+
+def test_a_second_promoter_waits_for_nothing(tmp_path: Path, slot: Path) -> None:
+    path = good(tmp_path)
+    code = (
+        "import sys; from segwright.labeling.slot import Slot; from pathlib import Path\n"
+        f"with Slot(Path({str(slot)!r})).locked(): print('held', flush=True); sys.stdin.readline()"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout is not None and other.stdout.readline() == b"held\n"
+        with pytest.raises(UsageError, match="another promotion"):
+            sw.promote(path, slot)
+        assert other.stdin is not None
+        other.stdin.write(b"\n")
+        other.stdin.close()
+        other.wait()
+    assert sw.promote(path, slot).action == "promote"
+
+
+class Killed(BaseException):
+    """Stands for a kill."""
+
+
+# Every call that changes the disk during a promotion, by name.
+@pytest.mark.parametrize("call", ["copyfile", "write_json", "symlink", "replace", "fsync", "open"])
+@pytest.mark.parametrize("number", [0, 1, 2, 3])
+def test_a_kill_at_any_moment_leaves_a_working_slot(
+    tmp_path: Path, slot: Path, call: str, number: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, before = good(tmp_path), in_service(slot)
+    module = {"copyfile": slots.shutil, "write_json": slots, "open": slots}.get(call, os)
+    real, calls = getattr(module, call, open), []
+
+    def until_killed(*arguments: object, **options: object) -> object:
+        calls.append(arguments)
+        if len(calls) > number:
+            raise Killed
+        return real(*arguments, **options)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(module, call, until_killed, raising=False)
+        with contextlib.suppress(Killed):
+            sw.promote(path, slot)
+    after = in_service(slot)
+    assert after in (before, bundle_id(path))
+    load_bundle(find_bundle(slot))
+    if after == before:  # the same promotion can be made again
+        sw.promote(path, slot)
+    assert sw.promote(None, slot, back=True).action == "back"  # the history was repaired
+    assert in_service(slot) == before and not list(slot.glob(".model-*"))
+
+
+def test_a_full_disk_leaves_the_version_before(tmp_path: Path, slot: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, before = good(tmp_path), in_service(slot)
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    for module, call in ((slots.shutil, "copyfile"), (os, "replace"), (slots, "write_json")):
+        with monkeypatch.context() as patched:
+            patched.setattr(module, call, full)
+            with pytest.raises((OutputError, OSError)):
+                sw.promote(path, slot)
+        assert in_service(slot) == before and Slot(slot).current() == Slot(slot).versions()[-1]
+    assert len(list((slot / "versions").iterdir())) == 2  # one version and its record
+
+
+def test_without_links_the_version_is_copied(tmp_path: Path, slot: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_: object, **__: object) -> None:
+        raise OSError(errno.EPERM, "no links here")
+
+    path = good(tmp_path)
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "symlink", refused)
+        (slot / "model").unlink()
+        sw.promote(tmp_path / "first", tmp_path / "plain")
+        assert sw.promote(path, tmp_path / "plain").action == "promote"
+        assert in_service(tmp_path / "plain") == bundle_id(path)
+        sw.promote(None, tmp_path / "plain", back=True)
+    assert in_service(tmp_path / "plain") == bundle_id(tmp_path / "first")
+
+
+def test_a_damaged_version_before_is_not_gone_back_to(tmp_path: Path, slot: Path) -> None:
+    sw.promote(good(tmp_path), slot)
+    now, before = Slot(slot).current(), Slot(slot).before()
+    assert before is not None
+    (Slot(slot).version(before) / "model.safetensors").write_bytes(b"cut")
+    with pytest.raises(BundleError):
+        sw.promote(None, slot, back=True)
+    assert Slot(slot).current() == now
+
+
+def test_the_command(tmp_path: Path, slot: Path) -> None:
+    run = CliRunner()
+    worse = good(tmp_path, "worse", 5, new=scores("new", 0.6, 0.5))
+    found = run.invoke(app, ["promote", str(worse), str(slot), "--json", str(tmp_path / "r.json")])
+    assert found.exit_code == 1 and json.loads((tmp_path / "r.json").read_text())["action"] == "refused"
+    found = run.invoke(app, ["promote", str(good(tmp_path)), str(slot), "--json", str(tmp_path / "p.json")])
+    assert found.exit_code == 0 and "in service: 0002-" in found.output
+    assert json.loads((tmp_path / "p.json").read_text())["before"].startswith("0001-")
+    found = run.invoke(app, ["promote", str(slot), "--back"])
+    assert found.exit_code == 0 and "in service: 0001-" in found.output
+    found = run.invoke(app, ["promote", str(slot), "--history"])
+    assert found.output.count("promote ") == 2 and "in service: 0001-" in found.output
+    with pytest.raises(UsageError, match="promote CANDIDATE SLOT"):
+        run.invoke(app, ["promote", str(slot)], catch_exceptions=False)
+
+
+def test_lineage_of_a_promoted_model(tmp_path: Path, slot: Path) -> None:
+    sw.promote(good(tmp_path), slot)
+    found = sw.read_lineage(slot)
+    assert found.model.made_by == "refine" and found.model.parents == (bundle_id(tmp_path / "first"),)
+    assert any(line.strip().startswith(bundle_id(tmp_path / "first")) for line in found.lines())
+
+
+def test_an_old_json_is_no_slot(tmp_path: Path) -> None:
+    write_json(tmp_path / "slot.json", {})
+    with pytest.raises(UsageError, match="a slot is a folder"):
+        slot_of(tmp_path / "slot.json")
