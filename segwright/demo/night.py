@@ -22,15 +22,15 @@ def at_night(image: UInt8Array, seed: int = 0) -> UInt8Array:
     height, width = image.shape[:2]
     values = image.astype(np.float32) / 255
     dark = values**1.25 * np.array(LIGHT, np.float32) * random.uniform(0.8, 1.2)
-    glow = np.zeros((height, width), np.float32)
-    rows, columns = np.mgrid[0:height, 0:width].astype(np.float32)
+    glow: npt.NDArray[np.float64] = np.zeros((height, width))
+    rows, columns = np.mgrid[0:height, 0:width].astype(np.float64)
     for _ in range(random.integers(LAMPS[0], LAMPS[1] + 1)):
         row, column = random.uniform(0.1, 0.7) * height, random.uniform(0, 1) * width
         reach = random.uniform(0.08, 0.22) * height
         distance = (rows - row) ** 2 + ((columns - column) * 0.9) ** 2
-        glow += random.uniform(0.5, 1.0) * np.exp(-distance / (2 * reach**2))
+        glow += float(random.uniform(0.5, 1.0)) * np.exp(-distance / (2 * reach**2))
     warm = np.array([1.0, 0.82, 0.55], np.float32)
-    lit = dark + glow[..., None] * (0.30 * values + 0.12) * warm
+    lit = dark + glow.astype(np.float32)[..., None] * (0.30 * values + 0.12) * warm
     lit = cv2.GaussianBlur(lit, (0, 0), max(height / 500, 0.3))  # a longer exposure
     noisy = 255 * lit + random.normal(0, READOUT_NOISE, image.shape) * (0.5 + np.sqrt(np.clip(lit, 0, 1)))
     return np.clip(noisy + 0.5, 0, 255).astype(np.uint8)

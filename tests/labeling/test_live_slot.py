@@ -65,7 +65,7 @@ def _promote_under_load(url: str, slot: Path, good: Path, first: str) -> None:
     def ask() -> None:
         while not over.is_set():
             try:
-                status, body = request(f"{url}predict?format=png", image)
+                status, body = request(f"{url}predict", image)
                 seen[status] += 1
                 answers.add(body)
             except OSError as error:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 from slot_models import TINY
@@ -46,7 +47,8 @@ def scenes(
     rng = np.random.default_rng(seed)
     for split, count in (("train", train), ("val", val)):
         for index in range(count):
-            mask = np.repeat(np.repeat(rng.integers(0, len(names), (4, 6), np.uint8), 8, 0), 8, 1)
+            drawn = np.random.default_rng(index % sequences) if sequences else rng  # frames of a sequence are alike
+            mask = np.repeat(np.repeat(drawn.integers(0, len(names), (4, 6), np.uint8), 8, 0), 8, 1)
             image = np.array([COLORS[name] for name in names], np.float32)[mask] * light
             image += rng.normal(0, 8, image.shape)
             mask[rng.random(mask.shape) < ignored] = 255
@@ -268,7 +270,7 @@ def test_masks_are_read_in_the_models_classes(tmp_path: Path) -> None:
 def test_deeper_images_are_refused(tmp_path: Path) -> None:
     scenes(tmp_path / "new", train=3, val=2)
     for path in (tmp_path / "new/images").rglob("*.png"):
-        write_image(path, np.random.default_rng(0).integers(0, 4000, (32, 48, 3)).astype(np.uint16))
+        assert cv2.imwrite(str(path), np.random.default_rng(0).integers(0, 4000, (32, 48, 3)).astype(np.uint16))
     with pytest.raises(DepthError, match="not as deep"):
         mixed(parts(tmp_path / "new"), MODEL, None, 3)
 
