@@ -411,7 +411,6 @@ def serve(
     For other ASGI servers see :func:`segwright.serving.app.create_app`.
     """
     from segwright.inference.predictor import find_bundle
-    from segwright.labeling.slot import LINK, is_slot
     from segwright.serving.packages import require_packages
 
     require_packages()
@@ -433,8 +432,8 @@ def serve(
         )  # fmt: skip
 
     watched = None if not watch else path if path.suffix.lower() == ".onnx" else find_bundle(path)
-    if is_slot(path):
-        watched = path / LINK  # and not the version that it leads to now
+    if (path / "versions").is_dir():  # a slot (segwright.labeling.slot), which is made to be switched
+        watched = path / "model"  # the link, and not the version that it leads to now
     log_to_stderr()
     place = path.resolve()
     folder = place.parent if place.name == "model" else place  # of a run, not in it

@@ -34,7 +34,7 @@ import filelock
 
 from segwright.core.atomic_io import clear_leftovers, typed_output, write_folder, write_json
 from segwright.core.errors import BundleError, UsageError
-from segwright.inference.bundle import read_bundle
+from segwright.inference.description import read_bundle
 from segwright.inference.lineage import bundle_id
 
 LINK, VERSIONS, HISTORY = "model", "versions", "history.jsonl"
