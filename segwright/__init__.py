@@ -46,6 +46,7 @@ if TYPE_CHECKING:
         read_lineage,
         read_reference,
         refine,
+        select,
         serve,
         train,
         tune,
@@ -91,6 +92,7 @@ if TYPE_CHECKING:
     from segwright.inference.prediction import Prediction
     from segwright.inference.predictor import Predictor
     from segwright.labeling.promote import Promotion
+    from segwright.labeling.questions import Question, SelectedImage, Selection
     from segwright.labeling.refine import Refinement
     from segwright.models.base import SegmentationModel, SegOutput
     from segwright.monitoring.journal import Journal
@@ -107,7 +109,7 @@ _HOME = {
         "ConvertResult FailedFile ModelInfo PredictResult PredictedFile check choose_split compare convert "
         "create_model cross_validate ensemble evaluate export find_label_errors fit_error_model import_weights "
         "list_models load lr_range make_reference monitor open_dataset plot_crf predict promote read_journal "
-        "read_lineage read_reference refine serve train tune tune_postprocessing"
+        "read_lineage read_reference refine select serve train tune tune_postprocessing"
     ),
     "segwright.core.errors": (
         "BundleError BundleWriteError CheckpointError ConfigError DataError DeadProcessError DepthError DownloadError "
@@ -129,6 +131,7 @@ _HOME = {
     "segwright.inference.predictor": "Predictor",
     "segwright.labeling.promote": "Promotion",
     "segwright.labeling.refine": "Refinement",
+    "segwright.labeling.questions": "Question SelectedImage Selection",
     "segwright.models.base": "SegOutput SegmentationModel",
     "segwright.monitoring.journal": "Journal",
     "segwright.monitoring.observation": "Observation",
@@ -184,6 +187,7 @@ __all__ = [
     "Problem",
     "Promotion",
     "PromotionRefusedError",
+    "Question",
     "Reference",
     "Refinement",
     "Run",
@@ -191,6 +195,8 @@ __all__ = [
     "SegOutput",
     "SegmentationModel",
     "SegwrightError",
+    "SelectedImage",
+    "Selection",
     "Split",
     "SuspectRegion",
     "TooLargeError",
@@ -225,6 +231,7 @@ __all__ = [
     "read_lineage",
     "read_reference",
     "refine",
+    "select",
     "serve",
     "train",
     "tune",

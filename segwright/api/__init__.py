@@ -10,6 +10,7 @@ from segwright.api.data import check, choose_split, convert, open_dataset
 from segwright.api.inference import evaluate, predict, serve
 from segwright.api.journal import make_reference, read_journal, read_reference
 from segwright.api.label_errors import find_label_errors
+from segwright.api.labeling import select
 from segwright.api.models import create_model, ensemble, export, import_weights, list_models, load
 from segwright.api.monitoring import monitor
 from segwright.api.postprocess import plot_crf, tune_postprocessing
@@ -50,6 +51,7 @@ __all__ = [
     "read_lineage",
     "read_reference",
     "refine",
+    "select",
     "serve",
     "train",
     "tune",

@@ -15,6 +15,7 @@ from segwright.cli import (
     postprocess,
     reference,
     refinement,
+    select,
     serving,
     training,
     tuning,
@@ -31,7 +32,19 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
-for module in (training, tuning, data, models, label_errors, postprocess, serving, monitoring, reference, refinement):
+for module in (
+    training,
+    tuning,
+    data,
+    models,
+    label_errors,
+    postprocess,
+    serving,
+    monitoring,
+    reference,
+    refinement,
+    select,
+):
     module.register(app)
 
 

@@ -1,0 +1,126 @@
+"""Choose what to label."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from segwright.api.inference import as_predictor
+
+if TYPE_CHECKING:
+    from segwright.inference.predictor import Predictor
+    from segwright.labeling.questions import Selection
+
+    Model = str | Path | Predictor
+
+__all__ = ["select"]
+
+
+def select(
+    model: Model | Sequence[Model] | None,
+    images: str | Path | Sequence[str | Path],
+    *,
+    count: int = 100,
+    clicks: int = 10,
+    units: str = "merged",
+    unit_size: int = 16,
+    unit_count: int = 80,
+    questions: str = "auto",
+    disagreement: str = "auto",
+    random_share: float = 0.15,
+    labels: str | Path | None = None,
+    seed: int = 0,
+    out: str | Path | None = None,
+    sheet: str | Path | None = None,
+    device: str = "auto",
+    eight_bit: str | None = None,
+    trust_external: bool = False,
+) -> Selection:
+    """Choose the images to label, and the regions of them to ask about.
+
+    Valuable is what the models disagree on or are unsure of, of classes that are rare in their predictions. The chosen
+    images spread over what the images show, near-duplicates count once, and a share of them is drawn at random.
+
+    Parameters
+    ----------
+    model : str or Path or Predictor, sequence of them, or None
+        A saved model, as for :func:`segwright.load`, or a loaded one; several are asked for their disagreement. None:
+        there is no model yet, and the choice spreads over images and colors.
+    images : str or Path or sequence of them
+        Images, folders, globs, or a journal that keeps images.
+    count : int >= 1, default=100
+        The number of images.
+    clicks : int >= 0, default=10
+        The number of questions per image.
+    units : {"merged", "segments", "superpixels"}, default="merged"
+        What a question is about (:mod:`segwright.labeling.units`).
+    unit_size : int, default=16
+        The side of a superpixel in pixels, for an image whose shorter side is 256; it grows with the image.
+    unit_count : int, default=80
+        Units per image, if they are merged ones.
+    questions : {"auto", "check", "class"}, default="auto"
+        Whether the prediction is right, or which class the region has; auto checks what is predicted with 0.8 or more.
+    disagreement : {"auto", "margin", "views", "dropout"}, default="auto"
+        What doubt is measured by (:func:`segwright.labeling.scores.opinion`).
+    random_share : float, default=0.15
+        The share of the images, 0 to 1, that are drawn at random; so are their regions.
+    labels : str or Path, optional
+        A label folder, or a folder of masks named as the images, 255: not labeled. What has labels is not asked about.
+    seed : int, default=0
+        Of the random share.
+    out : str or Path, optional
+        The JSON file of the selection.
+    sheet : str or Path, optional
+        A page (``.html``) or an image (``.png``) that shows the first 60 images with their questions.
+    device, eight_bit, trust_external
+        As for :func:`segwright.load`.
+
+    Returns
+    -------
+    Selection
+        ``items`` (the questions), ``images``, ``failed``, ``notes``; ``save()``, ``to_json()``.
+
+    Raises
+    ------
+    UsageError
+        There is no image, or a setting is out of range.
+    DataError
+        None of the images can be used. Among several, a bad one is listed under ``failed``.
+    ModelError
+        The models differ in their classes.
+
+    Examples
+    --------
+    >>> import segwright as sw
+    >>> found = sw.select("run", "streets/images/test", count=2, clicks=5, device="cpu")
+    >>> len(found.images), len(found.items)
+    (2, 10)
+    """
+    from segwright.core.atomic_io import check_output
+    from segwright.inference.predictor import Predictor
+    from segwright.labeling.pool import read
+    from segwright.labeling.select import SelectOptions
+    from segwright.labeling.select import select as choose
+
+    options = SelectOptions(
+        count=count, clicks=clicks, units=units, unit_size=unit_size, unit_count=unit_count, questions=questions,
+        disagreement=disagreement, random_share=random_share, seed=seed,
+    )  # fmt: skip
+    for target in (out, sheet):
+        if target is not None:
+            check_output(target)
+    if model is None:
+        given: list[Model] = []
+    else:
+        given = [model] if isinstance(model, str | Path | Predictor) else list(model)
+    predictors = [as_predictor(one, device, None, None, eight_bit, trust_external) for one in given]
+    names = [str(one) if isinstance(one, str | Path) else "a loaded model" for one in given]
+    found = choose(predictors, images, options, names=names, labels=labels)
+    if out is not None:
+        found.save(out)
+    if sheet is not None:
+        from segwright.labeling.sheet import write_sheet
+
+        write_sheet(sheet, found, lambda path: read(path, predictors))
+    return found

@@ -1,0 +1,126 @@
+"""The command select."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from segwright.cli.common import Device, EightBit, Json, TrustExternal, check_json, console, write_result
+from segwright.core.errors import UsageError
+from segwright.core.progress import literal
+
+SHOWN = 12  # images on the screen
+NO_MODEL = "none"
+
+
+def select(
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL", help="A run folder, a bundle, an .onnx file, or none.")
+    ],
+    images: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="IMAGES...",
+            help="Images, folders, globs, or a journal that keeps images; further models may come before them.",
+        ),
+    ],
+    count: Annotated[int, typer.Option("--count", min=1, help="How many images to choose.")] = 100,
+    clicks: Annotated[int, typer.Option("--clicks", min=0, help="Questions per image.")] = 10,
+    out: Annotated[Path, typer.Option("--out", metavar="FILE", help="The selection, for segwright label.")] = Path(
+        "selection.json"
+    ),
+    sheet: Annotated[
+        Path | None,
+        typer.Option("--sheet", metavar="FILE", help="A page (.html) or image (.png) of it; beside --out if left out."),
+    ] = None,
+    units: Annotated[
+        str, typer.Option("--units", metavar="merged|segments|superpixels", help="What a question is about.")
+    ] = "merged",
+    unit_size: Annotated[
+        int, typer.Option("--unit-size", help="Side of a superpixel in pixels, if the image's shorter side is 256.")
+    ] = 16,
+    unit_count: Annotated[int, typer.Option("--unit-count", help="Merged units per image.")] = 80,
+    questions: Annotated[
+        str,
+        typer.Option(
+            "--questions", metavar="auto|check|class",
+            help="Is the prediction right, or which class is it; auto checks what is predicted with 0.8 or more.",
+        ),
+    ] = "auto",
+    disagreement: Annotated[
+        str, typer.Option("--disagreement", metavar="auto|margin|views|dropout", help="What doubt is measured by.")
+    ] = "auto",
+    random_share: Annotated[
+        float, typer.Option("--random-share", min=0, max=1, help="Of the images, drawn at random as the control.")
+    ] = 0.15,
+    labels: Annotated[
+        Path | None,
+        typer.Option("--labels", metavar="FOLDER", help="What is labeled so far: a label folder, or masks with 255."),
+    ] = None,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Of the random share.")] = 0,
+    device: Device = "auto",
+    eight_bit: EightBit = None,
+    trust_external: TrustExternal = False,
+    json: Json = None,
+) -> None:  # fmt: skip
+    """Choose the images to label, and the regions of them to ask about. Writes a selection and a page that shows it."""
+    from segwright import api
+
+    check_json(json)
+    models, sources = _models_first(model, images)
+    place = out.with_suffix(".html") if sheet is None else sheet
+    found = api.select(
+        models or None, sources, count=count, clicks=clicks, units=units, unit_size=unit_size, unit_count=unit_count,
+        questions=questions, disagreement=disagreement, random_share=random_share, labels=labels, seed=seed, out=out,
+        sheet=place, device=device, eight_bit=eight_bit, trust_external=trust_external,
+    )  # fmt: skip
+    screen = console()
+    for image in found.images[:SHOWN]:
+        why = "random" if image.random else f"score {image.score:.3f}"
+        copies = f", stands for {len(image.stands_for)} near-duplicates" if image.stands_for else ""
+        screen.print(literal(f"{image.image}  ({why}{copies})"), soft_wrap=True)
+    if len(found.images) > SHOWN:
+        screen.print(literal(f"… and {len(found.images) - SHOWN} more"))
+    checks = sum(item.kind == "check" for item in found.items)
+    screen.print(
+        literal(
+            f"{len(found.images)} of {found.considered} images, {len(found.items)} questions "
+            f"({checks} whether the prediction is right, {len(found.items) - checks} for the class)"
+        ),
+        soft_wrap=True,
+    )
+    for note in found.notes:
+        screen.print(literal(f"note: {note}"), soft_wrap=True)
+    for file, error in found.failed[:5]:
+        screen.print(literal(f"not used: {file}: {error.splitlines()[0]}"), soft_wrap=True)
+    if len(found.failed) > 5:
+        screen.print(literal(f"not used: {len(found.failed) - 5} more, see {out}"), soft_wrap=True)
+    for line in (f"selection: {out}", f"page: {place}", f"next: segwright label IMAGES --questions {out}"):
+        screen.print(literal(line), soft_wrap=True)
+    write_result(json, found.to_json())
+
+
+def _models_first(model: str, rest: list[str]) -> tuple[list[str], list[str]]:
+    """The models, and the sources of images that come after them; "none" is no model."""
+    from segwright.inference.bundle import is_bundle
+
+    models = [] if model == NO_MODEL else [model]
+    sources = list(rest)
+    while sources and models:
+        path = Path(sources[0])
+        if not (path.suffix.lower() == ".onnx" or is_bundle(path) or is_bundle(path / "model")):
+            break
+        models.append(sources.pop(0))
+    if not sources:
+        raise UsageError(
+            "no images to select from", expected="MODEL IMAGES", found=f"models alone: {', '.join(models)}"[:300],
+            fix="give the images after the models",
+        )  # fmt: skip
+    return models, sources
+
+
+def register(app: typer.Typer) -> None:
+    """Add this module's command."""
+    app.command()(select)

@@ -1,0 +1,274 @@
+"""What is chosen: scores by hand, spread, near-duplicates, the random share, and everything that can be wrong."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from typer.testing import CliRunner
+
+import segwright as sw
+from segwright.cli import app
+from segwright.core.types import LabelSpace
+from segwright.inference.predictor import Predictor
+from segwright.labeling.pool import Pool, PoolImage, choose_images
+from segwright.labeling.questions import Selection
+from segwright.labeling.scores import Opinion, UnitScores, choose_units, margin, opinion, rarity, score_units
+from segwright.labeling.select import SelectOptions, ask
+from segwright.models.base import SegmentationModel
+
+NAMES = ("sky", "road", "sign")
+
+
+def a_predictor(seed: int = 0, channels: int = 3, names: tuple[str, ...] = NAMES) -> Predictor:
+    torch.manual_seed(seed)
+    model: SegmentationModel = sw.create_model(
+        "leannet", classes=len(names), variant="small", weights=None, in_channels=channels
+    )
+    return Predictor.from_model(model.eval(), LabelSpace(names), "cpu")
+
+
+def write_images(folder: Path, count: int = 6, size: tuple[int, int] = (48, 64), seed: int = 0) -> Path:
+    """Images of a few large random blocks, all different."""
+    folder.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(seed)
+    for number in range(count):
+        small = rng.integers(0, 255, (4, 5, 3), np.uint8)
+        cv2.imwrite(str(folder / f"{number:02}.png"), cv2.resize(small, size[::-1], interpolation=cv2.INTER_NEAREST))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def predictor() -> Predictor:
+    return a_predictor()
+
+
+# -- scores -----------------------------------------------------------------------------------------------------------
+
+
+def test_margin_by_hand() -> None:
+    found = margin(np.array([[[0.7, 0.4]], [[0.2, 0.4]], [[0.1, 0.2]]], np.float32))
+    np.testing.assert_allclose(found, [[0.5, 1.0]], atol=1e-6)
+    assert margin(np.ones((1, 2, 2), np.float32)).max() == 0
+
+
+def test_rarity_by_hand() -> None:
+    weights = rarity(np.array([0.64, 0.32, 0.04]))
+    # 1/sqrt: 1.25, 1.768, 5; their mean over the pixels is 0.8 + 0.566 + 0.2 = 1.566
+    np.testing.assert_allclose(weights, np.array([1.25, 1.7678, 5.0]) / 1.5657, rtol=1e-3)
+    assert (weights * [0.64, 0.32, 0.04]).sum() == pytest.approx(1)
+    absent = rarity(np.array([0.5, 0.5, 0.0]))
+    np.testing.assert_allclose(absent, [1, 1, 1])
+    np.testing.assert_array_equal(rarity(np.zeros(3)), np.ones(3))
+    assert rarity(np.array([0.99999, 0.00001])).max() <= 8
+
+
+def test_unit_scores_by_hand() -> None:
+    units = np.array([[0, 0, 1, 1]], np.int32)
+    chance = np.array([[[0.9, 0.7, 0.2, 0.4]], [[0.1, 0.3, 0.8, 0.6]]], np.float32)
+    doubt = np.array([[0.2, 0.4, 0.1, 0.3]], np.float32)
+    found = score_units(units, Opinion(chance, doubt), np.array([0.5, 2.0]), size_power=0.5)
+    np.testing.assert_allclose(
+        found.score, [0.3 * (0.8 * 0.5 + 0.2 * 2) * 2**0.5, 0.2 * (0.3 * 0.5 + 0.7 * 2) * 2**0.5], rtol=1e-5
+    )
+    np.testing.assert_array_equal(found.predicted, [0, 1])
+    np.testing.assert_allclose(found.confidence, [0.8, 0.7], rtol=1e-5)
+    np.testing.assert_allclose(found.center, [[0, 0.5], [0, 2.5]])
+
+
+def test_models_that_contradict_each_other_are_in_doubt() -> None:
+    one, other = a_predictor(0), a_predictor(1)
+    pixels = np.random.default_rng(0).integers(0, 255, (32, 48, 3), np.uint8)
+    alone, same, two = (opinion(models, pixels, "margin") for models in ([one], [one, one], [one, other]))
+    np.testing.assert_allclose(same.disagreement, alone.disagreement, atol=2e-3)
+    contradiction = two.disagreement - margin(two.probabilities)
+    assert contradiction.mean() > 0.01 and two.disagreement.max() <= 1
+    np.testing.assert_allclose(two.probabilities.sum(axis=0), 1, atol=1e-5)
+
+
+def line_of_units(scores: list[float], predicted: list[int]) -> UnitScores:
+    count = len(scores)
+    place = np.stack([np.zeros(count), 10.0 * np.arange(count)], axis=1)
+    return UnitScores(np.array(scores), np.array(predicted, np.uint8), np.ones(count), np.full(count, 9), place)
+
+
+def test_chosen_units_spread_in_space() -> None:
+    scores = line_of_units([1.0, 0.9, 0.1, 0.1, 0.1, 0.1, 0.1, 0.1, 0.8], list(range(9)))
+    every = np.ones(9, bool)
+    assert choose_units(scores, 2, (1, 90), every) == [0, 8]  # 0.9 is beside 1.0
+    assert choose_units(scores, 2, (1, 90), every & (np.arange(9) != 0)) == [1, 8]
+    assert choose_units(scores, 20, (1, 90), every)[0] == 0 and len(choose_units(scores, 20, (1, 90), every)) == 9
+    answered = np.arange(9) == 8
+    assert choose_units(scores, 1, (1, 90), ~answered, answered) == [0]
+
+
+# -- images -----------------------------------------------------------------------------------------------------------
+
+
+def pool_image(number: int, point: tuple[float, float], thumb: int, doubt: float = 0.5) -> PoolImage:
+    small = np.zeros(256, np.float32)
+    small[thumb] = 1
+    return PoolImage(
+        Path(f"/pool/{number}.png"), (8, 8), np.array(point, np.float32), small, 100.0,
+        np.array([0.5, 0.5], np.float32), np.array([doubt, 0.0], np.float32),
+    )  # fmt: skip
+
+
+def test_chosen_images_spread_and_duplicates_count_once() -> None:
+    images = [
+        pool_image(0, (0, 0), 0, 0.9), pool_image(1, (0, 0.1), 1, 0.89), pool_image(2, (5, 5), 2, 0.3),
+        pool_image(3, (0, 0), 0, 0.8),
+    ]  # fmt: skip
+    found = choose_images(Pool(Path("/pool"), images), 4, random_share=0, seed=0)
+    assert found.places == [0, 2, 1]  # 3 shows what 0 shows; 1 lies close to 0
+    assert found.stands_for[0] == [3] and not found.random
+
+
+def test_the_random_share_is_a_fair_draw() -> None:
+    """Each image is drawn as often as another, whatever its score, copies included."""
+    images = [pool_image(k, (k % 3, k % 5), k % 4, doubt=k / 10) for k in range(10)]
+    pool, times = Pool(Path("/pool"), images), np.zeros(10)
+    for seed in range(600):
+        found = choose_images(pool, 10, random_share=0.2, seed=seed)
+        assert len(found.random) == 2 and found.places[:2] == [place for place in found.places if place in found.random]
+        times[list(found.random)] += 1
+    assert np.abs(times - 120).max() < 4.5 * (600 * 0.2 * 0.8) ** 0.5
+
+
+def test_random_units_are_a_fair_draw_too(predictor: Predictor) -> None:
+    pixels = np.random.default_rng(0).integers(0, 255, (40, 40, 3), np.uint8)
+    options = SelectOptions(units="superpixels", unit_size=64, clicks=1)
+    boxes: dict[tuple[int, ...], int] = {}
+    for seed in range(150):
+        (item,) = ask("x", pixels, None, None, options, drawn=True, rng=np.random.default_rng(seed))
+        assert item.random and item.kind == "class" and item.predicted is None
+        boxes[item.box + item.region] = boxes.get(item.box + item.region, 0) + 1
+    expected = 150 / len(boxes)
+    assert len(boxes) > 3 and max(abs(times - expected) for times in boxes.values()) < 4.5 * expected**0.5
+
+
+# -- the whole --------------------------------------------------------------------------------------------------------
+
+
+def test_a_selection_is_the_same_again_and_survives_its_file(tmp_path: Path, predictor: Predictor) -> None:
+    folder = write_images(tmp_path / "images")
+    found = sw.select(
+        predictor, folder, count=4, clicks=3, random_share=0.25, out=tmp_path / "s.json", sheet=tmp_path / "s.html"
+    )
+    again = sw.select(predictor, folder, count=4, clicks=3, random_share=0.25)
+    assert found == again
+    assert sum(image.random for image in found.images) == 1
+    assert len(found.images) == 4 and len(found.items) == 12 and found.considered == 6
+    assert Selection.load(tmp_path / "s.json").to_json() == found.to_json()
+    for item in found.items:
+        assert item.image_size == (48, 64) and item.predicted is not None and found.path(item).is_file()
+    per_image = [found.of_image(image.image) for image in found.images]
+    for asked in per_image:
+        masks = np.sum([item.mask() for item in asked], axis=0)
+        assert masks.max() == 1  # no pixel is asked about twice
+    page = (tmp_path / "s.html").read_text()
+    assert page.count("<img") == 4 and "Content-Security-Policy" in page
+
+
+def test_a_cold_start_needs_no_model(tmp_path: Path) -> None:
+    found = sw.select(None, write_images(tmp_path / "images"), count=3, clicks=4, sheet=tmp_path / "s.png")
+    assert found.model is None and found.label_space is None and len(found.items) == 12
+    assert {item.kind for item in found.items} == {"class"} and {item.predicted for item in found.items} == {None}
+    assert (tmp_path / "s.png").is_file()
+
+
+@pytest.mark.parametrize("units", ["segments", "superpixels"])
+def test_other_units_and_models_that_vote(tmp_path: Path, units: str) -> None:
+    folder = write_images(tmp_path / "images", 2)
+    found = sw.select([a_predictor(0), a_predictor(1)], folder, count=2, clicks=2, units=units, questions="check")
+    assert {item.kind for item in found.items} == {"check"} and len(found.models) == 2
+
+
+def test_labels_that_are_there_are_not_asked_for(tmp_path: Path, predictor: Predictor) -> None:
+    folder = write_images(tmp_path / "images", 1)
+    mask = np.full((48, 64), 255, np.uint8)
+    mask[:, :40] = 1
+    (tmp_path / "labels" / "masks").mkdir(parents=True)
+    cv2.imwrite(str(tmp_path / "labels" / "masks" / "00.png"), mask)
+    found = sw.select(predictor, folder, count=1, clicks=50, labels=tmp_path / "labels", random_share=0)
+    assert found.items
+    for item in found.items:
+        assert (mask[item.mask()] == 255).mean() > 0.5
+    cv2.imwrite(str(tmp_path / "labels" / "masks" / "00.png"), mask[:-1])
+    found = sw.select(predictor, folder, count=1, labels=tmp_path / "labels")
+    assert not found.items and "another size" in found.failed[0][1]
+    with pytest.raises(sw.UsageError, match="no label folder"):
+        sw.select(predictor, folder, labels=tmp_path / "nowhere")
+
+
+def test_large_images_are_cut_at_a_bounded_size(tmp_path: Path, predictor: Predictor) -> None:
+    folder = write_images(tmp_path / "images", 1, (900, 1200))
+    (first, *_) = sw.select(predictor, folder, count=1, clicks=2, disagreement="margin").items
+    assert first.image_size == (900, 1200) and first.pixels > 1000
+
+
+def test_a_bad_image_is_listed_and_the_rest_goes_on(tmp_path: Path, predictor: Predictor) -> None:
+    folder = write_images(tmp_path / "images", 3)
+    (folder / "cut.png").write_bytes((folder / "00.png").read_bytes()[:60])
+    found = sw.select(predictor, folder, count=3, clicks=1)
+    assert len(found.images) == 3 and len(found.failed) == 1 and found.failed[0][0].endswith("cut.png")
+
+
+def test_more_images_than_there_are(tmp_path: Path, predictor: Predictor) -> None:
+    found = sw.select(predictor, write_images(tmp_path / "images", 2), count=50, clicks=1)
+    assert len(found.images) == 2 and any("2 images are chosen, not 50" in note for note in found.notes)
+
+
+def test_all_duplicates_are_one(tmp_path: Path, predictor: Predictor) -> None:
+    folder = write_images(tmp_path / "images", 1)
+    for number in range(1, 5):
+        (folder / f"copy{number}.png").write_bytes((folder / "00.png").read_bytes())
+    found = sw.select(predictor, folder, count=3, clicks=1, random_share=0)
+    assert len(found.images) == 1 and len(found.images[0].stands_for) == 4
+    assert any("4 of them near-duplicates" in note for note in found.notes)
+
+
+def test_what_cannot_be_selected_from_is_refused(tmp_path: Path, predictor: Predictor) -> None:
+    folder = write_images(tmp_path / "images", 1)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(sw.DataError, match="no images"):
+        sw.select(predictor, tmp_path / "empty")
+    (tmp_path / "bad").mkdir()
+    (tmp_path / "bad" / "x.png").write_bytes(b"no image")
+    with pytest.raises(sw.DataError, match="none of the 1 images"):
+        sw.select(predictor, tmp_path / "bad")
+    five = tmp_path / "five"
+    five.mkdir()
+    with pytest.raises(sw.DataError, match="channels"):
+        sw.select(a_predictor(channels=5), folder)
+    with pytest.raises(sw.ModelError, match="different classes"):
+        sw.select([predictor, a_predictor(names=("a", "b"))], folder)
+    for wrong in (
+        {"count": 0},
+        {"random_share": 2.0},
+        {"units": "x"},
+        {"questions": "x"},
+        {"disagreement": "x"},
+        {"unit_size": 0},
+    ):
+        with pytest.raises(sw.UsageError):
+            sw.select(predictor, folder, **wrong)  # type: ignore[arg-type]
+    for wrong in ({"units": "segments"}, {"questions": "check"}):
+        with pytest.raises(sw.UsageError):
+            sw.select(None, folder, **wrong)  # type: ignore[arg-type]
+
+
+def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = write_images(tmp_path / "images", 3)
+    monkeypatch.chdir(tmp_path)
+    done = CliRunner().invoke(app, ["select", "none", str(folder), "--count", "2", "--clicks", "3", "--json", "r.json"])
+    assert done.exit_code == 0, done.output
+    assert "2 of 3 images, 6 questions" in done.output
+    assert Selection.load("selection.json").to_json() == json.loads(Path("r.json").read_text())
+    assert Path("selection.html").is_file()
+    wrong = CliRunner().invoke(app, ["select", str(folder), str(folder)])
+    assert isinstance(wrong.exception, sw.SegwrightError) and "no saved model" in str(wrong.exception)
