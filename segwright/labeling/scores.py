@@ -117,17 +117,19 @@ class UnitScores:
     center: Float64Array  # (N, 2): row, column
 
 
-def score_units(units: Int32Array, found: Opinion, weights: Float64Array, *, size_power: float = 0.25) -> UnitScores:
-    """Disagreement × expected rarity × pixels^``size_power`` of each unit, averaged over its pixels.
+def score_units(
+    units: Int32Array, found: Opinion, weights: Float64Array, *, size_power: float = 0.5, floor: float = 0.1
+) -> UnitScores:
+    """(``floor`` + disagreement) × expected rarity × pixels^``size_power`` of each unit, averaged over its pixels.
 
     The rarity is expected over the predicted probabilities, so that a unit that may be rare counts too. Large units
-    label more pixels with one answer; the power is small, because they are also those that need it least.
+    label more pixels with one answer, which is why what is hardly in doubt counts a little as well.
     """
     means = unit_means(units, [*found.probabilities, found.disagreement])
     chance, doubt = means[:, :-1], means[:, -1]
     pixels = np.bincount(units.ravel())
     predicted = chance.argmax(axis=1)
-    score = doubt * (chance @ weights) * pixels.astype(np.float64) ** size_power
+    score = (floor + doubt) * (chance @ weights) * pixels.astype(np.float64) ** size_power
     return UnitScores(score, predicted.astype(np.uint8), chance.max(axis=1), pixels, centers(units))
 
 

@@ -70,12 +70,12 @@ def _components(numbers: Int32Array) -> Int32Array:
     return _compact(connected_components(graph, directed=False)[1].reshape(height, width))
 
 
-def _compact(numbers: npt.NDArray[np.integer]) -> Int32Array:  # type: ignore[type-arg]
+def _compact(numbers: npt.NDArray[np.int32] | npt.NDArray[np.int64]) -> Int32Array:
     """The same regions, numbered from 0 by their first pixel."""
     _, first, inverse = np.unique(numbers, return_index=True, return_inverse=True)
     rank = np.empty(len(first), np.int32)
     rank[np.argsort(first, kind="stable")] = np.arange(len(first), dtype=np.int32)
-    return rank[np.ravel(inverse)].reshape(numbers.shape)
+    return np.asarray(rank[np.ravel(inverse)].reshape(numbers.shape))
 
 
 def borders(units: Int32Array) -> tuple[Int64Array, Int64Array, Int64Array]:
@@ -221,7 +221,7 @@ def core(units: Int32Array, width: int = 1) -> npt.NDArray[np.bool_]:
         edge = cv2.dilate(edge.astype(np.uint8), np.ones((2 * width - 1,) * 2, np.uint8)) > 0
     inside = ~edge
     left = np.bincount(units.ravel(), inside.ravel(), minlength=int(units.max()) + 1)
-    return inside | (left[units] == 0)
+    return np.asarray(inside | (left[units] == 0))
 
 
 def make_units(

@@ -71,9 +71,9 @@ def test_unit_scores_by_hand() -> None:
     units = np.array([[0, 0, 1, 1]], np.int32)
     chance = np.array([[[0.9, 0.7, 0.2, 0.4]], [[0.1, 0.3, 0.8, 0.6]]], np.float32)
     doubt = np.array([[0.2, 0.4, 0.1, 0.3]], np.float32)
-    found = score_units(units, Opinion(chance, doubt), np.array([0.5, 2.0]), size_power=0.5)
+    found = score_units(units, Opinion(chance, doubt), np.array([0.5, 2.0]), size_power=0.5, floor=0.1)
     np.testing.assert_allclose(
-        found.score, [0.3 * (0.8 * 0.5 + 0.2 * 2) * 2**0.5, 0.2 * (0.3 * 0.5 + 0.7 * 2) * 2**0.5], rtol=1e-5
+        found.score, [0.4 * (0.8 * 0.5 + 0.2 * 2) * 2**0.5, 0.3 * (0.3 * 0.5 + 0.7 * 2) * 2**0.5], rtol=1e-5
     )
     np.testing.assert_array_equal(found.predicted, [0, 1])
     np.testing.assert_allclose(found.confidence, [0.8, 0.7], rtol=1e-5)
