@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from segwright.api.results import ConvertResult
 from segwright.core.errors import DataError
+from segwright.data.annotations.sparse import LabelRule
 from segwright.data.check.runner import CheckResult, check_path
 from segwright.data.dataset import Dataset, Split
 from segwright.data.dataset import open_dataset as open_path
@@ -14,7 +17,12 @@ __all__ = ["check", "choose_split", "convert", "open_dataset", "opened", "seen_i
 
 
 def open_dataset(
-    path: str | Path, format: str | None = None, *, images: str | None = None, masks: str | None = None
+    path: str | Path,
+    format: str | None = None,
+    *,
+    images: str | None = None,
+    masks: str | None = None,
+    labels: LabelRule | Mapping[str, Any] | None = None,
 ) -> Dataset:
     """Open a dataset. No image is decoded, except a spread of the masks if their values have to be found out.
 
@@ -26,6 +34,10 @@ def open_dataset(
         A format that ``segwright datasets`` lists. Detected if left out.
     images, masks : str, optional
         Two globs relative to ``path`` that pair files of any layout.
+    labels : mapping, optional
+        How points, lines and boxes become masks: ``unlabeled_pixels`` ("auto", "ignore", "background", "by-image"),
+        ``boxes`` ("auto", "fill", "core"), ``point_radius`` and ``line_width`` in pixels. What is left out is read from
+        ``sparse-labels.yaml`` beside the data, if it is there.
 
     Returns
     -------
@@ -49,7 +61,7 @@ def open_dataset(
     >>> data.format, sorted(data.splits), data.train[0].image.shape
     ('folder', ['test', 'train', 'val'], (64, 96, 3))
     """
-    return open_path(path, format, images=images, masks=masks)
+    return open_path(path, format, images=images, masks=masks, labels=labels)
 
 
 def check(
@@ -58,6 +70,7 @@ def check(
     format: str | None = None,
     images: str | None = None,
     masks: str | None = None,
+    labels: LabelRule | Mapping[str, Any] | None = None,
     html: str | Path | None = None,
 ) -> CheckResult:
     """Check a dataset: every image and mask is read once, and what would spoil a training is listed with its fix.
@@ -70,6 +83,8 @@ def check(
         A format that ``segwright datasets`` lists. Detected if left out.
     images, masks : str, optional
         Two globs that pair any files, such as ``"shots/*.jpg"`` and ``"truth/*_gt.png"``.
+    labels : mapping, optional
+        How points, lines and boxes become masks, as for :func:`segwright.open_dataset`.
     html : str or Path, optional
         Also write the result as a page to this file.
 
@@ -93,7 +108,7 @@ def check(
     >>> result.images, result.exit_code
     (12, 0)
     """
-    result = check_path(data, format, images=images, masks=masks)
+    result = check_path(data, format, images=images, masks=masks, labels=labels)
     if html is not None:
         from segwright.data.check.report_html import write_check_page
 
@@ -109,6 +124,7 @@ def convert(
     format: str | None = None,
     images: str | None = None,
     masks: str | None = None,
+    labels: LabelRule | Mapping[str, Any] | None = None,
 ) -> ConvertResult:
     """Write a dataset in another format, every pixel as it was.
 
@@ -120,7 +136,7 @@ def convert(
         The format to write.
     out : str or Path
         The new folder. It must not exist, or be empty.
-    format, images, masks : str, optional
+    format, images, masks, labels
         How to read the dataset, as for :func:`segwright.check`.
 
     Returns
@@ -143,7 +159,7 @@ def convert(
     """
     from segwright.data.convert import convert as convert_dataset
 
-    dataset = open_dataset(data, format, images=images, masks=masks)
+    dataset = open_dataset(data, format, images=images, masks=masks, labels=labels)
     convert_dataset(dataset, to, out)
     return ConvertResult(dataset.format, to, len(dataset), Path(out))
 
@@ -193,10 +209,16 @@ def choose_split(data: Dataset, name: str | None) -> Split:
 
 
 def opened(
-    data: Dataset | str | Path, format: str | None = None, images: str | None = None, masks: str | None = None
+    data: Dataset | str | Path,
+    format: str | None = None,
+    images: str | None = None,
+    masks: str | None = None,
+    labels: LabelRule | Mapping[str, Any] | None = None,
 ) -> Dataset:
     """The dataset itself, or the one at a path."""
-    return open_dataset(data, format, images=images, masks=masks) if isinstance(data, str | Path) else data
+    if not isinstance(data, str | Path):
+        return data
+    return open_dataset(data, format, images=images, masks=masks, labels=labels)
 
 
 def seen_in_training(model: object, split: Split) -> dict[str, bool] | None:

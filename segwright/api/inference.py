@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -217,6 +217,7 @@ def evaluate(
     format: str | None = None,
     images: str | None = None,
     masks: str | None = None,
+    labels: Mapping[str, Any] | None = None,
     skip_bad: bool = False,
     match: str = "names",
     raw_values: bool = False,
@@ -244,7 +245,7 @@ def evaluate(
         A split of ``data``, or ``"all"``. Left out: ``test``, else ``val``, else all images with a note.
     device, postprocess, tta, eight_bit, trust_external
         As for :func:`segwright.load`. Images are read by the model's value range.
-    format, images, masks : str, optional
+    format, images, masks, labels
         How to read the dataset, as for :func:`segwright.check`.
     skip_bad : bool, default=False
         Leave unusable files out, and list them.
@@ -305,7 +306,7 @@ def evaluate(
     examples = examples_for_report(report_images)
     find_convention(convention)  # before any file is read
     parts = EvaluationParts(slices, label_errors)
-    chosen = data if isinstance(data, Split) else choose_split(opened(data, format, images, masks), split)
+    chosen = data if isinstance(data, Split) else choose_split(opened(data, format, images, masks, labels), split)
     if isinstance(model, str | Path) and is_mask_folder(Path(model)):
         from segwright.evaluation.masks import evaluate_masks
 

@@ -283,4 +283,5 @@ def _configured(
     settings = base.with_values({**values, **({"out": str(out)} if out is not None else {})})
     if isinstance(data, str | Path):
         settings = settings.with_values({"data.path": str(data)})
-    return opened(data, settings.data.format, settings.data.images, settings.data.masks), settings
+    given = settings.data
+    return opened(data, given.format, given.images, given.masks, given.labels()), settings

@@ -27,6 +27,22 @@ Images = Annotated[
 Masks = Annotated[
     str | None, typer.Option("--masks", metavar="GLOB", help="Which files are their masks: 'truth/*_gt.png'.")
 ]
+UnlabeledPixels = Annotated[
+    str | None,
+    typer.Option(
+        "--unlabeled-pixels",
+        metavar="ignore|background|by-image",
+        help="What no point, line, box or outline covers; ignored where all labels are points and lines.",
+    ),
+]
+Boxes = Annotated[
+    str | None,
+    typer.Option("--boxes", metavar="fill|core", help="Boxes as labels: in full, or the inner fifth of each."),
+]
+PointRadius = Annotated[
+    float | None, typer.Option("--point-radius", metavar="PX", help="Pixels around a labeled point; 2.")
+]
+LineWidth = Annotated[float | None, typer.Option("--line-width", metavar="PX", help="Pixels across a labeled line; 3.")]
 Split = Annotated[str | None, typer.Option("--split", help="Which split of the dataset.")]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1, mps")]
 Data = Annotated[Path, typer.Argument(metavar="DATA", help="Folder or file of the dataset; its format is detected.")]
@@ -55,6 +71,19 @@ JournalMaxSize = Annotated[
     str, typer.Option("--journal-max-size", metavar="SIZE", help="Of the journal's folder; its oldest files go.")
 ]
 Model = Annotated[Path, typer.Argument(metavar="MODEL", help="A run folder, a bundle or an exported .onnx file.")]
+
+
+def label_options(
+    unlabeled_pixels: str | None, boxes: str | None, point_radius: float | None, line_width: float | None
+) -> dict[str, Any]:
+    """The rule for sparse labels as ``labels=`` takes it: what was given."""
+    given = {
+        "unlabeled_pixels": unlabeled_pixels,
+        "boxes": boxes,
+        "point_radius": point_radius,
+        "line_width": line_width,
+    }
+    return {name: value for name, value in given.items() if value is not None}
 
 
 def console() -> Console:

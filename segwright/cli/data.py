@@ -9,7 +9,20 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
-from segwright.cli.common import Data, Format, Images, Json, Masks, console, write_result
+from segwright.cli.common import (
+    Boxes,
+    Data,
+    Format,
+    Images,
+    Json,
+    LineWidth,
+    Masks,
+    PointRadius,
+    UnlabeledPixels,
+    console,
+    label_options,
+    write_result,
+)
 from segwright.core.atomic_io import check_output, refuse_data_file
 from segwright.core.progress import literal
 
@@ -24,6 +37,10 @@ def check(
     format: Format = None,
     images: Images = None,
     masks: Masks = None,
+    unlabeled_pixels: UnlabeledPixels = None,
+    boxes: Boxes = None,
+    point_radius: PointRadius = None,
+    line_width: LineWidth = None,
     json: Json = None,
 ) -> None:
     """Check a dataset for what would spoil a training, each with its fix. Exit code 1 if there is an error."""
@@ -33,7 +50,8 @@ def check(
         if path is not None:
             check_output(path)
             refuse_data_file(path, data, holds)
-    result = api.check(data, format=format, images=images, masks=masks, html=html)
+    labels = label_options(unlabeled_pixels, boxes, point_radius, line_width)
+    result = api.check(data, format=format, images=images, masks=masks, labels=labels, html=html)
     from segwright.data.check.report_text import render_check
 
     render_check(result, console())
@@ -51,6 +69,10 @@ def convert(
     format: Format = None,
     images: Images = None,
     masks: Masks = None,
+    unlabeled_pixels: UnlabeledPixels = None,
+    boxes: Boxes = None,
+    point_radius: PointRadius = None,
+    line_width: LineWidth = None,
     json: Json = None,
 ) -> None:
     """Write a dataset in another format."""
@@ -58,7 +80,8 @@ def convert(
 
     if json is not None:
         check_output(json)
-    result = api.convert(data, to, out, format=format, images=images, masks=masks)
+    labels = label_options(unlabeled_pixels, boxes, point_radius, line_width)
+    result = api.convert(data, to, out, format=format, images=images, masks=masks, labels=labels)
     console().print(literal(f"{result.images} images written as {to}: {out}"), soft_wrap=True)
     write_result(json, result.to_json())
 

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from segwright.cli.common import (
+    Boxes,
     Data,
     Device,
     EightBit,
@@ -18,13 +19,17 @@ from segwright.cli.common import (
     JournalMaxSize,
     Json,
     KeepImages,
+    LineWidth,
     Masks,
     Model,
+    PointRadius,
     Split,
     TrustExternal,
+    UnlabeledPixels,
     check_json,
     command_line,
     console,
+    label_options,
     write_result,
 )
 from segwright.core.atomic_io import write_text
@@ -127,6 +132,10 @@ def evaluate(
     format: Format = None,
     images: Images = None,
     masks: Masks = None,
+    unlabeled_pixels: UnlabeledPixels = None,
+    boxes: Boxes = None,
+    point_radius: PointRadius = None,
+    line_width: LineWidth = None,
     json: Json = None,
 ) -> None:
     """Score a model, or masks made by any tool, on a split that has masks."""
@@ -143,6 +152,7 @@ def evaluate(
         format=format,
         images=images,
         masks=masks,
+        labels=label_options(unlabeled_pixels, boxes, point_radius, line_width),
         skip_bad=skip_bad,
         match=match,
         raw_values=raw_values,

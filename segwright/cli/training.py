@@ -11,7 +11,21 @@ from typing import Annotated, Any
 
 import typer
 
-from segwright.cli.common import Data, Device, Format, Images, Json, Masks, command_line, console, write_result
+from segwright.cli.common import (
+    Boxes,
+    Data,
+    Device,
+    Format,
+    Images,
+    Json,
+    LineWidth,
+    Masks,
+    PointRadius,
+    UnlabeledPixels,
+    command_line,
+    console,
+    write_result,
+)
 from segwright.cli.launch import launch, launched, without_option
 from segwright.cli.tables import folds_table
 from segwright.core.errors import UsageError
@@ -59,6 +73,10 @@ def train(
     format: Format = None,
     images: Images = None,
     masks: Masks = None,
+    unlabeled_pixels: UnlabeledPixels = None,
+    boxes: Boxes = None,
+    point_radius: PointRadius = None,
+    line_width: LineWidth = None,
     json: Json = None,
 ) -> None:
     """Train a segmentation model. Everything left out is planned from the data and the machine."""
@@ -92,6 +110,10 @@ def train(
         "data.format": format,
         "data.images": images,
         "data.masks": masks,
+        "data.unlabeled_pixels": unlabeled_pixels,
+        "data.boxes": boxes,
+        "data.point_radius": point_radius,
+        "data.line_width": line_width,
     }
     values = {key: value for key, value in given.items() if value is not None} | parse_overrides(settings or [])
     if folds is not None and dry_run:

@@ -6,10 +6,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from segwright.core.deprecated import renamed_names
 from segwright.core.errors import FormatError, SegwrightError, UsageError
+from segwright.data.annotations.sparse import FILE, LabelRule, read_rule
 from segwright.data.archives import archive_of, unpacked
 from segwright.data.formats import FORMATS, Format, refusals
 from segwright.data.formats.file_tree import Tree
@@ -75,11 +79,18 @@ def _by_globs(tree: Tree, format: str | None, images: str | None, masks: str | N
 
 
 def open_dataset(
-    path: str | Path, format: str | None = None, *, images: str | None = None, masks: str | None = None
+    path: str | Path,
+    format: str | None = None,
+    *,
+    images: str | None = None,
+    masks: str | None = None,
+    labels: LabelRule | Mapping[str, Any] | None = None,
 ) -> Dataset:
     """Open the dataset at ``path``; ``format`` (a key of ``FORMATS``) overrides what is recognized.
 
     ``images`` and ``masks`` are globs relative to ``path`` that pair files of any layout (:mod:`.formats.globs`).
+    ``labels``: how points, lines and boxes become masks (:class:`.annotations.sparse.LabelRule`, or its fields by
+    name); a file ``sparse-labels.yaml`` beside the data gives what is left out here.
 
     No image is decoded but a spread of the masks where their values have to be found. Errors: FormatError where
     nothing is recognized or the named format does not fit, UsageError for an unknown format name, LabelError where the
@@ -87,19 +98,20 @@ def open_dataset(
     """
     if format is not None and format not in FORMATS:
         raise UsageError("unknown data format", expected=", ".join(FORMATS), found=format)
+    asked = LabelRule.of(labels)
     tree = Tree(path)
     with TypedErrors("opening the dataset", tree.root):
         archive = archive_of(tree)
         if archive is not None:
             tree = Tree(unpacked(archive))
         try:
-            dataset = _opened(tree, format, images, masks)
+            dataset = _opened(tree, format, images, masks, asked)
         except FormatError:
             # A plain tar that holds no samples of WebDataset's is an archive like any other.
             if not tree.is_file or tree.root.suffix.lower() != ".tar" or format is not None:
                 raise
             archive, tree = tree.root, Tree(unpacked(tree.root))
-            dataset = _opened(tree, format, images, masks)
+            dataset = _opened(tree, format, images, masks, asked)
     dataset.problems += tree.problems()
     if archive is not None:
         dataset.notes.append(f"{archive.name} is unpacked in {tree.root}, which can be deleted at any time")
@@ -107,7 +119,9 @@ def open_dataset(
     return dataset
 
 
-def _opened(tree: Tree, format: str | None, images: str | None, masks: str | None) -> Dataset:
+def _opened(tree: Tree, format: str | None, images: str | None, masks: str | None, asked: LabelRule) -> Dataset:
+    beside = read_rule(tree.root if not tree.is_file else tree.root.absolute().parent)
+    rule = tree.memo["label rule"] = LabelRule(**{**asdict(beside), **asked.given()})
     if images is not None or masks is not None:
         known, reason = _by_globs(tree, format, images, masks)
     else:
@@ -116,5 +130,15 @@ def _opened(tree: Tree, format: str | None, images: str | None, masks: str | Non
     dataset = known.open(tree)
     if not dataset.records:
         raise FormatError("the dataset holds no image", expected=known.layout, found=tree.summary(), where=tree.root)
+    if not rule.is_default and not tree.memo.get("label rule used"):
+        raise UsageError(
+            f"the masks of this format ({known.name}) state every pixel: there are no points, lines or boxes to read",
+            expected="annotations of objects, such as labelme, CVAT, COCO, YOLO",
+            found=", ".join(f"{name}={value}" for name, value in rule.given().items()),
+            where=tree.root,
+            fix="leave it out; a value of the masks that means 'not labeled' is listed so: '0 ignore' in classes.txt",
+        )
+    if not beside.is_default:
+        dataset.notes.append(f"{FILE} is used: {', '.join(f'{k} {v}' for k, v in beside.given().items())}")
     dataset.notes.insert(0, f"{known.title}: {reason}")
     return dataset

@@ -213,6 +213,11 @@ class Reader(ABC):
     def mask(self, record: Record) -> UInt8Array | None:
         """uint8 H×W class indices; LabelError where a value is not in the label map; None without a mask."""
 
+    @property
+    def partial(self) -> bool:
+        """Whether the annotations are known to leave a part of some images without labels."""
+        return False
+
     def is_full_file(self, record: Record) -> bool:
         """Whether the record's image is all of its file, and no page or tile."""
         return True
@@ -328,6 +333,11 @@ class Dataset:
     @property
     def label_space(self) -> LabelSpace:
         return self.reader.label_space
+
+    @property
+    def partial(self) -> bool:
+        """Whether some images are labeled in part alone: what no annotation covers there is ignored."""
+        return self.reader.partial
 
     @property
     def value_range(self) -> ValueRange | None:

@@ -83,9 +83,22 @@ class DataConfig(Section):
     format: str | None = Field(None, description="name of a data format; recognized when left out")
     images: str | None = Field(None, description="glob of the images, relative to the path; with `masks`")
     masks: str | None = Field(None, description="glob of the masks, relative to the path; with `images`")
+    unlabeled_pixels: Literal["auto", "ignore", "background", "by-image"] = Field(
+        "auto", description="what points, lines, boxes and outlines do not cover; ignored for points and lines alone"
+    )
+    boxes: Literal["auto", "fill", "core"] = Field(
+        "auto",
+        description="boxes as labels: in full, or the inner fifth and the rest ignored; by the format when auto",
+    )
+    point_radius: float | None = Field(None, ge=0, le=1000, description="pixels around a labeled point; 2 if left out")
+    line_width: float | None = Field(None, ge=1, le=1000, description="pixels across a labeled line; 3 if left out")
     skip_bad: bool = Field(False, description="leave unusable files out instead of refusing to train")
     fold: int | None = Field(None, ge=0, description="which fold of `folds` is the validation split")
     folds: int = Field(5, ge=2, le=1000, description="number of folds when `fold` is given")
+
+    def labels(self) -> dict[str, Any]:
+        """The rule for sparse labels, as ``open_dataset`` takes it."""
+        return self.model_dump(include={"unlabeled_pixels", "boxes", "point_radius", "line_width"})
 
 
 class ModelConfig(Section):

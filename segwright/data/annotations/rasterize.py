@@ -39,6 +39,7 @@ class Region:
     mask: BoolMask
     top: int = 0
     left: int = 0
+    unsure: BoolMask | None = None  # of the mask's shape: becomes ignored where nothing was drawn before
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +66,7 @@ def paint(regions: Iterable[Region], height: int, width: int, background: int) -
     """H×W class indices: the regions in their order, later ones over earlier ones."""
     labels = np.full((height, width), background, np.uint8)
     for region in regions:
-        _paint(labels, region)
+        _paint(labels, region, background)
     return labels
 
 
@@ -76,9 +77,13 @@ def _inside(region: Region, height: int, width: int) -> tuple[int, int, BoolMask
     return top, left, mask
 
 
-def _paint(labels: UInt8Array, region: Region) -> None:
+def _paint(labels: UInt8Array, region: Region, background: int) -> None:
     top, left, mask = _inside(region, *labels.shape)
-    labels[top : top + mask.shape[0], left : left + mask.shape[1]][mask] = region.index
+    window = labels[top : top + mask.shape[0], left : left + mask.shape[1]]
+    if region.unsure is not None:
+        around = _inside(Region(region.index, region.unsure, region.top, region.left), *labels.shape)[2]
+        window[around & (window == background)] = IGNORE_INDEX
+    window[mask] = region.index
 
 
 def sort_by_area(regions: Sequence[Region]) -> list[Region]:
@@ -133,7 +138,7 @@ def draw(drawing: Drawing) -> tuple[UInt8Array, dict[int, ObjectCount]]:
             counts.spend(region)
             counts.add(one.index, region is not None and _shown(region, labels.shape))
             if region is not None:
-                _paint(labels, region)
+                _paint(labels, region, drawing.background)
         return labels, counts.result()
     order: list[tuple[bool, int, int, Region | None]] = []
     kept = 0
@@ -152,7 +157,7 @@ def draw(drawing: Drawing) -> tuple[UInt8Array, dict[int, ObjectCount]]:
     for _, _, place, held in order:
         region = held if held is not None else drawing.objects[place].draw()
         if region is not None:
-            _paint(labels, region)
+            _paint(labels, region, drawing.background)
     return labels, counts.result()
 
 
@@ -199,17 +204,18 @@ class Ledger:
 
 
 def annotated_space(
-    names: Sequence[str], colors: Sequence[tuple[int, int, int] | None] = ()
+    names: Sequence[str], colors: Sequence[tuple[int, int, int] | None] = (), *, rest_ignored: bool = False
 ) -> tuple[LabelSpace, dict[str, int], int]:
     """(label space, name → class index, index of what no annotation covers) for names in their order.
 
     A background among the names is what nothing covers and keeps its place; where there is none, but ``__ignore__``,
-    what nothing covers is ignored; else a background is put before them. Names that mean "ignored" become 255.
+    what nothing covers is ignored; else a background is put before them. Names that mean "ignored" become 255. With
+    ``rest_ignored``, what nothing covers is ignored and no background is added: one among the names is a class.
     """
     unique = list(dict.fromkeys(names))
     kept = [name for name in unique if name.strip().lower() not in IGNORED_NAMES]
     background = next((name for name in kept if name.strip().lower() in BACKGROUND_NAMES), None)
-    added = background is None and "__ignore__" not in unique
+    added = background is None and "__ignore__" not in unique and not rest_ignored
     classes = ["background", *kept] if added else kept
     if not classes:
         raise DataError("the annotations name no class", found=", ".join(unique) or "no label")
@@ -218,6 +224,8 @@ def annotated_space(
     given = {**dict(zip(names, colors, strict=False)), **({"background": (0, 0, 0)} if added else {})}
     known = [color for color in (given.get(name) for name in classes) if color is not None]
     space = LabelSpace(tuple(classes), tuple(known) if len(known) == len(classes) else ())
+    if rest_ignored:
+        return space, index, IGNORE_INDEX
     return space, index, index["background"] if added else index.get(background or "", IGNORE_INDEX)
 
 

@@ -103,7 +103,15 @@ RULES: tuple[Rule, ...] = (
     Rule("classes guessed", _W, _opening, "no class list: classes were concluded from the values of the masks"),
     Rule("palettes differ", _W, _opening, "masks with different palettes: colors, not indices, are compared"),
     Rule("no objects", _W, _opening, "annotations without any object"),
-    Rule("boxes only", _W, _opening, "annotations with boxes but no outlines"),
+    Rule(
+        "points beside outlines",
+        _W,
+        _opening,
+        "points or lines in a dataset of outlines: complete images or partial labels (`docs/sparse-labels.md`)",
+    ),
+    Rule(
+        "boxes only", _WN, _opening, "annotations with boxes but no outlines; a note where they are read by their cores"
+    ),
     Rule("crowds ignored", _W, _opening, "COCO crowd regions are ignored pixels"),
     Rule(
         "objects without pixels",

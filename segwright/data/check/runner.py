@@ -15,6 +15,7 @@ from typing import Any
 
 from segwright.core.deprecated import renamed_attribute, renamed_names
 from segwright.core.errors import SegwrightError
+from segwright.data.annotations.sparse import LabelRule
 from segwright.data.check import file_rules, image_rules, label_rules, split_rules
 from segwright.data.check.dataset_scan import scan_dataset
 from segwright.data.check.evidence import Evidence
@@ -145,11 +146,12 @@ def check_path(
     *,
     images: str | None = None,
     masks: str | None = None,
+    labels: LabelRule | Mapping[str, Any] | None = None,
     workers: int | None = None,
 ) -> CheckResult:
     """Open and check. A dataset that cannot be opened is a result with that one error, not an exception."""
     try:
-        dataset = open_dataset(path, format, images=images, masks=masks)
+        dataset = open_dataset(path, format, images=images, masks=masks, labels=labels)
     except SegwrightError as error:
         text = error.message if not error.found else f"{error.message}: {error.found}"
         files = (error.where or str(path),)

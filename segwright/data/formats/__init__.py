@@ -38,6 +38,7 @@ from segwright.data.formats import (
     supervisely,
     via,
     voc,
+    voc_boxes,
     webdataset,
     yolo,
 )
@@ -51,6 +52,7 @@ _TRIED: tuple[Format, ...] = (
     labelme_web.FORMAT, ground_truth.FORMAT,
     labelme.FORMAT, label_studio.FORMAT, label_studio_masks.FORMAT, coco.FORMAT,
     cvat.FORMAT, parquet.FORMAT, webdataset.FORMAT, yolo.FORMAT,
+    voc_boxes.FORMAT,
     run_lengths.FORMAT, csv_pairs.FORMAT, multi_mask.FORMAT, geotiff.FORMAT, folder.FORMAT,
 )  # fmt: skip
 

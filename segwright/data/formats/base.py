@@ -9,6 +9,7 @@ from pathlib import Path
 
 from segwright.core.deprecated import renamed_attribute
 from segwright.core.errors import FormatError
+from segwright.data.annotations.sparse import LabelRule
 from segwright.data.formats.bit_depth import find_pixel_format
 from segwright.data.formats.file_tree import Tree, is_image
 from segwright.data.formats.name_parts import SPLIT_NAMES as SPLIT_NAMES
@@ -40,6 +41,13 @@ class Format:
     def open(self, path: str | Path | Tree) -> Dataset:
         """The dataset; FormatError or DataError where it cannot be opened as this format."""
         return with_pixel_format(self.opener(path if isinstance(path, Tree) else Tree(path)))
+
+
+def label_rule(tree: Tree) -> LabelRule:
+    """The rule given for sparse labels. A format that takes it calls this; of another format it is an error."""
+    tree.memo["label rule used"] = True
+    rule: LabelRule = tree.memo.get("label rule", LabelRule())
+    return rule
 
 
 def with_pixel_format(dataset: Dataset) -> Dataset:

@@ -8,7 +8,9 @@ What is not written down in the format is decided so: where regions overlap, the
 smaller stays visible (things over stuff); a crowd region is ignored, and lies below everything, but where crowds are
 most of the objects, or all of a class (CVAT marks every brush mask so), they are objects like the others; what nothing
 covers is background where there are only things, and ignored where there is stuff. An id is matched as text or number;
-objects whose image or category is not listed, and those without an outline, are counted and named.
+objects whose image or category is not listed, and those without an outline, are counted and named. Key points that are
+seen, of annotations without an outline, are sparse labels; a box alone is one where ``boxes`` is given
+(:mod:`segwright.data.annotations.sparse`).
 """
 
 from __future__ import annotations
@@ -25,10 +27,10 @@ import numpy as np
 from segwright.core.errors import FormatError
 from segwright.core.types import IGNORE_INDEX
 from segwright.data.annotations.rle import encode_string
-from segwright.data.formats.base import Format, sort_splits, unique_records
+from segwright.data.formats.base import Format, label_rule, sort_splits, unique_records
 from segwright.data.formats.coco_categories import make_classes
 from segwright.data.formats.coco_names import stuff_thing_space
-from segwright.data.formats.coco_records import CocoFile, CocoRecords
+from segwright.data.formats.coco_records import CocoFile, CocoRecords, choose_for
 from segwright.data.formats.file_tree import Tree, is_image, read_ends, stem
 from segwright.data.formats.name_parts import split_of, split_of_part
 from segwright.data.formats.writing import OutputSample, bounding_box, class_names
@@ -140,7 +142,10 @@ def _open_json(tree: Tree, files: Sequence[CocoFile]) -> Dataset:
     data = [_load(file.path) for file in files]
     try:
         with without_collection():
-            return CocoRecords(tree, files, data, make_classes(data, [file.path for file in files])).dataset()
+            choice = choose_for(label_rule(tree), data)
+            ignored = choice.reading.rest == "ignored"
+            classes = make_classes(data, [file.path for file in files], rest_ignored=ignored)
+            return CocoRecords(tree, files, data, classes, choice).dataset()
     except (KeyError, TypeError, AttributeError, ValueError, OverflowError, IndexError) as error:
         raise FormatError("a COCO JSON that lacks what it should hold", expected="ids, file names, sizes, categories",
                           found=repr(error), where=files[0].path, fix="export it again") from error  # fmt: skip

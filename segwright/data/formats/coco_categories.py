@@ -73,7 +73,7 @@ def _numbered(data: Sequence[Mapping[str, Any]]) -> tuple[dict[int, Mapping[str,
     return categories, tables, conflict
 
 
-def make_classes(data: Sequence[dict[str, Any]], paths: Sequence[Path]) -> Classes:
+def make_classes(data: Sequence[dict[str, Any]], paths: Sequence[Path], *, rest_ignored: bool = False) -> Classes:
     categories, tables, conflict = _numbered(data)
     notes = []
     if conflict:
@@ -104,7 +104,7 @@ def make_classes(data: Sequence[dict[str, Any]], paths: Sequence[Path]) -> Class
         (i for i, name in zip(ids_in_order, names, strict=True) if name.lower() in BACKGROUND_NAMES), None
     )
     index = {category: place for place, category in enumerate(ids_in_order)}
-    if stuff:
+    if stuff or rest_ignored:
         fill = IGNORE_INDEX
         notes.append("what nothing covers is ignored")
     elif background is not None:

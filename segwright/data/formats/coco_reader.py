@@ -14,7 +14,8 @@ import numpy as np
 from segwright.core.errors import LabelError
 from segwright.core.types import IGNORE_INDEX
 from segwright.data.annotations.rasterize import Drawable, Drawing, RasterizedReader, describe_source
-from segwright.data.formats.coco_shapes import rasterize
+from segwright.data.annotations.sparse import COMPLETE, Reading
+from segwright.data.formats.coco_shapes import Weak, rasterize
 from segwright.data.records import ObjectCount, Record
 from segwright.imageio import UInt8Array, read_mask
 
@@ -42,6 +43,11 @@ class CocoReader(RasterizedReader):
     """Draws the annotations of a JSON, or decodes panoptic PNGs."""
 
     background: int = 0  # what no annotation covers
+    reading: Reading = COMPLETE
+
+    @property
+    def partial(self) -> bool:
+        return self.reading.partial
 
     def draw(self, record: Record) -> UInt8Array:
         if isinstance(record.payload, Panoptic):
@@ -60,7 +66,9 @@ class CocoReader(RasterizedReader):
             )
             for index, segmentation, crowd in annotated.regions
         ]
-        return Drawing(height, width, objects, self.background, sort_by_area=True, where=where)
+        outlines = any(not isinstance(one, Weak) or not one.points for _, one, _ in annotated.regions)
+        background = self.reading.fill(self.background, outlines)
+        return Drawing(height, width, objects, background, sort_by_area=True, where=where)
 
     def object_counts(self, record: Record) -> Mapping[int, ObjectCount] | None:
         if not isinstance(record.payload, Panoptic):

@@ -11,11 +11,12 @@ from typing import Any
 
 from segwright.core.errors import FormatError
 from segwright.core.types import IGNORE_INDEX
-from segwright.data.annotations.rasterize import Ledger
+from segwright.data.annotations.rasterize import Ledger, fill_name
+from segwright.data.annotations.sparse import Choice, LabelRule, Reading, box_choices, choose_reading
 from segwright.data.formats.base import sort_splits, unique_ids
 from segwright.data.formats.coco_categories import Classes, spell_id
 from segwright.data.formats.coco_reader import CocoReader, ObjectAnnotations, Panoptic
-from segwright.data.formats.coco_shapes import is_crowd, whole, why_not_drawn
+from segwright.data.formats.coco_shapes import Weak, box_of, is_crowd, visible_points, whole, why_not_drawn
 from segwright.data.formats.file_references import Reference, claimed_twice, resolve_all, surroundings
 from segwright.data.formats.file_tree import Tree, is_image
 from segwright.data.records import Dataset, Problem, Record
@@ -64,8 +65,16 @@ class _Entry:
 class CocoRecords:
     """The records of one or several JSONs (train and val; instances and stuff of the same images)."""
 
-    def __init__(self, tree: Tree, files: Sequence[CocoFile], data: Sequence[dict[str, Any]], classes: Classes) -> None:
+    def __init__(
+        self,
+        tree: Tree,
+        files: Sequence[CocoFile],
+        data: Sequence[dict[str, Any]],
+        classes: Classes,
+        choice: Choice | None = None,
+    ) -> None:
         self.tree, self.files, self.data, self.classes = tree, files, data, classes
+        self.choice = choice or Choice(Reading(strokes=False))
         self.ledger = Ledger()
         self.problems = _without_objects(files, data)
         self.boxes = 0
@@ -162,7 +171,11 @@ class CocoRecords:
         height, width = whole(entry.image.get("height")), whole(entry.image.get("width"))
         for annotation, key, reason, crowd in entry.found:
             name = names.get(key, f"category {key}")
-            if reason is not None:
+            weak = self._weak(annotation) if reason is not None else None
+            if weak is not None and key in index:
+                regions.append((index[key], weak, False))
+                kept.append(name)
+            elif reason is not None:
                 self.boxes += bool(annotation.get("bbox"))
                 self.ledger.lose(name, f"{reason}, a box alone" if annotation.get("bbox") else reason)
             elif key not in names:
@@ -173,6 +186,14 @@ class CocoRecords:
                 kept.append(name)
         self.ledger.kept.update(kept)
         return ObjectAnnotations(str(entry.file.path), height, width, tuple(regions))
+
+    def _weak(self, annotation: Mapping[str, Any]) -> Weak | None:
+        """What an annotation without an outline labels; None where that is nothing, or is not read."""
+        reading = self.choice.reading
+        if reading.strokes and (points := visible_points(annotation)):
+            return Weak(reading.rule, points)
+        box = box_of(annotation) if reading.rule.boxes != "auto" else None
+        return None if box is None else Weak(reading.rule, box=box)
 
     def _panoptic(self, entry: _Entry) -> Panoptic | None:
         index, names = self.classes.index[entry.number], self.names[entry.number]
@@ -292,11 +313,16 @@ class CocoRecords:
         return Dataset(
             root=self.tree.root,
             format="coco",
-            reader=CocoReader(self.classes.space, background=self.classes.background),
+            reader=CocoReader(self.classes.space, background=self.classes.background, reading=self.choice.reading),
             records=tuple(records.values()),
             given=sort_splits(given),
-            notes=[f"{len(self.classes.space)} classes from the JSON's categories", *self.classes.notes],
-            problems=[*self.ledger.problems(fix), *self.problems],
+            notes=[
+                f"{len(self.classes.space)} classes from the JSON's categories",
+                *self.classes.notes,
+                *self.choice.notes,
+                *self._reading_notes(),
+            ],
+            problems=[*self.ledger.problems(fix), *self.choice.problems, *self.problems],
         )
 
     def _refuse_nothing(self, payloads: Mapping[Path, Any]) -> None:
@@ -310,5 +336,28 @@ class CocoRecords:
             expected="annotations with a segmentation, an image and a category that are listed",
             found=f"{sum(self.ledger.lost.values())} objects, none drawn: {self.ledger.summary()}",
             where=self.files[0].path if len(self.files) == 1 else self.tree.root,
-            fix="export the outlines (polygons or masks) of all objects",
+            fix=f"export the outlines (polygons or masks) of all objects{f'; {box_choices()}' if only_boxes else ''}",
         )  # fmt: skip
+
+    def _reading_notes(self) -> list[str]:
+        reading = self.choice.reading
+        bare = [a for objects in self.objects for a, _, reason, _ in objects if reason is not None]
+        fill = fill_name(self.classes.space, self.classes.background)
+        notes = reading.notes(fill, strokes=any(map(visible_points, bare)))
+        if reading.rule.boxes == "core":
+            notes.append("of a box without an outline the inner fifth is its class, the rest of it ignored")
+        return notes
+
+
+def choose_for(rule: LabelRule, data: Sequence[Mapping[str, Any]]) -> Choice:
+    """How key points without an outline are read, by the annotations of every image."""
+    counts: dict[tuple[int, str], list[int]] = {}
+    for number, part in enumerate(data):
+        for annotation in part["annotations"]:
+            one = counts.setdefault((number, spell_id(annotation.get("image_id"))), [0, 0])
+            drawn = why_not_drawn(annotation.get("segmentation")) is None or "segments_info" in annotation
+            if not drawn and visible_points(annotation):
+                one[0] += 1
+            elif drawn or (rule.boxes != "auto" and box_of(annotation) is not None):
+                one[1] += 1
+    return choose_reading(rule, [(strokes, outlines) for strokes, outlines in counts.values()])

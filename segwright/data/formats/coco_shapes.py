@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from segwright.core.types import IGNORE_INDEX
 from segwright.data.annotations.polygons import as_points, fill_box
 from segwright.data.annotations.rasterize import Region
 from segwright.data.annotations.rle import check_size, crop_columns, list_runs, string_runs
+from segwright.data.annotations.sparse import LabelRule, core, stamp
 
 
 def whole(value: Any) -> int:
@@ -47,6 +49,51 @@ def outlines(segmentation: Any) -> list[Any] | None:
     if pairs and len(parts) >= 3 and all(isinstance(value, int | float) for part in parts for value in part):
         return [parts]
     return [part for part in parts if not (isinstance(part, list) and len(part) == 0)]
+
+
+@dataclass(frozen=True, slots=True)
+class Weak:
+    """An annotation without an outline: its visible key points (x, y), or its box (left, top, width, height)."""
+
+    rule: LabelRule
+    points: tuple[tuple[float, float], ...] = ()
+    box: tuple[float, float, float, float] | None = None
+
+    def region(self, height: int, width: int, where: str) -> Region | None:
+        """The pixels that it labels."""
+        check_size(height, width, where)
+        if self.points:
+            top, left, mask = stamp(as_points(self.points, where), self.rule.radius, height, width)
+            return Region(0, mask, top, left)
+        if self.box is None:
+            return None
+        x, y, across, down = self.box
+        corners = as_points([[x, y], [x + across, y], [x + across, y + down], [x, y + down]], where)
+        if self.rule.boxes == "core":
+            (top, left, mask), unsure = core(corners, height, width, where)
+            return Region(0, mask, top, left, unsure)
+        top, left, mask = fill_box(corners, height, width, where)
+        return Region(0, mask, top, left)
+
+
+VISIBLE = 2  # of a key point: labeled and seen; 1 is labeled and hidden behind something else
+
+
+def visible_points(annotation: Mapping[str, Any]) -> tuple[tuple[float, float], ...]:
+    """The key points of an annotation that are seen, (x, y); empty where it has none that can be read."""
+    values = annotation.get("keypoints")
+    if not isinstance(values, list) or len(values) % 3 or not all(isinstance(v, int | float) for v in values):
+        return ()
+    return tuple((float(x), float(y)) for x, y, v in zip(*[iter(values)] * 3, strict=True) if v == VISIBLE)
+
+
+def box_of(annotation: Mapping[str, Any]) -> tuple[float, float, float, float] | None:
+    """The box of an annotation; None where it has none."""
+    values = annotation.get("bbox")
+    if not isinstance(values, list) or len(values) != 4 or not all(isinstance(v, int | float) for v in values):
+        return None
+    left, top, across, down = (float(v) for v in values)
+    return left, top, across, down
 
 
 def why_not_drawn(segmentation: Any) -> str | None:
@@ -97,8 +144,13 @@ def decode_segmentation(segmentation: Any, height: int, width: int, where: str) 
 
 
 def rasterize(index: int, crowd: bool, segmentation: Any, height: int, width: int, where: str) -> Region | None:
-    merged = _union(decode_segmentation(segmentation, height, width, where))
-    return None if merged is None else Region(IGNORE_INDEX if crowd else index, merged.mask, merged.top, merged.left)
+    if isinstance(segmentation, Weak):
+        merged = segmentation.region(height, width, where)
+    else:
+        merged = _union(decode_segmentation(segmentation, height, width, where))
+    if merged is None:
+        return None
+    return Region(IGNORE_INDEX if crowd else index, merged.mask, merged.top, merged.left, merged.unsure)
 
 
 def _union(parts: list[Region]) -> Region | None:

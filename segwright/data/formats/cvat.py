@@ -1,7 +1,8 @@
 """CVAT's XML ("CVAT for images 1.1", "CVAT for video 1.1"): polygons, boxes, ellipses, masks, drawn by their z order.
 
 A mask's run lengths go along the rows of its box and are exact. Labels and colors come from the task's description;
-what no shape covers is background. Polylines, points, cuboids and skeletons cover no area: they are counted and named.
+what no shape covers is background. Polylines and points are sparse labels
+(:mod:`segwright.data.annotations.sparse`); cuboids and skeletons cover no area: they are counted and named.
 A video's tracks (:mod:`.cvat_tracks`) are drawn into its frames, which lie beside the XML as images.
 """
 
@@ -34,8 +35,9 @@ from segwright.data.annotations.rasterize import (
     fill_name,
 )
 from segwright.data.annotations.rle import encode_rows
-from segwright.data.formats.base import SPLIT_NAMES, Format, pairing_problems, sort_splits, unique_ids
-from segwright.data.formats.cvat_shapes import AREAS, LINES, Shape, pixels, shape_of, whole
+from segwright.data.annotations.sparse import COMPLETE, Choice, LabelRule, Reading, choose_reading
+from segwright.data.formats.base import SPLIT_NAMES, Format, label_rule, pairing_problems, sort_splits, unique_ids
+from segwright.data.formats.cvat_shapes import AREAS, NO_AREA, STROKES, Shape, pixels, shape_of, whole
 from segwright.data.formats.cvat_tracks import Frames, Video, number_images, read_meta, read_track, shapes_by_frame
 from segwright.data.formats.file_references import Reference, claimed_twice, resolve_all, surroundings
 from segwright.data.formats.file_tree import Tree, is_image, read_ends
@@ -68,6 +70,11 @@ class CvatAnnotations:
 class CvatReader(RasterizedReader):
     index: Mapping[str, int] | None = None
     background: int = 0
+    reading: Reading = COMPLETE
+
+    @property
+    def partial(self) -> bool:
+        return self.reading.partial
 
     def drawing(self, record: Record) -> Drawing | None:
         payload: CvatAnnotations = record.payload
@@ -75,11 +82,14 @@ class CvatReader(RasterizedReader):
         height, width = self.sized(record, payload.height, payload.width, where)
         objects = [
             Drawable(
-                self._class(shape, where), partial(_region, shape, self._class(shape, where), height, width, where)
+                self._class(shape, where),
+                partial(_region, shape, self._class(shape, where), height, width, where, self.reading.rule),
             )
             for shape in sorted(payload.shapes, key=lambda shape: shape.z)
+            if self.reading.strokes or shape.kind in AREAS
         ]
-        return Drawing(height, width, objects, self.background, where=where)
+        outlines = any(shape.kind in AREAS for shape in payload.shapes)
+        return Drawing(height, width, objects, self.reading.fill(self.background, outlines), where=where)
 
     def _class(self, shape: Shape, where: str) -> int:
         known = self.index or {}
@@ -94,9 +104,9 @@ class CvatReader(RasterizedReader):
         return known[shape.label]
 
 
-def _region(shape: Shape, index: int, height: int, width: int, where: str) -> Region:
-    top, left, mask = pixels(shape, height, width, where)
-    return Region(index, mask, top, left)
+def _region(shape: Shape, index: int, height: int, width: int, where: str, rule: LabelRule) -> Region:
+    found = pixels(shape, height, width, where, rule)
+    return Region(index, found.mask, found.top, found.left, found.unsure)
 
 
 def _files(tree: Tree, every: bool = False) -> list[Path]:
@@ -182,14 +192,14 @@ def _parse(path: Path, parsed: _Parsed) -> None:
                     label = (element.get("label") or "").strip()
                     parsed.labels.setdefault(label, None)
                     for child in element:
-                        if child.tag in LINES and child.get("outside") != "1":
+                        if child.tag in NO_AREA and child.get("outside") != "1":
                             parsed.skip(child.tag, label)
                     held -= sum(1 for _ in element.iter()) - 1
                     element.clear()
                 elif element.tag == "image":
-                    shapes = tuple(shape_of(child) for child in element if child.tag in AREAS)
+                    shapes = tuple(shape_of(child) for child in element if child.tag in (*AREAS, *STROKES))
                     for child in element:
-                        if child.tag in LINES:
+                        if child.tag in NO_AREA:
                             parsed.skip(child.tag, (child.get("label") or "").strip())
                     size = whole(element.get("height")), whole(element.get("width"))
                     parsed.images.append(
@@ -268,6 +278,24 @@ def _located(tree: Tree, parsed: _Parsed) -> tuple[list[tuple[Path, str | None, 
     return list(present.values()), problems
 
 
+def _all_shapes(parsed: _Parsed) -> Iterator[Shape]:
+    """Every shape of the images and tracks, those between keyframes left out."""
+    for _, _, annotated in parsed.images:
+        yield from annotated.shapes
+    for video in parsed.videos.values():
+        for track in video.tracks:
+            yield from (shape for shape in track.shapes.values() if shape is not None)
+
+
+def _choice(rule: LabelRule, parsed: _Parsed) -> Choice:
+    """How points and polylines are read: by the shapes of every image, and of every video as one."""
+    images: list[list[Shape]] = [list(annotated.shapes) for _, _, annotated in parsed.images]
+    for video in parsed.videos.values():
+        images.append([shape for track in video.tracks for shape in track.shapes.values() if shape is not None])
+    counts = [(sum(s.kind in STROKES for s in one), sum(s.kind in AREAS for s in one)) for one in images]
+    return choose_reading(rule, counts)
+
+
 def open_cvat(tree: Tree) -> Dataset:
     files = _files(tree, every=True)
     if not files:
@@ -275,18 +303,21 @@ def open_cvat(tree: Tree) -> Dataset:
     parsed = _Parsed({}, [])
     for path in files:
         _parse(path, parsed)
-    for _, _, annotated in parsed.images:  # a job's export may lack the task's list of labels
-        for shape in annotated.shapes:
-            parsed.labels.setdefault(shape.label, None)
+    choice = _choice(label_rule(tree), parsed)
+    reading = choice.reading
+    for shape in _all_shapes(parsed):
+        parsed.labels.setdefault(shape.label, None)  # a job's export may lack the task's list of labels
+        if reading.strokes or shape.kind in AREAS:
             parsed.ledger.keep(shape.label)
-    for video in parsed.videos.values():
-        for shape in (shape for track in video.tracks for shape in track.shapes.values() if shape is not None):
-            parsed.ledger.keep(shape.label)
+        else:
+            parsed.skip(shape.kind, shape.label)
     if not parsed.labels:
         raise FormatError(
             "the XML names no label", expected="<labels>", found=f"{len(parsed.images)} images", where=files[0]
         )
-    space, index, background = annotated_space(list(parsed.labels), list(parsed.labels.values()))
+    space, index, background = annotated_space(
+        list(parsed.labels), list(parsed.labels.values()), rest_ignored=reading.rest == "ignored"
+    )
     present, problems = _located(tree, parsed)
     images = _images(tree)
     for path, video in parsed.videos.items():
@@ -317,6 +348,8 @@ def open_cvat(tree: Tree) -> Dataset:
     notes = [
         f"{len(space)} classes; uncovered pixels are {fill_name(space, background)}; shapes are stacked by z order",
         *_video_notes(parsed.videos),
+        *choice.notes,
+        *reading.notes(fill_name(space, background), strokes=any(s.kind in STROKES for s in _all_shapes(parsed))),
     ]
     if parsed.skipped:
         notes.append(f"{parsed.skipped} lines, points and cuboids cover no area and are passed over")
@@ -324,11 +357,11 @@ def open_cvat(tree: Tree) -> Dataset:
     return Dataset(
         root=tree.root,
         format="cvat",
-        reader=CvatReader(space, index=index, background=background),
+        reader=CvatReader(space, index=index, background=background, reading=reading),
         records=tuple(records),
         given=sort_splits(given),
         notes=notes,
-        problems=[*pairing_problems(lone, []), *parsed.ledger.problems(fix), *problems],
+        problems=[*pairing_problems(lone, []), *parsed.ledger.problems(fix), *choice.problems, *problems],
         unpaired_images=tuple(lone),
     )
 

@@ -13,9 +13,11 @@ import numpy.typing as npt
 from segwright.core.errors import LabelError
 from segwright.data.annotations.polygons import as_points, fill_box
 from segwright.data.annotations.rle import BoolMask, decode_rows
+from segwright.data.annotations.sparse import LabelRule, core, stamp, trace
 
 AREAS = ("polygon", "box", "ellipse", "mask")
-LINES = ("polyline", "points", "cuboid", "skeleton")  # cover no area
+STROKES = ("polyline", "points")  # sparse labels
+NO_AREA = ("cuboid", "skeleton")
 ELLIPSE_POINTS = 180
 
 Points = npt.NDArray[np.float64]
@@ -45,10 +47,28 @@ def whole(text: str | None) -> int:
         return 0
 
 
-def pixels(shape: Shape, height: int, width: int, where: str) -> tuple[int, int, BoolMask]:
-    """(top, left, mask) of what the shape covers; LabelError where it is broken."""
+@dataclass(frozen=True, slots=True)
+class Pixels:
+    """What a shape covers: a mask, where its corner lies, and the rest of a box that is read by its core."""
+
+    top: int
+    left: int
+    mask: BoolMask
+    unsure: BoolMask | None = None
+
+
+def pixels(shape: Shape, height: int, width: int, where: str, rule: LabelRule) -> Pixels:
+    """The pixels that the shape covers; LabelError where it is broken."""
     try:
-        return _pixels(shape, height, width, where)
+        if shape.kind in STROKES:
+            points = as_points(corners(shape.attributes).tolist(), where)
+            if shape.kind == "points":
+                return Pixels(*stamp(points, rule.radius, height, width))
+            return Pixels(*trace(points, rule.width, height, width, where))
+        if shape.kind == "box" and rule.boxes == "core":
+            found, unsure = core(as_points(_box(shape.attributes).tolist(), where), height, width, where)
+            return Pixels(*found, unsure)
+        return Pixels(*_pixels(shape, height, width, where))
     except (KeyError, ValueError, OverflowError, IndexError) as error:
         raise LabelError(f"a broken {shape.kind}", found=repr(error), where=where, fix="export it again") from error
 
@@ -62,9 +82,7 @@ def _pixels(shape: Shape, height: int, width: int, where: str) -> tuple[int, int
     if shape.kind == "polygon":
         points = corners(values)
     elif shape.kind == "box":
-        left, top, right, bottom = (float(values[key]) for key in ("xtl", "ytl", "xbr", "ybr"))
-        points = np.array([[left, top], [right, top], [right, bottom], [left, bottom]])
-        points = _turned(points, float(values.get("rotation", 0)))
+        points = _box(values)
     else:
         t = np.linspace(0, 2 * math.pi, ELLIPSE_POINTS, endpoint=False)
         across, down = float(values["rx"]) * np.cos(t), float(values["ry"]) * np.sin(t)
@@ -73,8 +91,14 @@ def _pixels(shape: Shape, height: int, width: int, where: str) -> tuple[int, int
     return fill_box(as_points(points.tolist(), where), height, width, where)
 
 
+def _box(values: Mapping[str, str]) -> Points:
+    left, top, right, bottom = (float(values[key]) for key in ("xtl", "ytl", "xbr", "ybr"))
+    points = np.array([[left, top], [right, top], [right, bottom], [left, bottom]])
+    return _turned(points, float(values.get("rotation", 0)))
+
+
 def corners(values: Mapping[str, str]) -> Points:
-    """N×2 x, y of a polygon; ValueError where the text holds none."""
+    """N×2 x, y of a polygon, a polyline or points; ValueError where the text holds none."""
     return np.array([[float(v) for v in pair.split(",")] for pair in values["points"].split(";")], np.float64)
 
 

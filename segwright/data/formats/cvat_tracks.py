@@ -3,8 +3,9 @@
 CVAT writes the shape of every frame into its export. Where a file holds keyframes alone, the frames between are filled
 in as CVAT fills them: boxes and ellipses move linearly, rotations the shorter way; a polygon's corners are paired by
 their place along the outline, which need not be as many at both ends, and every pair moves linearly (CVAT then drops
-corners that come to lie close together, which is not done here); masks stay as they are until the next one. A shape
-stays until one of its track has ``outside="1"``, at most to the end of the task.
+corners that come to lie close together, which is not done here); masks stay as they are until the next one; points and
+polylines are drawn in the frames that the file holds, and not between. A shape stays until one of its track has
+``outside="1"``, at most to the end of the task.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from segwright.core.errors import FormatError
-from segwright.data.formats.cvat_shapes import AREAS, Points, Shape, corners, shape_of
+from segwright.data.formats.cvat_shapes import AREAS, STROKES, Points, Shape, corners, shape_of
 
 _FRAME = re.compile(r"(\d+)\.[A-Za-z]+$")
 _CVAT = re.compile(r"frame_\d+\.", re.IGNORECASE)
@@ -83,7 +84,7 @@ def read_track(element: Element, path: Path) -> Track:
     label = (element.get("label") or "").strip()
     shapes: dict[int, Shape | None] = {}
     for child in element:
-        if child.tag in AREAS:
+        if child.tag in (*AREAS, *STROKES):
             shapes[int(child.get("frame", ""))] = None if child.get("outside") == "1" else shape_of(child, label)
     return Track(dict(sorted(shapes.items())))
 
@@ -150,6 +151,8 @@ def _every_frame(track: Track, order: Sequence[int]) -> Iterator[tuple[int, Shap
             if place == 0:
                 continue
             before, given = track.shapes[keys[place - 1]], False
+            if before is not None and before.kind in STROKES:
+                continue  # where it has moved to is not known
             after = track.shapes[keys[place]] if place < len(keys) else None
             shape = before
             if before is not None and after is not None:

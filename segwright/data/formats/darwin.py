@@ -1,8 +1,9 @@
 """V7's Darwin JSON, versions 1 and 2: a file per image, with polygons, boxes, ellipses and raster layers.
 
 Polygons are rings of points; a pixel is inside where an odd number of rings holds it. A raster layer holds run lengths
-along the rows of the image, of the numbers that its own table gives to the annotations. Lines, keypoints, skeletons and
-cuboids have no area; tags belong to the whole image. Later annotations lie over earlier ones, raster layers below them.
+along the rows of the image, of the numbers that its own table gives to the annotations. Lines and keypoints are sparse
+labels (:mod:`segwright.data.annotations.sparse`); skeletons and cuboids have no area; tags belong to the whole image.
+Later annotations lie over earlier ones, raster layers below them.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import numpy.typing as npt
 from segwright.core.errors import DataError, FormatError, LabelError
 from segwright.core.progress import track
 from segwright.data.annotations.rasterize import Drawable, Drawing, Region, annotated_space, fill_name
-from segwright.data.formats.base import Format, pairing_problems
+from segwright.data.formats.base import Format, label_rule, pairing_problems
 from segwright.data.formats.file_references import Reference, claimed_twice, resolve_all
 from segwright.data.formats.file_tree import Tree, read_ends, read_json
 from segwright.data.formats.name_parts import split_of
@@ -29,6 +30,8 @@ from segwright.data.formats.shapes import (
     FiguresReader,
     boxes_alone,
     class_names,
+    is_stroke,
+    reading_of,
     unlisted_images,
     without_area,
 )
@@ -116,12 +119,19 @@ def _annotations(listed: Sequence[Mapping[str, Any]]) -> tuple[list[Figure], lis
             x, y, w, h = (float(one["bounding_box"][key]) for key in "xywh")
             figures.append(Figure(label, "box", (x, y, x + w, y + h)))
         else:
-            kind = next((_NO_AREA[key] for key in one if key in _NO_AREA), None)
-            if kind is not None:
-                figures.append(Figure(label, kind))
+            key = next((key for key in one if key in _NO_AREA), None)
+            if key is not None:
+                figures.append(Figure(label, _NO_AREA[key], _stroke(key, one[key])))
             elif not _MARKS & one.keys():
                 figures.append(Figure(label, "annotations of an unknown kind"))
     return figures, layers
+
+
+def _stroke(key: str, shape: Any) -> list[list[float]] | None:
+    """The points of a keypoint or a line; None for what is neither."""
+    if key == "keypoint":
+        return _points([shape])
+    return _points(shape["path"]) if key == "line" else None
 
 
 def _points(path: Sequence[Mapping[str, Any]]) -> list[list[float]]:
@@ -154,7 +164,8 @@ class DarwinReader(FiguresReader):
                     raise LabelError("a mask's class is not in the class list", expected=", ".join(known),
                                      found=label, where=record.payload)  # fmt: skip
                 objects.append(Drawable(known[label], _Layer(known[label], numbers, number)))
-        return replace(drawing, objects=[*objects, *drawing.objects])
+        background = self.reading.fill(self.background, True) if objects else drawing.background
+        return replace(drawing, objects=[*objects, *drawing.objects], background=background)
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,6 +194,11 @@ def expand(runs: Sequence[Any], height: int, width: int, where: str) -> npt.NDAr
             fix="export it again",
         )
     return np.repeat(values.astype(np.int32), lengths).reshape(height, width)
+
+
+def _outlined(one: _File) -> list[Figure]:
+    """The figures of a file; its raster layers count as outlines."""
+    return [*one.figures, *[Figure(name, "bitmap") for _, table in one.layers for name in table.values()]]
 
 
 def _is_darwin(path: Path) -> bool:
@@ -249,26 +265,29 @@ def open_darwin(tree: Tree) -> Dataset:
     names, names_note = class_names(tree, labels)
     if not names:
         raise LabelError("the annotations hold no object with a class", found=f"{len(read)} files", where=tree.root)
-    space, index, background = annotated_space(names)
-    problems = list(resolved.problems)
+    choice = reading_of(label_rule(tree), [_outlined(one) for _, one in read])
+    space, index, background = annotated_space(names, rest_ignored=choice.reading.rest == "ignored")
+    problems = [*resolved.problems, *choice.problems]
     if twice:
         problems.append(claimed_twice(references, twice, tree.root))
     used = {image for _, image, _ in kept}
     lone = unlisted_images(tree, used)
-    fill = fill_name(space, background)
+    fill, reading = fill_name(space, background), choice.reading
     notes = [
         f"{len(names)} classes{names_note}; what no annotation covers is {fill}; later ones are on top",
-        *without_area(figures),
+        *without_area(figures, reading),
+        *choice.notes,
+        *reading.notes(fill, strokes=any(map(is_stroke, figures))),
     ]
     return assemble(
         tree,
         "darwin",
         [(split, image, None) for split, image, _ in kept],
-        DarwinReader(space, index=index, background=background),
+        DarwinReader(space, index=index, background=background, reading=reading),
         notes,
         [
             *problems,
-            *boxes_alone(figures, "boxes"),
+            *boxes_alone(figures, "boxes", reading.rule),
             *pairing_problems(lone, []),
             *[Problem("error", "unreadable annotation", e.message, (e.where or "",), e.fix) for e in broken],
         ],

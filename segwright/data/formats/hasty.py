@@ -15,7 +15,7 @@ from typing import Any
 from segwright.core.errors import FormatError
 from segwright.core.types import Color
 from segwright.data.annotations.rasterize import annotated_space, fill_name
-from segwright.data.formats.base import SPLIT_NAMES, Format, pairing_problems
+from segwright.data.formats.base import SPLIT_NAMES, Format, label_rule, pairing_problems
 from segwright.data.formats.file_references import Reference, claimed_twice, resolve_all
 from segwright.data.formats.file_tree import Tree, read_ends, read_json
 from segwright.data.formats.published_layout import assemble
@@ -25,6 +25,7 @@ from segwright.data.formats.shapes import (
     Figures,
     FiguresReader,
     boxes_alone,
+    reading_of,
     unlisted_images,
     without_area,
 )
@@ -84,7 +85,11 @@ def open_hasty(tree: Tree) -> Dataset:
     names = [*classes, *stray]
     if not names:
         raise FormatError("the export names no class", expected="label_classes", found=path.name, where=path)
-    space, index, background = annotated_space(names, [*classes.values(), *[None] * len(stray)])
+    choice = reading_of(label_rule(tree), [found for _, _, found in images])
+    reading = choice.reading
+    space, index, background = annotated_space(
+        names, [*classes.values(), *[None] * len(stray)], rest_ignored=reading.rest == "ignored"
+    )
     resolved = resolve_all(tree, [reference for reference, _, _ in images])
     twice = {p: numbers for p, numbers in resolved.shared.items() if len(numbers) > 1}
     problems: list[Problem] = list(resolved.problems)
@@ -112,16 +117,18 @@ def open_hasty(tree: Tree) -> Dataset:
     overlap = "labels are stacked by z_index, then in their order"
     notes = [
         f"{len(names)} classes from label_classes; what no label covers is {fill_name(space, background)}; {overlap}",
-        *without_area(figures),
+        *without_area(figures, reading),
+        *choice.notes,
+        *reading.notes(fill_name(space, background), strokes=False),
         *([f"{len(undone)} images are not labeled (NEW or SKIPPED) and have no mask"] if undone else []),
     ]
     return assemble(
         tree,
         "hasty",
         [(split, place, None) for split, place, _, _ in kept],
-        FiguresReader(space, index=index, background=background),
+        FiguresReader(space, index=index, background=background, reading=reading),
         notes,
-        [*problems, *boxes_alone(figures, "boxes"), *pairing_problems(lone, [])],
+        [*problems, *boxes_alone(figures, "boxes", reading.rule), *pairing_problems(lone, [])],
         payloads=payloads,
     )
 

@@ -1,9 +1,10 @@
-"""Label Studio's JSON export (and JSON-MIN): brushes, polygons, rectangles and ellipses.
+"""Label Studio's JSON export (and JSON-MIN): brushes, polygons, rectangles, ellipses and key points.
 
 Brushes carry their own run-length coding and are exact; the other shapes are in percent of the image's size. Of a
 task's annotations the one marked as ground truth is read, else the first that was not cancelled. Regions are drawn in
-their order, later over earlier. Uploads are stored under a prefix (``1a2b3c4d-street.jpg``); an image is found with
-or without it.
+their order, later over earlier. Key points are sparse labels (:mod:`segwright.data.annotations.sparse`); so are brushes
+that are scribbles, where that is stated. Uploads are stored under a prefix (``1a2b3c4d-street.jpg``); an image
+is found with or without it.
 """
 
 from __future__ import annotations
@@ -31,7 +32,8 @@ from segwright.data.annotations.rasterize import (
     fill_name,
 )
 from segwright.data.annotations.rle import check_size, decode_label_studio
-from segwright.data.formats.base import Format, pairing_problems, unique_ids
+from segwright.data.annotations.sparse import COMPLETE, Choice, LabelRule, Reading, choose_reading, core, stamp
+from segwright.data.formats.base import Format, label_rule, pairing_problems, unique_ids
 from segwright.data.formats.file_references import Reference, claimed_twice, file_index, resolve_all, surroundings
 from segwright.data.formats.file_tree import Tree, is_image, read_ends
 from segwright.data.formats.name_matching import find_class_list
@@ -41,6 +43,7 @@ from segwright.data.records import Dataset, Problem, Record
 from segwright.data.text_files import read_json
 
 KINDS = ("brushlabels", "polygonlabels", "rectanglelabels", "ellipselabels")
+POINTS = "keypointlabels"
 SAMPLED = 8  # JSON files a folder that recognition looks at
 EVERY_KIND = re.compile(r"(?:[a-z]*labels)$")
 _PREFIX = re.compile(r"^[0-9a-f]{8}-")
@@ -56,6 +59,11 @@ class TaskAnnotations:
 class LabelStudioReader(RasterizedReader):
     index: Mapping[str, int] | None = None
     background: int = 0
+    reading: Reading = COMPLETE
+
+    @property
+    def partial(self) -> bool:
+        return self.reading.partial
 
     def drawing(self, record: Record) -> Drawing | None:
         payload: TaskAnnotations = record.payload
@@ -64,8 +72,10 @@ class LabelStudioReader(RasterizedReader):
         objects = [
             Drawable((self.index or {})[_labels(_value(region))[0]], partial(self._typed, region, height, width, where))
             for region in payload.regions
+            if self.reading.strokes or not _is_point(region)
         ]
-        return Drawing(height, width, objects, self.background, where=where)
+        outlines = not all(map(_is_point, payload.regions))
+        return Drawing(height, width, objects, self.reading.fill(self.background, outlines), where=where)
 
     def _typed(self, region: Mapping[str, Any], height: int, width: int, where: str) -> Region:
         try:
@@ -85,6 +95,10 @@ class LabelStudioReader(RasterizedReader):
         if size != (height, width):
             raise LabelError("a region was drawn on an image of another size", expected=f"{width}×{height}",
                              found=f"{size[1]}×{size[0]}", where=where)  # fmt: skip
+        if _is_point(region):
+            place = [[float(value["x"]) * width / 100, float(value["y"]) * height / 100]]
+            top, left, mask = stamp(as_points(place, where), self.reading.rule.radius, height, width)
+            return Region(target, mask, top, left)
         if "rle" in value:
             return Region(target, decode_label_studio(value["rle"], height, width, where))
         if "points" in value:
@@ -104,6 +118,9 @@ class LabelStudioReader(RasterizedReader):
                 [[math.cos(angle), math.sin(angle)], [-math.sin(angle), math.cos(angle)]]
             )
             scaled = scaled + pivot
+        if self.reading.rule.boxes == "core" and "rectanglelabels" in value:
+            (top, left, mask), unsure = core(as_points(scaled.tolist(), where), height, width, where)
+            return Region(target, mask, top, left, unsure)
         top, left, mask = fill_box(as_points(scaled.tolist(), where), height, width, where)
         return Region(target, mask, top, left)
 
@@ -114,7 +131,7 @@ def _value(region: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _labels(value: Mapping[str, Any]) -> list[str]:
-    for kind in (*KINDS, "labels"):
+    for kind in (*KINDS, POINTS, "labels"):
         found = value.get(kind)
         if isinstance(found, list) and found:
             return [str(label) for label in found]
@@ -133,7 +150,7 @@ def _files(tree: Tree, every: bool = False) -> list[Path]:
     found = []
     for path in candidates:
         text = read_ends(path)
-        known = any(f'"{kind}"' in text for kind in (*KINDS, "original_width"))
+        known = any(f'"{kind}"' in text for kind in (*KINDS, POINTS, "original_width"))
         if re.match(r"\s*\[", text) and (known or all(f'"{key}"' in text for key in ("data", "annotations", "result"))):
             found.append(path)
     return found
@@ -197,9 +214,8 @@ class _Found:
             if not labels and _has_area(value) and key not in whole and by_id.get(key):
                 labels = by_id[key]
                 region = {**region, "value": {**value, "labels": labels}}
-            if labels and _has_area(value):
+            if labels and (_has_area(value) or _is_point(region)):
                 kept.append(region)
-                self.ledger.keep(labels[0])
                 for label in labels[1:]:
                     self.ledger.lose(label, "a second label of one region")
             elif _has_area(value) and key not in whole:
@@ -209,6 +225,25 @@ class _Found:
                     if EVERY_KIND.match(kind) and isinstance(names, list) and names:
                         self.ledger.lose(str(names[0]), f"a region of {kind} covers no area")
         return kept
+
+    def count(self, reading: Reading) -> None:
+        """Count what is drawn, and the key points that are not."""
+        for region in (region for _, _, regions in self.tasks for region in regions or ()):
+            name = _labels(_value(region))[0]
+            if _is_point(region) and not reading.strokes:
+                self.ledger.lose(name, f"a region of {POINTS} covers no area")
+            else:
+                self.ledger.keep(name)
+
+    def choice(self, rule: LabelRule) -> Choice:
+        """How key points are read, by the regions of every annotated task."""
+        counts = [(sum(map(_is_point, one)), len(one)) for _, _, one in self.tasks if one is not None]
+        return choose_reading(rule, [(points, total - points) for points, total in counts])
+
+
+def _is_point(region: Mapping[str, Any]) -> bool:
+    value = _value(region)
+    return bool(value.get(POINTS)) and not _has_area(value) and {"x", "y"} <= value.keys()
 
 
 def _has_area(value: Mapping[str, Any]) -> bool:
@@ -264,19 +299,26 @@ def open_label_studio(tree: Tree) -> Dataset:
     problems = [*resolved.problems]
     if contested:
         problems.append(claimed_twice(references, contested, surroundings(tree).root))
-    names = _class_names(tree, found)
+    choice = found.choice(label_rule(tree))
+    reading = choice.reading
+    found.count(reading)
+    names = _class_names(tree, found, reading)
     if not names or not chosen:
         lost = found.ledger.summary() if found.ledger.lost else "; ".join(p.message for p in problems)[:600]
         raise FormatError("the export holds no region with a label and an area, or none of its images is there",
                           expected="brushes or polygons, and the images", found=lost or "no region", where=files[0],
                           fix="copy the images beside the JSON")  # fmt: skip
-    space, index, background = annotated_space(names)
+    space, index, background = annotated_space(names, rest_ignored=reading.rest == "ignored")
     ids = unique_ids([(image.parent.name, image.stem, image.suffix) for image in chosen])
     records = tuple(
         Record(name, image, None, regions) for name, (image, regions) in zip(ids, chosen.items(), strict=True)
     )
     lone = [image for image, regions in chosen.items() if regions is None]
     notes = [f"{len(space)} classes; what no region covers is {fill_name(space, background)}; later regions are on top"]
+    every = [_value(region) for regions in chosen.values() for region in (regions.regions if regions else ())]
+    notes += [*choice.notes, *reading.notes(fill_name(space, background), strokes=any(POINTS in v for v in every))]
+    if reading.rest == "background" and any("brushlabels" in value for value in every):
+        notes.append("brushes are taken as whole objects; if they are scribbles: --unlabeled-pixels ignore")
     if found.several:
         notes.append(f"{found.several} tasks have several annotations: the ground truth, else the first, is read")
     if found.images:
@@ -285,21 +327,23 @@ def open_label_studio(tree: Tree) -> Dataset:
     return Dataset(
         root=tree.root,
         format="label_studio",
-        reader=LabelStudioReader(space, index=index, background=background),
+        reader=LabelStudioReader(space, index=index, background=background, reading=reading),
         records=records,
         notes=notes,
         problems=[
             *pairing_problems(lone, []),
             *found.ledger.problems("draw them as polygons or brushes, one label per region"),
+            *choice.problems,
             *problems,
         ],
         unpaired_images=tuple(lone),
     )
 
 
-def _class_names(tree: Tree, found: _Found) -> list[str]:
+def _class_names(tree: Tree, found: _Found, reading: Reading) -> list[str]:
     """The classes in the order of a list beside the export, then those of the regions by name."""
-    labels = {_labels(_value(region))[0] for _, _, regions in found.tasks for region in regions or ()}
+    listed_regions = [region for _, _, regions in found.tasks for region in regions or ()]
+    labels = {_labels(_value(region))[0] for region in listed_regions if reading.strokes or not _is_point(region)}
     lists = ("classes.txt", "labels.txt", "classes.json")
     listed = None if tree.is_file else find_class_list([tree.folder()], lists)
     names = [entry.name for entry in read_class_list(listed).entries] if listed else []

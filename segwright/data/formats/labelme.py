@@ -1,7 +1,8 @@
 """labelme (Wada): a JSON with shapes beside each image; classes from ``labels.txt`` if present.
 
 Shapes are drawn in their order, later over earlier, with the pixels that labelme's own exporter sets: polygons,
-rectangles, circles, lines, points, and masks (PNG inside the JSON), which are exact. ``__ignore__`` is ignored,
+rectangles, circles, lines, points, and masks (PNG inside the JSON), which are exact. Where all shapes are points and
+lines they are sparse labels (:mod:`segwright.data.annotations.sparse`). ``__ignore__`` is ignored,
 ``_background_`` is what no shape covers. An image that is only inside the JSON (``imageData``) is read from there.
 A rectangle is two opposite corners, or four as X-AnyLabeling writes it.
 """
@@ -23,9 +24,10 @@ import numpy as np
 from segwright.core.errors import DataError, FormatError, LabelError
 from segwright.core.progress import track
 from segwright.core.types import IGNORE_INDEX
-from segwright.data.annotations.polygons import as_points, draw_labelme
+from segwright.data.annotations.polygons import Points, as_points, draw_labelme
 from segwright.data.annotations.rasterize import Drawable, Drawing, RasterizedReader, Region, annotated_space, fill_name
-from segwright.data.formats.base import Format, pairing_problems, sort_splits, unique_ids
+from segwright.data.annotations.sparse import DRAWN, LabelRule, Reading, choose_reading, core, stamp, trace
+from segwright.data.formats.base import Format, label_rule, pairing_problems, sort_splits, unique_ids
 from segwright.data.formats.file_references import Reference, claimed_twice, resolve_all
 from segwright.data.formats.file_tree import Folder, Tree, is_image, read_ends, stem
 from segwright.data.formats.name_matching import describe_folder, find_class_list
@@ -46,6 +48,8 @@ from segwright.imageio import UInt8Array, decode_image, decode_mask, encode_png,
 
 CLASS_FILES = ("classes.csv", "classes.json", "labels.txt", "classes.txt", "class_names.txt")
 MAX_BYTES = 500_000_000
+DRAWN_BESIDE = "with points and lines as labelme's own exporter draws them, a radius of 5 px and a width of 10 px"
+STROKES = frozenset({"point", "line", "linestrip"})
 SAMPLED = 5  # JSON files a folder that recognition looks at
 
 
@@ -67,6 +71,11 @@ class LabelmeReader(RasterizedReader):
 
     index: Mapping[str, int] | None = None  # label → class index
     background: int = 0
+    reading: Reading = DRAWN
+
+    @property
+    def partial(self) -> bool:
+        return self.reading.partial
 
     def image(self, record: Record) -> UInt8Array:
         if record.image_path is not None:
@@ -88,7 +97,8 @@ class LabelmeReader(RasterizedReader):
             Drawable(self._index(shape, path), partial(self._region, shape, height, width, path))
             for shape in data["shapes"]
         ]
-        return Drawing(height, width, objects, self.background, where=str(path))
+        outlines = any(_kind(shape) not in STROKES for shape in data["shapes"])
+        return Drawing(height, width, objects, self.reading.fill(self.background, outlines), where=str(path))
 
     def _index(self, shape: Any, path: Path) -> int:
         """A shape's class; LabelError where it has no label, or one that is not in the list."""
@@ -109,7 +119,16 @@ class LabelmeReader(RasterizedReader):
     def _region(self, shape: Any, height: int, width: int, path: Path) -> Region:
         index = self._index(shape, path)
         points = as_points(shape["points"], str(path))
-        kind = str(shape.get("shape_type") or "polygon")
+        kind, rule = _kind(shape), self.reading.rule
+        if kind in STROKES and len(points) and (self.reading.partial or _given(rule, kind)):
+            if kind == "point":
+                top, left, drawn = stamp(points[:1], rule.radius, height, width, centers=True)
+            else:
+                top, left, drawn = trace(points, rule.width, height, width, str(path), centers=True)
+            return Region(index, drawn, top, left)
+        if kind in ("rectangle", "rotation") and rule.boxes == "core" and len(points) in (2, 4):
+            (top, left, drawn), unsure = core(_corners(points), height, width, str(path))
+            return Region(index, drawn, top, left, unsure)
         if kind != "mask":
             top, left, drawn = draw_labelme(kind, points, height, width, str(path))
             return Region(index, drawn, top, left)
@@ -117,6 +136,23 @@ class LabelmeReader(RasterizedReader):
         if mask.ndim != 2 or len(points) < 1:
             raise LabelError("a mask shape holds one channel and its corner", where=path)
         return Region(index, np.asarray(mask, bool), top=round(points[0][1]), left=round(points[0][0]))
+
+
+def _kind(shape: Any) -> str:
+    return str(shape.get("shape_type") or "polygon") if isinstance(shape, Mapping) else ""
+
+
+def _given(rule: LabelRule, kind: str) -> bool:
+    """Whether the rule has a size for such a stroke; else a complete image has that of labelme's own exporter."""
+    return (rule.point_radius if kind == "point" else rule.line_width) is not None
+
+
+def _corners(points: Points) -> Points:
+    """The four corners of a rectangle of two or four points, which are pixel positions and all inside."""
+    if len(points) == 4:
+        return points + 0.5
+    low, high = points.min(axis=0), points.max(axis=0) + 1
+    return np.array([low, [high[0], low[1]], high, [low[0], high[1]]])
 
 
 def _base64(text: Any, path: Path) -> bytes:
@@ -186,16 +222,22 @@ def open_labelme(tree: Tree) -> Dataset:
         notes = [f"{len(labels)} labels found in the shapes, in alphabetical order; labels.txt would fix it"]
     if not labels:
         raise LabelError("no shape has a label", found=f"{len(jsons)} JSON files", where=tree.root)
-    space, index, background = annotated_space(list(labels), list(labels.values()))
+    kinds = [mask_value_histogram.kinds_of(path) for _, path, _ in track(found, "reading shapes")]
+    choice = choose_reading(label_rule(tree), kinds, drawn_beside=DRAWN_BESIDE)
+    reading = choice.reading
+    space, index, background = annotated_space(
+        list(labels), list(labels.values()), rest_ignored=reading.rest == "ignored"
+    )
     notes.append(f"what no shape covers is {fill_name(space, background)}; later shapes are on top")
+    notes += [*choice.notes, *(reading.notes(fill_name(space, background)) if reading.partial else [])]
     return Dataset(
         root=tree.root,
         format="labelme",
-        reader=LabelmeReader(space, index=index, background=background),
+        reader=LabelmeReader(space, index=index, background=background, reading=reading),
         records=tuple(records),
         given=sort_splits(given),
         notes=notes,
-        problems=[*pairing_problems(lone, []), *problems, *mask_value_histogram.problems()],
+        problems=[*pairing_problems(lone, []), *problems, *choice.problems, *mask_value_histogram.problems()],
         unpaired_images=tuple(lone),
     )
 
@@ -209,6 +251,18 @@ class _Survey:
     embedded: set[Path] = field(default_factory=set)  # those that hold their image
     others: set[Path] = field(default_factory=set)  # JSON files of another kind
     broken: dict[Path, LabelError] = field(default_factory=dict)
+    kinds: dict[Path, tuple[int, int]] = field(default_factory=dict)  # points and lines, outlines
+
+    def kinds_of(self, path: Path) -> tuple[int, int]:
+        """(points and lines, outlines) of a JSON; none where it cannot be read, which the check reports."""
+        if path not in self.kinds:
+            try:
+                shapes = load(path)["shapes"]
+            except DataError:
+                shapes = []
+            strokes = sum(_kind(shape) in STROKES for shape in shapes)
+            self.kinds[path] = (strokes, len(shapes) - strokes)
+        return self.kinds[path]
 
     def problems(self) -> list[Problem]:
         if not self.broken:
@@ -245,6 +299,8 @@ def _note(mask_value_histogram: _Survey, path: Path, data: Mapping[str, Any]) ->
     mask_value_histogram.names[path] = str(data.get("imagePath") or "")
     if data.get("imageData"):
         mask_value_histogram.embedded.add(path)
+    strokes = sum(_kind(shape) in STROKES for shape in data["shapes"])
+    mask_value_histogram.kinds[path] = (strokes, len(data["shapes"]) - strokes)
     for shape in data["shapes"]:
         if isinstance(shape, Mapping) and shape.get("label") is not None:
             mask_value_histogram.labels[str(shape["label"])] = None

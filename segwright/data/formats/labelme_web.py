@@ -7,6 +7,7 @@ Objects drawn as masks (``segm``) name a PNG in ``Masks/place``; it is what is n
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,12 +19,23 @@ from defusedxml.ElementTree import fromstring
 from segwright.core.errors import DataError, FormatError, LabelError
 from segwright.core.progress import track
 from segwright.data.annotations.rasterize import Drawable, Drawing, Region, annotated_space, fill_name
-from segwright.data.formats.base import Format, pairing_problems
+from segwright.data.annotations.sparse import Choice, LabelRule, Reading
+from segwright.data.formats.base import Format, label_rule, pairing_problems
 from segwright.data.formats.file_references import Reference, claimed_twice, resolve_all
 from segwright.data.formats.file_tree import Tree, read_bytes, read_ends
 from segwright.data.formats.name_parts import split_of
 from segwright.data.formats.published_layout import assemble
-from segwright.data.formats.shapes import Figure, Figures, FiguresReader, class_names, unlisted_images
+from segwright.data.formats.shapes import (
+    AREAS,
+    Figure,
+    Figures,
+    FiguresReader,
+    class_names,
+    is_stroke,
+    reading_of,
+    unlisted_images,
+    without_area,
+)
 from segwright.data.records import Dataset, Problem, Record
 from segwright.imageio import read_mask
 
@@ -67,7 +79,7 @@ def _figure(one: Any) -> Figure:
     if polygon is not None:
         points = [[float(pt.findtext("x") or "nan"), float(pt.findtext("y") or "nan")] for pt in polygon.iter("pt")]
         kind = "polygon" if len(points) > 2 else "lines" if len(points) == 2 else "points"
-        return Figure(name, kind, [points])
+        return Figure(name, kind, [points] if kind == "polygon" else points)
     mask = (one.findtext("segm/mask") or "").strip()
     return Figure(name, "mask files", mask) if mask else Figure(name, "objects without a shape")
 
@@ -91,6 +103,8 @@ class WebReader(FiguresReader):
                     objects[place].index, _Mask(objects[place].index, record.payload, figure.data)
                 )
         drawing.objects = objects
+        if any(figure.kind == "mask files" for figure in found):
+            drawing.background = self.reading.fill(self.background, True)
         return drawing
 
 
@@ -171,23 +185,37 @@ def open_labelme_web(tree: Tree) -> Dataset:
             fix="download the folder Images, too",
         )
     names, note = class_names(tree, {figure.label for figure in figures})
-    space, index, background = annotated_space(names)
+    choice = _reading(label_rule(tree), [one.figures for _, one in read])
+    reading = choice.reading
+    space, index, background = annotated_space(names, rest_ignored=reading.rest == "ignored")
     if twice:
         problems.append(claimed_twice(references, twice, tree.root))
     lone = unlisted_images(tree, [image for _, image, _ in kept])
     lone = [path for path in lone if "Masks" not in path.parts]
     notes = [
-        f"{len(names)} classes{note}; what no object covers is {fill_name(space, background)}; later objects are on top"
+        f"{len(names)} classes{note}; what no object covers is {fill_name(space, background)}; later objects on top",
+        *without_area([figure for figure in figures if figure.kind != "mask files"], reading),
+        *choice.notes,
+        *reading.notes(fill_name(space, background), strokes=any(map(is_stroke, figures))),
     ]
     return assemble(
         tree,
         "labelme_web",
         [(split, image, None) for split, image, _ in kept],
-        WebReader(space, index=index, background=background),
+        WebReader(space, index=index, background=background, reading=reading),
         notes,
-        [*resolved.problems, *problems, *pairing_problems(lone, [])],
+        [*resolved.problems, *problems, *choice.problems, *pairing_problems(lone, [])],
         payloads=[path for _, _, path in kept],
     )
+
+
+def _reading(rule: LabelRule, images: Sequence[Sequence[Figure]]) -> Choice:
+    """The tool draws polygons alone: one of two corners beside others is a slip, unless a rule is given."""
+    masks = {"mask files": Figure("", "bitmap")}  # a mask in a file of its own is an outline
+    listed = [[masks.get(figure.kind, figure) for figure in one] for one in images]
+    if rule.unlabeled_pixels == "auto" and any(figure.kind in AREAS for one in listed for figure in one):
+        return Choice(Reading(rule, strokes=False))
+    return reading_of(rule, listed)
 
 
 def _reference(path: Path, one: _File) -> Reference:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from segwright.core.errors import FormatError
+from segwright.data.annotations.sparse import box_choices
 from segwright.data.formats.file_tree import Tree, is_image, read_ends
 from segwright.data.formats.name_matching import describe_folder
 from segwright.data.formats.name_parts import split_of
@@ -128,7 +129,7 @@ _BY_TEXT = (
     ),
     _Text(
         "a set of boxes, not masks: PASCAL VOC's XML for detection", (".xml",), (r"<annotation", r"<bndbox>"),
-        "boxes give the places of objects, not their outlines: outline them in an annotation tool, or add masks",
+        f"add the masks; {box_choices()}",
     ),
     _Text(
         "keypoints or captions of COCO", (".json",),

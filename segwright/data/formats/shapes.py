@@ -1,7 +1,8 @@
 """Figures of annotation tools as regions: polygons with holes, boxes, circles, ellipses, bitmaps, run lengths.
 
-What the JSON formats of Supervisely, VIA, Darwin and Hasty share. A figure without an area (a point, a line, a graph)
-is listed and draws nothing, so that the count of objects includes it. Every number and every embedded bitmap is checked
+What the JSON formats of Supervisely, VIA, Darwin and Hasty share. Points and lines are drawn where the dataset is read
+so (:mod:`segwright.data.annotations.sparse`); any other figure without an area (a graph, a cuboid) is listed and draws
+nothing, so that the count of objects includes it. Every number and every embedded bitmap is checked
 against the image's size before memory is taken for it.
 """
 
@@ -25,6 +26,17 @@ from segwright.core.errors import LabelError
 from segwright.data.annotations.polygons import Points, as_points, fill_box
 from segwright.data.annotations.rasterize import Drawable, Drawing, RasterizedReader, Region, describe_source
 from segwright.data.annotations.rle import decode_pairs
+from segwright.data.annotations.sparse import (
+    COMPLETE,
+    DEFAULT,
+    Choice,
+    LabelRule,
+    Reading,
+    choose_reading,
+    core,
+    stamp,
+    trace,
+)
 from segwright.data.formats.file_tree import Tree, is_image
 from segwright.data.formats.name_matching import find_class_list
 from segwright.data.label_maps import read_class_list
@@ -32,7 +44,11 @@ from segwright.data.records import Problem, Record
 from segwright.imageio import decode_mask, parse_header
 from segwright.imageio.raster import decode_raster
 
-AREAS = frozenset({"polygon", "pixels", "box", "circle", "ellipse", "bitmap", "runs"})
+AREAS = frozenset({"polygon", "pixels", "box", "pixel box", "circle", "ellipse", "bitmap", "runs"})
+BOXES = frozenset({"box", "pixel box"})
+STROKES = frozenset(
+    {"points", "lines", "polylines"}
+)  # their data are points (x, y); empty or None where there are none
 SLACK = 1_000_000  # bytes that a packed bitmap may take beyond four a pixel
 
 
@@ -61,6 +77,12 @@ class FiguresReader(RasterizedReader):
 
     index: Mapping[str, int] | None = None  # class name → class index
     background: int = 0
+    reading: Reading = COMPLETE
+    centers: bool = False  # whether coordinates are pixel positions: of points and lines
+
+    @property
+    def partial(self) -> bool:
+        return self.reading.partial
 
     def figures(self, record: Record) -> Figures:
         """The figures of a record with a payload; formats with a file per image read it here."""
@@ -83,8 +105,10 @@ class FiguresReader(RasterizedReader):
                     fix="add it to the class list, or correct the object",
                 )
             index = known[figure.label]
-            objects.append(Drawable(index, _Draw(index, figure, height, width, where)))
-        return Drawing(height, width, objects, self.background, where=where)
+            draw = _Draw(index, figure, height, width, where, self.reading, self.centers)
+            objects.append(Drawable(index, draw))
+        outlines = any(figure.kind in AREAS for figure in found.figures)
+        return Drawing(height, width, objects, self.reading.fill(self.background, outlines), where=where)
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,11 +118,27 @@ class _Draw:
     height: int
     width: int
     where: str
+    reading: Reading
+    centers: bool
 
     def __call__(self) -> Region | None:
-        if self.figure.kind not in AREAS:
+        stroke = self.reading.strokes and is_stroke(self.figure)
+        if not stroke and self.figure.kind not in AREAS:
             return None
+        rule = self.reading.rule
         try:
+            if stroke:
+                points = as_points(self.figure.data, self.where)
+                if self.figure.kind == "points":
+                    box = stamp(points, rule.radius, self.height, self.width, centers=self.centers)
+                else:
+                    box = trace(points, rule.width, self.height, self.width, self.where, centers=self.centers)
+                return Region(self.index, box[2], box[0], box[1])
+            if rule.boxes == "core" and self.figure.kind in BOXES:
+                left, top, right, bottom = _sides(self.figure.data, 1 if self.figure.kind == "pixel box" else 0)
+                corners = as_points([[left, top], [right, top], [right, bottom], [left, bottom]], self.where)
+                box, unsure = core(corners, self.height, self.width, self.where)
+                return Region(self.index, box[2], box[0], box[1], unsure)
             box = rasterize(self.figure.kind, self.figure.data, self.height, self.width, self.where)
         except (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError) as error:
             raise LabelError(
@@ -117,9 +157,11 @@ def rasterize(kind: str, data: Any, height: int, width: int, where: str) -> Box:
         return _combined([fill_box(as_points(ring, where), height, width, where) for ring in data])
     if kind == "pixels":  # (outline, holes) by pixel positions, the outlines included
         return _filled(data[0], data[1], height, width, where)
+    if kind == "pixel box":  # the same by pixel positions, both corners included
+        left, top, right, bottom = _sides(data)
+        return _filled([[left, top], [right, top], [right, bottom], [left, bottom]], (), height, width, where)
     if kind == "box":  # left, top, right, bottom
-        left, top, right, bottom = (_number(v) for v in data)
-        left, right, top, bottom = min(left, right), max(left, right), min(top, bottom), max(top, bottom)
+        left, top, right, bottom = _sides(data)
         corners = [[left, top], [right, top], [right, bottom], [left, bottom]]
         return fill_box(as_points(corners, where), height, width, where)
     if kind in ("circle", "ellipse"):  # x, y, radius, radius, angle in radians
@@ -130,6 +172,12 @@ def rasterize(kind: str, data: Any, height: int, width: int, where: str) -> Box:
         return int(_number(top)), int(_number(left)), mask
     values, left, top, tall, wide = data  # "runs": pairs of start and length along the rows of a box, from 1
     return top, left, _runs(values, tall, wide, height, width, where)
+
+
+def _sides(data: Any, wider: float = 0.0) -> tuple[float, float, float, float]:
+    """Left, top, right, bottom in their order; right and bottom ``wider``."""
+    x0, y0, x1, y1 = (_number(v) for v in data)
+    return min(x0, x1), min(y0, y1), max(x0, x1) + wider, max(y0, y1) + wider
 
 
 def _number(value: Any) -> float:
@@ -230,25 +278,44 @@ def _runs(values: Any, tall: int, wide: int, height: int, width: int, where: str
     return decode_pairs(values, tall * wide, where).reshape(tall, wide)
 
 
-def without_area(figures: Iterable[Figure]) -> list[str]:
-    """A note that counts the kinds that draw nothing."""
-    counts = Counter(figure.kind for figure in figures if figure.kind not in AREAS)
+def is_stroke(figure: Figure) -> bool:
+    """Whether it is points or a line that can be drawn."""
+    return figure.kind in STROKES and bool(figure.data)
+
+
+def reading_of(rule: LabelRule, images: Iterable[Iterable[Figure]]) -> Choice:
+    """How the figures of the images are read."""
+    listed = [list(figures) for figures in images]
+    return choose_reading(
+        rule, [(sum(map(is_stroke, one)), sum(figure.kind in AREAS for figure in one)) for one in listed]
+    )
+
+
+def without_area(figures: Iterable[Figure], reading: Reading) -> list[str]:
+    """A note that counts the kinds that draw nothing, and one on how points and lines are drawn."""
+    counts = Counter(
+        figure.kind for figure in figures if figure.kind not in AREAS and not (reading.strokes and is_stroke(figure))
+    )
     counted = ", ".join(f"{kind} ({count})" for kind, count in sorted(counts.items()))
     return [f"without an area, and not drawn: {counted}"] if counted else []
 
 
-def boxes_alone(figures: Sequence[Figure], names: str) -> list[Problem]:
+def boxes_alone(figures: Sequence[Figure], names: str, rule: LabelRule = DEFAULT) -> list[Problem]:
     """A warning where every object is a box: a detector's annotations rather than outlines."""
     kinds = {figure.kind for figure in figures}
-    if kinds != {"box"}:
+    if not kinds or not kinds <= BOXES or rule.boxes == "fill":
         return []
+    how = "the inner fifth of each is its class, the rest of it ignored" if rule.boxes == "core" else ""
     return [
         Problem(
-            "warning",
+            "note" if rule.boxes == "core" else "warning",
             "boxes only",
-            f"all {len(figures)} objects are {names}: they are drawn as full rectangles",
+            f"all {len(figures)} objects are {names}: {how or 'they are drawn as full rectangles'}",
             (),
-            "outline the objects as polygons or masks unless they really are rectangles",
+            "outline the objects as polygons or masks"
+            if rule.boxes == "core"
+            else "outline the objects as polygons or masks unless they really are rectangles (--boxes fill confirms "
+            "it; --boxes core takes the inner fifth of each)",
         )
     ]
 

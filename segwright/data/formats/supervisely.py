@@ -1,8 +1,9 @@
 """Supervisely: a project with ``meta.json``, in each dataset ``img/x.jpg`` and ``ann/x.jpg.json``; or its mask export.
 
 Classes are those of ``meta.json`` in its order. Bitmaps (a PNG in zlib and base64, at an origin) are exact; polygons
-fill the pixels that Supervisely's own SDK fills, outlines included; rectangles include both corners. Lines, points,
-graphs and cuboids have no area: they are listed, and draw nothing. Later objects lie over earlier ones. Splits are
+fill the pixels that Supervisely's own SDK fills, outlines included; rectangles include both corners. Lines and points
+are sparse labels (:mod:`segwright.data.annotations.sparse`), their coordinates pixel positions; graphs and cuboids have
+no area: they are listed, and draw nothing. Later objects lie over earlier ones. Splits are
 given by the datasets' names, else by a tag (train, val, test) of the images. Without ``ann``, ``masks_machine`` is read
 by ``obj_class_to_machine_color.json``.
 """
@@ -19,10 +20,19 @@ from segwright.core.errors import DataError, FormatError, LabelError
 from segwright.core.progress import track
 from segwright.core.types import IGNORE_INDEX, Color, LabelSpace
 from segwright.data.annotations.rasterize import annotated_space, fill_name
-from segwright.data.formats.base import SPLIT_NAMES, Format
+from segwright.data.annotations.sparse import Choice, LabelRule
+from segwright.data.formats.base import SPLIT_NAMES, Format, label_rule
 from segwright.data.formats.file_tree import Folder, Tree, is_image, read_ends, read_json, stem
 from segwright.data.formats.published_layout import assemble
-from segwright.data.formats.shapes import Figure, Figures, FiguresReader
+from segwright.data.formats.shapes import (
+    Figure,
+    Figures,
+    FiguresReader,
+    boxes_alone,
+    is_stroke,
+    reading_of,
+    without_area,
+)
 from segwright.data.readers import FileReader
 from segwright.data.records import Dataset, Problem, Record
 
@@ -67,9 +77,9 @@ def _figure(item: Mapping[str, Any]) -> Figure:
         return Figure(label, "pixels", (points["exterior"], points.get("interior") or ()))
     if kind == "rectangle":
         (left, top), (right, bottom) = item["points"]["exterior"][:2]
-        corners = [[left, top], [right, top], [right, bottom], [left, bottom]]
-        return Figure(label, "pixels", (corners, ()))
-    return Figure(label, _NO_AREA.get(kind, kind))
+        return Figure(label, "pixel box", (left, top, right, bottom))
+    named = _NO_AREA.get(kind, kind)
+    return Figure(label, named, item["points"]["exterior"] if named in ("lines", "points") else None)
 
 
 @dataclass
@@ -160,14 +170,16 @@ def open_supervisely(tree: Tree) -> Dataset:
             where=tree.root,
             fix="export the project with its images",
         )
-    scan = _scan(annotated)
+    scan = _scan(annotated, label_rule(tree))
     meta = _meta(tree)
     listed = _classes(meta) if meta is not None else []
     stray = sorted(scan.labels - {one.name for one in listed})
     names = [*[one.name for one in listed], *stray]
     if not names:
         raise LabelError("the project names no class and its annotations hold no object", where=tree.root)
-    space, index, background = annotated_space(names, [*[one.color for one in listed], *[None] * len(stray)])
+    reading = scan.choice.reading
+    colors = [*[one.color for one in listed], *[None] * len(stray)]
+    space, index, background = annotated_space(names, colors, rest_ignored=reading.rest == "ignored")
     if all(split is None for split, _, _ in pairs):
         pairs = [
             (scan.tags.get(p) if p else None, image, None) for (_, image, _), p in zip(pairs, payloads, strict=True)
@@ -176,6 +188,7 @@ def open_supervisely(tree: Tree) -> Dataset:
         f"{len(names)} classes from {meta.name if meta else 'the objects'}; what no object covers is "
         f"{fill_name(space, background)}; later objects are on top",
         *scan.notes,
+        *reading.notes(fill_name(space, background), strokes=scan.strokes),
     ]
     problems = list(scan.problems)
     if stray and listed:
@@ -188,7 +201,7 @@ def open_supervisely(tree: Tree) -> Dataset:
         tree,
         "supervisely",
         pairs,
-        SuperviselyReader(space, index=index, background=background),
+        SuperviselyReader(space, index=index, background=background, reading=reading, centers=True),
         notes,
         problems,
         payloads=payloads,
@@ -201,29 +214,31 @@ class _Scan:
     tags: dict[Path, str]
     notes: list[str]
     problems: list[Problem]
+    choice: Choice
+    strokes: bool
 
 
-def _scan(paths: Sequence[Path]) -> _Scan:
+def _scan(paths: Sequence[Path], rule: LabelRule) -> _Scan:
     """Read all annotations once: the classes they use, tags that name splits, what has no area."""
     labels: set[str] = set()
     tags: dict[Path, str] = {}
-    lost: dict[str, int] = {}
+    images: list[list[Figure]] = []
     for path in track(paths, "reading annotations"):
         try:
             figures, _, _, named = figures_of(path)
         except DataError:
             continue  # the check reports it, and reading it raises
         labels |= {figure.label for figure in figures}
-        for figure in figures:
-            if figure.kind not in ("bitmap", "pixels"):
-                lost[figure.kind] = lost.get(figure.kind, 0) + 1
+        images.append([Figure(figure.label, figure.kind, figure.data and (0,)) for figure in figures])  # without pixels
         split_tags = {SPLIT_NAMES[name.lower()] for name in named if name.lower() in SPLIT_NAMES}
         if len(split_tags) == 1:
             tags[path] = split_tags.pop()
-    lost_text = ", ".join(f"{kind} ({count})" for kind, count in sorted(lost.items()))
-    notes = [f"without an area, and not drawn: {lost_text}"] if lost else []
+    choice = reading_of(rule, images)
+    flat = [figure for one in images for figure in one]
+    notes = [*without_area(flat, choice.reading), *choice.notes]
     notes += ["splits are given by the images' tags"] if tags else []
-    return _Scan(labels, tags, notes, [])
+    problems = [*choice.problems, *boxes_alone(flat, "rectangles", choice.reading.rule)]
+    return _Scan(labels, tags, notes, problems, choice, any(map(is_stroke, flat)))
 
 
 def _split_name(folder: str) -> str | None:

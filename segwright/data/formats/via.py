@@ -1,10 +1,10 @@
 """VGG Image Annotator 1 and 2: its JSON (with or without settings) and its CSV, beside the images.
 
 Regions are a dictionary in version 1 and a list in version 2. Polygons, rectangles, circles and ellipses are drawn in
-their order, later over earlier; a polyline that ends where it begins is a polygon; other polylines and points have no
-area. The class is the one attribute of the regions that has values. Where there are several, ``classes.txt`` with the
-values of one of them chooses it; else they are listed and the data is refused. Files in folders called train and val
-are the splits.
+their order, later over earlier; a polyline that ends where it begins is a polygon; other polylines and points are
+sparse labels (:mod:`segwright.data.annotations.sparse`). The class is the one attribute of the regions that has values.
+Where there are several, ``classes.txt`` with the values of one of them chooses it; else they are listed and the data is
+refused. Files in folders called train and val are the splits.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import Any
 
 from segwright.core.errors import FormatError, LabelError
 from segwright.data.annotations.rasterize import annotated_space, fill_name
-from segwright.data.formats.base import Format, pairing_problems
+from segwright.data.formats.base import Format, label_rule, pairing_problems
 from segwright.data.formats.file_references import Reference, claimed_twice, resolve_all
 from segwright.data.formats.file_tree import Tree, read_ends, read_json, read_text
 from segwright.data.formats.name_parts import split_of
@@ -33,7 +33,9 @@ from segwright.data.formats.shapes import (
     FiguresReader,
     boxes_alone,
     class_names,
+    is_stroke,
     listed_classes,
+    reading_of,
     unlisted_images,
     without_area,
 )
@@ -191,32 +193,36 @@ def open_via(tree: Tree) -> Dataset:
         problems.append(
             Problem("warning", "objects lost", message, tuple(str(p) for p in files), "give each region one value")
         )
-    if not any(figure.kind in AREAS for figure in figures):
+    if not any(figure.kind in AREAS or is_stroke(figure) for figure in figures):
         raise FormatError(
-            "annotations of VIA without a region that has an area and a class",
-            expected="polygons, rectangles, circles or ellipses of images that are here",
+            "annotations of VIA without a region that can be drawn and has a class",
+            expected="polygons, rectangles, circles, ellipses, polylines or points of images that are here",
             found=f"{len(figures)} regions of {len(pairs)} images; {len(resolved.missing)} images missing",
             where=files[0],
             fix="outline the objects, or put the images beside the annotations",
         )
     names, listed = class_names(tree, {figure.label for figure in figures})
-    space, index, background = annotated_space(names)
+    choice = reading_of(label_rule(tree), [one.figures for one in payloads])
+    reading = choice.reading
+    space, index, background = annotated_space(names, rest_ignored=reading.rest == "ignored")
     used = {image for _, image, _ in pairs}
     lone = unlisted_images(tree, used)
     fill = fill_name(space, background)
     notes = [
         note,
         f"{len(names)} classes{listed}; what no region covers is {fill}; later regions are on top",
-        *without_area(figures),
+        *without_area(figures, reading),
+        *choice.notes,
+        *reading.notes(fill, strokes=any(map(is_stroke, figures))),
         *([f"{bare} images have no region: they are {fill} throughout"] if bare else []),
     ]
     return assemble(
         tree,
         "via",
         pairs,
-        FiguresReader(space, index=index, background=background),
+        FiguresReader(space, index=index, background=background, reading=reading),
         notes,
-        [*problems, *boxes_alone(figures, "rectangles"), *pairing_problems(lone, [])],
+        [*problems, *choice.problems, *boxes_alone(figures, "rectangles", reading.rule), *pairing_problems(lone, [])],
         payloads=payloads,
     )
 
@@ -228,7 +234,9 @@ def _figure(label: str, shape: Mapping[str, Any]) -> Figure:
             xs, ys = list(shape["all_points_x"]), list(shape["all_points_y"])
             points = [list(pair) for pair in zip(xs, ys, strict=True)]
             closed = kind == "polygon" or (len(points) > 3 and points[0] == points[-1])
-            return Figure(label, "polygon" if closed else "polylines", [points])
+            return Figure(label, "polygon", [points]) if closed else Figure(label, "polylines", points)
+        if kind == "point":
+            return Figure(label, "points", [[float(shape["cx"]), float(shape["cy"])]])
         if kind == "rect":
             x, y = float(shape["x"]), float(shape["y"])
             return Figure(label, "box", (x, y, x + float(shape["width"]), y + float(shape["height"])))
@@ -240,7 +248,7 @@ def _figure(label: str, shape: Mapping[str, Any]) -> Figure:
             )
     except (KeyError, TypeError, ValueError, OverflowError):
         return Figure(label, "polygon", None)  # broken: reported when the image is read
-    return Figure(label, {"point": "points"}.get(kind, kind or "unnamed shapes"))
+    return Figure(label, kind or "unnamed shapes")
 
 
 # --- which attribute is the class

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from segwright.core.errors import FormatError
 from segwright.core.types import IGNORE_INDEX, Color, LabelSpace
+from segwright.data.annotations.sparse import box_choices
 from segwright.data.formats.base import Format, distinct, pairing_problems, sort_splits
 from segwright.data.formats.class_lists import choose
 from segwright.data.formats.file_tree import Folder, Tree, is_image, stem
@@ -92,7 +93,7 @@ def hint(tree: Tree) -> FormatError | None:
                 expected="SegmentationClass/ with a mask per image",
                 found="Annotations/ and no SegmentationClass/",
                 where=Path(tree.path(relative)),
-                fix="unpack the masks, too, or outline the boxes in an annotation tool first",
+                fix=f"unpack the masks, too; {box_choices()}",
             )
     return None
 

@@ -26,7 +26,8 @@ from segwright.core.types import MAX_CLASSES, LabelSpace
 from segwright.core.yaml_text import load_yaml
 from segwright.data.annotations.polygons import Points, as_points, fill_box
 from segwright.data.annotations.rasterize import MAX_OBJECTS, Drawable, Drawing, RasterizedReader, Region
-from segwright.data.formats.base import Format, pairing_problems, sort_splits, unique_ids
+from segwright.data.annotations.sparse import DRAWN, LabelRule, Reading, box_choices, choose_reading, core
+from segwright.data.formats.base import Format, label_rule, pairing_problems, sort_splits, unique_ids
 from segwright.data.formats.file_tree import Folder, Tree, is_image, read_ends, stem
 from segwright.data.formats.name_matching import describe_folder, find_class_list
 from segwright.data.formats.name_parts import composed
@@ -45,12 +46,19 @@ LOOKED_AT = 20  # text files a folder
 OUTSIDE = 0.05  # how far a polygon may reach out of its image, in shares of it: tools round, and cut objects late
 BARE = 0.2  # share of images without a label file that is worth a warning
 MAX_YAML = 2_000_000  # bytes
+BOXES = {"core": "the inner fifth of each is its class, the rest of it ignored", "fill": "drawn in full"}
 PIXELS = 2.0  # a largest coordinate from which pixels are the likelier reading
 
 
 @dataclass
 class YoloReader(RasterizedReader):
     """``payload`` of a record is the path of its text file, or False where there is none (all background)."""
+
+    reading: Reading = DRAWN
+
+    @property
+    def partial(self) -> bool:
+        return self.reading.partial
 
     def drawing(self, record: Record) -> Drawing | None:
         height, width = self.size(record)
@@ -62,13 +70,24 @@ class YoloReader(RasterizedReader):
                     break
                 if line.strip():
                     where = f"{path}:{number}"
-                    index, points = self._polygon(_fields(line, where), where)
-                    objects.append(Drawable(index, partial(_region, index, points, height, width, where)))
-        return Drawing(height, width, objects, sort_by_area=True, where=str(record.payload or record.image_path))
+                    fields = _fields(line, where)
+                    index, points = self._polygon(fields, where)
+                    inner = len(fields) in (5, 6) and self.reading.rule.boxes == "core"
+                    index -= self._shift
+                    draw = partial(_region, index, points, height, width, where, inner)
+                    objects.append(Drawable(index, draw))
+        where = str(record.payload or record.image_path)
+        return Drawing(height, width, objects, self.reading.fill(0, True), sort_by_area=True, where=where)
+
+    @property
+    def _shift(self) -> int:
+        """1 where no background is put before the classes."""
+        return int(self.reading.rest == "ignored")
 
     def _polygon(self, fields: list[str], where: str) -> tuple[int, Points]:
         """(class index, corners in shares of the image) of a line."""
-        if len(fields) in (5, 6):  # the sixth is a detector's confidence
+        box = len(fields) in (5, 6) and self.reading.rule.boxes != "auto"  # the sixth is a detector's confidence
+        if len(fields) in (5, 6) and not box:
             file, line = where.rsplit(":", 1)
             raise LabelError(
                 "a box, not a polygon: where the object is, not its outline",
@@ -77,7 +96,7 @@ class YoloReader(RasterizedReader):
                 where=where,
                 fix=f"draw its outline, or remove the line: sed -i {line}d {shlex.quote(file)}",
             )
-        if len(fields) < 7 or len(fields) % 2 == 0:
+        if not box and (len(fields) < 7 or len(fields) % 2 == 0):
             raise LabelError(
                 "a line is no polygon",
                 expected="a class and at least three pairs of numbers",
@@ -87,12 +106,14 @@ class YoloReader(RasterizedReader):
             )
         try:
             index = int(fields[0].removesuffix(".0")) + 1
-            points = as_points([float(field) for field in fields[1:]], where)
+            numbers = [float(field) for field in fields[1:]]
+            points = as_points(_box_corners(numbers) if box else numbers, where)
         except (ValueError, OverflowError) as error:
             raise LabelError("a line of numbers", found=str(error), where=where) from error
-        if not 0 < index < len(self.label_space):
+        if not 0 < index < len(self.label_space) + self._shift:
             raise LabelError(
-                "a class outside the list", expected=f"0 to {len(self.label_space) - 2}", found=fields[0], where=where,
+                "a class outside the list", expected=f"0 to {len(self.label_space) + self._shift - 2}",
+                found=fields[0], where=where,
                 fix="name it in the class list (data.yaml: names; classes.txt), or correct the label file",
             )  # fmt: skip
         low, high = float(points.min()), float(points.max())
@@ -124,7 +145,17 @@ def _fields(line: str, where: str) -> list[str]:
     return re.split(r"\s*[,;]\s*|\s+", line)
 
 
-def _region(index: int, points: Points, height: int, width: int, where: str) -> Region:
+def _box_corners(numbers: Sequence[float]) -> list[list[float]]:
+    """The corners of a box of center, width and height."""
+    x, y, across, down = numbers[:4]
+    left, right, top, bottom = x - across / 2, x + across / 2, y - down / 2, y + down / 2
+    return [[left, top], [right, top], [right, bottom], [left, bottom]]
+
+
+def _region(index: int, points: Points, height: int, width: int, where: str, inner: bool) -> Region:
+    if inner:
+        (top, left, mask), unsure = core(points * (width, height), height, width, where)
+        return Region(index, mask, top, left, unsure)
     top, left, mask = fill_box(points * (width, height), height, width, where)
     return Region(index, mask, top, left)
 
@@ -146,13 +177,17 @@ def _text_folders(tree: Tree, line: re.Pattern[str]) -> list[tuple[str, Folder]]
 def _label_folders(tree: Tree) -> list[tuple[str, Folder]]:
     """Folders of text files with polygons."""
     if "yolo" not in tree.memo:
-        tree.memo["yolo"] = _text_folders(tree, _LINE)
+        # Boxes are labels where they were asked for: else a dataset of boxes is refused with the readings.
+        rule: LabelRule = tree.memo.get("label rule", LabelRule())
+        folders = _text_folders(tree, _LINE)
+        folders += [] if folders or rule.boxes == "auto" else _text_folders(tree, _BOX)
+        tree.memo["yolo"] = folders
     return list(tree.memo["yolo"])
 
 
 def detect(tree: Tree) -> str | None:
     folders = _label_folders(tree)
-    return f"text files with polygons in {', '.join(relative for relative, _ in folders[:4])}" if folders else None
+    return f"text files with objects in {', '.join(relative for relative, _ in folders[:4])}" if folders else None
 
 
 def hint(tree: Tree) -> FormatError | None:
@@ -165,7 +200,7 @@ def hint(tree: Tree) -> FormatError | None:
         expected="lines of a class and at least three pairs of numbers, as YOLO's segmentation labels have",
         found=f"lines of a class and a box in {', '.join(relative for relative, _ in folders[:4])}",
         where=tree.root,
-        fix="export the polygons (in a YOLO segmentation format), or outline the boxes in an annotation tool first",
+        fix=f"export the polygons (in a YOLO segmentation format); {box_choices()}",
     )
 
 
@@ -277,19 +312,31 @@ def open_yolo(tree: Tree) -> Dataset:
             given.setdefault(place[0], []).append(records[-1])
     lone = sorted(path for key, paths in texts.items() if not sharing[key] for path in paths)
     problems += _name_problems(clashes, texts, images, bare, len(records))
-    notes.append(
-        "class 0 of the files is class 1 here: background is inserted before them; the smaller polygon is on top"
-    )
+    reading, before = _reading(label_rule(tree), records, notes)
     return Dataset(
         root=tree.root,
         format="yolo",
-        reader=YoloReader(LabelSpace(("background", *unique))),
+        reader=YoloReader(LabelSpace((*before, *unique)), reading=reading),
         records=tuple(records),
         given=sort_splits(given),
         notes=notes,
         problems=[*pairing_problems([], lone), *problems],
         unpaired_masks=tuple(lone),
     )
+
+
+def _reading(rule: LabelRule, records: Sequence[Record], notes: list[str]) -> tuple[Reading, list[str]]:
+    """(how the objects are read, the classes put before those of the files); adds to the notes."""
+    choice = choose_reading(rule, [(0, int(record.payload is not None)) for record in records])
+    reading = choice.reading
+    notes += [*choice.notes, *reading.notes("background", strokes=False)]
+    before = [] if reading.rest == "ignored" else ["background"]
+    if before:
+        notes.append("class 0 of the files is class 1 here: background is inserted before them")
+    notes.append("the smaller object is on top")
+    if rule.boxes != "auto":
+        notes.append(f"boxes: {BOXES[rule.boxes]}")
+    return reading, before
 
 
 def _name_problems(
