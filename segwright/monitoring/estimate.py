@@ -2,10 +2,13 @@
 
 Three estimates are made of the network's own confidence: **soft** (expected hits over expected union, calibrated on the
 held-out images), **atc** (average thresholded confidence per class: Garg et al. 2022) and **doc** (difference of
-confidences: Guillory et al. 2021). A network is too sure of images unlike its training, so that each of them is wrong
-where it matters most. **regression** therefore learns the mIoU from the first two, the confidence and the entropy, on
-the held-out images under many corruptions, whose truth is known; its interval is made of the errors that it makes on
-kinds of corruption which it was not fitted on.
+confidences: Guillory et al. 2021). A network is too sure of images that are worse than those of its training, so that
+each of them is wrong where it matters most; of images that only show something else, ATC is right. **regression**
+therefore learns what to add to ATC, on the held-out images under many corruptions, whose truth is known: a linear
+function of the other estimates, of which the more is used the further the statistics of the images themselves
+(brightness, sharpness, noise, …) are from those of the held-out images, and a Gaussian process on what it leaves. Far
+from every corruption that it knows, in images as good as before, it is ATC. Its interval is made of the errors that it
+makes on kinds of corruption which it was not fitted on.
 """
 
 from __future__ import annotations
@@ -20,20 +23,27 @@ import numpy.typing as npt
 from segwright.core.errors import BundleError, DataError
 from segwright.inference.attachments import Attachment
 from segwright.metrics.confusion import iou_per_class, nanmean
-from segwright.monitoring.columns import Float64Array
-from segwright.monitoring.observation import CONFIDENCE_BINS, Observation
+from segwright.monitoring.columns import Float64Array, scaled
+from segwright.monitoring.observation import CONFIDENCE_BINS, IMAGE_STATISTICS, Observation
 from segwright.monitoring.result import AccuracyEstimate
 
 NAME = "accuracy"
 FORMAT = "segwright-accuracy"
-VERSION = 1
+VERSION = 2
 LEVEL = 0.9
-SCENES_DIFFER = 0.5  # of the misses that an interval allows, this share is left to scenes unlike any held-out one
-LEAST_DOUBT = 0.03  # of mIoU
-FEATURES = ("soft", "calibrated soft", "atc", "confidence", "entropy")
-LENGTH = 1.0  # of the kernel, in standard deviations per feature
-RIDGE = 0.01
-NOISE = 0.05  # of a row, beside a kernel of 1
+SCENES_DIFFER = 0.3  # of the misses that an interval allows, this share is left to scenes unlike any held-out one
+STATISTICS = ("brightness", "contrast", "saturation", "sharpness", "noise", "dark", "bright")  # of IMAGE_STATISTICS
+FEATURES = ("soft", "calibrated soft", "atc", "confidence", "entropy", *STATISTICS)
+ATC = FEATURES.index("atc")
+ESTIMATES = len(FEATURES) - len(STATISTICS)  # the first features
+# Lengths of the kernel: of the estimates in their own unit, of the statistics in spreads over the held-out images.
+LENGTHS = np.array([0.15, 0.15, 0.15, 0.1, 0.1, *[4.0] * len(STATISTICS)])
+LEAST_WIDTH = 0.025  # half of an interval, of mIoU
+FARTHEST = 8.0  # spreads, beyond which a statistic is not followed
+LEAST_SPREAD = 0.02  # of a statistic, on its scale
+UNGATED = 0.3  # of the linear function, if the images have not moved
+RIDGE = 0.01  # squared weight of 1, beside squared errors of mIoU
+NOISE = 0.2  # of a row, beside a kernel of 1
 LEAST_ROWS = 20  # training windows that a regression needs
 LEAST_KINDS = 4  # kinds of corruption, so that the errors without one are informative
 WINDOWS = 4  # drawn per kind and strength, beside the whole
@@ -53,6 +63,7 @@ class Sums:
     histogram: Float64Array  # (N, K, B)
     confidence: Float64Array  # (N,)
     entropy: Float64Array
+    statistics: Float64Array  # (N, S) of STATISTICS on even scales, NaN where unknown
 
     def __len__(self) -> int:
         return len(self.shares)
@@ -60,7 +71,7 @@ class Sums:
     def take(self, rows: npt.NDArray[np.intp]) -> Sums:
         """Some rows."""
         return Sums(self.shares[rows], self.expected_shares[rows], self.expected_hits[rows], self.histogram[rows],
-                    self.confidence[rows], self.entropy[rows])  # fmt: skip
+                    self.confidence[rows], self.entropy[rows], self.statistics[rows])  # fmt: skip
 
 
 def sums_of(rows: Sequence[Observation]) -> tuple[Sums, npt.NDArray[np.bool_]]:
@@ -74,11 +85,19 @@ def sums_of(rows: Sequence[Observation]) -> tuple[Sums, npt.NDArray[np.bool_]]:
         np.stack([row.confidence_histogram for row in rows]).astype(np.float64),
         np.array([row.mean_confidence for row in rows], np.float64),
         np.array([row.entropy for row in rows], np.float64),
+        _statistics(rows),
     )
     known = np.isfinite(found.confidence) & np.isfinite(found.entropy)
     for part in (found.shares, found.expected_shares, found.expected_hits, found.histogram):
         known &= np.isfinite(part).reshape(len(rows), -1).all(axis=1)
     return found.take(np.flatnonzero(known)), known
+
+
+def _statistics(rows: Sequence[Observation]) -> Float64Array:
+    """(N, S) of STATISTICS."""
+    places = [IMAGE_STATISTICS.index(name) for name in STATISTICS]
+    values = np.stack([np.asarray(row.statistics, np.float64)[places] for row in rows])
+    return scaled(np.where(np.isfinite(values), values, np.nan), STATISTICS)
 
 
 @dataclass(frozen=True)
@@ -91,6 +110,7 @@ class SelfCalibration:
     miou: float
     confidence: float  # mean
     accuracy: float  # share of right pixels
+    statistics: Float64Array  # (2, S) mean and spread over the images
 
     @classmethod
     def fit(cls, sums: Sums, counts: Int64Array) -> SelfCalibration:
@@ -107,7 +127,10 @@ class SelfCalibration:
         histogram = sums.histogram.sum(axis=(0, 1))
         below = np.concatenate([[0], np.cumsum(histogram / histogram.sum())])
         threshold = float(np.interp(wrong, below, np.arange(CONFIDENCE_BINS + 1) / CONFIDENCE_BINS))
-        return cls(hits, truth, threshold, nanmean(iou_per_class(total)), float(sums.confidence.mean()), 1 - wrong)
+        spread = np.where(np.isfinite(sums.statistics), sums.statistics, 0.0)
+        statistics = np.stack([spread.mean(axis=0), spread.std(axis=0) + LEAST_SPREAD])
+        miou = nanmean(iou_per_class(total))
+        return cls(hits, truth, threshold, miou, float(sums.confidence.mean()), 1 - wrong, statistics)
 
 
 def _ratio(over: Float64Array, under: Float64Array) -> Float64Array:
@@ -127,7 +150,10 @@ def features_of(sums: Sums, known: SelfCalibration) -> Float64Array:
     edges = np.arange(CONFIDENCE_BINS) / CONFIDENCE_BINS
     sure = np.array([np.interp(known.threshold, edges, row) for row in above])
     atc = _mean_iou(sure, np.maximum(expected, sure), shares, present)
-    return np.array([raw, calibrated, atc, sums.confidence.mean(), sums.entropy.mean()])
+    center, spread = known.statistics
+    seen = np.where(np.isfinite(sums.statistics), sums.statistics, center)  # what is unknown has not moved
+    moved = np.clip((seen.mean(axis=0) - center) / spread, -FARTHEST, FARTHEST)
+    return np.array([raw, calibrated, atc, sums.confidence.mean(), sums.entropy.mean(), *moved])
 
 
 def _mean_iou(hits: Float64Array, truth: Float64Array, found: Float64Array, present: npt.NDArray[np.bool_]) -> float:
@@ -141,7 +167,7 @@ class AccuracyModel:
     """The estimator of one model: its self-calibration, and the windows that the regression is fitted on.
 
     ``features`` (M, F) and ``miou`` (M,) of windows of ``sizes`` (M,) images; ``errors`` (M,) those that the regression
-    makes on a window if its kind is left out, over its doubt there; all empty if there are no corrupted images.
+    makes on a window if its kind is left out; all empty if there are no corrupted images.
     """
 
     calibration: SelfCalibration
@@ -149,6 +175,7 @@ class AccuracyModel:
     miou: Float64Array
     sizes: Float64Array
     errors: Float64Array
+    center: Float64Array  # (ESTIMATES,) of the held-out images as they are
     kinds: tuple[str, ...] = ()  # names of the corruptions that it was fitted on
 
     def estimate(self, rows: Sequence[Observation], *, level: float = LEVEL) -> AccuracyEstimate:
@@ -170,8 +197,8 @@ class AccuracyModel:
             half = 0.05 + abs(self.calibration.miou - middle) + 0.5 / np.sqrt(len(sums))
             method = "atc"
         else:
-            middle = float(np.clip(_Regression(self.features, self.miou)(features[None])[0], 0, 1))
-            half = self._half_width(features, len(sums), level) * _doubt(middle, features[2])
+            middle = float(Regression(self.features, self.miou, self.center)(features[None])[0])
+            half = self._half_width(features, len(sums), level)
             method = "regression"
         return AccuracyEstimate(
             miou=float(middle), low=float(max(0.0, middle - half)), high=float(min(1.0, middle + half)), level=level,
@@ -182,8 +209,8 @@ class AccuracyModel:
     def _half_width(self, features: Float64Array, size: int, level: float) -> float:
         """The quantile of the errors on windows near these features and of about this size (localized conformal: Guan
         2023): wider where the regression is worse, and where it was fitted on nothing alike."""
-        spread = self.features.std(axis=0) + 1e-9
-        apart = (((self.features - features) / spread) ** 2).mean(axis=1)
+        spread = self.features[:, :ESTIMATES].std(axis=0) + 1e-9
+        apart = (((self.features[:, :ESTIMATES] - features[:ESTIMATES]) / spread) ** 2).mean(axis=1)
         sizes = np.log(np.maximum(self.sizes, 1))
         # A window larger than any of them has at most the errors of the largest.
         nearest = min(float(np.log(max(1, size))), float(sizes.max()))
@@ -192,7 +219,7 @@ class AccuracyModel:
         # The query itself is one more row, with an unknown error: the conformal correction.
         total = np.cumsum(weights[order]) / (weights.sum() + min(1.0, weights.max()))
         place = int(np.searchsorted(total, 1 - (1 - level) * (1 - SCENES_DIFFER)))
-        width = float(self.errors[order[min(place, len(order) - 1)]])
+        width = max(LEAST_WIDTH, float(self.errors[order[min(place, len(order) - 1)]]))
         outside = float(np.sqrt(apart.min()))
         return width * (1 + min(0.5, max(0.0, outside - 0.5)))
 
@@ -201,7 +228,8 @@ class AccuracyModel:
         known = self.calibration
         arrays: dict[str, npt.NDArray[Any]] = {
             "hits": known.hits, "truth": known.truth, "features": self.features.reshape(-1, len(FEATURES)),
-            "miou": self.miou, "sizes": self.sizes, "errors": self.errors,
+            "miou": self.miou, "sizes": self.sizes, "errors": self.errors, "statistics": known.statistics,
+            "center": self.center,
             "scalars": np.array([known.threshold, known.miou, known.confidence, known.accuracy]),
         }  # fmt: skip
         return Attachment(arrays, {"format": FORMAT, "version": VERSION, "kinds": list(self.kinds)})
@@ -214,10 +242,13 @@ class AccuracyModel:
             if tree.get("format") != FORMAT or int(tree["version"]) > VERSION:
                 raise ValueError("another kind, or a newer version")
             parts = {key: np.asarray(arrays[key], np.float64)
-                     for key in ("hits", "truth", "features", "miou", "sizes", "errors", "scalars")}  # fmt: skip
+                     for key in ("hits", "truth", "features", "miou", "sizes", "errors", "scalars", "statistics",
+                                 "center")}  # fmt: skip
             count = len(parts["miou"])
             if (parts["features"].shape != (count, len(FEATURES)) or parts["hits"].shape != parts["truth"].shape
-                    or parts["scalars"].shape != (4,) or len(parts["sizes"]) != count or len(parts["errors"]) != count
+                    or parts["scalars"].shape != (4,) or parts["statistics"].shape != (2, len(STATISTICS))
+                    or parts["center"].shape != (ESTIMATES,)
+                    or len(parts["sizes"]) != count or len(parts["errors"]) != count
                     or not all(np.isfinite(part).all() for part in parts.values())):  # fmt: skip
                 raise ValueError("shapes or values")
             kinds = tuple(str(name)[:60] for name in tree.get("kinds", []))
@@ -226,40 +257,40 @@ class AccuracyModel:
                 "the estimator of the accuracy is damaged", found=f"{type(error).__name__}: {str(error)[:200]}",
                 where=where, fix="make the reference again",
             ) from error  # fmt: skip
-        calibration = SelfCalibration(parts["hits"], parts["truth"], *(float(value) for value in parts["scalars"]))
-        return cls(calibration, parts["features"], parts["miou"], parts["sizes"], parts["errors"], kinds)
+        scalars = (float(value) for value in parts["scalars"])
+        calibration = SelfCalibration(parts["hits"], parts["truth"], *scalars, parts["statistics"])
+        return cls(
+            calibration, parts["features"], parts["miou"], parts["sizes"], parts["errors"], parts["center"], kinds
+        )
 
 
-def _doubt(found: Any, atc: Any) -> Any:
-    """What an error is likely to be proportional to: how far the regression and ATC are apart. ATC is near the truth
-    where the world has changed and the images are as good as before, the regression where the images are worse."""
-    return LEAST_DOUBT + 0.4 * np.abs(found - atc)
+class Regression:
+    """The mIoU of (M, F) features: ATC, a linear function of the estimates by how far the images' statistics are from
+    the held-out ones, and a Gaussian process on what these leave."""
 
-
-class _Regression:
-    """Ridge regression, and a kernel on what it leaves: smooth, and linear far away from the rows."""
-
-    def __init__(self, features: Float64Array, target: Float64Array) -> None:
-        self.center, self.spread = features.mean(axis=0), features.std(axis=0) + 1e-9
-        self.rows = (features - self.center) / self.spread
-        design = self._design(self.rows)
-        penalty = np.full(design.shape[1], RIDGE * len(design))
-        penalty[0] = 0
-        self.weights = np.linalg.solve(design.T @ design + np.diag(penalty), design.T @ target)
+    def __init__(self, features: Float64Array, target: Float64Array, center: Float64Array) -> None:
+        self.center = center  # (ESTIMATES,) of the held-out images as they are
+        self.rows = features / LENGTHS
+        design = self._design(features)
+        penalty = RIDGE * np.eye(design.shape[1])
+        self.weights = np.linalg.solve(design.T @ design + penalty, design.T @ (target - features[:, ATC]))
         kernel = self._kernel(self.rows) + NOISE * np.eye(len(self.rows))
-        self.dual = np.linalg.solve(kernel, target - design @ self.weights)
+        self.dual = np.linalg.solve(kernel, target - self._linear(features))
 
-    @staticmethod
-    def _design(rows: Float64Array) -> Float64Array:
-        return np.concatenate([np.ones((len(rows), 1)), rows], axis=1)
+    def _design(self, features: Float64Array) -> Float64Array:
+        moved = 1 - np.exp(-(features[:, ESTIMATES:] ** 2).mean(axis=1))
+        apart = features[:, :ESTIMATES] - self.center
+        gated = np.concatenate([np.ones((len(features), 1)), apart], axis=1) * moved[:, None]
+        return np.asarray(np.concatenate([gated, UNGATED * apart], axis=1))
+
+    def _linear(self, features: Float64Array) -> Float64Array:
+        return np.asarray(features[:, ATC] + self._design(features) @ self.weights)
 
     def _kernel(self, rows: Float64Array) -> Float64Array:
-        apart = ((rows[:, None] - self.rows[None]) ** 2).mean(axis=-1)
-        return np.asarray(np.exp(-apart / (2 * LENGTH**2)))
+        return np.asarray(np.exp(-((rows[:, None] - self.rows[None]) ** 2).sum(axis=-1) / 2))
 
     def __call__(self, features: Float64Array) -> Float64Array:
-        rows = (features - self.center) / self.spread
-        return np.asarray(self._design(rows) @ self.weights + self._kernel(rows) @ self.dual)
+        return np.asarray(np.clip(self._linear(features) + self._kernel(features / LENGTHS) @ self.dual, 0, 1))
 
 
 def fit_accuracy(
@@ -290,19 +321,19 @@ def fit_accuracy(
     names = sorted({name for name, *_ in groups if not name.startswith("clean ")})
     empty = np.zeros(0)
     if len(names) < LEAST_KINDS:
-        return AccuracyModel(calibration, np.zeros((0, len(FEATURES))), empty, empty, empty)
+        return AccuracyModel(calibration, np.zeros((0, len(FEATURES))), empty, empty, empty, np.zeros(ESTIMATES))
     random = np.random.default_rng(seed)
     made = [(name, *window) for name, part, truth, count in groups
             for window in _windows(part, truth, count, calibration, random)]  # fmt: skip
     kinds = np.array([name for name, *_ in made])
     features, miou = np.stack([one[1] for one in made]), np.array([one[2] for one in made])
     sizes = np.array([one[3] for one in made], np.float64)
+    center = features_of(sums, calibration)[:ESTIMATES]
     errors = np.zeros(len(made))
     for name in sorted(set(kinds.tolist())):
         out = kinds == name
-        found = np.clip(_Regression(features[~out], miou[~out])(features[out]), 0, 1)
-        errors[out] = np.abs(found - miou[out]) / _doubt(found, features[out, 2])
-    return AccuracyModel(calibration, features, miou, sizes, errors, tuple(names))
+        errors[out] = np.abs(Regression(features[~out], miou[~out], center)(features[out]) - miou[out])
+    return AccuracyModel(calibration, features, miou, sizes, errors, center, tuple(names))
 
 
 def _windows(

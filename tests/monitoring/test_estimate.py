@@ -11,7 +11,7 @@ from monitoring.streams import CLASSES, rows
 
 from segwright.core.errors import BundleError, DataError
 from segwright.inference.attachments import Attachment, load_attachment, write_attachment
-from segwright.monitoring.estimate import AccuracyModel, fit_accuracy
+from segwright.monitoring.estimate import STATISTICS, AccuracyModel, Regression, fit_accuracy
 from segwright.monitoring.observation import Observation
 from segwright.monitoring.shifted import estimator_predictions, make_accuracy
 
@@ -68,8 +68,33 @@ def test_the_interval_holds_in_distribution(fitted: AccuracyModel) -> None:
 
 
 def test_wider_where_nothing_was_alike(fitted: AccuracyModel) -> None:
-    near, far = fitted.estimate(rows(40, 5)), fitted.estimate(rows(40, 5, doubt=0.8))
+    near, far = fitted.estimate(rows(40, 5)), fitted.estimate(rows(40, 5, doubt=0.65))
     assert far.high - far.low > near.high - near.low
+
+
+def test_the_regression_is_atc_unless_the_images_have_moved() -> None:
+    """Fitted on images that have moved and where ATC is far too high: of images that have not, ATC is believed."""
+    random = np.random.default_rng(0)
+    count, kinds = 200, len(STATISTICS)
+    moved = np.where(random.random((count, 1)) < 0.3, 0, random.uniform(1, 5, (count, 1))) * random.normal(
+        1, 0.2, (count, kinds)
+    )
+    worse = np.sqrt((moved**2).mean(axis=1)) / 5
+    atc = 0.7 - 0.2 * worse + random.normal(0, 0.03, count)
+    features = np.concatenate([np.stack([atc + 0.05, atc, atc, atc + 0.2, 0.5 - atc / 2], axis=1), moved], axis=1)
+    center = features[worse == 0, :5].mean(axis=0)
+    model = Regression(features, atc - 0.4 * worse, center)
+    unmoved = np.array([[0.55, 0.5, 0.5, 0.7, 0.25, *[0.0] * kinds]])
+    assert abs(model(unmoved)[0] - 0.5) < 0.05
+    assert model(np.concatenate([unmoved[:, :5], np.full((1, kinds), 4.0)], axis=1))[0] < 0.3
+    far = np.array([[0.35, 0.3, 0.3, 0.5, 0.35, *[0.5] * kinds]])
+    assert abs(model(far)[0] - 0.3) < 0.15
+
+
+def test_statistics_that_are_not_finite_have_not_moved(fitted: AccuracyModel) -> None:
+    some = rows(40, 9)
+    unknown = [replace(one, statistics=np.full_like(one.statistics, np.nan)) for one in some]
+    assert abs(fitted.estimate(unknown).miou - fitted.estimate(some).miou) < 0.02
 
 
 def test_without_corrupted_images_it_is_noted() -> None:
