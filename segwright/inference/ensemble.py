@@ -16,6 +16,8 @@ from segwright.core.left_right import Pairs, shown
 from segwright.core.types import Float32Array
 from segwright.imageio import UInt8Array
 from segwright.inference.bundle import Bundle, load_bundle, save_bundle
+from segwright.inference.lineage import KEY as LINEAGE
+from segwright.inference.lineage import bundle_id, descended, lineage_of
 from segwright.inference.predictor import find_bundle
 from segwright.inference.runtimes import Runtime
 from segwright.models.base import SegmentationModel
@@ -154,6 +156,10 @@ def _description(
         }
         for folder, bundle in zip(folders, bundles, strict=True)
     ]
+    lines = [
+        lineage_of(bundle, bundle_id(folder), str(origin["name"]))
+        for folder, bundle, origin in zip(folders, bundles, origins, strict=True)
+    ]
     licenses: dict[str, dict[str, None]] = {}
     for bundle in bundles:
         for name, license in bundle.licenses.items():
@@ -163,7 +169,7 @@ def _description(
         label_space=replace(first.label_space, pairs=_pairs(folders, bundles)),
         arguments={"in_channels": ensemble.in_channels, "members": members},
         preprocessing=first.preprocessing,
-        training={**kept, "command": command, "members": origins},
+        training={**kept, "command": command, "members": origins, LINEAGE: descended(lines, "ensemble", ()).record()},
         licenses={name: "; ".join(found) for name, found in licenses.items()},
     )
 

@@ -21,6 +21,7 @@ from segwright.core.atomic_io import write_json
 from segwright.core.errors import UsageError
 from segwright.core.types import LabelSpace
 from segwright.data.dataset import Dataset, Split, ValueRange
+from segwright.data.records import evenly_spread
 from segwright.evaluation.evaluate import Evaluation, MappedPrediction, score
 from segwright.imageio import UInt8Array
 from segwright.inference.bundle import Bundle, rewrite_description
@@ -40,6 +41,8 @@ KEY = "refinement"  # in Bundle.training
 REPLAY = 0.5  # of the images drawn are old ones
 SAMPLES = 4_000  # images drawn in a refinement without a budget
 FEWEST_EPOCHS, MOST_EPOCHS = 3, 100
+BEFORE_FRACTION = 0.08  # of the minutes, at most, per validation part for scoring the model before
+FEWEST_SCORED = 8  # images
 CLASS_DROP = 3.0  # points of IoU by which a class may fall before the verdict names it
 
 NO_OLD = (
@@ -89,7 +92,7 @@ class Refinement:
         if self.new is None:
             parts.append("There are no new validation images: whether it is better on new ones is not known.")
         if self.old is None:
-            parts.append("Whether it has forgotten anything is not known: no old data was given.")
+            parts.append("Whether it has forgotten anything is not known: there are no old validation images.")
         elif fallen := self.old.fallen(CLASS_DROP):
             falls = ", ".join(f"{one.name} {100 * one.difference:+.1f}" for one in fallen)
             parts.append(f"On the old images these classes fell by more than {CLASS_DROP:g} points of IoU: {falls}.")
@@ -156,7 +159,7 @@ def refine(
     notes += _seen_notes(path, parts)
     for note in notes:
         display.message(f"note: {note}")
-    judge = _Judge(parent, data, parts, display, config.training.device)
+    judge = _Judge(parent, data, parts, display, config.training.device, config.training.minutes)
     lineage = descended([read_lineage(path)], "refine", [part.used() for part in parts])
     run = run_training(
         data, _configured(config, bundle, len(data.train)), resume=options.resume, init_from=path,
@@ -175,16 +178,29 @@ def refine(
 class _Judge:
     """The model before on the validation images, scored before the training takes the time; then the candidate."""
 
-    def __init__(self, parent: Predictor, data: Dataset, parts: Sequence[Part], display: Display, device: str) -> None:
+    def __init__(
+        self,
+        parent: Predictor,
+        data: Dataset,
+        parts: Sequence[Part],
+        display: Display,
+        device: str,
+        minutes: float | None,
+    ) -> None:
         self.device = device
-        self.splits = {part.role: of_role(data.splits.get("val"), part.role) for part in parts}
-        self.parts, self.space = {part.role: part for part in parts}, data.label_space
+        self.parts = {part.role: part for part in parts}
         self.pipeline = parent.bundle.postprocess if parent.bundle is not None else None
+        self.splits: dict[str, Split] = {}
         self.before: dict[str, Evaluation] = {}
-        for role, split in self.splits.items():
-            if split is not None:
-                self.before[role] = scored(parent, split, title=f"the model before on {role} images")
-                display.message(f"before: mIoU {self.before[role].miou:.3f} on {len(split)} {role} validation images")
+        for role in self.parts:
+            split = of_role(data.splits.get("val"), role)
+            if split is None:
+                continue
+            self.splits[role] = kept = split if minutes is None else affordable(parent, split, 60 * minutes)
+            if len(kept) < len(split):
+                display.message(f"time is short: both models are compared on {len(kept)} of {len(split)} {role} images")
+            self.before[role] = scored(parent, kept, title=f"the model before on {role} images")
+            display.message(f"before: mIoU {self.before[role].miou:.3f} on {len(kept)} {role} validation images")
 
     def compare(self, run: Run) -> tuple[PairedScores | None, PairedScores | None]:
         """(new, old): the candidate beside the model before; None where there are no validation images."""
@@ -192,13 +208,22 @@ class _Judge:
         predictor: Predictor | None = None
         for role, before in self.before.items():
             split = self.splits[role]
-            assert split is not None
             after = run.evaluation
             if after is None or self.pipeline is not None or not set(before.ids) & set(after.ids):
                 predictor = predictor or load(run.model, device=self.device, post=self.pipeline, trust_external=True)
                 after = scored(predictor, split, title=f"the candidate on {role} images")
             found[role] = pair(role, before, after, self.parts[role].match.labeled)
         return found.get(NEW), found.get(OLD)
+
+
+def affordable(predictor: Predictor, split: Split, seconds: float) -> Split:
+    """As much of a split, evenly, as can be scored in :data:`BEFORE_FRACTION` of ``seconds``, timed on an image."""
+    predictor.predict(split.read_image(0))  # compiles, allocates
+    began = time.monotonic()
+    scored(predictor, split.subset([0], split.name), title="timing")
+    pace = time.monotonic() - began
+    count = max(FEWEST_SCORED, int(BEFORE_FRACTION * seconds / max(pace, 1e-6)))
+    return split if count >= len(split) else split.subset(evenly_spread(len(split), count), split.name)
 
 
 def scored(predictor: Predictor, split: Split, *, title: str, table: UInt8Array | None = None) -> Evaluation:

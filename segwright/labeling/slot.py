@@ -213,7 +213,10 @@ class Slot:
         for link in self.folder.glob(f".{LINK}-*"):
             if link.is_symlink():
                 link.unlink(missing_ok=True)
-        current, history = self.current(), self.history()
+        try:
+            current, history = self.current(), self.history()
+        except BundleError:  # its folder is gone: --back leads to the one before
+            return
         if current is None or (history and history[-1]["version"] == current):
             return
         if any(entry["version"] == current for entry in history):  # gone back to, without a line

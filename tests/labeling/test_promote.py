@@ -23,6 +23,7 @@ from segwright.imageio import write_image
 from segwright.inference.bundle import SUMS, load_bundle, read_bundle
 from segwright.inference.lineage import bundle_id
 from segwright.inference.predictor import find_bundle
+from segwright.labeling import promote as promoting
 from segwright.labeling import slot as slots
 from segwright.labeling.slot import Slot, is_slot, slot_of
 
@@ -204,6 +205,43 @@ def test_a_kill_at_any_moment_leaves_a_working_slot(
     assert in_service(slot) == before and not list(slot.glob(".model-*"))
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.parametrize("call", ["copyfile", "symlink", "replace", "fsync"])
+@pytest.mark.parametrize("number", [0, 1, 2])
+def test_a_process_that_ends_without_cleaning_up(
+    tmp_path: Path, slot: Path, call: str, number: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As above by a real end of the process, in which no handler runs."""
+    path, before = good(tmp_path), in_service(slot)
+    monkeypatch.setattr(promoting, "load", lambda *_, **__: None)  # a network in a fork may hang, and matters not here
+    monkeypatch.setattr(promoting, "_try_out", lambda _: None)
+    child = os.fork()
+    if child == 0:
+        module, calls = slots.shutil if call == "copyfile" else os, []
+        real = getattr(module, call)
+
+        def until_killed(*arguments: object, **options: object) -> object:
+            calls.append(arguments)
+            if len(calls) > number:
+                os._exit(9)
+            return real(*arguments, **options)
+
+        setattr(module, call, until_killed)
+        try:
+            sw.promote(path, slot)
+        finally:
+            os._exit(0)
+    os.waitpid(child, 0)
+    after = in_service(slot)
+    assert after in (before, bundle_id(path))
+    load_bundle(find_bundle(slot))
+    if after == before:
+        assert sw.promote(path, slot).action == "promote"
+    assert sw.promote(None, slot, back=True).action == "back"
+    left = [entry.name for entry in (slot / "versions").iterdir() if entry.name.startswith(".")]
+    assert in_service(slot) == before and not left and not list(slot.glob(".model-*"))
+
+
 def test_a_full_disk_leaves_the_version_before(tmp_path: Path, slot: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path, before = good(tmp_path), in_service(slot)
 
@@ -242,6 +280,17 @@ def test_a_damaged_version_before_is_not_gone_back_to(tmp_path: Path, slot: Path
     with pytest.raises(BundleError):
         sw.promote(None, slot, back=True)
     assert Slot(slot).current() == now
+
+
+def test_going_back_from_a_version_that_is_gone(tmp_path: Path, slot: Path) -> None:
+    sw.promote(good(tmp_path), slot)
+    name = Slot(slot).current()
+    assert name is not None
+    (Slot(slot).version(name)).rename(tmp_path / "gone")
+    with pytest.raises(BundleError, match="version is missing"):
+        sw.promote(good(tmp_path, "b", 3), slot)
+    assert sw.promote(None, slot, back=True).before is None
+    assert in_service(slot) == bundle_id(tmp_path / "first")
 
 
 def test_the_command(tmp_path: Path, slot: Path) -> None:

@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import cv2
@@ -114,7 +115,7 @@ def test_a_candidate_with_figures_page_and_lineage(base: Path, tmp_path: Path) -
 def test_without_old_data_the_verdict_names_the_gap(base: Path, tmp_path: Path) -> None:
     found = refined(base, tmp_path / "out", old=None, epochs=1)
     assert found.old is None and not found.better
-    assert "no old data was given" in found.verdict() and any("forgotten" in note for note in found.notes)
+    assert "there are no old validation images" in found.verdict() and any("forgotten" in note for note in found.notes)
 
 
 def test_the_command(base: Path, tmp_path: Path) -> None:
@@ -302,6 +303,16 @@ def test_scores_pair_images_by_their_ids() -> None:
     assert found.images == 2 and found.difference.difference == 0 and math.isclose(found.before, 1.0)
     with pytest.raises(UsageError, match="not scored on the same images"):
         pair("new", evaluation(rows, ids), evaluation(rows[:1], ["z"]), (0,))
+
+
+def test_minutes_bound_the_scoring_of_the_model_before(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    predictor, split = sw.load(base / "run", device="cpu"), open_dataset(base / "day").train
+    clock = iter(range(10))
+    monkeypatch.setattr(refining, "time", SimpleNamespace(monotonic=lambda: float(next(clock))))  # a second per look
+    monkeypatch.setattr(refining, "FEWEST_SCORED", 2)
+    assert len(refining.affordable(predictor, split, 4 / refining.BEFORE_FRACTION)) == 4
+    assert len(refining.affordable(predictor, split, 1)) == 2
+    assert refining.affordable(predictor, split, 1e6) is split
 
 
 def test_what_the_model_was_trained_on_is_named(base: Path, tmp_path: Path) -> None:

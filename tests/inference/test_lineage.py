@@ -1,0 +1,97 @@
+"""Lineages: what a model was made from, over generations, meeting lines, exports, and models of earlier versions."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from segwright.core.errors import BundleError
+from segwright.core.types import LabelSpace
+from segwright.inference.bundle import Bundle, save_bundle
+from segwright.inference.ensemble import join_models
+from segwright.inference.lineage import Ancestor, DataUsed, Lineage, bundle_id, data_used, descended, read_lineage
+from segwright.models.catalog import create_model
+from segwright.monitoring.observation import weights_id
+
+TINY = {"widths": [4, 8, 8, 8, 8], "decoder_channels": [4, 8, 8, 8], "depths": [0, 1, 1, 1, 1]}
+
+
+def saved(folder: Path, seed: int, line: Lineage | None = None, **training: object) -> Path:
+    torch.manual_seed(seed)
+    network = create_model("leannet", classes=2, weights=None, **TINY)
+    if line is not None:
+        training["lineage"] = line.record()
+    bundle = Bundle("leannet", LabelSpace(("a", "b")), {**TINY, "in_channels": 3}, training=training)
+    return save_bundle(folder, network, bundle)
+
+
+def used(path: str, clicks: int = 0) -> DataUsed:
+    return DataUsed("new", path, "f" * 64, 3, clicks, 1)
+
+
+def test_the_id_is_that_of_the_network_in_memory(tmp_path: Path) -> None:
+    torch.manual_seed(3)
+    network = create_model("leannet", classes=2, weights=None, **TINY)
+    assert bundle_id(saved(tmp_path / "m", 3)) == weights_id(network)
+
+
+def test_generations_and_lines_that_meet_again(tmp_path: Path) -> None:
+    first = saved(tmp_path / "first", 1, descended([], "train", [used("/day", 0)]))
+    left = saved(tmp_path / "left", 2, descended([read_lineage(first)], "refine", [used("/night", 40)]))
+    right = saved(tmp_path / "right", 3, descended([read_lineage(first)], "refine", [used("/rain", 7)]))
+    both = descended([read_lineage(left), read_lineage(right)], "refine", [used("/night", 60)])
+    found = read_lineage(saved(tmp_path / "both", 4, both))
+    assert found.model.parents == (bundle_id(left), bundle_id(right)) and len(found.ancestors) == 3
+    assert found.clicks == 60 + 7  # the clicks of one dataset count once
+    text = "\n".join(found.lines())
+    assert text.count("/day") == 1 and text.count(bundle_id(first)) == 2 and "67" in text
+    assert Lineage(found.model, found.ancestors).to_json()["clicks"] == 67
+
+
+def test_an_earlier_model_has_one_entry(tmp_path: Path) -> None:
+    found = read_lineage(saved(tmp_path / "old", 1, data="/camvid"))
+    assert found.model.made_by == "train" and found.model.data[0].path == "/camvid" and not found.ancestors
+    assert read_lineage(saved(tmp_path / "imported", 2)).model.made_by == "import"
+
+
+@pytest.mark.parametrize(
+    "tree", [{"model": {"data": 3}}, {"model": {"val_miou": "x"}}, {"model": {}, "ancestors": [1]}]
+)
+def test_a_damaged_record_is_an_error(tmp_path: Path, tree: dict[str, object]) -> None:
+    with pytest.raises(BundleError, match="lineage"):
+        read_lineage(saved(tmp_path / "m", 1, lineage=tree))
+
+
+def test_a_parent_that_is_its_own_ancestor_ends(tmp_path: Path) -> None:
+    looped = Lineage(Ancestor("", "m", parents=("a",)), {"a": Ancestor("a", "a", parents=("b",)),
+                                                         "b": Ancestor("b", "b", parents=("a",))})  # fmt: skip
+    found = read_lineage(saved(tmp_path / "m", 1, looped))
+    assert len(found.lines()) == 5
+
+
+def test_an_ensemble_descends_from_its_members(tmp_path: Path) -> None:
+    one, two = saved(tmp_path / "one", 1), saved(tmp_path / "two", 2)
+    network, bundle = join_models([one, two])
+    joined = read_lineage(save_bundle(tmp_path / "joined", network, bundle))
+    assert joined.model.made_by == "ensemble" and joined.model.parents == (bundle_id(one), bundle_id(two))
+
+
+@pytest.mark.parametrize(
+    ("text", "clicks", "people"),
+    [
+        (json.dumps({"clicks": 12, "annotators": {"ann": 9, "bob": 3}, "seconds": 4.5}), 12, 2),
+        (json.dumps({"clicks": 12, "annotators": ["ann"]}), 12, 1),
+        (json.dumps({"clicks": "many", "annotators": None, "seconds": -1}), 0, 0),
+        ("[]", 0, 0), ("{", 0, 0),
+    ],
+)  # fmt: skip
+def test_clicks_of_a_label_folder(tmp_path: Path, text: str, clicks: int, people: int) -> None:
+    (tmp_path / "labels.json").write_text(text)
+    found = data_used("new", tmp_path, "abc", 5)
+    assert (found.clicks, found.annotators, found.images) == (clicks, people, 5)
+    assert DataUsed.from_json(json.loads(json.dumps(found.to_json()))) == found
+    assert replace(found, clicks=0).path == str(tmp_path.resolve())
