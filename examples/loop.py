@@ -35,6 +35,7 @@ from segwright.core.types import UInt8Array, blend
 from segwright.demo.dataset import LABEL_SPACE, write_street_scenes
 from segwright.demo.night import at_night
 from segwright.imageio import read_image, read_mask, write_image
+from segwright.labeling.questions import Selection
 
 PATIENCE = 600.0  # seconds for the service to start, or to take a version over
 PALETTE = LABEL_SPACE.palette()
@@ -279,34 +280,29 @@ def select_regions(story: Story) -> None:
 
 
 def label(story: Story) -> None:
-    """Answer every question with the class that most pixels of its region have: one click each, as strokes of the
-    label folder that `segwright label` writes."""
-    from segwright.data.strokes import Stroke
-    from segwright.labeling.store import LabelFolder
-
-    from segwright.labeling.questions import Selection
-
+    """Answer every question with the class that most pixels of its region have: one click each. The masks are partial,
+    255 where nothing was answered; ``labels.json`` counts the clicks, as in a label folder."""
     selection = Selection.load(story.out / "selection.json")
     images, labels = story.night / "images" / "seen", story.out / "labels"
-    right = 0
-    store = LabelFolder.open(labels, images, LABEL_SPACE)
-    try:
-        for number, one in enumerate(selection.items):
-            truth = read_mask(story.night / "masks" / "seen" / one.image)
-            inside = truth[one.mask() & (truth != 255)]
-            if inside.size == 0:
-                continue
-            answer = int(np.bincount(inside).argmax())
-            right += answer == one.predicted
-            store.append(Stroke(
-                id=f"answer-{number}", image=one.image, by="oracle", kind="answer", label=answer, box=one.box,
-                runs=one.region, size=one.image_size, clicks=1,
-            ))  # fmt: skip
-        store.compact()
-    finally:
-        store.close()
-    counted = json.loads((labels / "labels.json").read_text())
-    story.note("label", clicks=counted["clicks"], answers_as_predicted=right)
+    masks: dict[str, UInt8Array] = {}
+    clicks = as_predicted = 0
+    for one in selection.items:
+        truth = read_mask(story.night / "masks" / "seen" / one.image)
+        region = one.mask()
+        inside = truth[region & (truth != 255)]
+        if inside.size == 0:
+            continue  # skipped: nobody could answer that
+        answer = int(np.bincount(inside).argmax())
+        masks.setdefault(one.image, np.full(truth.shape, 255, np.uint8))[region] = answer
+        clicks, as_predicted = clicks + 1, as_predicted + (answer == one.predicted)
+    for name, mask in masks.items():
+        write_image(labels / "masks" / name, mask)
+        (labels / "images" / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(images / name, labels / "images" / name)
+    shutil.copyfile(story.night / "classes.txt", labels / "classes.txt")
+    write_json(labels / "labels.json", {"clicks": clicks, "annotators": {"simulated": clicks}})
+    labeled = float(np.mean([(mask != 255).mean() for mask in masks.values()]))
+    story.note("label", clicks=clicks, images=len(masks), answers_as_predicted=as_predicted, labeled_share=labeled)
 
 
 # -- 5. the next version -----------------------------------------------------------------------------------------------
@@ -388,8 +384,6 @@ def brighter(image: UInt8Array) -> UInt8Array:
 
 def questions_image(story: Story) -> UInt8Array:
     """Three selected images, brightened, with their regions outlined; below, the labels that the clicks gave."""
-    from segwright.labeling.questions import Selection
-
     selection = Selection.load(story.out / "selection.json")
     rows: list[list[UInt8Array]] = [[], []]
     for chosen in selection.images[:3]:
@@ -399,7 +393,7 @@ def questions_image(story: Story) -> UInt8Array:
             contours, _ = cv2.findContours(one.mask().astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
             cv2.drawContours(outlined, contours, -1, (255, 230, 60), 1)
         rows[0].append(outlined)
-        mask = read_mask(story.out / "labels" / "masks" / Path(chosen.image).with_suffix(".png"))
+        mask = read_mask(story.out / "labels" / "masks" / chosen.image)
         rows[1].append(colored(image // 2, mask))
     return grid(rows)
 
