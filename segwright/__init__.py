@@ -33,6 +33,7 @@ if TYPE_CHECKING:
         find_label_errors,
         fit_error_model,
         import_weights,
+        label,
         list_models,
         load,
         lr_range,
@@ -108,8 +109,8 @@ _HOME = {
     "segwright.api": (
         "ConvertResult FailedFile ModelInfo PredictResult PredictedFile check choose_split compare convert "
         "create_model cross_validate ensemble evaluate export find_label_errors fit_error_model import_weights "
-        "list_models load lr_range make_reference monitor open_dataset plot_crf predict promote read_journal "
-        "read_lineage read_reference refine select serve train tune tune_postprocessing"
+        "label list_models load lr_range make_reference monitor open_dataset plot_crf predict promote "
+        "read_journal read_lineage read_reference refine select serve train tune tune_postprocessing"
     ),
     "segwright.core.errors": (
         "BundleError BundleWriteError CheckpointError ConfigError DataError DeadProcessError DepthError DownloadError "
@@ -218,6 +219,7 @@ __all__ = [
     "find_label_errors",
     "fit_error_model",
     "import_weights",
+    "label",
     "list_models",
     "load",
     "lr_range",

@@ -20,7 +20,7 @@ from segwright.demo.dataset import write_street_scenes
 
 FUNCTIONS = [name for name in api.__all__ if inspect.isfunction(getattr(api, name))]
 SECTIONS = ("Parameters", "Returns", "Raises", "Examples")
-NOTHING_RETURNED = {"serve"}
+NOTHING_RETURNED = {"serve", "label"}
 
 
 @pytest.fixture(scope="module")

@@ -10,6 +10,7 @@ from segwright.api.data import check, choose_split, convert, open_dataset
 from segwright.api.inference import evaluate, predict, serve
 from segwright.api.journal import make_reference, read_journal, read_reference
 from segwright.api.label_errors import find_label_errors
+from segwright.api.label_page import label
 from segwright.api.labeling import select
 from segwright.api.models import create_model, ensemble, export, import_weights, list_models, load
 from segwright.api.monitoring import monitor
@@ -38,6 +39,7 @@ __all__ = [
     "find_label_errors",
     "fit_error_model",
     "import_weights",
+    "label",
     "list_models",
     "load",
     "lr_range",

@@ -10,6 +10,7 @@ import typer
 from segwright.cli import (
     data,
     label_errors,
+    label_page,
     models,
     monitoring,
     postprocess,
@@ -40,6 +41,7 @@ for module in (
     label_errors,
     postprocess,
     serving,
+    label_page,
     monitoring,
     reference,
     refinement,

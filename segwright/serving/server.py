@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from segwright.core.errors import UsageError
-from segwright.serving.app import Application, create_app
+from segwright.serving.app import create_app
 from segwright.serving.http import LOOPBACK
 from segwright.serving.packages import require_packages
 from segwright.serving.service import smoke_test
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from segwright.inference.predictor import Predictor
     from segwright.monitoring.recorder import JournalOptions
     from segwright.serving.limits import ServiceLimits
-    from segwright.serving.uvicorn_timeouts import GracefulServer
+    from segwright.serving.uvicorn_timeouts import GracefulServer, ServedApplication
 
 logger = logging.getLogger("segwright.serve")
 
@@ -125,7 +125,7 @@ def _announce(address: Address, name: str, message: Callable[[str], None]) -> No
 
 
 def build_server(
-    app: Application, on_started: Callable[[], None] = lambda: None, watch: Path | None = None
+    app: ServedApplication, on_started: Callable[[], None] = lambda: None, watch: Path | None = None
 ) -> GracefulServer:
     """A ``uvicorn.Server`` for ``app`` with our protocol; ``on_started`` is called once it listens."""
     import uvicorn

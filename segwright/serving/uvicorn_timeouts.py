@@ -16,19 +16,39 @@ import socket
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import h11
 import uvicorn
+from starlette.types import Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from segwright.serving.app import Application
 from segwright.serving.limits import ServiceLimits
 
 WATCH_SECONDS = 2.0
 GRACE_SECONDS = 3.0  # after a body is late, until its connection is closed; the route has sent 408 by then
 SILENT_SECONDS = 2.0  # without data, until a connection in the middle of a body may be closed for another one
 READ_BYTES = 1 << 16  # of a response that a client has to read per ``write_seconds``
+
+
+class ServedService(Protocol):
+    """What the server needs of an application's service."""
+
+    stopping: bool
+
+    @property
+    def limits(self) -> ServiceLimits: ...
+
+    async def reload(self) -> bool: ...
+
+
+class ServedApplication(Protocol):
+    """An ASGI application with such a service."""
+
+    @property
+    def service(self) -> ServedService: ...
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None: ...
 
 
 class TimeoutH11Protocol(H11Protocol):
@@ -144,7 +164,7 @@ class GracefulServer(uvicorn.Server):
     """Calls ``on_started`` once it listens; SIGINT and SIGTERM end it with exit code 0, SIGHUP reloads the model."""
 
     def __init__(
-        self, config: uvicorn.Config, app: Application, on_started: Callable[[], None], watch: Path | None
+        self, config: uvicorn.Config, app: ServedApplication, on_started: Callable[[], None], watch: Path | None
     ) -> None:
         super().__init__(config)
         self.app, self.on_started, self.watch = app, on_started, watch
@@ -207,7 +227,7 @@ def _has_terminal() -> bool:
     return True
 
 
-async def _watch(path: Path, app: Application) -> None:
+async def _watch(path: Path, app: ServedApplication) -> None:
     """Reload when the saved model has changed and two looks in a row are equal, so not while it is being copied."""
     loaded = seen = signature(path)
     while True:

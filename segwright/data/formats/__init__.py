@@ -23,6 +23,7 @@ from segwright.data.formats import (
     ground_truth,
     hasty,
     kitti_road,
+    label_folder,
     label_studio,
     label_studio_masks,
     labelme,
@@ -45,6 +46,7 @@ from segwright.data.formats import (
 from segwright.data.formats.base import Format
 
 _TRIED: tuple[Format, ...] = (
+    label_folder.FORMAT,
     voc.FORMAT, sbd.FORMAT, cityscapes.FORMAT, ade20k.FORMAT, ade20k_full.FORMAT, kitti_road.FORMAT, camvid.FORMAT,
     oxford_pets.FORMAT,
     *driving.FORMATS, *aerial.FORMATS, *medical.FORMATS, *faces.FORMATS,

@@ -1,0 +1,58 @@
+"""The command that serves the label page: label."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from segwright.cli.common import Device, EightBit, TrustExternal, console
+
+
+def label(
+    images: Annotated[Path, typer.Argument(metavar="IMAGES", help="A folder of images.")],
+    model: Annotated[
+        Path | None,
+        typer.Option("--model", metavar="MODEL", help="A run folder or bundle: its masks are shown and corrected."),
+    ] = None,
+    classes: Annotated[
+        str | None,
+        typer.Option("--classes", metavar="A,B,C|FILE", help="Class names. Default: those of the model."),
+    ] = None,
+    questions: Annotated[
+        Path | None,
+        typer.Option("--questions", metavar="FILE", help="A selection (segwright select): its questions in its order."),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", metavar="DIR", help="The label folder. Default: IMAGES-labels, beside the images."),
+    ] = None,
+    host: Annotated[str, typer.Option("--host", help="Address to listen on; 0.0.0.0: all.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option("--port", help="0 takes a free one.")] = 8010,
+    token: Annotated[
+        str | None,
+        typer.Option("--token", help="What others need to see the page. Default: made if they can reach the port."),
+    ] = None,
+    device: Device = "auto",
+    eight_bit: EightBit = None,
+    trust_external: TrustExternal = False,
+) -> None:
+    """Label images in the browser: answer questions about regions, paint, correct. Every stroke is saved at once."""
+    from segwright import api
+
+    screen = console()
+
+    def message(line: str) -> None:
+        screen.print(line, markup=False, soft_wrap=True)
+        screen.file.flush()  # a program that waits for the URL reads a pipe
+
+    api.label(
+        images, model=model, classes=classes, questions=questions, out=out, host=host, port=port, token=token,
+        device=device, eight_bit=eight_bit, trust_external=trust_external, message=message,
+    )  # fmt: skip
+
+
+def register(app: typer.Typer) -> None:
+    """Add this module's command."""
+    app.command()(label)

@@ -1,0 +1,1 @@
+"""The label page: a server for one label folder, its page, and the questions it shows."""

@@ -1,0 +1,419 @@
+"""The label folder: every stroke on the disk before it is acknowledged, label masks made from them.
+
+One process writes a folder at a time (a lock file), for any number of people. A stroke is appended to the journal and
+flushed to the disk; only then :meth:`LabelFolder.append` returns. Masks are written behind, each as a whole file, by
+:meth:`LabelFolder.compact`; whatever a kill leaves undone is done at the next start. The last stroke on a pixel holds,
+and a stroke that replaces another person's class is a conflict, which is counted and named.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from segwright.core.atomic_io import clear_leftovers, lock_folder, typed_output, write_bytes, write_json
+from segwright.core.errors import LabelError, OutputError, SegwrightError, UsageError, output_error
+from segwright.core.types import IGNORE_INDEX, LabelSpace, UInt8Array
+from segwright.data.annotations.rle import encode_rows
+from segwright.data.formats.label_folder import (
+    COUNTS_FILE,
+    FOLDER_FILE,
+    MASKS,
+    FolderInfo,
+    is_label_folder,
+    mask_names,
+    read_counts,
+    read_info,
+)
+from segwright.data.strokes import (
+    JOURNAL,
+    PAINTED,
+    REVERTED,
+    ImageStrokes,
+    Journal,
+    Stroke,
+    check_stroke_size,
+    file_length,
+    read_journal,
+    read_strokes,
+)
+from segwright.imageio import encode_png
+
+CACHED_PIXELS = 64_000_000  # of label masks in memory; three bytes per pixel
+MOST_CONFLICTS = 1000  # that are named per image; all are counted
+
+
+@dataclass
+class Painted:
+    """One image's label mask in memory, and who painted each pixel last."""
+
+    labels: UInt8Array  # (H, W)
+    authors: npt.NDArray[np.uint16]  # (H, W), an index into names; 0: nobody
+    names: list[str]
+
+    @classmethod
+    def empty(cls, size: tuple[int, int]) -> Painted:
+        """No pixel labeled."""
+        return cls(np.full(size, IGNORE_INDEX, np.uint8), np.zeros(size, np.uint16), [""])
+
+    def paint(self, stroke: Stroke) -> dict[str, int]:
+        """Paint a stroke; returns name → pixels whose other class of that person it replaces."""
+        check_stroke_size(stroke, (self.labels.shape[0], self.labels.shape[1]))
+        if stroke.by not in self.names:
+            self.names.append(stroke.by)
+        author = self.names.index(stroke.by)
+        patch, labels, authors = stroke.patch(), self.labels[stroke.inner], self.authors[stroke.inner]
+        differ = patch & (labels != stroke.label) & (labels != IGNORE_INDEX) & (authors != author)
+        replaced = np.bincount(authors[differ], minlength=len(self.names))
+        labels[patch] = stroke.label
+        authors[patch] = author if stroke.label != IGNORE_INDEX else 0
+        return {self.names[one]: int(replaced[one]) for one in np.flatnonzero(replaced).tolist()}
+
+
+@dataclass(frozen=True)
+class Ack:
+    """The answer to a stroke that is on the disk."""
+
+    revision: int  # of the image: how many strokes it has, undone ones included
+    conflict: dict[str, int] = field(default_factory=dict)  # person → pixels
+    patch: tuple[tuple[int, int, int, int], UInt8Array] | None = None  # of an undo: the box and its labels
+    repeated: bool = False
+
+
+class LabelFolder:
+    """The writer of one label folder. Safe to call from several threads; UsageError if another process has it open."""
+
+    def __init__(self, folder: Path, info: FolderInfo) -> None:
+        self.folder, self.info = folder, info
+        self.journal_path = folder / JOURNAL
+        self._held = contextlib.ExitStack()
+        self._held.enter_context(lock_folder(folder))
+        self._lock = threading.RLock()
+        self._compacting = threading.Lock()
+        self._painted: OrderedDict[str, Painted] = OrderedDict()
+        self._conflicts: dict[str, list[dict[str, Any]]] = {}
+        self._file: Any = None
+        try:
+            for place in (folder, *(path for path in folder.glob(f"{MASKS}/**") if path.is_dir())):
+                clear_leftovers(place)
+            self.journal: Journal = read_journal(self.journal_path)
+            self._file = self._opened()
+            self.counts = read_counts(folder)
+            given = {name: str(entry["mask"]) for name, entry in self.counts.items() if "mask" in entry}
+            self.masks = mask_names(sorted(self.journal.images), given)
+        except BaseException:
+            self.close()
+            raise
+
+    @classmethod
+    def open(cls, folder: str | Path, images: str | Path, label_space: LabelSpace, model: str | None = None) -> Self:
+        """Open or create the label folder of these images.
+
+        UsageError if the folder holds something else, other images or other classes: labels of two lists of classes
+        in one folder would be wrong in silence.
+        """
+        folder, images = Path(folder), Path(os.path.abspath(images))
+        if is_label_folder(folder):
+            info = read_info(folder)
+            _check_same(folder, info, images, label_space)
+        else:
+            if folder.is_dir() and any(path.name not in (".lock", JOURNAL) for path in folder.iterdir()):
+                raise UsageError(
+                    "the folder holds something else", expected="an empty folder or a label folder",
+                    found=f"no {FOLDER_FILE}", where=folder, fix="name another one with --out",
+                )  # fmt: skip
+            info = FolderInfo(images, label_space, model=model, key=secrets.token_hex(8))
+        store = cls(folder, info)
+        try:
+            info.write(folder)
+        except BaseException:
+            store.close()
+            raise
+        return store
+
+    def _opened(self) -> Any:
+        """The journal, to append to. A line that was cut short is ended, and stays, as what it is."""
+        with typed_output(self.journal_path):
+            file = open(self.journal_path, "ab", buffering=0)  # noqa: SIM115
+            try:
+                if self.journal.ends_torn:
+                    file.write(b"\n")
+                    os.fsync(file.fileno())
+                    self.journal.ends_torn = False
+                self.journal.length = file_length(self.journal_path)
+            except BaseException:
+                file.close()
+                raise
+        return file
+
+    # -----------------------------------------------------------------------------------------------------------------
+    # Strokes
+
+    def append(self, stroke: Stroke) -> Ack:
+        """Put a stroke on the disk, then into memory. OutputError if it cannot be written: it is then not counted.
+
+        LabelError if it does not fit the classes, the image's other strokes or the stroke that it undoes. The same
+        stroke sent twice is acknowledged twice and written once.
+        """
+        with self._lock:
+            if stroke.id in self.journal.ids:
+                return Ack(self.revision(stroke.image), repeated=True, patch=self._reverted_patch(stroke))
+            self._check(stroke)
+            stroke = replace(stroke, at=stroke.at or time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()))
+            known = stroke.image in self.journal.images
+            painted = self._paint_of(stroke)
+            line = stroke.to_line()
+            offset = self._write(line)
+            self.journal.add(stroke, offset, len(line))
+            if not known:
+                self.masks = mask_names([stroke.image], self.masks)
+            if stroke.kind in REVERTED:
+                self._painted.pop(stroke.image, None)
+                self._conflicts.pop(stroke.image, None)
+                return Ack(self.revision(stroke.image), patch=self._reverted_patch(stroke))
+            conflict = painted.paint(stroke) if painted is not None else {}
+            self._note_conflict(stroke, conflict)
+            return Ack(self.revision(stroke.image), conflict)
+
+    def _check(self, stroke: Stroke) -> None:
+        found = self.journal.images.get(stroke.image)
+        if stroke.kind in PAINTED:
+            if stroke.label != IGNORE_INDEX and stroke.label >= self.info.label_space.classes:
+                raise LabelError(
+                    "no such class", expected=f"0 to {self.info.label_space.classes - 1}", found=str(stroke.label)
+                )
+            if found is not None and found.spans:
+                check_stroke_size(stroke, found.size)
+        if stroke.kind in REVERTED and not (stroke.of in self.journal.ids and found is not None):
+            raise LabelError("no such stroke to undo", found=str(stroke.of), where=stroke.image)
+
+    def _paint_of(self, stroke: Stroke) -> Painted | None:
+        """The mask that a stroke is painted into, made before the stroke is in the journal."""
+        if stroke.kind not in PAINTED:
+            return None
+        found = self.journal.images.get(stroke.image)
+        return self._memory(stroke.image, stroke.size if found is None or not found.spans else found.size)
+
+    def _write(self, line: bytes) -> int:
+        """Append a line and flush it to the disk; returns where it begins. Nothing of it stays if that fails."""
+        offset = self.journal.length
+        try:
+            written = 0
+            while written < len(line):
+                written += self._file.write(line[written:])
+            os.fsync(self._file.fileno())
+        except OSError as error:
+            with contextlib.suppress(OSError):  # shortening needs no space
+                os.ftruncate(self._file.fileno(), offset)
+                os.fsync(self._file.fileno())
+            if file_length(self.journal_path) != offset:  # then the rest is a line that counts as torn
+                self._file.close()
+                self.journal = read_journal(self.journal_path)
+                with contextlib.suppress(OSError, SegwrightError):
+                    self._file = self._opened()
+            raise output_error(error, self.journal_path) from error
+        self.journal.length = offset + len(line)
+        return offset
+
+    def _note_conflict(self, stroke: Stroke, conflict: dict[str, int]) -> None:
+        for name, pixels in conflict.items():
+            self._conflicts.setdefault(stroke.image, []).append(
+                {"stroke": stroke.id, "by": stroke.by, "over": name, "pixels": pixels, "at": stroke.at}
+            )
+
+    def _reverted_patch(self, stroke: Stroke) -> tuple[tuple[int, int, int, int], UInt8Array] | None:
+        """The box of an undone stroke and the labels in it now."""
+        if stroke.kind not in REVERTED:
+            return None
+        found = self.journal.images[stroke.image]
+        for one in read_strokes(self.journal_path, found.spans):
+            if one.id == stroke.of:
+                return one.box, self._memory(stroke.image, found.size).labels[one.inner].copy()
+        return None  # a skip has no pixels
+
+    # -----------------------------------------------------------------------------------------------------------------
+    # Reading
+
+    def revision(self, image: str) -> int:
+        """How many strokes the journal has about an image, undone ones included."""
+        found = self.journal.images.get(image)
+        return 0 if found is None else sum(found.annotators.values())
+
+    def labels(self, image: str, size: tuple[int, int]) -> UInt8Array:
+        """A copy of the label mask (H, W) of an image; LabelError if its strokes are about another size."""
+        with self._lock:
+            found = self.journal.images.get(image)
+            if found is None or not found.spans:
+                return np.full(size, IGNORE_INDEX, np.uint8)
+            painted = self._memory(image, found.size)
+            if painted.labels.shape != size:
+                check_stroke_size(next(iter(read_strokes(self.journal_path, found.spans[:1]))), size)
+            return painted.labels.copy()
+
+    def labeled_share(self, image: str, inner: tuple[slice, slice], patch: npt.NDArray[np.bool_]) -> float:
+        """The share of a region's pixels that are labeled; 0 if the image has no labels."""
+        with self._lock:
+            found = self.journal.images.get(image)
+            if found is None or not found.spans:
+                return 0.0
+            part = self._memory(image, found.size).labels[inner]
+            return float((part[patch] != IGNORE_INDEX).mean()) if part.shape == patch.shape else 0.0
+
+    def strokes(self, image: str) -> list[Stroke]:
+        """The strokes of an image that are not undone, in order."""
+        with self._lock:
+            found = self.journal.images.get(image)
+            if found is None:
+                return []
+            every = list(read_strokes(self.journal_path, found.spans))
+            return [stroke for stroke in every if stroke.id not in found.undone]
+
+    def answered(self, image: str) -> dict[str, str]:
+        """Question → the stroke that answers or skips it, without what was undone."""
+        with self._lock:
+            found = self.journal.images.get(image)
+            pairs = {} if found is None else found.questions
+            return {question: one for question, one in pairs.items() if found is None or one not in found.undone}
+
+    def conflicts(self, image: str) -> list[dict[str, Any]]:
+        """Who replaced whose class on how many pixels."""
+        with self._lock:
+            found = self.journal.images.get(image)
+            if found is None or len(found.annotators) < 2:
+                return []
+            if image not in self._conflicts:
+                self._painted.pop(image, None)
+                self._memory(image, found.size)
+            return list(self._conflicts.get(image, ()))
+
+    def _memory(self, image: str, size: tuple[int, int]) -> Painted:
+        """The image's mask in memory, made from the journal if it is not there."""
+        if image in self._painted:
+            self._painted.move_to_end(image)
+            return self._painted[image]
+        painted = Painted.empty(size)
+        self._conflicts[image] = []
+        for stroke in self.strokes(image):
+            self._note_conflict(stroke, painted.paint(stroke))
+        self._painted[image] = painted
+        while len(self._painted) > 1 and sum(one.labels.size for one in self._painted.values()) > CACHED_PIXELS:
+            self._painted.popitem(last=False)
+        return painted
+
+    # -----------------------------------------------------------------------------------------------------------------
+    # Masks and counts
+
+    def behind(self) -> list[str]:
+        """The images whose mask files do not hold all strokes."""
+        with self._lock:
+            return [
+                name
+                for name, found in self.journal.images.items()
+                if int(self.counts.get(name, {}).get("bytes", -1)) < found.end
+            ]
+
+    def compact(self, images: Iterable[str] | None = None) -> int:
+        """Write the masks that are behind, then labels.json; returns how many masks. OutputError if it cannot be.
+
+        Strokes are taken in the meantime.
+        """
+        with self._compacting:
+            names = self.behind() if images is None else list(images)
+            written = 0
+            for name in names:
+                with self._lock:
+                    found = self.journal.images[name]
+                    end = found.end
+                    labels = self._memory(name, found.size).labels.copy() if found.spans else None
+                    entry: dict[str, Any] = {**found.to_json(), "bytes": end}
+                    entry["conflicts"] = self.conflicts(name)[-MOST_CONFLICTS:]
+                if labels is not None:
+                    entry["pixels"] = int((labels != IGNORE_INDEX).sum())
+                    entry["size"] = list(labels.shape)
+                    entry["mask"] = self.masks[name]
+                    palette = self.info.label_space.palette()
+                    write_bytes(self.folder / MASKS / self.masks[name], encode_png(labels, palette))
+                    written += 1
+                else:
+                    entry["pixels"] = 0
+                with self._lock:
+                    self.counts[name] = entry
+            if names:
+                write_json(self.folder / COUNTS_FILE, self.summary())
+            return written
+
+    def summary(self) -> dict[str, Any]:
+        """The content of labels.json: counts in all and per image."""
+        with self._lock:
+            every = self.journal.images
+            annotators: dict[str, int] = {}
+            for found in every.values():
+                for name, count in found.annotators.items():
+                    annotators[name] = annotators.get(name, 0) + count
+            return {
+                "clicks": sum(found.clicks for found in every.values()),
+                "answers": sum(found.answers for found in every.values()),
+                "skips": sum(found.skips for found in every.values()),
+                "strokes": sum(len(found.spans) for found in every.values()),
+                "seconds": round(sum(found.seconds for found in every.values()), 1),
+                "annotators": annotators,
+                "conflicts": sum(len(entry.get("conflicts", ())) for entry in self.counts.values()),
+                "torn": self.journal.torn,
+                "images": dict(self.counts),
+            }
+
+    def counts_of(self, image: str) -> ImageStrokes:
+        """The counts of one image."""
+        with self._lock:
+            return self.journal.images.get(image, ImageStrokes())
+
+    def close(self) -> None:
+        """Write what is behind and give the folder up. A full disk leaves masks behind the journal, which is whole."""
+        try:
+            if self._file is not None and not self._file.closed:
+                with contextlib.suppress(OutputError):
+                    self.compact()
+                self._file.close()
+        finally:
+            self._held.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def _check_same(folder: Path, info: FolderInfo, images: Path, space: LabelSpace) -> None:
+    if info.images.resolve() != images.resolve():
+        raise UsageError(
+            "the label folder is about other images", expected=str(info.images), found=str(images), where=folder,
+            fix="name another folder with --out",
+        )  # fmt: skip
+    if info.label_space.names != space.names:
+        raise UsageError(
+            "the label folder has other classes", expected=", ".join(info.label_space.names)[:200],
+            found=", ".join(space.names)[:200], where=folder,
+            fix="name another folder with --out, or leave --classes out to go on with its own",
+        )  # fmt: skip
+
+
+def stroke_of_mask(mask: npt.NDArray[np.bool_], **rest: Any) -> Stroke:
+    """A stroke over the True pixels of a mask (H, W); LabelError if there is none. For programs and tests."""
+    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    if rows.size == 0:
+        raise LabelError("a stroke has no pixels")
+    box = (int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1)
+    runs: Sequence[int] = encode_rows(mask[box[1] : box[3], box[0] : box[2]])
+    return Stroke(box=box, runs=tuple(runs), size=(int(mask.shape[0]), int(mask.shape[1])), **rest)
