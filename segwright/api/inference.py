@@ -362,6 +362,10 @@ def serve(
     journal: str | Path | None = None,
     keep_images: float | str = 0.0,
     journal_max_size: int | str = "1GB",
+    label_studio: str | None = None,
+    label_studio_key_file: str | Path | None = None,
+    label_studio_labels: str = "",
+    label_folder: str | Path | None = None,
     trust_external: bool = False,
     message: Callable[[str], None] = print,
 ) -> None:
@@ -392,6 +396,15 @@ def serve(
     journal, keep_images, journal_max_size
         As for :func:`segwright.predict`. A full disk never stops the service: rows that are lost are counted in
         ``/metrics``.
+    label_studio : str, optional
+        The address of a Label Studio server: its backend protocol is served under ``/label-studio``, and the images of
+        its tasks are fetched from this server alone.
+    label_studio_key_file : str or Path, optional
+        A file with an API key of Label Studio; left out: the environment variable ``LABEL_STUDIO_API_KEY``.
+    label_studio_labels : str, default=""
+        The project's labels where they differ from the classes, ``"car=Vehicle,sky="``; an empty one is not sent.
+    label_folder : str or Path, optional
+        Where annotations of Label Studio become masks.
     message : callable, default=print
         Receives lines for the user, such as the URL. Requests are logged to ``segwright.serve``.
 
@@ -442,7 +455,16 @@ def serve(
     options = None
     if journal is not None:
         options = JournalOptions(journal, keep_images, journal_max_size, reference=path)
-    serve_model(load_model, limits, name=name, host=host, port=port, watch=watched, journal=options, message=message)
+    more = None
+    if label_studio is not None:
+        from segwright.labeling.label_studio import label_studio_routes
+
+        more = label_studio_routes(label_studio, path, name, label_studio_key_file, label_studio_labels, label_folder)
+    elif label_folder is not None or label_studio_key_file is not None or label_studio_labels:
+        raise UsageError("options of Label Studio without its address", fix="--label-studio http://localhost:8080")
+    serve_model(
+        load_model, limits, name=name, host=host, port=port, watch=watched, journal=options, more=more, message=message
+    )
 
 
 def as_predictor(

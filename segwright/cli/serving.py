@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -49,6 +50,23 @@ def serve(
     journal: JournalFolder = None,
     keep_images: KeepImages = "0%",
     journal_max_size: JournalMaxSize = "1GB",
+    label_studio: Annotated[
+        str | None,
+        typer.Option("--label-studio", metavar="URL", help="Pre-label for this Label Studio, under /label-studio."),
+    ] = None,
+    label_studio_key_file: Annotated[
+        Path | None,
+        typer.Option(
+            "--label-studio-key-file", metavar="FILE", help="An API key of it; without: LABEL_STUDIO_API_KEY is read."
+        ),
+    ] = None,
+    label_studio_labels: Annotated[
+        str, typer.Option("--label-studio-labels", metavar="class=Label,…", help="Labels that differ from the classes.")
+    ] = "",
+    label_folder: Annotated[
+        Path | None,
+        typer.Option("--label-folder", metavar="DIR", help="Where annotations of Label Studio become masks."),
+    ] = None,
 ) -> None:
     """Serve a model over HTTP, with a page to try it. SIGHUP reloads the model, Ctrl-C stops."""
     from segwright import api
@@ -64,7 +82,9 @@ def serve(
         trust_external=trust_external, max_concurrent_requests=max_concurrent_requests, batch=batch,
         max_megabytes=max_megabytes, max_megapixels=max_megapixels, upload_timeout=upload_timeout,
         predict_timeout=predict_timeout, eight_bit=eight_bit, watch=watch, journal=journal,
-        keep_images=keep_images, journal_max_size=journal_max_size, message=message,
+        keep_images=keep_images, journal_max_size=journal_max_size, label_studio=label_studio,
+        label_studio_key_file=label_studio_key_file, label_studio_labels=label_studio_labels,
+        label_folder=label_folder, message=message,
     )  # fmt: skip
 
 

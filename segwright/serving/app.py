@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 
 from starlette.applications import Starlette
@@ -51,9 +51,9 @@ logger = logging.getLogger("segwright.serve")
 
 
 class Application(Starlette):
-    """The routes of one service. ``hosts``: the allowed names in a Host header; None: any."""
+    """The routes of one service. ``hosts``: the allowed names in a Host header; None: any. ``more``: further routes."""
 
-    def __init__(self, service: Service, hosts: frozenset[str] | None = None) -> None:
+    def __init__(self, service: Service, hosts: frozenset[str] | None = None, more: Sequence[Route] = ()) -> None:
         self.service = service
         routes = [
             Route("/", self.page, methods=["GET"]),
@@ -64,6 +64,7 @@ class Application(Starlette):
             Route("/metrics", self.metrics, methods=["GET"]),
             Route("/monitor", self.monitor, methods=["GET"]),
             Route("/openapi.json", self.openapi, methods=["GET"]),
+            *more,
         ]
         self.paths = [route.path for route in routes]
         super().__init__(
@@ -185,13 +186,15 @@ def create_app(
     hosts: frozenset[str] | None = None,
     load: Callable[[], Predictor] | None = None,
     journal: JournalOptions | None = None,
+    more: Callable[[Service], Sequence[Route]] | None = None,
 ) -> Application:
     """An ASGI application that serves ``predictor``, for any ASGI server.
 
     ``hosts``: the allowed names in a Host header (:data:`segwright.serving.http.LOOPBACK` for a service that only this
     machine uses); None: any. ``load`` loads the predictor again for ``app.service.reload()``. ``journal``: where a row
-    per prediction goes; OutputError if it cannot be written now. The server has to bound how slowly headers may arrive;
-    ours does. MissingExtraError without the extra ``serve``.
+    per prediction goes; OutputError if it cannot be written now. ``more``: further routes for the service. The server
+    has to bound how slowly headers may arrive; ours does. MissingExtraError without the extra ``serve``.
     """
     require_packages()
-    return Application(Service(predictor, limits, name=name, load=load, journal=journal), hosts)
+    service = Service(predictor, limits, name=name, load=load, journal=journal)
+    return Application(service, hosts, () if more is None else more(service))

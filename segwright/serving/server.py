@@ -8,7 +8,7 @@ import ipaddress
 import logging
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,9 +17,11 @@ from segwright.core.errors import UsageError
 from segwright.serving.app import create_app
 from segwright.serving.http import LOOPBACK
 from segwright.serving.packages import require_packages
-from segwright.serving.service import smoke_test
+from segwright.serving.service import Service, smoke_test
 
 if TYPE_CHECKING:
+    from starlette.routing import Route
+
     from segwright.inference.predictor import Predictor
     from segwright.monitoring.recorder import JournalOptions
     from segwright.serving.limits import ServiceLimits
@@ -91,12 +93,13 @@ def serve_model(
     port: int = 8000,
     watch: Path | None = None,
     journal: JournalOptions | None = None,
+    more: Callable[[Service], Sequence[Route]] | None = None,
     message: Callable[[str], None] = print,
 ) -> None:
     """Load a model and serve it until a signal ends the service.
 
     ``load`` loads the predictor, now and at SIGHUP; ``watch``: a file or folder whose change has the same effect;
-    ``journal``: where a row per prediction goes;
+    ``journal``: where a row per prediction goes; ``more``: further routes for the service;
     ``message`` gets lines for the user, such as the URL once the service listens. Outside the main thread no signal is
     handled. UsageError for a port that cannot be bound, before anything is loaded; MissingExtraError without the extra
     ``serve``.
@@ -107,7 +110,7 @@ def serve_model(
         predictor = load()
         smoke_test(predictor)  # an error of the model is raised here, with its fix
         hosts = LOOPBACK if address.loopback else None
-        app = create_app(predictor, limits, name=name, hosts=hosts, load=load, journal=journal)
+        app = create_app(predictor, limits, name=name, hosts=hosts, load=load, journal=journal, more=more)
         server = build_server(app, lambda: _announce(address, name, message), watch)
         server.run([sock])
     if server.lifespan.should_exit:

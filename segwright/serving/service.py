@@ -190,6 +190,17 @@ class Service:
         response.headers["server-timing"] = timing
         return response
 
+    async def segment(self, body: bytes, context: RequestContext) -> tuple[ServedModel, Prediction]:
+        """As :meth:`predict`, but the prediction itself, for other protocols; it is recorded, too."""
+        model = self.model
+        async with self._reserve_slot():
+            image = await self._decode(body, model.predictor, context)
+            with self._reserve_pixels(image):
+                prediction = await self._run_network(model.predictor, image, context)
+                if model.recorded is not None:
+                    model.recorded.record(prediction, model.recorded.recorder.next_id())
+        return model, prediction
+
     def cancel(self, context: RequestContext) -> None:
         """Stop the work for a client that disconnected; what has not begun is not begun."""
         context.canceled = True

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from segwright.core.errors import FormatError, LabelError, SegwrightError
+from segwright.core.types import LabelSpace, UInt8Array
 from segwright.data.annotations.polygons import as_points, fill_box
 from segwright.data.annotations.rasterize import (
     Drawable,
@@ -29,6 +30,7 @@ from segwright.data.annotations.rasterize import (
     Region,
     annotated_space,
     describe_source,
+    draw,
     fill_name,
 )
 from segwright.data.annotations.rle import check_size, decode_label_studio
@@ -123,6 +125,31 @@ class LabelStudioReader(RasterizedReader):
             return Region(target, mask, top, left, unsure)
         top, left, mask = fill_box(as_points(scaled.tolist(), where), height, width, where)
         return Region(target, mask, top, left)
+
+
+def draw_annotation(
+    annotation: Mapping[str, Any], index: Mapping[str, int], size: tuple[int, int], fill: int, where: str
+) -> tuple[UInt8Array, list[Problem]]:
+    """One annotation of a task as a mask (H, W) of class indices, and what of it is lost, by label.
+
+    ``index``: label → class index; ``fill``: what no region covers. LabelError for a label that it lacks or a broken
+    region.
+    """
+    found = _Found()
+    regions = found.regions({"annotations": [annotation]}) or ()
+    unknown = sorted({_labels(_value(region))[0] for region in regions} - set(index))
+    if unknown:
+        raise LabelError(
+            "labels that are no classes of the model", expected=", ".join(index), found=", ".join(unknown)[:300],
+            where=where, fix="give them the label of a class, or train a model that has them",
+        )  # fmt: skip
+    space = LabelSpace(tuple(f"class {number}" for number in range(max([*index.values(), 0]) + 1)))
+    reader = LabelStudioReader(space, index=index, background=fill)
+    objects = [
+        Drawable(index[_labels(_value(region))[0]], partial(reader._typed, region, *size, where)) for region in regions
+    ]
+    mask, _ = draw(Drawing(*size, objects, fill, where=where))
+    return mask, found.ledger.problems("draw them as brushes or polygons, one label per region")
 
 
 def _value(region: Mapping[str, Any]) -> Mapping[str, Any]:

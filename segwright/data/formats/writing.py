@@ -21,7 +21,7 @@ import numpy.typing as npt
 
 from segwright.core.errors import DataError
 from segwright.core.progress import visible
-from segwright.core.types import IGNORE_INDEX, Color
+from segwright.core.types import IGNORE_INDEX, Color, LabelSpace
 from segwright.data.annotations.rasterize import BACKGROUND_NAMES
 from segwright.data.label_maps import IGNORED_NAMES
 from segwright.data.records import Dataset, Record
@@ -109,19 +109,28 @@ def safe_names(ids: list[str], unnamed: str = "image") -> list[str]:
 
 
 def class_names(dataset: Dataset) -> list[str]:
+    """The class names of a dataset as :func:`written_names`."""
+    return written_names(dataset.label_space)
+
+
+def written_names(space: LabelSpace) -> list[str]:
     """The class names to write: one that readers take for "ignored" gets the suffix " class"."""
-    return [visible(f"{n} class" if n.lower() in IGNORED_NAMES else n) for n in dataset.label_space.names]
+    return [visible(f"{n} class" if n.lower() in IGNORED_NAMES else n) for n in space.names]
 
 
 def write_classes(dataset: Dataset, out: Path, ignored: str = "ignore") -> None:
     """classes.csv: every class with its value and color, and 255 as what is ignored."""
+    write_bytes(out / "classes.csv", class_table(dataset.label_space, ignored).encode())
+
+
+def class_table(space: LabelSpace, ignored: str = "ignore") -> str:
+    """The content of classes.csv."""
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
     table.writerow(("id", "name", "r", "g", "b"))
-    colors = dataset.label_space.colors
-    table.writerows((i, name, *colors[i]) for i, name in enumerate(class_names(dataset)))
+    table.writerows((i, name, *space.colors[i]) for i, name in enumerate(written_names(space)))
     table.writerow((IGNORE_INDEX, ignored, 0, 0, 0))
-    write_bytes(out / "classes.csv", text.getvalue().encode())
+    return text.getvalue()
 
 
 def background_index(dataset: Dataset) -> int:

@@ -1,0 +1,413 @@
+"""Label Studio's backend protocol against a server that gives images and exports, on the loopback address."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from segwright.core.errors import LabelError, UsageError
+from segwright.core.types import LabelSpace
+from segwright.data.annotations.rle import decode_label_studio, encode_label_studio
+from segwright.data.dataset import open_dataset
+from segwright.demo.street_scene import draw_street
+from segwright.imageio import encode_png
+from segwright.inference.bundle import Bundle, save_bundle
+from segwright.inference.predictor import load
+from segwright.models.catalog import create_model
+
+pytest.importorskip("uvicorn", reason="needs the extra serve")
+from segwright.labeling.label_studio import label_studio_routes, model_version, read_key
+from segwright.labeling.label_studio_config import Labeling, match_classes, parse_names
+from segwright.labeling.label_studio_fetch import FetchError, HostFetcher
+from segwright.serving.app import create_app
+from segwright.serving.server import bind, build_server
+
+SPACE = LabelSpace(("road", "car", "sky"))
+CONFIG = """<View><Image name="image" value="$photo"/><BrushLabels name="tag" toName="image">
+<Label value="sky"/><Label value="road"/><Label value="car"/><Label value="dog"/></BrushLabels></View>"""
+KEY = "a-legacy-token"
+
+
+class Studio:
+    """Answers for Label Studio: path → (status, headers, body); requests with their authorization."""
+
+    def __init__(self) -> None:
+        self.files: dict[str, tuple[int, dict[str, str], bytes]] = {}
+        self.seen: list[tuple[str, str | None]] = []
+        self.url = ""
+        self.slow = 0.0
+
+    def image(self, path: str, pixels: np.ndarray[Any, Any]) -> None:
+        self.files[path] = (200, {"content-type": "image/png"}, encode_png(pixels))
+
+
+@pytest.fixture
+def studio() -> Iterator[Studio]:
+    found = Studio()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            length = int(self.headers.get("content-length") or 0)
+            body = self.rfile.read(length)
+            found.seen.append((self.path, self.headers.get("authorization")))
+            if self.path == "/api/token/refresh/":
+                assert json.loads(body) == {"refresh": "eyJ.a.b"}
+                status, headers, data = 200, {}, b'{"access": "short"}'
+            else:
+                status, headers, data = found.files.get(self.path, (404, {}, b"none"))
+            self.send_response(status)
+            for name, value in headers.items():
+                self.send_header(name, value)
+            if "content-length" not in headers:
+                self.send_header("content-length", str(len(data)))
+            self.end_headers()
+            with contextlib.suppress(OSError):
+                for start in range(0, len(data), 1000):
+                    self.wfile.write(data[start : start + 1000])
+                    time.sleep(found.slow)
+
+        do_POST = do_GET
+
+        def log_message(self, format: str, *args: Any) -> None:
+            pass
+
+    httpd = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    found.url = f"http://127.0.0.1:{httpd.server_address[1]}"
+    thread = threading.Thread(target=httpd.serve_forever, daemon=True)
+    thread.start()
+    yield found
+    httpd.shutdown()
+    httpd.server_close()
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.manual_seed(5)
+    network = create_model("segnet_basic", classes=3, weights=None, width=8)
+    scene = torch.from_numpy(draw_street("served", (96, 128))[0][None])
+    with torch.no_grad():
+        for _ in range(30):
+            network(scene)  # random weights then tell one place from another
+    folder = tmp_path_factory.mktemp("studio") / "streets"
+    return save_bundle(folder, network.eval(), Bundle("segnet_basic", SPACE, {"width": 8}))
+
+
+@contextlib.contextmanager
+def serving(model: Path, studio: Studio, folder: Path | None = None, labels: str = "") -> Iterator[str]:
+    """The service in a thread; yields the address of Label Studio's routes."""
+    routes = label_studio_routes(studio.url, model, "streets", None, labels, folder)
+    app = create_app(load(model, device="cpu"), name="streets", more=routes)
+    sock, address = bind("127.0.0.1", 0)
+    started = threading.Event()
+    server = build_server(app, started.set)
+    thread = threading.Thread(target=lambda: asyncio.run(server.serve([sock])), daemon=True)
+    thread.start()
+    assert started.wait(60)
+    try:
+        yield f"{address.url}label-studio"
+    finally:
+        server.should_exit = True
+        thread.join(30)
+        sock.close()
+
+
+def ask(url: str, tree: Any = None) -> tuple[int, Any]:
+    data = None if tree is None else json.dumps(tree).encode()
+    request = urllib.request.Request(url, data, {"content-type": "application/json"} if data else {})
+    try:
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            return answer.status, json.loads(answer.read())
+    except urllib.error.HTTPError as error:
+        return error.code, json.loads(error.read())
+
+
+def predict(url: str, *addresses: str) -> tuple[int, Any]:
+    tasks = [{"id": number, "data": {"photo": address}} for number, address in enumerate(addresses, 1)]
+    return ask(f"{url}/predict", {"tasks": tasks, "label_config": CONFIG, "project": "1.2", "params": {}})
+
+
+def test_the_protocol_as_label_studio_speaks_it(
+    model: Path, studio: Studio, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("LABEL_STUDIO_API_KEY", KEY)
+    scenes = [draw_street("one", (96, 128))[0], draw_street("two", (67, 91))[0]]
+    studio.image("/data/upload/1/3fb1-one.png", scenes[0])
+    studio.image("/data/local-files/?d=night/two.png", scenes[1])
+    expected = [load(model, device="cpu").predict(scene) for scene in scenes]
+    with serving(model, studio) as url:
+        status, found = ask(f"{url}/health")
+        assert status == 200 and found["status"] == "UP"
+        version = model_version(model, "streets")
+        status, found = ask(f"{url}/setup", {"project": "1.2", "schema": CONFIG, "hostname": "http://10.0.0.1",
+                                             "access_token": "theirs", "extra_params": None})  # fmt: skip
+        assert (status, found) == (200, {"model_version": version, "labels": ["car", "road", "sky"]})
+        assert ask(f"{url}/versions") == (200, {"versions": [version]})
+        status, found = predict(url, "/data/upload/1/3fb1-one.png", f"{studio.url}/data/local-files/?d=night/two.png")
+        assert status == 200 and len(found["results"]) == 2
+        for answer, truth in zip(found["results"], expected, strict=True):
+            assert answer["model_version"] == version
+            assert answer["score"] == pytest.approx(float(truth.confidence.mean()), abs=1e-5)
+            check_brushes(answer["result"], truth)
+        assert {authorization for _, authorization in studio.seen} == {f"Token {KEY}"}
+        status, found = ask(f"{url}/metrics")
+        assert (found["tasks"], found["predicted"], found["failed"]) == (2, 2, 0)
+        status, found = ask(f"{url}/webhook", {"action": "ANNOTATION_CREATED"})
+        assert found["status"] == "ignored", "no folder to keep it"
+        assert ask(url.replace("/label-studio", "/health")) == (200, {"status": "up"}), "the service's own stays"
+        with urllib.request.urlopen(url.replace("/label-studio", "/metrics")) as answer:
+            text = answer.read().decode()
+        assert 'route="/label-studio/predict"' in text and "segwright" in text
+
+
+def check_brushes(result: list[dict[str, Any]], truth: Any) -> None:
+    """One brush per class; together the label mask."""
+    mask = np.full(truth.labels.shape, 255, np.uint8)
+    labels = [region["value"]["brushlabels"] for region in result]
+    assert len(labels) == len({label for (label,) in labels}) == len(np.unique(truth.labels))
+    for region in result:
+        assert (region["type"], region["from_name"], region["to_name"]) == ("brushlabels", "tag", "image")
+        assert (region["original_height"], region["original_width"]) == mask.shape
+        assert region["value"]["format"] == "rle"
+        inside = decode_label_studio(region["value"]["rle"], *mask.shape)
+        assert (mask[inside] == 255).all()
+        mask[inside] = SPACE.names.index(region["value"]["brushlabels"][0])
+        assert region["score"] == pytest.approx(float(truth.confidence[inside].mean()), abs=1e-5)
+    np.testing.assert_array_equal(mask, truth.labels)
+
+
+def test_a_task_that_fails_gets_an_empty_list_and_costs_no_other(model: Path, studio: Studio) -> None:
+    studio.image("/data/upload/1/good.png", draw_street("one", (64, 80))[0])
+    studio.files["/data/upload/1/text.png"] = (200, {}, b"no image at all")
+    with serving(model, studio) as url:
+        status, found = predict(
+            url, "/data/upload/1/gone.png", "/data/upload/1/good.png", "/data/upload/1/text.png", "http://other/x.png"
+        )
+        assert status == 200
+        assert [type(one) for one in found["results"]] == [list, dict, list, list] and found["results"][0] == []
+        assert ask(f"{url}/metrics")[1]["failed"] == 3
+        status, found = predict(url, "/data/upload/1/gone.png")
+        assert status == 400 and "does not give the file" in found["error"]
+
+
+def test_requests_that_are_none_are_refused(model: Path, studio: Studio) -> None:
+    with serving(model, studio) as url:
+        for tree, words in (
+            ({"tasks": 5, "label_config": CONFIG}, "no tasks"),
+            ({"tasks": [], "label_config": "<View"}, "no XML"),
+            ({"tasks": [], "label_config": '<!DOCTYPE a [<!ENTITY b "c">]><View/>'}, "no XML"),
+            ({"tasks": [], "label_config": "<View><Choices/></View>"}, "no brush"),
+            ([1], "not a request"),
+        ):
+            status, found = ask(f"{url}/predict", tree)
+            assert status == 400 and words in found["error"], found
+        request = urllib.request.Request(
+            f"{url}/predict", b"x=1", {"content-type": "application/x-www-form-urlencoded"}
+        )
+        with pytest.raises(urllib.error.HTTPError, match="415"):
+            urllib.request.urlopen(request)
+        crossed = urllib.request.Request(
+            f"{url}/setup", b"{}", {"content-type": "application/json", "sec-fetch-site": "cross-site"}
+        )
+        with pytest.raises(urllib.error.HTTPError, match="403"):
+            urllib.request.urlopen(crossed)
+
+
+def test_classes_without_a_label_are_refused_by_name(model: Path, studio: Studio) -> None:
+    config = CONFIG.replace('<Label value="car"/>', '<Label value="Vehicle"/>').replace('<Label value="sky"/>', "")
+    with serving(model, studio) as url:
+        status, found = ask(f"{url}/setup", {"schema": config})
+        assert status == 400 and found["found"] == "car, sky" and "Vehicle" in found["expected"]
+    with serving(model, studio, labels="car=Vehicle,sky=") as url:
+        assert ask(f"{url}/setup", {"schema": config})[1]["labels"] == ["Vehicle", "road"]
+    space = LabelSpace(("background", "a"))
+    assert match_classes(space, ("a",), {}) == {1: "a"}
+    assert match_classes(space, ("a", "background"), {}) == {0: "background", 1: "a"}
+    assert parse_names("a=b, background=", space) == {"a": "b", "background": ""}
+    with pytest.raises(UsageError, match="unknown class"):
+        parse_names("cow=b", space)
+    with pytest.raises(LabelError, match="not among the project's labels"):
+        match_classes(space, ("x",), {})
+
+
+def brush(mask: np.ndarray[Any, Any], label: str) -> dict[str, Any]:
+    height, width = mask.shape
+    return {"id": label, "type": "brushlabels", "from_name": "tag", "to_name": "image", "original_width": width,
+            "original_height": height, "image_rotation": 0,
+            "value": {"format": "rle", "rle": encode_label_studio(mask), "brushlabels": [label]}}  # fmt: skip
+
+
+def test_saved_annotations_become_masks_of_a_dataset(model: Path, studio: Studio, tmp_path: Path) -> None:
+    folder = tmp_path / "labels"
+    random = np.random.default_rng(0)
+    truth = random.integers(0, 4, (45, 61)).astype(np.uint8)
+    truth[truth == 3] = 255  # not labeled
+    scene = draw_street("one", (45, 61))[0]
+    studio.image("/data/upload/1/9c-Über%20street.png", scene)
+    task = {"id": 12, "data": {"photo": "/data/upload/1/9c-Über%20street.png", "note": "x"}}
+    studio.files["/data/upload/1/9c-%C3%9Cber%20street.png"] = studio.files.pop("/data/upload/1/9c-Über%20street.png")
+    task["data"]["photo"] = "/data/upload/1/9c-%C3%9Cber%20street.png"  # type: ignore[index]
+    annotation = {"id": 7, "completed_by": {"email": "me@example.com"}, "lead_time": 12.5, "updated_at": "2026",
+                  "result": [brush(truth == i, name) for i, name in enumerate(SPACE.names)]}  # fmt: skip
+    with serving(model, studio, folder) as url:
+        status, found = ask(
+            f"{url}/webhook", {"action": "ANNOTATION_CREATED", "task": task, "annotation": {**annotation, "result": []}}
+        )
+        assert (status, found["status"]) == (200, "ok")
+        status, found = ask(f"{url}/webhook", {"action": "ANNOTATION_UPDATED", "task": task, "annotation": annotation})
+        assert found["message"].startswith("stored")
+        dataset = open_dataset(folder)
+        assert tuple(dataset.label_space.names) == SPACE.names and len(dataset) == 1
+        (sample,) = list(dataset)
+        np.testing.assert_array_equal(sample.mask, truth)
+        np.testing.assert_array_equal(sample.image, scene)
+        index = json.loads((folder / "annotations.json").read_text())
+        assert index["answers"] == 1 and index["annotators"] == ["me@example.com"] and index["seconds"] == 12.5
+        unknown = {**annotation, "result": [brush(truth == 0, "dog")]}
+        status, found = ask(f"{url}/webhook", {"action": "ANNOTATION_UPDATED", "task": task, "annotation": unknown})
+        assert status == 200 and "not stored" in found["message"]
+        np.testing.assert_array_equal(next(iter(open_dataset(folder))).mask, truth)
+        assert "dog" in ask(f"{url}/metrics")[1]["last_error"]
+        ask(f"{url}/webhook", {"action": "ANNOTATIONS_DELETED", "annotations": [{"id": 7}]})
+        assert not list((folder / "masks").iterdir()) and not list((folder / "images").iterdir())
+    with serving(model, studio, folder):
+        pass  # the same folder again
+    other = LabelSpace(("a", "b"))
+    from segwright.labeling.label_studio_store import AnnotationFolder
+
+    with pytest.raises(UsageError, match="other classes"):
+        AnnotationFolder(folder, other)
+    with pytest.raises(UsageError, match="something else"):
+        AnnotationFolder(model, SPACE)
+
+
+def test_start_training_fetches_all_annotations_of_the_project(model: Path, studio: Studio, tmp_path: Path) -> None:
+    masks = {}
+    export = []
+    for number in (1, 2, 3):
+        truth = np.random.default_rng(number).integers(0, 3, (20 + number, 31)).astype(np.uint8)
+        studio.image(f"/data/upload/1/{number}.png", draw_street(str(number), truth.shape)[0])
+        result = [brush(truth == i, name) for i, name in enumerate(SPACE.names)]
+        wrong = {"id": 10 * number, "was_cancelled": True, "result": []}
+        export.append({"id": number, "data": {"photo": f"/data/upload/1/{number}.png"},
+                       "annotations": [wrong, {"id": number, "result": result}]})  # fmt: skip
+        masks[f"task-{number}-{number}"] = truth
+    export.append({"id": 9, "data": {"photo": "/data/upload/1/gone.png"}, "annotations": [{"id": 9, "result": []}]})
+    studio.files["/api/projects/4/export?exportType=JSON"] = (200, {}, json.dumps(export).encode())
+    with serving(model, studio, tmp_path / "labels") as url:
+        status, found = ask(f"{url}/webhook", {"action": "START_TRAINING", "project": {"id": 4}})
+        assert status == 200 and "segwright refine MODEL labels" in found["message"]
+        deadline = time.monotonic() + 60
+        while not (state := ask(f"{url}/metrics")[1]["training"] or {}).get("done") and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert state == {"project": 4, "stored": 3, "not_stored": 1, "done": True}
+    found = {sample.id: sample.mask for sample in open_dataset(tmp_path / "labels")}
+    assert {name.rpartition("/")[2] for name in found} == set(masks)
+    for name, mask in found.items():
+        np.testing.assert_array_equal(mask, masks[name.rpartition("/")[2]])
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# What is fetched, and what is not
+
+
+def test_only_files_of_the_configured_server_are_fetched(studio: Studio) -> None:
+    fetcher = HostFetcher(studio.url)
+    port = studio.url.rpartition(":")[2]
+    studio.files["/data/a.png"] = (200, {}, b"bytes")
+    assert fetcher.image("/data/a.png") == fetcher.image(f"{studio.url}/data/a.png") == b"bytes"
+    for address in (
+        "http://169.254.169.254/latest/meta-data/", "http://example.com/data/a.png", "//example.com/data/a.png",
+        f"http://localhost:{port}/data/a.png", f"https://127.0.0.1:{port}/data/a.png", "http://127.0.0.1:1/data/a.png",
+        f"http://me:secret@127.0.0.1:{port}/data/a.png", f"http://127.0.0.1:{port}@example.com/data/a.png",
+        "file:///etc/passwd", "s3://bucket/x.png", "data:image/png;base64,AAAA", "http://[::1", "gopher://x",
+        r"http://127.0.0.1:" + port + r"\@example.com/data/a.png", "/api/users/", "/data/../api/users/",
+    ):  # fmt: skip
+        with pytest.raises(FetchError, match=r"another server|not the address|not an address"):
+            fetcher.image(address)
+    assert len(studio.seen) == 2
+
+
+def test_redirects_stay_on_the_server(studio: Studio) -> None:
+    fetcher = HostFetcher(studio.url)
+    studio.files["/data/a.png"] = (302, {"location": "/data/b.png"}, b"")
+    studio.files["/data/b.png"] = (200, {}, b"bytes")
+    studio.files["/tasks/1/resolve/?fileuri=x"] = (303, {"location": "http://169.254.169.254/x"}, b"")
+    studio.files["/data/loop.png"] = (302, {"location": "/data/loop.png"}, b"")
+    assert fetcher.image("/data/a.png") == b"bytes"
+    with pytest.raises(FetchError, match="another server"):
+        fetcher.image("/tasks/1/resolve/?fileuri=x")
+    with pytest.raises(FetchError, match="too many redirects"):
+        fetcher.image("/data/loop.png")
+
+
+def test_size_and_time_are_bounded(studio: Studio) -> None:
+    studio.files["/data/large.png"] = (200, {}, b"x" * 20_000)
+    with pytest.raises(FetchError, match="too large"):
+        HostFetcher(studio.url, max_bytes=10_000).image("/data/large.png")
+    studio.files["/data/cut.png"] = (200, {"content-length": "500"}, b"x" * 100)
+    with pytest.raises(FetchError, match=r"breaks off|cannot be reached"):
+        HostFetcher(studio.url, seconds=2).image("/data/cut.png")
+    studio.slow = 0.2
+    began = time.monotonic()
+    with pytest.raises(FetchError, match="in time"):
+        HostFetcher(studio.url, seconds=0.7).image("/data/large.png")
+    assert time.monotonic() - began < 3
+    with pytest.raises(FetchError, match="cannot be reached"):
+        HostFetcher("http://127.0.0.1:1").image("/data/a.png")
+
+
+def test_a_name_that_leads_to_a_link_local_address_is_not_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    import socket
+
+    for number in ("169.254.169.254", "fe80::1", "::ffff:169.254.169.254", "0.0.0.0", "224.0.0.1"):
+        family = socket.AF_INET6 if ":" in number else socket.AF_INET
+        monkeypatch.setattr(socket, "getaddrinfo", lambda *_, a=number, f=family, **__: [(f, 1, 6, "", (a, 80))])
+        with pytest.raises(FetchError, match="never asked"):
+            HostFetcher("http://studio.example").image("/data/a.png")
+
+
+def test_a_personal_access_token_is_exchanged_and_renewed(studio: Studio) -> None:
+    studio.files["/data/a.png"] = (200, {}, b"bytes")
+    fetcher = HostFetcher(studio.url, "eyJ.a.b")
+    assert fetcher.image("/data/a.png") == fetcher.image("/data/a.png") == b"bytes"
+    assert studio.seen == [
+        ("/api/token/refresh/", None), ("/data/a.png", "Bearer short"), ("/data/a.png", "Bearer short")
+    ]  # fmt: skip
+    studio.files["/data/a.png"] = (401, {}, b"")
+    with pytest.raises(FetchError, match="does not give"):
+        fetcher.image("/data/a.png")
+    assert [path for path, _ in studio.seen[3:]] == ["/data/a.png", "/api/token/refresh/", "/data/a.png"]
+
+
+def test_the_key_comes_from_a_file_or_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("LABEL_STUDIO_API_KEY", raising=False)
+    assert read_key(None) is None
+    monkeypatch.setenv("LABEL_STUDIO_API_KEY", " abc\n")
+    assert read_key(None) == "abc"
+    (tmp_path / "key").write_text("def\n")
+    assert read_key(tmp_path / "key") == "def"
+    (tmp_path / "two").write_text("d ef")
+    (tmp_path / "none").write_text("")
+    for name in ("two", "none", "gone"):
+        with pytest.raises(UsageError):
+            read_key(tmp_path / name)
+
+
+def test_an_address_that_is_none_is_refused() -> None:
+    for url in ("localhost:8080", "ftp://x", "http://", "http://me:secret@host"):
+        with pytest.raises(UsageError):
+            HostFetcher(url)
+    assert Labeling.parse(CONFIG).labels == ("sky", "road", "car", "dog")
