@@ -220,8 +220,8 @@ class AccuracyModel:
         total = np.cumsum(weights[order]) / (weights.sum() + min(1.0, weights.max()))
         place = int(np.searchsorted(total, 1 - (1 - level) * (1 - SCENES_DIFFER)))
         width = max(LEAST_WIDTH, float(self.errors[order[min(place, len(order) - 1)]]))
-        outside = float(np.sqrt(apart.min()))
-        return width * (1 + min(0.5, max(0.0, outside - 0.5)))
+        nearest_row = float(np.exp(-(((self.features - features) / LENGTHS) ** 2).sum(axis=1).min() / 2))
+        return width * (1 + 0.5 * (1 - nearest_row))
 
     def to_attachment(self) -> Attachment:
         """For the saved model, under NAME."""
