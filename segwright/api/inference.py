@@ -17,7 +17,7 @@ from segwright.data.dataset import Dataset, Split
 
 if TYPE_CHECKING:
     from segwright.evaluation.evaluation import Evaluation
-    from segwright.inference.batch import Observe
+    from segwright.inference.batch import Observe, RunOptions
     from segwright.inference.output_options import OutputOptions
     from segwright.inference.predictor import Predictor
     from segwright.inference.sources import Source
@@ -47,6 +47,8 @@ def predict(
     quality: bool = False,
     eight_bit: str | None = None,
     overwrite: bool = False,
+    resume: bool = False,
+    frames: int | None = None,
     journal: str | Path | None = None,
     keep_images: float | str = 0.0,
     journal_max_size: int | str = "1GB",
@@ -62,7 +64,8 @@ def predict(
     model : str or Path or Predictor
         A saved model, as for :func:`segwright.load`, or a loaded one.
     source : str or Path or sequence of them
-        Images, folders, globs, videos or GeoTIFFs.
+        Images, folders, globs, tars, videos, GeoTIFFs; a camera's number or a stream's URL; ``"-"`` for standard input
+        (an image, a tar or paths); a URL of fsspec, such as ``"s3://bucket/folder"``. Nothing else is fetched.
     out : str or Path, default="predictions"
         The folder of the outputs.
     device, postprocess, tta, eight_bit, trust_external
@@ -92,6 +95,11 @@ def predict(
         with intervals, and the regions with their probability of being wrong.
     overwrite : bool, default=False
         Replace files in ``out`` that no prediction wrote.
+    resume : bool, default=False
+        Continue a run that was stopped or killed: what is finished and unchanged is left out, and large rasters go on
+        at the next window. UsageError if the model or the options were others.
+    frames : int, optional
+        The number of frames of a video, a camera or a stream after which it ends.
     journal : str or Path, optional
         A folder that gets a row per image (class shares, confidence, image statistics) for :func:`segwright.monitor`.
         A journal that cannot be written costs no prediction: lost rows are counted in the result.
@@ -121,10 +129,12 @@ def predict(
     >>> done.images, done.failed
     (3, ())
     """
-    from segwright.inference.batch import new_result
+    from segwright.inference.batch import RunOptions, new_result
     from segwright.inference.output_options import OutputOptions
     from segwright.inference.sources import open_sources
 
+    if frames is not None and frames < 1:
+        raise UsageError("there is nothing to predict", expected="frames of at least 1", found=str(frames))
     saved = "npz" if probabilities is True else probabilities or None
     options = OutputOptions(
         mask_format, overlay, confidence, saved, tuple(polygons), Path(areas) if areas is not None else None, video,
@@ -140,8 +150,17 @@ def predict(
             observe = stack.enter_context(
                 _recorded(predictor, model, journal, keep_images, journal_max_size, found, filled)
             )
-        _predict_all(predictor, found, Path(out), options, overwrite, observe, filled)
+        chosen = RunOptions(overwrite, resume, frames, _identity(predictor, found, resume))
+        _predict_all(predictor, found, Path(out), options, chosen, observe, filled)
     return PredictResult.from_json(filled)
+
+
+def _identity(predictor: Predictor, source: Source, resume: bool) -> str:
+    """The model's id where progress is kept; hashing the weights takes a moment."""
+    from segwright.monitoring.observation import model_id
+
+    large = any(path.suffix.lower() in (".tif", ".tiff") for path in source.files[:1])
+    return model_id(predictor) if resume or large or len(source.files) > 1 or source.kind == "video" else ""
 
 
 @contextmanager
@@ -183,7 +202,7 @@ def _predict_all(
     found: Source,
     out: Path,
     options: OutputOptions,
-    overwrite: bool,
+    chosen: RunOptions,
     observe: Observe | None,
     filled: dict[str, Any],
 ) -> None:
@@ -195,14 +214,10 @@ def _predict_all(
             def windows(count: int) -> Callable[[int], None]:
                 return stack.enter_context(progress("predicting", count))
 
-            predict_source(
-                predictor, found, out, options, overwrite=overwrite, windows=windows, observe=observe, result=filled
-            )
+            predict_source(predictor, found, out, options, run=chosen, windows=windows, observe=observe, result=filled)
     else:
         with progress("predicting", len(found) or None) as advance:
-            predict_source(
-                predictor, found, out, options, overwrite=overwrite, advance=advance, observe=observe, result=filled
-            )
+            predict_source(predictor, found, out, options, run=chosen, advance=advance, observe=observe, result=filled)
 
 
 @renamed_parameters(post="postprocess")

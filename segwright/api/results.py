@@ -83,6 +83,7 @@ class PredictResult(JsonResult):
     coco: Path | None = None  # the COCO file over all images
     areas: Path | None = None  # the CSV file over all images
     stopped: str | None = None  # why the run ended before the last file
+    resumed: int | None = None  # of the images, those that an earlier run had finished
     journal: Mapping[str, Any] | None = None  # its folder, rows written and lost, and why
 
     @classmethod
@@ -97,6 +98,7 @@ class PredictResult(JsonResult):
             coco=Path(tree["coco"]) if tree.get("coco") else None,
             areas=Path(tree["areas"]) if tree.get("areas") else None,
             stopped=tree.get("stopped"),
+            resumed=tree.get("resumed"),
             journal=tree.get("journal"),
         )
 

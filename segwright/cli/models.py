@@ -203,7 +203,12 @@ def _error_model_line(facts: Mapping[str, Any]) -> str:
 def predict(
     model: Model,
     sources: Annotated[
-        list[str], typer.Argument(metavar="SOURCE...", help="Images, folders, globs, videos or GeoTIFFs.")
+        list[str],
+        typer.Argument(
+            metavar="SOURCE...",
+            help="Images, folders, globs, tars, videos, GeoTIFFs, a camera's number, rtsp://…, URLs, or - for "
+            "standard input.",
+        ),
     ],
     out: Annotated[Path, typer.Option("--out", metavar="FOLDER", help="Where masks and overlays go.")] = Path(
         "predictions"
@@ -263,6 +268,12 @@ def predict(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace files that no prediction wrote; never a source.")
     ] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Continue a run that was stopped or killed: finished images are left out.")
+    ] = False,
+    frames: Annotated[
+        int | None, typer.Option("--frames", metavar="N", help="End a video, a camera or a stream after N frames.")
+    ] = None,
     journal: JournalFolder = None,
     keep_images: KeepImages = "0%",
     journal_max_size: JournalMaxSize = "1GB",
@@ -282,7 +293,7 @@ def predict(
             overwrite=overwrite, trust_external=trust_external, uncertainty=uncertainty,
             uncertainty_format=uncertainty_format,
             quality=json is not None if quality is None else quality,
-            journal=journal, keep_images=keep_images,
+            resume=resume, frames=frames, journal=journal, keep_images=keep_images,
             journal_max_size=journal_max_size, result=result,
         )  # fmt: skip
     except BaseException as error:  # Ctrl-C too: what was done is still reported

@@ -2,45 +2,30 @@
 
 from __future__ import annotations
 
-import csv
-import io
-import json
-import tempfile
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import cv2
-import numpy as np
-import numpy.typing as npt
-
-from segwright.core.atomic_io import check_output, write_text
-from segwright.core.errors import DataError, ImageReadError, SegwrightError, TooLargeError, UsageError
-from segwright.core.types import IGNORE_INDEX, Float32Array, LabelSpace
-from segwright.imageio import (
-    DEFAULT_LIMITS,
-    TiffInfo,
-    UInt8Array,
-    encode_jpeg,
-    encode_png,
-    read_raster,
-    read_window,
-    tiff_info,
-)
-from segwright.inference.georeference import TIFF, Placement, no_data, placement, write_geotiff
-from segwright.inference.output_options import OutputOptions, file_values
+from segwright.core.atomic_io import check_output
+from segwright.core.errors import DataError, ImageReadError, OutputError, SegwrightError, UsageError
+from segwright.imageio import UInt8Array
+from segwright.inference.georeference import TIFF, Placement, placement
+from segwright.inference.image_outputs import COCO_FILE, ImageOutputs
+from segwright.inference.ledger import Ledger
+from segwright.inference.output_options import OutputOptions
 from segwright.inference.outputs import BESIDE_SOURCES, OutputFolder, OutputFolderError, unwritable
+from segwright.inference.pages import page_images
 from segwright.inference.prediction import Prediction
 from segwright.inference.predictor import Predictor
-from segwright.inference.quality import NO_ERROR_MODEL
-from segwright.inference.sliding_window import Window
-from segwright.inference.sources import Source, frame_count, frames_per_second, is_video, read_frames
+from segwright.inference.rasters import RasterJob, beyond_limits, without_no_data
+from segwright.inference.sources import Source
 from segwright.inference.thinned import ThinnedOutput
 from segwright.inference.uncertainty import check_measure, parse_measure
-from segwright.inference.vectorize import CocoWriter, geojson, labelme
+from segwright.inference.video_outputs import write_video
+from segwright.inference.videos import LiveFrames, frame_count, frames_per_second, is_video, read_frames
 
-COCO_FILE = "predictions.coco.json"
 PALETTE_NOTE = (
     "masks are palette PNGs: their values are class indices, but OpenCV reads them as colors; --mask-format index "
     "writes plain gray ones"
@@ -48,6 +33,16 @@ PALETTE_NOTE = (
 Advance = Callable[[int], None]
 Result = dict[str, Any]
 Observe = Callable[[str, Prediction | ThinnedOutput], None]  # an image's name, and its prediction
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """How a run over many files goes."""
+
+    overwrite: bool = False  # replace files in the output folder that no prediction wrote
+    resume: bool = False  # leave out what an earlier run has finished
+    frames: int | None = None  # of a video, camera or stream; None: to its end
+    model: str = ""  # names the weights, so that only a run of the same model is resumed
 
 
 def new_result(out: Path) -> Result:
@@ -61,7 +56,7 @@ def predict_source(
     out: Path,
     options: OutputOptions,
     *,
-    overwrite: bool = False,
+    run: RunOptions | None = None,
     advance: Advance = lambda count: None,
     windows: Callable[[int], Advance] | None = None,
     observe: Observe | None = None,
@@ -75,18 +70,19 @@ def predict_source(
     single large image and returns its progress function. ``observe`` is called with every prediction of an observed
     predictor, before anything of it is written. ``result`` is filled during the work, so that it is not lost
     if the run is interrupted. UsageError, before anything is written, if an output would replace a source or a file
-    that no prediction wrote.
+    that no prediction wrote, or if the run to be resumed had another model or other options.
     """
     found = result if result is not None else new_result(out)
     found["notes"] += source.notes
-    folder = OutputFolder(out, source.files, overwrite=overwrite)
+    chosen = run or RunOptions()
+    folder = OutputFolder(out, source.files, overwrite=chosen.overwrite)
     folder.prepare()
-    run = _Run(predictor, source, folder, options, found, advance, windows, observe)
-    run.plan()
+    job = _Run(predictor, source, folder, options, chosen, found, advance, windows, observe)
+    job.plan()
     try:
-        run.work()
+        job.work()
     finally:
-        run.finish()
+        job.finish()
     return found
 
 
@@ -96,81 +92,68 @@ class _Run:
     source: Source
     folder: OutputFolder
     options: OutputOptions
+    run: RunOptions
     result: Result
     advance: Advance
     windows: Callable[[int], Advance] | None
     observe: Observe | None = None
-    suffix: str = ""  # of masks
 
     def __post_init__(self) -> None:
-        self.space: LabelSpace = self.predictor.label_space
-        self.coco = CocoWriter(self.space, self.options.simplify) if "coco" in self.options.polygons else None
-        self.rows: list[tuple[object, ...]] = []  # of the CSV file
-        self.values: npt.NDArray[Any] | None = None
         if self.options.uncertainty is not None:
             check_measure(parse_measure(self.options.uncertainty), self.predictor.runtime)
-        if self.options.mask_format == "values":
-            bundle = self.predictor.bundle
-            if bundle is not None and bundle.preprocessing.get("masks") == "colors":
-                raise UsageError(
-                    "the masks of the training data contain colors, not values",
-                    expected="masks of numbers",
-                    found=f"colors of {len(self.space)} classes",
-                    fix="--mask-format palette writes each class in its color, --mask-format index its number",
-                )
-            self.values = file_values(self.space, self.note)
+        self.outputs = ImageOutputs(self.predictor, self.folder, self.options, self.note)
+        self.settings = {"model": self.run.model, **self._settings()}
+        self.ledger = Ledger(self.folder.root, self.settings, resume=self.run.resume)
+        # One image has no progress to keep; the windows of a large one are kept by RasterJob.
+        self.kept = self.run.resume or len(self.source.files) > 1 or self.source.kind in ("video", "archive")
 
-    # -- before ---------------------------------------------------------------------------------------------------
+    def _settings(self) -> dict[str, Any]:
+        options = {key: value for key, value in asdict(self.options).items() if key != "areas"}
+        return {
+            **options, "areas": self.options.areas is not None, "postprocess": str(self.predictor.pipeline or "none"),
+            "tta": str(self.predictor.tta or "none"), "eight_bit": self.predictor.eight_bit or "",
+        }  # fmt: skip
+
+    # -- before -----------------------------------------------------------------------------------------------------
 
     def plan(self) -> None:
         """Raise UsageError if an output would replace a source or a foreign file."""
-        images = [(path, name) for path, name in self.source.names.items() if not is_video(path)]
-        masks = [mask for path, name in images for mask in self._mask_paths(name, path)]
-        if any(self.folder.is_source(mask) for mask in masks):
-            self.suffix = BESIDE_SOURCES
+        names = self.source.names
+        images = [(path, name) for path, name in names.items() if not is_video(path) and path not in self.source.lives]
+        if any(self.folder.is_source(mask) for path, name in images for mask in self.outputs.mask_paths(name, path)):
+            self.outputs.suffix = BESIDE_SOURCES
             self.note(f"the output folder contains the sources, so masks are named NAME{BESIDE_SOURCES}.png")
-            masks = [mask for path, name in images for mask in self._mask_paths(name, path)]
-        others = [self._path(name, ending) for _, name in images for ending in self._endings()]
-        alone = [self.folder.root / COCO_FILE] if self.coco is not None else []
+        new = [(path, name) for path, name in images if self._earlier(name, path) is None]
+        masks = [mask for path, name in new for mask in self.outputs.mask_paths(name, path)]
+        others = [self.outputs.path(name, ending) for _, name in new for ending in self.outputs.endings()]
+        alone = [self.folder.root / COCO_FILE] if "coco" in self.options.polygons else []
         if self.options.areas is not None:
             if self.folder.is_source(self.options.areas):
                 raise UsageError("the CSV file would replace a source", where=self.options.areas, fix="another name")
             _check_writable(self.options.areas)
         self.folder.refuse_foreign([*masks, *others, *alone])
-
-    def _mask_paths(self, name: str, path: Path) -> list[Path]:
-        if self.options.mask_format == "npy":
-            return [self._path(name, f"{self.suffix}.npy")]
-        endings = (".png", ".tif") if path.suffix.lower() in TIFF else (".png",)
-        return [self._path(name, self.suffix + ending) for ending in endings]
-
-    def _endings(self) -> list[str]:
-        wanted = [
-            (self.options.overlay, ".overlay.jpg"),
-            (self.options.confidence, ".confidence.png"),
-            (self.options.probabilities is not None, f".probabilities.{self.options.probabilities}"),
-            (self.options.uncertainty is not None, f".uncertainty.{self.options.uncertainty_format}"),
-            ("geojson" in self.options.polygons, ".geojson"),
-            ("labelme" in self.options.polygons, ".json"),
-        ]
-        return [ending for one, ending in wanted if one]
-
-    def _path(self, name: str, ending: str) -> Path:
-        return self.folder.root / f"{name}{ending}"
+        self.outputs.open_tables()
 
     def note(self, text: str) -> None:
+        """Keep a remark for the user, once."""
         if text not in self.result["notes"]:
             self.result["notes"].append(text)
 
-    # -- the work -------------------------------------------------------------------------------------------------
+    # -- the work ---------------------------------------------------------------------------------------------------
 
     def work(self) -> None:
+        """Predict the files in order."""
         for number, (path, name) in enumerate(self.source.names.items()):
+            frames = is_video(path) or path in self.source.lives
             try:
-                if is_video(path):
-                    self._video(path, name)
-                else:
-                    self._done(path, self._image(path, name))
+                if path in self.source.lives:
+                    self._live(path, name)
+                elif not self._resumed(name, path):
+                    with self.source.local(path) as local:
+                        if frames:
+                            self._video(path, local, name)
+                        else:
+                            self._image(path, local, name)
             except OutputFolderError as error:
                 self._failed(path, error)
                 if error.lasting:
@@ -179,7 +162,7 @@ class _Run:
                     return
             except Exception as error:  # of decoders and others: an invalid file fails alone
                 self._failed(path, error)
-            if not is_video(path):
+            if not frames:
                 self.advance(1)
 
     def finish(self) -> None:
@@ -191,49 +174,86 @@ class _Run:
         ):
             self.note(PALETTE_NOTE)
         try:
-            if self.coco is not None and self.coco.images:
-                path = self.folder.root / COCO_FILE
-                self.folder.write_bytes(path, json.dumps(self.coco.tree()).encode())
-                self.result["coco"] = str(path)
-            if self.options.areas is not None:
-                write_text(self.options.areas, _csv(self.rows))
-                self.result["areas"] = str(self.options.areas)
+            self.outputs.finish(self.result)
             self.folder.finish()
         except OSError as error:
             self.result.setdefault("stopped", str(unwritable(self.folder.root, error)))
-        except OutputFolderError as error:
+        except (OutputFolderError, OutputError) as error:
             self.result.setdefault("stopped", str(error))
+        finally:
+            self.ledger.close()
 
-    def _done(self, path: Path, item: Result) -> None:
-        self.result["results"].append({"file": str(path), **item})
+    def _earlier(self, name: str, path: Path) -> dict[str, Any] | None:
+        return self.ledger.finished(name, self.source.stamp(path)) if self.run.resume else None
+
+    def _resumed(self, name: str, path: Path) -> bool:
+        """Whether an earlier run has finished this image; its results are those of then."""
+        entry = self._earlier(name, path)
+        if entry is None:
+            return False
+        item = entry["item"]
+        if self.outputs.coco is not None and "mask" in item:
+            self.outputs.coco.add(self.outputs.written_labels(Path(item["mask"])), self.source.label(path))
+        if self.outputs.areas is not None:
+            self.outputs.areas.add(entry.get("rows", ()))
+        self.result["results"].append(item)
         self.result["images"] += 1
+        self.result["resumed"] = self.result.get("resumed", 0) + 1
+        return True
+
+    def _done(self, path: Path, name: str, item: Result, rows: list[Any] | None = None) -> None:
+        entry = {"file": self.source.label(path), **item}
+        if self.outputs.areas is not None and rows is not None:
+            self.outputs.areas.add(rows)
+        self.result["results"].append(entry)
+        self.result["images"] += 1
+        if self.kept:
+            try:
+                self.ledger.add(name, self.source.stamp(path), entry, rows or [])
+            except OutputError as error:  # what was predicted is in place
+                self.kept = False
+                self.note(f"the run cannot be resumed: {error.message}: {error.found}")
 
     def _failed(self, path: Path, error: Exception, frame: int | None = None) -> None:
-        typed = error
+        typed, label = error, self.source.label(path)
         if not isinstance(error, SegwrightError):
             typed = ImageReadError(
-                "the file cannot be predicted", found=f"{type(error).__name__}: {str(error)[:300]}", where=path
+                "the file cannot be predicted", found=f"{type(error).__name__}: {str(error)[:300]}", where=label
             )
-        entry: dict[str, Any] = {"file": str(path), "error": str(typed), "kind": type(typed).__name__}
+        text = _named(str(typed), typed, label)
+        entry: dict[str, Any] = {"file": label, "error": text, "kind": type(typed).__name__}
         self.result["failed"].append(entry if frame is None else {**entry, "frame": frame})
-        if self.source.kind == "image":
+        if self.source.kind == "image" or (self.source.kind == "live" and frame is None):
             raise typed
 
-    def _image(self, path: Path, name: str) -> Result:
-        large = _too_large(path)
+    def _image(self, path: Path, local: Path, name: str) -> None:
+        large = beyond_limits(local)
         if large is not None:
-            return self._large_raster(path, name, large)
-        image = self.predictor.read(path)
-        single = self.windows is not None and len(self.source.names) == 1
+            self._large_raster(path, local, name, large)
+            return
+        pages = page_images(self.predictor, local)
+        if pages is not None:
+            self._frames(path, name, pages, "page")
+            return
+        image = self.predictor.read(local)
         inner: Advance = lambda count: None  # noqa: E731
-        if single and self.windows is not None:
+        if self.windows is not None and len(self.source.names) == 1:
             inner = self.windows(self.predictor.window_count(image))
         prediction = self._predict(image, inner)
         self._observed(name, prediction)
-        place = placement(path)
-        if path.suffix.lower() in TIFF:
-            prediction = _without_no_data(prediction, path)
-        return self._write(prediction, name, path, place)
+        place = placement(local)
+        if local.suffix.lower() in TIFF:
+            prediction = without_no_data(prediction, local)
+        self._written(path, name, prediction, place, {})
+
+    def _written(
+        self, path: Path, name: str, prediction: Prediction, place: Placement | None, facts: Mapping[str, Any]
+    ) -> None:
+        """Write a prediction, and keep what was written."""
+        label = self.source.label(path)
+        item = self.outputs.write(prediction, name, path if path not in self.source.origins else None, label, place)
+        rows = self.outputs.area_rows(label, prediction.labels, place) if self.outputs.areas is not None else None
+        self._done(path, name, {**facts, **item}, rows)
 
     def _observed(self, name: str, prediction: Prediction | ThinnedOutput | None) -> None:
         if self.observe is not None and prediction is not None:
@@ -248,277 +268,100 @@ class _Run:
             advance=advance,
         )
 
-    def _write(self, prediction: Prediction, name: str, source: Path, place: Placement | None) -> Result:
-        item: Result = self._write_mask(prediction.labels, name, place)
-        if self.options.overlay:
-            path = self._path(name, ".overlay.jpg")
-            item["overlay"] = str(self.folder.write_bytes(path, encode_jpeg(prediction.overlay())))
-        if self.options.confidence:
-            path = self._path(name, ".confidence.png")
-            item["confidence"] = str(self.folder.write_bytes(path, encode_png(prediction.confidence_image())))
-        if prediction.probabilities is not None and self.options.probabilities is not None:
-            path = self._path(name, f".probabilities.{self.options.probabilities}")
-            item["probabilities"] = str(self._write_probabilities(path, prediction.probabilities))
-        if prediction.uncertainty is not None:
-            path = self._path(name, f".uncertainty.{self.options.uncertainty_format}")
-            values = prediction.uncertainty
-            if path.suffix == ".npy":
-                self.folder.write(path, lambda beside: np.save(beside, values))
-            else:
-                self.folder.write_bytes(path, encode_png(prediction.uncertainty_image()))
-            item["uncertainty"] = str(path)
-            item["mean_uncertainty"] = float(values.mean(dtype=np.float64))
-        if "geojson" in self.options.polygons:
-            ground = place.reference if place is not None else None
-            at, epsg = (ground.at, ground.epsg) if ground is not None else (None, None)
-            tree = geojson(prediction.labels, self.space, at, epsg, self.options.simplify)
-            item["geojson"] = str(self.folder.write_bytes(self._path(name, ".geojson"), json.dumps(tree).encode()))
-        if "labelme" in self.options.polygons:
-            tree = labelme(prediction.labels, self.space, str(source.resolve()), self.options.simplify)
-            item["labelme"] = str(self.folder.write_bytes(self._path(name, ".json"), json.dumps(tree).encode()))
-        if self.coco is not None:
-            self.coco.add(prediction.labels, str(source))
-        item["shares"] = {key: value for key, value in prediction.shares().items() if value > 0}
-        item["mean_confidence"] = float(prediction.confidence.mean())
-        if self.options.quality:
-            found = prediction.quality
-            item["quality"] = found.to_json() if found is not None else {"note": NO_ERROR_MODEL}
-        self._count(source, prediction.labels, place)
-        return item
-
-    def _write_mask(self, labels: npt.NDArray[Any], name: str, place: Placement | None, tiff: bool = False) -> Result:
-        if place is not None and place.note:
-            self.note(place.note)
-        if self.options.mask_format == "npy":
-            path = self._path(name, f"{self.suffix}.npy")
-            self.folder.write(path, lambda beside: np.save(beside, np.asarray(labels)))
-            if place is not None and (place.tags or place.sidecars):
-                self.note("an .npy mask has no georeference; other mask formats keep it")
-            return {"mask": str(path)}
-        colors, ignore = self.space.palette() if self.options.mask_format == "palette" else None, IGNORE_INDEX
-        values = labels
-        if self.values is not None:
-            values, ignore = self.values[labels], int(self.values[IGNORE_INDEX])
-        if tiff or (place is not None and place.tags):
-            path = self._path(name, f"{self.suffix}.tif")
-            self.folder.write(path, lambda beside: write_geotiff(beside, values, place, colors=colors, ignore=ignore))
-            placed = place is not None and bool(place.tags)
-            return {"mask": str(path), **({"placed": "the GeoTIFF tags of the source"} if placed else {})}
-        path = self._path(name, f"{self.suffix}.png")
-        self.folder.write_bytes(path, encode_png(values, colors))
-        if place is not None and place.sidecars:
-            for ending, content in place.sidecars:
-                self.folder.write_bytes(self._path(name, f"{self.suffix}.{ending}"), content)
-            return {"mask": str(path), "placed": "the world file of the source"}
-        return {"mask": str(path)}
-
-    def _write_probabilities(self, path: Path, probabilities: Float32Array) -> Path:
-        half = probabilities.astype(np.float16)
-        if path.suffix == ".npy":
-            return self.folder.write(path, lambda beside: np.save(beside, half))
-        classes = np.array(self.space.names)
-        return self.folder.write(path, lambda beside: np.savez_compressed(beside, probabilities=half, classes=classes))
-
-    def _count(self, source: Path, labels: npt.NDArray[Any], place: Placement | None) -> None:
-        if self.options.areas is None:
-            return
-        counts = np.zeros(256, np.int64)
-        for rows in _strips(labels):
-            counts += np.bincount(labels[rows].ravel(), minlength=256)
-        pixel = place.pixel_area if place is not None else None
-        for index, name in enumerate(self.space.names):
-            area = "" if pixel is None else f"{counts[index] * pixel:.10g}"
-            unit = place.unit if place is not None and pixel is not None else ""
-            share = float(counts[index]) / labels.size
-            self.rows.append((str(source), name, int(counts[index]), f"{share:.6f}", area, unit))
-
-    # -- rasters that are read by windows ---------------------------------------------------------------------------
-
-    def _large_raster(self, path: Path, name: str, size: TiffInfo) -> Result:
-        """Predict a TIFF beyond the limits of one image: read in windows, labels on the disk, written as a TIFF."""
-        height, width = size.height, size.width
-        place = placement(path)
-        skipped = [ending for ending in self._endings() if ending != ".confidence.png"]
-        if skipped or self.coco is not None:
+    def _large_raster(self, path: Path, local: Path, name: str, size: Any) -> None:
+        """Predict a TIFF beyond the limits of one image."""
+        if any(ending != ".confidence.png" for ending in self.outputs.endings()) or self.outputs.coco is not None:
             self.note(
                 f"{path.name} is read in windows: of such rasters only the mask, the class shares and the confidence "
                 "are written"
             )
-        with tempfile.TemporaryDirectory(dir=self.folder.root, prefix=".writing-") as temporary:
-            beside = Path(temporary)
-            labels = np.memmap(beside / "labels", np.uint8, "w+", shape=(height, width))
-            certain = None
-            if self.options.confidence:
-                certain = np.memmap(beside / "confidence", np.uint8, "w+", shape=(height, width))
-            empty: dict[Window, npt.NDArray[np.bool_] | None] = {}
-            total = [0.0]
+        settings = {**self.settings, "source": [self.source.label(path), self.source.stamp(path)]}
+        job = RasterJob(self.predictor, self.outputs, local, name, size, settings, resume=self.run.resume)
+        item, counts, thinned = job.run(self.windows if len(self.source.names) == 1 else None)
+        self._observed(name, thinned)
+        rows = None
+        if self.outputs.areas is not None:
+            rows = self.outputs.area_rows_of(self.source.label(path), counts, job.place)
+        self._done(path, name, item, rows)
 
-            def read(part: Window) -> UInt8Array:
-                shape = (part.bottom - part.top, part.right - part.left)
-                raster = read_window(path, part.top, part.left, *shape)
-                empty[part] = no_data(path, raster)
-                return self.predictor.scaled(raster, path)
+    # -- frames -----------------------------------------------------------------------------------------------------
 
-            def write(part: Window, found: UInt8Array, confidence: Float32Array) -> None:
-                nothing = empty.pop(part)
-                if nothing is not None:
-                    found = np.where(nothing, np.uint8(IGNORE_INDEX), found)
-                labels[part.core] = found[part.core_in_window]
-                total[0] += float(confidence[part.core_in_window].sum(dtype=np.float64))
-                if certain is not None:
-                    certain[part.core] = (confidence[part.core_in_window] * 255 + 0.5).astype(np.uint8)
-                inner(1)
-
-            inner: Advance = lambda count: None  # noqa: E731
-            if self.windows is not None and len(self.source.names) == 1:
-                inner = self.windows(self.predictor.window_count(labels))
-            self._observed(name, self.predictor.predict_windows(height, width, read, write))
-            item = self._write_mask(labels, name, place, tiff=True)
-            if certain is not None:
-                target = self._path(name, ".confidence.tif")
-                values = certain
-                self.folder.write(target, lambda beside: write_geotiff(beside, values, place, ignore=None))
-                item["confidence"] = str(target)
-            counts = np.zeros(256, np.int64)
-            for rows in _strips(labels):
-                counts += np.bincount(labels[rows].ravel(), minlength=256)
-            item["shares"] = {n: float(c) / labels.size for n, c in zip(self.space.names, counts, strict=False) if c}
-            item["mean_confidence"] = total[0] / labels.size
-            if self.options.quality:
-                item["quality"] = {"note": "not estimated for a raster that is read in windows"}
-            self._count(path, labels, place)
-        return item
-
-    # -- videos -----------------------------------------------------------------------------------------------------
-
-    def _video(self, path: Path, name: str) -> None:
+    def _video(self, path: Path, local: Path, name: str) -> None:
+        frames = islice(read_frames(local), self.run.frames)
         if self.options.video:
-            target = self._path(name, ".overlay.mp4")
-            frames = [0]
+            count = self._as_video(path, name, frames, frames_per_second(local))
+        else:
+            count = self._frames(path, name, frames, "frame")
+        if count == 0:
+            raise DataError("no frame of the video can be decoded", where=self.source.label(path),
+                            fix="convert it to H.264 in .mp4")  # fmt: skip
+        stated = frame_count(local)
+        if stated is not None and stated > count and self.run.frames is None:
+            self.note(f"{self.source.label(path)}: {count} frames could be decoded, its header states {stated}")
 
-            def save(beside: Path) -> None:
-                frames[0] = self._write_video(path, beside, name)
+    def _live(self, path: Path, name: str) -> None:
+        """Predict the frames of a camera or stream until it ends, or Ctrl-C."""
+        live = LiveFrames(self.source.lives[path])
+        frames = islice(live, self.run.frames)
+        try:
+            if self.options.video:
+                self._as_video(path, name, frames, 25.0)
+            else:
+                self._frames(path, name, frames, "frame")
+        except KeyboardInterrupt:
+            self.note(f"{live.live.label}: stopped after {self.result['images']} frames")
+        if live.dropped:
+            self.note(f"{live.live.label}: {live.dropped} frames came faster than they could be predicted")
 
-            self.folder.write(target, save)
-            self._done(path, {"video": str(target), "frames": frames[0]})
-            return
+    def _frames(self, path: Path, name: str, frames: Iterable[UInt8Array], kind: str) -> int:
+        """Predict and write each frame or page; the number of them."""
         count = 0
-        for count, frame in enumerate(read_frames(path), 1):
+        for count, frame in enumerate(frames, 1):
+            number = count - 1
+            own = f"{name}-{number:06d}"
             try:
-                prediction = self._predict(frame)
-                self._observed(f"{name}-{count - 1:06d}", prediction)
-                item = self._write(prediction, f"{name}-{count - 1:06d}", path, None)
-                self._done(path, {"frame": count - 1, **item})
+                if not self._resumed(own, path):
+                    prediction = self._predict(frame)
+                    self._observed(own, prediction)
+                    self._written(path, own, prediction, None, {kind: number})
             except OutputFolderError as error:
                 if error.lasting:
                     raise
-                self._failed(path, error, count - 1)
+                self._failed(path, error, number)
             except Exception as error:
-                self._failed(path, error, count - 1)
-            self.advance(1)
-        self._check_length(path, count)
-
-    def _write_video(self, path: Path, beside: Path, name: str) -> int:
-        """Write the overlay of every frame; a frame that fails is listed and written without labels."""
-        writer: cv2.VideoWriter | None = None
-        count = 0
-        try:
-            for count, frame in enumerate(read_frames(path), 1):
-                try:
-                    prediction = self.predictor.predict(frame)
-                    self._observed(f"{name}-{count - 1:06d}", prediction)
-                    shown = prediction.overlay()
-                except Exception as error:
-                    self._failed(path, error, count - 1)
-                    shown = frame
-                if writer is None:
-                    height, width = shown.shape[:2]
-                    code = cv2.VideoWriter.fourcc(*"mp4v")
-                    writer = cv2.VideoWriter(str(beside), code, frames_per_second(path), (width, height))
-                    if not writer.isOpened():
-                        raise OutputFolderError(
-                            "this build of OpenCV cannot write an .mp4 video",
-                            where=beside.with_name(f"{path.stem}.overlay.mp4"),
-                            fix="leave out --video, for a mask and an overlay per frame",
-                        )
-                writer.write(cv2.cvtColor(shown, cv2.COLOR_RGB2BGR))
+                self._failed(path, error, number)
+            if kind == "frame":
                 self.advance(1)
-        finally:
-            if writer is not None:
-                writer.release()
-        self._check_length(path, count)
-        written = frame_count(beside) or 0
-        if written < count:  # OpenCV does not report a full disk
-            raise OutputFolderError(
-                "the video could not be written completely", expected=f"{count} frames", found=str(written), where=path,
-                fix="free some space, or another folder with --out",
-            )  # fmt: skip
         return count
 
-    def _check_length(self, path: Path, count: int) -> None:
-        if count == 0:
-            raise DataError("no frame of the video can be decoded", where=path, fix="convert it to H.264 in .mp4")
-        stated = frame_count(path)
-        if stated is not None and stated > count:
-            self.note(f"{path}: {count} frames could be decoded, its header states {stated}")
+    def _as_video(self, path: Path, name: str, frames: Iterator[UInt8Array], rate: float) -> int:
+        """Write the overlay of every frame; a frame that fails is listed and written without labels."""
+        counted = [0]
+
+        def show(number: int, frame: UInt8Array) -> UInt8Array:
+            try:
+                prediction = self.predictor.predict(frame)
+                self._observed(f"{name}-{number:06d}", prediction)
+                return prediction.overlay()
+            except Exception as error:
+                self._failed(path, error, number)
+                return frame
+            finally:
+                self.advance(1)
+
+        def save(beside: Path) -> None:
+            counted[0] = write_video(beside, frames, show, rate, name)
+
+        target = self.outputs.path(name, ".overlay.mp4")
+        self.folder.write(target, save)
+        self._done(path, name, {"video": str(target), "frames": counted[0]})
+        return counted[0]
 
 
-def _without_no_data(prediction: Prediction, path: Path) -> Prediction:
-    """Set the no-data pixels of a GeoTIFF to the ignore value, as in training."""
-    from segwright.data.formats.geotiff import nodata_of
-
-    if nodata_of(path) is None:
-        return prediction
-    empty = no_data(path, read_raster(path))
-    if empty is None or empty.shape != prediction.labels.shape or not empty.any():
-        return prediction
-    labels = np.where(empty, np.uint8(IGNORE_INDEX), prediction.labels)
-    return replace(prediction, labels=labels)
-
-
-def _too_large(path: Path) -> TiffInfo | None:
-    """The size of a TIFF that is beyond the limits of one image and can be read in windows; None for others."""
-    if path.suffix.lower() not in TIFF:
-        return None
-    limits = DEFAULT_LIMITS
-    found = tiff_info(path)
-    if found is None or found.dtype in ("None", "object"):
-        return None
-    total = found.height * found.width * found.bands * np.dtype(found.dtype).itemsize
-    beyond = (
-        found.height * found.width > limits.max_pixels
-        or max(found.height, found.width) > limits.max_side
-        or total > limits.max_bytes
-        or path.stat().st_size > limits.max_bytes
-    )
-    if not beyond:
-        return None
-    if found.height * found.width > MAX_RASTER_PIXELS:
-        raise TooLargeError(
-            "the raster is larger than the limit for windows",
-            expected=f"at most {MAX_RASTER_PIXELS} pixels",
-            found=f"{found.width}×{found.height}",
-            where=path,
-            fix="cut it into parts: gdal_translate -srcwin X Y WIDTH HEIGHT IN.tif OUT.tif",
-        )
-    return found
-
-
-MAX_RASTER_PIXELS = 50_000_000_000  # one byte on the disk per pixel, for the labels
-
-
-def _strips(labels: npt.NDArray[Any]) -> Iterator[slice]:
-    height = max(1, 16_000_000 // max(1, labels.shape[1]))
-    for top in range(0, labels.shape[0], height):
-        yield slice(top, top + height)
-
-
-def _csv(rows: list[tuple[object, ...]]) -> str:
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(("file", "class", "pixels", "share", "area", "area_unit"))
-    writer.writerows(rows)
-    return buffer.getvalue()
+def _named(text: str, error: SegwrightError | Exception, label: str) -> str:
+    """The error's text with the name of the source in place of a temporary file's."""
+    where = getattr(error, "where", None)
+    return text.replace(where, label) if where and "segwright-" in where and where not in label else text
 
 
 def _check_writable(path: Path) -> None:

@@ -5,10 +5,9 @@ The tags contain the whole coordinate system, even a user-defined one, so it nee
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -17,14 +16,13 @@ from segwright.core.types import IGNORE_INDEX
 from segwright.data.formats.georeference import Georeference, georeference
 from segwright.data.formats.geotiff import nodata_of
 from segwright.imageio import UInt8Array
+from segwright.inference.cog import ReadRows, rows_of, write_cog
 
 TIFF = (".tif", ".tiff")
 # Pixel scale, tie points, transformation, GeoKey directory with its numbers and texts, RPC coefficients
 GEO_TAGS = (33550, 33922, 34264, 34735, 34736, 34737, 50844)
-GDAL_NODATA = 42113
 ORIENTATION = 274
 LINEAR_UNITS, METRE, PROJECTED = 3076, 9001, 3072  # GeoKeys
-TILE = 256
 WORLD_BYTES = 65_536  # no world file or .prj is larger
 
 
@@ -65,35 +63,25 @@ def no_data(path: Path, pixels: npt.NDArray[Any]) -> npt.NDArray[np.bool_] | Non
 
 def write_geotiff(
     path: Path,
-    values: npt.NDArray[Any],
+    values: npt.NDArray[Any] | ReadRows,
     place: Placement | None,
     *,
+    shape: tuple[int, int] | None = None,
+    dtype: npt.DTypeLike = np.uint8,
     colors: UInt8Array | None = None,
     ignore: int | None = IGNORE_INDEX,
 ) -> None:
-    """A tiled, deflated TIFF of values (H, W) at ``place``; ``colors`` 256×3 makes a palette, ``ignore`` is no data."""
-    import tifffile
+    """A cloud-optimized TIFF of values (H, W) at ``place``; ``colors`` 256×3 makes a palette, ``ignore`` is no data.
 
-    options: dict[str, Any] = {"photometric": "minisblack"}
-    if colors is not None:
-        options = {"photometric": "palette", "colormap": colors.T.astype(np.uint16) * 257}
-    tags = list(place.tags) if place is not None else []
-    if ignore is not None:
-        text = str(ignore)
-        tags.append((GDAL_NODATA, 2, len(text) + 1, text, True))
-    height, width = values.shape
-    tifffile.imwrite(
-        path, cast(Any, _tiles(values)), shape=(height, width), dtype=values.dtype, tile=(TILE, TILE),
-        compression="zlib", extratags=tags, metadata=None, software="segwright",
-        bigtiff=values.nbytes > 2**31, **options,
-    )  # fmt: skip
-
-
-def _tiles(values: npt.NDArray[Any]) -> Iterator[npt.NDArray[Any]]:
-    height, width = values.shape
-    for top in range(0, height, TILE):
-        for left in range(0, width, TILE):
-            yield np.ascontiguousarray(values[top : top + TILE, left : left + TILE])
+    ``values``: an array, or a function that reads rows of ``dtype``, of a raster of ``shape``.
+    """
+    read = rows_of(values) if isinstance(values, np.ndarray) else values
+    size = values.shape if isinstance(values, np.ndarray) else shape
+    kind = values.dtype if isinstance(values, np.ndarray) else np.dtype(dtype)
+    assert size is not None
+    tags = [tag[:4] for tag in place.tags] if place is not None else []
+    nodata = str(ignore) if ignore is not None else None
+    write_cog(path, read, (size[0], size[1]), kind, tags=tags, colors=colors, nodata=nodata)
 
 
 def _geotiff(path: Path) -> Placement | None:

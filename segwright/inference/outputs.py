@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from segwright.core.atomic_io import atomic_file, check_output, sha256, write_text
+from segwright.core.atomic_io import atomic_file, check_output, clear_leftovers, sha256, write_text
 from segwright.core.errors import UsageError
 
 MANIFEST = ".segwright-predictions"
@@ -46,6 +46,7 @@ class OutputFolder:
         self.overwrite = overwrite
         self.written = read_manifest(root)
         # By device and inode: on some file systems, links and names that differ only in case are the same file.
+        self._cleared: set[Path] = set()
         self._sources = {found for path in sources if (found := _identity(path)) is not None}
 
     def prepare(self) -> None:
@@ -93,6 +94,9 @@ class OutputFolder:
     def write(self, path: Path, save: Callable[[Path], None]) -> Path:
         """Let ``save`` write a temporary file, add it to the list, and move it to ``path``; returns ``path``."""
         self.refuse_foreign([path])
+        if path.parent not in self._cleared:  # of runs that were killed
+            self._cleared.add(path.parent)
+            clear_leftovers(path.parent)
         try:
             with atomic_file(path, sync=False) as beside:
                 save(beside)

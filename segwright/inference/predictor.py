@@ -243,11 +243,20 @@ class Predictor:
             marginals = np.ascontiguousarray(marginals[:, ::step, ::step])
         return self.error_model(marginals, np.ascontiguousarray(labels[::step, ::step]), self.label_space, step)
 
-    def predict_windows(self, height: int, width: int, read: ReadWindow, write: WriteWindow) -> ThinnedOutput | None:
+    def predict_windows(
+        self,
+        height: int,
+        width: int,
+        read: ReadWindow,
+        write: WriteWindow,
+        *,
+        done: Callable[[Window], bool] = lambda part: False,
+    ) -> ThinnedOutput | None:
         """Predict an image that does not fit into memory, in the windows of :meth:`predict`.
 
         ``read`` returns the image (H, W, C) of a :class:`Window`, ``write`` gets its labels and confidence, of which
-        ``window.core_in_window`` is kept at ``window.core``. Returns the thinned output if the predictor is observed.
+        ``window.core_in_window`` is kept at ``window.core``. ``done`` is called for each window first, and True leaves
+        it out. Returns the thinned output if the predictor is observed.
         ModelError if the pipeline has steps on regions, which need the whole image.
         """
         local, regional = self._pipelines()
@@ -261,6 +270,8 @@ class Predictor:
             thinner = Thinner(height, width, self.label_space.classes) if self.observed else None
             try:
                 for part in sliding_windows(height, width, self.window, self._margin()):
+                    if done(part):
+                        continue
                     pixels, seen = self.prepare(read(part)), None
                     if thinner is not None:
                         seen = (thinner, part)
@@ -287,10 +298,11 @@ class Predictor:
 
     def window_count(self, image: AnyArray) -> int:
         """The number of windows in which an image is predicted; 1 if it is predicted whole."""
-        if not self._large(image):
-            return 1
-        height, width = image.shape[:2]
-        return len(list(sliding_windows(height, width, self.window, self._margin())))
+        return self.window_count_of(*image.shape[:2]) if self._large(image) else 1
+
+    def window_count_of(self, height: int, width: int) -> int:
+        """The number of windows of an image of this size, if it is predicted in windows."""
+        return sum(1 for _ in sliding_windows(height, width, self.window, self._margin()))
 
     def _large(self, image: AnyArray) -> bool:
         return bool(image.shape[0] * image.shape[1] > self.window**2)

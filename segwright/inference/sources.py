@@ -1,23 +1,27 @@
-"""The inputs of a prediction: images, folders, globs, videos, GeoTIFFs. URLs are rejected: nothing is fetched."""
+"""The inputs of a prediction: images, folders, globs, tars, videos, cameras and streams, standard input, URLs.
+
+Only a URL that is given is fetched; none is followed that a file holds.
+"""
 
 from __future__ import annotations
 
 import glob
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
-import cv2
-import numpy as np
-
 from segwright.core.errors import DataError, UsageError
-from segwright.imageio import EXTENSIONS, UInt8Array
+from segwright.data.archives import is_archive, unpacked
+from segwright.imageio import EXTENSIONS
+from segwright.inference.ledger import stamp_of
+from segwright.inference.origins import Origin, archive_members, remote_files, spooled
 from segwright.inference.outputs import MANIFEST, OUTPUT_TAGS, read_manifest
+from segwright.inference.videos import VIDEO_EXTENSIONS, Live, frame_count, is_video, live_address
 
-VIDEO_EXTENSIONS = frozenset({".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg"})
 RUN_FILES = ("config.yaml", "log.jsonl")  # a folder with both is a training run, not images
 
 
@@ -25,14 +29,39 @@ RUN_FILES = ("config.yaml", "log.jsonl")  # a folder with both is a training run
 class Source:
     """A sequence of files, with names for their outputs."""
 
-    kind: str  # "image", "folder", "glob", "video", or "files" where several sources were given
+    kind: (
+        str  # "image", "folder", "glob", "video", "archive", "url", "live", or "files" where several sources were given
+    )
     root: Path
     files: tuple[Path, ...] = ()
     frames: int | None = None  # of a single video, if its container has the number
     notes: tuple[str, ...] = ()  # what was passed over
+    origins: Mapping[Path, Origin] = field(default_factory=dict)  # of files that are no local files
+    lives: Mapping[Path, Live] = field(default_factory=dict)  # cameras and streams
 
     def __len__(self) -> int:
-        return len(self.files) if self.kind != "video" else (self.frames or 0)
+        return len(self.files) if self.kind not in ("video", "live") else (self.frames or 0)
+
+    def label(self, path: Path) -> str:
+        """What a file is called in results: its path, its place in an archive, its URL without a password."""
+        if path in self.lives:
+            return self.lives[path].label
+        return self.origins[path].label if path in self.origins else str(path)
+
+    def stamp(self, path: Path) -> list[int] | None:
+        """What changes if the file changes: size and time; None if that is unknown."""
+        if path in self.origins:
+            return self.origins[path].stamp
+        return stamp_of(path)
+
+    @contextmanager
+    def local(self, path: Path) -> Iterator[Path]:
+        """A local file with the content of ``path``: itself, or a temporary one."""
+        if path in self.origins:
+            with self.origins[path].local() as found:
+                yield found
+        else:
+            yield path
 
     @cached_property
     def names(self) -> dict[Path, str]:
@@ -53,7 +82,8 @@ def open_sources(sources: Sequence[str | Path]) -> Source:
     """Open several sources, each file once; UsageError or DataError if one of them matches nothing.
 
     A source is a file, a folder (searched recursively; hidden files, training runs and earlier predictions are
-    skipped), or a glob. The name of an existing file is never taken as a glob.
+    skipped), a glob, a tar of images, a video, a camera (its number) or stream (rtsp://…), ``-`` for standard input, or
+    a URL of fsspec. The name of an existing file is never taken as anything else.
     """
     if not sources:
         raise UsageError("nothing to predict", expected="an image, a folder, a glob or a video", found="no source")
@@ -62,12 +92,9 @@ def open_sources(sources: Sequence[str | Path]) -> Source:
         return parts[0]
     files = tuple({os.path.abspath(path): path for part in parts for path in part.files}.values())
     notes = tuple(note for part in parts for note in part.notes)
-    return Source("files", _common_root([part.root for part in parts]), files, notes=notes)
-
-
-def is_video(path: Path) -> bool:
-    """Whether a file is a video, by its suffix."""
-    return path.suffix.lower() in VIDEO_EXTENSIONS
+    origins = {path: origin for part in parts for path, origin in part.origins.items()}
+    lives = {path: live for part in parts for path, live in part.lives.items()}
+    return Source("files", _common_root([part.root for part in parts]), files, None, notes, origins, lives)
 
 
 def output_names(files: Sequence[Path], root: Path) -> dict[Path, str]:
@@ -102,45 +129,17 @@ def output_names(files: Sequence[Path], root: Path) -> dict[Path, str]:
     return result
 
 
-def read_frames(path: Path) -> Iterator[UInt8Array]:
-    """The frames of a video as uint8 H×W×3 in RGB order; DataError if it cannot be decoded."""
-    capture = cv2.VideoCapture(str(path))
-    try:
-        if not capture.isOpened():
-            raise DataError("the video cannot be opened", where=path, fix="convert it, for example to H.264 in .mp4")
-        while True:
-            there, frame = capture.read()
-            if not there:
-                return
-            yield np.asarray(cv2.cvtColor(frame, cv2.COLOR_BGR2RGB), np.uint8)
-    finally:
-        capture.release()
-
-
-def frames_per_second(path: Path) -> float:
-    """The frame rate of a video; 25 if its container has none."""
-    capture = cv2.VideoCapture(str(path))
-    try:
-        rate = float(capture.get(cv2.CAP_PROP_FPS))
-    finally:
-        capture.release()
-    return rate if 0 < rate <= 1000 else 25.0
-
-
-def frame_count(path: Path) -> int | None:
-    """The number of frames in a video's container; None if it has none."""
-    capture = cv2.VideoCapture(str(path))
-    try:
-        count = int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
-    finally:
-        capture.release()
-    return count if count > 0 else None
-
-
 def _open(source: str | Path) -> Source:
     text = str(source)
-    if "://" in text:
-        raise UsageError("URLs are not fetched", found=text, fix="download the file first")
+    if text == "-":
+        return _standard_input()
+    if not os.path.lexists(text):
+        live = live_address(text)
+        if live is not None:
+            path = Path(live.name)
+            return Source("live", Path(), (path,), None, (), {}, {path: live})
+        if "://" in text:
+            return _of_origins("url", Path(), *remote_files(text))
     path = Path(text)
     if path.is_dir():
         files, notes = _walk(path)
@@ -153,11 +152,20 @@ def _open(source: str | Path) -> Source:
             )
         return Source("folder", path, files, notes=notes)
     if path.is_file():
+        if path.suffix.lower() == ".tar":
+            return _of_origins("archive", path.parent, *archive_members(path))
+        if is_archive(path.name):
+            folder = unpacked(path)
+            files, notes = _walk(folder)
+            return _some(Source("archive", folder, files, notes=notes), text)
         if is_video(path):
             return Source("video", path.parent, (path,), frame_count(path))
         return Source("image", path.parent, (path,))
     matches = sorted(Path(found) for found in glob.glob(text, recursive=True) if Path(found).is_file())
     if matches:
+        tars = [found for found in matches if found.suffix.lower() == ".tar"]
+        if tars and len(tars) == len(matches):
+            return open_sources(tars) if len(tars) > 1 else _open(tars[0])
         known = EXTENSIONS | VIDEO_EXTENSIONS
         kept = tuple(found for found in matches if found.suffix.lower() in known)
         others = [found.name for found in matches if found.suffix.lower() not in known]
@@ -168,11 +176,40 @@ def _open(source: str | Path) -> Source:
             return Source("glob", root, kept, notes=notes)
     raise DataError(
         "nothing to predict",
-        expected="an image, a folder, a glob, a video or a GeoTIFF",
+        expected="an image, a folder, a glob, a tar, a video, a camera's number, a URL or - for standard input",
         found=f"{len(matches)} files, none of them an image or a video" if matches else "no such file or folder",
         where=text,
         fix="check the path",
     )
+
+
+def _some(source: Source, where: str) -> Source:
+    """The source; DataError if it has no images."""
+    if not source.files:
+        raise DataError(
+            "no images in it", expected=", ".join(sorted(EXTENSIONS)), found="; ".join(source.notes) or None,
+            where=where,
+        )  # fmt: skip
+    return source
+
+
+def _of_origins(kind: str, root: Path, origins: Sequence[Origin], notes: tuple[str, ...]) -> Source:
+    """A source of files that are no local ones; their paths are made of their names below ``root``."""
+    found = {root / origin.name: origin for origin in origins}
+    if len(found) < len(origins):
+        notes = (*notes, f"{len(origins) - len(found)} files have the name of another one; the last is predicted")
+    return Source(kind, root, tuple(found), None, notes, found)
+
+
+def _standard_input() -> Source:
+    """An image, a tar of images, or paths, one per line; held in a temporary file that goes with the process."""
+    kind, path = spooled()
+    if kind == "paths":
+        names = [line for line in path.read_text("utf-8", "surrogateescape").replace("\0", "\n").splitlines() if line]
+        return open_sources([name for name in names if name != "-"])
+    if kind == "tar":
+        return _of_origins("archive", path.parent, *archive_members(path, "stdin"))
+    return Source("image", path.parent, (path,))
 
 
 def _walk(folder: Path) -> tuple[tuple[Path, ...], tuple[str, ...]]:

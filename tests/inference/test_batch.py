@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 import pytest
 import tifffile
+from brightest import SPACE, Brightest, scene, truth
 from PIL import Image
 
 from segwright import api
@@ -25,35 +26,9 @@ from segwright.inference.outputs import MANIFEST, OutputFolder, OutputFolderErro
 from segwright.inference.predictor import Predictor
 from segwright.inference.sources import open_source, open_sources, output_names
 
-SPACE = LabelSpace(("ground", "thing", "other"))
-
-
-class Brightest:
-    """A network whose class is the brightest channel of a pixel."""
-
-    classes, in_channels = 3, 3
-
-    def logits(self, images: UInt8Array) -> Float32Array:
-        return np.ascontiguousarray(images.transpose(0, 3, 1, 2)).astype(np.float32) / 16
-
-    def labels(self, images: UInt8Array) -> tuple[UInt8Array, Float32Array]:
-        logits = self.logits(images)
-        power = np.exp(logits - logits.max(axis=1, keepdims=True))
-        return logits.argmax(axis=1).astype(np.uint8), (power.max(axis=1) / power.sum(axis=1)).astype(np.float32)
-
 
 def predictor(**preprocessing: Any) -> Predictor:
     return Predictor(Brightest(), SPACE, bundle=Bundle("none", SPACE, preprocessing=preprocessing))
-
-
-def scene(seed: int, height: int = 40, width: int = 56) -> UInt8Array:
-    """Blocks of the three colors."""
-    blocks = np.random.default_rng(seed).integers(0, 3, (height // 8, width // 8))
-    return (np.eye(3)[np.kron(blocks, np.ones((8, 8), int))] * 150 + 50).astype(np.uint8)
-
-
-def truth(image: UInt8Array) -> UInt8Array:
-    return image.argmax(axis=2).astype(np.uint8)
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -307,7 +282,7 @@ def test_a_raster_beyond_the_limits_is_read_and_written_by_windows(
     model.window = 128
     whole = api.predict(model, tmp_path / "a.tif", out=tmp_path / "whole", confidence=True)
     limits = type(api_limits())(max_pixels=100_000)
-    monkeypatch.setattr("segwright.inference.batch.DEFAULT_LIMITS", limits)
+    monkeypatch.setattr("segwright.inference.rasters.DEFAULT_LIMITS", limits)
     parts = api.predict(model, tmp_path / "a.tif", out=tmp_path / "parts", confidence=True)
     one, two = whole.results[0], parts.results[0]
     assert two.mask.suffix == ".tif" and any("in windows" in note for note in parts.notes)

@@ -2,15 +2,29 @@
 
 from __future__ import annotations
 
+import http.server
+import io
+import json
+import tarfile
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 import pytest
+import tifffile
+from brightest import SPACE, Brightest, scene, truth
 
+from segwright import api
 from segwright.core.errors import DataError, UsageError
-from segwright.imageio import write_image
-from segwright.inference.sources import open_source, read_frames
+from segwright.imageio import Limits, encode_jpeg, encode_png, read_mask, write_image
+from segwright.inference.origins import url_text
+from segwright.inference.predictor import Predictor
+from segwright.inference.sources import open_source
+from segwright.inference.videos import live_address, read_frames
 
 IMAGE = np.zeros((8, 9, 3), np.uint8)
 
@@ -38,10 +52,148 @@ def test_video(tmp_path: Path) -> None:
     assert frames[2][..., 2].mean() > 200 and frames[2][..., 0].mean() < 40, "RGB order"
 
 
-def test_nothing_is_fetched_and_nothing_found_is_said(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="not fetched"):
-        open_source("https://example.org/x.png")
+def test_nothing_found_is_reported(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="no such kind of URL"):
+        open_source("nothing-like-this://example.org/x.png")
     with pytest.raises(DataError, match="no such file"):
         open_source(tmp_path / "x.png")
     with pytest.raises(DataError, match="no images"):
         open_source(tmp_path)
+
+
+def predictions(source: str | Path | list[str], out: Path, **options: Any) -> Any:
+    return api.predict(Predictor(Brightest(), SPACE), source, out=out, overlay=False, mask_format="index", **options)
+
+
+def tar_of(path: Path, files: dict[str, bytes]) -> Path:
+    with tarfile.open(path, "w") as archive:
+        for name, data in files.items():
+            entry = tarfile.TarInfo(name)
+            entry.size = len(data)
+            archive.addfile(entry, io.BytesIO(data))
+    return path
+
+
+def png(seed: int) -> bytes:
+    return encode_png(scene(seed))
+
+
+def test_tar_shards_are_read_member_by_member(tmp_path: Path) -> None:
+    tar_of(tmp_path / "shard-0.tar", {"a.png": png(0), "a.json": b"{}", "sub/b.png": png(1), "../up.png": png(2)})
+    tar_of(tmp_path / "shard-1.tar", {"a.png": png(3), "broken.png": b"\x89PNG\r\n"})
+    found = predictions(str(tmp_path / "*.tar"), tmp_path / "out", polygons=["coco"], areas=tmp_path / "t.csv")
+    assert found.images == 4 and [item.file.name for item in found.failed] == ["broken.png"]
+    assert "shard-1.tar/broken.png" in found.failed[0].error and "segwright-" not in found.failed[0].error
+    masks = sorted(p.relative_to(tmp_path / "out").as_posix() for p in (tmp_path / "out").rglob("*.png"))
+    assert masks == ["shard-0/a.png", "shard-0/sub/b.png", "shard-0/up.png", "shard-1/a.png"]
+    assert (read_mask(tmp_path / "out/shard-1/a.png") == truth(scene(3))).all()
+    assert any("1 files are not images" in note for note in found.notes)
+    names = {one["file_name"] for one in json.loads((tmp_path / "out/predictions.coco.json").read_text())["images"]}
+    assert all("shard-" in name for name in names) and len(names) == 4
+    (tmp_path / "cut.tar").write_bytes((tmp_path / "shard-0.tar").read_bytes()[:700])
+    with pytest.raises(DataError, match="cannot be read"):
+        open_source(tmp_path / "cut.tar")
+
+
+def test_a_member_beyond_the_limit_is_not_copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tar_of(tmp_path / "s.tar", {"a.png": png(0), "big.png": b"\0" * 5000})
+    monkeypatch.setattr("segwright.inference.origins.DEFAULT_LIMITS", Limits(max_bytes=4000))
+    found = predictions(tmp_path / "s.tar", tmp_path / "out")
+    assert found.images == 1 and found.failed[0].kind == "TooLargeError"
+
+
+class Stdin:
+    def __init__(self, data: bytes) -> None:
+        self.buffer = io.BytesIO(data)
+
+
+def test_standard_input_is_an_image_a_tar_or_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdin", Stdin(png(4)))
+    found = predictions("-", tmp_path / "one")
+    assert (read_mask(tmp_path / "one" / "stdin.png") == truth(scene(4))).all() and found.images == 1
+    data = tar_of(tmp_path / "s.tar", {"x.png": png(0), "y.png": png(1)}).read_bytes()
+    monkeypatch.setattr("sys.stdin", Stdin(data))
+    assert predictions("-", tmp_path / "two").images == 2
+    assert (read_mask(tmp_path / "two" / "stdin" / "y.png") == truth(scene(1))).all()
+    write_image(tmp_path / "in" / "a b.png", scene(2))
+    write_image(tmp_path / "in" / "c.png", scene(3))
+    monkeypatch.setattr("sys.stdin", Stdin(f"{tmp_path}/in/a b.png\n{tmp_path}/in/c.png\n".encode()))
+    assert predictions("-", tmp_path / "three").images == 2
+    monkeypatch.setattr("sys.stdin", Stdin(b""))
+    with pytest.raises(UsageError, match="nothing on standard input"):
+        predictions("-", tmp_path / "four")
+
+
+def test_urls_of_fsspec(tmp_path: Path) -> None:
+    fsspec = pytest.importorskip("fsspec")
+    memory = fsspec.filesystem("memory")
+    memory.store.clear()
+    for name, data in {"a.png": png(0), "deep/b.png": png(1), "notes.txt": b"x", "bad.png": b"GIF"}.items():
+        memory.makedirs("/bucket/deep", exist_ok=True)
+        with memory.open(f"/bucket/{name}", "wb") as file:
+            file.write(data)
+    found = predictions("memory://bucket", tmp_path / "out")
+    assert found.images == 2 and [str(item.file) for item in found.failed] == ["memory:/bucket/bad.png"]
+    assert (read_mask(tmp_path / "out/deep/b.png") == truth(scene(1))).all()
+    assert any("1 files are not images" in note for note in found.notes)
+    assert predictions("memory://bucket/*.png", tmp_path / "glob").images == 1
+    assert predictions("memory://bucket/a.png", tmp_path / "one").images == 1
+    with pytest.raises(DataError, match="cannot be read"):
+        open_source("memory://bucket/none.png")
+    write_image(tmp_path / "local.png", scene(5))
+    assert predictions(f"file://{tmp_path}/local.png", tmp_path / "local").images == 1
+
+
+def test_no_password_is_shown() -> None:
+    live = live_address("rtsp://user:secret@camera.local:554/live?token=secret")
+    assert live is not None and "secret" not in live.label + live.name and "camera.local" in live.label
+    assert "secret" not in url_text("https://u:secret@host/x.png?sig=secret")
+    assert live_address("0") is not None and live_address("camera:2") is not None and live_address("a.png") is None
+
+
+def test_pages_of_a_tiff_are_images(tmp_path: Path) -> None:
+    pages = np.stack([scene(i) for i in range(4)])
+    tifffile.imwrite(tmp_path / "scan.tif", pages, photometric="rgb", compression="zlib")
+    found = predictions(tmp_path / "scan.tif", tmp_path / "out")
+    assert found.images == 4 and [item.other["page"] for item in found.results] == [0, 1, 2, 3]
+    for i in range(4):
+        assert (read_mask(tmp_path / "out" / f"scan-{i:06d}.png") == truth(scene(i))).all()
+
+
+@contextmanager
+def camera(frames: int) -> Iterator[str]:
+    """A stream of JPEG frames over HTTP on this machine, as network cameras give it."""
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header("Content-Type", "multipart/x-mixed-replace; boundary=frame")
+            self.end_headers()
+            with suppress(OSError):
+                for i in range(frames):
+                    data = encode_jpeg(np.full((48, 64, 3), (200 if i % 2 else 20, 90, 60), np.uint8))
+                    head = f"--frame\r\nContent-Type: image/jpeg\r\nContent-Length: {len(data)}\r\n\r\n"
+                    self.wfile.write(head.encode() + data + b"\r\n")
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}/video.mjpg"
+        server.shutdown()
+
+
+def test_a_stream_is_predicted_until_it_ends(tmp_path: Path) -> None:
+    with camera(400) as url:
+        found = predictions(url, tmp_path / "out", frames=3)
+    assert found.images == 3 and not found.failed
+    assert all("127.0.0.1" in item.mask.name for item in found.results)
+    assert read_mask(found.results[0].mask).shape == (48, 64)
+
+
+def test_a_camera_that_is_not_there_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="gives no frames"):
+        predictions("camera:917", tmp_path / "out")
+    with pytest.raises(DataError, match="gives no frames"):
+        predictions("http://127.0.0.1:9/none.mjpg", tmp_path / "out")

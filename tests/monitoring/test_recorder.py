@@ -94,7 +94,7 @@ def test_a_large_raster_that_is_read_in_windows_has_a_row(
 
     path = tmp_path / "raster.tif"
     tifffile.imwrite(path, draw_street("large", (320, 480))[0], photometric="rgb")
-    monkeypatch.setattr(batch, "_too_large", lambda found: tiff_info(found))
+    monkeypatch.setattr(batch, "beyond_limits", lambda found: tiff_info(found))
     done = sw.predict(model, path, out=tmp_path / "out", journal=tmp_path / "journal")
     (row,) = sw.read_journal(tmp_path / "journal").rows
     assert (row.height, row.width) == (320, 480) and row.id == "raster"
