@@ -33,6 +33,7 @@ def train(
     out: str | Path | None = None,
     resume: bool = False,
     init_from: str | Path | None = None,
+    unlabeled: str | Path | None = None,
     config: str | Path | None = None,
     settings: Mapping[str, Any] | None = None,
     dry_run: bool = False,
@@ -60,6 +61,9 @@ def train(
         Continue the run in ``out`` from its newest checkpoint, bit-exact.
     init_from : str or Path, optional
         A saved model to fine-tune.
+    unlabeled : str or Path, optional
+        Images to use without labels: a folder, a glob or a dataset. The averaged weights label them as training goes on
+        (self-training). ``settings={"unlabeled.judge": True}`` trains once more without them and compares.
     config : str or Path, optional
         A ``config.yaml`` to begin with.
     settings : mapping, optional
@@ -95,10 +99,13 @@ def train(
     >>> run.model.name
     'model'
     """
+    from segwright.training.judge import FOLDER, train_judged
     from segwright.training.run import run_training
+    from segwright.training.run_dir import default_folder
 
     started = time.monotonic() if started is None else started
     values: dict[str, Any] = {"training.minutes": minutes, "training.epochs": epochs}
+    values |= {"unlabeled.path": str(unlabeled)} if unlabeled is not None else {}
     values |= {"model.name": model} if model != "auto" else {}
     values |= {"model.encoder": encoder} if encoder != "auto" else {}
     values |= {"model.weights": training.pop("weights")} if "weights" in training else {}
@@ -107,9 +114,13 @@ def train(
     data, configured = _configured(data, values, config, out)
     if resume and configured.out is None:
         raise UsageError("--resume needs the run folder", fix="segwright train DATA --resume --out FOLDER")
-    return run_training(
-        data, configured, resume=resume, init_from=init_from, dry_run=dry_run, command=command, started=started
-    )
+    given: dict[str, Any] = {"resume": resume, "init_from": init_from, "command": command, "started": started}
+    judged = configured.unlabeled.judge or (resume and (Path(str(configured.out)) / FOLDER).is_dir())
+    if not judged or dry_run:
+        return run_training(data, configured, dry_run=dry_run, **given)
+    folder = Path(configured.out) if configured.out else default_folder(data, configured)
+    found: Run = train_judged(run_training, data, configured, folder, **given)
+    return found
 
 
 @renamed_parameters(start="init_from")
@@ -157,6 +168,7 @@ def cross_validate(
     from segwright.search.cross_validation import cross_validate as train_folds
 
     data, settings = _configured(data, values, config, out)
+    _refuse_judge(settings)
     if resume and settings.out is None:
         raise UsageError("--resume needs the run folder", fix="segwright train DATA --folds K --resume --out FOLDER")
     return train_folds(data, settings, folds, resume=resume, init_from=init_from, command=command)
@@ -262,6 +274,7 @@ def tune(
 
     require_optuna()  # before the data is checked
     data, base = _configured(data, values or {}, config, None)
+    _refuse_judge(base)
     return search(
         data,
         base,
@@ -273,6 +286,15 @@ def tune(
         resume=resume,
         message=message,
     )
+
+
+def _refuse_judge(settings: TrainConfig) -> None:
+    if settings.unlabeled.judge:
+        raise UsageError(
+            "unlabeled.judge compares two trainings, and is for `train` alone",
+            found="unlabeled.judge=true",
+            fix="leave it out here",
+        )
 
 
 def _configured(

@@ -51,6 +51,10 @@ def train(
     deterministic: Annotated[
         bool, typer.Option("--deterministic", help="Equal seeds give equal weights, on a GPU as well; slower.")
     ] = False,
+    unlabeled: Annotated[
+        str | None,
+        typer.Option("--unlabeled", metavar="DIR", help="Images to use without labels: self-training on them."),
+    ] = None,
     init_from: Annotated[
         Path | None, typer.Option("--init-from", metavar="MODEL", help="Fine-tune a saved model.")
     ] = None,
@@ -114,6 +118,7 @@ def train(
         "data.boxes": boxes,
         "data.point_radius": point_radius,
         "data.line_width": line_width,
+        "unlabeled.path": unlabeled,
     }
     values = {key: value for key, value in given.items() if value is not None} | parse_overrides(settings or [])
     if folds is not None and dry_run:

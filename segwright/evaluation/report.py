@@ -192,6 +192,13 @@ def _curves(history: Sequence[Mapping[str, Any]]) -> list[tuple[str, Markup]]:
     for title, label, keys, zero in (
         ("Loss", "loss", (training, ("val_loss", "validation (whole images)")), True),
         ("Validation mean IoU", "mean IoU, %", (("val_miou", "validation mean IoU"),), False),
+        (
+            "Loss on unlabeled images",
+            "loss",
+            (("unlabeled_loss", "pseudo-labels (accepted pixels ÷ all unlabeled pixels)"),),
+            True,
+        ),
+        ("Unlabeled pixels that count", "share, %", (("accepted", "accepted pseudo-labels"),), True),
         ("Learning rate", "learning rate", (("lr", "learning rate"),), True),
         ("Throughput", "images per second", (("images_per_second", "images per second"),), True),
         ("Time spent waiting for images", "share of the time, %", (("loader_share", "waiting"),), True),
@@ -214,7 +221,7 @@ def _series(history: Sequence[Mapping[str, Any]], key: str, name: str) -> Series
     kept = [(float(x), float(y)) for x, y in points if isinstance(x, int | float) and isinstance(y, int | float)]
     if not kept:
         return None
-    scale = 100.0 if key in ("val_miou", "loader_share") else 1.0
+    scale = 100.0 if key in ("val_miou", "loader_share", "accepted") else 1.0
     return Series(name, [x for x, _ in kept], [scale * y for _, y in kept])
 
 

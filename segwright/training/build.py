@@ -20,9 +20,10 @@ from segwright.inference.bundle import Bundle, load_bundle
 from segwright.inference.lineage import Lineage, data_used, descended, lineage_of, state_id
 from segwright.inference.predictor import find_bundle
 from segwright.losses import create_loss
+from segwright.losses.base import SegmentationLoss
 from segwright.models.base import Provenance, SegmentationModel
-from segwright.training.augmentation import phase_transform
-from segwright.training.components import OnValidation, TrainerComponents
+from segwright.training.augmentation import phase_transform, unlabeled_transform
+from segwright.training.components import OnValidation, TrainerComponents, UnlabeledData
 from segwright.training.config import TrainConfig
 from segwright.training.context import RunContext
 from segwright.training.data_fingerprint import digest
@@ -170,6 +171,7 @@ def build(
         display=context.display,
         budget=budget,
         on_validation=on_validation,
+        unlabeled=_unlabeled(plan, checked, criterion),
         record={
             "classes": list(checked.data.label_space.names),
             "plan": plan.to_json(),
@@ -184,6 +186,16 @@ def _product(
     one: npt.NDArray[np.float64] | None, other: npt.NDArray[np.float64] | None
 ) -> npt.NDArray[np.float64] | None:
     return one if other is None else other if one is None else one * other
+
+
+def _unlabeled(plan: Plan, checked: CheckedData, criterion: Callable[[str], torch.nn.Module]) -> UnlabeledData | None:
+    """The components of self-training; on pseudo-labels the loss is plain cross-entropy with the class weights."""
+    if checked.unlabeled is None:
+        return None
+    loss = criterion("ce")
+    assert isinstance(loss, SegmentationLoss)
+    transforms = {phase: unlabeled_transform(plan.config, phase) for phase in plan.config.training.phases}
+    return UnlabeledData(checked.unlabeled, transforms, loss)
 
 
 def _validated(val: Split | None, budget: TimeBudget | None, message: Message) -> Split | None:

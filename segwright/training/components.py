@@ -13,6 +13,8 @@ import torch
 
 from segwright.augment.presets import TrainTransform as TrainingTransform
 from segwright.data.dataset import Split
+from segwright.data.loading.loader import Transform
+from segwright.losses.base import SegmentationLoss
 from segwright.models.base import SegmentationModel
 from segwright.training.callbacks.log import Display
 from segwright.training.config import Phase, TrainConfig
@@ -20,6 +22,7 @@ from segwright.training.distributed.world import World
 from segwright.training.planning.budget import TimeBudget
 from segwright.training.state import Progress
 from segwright.training.train_step import Criterion
+from segwright.training.unlabeled import UnlabeledImages
 from segwright.training.validate import Validation
 
 SaveModel = Callable[[SegmentationModel, Progress, Validation], None]
@@ -28,6 +31,15 @@ OnValidation = Callable[[Progress, Validation], bool]
 
 def save_nothing(model: SegmentationModel, progress: Progress, validation: Validation) -> None:
     """The default of :attr:`TrainerComponents.save_model`."""
+
+
+@dataclass(frozen=True)
+class UnlabeledData:
+    """What self-training needs besides the labeled data."""
+
+    images: UnlabeledImages
+    transforms: Mapping[Phase, Transform]  # two views of an image
+    criterion: SegmentationLoss  # on pseudo-labels
 
 
 @dataclass(frozen=True)
@@ -49,6 +61,7 @@ class TrainerComponents:
     display: Display = field(default_factory=Display)
     budget: TimeBudget | None = None  # if minutes end the run
     on_validation: OnValidation | None = None  # called on every rank; True ends the run
+    unlabeled: UnlabeledData | None = None  # self-training, if there is any
     record: Mapping[str, Any] = field(default_factory=dict)  # JSON-able description of the run, in every checkpoint
 
 

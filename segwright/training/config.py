@@ -281,6 +281,45 @@ for _old, _new in RENAMED.items():
     setattr(TrainingConfig, _old, renamed_attribute(_old, _new))
 
 
+class UnlabeledConfig(Section):
+    """Self-training on images without labels, beside the labeled ones (training/self_training.py)."""
+
+    path: str | None = Field(None, description="folder, glob or dataset of images that are used without labels")
+    own: Literal["none", "images", "pixels"] = Field(
+        "none",
+        description="unlabeled parts of the dataset itself: none; images: those without a mask; "
+        "pixels: these, and the ignored (255) pixels of the training masks",
+    )
+    ratio: float = Field(1.0, gt=0, le=64, description="unlabeled images per labeled image of an update")
+    weight: float = Field(1.0, ge=0, le=100, description="weight of the loss on pseudo-labels")
+    start: float = Field(0.1, ge=0, lt=1, description="fraction of the run that trains on labels alone")
+    ramp: Fraction = Field(0.2, description="fraction of the run over which the weight then rises, 0 to 1")
+    accept: float = Field(
+        0.8, gt=0, le=1, description="fraction of each class's pixels that may count, the most confident first"
+    )
+    floor: Fraction = Field(0.5, description="confidence below which no pseudo-label counts, 0 to 1")
+    ceiling: float = Field(0.95, gt=0, le=1, description="confidence from which every pseudo-label counts")
+    momentum: float = Field(0.99, ge=0, lt=1, description="of the thresholds' statistics, per update")
+    mix: Literal["cutmix", "classmix", "none"] = Field(
+        "cutmix", description="paste a part of another unlabeled image: a rectangle, half of its classes, nothing"
+    )
+    strength: Literal["none", "light", "medium", "strong"] = Field(
+        "strong", description="color change of the view that is trained on; the teacher sees none"
+    )
+    judge: bool = Field(False, description="train once more without the unlabeled images, and compare on validation")
+
+    @model_validator(mode="after")
+    def _bounds(self) -> UnlabeledConfig:
+        if self.floor > self.ceiling:
+            raise ValueError("floor is at most ceiling")
+        return self
+
+    @property
+    def active(self) -> bool:
+        """Whether a run with this config trains on pseudo-labels."""
+        return self.path is not None or self.own != "none"
+
+
 class TrainConfig(Section):
     """The whole of a run."""
 
@@ -288,6 +327,7 @@ class TrainConfig(Section):
     model: ModelConfig = ModelConfig()
     augment: AugmentConfig = AugmentConfig()
     training: TrainingConfig = TrainingConfig()
+    unlabeled: UnlabeledConfig = UnlabeledConfig()
     out: str | None = Field(None, description="run folder; runs/<date>-<data>-<model> when left out")
 
     def with_values(self, values: Mapping[str, Any]) -> TrainConfig:

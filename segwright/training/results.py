@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from segwright.models.base import SegmentationModel
 from segwright.training.callbacks.log import read_log
 from segwright.training.context import RunContext
 from segwright.training.held_out import HeldOutWork, finish_on_held_out
+from segwright.training.judge import judge
 from segwright.training.logit_adjustment import Gain, LogitAdjustment, sampled_indices
 from segwright.training.planning.budget import END_SECONDS
 from segwright.training.planning.checked_data import CheckedData
@@ -51,6 +52,7 @@ class RunOutputs:
     context: RunContext
     origin: str
     lineage: Lineage
+    baseline: Evaluation | None = None  # of the same training without unlabeled images
 
     def message(self, line: str) -> None:
         """Show a line for people."""
@@ -207,6 +209,7 @@ class RunOutputs:
                 evaluation = evaluate(predictor, val)  # labels are the same, confidences are not
             else:
                 self.message("time is short: the calibration error in the report is that before the temperature")
+        noted |= self._self_training(evaluation)
         figures = {"val_miou": evaluation.miou, "val_miou_ci95": list(evaluation.miou_ci95)}
         metrics = {**bundle.metrics, **figures, "val_pixel_accuracy": evaluation.pixel_accuracy}
         if evaluation.calibration is not None:
@@ -217,6 +220,27 @@ class RunOutputs:
         except CANNOT_WRITE as error:
             self.message(f"warning: the scores could not be put into the model ({error}); the model itself is whole")
         return evaluation
+
+    def _self_training(self, evaluation: Evaluation) -> dict[str, Any]:
+        """The record of self-training for the bundle, with the verdict if there is one; empty without it."""
+        unlabeled = self.checked.unlabeled
+        if unlabeled is None:
+            return {}
+        found: dict[str, Any] = {"images": len(unlabeled), "left_out": dict(unlabeled.left_out)}
+        accepted = accepted_share(read_log(self.folder))
+        if accepted is not None:
+            found["accepted"] = accepted
+            self.message(f"self-training: {accepted:.0%} of the unlabeled pixels had a label that counts, at the end")
+        judgment = None if self.baseline is None else judge(evaluation, self.baseline)
+        if judgment is not None:
+            found["judged"] = judgment.to_json()
+            self.message(judgment.sentence())
+        else:
+            self.message(
+                "whether the unlabeled images helped was not measured: --set unlabeled.judge=true trains without them, "
+                "too, and compares"
+            )
+        return {"self_training": found}
 
     def _bundle(self, metrics: Mapping[str, Any]) -> Bundle:
         config, value_range = self.plan.config, self.checked.data.value_range
@@ -261,6 +285,7 @@ class RunOutputs:
                     (
                         _afterwards(bundle.training.get("logit_adjustment", {})),
                         _calibrated(bundle.training.get("temperature", {})),
+                        _self_trained(bundle.training.get("self_training", {})),
                     ),
                 )
             ),
@@ -287,6 +312,27 @@ def _afterwards(adjusted: Mapping[str, Any]) -> str:
         return f"Class scores were shifted afterwards: {gain}. All figures here are with the shifts."
     why = adjusted.get("why_not") or "the mean IoU did not rise"
     return f"A shift of the class scores was tried afterwards and not kept, since {why}: {gain}."
+
+
+def accepted_share(history: Sequence[Mapping[str, Any]]) -> float | None:
+    """The mean share of unlabeled pixels with a label that counts, over the last tenth of the updates that had any."""
+    shares = [float(entry["accepted"]) for entry in history if isinstance(entry.get("accepted"), int | float)]
+    last = shares[-max(1, len(shares) // 10) :]
+    return sum(last) / len(last) if last else None
+
+
+def _self_trained(found: Mapping[str, Any]) -> str:
+    """The report's sentences on self-training, from the record in the bundle; empty without it."""
+    if not found:
+        return ""
+    text = f"The model was also trained on {found['images']} unlabeled images"
+    if "accepted" in found:
+        text += f"; at the end, {100 * found['accepted']:.0f} % of their pixels had a label that counts"
+    judged = found.get("judged")
+    if not judged:
+        return f"{text}. Whether they helped was not measured (unlabeled.judge)."
+    sentence = judged["sentence"]
+    return f"{text}. {sentence[0].upper()}{sentence[1:]}."
 
 
 def _calibrated(found: Mapping[str, Any]) -> str:

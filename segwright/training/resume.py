@@ -47,6 +47,13 @@ class StoredRun:
             fix=f"another --out, and --init-from {self.folder} to begin with the weights of this run",
         )
 
+    def with_unlabeled(self, given: TrainConfig) -> TrainConfig:
+        """``given`` with the run's own self-training, unless it names one itself."""
+        stored = ((self.record.get("plan") or {}).get("config") or {}).get("unlabeled")
+        if given.unlabeled.active or not isinstance(stored, dict):
+            return given
+        return given.with_values({f"unlabeled.{key}": value for key, value in stored.items()})
+
     def report_changed_data(self, checked: CheckedData, message: Message) -> None:
         """Report every file of the data that is not as it was when the run stopped."""
         if self.record.get("data") in (None, digest(checked.file_prints)):

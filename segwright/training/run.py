@@ -95,12 +95,13 @@ def run_training(
     on_validation: OnValidation | None = None,
     sample_weights: SampleWeights | None = None,
     lineage: Lineage | None = None,
+    baseline: Evaluation | None = None,
 ) -> Run:
     """Train on ``data``. ``init_from``: a saved model to fine-tune; ``started``: when the time budget began to count
     (``time.monotonic()``); ``checked``: the result of a data check that ran before; ``on_validation`` is called after
     each validation and ends the run by returning True; ``sample_weights``: of the training split, how often each image
-    is drawn relative to the others; ``lineage``: of the run, if it is not that of a training on one dataset. Errors:
-    those of check, plan and training."""
+    is drawn relative to the others; ``lineage``: of the run, if it is not that of a training on one dataset;
+    ``baseline``: the scores of the same training without unlabeled images. Errors: those of check, plan, training."""
     started = time.monotonic() if started is None else started
     device = choose_device(config.training.device)
     folder = Path(config.out) if config.out else default_folder(data, config)
@@ -112,12 +113,13 @@ def run_training(
             stored = None if dry_run else find_stored_run(context, resume=resume)
             if stored is not None:
                 stored.refuse_other_classes(data.label_space.names, data.root)
+                config = stored.with_unlabeled(config)
             data_checked = check(data, config, world=world, checked=checked, message=display.message)
             plan = plan_run(data_checked, config, context, saved, stored)
             _seed(plan)
             with deterministic_mode(context.device, deterministic=plan.config.training.deterministic):
                 network = starting_network(plan, data_checked, saved, stored, display.message, lineage)
-                outputs = RunOutputs(plan, data_checked, context, network.origin, network.lineage)
+                outputs = RunOutputs(plan, data_checked, context, network.origin, network.lineage, baseline)
                 components = build(
                     plan, data_checked, context, network, outputs, on_validation=on_validation,
                     sample_weights=sample_weights,

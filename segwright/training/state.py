@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -48,6 +48,8 @@ class Progress:
     best_step: int = 0
     waited: int = 0  # validations since the best
     validated_epoch: int = 0
+    unlabeled_epoch: int = 0
+    unlabeled_position: int = 0  # unlabeled images of that epoch that were consumed, over all ranks
     num_micro_batches: int = 1  # a batch is split into at least this many micro-batches, for lack of memory
 
     def record_validation(self, miou: float) -> bool:
@@ -58,6 +60,14 @@ class Progress:
         if better:
             self.best_miou, self.best_step = miou, self.step
         return better
+
+
+class Counters(Protocol):
+    """Statistics that a checkpoint holds as JSON."""
+
+    def state(self) -> dict[str, Any]: ...
+
+    def load(self, state: Mapping[str, Any]) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -72,6 +82,7 @@ class TrainState:
     progress: Progress
     device: torch.device
     world: World
+    thresholds: Counters | None = None  # of self-training
 
     @property
     def sharded(self) -> bool:
@@ -101,6 +112,7 @@ def save_state(state: TrainState, folder: Path, run: Mapping[str, Any], message:
         "average": state.average.state() if state.average else None,
         "plateau": state.plateau.state() if state.plateau.best > -math.inf else None,
         "scaler": state.scaler.state_dict() if state.scaler.is_enabled() else None,
+        "thresholds": state.thresholds.state() if state.thresholds else None,
         "run": dict(run),
     }
     step = state.progress.step
@@ -140,6 +152,8 @@ def restore_state(state: TrainState, folder: Path, message: Callable[[str], None
     restore_optimizer(state.optimizer, found.tensors, found.state["optimizer"])
     if found.state.get("plateau"):
         state.plateau.load(found.state["plateau"])
+    if state.thresholds is not None and found.state.get("thresholds"):
+        state.thresholds.load(found.state["thresholds"])
     if found.state.get("scaler"):
         state.scaler.load_state_dict(found.state["scaler"])
     _restore_progress(state.progress, found.state["progress"], requested_micro_batches(folder))

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -24,6 +24,9 @@ from segwright.losses.base import SegmentationLoss
 from segwright.models.base import SegmentationModel
 from segwright.training.distributed.dtensors import full_tensor
 from segwright.training.distributed.world import World, is_sharded
+from segwright.training.pseudo_loss import PseudoLoss
+from segwright.training.self_training import PseudoLabels, UnlabeledResult
+from segwright.training.targets import inverse, subsample_targets
 
 Criterion = Callable[[Tensor, Tensor], Tensor]  # (logits N×K×H×W, target N×H×W) → scalar
 Heads = list[tuple[float, Tensor]]  # (weight, logits) of the output and of the auxiliary heads
@@ -43,6 +46,7 @@ class StepResult:
     loss: float  # of the whole batch, before the update
     main_loss: float  # the part of it that is the output's, without the auxiliary heads
     signals: tuple[float, ...] = ()  # summed over the processes
+    unlabeled: UnlabeledResult | None = None  # of the update's unlabeled images
 
 
 class TrainStep:
@@ -93,6 +97,7 @@ class TrainStep:
         index: int = 0,
         signals: Sequence[float] = (),
         check_finite: bool = True,
+        unlabeled: PseudoLabels | None = None,
     ) -> StepResult:
         """Take one update from the gradient of the whole batch, of which ``batches`` are this process's micro-batches.
 
@@ -101,7 +106,8 @@ class TrainStep:
 
         ``progress``: of the run, 0…1, for the averages. ``criterion``: also of the auxiliary heads, times
         ``aux_weight``. ``frozen``: parameters whose gradients are dropped. ``index``: number of the update, which
-        seeds its random draws. ``signals``: returned summed over the processes, in the same collective.
+        seeds its random draws. ``signals``: returned summed over the processes, in the same collective. ``unlabeled``:
+        unlabeled images, whose loss is added with a weight and a normalizer of its own.
 
         NonFiniteLossError with the ids of the images, on every process and before the weights are touched, if the loss
         or the gradient is not finite; ``check_finite=False`` is for measurements on random pixels.
@@ -111,18 +117,26 @@ class TrainStep:
         alone = len(batches) == 1 and self.world.size == 1
         kind = _BatchLoss if alone else _WholeBatchLoss
         loss = kind(criterion, batches, self.world, (self.seed, index), signals)
+        pseudo = None if unlabeled is None else PseudoLoss(unlabeled, self.world, (self.seed, index))
         for number, batch in enumerate(batches):
-            with self._unsynchronized(number + 1 < len(batches)):
+            with self._unsynchronized(number + 1 < len(batches) or pseudo is not None):
                 images, masks = self._on_device(batch)
                 micro_batch_loss = loss.micro_batch(number, self._heads(images, aux_weight), masks)
                 self.scaler.scale(micro_batch_loss).backward()  # type: ignore[no-untyped-call]
+        if unlabeled is not None and pseudo is not None:
+            for number, part in enumerate(unlabeled.parts):
+                with self._unsynchronized(number + 1 < len(unlabeled.parts)):
+                    pseudo_loss = pseudo.micro_batch(number, self._heads(part.images, aux_weight))
+                    self.scaler.scale(pseudo_loss).backward()  # type: ignore[no-untyped-call]
         for parameter in frozen:
             parameter.grad = None
         self.scaler.unscale_(self.optimizer)
         norm = self._clip_gradients()
         result, gradient_norm = loss.result(norm)  # the only point at which the host waits for the device
+        if pseudo is not None:
+            result = replace(result, unlabeled=pseudo.result())
         if check_finite:
-            self._refuse_non_finite(result.loss, gradient_norm, batches)
+            self._refuse_non_finite(result, gradient_norm, [name for batch in batches for name in batch.ids])
         self.scaler.step(self.optimizer)
         self.scaler.update()
         # Freed, not zeroed: the next backward pass then writes gradients instead of adding to zeros.
@@ -171,8 +185,9 @@ class TrainStep:
             nn.utils.clip_grads_with_norm_(self.parameters, self.clip, norm, foreach=True)
         return norm.detach()
 
-    def _refuse_non_finite(self, loss: float, gradient_norm: float, batches: Sequence[Batch]) -> None:
+    def _refuse_non_finite(self, result: StepResult, gradient_norm: float, names: Sequence[str]) -> None:
         # With loss scaling a non-finite gradient is expected: the step is skipped and the scale falls.
+        loss = result.loss + (0.0 if result.unlabeled is None else result.unlabeled.loss)
         if math.isfinite(loss) and (math.isfinite(gradient_norm) or self.scaler.is_enabled()):
             return
         self.optimizer.zero_grad(set_to_none=True)
@@ -181,7 +196,7 @@ class TrainStep:
             what,
             expected="a finite number",
             found=f"a loss of {loss:.6g}, a gradient of norm {gradient_norm:.6g}",
-            where=", ".join(name for batch in batches for name in batch.ids),
+            where=", ".join(names),
             fix="lower the learning rate, or look at these images with `segwright check`",
         )
 
@@ -231,7 +246,7 @@ class _WholeBatchLoss(_BatchLoss):
         )  # (heads, terms)
         if number == 0:
             self._normalize([logits for _, logits in heads], terms.detach().double())
-        weights = self.amounts[number].to(terms.device) * _inverse(self.total).reshape(terms.shape)
+        weights = self.amounts[number].to(terms.device) * inverse(self.total).reshape(terms.shape)
         weighted = terms * weights.to(terms.dtype)
         loss = weighted.sum()
         if len(self.batches) > 1:
@@ -253,7 +268,7 @@ class _WholeBatchLoss(_BatchLoss):
         reduced = self.world.total(torch.cat([part.to(values.device) for part in packed]))
         self.total, numerators, self.summed = torch.split(reduced, [first.numel(), first.numel(), len(self.signals)])
         # With one micro-batch per process, these are the losses already.
-        means = (numerators * _inverse(self.total)).reshape(values.shape)
+        means = (numerators * inverse(self.total)).reshape(values.shape)
         self.losses = torch.stack([means.sum(), means[0].sum()])
 
     def _values(self, logits: Tensor, target: Tensor) -> Tensor:
@@ -272,24 +287,3 @@ class _WholeBatchLoss(_BatchLoss):
         for target in targets[1:]:
             found.append(found[0] if target.shape == targets[0].shape else criterion.amounts(target))
         return torch.stack(found)
-
-
-def _inverse(total: Tensor) -> Tensor:
-    """1 / total, and 0 where nothing counts."""
-    return torch.where(total > 0, 1 / total.clamp_min(1e-300), 0)
-
-
-def subsample_targets(logits: Tensor, masks: Tensor, offset_seed: tuple[int, int] = (0, 0)) -> tuple[Tensor, Tensor]:
-    """Pair logits (N, K, h, w) at a coarser stride than the masks (N, H, W) with one target pixel each.
-
-    Of every stride × stride pixels one is the target, at an offset drawn from ``offset_seed``, (seed, number of the
-    update): over a run every pixel is used, and all micro-batches and processes use the same. Rows and columns of
-    logits that padding added are cropped. At equal sizes both are returned unchanged.
-    """
-    if logits.shape[-2:] == masks.shape[-2:]:
-        return logits, masks
-    stride = max(-(-masks.shape[axis] // logits.shape[axis]) for axis in (-1, -2))
-    stride = 1 << (stride - 1).bit_length()  # 9 pixels are 2 logits at stride 8, as at 5
-    row, column = (int(n) % stride for n in np.random.SeedSequence(offset_seed).generate_state(2))
-    picked = masks[:, row::stride, column::stride][:, : logits.shape[-2], : logits.shape[-1]]
-    return logits[..., : picked.shape[-2], : picked.shape[-1]], picked

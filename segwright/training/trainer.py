@@ -32,8 +32,10 @@ from segwright.training.optim.optimizers import create_optimizer, set_learning_r
 from segwright.training.optim.schedule import Plateau, learning_rate_factor
 from segwright.training.planning import memory_probe
 from segwright.training.planning.memory import is_out_of_memory
+from segwright.training.self_training import PseudoLabels, SelfTraining, refuse_unfit
 from segwright.training.state import Progress, TrainState, restore_state, save_state
 from segwright.training.train_step import Criterion, TrainStep
+from segwright.training.unlabeled import UnlabeledStream
 from segwright.training.validate import Validation, Validator
 
 
@@ -60,8 +62,17 @@ class Trainer:
             seed=self.config.seed,
         )
         self.progress, self.plateau = Progress(), Plateau()
+        self.self_training, self.unlabeled = self._self_training()
         self.state = TrainState(
-            self.model, self.optimizer, self.average, self.update.scaler, self.plateau, self.progress, device, world
+            self.model,
+            self.optimizer,
+            self.average,
+            self.update.scaler,
+            self.plateau,
+            self.progress,
+            device,
+            world,
+            None if self.self_training is None else self.self_training.thresholds,
         )
         self.freezing = Freezing(self.model, self.config)
         self.loader = self._loader("auto" if self.config.cache else "none")
@@ -91,6 +102,8 @@ class Trainer:
                 self.networks.gather()
         finally:
             self.recorder.close()
+            if self.unlabeled is not None:
+                self.unlabeled.close()
         return FitResult(self.progress, stopped_by in (None, "early stopping"), stopped_by, self.last_validation)
 
     def _train_epochs(self) -> str | None:
@@ -159,9 +172,17 @@ class Trainer:
         criterion = self._criterion(phase)
         aux_weight = config.aux_weight * ((1 - run_progress) if config.aux_decay else 1.0)
         signals = self._signals()
+        pseudo, unlabeled_place = self._pseudo_labels(batches, run_progress, phase)
         try:
             result = self.update(
-                batches, run_progress, criterion, aux_weight, frozen=frozen, index=progress.step, signals=signals
+                batches,
+                run_progress,
+                criterion,
+                aux_weight,
+                frozen=frozen,
+                index=progress.step,
+                signals=signals,
+                unlabeled=pseudo,
             )
         except NonFiniteLossError as error:
             raise explain_non_finite(error, progress.step + 1, lr, batches, self.components.folder) from error
@@ -170,12 +191,34 @@ class Trainer:
         progress.step += 1
         progress.position += images
         progress.samples += images
+        progress.unlabeled_epoch, progress.unlabeled_position = unlabeled_place
+        if self.self_training is not None and result.unlabeled is not None:
+            self.self_training.thresholds.update(result.unlabeled.counts)
         progress.seconds = self.clock.seconds()
         seconds, waited = time.monotonic() - started, self.data_timer.take()
         fraction, final = self.clock.progress(progress), phase is self.phases[-1]
         self.recorder.step(progress, result, lr, images, seconds, waited, fraction=fraction, final_phase=final)
         if self._save_due():
             self.save()
+
+    def _pseudo_labels(
+        self, batches: list[Batch], run_progress: float, phase: Phase
+    ) -> tuple[PseudoLabels | None, tuple[int, int]]:
+        """The unlabeled part of the update at ``run_progress``, and the unlabeled (epoch, position) after it."""
+        place = (self.progress.unlabeled_epoch, self.progress.unlabeled_position)
+        teacher, stream = self.self_training, self.unlabeled
+        if teacher is None or stream is None or teacher.weight(run_progress) == 0:
+            return None, place
+        with self.data_timer.waiting():
+            batch, *after = stream.take(phase, sum(map(len, batches)), self.progress)
+        found = teacher.pseudo_labels(
+            batch,
+            images=max(map(len, batches)),
+            progress=run_progress,
+            index=self.progress.step,
+            first=self.world.rank * len(batch),
+        )
+        return found, (after[0], after[1])
 
     def updates(self, phase: Phase, epoch: int, start: int = 0) -> Iterator[list[Batch]]:
         """The micro-batches of one update after another, from sample ``start`` to the end of the epoch."""
@@ -280,6 +323,31 @@ class Trainer:
         split, seed = self.components.train, self.config.seed
         return Loader(split, seed=seed, workers=workers, cache=cache, rank=rank, world_size=size)
 
+    def _self_training(self) -> tuple[SelfTraining | None, UnlabeledStream | None]:
+        data, config = self.components.unlabeled, self.components.config
+        if data is None:
+            return None, None
+        refuse_unfit(config)
+        teacher = SelfTraining(
+            self.networks.evaluated_model(),
+            data.criterion,
+            config.unlabeled,
+            device=self.device,
+            dtype=self.update.dtype,
+            seed=self.config.seed,
+        )
+        stream = UnlabeledStream(
+            data.images,
+            data.transforms,
+            seed=self.config.seed,
+            ratio=config.unlabeled.ratio,
+            world=self.world,
+            workers=self.config.workers,
+            cache="auto" if self.config.cache else "none",
+            pin=self.device.type == "cuda",
+        )
+        return teacher, stream
+
     def fit_to_memory(self, validation_size: Size | None) -> memory_probe.MemoryReport:
         """Measure what a step and a validation take, and set micro-batches, validation and caches to what fits.
 
@@ -297,7 +365,10 @@ class Trainer:
             validation = memory_probe.ValidationToMeasure(self.validator, scored_model, validation_size)
         report = memory_probe.measure_memory(step, validation, cache_bytes=self.loader.cache.limit)
         self.progress.num_micro_batches = max(self.progress.num_micro_batches, report.training.micro_batches)
-        self.loader.cache.limit = report.images_bytes
+        labeled = len(self.loader) / (len(self.loader) + (len(self.unlabeled.loader) if self.unlabeled else 0))
+        self.loader.cache.limit = int(labeled * report.images_bytes)
+        if self.unlabeled is not None:
+            self.unlabeled.loader.cache.limit = report.images_bytes - self.loader.cache.limit
         if self.validator is not None and report.validation_limits is not None:
             self.validator.limits = report.validation_limits
         self.clock.deduct_preparation()

@@ -17,7 +17,7 @@ from segwright.models.ddrnet import DAPPM, DDRNet
 from segwright.models.deeplab_v3 import ASPP, RATES
 from segwright.models.external import logits_of, wrap
 from segwright.models.profile import PeakActivationCounter, count_flops, list_catalog, measure_model, training_peak
-from segwright.training.train_step import subsample_targets
+from segwright.training.targets import subsample_targets
 
 R50S = {"encoder": "resnet50s"}  # timm's ResNet-50 with the stem 64-64-128 of the PSPNet release
 COUNTS: list[tuple[str, dict[str, Any], int]] = [

@@ -22,7 +22,8 @@ from segwright.models.base import SegmentationModel, SegOutput
 from segwright.training.distributed.world import World
 from segwright.training.planning import timing
 from segwright.training.planning.timing import choose_precision, seconds_per_step
-from segwright.training.train_step import Criterion, StepResult, TrainStep, subsample_targets
+from segwright.training.targets import subsample_targets
+from segwright.training.train_step import Criterion, StepResult, TrainStep
 
 
 class Small(SegmentationModel):

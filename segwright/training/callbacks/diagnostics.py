@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Generator, Iterable, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -16,6 +17,8 @@ WINDOW = 200  # steps compared with the steps before them
 SPIKE = 3.0
 CLIMB, CLIMB_STEPS = 1.5, 30  # a loss that stays this much above its best mean of so many steps does not come back
 STARVING, PACE_STEPS = 0.2, 50  # share of the time spent waiting for batches, over so many steps
+
+LOW_ACCEPTED, ACCEPTED_STEPS = 0.3, 50  # share of unlabeled pixels with a label that counts, over so many steps
 
 Item = TypeVar("Item")
 
@@ -44,6 +47,15 @@ class DataTimer:
             if close is not None:
                 close()
 
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Count the seconds of a block."""
+        started = time.monotonic()
+        try:
+            yield
+        finally:
+            self.seconds += time.monotonic() - started
+
     def take(self) -> float:
         """The seconds since the last call."""
         seconds, self.seconds = self.seconds, 0.0
@@ -60,6 +72,7 @@ class LossMonitor:
         self.never: dict[str, int] = {}
         self.waits: deque[tuple[float, float]] = deque(maxlen=PACE_STEPS)
         self.best = float("inf")  # the lowest mean loss of CLIMB_STEPS steps
+        self.accepted: deque[float] = deque(maxlen=ACCEPTED_STEPS)
         self.late = False
         self.starving = ""
 
@@ -113,6 +126,25 @@ class LossMonitor:
                     "try another --lr, and look at the data with `segwright check DATA --html check.html`",
                 )
         return lines
+
+    def unlabeled(self, accepted: float, fraction: float) -> list[str]:
+        """Report a low share of accepted unlabeled pixels at ``fraction``, 0…1, of the run, from its middle on.
+
+        Before, the teacher is unsure of every image; later, of those that look unlike the labeled ones.
+        """
+        if accepted == accepted:
+            self.accepted.append(accepted)
+        if fraction < 0.5 or len(self.accepted) < ACCEPTED_STEPS:
+            return []
+        share = sum(self.accepted) / len(self.accepted)
+        if share >= LOW_ACCEPTED:
+            return []
+        return self._once(
+            "accepted",
+            f"odd: of the unlabeled pixels only {share:.0%} have a label that counts: the images may be of another "
+            "kind than the labeled ones (camera, place, weather); label some of them (`segwright select` finds which), "
+            "or check the result with --set unlabeled.judge=true",
+        )
 
     def _climb(self, record: Mapping[str, Any]) -> list[str]:
         """Report a loss that has risen and stays up: the sign of a learning rate that is too high; a spike passes."""

@@ -71,8 +71,17 @@ class Recorder:
             "images_per_second": images / max(seconds + waited, 1e-9),
             "time": progress.seconds,
         }
+        if result.unlabeled is not None:
+            record |= {
+                "unlabeled_loss": result.unlabeled.loss,
+                "unlabeled_weight": result.unlabeled.weight,
+                "accepted": result.unlabeled.accepted,
+            }
         self._log.write(record)
-        for line in self.monitor.step(record):
+        lines = self.monitor.step(record)
+        if result.unlabeled is not None:
+            lines += self.monitor.unlabeled(result.unlabeled.accepted, fraction)
+        for line in lines:
             self.display.message(line)
         left = progress.seconds * (1 - fraction) / max(fraction, 1e-6)
         self.display.step(record, fraction, left, memory_text(self.device), self.monitor.loader_fraction())

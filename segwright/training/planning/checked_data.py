@@ -6,7 +6,7 @@ Refusals and warnings have the texts of ``segwright check``.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from segwright.training.callbacks.trackers import check_trackers
 from segwright.training.config import Size, TrainConfig
 from segwright.training.data_fingerprint import Prints, data_print
 from segwright.training.distributed.world import World
+from segwright.training.unlabeled import UnlabeledImages, find_unlabeled
 
 Message = Callable[[str], None]
 
@@ -33,6 +34,7 @@ class DataFacts:
     fingerprint: Fingerprint
     images: int  # of the training split
     val_images: int
+    unlabeled: int = 0  # images of self-training
     pairs: Pairs | None = None  # classes that a mirror image exchanges; None: found from their names
 
 
@@ -46,6 +48,7 @@ class CheckedData:
     fingerprint: Fingerprint  # of the training split
     largest_val_image: Size | None  # height and width
     file_prints: Prints  # of the files of both splits, to report on resuming what changed
+    unlabeled: UnlabeledImages | None = None  # of self-training
 
     @property
     def classes(self) -> int:
@@ -54,7 +57,8 @@ class CheckedData:
     @property
     def facts(self) -> DataFacts:
         pairs = self.data.label_space.pairs
-        return DataFacts(self.fingerprint, len(self.train), len(self.val) if self.val else 0, pairs)
+        unlabeled = len(self.unlabeled) if self.unlabeled is not None else 0
+        return DataFacts(self.fingerprint, len(self.train), len(self.val) if self.val else 0, unlabeled, pairs)
 
 
 def check(
@@ -78,6 +82,8 @@ def check(
 
     def inspect() -> CheckResult:
         result = checked or check_dataset(data)
+        if config.unlabeled.own != "none":  # what has no mask is used without one
+            result = replace(result, problems=tuple(p for p in result.problems if p.kind != "image without mask"))
         refuse_errors(result, data, skip_bad=config.data.skip_bad)
         return result
 
@@ -86,9 +92,16 @@ def check(
         message(line)
     if result.errors:
         train, val = _without_bad_files(train, val, result, message)
+    if config.unlabeled.own != "none":
+        train, val = _labeled(train), _labeled(val) if val is not None else None
     fingerprint = result.by_split.get(train.name, result.fingerprint)
     if len(train) == 0 or fingerprint is None:
         raise DataError("no usable training image is left", where=data.root, fix="segwright check DATA")
+    unlabeled = None
+    if config.unlabeled.active:
+        unlabeled = find_unlabeled(data, train, val, config, world)
+        for line in unlabeled.lines:
+            message(line)
     splits = [split for split in (train, val) if split is not None]
     largest = None if val is None else result.by_split.get(val.name, result.fingerprint)
     return CheckedData(
@@ -97,8 +110,21 @@ def check(
         val=val,
         fingerprint=fingerprint,
         largest_val_image=None if largest is None else (max(largest.height[2], 1), max(largest.width[2], 1)),
-        file_prints=world.broadcast_from_rank0(lambda: data_print(splits), dict, dict),
+        file_prints=world.broadcast_from_rank0(lambda: data_print([*splits, *_bare(unlabeled)]), dict, dict),
+        unlabeled=unlabeled,
     )
+
+
+def _labeled(split: Split) -> Split:
+    kept = [index for index, record in enumerate(split.records) if record.labeled]
+    return split if len(kept) == len(split) else split.subset(kept, split.name)
+
+
+def _bare(images: UnlabeledImages | None) -> list[Split]:
+    """The unlabeled images as one split, for the digests of files."""
+    if images is None or not images.splits:
+        return []
+    return [Split("unlabeled", [r for split in images.splits for r in split.records], images.splits[0].reader)]
 
 
 def training_splits(data: Dataset, config: TrainConfig) -> tuple[Split, Split | None]:

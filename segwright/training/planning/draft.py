@@ -88,12 +88,20 @@ class Draft:
 def describe_plan(plan: Plan, data: Dataset) -> list[str]:
     """The plan as lines of text: the label map, then every entry with its reason."""
     lines = [f"data: {data.root} ({data.format})", *(f"  {line}" for line in data.label_space.describe())]
-    width = max((len(d.setting.split(".", 1)[-1]) for d in plan.entries), default=0)
+    names = [shown_setting(d.setting) for d in plan.entries]
+    width = max(map(len, names), default=0)
     lines.append("plan:")
-    lines += [f"  {d.setting.split('.', 1)[-1]:{width}}  {shown_value(d.value)}  ({d.reason})" for d in plan.entries]
+    lines += [
+        f"  {name:{width}}  {shown_value(d.value)}  ({d.reason})" for name, d in zip(names, plan.entries, strict=True)
+    ]
     if plan.seconds is not None:
         lines.append(f"this will take about {duration(plan.seconds)}")
     return lines
+
+
+def shown_setting(key: str) -> str:
+    """A setting without its section, where its name alone is clear."""
+    return key if key.startswith("unlabeled.") else key.split(".", 1)[-1]
 
 
 def shown_value(value: Any) -> str:

@@ -24,6 +24,7 @@ from segwright.training.planning.checked_data import DataFacts
 from segwright.training.planning.draft import Draft, Plan, PlanEntry
 from segwright.training.planning.hardware import Hardware
 from segwright.training.planning.timing import Timings
+from segwright.training.self_training import refuse_unfit
 
 CPU_WORKING_PIXELS = 480 * 480  # the largest training crop that a CPU gets
 GPU_WORKING_PIXELS = 768 * 768
@@ -73,6 +74,7 @@ def make_plan(
     weights = _plan_imbalance(draft, fingerprint, from_scratch)
     _plan_arithmetic(draft, hardware, images)
     _plan_validation(draft, facts.val_images)
+    _plan_unlabeled(draft, facts.unlabeled)
     seconds = _estimate(draft, timings, fingerprint, images, facts.val_images)
     return Plan(draft.resolved(), tuple(draft.entries), weights, seconds)
 
@@ -285,7 +287,7 @@ def _plan_variant(draft: Draft, hardware: Hardware, images: int, timings: Timing
         for wider in ("small", "medium", "large"):  # only as many are timed as the time allows
             draft.values["model.arguments"] = {**arguments, "variant": wider}
             seconds = timings.step(draft.resolved(), size, batch, hardware.precision)
-            passes = minutes * 60 * batch / seconds / images
+            passes = minutes * 60 * batch / seconds / images / _cost_of_unlabeled(draft)
             if wider == "small" or passes >= ENOUGH_PASSES:
                 variant, reason = wider, f"every image is seen about {passes:.0f} times in {minutes:g} minutes"
             if passes < ENOUGH_PASSES:
@@ -380,6 +382,35 @@ def _plan_arithmetic(draft: Draft, hardware: Hardware, images: int) -> None:
     draft.set_default("training.trackers", found, "it is installed" if found else "TensorBoard is not installed")
 
 
+def _plan_unlabeled(draft: Draft, images: int) -> None:
+    config = draft.config.unlabeled
+    if not config.active:
+        return
+    refuse_unfit(draft.resolved())
+    where = " and ".join(
+        filter(None, (config.path, {"none": "", "images": "the dataset", "pixels": "the dataset"}[config.own]))
+    )
+    several = "as many" if config.ratio == 1 else f"{config.ratio:g} times as many"
+    for key, value, reason in (
+        ("images", images, f"of {where}; {several} as labeled ones in an update"),
+        ("start", config.start, "of the run on labels alone: before, the teacher has learned too little"),
+        ("weight", config.weight, f"of the loss on pseudo-labels, after a rise over {config.ramp:.0%} of the run"),
+        (
+            "accept",
+            config.accept,
+            f"of each class's pixels at most, at a confidence of {config.floor:g} to {config.ceiling:g}",
+        ),
+        ("mix", config.mix, "a part of another unlabeled image is pasted in"),
+    ):
+        draft.entries.append(PlanEntry(f"unlabeled.{key}", value, reason))
+
+
+def _cost_of_unlabeled(draft: Draft) -> float:
+    """Times the labeled part of an update that the whole takes: the teacher predicts, which is a third of a step."""
+    config = draft.config.unlabeled
+    return 1 + (1 - config.start) * config.ratio * (4 / 3) if config.active else 1.0
+
+
 def _estimate(
     draft: Draft, timings: Timings | None, fingerprint: Fingerprint, images: int, val_images: int
 ) -> float | None:
@@ -394,7 +425,7 @@ def _estimate(
     for phase in config.training.phases:
         step = timings.step(config, phase.size, phase.batch, config.training.precision)
         pixel = step / (phase.batch * phase.size[0] * phase.size[1])
-        an_epoch += (phase.until - start) * images / phase.batch * step
+        an_epoch += (phase.until - start) * images / phase.batch * step * _cost_of_unlabeled(draft)
         start = phase.until
     # A forward pass is about a third of a training step.
     validation = val_images * fingerprint.height[1] * fingerprint.width[1] * pixel / 3
