@@ -129,9 +129,9 @@ class SelfTraining:
         first image among those of all processes, since the random numbers of mixing belong to places.
         """
         both = torch.as_tensor(batch.images).to(self.device, non_blocking=True)
-        weak, strong = both.split(both.shape[-1] // 2, dim=-1)
+        weak, strong = both.chunk(2, dim=-1)
         unlabeled = torch.as_tensor(batch.masks).to(self.device, non_blocking=True) == CANDIDATE
-        found = [self._confident(part.contiguous()) for part in weak.split(images)]
+        found = [self._confident(part.contiguous()) for part in torch.split(weak, images)]
         confidence, labels = (torch.cat(parts) for parts in zip(*found, strict=True))
         thresholds = torch.from_numpy(self.thresholds.values()).to(confidence)
         accepted = unlabeled & (confidence >= thresholds[labels])
@@ -139,7 +139,7 @@ class SelfTraining:
         candidates = torch.where(unlabeled, labels, IGNORE_INDEX)
         targets = torch.where(accepted, labels, IGNORE_INDEX)
         strong, targets, candidates = self._mixed(strong, targets, candidates, labels, index, first)
-        pieces = zip(strong.split(images), targets.split(images), candidates.split(images), strict=True)
+        pieces = zip(*(torch.split(one, images) for one in (strong, targets, candidates)), strict=True)
         parts = [PseudoBatch(part.contiguous(), target, candidate) for part, target, candidate in pieces]
         return PseudoLabels(parts, self.criterion, self.weight(progress), counts, batch.ids)
 
@@ -180,7 +180,7 @@ class SelfTraining:
         """(H, W) bool: the part of an image with these ``labels`` that is pasted into its partner."""
         height, width = labels.shape
         if self.config.mix == "classmix":  # half of the classes that it shows; Olsson et al. 2021
-            shown = labels.unique().tolist()
+            shown = np.unique(labels.cpu().numpy())
             chosen = rng.choice(shown, max(1, len(shown) // 2), replace=False)
             return torch.isin(labels, torch.as_tensor(chosen, device=labels.device))
         area, ratio = rng.uniform(SMALLEST_CUT, LARGEST_CUT), 2.0 ** rng.uniform(-1, 1)

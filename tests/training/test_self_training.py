@@ -26,6 +26,7 @@ from segwright.demo.dataset import write_street_scenes
 from segwright.imageio import read_image, write_image
 from segwright.inference.bundle import read_bundle
 from segwright.losses import create_loss
+from segwright.training import results
 from segwright.training.augmentation import TwoViews, unlabeled_transform
 from segwright.training.callbacks.diagnostics import ACCEPTED_STEPS, LossMonitor
 from segwright.training.callbacks.log import read_log
@@ -516,8 +517,9 @@ def test_a_low_share_of_accepted_pixels_is_reported_late_and_once() -> None:
 
 
 def test_a_run_says_whether_unlabeled_images_helped(
-    scenes: Path, more: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    scenes: Path, more: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(results, "finish_on_held_out", lambda work: None)  # some seconds, and not what is tested here
     values = {
         "training.size": (64, 96), "training.batch": 4, "training.precision": "fp32", "training.trackers": (),
         "model.arguments": NARROW, "unlabeled.judge": True, "unlabeled.floor": 0.1, "training.logit_adjustment": False,
