@@ -116,14 +116,16 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--paired", action="store_true", help="the n-th drive with the n-th seed alone")
     parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS))
     parser.add_argument("--clicks", type=int, default=20, help="per image")
-    parser.add_argument("--rounds", type=int, default=4)
-    parser.add_argument("--epochs", type=int, default=16, help="of a scored training")
-    parser.add_argument("--round-epochs", type=int, default=7, help="of a training between rounds")
+    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--epochs", type=int, default=20, help="of a scored training")
+    parser.add_argument("--round-epochs", type=int, default=8, help="of a training between rounds")
     parser.add_argument("--thin", type=int, default=1, help="every n-th image of the pool and of the held-out drive")
-    parser.add_argument("--scale", type=float, default=0.5, help="of the images")
+    parser.add_argument("--scale", type=float, default=1 / 3, help="of the images")
+    parser.add_argument("--zoom", type=float, nargs=2, default=[0.6, 1.3], help="range of the training's scaling")
     parser.add_argument("--units", default="merged")
     parser.add_argument("--unit-count", type=int, default=60)
     parser.add_argument("--unit-size", type=int, default=22, help="of superpixels, for a shorter side of 256")
+    parser.add_argument("--size-power", type=float, default=0.5)
     parser.add_argument("--questions", choices=("auto", "check", "class"), default="class")
     parser.add_argument("--core", action="store_true")
     parser.add_argument("--self-train", type=float, default=None, metavar="CONFIDENCE")
@@ -211,8 +213,9 @@ def in_rounds(given: argparse.Namespace, arm: str, pool: Pool, seed: int, labels
                 items = most_entropy(given, name, image, found, labels.masks[name], each)
             else:
                 options = SelectOptions(
-                    clicks=each, units=given.units if arm == "ours" else "superpixels", unit_size=given.unit_size,
+                    clicks=each, units=units_of(given, arm, found), unit_size=given.unit_size,
                     unit_count=given.unit_count, questions="class" if found is None else given.questions,
+                    size_power=given.size_power,
                 )  # fmt: skip
                 items = ask(name, image, found, weights, options, rng=rng, known=labels.masks[name])
             for item in items:
@@ -228,6 +231,12 @@ def in_rounds(given: argparse.Namespace, arm: str, pool: Pool, seed: int, labels
             sure = (mask == IGNORE_INDEX) & (chance.max(axis=0) >= given.self_train)
             mask[sure] = chance.argmax(axis=0)[sure]
     return labels
+
+
+def units_of(given: argparse.Namespace, arm: str, found: Opinion | None) -> str:
+    if arm != "ours":
+        return "superpixels"
+    return str(given.units if found is not None else "merged" if given.units == "segments" else given.units)
 
 
 def predict_pool(predictor: Predictor | None, pool: Pool) -> dict[str, Opinion]:
@@ -284,7 +293,8 @@ def train(
     settings = {
         "model.name": "leannet", "model.weights": None, "model.arguments": {"variant": "small"},
         "training.epochs": epochs, "training.seed": seed, "training.batch": 8, "training.precision": "bf16",
-        "training.size": (96, 128), "training.phases": [{"until": 1.0, "size": (96, 128), "scale": (0.45, 1.1)}],
+        "training.size": (96, 128),
+        "training.phases": [{"until": 1.0, "size": (96, 128), "scale": tuple(given.zoom)}],
         "training.workers": 1, "training.validate_every": 10_000, "training.logit_adjustment": False,
         "training.trackers": (), "training.device": "cpu", "out": str(root / "run"),
     }  # fmt: skip

@@ -61,7 +61,7 @@ def select(
         Units per image, if they are merged ones.
     questions : {"auto", "check", "class"}, default="auto"
         Whether the prediction is right, or which class the region has; auto checks what is predicted with 0.8 or more.
-    disagreement : {"auto", "margin", "views", "dropout"}, default="auto"
+    disagreement : {"auto", "margin", "views", "dropout", "ensemble"}, default="auto"
         What doubt is measured by (:func:`segwright.labeling.scores.opinion`).
     random_share : float, default=0.15
         The share of the images, 0 to 1, that are drawn at random; so are their regions.

@@ -50,7 +50,7 @@ def select(
         ),
     ] = "auto",
     disagreement: Annotated[
-        str, typer.Option("--disagreement", metavar="auto|margin|views|dropout", help="What doubt is measured by.")
+        str, typer.Option("--disagreement", metavar="auto|margin|views|dropout|ensemble", help="How it is measured.")
     ] = "auto",
     random_share: Annotated[
         float, typer.Option("--random-share", min=0, max=1, help="Of the images, drawn at random as the control.")

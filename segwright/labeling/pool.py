@@ -192,9 +192,11 @@ def choose_images(pool: Pool, count: int, *, random_share: float, seed: int) -> 
     for one in drawn:
         take(int(one))
     scores = pool.scores()
-    while len(places) < count and free.any():
-        worth = np.where(free, scores * np.minimum(distance, 1.0), -1.0)
-        take(int(worth.argmax()))
+    with progress("choosing images", min(count, total) - len(places)) as advance:
+        while len(places) < count and free.any():
+            worth = np.where(free, scores * np.minimum(distance, 1.0), -1.0)
+            take(int(worth.argmax()))
+            advance(1)
     lost = set(drawn)
     kept = {one: [other for other in others if other not in lost] for one, others in stands_for.items()}
     return Choice(places, lost, kept)

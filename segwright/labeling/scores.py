@@ -19,7 +19,7 @@ from segwright.core.errors import ModelError, UsageError
 from segwright.core.types import Float32Array, UInt8Array
 from segwright.inference.predictor import Predictor
 from segwright.inference.tta import parse_tta
-from segwright.inference.uncertainty import Moments, map_of_samples, parse_measure
+from segwright.inference.uncertainty import Moments, check_measure, map_of_samples, parse_measure
 from segwright.labeling.units import Int32Array, unit_means
 
 Float64Array = npt.NDArray[np.float64]
@@ -29,7 +29,7 @@ MOST_VALUES = 300_000_000  # classes × pixels of an image: 1.2 GB of probabilit
 MOST_REPRESENTED = 400  # units that a choice without a model is among, the largest
 MOST_RARITY = 8.0  # times the weight of an average pixel
 VIEWS = "flip,1"
-KINDS = ("auto", "margin", "views", "dropout")
+KINDS = ("auto", "margin", "views", "dropout", "ensemble")
 
 
 @dataclass(frozen=True)
@@ -49,12 +49,13 @@ def opinion(predictors: Sequence[Predictor], pixels: UInt8Array, kind: str = "au
     """The mean prediction of an image (H, W, C) as the models see it, and where it is doubtful.
 
     ``kind``: **margin** runs each network once; **views** adds a mirrored view; **dropout** adds the mutual information
-    of ten passes; **auto** is views for one model, and margin for several, which contradict each other as it is.
+    of ten passes, **ensemble** that of the members of an ensemble; **auto** is ensemble where the one model is one,
+    views for any other one, and margin for several, which contradict each other as it is.
     UsageError for another kind, ModelError for an image that is too large to hold all probabilities of.
     """
     if kind not in KINDS:
         raise UsageError("unknown kind of disagreement", expected=", ".join(KINDS), found=kind)
-    kind = ("margin" if len(predictors) > 1 else "views") if kind == "auto" else kind
+    kind = _automatic(predictors) if kind == "auto" else kind
     classes = predictors[0].label_space.classes
     height, width = pixels.shape[:2]
     if classes * height * width > MOST_VALUES:
@@ -72,10 +73,20 @@ def opinion(predictors: Sequence[Predictor], pixels: UInt8Array, kind: str = "au
     doubt = margin(mean)
     if float(moments.weight.max()) > 1:
         doubt += np.sqrt(moments.information())
-    if kind == "dropout":
-        measure = parse_measure("dropout")
+    if kind in ("dropout", "ensemble"):
+        measure = parse_measure(kind)
         doubt += np.sqrt(sum(map_of_samples(measure, one.runtime, pixels) for one in predictors) / len(predictors))
     return Opinion(mean, np.clip(doubt, 0, 1).astype(np.float32))
+
+
+def _automatic(predictors: Sequence[Predictor]) -> str:
+    if len(predictors) > 1:
+        return "margin"
+    try:
+        check_measure(parse_measure("ensemble"), predictors[0].runtime)
+    except ModelError:
+        return "views"
+    return "ensemble"
 
 
 def _samples(predictor: Predictor, pixels: UInt8Array, kind: str) -> Iterator[Float32Array]:

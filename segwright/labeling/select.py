@@ -22,6 +22,7 @@ from segwright.core.types import IGNORE_INDEX, UInt8Array
 from segwright.data.annotations.rle import encode_rows
 from segwright.imageio import read_mask
 from segwright.inference.predictor import Predictor
+from segwright.inference.uncertainty import check_measure, parse_measure
 from segwright.labeling.pool import choose_images, list_images, read, scan
 from segwright.labeling.questions import Question, SelectedImage, Selection
 from segwright.labeling.scores import (
@@ -57,12 +58,16 @@ class SelectOptions:
     questions: str = "auto"
     random_share: float = 0.15
     seed: int = 0
+    size_power: float = (
+        0.5  # 0: the size of a region does not matter; 1: one answer for twice the pixels is worth twice
+    )
 
     def __post_init__(self) -> None:
         for name, value, least, most in (
             ("count", self.count, 1, 10_000_000), ("clicks", self.clicks, 0, 10_000),
             ("unit_size", self.unit_size, 4, 512), ("unit_count", self.unit_count, 2, 10_000),
-            ("random_share", self.random_share, 0, 1), ("seed", self.seed, 0, 2**63 - 1),
+            ("random_share", self.random_share, 0, 1), ("size_power", self.size_power, 0, 2),
+            ("seed", self.seed, 0, 2**63 - 1),
         ):  # fmt: skip
             if not least <= value <= most:
                 raise UsageError(f"{name} is out of range", expected=f"{least} to {most}", found=str(value))
@@ -136,6 +141,9 @@ def check_models(models: Sequence[Predictor], options: SelectOptions) -> None:
         )
     if not models and options.units == "segments":
         raise UsageError("segments are of a prediction", found="no model", fix="--units merged or superpixels")
+    if options.disagreement in ("dropout", "ensemble"):
+        for model in models:
+            check_measure(parse_measure(options.disagreement), model.runtime)
     for other in models[1:]:
         if other.label_space.names != models[0].label_space.names:
             raise ModelError(
@@ -220,7 +228,7 @@ def image_units(
     if reduced is None or weights is None:
         scores = plain_units(units, shown)
     else:
-        scores = score_units(units, reduced, weights)
+        scores = score_units(units, reduced, weights, size_power=options.size_power)
     if small == (height, width):
         return units, scores
     large = np.asarray(cv2.resize(units, (width, height), interpolation=cv2.INTER_NEAREST_EXACT), np.int32)

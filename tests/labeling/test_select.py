@@ -90,6 +90,18 @@ def test_models_that_contradict_each_other_are_in_doubt() -> None:
     np.testing.assert_allclose(two.probabilities.sum(axis=0), 1, atol=1e-5)
 
 
+def test_an_ensemble_is_judged_by_its_members(predictor: Predictor) -> None:
+    from segwright.models.ensemble import Ensemble
+
+    members = [a_predictor(seed).runtime.model for seed in (0, 1)]  # type: ignore[attr-defined]
+    joined = Predictor.from_model(Ensemble(members=members), LabelSpace(NAMES), "cpu")
+    pixels = np.random.default_rng(0).integers(0, 255, (32, 48, 3), np.uint8)
+    auto, plain = opinion([joined], pixels), opinion([joined], pixels, "margin")
+    assert (auto.disagreement - plain.disagreement).mean() > 0.01
+    with pytest.raises(sw.ModelError, match="no ensemble"):
+        sw.select(predictor, "images", disagreement="ensemble")
+
+
 def line_of_units(scores: list[float], predicted: list[int]) -> UnitScores:
     count = len(scores)
     place = np.stack([np.zeros(count), 10.0 * np.arange(count)], axis=1)
@@ -260,6 +272,27 @@ def test_what_cannot_be_selected_from_is_refused(tmp_path: Path, predictor: Pred
     for wrong in ({"units": "segments"}, {"questions": "check"}):
         with pytest.raises(sw.UsageError):
             sw.select(None, folder, **wrong)  # type: ignore[arg-type]
+
+
+def test_images_that_a_journal_keeps_are_selected_from(tmp_path: Path, predictor: Predictor) -> None:
+    pytest.importorskip("pyarrow")
+    folder = write_images(tmp_path / "images", 3)
+    sw.predict(predictor, folder, out=tmp_path / "out", journal=tmp_path / "kept", keep_images=1.0)
+    found = sw.select(predictor, tmp_path / "kept", count=2, clicks=1)
+    assert len(found.images) == 2 and found.considered == 3
+    sw.predict(predictor, folder, out=tmp_path / "out2", journal=tmp_path / "rows")
+    with pytest.raises(sw.DataError, match="no images"):
+        sw.select(predictor, tmp_path / "rows")
+
+
+def test_globs_files_and_videos(tmp_path: Path, predictor: Predictor) -> None:
+    folder = write_images(tmp_path / "images", 4)
+    assert sw.select(predictor, str(folder / "0[01].png"), count=9, clicks=1).considered == 2
+    both = sw.select(predictor, [folder / "00.png", folder / "03.png"], count=9, clicks=1)
+    assert {image.image for image in both.images} == {"00.png", "03.png"} and both.root == folder.resolve()
+    (tmp_path / "x.mp4").write_bytes(b"no video")
+    with pytest.raises(sw.UsageError, match="no images to select from"):
+        sw.select(predictor, tmp_path / "x.mp4")
 
 
 def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
