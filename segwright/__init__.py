@@ -21,6 +21,7 @@ if TYPE_CHECKING:
         ModelInfo,
         PredictedFile,
         PredictResult,
+        benchmark,
         check,
         choose_split,
         compare,
@@ -88,6 +89,7 @@ if TYPE_CHECKING:
     from segwright.evaluation.compare import Comparison
     from segwright.evaluation.evaluate import Evaluation
     from segwright.evaluation.label_errors import LabelErrors, SuspectRegion
+    from segwright.exporting.benchmark import Benchmark
     from segwright.exporting.job import ExportResult
     from segwright.inference.lineage import Lineage
     from segwright.inference.prediction import Prediction
@@ -107,7 +109,7 @@ if TYPE_CHECKING:
 # Module → the names that it gives to this one.
 _HOME = {
     "segwright.api": (
-        "ConvertResult FailedFile ModelInfo PredictResult PredictedFile check choose_split compare convert "
+        "ConvertResult FailedFile ModelInfo PredictResult PredictedFile benchmark check choose_split compare convert "
         "create_model cross_validate ensemble evaluate export find_label_errors fit_error_model import_weights "
         "label list_models load lr_range make_reference monitor open_dataset plot_crf predict promote "
         "read_journal read_lineage read_reference refine select serve train tune tune_postprocessing"
@@ -126,6 +128,7 @@ _HOME = {
     "segwright.evaluation.compare": "Comparison",
     "segwright.evaluation.evaluate": "Evaluation",
     "segwright.evaluation.label_errors": "LabelErrors SuspectRegion",
+    "segwright.exporting.benchmark": "Benchmark",
     "segwright.exporting.job": "ExportResult",
     "segwright.inference.lineage": "Lineage",
     "segwright.inference.prediction": "Prediction",
@@ -147,6 +150,7 @@ _RENAMED = {"tune_post": "tune_postprocessing", "crf_figure": "plot_crf"}
 
 __all__ = [
     "Batch",
+    "Benchmark",
     "BundleError",
     "BundleWriteError",
     "CheckResult",
@@ -206,6 +210,7 @@ __all__ = [
     "UsageError",
     "WeightsError",
     "__version__",
+    "benchmark",
     "check",
     "choose_split",
     "compare",

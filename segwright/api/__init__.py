@@ -18,6 +18,7 @@ from segwright.api.postprocess import plot_crf, tune_postprocessing
 from segwright.api.quality import fit_error_model
 from segwright.api.refinement import promote, read_lineage, refine
 from segwright.api.results import ConvertResult, FailedFile, ModelInfo, PredictedFile, PredictResult
+from segwright.api.runtimes import benchmark
 from segwright.api.training import cross_validate, lr_range, train, tune
 from segwright.core.deprecated import renamed_names
 
@@ -27,6 +28,7 @@ __all__ = [
     "ModelInfo",
     "PredictResult",
     "PredictedFile",
+    "benchmark",
     "check",
     "choose_split",
     "compare",

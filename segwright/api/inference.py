@@ -53,6 +53,7 @@ def predict(
     keep_images: float | str = 0.0,
     journal_max_size: int | str = "1GB",
     trust_external: bool = False,
+    runtime: str = "auto",
     result: dict[str, Any] | None = None,
 ) -> PredictResult:
     """Segment every image of one or several sources and write the masks.
@@ -70,6 +71,9 @@ def predict(
         The folder of the outputs.
     device, postprocess, tta, eight_bit, trust_external
         As for :func:`segwright.load`.
+    runtime : {"auto", "usual", "torch", "onnxruntime", "openvino"}, default="auto"
+        The fastest that :func:`segwright.benchmark` has proven for this model on this machine, else the usual one, as
+        for :func:`segwright.load`. What only the network itself has (features of a journal, dropout) takes the usual.
     confidence, overlay : bool
         Also write the confidence as a gray PNG; the image with the classes' colors over it.
     mask_format : {"palette", "index", "values", "npy"}, default="palette"
@@ -141,7 +145,10 @@ def predict(
         uncertainty, uncertainty_format, quality, simplify,
     )  # fmt: skip
     found = open_sources([source] if isinstance(source, str | Path) else list(source))
-    predictor = as_predictor(model, device, postprocess, tta, eight_bit, trust_external)
+    predictor = as_predictor(
+        model, device, postprocess, tta, eight_bit, trust_external,
+        runtime if journal is None and not _of_network(uncertainty) else _own(runtime),
+    )  # fmt: skip
     filled = result if result is not None else {}
     filled |= new_result(Path(out))
     with ExitStack() as stack:
@@ -246,6 +253,7 @@ def evaluate(
     command: str = "",
     eight_bit: str | None = None,
     trust_external: bool = False,
+    runtime: str = "auto",
 ) -> Evaluation:
     """Score a model, or masks made by any tool, on a split that has masks.
 
@@ -260,6 +268,9 @@ def evaluate(
         A split of ``data``, or ``"all"``. Left out: ``test``, else ``val``, else all images with a note.
     device, postprocess, tta, eight_bit, trust_external
         As for :func:`segwright.load`. Images are read by the model's value range.
+    runtime : {"auto", "usual", "torch", "onnxruntime", "openvino"}, default="auto"
+        The fastest that :func:`segwright.benchmark` has proven for this model on this machine, else the usual one, as
+        for :func:`segwright.load`. What only the network itself has (features of a journal, dropout) takes the usual.
     format, images, masks, labels
         How to read the dataset, as for :func:`segwright.check`.
     skip_bad : bool, default=False
@@ -337,7 +348,10 @@ def evaluate(
             convention=convention, collectors=parts.collectors(chosen),
         )  # fmt: skip
     else:
-        predictor = as_predictor(model, device, postprocess, tta, eight_bit, trust_external)
+        predictor = as_predictor(
+            model, device, postprocess, tta, eight_bit, trust_external,
+            runtime if not _of_network(uncertainty) else _own(runtime),
+        )  # fmt: skip
         chosen = as_model_sees(chosen, predictor)
         unsure = [] if uncertainty is None else [UncertaintyCollector(predictor, uncertainty)]
         found = evaluate_predictor(
@@ -363,7 +377,7 @@ def serve(
     host: str = "127.0.0.1",
     port: int = 8000,
     device: str = "auto",
-    precision: str = "fp32",
+    precision: str = "auto",
     postprocess: str | None = None,
     tta: str | None = None,
     max_concurrent_requests: int = 32,
@@ -382,6 +396,7 @@ def serve(
     label_studio_labels: str = "",
     label_folder: str | Path | None = None,
     trust_external: bool = False,
+    runtime: str = "auto",
     message: Callable[[str], None] = print,
 ) -> None:
     """Serve a model over HTTP until SIGINT or SIGTERM. Requests that were accepted are finished first.
@@ -396,6 +411,9 @@ def serve(
         0 takes a free one.
     device, precision, postprocess, tta, eight_bit, trust_external
         As for :func:`segwright.load`.
+    runtime : {"auto", "usual", "torch", "onnxruntime", "openvino"}, default="auto"
+        The fastest that :func:`segwright.benchmark` has proven for this model on this machine, else the usual one, as
+        for :func:`segwright.load`. What only the network itself has (features of a journal, dropout) takes the usual.
     max_concurrent_requests : int >= 1, default=32
         Requests at a time; more are answered with 503.
     batch : int >= 1, optional
@@ -439,6 +457,7 @@ def serve(
 
     For other ASGI servers see :func:`segwright.serving.app.create_app`.
     """
+    from segwright.inference.exported_files import find_exported
     from segwright.inference.predictor import find_bundle
     from segwright.serving.packages import require_packages
 
@@ -457,10 +476,11 @@ def serve(
     def load_model() -> Predictor:
         return load(
             path, device=device, precision=precision, postprocess=postprocess, tta=tta, eight_bit=eight_bit,
-            trust_external=trust_external,
+            trust_external=trust_external, runtime=runtime if journal is None else _own(runtime),
         )  # fmt: skip
 
-    watched = None if not watch else path if path.suffix.lower() == ".onnx" else find_bundle(path)
+    exported = find_exported(path)
+    watched = None if not watch else exported.file if exported is not None else find_bundle(path)
     if (path / "versions").is_dir():  # a slot (segwright.labeling.slot), which is made to be switched
         watched = path / "model"  # the link, and not the version that it leads to now
     log_to_stderr()
@@ -489,16 +509,30 @@ def as_predictor(
     tta: str | None,
     eight_bit: str | None = None,
     trust_external: bool = False,
+    runtime: str = "usual",
 ) -> Predictor:
     """The predictor itself, or the one of a saved model."""
     if isinstance(model, str | Path):
         return load(
-            model, device=device, postprocess=postprocess, tta=tta, eight_bit=eight_bit, trust_external=trust_external
-        )
+            model, device=device, postprocess=postprocess, tta=tta, eight_bit=eight_bit, trust_external=trust_external,
+            runtime=runtime,
+        )  # fmt: skip
     return model
 
 
 def is_mask_folder(path: Path) -> bool:
     """Whether ``path`` is a folder of masks and no saved model."""
+    from segwright.inference.exported_files import find_exported
+
     is_run = (path / "model.json").is_file() or (path / "model" / "model.json").is_file()
-    return path.is_dir() and not is_run
+    return path.is_dir() and not is_run and find_exported(path) is None
+
+
+def _own(runtime: str) -> str:
+    """The runtime for what only the network itself gives."""
+    return "usual" if runtime == "auto" else runtime
+
+
+def _of_network(uncertainty: str | None) -> bool:
+    """Whether a measure of uncertainty runs the network's own layers, which an exported file has not."""
+    return uncertainty is not None and any(name in uncertainty for name in ("dropout", "ensemble"))

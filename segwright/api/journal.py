@@ -154,13 +154,14 @@ def make_reference(
     """
     from segwright.api.models import load
     from segwright.inference.bundle import load_bundle, read_attachments, save_bundle
+    from segwright.inference.exported_files import find_exported
     from segwright.inference.predictor import find_bundle
     from segwright.inference.split_reader import as_model_sees
     from segwright.monitoring import reference
     from segwright.monitoring.estimate import NAME as ACCURACY
     from segwright.monitoring.shifted import LEAST_IMAGES, estimator_predictions, make_accuracy
 
-    if Path(model).suffix.lower() == ".onnx":
+    if find_exported(model) is not None:
         raise UsageError(
             "an exported file carries no reference", expected="a run folder or a bundle", found=str(model),
             fix="make it for the model that was exported, and give that to segwright monitor --reference",

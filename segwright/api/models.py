@@ -16,6 +16,7 @@ from segwright.training.config import parse_size
 
 if TYPE_CHECKING:
     from segwright.exporting.job import ExportResult
+    from segwright.exporting.quantize import QuantizationData
     from segwright.inference.import_weights import Imported
     from segwright.inference.predictor import Predictor
     from segwright.models.base import SegmentationModel
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 __all__ = ["create_model", "ensemble", "export", "import_weights", "list_models", "load"]
 
 PARITY_IMAGES = 6
+CALIBRATION_IMAGES = 64
+JUDGED_IMAGES = 200  # at most, spread evenly over the split
 
 
 def create_model(
@@ -118,22 +121,23 @@ def load(
     model: str | Path,
     *,
     device: str = "auto",
-    precision: str = "fp32",
+    precision: str = "auto",
     postprocess: str | None = None,
     tta: str | None = None,
     eight_bit: str | None = None,
     trust_external: bool = False,
+    runtime: str = "usual",
 ) -> Predictor:
     """Load a saved model for prediction.
 
     Parameters
     ----------
     model : str or Path
-        A run folder, a bundle, or an exported ``.onnx`` file.
+        A run folder, a bundle, or an exported file.
     device : str, default="auto"
         ``auto``, ``cpu``, ``cuda``, ``cuda:1``, ``mps``.
-    precision : {"fp32", "bf16", "fp16"}, default="fp32"
-        Of the network's arithmetic.
+    precision : {"auto", "fp32", "bf16", "fp16"}, default="auto"
+        Of the network's arithmetic. ``"auto"``: fp32, or what the runtime was proven in.
     postprocess : str, optional
         A post-processing pipeline in place of the saved one; ``"none"``: no post-processing.
     tta : str, optional
@@ -142,6 +146,9 @@ def load(
         How 8-bit images are read by a model of deeper ones.
     trust_external : bool, default=False
         Let another package build the network, with arguments out of the file. Only for models whose origin you trust.
+    runtime : {"usual", "auto", "torch", "onnxruntime", "openvino"}, default="usual"
+        ``"usual"``: torch for a saved model, onnxruntime for an ``.onnx`` file. ``"auto"``: the fastest that
+        :func:`segwright.benchmark` has proven on this machine, else the usual one; ``notes`` of the predictor name it.
 
     Returns
     -------
@@ -164,7 +171,7 @@ def load(
 
     return predictor.load(
         model, device=device, precision=precision, post=postprocess, tta=tta, eight_bit=eight_bit,
-        trust_external=trust_external,
+        trust_external=trust_external, runtime_name=runtime,
     )  # fmt: skip
 
 
@@ -174,6 +181,7 @@ def export(
     out: str | Path | None = None,
     *,
     data: str | Path | None = None,
+    precision: str = "fp32",
     with_logits: bool = False,
     command: str = "",
     trust_external: bool = False,
@@ -186,12 +194,16 @@ def export(
     ----------
     model : str or Path or sequence of them
         A run folder or a bundle.
-    to : {"onnx", "bundle"}, default="onnx"
-        The format.
+    to : {"onnx", "openvino", "torch", "triton", "bundle"}, default="onnx"
+        The format: one file for onnxruntime and OpenVINO, a folder of OpenVINO's, a ``.pt2`` file of torch.export, a
+        model repository for Triton, or the folder that segwright loads.
     out : str or Path, optional
         The exported file or folder.
     data : str or Path, optional
         Images to compare on. Left out: the data of the training if it is there, else generated scenes.
+    precision : {"fp32", "int8"}, default="fp32"
+        ``"int8"``, of an ONNX file: calibrated on the dataset's training images and judged on its other labeled images;
+        written only if it loses at most 0.2 mIoU points and is at least 1.3 × as fast on this machine.
     with_logits : bool, default=False
         Also output the logits of every class.
     command : str, optional
@@ -207,7 +219,8 @@ def export(
     Raises
     ------
     ExportError
-        The network cannot be exported, or the export does not agree with the original.
+        The network cannot be exported, the export does not agree with the original, or int8 loses too much or is not
+        faster; the error has both figures.
 
     Examples
     --------
@@ -220,11 +233,41 @@ def export(
     models = [model] if isinstance(model, str | Path) else list(model)
     if not models:
         raise UsageError("nothing to export", expected="a saved model or several", found="none")
+    if precision not in ("fp32", "int8"):
+        raise UsageError("unknown precision of an export", expected="fp32, int8", found=precision)
     samples, source = parity_samples(models[0], data)
     return export_model(
         models, to, out, samples=samples, source=source, with_logits=with_logits, command=command,
-        trust_external=trust_external,
+        trust_external=trust_external, quantization=None if precision == "fp32" else _labeled(models[0], data),
     )  # fmt: skip
+
+
+def _labeled(model: str | Path, data: str | Path | None) -> QuantizationData:
+    """Training images for the calibration of int8, and the labeled images that it is judged on."""
+    from segwright.exporting.quantize import QuantizationData
+    from segwright.inference.description import read_bundle
+    from segwright.inference.predictor import find_bundle
+
+    bundle = read_bundle(find_bundle(model))
+    place = data if data is not None else bundle.training.get("data")
+    if not isinstance(place, str | Path) or not str(place) or not Path(place).exists():
+        raise UsageError(
+            "int8 is calibrated on training images and judged by its mIoU", expected="labeled images",
+            found=f"the training data, {place}, is not there" if place else "none", fix="give the dataset with --data",
+        )  # fmt: skip
+    dataset = open_dataset(str(place))
+    train = dataset.splits.get("train", dataset.all)
+    judged = next((dataset.splits[name] for name in ("val", "test") if name in dataset.splits), dataset.all)
+    if dataset.label_space.names != bundle.label_space.names:
+        raise UsageError(
+            "int8 is judged on the model's own classes", expected=", ".join(bundle.label_space.names)[:300],
+            found=", ".join(dataset.label_space.names)[:300], where=place,
+        )  # fmt: skip
+    return QuantizationData(
+        [train[place] for place in evenly_spread(len(train), CALIBRATION_IMAGES)],
+        [judged[place] for place in evenly_spread(len(judged), JUDGED_IMAGES)],
+        str(place),
+    )
 
 
 def ensemble(models: Sequence[str | Path], out: str | Path, *, data: str | Path | None = None) -> Path:
@@ -318,17 +361,24 @@ def import_weights(
     )  # fmt: skip
 
 
-def parity_samples(model: str | Path, data: str | Path | None) -> tuple[list[Sample], str]:
-    """Some images to compare an export on, and where they are from."""
+def parity_samples(
+    model: str | Path, data: str | Path | None, trust_external: bool = False
+) -> tuple[list[Sample], str]:
+    """Some images to compare an export on, and where they are from; ``model`` may be exported itself."""
     import cv2
     import numpy as np
 
     from segwright.demo.street_scene import draw_street
     from segwright.inference.description import read_bundle
+    from segwright.inference.exported_files import find_exported, open_exported
     from segwright.inference.pixels import fit_channels
     from segwright.inference.predictor import find_bundle
 
-    bundle = read_bundle(find_bundle(model))
+    exported = find_exported(model)
+    if exported is None:
+        bundle = read_bundle(find_bundle(model))
+    else:
+        bundle = open_exported(exported, device="cpu", trust_external=trust_external).bundle
     channels = bundle.arguments.get("in_channels", bundle.preprocessing.get("channels", 3))
     channels = channels if isinstance(channels, int) and 1 <= channels <= 512 else 3
     known = bundle.training.get("data")

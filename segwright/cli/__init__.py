@@ -16,6 +16,7 @@ from segwright.cli import (
     postprocess,
     reference,
     refinement,
+    runtimes,
     select,
     serving,
     training,
@@ -24,6 +25,7 @@ from segwright.cli import (
 from segwright.cli.common import report_error
 from segwright.cli.renamed import with_new_names
 from segwright.core.errors import SegwrightError, needs_whole_package, output_error
+from segwright.core.installation import check_installation
 
 app = typer.Typer(
     name="segwright",
@@ -45,6 +47,7 @@ for module in (
     monitoring,
     reference,
     refinement,
+    runtimes,
     select,
 ):
     module.register(app)
@@ -68,6 +71,7 @@ def main() -> None:
     os.environ.setdefault("PYTHONSAFEPATH", "1")
     sys.argv[1:] = with_new_names(sys.argv[1:])
     try:
+        check_installation()
         app()
     except SegwrightError as error:
         report_error(error)

@@ -70,7 +70,15 @@ KeepImages = Annotated[
 JournalMaxSize = Annotated[
     str, typer.Option("--journal-max-size", metavar="SIZE", help="Of the journal's folder; its oldest files go.")
 ]
-Model = Annotated[Path, typer.Argument(metavar="MODEL", help="A run folder, a bundle or an exported .onnx file.")]
+Runtime = Annotated[
+    str,
+    typer.Option(
+        "--runtime",
+        metavar="auto|usual|torch|onnxruntime|openvino",
+        help="auto: the fastest that segwright benchmark has proven here, else the usual one.",
+    ),
+]
+Model = Annotated[Path, typer.Argument(metavar="MODEL", help="A run folder, a bundle or an exported file.")]
 
 
 def label_options(

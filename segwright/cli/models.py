@@ -23,6 +23,7 @@ from segwright.cli.common import (
     Masks,
     Model,
     PointRadius,
+    Runtime,
     Split,
     TrustExternal,
     UnlabeledPixels,
@@ -64,10 +65,13 @@ def models(
 
 
 def evaluate(
-    model: Annotated[Path, typer.Argument(metavar="MODEL", help="Run folder, bundle, .onnx file, or folder of masks.")],
+    model: Annotated[
+        Path, typer.Argument(metavar="MODEL", help="Run folder, bundle, exported file, or folder of masks.")
+    ],
     data: Data,
     split: Split = None,
     device: Device = "auto",
+    runtime: Runtime = "auto",
     post: Post = None,
     tta: Tta = None,
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave unusable files out, and list them.")] = False,
@@ -166,6 +170,7 @@ def evaluate(
         command=command_line(),
         eight_bit=eight_bit,
         trust_external=trust_external,
+        runtime=runtime,
     )
     from segwright.evaluation.terminal import render_evaluation
 
@@ -214,6 +219,7 @@ def predict(
         "predictions"
     ),
     device: Device = "auto",
+    runtime: Runtime = "auto",
     post: Post = None,
     tta: Tta = None,
     mask_format: Annotated[
@@ -290,7 +296,7 @@ def predict(
             model, sources[0] if len(sources) == 1 else sources, out=out, device=device, postprocess=post, tta=tta,
             confidence=confidence, overlay=overlay, mask_format=mask_format, probabilities=probabilities,
             polygons=polygons or (), simplify=simplify, areas=areas, video=video, eight_bit=eight_bit,
-            overwrite=overwrite, trust_external=trust_external, uncertainty=uncertainty,
+            overwrite=overwrite, trust_external=trust_external, runtime=runtime, uncertainty=uncertainty,
             uncertainty_format=uncertainty_format,
             quality=json is not None if quality is None else quality,
             resume=resume, frames=frames, journal=journal, keep_images=keep_images,
@@ -375,9 +381,14 @@ def export(
     models: Annotated[
         list[Path], typer.Argument(metavar="MODEL...", help="A run folder or bundle; several become one, their mean.")
     ],
-    to: Annotated[str, typer.Option("--to", help="onnx, or bundle: the folder that segwright loads.")] = "onnx",
+    to: Annotated[
+        str, typer.Option("--to", metavar="FORMAT", help="onnx, openvino, torch (.pt2), triton, or bundle.")
+    ] = "onnx",
     out: Annotated[Path | None, typer.Option("--out", metavar="PATH", help="The exported file or folder.")] = None,
     data: Annotated[Path | None, typer.Option("--data", metavar="DATA", help="Real images for the check.")] = None,
+    precision: Annotated[
+        str, typer.Option("--precision", help="fp32, or int8: refused if it loses too much or is not faster here.")
+    ] = "fp32",
     logits: Annotated[bool, typer.Option("--logits", help="Also output per-class logits.")] = False,
     trust_external: TrustExternal = False,
     json: Json = None,
@@ -387,8 +398,9 @@ def export(
 
     check_json(json)
     result = api.export(
-        models, to=to, out=out, data=data, with_logits=logits, command=command_line(), trust_external=trust_external
-    )
+        models, to=to, out=out, data=data, precision=precision, with_logits=logits, command=command_line(),
+        trust_external=trust_external,
+    )  # fmt: skip
     parity = result.parity
     screen = console()
     kind = result.format if len(models) == 1 else f"{result.format} of {len(models)} models"
@@ -399,6 +411,8 @@ def export(
         soft_wrap=True,
     )
     screen.print(f"sizes: {', '.join(parity.sizes)}")
+    if result.remark:
+        screen.print(f"{result.precision}: {result.remark}", soft_wrap=True)
     if result.not_included:
         names = " and ".join(name.replace("-", " ") for name in result.not_included)
         screen.print(

@@ -14,6 +14,7 @@ from segwright.cli.common import (
     JournalMaxSize,
     KeepImages,
     Model,
+    Runtime,
     TrustExternal,
     console,
 )
@@ -25,7 +26,10 @@ def serve(
     host: Annotated[str, typer.Option("--host", help="Address to listen on; 0.0.0.0: all.")] = "127.0.0.1",
     port: Annotated[int, typer.Option("--port", help="0 takes a free one.")] = 8000,
     device: Device = "auto",
-    precision: Annotated[str, typer.Option("--precision", help="fp32, bf16, fp16")] = "fp32",
+    runtime: Runtime = "auto",
+    precision: Annotated[
+        str, typer.Option("--precision", help="fp32, bf16, fp16; auto: fp32, or what the runtime is proven in.")
+    ] = "auto",
     post: Post = None,
     tta: Tta = None,
     trust_external: TrustExternal = False,
@@ -79,7 +83,7 @@ def serve(
 
     api.serve(
         model, host=host, port=port, device=device, precision=precision, postprocess=post, tta=tta,
-        trust_external=trust_external, max_concurrent_requests=max_concurrent_requests, batch=batch,
+        trust_external=trust_external, runtime=runtime, max_concurrent_requests=max_concurrent_requests, batch=batch,
         max_megabytes=max_megabytes, max_megapixels=max_megapixels, upload_timeout=upload_timeout,
         predict_timeout=predict_timeout, eight_bit=eight_bit, watch=watch, journal=journal,
         keep_images=keep_images, journal_max_size=journal_max_size, label_studio=label_studio,

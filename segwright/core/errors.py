@@ -244,6 +244,11 @@ TRAINING_PACKAGES = ("torch", "torchvision", "timm", "onnxscript", "segwright") 
 def needs_whole_package(error: ModuleNotFoundError) -> MissingExtraError | None:
     """The typed error for something that only the whole package can do; None if another module is missing."""
     name = (error.name or "").partition(".")[0]
+    if name in ("numba", "llvmlite"):
+        return MissingExtraError(
+            "the dense CRF is compiled by numba", found=f"no module {error.name}",
+            fix="pip install 'segwright-runtime[crf]'",
+        )  # fmt: skip
     if name not in TRAINING_PACKAGES:
         return None
     return MissingExtraError(

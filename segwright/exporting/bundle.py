@@ -7,9 +7,8 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from segwright.exporting.job import ExportJob, ExportResult
-from segwright.exporting.parity import check_parity, compare, latency
+from segwright.exporting.parity import check_parity, compare, time_one_image
 from segwright.inference.bundle import load_bundle, save_bundle
-from segwright.inference.pixels import fit_channels
 from segwright.inference.torch_runtime import TorchRuntime
 
 
@@ -20,7 +19,7 @@ def export_bundle(job: ExportJob) -> ExportResult:
         runtime = TorchRuntime(written, "cpu")
         parity = compare(job.original, runtime, job.samples, job.source)
         check_parity(parity, job.path)
-        milliseconds = latency(runtime.labels, fit_channels(job.samples[0].image, runtime.in_channels)[None])
+        milliseconds = time_one_image(runtime, job.samples)
     save_bundle(
         job.path,
         job.network,

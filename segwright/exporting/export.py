@@ -26,12 +26,24 @@ from segwright.core.types import Sample
 from segwright.exporting.bundle import export_bundle
 from segwright.exporting.job import ExportJob, ExportResult
 from segwright.exporting.onnx import export_onnx
+from segwright.exporting.openvino import export_openvino
+from segwright.exporting.quantize import QuantizationData, export_int8
+from segwright.exporting.torch_program import export_torch
+from segwright.exporting.triton import export_triton
 from segwright.inference.bundle import is_bundle, load_bundle, read_attachments
 from segwright.inference.ensemble import EnsembleRuntime, join_models
+from segwright.inference.exported_files import find_exported
 from segwright.inference.predictor import find_bundle
 from segwright.inference.torch_runtime import TorchRuntime
 
-EXPORTERS: dict[str, Callable[[ExportJob], ExportResult]] = {"onnx": export_onnx, "bundle": export_bundle}
+EXPORTERS: dict[str, Callable[[ExportJob], ExportResult]] = {
+    "onnx": export_onnx,
+    "bundle": export_bundle,
+    "openvino": export_openvino,
+    "torch": export_torch,
+    "triton": export_triton,
+}
+SUFFIXES = {"torch": "pt2"}  # of the file or folder, where it is not the format's name
 
 
 @renamed_parameters(pictures="source")
@@ -45,15 +57,21 @@ def export(
     with_logits: bool = False,
     command: str = "",
     trust_external: bool = False,
+    quantization: QuantizationData | None = None,
 ) -> ExportResult:
     """Export a run folder or bundle, or several as their ensemble; ExportError if it cannot be exported or differs from
     the original.
 
     ``samples``: the real images to compare on, with masks if they have them; ``with_logits`` adds a third output, which
-    test-time augmentation and post-processing need; ``command`` is written into an ensemble.
+    test-time augmentation and post-processing need; ``command`` is written into an ensemble. ``quantization``: write
+    int8 weights and activations, calibrated and judged on these images.
     """
     if to not in EXPORTERS:
         raise UsageError("unknown export format", expected=", ".join(EXPORTERS), found=to)
+    if quantization is not None and to != "onnx":
+        raise UsageError(
+            "an int8 export is one ONNX file, for onnxruntime and OpenVINO", expected="--to onnx", found=to
+        )
     if not samples:
         raise UsageError("an export is compared on real images", found="none", fix="give some with --data")
     models = [model] if isinstance(model, str | Path) else list(model)
@@ -66,26 +84,33 @@ def export(
     originals = [TorchRuntime(load_bundle(folder, trust_external=trust_external)[0], "cpu") for folder in folders]
     original = originals[0] if len(originals) == 1 else EnsembleRuntime(originals)
     run = folders[0].parent
-    usual = run / f"{run.name or 'model'}.{to}" if len(models) == 1 else Path(f"ensemble.{to}")
+    suffix = SUFFIXES.get(to, to) if quantization is None else "int8.onnx"
+    usual = run / f"{run.name or 'model'}.{suffix}" if len(models) == 1 else Path(f"ensemble.{suffix}")
     path = Path(out) if out is not None else usual
     _refuse_overwriting(path, to, folders)
     path.parent.mkdir(parents=True, exist_ok=True)
     with_logits = with_logits or bundle.postprocess is not None
     attachments = read_attachments(folders[0]) if len(folders) == 1 else {}
-    return EXPORTERS[to](ExportJob(network, bundle, original, path, samples, source, with_logits, attachments))
+    job = ExportJob(network, bundle, original, path, samples, source, with_logits, attachments)
+    return EXPORTERS[to](job) if quantization is None else export_int8(job, quantization)
 
 
 def _refuse_overwriting(path: Path, to: str, models: Sequence[Path]) -> None:
     """Raise UsageError if ``path`` exists and is not an earlier export."""
+    folder = to in ("bundle", "openvino", "triton")
     if to == "bundle":
         mine = path.resolve() in [model.resolve() for model in models]
         wrong = mine or path.is_file() or (path.is_dir() and any(path.iterdir()) and not is_bundle(path))
+    elif folder:
+        found = find_exported(path)
+        earlier = path.is_dir() and (not any(path.iterdir()) or (found is not None and found.kind == to))
+        wrong = path.exists() and not earlier
     else:
         wrong = path.is_dir()
     if wrong:
         raise UsageError(
             "the output exists and is not an earlier export",
-            expected="a new name, an empty folder or an earlier bundle" if to == "bundle" else "a file's name",
+            expected=f"a new name, an empty folder or an earlier {to} export" if folder else "a file's name",
             found="a file" if path.is_file() else "a folder",
             where=path,
             fix="another name with --out",

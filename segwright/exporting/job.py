@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from segwright.core.atomic_io import write_json
 from segwright.core.types import Sample
 from segwright.exporting.parity import Parity
 from segwright.inference.attachments import Attachment
@@ -25,6 +26,7 @@ class ExportResult:
     parity: Parity
     latency_ms: float  # one image of the first size, median
     not_included: tuple[str, ...] = ()  # what the model carries and the exported file cannot
+    remark: str = ""  # for people: what an int8 file costs and gains
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -48,3 +50,21 @@ class ExportJob:
     source: str
     with_logits: bool
     attachments: Mapping[str, Attachment] = field(default_factory=dict)  # of the only model; an ensemble has none
+
+
+def finish(
+    job: ExportJob,
+    format: str,
+    parity: Parity,
+    milliseconds: float,
+    precision: str = "fp32",
+    details: Mapping[str, Any] | None = None,
+    remark: str = "",
+) -> ExportResult:
+    """The result of a written export, whose comparison is also kept beside it as a ``.parity.json`` file, there with
+    ``details``."""
+    result = ExportResult(job.path, format, precision, parity, milliseconds, tuple(sorted(job.attachments)), remark)
+    name = job.path.stem if format == "onnx" else job.path.name
+    tree = result.to_json() | ({precision: dict(details)} if details else {})
+    write_json(job.path.with_name(f"{name}.parity.json"), tree)
+    return result

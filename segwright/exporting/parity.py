@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -63,8 +63,9 @@ def check_parity(parity: Parity, path: Path) -> None:
         )
 
 
-def latency(run: Callable[[UInt8Array], object], images: UInt8Array, repeats: int = 7) -> float:
-    """Milliseconds: the median of ``repeats`` runs after a first one."""
+def time_one_image(runtime: Runtime, samples: Sequence[Sample], repeats: int = 7) -> float:
+    """Milliseconds for the labels of the first sample: the median of ``repeats`` runs after a first one."""
+    images, run = fit_channels(samples[0].image, runtime.in_channels)[None], runtime.labels
     run(images)
     times = []
     for _ in range(repeats):

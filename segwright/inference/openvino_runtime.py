@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import threading
 from pathlib import Path
 from typing import Any
@@ -89,6 +90,11 @@ def require_openvino() -> Any:
             "this runtime needs the package openvino", found=str(error), fix="pip install 'segwright[openvino]'"
         ) from error
     return openvino
+
+
+def has_openvino() -> bool:
+    """Whether the package is installed."""
+    return importlib.util.find_spec("openvino") is not None
 
 
 def supports_bf16() -> bool:

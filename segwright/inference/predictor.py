@@ -18,11 +18,12 @@ from segwright.core.types import Float32Array, LabelSpace
 from segwright.data.records import ValueRange
 from segwright.imageio import UInt8Array, read_header, read_image, read_raster
 from segwright.inference.attachments import attachment_names
-from segwright.inference.description import Bundle, is_bundle, read_attachment
-from segwright.inference.onnx_runtime import OnnxRuntime
+from segwright.inference.description import Bundle, is_bundle, read_attachment, read_bundle
+from segwright.inference.exported_files import ExportedFile, find_exported, open_exported
 from segwright.inference.pixels import as_rgb, check_image, fit_channels
 from segwright.inference.prediction import Prediction
 from segwright.inference.quality import ATTACHMENT, ErrorModel, Quality, parse_error_model, thinning
+from segwright.inference.runtime_choice import choose_runtime
 from segwright.inference.runtimes import Runtime, features_of, labels_and_scores
 from segwright.inference.sliding_window import DEFAULT_MARGIN, DEFAULT_WINDOW, Window, sliding_windows
 from segwright.inference.thinned import ThinnedOutput, Thinner, log_scores
@@ -434,30 +435,44 @@ def load(
     model: str | Path,
     *,
     device: str = "auto",
-    precision: str = "fp32",
+    precision: str = "auto",
     post: str | None = None,
     tta: str | None = None,
     eight_bit: str | None = None,
     trust_external: bool = False,
+    runtime_name: str = "usual",
 ) -> Predictor:
-    """A predictor from a run folder, a bundle or an exported ``.onnx`` file; BundleError if there is none.
+    """A predictor from a run folder, a bundle or an exported file; BundleError if there is none. ``runtime_name``: see
+    :func:`segwright.inference.runtime_choice.choose_runtime`.
     ``trust_external``: see :func:`segwright.inference.bundle.load_bundle`."""
     path = Path(model)
-    if path.suffix.lower() == ".onnx":
-        onnx = OnnxRuntime(path, device)
-        runtime: Runtime = onnx
-        bundle = onnx.bundle
-        attachment = None
+    exported = find_exported(path)
+    choice = choose_runtime(path, runtime_name, device, precision)
+    runtime: Runtime
+    attachment, names = None, ()
+    if exported is not None:
+        opened = open_exported(
+            exported, runtime=choice.runtime, device=device, precision=choice.precision, trust_external=trust_external
+        )
+        runtime, bundle = opened, opened.bundle
     else:
-        from segwright.inference.bundle import load_bundle
-        from segwright.inference.torch_runtime import TorchRuntime
-
         folder = find_bundle(path)
-        network, bundle = load_bundle(folder, trust_external=trust_external)
-        attachment = read_attachment(folder, ATTACHMENT)
-        runtime = TorchRuntime(network, device, precision)
+        attachment, names = read_attachment(folder, ATTACHMENT), tuple(attachment_names(folder))
+        if choice.file is not None:
+            runtime = open_exported(
+                ExportedFile("onnx", choice.file), runtime=choice.runtime, device=device, precision=choice.precision
+            )
+            bundle = read_bundle(folder)
+        else:
+            from segwright.inference.bundle import load_bundle
+            from segwright.inference.torch_runtime import TorchRuntime
+
+            network, bundle = load_bundle(folder, trust_external=trust_external)
+            runtime = TorchRuntime(network, device, choice.precision)
     predictor = Predictor(runtime, bundle.label_space, bundle=bundle, post=post, tta=tta, eight_bit=eight_bit)
-    predictor.attachments = tuple(attachment_names(find_bundle(path))) if path.suffix.lower() != ".onnx" else ()
+    predictor.attachments = names
+    if choice.note:
+        predictor.note(choice.note)
     if attachment is not None:
         predictor.error_model = parse_error_model(attachment, bundle.label_space.classes).used_with(
             str(predictor.pipeline) if predictor.pipeline else "none", str(predictor.tta) if predictor.tta else "none"
@@ -481,7 +496,7 @@ def find_bundle(path: str | Path) -> Path:
             return folder.resolve() if folder.is_symlink() else folder
     raise BundleError(
         "no saved model here",
-        expected="a run folder, a bundle (model.json and model.safetensors) or an exported .onnx file",
+        expected="a run folder, a bundle (model.json and model.safetensors) or an exported file",
         found="nothing"
         if not path.exists()
         else ", ".join(sorted(e.name for e in path.iterdir())[:8] or ["an empty folder"])

@@ -5,6 +5,8 @@ Nothing here imports torch or numba.
 
 from __future__ import annotations
 
+import functools
+import importlib.util
 import os
 import threading
 from collections.abc import Iterator
@@ -18,7 +20,8 @@ _disabled = 0  # how many ``with disabled():`` blocks are open
 
 
 def enabled() -> bool:
-    """Whether compiled kernels may run: not within :func:`disabled`, and ``SEGWRIGHT_KERNELS`` is unset or 1.
+    """Whether compiled kernels may run: numba is installed, not within :func:`disabled`, and ``SEGWRIGHT_KERNELS`` is
+    unset or 1.
 
     UsageError for any value of the variable but 0 and 1.
     """
@@ -30,7 +33,13 @@ def enabled() -> bool:
             found=value,
             fix=f"unset {VARIABLE}, or set it to 0 or 1",
         )
-    return value != "0" and not _disabled
+    return value != "0" and not _disabled and _has_numba()
+
+
+@functools.cache
+def _has_numba() -> bool:
+    """segwright-runtime comes without it: the plain twins run then."""
+    return importlib.util.find_spec("numba") is not None
 
 
 @contextmanager

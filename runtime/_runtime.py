@@ -1,0 +1,1 @@
+"""Present only where segwright-runtime was installed."""
