@@ -95,13 +95,16 @@ def studio() -> Iterator[Studio]:
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return saved_model(tmp_path_factory.mktemp("studio") / "streets")
+
+
+def saved_model(folder: Path) -> Path:
     torch.manual_seed(5)
     network = create_model("segnet_basic", classes=3, weights=None, width=8)
     scene = torch.from_numpy(draw_street("served", (96, 128))[0][None])
     with torch.no_grad():
         for _ in range(30):
             network(scene)  # random weights then tell one place from another
-    folder = tmp_path_factory.mktemp("studio") / "streets"
     return save_bundle(folder, network.eval(), Bundle("segnet_basic", SPACE, {"width": 8}))
 
 
