@@ -64,7 +64,7 @@ def check(
 
 def convert(
     data: Data,
-    to: Annotated[str, typer.Option("--to", help="voc, coco, folder, webdataset, labelme, cvat, hf")],
+    to: Annotated[str, typer.Option("--to", help="voc, coco, folder, webdataset, labelme, cvat, label_studio, hf")],
     out: Annotated[Path, typer.Option("--out", metavar="FOLDER", help="Where the new dataset goes.")],
     format: Format = None,
     images: Images = None,

@@ -35,7 +35,7 @@ from segwright.data.formats.writing import (
 )
 from segwright.data.records import Dataset
 
-_OFFERED = ("voc", "coco", "folder", "webdataset", "labelme", "cvat", "hf")
+_OFFERED = ("voc", "coco", "folder", "webdataset", "labelme", "cvat", "label_studio", "hf")
 WRITERS: Mapping[str, Writer] = {name: writer for name in _OFFERED if (writer := FORMATS[name].writer) is not None}
 UNANNOTATED = {
     "coco": "become ignored all over: COCO cannot express 'not annotated'",

@@ -31,9 +31,10 @@ from starlette.routing import Route
 from segwright.core.errors import DataError, LabelError, SegwrightError, UsageError
 from segwright.core.types import IGNORE_INDEX, LabelSpace, UInt8Array
 from segwright.data.annotations.rasterize import BACKGROUND_NAMES
-from segwright.data.annotations.rle import encode_label_studio
 from segwright.data.formats.file_tree import is_image
 from segwright.data.formats.label_studio import draw_annotation
+from segwright.data.formats.label_studio_writing import brush_region
+from segwright.data.formats.writing import IGNORE_NAME
 from segwright.imageio import Limits
 from segwright.imageio.headers import parse_header
 from segwright.inference.prediction import Prediction
@@ -294,31 +295,14 @@ def brushes(prediction: Prediction, labeling: Labeling, labels: Mapping[int, str
     classes: dict[str, list[int]] = {}
     for index, label in labels.items():
         classes.setdefault(label, []).append(index)
-    height, width = found.shape
     regions = []
     for label, indices in classes.items():
         mask = np.isin(found, indices)
         if mask.any():
-            regions.append(
-                {
-                    "id": _region_id(label, encoded := encode_label_studio(mask)),
-                    "type": "brushlabels",
-                    "from_name": labeling.from_name,
-                    "to_name": labeling.to_name,
-                    "origin": "prediction",
-                    "image_rotation": 0,
-                    "original_width": width,
-                    "original_height": height,
-                    "score": float(sure[mask].mean(dtype=np.float64)),
-                    "value": {"format": "rle", "rle": encoded, "brushlabels": [label]},
-                }
-            )
+            score = float(sure[mask].mean(dtype=np.float64))
+            more = {"origin": "prediction", "score": score}
+            regions.append(brush_region(mask, label, labeling.from_name, labeling.to_name, **more))
     return regions
-
-
-def _region_id(label: str, encoded: list[int]) -> str:
-    """Ten characters that are the same for the same brush."""
-    return hashlib.sha256(label.encode() + bytes(encoded)).hexdigest()[:10]
 
 
 def annotation_mask(
@@ -338,6 +322,7 @@ def annotation_mask(
     index: dict[str, int] = {}
     for number, name in enumerate(space.names):
         index.setdefault(names.get(name) or name, number)
+    index.setdefault(IGNORE_NAME, IGNORE_INDEX)
     fill = next((i for i, name in enumerate(space.names) if name.strip().lower() in BACKGROUND_NAMES), IGNORE_INDEX)
     mask, problems = draw_annotation(annotation, index, info.size, fill, address)
     for problem in problems:

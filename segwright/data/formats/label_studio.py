@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from segwright.core.errors import FormatError, LabelError, SegwrightError
-from segwright.core.types import LabelSpace, UInt8Array
+from segwright.core.types import IGNORE_INDEX, Color, LabelSpace, UInt8Array
 from segwright.data.annotations.polygons import as_points, fill_box
 from segwright.data.annotations.rasterize import (
     Drawable,
@@ -35,9 +35,10 @@ from segwright.data.annotations.rasterize import (
 )
 from segwright.data.annotations.rle import check_size, decode_label_studio
 from segwright.data.annotations.sparse import COMPLETE, Choice, LabelRule, Reading, choose_reading, core, stamp
-from segwright.data.formats.base import Format, label_rule, pairing_problems, unique_ids
+from segwright.data.formats.base import SPLIT_NAMES, Format, label_rule, pairing_problems, sort_splits, unique_ids
 from segwright.data.formats.file_references import Reference, claimed_twice, file_index, resolve_all, surroundings
 from segwright.data.formats.file_tree import Tree, is_image, read_ends
+from segwright.data.formats.label_studio_writing import write_label_studio
 from segwright.data.formats.name_matching import find_class_list
 from segwright.data.formats.name_parts import composed, spellings
 from segwright.data.label_maps import read_class_list
@@ -143,7 +144,7 @@ def draw_annotation(
             "labels that are no classes of the model", expected=", ".join(index), found=", ".join(unknown)[:300],
             where=where, fix="give them the label of a class, or train a model that has them",
         )  # fmt: skip
-    space = LabelSpace(tuple(f"class {number}" for number in range(max([*index.values(), 0]) + 1)))
+    space = LabelSpace(tuple(f"class {number}" for number in range(max(index.values(), default=0) % IGNORE_INDEX + 1)))
     reader = LabelStudioReader(space, index=index, background=fill)
     objects = [
         Drawable(index[_labels(_value(region))[0]], partial(reader._typed, region, *size, where)) for region in regions
@@ -196,6 +197,13 @@ def _tasks(path: Path) -> list[Mapping[str, Any]]:
     return data
 
 
+def _split(task: Mapping[str, Any]) -> str | None:
+    """The split that a task's data names: ``{"image": …, "split": "train"}``."""
+    fields = task.get("data", task)
+    named = fields.get("split") if isinstance(fields, Mapping) else None
+    return SPLIT_NAMES.get(named.lower()) if isinstance(named, str) else None
+
+
 def _image_names(task: Mapping[str, Any]) -> list[str]:
     """The images' addresses in a task: under ``data`` (JSON) or at the top (JSON-MIN), under any key."""
     fields = task.get("data", task)
@@ -209,6 +217,7 @@ class _Found:
 
     tasks: list[tuple[Path, str, tuple[Mapping[str, Any], ...] | None]] = field(default_factory=list)
     ledger: Ledger = field(default_factory=Ledger)
+    splits: list[str | None] = field(default_factory=list)  # of each task
     several: int = 0  # tasks with several finished annotations
     images: int = 0  # tasks with several images
 
@@ -311,7 +320,9 @@ def open_label_studio(tree: Tree) -> Dataset:
         for task in _tasks(path):
             names = _image_names(task)
             found.images += len(set(names)) > 1
-            found.tasks.append((path, names[0] if names else f"task {task.get('id')}", found.regions(task)))
+            name = names[0] if names else f"task {task.get('id')}"
+            found.tasks.append((path, name, found.regions(task)))
+            found.splits.append(_split(task))
     references = _references(tree, found)
     resolved = resolve_all(tree, references)
     contested = {
@@ -320,8 +331,10 @@ def open_label_studio(tree: Tree) -> Dataset:
         if any(found.tasks[i][2] != found.tasks[numbers[0]][2] for i in numbers)
     }
     chosen: dict[Path, TaskAnnotations | None] = {}
-    for (source, _, regions), image in zip(found.tasks, resolved.paths, strict=True):
+    split_of: dict[Path, str | None] = {}
+    for (source, _, regions), image, split in zip(found.tasks, resolved.paths, found.splits, strict=True):
         if image is not None and image not in contested:
+            split_of.setdefault(image, split)
             chosen.setdefault(image, None if regions is None else TaskAnnotations(str(source), regions))
     problems = [*resolved.problems]
     if contested:
@@ -329,17 +342,21 @@ def open_label_studio(tree: Tree) -> Dataset:
     choice = found.choice(label_rule(tree))
     reading = choice.reading
     found.count(reading)
-    names = _class_names(tree, found, reading)
+    names, colors = _classes(tree, found, reading)
     if not names or not chosen:
         lost = found.ledger.summary() if found.ledger.lost else "; ".join(p.message for p in problems)[:600]
         raise FormatError("the export holds no region with a label and an area, or none of its images is there",
                           expected="brushes or polygons, and the images", found=lost or "no region", where=files[0],
                           fix="copy the images beside the JSON")  # fmt: skip
-    space, index, background = annotated_space(names, rest_ignored=reading.rest == "ignored")
+    space, index, background = annotated_space(names, colors, rest_ignored=reading.rest == "ignored")
     ids = unique_ids([(image.parent.name, image.stem, image.suffix) for image in chosen])
     records = tuple(
         Record(name, image, None, regions) for name, (image, regions) in zip(ids, chosen.items(), strict=True)
     )
+    given: dict[str, list[Record]] = {}
+    for record, image in zip(records, chosen, strict=True):
+        if (split := split_of[image]) is not None:
+            given.setdefault(split, []).append(record)
     lone = [image for image, regions in chosen.items() if regions is None]
     notes = [f"{len(space)} classes; what no region covers is {fill_name(space, background)}; later regions are on top"]
     every = [_value(region) for regions in chosen.values() for region in (regions.regions if regions else ())]
@@ -356,6 +373,7 @@ def open_label_studio(tree: Tree) -> Dataset:
         format="label_studio",
         reader=LabelStudioReader(space, index=index, background=background, reading=reading),
         records=records,
+        given=sort_splits(given),
         notes=notes,
         problems=[
             *pairing_problems(lone, []),
@@ -367,14 +385,15 @@ def open_label_studio(tree: Tree) -> Dataset:
     )
 
 
-def _class_names(tree: Tree, found: _Found, reading: Reading) -> list[str]:
-    """The classes in the order of a list beside the export, then those of the regions by name."""
+def _classes(tree: Tree, found: _Found, reading: Reading) -> tuple[list[str], list[Color | None]]:
+    """The classes, with colors, in the order of a list beside the export, then those of the regions by name."""
     listed_regions = [region for _, _, regions in found.tasks for region in regions or ()]
     labels = {_labels(_value(region))[0] for region in listed_regions if reading.strokes or not _is_point(region)}
-    lists = ("classes.txt", "labels.txt", "classes.json")
+    lists = ("classes.csv", "classes.txt", "labels.txt", "classes.json")
     listed = None if tree.is_file else find_class_list([tree.folder()], lists)
-    names = [entry.name for entry in read_class_list(listed).entries] if listed else []
-    return names + sorted(labels - set(names))
+    entries = read_class_list(listed).entries if listed else ()
+    colors = {entry.name: entry.color for entry in entries} | dict.fromkeys(sorted(labels - {e.name for e in entries}))
+    return list(colors), list(colors.values())
 
 
 FORMAT = Format(
@@ -383,4 +402,5 @@ FORMAT = Format(
     "a JSON list of tasks with brushlabels or polygonlabels",
     detect,
     open_label_studio,
+    writer=write_label_studio,
 )
