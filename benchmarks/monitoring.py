@@ -3,9 +3,10 @@
     python benchmarks/monitoring.py CAMVID --fold 0001TP=RUN --fold 0006R0=RUN --cache rows
 
 Each RUN was trained without the drive it is named by (``benchmarks/drives.py --out``, or the run of one of its trees).
-Its reference is CamVid's ``val``, held-out frames of a drive that it was trained on; what it sees in service is the
-drive left out, and ``val`` under 15 corruptions in 5 strengths. Predictions are kept in ``--cache`` (a folder); what
-exists is not made again, so that the command can be stopped. ``--step`` thins the corrupted images.
+Its reference is CamVid's ``val``, held-out frames of a drive that it was trained on (a model without that drive, 0016E5,
+needs ``--reference``); what it sees in service is the drive left out, and the reference's images under 15 corruptions in
+5 strengths. Predictions are kept in ``--cache`` (a folder); what exists is not made again, so that the command can be
+stopped. ``--step`` thins the corrupted images.
 
 Printed as Markdown: false alarms over simulated streams without drift, images until the alarm under drift, and errors
 and coverage of the estimated accuracy.
@@ -290,6 +291,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path)
     parser.add_argument("--fold", action="append", required=True, metavar="DRIVE=RUN")
+    parser.add_argument(
+        "--reference",
+        action="append",
+        default=[],
+        metavar="DRIVE=FOLDER",
+        help="held-out images of a fold, with the masks in FOLDERannot; CamVid's val if none is given",
+    )
     parser.add_argument("--cache", type=Path, required=True)
     parser.add_argument("--step", type=int, default=6)
     parser.add_argument("--severities", type=int, nargs="*", default=[3, 1, 5, 2, 4])
@@ -299,14 +307,16 @@ def main() -> None:
     parser.add_argument("--parts", nargs="*", default=["false", "power", "estimate"])
     given = parser.parse_args()
     folds = dict(one.split("=", 1) for one in given.fold)
-    val = sorted((given.data / "val").iterdir())
+    references = dict(one.split("=", 1) for one in given.reference)
     with ProcessPoolExecutor(given.processes) as pool:
         jobs = []
         for drive, run in folds.items():
+            held_out = Path(references.get(drive, given.data / "val"))
+            val, val_masks = sorted(held_out.iterdir()), held_out.with_name(f"{held_out.name}annot")
             left = sorted(path for path in (given.data / "train").iterdir() if path.name.startswith(drive + "_"))
-            for kind, images, masks in (("val", val, "valannot"), ("left", left, "trainannot")):
+            for kind, images, masks in (("val", val, val_masks), ("left", left, given.data / "trainannot")):
                 out = given.cache / f"{drive}-{kind}"
-                work = (Path(run), images, given.data / masks, out, given.step, given.severities, kind == "val")
+                work = (Path(run), images, masks, out, given.step, given.severities, kind == "val")
                 jobs.append(pool.submit(predict_all, *work))
         for job in jobs:
             job.result()
