@@ -3,10 +3,10 @@
     python benchmarks/monitoring.py CAMVID --fold 0001TP=RUN --fold 0006R0=RUN --cache rows
 
 Each RUN was trained without the drive it is named by (``benchmarks/drives.py --out``, or the run of one of its trees).
-Its reference is CamVid's ``val``, held-out frames of a drive that it was trained on (a model without that drive, 0016E5,
-needs ``--reference``); what it sees in service is the drive left out, and the reference's images under 15 corruptions in
-5 strengths. Predictions are kept in ``--cache`` (a folder); what exists is not made again, so that the command can be
-stopped. ``--step`` thins the corrupted images.
+Its reference is CamVid's ``val``, held-out frames of a drive that it was trained on (a model without that drive, which
+is 0016E5, needs ``--reference``); what it sees in service is the drive left out, and the images of the reference under
+15 corruptions in 5 strengths. Predictions are kept in ``--cache`` (a folder); what exists is not made again, so that
+the command can be stopped. ``--step`` thins the corrupted images.
 
 Printed as Markdown: false alarms over simulated streams without drift, images until the alarm under drift, and errors
 and coverage of the estimated accuracy.

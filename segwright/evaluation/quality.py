@@ -37,6 +37,7 @@ from segwright.inference.quality import (
     thinning,
     weighted_quantile,
 )
+from segwright.inference.region_estimator import RegionEstimator, fit_regions
 from segwright.inference.region_features import Float64Array, Regions, find_regions
 from segwright.metrics.ranking import auroc, r_squared
 
@@ -226,7 +227,7 @@ class _Fit:
         weights = group_weights(self.groups)
         if not np.isfinite(wrong).all():
             raise DataError("the error model could not be fitted: its output is not finite")
-        final = self._region_trees(everything)
+        final = self._region_estimators(everything)
         return ErrorModel(
             classes=self.space.classes,
             wrong=final[0],
@@ -255,11 +256,11 @@ class _Fit:
         )
 
     def _held_out_regions(self) -> tuple[Float64Array, Float64Array]:
-        """(R,) each: the probability of being wrong and the adjusted IoU, of trees that have not seen the fold."""
+        """(R,) each: the probability of being wrong and the adjusted IoU, of estimators that have not seen the fold."""
         wrong, iou = np.zeros(len(self.rows)), np.zeros(len(self.rows))
         for fold in np.unique(self.folds):
             mine = self.folds[self.owner] == fold
-            wrong[mine], iou[mine] = (trees(self.rows[mine]) for trees in self._region_trees(~mine))
+            wrong[mine], iou[mine] = (found(self.rows[mine]) for found in self._region_estimators(~mine))
         return wrong, np.clip(iou, 0, 1)
 
     def _held_out_classes(self, wrong: Float64Array, iou: Float64Array) -> _Classes:
@@ -317,16 +318,13 @@ class _Fit:
             "notes": notes,
         }
 
-    def _region_trees(self, chosen: npt.NDArray[np.bool_]) -> tuple[BoostedTrees, BoostedTrees]:
+    def _region_estimators(self, chosen: npt.NDArray[np.bool_]) -> tuple[RegionEstimator, RegionEstimator]:
         chosen = chosen & self.fitted
         rows, adjusted = self.rows[chosen], self.adjusted[chosen]
-        settings: dict[str, Any] = {
-            "trees": 200, "depth": 5, "rate": 0.06, "row_share": 0.5, "column_share": 0.2, "least": 20.0,
-            "seed": self.seed,
-        }  # fmt: skip
+        classes = self.space.classes
         return (
-            fit_trees(rows, adjusted == 0, "logistic", **settings),
-            fit_trees(rows, adjusted, "squares", **settings),
+            fit_regions(rows, adjusted == 0, "logistic", classes=classes, seed=self.seed),
+            fit_regions(rows, adjusted, "squares", classes=classes, seed=self.seed),
         )
 
     def _class_rows(self, wrong: Float64Array, iou: Float64Array, mean: Float64Array) -> Float32Array:

@@ -2,9 +2,9 @@
 
 A model's *error model* (the attachment ``error-model`` of its bundle, made by :mod:`segwright.evaluation.quality`) has
 
-- two sets of boosted trees over the features of a region (:mod:`segwright.inference.region_features`): the probability
-  that the region is wrong (no pixel of it meets the truth) and its expected adjusted IoU (Rottmann et al. 2020),
-- one over the features of a class in an image: the expected IoU of the class,
+- two estimators over the features of a region (:mod:`segwright.inference.region_estimator`): the probability that the
+  region is wrong (no pixel of it meets the truth) and its expected adjusted IoU (Rottmann et al. 2020),
+- boosted trees over the features of a class in an image: the expected IoU of the class,
 - a linear correction of their mean: the expected mIoU of the image,
 - the errors that all this made on held-out images, from which the intervals are taken (split conformal prediction).
 
@@ -28,10 +28,11 @@ from segwright.core.errors import BundleError, ModelError
 from segwright.core.types import IGNORE_INDEX, Float32Array, LabelSpace, UInt8Array
 from segwright.inference.attachments import Attachment
 from segwright.inference.boosting import BoostedTrees
+from segwright.inference.region_estimator import RegionEstimator
 from segwright.inference.region_features import Float64Array, Regions, feature_names, find_regions, region_features
 
 ATTACHMENT = "error-model"
-VERSION = 1
+VERSION = 2
 LEVEL = 0.9
 MOST_PIXELS = 1_500_000  # larger predictions are thinned out to this
 MOST_LISTED = 50  # doubtful regions of an answer
@@ -246,8 +247,8 @@ class ErrorModel:
     """The error model of a bundle; see the module."""
 
     classes: int
-    wrong: BoostedTrees
-    iou: BoostedTrees
+    wrong: RegionEstimator
+    iou: RegionEstimator
     class_iou: BoostedTrees
     class_mean: Float64Array  # (K,)
     image_mean: Float64Array  # (F,), and so on: of IMAGE_FEATURES over the images of the fit
@@ -402,8 +403,8 @@ def parse_error_model(attachment: Attachment, classes: int) -> ErrorModel:
     regions = len(feature_names(classes))
     return ErrorModel(
         classes,
-        BoostedTrees.from_arrays(arrays, "wrong", regions),
-        BoostedTrees.from_arrays(arrays, "iou", regions),
+        RegionEstimator.from_arrays(arrays, "wrong", regions),
+        RegionEstimator.from_arrays(arrays, "iou", regions),
         BoostedTrees.from_arrays(arrays, "class", len(CLASS_FEATURES) + classes),
         limit=limit,
         description=dict(description),
