@@ -32,10 +32,12 @@ import numpy as np
 import segwright as sw
 from segwright.core.atomic_io import write_json
 from segwright.core.types import UInt8Array, blend
+from segwright.data.strokes import Stroke
 from segwright.demo.dataset import LABEL_SPACE, write_street_scenes
 from segwright.demo.night import at_night
 from segwright.imageio import read_image, read_mask, write_image
 from segwright.labeling.questions import Selection
+from segwright.labeling.store import LabelFolder
 
 PATIENCE = 600.0  # seconds for the service to start, or to take a version over
 PALETTE = LABEL_SPACE.palette()
@@ -54,7 +56,7 @@ class Scale:
     test: int = 24  # night scenes with truth, for the figures alone
     select: int = 24  # images to label
     clicks: int = 15  # questions per image
-    refine_epochs: int = 20
+    refine_epochs: int = 10
     rate: float = 1e-3  # false alarms per image that are accepted
     settings: tuple[tuple[str, Any], ...] = ()  # of both trainings
 
@@ -238,7 +240,7 @@ def see(story: Story, send: Any, world: str) -> None:
     """The service sees a day, or a night; then the monitor looks at the journal."""
     folder = story.day / "images" / "test" if world == "day" else story.night / "images" / "seen"
     send_all(send, sorted(folder.iterdir()))
-    found = watch(story, world, sum(1 for _ in folder.iterdir()))
+    found = watch(story, send, world)
     first = found.alarms[0] if found.alarms else None
     story.note(
         world, alarm=found.alarm, images=found.images, estimate=found.estimate.miou if found.estimate else None,
@@ -260,8 +262,11 @@ def send_all(send: Any, paths: Sequence[Path]) -> None:
         send(path)
 
 
-def watch(story: Story, name: str, images: int) -> sw.MonitorResult:
-    """Look at the journal once its newest rows are written, which takes the service a moment."""
+def watch(story: Story, send: Any, name: str) -> sw.MonitorResult:
+    """Look at the journal, once it has a row per image: a service writes them a moment after its responses."""
+    began = time.monotonic()
+    while len(sw.read_journal(story.journal)) < send.answered and time.monotonic() - began < PATIENCE:
+        time.sleep(0.5)
     page = story.out / f"monitor-{name}.html"
     return sw.monitor(story.journal, story.slot, rate=story.scale.rate, html=page)
 
@@ -280,29 +285,33 @@ def select_regions(story: Story) -> None:
 
 
 def label(story: Story) -> None:
-    """Answer every question with the class that most pixels of its region have: one click each. The masks are partial,
-    255 where nothing was answered; ``labels.json`` counts the clicks, as in a label folder."""
+    """Answer every question with the class that most pixels of its region have: one click each, as strokes of the label
+    folder that `segwright label` writes. The masks are partial, 255 where nothing was answered."""
     selection = Selection.load(story.out / "selection.json")
     images, labels = story.night / "images" / "seen", story.out / "labels"
-    masks: dict[str, UInt8Array] = {}
-    clicks = as_predicted = 0
-    for one in selection.items:
-        truth = read_mask(story.night / "masks" / "seen" / one.image)
-        region = one.mask()
-        inside = truth[region & (truth != 255)]
-        if inside.size == 0:
-            continue  # skipped: nobody could answer that
-        answer = int(np.bincount(inside).argmax())
-        masks.setdefault(one.image, np.full(truth.shape, 255, np.uint8))[region] = answer
-        clicks, as_predicted = clicks + 1, as_predicted + (answer == one.predicted)
-    for name, mask in masks.items():
-        write_image(labels / "masks" / name, mask)
-        (labels / "images" / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(images / name, labels / "images" / name)
-    shutil.copyfile(story.night / "classes.txt", labels / "classes.txt")
-    write_json(labels / "labels.json", {"clicks": clicks, "annotators": {"simulated": clicks}})
-    labeled = float(np.mean([(mask != 255).mean() for mask in masks.values()]))
-    story.note("label", clicks=clicks, images=len(masks), answers_as_predicted=as_predicted, labeled_share=labeled)
+    as_predicted = 0
+    store = LabelFolder.open(labels, images, LABEL_SPACE, model=str(story.slot))
+    try:
+        for number, one in enumerate(selection.items):
+            truth = read_mask(story.night / "masks" / "seen" / one.image)
+            inside = truth[one.mask() & (truth != 255)]
+            if inside.size == 0:
+                continue  # nobody could answer that
+            answer = int(np.bincount(inside).argmax())
+            as_predicted += answer == one.predicted
+            store.append(Stroke(
+                id=f"answer-{number}", image=one.image, by="simulated", kind="answer", label=answer, box=one.box,
+                runs=one.region, size=one.image_size, clicks=1,
+            ))  # fmt: skip
+        store.compact()
+    finally:
+        store.close()
+    counted = json.loads((labels / "labels.json").read_text(encoding="utf-8"))
+    masks = [
+        mask for mask in map(sw.open_dataset(labels).all.read_mask, range(len(counted["images"]))) if mask is not None
+    ]
+    share = float(np.mean([(mask != 255).mean() for mask in masks]))
+    story.note("label", clicks=counted["clicks"], images=len(masks), as_predicted=as_predicted, labeled_share=share)
 
 
 # -- 5. the next version -----------------------------------------------------------------------------------------------
@@ -340,7 +349,7 @@ def recovered(story: Story, send: Any) -> None:
     seconds = send.wait_for(id)
     paths = sorted((story.night / "images" / "later").iterdir())
     send_all(send, paths)
-    found = watch(story, "later", len(paths))
+    found = watch(story, send, "later")
     story.note(
         "recovered", day=score(story, story.day), night=score(story, story.night), seconds_to_reload=seconds,
         alarm=found.alarm, images=found.images, text=found.alarms[0].text if found.alarms else "no alarm",
