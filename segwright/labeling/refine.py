@@ -218,9 +218,10 @@ class _Judge:
 
 def affordable(predictor: Predictor, split: Split, seconds: float) -> Split:
     """As much of a split, evenly, as can be scored in :data:`BEFORE_FRACTION` of ``seconds``, timed on an image."""
-    predictor.predict(split.read_image(0))  # compiles, allocates
+    image = split.read_image(0)
+    predictor.predict(image)  # compiles, allocates
     began = time.monotonic()
-    scored(predictor, split.subset([0], split.name), title="timing")
+    predictor.predict(image)
     pace = time.monotonic() - began
     count = max(FEWEST_SCORED, int(BEFORE_FRACTION * seconds / max(pace, 1e-6)))
     return split if count >= len(split) else split.subset(evenly_spread(len(split), count), split.name)
