@@ -47,7 +47,7 @@ def check(figures: dict, *, live: bool) -> None:
 def test_the_circle_in_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         held_out, "LEAST_IMAGES", 1_000
-    )  # no estimator of accuracy: half of the time, none of the story
+    )  # no estimator of accuracy: half of the time
     loop = script()
     check(loop.run_loop(tmp_path / "loop", loop.SMALL, live=False).figures, live=False)
 
