@@ -232,7 +232,7 @@ def read_lineage(model: str | Path) -> Lineage:
     Parameters
     ----------
     model : str or Path
-        A run folder, a bundle or a slot.
+        A run folder, a bundle, a slot or an exported file.
 
     Returns
     -------

@@ -31,6 +31,6 @@ def at_night(image: UInt8Array, seed: int = 0) -> UInt8Array:
         glow += float(random.uniform(0.5, 1.0)) * np.exp(-distance / (2 * reach**2))
     warm = np.array([1.0, 0.82, 0.55], np.float32)
     lit = dark + glow.astype(np.float32)[..., None] * (0.30 * values + 0.12) * warm
-    lit = cv2.GaussianBlur(lit, (0, 0), max(height / 500, 0.3))  # a longer exposure
-    noisy = 255 * lit + random.normal(0, READOUT_NOISE, image.shape) * (0.5 + np.sqrt(np.clip(lit, 0, 1)))
-    return np.clip(noisy + 0.5, 0, 255).astype(np.uint8)
+    exposed: npt.NDArray[np.float32] = np.asarray(cv2.GaussianBlur(lit, (0, 0), max(height / 500, 0.3)), np.float32)
+    noise = random.normal(0, READOUT_NOISE, image.shape) * (0.5 + np.sqrt(np.clip(exposed, 0, 1)))
+    return np.clip(255 * exposed + noise + 0.5, 0, 255).astype(np.uint8)

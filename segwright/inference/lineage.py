@@ -19,7 +19,7 @@ from safetensors import SafetensorError
 
 from segwright.core.errors import BundleError
 from segwright.inference.description import WEIGHTS, Bundle, read_bundle
-from segwright.inference.predictor import find_bundle
+from segwright.inference.predictor import find_bundle, load
 
 if TYPE_CHECKING:
     import torch
@@ -176,7 +176,12 @@ def bundle_id(folder: Path) -> str:
 
 
 def read_lineage(model: str | Path) -> Lineage:
-    """The lineage of a run folder or a bundle; BundleError if there is no saved model or it is damaged."""
+    """The lineage of a run folder, a bundle or an exported file; BundleError if there is none or it is damaged."""
+    if Path(model).is_file():
+        exported = load(model, device="cpu")
+        if exported.bundle is None:
+            raise BundleError("the exported file holds no description", where=model)
+        return lineage_of(exported.bundle, getattr(exported.runtime, "weights_id", None) or "", Path(model).name)
     folder = find_bundle(model)
     bundle, place = read_bundle(folder), Path(model).resolve()
     name = place.parent.name if place.name == "model" else place.name

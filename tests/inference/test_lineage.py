@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from segwright.core.errors import BundleError
 from segwright.core.types import LabelSpace
-from segwright.inference.bundle import Bundle, save_bundle
+from segwright.exporting.graph import describe
+from segwright.inference import lineage
+from segwright.inference.bundle import Bundle, read_bundle, save_bundle
 from segwright.inference.ensemble import join_models
 from segwright.inference.lineage import Ancestor, DataUsed, Lineage, bundle_id, data_used, descended, read_lineage
 from segwright.models.catalog import create_model
@@ -64,6 +67,18 @@ def test_an_earlier_model_has_one_entry(tmp_path: Path) -> None:
 def test_a_damaged_record_is_an_error(tmp_path: Path, tree: dict[str, object]) -> None:
     with pytest.raises(BundleError, match="lineage"):
         read_lineage(saved(tmp_path / "m", 1, lineage=tree))
+
+
+def test_an_exported_file_keeps_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = saved(tmp_path / "m", 1, descended([], "train", [used("/day", 5)]))
+    kept = describe(read_bundle(folder))["training"]  # what the metadata of an exported file holds
+    exported = SimpleNamespace(
+        bundle=replace(read_bundle(folder), training=kept), runtime=SimpleNamespace(weights_id="0123456789abcdef")
+    )
+    monkeypatch.setattr(lineage, "load", lambda *_, **__: exported)
+    (tmp_path / "m.onnx").write_bytes(b"")
+    found = read_lineage(tmp_path / "m.onnx")
+    assert found.model.id == "0123456789abcdef" and found.clicks == 5 and found.model.data[0].path == "/day"
 
 
 def test_a_parent_that_is_its_own_ancestor_ends(tmp_path: Path) -> None:
