@@ -50,7 +50,8 @@ def part_of(role: str, data: Dataset, match: ClassMatch) -> Part:
     train = data.train
     val = splits.get("val", splits.get("test"))
     if "val" not in data.given and "val" in splits:
-        notes.append(f"{role}: no validation split is given; {len(splits['val'])} images are held out, whole sequences together")
+        count = len(splits["val"])
+        notes.append(f"{role}: no validation split is given; {count} images are held out, whole sequences together")
     if val is None:
         notes.append(f"{role}: too few images to hold some out for validation")
     shown = _labeled_ids(data) if role == NEW else {record.id for record in data.records if record.labeled}
