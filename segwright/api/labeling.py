@@ -107,16 +107,16 @@ def select(
         count=count, clicks=clicks, units=units, unit_size=unit_size, unit_count=unit_count, questions=questions,
         disagreement=disagreement, random_share=random_share, seed=seed,
     )  # fmt: skip
-    for target in (out, sheet):
-        if target is not None:
-            check_output(target)
+    targets = [target for target in (out, sheet) if target is not None]
+    for target in targets:
+        check_output(target)
     if model is None:
         given: list[Model] = []
     else:
         given = [model] if isinstance(model, str | Path | Predictor) else list(model)
     predictors = [as_predictor(one, device, None, None, eight_bit, trust_external) for one in given]
     names = [str(one) if isinstance(one, str | Path) else "a loaded model" for one in given]
-    found = choose(predictors, images, options, names=names, labels=labels)
+    found = choose(predictors, images, options, names=names, labels=labels, outputs=targets)
     if out is not None:
         found.save(out)
     if sheet is not None:

@@ -8,6 +8,7 @@ the pool.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -82,8 +83,15 @@ def list_images(source: str | Path | Sequence[str | Path]) -> tuple[Path, list[P
             "no images to select from", expected="images, a folder, a glob or a journal with kept images",
             found="videos", fix="take the frames out as images first",
         )  # fmt: skip
-    root = found.root.resolve()
-    return root, [path.resolve() if not path.is_absolute() else path for path in files], notes
+    # Not resolved: a link in the path of both must not lead out of the root.
+    return Path(os.path.abspath(found.root)), [Path(os.path.abspath(path)) for path in files], notes
+
+
+def refuse_sources(files: Sequence[Path], outputs: Sequence[str | Path]) -> None:
+    """UsageError if an output would replace an image."""
+    for output in outputs:
+        if Path(output).exists() and any(path.samefile(output) for path in files if path.name == Path(output).name):
+            raise UsageError("the output would replace an image", where=output, fix="give it another name")
 
 
 def _kept_images(journal: Path) -> Path:

@@ -23,7 +23,7 @@ from segwright.data.annotations.rle import encode_rows
 from segwright.imageio import read_mask
 from segwright.inference.predictor import Predictor
 from segwright.inference.uncertainty import check_measure, parse_measure
-from segwright.labeling.pool import choose_images, list_images, read, scan
+from segwright.labeling.pool import choose_images, list_images, read, refuse_sources, scan
 from segwright.labeling.questions import Question, SelectedImage, Selection
 from segwright.labeling.scores import (
     KINDS,
@@ -90,15 +90,18 @@ def select(
     *,
     names: Sequence[str] = (),
     labels: str | Path | None = None,
+    outputs: Sequence[str | Path] = (),
 ) -> Selection:
     """Choose images and regions of them. ``models``: none (a cold start), one, or several of one label space.
-    ``names``: what the models are called. ``labels``: a folder of masks of what is labeled, 255: not yet.
+    ``names``: what the models are called. ``labels``: a folder of masks of what is labeled, 255: not yet. ``outputs``:
+    files that will be written, none of which may be an image.
 
     UsageError or DataError if there is nothing to select from, ModelError if the models differ in their classes.
     """
     check_models(models, options)
     root, files, notes = list_images(images)
-    masks = None if labels is None else LabelFolder(labels, root)
+    refuse_sources(files, outputs)
+    masks = None if labels is None else LabelFolder(labels)
     pool = scan(files, root, models, options.disagreement, "looking at images")
     choice = choose_images(pool, options.count, random_share=options.random_share, seed=options.seed)
     if len(choice.places) < options.count:
@@ -124,6 +127,8 @@ def select(
             except SegwrightError as error:  # it changed since it was looked at
                 pool.failed.append((str(one.path), str(error)))
             advance(1)
+    if masks is not None and not masks.found:
+        notes.append(f"no chosen image has a mask in {masks.folder}: all regions are asked about, labeled or not")
     return Selection(
         items=tuple(items), images=tuple(chosen), root=root,
         label_space=models[0].label_space if models else None,
@@ -258,8 +263,8 @@ def unit_boxes(units: Int32Array) -> list[tuple[int, int, int, int]]:
 class LabelFolder:
     """The masks of what is labeled so far: ``masks/<path of the image>.png`` of a label folder, or masks themselves."""
 
-    def __init__(self, folder: str | Path, root: Path) -> None:
-        self.folder, self.root = Path(folder), root
+    def __init__(self, folder: str | Path) -> None:
+        self.folder, self.found = Path(folder), 0
         if not self.folder.is_dir():
             raise UsageError(
                 "no label folder here",
@@ -275,6 +280,7 @@ class LabelFolder:
         path = (self.folder / name).with_suffix(".png")
         if not path.is_file():
             return None
+        self.found += 1
         values = read_mask(path)
         if values.shape[:2] != size:
             raise LabelError(

@@ -289,10 +289,41 @@ def test_globs_files_and_videos(tmp_path: Path, predictor: Predictor) -> None:
     folder = write_images(tmp_path / "images", 4)
     assert sw.select(predictor, str(folder / "0[01].png"), count=9, clicks=1).considered == 2
     both = sw.select(predictor, [folder / "00.png", folder / "03.png"], count=9, clicks=1)
-    assert {image.image for image in both.images} == {"00.png", "03.png"} and both.root == folder.resolve()
+    assert {image.image for image in both.images} == {"00.png", "03.png"} and both.root == folder
     (tmp_path / "x.mp4").write_bytes(b"no video")
     with pytest.raises(sw.UsageError, match="no images to select from"):
         sw.select(predictor, tmp_path / "x.mp4")
+
+
+def test_no_output_replaces_an_image(tmp_path: Path, predictor: Predictor) -> None:
+    folder = write_images(tmp_path / "images", 2)
+    before = (folder / "00.png").read_bytes()
+    with pytest.raises(sw.UsageError, match="would replace an image"):
+        sw.select(predictor, folder, count=1, sheet=folder / "00.png")
+    assert (folder / "00.png").read_bytes() == before
+
+
+def test_a_link_in_the_path_of_the_images(tmp_path: Path, predictor: Predictor) -> None:
+    write_images(tmp_path / "far" / "away" / "images", 2)
+    (tmp_path / "link").symlink_to(tmp_path / "far" / "away")
+    found = sw.select(predictor, tmp_path / "link" / "images", count=2, clicks=1, out=tmp_path / "s.json")
+    again = Selection.load(tmp_path / "s.json")
+    assert {image.image for image in again.images} == {"00.png", "01.png"}
+    assert all(found.path(item).is_file() for item in again.items)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 50), (3, 2)])
+def test_tiny_images(tmp_path: Path, predictor: Predictor, size: tuple[int, int]) -> None:
+    found = sw.select(
+        predictor, write_images(tmp_path / "images", 2, size), count=2, clicks=3, sheet=tmp_path / "s.html"
+    )
+    assert found.images and all(item.pixels >= 1 for item in found.items) and not found.failed
+
+
+def test_labels_of_other_images_are_named(tmp_path: Path, predictor: Predictor) -> None:
+    (tmp_path / "labels").mkdir()
+    found = sw.select(predictor, write_images(tmp_path / "images", 1), count=1, labels=tmp_path / "labels")
+    assert any("no chosen image has a mask" in note for note in found.notes)
 
 
 def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
