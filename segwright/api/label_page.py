@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 from segwright.api.models import load
 
 if TYPE_CHECKING:
+    from segwright.inference.predictor import Predictor
+    from segwright.labeling.between import BetweenOptions
     from segwright.labeling.page.service import LabelService
     from segwright.labeling.questions import Selection
 
@@ -21,6 +23,9 @@ def label(
     model: str | Path | None = None,
     classes: Sequence[str] | str | Path | None = None,
     questions: str | Path | Selection | None = None,
+    train_every: int | None = 50,
+    train_minutes: float = 3.0,
+    old: str | Path | None = None,
     out: str | Path | None = None,
     host: str = "127.0.0.1",
     port: int = 8010,
@@ -42,6 +47,13 @@ def label(
         Class names, ``"a,b,c"``, or a file that lists them. Left out: those of the model or of the label folder.
     questions : str or Path or Selection, optional
         A saved selection: its questions, in its order. Left out: the least certain regions, image by image.
+    train_every : int >= 1 or None, default=50
+        With a model: after so many answers and strokes the model is refined on the labels in a child process, judged
+        on held-out ones and replaced if it is not worse. None: only on a press of T.
+    train_minutes : float > 0, default=3
+        Of one such round, comparison included.
+    old : str or Path, optional
+        The data that the model was trained on, replayed in each round.
     out : str or Path, optional
         The label folder. Left out: beside the images, with ``-labels`` after their name. It opens as a dataset.
     host : str, default="127.0.0.1"
@@ -73,14 +85,18 @@ def label(
     from segwright.serving.packages import require_packages
 
     require_packages()
+    from segwright.labeling.between import BetweenOptions
     from segwright.labeling.page.server import PageOptions, default_folder, log_to_stderr, run_label_page
     from segwright.labeling.page.summary import started_lines
 
     place = Path(images)
+    options = BetweenOptions(
+        train_every, train_minutes, None if old is None else Path(old).resolve(), device, select=questions is None
+    )
     folder = Path(out) if out is not None else default_folder(place)
     log_to_stderr()
     run_label_page(
-        lambda: _service(place, folder, model, classes, questions, device, eight_bit, trust_external),
+        lambda: _service(place, folder, model, classes, questions, options, eight_bit, trust_external),
         PageOptions(host, port, token),
         describe=started_lines,
         message=message,
@@ -93,20 +109,35 @@ def _service(
     model: str | Path | None,
     classes: Sequence[str] | str | Path | None,
     questions: str | Path | Selection | None,
-    device: str,
+    options: BetweenOptions,
     eight_bit: str | None,
     trust_external: bool,
 ) -> LabelService:
-    from segwright.inference.import_weights import class_space
+    from segwright.data.label_maps import class_space
+    from segwright.inference.description import is_bundle
+    from segwright.labeling.between import Between, resumed_model
+    from segwright.labeling.page.images import LabelImages
+    from segwright.labeling.page.queue import Queue
     from segwright.labeling.page.server import chosen_classes, open_label_page
     from segwright.labeling.questions import Selection
+    from segwright.labeling.store import LabelFolder
 
-    predictor = None
+    def load_model(path: Path) -> Predictor:
+        return load(path, device=options.device, eight_bit=eight_bit, trust_external=trust_external)
+
+    def make_trainer(store: LabelFolder, shown: LabelImages, queue: Queue) -> Between:
+        assert current is not None
+        return Between(store, shown, queue, current, load_model, options)
+
+    predictor, current, trains = None, None, False
     if model is not None:
-        predictor = load(model, device=device, eight_bit=eight_bit, trust_external=trust_external)
+        current = resumed_model(folder, Path(model).resolve())
+        predictor = load_model(current)
+        trains = is_bundle(current) or is_bundle(current / "model")
     given = None if classes is None else class_space(classes)
     selection = questions if isinstance(questions, Selection) or questions is None else Selection.load(questions)
     space = chosen_classes(folder, given, predictor.label_space if predictor else None)
     return open_label_page(
-        images, folder, space, predictor=predictor, model=None if model is None else str(model), selection=selection
-    )
+        images, folder, space, predictor=predictor, model=None if current is None else str(current),
+        selection=selection, make_trainer=make_trainer if trains else None,
+    )  # fmt: skip

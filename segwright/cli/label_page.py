@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from segwright.cli.common import Device, EightBit, TrustExternal, console
+from segwright.core.errors import UsageError
 
 
 def label(
@@ -23,6 +24,17 @@ def label(
     questions: Annotated[
         Path | None,
         typer.Option("--questions", metavar="FILE", help="A selection (segwright select): its questions in its order."),
+    ] = None,
+    train_every: Annotated[
+        str,
+        typer.Option("--train-every", metavar="N|never", help="Answers and strokes between two rounds of training."),
+    ] = "50",
+    train_minutes: Annotated[
+        float, typer.Option("--train-minutes", metavar="MINUTES", help="Of one round, comparison included.")
+    ] = 3.0,
+    old: Annotated[
+        Path | None,
+        typer.Option("--with", metavar="OLD", help="The data that the model was trained on, replayed in each round."),
     ] = None,
     out: Annotated[
         Path | None,
@@ -48,9 +60,19 @@ def label(
         screen.file.flush()  # a program that waits for the URL reads a pipe
 
     api.label(
-        images, model=model, classes=classes, questions=questions, out=out, host=host, port=port, token=token,
+        images, model=model, classes=classes, questions=questions, train_every=_every(train_every),
+        train_minutes=train_minutes, old=old, out=out, host=host, port=port, token=token,
         device=device, eight_bit=eight_bit, trust_external=trust_external, message=message,
     )  # fmt: skip
+
+
+def _every(text: str) -> int | None:
+    """The number of --train-every; None for never."""
+    if text == "never":
+        return None
+    if not (text.isascii() and text.isdigit()):
+        raise UsageError("--train-every is a number of answers, or never", expected="such as 50", found=text[:40])
+    return int(text)
 
 
 def register(app: typer.Typer) -> None:

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from segwright.core.errors import LabelError
+from segwright.core.errors import LabelError, UsageError
 from segwright.core.types import IGNORE_INDEX, Color, LabelSpace
 from segwright.core.yaml_text import load_yaml
 from segwright.data.text_files import read_bytes
@@ -264,3 +264,21 @@ def _from_line(line: str) -> tuple[int | None, str, Color | None]:
     if len(fields) >= 2 and numbers[0]:
         return int(fields[0]), line[line.index(fields[0]) + len(fields[0]) :].strip(" :,;\t"), None
     return None, line, None
+
+
+def class_space(classes: Sequence[str] | str | Path) -> LabelSpace:
+    """Classes from a list, from ``a,b,c``, or from a file; UsageError if there are none."""
+    if isinstance(classes, str | Path):
+        text = str(classes)
+        if Path(text).is_file():
+            listed = read_class_list(text)
+            colors = listed.colors
+            kept = [entry for entry in listed.entries if not entry.ignored]
+            palette = tuple(entry.color for entry in kept if entry.color is not None) if colors is not None else ()
+            return LabelSpace(tuple(entry.name for entry in kept), palette)
+        names = [name.strip() for name in text.split(",")]
+    else:
+        names = [str(name) for name in classes]
+    if not names or not all(names):
+        raise UsageError("classes have names", expected="a,b,c or a file that lists them", found=str(classes)[:200])
+    return LabelSpace(tuple(names))

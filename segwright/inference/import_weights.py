@@ -11,7 +11,7 @@ import torch
 
 from segwright.core.errors import ModelError, UsageError, WeightsError
 from segwright.core.types import LabelSpace
-from segwright.data.label_maps import read_class_list
+from segwright.data.label_maps import class_space
 from segwright.inference.bundle import Bundle, load_bundle, save_bundle
 from segwright.models.base import IMAGENET_MEAN, IMAGENET_STD, SegmentationModel
 from segwright.models.catalog import create_model
@@ -129,24 +129,6 @@ def _load(
             found=found, where=weights, fix="name all classes in the order of the outputs with --classes",
         )  # fmt: skip
     return loaded.origin, loaded.taken, loaded.adapted
-
-
-def class_space(classes: Sequence[str] | str | Path) -> LabelSpace:
-    """Classes from a list, from ``a,b,c``, or from a file; UsageError if there are none."""
-    if isinstance(classes, str | Path):
-        text = str(classes)
-        if Path(text).is_file():
-            listed = read_class_list(text)
-            colors = listed.colors
-            kept = [entry for entry in listed.entries if not entry.ignored]
-            palette = tuple(entry.color for entry in kept if entry.color is not None) if colors is not None else ()
-            return LabelSpace(tuple(entry.name for entry in kept), palette)
-        names = [name.strip() for name in text.split(",")]
-    else:
-        names = [str(name) for name in classes]
-    if not names or not all(names):
-        raise UsageError("classes have names", expected="a,b,c or a file that lists them", found=str(classes)[:200])
-    return LabelSpace(tuple(names))
 
 
 def _normalization(given: str | Mapping[str, Any] | None) -> dict[str, Any] | None:

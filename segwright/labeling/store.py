@@ -14,7 +14,7 @@ import secrets
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
@@ -244,6 +244,12 @@ class LabelFolder:
 
     # -----------------------------------------------------------------------------------------------------------------
     # Reading
+
+    @contextlib.contextmanager
+    def reading(self) -> Iterator[None]:
+        """Keep ``journal`` and ``counts`` as they are for a moment."""
+        with self._lock:
+            yield
 
     def revision(self, image: str) -> int:
         """How many strokes the journal has about an image, undone ones included."""

@@ -160,7 +160,7 @@ class LabelApplication(Starlette):
 
     async def _state(self, request: Request) -> Response:
         """``GET /api/state``: classes, model, counts, people, training."""
-        return json_response(self.service.state())
+        return json_response(await self._in_thread(self.service.state))
 
     async def _images(self, request: Request) -> Response:
         """``GET /api/images?from=N``: a part of the list of images with their counts."""
@@ -209,7 +209,7 @@ class LabelApplication(Starlette):
     async def _presence(self, request: Request) -> Response:
         """``POST /api/presence``: renews a page's lease of its image; others there, the training, the counts."""
         tree = await self._json(request)
-        return json_response(self.service.presence(tree))
+        return json_response(await self._in_thread(self.service.presence, tree))
 
     async def _training(self, request: Request) -> Response:
         """``POST /api/training``: starts a round now."""

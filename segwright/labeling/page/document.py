@@ -11,25 +11,11 @@ from segwright.reports import render, static_text
 
 PACKAGE = "segwright.labeling.page"
 SCRIPT, STYLE = "text/javascript; charset=utf-8", "text/css; charset=utf-8"
-STATIC = {
-    "label.css": STYLE,
-    **{
-        f"{name}.js": SCRIPT
-        for name in (
-            "main",
-            "view",
-            "masks",
-            "tools",
-            "outbox",
-            "server",
-            "questions",
-            "keys",
-            "panel",
-            "colors",
-            "image",
-        )
-    },
-}
+SCRIPTS = (
+    "main", "strokes", "looks", "questions", "image", "view", "masks", "tools", "keys", "panel", "colors", "outbox",
+    "server",
+)  # fmt: skip
+STATIC = {"label.css": STYLE, **{f"{name}.js": SCRIPT for name in SCRIPTS}}
 
 
 def policy() -> str:

@@ -6,6 +6,7 @@ pyramid of halved copies, so that a phone never loads twelve megapixels to show 
 
 from __future__ import annotations
 
+import math
 import os
 import threading
 from collections import OrderedDict
@@ -13,7 +14,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
@@ -26,13 +27,17 @@ from segwright.data.formats.file_tree import Tree, is_image, natural
 from segwright.data.records import ValueRange
 from segwright.data.strokes import encode_labels
 from segwright.imageio import encode_jpeg, encode_png, read_header, read_image, read_raster
-from segwright.inference.predictor import Predictor
 from segwright.postprocess.superpixels import superpixels
+
+if TYPE_CHECKING:
+    from segwright.inference.predictor import Predictor
+    from segwright.labeling.scores import Opinion
 
 TILE = 1024  # pixels per side
 LOSSLESS = 1_200_000  # pixels: smaller images travel as PNG, without JPEG's ringing at edges
 CACHED_BYTES = 600_000_000
 MOST_PIXELS = 120_000_000  # of an image on the page
+MOST_PROBABILITIES = 40_000_000  # of one image, 160 MB
 UNIT_PIXELS = 150  # of a superpixel in an image of up to 3 megapixels
 MOST_UNITS = 20_000
 DEEP = (".tif", ".tiff", ".png", ".pgm", ".ppm")
@@ -159,6 +164,25 @@ class LabelImages:
             assert predictor is not None
             found = predictor.predict(predictor.read(self.path(number)))
         return Prediction(found.labels, found.confidence, encode_labels(found.labels), version)
+
+    def opinion(self, number: int) -> tuple[UInt8Array, Opinion | None]:
+        """The pixels as the network sees them and its probabilities for them; None without a model.
+
+        A large image is reduced first: all its probabilities would take gigabytes.
+        """
+        from segwright.labeling.scores import opinion
+
+        with self._network:
+            predictor = self.predictor
+            if predictor is None:
+                return self.pixels(number), None
+            pixels = predictor.read(self.path(number))
+            factor = math.ceil(math.sqrt(pixels[..., 0].size * predictor.label_space.classes / MOST_PROBABILITIES))
+            if factor > 1:
+                size = (max(1, pixels.shape[1] // factor), max(1, pixels.shape[0] // factor))
+                pixels = np.asarray(cv2.resize(pixels, size, interpolation=cv2.INTER_AREA), np.uint8)
+                pixels = pixels if pixels.ndim == 3 else pixels[..., None]
+            return pixels, opinion([predictor], pixels, "margin")
 
     def units(self, number: int) -> Int32Array:
         """Superpixel numbers (H, W)."""

@@ -1,11 +1,10 @@
 """Which question comes next: those of a selection in its order, each for one person at a time.
 
-Without a selection, the questions of an image are its least certain superpixels, made when the image is reached.
+Without a selection, the questions of an image are its own most valuable regions, made when the image is reached.
 """
 
 from __future__ import annotations
 
-import math
 import threading
 import time
 import zlib
@@ -14,17 +13,15 @@ from dataclasses import dataclass, field
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 
 from segwright.core.errors import SegwrightError
-from segwright.core.types import UInt8Array
 from segwright.labeling.page.images import LabelImages
 from segwright.labeling.questions import Question, Selection
 from segwright.labeling.store import LabelFolder
 
 RESERVED_SECONDS = 90.0  # for which a question belongs to the person who got it
+PAINTED_SHARE = 0.5  # of a region that was painted: it is not asked about any more
 PER_IMAGE = 10  # questions of an image without a selection
-CELLS = 220  # superpixels of an image for them
 
 
 def question_id(question: Question) -> str:
@@ -42,6 +39,8 @@ class Asked:
     question: Question
     by: str = ""
     until: float = 0.0
+    checked: int = -1  # the image's revision when it was found to be
+    painted: bool = False  # for the most part
 
 
 @dataclass
@@ -54,6 +53,7 @@ class Queue:
     clock: Callable[[], float] = time.monotonic
     _made: dict[int, list[Asked]] = field(default_factory=dict)
     _lock: threading.RLock = field(default_factory=threading.RLock)
+    _making: threading.Lock = field(default_factory=threading.Lock)
 
     def __post_init__(self) -> None:
         self._number = {name: number for number, name in enumerate(self.images.names)}
@@ -70,11 +70,10 @@ class Queue:
             self.selection = selection
             self.unknown = sorted({item.image for number, item in rows if number is None})
             self._listed = listed
-            self._made = {}
 
     def drop(self) -> None:
         """Forget the questions that the former model made; those of a selection stay."""
-        with self._lock:
+        with self._making:
             self._made = {}
 
     def next(self, by: str, count: int, have: Iterable[str] = (), busy: Iterable[int] = ()) -> list[Asked]:
@@ -110,7 +109,12 @@ class Queue:
     def left(self) -> int | None:
         """How many questions of a selection are open; None if they are made image by image."""
         with self._lock:
-            return None if self._listed is None else sum(1 for _ in self._still_open(self._listed))
+            if self._listed is None:
+                return None
+            answered: dict[int, Mapping[str, str]] = {}
+            for number in {asked.number for asked in self._listed}:
+                answered[number] = self.store.answered(self.images.names[number])
+            return sum(not asked.painted and asked.id not in answered[asked.number] for asked in self._listed)
 
     def _free(self, asked: Asked, by: str) -> bool:
         return asked.by in ("", by) or asked.until < self.clock()
@@ -132,7 +136,7 @@ class Queue:
     def _all_of(self, number: int) -> list[Asked]:
         if self._listed is not None:
             return [asked for asked in self._listed if asked.number == number]
-        with self._lock:
+        with self._making:  # not the other lock: the network may take seconds
             if number not in self._made:
                 made = quick_questions(self.images, number)
                 self._made[number] = [Asked(number, question_id(one), one) for one in made]
@@ -145,71 +149,35 @@ class Queue:
             name = self.images.names[asked.number]
             if asked.number not in answered:
                 answered[asked.number] = self.store.answered(name)
-            if asked.id in answered[asked.number] or self._is_painted(name, asked.question):
-                continue
-            yield asked
+            if asked.id not in answered[asked.number] and not self._is_painted(name, asked):
+                yield asked
 
-    def _is_painted(self, name: str, question: Question) -> bool:
-        return self.store.labeled_share(name, question.inner, question.patch()) > 0.5
+    def _is_painted(self, name: str, asked: Asked) -> bool:
+        revision = self.store.revision(name)
+        if asked.checked != revision:
+            question = asked.question
+            asked.painted = self.store.labeled_share(name, question.inner, question.patch()) > PAINTED_SHARE
+            asked.checked = revision
+        return asked.painted
 
 
 def quick_questions(images: LabelImages, number: int) -> list[Question]:
-    """The least certain superpixels of an image, apart from each other; without a model, superpixels spread over it."""
-    pixels = images.pixels(number)
-    prediction = images.prediction(number)
-    units = _cells(pixels)
-    name = images.names[number]
-    count = int(units.max()) + 1
-    sizes = np.bincount(units.ravel(), minlength=count)
-    if prediction is None:
-        score = np.zeros(count)
-    else:
-        doubt = np.bincount(units.ravel(), weights=1.0 - prediction.confidence.ravel(), minlength=count)
-        score = doubt / np.maximum(sizes, 1)
-    tie = (np.arange(count) * 0.61803398875) % 1.0  # spread over the image where all are equal
-    order = np.lexsort((tie, -np.round(score, 3)))
-    places = _centers(units, count)
-    apart = math.sqrt(units.size / CELLS) * 1.5
-    chosen: list[int] = []
-    for unit in order.tolist():
-        if sizes[unit] and all(math.dist(places[unit], places[other]) >= apart for other in chosen):
-            chosen.append(unit)
-        if len(chosen) == PER_IMAGE:
-            break
-    return [
-        _question(name, units, unit, prediction.labels if prediction else None, float(score[unit])) for unit in chosen
-    ]
+    """The most valuable regions of one image by itself, as ``segwright select`` cuts and scores them."""
+    from segwright.labeling.select import SelectOptions, ask  # needs torch, which plain tools do not
+
+    options = SelectOptions(clicks=PER_IMAGE, disagreement="margin")
+    name, size = images.names[number], images.size(number)
+    pixels, found = images.opinion(number)
+    weights = None if found is None else np.ones(len(found.probabilities))  # which classes are rare is not known here
+    asked = ask(name, pixels, found, weights, options, rng=np.random.default_rng(number))
+    return [one if one.image_size == size else _enlarged(one, size) for one in asked]
 
 
-def _cells(pixels: UInt8Array) -> npt.NDArray[np.int32]:
-    """Superpixels (H, W) of about one in CELLS of the image, made on a copy of at most half a megapixel."""
-    from segwright.postprocess.superpixels import superpixels
-
-    height, width = pixels.shape[:2]
-    scale = max(1, math.ceil(math.sqrt(height * width / 500_000)))
-    small = pixels if scale == 1 else cv2.resize(pixels, (max(1, width // scale), max(1, height // scale)))
-    side = max(2, round(math.sqrt(small.shape[0] * small.shape[1] / CELLS)))
-    units = superpixels(np.asarray(small, np.uint8), size=min(side, 1000))
-    if scale > 1:
-        units = cv2.resize(units, (width, height), interpolation=cv2.INTER_NEAREST)
-    return np.asarray(units, np.int32)
-
-
-def _centers(units: npt.NDArray[np.int32], count: int) -> list[tuple[float, float]]:
-    rows, columns = np.indices(units.shape, np.float32)
-    sizes = np.maximum(np.bincount(units.ravel(), minlength=count), 1)
-    y = np.bincount(units.ravel(), weights=rows.ravel(), minlength=count) / sizes
-    x = np.bincount(units.ravel(), weights=columns.ravel(), minlength=count) / sizes
-    return list(zip(y.tolist(), x.tolist(), strict=True))
-
-
-def _question(name: str, units: npt.NDArray[np.int32], unit: int, labels: UInt8Array | None, score: float) -> Question:
-    """The question about the largest connected part of a superpixel."""
-    mask = (units == unit).astype(np.uint8)
-    count, parts, stats, _ = cv2.connectedComponentsWithStats(mask, connectivity=4)
-    largest = 1 + int(np.argmax(stats[1:, cv2.CC_STAT_AREA])) if count > 2 else 1
-    region = parts == largest
-    if labels is None:
-        return Question.of_mask(name, region, kind="class")
-    predicted = int(np.bincount(labels[region]).argmax())
-    return Question.of_mask(name, region, kind="check", predicted=predicted, score=score)
+def _enlarged(question: Question, size: tuple[int, int]) -> Question:
+    """A question about a reduced image as one about the image itself."""
+    small = question.mask().astype(np.uint8)
+    mask = cv2.resize(small, (size[1], size[0]), interpolation=cv2.INTER_NEAREST_EXACT) > 0
+    return Question.of_mask(
+        question.image, np.asarray(mask, bool), kind=question.kind, predicted=question.predicted, score=question.score,
+        random=question.random,
+    )  # fmt: skip

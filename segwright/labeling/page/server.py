@@ -9,11 +9,11 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from segwright.core.errors import UsageError
 from segwright.core.types import LabelSpace
 from segwright.data.formats.label_folder import is_label_folder, read_info
-from segwright.inference.predictor import Predictor
 from segwright.labeling.page.app import LabelApplication
 from segwright.labeling.page.images import LabelImages, list_images
 from segwright.labeling.page.queue import Queue
@@ -22,6 +22,9 @@ from segwright.labeling.questions import Selection
 from segwright.labeling.store import LabelFolder
 from segwright.serving.http import LOOPBACK
 from segwright.serving.server import Address, bind, build_server
+
+if TYPE_CHECKING:
+    from segwright.inference.predictor import Predictor
 
 MakeTrainer = Callable[[LabelFolder, LabelImages, Queue], Trainer]
 

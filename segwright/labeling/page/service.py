@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol
@@ -86,7 +87,9 @@ class LabelService:
         self.store.close()
 
     def _compact_behind(self) -> None:
-        while not self._stop.wait(COMPACT_SECONDS):
+        took = 0.0
+        while not self._stop.wait(max(COMPACT_SECONDS, 8 * took)):  # large masks take a ninth of a core at most
+            began = time.monotonic()
             try:
                 self.store.compact()
                 self.unwritten = ""
@@ -97,6 +100,7 @@ class LabelService:
             except Exception:
                 logger.exception("label masks cannot be written")
                 self.unwritten = "label masks cannot be written, see the log; the strokes are kept"
+            took = time.monotonic() - began
 
     # -----------------------------------------------------------------------------------------------------------------
     # Looking

@@ -2,19 +2,19 @@
 import {palette} from "./colors.js";
 import {LabelImage} from "./image.js";
 import {listen} from "./keys.js";
-import {countPixels, decodeLabels, eachRun, outline, UNLABELED} from "./masks.js";
+import {countPixels, eachRun, outline, UNLABELED} from "./masks.js";
 import {Outbox} from "./outbox.js";
 import * as panel from "./panel.js";
 import {Questions} from "./questions.js";
-import {beacon, getJson, postJson, ServerError} from "./server.js";
+import {looks, store, stored} from "./looks.js";
+import {beacon, getJson, postJson, randomId, ServerError} from "./server.js";
+import {strokes} from "./strokes.js";
 import {Tools} from "./tools.js";
 import {View} from "./view.js";
 
 const at = id => document.getElementById(id);
 const AHEAD = 3, KEPT = 6;  // images loaded ahead, and kept
 const PRESENCE = 4000;  // milliseconds
-const SHOWN = ["both", "labels", "model", "image"];
-const randomId = () => Array.from(crypto.getRandomValues(new Uint8Array(12)), byte => byte.toString(16).padStart(2, "0")).join("");
 
 class App {
   async start() {
@@ -45,6 +45,7 @@ class App {
     });
     panel.fillClasses(this.classes, this.colors, index => this.chooseClass(index));
     at("name").textContent = this.by;
+    at("display").open = innerWidth > 820;
     this.wire();
     listen(this);
     this.changed();
@@ -293,242 +294,6 @@ class App {
     this.advance();
   }
 
-  // ---- strokes
-
-  // A tool has painted a region into the image's labels: keep it.
-  finish(kind, label, region, before, clicks, question = null) {
-    const image = this.image();
-    this.keep({
-      kind, class: label, box: region.box, runs: region.runs.join(" "), size: [image.height, image.width], clicks,
-      question: question ? question.id : null,
-    }, image.number, image);
-    this.past.push({id: this.lastId, number: image.number, before, question});
-    if (this.past.length > 300) this.past.shift();
-    this.future = [];
-    this.showShare();
-    this.changed();
-  }
-
-  keep(stroke, number, image) {
-    const now = performance.now();
-    stroke.seconds = Math.min(300, (now - this.lastAct) / 1000);
-    this.lastAct = now;
-    this.lastId = stroke.id = randomId();
-    this.outbox.push({...stroke, by: this.by, number, image: image ? image.name : null});
-  }
-
-  undo() {
-    if (this.tools.corners.length) return this.tools.dropCorner();
-    this.tools.leave();
-    const entry = this.past.pop();
-    if (!entry) return this.announce("there is nothing to undo");
-    this.revert("undo", entry);
-    this.future.push(entry);
-    if (entry.question) {
-      this.questions.reopened(entry.question);
-      this.questions.back(entry.question);
-    }
-    this.announce("undone");
-    this.goBack(entry);
-  }
-
-  redo() {
-    this.tools.leave();
-    const entry = this.future.pop();
-    if (!entry) return this.announce("there is nothing to redo");
-    this.revert("redo", entry);
-    this.past.push(entry);
-    if (entry.question) {
-      this.questions.answered(entry.question);
-      if (this.questions.current === entry.question) this.questions.current = null;
-    }
-    this.announce("done again");
-    if (entry.question) this.advance();
-    else this.goBack(entry);
-  }
-
-  goBack(entry) {
-    if (this.image()?.number !== entry.number) this.open(entry.number, entry.question || null);
-    else this.showQuestion(this.questions.current);
-    this.showShare();
-    this.changed();
-  }
-
-  // Show it at once; what the server sends then is what holds.
-  revert(kind, entry) {
-    const image = this.images.get(entry.number)?.ready;
-    if (image && entry.before) {
-      const now = image.cut(entry.before.box);
-      image.paste(entry.before.box, entry.before.labels);
-      entry.before = {box: entry.before.box, labels: now};
-      if (image === this.image()) this.view.dirty(entry.before.box);
-    }
-    this.keep({kind, of: entry.id, clicks: 0}, entry.number, image);
-  }
-
-  onKept(stroke, ack) {
-    const image = this.images.get(stroke.number)?.ready;
-    const names = Object.keys(ack.conflict || {});
-    if (names.length) this.announce("this replaced labels of " + names.join(", "));
-    if (!image || (stroke.image && image.name !== stroke.image)) return;
-    for (const [over, pixels] of Object.entries(ack.conflict || {})) {
-      image.conflicts.push({by: stroke.by, over, pixels});
-    }
-    const others = ack.revision > image.revision + 1;  // somebody else painted in the meantime
-    image.revision = Math.max(image.revision, ack.revision);
-    const waiting = this.outbox.waiting.some(one => one.number === stroke.number);
-    if (waiting || this.tools.stroke) return;
-    if (others) {
-      this.refreshLabels(image);
-    } else if (ack.patch) {
-      const [left, top, right, bottom] = ack.patch.box;
-      image.paste(ack.patch.box, decodeLabels(ack.patch.runs, (right - left) * (bottom - top)));
-      if (image === this.image()) this.view.dirty(ack.patch.box);
-    }
-    if (image === this.image()) this.showShare();
-  }
-
-  onRefused(stroke, error) {
-    at("refused").hidden = false;
-    at("refused").textContent = "A stroke was refused and is not kept.\n" + error.lines.join("\n");
-    this.past = this.past.filter(one => one.id !== stroke.id);
-    const image = this.images.get(stroke.number)?.ready;
-    if (image) this.refreshLabels(image);
-  }
-
-  // ---- classes, tools, looks
-
-  chooseClass(index) {
-    if (index >= this.classes.length) return this.announce("there are " + this.classes.length + " classes");
-    this.label_ = index;
-    if (this.tools.name === "answer") this.answer(index);
-    else if (this.tools.name === "eraser") this.tools.choose("brush");
-    this.changed();
-    if (this.tools.name !== "answer") this.announce(this.classes[index].name);
-  }
-
-  changed() {
-    panel.showTools(this.tools, this.shown, this.view.opacity, this.view.hatch);
-    panel.showChosen(this.label_, this.tools.name === "answer");
-    at("undo").disabled = !this.past.length;
-    at("redo").disabled = !this.future.length;
-  }
-
-  under(x, y) {
-    const image = this.image(), place = y * image.width + x;
-    const label = image.labels[place], predicted = image.prediction ? image.prediction[place] : UNLABELED;
-    const name = index => this.classes[index] ? this.classes[index].name : "nothing";
-    const text = "labeled " + name(label) + (image.prediction ? ", model " + name(predicted) : "");
-    at("under").textContent = x + ", " + y + ": " + text;
-  }
-
-  zoomPlace() {
-    const {cross, mouse} = this.tools;
-    return cross ? this.view.fromImage(...cross) : mouse || [this.view.width / 2, this.view.height / 2];
-  }
-
-  show(what) {
-    this.shown = this.view.shown = what;
-    this.view.dirtyAll();
-    this.changed();
-  }
-
-  nextShown() {
-    this.show(SHOWN[(SHOWN.indexOf(this.shown) + 1) % SHOWN.length]);
-    this.announce("shown: " + at("shown").selectedOptions[0].text);
-  }
-
-  setOpacity(opacity) {
-    this.view.opacity = Math.max(0, Math.min(1, opacity));
-    this.view.dirtyAll();
-    this.changed();
-  }
-
-  changeOpacity(step) {
-    let next = this.view.opacity - step;
-    if (next < 0) next = 1;
-    this.setOpacity(next);
-    this.announce("opacity " + Math.round(100 * this.view.opacity) + " %");
-  }
-
-  toggleHatch() {
-    this.view.hatch = !this.view.hatch;
-    this.view.dirtyAll();
-    this.changed();
-  }
-
-  toggleOwn() {
-    this.own = at("own").checked;
-    store("own-colors", this.own ? "yes" : "no");
-    this.colors = palette(this.classes, this.own);
-    this.view.setColors(this.colors);
-    panel.fillClasses(this.classes, this.colors, index => this.chooseClass(index));
-    this.changed();
-    this.showQuestion(this.hereAsked());
-  }
-
-  focusFilter() {
-    at("filter-row").hidden = false;
-    at("filter").focus();
-    at("filter").select();
-  }
-
-  onFilterKey(event) {
-    if (event.key !== "Enter" && event.key !== "Escape") return;
-    event.preventDefault();
-    const fits = panel.filterClasses(at("filter").value);
-    const chosen = event.key === "Enter" && at("filter").value.trim() && fits.length ? fits[0] : null;
-    at("filter").value = "";
-    panel.filterClasses("");
-    at("stage").focus();
-    if (chosen !== null) this.chooseClass(chosen);
-  }
-
-  // ---- dialogs
-
-  openHelp() {
-    at("help-dialog").showModal();
-  }
-
-  openName() {
-    at("name-input").value = this.by;
-    at("name-dialog").showModal();
-    at("name-input").select();
-  }
-
-  onName(event) {
-    event.preventDefault();
-    const name = at("name-input").value.trim();
-    if (!name) return;
-    this.by = name.slice(0, 80);
-    store("name", this.by);
-    at("name").textContent = this.by;
-    at("name-dialog").close();
-    this.presence();
-  }
-
-  async openList() {
-    at("list-dialog").showModal();
-    at("list-filter").value = "";
-    this.rows = [];
-    while (this.rows.length < this.state.images) {
-      const found = await getJson("api/images?from=" + this.rows.length);
-      if (!found.images.length) break;
-      this.rows.push(...found.images);
-      this.fillList();
-    }
-  }
-
-  fillList() {
-    const wanted = at("list-filter").value.trim().toLowerCase();
-    const fits = this.rows.filter(one => one.name.toLowerCase().includes(wanted));
-    at("list-count").textContent = fits.length > 400 ? "the first 400 of " + fits.length : fits.length + " images";
-    panel.fillList(fits.slice(0, 400), this.image()?.number, number => {
-      at("list-dialog").close();
-      this.open(number);
-    });
-  }
-
   // ---- the server's state
 
   showState(state) {
@@ -579,20 +344,7 @@ function paintRegion(image, region, label) {
   eachRun(region, (y, x0, x1) => image.labels.fill(label, y * image.width + x0, y * image.width + x1));
 }
 
-function stored(key, otherwise) {
-  try {
-    return localStorage.getItem("segwright-label-" + key) || otherwise;
-  } catch {
-    return otherwise;
-  }
-}
-
-function store(key, value) {
-  try {
-    localStorage.setItem("segwright-label-" + key, value);
-  } catch { /* no storage */ }
-}
-
+Object.assign(App.prototype, strokes, looks);
 new App().start().catch(error => {
   at("unreadable").hidden = false;
   at("unreadable").textContent = "The page cannot start: " + error.message;

@@ -54,28 +54,35 @@ export class Outbox {
     if (this.sending) return;
     this.sending = true;
     clearTimeout(this.timer);
-    while (this.waiting.length) {
-      const stroke = this.waiting[0];
-      try {
-        const ack = await postJson("api/strokes", stroke);
-        this.failures = 0;
-        this.problem = null;
-        this.drop(stroke);
-        this.handlers.kept(stroke, ack);
-      } catch (error) {
-        if (!(error instanceof ServerError)) throw error;
-        if (REFUSED.includes(error.status)) {
-          this.drop(stroke);
-          this.handlers.refused(stroke, error);
-        } else {
-          this.problem = error;
-          this.timer = setTimeout(() => this.send(), WAITS[Math.min(this.failures++, WAITS.length - 1)]);
-          break;
-        }
-      }
-      this.handlers.changed();
+    try {
+      while (this.waiting.length && await this.sendFirst()) this.handlers.changed();
+    } finally {
+      this.sending = false;
     }
-    this.sending = false;
     this.handlers.changed();
+  }
+
+  // Whether to go on with the next one.
+  async sendFirst() {
+    const stroke = this.waiting[0];
+    let ack;
+    try {
+      ack = await postJson("api/strokes", stroke);
+    } catch (error) {
+      if (!(error instanceof ServerError)) throw error;
+      if (!REFUSED.includes(error.status)) {
+        this.problem = error;
+        this.timer = setTimeout(() => this.send(), WAITS[Math.min(this.failures++, WAITS.length - 1)]);
+        return false;
+      }
+      this.drop(stroke);
+      this.handlers.refused(stroke, error);
+      return true;
+    }
+    this.failures = 0;
+    this.problem = null;
+    this.drop(stroke);
+    this.handlers.kept(stroke, ack);
+    return true;
   }
 }

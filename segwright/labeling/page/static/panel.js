@@ -72,7 +72,7 @@ export function showQuestion(question, classes, colors, note) {
     const name = chip(document.createElement("span"), question.predicted, classes[question.predicted].name,
       colors[question.predicted]);
     name.className = "chip";
-    asked.append("Is this ", name, " ?");
+    asked.append("Is this ", name, "?");
   } else {
     asked.textContent = "Which class is this?";
   }

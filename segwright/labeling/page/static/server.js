@@ -25,19 +25,37 @@ async function send(path, options = {}) {
 }
 
 export async function getJson(path) {
-  return (await send(path)).json();
+  return parsed(await send(path));
 }
 
 export async function getRuns(path) {
   const response = await send(path);
-  return {runs: new Uint32Array(await response.arrayBuffer()), headers: response.headers};
+  try {
+    return {runs: new Uint32Array(await response.arrayBuffer()), headers: response.headers};
+  } catch {
+    throw new ServerError(0, ["the server's answer was cut short"]);
+  }
 }
 
 export async function postJson(path, tree) {
   const options = {method: "POST", headers: {"content-type": "application/json"}, body: JSON.stringify(tree)};
-  return (await send(path, options)).json();
+  return parsed(await send(path, options));
+}
+
+// A connection that ends in the middle of an answer is a server that was not reached.
+async function parsed(response) {
+  try {
+    return await response.json();
+  } catch {
+    throw new ServerError(0, ["the server's answer was cut short"]);
+  }
 }
 
 export function beacon(path, tree) {
   navigator.sendBeacon(path, new Blob([JSON.stringify(tree)], {type: "application/json"}));
+}
+
+export function randomId() {
+  const bytes = crypto.getRandomValues(new Uint8Array(12));
+  return Array.from(bytes, byte => byte.toString(16).padStart(2, "0")).join("");
 }

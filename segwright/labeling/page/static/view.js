@@ -123,7 +123,7 @@ export class View {
   lookAtBox([left, top, right, bottom]) {
     const [x0, y0] = this.fromImage(left, top), [x1, y1] = this.fromImage(right, bottom);
     const visible = x0 >= 0 && y0 >= 0 && x1 <= this.width && y1 <= this.height;
-    if (visible && Math.max(x1 - x0, y1 - y0) > 24) return;
+    if (visible && Math.max(x1 - x0, y1 - y0) > 40) return;
     const room = Math.min(this.width / (right - left), this.height / (bottom - top)) / 3;
     this.scale = Math.max(this.least(), Math.min(room, 6, MOST_ZOOM));
     this.lookAt((left + right) / 2, (top + bottom) / 2);

@@ -1,0 +1,324 @@
+"""Training between answers: rounds of ``refine`` in a child process, judged on labels that no round trained on.
+
+Every fourth image that gets its first label is held out, from then on and in every round. A round fine-tunes the model
+in use on the others, compares both on the held-out labels, and the candidate is taken if it is not worse there. The
+labels that a round uses are copied first: strokes go on meanwhile. Whatever happens to the child, labels do not depend
+on it.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from segwright.core.atomic_io import write_json
+from segwright.core.errors import SegwrightError, UsageError
+from segwright.core.progress import duration
+from segwright.data.formats.label_folder import COUNTS_FILE, MASKS
+from segwright.inference.description import is_bundle
+from segwright.labeling.child import ChildCommand, end_leftover
+from segwright.labeling.page.images import LabelImages
+from segwright.labeling.page.queue import Queue
+from segwright.labeling.questions import Selection
+from segwright.labeling.store import LabelFolder
+
+if TYPE_CHECKING:
+    from segwright.inference.predictor import Predictor
+
+logger = logging.getLogger("segwright.label")
+
+ROUNDS = "rounds"
+HOLD_OUT = 4  # one of so many labeled images is held out
+FEWEST = 6  # labeled images, of which two are held out
+POLL_SECONDS = 0.5
+
+
+@dataclass(frozen=True)
+class BetweenOptions:
+    """When and how to train between answers. UsageError if a value is out of range."""
+
+    every: int | None = 50  # answers and strokes; None: only when asked for
+    minutes: float = 3.0  # of a round, the comparison included
+    old: Path | None = None  # the data of the first model, replayed
+    device: str = "auto"
+    count: int = 200  # images whose regions are chosen after a round
+    clicks: int = 10  # questions per image
+    select: bool = True  # whether questions are chosen again after a round
+
+    def __post_init__(self) -> None:
+        if self.every is not None and self.every < 1:
+            raise UsageError("a round of training needs answers", expected="1 or more, or never", found=str(self.every))
+        if not 0 < self.minutes <= 1000:
+            raise UsageError("a round's minutes are out of range", expected="up to 1000", found=str(self.minutes))
+
+
+def held_out(images: Sequence[str]) -> tuple[list[str], list[str]]:
+    """(train, held out) of the labeled images in the order of their first labels."""
+    return (
+        [name for place, name in enumerate(images) if place % HOLD_OUT != 1],
+        [name for place, name in enumerate(images) if place % HOLD_OUT == 1],
+    )
+
+
+class Between:
+    """The rounds of one label folder. ``load`` loads a saved model."""
+
+    def __init__(
+        self,
+        store: LabelFolder,
+        images: LabelImages,
+        queue: Queue,
+        model: Path,
+        load: Callable[[Path], Predictor],
+        options: BetweenOptions,
+    ) -> None:
+        self.store, self.images, self.queue = store, images, queue
+        self.model, self.load, self.options = model, load, options
+        self.folder = store.folder / ROUNDS
+        self.rounds: list[dict[str, Any]] = read_rounds(store.folder)
+        self.since = 0  # strokes since the last round
+        self.phase = "waiting"  # waiting, training, choosing, failed
+        self.failure = ""
+        self._began = 0.0
+        self._child: ChildCommand | None = None
+        self._thread: threading.Thread | None = None
+        self._lock = threading.Lock()
+        self._closed = False
+        for place in self.folder.glob("*/pid"):
+            end_leftover(place, str(place.parent))
+
+    # -----------------------------------------------------------------------------------------------------------------
+    # For the page
+
+    def state(self) -> dict[str, Any]:
+        """``state``, and lines to show: what happens now, the last gain with its interval, on what it rests."""
+        last = self.rounds[-1] if self.rounds else None
+        return {
+            "state": "training" if self.phase == "choosing" else self.phase,
+            "line": self._line(),
+            "gain_line": gain_line(last) if last else "",
+            "note": note_line(last) if last else "",
+            "rounds": len(self.rounds),
+        }
+
+    def _line(self) -> str:
+        number = len(self.rounds) + 1
+        if self.phase == "training":
+            passed = duration(time.monotonic() - self._began)
+            return f"Round {number}: training for {passed} of {self.options.minutes:g} min"
+        if self.phase == "choosing":
+            return "Choosing the next questions with the new model"
+        train, held = held_out(self._labeled())
+        if len(train) + len(held) < FEWEST:
+            first = f"Round {number} needs labels on {FEWEST} images, {len(train) + len(held)} have some"
+        elif self.options.every is None:
+            first = f"Round {number} starts when asked for"
+        else:
+            first = f"Round {number} starts after {max(1, self.options.every - self.since)} more answers or strokes"
+        return f"{first}\n{self.failure}" if self.failure else first
+
+    def on_answer(self) -> None:
+        """Count a stroke; start a round if it is time."""
+        self.since += 1
+        every = self.options.every
+        if every is not None and self.since >= every and self._thread_idle() and self._enough():
+            self._start()
+
+    def start_now(self) -> None:
+        """Start a round; UsageError if one runs or there are too few labels."""
+        if not self._thread_idle():
+            raise UsageError("a round of training runs already", fix="wait for its end")
+        if not self._enough():
+            raise UsageError(
+                "too few images have labels", expected=f"{FEWEST}, of which two are held out",
+                found=str(len(self._labeled())),
+            )  # fmt: skip
+        self._start()
+
+    def close(self) -> None:
+        """End a round that runs; it is lost, the labels are not."""
+        self._closed = True
+        child = self._child
+        if child is not None:
+            child.stop()
+        if self._thread is not None:
+            self._thread.join()
+
+    # -----------------------------------------------------------------------------------------------------------------
+    # A round
+
+    def _labeled(self) -> list[str]:
+        """The images with labels, in the order of their first stroke, which never changes."""
+        with self.store.reading():
+            return [name for name, found in self.store.journal.images.items() if found.spans]
+
+    def _enough(self) -> bool:
+        return len(self._labeled()) >= FEWEST
+
+    def _thread_idle(self) -> bool:
+        return self._thread is None or not self._thread.is_alive()
+
+    def _start(self) -> None:
+        with self._lock:
+            if not self._thread_idle() or self._closed:
+                return
+            self.since, self.failure, self._began, self.phase = 0, "", time.monotonic(), "training"
+            self._thread = threading.Thread(target=self._work, name="label-train", daemon=True)
+            self._thread.start()
+
+    def _work(self) -> None:
+        try:
+            self._round()
+        except Exception as error:  # whatever happens to a round must not reach the page or its labels
+            if not self._closed:
+                logger.error("a round of training failed: %s", error)
+                self.failure = f"The last round failed, every label is kept: {_short(error)}"
+                self.phase = "failed"
+
+    def _round(self) -> None:
+        number = self._next_number()
+        place = self.folder / f"{number:03d}"
+        data, train, held = self._snapshot(place / "data")
+        result = place / "result.json"
+        old = [] if self.options.old is None else ["--with", self.options.old]
+        self._run(
+            place, "refine", self.model, data, "--minutes", self.options.minutes, "--out", place / "run",
+            "--json", result, "--device", self.options.device, *old,
+        )  # fmt: skip
+        found = json.loads(result.read_text(encoding="utf-8"))
+        entry = entry_of(found, number=number, parent=str(self.model), train=train, held=held)
+        entry["seconds"] = round(time.monotonic() - self._began, 1)
+        if entry["taken"]:
+            candidate = Path(found["candidate"])
+            predictor = self.load(candidate)
+            self.images.replace_model(predictor)
+            self.queue.drop()
+            self.model = candidate
+        self.rounds.append(entry)
+        write_json(self.folder / "rounds.json", {"rounds": self.rounds})
+        if entry["taken"] and self.options.select:
+            self._choose(place)
+        self.phase = "waiting"
+
+    def _next_number(self) -> int:
+        """A round that was cut short keeps its number."""
+        given = [int(path.name) for path in self.folder.glob("*") if path.name.isdigit()]
+        return max(given, default=0) + 1
+
+    def _snapshot(self, data: Path) -> tuple[Path, list[str], list[str]]:
+        """A label folder of the labels as they are now, with the held-out images as its val split."""
+        self.store.compact()
+        with self.store.reading():
+            counts = {name: dict(entry) for name, entry in self.store.counts.items() if entry.get("pixels")}
+        train, held = held_out(self._labeled())
+        train, held = [[name for name in names if name in counts] for names in (train, held)]
+        if not train or not held:
+            raise UsageError("too few images have labels", found=f"{len(train)} to train on, {len(held)} held out")
+        for name in (*train, *held):
+            target = data / MASKS / counts[name]["mask"]
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(self.store.folder / MASKS / counts[name]["mask"], target)
+        summary = self.store.summary()
+        write_json(data / COUNTS_FILE, {**summary, "images": {name: counts[name] for name in (*train, *held)}})
+        replace(self.store.info, val=tuple(held)).write(data)
+        return data, train, held
+
+    def _choose(self, place: Path) -> None:
+        """Choose the next questions with the new model; a failure leaves those that are made image by image."""
+        self.phase = "choosing"
+        out = place / "selection.json"
+        try:
+            self._run(
+                place, "select", self.model, self.store.info.images, "--count", self.options.count, "--clicks",
+                self.options.clicks, "--labels", self.store.folder, "--out", out, "--sheet", place / "selection.html",
+                "--device", self.options.device,
+            )  # fmt: skip
+            self.queue.use(Selection.load(out))
+        except SegwrightError as error:
+            logger.warning("questions could not be chosen again: %s", error)
+
+    def _run(self, place: Path, *arguments: object) -> None:
+        """Run a command to its end; SegwrightError with the end of its log if it fails."""
+        processors = os.cpu_count() or 1
+        child = ChildCommand(arguments, place / f"{arguments[0]}.log", threads=max(1, processors - 1))
+        self._child = child
+        (place / "pid").write_text(str(child.process.pid))
+        if self._closed:
+            child.stop()
+        code = child.wait()
+        self._child = None
+        (place / "pid").unlink(missing_ok=True)
+        if code != 0:
+            raise SegwrightError(f"segwright {arguments[0]} did not finish", found=child.reason())
+
+
+def read_rounds(folder: Path) -> list[dict[str, Any]]:
+    """The finished rounds of a label folder, oldest first."""
+    try:
+        rows = json.loads((folder / ROUNDS / "rounds.json").read_text(encoding="utf-8"))["rounds"]
+        return [dict(row) for row in rows]
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
+
+
+def resumed_model(folder: Path, model: Path) -> Path:
+    """The model to start with: that of the last round that was taken, if the rounds began with ``model``."""
+    current = model
+    for row in read_rounds(folder):
+        if not row.get("taken"):
+            continue
+        if Path(str(row["parent"])) != current:
+            return model
+        current = Path(str(row["model"]))
+    return current if is_bundle(current) or is_bundle(current / "model") else model
+
+
+def entry_of(found: dict[str, Any], *, number: int, parent: str, train: list[str], held: list[str]) -> dict[str, Any]:
+    """What is kept of a round. A candidate is taken if it is not worse on the held-out labels."""
+    scores = found.get("new")
+    entry: dict[str, Any] = {
+        "round": number, "parent": parent, "model": found["candidate"], "train": len(train), "held": held,
+        "taken": False, "verdict": found.get("verdict", ""),
+    }  # fmt: skip
+    if scores is not None:
+        keys = ("images", "miou", "miou_difference", "ci95", "clear", "interval_over")
+        entry |= {key: scores.get(key) for key in keys}
+        entry["taken"] = scores["miou_difference"] is not None and scores["miou_difference"] >= 0
+    return entry
+
+
+def gain_line(entry: dict[str, Any]) -> str:
+    """The gain of a round with its interval, in points of mIoU."""
+    if entry.get("miou_difference") is None:
+        return f"Round {entry['round']}: no gain can be given, the held-out labels have no class to score"
+    before, after = (100 * value for value in entry["miou"])
+    low, high = entry["ci95"]
+    interval = "no interval" if low is None else f"95 % interval {100 * low:+.1f} to {100 * high:+.1f}"
+    kept = "" if entry["taken"] else "; not better, so the model before stays"
+    return (
+        f"Round {entry['round']}: mIoU {before:.1f} → {after:.1f} on held-out labels, "
+        f"{100 * entry['miou_difference']:+.1f} points ({interval}){kept}"
+    )
+
+
+def note_line(entry: dict[str, Any]) -> str:
+    """What the gain rests on."""
+    count = len(entry["held"])
+    names = ", ".join(entry["held"][:3]) + (", …" if count > 3 else "")
+    return (
+        f"Trained on labels of {entry['train']} images; the labels of {count} ({names}) are held out in every round. "
+        "Only labeled pixels are scored: people label what is doubtful, so this is lower than for whole images."
+    )
+
+
+def _short(error: Exception) -> str:
+    text = str(error) if isinstance(error, SegwrightError) else f"{type(error).__name__}: {error}"
+    return text[:600]
