@@ -30,6 +30,7 @@ from segwright.inference.proofs import Measured, save_proof
 from segwright.inference.runtimes import Runtime
 
 LEAST_TURNS = 7
+NAN = float("nan")
 WARM_UP = 2  # turns that are not counted: memory is prepared
 PROBE = "from segwright.exporting.memory_probe import main; main()"
 PROBE_SECONDS = 300
@@ -100,17 +101,7 @@ def benchmark(
         turns, times = _take_turns(opened.runtimes, image[None], seconds)
         _, batches = _take_turns(opened.runtimes, np.repeat(image[None], batch, axis=0), seconds / 2)
         peaks = _peaks(opened, image.shape, trust_external) if memory else {}
-        base = times[next(iter(times))]
-        rows = [
-            RuntimeFigures(
-                *name.split(), statistics.median(found), float(np.quantile(found, 0.95)),
-                statistics.median(a / b for a, b in zip(base, found, strict=True)),
-                1000 * batch / statistics.median(batches[name]), peaks.get(name, float("nan")), agreements[name],
-            )
-            for name, found in times.items()
-        ]  # fmt: skip
-        nothing = (float("nan"),) * 6
-        rows += [RuntimeFigures(*name.split(), *nothing, problem) for name, problem in opened.problems.items()]
+        rows = _rows(opened, times, batches, batch, peaks, agreements)
         measured = [
             Measured(r.runtime, r.precision, r.agreement, r.latency_ms, r.speedup) for r in rows if not r.problem
         ]
@@ -130,6 +121,30 @@ class _Opened:
     problems: dict[str, str]
     places: dict[str, Path]  # what each of them opened
     converted: Path | None
+
+
+def _rows(
+    opened: _Opened,
+    times: Mapping[str, list[float]],
+    batches: Mapping[str, list[float]],
+    batch: int,
+    peaks: Mapping[str, float],
+    agreements: Mapping[str, float],
+) -> list[RuntimeFigures]:
+    """The figures of each runtime, and those that could not be opened."""
+    base = times[next(iter(times))]
+    rows = []
+    for name, found in times.items():
+        runtime, _, precision = name.partition(" ")
+        speedup = statistics.median(a / b for a, b in zip(base, found, strict=True))
+        throughput = 1000 * batch / statistics.median(batches[name])
+        latency, latest = statistics.median(found), float(np.quantile(found, 0.95))
+        peak, equal = peaks.get(name, NAN), agreements[name]
+        rows.append(RuntimeFigures(runtime, precision, latency, latest, speedup, throughput, peak, equal))
+    for name, problem in opened.problems.items():
+        runtime, _, precision = name.partition(" ")
+        rows.append(RuntimeFigures(runtime, precision, NAN, NAN, NAN, NAN, NAN, NAN, problem))
+    return rows
 
 
 def _open_all(model: Path, folder: Path, trust_external: bool) -> _Opened:
@@ -216,7 +231,7 @@ def _peaks(opened: _Opened, shape: tuple[int, ...], trust_external: bool) -> dic
             )  # fmt: skip
             found[name] = float(json.loads(done.stdout.splitlines()[-1])["peak_mb"])
         except (OSError, subprocess.SubprocessError, ValueError, KeyError, IndexError):
-            found[name] = float("nan")
+            found[name] = NAN
     return found
 
 

@@ -46,7 +46,7 @@ class OpenVinoRuntime(ExportedRuntime):
         shape = inputs[0][2] if inputs else None
         right = len(inputs) == 1 and "images" in model.inputs[0].names and inputs[0][1] == "<Type: 'uint8_t'>"
         self._check_signature(
-            right and shape.rank.is_static and shape.rank.get_length() == 4,
+            right and shape is not None and shape.rank.is_static and shape.rank.get_length() == 4,
             [f"{name} {kind} {size}" for name, kind, size in inputs],
         )
         self.in_channels = shape[3].get_length() if shape is not None and shape[3].is_static else 3

@@ -17,7 +17,7 @@ from segwright.core.errors import BundleError, ModelError, SegwrightError, Usage
 from segwright.core.types import Float32Array, LabelSpace
 from segwright.data.records import ValueRange
 from segwright.imageio import UInt8Array, read_header, read_image, read_raster
-from segwright.inference.attachments import attachment_names
+from segwright.inference.attachments import Attachment, attachment_names
 from segwright.inference.description import Bundle, is_bundle, read_attachment, read_bundle
 from segwright.inference.exported_files import ExportedFile, find_exported, open_exported
 from segwright.inference.pixels import as_rgb, check_image, fit_channels
@@ -449,7 +449,8 @@ def load(
     exported = find_exported(path)
     choice = choose_runtime(path, runtime_name, device, precision)
     runtime: Runtime
-    attachment, names = None, ()
+    attachment: Attachment | None = None
+    names: tuple[str, ...] = ()
     if exported is not None:
         opened = open_exported(
             exported, runtime=choice.runtime, device=device, precision=choice.precision, trust_external=trust_external

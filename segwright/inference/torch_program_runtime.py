@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch.export.passes import move_to_device_pass
 
 from segwright.core.errors import BundleError, ModelError
 from segwright.core.types import UInt8Array
@@ -38,7 +39,7 @@ class TorchProgramRuntime(ExportedRuntime):
         self.in_channels = int(shapes[0][3])
         self.device = choose_device(device)
         if self.device.type != "cpu":
-            program = torch.export.passes.move_to_device_pass(program, str(self.device))
+            program = move_to_device_pass(program, str(self.device))
         self.program = program.module()
 
     @torch.inference_mode()
