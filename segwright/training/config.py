@@ -295,7 +295,10 @@ class UnlabeledConfig(Section):
     start: float = Field(0.1, ge=0, lt=1, description="fraction of the run that trains on labels alone")
     ramp: Fraction = Field(0.2, description="fraction of the run over which the weight then rises, 0 to 1")
     accept: float = Field(
-        0.8, gt=0, le=1, description="fraction of each class's pixels that may count, the most confident first"
+        0.8,
+        gt=0,
+        le=1,
+        description="what counts is as confident as this fraction of its class's labeled pixels that are right",
     )
     floor: Fraction = Field(0.5, description="confidence below which no pseudo-label counts, 0 to 1")
     ceiling: float = Field(0.95, gt=0, le=1, description="confidence from which every pseudo-label counts")

@@ -22,6 +22,7 @@ from segwright.evaluation.evaluate import Evaluation
 from segwright.evaluation.sequences import BootstrapUnits, find_units
 from segwright.metrics.bootstrap import PairedDifference, paired_difference
 from segwright.metrics.confusion import iou_per_class
+from segwright.training.callbacks.log import Display
 from segwright.training.checkpoint import checkpoints
 from segwright.training.config import TrainConfig
 
@@ -117,6 +118,7 @@ def train_judged(
     )
     started = time.monotonic() if started is None else started
     again = resume and bool(checkpoints(folder / FOLDER / "checkpoints"))
+    Display().message(f"two trainings: first without the unlabeled images, in {folder / FOLDER}, then with them")
     baseline = train(data, alone, resume=again, started=started, **given)
     if baseline.stopped_by is not None and baseline.stopped_by != "early stopping":
         return replace(baseline, folder=folder)

@@ -40,10 +40,9 @@ class PseudoLoss:
     def result(self) -> UnlabeledResult:
         """Over all processes; the host waits for the device."""
         loss = float(self.world.total(self.loss.clone()))
-        histogram, accepted = self.counts[:, :-1], self.counts[:, -1]
-        seen = float(histogram.sum())
-        share = float(accepted.sum()) / seen if seen else float("nan")
-        return UnlabeledResult(loss, self.labels.weight, share, histogram.cpu().numpy())
+        counts = self.counts.cpu().numpy()
+        seen, accepted = (float(counts[:, column].sum()) for column in (-2, -1))
+        return UnlabeledResult(loss, self.labels.weight, accepted / seen if seen else float("nan"), counts)
 
     def _normalize(self, heads: Sequence[Tensor]) -> None:
         """Sum the weights of unlabeled pixels and the teacher's statistics over parts and processes."""

@@ -2,10 +2,10 @@
 
 The teacher is the run's own average of weights (EMA). It labels a view of each unlabeled image whose colors are
 unchanged; the network is trained to give the same labels on a view with strong color changes and, by CutMix, with a
-part of another image pasted in. A pseudo-label counts if the teacher is confident enough *for its class*: thresholds
-follow quantiles of the confidence per class (as in class-balanced self-training, Zou et al. 2018; teacher and views as
-in FixMatch, Sohn et al. 2020, and UniMatch, Yang et al. 2023), between a floor and a ceiling. Unlike them, thresholds
-come from histograms of whole numbers: they are the same however an update is divided into micro-batches and processes.
+part of another image pasted in. A pseudo-label counts if the teacher is confident enough *for its class*: as confident
+as it is of that class's labeled pixels that it has right (a quantile per class, as in class-balanced self-training,
+Zou et al. 2018; teacher and views as in FixMatch, Sohn et al. 2020, and UniMatch, Yang et al. 2023). The quantiles come
+from histograms of whole numbers, the same however an update is divided into micro-batches and processes.
 
 The loss is the cross-entropy over accepted pixels divided by *all* unlabeled pixels of the update, accepted or not, by
 class weight: few accepted pixels move the weights little.
@@ -29,6 +29,7 @@ from segwright.models.base import SegmentationModel
 from segwright.training.config import TrainConfig, UnlabeledConfig
 
 BINS = 128  # of a confidence, 0…1
+LOOK_EVERY = 4  # updates: in each of these the teacher labels the labeled images, too, which costs a twelfth of a step
 CANDIDATE = 0  # in the mask of an unlabeled sample: a pixel that may get a pseudo-label
 LABELED = 1  # a pixel whose label is known, and trained on elsewhere
 SMALLEST_CUT, LARGEST_CUT = 0.1, 0.5  # area of the rectangle that CutMix pastes, as a share of the image
@@ -36,35 +37,54 @@ _MIX = 0xC7  # separates the random numbers of mixing from all others
 
 
 class Thresholds:
-    """The confidence from which a pseudo-label counts, per class.
+    """The confidence from which a pseudo-label counts, per class: as sure as of labeled pixels that it has right.
 
-    Of each class, the most confident ``accept`` of its pixels, as far as that lies between ``floor`` and ``ceiling``. A
-    class that was not predicted yet has the ceiling.
+    Of each class, the threshold is the confidence that ``accept`` of its labeled pixels that are right reach, between
+    ``floor`` and ``ceiling``; a class of which none was right yet has the ceiling. Thresholds from the unlabeled images
+    themselves would accept the same share of any images, of noise too.
     """
 
     def __init__(self, classes: int, config: UnlabeledConfig) -> None:
         self.config = config
-        self.histogram = np.zeros((classes, BINS))  # of the teacher's confidence by predicted class, decayed per update
+        self.right = np.zeros((classes, BINS))  # confidence of labeled pixels that the teacher has right, decayed
+        self.shares = np.zeros((2, classes))  # pixels by predicted class of labeled and of unlabeled images, decayed
 
     def values(self) -> npt.NDArray[np.float64]:
         """(K,): the lower edge of the highest bin such that ``accept`` of the class's pixels lie in it or above."""
         config = self.config
-        above = np.cumsum(self.histogram[:, ::-1], axis=1)[:, ::-1]  # (K, BINS): in this bin or a higher one
+        above = np.cumsum(self.right[:, ::-1], axis=1)[:, ::-1]  # (K, BINS): in this bin or a higher one
         enough = above >= config.accept * above[:, :1] * (1 - 1e-12)
         edges = (enough.sum(axis=1) - 1) / BINS
         return np.where(above[:, 0] > 0, np.clip(edges, config.floor, config.ceiling), config.ceiling)
 
+    def shift(self) -> float:
+        """How much of the predicted classes would have to move, 0…1, from labeled to unlabeled images; NaN at first."""
+        totals = self.shares.sum(axis=1, keepdims=True)
+        if not totals.all():
+            return float("nan")
+        labeled, unlabeled = self.shares / totals
+        return float(np.abs(labeled - unlabeled).sum()) / 2
+
+    def looks(self, index: int) -> bool:
+        """Whether the teacher labels the labeled images as well in update ``index``."""
+        return index % LOOK_EVERY == 0 or not self.right.any()
+
     def update(self, counts: npt.NDArray[np.float64]) -> None:
-        """Add an update's pixels, (K, BINS)."""
-        self.histogram = self.config.momentum * self.histogram + (1 - self.config.momentum) * counts
+        """Add an update's pixels, (K, BINS + 3): see :class:`PseudoLabels`."""
+        labeled, momentum = counts[:, BINS], self.config.momentum
+        if labeled.any():
+            slow = momentum**LOOK_EVERY
+            self.right = slow * self.right + (1 - slow) * counts[:, :BINS]
+            self.shares[0] = slow * self.shares[0] + (1 - slow) * labeled
+        self.shares[1] = momentum * self.shares[1] + (1 - momentum) * counts[:, BINS + 1]
 
     def state(self) -> dict[str, Any]:
-        return {"histogram": self.histogram.tolist()}
+        return {"right": self.right.tolist(), "shares": self.shares.tolist()}
 
     def load(self, state: Mapping[str, Any]) -> None:
-        found = np.asarray(state["histogram"], np.float64)
-        if found.shape == self.histogram.shape:
-            self.histogram = found
+        right, shares = (np.asarray(state[name], np.float64) for name in ("right", "shares"))
+        if right.shape == self.right.shape:
+            self.right, self.shares = right, shares
 
 
 @dataclass(frozen=True)
@@ -83,7 +103,9 @@ class PseudoLabels:
     parts: Sequence[PseudoBatch]
     criterion: SegmentationLoss
     weight: float
-    counts: Tensor  # int64 (K, BINS + 1): the teacher's confidence by class; last, how many of the class are accepted
+    # int64 (K, BINS + 3), by the class that the teacher predicts: labeled pixels that it has right, by confidence; all
+    # labeled pixels; unlabeled pixels; those of them that are accepted.
+    counts: Tensor
     ids: tuple[str, ...] = ()
 
 
@@ -94,7 +116,8 @@ class UnlabeledResult:
     loss: float  # before its weight
     weight: float
     accepted: float  # share of the unlabeled pixels whose pseudo-labels count, 0…1; NaN without such pixels
-    counts: npt.NDArray[np.float64]  # (K, BINS)
+    counts: npt.NDArray[np.float64]  # (K, BINS + 3), as in PseudoLabels
+    shift: float = float("nan")  # of the predicted classes against labeled images, 0…1; see Thresholds
 
 
 class SelfTraining:
@@ -122,24 +145,28 @@ class SelfTraining:
         return config.weight * min((progress - config.start) / config.ramp, 1.0) if config.ramp else config.weight
 
     @torch.no_grad()
-    def pseudo_labels(self, batch: Batch, *, images: int, progress: float, index: int, first: int) -> PseudoLabels:
-        """Label ``batch``, this process's unlabeled images of update ``index``, ``images`` at a time.
+    def pseudo_labels(
+        self, batch: Batch, labeled: Sequence[Batch], *, progress: float, index: int, first: int
+    ) -> PseudoLabels:
+        """Label ``batch``, this process's unlabeled images of update ``index``, in parts like those of ``labeled``.
 
-        ``batch.images``: both views, channels one behind the other (:class:`TwoViews`). ``first``: the place of the
-        first image among those of all processes, since the random numbers of mixing belong to places.
+        ``labeled``: the update's labeled images, which thresholds come from. ``batch.images``: both views, channels one
+        behind the other (:class:`TwoViews`). ``first``: the place of the first image among those of all processes: the
+        random numbers of mixing belong to places.
         """
         both = torch.as_tensor(batch.images).to(self.device, non_blocking=True)
         weak, strong = both.chunk(2, dim=-1)
         unlabeled = torch.as_tensor(batch.masks).to(self.device, non_blocking=True) == CANDIDATE
-        found = [self._confident(part.contiguous()) for part in torch.split(weak, images)]
+        count = -(-len(batch) // max(map(len, labeled)))
+        found = [self._confident(part.contiguous()) for part in torch.tensor_split(weak, count)]
         confidence, labels = (torch.cat(parts) for parts in zip(*found, strict=True))
         thresholds = torch.from_numpy(self.thresholds.values()).to(confidence)
         accepted = unlabeled & (confidence >= thresholds[labels])
-        counts = self._counts(labels, confidence, unlabeled, accepted)
+        counts = torch.cat([self._known(labeled, index), self._by_class(labels[unlabeled], labels[accepted])], dim=1)
         candidates = torch.where(unlabeled, labels, IGNORE_INDEX)
         targets = torch.where(accepted, labels, IGNORE_INDEX)
         strong, targets, candidates = self._mixed(strong, targets, candidates, labels, index, first)
-        pieces = zip(*(torch.split(one, images) for one in (strong, targets, candidates)), strict=True)
+        pieces = zip(*(torch.tensor_split(one, count) for one in (strong, targets, candidates)), strict=True)
         parts = [PseudoBatch(part.contiguous(), target, candidate) for part, target, candidate in pieces]
         return PseudoLabels(parts, self.criterion, self.weight(progress), counts, batch.ids)
 
@@ -150,12 +177,22 @@ class SelfTraining:
         confidence, labels = logits.float().softmax(dim=1).max(dim=1)
         return confidence, labels
 
-    def _counts(self, labels: Tensor, confidence: Tensor, unlabeled: Tensor, accepted: Tensor) -> Tensor:
+    def _known(self, batches: Sequence[Batch], index: int) -> Tensor:
+        """(K, BINS + 1) of labeled images: right pixels by confidence, and all pixels; zeros without a look at them."""
         classes = self.criterion.classes
-        bins = (confidence * BINS).long().clamp_(0, BINS - 1)
-        histogram = torch.bincount((labels * BINS + bins)[unlabeled], minlength=classes * BINS)
-        counted = torch.bincount(labels[accepted], minlength=classes)
-        return torch.cat([histogram.reshape(classes, BINS), counted[:, None]], dim=1)
+        found = torch.zeros((classes, BINS + 1), dtype=torch.int64, device=self.device)
+        for batch in batches if self.thresholds.looks(index) else ():
+            truth = torch.as_tensor(batch.masks).to(self.device, non_blocking=True).long()
+            confidence, labels = self._confident(torch.as_tensor(batch.images).to(self.device, non_blocking=True))
+            bins = (confidence * BINS).long().clamp_(0, BINS - 1)
+            right = torch.bincount((labels * BINS + bins)[labels == truth], minlength=classes * BINS)
+            everything = torch.bincount(labels[truth != IGNORE_INDEX], minlength=classes)
+            found += torch.cat([right.reshape(classes, BINS), everything[:, None]], dim=1)
+        return found
+
+    def _by_class(self, *labels: Tensor) -> Tensor:
+        """(K, n): how many pixels of each class every one of ``labels`` (P,) has."""
+        return torch.stack([torch.bincount(one, minlength=self.criterion.classes) for one in labels], dim=1)
 
     def _mixed(
         self, strong: Tensor, targets: Tensor, candidates: Tensor, labels: Tensor, index: int, first: int

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import islice
 
 import torch
@@ -194,6 +195,8 @@ class Trainer:
         progress.unlabeled_epoch, progress.unlabeled_position = unlabeled_place
         if self.self_training is not None and result.unlabeled is not None:
             self.self_training.thresholds.update(result.unlabeled.counts)
+            shift = self.self_training.thresholds.shift()
+            result = replace(result, unlabeled=replace(result.unlabeled, shift=shift))
         progress.seconds = self.clock.seconds()
         seconds, waited = time.monotonic() - started, self.data_timer.take()
         fraction, final = self.clock.progress(progress), phase is self.phases[-1]
@@ -213,7 +216,7 @@ class Trainer:
             batch, *after = stream.take(phase, sum(map(len, batches)), self.progress)
         found = teacher.pseudo_labels(
             batch,
-            images=max(map(len, batches)),
+            batches,
             progress=run_progress,
             index=self.progress.step,
             first=self.world.rank * len(batch),

@@ -7,7 +7,7 @@ are left out as well, since their labels are known.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -91,7 +91,14 @@ def find_unlabeled(
             counts[reason] = counts.get(reason, 0) + len(names)
             shown = ", ".join(names[:NAMED]) + (", …" if len(names) > NAMED else "")
             lines.append(f"{len(names)} of them left out: {reason} ({shown})")
-    partial = train if config.unlabeled.own == "pixels" else None
+    partial = None
+    if config.unlabeled.own == "pixels":
+        rows = world.broadcast_from_rank0(lambda: _with_ignored(data, train), list, list)
+        partial = train.subset(rows, train.name) if rows else None
+        lines.append(
+            f"the ignored pixels (255) of {len(rows)} training masks get pseudo-labels: right where they are not "
+            "labeled yet, wrong where 255 is for what is no class (then: unlabeled.own=images)"
+        )
     images = UnlabeledImages(tuple(kept), partial, tuple(lines), counts)
     if len(images) == 0:
         raise DataError(
@@ -126,7 +133,8 @@ def open_unlabeled(where: str, data: Dataset) -> tuple[Split, list[str]]:
             raise DataError("a video is no folder of images", where=where, fix="extract its frames first") from None
         records = [Record(f"unlabeled/{source.name(path)}", path) for path in source.files]
         reader = FileReader(data.label_space, value_range=data.value_range, bands=data.reader.bands)
-        return Split("unlabeled", records, reader), [f"{len(records)} unlabeled images in {where}", *source.notes]
+        lines = [f"{len(records)} unlabeled images in {where}", *source.notes, *_same_names(source.files)]
+        return Split("unlabeled", records, reader), lines
     reader = other.reader.changed(value_range=data.value_range, bands=data.reader.bands)
     records = [Record(f"unlabeled/{r.id}", r.image_path, None, r.payload, labeled=r.labeled) for r in other.records]
     loose = [Record(f"unlabeled/{path}", path) for path in other.unpaired_images]
@@ -144,6 +152,29 @@ def own_unlabeled(data: Dataset) -> Split:
     known = {record.image_path for record in data.records}
     records += [Record(f"unlabeled/{path}", path) for path in data.unpaired_images if path not in known]
     return Split("unlabeled", records, data.reader)
+
+
+def _with_ignored(data: Dataset, train: Split) -> list[int]:
+    """The training images whose masks have ignored pixels."""
+    scan = scan_dataset(data)
+    area = scan.totals.sizes.astype(np.int64).prod(axis=1)
+    ignored = {
+        record.id for record, left in zip(scan.records, area - scan.totals.pixels.sum(axis=1), strict=True) if left > 0
+    }
+    return [index for index, name in enumerate(train.ids) if name in ignored]
+
+
+def _same_names(paths: Iterable[Path]) -> list[str]:
+    """A line on files of one name in several folders, which may be images and their masks in an unknown layout."""
+    folders: dict[str, set[str]] = {}
+    for path in paths:
+        folders.setdefault(path.stem, set()).add(str(path.parent))
+    twice = [name for name, places in folders.items() if len(places) > 1]
+    if not twice:
+        return []
+    places = ", ".join(sorted({Path(place).name for name in twice for place in folders[name]})[:NAMED])
+    return [f"warning: {len(twice)} of them have one name in several folders ({places}): if some are masks, name the "
+            "folder of the images alone"]  # fmt: skip
 
 
 def _left_out(split: Split, data: Dataset, train: Split, val: Split | None) -> dict[str, str]:

@@ -34,7 +34,7 @@ from segwright.training.components import UnlabeledData
 from segwright.training.config import TrainConfig, UnlabeledConfig
 from segwright.training.distributed.world import World
 from segwright.training.pseudo_loss import PseudoLoss
-from segwright.training.self_training import BINS, PseudoBatch, PseudoLabels, SelfTraining, Thresholds
+from segwright.training.self_training import BINS, LOOK_EVERY, PseudoBatch, PseudoLabels, SelfTraining, Thresholds
 from segwright.training.state import Progress
 from segwright.training.trainer import Trainer
 from segwright.training.unlabeled import UnlabeledImages, UnlabeledStream, find_unlabeled, open_unlabeled
@@ -58,22 +58,23 @@ def more(tmp_path_factory: pytest.TempPathFactory) -> Path:
 # -- thresholds ----------------------------------------------------------------------------------------------------
 
 
-def counted(**pixels: dict[float, int]) -> np.ndarray:
-    """(2, BINS): of classes a and b, confidence → pixels."""
-    found = np.zeros((2, BINS))
-    for name, row in pixels.items():
-        for confidence, count in row.items():
-            found["ab".index(name), int(confidence * BINS)] += count
+def counted(right: dict[float, int], labeled: tuple[int, int] = (1, 1), free: tuple[int, int] = (1, 1)) -> np.ndarray:
+    """The counts of an update on classes a and b: confidence → labeled pixels of class a that the teacher has right."""
+    found = np.zeros((2, BINS + 3))
+    for confidence, count in right.items():
+        found[0, int(confidence * BINS)] += count
+    found[:, BINS], found[:, BINS + 1] = labeled, free
     return found
 
 
-def test_a_class_accepts_its_most_confident_pixels_between_floor_and_ceiling() -> None:
+def test_a_class_asks_for_the_confidence_of_its_right_pixels_between_floor_and_ceiling() -> None:
     def values(accept: float, floor: float = 0.0, ceiling: float = 1.0) -> list[float]:
         thresholds = Thresholds(2, UnlabeledConfig(accept=accept, floor=floor, ceiling=ceiling))
-        thresholds.update(counted(a={0.75: 4, 0.5: 4, 0.25: 2}))
+        assert thresholds.values().tolist() == [ceiling, ceiling]
+        thresholds.update(counted({0.75: 4, 0.5: 4, 0.25: 2}))
         return [float(value) for value in thresholds.values()]
 
-    assert values(0.4) == [0.75, 1.0], "four of ten; a class that was never predicted has the ceiling"
+    assert values(0.4) == [0.75, 1.0], "four of ten; a class of which none was right has the ceiling"
     assert values(0.5) == [0.5, 1.0], "the fifth pixel lies in the bin at 0.5"
     assert values(0.8) == [0.5, 1.0]
     assert values(1.0) == [0.25, 1.0]
@@ -82,18 +83,27 @@ def test_a_class_accepts_its_most_confident_pixels_between_floor_and_ceiling() -
 
 
 def test_statistics_follow_the_updates_and_survive_a_checkpoint() -> None:
-    thresholds = Thresholds(2, UnlabeledConfig(accept=0.5, floor=0, ceiling=1, momentum=0.75))
-    thresholds.update(counted(a={0.25: 12}))
+    thresholds = Thresholds(2, UnlabeledConfig(accept=0.5, floor=0, ceiling=1, momentum=0.75 ** (1 / LOOK_EVERY)))
+    assert thresholds.looks(1) and np.isnan(thresholds.shift())
+    thresholds.update(counted({0.25: 12}))
+    assert thresholds.values()[0] == 0.25 and not thresholds.looks(1) and thresholds.looks(LOOK_EVERY)
+    thresholds.update(counted({}, labeled=(0, 0)))  # no look at labeled images
     assert thresholds.values()[0] == 0.25
-    thresholds.update(counted(a={0.75: 8}))  # 0.75 · 3 = 2.25 pixels at 0.25, 2 at 0.75
+    thresholds.update(counted({0.75: 8}))  # 0.75 · 3 = 2.25 pixels at 0.25, 2 at 0.75
     assert thresholds.values()[0] == 0.25
-    thresholds.update(counted(a={0.75: 4}))  # 1.69 at 0.25, 2.5 at 0.75
+    thresholds.update(counted({0.75: 4}))  # 1.69 at 0.25, 2.5 at 0.75
     assert thresholds.values()[0] == 0.75
     again = Thresholds(2, thresholds.config)
     again.load(json.loads(json.dumps(thresholds.state())))
-    assert np.array_equal(again.histogram, thresholds.histogram)
-    again.load({"histogram": [[1.0]]})  # of a run with other classes
-    assert np.array_equal(again.histogram, thresholds.histogram)
+    assert np.array_equal(again.right, thresholds.right) and np.array_equal(again.shares, thresholds.shares)
+    again.load({"right": [[1.0]], "shares": [[1.0], [1.0]]})  # of a run with other classes
+    assert np.array_equal(again.right, thresholds.right)
+
+
+def test_the_shift_of_classes_is_what_would_have_to_move() -> None:
+    thresholds = Thresholds(2, UnlabeledConfig())
+    thresholds.update(counted({0.75: 1}, labeled=(30, 10), free=(50, 150)))
+    assert thresholds.shift() == pytest.approx(0.5), "three quarters are a among labeled pixels, one quarter here"
 
 
 # -- pseudo-labels -------------------------------------------------------------------------------------------------
@@ -124,7 +134,10 @@ def two_views(count: int, height: int = 6, width: int = 8) -> Batch:
 
 
 def labeled(run: SelfTraining, item: Batch, images: int = 99, first: int = 0, index: int = 0) -> PseudoLabels:
-    return run.pseudo_labels(item, images=images, progress=1.0, index=index, first=first)
+    known = Batch(
+        item.images[..., :3].repeat(images, 0)[:images], item.masks.repeat(images, 0)[:images], ("x",) * images
+    )
+    return run.pseudo_labels(item, [known], progress=1.0, index=index, first=first)
 
 
 def test_a_pseudo_label_is_the_teachers_where_it_is_confident_and_nothing_is_known() -> None:
@@ -140,8 +153,8 @@ def test_a_pseudo_label_is_the_teachers_where_it_is_confident_and_nothing_is_kno
     assert np.array_equal(part.candidates.numpy(), np.where(free, expected, 255))
     assert np.array_equal(part.targets.numpy(), np.where(free & confident, expected, 255))
     assert np.array_equal(part.images.numpy(), item.images[..., 3:]), "trained on the strong view"
-    assert found.counts[:, :-1].sum() == free.sum()
     for label in (0, 1):
+        assert found.counts[label, -2] == (free & (expected == label)).sum()
         assert found.counts[label, -1] == (free & confident & (expected == label)).sum()
 
 
@@ -166,7 +179,7 @@ def test_pixels_and_their_labels_are_pasted_together_whatever_the_parts(mix: str
     for name in ("images", "targets", "candidates"):
         joined = torch.cat([getattr(one, name) for half in halves for one in half.parts])
         assert torch.equal(joined, getattr(part, name)), name
-    assert torch.equal(sum(half.counts for half in halves), whole.counts)
+    assert torch.equal(sum(half.counts[:, -2:] for half in halves), whole.counts[:, -2:])
     other_step = labeled(teacher(mix), item, index=6).parts[0]
     assert not torch.equal(other_step.images, part.images)
 
@@ -207,7 +220,12 @@ def pseudo(sizes: tuple[int, ...], weight: float = 0.7) -> PseudoLabels:
     pieces = zip(images.split(sizes), targets.split(sizes), candidates.split(sizes), strict=True)
     parts = [PseudoBatch(*piece) for piece in pieces]
     loss = create_loss("ce", classes=3, class_weights=CLASS_WEIGHTS)
-    return PseudoLabels(parts, loss, weight, torch.ones((3, BINS + 1), dtype=torch.int64))  # type: ignore[arg-type]
+    return PseudoLabels(
+        parts,
+        loss,
+        weight,
+        torch.full((3, BINS + 3), 4) - torch.nn.functional.one_hot(torch.tensor(BINS + 2), BINS + 3),
+    )  # type: ignore[arg-type]
 
 
 def test_an_update_adds_the_accepted_pixels_over_all_unlabeled_ones() -> None:
@@ -236,7 +254,7 @@ def test_an_update_adds_the_accepted_pixels_over_all_unlabeled_ones() -> None:
     assert taken.loss == pytest.approx(float(labels.detach()), rel=1e-5), "the loss in the log is that of the labels"
     assert taken.unlabeled is not None
     assert taken.unlabeled.loss == pytest.approx(float(unlabeled.detach()), rel=1e-5)
-    assert taken.unlabeled.accepted == pytest.approx(1 / BINS), "by the teacher's counts"
+    assert taken.unlabeled.accepted == pytest.approx(3 / 4), "by the teacher's counts"
     for ours, theirs in zip(step.model.state_dict().values(), model.state_dict().values(), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-7)
 
@@ -379,7 +397,7 @@ def test_a_run_that_is_killed_goes_on_bit_for_bit(scenes: Path, more: Path, tmp_
     again = with_unlabeled(scenes, more, tmp_path / "twice", workers=3)
     again.fit(resume=True)
     assert again.self_training is not None and once.self_training is not None
-    assert np.array_equal(again.self_training.thresholds.histogram, once.self_training.thresholds.histogram)
+    assert again.self_training.thresholds.state() == once.self_training.thresholds.state()
     assert again.progress.unlabeled_position == once.progress.unlabeled_position
     assert all(torch.equal(a, b) for a, b in zip(states(once), states(again), strict=True))
 
@@ -502,15 +520,17 @@ def test_wrong_input_is_refused(scenes: Path, more: Path, tmp_path: Path, monkey
     assert not (tmp_path / "run").exists() or not list((tmp_path / "run").rglob("*.safetensors"))
 
 
-def test_a_low_share_of_accepted_pixels_is_reported_late_and_once() -> None:
-    monitor = LossMonitor(("a", "b"))
-    lines = [line for _ in range(3 * ACCEPTED_STEPS) for line in monitor.unlabeled(0.05, 0.4)]
-    assert lines == [], "an early teacher is unsure of everything"
-    lines = [line for _ in range(3) for line in monitor.unlabeled(0.05, 0.6)]
-    assert len(lines) == 1 and "only 5%" in lines[0]
-    fine = LossMonitor(("a", "b"))
-    assert not [line for _ in range(3 * ACCEPTED_STEPS) for line in fine.unlabeled(0.7, 0.9)]
-    assert not [line for _ in range(3 * ACCEPTED_STEPS) for line in fine.unlabeled(float("nan"), 0.9)]
+def test_images_of_another_kind_are_reported_late_and_once() -> None:
+    def reported(accepted: float, shift: float, fraction: float) -> list[str]:
+        monitor = LossMonitor(("a", "b"))
+        return [line for _ in range(2 * ACCEPTED_STEPS) for line in monitor.unlabeled(accepted, shift, fraction)]
+
+    assert reported(0.05, 0.9, 0.4) == [], "an early teacher is unsure of everything"
+    (line,) = reported(0.05, 0.1, 0.6)
+    assert "only 5% of their pixels" in line and "classes" not in line
+    (line,) = reported(0.97, 0.9, 0.6)
+    assert "90% of their predicted classes" in line and "pixels" not in line
+    assert reported(0.8, 0.2, 0.9) == reported(float("nan"), float("nan"), 0.9) == []
 
 
 # -- the whole -----------------------------------------------------------------------------------------------------

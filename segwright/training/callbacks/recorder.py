@@ -76,11 +76,12 @@ class Recorder:
                 "unlabeled_loss": result.unlabeled.loss,
                 "unlabeled_weight": result.unlabeled.weight,
                 "accepted": result.unlabeled.accepted,
+                "class_shift": result.unlabeled.shift,
             }
         self._log.write(record)
         lines = self.monitor.step(record)
         if result.unlabeled is not None:
-            lines += self.monitor.unlabeled(result.unlabeled.accepted, fraction)
+            lines += self.monitor.unlabeled(result.unlabeled.accepted, result.unlabeled.shift, fraction)
         for line in lines:
             self.display.message(line)
         left = progress.seconds * (1 - fraction) / max(fraction, 1e-6)

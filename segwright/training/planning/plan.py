@@ -398,7 +398,7 @@ def _plan_unlabeled(draft: Draft, images: int) -> None:
         (
             "accept",
             config.accept,
-            f"of each class's pixels at most, at a confidence of {config.floor:g} to {config.ceiling:g}",
+            f"of a class's right labeled pixels are as sure as what counts, {config.floor:g} to {config.ceiling:g}",
         ),
         ("mix", config.mix, "a part of another unlabeled image is pasted in"),
     ):
