@@ -20,6 +20,7 @@ from segwright.augment.warp import (
     Size,
     affine,
     is_mirrored,
+    keep_labels,
     mean_color,
     warp_image,
     warp_mask,
@@ -58,6 +59,7 @@ class TrainTransform:
     """Warp, color, cutout, in that order: color is computed on the crop alone.
 
     ``pairs``: class indices that a mirrored crop exchanges in its mask (left and right of the same thing).
+    ``keep_labels``: no labeled pixel of the crop is lost where it shrinks, for masks with few of them.
     """
 
     warp: RandomAffineCrop
@@ -65,11 +67,13 @@ class TrainTransform:
     border: Border = "reflect"
     cutout: float = 0.0
     pairs: tuple[tuple[int, int], ...] = ()
+    keep_labels: bool = False
 
     def __call__(self, image: UInt8Array, mask: UInt8Array, rng: np.random.Generator) -> tuple[UInt8Array, UInt8Array]:
         matrix = self.warp.draw(mask, rng)
         image = warp_image(image, matrix, self.warp.size, border=self.border)
-        mask = warp_mask(mask, matrix, self.warp.size)
+        warped = warp_mask(mask, matrix, self.warp.size)
+        mask = keep_labels(mask, warped, matrix) if self.keep_labels else warped
         if self.pairs and is_mirrored(matrix):
             mask = np.array(exchanged(self.pairs), np.uint8)[mask]
         image = self.color(image, rng)
@@ -118,6 +122,7 @@ def training(
     cutout: float = 0.0,
     border: Border = "reflect",
     pairs: Sequence[tuple[int, int]] = (),
+    keep_labels: bool = False,
 ) -> TrainTransform:
     """The training transform; every sample comes out at ``size`` (height, width).
 
@@ -131,6 +136,7 @@ def training(
     ``color_scale`` multiplies a named strength's amounts (not its probabilities). ``cutout``: probability that a
     rectangle of 1–10 % of the crop is blanked and ignored. ``border``: what the image shows beyond its edge.
     ``pairs``: class indices (left, right) that a mirrored crop exchanges, as ``LabelSpace.mirrored()`` gives them.
+    ``keep_labels``: for sparse masks, see :func:`segwright.augment.warp.keep_labels`.
 
     Raises UsageError for a value out of range or an unknown name.
     """
@@ -162,7 +168,7 @@ def training(
             expected="pairs of class indices, 0 to 254, each in one pair",
             found=str(kept),
         )
-    return TrainTransform(warp=warp, color=color, border=border, cutout=cutout, pairs=kept)
+    return TrainTransform(warp=warp, color=color, border=border, cutout=cutout, pairs=kept, keep_labels=keep_labels)
 
 
 def plain(size: Size | None = None, *, mode: Literal["stretch", "pad", "crop"] = "stretch") -> EvalTransform:

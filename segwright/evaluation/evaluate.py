@@ -22,6 +22,7 @@ import numpy.typing as npt
 from segwright.core.errors import DataError, LabelError, SegwrightError, UsageError
 from segwright.core.progress import progress
 from segwright.core.types import LabelSpace
+from segwright.data.check.fingerprint import SPARSE
 from segwright.evaluation.evaluation import CONVENTION, Evaluation, Part, summary
 from segwright.evaluation.examples import EXAMPLES, Example, Examples
 from segwright.evaluation.intervals import ImageSums
@@ -43,6 +44,7 @@ from segwright.metrics.conventions import find_convention
 READ_AHEAD = 4
 NEED_PROBABILITIES = ("brier", "nll", "classwise_ece")
 NO_BORDERS = "borders were not scored"
+BORDER_FIGURES = ("boundary_iou", "bf_score", "trimap_miou")
 
 __all__ = [
     "Collector",
@@ -236,6 +238,17 @@ def score(
     return found
 
 
+def sparse_notes(share: float) -> list[str]:
+    """What the scores of sparse masks mean; ``share``: the median share of an image's pixels that is labeled."""
+    if share >= SPARSE:
+        return []
+    return [
+        f"sparse labels: the scores are those of the labeled pixels, {100 * share:.2g} % of the median image; they "
+        "depend on which pixels were labeled, and compare models on the same labels, not with scores on whole masks; "
+        "figures of borders are not computed"
+    ]
+
+
 def match_label_spaces(
     predicted: LabelSpace, given: LabelSpace, *, by_index: bool = False
 ) -> tuple[UInt8Array | None, str]:
@@ -338,6 +351,7 @@ class _Tally:
         self.border_sums: list[tuple[Int64Array, Float64Array, Int64Array]] = []
         self.calibration_sums: list[CalibrationSums] = []
         self.ignored = self.stray = 0
+        self.labeled_shares: list[float] = []
         self.calibration: Calibration | None = None
         self.ids: list[str] = []
         self.counts: list[Int64Array] = []
@@ -373,6 +387,7 @@ class _Tally:
             return
         ignored = mask.size - int(matrix.sum())
         self.ignored += ignored
+        self.labeled_shares.append(1 - ignored / mask.size)
         self.stray += ignored > 0 and int(prediction.labels.max()) >= self.confusion.classes
         if self.boundary is not None:
             labels = prediction.labels
@@ -412,8 +427,12 @@ class _Tally:
             )
         calibrated = len(self.calibration_sums) == len(self.ids)
         not_computed: dict[str, str] = {}
-        if self.boundary is None:
-            not_computed |= dict.fromkeys(("boundary_iou", "bf_score", "trimap_miou"), NO_BORDERS)
+        share = float(np.median(self.labeled_shares))
+        if share < SPARSE and self.boundary is not None:
+            self.boundary, self.border_sums = None, []
+            not_computed |= dict.fromkeys(BORDER_FIGURES, "points and strokes have no borders: few pixels are labeled")
+        elif self.boundary is None:
+            not_computed |= dict.fromkeys(BORDER_FIGURES, NO_BORDERS)
         if not calibrated:
             not_computed |= dict.fromkeys(("ece", *NEED_PROBABILITIES), "the predictions have no probabilities")
         return Evaluation(
@@ -433,6 +452,7 @@ class _Tally:
             ignored=self.ignored,
             stray=self.stray,
             not_computed=not_computed,
+            notes=sparse_notes(share),
             drawn=find_units(
                 self.ids,
                 np.stack(self.thumbnails),

@@ -33,6 +33,7 @@ from segwright.core.atomic_io import without_nan, write_json, write_text
 from segwright.core.errors import SegwrightError, UsageError
 from segwright.core.progress import literal, visible
 from segwright.core.types import IGNORE_INDEX, LabelSpace, blend
+from segwright.data.check.fingerprint import SPARSE
 from segwright.imageio import UInt8Array, write_image
 
 Float32Array = npt.NDArray[np.float32]
@@ -219,6 +220,8 @@ class LabelErrorCollector:
         height, width = truth.shape
         radius = round(self.tolerance * float(np.hypot(height, width)))
         least = max(1, round(self.least_share * height * width))
+        if np.count_nonzero(truth != IGNORE_INDEX) < SPARSE * truth.size:
+            radius, least = 0, 1  # a stroke is thinner than what counts as a border, and a point is a region
         differ = (truth != predicted) & (truth != IGNORE_INDEX)
         pairs = truth.astype(np.int32) * 256 + predicted
         numbers = np.zeros(truth.shape, np.int32)  # of the regions, 0: none

@@ -19,6 +19,7 @@ from rich.table import Table as ScreenTable
 from segwright.core.atomic_io import without_nan
 from segwright.core.progress import literal
 from segwright.core.types import IGNORE_INDEX, LabelSpace
+from segwright.data.check.fingerprint import SPARSE
 from segwright.evaluation.sequences import BootstrapUnits
 from segwright.evaluation.slice_columns import Table, match_columns, read_table, thirds
 from segwright.imageio import UInt8Array
@@ -155,7 +156,7 @@ class SliceCollector:
     def result(self, units: BootstrapUnits) -> Slices:
         """The slices over the units of the evaluation's interval."""
         counts = np.stack(self.counts)
-        total, notes = len(self.ids), []
+        total, notes = len(self.ids), list[str]()
         found: list[tuple[str, str, Int64Array, Int64Array, int, bool]] = []
 
         def of_images(by: str, name: str, inside: npt.NDArray[np.bool_], column: bool = False) -> None:
@@ -172,9 +173,13 @@ class SliceCollector:
             for word, (name, inside) in zip(words, parts.items(), strict=False):
                 of_images(by, f"{word}: {name}" if len(parts) == len(words) else name, inside)
         shares = counts[:, 1] / np.array(self.pixels)[:, None]
+        sparse = bool(np.median(shares.sum(axis=1)) < SPARSE)
+        if sparse:
+            notes.append("sparse labels: no slices by object size or boundary distance, which strokes do not show")
         for index, name in enumerate(self.label_space.names):
-            of_images("class present", name, shares[:, index] >= LEAST_PRESENT)
-        for by, counted, names in (("object size", self.sizes, SIZES), ("boundary distance", self.bands, BANDS)):
+            of_images("class present", name, shares[:, index] >= (1e-9 if sparse else LEAST_PRESENT))
+        regions = () if sparse else (("object size", self.sizes, SIZES), ("boundary distance", self.bands, BANDS))
+        for by, counted, names in regions:
             stacked = np.stack(counted).astype(np.int64)
             for place, (short, long) in enumerate(names):
                 part = stacked[:, place]

@@ -44,6 +44,7 @@ class HeldOutWork:
     fingerprint: Mapping[str, Any] = field(default_factory=dict)
     left: Callable[[], float | None] = lambda: None
     pace: float = 0.0
+    sparse: bool = False  # few pixels of the held-out images are labeled: their scores are not those of whole images
     weights_changed: bool = False  # in this sitting: what was found before is not of these weights
     recalibrated: bool = False  # a step has changed the confidences: scores of before have another calibration
     seconds: dict[str, float] = field(default_factory=dict)  # by step
@@ -63,6 +64,7 @@ class Step:
     most: int
     later: str  # how to do it afterwards
     first: float = 0.0
+    whole_masks: bool = False  # it describes scores of whole images, which sparse labels do not give
 
 
 def finish_on_held_out(work: HeldOutWork) -> None:
@@ -71,6 +73,9 @@ def finish_on_held_out(work: HeldOutWork) -> None:
         work.attachments.clear()
     for number, step in enumerate(STEPS):
         if step.is_done(work):
+            continue
+        if work.sparse and step.whole_masks:
+            work.message(f"no {step.name}: it takes held-out images with whole masks; {step.later}")
             continue
         images = _affordable(work, STEPS[number:])
         if images < min(step.least, len(work.val)):
@@ -151,6 +156,7 @@ STEPS: tuple[Step, ...] = (
         least=24,
         most=HELD_OUT_IMAGES,
         later="sw.fit_error_model makes it",
+        whole_masks=True,
     ),
     Step(
         name="reference",
@@ -173,5 +179,6 @@ STEPS: tuple[Step, ...] = (
         most=1_000_000,
         later="segwright reference MODEL DATA makes it",
         first=1.3 * IMAGES * len(KINDS),
+        whole_masks=True,
     ),
 )

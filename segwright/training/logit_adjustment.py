@@ -23,7 +23,8 @@ from torch import Tensor, nn
 
 from segwright.core.atomic_io import without_nan
 from segwright.core.progress import progress
-from segwright.core.types import Float32Array
+from segwright.core.types import Float32Array, UInt8Array
+from segwright.data.check.fingerprint import SPARSE
 from segwright.data.records import Split, evenly_spread
 from segwright.evaluation.compare import interval_text
 from segwright.evaluation.evaluate import Evaluation
@@ -49,8 +50,8 @@ def sample_scores(
 ) -> tuple[Float32Array, Int64Array, Int64Array]:
     """Predict images spread evenly over ``split``.
 
-    Returns log probabilities (K, N) and labels (N,) of labeled pixels on a regular grid, and the number of images that
-    show each class, (K,).
+    Returns log probabilities (K, N) and labels (N,) of labeled pixels on a regular grid (of the labeled ones where they
+    are few), and the number of images that show each class, (K,).
     """
     classes = split.label_space.classes
     scores: list[Float32Array] = [np.empty((classes, 0), np.float32)]
@@ -61,8 +62,7 @@ def sample_scores(
     for turn, index in enumerate(wanted):
         sample = split[index]
         if sample.mask is not None:
-            every = -(-sample.mask.size // a_image)
-            grid = np.arange(turn % every, sample.mask.size, every)
+            grid = _grid(sample.mask, classes, a_image, turn)
             mask = sample.mask.reshape(-1)[grid]
             grid, mask = grid[mask < classes], mask[mask < classes]
             shown += np.bincount(np.unique(mask), minlength=classes)
@@ -71,6 +71,15 @@ def sample_scores(
             labels.append(mask.astype(np.int64))
         advance(1)
     return np.concatenate(scores, axis=1), np.concatenate(labels), shown
+
+
+def _grid(mask: UInt8Array, classes: int, wanted: int, turn: int) -> Int64Array:
+    """Places of up to about ``wanted`` pixels; of a sparse mask, in which a grid would meet few, labeled ones."""
+    labeled = np.flatnonzero(mask.reshape(-1) < classes)
+    if len(labeled) < SPARSE * mask.size:
+        return labeled[turn % max(1, -(-len(labeled) // wanted)) :: max(1, -(-len(labeled) // wanted))]
+    every = -(-mask.size // wanted)
+    return np.arange(turn % every, mask.size, every)
 
 
 def sampled_indices(count: int) -> list[int]:

@@ -200,7 +200,7 @@ class RunOutputs:
         work = HeldOutWork(
             predictor, network, self.checked.val or val, noted, attachments, self.message,
             fingerprint=self.checked.fingerprint.to_json(), left=left, pace=pace,
-            weights_changed=shifted,
+            weights_changed=shifted, sparse=self.checked.val_sparse,
         )  # fmt: skip
         finish_on_held_out(work)
         if work.recalibrated:

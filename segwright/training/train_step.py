@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
@@ -54,7 +55,8 @@ class TrainStep:
 
     ``precision``: fp32, bf16 or fp16 (with loss scaling). ``clip``: largest norm of the gradient. ``forward``: called
     instead of ``model`` (DDP around it, or compiled). ``world``: the processes that take the update together.
-    ``seed``: of the random draws of an update. The model is moved to ``device`` in channels-last memory: images arrive
+    ``seed``: of the random draws of an update. ``sparse_labels``: logits at a coarser stride take a labeled pixel if
+    there is one (:func:`subsample_targets`). The model is moved to ``device`` in channels-last memory: images arrive
     as N×H×W×C and keep that layout from the first convolution to the loss.
     """
 
@@ -70,6 +72,7 @@ class TrainStep:
         forward: Callable[[Tensor], tuple[Tensor, dict[str, Tensor]]] | None = None,
         world: World | None = None,
         seed: int = 0,
+        sparse_labels: bool = False,
     ) -> None:
         if precision not in DTYPES:
             raise UsageError("unknown precision", expected=", ".join(DTYPES), found=precision)
@@ -82,7 +85,7 @@ class TrainStep:
         self.optimizer, self.average = optimizer, average
         self.precision, self.dtype = precision, DTYPES[precision]
         self.clip = clip
-        self.world, self.seed = world or World(), seed
+        self.world, self.seed, self.sparse_labels = world or World(), seed, sparse_labels
         self.parameters = [p for group in optimizer.param_groups for p in group["params"]]
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=precision == "fp16")
 
@@ -116,7 +119,8 @@ class TrainStep:
             torch.manual_seed(int(np.random.SeedSequence((self.seed, self.world.rank, index)).generate_state(1)[0]))
         alone = len(batches) == 1 and self.world.size == 1
         kind = _BatchLoss if alone else _WholeBatchLoss
-        loss = kind(criterion, batches, self.world, (self.seed, index), signals)
+        pick = partial(subsample_targets, offset_seed=(self.seed, index), labeled_first=self.sparse_labels)
+        loss = kind(criterion, batches, self.world, pick, signals)
         pseudo = None if unlabeled is None else PseudoLoss(unlabeled, self.world, (self.seed, index))
         for number, batch in enumerate(batches):
             with self._unsynchronized(number + 1 < len(batches) or pseudo is not None):
@@ -157,6 +161,7 @@ class TrainStep:
             precision=self.precision,
             clip=self.clip,
             seed=self.seed,
+            sparse_labels=self.sparse_labels,
         )
 
     def _on_device(self, batch: Batch) -> tuple[Tensor, Tensor]:
@@ -209,19 +214,19 @@ class _BatchLoss:
         criterion: Criterion,
         batches: Sequence[Batch],
         world: World,
-        offset_seed: tuple[int, int],
+        pick: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]],
         signals: Sequence[float],
     ) -> None:
         self.criterion, self.batches, self.world = criterion, batches, world
-        self.offset_seed, self.signals = offset_seed, tuple(signals)
+        self.pick, self.signals = pick, tuple(signals)
         self.losses = torch.zeros(2)  # of the whole batch, and of the output alone; on the device
 
     def micro_batch(self, number: int, heads: Heads, masks: Tensor) -> Tensor:
         """The scalar to run backward: the share of micro-batch ``number`` in the loss of the whole batch."""
         (_, logits), *aux = heads
-        loss = main = self.criterion(*subsample_targets(logits, masks, self.offset_seed))
+        loss = main = self.criterion(*self.pick(logits, masks))
         for weight, head in aux:
-            loss = loss + weight * self.criterion(*subsample_targets(head, masks, self.offset_seed))
+            loss = loss + weight * self.criterion(*self.pick(head, masks))
         self.losses = torch.stack([loss.detach(), main.detach()])
         return loss
 
@@ -241,9 +246,7 @@ class _WholeBatchLoss(_BatchLoss):
     """
 
     def micro_batch(self, number: int, heads: Heads, masks: Tensor) -> Tensor:
-        terms = torch.stack(
-            [w * self._values(*subsample_targets(logits, masks, self.offset_seed)) for w, logits in heads]
-        )  # (heads, terms)
+        terms = torch.stack([w * self._values(*self.pick(logits, masks)) for w, logits in heads])  # (heads, terms)
         if number == 0:
             self._normalize([logits for _, logits in heads], terms.detach().double())
         weights = self.amounts[number].to(terms.device) * inverse(self.total).reshape(terms.shape)
@@ -282,7 +285,7 @@ class _WholeBatchLoss(_BatchLoss):
         criterion = self.criterion
         if not isinstance(criterion, SegmentationLoss):
             return torch.full((len(heads), 1), float(len(masks)), dtype=torch.float64)
-        targets = [subsample_targets(head, masks, self.offset_seed)[1] for head in heads]
+        targets = [self.pick(head, masks)[1] for head in heads]
         found = [criterion.amounts(targets[0])]
         for target in targets[1:]:
             found.append(found[0] if target.shape == targets[0].shape else criterion.amounts(target))

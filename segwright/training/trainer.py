@@ -61,6 +61,7 @@ class Trainer:
             forward=parallelize(self.model, self.config, device, world),
             world=world,
             seed=self.config.seed,
+            sparse_labels=self.config.sparse_labels is True,
         )
         self.progress, self.plateau = Progress(), Plateau()
         self.self_training, self.unlabeled = self._self_training()

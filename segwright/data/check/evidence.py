@@ -30,6 +30,11 @@ class Evidence:
     overall: Fingerprint
     prints: Mapping[str, Fingerprint]  # by split
 
+    @property
+    def sparse(self) -> bool:
+        """Whether the labels of the whole or of a split are sparse: findings about shares and regions do not apply."""
+        return self.overall.sparse or any(one.sparse for one in self.prints.values())
+
     @cached_property
     def pairs(self) -> list[Pair]:
         """Copies, and near-duplicates in different splits."""

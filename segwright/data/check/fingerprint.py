@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from array import array
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -19,6 +20,7 @@ from segwright.kernels.threads import processors
 
 SAMPLE = 200  # images that the quick fingerprint looks at
 COMMON_SIZES = 16
+SPARSE = 0.25  # median share of an image's pixels that is labeled, below which labels are strokes and no regions
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,10 @@ class Fingerprint:
     scales: tuple[ObjectScale | None, ...]  # None for a class that does not occur
     boundary_density: float  # share of the labeled pixels that touch another class
     classes_per_image: float
+    # lowest, median and highest share of labeled pixels of the images that have any
+    labeled_share: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    images_pixels: tuple[int, ...] = ()  # labeled pixels of the images that show the class; empty: not counted
+    all_ignored: int = 0  # images whose mask has no labeled pixel
 
     @property
     def class_shares(self) -> tuple[float, ...]:
@@ -66,6 +72,11 @@ class Fingerprint:
     @property
     def ignored_share(self) -> float:
         return self.ignored_pixels / max(1, self.ignored_pixels + sum(self.class_pixels))
+
+    @property
+    def sparse(self) -> bool:
+        """Whether masks hold points, strokes or small regions: the labeled pixels are no sample of what is shown."""
+        return self.labeled > self.all_ignored and self.labeled_share[1] < SPARSE
 
     @property
     def same_size(self) -> bool:
@@ -89,7 +100,7 @@ def _tuples(value: Any) -> Any:
 
 @dataclass
 class FingerprintAccumulator:
-    """Sums sample reports; its size does not depend on their number."""
+    """Sums sample reports; a number of four bytes per image is kept."""
 
     names: tuple[str, ...]
     images: int = 0
@@ -105,6 +116,8 @@ class FingerprintAccumulator:
         self.counts = np.zeros(256, np.int64)
         self.present = np.zeros((count, count), np.int64)
         self.region_sizes = np.zeros((count, SIZE_BINS), np.int64)
+        self.images_pixels = np.zeros(count, np.int64)
+        self.labeled_shares = array("f")
 
     def add(self, found: SampleReport) -> None:
         if found.size is not None:
@@ -120,6 +133,9 @@ class FingerprintAccumulator:
             self.counts += found.counts
             seen = (found.counts[: len(self.names)] > 0).astype(np.int64)
             self.present += np.outer(seen, seen)
+            labeled = int(found.counts[: len(self.names)].sum())
+            self.images_pixels += seen * labeled
+            self.labeled_shares.append(labeled / max(1, int(found.counts.sum())))
             self.boundary += found.boundary
         if found.region_sizes is not None:
             self.region_sizes += found.region_sizes
@@ -131,6 +147,8 @@ class FingerprintAccumulator:
         channels = self.channels.most_common(1)[0][0] if self.channels else 0
         number, first, second = self.moments.get(channels, np.ones((3, 0)))
         mean = first / number
+        shares = np.array(self.labeled_shares, np.float64)
+        some = shares[shares > 0] if (shares > 0).any() else np.ones(1)
         return Fingerprint(
             images=self.images,
             examined=self.examined,
@@ -149,6 +167,9 @@ class FingerprintAccumulator:
             scales=tuple(_scale(row) for row in self.region_sizes),
             boundary_density=round(self.boundary / max(1, self.labeled), 6),
             classes_per_image=round(float(np.trace(self.present)) / max(1, self.labeled), 4),
+            labeled_share=(round(float(some.min()), 6), round(float(np.median(some)), 6), round(float(some.max()), 6)),
+            images_pixels=tuple(self.images_pixels.tolist()),
+            all_ignored=int((shares == 0).sum()),
         )
 
 

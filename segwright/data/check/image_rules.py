@@ -89,7 +89,7 @@ def image_contents(evidence: Evidence) -> list[Problem]:
     if totals.all_ignored and len(totals.all_ignored) < totals.labeled.sum():
         files = tuple(mask_file(records[index]) for index in sorted(totals.all_ignored))
         text = f"{count(len(files), 'mask is', 'masks are')} ignored all over: nothing to learn or to score"
-        fix = "annotate them, or move the pairs away"
+        fix = "annotate them, or move the pairs away; a training leaves them out"
         problems.append(Problem("warning", "all ignored", text, files, fix))
     kinds = {(kind.mode, kind.bits): number for kind, number in totals.image_kinds.items()}
     special = {key: number for key, number in kinds.items() if key[0] not in ("RGB", "L") or key[1] > 8}

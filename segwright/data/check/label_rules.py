@@ -12,6 +12,7 @@ import numpy as np
 from segwright.core.left_right import find_sides, shown
 from segwright.core.types import IGNORE_INDEX, LabelSpace
 from segwright.data.check.evidence import Evidence
+from segwright.data.check.fingerprint import Fingerprint
 from segwright.data.check.wording import listed
 from segwright.data.label_maps import is_generated_name
 from segwright.data.records import Problem, Record
@@ -107,6 +108,9 @@ def learnable(evidence: Evidence) -> list[Problem]:
     elif len(shown) == 1:
         name = learnt.class_names[int(shown[0])]
         text = f"every labeled pixel{where} is of one class, {name}: there is nothing to distinguish"
+        if evidence.dataset.partial:
+            text += "; what is not labeled is ignored, and no background"
+            fix = "label some pixels of another class; or, if all else is background, --unlabeled-pixels background"
         problems.append(Problem("error", "one class only", text, (), fix))
     for name, one in prints.items():
         if one is not learnt and one.labeled and not any(one.class_pixels) and any(learnt.class_pixels):
@@ -115,6 +119,37 @@ def learnable(evidence: Evidence) -> list[Problem]:
                 Problem("warning", "everything ignored", text, (), "annotate them, or score on other images")
             )
     return problems
+
+
+# Findings that take masks for regions, or the labeled pixels for a fair sample of what the images show.
+NOT_FOR_SPARSE = ("stray value", "hardly any pixels", "contradicting masks", "label shift", "suspicious masks")
+
+
+def partial_labels(evidence: Evidence) -> list[Problem]:
+    """How much is labeled, where images are labeled in part alone, and what is then not checked."""
+    overall, prints = evidence.overall, evidence.prints
+    if not overall.labeled or not (evidence.dataset.partial or evidence.sparse):
+        return []
+    parts = {name: one for name, one in prints.items() if one.labeled} if len(prints) > 1 else {"": overall}
+    shown = "; ".join(f"{name + ': ' if name else ''}{share_text(one)}" for name, one in parts.items())
+    text = f"images are labeled in part, the rest is ignored: {shown}"
+    if evidence.sparse:
+        text += f"; not checked, since that takes whole masks: {listed(list(NOT_FOR_SPARSE), 9)}"
+    fix = (
+        "scores hold for the labeled pixels alone: compare models on the same labels, or score on images with whole "
+        "masks (docs/sparse-labels.md)"
+    )
+    return [Problem("note", "partial labels", text, (), fix)]
+
+
+def share_text(found: Fingerprint) -> str:
+    """The share of labeled pixels, overall and per image, in words."""
+    low, median, high = (percent(share) for share in found.labeled_share)
+    return f"{percent(1 - found.ignored_share)} of the pixels, {low} to {high} per image (median {median})"
+
+
+def percent(share: float) -> str:
+    return f"{100 * share:.2g} %" if share < 0.0995 else f"{100 * share:.0f} %"
 
 
 def _guessed(names: Sequence[str]) -> bool:
@@ -144,7 +179,7 @@ def ignored_by_guess(evidence: Evidence) -> list[Problem]:
 def rare_values(evidence: Evidence) -> list[Problem]:
     """Classes that a slip of the brush, or a value that is no class, has made."""
     totals, records, overall = evidence.totals, evidence.records, evidence.overall
-    if overall.labeled < 2:
+    if overall.labeled < 2 or evidence.sparse:
         return []
     total = max(1, sum(overall.class_pixels) + overall.ignored_pixels)
     stray, few = [], []
@@ -197,6 +232,8 @@ def rare_values(evidence: Evidence) -> list[Problem]:
 def contradictions(evidence: Evidence) -> list[Problem]:
     """Equal images whose masks differ: an image laid under another's mask, or two opinions."""
     totals, records = evidence.totals, evidence.records
+    if evidence.sparse:  # two people's clicks differ without a contradiction
+        return []
     places = np.flatnonzero(totals.labeled & totals.thumbs.any(axis=1))
     keys = np.stack([totals.hashes[places], totals.crcs[places].astype(np.uint64)])
     _, group, counts = np.unique(keys, axis=1, return_inverse=True, return_counts=True)

@@ -12,6 +12,7 @@ from rich.text import Text
 
 from segwright.core.progress import literal, visible
 from segwright.data.check.fingerprint import Fingerprint
+from segwright.data.check.label_rules import share_text
 from segwright.data.check.runner import CheckResult
 from segwright.data.records import Problem
 
@@ -49,7 +50,11 @@ def describe(found: Fingerprint) -> list[str]:
         )
     mean = ", ".join(f"{value:.0f}" for value in found.mean[:4])
     lines = [f"sizes (height×width): {size}; {found.channels} channels, mean {mean} of 255"]
-    if found.labeled:
+    if found.sparse:
+        lines.append(
+            f"labels: {found.classes_per_image:.1f} classes per image; {share_text(found)} labeled, the rest ignored"
+        )
+    elif found.labeled:
         lines.append(
             f"labels: {found.classes_per_image:.1f} classes per image, {100 * found.ignored_share:.1f} % ignored, "
             f"{100 * found.boundary_density:.1f} % of the pixels on a border"
@@ -105,7 +110,7 @@ def _classes(result: CheckResult, width: int) -> Table:
             f"{100 * share:.2f} %",
             "█" * max(1, round(room * share / most)) if share else "",
             str(found.class_images[index]),
-            f"{scale.median:.0f} px" if scale else "-",
+            f"{scale.median:.0f} px" if scale and not found.sparse else "-",
             *([objects_text(result, index)] if result.objects else []),
             *(f"{100 * result.by_split[part].class_shares[index]:.2f} %" for part in compare),
         )

@@ -219,6 +219,13 @@ RULES: tuple[Rule, ...] = (
         "a class of the list with 16 pixels or less in all masks",
     ),
     Rule(
+        "partial labels",
+        _N,
+        label_rules.partial_labels,
+        "points, strokes or regions, the rest ignored: the share of labeled pixels per image, and which findings do "
+        "not apply (`docs/sparse-labels.md`)",
+    ),
+    Rule(
         "ignored by a guess",
         _WN,
         label_rules.ignored_by_guess,

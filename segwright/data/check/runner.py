@@ -13,11 +13,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from segwright.core.deprecated import renamed_attribute, renamed_names
 from segwright.core.errors import SegwrightError
 from segwright.data.annotations.sparse import LabelRule
 from segwright.data.check import file_rules, image_rules, label_rules, split_rules
-from segwright.data.check.dataset_scan import scan_dataset
+from segwright.data.check.dataset_scan import DatasetScan, scan_dataset
 from segwright.data.check.evidence import Evidence
 from segwright.data.check.fingerprint import Fingerprint
 from segwright.data.check.label_outliers import LabelOutlier
@@ -41,6 +43,7 @@ CHECKS: tuple[Check, ...] = (
     image_rules.bit_depths,  # 8-bit images among deeper ones
     label_rules.objects,  # annotated objects that cover no pixel
     label_rules.learnable,  # one class only, everything ignored
+    label_rules.partial_labels,  # how much is labeled, where images are labeled in part
     label_rules.ignored_by_guess,  # a value taken for 'ignore' without a class list
     label_rules.rare_values,  # values of single masks, stray values, classes of a few pixels
     label_rules.contradictions,  # equal images with different masks
@@ -69,6 +72,7 @@ class CheckResult:
     notes: tuple[str, ...] = ()  # what was concluded while opening
     outliers: tuple[LabelOutlier, ...] = ()
     objects: Mapping[int, tuple[int, int]] = field(default_factory=dict)  # class → objects listed, objects with pixels
+    labeled_shares: Mapping[str, float] = field(default_factory=dict, repr=False)  # id → share of labeled pixels
     dataset: Dataset | None = field(default=None, repr=False)
     records: tuple[Record, ...] = field(default=(), repr=False)  # that suspects point into
 
@@ -101,8 +105,24 @@ class CheckResult:
             ],
             "problems": [_problem_json(problem) for problem in self.problems],
             "notes": list(self.notes),
+            "labels": self._labels_json(),
             "fingerprint": None if found is None else found.to_json(),
             "fingerprints": {name: one.to_json() for name, one in self.by_split.items()},
+        }
+
+    def _labels_json(self) -> dict[str, Any]:
+        """How much of the images is labeled; the share of each image where they are labeled in part."""
+        found = self.fingerprint
+        partial = self.dataset is not None and self.dataset.partial
+        sparse = any(one.sparse for one in (found, *self.by_split.values()) if one is not None)
+        low, median, high = (1.0, 1.0, 1.0) if found is None else found.labeled_share
+        return {
+            "partial": partial or sparse,
+            "sparse": sparse,
+            "labeled_share": None if found is None else 1 - found.ignored_share,
+            "per_image": {"lowest": low, "median": median, "highest": high},
+            "images": {name: share for name, share in self.labeled_shares.items() if partial or sparse},
+            "not_checked": list(label_rules.NOT_FOR_SPARSE) if sparse else [],
         }
 
     def _objects_json(self, label: int) -> dict[str, int]:
@@ -160,6 +180,17 @@ def check_path(
     return check_dataset(dataset, workers=workers)
 
 
+def _labeled_shares(scan: DatasetScan) -> dict[str, float]:
+    """Id → share of its pixels that is labeled, of every image with a mask."""
+    labeled = scan.totals.pixels.sum(axis=1, dtype=np.int64)
+    pixels = scan.totals.sizes.prod(axis=1, dtype=np.int64).clip(1)
+    return {
+        record.id: round(float(labeled[i] / pixels[i]), 6)
+        for i, record in enumerate(scan.records)
+        if scan.totals.labeled[i]
+    }
+
+
 def check_dataset(dataset: Dataset, *, workers: int | None = None) -> CheckResult:
     """Read everything once and run the checks; what was read before (for the splits) is not read again.
 
@@ -181,6 +212,7 @@ def check_dataset(dataset: Dataset, *, workers: int | None = None) -> CheckResul
         notes=(*dataset.notes, *side_notes(dataset.label_space)),
         outliers=tuple(evidence.outliers),
         objects={label: pair for label, pair in sorted(totals.objects.items()) if label < len(totals.names)},
+        labeled_shares=_labeled_shares(scan) if evidence.sparse or dataset.partial else {},
         dataset=dataset,
         records=scan.records,
     )

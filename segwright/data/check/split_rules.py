@@ -51,7 +51,7 @@ def label_shift(evidence: Evidence) -> list[Problem]:
     """Class shares that differ between train and another split."""
     prints = evidence.prints
     train = prints.get("train")
-    if train is None or train.labeled < SHIFT_IMAGES:
+    if train is None or train.labeled < SHIFT_IMAGES or evidence.sparse:
         return []
     problems = []
     for name, other in prints.items():
@@ -138,6 +138,8 @@ def _shown(pairs: Sequence[Pair], records: Sequence[Record], member: Sequence[Se
 
 def label_outliers(evidence: Evidence) -> list[Problem]:
     """Masks with regions that look like another class."""
+    if evidence.sparse:
+        return []
     outliers, records, names = evidence.outliers, evidence.records, evidence.overall.class_names
     if not outliers:
         return []

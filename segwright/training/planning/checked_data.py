@@ -36,6 +36,7 @@ class DataFacts:
     val_images: int
     unlabeled: int = 0  # images of self-training
     pairs: Pairs | None = None  # classes that a mirror image exchanges; None: found from their names
+    val_sparse: bool = False  # few pixels of the validation images are labeled
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,7 @@ class CheckedData:
     largest_val_image: Size | None  # height and width
     file_prints: Prints  # of the files of both splits, to report on resuming what changed
     unlabeled: UnlabeledImages | None = None  # of self-training
+    val_sparse: bool = False  # few pixels of the validation images are labeled
 
     @property
     def classes(self) -> int:
@@ -58,7 +60,8 @@ class CheckedData:
     def facts(self) -> DataFacts:
         pairs = self.data.label_space.pairs
         unlabeled = len(self.unlabeled) if self.unlabeled is not None else 0
-        return DataFacts(self.fingerprint, len(self.train), len(self.val) if self.val else 0, unlabeled, pairs)
+        val_images = len(self.val) if self.val else 0
+        return DataFacts(self.fingerprint, len(self.train), val_images, unlabeled, pairs, self.val_sparse)
 
 
 def check(
@@ -102,6 +105,7 @@ def check(
         unlabeled = find_unlabeled(data, train, val, config, world)
         for line in unlabeled.lines:
             message(line)
+    train = _without_unlabeled(train, result, message)
     splits = [split for split in (train, val) if split is not None]
     largest = None if val is None else result.by_split.get(val.name, result.fingerprint)
     return CheckedData(
@@ -112,6 +116,7 @@ def check(
         largest_val_image=None if largest is None else (max(largest.height[2], 1), max(largest.width[2], 1)),
         file_prints=world.broadcast_from_rank0(lambda: data_print([*splits, *_bare(unlabeled)]), dict, dict),
         unlabeled=unlabeled,
+        val_sparse=largest is not None and largest.sparse,
     )
 
 
@@ -162,6 +167,20 @@ def _without_bad_files(
         message(f"left out: {file}")
     message(f"{len(left_out)} files were left out, because of --skip-bad")
     return usable_train, usable_val
+
+
+def _without_unlabeled(train: Split, result: CheckResult, message: Message) -> Split:
+    """The split without the images whose mask has no labeled pixel: an update on one would learn nothing."""
+    empty = {str(Path(file)) for problem in result.problems if problem.kind == "all ignored" for file in problem.files}
+    kept = [
+        index
+        for index, record in enumerate(train.records)
+        if not {str(path) for path in (record.image_path, record.mask_path, record.id) if path is not None} & empty
+    ]
+    if len(kept) in (0, len(train)):
+        return train
+    message(f"{len(train) - len(kept)} of {len(train)} training images have no labeled pixel and are left out")
+    return train.subset(kept, train.name)
 
 
 def refuse_errors(result: CheckResult, data: Dataset, *, skip_bad: bool) -> None:

@@ -71,9 +71,10 @@ def make_plan(
     _plan_budget(draft, images)
     _plan_crops(draft, fingerprint, images, hardware, from_scratch)
     _plan_variant(draft, hardware, images, timings)
+    _plan_sparse(draft, fingerprint)
     weights = _plan_imbalance(draft, fingerprint, from_scratch)
     _plan_arithmetic(draft, hardware, images)
-    _plan_validation(draft, facts.val_images)
+    _plan_validation(draft, facts.val_images, facts.val_sparse)
     _plan_unlabeled(draft, facts.unlabeled)
     seconds = _estimate(draft, timings, fingerprint, images, facts.val_images)
     return Plan(draft.resolved(), tuple(draft.entries), weights, seconds)
@@ -316,6 +317,21 @@ def _batch(images: int, hardware: Hardware) -> int:
     return int(min(16 if hardware.is_gpu else 8, max(2, images)))
 
 
+def _plan_sparse(draft: Draft, fingerprint: Fingerprint) -> None:
+    """What changes where labels are points and strokes: crops around them, and no loss on the overlap of regions."""
+    if not fingerprint.sparse:
+        draft.values["training.sparse_labels"] = draft.config.training.sparse_labels is True
+        return
+    share = f"{100 * (1 - fingerprint.ignored_share):.2g} % of the pixels are labeled"
+    asked = draft.set_default("training.sparse_labels", True, f"{share}: no crop without one, none lost by resampling")
+    if asked is not True:
+        return
+    draft.set_default("augment.class_aware", 1.0, "every crop is laid around a labeled pixel")
+    if draft.config.training.loss == "auto" and draft.config.training.final_phase_loss is None:
+        draft.values["training.final_phase_loss"] = None
+        draft.entries.append(PlanEntry("training.final_phase_loss", None, "strokes do not show how regions overlap"))
+
+
 def _plan_imbalance(draft: Draft, fingerprint: Fingerprint, from_scratch: bool) -> tuple[float, ...] | None:
     """Loss, class weights and class-aware crops, from the class frequencies."""
     pixels = np.asarray(fingerprint.class_pixels, np.float64)
@@ -324,7 +340,8 @@ def _plan_imbalance(draft: Draft, fingerprint: Fingerprint, from_scratch: bool) 
     draft.set_default(
         "training.loss", "ce(smoothing=0.05)", "cross-entropy with a little smoothing against over-confidence"
     )
-    if draft.config.training.loss == "auto" and (from_scratch or draft.lean):
+    sparse = draft.get("training.sparse_labels") is True
+    if draft.config.training.loss == "auto" and (from_scratch or draft.lean) and not sparse:
         several = len(draft.get("training.phases")) > 1
         when = "the last phase" if several else "the run, which has one phase, from its first step on"
         reason = f"{when} also trains the overlap itself (per micro-batch and process)"
@@ -337,6 +354,8 @@ def _plan_imbalance(draft: Draft, fingerprint: Fingerprint, from_scratch: bool) 
         rule = given if given != "auto" else ("sqrt-median" if rare else "none")
         a_image = fingerprint.height[1] * fingerprint.width[1]
         images_pixels = np.asarray(fingerprint.class_images, np.float64) * a_image
+        if fingerprint.sparse and fingerprint.images_pixels:  # of images of points the area is no measure
+            images_pixels = np.asarray(fingerprint.images_pixels, np.float64)
         found, reason = class_weights(rule, pixels, images_pixels, fingerprint.class_names)
         weights = None if found is None else tuple(float(value) for value in found)
         draft.set_default("training.class_weights", rule, reason)
@@ -432,11 +451,13 @@ def _estimate(
     return (an_epoch + validation) * float(config.training.epochs or 1)
 
 
-def _plan_validation(draft: Draft, val_images: int) -> None:
+def _plan_validation(draft: Draft, val_images: int, val_sparse: bool) -> None:
     reason = "class offsets for the best mean IoU of training images; kept if validation shows a gain beyond chance"
     if val_images == 0:
         reason = "no validation images to confirm it"
-    draft.set_default("training.logit_adjustment", val_images > 0, reason)
+    elif val_sparse:
+        reason = "class shares of sparse labels are those of whoever labeled: they could not confirm it"
+    draft.set_default("training.logit_adjustment", val_images > 0 and not val_sparse, reason)
     if draft.get("training.minutes") is None:
         draft.set_default("training.validate_every", 1, "each epoch")
     else:
