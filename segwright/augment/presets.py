@@ -19,6 +19,7 @@ from segwright.augment.warp import (
     RandomAffineCrop,
     Size,
     affine,
+    few_labels,
     is_mirrored,
     keep_labels,
     mean_color,
@@ -59,7 +60,7 @@ class TrainTransform:
     """Warp, color, cutout, in that order: color is computed on the crop alone.
 
     ``pairs``: class indices that a mirrored crop exchanges in its mask (left and right of the same thing).
-    ``keep_labels``: no labeled pixel of the crop is lost where it shrinks, for masks with few of them.
+    Of a mask with few labeled pixels none of the crop is lost where it shrinks, if ``warp.find_labels``.
     """
 
     warp: RandomAffineCrop
@@ -67,13 +68,12 @@ class TrainTransform:
     border: Border = "reflect"
     cutout: float = 0.0
     pairs: tuple[tuple[int, int], ...] = ()
-    keep_labels: bool = False
 
     def __call__(self, image: UInt8Array, mask: UInt8Array, rng: np.random.Generator) -> tuple[UInt8Array, UInt8Array]:
         matrix = self.warp.draw(mask, rng)
         image = warp_image(image, matrix, self.warp.size, border=self.border)
         warped = warp_mask(mask, matrix, self.warp.size)
-        mask = keep_labels(mask, warped, matrix) if self.keep_labels else warped
+        mask = keep_labels(mask, warped, matrix) if self.warp.find_labels and few_labels(mask) else warped
         if self.pairs and is_mirrored(matrix):
             mask = np.array(exchanged(self.pairs), np.uint8)[mask]
         image = self.color(image, rng)
@@ -122,7 +122,7 @@ def training(
     cutout: float = 0.0,
     border: Border = "reflect",
     pairs: Sequence[tuple[int, int]] = (),
-    keep_labels: bool = False,
+    sparse_labels: bool = False,
 ) -> TrainTransform:
     """The training transform; every sample comes out at ``size`` (height, width).
 
@@ -136,7 +136,7 @@ def training(
     ``color_scale`` multiplies a named strength's amounts (not its probabilities). ``cutout``: probability that a
     rectangle of 1–10 % of the crop is blanked and ignored. ``border``: what the image shows beyond its edge.
     ``pairs``: class indices (left, right) that a mirrored crop exchanges, as ``LabelSpace.mirrored()`` gives them.
-    ``keep_labels``: for sparse masks, see :func:`segwright.augment.warp.keep_labels`.
+    ``sparse_labels``: masks with few labeled pixels have crops around one, and lose none where the crop shrinks.
 
     Raises UsageError for a value out of range or an unknown name.
     """
@@ -159,6 +159,7 @@ def training(
         shift=shift,
         class_aware=class_aware,
         class_weights=None if class_weights is None else tuple(float(weight) for weight in class_weights),
+        find_labels=sparse_labels,
     )
     kept = tuple((int(one), int(other)) for one, other in pairs)
     members = [index for pair in kept for index in pair]
@@ -168,7 +169,7 @@ def training(
             expected="pairs of class indices, 0 to 254, each in one pair",
             found=str(kept),
         )
-    return TrainTransform(warp=warp, color=color, border=border, cutout=cutout, pairs=kept, keep_labels=keep_labels)
+    return TrainTransform(warp=warp, color=color, border=border, cutout=cutout, pairs=kept)
 
 
 def plain(size: Size | None = None, *, mode: Literal["stretch", "pad", "crop"] = "stretch") -> EvalTransform:

@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from segwright.core.errors import UsageError
-from segwright.core.types import IGNORE_INDEX
+from segwright.core.types import IGNORE_INDEX, SPARSE
 from segwright.imageio import UInt8Array
 
 Matrix = npt.NDArray[np.float64]  # (2, 3), destination → source
@@ -114,6 +114,11 @@ def warp_mask(mask: UInt8Array, matrix: Matrix, size: Size, *, ignore_index: int
     return np.asarray(warped, np.uint8)
 
 
+def few_labels(mask: UInt8Array) -> bool:
+    """Whether the labels of a mask are points and strokes: less than :data:`SPARSE` of its pixels."""
+    return np.count_nonzero(mask != IGNORE_INDEX) < SPARSE * mask.size
+
+
 def keep_labels(mask: UInt8Array, warped: UInt8Array, matrix: Matrix) -> UInt8Array:
     """``warped`` with every labeled pixel of ``mask`` that lies in the crop: sampling alone loses single pixels.
 
@@ -159,7 +164,7 @@ class RandomAffineCrop:
     way, ``rotation_share`` of the samples rotated. ``flip``, ``flip_vertical``: probabilities. ``shift``: how far the
     crop may reach over the image's edge, as a share of the crop. ``class_aware``: the share of the samples whose crop
     is laid around a pixel of a class that was drawn first, with ``class_weights`` (one a class, relative) or every
-    class of the image alike.
+    class of the image alike. ``find_labels``: of a mask with few labeled pixels every crop is laid around one.
     """
 
     size: Size
@@ -174,6 +179,7 @@ class RandomAffineCrop:
     shift: float = 0.0
     class_aware: float = 0.0
     class_weights: tuple[float, ...] | None = None
+    find_labels: bool = False
 
     def __post_init__(self) -> None:
         low, high = self.scale
@@ -213,7 +219,8 @@ class RandomAffineCrop:
         shear = _between(-self.shear, self.shear, u[4])
         flip, flip_vertical = u[5] < self.flip, u[6] < self.flip_vertical
         window = (self.size[1] / scale_x, self.size[0] / scale_y)
-        focus = self._focus(mask, rng) if u[7] < self.class_aware else None
+        aware = u[7] < self.class_aware or (self.find_labels and few_labels(mask))
+        focus = self._focus(mask, rng) if aware else None
         center = (
             self._center(width, window[0], u[8], None if focus is None else focus[0]),
             self._center(height, window[1], u[9], None if focus is None else focus[1]),

@@ -25,6 +25,7 @@ Float32Array = npt.NDArray[np.float32]
 IGNORE_INDEX = 255
 MAX_CLASSES = 255  # masks are uint8, and 255 is the ignore value
 FILE_VALUES = 65536  # a mask file holds 8 or 16 bits per pixel
+SPARSE = 0.25  # share of an image's pixels that is labeled, below which its labels are strokes and no regions
 STRIP_PIXELS = 4_000_000  # in strips: numpy needs eight bytes per index, and blending four per color
 
 Color = tuple[int, int, int]

@@ -21,8 +21,7 @@ import numpy.typing as npt
 
 from segwright.core.errors import DataError, LabelError, SegwrightError, UsageError
 from segwright.core.progress import progress
-from segwright.core.types import LabelSpace
-from segwright.data.check.fingerprint import SPARSE
+from segwright.core.types import SPARSE, LabelSpace
 from segwright.evaluation.evaluation import CONVENTION, Evaluation, Part, summary
 from segwright.evaluation.examples import EXAMPLES, Example, Examples
 from segwright.evaluation.intervals import ImageSums

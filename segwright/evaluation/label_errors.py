@@ -32,8 +32,7 @@ from rich.table import Table
 from segwright.core.atomic_io import without_nan, write_json, write_text
 from segwright.core.errors import SegwrightError, UsageError
 from segwright.core.progress import literal, visible
-from segwright.core.types import IGNORE_INDEX, LabelSpace, blend
-from segwright.data.check.fingerprint import SPARSE
+from segwright.core.types import IGNORE_INDEX, SPARSE, LabelSpace, blend
 from segwright.imageio import UInt8Array, write_image
 
 Float32Array = npt.NDArray[np.float32]

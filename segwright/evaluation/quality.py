@@ -21,7 +21,7 @@ import numpy.typing as npt
 
 from segwright.core.errors import DataError, LabelError, UsageError
 from segwright.core.progress import progress
-from segwright.core.types import IGNORE_INDEX, Float32Array, LabelSpace, UInt8Array
+from segwright.core.types import IGNORE_INDEX, SPARSE, Float32Array, LabelSpace, UInt8Array
 from segwright.evaluation.evaluate import LabeledImages, match_label_spaces
 from segwright.evaluation.sequences import blocks_of, find_units, in_frame_order, thumbnail_of
 from segwright.inference.attachments import Attachment
@@ -436,10 +436,12 @@ def fit_error_model(
     if groups is not None and len(groups) != len(split):
         raise UsageError("groups name the sequence of every image", expected=str(len(split)), found=str(len(groups)))
     used: list[object] = []
+    shares: list[float] = []  # of labeled pixels
     with progress(title, len(wanted)) as advance:
         for index in wanted:
             truth = split.read_mask(index)
             if truth is not None:
+                shares.append(np.count_nonzero(truth != IGNORE_INDEX) / truth.size)
                 image = split.read_image(index)
                 found = predictor.predict(image, probabilities=True)
                 before = len(fitter.images)
@@ -447,6 +449,14 @@ def fit_error_model(
                 if groups is not None and len(fitter.images) > before:
                     used.append(groups[index])
             advance(1)
+    if shares and float(np.median(shares)) < SPARSE:
+        raise DataError(
+            "an error model estimates the scores of whole images: sparse labels do not give them",
+            expected=f"masks with {100 * SPARSE:.0f} % of their pixels labeled or more",
+            found=f"{100 * float(np.median(shares)):.2g} % in the median image",
+            where=split.name,
+            fix="label some images wholly, and fit it on those",
+        )
     pipeline, views = getattr(predictor, "pipeline", None), getattr(predictor, "tta", None)
     return fitter.fit(
         used if groups is not None else None,

@@ -18,8 +18,7 @@ from rich.table import Table as ScreenTable
 
 from segwright.core.atomic_io import without_nan
 from segwright.core.progress import literal
-from segwright.core.types import IGNORE_INDEX, LabelSpace
-from segwright.data.check.fingerprint import SPARSE
+from segwright.core.types import IGNORE_INDEX, SPARSE, LabelSpace
 from segwright.evaluation.sequences import BootstrapUnits
 from segwright.evaluation.slice_columns import Table, match_columns, read_table, thirds
 from segwright.imageio import UInt8Array

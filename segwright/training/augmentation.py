@@ -64,7 +64,7 @@ def phase_transform(config: TrainConfig, phase: Phase, fingerprint: Fingerprint)
         class_weights=tuple(float(n) for n in need) if need.any() else None,
         color=strength,
         pairs=flip_pairs(config, fingerprint.class_names),
-        keep_labels=config.training.sparse_labels is True,
+        sparse_labels=config.training.sparse_labels is True,
     )
 
 

@@ -187,7 +187,8 @@ class TrainingConfig(Section):
     aux_decay: bool = Field(False, description="the auxiliary weight falls to 0 over the run")
     final_phase_loss: str | None = Field(None, description="a loss added in the last phase, such as 0.5*jaccard")
     sparse_labels: bool | Auto = Field(
-        "auto", description="few pixels are labeled: every crop is laid around one, and none is lost by resampling"
+        "auto",
+        description="crops of masks with few labeled pixels are laid around one, and none is lost by resampling",
     )
     loss_at_native_stride: bool = Field(False, description="train on logits at the network's own stride, where it can")
     optimizer: str = Field("auto", description="adamw, adam, sgd, rmsprop, …")

@@ -23,8 +23,7 @@ from torch import Tensor, nn
 
 from segwright.core.atomic_io import without_nan
 from segwright.core.progress import progress
-from segwright.core.types import Float32Array, UInt8Array
-from segwright.data.check.fingerprint import SPARSE
+from segwright.core.types import SPARSE, Float32Array, UInt8Array
 from segwright.data.records import Split, evenly_spread
 from segwright.evaluation.compare import interval_text
 from segwright.evaluation.evaluate import Evaluation

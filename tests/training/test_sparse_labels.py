@@ -16,8 +16,7 @@ import torch.nn.functional as F
 import segwright as sw
 from segwright.augment import presets
 from segwright.augment.warp import RandomAffineCrop, affine, keep_labels, warp_mask
-from segwright.core.types import Batch
-from segwright.data.check.fingerprint import SPARSE
+from segwright.core.types import SPARSE, Batch
 from segwright.data.check.runner import check_dataset
 from segwright.data.dataset import open_dataset
 from segwright.demo.dataset import write_street_scenes
@@ -84,17 +83,17 @@ def test_every_crop_holds_the_one_labeled_pixel() -> None:
     mask = np.full((90, 120), VOID, np.uint8)
     mask[80, 7] = 3
     image = np.zeros((90, 120, 3), np.uint8)
-    transform = presets.training(size=(32, 48), scale=(0.34, 2.0), class_aware=1.0, rotation=20.0, keep_labels=True)
+    transform = presets.training(size=(32, 48), scale=(0.34, 2.0), rotation=20.0, sparse_labels=True)
     for seed in range(150):
         _, crop = transform(image, mask, np.random.default_rng(seed))
         assert (crop == 3).any() and set(np.unique(crop).tolist()) <= {3, VOID}
-    lost = replace(transform, keep_labels=False)
+    lost = replace(transform, warp=replace(transform.warp, find_labels=False))
     assert any((lost(image, mask, np.random.default_rng(seed))[1] == VOID).all() for seed in range(150))
 
 
 def test_the_settings_reach_the_crops() -> None:
     assert isinstance(presets.training(size=(32, 32)).warp, RandomAffineCrop)
-    assert not presets.training(size=(32, 32)).keep_labels
+    assert not presets.training(size=(32, 32)).warp.find_labels
 
 
 # --- targets at a coarser stride
@@ -190,14 +189,14 @@ def test_muon_takes_an_update_without_a_label(tmp_path: Path) -> None:
 
 
 def sparse(**changed: object) -> object:
-    return replace(FOUND, ignored_pixels=1_000_000_000, labeled_share=(0.001, 0.01, 0.02),
+    return replace(FOUND, ignored_pixels=1_000_000_000, labeled_share=(0.001, 0.01, 0.02), sparse_images=300,
                    images_pixels=(9_950_000, 9_950_000, 6_000_000), **changed)  # fmt: skip
 
 
 def test_the_plan_of_sparse_labels_and_its_reasons() -> None:
     found = plan(found=sparse())  # type: ignore[arg-type]
     config = found.config
-    assert config.training.sparse_labels is True and config.augment.class_aware == 1.0
+    assert config.training.sparse_labels is True and config.augment.class_aware == 0.4
     assert config.training.final_phase_loss is None
     reasons = {entry.setting: entry.reason for entry in found.entries}
     assert "0.99 % of the pixels are labeled" in reasons["training.sparse_labels"]
@@ -206,6 +205,10 @@ def test_the_plan_of_sparse_labels_and_its_reasons() -> None:
     assert whole.training.final_phase_loss == "0.5*jaccard"
     asked = plan({"training.sparse_labels": False, "augment.class_aware": 0.2}, found=sparse()).config  # type: ignore[arg-type]
     assert asked.training.sparse_labels is False and asked.augment.class_aware == 0.2
+    some = plan(found=replace(FOUND, sparse_images=30))
+    assert some.config.training.sparse_labels is True and some.config.training.final_phase_loss == "0.5*jaccard"
+    assert any("30 of 300 masks" in entry.reason for entry in some.entries)
+    assert plan(found=replace(FOUND, sparse_images=3)).config.training.sparse_labels is False
 
 
 def test_class_weights_come_from_labeled_pixels() -> None:

@@ -13,14 +13,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from segwright.core.types import IGNORE_INDEX
+from segwright.core.types import IGNORE_INDEX, SPARSE
 from segwright.data.check.scan import SIZE_BINS, SampleReport, examine
 from segwright.data.records import Split, evenly_spread
 from segwright.kernels.threads import processors
 
 SAMPLE = 200  # images that the quick fingerprint looks at
 COMMON_SIZES = 16
-SPARSE = 0.25  # median share of an image's pixels that is labeled, below which labels are strokes and no regions
 
 
 @dataclass(frozen=True)
@@ -62,6 +61,7 @@ class Fingerprint:
     labeled_share: tuple[float, float, float] = (1.0, 1.0, 1.0)
     images_pixels: tuple[int, ...] = ()  # labeled pixels of the images that show the class; empty: not counted
     all_ignored: int = 0  # images whose mask has no labeled pixel
+    sparse_images: int = 0  # images of whose pixels some are labeled, and less than SPARSE
 
     @property
     def class_shares(self) -> tuple[float, ...]:
@@ -75,8 +75,8 @@ class Fingerprint:
 
     @property
     def sparse(self) -> bool:
-        """Whether masks hold points, strokes or small regions: the labeled pixels are no sample of what is shown."""
-        return self.labeled > self.all_ignored and self.labeled_share[1] < SPARSE
+        """Whether most masks hold points, strokes or small regions: labeled pixels are no sample of what is shown."""
+        return 2 * self.sparse_images > self.labeled - self.all_ignored
 
     @property
     def same_size(self) -> bool:
@@ -170,6 +170,7 @@ class FingerprintAccumulator:
             labeled_share=(round(float(some.min()), 6), round(float(np.median(some)), 6), round(float(some.max()), 6)),
             images_pixels=tuple(self.images_pixels.tolist()),
             all_ignored=int((shares == 0).sum()),
+            sparse_images=int(((shares > 0) & (shares < SPARSE)).sum()),
         )
 
 

@@ -30,6 +30,7 @@ CPU_WORKING_PIXELS = 480 * 480  # the largest training crop that a CPU gets
 GPU_WORKING_PIXELS = 768 * 768
 SHORT_SIDE = 128  # below it a reduced image shows too little to learn from
 RARE = 0.01  # a class with less than this fraction of the pixels is rare
+SOME_SPARSE = 0.02  # share of the masks with few labeled pixels from which the training cares for them
 RARELY_SHOWN = 0.05  # a class in a smaller fraction of the images may be worth repeating
 ENOUGH_PASSES = 100  # over the training images: with fewer, a narrower network learns more
 DEEPEST_STRIDE = 32  # of these encoders and of U-Net's usual ones
@@ -319,14 +320,16 @@ def _batch(images: int, hardware: Hardware) -> int:
 
 def _plan_sparse(draft: Draft, fingerprint: Fingerprint) -> None:
     """What changes where labels are points and strokes: crops around them, and no loss on the overlap of regions."""
-    if not fingerprint.sparse:
+    if fingerprint.sparse_images <= SOME_SPARSE * fingerprint.labeled:
         draft.values["training.sparse_labels"] = draft.config.training.sparse_labels is True
         return
     share = f"{100 * (1 - fingerprint.ignored_share):.2g} % of the pixels are labeled"
-    asked = draft.set_default("training.sparse_labels", True, f"{share}: no crop without one, none lost by resampling")
-    if asked is not True:
+    if not fingerprint.sparse:
+        share = f"{fingerprint.sparse_images} of {fingerprint.labeled} masks have few labeled pixels"
+    reason = f"{share}: crops of such masks are laid around one, and none is lost by resampling"
+    asked = draft.set_default("training.sparse_labels", True, reason)
+    if asked is not True or not fingerprint.sparse:
         return
-    draft.set_default("augment.class_aware", 1.0, "every crop is laid around a labeled pixel")
     if draft.config.training.loss == "auto" and draft.config.training.final_phase_loss is None:
         draft.values["training.final_phase_loss"] = None
         draft.entries.append(PlanEntry("training.final_phase_loss", None, "strokes do not show how regions overlap"))
@@ -340,7 +343,7 @@ def _plan_imbalance(draft: Draft, fingerprint: Fingerprint, from_scratch: bool) 
     draft.set_default(
         "training.loss", "ce(smoothing=0.05)", "cross-entropy with a little smoothing against over-confidence"
     )
-    sparse = draft.get("training.sparse_labels") is True
+    sparse = fingerprint.sparse and draft.get("training.sparse_labels") is True
     if draft.config.training.loss == "auto" and (from_scratch or draft.lean) and not sparse:
         several = len(draft.get("training.phases")) > 1
         when = "the last phase" if several else "the run, which has one phase, from its first step on"
