@@ -26,7 +26,8 @@ from segwright.training.config import TrainConfig
 from segwright.training.logit_adjustment import _grid
 from segwright.training.optim.optimizers import create_optimizer
 from segwright.training.planning.checked_data import DataFacts, check
-from segwright.training.train_step import TrainStep, subsample_targets
+from segwright.training.targets import subsample_targets
+from segwright.training.train_step import TrainStep
 from tests.training.small_runs import trainer
 from tests.training.test_plan import CPU, FOUND, plan
 from tests.training.test_train_step import Small
@@ -224,7 +225,7 @@ def test_sparse_validation_labels_do_not_confirm_class_offsets() -> None:
 
     never: Callable[[str, str | None], bool] = lambda name, encoder: False  # noqa: E731
     for val_sparse in (False, True):
-        facts = DataFacts(FOUND, 300, 60, None, val_sparse)
+        facts = DataFacts(FOUND, 300, 60, val_sparse=val_sparse)
         made = make_plan(TrainConfig(), facts, CPU, pretrained=never, normalized=lambda config: True)
         assert made.config.training.logit_adjustment is not val_sparse
         asked = TrainConfig().with_values({"training.logit_adjustment": True})
