@@ -23,8 +23,8 @@ def select(
     *,
     count: int = 100,
     clicks: int = 10,
-    units: str = "merged",
-    unit_size: int = 16,
+    units: str = "superpixels",
+    unit_size: int = 22,
     unit_count: int = 80,
     questions: str = "auto",
     disagreement: str = "auto",
@@ -53,9 +53,9 @@ def select(
         The number of images.
     clicks : int >= 0, default=10
         The number of questions per image.
-    units : {"merged", "segments", "superpixels"}, default="merged"
+    units : {"superpixels", "merged", "segments"}, default="superpixels"
         What a question is about (:mod:`segwright.labeling.units`).
-    unit_size : int, default=16
+    unit_size : int, default=22
         The side of a superpixel in pixels, for an image whose shorter side is 256; it grows with the image.
     unit_count : int, default=80
         Units per image, if they are merged ones.

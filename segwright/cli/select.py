@@ -36,11 +36,11 @@ def select(
         typer.Option("--sheet", metavar="FILE", help="A page (.html) or image (.png) of it; beside --out if left out."),
     ] = None,
     units: Annotated[
-        str, typer.Option("--units", metavar="merged|segments|superpixels", help="What a question is about.")
-    ] = "merged",
+        str, typer.Option("--units", metavar="superpixels|merged|segments", help="What a question is about.")
+    ] = "superpixels",
     unit_size: Annotated[
         int, typer.Option("--unit-size", help="Side of a superpixel in pixels, if the image's shorter side is 256.")
-    ] = 16,
+    ] = 22,
     unit_count: Annotated[int, typer.Option("--unit-count", help="Merged units per image.")] = 80,
     questions: Annotated[
         str,

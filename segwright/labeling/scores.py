@@ -129,7 +129,7 @@ class UnitScores:
 
 
 def score_units(
-    units: Int32Array, found: Opinion, weights: Float64Array, *, size_power: float = 0.5, floor: float = 0.1
+    units: Int32Array, found: Opinion, weights: Float64Array, *, size_power: float = 0.25, floor: float = 0.1
 ) -> UnitScores:
     """(``floor`` + disagreement) × expected rarity × pixels^``size_power`` of each unit, averaged over its pixels.
 

@@ -51,8 +51,8 @@ class SelectOptions:
 
     count: int = 100  # images
     clicks: int = 10  # questions per image
-    units: str = "merged"
-    unit_size: int = 16  # pixels on a side of a superpixel, for an image whose shorter side is 256
+    units: str = "superpixels"
+    unit_size: int = 22  # pixels on a side of a superpixel, for an image whose shorter side is 256
     unit_count: int = 80  # merged units per image
     disagreement: str = "auto"
     questions: str = "auto"
