@@ -58,12 +58,14 @@ class Scale:
     clicks: int = 15  # questions per image
     refine_epochs: int = 10
     rate: float = 1e-3  # false alarms per image that are accepted
+    accepted_drop: float | None = 10.0  # points of IoU that a class may fall by, if the candidate is refused at first
     settings: tuple[tuple[str, Any], ...] = ()  # of both trainings
 
 
 SMALL = Scale(
-    size=(64, 96), train=24, val=24, epochs=14, day=24, night=30, test=8, select=12, clicks=8, refine_epochs=8,
-    rate=1e-2, settings=(("training.size", (64, 96)), ("training.workers", 1), ("training.logit_adjustment", False)),
+    size=(64, 96), train=24, val=24, epochs=14, day=24, night=30, test=8, select=14, clicks=10, refine_epochs=8,
+    rate=1e-2, accepted_drop=None,
+    settings=(("training.size", (64, 96)), ("training.workers", 1), ("training.logit_adjustment", False)),
 )  # fmt: skip
 
 
@@ -335,7 +337,7 @@ def promote(story: Story) -> None:
         done = sw.promote(story.out / "refined", story.slot)
     except sw.PromotionRefusedError as error:
         refused = str(error)
-        done = sw.promote(story.out / "refined", story.slot, max_class_drop=10.0)
+        done = sw.promote(story.out / "refined", story.slot, max_class_drop=story.scale.accepted_drop)
     story.note("promote", version=done.version, why=done.why, refused=refused)
     story.note("lineage", lines=sw.read_lineage(story.slot).lines())
 

@@ -14,6 +14,7 @@ from segwright.core.types import IGNORE_INDEX, LabelSpace
 from segwright.data.check.dataset_scan import scan_dataset
 from segwright.data.dataset import Dataset, Split, ValueRange
 from segwright.data.records import ObjectCount, Reader, Record, Values
+from segwright.data.splits import make_splits
 from segwright.imageio import UInt8Array
 from segwright.inference.lineage import DataUsed, data_used
 from segwright.inference.predictor import fit_channels
@@ -21,6 +22,8 @@ from segwright.labeling.class_matching import ClassMatch
 from segwright.training.data_fingerprint import data_print, digest
 
 NEW, OLD = "new", "old"
+HELD_OUT = 10  # new images to validate on, as far as that is between the two shares
+LEAST_HELD_OUT, MOST_HELD_OUT = 0.2, 0.4
 
 
 @dataclass(frozen=True)
@@ -43,11 +46,12 @@ class Part:
 def part_of(role: str, data: Dataset, match: ClassMatch) -> Part:
     """The labeled images of ``data``; DataError if there is none to train on.
 
-    Without a validation split a part is held out, whole sequences where there are any. Images without a mask, and new
+    Without a validation split a part is held out, whole sequences where there are any; of few images more than a fifth,
+    since the verdict needs some. Images without a mask, and new
     ones whose masks are ignored all over (nothing is labeled yet), are left out.
     """
-    splits, notes = data.splits, list(match.notes)
-    train = data.train
+    splits, notes = _splits(data) if role == NEW else data.splits, list(match.notes)
+    train = splits.get("train") or data.train
     val = splits.get("val", splits.get("test"))
     if "val" not in data.given and "val" in splits:
         count = len(splits["val"])
@@ -72,6 +76,16 @@ def part_of(role: str, data: Dataset, match: ClassMatch) -> Part:
         scored = None
         notes.append(f"{role}: no validation image is labeled")
     return Part(role, data, kept, scored, match, tuple(notes))
+
+
+def _splits(data: Dataset) -> dict[str, Split]:
+    """The splits; if the data has none, with enough held out for a verdict: :data:`HELD_OUT` images, if these are
+    between a fifth and two fifths."""
+    if data.given or data.split_maker is None:
+        return data.splits
+    labeled = sum(bool(record.labeled) for record in data.records)
+    share = min(max(HELD_OUT / max(labeled, 1), LEAST_HELD_OUT), MOST_HELD_OUT)
+    return make_splits(data, {"train": 1 - share, "val": share})
 
 
 def _labeled_ids(data: Dataset) -> set[str]:

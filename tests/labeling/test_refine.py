@@ -238,6 +238,12 @@ def test_held_out_parts_are_whole_sequences(tmp_path: Path) -> None:
     assert not {i.split("_")[0] for i in part.val.ids} & {i.split("_")[0] for i in part.train.ids}
 
 
+def test_of_few_images_enough_are_held_out_for_a_verdict(tmp_path: Path) -> None:
+    scenes(tmp_path / "new", train=14, val=0)
+    part = parts(tmp_path / "new")[0]
+    assert part.val is not None and 5 <= len(part.val) <= 6 and len(part.train) + len(part.val) == 14
+
+
 def test_too_few_images_give_no_validation(tmp_path: Path) -> None:
     scenes(tmp_path / "new", train=3, val=0)
     part = parts(tmp_path / "new")[0]
