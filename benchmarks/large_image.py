@@ -27,7 +27,6 @@ import torch
 import segwright as sw
 from segwright.core.types import LabelSpace
 from segwright.inference.bundle import Bundle, save_bundle
-from segwright.inference.sliding_window import sliding_windows
 from segwright.models.catalog import create_model
 
 POST = "crf(w1=4,sa=30,sb=8,w2=3,sg=2,iterations=5)>min-area(64)"
@@ -76,7 +75,7 @@ def predicted(bundle: Path, path: Path, post: str, out: Path) -> dict[str, float
 def seams(bundle: Path, image: np.ndarray, post: str) -> dict[str, float]:
     """How many labels differ between the whole and windows, everywhere and beside the windows' edges."""
     predictor = sw.load(bundle, postprocess=post)
-    parts = list(sliding_windows(*image.shape[:2], predictor.window, predictor._margin()))
+    parts = predictor.windowing().parts(*image.shape[:2], predictor.label_space.classes)
     in_windows = predictor.predict(image).labels
     predictor.window = max(image.shape)
     differ = in_windows != predictor.predict(image).labels

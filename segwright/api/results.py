@@ -53,6 +53,7 @@ class PredictedFile(JsonResult):
     uncertainty: Path | None = None
     mean_uncertainty: float | None = None  # 0…1
     quality: Mapping[str, Any] | None = None  # the estimate of the model's error model
+    windows: Mapping[str, Any] | None = None  # how a large image was cut, and whether that changes labels
     other: Mapping[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:

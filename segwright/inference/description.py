@@ -253,3 +253,23 @@ def bundle_from_json(tree: Mapping[str, Any]) -> Bundle:
         licenses=tree.get("licenses") or {},
         versions=tree.get("versions") or {},
     )
+
+
+def find_bundle(path: str | Path) -> Path:
+    """The bundle folder at ``path``: the path itself, or the ``model`` folder of a run; the version in service of a
+    slot, where ``model`` is a link, so that all that is read of it is of one version."""
+    path = Path(path)
+    for folder in (path, path / "model"):
+        if is_bundle(folder):
+            return folder.resolve() if folder.is_symlink() else folder
+    raise BundleError(
+        "no saved model here",
+        expected="a run folder, a bundle (model.json and model.safetensors) or an exported file",
+        found="nothing"
+        if not path.exists()
+        else ", ".join(sorted(e.name for e in path.iterdir())[:8] or ["an empty folder"])
+        if path.is_dir()
+        else "a file",
+        where=path,
+        fix="train one: segwright train DATA",
+    )

@@ -135,6 +135,8 @@ class ImageOutputs:
             self.coco.add(prediction.labels, label)
         item["shares"] = {key: value for key, value in prediction.shares().items() if value > 0}
         item["mean_confidence"] = float(prediction.confidence.mean())
+        if prediction.windows is not None:
+            item["windows"] = dict(prediction.windows)
         if self.options.quality:
             found = prediction.quality
             item["quality"] = found.to_json() if found is not None else {"note": NO_ERROR_MODEL}

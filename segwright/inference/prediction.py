@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -27,6 +29,7 @@ class Prediction:
     thinned: ThinnedOutput | None = None  # for monitoring, from a predictor that is observed
     uncertainty: Float32Array | None = None  # (H, W) in 0…1, 0 is sure; only on request
     quality: Quality | None = None  # the estimate of the model's error model, only on request
+    windows: Mapping[str, Any] | None = None  # how a large image was cut; None if it was predicted whole
 
     def __post_init__(self) -> None:
         if self.labels.dtype != np.uint8 or self.labels.ndim != 2:

@@ -18,14 +18,15 @@ from segwright.core.types import Float32Array, LabelSpace
 from segwright.data.records import ValueRange
 from segwright.imageio import UInt8Array, read_header, read_image, read_raster
 from segwright.inference.attachments import Attachment, attachment_names
-from segwright.inference.description import Bundle, is_bundle, read_attachment, read_bundle
+from segwright.inference.description import Bundle, read_attachment, read_bundle
+from segwright.inference.description import find_bundle as find_bundle
 from segwright.inference.exported_files import ExportedFile, find_exported, open_exported
 from segwright.inference.pixels import as_rgb, check_image, fit_channels
 from segwright.inference.prediction import Prediction
 from segwright.inference.quality import ATTACHMENT, ErrorModel, Quality, parse_error_model, thinning
 from segwright.inference.runtime_choice import choose_runtime
 from segwright.inference.runtimes import Runtime, features_of, labels_and_scores
-from segwright.inference.sliding_window import DEFAULT_MARGIN, DEFAULT_WINDOW, Window, sliding_windows
+from segwright.inference.sliding_window import DEFAULT_WINDOW, Window, sliding_windows
 from segwright.inference.thinned import ThinnedOutput, Thinner, log_scores
 from segwright.inference.tta import TestTimeAugmentation, parse_tta
 from segwright.inference.uncertainty import (
@@ -35,6 +36,7 @@ from segwright.inference.uncertainty import (
     map_of_samples,
     parse_measure,
 )
+from segwright.inference.window_run import UNKNOWN, Windowing, WindowRun
 from segwright.inference.windowed import Assembly, Wanted, check_finite, confidence_of, is_out_of_memory
 from segwright.postprocess.pipeline import Pipeline, parse_pipeline
 
@@ -210,17 +212,17 @@ class Predictor:
             return self._checked(image, labels, confidence, kept, thinner, unsure, quality)
         found = Assembly(height, width, self.label_space.classes, wanted)
         local, regional = self._pipelines()
-        for part in sliding_windows(height, width, self.window, self._margin()):
-            seen = None if thinner is None else (thinner, part)
-            labels, sure, marginals = self._part(image[part.window], local, wanted.marginals, height * width, seen)
-            unsure = self._uncertainty(wanted.measure, image[part.window], marginals)
-            found.add(part, labels, sure, marginals, unsure)
+        run = self._run(height, width, local, thinner)
+        for one in run.outputs(lambda part: image[part.window], wanted.marginals):
+            unsure = self._uncertainty(wanted.measure, one.pixels, one.marginals)
+            found.add(one.part, one.labels, one.confidence, one.marginals, unsure)
             advance(1)
+        self._note_windows(run)
         if regional:  # on the whole image: regions extend over windows
             found.settle(regional.on_labels(as_rgb(image), found.labels))
         quality = self._quality(found.thinned, found.labels, found.step) if found.thinned is not None else None
         return self._checked(
-            image, found.labels, found.confidence, found.marginals, thinner, found.uncertainty, quality
+            image, found.labels, found.confidence, found.marginals, thinner, found.uncertainty, quality, run.facts()
         )  # fmt: skip
 
     def _uncertainty(
@@ -252,13 +254,14 @@ class Predictor:
         write: WriteWindow,
         *,
         done: Callable[[Window], bool] = lambda part: False,
+        facts: dict[str, Any] | None = None,
     ) -> ThinnedOutput | None:
         """Predict an image that does not fit into memory, in the windows of :meth:`predict`.
 
         ``read`` returns the image (H, W, C) of a :class:`Window`, ``write`` gets its labels and confidence, of which
         ``window.core_in_window`` is kept at ``window.core``. ``done`` is called for each window first, and True leaves
-        it out. Returns the thinned output if the predictor is observed.
-        ModelError if the pipeline has steps on regions, which need the whole image.
+        it out. ``facts`` is filled with what :meth:`WindowRun.facts` holds. Returns the thinned output if the predictor
+        is observed. ModelError if the pipeline has steps on regions, which need the whole image.
         """
         local, regional = self._pipelines()
         if regional:
@@ -270,16 +273,15 @@ class Predictor:
         while True:
             thinner = Thinner(height, width, self.label_space.classes) if self.observed else None
             try:
-                for part in sliding_windows(height, width, self.window, self._margin()):
-                    if done(part):
-                        continue
-                    pixels, seen = self.prepare(read(part)), None
+                run = self._run(height, width, local, thinner)
+                finished = [done(part) for part in run.parts]
+                for one in run.outputs(lambda part: self.prepare(read(part)), False, finished):
                     if thinner is not None:
-                        seen = (thinner, part)
-                        thinner.see(part, pixels)
-                    labels, confidence, _ = self._part(pixels, local, False, height * width, seen)
-                    check_finite(confidence)
-                    write(part, labels, confidence)
+                        thinner.see(one.part, one.pixels)
+                    write(one.part, one.labels, one.confidence)
+                self._note_windows(run)
+                if facts is not None:
+                    facts |= run.facts()
                 return thinner.finish() if thinner is not None else None
             except Exception as error:
                 if not self._shrink(height, width, error):  # otherwise again, from the first window
@@ -291,7 +293,8 @@ class Predictor:
             return self._probabilities(image)
         height, width = image.shape[:2]
         result = np.empty((self.label_space.classes, height, width), np.float32)
-        for part in sliding_windows(height, width, self.window, self._margin()):
+        windowing = self.windowing()
+        for part in sliding_windows(height, width, windowing.window, windowing.margin):
             found = self._probabilities(image[part.window])
             result[:, *part.core] = found[:, *part.core_in_window]
             advance(1)
@@ -303,15 +306,32 @@ class Predictor:
 
     def window_count_of(self, height: int, width: int) -> int:
         """The number of windows of an image of this size, if it is predicted in windows."""
-        return sum(1 for _ in sliding_windows(height, width, self.window, self._margin()))
+        return len(self.windowing().parts(height, width, self.label_space.classes))
 
     def _large(self, image: AnyArray) -> bool:
         return bool(image.shape[0] * image.shape[1] > self.window**2)
 
-    def _margin(self) -> int:
-        """The margin of a window in pixels: the reach of the CRF, at most a quarter of the window."""
+    def windowing(self) -> Windowing:
+        """How images of more than ``window``² pixels are cut into windows."""
         reach = self.pipeline.receptive_radius if self.pipeline is not None else 0
-        return min(max(DEFAULT_MARGIN, reach), self.window // 4)
+        return Windowing.of(self.window, self._radius(), reach, self.tta is not None)
+
+    def _radius(self) -> int | None:
+        """The radius of the network's receptive field, measured once; UNKNOWN for a runtime that cannot."""
+        return getattr(self.runtime, "receptive_radius", UNKNOWN)
+
+    def _run(self, height: int, width: int, local: Pipeline, thinner: Thinner | None) -> WindowRun:
+        def predict(
+            pixels: UInt8Array, part: Window, marginals: bool
+        ) -> tuple[UInt8Array, Float32Array, Float32Array | None]:
+            return self._part(pixels, local, marginals, height * width, None if thinner is None else (thinner, part))
+
+        return WindowRun(self.windowing(), height, width, self.label_space.classes, predict)
+
+    def _note_windows(self, run: WindowRun) -> None:
+        text = run.note(self.bundle.architecture if self.bundle is not None else "the network")
+        if text is not None:
+            self.note(text)
 
     def _pipelines(self) -> tuple[Pipeline, Pipeline]:
         return self.pipeline.parted() if self.pipeline is not None else (Pipeline(), Pipeline())
@@ -424,11 +444,14 @@ class Predictor:
         thinner: Thinner | None = None,
         uncertainty: Float32Array | None = None,
         quality: Quality | None = None,
+        windows: dict[str, Any] | None = None,
     ) -> Prediction:
         """A prediction; ModelError if the confidence is not finite, because labels of NaN would look valid."""
         check_finite(confidence)
         thinned = thinner.finish(image) if thinner is not None else None
-        return Prediction(labels, confidence, self.label_space, image, probabilities, thinned, uncertainty, quality)
+        return Prediction(
+            labels, confidence, self.label_space, image, probabilities, thinned, uncertainty, quality, windows
+        )  # fmt: skip
 
 
 def load(
@@ -486,23 +509,3 @@ def _saved_range(saved: Any) -> ValueRange:
         return ValueRange.from_json(saved)
     except (SegwrightError, KeyError, TypeError, ValueError, AttributeError) as error:
         raise BundleError("the model's value range cannot be used", found=str(saved)[:200]) from error
-
-
-def find_bundle(path: str | Path) -> Path:
-    """The bundle folder at ``path``: the path itself, or the ``model`` folder of a run; the version in service of a
-    slot, where ``model`` is a link, so that all that is read of it is of one version."""
-    path = Path(path)
-    for folder in (path, path / "model"):
-        if is_bundle(folder):
-            return folder.resolve() if folder.is_symlink() else folder
-    raise BundleError(
-        "no saved model here",
-        expected="a run folder, a bundle (model.json and model.safetensors) or an exported file",
-        found="nothing"
-        if not path.exists()
-        else ", ".join(sorted(e.name for e in path.iterdir())[:8] or ["an empty folder"])
-        if path.is_dir()
-        else "a file",
-        where=path,
-        fix="train one: segwright train DATA",
-    )

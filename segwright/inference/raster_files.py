@@ -130,7 +130,7 @@ def _write(file: Any, data: memoryview, offset: int) -> None:
 def _bytes(file: Any, offset: int, count: int) -> npt.NDArray[np.uint8]:
     file.seek(offset)
     found = np.empty(count, np.uint8)
-    view, done = memoryview(found), 0
+    view, done = found.data, 0
     while done < count:
         more = file.readinto(view[done:])
         if not more:

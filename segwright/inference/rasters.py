@@ -57,12 +57,13 @@ class RasterJob:
 
         What is on the disk stays if the process is stopped or killed, and goes if it ends or fails.
         """
-        remove = True
+        remove, facts = True, dict[str, Any]()
         try:
             if progress is not None:
                 self._advance = progress(self.predictor.window_count_of(*self.shape))
-            thinned = self.predictor.predict_windows(*self.shape, self._read, self._write, done=self._done)
+            thinned = self.predictor.predict_windows(*self.shape, self._read, self._write, done=self._done, facts=facts)
             item, counts = self._finish()
+            item["windows"] = facts
             return item, counts, thinned
         except (KeyboardInterrupt, SystemExit):
             remove = False
@@ -85,7 +86,8 @@ class RasterJob:
         return self.predictor.scaled(raster, self.path)
 
     def _write(self, part: Window, found: UInt8Array, confidence: Float32Array) -> None:
-        nothing = self._empty.pop(part)
+        nothing = self._empty[part]
+        self._empty.clear()
         if nothing is not None:
             found = np.where(nothing, np.uint8(IGNORE_INDEX), found)
         sure = confidence[part.core_in_window]

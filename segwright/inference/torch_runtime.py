@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -49,6 +50,13 @@ class TorchRuntime:
         self.dtype = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
         self._watched: Sequence[torch.nn.Module] = ()  # with hooks
         self._watching = threading.local()  # .maps: of the run in progress in this thread, by module
+
+    @cached_property
+    def receptive_radius(self) -> int | None:
+        """See :func:`segwright.inference.reach.receptive_radius`; measured once."""
+        from segwright.inference.reach import receptive_radius
+
+        return receptive_radius(self.model)
 
     @torch.inference_mode()
     def run(self, images: UInt8Array) -> torch.Tensor:

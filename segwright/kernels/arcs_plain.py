@@ -77,7 +77,7 @@ def simplify(points: Any, starts: Any, pairs: Any, corners: Any, direct: Any, ke
     arc_of = np.zeros(size, np.int64)
     inner = np.zeros(len(pairs), np.int64)  # points of an arc between its ends
     key = np.full(size, -1, np.int64)  # twice the area of the triangle with both neighbors; -1: an end
-    heap = [(np.int64(0), np.int64(0)) for _ in range(0)]
+    heap: Any = [(np.int64(0), np.int64(0)) for _ in range(0)]
     for arc in range(len(pairs)):
         low, high = starts[arc], starts[arc + 1]
         inner[arc] = high - low - 2
@@ -91,7 +91,8 @@ def simplify(points: Any, starts: Any, pairs: Any, corners: Any, direct: Any, ke
             heapq.heappush(heap, (key[i], np.int64(i)))
     limit = tolerance * tolerance
     while len(heap) > 0:
-        area, i = heapq.heappop(heap)
+        least = heapq.heappop(heap)
+        area, i = least[0], least[1]
         if not keep[i] or key[i] != area:
             continue
         arc = arc_of[i]

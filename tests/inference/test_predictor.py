@@ -21,6 +21,7 @@ from segwright.inference.bundle import Bundle, load_bundle, save_bundle
 from segwright.inference.prediction import Prediction
 from segwright.inference.predictor import Predictor, load
 from segwright.inference.sliding_window import sliding_windows
+from segwright.inference.window_run import UNKNOWN, Windowing
 from segwright.models.catalog import create_model
 
 SPACE = LabelSpace(("ground", "thing", "other"))
@@ -99,7 +100,7 @@ def test_seams_of_a_crf_in_windows_do_not_show(post: str, share: float) -> None:
     predictor = Predictor(Colors(), SPACE, post=post)
     predictor.window = 128
     steps = np.abs(np.diff(np.abs(whole.confidence - windowed.confidence), axis=1)).mean(axis=0)
-    seams = {part.core_left - 1 for part in sliding_windows(230, 320, 128, predictor._margin())} - {-1}
+    seams = {part.core_left - 1 for part in sliding_windows(230, 320, 128, predictor.windowing().margin)} - {-1}
     assert len(seams) >= 3
     assert steps[sorted(seams)].mean() < 3 * steps.mean() + 1e-4, "a seam would be a step in the difference"
     assert network.largest <= 128 * 128
@@ -111,13 +112,13 @@ def test_a_margin_too_narrow_would_show() -> None:
     whole = Predictor(Colors(), SPACE, post=text).predict(image)
     narrow = Predictor(Colors(), SPACE, post=text)
     narrow.window = 128
-    narrow._margin = lambda: 0  # type: ignore[method-assign]
+    narrow.windowing = lambda: Windowing(128, 0, 0, UNKNOWN, False)  # type: ignore[method-assign]
     wrong = (whole.labels != narrow.predict(image).labels).mean()
     assert wrong > 0.005
 
 
 def test_probabilities_of_a_large_image_come_in_windows_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("segwright.inference.predictor.DEFAULT_MARGIN", 16)
+    monkeypatch.setattr("segwright.inference.window_run.DEFAULT_MARGIN", 16)
     image, network = scene(), Colors()
     predictor = Predictor(network, SPACE)
     expected = predictor.predict(image, probabilities=True).probabilities
