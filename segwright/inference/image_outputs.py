@@ -60,15 +60,17 @@ class ImageOutputs:
 
     def finish(self, result: Item) -> None:
         """Write the files over all images, and put their paths into ``result``."""
-        if self.coco is not None:
-            if self.coco.images:
+        try:
+            if self.coco is not None and self.coco.images:
                 path = self.folder.root / COCO_FILE
                 self.folder.write(path, self.coco.save)
                 result["coco"] = str(path)
-            self.coco.close()
-        if self.areas is not None:
-            self.areas.finish()
-            result["areas"] = str(self.areas.path)
+        finally:
+            if self.coco is not None:
+                self.coco.close()
+            if self.areas is not None:
+                self.areas.finish()
+                result["areas"] = str(self.areas.path)
 
     # -- names ------------------------------------------------------------------------------------------------------
 

@@ -218,7 +218,7 @@ def _walk(folder: Path) -> tuple[tuple[Path, ...], tuple[str, ...]]:
     runs: list[str] = []
     linked: list[str] = []
     written: dict[str, int] = {}  # what earlier predictions wrote → size
-    earlier = videos = 0
+    earlier = videos = tars = 0
     for place, folders, names in os.walk(folder):
         here = Path(place)
         if here != folder and all(name in names for name in RUN_FILES):
@@ -234,6 +234,7 @@ def _walk(folder: Path) -> tuple[tuple[Path, ...], tuple[str, ...]]:
             path = here / name
             if name.startswith(".") or not path.is_file():
                 continue
+            tars += path.suffix.lower() == ".tar"
             if path.suffix.lower() in VIDEO_EXTENSIONS:
                 videos += 1
             elif path.suffix.lower() in EXTENSIONS:
@@ -250,6 +251,8 @@ def _walk(folder: Path) -> tuple[tuple[Path, ...], tuple[str, ...]]:
         notes.append(f"linked folders are not followed: {', '.join(linked[:4])}{', …' if len(linked) > 4 else ''}")
     if videos:
         notes.append(f"{videos} videos in the folder are skipped; give a video by its own path")
+    if tars:
+        notes.append(f"{tars} tars in the folder are skipped; give a tar by its own path, or a glob of them")
     return tuple(sorted(files)), tuple(notes)
 
 
