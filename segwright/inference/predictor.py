@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -318,7 +318,8 @@ class Predictor:
 
     def _radius(self) -> int | None:
         """The radius of the network's receptive field, measured once; UNKNOWN for a runtime that cannot."""
-        return getattr(self.runtime, "receptive_radius", UNKNOWN)
+        found: int | None = getattr(self.runtime, "receptive_radius", UNKNOWN)
+        return found
 
     def _run(self, height: int, width: int, local: Pipeline, thinner: Thinner | None) -> WindowRun:
         def predict(
@@ -355,7 +356,9 @@ class Predictor:
         plain = not pipeline and self.tta is None
         rows, columns = (slice(0), slice(0)) if seen is None else seen[0].grid.part(seen[1])[1]
         marginals: Float32Array | None = None
-        with nullcontext([]) if seen is None else features_of(self.runtime) as features:
+        watched: AbstractContextManager[list[Float32Array]]
+        watched = nullcontext([]) if seen is None else features_of(self.runtime)
+        with watched as features:
             if plain and not probabilities and seen is None:
                 found, sure = self.runtime.labels(pixels[None])
                 return found[0], sure[0], None

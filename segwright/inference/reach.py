@@ -30,7 +30,7 @@ def receptive_radius(model: SegmentationModel) -> int | None:
         image[..., left : left + STRIPE] = float("nan")
         with kernels.disabled():  # a compiled clamp may take a NaN for its bound
             logits = model(image).logits
-        reached = torch.isnan(logits).any(dim=2).any(dim=1)[0].nonzero()[:, 0].tolist()
+        reached: list[int] = torch.isnan(logits).any(dim=2).any(dim=1)[0].nonzero()[:, 0].tolist()
         if not reached or reached[0] > left or reached[-1] < left + STRIPE - 1:
             return None  # something took the NaN away: nothing is known
         if reached[0] > 0 and reached[-1] < width - 1:

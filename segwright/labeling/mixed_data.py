@@ -17,7 +17,7 @@ from segwright.data.records import ObjectCount, Reader, Record, Values
 from segwright.data.splits import make_splits
 from segwright.imageio import UInt8Array
 from segwright.inference.lineage import DataUsed, data_used
-from segwright.inference.predictor import fit_channels
+from segwright.inference.pixels import fit_channels
 from segwright.labeling.class_matching import ClassMatch
 from segwright.training.data_fingerprint import data_print, digest
 

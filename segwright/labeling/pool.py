@@ -25,7 +25,8 @@ from segwright.data.check.scan import thumbnail
 from segwright.imageio import read_image
 from segwright.inference.predictor import Predictor
 from segwright.inference.runtimes import features_of
-from segwright.inference.sources import is_video, open_sources
+from segwright.inference.sources import open_sources
+from segwright.inference.videos import is_video
 from segwright.labeling.scores import Float64Array, opinion, rarity
 from segwright.monitoring.journal import is_journal
 from segwright.monitoring.journal_files import IMAGES
