@@ -5,8 +5,9 @@
 
 For each answer, in milliseconds: *screen*, from the key event until the frame after the next question is drawn (two
 calls of requestAnimationFrame later, so that the paint is over); *disk*, until the server has acknowledged the stroke,
-which it does after fsync. Half of the answers stay on an image, half go to the next one, which the page has loaded
-ahead. Without ``--images``, scenes of 1920×1080 and of 4000×3000 pixels are drawn. Needs playwright and Chromium.
+which it does after fsync; *cpu*, what all processes of Chromium use of their cores in that time (Linux), which does not
+grow with what else the machine does. Half of the answers stay on an image, half go to the next one, which the page has
+loaded ahead. Without ``--images``, scenes of 1920×1080 and of 4000×3000 pixels are drawn. Needs playwright, Chromium.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 
 from segwright.core.types import Float32Array, LabelSpace
 from segwright.demo.street_scene import draw_street
@@ -126,7 +128,9 @@ def measure(photos: Path, model: Path | None, answers: int, chromium: str) -> di
     with opened(photos, model, chromium, (1920, 1080), answers) as (page, service):
         for number in range(answers):
             page.wait_for_timeout(LOOKING)  # a person looks; the page loads ahead
-            rows.append(page.evaluate(MEASURE, "Enter" if number % 3 else "2"))
+            before = cpu_milliseconds()
+            row = page.evaluate(MEASURE, "Enter" if number % 3 else "2")
+            rows.append([*row, cpu_milliseconds() - before])
         height, width = service.images.size(0)
     return {
         "image": f"{width}×{height}",
@@ -134,8 +138,21 @@ def measure(photos: Path, model: Path | None, answers: int, chromium: str) -> di
         "screen_same_image": spread([row[0] for row in rows if row[2]]),
         "screen_next_image": spread([row[0] for row in rows if not row[2]]),
         "disk": spread([row[1] for row in rows]),
+        "cpu_same_image": spread([row[3] for row in rows if row[2]]),
+        "cpu_next_image": spread([row[3] for row in rows if not row[2]]),
         "load": round(os.getloadavg()[0] / (os.cpu_count() or 1), 1),  # processes that want a core, per core
     }
+
+
+def cpu_milliseconds() -> float:
+    """The time that the threads of this process's Chromium have run so far; 0 where the system does not show it."""
+    total = 0
+    for child in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.Error, OSError, ValueError, IndexError):
+            if "chrom" in child.name():
+                for thread in Path(f"/proc/{child.pid}/task").iterdir():
+                    total += int((thread / "schedstat").read_text().split()[0])
+    return total / 1e6
 
 
 def screenshot(photos: Path, model: Path, chromium: str, out: Path) -> None:

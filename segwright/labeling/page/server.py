@@ -73,6 +73,11 @@ def open_label_page(
     make_trainer: MakeTrainer | None = None,
 ) -> LabelService:
     """The service of one label folder; UsageError or DataError if images or folder cannot be used."""
+    if images.is_dir() and folder.resolve() == images.resolve():
+        raise UsageError(
+            "the folder holds something else", expected="a label folder", found="the images", where=folder,
+            fix="name another one with --out",
+        )  # fmt: skip
     names = list_images(images, exclude=(folder,))
     store = LabelFolder.open(folder, images, label_space, model)
     try:

@@ -166,7 +166,9 @@ export class View {
     const zoom = this.transform(context);
     context.imageSmoothingEnabled = zoom < 2;
     const level = this.level();
-    for (let rough = this.image.levels; rough > level; rough--) this.paintTiles(context, rough, false);
+    if (!this.loaded(level)) {  // coarser tiles stand for those that are on their way
+      for (let rough = this.image.levels; rough > level; rough--) this.paintTiles(context, rough, false);
+    }
     this.paintTiles(context, level, true);
     if (this.shown !== "image") {
       context.imageSmoothingEnabled = false;
@@ -182,6 +184,14 @@ export class View {
     for (let row = Math.max(0, Math.floor(this.y / side)); row * side < bottom; row++) {
       for (let column = Math.max(0, Math.floor(this.x / side)); column * side < right; column++) each(row, column);
     }
+  }
+
+  loaded(level) {
+    let all = true;
+    this.eachVisible(this.tile << level, (row, column) => {
+      if (!this.image.tile(level, row, column, true, () => this.draw())) all = false;
+    });
+    return all;
   }
 
   paintTiles(context, level, load) {
