@@ -53,6 +53,7 @@ if TYPE_CHECKING:
         train,
         tune,
         tune_postprocessing,
+        write_tasks,
     )
     from segwright.augment.corruptions import corrupt
     from segwright.core.errors import (
@@ -112,7 +113,8 @@ _HOME = {
         "ConvertResult FailedFile ModelInfo PredictResult PredictedFile benchmark check choose_split compare convert "
         "create_model cross_validate ensemble evaluate export find_label_errors fit_error_model import_weights "
         "label list_models load lr_range make_reference monitor open_dataset plot_crf predict promote "
-        "read_journal read_lineage read_reference refine select serve train tune tune_postprocessing"
+        "read_journal read_lineage read_reference refine select serve train tune tune_postprocessing "
+        "write_tasks"
     ),
     "segwright.core.errors": (
         "BundleError BundleWriteError CheckpointError ConfigError DataError DeadProcessError DepthError DownloadError "
@@ -243,6 +245,7 @@ __all__ = [
     "train",
     "tune",
     "tune_postprocessing",
+    "write_tasks",
 ]
 
 

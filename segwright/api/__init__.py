@@ -11,7 +11,7 @@ from segwright.api.inference import evaluate, predict, serve
 from segwright.api.journal import make_reference, read_journal, read_reference
 from segwright.api.label_errors import find_label_errors
 from segwright.api.label_page import label
-from segwright.api.labeling import select
+from segwright.api.labeling import select, write_tasks
 from segwright.api.models import create_model, ensemble, export, import_weights, list_models, load
 from segwright.api.monitoring import monitor
 from segwright.api.postprocess import plot_crf, tune_postprocessing
@@ -60,6 +60,7 @@ __all__ = [
     "train",
     "tune",
     "tune_postprocessing",
+    "write_tasks",
 ]
 
 __getattr__ = renamed_names(

@@ -11,10 +11,11 @@ from segwright.api.inference import as_predictor
 if TYPE_CHECKING:
     from segwright.inference.predictor import Predictor
     from segwright.labeling.questions import Selection
+    from segwright.labeling.task_files import Tasks
 
     Model = str | Path | Predictor
 
-__all__ = ["select"]
+__all__ = ["select", "write_tasks"]
 
 
 def select(
@@ -124,3 +125,64 @@ def select(
 
         write_sheet(sheet, found, lambda path: read(path, predictors))
     return found
+
+
+def write_tasks(
+    selection: Selection | str | Path,
+    to: str,
+    out: str | Path,
+    *,
+    model: Model | None = None,
+    document_root: str | Path | None = None,
+    device: str = "auto",
+    eight_bit: str | None = None,
+    trust_external: bool = False,
+) -> Tasks:
+    """Write the images of a selection as files that a labeling tool imports, most valuable first, with masks.
+
+    One mask per class, equal to the model's prediction pixel by pixel. Images are not copied.
+
+    Parameters
+    ----------
+    selection : Selection or str or Path
+        Of :func:`segwright.select`, or its file.
+    to : {"cvat", "label-studio", "labelme"}
+        The tool.
+    out : str or Path
+        A new folder.
+    model : str or Path or Predictor, optional
+        Gives the masks; left out: the images alone.
+    document_root : str or Path, optional
+        The folder from which Label Studio serves local files; the parent of the images' folder if left out.
+    device, eight_bit, trust_external
+        As for :func:`segwright.load`.
+
+    Returns
+    -------
+    Tasks
+        ``folder``, ``images`` in their order, ``failed`` (file, why), ``notes``.
+
+    Raises
+    ------
+    UsageError
+        An unknown tool, a folder that is not empty, or images outside the document root.
+
+    Examples
+    --------
+    >>> import segwright as sw
+    >>> found = sw.select("run", "streets/images/test", count=2, clicks=5, device="cpu")
+    >>> len(sw.write_tasks(found, "label-studio", "tasks", model="run", device="cpu").images)
+    2
+    """
+    from segwright.labeling import task_files
+    from segwright.labeling.label_studio_version import model_version
+    from segwright.labeling.questions import Selection
+
+    found = selection if isinstance(selection, Selection) else Selection.load(selection)
+    if model is None:
+        return task_files.write_tasks(found, to, out, root=document_root)
+    predictor = as_predictor(model, device, None, None, eight_bit, trust_external)
+    version = model_version(Path(model), Path(model).name) if isinstance(model, str | Path) else "segwright"
+    return task_files.write_tasks(
+        found, to, out, lambda path: predictor.predict(predictor.read(path)), version=version, root=document_root
+    )

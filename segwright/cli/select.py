@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -11,8 +11,13 @@ from segwright.cli.common import Device, EightBit, Json, TrustExternal, check_js
 from segwright.core.errors import UsageError
 from segwright.core.progress import literal
 
+if TYPE_CHECKING:
+    from segwright.labeling.questions import Selection
+    from segwright.labeling.task_files import Tasks
+
 SHOWN = 12  # images on the screen
 NO_MODEL = "none"
+TOOLS = ("cvat", "label-studio", "labelme")  # of segwright.labeling.task_files, which imports torch
 
 
 def select(
@@ -59,6 +64,13 @@ def select(
         Path | None,
         typer.Option("--labels", metavar="FOLDER", help="What is labeled so far: a label folder, or masks with 255."),
     ] = None,
+    to: Annotated[
+        str | None,
+        typer.Option("--to", metavar="cvat|label-studio|labelme", help="Also write pre-labels that this tool imports."),
+    ] = None,
+    tasks: Annotated[
+        Path | None, typer.Option("--tasks", metavar="FOLDER", help="Where they go; beside --out if left out.")
+    ] = None,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Of the random share.")] = 0,
     device: Device = "auto",
     eight_bit: EightBit = None,
@@ -69,6 +81,10 @@ def select(
     from segwright import api
 
     check_json(json)
+    if to is not None and (to not in TOOLS or model == NO_MODEL):
+        raise UsageError(
+            "pre-labels need a tool and a model", expected=", ".join(TOOLS), found=f"{to}, model {model}"[:200]
+        )
     models, sources = _models_first(model, images)
     place = out.with_suffix(".html") if sheet is None else sheet
     found = api.select(
@@ -76,6 +92,12 @@ def select(
         questions=questions, disagreement=disagreement, random_share=random_share, labels=labels, seed=seed, out=out,
         sheet=place, device=device, eight_bit=eight_bit, trust_external=trust_external,
     )  # fmt: skip
+    written = None
+    if to is not None:
+        written = api.write_tasks(
+            found, to, out.with_name(f"{out.stem}-{to}") if tasks is None else tasks, model=models[0], device=device,
+            eight_bit=eight_bit, trust_external=trust_external,
+        )  # fmt: skip
     screen = console()
     for image in found.images[:SHOWN]:
         why = "random" if image.random else f"score {image.score:.3f}"
@@ -97,9 +119,20 @@ def select(
         screen.print(literal(f"not used: {file}: {error.splitlines()[0]}"), soft_wrap=True)
     if len(found.failed) > 5:
         screen.print(literal(f"not used: {len(found.failed) - 5} more, see {out}"), soft_wrap=True)
-    for line in (f"selection: {out}", f"page: {place}", f"next: segwright label IMAGES --questions {out}"):
+    for line in (f"selection: {out}", f"page: {place}", *_next(written, found, out)):
         screen.print(literal(line), soft_wrap=True)
     write_result(json, found.to_json())
+
+
+def _next(written: Tasks | None, found: Selection, out: Path) -> list[str]:
+    """What to do with the selection, or with the files that were written for another tool."""
+    if written is None:
+        return [f"next: segwright label IMAGES --questions {out}"]
+    from segwright.labeling.task_files import next_steps
+
+    notes = [f"note: {note}" for note in written.notes]
+    failed = [f"not pre-labeled: {file}: {why}" for file, why in written.failed[:5]]
+    return [*notes, *failed, *(f"{what}: {command}" for what, command in next_steps(written, found).items())]
 
 
 def _models_first(model: str, rest: list[str]) -> tuple[list[str], list[str]]:

@@ -13,7 +13,6 @@ per task is expected and a prediction without regions would be stored as an empt
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import json
 import logging
 import os
@@ -41,6 +40,7 @@ from segwright.inference.prediction import Prediction
 from segwright.labeling.label_studio_config import Labeling, match_classes, parse_names
 from segwright.labeling.label_studio_fetch import HostFetcher, origin_of
 from segwright.labeling.label_studio_store import AnnotationFolder
+from segwright.labeling.label_studio_version import model_version
 from segwright.serving.http import check_sender, read_body
 from segwright.serving.limits import RequestRejected
 from segwright.serving.responses import json_response
@@ -380,12 +380,3 @@ def read_key(path: str | Path | None) -> str | None:
     if not key.isascii() or any(sign.isspace() for sign in key) or len(key) > 4096:
         raise UsageError("not an API key of Label Studio", expected="one word", found=f"{len(key)} characters")
     return key or None
-
-
-def model_version(path: Path, name: str) -> str:
-    """The model's name with the beginning of the hash of its weights: the same weights are the same version."""
-    weights = path if path.is_file() else next(path.glob("**/model.safetensors"), None)
-    if weights is None:
-        return name
-    with open(weights, "rb") as file:
-        return f"{name} {hashlib.file_digest(file, 'sha256').hexdigest()[:12]}"

@@ -29,9 +29,10 @@ from segwright.inference.predictor import load
 from segwright.models.catalog import create_model
 
 pytest.importorskip("uvicorn", reason="needs the extra serve")
-from segwright.labeling.label_studio import label_studio_routes, model_version, read_key
+from segwright.labeling.label_studio import label_studio_routes, read_key
 from segwright.labeling.label_studio_config import Labeling, match_classes, parse_names
 from segwright.labeling.label_studio_fetch import FetchError, HostFetcher
+from segwright.labeling.label_studio_version import model_version
 from segwright.serving.app import create_app
 from segwright.serving.server import bind, build_server
 

@@ -51,7 +51,7 @@ from segwright.data.formats.writing import (
 )
 from segwright.data.records import Dataset, Problem, Record
 from segwright.data.text_files import MAX_ANNOTATION_BYTES, open_regular, read_bytes
-from segwright.imageio import read_header, write_bytes
+from segwright.imageio import UInt8Array, read_header, write_bytes
 
 PIECE = 1 << 20  # bytes that the XML parser is handed at a time
 MAX_HELD = 1_000_000  # elements of an XML in memory: of the image or track that is read, and what is beside them
@@ -369,33 +369,51 @@ def open_cvat(tree: Tree) -> Dataset:
 def write_cvat(dataset: Dataset, samples: Iterator[OutputSample], out: Path) -> None:
     """images/x.jpg, annotations.xml (CVAT for images 1.1) with a mask a class."""
     names, fill = class_names(dataset), background_index(dataset)
+    lines = header_lines(annotation_labels(dataset))
+    for number, sample in enumerate(samples):
+        data, ending = sample.image
+        file = f"{sample.name}{ending}"
+        write_bytes(out / "images" / file, data)
+        lines += image_lines(number, file, sample.split, sample.size, sample.mask, names, fill)
+    lines.append("</annotations>")
+    write_bytes(out / "annotations.xml", "\n".join(lines).encode())
+
+
+def header_lines(labels: Sequence[tuple[str, Color]]) -> list[str]:
+    """The beginning of an XML, up to the images."""
     lines = [
         '<?xml version="1.0" encoding="utf-8"?>',
         "<annotations>",
         "<version>1.1</version>",
         "<meta><task><labels>",
     ]
-    for name, color in annotation_labels(dataset):
+    for name, color in labels:
         code = "#{:02x}{:02x}{:02x}".format(*color)
         lines.append(f"<label><name>{_escape(name)}</name><color>{code}</color><type>mask</type></label>")
-    lines.append("</labels></task></meta>")
-    for number, sample in enumerate(samples):
-        data, ending = sample.image
-        height, width = sample.size
-        file = f"{sample.name}{ending}"
-        write_bytes(out / "images" / file, data)
-        subset = f" subset={quoteattr(sample.split)}" if sample.split else ""
-        lines.append(f'<image id="{number}" name={quoteattr(file)}{subset} width="{width}" height="{height}">')
-        for label, top, left, region in [] if sample.mask is None else class_regions(sample.mask, fill):
-            name = IGNORE_NAME if label == IGNORE_INDEX else names[label]
-            counts = ", ".join(map(str, encode_rows(region)))
-            lines.append(
-                f'<mask label={quoteattr(name)} source="manual" occluded="0" rle="{counts}" left="{left}" top="{top}" '
-                f'width="{region.shape[1]}" height="{region.shape[0]}" z_order="0"/>'
-            )
-        lines.append("</image>")
-    lines.append("</annotations>")
-    write_bytes(out / "annotations.xml", "\n".join(lines).encode())
+    return [*lines, "</labels></task></meta>"]
+
+
+def image_lines(
+    number: int,
+    file: str,
+    split: str | None,
+    size: tuple[int, int],
+    mask: UInt8Array | None,
+    names: Sequence[str],
+    fill: int,
+    source: str = "manual",
+) -> list[str]:
+    """One image of an XML with a mask per class except ``fill``; ``size``: height, width."""
+    subset = f" subset={quoteattr(split)}" if split else ""
+    lines = [f'<image id="{number}" name={quoteattr(file)}{subset} width="{size[1]}" height="{size[0]}">']
+    for label, top, left, region in [] if mask is None else class_regions(mask, fill):
+        name = IGNORE_NAME if label == IGNORE_INDEX else names[label]
+        counts = ", ".join(map(str, encode_rows(region)))
+        lines.append(
+            f'<mask label={quoteattr(name)} source="{source}" occluded="0" rle="{counts}" left="{left}" top="{top}" '
+            f'width="{region.shape[1]}" height="{region.shape[0]}" z_order="0"/>'
+        )
+    return [*lines, "</image>"]
 
 
 def _escape(name: str) -> str:

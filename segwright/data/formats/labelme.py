@@ -13,7 +13,7 @@ import base64
 import binascii
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -376,32 +376,31 @@ def write_labelme(dataset: Dataset, samples: Iterator[OutputSample], out: Path) 
         write_bytes(folder / f"{sample.name}{ending}", data)
         if sample.mask is None:
             continue
-        shapes: list[dict[str, Any]] = [
-            {
-                "label": IGNORE_NAME if label == IGNORE_INDEX else names[label],
-                "points": [[left, top], [left + region.shape[1] - 1, top + region.shape[0] - 1]],
-                "group_id": None,
-                "description": "",
-                "shape_type": "mask",
-                "flags": {},
-                "mask": base64.b64encode(encode_png(region.astype(np.uint8))).decode(),
-            }
-            for label, top, left, region in class_regions(sample.mask, fill)
-        ]
-        height, width = sample.size
-        page: dict[str, Any] = {
-            "version": "5.5.0",
-            "flags": {},
-            "shapes": shapes,
-            "imagePath": f"{sample.name}{ending}",
-            "imageData": None,
-            "imageHeight": height,
-            "imageWidth": width,
-        }
+        page = mask_page(sample.mask, f"{sample.name}{ending}", names, fill)
         write_bytes(folder / f"{sample.name}.json", json.dumps(page, indent=1, ensure_ascii=False).encode())
     lines = "".join(f"{name}\n" for name, _ in annotation_labels(dataset))
     write_bytes(out / "labels.txt", lines.encode())
     write_classes(dataset, out, IGNORE_NAME)  # for the colors, which labels.txt cannot hold
+
+
+def mask_page(mask: UInt8Array, image: str, names: Sequence[str], fill: int) -> dict[str, Any]:
+    """The JSON of an image at the path ``image`` with a shape of type mask per class except ``fill``."""
+    shapes: list[dict[str, Any]] = [
+        {
+            "label": IGNORE_NAME if label == IGNORE_INDEX else names[label],
+            "points": [[left, top], [left + region.shape[1] - 1, top + region.shape[0] - 1]],
+            "group_id": None,
+            "description": "",
+            "shape_type": "mask",
+            "flags": {},
+            "mask": base64.b64encode(encode_png(region.astype(np.uint8))).decode(),
+        }
+        for label, top, left, region in class_regions(mask, fill)
+    ]
+    return {
+        "version": "5.5.0", "flags": {}, "shapes": shapes, "imagePath": image, "imageData": None,
+        "imageHeight": mask.shape[0], "imageWidth": mask.shape[1],
+    }  # fmt: skip
 
 
 FORMAT = Format("labelme", "labelme", "x.json with shapes beside x.jpg", detect, open_labelme, writer=write_labelme)

@@ -135,13 +135,23 @@ def class_table(space: LabelSpace, ignored: str = "ignore") -> str:
 
 def background_index(dataset: Dataset) -> int:
     """The index that annotation formats leave out: the background, else 255 (ignored)."""
-    names = class_names(dataset)
+    return uncovered_index(dataset.label_space)
+
+
+def uncovered_index(space: LabelSpace) -> int:
+    """The index of what no shape covers: the background, else 255 (ignored)."""
+    names = written_names(space)
     return next((i for i, name in enumerate(names) if name.strip().lower() in BACKGROUND_NAMES), IGNORE_INDEX)
 
 
 def annotation_labels(dataset: Dataset) -> list[tuple[str, Color]]:
     """(name, color), ``__ignore__`` first; readers then add no background where there is none."""
-    return [(IGNORE_NAME, (0, 0, 0)), *zip(class_names(dataset), dataset.label_space.colors, strict=True)]
+    return written_labels(dataset.label_space)
+
+
+def written_labels(space: LabelSpace) -> list[tuple[str, Color]]:
+    """:func:`annotation_labels` of a label space."""
+    return [(IGNORE_NAME, (0, 0, 0)), *zip(written_names(space), space.colors, strict=True)]
 
 
 def bounding_box(region: npt.NDArray[np.bool_]) -> tuple[int, int, int, int]:
