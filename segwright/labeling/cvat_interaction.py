@@ -50,7 +50,7 @@ class PointFunction:
 
 
 def as_array(image: PIL.Image.Image) -> np.ndarray[Any, Any]:
-    """H×W×C of an image as CVAT hands it over: turned as its EXIF says, as CVAT shows it; palettes become RGB."""
+    """H×W×C of an image as CVAT hands it over: turned by its EXIF, as CVAT shows it; palettes become RGB."""
     from PIL import ImageOps
 
     upright = ImageOps.exif_transpose(image)

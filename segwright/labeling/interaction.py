@@ -3,9 +3,10 @@
 The image is divided once into small units that cross no border of the predicted label mask: superpixels, each with its
 mean color and its mean class probabilities. Going from a unit to its neighbor costs more where the probabilities and
 the color change. A unit belongs to the object if the cheapest way to a positive point is shorter than that to a
-negative one, the border of the box, or a unit outside the segments that the positive points are in. So the first point
-gives the model's whole segment, a negative point cuts it along the strongest edge between the two, and a positive point
-in another segment adds that one.
+negative one, among the segments that the positive points are in. So the first point gives the model's whole segment, a
+negative point cuts it along the strongest edge between the two, and a positive point in another segment adds what is
+nearest to it there, up to ``GROWTH`` of the first segment: a correction is small, and a road must not join a car. A box
+bounds the result.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ Point = tuple[float, float]  # x, y in pixels; pixel (column, row) is the square
 
 UNIT = 8  # pixels: the side of a unit
 STEP = 0.02  # the cost of a step between equal units: the shorter of equal ways wins
+GROWTH = 0.3  # of the first segment's pixels, that a further point adds at most; 10 clicks: 0.80 IoU, without it 0.78
 COLOR = 0.02  # the cost of one CIE Lab unit of difference
 
 
@@ -105,13 +107,29 @@ def object_mask(
     unwanted = [_pixel(point, height, width) for point in negative]
     seeds = {int(units.number[place]) for place in wanted}
     others = {int(units.number[place]) for place in unwanted} - seeds
-    allowed = np.isin(units.segment, [units.segment[one] for one in seeds])
+    allowed = _allowed(units, [int(units.number[place]) for place in wanted])
     near, far = _distances(units, seeds, allowed), _distances(units, others, allowed)
-    result = ((near <= far) & np.isfinite(near))[units.number] & inside
+    result = ((near <= far) & np.isfinite(near) & allowed)[units.number] & inside
     for one in seeds & {int(units.number[place]) for place in unwanted}:  # both kinds of points in one unit
         rows, columns = np.nonzero(units.number == one)
         to_wanted, to_unwanted = _nearest(rows, columns, wanted), _nearest(rows, columns, unwanted)
         result[rows, columns] = (to_wanted <= to_unwanted) & inside[rows, columns]
+    return result
+
+
+def _allowed(units: Units, seeds: Sequence[int]) -> npt.NDArray[np.bool_]:
+    """(N,): the whole segment of the first seed; of the others' segments what is nearest to them."""
+    sizes = np.bincount(units.number.ravel(), minlength=len(units.segment))
+    result: npt.NDArray[np.bool_] = units.segment == units.segment[seeds[0]]
+    most = GROWTH * float(sizes[result].sum())
+    for seed in seeds[1:]:
+        if result[seed]:
+            continue
+        segment = units.segment == units.segment[seed]
+        order = np.argsort(_distances(units, {seed}, segment), kind="stable")
+        order = order[segment[order]]
+        result[order[np.cumsum(sizes[order]) <= most]] = True
+        result[seed] = True
     return result
 
 

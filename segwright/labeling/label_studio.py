@@ -57,7 +57,7 @@ SAVED = ("ANNOTATION_CREATED", "ANNOTATION_UPDATED")
 
 @dataclass(frozen=True)
 class LabelStudioOptions:
-    """What ``serve --label-studio`` is told."""
+    """The options of ``serve --label-studio``."""
 
     url: str  # of the Label Studio server
     key: str | None = None  # an API key of it
@@ -264,8 +264,8 @@ class LabelStudioBackend:
                 kept = [one for one in task.get("annotations") or [] if not one.get("was_cancelled")]
                 chosen = next((one for one in kept if one.get("ground_truth")), kept[-1] if kept else None)
                 if chosen is not None:
-                    said = await self._save(task, chosen)
-                    state["stored" if said.startswith("stored") else "not_stored"] += 1
+                    outcome = await self._save(task, chosen)
+                    state["stored" if outcome.startswith("stored") else "not_stored"] += 1
         except (SegwrightError, ValueError, AttributeError) as error:
             state["error"] = str(error)[:300]
             logger.error("label studio: the annotations of project %s are not fetched: %s", project, error)

@@ -1,4 +1,4 @@
-"""What a Label Studio project asks for: its labeling configuration, and the model's classes as its labels."""
+"""A Label Studio project: its labeling configuration, and the model's classes as its labels."""
 
 from __future__ import annotations
 

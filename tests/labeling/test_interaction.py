@@ -43,6 +43,17 @@ def test_the_first_point_gives_the_segment_and_a_negative_one_cuts_it_at_the_edg
     np.testing.assert_array_equal(joined, left)
 
 
+def test_a_further_point_adds_a_small_segment_whole_and_of_a_large_one_what_is_near() -> None:
+    image, labels, chances = scene()
+    units = prepare(image, labels, chances)
+    small, large = labels == 0, np.zeros_like(labels, bool)
+    large[20:44, 10:64] = True
+    road = object_mask(units, [(15.5, 30.0), (2.5, 40.0)])
+    assert road[large].all() and road[40, 2]
+    assert 0 < (road & small).sum() <= 0.3 * large.sum() + 64
+    assert (road & small)[:, :40].sum() == (road & small).sum(), "near the point"
+
+
 def test_a_box_bounds_the_object_and_stands_for_its_middle() -> None:
     units = prepare(*scene())
     found = object_mask(units, [], box=((12, 22), (36, 42)))
