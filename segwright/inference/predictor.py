@@ -29,13 +29,7 @@ from segwright.inference.runtimes import Runtime, features_of, labels_and_scores
 from segwright.inference.sliding_window import DEFAULT_WINDOW, Window, sliding_windows
 from segwright.inference.thinned import ThinnedOutput, Thinner, log_scores
 from segwright.inference.tta import TestTimeAugmentation, parse_tta
-from segwright.inference.uncertainty import (
-    UncertaintyMeasure,
-    check_measure,
-    map_of_probabilities,
-    map_of_samples,
-    parse_measure,
-)
+from segwright.inference.uncertainty import UncertaintyMeasure, check_measure, parse_measure, uncertainty_map
 from segwright.inference.window_run import UNKNOWN, Windowing, WindowRun
 from segwright.inference.windowed import Assembly, Wanted, check_finite, confidence_of, is_out_of_memory
 from segwright.postprocess.pipeline import Pipeline, parse_pipeline
@@ -206,7 +200,7 @@ class Predictor:
         if not self._large(image):
             seen = None if thinner is None else (thinner, thinner.whole())
             labels, confidence, marginals = self._part(image, self.pipeline or Pipeline(), wanted.marginals, None, seen)
-            unsure = self._uncertainty(wanted.measure, image, marginals)
+            unsure = uncertainty_map(wanted.measure, self.runtime, image, marginals, self.label_space)
             quality = self._quality(marginals, labels) if wanted.quality else None
             kept = marginals if wanted.probabilities else None
             return self._checked(image, labels, confidence, kept, thinner, unsure, quality)
@@ -214,7 +208,7 @@ class Predictor:
         local, regional = self._pipelines()
         run = self._run(height, width, local, thinner)
         for one in run.outputs(lambda part: image[part.window], wanted.marginals):
-            unsure = self._uncertainty(wanted.measure, one.pixels, one.marginals)
+            unsure = uncertainty_map(wanted.measure, self.runtime, one.pixels, one.marginals, self.label_space)
             found.add(one.part, one.labels, one.confidence, one.marginals, unsure)
             advance(1)
         self._note_windows(run)
@@ -224,17 +218,6 @@ class Predictor:
         return self._checked(
             image, found.labels, found.confidence, found.marginals, thinner, found.uncertainty, quality, run.facts()
         )  # fmt: skip
-
-    def _uncertainty(
-        self, measure: UncertaintyMeasure | None, pixels: UInt8Array, marginals: Float32Array | None
-    ) -> Float32Array | None:
-        """The map (H, W) of an image or a window with its probabilities."""
-        if measure is None:
-            return None
-        if measure.of_probabilities:
-            assert marginals is not None  # Wanted.marginals
-            return map_of_probabilities(measure, marginals)
-        return map_of_samples(measure, self.runtime, pixels, self.label_space.mirrored())
 
     def _quality(self, marginals: Float32Array | None, labels: UInt8Array, thin: int = 0) -> Quality | None:
         """The estimate of the error model; ``thin``: how far the marginals are thinned out already, 0: not yet."""

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from segwright.core.errors import ModelError, UsageError
-from segwright.core.types import Float32Array, UInt8Array
+from segwright.core.types import Float32Array, LabelSpace, UInt8Array
 from segwright.inference.region_features import dispersion
 from segwright.inference.runtimes import Runtime
 from segwright.inference.tta import parse_tta
@@ -122,6 +122,22 @@ def check_measure(measure: UncertaintyMeasure, runtime: Runtime) -> None:
             found=getattr(network.model, "architecture", "") or type(network.model).__name__,
             fix="join several models by `segwright ensemble`, or use --uncertainty tta",
         )
+
+
+def uncertainty_map(
+    measure: UncertaintyMeasure | None,
+    runtime: Runtime,
+    pixels: UInt8Array,
+    marginals: Float32Array | None,
+    space: LabelSpace,
+) -> Float32Array | None:
+    """The map (H, W) of an image or a window with its probabilities (K, H, W); None without a measure."""
+    if measure is None:
+        return None
+    if measure.of_probabilities:
+        assert marginals is not None  # the caller computes them for such a measure
+        return map_of_probabilities(measure, marginals)
+    return map_of_samples(measure, runtime, pixels, space.mirrored())
 
 
 def map_of_probabilities(measure: UncertaintyMeasure, probabilities: Float32Array) -> Float32Array:
