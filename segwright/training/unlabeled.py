@@ -93,7 +93,9 @@ def find_unlabeled(
             lines.append(f"{len(names)} of them left out: {reason} ({shown})")
     partial = None
     if config.unlabeled.own == "pixels":
-        rows = world.broadcast_from_rank0(lambda: _with_ignored(data, train), list, list)
+        rows: list[int] = world.broadcast_from_rank0(
+            lambda: _with_ignored(data, train), lambda found: found, lambda found: found
+        )
         partial = train.subset(rows, train.name) if rows else None
         lines.append(
             f"the ignored pixels (255) of {len(rows)} training masks get pseudo-labels: right where they are not "
@@ -135,14 +137,14 @@ def open_unlabeled(where: str, data: Dataset) -> tuple[Split, list[str]]:
         reader = FileReader(data.label_space, value_range=data.value_range, bands=data.reader.bands)
         lines = [f"{len(records)} unlabeled images in {where}", *source.notes, *_same_names(source.files)]
         return Split("unlabeled", records, reader), lines
-    reader = other.reader.changed(value_range=data.value_range, bands=data.reader.bands)
+    own_reader = other.reader.changed(value_range=data.value_range, bands=data.reader.bands)
     records = [Record(f"unlabeled/{r.id}", r.image_path, None, r.payload, labeled=r.labeled) for r in other.records]
     loose = [Record(f"unlabeled/{path}", path) for path in other.unpaired_images]
     lines = [f"{len(records) + len(loose)} unlabeled images in {where}"]
     labeled = sum(bool(record.labeled) for record in records)
     if labeled:
         lines.append(f"it is a dataset ({other.format}): the masks of {labeled} images are not used")
-    return Split("unlabeled", [*records, *loose], reader), lines
+    return Split("unlabeled", [*records, *loose], own_reader), lines
 
 
 def own_unlabeled(data: Dataset) -> Split:
