@@ -122,6 +122,10 @@ def _service(
     from segwright.labeling.questions import Selection
     from segwright.labeling.store import LabelFolder
 
+    predictor: Predictor | None = None
+    current: Path | None = None
+    trains = False
+
     def load_model(path: Path) -> Predictor:
         return load(path, device=options.device, eight_bit=eight_bit, trust_external=trust_external)
 
@@ -129,7 +133,6 @@ def _service(
         assert current is not None
         return Between(store, shown, queue, current, load_model, options)
 
-    predictor, current, trains = None, None, False
     if model is not None:
         current = resumed_model(folder, Path(model).resolve())
         predictor = load_model(current)
