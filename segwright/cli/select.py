@@ -101,7 +101,8 @@ def select(
     screen = console()
     for image in found.images[:SHOWN]:
         why = "random" if image.random else f"score {image.score:.3f}"
-        copies = f", stands for {len(image.stands_for)} near-duplicates" if image.stands_for else ""
+        alike = len(image.stands_for)
+        copies = f", stands for {alike} near-duplicate{'s' if alike > 1 else ''}" if alike else ""
         screen.print(literal(f"{image.image}  ({why}{copies})"), soft_wrap=True)
     if len(found.images) > SHOWN:
         screen.print(literal(f"… and {len(found.images) - SHOWN} more"))

@@ -7,8 +7,8 @@ each of them is wrong where it matters most; of images that only show something 
 therefore learns what to add to ATC, on the held-out images under many corruptions, whose truth is known: a linear
 function of the other estimates, of which the more is used the further the statistics of the images themselves
 (brightness, sharpness, noise, …) are from those of the held-out images, and a Gaussian process on what it leaves. Far
-from every corruption that it knows, in images as good as before, it is ATC. Its interval is made of the errors that it
-makes on kinds of corruption which it was not fitted on.
+from every corruption it was fitted on, in images as good as before, it is ATC. Its interval is made of the errors
+that it makes on kinds of corruption which were left out.
 """
 
 from __future__ import annotations
@@ -239,8 +239,14 @@ class AccuracyModel:
         """BundleError if it is damaged or of a newer version."""
         tree, arrays = attachment.description, attachment.arrays
         try:
-            if tree.get("format") != FORMAT or int(tree["version"]) > VERSION:
-                raise ValueError("another kind, or a newer version")
+            if tree.get("format") == FORMAT and int(tree["version"]) != VERSION:
+                kind = "a newer" if int(tree["version"]) > VERSION else "an older"
+                raise BundleError(
+                    f"the estimator of the accuracy was made by {kind} version of segwright", where=where,
+                    fix="make it again: segwright reference MODEL DATA",
+                )  # fmt: skip
+            if tree.get("format") != FORMAT:
+                raise ValueError("another kind")
             parts = {key: np.asarray(arrays[key], np.float64)
                      for key in ("hits", "truth", "features", "miou", "sizes", "errors", "scalars", "statistics",
                                  "center")}  # fmt: skip
