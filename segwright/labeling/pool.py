@@ -163,7 +163,7 @@ def _colors(pixels: UInt8Array) -> Float32Array:
     """(108,) color values of a coarse grid, 0…1: what distinguishes images without a model."""
     first = pixels[..., :3] if pixels.shape[2] >= 3 else np.repeat(pixels[..., :1], 3, axis=2)
     small = cv2.resize(np.ascontiguousarray(first), (COLOR_GRID, COLOR_GRID), interpolation=cv2.INTER_AREA)
-    return np.asarray(small.ravel(), np.float32) / 255 / COLOR_GRID
+    return np.asarray(small.ravel() / (255 * COLOR_GRID), np.float32)
 
 
 @dataclass(frozen=True)

@@ -69,7 +69,7 @@ def opinion(predictors: Sequence[Predictor], pixels: UInt8Array, kind: str = "au
     for predictor in predictors:
         for probabilities in _samples(predictor, pixels, kind):
             moments.add(probabilities)
-    mean = moments.total / np.maximum(moments.weight, np.float32(1e-6))
+    mean: Float32Array = np.asarray(moments.total / np.maximum(moments.weight, np.float32(1e-6)), np.float32)
     doubt = margin(mean)
     if float(moments.weight.max()) > 1:
         doubt += np.sqrt(moments.information())
@@ -106,7 +106,7 @@ def margin(probabilities: Float32Array) -> Float32Array:
     return np.asarray(1 - (best[1] - best[0]), np.float32)
 
 
-def rarity(shares: npt.NDArray[np.floating]) -> Float64Array:  # type: ignore[type-arg]
+def rarity(shares: Float32Array | Float64Array) -> Float64Array:
     """The weights (K,) of classes with these shares of the pixels: 1/√share, scaled so that an average pixel weighs 1,
     at most :data:`MOST_RARITY`; a class that is predicted nowhere weighs as much as the rarest that is."""
     shares = np.asarray(shares, np.float64)
@@ -114,7 +114,7 @@ def rarity(shares: npt.NDArray[np.floating]) -> Float64Array:  # type: ignore[ty
     if not present.any():
         return np.ones(len(shares))
     weights = 1 / np.sqrt(np.where(present, shares, shares[present].min()))
-    return np.minimum(weights / (weights * shares).sum() * shares.sum(), MOST_RARITY)
+    return np.asarray(np.minimum(weights / (weights * shares).sum() * shares.sum(), MOST_RARITY))
 
 
 @dataclass(frozen=True)
@@ -200,8 +200,8 @@ def choose_units(
         same = (scores.predicted == scores.predicted[one]) & (left > 0)
         left[same] *= 0.9
 
-    for one in np.flatnonzero(taken) if taken is not None else ():
-        push(int(one))
+    for answered in np.flatnonzero(taken).tolist() if taken is not None else ():
+        push(answered)
     chosen: list[int] = []
     while len(chosen) < count:
         one = int(left.argmax())
