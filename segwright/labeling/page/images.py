@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import cv2
 import numpy as np
@@ -43,6 +43,7 @@ MOST_UNITS = 20_000
 DEEP = (".tif", ".tiff", ".png", ".pgm", ".ppm")
 
 Int32Array = npt.NDArray[np.int32]
+Made = TypeVar("Made")
 
 
 def list_images(images: Path, exclude: Sequence[Path] = ()) -> list[str]:
@@ -199,18 +200,20 @@ class LabelImages:
         if 0 <= number < len(self.names):
             self.workers.submit(work)
 
-    def _once(self, kind: str, number: int, detail: int, make: Callable[[], Any]) -> Any:
+    def _once(self, kind: str, number: int, detail: int, make: Callable[[], Made]) -> Made:
         """From the cache, or made; two threads that want the same thing at a time wait for one."""
         key = (kind, number, detail)
         with self._lock:
             if key in self._cache:
                 self._cache.move_to_end(key)
-                return self._cache[key][0]
+                kept: Made = self._cache[key][0]
+                return kept
             waiting = self._making.get(key)
             if waiting is None:
                 mine = self._making[key] = Future()
         if waiting is not None:
-            return waiting.result()
+            other: Made = waiting.result()
+            return other
         try:
             found = make()
         except BaseException as error:
