@@ -60,7 +60,7 @@ class Pool:
 
     def weights(self) -> Float64Array:
         """The rarity (K,) of the classes over all images; empty without a model."""
-        return rarity(np.mean([image.shares for image in self.images], axis=0, dtype=np.float64))
+        return rarity(np.asarray(np.mean([image.shares for image in self.images], axis=0), np.float64))
 
     def scores(self) -> Float64Array:
         """(N,): the mean over an image's pixels of disagreement × rarity of the predicted class; 1 without a model."""
