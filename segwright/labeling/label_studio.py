@@ -192,7 +192,7 @@ class LabelStudioBackend:
             return json_response({"status": "ok", "message": found})
         if action == "ANNOTATIONS_DELETED":
             gone = [one.get("id") for one in tree.get("annotations") or [] if isinstance(one, Mapping)]
-            removed = [name for name in map(self.store.remove, gone) if name is not None]
+            removed = [name for one in gone if isinstance(one, int) and (name := self.store.remove(one)) is not None]
             self.counts.removed += len(removed)
             return json_response({"status": "ok", "message": f"removed: {', '.join(removed) or 'nothing'}"})
         if action == "START_TRAINING":
