@@ -207,8 +207,7 @@ def promote(
         return go_back(place, reason=why)
     if candidate is None:
         raise UsageError("there is no candidate", expected="a run folder or a bundle", fix="or back=True (--back)")
-    single = isinstance(better_on, str | Path | Split | Dataset)
-    asked = (better_on,) if single else tuple(better_on)  # type: ignore[arg-type]
+    asked = (better_on,) if isinstance(better_on, str | Path | Split | Dataset) else tuple(better_on)
     gates = Gates(tuple(_compared_on(one, split) for one in asked), max_class_drop)
     return put_into_service(
         Path(candidate), place, gates, reason=why, keep=keep, device=device, trust_external=trust_external
@@ -218,7 +217,7 @@ def promote(
 def _compared_on(data: str | Path | Split | Dataset, split: str | None) -> str | Split:
     """ "new" and "old" as they are, else a split with a name that shows its data."""
     if isinstance(data, Split) or data in ("new", "old"):
-        return data  # type: ignore[return-value]
+        return data
     dataset = opened(data)
     chosen = choose_split(dataset, split)
     named = Split(f"{dataset.root.resolve().name} {chosen.name}", chosen.records, chosen.reader)

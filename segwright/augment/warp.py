@@ -116,7 +116,7 @@ def warp_mask(mask: UInt8Array, matrix: Matrix, size: Size, *, ignore_index: int
 
 def few_labels(mask: UInt8Array) -> bool:
     """Whether the labels of a mask are points and strokes: less than :data:`SPARSE` of its pixels."""
-    return np.count_nonzero(mask != IGNORE_INDEX) < SPARSE * mask.size
+    return bool(np.count_nonzero(mask != IGNORE_INDEX) < SPARSE * mask.size)
 
 
 def keep_labels(mask: UInt8Array, warped: UInt8Array, matrix: Matrix) -> UInt8Array:

@@ -121,7 +121,7 @@ def share_of_replay(share: float, split: Split) -> npt.NDArray[np.float64] | Non
     old = np.array([record.id.startswith(f"{OLD}/") for record in split.records])
     if not old.any() or old.all():
         return None
-    return np.where(old, share / old.sum(), (1 - share) / (~old).sum()) * len(old)
+    return np.asarray(np.where(old, share / old.sum(), (1 - share) / (~old).sum()) * len(old), np.float64)
 
 
 def role_of(id: str) -> str:

@@ -16,7 +16,7 @@ import numpy as np
 
 from segwright.core.errors import BundleError, LabelError, ModelError, PromotionRefusedError, UsageError
 from segwright.data.dataset import Split
-from segwright.evaluation.evaluate import match_label_spaces
+from segwright.evaluation.evaluate import Evaluation, match_label_spaces
 from segwright.inference.bundle import Bundle, read_bundle
 from segwright.inference.lineage import Lineage, bundle_id, lineage_of
 from segwright.inference.predictor import Predictor, find_bundle, load
@@ -99,7 +99,8 @@ def promote(
         predictor = load(folder, device=device, trust_external=trust_external)
         _try_out(predictor)
         if current is None:
-            figures, why = (), "the first version of the slot"
+            figures: tuple[PairedScores, ...] = ()
+            why = "the first version of the slot"
             notes: tuple[str, ...] = ("nothing was compared: the slot was empty",)
         else:
             judge = _Judge(slot, current, predictor, bundle, id, device, trust_external)
@@ -216,12 +217,12 @@ class _Judge:
     def _measured(self, split: Split) -> PairedScores:
         """Both models on a split, now."""
         before = load(self.place, device=self.device, trust_external=self.trusted)
-        evaluations = []
+        evaluations: list[Evaluation] = []
         for name, predictor in (("the version in service", before), ("the candidate", self.predictor)):
             seen = as_model_sees(split, predictor)
             table = _table(predictor, seen, self.notes, name)
             evaluations.append(scored(predictor, seen, title=name, table=table))
-        return pair(split.name, *evaluations, range(split.label_space.classes))
+        return pair(split.name, evaluations[0], evaluations[1], range(split.label_space.classes))
 
 
 def _try_out(predictor: Predictor) -> None:

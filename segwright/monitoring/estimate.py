@@ -263,8 +263,10 @@ class AccuracyModel:
                 "the estimator of the accuracy is damaged", found=f"{type(error).__name__}: {str(error)[:200]}",
                 where=where, fix="make the reference again",
             ) from error  # fmt: skip
-        scalars = (float(value) for value in parts["scalars"])
-        calibration = SelfCalibration(parts["hits"], parts["truth"], *scalars, parts["statistics"])
+        threshold, miou, confidence, accuracy = (float(value) for value in parts["scalars"])
+        calibration = SelfCalibration(
+            parts["hits"], parts["truth"], threshold, miou, confidence, accuracy, parts["statistics"]
+        )
         return cls(
             calibration, parts["features"], parts["miou"], parts["sizes"], parts["errors"], parts["center"], kinds
         )
