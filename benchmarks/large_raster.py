@@ -117,7 +117,7 @@ def main() -> None:
         model = arguments.model or small_model(folder)
         command = [sys.executable, __file__, "--measured", model, folder / "raster.tif", folder / "out"]
         done = subprocess.run([str(part) for part in command], check=True, stdout=subprocess.PIPE, text=True)
-        found = {"side": arguments.side, "megapixels": arguments.side**2 / 1e6, **json.loads(done.stdout)}
+        found = {"raster_side": arguments.side, "megapixels": arguments.side**2 / 1e6, **json.loads(done.stdout)}
         found["mask_mb"] = (folder / "out" / "raster.tif").stat().st_size / 1e6
     print(json.dumps(found, indent=2))
     if arguments.json:
