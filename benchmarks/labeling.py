@@ -127,6 +127,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--unit-size", type=int, default=22, help="of superpixels, for a shorter side of 256")
     parser.add_argument("--size-power", type=float, default=0.25)
     parser.add_argument("--questions", choices=("auto", "check", "class"), default="class")
+    parser.add_argument("--draw", choices=("best", "proportional"), default="proportional")
+    parser.add_argument("--cold", choices=("representative", "random"), default="random", help="the first round")
     parser.add_argument("--core", action="store_true")
     parser.add_argument("--self-train", type=float, default=None, metavar="CONFIDENCE")
     parser.add_argument("--name", default="", help="of this variant of ours, in the kept files")
@@ -215,9 +217,10 @@ def in_rounds(given: argparse.Namespace, arm: str, pool: Pool, seed: int, labels
                 options = SelectOptions(
                     clicks=each, units=units_of(given, arm, found), unit_size=given.unit_size,
                     unit_count=given.unit_count, questions="class" if found is None else given.questions,
-                    size_power=given.size_power,
+                    size_power=given.size_power, draw=given.draw,
                 )  # fmt: skip
-                items = ask(name, image, found, weights, options, rng=rng, known=labels.masks[name])
+                cold = found is None and given.cold == "random"
+                items = ask(name, image, found, weights, options, drawn=cold, rng=rng, known=labels.masks[name])
             for item in items:
                 if labels.clicks < budget:
                     labels.answer(item, pool.truth[name], given.core)

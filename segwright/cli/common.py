@@ -74,8 +74,9 @@ Runtime = Annotated[
     str,
     typer.Option(
         "--runtime",
-        metavar="auto|usual|torch|onnxruntime|openvino",
-        help="auto: the fastest that segwright benchmark has proven here, else the usual one.",
+        metavar="NAME",
+        help="usual, torch, onnxruntime, openvino; auto: the fastest that segwright benchmark has proven here, else "
+        "the usual one.",
     ),
 ]
 Model = Annotated[Path, typer.Argument(metavar="MODEL", help="A run folder, a bundle or an exported file.")]

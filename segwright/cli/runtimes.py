@@ -56,7 +56,7 @@ def _table(found: Benchmark) -> Table:
     table = Table(box=None, header_style="bold", padding=(0, 2, 0, 0))
     table.add_column("runtime", no_wrap=True)
     for title in ("ms, median", "ms, p95", "× as fast", "images/s", "memory MB", "labels equal"):
-        table.add_column(title, justify="right", no_wrap=True)
+        table.add_column(title, justify="right")  # a title of two words may take two lines
     for one in found.runtimes:
         if one.problem:
             continue

@@ -144,7 +144,11 @@ def remote_files(url: str) -> tuple[list[RemoteFile], tuple[str, ...]]:
         system, path = fsspec.core.url_to_fs(url)
     except ImportError as error:
         raise MissingExtraError(
-            "this kind of URL needs another package", found=str(error), where=shown, fix="pip install it"
+            "this kind of URL needs another package",
+            found=str(error),
+            where=shown,
+            fix="pip install 'segwright[remote]' for http and https, s3fs for s3, gcsfs for gs, adlfs for az; or "
+            "download the file first",
         ) from error
     except ValueError as error:
         raise UsageError("no such kind of URL", found=str(error), where=shown) from error

@@ -184,15 +184,19 @@ def choose_units(
     size: tuple[int, int],
     free: npt.NDArray[np.bool_],
     taken: npt.NDArray[np.bool_] | None = None,
+    rng: np.random.Generator | None = None,
 ) -> list[int]:
     """Up to ``count`` units of an image of ``size`` that are ``free``, the best first, spread in space.
 
     After each choice units close to it lose up to half of their score (a Gaussian of an eighth of the diagonal), and
     those of the same predicted class a tenth. ``taken``: units that have an answer already and push others away too.
+    With ``rng`` they are drawn in proportion to their scores (the Gumbel trick), so that what is easy stays among the
+    labels in its share.
     """
     height, width = size
     reach = 2 * (np.hypot(height, width) / 8) ** 2
-    left = np.where(free, scores.score, -1.0)
+    worth = scores.score if rng is None else scores.score * np.exp(rng.gumbel(size=len(scores.score)))
+    left = np.where(free, worth, -1.0)
 
     def push(one: int) -> None:
         gap = ((scores.center - scores.center[one]) ** 2).sum(axis=1)

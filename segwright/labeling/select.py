@@ -42,6 +42,7 @@ CONFIDENT = 0.8  # mean probability from which the question is whether the predi
 ANSWERED = 0.5  # share of a unit's pixels that have a label already, from which it is not asked about
 BASE_SIDE = 256  # pixels; unit sizes are given for images of this shorter side, and grow with it
 QUESTIONS = ("auto", "check", "class")
+DRAWS = ("best", "proportional")
 WORK_PIXELS = 400_000  # of an image that units are made on
 
 
@@ -57,6 +58,7 @@ class SelectOptions:
     disagreement: str = "auto"
     questions: str = "auto"
     random_share: float = 0.15
+    draw: str = "best"  # regions: those of the highest score, or drawn in proportion to it
     seed: int = 0
     size_power: float = (
         0.5  # 0: the size of a region does not matter; 1: one answer for twice the pixels is worth twice
@@ -73,7 +75,7 @@ class SelectOptions:
                 raise UsageError(f"{name} is out of range", expected=f"{least} to {most}", found=str(value))
         for name, text, known in (
             ("units", self.units, UNITS), ("disagreement", self.disagreement, KINDS),
-            ("questions", self.questions, QUESTIONS),
+            ("questions", self.questions, QUESTIONS), ("draw", self.draw, DRAWS),
         ):  # fmt: skip
             if text not in known:
                 raise UsageError(f"unknown {name}", expected=", ".join(known), found=text)
@@ -193,7 +195,8 @@ def ask(
     if drawn:
         order = rng.permutation(np.flatnonzero(free))[: options.clicks].tolist()
     else:
-        order = choose_units(scores, options.clicks, (pixels.shape[0], pixels.shape[1]), free, answered)
+        luck = rng if options.draw == "proportional" and found is not None else None
+        order = choose_units(scores, options.clicks, (pixels.shape[0], pixels.shape[1]), free, answered, luck)
     boxes = unit_boxes(units)
     asked = []
     for one in order:

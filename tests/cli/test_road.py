@@ -160,7 +160,7 @@ def test_wrong_usage_exits_with_2_and_says_what_to_do(scenes: Path, run: Path, t
         (("train", scenes, *TINY, *NARROW, "--epochs", 1, "--out", run), "holds a run already"),
         (("train", scenes, "--resume"), "--out"),
         (("evaluate", tmp_path, scenes), "has no masks"),
-        (("predict", run, "https://example.org/x.jpg"), "not fetched"),
+        (("predict", run, "nowhere://example.org/x.jpg"), "no such kind of URL"),
     ]
     for arguments, message in cases:
         done = segwright(*arguments, expect=2)

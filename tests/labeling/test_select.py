@@ -118,6 +118,14 @@ def test_chosen_units_spread_in_space() -> None:
     assert choose_units(scores, 1, (1, 90), ~answered, answered) == [0]
 
 
+def test_units_are_drawn_in_proportion_to_their_scores() -> None:
+    scores, rng = line_of_units([1.0, 2.0, 5.0], [0, 1, 2]), np.random.default_rng(0)
+    drawn = [choose_units(scores, 1, (1, 90), np.ones(3, bool), rng=rng)[0] for _ in range(4000)]
+    np.testing.assert_allclose(np.bincount(drawn) / 4000, [0.125, 0.25, 0.625], atol=0.03)
+    never = np.array([True, True, False])
+    assert all(choose_units(scores, 3, (1, 90), never, rng=rng) in ([0, 1], [1, 0]) for _ in range(50))
+
+
 # -- images -----------------------------------------------------------------------------------------------------------
 
 

@@ -63,6 +63,7 @@ RULES: tuple[Rule, ...] = (
         _pairing,
         "a whole split has no mask, as public test sets: it can be predicted",
     ),
+    Rule("path leaves the folder", _E, _opening, "an entry of a label folder names a file outside of it"),
     Rule("image missing", _E, _opening, "an annotation or a list names an image that is not there"),
     Rule("mask missing", _E, _opening, "an annotation or a list names a mask that is not there"),
     Rule("segment PNG missing", _E, _opening, "a panoptic JSON names a PNG that is not there"),

@@ -267,7 +267,7 @@ def said_by_training(root: Path, monkeypatch: pytest.MonkeyPatch, resume: bool =
     def stop(*_: object) -> None:
         raise Enough
 
-    stored = SimpleNamespace(refuse_other_classes=lambda *_: None)
+    stored = SimpleNamespace(refuse_other_classes=lambda *_: None, with_unlabeled=lambda config: config)
     monkeypatch.setattr(training, "plan_run", stop)
     monkeypatch.setattr(training, "find_stored_run", lambda context, *, resume: stored if resume else None)
     stream = io.StringIO()

@@ -147,7 +147,7 @@ sys.path.insert(0, sys.argv[1])
 import segwright.inference.rasters as rasters
 from segwright.imageio import Limits
 rasters.DEFAULT_LIMITS = Limits(max_pixels=100_000)
-from test_resume import Counting, in_windows, run
+from test_predict_resume import Counting, in_windows, run
 class Killed(Counting):
     def labels(self, images):
         if self.runs + 1 == self.stop:
