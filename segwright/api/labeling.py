@@ -29,6 +29,7 @@ def select(
     unit_count: int = 80,
     questions: str = "auto",
     disagreement: str = "auto",
+    draw: str = "proportional",
     random_share: float = 0.15,
     labels: str | Path | None = None,
     seed: int = 0,
@@ -64,6 +65,8 @@ def select(
         Whether the prediction is right, or which class the region has; auto checks what is predicted with 0.8 or more.
     disagreement : {"auto", "margin", "views", "dropout", "ensemble"}, default="auto"
         What doubt is measured by (:func:`segwright.labeling.scores.opinion`).
+    draw : {"proportional", "best"}, default="proportional"
+        Regions are drawn in proportion to their value, so that easy ones stay among the labels, or the best are taken.
     random_share : float, default=0.15
         The share of the images, 0 to 1, that are drawn at random; so are their regions.
     labels : str or Path, optional
@@ -106,7 +109,7 @@ def select(
 
     options = SelectOptions(
         count=count, clicks=clicks, units=units, unit_size=unit_size, unit_count=unit_count, questions=questions,
-        disagreement=disagreement, random_share=random_share, seed=seed,
+        disagreement=disagreement, draw=draw, random_share=random_share, seed=seed,
     )  # fmt: skip
     targets = [target for target in (out, sheet) if target is not None]
     for target in targets:

@@ -57,6 +57,9 @@ def select(
     disagreement: Annotated[
         str, typer.Option("--disagreement", metavar="auto|margin|views|dropout|ensemble", help="How it is measured.")
     ] = "auto",
+    draw: Annotated[
+        str, typer.Option("--draw", metavar="KIND", help="Regions: proportional to their value, or the best.")
+    ] = "proportional",
     random_share: Annotated[
         float, typer.Option("--random-share", min=0, max=1, help="Of the images, drawn at random as the control.")
     ] = 0.15,
@@ -89,8 +92,8 @@ def select(
     place = out.with_suffix(".html") if sheet is None else sheet
     found = api.select(
         models or None, sources, count=count, clicks=clicks, units=units, unit_size=unit_size, unit_count=unit_count,
-        questions=questions, disagreement=disagreement, random_share=random_share, labels=labels, seed=seed, out=out,
-        sheet=place, device=device, eight_bit=eight_bit, trust_external=trust_external,
+        questions=questions, disagreement=disagreement, draw=draw, random_share=random_share, labels=labels, seed=seed,
+        out=out, sheet=place, device=device, eight_bit=eight_bit, trust_external=trust_external,
     )  # fmt: skip
     written = None
     if to is not None:

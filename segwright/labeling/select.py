@@ -58,11 +58,9 @@ class SelectOptions:
     disagreement: str = "auto"
     questions: str = "auto"
     random_share: float = 0.15
-    draw: str = "best"  # regions: those of the highest score, or drawn in proportion to it
+    draw: str = "proportional"  # regions are drawn in proportion to their score; best: those of the highest
     seed: int = 0
-    size_power: float = (
-        0.5  # 0: the size of a region does not matter; 1: one answer for twice the pixels is worth twice
-    )
+    size_power: float = 0.25  # 0: a region's size does not matter; 1: one answer for twice the pixels is worth twice
 
     def __post_init__(self) -> None:
         for name, value, least, most in (
