@@ -165,7 +165,7 @@ def quick_questions(images: LabelImages, number: int) -> list[Question]:
     """The most valuable regions of one image by itself, as ``segwright select`` cuts and scores them."""
     from segwright.labeling.select import SelectOptions, ask  # needs torch, which plain tools do not
 
-    options = SelectOptions(clicks=PER_IMAGE, disagreement="margin")
+    options = SelectOptions(clicks=PER_IMAGE, disagreement="margin", draw="best")
     name, size = images.names[number], images.size(number)
     pixels, found = images.opinion(number)
     weights = None if found is None else np.ones(len(found.probabilities))  # which classes are rare is not known here
