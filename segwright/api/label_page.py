@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -86,15 +87,16 @@ def label(
 
     require_packages()
     from segwright.labeling.between import BetweenOptions
-    from segwright.labeling.page.server import PageOptions, default_folder, log_to_stderr, run_label_page
+    from segwright.labeling.page.server import PageOptions, default_folder, run_label_page
     from segwright.labeling.page.summary import started_lines
+    from segwright.serving.server import log_to_stderr
 
     place = Path(images)
     options = BetweenOptions(
         train_every, train_minutes, None if old is None else Path(old).resolve(), device, select=questions is None
     )
     folder = Path(out) if out is not None else default_folder(place)
-    log_to_stderr()
+    log_to_stderr(logging.getLogger("segwright.label"))
     run_label_page(
         lambda: _service(place, folder, model, classes, questions, options, eight_bit, trust_external),
         PageOptions(host, port, token),

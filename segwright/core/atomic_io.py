@@ -55,7 +55,7 @@ def atomic_file(path: str | Path, *, sync: bool = True) -> Iterator[Path]:
             os.close(os.open(beside, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
             yield beside
             if sync:
-                _sync(beside)
+                sync_path(beside)
             os.replace(beside, path)
         except BaseException:
             beside.unlink(missing_ok=True)
@@ -100,7 +100,7 @@ def write_folder(path: str | Path) -> Iterator[Path]:
                 os.replace(path, old)
             os.replace(beside, path)
             shutil.rmtree(old, ignore_errors=True)
-            _sync(path.parent)
+            sync_path(path.parent)
     except BaseException:
         shutil.rmtree(beside, ignore_errors=True)
         raise
@@ -196,11 +196,12 @@ def sync_tree(folder: Path) -> None:
     """Flush every file below ``folder``, then the folder itself, to the disk."""
     for file in sorted(folder.rglob("*")):
         if file.is_file():
-            _sync(file)
-    _sync(folder)
+            sync_path(file)
+    sync_path(folder)
 
 
-def _sync(path: Path) -> None:
+def sync_path(path: Path) -> None:
+    """Flush a file, or the entries of a folder, to the disk, where the system can."""
     if os.name != "posix":  # only what is open for writing can be synced there, and no folder
         return
     handle = os.open(path, os.O_RDONLY)

@@ -279,6 +279,12 @@ def match_label_spaces(
     )
 
 
+def to_model_indices(table: UInt8Array | None) -> UInt8Array | None:
+    """The other direction of a table of :func:`match_label_spaces`: (256,) from the data's class index to the model's;
+    None if the indices agree."""
+    return None if table is None else np.argsort(table, kind="stable").astype(np.uint8)
+
+
 def _plain(name: str) -> str:
     return re.sub(r"[\s_-]+", "", name).casefold()
 

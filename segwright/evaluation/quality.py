@@ -22,7 +22,7 @@ import numpy.typing as npt
 from segwright.core.errors import DataError, LabelError, UsageError
 from segwright.core.progress import progress
 from segwright.core.types import IGNORE_INDEX, SPARSE, Float32Array, LabelSpace, UInt8Array
-from segwright.evaluation.evaluate import LabeledImages, match_label_spaces
+from segwright.evaluation.evaluate import LabeledImages, match_label_spaces, to_model_indices
 from segwright.evaluation.sequences import blocks_of, find_units, in_frame_order, thumbnail_of
 from segwright.inference.attachments import Attachment
 from segwright.inference.boosting import BoostedTrees, fit_trees
@@ -429,9 +429,7 @@ def fit_error_model(
     """
     fitter = ErrorModelFitter(predictor.label_space, level=level, seed=seed)
     table, _ = match_label_spaces(predictor.label_space, split.label_space, by_index=match == "index")
-    to_model = np.arange(256, dtype=np.uint8)
-    if table is not None:
-        to_model[table[: predictor.label_space.classes]] = np.arange(predictor.label_space.classes)
+    to_model = to_model_indices(table)
     wanted = list(range(len(split)) if indices is None else indices)
     if groups is not None and len(groups) != len(split):
         raise UsageError("groups name the sequence of every image", expected=str(len(split)), found=str(len(groups)))
@@ -445,7 +443,8 @@ def fit_error_model(
                 image = split.read_image(index)
                 found = predictor.predict(image, probabilities=True)
                 before = len(fitter.images)
-                fitter.add(split.ids[index], found.probabilities, found.labels, to_model[truth], image)
+                truth = truth if to_model is None else to_model[truth]
+                fitter.add(split.ids[index], found.probabilities, found.labels, truth, image)
                 if groups is not None and len(fitter.images) > before:
                     used.append(groups[index])
             advance(1)

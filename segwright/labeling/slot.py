@@ -32,7 +32,7 @@ from typing import Any
 
 import filelock
 
-from segwright.core.atomic_io import clear_leftovers, typed_output, write_folder, write_json
+from segwright.core.atomic_io import clear_leftovers, sync_path, typed_output, write_folder, write_json
 from segwright.core.errors import BundleError, UsageError
 from segwright.inference.description import read_bundle
 from segwright.inference.lineage import bundle_id
@@ -178,7 +178,7 @@ class Slot:
                 except OSError:
                     beside.unlink(missing_ok=True)
                     raise
-                _sync_folder(self.folder)
+                sync_path(self.folder)
         self._append({**entry, "version": name})
 
     def prune(self, keep: int) -> list[str]:
@@ -261,17 +261,6 @@ def who() -> str:
 def now() -> str:
     """UTC, ISO 8601."""
     return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
-def _sync_folder(folder: Path) -> None:
-    """Flush the entries of a folder to the disk, where the system can."""
-    if os.name != "posix":
-        return
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _number(name: str) -> int:

@@ -23,7 +23,7 @@ from segwright.core.version import __version__
 from segwright.data.dataset import Split
 from segwright.data.grouping import thumbnail
 from segwright.data.records import evenly_spread
-from segwright.evaluation.evaluate import match_label_spaces
+from segwright.evaluation.evaluate import match_label_spaces, to_model_indices
 from segwright.evaluation.sequences import find_units
 from segwright.imageio import encode_jpeg
 from segwright.inference.attachments import Attachment
@@ -113,8 +113,7 @@ def make_reference(
     Images that cannot be read are left out; ``advance`` is called after every image. DataError if fewer than two can
     be used, LabelError if the classes of model and data do not fit.
     """
-    table, _ = match_label_spaces(predictor.label_space, split.label_space)
-    to_model = _inverse(table)
+    to_model = to_model_indices(match_label_spaces(predictor.label_space, split.label_space)[0])
     indices = list(range(len(split)))
     if len(indices) > max_images:
         indices = evenly_spread(len(split), max_images)
@@ -151,18 +150,6 @@ def make_reference(
         "left_out": left_out,
     }
     return Attachment(arrays, description)
-
-
-def _inverse(table: UInt8Array | None) -> UInt8Array | None:
-    """From the data's class index to the model's, of a table of the other direction."""
-    if table is None:
-        return None
-    inverse = np.full(256, 255, np.uint8)
-    for model_index, data_index in enumerate(table[:255].tolist()):
-        if inverse[data_index] == 255:
-            inverse[data_index] = model_index
-    inverse[255] = 255
-    return inverse
 
 
 def _observe_split(

@@ -13,7 +13,7 @@ from segwright.core.errors import DataError, UsageError
 from segwright.core.types import UInt8Array
 from segwright.data.dataset import Split
 from segwright.data.records import evenly_spread
-from segwright.evaluation.evaluate import match_label_spaces
+from segwright.evaluation.evaluate import match_label_spaces, to_model_indices
 from segwright.inference.attachments import Attachment
 from segwright.inference.predictor import Predictor
 from segwright.metrics.confusion import class_counts, count_pairs
@@ -82,8 +82,7 @@ def make_accuracy(
     """
     if not reference.labeled.any():
         raise DataError("the reference has no labeled image", where=split.name, fix="name a split with labels")
-    table, _ = match_label_spaces(predictor.label_space, split.label_space)
-    to_model = _model_indices(table)
+    to_model = to_model_indices(match_label_spaces(predictor.label_space, split.label_space)[0])
     began = time.monotonic()
     loaded: list[tuple[str, UInt8Array, UInt8Array]] = []
     for index in evenly_spread(len(split), images):
@@ -114,15 +113,3 @@ def make_accuracy(
         predictor.observed = was
     rows = [row for row, labeled in zip(reference.rows, reference.labeled, strict=True) if labeled]
     return fit_accuracy(rows, reference.counts[reference.labeled], shifted).to_attachment()
-
-
-def _model_indices(table: UInt8Array | None) -> UInt8Array | None:
-    """From the data's class index to the model's, of a table of the other direction."""
-    if table is None:
-        return None
-    inverse = np.full(256, 255, np.uint8)
-    for model_index, data_index in enumerate(table[:255].tolist()):
-        if inverse[data_index] == 255:
-            inverse[data_index] = model_index
-    inverse[255] = 255
-    return inverse

@@ -144,7 +144,7 @@ def build_server(
     return GracefulServer(config, app, on_started, watch)
 
 
-def log_to_stderr() -> None:
+def log_to_stderr(logger: logging.Logger = logger) -> None:
     """Log one line per request to stderr, unless the program has configured logging itself."""
     if logger.handlers or logging.getLogger().handlers:
         return

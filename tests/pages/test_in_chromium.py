@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import base64
 import json
-import os
-import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +18,8 @@ import pytest
 from segwright.serving.limits import ServiceLimits
 from segwright.serving.page import service_page
 
-sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 axe_api = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe-playwright-python is not installed")
 
-NAMES = ("chromium", "chromium-browser", "google-chrome")
-CHROMIUM = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, NAMES)), None)
-pytestmark = pytest.mark.skipif(not CHROMIUM, reason="Chromium is not installed; CHROMIUM names it elsewhere")
 
 WIDTHS = (1440, 390)
 SCHEMES = ("light", "dark")
@@ -42,16 +36,6 @@ MAKERS: dict[str, Callable[..., str]] = {
     "study": made_pages.study,
     "lr-range": lambda folder: made_pages.lr_range(),
 }
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with sync_api.sync_playwright() as playwright:
-        found = playwright.chromium.launch(
-            executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
-        )
-        yield found
-        found.close()
 
 
 @pytest.fixture(scope="module")

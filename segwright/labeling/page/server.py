@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import secrets
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -124,15 +122,3 @@ def _announce(address: Address, token: str | None, message: Callable[[str], None
             "Warning: others on the network can reach this port. The address with its token is the password, and it "
             "travels unencrypted: put a TLS reverse proxy in front of it outside of a trusted network."
         )
-
-
-def log_to_stderr() -> None:
-    """Log warnings and errors of the page to stderr, unless the program has configured logging itself."""
-    logger = logging.getLogger("segwright.label")
-    if logger.handlers or logging.getLogger().handlers:
-        return
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%Y-%m-%d %H:%M:%S"))
-    logger.addHandler(handler)
-    logger.setLevel(logging.INFO)
-    logger.propagate = False
