@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections import Counter
 from pathlib import Path
@@ -149,23 +151,40 @@ def test_the_log_has_a_line_a_step_and_the_run_its_files(scenes: Dataset, tmp_pa
     assert len(list((tmp_path / "validation").glob("*.jpg"))) == 6
 
 
+SIGNALED = """
+import os, signal, sys
+from pathlib import Path
+from small_runs import trainer
+from segwright.data.dataset import open_dataset
+
+run = trainer(open_dataset(sys.argv[1]), Path(sys.argv[2]))
+take = run.train_step
+
+def taken(*arguments):
+    take(*arguments)
+    if run.progress.step == 2:
+        os.kill(os.getpid(), int(sys.argv[3]))
+
+run.train_step = taken
+result = run.fit()
+handlers = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
+assert handlers == [signal.SIG_DFL, signal.default_int_handler], handlers
+print(result.stopped_by, result.finished, run.progress.step)
+"""
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_ends_between_two_steps_with_everything_saved(
     scenes: Dataset, tmp_path: Path, number: signal.Signals
 ) -> None:
-    run = trainer(scenes, tmp_path)
-    take = run.train_step
-
-    def taken(*arguments: Any) -> None:
-        take(*arguments)
-        if run.progress.step == 2:
-            os.kill(os.getpid(), number)
-
-    run.train_step = taken  # type: ignore[method-assign]
-    result = run.fit()
-    assert result.stopped_by == number.name and not result.finished
+    """In a process of its own: a signal that is not handled would end the tests."""
+    command = [sys.executable, "-c", SIGNALED, str(scenes.root), str(tmp_path), str(int(number))]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.splitlines()[-1].split() == [number.name, "False", "2"]
     found = load_checkpoint(tmp_path / "checkpoints")
-    assert found is not None and found.state["progress"]["step"] == run.progress.step == 2
+    assert found is not None and found.state["progress"]["step"] == 2
 
 
 def test_a_loss_that_is_not_finite_names_step_rate_and_samples(scenes: Dataset, tmp_path: Path) -> None:
