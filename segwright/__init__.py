@@ -75,6 +75,7 @@ if TYPE_CHECKING:
         NonFiniteLossError,
         OutOfMemoryError,
         OutputError,
+        PluginError,
         PostprocessError,
         PromotionRefusedError,
         SegwrightError,
@@ -119,8 +120,8 @@ _HOME = {
     "segwright.core.errors": (
         "BundleError BundleWriteError CheckpointError ConfigError DataError DeadProcessError DepthError DownloadError "
         "ExportError FormatError ImageReadError LabelError MissingExtraError ModelError NameClashError "
-        "NonFiniteLossError OutOfMemoryError OutputError PostprocessError PromotionRefusedError SegwrightError "
-        "TooLargeError TrainingError UsageError WeightsError"
+        "NonFiniteLossError OutOfMemoryError OutputError PluginError PostprocessError PromotionRefusedError "
+        "SegwrightError TooLargeError TrainingError UsageError WeightsError"
     ),
     "segwright.augment.corruptions": "corrupt",
     "segwright.core.types": "Batch LabelSpace Sample",
@@ -186,6 +187,7 @@ __all__ = [
     "Observation",
     "OutOfMemoryError",
     "OutputError",
+    "PluginError",
     "PostprocessError",
     "PredictResult",
     "PredictedFile",

@@ -21,6 +21,7 @@ from segwright.cli.common import (
     UnlabeledPixels,
     console,
     label_options,
+    report_error,
     write_result,
 )
 from segwright.core.atomic_io import check_output, refuse_data_file
@@ -92,15 +93,23 @@ def datasets(context: typer.Context, json: Json = None) -> None:
     if context.invoked_subcommand is not None:
         return
     from segwright.cli.tables import downloads_table, formats_table
+    from segwright.core.errors import PluginError
+    from segwright.core.plugins import plugin_names
     from segwright.data.download.catalog import CATALOG
-    from segwright.data.formats import FORMATS
+    from segwright.data.formats import FORMATS, format_by_name
 
+    known = list(FORMATS.values())
+    for name in plugin_names("formats"):
+        try:
+            known.append(format_by_name(name))
+        except PluginError as error:
+            report_error(error)
     screen = console()
     screen.print(Text("Formats, detected from the files", style="bold"))
-    screen.print(formats_table(list(FORMATS.values())))
+    screen.print(formats_table(known))
     screen.print(Text("\nDownloads: segwright datasets download NAME", style="bold"))
     screen.print(downloads_table(list(CATALOG.values())))
-    formats = [{"name": f.name, "title": f.title, "looks_for": f.layout} for f in FORMATS.values()]
+    formats = [{"name": f.name, "title": f.title, "looks_for": f.layout} for f in known]
     downloads = [
         {"name": d.name, "title": d.title, "bytes": d.bytes, "license": d.license, "homepage": d.homepage}
         for d in CATALOG.values()

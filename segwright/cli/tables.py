@@ -23,6 +23,7 @@ MODEL_GROUPS = {
     "today": "To choose from",
     "torchvision": "torchvision's networks, with its COCO weights",
     "classic": "The classics, as published",
+    "plugin": "Of plugins",
 }
 
 

@@ -87,6 +87,10 @@ class MissingExtraError(SegwrightError):
     """An optional package is not installed; ``fix`` names the extra."""
 
 
+class PluginError(SegwrightError):
+    """A plugin that cannot be loaded, is of another kind, or is offered by several packages."""
+
+
 class DataError(SegwrightError):
     """A dataset that cannot be used as it is."""
 

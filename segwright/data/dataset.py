@@ -13,9 +13,10 @@ from typing import Any
 
 from segwright.core.deprecated import renamed_names
 from segwright.core.errors import FormatError, SegwrightError, UsageError
+from segwright.core.plugins import plugin_names
 from segwright.data.annotations.sparse import FILE, LabelRule, read_rule
 from segwright.data.archives import archive_of, unpacked
-from segwright.data.formats import FORMATS, Format, refusals
+from segwright.data.formats import FORMATS, Format, format_by_name, refusals
 from segwright.data.formats.file_tree import Tree
 from segwright.data.formats.globs import pair_globs
 from segwright.data.records import Dataset, ObjectCount, Problem, Reader, Record, Split, TypedErrors, ValueRange
@@ -63,7 +64,8 @@ def detect_format(path: str | Path | Tree) -> tuple[Format, str]:
         expected="\n            ".join(f"{known.name}: {known.layout}" for known in FORMATS.values()),
         found=tree.summary(),
         where=tree.root,
-        fix="arrange the files as one of these, or name the format with --format",
+        fix="arrange the files as one of these, or name the format with --format"
+        + (f"; plugins, by name alone: {', '.join(plugins)}" if (plugins := plugin_names("formats")) else ""),
     )
 
 
@@ -96,8 +98,8 @@ def open_dataset(
     nothing is recognized or the named format does not fit, UsageError for an unknown format name, LabelError where the
     masks' values are no classes. Whatever concerns single files waits in ``problems`` or is raised on reading them.
     """
-    if format is not None and format not in FORMATS:
-        raise UsageError("unknown data format", expected=", ".join(FORMATS), found=format)
+    if format is not None:
+        format_by_name(format)  # an unknown name is an error before anything is read
     asked = LabelRule.of(labels)
     tree = Tree(path)
     with TypedErrors("opening the dataset", tree.root):
@@ -126,7 +128,7 @@ def _opened(tree: Tree, format: str | None, images: str | None, masks: str | Non
         known, reason = _by_globs(tree, format, images, masks)
     else:
         tree.memo["format"] = format
-        known, reason = detect_format(tree) if format is None else (FORMATS[format], "as asked with --format")
+        known, reason = detect_format(tree) if format is None else (format_by_name(format), "as asked with --format")
     dataset = known.open(tree)
     if not dataset.records:
         raise FormatError("the dataset holds no image", expected=known.layout, found=tree.summary(), where=tree.root)

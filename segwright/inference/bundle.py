@@ -21,7 +21,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from segwright.core.atomic_io import write_checksums, write_folder, write_json
-from segwright.core.errors import BundleError, BundleWriteError, MissingExtraError
+from segwright.core.errors import BundleError, BundleWriteError, MissingExtraError, PluginError
 from segwright.inference.attachments import Attachment, write_attachment
 from segwright.inference.description import (
     DESCRIPTION,
@@ -38,7 +38,7 @@ from segwright.inference.description import (
     versions,
 )
 from segwright.models.base import SegmentationModel
-from segwright.models.catalog import create_model
+from segwright.models.catalog import create_model, is_plugin
 
 __all__ = [
     "DESCRIPTION",
@@ -123,8 +123,8 @@ def load_bundle(folder: str | Path, *, trust_external: bool = False) -> tuple[Se
     """The network in eval mode with its weights, and its description.
 
     Only networks of our own catalog are built, from bounded arguments, without network access. ``trust_external``
-    allows those of other packages (``smp:…``, ``transformers:…``, ``torchvision:…``), whose constructors then get
-    arguments from the file. BundleError if that is needed and not allowed, and for any invalid bundle.
+    allows those of other packages (``smp:…``, ``transformers:…``, ``torchvision:…``, plugins), whose constructors then
+    get arguments from the file. BundleError if that is needed and not allowed, and for any invalid bundle.
     """
 
     def load(place: Path) -> tuple[SegmentationModel, Bundle]:
@@ -161,7 +161,7 @@ def _build(bundle: Bundle, folder: Path, trust_external: bool) -> SegmentationMo
                 _compare(create().state_dict(), shapes, folder / WEIGHTS)
         with _offline():
             model = create()
-    except (BundleError, MissingExtraError):
+    except (BundleError, MissingExtraError, PluginError):
         raise
     except Exception as error:  # any error of a constructor with arguments that are not ours
         raise BundleError(
@@ -188,13 +188,15 @@ def load_weights(model: torch.nn.Module, path: Path) -> None:
 
 
 def foreign_parts(architecture: str, arguments: Mapping[str, Any]) -> list[str]:
-    """The parts of a description that name another package, a host or a path: a colon or a slash."""
-    found = [architecture] if ":" in architecture or "/" in architecture else []
+    """The parts of a description that name another package, a host or a path: a plugin, a colon or a slash."""
+    found = [architecture] if ":" in architecture or "/" in architecture or is_plugin(architecture) else []
 
     def look(value: Any) -> None:
         if isinstance(value, str) and (":" in value or "/" in value):
             found.append(value)
         elif isinstance(value, Mapping):
+            member = value.get("architecture")  # of an ensemble
+            found.extend([member] if isinstance(member, str) and is_plugin(member) else [])
             for one in value.values():
                 look(one)
         elif isinstance(value, list | tuple):

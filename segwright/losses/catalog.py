@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from segwright.core.errors import UsageError
+from segwright.core.plugins import load_plugin, not_a_plugin, plugin_names
 from segwright.core.types import IGNORE_INDEX
 from segwright.losses.base import SegmentationLoss, SoftmaxStatistics
 from segwright.losses.border import BorderCrossEntropy
@@ -113,7 +114,9 @@ def create_loss(
     weights = None if class_weights is None else torch.as_tensor(class_weights, dtype=torch.float32)
 
     def build(term: Term) -> SegmentationLoss:
-        return LOSSES[term.name](**term.arguments, classes=classes, ignore_index=ignore_index, class_weights=weights)
+        return loss_class(term.name)(
+            **term.arguments, classes=classes, ignore_index=ignore_index, class_weights=weights
+        )
 
     if len(terms) == 1 and terms[0].weight == 1:
         return build(terms[0])
@@ -130,7 +133,7 @@ def parse_loss(text: str) -> list[Term]:
     return terms
 
 
-_TERM = re.compile(r"\s*(?:([0-9.][0-9.eE+-]*)\s*\*\s*)?([A-Za-z][A-Za-z_-]*)\s*(?:\((.*)\))?\s*")
+_TERM = re.compile(r"\s*(?:([0-9.][0-9.eE+-]*)\s*\*\s*)?([A-Za-z][A-Za-z0-9_-]*)\s*(?:\((.*)\))?\s*")
 
 
 def _term(part: str, text: str) -> Term:
@@ -140,7 +143,7 @@ def _term(part: str, text: str) -> Term:
     weight, name, inner = match.groups()
     name = name.lower().replace("_", "-")
     name = ALIASES.get(name, name)
-    if name not in LOSSES:
+    if name not in loss_names():
         raise _unreadable(part, text)
     try:
         factor = float(weight or 1)
@@ -154,7 +157,7 @@ def _term(part: str, text: str) -> Term:
 def _unreadable(part: str, text: str) -> UsageError:
     return UsageError(
         "not a loss" if part.strip() == text.strip() else f"not a loss: {part.strip()!r} in {text!r}",
-        expected=f"one of {', '.join(LOSSES)}, or a sum such as 0.5*ce+0.5*dice or ce(smoothing=0.05)+lovasz",
+        expected=f"one of {', '.join(loss_names())}, or a sum such as 0.5*ce+0.5*dice or ce(smoothing=0.05)+lovasz",
         found=part.strip() or "nothing",
         fix="see docs/losses.md",
     )
@@ -186,5 +189,28 @@ def _value(name: str, key: str, text: str) -> Argument:
 
 def loss_arguments(name: str) -> dict[str, object]:
     """A loss's own arguments and their defaults, as the text form takes them."""
-    parameters = inspect.signature(LOSSES[name]).parameters.values()
-    return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
+    parameters = inspect.signature(loss_class(name)).parameters.values()
+    given = ("classes", "ignore_index", "class_weights")  # by create_loss
+    return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY and p.name not in given}
+
+
+def loss_names() -> list[str]:
+    """Our losses, then those of plugins, as a text names them."""
+    return [*LOSSES, *(name for name in map(_written, plugin_names("losses")) if name not in LOSSES)]
+
+
+def loss_class(name: str) -> Callable[..., SegmentationLoss]:
+    """The loss of a name of :func:`loss_names`: ours, else a plugin's. PluginError if that is no loss."""
+    if name in LOSSES:
+        return LOSSES[name]
+    expected = "a class that derives from segwright.losses.base.SegmentationLoss"
+    entry = next(entry for entry in plugin_names("losses") if _written(entry) == name)
+    found = load_plugin("losses", entry, expected)
+    if not (inspect.isclass(found) and issubclass(found, SegmentationLoss)):
+        raise not_a_plugin("losses", name, expected, found)
+    return found
+
+
+def _written(name: str) -> str:
+    """A name as a loss's text has it."""
+    return name.lower().replace("_", "-")

@@ -16,6 +16,7 @@ import torch
 
 from segwright.core.deprecated import renamed_parameters
 from segwright.core.errors import UsageError, WeightsError
+from segwright.core.plugins import load_plugin, not_a_plugin, plugin_names
 from segwright.core.progress import is_main_process, stderr_console, wrap_line
 from segwright.models import deeplab_v1, deeplab_v2, external, fc_densenet, fcn, parsenet, segnet, unet_2015
 from segwright.models.base import Provenance, SegmentationModel, count_parameters
@@ -230,7 +231,7 @@ def create_model(
 ) -> SegmentationModel:
     """A network of the catalog for ``classes`` classes and images of ``in_channels`` channels.
 
-    ``name``: a key of :data:`CATALOG`, a network from outside (``torchvision:NAME``, ``smp:NAME``,
+    ``name``: a key of :data:`CATALOG`, a plugin, a network from outside (``torchvision:NAME``, ``smp:NAME``,
     ``transformers:TYPE``), or ``ensemble`` with ``members=[{"architecture": NAME, "arguments": {…}}, …]``. ``weights``:
 
     - ``"auto"``: pretrained weights when in the cache or reachable within ten seconds, else none, which is reported;
@@ -254,10 +255,8 @@ def create_model(
         model = external.create(name, classes=classes, in_channels=in_channels, weights=wanted, **arguments)
     elif name == ENSEMBLE:
         model = _ensemble(classes, encoder, wanted, in_channels, arguments)
-    elif name in CATALOG:
-        model = _create(name, CATALOG[name], classes, encoder, wanted, in_channels, arguments)
     else:
-        raise UsageError("unknown network", expected=", ".join(CATALOG), found=name)
+        model = _create(name, catalog_entry(name), classes, encoder, wanted, in_channels, arguments)
     model.architecture = name
     model.arguments = {"encoder": encoder, "in_channels": in_channels, **arguments, **model.resolved_arguments()}
     if normalization is not None:
@@ -266,16 +265,40 @@ def create_model(
     return model
 
 
+def model_names() -> list[str]:
+    """Our networks, then those of plugins. Nothing is imported."""
+    return [*CATALOG, *(name for name in plugin_names("models") if name not in CATALOG)]
+
+
+def is_plugin(name: str) -> bool:
+    """Whether a network comes from another package by its entry point."""
+    return name not in CATALOG and name in plugin_names("models")
+
+
+def catalog_entry(name: str) -> Entry:
+    """The entry of a network of the catalog, or of a plugin. UsageError for an unknown name, PluginError for a plugin
+    that cannot be loaded or is no :class:`Entry`."""
+    if name in CATALOG:
+        return CATALOG[name]
+    expected = "a segwright.models.catalog.Entry"
+    found = load_plugin("models", name, expected)
+    if found is None:
+        raise UsageError("unknown network", expected=", ".join(model_names()), found=name)
+    if not isinstance(found, Entry):
+        raise not_a_plugin("models", name, expected, found)
+    return found
+
+
 def starts_pretrained(name: str, encoder: str | None = None, weights: str | None = "auto") -> bool:
     """Whether :func:`create_model` would begin with pretrained weights: whether they exist, and can be had.
 
     Only the weights of this network with this encoder are looked for or downloaded.
     """
-    if weights is None or weights == "none" or name not in CATALOG:
+    if weights is None or weights == "none" or (name not in CATALOG and not is_plugin(name)):
         return weights not in (None, "none", "auto")
     if weights not in ("auto", "imagenet"):
         return True  # named: had, or an error when the network is built
-    source = CATALOG[name].pretrained(encoder)
+    source = catalog_entry(name).pretrained(encoder)
     if source is None:
         return False
     family, _, published = source.partition(":")

@@ -20,13 +20,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
-from segwright.core.errors import UsageError
-from segwright.core.progress import track
+from segwright.core.errors import PluginError, UsageError
+from segwright.core.progress import literal, stderr_console, track
 from segwright.models.base import SegmentationModel, count_parameters
-from segwright.models.catalog import CATALOG, create_model
+from segwright.models.catalog import CATALOG, catalog_entry, create_model, model_names
 from segwright.models.recipes import FROM_SCRATCH
 
-GROUPS = ("today", "torchvision", "classic")
+GROUPS = ("today", "torchvision", "classic", "plugin")
 
 
 @dataclass(frozen=True)
@@ -85,19 +85,25 @@ def list_catalog(names: Sequence[str] = (), *, measure: tuple[int, int] | None =
     """The catalog, or ``names`` of it, as rows: name, group, encoder, parameters (of 21 classes), stride, summary,
     paper, license.
 
-    ``group``: ``today`` (what to choose from), ``torchvision`` (its networks, with its weights) or ``classic``; whole
-    groups follow one another. ``stride``: of the finest scores, before they are brought to the image's size.
+    ``group``: ``today`` (what to choose from), ``torchvision`` (its networks, with its weights), ``classic`` or
+    ``plugin``; whole groups follow one another. ``stride``: of the finest scores, before they reach the image's size.
     ``measure``: an image's (height, width); adds ``gflop``, ``training_mib`` per image of a batch, ``fixed_mib`` once
     (weights, gradients and AdamW's moments) and ``latency_ms`` here.
-    UsageError for an unknown name.
+    UsageError for an unknown name. A plugin that cannot be loaded is reported on stderr and left out.
     """
-    unknown = [name for name in names if name not in CATALOG]
+    unknown = [name for name in names if name not in model_names()]
     if unknown:
-        raise UsageError("unknown network", expected=", ".join(CATALOG), found=", ".join(unknown))
+        raise UsageError("unknown network", expected=", ".join(model_names()), found=", ".join(unknown))
     rows: list[dict[str, Any]] = []
-    chosen = list(names) or sorted(CATALOG, key=lambda name: GROUPS.index(group_of(name)))
+    chosen = list(names) or sorted(model_names(), key=lambda name: GROUPS.index(group_of(name)))
     for name in track(chosen, "measuring" if measure else "counting"):
-        entry = CATALOG[name]
+        try:
+            entry = catalog_entry(name)
+        except PluginError as error:
+            if names:
+                raise
+            stderr_console().print(literal(str(error)))
+            continue
         row: dict[str, Any] = {"name": name, "group": group_of(name), "encoder": entry.encoder}
         row |= {"summary": entry.summary, "paper": entry.paper, "license": entry.license}
         if measure is None:
@@ -115,6 +121,8 @@ def list_catalog(names: Sequence[str] = (), *, measure: tuple[int, int] | None =
 
 def group_of(name: str) -> str:
     """The group of a network of the catalog, one of :data:`GROUPS`."""
+    if name not in CATALOG:
+        return "plugin"
     if CATALOG[name].torchvision:
         return "torchvision"
     return "classic" if name in FROM_SCRATCH else "today"

@@ -22,6 +22,7 @@ from segwright.inference.predictor import find_bundle
 from segwright.losses import create_loss
 from segwright.losses.base import SegmentationLoss
 from segwright.models.base import Provenance, SegmentationModel
+from segwright.models.catalog import is_plugin
 from segwright.training.augmentation import phase_transform, unlabeled_transform
 from segwright.training.components import OnValidation, TrainerComponents, UnlabeledData
 from segwright.training.config import TrainConfig
@@ -76,7 +77,8 @@ def load_saved_model(path: str | Path | None, config: TrainConfig) -> SavedModel
     """The saved model to fine-tune; a typed error if there is none, or if the config names another network."""
     if path is None:
         return None
-    trusted = ":" in config.model.name  # the config names a network of another package
+    # the config names a network of another package
+    trusted = ":" in config.model.name or is_plugin(config.model.name)
     network, bundle = load_bundle(find_bundle(path), trust_external=trusted)
     asked = (config.model.name, config.model.encoder)
     found = (bundle.architecture, bundle.arguments.get("encoder"))

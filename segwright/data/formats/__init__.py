@@ -6,6 +6,8 @@ signature of their own first, the plain folder last.
 
 from __future__ import annotations
 
+from segwright.core.errors import UsageError
+from segwright.core.plugins import load_plugin, not_a_plugin, plugin_names
 from segwright.data.formats import (
     ade20k,
     ade20k_full,
@@ -60,4 +62,18 @@ _TRIED: tuple[Format, ...] = (
 
 FORMATS: dict[str, Format] = {known.name: known for known in _TRIED}
 
-__all__ = ["FORMATS", "Format"]
+
+def format_by_name(name: str) -> Format:
+    """The format of a name: ours, else a plugin's. UsageError for an unknown name, PluginError for a broken plugin."""
+    if name in FORMATS:
+        return FORMATS[name]
+    expected = "a segwright.data.formats.base.Format"
+    found = load_plugin("formats", name, expected)
+    if found is None:
+        raise UsageError("unknown data format", expected=", ".join([*FORMATS, *plugin_names("formats")]), found=name)
+    if not isinstance(found, Format):
+        raise not_a_plugin("formats", name, expected, found)
+    return found
+
+
+__all__ = ["FORMATS", "Format", "format_by_name"]

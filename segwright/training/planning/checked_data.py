@@ -17,7 +17,7 @@ from segwright.data.check.label_rules import UNLEARNABLE
 from segwright.data.check.runner import CheckResult, check_dataset
 from segwright.data.dataset import Dataset, Split
 from segwright.data.splits import folds
-from segwright.models.catalog import CATALOG
+from segwright.models.catalog import model_names
 from segwright.training.callbacks.trackers import check_trackers
 from segwright.training.config import Size, TrainConfig
 from segwright.training.data_fingerprint import Prints, data_print
@@ -78,8 +78,8 @@ def check(
     Rank 0 checks for all. ``checked``: the result of a check that ran before, whose warnings were shown already.
     """
     world = world or World()
-    if config.model.name not in ("auto", *CATALOG):
-        raise UsageError("unknown network", expected=", ".join(CATALOG), found=config.model.name)
+    if ":" not in config.model.name and config.model.name not in ("auto", *model_names()):
+        raise UsageError("unknown network", expected=", ".join(model_names()), found=config.model.name)
     check_trackers(config.training.trackers)
     train, val = training_splits(data, config)
 
