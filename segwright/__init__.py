@@ -26,6 +26,7 @@ if TYPE_CHECKING:
         choose_split,
         compare,
         convert,
+        create_api_key,
         create_model,
         cross_validate,
         ensemble,
@@ -112,8 +113,8 @@ if TYPE_CHECKING:
 _HOME = {
     "segwright.api": (
         "ConvertResult FailedFile ModelInfo PredictResult PredictedFile benchmark check choose_split compare convert "
-        "create_model cross_validate ensemble evaluate export find_label_errors fit_error_model import_weights "
-        "label list_models load lr_range make_reference monitor open_dataset plot_crf predict promote "
+        "create_api_key create_model cross_validate ensemble evaluate export find_label_errors fit_error_model "
+        "import_weights label list_models load lr_range make_reference monitor open_dataset plot_crf predict promote "
         "read_journal read_lineage read_reference refine select serve train tune tune_postprocessing "
         "write_tasks"
     ),
@@ -220,6 +221,7 @@ __all__ = [
     "compare",
     "convert",
     "corrupt",
+    "create_api_key",
     "create_model",
     "cross_validate",
     "ensemble",

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from segwright.api.comparison import compare
 from segwright.api.data import check, choose_split, convert, open_dataset
-from segwright.api.inference import evaluate, predict, serve
+from segwright.api.inference import evaluate, predict
 from segwright.api.journal import make_reference, read_journal, read_reference
 from segwright.api.label_errors import find_label_errors
 from segwright.api.label_page import label
@@ -19,6 +19,7 @@ from segwright.api.quality import fit_error_model
 from segwright.api.refinement import promote, read_lineage, refine
 from segwright.api.results import ConvertResult, FailedFile, ModelInfo, PredictedFile, PredictResult
 from segwright.api.runtimes import benchmark
+from segwright.api.serving import create_api_key, serve
 from segwright.api.training import cross_validate, lr_range, train, tune
 from segwright.core.deprecated import renamed_names
 
@@ -33,6 +34,7 @@ __all__ = [
     "choose_split",
     "compare",
     "convert",
+    "create_api_key",
     "create_model",
     "cross_validate",
     "ensemble",

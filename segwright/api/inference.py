@@ -1,4 +1,4 @@
-"""Use a model: predict, evaluate, serve."""
+"""Use a model: predict, evaluate."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from segwright.inference.predictor import Predictor
     from segwright.inference.sources import Source
 
-__all__ = ["as_predictor", "evaluate", "is_mask_folder", "predict", "serve"]
+__all__ = ["as_predictor", "evaluate", "is_mask_folder", "predict"]
 
 
 @renamed_parameters(post="postprocess")
@@ -368,138 +368,6 @@ def evaluate(
         name = Path(model).name if isinstance(model, str | Path) else "model"
         write_report(Path(report), found, chosen, RunFacts(title=f"{name} on {chosen.name}", command=command))
     return found
-
-
-@renamed_parameters(post="postprocess", queue="max_concurrent_requests", timeout="upload_timeout", say="message")
-def serve(
-    model: str | Path,
-    *,
-    host: str = "127.0.0.1",
-    port: int = 8000,
-    device: str = "auto",
-    precision: str = "auto",
-    postprocess: str | None = None,
-    tta: str | None = None,
-    max_concurrent_requests: int = 32,
-    batch: int | None = None,
-    max_megabytes: float = 32.0,
-    max_megapixels: float = 32.0,
-    upload_timeout: float = 30.0,
-    predict_timeout: float = 120.0,
-    eight_bit: str | None = None,
-    watch: bool = False,
-    journal: str | Path | None = None,
-    keep_images: float | str = 0.0,
-    journal_max_size: int | str = "1GB",
-    label_studio: str | None = None,
-    label_studio_key_file: str | Path | None = None,
-    label_studio_labels: str = "",
-    label_folder: str | Path | None = None,
-    trust_external: bool = False,
-    runtime: str = "auto",
-    message: Callable[[str], None] = print,
-) -> None:
-    """Serve a model over HTTP until SIGINT or SIGTERM. Requests that were accepted are finished first.
-
-    Parameters
-    ----------
-    model : str or Path
-        A run folder, a bundle, an ``.onnx`` file, or a slot, whose promotions are then taken over as they come.
-    host : str, default="127.0.0.1"
-        Address to listen on; ``"0.0.0.0"`` for all.
-    port : int, default=8000
-        0 takes a free one.
-    device, precision, postprocess, tta, eight_bit, trust_external
-        As for :func:`segwright.load`.
-    runtime : {"auto", "usual", "torch", "onnxruntime", "openvino"}, default="auto"
-        The fastest that :func:`segwright.benchmark` has proven for this model on this machine, else the usual one, as
-        for :func:`segwright.load`. What only the network itself has (features of a journal, dropout) takes the usual.
-    max_concurrent_requests : int >= 1, default=32
-        Requests at a time; more are answered with 503.
-    batch : int >= 1, optional
-        Images of one size that run together. Left out: 8 on a GPU, 1 on a CPU.
-    max_megabytes, max_megapixels : float > 0
-        The largest body and image.
-    upload_timeout : float > 0, default=30
-        Seconds that a client may take to send an image.
-    predict_timeout : float > 0, default=120
-        Seconds that the network may take for one image.
-    watch : bool, default=False
-        Reload the model when its files change, as SIGHUP does.
-    journal, keep_images, journal_max_size
-        As for :func:`segwright.predict`. A full disk never stops the service: rows that are lost are counted in
-        ``/metrics``.
-    label_studio : str, optional
-        The address of a Label Studio server: its backend protocol is served under ``/label-studio``, and the images of
-        its tasks are fetched from this server alone.
-    label_studio_key_file : str or Path, optional
-        A file with an API key of Label Studio; left out: the environment variable ``LABEL_STUDIO_API_KEY``.
-    label_studio_labels : str, default=""
-        The project's labels where they differ from the classes, ``"car=Vehicle,sky="``; an empty one is not sent.
-    label_folder : str or Path, optional
-        Where annotations of Label Studio become masks.
-    message : callable, default=print
-        Receives lines for the user, such as the URL. Requests are logged to ``segwright.serve``.
-
-    Raises
-    ------
-    UsageError
-        The port cannot be had.
-    BundleError
-        There is no saved model.
-    MissingExtraError
-        The extra ``serve`` is not installed.
-
-    Examples
-    --------
-    >>> import segwright as sw
-    >>> sw.serve("run", port=0)  # doctest: +SKIP
-
-    For other ASGI servers see :func:`segwright.serving.app.create_app`.
-    """
-    from segwright.inference.exported_files import find_exported
-    from segwright.inference.predictor import find_bundle
-    from segwright.serving.packages import require_packages
-
-    require_packages()
-    from segwright.monitoring.recorder import JournalOptions
-    from segwright.serving.limits import ServiceLimits
-    from segwright.serving.server import log_to_stderr, serve_model
-
-    path = Path(model)
-    limits = ServiceLimits(
-        max_megabytes=max_megabytes, max_megapixels=max_megapixels, max_concurrent_requests=max_concurrent_requests,
-        batch=batch, body_seconds=upload_timeout, header_seconds=min(10.0, upload_timeout),
-        predict_seconds=predict_timeout,
-    )  # fmt: skip
-
-    def load_model() -> Predictor:
-        return load(
-            path, device=device, precision=precision, postprocess=postprocess, tta=tta, eight_bit=eight_bit,
-            trust_external=trust_external, runtime=runtime if journal is None else _own(runtime),
-        )  # fmt: skip
-
-    exported = find_exported(path)
-    watched = None if not watch else exported.file if exported is not None else find_bundle(path)
-    if (path / "versions").is_dir():  # a slot (segwright.labeling.slot), which is made to be switched
-        watched = path / "model"  # the link, and not the version that it leads to now
-    log_to_stderr()
-    place = path.resolve()
-    folder = place.parent if place.name == "model" else place  # of a run, not in it
-    name = place.stem if place.is_file() else folder.name
-    options = None
-    if journal is not None:
-        options = JournalOptions(journal, keep_images, journal_max_size, reference=path)
-    more = None
-    if label_studio is not None:
-        from segwright.labeling.label_studio import label_studio_routes
-
-        more = label_studio_routes(label_studio, path, name, label_studio_key_file, label_studio_labels, label_folder)
-    elif label_folder is not None or label_studio_key_file is not None or label_studio_labels:
-        raise UsageError("options of Label Studio without its address", fix="--label-studio http://localhost:8080")
-    serve_model(
-        load_model, limits, name=name, host=host, port=port, watch=watched, journal=options, more=more, message=message
-    )
 
 
 def as_predictor(

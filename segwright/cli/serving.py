@@ -1,4 +1,4 @@
-"""The command that serves a model over HTTP: serve."""
+"""The commands that serve models over HTTP: serve, api-key."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.table import Table
 
 from segwright.cli.common import (
     Device,
@@ -13,16 +14,24 @@ from segwright.cli.common import (
     JournalFolder,
     JournalMaxSize,
     KeepImages,
-    Model,
     Runtime,
     TrustExternal,
     console,
 )
 from segwright.cli.models import Post, Tta
+from segwright.core.progress import PlainConsole, literal
+
+Models = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="MODEL...",
+        help="Run folders, bundles, exported files or slots; NAME=PATH gives a name. The first answers /predict.",
+    ),
+]
 
 
 def serve(
-    model: Model,
+    models: Models,
     host: Annotated[str, typer.Option("--host", help="Address to listen on; 0.0.0.0: all.")] = "127.0.0.1",
     port: Annotated[int, typer.Option("--port", help="0 takes a free one.")] = 8000,
     device: Device = "auto",
@@ -49,8 +58,20 @@ def serve(
     predict_timeout: Annotated[
         float, typer.Option("--predict-timeout", metavar="SECONDS", help="Time of the network for one image.")
     ] = 120.0,
+    models_memory: Annotated[
+        str | None,
+        typer.Option("--models-memory", metavar="SIZE", help="Of the files of all loaded models, such as 2GB."),
+    ] = None,
+    api_keys: Annotated[
+        Path | None,
+        typer.Option("--api-keys", metavar="FILE", help="Every request needs a key of this file: segwright api-key."),
+    ] = None,
+    tls_cert: Annotated[
+        Path | None, typer.Option("--tls-cert", metavar="FILE", help="Certificate and chain as PEM, for HTTPS.")
+    ] = None,
+    tls_key: Annotated[Path | None, typer.Option("--tls-key", metavar="FILE", help="Its private key as PEM.")] = None,
     eight_bit: EightBit = None,
-    watch: Annotated[bool, typer.Option("--watch", help="Reload the model when its files change.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Reload a model when its files change.")] = False,
     journal: JournalFolder = None,
     keep_images: KeepImages = "0%",
     journal_max_size: JournalMaxSize = "1GB",
@@ -72,7 +93,10 @@ def serve(
         typer.Option("--label-folder", metavar="DIR", help="Where annotations of Label Studio become masks."),
     ] = None,
 ) -> None:
-    """Serve a model over HTTP, with a page to try it. SIGHUP reloads the model, Ctrl-C stops."""
+    """Serve models over HTTP, with a page to try them.
+
+    SIGHUP reloads the models, SIGUSR2 restarts the service without losing a request, Ctrl-C stops.
+    """
     from segwright import api
 
     screen = console()
@@ -82,16 +106,68 @@ def serve(
         screen.file.flush()  # a program that waits for the URL reads a pipe
 
     api.serve(
-        model, host=host, port=port, device=device, precision=precision, postprocess=post, tta=tta,
+        models, host=host, port=port, device=device, precision=precision, postprocess=post, tta=tta,
         trust_external=trust_external, runtime=runtime, max_concurrent_requests=max_concurrent_requests, batch=batch,
         max_megabytes=max_megabytes, max_megapixels=max_megapixels, upload_timeout=upload_timeout,
-        predict_timeout=predict_timeout, eight_bit=eight_bit, watch=watch, journal=journal,
+        predict_timeout=predict_timeout, models_memory=models_memory, api_keys=api_keys, tls_cert=tls_cert,
+        tls_key=tls_key, eight_bit=eight_bit, watch=watch, journal=journal,
         keep_images=keep_images, journal_max_size=journal_max_size, label_studio=label_studio,
         label_studio_key_file=label_studio_key_file, label_studio_labels=label_studio_labels,
         label_folder=label_folder, message=message,
     )  # fmt: skip
 
 
+def api_key(
+    name: Annotated[
+        str | None, typer.Argument(metavar="NAME", help="Of whoever gets the key; without it the keys are listed.")
+    ] = None,
+    file: Annotated[Path, typer.Option("--file", metavar="FILE", help="The file of keys.")] = Path("api-keys.json"),
+    requests_per_minute: Annotated[
+        float | None, typer.Option("--requests-per-minute", metavar="N", help="Images per minute; more get 429.")
+    ] = None,
+    max_concurrent: Annotated[
+        int | None, typer.Option("--max-concurrent", metavar="N", help="Images at a time; more get 429.")
+    ] = None,
+    models: Annotated[
+        str | None, typer.Option("--models", metavar="NAME,…", help="The models that the key is for; all if left out.")
+    ] = None,
+    may_reload: Annotated[bool, typer.Option("--may-reload", help="The key may reload models.")] = False,
+    remove: Annotated[bool, typer.Option("--remove", help="Remove the key of this name.")] = False,
+) -> None:
+    """Make an API key for serve --api-keys FILE, list the keys, or remove one. The file has only their hashes."""
+    from segwright.core.errors import UsageError
+    from segwright.serving.packages import require_packages
+
+    require_packages()
+    from segwright.serving.keys import read_keys, remove_key
+
+    screen = console()
+    if name is None:
+        if remove:
+            raise UsageError("no key to remove", expected="segwright api-key NAME --remove", found="no name")
+        table = Table("name", "created", "per minute", "at a time", "models", "reloads", box=None)
+        for key in read_keys(file):
+            limits = ("" if value is None else f"{value:g}" for value in (key.requests_per_minute, key.max_concurrent))
+            names = "all" if key.models is None else ", ".join(key.models)
+            table.add_row(key.name, key.created, *limits, literal(names), "yes" if key.may_reload else "")
+        screen.print(table)
+        return
+    if remove:
+        screen.print(f"Removed: {remove_key(file, name).name}", markup=False)
+        return
+    from segwright import api
+
+    chosen = None if models is None else [part.strip() for part in models.split(",") if part.strip()]
+    secret = api.create_api_key(
+        file, name, requests_per_minute=requests_per_minute, max_concurrent=max_concurrent, models=chosen,
+        may_reload=may_reload,
+    )  # fmt: skip
+    console_error = PlainConsole(stderr=True, soft_wrap=True)
+    console_error.print(f"The key of {name}, shown only now; {file} has its hash:", markup=False)
+    screen.print(secret, markup=False, soft_wrap=True, highlight=False)
+
+
 def register(app: typer.Typer) -> None:
-    """Add this module's command."""
+    """Add this module's commands."""
     app.command()(serve)
+    app.command("api-key")(api_key)

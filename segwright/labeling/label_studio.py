@@ -43,8 +43,9 @@ from segwright.labeling.label_studio_store import AnnotationFolder
 from segwright.labeling.label_studio_version import model_version
 from segwright.serving.http import check_sender, read_body
 from segwright.serving.limits import RequestRejected
+from segwright.serving.models import ServedModel
 from segwright.serving.responses import json_response
-from segwright.serving.service import RequestContext, ServedModel, Service
+from segwright.serving.service import RequestContext, Service
 
 logger = logging.getLogger("segwright.serve")
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Callable
-from dataclasses import dataclass
 from urllib.parse import parse_qsl
 
 from starlette.datastructures import Headers
@@ -12,28 +12,15 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from segwright.core.errors import SegwrightError
+from segwright.inference.output_options import MOST_SIMPLIFIED
 from segwright.serving.limits import ClientDisconnected, RequestRejected
-from segwright.serving.responses import FORMATS, json_response
+from segwright.serving.responses import FORMATS, PredictParams, json_response
 
 BYTES = "application/octet-stream"
 SEND_BYTES = "send the file's bytes as the body: curl -H 'Content-Type: image/png' --data-binary @image.png"
-SWITCHES = ("mask", "quality")
+SWITCHES = ("mask", "quality", "polygons")  # of as=json
 MAX_QUERY = 512  # bytes
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "[::1]", "::1"})
-
-
-@dataclass(frozen=True)
-class PredictParams:
-    """The query of ``/predict``."""
-
-    format: str = "labels"  # one of FORMATS
-    mask: bool = False
-    quality: bool = False
-
-    @property
-    def in_detail(self) -> bool:
-        """Whether the uncertainty and the estimated quality are needed."""
-        return self.quality or self.format == "uncertainty"
 
 
 def check_host(headers: Headers, hosts: frozenset[str] | None) -> None:
@@ -84,13 +71,17 @@ def check_content_type(headers: Headers) -> None:
 
 
 def parse_query(query: bytes) -> PredictParams:
-    """The parameters ``as``, ``mask`` and ``quality``, each at most once; anything else is rejected with 400."""
-    expected = f"as={'|'.join(FORMATS)}, with as=json also mask=true and quality=true"
+    """The parameters of ``/predict``, each at most once; anything else is rejected with 400."""
+    expected = (
+        f"as={'|'.join(FORMATS)}, with as=json also mask=true, quality=true and polygons=true, with polygons also "
+        "simplify=PIXELS"
+    )
     if len(query) > MAX_QUERY:
         raise RequestRejected(400, "the query is too long", expected=expected, found=f"{len(query)} bytes")
-    pairs = parse_qsl(query.decode("latin-1"), keep_blank_values=True, max_num_fields=MAX_QUERY)
+    text = query.decode("latin-1")
+    pairs = parse_qsl(text, keep_blank_values=True, max_num_fields=MAX_QUERY)
     given = dict(pairs)
-    unknown = [name for name in given if name not in ("as", *SWITCHES)]
+    unknown = [name for name in given if name not in ("as", "simplify", *SWITCHES)]
     if unknown or len(given) < len(pairs):
         raise RequestRejected(
             400, "unknown query parameter" if unknown else "repeated query parameter", expected=expected,
@@ -98,13 +89,29 @@ def parse_query(query: bytes) -> PredictParams:
             fix="nothing is fetched: send the image's bytes as the body" if unknown else "give it once",
         )  # fmt: skip
     switches = {name: given.get(name, "false") for name in SWITCHES}
-    params = PredictParams(given.get("as", "labels"), **{name: value == "true" for name, value in switches.items()})
+    params = PredictParams(
+        given.get("as", "labels"), simplify=_pixels(given.get("simplify"), text),
+        **{name: value == "true" for name, value in switches.items()},
+    )  # fmt: skip
     if params.format not in FORMATS or any(value not in ("true", "false") for value in switches.values()):
-        raise RequestRejected(400, "unknown response format", expected=expected, found=query.decode("latin-1"))
+        raise RequestRejected(400, "unknown response format", expected=expected, found=text)
     for name, value in switches.items():
         if value == "true" and params.format != "json":
-            raise RequestRejected(400, f"{name}=true needs as=json", expected=expected, found=query.decode("latin-1"))
+            raise RequestRejected(400, f"{name}=true needs as=json", expected=expected, found=text)
+    if "simplify" in given and not params.has_polygons:
+        raise RequestRejected(400, "simplify needs polygons", expected=expected, found=text)
     return params
+
+
+def _pixels(text: str | None, query: str) -> float:
+    """The pixels of ``simplify``, 0 without; RequestRejected with 400 for anything else."""
+    if text is None:
+        return 0.0
+    if re.fullmatch(r"\d{1,4}(\.\d{1,6})?", text, re.ASCII) and float(text) <= MOST_SIMPLIFIED:
+        return float(text)
+    raise RequestRejected(
+        400, "polygons cannot be simplified by that", expected=f"simplify=0 to {MOST_SIMPLIFIED} pixels", found=query
+    )
 
 
 def content_length(headers: Headers) -> int | None:

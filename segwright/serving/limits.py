@@ -30,6 +30,7 @@ class ServiceLimits:
     write_seconds: float = 30.0  # until a client that stopped reading its response is disconnected
     stop_seconds: float = 20.0  # to finish accepted requests when the service stops
     connections: int = 256
+    models_megabytes: float | None = None  # of the files of all loaded models, in 10^6 bytes; None: not limited
     queue: InitVar[int | None] = None  # the former name of max_concurrent_requests
 
     def __post_init__(self, queue: int | None) -> None:
@@ -52,6 +53,11 @@ class ServiceLimits:
     def max_pixels(self) -> int:
         """The largest image in pixels."""
         return int(self.max_megapixels * 1e6)
+
+    @property
+    def models_bytes(self) -> int | None:
+        """The files of all loaded models together, in bytes."""
+        return None if self.models_megabytes is None else int(self.models_megabytes * 1e6)
 
     def image_limits(self) -> Limits:
         """The limits of the decoder; its ``max_bytes`` bounds the uncompressed size of a TIFF."""

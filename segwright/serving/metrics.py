@@ -1,7 +1,7 @@
 """Prometheus metrics of the service.
 
-Labels are a route's template and a status class, never a value that a client can choose: free values would grow the
-memory of this process and of the Prometheus server without bound.
+Labels are a route's template, a status class, and names of models and API keys, never a value that a client can choose:
+free values would grow the memory of this process and of the Prometheus server without bound.
 """
 
 from __future__ import annotations
@@ -51,7 +51,12 @@ class ServiceMetrics:
         self.failed_reloads = Counter(
             "segwright_failed_reloads", "Failed reloads; the previous model stayed in use.", registry=registry
         )
-
+        self._images = Counter("segwright_images", "Images predicted.", ("model",), registry=registry)
+        self._by_key = Counter(
+            "segwright_key_requests", "Requests with an API key.", ("key", "status"), registry=registry
+        )
+        self.loaded_models = Gauge("segwright_loaded_models", "Models in memory, with versions.", registry=registry)
+        self.loaded_bytes = Gauge("segwright_loaded_model_bytes", "Size of the files of these.", registry=registry)
         self.journal_rows = Counter("segwright_journal_rows", "Rows written to the journal.", registry=registry)
         self.journal_lost = Counter(
             "segwright_journal_lost_rows", "Rows that the journal could not take.", registry=registry
@@ -61,6 +66,14 @@ class ServiceMetrics:
         """Count one request; ``route`` is a template, never the requested path."""
         self._requests.labels(route, f"{status // 100}xx").inc()
         self._seconds.labels(route).observe(seconds)
+
+    def count_key(self, name: str, status: int) -> None:
+        """Count one request with the API key of a name."""
+        self._by_key.labels(name, f"{status // 100}xx").inc()
+
+    def count_image(self, model: str) -> None:
+        """Count one image that a model has predicted."""
+        self._images.labels(model).inc()
 
     def set_in_flight(self, count: int) -> None:
         """Set the number of requests accepted and not yet answered."""

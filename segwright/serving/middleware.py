@@ -1,4 +1,6 @@
-"""ASGI middleware around every route, outermost first: access log, security headers, body drain, host check, errors."""
+"""ASGI middleware around every route, outermost first: access log, security headers, body drain, host check, API
+keys, errors.
+"""
 
 from __future__ import annotations
 
@@ -10,14 +12,18 @@ from typing import Any
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import Request
+from starlette.routing import compile_path
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from segwright.core.errors import SegwrightError
 from segwright.serving.http import check_host, content_length, error_response
+from segwright.serving.keys import KeyRing, given_key
 from segwright.serving.limits import ClientDisconnected, RequestRejected
 
 logger = logging.getLogger("segwright.serve")
 
+OPEN_PATHS = frozenset({"/", "/health", "/healthz", "/ready", "/openapi.json"})  # to read, they need no API key
+KEY = "segwright.key"  # in a request's scope: its ApiKey
 OTHER = "other"  # the label of unknown paths and methods
 CLIENT_DISCONNECTED = 499  # the status that nginx logs if the client disconnected before the response
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
@@ -34,10 +40,18 @@ DEFAULT_POLICY = "default-src 'none'; frame-ancestors 'none'"
 
 
 class AccessLog:
-    """Log and count every request with its status and time. ``routes``: the paths that are logged as they are."""
+    """Log and count every request with its status and time. ``routes``: the paths, with ``{name}`` where any text may
+    stand, that are logged as they are."""
 
     def __init__(self, app: ASGIApp, routes: frozenset[str], count: Callable[[str, int, float], None]) -> None:
-        self.app, self.routes, self.count = app, routes, count
+        self.app, self.count = app, count
+        self.routes = frozenset(route for route in routes if "{" not in route)
+        self.templates = [(compile_path(route)[0], route) for route in routes - self.routes]
+
+    def _route(self, path: str) -> str:
+        if path in self.routes:
+            return path
+        return next((template for pattern, template in self.templates if pattern.match(path)), OTHER)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -57,18 +71,20 @@ class AccessLog:
             pass
         finally:
             seconds = time.monotonic() - began
-            path = route_path(scope)
-            route = path if path in self.routes else OTHER
+            route = self._route(route_path(scope))
             self.count(route, status, seconds)
             method = scope["method"] if scope["method"] in METHODS else OTHER
-            logger.info("%s %s %d %.0f ms", method, route, status, seconds * 1000)
+            key = scope.get(KEY)
+            by = "" if key is None else f" by {key.name}"
+            logger.info("%s %s %d %.0f ms%s", method, route, status, seconds * 1000, by)
 
 
 class ResponseHeaders:
-    """Add the security headers; send no body in response to HEAD."""
+    """Add the security headers; send no body in response to HEAD. ``closing``: whether connections end with their
+    response, because another process takes over."""
 
-    def __init__(self, app: ASGIApp) -> None:
-        self.app = app
+    def __init__(self, app: ASGIApp, closing: Callable[[], bool] = lambda: False) -> None:
+        self.app, self.closing = app, closing
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -80,6 +96,8 @@ class ResponseHeaders:
                 headers = MutableHeaders(scope=message)
                 headers.update(SECURITY_HEADERS)
                 headers.setdefault("content-security-policy", DEFAULT_POLICY)
+                if self.closing():
+                    headers["connection"] = "close"
             elif scope["method"] == "HEAD":
                 message["body"] = b""
             await send(message)
@@ -149,6 +167,52 @@ class HostCheck:
                 await rejected(Request(scope), error)(scope, receive, send)
                 return
         await self.app(scope, receive, send)
+
+
+class ApiKeyCheck:
+    """Reject requests without a known API key, and those beyond its limits. ``keys`` None: none is needed.
+
+    ``is_open``: whether a path needs no key. The key is in the scope as KEY. Requests that only read do not count.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        keys: KeyRing | None,
+        is_open: Callable[[str], bool],
+        count: Callable[[str, int], None] = lambda name, status: None,
+    ) -> None:
+        self.app, self.keys, self.is_open, self.count = app, keys, is_open, count
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        reads = scope["type"] == "http" and scope["method"] in ("GET", "HEAD")
+        if self.keys is None or scope["type"] != "http" or (reads and self.is_open(route_path(scope))):
+            await self.app(scope, receive, send)
+            return
+        try:
+            limit = self.keys.check(given_key(Headers(scope=scope).get))
+            scope[KEY] = limit.key
+            if not reads:
+                limit.take(self.keys.clock())
+        except RequestRejected as error:
+            if KEY in scope:
+                self.count(scope[KEY].name, error.status)
+            await rejected(Request(scope), error)(scope, receive, send)
+            return
+        status = CLIENT_DISCONNECTED
+
+        async def send_noted(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        try:
+            await self.app(scope, receive, send_noted)
+        finally:
+            self.count(limit.key.name, status)
+            if not reads:
+                limit.finish()
 
 
 class UnhandledErrors:

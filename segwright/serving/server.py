@@ -7,23 +7,27 @@ import errno
 import ipaddress
 import logging
 import socket
+import ssl
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from segwright.core.errors import UsageError
 from segwright.serving.app import create_app
 from segwright.serving.http import LOOPBACK
+from segwright.serving.keys import KeyRing
+from segwright.serving.models import ModelSource, check_sources, smoke_test
 from segwright.serving.packages import require_packages
-from segwright.serving.service import Service, smoke_test
+from segwright.serving.restart import inherited_socket
+from segwright.serving.service import Service
+from segwright.serving.tls import TlsFiles
 
 if TYPE_CHECKING:
     from starlette.routing import Route
 
     from segwright.inference.predictor import Predictor
-    from segwright.monitoring.recorder import JournalOptions
     from segwright.serving.limits import ServiceLimits
     from segwright.serving.uvicorn_timeouts import GracefulServer, ServedApplication
 
@@ -40,6 +44,7 @@ class Address:
 
     host: str
     port: int
+    secure: bool = False  # with TLS
 
     @property
     def loopback(self) -> bool:
@@ -53,7 +58,9 @@ class Address:
 
     @property
     def url(self) -> str:
-        return f"http://[{self.host}]:{self.port}/" if ":" in self.host else f"http://{self.host}:{self.port}/"
+        scheme = "https" if self.secure else "http"
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{scheme}://{host}:{self.port}/"
 
 
 def bind(host: str, port: int) -> tuple[socket.socket, Address]:
@@ -84,51 +91,99 @@ def _unbindable(error: OSError, host: str, port: int) -> UsageError:
     return UsageError(message, expected="a free port", found=f"{host}:{port} ({error.strerror})", fix=fix)
 
 
-def serve_model(
-    load: Callable[[], Predictor],
+@dataclass(frozen=True)
+class ListenOptions:
+    """Where a service listens, and who may use it. ``keys``: the file of API keys; ``tls``: the certificate."""
+
+    host: str = "127.0.0.1"
+    port: int = 8000
+    keys: Path | None = None
+    tls: TlsFiles | None = None
+
+
+def serve_models(
+    sources: Sequence[ModelSource],
     limits: ServiceLimits,
+    options: ListenOptions,
     *,
-    name: str,
-    host: str = "127.0.0.1",
-    port: int = 8000,
-    watch: Path | None = None,
-    journal: JournalOptions | None = None,
     more: Callable[[Service], Sequence[Route]] | None = None,
     message: Callable[[str], None] = print,
 ) -> None:
-    """Load a model and serve it until a signal ends the service.
+    """Load models and serve them until a signal ends the service; the first is the default one.
 
-    ``load`` loads the predictor, now and at SIGHUP; ``watch``: a file or folder whose change has the same effect;
-    ``journal``: where a row per prediction goes; ``more``: further routes for the service;
-    ``message`` gets lines for the user, such as the URL once the service listens. Outside the main thread no signal is
-    handled. UsageError for a port that cannot be bound, before anything is loaded; MissingExtraError without the extra
-    ``serve``.
+    ``more``: further routes for the service; ``message`` gets lines for the user, such as the URL once the service
+    listens. Outside the main thread no signal is handled. UsageError for a port that cannot be bound and for unusable
+    names, keys or certificates, before anything is loaded; MissingExtraError without the extra ``serve``.
     """
     require_packages()
-    sock, address = bind(host, port)
+    check_sources(sources, limits.models_bytes)
+    inherited = inherited_socket()
+    if inherited is None:
+        sock, address = bind(options.host, options.port)
+    else:
+        sock, address = inherited.sock, Address(options.host, int(inherited.sock.getsockname()[1]))
     with contextlib.closing(sock):
-        predictor = load()
-        smoke_test(predictor)  # an error of the model is raised here, with its fix
+        context = None if options.tls is None else options.tls.context()
+        keys = None if options.keys is None else KeyRing(options.keys)
+        address = replace(address, secure=context is not None)
+        loaded = [(source, _loaded(source)) for source in sources]
+        (first, predictor), *others = loaded
         hosts = LOOPBACK if address.loopback else None
-        app = create_app(predictor, limits, name=name, hosts=hosts, load=load, journal=journal, more=more)
-        server = build_server(app, lambda: _announce(address, name, message), watch)
+        app = create_app(predictor, limits, hosts=hosts, more=more, source=first, others=others, keys=keys)
+
+        def started() -> None:
+            _announce(address, [source.name for source in sources], keys is not None, message)
+            if inherited is not None:
+                inherited.report_ready()
+
+        watch = {source.name: source.watch for source in sources if source.watch is not None}
+        server = build_server(app, started, watch, tls=context, on_reload=_reloader(options.tls, context))
         server.run([sock])
     if server.lifespan.should_exit:
         raise UsageError("the service could not start", found="see the log", fix="segwright predict MODEL IMAGE")
     message("Stopped")
 
 
-def _announce(address: Address, name: str, message: Callable[[str], None]) -> None:
-    message(f"Serving {name} at {address.url}  (press Ctrl-C to stop)")
-    if not address.loopback:
+def _loaded(source: ModelSource) -> Predictor:
+    assert source.load is not None
+    predictor = source.load()
+    smoke_test(predictor)  # an error of the model is raised here, with its fix
+    return predictor
+
+
+def _reloader(tls: TlsFiles | None, context: ssl.SSLContext | None) -> Callable[[], None]:
+    """What SIGHUP does beside reloading the models. Keys need no signal."""
+
+    def reload() -> None:
+        if tls is not None and context is not None:
+            tls.reload(context)
+
+    return reload
+
+
+def _announce(address: Address, names: Sequence[str], has_keys: bool, message: Callable[[str], None]) -> None:
+    message(f"Serving {', '.join(names)} at {address.url}  (press Ctrl-C to stop)")
+    if address.loopback:
+        return
+    if not has_keys:
         message(
-            "Warning: no authentication. Anyone who can reach this port can use the service; put an authenticating "
-            "reverse proxy in front of it."
+            "Warning: no authentication. Anyone who can reach this port can use the service: --api-keys FILE, or an "
+            "authenticating reverse proxy in front of it."
+        )
+    if not address.secure:
+        message(
+            "Warning: no TLS. Images, and API keys if there are any, travel unencrypted: --tls-cert and --tls-key, or "
+            "a reverse proxy in front of it."
         )
 
 
 def build_server(
-    app: ServedApplication, on_started: Callable[[], None] = lambda: None, watch: Path | None = None
+    app: ServedApplication,
+    on_started: Callable[[], None] = lambda: None,
+    watch: Mapping[str, Path] | None = None,
+    *,
+    tls: ssl.SSLContext | None = None,
+    on_reload: Callable[[], None] = lambda: None,
 ) -> GracefulServer:
     """A ``uvicorn.Server`` for ``app`` with our protocol; ``on_started`` is called once it listens."""
     import uvicorn
@@ -141,7 +196,7 @@ def build_server(
         h11_max_incomplete_event_size=MAX_HEADERS,
         timeout_graceful_shutdown=max(1, round(app.service.limits.stop_seconds)),
     )  # fmt: skip
-    return GracefulServer(config, app, on_started, watch)
+    return GracefulServer(config, app, on_started, watch or {}, on_reload=on_reload, tls=tls)
 
 
 def log_to_stderr(logger: logging.Logger = logger) -> None:

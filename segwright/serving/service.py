@@ -11,28 +11,26 @@ import functools
 import logging
 import math
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 from starlette.responses import Response
 
-from segwright.core.errors import DepthError, MissingExtraError, ModelError, SegwrightError, TooLargeError
+from segwright.core.errors import DepthError, MissingExtraError, SegwrightError, TooLargeError
 from segwright.imageio import UInt8Array, encode_png
 from segwright.inference.prediction import Prediction
 from segwright.inference.predictor import Predictor
 from segwright.kernels.threads import processors
 from segwright.monitoring.gauges import MonitorGauges
 from segwright.monitoring.monitor import monitor
-from segwright.monitoring.observation import model_id
 from segwright.monitoring.periodic import PeriodicMonitor
 from segwright.monitoring.recorder import JournalOptions, RecordedModel, Recorder
 from segwright.serving.batcher import Batcher, InDetail, PredictTimeoutError, QueuedImage
 from segwright.serving.decoding import FIX_BIT_DEPTH, FIX_SIZE, DecoderUnavailableError, ImageDecoder
-from segwright.serving.http import PredictParams
 from segwright.serving.limits import (
     MAX_BUFFERED_BODIES,
     MAX_DECODED_IMAGES,
@@ -41,68 +39,25 @@ from segwright.serving.limits import (
     ServiceLimits,
 )
 from segwright.serving.metrics import ServiceMetrics
+from segwright.serving.models import (
+    ModelEntry,
+    ModelSource,
+    ModelTable,
+    ServedModel,
+    check_sources,
+    device_of,
+    smoke_test,
+)
 from segwright.serving.monitor_view import MonitorView
-from segwright.serving.responses import encode_prediction
+from segwright.serving.responses import PredictParams, encode_prediction
 
 logger = logging.getLogger("segwright.serve")
 
 GPU_BATCH = 8
 MAX_DECODERS = 4  # decoding is faster than any network
-WARM_UP_SIZE = (96, 128)
 CLOSE_SECONDS = 1.0
 GAUGE_ROWS = 500  # newest rows of the journal that the gauges are about
 GAUGE_SECONDS = 300.0  # between two looks, each of about a second: below 1 % of one core
-
-
-@dataclass(frozen=True)
-class ServedModel:
-    """The predictor in use and its name."""
-
-    predictor: Predictor
-    name: str
-    recorded: RecordedModel | None = None  # where its predictions are recorded
-    since: float = field(default_factory=time.time)
-
-    @functools.cached_property
-    def id(self) -> str:
-        """Of the weights, as in a journal and in a lineage."""
-        return model_id(self.predictor)
-
-    def metadata(self) -> dict[str, Any]:
-        """The part of a JSON response that describes the model."""
-        return {"model": self.name, **self.pipeline_info()}
-
-    def pipeline_info(self) -> dict[str, str | None]:
-        """The post-processing pipeline and the test-time augmentation."""
-        pipeline, views = self.predictor.pipeline, self.predictor.tta
-        return {"post": str(pipeline) if pipeline else None, "tta": str(views) if views else None}
-
-    def describe(self) -> dict[str, Any]:
-        """The content of ``/model``."""
-        predictor, bundle = self.predictor, self.predictor.bundle
-        space = predictor.label_space
-        return {
-            "name": self.name,
-            "id": self.id,
-            **self.pipeline_info(),
-            "architecture": bundle.architecture if bundle else None,
-            "classes": [
-                {"index": index, "name": name, "color": list(space.colors[index])}
-                for index, name in enumerate(space.names)
-            ],
-            "channels": predictor.runtime.in_channels,
-            "value_range": predictor.value_range.to_json() if predictor.value_range else None,
-            "device": device_of(predictor),
-            "metrics": _object(bundle.metrics) if bundle else {},
-            "licenses": _object(bundle.licenses) if bundle else {},
-            "reference": "reference" in predictor.attachments,
-            "loaded": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(self.since)),
-        }
-
-
-def _object(found: Any) -> dict[str, Any]:
-    """A mapping from a model's description with string keys; {} for anything else that a file may hold."""
-    return {str(name): value for name, value in found.items()} if isinstance(found, Mapping) else {}
 
 
 class RequestContext:
@@ -116,7 +71,9 @@ class RequestContext:
 class Service:
     """Predict images with ``predictor`` within ``limits``.
 
-    ``load`` loads the predictor again for :meth:`reload`; ``journal``: every prediction is a row of it. All methods but
+    ``load`` loads the predictor again for :meth:`reload`; ``journal``: every prediction is a row of it. ``source``
+    holds both and more of the first model, ``others`` the further ones, each with its predictor: all share the limits,
+    the decoders and the thread of the network. With several models a journal has a folder per model. All methods but
     :meth:`close` must be called on one event loop. Threads and processes are started when the first image needs them.
     """
 
@@ -128,32 +85,27 @@ class Service:
         name: str = "model",
         load: Callable[[], Predictor] | None = None,
         journal: JournalOptions | None = None,
+        source: ModelSource | None = None,
+        others: Sequence[tuple[ModelSource, Predictor]] = (),
     ) -> None:
         self.limits = limits or ServiceLimits()
-        self.load = load
         self.metrics = ServiceMetrics()
-        self.recorder: Recorder | None = None
+        first = source or ModelSource(name, load, journal=journal)
+        check_sources([first, *(one for one, _ in others)], self.limits.models_bytes)
         self.monitor_view: MonitorView | None = None
         self.periodic: PeriodicMonitor | None = None
-        if journal is not None:
-            reference = journal.reference if "reference" in predictor.attachments else None
-            self.monitor_view = MonitorView(journal.folder, reference)
-            self.recorder = Recorder(
-                journal, predictor, name, on_written=self.metrics.journal_rows.inc,
-                on_lost=self.metrics.journal_lost.inc,
-            )  # fmt: skip
-            if reference is not None:
-                writer = self.recorder.writer
-                self.periodic = PeriodicMonitor(
-                    functools.partial(monitor, journal.folder, reference, last=GAUGE_ROWS),
-                    MonitorGauges(self.metrics.registry), seconds=GAUGE_SECONDS, written=lambda: writer.written,
-                )  # fmt: skip
-        self.model = ServedModel(predictor, name, self.recorder.current if self.recorder is not None else None)
+        self.models = ModelTable(
+            [self._entry(one, found, bool(others)) for one, found in ((first, predictor), *others)],
+            self.limits.models_bytes,
+        )
+        self.recorder = self.models.default.recorder
+        self.metrics.loaded_models.set_function(self.models.loaded_count)
+        self.metrics.loaded_bytes.set_function(self.models.loaded_bytes)
+        self._monitor_first()
         self.stopping = False
         self.in_flight = self.buffered_bytes = self.decoded_pixels = 0
         self._image_seconds = 0.1  # moving average of the time per image
         self._pixel_seconds = 0.0  # moving average of the network's time per pixel
-        self._reloading = False
         batch = self.limits.batch or (1 if device_of(predictor).startswith("cpu") else GPU_BATCH)
         self.batcher = Batcher(
             batch=batch, wait=self.limits.wait_seconds, seconds=self.limits.predict_seconds, observe=self._observe
@@ -163,31 +115,70 @@ class Service:
         self._decoding = ThreadPoolExecutor(count, thread_name_prefix="decode")
         self._encoding = ThreadPoolExecutor(count, thread_name_prefix="encode")
 
-    async def predict(
-        self, body: bytes, params: PredictParams, context: RequestContext, *, began: float | None = None
-    ) -> Response:
-        """The prediction for an image's bytes.
+    def _entry(self, source: ModelSource, predictor: Predictor, several: bool) -> ModelEntry:
+        recorder = None
+        if source.journal is not None:
+            folder = Path(source.journal.folder) / source.name if several else source.journal.folder
+            source = replace(source, journal=replace(source.journal, folder=folder))
+            assert source.journal is not None
+            recorder = Recorder(
+                source.journal, predictor, source.name, on_written=self.metrics.journal_rows.inc,
+                on_lost=self.metrics.journal_lost.inc,
+            )  # fmt: skip
+        return ModelEntry(source, predictor, recorder)
 
-        RequestRejected if no slot is free (503), the image is too large (413), cannot be read or does not fit the
-        network (400, 415); ClientDisconnected after :meth:`cancel`.
+    def _monitor_first(self) -> None:
+        """The page and the gauges of the first model's journal."""
+        entry = self.models.default
+        journal = entry.source.journal
+        if journal is None or entry.recorder is None:
+            return
+        reference = journal.reference if "reference" in entry.current.predictor.attachments else None
+        self.monitor_view = MonitorView(journal.folder, reference)
+        if reference is not None:
+            writer = entry.recorder.writer
+            self.periodic = PeriodicMonitor(
+                functools.partial(monitor, journal.folder, reference, last=GAUGE_ROWS),
+                MonitorGauges(self.metrics.registry), seconds=GAUGE_SECONDS, written=lambda: writer.written,
+            )  # fmt: skip
+
+    @property
+    def model(self) -> ServedModel:
+        """The current first model."""
+        return self.models.default.current
+
+    async def predict(
+        self,
+        body: bytes,
+        params: PredictParams,
+        context: RequestContext,
+        *,
+        began: float | None = None,
+        name: str | None = None,
+        version: str | None = None,
+    ) -> Response:
+        """The prediction for an image's bytes by a model, None: the first one, in a version, None: the current one.
+
+        RequestRejected if no slot is free (503), there is no such model or version (404), the image is too large (413),
+        cannot be read or does not fit the network (400, 415); ClientDisconnected after :meth:`cancel`.
         """
         began = time.monotonic() if began is None else began
-        model = self.model  # used to the end, even if a reload replaces it
         async with self._reserve_slot():
+            model = await self.models.get(name, version)  # used to the end, even if a reload replaces it
             image = await self._decode(body, model.predictor, context)
             decoded = time.monotonic()
             with self._reserve_pixels(image):
                 prediction = await self._run_network(model.predictor, image, context, in_detail=params.in_detail)
                 predicted = time.monotonic()
+                self.metrics.count_image(model.name)
                 metadata = {**model.metadata(), "milliseconds": round((predicted - began) * 1000, 2)}
-                encode = functools.partial(
-                    encode_prediction, prediction, params.format, metadata, mask=params.mask, quality=params.quality
-                )
+                encode = functools.partial(encode_prediction, prediction, params, metadata)
                 response = await asyncio.get_running_loop().run_in_executor(
                     self._encoding, _encode_recorded, encode, model.recorded, prediction
                 )
         timing = f"decode;dur={(decoded - began) * 1e3:.1f}, predict;dur={(predicted - decoded) * 1e3:.1f}"
         response.headers["server-timing"] = timing
+        response.headers["x-model-id"] = model.id
         return response
 
     async def segment(self, body: bytes, context: RequestContext) -> tuple[ServedModel, Prediction]:
@@ -197,6 +188,7 @@ class Service:
             image = await self._decode(body, model.predictor, context)
             with self._reserve_pixels(image):
                 prediction = await self._run_network(model.predictor, image, context)
+                self.metrics.count_image(model.name)
                 if model.recorded is not None:
                     model.recorded.record(prediction, model.recorded.recorder.next_id())
         return model, prediction
@@ -242,35 +234,42 @@ class Service:
             self.buffered_bytes -= mine
 
     async def warm_up(self) -> None:
-        """Run decoder and network once, so that the first client does not wait for kernels to be compiled."""
+        """Run decoder and networks once, so that the first client does not wait for kernels to be compiled."""
         loop = asyncio.get_running_loop()
-        await loop.run_in_executor(self._encoding, smoke_test, self.model.predictor)
+        for entry in self.models:
+            await loop.run_in_executor(self._encoding, smoke_test, entry.current.predictor)
         await loop.run_in_executor(self._decoding, self.decoder.decode, _tiny_png())
         if self.periodic is not None:
             self.periodic.start()
 
-    async def reload(self) -> bool:
-        """Load the model, test it, and replace the current one between two batches.
+    async def reload(self, name: str | None = None) -> bool:
+        """Load a model, or all of them, test it, and replace the current one between two batches.
 
-        If anything fails, the current model stays in use and the log has the reason. Returns whether it was replaced.
+        If anything fails, the current model stays in use and the log has the reason. Returns whether every one was
+        replaced.
         """
-        if self.load is None or self._reloading:
-            logger.warning("not reloaded: %s", "a reload is in progress" if self._reloading else "no model to load")
+        entries = list(self.models) if name is None else [self.models.entry(name)]
+        return all([await self._reload(entry) for entry in entries])
+
+    async def _reload(self, entry: ModelEntry) -> bool:
+        if entry.source.load is None or entry.reloading:
+            logger.warning("not reloaded: %s", "a reload is in progress" if entry.reloading else "no model to load")
             return False
-        self._reloading = True
+        entry.reloading = True
         try:
-            loop = asyncio.get_running_loop()
-            fresh, recorded = await loop.run_in_executor(None, _load_tested, self.load, self.recorder, self.model.name)
+            entry.current = await asyncio.get_running_loop().run_in_executor(None, entry.load_again)
         except Exception as error:  # a half-written or unfit model must not end the service
             known = isinstance(error, SegwrightError)
-            logger.error("reload failed, the previous model stays in use: %s", error, exc_info=None if known else error)
+            logger.error(
+                "reload of %s failed, the previous model stays in use: %s", entry.name, error,
+                exc_info=None if known else error,
+            )  # fmt: skip
             self.metrics.failed_reloads.inc()
             return False
         finally:
-            self._reloading = False
-        self.model = ServedModel(fresh, self.model.name, recorded)
+            entry.reloading = False
         self.metrics.reloads.inc()
-        logger.info("model reloaded: %s", self.model.name)
+        logger.info("model reloaded: %s", entry.name)
         return True
 
     def not_ready_reason(self) -> str | None:
@@ -292,8 +291,9 @@ class Service:
             self.monitor_view.close()
         if self.periodic is not None:
             self.periodic.close()
-        if self.recorder is not None:
-            self.recorder.close()
+        for entry in self.models:
+            if entry.recorder is not None:
+                entry.recorder.close()
 
     async def _decode(self, body: bytes, predictor: Predictor, context: RequestContext) -> UInt8Array:
         def decode() -> UInt8Array:
@@ -376,32 +376,6 @@ class Service:
         self._pixel_seconds += (0.2 if self._pixel_seconds else 1.0) * (each - self._pixel_seconds)
         self.metrics.batch_images.observe(count)
         self.metrics.batch_seconds.observe(seconds)
-
-
-def device_of(predictor: Predictor) -> str:
-    """``cuda:0``, ``cpu``, or the device of onnxruntime."""
-    device = getattr(predictor.runtime, "device", None)
-    if device is not None:
-        return str(device)
-    session = getattr(predictor.runtime, "session", None)
-    providers = session.get_providers() if session is not None else []
-    return "cuda (onnxruntime)" if "CUDAExecutionProvider" in providers else "cpu (onnxruntime)"
-
-
-def smoke_test(predictor: Predictor) -> None:
-    """Predict one small image of noise; ModelError if the output is wrong."""
-    noise = np.random.default_rng(0).integers(0, 256, (*WARM_UP_SIZE, predictor.runtime.in_channels), np.uint8)
-    labels = predictor.predict(noise).labels
-    if labels.shape != WARM_UP_SIZE:
-        raise ModelError("the network's output has another size", expected=str(WARM_UP_SIZE), found=str(labels.shape))
-
-
-def _load_tested(
-    load: Callable[[], Predictor], recorder: Recorder | None, name: str
-) -> tuple[Predictor, RecordedModel | None]:
-    predictor = load()
-    smoke_test(predictor)
-    return predictor, recorder.attach(predictor, name) if recorder is not None else None
 
 
 def _encode_recorded(

@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import signal
 import socket
+import ssl
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -24,6 +26,9 @@ from starlette.types import Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from segwright.serving.limits import ServiceLimits
+from segwright.serving.restart import start_successor, stop_accepting, until_quiet
+
+logger = logging.getLogger("segwright.serve")
 
 WATCH_SECONDS = 2.0
 GRACE_SECONDS = 3.0  # after a body is late, until its connection is closed; the route has sent 408 by then
@@ -39,7 +44,7 @@ class ServedService(Protocol):
     @property
     def limits(self) -> ServiceLimits: ...
 
-    async def reload(self) -> bool: ...
+    async def reload(self, name: str | None = None) -> bool: ...
 
 
 class ServedApplication(Protocol):
@@ -161,32 +166,62 @@ def _error_response(status: int, message: str) -> bytes:
 
 
 class GracefulServer(uvicorn.Server):
-    """Calls ``on_started`` once it listens; SIGINT and SIGTERM end it with exit code 0, SIGHUP reloads the model."""
+    """Calls ``on_started`` once it listens. SIGINT and SIGTERM end it with exit code 0, SIGHUP reloads the models and
+    calls ``on_reload``, SIGUSR2 lets a new process take over (:mod:`segwright.serving.restart`). ``watch``: names of
+    models, and the files whose change reloads them. ``tls``: the context of new connections."""
 
     def __init__(
-        self, config: uvicorn.Config, app: ServedApplication, on_started: Callable[[], None], watch: Path | None
+        self,
+        config: uvicorn.Config,
+        app: ServedApplication,
+        on_started: Callable[[], None],
+        watch: Mapping[str, Path],
+        *,
+        on_reload: Callable[[], None] = lambda: None,
+        tls: ssl.SSLContext | None = None,
     ) -> None:
         super().__init__(config)
-        self.app, self.on_started, self.watch = app, on_started, watch
+        self.app, self.on_started, self.watch, self.on_reload, self.tls = app, on_started, watch, on_reload, tls
         self.tasks: set[asyncio.Task[Any]] = set()
+        self._restarting = False
         # Ignored under nohup: SIGHUP is then a request to reload even after the terminal was closed.
         self.terminal = signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN and _has_terminal()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        self.config.ssl = self.tls
         try:
             await super().startup(sockets)
         except SystemExit:  # the application failed to start: serve_model raises the error
             self.should_exit = True
             return
-        if self.watch is not None:
-            self._start_task(_watch(self.watch, self.app))
+        for name, path in self.watch.items():
+            self._start_task(_watch(path, self.app, name))
         self.on_started()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        self.app.service.stopping = True
         for task in self.tasks:
             task.cancel()
+        if getattr(self.app, "handing_over", False):
+            # A client that sends over an open connection now is still answered with Connection: close.
+            await stop_accepting(self.servers)
+            await until_quiet(lambda: len(self.server_state.connections), self.config.timeout_keep_alive + 1)
+        self.app.service.stopping = True
         await super().shutdown(sockets)
+
+    async def restart(self) -> None:
+        """Start the command again with the listening socket; once it listens, this process ends."""
+        if self._restarting or self.should_exit or not self.servers:
+            logger.warning("not restarted: %s", "the service is stopping" if self.should_exit else "it is being done")
+            return
+        self._restarting = True
+        try:
+            taken = await start_successor(self.servers[0].sockets[0].fileno())
+        finally:
+            self._restarting = False
+        if taken:
+            logger.info("another process has taken over; this one finishes its requests")
+            setattr(self.app, "handing_over", True)  # noqa: B010
+            self.should_exit = True
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -195,6 +230,8 @@ class GracefulServer(uvicorn.Server):
             return
         loop = asyncio.get_running_loop()
         actions = {signal.SIGINT: self._stop, signal.SIGTERM: self._stop, signal.SIGHUP: self._on_sighup}
+        if hasattr(self.app, "handing_over"):
+            actions[signal.SIGUSR2] = lambda number: self._start_task(self.restart())
         for number, action in actions.items():
             loop.add_signal_handler(number, action, number)
         try:
@@ -211,6 +248,7 @@ class GracefulServer(uvicorn.Server):
         if self.terminal and not _has_terminal():  # the terminal was closed; this is not a request to reload
             self._stop(number)
         else:
+            self.on_reload()
             self._start_task(self.app.service.reload())
 
     def _start_task(self, work: Any) -> None:
@@ -227,15 +265,16 @@ def _has_terminal() -> bool:
     return True
 
 
-async def _watch(path: Path, app: ServedApplication) -> None:
-    """Reload when the saved model has changed and two looks in a row are equal, so not while it is being copied."""
+async def _watch(path: Path, app: ServedApplication, *name: str) -> None:
+    """Reload the model of a name, all without one, when its files have changed and two looks in a row are equal, so not
+    while they are being copied."""
     loaded = seen = signature(path)
     while True:
         await asyncio.sleep(WATCH_SECONDS)
         now = signature(path)
         if now == seen and now != loaded and now is not None:
             loaded = now
-            await app.service.reload()
+            await app.service.reload(*name)
         seen = now
 
 

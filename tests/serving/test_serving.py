@@ -759,7 +759,8 @@ def test_case_46_labels_are_bounded_whatever_is_asked_for(served: Served) -> Non
             assert pairs == {
                 'route="other",status="4xx"', 'route="/predict",status="2xx"', 'route="/predict",status="4xx"',
             }  # fmt: skip
-            assert set(re.findall(r'(\w+)="', text)) == {"route", "status", "le"}
+            assert set(re.findall(r'(\w+)="', text)) == {"route", "status", "le", "model"}
+            assert set(re.findall(r'model="(.*?)"', text)) == {"colors"}
 
     run(work())
 
@@ -863,7 +864,7 @@ def test_the_openapi_document_describes_every_route_and_what_is_sent(served: Ser
                 assert reply.status == 200 and reply.headers["content-type"] in predict["responses"]["200"]["content"]
             schemas = document["components"]["schemas"]
             sent = (await client.post(make_image(), "json")).json
-            on_request = {"quality", "mean_uncertainty"}  # with quality=true
+            on_request = {"quality", "mean_uncertainty", "mask", "uncertainty", "polygons"}
             assert set(sent) | on_request == set(schemas["Prediction"]["properties"])
             assert set(sent["classes"][0]) == set(schemas["Prediction"]["properties"]["classes"]["items"]["properties"])
             assert set((await client.get("/model")).json) == set(schemas["Model"]["properties"])
