@@ -70,7 +70,7 @@ class LabelService:
         self._compactor.start()
         self.images.prepare(0)
 
-    async def reload(self) -> bool:
+    async def reload(self, name: str | None = None) -> bool:
         """SIGHUP has no effect here: the model is replaced by training."""
         return False
 
