@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import os
 import sys
+from typing import Annotated
 
 import typer
 
 from segwright.cli import (
     data,
+    evaluation,
     label_errors,
     label_page,
     models,
     monitoring,
     postprocess,
+    prediction,
     reference,
     refinement,
     runtimes,
@@ -22,24 +25,28 @@ from segwright.cli import (
     training,
     tuning,
 )
-from segwright.cli.common import report_error
+from segwright.cli.command import HELP_JSON, App
+from segwright.cli.common import console, report_error, set_error_form
+from segwright.cli.parameters import one_of
 from segwright.cli.renamed import with_new_names
+from segwright.cli.start import greet
 from segwright.core.errors import SegwrightError, needs_whole_package, output_error
 from segwright.core.installation import check_installation
 
-app = typer.Typer(
+app = App(
     name="segwright",
-    help="Turn a folder of images and masks into a deployed segmentation model, and keep it good.\n\n"
-    "New here? Try: segwright demo. Your own images: segwright train FOLDER",
-    no_args_is_help=True,
+    help="Turn a folder of images and masks into a deployed segmentation model, and keep it good.",
+    invoke_without_command=True,
     pretty_exceptions_enable=False,
-    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
 for module in (
     training,
     tuning,
     data,
     models,
+    evaluation,
+    prediction,
     label_errors,
     postprocess,
     serving,
@@ -53,9 +60,17 @@ for module in (
     module.register(app)
 
 
-@app.callback(invoke_without_command=True)
+@app.callback()
 def root(
-    version: bool = typer.Option(False, "--version", help="Show the version and exit.", is_eager=True),
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Show the version and exit.", is_eager=True)] = False,
+    help_json: Annotated[
+        bool, typer.Option(HELP_JSON, help="Describe all commands and options as JSON, for programs.")
+    ] = False,
+    errors: Annotated[
+        str | None,
+        one_of("--errors", choices="text|json", help="Form of errors on stderr: for people, or a line of JSON."),
+    ] = None,
 ) -> None:
     """Options of the command as a whole."""
     if version:
@@ -63,6 +78,10 @@ def root(
 
         typer.echo(__version__)
         raise typer.Exit()
+    if errors is not None:
+        set_error_form(errors)
+    if context.invoked_subcommand is None:
+        greet(console())
 
 
 def main() -> None:

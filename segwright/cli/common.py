@@ -3,96 +3,24 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import shlex
 import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-import typer
 from rich.console import Console
 from rich.text import Text
 
 from segwright.core.atomic_io import write_json
-from segwright.core.errors import SegwrightError, UsageError
+from segwright.core.errors import FormatError, SegwrightError, UsageError
+from segwright.core.missing_paths import beside_missing
 from segwright.core.progress import PlainConsole, visible
 
-Json = Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the result for programs.")]
-Format = Annotated[str | None, typer.Option("--format", help="Data format; detected if left out.")]
-Images = Annotated[
-    str | None, typer.Option("--images", metavar="GLOB", help="Which files are images; with --masks, pairs anything.")
-]
-Masks = Annotated[
-    str | None, typer.Option("--masks", metavar="GLOB", help="Which files are their masks: 'truth/*_gt.png'.")
-]
-UnlabeledPixels = Annotated[
-    str | None,
-    typer.Option(
-        "--unlabeled-pixels",
-        metavar="ignore|background|by-image",
-        help="What no point, line, box or outline covers; ignored where all labels are points and lines.",
-    ),
-]
-Boxes = Annotated[
-    str | None,
-    typer.Option("--boxes", metavar="fill|core", help="Boxes as labels: in full, or the inner fifth of each."),
-]
-PointRadius = Annotated[
-    float | None, typer.Option("--point-radius", metavar="PX", help="Pixels around a labeled point; 2.")
-]
-LineWidth = Annotated[float | None, typer.Option("--line-width", metavar="PX", help="Pixels across a labeled line; 3.")]
-Split = Annotated[str | None, typer.Option("--split", help="Which split of the dataset.")]
-Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1, mps")]
-Data = Annotated[Path, typer.Argument(metavar="DATA", help="Folder or file of the dataset; its format is detected.")]
-EightBit = Annotated[
-    str | None,
-    typer.Option(
-        "--eight-bit",
-        metavar="scaled|raw",
-        help="How 8-bit images are read by a model of deeper ones: brought to 0…255 already, or in the same units.",
-    ),
-]
-TrustExternal = Annotated[
-    bool,
-    typer.Option(
-        "--trust-external", help="Build a saved model of another package (smp:…), with arguments out of the file."
-    ),
-]
-JournalFolder = Annotated[
-    Path | None,
-    typer.Option("--journal", metavar="DIR", help="Also a row per image (shares, confidence, statistics) for monitor."),
-]
-KeepImages = Annotated[
-    str, typer.Option("--keep-images", metavar="SHARE", help="Of the images, for the journal to keep, such as 1%.")
-]
-JournalMaxSize = Annotated[
-    str, typer.Option("--journal-max-size", metavar="SIZE", help="Of the journal's folder; its oldest files go.")
-]
-Runtime = Annotated[
-    str,
-    typer.Option(
-        "--runtime",
-        metavar="NAME",
-        help="usual, torch, onnxruntime, openvino; auto: the fastest that segwright benchmark has proven here, else "
-        "the usual one.",
-    ),
-]
-Model = Annotated[Path, typer.Argument(metavar="MODEL", help="A run folder, a bundle or an exported file.")]
-
-
-def label_options(
-    unlabeled_pixels: str | None, boxes: str | None, point_radius: float | None, line_width: float | None
-) -> dict[str, Any]:
-    """The rule for sparse labels as ``labels=`` takes it: what was given."""
-    given = {
-        "unlabeled_pixels": unlabeled_pixels,
-        "boxes": boxes,
-        "point_radius": point_radius,
-        "line_width": line_width,
-    }
-    return {name: value for name, value in given.items() if value is not None}
+ERRORS = "SEGWRIGHT_ERRORS"  # the form of errors, as --errors
 
 
 def console() -> Console:
@@ -102,14 +30,48 @@ def console() -> Console:
     return PlainConsole(width=None if "COLUMNS" in os.environ else 120)
 
 
+def set_error_form(form: str) -> None:
+    """``--errors``: text, or json for a line of JSON on stderr per error. Also for the processes that are started."""
+    if form not in ("text", "json"):
+        raise UsageError("errors are shown as text or json", expected="text, json", found=form, fix="--errors text")
+    os.environ[ERRORS] = form
+
+
+def show_at_once(line: str) -> None:
+    """A line of a command that goes on running: a program that waits for the URL reads a pipe."""
+    screen = console()
+    screen.print(line, markup=False, soft_wrap=True)
+    screen.file.flush()
+
+
 def report_error(error: SegwrightError) -> None:
-    """The error's text on stderr, without a traceback."""
+    """The error's text on stderr, without a traceback; with what is there where a path is missing."""
+    instead = _instead(error.where)
+    if os.environ.get(ERRORS) == "json":
+        fields = {name: getattr(error, name) for name in ("message", "expected", "found", "where", "fix")}
+        line = json.dumps({"error": {"type": type(error).__name__, **fields, "there": instead}})
+        print(line, file=sys.stderr, flush=True)
+        return
     screen = PlainConsole(stderr=True, soft_wrap=True)
     screen.print(Text("error:", style="bold red"), end=" ")
     text = str(error)
     if error.where:  # a line break in a file's name begins no line of ours
         text = text.replace(error.where, visible(error.where))
     screen.print(text)
+    if instead:
+        screen.print(f"  there: {instead}")
+
+
+def _instead(where: str | None) -> str | None:
+    """What lies where a path of the command line is missing."""
+    typed = {part for word in sys.argv[1:] for part in (word, word.partition("=")[2])}
+    return beside_missing(where) if where is not None and where in typed else None
+
+
+def refuse_missing(path: Path) -> None:
+    """Raise FormatError for a path of a dataset that does not exist."""
+    if "://" not in str(path) and not os.path.lexists(path):
+        raise FormatError("no such file or folder", where=path, fix="check the path")
 
 
 def check_json(path: Path | None, sources: Sequence[str] = ()) -> None:

@@ -9,50 +9,34 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
-from segwright.cli.common import (
-    Boxes,
-    Data,
-    Format,
-    Images,
-    Json,
-    LineWidth,
-    Masks,
-    PointRadius,
-    UnlabeledPixels,
-    console,
-    label_options,
-    report_error,
-    write_result,
-)
+from segwright.cli.command import App
+from segwright.cli.common import console, refuse_missing, report_error, write_result
+from segwright.cli.options import Data, Json, Reading, SparseLabels
+from segwright.cli.parameters import completing, one_of
 from segwright.core.atomic_io import check_output, refuse_data_file
 from segwright.core.progress import literal
 
 CHECK_PAGE, CHECK_JSON = b"<!doctype html", b'"problems": ['  # in every result of an earlier check
 
-datasets_app = typer.Typer(help="Datasets: the formats that are read, and downloads.", invoke_without_command=True)
+datasets_app = App(help="Datasets: the formats that are read, and downloads.", invoke_without_command=True)
 
 
 def check(
     data: Data,
+    reading: Reading,
+    sparse: SparseLabels,
     html: Annotated[Path | None, typer.Option("--html", metavar="FILE", help="Write a page to look at.")] = None,
-    format: Format = None,
-    images: Images = None,
-    masks: Masks = None,
-    unlabeled_pixels: UnlabeledPixels = None,
-    boxes: Boxes = None,
-    point_radius: PointRadius = None,
-    line_width: LineWidth = None,
     json: Json = None,
 ) -> None:
     """Check a dataset for what would spoil a training, each with its fix. Exit code 1 if there is an error."""
     from segwright import api
 
+    refuse_missing(data)
     for path, holds in ((html, CHECK_PAGE), (json, CHECK_JSON)):
         if path is not None:
             check_output(path)
             refuse_data_file(path, data, holds)
-    labels = label_options(unlabeled_pixels, boxes, point_radius, line_width)
-    result = api.check(data, format=format, images=images, masks=masks, labels=labels, html=html)
+    result = api.check(data, **reading.given(), labels=sparse.rule(), html=html)
     from segwright.data.check.report_text import render_check
 
     render_check(result, console())
@@ -65,15 +49,13 @@ def check(
 
 def convert(
     data: Data,
-    to: Annotated[str, typer.Option("--to", help="voc, coco, folder, webdataset, labelme, cvat, label_studio, hf")],
+    to: Annotated[
+        str,
+        one_of("--to", choices="voc|coco|folder|webdataset|labelme|cvat|label_studio|hf", help="The format to write."),
+    ],
     out: Annotated[Path, typer.Option("--out", metavar="FOLDER", help="Where the new dataset goes.")],
-    format: Format = None,
-    images: Images = None,
-    masks: Masks = None,
-    unlabeled_pixels: UnlabeledPixels = None,
-    boxes: Boxes = None,
-    point_radius: PointRadius = None,
-    line_width: LineWidth = None,
+    reading: Reading,
+    sparse: SparseLabels,
     json: Json = None,
 ) -> None:
     """Write a dataset in another format."""
@@ -81,10 +63,15 @@ def convert(
 
     if json is not None:
         check_output(json)
-    labels = label_options(unlabeled_pixels, boxes, point_radius, line_width)
-    result = api.convert(data, to, out, format=format, images=images, masks=masks, labels=labels)
+    result = api.convert(data, to, out, **reading.given(), labels=sparse.rule())
     console().print(literal(f"{result.images} images written as {to}: {out}"), soft_wrap=True)
     write_result(json, result.to_json())
+
+
+def _downloads() -> list[str]:
+    from segwright.data.download.catalog import CATALOG
+
+    return list(CATALOG)
 
 
 @datasets_app.callback()
@@ -119,7 +106,12 @@ def datasets(context: typer.Context, json: Json = None) -> None:
 
 @datasets_app.command("download")
 def download(
-    name: Annotated[str, typer.Argument(help="A name that `segwright datasets` lists.")],
+    name: Annotated[
+        str,
+        typer.Argument(
+            metavar="NAME", help="A name that `segwright datasets` lists.", autocompletion=completing(_downloads)
+        ),
+    ],
     out: Annotated[Path | None, typer.Option("--out", metavar="FOLDER", help="Where it goes; ./NAME.")] = None,
     yes: Annotated[bool, typer.Option("--yes", help="Accept the license without a prompt.")] = False,
 ) -> None:

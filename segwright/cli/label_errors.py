@@ -7,21 +7,9 @@ from typing import Annotated
 
 import typer
 
-from segwright.cli.common import (
-    Data,
-    Device,
-    EightBit,
-    Format,
-    Images,
-    Json,
-    Masks,
-    Model,
-    Split,
-    TrustExternal,
-    check_json,
-    console,
-    write_result,
-)
+from segwright.cli.common import check_json, console, write_result
+from segwright.cli.options import Data, Json, Loading, MatchClasses, Model, Reading, SkipBad, Split
+from segwright.cli.parameters import one_of
 from segwright.core.progress import literal
 
 SHOWN = 20  # rows on the screen
@@ -30,6 +18,8 @@ SHOWN = 20  # rows on the screen
 def label_errors(
     model: Model,
     data: Data,
+    loading: Loading,
+    reading: Reading,
     split: Split = None,
     limit: Annotated[int, typer.Option("--limit", min=1, help="How many regions to list.")] = 50,
     out: Annotated[
@@ -37,22 +27,14 @@ def label_errors(
     ] = Path("label-errors"),
     scoring: Annotated[
         str,
-        typer.Option(
+        one_of(
             "--scoring",
-            metavar="confident_joint|margin|self_confidence|adjusted_margin",
+            choices="confident_joint|margin|self_confidence|adjusted_margin",
             help="What regions are ranked by.",
         ),
     ] = "confident_joint",
-    device: Device = "auto",
-    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave unusable files out, and list them.")] = False,
-    match: Annotated[
-        str, typer.Option("--match-classes", metavar="names|index", help="As for segwright evaluate.")
-    ] = "names",
-    eight_bit: EightBit = None,
-    trust_external: TrustExternal = False,
-    format: Format = None,
-    images: Images = None,
-    masks: Masks = None,
+    skip_bad: SkipBad = False,
+    match: MatchClasses = "names",
     json: Json = None,
 ) -> None:
     """Rank the regions of label masks that are likely wrong, with an image of each. Use images the model never saw."""
@@ -60,8 +42,8 @@ def label_errors(
 
     check_json(json)
     found = api.find_label_errors(
-        model, data, split=split, limit=limit, scoring=scoring, out=out, device=device, format=format, images=images,
-        masks=masks, skip_bad=skip_bad, match=match, eight_bit=eight_bit, trust_external=trust_external,
+        model, data, split=split, limit=limit, scoring=scoring, out=out, skip_bad=skip_bad, match=match,
+        **loading.given(), **reading.given(),
     )  # fmt: skip
     from segwright.evaluation.label_errors import label_errors_table
 

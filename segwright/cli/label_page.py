@@ -7,12 +7,14 @@ from typing import Annotated
 
 import typer
 
-from segwright.cli.common import Device, EightBit, TrustExternal, console
+from segwright.cli.common import show_at_once
+from segwright.cli.options import Loading
 from segwright.core.errors import UsageError
 
 
 def label(
     images: Annotated[Path, typer.Argument(metavar="IMAGES", help="A folder of images.")],
+    loading: Loading,
     model: Annotated[
         Path | None,
         typer.Option("--model", metavar="MODEL", help="A run folder or bundle: its masks are shown and corrected."),
@@ -40,29 +42,26 @@ def label(
         Path | None,
         typer.Option("--out", metavar="DIR", help="The label folder. Default: IMAGES-labels, beside the images."),
     ] = None,
-    host: Annotated[str, typer.Option("--host", help="Address to listen on; 0.0.0.0: all.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option("--port", help="0 takes a free one.")] = 8010,
+    host: Annotated[
+        str, typer.Option("--host", metavar="ADDRESS", help="Address to listen on; 0.0.0.0: all.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option("--port", help="Of the page; 0 takes a free one.")] = 8010,
     token: Annotated[
         str | None,
-        typer.Option("--token", help="What others need to see the page. Default: made if they can reach the port."),
+        typer.Option(
+            "--token",
+            metavar="TEXT",
+            help="What others need to see the page. Default: made if they can reach the port.",
+        ),
     ] = None,
-    device: Device = "auto",
-    eight_bit: EightBit = None,
-    trust_external: TrustExternal = False,
 ) -> None:
     """Label images in the browser: answer questions about regions, paint, correct. Every stroke is saved at once."""
     from segwright import api
 
-    screen = console()
-
-    def message(line: str) -> None:
-        screen.print(line, markup=False, soft_wrap=True)
-        screen.file.flush()  # a program that waits for the URL reads a pipe
-
     api.label(
         images, model=model, classes=classes, questions=questions, train_every=_every(train_every),
         train_minutes=train_minutes, old=old, out=out, host=host, port=port, token=token,
-        device=device, eight_bit=eight_bit, trust_external=trust_external, message=message,
+        message=show_at_once, **loading.given(),
     )  # fmt: skip
 
 

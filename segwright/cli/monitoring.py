@@ -5,14 +5,17 @@ from __future__ import annotations
 import math
 import time
 from contextlib import nullcontext, suppress
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import typer
 from rich.console import Console
 
-from segwright.cli.common import Json, check_json, console, report_error, write_result
+from segwright.cli.common import check_json, console, report_error, write_result
+from segwright.cli.options import Json, OptionGroup
+from segwright.cli.parameters import one_of
 from segwright.core.errors import OutputError, SegwrightError, UsageError
 from segwright.core.progress import literal
 
@@ -22,21 +25,31 @@ if TYPE_CHECKING:
 SHOWN = 8  # movements and alarms on the screen
 
 
+@dataclass(frozen=True)
+class Detection(OptionGroup):
+    """How changes are found."""
+
+    panel: ClassVar[str] = "Detection"
+    model: Annotated[
+        str | None, typer.Option("--model", metavar="ID", help="Version of the model; the reference's if left out.")
+    ] = None
+    rate: Annotated[float, typer.Option("--rate", metavar="R", help="False alarms per image.")] = 1e-3
+    block: Annotated[
+        int | None, typer.Option("--block", metavar="N", help="Images that count as one; from their correlation.")
+    ] = None
+    window: Annotated[int, typer.Option("--window", metavar="N", help="Images per test of single statistics.")] = 100
+    correction: Annotated[
+        str, one_of("--correction", choices="holm|bh", help="Of many tests; bh: Benjamini and Hochberg.")
+    ] = "holm"
+
+
 def monitor(
     journal: Annotated[Path, typer.Argument(metavar="JOURNAL", help="Folder of predict --journal or serve --journal.")],
+    detection: Detection,
     reference: Annotated[
         Path | None,
         typer.Option("--reference", metavar="MODEL", help="Run folder or bundle that the journal is compared with."),
     ] = None,
-    model: Annotated[
-        str | None, typer.Option("--model", metavar="ID", help="Version of the model; the reference's if left out.")
-    ] = None,
-    rate: Annotated[float, typer.Option("--rate", metavar="R", help="False alarms per image.")] = 1e-3,
-    block: Annotated[
-        int | None, typer.Option("--block", metavar="N", help="Images that count as one; from their correlation.")
-    ] = None,
-    window: Annotated[int, typer.Option("--window", metavar="N", help="Images per test of single statistics.")] = 100,
-    correction: Annotated[str, typer.Option("--correction", help="holm, or bh: Benjamini and Hochberg.")] = "holm",
     watch: Annotated[bool, typer.Option("--watch", help="Look again and again until Ctrl-C.")] = False,
     every: Annotated[float, typer.Option("--every", metavar="SECONDS", help="Between looks with --watch.")] = 60.0,
     html: Annotated[Path | None, typer.Option("--html", metavar="FILE", help="Write a page.")] = None,
@@ -57,52 +70,72 @@ def monitor(
     Exit code 1 if there is an alarm.
     """
     from segwright import api
-    from segwright.monitoring.webhook import check_webhook, post_message
+    from segwright.monitoring.webhook import check_webhook
 
     check_json(json)
-    allowed = tuple(allow_host or ())
+    hosts = tuple(allow_host or ())
     if webhook is not None:
-        check_webhook(webhook, allowed)
+        check_webhook(webhook, hosts)
     if every <= 0 or not math.isfinite(every):
         raise UsageError("no time between looks", expected="seconds above 0", found=f"{every}")
-    gauges, file = _gauges(prometheus, watch)
-    screen = console()
-    alarmed, sent = False, ""
+    reporter = _Reporter(watch, json, *_gauges(prometheus, watch), webhook, hosts)
     with suppress(KeyboardInterrupt) if watch else nullcontext():
         while True:
             try:
-                found = api.monitor(
-                    journal, reference, model=model, rate=rate, block=block, window=window, correction=correction,
-                    html=html,
-                )  # fmt: skip
+                found = api.monitor(journal, reference, html=html, **detection.given())
             except SegwrightError as error:
                 if not watch or isinstance(error, UsageError):
                     raise
                 report_error(error)  # perhaps a file is being replaced: it is read again at the next look
             else:
-                alarmed = alarmed or found.alarm
-                write_result(json, found.to_json())
-                if gauges is not None:
-                    gauges.update(found)
-                    if file is not None:
-                        gauges.write(file)
-                newest = found.alarms[-1].id + found.alarms[-1].detector if found.alarms else ""
-                if not watch or newest != sent or not found.alarm:
-                    _show(screen, found, brief=watch)
-                if webhook is not None and found.alarm and newest != sent:
-                    try:
-                        post_message(webhook, found, allowed)
-                    except OutputError as error:
-                        if not watch:
-                            raise
-                        report_error(error)
-                        newest = sent  # sent again at the next look
-                sent = newest
+                reporter.report(found)
             if not watch:
                 break
             time.sleep(every)
-    if alarmed:
+    if reporter.alarmed:
         raise typer.Exit(1)
+
+
+@dataclass
+class _Reporter:
+    """Where each look is shown, written and sent."""
+
+    watch: bool
+    json: Path | None
+    gauges: Any
+    gauges_file: Path | None
+    webhook: str | None
+    hosts: tuple[str, ...]
+    alarmed: bool = False
+    sent: str = ""  # the alarm that was shown and sent last
+
+    def report(self, found: MonitorResult) -> None:
+        """Show one look; an alarm is sent once."""
+        self.alarmed = self.alarmed or found.alarm
+        write_result(self.json, found.to_json())
+        if self.gauges is not None:
+            self.gauges.update(found)
+            if self.gauges_file is not None:
+                self.gauges.write(self.gauges_file)
+        newest = found.alarms[-1].id + found.alarms[-1].detector if found.alarms else ""
+        if not self.watch or newest != self.sent or not found.alarm:
+            _show(console(), found, brief=self.watch)
+        if self.webhook is None or not found.alarm or newest == self.sent or self._send(found):
+            self.sent = newest
+
+    def _send(self, found: MonitorResult) -> bool:
+        """False if it failed: it is sent again at the next look."""
+        from segwright.monitoring.webhook import post_message
+
+        assert self.webhook is not None
+        try:
+            post_message(self.webhook, found, self.hosts)
+        except OutputError as error:
+            if not self.watch:
+                raise
+            report_error(error)
+            return False
+        return True
 
 
 def _gauges(target: str | None, watch: bool) -> tuple[Any, Path | None]:

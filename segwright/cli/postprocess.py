@@ -7,30 +7,18 @@ from typing import Annotated
 
 import typer
 
-from segwright.cli.common import (
-    Data,
-    Device,
-    EightBit,
-    Format,
-    Images,
-    Json,
-    Masks,
-    Model,
-    Split,
-    TrustExternal,
-    check_json,
-    console,
-    write_result,
-)
-from segwright.cli.models import Tta
+from segwright.cli.common import check_json, console, write_result
+from segwright.cli.options import Data, Json, Loading, Model, Reading, Split, Tta
 from segwright.core.errors import UsageError
+from segwright.core.progress import literal
 
 
 def tune_post(
     model: Annotated[Path, typer.Argument(metavar="MODEL", help="A run folder or a bundle.")],
     data: Data,
+    loading: Loading,
+    reading: Reading,
     split: Split = None,
-    device: Device = "auto",
     minutes: Annotated[float, typer.Option(min=0, help="Wall-clock budget.")] = 10.0,
     tta: Tta = None,
     pipeline: Annotated[
@@ -38,11 +26,6 @@ def tune_post(
         typer.Option("--pipeline", metavar="PIPELINE", help="A pipeline to start from; may be repeated."),
     ] = None,
     keep: Annotated[bool, typer.Option("--save/--no-save", help="Save a winner into the model.")] = True,
-    eight_bit: EightBit = None,
-    trust_external: TrustExternal = False,
-    format: Format = None,
-    images: Images = None,
-    masks: Masks = None,
     json: Json = None,
 ) -> None:
     """Search post-processing on validation data. It is kept only if it raises the score beyond chance."""
@@ -50,9 +33,8 @@ def tune_post(
 
     check_json(json)
     result = api.tune_postprocessing(
-        model, data, split=split, device=device, keep=keep, format=format,
-        images=images, masks=masks, minutes=minutes, tta=tta, pipelines=pipeline or (),
-        eight_bit=eight_bit, trust_external=trust_external,
+        model, data, split=split, keep=keep, minutes=minutes, tta=tta, pipelines=pipeline or (), **loading.given(),
+        **reading.given(),
     )  # fmt: skip
     from segwright.cli.tables import tuning_table
 
@@ -65,29 +47,27 @@ def tune_post(
 def plot_crf(
     model: Model,
     data: Data,
+    loading: Loading,
+    reading: Reading,
     out: Annotated[Path, typer.Option("--out", metavar="FILE", help="Where the figure goes: .png or .jpg.")] = Path(
         "crf-figure.png"
     ),
     split: Split = None,
-    device: Device = "auto",
     crf: Annotated[
         str | None, typer.Option("--crf", metavar="STEP", help="Such as crf(deeplab-v1); else the model's own.")
     ] = None,
     count: Annotated[int, typer.Option("--count", min=1, help="Number of images, spread over the split.")] = 3,
-    ids: Annotated[list[str] | None, typer.Option("--id", help="An image's name; may be repeated.")] = None,
+    ids: Annotated[
+        list[str] | None, typer.Option("--id", metavar="NAME", help="An image's name; may be repeated.")
+    ] = None,
     iterations: Annotated[
-        str, typer.Option("--iterations", help="Iterations after which labels are shown.")
+        str, typer.Option("--iterations", metavar="N,N,…", help="Iterations after which labels are shown.")
     ] = "1,2,10",
     probability_of: Annotated[
         str | None,
         typer.Option("--show-probability", metavar="CLASS", help="Also show the probability of this class."),
     ] = None,
     width: Annotated[int, typer.Option("--width", help="Panel width in pixels.")] = 320,
-    eight_bit: EightBit = None,
-    trust_external: TrustExternal = False,
-    format: Format = None,
-    images: Images = None,
-    masks: Masks = None,
 ) -> None:
     """Draw the papers' figure of a CRF: image, network, labels after 1, 2 and 10 iterations, ground truth."""
     from segwright import api
@@ -97,12 +77,10 @@ def plot_crf(
     except ValueError:
         raise UsageError("iterations are whole numbers", expected="such as 1,2,10", found=iterations) from None
     path = api.plot_crf(
-        model, data, out, split=split, device=device, format=format,
-        images=images, masks=masks, crf=crf, count=count, ids=ids or (),
-        iterations=steps, probability_of=probability_of, width=width, eight_bit=eight_bit,
-        trust_external=trust_external,
+        model, data, out, split=split, crf=crf, count=count, ids=ids or (), iterations=steps,
+        probability_of=probability_of, width=width, **loading.given(), **reading.given(),
     )  # fmt: skip
-    console().print(f"figure: {path}", soft_wrap=True)
+    console().print(literal(f"figure: {path}"), soft_wrap=True)
 
 
 def register(app: typer.Typer) -> None:

@@ -7,26 +7,16 @@ from typing import Annotated
 
 import typer
 
-from segwright.cli.common import (
-    Data,
-    Device,
-    EightBit,
-    Format,
-    Images,
-    Json,
-    Masks,
-    Split,
-    TrustExternal,
-    check_json,
-    console,
-    write_result,
-)
+from segwright.cli.common import check_json, console, write_result
+from segwright.cli.options import Data, Json, Loading, Reading, Split
 from segwright.core.progress import literal
 
 
 def reference(
     model: Annotated[Path, typer.Argument(metavar="MODEL", help="Run folder or bundle; the reference goes into it.")],
     data: Data,
+    loading: Loading,
+    reading: Reading,
     split: Split = None,
     max_images: Annotated[
         int, typer.Option("--max-images", min=2, metavar="N", help="More images are chosen from evenly.")
@@ -34,12 +24,6 @@ def reference(
     thumbnails: Annotated[
         bool, typer.Option("--thumbnails", help="Also keep images of at most 64 pixels per side in the model.")
     ] = False,
-    device: Device = "auto",
-    eight_bit: EightBit = None,
-    trust_external: TrustExternal = False,
-    format: Format = None,
-    images: Images = None,
-    masks: Masks = None,
     json: Json = None,
 ) -> None:
     """Make the reference that monitoring compares a journal with, from held-out images (val, else test)."""
@@ -47,8 +31,7 @@ def reference(
 
     check_json(json)
     made = api.make_reference(
-        model, data, split=split, max_images=max_images, thumbnails=thumbnails, device=device, eight_bit=eight_bit,
-        trust_external=trust_external, format=format, images=images, masks=masks,
+        model, data, split=split, max_images=max_images, thumbnails=thumbnails, **loading.given(), **reading.given()
     )  # fmt: skip
     count = len(set(made.scenes))
     scenes = f"{count} scene{'' if count == 1 else 's'}"

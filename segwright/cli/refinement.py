@@ -9,19 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from segwright.cli.common import (
-    Device,
-    Format,
-    Images,
-    Json,
-    Masks,
-    TrustExternal,
-    check_json,
-    command_line,
-    console,
-    report_error,
-    write_result,
-)
+from segwright.cli.common import check_json, command_line, console, report_error, write_result
+from segwright.cli.options import Device, Json, Reading, Resume, Settings, TrustExternal
 from segwright.cli.training import process_start
 from segwright.core.errors import PromotionRefusedError, UsageError
 from segwright.core.progress import literal
@@ -35,6 +24,7 @@ SavedModel = Annotated[Path, typer.Argument(metavar="MODEL", help="A run folder,
 def refine(
     model: SavedModel,
     new: Annotated[Path, typer.Argument(metavar="NEW", help="Newly labeled images: a label folder or any dataset.")],
+    reading: Reading,
     old: Annotated[
         Path | None,
         typer.Option("--with", metavar="OLD", help="The old data: replayed, and checked for what is forgotten."),
@@ -51,15 +41,10 @@ def refine(
     ] = False,
     seed: Annotated[int, typer.Option(help="Of order, augmentation and intervals.", min=0)] = 0,
     device: Device = "auto",
-    resume: Annotated[bool, typer.Option("--resume", help="Continue the refinement in --out.")] = False,
+    resume: Resume = False,
     out: Annotated[Path | None, typer.Option("--out", metavar="FOLDER", help="Run folder of the candidate.")] = None,
-    settings: Annotated[
-        list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Any setting of train; repeatable.")
-    ] = None,
+    settings: Settings = None,
     trust_external: TrustExternal = False,
-    format: Format = None,
-    images: Images = None,
-    masks: Masks = None,
     json: Json = None,
 ) -> None:
     """Fine-tune a model on new labels with replay of old data, and compare the candidate with it on both."""
@@ -72,7 +57,7 @@ def refine(
 
     found = api.refine(
         model, new, old=old, minutes=minutes, epochs=epochs, out=out, seed=seed, replay=replay, rename=rename or (),
-        append_classes=append_classes, resume=resume, device=device, format=format, images=images, masks=masks,
+        append_classes=append_classes, resume=resume, device=device, **reading.given(),
         settings=parse_overrides(settings or []), trust_external=trust_external, command=command_line(),
         started=process_start(),
     )  # fmt: skip

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from segwright.cli.common import Json, Model, TrustExternal, check_json, console, write_result
+from segwright.cli.common import check_json, console, write_result
+from segwright.cli.options import Json, Model, TrustExternal
 from segwright.core.progress import literal
 
 if TYPE_CHECKING:

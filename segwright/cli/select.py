@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import typer
 
-from segwright.cli.common import Device, EightBit, Json, TrustExternal, check_json, console, write_result
+from segwright.cli.common import check_json, console, write_result
+from segwright.cli.options import Json, Loading, OptionGroup
+from segwright.cli.parameters import one_of
 from segwright.core.errors import UsageError
 from segwright.core.progress import literal
 
@@ -20,10 +23,74 @@ NO_MODEL = "none"
 TOOLS = ("cvat", "label-studio", "labelme")  # of segwright.labeling.task_files, which imports torch
 
 
+@dataclass(frozen=True)
+class Choosing(OptionGroup):
+    """Which images, and how many."""
+
+    panel: ClassVar[str] = "Images"
+    count: Annotated[int, typer.Option("--count", min=1, help="How many images to choose.")] = 100
+    disagreement: Annotated[
+        str, one_of("--disagreement", choices="auto|margin|views|dropout|ensemble", help="How it is measured.")
+    ] = "auto"
+    random_share: Annotated[
+        float, typer.Option("--random-share", min=0, max=1, help="Of the images, drawn at random as the control.")
+    ] = 0.15
+    labels: Annotated[
+        Path | None,
+        typer.Option("--labels", metavar="FOLDER", help="What is labeled so far: a label folder, or masks with 255."),
+    ] = None
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Of the random share.")] = 0
+
+
+@dataclass(frozen=True)
+class Asking(OptionGroup):
+    """What is asked about an image."""
+
+    panel: ClassVar[str] = "Questions"
+    clicks: Annotated[int, typer.Option("--clicks", min=0, help="Questions per image.")] = 10
+    questions: Annotated[
+        str,
+        one_of(
+            "--questions",
+            choices="auto|check|class",
+            help="Is the prediction right, or which class is it; auto checks what is predicted with 0.8 or more.",
+        ),
+    ] = "auto"
+    units: Annotated[
+        str, one_of("--units", choices="superpixels|merged|segments", help="What a question is about.")
+    ] = "superpixels"
+    unit_size: Annotated[
+        int, typer.Option("--unit-size", help="Side of a superpixel in pixels, if the image's shorter side is 256.")
+    ] = 22
+    unit_count: Annotated[int, typer.Option("--unit-count", help="Merged units per image.")] = 80
+    draw: Annotated[
+        str, one_of("--draw", choices="proportional|best", help="Regions: in proportion to their value, or the best.")
+    ] = "proportional"
+
+
+@dataclass(frozen=True)
+class Files(OptionGroup):
+    """What is written."""
+
+    panel: ClassVar[str] = "What is written"
+    out: Annotated[Path, typer.Option("--out", metavar="FILE", help="The selection, for segwright label.")] = Path(
+        "selection.json"
+    )
+    sheet: Annotated[
+        Path | None,
+        typer.Option("--sheet", metavar="FILE", help="A page (.html) or image (.png) of it; beside --out if left out."),
+    ] = None
+    to: Annotated[
+        str | None,
+        one_of("--to", choices="|".join(TOOLS), help="Also write pre-labels that this tool imports."),
+    ] = None
+    tasks: Annotated[
+        Path | None, typer.Option("--tasks", metavar="FOLDER", help="Where they go; beside --out if left out.")
+    ] = None
+
+
 def select(
-    model: Annotated[
-        str, typer.Argument(metavar="MODEL", help="A run folder, a bundle, an .onnx file, or none.")
-    ],
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A run folder, a bundle, an .onnx file, or none.")],
     images: Annotated[
         list[str],
         typer.Argument(
@@ -31,76 +98,36 @@ def select(
             help="Images, folders, globs, or a journal that keeps images; further models may come before them.",
         ),
     ],
-    count: Annotated[int, typer.Option("--count", min=1, help="How many images to choose.")] = 100,
-    clicks: Annotated[int, typer.Option("--clicks", min=0, help="Questions per image.")] = 10,
-    out: Annotated[Path, typer.Option("--out", metavar="FILE", help="The selection, for segwright label.")] = Path(
-        "selection.json"
-    ),
-    sheet: Annotated[
-        Path | None,
-        typer.Option("--sheet", metavar="FILE", help="A page (.html) or image (.png) of it; beside --out if left out."),
-    ] = None,
-    units: Annotated[
-        str, typer.Option("--units", metavar="superpixels|merged|segments", help="What a question is about.")
-    ] = "superpixels",
-    unit_size: Annotated[
-        int, typer.Option("--unit-size", help="Side of a superpixel in pixels, if the image's shorter side is 256.")
-    ] = 22,
-    unit_count: Annotated[int, typer.Option("--unit-count", help="Merged units per image.")] = 80,
-    questions: Annotated[
-        str,
-        typer.Option(
-            "--questions", metavar="auto|check|class",
-            help="Is the prediction right, or which class is it; auto checks what is predicted with 0.8 or more.",
-        ),
-    ] = "auto",
-    disagreement: Annotated[
-        str, typer.Option("--disagreement", metavar="auto|margin|views|dropout|ensemble", help="How it is measured.")
-    ] = "auto",
-    draw: Annotated[
-        str, typer.Option("--draw", metavar="KIND", help="Regions: proportional to their value, or the best.")
-    ] = "proportional",
-    random_share: Annotated[
-        float, typer.Option("--random-share", min=0, max=1, help="Of the images, drawn at random as the control.")
-    ] = 0.15,
-    labels: Annotated[
-        Path | None,
-        typer.Option("--labels", metavar="FOLDER", help="What is labeled so far: a label folder, or masks with 255."),
-    ] = None,
-    to: Annotated[
-        str | None,
-        typer.Option("--to", metavar="cvat|label-studio|labelme", help="Also write pre-labels that this tool imports."),
-    ] = None,
-    tasks: Annotated[
-        Path | None, typer.Option("--tasks", metavar="FOLDER", help="Where they go; beside --out if left out.")
-    ] = None,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Of the random share.")] = 0,
-    device: Device = "auto",
-    eight_bit: EightBit = None,
-    trust_external: TrustExternal = False,
+    choosing: Choosing,
+    asking: Asking,
+    files: Files,
+    loading: Loading,
     json: Json = None,
-) -> None:  # fmt: skip
+) -> None:
     """Choose the images to label, and the regions of them to ask about. Writes a selection and a page that shows it."""
     from segwright import api
 
     check_json(json)
+    to, out = files.to, files.out
     if to is not None and (to not in TOOLS or model == NO_MODEL):
         raise UsageError(
             "pre-labels need a tool and a model", expected=", ".join(TOOLS), found=f"{to}, model {model}"[:200]
         )
     models, sources = _models_first(model, images)
-    place = out.with_suffix(".html") if sheet is None else sheet
-    found = api.select(
-        models or None, sources, count=count, clicks=clicks, units=units, unit_size=unit_size, unit_count=unit_count,
-        questions=questions, disagreement=disagreement, draw=draw, random_share=random_share, labels=labels, seed=seed,
-        out=out, sheet=place, device=device, eight_bit=eight_bit, trust_external=trust_external,
-    )  # fmt: skip
+    page = out.with_suffix(".html") if files.sheet is None else files.sheet
+    chosen = {**choosing.given(), **asking.given(), **loading.given()}
+    found = api.select(models or None, sources, out=out, sheet=page, **chosen)
     written = None
     if to is not None:
-        written = api.write_tasks(
-            found, to, out.with_name(f"{out.stem}-{to}") if tasks is None else tasks, model=models[0], device=device,
-            eight_bit=eight_bit, trust_external=trust_external,
-        )  # fmt: skip
+        place = out.with_name(f"{out.stem}-{to}") if files.tasks is None else files.tasks
+        written = api.write_tasks(found, to, place, model=models[0], **loading.given())
+    _show(found, out)
+    for line in (f"selection: {out}", f"page: {page}", *_next(written, found, out)):
+        console().print(literal(line), soft_wrap=True)
+    write_result(json, found.to_json())
+
+
+def _show(found: Selection, out: Path) -> None:
     screen = console()
     for image in found.images[:SHOWN]:
         why = "random" if image.random else f"score {image.score:.3f}"
@@ -123,9 +150,6 @@ def select(
         screen.print(literal(f"not used: {file}: {error.splitlines()[0]}"), soft_wrap=True)
     if len(found.failed) > 5:
         screen.print(literal(f"not used: {len(found.failed) - 5} more, see {out}"), soft_wrap=True)
-    for line in (f"selection: {out}", f"page: {place}", *_next(written, found, out)):
-        screen.print(literal(line), soft_wrap=True)
-    write_result(json, found.to_json())
 
 
 def _next(written: Tasks | None, found: Selection, out: Path) -> list[str]:

@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import typer
 from rich.table import Table
 
-from segwright.cli.common import (
-    Device,
-    EightBit,
-    JournalFolder,
-    JournalMaxSize,
-    KeepImages,
-    Runtime,
-    TrustExternal,
-    console,
-)
-from segwright.cli.models import Post, Tta
+from segwright.cli.common import console, show_at_once
+from segwright.cli.options import Journal, OptionGroup, Running
+from segwright.cli.parameters import one_of
+from segwright.core.errors import UsageError
 from segwright.core.progress import PlainConsole, literal
 
 Models = Annotated[
@@ -30,68 +24,88 @@ Models = Annotated[
 ]
 
 
-def serve(
-    models: Models,
-    host: Annotated[str, typer.Option("--host", help="Address to listen on; 0.0.0.0: all.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option("--port", help="0 takes a free one.")] = 8000,
-    device: Device = "auto",
-    runtime: Runtime = "auto",
-    precision: Annotated[
-        str, typer.Option("--precision", help="fp32, bf16, fp16; auto: fp32, or what the runtime is proven in.")
-    ] = "auto",
-    post: Post = None,
-    tta: Tta = None,
-    trust_external: TrustExternal = False,
+@dataclass(frozen=True)
+class Limits(OptionGroup):
+    """What the service accepts."""
+
+    panel: ClassVar[str] = "Limits"
     max_concurrent_requests: Annotated[
         int,
         typer.Option("--max-concurrent-requests", min=1, metavar="N", help="More get 503 with Retry-After."),
-    ] = 32,
+    ] = 32
     batch: Annotated[
         int | None,
         typer.Option("--batch", min=1, metavar="N", help="Images of one size per run: 8 on a GPU, 1 on a CPU."),
-    ] = None,
-    max_megabytes: Annotated[float, typer.Option("--max-megabytes", help="Largest request body.")] = 32.0,
-    max_megapixels: Annotated[float, typer.Option("--max-megapixels", help="Largest image.")] = 32.0,
+    ] = None
+    max_megabytes: Annotated[float, typer.Option("--max-megabytes", help="Largest request body.")] = 32.0
+    max_megapixels: Annotated[float, typer.Option("--max-megapixels", help="Largest image.")] = 32.0
     upload_timeout: Annotated[
         float, typer.Option("--upload-timeout", metavar="SECONDS", help="Time to receive an image.")
-    ] = 30.0,
+    ] = 30.0
     predict_timeout: Annotated[
         float, typer.Option("--predict-timeout", metavar="SECONDS", help="Time of the network for one image.")
-    ] = 120.0,
+    ] = 120.0
     models_memory: Annotated[
         str | None,
         typer.Option("--models-memory", metavar="SIZE", help="Of the files of all loaded models, such as 2GB."),
-    ] = None,
+    ] = None
+
+
+@dataclass(frozen=True)
+class Access(OptionGroup):
+    """Who may use the service, and how it is encrypted."""
+
+    panel: ClassVar[str] = "Access"
     api_keys: Annotated[
         Path | None,
         typer.Option("--api-keys", metavar="FILE", help="Every request needs a key of this file: segwright api-key."),
-    ] = None,
+    ] = None
     tls_cert: Annotated[
         Path | None, typer.Option("--tls-cert", metavar="FILE", help="Certificate and chain as PEM, for HTTPS.")
-    ] = None,
-    tls_key: Annotated[Path | None, typer.Option("--tls-key", metavar="FILE", help="Its private key as PEM.")] = None,
-    eight_bit: EightBit = None,
-    watch: Annotated[bool, typer.Option("--watch", help="Reload a model when its files change.")] = False,
-    journal: JournalFolder = None,
-    keep_images: KeepImages = "0%",
-    journal_max_size: JournalMaxSize = "1GB",
+    ] = None
+    tls_key: Annotated[Path | None, typer.Option("--tls-key", metavar="FILE", help="Its private key as PEM.")] = None
+
+
+@dataclass(frozen=True)
+class LabelStudio(OptionGroup):
+    """The service as a backend of Label Studio."""
+
+    panel: ClassVar[str] = "Label Studio"
     label_studio: Annotated[
         str | None,
         typer.Option("--label-studio", metavar="URL", help="Pre-label for this Label Studio, under /label-studio."),
-    ] = None,
+    ] = None
     label_studio_key_file: Annotated[
         Path | None,
         typer.Option(
             "--label-studio-key-file", metavar="FILE", help="An API key of it; without: LABEL_STUDIO_API_KEY is read."
         ),
-    ] = None,
+    ] = None
     label_studio_labels: Annotated[
         str, typer.Option("--label-studio-labels", metavar="class=Label,…", help="Labels that differ from the classes.")
-    ] = "",
+    ] = ""
     label_folder: Annotated[
         Path | None,
         typer.Option("--label-folder", metavar="DIR", help="Where annotations of Label Studio become masks."),
-    ] = None,
+    ] = None
+
+
+def serve(
+    models: Models,
+    running: Running,
+    limits: Limits,
+    access: Access,
+    journal: Journal,
+    label_studio: LabelStudio,
+    host: Annotated[
+        str, typer.Option("--host", metavar="ADDRESS", help="Address to listen on; 0.0.0.0: all.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option("--port", help="0 takes a free one.")] = 8000,
+    precision: Annotated[
+        str,
+        one_of("--precision", choices="auto|fp32|bf16|fp16", help="auto: fp32, or what the runtime is proven in."),
+    ] = "auto",
+    watch: Annotated[bool, typer.Option("--watch", help="Reload a model when its files change.")] = False,
 ) -> None:
     """Serve models over HTTP, with a page to try them.
 
@@ -99,22 +113,8 @@ def serve(
     """
     from segwright import api
 
-    screen = console()
-
-    def message(line: str) -> None:
-        screen.print(line, markup=False, soft_wrap=True)
-        screen.file.flush()  # a program that waits for the URL reads a pipe
-
-    api.serve(
-        models, host=host, port=port, device=device, precision=precision, postprocess=post, tta=tta,
-        trust_external=trust_external, runtime=runtime, max_concurrent_requests=max_concurrent_requests, batch=batch,
-        max_megabytes=max_megabytes, max_megapixels=max_megapixels, upload_timeout=upload_timeout,
-        predict_timeout=predict_timeout, models_memory=models_memory, api_keys=api_keys, tls_cert=tls_cert,
-        tls_key=tls_key, eight_bit=eight_bit, watch=watch, journal=journal,
-        keep_images=keep_images, journal_max_size=journal_max_size, label_studio=label_studio,
-        label_studio_key_file=label_studio_key_file, label_studio_labels=label_studio_labels,
-        label_folder=label_folder, message=message,
-    )  # fmt: skip
+    groups = running.given() | limits.given() | access.given() | journal.given() | label_studio.given()
+    api.serve(models, host=host, port=port, precision=precision, watch=watch, message=show_at_once, **groups)
 
 
 def api_key(
@@ -135,7 +135,6 @@ def api_key(
     remove: Annotated[bool, typer.Option("--remove", help="Remove the key of this name.")] = False,
 ) -> None:
     """Make an API key for serve --api-keys FILE, list the keys, or remove one. The file has only their hashes."""
-    from segwright.core.errors import UsageError
     from segwright.serving.packages import require_packages
 
     require_packages()

@@ -8,17 +8,16 @@ from typing import Annotated, Any
 
 import typer
 
-from segwright.cli.common import Data, Device, Format, Images, Json, Masks, command_line, console, write_result
+from segwright.cli.common import command_line, console, write_result
+from segwright.cli.options import Config, Data, Device, Json, Network, Reading, Resume, Settings
 from segwright.core.progress import visible
-
-Settings = Annotated[list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Any setting.")]
-Config = Annotated[Path | None, typer.Option("--config", metavar="FILE", help="A config.yaml to begin with.")]
 
 
 def tune(
     data: Data,
     minutes: Annotated[float, typer.Option(help="Wall-clock budget of the whole search.", min=0.01)],
     out: Annotated[Path, typer.Option("--out", metavar="FOLDER", help="Where the search is kept.")],
+    reading: Reading,
     trial_minutes: Annotated[
         float | None,
         typer.Option("--trial-minutes", help="Training time of a trial; a twelfth of --minutes if left out."),
@@ -27,18 +26,17 @@ def tune(
         float | None,
         typer.Option("--final-minutes", help="Training time of each of the two final runs; as a trial if left out."),
     ] = None,
-    model: Annotated[str, typer.Option("--model", help="Keep to this network; auto searches several.")] = "auto",
+    model: Annotated[
+        str, typer.Option("--model", metavar="NAME", help="Keep to this network; auto searches several.")
+    ] = "auto",
     architectures: Annotated[
         str | None, typer.Option(metavar="A,B,…", help="Networks to try: leannet:small,unet:resnet18,…")
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Of the trainings and of the search.", min=0)] = None,
     device: Device = "auto",
-    resume: Annotated[bool, typer.Option("--resume", help="Continue the search in --out.")] = False,
+    resume: Resume = False,
     config: Config = None,
     settings: Settings = None,
-    format: Format = None,
-    images: Images = None,
-    masks: Masks = None,
     json: Json = None,
 ) -> None:
     """Search for better settings than the planned ones (Optuna), and compare the best with the plan."""
@@ -46,16 +44,10 @@ def tune(
 
     prepare_cpu()  # before torch is loaded
     from segwright import api
-    from segwright.training.config import parse_overrides
 
-    given: dict[str, Any] = {
-        "model.name": None if model == "auto" else model,
-        "training.seed": seed,
-        "training.device": None if device == "auto" else device,
-        "data.format": format,
-        "data.images": images,
-        "data.masks": masks,
-    }
+    values = _values(model, device, reading, settings)
+    if seed is not None:
+        values = {"training.seed": seed} | values
     found = api.tune(
         data,
         out,
@@ -64,7 +56,7 @@ def tune(
         final_minutes=final_minutes,
         architectures=[name.strip() for name in architectures.split(",")] if architectures else (),
         config=config,
-        values={key: value for key, value in given.items() if value is not None} | parse_overrides(settings or []),
+        values=values,
         resume=resume,
         message=lambda line: print(visible(line, lines=True), file=sys.stderr, flush=True),
     )
@@ -81,7 +73,8 @@ def tune(
 
 def lr_range(
     data: Data,
-    model: Annotated[str, typer.Option("--model", help="A network of `segwright models`, or auto.")] = "auto",
+    reading: Reading,
+    model: Network = "auto",
     low: Annotated[float, typer.Option(help="The rate of the first step.")] = 1e-5,
     high: Annotated[float, typer.Option(help="The rate of the last step.")] = 1.0,
     steps: Annotated[int, typer.Option(help="How many steps.", min=10)] = 100,
@@ -94,9 +87,6 @@ def lr_range(
     ),
     config: Config = None,
     settings: Settings = None,
-    format: Format = None,
-    images: Images = None,
-    masks: Masks = None,
     json: Json = None,
 ) -> None:
     """Plot the loss while the learning rate rises, and suggest a rate. Nothing is kept."""
@@ -105,20 +95,24 @@ def lr_range(
     prepare_cpu()  # before torch is loaded
     from segwright import api
     from segwright.search.lr_range import write_range_page
-    from segwright.training.config import parse_overrides
 
-    given: dict[str, Any] = {
-        "model.name": None if model == "auto" else model,
-        "training.device": None if device == "auto" else device,
-        "data.format": format,
-        "data.images": images,
-        "data.masks": masks,
-    }
-    values = {key: value for key, value in given.items() if value is not None} | parse_overrides(settings or [])
+    values = _values(model, device, reading, settings)
     found = api.lr_range(data, values=values, config=config, init_from=init_from, low=low, high=high, steps=steps)
     write_range_page(out, found, command=command_line())
     console().print(f"{found.sentence()}\npage: {out}", markup=False, soft_wrap=True)
     write_result(json, found.to_json())
+
+
+def _values(model: str, device: str, reading: Reading, settings: list[str] | None) -> dict[str, Any]:
+    """The settings that were given; what --set gives counts."""
+    from segwright.training.config import parse_overrides
+
+    values = reading.settings("data")
+    if model != "auto":
+        values["model.name"] = model
+    if device != "auto":
+        values["training.device"] = device
+    return values | parse_overrides(settings or [])
 
 
 def register(app: typer.Typer) -> None:

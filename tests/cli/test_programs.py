@@ -1,0 +1,102 @@
+"""What docs/programs.md says about driving the command from programs."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from segwright.cli import app, common
+from segwright.core import errors
+
+ROOT = Path(__file__).resolve().parents[2]
+DOCS = (ROOT / "docs" / "programs.md").read_text(encoding="utf-8")
+
+
+@pytest.fixture()
+def photos(tmp_path: Path) -> Path:
+    """A small sound dataset."""
+    random = np.random.default_rng(0)
+    for part in ("images", "masks"):
+        (tmp_path / "photos" / part).mkdir(parents=True)
+    for number in range(6):
+        image = random.integers(0, 255, (32, 32, 3), np.uint8)
+        mask = np.zeros((32, 32), np.uint8)
+        mask[:, number + 8 :] = 1
+        cv2.imwrite(str(tmp_path / "photos" / "images" / f"{number}.png"), image)
+        cv2.imwrite(str(tmp_path / "photos" / "masks" / f"{number}.png"), mask)
+    return tmp_path / "photos"
+
+
+def segwright(*arguments: object, folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-P", "-m", "segwright", *map(str, arguments)],
+        cwd=folder,
+        env=os.environ | {"PYTHONPATH": str(ROOT)} | environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+def test_results_on_stdout_errors_on_stderr_json_in_a_file(photos: Path, tmp_path: Path) -> None:
+    done = segwright("check", photos, "--json", "found.json", folder=tmp_path)
+    assert done.returncode == 0 and "\x1b" not in done.stdout + done.stderr and done.stdout
+    assert json.loads((tmp_path / "found.json").read_text())["images"] == 6
+    (photos / "masks" / "0.png").write_bytes(b"no image")
+    assert segwright("check", photos, folder=tmp_path).returncode == 1
+    wrong = segwright("check", "fotos", "--json", "found.json", folder=tmp_path, SEGWRIGHT_ERRORS="json")
+    assert wrong.returncode == 2 and wrong.stdout == ""
+    error = json.loads(wrong.stderr.splitlines()[-1])["error"]
+    assert hasattr(errors, error["type"]) and error["where"] == "fotos"
+    assert error["there"] == "photos/, found.json (in the current folder)"
+    assert json.loads((tmp_path / "found.json").read_text())["images"] == 6  # that of the run before
+
+
+def test_a_missing_path_leads_to_what_is_there(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["segwright", "check", str(photos / "imgaes")])
+    monkeypatch.delenv(common.ERRORS, raising=False)
+    common.report_error(errors.FormatError("no such file or folder", where=str(photos / "imgaes")))
+    assert f"  there: images/, masks/ (in {photos})" in capsys.readouterr().err
+
+
+def test_the_error_in_the_docs_has_the_keys_that_errors_have(capsys: pytest.CaptureFixture[str]) -> None:
+    match = re.search(r"^{\"error\".*}$", DOCS, re.M)
+    assert match is not None
+    os.environ[common.ERRORS] = "json"
+    try:
+        common.report_error(errors.FormatError("no such file or folder", where="fotos", fix="check the path"))
+    finally:
+        del os.environ[common.ERRORS]
+    told, shown = json.loads(match[0])["error"], json.loads(capsys.readouterr().err)["error"]
+    assert told.keys() == shown.keys() and told["type"] == shown["type"]
+
+
+def test_the_docs_name_every_key_of_help_json() -> None:
+    tree = json.loads(CliRunner().invoke(app, ["--help-json"]).stdout)
+
+    def keys(node: Any) -> set[str]:
+        if isinstance(node, list):
+            return set().union(*map(keys, node))
+        if not isinstance(node, dict):
+            return set()
+        return node.keys() | set().union(*(keys(value) for key, value in node.items() if key != "exit_codes"))
+
+    assert keys(tree) == {key for key in keys(tree) if f"`{key}`" in DOCS}
+
+
+def test_the_exit_codes_of_the_docs_are_those_of_help_json() -> None:
+    tree = json.loads(CliRunner().invoke(app, ["--help-json"]).stdout)
+    rows = re.findall(r"^\| ([0-9, ]+) \|", DOCS, re.M)
+    assert [code for row in rows for code in row.split(", ")] == list(tree["exit_codes"])
