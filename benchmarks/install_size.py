@@ -1,4 +1,4 @@
-"""What an installation of segwright and of each extra brings in packages and megabytes, from the environment it runs in.
+"""What segwright and each extra bring in packages and megabytes, counted in the environment that this runs in.
 
     python benchmarks/install_size.py
 

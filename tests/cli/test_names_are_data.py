@@ -82,7 +82,7 @@ def test_any_console_can_be_handed_in(hostile: Path) -> None:
 def test_errors_and_results_of_other_commands(hostile: Path, tmp_path: Path) -> None:
     code, text = segwright("check", tmp_path / f"[/none]{FILE}")
     is_inert(text)
-    assert code == 1 and "[/none]" in text
+    assert code == 2 and "[/none]" in text
     code, text = segwright("train", hostile, "--out", tmp_path / "run")
     is_inert(text)
     assert code == 2 and "\\x1b]0;owned" in text
