@@ -94,10 +94,10 @@ def load_service(port: int, data: list[bytes], clients: int, seconds: float) -> 
     return {"per_second": len(times) / wall, "p50_ms": statistics.median(times) * 1e3, "p95_ms": cuts[18] * 1e3}
 
 
-def served(model: Path, batch: int, device: str) -> tuple[subprocess.Popen[str], int]:
+def served(model: Path, batch: int, device: str, *more: str) -> tuple[subprocess.Popen[str], int]:
     command = [sys.executable, "-m", "segwright", "serve", str(model), "--port", "0", "--batch", str(batch)]
     process = subprocess.Popen(
-        [*command, "--device", device], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+        [*command, "--device", device, *more], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
     )
     assert process.stdout is not None
     for line in process.stdout:

@@ -32,6 +32,7 @@ def serve(
     tta: str | None = None,
     max_concurrent_requests: int = 32,
     batch: int | None = None,
+    window: int | None = None,
     max_megabytes: float = 32.0,
     max_megapixels: float = 32.0,
     upload_timeout: float = 30.0,
@@ -74,6 +75,9 @@ def serve(
         Requests at a time; more are answered with 503.
     batch : int >= 1, optional
         Images of one size that run together. Left out: 8 on a GPU, 1 on a CPU.
+    window : int, optional
+        Images of more than ``window``² pixels are predicted in windows, between which waiting images are run; smaller
+        windows let them pass sooner. Left out: as :func:`segwright.predict` does, so that the labels are the same.
     max_megabytes, max_megapixels : float > 0
         The largest body and image.
     upload_timeout : float > 0, default=30
@@ -124,6 +128,7 @@ def serve(
     from segwright.serving.packages import require_packages
 
     require_packages()
+    from segwright.inference.predictor import MIN_WINDOW
     from segwright.monitoring.recorder import JournalOptions, parse_size
     from segwright.serving.limits import ServiceLimits
     from segwright.serving.server import ListenOptions, log_to_stderr, serve_models
@@ -136,11 +141,18 @@ def serve(
         models_megabytes=None if models_memory is None else parse_size(models_memory) / 1e6,
     )  # fmt: skip
 
+    if window is not None and (not MIN_WINDOW <= window <= 8192 or window % 32):
+        raise UsageError(
+            "no size for windows", expected=f"{MIN_WINDOW} to 8192 pixels, a multiple of 32", found=str(window)
+        )
+
     def load_model(path: Path) -> Predictor:
-        return load(
+        predictor = load(
             path, device=device, precision=precision, postprocess=postprocess, tta=tta, eight_bit=eight_bit,
             trust_external=trust_external, runtime="usual" if runtime == "auto" and journal is not None else runtime,
         )  # fmt: skip
+        predictor.window = predictor.window if window is None else window
+        return predictor
 
     def recorded(path: Path) -> JournalOptions | None:
         return None if journal is None else JournalOptions(journal, keep_images, journal_max_size, reference=path)

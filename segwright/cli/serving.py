@@ -37,6 +37,10 @@ class Limits(OptionGroup):
         int | None,
         typer.Option("--batch", min=1, metavar="N", help="Images of one size per run: 8 on a GPU, 1 on a CPU."),
     ] = None
+    window: Annotated[
+        int | None,
+        typer.Option("--window", metavar="PX", help="Side of the windows of large images; smaller: others wait less."),
+    ] = None
     max_megabytes: Annotated[float, typer.Option("--max-megabytes", help="Largest request body.")] = 32.0
     max_megapixels: Annotated[float, typer.Option("--max-megapixels", help="Largest image.")] = 32.0
     upload_timeout: Annotated[

@@ -107,7 +107,7 @@ def _pixels(text: str | None, query: str) -> float:
     """The pixels of ``simplify``, 0 without; RequestRejected with 400 for anything else."""
     if text is None:
         return 0.0
-    if re.fullmatch(r"\d{1,4}(\.\d{1,6})?", text, re.ASCII) and float(text) <= MOST_SIMPLIFIED:
+    if re.fullmatch(r"\d+(\.\d+)?([eE][-+]?\d+)?", text, re.ASCII) and float(text) <= MOST_SIMPLIFIED:
         return float(text)
     raise RequestRejected(
         400, "polygons cannot be simplified by that", expected=f"simplify=0 to {MOST_SIMPLIFIED} pixels", found=query

@@ -53,8 +53,8 @@ def live(keys: Path | None) -> Iterator[int]:
         thread.join(PATIENCE)
 
 
-def examine(port: int, examples: int, *more: str) -> None:
-    folder = Path(__file__).parent
+def examine(port: int, folder: Path, examples: int, *more: str) -> None:
+    """``folder`` gets what schemathesis keeps for another run."""
     done = subprocess.run(
         [
             sys.executable, "-m", "schemathesis.cli", "run", f"http://127.0.0.1:{port}/openapi.json", "--checks", "all",
@@ -62,7 +62,8 @@ def examine(port: int, examples: int, *more: str) -> None:
             "--continue-on-failure", "--suppress-health-check", "all", *more,
         ],
         capture_output=True, text=True, errors="replace", timeout=PATIENCE * examples,
-        env={**os.environ, "SCHEMATHESIS_HOOKS": "schemathesis_hooks", "PYTHONPATH": str(folder)}, cwd=folder,
+        env={**os.environ, "SCHEMATHESIS_HOOKS": "schemathesis_hooks", "PYTHONPATH": str(Path(__file__).parent)},
+        cwd=folder,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
 
@@ -84,4 +85,4 @@ def _run(folder: Path, with_keys: bool, examples: int, *more: str) -> None:
         key = create_key(keys, "schemathesis", may_reload=True)
         headers = ["--header", f"Authorization: Bearer {key}"]
     with live(keys) as port:
-        examine(port, examples, *headers, *more)
+        examine(port, folder, examples, *headers, *more)

@@ -10,6 +10,7 @@ import base64
 import contextlib
 import hashlib
 import io
+import itertools
 import json
 import re
 import socket
@@ -40,6 +41,7 @@ from segwright.inference.predictor import Predictor, load
 from segwright.inference.quality import CLASS_FEATURES, IMAGE_FEATURES, ErrorModel, parse_error_model
 from segwright.inference.region_estimator import RegionEstimator, fit_regions
 from segwright.inference.region_features import feature_names
+from segwright.inference.vectorize import geojson
 from segwright.models.catalog import create_model
 from segwright.monitoring.journal import read_journal
 from segwright.monitoring.recorder import JournalOptions
@@ -1044,5 +1046,60 @@ def test_a_description_of_odd_metrics_breaks_no_page(tmp_path: Path, served: Ser
             object.__setattr__(predictor.bundle, "licenses", odd)
             async with served(predictor=predictor) as client:
                 assert (await client.get("/model")).status == 200 and (await client.get("/")).status == 200, odd
+
+    run(work())
+
+
+def test_polygons_are_those_of_predict_and_share_their_edges(served: Served) -> None:
+    predictor = Predictor(GatedColors(), SPACE, post="min-area(8)")
+    expected = predictor.predict(np.asarray(Image.open(io.BytesIO(make_image()))))
+
+    async def work() -> None:
+        async with served(predictor=predictor) as client:
+            reply = await client.post(make_image(), "geojson")
+            assert reply.status == 200 and reply.headers["content-type"] == "application/geo+json"
+            assert reply.json == json.loads(json.dumps(geojson(expected.labels, SPACE)))
+            drawn = np.full(expected.labels.shape, 255, np.uint8)
+            for feature in sorted(reply.json["features"], key=lambda one: -one["properties"]["pixels"]):
+                for ring, value in zip(
+                    feature["geometry"]["coordinates"], (feature["properties"]["index"], *[255] * 99), strict=False
+                ):
+                    inside = _inside(ring, drawn.shape)
+                    drawn[inside] = np.where(value == 255, drawn[inside], value)
+            assert (drawn != 255).all() and sum(f["properties"]["pixels"] for f in reply.json["features"]) == drawn.size
+            whole = (await client.post(make_image(), "json&polygons=true&mask=true")).json
+            assert whole["polygons"] == reply.json and "mask" in whole
+            coarse = (await client.post(make_image(), "geojson&simplify=1.5")).json
+            assert coarse == json.loads(json.dumps(geojson(expected.labels, SPACE, tolerance=1.5)))
+            for wrong in (
+                "labels&polygons=true", "json&simplify=1", "geojson&simplify=-1", "geojson&simplify=1001",
+                "geojson&simplify=nan", "geojson&simplify=1e999", "geojson&simplify=", "json&polygons=1",
+                "geojson&simplify=1&simplify=2", "geojson&simplify=\u0663",
+            ):  # fmt: skip
+                assert (await client.post(make_image(), wrong)).status == 400, wrong
+            for right in ("0", "1000", "2.5577995380587", "1e1", "1E-7"):
+                assert (await client.post(make_image(), f"geojson&simplify={right}")).status == 200, right
+
+    run(work())
+
+
+def _inside(ring: list[list[int]], shape: tuple[int, ...]) -> Any:
+    """The pixels inside a ring of pixels' corners, by the crossings to the left of each center."""
+    inside = np.zeros(shape, bool)
+    for (x, top), (_, bottom) in itertools.pairwise(ring):
+        if top != bottom:
+            inside[min(top, bottom) : max(top, bottom), x:] ^= True
+    return inside
+
+
+def test_too_many_regions_for_polygons_are_refused(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("segwright.serving.responses.MAX_REGIONS", 5)
+
+    async def work() -> None:
+        async with served() as client:
+            reply = await client.post(make_image(), "geojson")
+            assert reply.status == 413 and "min-area" in reply.json["fix"] and int(reply.json["found"]) > 5
+            assert (await client.post(make_image(), "json&polygons=true")).status == 413
+            assert (await client.post(make_image(), "labels")).status == 200 and client.app.service.in_flight == 0
 
     run(work())
