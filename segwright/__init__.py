@@ -44,6 +44,7 @@ if TYPE_CHECKING:
         open_dataset,
         plot_crf,
         predict,
+        predict_on_ray,
         promote,
         read_journal,
         read_lineage,
@@ -114,7 +115,8 @@ _HOME = {
     "segwright.api": (
         "ConvertResult FailedFile ModelInfo PredictResult PredictedFile benchmark check choose_split compare convert "
         "create_api_key create_model cross_validate ensemble evaluate export find_label_errors fit_error_model "
-        "import_weights label list_models load lr_range make_reference monitor open_dataset plot_crf predict promote "
+        "import_weights label list_models load lr_range make_reference monitor open_dataset plot_crf predict "
+        "predict_on_ray promote "
         "read_journal read_lineage read_reference refine select serve train tune tune_postprocessing "
         "write_tasks"
     ),
@@ -239,6 +241,7 @@ __all__ = [
     "open_dataset",
     "plot_crf",
     "predict",
+    "predict_on_ray",
     "promote",
     "read_journal",
     "read_lineage",

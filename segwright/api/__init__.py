@@ -12,6 +12,7 @@ from segwright.api.journal import make_reference, read_journal, read_reference
 from segwright.api.label_errors import find_label_errors
 from segwright.api.label_page import label
 from segwright.api.labeling import select, write_tasks
+from segwright.api.many_machines import predict_on_ray
 from segwright.api.models import create_model, ensemble, export, import_weights, list_models, load
 from segwright.api.monitoring import monitor
 from segwright.api.postprocess import plot_crf, tune_postprocessing
@@ -52,6 +53,7 @@ __all__ = [
     "open_dataset",
     "plot_crf",
     "predict",
+    "predict_on_ray",
     "promote",
     "read_journal",
     "read_lineage",

@@ -9,7 +9,8 @@ from typing import Annotated, Any, ClassVar
 import typer
 
 from segwright.cli.common import check_json, console, write_result
-from segwright.cli.options import Journal, Json, Model, OptionGroup, Running
+from segwright.cli.many_machines import Spread
+from segwright.cli.options import Journal, Json, OptionGroup, Running
 from segwright.cli.parameters import one_of
 
 
@@ -18,9 +19,7 @@ class Outputs(OptionGroup):
     """What is written for an image."""
 
     panel: ClassVar[str] = "What is written"
-    out: Annotated[Path, typer.Option("--out", metavar="FOLDER", help="Where masks and overlays go.")] = Path(
-        "predictions"
-    )
+    out: Annotated[str, typer.Option("--out", metavar="FOLDER", help="Where masks and overlays go.")] = "predictions"
     mask_format: Annotated[
         str,
         one_of(
@@ -95,7 +94,7 @@ class Doubt(OptionGroup):
 
 
 def predict(
-    model: Model,
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A run folder, a bundle or an exported file.")],
     sources: Annotated[
         list[str],
         typer.Argument(
@@ -109,6 +108,7 @@ def predict(
     videos: Videos,
     doubt: Doubt,
     journal: Journal,
+    spread: Spread,
     json: Json = None,
 ) -> None:
     """Segment images: a mask and an overlay for each.
@@ -119,12 +119,15 @@ def predict(
     from segwright.cli.tables import print_prediction
 
     check_json(json, sources)
-    arguments = {**outputs.given(), **running.given(), **videos.given(), **doubt.given(), **journal.given()}
+    spreading = spread.arguments(journal.journal)
+    arguments = {**outputs.given(), **running.given(), **videos.given(), **doubt.given()}
+    arguments |= journal.given() if spreading is None else spreading
     arguments["polygons"] = outputs.polygons or ()
     arguments["quality"] = json is not None if doubt.quality is None else doubt.quality
     result: dict[str, Any] = {}
     try:
-        api.predict(model, sources[0] if len(sources) == 1 else sources, result=result, **arguments)
+        predicting = api.predict if spreading is None else api.predict_on_ray
+        predicting(model, sources[0] if len(sources) == 1 else sources, result=result, **arguments)
     except BaseException as error:  # Ctrl-C too: what was done is still reported
         if result:
             if isinstance(error, KeyboardInterrupt):

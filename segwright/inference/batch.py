@@ -86,6 +86,15 @@ def predict_source(
     return found
 
 
+def run_settings(predictor: Predictor, options: OutputOptions) -> dict[str, Any]:
+    """What a run that is resumed must have in common with the earlier one, besides the model."""
+    kept = {key: value for key, value in asdict(options).items() if key != "areas"}
+    return {
+        **kept, "areas": options.areas is not None, "postprocess": str(predictor.pipeline or "none"),
+        "tta": str(predictor.tta or "none"), "eight_bit": predictor.eight_bit or "",
+    }  # fmt: skip
+
+
 @dataclass
 class _Run:
     predictor: Predictor
@@ -102,17 +111,10 @@ class _Run:
         if self.options.uncertainty is not None:
             check_measure(parse_measure(self.options.uncertainty), self.predictor.runtime)
         self.outputs = ImageOutputs(self.predictor, self.folder, self.options, self.note)
-        self.settings = {"model": self.run.model, **self._settings()}
+        self.settings = {"model": self.run.model, **run_settings(self.predictor, self.options)}
         self.ledger = Ledger(self.folder.root, self.settings, resume=self.run.resume)
         # One image has no progress to keep; the windows of a large one are kept by RasterJob.
         self.kept = self.run.resume or len(self.source.files) > 1 or self.source.kind in ("video", "archive")
-
-    def _settings(self) -> dict[str, Any]:
-        options = {key: value for key, value in asdict(self.options).items() if key != "areas"}
-        return {
-            **options, "areas": self.options.areas is not None, "postprocess": str(self.predictor.pipeline or "none"),
-            "tta": str(self.predictor.tta or "none"), "eight_bit": self.predictor.eight_bit or "",
-        }  # fmt: skip
 
     # -- before -----------------------------------------------------------------------------------------------------
 

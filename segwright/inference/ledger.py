@@ -43,24 +43,13 @@ class Ledger:
             try:
                 entry = json.loads(line)
                 if number == 0:
-                    self._compare(entry["run"])
+                    compare_settings(entry["run"], self._settings, self.path.parent)
                 else:
                     self._done[str(entry["done"])] = entry
             except (ValueError, KeyError, TypeError, RecursionError):
                 if number == 0:
                     return
                 continue  # a line that a kill cut off
-
-    def _compare(self, earlier: Mapping[str, Any]) -> None:
-        keys = [key for key in {**earlier, **self._settings} if earlier.get(key) != self._settings.get(key)]
-        if keys:
-            raise UsageError(
-                "the run that is to be resumed had another model or other options",
-                expected="; ".join(f"{key}: {earlier.get(key)}" for key in keys[:6]),
-                found="; ".join(f"{key}: {self._settings.get(key)}" for key in keys[:6]),
-                where=self.path.parent,
-                fix="the same options, or without --resume, which predicts everything again",
-            )
 
     def __len__(self) -> int:
         return len(self._done)
@@ -97,6 +86,19 @@ class Ledger:
         if self._file is not None:
             self._file.close()
             self._file = None
+
+
+def compare_settings(earlier: Mapping[str, Any], now: Mapping[str, Any], where: str | Path) -> None:
+    """Raise UsageError if a run that is to be resumed had other settings."""
+    keys = [key for key in {**earlier, **now} if earlier.get(key) != now.get(key)]
+    if keys:
+        raise UsageError(
+            "the run that is to be resumed had another model or other options",
+            expected="; ".join(f"{key}: {earlier.get(key)}" for key in keys[:6]),
+            found="; ".join(f"{key}: {now.get(key)}" for key in keys[:6]),
+            where=where,
+            fix="the same options, or without --resume, which predicts everything again",
+        )
 
 
 def stamp_of(path: Path) -> Stamp | None:

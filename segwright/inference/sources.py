@@ -38,6 +38,7 @@ class Source:
     notes: tuple[str, ...] = ()  # what was passed over
     origins: Mapping[Path, Origin] = field(default_factory=dict)  # of files that are no local files
     lives: Mapping[Path, Live] = field(default_factory=dict)  # cameras and streams
+    given: Mapping[Path, tuple[str, str]] = field(default_factory=dict)  # of a part of a run: names and labels in it
 
     def __len__(self) -> int:
         return len(self.files) if self.kind not in ("video", "live") else (self.frames or 0)
@@ -46,6 +47,8 @@ class Source:
         """What a file is called in results: its path, its place in an archive, its URL without a password."""
         if path in self.lives:
             return self.lives[path].label
+        if path in self.given:
+            return self.given[path][1]
         return self.origins[path].label if path in self.origins else str(path)
 
     def stamp(self, path: Path) -> list[int] | None:
@@ -66,6 +69,8 @@ class Source:
     @cached_property
     def names(self) -> dict[Path, str]:
         """File → name of its outputs without a suffix; see :func:`output_names`."""
+        if self.given:
+            return {path: name for path, (name, _) in self.given.items()}
         return output_names(self.files, self.root)
 
     def name(self, path: Path) -> str:
