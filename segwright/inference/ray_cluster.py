@@ -107,16 +107,14 @@ def _start(ray: Any, folder: str, processors_of_it: int, objects: int) -> None:
 @contextmanager
 def _own_token() -> Iterator[None]:
     """Give a new cluster a token of its own, in place of the one that Ray would write into the home folder."""
-    own = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
-    if any(key in os.environ for key in own):
+    if "RAY_AUTH_MODE" in os.environ or "RAY_AUTH_TOKEN" in os.environ:
         yield
         return
-    os.environ.update(own)
+    os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
     try:
         yield
     finally:
-        for key in own:
-            os.environ.pop(key, None)
+        os.environ.pop("RAY_AUTH_TOKEN", None)
 
 
 def _join(ray: Any, address: str) -> None:

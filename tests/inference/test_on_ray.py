@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +33,10 @@ from segwright.inference.bundle import Bundle, save_bundle
 from segwright.inference.destination import Destination, open_destination
 from segwright.models.catalog import create_model
 
-pytestmark = pytest.mark.slow
-pytest.importorskip("ray.data", reason="the extra ray is not installed")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(find_spec("ray") is None, reason="the extra ray is not installed"),  # imported with its settings
+]
 KEY, SECRET = "key-of-the-test", "secret-of-the-test"
 
 
