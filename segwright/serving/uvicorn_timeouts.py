@@ -188,15 +188,37 @@ class GracefulServer(uvicorn.Server):
         self.terminal = signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN and _has_terminal()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        self.config.ssl = self.tls
         try:
-            await super().startup(sockets)
-        except SystemExit:  # the application failed to start: serve_model raises the error
+            if self.tls is None:
+                await super().startup(sockets)
+            else:
+                await self._startup_tls(self.tls, sockets or [])
+        except SystemExit:  # the application failed to start: serve_models raises the error
             self.should_exit = True
             return
         for name, path in self.watch.items():
             self._start_task(_watch(path, self.app, name))
         self.on_started()
+
+    async def _startup_tls(self, context: ssl.SSLContext, sockets: list[socket.socket]) -> None:
+        """As uvicorn's own, with a time limit for handshakes, which is a minute there."""
+        await self.lifespan.startup()
+        if self.lifespan.should_exit:
+            raise SystemExit(1)
+        config = self.config
+
+        def protocol() -> asyncio.Protocol:
+            state = self.lifespan.state
+            return TimeoutH11Protocol(config=config, server_state=self.server_state, app_state=state)
+
+        loop, seconds = asyncio.get_running_loop(), self.app.service.limits.header_seconds
+        self.servers = [
+            await loop.create_server(
+                protocol, sock=one, ssl=context, backlog=config.backlog, ssl_handshake_timeout=seconds
+            )
+            for one in sockets
+        ]
+        self.started = True
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         for task in self.tasks:

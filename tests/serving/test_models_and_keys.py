@@ -6,6 +6,7 @@ import asyncio
 import base64
 import json
 import os
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,12 @@ import pytest
 from test_serving import SPACE, Client, GatedColors, Reply, bundle, decoder, labels_of, make_image, run, until
 
 import segwright as sw
+from segwright.cli import main
 from segwright.core.errors import BundleError, SegwrightError, UsageError
 from segwright.core.types import LabelSpace
 from segwright.imageio import UInt8Array
-from segwright.inference.predictor import Predictor
+from segwright.inference.bundle import load_bundle, save_bundle
+from segwright.inference.predictor import Predictor, load
 from segwright.monitoring.recorder import JournalOptions
 from segwright.serving.app import Application, create_app
 from segwright.serving.decoding import ImageDecoder
@@ -452,3 +455,74 @@ def test_a_file_of_keys_that_cannot_be_read_stops_the_start(tmp_path: Path) -> N
         with pytest.raises(UsageError, match="cannot be read"):
             sw.serve(model, port=0, api_keys=file)
     assert ApiKey("a", "0" * 64).models is None
+
+
+def test_the_command_makes_lists_and_removes_keys(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    def command(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["segwright", "api-key", *arguments])
+        with pytest.raises(SystemExit) as leaving:
+            main()
+        shown = capsys.readouterr()
+        return int(leaving.value.code or 0), shown.out, shown.err
+
+    code, out, err = command("street-app", "--file", "keys.json", "--requests-per-minute", "60", "--models", "a, b")
+    key = out.strip()
+    assert code == 0 and key.startswith("sw_") and "\n" not in key and key not in err, "the key alone, for a pipe"
+    assert KeyRing("keys.json").check(key).key.models == ("a", "b")
+    assert command("street-app", "--file", "keys.json")[0] == 2
+    code, out, _ = command("--file", "keys.json")
+    assert code == 0 and "street-app" in out and "60" in out and "a, b" in out and key not in out
+    assert command("--remove", "--file", "keys.json")[0] == 2
+    assert command("nobody", "--remove", "--file", "keys.json")[0] == 2
+    assert command("street-app", "--remove", "--file", "keys.json")[0] == 0
+    code, _, err = command("--file", "keys.json")
+    assert code == 2 and "nobody could use" in err
+    assert command("a", "--file", "keys.json", "--max-concurrent", "0")[0] == 2
+    assert command("a b", "--file", "keys.json")[0] == 2 and command("--file", "none.json")[0] == 2
+
+
+def test_versions_of_a_slot_on_the_disk(tmp_path: Path, decoder: ImageDecoder) -> None:
+    from segwright.api.serving import _source
+    from segwright.inference.lineage import bundle_id
+    from segwright.labeling.slot import Slot
+
+    slot, ids = Slot(tmp_path / "slot"), []
+    for number in (1, 2):
+        folder = bundle(tmp_path / f"model{number}", post=f"min-area({number})")
+        if number == 2:  # other weights
+            network, about = load_bundle(folder)
+            next(network.parameters()).data += 0.5
+            folder = save_bundle(tmp_path / "changed", network, about)
+        ids.append(bundle_id(folder))
+        with slot.locked():
+            slot.switch(slot.add(folder, ids[-1], {}), {})
+    names = slot.versions()
+    assert [name.partition("-")[2] for name in names] == ids and ids[0] != ids[1]
+    source = _source("slot", slot.folder, lambda path: load(path, device="cpu"), False, None)
+    assert source.watch == slot.link and source.bytes > 0 and source.load is not None
+    app = create_app(source.load(), ServiceLimits(**LIMITS), source=source)
+    app.service.decoder = decoder
+
+    async def work() -> None:
+        client = Client(app)
+        described = (await client.get("/model")).json
+        assert described["model_version"] == names[1] and described["model_versions"] == names
+        found = [
+            (await post(client, f"/models/slot/versions/{version}/predict?as=json")).json
+            for version in ("1", names[1], "2")
+        ]
+        assert [one["id"] for one in found] == [ids[0], ids[1], ids[1]] and found[0]["post"] == "min-area(1)"
+        assert app.service.models.loaded_count() == 2, "the current version is not loaded again"
+        (slot.version(names[0]) / "model.json").write_text("{")
+        app.service.models._loaded.clear()
+        reply = await post(client, "/models/slot/versions/1/predict")
+        assert reply.status == 500 and str(tmp_path) not in reply.body.decode()
+
+    try:
+        run(work())
+    finally:
+        app.service.close()

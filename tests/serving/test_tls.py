@@ -100,7 +100,7 @@ def test_it_serves_https_and_takes_a_renewed_certificate(tmp_path: Path, good: T
         return answer
 
     async def work() -> None:
-        app = create_app(Predictor(Dark(), LabelSpace(("a", "b"))), ServiceLimits())
+        app = create_app(Predictor(Dark(), LabelSpace(("a", "b"))), ServiceLimits(header_seconds=1.0))
         ready, context = asyncio.Event(), files.context()
         sock, address = bind("127.0.0.1", 0)
         server = build_server(app, ready.set, tls=context)
@@ -111,6 +111,9 @@ def test_it_serves_https_and_takes_a_renewed_certificate(tmp_path: Path, good: T
             reader, writer = await asyncio.open_connection("127.0.0.1", address.port)
             writer.write(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
             assert b"200 OK" not in await rest(reader), "nothing without TLS"
+            writer.close()
+            reader, writer = await asyncio.open_connection("127.0.0.1", address.port)
+            assert await rest(reader) == b"", "a handshake that never begins ends with the limit of headers"
             writer.close()
             files.certificate.write_bytes(b"half")
             assert not files.reload(context)
