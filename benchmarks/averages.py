@@ -200,7 +200,9 @@ def main() -> None:
 
             hook = partial(_at_validation, trainer, averages, validator, arguments.batches, found)
             trainer.components = replace(trainer.components, on_validation=hook)
-            trainer.fit()
+            done = trainer.fit()
+            if done.stopped_by:  # by a signal: half a training is no result
+                raise SystemExit(f"stopped by {done.stopped_by} at step {done.progress.step}")
             results.append({"seed": seed, "steps": trainer.progress.step, "half": found[0], "end": found[-1]})
         arguments.out.write_text(json.dumps({"arguments": vars(arguments), "runs": results}, default=str, indent=1))
     for when in ("half", "end"):

@@ -304,7 +304,9 @@ def train(
     data = sw.open_dataset(root, format="camvid")
     trainer = planned_trainer(data, TrainConfig().with_values(settings))
     started = time.monotonic()
-    trainer.fit()
+    done = trainer.fit()
+    if done.stopped_by:  # by a signal: half a training is no result
+        raise SystemExit(f"stopped by {done.stopped_by} at step {done.progress.step}")
     network = trainer.networks.evaluated_model().eval()
     return Predictor.from_model(network, data.label_space, "cpu"), round(time.monotonic() - started, 1)
 

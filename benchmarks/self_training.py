@@ -136,6 +136,8 @@ def train(given: argparse.Namespace, data: Path, arm: str, seed: int) -> dict[st
     started, used = time.monotonic(), time.process_time()
     done = run.fit()
     seconds, used = time.monotonic() - started, time.process_time() - used
+    if done.stopped_by:  # by a signal: half a training is no result
+        raise SystemExit(f"{arm} {seed} was stopped by {done.stopped_by} at step {done.progress.step}")
     predictor = Predictor.from_model(run.networks.evaluated_model(), dataset.label_space, "cpu")
     scored = evaluate(predictor, dataset.val)
     log = [json.loads(line) for line in (run.recorder.folder / "log.jsonl").read_text().splitlines()]
