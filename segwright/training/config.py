@@ -296,7 +296,7 @@ class UnlabeledConfig(Section):
     )
     ratio: float = Field(1.0, gt=0, le=64, description="unlabeled images per labeled image of an update")
     weight: float = Field(1.0, ge=0, le=100, description="weight of the loss on pseudo-labels")
-    start: float = Field(0.1, ge=0, lt=1, description="fraction of the run that trains on labels alone")
+    start: float = Field(0.2, ge=0, lt=1, description="fraction of the run that trains on labels alone")
     ramp: Fraction = Field(0.2, description="fraction of the run over which the weight then rises, 0 to 1")
     accept: float = Field(
         0.8,
@@ -307,8 +307,10 @@ class UnlabeledConfig(Section):
     floor: Fraction = Field(0.5, description="confidence below which no pseudo-label counts, 0 to 1")
     ceiling: float = Field(0.95, gt=0, le=1, description="confidence from which every pseudo-label counts")
     momentum: float = Field(0.99, ge=0, lt=1, description="of the thresholds' statistics, per update")
-    mix: Literal["cutmix", "classmix", "none"] = Field(
-        "cutmix", description="paste a part of another unlabeled image: a rectangle, half of its classes, nothing"
+    mix: Literal["labeled", "cutmix", "classmix", "none"] | Auto = Field(
+        "auto",
+        description="pasted into an unlabeled image: half of the classes of a labeled one; of another unlabeled one a "
+        "rectangle, or half of the classes; nothing",
     )
     strength: Literal["none", "light", "medium", "strong"] = Field(
         "strong", description="color change of the view that is trained on; the teacher sees none"

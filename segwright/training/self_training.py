@@ -1,11 +1,12 @@
 """Self-training: pseudo-labels from the averaged weights, for images and pixels without a label.
 
 The teacher is the run's own average of weights (EMA). It labels a view of each unlabeled image whose colors are
-unchanged; the network is trained to give the same labels on a view with strong color changes and, by CutMix, with a
-part of another image pasted in. A pseudo-label counts if the teacher is confident enough *for its class*: as confident
-as it is of that class's labeled pixels that it has right (a quantile per class, as in class-balanced self-training,
-Zou et al. 2018; teacher and views as in FixMatch, Sohn et al. 2020, and UniMatch, Yang et al. 2023). The quantiles come
-from histograms of whole numbers, the same however an update is divided into micro-batches and processes.
+unchanged; the network is trained to give the same labels on a view with strong color changes, into which half of the
+classes of a labeled image are pasted with their true labels (Tranheden et al. 2021). A pseudo-label counts if the
+teacher is confident enough *for its class*: as confident as it is of that class's labeled pixels that it has right (a
+quantile per class, as in class-balanced self-training, Zou et al. 2018; teacher and views as in FixMatch, Sohn et al.
+2020, and UniMatch, Yang et al. 2023). The quantiles come from histograms of whole numbers, the same however an update
+is divided into micro-batches and processes.
 
 The loss is the cross-entropy over accepted pixels divided by *all* unlabeled pixels of the update, accepted or not, by
 class weight: few accepted pixels move the weights little.
@@ -135,6 +136,7 @@ class SelfTraining:
     ) -> None:
         self.teacher, self.criterion, self.config = teacher, criterion, config
         self.device, self.dtype, self.seed = device, dtype, seed
+        self.mix = "labeled" if config.mix == "auto" else config.mix
         self.thresholds = Thresholds(criterion.classes, config)
 
     def weight(self, progress: float) -> float:
@@ -165,7 +167,10 @@ class SelfTraining:
         counts = torch.cat([self._known(labeled, index), self._by_class(labels[unlabeled], labels[accepted])], dim=1)
         candidates = torch.where(unlabeled, labels, IGNORE_INDEX)
         targets = torch.where(accepted, labels, IGNORE_INDEX)
-        strong, targets, candidates = self._mixed(strong, targets, candidates, labels, index, first)
+        if self.mix == "labeled":
+            strong, targets, candidates = self._with_labeled(strong, targets, candidates, labeled, index, first)
+        else:
+            strong, targets, candidates = self._mixed(strong, targets, candidates, labels, index, first)
         pieces = zip(*(torch.tensor_split(one, count) for one in (strong, targets, candidates)), strict=True)
         parts = [PseudoBatch(part.contiguous(), target, candidate) for part, target, candidate in pieces]
         return PseudoLabels(parts, self.criterion, self.weight(progress), counts, batch.ids)
@@ -198,7 +203,7 @@ class SelfTraining:
         self, strong: Tensor, targets: Tensor, candidates: Tensor, labels: Tensor, index: int, first: int
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Images 2 i and 2 i + 1 with a part of each other, and the targets alike; a last single one stays."""
-        if self.config.mix == "none":
+        if self.mix == "none":
             return strong, targets, candidates
         pasted = torch.zeros_like(labels, dtype=torch.bool)
         partner = list(range(len(labels)))
@@ -213,10 +218,33 @@ class SelfTraining:
             torch.where(pasted, candidates[partner], candidates),
         )
 
+    def _with_labeled(
+        self, strong: Tensor, targets: Tensor, candidates: Tensor, labeled: Sequence[Batch], index: int, first: int
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Every image with half of the classes of a labeled one, and their true labels (Tranheden et al. 2021, DACS).
+
+        Pseudo-labels have few pixels of rare classes, and fewer the more they are trained on: these have them all.
+        """
+        images, masks = (np.concatenate([getattr(batch, name) for batch in labeled]) for name in ("images", "masks"))
+        sources = [place * len(masks) // len(strong) for place in range(len(strong))]
+        pasted = np.zeros(masks[sources].shape, bool)
+        for place, source in enumerate(sources):
+            rng = np.random.default_rng((_MIX, self.seed, index, first + place))
+            shown = np.setdiff1d(masks[source], IGNORE_INDEX)
+            if len(shown):
+                pasted[place] = np.isin(masks[source], rng.choice(shown, -(-len(shown) // 2), replace=False))
+        region = torch.from_numpy(pasted).to(self.device)
+        truth = torch.from_numpy(masks[sources]).to(self.device).long()
+        return (
+            torch.where(region[..., None], torch.from_numpy(images[sources]).to(self.device), strong),
+            torch.where(region, truth, targets),
+            torch.where(region, truth, candidates),
+        )
+
     def _region(self, labels: Tensor, rng: np.random.Generator) -> Tensor:
         """(H, W) bool: the part of an image with these ``labels`` that is pasted into its partner."""
         height, width = labels.shape
-        if self.config.mix == "classmix":  # half of the classes that it shows; Olsson et al. 2021
+        if self.mix == "classmix":  # half of the classes that it shows; Olsson et al. 2021
             shown = np.unique(labels.cpu().numpy())
             chosen = rng.choice(shown, max(1, len(shown) // 2), replace=False)
             return torch.isin(labels, torch.as_tensor(chosen, device=labels.device))

@@ -25,6 +25,7 @@ from segwright.losses.base import SegmentationLoss
 from segwright.models.base import SegmentationModel
 from segwright.training.distributed.dtensors import full_tensor
 from segwright.training.distributed.world import World, is_sharded
+from segwright.training.optim.norm_statistics import statistics_kept
 from segwright.training.pseudo_loss import PseudoLoss
 from segwright.training.self_training import PseudoLabels, UnlabeledResult
 from segwright.training.targets import inverse, subsample_targets
@@ -129,7 +130,8 @@ class TrainStep:
                 self.scaler.scale(micro_batch_loss).backward()  # type: ignore[no-untyped-call]
         if unlabeled is not None and pseudo is not None:
             for number, part in enumerate(unlabeled.parts):
-                with self._unsynchronized(number + 1 < len(unlabeled.parts)):
+                more = number + 1 < len(unlabeled.parts)
+                with self._unsynchronized(more), statistics_kept(self.model):
                     pseudo_loss = pseudo.micro_batch(number, self._heads(part.images, aux_weight))
                     self.scaler.scale(pseudo_loss).backward()  # type: ignore[no-untyped-call]
         for parameter in frozen:

@@ -16,7 +16,7 @@ from segwright.data.dataset import open_dataset
 from segwright.demo.dataset import write_street_scenes
 from segwright.models.catalog import create_model
 from segwright.training.distributed.world import World
-from segwright.training.optim.norm_statistics import measure_statistics
+from segwright.training.optim.norm_statistics import measure_statistics, statistics_kept
 
 
 class Small(nn.Module):
@@ -143,3 +143,20 @@ def test_an_equal_mean_is_measured_from_its_beginning_and_an_exponential_one_is_
         run.average.equal_count = 1
         run.measure_norm_statistics()
         assert any(not torch.equal(before[key], tensor) for key, tensor in found.items()) == measured
+
+
+def test_statistics_are_kept_by_passes_that_normalize_by_their_batch() -> None:
+    network, same = Small().train(), Small().train()
+    network.drop.p = same.drop.p = 0.0
+    before = {name: tensor.clone() for name, tensor in network.named_buffers() if "running" in name}
+    with pytest.raises(ZeroDivisionError), statistics_kept(network):
+        out = network(images()[1])
+        torch.testing.assert_close(out, same(images()[1]))
+        raise ZeroDivisionError
+    for name, tensor in network.named_buffers():
+        if "running" in name:
+            assert torch.equal(tensor, before[name]), name
+    network(images()[1])
+    for (name, ours), theirs in zip(network.named_buffers(), same.buffers(), strict=True):
+        if "running" in name:
+            torch.testing.assert_close(ours, theirs, msg=name)

@@ -14,7 +14,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from small_runs import VALUES, Killed, kill_at, states, trainer
-from test_train_step import Small, batch, frozen, weights
+from test_train_step import Small, batch, build, frozen, weights
 from torch import Tensor, nn
 
 from segwright import api
@@ -182,6 +182,41 @@ def test_pixels_and_their_labels_are_pasted_together_whatever_the_parts(mix: str
     assert torch.equal(sum(half.counts[:, -2:] for half in halves), whole.counts[:, -2:])
     other_step = labeled(teacher(mix), item, index=6).parts[0]
     assert not torch.equal(other_step.images, part.images)
+
+
+def test_half_of_the_classes_of_a_labeled_image_are_pasted_with_their_true_labels() -> None:
+    item = two_views(4)
+    rng = np.random.default_rng(1)
+    truth = rng.choice(np.array([0, 1, 255], np.uint8), (4, 6, 8))
+    truth[3] = 255  # nothing to paste
+    known = Batch(rng.integers(0, 256, (4, 6, 8, 3), np.uint8), truth, tuple("abcd"))
+
+    def pieces(*bounds: tuple[int, int], micro: int) -> list[Any]:
+        found = []
+        for a, b in bounds:  # what a process has of the update
+            parts = [
+                Batch(known.images[i : i + micro], truth[i : i + micro], known.ids[i : i + micro])
+                for i in range(a, b, micro)
+            ]
+            own = Batch(item.images[a:b], item.masks[a:b], item.ids[a:b])
+            found += teacher("labeled").pseudo_labels(own, parts, progress=1.0, index=5, first=a).parts
+        return found
+
+    (part,) = pieces((0, 4), micro=4)
+    plain = labeled(teacher(), item).parts[0]
+    pasted = (part.images != plain.images).any(-1)
+    for place in range(4):
+        here = pasted[place].numpy()
+        assert np.array_equal(part.images[place].numpy()[here], known.images[place][here])
+        for name in ("targets", "candidates"):
+            mixed, alone = getattr(part, name)[place].numpy(), getattr(plain, name)[place].numpy()
+            assert np.array_equal(mixed[here], truth[place][here]) and np.array_equal(mixed[~here], alone[~here])
+        classes = set(truth[place][here].tolist())
+        assert len(classes) == (1 if place < 3 else 0), "one of two, and never what has no label"
+        assert all(here[truth[place] == label].all() for label in classes), "the whole of it"
+    for divided in (pieces((0, 4), micro=1), pieces((0, 2), (2, 4), micro=1)):
+        for name in ("images", "targets", "candidates"):
+            assert torch.equal(torch.cat([getattr(one, name) for one in divided]), getattr(part, name)), name
 
 
 def test_the_weight_rises_after_the_start() -> None:
@@ -562,3 +597,13 @@ def test_a_run_says_whether_unlabeled_images_helped(
     again = api.train(scenes, out=folder, resume=True)  # the folder alone is enough
     assert again.evaluation is not None and again.evaluation.miou == pytest.approx(run.evaluation.miou)
     assert read_bundle(folder / "model").training["self_training"]["judged"]["helped"] == judged["helped"]
+
+
+def test_recolored_images_leave_no_trace_in_the_statistics_of_batch_norms() -> None:
+    """Their colors are none that the network will see."""
+    labels_alone, trained = build(), build()
+    labels_alone.take([batch(0)])
+    trained.take([batch(0)], unlabeled=pseudo((2, 2)))
+    for name in ("running_mean", "running_var"):
+        assert torch.equal(getattr(trained.model.body[1], name), getattr(labels_alone.model.body[1], name)), name
+    assert not torch.equal(trained.model.head.weight, labels_alone.model.head.weight), "the labels count"

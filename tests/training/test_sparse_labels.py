@@ -220,6 +220,14 @@ def test_class_weights_come_from_labeled_pixels() -> None:
     assert np.allclose(weights, np.median(frequency) / frequency, rtol=1e-5)
 
 
+def test_what_is_pasted_into_unlabeled_images_by_plan() -> None:
+    """Half of the classes of a labeled image; of points and strokes that would be specks."""
+    unlabeled = {"unlabeled.path": "more", "training.ema": 0.99}
+    assert plan(unlabeled).config.unlabeled.mix == "labeled"
+    assert plan(unlabeled, found=sparse()).config.unlabeled.mix == "cutmix"  # type: ignore[arg-type]
+    assert plan({**unlabeled, "unlabeled.mix": "none"}).config.unlabeled.mix == "none"
+
+
 def test_sparse_validation_labels_do_not_confirm_class_offsets() -> None:
     from segwright.training.planning.plan import make_plan
 

@@ -9,6 +9,7 @@ those of all images together, not a running average of batches.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator
+from contextlib import contextmanager
 from itertools import islice
 
 import torch
@@ -61,6 +62,26 @@ def measure_statistics(
     pooled = torch.split((world or World()).total(torch.cat(sums)), [part.numel() for part in sums])
     for one, part in zip(counting, pooled, strict=True):
         one.set(part)
+
+
+@contextmanager
+def statistics_kept(network: nn.Module) -> Iterator[None]:
+    """Forward passes in the block normalize by their batch, and leave running means and variances as they are.
+
+    For images that are not of the kind that the network will see, such as recolored and pasted ones.
+    """
+    norms = [module for module in network.modules() if isinstance(module, BatchNorm) and module.track_running_stats]
+    before = [norm.momentum for norm in norms]
+    for norm in norms:
+        if norm.momentum is None:  # a mean over all batches: the count would go on, too
+            norm.track_running_stats = False
+        else:
+            norm.momentum = 0.0
+    try:
+        yield
+    finally:
+        for norm, momentum in zip(norms, before, strict=True):
+            norm.momentum, norm.track_running_stats = momentum, True
 
 
 def measures_statistics(config: TrainingConfig, average: AveragedWeights) -> bool:

@@ -422,9 +422,13 @@ def _plan_unlabeled(draft: Draft, images: int) -> None:
             config.accept,
             f"of a class's right labeled pixels are as sure as what counts, {config.floor:g} to {config.ceiling:g}",
         ),
-        ("mix", config.mix, "a part of another unlabeled image is pasted in"),
     ):
         draft.entries.append(PlanEntry(f"unlabeled.{key}", value, reason))
+    if draft.get("training.sparse_labels") is True:
+        draft.set_default("unlabeled.mix", "cutmix", "a part of another one is pasted in: labels are few pixels here")
+    else:
+        reason = "half of a labeled image's classes are pasted in, or pseudo-labels forget the rare ones"
+        draft.set_default("unlabeled.mix", "labeled", reason)
 
 
 def _cost_of_unlabeled(draft: Draft) -> float:
