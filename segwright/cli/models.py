@@ -23,9 +23,15 @@ def models(
     ] = False,
     names: Annotated[list[str] | None, typer.Argument(metavar="[NAME]...", help="Only these.")] = None,
     size: Annotated[str, typer.Option(metavar="HxW", help="Image size for --measure.")] = "352x480",
+    licenses: Annotated[
+        bool, typer.Option("--licenses", help="Show whose pretrained weights are taken, and under which license.")
+    ] = False,
     json: Json = None,
 ) -> None:
     """List the networks: parameters, stride, paper, license of the weights, when to use which."""
+    if licenses:
+        _show_licenses(json)
+        return
     from segwright import api
 
     rows = api.list_models(names or (), measure=measure, size=size)
@@ -33,6 +39,14 @@ def models(
 
     print_models([row.to_json() for row in rows], console(), size if measure else None)
     write_result(json, [row.to_json() for row in rows])
+
+
+def _show_licenses(json: Path | None) -> None:
+    from segwright.models.licenses import licenses_of_encoders, licenses_of_networks, licenses_table
+
+    typer.echo(licenses_table())
+    rows = {"networks": licenses_of_networks(), "encoders": licenses_of_encoders()}
+    write_result(json, {kind: [row._asdict() for row in found] for kind, found in rows.items()})
 
 
 def export(

@@ -63,7 +63,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "segwright train photos/ --out runs/first --resume",
         "segwright train new-photos/ --init-from runs/first",
     ),
-    "models": ("segwright models", "segwright models unet deeplabv3plus --measure"),
+    "models": ("segwright models", "segwright models unet deeplabv3plus --measure", "segwright models --licenses"),
     "tune": ("segwright tune photos/ --minutes 120 --out runs/tuned",),
     "lr-range": ("segwright lr-range photos/ --model unet",),
     "import": (

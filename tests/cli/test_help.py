@@ -121,7 +121,7 @@ def test_help_json_has_types_choices_defaults_and_bounds() -> None:
     assert option["--overlay"]["type"] == "flag" and option["--overlay"]["off"] == ["--no-overlay"]
     assert option["--overlay"]["default"] is True
     assert option["--polygons"]["repeatable"] and not option["--csv"]["repeatable"]
-    assert option["--out"]["type"] == "path" and option["--simplify"]["type"] == "float"
+    assert option["--csv"]["type"] == "path" and option["--simplify"]["type"] == "float"
     assert [one["repeatable"] for one in node["arguments"]] == [False, True]
     train = {one["name"]: one for one in json.loads(run("train", "--help-json").stdout)["options"]}
     assert train["--epochs"]["type"] == "integer" and train["--epochs"]["minimum"] == 1
