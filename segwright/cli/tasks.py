@@ -81,6 +81,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "segwright predict runs/latest 'new/*.jpg' --out masks --mask-format index --no-overlay",
         "segwright predict runs/latest drive.mp4 --video",
         "segwright predict runs/latest field.tif --polygons geojson --csv areas.csv",
+        "segwright predict runs/latest s3://bucket/images --out s3://bucket/masks --ray",
     ),
     "tune-post": ("segwright tune-post runs/latest photos/ --minutes 10",),
     "plot-crf": ("segwright plot-crf runs/latest photos/ --crf 'crf(deeplab-v1)'",),
