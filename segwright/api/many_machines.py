@@ -91,7 +91,8 @@ def predict_on_ray(
     Returns
     -------
     PredictResult
-        As of :func:`segwright.predict`; ``other["workers"]`` has the files of each process.
+        As of :func:`segwright.predict`, with ``workers``, the files of each process, and ``summary``, the mark of a
+        complete run. Its fields are paths; ``result`` has the URLs as they are.
 
     Raises
     ------

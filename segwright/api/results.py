@@ -86,6 +86,8 @@ class PredictResult(JsonResult):
     stopped: str | None = None  # why the run ended before the last file
     resumed: int | None = None  # of the images, those that an earlier run had finished
     journal: Mapping[str, Any] | None = None  # its folder, rows written and lost, and why
+    workers: Mapping[str, int] | None = None  # on several machines: the files of each process, by host:process
+    summary: str | None = None  # on several machines: the mark of a complete run, a path or URL
 
     @classmethod
     def from_json(cls, tree: Mapping[str, Any]) -> PredictResult:
@@ -101,6 +103,8 @@ class PredictResult(JsonResult):
             stopped=tree.get("stopped"),
             resumed=tree.get("resumed"),
             journal=tree.get("journal"),
+            workers=tree.get("workers"),
+            summary=tree.get("summary"),
         )
 
 

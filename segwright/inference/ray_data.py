@@ -277,7 +277,7 @@ class ClusterRun:
                 self._note(text)
         if self.options.areas is not None:
             table = AreaTable(self.options.areas)
-            rows = [row for record in records for row in record.get("areas", ())]
+            rows: list[list[str]] = [row for record in records for row in record.get("areas", ())]
             table.add(sorted(rows, key=lambda row: order[row[0]]))
             table.finish()
             self.result["areas"] = str(self.options.areas)

@@ -61,7 +61,8 @@ def s3() -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def ray_cluster(s3: str) -> Iterator[SmallCluster]:
-    with small_cluster(2, PYTHONPATH=str(Path(__file__).parent)) as found, pytest.MonkeyPatch.context() as patch:
+    places = os.pathsep.join([str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])])
+    with small_cluster(2, PYTHONPATH=places) as found, pytest.MonkeyPatch.context() as patch:
         for name, value in found.variables.items():
             patch.setenv(name, value)
         yield found
