@@ -278,7 +278,8 @@ class ClusterRun:
         if self.options.areas is not None:
             table = AreaTable(self.options.areas)
             rows: list[list[str]] = [row for record in records for row in record.get("areas", ())]
-            table.add(sorted(rows, key=lambda row: order[row[0]]))
+            rows.sort(key=lambda row: order[row[0]])
+            table.add(rows)
             table.finish()
             self.result["areas"] = str(self.options.areas)
 
