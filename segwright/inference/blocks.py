@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,7 +23,7 @@ from segwright.inference.sources import Source
 
 STATE = "_segwright"  # readers of Parquet folders skip names with an underscore
 RUN, PLAN, SUMMARY, DONE = f"{STATE}/run.json", f"{STATE}/plan.json", f"{STATE}/summary.json", f"{STATE}/done"
-SHARD = "part-"
+SHARD = re.compile(r"part-[0-9a-f]{20}-[0-9]{3,}\.parquet")  # a Parquet file of ours, not Spark's
 
 Record = dict[str, Any]
 
@@ -67,7 +68,7 @@ class Block:
 
     def shard(self, number: int) -> str:
         """The name of its Parquet file."""
-        return f"{SHARD}{self.id}-{number:03d}.parquet"
+        return f"part-{self.id}-{number:03d}.parquet"
 
 
 def jobs_of(source: Source) -> list[Job]:
@@ -193,7 +194,7 @@ def check_once(records: Mapping[str, Record], jobs: Sequence[Job], destination: 
     twice = [job.label for job in jobs if counts.get(job.name, 0) > 1]
     strays: list[str] = []
     if shards:
-        parts = {name for name in destination.files() if name.startswith(SHARD) and name.endswith(".parquet")}
+        parts = {name for name in destination.files() if SHARD.fullmatch(name)}
         recorded = {name for record in records.values() for name in record["files"]}
         strays = sorted(parts ^ recorded)
     if missing or twice or strays:

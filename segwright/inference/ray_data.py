@@ -143,8 +143,8 @@ class ClusterRun:
             if record != earlier.records[id]:
                 store.put(f"{STATE}/done/{id}.json", json.dumps(record).encode())
         kept = {name for record in plan.kept.values() for name in record["files"]}
-        for name in earlier.files:
-            if _is_shard(name) and name not in kept:
+        for name in earlier.files if self.ray.parquet else ():  # of blocks without a record, which readers would see
+            if SHARD.fullmatch(name) and name not in kept:
                 store.remove(name)
         claimed = earlier.claimed | {key[0] for record in earlier.records.values() for key in record["jobs"]}
         store.put(PLAN, json.dumps(sorted(claimed | {job.name for job in plan.jobs})).encode())
@@ -160,7 +160,8 @@ class ClusterRun:
         foreign = []
         if self.ray.parquet:
             ours = RUN in earlier.files
-            foreign = [name for name in earlier.files if _is_shard(name) and not (self.run.resume and ours)]
+            parts = [name for name in earlier.files if "/" not in name and name.endswith(".parquet")]
+            foreign = [name for name in parts if not (self.run.resume and ours and SHARD.fullmatch(name))]
         else:
             for job in plan.jobs:
                 paths = outputs.mask_paths(job.name, job.path)
@@ -301,10 +302,6 @@ class ClusterRun:
 
 def _some(names: Sequence[str]) -> str:
     return ", ".join(names[:MOST_NAMED]) + (f", … {len(names)} in all" if len(names) > MOST_NAMED else "")
-
-
-def _is_shard(name: str) -> bool:
-    return name.startswith(SHARD) and name.endswith(".parquet")
 
 
 def _refuse_overlap(jobs: Sequence[Job], source: Source, destination: Destination) -> None:

@@ -201,6 +201,21 @@ def test_no_file_of_somebody_else_is_replaced(model: Path, tmp_path: Path) -> No
     assert run(model, source, parts, parquet=True, overwrite=True)["images"] == 2 == len(masks_in(parts))
 
 
+@pytest.mark.parametrize("parquet", [False, True])
+def test_parquet_files_of_somebody_else_stay(model: Path, tmp_path: Path, parquet: bool) -> None:
+    source, out = images(tmp_path / "in", 2), tmp_path / "out"
+    out.mkdir()
+    foreign = out / "part-00000-c000.snappy.parquet"
+    foreign.write_bytes(b"of Spark")
+    if parquet:
+        with pytest.raises(UsageError, match="other files"):
+            run(model, source, out, parquet=True)
+    run(model, source, out, parquet=parquet, overwrite=parquet)
+    run(model, source, out, parquet=False)  # files beside Parquet files of an earlier run
+    assert foreign.read_bytes() == b"of Spark"
+    assert len(list(out.glob("part-*.parquet"))) == (2 if parquet else 1)
+
+
 def test_outputs_do_not_lie_among_the_sources(model: Path, tmp_path: Path) -> None:
     source = images(tmp_path / "in", 2)
     for place, out in ((source, source), (source, source / "masks"), (source / "00.png", source)):
@@ -239,8 +254,10 @@ def test_a_lost_or_double_image_is_found(tmp_path: Path) -> None:
         check_once({"a": record}, jobs, store, False)
     with pytest.raises(DataError, match="1 twice: 0"):
         check_once({"a": record, "b": {**record, "jobs": [job.key for job in jobs]}}, jobs, store, False)
-    (tmp_path / "part-stray.parquet").write_bytes(b"")
-    with pytest.raises(DataError, match="stray"):
+    (tmp_path / "part-00000-of-spark.parquet").write_bytes(b"")  # somebody else's
+    check_once({"b": {**record, "jobs": [job.key for job in jobs]}}, jobs, store, True)
+    (tmp_path / f"part-{'0' * 20}-000.parquet").write_bytes(b"")
+    with pytest.raises(DataError, match="unexpected"):
         check_once({"b": {**record, "jobs": [job.key for job in jobs]}}, jobs, store, True)
 
 
