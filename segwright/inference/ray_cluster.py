@@ -1,7 +1,7 @@
 """A connection to Ray: a cluster of this machine alone, or one that runs.
 
 Ray's usage statistics and dashboard stay off, its processes take no modules from the current folder, and a local
-cluster listens on this machine only and leaves no files.
+cluster has a token of its own and leaves no files.
 """
 
 from __future__ import annotations
