@@ -68,7 +68,7 @@ def predict(
         Images, folders, globs, tars, videos, GeoTIFFs; a camera's number or a stream's URL; ``"-"`` for standard input
         (an image, a tar or paths); a URL of fsspec, such as ``"s3://bucket/folder"``. Nothing else is fetched.
     out : str or Path, default="predictions"
-        The folder of the outputs.
+        The folder of the outputs, or a URL of fsspec, such as ``"s3://bucket/masks"``.
     device, postprocess, tta, eight_bit, trust_external
         As for :func:`segwright.load`.
     runtime : {"auto", "usual", "torch", "onnxruntime", "openvino"}, default="auto"
@@ -150,7 +150,7 @@ def predict(
         runtime if journal is None and not _of_network(uncertainty) else _own(runtime),
     )  # fmt: skip
     filled = result if result is not None else {}
-    filled |= new_result(Path(out))
+    filled |= new_result(out)
     with ExitStack() as stack:
         observe = None
         if journal is not None:
@@ -158,7 +158,7 @@ def predict(
                 _recorded(predictor, model, journal, keep_images, journal_max_size, found, filled)
             )
         chosen = RunOptions(overwrite, resume, frames, _identity(predictor, found, resume))
-        _predict_all(predictor, found, Path(out), options, chosen, observe, filled)
+        _predict_all(predictor, found, out, options, chosen, observe, filled)
     return PredictResult.from_json(filled)
 
 
@@ -207,7 +207,7 @@ def _recorded(
 def _predict_all(
     predictor: Predictor,
     found: Source,
-    out: Path,
+    out: Path | str,
     options: OutputOptions,
     chosen: RunOptions,
     observe: Observe | None,

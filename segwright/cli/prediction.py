@@ -19,7 +19,9 @@ class Outputs(OptionGroup):
     """What is written for an image."""
 
     panel: ClassVar[str] = "What is written"
-    out: Annotated[str, typer.Option("--out", metavar="FOLDER", help="Where masks and overlays go.")] = "predictions"
+    out: Annotated[
+        str, typer.Option("--out", metavar="FOLDER|URL", help="Where masks and overlays go, such as s3://bucket/masks.")
+    ] = "predictions"
     mask_format: Annotated[
         str,
         one_of(

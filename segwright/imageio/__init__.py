@@ -13,7 +13,7 @@ from segwright.imageio.headers import parse_header, read_header, sniff
 from segwright.imageio.image_info import EXTENSIONS, ImageInfo, UInt8Array, check_limits
 from segwright.imageio.limits import DEFAULT_LIMITS, Limits
 from segwright.imageio.raster import page_count, read_raster
-from segwright.imageio.tiles import TiffInfo, read_window, tiff_info
+from segwright.imageio.tiles import TiffInfo, WindowReader, read_window, tiff_info
 
 __all__ = [
     "DEFAULT_LIMITS",
@@ -22,6 +22,7 @@ __all__ = [
     "Limits",
     "TiffInfo",
     "UInt8Array",
+    "WindowReader",
     "check_limits",
     "decode_image",
     "decode_mask",

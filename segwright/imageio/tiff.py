@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import lzma
 import zlib
+from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -116,39 +117,73 @@ def read_segments(
 
     ``fetch(offset, count)`` gives bytes of the file, which has ``size``.
     """
-    top, left, height, width = box
-    tall, wide = (page.tilelength, page.tilewidth) if page.is_tiled else (page.rowsperstrip, page.imagewidth)
-    tall = min(tall, page.imagelength) if not page.is_tiled else tall
-    planes = page.samplesperpixel if page.planarconfig == 2 else 1
-    row_bytes = (wide * (1 if planes > 1 else page.samplesperpixel) * page.bitspersample + 7) // 8
-    if tall * wide > limits.max_pixels or tall * row_bytes > limits.max_bytes:
-        raise TooLargeError(
-            "the TIFF's strips are larger than the limit", expected=f"at most {limits.max_pixels} pixels",
-            found=f"strips of {wide}×{tall}", where=where, fix="gdal_translate -co TILED=YES IN.tif OUT.tif",
-        )  # fmt: skip
-    down, across = -(-page.imagelength // tall), -(-page.imagewidth // wide)
-    offsets, counts = page.dataoffsets, page.databytecounts
-    if min(len(offsets), len(counts)) < planes * down * across:
-        raise unreadable(
-            where, f"a TIFF with {len(offsets)} strips or tiles, of which it needs {planes * down * across}"
-        )
-    unpack = _unpacker(page)
-    out = np.zeros((height, width, page.samplesperpixel), page.dtype)
-    for plane in range(planes):
-        for row in range(top // tall, -(-(top + height) // tall)):
-            rows = tall if page.is_tiled else min(tall, page.imagelength - row * tall)
-            for column in range(left // wide, -(-(left + width) // wide)):
-                index = (plane * down + row) * across + column
-                offset, count = offsets[index], counts[index]
-                if count == 0:  # GDAL leaves out what is empty
-                    continue
-                if offset + count > size:
-                    raise unreadable(where, f"a TIFF cut off after {size} bytes", "truncated")
-                raw = unpack(fetch(offset, count), tall * row_bytes, rows * row_bytes, where)
-                segment = page.decode(raw, index, jpegtables=page.jpegtables)[0]
-                if segment is not None:
-                    _copy(out, segment[0], (row * tall - top, column * wide - left), plane if planes > 1 else None)
-    return out
+    return Segments(page, fetch, size, where, limits).read(box)
+
+
+class Segments:
+    """The strips or tiles of a page. ``keep``: bytes of unpacked ones that are kept for the next windows, those used
+    last; the rest as for :func:`read_segments`."""
+
+    def __init__(
+        self, page: Any, fetch: Callable[[int, int], bytes], size: int, where: str | Path, limits: Limits, keep: int = 0
+    ) -> None:
+        self._page, self._fetch, self._size, self._where = page, fetch, size, where
+        tall, wide = (page.tilelength, page.tilewidth) if page.is_tiled else (page.rowsperstrip, page.imagewidth)
+        self._tall = tall = min(tall, page.imagelength) if not page.is_tiled else tall
+        self._wide = wide
+        self._planes = page.samplesperpixel if page.planarconfig == 2 else 1
+        samples = 1 if self._planes > 1 else page.samplesperpixel
+        self._row_bytes = (wide * samples * page.bitspersample + 7) // 8
+        if tall * wide > limits.max_pixels or tall * self._row_bytes > limits.max_bytes:
+            raise TooLargeError(
+                "the TIFF's strips are larger than the limit", expected=f"at most {limits.max_pixels} pixels",
+                found=f"strips of {wide}×{tall}", where=where, fix="gdal_translate -co TILED=YES IN.tif OUT.tif",
+            )  # fmt: skip
+        self._down, self._across = -(-page.imagelength // tall), -(-page.imagewidth // wide)
+        needed = self._planes * self._down * self._across
+        found = min(len(page.dataoffsets), len(page.databytecounts))
+        if found < needed:
+            raise unreadable(where, f"a TIFF with {found} strips or tiles, of which it needs {needed}")
+        self._unpack = _unpacker(page)
+        self._keep = self._room = keep
+        self._kept: OrderedDict[int, npt.NDArray[Any]] = OrderedDict()
+
+    def read(self, box: Box) -> npt.NDArray[Any]:
+        """H×W×C of a window: top, left, height, width."""
+        top, left, height, width = box
+        tall, wide = self._tall, self._wide
+        out = np.zeros((height, width, self._page.samplesperpixel), self._page.dtype)
+        for plane in range(self._planes):
+            for row in range(top // tall, -(-(top + height) // tall)):
+                for column in range(left // wide, -(-(left + width) // wide)):
+                    segment = self._segment((plane * self._down + row) * self._across + column, row)
+                    if segment is not None:
+                        place = (row * tall - top, column * wide - left)
+                        _copy(out, segment, place, plane if self._planes > 1 else None)
+        return out
+
+    def _segment(self, index: int, row: int) -> npt.NDArray[Any] | None:
+        """The pixels (h, w, samples) of a strip or tile; None if it is empty."""
+        if index in self._kept:
+            self._kept.move_to_end(index)
+            return self._kept[index]
+        page, tall = self._page, self._tall
+        offset, count = page.dataoffsets[index], page.databytecounts[index]
+        if count == 0:  # GDAL leaves out what is empty
+            return None
+        if offset + count > self._size:
+            raise unreadable(self._where, f"a TIFF cut off after {self._size} bytes", "truncated")
+        rows = tall if page.is_tiled else min(tall, page.imagelength - row * tall)
+        raw = self._unpack(self._fetch(offset, count), tall * self._row_bytes, rows * self._row_bytes, self._where)
+        decoded = page.decode(raw, index, jpegtables=page.jpegtables)[0]
+        segment = None if decoded is None else decoded[0]
+        if segment is not None and segment.nbytes <= self._keep:
+            self._kept[index] = segment
+            self._room -= segment.nbytes
+            while self._room < 0:
+                old = self._kept.popitem(last=False)[1]
+                self._room += old.nbytes
+        return segment
 
 
 def _copy(out: npt.NDArray[Any], segment: npt.NDArray[Any], place: tuple[int, int], plane: int | None) -> None:

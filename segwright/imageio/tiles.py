@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,9 @@ import numpy.typing as npt
 from segwright.core.errors import SegwrightError
 from segwright.imageio.image_info import ImageInfo, check_limits, unreadable
 from segwright.imageio.limits import DEFAULT_LIMITS, Limits
-from segwright.imageio.tiff import Box, codec_missing, missing_codec, read_segments
+from segwright.imageio.tiff import Box, Segments, codec_missing, missing_codec
+
+GDAL_CACHE = 64 << 20  # bytes of decoded blocks; its own default is a share of the machine's memory
 
 
 @dataclass(frozen=True)
@@ -33,22 +35,28 @@ class TiffInfo:
 
 
 @contextmanager
-def _page(path: Path) -> Iterator[Any]:
-    """The first page, open; every exception of tifffile becomes an ImageReadError."""
-    import tifffile
-
+def _typed(path: Path) -> Iterator[None]:
+    """Every exception of tifffile becomes an ImageReadError."""
     try:
-        with tifffile.TiffFile(path) as file:
-            page = file.pages.first
-            if not 0 < page.samplesperpixel <= DEFAULT_LIMITS.max_bands:
-                raise unreadable(path, f"a TIFF of {page.samplesperpixel} bands", "too_large")
-            yield page
+        yield
     except SegwrightError:
         raise
     except Exception as error:
         if codec_missing(error):
             raise missing_codec(error, path) from error
         raise unreadable(path, f"a broken TIFF ({type(error).__name__}: {str(error)[:120]})") from error
+
+
+@contextmanager
+def _page(path: Path) -> Iterator[Any]:
+    """The first page, open."""
+    import tifffile
+
+    with _typed(path), tifffile.TiffFile(path) as file:
+        page = file.pages.first
+        if not 0 < page.samplesperpixel <= DEFAULT_LIMITS.max_bands:
+            raise unreadable(path, f"a TIFF of {page.samplesperpixel} bands", "too_large")
+        yield page
 
 
 def tiff_info(path: str | Path) -> TiffInfo | None:
@@ -71,45 +79,86 @@ def read_window(
     ImageReadError where the file is broken or the window is not inside it; MissingExtraError where the compression
     needs another package.
     """
-    path = Path(path)
-    check_limits(ImageInfo("TIFF", width, height, ""), path, limits)
-    with _page(path) as page:
-        if min(top, left) < 0 or top + height > page.imagelength or left + width > page.imagewidth:
-            raise unreadable(path, f"{page.imagewidth}×{page.imagelength} pixels, and no window that reaches beyond")
-        try:
-            return _by_segments(page, path, (top, left, height, width), limits)
-        except SegwrightError:
-            raise
-        except Exception as error:
-            if not codec_missing(error):
+    check_limits(ImageInfo("TIFF", width, height, ""), Path(path), limits)
+    with WindowReader(path, limits) as reader:
+        return reader.read(top, left, height, width)
+
+
+class WindowReader:
+    """Many windows of one TIFF, whose file stays open until :meth:`close`. ``keep``: bytes of decoded strips or tiles
+    that are kept for the windows that follow. Errors as of :func:`read_window`."""
+
+    def __init__(self, path: str | Path, limits: Limits = DEFAULT_LIMITS, keep: int = 0) -> None:
+        self.path, self._limits, self._keep = Path(path), limits, keep
+        self._stack = ExitStack()
+        self._segments: Segments | None = None
+        self._page: Any = None
+        self._raster: Any = None
+
+    def __enter__(self) -> WindowReader:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._stack.close()
+        self._segments = self._page = self._raster = None
+
+    def read(self, top: int, left: int, height: int, width: int) -> npt.NDArray[Any]:
+        """H×W×C of a window."""
+        check_limits(ImageInfo("TIFF", width, height, ""), self.path, self._limits)
+        box = (top, left, height, width)
+        with _typed(self.path):
+            if self._page is None:
+                self._page = self._stack.enter_context(_page(self.path))
+            page = self._page
+            if min(top, left) < 0 or top + height > page.imagelength or left + width > page.imagewidth:
+                raise unreadable(
+                    self.path, f"{page.imagewidth}×{page.imagelength} pixels, and no window that reaches beyond"
+                )
+            try:
+                return self._opened(page).read(box)
+            except SegwrightError:
                 raise
-            found = _by_rasterio(path, (top, left, height, width))
-            if found is None:
-                raise
-            return found
+            except Exception as error:
+                if not codec_missing(error):
+                    raise
+                return self._by_rasterio(box, error)
+
+    def _by_rasterio(self, box: Box, error: Exception) -> npt.NDArray[Any]:
+        """The window by rasterio; ``error`` where it is not installed."""
+        if self._raster is None:
+            self._raster = _by_rasterio(self.path)
+            if self._raster is None:
+                raise error
+            self._stack.enter_context(self._raster)
+        import rasterio
+
+        top, left, height, width = box
+        with rasterio.Env(GDAL_CACHEMAX=max(self._keep, GDAL_CACHE)):
+            found = self._raster.read(window=rasterio.windows.Window(left, top, width, height))
+        return np.ascontiguousarray(np.moveaxis(found, 0, 2))
+
+    def _opened(self, page: Any) -> Segments:
+        if self._segments is None:
+            file = self._stack.enter_context(open(self.path, "rb"))  # noqa: SIM115
+
+            def fetch(offset: int, count: int) -> bytes:
+                file.seek(offset)
+                return file.read(count)
+
+            size = os.path.getsize(self.path)
+            self._segments = Segments(page, fetch, size, self.path, self._limits, self._keep)
+        return self._segments
 
 
-def _by_segments(page: Any, path: Path, box: Box, limits: Limits) -> npt.NDArray[Any]:
-    with open(path, "rb") as file:
-
-        def fetch(offset: int, count: int) -> bytes:
-            file.seek(offset)
-            return file.read(count)
-
-        return read_segments(page, fetch, os.path.getsize(path), box, path, limits)
-
-
-def _by_rasterio(path: Path, box: Box) -> npt.NDArray[Any] | None:
-    """The window by rasterio; None where it is not installed."""
+def _by_rasterio(path: Path) -> Any:
+    """The file as rasterio opens it, for compressions that tifffile leaves to others; None where it is missing."""
     try:
         import rasterio
     except ImportError:
         return None
-    top, left, height, width = box
-    try:
-        # By this driver alone: a file of another kind may name others to be read, and addresses to be fetched.
-        with rasterio.open(path, driver="GTiff") as file:
-            window = rasterio.windows.Window(left, top, width, height)
-            return np.ascontiguousarray(np.moveaxis(file.read(window=window), 0, 2))
-    except rasterio.errors.RasterioError as error:
-        raise unreadable(path, f"a broken TIFF ({str(error)[:120]})") from error
+    # By this driver alone: a file of another kind may name others to be read, and addresses to be fetched.
+    return rasterio.open(path, driver="GTiff")

@@ -14,12 +14,14 @@ from segwright.imageio import UInt8Array
 from segwright.inference.georeference import TIFF, Placement, placement
 from segwright.inference.image_outputs import COCO_FILE, ImageOutputs
 from segwright.inference.ledger import Ledger
+from segwright.inference.origins import url_text
 from segwright.inference.output_options import OutputOptions
 from segwright.inference.outputs import BESIDE_SOURCES, OutputFolder, OutputFolderError, unwritable
 from segwright.inference.pages import page_images
 from segwright.inference.prediction import Prediction
 from segwright.inference.predictor import Predictor
 from segwright.inference.rasters import RasterJob, beyond_limits, without_no_data
+from segwright.inference.remote_outputs import RemoteFolder, RemoteLedger
 from segwright.inference.sources import Source
 from segwright.inference.thinned import ThinnedOutput
 from segwright.inference.uncertainty import check_measure, parse_measure
@@ -30,6 +32,7 @@ PALETTE_NOTE = (
     "masks are palette PNGs: their values are class indices, but OpenCV reads them as colors; --mask-format index "
     "writes plain gray ones"
 )
+RASTER_ENDINGS = (".confidence.png", ".overlay.jpg", ".geojson")  # that RasterJob writes
 Advance = Callable[[int], None]
 Result = dict[str, Any]
 Observe = Callable[[str, Prediction | ThinnedOutput], None]  # an image's name, and its prediction
@@ -45,15 +48,15 @@ class RunOptions:
     model: str = ""  # names the weights, so that only a run of the same model is resumed
 
 
-def new_result(out: Path) -> Result:
+def new_result(out: Path | str) -> Result:
     """The empty result of :func:`predict_source`."""
-    return {"images": 0, "out": str(out), "results": [], "failed": [], "notes": []}
+    return {"images": 0, "out": url_text(str(out)), "results": [], "failed": [], "notes": []}
 
 
 def predict_source(
     predictor: Predictor,
     source: Source,
-    out: Path,
+    out: Path | str,
     options: OutputOptions,
     *,
     run: RunOptions | None = None,
@@ -62,7 +65,7 @@ def predict_source(
     observe: Observe | None = None,
     result: Result | None = None,
 ) -> Result:
-    """Predict every file of ``source`` into the folder ``out``.
+    """Predict every file of ``source`` into the folder ``out``, which may be a URL of fsspec.
 
     A file that fails is listed under ``failed`` and the others continue; only an error that every further file would
     have too, such as a full disk, ends the run, with its reason in ``stopped``. The error of a single image is also
@@ -75,7 +78,7 @@ def predict_source(
     found = result if result is not None else new_result(out)
     found["notes"] += source.notes
     chosen = run or RunOptions()
-    folder = OutputFolder(out, source.files, overwrite=chosen.overwrite)
+    folder = _output_folder(out, source, chosen.overwrite)
     folder.prepare()
     job = _Run(predictor, source, folder, options, chosen, found, advance, windows, observe)
     job.plan()
@@ -112,9 +115,19 @@ class _Run:
             check_measure(parse_measure(self.options.uncertainty), self.predictor.runtime)
         self.outputs = ImageOutputs(self.predictor, self.folder, self.options, self.note)
         self.settings = {"model": self.run.model, **run_settings(self.predictor, self.options)}
-        self.ledger = Ledger(self.folder.root, self.settings, resume=self.run.resume)
+        remote = self.folder if isinstance(self.folder, RemoteFolder) else None
+        self.ledger = (
+            Ledger(self.folder.root, self.settings, resume=self.run.resume)
+            if remote is None
+            else RemoteLedger(remote, self.settings, resume=self.run.resume)
+        )
         # One image has no progress to keep; the windows of a large one are kept by RasterJob.
-        self.kept = self.run.resume or len(self.source.files) > 1 or self.source.kind in ("video", "archive")
+        self.kept = (
+            remote is not None
+            or self.run.resume
+            or len(self.source.files) > 1
+            or self.source.kind in ("video", "archive")
+        )
 
     # -- before -----------------------------------------------------------------------------------------------------
 
@@ -177,6 +190,8 @@ class _Run:
             self.note(PALETTE_NOTE)
         try:
             self.outputs.finish(self.result)
+            if "coco" in self.result:
+                self.result["coco"] = self.folder.shown_name(self.result["coco"])
             self.folder.finish()
         except OSError as error:
             self.result.setdefault("stopped", str(unwritable(self.folder.root, error)))
@@ -195,7 +210,7 @@ class _Run:
             return False
         item = entry["item"]
         if self.outputs.coco is not None and "mask" in item:
-            self.outputs.coco.add(self.outputs.written_labels(Path(item["mask"])), self.source.label(path))
+            self.outputs.coco.add(self.outputs.written_labels(self.folder.fetch(item["mask"])), self.source.label(path))
         if self.outputs.areas is not None:
             self.outputs.areas.add(entry.get("rows", ()))
         self.result["results"].append(item)
@@ -204,19 +219,23 @@ class _Run:
         return True
 
     def _done(self, path: Path, name: str, item: Result, rows: list[Any] | None = None) -> None:
-        entry = {"file": self.source.label(path), **item}
-        if self.outputs.areas is not None and rows is not None:
-            self.outputs.areas.add(rows)
-        self.result["results"].append(entry)
-        self.result["images"] += 1
+        entry = {"file": self.source.label(path), **self._named_outputs(item)}
         if self.kept:
             try:
                 self.ledger.add(name, self.source.stamp(path), entry, rows or [])
             except OutputError as error:  # what was predicted is in place
                 self.kept = False
                 self.note(f"the run cannot be resumed: {error.message}: {error.found}")
+        if self.outputs.areas is not None and rows is not None:
+            self.outputs.areas.add(rows)
+        self.result["results"].append(entry)
+        self.result["images"] += 1
+
+    def _named_outputs(self, item: Result) -> Result:
+        return {key: self.folder.shown_name(one) if isinstance(one, str) else one for key, one in item.items()}
 
     def _failed(self, path: Path, error: Exception, frame: int | None = None) -> None:
+        self.folder.discard()
         typed, label = error, self.source.label(path)
         if not isinstance(error, SegwrightError):
             typed = ImageReadError(
@@ -272,11 +291,11 @@ class _Run:
 
     def _large_raster(self, path: Path, local: Path, name: str, size: Any) -> None:
         """Predict a TIFF beyond the limits of one image."""
-        if any(ending != ".confidence.png" for ending in self.outputs.endings()) or self.outputs.coco is not None:
-            self.note(
-                f"{path.name} is read in windows: of such rasters only the mask, the class shares and the confidence "
-                "are written"
-            )
+        left_out = [ending for ending in self.outputs.endings() if ending not in RASTER_ENDINGS]
+        if self.outputs.coco is not None:
+            left_out.append(COCO_FILE)
+        if left_out:
+            self.note(f"{path.name} is read in windows; of such rasters these are not written: {', '.join(left_out)}")
         settings = {**self.settings, "source": [self.source.label(path), self.source.stamp(path)]}
         job = RasterJob(self.predictor, self.outputs, local, name, size, settings, resume=self.run.resume)
         item, counts, thinned = job.run(self.windows if len(self.source.names) == 1 else None)
@@ -312,6 +331,11 @@ class _Run:
                 self._frames(path, name, frames, "frame")
         except KeyboardInterrupt:
             self.note(f"{live.live.label}: stopped after {self.result['images']} frames")
+        if live.reconnects:
+            self.note(f"{live.live.label}: the stream broke off and was opened again {live.reconnects} times")
+        if live.lost:
+            count = self.result["images"]
+            self.result["stopped"] = f"{live.live.label}: {live.lost}; {count} frames were predicted"
         if live.dropped:
             self.note(f"{live.live.label}: {live.dropped} frames came faster than they could be predicted")
 
@@ -364,6 +388,12 @@ def _named(text: str, error: SegwrightError | Exception, label: str) -> str:
     """The error's text with the name of the source in place of a temporary file's."""
     where = getattr(error, "where", None)
     return text.replace(where, label) if where and "segwright-" in where and where not in label else text
+
+
+def _output_folder(out: Path | str, source: Source, overwrite: bool) -> OutputFolder:
+    if "://" in str(out):
+        return RemoteFolder(str(out), [origin.label for origin in source.origins.values()], overwrite=overwrite)
+    return OutputFolder(Path(out), source.files, overwrite=overwrite)
 
 
 def _check_writable(path: Path) -> None:

@@ -27,6 +27,20 @@ class Strips(NamedTuple):
     right: Box | None
 
 
+class Zones(NamedTuple):
+    """The probabilities (K, h, w) at the strips of a window."""
+
+    top: Float32Array | None
+    left: Float32Array | None
+    bottom: Float32Array | None
+    right: Float32Array | None
+
+
+def cut(strips: Strips, marginals: Float32Array) -> Zones:
+    """The zones of probabilities (K, h, w)."""
+    return Zones(*(None if box is None else marginals[:, *box] for box in strips))
+
+
 class Blender:
     """Takes the windows of an image (H, W) row by row; K classes. ``differ``, ``compared``: the pixels of border zones
     at which a window's own label was another than that of the windows before it, and all of them."""
@@ -53,16 +67,23 @@ class Blender:
             None if last_column else (slice(top, bottom), slice(right, right + zone)),
         )
 
-    def add(self, part: Window, labels: UInt8Array, confidence: Float32Array, marginals: Float32Array) -> None:
-        """Change a window's ``labels`` and ``confidence`` (h, w) and its probabilities (K, h, w) in the zones of its
-        core that earlier windows have seen."""
+    def add(
+        self,
+        part: Window,
+        labels: UInt8Array,
+        confidence: Float32Array,
+        zones: Zones,
+        marginals: Float32Array | None = None,
+    ) -> None:
+        """Change a window's ``labels`` and ``confidence`` (h, w), and its probabilities (K, h, w) if there are any, in
+        the zones of its core that earlier windows have seen."""
         if part.core_top != self._row:
             self._row = part.core_top
             self._above, self._below = self._below, self._above
             self._below[:] = 0
         zone = 2 * self.half
         boxes = self.strips(part)
-        top, left, bottom, right = (None if box is None else marginals[:, *box] for box in boxes)
+        top, left, bottom, right = zones
         high, wide = part.core_bottom - part.core_top, part.core_right - part.core_left
         down, across = self._weights(high, boxes.top, boxes.bottom), self._weights(wide, boxes.left, boxes.right)
         if bottom is not None:
@@ -85,7 +106,7 @@ class Blender:
 
     def _settle(
         self,
-        output: tuple[UInt8Array, Float32Array, Float32Array],
+        output: tuple[UInt8Array, Float32Array, Float32Array | None],
         part: Window,
         box: Box,
         own: Float32Array,
@@ -99,7 +120,9 @@ class Blender:
         rows = slice(part.core_top - part.top + box[0].start, part.core_top - part.top + box[0].stop)
         columns = slice(part.core_left - part.left + box[1].start, part.core_left - part.left + box[1].stop)
         labels, confidence, marginals = output
-        labels[rows, columns], marginals[:, rows, columns] = best, total
+        labels[rows, columns] = best
+        if marginals is not None:
+            marginals[:, rows, columns] = total
         confidence[rows, columns] = np.take_along_axis(total, best[None].astype(np.int64), axis=0)[0]
 
     def _weights(self, core: int, before: object, after: object) -> npt.NDArray[np.float32]:

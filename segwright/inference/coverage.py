@@ -31,20 +31,29 @@ class Region:
     exterior: Ring
     holes: tuple[Ring, ...]
     area: int  # pixels in the mask
+    number: int = 0  # from 1, as in numbered_regions
 
 
-def regions(labels: UInt8Array, classes: int, tolerance: float = 0.0, *, ignored: bool = False) -> Iterator[Region]:
+def regions(
+    labels: UInt8Array,
+    classes: int,
+    tolerance: float = 0.0,
+    *,
+    ignored: bool = False,
+    around: UInt8Array | None = None,
+) -> Iterator[Region]:
     """The connected regions of a mask (H, W), class by class, without ignored pixels.
 
     ``tolerance``: how far a boundary may move by simplification, in pixels; 0 keeps the edges of the pixels.
-    ``ignored``: regions of the ignore value too, as label 255.
+    ``ignored``: regions of the ignore value too, as label 255. ``around`` (H+2, W+2): the labels with one pixel of what
+    surrounds them; the border then also has a corner wherever regions beyond it meet.
     """
-    numbered, found = _numbered(labels, classes)
-    rings = _rings(numbered, tolerance)
+    numbered, found = numbered_regions(labels, classes)
+    rings = _rings(numbered, tolerance, None if around is None else _met_beyond(_known(around, classes)))
     for number, (label, area) in enumerate(found, 1):
         if label != IGNORE_INDEX or ignored:
             own = sorted(rings.get(number, ()), key=lambda ring: -signed_area(ring))  # the exterior alone is positive
-            yield Region(label, own[0], tuple(own[1:]), area)
+            yield Region(label, own[0], tuple(own[1:]), area, number)
 
 
 def signed_area(ring: npt.NDArray[Any]) -> float:
@@ -53,13 +62,13 @@ def signed_area(ring: npt.NDArray[Any]) -> float:
     return float(np.dot(x, np.roll(y, -1)) - np.dot(np.roll(x, -1), y)) / 2
 
 
-def _numbered(labels: UInt8Array, classes: int) -> tuple[npt.NDArray[np.int32], list[tuple[int, int]]]:
+def numbered_regions(labels: UInt8Array, classes: int) -> tuple[npt.NDArray[np.int32], list[tuple[int, int]]]:
     """Regions numbered from 1 in a frame of zeros (H+2, W+2); label and area of each. Other values count as ignored."""
     height, width = labels.shape
     numbered = np.zeros((height + 2, width + 2), np.int32)
     inner = numbered[1:-1, 1:-1]
     found: list[tuple[int, int]] = []
-    known = np.where(labels < classes, labels, np.uint8(IGNORE_INDEX))
+    known = _known(labels, classes)
     for label in np.unique(known).tolist():
         here = known == label
         count, parts, stats, _ = cv2.connectedComponentsWithStats(here.view(np.uint8), connectivity=4)
@@ -68,11 +77,30 @@ def _numbered(labels: UInt8Array, classes: int) -> tuple[npt.NDArray[np.int32], 
     return numbered, found
 
 
-def _rings(numbered: npt.NDArray[np.int32], tolerance: float) -> dict[int, list[Ring]]:
+def _known(labels: UInt8Array, classes: int) -> UInt8Array:
+    return np.where(labels < classes, labels, np.uint8(IGNORE_INDEX))
+
+
+def _met_beyond(around: UInt8Array) -> npt.NDArray[np.bool_]:
+    """(H+1, W+1): the corners of the border at which two labels meet in the pixels around it."""
+    met = np.zeros((around.shape[0] - 1, around.shape[1] - 1), np.bool_)
+    for here, line in (
+        (met[0], around[0]),
+        (met[-1], around[-1]),
+        (met[:, 0], around[:, 0]),
+        (met[:, -1], around[:, -1]),
+    ):
+        here |= line[1:] != line[:-1]
+    return met
+
+
+def _rings(
+    numbered: npt.NDArray[np.int32], tolerance: float, met: npt.NDArray[np.bool_] | None = None
+) -> dict[int, list[Ring]]:
     """Number of a region → its rings, the region to the right of each; a ring passes no corner twice."""
     across = numbered[:-1, 1:-1] != numbered[1:, 1:-1]
     down = numbered[1:-1, :-1] != numbered[1:-1, 1:]
-    nodes, most_points, most_arcs = _nodes(across, down)
+    nodes, most_points, most_arcs = _nodes(across, down, met)
     points, starts, ways = trace_arcs(across, down, nodes, most_points, most_arcs)
     firsts, lasts = points[starts[:-1]].astype(np.int64), points[starts[1:] - 1].astype(np.int64)
     width = nodes.shape[1]
@@ -94,13 +122,18 @@ def _rings(numbered: npt.NDArray[np.int32], tolerance: float) -> dict[int, list[
     return found
 
 
-def _nodes(across: npt.NDArray[np.bool_], down: npt.NDArray[np.bool_]) -> tuple[npt.NDArray[np.bool_], int, int]:
-    """Where arcs end (H+1, W+1), and how many points and arcs there are at most. The image's corners are nodes."""
+def _nodes(
+    across: npt.NDArray[np.bool_], down: npt.NDArray[np.bool_], met: npt.NDArray[np.bool_] | None
+) -> tuple[npt.NDArray[np.bool_], int, int]:
+    """Where arcs end (H+1, W+1), and how many points and arcs there are at most. The image's corners are nodes, and
+    ``met``."""
     right, left = np.pad(across, ((0, 0), (0, 1))), np.pad(across, ((0, 0), (1, 0)))
     below, above = np.pad(down, ((0, 1), (0, 0))), np.pad(down, ((1, 0), (0, 0)))
     degree = right.view(np.uint8) + left.view(np.uint8) + below.view(np.uint8) + above.view(np.uint8)
     nodes = degree > 2
     nodes[:: nodes.shape[0] - 1, :: nodes.shape[1] - 1] = True
+    if met is not None:
+        nodes |= met
     bends = int(((degree == 2) & (right != left)).sum())
     arcs = int(degree[nodes].sum(dtype=np.int64)) // 2 + bends // 4
     return nodes, bends + 2 * arcs, arcs

@@ -56,8 +56,11 @@ def placement(path: Path) -> Placement | None:
 def no_data(path: Path, pixels: npt.NDArray[Any]) -> npt.NDArray[np.bool_] | None:
     """Whether all bands of a TIFF's pixels (H, W, C) have its no-data value; None if the file has none."""
     value = nodata_of(path)
-    if value is None:
-        return None
+    return None if value is None else is_no_data(pixels, value)
+
+
+def is_no_data(pixels: npt.NDArray[Any], value: float) -> npt.NDArray[np.bool_]:
+    """Whether all bands of pixels (H, W, C) have the no-data ``value``."""
     return np.asarray(np.isnan(pixels).all(axis=2) if np.isnan(value) else (pixels == value).all(axis=2))
 
 

@@ -28,6 +28,7 @@ class Ledger:
 
     def __init__(self, folder: Path, settings: Mapping[str, Any], *, resume: bool) -> None:
         self.path = folder / LEDGER
+        self.where: Path | str = folder  # for messages
         self._done: dict[str, dict[str, Any]] = {}
         self._file: Any = None
         self._settings = json.loads(json.dumps(settings))
@@ -43,7 +44,7 @@ class Ledger:
             try:
                 entry = json.loads(line)
                 if number == 0:
-                    compare_settings(entry["run"], self._settings, self.path.parent)
+                    compare_settings(entry["run"], self._settings, self.where)
                 else:
                     self._done[str(entry["done"])] = entry
             except (ValueError, KeyError, TypeError, RecursionError):
@@ -62,7 +63,11 @@ class Ledger:
         item = entry.get("item")
         if not isinstance(item, dict):
             return None
-        return entry if all(Path(str(item[key])).exists() for key in OUTPUTS if key in item) else None
+        return entry if all(self.there(str(item[key])) for key in OUTPUTS if key in item) else None
+
+    def there(self, output: str) -> bool:
+        """Whether an output is in its place."""
+        return Path(output).exists()
 
     def add(self, name: str, stamp: Stamp | None, item: Mapping[str, Any], rows: list[Any]) -> None:
         """Add an image with what was written, and its rows of the table of areas."""

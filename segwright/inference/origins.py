@@ -131,8 +131,9 @@ def archive_members(archive: Path, shown: str | None = None) -> tuple[list[TarMe
     return found, (f"{name}: {others} files are not images by their suffix",) if others else ()
 
 
-def remote_files(url: str) -> tuple[list[RemoteFile], tuple[str, ...]]:
-    """The images and videos at a URL: a file, a folder or a glob; MissingExtraError without fsspec or a file system."""
+def file_system(url: str) -> tuple[Any, str]:
+    """The file system of fsspec for a URL, and the path in it; MissingExtraError without one, UsageError for an unknown
+    kind of URL."""
     shown = url_text(url)
     try:
         import fsspec
@@ -141,7 +142,7 @@ def remote_files(url: str) -> tuple[list[RemoteFile], tuple[str, ...]]:
             "a URL needs fsspec", found=shown, fix="pip install 'segwright[remote]', or download the file first"
         ) from error
     try:
-        system, path = fsspec.core.url_to_fs(url)
+        found: tuple[Any, str] = fsspec.core.url_to_fs(url)
     except ImportError as error:
         raise MissingExtraError(
             "this kind of URL needs another package",
@@ -152,6 +153,13 @@ def remote_files(url: str) -> tuple[list[RemoteFile], tuple[str, ...]]:
         ) from error
     except ValueError as error:
         raise UsageError("no such kind of URL", found=str(error), where=shown) from error
+    return found
+
+
+def remote_files(url: str) -> tuple[list[RemoteFile], tuple[str, ...]]:
+    """The images and videos at a URL: a file, a folder or a glob; MissingExtraError without fsspec or a file system."""
+    shown = url_text(url)
+    system, path = file_system(url)
     try:
         if "*" in path or "?" in path or "[" in path:
             places, root = sorted(system.glob(path)), path.split("*")[0].split("?")[0].split("[")[0].rpartition("/")[0]

@@ -113,6 +113,17 @@ class OutputFolder:
 
         return self.write(path, save)
 
+    def shown_name(self, path: Path | str) -> str:
+        """What an output is called in results."""
+        return str(path)
+
+    def fetch(self, name: str) -> Path:
+        """A local file with the content of the output that is called ``name``."""
+        return Path(name)
+
+    def discard(self) -> None:
+        """Forget the files of an image that failed, where they are not in place yet."""
+
     def finish(self) -> None:
         """Reduce the list to one line per existing file."""
         kept = {name: entry for name, entry in self.written.items() if (self.root / name).exists()}

@@ -4,34 +4,35 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import softmax
 
 from segwright.core.deprecated import renamed_attribute
 from segwright.core.errors import BundleError, ModelError, SegwrightError, UsageError
 from segwright.core.types import Float32Array, LabelSpace
 from segwright.data.records import ValueRange
 from segwright.imageio import UInt8Array, read_header, read_image, read_raster
+from segwright.inference.ahead import WriteBehind
 from segwright.inference.attachments import Attachment, attachment_names
+from segwright.inference.blending import Strips
 from segwright.inference.description import Bundle, read_attachment, read_bundle
 from segwright.inference.description import find_bundle as find_bundle
 from segwright.inference.exported_files import ExportedFile, find_exported, open_exported
+from segwright.inference.passes import Answer, Passes
 from segwright.inference.pixels import as_rgb, check_image, fit_channels
 from segwright.inference.prediction import Prediction
 from segwright.inference.quality import ATTACHMENT, ErrorModel, Quality, parse_error_model, thinning
 from segwright.inference.runtime_choice import choose_runtime
 from segwright.inference.runtimes import Runtime, features_of, labels_and_scores
 from segwright.inference.sliding_window import DEFAULT_WINDOW, Window, sliding_windows
-from segwright.inference.thinned import ThinnedOutput, Thinner, log_scores
+from segwright.inference.thinned import ThinnedOutput, Thinner
 from segwright.inference.tta import TestTimeAugmentation, parse_tta
 from segwright.inference.uncertainty import UncertaintyMeasure, check_measure, parse_measure, uncertainty_map
 from segwright.inference.window_run import UNKNOWN, Windowing, WindowRun
-from segwright.inference.windowed import Assembly, Wanted, check_finite, confidence_of, is_out_of_memory
+from segwright.inference.windowed import Assembly, Wanted, check_finite, is_out_of_memory
 from segwright.postprocess.pipeline import Pipeline, parse_pipeline
 
 if TYPE_CHECKING:
@@ -98,6 +99,7 @@ class Predictor:
         self.tta: TestTimeAugmentation | None = parse_tta(tta, label_space.mirrored()) if tta else None
         self.eight_bit = eight_bit
         self.window = DEFAULT_WINDOW
+        self.window_batch: int | None = None  # windows per call of the network; None: see windows_together
         self.error_model: ErrorModel | None = None  # of the bundle, see segwright.inference.quality
         self.notes: list[str] = []  # how images were read, if there was a choice
         self.attachments: tuple[str, ...] = ()  # names of what the saved model carries beside its weights
@@ -199,7 +201,9 @@ class Predictor:
         thinner = Thinner(height, width, self.label_space.classes) if self.observed else None
         if not self._large(image):
             seen = None if thinner is None else (thinner, thinner.whole())
-            labels, confidence, marginals = self._part(image, self.pipeline or Pipeline(), wanted.marginals, None, seen)
+            labels, confidence, marginals, _ = self._passes.one(
+                image, self.pipeline or Pipeline(), wanted.marginals, None, seen
+            )
             unsure = uncertainty_map(wanted.measure, self.runtime, image, marginals, self.label_space)
             quality = self._quality(marginals, labels) if wanted.quality else None
             kept = marginals if wanted.probabilities else None
@@ -258,10 +262,11 @@ class Predictor:
             try:
                 run = self._run(height, width, local, thinner)
                 finished = [done(part) for part in run.parts]
-                for one in run.outputs(lambda part: self.prepare(read(part)), False, finished):
-                    if thinner is not None:
-                        thinner.see(one.part, one.pixels)
-                    write(one.part, one.labels, one.confidence)
+                with WriteBehind() as behind:
+                    for one in run.outputs(lambda part: self.prepare(read(part)), False, finished, ahead=True):
+                        if thinner is not None:
+                            thinner.see(one.part, one.pixels)
+                        behind(write, one.part, one.labels, one.confidence)
                 self._note_windows(run)
                 if facts is not None:
                     facts |= run.facts()
@@ -305,12 +310,33 @@ class Predictor:
         return found
 
     def _run(self, height: int, width: int, local: Pipeline, thinner: Thinner | None) -> WindowRun:
-        def predict(
-            pixels: UInt8Array, part: Window, marginals: bool
-        ) -> tuple[UInt8Array, Float32Array, Float32Array | None]:
-            return self._part(pixels, local, marginals, height * width, None if thinner is None else (thinner, part))
+        passes, whole = self._passes, height * width
 
-        return WindowRun(self.windowing(), height, width, self.label_space.classes, predict)
+        def predict(
+            pixels: Sequence[UInt8Array], parts: Sequence[Window], strips: Sequence[Strips] | None, marginals: bool
+        ) -> list[Answer]:
+            if passes.together(local, marginals, thinner is not None):
+                return passes.several(pixels, strips)
+            return [
+                passes.one(
+                    image, local, marginals or strips is not None, whole, None if thinner is None else (thinner, part)
+                )
+                for image, part in zip(pixels, parts, strict=True)
+            ]
+
+        batch = self.windows_together() if passes.together(local, False, thinner is not None) else 1
+        return WindowRun(self.windowing(), height, width, self.label_space.classes, predict, batch)
+
+    def windows_together(self) -> int:
+        """How many windows go through the network in one call, if nothing but labels and confidence is wanted."""
+        room = getattr(self.runtime, "room", None)
+        if self.window_batch is not None or room is None:
+            return self.window_batch or 1
+        return int(room((self.window, self.window, self.runtime.in_channels)))
+
+    @property
+    def _passes(self) -> Passes:
+        return Passes(self.runtime, self.tta)
 
     def _note_windows(self, run: WindowRun) -> None:
         text = run.note(self.bundle.architecture if self.bundle is not None else "the network")
@@ -321,59 +347,16 @@ class Predictor:
         return self.pipeline.parted() if self.pipeline is not None else (Pipeline(), Pipeline())
 
     def _probabilities(self, image: UInt8Array) -> Float32Array:
-        if self.tta is not None:
-            return np.asarray(self.tta(self.runtime.logits, image[None])[0], np.float32)
-        return np.asarray(softmax(self.runtime.logits(image[None])[0], axis=0), np.float32)
-
-    def _part(
-        self,
-        pixels: UInt8Array,
-        pipeline: Pipeline,
-        probabilities: bool,
-        whole: int | None,
-        seen: tuple[Thinner, Window] | None = None,
-    ) -> tuple[UInt8Array, Float32Array, Float32Array | None]:
-        """Labels, confidence, and probabilities if wanted, of an image or a window; all predictions are computed here.
-        ``whole``: the number of pixels of the image that a window belongs to. ``seen``: what gets the thinned output,
-        and the window: of the scores before post-processing, averaged over the augmentation."""
-        plain = not pipeline and self.tta is None
-        rows, columns = (slice(0), slice(0)) if seen is None else seen[0].grid.part(seen[1])[1]
-        marginals: Float32Array | None = None
-        watched: AbstractContextManager[list[Float32Array]]
-        watched = nullcontext([]) if seen is None else features_of(self.runtime)
-        with watched as features:
-            if plain and not probabilities and seen is None:
-                found, sure = self.runtime.labels(pixels[None])
-                return found[0], sure[0], None
-            if plain and not probabilities:
-                found, sure, scores = labels_and_scores(self.runtime, pixels[None], rows, columns)
-                labels, confidence = found[0], sure[0]
-                thin = labels[rows, columns], confidence[rows, columns], None if scores is None else scores[0]
-            elif plain:
-                logits = self.runtime.logits(pixels[None])[0]
-                # Argmax of the logits, as in the runtime: two different ones may round to one probability.
-                labels = logits.argmax(axis=0).astype(np.uint8)
-                marginals = np.asarray(softmax(logits, axis=0), np.float32)
-                confidence = confidence_of(marginals, labels)
-                thin = labels[rows, columns], confidence[rows, columns], logits[:, rows, columns]
-            else:
-                marginals = self._probabilities(pixels)
-                before = np.ascontiguousarray(marginals[:, rows, columns])  # the pipeline may work in place
-                settled = before.argmax(axis=0).astype(np.uint8)
-                thin = settled, confidence_of(before, settled), log_scores(before)
-                if pipeline:
-                    labels, marginals = pipeline(as_rgb(pixels), marginals, whole=whole)
-                else:
-                    labels = marginals.argmax(axis=0).astype(np.uint8)
-                confidence = confidence_of(marginals, labels)
-        if seen is not None:
-            seen[0].add(seen[1], *thin, features[0][0] if features else np.zeros(0, np.float32))
-        return labels, confidence, marginals if probabilities else None
+        return self._passes.probabilities(image)
 
     def _shrink(self, height: int, width: int, error: Exception) -> bool:
         """If ``error`` is a lack of memory, make the window smaller: True. ModelError if it is the smallest."""
         if not is_out_of_memory(error):
             return False
+        together = self.windows_together()
+        if height * width > self.window**2 and together > 1:
+            self.window_batch = together // 2
+            return True
         side = min(self.window, max(height, width))
         smaller = max(MIN_WINDOW, side // 2 // 32 * 32)
         if smaller >= side:

@@ -12,16 +12,21 @@ import numpy.typing as npt
 
 from segwright.core.errors import TooLargeError
 from segwright.core.types import IGNORE_INDEX, Float32Array
-from segwright.imageio import DEFAULT_LIMITS, TiffInfo, UInt8Array, read_raster, read_window, tiff_info
-from segwright.inference.georeference import TIFF, no_data, placement, write_geotiff
+from segwright.data.formats.geotiff import nodata_of
+from segwright.imageio import DEFAULT_LIMITS, TiffInfo, UInt8Array, WindowReader, read_raster, tiff_info
+from segwright.inference.cog import ReadRows
+from segwright.inference.georeference import TIFF, is_no_data, no_data, placement, write_geotiff
 from segwright.inference.image_outputs import STRIP, ImageOutputs, Item
 from segwright.inference.prediction import Prediction
 from segwright.inference.predictor import Predictor
 from segwright.inference.raster_files import RasterFiles
+from segwright.inference.raster_overlay import RasterOverlay
+from segwright.inference.raster_polygons import write_raster_geojson
 from segwright.inference.sliding_window import Window
 from segwright.inference.thinned import ThinnedOutput
 
 MAX_RASTER_PIXELS = 50_000_000_000  # one byte on the disk per pixel, for the labels
+KEPT_BYTES = 256 << 20  # of decoded strips and tiles, which several windows touch
 Advance = Callable[[int], None]
 
 
@@ -46,7 +51,12 @@ class RasterJob:
             outputs.folder.root, name, self.shape, {**settings, "window": predictor.window},
             confidence=outputs.options.confidence, resume=resume and not predictor.observed,
         )  # fmt: skip
-        self._empty: dict[Window, npt.NDArray[np.bool_] | None] = {}
+        self._overlay: RasterOverlay | None = None
+        if outputs.options.overlay:
+            self._overlay = RasterOverlay(self.files.folder, self.shape, predictor.runtime.in_channels)
+        self._source = WindowReader(path, keep=KEPT_BYTES)
+        self._no_data = nodata_of(path)
+        self._empty: dict[Window, npt.NDArray[np.bool_]] = {}  # from the thread that reads to the one that writes
         self._parts: list[Window] = []
         self._advance: Advance = lambda count: None
 
@@ -69,6 +79,9 @@ class RasterJob:
             remove = False
             raise
         finally:
+            self._source.close()
+            if self._overlay is not None:
+                self._overlay.close()
             self.files.close(remove=remove)
 
     def _done(self, part: Window) -> bool:
@@ -81,13 +94,16 @@ class RasterJob:
         return True
 
     def _read(self, part: Window) -> UInt8Array:
-        raster = read_window(self.path, part.top, part.left, part.bottom - part.top, part.right - part.left)
-        self._empty[part] = no_data(self.path, raster)
-        return self.predictor.scaled(raster, self.path)
+        raster = self._source.read(part.top, part.left, part.bottom - part.top, part.right - part.left)
+        if self._no_data is not None:
+            self._empty[part] = is_no_data(raster, self._no_data)
+        image = self.predictor.scaled(raster, self.path)
+        if self._overlay is not None:
+            self._overlay.see(part, image)
+        return image
 
     def _write(self, part: Window, found: UInt8Array, confidence: Float32Array) -> None:
-        nothing = self._empty[part]
-        self._empty.clear()
+        nothing = self._empty.pop(part, None)
         if nothing is not None:
             found = np.where(nothing, np.uint8(IGNORE_INDEX), found)
         sure = confidence[part.core_in_window]
@@ -106,6 +122,11 @@ class RasterJob:
                 target, lambda beside: write_geotiff(beside, rows, self.place, shape=self.shape, ignore=None)
             )
             item["confidence"] = str(target)
+        if self._overlay is not None:
+            target, drawn = self.outputs.path(self.name, ".overlay.jpg"), self._overlay.jpeg(read, self.outputs.space)
+            item["overlay"] = str(self.outputs.folder.write_bytes(target, drawn))
+        if "geojson" in self.outputs.options.polygons:
+            item["geojson"] = str(self._write_geojson(read))
         counts = np.zeros(256, np.int64)
         for top in range(0, height, STRIP):
             counts += np.bincount(read(top, min(top + STRIP, height), 1).ravel(), minlength=256)
@@ -116,11 +137,18 @@ class RasterJob:
             item["quality"] = {"note": "not estimated for a raster that is read in windows"}
         return item, counts
 
+    def _write_geojson(self, read: ReadRows) -> Path:
+        ground, options = self.place.reference if self.place is not None else None, self.outputs.options
+        target, space = self.outputs.path(self.name, ".geojson"), self.outputs.space
+
+        def save(beside: Path) -> None:
+            write_raster_geojson(beside, read, self.shape, space, ground, options.simplify)
+
+        return self.outputs.folder.write(target, save)
+
 
 def without_no_data(prediction: Prediction, path: Path) -> Prediction:
     """Set the no-data pixels of a GeoTIFF to the ignore value, as in training."""
-    from segwright.data.formats.geotiff import nodata_of
-
     if nodata_of(path) is None:
         return prediction
     empty = no_data(path, read_raster(path))

@@ -17,6 +17,9 @@ from segwright.core.types import Float32Array, UInt8Array
 from segwright.inference.thinned import coarsest
 from segwright.models.base import SegmentationModel
 
+MOST_TOGETHER = 16  # images per call
+MEMORY_SHARE = 0.7  # of a GPU's free memory that a call may take
+
 
 def choose_device(name: str = "auto") -> torch.device:
     """``auto``: the first CUDA device, else Apple's, else the CPU. UsageError if the named one does not exist."""
@@ -48,6 +51,7 @@ class TorchRuntime:
         if precision not in ("fp32", "bf16", "fp16"):
             raise UsageError("unknown precision", expected="fp32, bf16, fp16", found=precision)
         self.dtype = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
+        self._room: dict[tuple[int, int, int], int] = {}
         self._watched: Sequence[torch.nn.Module] = ()  # with hooks
         self._watching = threading.local()  # .maps: of the run in progress in this thread, by module
 
@@ -82,6 +86,37 @@ class TorchRuntime:
         labels, confidence = argmax_with_confidence(logits)
         scores = logits[:, :, rows, columns].contiguous().cpu().numpy()
         return labels.to(torch.uint8).cpu().numpy(), confidence.cpu().numpy(), scores
+
+    def labels_and_boxes(
+        self, images: UInt8Array, boxes: Sequence[Sequence[tuple[slice, slice]]]
+    ) -> tuple[UInt8Array, Float32Array, list[list[Float32Array]]]:
+        """Labels and confidence as of :meth:`labels`, and of each image the logits (K, h, w) at some boxes of rows and
+        columns: what blending needs, without the logits of whole windows in memory twice."""
+        logits = self.run(images)
+        labels, confidence = argmax_with_confidence(logits)
+        scores = [
+            [logits[number, :, rows, columns].contiguous().cpu().numpy() for rows, columns in own]
+            for number, own in enumerate(boxes)
+        ]
+        return labels.to(torch.uint8).cpu().numpy(), confidence.cpu().numpy(), scores
+
+    def room(self, shape: tuple[int, int, int]) -> int:
+        """How many images H×W×C one call takes at most: 1 on a CPU, where more are no faster; on a GPU as its memory
+        has room for, by that of one."""
+        if self.device.type != "cuda":
+            return 1
+        if shape not in self._room:
+            torch.cuda.reset_peak_memory_stats(self.device)
+            before = torch.cuda.memory_allocated(self.device)
+            try:
+                self.labels(np.zeros((1, *shape), np.uint8))
+            except torch.OutOfMemoryError:  # whoever runs one will find out
+                return 1
+            one = max(1, torch.cuda.max_memory_allocated(self.device) - before)
+            unused = torch.cuda.memory_reserved(self.device) - torch.cuda.memory_allocated(self.device)
+            free = torch.cuda.mem_get_info(self.device)[0] + unused
+            self._room[shape] = max(1, min(MOST_TOGETHER, int(MEMORY_SHARE * free / one)))
+        return self._room[shape]
 
     @contextmanager
     def watch_features(self) -> Iterator[list[Float32Array]]:

@@ -36,7 +36,7 @@ def geojson(
     """
     features = []
     for region in regions(labels, space.classes, tolerance):
-        rings = [_closed(ring, place) for ring in (region.exterior, *region.holes)]
+        rings = [closed_ring(ring, place) for ring in (region.exterior, *region.holes)]
         features.append(
             {
                 "type": "Feature",
@@ -44,10 +44,14 @@ def geojson(
                 "geometry": {"type": "Polygon", "coordinates": rings},
             }
         )
-    tree: dict[str, Any] = {"type": "FeatureCollection", "features": features}
-    if epsg is not None:
-        tree["crs"] = {"type": "name", "properties": {"name": f"urn:ogc:def:crs:EPSG::{epsg}"}}
-    return tree
+    return {"type": "FeatureCollection", "features": features, **crs_of(epsg)}
+
+
+def crs_of(epsg: int | None) -> dict[str, Any]:
+    """The member ``crs`` of a FeatureCollection; none for pixels."""
+    if epsg is None:
+        return {}
+    return {"crs": {"type": "name", "properties": {"name": f"urn:ogc:def:crs:EPSG::{epsg}"}}}
 
 
 def labelme(labels: UInt8Array, space: LabelSpace, image: str, tolerance: float = 0.0) -> Any:
@@ -133,7 +137,8 @@ def keyholed(region: Region) -> Ring:
     return ring
 
 
-def _closed(ring: Ring, place: Place | None) -> list[list[float]]:
+def closed_ring(ring: Ring, place: Place | None) -> list[list[float]]:
+    """The points of a ring, the first one again at the end, on the ground if there is a ``place``."""
     points: Sequence[Any] = ring.tolist()
     if place is not None:
         points = [list(place(x, y)) for x, y in points]

@@ -20,6 +20,8 @@ from segwright.imageio import UInt8Array
 VIDEO_EXTENSIONS = frozenset({".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg"})
 STREAM_SCHEMES = ("rtsp", "rtsps", "rtmp", "udp")
 STREAM_EXTENSIONS = (".mjpg", ".mjpeg", ".m3u8")  # of http and https
+LASTING_SCHEMES = ("rtsp", "rtsps", "rtmp")  # of cameras: an end is a fault of the line
+RECONNECT_SECONDS = 30.0  # for which a stream that broke off is opened again
 TIMEOUT_MS = 10_000  # to open a stream, and for its next frame
 
 
@@ -58,18 +60,23 @@ def live_address(text: str) -> Live | None:
 class LiveFrames:
     """The newest frame of a camera or stream at each step: a prediction that is slower than the camera drops frames.
 
-    A thread reads; ``dropped`` counts the frames that were not given. DataError if the first frame cannot be had.
+    A thread reads; ``dropped`` counts the frames that were not given. DataError if the first frame cannot be had. An
+    RTSP or RTMP stream that breaks off is opened again for :data:`RECONNECT_SECONDS`; ``reconnects`` counts that, and
+    ``lost`` is why it ended if that failed.
     """
 
     def __init__(self, live: Live) -> None:
         self.live = live
-        self.dropped = 0
+        self.dropped = self.reconnects = 0
+        self.lost = ""
         self._lock = threading.Condition()
         self._frame: Any = None
         self._ended = self._stop = False
+        self._alive = 0.0  # when the thread last got a frame, or tried to get one
 
     def __iter__(self) -> Iterator[UInt8Array]:
         capture = self._open()
+        self._alive = time.monotonic()
         thread = threading.Thread(target=self._read, args=(capture,), daemon=True)
         thread.start()
         first = True
@@ -79,26 +86,28 @@ class LiveFrames:
                 if frame is None:
                     if first:
                         raise self._refused("no frame came")
+                    if not self._ended:
+                        self.lost = f"no frame for {2 * TIMEOUT_MS / 1000:.0f} seconds"
                     return
                 first = False
                 yield np.asarray(cv2.cvtColor(frame, cv2.COLOR_BGR2RGB), np.uint8)
         finally:
             self._stop = True
             thread.join(TIMEOUT_MS / 1000)
-            if not thread.is_alive():
-                capture.release()
 
     def _open(self) -> Any:
-        address = self.live.address
-        if isinstance(address, int):
-            capture = cv2.VideoCapture(address)
-        else:
-            limits = [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, TIMEOUT_MS, cv2.CAP_PROP_READ_TIMEOUT_MSEC, TIMEOUT_MS]
-            capture = cv2.VideoCapture(address, cv2.CAP_FFMPEG, limits)
+        capture = self._capture()
         if not capture.isOpened():
             capture.release()
             raise self._refused("it cannot be opened")
         return capture
+
+    def _capture(self) -> Any:
+        address = self.live.address
+        if isinstance(address, int):
+            return cv2.VideoCapture(address)
+        limits = [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, TIMEOUT_MS, cv2.CAP_PROP_READ_TIMEOUT_MSEC, TIMEOUT_MS]
+        return cv2.VideoCapture(address, cv2.CAP_FFMPEG, limits)
 
     def _refused(self, why: str) -> DataError:
         camera = isinstance(self.live.address, int)
@@ -110,22 +119,51 @@ class LiveFrames:
         )
 
     def _read(self, capture: Any) -> None:
+        """In the thread: keep the newest frame until the stream ends."""
+        frames = 0
         while not self._stop:
             there, frame = capture.read()
-            with self._lock:
-                if not there:
-                    self._ended = True
-                else:
-                    self.dropped += self._frame is not None
-                    self._frame = frame
-                self._lock.notify()
+            self._alive = time.monotonic()
             if not there:
-                return
+                capture.release()
+                capture = self._again() if frames else None
+                if capture is None:
+                    break
+                continue
+            frames += 1
+            with self._lock:
+                self.dropped += self._frame is not None
+                self._frame = frame
+                self._lock.notify()
+        if capture is not None:
+            capture.release()
+        with self._lock:
+            self._ended = True
+            self._lock.notify()
+
+    def _again(self) -> Any:
+        """The stream opened again, or None: it is none of the kinds that last, or it did not come back."""
+        address = self.live.address
+        if isinstance(address, int) or urlsplit(address).scheme not in LASTING_SCHEMES:
+            return None
+        deadline, pause = time.monotonic() + RECONNECT_SECONDS, 0.2
+        while not self._stop and time.monotonic() < deadline:
+            capture = self._capture()
+            self._alive = time.monotonic()
+            if capture.isOpened():
+                self.reconnects += 1
+                return capture
+            capture.release()
+            time.sleep(pause)
+            pause = min(2 * pause, 5.0)
+        self.lost = f"it broke off and did not come back within {RECONNECT_SECONDS:.0f} seconds"
+        return None
 
     def _next(self) -> Any:
-        deadline = time.monotonic() + 2 * TIMEOUT_MS / 1000
         with self._lock:
-            while self._frame is None and not self._ended and time.monotonic() < deadline:
+            while self._frame is None and not self._ended:
+                if time.monotonic() > self._alive + 2 * TIMEOUT_MS / 1000:
+                    break
                 self._lock.wait(0.2)
             frame, self._frame = self._frame, None
             return frame

@@ -6,12 +6,14 @@ blended across their borders, and how often they differ there is counted.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from segwright.core.types import Float32Array, UInt8Array
-from segwright.inference.blending import Blender
+from segwright.inference.ahead import read_ahead
+from segwright.inference.blending import Blender, Strips, cut
+from segwright.inference.passes import Answer
 from segwright.inference.sliding_window import ALIGNMENT, DEFAULT_MARGIN, Window, sliding_windows
 from segwright.inference.windowed import check_finite
 
@@ -64,40 +66,65 @@ class Output(NamedTuple):
     marginals: Float32Array | None
 
 
-Predict = Callable[[UInt8Array, Window, bool], tuple[UInt8Array, Float32Array, Float32Array | None]]
+# Pixels, windows, border zones whose probabilities are wanted, whether all probabilities are
+Predict = Callable[[Sequence[UInt8Array], Sequence[Window], Sequence[Strips] | None, bool], list[Answer]]
 
 
 class WindowRun:
-    """The windows of an image (H, W) with K classes in order. ``predict`` gives labels, confidence and, if its last
-    argument is true, probabilities of a window."""
+    """The windows of an image (H, W) with K classes in order. ``predict`` gets up to ``batch`` windows of one shape
+    and gives the answer of each."""
 
-    def __init__(self, windowing: Windowing, height: int, width: int, classes: int, predict: Predict) -> None:
-        self.windowing, self.predict = windowing, predict
+    def __init__(
+        self, windowing: Windowing, height: int, width: int, classes: int, predict: Predict, batch: int = 1
+    ) -> None:
+        self.windowing, self.predict, self.batch = windowing, predict, batch
         self.parts = windowing.parts(height, width, classes)
         half = windowing.half(width, classes)
         self.blender = Blender(height, width, classes, half) if half and len(self.parts) > 1 else None
 
     def outputs(
-        self, read: Callable[[Window], UInt8Array], marginals: bool, done: Sequence[bool] = ()
+        self, read: Callable[[Window], UInt8Array], marginals: bool, done: Sequence[bool] = (), *, ahead: bool = False
     ) -> Iterator[Output]:
-        """Predict the windows that are not ``done``; blending repeats those of the row before the first."""
-        skipped = list(done) or [False] * len(self.parts)
-        first = next((i for i, one in enumerate(skipped) if not one), len(self.parts))
-        if first == len(self.parts):
-            return
+        """Predict the windows that are not ``done``; blending repeats those of the row before the first. ``ahead``: a
+        thread reads the windows that follow."""
+        finished = dict(zip(self.parts, done or [False] * len(self.parts), strict=True))
+        wanted = self._wanted(finished)
+        given = read_ahead(wanted, read) if ahead else ((part, read(part)) for part in wanted)
+        try:
+            for parts, pixels in _alike(given, self.batch):
+                strips = None if self.blender is None else [self.blender.strips(part) for part in parts]
+                answers = self.predict(pixels, parts, strips, marginals)
+                for part, image, found in zip(parts, pixels, answers, strict=True):
+                    check_finite(found.confidence)
+                    if self.blender is not None:
+                        self._blend(part, found)
+                    if not finished[part]:
+                        yield Output(
+                            part, image, found.labels, found.confidence, found.marginals if marginals else None
+                        )
+        finally:
+            given.close()
+
+    def _wanted(self, finished: Mapping[Window, bool]) -> list[Window]:
+        first = next((i for i, part in enumerate(self.parts) if not finished[part]), None)
+        if first is None:
+            return []
         rows = sorted({part.core_top for part in self.parts})
         row = rows.index(self.parts[first].core_top)
         from_top = rows[max(0, row - 1)] if self.blender is not None and first else rows[row]
-        for part, finished in zip(self.parts, skipped, strict=True):
-            if finished and (self.blender is None or part.core_top < from_top):
-                continue
-            pixels = read(part)
-            labels, confidence, probabilities = self.predict(pixels, part, marginals or self.blender is not None)
-            check_finite(confidence)
-            if self.blender is not None and probabilities is not None:
-                self.blender.add(part, labels, confidence, probabilities)
-            if not finished:
-                yield Output(part, pixels, labels, confidence, probabilities if marginals else None)
+        return [
+            part
+            for part in self.parts
+            if not finished[part] or (self.blender is not None and part.core_top >= from_top)
+        ]
+
+    def _blend(self, part: Window, found: Answer) -> None:
+        assert self.blender is not None
+        zones = found.zones
+        if zones is None:
+            assert found.marginals is not None
+            zones = cut(self.blender.strips(part), found.marginals)
+        self.blender.add(part, found.labels, found.confidence, zones, found.marginals)
 
     def facts(self) -> dict[str, Any]:
         """What a result holds about the windows; ``labels_differ``: the share of labels in border zones at which two
@@ -124,3 +151,20 @@ class WindowRun:
         )
         share = 100 * self.blender.differ / self.blender.compared
         return f"{why}: where windows overlap, {share:.2g} % of the labels differ; they are blended there"
+
+
+def _alike(given: Iterable[tuple[Window, UInt8Array]], most: int) -> Iterator[tuple[list[Window], list[UInt8Array]]]:
+    """Windows that follow each other and have one shape, up to ``most``."""
+    parts: list[Window] = []
+    images: list[UInt8Array] = []
+    for part, image in given:
+        if parts and image.shape != images[0].shape:
+            yield parts, images
+            parts, images = [], []
+        parts.append(part)
+        images.append(image)
+        if len(parts) == most:
+            yield parts, images
+            parts, images = [], []
+    if parts:
+        yield parts, images

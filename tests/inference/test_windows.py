@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from segwright.core.types import Float32Array, LabelSpace
 from segwright.imageio import UInt8Array
-from segwright.inference.blending import Blender
+from segwright.inference.blending import Blender, cut
 from segwright.inference.predictor import Predictor
 from segwright.inference.reach import receptive_radius
 from segwright.inference.sliding_window import sliding_windows
@@ -120,7 +120,7 @@ def test_weights_add_up_to_one_everywhere(size: tuple[int, int]) -> None:
         marginals = np.full((2, *shape), 0.5, np.float32)
         marginals[0] = 0.75
         labels, confidence = np.zeros(shape, np.uint8), np.full(shape, 0.75, np.float32)
-        blender.add(part, labels, confidence, marginals)
+        blender.add(part, labels, confidence, cut(blender.strips(part), marginals), marginals)
         np.testing.assert_allclose(marginals[0], 0.75, atol=1e-6)
         np.testing.assert_allclose(confidence, 0.75, atol=1e-6)
         seen[part.core] += 1
