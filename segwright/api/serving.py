@@ -152,6 +152,7 @@ def serve(
             trust_external=trust_external, runtime="usual" if runtime == "auto" and journal is not None else runtime,
         )  # fmt: skip
         predictor.window = predictor.window if window is None else window
+        predictor.window_batch = 1  # small images get their turn between the windows of a large one
         return predictor
 
     def recorded(path: Path) -> JournalOptions | None:
