@@ -283,14 +283,22 @@ def test_a_raster_beyond_the_limits_is_read_and_written_by_windows(
     whole = api.predict(model, tmp_path / "a.tif", out=tmp_path / "whole", confidence=True)
     limits = type(api_limits())(max_pixels=100_000)
     monkeypatch.setattr("segwright.inference.rasters.DEFAULT_LIMITS", limits)
-    parts = api.predict(model, tmp_path / "a.tif", out=tmp_path / "parts", confidence=True)
+    parts = api.predict(
+        model, tmp_path / "a.tif", out=tmp_path / "parts", confidence=True, probabilities="npy", polygons=["geojson"]
+    )
     one, two = whole.results[0], parts.results[0]
-    assert two.mask.suffix == ".tif" and any("in windows" in note for note in parts.notes)
+    assert two.mask.suffix == ".tif" and any("not written: .probabilities.npy" in note for note in parts.notes)
     assert (tifffile.imread(one.mask) == tifffile.imread(two.mask)).all()
     assert (np.asarray(Image.open(one.confidence)) == tifffile.imread(two.confidence)).all()
     assert one.shares == pytest.approx(two.shares)
     assert two.mean_confidence == pytest.approx(one.mean_confidence, rel=1e-5)
-    assert {f.name for f in (tmp_path / "parts").iterdir()} == {"a.tif", "a.confidence.tif", MANIFEST}
+    expected, drawn = (np.asarray(Image.open(item.overlay), int) for item in (one, two))
+    assert drawn.shape == expected.shape and np.abs(drawn - expected).mean() < 1, "this small, it shows every pixel"
+    features = json.loads(two.geojson.read_text())["features"]
+    total = sum(feature["properties"]["pixels"] for feature in features)
+    assert total == (tifffile.imread(two.mask) != 255).sum()
+    written = {"a.tif", "a.confidence.tif", "a.overlay.jpg", "a.geojson", MANIFEST}
+    assert {f.name for f in (tmp_path / "parts").iterdir()} == written
 
 
 def api_limits() -> Any:
