@@ -79,9 +79,13 @@ def predict_source(
     found["notes"] += source.notes
     chosen = run or RunOptions()
     folder = _output_folder(out, source, chosen.overwrite)
-    folder.prepare()
-    job = _Run(predictor, source, folder, options, chosen, found, advance, windows, observe)
-    job.plan()
+    try:
+        folder.prepare()
+        job = _Run(predictor, source, folder, options, chosen, found, advance, windows, observe)
+        job.plan()
+    except BaseException:
+        folder.abandon()
+        raise
     try:
         job.work()
     finally:

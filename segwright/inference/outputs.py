@@ -124,6 +124,9 @@ class OutputFolder:
     def discard(self) -> None:
         """Forget the files of an image that failed, where they are not in place yet."""
 
+    def abandon(self) -> None:
+        """Remove what is temporary, where nothing was written."""
+
     def finish(self) -> None:
         """Reduce the list to one line per existing file."""
         kept = {name: entry for name, entry in self.written.items() if (self.root / name).exists()}

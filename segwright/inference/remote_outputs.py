@@ -112,12 +112,15 @@ class RemoteFolder(OutputFolder):
                 self._sizes[one] = self.written[one].size
         self.discard()
 
+    def abandon(self) -> None:
+        shutil.rmtree(self.root, ignore_errors=True)
+
     def finish(self) -> None:
         try:
             if self._pending:
                 self.commit(FILES, {})
         finally:
-            shutil.rmtree(self.root, ignore_errors=True)
+            self.abandon()
 
     # -- places -----------------------------------------------------------------------------------------------------
 

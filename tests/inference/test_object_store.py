@@ -103,7 +103,10 @@ def test_a_run_that_was_stopped_writes_nothing_twice(store: Any, stop: int) -> N
         run(network, "s3://bucket/in", "s3://bucket/out", resume=True, confidence=True)
 
 
-def test_files_of_others_sources_and_missing_buckets_are_safe(store: Any) -> None:
+def test_files_of_others_sources_and_missing_buckets_are_safe(
+    store: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     store.pipe_file("bucket/out/0/1.png", b"mine")
     with pytest.raises(UsageError, match="contains other files"):
         run(Brightest(), "s3://bucket/in", "s3://bucket/out")
@@ -115,3 +118,4 @@ def test_files_of_others_sources_and_missing_buckets_are_safe(store: Any) -> Non
     with pytest.raises(UsageError, match="cannot be written"):
         run(Brightest(), "s3://bucket/in", "s3://misspelled/out")
     assert not store.exists("misspelled")
+    assert not list(tmp_path.iterdir()), "no temporary folder stays"
