@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from segwright.core.errors import MissingExtraError
-from segwright.inference.ledger import Ledger, Stamp
+from segwright.inference.ledger import Ledger, Stamp, compare_settings
 from segwright.inference.origins import file_system, url_text
 from segwright.inference.outputs import OutputFolder, OutputFolderError, Written
 
