@@ -36,20 +36,20 @@ from segwright.serving.keys import ApiKey, KeyRing, check_model, check_reload
 from segwright.serving.limits import RequestRejected, ServiceLimits
 from segwright.serving.middleware import (
     KEY,
-    OPEN_PATHS,
     AccessLog,
     ApiKeyCheck,
     BodyDrain,
     HostCheck,
     ResponseHeaders,
     UnhandledErrors,
+    is_open,
     rejected,
     route_path,
 )
 from segwright.serving.models import ModelEntry, ModelSource
 from segwright.serving.openapi import describe_api
 from segwright.serving.packages import require_packages
-from segwright.serving.page import service_page
+from segwright.serving.page import STATIC, service_page, static_file
 from segwright.serving.responses import json_response
 from segwright.serving.service import RequestContext, Service
 
@@ -60,7 +60,7 @@ class Application(Starlette):
     """The routes of one service.
 
     ``hosts``: the allowed names in a Host header; None: any. ``more``: further routes. ``keys``: the API keys, one of
-    which every request has to have except for OPEN_PATHS; None: none is needed.
+    which every request has to have except for open paths; None: none is needed.
     """
 
     def __init__(
@@ -74,6 +74,7 @@ class Application(Starlette):
         self.handing_over = False  # another process has the port: connections end with their next response
         routes = [
             Route("/", self.page, methods=["GET"]),
+            Route("/static/{name}", self.static, methods=["GET"]),
             Route("/predict", self.predict, methods=["POST"]),
             Route("/model", self.model, methods=["GET"]),
             Route("/models", self.list_models, methods=["GET"]),
@@ -99,7 +100,7 @@ class Application(Starlette):
                 Middleware(ResponseHeaders, closing=lambda: self.handing_over),
                 Middleware(BodyDrain, limit=2 * service.limits.max_bytes),
                 Middleware(HostCheck, hosts=hosts),
-                Middleware(ApiKeyCheck, keys=keys, is_open=OPEN_PATHS.__contains__, count=service.metrics.count_key),
+                Middleware(ApiKeyCheck, keys=keys, is_open=is_open, count=service.metrics.count_key),
                 Middleware(UnhandledErrors),
             ],
         )
@@ -154,9 +155,18 @@ class Application(Starlette):
             working.cancel()  # has an effect only if the server gives up on the request, at the end of a stop
 
     async def page(self, request: Request) -> Response:
-        """``GET /``."""
-        document, policy = service_page(self.service.model.describe(), self.service.limits)
+        """``GET /``: the same for everybody; the model is loaded by its script."""
+        recorders = [entry.recorder for entry in self.service.models]
+        keeps_images = any(one is not None and one.writer.keep_images > 0 for one in recorders)
+        document, policy = service_page(self.service.limits, keeps_images=keeps_images)
         return Response(document, 200, {"content-security-policy": policy}, "text/html; charset=utf-8")
+
+    async def static(self, request: Request) -> Response:
+        """``GET /static/{name}``: the script and the style sheet of the page."""
+        name = request.path_params["name"]
+        if name not in STATIC:
+            raise HTTPException(404)
+        return Response(static_file(name), media_type=STATIC[name])
 
     async def model(self, request: Request) -> Response:
         """``GET /model``, ``GET /models/{name}``."""

@@ -246,6 +246,11 @@ class UnhandledErrors:
             await response(scope, receive, send)
 
 
+def is_open(path: str) -> bool:
+    """Whether reading a path needs no API key: what holds nothing of the models."""
+    return path in OPEN_PATHS or path.startswith("/static/")
+
+
 def rejected(request: Request, error: Exception) -> Any:
     """The response to a RequestRejected."""
     assert isinstance(error, RequestRejected)

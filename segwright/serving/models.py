@@ -20,6 +20,7 @@ import numpy as np
 
 from segwright.core.errors import ModelError, SegwrightError, UsageError
 from segwright.inference.predictor import Predictor
+from segwright.inference.quality import ATTACHMENT
 from segwright.monitoring.observation import model_id
 from segwright.monitoring.recorder import JournalOptions, RecordedModel, Recorder
 from segwright.serving.limits import RequestRejected
@@ -119,6 +120,7 @@ class ServedModel:
             "metrics": _object(bundle.metrics) if bundle else {},
             "licenses": _object(bundle.licenses) if bundle else {},
             "reference": "reference" in predictor.attachments,
+            "quality": ATTACHMENT in predictor.attachments,
             "loaded": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(self.since)),
         }
 

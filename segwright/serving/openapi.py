@@ -66,6 +66,7 @@ MODEL: dict[str, Any] = {
     "metrics": {"miou": 0.69},
     "licenses": {},
     "reference": True,
+    "quality": True,
     "loaded": "2026-01-31T12:00:00Z",
     "model_version": "0002-1f3c90ab72e4d581",
     "model_versions": ["0001-90ab4c1f22d07e35", "0002-1f3c90ab72e4d581"],

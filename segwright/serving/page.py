@@ -1,47 +1,48 @@
-"""The page at ``/``: choose an image, see the prediction. One document that requests nothing but predictions."""
+"""The page at ``/`` and its files; nothing inline runs, nothing is fetched from anywhere else.
+
+The document holds nothing of the model: the script reads ``/models``, with an API key if there is one.
+"""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
-from typing import Any
+from importlib.resources import files
 
-from segwright.reports import Markup, content_hash, render, static_text
+from segwright.reports import render, static_text
 from segwright.serving.limits import ServiceLimits
 
 PACKAGE = "segwright.serving"
+SCRIPT, STYLE = "text/javascript; charset=utf-8", "text/css; charset=utf-8"
+SCRIPTS = ("main", "api", "colors", "files", "items", "panel", "png", "stage")
+SHARED = {"theme.js": "page.js", "colors.js": "colors.js"}  # name here → file of the reports
+STATIC = {"service.css": STYLE, "theme.js": SCRIPT, **{f"{name}.js": SCRIPT for name in SCRIPTS}}
 
 
-def service_page(model: Mapping[str, Any], limits: ServiceLimits) -> tuple[bytes, str]:
-    """The document, UTF-8, and the Content-Security-Policy to send with it. ``model``: the content of ``/model``."""
-    policy = content_policy()
-    document = render(
-        "service.html.j2",
-        PACKAGE,
-        title=f"{model['name']} · segwright",
-        policy=Markup(policy),
-        style=Markup(_style()),
-        script=Markup(_script()),
-        model=model,
-        limits={"megabytes": f"{limits.max_megabytes:g}", "megapixels": f"{limits.max_megapixels:g}"},
-        facts={"max_bytes": limits.max_bytes},
+def content_policy() -> str:
+    """The Content-Security-Policy: our own files, images that the user chose, requests to this service."""
+    return (
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src blob: data:; connect-src 'self'; "
+        "base-uri 'none'; form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'; "
+        "trusted-types 'none'"
     )
-    return document.encode("utf-8"), f"{policy}; frame-ancestors 'none'"
+
+
+def service_page(limits: ServiceLimits, *, keeps_images: bool = False) -> tuple[bytes, str]:
+    """The document, UTF-8, and the Content-Security-Policy to send with it.
+
+    ``keeps_images``: whether the service keeps some of the images that it gets, which the page states.
+    """
+    document = render(
+        "service.html.j2", PACKAGE, limits=limits, keeps_images=keeps_images,
+        megabytes=f"{limits.max_megabytes:g}", megapixels=f"{limits.max_megapixels:g}",
+    )  # fmt: skip
+    return document.encode("utf-8"), content_policy()
 
 
 @functools.cache
-def content_policy() -> str:
-    """Allow our script and style sheet by hash, images of the page itself, and requests to this service."""
-    script, style = content_hash(_script()), content_hash(_style())
-    return (
-        f"default-src 'none'; script-src {script}; style-src {style}; img-src blob: data:; "
-        "connect-src 'self'; base-uri 'none'; form-action 'none'"
-    )
-
-
-def _style() -> str:
-    return static_text("report.css") + static_text("service.css", PACKAGE)
-
-
-def _script() -> str:
-    return static_text("page.js") + static_text("service.js", PACKAGE)
+def static_file(name: str) -> bytes:
+    """One of the files of :data:`STATIC`. The style sheet begins with that of the reports."""
+    if name in SHARED:
+        return static_text(SHARED[name]).encode("utf-8")
+    text = (files(PACKAGE) / "static" / name).read_text(encoding="utf-8")
+    return (static_text("report.css") + text if name == "service.css" else text).encode("utf-8")

@@ -400,8 +400,7 @@ def tensors_changed(rng: random.Random, data: bytes) -> bytes:
 @target("saved-model")
 def _saved_model(folder: Path) -> Try:
     from segwright.inference.predictor import load
-    from segwright.serving.limits import ServiceLimits
-    from segwright.serving.page import service_page
+    from segwright.serving.responses import json_response
     from segwright.serving.service import ServedModel
 
     files = saved_model(folder)
@@ -416,7 +415,7 @@ def _saved_model(folder: Path) -> Try:
             changed[name] = of_file(rng, name, changed[name])
         write_tree(folder / "m", with_sums(changed) if name != "SHA256SUMS" else changed)
         predictor = load(folder / "m", device="cpu")
-        service_page(ServedModel(predictor, "m").describe(), ServiceLimits())
+        json_response(ServedModel(predictor, "m").describe())
         if rng.random() < 0.3:
             predictor(image[..., : predictor.runtime.in_channels]).overlay()
 
@@ -572,32 +571,6 @@ def check_inert(document: str, scripts: int = 0) -> None:
     seen.feed(document)
     bad = [name for name in seen.found if name != "meta"]
     assert bad.count("script") == scripts and len(bad) == scripts, f"the page holds {bad}"
-
-
-@target("service-page")
-def _service_page(folder: Path) -> Try:
-    from segwright.inference.predictor import load
-    from segwright.serving.limits import ServiceLimits
-    from segwright.serving.page import service_page
-    from segwright.serving.service import ServedModel
-
-    write_tree(folder / "m", saved_model(folder))
-    told = ServedModel(load(folder / "m", device="cpu"), "m").describe()
-    document, _ = service_page(told, ServiceLimits())
-    plain = _Seen()
-    plain.feed(document.decode() if isinstance(document, bytes) else document)
-    scripts = plain.found.count("script")
-
-    def feed(rng: random.Random) -> None:
-        text = lambda: rng.choice(MARKUP) + rng.choice(HOSTILE[:30])  # noqa: E731
-        changed = {**told, "name": text(), "classes": [{**one, "name": text()} for one in told["classes"]]}
-        changed["metrics"] = {text(): rng.choice(VALUES), "miou": rng.choice(VALUES), "iou": {text(): 0.5}}
-        changed["licenses"] = {text(): text()}
-        changed["post"] = rng.choice((None, text()))
-        page, _ = service_page(changed, ServiceLimits())
-        check_inert(page.decode() if isinstance(page, bytes) else page, scripts)
-
-    return feed
 
 
 class _Halves:

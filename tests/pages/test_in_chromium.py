@@ -6,8 +6,6 @@ the latter and is used here only.
 
 from __future__ import annotations
 
-import base64
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,18 +13,11 @@ from typing import Any
 import made_pages
 import pytest
 
-from segwright.serving.limits import ServiceLimits
-from segwright.serving.page import service_page
-
 axe_api = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe-playwright-python is not installed")
 
 
 WIDTHS = (1440, 390)
 SCHEMES = ("light", "dark")
-SERVICE = "http://service.test/"
-ONE_PIXEL = (  # a PNG
-    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR42mNgAAAAAgABSK+kcQAAAABJRU5ErkJggg=="
-)
 MAKERS: dict[str, Callable[..., str]] = {
     "evaluation": lambda folder: made_pages.evaluation(),
     "comparison": lambda folder: made_pages.comparison(),
@@ -281,84 +272,3 @@ def test_paper_has_the_images_side_by_side(browser: Any, files: dict[str, Path],
         assert viewer.page.locator(".paper-row").count() == 3
         assert viewer.page.locator(".paper-row canvas").count() == 3 * 4
         assert viewer.part("count").inner_text() == "1 of 3" and opened.wrong == []
-
-
-QUALITY = {
-    "summary": "estimated mIoU 71 %, between 66 % and 76 % for 90 % of such images",
-    "notes": ["a note"],
-    "regions": [
-        {"class": made_pages.MARKUP, "box": [1, 2, 3, 4], "area": 12, "probability_wrong": 0.93, "expected_iou": 0.02},
-        {"class": "road", "box": [1, 2, 3, 4], "area": 12, "probability_wrong": 0.2, "expected_iou": 0.9},
-    ],
-}
-
-
-def served(page: Any, document: bytes, policy: str, answers: dict[str, Any]) -> None:
-    """Answer the requests of a page in the browser, with the service's header; no server, no network."""
-
-    def answer(route: Any) -> None:
-        path = route.request.url.removeprefix(SERVICE).split("?")[0]
-        if path == "":
-            headers = {"content-type": "text/html; charset=utf-8", "content-security-policy": policy}
-            route.fulfill(status=200, headers=headers, body=document)
-        elif path in answers:
-            route.fulfill(status=200, content_type="application/json", body=json.dumps(answers[path]))
-        else:
-            route.fulfill(status=204)
-
-    page.route(SERVICE + "**", answer)
-    page.goto(SERVICE)
-
-
-def test_the_service_page(browser: Any) -> None:
-    classes = [
-        {"index": i, "name": name, "color": [40 * i, 90, 200 - 40 * i]} for i, name in enumerate(made_pages.NAMES)
-    ]
-    model = {
-        "name": made_pages.MARKUP,
-        "architecture": "unet",
-        "classes": classes,
-        "device": "cpu",
-        "post": "",
-        "tta": "",
-    }
-    document, policy = service_page(model, ServiceLimits())
-    found = {
-        "mask": ONE_PIXEL, "width": 1, "height": 1, "milliseconds": 3.0, "mean_confidence": 0.9,
-        "classes": [{**entry, "share": 0.25, "pixels": 1} for entry in classes],
-    }  # fmt: skip
-    with Opened(browser) as opened:
-        served(opened.page, document, policy, {"predict": found})
-        look_at(opened, "service")
-        opened.page.set_viewport_size({"width": 1440, "height": 900})
-
-        opened.page.set_input_files(
-            "#file", {"name": made_pages.MARKUP[:40], "mimeType": "image/png", "buffer": base64.b64decode(ONE_PIXEL)}
-        )
-        opened.page.wait_for_selector("#legend tbody tr")
-        assert opened.page.locator("#legend tbody tr").count() == 4
-        opened.page.locator("#opacity").fill("10")
-        assert opened.page.evaluate("document.getElementById('mask').style.opacity") == "0.1"
-        look_at(opened, "service with a prediction")
-        assert not opened.page.locator("#quality").is_visible() and not opened.page.locator("#layer").is_visible()
-
-        found["uncertainty"], found["quality"] = ONE_PIXEL, QUALITY
-        opened.page.check("#detail")
-        opened.page.set_input_files(
-            "#file", {"name": "second.png", "mimeType": "image/png", "buffer": base64.b64decode(ONE_PIXEL)}
-        )
-        opened.page.wait_for_selector("#regions tbody tr")
-        assert any("quality=true" in url for url in opened.requests)
-        assert opened.page.locator("#regions tbody tr").count() == 1  # the other one is rather right
-        assert opened.page.locator("#estimate").inner_text().startswith("Estimated mIoU 71 %, between 66 % and 76 %")
-        assert not opened.page.locator("#unsure").is_visible()
-        opened.page.check("#layered")
-        assert opened.page.locator("#unsure").is_visible()
-        look_at(opened, "service with the estimated quality")
-        found["quality"] = {"note": "no error model in this bundle"}
-        opened.page.set_input_files(
-            "#file", {"name": "third.png", "mimeType": "image/png", "buffer": base64.b64decode(ONE_PIXEL)}
-        )
-        opened.page.wait_for_selector("text=No error model in this bundle.")
-        assert not opened.page.locator("#doubtful").is_visible()
-        assert all(url.startswith((SERVICE, "data:", "blob:")) for url in opened.requests)

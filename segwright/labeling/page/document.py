@@ -33,7 +33,9 @@ def label_page(described: Mapping[str, Any]) -> bytes:
 
 @functools.cache
 def static_file(name: str) -> bytes:
-    """One of the files of :data:`STATIC`. The style sheet begins with that of the reports."""
+    """One of the files of :data:`STATIC`. The style sheet begins with that of the reports, colors.js is theirs."""
+    if name == "colors.js":
+        return static_text(name).encode("utf-8")
     text = (files(PACKAGE) / "static" / name).read_text(encoding="utf-8")
     return (static_text("report.css") + text if name == "label.css" else text).encode("utf-8")
 
