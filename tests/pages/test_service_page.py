@@ -40,7 +40,8 @@ CLASSES = [
 LABELS = (np.indices(SIZE)[1] * 3 // SIZE[1]).astype(np.uint8)  # three stripes; the fourth class is absent
 DOUBT = np.tile(np.linspace(0, 255, SIZE[1]).astype(np.uint8), (SIZE[0], 1))
 MODEL = {
-    "name": made_pages.MARKUP, "architecture": "unet", "classes": CLASSES, "metrics": {"val_miou": 0.7}, "default": True,
+    "name": made_pages.MARKUP, "architecture": "unet", "classes": CLASSES, "default": True,
+    "metrics": {"val_miou": 0.7},
 }  # fmt: skip
 QUALITY = {
     "summary": "estimated mIoU 71 %, between 66 % and 76 % for 90 % of such images",
