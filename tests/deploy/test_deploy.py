@@ -22,7 +22,7 @@ pytest.importorskip("starlette")
 from segwright.core.types import Float32Array, LabelSpace
 from segwright.imageio import UInt8Array
 from segwright.inference.predictor import Predictor
-from segwright.monitoring.gauges import MonitorGauges
+from segwright.monitoring.gauges import GAUGES, MonitorGauges
 from segwright.serving.app import create_app
 from segwright.serving.metrics import ServiceMetrics
 
@@ -50,13 +50,14 @@ def paths() -> set[str]:
 
 def metrics() -> dict[str, set[str]]:
     """Name in a query → labels, of everything that a service can export."""
-    found: dict[str, set[str]] = {}
     service = ServiceMetrics()
     service.count("/predict", 200, 0.1)
     MonitorGauges(service.registry)
+    of_monitor = {name: set(labels) for name, (_, labels) in GAUGES.items()}
+    found = {}
     for family in service.registry.collect():
         endings = {"counter": ["_total"], "histogram": ["_bucket", "_sum", "_count"]}.get(family.type, [""])
-        labels = {label for sample in family.samples for label in sample.labels}
+        labels = {label for sample in family.samples for label in sample.labels} | of_monitor.get(family.name, set())
         for ending in endings:
             found[family.name + ending] = labels | {"instance", "job"}
     return found
@@ -177,7 +178,8 @@ def unknown(expressions: dict[str, str]) -> list[str]:
         wrong += [f"{place}: {name}" for name in METRIC.findall(outside) if name not in names]
         for name, selector in LABELS.findall(outside):
             labels = set(re.findall(r"(\w+)\s*[=!]", selector))
-            wrong += [f"{place}: {name}{{{label}}}" for label in labels - names.get(name, set()) - {"le"}]
+            known = names.get(name, labels) | {"le"}
+            wrong += [f"{place}: {name}{{{label}}}" for label in sorted(labels - known)]
     return wrong
 
 
