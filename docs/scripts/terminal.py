@@ -36,7 +36,8 @@ GROUND = "#11151c"
 BASIC = ["#3b4252", "#e06c75", "#8fbf7f", "#e5c07b", "#6ea8fe", "#c678dd", "#56b6c2", "#d8dee9"]
 BRIGHT = ["#6b7489", "#ff8f98", "#aede9c", "#ffd98a", "#9cc4ff", "#e0a0f0", "#7fd8e2", "#ffffff"]
 CELL, HEIGHT, SIZE = 8.43, 19, 14  # one character's width, one line's height, the font's size
-LONGEST_PAUSE, SHORTEST, HOLD = 0.28, 0.12, 7.0  # seconds
+LONGEST_PAUSE, SHORTEST, HOLD = 0.035, 0.2, 8.0  # seconds
+_UNFINISHED = re.compile(r"\x1b(?:\[[0-9;?]*)?$|\x1b\][^\x07\x1b]*$")
 _ESCAPE = re.compile(r"\x1b\[([0-9;?]*)([A-Za-z])|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)|\x1b.")
 
 
@@ -73,8 +74,13 @@ class Screen:
     row: int = 0
     column: int = 0
     style: Style = PLAIN
+    held: str = ""
 
     def write(self, text: str) -> None:
+        text = self.held + text
+        cut = _UNFINISHED.search(text)  # a sequence that the next read will end
+        self.held = text[cut.start() :] if cut else ""
+        text = text[: cut.start()] if cut else text
         at = 0
         for match in _ESCAPE.finditer(text):
             self._characters(text[at : match.start()])
@@ -186,7 +192,7 @@ def replay(events: Sequence[Event], columns: int, rows: int) -> tuple[list[Shown
         now += min(LONGEST_PAUSE, at - before)
         before = at
         screen.write(text)
-        if now - drawn < SHORTEST and number + 1 < len(events):
+        if (now - drawn < SHORTEST or screen.held) and number + 1 < len(events):
             continue
         drawn = now
         for row in range(max(len(screen.lines), 1 + max(current, default=0))):

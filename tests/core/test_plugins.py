@@ -46,7 +46,7 @@ run = CliRunner().invoke(app, [
     "train", "data", "--format", "npy_masks", "--model", "ladder", "--loss", "0.5*ce+poly1(epsilon=2)", "--weights",
     "none", "--epochs", "1", "--size", "32x32", "--batch", "2", "--device", "cpu", "--out", "run",
 ])
-found["trained"] = run.exit_code, run.output[-3000:] + repr(run.exception)
+assert run.exit_code == 0, run.output[-3000:] + repr(run.exception)
 image = str(sorted((place / "images").iterdir())[0])
 found["untrusted"] = tried(lambda: sw.load("run", device="cpu"))
 found["labels"] = sw.load("run", device="cpu", trust_external=True)(image).labels.shape
@@ -106,7 +106,6 @@ def test_plugins_of_an_installed_package(tmp_path: Path) -> None:
     found = json.loads((work / "found.json").read_text())
     assert not found["imported early"] and "npy_masks" in found["undetected"]
     assert found["images"] == 6 and found["classes"] > 3
-    assert found["trained"][0] == 0, found["trained"][1]
     assert "ladder" in found["untrusted"] and "--trust-external" in found["untrusted"]
     assert found["labels"] == [64, 96]
     assert "Of plugins" in found["listed"] and "npy_masks" in found["formats"]
