@@ -32,7 +32,7 @@ class Ladder(SegmentationModel):
             features.append(x)
         finest = (features[0].shape[-2], features[0].shape[-1])
         steps = [resize(side(f), finest) for side, f in zip(self.side, features, strict=True)]
-        return SegOutput(resize(self.head(torch.relu(torch.stack(steps).sum(0))), size))
+        return SegOutput(resize(self.head(torch.relu(torch.stack(steps).sum(0))), size), {})
 
     def encoder_modules(self) -> Sequence[nn.Module]:
         return (self.down,)
