@@ -52,6 +52,12 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
     return moved(markdown, "docs/" + posixpath.dirname(page.file.src_uri), page.file.src_uri)
 
 
+def on_post_page(output: str, page: Page, config: MkDocsConfig) -> str:
+    """The theme's search is a dialog without a name, which screen readers need."""
+    dialog = 'data-md-component="search" role="dialog"'
+    return output.replace(dialog, f'{dialog} aria-label="Search"')
+
+
 def moved(markdown: str, folder: str, page: str) -> str:
     """The text of a file in ``folder`` of the repository with its links as the page ``page`` of the site has them."""
 
