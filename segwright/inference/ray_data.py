@@ -222,7 +222,11 @@ class ClusterRun:
             warnings.simplefilter("ignore", DeprecationWarning)  # of Ray itself
             answers = ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
                 BlockWorker, fn_constructor_args=(setup,), batch_size=1, batch_format="numpy",
-                compute=ray.data.ActorPoolStrategy(size=min(workers, len(blocks)), max_tasks_in_flight_per_actor=2),
+                compute=ray.data.ActorPoolStrategy(
+                    size=min(workers, len(blocks)),
+                    # Of single files one at a time: a file that kills its process takes no other with it.
+                    max_tasks_in_flight_per_actor=1 if retries == LAST_RETRIES else 2,
+                ),
                 num_cpus=setup.threads, num_gpus=gpus, max_restarts=-1, max_task_retries=retries,
             )  # fmt: skip
             for row in answers.iter_rows():

@@ -291,6 +291,17 @@ def test_a_worker_answers_with_its_errors(model: Path, tmp_path: Path) -> None:
     assert "stopped" in answer(WorkerSetup(packed, ARGUMENTS, OutputOptions(), store))
 
 
+def test_an_export_is_packed_with_its_weights(tmp_path: Path) -> None:
+    for name in ("model.onnx", "model.onnx.data", "model.json", "modelling.png"):
+        (tmp_path / name).write_text(name)
+    packed = PackedModel.of(tmp_path / "model.onnx")
+    assert set(packed.files) == {"model.onnx", "model.onnx.data"}
+    assert packed.unpack(tmp_path / "there").read_text() == "model.onnx"
+    (tmp_path / "net.xml").write_text("")
+    (tmp_path / "net.bin").write_text("")
+    assert set(PackedModel.of(tmp_path / "net.xml").files) == {"net.xml", "net.bin"}
+
+
 def test_what_one_machine_reads_is_refused(model: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="by one machine"):
         jobs_of(open_source("0"))

@@ -236,15 +236,14 @@ def test_errors_are_typed_and_in_time(ray_cluster: SmallCluster, s3: str, model:
         predict(ray_cluster, model, source, tmp_path / "out", workers=50)
 
 
-def test_onnx_on_a_cluster_that_the_command_starts(model: Path, tmp_path: Path) -> None:
+def test_a_cluster_that_the_command_starts(model: Path, tmp_path: Path) -> None:
     source = images(tmp_path / "in", 4)
-    exported = api.export(model, to="onnx", out=tmp_path / "model.onnx").path
     environment = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
     command = [
-        sys.executable, "-P", "-m", "segwright", "predict", str(exported), str(source), "--out", str(tmp_path / "out"),
+        sys.executable, "-P", "-m", "segwright", "predict", str(model), str(source), "--out", str(tmp_path / "out"),
         "--ray", "--workers", "2", "--block", "1", "--device", "cpu", "--json", str(tmp_path / "found.json"),
     ]  # fmt: skip
     subprocess.run(command, env=environment, check=True, timeout=900)
-    api.predict(exported, source, out=tmp_path / "plain", device="cpu", runtime="usual")
+    api.predict(model, source, out=tmp_path / "plain", device="cpu", runtime="usual")
     assert contents(tmp_path / "out") == contents(tmp_path / "plain")
     assert json.loads((tmp_path / "found.json").read_text())["images"] == 4
