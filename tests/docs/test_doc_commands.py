@@ -29,8 +29,8 @@ OPERATORS = {"|", "&&", "||", ";", "&", ">", "2>", "<"}
 OTHERS = {  # programs of the system and of other packages
     "pip", "python3", "source", ".", "curl", "export", "docker", "kubectl", "torchrun", "srun", "sbatch", "cvat-cli",
     "pytest", "mypy", "ruff", "mkdocs", "twine", "unzip", "bash", "pre-commit", "mpirun", "ray", "pipx", "uvx", "helm",
-    "git", "cd", "kill", "for", "do", "done", "openssl", "aws", "ssh", "systemctl", "cat", "uv", "jq", "trap",
-    "tritonserver",
+    "git", "cd", "kill", "for", "do", "done", "openssl", "aws", "ssh", "systemctl", "cat", "uv", "jq",
+    "trap", "head", "scontrol", "wait", "sleep", "echo", "exit", "tritonserver",
 }  # fmt: skip
 SHELL = [pytest.param(page, block, id=f"{page.relative_to(ROOT)}:{block.line}")
          for page in pages() for block in blocks(page, "sh")]  # fmt: skip
