@@ -4,7 +4,7 @@ import {hatched} from "./colors.js";
 const CIVIDIS = [[0, 34, 78], [18, 53, 112], [59, 73, 108], [87, 93, 109], [112, 113, 115], [138, 134, 120],
   [165, 156, 116], [195, 179, 105], [225, 204, 85], [254, 232, 56]];  // Nuñez et al. 2018, for color-blind readers
 const MOST_PIXELS = 4e6;  // drawn; larger images are sampled
-const MOST_HEIGHT = .64;  // of the window
+const MOST_HEIGHT = .56;  // of the window
 const ZOOMS = [1, 1.5, 2, 3, 4, 6, 8];
 const packed = ([red, green, blue], alpha) => (Math.round(255 * alpha) << 24 | blue << 16 | green << 8 | red) >>> 0;
 
