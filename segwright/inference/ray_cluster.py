@@ -37,7 +37,7 @@ SILENT = {
 }
 JOINING = (
     "ray start --head on one machine and ray start --address=HOST:6379 on the others; RAY_AUTH_MODE=token if the "
-    "cluster asks for a token"
+    "cluster needs one"
 )
 EXTRA = "pip install 'segwright[ray]', on every machine"
 

@@ -292,7 +292,7 @@ class ClusterRun:
         """Prove that every image is there once, and write the summary, which is the mark of a complete run."""
         failed = check_once(self.records, self.jobs, self.destination, self.ray.parquet)
         written = {name: entry for record in self.records.values() for name, entry in record["files"].items()}
-        if self.destination.local:  # so that the plain command knows the files as predictions
+        if self.destination.local:  # so that the plain command takes the files for predictions
             folder = OutputFolder(Path(self.destination.place))
             folder.written |= {name: Written(entry[1], entry[0]) for name, entry in written.items()}
             folder.finish()
