@@ -39,7 +39,6 @@ for number, record in enumerate(streets.records):
     (place / "images" / f"{number}.png").write_bytes(record.image_path.read_bytes())
     np.save(place / "labels" / f"{number}.npy", streets.read_mask(number))
 (place / "classes.txt").write_text(Path("streets/classes.txt").read_text())
-found["undetected"] = tried(lambda: sw.open_dataset(place))
 data = sw.open_dataset(place, format="npy_masks")
 found["images"], found["classes"] = len(data.all), data.label_space.classes
 run = CliRunner().invoke(app, [
@@ -104,7 +103,7 @@ def test_plugins_of_an_installed_package(tmp_path: Path) -> None:
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
     found = json.loads((work / "found.json").read_text())
-    assert not found["imported early"] and "npy_masks" in found["undetected"]
+    assert not found["imported early"]
     assert found["images"] == 6 and found["classes"] > 3
     assert "ladder" in found["untrusted"] and "--trust-external" in found["untrusted"]
     assert found["labels"] == [64, 96]
