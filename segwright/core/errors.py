@@ -6,8 +6,10 @@ exits with 2.
 
 from __future__ import annotations
 
+import difflib
 import errno
 import os
+import re
 from pathlib import Path
 from typing import Literal
 
@@ -47,11 +49,11 @@ class SegwrightError(Exception):
         self.expected = expected
         self.found = found
         self.where = None if where is None else str(where)
-        self.fix = fix
+        self.fix = fix or _meant(message, expected, found)
         super().__init__(self.__str__())
 
     def __str__(self) -> str:
-        lines = [self.message if self.where is None or self.where in self.message else f"{self.where}: {self.message}"]
+        lines = [self.message if self._place_is_said() else f"{self.where}: {self.message}"]
         lines += [
             f"  {label}: {text}"
             for label, text in (("expected", self.expected), ("found", self.found), ("fix", self.fix))
@@ -59,9 +61,24 @@ class SegwrightError(Exception):
         ]
         return "\n".join(lines)
 
+    def _place_is_said(self) -> bool:
+        """Whether the message has the place already: as a whole, since ``j`` is in ``journal``."""
+        if self.where is None:
+            return True
+        return re.search(rf"(?<![\w/.-]){re.escape(self.where)}(?![\w-])", self.message) is not None
+
     def __reduce__(self) -> tuple[object, ...]:
         # Exceptions with keyword-only arguments do not survive pickling (worker -> parent) without this.
         return (_rebuild, (type(self), self.message, self.expected, self.found, self.where, self.fix))
+
+
+def _meant(message: str, expected: str | None, found: str | None) -> str | None:
+    """The way out of ``unknown …``, where one of the expected names is nearly the one that was found."""
+    if not message.startswith("unknown ") or not expected or not found or len(found) > 60:
+        return None
+    names = {name.lower(): name for name in expected.split(", ")}
+    near = difflib.get_close_matches(found.lower(), names, 1, 0.6)
+    return f"did you mean {names[near[0]]}?" if near else None
 
 
 def _rebuild(

@@ -61,10 +61,11 @@ def detect_format(path: str | Path | Tree) -> tuple[Format, str]:
             raise near
     raise FormatError(
         "no dataset recognized",
-        expected="\n            ".join(f"{known.name}: {known.layout}" for known in FORMATS.values()),
+        expected=f"images and masks in one of {len(FORMATS)} layouts, such as images/ and masks/ with equal names",
         found=tree.summary(),
         where=tree.root,
-        fix="arrange the files as one of these, or name the format with --format"
+        fix="`segwright datasets` lists the layouts; --format names one, --images and --masks are globs of any other; "
+        "`segwright label` makes masks for images that have none"
         + (f"; plugins, by name alone: {', '.join(plugins)}" if (plugins := plugin_names("formats")) else ""),
     )
 

@@ -124,5 +124,6 @@ def test_what_is_read_is_not_refused(tmp_path: Path) -> None:
 
 
 def test_an_empty_folder_says_what_was_looked_for(tmp_path: Path) -> None:
-    with pytest.raises(FormatError, match="no dataset recognized"):
+    with pytest.raises(FormatError, match="no dataset recognized") as caught:
         open_dataset(tmp_path)
+    assert "segwright datasets" in str(caught.value) and len(str(caught.value).splitlines()) == 4
