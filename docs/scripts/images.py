@@ -127,8 +127,8 @@ def serve(studio: Studio) -> None:
     """The service's page with an image and its classes."""
 
     def give(page: Any) -> None:
-        page.set_input_files("#file", str(studio.image()))
-        page.wait_for_function("document.querySelectorAll('table tr, li .share, #classes li').length > 3")
+        page.set_input_files("input[type=file] >> nth=0", str(studio.image(29)))
+        page.get_by_text("mean confidence").wait_for(state="visible")
 
     with service("serve", studio.run, port=8713, path="/") as address:
         studio.shot(address, "gallery-service", give)
