@@ -53,7 +53,7 @@ class SegwrightError(Exception):
         super().__init__(self.__str__())
 
     def __str__(self) -> str:
-        lines = [self.message if self._place_is_said() else f"{self.where}: {self.message}"]
+        lines = [self.message if self._message_has_place() else f"{self.where}: {self.message}"]
         lines += [
             f"  {label}: {text}"
             for label, text in (("expected", self.expected), ("found", self.found), ("fix", self.fix))
@@ -61,7 +61,7 @@ class SegwrightError(Exception):
         ]
         return "\n".join(lines)
 
-    def _place_is_said(self) -> bool:
+    def _message_has_place(self) -> bool:
         """Whether the message has the place already: as a whole, since ``j`` is in ``journal``."""
         if self.where is None:
             return True
