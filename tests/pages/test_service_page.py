@@ -81,6 +81,12 @@ def answer(detail: bool = False, labels: UInt8Array = LABELS, quality: Any = Non
     return found
 
 
+# Until then the contrast is that of colors on their way.
+COLORS_CHANGED = """
+Promise.all(document.getAnimations().filter(one => one instanceof CSSTransition).map(one => one.finished))
+"""
+
+
 class Served:
     """The page with a service that is played: ``status``, ``tree`` and ``gone`` change how it responds."""
 
@@ -173,6 +179,7 @@ class Served:
             self.page.set_viewport_size({"width": width, "height": 900})
             for scheme in ("light", "dark"):
                 self.page.emulate_media(color_scheme=scheme)
+                self.page.evaluate(COLORS_CHANGED)
                 assert self.page.evaluate("document.documentElement.scrollWidth") <= width, (where, width)
                 assert not (found := violations(self.page)), f"{where} at {width} px, {scheme}:\n" + "\n".join(
                     found[:8]
