@@ -196,7 +196,10 @@ def expanded(function: Callable[..., Any]) -> Callable[..., Any]:
             groups[parameter.name] = group
             parameters += _options(group)
         else:
-            parameters.append(parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY))
+            name, default, annotation = parameter.name, parameter.default, parameter.annotation
+            parameters.append(
+                inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
+            )
     if not groups:
         return function
 

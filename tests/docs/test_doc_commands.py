@@ -16,13 +16,13 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-import click
 import pytest
 import typer.main
 from doc_blocks import ROOT, Block, blocks, commands, pages
 
 import segwright as sw
 from segwright.cli import app
+from segwright.cli.command import ParserError
 from segwright.cli.renamed import with_new_names
 
 OPERATORS = {"|", "&&", "||", ";", "&", ">", "2>", "<"}
@@ -52,7 +52,7 @@ def simple_commands(line: str) -> list[list[str]]:
 
 
 def parse(arguments: list[str]) -> None:
-    """Parse a command line of segwright to its last option, without running it. click.UsageError if it does not fit."""
+    """Parse a command line of segwright to its last option, without running it. A usage error if it does not fit."""
     if arguments[:1] in (["--install-completion"], ["--show-completion"]):
         return  # they act as soon as they are parsed
     command: Any = typer.main.get_command(app)
@@ -74,7 +74,7 @@ def test_a_command_fits(page: Path, block: Block) -> None:
             if program == "segwright":
                 try:
                     parse([word for word in arguments if word != "…"])
-                except click.ClickException as error:
+                except ParserError as error:
                     pytest.fail(f"{line}: {error.format_message()}")
             elif program == "python":
                 fits_script(line, arguments)
@@ -125,7 +125,7 @@ def takes_keywords(function: Any, names: list[str]) -> None:
 
 @pytest.mark.parametrize("line", ["segwright train", "segwright predict run --no-such", "segwright nonsense"])
 def test_a_command_that_does_not_fit_is_found(line: str) -> None:
-    with pytest.raises(click.ClickException):
+    with pytest.raises(ParserError):
         parse(shlex.split(line)[1:])
 
 
