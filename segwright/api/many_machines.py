@@ -160,13 +160,14 @@ def _local(model: str | Path) -> Iterator[Path]:
         yield Path(model)
         return
     from segwright.inference.destination import open_destination
+    from segwright.inference.origins import relative_name
 
     store = open_destination(str(model).rstrip("/"))
     with tempfile.TemporaryDirectory(prefix="segwright-") as folder:
         place = Path(folder) / store.place.rpartition("/")[2]
         names = list(store.files()) if not _is_file(store.place) else []
         for name in names:
-            target = place / name
+            target = place / relative_name(name)  # of somebody's store: it may hold steps upwards
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_bytes(store.read(name) or b"")
         if not names:

@@ -62,7 +62,7 @@ class TarMember:
 
     @property
     def name(self) -> str:
-        return _relative(f"{Path(self.shown).stem}/{self.member}")
+        return relative_name(f"{Path(self.shown).stem}/{self.member}")
 
     @property
     def label(self) -> str:
@@ -192,7 +192,7 @@ def _remote(system: Any, place: str, root: str) -> RemoteFile:
     stamp = None if size is None else [size, *([hash_of(str(changed))] if changed is not None else [])]
     label = url_text(system.unstrip_protocol(place))
     inner = place[len(root) :] if root and place.startswith(root) else place
-    return RemoteFile(system, place, label, _relative(inner), stamp, size)
+    return RemoteFile(system, place, label, relative_name(inner), stamp, size)
 
 
 def hash_of(text: str) -> int:
@@ -247,7 +247,7 @@ def _known(name: str) -> bool:
     return PurePosixPath(name).suffix.lower() in EXTENSIONS | VIDEO_EXTENSIONS
 
 
-def _relative(name: str) -> str:
+def relative_name(name: str) -> str:
     """A path without a root and without steps upwards."""
     parts = PurePosixPath(name.replace("\\", "/").replace("\0", "_")).parts
     return "/".join(part for part in parts if part not in ("/", "..", ".")) or "file"

@@ -15,6 +15,7 @@ import torch
 from brightest import scene
 
 from segwright import api
+from segwright.api import many_machines
 from segwright.core.errors import DataError, MissingExtraError, OutputError, SegwrightError, UsageError
 from segwright.core.types import LabelSpace
 from segwright.imageio import write_image
@@ -342,3 +343,18 @@ def test_without_ray_the_extra_is_named(model: Path, tmp_path: Path, monkeypatch
     with pytest.raises(MissingExtraError, match=r"segwright\[ray\]"):
         api.predict_on_ray(model, images(tmp_path / "in", 1), out=tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_a_model_at_a_url_stays_in_its_temporary_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The names in a store are anybody's: steps upwards lead nowhere."""
+    fsspec = pytest.importorskip("fsspec")
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    store = fsspec.filesystem("memory")
+    store.pipe_file("/hostile/model/model.json", b"{}")
+    store.pipe_file("/hostile/model/../../../planted.txt", b"planted")
+    with many_machines._local("memory://hostile/model") as place:
+        inside = {path.relative_to(place).as_posix() for path in place.rglob("*")}
+        assert inside == {"model.json", "planted.txt"}
+        assert [path.name for path in tmp_path.rglob("planted.txt")] == ["planted.txt"]
+        assert all(place in path.parents for path in tmp_path.rglob("planted.txt"))
+    assert not list(tmp_path.iterdir())
