@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import functools
 import json
 import os
@@ -19,6 +18,7 @@ from segwright.cli.help_json import help_tree
 from segwright.cli.help_text import help_lines, render, usage_line
 from segwright.cli.options import expanded
 from segwright.core.errors import UsageError
+from segwright.core.names import nearest_names
 
 HELP_JSON = "--help-json"
 F = TypeVar("F", bound=Callable[..., Any])
@@ -150,10 +150,8 @@ def nearest(word: str, names: Any) -> list[str]:
     >>> nearest("trian", ["train", "tune"]), nearest("--post", ["--postprocess", "--port"])
     (['train'], ['--postprocess', '--port'])
     """
-    lower = {name.lower(): name for name in names}
-    begins = [name for name in lower if len(word.lstrip("-")) > 2 and name.startswith(word.lower())]
-    alike = difflib.get_close_matches(word.lower(), lower, 2, 0.6)
-    return [lower[name] for name in dict.fromkeys([*begins, *alike])][:2]
+    begins = [name for name in names if len(word.lstrip("-")) > 2 and name.lower().startswith(word.lower())]
+    return list(dict.fromkeys([*begins, *nearest_names(word, names, 2)]))[:2]
 
 
 def _answer_help_json(command: Any, context: Any, arguments: list[str]) -> None:

@@ -6,12 +6,13 @@ exits with 2.
 
 from __future__ import annotations
 
-import difflib
 import errno
 import os
 import re
 from pathlib import Path
 from typing import Literal
+
+from segwright.core.names import nearest_names
 
 # Why a file is not a readable image. Programs should use this, never the text of a message.
 ReadReason = Literal[
@@ -76,9 +77,8 @@ def _meant(message: str, expected: str | None, found: str | None) -> str | None:
     """The way out of ``unknown …``, where one of the expected names is nearly the one that was found."""
     if not message.startswith("unknown ") or not expected or not found or len(found) > 60:
         return None
-    names = {name.lower(): name for name in expected.split(", ")}
-    near = difflib.get_close_matches(found.lower(), names, 1, 0.6)
-    return f"did you mean {names[near[0]]}?" if near else None
+    near = nearest_names(found, expected.split(", "))
+    return f"did you mean {near[0]}?" if near else None
 
 
 def _rebuild(

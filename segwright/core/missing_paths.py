@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 from itertools import islice
 from pathlib import Path
+
+from segwright.core.names import nearest_names
 
 READ = 2_000  # entries of a folder that are looked at
 SHOWN = 6
@@ -40,8 +41,8 @@ def beside_missing(path: str | Path) -> str | None:
     place = f"in {folder}" if str(folder) != "." else "in the current folder"
     if not names:
         return f"nothing {place}"
-    lower = {name.rstrip("/").lower(): name for name in names}
-    near = [lower[name] for name in difflib.get_close_matches(missing.lower(), lower, 3, 0.6)]
+    plain = {name.rstrip("/"): name for name in names}
+    near = [plain[name] for name in nearest_names(missing, plain, 3)]
     ordered = list(dict.fromkeys([*near, *sorted(names)]))
     more = f" and {len(ordered) - SHOWN} more" if len(ordered) > SHOWN else ""
     return f"{', '.join(ordered[:SHOWN])}{more} ({place})"

@@ -28,9 +28,10 @@ from segwright.inference.batch import RunOptions, predict_source
 from segwright.inference.blocks import Block, Record
 from segwright.inference.destination import Destination
 from segwright.inference.exported_files import find_exported
+from segwright.inference.ledger import OUTPUTS
 from segwright.inference.output_options import OutputOptions
 from segwright.inference.predictor import Predictor, find_bundle, load
-from segwright.inference.shards import FILE_KEYS, row_of, schema, shards
+from segwright.inference.shards import row_of, schema, shards
 
 PARTS = (".bin", ".data")  # of an exported file's weights beside it
 
@@ -148,7 +149,7 @@ class BlockWorker:
                 self.setup.destination.put(name, data)
                 files[name] = _facts(data)
             for item in result["results"]:
-                for key in FILE_KEYS:
+                for key in OUTPUTS:
                     if key in item:
                         item[key] = self.setup.destination.label(Path(item[key]).relative_to(out).as_posix())
         names = {job.label: job.name for job in block.jobs}
@@ -164,7 +165,7 @@ class BlockWorker:
 
     def _as_shards(self, block: Block, result: dict[str, Any], out: Path, found: list[Path]) -> dict[str, Any]:
         names = {job.label: job.name for job in block.jobs}
-        listed = {Path(item[key]) for item in result["results"] for key in FILE_KEYS if key in item}
+        listed = {Path(item[key]) for item in result["results"] for key in OUTPUTS if key in item}
         others = [path for path in found if path not in listed]
         rows = []
         for item in result["results"]:
@@ -173,7 +174,7 @@ class BlockWorker:
             name = own if mask is None else mask.relative_to(out).with_suffix("").as_posix()
             beside = [path for path in others if path.relative_to(out).with_suffix("").as_posix() == name]
             rows.append(row_of(item, name, out, beside, _size(mask)))
-            for key in FILE_KEYS:
+            for key in OUTPUTS:
                 item.pop(key, None)
         files, start = {}, 0
         form = schema(self.setup.options, self.setup.metadata)

@@ -64,11 +64,16 @@ class Block:
     @property
     def record(self) -> str:
         """The name of its record."""
-        return f"{DONE}/{self.id}.json"
+        return record_name(self.id)
 
     def shard(self, number: int) -> str:
         """The name of its Parquet file."""
         return f"part-{self.id}-{number:03d}.parquet"
+
+
+def record_name(id: str) -> str:
+    """The name of a block's record."""
+    return f"{DONE}/{id}.json"
 
 
 def jobs_of(source: Source) -> list[Job]:

@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from segwright.core.atomic_io import atomic_file, typed_output
-from segwright.core.errors import MissingExtraError, OutputError, SegwrightError, UsageError
-from segwright.inference.origins import url_text
+from segwright.core.errors import OutputError, SegwrightError
+from segwright.inference.origins import file_system, url_text
 
-ATOMIC = {"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "adl", "oss", "memory"}  # a put is all or nothing
+ATOMIC = {"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "adl", "oci", "oss", "memory"}  # a put is all or nothing
 TRIES = 4
 FIRST_WAIT = 0.5  # seconds, doubled after every try
 REACH_SECONDS = 60.0  # how long the store may take to answer at first
@@ -50,24 +50,7 @@ class Destination:
             with atomic_file(Path(self.place) / name, sync=False) as beside:
                 beside.write_bytes(data)
             return
-        self._tried(name, lambda: self._put(self._path(name), data))
-
-    def _put(self, path: str, data: bytes) -> None:
-        protocol = self.system.protocol
-        names = {protocol} if isinstance(protocol, str) else set(protocol)
-        if names & ATOMIC:
-            self.system.pipe_file(path, data)
-            return
-        folder, _, name = path.rpartition("/")
-        self.system.makedirs(folder, exist_ok=True)
-        beside = f"{folder}/.writing-{secrets.token_hex(6)}-{name}"
-        try:
-            self.system.pipe_file(beside, data)
-            self.system.mv(beside, path)
-        except BaseException:
-            if self.system.exists(beside):
-                self.system.rm_file(beside)
-            raise
+        self._tried(name, lambda: put_whole(self.system, self._path(name), data))
 
     def read(self, name: str) -> bytes | None:
         """The content of a file; None if there is none."""
@@ -127,27 +110,41 @@ class Destination:
         raise AssertionError("not reached")
 
 
+def put_whole(system: Any, path: str, content: bytes | Path) -> None:
+    """Write a file of an fsspec file system, all or nothing: bytes, or those of a local file."""
+
+    def put(place: str) -> None:
+        if isinstance(content, Path):
+            system.put_file(str(content), place)
+        else:
+            system.pipe_file(place, content)
+
+    protocol = system.protocol
+    if ({protocol} if isinstance(protocol, str) else set(protocol)) & ATOMIC:
+        put(path)  # and no folder is made: a bucket whose name is misspelled would be
+        return
+    folder, _, name = path.rpartition("/")
+    system.makedirs(folder, exist_ok=True)
+    beside = f"{folder}/.writing-{secrets.token_hex(6)}-{name}"
+    try:
+        put(beside)
+        system.mv(beside, path)
+    except BaseException:
+        if system.exists(beside):
+            system.rm_file(beside)
+        raise
+
+
 def open_destination(out: str | Path) -> Destination:
-    """The folder or URL; MissingExtraError without the package of its file system, UsageError for an unknown kind."""
+    """The folder or URL; errors of a URL as of :func:`~segwright.inference.origins.file_system`."""
     text = str(out)
     if "://" not in text:
         return Destination(text, str(Path(text).resolve()))
-    shown = url_text(text)
-    try:
-        import fsspec
-
-        system, place = fsspec.core.url_to_fs(text)
-    except ImportError as error:
-        raise MissingExtraError(
-            "this kind of URL needs another package", found=str(error), where=shown,
-            fix="pip install s3fs for s3, gcsfs for gs, adlfs for az, on every machine",
-        ) from error  # fmt: skip
-    except ValueError as error:
-        raise UsageError("no such kind of URL", found=str(error), where=shown) from error
+    system, place = file_system(text)
     protocol = system.protocol
     if "file" in ((protocol,) if isinstance(protocol, str) else protocol):
         return Destination(place, place)
-    return Destination(shown, place, system)
+    return Destination(url_text(text), place, system)
 
 
 def store_error(error: Exception, where: str) -> SegwrightError:

@@ -36,6 +36,7 @@ from segwright.inference.blocks import (
     jobs_of,
     plan_of,
     read_progress,
+    record_name,
 )
 from segwright.inference.destination import Destination, probe
 from segwright.inference.image_outputs import ImageOutputs
@@ -138,10 +139,10 @@ class ClusterRun:
             plan = Plan(list(self.jobs), {}, list(earlier.records))
         self._refuse_foreign(earlier, plan)
         for id in plan.stale:  # the record first: files without one do not count
-            store.remove(f"{STATE}/done/{id}.json")
+            store.remove(record_name(id))
         for id, record in plan.kept.items():
             if record != earlier.records[id]:
-                store.put(f"{STATE}/done/{id}.json", json.dumps(record).encode())
+                store.put(record_name(id), json.dumps(record).encode())
         kept = {name for record in plan.kept.values() for name in record["files"]}
         for name in earlier.files if self.ray.parquet else ():  # of blocks without a record, which readers would see
             if SHARD.fullmatch(name) and name not in kept:
@@ -175,8 +176,7 @@ class ClusterRun:
             raise UsageError(
                 "the output place contains other files with these names",
                 expected="unused names, or unchanged files of an earlier prediction",
-                found=", ".join(foreign[:MOST_NAMED])
-                + (f", … {len(foreign)} in all" if len(foreign) > MOST_NAMED else ""),
+                found=_some(foreign),
                 where=self.destination.shown,
                 fix="--resume to continue an earlier run, another place with --out, or --overwrite to replace them",
             )

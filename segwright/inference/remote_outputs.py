@@ -1,8 +1,8 @@
 """An output folder behind a URL of fsspec, such as ``s3://bucket/masks``.
 
 The files of an image are made in a temporary folder. When all are there, an entry with their sizes and hashes is put
-below ``.segwright-done``, and then the files: an object store shows each of them whole or not at all. What a kill left
-half way is known by its entry and predicted again; nothing else is ever replaced.
+below ``.segwright-done``, and then the files, each whole or not at all. What a kill left half way is known by its entry
+and predicted again; nothing else is ever replaced.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from pathlib import Path
 from typing import Any
 
 from segwright.core.errors import MissingExtraError
+from segwright.inference.destination import put_whole
 from segwright.inference.ledger import Ledger, Stamp, compare_settings
 from segwright.inference.origins import file_system, url_text
 from segwright.inference.outputs import OutputFolder, OutputFolderError, Written
 
 DONE = ".segwright-done"
-OBJECT_STORES = {"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "adl", "oci", "oss"}
 FILES = "*"  # the entry of files over all images
 
 
@@ -49,7 +49,7 @@ class RemoteFolder(OutputFolder):
             marks = [name for name in self._sizes if name.startswith(f"{DONE}/") and name.endswith(".json")]
             for data in (self.system.cat([self._place(name) for name in marks]) if marks else {}).values():
                 self._take(data)
-            self._put_bytes(f"{DONE}/.writable", b"")
+            put_whole(self.system, self._place(f"{DONE}/.writable"), b"")
 
     def _take(self, data: bytes) -> None:
         try:
@@ -105,10 +105,9 @@ class RemoteFolder(OutputFolder):
         mark = hashlib.sha256(name.encode("utf-8", "surrogateescape")).hexdigest()[:32]
         whole = {"run": dict(self.settings), "done": name, **entry, "files": files}
         with self._typed(self.shown):
-            self._put_bytes(f"{DONE}/{mark}.json", json.dumps(whole).encode())
+            put_whole(self.system, self._place(f"{DONE}/{mark}.json"), json.dumps(whole).encode())
             for one in self._pending:
-                self._make_folder(one)
-                self.system.put_file(str(self.root / one), self._place(one))
+                put_whole(self.system, self._place(one), self.root / one)
                 self._sizes[one] = self.written[one].size
         self.discard()
 
@@ -129,16 +128,6 @@ class RemoteFolder(OutputFolder):
 
     def _inner(self, place: str) -> str:
         return place.removeprefix(self.path).lstrip("/")
-
-    def _put_bytes(self, name: str, data: bytes) -> None:
-        self._make_folder(name)
-        self.system.pipe_file(self._place(name), data)
-
-    def _make_folder(self, name: str) -> None:
-        protocol = self.system.protocol
-        names = {protocol} if isinstance(protocol, str) else set(protocol)
-        if not names & OBJECT_STORES:  # which have no folders, and would make a bucket that is misspelled
-            self.system.makedirs(self._place(name).rpartition("/")[0], exist_ok=True)
 
     @contextmanager
     def _typed(self, where: str) -> Iterator[None]:

@@ -21,11 +21,11 @@ from pathlib import Path
 from typing import Any
 
 from segwright.core.errors import MissingExtraError
+from segwright.inference.ledger import OUTPUTS
 from segwright.inference.output_options import OutputOptions
 
 SHARD_BYTES = 128 << 20  # a file ends with the row that reaches this
 ROWS = 256  # of a row group, at most
-FILE_KEYS = ("mask", "overlay", "confidence", "probabilities", "uncertainty", "geojson", "labelme", "video")
 
 
 def require_parquet() -> None:
@@ -45,7 +45,7 @@ def columns(options: OutputOptions) -> list[str]:
         "probabilities": options.probabilities is not None, "uncertainty": options.uncertainty is not None,
         "geojson": "geojson" in options.polygons, "labelme": "labelme" in options.polygons, "video": options.video,
     }  # fmt: skip
-    return [key for key in FILE_KEYS if wanted[key]]
+    return [key for key in OUTPUTS if wanted[key]]
 
 
 def schema(options: OutputOptions, metadata: Mapping[str, str]) -> Any:
@@ -95,7 +95,7 @@ def row_of(
     item: Mapping[str, Any], name: str, folder: Path, beside: Iterable[Path], size: tuple[int | None, int | None]
 ) -> dict[str, Any]:
     """The row of one image: what was written for it in ``folder``."""
-    files = {key: Path(item[key]) for key in FILE_KEYS if key in item}
+    files = {key: Path(item[key]) for key in OUTPUTS if key in item}
     index = item.get("frame", item.get("page"))
     return {
         "path": item["file"], "name": name, "index": index, "height": size[0], "width": size[1],

@@ -10,12 +10,12 @@ A name is letters, digits, '-', '_' and '.', and does not start with a digit.
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from segwright.core.errors import PostprocessError
+from segwright.core.names import nearest_names
 
 _TOKEN = re.compile(
     r"\s*(?:(?P<number>[+-]?(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?%?)|(?P<name>[^\W\d][\w.\-]*)|(?P<sign>\S))"
@@ -70,7 +70,7 @@ class Reader:
         """
         names = list(known)
         meant = {**{known.lower(): known for known in names}, **(others or {})}
-        near = difflib.get_close_matches(name.lower(), meant, 1)
+        near = nearest_names(name, meant)
         fix = f"did you mean {meant[near[0]]}?" if near else None
         return self.mistake(f"unknown {kind} {name!r}", place, expected=", ".join(names), fix=fix)
 

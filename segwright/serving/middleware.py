@@ -39,6 +39,18 @@ SECURITY_HEADERS = {
 DEFAULT_POLICY = "default-src 'none'; frame-ancestors 'none'"
 
 
+class _Noted:
+    """``send`` that notes the status of the response; until it starts, that of a client that has gone."""
+
+    def __init__(self, send: Send) -> None:
+        self.send, self.status = send, CLIENT_DISCONNECTED
+
+    async def __call__(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+        await self.send(message)
+
+
 class AccessLog:
     """Log and count every request with its status and time. ``routes``: the paths, with ``{name}`` where any text may
     stand, that are logged as they are."""
@@ -57,26 +69,19 @@ class AccessLog:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        began, status = time.monotonic(), CLIENT_DISCONNECTED
-
-        async def send_noted(message: Message) -> None:
-            nonlocal status
-            if message["type"] == "http.response.start":
-                status = message["status"]
-            await send(message)
-
+        began, noted = time.monotonic(), _Noted(send)
         try:
-            await self.app(scope, receive, send_noted)
+            await self.app(scope, receive, noted)
         except ClientDisconnected:
             pass
         finally:
             seconds = time.monotonic() - began
             route = self._route(route_path(scope))
-            self.count(route, status, seconds)
+            self.count(route, noted.status, seconds)
             method = scope["method"] if scope["method"] in METHODS else OTHER
             key = scope.get(KEY)
             by = "" if key is None else f" by {key.name}"
-            logger.info("%s %s %d %.0f ms%s", method, route, status, seconds * 1000, by)
+            logger.info("%s %s %d %.0f ms%s", method, route, noted.status, seconds * 1000, by)
 
 
 class ResponseHeaders:
@@ -199,18 +204,11 @@ class ApiKeyCheck:
                 self.count(scope[KEY].name, error.status)
             await rejected(Request(scope), error)(scope, receive, send)
             return
-        status = CLIENT_DISCONNECTED
-
-        async def send_noted(message: Message) -> None:
-            nonlocal status
-            if message["type"] == "http.response.start":
-                status = message["status"]
-            await send(message)
-
+        noted = _Noted(send)
         try:
-            await self.app(scope, receive, send_noted)
+            await self.app(scope, receive, noted)
         finally:
-            self.count(limit.key.name, status)
+            self.count(limit.key.name, noted.status)
             if not reads:
                 limit.finish()
 

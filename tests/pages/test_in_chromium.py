@@ -12,9 +12,7 @@ from typing import Any
 
 import made_pages
 import pytest
-
-axe_api = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe-playwright-python is not installed")
-
+from accessibility import violations
 
 WIDTHS = (1440, 390)
 SCHEMES = ("light", "dark")
@@ -62,15 +60,6 @@ class Opened:
 
     def __exit__(self, *_: object) -> None:
         self.context.close()
-
-
-def violations(page: Any) -> list[str]:
-    found = axe_api.Axe().run(page).response["violations"]
-    return [
-        f"{v['id']} ({v['impact']}): {node['html'][:200]} {node['failureSummary'][:300]}"
-        for v in found
-        for node in v["nodes"]
-    ]
 
 
 def look_at(opened: Opened, name: str) -> None:

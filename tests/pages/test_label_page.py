@@ -10,12 +10,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from accessibility import violations
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "labeling"))
 
 from label_server import LabelServer, write_photos
-
-axe_api = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe-playwright-python is not installed")
 
 SIZE = (120, 160)
 
@@ -90,12 +89,6 @@ class Opened:
         self.context.close()
         if kind is None:
             assert [text for text in self.wrong if not text.startswith(self.allowed or "-")] == []
-
-
-def violations(page: Any) -> list[str]:
-    found = axe_api.Axe().run(page).response["violations"]
-    return [f"{v['id']} ({v['impact']}): {node['html'][:200]} {node['failureSummary'][:300]}"
-            for v in found for node in v["nodes"]]  # fmt: skip
 
 
 def test_questions_are_answered_by_key(browser: Any, server: LabelServer) -> None:

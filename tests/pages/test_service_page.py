@@ -17,7 +17,7 @@ from typing import Any
 import cv2
 import made_pages
 import numpy as np
-import pytest
+from accessibility import violations
 from PIL import Image
 
 from segwright.core.types import Float32Array, LabelSpace
@@ -27,8 +27,6 @@ from segwright.serving.app import create_app
 from segwright.serving.limits import ServiceLimits
 from segwright.serving.page import STATIC, service_page, static_file
 from segwright.serving.server import bind, build_server
-
-axe_api = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe-playwright-python is not installed")
 
 SERVICE = "http://service.test/"
 SIZE = (80, 120)  # height, width
@@ -195,15 +193,6 @@ class Served:
                 assert self.page.evaluate("window.broken") is None
         finally:
             self.context.close()
-
-
-def violations(page: Any) -> list[str]:
-    found = axe_api.Axe().run(page).response["violations"]
-    return [
-        f"{v['id']} ({v['impact']}): {node['html'][:200]} {node['failureSummary'][:300]}"
-        for v in found
-        for node in v["nodes"]
-    ]
 
 
 def test_the_document_has_nothing_inline_and_of_others() -> None:
