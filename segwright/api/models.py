@@ -309,8 +309,9 @@ def import_weights(
     weights: str | Path,
     out: str | Path,
     *,
-    model: str,
-    classes: Sequence[str] | str | Path,
+    model: str | None = None,
+    classes: Sequence[str] | str | Path | None = None,
+    config: str | Path | None = None,
     encoder: str | None = None,
     in_channels: int = 3,
     normalization: str | Mapping[str, Any] | None = None,
@@ -324,10 +325,12 @@ def import_weights(
         A ``.pth``, ``.ckpt`` or ``.safetensors`` file, or a folder with one.
     out : str or Path
         The new bundle's folder.
-    model : str
-        The network, as for :func:`segwright.create_model`.
-    classes : sequence of str, or str, or Path
-        The class names in the order of the outputs, or a file with them.
+    model : str, optional
+        The network, as for :func:`segwright.create_model`; not needed for mmsegmentation's checkpoints.
+    classes : sequence of str, or str, or Path, optional
+        The class names in the order of the outputs, or a file with them. None: those in mmsegmentation's checkpoint.
+    config : str or Path, optional
+        mmsegmentation's config of the network. None: the one in its checkpoint.
     encoder : str, optional
         The network's encoder.
     in_channels : int >= 1, default=3
@@ -356,7 +359,7 @@ def import_weights(
     from segwright.inference.import_weights import import_weights as make_bundle
 
     return make_bundle(
-        weights, out, model=model, classes=classes, encoder=encoder, in_channels=in_channels,
+        weights, out, model=model, classes=classes, config=config, encoder=encoder, in_channels=in_channels,
         normalization=normalization, **options,
     )  # fmt: skip
 

@@ -99,9 +99,18 @@ def _show_export(result: ExportResult, models: int) -> None:
 
 def import_weights(
     weights: Annotated[Path, typer.Argument(metavar="WEIGHTS", help=".pth, .ckpt, .safetensors, or a folder of one.")],
-    model: Annotated[str, typer.Option("--model", metavar="NAME", help="Of `segwright models`, or smp:NAME.")],
-    classes: Annotated[str, typer.Option("--classes", metavar="A,B,C|FILE", help="In the order of the outputs.")],
     out: Annotated[Path, typer.Option("--out", metavar="FOLDER", help="Where the saved model goes.")],
+    model: Annotated[
+        str | None, typer.Option("--model", metavar="NAME", help="Of `segwright models`, or smp:NAME.")
+    ] = None,
+    classes: Annotated[
+        str | None,
+        typer.Option("--classes", metavar="A,B,C|FILE", help="In the order of the outputs, unless the file has them."),
+    ] = None,
+    config: Annotated[
+        Path | None,
+        typer.Option("--config", metavar="FILE", help="mmsegmentation's config, instead of --model and --encoder."),
+    ] = None,
     encoder: Annotated[str | None, typer.Option("--encoder", metavar="NAME", help="The network's encoder.")] = None,
     in_channels: Annotated[int, typer.Option("--in-channels", min=1, help="Channels of its images.")] = 3,
     normalization: Annotated[
@@ -128,7 +137,7 @@ def import_weights(
 
     check_json(json)
     found = api.import_weights(
-        weights, out, model=model, classes=classes, encoder=encoder, in_channels=in_channels,
+        weights, out, model=model, classes=classes, config=config, encoder=encoder, in_channels=in_channels,
         normalization=normalization, key=key, prefix=prefix, arguments=_arguments(settings or []),
         command=command_line(),
     )  # fmt: skip

@@ -13,10 +13,11 @@ from segwright.core.errors import ModelError, UsageError, WeightsError
 from segwright.core.types import LabelSpace
 from segwright.data.label_maps import class_space
 from segwright.inference.bundle import Bundle, load_bundle, save_bundle
+from segwright.inference.mmseg_config import MmsegNetwork, read_mmseg_config, read_mmseg_text
 from segwright.models.base import IMAGENET_MEAN, IMAGENET_STD, SegmentationModel
 from segwright.models.catalog import create_model
 from segwright.models.convert import load_converted
-from segwright.models.encoders.state_files import read_weights_file
+from segwright.models.encoders.state_files import WeightsFile, read_weights_file
 from segwright.models.external import ExternalModel
 
 # Names of common normalizations of pixels in 0 to 1
@@ -51,8 +52,9 @@ def import_weights(
     weights: str | Path,
     out: str | Path,
     *,
-    model: str,
-    classes: Sequence[str] | str | Path,
+    model: str | None = None,
+    classes: Sequence[str] | str | Path | None = None,
+    config: str | Path | None = None,
     encoder: str | None = None,
     in_channels: int = 3,
     normalization: str | Mapping[str, Any] | None = None,
@@ -63,18 +65,30 @@ def import_weights(
 ) -> Imported:
     """Write a bundle to ``out`` from the network ``model`` and the weights in a file.
 
-    ``classes``: their names in the order of the network's outputs, or a file that lists them. ``normalization``:
-    a name of :data:`NORMALIZATIONS` or ``{"mean": […], "std": […]}``; None: the network's own, with a note. ``key`` and
+    ``config``: mmsegmentation's config, which gives model, encoder, arguments and normalization; None: the one that its
+    checkpoint holds, if ``model`` is not given. ``classes``: their names in the order of the network's outputs, or a
+    file that lists them; None: those in a checkpoint of mmsegmentation. ``normalization``: a name of
+    :data:`NORMALIZATIONS` or ``{"mean": […], "std": […]}``; None: the network's own, with a note. ``key`` and
     ``prefix`` as for :func:`segwright.models.encoders.state_files.read_weights_file`; ``arguments`` are passed to the
     network. Every tensor of the network has to be in the file; the saved model is loaded again and run on random
-    pixels. WeightsError if weights and network do not fit, UsageError for invalid arguments.
+    pixels. WeightsError if weights and network do not fit, UsageError for invalid arguments, ConfigError for a config
+    that cannot be read.
     """
-    space = class_space(classes)
     given = _normalization(normalization)
+    described = None if config is None else read_mmseg_config(config)
     file = read_weights_file(weights, key=key, prefix=prefix)
-    options: dict[str, Any] = {**(arguments or {}), "in_channels": in_channels}
+    described = described or _described_in(file, model, weights)
+    space = class_space(_classes(classes, file, weights))
+    options: dict[str, Any] = {"in_channels": in_channels, **(arguments or {})}
     if encoder is not None:
         options["encoder"] = encoder
+    if described is not None:
+        if model is not None or encoder is not None:
+            raise UsageError("the config names network and encoder", found=model or encoder, fix="leave them out")
+        _same_count(space, described, weights)
+        model, in_channels, given = described.model, described.in_channels, given or described.normalization
+        options = {"encoder": described.encoder, **described.arguments, **options, "in_channels": in_channels}
+    assert model is not None
     if given is not None:
         options["normalization"] = given
     out = Path(out)
@@ -85,7 +99,8 @@ def import_weights(
         )  # fmt: skip
     network = create_model(model, classes=space.classes, weights=None, **options)
     layout, taken, adapted = _load(network, model, file.tensors, space, weights)
-    notes = [*file.notes, *(f"adapted to {in_channels} channels: {name}" for name in adapted)]
+    notes = [*file.notes, *(described.notes if described else ())]
+    notes += [f"adapted to {in_channels} channels: {name}" for name in adapted]
     mean, std = (network.get_buffer(name).flatten().tolist() for name in ("mean", "std"))
     used = {"mean": mean, "std": std}
     if given is None:
@@ -107,6 +122,46 @@ def import_weights(
     _compare(network, again, folder)
     parameters = sum(parameter.numel() for parameter in network.parameters())
     return Imported(folder, taken, parameters, layout, used, tuple(notes))
+
+
+def _described_in(file: WeightsFile, model: str | None, weights: str | Path) -> MmsegNetwork | None:
+    """The network by the config that a checkpoint of mmsegmentation holds, where no model is given."""
+    mmseg = {"backbone", "decode_head"} <= {name.split(".")[0] for name in file.tensors}
+    text = file.meta.get("cfg") or file.meta.get("config")
+    if model is not None:
+        if mmseg:  # dilations and aligned corners leave no trace in the tensors
+            raise UsageError(
+                "a network of mmsegmentation is imported by its config, not by --model", found=model, where=weights,
+                fix="segwright import WEIGHTS --config CONFIG.py --out FOLDER",
+            )  # fmt: skip
+        return None
+    if mmseg and isinstance(text, str):
+        return read_mmseg_text(text, weights)
+    raise UsageError(
+        "which network the weights belong to is not known", where=weights,
+        expected="--config CONFIG.py of mmsegmentation" if mmseg else "--model NAME, a network of `segwright models`",
+    )  # fmt: skip
+
+
+def _classes(given: Sequence[str] | str | Path | None, file: WeightsFile, weights: str | Path) -> Any:
+    """The class names: those given, or those of a checkpoint of mmsegmentation."""
+    if given is not None:
+        return given
+    dataset = file.meta.get("dataset_meta")
+    found = dataset.get("classes") if isinstance(dataset, Mapping) else file.meta.get("CLASSES")
+    if isinstance(found, list | tuple) and found and all(isinstance(name, str) for name in found):
+        return list(found)
+    fix = "name all classes in the order of the outputs with --classes A,B,C or --classes FILE"
+    raise UsageError("the weights have no names of classes", where=weights, fix=fix)
+
+
+def _same_count(space: LabelSpace, described: MmsegNetwork, weights: str | Path) -> None:
+    if space.classes != described.classes:
+        raise UsageError(
+            "the config has another number of classes", expected=f"{described.classes} names",
+            found=f"{space.classes}: {', '.join(space.names[:8])}", where=weights,
+            fix="name all classes in the order of the outputs with --classes",
+        )  # fmt: skip
 
 
 def _load(

@@ -1,8 +1,9 @@
-"""Foreign state dicts to ours: torchvision, segmentation_models_pytorch, transformers' SegFormer, plain encoders.
+"""Foreign state dicts to ours: torchvision, segmentation_models_pytorch, transformers' SegFormer, mmsegmentation, plain
+encoders.
 
 An architecture lists how its decoder's names are spelled elsewhere (``torchvision_keys``, ``smp_keys``,
-``transformers_keys``: patterns of a name's beginning, and what stands there here). Encoders are matched by name where
-both sides are timm-like, else by order: every layer in turn, and each shape has to agree.
+``transformers_keys``, ``mmseg_keys``: patterns of a name's beginning, and what stands there here). Encoders are matched
+by name where both sides are timm-like, else by order: every layer in turn, and each shape has to agree.
 """
 
 from __future__ import annotations
@@ -18,9 +19,10 @@ from torch import Tensor
 from segwright.core.errors import SegwrightError, WeightsError
 from segwright.models.base import SegmentationModel
 from segwright.models.encoders.vgg import adapt_input_channels
+from segwright.models.foreign_names import MMSEG_STEM
 
 State = Mapping[str, Tensor]
-Origin = Literal["segwright", "torchvision", "smp", "transformers", "encoder"]
+Origin = Literal["segwright", "torchvision", "smp", "transformers", "mmseg", "encoder"]
 ENCODER = "encoder.model."  # where a timm encoder's layers lie in our networks
 
 
@@ -47,6 +49,8 @@ def detect_source(state: State, own: set[str]) -> Origin:
         return "smp"
     if "backbone" in starts and "classifier" in starts:
         return "torchvision"
+    if {"backbone", "decode_head"} <= starts:
+        return "mmseg"
     if "decode_head" in starts:
         return "transformers"
     return "segwright" if any(key in own for key in state) else "encoder"
@@ -157,10 +161,14 @@ def _convert(model: SegmentationModel, state: State, origin: Origin) -> dict[str
     table: Mapping[str, str] | None = getattr(model, f"{origin}_keys", None)
     if table is None:
         raise WeightsError(
-            f"{type(model).__name__} has no counterpart in {origin}", fix="give a state dict of segwright's own"
+            f"no counterpart of {type(model).__name__} in {origin} has the same arithmetic",
+            fix="give a state dict of segwright's own",
         )
-    start = {"torchvision": "backbone.", "smp": "encoder.", "transformers": "segformer."}[origin]
+    start = {"torchvision": "backbone.", "smp": "encoder.", "transformers": "segformer.", "mmseg": "backbone."}[origin]
     encoder = {key.removeprefix(start): tensor for key, tensor in state.items() if key.startswith(start)}
+    if origin == "mmseg":
+        _require_same_dilation(model, own)
+        encoder = {rename(key, MMSEG_STEM): tensor for key, tensor in encoder.items()}
     rest = {rename(key, table): tensor for key, tensor in state.items() if not key.startswith(start)}
     rest = {
         key: tensor.reshape(own[key].shape) if _linear(tensor, own.get(key)) else tensor for key, tensor in rest.items()
@@ -169,6 +177,18 @@ def _convert(model: SegmentationModel, state: State, origin: Origin) -> dict[str
     if arrange is not None:
         rest = arrange(rest)
     return {**_encoder_part(encoder, own), **rest}
+
+
+def _require_same_dilation(model: SegmentationModel, own: State) -> None:
+    """mmsegmentation dilates the first convolution of a basic block only, timm both: a difference without a trace in
+    the weights."""
+    basic = "encoder.model.layer1.0.conv2.weight" in own and "encoder.model.layer1.0.conv3.weight" not in own
+    if basic and model.stride < 32:
+        raise WeightsError(
+            "a dilated ResNet-18 or -34 of mmsegmentation has other dilations than ours",
+            expected="a ResNet with bottlenecks, or output_stride=32",
+            fix="score its masks: segwright evaluate MASKS DATA",
+        )
 
 
 def _encoder_part(encoder: dict[str, Tensor], own: State) -> dict[str, Tensor]:

@@ -26,6 +26,7 @@ from segwright.models.blocks import (
     initialize_head,
 )
 from segwright.models.encoders.base import Encoder, require_strides
+from segwright.models.foreign_names import MMSEG_ASPP, MMSEG_HEADS, pooled_view_last, separable_names
 
 RATES = {8: (12, 24, 36), 16: (6, 12, 18), 32: (3, 6, 9)}  # of the ASPP, by output stride (v3, section 3.3)
 RELEASED_DROPOUT, TORCHVISION_DROPOUT = 0.1, 0.5  # after the ASPP: keep_prob 0.9 of tensorflow/models' deeplab
@@ -33,7 +34,8 @@ LOW_CHANNELS = 48  # what v3+ reduces the stride-4 feature to (v3+, section 4.1)
 
 
 class ASPP(nn.Module):
-    """(N, in, h, w) → (N, out, h, w): five views, concatenated and projected. ``image_pooling``: the fifth."""
+    """(N, in, h, w) → (N, out, h, w): five views, concatenated and projected. ``image_pooling``: the fifth.
+    ``project_kernel``: 1 in the paper, 3 in mmsegmentation."""
 
     def __init__(
         self,
@@ -44,6 +46,7 @@ class ASPP(nn.Module):
         separable: bool = False,
         depthwise_norm: bool = True,
         image_pooling: bool = True,
+        project_kernel: int = 1,
         dropout: float = RELEASED_DROPOUT,
     ) -> None:
         super().__init__()
@@ -58,7 +61,7 @@ class ASPP(nn.Module):
         if image_pooling:
             views.append(PooledConv(in_channels, out_channels, 1))
         self.views = nn.ModuleList(views)
-        self.project = ConvNormReLU(len(views) * out_channels, out_channels, 1)
+        self.project = ConvNormReLU(len(views) * out_channels, out_channels, project_kernel)
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -101,6 +104,11 @@ class DeepLabV3(SegmentationModel):
         r"segmentation_head\.0\.": "head.",
     }
 
+    mmseg_keys: ClassVar[Mapping[str, str]] = {
+        **MMSEG_ASPP,
+        **MMSEG_HEADS,
+    }
+
     def __init__(
         self,
         *,
@@ -112,6 +120,7 @@ class DeepLabV3(SegmentationModel):
         separable: bool = False,
         depthwise_norm: bool = True,
         image_pooling: bool = True,
+        project_kernel: int = 1,
         dropout: float | None = None,
         aux: bool = False,
         aux_stride: int = 16,
@@ -141,6 +150,7 @@ class DeepLabV3(SegmentationModel):
             separable=separable,
             depthwise_norm=depthwise_norm,
             image_pooling=image_pooling,
+            project_kernel=project_kernel,
             dropout=dropout,
         )
         self.refine = ConvNormReLU(channels, channels) if head == "torchvision" else nn.Identity()
@@ -172,6 +182,10 @@ class DeepLabV3(SegmentationModel):
             aux["aux"] = resize(self.aux_head(features[self.aux_stride]), size, align_corners=self.align_corners)
         return SegOutput(resize(logits, size, align_corners=self.align_corners), aux)
 
+    def arrange_mmseg(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        """mmsegmentation puts the pooled view before the others, we behind them."""
+        return pooled_view_last(state)
+
 
 class DeepLabV3Plus(SegmentationModel):
     """DeepLab v3's ASPP, joined with the stride-4 feature and refined there.
@@ -193,6 +207,14 @@ class DeepLabV3Plus(SegmentationModel):
         r"segmentation_head\.0\.": "head.",
     }
 
+    mmseg_keys: ClassVar[Mapping[str, str]] = {
+        **MMSEG_ASPP,
+        r"decode_head\.c1_bottleneck\.conv\.": "low.0.",
+        r"decode_head\.c1_bottleneck\.bn\.": "low.1.",
+        **separable_names(r"decode_head\.sep_bottleneck\.(\d)\.", r"refine.\1."),
+        **MMSEG_HEADS,
+    }
+
     def __init__(
         self,
         *,
@@ -205,6 +227,7 @@ class DeepLabV3Plus(SegmentationModel):
         separable_aspp: bool | None = None,
         depthwise_norm: bool = True,
         refine_before: bool = False,
+        project_kernel: int = 1,
         dropout: float = RELEASED_DROPOUT,
         align_corners: bool = False,
         size_divisor: int | None = None,
@@ -230,6 +253,7 @@ class DeepLabV3Plus(SegmentationModel):
             RATES[encoder.output_stride] if rates is None else rates,
             separable=refine == "separable" if separable_aspp is None else separable_aspp,
             depthwise_norm=depthwise_norm,
+            project_kernel=project_kernel,
             dropout=dropout,
         )
         self.low = ConvNormReLU(encoder.channels[4], low_channels, 1)
@@ -261,3 +285,7 @@ class DeepLabV3Plus(SegmentationModel):
         high = resize(high, (low.shape[-2], low.shape[-1]), align_corners=self.align_corners)
         logits = self.head(self.refine(torch.cat([high, low], dim=1)))
         return SegOutput(resize(logits, size, align_corners=self.align_corners), {})
+
+    def arrange_mmseg(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        """mmsegmentation puts the pooled view before the others, we behind them."""
+        return pooled_view_last(state)

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from segwright.models.base import SegmentationModel, SegOutput, resize
 from segwright.models.blocks import ConvNormReLU, FCNHead, PyramidPooling, initialize_decoder, initialize_head
 from segwright.models.encoders.base import Encoder, require_strides
+from segwright.models.foreign_names import MMSEG_HEADS
 
 
 class PSPNet(SegmentationModel):
@@ -29,6 +30,7 @@ class PSPNet(SegmentationModel):
     after the concatenation. ``aux``: the auxiliary head on stage 16, in training only. ``norm_of_one=False`` gives
     the 1×1 grid a bias instead of a batch norm, so that it trains with one image per batch. ``grid_aligned``: pad to
     multiples of the stride plus one (None: if ``align_corners``, as released; segmentation_models_pytorch does not).
+    ``size_divisor=1``: no padding.
     """
 
     smp_keys: ClassVar[Mapping[str, str]] = {
@@ -36,6 +38,14 @@ class PSPNet(SegmentationModel):
         r"decoder\.psp\.blocks\.(\d)\.pool\.1\.1\.": r"pyramid.branches.\1.norm.",
         r"decoder\.conv\.": "fuse.",
         r"segmentation_head\.0\.": "head.",
+    }
+
+    mmseg_keys: ClassVar[Mapping[str, str]] = {
+        r"decode_head\.psp_modules\.(\d)\.1\.conv\.": r"pyramid.branches.\1.conv.",
+        r"decode_head\.psp_modules\.(\d)\.1\.bn\.": r"pyramid.branches.\1.norm.",
+        r"decode_head\.bottleneck\.conv\.": "fuse.0.",
+        r"decode_head\.bottleneck\.bn\.": "fuse.1.",
+        **MMSEG_HEADS,
     }
 
     def __init__(
@@ -51,6 +61,7 @@ class PSPNet(SegmentationModel):
         norm_of_one: bool = True,
         align_corners: bool = True,
         grid_aligned: bool | None = None,
+        size_divisor: int | None = None,
         dropout: float = 0.1,
         aux: bool = True,
     ) -> None:
@@ -58,6 +69,7 @@ class PSPNet(SegmentationModel):
             classes=classes,
             in_channels=encoder.in_channels,
             stride=encoder.output_stride,
+            size_divisor=size_divisor,
             mean=encoder.mean,
             std=encoder.std,
         )

@@ -25,6 +25,7 @@ from segwright.models.blocks import (
     initialize_head,
 )
 from segwright.models.encoders.base import Encoder, require_strides
+from segwright.models.foreign_names import MMSEG_HEADS
 
 
 class UPerNet(SegmentationModel):
@@ -41,6 +42,23 @@ class UPerNet(SegmentationModel):
         r"segmentation_head\.0\.": "head.",
     }
 
+    # mmsegmentation counts laterals and levels from the finest stage, we from the coarsest
+    mmseg_keys: ClassVar[Mapping[str, str]] = {
+        r"decode_head\.psp_modules\.(\d)\.1\.conv\.": r"pyramid.branches.\1.conv.",
+        r"decode_head\.psp_modules\.(\d)\.1\.bn\.": r"pyramid.branches.\1.norm.",
+        r"decode_head\.bottleneck\.conv\.": "pyramid_fuse.0.",
+        r"decode_head\.bottleneck\.bn\.": "pyramid_fuse.1.",
+        **{
+            rf"decode_head\.{theirs}\.{i}\.{layer}\.": f"{ours}.{2 - i}.{index}."
+            for theirs, ours in (("lateral_convs", "laterals"), ("fpn_convs", "levels"))
+            for index, layer in enumerate(("conv", "bn"))
+            for i in range(3)
+        },
+        r"decode_head\.fpn_bottleneck\.conv\.": "fuse.0.",
+        r"decode_head\.fpn_bottleneck\.bn\.": "fuse.1.",
+        **MMSEG_HEADS,
+    }
+
     def __init__(
         self,
         *,
@@ -52,12 +70,13 @@ class UPerNet(SegmentationModel):
         dropout: float = 0.1,
         aux: bool = True,
         align_corners: bool = False,
+        size_divisor: int | None = None,
     ) -> None:
         super().__init__(
             classes=classes,
             in_channels=encoder.in_channels,
             stride=encoder.output_stride,
-            size_divisor=max(encoder.channels),
+            size_divisor=max(encoder.channels) if size_divisor is None else size_divisor,
             mean=encoder.mean,
             std=encoder.std,
         )

@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import zipfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,7 @@ class WeightsFile:
 
     tensors: dict[str, Tensor]
     notes: tuple[str, ...] = ()  # what was unwrapped, stripped and left out
+    meta: Mapping[str, Any] = field(default_factory=dict)  # mmsegmentation's entry: its config, classes, version
 
 
 def read_state_dict(path: str | Path) -> dict[str, Tensor]:
@@ -63,8 +64,10 @@ def read_weights_file(path: str | Path, *, key: str | None = None, prefix: str |
         raise WeightsError("no such weights file", where=path, fix="check the path")
     loaded = _read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path)
     notes: list[str] = []
+    meta = loaded.get("meta") if isinstance(loaded, Mapping) else None
     tensors = _unwrapped(loaded, path, key, notes)
-    return WeightsFile(_without_prefixes(tensors, path, prefix, notes), tuple(notes))
+    found = _without_prefixes(tensors, path, prefix, notes)
+    return WeightsFile(found, tuple(notes), meta if isinstance(meta, Mapping) else {})
 
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:
