@@ -6,8 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from segwright.core.errors import SegwrightError
-from segwright.imageio import UInt8Array, page_count, read_header, read_image, read_raster
-from segwright.inference.pixels import fit_channels
+from segwright.imageio import UInt8Array, page_count, read_header, read_raster
 from segwright.inference.predictor import Predictor
 
 TIFF = (".tif", ".tiff")
@@ -34,4 +33,4 @@ def _pages(predictor: Predictor, path: Path, count: int) -> Iterator[UInt8Array]
         if predictor.value_range is not None:
             yield predictor.scaled(read_raster(path, page=page), path)
         else:
-            yield fit_channels(read_image(path, page=page), predictor.runtime.in_channels)
+            yield predictor.eight_bits(path, page)

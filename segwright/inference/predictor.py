@@ -130,9 +130,16 @@ class Predictor:
         """Read an image file as in training, with the network's channels and value range."""
         if self.value_range is not None:
             return self.scaled(read_raster(path), path)
-        if Path(path).suffix.lower() in DEEP_ENDINGS and read_header(path).bits > 8:
+        return self.eight_bits(path)
+
+    def eight_bits(self, path: str | Path, page: int | None = None) -> UInt8Array:
+        """:meth:`read` without a value range, one page of a TIFF if given. A model of other than 1 or 3 channels takes
+        the bands as stored: where a file calls its fourth band alpha, as GDAL does by default, it is infrared."""
+        if self.runtime.in_channels not in (1, 3) and read_header(path).bits <= 8:
+            return fit_channels(check_image(read_raster(path, page=page)), self.runtime.in_channels)
+        if page is None and Path(path).suffix.lower() in DEEP_ENDINGS and read_header(path).bits > 8:
             self.note(STRETCHED)
-        return fit_channels(read_image(path), self.runtime.in_channels)
+        return fit_channels(read_image(path, page=page), self.runtime.in_channels)
 
     def scaled(self, raster: AnyArray, where: str | Path) -> UInt8Array:
         """A raster H×W×C of a file, of any number type, as the network was taught to see it; ImageReadError for an

@@ -341,6 +341,32 @@ def test_a_frame_that_fails_is_listed_and_the_video_goes_on(tmp_path: Path, vide
     assert found.images == (1 if video else 3)
 
 
+@pytest.mark.parametrize("ending", ["tif", "png"])
+def test_a_fourth_band_that_the_file_calls_alpha_is_a_band_for_a_model_of_four(tmp_path: Path, ending: str) -> None:
+    """GDAL writes four bands of 8 bits as RGB and alpha; the network was trained on all four."""
+
+    class Four(Brightest):
+        in_channels = 4
+
+        def labels(self, images: UInt8Array) -> tuple[UInt8Array, Float32Array]:
+            assert images.shape[3] == 4
+            labels = np.ascontiguousarray(images[..., 3] // 100)
+            return labels, np.ones(labels.shape, np.float32)
+
+    image = np.concatenate([scene(3), scene(4)[..., :1]], axis=2)
+    path = tmp_path / f"a.{ending}"
+    if ending == "tif":
+        tifffile.imwrite(path, image, photometric="rgb", extrasamples=["unassalpha"])
+    else:
+        Image.fromarray(image).save(path)
+    assert (Predictor(Four(), SPACE)(path).labels == image[..., 3] // 100).all()
+    found = api.predict(Predictor(Four(), SPACE), path, out=tmp_path / "o")
+    assert found.images == 1 and not found.failed
+    if ending == "tif":
+        tifffile.imwrite(path, np.stack([image, image]), photometric="rgb", extrasamples=["unassalpha"])
+        assert api.predict(Predictor(Four(), SPACE), path, out=tmp_path / "pages").images == 2
+
+
 def test_deep_images_of_a_model_with_a_range(tmp_path: Path) -> None:
     """16 bit by the range; 8 bit refused with both readings, or read as told; in memory alike."""
     deep = scene(3).astype(np.uint16) * 8 + 1700
