@@ -248,6 +248,7 @@ def evaluate(
     slices: str | Path | None = None,
     label_errors: str | Path | None = None,
     uncertainty: str | None = None,
+    corruption: str | Sequence[str] | None = None,
     report: str | Path | None = None,
     report_images: int | None = None,
     command: str = "",
@@ -293,6 +294,10 @@ def evaluate(
         :func:`segwright.find_label_errors` does.
     uncertainty : str, optional
         Also how well measures of uncertainty find the errors (``parts["uncertainty"]``), such as ``"entropy,tta"``.
+    corruption : str or sequence of str, optional
+        Also score the images under corruptions (``parts["corruptions"]``), each beside the clean score: names of
+        :func:`segwright.corrupt`, with a strength of 1 to 5 (``"fog:5"``; 3 if left out), or ``"all"``, ``"all:5"``.
+        One further pass each.
     report : str or Path, optional
         Also write a page.
     report_images : int, optional
@@ -313,7 +318,7 @@ def evaluate(
     ModelError
         The classes of model and data do not fit.
     UsageError
-        An unknown convention, or probabilities of a folder of masks.
+        An unknown convention or corruption, or probabilities or corruptions of a folder of masks.
 
     Examples
     --------
@@ -321,28 +326,27 @@ def evaluate(
     >>> found = sw.evaluate("run", "streets", split="test", device="cpu")
     >>> found.images, 0 <= found.miou <= 1
     (3, True)
+    >>> found = sw.evaluate("run", "streets", split="test", device="cpu", corruption="fog:5")
+    >>> [str(one) for one in found.parts["corruptions"].scores]
+    ['fog:5']
     """
     from segwright.evaluation.evaluate import evaluate as evaluate_predictor
     from segwright.evaluation.examples import examples_for_report
     from segwright.evaluation.parts import EvaluationParts
     from segwright.evaluation.risk_coverage import UncertaintyCollector
+    from segwright.evaluation.robustness import evaluate_corrupted, parse_corruptions
     from segwright.inference.split_reader import as_model_sees
     from segwright.metrics.conventions import find_convention
 
     examples = examples_for_report(report_images)
     find_convention(convention)  # before any file is read
+    corruptions = None if corruption is None else parse_corruptions(corruption)
     parts = EvaluationParts(slices, label_errors)
     chosen = data if isinstance(data, Split) else choose_split(opened(data, format, images, masks, labels), split)
     if isinstance(model, str | Path) and is_mask_folder(Path(model)):
         from segwright.evaluation.masks import evaluate_masks
 
-        if probabilities or uncertainty:
-            raise UsageError(
-                "masks have no probabilities",
-                expected="a model",
-                found=str(model),
-                fix="leave --probabilities and --uncertainty out",
-            )
+        _refuse_for_masks(model, probabilities or bool(uncertainty), corruptions is not None)
         found = evaluate_masks(
             Path(model), chosen, raw_values=raw_values, skip_missing=skip_bad, examples=examples,
             convention=convention, collectors=parts.collectors(chosen),
@@ -360,6 +364,8 @@ def evaluate(
         )  # fmt: skip
         for one in unsure:
             found.parts["uncertainty"] = one.table(found.independent.groups)
+        if corruptions is not None:
+            found.parts["corruptions"] = evaluate_corrupted(predictor, chosen, found, corruptions, match=match)
         found.notes += predictor.notes
     parts.finish(found, chosen, None if label_errors is None else seen_in_training(model, chosen))
     if report is not None:
@@ -394,6 +400,20 @@ def is_mask_folder(path: Path) -> bool:
 
     is_run = (path / "model.json").is_file() or (path / "model" / "model.json").is_file()
     return path.is_dir() and not is_run and find_exported(path) is None
+
+
+def _refuse_for_masks(model: str | Path, probabilities: bool, corruptions: bool) -> None:
+    """UsageError for what only a model has."""
+    if probabilities:
+        raise UsageError(
+            "masks have no probabilities", expected="a model", found=str(model),
+            fix="leave --probabilities and --uncertainty out",
+        )  # fmt: skip
+    if corruptions:
+        raise UsageError(
+            "corrupted images need a model to predict them", expected="a model", found=str(model),
+            fix="leave --corruption out",
+        )  # fmt: skip
 
 
 def _own(runtime: str) -> str:

@@ -32,6 +32,13 @@ if TYPE_CHECKING:
 CONVENTIONS = "torchvision, mmseg, smp, torchmetrics, cityscapes, voc, ultralytics"
 
 
+def corruptions() -> list[str]:
+    """The values of ``--corruption``, without a strength."""
+    from segwright.augment.corruptions import CORRUPTIONS as KNOWN
+
+    return ["all", *KNOWN]
+
+
 @dataclass(frozen=True)
 class Scoring(OptionGroup):
     """What is scored, and how."""
@@ -71,6 +78,16 @@ class Scoring(OptionGroup):
             "--uncertainty",
             metavar="MEASURES",
             help="Also how well measures of uncertainty find the errors, such as entropy,margin,tta.",
+        ),
+    ] = None
+    corruption: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--corruption",
+            metavar="NAME[:STRENGTH]",
+            help="Also score the images under a corruption: fog:5 (1 to 5; 3 if left out), all, all:5; may be "
+            "repeated.",
+            autocompletion=completing(corruptions),
         ),
     ] = None
 

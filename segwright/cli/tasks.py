@@ -72,6 +72,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "evaluate": (
         "segwright evaluate runs/latest photos/ --split test",
         "segwright evaluate runs/latest photos/ --report report.html --json scores.json",
+        "segwright evaluate runs/latest photos/ --corruption all --corruption fog:5",
         "segwright evaluate masks-of-another-tool/ photos/",
     ),
     "compare": ("segwright compare runs/first runs/second --data photos/ --html compare.html",),

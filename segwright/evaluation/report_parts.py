@@ -138,6 +138,39 @@ def slice_section(e: Evaluation) -> dict[str, Any] | None:
     }
 
 
+def corruption_section(e: Evaluation) -> dict[str, Any] | None:
+    """The scores under corruptions: a sentence, a chart with the clean score, and rows for a table."""
+    part = e.parts.get("corruptions")
+    if part is None:
+        return None
+    tree: Mapping[str, Any] = part.to_json()
+    sentence = getattr(part, "sentence", None)
+    scored: list[tuple[str, Mapping[str, Any]]] = [("clean", tree["clean"])]
+    scored += [(f"{one['corruption']}:{one['strength']}", one) for one in tree["corruptions"]]
+    low, high = ([100 * _number(one["miou_ci95"][side]) for _, one in scored] for side in (0, 1))
+    names, values = [name for name, _ in scored], [100 * _number(one["miou"]) for _, one in scored]
+    chart = reports.interval_chart(names, values, low, high, x_label="mean IoU, %")
+    if len(scored) > 2:
+        scored.append(("mean of the corruptions", tree["mean"]))
+    return {
+        "sentence": sentence() if callable(sentence) else "",
+        "chart": chart,
+        "rows": [
+            {
+                "name": name,
+                "miou": _number(one["miou"]),
+                "interval": _interval(one["miou_ci95"]),
+                "change": _points(one.get("change")) if "change" in one else "",
+                "change_interval": _interval(one.get("change_ci95", (None, None)), signed=True),
+                "accuracy": _number(one.get("pixel_accuracy")),
+                "ece": _number(one.get("ece")),
+                "clear": "yes" if one.get("clear") else "no" if "clear" in one else "",
+            }
+            for name, one in scored
+        ],
+    }
+
+
 def label_error_section(e: Evaluation, numbers: Mapping[str, int]) -> dict[str, Any] | None:
     """Likely label errors, the likeliest first; ``numbers``: image → its number in the viewer."""
     part = e.parts.get("label_errors")

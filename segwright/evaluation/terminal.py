@@ -13,6 +13,7 @@ from segwright.core.progress import literal
 from segwright.evaluation.compare import interval_text
 from segwright.evaluation.evaluation import Evaluation
 from segwright.evaluation.intervals import trimap_name
+from segwright.evaluation.robustness import CorruptionScores, corruption_table
 from segwright.evaluation.slices import Slices, slices_table
 from segwright.metrics.boundary import TRIMAP_WIDTHS
 from segwright.reports import percent
@@ -71,6 +72,10 @@ def render_evaluation(evaluation: Evaluation, console: Console) -> None:
     if isinstance(slices, Slices):
         console.print(slices_table(slices.slices))
         lines.append(slices.sentence())
+    corruptions = e.parts.get("corruptions")
+    if isinstance(corruptions, CorruptionScores):
+        console.print(corruption_table(corruptions))
+        lines.append(corruptions.sentence())
     lines += [f"note: {note}" for note in notes(e)]
     for line in lines:
         console.print(literal(line), soft_wrap=True)

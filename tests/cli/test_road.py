@@ -118,8 +118,15 @@ def test_train_refuses_what_the_check_finds_or_leaves_it_out(scenes: Path, tmp_p
 
 
 def test_evaluate_writes_every_key(run: Path, scenes: Path, tmp_path: Path) -> None:
-    done = segwright("evaluate", run, scenes, "--split", "test", "--json", tmp_path / "e.json")
+    page, options = tmp_path / "report.html", ("--corruption", "fog:5", "--corruption", "contrast")
+    done = segwright(
+        "evaluate", run, scenes, "--split", "test", "--json", tmp_path / "e.json", *options, "--report", page
+    )
     found = json.loads((tmp_path / "e.json").read_text())
+    corrupted = found["corruptions"]["corruptions"]
+    assert [(one["corruption"], one["strength"]) for one in corrupted] == [("fog", 5), ("contrast", 3)]
+    assert found["corruptions"]["clean"]["miou"] == found["miou"]
+    assert "fog:5" in done.stdout and "contrast:3" in page.read_text()
     keys = (
         "images miou miou_ci95 pixel_accuracy mean_accuracy fwiou mean_dice boundary_iou convention per_class per_image"
     )
@@ -160,6 +167,8 @@ def test_wrong_usage_exits_with_2_and_says_what_to_do(scenes: Path, run: Path, t
         (("train", scenes, *TINY, *NARROW, "--epochs", 1, "--out", run), "holds a run already"),
         (("train", scenes, "--resume"), "--out"),
         (("evaluate", tmp_path, scenes), "has no masks"),
+        (("evaluate", tmp_path, scenes, "--corruption", "fog"), "need a model"),
+        (("evaluate", tmp_path, scenes, "--corruption", "mist:3"), "unknown corruption"),
         (("predict", run, "nowhere://example.org/x.jpg"), "no such kind of URL"),
     ]
     for arguments, message in cases:

@@ -233,6 +233,7 @@ def test_history_of_a_killed_run(tmp_path: Path) -> None:
 def test_slices_label_errors_figures_and_the_tool_are_on_the_page() -> None:
     page = made_pages.evaluation()
     for part in ("Slices", "Clearly weaker than the rest", "to the rest, points", "-10.0", "-20.0 to -1.0",
+                 "Scores under corruptions", "mean of the corruptions", "-30.0 to -10.0",
                  "Risk by coverage", "91.00", "1.10", "Likely label errors", "10 × 20 at 3, 4", "not shown",
                  "Figures", "calibration error",
                  "What torchvision", "temperature of 1.40", "Reliability", "Pixels by confidence"):  # fmt: skip

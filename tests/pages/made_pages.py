@@ -112,7 +112,17 @@ def parts() -> dict[str, Made]:
         "auroc": 0.91, "aupr": 0.4, "aurc": 0.011, "coverage": [0.0, 0.5, 1.0], "risk": [None, 0.01, 0.1],
         "intervals": {name: [0.1, None] for name in ("auroc", "aupr", "aurc")},
     }  # fmt: skip
+    corrupted = {
+        "miou": 0.3, "miou_ci95": [0.2, 0.4], "pixel_accuracy": 0.6, "ece": None, "change": -0.2, "clear": True,
+        "change_ci95": [-0.3, -0.1], "corruption": MARKUP, "strength": 5,
+    }  # fmt: skip
+    corruptions = {
+        "clean": {"miou": 0.5, "miou_ci95": [0.4, 0.6], "pixel_accuracy": 0.8, "ece": 0.05},
+        "corruptions": [corrupted, {**corrupted, "miou": None, "miou_ci95": [None, None], "change": None}],
+        "mean": {"miou": 0.3, "miou_ci95": [0.2, 0.4], "change": -0.2, "change_ci95": [None, None]},
+    }
     return {
+        "corruptions": Made(corruptions),
         "uncertainty": Made({"entropy": measured, MARKUP: {**measured, "auroc": None}}),
         "slices": Made([part(MARKUP, LONG, -0.1, True), part("brightness", RTL, None, False)]),
         "label_errors": Made({"regions_found": 2, "regions": [region, {**region, "rank": 2, "id": "not shown"}]}),
