@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import secrets
+import shutil
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -44,13 +45,16 @@ class Destination:
         """What a file of it is called in results."""
         return str(Path(self.shown) / name) if self.local else f"{self.shown.rstrip('/')}/{name}"
 
-    def put(self, name: str, data: bytes) -> None:
-        """Write a file, all or nothing; OutputError if that fails several times."""
+    def put(self, name: str, content: bytes | Path) -> None:
+        """Write bytes or a copy of a local file, all or nothing; OutputError if that fails several times."""
         if self.local:
             with atomic_file(Path(self.place) / name, sync=False) as beside:
-                beside.write_bytes(data)
+                if isinstance(content, Path):
+                    shutil.copyfile(content, beside)
+                else:
+                    beside.write_bytes(content)
             return
-        self._tried(name, lambda: put_whole(self.system, self._path(name), data))
+        self._tried(name, lambda: put_whole(self.system, self._path(name), content))
 
     def read(self, name: str) -> bytes | None:
         """The content of a file; None if there is none."""
@@ -64,6 +68,21 @@ class Destination:
         except FileNotFoundError:
             return None
         return found
+
+    def read_all(self, names: Sequence[str]) -> list[bytes]:
+        """The contents of files that are there, in order; a store is asked for many at a time."""
+        if self.local:
+            return [(Path(self.place) / name).read_bytes() for name in names]
+        paths = [self._path(name) for name in names]
+        found: dict[str, bytes] = self._tried("", lambda: self.system.cat(paths)) if paths else {}
+        return [found[path] for path in paths]
+
+    def fetch(self, name: str, target: Path) -> None:
+        """Copy a file of it to a local path."""
+        if self.local:
+            shutil.copyfile(Path(self.place) / name, target)
+        else:
+            self._tried(name, lambda: self.system.get_file(self._path(name), str(target)))
 
     def files(self, folder: str = "") -> dict[str, int]:
         """Name → bytes of all files below, or below a folder of it."""

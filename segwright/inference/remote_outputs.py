@@ -16,10 +16,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from segwright.core.errors import MissingExtraError
-from segwright.inference.destination import put_whole
+from segwright.core.errors import OutputError
+from segwright.inference.destination import open_destination
 from segwright.inference.ledger import Ledger, Stamp, compare_settings
-from segwright.inference.origins import file_system, url_text
 from segwright.inference.outputs import OutputFolder, OutputFolderError, Written
 
 DONE = ".segwright-done"
@@ -30,8 +29,8 @@ class RemoteFolder(OutputFolder):
     """The folder at ``url``. ``sources``: URLs of the sources, which are never replaced."""
 
     def __init__(self, url: str, sources: Iterable[str] = (), *, overwrite: bool = False) -> None:
-        self.system, path = file_system(url)
-        self.path, self.shown = path.rstrip("/"), url_text(url).rstrip("/")
+        self.store = open_destination(url)
+        self.shown = self.store.shown.rstrip("/")
         self.entries: dict[str, dict[str, Any]] = {}
         super().__init__(Path(tempfile.mkdtemp(prefix="segwright-out-")), (), overwrite=overwrite)
         self.settings: Mapping[str, Any] = {}
@@ -41,15 +40,11 @@ class RemoteFolder(OutputFolder):
 
     def prepare(self) -> None:
         """Read what is there; OutputFolderError if the URL cannot be read or written."""
-        with self._typed(self.shown):
-            self.system.invalidate_cache()
-            if self.system.exists(self.path):
-                found = self.system.find(self.path, detail=True)
-                self._sizes = {self._inner(place): int(facts.get("size") or 0) for place, facts in found.items()}
-            marks = [name for name in self._sizes if name.startswith(f"{DONE}/") and name.endswith(".json")]
-            for data in (self.system.cat([self._place(name) for name in marks]) if marks else {}).values():
+        with _lasting():
+            self._sizes = self.store.files()
+            for data in self.store.read_all([name for name in self._sizes if _is_mark(name)]):
                 self._take(data)
-            put_whole(self.system, self._place(f"{DONE}/.writable"), b"")
+            self.store.put(f"{DONE}/.writable", b"")
 
     def _take(self, data: bytes) -> None:
         try:
@@ -95,8 +90,8 @@ class RemoteFolder(OutputFolder):
     def fetch(self, name: str) -> Path:
         inner = name[len(self.shown) + 1 :]
         path = self.root / f".fetched{Path(inner).suffix}"
-        with self._typed(name):
-            self.system.get_file(self._place(inner), str(path))
+        with _lasting():
+            self.store.fetch(inner, path)
         return path
 
     def commit(self, name: str, entry: Mapping[str, Any]) -> None:
@@ -104,10 +99,10 @@ class RemoteFolder(OutputFolder):
         files = {one: list(self.written[one]) for one in self._pending}
         mark = hashlib.sha256(name.encode("utf-8", "surrogateescape")).hexdigest()[:32]
         whole = {"run": dict(self.settings), "done": name, **entry, "files": files}
-        with self._typed(self.shown):
-            put_whole(self.system, self._place(f"{DONE}/{mark}.json"), json.dumps(whole).encode())
+        with _lasting():
+            self.store.put(f"{DONE}/{mark}.json", json.dumps(whole).encode())
             for one in self._pending:
-                put_whole(self.system, self._place(one), self.root / one)
+                self.store.put(one, self.root / one)
                 self._sizes[one] = self.written[one].size
         self.discard()
 
@@ -121,27 +116,22 @@ class RemoteFolder(OutputFolder):
         finally:
             self.abandon()
 
-    # -- places -----------------------------------------------------------------------------------------------------
 
-    def _place(self, name: str) -> str:
-        return f"{self.path}/{name}"
+def _is_mark(name: str) -> bool:
+    return name.startswith(f"{DONE}/") and name.endswith(".json")
 
-    def _inner(self, place: str) -> str:
-        return place.removeprefix(self.path).lstrip("/")
 
-    @contextmanager
-    def _typed(self, where: str) -> Iterator[None]:
-        try:
-            yield
-        except (OutputFolderError, MissingExtraError):
-            raise
-        except Exception as error:  # of any file system that fsspec holds
-            found = OutputFolderError(
-                "the output cannot be written", found=f"{type(error).__name__}: {url_text(str(error))[:300]}",
-                where=where, fix="check the URL, the bucket and the credentials",
-            )  # fmt: skip
-            found.lasting = True
-            raise found from error
+@contextmanager
+def _lasting() -> Iterator[None]:
+    """What the store refuses ends the run: it has been tried several times."""
+    try:
+        yield
+    except OutputError as error:
+        found = OutputFolderError(
+            error.message, expected=error.expected, found=error.found, where=error.where, fix=error.fix
+        )
+        found.lasting = True
+        raise found from error
 
 
 class RemoteLedger(Ledger):

@@ -13,6 +13,8 @@ from test_predict_resume import Counting
 from segwright import api
 from segwright.core.errors import DataError, UsageError
 from segwright.imageio import encode_png, read_mask
+from segwright.inference import destination
+from segwright.inference.destination import put_whole
 from segwright.inference.predictor import Predictor
 from segwright.inference.remote_outputs import DONE
 
@@ -115,7 +117,33 @@ def test_files_of_others_sources_and_missing_buckets_are_safe(
     store.invalidate_cache()
     assert found.images == 5 and store.cat_file("bucket/in/0/1.png") == encode_png(scene(1))
     assert store.exists("bucket/in/0/1.mask.png")
-    with pytest.raises(UsageError, match="cannot be written"):
+    with pytest.raises(UsageError, match="bucket or folder does not exist"):
         run(Brightest(), "s3://bucket/in", "s3://misspelled/out")
     assert not store.exists("misspelled")
     assert not list(tmp_path.iterdir()), "no temporary folder stays"
+
+
+def test_a_store_that_refuses_for_a_moment_is_asked_again(store: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[str] = []
+
+    def sometimes(system: Any, path: str, content: Any) -> None:
+        calls.append(path)
+        if len(calls) % 3:
+            raise ConnectionError("try again")
+        put_whole(system, path, content)
+
+    monkeypatch.setattr(destination, "FIRST_WAIT", 0.0)
+    monkeypatch.setattr(destination, "put_whole", sometimes)
+    found = run(Brightest(), "s3://bucket/in", "s3://bucket/out")
+    assert found.images == 5 and len(masks(store)) == 5
+    assert len(calls) == 3 * (1 + 5 + 5), "the probe, an entry and a mask per image"
+    monkeypatch.setattr(destination, "TRIES", 2)
+    with pytest.raises(UsageError, match="try again"):
+        run(Brightest(), "s3://bucket/in", "s3://bucket/more")
+
+
+def test_a_url_of_this_machine_is_a_folder(store: Any, tmp_path: Path) -> None:
+    found = run(Brightest(), "s3://bucket/in", f"file://{tmp_path}/out")
+    assert found.images == 5 and (read_mask(tmp_path / "out/0/0.png") == truth(scene(0))).all()
+    again = Counting()
+    assert run(again, "s3://bucket/in", f"file://{tmp_path}/out", resume=True).resumed == 5 and again.runs == 0
