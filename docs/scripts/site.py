@@ -15,7 +15,6 @@ import types
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
-import click
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
@@ -83,57 +82,46 @@ def moved(markdown: str, folder: str, page: str) -> str:
 
 
 def cli_page() -> str:
-    """Every command with its arguments and options."""
+    """Every command with its examples, arguments and options: what ``--help-json`` gives, as a page."""
     import typer.main
 
     from segwright.cli import app
+    from segwright.cli.help_json import help_tree
 
     group = typer.main.get_command(app)
+    tree = help_tree(group, group.make_context("segwright", [], resilient_parsing=True))
+    codes = "; ".join(f"{code}: {text}" for code, text in tree["exit_codes"].items())
     parts = [
         "# Commands",
-        "Made from the commands themselves; `segwright COMMAND --help` shows the same. Exit codes: 0 done, 1 the check "
-        "failed or an alarm, 2 wrong usage or input.",
+        "Made from the commands themselves; `segwright COMMAND --help` shows the same, `--help-json` for programs. "
+        f"Exit codes: {codes}.",
     ]
-    assert isinstance(group, click.Group) or hasattr(group, "commands")
-    for name, command in _walk(group, ""):
-        parts.append(f"## {name}")
-        parts.append(_plain(command.help or command.short_help or ""))
-        usage = " ".join(command.collect_usage_pieces(click.Context(command, info_name=f"segwright {name}")))
-        parts.append(f"```text\nsegwright {name} {usage}\n```")
-        rows = [row for parameter in command.params if (row := _parameter(parameter))]
+    for command in _leaves(tree):
+        parts += [f"## {command['name'].removeprefix('segwright ')}", _plain(command["help"] or command["summary"])]
+        parts.append(
+            "```text\n"
+            + "\n".join([command["usage"], *([""] if command["examples"] else []), *command["examples"]])
+            + "\n```"
+        )
+        rows = [_row(one) for one in (*command["arguments"], *command["options"]) if one["name"] != "--help"]
         if rows:
             parts.append("| | | default |\n|---|---|---|\n" + "\n".join(rows))
     return "\n\n".join(parts) + "\n"
 
 
-def _walk(group: Any, prefix: str) -> list[tuple[str, Any]]:
-    found = []
-    for name, command in group.commands.items():
-        if getattr(command, "hidden", False):
-            continue
-        if hasattr(command, "commands"):
-            found.extend(_walk(command, f"{prefix}{name} "))
-        else:
-            found.append((prefix + name, command))
-    return found
+def _leaves(tree: dict[str, Any]) -> list[dict[str, Any]]:
+    """The commands that do something, in the order of the help."""
+    return [leaf for one in tree["commands"] for leaf in (_leaves(one) if one["commands"] else [one])]
 
 
-def _parameter(parameter: Any) -> str:
-    if getattr(parameter, "hidden", False) or "--help" in parameter.opts:
-        return ""
-    names = [*parameter.opts, *parameter.secondary_opts]
-    metavar = parameter.metavar or ""
-    if parameter.param_type_name == "argument":
-        shown = f"`{metavar or parameter.name.upper()}`"
-    else:
-        shown = ", ".join(f"`{name}`" for name in names) + (
-            f" `{metavar}`" if metavar and not parameter.is_flag else ""
-        )
-    default = parameter.default
-    if callable(default) or default in (None, (), [], False, "", ...) or "Sentinel" in type(default).__name__:
-        default = ""
-    text = _plain(getattr(parameter, "help", "") or "")
-    return f"| {shown} | {_cell(text)} | {_cell(f'`{default}`' if default != '' else '')} |"
+def _row(one: dict[str, Any]) -> str:
+    """A line of the table: names and value, what it is, default."""
+    names = [*one["names"], *one["off"]] or [one["name"]]
+    value = f" `{one['value']}`" if one["names"] and one["value"] else ""
+    shown = ", ".join(f"`{name}`" for name in names) + value
+    text = _plain(one["help"]) + (" Required." if one["required"] and one["names"] else "")
+    default = "" if one["default"] in (None, "", False) or isinstance(one["default"], list) else f"`{one['default']}`"
+    return f"| {shown} | {_cell(text)} | {_cell(default)} |"
 
 
 def _plain(text: str) -> str:

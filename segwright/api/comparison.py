@@ -73,11 +73,14 @@ def compare(
     from segwright.evaluation.compare import compare as compare_evaluations
     from segwright.evaluation.disagreements import SketchCollector
     from segwright.evaluation.evaluate import evaluate
+    from segwright.inference.exported_files import require_saved_model
     from segwright.inference.split_reader import as_model_sees
 
     check_models(models)
     if disagreements < 0:
         raise UsageError("the number of images is not negative", expected="0 or more", found=str(disagreements))
+    for each in models:
+        require_saved_model(each)
     chosen = data if isinstance(data, Split) else choose_split(opened(data, format, images, masks), split)
     loaded = {
         str(each): load(each, device=device, eight_bit=eight_bit, trust_external=trust_external) for each in models

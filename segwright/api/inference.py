@@ -134,6 +134,7 @@ def predict(
     (3, ())
     """
     from segwright.inference.batch import RunOptions, new_result
+    from segwright.inference.exported_files import require_saved_model
     from segwright.inference.output_options import OutputOptions
     from segwright.inference.sources import open_sources
 
@@ -144,6 +145,7 @@ def predict(
         mask_format, overlay, confidence, saved, tuple(polygons), Path(areas) if areas is not None else None, video,
         uncertainty, uncertainty_format, quality, simplify,
     )  # fmt: skip
+    require_saved_model(model)
     found = open_sources([source] if isinstance(source, str | Path) else list(source))
     predictor = as_predictor(
         model, device, postprocess, tta, eight_bit, trust_external,
@@ -335,6 +337,7 @@ def evaluate(
     from segwright.evaluation.parts import EvaluationParts
     from segwright.evaluation.risk_coverage import UncertaintyCollector
     from segwright.evaluation.robustness import evaluate_corrupted, parse_corruptions
+    from segwright.inference.exported_files import require_saved_model
     from segwright.inference.split_reader import as_model_sees
     from segwright.metrics.conventions import find_convention
 
@@ -342,8 +345,11 @@ def evaluate(
     find_convention(convention)  # before any file is read
     corruptions = None if corruption is None else parse_corruptions(corruption)
     parts = EvaluationParts(slices, label_errors)
+    of_masks = isinstance(model, str | Path) and is_mask_folder(Path(model))
+    if not of_masks:
+        require_saved_model(model)
     chosen = data if isinstance(data, Split) else choose_split(opened(data, format, images, masks, labels), split)
-    if isinstance(model, str | Path) and is_mask_folder(Path(model)):
+    if isinstance(model, str | Path) and of_masks:
         from segwright.evaluation.masks import evaluate_masks
 
         _refuse_for_masks(model, probabilities or bool(uncertainty), corruptions is not None)

@@ -23,6 +23,11 @@ class JsonResult:
         return self.to_json()[new]
 
 
+def place(value: str) -> Path | str:
+    """A path, or a URL as it is: ``Path`` would take a slash of ``s3://`` away."""
+    return value if "://" in value else Path(value)
+
+
 def _json(value: Any) -> Any:
     if isinstance(value, JsonResult):
         return value.to_json()
@@ -35,22 +40,22 @@ def _json(value: Any) -> Any:
 
 @dataclass(frozen=True)
 class PredictedFile(JsonResult):
-    """What was written for one image, frame or video."""
+    """What was written for one image, frame or video; URLs are str."""
 
-    file: Path  # the source
-    mask: Path | None = None
-    overlay: Path | None = None
-    confidence: Path | None = None
-    probabilities: Path | None = None
-    geojson: Path | None = None
-    labelme: Path | None = None
-    video: Path | None = None
+    file: Path | str  # the source
+    mask: Path | str | None = None
+    overlay: Path | str | None = None
+    confidence: Path | str | None = None
+    probabilities: Path | str | None = None
+    geojson: Path | str | None = None
+    labelme: Path | str | None = None
+    video: Path | str | None = None
     frame: int | None = None  # of a video
     frames: int | None = None  # in a video that was written
     placed: str | None = None  # what gives the mask its place on the ground
     shares: Mapping[str, float] | None = None  # class name → share of the pixels, 0…1
     mean_confidence: float | None = None  # 0…1
-    uncertainty: Path | None = None
+    uncertainty: Path | str | None = None
     mean_uncertainty: float | None = None  # 0…1
     quality: Mapping[str, Any] | None = None  # the estimate of the model's error model
     windows: Mapping[str, Any] | None = None  # how a large image was cut, and whether that changes labels
@@ -66,7 +71,7 @@ class PredictedFile(JsonResult):
 class FailedFile(JsonResult):
     """A file or frame that could not be predicted."""
 
-    file: Path
+    file: Path | str
     error: str  # the text of the error: what was expected, found, where, the fix
     kind: str  # the name of the error's class
     frame: int | None = None
@@ -77,12 +82,12 @@ class PredictResult(JsonResult):
     """What :func:`segwright.predict` did."""
 
     images: int  # images and frames that were predicted
-    out: Path  # the folder of the outputs
+    out: Path | str  # the folder of the outputs
     results: tuple[PredictedFile, ...] = ()
     failed: tuple[FailedFile, ...] = ()
     notes: tuple[str, ...] = ()
-    coco: Path | None = None  # the COCO file over all images
-    areas: Path | None = None  # the CSV file over all images
+    coco: Path | str | None = None  # the COCO file over all images
+    areas: Path | str | None = None  # the CSV file over all images
     stopped: str | None = None  # why the run ended before the last file
     resumed: int | None = None  # of the images, those that an earlier run had finished
     journal: Mapping[str, Any] | None = None  # its folder, rows written and lost, and why
@@ -94,12 +99,12 @@ class PredictResult(JsonResult):
         """The result out of the JSON-able tree that a prediction fills as it goes on."""
         return cls(
             images=int(tree["images"]),
-            out=Path(tree["out"]),
+            out=place(tree["out"]),
             results=tuple(_item(PredictedFile, one) for one in tree["results"]),
             failed=tuple(_item(FailedFile, one) for one in tree["failed"]),
             notes=tuple(tree["notes"]),
-            coco=Path(tree["coco"]) if tree.get("coco") else None,
-            areas=Path(tree["areas"]) if tree.get("areas") else None,
+            coco=place(tree["coco"]) if tree.get("coco") else None,
+            areas=place(tree["areas"]) if tree.get("areas") else None,
             stopped=tree.get("stopped"),
             resumed=tree.get("resumed"),
             journal=tree.get("journal"),
@@ -149,6 +154,6 @@ _PATHS = {"file", "mask", "overlay", "confidence", "probabilities", "geojson", "
 
 def _item(kind: type[Any], tree: Mapping[str, Any]) -> Any:
     known = {one.name for one in fields(kind)}
-    values = {key: Path(value) if key in _PATHS else value for key, value in tree.items() if key in known}
+    values = {key: place(value) if key in _PATHS else value for key, value in tree.items() if key in known}
     rest = {key: value for key, value in tree.items() if key not in known}
     return kind(**values, **({"other": rest} if rest else {}))

@@ -5,12 +5,13 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import shlex
 import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, cast
 
 from rich.console import Console
 from rich.text import Text
@@ -23,11 +24,25 @@ from segwright.core.progress import PlainConsole, visible
 ERRORS = "SEGWRIGHT_ERRORS"  # the form of errors, as --errors
 
 
-def console() -> Console:
-    """For results: stdout, as wide as the terminal, or wide enough for tables when piped."""
+def console(piped: int = 120) -> Console:
+    """For results: stdout, as wide as the terminal, or ``piped`` columns when piped: enough for tables of figures."""
     if sys.stdout.isatty():
         return PlainConsole()
-    return PlainConsole(width=None if "COLUMNS" in os.environ else 120)
+    file = cast(IO[str], _Trimmed(sys.stdout))
+    return PlainConsole(file=file, width=None if "COLUMNS" in os.environ else piped)
+
+
+class _Trimmed:
+    """A stream whose lines lose the spaces at their ends, which fill the columns of tables."""
+
+    def __init__(self, stream: IO[str]) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        return self._stream.write(re.sub(r" +(?=\n)", "", text))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
 
 
 def set_error_form(form: str) -> None:

@@ -91,7 +91,7 @@ def datasets(context: typer.Context, json: Json = None) -> None:
             known.append(format_by_name(name))
         except PluginError as error:
             report_error(error)
-    screen = console()
+    screen = console(piped=80)
     screen.print(Text("Formats, detected from the files", style="bold"))
     screen.print(formats_table(known))
     screen.print(Text("\nDownloads: segwright datasets download NAME", style="bold"))

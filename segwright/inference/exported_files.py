@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from segwright.core.errors import BundleError, UsageError
+from segwright.inference.description import find_bundle
 from segwright.inference.exported import ExportedRuntime
 from segwright.inference.onnx_runtime import OnnxRuntime
 from segwright.inference.openvino_runtime import OpenVinoRuntime
@@ -58,6 +59,14 @@ def find_exported(path: str | Path) -> ExportedFile | None:
         if files and files[-1].is_file():
             return ExportedFile("triton", files[-1])
     return None
+
+
+def require_saved_model(model: object) -> None:
+    """BundleError where a path given as a model is none: before data is looked at, which may take minutes."""
+    if isinstance(model, str | Path) and "://" not in str(model):
+        exported = find_exported(model)
+        if exported is None or not exported.file.is_file():
+            find_bundle(model)
 
 
 def open_exported(

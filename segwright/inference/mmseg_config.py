@@ -14,7 +14,7 @@ from typing import Any
 
 from segwright.core.errors import ConfigError, WeightsError
 
-PLANS = {  # (strides, dilations) of a ResNet's stages → our output stride
+PLANS: Mapping[tuple[Any, ...], int] = {  # (strides, dilations) of a ResNet's stages → our output stride
     ((1, 2, 2, 2), (1, 1, 1, 1)): 32,
     ((1, 2, 2, 1), (1, 1, 1, 2)): 16,
     ((1, 2, 1, 1), (1, 1, 2, 4)): 8,
@@ -69,7 +69,7 @@ class _Reader:
         self.files.discard(path)
         return _merged(merged, found)
 
-    def text(self, text: str, where: object) -> dict[str, Any]:
+    def text(self, text: str, where: str | Path) -> dict[str, Any]:
         """The assignments of a config's text."""
         try:
             tree = ast.parse(text)
@@ -96,7 +96,7 @@ def read_mmseg_config(config: str | Path) -> MmsegNetwork:
     return _network(_Reader().file(path), path)
 
 
-def read_mmseg_text(text: str, where: object) -> MmsegNetwork:
+def read_mmseg_text(text: str, where: str | Path) -> MmsegNetwork:
     """The same of the flat config that a checkpoint of mmsegmentation holds."""
     found = _Reader().text(text, where)
     found.pop("_base_", None)
@@ -140,7 +140,7 @@ def _merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
 class _Part:
     """A dict of the config, of which every entry has to be accounted for."""
 
-    def __init__(self, found: Any, name: str, where: object) -> None:
+    def __init__(self, found: Any, name: str, where: str | Path) -> None:
         if not isinstance(found, Mapping):
             raise ConfigError(f"the config has no {name} of one dict", found=_shown(found), where=where)
         self.found, self.name, self.where = dict(found), name, where
@@ -176,7 +176,7 @@ class _Part:
             self.refuse(unknown[0], "absent")
 
 
-def _network(config: Mapping[str, Any], where: object) -> MmsegNetwork:
+def _network(config: Mapping[str, Any], where: str | Path) -> MmsegNetwork:
     model = _Part(config.get("model"), "model", where)
     model.only("type", "EncoderDecoder")
     if "neck" in model.found and model.found["neck"] is not None:
@@ -234,10 +234,8 @@ def _backbone(part: _Part) -> tuple[str, dict[str, Any], int]:
     part.only("stem_channels", 64)
     part.only("zero_init_residual", True, False)
     _norm(part)
-    plan = tuple(
-        tuple(part.take(key, default)) for key, default in (("strides", (1, 2, 2, 2)), ("dilations", (1,) * 4))
-    )
-    stride = PLANS.get(plan)  # type: ignore[call-overload]
+    strides, dilations = tuple(part.take("strides", (1, 2, 2, 2))), tuple(part.take("dilations", (1, 1, 1, 1)))
+    stride = PLANS.get((strides, dilations))
     if stride is None:
         part.refuse("dilations", "those of output stride 8, 16 or 32")
     contracted = bool(part.take("contract_dilation", False))
@@ -296,7 +294,7 @@ def _same_aux(head: Any) -> bool:
 
 
 def _normalization(
-    config: Mapping[str, Any], model: _Part, channels: int, where: object
+    config: Mapping[str, Any], model: _Part, channels: int, where: str | Path
 ) -> dict[str, list[float]] | None:
     """Mean and standard deviation for pixels in 0 to 1, from the preprocessor (1.x) or ``img_norm_cfg`` (0.x)."""
     found = model.take("data_preprocessor") or config.get("data_preprocessor") or config.get("img_norm_cfg")

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, Protocol
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import urlsplit
 
 from segwright.core.errors import DataError, MissingExtraError, TooLargeError, UsageError
 from segwright.data.tar_headers import TarHeaderError, entries
@@ -210,7 +210,7 @@ def url_text(url: str) -> str:
         parts = urlsplit(url)
     except ValueError:
         return url.split("?")[0]
-    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
 
 
 def spooled(stream: BinaryIO | None = None) -> tuple[str, Path]:

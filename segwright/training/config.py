@@ -390,7 +390,11 @@ def load_config(path: str | Path) -> TrainConfig:
         if len(data) > 4 * LONGEST:
             raise ConfigError("the config file is too large", expected=f"at most {LONGEST} characters", where=path)
         tree = _plain_yaml(data.decode("utf-8"))
-    except (OSError, yaml.YAMLError, ValueError, RecursionError) as error:
+    except FileNotFoundError as error:
+        raise ConfigError("no such config file", where=path, fix="check the path") from error
+    except OSError as error:
+        raise ConfigError("cannot read the config file", found=error.strerror or str(error), where=path) from error
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise ConfigError("cannot read the config file", found=_first_line(error), where=path) from error
     if not isinstance(tree, dict):
         raise ConfigError("a config file holds sections", expected="data:, model:, training: …", where=path)

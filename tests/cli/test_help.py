@@ -186,3 +186,24 @@ def test_help_as_a_word() -> None:
 def test_nearest_names() -> None:
     assert nearest("evaluat", COMMANDS) == ["evaluate"]
     assert nearest("q", COMMANDS) == []
+
+
+def test_a_piped_list_of_datasets_has_80_columns_and_no_spaces_at_line_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("COLUMNS")
+    lines = run("datasets").stdout.splitlines()
+    assert len(lines) > 40 and all(len(line) <= 80 and line == line.rstrip() for line in lines)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["evaluate", "none", "nodata"], ["compare", "none", "gone", "--data", "nodata"], ["predict", "none", "x"]],
+)
+def test_a_wrong_model_is_said_before_any_data_is_looked_at(arguments: list[str], tmp_path: Path) -> None:
+    found = run(*arguments)
+    assert "no saved model here" in str(found.exception)
+
+
+def test_a_missing_config_file_is_said_in_words(tmp_path: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    found = run("train", str(tmp_path / "photos"), "--config", str(tmp_path / "missing.yaml"))
+    assert "no such config file" in str(found.exception) and "Errno" not in str(found.exception)

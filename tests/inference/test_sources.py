@@ -133,8 +133,11 @@ def test_urls_of_fsspec(tmp_path: Path) -> None:
         with memory.open(f"/bucket/{name}", "wb") as file:
             file.write(data)
     found = predictions("memory://bucket", tmp_path / "out")
-    assert found.images == 2 and [str(item.file) for item in found.failed] == ["memory:/bucket/bad.png"]
+    assert found.images == 2 and [str(item.file) for item in found.failed] == ["memory:///bucket/bad.png"]
     assert (read_mask(tmp_path / "out/deep/b.png") == truth(scene(1))).all()
+    assert found.results[0].file == "memory:///bucket/a.png", "a URL is no Path, which would lose slashes"
+    away = predictions("memory://bucket/a.png", "memory://masks")
+    assert (away.out, away.results[0].mask) == ("memory://masks", "memory://masks/a.png")
     assert any("1 files are not images" in note for note in found.notes)
     assert predictions("memory://bucket/*.png", tmp_path / "glob").images == 1
     assert predictions("memory://bucket/a.png", tmp_path / "one").images == 1
