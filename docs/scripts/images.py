@@ -169,7 +169,14 @@ def terminal(studio: Studio) -> None:
     subprocess.run([*command, "--no-open"], check=True, cwd=studio.scratch)
 
 
+def tutorials(studio: Studio) -> None:
+    """The steps of the tutorials that show data, predictions and screens: each page is run, with smaller budgets."""
+    script = Path(__file__).with_name("tutorial_images.py")
+    subprocess.run([sys.executable, str(script), "--run", "all", "--out", str(studio.out)], check=True)
+
+
 MADE = {"check": check, "report": report, "service": serve, "label": label, "crf": crf, "terminal": terminal}
+MADE["tutorials"] = tutorials
 
 
 def main() -> None:

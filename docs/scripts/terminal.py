@@ -313,6 +313,25 @@ def draw(events: Sequence[Event], columns: int, rows: int, title: str) -> str:
     )
 
 
+def still(events: Sequence[Event], columns: int, title: str) -> str:
+    """An SVG of the screen at the end, as high as what was written."""
+    screen = Screen(columns)
+    for _, text in events:
+        screen.write(text)
+    lines = [tuple(line) for line in screen.lines]
+    while lines and not "".join(character for character, _ in lines[-1]).strip():
+        lines.pop()
+    body = "".join(_spans(line, 14 + row * HEIGHT) for row, line in enumerate(lines))
+    width, height = 24 + columns * CELL, 16 + len(lines) * HEIGHT
+    font = "ui-monospace,SFMono-Regular,Menlo,Consolas,'DejaVu Sans Mono',monospace"
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:.0f} {height}" width="{width:.0f}" '
+        f'height="{height}" role="img" aria-label="{html.escape(title)}"><style>text{{font:14px {font};'
+        f'fill:{PLAIN[0]};white-space:pre}}</style><rect width="100%" height="100%" rx="8" fill="{GROUND}"/>'
+        f'<svg y="8">{body}</svg></svg>\n'
+    )
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)

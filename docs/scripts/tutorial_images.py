@@ -1,14 +1,18 @@
-"""Draw the images of the tutorials from the folders in which their commands were run.
+"""Draw the images of the tutorials: data, predictions, screens.
 
-``python docs/scripts/tutorial_images.py --roads FOLDER --cells FOLDER --land FOLDER``: each folder is where that page's
-notebook was run (``roads``: also a folder of ``segwright demo``). Data and predictions are drawn as they lie there.
+``python docs/scripts/tutorial_images.py --run satellite fine-tuning service paper`` runs these pages in a temporary
+folder, with smaller budgets, and draws from what they wrote. ``--roads FOLDER --cells FOLDER --land FOLDER`` draws from
+folders in which those pages were run (``roads``: also a folder of ``segwright demo``).
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Sequence
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import cv2
@@ -19,9 +23,30 @@ from segwright.core.types import LabelSpace
 from segwright.data.dataset import open_dataset
 from segwright.imageio import read_raster
 
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+from terminal import record, still
+
 Pixels = npt.NDArray[np.uint8]
-IMAGES = Path(__file__).resolve().parents[1] / "images"
-QUALITY = 84
+DOCS = Path(__file__).resolve().parents[1]
+IMAGES = DOCS / "images"
+QUALITY, COLUMNS = 84, 80
+LEAN = "--model leannet --device cpu"
+# page → budgets in place of its own, and the commands whose screens are shown, by the name of the image
+BUDGETS: Mapping[str, Mapping[str, str]] = {
+    "satellite": {"--epochs 40": f"--epochs 40 {LEAN}"},
+    "fine-tuning": {
+        "--weights auto --epochs 20": "--weights none --epochs 40",
+        "--split val": "--split val --no-speed",
+    },
+    "service": {"--minutes 5": f"--minutes 1 {LEAN}", "segwright serve": "# segwright serve"},
+    "paper": {"--epochs 20 --out runs/paper\n": "--epochs 1 --out runs/paper\n"},
+}
+SCREENS: Mapping[str, Mapping[str, str]] = {
+    "satellite": {"tutorial-land-check": "segwright check land"},
+    "fine-tuning": {"tutorial-voc-compare": "segwright compare"},
+    "service": {"tutorial-service-export": "segwright export", "tutorial-service-benchmark": "segwright benchmark"},
+    "paper": {"tutorial-paper-models": "segwright models", "tutorial-paper-plan": "--dry-run"},
+}
 
 
 def save(name: str, rows: Sequence[Sequence[Pixels]], side: int) -> None:
@@ -85,7 +110,7 @@ def land(folder: Path) -> None:
     raster = np.asarray(read_raster(folder / "land" / "images" / "tile.tif"), np.uint8)[..., :3]
     mask = np.asarray(read_raster(folder / "land" / "masks" / "tile.tif"), np.uint8)[..., 0]
     colors = np.array([[188, 204, 140], [70, 120, 190], [200, 90, 70]], np.uint8)
-    save("tutorial-land-data", [[raster, colors[mask]]], 480)
+    save("tutorial-land-data", [[raster, colors[mask]]], 340)
     outlined = raster.copy()
     place = json.loads(next((folder / "predictions").rglob("*.geojson")).read_text(encoding="utf-8"))
     for feature in place["features"]:
@@ -95,14 +120,69 @@ def land(folder: Path) -> None:
             for ring in polygon:
                 corners = (np.asarray(ring, np.float64) - (600_000, 5_300_000)) / (0.5, -0.5)
                 cv2.polylines(outlined, [np.round(corners).astype(np.int32)], True, (255, 240, 60), 2)
-    save("tutorial-land-predictions", [[colors[predicted(folder / "predictions", "tile")], outlined]], 480)
+    save("tutorial-land-predictions", [[colors[predicted(folder / "predictions", "tile")], outlined]], 340)
+
+
+def fine_tuning(folder: Path) -> None:
+    """Image and mask as VOC has them, and what the two models make of held-out images."""
+    data = open_dataset(folder / "voc")
+    space, split = data.label_space, data.splits["val"]
+    images = [split.read_image(index) for index in range(4)]
+    truth = [colored(mask, space) for index in range(4) if (mask := split.read_mask(index)) is not None]
+    save("tutorial-voc-data", [images, truth], 190)
+    rows = [images]
+    for run in ("voc", "tuned"):
+        files = [str(split.records[index].image_path) for index in range(4)]
+        out = folder / f"from-{run}"
+        subprocess.run(["segwright", "predict", f"runs/{run}", *files, "--out", str(out)], cwd=folder, check=True)
+        rows.append([colored(predicted(out, Path(file).stem), space) for file in files])
+    save("tutorial-voc-predictions", [*rows, truth], 190)
+
+
+def run(name: str) -> None:
+    """Run the page's blocks one after the other, keep the screens that are shown, and draw what was written."""
+    text = (DOCS / "tutorials" / f"{name}.md").read_text(encoding="utf-8")
+    for old, new in BUDGETS[name].items():
+        assert old in text, f"{name}.md has no {old!r}"
+        text = text.replace(old, new)
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place)
+        for part in text.split("```")[1::2]:
+            language, _, code = part.partition("\n")
+            if language == "python" and "http://" not in code:
+                subprocess.run([sys.executable, "-c", code], cwd=folder, check=True)
+            for line in code.splitlines() if language == "sh" else ():
+                if line and not line.startswith("#"):
+                    command(name, line, folder)
+        if name == "satellite":
+            land(folder)
+        elif name == "fine-tuning":
+            fine_tuning(folder)
+
+
+def command(page: str, line: str, folder: Path) -> None:
+    """One command of a page; its screen becomes an image if the page shows it."""
+    shown = [image for image, start in SCREENS[page].items() if line.startswith(start) or line.endswith(start)]
+    if not shown:
+        subprocess.run(line.split(), cwd=folder, check=True)
+        return
+    quoted = ["sh", "-c", f"cd {folder} && exec {line}"]
+    events = [(0.0, f"\x1b[1;32m$\x1b[0m {line}\r\n"), *record(quoted, COLUMNS, 200)]
+    path = IMAGES / f"{shown[0]}.svg"
+    path.write_text(still(events, COLUMNS, f"The screen of {line}"), encoding="utf-8")
+    print(f"{path}: {path.stat().st_size / 1024:.0f} kB")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name in ("roads", "cells", "land"):
         parser.add_argument(f"--{name}", type=Path, metavar="FOLDER")
+    parser.add_argument("--run", nargs="+", default=[], choices=["all", *BUDGETS], metavar="PAGE")
+    parser.add_argument("--out", type=Path, default=IMAGES)
     given = parser.parse_args()
+    globals()["IMAGES"] = given.out
+    for name in BUDGETS if given.run == ["all"] else given.run:
+        run(name)
     for name, draw in (("roads", roads), ("cells", cells), ("land", land)):
         if getattr(given, name) is not None:
             draw(getattr(given, name))
