@@ -45,18 +45,35 @@ def test_every_line_of_a_tutorial_runs(name: str, tmp_path: Path) -> None:
     run_page(ROOT / "docs" / "tutorials" / f"{name}.md", tmp_path, QUICK[name])
 
 
-@pytest.mark.slow
-def test_the_tutorial_of_the_service_runs(tmp_path: Path) -> None:
+def shorter_service() -> dict[str, str]:
+    """The service's page with a free port."""
     with socket.socket() as one:
         one.bind(("127.0.0.1", 0))
         port = str(one.getsockname()[1])
-    shorter = {
+    return {
         "train=40, val=10, test=4, size=(128, 192)": "train=6, val=3, test=2, size=(64, 96)",
         "--minutes 5": NET, "--seconds 1": "--seconds 0.1 --no-keep", "--port 8000": f"--port {port}",
         "http://127.0.0.1:8000\"": f'http://127.0.0.1:{port}"',
     }  # fmt: skip
-    found = run_page(ROOT / "docs" / "tutorials" / "service.md", tmp_path, shorter)
+
+
+@pytest.mark.slow
+def test_the_tutorial_of_the_service_runs(tmp_path: Path) -> None:
+    found = run_page(ROOT / "docs" / "tutorials" / "service.md", tmp_path, shorter_service())
     assert sum(entry["share"] for entry in found["found"]["classes"]) == pytest.approx(1, abs=0.01)
+
+
+def test_a_notebook_runs_whole(tmp_path: Path) -> None:
+    """The cells of one notebook, in this process; the others, and all in a kernel, are slow tests."""
+    pytest.importorskip("rasterio", reason="the extra geo is not installed")
+    cells = json.loads((ROOT / "examples" / "satellite.ipynb").read_text(encoding="utf-8"))["cells"]
+    code = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
+    blocks = [f"```sh\n{one.removeprefix('%%bash')}\n```" if one.startswith("%%bash") else f"```python\n{one}\n```"
+              for one in code]  # fmt: skip
+    place = tmp_path / "satellite.md"
+    place.write_text("\n\n".join(blocks), encoding="utf-8")
+    found = run_page(place, tmp_path, QUICK["satellite"])
+    assert found["polygons"]["features"] and (tmp_path / "areas.csv").is_file()
 
 
 @pytest.mark.parametrize("page", ["README.md", "docs/get-started.md"])
@@ -98,12 +115,12 @@ def test_the_notebooks_are_the_pages() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["road-scenes", "microscopy", "satellite", "fine-tuning", "paper"])
+@pytest.mark.parametrize("name", [*QUICK, "service"])
 def test_a_notebook_runs_in_a_kernel(name: str, tmp_path: Path) -> None:
     client = pytest.importorskip("nbclient", reason="nbclient is not installed")
     nbformat = pytest.importorskip("nbformat")
     text = (ROOT / "examples" / f"{name}.ipynb").read_text(encoding="utf-8")
-    for old, new in QUICK[name].items():
+    for old, new in (shorter_service() if name == "service" else QUICK[name]).items():
         text = text.replace(json.dumps(old)[1:-1], json.dumps(new)[1:-1])
     book = nbformat.reads(text, as_version=4)
     client.NotebookClient(book, timeout=1800, resources={"metadata": {"path": str(tmp_path)}}).execute()
