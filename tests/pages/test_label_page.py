@@ -113,6 +113,50 @@ def test_questions_are_answered_by_key(browser: Any, server: LabelServer) -> Non
         assert set(server.service.store.answered("photo0.png")) == {first}
 
 
+PIXELS = """async whole => {
+  const view = labelPage.view, frame = () => new Promise(done => requestAnimationFrame(done));
+  if (whole) view.dirtyAll();
+  await frame();
+  await frame();
+  const {width, height} = view.base;
+  const copy = new OffscreenCanvas(width, height).getContext("2d", {willReadFrequently: true});
+  copy.drawImage(view.base, 0, 0);
+  const data = copy.getImageData(0, 0, width, height).data;
+  return Array.from(new Uint32Array(await crypto.subtle.digest("SHA-256", data)));
+}"""
+
+
+def test_what_is_painted_in_part_is_what_the_whole_would_be(browser: Any, server: LabelServer) -> None:
+    with Opened(browser, server) as opened:
+        empty = opened.page.evaluate(PIXELS, True)
+        opened.press("Enter", "3", "b", "4")  # two answers and a stroke: only their boxes are painted
+        opened.drag((20, 30), (120, 70))
+        opened.agree()
+        part = opened.page.evaluate(PIXELS, False)
+        assert part != empty
+        assert part == opened.page.evaluate(PIXELS, True)
+        opened.press("h", "+")  # hatched and zoomed, which paints everything, then an undo in part
+        opened.page.evaluate(PIXELS, False)
+        opened.press("z")
+        opened.agree()
+        assert opened.page.evaluate(PIXELS, False) == opened.page.evaluate(PIXELS, True)
+
+
+def test_the_next_image_is_painted_before_it_is_opened(browser: Any, server: LabelServer) -> None:
+    with Opened(browser, server) as opened:
+        for _ in range(8):  # until a question of the next image is among those that are held
+            if opened.page.evaluate("new Set(labelPage.questions.upcoming()).has(1)"):
+                break
+            opened.press("Enter")
+            opened.saved()
+        opened.page.wait_for_function(
+            "() => [...labelPage.view.parts.values()].some(part => part.image.number === 1 && !part.stale)"
+        )
+        opened.page.wait_for_function("() => labelPage.images.get(1).ready.tile(0, 0, 0, false)")
+        opened.page.evaluate("labelPage.forget(1)")  # what is no longer kept leaves with it
+        assert not opened.page.evaluate("[...labelPage.view.parts.values()].some(part => part.image.number === 1)")
+
+
 def test_brush_eraser_undo_and_redo(browser: Any, server: LabelServer) -> None:
     with Opened(browser, server) as opened:
         opened.press("b", "2")

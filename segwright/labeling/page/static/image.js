@@ -1,8 +1,9 @@
 // One image on the page: its label mask, the model's mask, superpixels, and its tiles.
 import {decodeLabels, decodeUnits} from "./masks.js";
-import {getJson, getRuns} from "./server.js";
+import {getBlob, getJson, getRuns} from "./server.js";
 
-const MOST_TILES = 64;
+const MOST_TILES = 48;  // decoded ones of all images together, up to 4 MB each
+const tiles = new Map();  // path → {image, bitmap}, the one that was used longest ago first
 
 export class LabelImage {
   static async load(number) {
@@ -18,7 +19,6 @@ export class LabelImage {
     this.count = facts.width * facts.height;
     this.labels = this.prediction = this.units = this.scratch = null;
     this.version = -1;
-    this.tiles = new Map();
   }
 
   async loadLabels() {
@@ -44,27 +44,43 @@ export class LabelImage {
     return this.unitsComing;
   }
 
-  // The tile as an image element, or null while it is loading; ready is called when it is there.
-  tile(level, row, column, load, ready) {
-    const key = level + "/" + row + "/" + column;
-    let found = this.tiles.get(key);
-    if (!found) {
+  // The tile's pixels, decoded, or null while it is on its way; ready is called when it is there.
+  tile(level, row, column, load, ready = () => {}) {
+    const path = this.path + "tiles/" + level + "/" + row + "/" + column;
+    let found = tiles.get(path);
+    if (!found || found.image !== this) {
       if (!load) return null;
-      found = new Image();
-      found.decoding = "async";
-      found.src = this.path + "tiles/" + key;
-      found.addEventListener("load", ready);
-      this.tiles.set(key, found);
-      if (this.tiles.size > MOST_TILES) this.tiles.delete(this.tiles.keys().next().value);
+      found = {image: this, bitmap: null, coming: this.fetchTile(path)};
     }
-    return found.complete && found.naturalWidth ? found : null;
+    tiles.delete(path);
+    tiles.set(path, found);
+    if (tiles.size > MOST_TILES) tiles.delete(tiles.keys().next().value);
+    if (!found.bitmap) found.coming.then(there => { if (there) ready(); });
+    return found.bitmap;
+  }
+
+  // Whether the tile came; one that did not is asked for again later.
+  async fetchTile(path) {
+    try {
+      const bitmap = await createImageBitmap(await getBlob(path));
+      const found = tiles.get(path);
+      if (found && found.image === this) found.bitmap = bitmap;
+      return true;
+    } catch {
+      setTimeout(() => { if (tiles.get(path)?.image === this) tiles.delete(path); }, 2000);
+      return false;
+    }
   }
 
   tileReady(level, row, column) {
-    return new Promise(done => {
-      if (this.tile(level, row, column, true, done)) done();
-      this.tiles.get(level + "/" + row + "/" + column).addEventListener("error", done);
-    });
+    this.tile(level, row, column, true);
+    return tiles.get(this.path + "tiles/" + level + "/" + row + "/" + column).coming;
+  }
+
+  dropTiles() {
+    for (const [path, found] of tiles) {
+      if (found.image === this) tiles.delete(path);
+    }
   }
 
   needScratch() {

@@ -116,9 +116,15 @@ class App {
       this.images.set(number, found);
       const spare = [...this.images.keys()].filter(key => key !== this.image()?.number &&
         !this.questions.upcoming().slice(0, AHEAD).includes(key) && key !== number);
-      while (this.images.size > KEPT && spare.length) this.images.delete(spare.shift());
+      while (this.images.size > KEPT && spare.length) this.forget(spare.shift());
     }
     return found;
+  }
+
+  forget(number) {
+    const image = this.images.get(number).ready;
+    this.images.delete(number);
+    if (image) this.view.forget(image);
   }
 
   // Strokes that wait for the server are not in what it sent.
@@ -191,24 +197,30 @@ class App {
 
   async refreshPrediction(image) {
     await image.loadPrediction();
-    if (this.image() === image) this.view.dirtyAll();
+    this.view.renewed(image);
   }
 
   async refreshLabels(image) {
     await image.loadLabels();
     this.replay(image);
-    if (this.image() === image) {
-      this.view.dirtyAll();
-      this.showShare();
-    }
+    this.view.renewed(image);
+    if (this.image() === image) this.showShare();
   }
 
   // ---- questions
 
   onQuestions() {
-    for (const number of [...new Set(this.questions.upcoming())].slice(0, AHEAD)) this.load(number).catch(() => {});
+    this.loadAhead();
     if (!this.questions.current && !this.resting) this.advance();
     else if (this.questions.failed) this.showQuestion(this.questions.current);
+  }
+
+  // The images of the next questions, and what they will show.
+  loadAhead() {
+    for (const number of [...new Set(this.questions.upcoming())].slice(0, AHEAD)) {
+      const first = this.questions.waiting.find(one => one.number === number);
+      this.load(number).then(image => this.view.prepare(image, first && first.box), () => {});
+    }
   }
 
   advance() {
@@ -220,6 +232,8 @@ class App {
     }
     if (this.image() && this.image().number === question.number) this.showQuestion(question);
     else this.open(question.number, question);
+    clearTimeout(this.ahead);
+    this.ahead = setTimeout(() => this.loadAhead(), 100);
   }
 
   showQuestion(question) {
@@ -243,7 +257,7 @@ class App {
     }
     document.body.dataset.image = image ? image.number : "";
     document.body.dataset.asked = here ? question.id : "";
-    this.view.draw();
+    this.view.drawTop();
   }
 
   goToQuestion() {
@@ -323,7 +337,7 @@ class App {
     this.state.version = found.version;
     for (const [number, coming] of this.images) {
       if (coming.ready === this.image()) this.refreshPrediction(coming.ready);
-      else this.images.delete(number);
+      else this.forget(number);
     }
     this.questions.waiting = [];
     this.questions.refill();

@@ -28,6 +28,10 @@ export async function getJson(path) {
   return parsed(await send(path));
 }
 
+export async function getBlob(path) {
+  return (await send(path)).blob();
+}
+
 export async function getRuns(path) {
   const response = await send(path);
   try {

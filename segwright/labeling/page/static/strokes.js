@@ -71,7 +71,7 @@ export const strokes = {
       const now = image.cut(entry.before.box);
       image.paste(entry.before.box, entry.before.labels);
       entry.before = {box: entry.before.box, labels: now};
-      if (image === this.image()) this.view.dirty(entry.before.box);
+      this.view.dirty(entry.before.box, image);
     }
     this.keep({kind, of: entry.id, clicks: 0}, entry.number, image);
   },
@@ -93,7 +93,7 @@ export const strokes = {
     } else if (ack.patch) {
       const [left, top, right, bottom] = ack.patch.box;
       image.paste(ack.patch.box, decodeLabels(ack.patch.runs, (right - left) * (bottom - top)));
-      if (image === this.image()) this.view.dirty(ack.patch.box);
+      this.view.dirty(ack.patch.box, image);
     }
     if (image === this.image()) this.showShare();
   },
