@@ -3,7 +3,9 @@
 A stroke is a class for the pixels of a region: run lengths along the rows of its box, background first, the coding of
 :mod:`segwright.labeling.questions`. The label mask of an image is what its strokes give one after the other, so the
 last stroke holds; ``undo`` and ``redo`` name the stroke they are about. A line that a kill cut short is no stroke: it
-was never acknowledged, and it is counted.
+was never acknowledged, and it is counted. A journal that was made shorter
+(:mod:`segwright.labeling.journal_compaction`) begins with a mark, and per image with counts and ``kept`` strokes, which
+stand for those before.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -23,9 +25,11 @@ from segwright.core.types import IGNORE_INDEX, UInt8Array
 from segwright.data.annotations.rle import BoolMask, decode_rows
 
 JOURNAL = "strokes.jsonl"
-PAINTED = ("answer", "brush", "polygon", "fill", "eraser")  # kinds that hold pixels
+KEPT = "kept"  # the pixels that one person's strokes of one class left behind
+PAINTED = ("answer", "brush", "polygon", "fill", "eraser", KEPT)  # kinds that hold pixels
 REVERTED = ("undo", "redo")
 KINDS = (*PAINTED, "skip", *REVERTED)
+COMPACTED, COUNTED = "compacted", "counted"  # lines that are no strokes: the mark, and an image's counts
 MAX_NAME = 80  # characters of an annotator's name or an id
 MAX_CLICKS = 10_000  # of one polygon
 MAX_SECONDS = 300.0  # for one stroke: a longer pause is no labeling
@@ -178,6 +182,8 @@ class ImageStrokes:
     questions: dict[str, str] = field(default_factory=dict)  # question → the stroke that answers or skips it
     undone: set[str] = field(default_factory=set)
     end: int = 0  # the journal's length after its last line
+    painted: int = 0  # strokes with pixels
+    conflicts: list[dict[str, Any]] = field(default_factory=list)  # of the strokes that are kept as one
 
     def count(self, stroke: Stroke, offset: int, length: int) -> None:
         """Add a stroke; it is at ``offset`` of the journal."""
@@ -193,6 +199,9 @@ class ImageStrokes:
         if stroke.kind in PAINTED:
             self.spans.append((offset, length))
             self.size = stroke.size
+        if stroke.kind == KEPT:  # its counts are on the image's line of counts
+            return
+        self.painted += stroke.kind in PAINTED
         self.clicks += stroke.clicks
         self.seconds += stroke.seconds
         self.annotators[stroke.by] = self.annotators.get(stroke.by, 0) + 1
@@ -200,9 +209,26 @@ class ImageStrokes:
     def to_json(self) -> dict[str, Any]:
         """The counts as they stand in labels.json."""
         return {
-            "answers": self.answers, "skips": self.skips, "clicks": self.clicks, "strokes": len(self.spans),
+            "answers": self.answers, "skips": self.skips, "clicks": self.clicks, "strokes": self.painted,
             "seconds": round(self.seconds, 1), "annotators": dict(self.annotators),
         }  # fmt: skip
+
+    def to_line(self) -> dict[str, Any]:
+        """The counts as they stand in a journal that was made shorter; answers that were undone are left out."""
+        answered = {question: one for question, one in self.questions.items() if one not in self.undone}
+        return {**self.to_json(), "seconds": round(self.seconds, 2), "size": list(self.size), "questions": answered}
+
+    @classmethod
+    def from_line(cls, tree: Mapping[str, Any]) -> ImageStrokes:
+        """What :meth:`to_line` gave; KeyError, TypeError or ValueError for anything else."""
+        height, width = (_whole(side) for side in tree["size"])
+        return cls(
+            size=(height, width), answers=_whole(tree["answers"]), skips=_whole(tree["skips"]),
+            clicks=_whole(tree["clicks"]), seconds=float(tree["seconds"]), painted=_whole(tree["strokes"]),
+            annotators={str(name): _whole(count) for name, count in tree["annotators"].items()},
+            questions={str(question): str(one) for question, one in tree["questions"].items()},
+            conflicts=[dict(one) for one in tree["conflicts"]],
+        )  # fmt: skip
 
 
 @dataclass
@@ -214,41 +240,88 @@ class Journal:
     torn: int = 0  # lines that are no strokes
     length: int = 0  # bytes
     ends_torn: bool = False  # the last line has no end, so that the next stroke would become a part of it
+    generation: int = 0  # how often it was made shorter: places in it are those of this one alone
+    kept: int = 0  # bytes of the lines that stand for former strokes
+    former: set[str] = field(default_factory=set)  # ids of these; they can no longer be undone
+    order: dict[str, None] = field(default_factory=dict)  # the ids of all strokes but the kept ones, in order
 
     def add(self, stroke: Stroke, offset: int, length: int) -> None:
         """Index a stroke; one that is there already is the same stroke, sent twice."""
         if stroke.id in self.ids:
             return
         self.ids.add(stroke.id)
+        if stroke.kind != KEPT:
+            self.order[stroke.id] = None
         self.images.setdefault(stroke.image, ImageStrokes()).count(stroke, offset, length)
+
+    def add_mark(self, tree: Mapping[str, Any], offset: int, length: int) -> None:
+        """Index a line that stands for former strokes; KeyError, TypeError or ValueError if it is damaged."""
+        if tree["kind"] == COMPACTED:
+            self.generation, self.torn = _whole(tree["generation"]), _whole(tree["torn"])
+            self.order = dict.fromkeys(str(one) for one in tree["ids"])
+            self.former = set(self.order)
+            self.ids |= self.former
+        else:
+            name = check_inside(str(tree["image"]))
+            self.images[name] = ImageStrokes.from_line(tree)
+            self.images[name].end = offset + length
+        self.kept = offset + length
 
 
 def read_journal(path: Path) -> Journal:
     """Index a journal; an absent one is empty. DataError if it cannot be read."""
-    found = Journal()
     try:
         with open(path, "rb") as file:
-            offset = 0
-            for line in file:
-                found.ends_torn = not line.endswith(b"\n")
-                if line != b"\n":
-                    stroke = parse_line(line)
-                    if stroke is None:
-                        found.torn += 1
-                    else:
-                        found.add(stroke, offset, len(line))
-                offset += len(line)
-            found.length = offset
+            return index_lines(file)
     except FileNotFoundError:
-        return found
+        return Journal()
     except OSError as error:
         raise DataError("the journal cannot be read", found=error.strerror or str(error), where=path) from error
+
+
+def index_lines(lines: Iterable[bytes]) -> Journal:
+    """Index the lines of a journal; those that are no strokes are counted."""
+    found, offset = Journal(), 0
+    for line in lines:
+        found.ends_torn = not line.endswith(b"\n")
+        stroke = None if line == b"\n" else parse_line(line)
+        if stroke is not None:
+            found.add(stroke, offset, len(line))
+            if stroke.kind == KEPT:
+                found.kept = offset + len(line)
+        elif line != b"\n" and not _add_mark(found, line, offset):
+            found.torn += 1
+        offset += len(line)
+    found.length = offset
     return found
 
 
-def read_strokes(path: Path, spans: Iterable[tuple[int, int]]) -> Iterator[Stroke]:
-    """The strokes at these places of a journal, in order; DataError where they are not there any more."""
+def _add_mark(found: Journal, line: bytes, offset: int) -> bool:
+    """Whether a line is one of those that stand for former strokes."""
+    if not line.startswith((b'{"kind":"' + COMPACTED.encode(), b'{"kind":"' + COUNTED.encode())):
+        return False
+    try:
+        found.add_mark(json.loads(line), offset, len(line))
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError, LabelError):
+        return False
+    return True
+
+
+def _generation(file: BinaryIO) -> int:
+    """How often an open journal was made shorter."""
+    first = Journal()
+    _add_mark(first, file.readline(), 0)
+    return first.generation
+
+
+def read_strokes(path: Path, spans: Iterable[tuple[int, int]], generation: int | None = None) -> Iterator[Stroke]:
+    """The strokes at these places of a journal, in order; DataError where they are not there any more.
+
+    ``generation``: of the journal that the places are from; None where nobody else can have made it shorter.
+    """
     with open(path, "rb") as file:
+        if generation is not None and _generation(file) != generation:
+            raise DataError("the journal of strokes was made shorter", where=path, fix="open the folder again")
         for offset, length in spans:
             file.seek(offset)
             stroke = parse_line(file.read(length))
@@ -280,9 +353,9 @@ def folded(size: tuple[int, int], strokes: Sequence[Stroke]) -> UInt8Array:
     return mask
 
 
-def labels_from_journal(path: Path, found: ImageStrokes) -> UInt8Array:
-    """The label mask (H, W) that the journal gives for one image."""
-    strokes = [stroke for stroke in read_strokes(path, found.spans) if stroke.id not in found.undone]
+def labels_from_journal(path: Path, found: ImageStrokes, generation: int | None = None) -> UInt8Array:
+    """The label mask (H, W) that the journal gives for one image; DataError if it was made shorter since."""
+    strokes = [stroke for stroke in read_strokes(path, found.spans, generation) if stroke.id not in found.undone]
     return folded(found.size, strokes)
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
+import shutil
 import threading
 import time
 from collections import OrderedDict
@@ -22,15 +23,17 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
-from segwright.core.atomic_io import clear_leftovers, lock_folder, typed_output, write_bytes, write_json
-from segwright.core.errors import LabelError, OutputError, SegwrightError, UsageError, output_error
+from segwright.core.atomic_io import atomic_file, clear_leftovers, lock_folder, typed_output, write_bytes, write_json
+from segwright.core.errors import DataError, LabelError, OutputError, SegwrightError, UsageError, output_error
 from segwright.core.types import IGNORE_INDEX, LabelSpace, UInt8Array
 from segwright.data.annotations.rle import encode_rows
 from segwright.data.formats.label_folder import (
     COUNTS_FILE,
     FOLDER_FILE,
     MASKS,
+    VERSIONS,
     FolderInfo,
+    holds_all,
     is_label_folder,
     mask_names,
     read_counts,
@@ -38,6 +41,7 @@ from segwright.data.formats.label_folder import (
 )
 from segwright.data.strokes import (
     JOURNAL,
+    KEPT,
     PAINTED,
     REVERTED,
     ImageStrokes,
@@ -49,36 +53,17 @@ from segwright.data.strokes import (
     read_strokes,
 )
 from segwright.imageio import encode_png
+from segwright.labeling.journal_compaction import (
+    MOST_CONFLICTS,
+    Painted,
+    conflict_entries,
+    find_cut,
+    is_long,
+    shortened,
+)
 
 CACHED_PIXELS = 64_000_000  # of label masks in memory; three bytes per pixel
-MOST_CONFLICTS = 1000  # that are named per image; all are counted
-
-
-@dataclass
-class Painted:
-    """One image's label mask in memory, and who painted each pixel last."""
-
-    labels: UInt8Array  # (H, W)
-    authors: npt.NDArray[np.uint16]  # (H, W), an index into names; 0: nobody
-    names: list[str]
-
-    @classmethod
-    def empty(cls, size: tuple[int, int]) -> Painted:
-        """No pixel labeled."""
-        return cls(np.full(size, IGNORE_INDEX, np.uint8), np.zeros(size, np.uint16), [""])
-
-    def paint(self, stroke: Stroke) -> dict[str, int]:
-        """Paint a stroke; returns name → pixels whose other class of that person it replaces."""
-        check_stroke_size(stroke, (self.labels.shape[0], self.labels.shape[1]))
-        if stroke.by not in self.names:
-            self.names.append(stroke.by)
-        author = self.names.index(stroke.by)
-        patch, labels, authors = stroke.patch(), self.labels[stroke.inner], self.authors[stroke.inner]
-        differ = patch & (labels != stroke.label) & (labels != IGNORE_INDEX) & (authors != author)
-        replaced = np.bincount(authors[differ], minlength=len(self.names))
-        labels[patch] = stroke.label
-        authors[patch] = author if stroke.label != IGNORE_INDEX else 0
-        return {self.names[one]: int(replaced[one]) for one in np.flatnonzero(replaced).tolist()}
+LONG_AT_END, LONG = 4 << 20, 64 << 20  # bytes of strokes that are made shorter when a session ends, and within one
 
 
 @dataclass(frozen=True)
@@ -188,6 +173,8 @@ class LabelFolder:
 
     def _check(self, stroke: Stroke) -> None:
         found = self.journal.images.get(stroke.image)
+        if stroke.kind == KEPT:
+            raise LabelError("nobody paints strokes of this kind", found=KEPT, where=stroke.image)
         if stroke.kind in PAINTED:
             if stroke.label != IGNORE_INDEX and stroke.label >= self.info.label_space.classes:
                 raise LabelError(
@@ -197,6 +184,11 @@ class LabelFolder:
                 check_stroke_size(stroke, found.size)
         if stroke.kind in REVERTED and not (stroke.of in self.journal.ids and found is not None):
             raise LabelError("no such stroke to undo", found=str(stroke.of), where=stroke.image)
+        if stroke.kind in REVERTED and stroke.of in self.journal.former:
+            raise LabelError(
+                "the stroke is too old to be undone", found="the journal was made shorter since", where=stroke.image,
+                fix="paint over it, or erase it",
+            )  # fmt: skip
 
     def _paint_of(self, stroke: Stroke) -> Painted | None:
         """The mask that a stroke is painted into, made before the stroke is in the journal."""
@@ -227,10 +219,7 @@ class LabelFolder:
         return offset
 
     def _note_conflict(self, stroke: Stroke, conflict: dict[str, int]) -> None:
-        for name, pixels in conflict.items():
-            self._conflicts.setdefault(stroke.image, []).append(
-                {"stroke": stroke.id, "by": stroke.by, "over": name, "pixels": pixels, "at": stroke.at}
-            )
+        self._conflicts.setdefault(stroke.image, []).extend(conflict_entries(stroke, conflict))
 
     def _reverted_patch(self, stroke: Stroke) -> tuple[tuple[int, int, int, int], UInt8Array] | None:
         """The box of an undone stroke and the labels in it now."""
@@ -309,7 +298,8 @@ class LabelFolder:
             self._painted.move_to_end(image)
             return self._painted[image]
         painted = Painted.empty(size)
-        self._conflicts[image] = []
+        before = self.journal.images.get(image)
+        self._conflicts[image] = [] if before is None else list(before.conflicts)
         for stroke in self.strokes(image):
             self._note_conflict(stroke, painted.paint(stroke))
         self._painted[image] = painted
@@ -326,7 +316,7 @@ class LabelFolder:
             return [
                 name
                 for name, found in self.journal.images.items()
-                if int(self.counts.get(name, {}).get("bytes", -1)) < found.end
+                if not holds_all(self.counts.get(name, {}), found.end, self.journal.generation)
             ]
 
     def compact(self, images: Iterable[str] | None = None) -> int:
@@ -342,7 +332,9 @@ class LabelFolder:
                     found = self.journal.images[name]
                     end = found.end
                     labels = self._memory(name, found.size).labels.copy() if found.spans else None
-                    entry: dict[str, Any] = {**found.to_json(), "bytes": end}
+                    entry: dict[str, Any] = {
+                        **found.to_json(), "bytes": end, "generation": self.journal.generation,
+                    }  # fmt: skip
                     entry["conflicts"] = self.conflicts(name)[-MOST_CONFLICTS:]
                 if labels is not None:
                     entry["pixels"] = int((labels != IGNORE_INDEX).sum())
@@ -359,6 +351,45 @@ class LabelFolder:
                 write_json(self.folder / COUNTS_FILE, self.summary())
             return written
 
+    def shorten(self, least: int = LONG) -> bool:
+        """Make the journal shorter where the strokes since the last time take ``least`` bytes; whether it was.
+
+        Masks, counts and answered questions stay what they are (:mod:`segwright.labeling.journal_compaction`). Strokes
+        are taken in the meantime. A kill leaves the former journal or the new one. OutputError if it cannot be written:
+        the former one stays.
+        """
+        if not is_long(self.journal, least):
+            return False
+        with self._compacting:
+            cut, count = find_cut(self.journal_path)
+            if not count:
+                return False
+            if self.info.version < VERSIONS[-1]:  # first, so that nobody who cannot read the new journal opens it
+                self.info = replace(self.info, version=VERSIONS[-1])
+                self.info.write(self.folder)
+            with contextlib.ExitStack() as held:
+                with atomic_file(self.journal_path) as beside, open(beside, "wb") as file:
+                    file.writelines(shortened(self.journal_path, cut))
+                    file.flush()
+                    os.fsync(file.fileno())
+                    held.enter_context(self._lock)  # from here on strokes wait, until they go to the new file
+                    held.callback(self._reopen)
+                    current = set(self.journal.images) - set(self.behind())
+                    self._file.close()
+                    with open(self.journal_path, "rb") as former:
+                        former.seek(cut)
+                        shutil.copyfileobj(former, file)
+                self.journal = read_journal(self.journal_path)
+                for name in current:
+                    place = {"bytes": self.journal.images[name].end, "generation": self.journal.generation}
+                    self.counts[name] = {**self.counts.get(name, {}), **place}
+            write_json(self.folder / COUNTS_FILE, self.summary())
+        return True
+
+    def _reopen(self) -> None:
+        if self._file.closed:
+            self._file = self._opened()
+
     def summary(self) -> dict[str, Any]:
         """The content of labels.json: counts in all and per image."""
         with self._lock:
@@ -371,7 +402,7 @@ class LabelFolder:
                 "clicks": sum(found.clicks for found in every.values()),
                 "answers": sum(found.answers for found in every.values()),
                 "skips": sum(found.skips for found in every.values()),
-                "strokes": sum(len(found.spans) for found in every.values()),
+                "strokes": sum(found.painted for found in every.values()),
                 "seconds": round(sum(found.seconds for found in every.values()), 1),
                 "annotators": annotators,
                 "conflicts": sum(len(entry.get("conflicts", ())) for entry in self.counts.values()),
@@ -388,8 +419,9 @@ class LabelFolder:
         """Write what is behind and give the folder up. A full disk leaves masks behind the journal, which is whole."""
         try:
             if self._file is not None and not self._file.closed:
-                with contextlib.suppress(OutputError):
+                with contextlib.suppress(OutputError, DataError):
                     self.compact()
+                    self.shorten(LONG_AT_END)
                 self._file.close()
         finally:
             self._held.close()

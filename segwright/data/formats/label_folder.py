@@ -35,7 +35,7 @@ FOLDER_FILE = "label_folder.json"
 COUNTS_FILE = "labels.json"
 MASKS = "masks"
 FORMAT_MARK = "segwright label folder"
-VERSION = 1
+VERSIONS = (1, 2)  # 2: the journal was made shorter, and programs that know 1 alone would read it wrongly
 MOST_BYTES = 256 << 20  # of labels.json: about a million images
 
 
@@ -48,6 +48,7 @@ class FolderInfo:
     val: tuple[str, ...] = ()  # images that are the val split; the others are train. Empty: no splits are given
     model: str | None = None
     key: str = ""  # what a browser's kept strokes are recognized by, so that they never reach another folder
+    version: int = 1
 
     def write(self, folder: Path) -> Path:
         """Write it into a label folder. The images are named relative to it if both lie in one folder."""
@@ -56,7 +57,7 @@ class FolderInfo:
         space = self.label_space
         tree = {
             "format": FORMAT_MARK,
-            "version": VERSION,
+            "version": self.version,
             "images": Path(os.path.relpath(images, here)).as_posix() if near else str(images),
             "classes": [
                 {"name": name, "color": list(color)} for name, color in zip(space.names, space.colors, strict=True)
@@ -79,9 +80,9 @@ def read_info(folder: Path) -> FolderInfo:
     path = folder / FOLDER_FILE
     try:
         tree = json.loads(_read(path, 8 << 20))
-        if tree["format"] != FORMAT_MARK or tree["version"] != VERSION:
+        if tree["format"] != FORMAT_MARK or tree["version"] not in VERSIONS:
             raise FormatError(
-                "another version of a label folder", expected=f"{FORMAT_MARK}, version {VERSION}",
+                "another version of a label folder", expected=f"{FORMAT_MARK}, version {VERSIONS[-1]} at most",
                 found=f"{tree['format']}, version {tree['version']}"[:80], where=path, fix="update segwright",
             )  # fmt: skip
         classes = [(str(one["name"]), tuple(int(value) for value in one["color"])) for one in tree["classes"]]
@@ -102,7 +103,9 @@ def read_info(folder: Path) -> FolderInfo:
             where=path, fix=f'put them back, or write their new place into "images" of {FOLDER_FILE}',
         )  # fmt: skip
     model = tree.get("model")
-    return FolderInfo(images, space, val, None if model is None else str(model), str(tree.get("key", "")))
+    return FolderInfo(
+        images, space, val, None if model is None else str(model), str(tree.get("key", "")), int(tree["version"])
+    )
 
 
 def _read(path: Path, most: int) -> bytes:
@@ -127,6 +130,11 @@ def read_counts(folder: Path) -> dict[str, dict[str, Any]]:
         return {str(name): dict(entry) for name, entry in images.items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return {}
+
+
+def holds_all(entry: Mapping[str, Any], end: int, generation: int) -> bool:
+    """Whether a mask holds all strokes of a journal up to ``end``: its entry is about this very journal."""
+    return int(entry.get("bytes", -1)) >= end and int(entry.get("generation", 0)) == generation
 
 
 def mask_names(names: Sequence[str], given: Mapping[str, str] | None = None) -> dict[str, str]:
@@ -157,6 +165,7 @@ class JournaledMask:
 
     journal: Path
     strokes: ImageStrokes
+    generation: int  # of the journal
 
 
 class LabelFolderReader(FileReader):
@@ -164,7 +173,7 @@ class LabelFolderReader(FileReader):
 
     def read_mask_values(self, record: Record) -> UInt8Array | None:
         if isinstance(record.payload, JournaledMask):
-            return labels_from_journal(record.payload.journal, record.payload.strokes)
+            return labels_from_journal(record.payload.journal, record.payload.strokes, record.payload.generation)
         found = super().read_mask_values(record)
         return None if found is None else found.astype("uint8", copy=False)
 
@@ -198,14 +207,15 @@ def open_label_folder(tree: Tree) -> Dataset:
         except LabelError as error:
             problems.append(Problem("error", "path leaves the folder", str(error), (name,), "remove it"))
             continue
-        current = mask is not None and mask.is_file() and int(entry.get("bytes", -1)) >= found.end
+        current = mask is not None and mask.is_file() and holds_all(entry, found.end, journal.generation)
         if (not int(entry.get("pixels", 1)) and current) or not (current or found.spans):
             continue  # skipped or erased: nothing is labeled
         if not path.is_file():
             gone.append(name)
             continue
         behind += not current
-        rows.append((name, path, mask, None) if current else (name, path, None, JournaledMask(folder / JOURNAL, found)))
+        made = None if current else JournaledMask(folder / JOURNAL, found, journal.generation)
+        rows.append((name, path, mask if current else None, made))
     if not rows:
         raise FormatError(
             "nothing is labeled yet", expected="at least one answer or stroke", found="none", where=folder,

@@ -92,6 +92,7 @@ class LabelService:
             began = time.monotonic()
             try:
                 self.store.compact()
+                self.store.shorten()
                 self.unwritten = ""
             except OutputError as error:  # the journal has the strokes; the masks follow when there is space
                 if not self.unwritten:
@@ -144,7 +145,7 @@ class LabelService:
             found, entry = self.store.counts_of(name), self.store.counts.get(name, {})
             size = entry.get("size")
             share = entry["pixels"] / max(1, size[0] * size[1]) if size and "pixels" in entry else 0.0
-            rows.append({"number": number, "name": name, "strokes": len(found.spans), "share": round(share, 4)})
+            rows.append({"number": number, "name": name, "strokes": found.painted, "share": round(share, 4)})
         return {"images": rows, "count": len(self.images.names)}
 
     def image(self, number: int) -> dict[str, Any]:
