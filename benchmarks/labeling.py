@@ -48,7 +48,7 @@ from segwright.labeling.questions import Question
 from segwright.labeling.scores import Opinion, opinion, rarity
 from segwright.labeling.select import SelectOptions, ask
 from segwright.labeling.units import superpixel_units
-from segwright.training.config import TrainConfig
+from segwright.training.config import TrainConfig, parse_overrides
 from segwright.training.run import planned_trainer
 
 ARMS = ("full", "ours", "random-units", "random-pixels", "entropy")
@@ -132,19 +132,23 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--core", action="store_true")
     parser.add_argument("--self-train", type=float, default=None, metavar="CONFIDENCE")
     parser.add_argument("--name", default="", help="of this variant of ours, in the kept files")
+    parser.add_argument("--set", action="append", default=[], help="section.key=value of every arm's scored training")
+    parser.add_argument("--tag", default="", help="of this variant of every arm but full, in the kept files")
     parser.add_argument("--out", type=Path, required=True)
     return parser.parse_args()
 
 
 def run_once(given: argparse.Namespace, arm: str, drive: str, seed: int) -> Any:
     """The result of one arm; from its file if it is there."""
-    path = given.out / f"{arm}{given.name if arm == 'ours' else ''}-{drive}-{seed}.json"
+    variant = (given.name if arm == "ours" else "") + (given.tag if arm != "full" else "")
+    path = given.out / f"{arm}{variant}-{drive}-{seed}.json"
     if path.exists():
         return json.loads(path.read_text())
     pool, started = load_pool(given, drive), time.monotonic()
     labels = make_labels(given, arm, pool, seed)
     labeled = labeled_facts(labels, pool)
-    predictor, seconds = train(given, pool, labels.masks, given.epochs, seed)
+    other = parse_overrides(given.set) if arm != "full" else {}
+    predictor, seconds = train(given, pool, labels.masks, given.epochs, seed, other)
     confusion = score(predictor, pool)
     found = {
         "arm": arm, "drive": drive, "seed": seed, "clicks_per_image": labels.clicks / len(pool.images),
@@ -279,7 +283,7 @@ def labeled_facts(labels: Labels, pool: Pool) -> dict[str, float]:
 
 
 def train(
-    given: argparse.Namespace, pool: Pool, masks: dict[str, Any], epochs: int, seed: int
+    given: argparse.Namespace, pool: Pool, masks: dict[str, Any], epochs: int, seed: int, other: Any = None
 ) -> tuple[Predictor, Any]:
     """A network trained from random weights on the masks; the last one, chosen on nothing."""
     root = given.out / "work"
@@ -299,7 +303,7 @@ def train(
         "training.size": (96, 128),
         "training.phases": [{"until": 1.0, "size": (96, 128), "scale": tuple(given.zoom)}],
         "training.workers": 1, "training.validate_every": 10_000, "training.logit_adjustment": False,
-        "training.trackers": (), "training.device": "cpu", "out": str(root / "run"),
+        "training.trackers": (), "training.device": "cpu", "out": str(root / "run"), **(other or {}),
     }  # fmt: skip
     data = sw.open_dataset(root, format="camvid")
     trainer = planned_trainer(data, TrainConfig().with_values(settings))

@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     import torch
 
 KEY = "lineage"  # in Bundle.training
-LABELS = "labels.json"  # what a label folder counts: clicks, annotators, seconds
+# What a label folder counts: clicks, annotators, seconds; and regions whose clicks are not known. Ours, Label Studio's.
+LABELS = ("labels.json", "annotations.json")
 MOST_ANCESTORS = 500
 MOST_LABELS_BYTES = 256 << 20
 
@@ -41,6 +42,7 @@ class DataUsed:
     clicks: int = 0  # that its labels took, as its label folder counts them
     annotators: int = 0
     seconds: float = 0.0  # that people spent on it
+    uncounted: int = 0  # regions whose clicks are not known, such as brushes of another tool
 
     def to_json(self) -> dict[str, Any]:
         return dict(vars(self))
@@ -50,7 +52,7 @@ class DataUsed:
         return cls(
             str(tree.get("role", "train")), str(tree.get("path", "")), str(tree.get("fingerprint", "")),
             int(tree.get("images", 0)), int(tree.get("clicks", 0)), int(tree.get("annotators", 0)),
-            float(tree.get("seconds", 0.0)),
+            float(tree.get("seconds", 0.0)), int(tree.get("uncounted", 0)),
         )  # fmt: skip
 
 
@@ -108,6 +110,15 @@ class Lineage:
                 most[used.path] = max(most.get(used.path, 0), used.clicks)
         return sum(most.values())
 
+    @property
+    def uncounted(self) -> int:
+        """Regions whose clicks are not known, of each dataset once: the clicks are at least :attr:`clicks`."""
+        most: dict[str, int] = {}
+        for one in (self.model, *self.ancestors.values()):
+            for used in one.data:
+                most[used.path] = max(most.get(used.path, 0), used.uncounted)
+        return sum(most.values())
+
     def record(self) -> dict[str, Any]:
         """What is saved in the model: its own entry without an id (weights may still change), and the ancestors."""
         own = replace(self.model, id="")
@@ -118,6 +129,7 @@ class Lineage:
             "model": self.model.to_json(),
             "ancestors": [one.to_json() for one in self.ancestors.values()],
             "clicks": self.clicks,
+            "uncounted": self.uncounted,
         }
 
     def lines(self) -> list[str]:
@@ -138,7 +150,8 @@ class Lineage:
                 add(self.ancestors.get(parent, Ancestor(parent, "not recorded", "?")), depth + 1)
 
         add(self.model, 0)
-        found.append(f"clicks in all: {self.clicks}")
+        rest = f", and those of {self.uncounted} regions that are not known" if self.uncounted else ""
+        found.append(f"clicks in all: {self.clicks}{rest}")
         return found
 
 
@@ -148,6 +161,8 @@ def _data_line(used: DataUsed) -> str:
         what += f", fingerprint {used.fingerprint[:12]}"
     if used.clicks:
         what += f", {used.clicks} clicks"
+    if used.uncounted:
+        what += f", {used.uncounted} regions whose clicks are not known"
     if used.annotators:
         what += f" of {used.annotators} annotator{'' if used.annotators == 1 else 's'}"
     return what
@@ -219,25 +234,31 @@ def descended(parents: Sequence[Lineage], made_by: str, data: Sequence[DataUsed]
 
 
 def data_used(role: str, root: Path, fingerprint: str, images: int) -> DataUsed:
-    """A dataset as used, with the clicks that its label folder counts (``labels.json``), if it is one."""
+    """A dataset as used, with the clicks that its label folder counts, if it is one."""
     counted = _label_counts(root)
     annotators = counted.get("annotators", 0)
     return DataUsed(
         role, str(root.resolve()), fingerprint, images, _count(counted.get("clicks")),
         len(annotators) if isinstance(annotators, list | Mapping) else _count(annotators),
-        float(_count(counted.get("seconds"))),
+        float(_count(counted.get("seconds"))), _uncounted(counted),
     )  # fmt: skip
 
 
 def _label_counts(root: Path) -> Mapping[str, Any]:
-    file = root / LABELS
-    try:
-        if not file.is_file() or file.stat().st_size > MOST_LABELS_BYTES:
+    for file in (root / name for name in LABELS):
+        try:
+            if not file.is_file() or file.stat().st_size > MOST_LABELS_BYTES:
+                continue
+            found = json.loads(file.read_text(encoding="utf-8"))
+        except (OSError, ValueError, RecursionError):
             return {}
-        found = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return {}
-    return found if isinstance(found, Mapping) else {}
+        return found if isinstance(found, Mapping) else {}
+    return {}
+
+
+def _uncounted(counted: Mapping[str, Any]) -> int:
+    """Regions whose clicks are not known; of a folder that counts answers and no clicks, these."""
+    return _count(counted.get("uncounted", 0 if "clicks" in counted else counted.get("answers")))
 
 
 def _count(value: Any) -> int:

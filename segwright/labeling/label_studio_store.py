@@ -1,8 +1,9 @@
 """Annotations of Label Studio as a folder of images and masks, which ``check``, ``train`` and ``refine`` open.
 
 ``images/`` holds the images, ``masks/`` their masks of class indices with 255 where nobody labeled, ``classes.csv`` the
-classes, ``annotations.json`` which task and annotation each mask is from, by whom, and in how many seconds. A later
-annotation of a task replaces the earlier one.
+classes, ``annotations.json`` which task and annotation each mask is from, by whom, in how many clicks and seconds.
+Label Studio does not record the clicks of brushes: their regions are counted. A later annotation of a task replaces the
+earlier one.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import numpy as np
 from segwright.core.atomic_io import write_bytes, write_json
 from segwright.core.errors import DataError, UsageError
 from segwright.core.types import IGNORE_INDEX, LabelSpace, UInt8Array
+from segwright.data.formats.label_studio import count_clicks
 from segwright.data.formats.writing import class_table, safe_names
 from segwright.imageio import encode_png
 
@@ -59,12 +61,15 @@ class AnnotationFolder:
         """Write an image, then its mask (H, W), then the index; returns the image's name. OutputError."""
         name = _name(task, address)
         labeled = int(np.count_nonzero(mask != IGNORE_INDEX))
+        clicks, unknown = count_clicks(annotation)
         entry = {
             "task": task,
             "annotation": annotation.get("id"),
             "updated_at": annotation.get("updated_at"),
             "by": _person(annotation.get("completed_by")),
             "seconds": annotation.get("lead_time"),
+            "clicks": clicks,
+            "uncounted": unknown,
             "pixels": labeled,
             "address": address,
         }
@@ -96,6 +101,8 @@ class AnnotationFolder:
                 "answers": len(self.images),
                 "annotators": sorted({entry["by"] for entry in self.images.values() if entry.get("by")}),
                 "seconds": round(sum(seconds), 1),
+                "clicks": sum(entry.get("clicks", 0) for entry in self.images.values()),
+                "uncounted": sum(entry.get("uncounted", 1) for entry in self.images.values()),  # of before: not known
                 "images": self.images,
             },
         )

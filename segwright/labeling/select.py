@@ -44,6 +44,11 @@ BASE_SIDE = 256  # pixels; unit sizes are given for images of this shorter side,
 QUESTIONS = ("auto", "check", "class")
 DRAWS = ("best", "proportional")
 WORK_PIXELS = 400_000  # of an image that units are made on
+NOT_BETTER = (
+    "regions that a model chose taught no more than random ones where it was measured: 0.4 points of mIoU less (95 %: "
+    "1.2 less to 0.3 more) with 20 clicks per image of CamVid; --random-share 1 draws all at random, and the images "
+    "marked as random are the control that shows whether choosing pays here"
+)
 
 
 @dataclass(frozen=True)
@@ -127,6 +132,8 @@ def select(
             except SegwrightError as error:  # it changed since it was looked at
                 pool.failed.append((str(one.path), str(error)))
             advance(1)
+    if models and options.clicks and options.random_share < 1:
+        notes.append(NOT_BETTER)
     if masks is not None and not masks.found:
         notes.append(f"no chosen image has a mask in {masks.folder}: all regions are asked about, labeled or not")
     return Selection(

@@ -96,6 +96,27 @@ def test_an_ensemble_descends_from_its_members(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("tree", "clicks", "uncounted"),
+    [
+        ({"answers": 3, "clicks": 9, "uncounted": 2, "annotators": ["ann"], "seconds": 4.5}, 9, 2),
+        ({"answers": 3, "annotators": ["ann"]}, 0, 3),  # of before clicks were counted
+    ],
+)
+def test_clicks_of_another_tool_are_counted_or_said_to_be_unknown(
+    tmp_path: Path, tree: dict[str, object], clicks: int, uncounted: int
+) -> None:
+    (tmp_path / "annotations.json").write_text(json.dumps(tree))
+    found = data_used("new", tmp_path, "abc", 5)
+    assert (found.clicks, found.uncounted, found.annotators) == (clicks, uncounted, 1)
+    assert DataUsed.from_json(json.loads(json.dumps(found.to_json()))) == found
+    lineage = descended([], "train", [found, replace(used("/other"), clicks=4)])
+    assert (lineage.clicks, lineage.uncounted) == (clicks + 4, uncounted)
+    text = "\n".join(lineage.lines())
+    assert f"{uncounted} regions whose clicks are not known" in text
+    assert f"clicks in all: {clicks + 4}, and those of {uncounted} regions that are not known" in text
+
+
+@pytest.mark.parametrize(
     ("text", "clicks", "people"),
     [
         (json.dumps({"clicks": 12, "annotators": {"ann": 9, "bob": 3}, "seconds": 4.5}), 12, 2),

@@ -22,9 +22,11 @@ from segwright.core.errors import LabelError, UsageError
 from segwright.core.types import LabelSpace
 from segwright.data.annotations.rle import decode_label_studio, encode_label_studio
 from segwright.data.dataset import open_dataset
+from segwright.data.formats.label_studio import count_clicks, draw_annotation
 from segwright.demo.street_scene import draw_street
 from segwright.imageio import encode_png
 from segwright.inference.bundle import Bundle, save_bundle
+from segwright.inference.lineage import data_used
 from segwright.inference.predictor import load
 from segwright.models.catalog import create_model
 
@@ -32,6 +34,7 @@ pytest.importorskip("uvicorn", reason="needs the extra serve")
 from segwright.labeling.label_studio import label_studio_routes, read_key
 from segwright.labeling.label_studio_config import Labeling, match_classes, parse_names
 from segwright.labeling.label_studio_fetch import FetchError, HostFetcher
+from segwright.labeling.label_studio_store import AnnotationFolder
 from segwright.labeling.label_studio_version import model_version
 from segwright.serving.app import create_app
 from segwright.serving.server import bind, build_server
@@ -289,12 +292,45 @@ def test_saved_annotations_become_masks_of_a_dataset(model: Path, studio: Studio
     with serving(model, studio, folder):
         pass  # the same folder again
     other = LabelSpace(("a", "b"))
-    from segwright.labeling.label_studio_store import AnnotationFolder
-
     with pytest.raises(UsageError, match="other classes"):
         AnnotationFolder(folder, other)
     with pytest.raises(UsageError, match="something else"):
         AnnotationFolder(model, SPACE)
+
+
+def region(kind: str, name: str, origin: str = "manual", **value: object) -> dict[str, object]:
+    return {"type": kind, "origin": origin, "value": {kind: [name], **value}}
+
+
+def test_key_points_alone_are_clicks_and_the_rest_is_not_labeled(tmp_path: Path) -> None:
+    index = {"background": 0, "car": 1}
+    point = region("keypointlabels", "car", x=50, y=50, width=1)
+    mask, lost = draw_annotation({"result": [point]}, index, (40, 60), 0, "task 1")
+    assert not lost and (mask[20, 30], mask[0, 0]) == (1, 255) and 9 <= (mask == 1).sum() <= 13
+    box = region("rectanglelabels", "car", x=0, y=0, width=10, height=10)
+    mask, _ = draw_annotation({"result": [point, box]}, index, (40, 60), 0, "task 1")
+    assert (mask[20, 30], mask[0, 0], mask[39, 59]) == (1, 1, 0)  # objects beside them: the rest is background
+    mask, _ = draw_annotation({"result": []}, index, (40, 60), 0, "task 1")
+    assert (mask == 0).all()
+
+
+def test_clicks_are_counted_where_label_studio_tells_them(tmp_path: Path) -> None:
+    corners = [[0, 0], [50, 0], [50, 50], [0, 50], [0, 20]]
+    regions = [
+        region("keypointlabels", "road", x=5, y=5, width=1),
+        region("polygonlabels", "road", points=corners, closed=True),
+        region("rectanglelabels", "sky", x=0, y=0, width=10, height=10),
+        region("ellipselabels", "sky", x=50, y=50, radiusX=10, radiusY=10),
+    ]
+    drawn, shown = brush(np.ones((4, 4), bool), "road"), {**brush(np.ones((4, 4), bool), "sky"), "origin": "prediction"}
+    assert count_clicks({"result": regions}) == (1 + 5 + 2 + 2, 0)
+    assert count_clicks({"result": [drawn, *regions, shown]}) == (10, 1)
+    folder = AnnotationFolder(tmp_path / "labels", SPACE)
+    mask = np.zeros((4, 4), np.uint8)
+    folder.store(1, {"id": 1, "result": [drawn, *regions]}, "/data/a.png", b"x", ".png", mask)
+    folder.store(2, {"id": 2, "result": regions[:1]}, "/data/b.png", b"x", ".png", mask)
+    used = data_used("new", folder.root, "", 2)
+    assert (used.clicks, used.uncounted) == (11, 1)
 
 
 def test_start_training_fetches_all_annotations_of_the_project(model: Path, studio: Studio, tmp_path: Path) -> None:

@@ -184,6 +184,9 @@ def test_a_selection_is_the_same_again_and_survives_its_file(tmp_path: Path, pre
     assert sum(image.random for image in found.images) == 1
     assert len(found.images) == 4 and len(found.items) == 12 and found.considered == 6
     assert Selection.load(tmp_path / "s.json").to_json() == found.to_json()
+    assert any("taught no more than random ones" in note for note in found.notes)
+    drawn = sw.select(predictor, folder, count=2, clicks=2, random_share=1)
+    assert not any("taught no more" in note for note in drawn.notes)  # they are the random ones
     for item in found.items:
         assert item.image_size == (48, 64) and item.predicted is not None and found.path(item).is_file()
     per_image = [found.of_image(image.image) for image in found.images]

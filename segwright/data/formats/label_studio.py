@@ -133,7 +133,8 @@ def draw_annotation(
 ) -> tuple[UInt8Array, list[Problem]]:
     """One annotation of a task as a mask (H, W) of class indices, and what of it is lost, by label.
 
-    ``index``: label → class index; ``fill``: what no region covers. LabelError for a label that it lacks or a broken
+    ``index``: label → class index; ``fill``: what no region covers. Key points are labels of the pixels around them; an
+    annotation of nothing else is partial, and what they leave is 255. LabelError for a label that it lacks or a broken
     region.
     """
     found = _Found()
@@ -149,8 +150,31 @@ def draw_annotation(
     objects = [
         Drawable(index[_labels(_value(region))[0]], partial(reader._typed, region, *size, where)) for region in regions
     ]
-    mask, _ = draw(Drawing(*size, objects, fill, where=where))
+    clicks_alone = bool(regions) and all(map(_is_point, regions))
+    mask, _ = draw(Drawing(*size, objects, IGNORE_INDEX if clicks_alone else fill, where=where))
     return mask, found.ledger.problems("draw them as brushes or polygons, one label per region")
+
+
+def count_clicks(annotation: Mapping[str, Any]) -> tuple[int, int]:
+    """(clicks, regions whose clicks are not known) of an annotation.
+
+    A key point is one click, a rectangle or an ellipse two, a polygon one per corner. Label Studio does not record what
+    a brush took. What a model predicted and nobody changed took none.
+    """
+    clicks = unknown = 0
+    for region in _Found().regions({"annotations": [{**annotation, "was_cancelled": False}]}) or ():
+        value = _value(region)
+        if region.get("origin") == "prediction":
+            continue
+        if isinstance(value.get("points"), list):
+            clicks += len(value["points"])
+        elif _is_point(region):
+            clicks += 1
+        elif "radiusX" in value or ("width" in value and "rle" not in value):
+            clicks += 2
+        else:
+            unknown += 1
+    return clicks, unknown
 
 
 def _value(region: Mapping[str, Any]) -> Mapping[str, Any]:
