@@ -74,18 +74,15 @@ def import_weights(
     pixels. WeightsError if weights and network do not fit, UsageError for invalid arguments, ConfigError for a config
     that cannot be read.
     """
-    given = _normalization(normalization)
-    described = None if config is None else read_mmseg_config(config)
     file = read_weights_file(weights, key=key, prefix=prefix)
-    described = described or _described_in(file, model, weights)
+    described = _described_in(file, model, weights) if config is None else read_mmseg_config(config)
     space = class_space(_classes(classes, file, weights))
     options: dict[str, Any] = {"in_channels": in_channels, **(arguments or {})}
     if encoder is not None:
         options["encoder"] = encoder
+    given = _normalization(normalization)
     if described is not None:
-        if model is not None or encoder is not None:
-            raise UsageError("the config names network and encoder", found=model or encoder, fix="leave them out")
-        _same_count(space, described, weights)
+        _check_described(described, space, model or encoder, weights)
         model, in_channels, given = described.model, described.in_channels, given or described.normalization
         options = {"encoder": described.encoder, **described.arguments, **options, "in_channels": in_channels}
     assert model is not None
@@ -155,7 +152,9 @@ def _classes(given: Sequence[str] | str | Path | None, file: WeightsFile, weight
     raise UsageError("the weights have no names of classes", where=weights, fix=fix)
 
 
-def _same_count(space: LabelSpace, described: MmsegNetwork, weights: str | Path) -> None:
+def _check_described(described: MmsegNetwork, space: LabelSpace, other: str | None, weights: str | Path) -> None:
+    if other is not None:
+        raise UsageError("the config names network and encoder", found=other, fix="leave --model and --encoder out")
     if space.classes != described.classes:
         raise UsageError(
             "the config has another number of classes", expected=f"{described.classes} names",
