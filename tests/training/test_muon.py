@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -12,7 +14,7 @@ from torch import nn
 from segwright.models.catalog import create_model
 from segwright.training.config import TrainingConfig
 from segwright.training.optim import muon
-from segwright.training.optim.muon import QUINTIC, Muon, _small_steps, muon_parameters, orthogonalize
+from segwright.training.optim.muon import QUINTIC, Muon, _small_steps, _steps, muon_parameters, orthogonalize
 from segwright.training.optim.optimizers import create_optimizer
 
 
@@ -45,6 +47,21 @@ def test_steps_on_the_small_side_are_the_same_steps() -> None:
     together = orthogonalize(x)
     for matrix, found in zip(x, together, strict=True):
         torch.testing.assert_close(orthogonalize(matrix), found)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("shape", [(12, 20), (3, 16, 16), (2, 8, 72)])
+def test_plain_steps_are_timms(shape: tuple[int, ...], dtype: torch.dtype) -> None:
+    x = torch.randn(*shape, generator=torch.Generator().manual_seed(3))
+    theirs = zeropower_via_newtonschulz(x, 3, list(QUINTIC[-3:]), dtype=dtype)
+    torch.testing.assert_close(_steps(x.to(dtype), QUINTIC[-3:]), theirs)
+
+
+def test_a_training_starts_without_timm() -> None:
+    """It takes as long to import as torch, with torchvision and torch's compiler; only its networks need it."""
+    code = "import sys, segwright.training.trainer; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert not {"timm", "torchvision", "torch._dynamo"} & set(done.stdout.split())
 
 
 def test_kernels_keep_their_norm_and_turn_by_the_rate() -> None:

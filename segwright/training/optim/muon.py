@@ -17,7 +17,6 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
-from timm.optim.muon import zeropower_via_newtonschulz
 from torch import Tensor, nn
 
 from segwright.models.base import SegmentationModel
@@ -40,21 +39,34 @@ def orthogonalize(matrices: Tensor, iterations: int = 3, *, bf16: bool = False) 
     """(…, rows, columns) → about their orthogonal polar factors, by Newton–Schulz steps, at the Frobenius norm √rows.
 
     In fp32 the steps of a wide matrix are taken on the small side: with G = X·Xᵀ every step is a polynomial of G, and
-    the product of the polynomials meets the wide X once, at the end: 1.4 times as fast as timm's steps, which the rest
-    is computed by (``benchmarks/muon.py``).
+    the product of the polynomials meets the wide X once, at the end: 1.4 times as fast as steps of X
+    (``benchmarks/muon.py``).
     """
-    short, long = sorted(matrices.shape[-2:])
     tall = matrices.shape[-2] > matrices.shape[-1]
+    x = matrices.mT if tall else matrices
+    short, long = x.shape[-2:]
     coefficients = QUINTIC[-iterations:]
-    if bf16 or long < 2 * short:
-        dtype = torch.bfloat16 if bf16 else matrices.dtype  # bf16 as its authors do it: the steps contract errors
-        x = zeropower_via_newtonschulz(matrices, iterations, list(coefficients), dtype=dtype).to(matrices.dtype)
+    if bf16 or long < 2 * short:  # bf16 as its authors do it: the steps contract errors
+        x = _steps(x.to(torch.bfloat16) if bf16 else x, coefficients).to(matrices.dtype)
     else:
-        x = matrices.mT if tall else matrices
         x = _small_steps(x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7), coefficients)
-        x = x.mT if tall else x
+    x = x.mT if tall else x
     scaled: Tensor = x * (matrices.shape[-2] ** 0.5 / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7))
     return scaled
+
+
+def _steps(x: Tensor, coefficients: Sequence[tuple[float, float, float]]) -> Tensor:
+    """X ← a·X + (b·G + c·G²)·X with G = X·Xᵀ, from X scaled to a spectral norm of at most 1.
+
+    The same products in the same order as ``timm.optim.muon.zeropower_via_newtonschulz``, whose import takes as long as
+    torch's and comes with torch's compiler.
+    """
+    x = (x / x.norm(dim=(-2, -1), keepdim=True).clamp(min=1e-7)).contiguous()
+    plus = torch.addmm if x.ndim == 2 else torch.baddbmm
+    for a, b, c in coefficients:
+        gram = x @ x.mT
+        x = plus(x, plus(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    return x
 
 
 def _small_steps(x: Tensor, coefficients: Sequence[tuple[float, float, float]]) -> Tensor:
