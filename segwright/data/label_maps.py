@@ -34,6 +34,7 @@ MAX_YAML = 100_000  # characters: its parser takes a second for so many
 _SPLIT = re.compile(r"[,;:\t ]+")
 
 
+_HEX = re.compile(r"#[0-9a-fA-F]{6}")
 _GENERATED = re.compile(r"(?:class|value) -?\d+|#[0-9a-f]{6}")
 
 
@@ -138,6 +139,8 @@ def _entries(text: str, ending: str) -> tuple[list[ClassEntry], bool]:
         if len(text) > MAX_YAML:
             raise ValueError(f"more than {MAX_YAML} characters")
         return _from_json(load_yaml(text))
+    if ending == ".pbtxt":
+        return _from_pbtxt(text)
     return _from_csv(text) if ending in (".csv", ".tsv") else _from_lines(text)
 
 
@@ -163,6 +166,11 @@ def _from_json(data: Any) -> tuple[list[ClassEntry], bool]:
             return [_entry(int(key), value) for key, value in data.items()], True
         if data and all(isinstance(value, list | tuple) and len(value) == 3 for value in data.values()):
             return [ClassEntry(i, str(name), _color(value)) for i, (name, value) in enumerate(data.items())], False
+        for keys, values in ((data.keys(), data.values()), (data.values(), data.keys())):  # {"#ff0000": "car"}
+            if data and all(isinstance(key, str) and _HEX.fullmatch(key) for key in keys):
+                return [
+                    ClassEntry(i, str(v), _color(k)) for i, (k, v) in enumerate(zip(keys, values, strict=True))
+                ], False
         if any(isinstance(value, bool | list | float) for value in data.values()):
             raise ValueError("an object of other things")
         return [ClassEntry(int(value), str(name)) for name, value in data.items()], True
@@ -170,6 +178,20 @@ def _from_json(data: Any) -> tuple[list[ClassEntry], bool]:
         raise ValueError("neither a list nor an object")
     numbered = bool(data) and all(isinstance(v, Mapping) and any(key in v for key in _NUMBERS) for v in data)
     return [_entry(i, value) for i, value in enumerate(data)], numbered
+
+
+def _from_pbtxt(text: str) -> tuple[list[ClassEntry], bool]:
+    """TensorFlow's label map, ``item { id: 1 name: 'cat' }``: 0 is background unless the map names it."""
+    entries = []
+    for item in re.findall(r"item\s*\{([^{}]*)\}", text):
+        number = re.search(r"\bid\s*:\s*(\d+)", item)
+        names: dict[str, str] = dict(re.findall(r"\b(name|display_name)\s*:\s*['\"]([^'\"]*)['\"]", item))
+        if number is None or not names:
+            raise ValueError("an item without id or name")
+        entries.append(ClassEntry(int(number[1]), names.get("display_name", names.get("name", ""))))
+    if entries and all(entry.value for entry in entries):
+        entries.insert(0, ClassEntry(0, "background"))
+    return entries, True
 
 
 _NUMBERS = ("value", "id", "index", "label_id", "class_id", "pixel_value")

@@ -48,6 +48,11 @@ def pairing(evidence: Evidence) -> list[Problem]:
         text = f"{count(len(files), 'image has', 'images have')} no mask"
         problems.append(Problem("error", "image without mask", text, tuple(files), fix))
     whole = sorted({name for index in bare - set(lone) for name in member[index]})
+    if whole and not labeled:
+        text = "no image has a mask: the dataset can be predicted, neither trained on nor evaluated"
+        fix = "if masks lie there, this format has other names for them: pair them with --images GLOB --masks GLOB"
+        problems.append(Problem("warning", "split without masks", text, (), fix))
+        whole = []
     for name in whole:
         text = f"no image of the split {name} has a mask: it can be predicted, not evaluated"
         problems.append(Problem("note", "split without masks", text))

@@ -5,6 +5,7 @@ contradict each other. Part of :mod:`segwright.data.check.rules`.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
 
 import numpy as np
@@ -50,6 +51,21 @@ def sides(evidence: Evidence) -> list[Problem]:
         "--set augment.flip=false"
     )
     return [Problem("note", "sides not exchanged", f"flips do not exchange {'; '.join(parts)}", (), fix)]
+
+
+def names_alike(evidence: Evidence) -> list[Problem]:
+    """Classes whose names differ in letter case, spaces, or the number that a list with one name twice gave them."""
+    alike: dict[str, list[str]] = {}
+    for name in evidence.dataset.label_space.names:
+        if not is_generated_name(name):
+            plain = re.sub(r"[\s_\-]+", " ", re.sub(r" \(\d+\)$", "", name)).strip().casefold()
+            alike.setdefault(plain, []).append(name)
+    several = [", ".join(map(repr, names)) for names in alike.values() if len(names) > 1]
+    if not several:
+        return []
+    text = f"names of classes that differ hardly, each a class of its own: {listed(several)}"
+    fix = "if they are one class, write one name for it in the annotations, or give it one name in the class list"
+    return [Problem("warning", "class names alike", text, (), fix)]
 
 
 def _mask(record: Record) -> str:

@@ -59,9 +59,9 @@ RULES: tuple[Rule, ...] = (
     Rule("mask without image", _EW, _pairing, "names do not pair"),
     Rule(
         "split without masks",
-        _N,
+        _WN,
         _pairing,
-        "a whole split has no mask, as public test sets: it can be predicted",
+        "a whole split has no mask, as public test sets: it can be predicted; a warning where no image has one",
     ),
     Rule("path leaves the folder", _E, _opening, "an entry of a label folder names a file outside of it"),
     Rule("image missing", _E, _opening, "an annotation or a list names an image that is not there"),
@@ -70,6 +70,7 @@ RULES: tuple[Rule, ...] = (
     Rule("image ambiguous", _E, _opening, "several image files fit one name of an annotation"),
     Rule("mask ambiguous", _E, _opening, "several mask files fit one name of an annotation"),
     Rule("segment PNG ambiguous", _E, _opening, "several PNGs fit one name of a panoptic JSON"),
+    Rule("several split lists", _W, _opening, "lists of several folders state different splits: those used are named"),
     Rule("listed but missing", _W, _opening, "a split list names images that are not there"),
     Rule("ambiguous in a list", _W, _opening, "an entry of a split list fits several images"),
     Rule("list not read", _W, _opening, "a split list fits no image, or cannot be read"),
@@ -278,6 +279,12 @@ RULES: tuple[Rule, ...] = (
         label_rules.sides,
         "names of a left or a right that flips leave as they are: no class for the other side, or"
         " a name that may mean another thing (`docs/training.md`)",
+    ),
+    Rule(
+        "class names alike",
+        _W,
+        label_rules.names_alike,
+        "names of classes that differ in case, spaces or a number alone",
     ),
     Rule("class without pixels", _W, split_rules.classes, "a class that never occurs"),
     Rule("class in one split only", _W, split_rules.classes, "a class that cannot be learned, or is never scored"),

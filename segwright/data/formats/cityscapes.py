@@ -1,19 +1,24 @@
 """Cityscapes (Cordts et al. 2016): ``leftImg8bit/<split>/<city>`` and ``gtFine/<split>/<city>``, 34 ids → 19 classes.
 
-Masks are ``…_gtFine_labelIds.png``, or ``…_labelTrainIds.png`` where only those lie there; ``gtCoarse`` serves where
-there is no fine annotation. The test part's published masks are dummies and are not read.
+Masks are ``…_gtFine_labelIds.png``, or ``…_labelTrainIds.png`` where only those lie there, or ``…_color.png`` where
+there is nothing else; ``gtCoarse`` serves where there is no fine annotation. The test part's published masks are
+dummies and are not read. A tree of the same names whose masks are another dataset's (IDD's ``labellevel3Ids``) is not
+this format.
 """
 
 from __future__ import annotations
 
+import os
 import re
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from segwright.core.errors import FormatError
 from segwright.core.types import IGNORE_INDEX, Color, LabelSpace
 from segwright.data.formats.base import Format, distinct, pairing_problems, sort_splits, unique_records
 from segwright.data.formats.file_tree import Tree
-from segwright.data.readers import FileReader
+from segwright.data.readers import ColorTable, FileReader
 from segwright.data.records import Dataset, Record
 
 # id in labelIds → the 19 classes of the benchmark in the order of their train ids; every other id is void.
@@ -40,7 +45,9 @@ CLASSES: dict[str, tuple[int, Color]] = {
 }
 IDS = range(34)
 _IMAGE = re.compile(r"(.+)_leftImg8bit\.(?:png|jpe?g)$")
-_MASK = re.compile(r"(.+)_gt(Fine|Coarse)_label(Ids|TrainIds)\.png$")
+_MASK = re.compile(r"(.+)_gt(Fine|Coarse)_(labelIds|labelTrainIds|color)\.png$")
+_OTHER = re.compile(r".+_gt(?:Fine|Coarse)_(?!instance)[^_]+\.png$")
+_POLYGONS = re.compile(r".+_gt(?:Fine|Coarse)_polygons\.json$")
 
 
 def label_space(*, train_ids: bool = False) -> LabelSpace:
@@ -54,34 +61,81 @@ def label_space(*, train_ids: bool = False) -> LabelSpace:
     return LabelSpace(names, colors, mapping=mapping)
 
 
-def _bases(tree: Tree) -> list[str]:
-    """The folders that hold a tree: the root, or one or several in it."""
+@dataclass(frozen=True)
+class _Base:
+    """One tree: the folder of its images and those of its masks, relative to the root."""
+
+    images: str
+    masks: tuple[str, ...]  # coarse before fine
+
+
+def _bases(tree: Tree) -> list[_Base]:
+    """The trees: of the root, of one or several folders in it, or of two archives unpacked side by side."""
     if tree.is_file:
         return []
-    return [
-        relative
-        for relative, listing in tree.walk(depth=1)
-        if "leftImg8bit" in listing.dirs and {"gtFine", "gtCoarse"} & set(listing.dirs)
-    ]
+    found: dict[str, list[str]] = {}
+    for relative, listing in tree.walk(depth=1):
+        for name in ("leftImg8bit", "gtCoarse", "gtFine"):
+            if name in listing.dirs:
+                found.setdefault(name, []).append(os.path.join(relative, name))
+    images = found.get("leftImg8bit", [])
+    masks = [*found.get("gtCoarse", ()), *found.get("gtFine", ())]
+    bases = [_Base(i, tuple(m for m in masks if os.path.dirname(m) == os.path.dirname(i))) for i in images]
+    if len(images) == 1 and masks and not bases[0].masks:
+        return [_Base(images[0], tuple(masks))]
+    return [base for base in bases if base.masks]
 
 
 def detect(tree: Tree) -> str | None:
-    return "leftImg8bit and gtFine" if _bases(tree) else None
+    bases = _bases(tree)
+    if not bases or not (any(_masks(tree, base)[0] for base in bases) or not _annotated(tree, bases)):
+        return None
+    return "leftImg8bit and gtFine"
 
 
-def _masks(tree: Tree, prefix: str) -> tuple[dict[str, Path], bool]:
-    """(image's name → mask, whether they hold train ids); fine before coarse, labelIds before train ids."""
-    found: dict[tuple[str, str], dict[str, Path]] = {}
-    for folder in ("gtCoarse", "gtFine"):
-        for _, listing in tree.walk(prefix + folder):
-            for name in listing.files:
-                match = _MASK.match(name)
-                if match:
-                    found.setdefault((match[2], match[3]), {})[match[1]] = Path(listing.path, name)
-    ids = found.get(("Coarse", "Ids"), {}) | found.get(("Fine", "Ids"), {})
-    if ids:
-        return ids, False
-    return found.get(("Coarse", "TrainIds"), {}) | found.get(("Fine", "TrainIds"), {}), True
+def _annotated(tree: Tree, bases: Sequence[_Base]) -> bool:
+    """Whether annotations lie there, of whatever kind: not a test set alone."""
+    names = (name for base in bases for folder in base.masks for _, part in tree.walk(folder) for name in part.files)
+    return any(_OTHER.match(name) or _POLYGONS.match(name) for name in names)
+
+
+def hint(tree: Tree) -> FormatError | None:
+    """The error for a tree of polygons without the masks that the set's own scripts draw from them."""
+    bases = _bases(tree)
+    if not bases:
+        return None
+    files = [name for base in bases for folder in base.masks for _, part in tree.walk(folder) for name in part.files]
+    polygons = [name for name in files if _POLYGONS.match(name)]
+    if not polygons:
+        return None
+    return FormatError(
+        "polygons in Cityscapes' format, and no masks drawn from them",
+        expected="…_gtFine_labelIds.png, …_labelTrainIds.png or …_color.png",
+        found=f"{len(polygons)} files such as {polygons[0]}",
+        where=tree.root,
+        fix="draw the masks with the dataset's own script: createTrainIdLabelImgs.py of cityscapesscripts, or "
+        "createLabels.py of IDD's AutoNUE; or write masks/x.png beside images/x.png",
+    )
+
+
+KINDS = ("labelIds", "labelTrainIds", "color")
+
+
+def _masks(tree: Tree, base: _Base) -> tuple[dict[str, Path], str]:
+    """(image's name → mask, their kind); fine before coarse, labelIds before train ids before colors."""
+    memo = f"cityscapes {base}"
+    if memo not in tree.memo:
+        found: dict[tuple[str, str], dict[str, Path]] = {}
+        for folder in base.masks:
+            for _, listing in tree.walk(folder):
+                for name in listing.files:
+                    match = _MASK.match(name)
+                    if match:
+                        found.setdefault((match[2], match[3]), {})[match[1]] = Path(listing.path, name)
+        kind = next((kind for kind in KINDS if {("Coarse", kind), ("Fine", kind)} & found.keys()), KINDS[1])
+        tree.memo[memo] = found.get(("Coarse", kind), {}) | found.get(("Fine", kind), {}), kind
+    result: tuple[dict[str, Path], str] = tree.memo[memo]
+    return result
 
 
 def open_cityscapes(tree: Tree) -> Dataset:
@@ -93,21 +147,22 @@ def open_cityscapes(tree: Tree) -> Dataset:
     given: dict[str, list[Record]] = {}
     lone: list[Path] = []
     strays: list[Path] = []
-    kinds = {_read_base(tree, f"{base}/" if base else "", given, lone, strays) for base in bases}
+    kinds = {_read_base(tree, base, given, lone, strays) for base in bases}
     if len(kinds) > 1:
         raise FormatError(
-            "one tree has labelIds and another labelTrainIds", expected="masks of one kind", found=", ".join(bases),
+            f"one tree has {' and another '.join(sorted(kinds))}", expected="masks of one kind",
+            found=", ".join(base.images for base in bases),
             where=tree.root, fix="open one of them, or write the same kind for both",
         )  # fmt: skip
-    train_ids = kinds.pop()
+    kind = kinds.pop()
     given = distinct(given)
-    notes = ["train ids as they are" if train_ids else "the 34 ids of labelIds, mapped to the benchmark's 19 classes"]
+    notes = [NOTES[kind]]
     if "test" in given:
         notes.append("the test part's masks are dummies, as published, and are not read")
     return Dataset(
         root=tree.root,
         format="cityscapes",
-        reader=FileReader(label_space(train_ids=train_ids)),
+        reader=_reader(kind),
         records=unique_records(given),
         given=sort_splits(given),
         notes=notes,
@@ -117,12 +172,31 @@ def open_cityscapes(tree: Tree) -> Dataset:
     )
 
 
-def _read_base(tree: Tree, prefix: str, given: dict[str, list[Record]], lone: list[Path], strays: list[Path]) -> bool:
-    """Add one tree's records and what does not pair; returns whether its masks hold train ids."""
-    masks, train_ids = _masks(tree, prefix)
+NOTES = {
+    "labelIds": "the 34 ids of labelIds, mapped to the benchmark's 19 classes",
+    "labelTrainIds": "train ids as they are",
+    "color": "the colors of the 19 classes; every other color is ignored",
+}
+
+
+def _reader(kind: str) -> FileReader:
+    if kind != "color":
+        return FileReader(label_space(train_ids=kind == "labelTrainIds"))
+    # Void colors of the published set; caravan, trailer and license plate are void in the benchmark as well.
+    void: list[Color] = [(0, 0, 0), (20, 20, 20), (111, 74, 0), (81, 0, 81), (250, 170, 160), (230, 150, 140),
+                         (180, 165, 180), (150, 100, 100), (150, 120, 90), (0, 0, 90), (0, 0, 110)]  # fmt: skip
+    colors = [color for _, color in CLASSES.values()]
+    mapping = {row: row for row in range(len(colors))} | {len(colors) + i: IGNORE_INDEX for i in range(len(void))}
+    space = LabelSpace(tuple(CLASSES), tuple(colors), mapping={**mapping, IGNORE_INDEX: IGNORE_INDEX})
+    return FileReader(space, ColorTable((*colors, *void)))
+
+
+def _read_base(tree: Tree, base: _Base, given: dict[str, list[Record]], lone: list[Path], strays: list[Path]) -> str:
+    """Add one tree's records and what does not pair; returns the kind of its masks."""
+    masks, kind = _masks(tree, base)
     unused = dict(masks)
-    for split in tree.folder(f"{prefix}leftImg8bit").dirs:
-        for _, listing in tree.walk(f"{prefix}leftImg8bit/{split}"):
+    for split in tree.folder(base.images).dirs:
+        for _, listing in tree.walk(f"{base.images}/{split}"):
             for name in listing.files:
                 match = _IMAGE.match(name)
                 if match is None:
@@ -133,7 +207,7 @@ def _read_base(tree: Tree, prefix: str, given: dict[str, list[Record]], lone: li
                     lone.append(Path(listing.path, name))
                 given.setdefault(split, []).append(Record(match[1], Path(listing.path, name), mask))
     strays += unused.values()
-    return train_ids
+    return kind
 
 
-FORMAT = Format("cityscapes", "Cityscapes", "leftImg8bit/ and gtFine/", detect, open_cityscapes)
+FORMAT = Format("cityscapes", "Cityscapes", "leftImg8bit/ and gtFine/", detect, open_cityscapes, hint)

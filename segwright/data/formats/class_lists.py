@@ -19,7 +19,7 @@ from segwright.data.formats.file_tree import Folder
 from segwright.data.label_maps import FILE_NAMES, ClassList, read_class_list
 from segwright.data.records import Problem
 
-ENDINGS = (".csv", ".tsv", ".json", ".yaml", ".yml", ".txt")
+ENDINGS = (".csv", ".tsv", ".json", ".yaml", ".yml", ".txt", ".pbtxt")
 MOST_FILES = 24  # per folder: more files of a kind are annotations of single images
 SHORT = 400_000  # bytes: no class list is longer
 _SUGGESTIVE = re.compile(
@@ -66,6 +66,7 @@ def choose(
             fitting.append(found)
         elif _SUGGESTIVE.search(path.stem):
             others.append((path, "it does not fit the masks' values"))
+    _refuse_contradictions([found for found in fitting if found in known])
     chosen = next(iter([*[found for found in fitting if found in known], *fitting, *known]), None)
     used = None if chosen is None else chosen.path
     problems = [
@@ -77,6 +78,26 @@ def choose(
         if path != used
     ]  # fmt: skip
     return chosen, problems
+
+
+def _refuse_contradictions(lists: Sequence[ClassList]) -> None:
+    """LabelError where lists of one name in several folders fit, and name a value differently."""
+    seen: dict[str, tuple[ClassList, dict[int, str]]] = {}
+    for found in lists:
+        if found.path is None:
+            continue
+        names = {entry.value: entry.name for entry in found.entries}
+        other, theirs = seen.setdefault(found.path.name.lower(), (found, names))
+        value = next((v for v in names.keys() & theirs.keys() if names[v] != theirs[v]), None)
+        if value is not None:
+            raise LabelError(
+                "class lists of several folders contradict each other: a value is another class in each folder",
+                expected="one class list, or equal ones",
+                found=f"{value} is {theirs[value]} in {other.path} and {names[value]} in {found.path}",
+                where=found.path,
+                fix="number the classes alike in all masks; of labelme_json_to_dataset's output open the folder of "
+                "labelme's JSON files instead; or remove the lists that do not hold",
+            )
 
 
 def fits(found: ClassList, values: AbstractSet[int], colors: AbstractSet[int]) -> bool:

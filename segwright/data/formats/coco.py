@@ -124,6 +124,8 @@ def open_coco(tree: Tree) -> Dataset:
 def _load(path: Path) -> dict[str, Any]:
     data = read_json(path)
     for key in ("images", "annotations", "categories"):
+        if isinstance(data, dict) and _by_id(data.get(key)):  # LIVECell: objects by their id
+            data[key] = list(data[key].values())
         if not isinstance(data, dict) or not isinstance(data.get(key) or [], list):
             raise FormatError("not a COCO JSON", expected="an object with images, annotations and categories",
                               found=f"no list of {key}", where=path, fix="export it again")  # fmt: skip
@@ -134,8 +136,15 @@ def _load(path: Path) -> dict[str, Any]:
         if stray is not None:
             raise FormatError("not a COCO JSON", expected=f"objects in {key}", found=repr(stray)[:60], where=path,
                               fix="export it again")  # fmt: skip
+    for image in data["images"]:
+        if "file_name" not in image and isinstance(image.get("coco_url"), str):  # LVIS names images by address alone
+            image["file_name"] = "/".join(image["coco_url"].split("/")[-2:])
     found: dict[str, Any] = data
     return found
+
+
+def _by_id(found: object) -> bool:
+    return isinstance(found, dict) and bool(found) and all(isinstance(one, dict) for one in found.values())
 
 
 def _open_json(tree: Tree, files: Sequence[CocoFile]) -> Dataset:

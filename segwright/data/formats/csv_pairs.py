@@ -18,8 +18,8 @@ from segwright.core.errors import DataError, FormatError
 from segwright.data.formats.base import SPLIT_NAMES, Format, sort_splits, unique_ids
 from segwright.data.formats.file_references import MISSING_KINDS, Reference, resolve_all, surroundings
 from segwright.data.formats.file_tree import Tree, is_image, read_text, stem
+from segwright.data.formats.folder_roles import Role, describe_folder
 from segwright.data.formats.mask_encoding import infer_encoding
-from segwright.data.formats.name_matching import Role, describe_folder
 from segwright.data.mask_files import ARRAY_ENDINGS
 from segwright.data.readers import FileReader
 from segwright.data.records import Dataset, Problem, Record

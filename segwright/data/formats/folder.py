@@ -7,19 +7,20 @@ import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from segwright.core.errors import DataError, FormatError, NameClashError
-from segwright.data.formats.base import SPLIT_NAMES, Format, pairing_problems, sort_splits, unique_ids
+from segwright.data.formats.base import Format, pairing_problems, sort_splits, unique_ids
 from segwright.data.formats.bit_depth import range_of
-from segwright.data.formats.file_tree import Folder, Tree, is_image, read_text
+from segwright.data.formats.file_tree import Folder, Tree, is_image
+from segwright.data.formats.folder_roles import is_measurement
 from segwright.data.formats.mask_encoding import encoding_of, infer_encoding
 from segwright.data.formats.mask_histogram import Look, look_at, mask_value_histogram
-from segwright.data.formats.name_matching import NamedFile, Pairing, Rival, describe_folder, pair_files
-from segwright.data.formats.name_parts import composed
+from segwright.data.formats.name_matching import NamedFile, Pairing, Rival, looks_like_labels, pair_files
+from segwright.data.formats.split_lists import listed_splits, splits_of_siblings
 from segwright.data.formats.stacks import Page, find_stacks, paged, read_page, splits_by_name
 from segwright.data.formats.writing import OutputSample, write_classes
 from segwright.data.mask_files import ARRAY_ENDINGS, MaskPixels
@@ -29,8 +30,8 @@ from segwright.imageio import DEFAULT_LIMITS, Limits, UInt8Array, write_bytes
 from segwright.imageio.decode import integers
 from segwright.imageio.sandbox import map_isolated
 
+LOOKED_AT = 12  # folders of which one file is looked at for an example in an error
 SAMPLED_STACKS = 4  # of which three pages are looked at for their depth
-LIST_FOLDERS = ("", "splits", "lists", "ImageSets", "ImageSets/Segmentation")
 
 
 @dataclass(frozen=True)
@@ -108,6 +109,8 @@ def open_pairing(tree: Tree, name: str, reader: type[FolderReader], look: Look =
             fix="name the folders images and masks, or name the format with --format, or pair the files with --images "
             "GLOB --masks GLOB",
         )
+    if not pairing.paired and (folders := _image_folders(pairing)):
+        raise _several_images(tree, pairing, folders)
     records, by_folder = _records(pairing)
     stacks = find_stacks(records)
     mask_paths = [record.mask_path for record in records if record.mask_path is not None]
@@ -196,6 +199,38 @@ def _several(tree: Tree, pairing: Pairing) -> FormatError:
     )
 
 
+def _image_folders(pairing: Pairing) -> list[str]:
+    """The folders whose images all claim the same masks, as the two dates of a change detection set do."""
+    folders: dict[str, str] = {}
+    for images, masks in pairing.collisions:
+        own = {image.folder: image for image in images}
+        if len(masks) != 1 or len(own) != len(images) or len(own) < 2:
+            return []
+        folders |= {_last_part(folder): folder for folder in own}
+    globs = {part: _folder_glob([i for left, _ in pairing.collisions for i in left if _last_part(i.folder) == part])
+             for part in folders}  # fmt: skip
+    return list(globs.values())
+
+
+def _last_part(folder: str) -> str:
+    return os.path.basename(folder)
+
+
+def _several_images(tree: Tree, pairing: Pairing, folders: Sequence[str]) -> FormatError:
+    masks = _folder_glob([mask for _, masks in pairing.collisions for mask in masks])
+    choices = " or ".join(f"--images {shlex.quote(glob)}" for glob in folders[:4])
+    image, mask = pairing.collisions[0][0][0], pairing.collisions[0][1][0]
+    return FormatError(
+        "several folders hold images for the same masks, and which to read is not certain",
+        expected="one image per mask",
+        found=f"{len(pairing.collisions)} masks in {masks}, images in {', '.join(folders)}",
+        where=tree.root,
+        fix=f"choose: segwright check {shlex.quote(str(tree.root))} {choices} --masks {shlex.quote(masks)}; or list "
+        f"the pairs in a CSV with columns image,mask (such as {os.path.join(image.folder, image.name)},"
+        f"{os.path.join(mask.folder, mask.name)}); dates or bands that belong together go into one file of many bands",
+    )
+
+
 def _folder_glob(images: Sequence[NamedFile]) -> str:
     split = [folder.split("/") for folder in dict.fromkeys(image.folder for image in images)]
     if not split or len({len(parts) for parts in split}) > 1:
@@ -236,7 +271,7 @@ def hint(tree: Tree) -> FormatError | None:
     if len(filled) < 2:
         return _flat_hint(tree, next(iter(filled.items()), None))
     listed = "; ".join(f"{folder}/ ({len(names)} files, {names[0]})" for folder, names in list(filled.items())[:12])
-    first, second = list(filled)[:2]
+    first, second = _guessed_roles(tree, filled)
     root = shlex.quote(str(tree.root))
     return FormatError(
         "images, and which files are their masks is not clear",
@@ -246,6 +281,18 @@ def hint(tree: Tree) -> FormatError | None:
         fix=f"name them: segwright check {root} --images '{first}/*' --masks '{second}/*'"
         "; or write a CSV with columns image,mask, a pair per line; or name the format with --format",
     )
+
+
+def _guessed_roles(tree: Tree, filled: Mapping[str, Sequence[str]]) -> tuple[str, str]:
+    """The folders that an example of the options names: one of photos and one of few-valued files, where there are."""
+    by_kind: dict[bool | None, str] = {}
+    for folder, names in list(filled.items())[:LOOKED_AT]:
+        if not is_measurement(folder):
+            by_kind.setdefault(looks_like_labels(Path(tree.root, folder, names[0])), folder)
+    first, second = list(filled)[:2]
+    photos = by_kind.get(False, next(folder for folder in filled if folder != by_kind.get(True)))
+    labels = by_kind.get(True, second if second != photos else first)
+    return photos, labels
 
 
 def _flat_hint(tree: Tree, only: tuple[str, list[str]] | None) -> FormatError | None:
@@ -304,132 +351,9 @@ def _records(pairing: Pairing) -> tuple[list[Record], dict[str, list[Record]]]:
         split = image.split or (mask.split if mask is not None else None)
         if split is not None:
             given.setdefault(split, []).append(record)
+    if not given:
+        given = splits_of_siblings([(item.folder, record) for item, record in zip(items, records, strict=True)])
     return records, given
-
-
-LINES_PER_IMAGE = 100  # a list of still more lines, and a hundred thousand, is of another dataset and is not searched
-
-
-def listed_splits(tree: Tree, records: Sequence[Record]) -> tuple[dict[str, list[Record]], list[Problem]]:
-    """(splits, findings) from train.txt, val.txt, test.txt: a name or a path per line.
-
-    A line means the file of that path, else the only one of that name where no folder of the line contradicts. Lists
-    that fit no file, and lines that fit none or several, are findings.
-    """
-    index: _NameIndex | None = None  # made for the first list: of a hundred thousand images it takes seconds
-    given: dict[str, list[Record]] = {}
-    problems: list[Problem] = []
-    for folder in LIST_FOLDERS:
-        listing = tree.folder(folder)
-        for name in listing.files:
-            split = SPLIT_NAMES.get(os.path.splitext(name)[0].lower())
-            if split is None or not name.lower().endswith((".txt", ".lst")):
-                continue
-            path = Path(listing.path, name)
-            try:
-                lines = _first_columns(path, most=LINES_PER_IMAGE * len(records) + 100_000)
-            except DataError as error:
-                problems.append(
-                    Problem("warning", "list not read", f"{name}: {error.message}", (str(path),), error.fix)
-                )
-                continue
-            index = index or _NameIndex(tree, records)
-            found = [index.find(line) for line in lines]
-            kept = [record for record in found if isinstance(record, Record)]
-            if not lines or len(kept) < 0.5 * len(lines):
-                if lines:
-                    message = f"{name} is not used: {len(kept)} of its {len(lines)} lines name an image"
-                    problems.append(Problem("warning", "list not read", message, (str(path),), "correct or remove it"))
-                continue
-            given[split] = list({record.id: record for record in kept}.values())
-            several = [line for line, one in zip(lines, found, strict=True) if one == "several"]
-            missing = [line for line, one in zip(lines, found, strict=True) if one is None]
-            if several:
-                message = f"{len(several)} lines of {name} fit several images: write their paths"
-                problems.append(Problem("warning", "ambiguous in a list", message, tuple(several), "write whole paths"))
-            if missing:
-                message = f"{len(missing)} names in {name} have no image"
-                problems.append(Problem("warning", "listed but missing", message, tuple(missing), "correct the list"))
-        if given:
-            break
-    if index is not None and index.by_name_alone:
-        alone = tuple(index.by_name_alone)
-        message = (
-            f"{len(alone)} lines of the split lists name paths that are not here: matched by the file's name alone"
-        )
-        problems.append(Problem("note", "matched by name alone", message, alone, "write paths relative to the dataset"))
-    return given, problems
-
-
-class _NameIndex:
-    """Records by the names of their images and masks, with and without endings."""
-
-    def __init__(self, tree: Tree, records: Sequence[Record]) -> None:
-        self.by_id = {record.id: record for record in records}
-        self.by_name: dict[str, dict[str, list[list[str]]]] = {}  # name → record → the folders of its files
-        self.by_name_alone: dict[str, None] = {}
-        root = str(tree.root).rstrip(os.sep) + os.sep
-        for record in records:
-            for path in (record.image_path, record.mask_path):
-                if path is None:
-                    continue
-                parts = composed(str(path).removeprefix(root).replace(os.sep, "/")).split("/")
-                for name in {parts[-1], os.path.splitext(parts[-1])[0]}:
-                    self.by_name.setdefault(name, {}).setdefault(record.id, []).append(parts[:-1])
-
-    def find(self, line: str) -> Record | Literal["several"] | None:
-        """The record that a line means; "several" where it may be one of some."""
-        line = composed(line)
-        if line in self.by_id:
-            return self.by_id[line]
-        folders = [part for part in line.split("/")[:-1] if part not in ("", ".")]
-        base = line.rpartition("/")[2]
-        able = self.by_name.get(base) or self.by_name.get(os.path.splitext(base)[0]) or {}
-        if not able:
-            return None
-        found = _best(able, folders)
-        if len(found) > 1 and folders:  # folders of roles may differ: siteA/1.png for siteA/images/1.png
-            found = _best({key: [_free(parts) for parts in able[key]] for key in found}, _free(folders))
-        theirs, mine = set(_free(folders)), {part for key in found for parts in able[key] for part in _free(parts)}
-        if len(found) > 1 and not (theirs and mine and not theirs & mine and not line.startswith("/")):
-            return "several"
-        if theirs and not theirs & mine:
-            if mine and not line.startswith("/"):
-                return None  # another site's file of that name
-            self.by_name_alone[line] = None
-        return self.by_id[found[0]]
-
-
-def _best(able: Mapping[str, Sequence[Sequence[str]]], folders: Sequence[str]) -> list[str]:
-    """The records whose files share the longest end of the folders."""
-    ends = {key: max(_common_end(parts, folders) for parts in places) for key, places in able.items()}
-    return [key for key, end in ends.items() if end == max(ends.values())]
-
-
-def _free(parts: Sequence[str]) -> list[str]:
-    free = describe_folder("/".join(parts))[2]
-    return free.split("/") if free else []
-
-
-def _common_end(left: Sequence[str], right: Sequence[str]) -> int:
-    count = 0
-    for a, b in zip(reversed(left), reversed(right), strict=False):
-        if a != b:
-            break
-        count += 1
-    return count
-
-
-def _first_columns(path: Path, most: int) -> list[str]:
-    """The first word of every line; DataError for more than ``most`` lines."""
-    text = read_text(path)
-    if (count := text.count("\n")) > most:
-        raise DataError(
-            "a list of more lines than any list of these images",
-            expected=f"at most {most} lines", found=f"{count} lines", where=path, fix="correct or remove it",
-        )  # fmt: skip
-    rows = [line.replace(",", " ").split() for line in text.splitlines()]
-    return [row[0].replace("\\", "/") for row in rows if row]
 
 
 def _problems(pairing: Pairing, records: list[Record]) -> tuple[list[Path], list[Problem]]:

@@ -16,8 +16,10 @@ from pathlib import Path
 from segwright.core.errors import FormatError, UsageError
 from segwright.data.formats.base import SPLIT_NAMES
 from segwright.data.formats.file_tree import Tree, is_image, natural
-from segwright.data.formats.name_matching import NamedFile, Pairing, Role, bare, numbered, words
+from segwright.data.formats.folder_roles import Role
+from segwright.data.formats.name_matching import NamedFile, Pairing
 from segwright.data.formats.name_parts import split_of
+from segwright.data.formats.stem_keys import bare, numbered, words
 from segwright.data.mask_files import ARRAY_ENDINGS
 
 MOST_FILES = 5_000_000

@@ -14,15 +14,21 @@ from pathlib import Path
 from segwright.core.errors import LabelError
 from segwright.core.types import IGNORE_INDEX, Color, LabelSpace
 from segwright.data.formats.class_lists import choose, luma
+from segwright.data.formats.encoding_doubts import (
+    refuse_blurred_colors,
+    refuse_mixed_binary,
+    refuse_objects,
+    refuse_shifted,
+    refuse_swapped_channels,
+)
 from segwright.data.formats.file_tree import Folder
+from segwright.data.formats.gray_levels import blurred, evenly_spaced, levels_between
 from segwright.data.formats.mask_histogram import Look, MaskValueHistogram, histogram_of_files, look_at
 from segwright.data.label_maps import ClassList, generated_color_name, generated_name, generated_value_name
 from segwright.data.mask_files import MaskSource
 from segwright.data.readers import ColorTable
 from segwright.data.records import Problem
 
-MOST_LEVELS = 3
-LEVEL = 0.03  # of all pixels between the ends: edges alone are fewer
 MANY_VALUES = 64  # more distinct values in small masks are no classes but blurred edges, or instance ids
 A_FIFTH = 0.2  # of all pixels: where 255 covers more, that it means 'ignored' is no longer the likely reading
 DARK = 64  # one channel up to here and two of zeros: class ids in a color file, for nobody chooses such colors
@@ -223,9 +229,13 @@ def _palette_spread(seen: MaskValueHistogram) -> MaskValueHistogram:
 def _index_coding(seen: MaskValueHistogram, classes: ClassList | None, scope: str, where: Path) -> MaskEncoding:
     values = sorted(seen.values)
     listed = _listed(values)
+    if set(values) <= {0, 1, IGNORE_INDEX} and not (classes and any(e.value == IGNORE_INDEX for e in classes.entries)):
+        refuse_mixed_binary(seen.value_sets, where)
     if classes is not None:
+        refuse_shifted(values, classes)
         return _by_list(seen, classes, f"{scope} hold {listed}")
-    if values[-1] <= 255 and (levels := _levels_between(seen.values)):
+    refuse_objects(seen.objects, where)
+    if values[-1] <= 255 and (levels := levels_between(seen.values)):
         raise LabelError(
             "masks of several gray levels with blurred edges: which level a pixel of an edge belongs to is lost",
             expected="a value per class and nothing between",
@@ -233,7 +243,7 @@ def _index_coding(seen: MaskValueHistogram, classes: ClassList | None, scope: st
             where=where,
             fix="JPEG or anti-aliased masks of more than two classes: export them again as PNG, without anti-aliasing",
         )
-    if values[-1] <= 255 and _blurred(seen.values):
+    if values[-1] <= 255 and blurred(seen.values):
         return _thresholded(seen, scope)
     if set(values) <= {0, 255}:
         space = LabelSpace(("background", "foreground"), ((0, 0, 0), (255, 255, 255)), mapping={0: 0, 255: 1})
@@ -327,6 +337,12 @@ def _by_list(seen: MaskValueHistogram, classes: ClassList, found: str) -> MaskEn
         base = classes.label_space()
         space = LabelSpace(base.names, base.colors, mapping={0: 0, 255: 1})
         return MaskEncoding(space, notes=(*classes.notes(), f"{found}: 0 is {space.names[0]}, 255 is {space.names[1]}"))
+    if not classes.numbered and len(kept) == len(values) and evenly_spaced(values):
+        base = classes.label_space()
+        space = LabelSpace(base.names, base.colors, mapping={value: i for i, value in enumerate(values)})
+        note = f"{found}: evenly spaced gray levels, in the order of the names"
+        guess = _guessed(note, "otherwise give the values in classes.csv (id,name)")
+        return MaskEncoding(space, notes=(*classes.notes(), note), problems=(guess,))
     space = classes.label_space()
     notes = [*classes.notes(), found]
     stray = [value for value in values if value not in space.mapping]
@@ -351,9 +367,7 @@ def _sparse(seen: MaskValueHistogram, found: str) -> MaskEncoding:
     255 is a class as well where it covers a fifth of the pixels: only by habit is it ignored.
     """
     values = sorted(seen.values)
-    even = len(values) > 2 and values[0] == 0 and values[-1] == 255
-    step = 255 / (len(values) - 1) if even else 0
-    even = even and all(abs(value - i * step) <= 1 for i, value in enumerate(values))
+    even = evenly_spaced(values)
     large = not even and _share(seen) >= A_FIFTH
     ids = values if even or large else [value for value in values if value != IGNORE_INDEX]
     if len(ids) == 1:
@@ -369,32 +383,6 @@ def _sparse(seen: MaskValueHistogram, found: str) -> MaskEncoding:
         fix = "if 255 is to be ignored, name the values in classes.csv (id,name) and call 255 void"
         problems = (_guessed(f"{found}: {why}", fix),)
     return MaskEncoding(LabelSpace(names, mapping=mapping), notes=(f"{found}: {why}",), problems=problems)
-
-
-def _blurred(values: dict[int, int]) -> bool:
-    """0/255 with smeared edges: most pixels near the two ends, and values just below 255, which class ids never are."""
-    if len(values) < 8 or 0 not in values:
-        return False
-    total = sum(values.values())
-    ends = sum(pixels for value, pixels in values.items() if value <= 24 or value >= 231)
-    nearly = sum(1 for value in values if 224 < value < 255)
-    high = sum(pixels for value, pixels in values.items() if value >= 231)
-    return ends / total > 0.85 and nearly >= 2 and high / total > 0.001
-
-
-def _levels_between(values: dict[int, int]) -> list[int]:
-    """The levels around which most pixels between 0 and 255 lie: classes of their own, and no edges; [] without any."""
-    total = sum(values.values())
-    left = {value: pixels for value, pixels in values.items() if 24 < value < 231}
-    between = sum(left.values())
-    scattered = sum(1 for value in left if value + 1 in values)
-    if 0 not in values or scattered < 8 or between < LEVEL * total or not any(224 < value < 255 for value in values):
-        return []
-    levels: list[int] = []
-    while len(levels) < MOST_LEVELS and sum(left.values()) > 0.4 * between:
-        levels.append(max(left, key=lambda value: left[value]))
-        left = {value: pixels for value, pixels in left.items() if abs(value - levels[-1]) > 6}
-    return sorted(levels) if sum(left.values()) <= 0.4 * between else []
 
 
 def _thresholded(seen: MaskValueHistogram, scope: str) -> MaskEncoding:
@@ -430,6 +418,7 @@ def _color_coding(seen: MaskValueHistogram, classes: ClassList | None, scope: st
         table = ColorTable(classes.colors)
         unknown = [color for color in found if color not in classes.colors]
         notes = [*classes.notes(), f"{scope} hold {len(found)} colors"]
+        refuse_swapped_channels(unknown, classes)
         if unknown:
             notes.append(f"colors that the class list does not name: {_color_list(unknown)}")
         return MaskEncoding(classes.label_space(by_row=True), table, tuple(notes))
@@ -441,6 +430,7 @@ def _color_coding(seen: MaskValueHistogram, classes: ClassList | None, scope: st
             where=where,
             fix="JPEG or anti-aliased masks: export them as PNG; or name the colors in classes.csv (name,r,g,b)",
         )
+    refuse_blurred_colors(seen.colors, where)
     colors: tuple[Color, ...] = tuple(found)
     count = len(colors)
     guess: tuple[Problem, ...] = ()

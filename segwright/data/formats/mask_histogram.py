@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from segwright.core.errors import DataError
+from segwright.data.formats.encoding_doubts import LOOKED_AT, count_objects
 from segwright.data.mask_files import MaskPixels, alpha_follows, inspect_mask
 from segwright.data.readers import is_gray, pack_colors
 from segwright.imageio import DEFAULT_LIMITS, read_file
@@ -45,6 +46,8 @@ class MaskValueHistogram:
     alpha_differs: int = 0  # files in which pixels of one color differ in alpha
     alpha_most_colors: int = 0
     opaque_pixels: int = 0  # in files without alpha
+    value_sets: dict[frozenset[int], int] = field(default_factory=dict)  # values of a gray file, 3 at most → files
+    objects: list[tuple[int, int] | None] = field(default_factory=list)  # of the first gray files
     deep: dict[int, int] = field(default_factory=dict)  # three channels of 16 bits: red·2³² + green·2¹⁶ + blue → pixels
 
     @property
@@ -141,6 +144,11 @@ def _count(seen: MaskValueHistogram, found: MaskPixels) -> None:
         _add(seen.deep, wide[..., 0] << 32 | wide[..., 1] << 16 | wide[..., 2])
         return
     colors = _add(seen.colors if mask.ndim == 3 else seen.values, pack_colors(mask) if mask.ndim == 3 else mask)
+    if mask.ndim == 2:
+        if len(colors) <= 3:
+            seen.value_sets[frozenset(colors)] = seen.value_sets.get(frozenset(colors), 0) + 1
+        if len(seen.objects) < LOOKED_AT and len(colors) > 1:
+            seen.objects.append(count_objects(mask, sorted(colors)))
     if found.palette is not None:
         seen.palette_files += 1
         for value, pixels in colors.items():

@@ -26,7 +26,7 @@ from segwright.data.formats.file_tree import Tree
 from segwright.data.formats.folder import pair_tree
 from segwright.data.formats.mask_histogram import spread_order
 from segwright.data.formats.name_matching import NamedFile, find_class_list
-from segwright.data.formats.raters import find_raters, refusal
+from segwright.data.formats.raters import find_raters, folders_apart, refusal
 from segwright.data.label_maps import FILE_NAMES, read_class_list
 from segwright.data.readers import pack_colors
 from segwright.data.records import Dataset, Record
@@ -49,7 +49,7 @@ class MultiMaskIndex:
 
     masks: Mapping[NamedFile, Sequence[tuple[NamedFile, str]]]
     lone_masks: tuple[NamedFile, ...] = ()
-    raters: str | None = None  # why the masks of an image are several people's
+    raters: str | None = None  # why the masks of an image are several people's, or of several kinds
 
 
 @dataclass
@@ -119,7 +119,7 @@ def _find(tree: Tree) -> MultiMaskIndex | None:
         return None
     lone = tuple(mask for mask in masks if mask not in owners)
     layers = MultiMaskIndex({image: grouped.get(image, []) for image in images}, lone)
-    return replace(layers, raters=find_raters(grouped))
+    return replace(layers, raters=find_raters(grouped) or folders_apart(grouped))
 
 
 def _longer_names(items: Sequence[NamedFile], images: Sequence[NamedFile]) -> list[NamedFile]:

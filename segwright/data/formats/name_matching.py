@@ -14,72 +14,35 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 
 from segwright.core.errors import DataError
-from segwright.data.formats.base import SPLIT_NAMES
 from segwright.data.formats.file_tree import Folder, Tree, is_image, natural
-from segwright.data.formats.name_parts import split_of_part
+from segwright.data.formats.folder_roles import OTHER_KINDS, SPLIT, Role, is_measurement, words_of
+from segwright.data.formats.folder_roles import describe_folder as describe_folder
+from segwright.data.formats.name_parts import composed
+from segwright.data.formats.stem_keys import (
+    MASK_ENDING,
+    MASK_STEM,
+    bare,
+    constant_words,
+    numbered,
+    without_words,
+    words,
+)
 from segwright.data.mask_files import ARRAY_ENDINGS, inspect_mask, read_mask_file
 from segwright.data.readers import is_gray, pack_colors
 from segwright.imageio import read_file
 
-Role = Literal["image", "mask"]
-
-_SPLIT = r"train(?:ing)?|val(?:id(?:ation)?)?|test(?:ing)?|dev"
-_MASK = (
-    r"(?:image|img|gt|label|seg|segmentation|png|binary)?masks?|labels?|lbls?|annot(?:ation)?s?|anns?|gts?|groundtruths?|"
-    r"truths?|seg(?:mentation)?s?|segmentationclass(?:png|raw)?|targets?|label(?:train)?ids|labelmaps?|manual|stmanual|"
-    r"mattes?|outputs?|y"
-)
-_IMAGE = (
-    r"images?|imgs?|rgb|inputs?|pictures?|photos?|pics?|frames?|originals?|orig|raws?|jpe?gimages|scans?|sources?|src|x"
-)
-_COMPONENT = re.compile(rf"^({_SPLIT})?(?:({_MASK})|({_IMAGE}))?(?:dir|png|folder|data|set)?({_SPLIT}|tr|ts)?$")
-_MASK_ENDING = re.compile(
-    r"^(.+?)[_\-. ](?:masks?|labels?|lbl|gt|seg|segmentation|annotations?|annot|target|groundtruth|l|gtfine_labelids|"
-    r"labelids|labeltrainids|matte)$",
-    re.IGNORECASE,
-)
-_ROLE_WORDS = frozenset(
-    re.split(
-        r"\W+",
-        "mask masks label labels lbl gt seg segmentation annotation annotations annot target groundtruth l labelids "
-        "matte manual image images img imgs im rgb input picture photo pic frame original orig sat raw scan training "
-        "volume stack test",
-    )
-)
-# Words that tell a role within a longer folder name. A mask's word counts for more: label_images, gt_image_2.
-_MASK_WORDS = frozenset(
-    re.split(
-        r"\W+",
-        "mask masks label labels lbl lbls gt gts gtfine gtcoarse annotation annotations annot annots anno annos ann "
-        "annotated groundtruth groundtruths truth truths seg segs segmentation segmentations segmented segmap segmaps "
-        "semantic semantics target targets labelmap labelmaps labelids trainids matte mattes manual instance instances "
-        "panoptic segmentationclass segmentationobject",
-    )
-)
-_IMAGE_WORDS = frozenset(
-    re.split(
-        r"\W+",
-        "image images img imgs rgb input inputs picture pictures photo photos pic pics frame frames original originals "
-        "orig raw raws scan scans source sources src jpegimages jpgs ortho orthos top sat satellite stills",
-    )
-)
-# Folders that hold something else than classes, where another folder of masks lies beside them
-_OTHER_KINDS = frozenset({"instance", "instances", "inst", "panoptic", "object", "objects", "segmentationobject",
-                          "parts", "edge", "edges", "boundary", "boundaries", "depth"})  # fmt: skip
-_WORDS_IN_NAMES = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])")
 FEW_VALUES = 64  # a photo shows more colors
 SAMPLED = 3  # files per folder that are looked at for what they are
+MOSTLY = 0.8  # of the files of a scope must pair by a loose reading for it to count
 COMPARED = 4  # images whose masks of two folders are compared
-_TOKENS = re.compile(r"[a-z]+|[0-9]+|[^a-z0-9_\-. ]+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +58,7 @@ class NamedFile:
     stem: str = field(init=False, compare=False, repr=False)  # kept: every pass of the pairing needs it
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "stem", os.path.splitext(self.name)[0])
+        object.__setattr__(self, "stem", composed(os.path.splitext(self.name)[0]))
 
     def __hash__(self) -> int:  # of one string: a hundred thousand files are hashed a million times
         return hash(self.name)
@@ -137,38 +100,6 @@ class Rival:
     why: str = ""  # of one that is not read
 
 
-def describe_folder(relative: str, *, loose: bool = False) -> tuple[Role | None, str | None, str]:
-    """(role, split, free parts) of a folder by its path under the root; ``loose`` also reads words within names."""
-    role: Role | None = None
-    split: str | None = None
-    free = []
-    for part in relative.split("/") if relative else ():
-        match = _COMPONENT.match(re.sub(r"[^a-z]", "", part.lower()))
-        if match is None or not any(match.groups()):
-            found = _role_of_words(part) if loose else None
-            if found is None:
-                free.append(part)
-            else:
-                role, split = found, split_of_part(part) or split
-            continue
-        before, mask, image, after = match.groups()
-        if image and role == "mask" and any(letter.isdecimal() for letter in part):
-            free.append(part)  # masks/img_012/: an image's name, and no folder of images
-            continue
-        role = "mask" if mask else "image" if image else role
-        word = before or after
-        split = SPLIT_NAMES[word] if word else split
-    return role, split, "/".join(free)
-
-
-def _role_of_words(part: str) -> Role | None:
-    found = {word.lower() for word in _WORDS_IN_NAMES.findall(part)}
-    whole = re.sub(r"[^a-z]", "", part.lower())
-    if found & _MASK_WORDS or whole in _MASK_WORDS:
-        return "mask"
-    return "image" if found & _IMAGE_WORDS or whole in _IMAGE_WORDS else None
-
-
 def list_items(tree: Tree, *, loose: bool = False, arrays: bool = False) -> list[NamedFile]:
     """Every image file under the root; ``arrays`` also lists those of masks that are arrays."""
     items: list[NamedFile] = []
@@ -184,6 +115,17 @@ def list_items(tree: Tree, *, loose: bool = False, arrays: bool = False) -> list
 
 def pair_files(tree: Tree) -> Pairing:
     """The pairing of all files under the root: by strict names, by words within names, by arrays, by content."""
+    found = _paired(tree)
+    used = {item for pair in found.pairs for item in pair if item is not None}.union(found.lone_masks)
+    left: dict[str, list[NamedFile]] = {}
+    for item in list_items(tree):
+        if item not in used and is_measurement(item.folder):
+            left.setdefault(os.path.basename(item.folder), []).append(item)
+    found.unread += [Rival(_glob(members), (), 0, "by its name it holds measurements") for members in left.values()]
+    return found
+
+
+def _paired(tree: Tree) -> Pairing:
     best = Pairing()
     for loose, arrays in ((False, False), (True, False), (False, True), (True, True)):
         found = pair(assign_roles(list_items(tree, loose=loose, arrays=arrays)))
@@ -271,7 +213,9 @@ def _find_rivals(pairing: Pairing) -> None:
     masks += [m for _, right in pairing.collisions for m in right]
     images = list(dict.fromkeys(images))
     masks = list(dict.fromkeys(masks))
-    sites = {item.free for item in images}
+    sites = {
+        "/".join(parts[:n]) for item in images for parts in [item.free.split("/")] for n in range(1, len(parts) + 1)
+    }
     variants: dict[tuple[str, ...], list[NamedFile]] = {}
     for mask in masks:
         variants.setdefault(_variant(mask, sites), []).append(mask)
@@ -290,7 +234,7 @@ def _find_rivals(pairing: Pairing) -> None:
     if len(rivals) < 2:
         return
     listed = {key: Rival(_glob(variants[key]), tuple(variants[key]), len(owners[key])) for key in variants}
-    plain = {key for key in rivals if not _OTHER_KINDS & {w.lower() for part in key for w in _words_of(part)}}
+    plain = {key for key in rivals if not OTHER_KINDS & {w.lower() for part in key for w in words_of(part)}}
     dropped = dict.fromkeys(rivals - plain, "it holds objects, not classes, by its name") if plain else {}
     kept = sorted(plain or rivals, key=lambda key: -len(owners[key]))
     certain = kept[0]
@@ -307,17 +251,11 @@ def _find_rivals(pairing: Pairing) -> None:
     pairing.unread = [replace(listed[key], why=why) for key, why in dropped.items()]
 
 
-def _words_of(part: str) -> list[str]:
-    return [*_WORDS_IN_NAMES.findall(part), part]
-
-
 def _variant(mask: NamedFile, sites: set[str]) -> tuple[str, ...]:
     """The parts of a mask folder that distinguish it from others of the same images, without splits and sites."""
     own = set(mask.free.split("/")) if mask.free in sites else set()
     parts = [part for part in mask.folder.split("/") if part not in own]
-    bare = [
-        re.sub(rf"(?i)^(?:{_SPLIT})[_\-. ]*|[_\-. ]*(?:{_SPLIT})$|(?<=[a-z])(?:Tr|Ts)$", "", part) for part in parts
-    ]
+    bare = [re.sub(rf"(?i)^(?:{SPLIT})[_\-. ]*|[_\-. ]*(?:{SPLIT})$|(?<=[a-z])(?:Tr|Ts)$", "", part) for part in parts]
     return tuple(part for part in bare if part)
 
 
@@ -380,12 +318,28 @@ def assign_roles(items: Sequence[NamedFile]) -> list[NamedFile]:
         decided += members if members[0].role == "mask" else _by_ending(members)
     if not any(item.role == "mask" for item in decided):
         decided = _by_twin(decided)
-    return [item if item.role else replace(item, role="image") for item in decided]
+    sites = {item.free for item in decided if item.role == "mask"}
+    return [item if item.role else _as_image(item, sites) for item in _without_measurements(decided)]
+
+
+def _as_image(item: NamedFile, sites: set[str]) -> NamedFile:
+    """An item without a role of its own, as an image: ``site/color/x.jpg`` beside ``site/label/x.png`` is of site."""
+    above = os.path.dirname(item.free)
+    free = above if item.free and item.free not in sites and above in sites else item.free
+    return replace(item, role="image", free=free)
+
+
+def _without_measurements(items: list[NamedFile]) -> list[NamedFile]:
+    """The items without folders of depth, normals and the like, where other folders hold what may be the images."""
+    measured = {item.folder for item in items if item.role is None and is_measurement(item.folder)}
+    if not measured or not any(item.role != "mask" and item.folder not in measured for item in items):
+        return items
+    return [item for item in items if item.folder not in measured]
 
 
 def _by_ending(members: list[NamedFile]) -> list[NamedFile]:
     stems = {item.stem.casefold() for item in members}
-    matches = [_MASK_ENDING.match(item.stem) for item in members]
+    matches = [MASK_ENDING.match(item.stem) for item in members]
     # x_sat.jpg beside x_mask.png: the same but for the words that tell the role
     plain = (
         {words(item.stem) for item, match in zip(members, matches, strict=True) if not match} if any(matches) else ()
@@ -394,7 +348,7 @@ def _by_ending(members: list[NamedFile]) -> list[NamedFile]:
     for item, match in zip(members, matches, strict=True):
         is_mask = match is not None and (match.group(1).casefold() in stems or words(item.stem) in plain)
         if not is_mask and item.role is None:  # mask_12.png beside image_12.png
-            is_mask = re.match(r"(?:mask|label|gt|seg)[_\-. 0-9]", item.stem.lower()) is not None
+            is_mask = MASK_STEM.match(item.stem) is not None
         result.append(replace(item, role="mask") if is_mask else item)
     return result
 
@@ -411,23 +365,13 @@ def _by_twin(items: list[NamedFile]) -> list[NamedFile]:
     ]
 
 
-def words(stem: str) -> str:
-    """The stem without words for a role: equal for img_012 and mask_012, 21_training and 21_manual1."""
-    lower = re.sub(r"manual[0-9]$", "manual", stem.lower())
-    return "-".join(token for token in _TOKENS.findall(lower) if token not in _ROLE_WORDS)
-
-
-def numbered(stem: str) -> str:
-    """Like :func:`words`, with 007 as 7: equal for img7 and mask007."""
-    return "-".join(token.lstrip("0") or "0" if token.isdecimal() else token for token in words(stem).split("-"))
-
-
 Key = Callable[[NamedFile], str]
 _PASSES: tuple[tuple[Key, Key], ...] = (  # (key of an image, key of a mask)
     (lambda i: i.stem, lambda m: m.stem),
-    (lambda i: i.name, lambda m: m.stem),
+    (lambda i: composed(i.name), lambda m: m.stem),
     (lambda i: i.stem.casefold(), lambda m: m.stem.casefold()),
     (lambda i: i.stem.casefold(), lambda m: bare(m.stem).casefold()),
+    (lambda i: composed(i.name).casefold(), lambda m: bare(m.stem).casefold()),
     (lambda i: re.sub(r"_0000$", "", i.stem), lambda m: m.stem),  # nnU-Net numbers channels
     (lambda i: words(i.stem), lambda m: words(m.stem)),
     (lambda i: numbered(i.stem), lambda m: numbered(m.stem)),
@@ -438,11 +382,6 @@ _SCOPES: tuple[Key, ...] = (
     lambda i: f"{i.split}",
     lambda i: "",
 )
-
-
-def bare(stem: str) -> str:
-    match = _MASK_ENDING.match(stem)
-    return match.group(1) if match else stem
 
 
 def pair(items: Sequence[NamedFile]) -> Pairing:
@@ -467,9 +406,50 @@ def pair(items: Sequence[NamedFile]) -> Pairing:
                 elif scope is _SCOPES[0] and number in (0, 2):
                     result.collisions.append((left, right))
                     clashed.update(left, right)
+    for scope in _SCOPES:
+        for image, mask in _by_distinctive_words(
+            [i for i in images if i not in partner and i not in clashed],
+            [m for m in masks if m not in taken and m not in clashed],
+            scope,
+        ):
+            partner[image] = mask
+            taken.add(mask)
     result.pairs = [(image, partner.get(image)) for image in images]
     result.lone_masks = [mask for mask in masks if mask not in taken and mask not in clashed]
     return result
+
+
+def _by_distinctive_words(
+    images: Sequence[NamedFile], masks: Sequence[NamedFile], scope: Key
+) -> Iterator[tuple[NamedFile, NamedFile]]:
+    """Pairs by what is left of the names without the words that all images, or all masks, of a scope share.
+
+    ``camera_front_091`` and ``label_front_091``; only where most files of the scope pair so.
+    """
+    groups: dict[str, tuple[list[NamedFile], list[NamedFile]]] = {}
+    for item in images:
+        groups.setdefault(scope(item), ([], []))[0].append(item)
+    for item in masks:
+        groups.setdefault(scope(item), ([], []))[1].append(item)
+    everywhere = _constant(images, masks)
+    for left, right in groups.values():
+        dropped = [own | all_ for own, all_ in zip(_constant(left, right), everywhere, strict=True)]
+        if not any(dropped):
+            continue
+        by_key = [
+            _index(side, lambda item, words=words: without_words(item.stem, words), lambda _: "")  # type: ignore[misc]
+            for side, words in zip((left, right), dropped, strict=True)
+        ]
+        shared = [key for key in by_key[0].keys() & by_key[1].keys() if key[1]]
+        found = [(by_key[0][key], by_key[1][key]) for key in shared]
+        found = [(a, b) for a, b in found if len(a) == len(b) == 1]
+        if len(found) >= MOSTLY * min(len(left), len(right)):
+            yield from ((a[0], b[0]) for a, b in found)
+
+
+def _constant(images: Sequence[NamedFile], masks: Sequence[NamedFile]) -> tuple[frozenset[str], frozenset[str]]:
+    left, right = [item.stem for item in images], [item.stem for item in masks]
+    return constant_words(left, right), constant_words(right, left)
 
 
 def _index(items: Sequence[NamedFile], key: Key, scope: Key) -> dict[tuple[str, str], list[NamedFile]]:

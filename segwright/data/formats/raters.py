@@ -56,6 +56,21 @@ def find_raters(masks: Masks) -> str | None:
     return f"because they show the same thing: two of an image agree on {100 * float(np.median(alike)):.0f} % of it"
 
 
+def folders_apart(masks: Masks) -> str | None:
+    """Why the masks of an image are no objects: each lies in a folder of its own, and no name shows a class.
+
+    DRIVE's and HRF's field of view lies so beside the vessels.
+    """
+    several = [found for found in masks.values() if len(found) > 1]
+    if any(_NAMED.search(part) for found in several for _, part in found):
+        return None
+    apart = [found for found in several if len({item.folder for item, _ in found}) == len(found)]
+    if not several or 2 * len(apart) < len(several):
+        return None
+    names = dict.fromkeys(item.folder for found in apart for item, _ in found)
+    return f"in different folders: {', '.join(list(names)[:6])}"
+
+
 def _agreement(paths: Sequence[Path]) -> float | None:
     """The largest intersection over union of two masks."""
     marked = []
@@ -96,8 +111,9 @@ def refusal(masks: Masks, root: Path, why: str) -> FormatError:
     example = next(iter(masks.items()))
     pair = ",".join(os.path.join(item.folder, item.name) for item in (example[0], example[1][0][0]))
     most = Counter(len(found) for found in masks.values() if len(found) > 1).most_common(1)[0][0]
+    who = why if why.startswith("in ") else f"of several people ({why})"
     return FormatError(
-        f"images with {most} masks each, of several people ({why}), and which one is meant is not certain",
+        f"images with {most} masks each, {who}, and which one is meant is not certain",
         expected="one mask per image, or masks of different classes or objects",
         found=f"{len(every)} masks for {len(images)} images: {listed}",
         where=root,

@@ -50,6 +50,10 @@ _BY_NAME = (
         "write the arrays out as images/x.png (or TIFF) and masks/x.png",
     ),
     _Endings(
+        "arrays of NumPy or MATLAB", r".*\.(?:np[yz]|mat)",
+        "write each image and each mask to a file of its own: images/x.png and masks/x.png (masks may be .npy or .mat)",
+    ),
+    _Endings(
         "pickled or PyTorch tensors", r".*\.(?:pkl|pickle|pt|pth)",
         "pickles can run any code and are not opened: write them out as images/x.png and masks/x.png",
     ),
@@ -60,6 +64,18 @@ _BY_NAME = (
     _Endings(
         "camera raw or layered files", r".*\.(?:cr2|cr3|nef|arw|dng|psd|xcf|svg)",
         "export the images as PNG, TIFF or JPEG and the masks as PNG",
+    ),
+    _Endings(
+        "images as HEIC, AVIF, JPEG XL or JPEG 2000", r".*\.(?:heic|heif|avif|jxl|jp2|j2k|jpx)",
+        "convert them to PNG or JPEG under the same names: magick mogrify -format png *.heic",
+    ),
+    _Endings(
+        "an archive of RAR or 7-Zip", r".*\.(?:rar|7z|zip\.\d+|7z\.\d+|tgz\.\d+)",
+        "unpack it first, and name the folder",
+    ),
+    _Endings(
+        "compressed images", r".*\.(?:ppm|pgm|png|tiff?|bmp)\.(?:gz|bz2|xz|z)",
+        "unpack them in place: gunzip -r DATA",
     ),
     _Endings(
         "videos", r".*\.(?:mp4|avi|mov|mkv|webm|m4v|mpe?g|wmv)",
@@ -126,6 +142,19 @@ _BY_TEXT = (
     _Text(
         "annotations of Create ML", (".json",), (r'"coordinates"\s*:\s*\{', r'"imagefilename"|"image"\s*:'),
         "these are boxes: outline the objects in an annotation tool and export polygons or masks",
+    ),
+    _Text(
+        "regions of Aperio ImageScope", (".xml",), (r"<Annotations", r"<Region\b", r"<Vert(?:ex|ices)"),
+        "draw the polygons into masks (QuPath imports them and exports label images): masks/x.png beside images/x.tif",
+    ),
+    _Text(
+        "outlines as GeoJSON, in coordinates of the ground", (".geojson", ".json"),
+        (r'"type"\s*:\s*"FeatureCollection"', r'"features"\s*:'),
+        "draw them into masks of the images' size: rio rasterize masks/x.tif x.geojson --like images/x.tif",
+    ),
+    _Text(
+        "a table of boxes, not masks", (".csv", ".tsv"), (r"(?i)\bx_?min\b", r"(?i)\by_?max\b"),
+        "add the masks, or outline the objects; boxes as weak labels are read from COCO, YOLO and VOC (--boxes)",
     ),
     _Text(
         "a set of boxes, not masks: PASCAL VOC's XML for detection", (".xml",), (r"<annotation", r"<bndbox>"),
@@ -245,6 +274,8 @@ def class_folders(tree: Tree) -> FormatError | None:
         folder = os.path.basename(relative)
         role, _, free = describe_folder(relative)
         if not relative or role is not None or not free or split_of(folder) is not None:
+            return None
+        if describe_folder(relative, loose=True)[0] == "mask":
             return None
         folders[folder] += len(names)
         own = {os.path.splitext(name)[0] for name in names}

@@ -17,7 +17,8 @@ from segwright.data.dataset import open_dataset
 from segwright.data.formats import FORMATS
 from segwright.data.formats.file_tree import Tree
 from segwright.data.formats.mask_histogram import spread_order
-from segwright.data.formats.name_matching import describe_folder, words
+from segwright.data.formats.name_matching import describe_folder
+from segwright.data.formats.stem_keys import words
 from segwright.data.label_maps import read_class_list
 from segwright.data.records import ValueRange
 from segwright.imageio import write_image, write_mask

@@ -1,0 +1,161 @@
+"""Masks whose values mean something else than they seem to: objects numbered one by one, mixed codings, blurred colors.
+
+Each check looks at the histogram of a spread of the masks and raises LabelError with the readings that are possible and
+how to choose one; where nothing is doubtful it returns.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from segwright.core.errors import LabelError
+from segwright.core.types import Color
+from segwright.data.annotations.rasterize import BACKGROUND_NAMES
+from segwright.data.label_maps import ClassEntry, ClassList
+
+LOOKED_AT = 12  # masks whose regions are counted
+MOST_OBJECTS = 400  # in a mask: more are counted by the number of values alone
+COARSE = 250_000  # pixels in which regions are counted
+FEWEST_MASKS = 4
+MANY_OBJECTS = 5  # in one mask, at the least
+SINGLE = 0.95  # of all values of the masks are one connected region each
+RARE = 0.02  # of all pixels: what an edge's color covers at the most
+FEWEST_EDGES = 6  # colors between two others
+NEAR = 40.0  # squared distance of a color from the line between two others: rounding, and JPEG
+MOST_MAIN = 24
+
+
+def count_objects(mask: npt.NDArray[np.generic], values: Sequence[int]) -> tuple[int, int] | None:
+    """(values, those that are one region) of an H×W mask that holds 0 and 1…n without a gap; None for any other.
+
+    ``values``: those of the mask, in order. Large masks are looked at with a coarser grid.
+    """
+    count = len(values) - 1
+    if not 1 <= count <= MOST_OBJECTS or values[0] != 0 or values[-1] != count:
+        return None
+    step = math.ceil(math.sqrt(mask.size / COARSE))
+    coarse = mask[::step, ::step]
+    single = 0
+    for value in range(1, count + 1):
+        rows, columns = np.nonzero(coarse == value)
+        if len(rows):
+            part = coarse[rows.min() : rows.max() + 1, columns.min() : columns.max() + 1] == value
+            single += cv2.connectedComponents(part.astype(np.uint8), connectivity=8)[0] == 2
+        else:  # too small for the grid: hardly several regions
+            single += 1
+    return count, single
+
+
+def refuse_objects(counts: Sequence[tuple[int, int] | None], where: Path) -> None:
+    """LabelError where every mask numbers its objects from 1 and each number is one region: ids, and no classes."""
+    found = [pair for pair in counts if pair is not None]
+    if len(found) < FEWEST_MASKS or len(found) < len(counts):
+        return
+    numbers = [count for count, _ in found]
+    if max(numbers) < MANY_OBJECTS or len(set(numbers)) < 3:
+        return
+    if sum(single for _, single in found) < SINGLE * sum(numbers):
+        return
+    raise LabelError(
+        "the values of the masks number objects, not classes",
+        expected="one value per class",
+        found=f"1…n in every mask, each value one region, and n from {min(numbers)} to {max(numbers)}",
+        where=where,
+        fix="if every object is of one class, write it as one value: Image.fromarray(np.uint8(mask > 0)); if the "
+        "values are classes after all, name them beside the masks in classes.csv (id,name)",
+    )
+
+
+def refuse_mixed_binary(sets: dict[frozenset[int], int], where: Path) -> None:
+    """LabelError where some masks hold 0 and 1, others 0 and 255, and none holds both 1 and 255."""
+    if not sets or not set().union(*sets) <= {0, 1, 255}:
+        return
+    ones = sum(count for values, count in sets.items() if 1 in values)
+    highs = sum(count for values, count in sets.items() if 255 in values and 0 in values)
+    both = sum(count for values, count in sets.items() if {1, 255} <= values)
+    if not ones or not highs or both:
+        return
+    raise LabelError(
+        f"{ones} of the masks hold 1, {highs} others 0 and 255: is 255 the foreground of those, or 'ignored'?",
+        expected="one coding for all masks",
+        found="no mask with both 1 and 255",
+        where=where,
+        fix="if 255 is the foreground, write it as 1 (Image.fromarray(np.uint8(mask > 0))), or name both in "
+        "classes.csv (id,name: '0,background', '1,foreground', '255,foreground'); if it is to be ignored, write "
+        "'255,void' there",
+    )
+
+
+def refuse_blurred_colors(colors: dict[int, int], where: Path) -> None:
+    """LabelError where most colors are rare and lie between two frequent ones: edges that were smoothed."""
+    total = sum(colors.values())
+    main = [key for key, pixels in colors.items() if pixels >= RARE * total]
+    rare = [key for key, pixels in colors.items() if pixels < RARE * total]
+    if len(rare) < max(FEWEST_EDGES, len(main)) or not 2 <= len(main) <= MOST_MAIN:
+        return
+    ends, points = _rgb(main), _rgb(rare)
+    nearest = np.full(len(points), np.inf)
+    for place, one in enumerate(ends):
+        for other in ends[place + 1 :]:
+            line = other - one
+            share = np.clip((points - one) @ line / (line @ line), 0, 1)
+            nearest = np.minimum(nearest, ((one + share[:, None] * line - points) ** 2).sum(1))
+    if (nearest <= NEAR).mean() < 0.7:
+        return
+    shown = ", ".join(f"#{key:06x}" for key in sorted(main)[:8])
+    raise LabelError(
+        "color masks with blurred edges: which class a pixel of an edge belongs to is lost",
+        expected="a color per class and nothing between",
+        found=f"{len(rare)} rare colors between {shown}",
+        where=where,
+        fix="export the masks again as PNG, without anti-aliasing, and resize them by the nearest neighbor alone; or, "
+        "if each of the colors is a class, list them in classes.csv (name,r,g,b)",
+    )
+
+
+def _rgb(keys: Sequence[int]) -> npt.NDArray[np.float64]:
+    return np.array([(key >> 16, key >> 8 & 255, key & 255) for key in keys], np.float64)
+
+
+def refuse_swapped_channels(unknown: Sequence[Color], listed: ClassList) -> None:
+    """LabelError where the colors that the list lacks are those of the list with red and blue exchanged."""
+    known = set(listed.colors or ())
+    if not unknown or not all(color[::-1] in known for color in unknown):
+        return
+    red, green, blue = unknown[0]
+    raise LabelError(
+        "the class list's colors have red and blue exchanged",
+        expected="the colors of the masks, red first",
+        found=f"{red} {green} {blue} in the masks, {blue} {green} {red} in the list",
+        where=listed.path,
+        fix="exchange them in the list; or write the masks again, as OpenCV's imwrite takes blue first",
+    )
+
+
+def refuse_shifted(values: Sequence[int], classes: ClassList) -> None:
+    """LabelError where a list without numbers names K classes and the masks hold K: a reading is off by one."""
+    kept: list[ClassEntry] = list(classes.entries)
+    count = len(kept)
+    if classes.numbered or count < 2 or [entry.value for entry in kept] != list(range(count)):
+        return
+    if count not in values or any(value > count for value in values if value != 255):
+        return
+    if kept[0].name.strip().lower() in BACKGROUND_NAMES | {"void", "unlabeled", "unlabelled"}:
+        return  # counted from 0: the last value is a class that the list lacks
+    first = kept[0].name
+    hint = f"'0 background', '1 {first}', …" if 0 in values else f"'1 {first}', '2 {kept[1].name}', …"
+    raise LabelError(
+        f"the class list names {count} classes, and the masks hold {'0' if 0 in values else '1'} to {count}: "
+        f"is {first} the value 0 or 1?",
+        expected=f"values 0 to {count - 1}, or a list that gives the values",
+        found=f"a list that starts with {first} and does not give values",
+        where=classes.path,
+        fix=f"write the value before each name: {hint} if the list counts from 1; '0 {first}', …, '{count} NAME' if "
+        "the last class is missing",
+    )

@@ -1,0 +1,265 @@
+"""Splits that a folder's files state: lists such as ``train.txt``, and folders such as ``uavid_train``."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Literal
+
+from segwright.core.errors import DataError
+from segwright.data.formats.base import SPLIT_NAMES
+from segwright.data.formats.file_tree import Folder, Tree, read_text
+from segwright.data.formats.folder_roles import describe_folder
+from segwright.data.formats.name_parts import composed, split_of_part
+from segwright.data.records import Problem, Record
+
+LIST_FOLDERS = ("", "splits", "lists", "ImageSets", "ImageSets/Segmentation")
+DEPTH = 4  # of other folders whose lists are tried, such as ImageSets/2017
+LINES_PER_IMAGE = 100  # a list of still more lines, and a hundred thousand, is of another dataset and is not searched
+MOST_LISTS = 64  # lists in other folders: more are annotations
+
+
+@dataclass
+class _Lists:
+    """The splits that the lists of one folder state."""
+
+    folder: str
+    given: dict[str, list[Record]] = field(default_factory=dict)
+    problems: list[Problem] = field(default_factory=list)
+
+    @property
+    def named(self) -> int:
+        return sum(map(len, self.given.values()))
+
+    def ids(self) -> dict[str, frozenset[str]]:
+        return {split: frozenset(record.id for record in records) for split, records in self.given.items()}
+
+
+def listed_splits(tree: Tree, records: Sequence[Record]) -> tuple[dict[str, list[Record]], list[Problem]]:
+    """(splits, findings) from train.txt, val.txt, test.txt: a name or a path per line, or a folder of images.
+
+    A line means the file of that path, else the only one of that name where no folder of the line contradicts, else all
+    images of the folder of that name. Lists that fit no file, and lines that fit none or several, are findings. Of the
+    lists in folders further down, those that name the most images are used.
+    """
+    index = _NameIndex(tree, records)
+    problems: list[Problem] = []
+    used: _Lists | None = None
+    for folder in LIST_FOLDERS:
+        found = _lists_of(tree.folder(folder), folder, records, index)
+        problems += found.problems
+        if found.given:
+            used = found
+            break
+    if used is None:
+        used, more = _further_down(tree, records, index)
+        problems += more
+    if index.by_name_alone:
+        alone = tuple(index.by_name_alone)
+        message = (
+            f"{len(alone)} lines of the split lists name paths that are not here: matched by the file's name alone"
+        )
+        problems.append(Problem("note", "matched by name alone", message, alone, "write paths relative to the dataset"))
+    return used.given if used is not None else {}, problems
+
+
+def _further_down(tree: Tree, records: Sequence[Record], index: _NameIndex) -> tuple[_Lists | None, list[Problem]]:
+    """(the lists of the folder that name the most images, findings)."""
+    tried: list[_Lists] = []
+    files = 0
+    for relative, listing in tree.walk(depth=DEPTH):
+        files += sum(_split_of_list(name, loose=True) is not None for name in listing.files)
+        if files > MOST_LISTS:
+            break
+        if relative not in LIST_FOLDERS or not relative:
+            tried.append(_lists_of(listing, relative, records, index, loose=True))
+    tried = [found for found in tried if found.given]
+    if not tried:
+        return None, []
+    best = max(tried, key=lambda found: found.named)
+    problems = list(best.problems)
+    others = [found.folder for found in tried if found.ids() != best.ids()]
+    if others:
+        message = f"the lists in {best.folder or 'the root'} are used, those in {', '.join(others[:4])} differ"
+        fix = "copy the lists that are meant to train.txt, val.txt and test.txt in the root"
+        problems.append(Problem("warning", "several split lists", message, tuple(others), fix))
+    return best, problems
+
+
+def _split_of_list(name: str, *, loose: bool) -> str | None:
+    stem, ending = os.path.splitext(name)
+    if ending.lower() not in (".txt", ".lst"):
+        return None
+    exact = SPLIT_NAMES.get(stem.lower())
+    return exact if exact is not None or not loose else split_of_part(stem)
+
+
+def _lists_of(
+    listing: Folder, folder: str, records: Sequence[Record], index: _NameIndex, *, loose: bool = False
+) -> _Lists:
+    """The lists in one folder; ``loose`` also takes ``train_id.txt``, and is silent of lists that do not fit."""
+    found = _Lists(folder)
+    for name in listing.files:
+        split = _split_of_list(name, loose=loose)
+        if split is None or (split in found.given and SPLIT_NAMES.get(os.path.splitext(name)[0].lower()) is None):
+            continue
+        path = Path(listing.path, name)
+        try:
+            lines = _first_columns(path, most=LINES_PER_IMAGE * len(records) + 100_000)
+        except DataError as error:
+            if not loose:
+                found.problems.append(
+                    Problem("warning", "list not read", f"{name}: {error.message}", (str(path),), error.fix)
+                )
+            continue
+        _read_list(found, path, split, lines, index, quiet=loose)
+    return found
+
+
+def _read_list(found: _Lists, path: Path, split: str, lines: list[str], index: _NameIndex, *, quiet: bool) -> None:
+    """Add the images of one list, or the finding that it fits none."""
+    name = path.name
+    meant = [index.find(line) for line in lines]
+    kept = [record for one in meant if isinstance(one, list) for record in one]
+    fitting = sum(isinstance(one, list) for one in meant)
+    if not lines or fitting < 0.5 * len(lines):
+        if lines and not quiet:
+            message = f"{name} is not used: {fitting} of its {len(lines)} lines name an image"
+            found.problems.append(Problem("warning", "list not read", message, (str(path),), "correct or remove it"))
+        return
+    found.given[split] = list({record.id: record for record in kept}.values())
+    several = [line for line, one in zip(lines, meant, strict=True) if one == "several"]
+    missing = [line for line, one in zip(lines, meant, strict=True) if one is None]
+    if several:
+        message = f"{len(several)} lines of {name} fit several images: write their paths"
+        found.problems.append(Problem("warning", "ambiguous in a list", message, tuple(several), "write whole paths"))
+    if missing:
+        message = f"{len(missing)} names in {name} have no image"
+        found.problems.append(Problem("warning", "listed but missing", message, tuple(missing), "correct the list"))
+
+
+def splits_of_siblings(placed: Sequence[tuple[str, Record]]) -> dict[str, list[Record]]:
+    """Splits by folders that differ in the word of a split alone: ``uavid_train/…`` beside ``uavid_val/…``.
+
+    ``placed``: the images' folders, relative to the root, and their records. {} where not every image lies in one.
+    """
+    skeletons: dict[tuple[int, str], set[str]] = {}
+    for folder in {folder for folder, _ in placed}:
+        for place, part in enumerate(folder.split("/")):
+            split = split_of_part(part)
+            if split is not None:
+                skeletons.setdefault((place, _SPLIT_WORD.sub("", part.lower())), set()).add(split)
+    telling = {key for key, splits in skeletons.items() if len(splits) > 1 and key[1]}
+    given: dict[str, list[Record]] = {}
+    for folder, record in placed:
+        found = {
+            split_of_part(part)
+            for place, part in enumerate(folder.split("/"))
+            if (place, _SPLIT_WORD.sub("", part.lower())) in telling and split_of_part(part) is not None
+        }
+        if len(found) != 1:
+            return {}
+        given.setdefault(str(found.pop()), []).append(record)
+    return given
+
+
+_SPLIT_WORD = re.compile(r"training|train|validation|valid|val|testing|test")
+
+
+class _NameIndex:
+    """Records by the names of their images and masks, with and without endings; made for the first line.
+
+    Of a hundred thousand images it takes seconds.
+    """
+
+    def __init__(self, tree: Tree, records: Sequence[Record]) -> None:
+        self.root = str(tree.root).rstrip(os.sep) + os.sep
+        self.records = records
+        self.by_name_alone: dict[str, None] = {}
+
+    @cached_property
+    def by_id(self) -> dict[str, Record]:
+        return {record.id: record for record in self.records}
+
+    @cached_property
+    def by_name(self) -> dict[str, dict[str, list[list[str]]]]:
+        """Name → record → the folders of its files."""
+        found: dict[str, dict[str, list[list[str]]]] = {}
+        for record in self.records:
+            for path in (record.image_path, record.mask_path):
+                if path is not None:
+                    parts = self._parts(path)
+                    for name in {parts[-1], os.path.splitext(parts[-1])[0]}:
+                        found.setdefault(name, {}).setdefault(record.id, []).append(parts[:-1])
+        return found
+
+    @cached_property
+    def by_folder(self) -> dict[str, list[Record]]:
+        """Every part of the images' folders that is neither a role nor a split → the records below it."""
+        found: dict[str, list[Record]] = {}
+        for record in self.records:
+            if record.image_path is not None:
+                for part in dict.fromkeys(_free(self._parts(record.image_path)[:-1])):
+                    found.setdefault(part, []).append(record)
+        return {part: records for part, records in found.items() if len(records) < len(self.records)}
+
+    def _parts(self, path: Path) -> list[str]:
+        return composed(str(path).removeprefix(self.root).replace(os.sep, "/")).split("/")
+
+    def find(self, line: str) -> list[Record] | Literal["several"] | None:
+        """The records that a line means; "several" where it may be one of some."""
+        line = composed(line)
+        if line in self.by_id:
+            return [self.by_id[line]]
+        folders = [part for part in line.split("/")[:-1] if part not in ("", ".")]
+        base = line.rpartition("/")[2]
+        able = self.by_name.get(base) or self.by_name.get(os.path.splitext(base)[0]) or {}
+        if not able:
+            return self.by_folder.get(line.rstrip("/").rpartition("/")[2])
+        found = _best(able, folders)
+        if len(found) > 1 and folders:  # folders of roles may differ: siteA/1.png for siteA/images/1.png
+            found = _best({key: [_free(parts) for parts in able[key]] for key in found}, _free(folders))
+        theirs, mine = set(_free(folders)), {part for key in found for parts in able[key] for part in _free(parts)}
+        if len(found) > 1 and not (theirs and mine and not theirs & mine and not line.startswith("/")):
+            return "several"
+        if theirs and not theirs & mine:
+            if mine and not line.startswith("/"):
+                return None  # another site's file of that name
+            self.by_name_alone[line] = None
+        return [self.by_id[found[0]]]
+
+
+def _best(able: Mapping[str, Sequence[Sequence[str]]], folders: Sequence[str]) -> list[str]:
+    """The records whose files share the longest end of the folders."""
+    ends = {key: max(_common_end(parts, folders) for parts in places) for key, places in able.items()}
+    return [key for key, end in ends.items() if end == max(ends.values())]
+
+
+def _free(parts: Sequence[str]) -> list[str]:
+    free = describe_folder("/".join(parts))[2]
+    return free.split("/") if free else []
+
+
+def _common_end(left: Sequence[str], right: Sequence[str]) -> int:
+    count = 0
+    for a, b in zip(reversed(left), reversed(right), strict=False):
+        if a != b:
+            break
+        count += 1
+    return count
+
+
+def _first_columns(path: Path, most: int) -> list[str]:
+    """The first word of every line; DataError for more than ``most`` lines."""
+    text = read_text(path)
+    if (count := text.count("\n")) > most:
+        raise DataError(
+            "a list of more lines than any list of these images",
+            expected=f"at most {most} lines", found=f"{count} lines", where=path, fix="correct or remove it",
+        )  # fmt: skip
+    rows = [line.replace(",", " ").split() for line in text.splitlines()]
+    return [row[0].replace("\\", "/") for row in rows if row]

@@ -1,0 +1,157 @@
+"""Values that do not mean what they seem to: mixed codings, numbers of objects, blurred colors, lists off by one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from trees import colored, make_image, mask, write
+
+from segwright.core.errors import LabelError
+from segwright.data.dataset import open_dataset
+from segwright.data.formats.encoding_doubts import count_objects
+from segwright.imageio import write_image, write_mask
+
+SIZE = (40, 60)
+
+
+def images(root: Path, count: int, size: tuple[int, int] = (12, 16)) -> None:
+    for n in range(count):
+        make_image(root / f"images/{n}.png", size=size, seed=n)
+
+
+@pytest.mark.parametrize("ones", [1, 3])
+def test_masks_of_0_1_among_masks_of_0_255_are_refused(tmp_path: Path, ones: int) -> None:
+    """255 would be ignored, and with it the objects of half the set."""
+    images(tmp_path, 4)
+    for n in range(4):
+        mask(tmp_path / f"masks/{n}.png", [0, 1 if n < ones else 255, 0])
+    with pytest.raises(LabelError, match="255 the foreground") as caught:
+        open_dataset(tmp_path)
+    assert "classes.csv" in str(caught.value.fix)
+    write(tmp_path / "classes.csv", "id,name\n0,background\n1,foreground\n255,foreground\n")
+    labels = [open_dataset(tmp_path).all.read_mask(n) for n in range(4)]
+    assert all(found is not None and set(found.ravel().tolist()) == {0, 1} for found in labels)
+
+
+def test_255_beside_1_in_one_mask_stays_ignored(tmp_path: Path) -> None:
+    images(tmp_path, 3)
+    for n in range(3):
+        mask(tmp_path / f"masks/{n}.png", [0, 1, 255] if n else [0, 255])
+    assert open_dataset(tmp_path).label_space.names == ("background", "foreground")
+
+
+def objects(n: int, size: tuple[int, int] = SIZE) -> np.ndarray:
+    labels = np.zeros(size, np.uint8)
+    for i in range(4 + n % 3):
+        labels[3 + 9 * (i // 4) : 10 + 9 * (i // 4), 4 + 13 * (i % 4) : 14 + 13 * (i % 4)] = i + 1
+    return labels
+
+
+def test_numbers_of_objects_are_refused(tmp_path: Path) -> None:
+    images(tmp_path, 5, SIZE)
+    (tmp_path / "masks").mkdir()
+    for n in range(5):
+        write_mask(tmp_path / f"masks/{n}.png", objects(n))
+    with pytest.raises(LabelError, match="number objects") as caught:
+        open_dataset(tmp_path)
+    assert "mask > 0" in str(caught.value.fix)
+    write(tmp_path / "classes.csv", "id,name\n0,ground\n" + "".join(f"{i},class{i}\n" for i in range(1, 7)))
+    assert len(open_dataset(tmp_path).label_space.names) == 7
+
+
+def test_classes_of_several_regions_are_no_objects(tmp_path: Path) -> None:
+    images(tmp_path, 5, SIZE)
+    (tmp_path / "masks").mkdir()
+    for n in range(5):
+        labels = objects(n)
+        labels[30:34, 5:9], labels[36:39, 30:33] = 1, 2
+        write_mask(tmp_path / f"masks/{n}.png", labels)
+    assert len(open_dataset(tmp_path).label_space.names) == 7
+    assert count_objects(labels, [0, 1, 2, 3, 4, 5]) == (5, 3)
+    assert count_objects(labels * 2, [0, 2, 4, 6, 8, 10]) is None
+
+
+def test_soft_masks_of_hair_are_cut_at_the_middle(tmp_path: Path) -> None:
+    images(tmp_path, 3, SIZE)
+    (tmp_path / "masks").mkdir()
+    for n in range(3):
+        sharp = np.zeros(SIZE, np.uint8)
+        sharp[8:30, 10 + n : 45] = 255
+        write_mask(tmp_path / f"masks/{n}.png", cv2.GaussianBlur(sharp, (0, 0), 3))
+    data = open_dataset(tmp_path)
+    assert len(data.label_space.names) == 2 and any(p.kind == "anti-aliased masks" for p in data.problems)
+
+
+def test_color_masks_with_blurred_edges_are_refused(tmp_path: Path) -> None:
+    """Each color of an edge would be a class."""
+    size = (90, 120)
+    images(tmp_path, 3, size)
+    (tmp_path / "masks").mkdir()
+    for n in range(3):
+        sharp = np.zeros((*size, 3), np.uint8)
+        sharp[5:70, 5:50], sharp[18:75, 60 + n : 110] = (255, 0, 0), (0, 0, 255)
+        write_image(tmp_path / f"masks/{n}.png", cv2.GaussianBlur(sharp, (0, 0), 0.6))
+    with pytest.raises(LabelError, match="blurred edges") as caught:
+        open_dataset(tmp_path)
+    assert "#0000ff" in str(caught.value)
+
+
+def test_many_true_colors_stay_classes(tmp_path: Path) -> None:
+    images(tmp_path, 3)
+    palette = [(0, 0, 0), (128, 64, 128), (244, 35, 232), (70, 70, 70), (190, 153, 153), (250, 170, 30), (0, 0, 142)]
+    for n in range(3):
+        colored(tmp_path / f"masks/{n}.png", palette)
+    assert len(open_dataset(tmp_path).label_space.names) == len(palette)
+
+
+@pytest.mark.parametrize("values", [[1, 2, 3], [0, 1, 2, 3]])
+def test_a_list_that_may_count_from_1_is_refused_with_both_readings(tmp_path: Path, values: list[int]) -> None:
+    """Read from 0, every class of the images without the last one would be the next."""
+    images(tmp_path, 4)
+    for n in range(4):
+        mask(tmp_path / f"masks/{n}.png", values if n == 0 else values[:-1])
+    write(tmp_path / "classes.txt", "sky\nroad\ncar\n")
+    with pytest.raises(LabelError, match="is sky the value 0 or 1") as caught:
+        open_dataset(tmp_path)
+    assert "'1 sky'" in str(caught.value.fix)
+    write(tmp_path / "classes.txt", ("0 background\n" if 0 in values else "") + "1 sky\n2 road\n3 car\n")
+    data = open_dataset(tmp_path)
+    labels = data.all.read_mask(0)
+    assert labels is not None and data.label_space.names[labels[0, -1]] == "car"
+
+
+def test_a_list_that_starts_with_background_counts_from_0(tmp_path: Path) -> None:
+    images(tmp_path, 3)
+    for n in range(3):
+        mask(tmp_path / f"masks/{n}.png", [0, 1, 2])
+    write(tmp_path / "classes.txt", "background\nroad\n")
+    data = open_dataset(tmp_path)
+    with pytest.raises(LabelError, match="outside the classes"):
+        data.all.read_mask(0)
+
+
+def test_even_gray_levels_take_the_names_in_order(tmp_path: Path) -> None:
+    images(tmp_path, 3)
+    for n in range(3):
+        mask(tmp_path / f"masks/{n}.png", [0, 127, 255])
+    write(tmp_path / "classes.txt", "ground\nliver\ntumor\n")
+    data = open_dataset(tmp_path)
+    labels = data.all.read_mask(0)
+    assert labels is not None and [data.label_space.names[v] for v in labels[0, [0, 8, 15]]] == [
+        "ground",
+        "liver",
+        "tumor",
+    ]
+    assert any(problem.kind == "masks guessed" for problem in data.problems)
+
+
+def test_a_list_in_the_order_of_opencv_is_refused(tmp_path: Path) -> None:
+    images(tmp_path, 3)
+    for n in range(3):
+        colored(tmp_path / f"masks/{n}.png", [(0, 0, 0), (200, 10, 40)])
+    write(tmp_path / "class_dict.csv", "name,r,g,b\nground,0,0,0\ncat,40,10,200\n")
+    with pytest.raises(LabelError, match="red and blue exchanged"):
+        open_dataset(tmp_path)

@@ -1,0 +1,275 @@
+"""Trees as published datasets and people have them: names, modalities, lists of splits, Cityscapes' relatives."""
+
+from __future__ import annotations
+
+import unicodedata
+from pathlib import Path
+
+import numpy as np
+import pytest
+from trees import colored, make_image, mask, write
+
+from segwright.core.errors import FormatError, LabelError
+from segwright.data.check.runner import check_path
+from segwright.data.dataset import Dataset, open_dataset
+from segwright.data.formats.stem_keys import constant_words, without_words
+from segwright.imageio import write_mask
+
+LAYOUTS = [  # image, mask: {n} is the number, {d} another form of it
+    "train/train-org-img/62{n}.jpg train/train-label-img/62{n}_lab.png",
+    "camera/front/2018_camera_front_{n}.png label/front/2018_label_front_{n}.png",
+    "SUN-train_images/img-00{n}.jpg train13labels/img13labels-00{n}.png",
+    "ColorImage/Camera 5/17_{n}_Camera_5.jpg Label/Camera 5/17_{n}_Camera_5_bin.png",
+    "aerial/Z1/img/IMG_0{n}.png labels/Z1/msk/MSK_0{n}.png",
+    "sample_{n}/image.png sample_{n}/mask.png",
+    "images/{n}.jpg masks/{n}.jpg_mask.png",
+    "leftImg8bit/train/0/{n}_leftImg8bit.png gtFine/train/0/{n}_gtFine_labellevel3Ids.png",
+]
+
+
+def pairs(data: Dataset) -> dict[str, str | None]:
+    def relative(path: Path | None) -> str | None:
+        return None if path is None else path.relative_to(data.root).as_posix()
+
+    return {str(relative(record.image_path)): relative(record.mask_path) for record in data.records}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_words_that_all_names_share_do_not_part_a_pair(tmp_path: Path, layout: str) -> None:
+    image, truth = layout.replace("Camera 5", "Camera~5").split(" ")
+    image, truth = image.replace("~", " "), truth.replace("~", " ")
+    for n in range(4):
+        make_image(tmp_path / image.format(n=n), seed=n)
+        mask(tmp_path / truth.format(n=n), [0, 1, 2])
+    assert pairs(open_dataset(tmp_path)) == {image.format(n=n): truth.format(n=n) for n in range(4)}
+
+
+def test_words_that_are_constant_on_one_side_alone_are_dropped() -> None:
+    stems, others = ["camera_a_1", "camera_a_2", "camera_a_3"], ["label_a_1", "label_a_2", "label_a_4"]
+    assert constant_words(stems, others) == {"camera"}
+    assert without_words("camera_a_007", frozenset({"camera"})) == "a-7"
+    assert not constant_words(["x_1", "x_2"], ["y_1", "y_2"])  # too few
+
+
+def test_composed_and_decomposed_letters_pair(tmp_path: Path) -> None:
+    for n in range(3):
+        make_image(tmp_path / "images" / f"{unicodedata.normalize('NFC', 'Straßen_ä')}{n}.png", seed=n)
+        mask(tmp_path / "masks" / f"{unicodedata.normalize('NFD', 'Straßen_ä')}{n}.png", [0, 1])
+    assert all(record.mask_path is not None for record in open_dataset(tmp_path).records)
+
+
+def test_depth_is_neither_image_nor_mask_and_is_named(tmp_path: Path) -> None:
+    for site in "ab":
+        for n in range(3):
+            make_image(tmp_path / f"{site}/color/{n}.jpg", seed=n + ord(site))
+            mask(tmp_path / f"{site}/label/{n}.png", [0, 1, 2])
+            make_image(tmp_path / f"{site}/depth/{n}.png", seed=n + 50)
+    data = open_dataset(tmp_path)
+    assert pairs(data)["b/color/1.jpg"] == "b/label/1.png" and len(data.records) == 6
+    assert any("depth" in note and "not read" in note for note in data.notes)
+
+
+def test_color_masks_of_several_sites_are_one_annotation_beside_ids(tmp_path: Path) -> None:
+    for site in ("00", "01"):
+        for n in range(2):
+            make_image(tmp_path / f"{site}/cam_node/f{n}-{site}.jpg", seed=n)
+            mask(tmp_path / f"{site}/cam_node_label_id/f{n}-{site}.png", [0, 3, 9])
+            colored(tmp_path / f"{site}/cam_node_label_color/f{n}-{site}.png", [(0, 0, 0), (0, 99, 0), (9, 0, 200)])
+    data = open_dataset(tmp_path)
+    assert len(data.records) == 4 and all("label_id" in str(record.mask_path) for record in data.records)
+
+
+def test_masks_in_two_folders_of_equal_rank_are_refused_with_both(tmp_path: Path) -> None:
+    """A field of view beside the vessels: joined, all inside of it would be an object."""
+    for n in range(4):
+        make_image(tmp_path / f"images/0{n}_dr.jpg", seed=n)
+        mask(tmp_path / f"manual1/0{n}_dr.png", [0, 255, 0, 0])
+        mask(tmp_path / f"mask/0{n}_dr_mask.png", [0, 255, 255, 255])
+    with pytest.raises(FormatError, match="different folders: manual1, mask") as caught:
+        open_dataset(tmp_path)
+    assert "--masks" in str(caught.value.fix)
+    assert open_dataset(tmp_path, images="images/*.jpg", masks="manual1/*.png").records
+
+
+LISTS = [
+    ("JPEGImages/480p/{q}/{n}.jpg Annotations/480p/{q}/{n}.png", "ImageSets/2017/{s}.txt", "{q}\n"),
+    ("JPEGImages/{q}/{n}.jpg Annotations/{q}/{n}.png", "ImageSets/480p/{s}.txt",
+     "/JPEGImages/{q}/0.jpg /Annotations/{q}/0.png\n/JPEGImages/{q}/1.jpg /Annotations/{q}/1.png\n"),
+    ("x/JPEGImages/{q}{n}.jpg x/SegmentationClassContext/{q}{n}.png", "x/ImageSets/Context/{s}.txt", "{q}0\n{q}1\n"),
+    ("All_images/{q}{n}.jpg All_labels/{q}{n}.png", "All_images/{s}_id.txt", "{q}0\n{q}1\n"),
+    ("uavid_{s}/seq{q}/Images/{n}.png uavid_{s}/seq{q}/Labels/{n}.png", "", ""),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("layout", "name", "lines"), LISTS)
+def test_splits_that_lists_in_other_folders_state(tmp_path: Path, layout: str, name: str, lines: str) -> None:
+    image, truth = layout.split(" ")
+    for split, q in (("train", "bear"), ("val", "camel")):
+        for n in range(2):
+            make_image(tmp_path / image.format(q=q, n=n, s=split), seed=n + len(q))
+            mask(tmp_path / truth.format(q=q, n=n, s=split), [0, 1, 2])
+        if name:
+            write(tmp_path / name.format(s=split), lines.format(q=q))
+    data = open_dataset(tmp_path)
+    found = {split: {"bear" if "bear" in str(r.image_path) else "camel" for r in part.records}
+             for split, part in data.splits.items()}  # fmt: skip
+    assert found == {"train": {"bear"}, "val": {"camel"}}
+
+
+def test_lists_of_two_folders_that_differ_are_a_finding(tmp_path: Path) -> None:
+    for n in range(6):
+        make_image(tmp_path / f"images/{n}.png", seed=n)
+        mask(tmp_path / f"masks/{n}.png", [0, 1])
+    for fold in (1, 2):
+        write(tmp_path / f"folds/{fold}/train.txt", "".join(f"{n}\n" for n in range(6) if n % 3 != fold))
+        write(tmp_path / f"folds/{fold}/val.txt", "".join(f"{n}\n" for n in range(6) if n % 3 == fold))
+    data = open_dataset(tmp_path)
+    [found] = [problem for problem in data.problems if problem.kind == "several split lists"]
+    assert "folds/1" in found.message and "folds/2" in found.message and set(data.splits) == {"train", "val"}
+
+
+def cityscapes(root: Path, ending: str, *, apart: bool = False) -> None:
+    left, right = ("zip1/leftImg8bit", "zip2/gtFine") if apart else ("leftImg8bit", "gtFine")
+    for split, count in (("train", 3), ("val", 2)):
+        for n in range(count):
+            make_image(root / left / split / f"ulm/ulm_00{n}_leftImg8bit.png", seed=n)
+            path = root / right / split / f"ulm/ulm_00{n}_gtFine_{ending}"
+            if ending == "color.png":
+                colored(path, [(128, 64, 128), (0, 0, 142), (0, 0, 0)])
+            elif ending == "labelIds.png":
+                mask(path, [7, 26, 0])
+            else:
+                write(path, {"imgHeight": 12, "imgWidth": 16, "objects": []})
+
+
+@pytest.mark.parametrize(("ending", "apart"), [("color.png", False), ("labelIds.png", True), ("color.png", True)])
+def test_cityscapes_in_colors_and_in_two_folders(tmp_path: Path, ending: str, apart: bool) -> None:
+    cityscapes(tmp_path, ending, apart=apart)
+    data = open_dataset(tmp_path)
+    assert data.format == "cityscapes" and {k: len(v) for k, v in data.splits.items()} == {"train": 3, "val": 2}
+    labels = data.train.read_mask(0)
+    assert labels is not None
+    names = data.label_space.names
+    assert [names[v] if v != 255 else "ignored" for v in np.unique(labels).tolist()] == ["road", "car", "ignored"]
+
+
+def test_cityscapes_polygons_alone_are_refused(tmp_path: Path) -> None:
+    """All of its images would be without a mask, and nothing said."""
+    cityscapes(tmp_path, "polygons.json")
+    with pytest.raises(FormatError, match="no masks drawn") as caught:
+        open_dataset(tmp_path)
+    assert "createTrainIdLabelImgs" in str(caught.value.fix)
+
+
+def test_folders_that_names_call_masks_are_no_classes_of_images(tmp_path: Path) -> None:
+    for n in range(4):
+        make_image(tmp_path / f"stare-images/im{n}.png", seed=n)
+        for who in ("ah", "vk"):
+            labels = np.zeros((12, 16), np.uint8)
+            labels[2:9, 3 + (who == "vk") : 12] = 255
+            (tmp_path / f"labels-{who}").mkdir(exist_ok=True)
+            write_mask(tmp_path / f"labels-{who}/im{n}.{who}.png", labels)
+    with pytest.raises(FormatError, match="certain") as caught:
+        open_dataset(tmp_path)
+    assert "labels-ah" in str(caught.value) and "labels-vk" in str(caught.value.fix)
+
+
+def test_two_folders_of_images_for_the_same_masks_are_refused_with_both(tmp_path: Path) -> None:
+    for n in range(3):
+        for date in "AB":
+            make_image(tmp_path / f"train/{date}/{n}.png", seed=n + ord(date))
+        mask(tmp_path / f"train/label/{n}.png", [0, 255])
+    with pytest.raises(FormatError, match="several folders hold images") as caught:
+        open_dataset(tmp_path)
+    assert "train/A/*" in str(caught.value.fix) and "train/B/*" in str(caught.value.fix)
+    assert len(open_dataset(tmp_path, images="train/B/*", masks="train/label/*").records) == 3
+
+
+def test_a_dataset_without_any_mask_is_a_warning_of_the_check(tmp_path: Path) -> None:
+    for n in range(2):
+        make_image(tmp_path / f"leftImg8bit/train/ulm/ulm_00{n}_leftImg8bit.png", seed=n)
+    (tmp_path / "gtFine").mkdir()
+    [found] = [p for p in check_path(tmp_path, workers=0).problems if p.kind == "split without masks"]
+    assert found.severity == "warning" and "--masks" in (found.fix or "")
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [(("cat ", "Cat", "dog"), True), (("traffic light", "traffic_light"), True), (("cat", "cats"), False)],
+)
+def test_names_that_differ_hardly_are_a_warning(tmp_path: Path, names: tuple[str, ...], said: bool) -> None:
+    for n in range(4):
+        make_image(tmp_path / f"{n}.png", size=(40, 60), seed=n)
+        name = names[n % len(names)]
+        shapes = [{"label": name, "points": [[5, 5], [40, 5], [40, 30]], "shape_type": "polygon"}]
+        write(tmp_path / f"{n}.json", {"version": "5", "shapes": shapes, "imagePath": f"{n}.png", "imageData": None,
+                                       "imageHeight": 40, "imageWidth": 60})  # fmt: skip
+    assert any(p.kind == "class names alike" for p in check_path(tmp_path, workers=0).problems) is said
+
+
+def test_lists_of_several_folders_that_contradict_are_refused(tmp_path: Path) -> None:
+    """labelme_json_to_dataset numbers the classes of each image anew."""
+    for n in range(3):
+        make_image(tmp_path / f"i{n}_json/img.png", seed=n)
+        mask(tmp_path / f"i{n}_json/label.png", [0, 1, 2])
+        write(tmp_path / f"i{n}_json/label_names.txt", "_background_\n" + ("cat\ndog\n" if n else "dog\ncat\n"))
+    with pytest.raises(LabelError, match="contradict each other"):
+        open_dataset(tmp_path)
+    write(tmp_path / "i0_json/label_names.txt", "_background_\ncat\ndog\n")
+    assert open_dataset(tmp_path).label_space.names == ("_background_", "cat", "dog")
+
+
+LISTS_OF_CLASSES = [
+    ("label_map.pbtxt", "item {\n id: 1\n name: 'cat'\n}\nitem { id: 2 name: 'dog' }\n", ["background", "cat", "dog"]),
+    ("class_list.json", '{"#000000": "ground", "#ff0000": "cat", "#0000ff": "dog"}', ["ground", "cat", "dog"]),
+    ("colors.json", '{"ground": "#000000", "cat": "#ff0000", "dog": "#0000ff"}', ["ground", "cat", "dog"]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "text", "classes"), LISTS_OF_CLASSES)
+def test_class_lists_of_other_tools(tmp_path: Path, name: str, text: str, classes: list[str]) -> None:
+    for n in range(3):
+        make_image(tmp_path / f"images/{n}.png", seed=n)
+        if name.endswith("pbtxt"):
+            mask(tmp_path / f"masks/{n}.png", [0, 1, 2])
+        else:
+            colored(tmp_path / f"masks/{n}.png", [(0, 0, 0), (255, 0, 0), (0, 0, 255)])
+    write(tmp_path / name, text)
+    data = open_dataset(tmp_path)
+    labels = data.all.read_mask(0)
+    assert labels is not None and [data.label_space.names[v] for v in labels[0, [0, 8, 15]]] == classes
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "said"),
+    [
+        ("images/a.heic", "x", "HEIC"),
+        ("set.part1.rar", "x", "unpack"),
+        ("X_train.npy", "x", "a file of its own"),
+        ("train.csv", "filename,class,xmin,ymin,xmax,ymax\na.jpg,cat,1,1,9,9\n", "boxes"),
+        ("a.xml", "<Annotations><Region Id='1'><Vertices><Vertex X='1'/></Vertices>", "ImageScope"),
+        ("a.geojson", '{"type": "FeatureCollection", "features": []}', "rasterize"),
+    ],
+)  # fmt: skip
+def test_more_formats_that_are_refused_by_name(tmp_path: Path, name: str, text: str, said: str) -> None:
+    write(tmp_path / name, text)
+    if name.endswith((".csv", ".xml", ".geojson")):
+        make_image(tmp_path / "photos/a.jpg")
+    with pytest.raises(FormatError) as caught:
+        open_dataset(tmp_path)
+    assert said in str(caught.value)
+
+
+def test_coco_with_addresses_and_with_objects_by_id(tmp_path: Path) -> None:
+    """LVIS names images by address alone; LIVECell's objects are an object."""
+    images, objects = [], {}
+    for n in range(3):
+        make_image(tmp_path / f"train2017/00{n}.jpg", size=(40, 60), seed=n)
+        images.append({"id": n, "coco_url": f"http://x.org/train2017/00{n}.jpg", "height": 40, "width": 60})
+        objects[str(n)] = {"id": n, "image_id": n, "category_id": 1, "iscrowd": 0, "bbox": [5, 5, 30, 20], "area": 600,
+                           "segmentation": [[5, 5, 35, 5, 35, 25, 5, 25]]}  # fmt: skip
+    write(tmp_path / "lvis_train.json",
+          {"images": images, "annotations": objects, "categories": [{"id": 1, "name": "bat"}]})  # fmt: skip
+    data = open_dataset(tmp_path)
+    labels = data.all.read_mask(0)
+    assert labels is not None and int(labels.sum()) == 600 and data.label_space.names == ("background", "bat")
