@@ -130,7 +130,7 @@ class LabelService:
         }
         people = {name: self.images.names[number] for name, number in self.leases.people().items()}
         return {
-            "counts": {**counts, "images": sum(1 for one in self.store.journal.images.values() if one.spans)},
+            "counts": {**counts, "images": sum(1 for one in self.store.journal.images.values() if one.painted)},
             "people": people,
             "questions": self.queue.left(),
             "training": None if self.trainer is None else self.trainer.state(),

@@ -8,7 +8,7 @@ from segwright.labeling.page.service import LabelService
 def started_lines(service: LabelService) -> list[str]:
     """Images, labels that are there already, questions, and what was passed over."""
     summary = service.store.summary()
-    labeled = sum(1 for found in service.store.journal.images.values() if found.spans)
+    labeled = sum(1 for found in service.store.journal.images.values() if found.painted)
     images, classes = len(service.images.names), len(service.store.info.label_space)
     lines = [f"{images} images, {classes} classes; labels in {service.store.folder}"]
     if summary["strokes"]:
