@@ -39,6 +39,7 @@ from segwright.inference.description import (
 )
 from segwright.models.base import SegmentationModel
 from segwright.models.catalog import create_model, is_plugin
+from segwright.models.without_memory import without_memory
 
 __all__ = [
     "DESCRIPTION",
@@ -157,7 +158,7 @@ def _build(bundle: Bundle, folder: Path, trust_external: bool) -> SegmentationMo
 
     try:
         if not foreign:
-            with torch.device("meta"):
+            with without_memory():
                 _compare(create().state_dict(), shapes, folder / WEIGHTS)
         with _offline():
             model = create()

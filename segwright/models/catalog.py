@@ -36,6 +36,7 @@ from segwright.models.pspnet import PSPNet
 from segwright.models.segformer import SegFormer
 from segwright.models.unet import UNet
 from segwright.models.upernet import UPerNet
+from segwright.models.without_memory import without_memory
 
 TIMM_LICENSE = "encoder: as timm states, mostly Apache-2.0 (shown when loaded)"
 VGG_LICENSE = "trunk: BSD-3-Clause (torchvision)"
@@ -323,7 +324,7 @@ def create_encoder(
 
 def parameters_of(name: str, *, classes: int = 21, **arguments: Any) -> int:
     """How many parameters per network of the catalog has, without allocating them."""
-    with torch.device("meta"):
+    with without_memory():
         return count_parameters(create_model(name, classes=classes, weights=None, **arguments))
 
 

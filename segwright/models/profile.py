@@ -25,6 +25,7 @@ from segwright.core.progress import literal, stderr_console, track
 from segwright.models.base import SegmentationModel, count_parameters
 from segwright.models.catalog import CATALOG, catalog_entry, create_model, model_names
 from segwright.models.recipes import FROM_SCRATCH
+from segwright.models.without_memory import without_memory
 
 GROUPS = ("today", "torchvision", "classic", "plugin")
 
@@ -58,7 +59,7 @@ def measure_model(
     **arguments: Any,
 ) -> Cost:
     """The cost of a network of the catalog. ``seconds``: how long to time it (0: not at all); ``device``: where."""
-    with torch.device("meta"):
+    with without_memory():
         sketch = create_model(name, classes=classes, weights=None, **arguments)
     latency = None
     if seconds > 0:
@@ -107,7 +108,7 @@ def list_catalog(names: Sequence[str] = (), *, measure: tuple[int, int] | None =
         row: dict[str, Any] = {"name": name, "group": group_of(name), "encoder": entry.encoder}
         row |= {"summary": entry.summary, "paper": entry.paper, "license": entry.license}
         if measure is None:
-            with torch.device("meta"):
+            with without_memory():
                 sketch = create_model(name, classes=21, weights=None)
             row |= {"parameters": count_parameters(sketch), "stride": sketch.logits_stride}
         else:

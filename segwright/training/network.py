@@ -10,6 +10,7 @@ from torch import nn
 
 from segwright.models.base import SegmentationModel
 from segwright.models.catalog import create_model
+from segwright.models.without_memory import without_memory
 from segwright.training.config import TrainConfig
 from segwright.training.optim.muon import muon_parameters
 
@@ -50,7 +51,7 @@ def init_head_bias(network: SegmentationModel, pixels: Sequence[float], weights:
 def is_normalized(config: TrainConfig, classes: int) -> bool:
     """Whether batch norms follow most of a network's convolutions, as Muon requires; no memory is allocated."""
     try:
-        with torch.device("meta"):
+        with without_memory():
             network = build_network(config.with_values({"model.weights": None}), classes)
     except (
         NotImplementedError,
