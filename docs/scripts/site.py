@@ -105,7 +105,7 @@ def cli_page() -> str:
         )
         rows = [_row(one) for one in (*command["arguments"], *command["options"]) if one["name"] != "--help"]
         if rows:
-            parts.append("| | | default |\n|---|---|---|\n" + "\n".join(rows))
+            parts.append("| name | what it is | default |\n|---|---|---|\n" + "\n".join(rows))
     return "\n\n".join(parts) + "\n"
 
 
@@ -151,7 +151,7 @@ def config_page() -> str:
 
 
 def _fields(section: type[BaseModel], prefix: str) -> str:
-    rows = ["| setting | | type | default |", "|---|---|---|---|"]
+    rows = ["| setting | what it is | type | default |", "|---|---|---|---|"]
     for name, field in section.model_fields.items():
         default = field.get_default(call_default_factory=True)
         shown = "" if default is PydanticUndefined else f"`{json.dumps(default, default=str)}`"

@@ -229,7 +229,7 @@ def _spans(line: Line, y: float) -> str:
             lead = len(kept) - len(kept.lstrip())
             kept = kept.lstrip()
             weight = ' font-weight="bold"' if bold else ""
-            fill = "" if fore == PLAIN[0] else f' fill="{fore}"'
+            fill = "" if fore == PLAIN[0] else f' style="fill:{fore}"'
             parts.append(
                 f'<text x="{x + lead * CELL:.1f}" y="{y:.0f}" textLength="{len(kept) * CELL:.1f}"{fill}{weight}>'
                 f"{html.escape(kept)}</text>"

@@ -8,6 +8,7 @@ folders in which those pages were run (``roads``: also a folder of ``segwright d
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import subprocess
 import sys
@@ -146,11 +147,12 @@ def run(name: str) -> None:
         assert old in text, f"{name}.md has no {old!r}"
         text = text.replace(old, new)
     with tempfile.TemporaryDirectory() as place:
-        folder = Path(place)
+        folder, names = Path(place), dict[str, object]()
         for part in text.split("```")[1::2]:
             language, _, code = part.partition("\n")
             if language == "python" and "http://" not in code:
-                subprocess.run([sys.executable, "-c", code], cwd=folder, check=True)
+                with contextlib.chdir(folder):
+                    exec(compile(code, f"{name}.md", "exec"), names)
             for line in code.splitlines() if language == "sh" else ():
                 if line and not line.startswith("#"):
                     command(name, line, folder)

@@ -79,7 +79,7 @@ def finish_on_held_out(work: HeldOutWork) -> None:
             continue
         images = _affordable(work, STEPS[number:])
         if images < min(step.least, len(work.val)):
-            work.message(f"time is short: no {step.name} ({work.left():.0f} s left); {step.later}")
+            work.message(f"time is short: no {step.name} ({max(work.left() or 0.0, 0.0):.0f} s left); {step.later}")
             continue
         started = time.monotonic()
         try:

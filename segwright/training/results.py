@@ -166,7 +166,7 @@ class RunOutputs:
         needed = END_SECONDS + pace * (2 * SCORING * count + 1.2 * len(sampled_indices(len(self.checked.train))))
         if left < needed:
             self.message(
-                f"time is short: class scores are not adjusted ({left:.0f} s left, about {needed:.0f} s needed)"
+                f"time is short: class scores are not adjusted ({max(left, 0):.0f} s left, about {needed:.0f} s needed)"
             )
         return left >= needed
 

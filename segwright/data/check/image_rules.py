@@ -93,11 +93,18 @@ def image_contents(evidence: Evidence) -> list[Problem]:
         problems.append(Problem("warning", "all ignored", text, files, fix))
     kinds = {(kind.mode, kind.bits): number for kind, number in totals.image_kinds.items()}
     special = {key: number for key, number in kinds.items() if key[0] not in ("RGB", "L") or key[1] > 8}
-    if special:
+    alpha = any("A" in mode for mode, _ in special) and max(totals.channels, default=0) <= 3  # else it is a band
+    readings = {
+        "alpha is dropped": alpha,
+        "CMYK becomes RGB": any(mode.startswith("CMYK") for mode, _ in special),
+        "palettes become RGB": any(mode.startswith("P") for mode, _ in special),
+        "more than 8 bits are scaled to 8": any(bits > 8 for _, bits in special),
+    }
+    if any(readings.values()):
         text = "images are stored as " + ", ".join(
             f"{mode} {bits} bit ({number})" for (mode, bits), number in sorted(kinds.items())
         )
-        text += "; alpha is dropped, CMYK and palettes become RGB, more than 8 bits are scaled to 8"
+        text += "; " + ", ".join(reading for reading, occurs in readings.items() if occurs)
         problems.append(Problem("note", "kinds of images", text, _examples(totals, records, "image"), None))
     if len(totals.channels) > 1:
         text = "images differ in channels: " + ", ".join(f"{n} with {c}" for c, n in sorted(totals.channels.items()))

@@ -25,7 +25,9 @@ STYLES = {"error": "bold red", "warning": "yellow", "note": "cyan"}
 def render_check(result: CheckResult, console: Console) -> None:
     """Print to ``console``: tables where it is a terminal, the same text without color where it is piped."""
     splits = ", ".join(f"{name} {count}" for name, count in result.splits.items())
-    head = f": {result.format}, {result.images} images" + (f" ({splits})" if splits else "")
+    head = f": {result.format}, {result.images} image{'' if result.images == 1 else 's'}" + (
+        f" ({splits})" if splits else ""
+    )
     console.print(Text.assemble((visible(result.root), "bold"), visible(head)), soft_wrap=True)
     for note in result.notes:
         console.print(Padding(literal(note), (0, 0, 0, 2), expand=False), style="dim")

@@ -183,7 +183,7 @@ def detect(tree: Tree) -> str | None:
         return None
     pairs = [(image, mask) for image, mask in pair_tree(tree).pairs if mask is not None]
     tiffs = sum(image.name.lower().endswith(TIFF) and mask.name.lower().endswith(TIFF) for image, mask in pairs)
-    return f"{tiffs} pairs of TIFF files" if tiffs and tiffs == len(pairs) else None
+    return f"{tiffs} pair{'' if tiffs == 1 else 's'} of TIFF files" if tiffs and tiffs == len(pairs) else None
 
 
 def open_geotiff(tree: Tree) -> Dataset:

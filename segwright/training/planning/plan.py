@@ -291,7 +291,7 @@ def _plan_variant(draft: Draft, hardware: Hardware, images: int, timings: Timing
             seconds = timings.step(draft.resolved(), size, batch, hardware.precision)
             passes = minutes * 60 * batch / seconds / images / _cost_of_unlabeled(draft)
             if wider == "small" or passes >= ENOUGH_PASSES:
-                variant, reason = wider, f"every image is seen about {passes:.0f} times in {minutes:g} minutes"
+                variant, reason = wider, f"every image is seen about {passes:.0f} times in {minutes:g} min"
             if passes < ENOUGH_PASSES:
                 break
     draft.values["model.arguments"] = {**arguments, "variant": variant}
@@ -387,7 +387,7 @@ def _plan_oversampling(draft: Draft, fingerprint: Fingerprint) -> None:
     named = zip(fingerprint.class_images, fingerprint.class_names, strict=True)
     images, name = min(((n, name) for n, name in named if n), default=(0, ""))
     share = images / max(fingerprint.labeled, 1)
-    reason = f"every class is in {share:.0%} of the images or more"
+    reason = f"every class is in {100 * share:.0f} % of the images or more"
     if share < RARELY_SHOWN:
         reason = f"{name} is in {share:.1%} of the images: {RARELY_SHOWN} shows those more often"
     draft.set_default("training.repeat_rare", 0.0, reason)
