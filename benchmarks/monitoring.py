@@ -18,51 +18,50 @@ import argparse
 import time
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
-import torch
 
-import segwright as sw
 from segwright.augment.corruptions import CORRUPTIONS
 from segwright.metrics.confusion import class_counts, count_pairs, iou_per_class, nanmean
 from segwright.monitoring.columns import Columns, columns_of
-from segwright.monitoring.drift import (
-    Scorer,
-    block_length,
-    blocks_of,
-    compare_columns,
-    correlation_times,
-    mmd_p,
-    stream_evidence,
-)
+from segwright.monitoring.detect import RATE, Baseline, Detection, detect
+from segwright.monitoring.drift import stream_evidence
 from segwright.monitoring.estimate import AccuracyModel, fit_accuracy
-from segwright.monitoring.monitor import EMBEDDING_SHARE, LEAST_BLOCKS, examine
 from segwright.monitoring.observation import Observation, from_arrays, observe, to_arrays
+from segwright.monitoring.scenes import blocks_of
 from segwright.monitoring.shifted import SCENES, SEVERITIES, shift
 
 CLASSES = ("sky", "building", "pole", "road", "pavement", "tree", "sign", "fence", "car", "pedestrian", "bicyclist")
-RATE = 1e-3
 LEVEL = 0.9
 LONG = 300  # images of a simulated stream
 LATEST = 200  # images that an alarm is waited for
 DRAWS = 9  # streams per corruption and strength
 WINDOW = 40  # images per window whose accuracy is estimated
+NEW = "animal"  # an object that no class is of, drawn into the images
+NEW_PERCENT = (2, 5, 10, 20)  # of the image
+NEW_SHARES = ("bicyclist", "pedestrian")  # classes that are taken out of the reference, as far as that is possible
 
 
 # ---------------------------------------------------------------- predictions, kept
 
 
 def predict_all(
-    run: Path, images: list[Path], masks: Path, out: Path, step: int, severities: Sequence[int], scenes: bool
+    run: Path, images: list[Path], masks: Path, out: Path, step: int, severities: Sequence[int], scenes: bool, new: bool
 ) -> None:
     """Rows and counts of clean images, and of every ``step``-th under each corruption, one file each."""
+    import torch  # not for what is only read from the cache
+
+    import segwright as sw
+
     torch.set_num_threads(1)
-    kinds = (*CORRUPTIONS, *SCENES) if scenes else tuple(CORRUPTIONS)
-    jobs = [("clean", 0), *[(name, severity) for severity in severities for name in kinds]]
+    jobs = [("clean", 0), *[(name, severity) for severity in severities for name in CORRUPTIONS]]
+    if scenes:  # only the estimator is fitted on these
+        jobs += [(name, severity) for severity in severities for name in SCENES if severity in SEVERITIES]
+    if new:
+        jobs += [(NEW, percent) for percent in NEW_PERCENT]
     jobs = [job for job in jobs if not (out / f"{job[0]}-{job[1]}.npz").exists()]
     if not jobs:
         return
@@ -77,7 +76,10 @@ def predict_all(
             image = predictor.read(path)
             mask = cv2.imread(str(masks / f"{path.stem}.png"), cv2.IMREAD_UNCHANGED)
             truth = np.where(mask < len(CLASSES), mask, 255).astype(np.uint8)
-            if name != "clean":
+            if name == NEW:
+                image, covered = with_animal(image, severity / 100, seed=number)
+                truth[covered] = 255
+            elif name != "clean":
                 image, truth = shift(image, truth, name, severity, seed=number)
             found = predictor.predict(image)
             counts.append(class_counts(count_pairs(found.labels, truth, len(CLASSES))))
@@ -87,6 +89,32 @@ def predict_all(
         part.rename(out / f"{name}-{severity}.npz")
         seconds = (time.monotonic() - began) / len(chosen)
         print(f"{out.name} {name}-{severity}: mIoU {miou(np.stack(counts)):.3f}, {seconds:.2f} s per image", flush=True)
+
+
+def with_animal(image: np.ndarray, share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """An image (H, W, 3) with a spotted animal that covers about ``share`` of it, and where it is, bool (H, W)."""
+    random = np.random.default_rng(seed)
+    height, width = image.shape[:2]
+    half = (share * height * width / 2.1) ** 0.5  # half of the body's length: the body and its legs are 2.1 half²
+    x, y = random.uniform(0.3, 0.7) * width, random.uniform(0.5, 0.7) * height
+    mask = np.zeros((height, width), np.uint8)
+
+    def part(dx: float, dy: float, a: float, b: float) -> None:
+        center = (round(x + dx * half), round(y + dy * half))
+        cv2.ellipse(mask, center, (round(a * half), round(b * half)), 0, 0, 360, 255, -1)
+
+    part(0, 0, 1, 0.5)
+    part(1.1, -0.45, 0.35, 0.25)
+    for dx in (-0.7, -0.4, 0.4, 0.7):
+        part(dx, 0.7, 0.1, 0.5)
+    fur = (
+        np.float32([150, 100, 55])
+        + 25 * cv2.GaussianBlur(random.standard_normal((height, width, 1)), (0, 0), 1)[..., None]
+    )
+    spots = cv2.GaussianBlur(random.standard_normal((height, width)), (0, 0), max(1.0, half / 12)) > 0
+    fur = np.where(spots[..., None], fur, fur + 80).astype(np.float32)
+    soft = cv2.GaussianBlur(mask, (0, 0), 1).astype(np.float32)[..., None] / 255
+    return np.clip(image * (1 - soft) + fur * soft, 0, 255).astype(np.uint8), mask > 0
 
 
 class Rows:
@@ -132,41 +160,33 @@ def draw_stream(blocks: np.ndarray, chosen: np.ndarray, count: int, random: np.r
     return np.array(rows[:count])
 
 
-def false_alarms(clean: Columns, block: int, scene: int, streams: int, seed: int) -> dict[str, float]:
+def false_alarms(clean: Columns, scene: int, streams: int, seed: int, *, again: bool = True) -> dict[str, float]:
     """Per image, over streams whose scenes of ``scene`` images are drawn from one half of the held-out rows' scenes,
-    with the other half as the reference: by detector, each set to its share of RATE."""
+    with the other half as the reference. How many images count as one is found out by the program, per stream.
+
+    ``again``: scenes are drawn with replacement until there are LONG images; otherwise each comes once.
+    """
     random = np.random.default_rng(seed)
     places = blocks_of(clean.scenes, scene)
     number = int(places.max()) + 1
-    count = {"stream": 0, "statistics": 0, "embeddings": 0, "images": 0, "streams with an alarm": 0}
-    halves = max(1, streams // 20)  # splits; a scorer is fitted once per split
-    for _ in range(halves):
-        order = random.permutation(number)
-        inside, outside = order[: number // 2], order[number // 2 :]
-        reference = clean.take(np.flatnonzero(np.isin(places, inside)))
-        scorer = Scorer(reference, block)
-        scores = scorer(clean)
-        times = correlation_times(reference)
-        for _ in range(streams // halves):
+    count = {"stream": 0, "statistics": 0, "embeddings": 0}
+    images = alarmed = 0
+    for place in range(streams):
+        if place % max(1, streams // 50) == 0:  # another reference
+            order = random.permutation(number)
+            inside, outside = order[: number // 2], order[number // 2 :]
+            reference = Baseline(clean.take(np.flatnonzero(np.isin(places, inside))))
+        if again:
             rows = draw_stream(places, outside, LONG, random)
-            alarms = len(stream_evidence(scorer.reference, scores[rows], block=block, rate=RATE / 2).alarms)
-            count["stream"] += alarms
-            found = clean.take(rows)
-            alarm = alarms > 0
-            for start in range(0, LONG, 100):
-                part = found.take(slice(start, start + 100))
-                level = RATE * 100 / 4
-                moved = bool((compare_columns(reference, part, times=times).adjusted <= level).any())
-                span = max(block, min(scene, 20))
-                p = mmd_p(reference.embeddings, part.embeddings, blocks_of(reference.scenes, span),
-                          blocks_of(part.scenes, span), permutations=399)  # fmt: skip
-                count["statistics"] += moved
-                count["embeddings"] += p <= level * EMBEDDING_SHARE
-                alarm = alarm or moved or p <= level * EMBEDDING_SHARE
-            count["images"] += LONG
-            count["streams with an alarm"] += alarm
-    rates = {key: count[key] / count["images"] for key in ("stream", "statistics", "embeddings")}
-    return {**rates, "streams": streams, "with": count["streams with an alarm"]}  # fmt: skip
+        else:
+            rows = np.concatenate([np.flatnonzero(places == one) for one in random.permutation(outside)])
+        found = detect(reference, clean.take(rows))
+        count["stream"] += len(found.evidence.alarms)
+        for name in ("statistics", "embeddings"):
+            count[name] += sum(name in window.moved for window in found.windows)
+        alarmed += found.first() is not None
+        images += len(rows)
+    return {**{key: value / images for key, value in count.items()}, "streams": streams, "with": alarmed}
 
 
 def analytic_false_alarms(streams: int, *, correlation: float, block: int, seed: int) -> float:
@@ -184,31 +204,25 @@ def analytic_false_alarms(streams: int, *, correlation: float, block: int, seed:
     return alarms / (streams * LONG)
 
 
-def delay(reference: list[Observation], stream: list[Observation], block: int) -> int:
+def delay(found: Detection) -> int:
     """Images until the first alarm, LATEST + 1 if there is none."""
-    found = examine(stream, reference, CLASSES, block=block, rate=RATE)
-    return found.alarms[0].index + 1 if found.alarms else LATEST + 1
+    first = found.first()
+    return LATEST + 1 if first is None else first + 1
 
 
-def delay_fast(scorer: Scorer, columns: Columns, block: int) -> int:
-    """The same by the stream's detector alone."""
-    found = stream_evidence(scorer.reference, scorer(columns), block=block, rate=RATE / 2)
-    return int(found.ends[found.alarms[0][0]]) + 1 if found.alarms else LATEST + 1
-
-
-def power(reference: Rows, seen: Rows, block: int, seed: int, same: bool) -> dict[tuple[str, int], float]:
-    """The median number of images until the stream's alarm, per corruption and strength; ``same``: if the images are
-    the reference's own, those of a block are taken out of the reference while they are in the stream."""
+def power(reference: Rows, seen: Rows, seed: int, same: bool) -> dict[tuple[str, int], float]:
+    """The median number of images until the alarm, per corruption and strength; ``same``: if the images are the
+    reference's own, those of a block are taken out of the reference while they are in the stream."""
     random = np.random.default_rng(seed)
     clean = columns_of(reference.clean[0], CLASSES)
-    places = blocks_of(clean.scenes, max(block, 10))
+    places = blocks_of(clean.scenes, 10)
     ids = [row.id for row in reference.clean[0]]
     found: dict[tuple[str, int], list[int]] = {}
     for _ in range(3):
         inside = np.ones(len(clean), bool)
         if same:
             inside = np.isin(places, random.permutation(int(places.max()) + 1)[: int(0.7 * (places.max() + 1))])
-        scorer = Scorer(clean.take(np.flatnonzero(inside)), block)
+        base = Baseline(clean.take(np.flatnonzero(inside)))
         known = {name for name, kept in zip(ids, inside, strict=True) if kept} if same else set()
         for key, (rows, _) in seen.sets.items():
             if key[0] == "clean" and same:
@@ -217,7 +231,7 @@ def power(reference: Rows, seen: Rows, block: int, seed: int, same: bool) -> dic
             columns = columns_of(rows, CLASSES)
             for _ in range(DRAWS // 3):
                 order = random.choice(usable, LATEST)
-                found.setdefault(key, []).append(delay_fast(scorer, columns.take(order), block))
+                found.setdefault(key, []).append(delay(detect(base, columns.take(order))))
     return {key: float(np.median(value)) for key, value in found.items()}
 
 
@@ -316,7 +330,9 @@ def main() -> None:
             left = sorted(path for path in (given.data / "train").iterdir() if path.name.startswith(drive + "_"))
             for kind, images, masks in (("val", val, val_masks), ("left", left, given.data / "trainannot")):
                 out = given.cache / f"{drive}-{kind}"
-                work = (Path(run), images, masks, out, given.step, given.severities, kind == "val")
+                judged = "estimate" in given.parts  # otherwise the drive left out is needed as it is only
+                strengths = given.severities if kind == "val" or judged else []
+                work = (Path(run), images, masks, out, given.step, strengths, kind == "val" and judged, kind == "val")
                 jobs.append(pool.submit(predict_all, *work))
         for job in jobs:
             job.result()
@@ -329,35 +345,40 @@ def main() -> None:
 def report(drive: str, held_out: Rows, seen: Rows, given: Any) -> None:
     """Print what was found on one drive left out."""
     clean = columns_of(held_out.clean[0], CLASSES)
-    estimated = block_length(Scorer(clean, 1).reference, clean)
-    block = max(1, min(estimated, len(clean) // LEAST_BLOCKS))
+    blocks = detect(clean, clean.take(slice(0, 0))).blocks
     known, new = miou(held_out.clean[1]), miou(seen.clean[1])
     print(f"\n### Without {drive}: mIoU {known:.3f} on the held-out images, {new:.3f} on the drive\n")
-    print(f"Neighbors are alike over {estimated} images; {block} count as one.\n")
+    print(
+        f"Of {len(clean)} held-out images neighbors are alike over {blocks.alike}; {blocks.reference} count as one.\n"
+    )
     if "false" in given.parts:
-        print("| streams without drift | number | stream | statistics | embeddings | streams with an alarm |\n"
-              "|---|---|---|---|---|---|")  # fmt: skip
-        for scene in (block, 10):
-            found = false_alarms(clean, block, scene, given.streams, seed=1)
-            print(f"| held-out images, scenes of {scene} | {found['streams']:.0f} | "
-                  + " | ".join(f"{1000 * found[key]:.2f}" for key in ("stream", "statistics", "embeddings"))
-                  + f" | {found['with'] / found['streams']:.1%} |", flush=True)  # fmt: skip
+        print("| streams without drift | number | stream | statistics | embeddings | in all | streams with an alarm |\n"
+              "|---|---|---|---|---|---|---|")  # fmt: skip
+        for scene, again in ((1, True), (3, True), (10, True), (10, False)):
+            found = false_alarms(clean, scene, given.streams, seed=1, again=again)
+            rates = [1000 * found[key] for key in ("stream", "statistics", "embeddings")]
+            print(f"| held-out images, scenes of {scene}, {'again and again' if again else 'each once'} | "
+                  f"{found['streams']:.0f} | {' | '.join(f'{rate:.2f}' for rate in (*rates, sum(rates)))} | "
+                  f"{found['with'] / found['streams']:.1%} |", flush=True)  # fmt: skip
         for correlation, length in ((0.0, 1), (0.5, 4), (0.8, 12)):
             rate = analytic_false_alarms(given.streams, correlation=correlation, block=length, seed=2)
             print(f"| normal scores, correlation {correlation}, block {length} | {given.streams} | {1000 * rate:.2f} "
-                  "| | | |", flush=True)  # fmt: skip
+                  "| | | | |", flush=True)  # fmt: skip
     if "power" in given.parts:
-        found = power(held_out, held_out, block, 3, same=True)
         print(
             "\n| corruption | " + " | ".join(f"strength {s}" for s in (1, 2, 3, 4, 5)) + " |\n|---|---|---|---|---|---|"
         )
+        medians = power(held_out, held_out, 3, same=True)
         for name in CORRUPTIONS:
-            cells = [found.get((name, s)) for s in (1, 2, 3, 4, 5)]
-            print(f"| {name} | " + " | ".join("" if v is None else f"{v:.0f}" if v <= LATEST else "none"
-                                             for v in cells) + " |")  # fmt: skip
-        other = power(held_out, seen, block, 4, same=False)
-        print(f"\nThe drive left out: alarm after {other['clean', 0]:.0f} images (median).", flush=True)
-        for what, value in content_drift(held_out, block).items():
+            cells = [medians.get((name, s)) for s in (1, 2, 3, 4, 5)]
+            print(f"| {name} | {' | '.join('' if v is None else shown(v) for v in cells)} |")
+        for percent in NEW_PERCENT:
+            if (NEW, percent) in medians:
+                value = medians[NEW, percent]
+                print(f"An animal on {percent} % of each image: alarm after {shown(value)} images (median).")
+        other = power(held_out, seen, 4, same=False)
+        print(f"\nThe drive left out: alarm after {shown(other['clean', 0])} images (median).", flush=True)
+        for what, value in content_drift(held_out).items():
             print(f"{what}: alarm after {value} images.")
     if "estimate" in given.parts:
         print("\n| without | judged on | windows | mean error (bias), points of mIoU | 90 % interval holds | "
@@ -365,19 +386,24 @@ def report(drive: str, held_out: Rows, seen: Rows, given: Any) -> None:
         print("\n".join(estimate_table(drive, held_out, seen, 5)), flush=True)
 
 
-def content_drift(held_out: Rows, block: int) -> dict[str, str]:
-    """A share that shifts, and a class that is new: the reference has the images with the least of a class, the stream
-    those with the most."""
+def shown(images: float) -> str:
+    return f"{images:.0f}" if images <= LATEST else "none"
+
+
+def content_drift(held_out: Rows) -> dict[str, str]:
+    """A share that shifts: the reference has the images with the least of a class, the stream those with the most.
+    The same for a class that the reference does not have at all."""
     rows = held_out.clean[0]
     found = {}
-    for name in ("car", "tree"):
+    for name in ("car", "tree", "bicyclist", "pedestrian"):
         share = np.array([row.shares[CLASSES.index(name)] for row in rows])
         order = np.argsort(share)
-        few = [rows[i] for i in np.sort(order[: len(rows) * 6 // 10])]
+        without = order[: max(20, int((share < 1e-4).sum()))] if name in NEW_SHARES else order[: len(rows) * 6 // 10]
+        few = [rows[i] for i in np.sort(without)]
         many = [rows[i] for i in order[-len(rows) // 5 :]]
         stream = [many[i] for i in np.random.default_rng(0).integers(0, len(many), LATEST)]
-        value = delay(few, [replace(row, time=float(i), id=f"{row.id}-{i}") for i, row in enumerate(stream)], block)
-        low, high = np.mean([row.shares[CLASSES.index(name)] for row in few]), np.mean(share[order[-len(rows) // 5 :]])
+        value = delay(detect(columns_of(few, CLASSES), columns_of(stream, CLASSES)))
+        low, high = np.mean(share[without]), np.mean(share[order[-len(rows) // 5 :]])
         found[f"Share of {name} from {low:.1%} to {high:.1%}"] = str(value) if value <= LATEST else f"over {LATEST}"
     return found
 

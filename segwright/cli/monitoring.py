@@ -155,6 +155,8 @@ def _gauges(target: str | None, watch: bool) -> tuple[Any, Path | None]:
 def _show(screen: Console, found: MonitorResult, *, brief: bool) -> None:
     span = "" if math.isnan(found.first) else f", {_moment(found.first)} to {_moment(found.last)}"
     screen.print(literal(f"{found.images} images of {found.model or 'no model'}{span}"), soft_wrap=True)
+    if found.counted:
+        screen.print(literal(found.counted), soft_wrap=True)
     estimate = found.estimate
     if estimate is not None:
         was = "" if math.isnan(estimate.reference) else f"; {estimate.reference:.3f} on the held-out images"

@@ -90,8 +90,13 @@ def columns_of(rows: Sequence[Observation], classes: Sequence[str]) -> Columns:
 
 
 def scenes_of(rows: Sequence[Observation]) -> IntArray:
-    """(N,) the scene of each row by number: its tag ``scene``, else the name without the frame's number."""
+    """(N,) the scene of each row by number: its tag ``scene``, else the name without the frame's number.
+
+    Names that are other for most rows tell no scenes: then all rows are neighbors, in their order.
+    """
     names = [row.tags.get("scene") or _FRAME.sub("", row.id) for row in rows]
+    if 2 * len(set(names)) > len(names) and not any("scene" in row.tags for row in rows):
+        return np.zeros(len(rows), np.intp)
     numbers: dict[str, int] = {}
     return np.array([numbers.setdefault(name, len(numbers)) for name in names], np.intp)
 

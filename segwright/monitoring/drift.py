@@ -1,24 +1,33 @@
 """Whether the images, or what the model finds in them, differ from the reference: tests, embeddings, and streams.
 
-Neighbors in a video are alike and carry less information than separate images. Tests of single statistics therefore
-count effective images (by the integrated autocorrelation time), embeddings are permuted in whole blocks of neighbors,
-and the stream's detector takes a block of neighbors as one observation.
+Neighbors in a video are alike and carry less information than separate images. All three therefore count blocks of
+neighbors (:mod:`segwright.monitoring.scenes`): tests of single statistics compare the means of blocks or count
+effective images, embeddings are permuted in whole blocks, and the stream's detector places one bet per block. Where the
+reference has too few blocks for ranks, their means are taken as normal, and Student's t carries how few there are.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import kolmogorov
+from scipy.special import kolmogorov, stdtr
 
 from segwright.core.errors import UsageError
 from segwright.monitoring.columns import Columns, Float64Array, IntArray, scaled
+from segwright.monitoring.scenes import (
+    RANKED_BLOCKS,
+    Blocks,
+    block_means,
+    blocks_of,
+    correlation_time,
+    distinct,
+    time_in_parts,
+)
 
-LONGEST_BLOCK = 30  # images
 FOLDS = 5
+FARTHEST = 2.5  # standard deviations by which an image of the stream moves what is expected of the next ones
 # Calibrators of a p-value, each an e-value: its mean is at most 1 if the p-value is valid (Vovk and Wang 2021).
 POWERS = (0.3, 0.6)  # ε p^(ε − 1): small and middling changes
 STEPS = ((0.9, 0.05), (0.9, 0.12), (0.5, 0.12), (0.5, 0.3))  # 1 − c + c [p ≤ α] / α: large changes, few references
@@ -26,40 +35,6 @@ CORRECTIONS = ("holm", "bh")
 
 
 # ---------------------------------------------------------------- single statistics
-
-
-def correlation_time(values: Float64Array, scenes: IntArray | None = None) -> float:
-    """The integrated autocorrelation time of a series in images, 1 if neighbors are independent, at most N / 2.
-
-    Sums autocorrelations up to the first that is not positive (Geyer's initial sequence, 1992, by single lags).
-    ``scenes``: neighbors count only within one.
-    """
-    known = np.isfinite(values)
-    series = values[known]
-    count = len(series)
-    if count < 4:
-        return 1.0
-    places = scenes[known] if scenes is not None else np.zeros(count, np.intp)
-    centered = series - series.mean()
-    variance = float((centered**2).mean())
-    if not variance > 1e-18 * max(1.0, float(np.abs(series).max()) ** 2):
-        return 1.0
-    total = 1.0
-    for lag in range(1, min(count // 2, 100)):
-        same = places[lag:] == places[:-lag]
-        if same.sum() < max(3, count // 4):
-            break
-        found = float((centered[lag:] * centered[:-lag])[same].mean()) / variance
-        if found <= 0.05:
-            break
-        total += 2 * found
-    return float(min(total, count / 2))
-
-
-def _time_in_parts(values: Float64Array, length: int = 25) -> float:
-    """The median correlation time over parts of a series: a change in between is drift, not correlation."""
-    parts = [values[start : start + length] for start in range(0, len(values) - length + 1, length)] or [values]
-    return float(np.median([correlation_time(part) for part in parts]))
 
 
 def two_sample_p(reference: Float64Array, found: Float64Array, *, counts: tuple[float, float] | None = None) -> float:
@@ -115,9 +90,24 @@ def correlation_times(reference: Columns) -> Float64Array:
 
 
 def compare_columns(
-    reference: Columns, found: Columns, correction: str = "holm", *, times: Float64Array | None = None
+    reference: Columns,
+    found: Columns,
+    correction: str = "holm",
+    *,
+    times: Float64Array | None = None,
+    blocks: Blocks | None = None,
 ) -> Moved:
-    """Each column of ``found`` against the reference's. ``times``: :func:`correlation_times` of the reference."""
+    """Each column of ``found`` against the reference's. ``times``: :func:`correlation_times` of the reference.
+
+    Of RANKED_BLOCKS blocks or more on both sides by Kolmogorov–Smirnov with effective images, of fewer by Welch's test
+    of the blocks' means, in which an image that comes again counts once. ``blocks``: none if images are single.
+    """
+    if blocks is not None:
+        found = found.take(np.flatnonzero(distinct(found)))
+        number = -(-len(found) // blocks.stream)
+        if min(number, blocks.number) < RANKED_BLOCKS:
+            p_values = _welch_p(reference, found, blocks, correlation_times(reference) if times is None else times)
+            return Moved(p_values, adjusted_p(p_values, correction), float(number))
     p_values = np.full(len(reference.names), np.nan)
     least = float(len(found))
     known = correlation_times(reference) if times is None else times
@@ -125,26 +115,47 @@ def compare_columns(
         a, b = reference.values[:, index], found.values[:, index]
         n, m = int(np.isfinite(a).sum()), int(np.isfinite(b).sum())
         time = float(known[index])
-        longest = max(1.0, min(time, m / 2), _time_in_parts(b))
+        longest = max(1.0, min(time, m / 2), time_in_parts(b))
         effective = (n / time, m / longest) if n and m else (1.0, 1.0)
         least = min(least, effective[1])
         p_values[index] = two_sample_p(a, b, counts=effective)
     return Moved(p_values, adjusted_p(p_values, correction), least)
 
 
+def _welch_p(reference: Columns, found: Columns, blocks: Blocks, times: Float64Array) -> Float64Array:
+    """(F,) p-values of Welch's test, two-sided, of the means of blocks, on the scale on which spreads are even.
+
+    Blocks count as fewer where a column's own correlation time, of ``times`` (F,), is longer than they are.
+    A spread of nothing counts as a thousandth of the value, as in :class:`Scorer`. With one block on a side its spread
+    is taken to be the other's; NaN if one side has no finite value.
+    """
+    sides = []
+    in_order = np.zeros(len(found), np.intp)
+    for columns, scenes, length in ((reference, reference.scenes, blocks.reference), (found, in_order, blocks.stream)):
+        places = blocks_of(scenes, length)
+        means, _ = block_means(scaled(columns.values, columns.names), places)
+        known = np.isfinite(means)
+        count = known.sum(axis=0)
+        independent = count * (blocks.effective / blocks.number if columns is reference else 1.0)
+        independent = np.maximum(np.minimum(independent, len(columns) / times), 1.5)
+        mean = np.where(known, means, 0).sum(axis=0) / np.maximum(count, 1)
+        variance = np.where(known, (np.nan_to_num(means) - mean) ** 2, 0).sum(axis=0) / np.maximum(count - 1, 1)
+        sides.append(
+            (
+                np.where(count > 1, independent, count),
+                mean,
+                np.maximum(variance, (1e-3 * np.maximum(np.abs(mean), 1e-3)) ** 2),
+            )
+        )
+    (n, a, v), (m, b, w) = sides
+    v, w = np.where(n > 1, v, w), np.where(m > 1, w, v)
+    first, second = v / np.maximum(n, 1), w / np.maximum(m, 1)
+    free = (first + second) ** 2 / (first**2 / np.maximum(n - 1, 1) + second**2 / np.maximum(m - 1, 1))
+    p_values = 2 * stdtr(np.maximum(free, 1.0), -np.abs(b - a) / np.sqrt(first + second))
+    return np.where((n > 0) & (m > 0) & (n + m > 2), p_values, np.nan)
+
+
 # ---------------------------------------------------------------- embeddings
-
-
-def blocks_of(scenes: IntArray, length: int) -> IntArray:
-    """(N,) the block of each row: runs of ``length`` neighbors within a scene, in the order of the rows."""
-    blocks = np.zeros(len(scenes), np.intp)
-    seen: dict[int, int] = {}
-    numbers: dict[tuple[int, int], int] = {}
-    for place, scene in enumerate(scenes.tolist()):
-        position = seen.get(scene, 0)
-        seen[scene] = position + 1
-        blocks[place] = numbers.setdefault((scene, position // max(1, length)), len(numbers))
-    return blocks
 
 
 def _distinct(values: Float64Array) -> npt.NDArray[np.bool_]:
@@ -244,7 +255,10 @@ class _Ellipse:
 
 
 def _nan_quantile(values: Float64Array, q: float) -> Float64Array:
-    known = np.isfinite(values).any(axis=0)
+    finite = np.isfinite(values)
+    if finite.all() and len(values):
+        return np.asarray(np.quantile(values, q, axis=0))  # a hundred times as fast
+    known = finite.any(axis=0)
     result = np.zeros(values.shape[1])
     if known.any():
         result[known] = np.nanquantile(values[:, known], q, axis=0)
@@ -300,6 +314,10 @@ class Scorer:
         total = [[model[kind].distance(parts[kind]) for kind in self.kinds] for model in self._models]
         return np.asarray(np.mean(total, axis=0).T) if len(rows) else np.zeros((0, len(self.kinds)))
 
+    def evidence(self, scores: Float64Array) -> tuple[Float64Array, Float64Array]:
+        """The reference's scores and ``scores`` for :func:`stream_evidence`: logarithms, whose spread is even."""
+        return np.log(np.maximum(self.reference, 1e-9)), np.log(np.maximum(scores, 1e-9))
+
     def distances(self, scores: Float64Array) -> Float64Array:
         """(N,) one distance per row: the largest over the kinds, in units of the reference's median."""
         middle = np.median(self.reference, axis=0)
@@ -323,74 +341,140 @@ BETS = len(POWERS) + len(STEPS)
 class StreamEvidence:
     """The detector's value after each block of a stream, and where it passed the threshold."""
 
-    ends: IntArray  # (B,) the last row of each block
+    ends: IntArray  # (B,) the last row of each block, or the row within it at which there is an alarm
     values: Float64Array  # (B,) Shiryaev–Roberts statistic, before a restart
     alarms: tuple[tuple[int, int, int], ...]  # (block, row since which the evidence grew, index of the leading score)
     threshold: float
 
 
-def stream_evidence(reference: Float64Array, stream: Float64Array, *, block: int, rate: float) -> StreamEvidence:
-    """A conformal test of exchangeability with restarts, over scores (N, S) of the reference and (T, S) of a stream.
+class _Ranks:
+    """p-values of one score by its rank among the reference's and the stream's earlier ones (Vovk et al. 2003)."""
 
-    Each row's p-value is its rank among the reference and the stream's earlier blocks (Vovk et al. 2003), with one
-    block counted as tied, so that it holds for equal images within a block too. A block's e-value is the mean of its
-    rows' (valid under any dependence within), and blocks multiply in the Shiryaev–Roberts form R ← (1 + R) e, averaged
-    over scores and bets. If the blocks are exchangeable, the mean time to a false alarm is at least ``threshold``
-    blocks (Shin, Ramdas and Rinaldo 2022), which is set so that there is at most ``rate`` per image. After an alarm,
-    R starts again at 0. A block that is not full waits. Rows whose score is not finite count as no evidence.
+    def __init__(self, reference: Float64Array, tied: int) -> None:
+        self.past, self.tied = np.sort(reference), tied
+
+    def __call__(self, scores: Float64Array) -> Float64Array:
+        above = len(self.past) - np.searchsorted(self.past, scores, "left")
+        return np.asarray((self.tied + above) / (self.tied + len(self.past)), np.float64)
+
+    def add(self, scores: Float64Array) -> None:
+        fresh = np.sort(scores)
+        self.past = np.insert(self.past, np.searchsorted(self.past, fresh), fresh)
+
+
+class _Predictive:
+    """p-values of one score by Student's t: where an image of a new block may lie, given the blocks so far.
+
+    The spread is that between blocks' means and within blocks, with as many degrees of freedom as there are independent
+    blocks less one. Earlier blocks of the stream are taken in, at most FARTHEST spreads away, so that the first ones of
+    a change do not hide it.
+    """
+
+    def __init__(self, reference: Float64Array, blocks: IntArray, effective: float) -> None:
+        means, within = block_means(reference[:, None], blocks)
+        self.means = [float(mean) for mean in means[:, 0] if np.isfinite(mean)]
+        self.within = float(within[0])
+        self.fewer = max(0.0, len(self.means) - effective)  # blocks that say nothing of their own
+
+    def _expected(self) -> tuple[float, float, float]:
+        count = len(self.means) - self.fewer
+        center = float(np.mean(self.means)) if self.means else 0.0
+        between = float(np.var(self.means, ddof=1)) if len(self.means) > 1 else 0.0
+        least = (1e-3 * max(abs(center), 1e-3)) ** 2
+        return center, max(between * (1 + 1 / max(1.0, count)) + self.within, least) ** 0.5, count - 1
+
+    def __call__(self, scores: Float64Array) -> Float64Array:
+        center, spread, free = self._expected()
+        if len(self.means) < 2:
+            return np.ones(len(scores))
+        return np.asarray(np.maximum(stdtr(max(free, 1.0), -(scores - center) / spread), 1e-12), np.float64)
+
+    def add(self, scores: Float64Array) -> None:
+        center, spread, _ = self._expected()
+        self.means.append(float(np.clip(scores.mean(), center - FARTHEST * spread, center + FARTHEST * spread)))
+
+
+class _Past:
+    """What is known of one score: ranks as soon as there are RANKED_BLOCKS blocks, of the reference and the stream."""
+
+    def __init__(self, reference: Float64Array, blocks: IntArray, tied: int, effective: float) -> None:
+        self.blocks = len(np.unique(blocks))
+        self.ranks = _Ranks(reference[np.isfinite(reference)], tied)
+        self.predictive = _Predictive(reference, blocks, effective)
+
+    def __call__(self, scores: Float64Array) -> Float64Array:
+        return self.ranks(scores) if self.blocks >= RANKED_BLOCKS else self.predictive(scores)
+
+    def add(self, scores: Float64Array) -> None:
+        if len(scores):
+            self.ranks.add(scores)
+            self.predictive.add(scores)
+            self.blocks += 1
+
+
+def stream_evidence(
+    reference: Float64Array,
+    stream: Float64Array,
+    *,
+    block: int,
+    rate: float,
+    reference_blocks: IntArray | None = None,
+    effective: float | None = None,
+) -> StreamEvidence:
+    """A test of exchangeability with restarts, over scores (N, S) of the reference and (T, S) of a stream.
+
+    Each row's p-value is its rank among the reference and the stream's earlier blocks, with one block counted as tied,
+    so that it holds for equal images within a block too. As long as both have fewer than RANKED_BLOCKS blocks
+    (``reference_blocks`` (N,), runs of ``block`` rows by default; ``effective``: how many of them are independent), it
+    is by Student's t, for scores whose block means are about normal. A block's e-value is the mean of its rows' (valid
+    under any dependence within), and blocks multiply in the Shiryaev–Roberts form R ← (1 + R) e, averaged over scores
+    and bets. If the blocks are exchangeable, the mean time to a false alarm is at least ``threshold`` blocks (Shin,
+    Ramdas and Rinaldo 2022), which is set so that there is at most ``rate`` per image. Within a block, rows that did
+    not come yet count 0: an alarm does not wait for the block's end. After an alarm, R starts again at 0 with the next
+    block. Rows whose score is not finite count as no evidence.
     """
     if block < 1 or not 0 < rate < 1:
         raise UsageError("a stream needs a block ≥ 1 and a rate in 0…1", found=f"{block}, {rate}")
     threshold = max(2.0, 1 / (rate * block))
-    count, kinds = stream.shape
-    number = count // block
-    past = [np.sort(reference[np.isfinite(reference[:, kind]), kind]) for kind in range(kinds)]
-    statistic, growth = np.zeros((kinds, BETS)), np.ones((kinds, BETS))
-    began = np.zeros((kinds, BETS), np.intp)  # the row since which a bet wins
-    values = np.zeros(number)
+    places = np.arange(len(reference), dtype=np.intp) // block if reference_blocks is None else reference_blocks
+    tied = max(block, int(np.bincount(places).max())) if len(places) else block
+    independent = effective or float(len(np.unique(places)))
+    past = [_Past(column, places, tied, independent) for column in reference.T]
+    statistic, growth = np.zeros((len(past), BETS)), np.ones((len(past), BETS))
+    began = np.zeros((len(past), BETS), np.intp)  # the row since which a bet wins
+    ends: list[int] = []
+    values: list[float] = []
     alarms: list[tuple[int, int, int]] = []
-    for place in range(number):
-        rows = stream[place * block : (place + 1) * block]
-        for kind in range(kinds):
-            scores = rows[:, kind]
-            known = np.isfinite(scores)
-            earlier = past[kind]
-            above = len(earlier) - np.searchsorted(earlier, scores[known], "left")
-            p = np.ones(block)
-            p[known] = (block + above) / (block + len(earlier))
-            # A mean over the whole block, in which a row without a score is a bet that was not placed.
-            bets = np.where(known[:, None], calibrators(p), 1.0).mean(axis=0)
-            statistic[kind] = (1 + statistic[kind]) * bets
-            began[kind] = np.where(growth[kind] <= 1, place * block, began[kind])
-            growth[kind] = np.maximum(growth[kind], 1) * bets
-            fresh = np.sort(scores[known])
-            past[kind] = np.insert(earlier, np.searchsorted(earlier, fresh), fresh)
-        values[place] = statistic.mean()
-        if values[place] >= threshold:
+    for start in range(0, len(stream), block):
+        rows = stream[start : start + block]
+        bets = _bets(past, rows)
+        sofar = np.cumsum(bets, axis=0) / block
+        reached = ((1 + statistic) * sofar).mean(axis=(1, 2))
+        at = int(np.argmax(reached >= threshold)) if (reached >= threshold).any() else len(rows) - 1
+        alarm = bool(reached[at] >= threshold)
+        if len(rows) < block and not alarm:
+            break  # a block that is not full waits
+        statistic = (1 + statistic) * sofar[at]
+        began = np.where(growth <= 1, start, began)
+        growth = np.maximum(growth, 1) * sofar[at]
+        ends.append(start + at)
+        values.append(float(statistic.mean()))
+        if alarm:
             leading = int(statistic.argmax())
-            kind = leading // BETS
             # Small bets may have grown by chance before: the latest start of those that matter.
-            strong = growth[kind] >= min(np.sqrt(threshold), growth[kind].max())
-            alarms.append((place, int(began[kind][strong].max()), kind))
-            statistic[:], growth[:] = 0, 1
-    ends = (np.arange(number, dtype=np.intp) + 1) * block - 1
-    return StreamEvidence(ends, values, tuple(alarms), threshold)
+            one = growth[leading // BETS]
+            strong = one >= min(np.sqrt(threshold), one.max())
+            alarms.append((len(ends) - 1, int(began[leading // BETS][strong].max()), leading // BETS))
+            statistic, growth = np.zeros_like(statistic), np.ones_like(growth)
+        for kind, known in enumerate(past):
+            known.add(rows[np.isfinite(rows[:, kind]), kind])
+    return StreamEvidence(np.array(ends, np.intp), np.array(values), tuple(alarms), threshold)
 
 
-def block_length(
-    scores: Float64Array, reference: Columns, stream_scores: Float64Array | None = None, stream: Columns | None = None
-) -> int:
-    """Images that count as one: the longest correlation time of the scores (N, S) and of three quarters of the
-    statistics, of the reference or, if it is longer, of the stream, at most LONGEST_BLOCK."""
-    times = [correlation_time(column, reference.scenes) for column in scores.T]
-    times.append(_usual(correlation_time(column, reference.scenes) for column in reference.values.T))
-    if stream_scores is not None and stream is not None and len(stream_scores) >= 40:
-        times += [_time_in_parts(column, 40) for column in stream_scores.T]
-        times.append(_usual(_time_in_parts(column, 40) for column in stream.values.T))
-    # Blocks that are cut anywhere must be longer than what is alike, or every second one would be.
-    return int(min(LONGEST_BLOCK, max(1, round(1.5 * max(times) - 0.5))))
-
-
-def _usual(times: Iterable[float]) -> float:
-    """The third quartile: the longest of many is long by chance."""
-    return float(np.quantile(list(times), 0.75))
+def _bets(past: list[_Past], rows: Float64Array) -> Float64Array:
+    """(b, S, J) e-values of rows (b, S); a row without a score is a bet that was not placed."""
+    bets = np.ones((len(rows), len(past), BETS))
+    for kind, known in enumerate(past):
+        finite = np.isfinite(rows[:, kind])
+        bets[finite, kind] = calibrators(known(rows[finite, kind]))
+    return bets

@@ -126,6 +126,7 @@ class JournalWriter:
         self._thread: threading.Thread | None = None
         self._file: _LineFile | None = None
         self._pruned = float("-inf")
+        self._kept_bytes = 0  # of images since then
 
     @property
     def name(self) -> str:
@@ -241,7 +242,7 @@ class JournalWriter:
             self._on_written(len(same))
         if self._file is not None:
             self._file.sync(SYNC_SECONDS)
-        if time.monotonic() - self._pruned > PRUNE_SECONDS:
+        if time.monotonic() - self._pruned > PRUNE_SECONDS or self._kept_bytes > self.max_bytes // 16:
             self._prune()
 
     def _rotate_bytes(self) -> int:
@@ -254,10 +255,12 @@ class JournalWriter:
         name = f"{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}-{self._writer}-{queued.row.sequence}.jpg"
         image = queued.image if queued.image.shape[2] == 3 else queued.image.repeat(3, axis=2)
         try:
-            write_bytes(self.folder / IMAGES / name, encode_jpeg(image), sync=False)
+            data = encode_jpeg(image)
+            write_bytes(self.folder / IMAGES / name, data, sync=False)
         except (SegwrightError, OSError, ValueError):
             return queued.row
         self.kept_images += 1
+        self._kept_bytes += len(data)
         observation = queued.row.observation
         return Row(queued.row.sequence, replace(observation, tags={**observation.tags, "image": f"{IMAGES}/{name}"}))
 
@@ -268,7 +271,7 @@ class JournalWriter:
             self._prune()
 
     def _prune(self) -> None:
-        self._pruned = time.monotonic()
+        self._pruned, self._kept_bytes = time.monotonic(), 0
         adopt_abandoned(self.folder)
         self.removed_files += prune(self.folder, self.max_bytes, self.retention)
 

@@ -1,9 +1,4 @@
-"""A look at a journal: what was seen, in the order in which it arrived, against the reference of the model.
-
-The rate of false alarms is shared: half for the stream's detector, a quarter for the tests of single statistics and a
-twentieth for that of the embeddings, which are made once per window of ``window`` images. The embeddings get less than
-is left, because they differ between scenes of one kind more than a permutation of neighbors can show.
-"""
+"""A look at a journal: what was seen, in the order of arrival, against the reference of the model, in words."""
 
 from __future__ import annotations
 
@@ -22,19 +17,8 @@ from segwright.core.errors import DataError, UsageError
 from segwright.inference.description import read_attachment
 from segwright.inference.predictor import find_bundle
 from segwright.monitoring.columns import Columns, Float64Array, columns_of, in_words
-from segwright.monitoring.drift import (
-    CORRECTIONS,
-    Moved,
-    Scorer,
-    StreamEvidence,
-    block_length,
-    blocks_of,
-    compare_columns,
-    correlation_time,
-    correlation_times,
-    mmd_p,
-    stream_evidence,
-)
+from segwright.monitoring.detect import LEAST_WINDOW, RATE, STATISTICS_SHARE, WINDOW, Detection, detect
+from segwright.monitoring.drift import CORRECTIONS, Moved, Scorer, StreamEvidence, compare_columns
 from segwright.monitoring.estimate import NAME as ACCURACY
 from segwright.monitoring.estimate import AccuracyModel, fit_accuracy
 from segwright.monitoring.journal import Journal, read_journal
@@ -50,18 +34,12 @@ from segwright.monitoring.result import (
     VersionCount,
 )
 
-RATE = 1e-3  # false alarms per image
-WINDOW = 100  # images per test
 LAST = 20_000  # newest rows that are examined
 LEAST_REFERENCE = 3  # images
 FEW_REFERENCE = 50
 OWN_REFERENCE = 500  # rows of a journal that has no other reference
-LEAST_BLOCKS = 30  # blocks that the reference is cut into, if it has as many images
-LEAST_WINDOW = 20
 BINS = 60  # of a series
 UNLIKE = 12
-EMBEDDING_SHARE = 0.2  # of the level of the other tests
-SAME_EPISODE = 100  # images: alarms of one detector that follow within these are one
 JUMP = 1.0  # seconds that a time may lie before the one before
 FUTURE = 86_400.0
 NAMED = 8  # movements per alarm
@@ -120,16 +98,16 @@ def examine(
         known = replace(known, embeddings=np.zeros((len(known), 0)))
         found = replace(found, embeddings=np.zeros((len(found), 0)))
     notes += _not_finite(found)
-    length, scorer, scores, block_notes = _scores(known, found, block)
-    notes += block_notes
     if len(reference) < FEW_REFERENCE:
         notes.append(f"the reference has only {len(reference)} images: alarms come late, or not at all")
-    evidence = stream_evidence(scorer.reference, scores, block=length, rate=rate / 2)
-    alarms = _stream_alarms(evidence, counted, known, found, scorer, length)
-    tested, embedding_p, last_moved = _window_alarms(counted, known, found, length, window, rate, correction)
-    alarms = sorted([*alarms, *tested], key=lambda alarm: alarm.index)
+    detection = detect(known, found, rate=rate, block=block, window=window, correction=correction)
+    notes += detection.notes()
+    evidence, scorer, scores = detection.evidence, detection.scorer, detection.scores
+    alarms = _stream_alarms(detection, counted, known, found)
+    alarms = sorted([*alarms, *_window_alarms(detection, counted, known, found)], key=lambda alarm: alarm.index)
     recent = found.take(slice(max(0, len(found) - window), None))
-    movements = () if last_moved is None else _movements(known, recent, last_moved, rate * window / 4)
+    last_moved = detection.last
+    movements = () if last_moved is None else _movements(known, recent, last_moved, rate * window * STATISTICS_SHARE)
     times = [row.time for row in counted if math.isfinite(row.time)]
     estimate = _estimate(accuracy, counted, notes)
     return MonitorResult(
@@ -141,13 +119,16 @@ def examine(
         first=min(times, default=math.nan),
         last=max(times, default=math.nan),
         rate=rate,
-        block=length,
+        block=detection.blocks.stream,
+        reference_block=detection.blocks.reference,
+        reference_blocks=detection.blocks.number,
+        tails="ranks" if detection.blocks.ranked else "t",
         alarms=tuple(alarms),
         movements=movements,
         series=_series(counted, known, found, evidence),
         unlike=_unlike(counted, known, found, scorer, scores, folder),
         estimate=estimate,
-        embedding_p=embedding_p,
+        embedding_p=detection.windows[-1].embedding_p if detection.windows else math.nan,
         versions=versions,
         skipped=skipped,
         notes=tuple(notes),
@@ -233,41 +214,19 @@ def _not_finite(found: Columns) -> list[str]:
     return notes
 
 
-def _scores(known: Columns, found: Columns, block: int | None) -> tuple[int, Scorer, Float64Array, list[str]]:
-    """The block's length, the scorer, the scores (T, S) of the rows, and what limits them."""
-    notes = []
-    scorer = Scorer(known, 1)
-    length = block or block_length(scorer.reference, known, scorer(found), found)
-    most = max(1, len(known) // LEAST_BLOCKS)
-    if block is None and length > most:
-        notes.append(
-            f"neighbors are alike over about {length} images, but the reference has only {len(known)} images: "
-            f"{most} {'counts' if most == 1 else 'count'} as one, so that a new scene may be taken for drift more "
-            "often than the rate"
-        )  # fmt: skip
-        length = most
-    if length > 1:
-        scorer = Scorer(known, length)
-    return length, scorer, scorer(found), notes
-
-
-def _stream_alarms(
-    evidence: StreamEvidence, rows: Sequence[Observation], known: Columns, found: Columns, scorer: Scorer, length: int
-) -> list[Alarm]:
+def _stream_alarms(detection: Detection, rows: Sequence[Observation], known: Columns, found: Columns) -> list[Alarm]:
+    evidence = detection.evidence
     alarms: list[Alarm] = []
-    last = -SAME_EPISODE - 1
-    for place, since, leading in evidence.alarms:
+    for place, since, leading in detection.stream_alarms():
         index = int(evidence.ends[place])
-        if index - last > SAME_EPISODE:
-            part = found.take(slice(since, index + 1))
-            moved = _strongest(known, part)
-            what = KIND_WORDS[scorer.kinds[leading]]
-            words = "; ".join(one.text for one in moved[:3])
-            text = (f"images since number {since + 1} are unlike the reference, most of all in {what}"
-                    + (f": {words}" if words else ""))  # fmt: skip
-            alarms.append(Alarm(rows[index].time, index, rows[index].id, "stream", float(evidence.values[place]),
-                                evidence.threshold, since, tuple(moved), text))  # fmt: skip
-        last = index
+        part = found.take(slice(since, index + 1))
+        moved = _strongest(known, part)
+        what = KIND_WORDS[detection.scorer.kinds[leading]]
+        words = "; ".join(one.text for one in moved[:3])
+        text = (f"images since number {since + 1} are unlike the reference, most of all in {what}"
+                + (f": {words}" if words else ""))  # fmt: skip
+        alarms.append(Alarm(rows[index].time, index, rows[index].id, "stream", float(evidence.values[place]),
+                            evidence.threshold, since, tuple(moved), text))  # fmt: skip
     return alarms
 
 
@@ -322,65 +281,26 @@ def _or_one(value: float) -> float:
     return float(value) if np.isfinite(value) else 1.0
 
 
-def _window_alarms(
-    rows: Sequence[Observation],
-    known: Columns,
-    found: Columns,
-    length: int,
-    window: int,
-    rate: float,
-    correction: str,
-) -> tuple[list[Alarm], float, Moved | None]:
-    """Tests of single statistics and of the embeddings, once per window; the embeddings' p-value of the last window,
-    and its tests."""
+def _window_alarms(detection: Detection, rows: Sequence[Observation], known: Columns, found: Columns) -> list[Alarm]:
+    """Alarms of the tests of single statistics and of the embeddings."""
     alarms: list[Alarm] = []
-    embedding_p, tests = math.nan, None
-    previous = {"statistics": -SAME_EPISODE - window, "embeddings": -SAME_EPISODE - window}
-    times = correlation_times(known)
-    for start in range(0, len(found), window):
-        part = found.take(slice(start, start + window))
-        if len(part) < LEAST_WINDOW:
-            break
-        index = start + len(part) - 1
-        level = rate * len(part) / 4
-        tests = compare_columns(known, part, correction, times=times)
-        moved = [movement for movement in _movements(known, part, tests, level) if movement.moved][:NAMED]
-        if moved and index - previous["statistics"] > SAME_EPISODE + window:
-            text = f"the last {len(part)} images differ: " + "; ".join(movement.text for movement in moved[:3])
-            alarms.append(Alarm(rows[index].time, index, rows[index].id, "statistics", moved[0].adjusted, level, start,
-                                tuple(moved), text))  # fmt: skip
-        if moved:
-            previous["statistics"] = index
-        if known.embeddings.shape[1]:
-            span = max(length, _embedding_block(known), _embedding_block(part))
-            span = min(span, max(1, len(part) // 5))
-            embedding_p = mmd_p(known.embeddings, part.embeddings, blocks_of(known.scenes, span),
-                                blocks_of(np.zeros(len(part), np.intp), span),
-                                permutations=int(min(4999, math.ceil(2 / (level * EMBEDDING_SHARE)))))  # fmt: skip
-            if embedding_p <= level * EMBEDDING_SHARE:
-                if index - previous["embeddings"] > SAME_EPISODE + window:
-                    what = _strongest(known, part)
-                    text = (f"the network's features of the last {len(part)} images differ from the reference's"
-                            + (f": {what[0].text}" if what else ""))  # fmt: skip
-                    alarms.append(Alarm(rows[index].time, index, rows[index].id, "embeddings", embedding_p,
-                                        level * EMBEDDING_SHARE, start, tuple(what), text))  # fmt: skip
-                previous["embeddings"] = index
-    if len(found) >= LEAST_WINDOW:
-        recent = found.take(slice(max(0, len(found) - window), None))
-        tests = compare_columns(known, recent, correction, times=times)
-    return alarms, embedding_p, tests
-
-
-def _embedding_block(known: Columns) -> int:
-    """Images per block of the permutation: the correlation time of the embeddings' first directions, as far as there
-    are ten blocks."""
-    values = known.embeddings[np.isfinite(known.embeddings).all(axis=1)]
-    if len(values) < 20:
-        return 1
-    _, _, directions = np.linalg.svd(values - values.mean(axis=0), full_matrices=False)
-    centered, scenes = values - values.mean(axis=0), known.scenes[np.isfinite(known.embeddings).all(axis=1)]
-    times = [correlation_time(centered @ direction, scenes) for direction in directions[:3]]
-    return int(max(1, min(round(1.5 * max(times) - 0.5), len(known) // 10)))
+    for place, detector in detection.window_alarms():
+        one = detection.windows[place]
+        part = found.take(slice(one.start, one.end + 1))
+        row = rows[one.end]
+        count = len(part)
+        if detector == "statistics":
+            moved = [movement for movement in _movements(known, part, one.tests, one.level) if movement.moved][:NAMED]
+            text = f"the last {count} images differ: " + "; ".join(movement.text for movement in moved[:3])
+            value, level = moved[0].adjusted, one.level
+        else:
+            moved = _strongest(known, part)
+            text = f"the network's features of the last {count} images differ from the reference's" + (
+                f": {moved[0].text}" if moved else ""
+            )
+            value, level = one.embedding_p, one.embedding_level
+        alarms.append(Alarm(row.time, one.end, row.id, detector, value, level, one.start, tuple(moved), text))
+    return alarms
 
 
 def _series(

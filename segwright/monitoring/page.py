@@ -86,7 +86,7 @@ def _tiles(r: MonitorResult) -> list[Number]:
     number = len(r.alarms)
     found = [
         Number("state", "alarm" if r.alarm else "no alarm", f"{number} alarm{'s'[: number != 1]}" if number else ""),
-        Number("images", str(r.images), f"neighbors in blocks of {r.block}" if r.block > 1 else ""),
+        Number("images", str(r.images), r.counted),
     ]
     if r.estimate is not None:
         e = r.estimate

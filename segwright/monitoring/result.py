@@ -117,11 +117,26 @@ class MonitorResult:
     versions: tuple[VersionCount, ...]
     skipped: dict[str, int] = field(default_factory=dict)  # what of the journal was not counted: reason → rows
     notes: tuple[str, ...] = ()  # limits: a small reference, a clock that jumps, …
+    reference_block: int = 1  # images of the reference that count as one scene
+    reference_blocks: int = 0  # how many of these it has
+    tails: str = "ranks"  # p-values are ranks among the reference's blocks, or "t": by Student's t, if these are few
 
     @property
     def alarm(self) -> bool:
         """Whether there is any alarm: the command's exit code is then 1."""
         return bool(self.alarms)
+
+    @property
+    def counted(self) -> str:
+        """What was taken as one scene, in words; empty if every image counts."""
+        if self.block == self.reference_block == 1:
+            return ""
+        each = "each image counts" if self.block == 1 else f"{self.block} neighboring images count as one"
+        tails = "" if self.tails == "ranks" else ", too few for ranks: Student's t"
+        return (
+            f"{each}; in the reference {self.reference_block} of {self.reference_images}, which are "
+            f"{self.reference_blocks} scenes{tails}"
+        )
 
     def to_json(self) -> dict[str, Any]:
         """All fields as JSON values, and ``alarm``; figures that are not finite are null."""

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import errno
+import gc
 import logging
 import os
 import shutil
 import subprocess
 import sys
 import time
+import tracemalloc
 from collections.abc import Callable, Iterator
 from dataclasses import fields, replace
 from pathlib import Path
@@ -443,6 +445,43 @@ def test_kept_images_go_with_age_and_size(tmp_path: Path) -> None:
     prune(tmp_path, 2 * 3 * images[1].stat().st_size, 3600.0)
     assert len(list((tmp_path / "images").iterdir())) <= 3
     assert len(read_journal(tmp_path)) == 6
+
+
+def test_many_kept_images_never_pass_the_size_between_two_looks(tmp_path: Path) -> None:
+    """The folder is looked at once a minute; a fast service would write more than its size within one."""
+    image = np.random.default_rng(1).integers(0, 256, (200, 200, 3), np.uint8)
+    largest = 0
+    with JournalWriter(tmp_path, label_space=SPACE, keep_images=1.0, max_bytes=1_000_000) as writer:
+        for k in range(60):
+            writer.add(observation(k), image)
+            wait_for(lambda: writer.written == k + 1)  # noqa: B023
+            largest = max(largest, sum(path.stat().st_size for path in (tmp_path / "images").iterdir()))
+    assert writer.kept_images == 60 and writer.lost == 0
+    assert 300_000 < largest < 600_000, "at most half of the folder, and a sixteenth until the next look"
+
+
+def test_memory_and_folder_stay_as_they_are_over_many_rows(tmp_path: Path) -> None:
+    """An accelerated night: files are rotated, and the oldest go. The longer run is benchmarks/journal.py --soak."""
+    some = [observation(k, classes=11) for k in range(20)]
+    memory, largest = [], 0
+    writer = JournalWriter(tmp_path, label_space=LabelSpace(tuple("abcdefghijk")), max_bytes=1_000_000, rotate_rows=25)
+    tracemalloc.start()
+    try:
+        for number in range(1, 2501):
+            writer.add(replace(some[number % 20], id=f"image {number}"))
+            if number % 100 == 0:
+                wait_for(lambda: writer.written == number)  # noqa: B023
+            if number % 500 == 0:
+                read_journal(tmp_path, max_rows=100)
+                gc.collect()
+                memory.append(tracemalloc.get_traced_memory()[0])
+                largest = max(largest, sum(path.stat().st_size for path in tmp_path.iterdir()))
+    finally:
+        tracemalloc.stop()
+        writer.close()
+    assert writer.written == 2500 and writer.lost == 0
+    assert writer.removed_files > 0 and largest <= 1_000_000
+    assert memory[-1] - memory[1] < 200_000, "1,500 rows have some 3 MB"
 
 
 def test_ids_never_become_paths(tmp_path: Path) -> None:
