@@ -38,7 +38,6 @@ CLASSES = ("sky", "building", "pole", "road", "pavement", "tree", "sign", "fence
 LEVEL = 0.9
 LONG = 300  # images of a simulated stream
 LATEST = 200  # images that an alarm is waited for
-DRAWS = 9  # streams per corruption and strength
 WINDOW = 40  # images per window whose accuracy is estimated
 NEW = "animal"  # an object that no class is of, drawn into the images
 NEW_PERCENT = (2, 5, 10, 20)  # of the image
@@ -210,9 +209,12 @@ def delay(found: Detection) -> int:
     return LATEST + 1 if first is None else first + 1
 
 
-def power(reference: Rows, seen: Rows, seed: int, same: bool) -> dict[tuple[str, int], float]:
-    """The median number of images until the alarm, per corruption and strength; ``same``: if the images are the
-    reference's own, those of a block are taken out of the reference while they are in the stream."""
+def power(reference: Rows, seen: Rows, seed: int, same: bool, draws: int = 9) -> dict[tuple[str, int], float]:
+    """The median number of images until the alarm over ``draws`` streams, per corruption and strength.
+
+    ``same``: if the images are the reference's own, those of a block are taken out of the reference while they are in
+    the stream.
+    """
     random = np.random.default_rng(seed)
     clean = columns_of(reference.clean[0], CLASSES)
     places = blocks_of(clean.scenes, 10)
@@ -229,7 +231,7 @@ def power(reference: Rows, seen: Rows, seed: int, same: bool) -> dict[tuple[str,
                 continue
             usable = np.array([index for index, row in enumerate(rows) if row.id not in known])
             columns = columns_of(rows, CLASSES)
-            for _ in range(DRAWS // 3):
+            for _ in range(max(1, draws // 3)):
                 order = random.choice(usable, LATEST)
                 found.setdefault(key, []).append(delay(detect(base, columns.take(order))))
     return {key: float(np.median(value)) for key, value in found.items()}
@@ -316,6 +318,7 @@ def main() -> None:
     parser.add_argument("--step", type=int, default=6)
     parser.add_argument("--severities", type=int, nargs="*", default=[3, 1, 5, 2, 4])
     parser.add_argument("--streams", type=int, default=1000)
+    parser.add_argument("--draws", type=int, default=9, help="streams per corruption and strength")
     parser.add_argument("--processes", type=int, default=1)
     parser.add_argument("--predict-only", action="store_true")
     parser.add_argument("--parts", nargs="*", default=["false", "power", "estimate"])
@@ -368,7 +371,7 @@ def report(drive: str, held_out: Rows, seen: Rows, given: Any) -> None:
         print(
             "\n| corruption | " + " | ".join(f"strength {s}" for s in (1, 2, 3, 4, 5)) + " |\n|---|---|---|---|---|---|"
         )
-        medians = power(held_out, held_out, 3, same=True)
+        medians = power(held_out, held_out, 3, same=True, draws=given.draws)
         for name in CORRUPTIONS:
             cells = [medians.get((name, s)) for s in (1, 2, 3, 4, 5)]
             print(f"| {name} | {' | '.join('' if v is None else shown(v) for v in cells)} |")
@@ -376,7 +379,7 @@ def report(drive: str, held_out: Rows, seen: Rows, given: Any) -> None:
             if (NEW, percent) in medians:
                 value = medians[NEW, percent]
                 print(f"An animal on {percent} % of each image: alarm after {shown(value)} images (median).")
-        other = power(held_out, seen, 4, same=False)
+        other = power(held_out, seen, 4, same=False, draws=given.draws)
         print(f"\nThe drive left out: alarm after {shown(other['clean', 0])} images (median).", flush=True)
         for what, value in content_drift(held_out).items():
             print(f"{what}: alarm after {value} images.")

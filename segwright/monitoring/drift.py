@@ -374,7 +374,7 @@ class _Predictive:
         means, within = block_means(reference[:, None], blocks)
         self.means = [float(mean) for mean in means[:, 0] if np.isfinite(mean)]
         self.within = float(within[0])
-        self.fewer = max(0.0, len(self.means) - effective)  # blocks that say nothing of their own
+        self.fewer = max(0.0, len(self.means) - effective)  # blocks that show nothing of their own
 
     def _expected(self) -> tuple[float, float, float]:
         count = len(self.means) - self.fewer

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from segwright.monitoring.columns import Columns, Float64Array, IntArray
 
 LONGEST_BLOCK = 30  # images
-LEAST_BLOCKS = 5  # of a reference: fewer say nothing of how much scenes differ
+LEAST_BLOCKS = 5  # of a reference: fewer show nothing of how much scenes differ
 RANKED_BLOCKS = 30  # of a reference: from here on ranks alone are p-values, and nothing is assumed of tails
 OWN_LENGTH = 40  # images of a stream from which the length of its own scenes is estimated
 SLACK = 1.5  # a block's length over the correlation time: those that are cut anywhere must be longer than what is alike
