@@ -34,9 +34,9 @@ QUALITY, COLUMNS = 84, 80
 LEAN = "--model leannet --device cpu"
 # page → budgets in place of its own, and the commands whose screens are shown, by the name of the image
 BUDGETS: Mapping[str, Mapping[str, str]] = {
-    "satellite": {"--epochs 40": f"--epochs 40 {LEAN}"},
+    "satellite": {"--epochs 40": f"--epochs 15 {LEAN}"},
     "fine-tuning": {
-        "--weights auto --epochs 20": "--weights none --epochs 40",
+        "--model unet --encoder resnet10t --weights auto --epochs 20": f"{LEAN} --weights none --epochs 15",
         "--split val": "--split val --no-speed",
     },
     "service": {"--minutes 5": f"--minutes 1 {LEAN}", "segwright serve": "# segwright serve"},
@@ -170,6 +170,8 @@ def command(page: str, line: str, folder: Path) -> None:
         return
     quoted = ["sh", "-c", f"cd {folder} && exec {line}"]
     events = [(0.0, f"\x1b[1;32m$\x1b[0m {line}\r\n"), *record(quoted, COLUMNS, 200)]
+    home = str(Path.home())
+    events = [(at, text.replace(f"{folder}/", "").replace(home, "~")) for at, text in events]
     path = IMAGES / f"{shown[0]}.svg"
     path.write_text(still(events, COLUMNS, f"The screen of {line}"), encoding="utf-8")
     print(f"{path}: {path.stat().st_size / 1024:.0f} kB")

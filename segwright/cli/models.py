@@ -11,7 +11,7 @@ from segwright.cli.common import check_json, command_line, console, write_result
 from segwright.cli.options import Json, TrustExternal
 from segwright.cli.parameters import one_of
 from segwright.core.errors import UsageError
-from segwright.core.progress import literal
+from segwright.core.progress import literal, wrap_line
 
 if TYPE_CHECKING:
     from segwright.api import ExportResult
@@ -94,7 +94,7 @@ def _show_export(result: ExportResult, models: int) -> None:
         lines.append(f"note: the file is without the model's {names}; monitoring takes them from the model itself")
     screen = console()
     for line in lines:
-        screen.print(literal(line), soft_wrap=True)
+        screen.print(literal(wrap_line(line, screen.width) if screen.is_terminal else line), soft_wrap=True)
 
 
 def import_weights(
