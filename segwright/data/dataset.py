@@ -17,8 +17,10 @@ from segwright.core.plugins import plugin_names
 from segwright.data.annotations.sparse import FILE, LabelRule, read_rule
 from segwright.data.archives import archive_of, unpacked
 from segwright.data.formats import FORMATS, Format, format_by_name, refusals
+from segwright.data.formats.base import sort_splits
 from segwright.data.formats.file_tree import Tree
 from segwright.data.formats.globs import pair_globs
+from segwright.data.formats.split_lists import listed_splits
 from segwright.data.records import Dataset, ObjectCount, Problem, Reader, Record, Split, TypedErrors, ValueRange
 from segwright.data.splits import make_splits
 
@@ -133,6 +135,10 @@ def _opened(tree: Tree, format: str | None, images: str | None, masks: str | Non
     dataset = known.open(tree)
     if not dataset.records:
         raise FormatError("the dataset holds no image", expected=known.layout, found=tree.summary(), where=tree.root)
+    if not dataset.given and not tree.is_file and "split lists" not in tree.memo:
+        given, problems = listed_splits(tree, dataset.records, deep=False)
+        dataset.given = sort_splits(given)
+        dataset.problems += problems
     if not rule.is_default and not tree.memo.get("label rule used"):
         raise UsageError(
             f"the masks of this format ({known.name}) state every pixel: there are no points, lines or boxes to read",

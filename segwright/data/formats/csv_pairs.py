@@ -1,4 +1,4 @@
-"""A CSV or text file of pairs: an image and its mask per line, and optionally a split.
+"""A CSV, JSON or text file of pairs: an image and its mask per line, and optionally a split.
 
 With a header, the columns are found by name (``image, mask, split`` and their usual variants); without, the first two
 columns are image and mask. Paths may be relative to the list or absolute; those of another machine are found by
@@ -8,6 +8,7 @@ their ends below the list's folder.
 from __future__ import annotations
 
 import csv
+import json
 import os
 import re
 from collections.abc import Sequence
@@ -20,6 +21,7 @@ from segwright.data.formats.file_references import MISSING_KINDS, Reference, res
 from segwright.data.formats.file_tree import Tree, is_image, read_text, stem
 from segwright.data.formats.folder_roles import Role, describe_folder
 from segwright.data.formats.mask_encoding import infer_encoding
+from segwright.data.formats.name_parts import split_of_part
 from segwright.data.mask_files import ARRAY_ENDINGS
 from segwright.data.readers import FileReader
 from segwright.data.records import Dataset, Problem, Record
@@ -29,7 +31,9 @@ IMAGE_COLUMNS = ("image", "images", "img", "image_path", "imagepath", "image_fil
 MASK_COLUMNS = ("mask", "masks", "label", "mask_path", "maskpath", "label_path", "annotation", "annotation_path", "gt",
                 "seg", "segmentation", "target", "mask_file", "label_file", "y")  # fmt: skip
 SPLIT_COLUMNS = ("split", "subset", "set", "fold", "part", "usage")
-ENDINGS = (".csv", ".tsv", ".txt", ".lst")
+JSON_ENDINGS = (".json", ".jsonl")
+ENDINGS = (".csv", ".tsv", ".txt", ".lst", *JSON_ENDINGS)
+MAX_JSON = 64_000_000
 MAX_BYTES = 500_000_000
 _ELSEWHERE = re.compile(r"[/\\]|[A-Za-z]:|[a-z]+://")  # how an absolute path begins
 
@@ -44,7 +48,7 @@ class Line:
 def read_lines(path: Path) -> list[Line]:
     """The pairs of one list; empty where it is none. DataError where the file is no text."""
     try:
-        rows = _rows(read_text(path, MAX_BYTES))
+        rows = _objects(path) if path.suffix.lower() in JSON_ENDINGS else _rows(read_text(path, MAX_BYTES))
     except csv.Error:
         return []  # somebody's text with a comma in it
     if not rows:
@@ -61,7 +65,7 @@ def read_lines(path: Path) -> list[Line]:
         split = 2 if len(rows[0]) > 2 and rows[0][2].lower() in SPLIT_NAMES else None
     else:
         body = rows[1:]
-    listed_split = SPLIT_NAMES.get(path.stem.lower())
+    listed_split = split_of_part(path.stem)
     lines = []
     for row in body:
         cells = [*row, *[""] * 8]
@@ -69,6 +73,35 @@ def read_lines(path: Path) -> list[Line]:
         lines.append(Line(cells[image], cells[mask] or None, SPLIT_NAMES.get(named, named) or listed_split))
     # Names without an ending, as ids, only under a header that names them
     return [line for line in lines if is_image(line.image) or (headed and _is_id(line.image))]
+
+
+def _objects(path: Path) -> list[list[str]]:
+    """The rows of a JSON list of objects with an image and a mask each, or of such an object per line; [] for others.
+
+    Lists under the names of splits (``{"training": [{"image": …, "label": …}]}``) give their splits.
+    """
+    if path.stat().st_size > MAX_JSON:
+        return []
+    text = read_text(path, MAX_JSON)
+    try:
+        if path.suffix.lower() == ".jsonl":
+            found: object = [json.loads(line) for line in text.splitlines() if line.strip()]
+        else:
+            found = json.loads(text)
+    except (ValueError, RecursionError):
+        return []
+    by_split = {key: part for key, part in found.items() if isinstance(part, list)} if isinstance(found, dict) else {}
+    parts = by_split if by_split else {"": found}
+    rows: list[tuple[str, dict[str, object]]] = []
+    for name, part in parts.items():
+        if isinstance(part, list) and part and all(isinstance(one, dict) for one in part):
+            rows += [(name, one) for one in part]
+    if not rows:
+        return []
+    keys = [key for key in rows[0][1] if all(isinstance(one.get(key), str | None) for _, one in rows)]
+    header = keys if not by_split or "split" in keys else [*keys, "split"]
+    body = [[*(str(one.get(key) or "") for key in keys), name][: len(header)] for name, one in rows]
+    return [header, *body]
 
 
 def _rows(text: str) -> list[list[str]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -30,6 +31,7 @@ from segwright.imageio import DEFAULT_LIMITS, Limits, UInt8Array, write_bytes
 from segwright.imageio.decode import integers
 from segwright.imageio.sandbox import map_isolated
 
+_OBJECTS = re.compile(r"(?i)instances?(?:ids?)?$|^instance|segmentationobject")
 LOOKED_AT = 12  # folders of which one file is looked at for an example in an error
 SAMPLED_STACKS = 4  # of which three pages are looked at for their depth
 
@@ -163,6 +165,12 @@ def _depth_of_stacks(records: Sequence[Record], stacks: Mapping[str, int]) -> tu
 
 
 def _guesses(pairing: Pairing) -> list[Problem]:
+    folders = {os.path.basename(mask.folder) for _, mask in pairing.pairs if mask is not None}
+    if folders and all(_OBJECTS.search(folder) for folder in folders):
+        named = ", ".join(sorted(folders)[:4])
+        text = f"the masks lie in {named}: by that name they number objects, not classes, and are read as classes"
+        fix = "use the masks of classes (VOC's SegmentationClass); if these are classes, rename the folder to masks"
+        return [Problem("warning", "masks guessed", text, fix=fix)]
     if pairing.guessed is None:
         return []
     return [

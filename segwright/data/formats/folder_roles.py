@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import Literal
 
 from segwright.data.formats.name_parts import SPLIT_NAMES, split_of_part
@@ -81,6 +82,24 @@ def _role_of_words(part: str) -> Role | None:
 def words_of(part: str) -> list[str]:
     """The words of a name, ``labelsTr`` as labels and Tr, and the name itself."""
     return [*_WORDS_IN_NAMES.findall(part), part]
+
+
+@lru_cache(maxsize=4096)
+def site_of(folder: str, role: Role | None) -> str:
+    """What of a folder's path is neither its role nor a split: equal for ``berlin_images`` and ``berlin_labels``.
+
+    A folder of images keeps the words for masks: ``scene/instance`` is no site of ``scene/label``.
+    """
+    roles = _IMAGE_WORDS | _MASK_WORDS if role == "mask" else _IMAGE_WORDS
+    found = []
+    for part in folder.split("/"):
+        words = [word.lower() for word in _SITE_WORDS.findall(part)]
+        kept = [word for word in words if word not in roles and word not in SPLIT_NAMES]
+        found += [" ".join(kept)] if kept else []
+    return "/".join(found)
+
+
+_SITE_WORDS = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|[0-9]+")
 
 
 def is_measurement(folder: str) -> bool:

@@ -102,7 +102,7 @@ class LabelmeReader(RasterizedReader):
 
     def _index(self, shape: Any, path: Path) -> int:
         """A shape's class; LabelError where it has no label, or one that is not in the list."""
-        if not isinstance(shape, Mapping) or "label" not in shape or "points" not in shape:
+        if not isinstance(shape, Mapping) or "points" not in shape or not str(shape.get("label", "")).strip():
             raise LabelError("a shape has a label and points", found=repr(shape)[:80], where=path)
         known = self.index or {}
         label = str(shape["label"])
@@ -302,7 +302,7 @@ def _note(mask_value_histogram: _Survey, path: Path, data: Mapping[str, Any]) ->
     strokes = sum(_kind(shape) in STROKES for shape in data["shapes"])
     mask_value_histogram.kinds[path] = (strokes, len(data["shapes"]) - strokes)
     for shape in data["shapes"]:
-        if isinstance(shape, Mapping) and shape.get("label") is not None:
+        if isinstance(shape, Mapping) and shape.get("label") is not None and str(shape["label"]).strip():
             mask_value_histogram.labels[str(shape["label"])] = None
 
 

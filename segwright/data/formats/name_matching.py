@@ -23,7 +23,7 @@ import numpy as np
 
 from segwright.core.errors import DataError
 from segwright.data.formats.file_tree import Folder, Tree, is_image, natural
-from segwright.data.formats.folder_roles import OTHER_KINDS, SPLIT, Role, is_measurement, words_of
+from segwright.data.formats.folder_roles import OTHER_KINDS, SPLIT, Role, is_measurement, site_of, words_of
 from segwright.data.formats.folder_roles import describe_folder as describe_folder
 from segwright.data.formats.name_parts import composed
 from segwright.data.formats.stem_keys import (
@@ -318,23 +318,38 @@ def assign_roles(items: Sequence[NamedFile]) -> list[NamedFile]:
         decided += members if members[0].role == "mask" else _by_ending(members)
     if not any(item.role == "mask" for item in decided):
         decided = _by_twin(decided)
-    sites = {item.free for item in decided if item.role == "mask"}
-    return [item if item.role else _as_image(item, sites) for item in _without_measurements(decided)]
+    decided = _without_measurements(decided)
+    masks = [item for item in decided if item.role == "mask"]
+    frees, sites = {item.free for item in masks}, {site_of(item.folder, "mask") for item in masks}
+    return [item if item.role == "mask" else _as_image(item, frees, sites) for item in decided]
 
 
-def _as_image(item: NamedFile, sites: set[str]) -> NamedFile:
-    """An item without a role of its own, as an image: ``site/color/x.jpg`` beside ``site/label/x.png`` is of site."""
+def _as_image(item: NamedFile, frees: set[str], sites: set[str]) -> NamedFile:
+    """An item without a role of its own, as an image: ``site/color/x.jpg`` beside ``site/label/x.png`` is of site.
+
+    Not so ``siteA/x.jpg`` beside ``siteA_masks/x.png``: its folder names the site.
+    """
     above = os.path.dirname(item.free)
-    free = above if item.free and item.free not in sites and above in sites else item.free
-    return replace(item, role="image", free=free)
+    inner = item.free and item.free not in frees and above in frees and site_of(item.folder, "image") not in sites
+    return replace(item, role="image", free=above if inner else item.free)
 
 
 def _without_measurements(items: list[NamedFile]) -> list[NamedFile]:
     """The items without folders of depth, normals and the like, where other folders hold what may be the images."""
-    measured = {item.folder for item in items if item.role is None and is_measurement(item.folder)}
-    if not measured or not any(item.role != "mask" and item.folder not in measured for item in items):
+    by_folder: dict[str, list[NamedFile]] = {}
+    for item in items:
+        if item.role != "mask":
+            by_folder.setdefault(item.folder, []).append(item)
+    measured = {folder for folder in by_folder if is_measurement(os.path.basename(folder))}
+    if not measured or len(measured) == len(by_folder):
         return items
-    return [item for item in items if item.folder not in measured]
+    others = {item.stem for folder, members in by_folder.items() if folder not in measured for item in members}
+    # images/thermal/ of other scenes than images/day/ are images
+    dropped = {
+        folder for folder in measured
+        if by_folder[folder][0].role is None or any(item.stem in others for item in by_folder[folder])
+    }  # fmt: skip
+    return [item for item in items if item.folder not in dropped]
 
 
 def _by_ending(members: list[NamedFile]) -> list[NamedFile]:
@@ -377,8 +392,10 @@ _PASSES: tuple[tuple[Key, Key], ...] = (  # (key of an image, key of a mask)
     (lambda i: numbered(i.stem), lambda m: numbered(m.stem)),
 )
 _SCOPES: tuple[Key, ...] = (
+    lambda i: f"{i.split}\0{i.free}\0{site_of(i.folder, i.role)}",
     lambda i: f"{i.split}\0{i.free}",
     lambda i: f"{i.free}",
+    lambda i: site_of(i.folder, i.role),
     lambda i: f"{i.split}",
     lambda i: "",
 )
@@ -403,7 +420,7 @@ def pair(items: Sequence[NamedFile]) -> Pairing:
                 if len(left) == len(right) == 1:
                     partner[left[0]] = right[0]
                     taken.add(right[0])
-                elif scope is _SCOPES[0] and number in (0, 2):
+                elif scope is _SCOPES[1] and number in (0, 2):
                     result.collisions.append((left, right))
                     clashed.update(left, right)
     for scope in _SCOPES:

@@ -44,6 +44,10 @@ _BY_NAME = (
         "TFRecord files", r".*(?:\.tfrecords?(?:\.gz)?|\.record|tfrecord-\d+-of-\d+)",
         "write the records out as images/x.png and masks/x.png",
     ),
+    _Endings(
+        "Arrow tables as Hugging Face's save_to_disk writes them", r".*\.(?:arrow|feather)",
+        "write Parquet: datasets.load_from_disk(path)['train'].to_parquet('train.parquet')",
+    ),
     _Endings("an LMDB database", r"data\.mdb", "write its entries out as images/x.png and masks/x.png"),
     _Endings(
         "HDF5 or Zarr arrays", r".*\.(?:h5|hdf5?|he5|zarr|zgroup)",

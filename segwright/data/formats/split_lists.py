@@ -39,13 +39,16 @@ class _Lists:
         return {split: frozenset(record.id for record in records) for split, records in self.given.items()}
 
 
-def listed_splits(tree: Tree, records: Sequence[Record]) -> tuple[dict[str, list[Record]], list[Problem]]:
+def listed_splits(
+    tree: Tree, records: Sequence[Record], *, deep: bool = True
+) -> tuple[dict[str, list[Record]], list[Problem]]:
     """(splits, findings) from train.txt, val.txt, test.txt: a name or a path per line, or a folder of images.
 
     A line means the file of that path, else the only one of that name where no folder of the line contradicts, else all
     images of the folder of that name. Lists that fit no file, and lines that fit none or several, are findings. Of the
-    lists in folders further down, those that name the most images are used.
+    lists in folders further down (``deep``), those that name the most images are used.
     """
+    tree.memo["split lists"] = True
     index = _NameIndex(tree, records)
     problems: list[Problem] = []
     used: _Lists | None = None
@@ -55,7 +58,7 @@ def listed_splits(tree: Tree, records: Sequence[Record]) -> tuple[dict[str, list
         if found.given:
             used = found
             break
-    if used is None:
+    if used is None and deep:
         used, more = _further_down(tree, records, index)
         problems += more
     if index.by_name_alone:

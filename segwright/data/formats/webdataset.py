@@ -31,7 +31,9 @@ from segwright.data.tar_headers import TarHeaderError, entries
 from segwright.imageio import UInt8Array, decode_image
 
 MASK_ENDINGS = ("mask.png", "seg.png", "label.png", "gt.png", "segmentation.png", "semantic.png", "annotation.png")
-IMAGE_ENDINGS = ("jpg", "jpeg", "webp", "image.png", "img.png", "png", "tif", "tiff", "bmp", "ppm")
+_PHOTO_ENDINGS = ("jpg", "jpeg", "webp", "png")
+IMAGE_ENDINGS = ("jpg", "jpeg", "webp", *(f"{role}.{ending}" for role in ("image", "img", "input", "rgb")
+                 for ending in _PHOTO_ENDINGS), "png", "tif", "tiff", "bmp", "ppm")  # fmt: skip
 MAX_MEMBERS = 20_000_000
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import unicodedata
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -58,14 +60,16 @@ def test_composed_and_decomposed_letters_pair(tmp_path: Path) -> None:
     assert all(record.mask_path is not None for record in open_dataset(tmp_path).records)
 
 
-def test_depth_is_neither_image_nor_mask_and_is_named(tmp_path: Path) -> None:
-    for site in "ab":
+@pytest.mark.parametrize("above", ["", "scans/"])  # scans is a word for images as well
+def test_depth_is_neither_image_nor_mask_and_is_named(tmp_path: Path, above: str) -> None:
+    for site in (f"{above}a", f"{above}b"):
         for n in range(3):
-            make_image(tmp_path / f"{site}/color/{n}.jpg", seed=n + ord(site))
+            make_image(tmp_path / f"{site}/color/{n}.jpg", seed=n + ord(site[-1]))
             mask(tmp_path / f"{site}/label/{n}.png", [0, 1, 2])
+            mask(tmp_path / f"{site}/instance/{n}.png", [0, 5, 9])
             make_image(tmp_path / f"{site}/depth/{n}.png", seed=n + 50)
     data = open_dataset(tmp_path)
-    assert pairs(data)["b/color/1.jpg"] == "b/label/1.png" and len(data.records) == 6
+    assert pairs(data)[f"{above}b/color/1.jpg"] == f"{above}b/label/1.png" and len(data.records) == 6
     assert any("depth" in note and "not read" in note for note in data.notes)
 
 
@@ -273,3 +277,65 @@ def test_coco_with_addresses_and_with_objects_by_id(tmp_path: Path) -> None:
     data = open_dataset(tmp_path)
     labels = data.all.read_mask(0)
     assert labels is not None and int(labels.sum()) == 600 and data.label_space.names == ("background", "bat")
+
+
+@pytest.mark.parametrize("ending", ["", "_images"])
+def test_sites_in_the_names_of_folders_keep_equal_file_names_apart(tmp_path: Path, ending: str) -> None:
+    for site in ("siteA", "siteB"):
+        for n in range(2):
+            make_image(tmp_path / f"{site}{ending}/{n}.jpg", seed=n + ord(site[-1]))
+            mask(tmp_path / f"{site}_masks/{n}.png", [0, 1])
+    found = pairs(open_dataset(tmp_path))
+    assert found == {
+        f"{site}{ending}/{n}.jpg": f"{site}_masks/{n}.png" for site in ("siteA", "siteB") for n in range(2)
+    }
+
+
+def crossed(root: Path) -> dict[str, str]:
+    """Images and masks whose names would pair otherwise than the list states."""
+    for n in range(4):
+        make_image(root / f"a/{n}.jpg", seed=n)
+        mask(root / f"b/{n}.png", [0, 1, 2])
+    return {f"a/{n}.jpg": f"b/{3 - n}.png" for n in range(4)}
+
+
+PAIR_LISTS = [
+    ("metadata.jsonl", lambda rows: "".join(json.dumps({"image": i, "mask": m}) + "\n" for i, m in rows)),
+    ("data.json", lambda rows: json.dumps([{"file_name": i, "label_path": m, "width": 3} for i, m in rows])),
+    ("dataset.json", lambda rows: json.dumps({"name": "x", "training": [{"image": i, "label": m} for i, m in rows]})),
+]
+
+
+@pytest.mark.parametrize(("name", "text"), PAIR_LISTS)
+def test_pairs_listed_as_json(tmp_path: Path, name: str, text: Callable[[list[tuple[str, str]]], str]) -> None:
+    """By content the names alone would pair, each with the mask of another image."""
+    wanted = crossed(tmp_path)
+    write(tmp_path / name, text(list(wanted.items())))
+    data = open_dataset(tmp_path)
+    assert data.format == "pairs" and pairs(data) == wanted
+
+
+def test_lists_named_train_list_are_the_splits(tmp_path: Path) -> None:
+    wanted = list(crossed(tmp_path).items())
+    for split, rows in (("train", wanted[:3]), ("val", wanted[3:])):
+        write(tmp_path / f"{split}_list.txt", "".join(f"{i} {m}\n" for i, m in rows))
+    assert {split: len(part) for split, part in open_dataset(tmp_path).splits.items()} == {"train": 3, "val": 1}
+
+
+def test_lists_of_images_split_annotations_too(tmp_path: Path) -> None:
+    for n in range(4):
+        make_image(tmp_path / f"images/{n}.jpg", size=(40, 60), seed=n)
+        write(tmp_path / f"labels/{n}.txt", "0 0.1 0.1 0.6 0.1 0.6 0.7\n")
+    write(tmp_path / "data.yaml", "names: [cat]\n")
+    write(tmp_path / "train.txt", "./images/0.jpg\n./images/2.jpg\n./images/3.jpg\n")
+    write(tmp_path / "val.txt", "./images/1.jpg\n")
+    data = open_dataset(tmp_path)
+    assert data.format == "yolo" and [record.id for record in data.val.records] == ["1"]
+
+
+def test_masks_in_a_folder_of_objects_are_a_warning(tmp_path: Path) -> None:
+    for n in range(2):
+        make_image(tmp_path / f"JPEGImages/{n}.jpg", seed=n)
+        mask(tmp_path / f"SegmentationObject/{n}.png", [0, 1, 2])
+    [found] = [problem for problem in open_dataset(tmp_path).problems if problem.kind == "masks guessed"]
+    assert found.severity == "warning" and "SegmentationObject" in found.message
