@@ -111,7 +111,7 @@ def land(folder: Path) -> None:
     raster = np.asarray(read_raster(folder / "land" / "images" / "tile.tif"), np.uint8)[..., :3]
     mask = np.asarray(read_raster(folder / "land" / "masks" / "tile.tif"), np.uint8)[..., 0]
     colors = np.array([[188, 204, 140], [70, 120, 190], [200, 90, 70]], np.uint8)
-    save("tutorial-land-data", [[raster, colors[mask]]], 340)
+    save("tutorial-land-data", [[raster, colors[mask]]], 320)
     outlined = raster.copy()
     place = json.loads(next((folder / "predictions").rglob("*.geojson")).read_text(encoding="utf-8"))
     for feature in place["features"]:
@@ -121,7 +121,7 @@ def land(folder: Path) -> None:
             for ring in polygon:
                 corners = (np.asarray(ring, np.float64) - (600_000, 5_300_000)) / (0.5, -0.5)
                 cv2.polylines(outlined, [np.round(corners).astype(np.int32)], True, (255, 240, 60), 2)
-    save("tutorial-land-predictions", [[colors[predicted(folder / "predictions", "tile")], outlined]], 340)
+    save("tutorial-land-predictions", [[colors[predicted(folder / "predictions", "tile")], outlined]], 320)
 
 
 def fine_tuning(folder: Path) -> None:
