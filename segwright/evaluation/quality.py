@@ -37,7 +37,7 @@ from segwright.inference.quality import (
     thinning,
     weighted_quantile,
 )
-from segwright.inference.region_estimator import RegionEstimator, fit_regions
+from segwright.inference.region_estimator import RegionEstimator, RegionIou, fit_regions
 from segwright.inference.region_features import Float64Array, Regions, find_regions
 from segwright.metrics.ranking import auroc, r_squared
 
@@ -318,14 +318,9 @@ class _Fit:
             "notes": notes,
         }
 
-    def _region_estimators(self, chosen: npt.NDArray[np.bool_]) -> tuple[RegionEstimator, RegionEstimator]:
+    def _region_estimators(self, chosen: npt.NDArray[np.bool_]) -> tuple[RegionEstimator, RegionIou]:
         chosen = chosen & self.fitted
-        rows, adjusted = self.rows[chosen], self.adjusted[chosen]
-        classes = self.space.classes
-        return (
-            fit_regions(rows, adjusted == 0, "logistic", classes=classes, seed=self.seed),
-            fit_regions(rows, adjusted, "squares", classes=classes, seed=self.seed),
-        )
+        return fit_regions(self.rows[chosen], self.adjusted[chosen], classes=self.space.classes, seed=self.seed)
 
     def _class_rows(self, wrong: Float64Array, iou: Float64Array, mean: Float64Array) -> Float32Array:
         return np.concatenate(

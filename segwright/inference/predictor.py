@@ -24,7 +24,15 @@ from segwright.inference.exported_files import ExportedFile, find_exported, open
 from segwright.inference.passes import Answer, Passes
 from segwright.inference.pixels import as_rgb, check_image, fit_channels
 from segwright.inference.prediction import Prediction
-from segwright.inference.quality import ATTACHMENT, ErrorModel, Quality, parse_error_model, thinning
+from segwright.inference.quality import (
+    ATTACHMENT,
+    OUTDATED,
+    ErrorModel,
+    Quality,
+    is_outdated,
+    parse_error_model,
+    thinning,
+)
 from segwright.inference.runtime_choice import choose_runtime
 from segwright.inference.runtimes import Runtime, features_of, labels_and_scores
 from segwright.inference.sliding_window import DEFAULT_WINDOW, Window, sliding_windows
@@ -473,7 +481,9 @@ def load(
     predictor.attachments = names
     if choice.note:
         predictor.note(choice.note)
-    if attachment is not None:
+    if attachment is not None and is_outdated(attachment):
+        predictor.note(OUTDATED)
+    elif attachment is not None:
         predictor.error_model = parse_error_model(attachment, bundle.label_space.classes).used_with(
             str(predictor.pipeline) if predictor.pipeline else "none", str(predictor.tta) if predictor.tta else "none"
         )

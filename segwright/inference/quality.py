@@ -28,17 +28,21 @@ from segwright.core.errors import BundleError, ModelError
 from segwright.core.types import IGNORE_INDEX, Float32Array, LabelSpace, UInt8Array
 from segwright.inference.attachments import Attachment
 from segwright.inference.boosting import BoostedTrees
-from segwright.inference.region_estimator import RegionEstimator
+from segwright.inference.region_estimator import RegionEstimator, RegionIou
 from segwright.inference.region_features import Float64Array, Regions, feature_names, find_regions, region_features
 
 ATTACHMENT = "error-model"
-VERSION = 2
+VERSION = 3
 LEVEL = 0.9
 MOST_PIXELS = 1_500_000  # larger predictions are thinned out to this
 MOST_LISTED = 50  # doubtful regions of an answer
 DOUBTFUL = 0.5  # probability of being wrong from which a region is listed
 FAR = 1.2  # distance from which an image is unlike those of the fit
 NO_ERROR_MODEL = "no error model in this bundle"
+OUTDATED = (
+    "the model's error model is of an earlier version and is not used: no estimated quality; fit it again with "
+    "`segwright evaluate MODEL DATA --fit-error-model`"
+)
 
 CLASS_FEATURES = (
     "soft_iou", "soft_precision", "soft_recall", "log_share", "log_expected_share", "entropy", "variation",
@@ -248,7 +252,7 @@ class ErrorModel:
 
     classes: int
     wrong: RegionEstimator
-    iou: RegionEstimator
+    iou: RegionIou
     class_iou: BoostedTrees
     class_mean: Float64Array  # (K,)
     image_mean: Float64Array  # (F,), and so on: of IMAGE_FEATURES over the images of the fit
@@ -368,6 +372,12 @@ _ARRAYS = (
 )  # fmt: skip
 
 
+def is_outdated(attachment: Attachment) -> bool:
+    """Whether an error model is of an earlier version, with other features: the model itself can be used without it."""
+    version = attachment.description.get("version")
+    return type(version) is int and version < VERSION
+
+
 def parse_error_model(attachment: Attachment, classes: int) -> ErrorModel:
     """The error model of an attachment, for a model of ``classes`` classes; BundleError if it is damaged, of another
     version or another model."""
@@ -401,10 +411,11 @@ def parse_error_model(attachment: Attachment, classes: int) -> ErrorModel:
     if wrong or not (limit > 0 and (numbers["image_scale"] > 0).all()) or not _is_level(level):
         raise BundleError("the error model is damaged", found=", ".join(wrong) or "limit, scale or level")
     regions = len(feature_names(classes))
+    chance = RegionEstimator.from_arrays(arrays, "wrong", regions)
     return ErrorModel(
         classes,
-        RegionEstimator.from_arrays(arrays, "wrong", regions),
-        RegionEstimator.from_arrays(arrays, "iou", regions),
+        chance,
+        RegionIou.from_arrays(arrays, "iou", regions, chance.trees),
         BoostedTrees.from_arrays(arrays, "class", len(CLASS_FEATURES) + classes),
         limit=limit,
         description=dict(description),

@@ -33,8 +33,10 @@ SHAPE = (
     "height", "width", "filled", "center_y", "center_x", "at_edge", "neighbors", "thickness", "depth",
 )  # fmt: skip
 SPREAD = ("entropy_spread", "margin_spread", "variation_spread", "variation_highest", "variation_lowest")
+SOFT = ("soft_missed", "soft_log_missed", "soft_share", "soft_regions", "soft_spill", "soft_found", "soft_iou")
 AROUND = ("neighbor_own", "neighbor_confidence", "neighbor_entropy", "second_share")
 CONTEXT = ("image_entropy", "image_variation", "class_regions", "class_image_share")
+LIKELY = 0.2  # probability of a class from which a pixel joins what the class probably covers
 
 
 @dataclass(frozen=True)
@@ -107,7 +109,7 @@ def feature_names(classes: int) -> tuple[str, ...]:
     """The names of the columns of :func:`region_features` for K classes."""
     planes = tuple(plane + part for plane in PLANES for part in PARTS)
     return (
-        *planes, *SHAPE, *SPREAD, *AROUND, *CONTEXT,
+        *planes, *SHAPE, *SPREAD, *AROUND, *CONTEXT, *SOFT,
         *(f"probability_{k}" for k in range(classes)),
         *(f"around_{k}" for k in range(classes)),
         *(f"class_{k}" for k in range(classes)),
@@ -180,9 +182,46 @@ def region_features(probabilities: Float32Array, regions: Regions) -> Float32Arr
         np.full(count, float(variation.mean())),
         np.log(number_of_class[kinds]),
         of_class[kinds] / pixels,
+        *_soft_component(regions, probabilities, mean),
     ]
     one_hot = (kinds[:, None] == np.arange(classes)).astype(np.float64)
     return np.concatenate([np.stack(columns, axis=1), mean, around_kinds, one_hot], axis=1).astype(np.float32)
+
+
+def _soft_component(regions: Regions, probabilities: Float32Array, mean: Float64Array) -> list[Float64Array]:
+    """What the class of a region probably covers around it, columns SOFT, (R,) each.
+
+    The soft component of a region is the 8-connected set of pixels that were given its class or have it with LIKELY at
+    least. The class's probability summed over the pixels that were given another class is the expected number of missed
+    pixels, and with it the adjusted IoU that MetaSeg's target has, if the probabilities are taken at their word.
+    """
+    count, classes = len(regions), len(probabilities)
+    labels = regions.classes[regions.numbers]
+    area = regions.areas.astype(np.float64)
+    missed, hit, covered, pieces, wide = (np.zeros(count), np.zeros(count), area.copy(), np.ones(count), area.copy())
+    for kind in np.unique(regions.classes[regions.classes < classes]).tolist():
+        plane, own = probabilities[kind], labels == kind
+        likely = own | (plane >= LIKELY)
+        number, parts, boxes, _ = cv2.connectedComponentsWithStats(likely.view(np.uint8), connectivity=8)
+        inside = np.bincount(parts[own], weights=plane[own], minlength=number)
+        rest = likely & ~own
+        outside = np.bincount(parts[rest], weights=plane[rest], minlength=number)
+        mine = np.flatnonzero(regions.classes == kind)
+        place = np.zeros(count, np.int64)
+        place[regions.numbers[own]] = parts[own]  # of any pixel: a region is in one component
+        part = place[mine]
+        missed[mine], hit[mine] = outside[part], inside[part]
+        covered[mine] = np.bincount(part, weights=area[mine], minlength=number)[part]
+        pieces[mine] = np.bincount(part, minlength=number)[part]
+        wide[mine] = np.asarray(boxes)[part, cv2.CC_STAT_AREA]
+    kinds = regions.classes.astype(np.int64)
+    known = kinds < classes
+    expected = np.zeros(count)
+    expected[known] = mean[known, kinds[known]] * area[known]
+    return [
+        missed / area, np.log1p(missed), area / covered, np.log(pieces), np.log(wide / covered),
+        hit / (covered + missed), expected / (area + missed),
+    ]  # fmt: skip
 
 
 def _neighborhood(

@@ -27,7 +27,14 @@ from segwright.evaluation.quality import (
 from segwright.imageio import UInt8Array
 from segwright.inference.bundle import Bundle, read_attachment, save_bundle
 from segwright.inference.predictor import Predictor, load
-from segwright.inference.quality import ATTACHMENT, ErrorModel, parse_error_model, thinning, weighted_quantile
+from segwright.inference.quality import (
+    ATTACHMENT,
+    ErrorModel,
+    image_figures,
+    parse_error_model,
+    thinning,
+    weighted_quantile,
+)
 from segwright.inference.region_features import find_regions
 from segwright.models.catalog import create_model
 
@@ -334,3 +341,24 @@ def test_the_attachment_holds_arrays_only(tmp_path: Path, model: ErrorModel) -> 
     found = read_attachment(folder, ATTACHMENT)
     assert found is not None and all(array.dtype.kind in "fi" for array in found.arrays.values())
     assert sum(array.nbytes for array in found.arrays.values()) < 2_000_000
+
+
+def test_an_error_model_of_an_earlier_version_is_left_out_and_named(tmp_path: Path, model: ErrorModel) -> None:
+    """Its features are others; the network is as usable as before."""
+    network = create_model("segnet_basic", classes=3, weights=None, width=4).eval()
+    fitted = model.attachment()
+    earlier = replace(fitted, description={**fitted.description, "version": 2})
+    made = Bundle("segnet_basic", SPACE, {"width": 4})
+    predictor = load(save_bundle(tmp_path / "earlier", network, made, {ATTACHMENT: earlier}), device="cpu")
+    assert predictor.error_model is None and any("--fit-error-model" in note for note in predictor.notes)
+    assert predictor.predict(scene(3)[0]).labels.shape == scene(3)[1].shape
+    predictor = load(save_bundle(tmp_path / "now", network, made, {ATTACHMENT: fitted}), device="cpu")
+    assert predictor.error_model is not None and not predictor.notes
+
+
+def test_the_expected_iou_is_a_product_and_a_linear_part(model: ErrorModel) -> None:
+    p = softmax(Discs().logits(scene(3)[0][None])[0], axis=0).astype(np.float32)
+    rows = image_figures(p, p.argmax(axis=0).astype(np.uint8)).rows
+    right, wrong, linear = model.iou.right(rows), model.wrong.trees(rows), model.iou.linear(rows)
+    np.testing.assert_allclose(model.iou(rows), (2 * (1 - wrong) * right + linear) / 3)
+    assert right.min() > 0 and right.max() < 1, "trees on the scale of log-odds stay between 0 and 1"

@@ -101,6 +101,31 @@ def test_the_neighborhood_counts_pairs_of_pixels_side_by_side() -> None:
         assert values["neighbors"] == (shares > 0).sum()
 
 
+def test_what_a_class_probably_covers_around_a_region() -> None:
+    probabilities, labels = prediction(seed=5)
+    regions = find_regions(labels)
+    rows, names = region_features(probabilities, regions), feature_names(CLASSES)
+    seen = 0
+    for number, kind in enumerate(regions.classes):
+        mine, own = regions.numbers == number, labels == kind
+        parts, _ = ndimage.label(own | (probabilities[kind] >= 0.2), np.ones((3, 3)))
+        soft = parts == parts[mine][0]
+        missed = probabilities[kind][soft & ~own].sum()
+        covered, pieces = (soft & own).sum(), len(np.unique(regions.numbers[soft & own]))
+        values = dict(zip(names, rows[number], strict=True))
+        seen += pieces > 1
+        assert values["soft_missed"] == pytest.approx(missed / mine.sum(), rel=1e-4, abs=1e-6)
+        assert values["soft_log_missed"] == pytest.approx(np.log1p(missed), rel=1e-4, abs=1e-6)
+        assert values["soft_share"] == pytest.approx(mine.sum() / covered, rel=1e-5)
+        assert values["soft_regions"] == pytest.approx(np.log(pieces), abs=1e-6)
+        assert values["soft_spill"] == pytest.approx(np.log(soft.sum() / covered), rel=1e-4, abs=1e-6)
+        found = probabilities[kind][soft & own].sum() / (covered + missed)
+        assert values["soft_found"] == pytest.approx(found, rel=1e-4)
+        expected = probabilities[kind][mine].sum() / (mine.sum() + missed)
+        assert values["soft_iou"] == pytest.approx(expected, rel=1e-4)
+    assert seen, "some regions share a soft component"
+
+
 @pytest.mark.parametrize(
     "labels", [np.zeros((1, 1), np.uint8), np.full((4, 5), 255, np.uint8), np.eye(6, dtype=np.uint8)]
 )

@@ -39,7 +39,7 @@ from segwright.inference.boosting import BoostedTrees, fit_trees
 from segwright.inference.bundle import Bundle, save_bundle
 from segwright.inference.predictor import Predictor, load
 from segwright.inference.quality import CLASS_FEATURES, IMAGE_FEATURES, ErrorModel, parse_error_model
-from segwright.inference.region_estimator import RegionEstimator, fit_regions
+from segwright.inference.region_estimator import RegionEstimator, RegionIou, fit_regions
 from segwright.inference.region_features import feature_names
 from segwright.inference.vectorize import geojson
 from segwright.models.catalog import create_model
@@ -374,13 +374,13 @@ def constant_error_model() -> Attachment:
     def trees(width: int, value: float) -> BoostedTrees:
         return fit_trees(rng.random((40, width), np.float32), np.full(40, value), "squares", trees=1, depth=1)
 
-    def regions(value: float) -> RegionEstimator:
+    def regions() -> tuple[RegionEstimator, RegionIou]:
         rows = rng.random((40, len(feature_names(3))), np.float32)
-        return fit_regions(rows, np.full(40, value), "squares", classes=3, seed=0)
+        return fit_regions(rows, np.where(np.arange(40) % 2, 0.9, 0.0), classes=3, seed=0)
 
     scores = np.full(20, 0.1)
     return ErrorModel(
-        3, regions(0.5), regions(0.6), trees(len(CLASS_FEATURES) + 3, 0.6),
+        3, *regions(), trees(len(CLASS_FEATURES) + 3, 0.6),
         np.full(3, 0.6), np.zeros(len(IMAGE_FEATURES)), np.ones(len(IMAGE_FEATURES)),
         np.zeros(len(IMAGE_FEATURES) + 1), 10.0, scores, np.full(20, 1 / 21), scores, np.full(20, 1 / 21),
         np.zeros(20, np.int64), np.zeros(20),
