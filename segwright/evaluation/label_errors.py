@@ -5,12 +5,14 @@ the two differ form regions: connected, of one given and one predicted class, op
 outlines differ anyway is no region. Class-wise thresholds (the mean probability of a class where it is given) decide
 which pixels are confident; their counts are the confident joint of given and predicted class.
 
-A region's score is ``margin² · rarity · size^0.1``. Margin: how much more probable the predicted class is than the
-given one. Rarity: −log of the joint's share of that pair among the other images' pixels of the predicted class, plus
-the same for the given class. Size: in multiples of the smallest region that is listed. A pair that the model confuses
-everywhere is the model's weakness more often than an error of the label, and thresholds alone do not distinguish the
-two where the model is weak. The price: an error that repeats through the dataset, such as one class that is always
-drawn too large, is not rare and ranks low.
+A region's score is ``margin² · rarity · novelty · size^0.1``. Margin: how much more probable the predicted class is
+than the given one. Rarity: −log of the joint's share of that pair among the other images' pixels of the predicted
+class, plus the same for the given class. Novelty: −log of the share of images that hold a region of that pair with
+nearly the same margin (the inverse document frequency of text search, Spärck Jones 1972): a pair that is rare by its
+pixels can still recur, in small regions, in every other image. Size: in multiples of the smallest region that is
+listed. A pair that the model confuses everywhere is the model's weakness, or a convention of the labels, more often
+than an error of the label, and thresholds alone do not distinguish these where the model is weak. The price: an error
+that repeats through the dataset, such as one class that is always drawn too large, is not rare and ranks low.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ from __future__ import annotations
 import csv
 import io
 import re
+from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -38,7 +41,7 @@ from segwright.imageio import UInt8Array, write_image
 Float32Array = npt.NDArray[np.float32]
 
 SCORINGS = {
-    "confident_joint": "margin² · rarity · size^0.1, see the module",
+    "confident_joint": "margin² · rarity · novelty · size^0.1, see the module",
     "margin": "mean over the region of p(predicted) − p(given)",
     "self_confidence": "mean over the region of 1 − p(given)",
     "adjusted_margin": "as margin, of probabilities less the class's threshold (cleanlab's adjustment)",
@@ -46,6 +49,7 @@ SCORINGS = {
 TOLERANCE = 0.005  # of the image's diagonal: outlines that differ by up to twice this are no region
 LEAST_SHARE = 0.001  # of the image's pixels: smaller regions are not listed
 SIZE_POWER = 0.1  # a region of ten times the size counts a quarter more
+SIMILAR = 0.8  # of a region's margin, from which one of the same pair in another image recurs
 BINS = 100  # of the confidence, for the thresholds
 KEPT = 40_000  # regions that are kept during the pass; beyond, the half with the lower margins is dropped
 CROP_SIDE = 360  # pixels of one panel of a region's image
@@ -274,8 +278,9 @@ class LabelErrorCollector:
         total = np.zeros((classes, classes), np.int64)
         for codes, pixels in joints.values():
             np.add.at(total.reshape(-1), codes, pixels)
+        margins = self._margins()
         scored = [
-            replace(region, score=self._score(region, scoring, total, joints[region.id], thresholds))
+            replace(region, score=self._score(region, scoring, total, joints[region.id], thresholds, margins))
             for region in self.regions
         ]
         scored.sort(key=lambda region: (-region.score, region.id, region.number))
@@ -306,6 +311,19 @@ class LabelErrorCollector:
         confident = np.isnan(needed) | ((steps + 1) / BINS > needed)
         return pairs[confident], pixels[confident]
 
+    def _margins(self) -> dict[tuple[int, int], list[float]]:
+        """(given, suggested) → the largest margin of such a region in each image that has one, ascending."""
+        found: dict[tuple[int, int], dict[str, float]] = {}
+        for region in self.regions:
+            images = found.setdefault((region.given, region.suggested), {})
+            images[region.id] = max(images.get(region.id, 0.0), region.margin)
+        return {pair: sorted(images.values()) for pair, images in found.items()}
+
+    def _novelty(self, region: SuspectRegion, margins: Sequence[float]) -> float:
+        """−log of the share of images that hold such a region, its own among them; near 0 if all do."""
+        holding = len(margins) - bisect_left(margins, SIMILAR * region.margin)
+        return float(np.log((len(self.ids) + 1) / holding))
+
     def _score(
         self,
         region: SuspectRegion,
@@ -313,6 +331,7 @@ class LabelErrorCollector:
         total: npt.NDArray[np.int64],
         own: tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]],
         thresholds: npt.NDArray[np.float64],
+        margins: Mapping[tuple[int, int], Sequence[float]],
     ) -> float:
         if scoring == "self_confidence":
             return 1 - region.given_probability
@@ -329,7 +348,8 @@ class LabelErrorCollector:
         of_predicted = total[:, predicted].sum() - pixels[columns].sum() + classes
         rarity = -np.log(pair / of_predicted) - np.log(pair / of_given)
         size = (region.share / self.least_share) ** SIZE_POWER
-        return float(max(region.margin, 0.0) ** 2 * max(rarity, 0.0) * size)
+        novelty = self._novelty(region, margins[given, predicted])
+        return float(max(region.margin, 0.0) ** 2 * max(rarity, 0.0) * novelty * size)
 
 
 def _opened(part: UInt8Array, radius: int) -> UInt8Array:

@@ -111,6 +111,26 @@ def test_what_the_model_always_confuses_ranks_below_a_rare_disagreement() -> Non
     assert by_margin.regions[0].suggested == 0
 
 
+def test_what_recurs_in_many_images_ranks_below_what_occurs_once() -> None:
+    """Both pairs are as rare by their pixels; one is spread over six images, the other is one region and a doubt."""
+    truth = np.zeros(SIZE, np.uint8)
+    truth[60:] = 1
+    collector = LabelErrorCollector(SPACE)
+    for index in range(8):
+        p = np.full((4, *SIZE), 0.2 / 3, np.float32)
+        np.put_along_axis(p, truth[None].astype(np.int64), 0.8, 0)
+        side, taken, sure = (16, 2, 0.8) if index < 6 else (16, 3, 0.8) if index == 6 else (40, 3, 0.5)
+        block = np.s_[:, 8 : 8 + side, 30 : 30 + side]
+        p[block] = (1 - sure) / 10
+        p[taken][block[1:]], p[0][block[1:]] = sure, (1 - sure) * 0.8
+        collector.add(index, f"shot_{index}", None, truth, truth, None, p)
+    found = collector.result()
+    assert next(r.id for r in found.regions) == "shot_6"
+    assert {r.id for r in found.regions[1:7]} == {f"shot_{index}" for index in range(6)}
+    margins = {r.id: r.margin for r in found.regions}
+    assert margins["shot_6"] == pytest.approx(margins["shot_0"]), "the margin does not tell them apart"
+
+
 def test_outlines_that_differ_are_no_errors_and_small_regions_neither() -> None:
     truth, _ = planted()
     given = [cv2.dilate(mask, np.ones((3, 3), np.uint8)) for mask in truth]
