@@ -28,8 +28,9 @@ from segwright.data.formats.file_tree import Tree
 from segwright.data.formats.folder import FolderReader, open_pairing, pair_tree
 from segwright.data.formats.georeference import georeference, georeference_mismatch
 from segwright.data.formats.mask_histogram import look_at
+from segwright.data.label_maps import is_generated_name
 from segwright.data.mask_files import MaskPixels
-from segwright.data.records import Dataset, Record
+from segwright.data.records import Dataset, Problem, Record
 from segwright.imageio import ImageInfo, UInt8Array, read_header, read_window, tiff_info
 from segwright.imageio.decode import integers
 
@@ -38,6 +39,7 @@ WHOLE = 4096 * 4096  # pixels of a raster that is still one sample
 SIDE = 2048  # of the tiles that a larger one is cut into, at most
 SMALL = 500_000  # bytes: no raster of so many pixels is smaller, and its header need not be read
 LOOKED_AT = 1024  # side of the parts of a big mask that are looked at for its values
+LOOKED_AT_MASKS = 12  # whose no-data value is looked up
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,9 +194,27 @@ def open_geotiff(tree: Tree) -> Dataset:
                           where=tree.root)  # fmt: skip
     dataset = cut_into_tiles(open_pairing(tree, "geotiff", GeoTiffReader, look_at_mask))
     placed = next((found for r in dataset.records[:20] if r.image_path and (found := georeference(r.image_path))), None)
+    dataset.problems += _no_data_is_a_class(dataset)
     if placed is not None:
         dataset.notes.append(f"placed on the ground: {placed.system}, a pixel is {placed.pixel}")
     return dataset
+
+
+def _no_data_is_a_class(dataset: Dataset) -> list[Problem]:
+    """The finding for masks whose own no-data value is read as a class that no list names."""
+    if not isinstance(dataset.reader, GeoTiffReader) or dataset.reader.color_table is not None:
+        return []
+    masks = [record.mask_path for record in dataset.records if record.mask_path is not None][:LOOKED_AT_MASKS]
+    stated = {value for path in masks if (value := nodata_of(path)) is not None and value.is_integer()}
+    space = dataset.label_space
+    read = {int(v): space.mapping.get(int(v), IGNORE_INDEX) for v in stated}
+    guessed = [v for v, index in read.items() if index != IGNORE_INDEX and is_generated_name(space.names[index])]
+    if not guessed:
+        return []
+    values = ", ".join(map(str, sorted(guessed)))
+    text = f"GDAL's no-data of the masks is {values}, which is read as a class: is it a class, or not labeled?"
+    fix = f"list the values in classes.csv (id,name): '{guessed[0]},void' if it is not labeled, else its name"
+    return [Problem("warning", "masks guessed", text, (), fix)]
 
 
 FORMAT = Format("geotiff", "GeoTIFF pairs", "images/x.tif and masks/x.tif", detect, open_geotiff)

@@ -185,3 +185,16 @@ def test_memory_does_not_grow_with_the_raster(tmp_path: Path) -> None:
     tracemalloc.stop()
     assert len(data) == 9 and sample.image.shape == (2048, 2048, 2) and sample.mask.any()
     assert peak < 160_000_000, f"{peak / 1e6:.0f} MB"
+
+
+@pytest.mark.parametrize(("listed", "said"), [("", True), ("id,name\n0,a\n1,b\n99,void\n", False)])
+def test_no_data_of_the_masks_that_is_read_as_a_class_is_a_finding(tmp_path: Path, listed: str, said: bool) -> None:
+    for n in range(3):
+        labels = np.zeros((1, 20, 30), np.uint8)
+        labels[0, 5:, 10:], labels[0, :3] = 1, 99
+        write(tmp_path / f"images/{n}.tif", RNG.integers(0, 255, (3, 20, 30)).astype(np.uint8))
+        write(tmp_path / f"masks/{n}.tif", labels, nodata=99)
+    if listed:
+        (tmp_path / "classes.csv").write_text(listed)
+    found = [problem for problem in open_dataset(tmp_path).problems if "no-data" in problem.message]
+    assert bool(found) is said and all("'99,void'" in (problem.fix or "") for problem in found)
