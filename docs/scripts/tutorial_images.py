@@ -30,7 +30,7 @@ from terminal import record, still
 Pixels = npt.NDArray[np.uint8]
 DOCS = Path(__file__).resolve().parents[1]
 IMAGES = DOCS / "images"
-QUALITY, COLUMNS = 84, 80
+QUALITY, COLUMNS = 78, 80
 LEAN = "--model leannet --device cpu"
 # page → budgets in place of its own, and the commands whose screens are shown, by the name of the image
 BUDGETS: Mapping[str, Mapping[str, str]] = {
@@ -93,18 +93,18 @@ def roads(folder: Path) -> None:
     ][:4]
     images = [split.read_image(index) for index in chosen]
     truth = [colored(mask, space) for index in chosen if (mask := split.read_mask(index)) is not None]
-    save("tutorial-roads-data", [images, truth], 300)
+    save("tutorial-roads-data", [images, truth], 216)
     found = [colored(predicted(folder / "predictions", split.ids[index].split("/")[-1]), space) for index in chosen]
-    save("tutorial-roads-predictions", [images, found, truth], 300)
+    save("tutorial-roads-predictions", [images, found, truth], 186)
 
 
 def cells(folder: Path) -> None:
     data = open_dataset(folder / "cells")
     images = [data.all.read_image(index) for index in range(4)]
     colors = np.array([[20, 24, 40], [240, 200, 90]], np.uint8)
-    save("tutorial-cells-data", [images, [colors[data.all.read_mask(index)] for index in range(4)]], 240)
+    save("tutorial-cells-data", [images, [colors[data.all.read_mask(index)] for index in range(4)]], 180)
     found = [predicted(folder / "predictions", data.all.ids[index].split("/")[-1]) for index in range(4)]
-    save("tutorial-cells-predictions", [images, [colors[mask] for mask in found]], 240)
+    save("tutorial-cells-predictions", [images, [colors[mask] for mask in found]], 180)
 
 
 def land(folder: Path) -> None:
@@ -137,7 +137,7 @@ def fine_tuning(folder: Path) -> None:
         out = folder / f"from-{run}"
         subprocess.run(["segwright", "predict", f"runs/{run}", *files, "--out", str(out)], cwd=folder, check=True)
         rows.append([colored(predicted(out, Path(file).stem), space) for file in files])
-    save("tutorial-voc-predictions", [*rows, truth], 190)
+    save("tutorial-voc-predictions", [*rows, truth], 142)
 
 
 def run(name: str) -> None:
