@@ -170,9 +170,9 @@ def short_names(names: Sequence[str]) -> dict[str, str]:
 def render_comparison(comparison: Comparison, console: Console) -> None:
     """Print the table and the verdicts on a terminal."""
     comparison = comparison.with_short_names()
-    table = Table("model", title=None)
+    table = Table("model", title=None, box=None, padding=(0, 2, 0, 0))  # no frame: all figures fit in 80 columns
     for header in ("mIoU", "95 %", "difference", "95 %", "pixel acc.", "Dice", "boundary IoU"):
-        table.add_column(header, justify="right")
+        table.add_column(header, justify="right", overflow="fold")
     for name, found in comparison.evaluations.items():
         d = comparison.differences.get(name)
         table.add_row(
