@@ -164,7 +164,7 @@ def corruption_section(e: Evaluation) -> dict[str, Any] | None:
                 "change_interval": _interval(one.get("change_ci95", (None, None)), signed=True),
                 "accuracy": _number(one.get("pixel_accuracy")),
                 "ece": _number(one.get("ece")),
-                "clear": "yes" if one.get("clear") else "no" if "clear" in one else "",
+                "apart": "yes" if one.get("clear") else "no" if "clear" in one else "",
             }
             for name, one in scored
         ],
