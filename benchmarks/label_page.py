@@ -94,7 +94,7 @@ def questions(photos: Path, names: list[str], sizes: dict[str, tuple[int, int]],
     """Pairs of questions per image in turn, so that every second answer leads to another image."""
     rng = np.random.default_rng(0)
     items = []
-    for number in range(count + 2):
+    for number in range(2 * count):  # one that lies in an answered region is not asked
         name = names[number // 2 % len(names)]
         height, width = sizes[name]
         mask = np.zeros((height, width), bool)

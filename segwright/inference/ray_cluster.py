@@ -6,6 +6,7 @@ cluster has a token of its own and leaves no files.
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 import secrets
@@ -106,15 +107,24 @@ def _start(ray: Any, folder: str, processors_of_it: int, objects: int) -> None:
 
 @contextmanager
 def _own_token() -> Iterator[None]:
-    """Give a new cluster a token of its own, in place of the one that Ray would write into the home folder."""
+    """Give a new cluster a token of this process, in place of the one that Ray would write into the home folder.
+
+    Ray reads it once per process, and sets ``RAY_AUTH_MODE`` itself: the next cluster must find both as this one did.
+    """
     if "RAY_AUTH_MODE" in os.environ or "RAY_AUTH_TOKEN" in os.environ:
         yield
         return
-    os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+    os.environ["RAY_AUTH_TOKEN"] = _token()
     try:
         yield
     finally:
         os.environ.pop("RAY_AUTH_TOKEN", None)
+        os.environ.pop("RAY_AUTH_MODE", None)
+
+
+@functools.cache
+def _token() -> str:
+    return secrets.token_hex(32)
 
 
 def _join(ray: Any, address: str) -> None:

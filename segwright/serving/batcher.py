@@ -87,9 +87,9 @@ class Batcher:
 
     The first of a batch waits at most ``wait`` seconds for others, and not at all if it has already waited that long
     for the network. A batch that fails is run again image by image, so that an invalid image fails only its own
-    request. After each window of a large image one batch of waiting smaller ones is run. A large image fails with
-    :class:`PredictTimeoutError` when its own windows have taken ``seconds``. ``observe`` is called after every run with
-    the number of images, of pixels, and the seconds.
+    request. After each window of a large image, waiting smaller ones are run for as long as the window took. A large
+    image fails with :class:`PredictTimeoutError` when its own windows have taken ``seconds``. ``observe`` is called
+    after every run with the number of images, of pixels, and the seconds.
     """
 
     def __init__(
@@ -203,7 +203,8 @@ class Batcher:
         def advance(count: int) -> None:
             nonlocal used, began, done
             done += count
-            used += time.monotonic() - began
+            last = time.monotonic() - began
+            used += last
             if queued.canceled:
                 raise _Canceled
             if used > self.seconds and done < queued.windows:
@@ -212,7 +213,7 @@ class Batcher:
                     expected=f"at most {self.seconds:g} s",
                     found=f"{used:.0f} s for {done} of {queued.windows} windows",
                 )
-            self._run_batch(self._take_single_windows())
+            self._run_waiting(last)
             began = time.monotonic()
 
         try:
@@ -222,6 +223,15 @@ class Batcher:
             return
         self._report([queued], used + time.monotonic() - began)
         queued.future.set_result(prediction)
+
+    def _run_waiting(self, seconds: float) -> None:
+        """Run the batches of single windows that wait, at least one, until they have taken ``seconds``: half of the
+        time is theirs, so that they do not queue up behind a large image, nor it behind them."""
+        end = time.monotonic() + seconds
+        while batch := self._take_single_windows():
+            self._run_batch(batch)
+            if time.monotonic() >= end:
+                return
 
     def _take_single_windows(self) -> list[QueuedImage]:
         """Take a batch with the oldest image of a single window from the queue; empty if there is none."""

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("segwright.serve")
 
 MAX_HEADERS = 16 * 1024  # bytes of a request's line and headers
-KEEP_ALIVE = 5  # seconds
+KEEP_ALIVE = 75  # seconds: longer than proxies and balancers keep an unused connection (60), or they meet a closed one
 BACKLOG = 256  # connections that the system queues before they are accepted
 
 

@@ -6,6 +6,7 @@ The tests with Ray itself, several processes and a server of the S3 protocol are
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from segwright.api import many_machines
 from segwright.core.errors import DataError, MissingExtraError, OutputError, SegwrightError, UsageError
 from segwright.core.types import LabelSpace
 from segwright.imageio import write_image
+from segwright.inference import ray_cluster
 from segwright.inference.batch import RunOptions, new_result
 from segwright.inference.block_worker import BlockWorker, PackedModel, WorkerSetup
 from segwright.inference.blocks import DONE, SUMMARY, Job, check_once, in_blocks, jobs_of
@@ -358,3 +360,20 @@ def test_a_model_at_a_url_stays_in_its_temporary_folder(tmp_path: Path, monkeypa
         assert [path.name for path in tmp_path.rglob("planted.txt")] == ["planted.txt"]
         assert all(place in path.parents for path in tmp_path.rglob("planted.txt"))
     assert not list(tmp_path.iterdir())
+
+
+def test_a_second_cluster_of_a_process_has_the_token_of_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray reads the token once per process and leaves RAY_AUTH_MODE in the environment."""
+    monkeypatch.delenv("RAY_AUTH_MODE", raising=False)
+    monkeypatch.delenv("RAY_AUTH_TOKEN", raising=False)
+    tokens = []
+    for _ in range(2):
+        with ray_cluster._own_token():
+            tokens.append(os.environ["RAY_AUTH_TOKEN"])
+            os.environ["RAY_AUTH_MODE"] = "token"  # as ray.init does
+    assert tokens[0] == tokens[1] and len(tokens[0]) == 64
+    assert not {"RAY_AUTH_MODE", "RAY_AUTH_TOKEN"} & os.environ.keys()
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    with ray_cluster._own_token():
+        assert "RAY_AUTH_TOKEN" not in os.environ, "the user's own setting"
+    assert os.environ["RAY_AUTH_MODE"] == "disabled"

@@ -247,3 +247,16 @@ def test_a_cluster_that_the_command_starts(model: Path, tmp_path: Path) -> None:
     api.predict(model, source, out=tmp_path / "plain", device="cpu", runtime="usual")
     assert contents(tmp_path / "out") == contents(tmp_path / "plain")
     assert json.loads((tmp_path / "found.json").read_text())["images"] == 4
+
+
+def test_two_clusters_one_after_the_other_in_one_process(model: Path, tmp_path: Path) -> None:
+    source = images(tmp_path / "in", 3)
+    code = f"""
+import segwright as sw
+for number in range(2):
+    out = {str(tmp_path)!r} + f"/out{{number}}"
+    found = sw.predict_on_ray({str(model)!r}, {str(source)!r}, out=out, address="local", workers=1, device="cpu")
+    print("images", found.images)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=600, check=False)
+    assert done.stdout.count("images 3") == 2, done.stderr[-2000:]
