@@ -273,7 +273,8 @@ class JournalWriter:
     def _prune(self) -> None:
         self._pruned, self._kept_bytes = time.monotonic(), 0
         adopt_abandoned(self.folder)
-        self.removed_files += prune(self.folder, self.max_bytes, self.retention)
+        room = 2 * self._rotate_bytes()  # for the lines that follow, and for their Parquet file beside them
+        self.removed_files += prune(self.folder, self.max_bytes - room, self.retention)
 
     def _finish(self) -> None:
         try:

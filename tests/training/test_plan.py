@@ -214,7 +214,7 @@ def test_a_class_that_few_images_show_is_named(monkeypatch: pytest.MonkeyPatch) 
         assert found.config.training.repeat_rare == 0
         return next(d.reason for d in found.entries if d.setting == "training.repeat_rare")
 
-    assert decision((300, 300, 200)) == "every class is in 67% of the images or more"
+    assert decision((300, 300, 200)) == "every class is in 67 % of the images or more"
     assert decision((300, 6, 0)) == "sky is in 2.0% of the images: 0.05 shows those more often"
 
 
