@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from segwright.api.results import ConvertResult
+from segwright.core.counted import counted
 from segwright.core.errors import DataError
 from segwright.data.annotations.sparse import LabelRule
 from segwright.data.check.runner import CheckResult, check_path
@@ -202,7 +203,8 @@ def choose_split(data: Dataset, name: str | None) -> Split:
     known = ", ".join(f"{split.name} ({len(split)})" for split in splits.values())
     chosen = Split("all", data.records, data.reader)
     chosen.note = (
-        f"no split test or val with masks (found: {known}): all {len(chosen)} images are scored, and those that the "
+        f"no split test or val with masks (found: {known}): all {counted(len(chosen), 'image', 'is')} scored, "
+        "and those that the "
         "model was trained on may be among them"
     )
     return chosen

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from segwright.api.data import choose_split, opened, seen_in_training
 from segwright.api.models import load
 from segwright.api.results import PredictResult
+from segwright.core.counted import counted
 from segwright.core.deprecated import renamed_parameters
 from segwright.core.errors import UsageError
 from segwright.core.progress import progress
@@ -203,7 +204,7 @@ def _recorded(
         result["notes"] += [note for note in recorder.notes if note not in result["notes"]]
         if result["journal"]["lost"]:
             why = result["journal"].get("reason", "see the log")
-            result["notes"].append(f"journal: {result['journal']['lost']} rows are lost: {why}")
+            result["notes"].append(f"journal: {counted(result['journal']['lost'], 'row', 'is')} lost: {why}")
 
 
 def _predict_all(

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from segwright.api.results import ModelInfo
+from segwright.core.counted import counted
 from segwright.core.deprecated import renamed_parameters
 from segwright.core.errors import DataError, SegwrightError, UsageError
 from segwright.core.types import LabelSpace, Sample
@@ -387,7 +388,7 @@ def parity_samples(
     known = bundle.training.get("data")
     if data is not None:
         samples = _data_samples(data, bundle.label_space)
-        return samples, f"{len(samples)} images of {data}"
+        return samples, f"{counted(len(samples), 'image')} of {data}"
     why = ""
     if isinstance(known, str) and known:
         try:
@@ -396,7 +397,7 @@ def parity_samples(
             samples = _data_samples(known, bundle.label_space)
             for sample in samples:
                 fit_channels(sample.image, channels)
-            return samples, f"{len(samples)} images of {known}"
+            return samples, f"{counted(len(samples), 'image')} of {known}"
         except SegwrightError as error:
             why = f"; its training data, {known}, cannot be used: {error.message}"
     hint = f"(give --data for your own{why})"

@@ -14,6 +14,7 @@ from segwright.cli.common import console, refuse_missing, report_error, write_re
 from segwright.cli.options import Data, Json, Reading, SparseLabels
 from segwright.cli.parameters import completing, one_of
 from segwright.core.atomic_io import check_output, refuse_data_file
+from segwright.core.counted import counted
 from segwright.core.progress import literal
 
 CHECK_PAGE, CHECK_JSON = b"<!doctype html", b'"problems": ['  # in every result of an earlier check
@@ -64,7 +65,7 @@ def convert(
     if json is not None:
         check_output(json)
     result = api.convert(data, to, out, **reading.given(), labels=sparse.rule())
-    console().print(literal(f"{result.images} images written as {to}: {out}"), soft_wrap=True)
+    console().print(literal(f"{counted(result.images, 'image')} written as {to}: {out}"), soft_wrap=True)
     write_result(json, result.to_json())
 
 

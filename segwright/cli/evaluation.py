@@ -24,6 +24,7 @@ from segwright.cli.options import (
 )
 from segwright.cli.parameters import completing
 from segwright.core.atomic_io import write_text
+from segwright.core.counted import counted
 from segwright.core.progress import literal
 
 if TYPE_CHECKING:
@@ -161,7 +162,8 @@ def _show(found: Evaluation, written: Written) -> None:
 def _error_model_line(facts: Mapping[str, Any]) -> str:
     held_out = facts["held_out"]
     return (
-        f"error model of {facts['images']} images, {facts['regions']} regions, judged on images left out: "
+        f"error model of {counted(facts['images'], 'image')}, {counted(facts['regions'], 'region')}, judged "
+        "on images left out: "
         f"wrong regions AUROC {held_out['auroc']:.3f}, IoU of regions R² {held_out['r_squared']:.3f}, mIoU of an "
         f"image within {100 * held_out['miou_error']:.1f} points on average"
     )
@@ -212,7 +214,7 @@ def compare(
         from segwright.evaluation.disagreements import write_disagreements
 
         shown = write_disagreements(disagreement_images, result.disagreements)
-        console().print(literal(f"{len(shown)} images: {disagreement_images}"), soft_wrap=True)
+        console().print(literal(f"{counted(len(shown), 'image')}: {disagreement_images}"), soft_wrap=True)
     write_result(json, result.to_json())
 
 

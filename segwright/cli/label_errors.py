@@ -10,6 +10,7 @@ import typer
 from segwright.cli.common import check_json, console, write_result
 from segwright.cli.options import Data, Json, Loading, MatchClasses, Model, Reading, SkipBad, Split
 from segwright.cli.parameters import one_of
+from segwright.core.counted import counted
 from segwright.core.progress import literal
 
 SHOWN = 20  # rows on the screen
@@ -51,7 +52,10 @@ def label_errors(
     screen.print(label_errors_table(found, SHOWN))
     shown = min(len(found.regions), limit)
     screen.print(
-        literal(f"{found.found} regions in {len(found.images)} images of split {found.split}; {shown} listed"),
+        literal(
+            f"{counted(found.found, 'region')} in {counted(len(found.images), 'image')} of split "
+            f"{found.split}; {shown} listed"
+        ),
         soft_wrap=True,
     )
     for note in found.notes:

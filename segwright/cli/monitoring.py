@@ -16,6 +16,7 @@ from rich.console import Console
 from segwright.cli.common import check_json, console, report_error, write_result
 from segwright.cli.options import Json, OptionGroup
 from segwright.cli.parameters import one_of
+from segwright.core.counted import counted
 from segwright.core.errors import OutputError, SegwrightError, UsageError
 from segwright.core.progress import literal
 
@@ -154,7 +155,7 @@ def _gauges(target: str | None, watch: bool) -> tuple[Any, Path | None]:
 
 def _show(screen: Console, found: MonitorResult, *, brief: bool) -> None:
     span = "" if math.isnan(found.first) else f", {_moment(found.first)} to {_moment(found.last)}"
-    screen.print(literal(f"{found.images} images of {found.model or 'no model'}{span}"), soft_wrap=True)
+    screen.print(literal(f"{counted(found.images, 'image')} of {found.model or 'no model'}{span}"), soft_wrap=True)
     if found.counted:
         screen.print(literal(found.counted), soft_wrap=True)
     estimate = found.estimate
@@ -179,10 +180,11 @@ def _show(screen: Console, found: MonitorResult, *, brief: bool) -> None:
             screen.print(literal(f"unlike: {one.id}, {one.distance:.1f} times as far as usual: {one.text}"),
                          soft_wrap=True)  # fmt: skip
     for reason, count in found.skipped.items():
-        screen.print(literal(f"not counted: {count} rows, {reason}"), soft_wrap=True)
+        screen.print(literal(f"not counted: {counted(count, 'row')}, {reason}"), soft_wrap=True)
     for version in found.versions:
         if not version.examined:
-            screen.print(literal(f"not examined: {version.images} images of another version, {version.model}"),
+            screen.print(literal(f"not examined: {counted(version.images, 'image')} of another version, "
+            f"{version.model}"),
                          soft_wrap=True)  # fmt: skip
     for note in found.notes:
         screen.print(literal(f"note: {note}"), soft_wrap=True)

@@ -9,6 +9,7 @@ import typer
 
 from segwright.cli.common import check_json, console, write_result
 from segwright.cli.options import Data, Json, Loading, Reading, Split
+from segwright.core.counted import counted
 from segwright.core.progress import literal
 
 
@@ -37,7 +38,7 @@ def reference(
     scenes = f"{count} scene{'' if count == 1 else 's'}"
     screen = console()
     labeled = int(made.labeled.sum())
-    screen.print(literal(f"reference: {len(made)} images of {made.split} ({scenes}), {labeled} labeled"))
+    screen.print(literal(f"reference: {counted(len(made), 'image')} of {made.split} ({scenes}), {labeled} labeled"))
     screen.print(literal(f"model: {model}"), soft_wrap=True)
     write_result(json, made.to_json())
 

@@ -11,6 +11,7 @@ import typer
 from segwright.cli.common import check_json, console, write_result
 from segwright.cli.options import Json, Loading, OptionGroup
 from segwright.cli.parameters import one_of
+from segwright.core.counted import counted
 from segwright.core.errors import UsageError
 from segwright.core.progress import literal
 
@@ -139,7 +140,7 @@ def _show(found: Selection, out: Path) -> None:
     checks = sum(item.kind == "check" for item in found.items)
     screen.print(
         literal(
-            f"{len(found.images)} of {found.considered} images, {len(found.items)} questions "
+            f"{len(found.images)} of {counted(found.considered, 'image')}, {counted(len(found.items), 'question')} "
             f"({checks} whether the prediction is right, {len(found.items) - checks} for the class)"
         ),
         soft_wrap=True,

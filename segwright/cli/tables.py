@@ -10,6 +10,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from segwright.core.counted import counted
 from segwright.core.progress import literal, visible
 
 if TYPE_CHECKING:
@@ -122,12 +123,12 @@ def print_prediction(result: Mapping[str, Any], console: Console) -> None:
                 placed = f"  (placed by {item['placed']})" if kind == "mask" and "placed" in item else ""
                 message(f"{kind}: {item[kind]}{placed}")
     if result["images"] != 1:
-        message(f"{result['images']} images segmented: {result['out']}")
+        message(f"{counted(result['images'], 'image')} segmented: {result['out']}")
     for kind in ("coco", "areas"):
         if kind in result:
             message(f"{kind}: {result[kind]}")
     if "journal" in result:
-        message(f"journal: {result['journal']['rows']} rows: {result['journal']['folder']}")
+        message(f"journal: {counted(result['journal']['rows'], 'row')}: {result['journal']['folder']}")
     for note in result.get("notes", ()):
         message(f"note: {note}")
     for item in result["failed"][:MOST_FAILURES]:
@@ -135,7 +136,7 @@ def print_prediction(result: Mapping[str, Any], console: Console) -> None:
             Text.assemble(("not segmented:", "red"), f" {visible(item['error'], lines=True)}"), soft_wrap=True
         )
     if len(result["failed"]) > MOST_FAILURES:
-        message(f"… {len(result['failed'])} files could not be segmented; --json FILE lists all")
+        message(f"… {counted(len(result['failed']), 'file')} could not be segmented; --json FILE lists all")
     if "stopped" in result:
         console.print(Text.assemble(("stopped:", "red"), f" {visible(result['stopped'], lines=True)}"), soft_wrap=True)
 

@@ -19,6 +19,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from segwright.core.atomic_io import typed_output
+from segwright.core.counted import counted
 from segwright.core.deprecated import renamed_names
 from segwright.core.errors import UsageError
 from segwright.core.progress import stderr_console, track
@@ -89,11 +90,13 @@ def lossy_aspects(dataset: Dataset, to: str) -> list[str]:
     all_fill = "ignored" if fill == IGNORE_INDEX else dataset.label_space.names[fill]
     unannotated = {**UNANNOTATED, "cvat": f"become {all_fill} all over: CVAT cannot express 'not annotated'"}
     if bare and to in unannotated:
-        lines.append(f"{bare} images without a mask {unannotated[to]}")
+        lines.append(f"{counted(bare, 'image')} without a mask {unannotated[to]}")
     homes = Counter(record.id for records in dataset.given.values() for record in records)
     several = sum(count > 1 for count in homes.values())
     if several and to != "voc":
-        lines.append(f"{several} images are in several splits and stay in the first alone; --to voc keeps the lists")
+        lines.append(
+            f"{counted(several, 'image', 'is')} in several splits and stay in the first alone; --to voc keeps the lists"
+        )
     renamed = sum(a != b.id for a, b in zip(safe_names([r.id for r in dataset.records]), dataset.records, strict=True))
     if renamed:
         lines.append(f"{renamed} names change: folders and signs that not every file system holds become _")

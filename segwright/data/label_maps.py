@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from segwright.core.counted import counted
 from segwright.core.errors import LabelError, UsageError
 from segwright.core.types import IGNORE_INDEX, Color, LabelSpace
 from segwright.core.yaml_text import load_yaml
@@ -103,7 +104,7 @@ class ClassList:
         """What was used from the list, for the dataset's notes."""
         ignored = [entry.name for entry in self.entries if entry.ignored]
         where = self.path.name if self.path else "a class list"
-        lines = [f"{where} names {len(self.entries) - len(ignored)} classes"]
+        lines = [f"{where} names {counted(len(self.entries) - len(ignored), 'class')}"]
         return lines + ([f"ignored by name: {', '.join(ignored)}"] if ignored else [])
 
 

@@ -19,6 +19,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from segwright.core.counted import counted
 from segwright.core.deprecated import renamed_attribute
 from segwright.core.errors import DataError, DepthError, LabelError, SegwrightError, UsageError
 from segwright.core.types import Color, LabelSpace, Sample
@@ -300,7 +301,7 @@ class Split(Sequence[Sample]):
         return Split(name, [self.records[int(i)] for i in indices], self.reader)
 
     def __repr__(self) -> str:
-        return f"Split({self.name!r}, {len(self)} images)"
+        return f"Split({self.name!r}, {counted(len(self), 'image')})"
 
 
 def _label_source(record: Record) -> str | Path:

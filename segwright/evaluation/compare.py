@@ -14,6 +14,7 @@ from rich.table import Table
 
 from segwright import reports
 from segwright.core.atomic_io import without_nan
+from segwright.core.counted import counted
 from segwright.core.errors import UsageError
 from segwright.core.progress import literal
 from segwright.evaluation.disagreements import Disagreement
@@ -137,7 +138,7 @@ def compare(
             raise UsageError(
                 f"{names[0]} and {name} were not evaluated on the same images and classes",
                 expected=f"{first.images} images, {first.label_space.classes} classes",
-                found=f"{other.images} images, {other.label_space.classes} classes",
+                found=f"{counted(other.images, 'image')}, {counted(other.label_space.classes, 'class')}",
                 fix="evaluate both on one split",
             )
     groups = first.independent.groups
@@ -318,7 +319,7 @@ def comparison_page(comparison: Comparison, *, command: str = "") -> str:
         "comparison.html.j2",
         title="Model comparison",
         parts=("viewer",) if viewer is not None else (),
-        lead=f"{first.images} images of split {first.split}",
+        lead=f"{counted(first.images, 'image')} of split {first.split}",
         over=over.over,
         verdicts=[
             (_verdict_style(d), verdict(d, comparison.baseline, over, name=name))

@@ -16,6 +16,7 @@ import cv2
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from segwright.core.counted import counted
 from segwright.core.errors import PostprocessError
 from segwright.core.types import IGNORE_INDEX, Float32Array, LabelSpace
 from segwright.imageio import UInt8Array, write_image
@@ -60,7 +61,7 @@ def crf_figure(
         raise PostprocessError(
             "a figure needs images, iterations and panels",
             expected="at least one image, iterations of 1 or more, panels 40 to 4000 pixels wide",
-            found=f"{len(rows)} images, iterations {list(iterations)}, {width} pixels",
+            found=f"{counted(len(rows), 'image')}, iterations {list(iterations)}, {width} pixels",
         )
     crf = crf or DenseCRF.preset("deeplab-v1")
     shown = None if probability_of is None else label_space.index(probability_of)

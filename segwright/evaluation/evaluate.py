@@ -19,6 +19,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
+from segwright.core.counted import counted
 from segwright.core.errors import DataError, LabelError, SegwrightError, UsageError
 from segwright.core.progress import progress
 from segwright.core.types import SPARSE, LabelSpace
@@ -272,7 +273,7 @@ def match_label_spaces(
     raise LabelError(
         "the model's classes are not the data's",
         expected=f"{len(data_names)} classes: {', '.join(given.names)}",
-        found=f"{len(model_names)} classes; only in the model: {', '.join(only_model) or 'none'}; "
+        found=f"{counted(len(model_names), 'class')}; only in the model: {', '.join(only_model) or 'none'}; "
         f"only in the data: {', '.join(only_data) or 'none'}",
         fix="rename or merge the classes in the data's classes.json"
         + (", or match them by index" if len(model_names) == len(data_names) else ""),
@@ -425,8 +426,8 @@ class _Tally:
             raise DataError(
                 "nothing to evaluate: no image of the split has a labeled pixel",
                 expected="masks beside the images",
-                found=f"{len(self.without_mask)} images without a mask, {len(self.all_ignored)} with nothing but "
-                f"ignored pixels, {len(self.skipped)} left out",
+                found=f"{counted(len(self.without_mask), 'image')} without a mask, {len(self.all_ignored)} with "
+                f"nothing but ignored pixels, {len(self.skipped)} left out",
                 where=self.split.name,
                 fix="name another split with --split, or see `segwright check`",
             )

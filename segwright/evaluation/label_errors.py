@@ -33,6 +33,7 @@ from PIL import Image, ImageDraw, ImageFont
 from rich.table import Table
 
 from segwright.core.atomic_io import without_nan, write_json, write_text
+from segwright.core.counted import counted
 from segwright.core.errors import SegwrightError, UsageError
 from segwright.core.progress import literal, visible
 from segwright.core.types import IGNORE_INDEX, SPARSE, LabelSpace, blend
@@ -153,7 +154,8 @@ def _training_notes(trained_on: Mapping[str, bool] | None, ids: Sequence[str]) -
     if not seen:
         return []
     return [
-        f"the model was trained on {seen} of the {len(ids)} images and has learned their labels, errors included: "
+        f"the model was trained on {seen} of the {counted(len(ids), 'image')} and has learned their labels, "
+        "errors included: "
         "fewer errors are found there; train with those images left out (segwright cross-validate)"
     ]
 
@@ -296,7 +298,9 @@ class LabelErrorCollector:
             first = [replace(region, in_training=trained_on.get(region.id)) for region in first]
         notes = _training_notes(trained_on, self.ids)
         if self.dropped:
-            notes.append(f"{self.dropped} regions with small margins were not kept: more than {KEPT} were found")
+            notes.append(
+                f"{counted(self.dropped, 'region')} with small margins were not kept: more than {KEPT} were found"
+            )
         return LabelErrors(
             first[:limit], sorted(best.items(), key=lambda pair: -pair[1]), self.label_space, split, scoring,
             [float(value) for value in thresholds], total, len(first), notes,
@@ -420,7 +424,7 @@ def write_label_errors(folder: str | Path, found: LabelErrors, split: Images) ->
         write_image(folder / name, region_image(region, image, truth, found.label_space, rank))
         names.append(name)
     if lost:
-        found.notes.append(f"{len(lost)} images could not be read again to be drawn: {', '.join(lost[:3])}")
+        found.notes.append(f"{counted(len(lost), 'image')} could not be read again to be drawn: {', '.join(lost[:3])}")
     tree = found.to_json()
     for row, name in zip(tree["regions"], names, strict=True):
         row["image_file"] = name or None

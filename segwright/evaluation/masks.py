@@ -7,6 +7,7 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
+from segwright.core.counted import counted
 from segwright.core.errors import DataError, LabelError
 from segwright.core.types import IGNORE_INDEX, LabelSpace
 from segwright.evaluation.evaluate import Collector, LabeledImages, MappedPrediction, score
@@ -59,7 +60,7 @@ def evaluate_masks(
     )
     found.convention = convention
     if len(paths) < len(split):
-        found.notes.append(f"{len(split) - len(paths)} images without a mask in the folder were left out")
+        found.notes.append(f"{counted(len(split) - len(paths), 'image')} without a mask in the folder were left out")
     return found
 
 
@@ -100,7 +101,7 @@ def find_masks(folder: str | Path, split: LabeledImages, *, skip_missing: bool =
         raise DataError(
             f"{len(missing)} of {len(split)} images have no mask in the folder",
             expected=f"{missing[0]}.png",
-            found=f"{len(files)} files such as {files[0].name}; missing: {', '.join(missing[:5])}"
+            found=f"{counted(len(files), 'file')} such as {files[0].name}; missing: {', '.join(missing[:5])}"
             + (", …" if len(missing) > 5 else ""),
             where=root,
             fix="name each mask as its image, or leave those images out with --skip-bad",

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from segwright.core.counted import counted
 from segwright.core.errors import DataError, LabelError, UsageError
 from segwright.core.progress import progress
 from segwright.core.types import IGNORE_INDEX, SPARSE, Float32Array, LabelSpace, UInt8Array
@@ -141,7 +142,7 @@ class ErrorModelFitter:
             raise DataError(
                 "too little held-out data for an error model",
                 expected=f"{LEAST_IMAGES} labeled images and {LEAST_REGIONS} regions, some right and some wrong",
-                found=f"{len(images)} images, {regions} regions, {bad} of them wrong",
+                found=f"{counted(len(images), 'image')}, {counted(regions, 'region')}, {bad} of them wrong",
                 fix="hold out more images (val)",
             )
         units = find_units([image.id for image in images], np.stack([i.thumbnail for i in images]), groups=groups)

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from segwright import reports
+from segwright.core.counted import counted
 from segwright.core.errors import SegwrightError
 from segwright.evaluation.compare import interval_text
 from segwright.evaluation.evaluate import Evaluation, LabeledImages
@@ -85,7 +86,7 @@ def report_page(evaluation: Evaluation, split: LabeledImages, facts: RunFacts) -
         parts=("viewer",) if viewer is not None else (),
         leads=(
             ", ".join(f"{value}" for value in facts.model.values()),
-            f"{e.images} images of split {e.split}, {e.label_space.classes} classes",
+            f"{counted(e.images, 'image')} of split {e.split}, {counted(e.label_space.classes, 'class')}",
         ),
         tiles=_headline(e),
         sentences=_in_words(e),
@@ -289,7 +290,7 @@ def _viewer(e: Evaluation, split: LabeledImages) -> Viewer | None:
     if not packed:
         return None
     if len(packed) < e.images:
-        notes.insert(0, f"{len(packed)} of {e.images} images: the worst, the best, and some between them.")
+        notes.insert(0, f"{len(packed)} of {counted(e.images, 'image')}: the worst, the best, and some between them.")
     has_doubt = all("doubt" in image.maps for image in packed)
     return Viewer(
         id=VIEWER_ID,

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from segwright.core.counted import counted
 from segwright.core.errors import DataError
 from segwright.data.text_files import read_text
 from segwright.imageio import EXTENSIONS
@@ -201,7 +202,7 @@ def _add(found: Columns, name: str, values: list[str], has_row: list[bool], comm
     """Add one column's slices, or a note on why it has none."""
     missing = np.array([value.casefold() in MISSING for value in values])
     if (empty := int((missing & np.array(has_row)).sum())) > 0:
-        found.notes.append(f"column {name}: no value for {empty} images, which are in none of its slices")
+        found.notes.append(f"column {name}: no value for {counted(empty, 'image')}, in none of its slices")
     there = [value for value, gone in zip(values, missing, strict=True) if not gone]
     numbers, by_comma = _numbers(there, commas)
     if by_comma:
@@ -211,19 +212,19 @@ def _add(found: Columns, name: str, values: list[str], has_row: list[bool], comm
         full[~missing] = numbers
         slices = thirds(full)
     else:
-        counted = Counter(there)
-        if len(counted) < 2:
-            found.notes.append(f"column {name}: {'one value' if counted else 'no value'}, so no slices")
+        numbers = Counter(there)
+        if len(numbers) < 2:
+            found.notes.append(f"column {name}: {'one value' if numbers else 'no value'}, so no slices")
             return
-        if len(counted) == len(there):
+        if len(numbers) == len(there):
             found.notes.append(f"column {name}: every image has a value of its own, so no slices")
             return
-        kept = [value for value, _ in counted.most_common(MOST_VALUES)]
-        if len(counted) > len(kept):
-            left = sum(counted.values()) - sum(counted[value] for value in kept)
+        kept = [value for value, _ in numbers.most_common(MOST_VALUES)]
+        if len(numbers) > len(kept):
+            left = sum(numbers.values()) - sum(numbers[value] for value in kept)
             found.notes.append(
-                f"column {name}: the {len(kept)} commonest of {len(counted)} values are slices; "
-                f"{left} images have another value"
+                f"column {name}: the {len(kept)} commonest of {len(numbers)} values are slices; "
+                f"{counted(left, 'image', 'has')} another value"
             )
         array = np.array(values, object)
         slices = {value: np.asarray(array == value, bool) & ~missing for value in sorted(kept)}

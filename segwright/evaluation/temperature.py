@@ -23,6 +23,7 @@ from scipy.optimize import brentq
 from torch import Tensor
 
 from segwright.core.atomic_io import without_nan
+from segwright.core.counted import counted
 from segwright.core.errors import LabelError
 from segwright.core.progress import progress
 from segwright.core.types import Float32Array, LabelSpace, UInt8Array
@@ -210,7 +211,7 @@ def _fit(
     if sampled is None:
         sampled = sample_pixels(predictor, split)
     if len(sampled.ids) < 2:
-        return TemperatureResult(False, why=f"{len(sampled.ids)} images with a labeled pixel are too few")
+        return TemperatureResult(False, why=f"{counted(len(sampled.ids), 'image')} with a labeled pixel are too few")
     found = judge_temperature(sampled)
     if not found.kept:
         return found

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from segwright.core.counted import counted
 from segwright.core.progress import literal
 from segwright.evaluation.compare import interval_text
 from segwright.evaluation.evaluation import Evaluation
@@ -66,7 +67,7 @@ def render_evaluation(evaluation: Evaluation, console: Console) -> None:
         f"mIoU {percent(e.miou)}" + (f" (95 % {interval} over {e.independent})" if interval else ""),
         *_figure_lines(e),
         *_convention_lines(e),
-        f"{e.images} images of split {e.split}, in per cent; convention: pooled (see docs/metrics.md)",
+        f"{counted(e.images, 'image')} of split {e.split}, in per cent; convention: pooled (see docs/metrics.md)",
     ]
     slices = e.parts.get("slices")
     if isinstance(slices, Slices):
@@ -116,9 +117,9 @@ def notes(evaluation: Evaluation) -> list[str]:
     if absent:
         found.append(f"neither in the masks nor predicted, left out of the means: {', '.join(absent)}")
     if e.without_mask:
-        found.append(f"{len(e.without_mask)} images have no mask and were not scored")
+        found.append(f"{counted(len(e.without_mask), 'image', 'has')} no mask and were not scored")
     if e.all_ignored:
-        found.append(f"{len(e.all_ignored)} images have only ignored pixels and were not scored")
+        found.append(f"{counted(len(e.all_ignored), 'image', 'has')} only ignored pixels and were not scored")
     if e.skipped:
         found.append(f"{len(e.skipped)} unreadable images were left out: {', '.join(list(e.skipped)[:5])}")
     if not e.sums.calibration and "ece" in e.not_computed:

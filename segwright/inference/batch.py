@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from segwright.core.atomic_io import check_output
+from segwright.core.counted import counted
 from segwright.core.errors import DataError, ImageReadError, OutputError, SegwrightError, UsageError
 from segwright.imageio import UInt8Array
 from segwright.inference.georeference import TIFF, Placement, placement
@@ -322,7 +323,9 @@ class _Run:
                             fix="convert it to H.264 in .mp4")  # fmt: skip
         stated = frame_count(local)
         if stated is not None and stated > count and self.run.frames is None:
-            self.note(f"{self.source.label(path)}: {count} frames could be decoded, its header states {stated}")
+            self.note(
+                f"{self.source.label(path)}: {counted(count, 'frame')} could be decoded, its header states {stated}"
+            )
 
     def _live(self, path: Path, name: str) -> None:
         """Predict the frames of a camera or stream until it ends, or Ctrl-C."""
@@ -334,14 +337,14 @@ class _Run:
             else:
                 self._frames(path, name, frames, "frame")
         except KeyboardInterrupt:
-            self.note(f"{live.live.label}: stopped after {self.result['images']} frames")
+            self.note(f"{live.live.label}: stopped after {counted(self.result['images'], 'frame')}")
         if live.reconnects:
             self.note(f"{live.live.label}: the stream broke off and was opened again {live.reconnects} times")
         if live.lost:
             count = self.result["images"]
-            self.result["stopped"] = f"{live.live.label}: {live.lost}; {count} frames were predicted"
+            self.result["stopped"] = f"{live.live.label}: {live.lost}; {counted(count, 'frame', 'was')} predicted"
         if live.dropped:
-            self.note(f"{live.live.label}: {live.dropped} frames came faster than they could be predicted")
+            self.note(f"{live.live.label}: {counted(live.dropped, 'frame')} came faster than they could be predicted")
 
     def _frames(self, path: Path, name: str, frames: Iterable[UInt8Array], kind: str) -> int:
         """Predict and write each frame or page; the number of them."""

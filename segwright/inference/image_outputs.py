@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from segwright.core.counted import counted
 from segwright.core.errors import UsageError
 from segwright.core.types import IGNORE_INDEX, Float32Array, row_strips
 from segwright.imageio import UInt8Array, encode_jpeg, encode_png, read_mask
@@ -46,7 +47,7 @@ class ImageOutputs:
                 raise UsageError(
                     "the masks of the training data contain colors, not values",
                     expected="masks of numbers",
-                    found=f"colors of {len(self.space)} classes",
+                    found=f"colors of {counted(len(self.space), 'class')}",
                     fix="--mask-format palette writes each class in its color, --mask-format index its number",
                 )
             self.values = file_values(self.space, note)

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from segwright.core.counted import counted
 from segwright.core.errors import ModelError, UsageError, WeightsError
 from segwright.core.types import LabelSpace
 from segwright.data.label_maps import class_space
@@ -177,7 +178,7 @@ def _load(
         )  # fmt: skip
     if loaded.left_out:
         shapes = [tuple(tensors[name].shape) for name in loaded.left_out if name in tensors]
-        found = f"{shapes[0][0]} classes" if shapes else ", ".join(loaded.left_out)
+        found = f"{counted(shapes[0][0], 'class')}" if shapes else ", ".join(loaded.left_out)
         raise WeightsError(
             "the weights have another number of classes", expected=f"{space.classes}: {', '.join(space.names)}",
             found=found, where=weights, fix="name all classes in the order of the outputs with --classes",

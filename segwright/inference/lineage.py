@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError
 
+from segwright.core.counted import counted
 from segwright.core.errors import BundleError
 from segwright.inference.description import WEIGHTS, Bundle, read_bundle
 from segwright.inference.predictor import find_bundle, load
@@ -150,19 +151,19 @@ class Lineage:
                 add(self.ancestors.get(parent, Ancestor(parent, "not recorded", "?")), depth + 1)
 
         add(self.model, 0)
-        rest = f", and those of {self.uncounted} regions that are not known" if self.uncounted else ""
+        rest = f", and those of {counted(self.uncounted, 'region')} that are not known" if self.uncounted else ""
         found.append(f"clicks in all: {self.clicks}{rest}")
         return found
 
 
 def _data_line(used: DataUsed) -> str:
-    what = f"{used.role}: {used.path}, {used.images} images" if used.images else f"{used.role}: {used.path}"
+    what = f"{used.role}: {used.path}, {counted(used.images, 'image')}" if used.images else f"{used.role}: {used.path}"
     if used.fingerprint:
         what += f", fingerprint {used.fingerprint[:12]}"
     if used.clicks:
         what += f", {used.clicks} clicks"
     if used.uncounted:
-        what += f", {used.uncounted} regions whose clicks are not known"
+        what += f", {counted(used.uncounted, 'region')} whose clicks are not known"
     if used.annotators:
         what += f" of {used.annotators} annotator{'' if used.annotators == 1 else 's'}"
     return what

@@ -17,6 +17,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, Protocol
 from urllib.parse import urlsplit
 
+from segwright.core.counted import counted
 from segwright.core.errors import DataError, MissingExtraError, TooLargeError, UsageError
 from segwright.data.tar_headers import TarHeaderError, entries
 from segwright.imageio import DEFAULT_LIMITS, EXTENSIONS, sniff
@@ -128,7 +129,7 @@ def archive_members(archive: Path, shown: str | None = None) -> tuple[list[TarMe
         raise DataError(
             "no images in the tar", expected=", ".join(sorted(EXTENSIONS)), found=f"{others} other files", where=name
         )
-    return found, (f"{name}: {others} files are not images by their suffix",) if others else ()
+    return found, (f"{name}: {counted(others, 'file', 'is')} not images by their suffix",) if others else ()
 
 
 def file_system(url: str) -> tuple[Any, str]:
@@ -181,7 +182,7 @@ def remote_files(url: str) -> tuple[list[RemoteFile], tuple[str, ...]]:
             "no images at the URL", expected=", ".join(sorted(EXTENSIONS)), found=f"{len(places)} files", where=shown
         )
     others = len(places) - len(kept)
-    return files, (f"{shown}: {others} files are not images by their suffix",) if others else ()
+    return files, (f"{shown}: {counted(others, 'file', 'is')} not images by their suffix",) if others else ()
 
 
 def _remote(system: Any, place: str, root: str) -> RemoteFile:

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from segwright.core.atomic_io import atomic_file, sha256, write_json
+from segwright.core.counted import counted
 from segwright.core.version import __version__
 from segwright.inference.description import SUMS
 from segwright.inference.exported_files import find_exported
@@ -68,7 +69,7 @@ class Proof:
         """A note for the user."""
         return (
             f"runtime: {one.runtime} in {one.precision}, {one.gain:.1f} × as fast here as the usual one, "
-            f"{one.agreement:.3%} of the labels equal on {self.images} images (benchmark of {self.made})"
+            f"{one.agreement:.3%} of the labels equal on {counted(self.images, 'image')} (benchmark of {self.made})"
         )
 
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
+from segwright.core.counted import counted
 from segwright.core.errors import DataError, UsageError
 from segwright.data.archives import is_archive, unpacked
 from segwright.imageio import EXTENSIONS
@@ -177,12 +178,18 @@ def _open(source: str | Path) -> Source:
         if kept:
             fixed = text.split("*")[0].split("?")[0].split("[")[0]
             root = Path(fixed) if fixed.endswith(("/", os.sep)) else Path(fixed).parent
-            notes = (f"{len(others)} files are not images by their suffix: {', '.join(others[:4])}",) if others else ()
+            notes = (
+                (f"{counted(len(others), 'file', 'is')} not images by their suffix: {', '.join(others[:4])}",)
+                if others
+                else ()
+            )
             return Source("glob", root, kept, notes=notes)
     raise DataError(
         "nothing to predict",
         expected="an image, a folder, a glob, a tar, a video, a camera's number, a URL or - for standard input",
-        found=f"{len(matches)} files, none of them an image or a video" if matches else "no such file or folder",
+        found=f"{counted(len(matches), 'file')}, none of them an image or a video"
+        if matches
+        else "no such file or folder",
         where=text,
         fix="check the path",
     )
@@ -202,7 +209,10 @@ def _of_origins(kind: str, root: Path, origins: Sequence[Origin], notes: tuple[s
     """A source of files that are no local ones; their paths are made of their names below ``root``."""
     found = {root / origin.name: origin for origin in origins}
     if len(found) < len(origins):
-        notes = (*notes, f"{len(origins) - len(found)} files have the name of another one; the last is predicted")
+        notes = (
+            *notes,
+            f"{counted(len(origins) - len(found), 'file', 'has')} the name of another one; the last is predicted",
+        )
     return Source(kind, root, tuple(found), None, notes, found)
 
 
@@ -249,7 +259,7 @@ def _walk(folder: Path) -> tuple[tuple[Path, ...], tuple[str, ...]]:
                     files.append(path)
     notes = []
     if earlier:
-        notes.append(f"{earlier} files of earlier predictions are skipped")
+        notes.append(f"{counted(earlier, 'file')} of earlier predictions are skipped")
     if runs:
         notes.append(f"training runs are skipped: {', '.join(runs[:4])}{', …' if len(runs) > 4 else ''}")
     if linked:

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from segwright.core.atomic_io import write_json
+from segwright.core.counted import counted
 from segwright.core.errors import SegwrightError, UsageError
 from segwright.core.progress import duration
 from segwright.data.formats.label_folder import COUNTS_FILE, MASKS
@@ -314,7 +315,8 @@ def note_line(entry: dict[str, Any]) -> str:
     count = len(entry["held"])
     names = ", ".join(entry["held"][:3]) + (", …" if count > 3 else "")
     return (
-        f"Trained on labels of {entry['train']} images; the labels of {count} ({names}) are held out in every round. "
+        f"Trained on labels of {counted(entry['train'], 'image')}; the labels of {count} ({names}) are held "
+        "out in every round. "
         "Only labeled pixels are scored: people label what is doubtful, so this is lower than for whole images."
     )
 

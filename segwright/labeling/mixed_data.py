@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from segwright.core.counted import counted
 from segwright.core.errors import DataError, DepthError
 from segwright.core.types import IGNORE_INDEX, LabelSpace
 from segwright.data.check.dataset_scan import scan_dataset
@@ -55,7 +56,9 @@ def part_of(role: str, data: Dataset, match: ClassMatch) -> Part:
     val = splits.get("val", splits.get("test"))
     if "val" not in data.given and "val" in splits:
         count = len(splits["val"])
-        notes.append(f"{role}: no validation split is given; {count} images are held out, whole sequences together")
+        notes.append(
+            f"{role}: no validation split is given; {counted(count, 'image', 'is')} held out, whole sequences together"
+        )
     if val is None:
         notes.append(f"{role}: too few images to hold some out for validation")
     shown = _labeled_ids(data) if role == NEW else {record.id for record in data.records if record.labeled}
@@ -66,11 +69,11 @@ def part_of(role: str, data: Dataset, match: ClassMatch) -> Part:
     kept, scored = usable(train), usable(val) if val is not None else None
     empty = len(train) - len(kept) + (len(val) - len(scored) if val is not None and scored is not None else 0)
     if empty:
-        notes.append(f"{role}: {empty} images without a labeled pixel are left out")
+        notes.append(f"{role}: {counted(empty, 'image')} without a labeled pixel are left out")
     if len(kept) == 0:
         raise DataError(
             "no image is labeled", where=data.root, expected="masks with at least one labeled pixel",
-            found=f"{len(train)} images without any", fix="label some: segwright label IMAGES --model MODEL",
+            found=f"{counted(len(train), 'image')} without any", fix="label some: segwright label IMAGES --model MODEL",
         )  # fmt: skip
     if scored is not None and len(scored) == 0:
         scored = None

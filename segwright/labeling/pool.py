@@ -17,6 +17,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from segwright.core.counted import counted
 from segwright.core.errors import DataError, SegwrightError, UsageError
 from segwright.core.progress import progress
 from segwright.core.types import Float32Array, UInt8Array
@@ -121,7 +122,7 @@ def scan(
             advance(1)
     if not pool.images:
         raise DataError(
-            f"none of the {len(files)} images can be used",
+            f"none of the {counted(len(files), 'image')} can be used",
             found=pool.failed[0][1][:500],
             where=pool.failed[0][0],
             fix="see the first one's error",

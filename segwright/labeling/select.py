@@ -16,6 +16,7 @@ from typing import Any
 import cv2
 import numpy as np
 
+from segwright.core.counted import counted
 from segwright.core.errors import LabelError, ModelError, SegwrightError, UsageError
 from segwright.core.progress import progress
 from segwright.core.types import IGNORE_INDEX, UInt8Array
@@ -112,7 +113,8 @@ def select(
     if len(choice.places) < options.count:
         copies = sum(len(others) for others in choice.stands_for.values())
         notes.append(
-            f"{len(choice.places)} images are chosen, not {options.count}: there are {len(pool.images)} that can be "
+            f"{counted(len(choice.places), 'image', 'is')} chosen, not {options.count}: there are "
+            f"{len(pool.images)} that can be "
             f"used, {copies} of them near-duplicates of chosen ones"
         )
     weights = pool.weights() if models else None

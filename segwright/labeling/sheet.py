@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from segwright.core.counted import counted
 from segwright.core.errors import SegwrightError
 from segwright.core.types import UInt8Array
 from segwright.imageio import write_image
@@ -41,7 +42,7 @@ def write_sheet(path: str | Path, selection: Selection, read: ReadPixels) -> Pat
     ]
     document = page(
         "selection.html.j2", title="Selected images and regions", numbers=numbers, tiles=tiles,
-        notes=[*selection.notes, *([f"{lost} images could not be read again to be drawn"] if lost else [])],
+        notes=[*selection.notes, *([f"{counted(lost, 'image')} could not be read again to be drawn"] if lost else [])],
         failed=[list(one) for one in selection.failed[:100]], left_out=len(selection.images) - len(tiles) - lost,
         models=list(selection.models),
     )  # fmt: skip

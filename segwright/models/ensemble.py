@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from segwright.core.counted import counted
 from segwright.core.errors import ModelError, UsageError
 from segwright.models.base import Provenance, SegmentationModel, SegOutput
 from segwright.models.former import ENSEMBLE as NAME
@@ -42,7 +43,7 @@ class Ensemble(SegmentationModel):
                 raise ModelError(
                     "the members of an ensemble have equal outputs",
                     expected=f"{first.classes} classes of images of {first.in_channels} channels, as the first",
-                    found=f"{member.classes} classes, {member.in_channels} channels",
+                    found=f"{counted(member.classes, 'class')}, {member.in_channels} channels",
                     where=f"member {number}",
                 )
         super().__init__(

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from segwright.core.counted import counted
 from segwright.monitoring.columns import Columns, Float64Array
 from segwright.monitoring.drift import (
     Moved,
@@ -70,14 +71,16 @@ class Detection:
         blocks, found = self.blocks, []
         if blocks.alike > blocks.reference:
             found.append(
-                f"neighbors are alike over about {blocks.alike} images, but the reference has only {self.images} "
+                f"neighbors are alike over about {counted(blocks.alike, 'image')}, but the reference has only "
+                f"{self.images} "
                 f"images: {blocks.reference} {'counts' if blocks.reference == 1 else 'count'} as one, so that a new "
                 "scene may be taken for drift more often than the rate"
             )
         if not blocks.ranked:
-            each = "1 image" if blocks.reference == 1 else f"{blocks.reference} images"
+            each = "1 image" if blocks.reference == 1 else f"{counted(blocks.reference, 'image')}"
             found.append(
-                f"the reference has {blocks.number} scenes of {each}, too few for ranks: how unlike it a new scene may "
+                f"the reference has {counted(blocks.number, 'scene')} of {each}, too few for ranks: how "
+                "unlike it a new scene may "
                 "be is taken from the spread between them (Student's t)"
             )
         return found

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from segwright.core.counted import counted
 from segwright.core.errors import BundleError, DataError
 from segwright.inference.attachments import Attachment
 from segwright.metrics.confusion import iou_per_class, nanmean
@@ -187,7 +188,11 @@ class AccuracyModel:
                 fix="predict with a runtime that gives probabilities",
             )  # fmt: skip
         features = features_of(sums, self.calibration)
-        notes = [] if known.all() else [f"{int((~known).sum())} images without finite figures are not in the estimate"]
+        notes = (
+            []
+            if known.all()
+            else [f"{counted(int((~known).sum()), 'image')} without finite figures are not in the estimate"]
+        )
         doc = self.calibration.miou - (self.calibration.confidence - features[3])
         others = {"soft": features[1], "atc": features[2], "doc": float(np.clip(doc, 0, 1))}
         if len(self.miou) < LEAST_ROWS:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from segwright.core.counted import counted
 from segwright.core.errors import DataError, MissingExtraError, UsageError
 from segwright.core.types import LabelSpace
 from segwright.monitoring.journal_files import LINES, PARQUET, FileRows, Header, Row, read_lines, read_parquet
@@ -116,7 +117,7 @@ def read_journal(
     if model is not None:
         rows = [row for row in rows if row.model == model]
     if len(rows) > max_rows:
-        skipped.append(Skipped(str(root), f"older than the newest {max_rows} rows", len(rows) - max_rows))
+        skipped.append(Skipped(str(root), f"older than the newest {counted(max_rows, 'row')}", len(rows) - max_rows))
         rows = rows[-max_rows:]
     models = dict(Counter(row.model for row in rows))
     return Journal(
@@ -152,7 +153,7 @@ def _read_files(root: Path, most: int) -> tuple[dict[str, FileRows], list[Skippe
         left = most
         for path in sorted((path for path in _listed(root) if PARQUET.fullmatch(path.name)), reverse=True):
             if left <= 0:
-                skipped.append(Skipped(path.name, f"older than the newest {most} rows"))
+                skipped.append(Skipped(path.name, f"older than the newest {counted(most, 'row')}"))
                 continue
             _read_file(path, files, skipped, left)
             left -= len(files[path.name].rows) if path.name in files else 0
@@ -239,12 +240,12 @@ def _settings(headers: Sequence[Header]) -> tuple[dict[str, Any], ...]:
 def _notes(models: dict[str, int], jumps: int, duplicates: int, spaces: int) -> tuple[str, ...]:
     notes = []
     if len(models) > 1:
-        counts = ", ".join(f"{name} ({count} images)" for name, count in models.items())
+        counts = ", ".join(f"{name} ({counted(count, 'image')})" for name, count in models.items())
         notes.append(f"records of {len(models)} models: {counts}")
     if spaces > 1:
         notes.append(f"records of {spaces} label spaces; only those of one are used")
     if jumps:
         notes.append(f"the clock went back {jumps} time{'' if jumps == 1 else 's'}: rows are in order of arrival")
     if duplicates:
-        notes.append(f"{duplicates} rows were there twice and count once")
+        notes.append(f"{counted(duplicates, 'row', 'was')} there twice and count once")
     return tuple(notes)

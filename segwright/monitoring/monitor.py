@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from segwright.core.counted import counted
 from segwright.core.errors import DataError, UsageError
 from segwright.inference.description import read_attachment
 from segwright.inference.predictor import find_bundle
@@ -82,39 +83,39 @@ def examine(
             found=str(len(reference)), fix="make a reference from more held-out images",
         )  # fmt: skip
     chosen, versions = _version(rows, reference, model)
-    counted, skipped, notes = _counted(chosen, now)
+    kept_rows, skipped, notes = _counted(chosen, now)
     known = columns_of(reference, classes)
     if scenes:
         numbers = {name: place for place, name in enumerate(dict.fromkeys(scenes))}
         known = replace(known, scenes=np.array([numbers[name] for name in scenes], np.intp))
-    found = columns_of(counted, classes)
+    found = columns_of(kept_rows, classes)
     if found.embeddings.shape[1] != known.embeddings.shape[1]:
-        if len(counted) and found.embeddings.shape[1] and known.embeddings.shape[1]:
+        if len(kept_rows) and found.embeddings.shape[1] and known.embeddings.shape[1]:
             notes.append(f"embeddings have {found.embeddings.shape[1]} values, the reference's "
                          f"{known.embeddings.shape[1]}: they are not compared")  # fmt: skip
-        elif len(counted):
+        elif len(kept_rows):
             side = "reference" if not known.embeddings.shape[1] else "journal"
             notes.append(f"the {side} has no embeddings: they are not compared")
         known = replace(known, embeddings=np.zeros((len(known), 0)))
         found = replace(found, embeddings=np.zeros((len(found), 0)))
     notes += _not_finite(found)
     if len(reference) < FEW_REFERENCE:
-        notes.append(f"the reference has only {len(reference)} images: alarms come late, or not at all")
+        notes.append(f"the reference has only {counted(len(reference), 'image')}: alarms come late, or not at all")
     detection = detect(known, found, rate=rate, block=block, window=window, correction=correction)
     notes += detection.notes()
     evidence, scorer, scores = detection.evidence, detection.scorer, detection.scores
-    alarms = _stream_alarms(detection, counted, known, found)
-    alarms = sorted([*alarms, *_window_alarms(detection, counted, known, found)], key=lambda alarm: alarm.index)
+    alarms = _stream_alarms(detection, kept_rows, known, found)
+    alarms = sorted([*alarms, *_window_alarms(detection, kept_rows, known, found)], key=lambda alarm: alarm.index)
     recent = found.take(slice(max(0, len(found) - window), None))
     last_moved = detection.last
     movements = () if last_moved is None else _movements(known, recent, last_moved, rate * window * STATISTICS_SHARE)
-    times = [row.time for row in counted if math.isfinite(row.time)]
-    estimate = _estimate(accuracy, counted, notes)
+    times = [row.time for row in kept_rows if math.isfinite(row.time)]
+    estimate = _estimate(accuracy, kept_rows, notes)
     return MonitorResult(
         journal=journal,
         model=next((version.model for version in versions if version.examined), ""),
         classes=tuple(classes),
-        images=len(counted),
+        images=len(kept_rows),
         reference_images=len(reference),
         first=min(times, default=math.nan),
         last=max(times, default=math.nan),
@@ -125,8 +126,8 @@ def examine(
         tails="ranks" if detection.blocks.ranked else "t",
         alarms=tuple(alarms),
         movements=movements,
-        series=_series(counted, known, found, evidence),
-        unlike=_unlike(counted, known, found, scorer, scores, folder),
+        series=_series(kept_rows, known, found, evidence),
+        unlike=_unlike(kept_rows, known, found, scorer, scores, folder),
         estimate=estimate,
         embedding_p=detection.windows[-1].embedding_p if detection.windows else math.nan,
         versions=versions,
@@ -187,9 +188,9 @@ def _counted(rows: Sequence[Observation], now: float | None) -> tuple[list[Obser
         notes.append(f"the clock went back {len(jumps)} times, by up to {_duration(float(jumps.max()))}: images are in "
                      "the order in which they came")  # fmt: skip
     if len(finite) < len(times):
-        notes.append(f"{len(times) - len(finite)} images have no time")
+        notes.append(f"{counted(len(times) - len(finite), 'image', 'has')} no time")
     if now is not None and (finite > now + FUTURE).any():
-        notes.append(f"{int((finite > now + FUTURE).sum())} images are from the future: a clock is wrong")
+        notes.append(f"{counted(int((finite > now + FUTURE).sum()), 'image', 'is')} from the future: a clock is wrong")
     return kept, skipped, notes
 
 
@@ -206,11 +207,12 @@ def _not_finite(found: Columns) -> list[str]:
     if wrong.any():
         names = [found.names[index] for index in np.flatnonzero(wrong.any(axis=0))]
         shown = ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
-        notes.append(f"{int(wrong.any(axis=1).sum())} images have figures that are not finite ({shown}): these figures "
+        damaged = counted(int(wrong.any(axis=1).sum()), "image", "has")
+        notes.append(f"{damaged} figures that are not finite ({shown}): these figures "
                      "are left out, the images' others are counted")  # fmt: skip
     bad = ~np.isfinite(found.embeddings).all(axis=1) if found.embeddings.shape[1] else np.zeros(len(found), bool)
     if bad.any():
-        notes.append(f"{int(bad.sum())} images have an embedding that is not finite: it is left out")
+        notes.append(f"{counted(int(bad.sum()), 'image', 'has')} an embedding that is not finite: it is left out")
     return notes
 
 

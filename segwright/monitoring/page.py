@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from segwright import reports
+from segwright.core.counted import counted
 from segwright.core.errors import SegwrightError
 from segwright.imageio import read_image
 from segwright.monitoring.result import Alarm, MonitorResult, Movement, Series
@@ -39,7 +40,7 @@ def monitor_page(result: MonitorResult, *, command: str = "") -> str:
         "monitor.html.j2",
         title=f"Monitor: {Path(r.journal).name or r.journal}",
         leads=(
-            f"model {r.model}; {r.images} images against {r.reference_images} of the reference",
+            f"model {r.model}; {counted(r.images, 'image')} against {r.reference_images} of the reference",
             "" if math.isnan(r.first) else f"{moment(r.first)} to {moment(r.last)}",
         ),
         tiles=_tiles(r),
@@ -202,7 +203,7 @@ def _estimate(r: MonitorResult) -> dict[str, Any] | None:
     )
     return {
         "chart": chart,
-        "sentence": f"Estimated over {e.images} images: mean IoU {percent(e.miou)} %, "
+        "sentence": f"Estimated over {counted(e.images, 'image')}: mean IoU {percent(e.miou)} %, "
         f"{100 * e.level:.0f} % interval {percent(e.low)} to {percent(e.high)} %.",
         "notes": e.notes,
     }

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from segwright import reports
+from segwright.core.counted import counted
 from segwright.reports import Markup, Number, Series, percent
 from segwright.search.folds import CrossValidation, Fold
 from segwright.training.callbacks.log import read_log
@@ -58,7 +59,11 @@ def _headline(found: CrossValidation, summary: Mapping[str, Any]) -> list[Number
             else f"95 %: {percent(interval[0])} to {percent(interval[1])} over {found.independent()}",
         ),
         Number("worst and best fold", "–" if low is None else f"{percent(low)} – {percent(high)} %"),
-        Number("folds", f"{len(found.folds)} of {found.wanted}", f"{sum(len(f.counts) for f in found.folds)} images"),
+        Number(
+            "folds",
+            f"{len(found.folds)} of {found.wanted}",
+            f"{counted(sum(len(f.counts) for f in found.folds), 'image')}",
+        ),
     ]
 
 

@@ -24,6 +24,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from segwright.core.counted import counted
 from segwright.core.deprecated import renamed_attribute, renamed_names, renamed_parameters
 from segwright.core.errors import DataError, PostprocessError
 from segwright.core.progress import progress
@@ -108,7 +109,8 @@ class PostprocessingStudy:
             interval = f" (95 % interval {100 * self.low:+.2f} to {100 * self.high:+.2f})" if known else ""
             size = f" of {self.size}" if self.size else ""
             figures = (
-                f"{100 * self.gain:+.2f} mIoU{interval} on {self.confirm_images} images the search had not seen, "
+                f"{100 * self.gain:+.2f} mIoU{interval} on {counted(self.confirm_images, 'image')} the search "
+                "had not seen, "
                 f"{self.milliseconds:.0f} ms per image{size}"
             )
             verdict = (

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from segwright.core.counted import counted
 from segwright.core.errors import CheckpointError, ConfigError, SegwrightError, UsageError
 from segwright.inference.bundle import read_bundle
 from segwright.inference.lineage import Ancestor, Lineage
@@ -42,7 +43,7 @@ class StoredRun:
         raise UsageError(
             "the data has other classes than the run to be resumed",
             expected=f"{len(before)} classes: {', '.join(map(str, before))}",
-            found=f"{len(now)} classes: {', '.join(now)}",
+            found=f"{counted(len(now), 'class')}: {', '.join(now)}",
             where=where,
             fix=f"another --out, and --init-from {self.folder} to begin with the weights of this run",
         )

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from segwright.core.counted import counted
 from segwright.core.errors import DataError, FormatError, SegwrightError
 from segwright.core.types import IGNORE_INDEX, Batch, Sample
 from segwright.data.check.dataset_scan import DatasetScan, scan_dataset, scan_splits
@@ -106,7 +107,7 @@ def find_unlabeled(
         raise DataError(
             "no usable unlabeled image",
             expected="images without labels that are neither in the validation data nor copies of labeled ones",
-            found="; ".join(lines) or f"the dataset has {len(data.records)} images, all with a mask",
+            found="; ".join(lines) or f"the dataset has {counted(len(data.records), 'image')}, all with a mask",
             where=where or data.root,
             fix="name a folder of other images with --unlabeled, or leave self-training out",
         )

@@ -155,8 +155,8 @@ def test_coco_is_what_pycocotools_reads(tmp_path: Path) -> None:
 def test_what_is_lost_is_said_before_writing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     source = make_source(tmp_path / "in", background=True, splits=True)
     assert [line.partition(" ")[0] for line in lossy_aspects(source, "folder")] == ["1"], "a name with a dot"
-    assert any("1 images without a mask become ignored" in line for line in lossy_aspects(source, "coco"))
-    assert any("1 images without a mask become background" in line for line in lossy_aspects(source, "cvat"))
+    assert any("1 image without a mask become ignored" in line for line in lossy_aspects(source, "coco"))
+    assert any("1 image without a mask become background" in line for line in lossy_aspects(source, "cvat"))
     assert any("without JSON" in line for line in lossy_aspects(source, "labelme"))
     convert(source, "coco", tmp_path / "coco")
     assert "become ignored all over" in capsys.readouterr().err

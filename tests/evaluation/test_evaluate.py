@@ -286,7 +286,7 @@ def test_missing_masks(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"1 of 6.*\n.*shot_3"):
         evaluate_masks(folder, Images(truth))
     found = evaluate_masks(folder, Images(truth), skip_missing=True)
-    assert found.images == 5 and "shot_3" not in found.ids and "1 images" in found.notes[0]
+    assert found.images == 5 and "shot_3" not in found.ids and "1 image " in found.notes[0]
     assert {e.index for e in found.examples} == {0, 1, 2, 4, 5}
     for path in (tmp_path / "no such", tmp_path / "empty"):
         if path.name == "empty":

@@ -239,7 +239,7 @@ def test_what_does_not_match_is_counted_and_named() -> None:
     found = match_columns(table, ["a", "b", "c", "d", "e"])
     assert found.unmatched_rows == ["other"] and found.images_without_row == ["e"]
     assert any("1 rows" in n and "other" in n for n in found.notes)
-    assert any("no value for 1 images" in n for n in found.notes)
+    assert any("no value for 1 image," in n for n in found.notes)
     assert {k: v.tolist() for k, v in found.columns[0].slices.items()} == {
         "p": [True, True, False, False, False],
         "q": [False, False, True, False, False],

@@ -87,7 +87,7 @@ def test_tar_shards_are_read_member_by_member(tmp_path: Path) -> None:
     masks = sorted(p.relative_to(tmp_path / "out").as_posix() for p in (tmp_path / "out").rglob("*.png"))
     assert masks == ["shard-0/a.png", "shard-0/sub/b.png", "shard-0/up.png", "shard-1/a.png"]
     assert (read_mask(tmp_path / "out/shard-1/a.png") == truth(scene(3))).all()
-    assert any("1 files are not images" in note for note in found.notes)
+    assert any("1 file is not" in note for note in found.notes)
     names = {one["file_name"] for one in json.loads((tmp_path / "out/predictions.coco.json").read_text())["images"]}
     assert all("shard-" in name for name in names) and len(names) == 4
     (tmp_path / "cut.tar").write_bytes((tmp_path / "shard-0.tar").read_bytes()[:700])
@@ -138,7 +138,7 @@ def test_urls_of_fsspec(tmp_path: Path) -> None:
     assert found.results[0].file == "memory:///bucket/a.png", "a URL is no Path, which would lose slashes"
     away = predictions("memory://bucket/a.png", "memory://masks")
     assert (away.out, away.results[0].mask) == ("memory://masks", "memory://masks/a.png")
-    assert any("1 files are not images" in note for note in found.notes)
+    assert any("1 file is not" in note for note in found.notes)
     assert predictions("memory://bucket/*.png", tmp_path / "glob").images == 1
     assert predictions("memory://bucket/a.png", tmp_path / "one").images == 1
     with pytest.raises(DataError, match="cannot be read"):

@@ -109,8 +109,8 @@ def test_figures_that_are_not_finite(reference: list[Observation]) -> None:
     found = examine(stream, reference, CLASSES)
     assert found.images == 120 and not found.alarm
     text = " ".join(found.notes)
-    assert "1 images have figures that are not finite (confidence, entropy)" in text
-    assert "1 images have an embedding that is not finite" in text and "1 images have no time" in text
+    assert "1 image has figures that are not finite (confidence, entropy)" in text
+    assert "1 image has an embedding that is not finite" in text and "1 image has no time" in text
     nothing = [replace(one, mean_confidence=math.nan) for one in rows(120, 15)]
     gone = examine(nothing, reference, CLASSES)
     assert math.isnan(next(one for one in gone.movements if one.name == "confidence").p_value)

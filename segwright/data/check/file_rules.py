@@ -7,6 +7,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 
+from segwright.core.counted import counted
 from segwright.data.check.evidence import Evidence
 from segwright.data.check.scan import FileError, UnmappedValues
 from segwright.data.check.wording import count, image_file, listed
@@ -72,7 +73,7 @@ def file_errors(evidence: Evidence) -> list[Problem]:
     problems = []
     for kind, found in by_kind.items():
         details = [f"{os.path.basename(one.file)}: {one.message}" for one in found]
-        text = details[0] if len(found) == 1 else f"{len(found)} files; " + "; ".join(details[:3])
+        text = details[0] if len(found) == 1 else f"{counted(len(found), 'file')}; " + "; ".join(details[:3])
         fix = found[0].fix or FIXES.get(kind) or FIXES["unreadable file"]
         text = text if len(found) <= 3 else f"{text}; …"
         problems.append(Problem("error", kind, text, tuple(dict.fromkeys(one.file for one in found)), fix))
@@ -184,7 +185,7 @@ def names(evidence: Evidence) -> list[Problem]:
     problems = []
     if colliding:
         named = listed(_bases(colliding), 4)
-        text = f"{len(colliding)} images have names that differ only in letter case or ending: {named}"
+        text = f"{counted(len(colliding), 'image', 'has')} names that differ only in letter case or ending: {named}"
         problems.append(Problem("warning", "colliding names", text, tuple(colliding), FIXES["colliding names"]))
     if odd:
         text = f"{count(len(odd), 'file name')} too long, not UTF-8, or with control characters or spaces at an end"

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from segwright.core.counted import counted
 from segwright.core.left_right import find_sides, shown
 from segwright.core.types import IGNORE_INDEX, LabelSpace
 from segwright.data.check.evidence import Evidence
@@ -210,7 +211,7 @@ def rare_values(evidence: Evidence) -> list[Problem]:
     def with_counts(labels: Sequence[int]) -> str:
         return listed(
             [
-                f"{overall.class_names[label]} in {overall.class_images[label]} of {overall.labeled} masks "
+                f"{overall.class_names[label]} in {overall.class_images[label]} of {counted(overall.labeled, 'mask')} "
                 f"({overall.class_pixels[label]} pixel{'s' if overall.class_pixels[label] != 1 else ''}, "
                 f"{os.path.basename(_mask(records[totals.shown_by[label]]))})"
                 for label in labels
@@ -269,12 +270,12 @@ def contradictions(evidence: Evidence) -> list[Problem]:
 
     if same:
         named = listed([records[place].id for place in sorted(same)], 4)
-        text = f"{len(same)} records are of the same image file, and their masks differ: {named}"
+        text = f"{counted(len(same), 'record', 'is')} of the same image file, and their masks differ: {named}"
         fix = "an image has one mask: check whether files are missing, so that others of that name were used"
         problems.append(Problem("error", "contradicting masks", text, files(same), fix))
     if copies:
         named = listed([records[place].id for place in copies], 4)
-        text = f"{len(copies)} images are copies of one another, and their masks differ: {named}"
+        text = f"{counted(len(copies), 'image', 'is')} copies of one another, and their masks differ: {named}"
         fix = "keep one mask per image; were images copied over others under the names of other masks?"
         problems.append(Problem("warning", "contradicting masks", text, files(copies), fix))
     return problems

@@ -10,6 +10,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from segwright.core.counted import counted
 from segwright.core.progress import literal, visible
 from segwright.data.check.fingerprint import Fingerprint
 from segwright.data.check.label_rules import share_text
@@ -117,7 +118,7 @@ def _classes(result: CheckResult, width: int) -> Table:
             *(f"{100 * result.by_split[part].class_shares[index]:.2f} %" for part in compare),
         )
     if absent > FEW:
-        table.add_row(f"… and {absent} classes that never occur")
+        table.add_row(f"… and {counted(absent, 'class')} that never occur")
     return table
 
 

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from segwright.core.counted import counted
 from segwright.core.errors import DataError, LabelError
 from segwright.core.progress import track
 from segwright.core.types import IGNORE_INDEX, MAX_CLASSES, LabelSpace
@@ -97,14 +98,14 @@ def _coding(tree: Tree, found: Found) -> MaskEncoding:
     numbers = sorted({*seen.values, *class_ids} - {0})
     if not numbers:
         raise LabelError(
-            "the masks hold no labeled pixel", found=f"{seen.masks} of {seen.total} masks", where=tree.root
+            "the masks hold no labeled pixel", found=f"{seen.masks} of {counted(seen.total, 'mask')}", where=tree.root
         )
     if len(numbers) > MAX_CLASSES:
         common = sorted(numbers, key=lambda n: -seen.values.get(n, 0))[:5]
         raise LabelError(
             "ADE20K's full release has more classes here than a label space holds",
             expected=f"at most {MAX_CLASSES} classes",
-            found=f"{len(numbers)} classes, such as {', '.join(f'{n} ({named.get(n, n)})' for n in common)}",
+            found=f"{counted(len(numbers), 'class')}, such as {', '.join(f'{n} ({named.get(n, n)})' for n in common)}",
             where=tree.root,
             fix="list the classes to keep in classes.csv (id,name), all others are then ignored; or use the scene "
             "parsing benchmark (ADEChallengeData2016), which has 150",
@@ -112,7 +113,11 @@ def _coding(tree: Tree, found: Found) -> MaskEncoding:
     names = _distinct({n: named.get(n, generated_name(n)) for n in numbers})
     mapping = {0: IGNORE_INDEX, **{n: place for place, n in enumerate(numbers)}}
     missing = sum(n not in named for n in numbers)
-    words = f"{len(numbers)} classes, names from {source}" if source else f"{len(numbers)} classes, by number"
+    words = (
+        f"{counted(len(numbers), 'class')}, names from {source}"
+        if source
+        else f"{counted(len(numbers), 'class')}, by number"
+    )
     notes = [how, words + (f"; {missing} of them have none there" if source and missing else "")]
     if not source and _described(found):
         notes.append("x_atr.txt names objects without their numbers: name the classes in classes.csv (id,name)")
@@ -125,7 +130,9 @@ def _chosen(path: Path, how: str) -> MaskEncoding:
     mapping = {**dict.fromkeys(range(HIGHEST), IGNORE_INDEX), **{v: i for v, i in space.mapping.items() if v < HIGHEST}}
     mapping[0] = IGNORE_INDEX
     kept = LabelSpace(space.names, space.colors, mapping=mapping)
-    return MaskEncoding(kept, notes=(how, f"{len(space)} classes chosen by {path.name}; all others are ignored"))
+    return MaskEncoding(
+        kept, notes=(how, f"{counted(len(space), 'class')} chosen by {path.name}; all others are ignored")
+    )
 
 
 def _distinct(names: Mapping[int, str]) -> dict[int, str]:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from segwright.core.counted import counted
 from segwright.core.deprecated import renamed_attribute
 from segwright.core.errors import FormatError
 from segwright.data.annotations.sparse import LabelRule
@@ -90,7 +91,7 @@ def pairing_problems(images: Sequence[Path], masks: Sequence[Path]) -> list[Prob
             Problem(
                 "warning",
                 "image without mask",
-                f"{len(images)} images have no mask",
+                f"{counted(len(images), 'image', 'has')} no mask",
                 tuple(str(path) for path in images),
                 "add the masks under the same names, or move the images away",
             )
@@ -100,7 +101,7 @@ def pairing_problems(images: Sequence[Path], masks: Sequence[Path]) -> list[Prob
             Problem(
                 "warning",
                 "mask without image",
-                f"{len(masks)} masks have no image",
+                f"{counted(len(masks), 'mask', 'has')} no image",
                 tuple(str(path) for path in masks),
                 "add the images under the same names, or move the masks away",
             )

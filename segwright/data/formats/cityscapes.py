@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from segwright.core.counted import counted
 from segwright.core.errors import FormatError
 from segwright.core.types import IGNORE_INDEX, Color, LabelSpace
 from segwright.data.formats.base import Format, distinct, pairing_problems, sort_splits, unique_records
@@ -111,7 +112,7 @@ def hint(tree: Tree) -> FormatError | None:
     return FormatError(
         "polygons in Cityscapes' format, and no masks drawn from them",
         expected="…_gtFine_labelIds.png, …_labelTrainIds.png or …_color.png",
-        found=f"{len(polygons)} files such as {polygons[0]}",
+        found=f"{counted(len(polygons), 'file')} such as {polygons[0]}",
         where=tree.root,
         fix="draw the masks with the dataset's own script: createTrainIdLabelImgs.py of cityscapesscripts, or "
         "createLabels.py of IDD's AutoNUE; or write masks/x.png beside images/x.png",

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from segwright.core.counted import counted
 from segwright.core.errors import FormatError
 from segwright.core.types import IGNORE_INDEX
 from segwright.data.annotations.rasterize import Ledger, fill_name
@@ -43,7 +44,10 @@ def _without_objects(files: Sequence[CocoFile], data: Sequence[Mapping[str, Any]
     ]
     if not empty:
         return []
-    message = f"{sum(number for _, number in empty)} images are in JSON files that annotate no object: background"
+    message = (
+        f"{counted(sum(number for _, number in empty), 'image', 'is')} in JSON files that annotate no "
+        "object: background"
+    )
     fix = "if they are not annotated, remove the key annotations from the JSON, or the file"
     return [Problem("warning", "no objects", message, tuple(path for path, _ in empty), fix)]
 
@@ -112,14 +116,15 @@ class CocoRecords:
             ignored = sum(crowds.values()) - as_objects
             if as_objects:
                 self.classes.notes.append(
-                    f"{file.path.name}: {as_objects} objects marked iscrowd are drawn as objects, for "
+                    f"{file.path.name}: {counted(as_objects, 'object')} marked iscrowd are drawn as objects, for "
                     + ("most objects are marked so" if share > CROWDS_ARE_OBJECTS else "all of their category are")
                 )
             if ignored:
                 self.classes.notes.append(f"{file.path.name}: {ignored} crowds are ignored")
             if ignored > CROWDS_ARE_MANY * sum(total.values()):
                 message = (
-                    f"{ignored} of {sum(total.values())} objects of {file.path.name} are marked iscrowd and become "
+                    f"{ignored} of {counted(sum(total.values()), 'object')} of {file.path.name} are marked "
+                    "iscrowd and become "
                     "ignored pixels"
                 )
                 fix = "if they are brush masks of single objects, as CVAT marks them, set iscrowd to 0"
@@ -308,7 +313,7 @@ class CocoRecords:
         near = [os.path.join(one.path, name) for _, one in walked if one.path in folders for name in one.files]
         lone = tuple(path for path in near if path not in used and is_image(path))
         if lone:
-            message = f"{len(lone)} images beside those of the JSON are in no JSON: they are not used"
+            message = f"{counted(len(lone), 'image')} beside those of the JSON are in no JSON: they are not used"
             self.problems.append(Problem("note", "images not listed", message, lone))
         return Dataset(
             root=self.tree.root,
@@ -317,7 +322,7 @@ class CocoRecords:
             records=tuple(records.values()),
             given=sort_splits(given),
             notes=[
-                f"{len(self.classes.space)} classes from the JSON's categories",
+                f"{counted(len(self.classes.space), 'class')} from the JSON's categories",
                 *self.classes.notes,
                 *self.choice.notes,
                 *self._reading_notes(),
@@ -334,7 +339,7 @@ class CocoRecords:
             "these are boxes, not outlines: the annotations of a detection dataset" if only_boxes else
             "none of the objects can be drawn",
             expected="annotations with a segmentation, an image and a category that are listed",
-            found=f"{sum(self.ledger.lost.values())} objects, none drawn: {self.ledger.summary()}",
+            found=f"{counted(sum(self.ledger.lost.values()), 'object')}, none drawn: {self.ledger.summary()}",
             where=self.files[0].path if len(self.files) == 1 else self.tree.root,
             fix=f"export the outlines (polygons or masks) of all objects{f'; {box_choices()}' if only_boxes else ''}",
         )  # fmt: skip

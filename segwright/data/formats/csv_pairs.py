@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from segwright.core.counted import counted
 from segwright.core.errors import DataError, FormatError
 from segwright.data.formats.base import SPLIT_NAMES, Format, sort_splits, unique_ids
 from segwright.data.formats.file_references import MISSING_KINDS, Reference, resolve_all, surroundings
@@ -249,7 +250,10 @@ def _resolve_all(
         result[place] = _by_id(tree, names[place][1], role)
     missing = tuple(names[place][1] for place in ids if result[place] is None)
     if missing:
-        message = f"{len(missing)} files that the list names are not there, or fit several: {', '.join(missing[:3])}"
+        message = (
+            f"{counted(len(missing), 'file')} that the list names are not there, or fit several: "
+            f"{', '.join(missing[:3])}"
+        )
         problems.append(Problem("warning", "listed but missing", message, missing, "write whole names, with endings"))
     resolution = resolve_all(tree, [Reference(names[place][1], names[place][0]) for place in rest], role)
     for place, path in zip(rest, resolution.paths, strict=True):

@@ -22,6 +22,7 @@ from xml.sax.saxutils import quoteattr
 from defusedxml.common import DefusedXmlException
 from defusedxml.ElementTree import iterparse
 
+from segwright.core.counted import counted
 from segwright.core.errors import FormatError, LabelError
 from segwright.core.types import IGNORE_INDEX, Color
 from segwright.data.annotations.rasterize import (
@@ -325,7 +326,10 @@ def open_cvat(tree: Tree) -> Dataset:
     times = Counter(path for path, _, _ in present)
     twice = [path for path, number in times.items() if number > 1]
     if twice:
-        message = f"{len(twice)} images are frames of several XML files, such as {twice[0].name}; they are left out"
+        message = (
+            f"{counted(len(twice), 'image', 'is')} frames of several XML files, such as "
+            f"{twice[0].name}; they are left out"
+        )
         fix = "keep each task's XML and images in a folder of their own"
         problems.append(Problem("error", "file claimed twice", message, tuple(map(str, twice)), fix))
         present = [one for one in present if times[one[0]] == 1]
@@ -346,7 +350,8 @@ def open_cvat(tree: Tree) -> Dataset:
     used = {path for path, _, _ in present} | {Path(file) for problem in problems for file in problem.files}
     lone = [] if tree.is_file else [path for path in images if path not in used]
     notes = [
-        f"{len(space)} classes; uncovered pixels are {fill_name(space, background)}; shapes are stacked by z order",
+        f"{counted(len(space), 'class')}; uncovered pixels are {fill_name(space, background)}; shapes are "
+        "stacked by z order",
         *_video_notes(parsed.videos),
         *choice.notes,
         *reading.notes(fill_name(space, background), strokes=any(s.kind in STROKES for s in _all_shapes(parsed))),

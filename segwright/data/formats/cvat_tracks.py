@@ -20,6 +20,7 @@ from xml.etree.ElementTree import Element
 import numpy as np
 import numpy.typing as npt
 
+from segwright.core.counted import counted
 from segwright.core.errors import FormatError
 from segwright.data.formats.cvat_shapes import AREAS, STROKES, Points, Shape, corners, shape_of
 
@@ -116,7 +117,7 @@ def number_images(images: Sequence[Path], frames: Frames, path: Path) -> dict[in
             raise FormatError(
                 "the images are not the frames of the video",
                 expected=f"{count} images, or names that end in the frame's number",
-                found=f"{len(images)} images such as {images[0].name}",
+                found=f"{counted(len(images), 'image')} such as {images[0].name}",
                 where=path,
                 fix="export again with 'Save images'",
             )

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from segwright.core.counted import counted
 from segwright.core.errors import DataError, FormatError, LabelError
 from segwright.core.progress import track
 from segwright.data.annotations.rasterize import Drawable, Drawing, Region, annotated_space, fill_name
@@ -264,7 +265,9 @@ def open_darwin(tree: Tree) -> Dataset:
     labels = {figure.label for figure in figures} | {n for _, one in read for _, t in one.layers for n in t.values()}
     names, names_note = class_names(tree, labels)
     if not names:
-        raise LabelError("the annotations hold no object with a class", found=f"{len(read)} files", where=tree.root)
+        raise LabelError(
+            "the annotations hold no object with a class", found=f"{counted(len(read), 'file')}", where=tree.root
+        )
     choice = reading_of(label_rule(tree), [_outlined(one) for _, one in read])
     space, index, background = annotated_space(names, rest_ignored=choice.reading.rest == "ignored")
     problems = [*resolved.problems, *choice.problems]

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from segwright.core.counted import counted
 from segwright.core.errors import FormatError, LabelError
 from segwright.core.types import IGNORE_INDEX, Color, LabelSpace
 from segwright.data.formats import cityscapes
@@ -139,7 +140,7 @@ def _from_config(path: Path, notes: Sequence[str]) -> MaskEncoding:
     mapping = {IGNORE_INDEX: IGNORE_INDEX, **dict.fromkeys(skipped, IGNORE_INDEX)}
     mapping |= {value: place for place, value in enumerate(kept)}
     space = LabelSpace(tuple(names[i] for i in kept), tuple(colors[i] for i in kept), mapping=mapping)
-    class_notes = [f"{path.name} names {len(kept)} classes"]
+    class_notes = [f"{path.name} names {counted(len(kept), 'class')}"]
     if skipped:
         class_notes.append(f"not evaluated there, and ignored: {', '.join(names[i] for i in sorted(skipped))}")
     return MaskEncoding(space, notes=(*class_notes, *notes))
@@ -325,7 +326,7 @@ def _codes(tree: Tree, found: Found) -> MaskEncoding:
     void = [i for i, name in enumerate(names) if name.lower() == "void"]
     kept = [i for i in range(len(names)) if i not in void]
     mapping = {**dict.fromkeys((*void, IGNORE_INDEX), IGNORE_INDEX), **{v: i for i, v in enumerate(kept)}}
-    notes = [f"codes.txt names {len(kept)} classes", *(["Void is ignored"] if void else [])]
+    notes = [f"codes.txt names {counted(len(kept), 'class')}", *(["Void is ignored"] if void else [])]
     return MaskEncoding(LabelSpace(tuple(names[i] for i in kept), mapping=mapping), notes=tuple(notes))
 
 

@@ -14,6 +14,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from segwright.core.counted import counted
 from segwright.core.errors import LabelError
 from segwright.core.types import Color
 from segwright.data.annotations.rasterize import BACKGROUND_NAMES
@@ -151,7 +152,7 @@ def refuse_shifted(values: Sequence[int], classes: ClassList) -> None:
     first = kept[0].name
     hint = f"'0 background', '1 {first}', …" if 0 in values else f"'1 {first}', '2 {kept[1].name}', …"
     raise LabelError(
-        f"the class list names {count} classes, and the masks hold {'0' if 0 in values else '1'} to {count}: "
+        f"the class list names {counted(count, 'class')}, and the masks hold {'0' if 0 in values else '1'} to {count}: "
         f"is {first} the value 0 or 1?",
         expected=f"values 0 to {count - 1}, or a list that gives the values",
         found=f"a list that starts with {first} and does not give values",

@@ -16,6 +16,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from segwright.core.counted import counted
 from segwright.core.errors import FormatError, LabelError
 from segwright.core.types import Color, LabelSpace
 from segwright.data.annotations.rasterize import RasterizedReader, Region, paint
@@ -167,7 +168,9 @@ class _Lfw(Layout):
         dataset = super().open(tree)
         kept = tuple(record for record in dataset.records if record.mask_path is not None)
         if len(kept) < len(dataset.records):
-            dataset.notes.append(f"{len(dataset.records)} images are there, the {len(kept)} with part labels are used")
+            dataset.notes.append(
+                f"{counted(len(dataset.records), 'image', 'is')} there, the {len(kept)} with part labels are used"
+            )
             dataset.records, dataset.unpaired_images = kept, ()
             dataset.problems = [p for p in dataset.problems if p.kind != "image without mask"]
         return dataset

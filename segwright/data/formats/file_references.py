@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from segwright.core.counted import counted
 from segwright.data.formats.file_tree import Tree
 from segwright.data.formats.name_parts import Spelling, composed, is_generic, spellings, split_of
 from segwright.data.records import Problem
@@ -308,7 +309,8 @@ def _problems(
             Problem(
                 "note" if sure else "warning",
                 "file found by a looser match",
-                f"{len(pairs)} files are not at their stated paths and were found by the end of the path: {shown}",
+                f"{counted(len(pairs), 'file', 'is')} not at their stated paths and were found by the end of "
+                f"the path: {shown}",
                 tuple(str(result.paths[number]) for number in result.loose),
                 "make sure that they are the same files, or correct the names",
             )
@@ -321,7 +323,7 @@ def _problems(
             Problem(
                 "error",
                 MISSING_KINDS[noun],
-                f"{len(names)} files that {where} names are missing, of {len(references)}: "
+                f"{counted(len(names), 'file')} that {where} names are missing, of {len(references)}: "
                 f"{', '.join(names[:SHOWN])}{', …' if len(names) > SHOWN else ''}{_elsewhere(index, names)}",
                 tuple(names),
                 "copy them to their stated paths, or remove their entries",
@@ -334,7 +336,8 @@ def _problems(
             Problem(
                 "error",
                 AMBIGUOUS_KINDS[noun],
-                f"{len(names)} files that {_sources(references, result.ambiguous)} names could each be one of several, "
+                f"{counted(len(names), 'file')} that {_sources(references, result.ambiguous)} names could "
+                "each be one of several, "
                 f"such as {names[0]}: {', '.join(dict.fromkeys(first))}"[:600],
                 tuple(names),
                 "write the names with their folders, as paths from the annotation file",
@@ -367,7 +370,7 @@ def claimed_twice(references: Sequence[Reference], shared: Mapping[Path, Sequenc
     return Problem(
         "error",
         "file claimed twice",
-        f"{len(shared)} files are named by several entries with different annotations, such as "
+        f"{counted(len(shared), 'file', 'is')} named by several entries with different annotations, such as "
         f"{os.path.relpath(first, root)} in {sources}; they are left out",
         tuple(str(path) for path in shared),
         "write the names with their folders, open one annotation file itself, or remove the others",

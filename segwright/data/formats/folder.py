@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from segwright.core.counted import counted
 from segwright.core.errors import DataError, FormatError, NameClashError
 from segwright.data.formats.base import Format, pairing_problems, sort_splits, unique_ids
 from segwright.data.formats.bit_depth import range_of
@@ -82,7 +83,7 @@ def detect(tree: Tree) -> str | None:
     pairing = pair_tree(tree)
     if not pairing.paired and not pairing.collisions and not pairing.rivals:
         return None
-    return f"{pairing.paired} images with masks, paired by {'content' if pairing.guessed else 'name'}"
+    return f"{counted(pairing.paired, 'image')} with masks, paired by {'content' if pairing.guessed else 'name'}"
 
 
 def pair_tree(tree: Tree) -> Pairing:
@@ -190,7 +191,7 @@ def _several(tree: Tree, pairing: Pairing) -> FormatError:
     glob = _folder_glob([image for image in images if image not in masks])
     first = pairing.rivals[0]
     listed = "; ".join(
-        f"{rival.name} ({len(rival.masks)} masks for {rival.images} images: {_holds(rival)})"
+        f"{rival.name} ({counted(len(rival.masks), 'mask')} for {counted(rival.images, 'image')}: {_holds(rival)})"
         for rival in pairing.rivals[:6]
     )
     choices = " or ".join(
@@ -231,7 +232,7 @@ def _several_images(tree: Tree, pairing: Pairing, folders: Sequence[str]) -> For
     return FormatError(
         "several folders hold images for the same masks, and which to read is not certain",
         expected="one image per mask",
-        found=f"{len(pairing.collisions)} masks in {masks}, images in {', '.join(folders)}",
+        found=f"{counted(len(pairing.collisions), 'mask')} in {masks}, images in {', '.join(folders)}",
         where=tree.root,
         fix=f"choose: segwright check {shlex.quote(str(tree.root))} {choices} --masks {shlex.quote(masks)}; or list "
         f"the pairs in a CSV with columns image,mask (such as {os.path.join(image.folder, image.name)},"
@@ -278,7 +279,9 @@ def hint(tree: Tree) -> FormatError | None:
     filled = {folder: names for folder, names in counts.items() if names}
     if len(filled) < 2:
         return _flat_hint(tree, next(iter(filled.items()), None))
-    listed = "; ".join(f"{folder}/ ({len(names)} files, {names[0]})" for folder, names in list(filled.items())[:12])
+    listed = "; ".join(
+        f"{folder}/ ({counted(len(names), 'file')}, {names[0]})" for folder, names in list(filled.items())[:12]
+    )
     first, second = _guessed_roles(tree, filled)
     root = shlex.quote(str(tree.root))
     return FormatError(
@@ -322,7 +325,7 @@ def _flat_hint(tree: Tree, only: tuple[str, list[str]] | None) -> FormatError | 
     return FormatError(
         "images and masks in one folder, and which files are the masks is not clear",
         expected="files such as x.jpg and x_mask.png, folders called images and masks, or a list of pairs",
-        found=" and ".join(f"{len(found)} files such as {found[0]}" for found in by_ending.values()),
+        found=" and ".join(f"{counted(len(found), 'file')} such as {found[0]}" for found in by_ending.values()),
         where=tree.root,
         fix=f"name them: segwright check {root} --images {globs[0]} --masks {globs[1]}, or the other way round; or "
         "write a CSV with columns image,mask, a pair per line",
@@ -388,7 +391,7 @@ def _problems(pairing: Pairing, records: list[Record]) -> tuple[list[Path], list
             Problem(
                 "error",
                 "names collide",
-                f"{len(images)} images and {len(masks)} masks share the name {images[0].stem!r}",
+                f"{counted(len(images), 'image')} and {counted(len(masks), 'mask')} share the name {images[0].stem!r}",
                 tuple(str(item.path) for item in (*images, *masks)),
                 "rename them apart",
             )

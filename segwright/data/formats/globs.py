@@ -13,6 +13,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
+from segwright.core.counted import counted
 from segwright.core.errors import FormatError, UsageError
 from segwright.data.formats.base import SPLIT_NAMES
 from segwright.data.formats.file_tree import Tree, is_image, natural
@@ -150,6 +151,6 @@ def _tie(tree: Tree, images: list[NamedFile], masks: list[NamedFile]) -> FormatE
 
     return FormatError(
         "--images and --masks do not pair the files one to one", expected="one mask per image",
-        found=f"{len(images)} images ({shown(images)}) and {len(masks)} masks ({shown(masks)})",
+        found=f"{counted(len(images), 'image')} ({shown(images)}) and {counted(len(masks), 'mask')} ({shown(masks)})",
         where=Path(tree.root), fix="narrow the globs, or write a CSV with columns image,mask, a pair per line",
     )  # fmt: skip

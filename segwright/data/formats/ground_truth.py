@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from segwright.core.counted import counted
 from segwright.core.errors import FormatError, LabelError
 from segwright.core.types import Color, LabelSpace
 from segwright.data.formats.base import Format
@@ -137,7 +138,7 @@ def open_ground_truth(tree: Tree) -> Dataset:
         )
     space = LabelSpace(tuple(classes), tuple(classes.values()), mapping={i: i for i in range(len(classes))})
     reader = FileReader(space, ColorTable(tuple(classes.values())), source="colors")
-    notes = [f"{len(classes)} classes by the colors of internal-color-map"]
+    notes = [f"{counted(len(classes), 'class')} by the colors of internal-color-map"]
     return assemble(tree, "ground_truth", pairs, reader, notes, problems)
 
 

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from segwright.core.counted import counted
 from segwright.core.errors import FormatError
 from segwright.core.types import Color
 from segwright.data.annotations.rasterize import annotated_space, fill_name
@@ -96,7 +97,7 @@ def open_hasty(tree: Tree) -> Dataset:
     if twice:
         problems.append(claimed_twice([reference for reference, _, _ in images], twice, tree.root))
     if stray:
-        message = f"labels of {len(stray)} classes that label_classes does not list: {', '.join(stray[:6])}"
+        message = f"labels of {counted(len(stray), 'class')} that label_classes does not list: {', '.join(stray[:6])}"
         problems.append(Problem("warning", "class not listed", message, (str(path),), "export the project again"))
     kept = [
         (reference.split, place, image, Figures(str(path), found, *size))
@@ -116,11 +117,12 @@ def open_hasty(tree: Tree) -> Dataset:
     lone = unlisted_images(tree, [place for _, place, _, _ in kept])
     overlap = "labels are stacked by z_index, then in their order"
     notes = [
-        f"{len(names)} classes from label_classes; what no label covers is {fill_name(space, background)}; {overlap}",
+        f"{counted(len(names), 'class')} from label_classes; what no label covers is "
+        f"{fill_name(space, background)}; {overlap}",
         *without_area(figures, reading),
         *choice.notes,
         *reading.notes(fill_name(space, background), strokes=False),
-        *([f"{len(undone)} images are not labeled (NEW or SKIPPED) and have no mask"] if undone else []),
+        *([f"{counted(len(undone), 'image', 'is')} not labeled (NEW or SKIPPED) and have no mask"] if undone else []),
     ]
     return assemble(
         tree,

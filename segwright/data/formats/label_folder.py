@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from segwright.core.atomic_io import write_json
+from segwright.core.counted import counted
 from segwright.core.errors import FormatError, LabelError
 from segwright.core.types import LabelSpace
 from segwright.data.formats.base import Format, sort_splits, unique_ids
@@ -245,9 +246,12 @@ def open_label_folder(tree: Tree) -> Dataset:
 
 
 def _notes(info: FolderInfo, labeled: int, behind: int, torn: int) -> list[str]:
-    notes = [f"images are read from {info.images}", f"{labeled} images have labels; pixels without are 255 (ignored)"]
+    notes = [
+        f"images are read from {info.images}",
+        f"{counted(labeled, 'image', 'has')} labels; pixels without are 255 (ignored)",
+    ]
     if behind:
-        notes.append(f"{behind} masks are behind the journal and were made from it")
+        notes.append(f"{counted(behind, 'mask', 'is')} behind the journal and were made from it")
     if torn:
         notes.append(f"{torn} lines of the journal were cut short and hold no stroke")
     return notes

@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from segwright.core.counted import counted
 from segwright.core.errors import FormatError, LabelError, SegwrightError
 from segwright.core.types import IGNORE_INDEX, Color, LabelSpace, UInt8Array
 from segwright.data.annotations.polygons import as_points, fill_box
@@ -382,7 +383,10 @@ def open_label_studio(tree: Tree) -> Dataset:
         if (split := split_of[image]) is not None:
             given.setdefault(split, []).append(record)
     lone = [image for image, regions in chosen.items() if regions is None]
-    notes = [f"{len(space)} classes; what no region covers is {fill_name(space, background)}; later regions are on top"]
+    notes = [
+        f"{counted(len(space), 'class')}; what no region covers is {fill_name(space, background)}; later "
+        "regions are on top"
+    ]
     every = [_value(region) for regions in chosen.values() for region in (regions.regions if regions else ())]
     notes += [*choice.notes, *reading.notes(fill_name(space, background), strokes=any(POINTS in v for v in every))]
     if reading.rest == "background" and any("brushlabels" in value for value in every):

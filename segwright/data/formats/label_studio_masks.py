@@ -16,6 +16,7 @@ from urllib.parse import unquote, urlparse
 
 import numpy as np
 
+from segwright.core.counted import counted
 from segwright.core.errors import DataError, FormatError, LabelError
 from segwright.core.types import MAX_CLASSES
 from segwright.data.annotations.rasterize import Drawable, Drawing, RasterizedReader, Region, annotated_space, fill_name
@@ -121,7 +122,11 @@ def _image(task: Mapping[str, Any]) -> str:
 
 def detect(tree: Tree) -> str | None:
     masks = _masks(tree)
-    return f"{len(masks)} masks named by task and label, and tasks in a JSON" if masks and _tasks(tree) else None
+    return (
+        f"{counted(len(masks), 'mask')} named by task and label, and tasks in a JSON"
+        if masks and _tasks(tree)
+        else None
+    )
 
 
 def open_label_studio_masks(tree: Tree) -> Dataset:

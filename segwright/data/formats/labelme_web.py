@@ -16,6 +16,7 @@ import numpy as np
 from defusedxml import DefusedXmlException
 from defusedxml.ElementTree import fromstring
 
+from segwright.core.counted import counted
 from segwright.core.errors import DataError, FormatError, LabelError
 from segwright.core.progress import track
 from segwright.data.annotations.rasterize import Drawable, Drawing, Region, annotated_space, fill_name
@@ -180,7 +181,7 @@ def open_labelme_web(tree: Tree) -> Dataset:
         raise FormatError(
             "annotations of the LabelMe web tool without an object, or without their images",
             expected=", ".join(one.image for _, one in read[:3]) or "Images/place/x.jpg",
-            found=f"{len(figures)} objects, {len(kept)} of {len(read)} images",
+            found=f"{counted(len(figures), 'object')}, {len(kept)} of {counted(len(read), 'image')}",
             where=tree.root,
             fix="download the folder Images, too",
         )

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from segwright.core.counted import counted
 from segwright.core.errors import LabelError
 from segwright.core.types import IGNORE_INDEX, Color, LabelSpace
 from segwright.data.formats.class_lists import choose, luma
@@ -63,7 +64,7 @@ def encoding_of(seen: MaskValueHistogram, classes: ClassList | Sequence[Folder] 
 
     ``classes``: a class list, or the folders in which to look for one that fits.
     """
-    scope = "all masks" if seen.masks == seen.total else f"{seen.masks} of {seen.total} masks"
+    scope = "all masks" if seen.masks == seen.total else f"{seen.masks} of {counted(seen.total, 'mask')}"
     if seen.masks == 0:
         raise LabelError(
             "no mask can be read",

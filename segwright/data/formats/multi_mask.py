@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from segwright.core.counted import counted
 from segwright.core.errors import DataError, FormatError, LabelError
 from segwright.core.types import LabelSpace
 from segwright.data.annotations.rasterize import BACKGROUND_NAMES, RasterizedReader, Region, paint, sort_by_area
@@ -207,7 +208,7 @@ def detect(tree: Tree) -> str | None:
     if layers is None or not (layers.raters or _two_values(layers)):
         return None
     count = sum(len(found) for found in layers.masks.values())
-    return f"{count} masks of two values for {sum(map(bool, layers.masks.values()))} images"
+    return f"{counted(count, 'mask')} of two values for {counted(sum(map(bool, layers.masks.values())), 'image')}"
 
 
 def _two_values(layers: MultiMaskIndex) -> bool:
@@ -231,7 +232,7 @@ def hint(tree: Tree) -> FormatError | None:
     return FormatError(
         "several masks per image, and what each one holds is not clear",
         expected="one mask of class indices per image, or masks of two values whose names end in a class",
-        found=f"{len(found)} masks of {image.name}: " + ", ".join(mask.name for mask, _ in found[:4]),
+        found=f"{counted(len(found), 'mask')} of {image.name}: " + ", ".join(mask.name for mask, _ in found[:4]),
         where=tree.root,
         fix="keep one of them per image, or name them after their classes: masks/road/x.png, masks/car/x.png",
     )
@@ -261,7 +262,8 @@ def open_layers(tree: Tree) -> Dataset:
             lone.append(image.path)
     count = sum(len(found) for found in layers.masks.values())
     notes = [
-        f"{count} masks become one per image: {', '.join(names[1:])}{listed}; uncovered pixels are background, "
+        f"{counted(count, 'mask')} become one per image: {', '.join(names[1:])}{listed}; uncovered pixels are "
+        "background, "
         "of overlapping masks the smaller is on top",
     ]
     if names[1:] == [OBJECT]:

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from segwright.core.counted import counted
 from segwright.core.errors import FormatError, ImageReadError, LabelError
 from segwright.core.types import IGNORE_INDEX, LabelSpace
 from segwright.data.formats.base import Format
@@ -126,7 +127,7 @@ def open_nnunet(tree: Tree) -> Dataset:
     if several:
         depth = find_pixel_format([path for channels in files[:50] for path in channels])
         reader.bands, reader.value_range = max(counts), depth.value_range
-        notes += [f"{max(counts)} files per case are the channels of one image", *depth.notes]
+        notes += [f"{counted(max(counts), 'file')} per case are the channels of one image", *depth.notes]
     return assemble(
         tree, "nnunet", pairs, reader, notes, problems, lone,
         [tuple(channels) if several else None for channels in files], drawn=False,

@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy.typing as npt
 
+from segwright.core.counted import counted
 from segwright.core.errors import FormatError, LabelError, MissingExtraError
 from segwright.core.types import LabelSpace
 from segwright.data.formats.base import SPLIT_NAMES, Format, sort_splits, unique_ids
@@ -363,7 +364,7 @@ def _dataset(
     labeled = [record for record in records if record.labeled]
     if not labeled:
         raise FormatError("no row has a mask", expected=f"encoded masks in column {mask_column}",
-                          found=f"{len(records)} rows without one", where=tree.root)  # fmt: skip
+                          found=f"{counted(len(records), 'row')} without one", where=tree.root)  # fmt: skip
     probe = ParquetReader(LabelSpace(("unknown",)), image_column=image_column, mask_column=mask_column)
 
     def read(index: int) -> tuple[bytes, str]:
@@ -402,8 +403,8 @@ def _without(
         bare -= {record.id for record in test}
     if not bare:
         return []
-    return [Problem("warning", "image without mask", f"{len(bare)} rows have no mask", tuple(sorted(bare)),
-                    f"they are left out of training; {len(labeled)} rows have one")]  # fmt: skip
+    return [Problem("warning", "image without mask", f"{counted(len(bare), 'row', 'has')} no mask", tuple(sorted(bare)),
+                    f"they are left out of training; {counted(len(labeled), 'row', 'has')} one")]  # fmt: skip
 
 
 def _class_list(tree: Tree) -> ClassList | list[Folder] | None:

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
+from segwright.core.counted import counted
 from segwright.core.errors import DataError, FormatError
 from segwright.data.formats.name_matching import NamedFile
 from segwright.data.mask_files import read_mask_file
@@ -113,9 +114,9 @@ def refusal(masks: Masks, root: Path, why: str) -> FormatError:
     most = Counter(len(found) for found in masks.values() if len(found) > 1).most_common(1)[0][0]
     who = why if why.startswith("in ") else f"of several people ({why})"
     return FormatError(
-        f"images with {most} masks each, {who}, and which one is meant is not certain",
+        f"images with {counted(most, 'mask')} each, {who}, and which one is meant is not certain",
         expected="one mask per image, or masks of different classes or objects",
-        found=f"{len(every)} masks for {len(images)} images: {listed}",
+        found=f"{counted(len(every), 'mask')} for {counted(len(images), 'image')}: {listed}",
         where=root,
         fix=f"one of them: {one}or a CSV with columns image,mask (such as {pair}); if they are classes or objects, "
         f"joined into one mask per image: {command} --format layers",

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from segwright.core.counted import counted
 from segwright.core.errors import FormatError
 from segwright.data.annotations.sparse import box_choices
 from segwright.data.formats.file_tree import Tree, is_image, read_ends
@@ -222,7 +223,7 @@ def _by_name(tree: Tree) -> FormatError | None:
         found = [name for name in names if pattern.fullmatch(name)]
         images = sum(map(is_image, names))
         if found and len(found) >= 0.3 * images:
-            return _refusal(kind.what, f"{len(found)} files such as {found[0]}", tree.root, kind.fix)
+            return _refusal(kind.what, f"{counted(len(found), 'file')} such as {found[0]}", tree.root, kind.fix)
     return None
 
 
@@ -235,7 +236,7 @@ def _label_studio_masks(tree: Tree) -> FormatError | None:
     labels = ", ".join(dict.fromkeys(match[2] for match in found))
     return _refusal(
         "Label Studio's export of brushes as PNG or NPY without its JSON",
-        f"{len(found)} masks of {len({m[1] for m in found})} tasks, labels {labels[:80]}",
+        f"{counted(len(found), 'mask')} of {len({m[1] for m in found})} tasks, labels {labels[:80]}",
         tree.root,
         "the names give the task and not its image: export the project as JSON as well, beside the images",
     )

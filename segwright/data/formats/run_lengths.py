@@ -37,6 +37,7 @@ from pathlib import Path
 
 import numpy as np
 
+from segwright.core.counted import counted
 from segwright.core.errors import FormatError, LabelError
 from segwright.core.types import MAX_CLASSES, LabelSpace
 from segwright.data.annotations.rasterize import Drawable, Drawing, RasterizedReader, Region
@@ -259,7 +260,7 @@ def open_run_lengths(tree: Tree) -> Dataset:
     lone = [path for path in images.all if path not in order]
     problems = list(images.problems)
     if missing:
-        message = f"{len(missing)} images that the table names are missing: {', '.join(list(missing)[:3])}"
+        message = f"{counted(len(missing), 'image')} that the table names are missing: {', '.join(list(missing)[:3])}"
         problems.append(
             Problem("error", "image missing", message, tuple(missing), "unpack all images beside the table")
         )
@@ -268,9 +269,9 @@ def open_run_lengths(tree: Tree) -> Dataset:
         way = "down the columns" if convention.columns else "along the rows"
         notes.insert(0, f"pixels are counted {way} from 1, as {convention.name} does it")
     empty = sum(not payload.parts for payload in payloads)
-    notes.append(f"{len(rows)} rows for {len(order)} images, {empty} of them without an object")
+    notes.append(f"{counted(len(rows), 'row')} for {counted(len(order), 'image')}, {empty} of them without an object")
     if lone:
-        notes.append(f"{len(lone)} images are in no row of the table, and have no mask")
+        notes.append(f"{counted(len(lone), 'image', 'is')} in no row of the table, and have no mask")
     splits = [None if split_of(_within(tree, path)) == "train" else split_of(_within(tree, path)) for path in order]
     pairs: list[tuple[str | None, Path, Path | None]] = [
         (split, path, None) for split, path in zip(splits, order, strict=True)
@@ -366,12 +367,14 @@ def _classes(tree: Tree, labels: Sequence[str]) -> tuple[list[str], list[str]]:
     names = sorted(set(labels))
     if listed is not None and set(names) <= {entry.name for entry in listed.entries}:
         names = [entry.name for entry in listed.entries if entry.name.lower() != "background"]
-    return _checked(["background", *names], tree), [f"{len(names)} classes; what no run covers is background"]
+    return _checked(["background", *names], tree), [f"{counted(len(names), 'class')}; what no run covers is background"]
 
 
 def _checked(names: list[str], tree: Tree) -> list[str]:
     if len(names) > MAX_CLASSES or len(set(names)) != len(names):
-        raise LabelError("1 to 254 classes of different names", found=f"{len(names)} classes", where=tree.root)
+        raise LabelError(
+            "1 to 254 classes of different names", found=f"{counted(len(names), 'class')}", where=tree.root
+        )
     return names
 
 

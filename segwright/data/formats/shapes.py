@@ -22,6 +22,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from segwright.core.counted import counted
 from segwright.core.errors import LabelError
 from segwright.data.annotations.polygons import Points, as_points, fill_box
 from segwright.data.annotations.rasterize import Drawable, Drawing, RasterizedReader, Region, describe_source
@@ -310,7 +311,7 @@ def boxes_alone(figures: Sequence[Figure], names: str, rule: LabelRule = DEFAULT
         Problem(
             "note" if rule.boxes == "core" else "warning",
             "boxes only",
-            f"all {len(figures)} objects are {names}: {how or 'they are drawn as full rectangles'}",
+            f"all {counted(len(figures), 'object', 'is')} {names}: {how or 'they are drawn as full rectangles'}",
             (),
             "outline the objects as polygons or masks"
             if rule.boxes == "core"

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from segwright.core.counted import counted
 from segwright.core.errors import DataError, FormatError, LabelError
 from segwright.core.progress import track
 from segwright.core.types import IGNORE_INDEX, Color, LabelSpace
@@ -166,7 +167,7 @@ def open_supervisely(tree: Tree) -> Dataset:
         raise FormatError(
             "a Supervisely project without its images",
             expected="img/x.jpg for each ann/x.jpg.json",
-            found=f"{len(missing)} annotations and {len(pairs)} images under other names",
+            found=f"{len(missing)} annotations and {counted(len(pairs), 'image')} under other names",
             where=tree.root,
             fix="export the project with its images",
         )
@@ -185,14 +186,14 @@ def open_supervisely(tree: Tree) -> Dataset:
             (scan.tags.get(p) if p else None, image, None) for (_, image, _), p in zip(pairs, payloads, strict=True)
         ]
     notes = [
-        f"{len(names)} classes from {meta.name if meta else 'the objects'}; what no object covers is "
+        f"{counted(len(names), 'class')} from {meta.name if meta else 'the objects'}; what no object covers is "
         f"{fill_name(space, background)}; later objects are on top",
         *scan.notes,
         *reading.notes(fill_name(space, background), strokes=scan.strokes),
     ]
     problems = list(scan.problems)
     if stray and listed:
-        message = f"objects of {len(stray)} classes that meta.json does not list: {', '.join(stray[:6])}"
+        message = f"objects of {counted(len(stray), 'class')} that meta.json does not list: {', '.join(stray[:6])}"
         problems.append(Problem("warning", "class not listed", message, (), "use meta.json of the same export"))
     if missing:
         message = f"{len(missing)} annotations have no image"

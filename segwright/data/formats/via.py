@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from segwright.core.counted import counted
 from segwright.core.errors import FormatError, LabelError
 from segwright.data.annotations.rasterize import annotated_space, fill_name
 from segwright.data.formats.base import Format, label_rule, pairing_problems
@@ -189,7 +190,10 @@ def open_via(tree: Tree) -> Dataset:
         problems.append(claimed_twice(references, twice, tree.root))
     if unclear:
         unclear_text = " and ".join(f"{count} with {how} of its values" for how, count in sorted(unclear.items()))
-        message = f"{sum(unclear.values())} regions have no one class by the attribute {attribute!r}: {unclear_text}"
+        message = (
+            f"{counted(sum(unclear.values()), 'region', 'has')} no one class by the attribute "
+            f"{attribute!r}: {unclear_text}"
+        )
         problems.append(
             Problem("warning", "objects lost", message, tuple(str(p) for p in files), "give each region one value")
         )
@@ -197,7 +201,10 @@ def open_via(tree: Tree) -> Dataset:
         raise FormatError(
             "annotations of VIA without a region that can be drawn and has a class",
             expected="polygons, rectangles, circles, ellipses, polylines or points of images that are here",
-            found=f"{len(figures)} regions of {len(pairs)} images; {len(resolved.missing)} images missing",
+            found=(
+                f"{counted(len(figures), 'region')} of {counted(len(pairs), 'image')}; "
+                f"{counted(len(resolved.missing), 'image')} missing"
+            ),
             where=files[0],
             fix="outline the objects, or put the images beside the annotations",
         )
@@ -214,7 +221,7 @@ def open_via(tree: Tree) -> Dataset:
         *without_area(figures, reading),
         *choice.notes,
         *reading.notes(fill, strokes=any(map(is_stroke, figures))),
-        *([f"{bare} images have no region: they are {fill} throughout"] if bare else []),
+        *([f"{counted(bare, 'image', 'has')} no region: they are {fill} throughout"] if bare else []),
     ]
     return assemble(
         tree,

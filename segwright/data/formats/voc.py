@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from segwright.core.counted import counted
 from segwright.core.errors import FormatError
 from segwright.core.types import IGNORE_INDEX, Color, LabelSpace
 from segwright.data.annotations.sparse import box_choices
@@ -122,7 +123,7 @@ def open_voc(tree: Tree) -> Dataset:
         if not part.lists:
             lone_images += [path for name, path in images.items() if name not in part.masks]
         elif len(images) > len(listed | part.masks.keys()):
-            notes.append(f"{len(images)} images are there; those with masks or in the lists are used")
+            notes.append(f"{counted(len(images), 'image', 'is')} there; those with masks or in the lists are used")
         lone_masks += [path for name, path in part.masks.items() if name not in images]
         missing += sorted(listed - images.keys())
         for split, names in part.lists.items():

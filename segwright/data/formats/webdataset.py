@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy.typing as npt
 
+from segwright.core.counted import counted
 from segwright.core.errors import DataError, FormatError
 from segwright.core.progress import track
 from segwright.data.formats.base import Format, sort_splits, unique_ids
@@ -167,7 +168,7 @@ def open_webdataset(tree: Tree) -> Dataset:
     masks = [pair.mask for _, pair in found if pair.mask is not None]
     if not masks:
         raise FormatError("the shards hold no pairs", expected="x.jpg with x.png or x.mask.png",
-                          found=f"{len(records)} images without masks", where=tree.root)  # fmt: skip
+                          found=f"{counted(len(records), 'image')} without masks", where=tree.root)  # fmt: skip
 
     def read(index: int) -> tuple[bytes, str]:
         member = masks[index]
@@ -178,12 +179,14 @@ def open_webdataset(tree: Tree) -> Dataset:
     problems = list(coding.problems)
     bare = tuple(record.id for record in records if record.payload.mask is None)
     if bare:
-        problems.append(Problem("warning", "image without mask", f"{len(bare)} images have no mask", bare))
+        problems.append(Problem("warning", "image without mask", f"{counted(len(bare), 'image', 'has')} no mask", bare))
     if other:
         text = f"{len(other)} entries of the shards are links or other things that are no files, and are not read"
         problems.append(Problem("warning", "special file", text, tuple(other)))
     if lone:
-        problems.append(Problem("warning", "mask without image", f"{len(lone)} masks have no image", tuple(lone)))
+        problems.append(
+            Problem("warning", "mask without image", f"{counted(len(lone), 'mask', 'has')} no image", tuple(lone))
+        )
     return Dataset(
         root=tree.root,
         format="webdataset",

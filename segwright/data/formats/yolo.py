@@ -21,6 +21,7 @@ from typing import Any, Literal
 
 import yaml
 
+from segwright.core.counted import counted
 from segwright.core.errors import DataError, FormatError, LabelError
 from segwright.core.types import MAX_CLASSES, LabelSpace
 from segwright.core.yaml_text import load_yaml
@@ -272,7 +273,7 @@ def open_yolo(tree: Tree) -> Dataset:
     classes, problems = _names(tree)
     if classes is None:
         names = [generated_name(i) for i in range(_highest(folders) + 1)]
-        notes = [f"{len(names)} classes found in the text files; data.yaml or classes.txt would name them"]
+        notes = [f"{counted(len(names), 'class')} found in the text files; data.yaml or classes.txt would name them"]
     else:
         by_value = {entry.value: entry.name for entry in classes.entries}
         names = [by_value.get(i, generated_name(i)) for i in range(max(by_value) + 1)]

@@ -10,6 +10,7 @@ from collections.abc import Callable
 import numpy as np
 import numpy.typing as npt
 
+from segwright.core.counted import counted
 from segwright.core.errors import UsageError
 from segwright.data.check.dataset_scan import DatasetScan
 from segwright.data.records import Reader, Record, Split
@@ -77,4 +78,6 @@ def describe(factors: Float64Array) -> str:
     more = factors > 1
     if not more.any():
         return "oversampling: no class is rarer than the threshold, every image comes once per epoch"
-    return f"oversampling: {more.sum()} of {len(factors)} images come up to {factors.max():.1f} times as often"
+    return (
+        f"oversampling: {more.sum()} of {counted(len(factors), 'image')} come up to {factors.max():.1f} times as often"
+    )

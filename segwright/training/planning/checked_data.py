@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from segwright.core.counted import counted
 from segwright.core.errors import DataError, UsageError
 from segwright.core.left_right import Pairs
 from segwright.data.check.fingerprint import Fingerprint
@@ -165,7 +166,7 @@ def _without_bad_files(
     usable_train, usable_val = usable(train), usable(val) if val is not None else None
     for file in left_out:
         message(f"left out: {file}")
-    message(f"{len(left_out)} files were left out, because of --skip-bad")
+    message(f"{counted(len(left_out), 'file', 'was')} left out, because of --skip-bad")
     return usable_train, usable_val
 
 

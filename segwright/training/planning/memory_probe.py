@@ -28,6 +28,7 @@ import torch
 from torch import nn
 
 from segwright import kernels
+from segwright.core.counted import counted
 from segwright.core.errors import ModelError, OutOfMemoryError
 from segwright.core.types import Batch, Sample
 from segwright.models.base import SegmentationModel
@@ -402,6 +403,6 @@ def batch_too_large(
     request_micro_batches(checkpoints, 2 * count)
     return OutOfMemoryError(
         f"rank {world.rank} ran out of memory",
-        found=f"{images} images of {size} at a time on {device}",
+        found=f"{counted(images, 'image')} of {size} at a time on {device}",
         fix="--resume goes on with half as many at a time, the batch's effective size stays",
     )

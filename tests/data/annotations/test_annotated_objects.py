@@ -179,14 +179,14 @@ def test_coco_one_file_claimed_by_two_annotations(tmp_path: Path) -> None:
 def test_coco_without_a_list_of_annotations_is_unlabeled(tmp_path: Path) -> None:
     coco(tmp_path, [{"segmentation": [BOX]}], "train.json")
     make_image(tmp_path / "images/t.jpg", size=SIZE)
-    assert "1 images" in the(open_dataset(tmp_path), "images not listed").message
+    assert "1 image" in the(open_dataset(tmp_path), "images not listed").message
     page = {"images": [{"id": 5, "file_name": "t.jpg"}], "categories": [{"id": 1, "name": "car"}]}
     write(tmp_path / "test.json", page)
     data = open_dataset(tmp_path)
     assert data.test.read_mask(0) is None
     write(tmp_path / "test.json", {**page, "annotations": []})
     data = open_dataset(tmp_path)
-    assert "1 images" in the(data, "no objects").message
+    assert "1 image" in the(data, "no objects").message
     background = data.test.read_mask(0)
     assert background is not None and not background.any()
 
@@ -222,7 +222,7 @@ def test_labelme_images_by_name_and_nothing_else(tmp_path: Path) -> None:
     labelme(tmp_path / "labels/x.json", [shape], imagePath="..\\images\\x.jpg")
     labelme(tmp_path / "labels/y.json", [shape], imagePath="..\\images\\y.jpg")
     data = open_dataset(tmp_path)
-    assert [record.id for record in data.records] == ["x"] and "1 files" in the(data, "image missing").message
+    assert [record.id for record in data.records] == ["x"] and "1 file" in the(data, "image missing").message
     labelme(tmp_path / "labels/y.json", [shape], imagePath="..\\images\\x.jpg")
     with pytest.raises(FormatError, match="named by several entries"):
         open_dataset(tmp_path)

@@ -97,7 +97,7 @@ def test_severstal_in_both_of_its_forms(tmp_path: Path, joined: bool) -> None:
     data = open_dataset(tmp_path)
     assert data.label_space.names == ("background", "class 1", "class 2", "class 3", "class 4")
     assert np.array_equal(of(data, "a1") == 1, TRUTH) and of(data, "a1")[:2, 0].tolist() == [4, 4]
-    assert [r.id for r in data.records] == ["a1", "b2"] and any("1 images are in no row" in n for n in data.notes)
+    assert [r.id for r in data.records] == ["a1", "b2"] and any("1 image is in no row" in n for n in data.notes)
 
 
 def test_clouds_are_named_and_rows_of_one_image_are_one_mask(tmp_path: Path) -> None:
