@@ -9,6 +9,7 @@ import numpy as np
 
 from segwright.augment import presets
 from segwright.augment.color import ColorJitter
+from segwright.augment.paste import ClassPaste
 from segwright.augment.warp import RandomAffineCrop, warp_image, warp_mask
 from segwright.data.check.fingerprint import Fingerprint
 from segwright.imageio import UInt8Array
@@ -66,6 +67,14 @@ def phase_transform(config: TrainConfig, phase: Phase, fingerprint: Fingerprint)
         pairs=flip_pairs(config, fingerprint.class_names),
         sparse_labels=config.training.sparse_labels is True,
     )
+
+
+def class_paste(config: TrainConfig) -> ClassPaste | None:
+    """The pasting of classes in a run with this resolved config; None for none."""
+    share = config.augment.paste
+    if share == "auto":  # planned by a version without it: the run continues as it began
+        return None
+    return ClassPaste(float(share)) if share else None
 
 
 def _rotation(config: TrainConfig) -> float:

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from segwright.core.counted import counted
 from segwright.core.errors import UsageError
 from segwright.core.progress import progress
 from segwright.data.check.dataset_scan import existing_scan
@@ -23,7 +24,7 @@ from segwright.losses import create_loss
 from segwright.losses.base import SegmentationLoss
 from segwright.models.base import Provenance, SegmentationModel
 from segwright.models.catalog import is_plugin
-from segwright.training.augmentation import phase_transform, unlabeled_transform
+from segwright.training.augmentation import class_paste, phase_transform, unlabeled_transform
 from segwright.training.components import OnValidation, TrainerComponents, UnlabeledData
 from segwright.training.config import TrainConfig
 from segwright.training.context import RunContext
@@ -162,6 +163,7 @@ def build(
         val=_validated(checked.val, budget, context.display.message),
         config=config,
         transforms={phase: phase_transform(config, phase, checked.fingerprint) for phase in training.phases},
+        paste=class_paste(config),
         folder=context.folder,
         device=context.device,
         save_model=outputs.keep_best,
@@ -207,7 +209,7 @@ def _validated(val: Split | None, budget: TimeBudget | None, message: Message) -
     count = budget.validation_images(len(val))
     if count >= len(val):
         return val
-    message(f"time is short: validation while training is on {count} of {len(val)} images")
+    message(f"time is short: validation while training is on {count} of {counted(len(val), 'image')}")
     return val.subset(evenly_spread(len(val), count), val.name)
 
 

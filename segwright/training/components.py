@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from segwright.augment.paste import ClassPaste
 from segwright.augment.presets import TrainTransform as TrainingTransform
 from segwright.data.dataset import Split
 from segwright.data.loading.loader import Transform
@@ -57,6 +58,7 @@ class TrainerComponents:
     device: torch.device
     save_model: SaveModel = save_nothing  # called with every best model so far
     sample_weights: npt.NDArray[np.float64] | None = None  # how often each training image is drawn
+    paste: ClassPaste | None = None  # of classes of one training crop into another
     world: World = field(default_factory=World)
     display: Display = field(default_factory=Display)
     budget: TimeBudget | None = None  # if minutes end the run

@@ -152,6 +152,9 @@ class AugmentConfig(Section):
         "auto", description="largest rotation in degrees, 0 to 180"
     )
     class_aware: Fraction | Auto = Field("auto", description="fraction of the crops centered on a rare class, 0 to 1")
+    paste: Fraction | Auto = Field(
+        "auto", description="fraction of the crops into which half of the classes of another crop are pasted, 0 to 1"
+    )
 
     @field_validator("flip_pairs", mode="before")
     @classmethod

@@ -231,7 +231,13 @@ class Trainer:
         transform, weights = self.components.transforms[phase], self.components.sample_weights
         pin = self.device.type == "cuda"
         loaded = self.loader.batches(
-            epoch=epoch, batch_size=images, transform=transform, start=start, weights=weights, pin=pin
+            epoch=epoch,
+            batch_size=images,
+            transform=transform,
+            start=start,
+            weights=weights,
+            pin=pin,
+            paste=self.components.paste,
         )
         batches = self.data_timer.over(loaded)
         try:

@@ -126,6 +126,15 @@ def test_a_large_image_is_cropped_to_its_own_shape() -> None:
     assert height * width <= 480 * 480 and 1.7 < width / height < 2.4
 
 
+def test_classes_are_pasted_where_there_are_several_and_images_vary() -> None:
+    assert plan().config.augment.paste == 0.5
+    two = replace(FOUND, class_pixels=(5_000_000, 4_900_000, 0))
+    assert plan(found=two).config.augment.paste == 0.0  # of a thing and its background neither helps: docs/results.md
+    assert plan({"augment.strength": "none"}).config.augment.paste == 0.0
+    asked = plan({"augment.paste": 0.2}, found=two).config.augment
+    assert asked.paste == 0.2
+
+
 def test_rare_classes_are_weighed_and_aimed_at() -> None:
     found = plan()
     assert found.class_weights is not None and found.class_weights[2] > 2 * found.class_weights[0]

@@ -198,7 +198,7 @@ def test_the_plan_of_sparse_labels_and_its_reasons() -> None:
     found = plan(found=sparse())  # type: ignore[arg-type]
     config = found.config
     assert config.training.sparse_labels is True and config.augment.class_aware == 0.4
-    assert config.training.final_phase_loss is None
+    assert config.training.final_phase_loss is None and config.augment.paste == 0.0
     reasons = {entry.setting: entry.reason for entry in found.entries}
     assert "0.99 % of the pixels are labeled" in reasons["training.sparse_labels"]
     whole = plan().config

@@ -32,7 +32,7 @@ from segwright.imageio import UInt8Array
 from segwright.kernels.threads import processors
 
 # Separates the random streams: the order of epoch 3 shares no numbers with the augmentation of anything.
-_ORDER, _AUGMENT = 0x0D, 0xA6
+_ORDER, _AUGMENT, _PASTE = 0x0D, 0xA6, 0x9A
 
 Weights = Sequence[float] | npt.NDArray[np.float64]
 
@@ -42,6 +42,17 @@ class Transform(Protocol):
 
     def __call__(
         self, image: UInt8Array, mask: UInt8Array, rng: np.random.Generator
+    ) -> tuple[UInt8Array, UInt8Array]: ...
+
+
+class Paste(Protocol):
+    """Called for ``share`` of the samples, both augmented: image, mask, another's image and mask → image and mask."""
+
+    @property
+    def share(self) -> float: ...
+
+    def __call__(
+        self, image: UInt8Array, mask: UInt8Array, other: UInt8Array, other_mask: UInt8Array, rng: np.random.Generator
     ) -> tuple[UInt8Array, UInt8Array]: ...
 
 
@@ -149,13 +160,15 @@ class Loader:
         weights: Weights | None = None,
         prefetch: int = 3,
         pin: bool = False,
+        paste: Paste | None = None,
     ) -> Iterator[Batch]:
         """The batches of ``epoch`` from global position ``start`` (samples already consumed, over all ranks).
 
         ``transform`` runs in the workers. ``drop_last=False`` keeps a last, smaller batch; with several ranks all get
         equally many, the order wrapping round to fill. ``weights``: oversampling, see :func:`epoch_order`.
         ``prefetch``: batches begun ahead. ``pin``: batches in page-locked memory, for copying to a GPU in the
-        background (needs torch with an accelerator).
+        background (needs torch with an accelerator). ``paste``: runs for a share of the samples with
+        another one each, which is drawn by ``weights`` and goes through ``transform`` as well.
 
         A sample that fails is tried once more in the calling thread; if it fails again its error, naming it, is raised
         at the place where its batch was due. Closing the iterator, or leaving it by an exception, stops the threads.
@@ -167,7 +180,8 @@ class Loader:
                 found=f"{batch_size=}, {start=}, {epoch=}, {prefetch=}",
             )
         visits = self._visits(epoch, batch_size, start, drop_last, weights)
-        jobs = (_Job(self, epoch, visit, transform, pin) for visit in visits)
+        others = None if paste is None else _Others(paste, len(self.split), weights)
+        jobs = (_Job(self, epoch, visit, transform, pin, others) for visit in visits)
         if self.workers == 0:
             return _in_this_thread(jobs)
         return _with_threads(jobs, self.workers, prefetch)
@@ -217,12 +231,36 @@ def _repeats(order: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
     return repeats
 
 
+class _Others:
+    """Which other sample is pasted into a sample, and whether one is: arithmetic, as the order of the samples."""
+
+    def __init__(self, paste: Paste, count: int, weights: Weights | None) -> None:
+        self.paste, self.count = paste, count
+        self.edges = None if weights is None else np.cumsum(np.asarray(weights, np.float64))
+
+    def draw(self, rng: np.random.Generator) -> int | None:
+        """The index of a sample to paste, or None."""
+        if rng.random() >= self.paste.share:
+            return None
+        place = rng.random()
+        if self.edges is None:
+            return min(int(place * self.count), self.count - 1)
+        return min(int(np.searchsorted(self.edges, place * self.edges[-1], side="right")), self.count - 1)
+
+
 class _Job:
     """One batch in the making: samples land in their rows in any order; the row count is fixed, the size is found."""
 
     def __init__(
-        self, loader: Loader, epoch: int, visits: list[tuple[int, int]], transform: Transform, pin: bool
+        self,
+        loader: Loader,
+        epoch: int,
+        visits: list[tuple[int, int]],
+        transform: Transform,
+        pin: bool,
+        others: _Others | None,
     ) -> None:
+        self.others = others
         self.loader, self.epoch, self.visits, self.transform, self.pin = loader, epoch, visits, transform, pin
         self.images: UInt8Array | None = None
         self.masks: UInt8Array | None = None
@@ -249,9 +287,13 @@ class _Job:
     def fill(self, row: int) -> None:
         index, repeat = self.visits[row]
         sample = self.loader.read(index)
-        assert sample.mask is not None
-        rng = sample_rng(self.loader.seed, self.epoch, index, repeat)
-        image, mask = self.transform(sample.image, sample.mask, rng)
+        image, mask = self.augmented(sample, sample_rng(self.loader.seed, self.epoch, index, repeat))
+        if self.others is not None:
+            rng = np.random.default_rng((_PASTE, self.loader.seed, self.epoch, index, repeat))
+            other = self.others.draw(rng)
+            if other is not None:
+                other_image, other_mask = self.augmented(self.loader.read(other), rng)
+                image, mask = self.others.paste(image, mask, other_image, other_mask, rng)
         with self.lock:
             if self.images is None or self.masks is None:
                 self.images = _allocate((len(self.visits), *image.shape), self.pin)
@@ -267,6 +309,10 @@ class _Job:
             )
         images[row], masks[row] = image, mask
         self.ids[row] = sample.id
+
+    def augmented(self, sample: Sample, rng: np.random.Generator) -> tuple[UInt8Array, UInt8Array]:
+        assert sample.mask is not None  # Loader.read
+        return self.transform(sample.image, sample.mask, rng)
 
     def batch(self) -> Batch:
         """Finish in the calling thread, when all rows are done: failed samples are read once more here."""

@@ -29,6 +29,7 @@ from segwright.training.self_training import refuse_unfit
 CPU_WORKING_PIXELS = 480 * 480  # the largest training crop that a CPU gets
 GPU_WORKING_PIXELS = 768 * 768
 SHORT_SIDE = 128  # below it a reduced image shows too little to learn from
+PASTED_CLASSES = 3  # from so many on classes are pasted between images
 RARE = 0.01  # a class with less than this fraction of the pixels is rare
 SOME_SPARSE = 0.02  # share of the masks with few labeled pixels from which the training cares for them
 RARELY_SHOWN = 0.05  # a class in a smaller fraction of the images may be worth repeating
@@ -377,10 +378,25 @@ def _plan_imbalance(draft: Draft, fingerprint: Fingerprint, from_scratch: bool) 
     aware = 0.4 if rare else 0.0
     reason = f"rare: {', '.join(rare[:4])}" if rare else "no class is rare"
     draft.set_default("augment.class_aware", aware, reason)
+    _plan_paste(draft, fingerprint)
     _plan_oversampling(draft, fingerprint)
     draft.set_default("augment.strength", "medium", "colors vary between cameras and days")
     draft.set_default("augment.rotation", 8.0, "degrees; images are rarely level")
     return weights
+
+
+def _plan_paste(draft: Draft, fingerprint: Fingerprint) -> None:
+    """How many crops get classes of another one; what teaches more of the same images (docs/results.md)."""
+    shown = sum(count > 0 for count in fingerprint.class_pixels)
+    if fingerprint.sparse:
+        share, reason = 0.0, "strokes and points are too few to cut out"
+    elif draft.config.augment.strength == "none":
+        share, reason = 0.0, "images are not varied at all"
+    elif shown < PASTED_CLASSES:
+        share, reason = 0.0, f"{shown} classes: what lies around them tells which they are"
+    else:
+        share, reason = 0.5, "half of the classes of another crop: objects are learned apart from their surroundings"
+    draft.set_default("augment.paste", share, reason)
 
 
 def _plan_oversampling(draft: Draft, fingerprint: Fingerprint) -> None:

@@ -314,3 +314,70 @@ def test_two_iterators_at_once_put_opencv_back() -> None:
     assert cv2.getNumThreads() == 1
     second.close()  # type: ignore[attr-defined]
     assert cv2.getNumThreads() == before
+
+
+# -- pasting ----------------------------------------------------------------------------------------------------------
+
+
+class LeftHalf:
+    """Pastes the left half of the other sample; keeps which pairs it got."""
+
+    def __init__(self, share: float) -> None:
+        self.share = share
+
+    def __call__(
+        self, image: np.ndarray, mask: np.ndarray, other: np.ndarray, other_mask: np.ndarray, rng: np.random.Generator
+    ) -> tuple[np.ndarray, np.ndarray]:
+        image, mask = image.copy(), mask.copy()
+        image[:, :4], mask[:, :4] = other[:, :4], other_mask[:, :4]
+        image[..., 2] = rng.integers(0, 256)
+        return image, mask
+
+
+def test_pasted_batches_do_not_depend_on_workers_ranks_or_a_resume() -> None:
+    paste = LeftHalf(0.5)
+    plain = collect(Loader(Split(22), seed=3, workers=0, cache="none"), paste=paste)
+    assert collect(Loader(Split(22), seed=3, workers=3, cache="auto"), paste=paste) == plain
+    assert collect(Loader(Split(22), seed=3, workers=2), paste=paste, start=8) == plain[2:]
+    assert plain != collect(Loader(Split(22), seed=4, workers=0), paste=paste)
+    halves = [
+        collect(Loader(Split(22), seed=3, workers=0, rank=rank, world_size=2), paste=paste, batch_size=2)
+        for rank in range(2)
+    ]
+    for whole, *parts in zip(plain, *halves, strict=True):
+        assert whole[0] == sum((part[0] for part in parts), ())
+        assert whole[1] == b"".join(part[1] for part in parts)
+
+
+def test_the_share_of_pasted_samples_and_what_they_are_made_of() -> None:
+    loader = Loader(Split(50), seed=0, workers=0)
+    pasted, own, others = 0, 0, Counter[int]()
+    for epoch in range(8):
+        for batch in loader.batches(epoch=epoch, batch_size=5, transform=noisy, paste=LeftHalf(0.3)):
+            left, right = batch.images[:, 0, 0, 0], batch.images[:, 0, -1, 0]
+            assert [f"image{index}" for index in right] == list(batch.ids)
+            for one, other, mask in zip(right, left, batch.masks, strict=True):
+                pasted += int(one != other)
+                own += 1
+                others[int(other)] += one != other
+                assert mask[0, 0] == other % 7 and mask[0, -1] == one % 7
+    assert 0.23 < pasted / own < 0.37
+    assert len([index for index, count in others.items() if count]) > 40
+
+
+def test_what_is_pasted_follows_the_weights() -> None:
+    weights = np.zeros(30)
+    weights[[4, 9]] = 1.0
+    loader = Loader(Split(30), seed=0, workers=0)
+    for batch in loader.batches(epoch=0, batch_size=6, transform=noisy, paste=LeftHalf(1.0), weights=weights):
+        assert set(batch.images[:, 0, 0, 0].tolist()) <= {4, 9}
+
+
+def test_a_sample_that_cannot_be_pasted_is_named() -> None:
+    def broken(index: int) -> None:
+        if index == 7:
+            raise ImageReadError("the file is damaged", where="image7.png")
+
+    loader = Loader(Split(30, before=broken), seed=0, workers=2)
+    with pytest.raises(ImageReadError, match="damaged"):
+        list(loader.batches(epoch=0, batch_size=6, transform=noisy, paste=LeftHalf(1.0)))
