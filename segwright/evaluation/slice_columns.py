@@ -212,18 +212,18 @@ def _add(found: Columns, name: str, values: list[str], has_row: list[bool], comm
         full[~missing] = numbers
         slices = thirds(full)
     else:
-        numbers = Counter(there)
-        if len(numbers) < 2:
-            found.notes.append(f"column {name}: {'one value' if numbers else 'no value'}, so no slices")
+        by_value = Counter(there)
+        if len(by_value) < 2:
+            found.notes.append(f"column {name}: {'one value' if by_value else 'no value'}, so no slices")
             return
-        if len(numbers) == len(there):
+        if len(by_value) == len(there):
             found.notes.append(f"column {name}: every image has a value of its own, so no slices")
             return
-        kept = [value for value, _ in numbers.most_common(MOST_VALUES)]
-        if len(numbers) > len(kept):
-            left = sum(numbers.values()) - sum(numbers[value] for value in kept)
+        kept = [value for value, _ in by_value.most_common(MOST_VALUES)]
+        if len(by_value) > len(kept):
+            left = sum(by_value.values()) - sum(by_value[value] for value in kept)
             found.notes.append(
-                f"column {name}: the {len(kept)} commonest of {len(numbers)} values are slices; "
+                f"column {name}: the {len(kept)} commonest of {len(by_value)} values are slices; "
                 f"{counted(left, 'image', 'has')} another value"
             )
         array = np.array(values, object)
