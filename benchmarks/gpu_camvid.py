@@ -129,7 +129,9 @@ class Training:
         )
         self.average = AveragedWeights(network, self.recipe.ema)
         self.parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
-        self.batches = self.data.batches(self.transform, classes=self.classes, batch=self.recipe.batch, seed=seed)
+        self.batches = self.data.batches(
+            self.transform, classes=self.classes, batch=self.recipe.batch, seed=seed, paste=0.5
+        )
 
     def step(self, forward: Forward, share: float) -> Tensor:
         """One update; the loss stays on the device, so that no step waits for it."""

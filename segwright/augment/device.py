@@ -118,6 +118,25 @@ class DeviceTrainTransform:
         return crops.round().to(torch.uint8).permute(0, 2, 3, 1), labels
 
 
+def paste_classes(images: Tensor, masks: Tensor, draws: Tensor, share: float) -> tuple[Tensor, Tensor]:
+    """A batch in which ``share`` of the images have half of the classes of the next one, with their labels.
+
+    ``images`` (N, H, W, C) uint8, ``masks`` (N, H, W) with 255 for ignored; ``draws`` (N, classes + 1) in [0, 1). The
+    same as :func:`segwright.augment.paste.paste_classes`, without waiting for the device.
+    """
+    classes = draws.shape[1] - 1
+    other, other_masks = images.roll(-1, dims=0), masks.roll(-1, dims=0).long()
+    label = other_masks.clamp_max(classes).flatten(1)  # ignored pixels become class number ``classes``
+    present = torch.zeros((len(masks), classes + 1), dtype=torch.bool, device=masks.device)
+    present = present.scatter(1, label, torch.ones_like(label, dtype=torch.bool))
+    present[:, classes] = False
+    order = torch.where(present[:, :classes], draws[:, :classes], 2.0).argsort(dim=1).argsort(dim=1)
+    count = torch.div(present.sum(dim=1, keepdim=True), 2, rounding_mode="floor").clamp_min(1)
+    taken = present & torch.nn.functional.pad(order < count, (0, 1)) & (draws[:, classes:] < share)
+    region = taken.gather(1, label).reshape(masks.shape)
+    return torch.where(region[..., None], other, images), torch.where(region, other_masks.to(masks.dtype), masks)
+
+
 def warp_matrices(
     warp: RandomAffineCrop, source: Size, draws: Tensor, focus: tuple[Tensor, Tensor] | None = None
 ) -> Tensor:

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from segwright.augment.device import DRAWS, ClassPlaces, DeviceTrainTransform
+from segwright.augment.device import DRAWS, ClassPlaces, DeviceTrainTransform, paste_classes
 from segwright.augment.presets import TrainTransform
 from segwright.core.errors import DataError
 from segwright.core.types import IGNORE_INDEX
@@ -67,12 +67,13 @@ class DeviceData:
         return DeviceData(self.images[chosen], self.masks[chosen], tuple(self.ids[int(i)] for i in indices))
 
     def batches(
-        self, transform: TrainTransform, *, classes: int, batch: int, seed: int = 0
+        self, transform: TrainTransform, *, classes: int, batch: int, seed: int = 0, paste: float = 0.0
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """Augmented batches without end: images (batch, h, w, C) uint8 and masks (batch, h, w) int64.
 
-        Every image comes once before any comes again. The same seed gives the same batches; order and random numbers
-        come from the CPU's generator, an epoch at a time, so that no step waits for them.
+        Every image comes once before any comes again. ``paste``: share of the crops with half of the classes
+        of the next crop of the batch. The same seed gives the same batches; order and random numbers come from the
+        CPU's generator, an epoch at a time, so that no step waits for them.
         """
         device = self.images.device
         places = ClassPlaces.of(self.masks, classes, seed=seed) if transform.warp.class_aware else None
@@ -87,8 +88,11 @@ class DeviceData:
             steps = len(order) // batch
             rest = order[steps * batch :]
             numbers = torch.rand((steps, batch, DRAWS), generator=generator).to(device)
+            mixing = torch.rand((steps, batch, classes + 1), generator=generator).to(device) if paste else None
             indices = order[: steps * batch].reshape(steps, batch).to(device)
             for step in range(steps):
                 chosen = indices[step]
                 images, masks = augment(self.images[chosen], self.masks[chosen], numbers[step], chosen)
+                if mixing is not None:
+                    images, masks = paste_classes(images, masks, mixing[step], paste)
                 yield images, masks.long()
