@@ -7,14 +7,14 @@ from typing import Literal
 _PLURAL = {"has": "have", "is": "are", "was": "were", "class": "classes"}
 
 
-def counted(count: int, noun: str, verb: Literal["has", "is", "was"] | None = None) -> str:
-    """``count`` and ``noun``, and a verb that agrees with them.
+def counted(count: int, noun: str, predicate: Literal["has", "is", "was"] | None = None) -> str:
+    """``count`` and ``noun``, and a predicate that agrees with them.
 
     >>> counted(1, "image"), counted(2, "image"), counted(1, "mask", "has"), counted(0, "class", "is")
     ('1 image', '2 images', '1 mask has', '0 classes are')
     """
     one = count == 1
     words = [str(count), noun if one else _PLURAL.get(noun, noun + "s")]
-    if verb is not None:
-        words.append(verb if one else _PLURAL[verb])
+    if predicate is not None:
+        words.append(predicate if one else _PLURAL[predicate])
     return " ".join(words)

@@ -1,4 +1,4 @@
-"""A number, its noun and its verb."""
+"""A number, its noun and its predicate."""
 
 import pytest
 
@@ -6,7 +6,7 @@ from segwright.core.counted import counted
 
 
 @pytest.mark.parametrize(
-    ("count", "noun", "verb", "text"),
+    ("count", "noun", "predicate", "text"),
     [
         (1, "image", None, "1 image"),
         (2, "image", None, "2 images"),
@@ -16,5 +16,5 @@ from segwright.core.counted import counted
         (1, "mask", "has", "1 mask has"),
     ],
 )
-def test_noun_and_verb_agree_with_the_number(count, noun, verb, text):
-    assert counted(count, noun, verb) == text
+def test_noun_and_predicate_agree_with_the_number(count, noun, predicate, text):
+    assert counted(count, noun, predicate) == text

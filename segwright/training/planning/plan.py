@@ -393,7 +393,7 @@ def _plan_paste(draft: Draft, fingerprint: Fingerprint) -> None:
     elif draft.config.augment.strength == "none":
         share, reason = 0.0, "images are not varied at all"
     elif shown < PASTED_CLASSES:
-        share, reason = 0.0, f"{shown} classes: what lies around them tells which they are"
+        share, reason = 0.0, f"{shown} classes: what lies around them shows which they are"
     else:
         share, reason = 0.5, "half of the classes of another crop: objects are learned apart from their surroundings"
     draft.set_default("augment.paste", share, reason)
