@@ -135,6 +135,29 @@ def test_classes_are_pasted_where_there_are_several_and_images_vary() -> None:
     assert asked.paste == 0.2
 
 
+def test_classes_are_pasted_where_the_run_is_long_enough() -> None:
+    class Steps:
+        seconds = 0.1
+        asked = 0
+
+        def step(self, config: TrainConfig, size: tuple[int, int], batch: int, precision: str) -> float:
+            self.asked += 1
+            return self.seconds
+
+    assert plan({"training.epochs": 34}).config.augment.paste == 0.5  # 300 images: 10,200 crops
+    short = plan({"training.epochs": 33})
+    assert short.config.augment.paste == 0.0
+    assert "about 9,900 images" in {entry.setting: entry.reason for entry in short.entries}["augment.paste"]
+    timings = Steps()
+    values = {"training.minutes": 20, "model.name": "unet"}
+    assert plan(values, timings=timings).config.augment.paste == 0.5
+    timings.seconds = 2.0  # 600 updates of 8
+    assert plan(values, timings=timings).config.augment.paste == 0.0
+    before = timings.asked
+    assert plan({**values, "training.minutes": 3}, timings=timings).config.augment.paste == 0.0
+    assert timings.asked == before  # a short budget has no time for another measurement
+
+
 def test_rare_classes_are_weighed_and_aimed_at() -> None:
     found = plan()
     assert found.class_weights is not None and found.class_weights[2] > 2 * found.class_weights[0]

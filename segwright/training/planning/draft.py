@@ -60,6 +60,7 @@ class Draft:
         self.values: dict[str, Any] = {}
         self.entries: list[PlanEntry] = []
         self.lean = False  # a pretrained network that few CPU cores can train, by a recipe of its own
+        self.passes: float | None = None  # over the training images in the time given, where steps were timed for it
 
     def get(self, key: str) -> Any:
         if key in self.values:

@@ -23,13 +23,14 @@ from segwright.training.planning.budget import VALIDATION_FRACTION
 from segwright.training.planning.checked_data import DataFacts
 from segwright.training.planning.draft import Draft, Plan, PlanEntry
 from segwright.training.planning.hardware import Hardware
-from segwright.training.planning.timing import Timings
+from segwright.training.planning.timing import SHORT_SECONDS, Timings
 from segwright.training.self_training import refuse_unfit
 
 CPU_WORKING_PIXELS = 480 * 480  # the largest training crop that a CPU gets
 GPU_WORKING_PIXELS = 768 * 768
 SHORT_SIDE = 128  # below it a reduced image shows too little to learn from
 PASTED_CLASSES = 3  # from so many on classes are pasted between images
+PASTED_SAMPLES = 10_000  # crops in a run, from which on that pays
 RARE = 0.01  # a class with less than this fraction of the pixels is rare
 SOME_SPARSE = 0.02  # share of the masks with few labeled pixels from which the training cares for them
 RARELY_SHOWN = 0.05  # a class in a smaller fraction of the images may be worth repeating
@@ -76,6 +77,7 @@ def make_plan(
     _plan_sparse(draft, fingerprint)
     weights = _plan_imbalance(draft, fingerprint, from_scratch)
     _plan_arithmetic(draft, hardware, images)
+    _plan_paste(draft, fingerprint, hardware, images, timings)
     _plan_validation(draft, facts.val_images, facts.val_sparse)
     _plan_unlabeled(draft, facts.unlabeled)
     seconds = _estimate(draft, timings, fingerprint, images, facts.val_images)
@@ -293,6 +295,7 @@ def _plan_variant(draft: Draft, hardware: Hardware, images: int, timings: Timing
             passes = minutes * 60 * batch / seconds / images / _cost_of_unlabeled(draft)
             if wider == "small" or passes >= ENOUGH_PASSES:
                 variant, reason = wider, f"every image is seen about {passes:.0f} times in {minutes:g} min"
+                draft.passes = passes
             if passes < ENOUGH_PASSES:
                 break
     draft.values["model.arguments"] = {**arguments, "variant": variant}
@@ -378,14 +381,15 @@ def _plan_imbalance(draft: Draft, fingerprint: Fingerprint, from_scratch: bool) 
     aware = 0.4 if rare else 0.0
     reason = f"rare: {', '.join(rare[:4])}" if rare else "no class is rare"
     draft.set_default("augment.class_aware", aware, reason)
-    _plan_paste(draft, fingerprint)
     _plan_oversampling(draft, fingerprint)
     draft.set_default("augment.strength", "medium", "colors vary between cameras and days")
     draft.set_default("augment.rotation", 8.0, "degrees; images are rarely level")
     return weights
 
 
-def _plan_paste(draft: Draft, fingerprint: Fingerprint) -> None:
+def _plan_paste(
+    draft: Draft, fingerprint: Fingerprint, hardware: Hardware, images: int, timings: Timings | None
+) -> None:
     """How many crops get classes of another one; what teaches more of the same images (docs/results.md)."""
     shown = sum(count > 0 for count in fingerprint.class_pixels)
     if fingerprint.sparse:
@@ -394,9 +398,26 @@ def _plan_paste(draft: Draft, fingerprint: Fingerprint) -> None:
         share, reason = 0.0, "images are not varied at all"
     elif shown < PASTED_CLASSES:
         share, reason = 0.0, f"{shown} classes: what lies around them shows which they are"
+    elif (seen := _images_seen(draft, hardware, images, timings)) < PASTED_SAMPLES:
+        share, reason = 0.0, f"about {seen:,.0f} images will be seen, and it pays from {PASTED_SAMPLES:,} on"
     else:
         share, reason = 0.5, "half of the classes of another crop: objects are learned apart from their surroundings"
     draft.set_default("augment.paste", share, reason)
+
+
+def _images_seen(draft: Draft, hardware: Hardware, images: int, timings: Timings | None) -> float:
+    """Labeled crops that the run will train on, about; 0 where a CPU's time is too short to time a step for it."""
+    minutes = draft.get("training.minutes")
+    if minutes is None:
+        return float(draft.get("training.epochs") * images)
+    if draft.passes is not None:
+        return draft.passes * images
+    if timings is None or (not hardware.is_gpu and 60 * minutes < SHORT_SECONDS):
+        return 0.0
+    config = draft.resolved()
+    phase = config.training.phases[len(config.training.phases) // 2]
+    seconds = timings.step(config, phase.size, phase.batch, config.training.precision)
+    return float(minutes) * 60 / seconds * phase.batch / _cost_of_unlabeled(draft)
 
 
 def _plan_oversampling(draft: Draft, fingerprint: Fingerprint) -> None:
