@@ -262,7 +262,7 @@ def test_what_cannot_be_selected_from_is_refused(tmp_path: Path, predictor: Pred
         sw.select(predictor, tmp_path / "empty")
     (tmp_path / "bad").mkdir()
     (tmp_path / "bad" / "x.png").write_bytes(b"no image")
-    with pytest.raises(sw.DataError, match="none of the 1 images"):
+    with pytest.raises(sw.DataError, match="none of the 1 image"):
         sw.select(predictor, tmp_path / "bad")
     five = tmp_path / "five"
     five.mkdir()
