@@ -154,7 +154,9 @@ def test_classes_are_pasted_where_the_run_is_long_enough() -> None:
     timings.seconds = 2.0  # 600 updates of 8
     assert plan(values, timings=timings).config.augment.paste == 0.0
     before = timings.asked
-    assert plan({**values, "training.minutes": 3}, timings=timings).config.augment.paste == 0.0
+    hurried = plan({**values, "training.minutes": 3}, timings=timings)
+    assert hurried.config.augment.paste == 0.0
+    assert "the time is short" in {entry.setting: entry.reason for entry in hurried.entries}["augment.paste"]
     assert timings.asked == before  # a short budget has no time for another measurement
 
 

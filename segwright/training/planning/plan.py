@@ -398,22 +398,24 @@ def _plan_paste(
         share, reason = 0.0, "images are not varied at all"
     elif shown < PASTED_CLASSES:
         share, reason = 0.0, f"{shown} classes: what lies around them shows which they are"
-    elif (seen := _images_seen(draft, hardware, images, timings)) < PASTED_SAMPLES:
+    elif (seen := _images_seen(draft, hardware, images, timings)) is None:
+        share, reason = 0.0, f"it pays from {PASTED_SAMPLES:,} images seen on, for which the time is short"
+    elif seen < PASTED_SAMPLES:
         share, reason = 0.0, f"about {seen:,.0f} images will be seen, and it pays from {PASTED_SAMPLES:,} on"
     else:
         share, reason = 0.5, "half of the classes of another crop: objects are learned apart from their surroundings"
     draft.set_default("augment.paste", share, reason)
 
 
-def _images_seen(draft: Draft, hardware: Hardware, images: int, timings: Timings | None) -> float:
-    """Labeled crops that the run will train on, about; 0 where a CPU's time is too short to time a step for it."""
+def _images_seen(draft: Draft, hardware: Hardware, images: int, timings: Timings | None) -> float | None:
+    """Labeled crops that the run will train on, about; None where a CPU's time is too short to time a step for it."""
     minutes = draft.get("training.minutes")
     if minutes is None:
         return float(draft.get("training.epochs") * images)
     if draft.passes is not None:
         return draft.passes * images
     if timings is None or (not hardware.is_gpu and 60 * minutes < SHORT_SECONDS):
-        return 0.0
+        return None
     config = draft.resolved()
     phase = config.training.phases[len(config.training.phases) // 2]
     seconds = timings.step(config, phase.size, phase.batch, config.training.precision)
