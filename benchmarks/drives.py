@@ -43,6 +43,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--only", nargs="*", help="drives")
     parser.add_argument("--who", nargs="*", choices=CONTENDERS, default=list(CONTENDERS))
+    parser.add_argument("--set", action="append", default=[], help="section.key=value of every training")
     parser.add_argument("--out", type=Path, help="folder for the runs")
     parser.add_argument("--judge", nargs="*", choices=JUDGES, help="benchmarks, all if none is named; needs --out")
     parser.add_argument("--every", type=int, default=1, help="with --judge: every n-th image")
@@ -50,6 +51,7 @@ def main() -> None:
     if given.judge is not None and given.out is None:
         parser.error("--judge reads the runs again: name a folder for them with --out")
     budget = ["--epochs", str(given.epochs or 36)] if given.minutes is None else ["--minutes", str(given.minutes)]
+    asked = [text for value in given.set for text in ("--set", value)]
     with tempfile.TemporaryDirectory() as kept:
         out = given.out or Path(kept)
         names = sorted(path.name for path in (given.data / "train").iterdir())
@@ -65,7 +67,9 @@ def main() -> None:
                 if not tree.exists():
                     held = out / f"held-{left_out}" if left_out in of_val else None
                     link(given.data, names, left_out, tree, held)
-                score = train(tree, out / f"{who}-{left_out}", [*budget, "--seed", str(given.seed), *CONTENDERS[who]])
+                score = train(
+                    tree, out / f"{who}-{left_out}", [*budget, "--seed", str(given.seed), *CONTENDERS[who], *asked]
+                )
                 scores.append(score["miou"])
                 cells.append(f"{score['miou']:.3f} ({score['low']:.3f} to {score['high']:.3f})")
             seconds = time.monotonic() - started
