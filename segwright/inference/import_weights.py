@@ -178,7 +178,7 @@ def _load(
         )  # fmt: skip
     if loaded.left_out:
         shapes = [tuple(tensors[name].shape) for name in loaded.left_out if name in tensors]
-        found = f"{counted(shapes[0][0], 'class')}" if shapes else ", ".join(loaded.left_out)
+        found = counted(shapes[0][0], "class") if shapes else ", ".join(loaded.left_out)
         raise WeightsError(
             "the weights have another number of classes", expected=f"{space.classes}: {', '.join(space.names)}",
             found=found, where=weights, fix="name all classes in the order of the outputs with --classes",

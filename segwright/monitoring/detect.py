@@ -77,7 +77,7 @@ class Detection:
                 "scene may be taken for drift more often than the rate"
             )
         if not blocks.ranked:
-            each = "1 image" if blocks.reference == 1 else f"{counted(blocks.reference, 'image')}"
+            each = counted(blocks.reference, "image")
             found.append(
                 f"the reference has {counted(blocks.number, 'scene')} of {each}, too few for ranks: how "
                 "unlike it a new scene may "

@@ -62,7 +62,7 @@ def _headline(found: CrossValidation, summary: Mapping[str, Any]) -> list[Number
         Number(
             "folds",
             f"{len(found.folds)} of {found.wanted}",
-            f"{counted(sum(len(f.counts) for f in found.folds), 'image')}",
+            counted(sum(len(f.counts) for f in found.folds), "image"),
         ),
     ]
 

@@ -107,7 +107,7 @@ def _finding(problem: Problem, result: CheckResult, by_file: dict[str, Record]) 
         "fix": problem.fix,
         "fix_is_command": problem.fix is not None and COMMAND.match(problem.fix) is not None,
         "images": _thumbnails(problem, result, by_file) if _safe_to_open(problem) else [],
-        "files_text": "1 file" if len(problem.files) == 1 else f"{counted(len(problem.files), 'file')}",
+        "files_text": counted(len(problem.files), "file"),
         "listing": "\n".join([*shown, *([f"… and {rest} more: --json lists all"] if rest else [])]),
     }
 

@@ -266,7 +266,7 @@ def open_darwin(tree: Tree) -> Dataset:
     names, names_note = class_names(tree, labels)
     if not names:
         raise LabelError(
-            "the annotations hold no object with a class", found=f"{counted(len(read), 'file')}", where=tree.root
+            "the annotations hold no object with a class", found=counted(len(read), "file"), where=tree.root
         )
     choice = reading_of(label_rule(tree), [_outlined(one) for _, one in read])
     space, index, background = annotated_space(names, rest_ignored=choice.reading.rest == "ignored")

@@ -372,9 +372,7 @@ def _classes(tree: Tree, labels: Sequence[str]) -> tuple[list[str], list[str]]:
 
 def _checked(names: list[str], tree: Tree) -> list[str]:
     if len(names) > MAX_CLASSES or len(set(names)) != len(names):
-        raise LabelError(
-            "1 to 254 classes of different names", found=f"{counted(len(names), 'class')}", where=tree.root
-        )
+        raise LabelError("1 to 254 classes of different names", found=counted(len(names), "class"), where=tree.root)
     return names
 
 
