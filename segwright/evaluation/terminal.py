@@ -117,9 +117,9 @@ def notes(evaluation: Evaluation) -> list[str]:
     if absent:
         found.append(f"neither in the masks nor predicted, left out of the means: {', '.join(absent)}")
     if e.without_mask:
-        found.append(f"{counted(len(e.without_mask), 'image', 'has')} no mask and were not scored")
+        found.append(f"{counted(len(e.without_mask), 'image', 'has')} no mask: not scored")
     if e.all_ignored:
-        found.append(f"{counted(len(e.all_ignored), 'image', 'has')} only ignored pixels and were not scored")
+        found.append(f"{counted(len(e.all_ignored), 'image', 'has')} only ignored pixels: not scored")
     if e.skipped:
         found.append(f"{len(e.skipped)} unreadable images were left out: {', '.join(list(e.skipped)[:5])}")
     if not e.sums.calibration and "ece" in e.not_computed:

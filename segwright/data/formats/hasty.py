@@ -122,7 +122,7 @@ def open_hasty(tree: Tree) -> Dataset:
         *without_area(figures, reading),
         *choice.notes,
         *reading.notes(fill_name(space, background), strokes=False),
-        *([f"{counted(len(undone), 'image', 'is')} not labeled (NEW or SKIPPED) and have no mask"] if undone else []),
+        *([f"{counted(len(undone), 'image', 'is')} not labeled (NEW or SKIPPED): without a mask"] if undone else []),
     ]
     return assemble(
         tree,

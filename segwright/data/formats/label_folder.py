@@ -251,7 +251,7 @@ def _notes(info: FolderInfo, labeled: int, behind: int, torn: int) -> list[str]:
         f"{counted(labeled, 'image', 'has')} labels; pixels without are 255 (ignored)",
     ]
     if behind:
-        notes.append(f"{counted(behind, 'mask', 'is')} behind the journal and were made from it")
+        notes.append(f"{counted(behind, 'mask', 'is')} behind the journal: made from it")
     if torn:
         notes.append(f"{torn} lines of the journal were cut short and hold no stroke")
     return notes
