@@ -1,4 +1,4 @@
-"""A number and its noun, for messages."""
+"""A number and its noun, and a sentence of a remark, for messages."""
 
 from __future__ import annotations
 
@@ -18,3 +18,12 @@ def counted(count: int, noun: str, predicate: Literal["has", "is", "was"] | None
     if predicate is not None:
         words.append(predicate if one else _PLURAL[predicate])
     return " ".join(words)
+
+
+def as_sentence(remark: str) -> str:
+    """A remark with a capital letter and a full stop.
+
+    >>> as_sentence("a mask is missing")
+    'A mask is missing.'
+    """
+    return f"{remark[:1].upper()}{remark[1:]}."

@@ -1,7 +1,9 @@
-"""Which of the two wheels is installed: ``segwright``, or ``segwright-runtime`` with the modules that need no torch.
+"""Whether what is installed fits together.
 
-Both hold the package ``segwright``, and the files that both hold are the same in one version. pip does not compare
-them: of two versions, the one that was installed last has replaced some files of the other. That is refused here.
+There are two wheels: ``segwright``, and ``segwright-runtime`` with the modules that need no torch. Both hold the
+package ``segwright``, and the files that both hold are the same in one version. pip does not compare them: of two
+versions, the one that was installed last has replaced some files of the other. That is refused here. So is a
+torchvision that was built for another torch, which pip does not notice either.
 """
 
 from __future__ import annotations
@@ -25,6 +27,23 @@ def check_installation() -> None:
             found=", ".join(f"{name} {version}" for name, version in found.items()),
             fix=f"pip uninstall {WHOLE} {RUNTIME}, then install one of them",
         )
+
+
+def foreign_torchvision(error: RuntimeError) -> UsageError | None:
+    """The typed error where torchvision was built for another torch; None for any other error.
+
+    torchvision cannot be imported then (``operator torchvision::nms does not exist``), nor what imports it, as timm
+    does.
+    """
+    if "torchvision::" not in str(error):
+        return None
+    return UsageError(
+        "torchvision was built for another torch than the one that is installed",
+        expected="both of one release and from one index",
+        found=f"torch {_version('torch')}, torchvision {_version('torchvision')} ({error})",
+        fix="install both from one index, such as: pip install --force-reinstall torch torchvision "
+        "--index-url https://download.pytorch.org/whl/cpu",
+    )
 
 
 def _version(name: str) -> str | None:

@@ -12,6 +12,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, Protocol, Self, overload
 
@@ -417,6 +418,16 @@ class Dataset:
 def evenly_spread(count: int, at_most: int) -> list[int]:
     """Up to ``at_most`` of the indices 0…count-1, in order, from the first to the last; none of an empty split."""
     return sorted({round(place) for place in np.linspace(0, count - 1, min(count, at_most))})
+
+
+def nested_spread(count: int, at_most: int) -> list[int]:
+    """As :func:`evenly_spread`, but fewer are always some of more: scores on both then have images in common.
+
+    Each further index halves a gap (the van der Corput sequence), so the spread is a little less even.
+    """
+    bits = max(count - 1, 1).bit_length()
+    order = (int(f"{place:0{bits}b}"[::-1], 2) for place in range(1 << bits))
+    return sorted(islice((index for index in order if index < count), max(at_most, 0)))
 
 
 def apply_lookup(values: npt.NDArray[Any], lookup: npt.NDArray[np.int32], where: str | Path | None) -> UInt8Array:

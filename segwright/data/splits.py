@@ -29,8 +29,9 @@ MOVES = 400
 def make_splits(dataset: Dataset, fractions: Mapping[str, float] = FRACTIONS, seed: int = 0) -> dict[str, Split]:
     """The dataset's splits: as given; with val taken from train where the files give none; else made.
 
-    What was done goes to ``dataset.notes``. Fewer than five images are one split, "all". Images without a mask stay
-    out of made splits, and keep a split of their own, "unlabeled".
+    ``fractions`` of train and val hold for a val that is taken from train, too. What was done goes to
+    ``dataset.notes``. Fewer than five images are one split, "all". Images without a mask stay out of made splits, and
+    keep a split of their own, "unlabeled".
     """
     given = {name: Split(name, records, dataset.reader) for name, records in dataset.given.items()}
     if given and ("val" in given or "train" not in given):
@@ -39,7 +40,7 @@ def make_splits(dataset: Dataset, fractions: Mapping[str, float] = FRACTIONS, se
     labeled, bare = _by_label(source)
     if len(labeled) < FEWEST_TO_SPLIT:
         return given or {"all": dataset.all}
-    wanted = fractions if not given else {"train": 0.8, "val": 0.2}
+    wanted = fractions if not given or set(fractions) == {"train", "val"} else FRACTIONS
     scan = scan_dataset(dataset) if len(labeled) <= MOST_TO_COMPARE else None
     parts, notes = split_records(labeled, wanted, seed, scan)
     shares = ", ".join(f"{name} {len(part)}" for name, part in parts.items())

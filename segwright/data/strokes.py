@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -244,6 +245,7 @@ class Journal:
     kept: int = 0  # bytes of the lines that stand for former strokes
     former: set[str] = field(default_factory=set)  # ids of these; they can no longer be undone
     order: dict[str, None] = field(default_factory=dict)  # the ids of all strokes but the kept ones, in order
+    owners: dict[str, tuple[str, str]] = field(default_factory=dict)  # what can be undone: id → image, annotator
 
     def add(self, stroke: Stroke, offset: int, length: int) -> None:
         """Index a stroke; one that is there already is the same stroke, sent twice."""
@@ -252,6 +254,8 @@ class Journal:
         self.ids.add(stroke.id)
         if stroke.kind != KEPT:
             self.order[stroke.id] = None
+            if stroke.kind not in REVERTED:
+                self.owners[stroke.id] = sys.intern(stroke.image), sys.intern(stroke.by)
         self.images.setdefault(stroke.image, ImageStrokes()).count(stroke, offset, length)
 
     def add_mark(self, tree: Mapping[str, Any], offset: int, length: int) -> None:

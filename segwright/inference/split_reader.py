@@ -29,7 +29,9 @@ def as_model_sees(split: Split, predictor: Predictor) -> Split:
         return split
     if isinstance(split.reader, ModelReader):
         return split
-    return Split(split.name, split.records, ModelReader(split.reader, predictor, own is not None))
+    seen = Split(split.name, split.records, ModelReader(split.reader, predictor, own is not None))
+    seen.note = split.note
+    return seen
 
 
 @dataclass

@@ -14,7 +14,7 @@ from trees import SHARED
 from segwright.core.errors import UsageError
 from segwright.data import grouping, splits
 from segwright.data.dataset import Dataset, open_dataset
-from segwright.data.records import evenly_spread
+from segwright.data.records import evenly_spread, nested_spread
 from segwright.data.splits import folds, make_splits, sequence_of, split_records
 from segwright.imageio import write_image, write_mask
 
@@ -222,3 +222,13 @@ def test_places_are_spread_evenly_from_the_first_to_the_last() -> None:
     assert evenly_spread(11, 3) == [0, 5, 10]
     assert evenly_spread(2, 5) == [0, 1] and evenly_spread(9, 1) == [0] and evenly_spread(0, 4) == []
     assert len(evenly_spread(1000, 128)) == 128
+
+
+def test_places_of_fewer_are_some_of_those_of_more() -> None:
+    assert nested_spread(9, 9) == nested_spread(9, 20) == list(range(9))
+    assert nested_spread(0, 4) == [] and nested_spread(1, 3) == [0] and nested_spread(8, 4) == [0, 2, 4, 6]
+    for count in (7, 64, 100):
+        found = [set(nested_spread(count, at_most)) for at_most in range(count + 1)]
+        assert [len(one) for one in found] == list(range(count + 1))
+        assert all(less < more for less, more in itertools.pairwise(found))
+    assert max(np.diff(nested_spread(1000, 128))) <= 8, "spread over the whole"

@@ -39,7 +39,9 @@ class Region:
     mask: BoolMask
     top: int = 0
     left: int = 0
-    unsure: BoolMask | None = None  # of the mask's shape: becomes ignored where nothing was drawn before
+    unsure: BoolMask | None = (
+        None  # of the mask's shape, of a weak label: becomes ignored where nothing surer was drawn
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,10 +66,10 @@ class Drawing:
 
 def paint(regions: Iterable[Region], height: int, width: int, background: int) -> UInt8Array:
     """H×W class indices: the regions in their order, later ones over earlier ones."""
-    labels = np.full((height, width), background, np.uint8)
+    canvas = _Canvas(height, width, background)
     for region in regions:
-        _paint(labels, region, background)
-    return labels
+        canvas.paint(region)
+    return canvas.labels
 
 
 def _inside(region: Region, height: int, width: int) -> tuple[int, int, BoolMask]:
@@ -77,13 +79,39 @@ def _inside(region: Region, height: int, width: int) -> tuple[int, int, BoolMask
     return top, left, mask
 
 
-def _paint(labels: UInt8Array, region: Region, background: int) -> None:
-    top, left, mask = _inside(region, *labels.shape)
-    window = labels[top : top + mask.shape[0], left : left + mask.shape[1]]
-    if region.unsure is not None:
-        around = _inside(Region(region.index, region.unsure, region.top, region.left), *labels.shape)[2]
-        window[around & (window == background)] = IGNORE_INDEX
-    window[mask] = region.index
+class _Canvas:
+    """A label map that is painted, and how sure its labels are.
+
+    The rest of a weak label (a box around its core) becomes ignored where nothing was drawn, and where only the core of
+    a larger weak label was: what is drawn surely stays, the background included.
+    """
+
+    def __init__(self, height: int, width: int, background: int) -> None:
+        self.labels: UInt8Array = np.full((height, width), background, np.uint8)
+        self.background = background
+        self._weak: npt.NDArray[np.float32] | None = None  # the area of the weak label that a pixel has, 0: none
+        self._drawn: BoolMask | None = None  # where the background was drawn as a class
+
+    def paint(self, region: Region) -> None:
+        top, left, mask = _inside(region, *self.labels.shape)
+        place = (slice(top, top + mask.shape[0]), slice(left, left + mask.shape[1]))
+        window = self.labels[place]
+        if region.unsure is None:
+            if self._weak is not None:
+                self._weak[place][mask] = 0
+            if region.index == self.background:
+                self._drawn = np.zeros(self.labels.shape, bool) if self._drawn is None else self._drawn
+                self._drawn[place][mask] = True
+        else:
+            self._weak = np.zeros(self.labels.shape, np.float32) if self._weak is None else self._weak
+            weak, area = self._weak[place], float(np.count_nonzero(region.mask | region.unsure))
+            around = _inside(Region(region.index, region.unsure, region.top, region.left), *self.labels.shape)[2]
+            empty = (window == self.background) & (weak == 0)
+            if self._drawn is not None:
+                empty &= ~self._drawn[place]
+            window[around & (empty | (weak > area))] = IGNORE_INDEX
+            weak[mask] = area
+        window[mask] = region.index
 
 
 def sort_by_area(regions: Sequence[Region]) -> list[Region]:
@@ -130,7 +158,8 @@ def draw(drawing: Drawing) -> tuple[UInt8Array, dict[int, ObjectCount]]:
             where=drawing.where,
             fix="split the image into tiles, or remove objects",
         )
-    labels = np.full((drawing.height, drawing.width), drawing.background, np.uint8)
+    canvas = _Canvas(drawing.height, drawing.width, drawing.background)
+    labels = canvas.labels
     counts = _Counts(max(MAX_COVERED, 8 * labels.size), drawing.where)
     if not drawing.sort_by_area:
         for one in drawing.objects:
@@ -138,7 +167,7 @@ def draw(drawing: Drawing) -> tuple[UInt8Array, dict[int, ObjectCount]]:
             counts.spend(region)
             counts.add(one.index, region is not None and _shown(region, labels.shape))
             if region is not None:
-                _paint(labels, region, drawing.background)
+                canvas.paint(region)
         return labels, counts.result()
     order: list[tuple[bool, int, int, Region | None]] = []
     kept = 0
@@ -157,7 +186,7 @@ def draw(drawing: Drawing) -> tuple[UInt8Array, dict[int, ObjectCount]]:
     for _, _, place, held in order:
         region = held if held is not None else drawing.objects[place].draw()
         if region is not None:
-            _paint(labels, region, drawing.background)
+            canvas.paint(region)
     return labels, counts.result()
 
 

@@ -22,6 +22,7 @@ import numpy as np
 import numpy.typing as npt
 import yaml
 
+from segwright.core.counted import counted
 from segwright.core.errors import DataError, LabelError, UsageError
 from segwright.core.types import IGNORE_INDEX
 from segwright.core.yaml_text import load_yaml
@@ -123,6 +124,44 @@ def read_rule(folder: Path) -> LabelRule:
         ) from error
 
 
+@dataclass
+class PointCount:
+    """Points that label nothing, and points of different classes on one pixel, of which the later one counts."""
+
+    total: int = 0
+    outside: int = 0
+    conflicts: int = 0
+    images: int = 0  # with conflicts
+
+    def add(self, points: Iterable[tuple[str, float, float]], height: int, width: int) -> None:
+        """Count the points (class, x, y) of an image; pixel (column, row) is the square from there to
+        (column + 1, row + 1). A size of 0 is not known."""
+        held: dict[tuple[int, int], set[str]] = {}
+        for name, x, y in points:
+            if not (math.isfinite(x) and math.isfinite(y)):
+                continue  # refused when the mask is drawn
+            self.total += 1
+            if x < 0 or y < 0 or (width > 0 and x > width) or (height > 0 and y > height):
+                self.outside += 1
+            else:
+                held.setdefault((math.floor(x), math.floor(y)), set()).add(name)
+        found = sum(len(names) > 1 for names in held.values())
+        self.conflicts += found
+        self.images += found > 0
+
+    def notes(self) -> list[str]:
+        """Lines for the notes of a dataset."""
+        lines = []
+        if self.outside:
+            lines.append(f"{self.outside} of {counted(self.total, 'point')} outside of their image")
+        if self.conflicts:
+            lines.append(
+                f"{counted(self.conflicts, 'pixel', 'has')} points of several classes, in "
+                f"{counted(self.images, 'image')}: the later one counts"
+            )
+        return lines
+
+
 DEFAULT = LabelRule()
 
 
@@ -180,13 +219,13 @@ def choose_reading(rule: LabelRule, images: Iterable[tuple[int, int]], *, drawn_
     ``drawn_beside``: how the tool itself draws points and lines beside outlines, in words; empty where the format
     counts them as lost.
     """
-    counted = list(images)
-    strokes = sum(1 for some, areas in counted if some and not areas)
-    outlines = sum(1 for some, areas in counted if areas and not some)
-    both = sum(1 for some, areas in counted if some and areas)
-    empty = len(counted) - strokes - outlines - both
+    pairs = list(images)
+    strokes = sum(1 for some, areas in pairs if some and not areas)
+    outlines = sum(1 for some, areas in pairs if areas and not some)
+    both = sum(1 for some, areas in pairs if some and areas)
+    empty = len(pairs) - strokes - outlines - both
     named = ((strokes, "points or lines alone"), (outlines, "outlines alone"), (both, "both"), (empty, "no object"))
-    found = ", ".join(f"{n} image{'' if n == 1 else 's'} with {what}" for n, what in named if n)
+    found = ", ".join(f"{counted(n, 'image')} with {what}" for n, what in named if n)
     if rule.unlabeled_pixels != "auto":
         return Choice(Reading(rule, _REST[rule.unlabeled_pixels]), (f"read as asked: {found}",))
     if not strokes and not both:

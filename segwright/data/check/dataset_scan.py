@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -20,22 +21,28 @@ from segwright.core.progress import progress
 from segwright.data.check.aggregate import CheckAccumulator
 from segwright.data.check.fingerprint import Fingerprint, FingerprintAccumulator
 from segwright.data.check.scan import FileError, SampleReport, examiner
-from segwright.data.records import Dataset, Reader, Record, Split
+from segwright.data.records import Dataset, Reader, Record, Split, evenly_spread
 from segwright.imageio.sandbox import WorkerPool
 from segwright.kernels.threads import processors
 
 KEY = "scan"
+LEAST = 4  # images of each split that are read, however short the time
+GOLDEN = (5**0.5 - 1) / 2
 
 
 @dataclass(frozen=True)
 class DatasetScan:
-    """What the N records of a dataset hold. Row i of every array in ``totals`` belongs to ``records[i]``."""
+    """What the N records of a dataset hold. Row i of every array in ``totals`` belongs to ``records[i]``.
+
+    Rows of records that were not ``examined``, because the time for reading was over, are zero.
+    """
 
     records: tuple[Record, ...]
     member: tuple[tuple[str, ...], ...]  # the splits that each record is in
     totals: CheckAccumulator
     overall: Fingerprint
     by_split: Mapping[str, Fingerprint]
+    examined: npt.NDArray[np.bool_]  # (N,)
 
     @cached_property
     def _place(self) -> dict[str, int]:
@@ -60,15 +67,20 @@ class _Kept:
         return same and self.stamps == _stamps(dataset)
 
 
-def scan_dataset(dataset: Dataset, *, workers: int | None = None) -> DatasetScan:
+def scan_dataset(dataset: Dataset, *, workers: int | None = None, seconds: float | None = None) -> DatasetScan:
     """The scan of the dataset's given splits, or of all records; made once, and again if a file has changed.
 
-    ``workers``: worker processes, as many as cores if None; 0 reads in this process.
+    ``workers``: worker processes, as many as cores if None; 0 reads in this process. ``seconds``: a limit for reading.
+    If it is not enough for all, images spread over every split are read, at least :data:`LEAST` of each; such a scan is
+    not kept, since splits are made from whole ones.
     """
+    until = None if seconds is None else time.monotonic() + seconds
     kept: _Kept | None = dataset.cache.get(KEY)
     if kept is None or not kept.fits(dataset):
         stamps = _stamps(dataset)
-        found = scan_splits(given_splits(dataset), dataset.reader, workers=workers)
+        found = scan_splits(given_splits(dataset), dataset.reader, workers=workers, until=until)
+        if not found.examined.all():
+            return found
         kept = dataset.cache[KEY] = _Kept(found, _parts(dataset), stamps)
     return kept.scan
 
@@ -83,24 +95,49 @@ def _parts(dataset: Dataset) -> tuple[object, ...]:
     return dataset.reader, dataset.label_space, dataset.records, dataset.given
 
 
-def scan_splits(splits: Mapping[str, Split], reader: Reader, *, workers: int | None = None) -> DatasetScan:
-    """Read every image and mask of the splits once."""
+def scan_splits(
+    splits: Mapping[str, Split], reader: Reader, *, workers: int | None = None, until: float | None = None
+) -> DatasetScan:
+    """Read every image and mask of the splits once; ``until``: as long as there is time, by ``time.monotonic()``."""
     records, member = _records(splits)
     names = reader.label_space.names
     totals = CheckAccumulator(names, len(records))
     accumulators = {name: FingerprintAccumulator(names, images=len(split)) for name, split in splits.items()}
     whole = FingerprintAccumulator(names, images=len(records))
     place = {record.id: index for index, record in enumerate(records)}
+    examined = np.zeros(len(records), np.bool_)
+    wanted: Iterable[Record] = records if until is None else _while_time_is_left(records, member, until)
     with progress("checking", len(records)) as advance:
-        for record, found in _reports(reader, records, workers):
+        for record, found in _reports(reader, wanted, len(records), workers):
             index = place[record.id]
+            examined[index] = True
             totals.add(index, record, found)
             whole.add(found)
             for name in member[index]:
                 accumulators[name].add(found)
             advance(1)
+    # Which of the others have a mask is known without reading them.
+    totals.unlabeled += [i for i in np.flatnonzero(~examined).tolist() if not records[i].labeled]
     prints = {name: accumulator.fingerprint() for name, accumulator in accumulators.items()}
-    return DatasetScan(tuple(records), tuple(map(tuple, member)), totals, whole.fingerprint(), prints)
+    return DatasetScan(tuple(records), tuple(map(tuple, member)), totals, whole.fingerprint(), prints, examined)
+
+
+def _while_time_is_left(records: Sequence[Record], member: Sequence[Sequence[str]], until: float) -> Iterator[Record]:
+    """Records in an order of which every beginning is spread evenly, the least of each split first.
+
+    Multiples of the golden ratio are spread so whatever their number, and follow no period of the files' order.
+    """
+    places: dict[str, list[int]] = {}
+    for index, names in enumerate(member):
+        for name in names:
+            places.setdefault(name, []).append(index)
+    first = [of_split[i] for of_split in places.values() for i in evenly_spread(len(of_split), LEAST)]
+    rest = np.argsort(np.arange(len(records)) * GOLDEN % 1.0, kind="stable").tolist()
+    least = set(first)
+    for index in dict.fromkeys([*first, *rest]):
+        if index not in least and time.monotonic() >= until:
+            return
+        yield records[index]
 
 
 def given_splits(dataset: Dataset) -> dict[str, Split]:
@@ -137,13 +174,15 @@ def _stamps(dataset: Dataset) -> bytes:
     return digest.digest()
 
 
-def _reports(reader: Reader, records: Sequence[Record], workers: int | None) -> Iterator[tuple[Record, SampleReport]]:
-    """Records with what they show, in no fixed order."""
+def _reports(
+    reader: Reader, records: Iterable[Record], most: int, workers: int | None
+) -> Iterator[tuple[Record, SampleReport]]:
+    """Up to ``most`` records with what they show, in no fixed order."""
     if workers == 0:
         look = examiner(reader)
         yield from ((record, look(record)) for record in records)
         return
-    count = max(1, min(workers or processors(), -(-len(records) // 4)))
+    count = max(1, min(workers or processors(), -(-most // 4)))
     with WorkerPool[Record, SampleReport](examiner, reader, count=count, result=SampleReport, shared=True) as pool:
         for outcome in pool.map(records):
             found = outcome.result

@@ -29,6 +29,7 @@ class Evidence:
     totals: CheckAccumulator
     overall: Fingerprint
     prints: Mapping[str, Fingerprint]  # by split
+    examined: int | None = None  # of the records, where the time was not enough for all; their rows alone are filled
 
     @property
     def sparse(self) -> bool:

@@ -17,7 +17,7 @@ from segwright.data.check.evidence import Evidence
 from segwright.data.check.fingerprint import Fingerprint
 from segwright.data.check.wording import listed
 from segwright.data.label_maps import is_generated_name
-from segwright.data.records import Problem, Record
+from segwright.data.records import Problem, Record, Severity
 
 HANDFUL = 16  # pixels in the whole dataset: no object, whatever its class
 ALONE = 4  # masks, and values, from which on it matters that most values occur once
@@ -83,7 +83,8 @@ def objects(evidence: Evidence) -> list[Problem]:
     for label, (annotated, drawn) in sorted(totals.objects.items()):
         if label >= len(overall.class_names) or drawn >= annotated:
             continue
-        (empty if not overall.class_pixels[label] else partly).append(label)
+        # Among the images that were not examined, one may show the class.
+        (empty if not overall.class_pixels[label] and evidence.examined is None else partly).append(label)
     problems = []
 
     def files(labels: Sequence[int]) -> tuple[str, ...]:
@@ -108,7 +109,7 @@ def objects(evidence: Evidence) -> list[Problem]:
 
 
 def learnable(evidence: Evidence) -> list[Problem]:
-    """Labels that a network cannot learn from, or that nothing can be scored on."""
+    """Labels that a network cannot learn from, or that nothing can be scored on; of a sample this is a warning."""
     if not evidence.overall.labeled:
         return []
     overall, prints = evidence.overall, evidence.prints
@@ -116,19 +117,22 @@ def learnable(evidence: Evidence) -> list[Problem]:
     train = prints.get("train")
     learnt, where = (train, " of train") if train is not None and train.labeled else (overall, "")
     shown = np.flatnonzero(learnt.class_pixels)
+    severity: Severity = "error"
+    if evidence.examined is not None:
+        severity, where = "warning", f"{where} in the images examined"
     fix = (
         "look at the masks and the class list: are they read as meant? segwright check DATA --html check.html shows it"
     )
     if not len(shown):
         text = f"every labeled pixel{where} is ignored: there is nothing to learn"
-        problems.append(Problem("error", "everything ignored", text, (), fix))
+        problems.append(Problem(severity, "everything ignored", text, (), fix))
     elif len(shown) == 1:
         name = learnt.class_names[int(shown[0])]
         text = f"every labeled pixel{where} is of one class, {name}: there is nothing to distinguish"
         if evidence.dataset.partial:
             text += "; what is not labeled is ignored, and no background"
             fix = "label some pixels of another class; or, if all else is background, --unlabeled-pixels background"
-        problems.append(Problem("error", "one class only", text, (), fix))
+        problems.append(Problem(severity, "one class only", text, (), fix))
     for name, one in prints.items():
         if one is not learnt and one.labeled and not any(one.class_pixels) and any(learnt.class_pixels):
             text = f"every labeled pixel of {name} is ignored: nothing can be scored on it"

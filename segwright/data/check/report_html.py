@@ -75,7 +75,7 @@ def _headline(result: CheckResult) -> list[Number]:
     splits = ", ".join(f"{name} {count}" for name, count in result.splits.items())
     tiles = [
         Number("Errors", str(counts["error"]), "to be fixed before training" if counts["error"] else ""),
-        Number("Warnings", str(counts["warning"]), f"{counts['note']} note{'' if counts['note'] == 1 else 's'}"),
+        Number("Warnings", str(counts["warning"]), counted(counts["note"], "note")),
         Number("Images", str(result.images), splits),
     ]
     found = result.fingerprint

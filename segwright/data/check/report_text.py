@@ -26,9 +26,7 @@ STYLES = {"error": "bold red", "warning": "yellow", "note": "cyan"}
 def render_check(result: CheckResult, console: Console) -> None:
     """Print to ``console``: tables where it is a terminal, the same text without color where it is piped."""
     splits = ", ".join(f"{name} {count}" for name, count in result.splits.items())
-    head = f": {result.format}, {result.images} image{'' if result.images == 1 else 's'}" + (
-        f" ({splits})" if splits else ""
-    )
+    head = f": {result.format}, {counted(result.images, 'image')}" + (f" ({splits})" if splits else "")
     console.print(Text.assemble((visible(result.root), "bold"), visible(head)), soft_wrap=True)
     for note in result.notes:
         console.print(Padding(literal(note), (0, 0, 0, 2), expand=False), style="dim")
@@ -70,7 +68,7 @@ def verdict(result: CheckResult) -> Text:
     counts = {severity: sum(p.severity == severity for p in result.problems) for severity in STYLES}
     if not result.problems:
         return Text("No problems found.", style="bold green")
-    text = ", ".join(f"{count} {name}{'' if count == 1 else 's'}" for name, count in counts.items() if count)
+    text = ", ".join(counted(count, name) for name, count in counts.items() if count)
     return Text(text, style="bold red" if counts["error"] else "bold green")
 
 
@@ -118,7 +116,7 @@ def _classes(result: CheckResult, width: int) -> Table:
             *(f"{100 * result.by_split[part].class_shares[index]:.2f} %" for part in compare),
         )
     if absent > FEW:
-        table.add_row(f"… and {counted(absent, 'class')} that never occur")
+        table.add_row(f"… and {counted(absent, 'class')} without pixels")
     return table
 
 

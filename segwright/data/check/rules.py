@@ -91,7 +91,6 @@ RULES: tuple[Rule, ...] = (
     Rule("folder too deep", _W, _opening, "folders below the deepest level that is read"),
     Rule("images not listed", _N, _opening, "images in the folder that the annotations do not list"),
     Rule("images without label file", _WN, _opening, "YOLO: images without a text file of labels"),
-    Rule("several images per task", _W, _opening, "Label Studio: tasks with several images"),
     Rule("several masks per image", _W, _opening, "Label Studio: masks of several annotators for one image"),
     Rule("unreadable annotation", _E, _opening, "an annotation file that cannot be parsed"),
     # classes and objects, as the files list them

@@ -9,12 +9,13 @@ kilobytes.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from segwright.core.counted import counted
 from segwright.core.deprecated import renamed_attribute, renamed_names
 from segwright.core.errors import SegwrightError
 from segwright.data.annotations.sparse import LabelRule
@@ -56,6 +57,9 @@ CHECKS: tuple[Check, ...] = (
     split_rules.label_outliers,  # regions that look like another class
 )
 
+# What follows from the absence of classes in all images: left out where only some were examined.
+FOR_ALL_IMAGES = frozenset({label_rules.rare_values, split_rules.classes})
+
 __getattr__ = renamed_names(__name__, {"inspect_path": "check_path", "inspect_dataset": "check_dataset"})
 
 
@@ -76,6 +80,7 @@ class CheckResult:
     labeled_shares: Mapping[str, float] = field(default_factory=dict, repr=False)  # id → share of labeled pixels
     dataset: Dataset | None = field(default=None, repr=False)
     records: tuple[Record, ...] = field(default=(), repr=False)  # that suspects point into
+    examined: int | None = None  # images that were read; None: all, as they are where the time is not limited
 
     suspects = renamed_attribute("suspects", "outliers")
 
@@ -86,6 +91,15 @@ class CheckResult:
     @property
     def warnings(self) -> tuple[Problem, ...]:
         return tuple(problem for problem in self.problems if problem.severity == "warning")
+
+    def sample_note(self) -> str:
+        """The note on images that were not examined for lack of time; empty if all were."""
+        if self.examined is None:
+            return ""
+        return (
+            f"{self.examined} of {counted(self.images, 'image')} examined, for lack of time: damaged files, copies and "
+            "rare classes among the others are not found; segwright check DATA examines all"
+        )
 
     @property
     def exit_code(self) -> int:
@@ -99,6 +113,7 @@ class CheckResult:
         return {
             "format": self.format,
             "images": self.images,
+            "examined": self.images if self.examined is None else self.examined,
             "splits": self.splits,
             "classes": [
                 {"id": index, "name": name, "pixels": pixels, "images": images, **self._objects_json(index)}
@@ -152,6 +167,7 @@ class CheckResult:
                 if one.get("objects")
             },
             dataset=dataset,
+            examined=found["examined"] if found["examined"] < found["images"] else None,
         )
 
 
@@ -192,17 +208,20 @@ def _labeled_shares(scan: DatasetScan) -> dict[str, float]:
     }
 
 
-def check_dataset(dataset: Dataset, *, workers: int | None = None) -> CheckResult:
+def check_dataset(dataset: Dataset, *, workers: int | None = None, seconds: float | None = None) -> CheckResult:
     """Read everything once and run the checks; what was read before (for the splits) is not read again.
 
     ``workers``: worker processes, as many as cores if None. 0 reads in this process, without the half second that
-    workers take to start, and without their protection from files that crash a decoder.
+    workers take to start, and without their protection from files that crash a decoder. ``seconds``: a limit for
+    reading; if it is not enough, images spread evenly over every split are examined, and a note has their number.
     """
-    scan = scan_dataset(dataset, workers=workers)
-    evidence = Evidence(dataset, scan.records, scan.member, scan.totals, scan.overall, scan.by_split)
+    scan = scan_dataset(dataset, workers=workers, seconds=seconds)
+    examined = None if scan.examined.all() else int(scan.examined.sum())
+    evidence = Evidence(dataset, scan.records, scan.member, scan.totals, scan.overall, scan.by_split, examined)
     totals = scan.totals
-    problems = [problem for check in CHECKS for problem in check(evidence)]
-    return CheckResult(
+    checks = [check for check in CHECKS if examined is None or check not in FOR_ALL_IMAGES]
+    problems = [problem for check in checks for problem in check(evidence)]
+    result = CheckResult(
         root=dataset.root,
         format=dataset.format,
         images=len(scan.records),
@@ -216,4 +235,6 @@ def check_dataset(dataset: Dataset, *, workers: int | None = None) -> CheckResul
         labeled_shares=_labeled_shares(scan) if evidence.sparse or dataset.partial else {},
         dataset=dataset,
         records=scan.records,
+        examined=examined,
     )
+    return replace(result, notes=(*result.notes, *filter(None, [result.sample_note()])))

@@ -13,7 +13,7 @@ from segwright.core.counted import counted
 from segwright.core.errors import FormatError
 from segwright.core.types import IGNORE_INDEX
 from segwright.data.annotations.rasterize import Ledger, fill_name
-from segwright.data.annotations.sparse import Choice, LabelRule, Reading, box_choices, choose_reading
+from segwright.data.annotations.sparse import Choice, LabelRule, PointCount, Reading, box_choices, choose_reading
 from segwright.data.formats.base import sort_splits, unique_ids
 from segwright.data.formats.coco_categories import Classes, spell_id
 from segwright.data.formats.coco_reader import CocoReader, ObjectAnnotations, Panoptic
@@ -82,6 +82,7 @@ class CocoRecords:
         self.ledger = Ledger()
         self.problems = _without_objects(files, data)
         self.boxes = 0
+        self.points = PointCount()
         self.names = [
             {spell_id(c.get("id")): str(c.get("name", c.get("id"))) for c in part["categories"]} for part in data
         ]
@@ -174,10 +175,12 @@ class CocoRecords:
             return None
         regions, kept = [], []
         height, width = whole(entry.image.get("height")), whole(entry.image.get("width"))
+        points: list[tuple[str, float, float]] = []
         for annotation, key, reason, crowd in entry.found:
             name = names.get(key, f"category {key}")
             weak = self._weak(annotation) if reason is not None else None
             if weak is not None and key in index:
+                points += [(name, x, y) for x, y in weak.points]
                 regions.append((index[key], weak, False))
                 kept.append(name)
             elif reason is not None:
@@ -190,6 +193,7 @@ class CocoRecords:
                 regions.append((index[key], annotation["segmentation"], ignored))
                 kept.append(name)
         self.ledger.kept.update(kept)
+        self.points.add(points, height, width)
         return ObjectAnnotations(str(entry.file.path), height, width, tuple(regions))
 
     def _weak(self, annotation: Mapping[str, Any]) -> Weak | None:
@@ -351,7 +355,7 @@ class CocoRecords:
         notes = reading.notes(fill, strokes=any(map(visible_points, bare)))
         if reading.rule.boxes == "core":
             notes.append("of a box without an outline the inner fifth is its class, the rest of it ignored")
-        return notes
+        return notes + self.points.notes()
 
 
 def choose_for(rule: LabelRule, data: Sequence[Mapping[str, Any]]) -> Choice:

@@ -8,10 +8,11 @@ A video's tracks (:mod:`.cvat_tracks`) are drawn into its frames, which lie besi
 
 from __future__ import annotations
 
+import contextlib
 import io
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -36,9 +37,9 @@ from segwright.data.annotations.rasterize import (
     fill_name,
 )
 from segwright.data.annotations.rle import encode_rows
-from segwright.data.annotations.sparse import COMPLETE, Choice, LabelRule, Reading, choose_reading
+from segwright.data.annotations.sparse import COMPLETE, Choice, LabelRule, PointCount, Reading, choose_reading
 from segwright.data.formats.base import SPLIT_NAMES, Format, label_rule, pairing_problems, sort_splits, unique_ids
-from segwright.data.formats.cvat_shapes import AREAS, NO_AREA, STROKES, Shape, pixels, shape_of, whole
+from segwright.data.formats.cvat_shapes import AREAS, NO_AREA, STROKES, Shape, corners, pixels, shape_of, whole
 from segwright.data.formats.cvat_tracks import Frames, Video, number_images, read_meta, read_track, shapes_by_frame
 from segwright.data.formats.file_references import Reference, claimed_twice, resolve_all, surroundings
 from segwright.data.formats.file_tree import Tree, is_image, read_ends
@@ -134,11 +135,24 @@ class _Parsed:
     videos: dict[Path, Video] = field(default_factory=dict)
     skipped: int = 0
     ledger: Ledger = field(default_factory=Ledger)
+    listed: set[str] = field(default_factory=set)  # labels of the tasks' own lists
 
     def skip(self, kind: str, label: str) -> None:
         """Count a shape without an area."""
         self.skipped += 1
         self.ledger.lose(label, f"a {kind} covers no area")
+
+    def unlisted(self) -> list[Problem]:
+        """A warning on labels of shapes that no task lists; none where there is no list, as in a job's export."""
+        shapes = Counter(shape.label for shape in _all_shapes(self) if shape.label not in self.listed)
+        if not self.listed or not shapes:
+            return []
+        names = ", ".join(f"{name or 'without a name'} ({count})" for name, count in shapes.most_common(6))
+        message = (
+            f"{counted(shapes.total(), 'shape', 'has')} a label that the task does not list, which becomes a class: "
+            f"{names}"
+        )
+        return [Problem("warning", "class not listed", message, (), "add the label to the task, or correct the shapes")]
 
 
 def _open(path: Path) -> IO[bytes]:
@@ -185,6 +199,7 @@ def _parse(path: Path, parsed: _Parsed) -> None:
                     name = (element.findtext("name") or "").strip()
                     if (element.findtext("type") or "") != "skeleton":
                         parsed.labels.setdefault(name, _hex(element.findtext("color")))
+                        parsed.listed.add(name)
                 elif element.tag == "meta":
                     frames = read_meta(element)
                 elif element.tag == "track":
@@ -288,6 +303,19 @@ def _all_shapes(parsed: _Parsed) -> Iterator[Shape]:
             yield from (shape for shape in track.shapes.values() if shape is not None)
 
 
+def _points(images: Iterable[CvatAnnotations]) -> PointCount:
+    """The points of the images, those that cannot be read left out."""
+    count = PointCount()
+    for one in images:
+        points: list[tuple[str, float, float]] = []
+        for shape in one.shapes:
+            if shape.kind == "points":
+                with contextlib.suppress(KeyError, ValueError, IndexError):
+                    points += [(shape.label, float(x), float(y)) for x, y in corners(shape.attributes)]
+        count.add(points, one.height, one.width)
+    return count
+
+
 def _choice(rule: LabelRule, parsed: _Parsed) -> Choice:
     """How points and polylines are read: by the shapes of every image, and of every video as one."""
     images: list[list[Shape]] = [list(annotated.shapes) for _, _, annotated in parsed.images]
@@ -355,6 +383,7 @@ def open_cvat(tree: Tree) -> Dataset:
         *_video_notes(parsed.videos),
         *choice.notes,
         *reading.notes(fill_name(space, background), strokes=any(s.kind in STROKES for s in _all_shapes(parsed))),
+        *(_points(annotated for _, _, annotated in present).notes() if reading.strokes else []),
     ]
     if parsed.skipped:
         notes.append(f"{parsed.skipped} lines, points and cuboids cover no area and are passed over")
@@ -366,7 +395,13 @@ def open_cvat(tree: Tree) -> Dataset:
         records=tuple(records),
         given=sort_splits(given),
         notes=notes,
-        problems=[*pairing_problems(lone, []), *parsed.ledger.problems(fix), *choice.problems, *problems],
+        problems=[
+            *pairing_problems(lone, []),
+            *parsed.ledger.problems(fix),
+            *parsed.unlisted(),
+            *choice.problems,
+            *problems,
+        ],
         unpaired_images=tuple(lone),
     )
 

@@ -32,6 +32,7 @@ from segwright.data.formats.shapes import (
     boxes_alone,
     class_names,
     is_stroke,
+    point_notes,
     reading_of,
     unlisted_images,
     without_area,
@@ -281,6 +282,7 @@ def open_darwin(tree: Tree) -> Dataset:
         *without_area(figures, reading),
         *choice.notes,
         *reading.notes(fill, strokes=any(map(is_stroke, figures))),
+        *point_notes((Figures("", one.figures, one.height, one.width) for _, one in read), reading),
     ]
     return assemble(
         tree,

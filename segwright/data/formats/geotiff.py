@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from segwright.core.counted import counted
 from segwright.core.errors import FormatError, LabelError
 from segwright.core.types import IGNORE_INDEX
 from segwright.data.formats.base import Format
@@ -185,7 +186,7 @@ def detect(tree: Tree) -> str | None:
         return None
     pairs = [(image, mask) for image, mask in pair_tree(tree).pairs if mask is not None]
     tiffs = sum(image.name.lower().endswith(TIFF) and mask.name.lower().endswith(TIFF) for image, mask in pairs)
-    return f"{tiffs} pair{'' if tiffs == 1 else 's'} of TIFF files" if tiffs and tiffs == len(pairs) else None
+    return f"{counted(tiffs, 'pair')} of TIFF files" if tiffs and tiffs == len(pairs) else None
 
 
 def open_geotiff(tree: Tree) -> Dataset:

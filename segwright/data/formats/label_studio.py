@@ -1,17 +1,18 @@
 """Label Studio's JSON export (and JSON-MIN): brushes, polygons, rectangles, ellipses and key points.
 
-Brushes carry their own run-length coding and are exact; the other shapes are in percent of the image's size. Of a
-task's annotations the one marked as ground truth is read, else the first that was not cancelled. Regions are drawn in
-their order, later over earlier. Key points are sparse labels (:mod:`segwright.data.annotations.sparse`); so are brushes
-that are scribbles, where that is stated. Uploads are stored under a prefix (``1a2b3c4d-street.jpg``); an image
-is found with or without it.
+Brushes carry their own run-length coding and are exact; the other shapes are in percent of the image's size. Which
+image and which annotation of a task count: :mod:`.label_studio_tasks`, with the labeling configuration that lies beside
+the export as ``config.xml``. Regions are drawn in their order, later over earlier. Key points are sparse labels
+(:mod:`segwright.data.annotations.sparse`); so are brushes that are scribbles, where that is stated. Uploads are stored
+under a prefix (``1a2b3c4d-street.jpg``); an image is found with or without it.
 """
 
 from __future__ import annotations
 
+import contextlib
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -35,10 +36,28 @@ from segwright.data.annotations.rasterize import (
     fill_name,
 )
 from segwright.data.annotations.rle import check_size, decode_label_studio
-from segwright.data.annotations.sparse import COMPLETE, Choice, LabelRule, Reading, choose_reading, core, stamp
+from segwright.data.annotations.sparse import (
+    COMPLETE,
+    Choice,
+    LabelRule,
+    PointCount,
+    Reading,
+    choose_reading,
+    core,
+    stamp,
+)
 from segwright.data.formats.base import SPLIT_NAMES, Format, label_rule, pairing_problems, sort_splits, unique_ids
 from segwright.data.formats.file_references import Reference, claimed_twice, file_index, resolve_all, surroundings
-from segwright.data.formats.file_tree import Tree, is_image, read_ends
+from segwright.data.formats.file_tree import Tree, read_ends
+from segwright.data.formats.label_studio_tasks import (
+    COUNTS,
+    Interface,
+    TaskImage,
+    file_address,
+    interface_beside,
+    preferred,
+    task_images,
+)
 from segwright.data.formats.label_studio_writing import write_label_studio
 from segwright.data.formats.name_matching import find_class_list
 from segwright.data.formats.name_parts import composed, spellings
@@ -50,6 +69,10 @@ KINDS = ("brushlabels", "polygonlabels", "rectanglelabels", "ellipselabels")
 POINTS = "keypointlabels"
 SAMPLED = 8  # JSON files a folder that recognition looks at
 EVERY_KIND = re.compile(r"(?:[a-z]*labels)$")
+CHOOSE_IMAGE = (
+    "save the project's labeling configuration (Settings, Labeling Interface, Code) as config.xml beside the export: "
+    "its <Image> names the key of the annotated image"
+)
 _PREFIX = re.compile(r"^[0-9a-f]{8}-")
 
 
@@ -229,11 +252,24 @@ def _split(task: Mapping[str, Any]) -> str | None:
     return SPLIT_NAMES.get(named.lower()) if isinstance(named, str) else None
 
 
-def _image_names(task: Mapping[str, Any]) -> list[str]:
-    """The images' addresses in a task: under ``data`` (JSON) or at the top (JSON-MIN), under any key."""
-    fields = task.get("data", task)
-    values = [value for value in fields.values() if isinstance(value, str)] if isinstance(fields, Mapping) else []
-    return [value for value in values if any(is_image(spelling.path) for spelling in spellings(value))]
+def _rows(tasks: Sequence[Mapping[str, Any]], found: _Found) -> Iterator[Mapping[str, Any]]:
+    """The tasks; of JSON-MIN, which has a row per annotation, the row of each task's annotation that counts."""
+    rows: dict[Any, list[Mapping[str, Any]]] = {}
+    for task in tasks:
+        if "annotation_id" in task and "annotations" not in task and isinstance(task.get("id"), int | str):
+            rows.setdefault(task["id"], []).append(task)
+        else:
+            yield task
+    for several in rows.values():
+        found.several += len(several) > 1
+        yield preferred(several) or several[0]
+
+
+def _images_of(path: Path, task: Mapping[str, Any], interface: Interface | None) -> list[TaskImage]:
+    """The images of a task that are annotated: under ``data`` (JSON) or at the top (JSON-MIN)."""
+    number = f"task {task.get('id')}"
+    found = task_images(task.get("data", task), interface, f"{path}, {number}", CHOOSE_IMAGE)
+    return found or [TaskImage("", number)]
 
 
 @dataclass
@@ -244,23 +280,32 @@ class _Found:
     ledger: Ledger = field(default_factory=Ledger)
     splits: list[str | None] = field(default_factory=list)  # of each task
     several: int = 0  # tasks with several finished annotations
-    images: int = 0  # tasks with several images
 
-    def regions(self, task: Mapping[str, Any]) -> tuple[Mapping[str, Any], ...] | None:
-        """The regions with a label and an area; None if the task is not annotated."""
+    def regions(
+        self, task: Mapping[str, Any], image: str = "", interface: Interface | None = None
+    ) -> tuple[Mapping[str, Any], ...] | None:
+        """The regions with a label and an area, those on another <Image> than ``image`` left out; None if the task is
+        not annotated."""
         if "annotations" in task or "completions" in task:
             all_of = task.get("annotations") or task.get("completions") or []
-            kept = [a for a in all_of if isinstance(a, Mapping) and not a.get("was_cancelled")]
-            chosen = next((a for a in kept if a.get("ground_truth")), kept[0] if kept else None)
+            chosen = preferred(all_of)
             if chosen is None:
                 return None
-            self.several += len(kept) > 1
+            self.several += sum(isinstance(a, Mapping) and not a.get("was_cancelled") for a in all_of) > 1
             found = chosen.get("result")
             listed = found if isinstance(found, list) else []
         else:
-            lists = [v for v in task.values() if isinstance(v, list) and v and isinstance(v[0], Mapping)]
-            listed = [region for one in lists for region in one]
-        return tuple(self._drawn([region for region in listed if isinstance(region, Mapping)]))
+            lists = {k: v for k, v in task.items() if isinstance(v, list) and v and isinstance(v[0], Mapping)}
+            listed = [
+                {"from_name": key, **region}
+                for key, one in lists.items()
+                for region in one
+                if isinstance(region, Mapping)
+            ]
+        kept = [region for region in listed if isinstance(region, Mapping)]
+        if interface is not None and image:
+            kept = [region for region in kept if not interface.is_elsewhere(region, image)]
+        return tuple(self._drawn(kept))
 
     def _drawn(self, listed: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
         """The results that can be drawn; a brush and its labels may be two results with one id."""
@@ -295,6 +340,20 @@ class _Found:
                 self.ledger.lose(name, f"a region of {POINTS} covers no area")
             else:
                 self.ledger.keep(name)
+
+    def points(self) -> PointCount:
+        """The key points of every annotated task; sizes are those of the regions, else 100 by 100 as in percent."""
+        count = PointCount()
+        for _, _, regions in self.tasks:
+            points, height, width = [], 0, 0
+            for region in filter(_is_point, regions or ()):
+                value = _value(region)
+                with contextlib.suppress(KeyError, TypeError, ValueError, OverflowError):
+                    height, width = int(region.get("original_height") or 100), int(region.get("original_width") or 100)
+                    x, y = float(value["x"]) * width / 100, float(value["y"]) * height / 100
+                    points.append((_labels(value)[0], x, y))
+            count.add(points, height, width)
+        return count
 
     def choice(self, rule: LabelRule) -> Choice:
         """How key points are read, by the regions of every annotated task."""
@@ -342,12 +401,14 @@ def open_label_studio(tree: Tree) -> Dataset:
         )
     found = _Found()
     for path in files:
-        for task in _tasks(path):
-            names = _image_names(task)
-            found.images += len(set(names)) > 1
-            name = names[0] if names else f"task {task.get('id')}"
-            found.tasks.append((path, name, found.regions(task)))
-            found.splits.append(_split(task))
+        interface = interface_beside(path.parent)
+        for task in _rows(_tasks(path), found):
+            before = found.several
+            for one in _images_of(path, task, interface):
+                drawn = found.regions(task, one.name, interface)
+                found.tasks.append((path, file_address(one.address), drawn))
+                found.splits.append(_split(task))
+            found.several = min(found.several, before + 1)  # a task of several images is one task
     references = _references(tree, found)
     resolved = resolve_all(tree, references)
     contested = {
@@ -389,13 +450,11 @@ def open_label_studio(tree: Tree) -> Dataset:
     ]
     every = [_value(region) for regions in chosen.values() for region in (regions.regions if regions else ())]
     notes += [*choice.notes, *reading.notes(fill_name(space, background), strokes=any(POINTS in v for v in every))]
+    notes += found.points().notes() if reading.strokes else []
     if reading.rest == "background" and any("brushlabels" in value for value in every):
         notes.append("brushes are taken as whole objects; if they are scribbles: --unlabeled-pixels ignore")
     if found.several:
-        notes.append(f"{found.several} tasks have several annotations: the ground truth, else the first, is read")
-    if found.images:
-        message = f"{found.images} tasks hold several images: the regions are drawn on the first"
-        problems.append(Problem("warning", "several images per task", message, (), "export tasks of one image each"))
+        notes.append(f"{counted(found.several, 'task', 'has')} several annotations: {COUNTS}, is read")
     return Dataset(
         root=tree.root,
         format="label_studio",

@@ -1,8 +1,9 @@
 """Label Studio's export of brushes as PNG or NPY (``task-1-annotation-1-by-1-tag-Road-0.png``) with its JSON.
 
 The names hold task, annotation and label, and the JSON names the image of a task. Where the JSON holds the regions,
-it is read instead (``label_studio``); this is for a JSON of tasks alone. Of several annotations of a task the first is
-read, with a note. A pixel belongs to the label where the mask is not 0; where labels overlap the smaller is on top.
+it is read instead (``label_studio``); this is for a JSON of tasks alone. Of several annotations of a task the newest is
+read (that of the highest number), with a note. A pixel belongs to the label where the mask is not 0; where labels
+overlap the smaller is on top.
 """
 
 from __future__ import annotations
@@ -22,7 +23,15 @@ from segwright.core.types import MAX_CLASSES
 from segwright.data.annotations.rasterize import Drawable, Drawing, RasterizedReader, Region, annotated_space, fill_name
 from segwright.data.formats.base import Format
 from segwright.data.formats.file_references import Reference, resolve_all
-from segwright.data.formats.file_tree import Tree, is_image, read_ends, read_json
+from segwright.data.formats.file_tree import Tree, read_ends, read_json
+from segwright.data.formats.label_studio import CHOOSE_IMAGE
+from segwright.data.formats.label_studio_tasks import (
+    Interface,
+    file_address,
+    interface_beside,
+    named_images,
+    task_images,
+)
 from segwright.data.formats.published_layout import assemble
 from segwright.data.formats.shapes import class_names
 from segwright.data.mask_files import read_mask_file
@@ -84,8 +93,8 @@ def _masks(tree: Tree) -> list[_Mask]:
     return found
 
 
-def _tasks(tree: Tree) -> tuple[Path, dict[int, str]] | None:
-    """(JSON, task → its image's name)."""
+def _tasks(tree: Tree) -> tuple[Path, list[Mapping[str, Any]]] | None:
+    """(JSON, its tasks)."""
     for _, listing in () if tree.is_file else tree.walk(depth=2):
         for name in [name for name in listing.files if name.lower().endswith(".json")][:LOOKED_AT]:
             path = Path(listing.path, name)
@@ -96,9 +105,8 @@ def _tasks(tree: Tree) -> tuple[Path, dict[int, str]] | None:
             except DataError:
                 continue
             tasks = [task for task in data if isinstance(task, Mapping) and _is_id(task.get("id"))]
-            named = {int(task["id"]): image for task in tasks if (image := _image(task))}
-            if named:
-                return path, named
+            if any(named_images(fields) for task in tasks if isinstance(fields := task.get("data", task), Mapping)):
+                return path, tasks
     return None
 
 
@@ -106,18 +114,16 @@ def _is_id(value: Any) -> bool:
     return (isinstance(value, int) and 0 <= value < 10**15) or (isinstance(value, str) and value.isdecimal())
 
 
-def _image(task: Mapping[str, Any]) -> str:
-    """The address of a task's image, under any key of its data."""
-    fields = task.get("data", task)
-    for value in fields.values() if isinstance(fields, Mapping) else ():
-        if isinstance(value, str) and len(value) < 4096:
-            try:
-                parsed = urlparse(value)
-            except ValueError:
-                continue
-            if is_image(unquote(parsed.path)) or is_image(unquote(parsed.query)):
-                return value
-    return ""
+def _image(task: Mapping[str, Any], interface: Interface | None, where: str) -> str:
+    """The address of a task's image; LabelError if there are several and nothing names the right one."""
+    found = task_images(task.get("data", task), interface, where, CHOOSE_IMAGE)
+    if len(found) > 1:
+        raise LabelError(
+            "masks of tasks with several annotated images", expected="one <Image> with labels",
+            found=", ".join(one.name for one in found), where=where,
+            fix="export the project as JSON, which names the image",
+        )  # fmt: skip
+    return file_address(found[0].address) if found else ""
 
 
 def detect(tree: Tree) -> str | None:
@@ -138,21 +144,24 @@ def open_label_studio_masks(tree: Tree) -> Dataset:
             found=tree.summary(),
             where=tree.root,
         )
-    path, named = tasks
+    path, listed = tasks
+    interface = interface_beside(path.parent)
+    images = {int(task["id"]): _image(task, interface, f"{path}, task {task['id']}") for task in listed}
+    named = {number: image for number, image in images.items() if image}
     found, problems = _images(tree, path, named)
     names, names_note = class_names(tree, {mask.label for mask in masks})
     if len(names) >= MAX_CLASSES:
         raise LabelError("1 to 254 classes are supported", found=f"{len(names)} labels", where=tree.root)
     space, index, background = annotated_space(names)
-    first = {task: min(mask.annotation for mask in masks if mask.task == task) for task in {m.task for m in masks}}
-    several = sorted({mask.task for mask in masks if mask.annotation != first[mask.task]})
+    newest = {task: max(mask.annotation for mask in masks if mask.task == task) for task in {m.task for m in masks}}
+    several = sorted({mask.task for mask in masks if mask.annotation != newest[mask.task]})
     if several:
-        message = f"{len(several)} tasks have masks of several annotations: the first of each is read"
-        files = tuple(str(mask.path) for mask in masks if mask.annotation != first[mask.task])
+        message = f"{counted(len(several), 'task', 'has')} masks of several annotations: the newest of each is read"
+        files = tuple(str(mask.path) for mask in masks if mask.annotation != newest[mask.task])
         problems.append(Problem("warning", "several masks per image", message, files, "export the one that is right"))
     held: dict[int, list[tuple[Path, int]]] = {}
     for mask in masks:
-        if mask.annotation == first[mask.task]:
+        if mask.annotation == newest[mask.task]:
             held.setdefault(mask.task, []).append((mask.path, index[mask.label]))
     lone = [path for task, parts in held.items() if task not in found for path, _ in parts]
     if not found.keys() & held.keys():

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import contextlib
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -26,7 +27,7 @@ from segwright.core.progress import track
 from segwright.core.types import IGNORE_INDEX
 from segwright.data.annotations.polygons import Points, as_points, draw_labelme
 from segwright.data.annotations.rasterize import Drawable, Drawing, RasterizedReader, Region, annotated_space, fill_name
-from segwright.data.annotations.sparse import DRAWN, LabelRule, Reading, choose_reading, core, stamp, trace
+from segwright.data.annotations.sparse import DRAWN, LabelRule, PointCount, Reading, choose_reading, core, stamp, trace
 from segwright.data.formats.base import Format, label_rule, pairing_problems, sort_splits, unique_ids
 from segwright.data.formats.file_references import Reference, claimed_twice, resolve_all
 from segwright.data.formats.file_tree import Folder, Tree, is_image, read_ends, stem
@@ -230,6 +231,7 @@ def open_labelme(tree: Tree) -> Dataset:
     )
     notes.append(f"what no shape covers is {fill_name(space, background)}; later shapes are on top")
     notes += [*choice.notes, *(reading.notes(fill_name(space, background)) if reading.partial else [])]
+    notes += mask_value_histogram.points.notes()
     return Dataset(
         root=tree.root,
         format="labelme",
@@ -252,17 +254,32 @@ class _Survey:
     others: set[Path] = field(default_factory=set)  # JSON files of another kind
     broken: dict[Path, LabelError] = field(default_factory=dict)
     kinds: dict[Path, tuple[int, int]] = field(default_factory=dict)  # points and lines, outlines
+    points: PointCount = field(default_factory=PointCount)
 
     def kinds_of(self, path: Path) -> tuple[int, int]:
         """(points and lines, outlines) of a JSON; none where it cannot be read, which the check reports."""
         if path not in self.kinds:
             try:
-                shapes = load(path)["shapes"]
+                self.count(path, load(path))
             except DataError:
-                shapes = []
-            strokes = sum(_kind(shape) in STROKES for shape in shapes)
-            self.kinds[path] = (strokes, len(shapes) - strokes)
+                self.kinds[path] = (0, 0)
         return self.kinds[path]
+
+    def count(self, path: Path, data: Mapping[str, Any]) -> None:
+        """Count the shapes of a JSON, and its points: pixel positions, so that 0 is the middle of the first pixel."""
+        shapes = data["shapes"]
+        strokes = sum(_kind(shape) in STROKES for shape in shapes)
+        self.kinds[path] = (strokes, len(shapes) - strokes)
+        points = []
+        height = width = 0
+        with contextlib.suppress(TypeError, ValueError, OverflowError):
+            height, width = int(data.get("imageHeight") or 0), int(data.get("imageWidth") or 0)
+        for shape in shapes:
+            if _kind(shape) == "point":
+                with contextlib.suppress(KeyError, TypeError, ValueError, IndexError):
+                    x, y = shape["points"][0]
+                    points.append((str(shape.get("label")), float(x) + 0.5, float(y) + 0.5))
+        self.points.add(points, height, width)
 
     def problems(self) -> list[Problem]:
         if not self.broken:
@@ -299,8 +316,7 @@ def _note(mask_value_histogram: _Survey, path: Path, data: Mapping[str, Any]) ->
     mask_value_histogram.names[path] = str(data.get("imagePath") or "")
     if data.get("imageData"):
         mask_value_histogram.embedded.add(path)
-    strokes = sum(_kind(shape) in STROKES for shape in data["shapes"])
-    mask_value_histogram.kinds[path] = (strokes, len(data["shapes"]) - strokes)
+    mask_value_histogram.count(path, data)
     for shape in data["shapes"]:
         if isinstance(shape, Mapping) and shape.get("label") is not None and str(shape["label"]).strip():
             mask_value_histogram.labels[str(shape["label"])] = None

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import contextlib
 import math
 import zlib
 from collections import Counter
@@ -32,6 +33,7 @@ from segwright.data.annotations.sparse import (
     DEFAULT,
     Choice,
     LabelRule,
+    PointCount,
     Reading,
     choose_reading,
     core,
@@ -290,6 +292,19 @@ def reading_of(rule: LabelRule, images: Iterable[Iterable[Figure]]) -> Choice:
     return choose_reading(
         rule, [(sum(map(is_stroke, one)), sum(figure.kind in AREAS for figure in one)) for one in listed]
     )
+
+
+def point_notes(images: Iterable[Figures], reading: Reading, centers: bool = False) -> list[str]:
+    """Notes on points outside of their image and on one pixel with another class; ``centers`` as of the reader."""
+    count = PointCount()
+    for one in images if reading.strokes else ():
+        points: list[tuple[str, float, float]] = []
+        for figure in one.figures:
+            if figure.kind == "points" and is_stroke(figure):
+                with contextlib.suppress(TypeError, ValueError):
+                    points += [(figure.label, float(x) + centers / 2, float(y) + centers / 2) for x, y in figure.data]
+        count.add(points, one.height, one.width)
+    return count.notes()
 
 
 def without_area(figures: Iterable[Figure], reading: Reading) -> list[str]:

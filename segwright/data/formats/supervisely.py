@@ -31,6 +31,7 @@ from segwright.data.formats.shapes import (
     FiguresReader,
     boxes_alone,
     is_stroke,
+    point_notes,
     reading_of,
     without_area,
 )
@@ -224,19 +225,22 @@ def _scan(paths: Sequence[Path], rule: LabelRule) -> _Scan:
     labels: set[str] = set()
     tags: dict[Path, str] = {}
     images: list[list[Figure]] = []
+    sized: list[Figures] = []  # the points alone
     for path in track(paths, "reading annotations"):
         try:
-            figures, _, _, named = figures_of(path)
+            figures, height, width, named = figures_of(path)
         except DataError:
             continue  # the check reports it, and reading it raises
         labels |= {figure.label for figure in figures}
         images.append([Figure(figure.label, figure.kind, figure.data and (0,)) for figure in figures])  # without pixels
+        points = tuple(figure for figure in figures if figure.kind == "points")
+        sized.append(Figures(str(path), points, height, width))
         split_tags = {SPLIT_NAMES[name.lower()] for name in named if name.lower() in SPLIT_NAMES}
         if len(split_tags) == 1:
             tags[path] = split_tags.pop()
     choice = reading_of(rule, images)
     flat = [figure for one in images for figure in one]
-    notes = [*without_area(flat, choice.reading), *choice.notes]
+    notes = [*without_area(flat, choice.reading), *choice.notes, *point_notes(sized, choice.reading, centers=True)]
     notes += ["splits are given by the images' tags"] if tags else []
     problems = [*choice.problems, *boxes_alone(flat, "rectangles", choice.reading.rule)]
     return _Scan(labels, tags, notes, problems, choice, any(map(is_stroke, flat)))

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from segwright.core.counted import counted
-from segwright.core.errors import FormatError, LabelError
+from segwright.core.errors import FormatError, LabelError, SegwrightError
 from segwright.data.annotations.rasterize import annotated_space, fill_name
 from segwright.data.formats.base import Format, label_rule, pairing_problems
 from segwright.data.formats.file_references import Reference, claimed_twice, resolve_all
@@ -36,11 +36,13 @@ from segwright.data.formats.shapes import (
     class_names,
     is_stroke,
     listed_classes,
+    point_notes,
     reading_of,
     unlisted_images,
     without_area,
 )
 from segwright.data.records import Dataset, Problem
+from segwright.imageio import read_header
 
 OBJECT = "object"  # the class of regions that have no attribute at all
 _COLUMNS = {"filename", "region_shape_attributes", "region_attributes"}
@@ -149,6 +151,16 @@ def detect(tree: Tree) -> str | None:
     return f"annotations of VIA in {', '.join(path.name for path in files[:4])}" if files else None
 
 
+def _sized(found: Figures, image: Path) -> Figures:
+    """The points of an image with its size, which VIA does not write; 0 where there is none, or it cannot be read."""
+    points = tuple(figure for figure in found.figures if figure.kind == "points")
+    try:
+        height, width = read_header(image).size if points else (0, 0)
+    except SegwrightError:
+        height, width = 0, 0  # the check reports it
+    return Figures(found.source, points, height, width)
+
+
 def open_via(tree: Tree) -> Dataset:
     files = _annotations(tree)
     if not files:
@@ -221,6 +233,7 @@ def open_via(tree: Tree) -> Dataset:
         *without_area(figures, reading),
         *choice.notes,
         *reading.notes(fill, strokes=any(map(is_stroke, figures))),
+        *point_notes([_sized(one, image) for one, (_, image, _) in zip(payloads, pairs, strict=True)], reading),
         *([f"{counted(bare, 'image', 'has')} no region: they are {fill} throughout"] if bare else []),
     ]
     return assemble(

@@ -1,5 +1,7 @@
 """YOLO's segmentation labels: ``labels/x.txt`` beside ``images/x.jpg``, a polygon a line, coordinates in 0…1.
 
+Or ``x.txt`` beside ``x.jpg`` in one folder, as darknet and some tools of annotation have it.
+
 A line is ``class x1 y1 x2 y2 …``. Names come from ``data.yaml`` or a class list. Class 0 of the files becomes 1, for
 what nothing covers is background; where polygons overlap, the smaller is on top. Lines of five numbers are boxes of a
 detection dataset and have no outline: files of nothing else are kept apart from this format, and a box among polygons
@@ -37,6 +39,7 @@ from segwright.data.records import Dataset, Problem, Record
 from segwright.data.text_files import read_text
 
 Place = tuple[tuple[str | None, str], str]  # ((split, free parts of the folder), stem)
+Listed = tuple[str, tuple[str | None, str], Path]  # (folder, its split and free parts, image)
 
 CLASS_FILES = ("classes.txt", "obj.names", "classes.json", "labels.txt")
 _BETWEEN = r"(?:[ \t]*[,;][ \t]*|[ \t]+)"  # spaces, as published; commas and semicolons, as tables are exported
@@ -162,17 +165,23 @@ def _region(index: int, points: Points, height: int, width: int, where: str, inn
 
 
 def _text_folders(tree: Tree, line: re.Pattern[str]) -> list[tuple[str, Folder]]:
-    """Label folders where one of the first text files holds such a line."""
+    """Label folders, and folders of images with their text files beside them, where one of the first text files holds
+    such a line."""
     if tree.is_file:
         return []
     found = []
     for relative, listing in tree.walk():
+        texts = [name for name in listing.files if _is_label(name)]
         if describe_folder(relative)[0] != "mask":
-            continue
-        texts = [name for name in listing.files if name.lower().endswith(".txt") and name.lower() not in CLASS_FILES]
+            images = {stem(name) for name in listing.files if is_image(name)}
+            texts = [name for name in texts if stem(name) in images]
         if any(line.search(read_ends(Path(listing.path, name))) for name in texts[:LOOKED_AT]):
             found.append((relative, listing))
     return found
+
+
+def _is_label(name: str) -> bool:
+    return name.lower().endswith(".txt") and name.lower() not in CLASS_FILES
 
 
 def _label_folders(tree: Tree) -> list[tuple[str, Folder]]:
@@ -205,7 +214,7 @@ def hint(tree: Tree) -> FormatError | None:
     )
 
 
-def _names(tree: Tree) -> tuple[ClassList | None, list[Problem]]:
+def _names(tree: Tree, folders: list[tuple[str, Folder]]) -> tuple[ClassList | None, list[Problem]]:
     """(the classes that a YAML or a list beside the data names, a warning for each YAML that cannot be read)."""
     problems = []
     for name in tree.folder().files:
@@ -226,7 +235,7 @@ def _names(tree: Tree) -> tuple[ClassList | None, list[Problem]]:
             return _class_list(dict(enumerate(names)), path), problems
         if isinstance(names, dict) and all(str(key).isdecimal() for key in names if isinstance(key, int | str)):
             return _class_list(names, path), problems
-    listed = find_class_list([tree.folder(), tree.folder("labels")], CLASS_FILES)
+    listed = find_class_list([tree.folder(), tree.folder("labels"), *(listing for _, listing in folders)], CLASS_FILES)
     return None if listed is None else read_class_list(listed), problems
 
 
@@ -270,7 +279,7 @@ def open_yolo(tree: Tree) -> Dataset:
     if not folders:
         raise hint(tree) or FormatError("no YOLO polygons", expected="labels/x.txt beside images/x.jpg",
                                         found=tree.summary(), where=tree.root)  # fmt: skip
-    classes, problems = _names(tree)
+    classes, problems = _names(tree, folders)
     if classes is None:
         names = [generated_name(i) for i in range(_highest(folders) + 1)]
         notes = [f"{counted(len(names), 'class')} found in the text files; data.yaml or classes.txt would name them"]
@@ -284,7 +293,7 @@ def open_yolo(tree: Tree) -> Dataset:
     texts: dict[Place, list[Path]] = {}
     for relative, listing in folders:
         for name in listing.files:
-            if name.lower().endswith(".txt") and name.lower() not in CLASS_FILES:
+            if _is_label(name):
                 texts.setdefault((describe_folder(relative)[1:], composed(stem(name))), []).append(
                     Path(listing.path, name)
                 )
@@ -294,6 +303,10 @@ def open_yolo(tree: Tree) -> Dataset:
         for name in listing.files
         if is_image(name)
     ]
+    images, also = _apart(images)
+    if also:
+        _refuse_two_kinds(tree, folders, also)
+        notes.append(f"{counted(len(also), 'mask')} of the same names are left out, as asked with --format yolo")
     sharing = Counter((place, composed(path.stem)) for _, place, path in images)
     clashes = [key for key, found in texts.items() if len(found) > 1 or sharing[key] > 1]
     ids = unique_ids([(relative, path.stem, path.suffix) for relative, _, path in images])
@@ -324,6 +337,30 @@ def open_yolo(tree: Tree) -> Dataset:
         problems=[*pairing_problems([], lone), *problems],
         unpaired_masks=tuple(lone),
     )
+
+
+def _apart(images: list[Listed]) -> tuple[list[Listed], list[Path]]:
+    """The images, and the files of mask folders that have an image of their name elsewhere: their masks."""
+    roles = [describe_folder(relative)[0] for relative, _, _ in images]
+    shown = {composed(path.stem) for role, (_, _, path) in zip(roles, images, strict=True) if role != "mask"}
+    masks = [role == "mask" and composed(path.stem) in shown for role, (_, _, path) in zip(roles, images, strict=True)]
+    return (
+        [image for image, mask in zip(images, masks, strict=True) if not mask],
+        [path for (_, _, path), mask in zip(images, masks, strict=True) if mask],
+    )
+
+
+def _refuse_two_kinds(tree: Tree, folders: list[tuple[str, Folder]], masks: list[Path]) -> None:
+    """FormatError where images have polygons and masks, and none of them was asked for."""
+    if tree.memo.get("format") is None:
+        raise FormatError(
+            "the images have two kinds of labels, which may differ: polygons in text files, and masks",
+            expected="one of them",
+            found=f"polygons in {', '.join(relative or '.' for relative, _ in folders[:4])}; "
+            f"{counted(len(masks), 'mask')} such as {masks[0].relative_to(tree.root)}",
+            where=tree.root,
+            fix="--format yolo reads the polygons, --format folder the masks",
+        )
 
 
 def _reading(rule: LabelRule, records: Sequence[Record], notes: list[str]) -> tuple[Reading, list[str]]:

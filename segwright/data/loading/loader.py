@@ -132,22 +132,24 @@ class Loader:
         """Samples of an epoch, over all ranks."""
         return len(self.split)
 
-    def epoch_samples(self, batch_size: int, *, start: int = 0, drop_last: bool = True) -> int:
+    def epoch_samples(self, batch_size: int, *, start: int = 0, drop_last: bool = True, parts: int = 1) -> int:
         """The global position at which an epoch ends that is continued at ``start`` with this batch size.
 
-        A split smaller than one global batch is gone through again until the batch is full: an epoch is never empty.
+        ``parts``: batches that belong together, such as the micro-batches of an update; ``drop_last`` leaves out what
+        fills no such group. A split smaller than one group, over all ranks, is gone through again until the group is
+        full: an epoch is never empty.
         """
-        count, whole = len(self.split), batch_size * self.world_size
+        count, whole = len(self.split), batch_size * self.world_size * parts
         if count < whole and drop_last:
             return max(whole, start)
         if drop_last:
             return start + max(count - start, 0) // whole * whole
         return max(count, start)
 
-    def steps(self, batch_size: int, *, start: int = 0, drop_last: bool = True) -> int:
+    def steps(self, batch_size: int, *, start: int = 0, drop_last: bool = True, parts: int = 1) -> int:
         """How many batches :meth:`batches` yields."""
         whole = batch_size * self.world_size
-        return -(-(self.epoch_samples(batch_size, start=start, drop_last=drop_last) - start) // whole)
+        return -(-(self.epoch_samples(batch_size, start=start, drop_last=drop_last, parts=parts) - start) // whole)
 
     def batches(
         self,
@@ -161,6 +163,7 @@ class Loader:
         prefetch: int = 3,
         pin: bool = False,
         paste: Paste | None = None,
+        parts: int = 1,
     ) -> Iterator[Batch]:
         """The batches of ``epoch`` from global position ``start`` (samples already consumed, over all ranks).
 
@@ -168,18 +171,20 @@ class Loader:
         equally many, the order wrapping round to fill. ``weights``: oversampling, see :func:`epoch_order`.
         ``prefetch``: batches begun ahead. ``pin``: batches in page-locked memory, for copying to a GPU in the
         background (needs torch with an accelerator). ``paste``: runs for a share of the samples with
-        another one each, which is drawn by ``weights`` and goes through ``transform`` as well.
+        another one each, which is drawn by ``weights`` and goes through ``transform`` as well. ``parts``: batches that
+        belong together, see :meth:`epoch_samples`.
 
         A sample that fails is tried once more in the calling thread; if it fails again its error, naming it, is raised
         at the place where its batch was due. Closing the iterator, or leaving it by an exception, stops the threads.
         """
-        if batch_size < 1 or start < 0 or epoch < 0 or prefetch < 1:
+        if batch_size < 1 or start < 0 or epoch < 0 or prefetch < 1 or parts < 1:
             raise UsageError(
                 "batches: argument out of range",
-                expected="batch_size >= 1, start >= 0, epoch >= 0, prefetch >= 1",
-                found=f"{batch_size=}, {start=}, {epoch=}, {prefetch=}",
+                expected="batch_size >= 1, start >= 0, epoch >= 0, prefetch >= 1, parts >= 1",
+                found=f"{batch_size=}, {start=}, {epoch=}, {prefetch=}, {parts=}",
             )
-        visits = self._visits(epoch, batch_size, start, drop_last, weights)
+        end = self.epoch_samples(batch_size, start=start, drop_last=drop_last, parts=parts)
+        visits = self._visits(epoch, batch_size, start, end, weights)
         others = None if paste is None else _Others(paste, len(self.split), weights)
         jobs = (_Job(self, epoch, visit, transform, pin, others) for visit in visits)
         if self.workers == 0:
@@ -198,13 +203,12 @@ class Loader:
         return sample
 
     def _visits(
-        self, epoch: int, batch_size: int, start: int, drop_last: bool, weights: Weights | None
+        self, epoch: int, batch_size: int, start: int, end: int, weights: Weights | None
     ) -> Iterator[list[tuple[int, int]]]:
-        """This rank's (index, repeat) pairs, batch by batch."""
+        """This rank's (index, repeat) pairs from position ``start`` to ``end``, batch by batch."""
         count = len(self.split)
         order = epoch_order(count, seed=self.seed, epoch=epoch, weights=weights)
         repeats = _repeats(order)
-        end = self.epoch_samples(batch_size, start=start, drop_last=drop_last)
         for first in range(start, end, batch_size * self.world_size):
             size = min(batch_size, -(-(end - first) // self.world_size))
             mine = range(first + self.rank * size, first + (self.rank + 1) * size)

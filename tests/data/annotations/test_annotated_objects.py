@@ -317,6 +317,88 @@ def test_label_studio_exports_labels_and_names(tmp_path: Path) -> None:
         open_dataset(tmp_path)
 
 
+def two_images(root: Path, data: dict[str, str], regions: list[dict[str, Any]]) -> None:
+    make_image(root / "photo.jpg", size=SIZE)
+    make_image(root / "depth.jpg", size=SIZE, seed=1)
+    write(root / "export.json", [{"id": 1, "data": data, "annotations": [{"result": regions}]}])
+
+
+@pytest.mark.parametrize("keys", [("depth", "photo"), ("photo", "depth")])
+def test_label_studio_draws_on_the_image_that_the_configuration_names(tmp_path: Path, keys: tuple[str, str]) -> None:
+    square = {"points": [[0, 0], [50, 0], [50, 50], [0, 50]], "polygonlabels": ["a"]}
+    addresses = {key: f"/data/upload/1/1a2b3c4d-{key}.jpg" for key in keys}
+    regions = [{"to_name": "seen", "from_name": "tag", "value": square}]
+    two_images(tmp_path, addresses, regions)
+    with pytest.raises(LabelError, match="several images") as caught:
+        open_dataset(tmp_path)
+    assert "config.xml beside the export" in str(caught.value) and "depth: /data" in str(caught.value)
+    config = (
+        '<View><Image name="shown" value="$depth"/><Image name="seen" value="$photo"/>'
+        '<PolygonLabels name="tag" toName="seen"><Label value="a"/></PolygonLabels></View>'
+    )
+    write(tmp_path / "config.xml", config)
+    data = open_dataset(tmp_path)
+    assert [record.id for record in data.records] == ["photo"] and int(mask(data)[0, 0]) == 1
+    (tmp_path / "config.xml").unlink()
+    for more in ({"file": "photo.jpg"}, {"name": "the camera's own.jpg", "copy": addresses["photo"]}):
+        two_images(tmp_path, {**more, "image": addresses["photo"]}, regions)
+        assert [record.id for record in open_dataset(tmp_path).records] == ["photo"], "a bare path is no address"
+    two_images(tmp_path, {"a": "photo.jpg", "b": "depth.jpg"}, regions)
+    with pytest.raises(LabelError, match="several images"):
+        open_dataset(tmp_path)
+    # Both are annotated: each image has its own regions.
+    write(tmp_path / "config.xml", config.replace('toName="seen"', 'toName="seen,shown"').replace(
+        "</View>", '<BrushLabels name="t" toName="shown"><Label value="a"/></BrushLabels></View>'))  # fmt: skip
+    right = {"points": [[50, 0], [100, 0], [100, 50], [50, 50]], "polygonlabels": ["b"]}
+    two_images(tmp_path, addresses, [*regions, {"to_name": "shown", "from_name": "t", "value": right}])
+    data = open_dataset(tmp_path)
+    found = {record.id: set(np.unique(mask(data, i)).tolist()) for i, record in enumerate(data.records)}
+    assert found == {"photo": {0, 1}, "depth": {0, 2}} and not data.problems
+
+
+def test_label_studio_reads_the_newest_annotation(tmp_path: Path) -> None:
+    def drawn(label: str, number: int, **more: Any) -> dict[str, Any]:
+        square = {"points": [[0, 0], [50, 0], [50, 50], [0, 50]], "polygonlabels": [label]}
+        return {"id": number, "result": [{"value": square, "from_name": "tag", "to_name": "image"}], **more}
+
+    make_image(tmp_path / "x.jpg", size=SIZE)
+    old = drawn("a", 9, updated_at="2026-01-01T10:00:00Z")
+    new = drawn("b", 7, updated_at="2026-01-01T10:00:00.000001Z")
+    gone = drawn("c", 11, updated_at="2026-02-01T10:00:00Z", was_cancelled=True)
+    truth = drawn("d", 3, updated_at="2025-01-01T10:00:00Z", ground_truth=True)
+    for several, label in (
+        ([old, new], "b"), ([new, old], "b"), ([new, gone, old], "b"), ([new, truth, old], "d"),
+        ([drawn("a", 1), drawn("b", 2)], "b"), ([drawn("b", 2), drawn("a", 1)], "b"),
+    ):  # fmt: skip
+        write(tmp_path / "export.json", [{"id": 1, "data": {"image": "x.jpg"}, "annotations": several}])
+        data = open_dataset(tmp_path)
+        assert data.label_space.names[int(mask(data)[0, 0])] == label
+        assert any("1 task has several annotations: the ground truth, else the newest" in note for note in data.notes)
+        rows = [
+            {"id": 1, "image": "x.jpg", "tag": [{**one["result"][0]["value"]}], "annotation_id": one["id"],
+             **{key: one[key] for key in ("updated_at", "ground_truth", "was_cancelled") if key in one}}
+            for one in several
+        ]  # fmt: skip
+        write(tmp_path / "export.json", rows)  # JSON-MIN has a row per annotation
+        data = open_dataset(tmp_path)
+        assert data.label_space.names[int(mask(data)[0, 0])] == label and not data.problems
+
+
+def test_cvat_labels_that_the_task_does_not_list_are_a_finding(tmp_path: Path) -> None:
+    make_image(tmp_path / "images/x.jpg", size=SIZE)
+    text = "<annotations><meta><task><labels><label><name>a</name></label></labels></task></meta>"
+    box = '<box label="{}" xtl="0" ytl="0" xbr="4" ybr="4"/>'
+    shapes = box.format("a") + box.format("zzz") * 2
+    height, width = SIZE
+    end = f'<image name="x.jpg" width="{width}" height="{height}">{shapes}</image></annotations>'
+    write(tmp_path / "annotations.xml", text + end)
+    problem = the(open_dataset(tmp_path), "class not listed")
+    assert problem.severity == "warning"
+    assert "2 shapes have a label that the task does not list, which becomes a class: zzz (2)" in problem.message
+    write(tmp_path / "annotations.xml", f"<annotations>{end}")  # a job's export has no list
+    assert not open_dataset(tmp_path).problems
+
+
 def yolo(root: Path, line: str, names: str = "[cat, dog]") -> None:
     make_image(root / "images/x.jpg", size=SIZE)
     write(root / "labels/x.txt", line)

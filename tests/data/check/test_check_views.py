@@ -112,6 +112,6 @@ def test_classes_that_never_occur_are_one_line(tmp_path: Path) -> None:
         file.writelines(f"never{i} {i} 7 {i}\n" for i in range(20))
     many = check_path(root, workers=0)
     shown = text(many)
-    assert "20 classes that never occur" in shown and "never7" not in shown.split("warning")[0]
+    assert "20 classes without pixels" in shown and "never7" not in shown.split("warning")[0]
     page = write_check_page(many, tmp_path / "check.html").read_text()
     assert page.count("never7") <= 3 and "20 classes never occur" in page

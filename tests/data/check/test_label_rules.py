@@ -25,6 +25,7 @@ from segwright.search import cross_validation
 from segwright.training import run as training
 from segwright.training.callbacks.log import Display
 from segwright.training.config import TrainConfig
+from segwright.training.resume import StoredRun
 
 SIZE = (60, 80)
 
@@ -267,7 +268,7 @@ def said_by_training(root: Path, monkeypatch: pytest.MonkeyPatch, resume: bool =
     def stop(*_: object) -> None:
         raise Enough
 
-    stored = SimpleNamespace(refuse_other_classes=lambda *_: None, with_unlabeled=lambda config: config)
+    stored = StoredRun(root.parent / "run", {})
     monkeypatch.setattr(training, "plan_run", stop)
     monkeypatch.setattr(training, "find_stored_run", lambda context, *, resume: stored if resume else None)
     stream = io.StringIO()

@@ -9,6 +9,7 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -461,7 +462,15 @@ def test_label_studio_what_is_wrong(tmp_path: Path) -> None:
         only(open_dataset(tmp_path))
 
 
-@pytest.mark.parametrize("nested", ["images/{s}/{n}.jpg labels/{s}/{n}.txt", "{s}/images/{n}.jpg {s}/labels/{n}.txt"])
+@pytest.mark.parametrize(
+    "nested",
+    [
+        "images/{s}/{n}.jpg labels/{s}/{n}.txt",
+        "{s}/images/{n}.jpg {s}/labels/{n}.txt",
+        "{s}/{n}.jpg {s}/{n}.txt",  # beside their images
+        "images/{s}/{n}.jpg images/{s}/{n}.txt",
+    ],
+)
 def test_yolo(tmp_path: Path, nested: str) -> None:
     image, label = nested.split()
     for split in ("train", "val"):
@@ -478,6 +487,28 @@ def test_yolo(tmp_path: Path, nested: str) -> None:
     assert np.array_equal(masks["atrain"], expected), "the smaller polygon on top"
     assert not masks["btrain"].any(), "no text file: all background, as the convention has it"
     assert set(data.splits) == {"train", "val"}
+
+
+@pytest.mark.parametrize("label", ["labels/{n}.txt", "images/{n}.txt"])
+def test_yolo_polygons_beside_masks_are_refused_with_both_readings(tmp_path: Path, label: str) -> None:
+    for name in ("a", "b"):
+        make_image(tmp_path / f"images/{name}.jpg", size=SIZE)
+        write(tmp_path / label.format(n=name), "0 0.25 0.25 0.75 0.25 0.75 0.75 0.25 0.75\n")
+        (tmp_path / "masks").mkdir(exist_ok=True)
+        cv2.imwrite(str(tmp_path / f"masks/{name}.png"), 2 * box_mask(0, 0, 6, 8).astype(np.uint8))
+    with pytest.raises(FormatError, match="two kinds of labels") as caught:
+        open_dataset(tmp_path)
+    assert "--format yolo" in str(caught.value) and "--format folder" in str(caught.value)
+    drawn = open_dataset(tmp_path, "yolo")
+    assert len(drawn.records) == 2 and "2 masks of the same names are left out" in " ".join(drawn.notes)
+    assert np.array_equal(next(iter(drawn)).mask, box_mask(3, 4, 9, 12).astype(np.uint8))
+    assert next(iter(open_dataset(tmp_path, "folder"))).mask.sum() == 2 * 6 * 8
+
+
+def test_text_beside_images_that_holds_no_polygon_is_no_label(tmp_path: Path) -> None:
+    make_image(tmp_path / "images/a.jpg", size=SIZE)
+    write(tmp_path / "images/a.txt", "a cat on a mat\n")
+    assert FORMATS["yolo"].detect(tmp_path) is None
 
 
 def test_yolo_what_is_wrong(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -37,13 +38,30 @@ def test_masks_go_to_the_images_of_their_tasks(tmp_path: Path, minimal: bool, pr
     assert third is None and [r.id for r in data.records] == ["street11", "street12", "street13"]
 
 
-def test_of_several_annotations_the_first_is_read_and_that_is_said(tmp_path: Path) -> None:
+def test_of_several_annotations_the_newest_is_read_and_that_is_said(tmp_path: Path) -> None:
     export(tmp_path)
     mask(tmp_path / "task-11-annotation-9-by-2-tag-Road-0.png", [255])
     data = open_dataset(tmp_path)
     found = data.all.read_mask(0)
-    assert found is not None and found[0, 0] == 0
+    assert found is not None and found[0, 0] == 2 and not (found == 1).any()
     assert "several masks per image" in {p.kind for p in data.problems}
+
+
+def test_several_images_per_task_need_the_labeling_configuration(tmp_path: Path) -> None:
+    export(tmp_path)
+    tasks = json.loads((tmp_path / "project-1.json").read_text())
+    for task in tasks:
+        task["data"] = {
+            "depth": "/data/upload/1/depth.jpg",
+            **task["data"],
+            "file": task["data"]["image"].split("-")[-1],
+        }
+    write(tmp_path / "project-1.json", tasks)
+    with pytest.raises(LabelError, match="several images"):
+        open_dataset(tmp_path)
+    images = '<Image name="i" value="$image"/><Image name="d" value="$depth"/>'
+    write(tmp_path / "config.xml", f'<View>{images}<BrushLabels name="b" toName="i"/></View>')
+    assert [r.id for r in open_dataset(tmp_path).records] == ["street11", "street12", "street13"]
 
 
 def test_a_mask_of_another_size_and_missing_images_are_errors(tmp_path: Path) -> None:

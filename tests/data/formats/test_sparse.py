@@ -9,8 +9,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from segwright.core.errors import DataError, FormatError, LabelError, UsageError
+from segwright.data.annotations.rasterize import Region, paint
 from segwright.data.annotations.sparse import CORE, LabelRule, choose_reading, core, stamp, trace
 from segwright.data.dataset import Dataset, open_dataset
 from tests.data.trees import encode_label_studio, make_image, mask, write
@@ -193,6 +195,141 @@ def test_label_studio_key_points_and_scribbles(tmp_path: Path) -> None:
     assert np.array_equal(only(data), np.where(brush, 0, 255))
 
 
+# --- turned images, points outside and points that contradict each other
+
+
+def turned_labelme(root: Path) -> None:
+    page = {"version": "5", "shapes": [{"label": "a", "shape_type": "point", "points": [[3, 12]]}],
+            "imagePath": "x.jpg", "imageData": None, "imageHeight": 16, "imageWidth": 12}  # fmt: skip
+    write(root / "x.json", page)
+    turned_image(root / "x.jpg")
+
+
+def turned_cvat(root: Path) -> None:
+    text = "<annotations><meta><task><labels><label><name>a</name></label></labels></task></meta>"
+    text += '<image name="x.jpg" width="12" height="16"><points label="a" points="3.5,12.5"/></image></annotations>'
+    write(root / "annotations.xml", text)
+    turned_image(root / "images/x.jpg")
+
+
+def turned_label_studio(root: Path) -> None:
+    value = {"x": 100 * 3.5 / 12, "y": 100 * 12.5 / 16, "width": 1, "keypointlabels": ["a"]}
+    point = {"original_width": 12, "original_height": 16, "value": value}
+    write(root / "export.json", [{"id": 1, "data": {"image": "x.jpg"}, "annotations": [{"result": [point]}]}])
+    turned_image(root / "x.jpg")
+
+
+def turned_image(path: Path) -> None:
+    """An image stored as 12 rows of 16, shown as 16 rows of 12."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    exif = Image.Exif()
+    exif[0x112] = 6
+    pixels = np.random.default_rng(0).integers(0, 256, (12, 16, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(path, exif=exif)
+
+
+@pytest.mark.parametrize("make", [turned_labelme, turned_cvat, turned_label_studio], ids=lambda make: make.__name__)
+def test_points_lie_on_the_image_as_it_is_shown(tmp_path: Path, make: Callable[[Path], None]) -> None:
+    make(tmp_path)
+    data = open_dataset(tmp_path, labels={"point_radius": 0})
+    (sample,) = list(data)
+    drawn = np.full((16, 12), 255)
+    drawn[12, 3] = 0
+    assert sample.image.shape[:2] == (16, 12) and np.array_equal(sample.mask, drawn)
+
+
+def labelme_points(root: Path, points: list[tuple[str, float, float]]) -> None:
+    shapes = [{"label": name, "shape_type": "point", "points": [[x - 0.5, y - 0.5]]} for name, x, y in points]
+    make_image(root / "x.jpg", size=SIZE)
+    write(root / "x.json", {"version": "5", "shapes": shapes, "imagePath": "x.jpg", "imageData": None,
+                            "imageHeight": 12, "imageWidth": 16})  # fmt: skip
+
+
+def cvat_points(root: Path, points: list[tuple[str, float, float]]) -> None:
+    shapes = "".join(f'<points label="{name}" points="{x},{y}"/>' for name, x, y in points)
+    make_image(root / "images/x.jpg", size=SIZE)
+    write(root / "annotations.xml",
+          f'<annotations><image name="x.jpg" width="16" height="12">{shapes}</image></annotations>')  # fmt: skip
+
+
+def label_studio_points(root: Path, points: list[tuple[str, float, float]]) -> None:
+    results = [
+        {"original_width": 16, "original_height": 12,
+         "value": {"x": 100 * x / 16, "y": 100 * y / 12, "width": 1, "keypointlabels": [name]}}
+        for name, x, y in points
+    ]  # fmt: skip
+    make_image(root / "x.jpg", size=SIZE)
+    write(root / "export.json", [{"id": 1, "data": {"image": "x.jpg"}, "annotations": [{"result": results}]}])
+
+
+def coco_points(root: Path, points: list[tuple[str, float, float]]) -> None:
+    make_image(root / "images/x.jpg", size=SIZE)
+    write(root / "points.json", {
+        "images": [{"id": 1, "file_name": "x.jpg", "height": 12, "width": 16}],
+        "annotations": [{"id": i, "image_id": 1, "category_id": ord(name), "keypoints": [x, y, 2], "num_keypoints": 1}
+                        for i, (name, x, y) in enumerate(points)],
+        "categories": [{"id": ord(name), "name": name, "keypoints": ["p"]} for name in "ab"],
+    })  # fmt: skip
+
+
+def via_points(root: Path, points: list[tuple[str, float, float]]) -> None:
+    regions = [{"shape_attributes": {"name": "point", "cx": x, "cy": y}, "region_attributes": {"class": name}}
+               for name, x, y in points]  # fmt: skip
+    make_image(root / "x.jpg", size=SIZE)
+    write(root / "via.json", {"x.jpg1": {"filename": "x.jpg", "size": 1, "regions": regions, "file_attributes": {}}})
+
+
+def darwin_points(root: Path, points: list[tuple[str, float, float]]) -> None:
+    make_image(root / "images/x.jpg", size=SIZE)
+    slot = {"type": "image", "slot_name": "0", "width": 16, "height": 12}
+    found = [{"name": name, "keypoint": {"x": x, "y": y}} for name, x, y in points]
+    page = {"version": "2.0", "item": {"name": "x.jpg", "path": "/", "slots": [slot]}, "annotations": found}
+    write(root / "annotations/x.json", page)
+
+
+def supervisely_points(root: Path, points: list[tuple[str, float, float]]) -> None:
+    make_image(root / "ds/img/x.jpg", size=SIZE)
+    found = [{"classTitle": name, "geometryType": "point", "points": {"exterior": [[x - 0.5, y - 0.5]], "interior": []}}
+             for name, x, y in points]  # fmt: skip
+    write(root / "ds/ann/x.jpg.json", {"description": "", "tags": [], "size": {"height": 12, "width": 16},
+                                       "objects": found})  # fmt: skip
+    write(root / "meta.json", {"classes": [{"title": name, "color": "#0f0f0f"} for name in "ab"]})
+
+
+WITH_POINTS = (labelme_points, cvat_points, label_studio_points, coco_points, via_points, darwin_points,
+               supervisely_points)  # fmt: skip
+
+
+@pytest.mark.parametrize("make", WITH_POINTS, ids=lambda make: make.__name__)
+def test_points_outside_and_points_that_contradict_each_other_are_counted(
+    tmp_path: Path, make: Callable[..., None]
+) -> None:
+    points = [
+        ("a", 3.5, 4.5),
+        ("b", 3.25, 4.75),
+        ("a", 9.5, 2.5),
+        ("a", 10.5, 2.5),
+        ("b", 400.0, 4.5),
+        ("a", 2.0, -3.0),
+    ]
+    make(tmp_path, points)
+    data = open_dataset(tmp_path, labels={"point_radius": 0})
+    assert data.format == make.__name__.removesuffix("_points")
+    assert "2 of 6 points outside of their image" in data.notes
+    assert "1 pixel has points of several classes, in 1 image: the later one counts" in data.notes
+    drawn = np.full(SIZE, 255)
+    drawn[4, 3], drawn[2, 9], drawn[2, 10] = 1, 0, 0
+    assert np.array_equal(only(data), drawn)
+    counts = data.reader.object_counts(data.records[0])
+    assert counts is not None and sum(one.drawn for one in counts.values()) == 4
+
+
+@pytest.mark.parametrize("make", WITH_POINTS, ids=lambda make: make.__name__)
+def test_points_without_faults_have_no_such_notes(tmp_path: Path, make: Callable[..., None]) -> None:
+    make(tmp_path, [("a", 3.5, 4.5), ("a", 3.25, 4.75), ("b", 16.0, 12.0), ("b", 0.0, 0.0)])
+    assert not [note for note in open_dataset(tmp_path).notes if "outside" in note or "several classes" in note]
+
+
 def test_coco_key_points_that_are_seen(tmp_path: Path) -> None:
     make_image(tmp_path / "images/x.jpg", size=SIZE)
     x, y = center(*POINT)
@@ -291,10 +428,44 @@ def test_cores_of_rectangles_in_annotation_tools(tmp_path: Path) -> None:
 
 def test_boxes_that_overlap_keep_each_others_cores(tmp_path: Path) -> None:
     make_image(tmp_path / "images/x.png", size=(14, 16))
-    write(tmp_path / "labels/x.txt", f"0 {7 / 16} 0.5 {10 / 16} {10 / 14}\n1 {8 / 16} 0.5 {16 / 16} 1\n")
+    write(tmp_path / "labels/x.txt", f"0 {7 / 16} 0.5 {4 / 16} {4 / 14}\n1 {8 / 16} 0.5 {16 / 16} 1\n")
     write(tmp_path / "data.yaml", "names: [car, road]\n")
     labels = only(open_dataset(tmp_path, labels={"boxes": "core"}))
-    assert (labels[INNER] == 1).all() and (labels == 2).any() and not (labels == 0).any()
+    assert (labels[6:8, 6:8] == 1).all() and (labels == 1).sum() == 4
+    car = np.zeros((14, 16), bool)
+    car[5:9, 5:9] = True
+    assert not (labels[car] == 2).any(), "the rest of the car's box may be car"
+    assert (labels[~car] == 2).any() and not (labels == 0).any()
+
+
+def test_the_rest_of_a_small_box_is_unsure_in_the_core_of_a_large_one() -> None:
+    def box(index: int, *corners: float) -> Region:
+        left, top, right, bottom = corners
+        places = np.array([[left, top], [right, top], [right, bottom], [left, bottom]], np.float64)
+        (y, x, inner), rest = core(places, 40, 40, "x")
+        return Region(index, inner, y, x, rest)
+
+    large, small = box(1, 0, 0, 40, 40), box(2, 15, 15, 25, 25)
+    labels = paint([large, small], 40, 40, 0)
+    expected = np.full((40, 40), 255)
+    _, inside = core(np.array([[0, 0], [40, 0], [40, 40], [0, 40.0]]), 40, 40, "x")
+    expected[~inside] = 1
+    expected[15:25, 15:25] = 255
+    expected[18:22, 18:22] = 2
+    assert np.array_equal(labels, expected)
+    beside = paint([box(3, 15, 15, 25, 25), box(2, 17, 17, 27, 27)], 40, 40, 0)
+    assert (beside == 3).any(), "of equal boxes each keeps its core where the other has none"
+    assert (paint([small, box(1, 0, 17, 40, 40)], 40, 40, 0) == 2).any(), "the rest of a larger box leaves a core alone"
+    sure = Region(1, np.ones((10, 10), bool), 15, 15)
+    assert (paint([sure, small], 40, 40, 0)[15:25, 15:25] == np.where(expected[15:25, 15:25] == 2, 2, 1)).all()
+    assert (paint([large, sure, small], 40, 40, 0)[15, 15:25] == 1).all(), "what is drawn over a core is sure"
+
+
+def test_a_background_that_is_drawn_stays_under_the_rest_of_a_box() -> None:
+    (top, left, inner), rest = core(np.array([[0, 0], [20, 0], [20, 20], [0, 20.0]]), 40, 40, "x")
+    drawn = Region(0, np.ones((10, 10), bool), 0, 0)
+    labels = paint([drawn, Region(1, inner, top, left, rest)], 40, 40, 0)
+    assert labels[0, 0] == 0 and labels[0, 15] == 255 and labels[10, 10] == 1 and labels[39, 39] == 0
 
 
 # --- the rule

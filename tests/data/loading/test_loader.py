@@ -127,6 +127,22 @@ def test_a_split_smaller_than_a_batch_fills_it() -> None:
     assert not np.array_equal(batches[0].images[twins[0]], batches[0].images[twins[1]]), "repeats must differ"
 
 
+@pytest.mark.parametrize("count", [6, 13, 19, 24])
+@pytest.mark.parametrize(("world_size", "parts"), [(1, 2), (1, 4), (2, 2), (4, 1)])
+def test_an_epoch_has_the_same_updates_however_they_are_divided(count: int, world_size: int, parts: int) -> None:
+    size = 8 // (world_size * parts)
+    whole = collect(Loader(Split(count), seed=2, workers=0), batch_size=8)
+    divided = [
+        collect(Loader(Split(count), seed=2, workers=0, rank=rank, world_size=world_size), batch_size=size, parts=parts)
+        for rank in range(world_size)
+    ]
+    assert {len(batches) for batches in divided} == {len(whole) * parts}
+    assert Loader(Split(count), seed=2, workers=0, world_size=world_size).steps(size, parts=parts) == len(whole) * parts
+    for number, (ids, *_) in enumerate(whole):
+        mine = slice(number * parts, (number + 1) * parts)
+        assert sorted(i for batches in divided for batch in batches[mine] for i in batch[0]) == sorted(ids)
+
+
 def test_oversampling_counts_and_repeats_differ() -> None:
     weights = np.ones(20)
     weights[3] = 6.0
