@@ -37,6 +37,7 @@ class CalibrationSums:
     brier: float = 0.0  # sums over pixels
     nll: float = 0.0
     probability_pixels: int = 0
+    bins: npt.NDArray[np.float64] | None = None  # (3, B): pixels, hits, sum of confidences, per bin of confidence
 
 
 class Calibration:
@@ -83,7 +84,11 @@ class Calibration:
         self.pixels += pixels
         self.hits += hits
         self.confidence_sum += confidence_sum
-        found = CalibrationSums(int(pixels.sum()), hits.astype(np.float64) - confidence_sum)
+        found = CalibrationSums(
+            int(pixels.sum()),
+            hits.astype(np.float64) - confidence_sum,
+            bins=np.stack([pixels, hits, confidence_sum]).astype(np.float64),
+        )
         return found if probabilities is None else self._with_probabilities(found, probabilities, target, valid)
 
     def _bins(self, values: npt.NDArray[np.float32]) -> npt.NDArray[np.int64]:

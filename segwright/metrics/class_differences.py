@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from segwright.metrics.bootstrap import LEAST_DRAWN, percentile_interval, resampled_sums
-from segwright.metrics.confusion import iou_per_class
+from segwright.metrics.confusion import labeled_iou
 from segwright.metrics.contrasts import holm
 
 CLEAR = 0.05  # Holm-adjusted p
@@ -18,10 +18,10 @@ CLEAR = 0.05  # Holm-adjusted p
 
 @dataclass(frozen=True)
 class ClassDifference:
-    """IoU of the second model less that of the first, for one class; NaN where a model has no IoU."""
+    """IoU of the second model less that of the first, for one class; NaN for a class without ground truth."""
 
     difference: float
-    low: float  # 95 % interval
+    low: float  # 95 % interval; NaN for a class in one unit, which draws nothing of it
     high: float
     p_holm: float  # of no difference, adjusted for the number of classes
     clear: bool  # the interval excludes zero and p is below CLEAR
@@ -33,15 +33,16 @@ def class_differences(
     """One per class, from class counts (N, 3, K) of the same images; ``groups`` (N,) are drawn whole."""
     first, second = np.asarray(a, np.int64), np.asarray(b, np.int64)
     with np.errstate(invalid="ignore", divide="ignore"):
-        difference = iou_per_class(second.sum(axis=0)) - iou_per_class(first.sum(axis=0))
+        difference = labeled_iou(second.sum(axis=0)) - labeled_iou(first.sum(axis=0))
     draws = [
-        iou_per_class(sums["second"]) - iou_per_class(sums["first"])
+        labeled_iou(sums["second"]) - labeled_iou(sums["first"])
         for sums in resampled_sums({"first": first, "second": second}, seed=seed, groups=groups)
     ]
     classes = first.shape[2]
     drawn = np.concatenate(draws) if draws else np.full((0, classes), np.nan)
     units = _units(first, groups)
-    intervals = [percentile_interval(drawn[:, k]) for k in range(classes)]
+    nan = float("nan")
+    intervals = [percentile_interval(drawn[:, k]) if units[k] > 1 else (nan, nan) for k in range(classes)]
     ps = [_p(difference[k], drawn[:, k]) if units[k] >= LEAST_DRAWN else float("nan") for k in range(classes)]
     return [
         ClassDifference(float(d), low, high, p, bool((low > 0 or high < 0) and p < CLEAR))

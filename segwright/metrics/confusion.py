@@ -76,6 +76,11 @@ class Scores:
     recall: Float64Array  # (K,) TP / (TP + FN)
     pixels: Int64Array  # (K,) ground-truth pixels
 
+    @property
+    def labeled_miou(self) -> float:
+        """Mean IoU over the classes that occur in the ground truth, by which models are chosen."""
+        return nanmean(self.iou[self.pixels > 0])
+
 
 def scores(matrix: npt.ArrayLike) -> Scores:
     """The scores of one K×K matrix of counts."""
@@ -115,6 +120,27 @@ def iou_per_class(counts: npt.NDArray[Any]) -> Float64Array:
     """IoU from :func:`class_counts`: (…, 3, K) → (…, K), NaN where a class is absent from both sides."""
     hit = counts[..., 0, :].astype(np.float64)
     return _ratio(hit, counts[..., 1, :] + counts[..., 2, :] - hit)
+
+
+def labeled_iou(counts: npt.NDArray[Any]) -> Float64Array:
+    """IoU from :func:`class_counts`: (…, 3, K) → (…, K), NaN for a class without a ground-truth pixel.
+
+    By it two models are compared: where a class has no truth, one pixel predicted as it would decide over a whole class
+    of the mean, and the pixel is already a miss of its true class.
+    """
+    return np.asarray(np.where(counts[..., 1, :] > 0, iou_per_class(counts), np.nan))
+
+
+def labeled_miou(counts: npt.NDArray[Any]) -> float:
+    """The mean of :func:`labeled_iou` of the images' class counts (N, 3, K); NaN without a labeled pixel."""
+    return nanmean(labeled_iou(np.asarray(counts).sum(axis=0)))
+
+
+def predicted_alone(*counts: npt.NDArray[Any]) -> Int64Array:
+    """The classes that are predicted and have no ground truth, from the images' class counts (N, 3, K) of a model, or
+    of several: those that any of them predicts so."""
+    pooled = [np.asarray(one).sum(axis=0) for one in counts]
+    return np.flatnonzero(np.any([(one[1] == 0) & (one[2] > 0) for one in pooled], axis=0))
 
 
 def nanmean(values: Float64Array) -> float:

@@ -27,7 +27,7 @@ class Contrast:
     """Two parts of the data, a (the slice) and b (the rest)."""
 
     miou: float  # of a, over the classes in its truth or predictions
-    low: float  # its 95 % interval
+    low: float  # its 95 % interval; NaN if one unit holds all of it, and that of the difference if one holds a side
     high: float
     rest: float  # mIoU of b over the common classes
     difference: float  # a − b over the common classes
@@ -66,8 +66,8 @@ def contrast(
     if len(both) < 2:
         return Contrast(one, nan, nan, rest, difference, nan, nan, nan, units, rest_units, int(common.sum()))
     alone, apart = _draws(both, every, common, draws, seed)
-    low, high = _percentiles(alone)
-    d_low, d_high = _percentiles(apart)
+    low, high = _percentiles(alone) if units > 1 else (nan, nan)
+    d_low, d_high = _percentiles(apart) if min(units, rest_units) > 1 else (nan, nan)
     kept = apart[np.isfinite(apart)]
     spread = float(kept.std()) if kept.size > 1 else 0.0
     p = nan if np.isnan(difference) or not kept.size else float(difference == 0) if spread == 0 else erfc(

@@ -9,13 +9,14 @@ Each figure is a function of a sum over images, so that the bootstrap handles al
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from segwright.core.counted import counted
 from segwright.core.errors import UsageError
 from segwright.metrics.bootstrap import percentile_interval, resampled_sums
 from segwright.metrics.confusion import Float64Array, Int64Array, iou_per_class
@@ -52,6 +53,11 @@ class _Rule:
     terms: Callable[[Counts], Counts] = _themselves
     why_not: Callable[[ScoredCounts], str] = _never
 
+    @property
+    def pooled(self) -> bool:
+        """Whether it is of the pooled counts, in place of an average over images."""
+        return self.terms is _themselves
+
 
 @dataclass(frozen=True)
 class Convention:
@@ -62,6 +68,7 @@ class Convention:
     differs: str  # exactly what differs from ``pooled``
     rules: tuple[_Rule, ...]  # the first is the tool's mean IoU
     printed: Callable[[float], str]
+    lists: tuple[tuple[str, Callable[[Counts], Float64Array]], ...] = ()  # a figure per class, (3, K) → (K,)
 
     @property
     def metric(self) -> str:
@@ -90,11 +97,25 @@ class ToolFigure:
 
 
 @dataclass(frozen=True)
+class ToolList:
+    """A figure of every class, in the order of the classes, as a tool would print it."""
+
+    name: str
+    values: tuple[float, ...]  # NaN where the tool prints nan
+    printed: str
+
+    def to_json(self) -> dict[str, Any]:
+        return {"name": self.name, "values": list(self.values), "printed": self.printed}
+
+
+@dataclass(frozen=True)
 class ConventionResult:
-    """The figures of one tool on one evaluation."""
+    """The figures of one tool on one evaluation; ``lists``: those that it prints per class. Their intervals are those
+    of the classes' IoU and recall, which are the same figures."""
 
     convention: Convention
     figures: tuple[ToolFigure, ...]
+    lists: tuple[ToolList, ...] = ()
 
     @property
     def value(self) -> float:
@@ -108,6 +129,7 @@ class ConventionResult:
             "tool": c.tool,
             "differs": c.differs,
             "figures": [figure.to_json() for figure in self.figures],
+            **({"lists": [one.to_json() for one in self.lists]} if self.lists else {}),
         }
 
 
@@ -118,29 +140,55 @@ def apply_convention(
 
     ``name``: a key of :data:`CONVENTIONS`. UsageError for another name.
     """
-    convention = find_convention(name)
+    return apply_conventions([name], data, groups=groups, intervals=intervals)[name]
+
+
+def apply_conventions(
+    names: Iterable[str], data: ScoredCounts, *, groups: Sequence[object] | None = None, intervals: bool = True
+) -> dict[str, ConventionResult]:
+    """Several at once, by name: all draw the same images, in one resampling pass."""
+    conventions = [find_convention(name) for name in names]
     # An image of ignored pixels alone is an image like any other for tools that average images.
     empty = np.zeros((data.all_ignored, *data.counts.shape[1:]), np.int64)
     all_counts = np.concatenate([data.counts, empty])
     scored_units: list[object] = list(range(len(data.counts)) if groups is None else groups)
     all_units = [*scored_units, *(("all ignored", index) for index in range(data.all_ignored))]
-    figures = []
-    for rule in convention.rules:
-        pooled = rule.terms is _themselves
-        counts, units = (data.counts, scored_units) if pooled else (all_counts, all_units)
-        why_not = rule.why_not(data)
-        if why_not or not len(counts):
-            nan = float("nan")
-            figures.append(ToolFigure(rule.name, nan, (nan, nan), "", why_not or "no image was scored"))
+    rules = [(convention.name, rule) for convention in conventions for rule in convention.rules]
+    why_not = {
+        place: rule.why_not(data) or ("" if len(data.counts if rule.pooled else all_counts) else "no image was scored")
+        for place, (_, rule) in enumerate(rules)
+    }
+    values, drawn = dict[int, float](), dict[int, list[Float64Array]]()
+    for pooled, counts, units in ((True, data.counts, scored_units), (False, all_counts, all_units)):
+        mine = {place: rule for place, (_, rule) in enumerate(rules) if rule.pooled == pooled and not why_not[place]}
+        if not mine:
             continue
-        terms = np.asarray(rule.terms(counts), np.float64)
-        value = float(rule.value(terms.sum(axis=0)))
-        interval = (float("nan"), float("nan"))
-        if intervals:
-            drawn = [rule.value(sums["terms"]) for sums in resampled_sums({"terms": terms}, groups=units)]
-            interval = percentile_interval(np.concatenate(drawn)) if drawn else interval
-        figures.append(ToolFigure(rule.name, value, interval, convention.printed(value)))
-    return ConventionResult(convention, tuple(figures))
+        keys = {place: "counts" if pooled else str(place) for place in mine}
+        terms = {keys[place]: np.asarray(rule.terms(counts), np.float64) for place, rule in mine.items()}
+        values |= {place: float(rule.value(terms[keys[place]].sum(axis=0))) for place, rule in mine.items()}
+        for sums in resampled_sums(terms, groups=units) if intervals else ():
+            for place, rule in mine.items():
+                drawn.setdefault(place, []).append(rule.value(sums[keys[place]]))
+    found: dict[str, list[ToolFigure]] = {convention.name: [] for convention in conventions}
+    nan = float("nan")
+    for place, (name, rule) in enumerate(rules):
+        interval = percentile_interval(np.concatenate(drawn[place])) if place in drawn else (nan, nan)
+        value = values.get(place, nan)
+        printed = "" if why_not[place] else CONVENTIONS[name].printed(value)
+        found[name].append(ToolFigure(rule.name, value, interval, printed, why_not[place]))
+    pooled_counts = data.counts.sum(axis=0)
+    return {
+        convention.name: ConventionResult(
+            convention,
+            tuple(found[convention.name]),
+            tuple(_list_of(name, value(pooled_counts), convention) for name, value in convention.lists),
+        )
+        for convention in conventions
+    }
+
+
+def _list_of(name: str, values: Float64Array, convention: Convention) -> ToolList:
+    return ToolList(name, tuple(values.tolist()), str([convention.printed(value) for value in values.tolist()]))
 
 
 def find_convention(name: str) -> Convention:
@@ -251,9 +299,8 @@ def _takes_two_classes(data: ScoredCounts) -> str:
 
 def _refuses_stray(data: ScoredCounts) -> str:
     if data.stray:
-        return (
-            f"the devkit stops at values above the highest class; {data.stray} predictions have them on ignored pixels"
-        )
+        found = counted(data.stray, "prediction", "has")
+        return f"the devkit stops at values above the highest class; {found} them on ignored pixels"
     return ""
 
 
@@ -281,6 +328,7 @@ _TABLE = (
         "a plain mean over classes: one that is neither in the masks nor predicted makes it not a number; one decimal",
         (_Rule("mean IoU", _plain_mean), _Rule("global correct", _pixel_accuracy)),
         _percent(1),
+        (("average row correct", _recall), ("IoU", iou_per_class)),
     ),
     Convention(
         "mmseg",

@@ -40,10 +40,11 @@ class RiskCoverageResult:
     """The figures of one measure; all in 0…1, NaN if undefined (no error, or nothing but errors)."""
 
     figures: dict[str, float]  # by FIGURES
-    intervals: dict[str, tuple[float, float]]  # 95 %
+    intervals: dict[str, tuple[float, float]]  # 95 %, of the figures and of ``error_rate``
     error_rate: float  # the risk at full coverage
     coverage: Float64Array  # (CURVE_POINTS,)
     risk: Float64Array
+    risk_ci95: Float64Array  # (2, CURVE_POINTS): low, high; each point by itself
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -52,6 +53,8 @@ class RiskCoverageResult:
             "error_rate": self.error_rate,
             "coverage": self.coverage.tolist(),
             "risk": self.risk.tolist(),
+            "risk_low": self.risk_ci95[0].tolist(),
+            "risk_high": self.risk_ci95[1].tolist(),
         }
 
 
@@ -94,38 +97,47 @@ class RiskCoverage:
         exact = {name: float(values[0]) for name, values in figures_of(self.counts[None]).items()}
         coverage, risk = curve_of(self.counts)
         total = int(self.counts.sum())
-        return RiskCoverageResult(
-            exact,
-            self._intervals(exact, groups, draws, seed),
-            float(self.counts[1].sum() / total) if total else float("nan"),
-            coverage,
-            risk,
-        )
+        rate = float(self.counts[1].sum() / total) if total else float("nan")
+        intervals, band = self._intervals({**exact, "error_rate": rate}, risk, groups, draws, seed)
+        return RiskCoverageResult(exact, intervals, rate, coverage, risk, band)
 
     def _intervals(
-        self, exact: dict[str, float], groups: Sequence[object] | None, draws: int, seed: int
-    ) -> dict[str, tuple[float, float]]:
+        self, exact: dict[str, float], risk: Float64Array, groups: Sequence[object] | None, draws: int, seed: int
+    ) -> tuple[dict[str, tuple[float, float]], Float64Array]:
+        """The interval of each figure, and that of each point of the curve (2, CURVE_POINTS)."""
         nothing = (float("nan"), float("nan"))
         names = list(range(len(self.per_image))) if groups is None else list(groups)
         places = {name: number for number, name in enumerate(dict.fromkeys(names))}
         if len(places) < 2:
-            return dict.fromkeys(FIGURES, nothing)
+            return dict.fromkeys(exact, nothing), np.full((2, CURVE_POINTS), np.nan)
         units = np.zeros((len(places), 2 * COARSE_BINS))
         for name, one in zip(names, self.per_image, strict=True):
             units[places[name]] += one.ravel()
         rng = np.random.default_rng(seed)
         picks = rng.multinomial(len(places), np.full(len(places), 1 / len(places)), size=draws).astype(np.float64)
-        drawn = figures_of((picks @ units).reshape(draws, 2, COARSE_BINS))
-        center = figures_of(units.sum(axis=0).reshape(1, 2, COARSE_BINS))
+        counts = (picks @ units).reshape(draws, 2, COARSE_BINS)
+        whole = units.sum(axis=0).reshape(1, 2, COARSE_BINS)
+        drawn, center = figures_of(counts), figures_of(whole)
+        drawn["error_rate"], center["error_rate"] = _error_rate(counts), _error_rate(whole)
         result = {}
-        for name in FIGURES:
+        for name in exact:
             values = drawn[name][np.isfinite(drawn[name])] - center[name][0]  # of coarser bins: the exact one is moved
             if not values.size or not np.isfinite(exact[name]):
                 result[name] = nothing
                 continue
             low, high = np.quantile(values, [0.025, 0.975]) + exact[name]
             result[name] = (float(max(low, 0)), float(min(high, 1)))
-        return result
+        curves = np.stack([curve_of(one)[1] for one in counts]) - curve_of(whole[0])[1] + risk
+        kept = curves[np.isfinite(curves).all(axis=1)]
+        if not len(kept):
+            return result, np.full((2, CURVE_POINTS), np.nan)
+        return result, np.clip(np.quantile(kept, [0.025, 0.975], axis=0), 0, 1)
+
+
+def _error_rate(counts: Float64Array) -> Float64Array:
+    """(D,) of counts (D, 2, B)."""
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.asarray(counts[:, 1].sum(axis=1) / counts.sum(axis=(1, 2)))
 
 
 def bins_of(values: Float32Array) -> Int64Array:

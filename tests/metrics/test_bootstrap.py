@@ -10,7 +10,8 @@ import pytest
 from segwright.core.errors import UsageError
 from segwright.metrics import bootstrap
 from segwright.metrics.bootstrap import miou_interval, paired_difference
-from segwright.metrics.confusion import class_counts, scores
+from segwright.metrics.class_differences import class_differences
+from segwright.metrics.confusion import class_counts, labeled_miou, predicted_alone, scores
 
 
 def make_images(seed: int, count: int, quality: float = 0.8, spread: float = 0.15, classes: int = 3) -> Any:
@@ -77,6 +78,39 @@ def test_pairs_see_what_separate_intervals_do_not() -> None:
     assert (back.low, back.high) == pytest.approx((-found.high, -found.low))
     same = paired_difference(a, a)
     assert not same.clear and same.difference == 0 and same.share_above == 0.5
+
+
+def test_a_class_without_truth_decides_nothing() -> None:
+    """Each image: 90 pixels of road, 10 of car, no bike. Before: all of road right, one of car taken for road. After:
+    that one is taken for bike. Road goes from 90/91 to 1, car stays 9/10, and bike is no class of these images."""
+    before = np.array([[[90, 9, 0], [90, 10, 0], [91, 9, 0]]] * 6)  # hits, truth, prediction
+    after = np.array([[[90, 9, 0], [90, 10, 0], [90, 9, 1]]] * 6)
+    found = paired_difference(before, after)
+    assert found.miou_a == pytest.approx((90 / 91 + 0.9) / 2) and found.miou_b == pytest.approx(0.95)
+    assert found.difference == pytest.approx((1 - 90 / 91) / 2)
+    assert (found.low, found.high) == pytest.approx((found.difference,) * 2) and found.clear
+    assert labeled_miou(after) == pytest.approx(0.95) and predicted_alone(after).tolist() == [2]
+    pooled = paired_difference(before, after, absent=True)
+    assert pooled.difference == pytest.approx((1 + 0.9 + 0) / 3 - (90 / 91 + 0.9) / 2)
+    matrix = np.array([[540, 0, 0], [0, 54, 6], [0, 0, 0]])
+    assert scores(matrix).labeled_miou == pytest.approx(0.95) and scores(matrix).miou == pytest.approx(1.9 / 3)
+    rows = class_differences(after, after, groups=range(6))
+    assert rows[0].difference == 0 and np.isnan(rows[2].difference) and np.isnan(rows[2].low)
+
+
+def test_a_draw_is_scored_over_its_own_classes() -> None:
+    """Bike is in the first image alone. In a draw without it a pixel that is called bike is no class of its own."""
+    before = np.array([[[50, 40], [50, 50], [60, 40]], *[[[100, 0], [100, 0], [100, 0]]] * 5])
+    after = np.array([[[50, 40], [50, 50], [60, 40]], *[[[99, 0], [100, 0], [99, 1]]] * 5])
+    found = paired_difference(before, after, seed=3)
+    values = []
+    for drawn in bootstrap._draw(6, bootstrap.DRAWS, 3):
+        for row in drawn.astype(int):
+            a, b = ((counts * row[:, None, None]).sum(0) for counts in (before, after))
+            there = a[1] > 0
+            values.append(np.subtract(*((c[0] / (c[1] + c[2] - c[0] + ~there))[there].mean() for c in (b, a))))
+    assert (found.low, found.high) == pytest.approx(tuple(np.quantile(values, [0.025, 0.975])))
+    assert found.low > -0.05
 
 
 def test_groups_are_drawn_whole() -> None:

@@ -20,6 +20,7 @@ from segwright.metrics.conventions import (
     ConventionResult,
     ScoredCounts,
     apply_convention,
+    apply_conventions,
     miou_by_convention,
 )
 
@@ -143,7 +144,8 @@ def test_cityscapes_scripts(case: str) -> None:
 
 
 def torchvision_reference(found: Pairs, classes: int) -> dict[str, float]:
-    """references/segmentation: a confusion matrix where the target is in 0…n−1; scores in float32; a plain mean."""
+    """pytorch/vision at 058f331cc652, references/segmentation/utils.py, ConfusionMatrix.update and .compute: a
+    confusion matrix where the target is in 0…n−1; scores in float32; a plain mean."""
     matrix = torch.zeros(classes, classes, dtype=torch.int64)
     for prediction, target in found:
         for p, t in zip(prediction.ravel().tolist(), target.ravel().tolist(), strict=True):
@@ -155,7 +157,9 @@ def torchvision_reference(found: Pairs, classes: int) -> dict[str, float]:
 
 
 def mmseg_reference(found: Pairs, classes: int) -> dict[str, float]:
-    """IoUMetric: histograms per image without ignored pixels, summed; np.nanmean over the classes."""
+    """open-mmlab/mmsegmentation at 01c96235453a, mmseg/evaluation/metrics/iou_metric.py,
+    IoUMetric.intersect_and_union, .total_area_to_metrics and .compute_metrics: histograms per image without ignored
+    pixels, summed; np.nanmean over the classes."""
     total = torch.zeros(3, classes)
     for prediction, target in found:
         p, t = torch.from_numpy(prediction).float(), torch.from_numpy(target).float()
@@ -172,8 +176,8 @@ def mmseg_reference(found: Pairs, classes: int) -> dict[str, float]:
 
 
 def voc_reference(found: Pairs, classes: int) -> dict[str, float]:
-    """VOCevalseg.m: a result above the highest class is an error; joint histogram where truth < 255; mean, which in
-    MATLAB is NaN with one NaN."""
+    """PASCAL VOC 2012 development kit, VOCcode/VOCevalseg.m: a result above the highest class is an error; joint
+    histogram where truth < 255; mean, which in MATLAB is NaN with one NaN."""
     matrix = np.zeros((classes, classes))
     for prediction, target in found:
         if prediction.max() > classes - 1:
@@ -190,7 +194,8 @@ def voc_reference(found: Pairs, classes: int) -> dict[str, float]:
 
 
 def cityscapes_reference(found: Pairs, classes: int) -> dict[str, float]:
-    """evalPixelLevelSemanticLabeling: false positives only on evaluated truth; the average skips NaN."""
+    """cityscapesScripts 2.3.0, evaluation/evalPixelLevelSemanticLabeling.py, getIouScoreForLabel and
+    getScoreAverage: false positives only on evaluated truth; the average skips NaN."""
     values = []
     for label in range(classes):
         tp = fn = fp = 0
@@ -204,8 +209,8 @@ def cityscapes_reference(found: Pairs, classes: int) -> dict[str, float]:
 
 
 def ultralytics_reference(found: Pairs, classes: int) -> dict[str, float]:
-    """SemanticMetrics: a float32 matrix of valid pairs; IoU 0 where there is no union; the mean over the classes of the
-    ground truth; pixel accuracy with 1e-10 below."""
+    """ultralytics 8.4, task semantic, SemanticMetrics: a float32 matrix of valid pairs; IoU 0 where there is no
+    union; the mean over the classes of the ground truth; pixel accuracy with 1e-10 below."""
     matrix = torch.zeros(classes, classes, dtype=torch.float32)
     for prediction, target in found:
         p, t = torch.from_numpy(prediction).long(), torch.from_numpy(target).long()
@@ -254,7 +259,7 @@ def test_voc_refuses_what_the_devkit_refuses() -> None:
     with pytest.raises(ValueError, match="out of range"):
         voc_reference(found, 5)
     figure = apply_convention("voc", scored(found)).figures[0]
-    assert "1 predictions" in figure.why_not and math.isnan(figure.value) and math.isnan(figure.ci95[0])
+    assert "1 prediction has" in figure.why_not and math.isnan(figure.value) and math.isnan(figure.ci95[0])
     for name in ("torchvision", "mmseg", "cityscapes", "ultralytics"):  # the others do not look there
         expected = REFERENCES[name]([(np.where(t == 255, 0, p), t) for p, t in found], 5)
         assert equal(next(iter(ours(name, found).values())), next(iter(expected.values())))
@@ -297,6 +302,31 @@ def test_intervals_are_those_of_drawn_images(name: str) -> None:
     low, high = apply_convention(name, scored(found), groups=groups).figures[0].ci95
     expected = drawn_by_hand(name, found, groups)
     assert (low, high) == pytest.approx(tuple(expected), abs=0.02) and low < high
+
+
+def test_all_conventions_at_once_are_each_by_itself() -> None:
+    for case in ("plain", "all ignored", "absent in one"):
+        data = scored([pair for _ in range(3) for pair in pairs(case)])
+        groups = [i // 2 for i in range(len(data.counts))]
+        together = apply_conventions(CONVENTIONS, data, groups=groups)
+        assert list(together) == list(CONVENTIONS)
+        for name, found in together.items():
+            assert str(found) == str(apply_convention(name, data, groups=groups)), name  # str: NaN equals itself
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_torchvision_prints_figures_of_every_class(case: str) -> None:
+    found = pairs(case)
+    matrix = np.zeros((5, 5), np.float32)
+    for prediction, target in found:
+        np.add.at(matrix, (target[target < 5], prediction[target < 5]), 1)
+    h = torch.from_numpy(matrix)
+    row, union = h.sum(1), h.sum(1) + h.sum(0) - h.diag()
+    result = apply_convention("torchvision", scored(found))
+    for one, values in zip(result.lists, (h.diag() / row, h.diag() / union), strict=True):
+        assert one.printed == str([f"{value:.1f}" for value in (values * 100).tolist()]), one.name
+    assert [one["name"] for one in result.to_json()["lists"]] == ["average row correct", "IoU"]
+    assert "lists" not in apply_convention("mmseg", scored(found)).to_json()
 
 
 def test_what_is_printed_is_in_the_tool_s_own_form() -> None:

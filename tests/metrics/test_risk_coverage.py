@@ -102,6 +102,33 @@ def test_intervals_draw_whole_groups() -> None:
     assert found.result(groups).intervals == together.intervals
 
 
+def test_the_curve_has_an_interval_at_each_point() -> None:
+    rng = np.random.default_rng(4)
+    found, images = RiskCoverage(), []
+    for place in range(9):
+        scores = rng.random(900).astype(np.float32)
+        wrong = rng.random(900) < (0.1 + 0.05 * place) * scores
+        found.update(scores[None], wrong.astype(np.uint8)[None], np.zeros((1, 900), np.uint8))
+        images.append((scores, wrong))
+    result = found.result()
+    curves, rates = [], []
+    for _ in range(400):
+        drawn = rng.integers(0, 9, 9)
+        scores, wrong = (np.concatenate([images[i][part] for i in drawn]) for part in (0, 1))
+        wrong = wrong[np.argsort(scores)]
+        curves.append((wrong.cumsum() / np.arange(1, len(wrong) + 1))[[len(wrong) * at // 100 - 1 for at in (50, 80)]])
+        rates.append(wrong.mean())
+    low, high = np.quantile(curves, [0.025, 0.975], axis=0)
+    assert result.risk_ci95[:, [50, 80]] == pytest.approx(np.stack([low, high]), abs=0.012)
+    assert result.intervals["error_rate"] == pytest.approx(tuple(np.quantile(rates, [0.025, 0.975])), abs=0.012)
+    assert (result.risk_ci95[0] <= result.risk + 1e-12).all() and (result.risk <= result.risk_ci95[1] + 1e-12).all()
+    assert result.risk_ci95[:, -1] == pytest.approx(result.intervals["error_rate"])
+    assert set(result.to_json()) >= {"risk_low", "risk_high"}
+    one = RiskCoverage()
+    one.update(images[0][0][None], images[0][1].astype(np.uint8)[None], np.zeros((1, 900), np.uint8))
+    assert np.isnan(one.result().risk_ci95).all() and np.isnan(one.result().intervals["error_rate"][0])
+
+
 def test_ignored_pixels_do_not_count_and_undefined_figures_are_nan() -> None:
     found = RiskCoverage()
     truth = np.array([[255, 0]], np.uint8)
