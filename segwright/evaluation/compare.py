@@ -23,6 +23,7 @@ from segwright.evaluation.model_costs import ModelCost, dominated
 from segwright.evaluation.sequences import BootstrapUnits
 from segwright.metrics.bootstrap import PairedDifference, paired_difference
 from segwright.metrics.class_differences import ClassDifference, class_differences
+from segwright.metrics.confusion import labeled_miou, predicted_alone
 from segwright.reports import Series, percent
 from segwright.reports.viewer import DIFFERENCE, IMAGE, LABELS, Layer, Viewer, ViewerImage, pack_images
 
@@ -52,9 +53,36 @@ class Comparison:
         return self.evaluations[self.baseline].independent
 
     @property
+    def notes(self) -> list[str]:
+        """What is needed to interpret the differences: remarks on the scores, and what the intervals do not hold."""
+        found = [
+            *self._notes_of_models(),
+            *filter(None, [absent_note(self.absent), self.independent.note]),
+        ]
+        if any(d.clear for d in self.differences.values()):
+            found.append(
+                f"the intervals are over {self.independent.over}, not over trainings: they hold for these models, and "
+                "the same recipe trained with another seed can differ by more"
+            )
+        return found
+
+    def _notes_of_models(self) -> list[str]:
+        """The remarks on the scores of every model, with its name where they are not on all of them."""
+        notes = {name: list(dict.fromkeys(found.notes)) for name, found in self.evaluations.items()}
+        common = [note for note in notes[self.baseline] if all(note in own for own in notes.values())]
+        return [*common, *(f"{name}: {note}" for name, own in notes.items() for note in own if note not in common)]
+
+    @property
     def dominated(self) -> dict[str, list[str]]:
         """Model → the models that are at least as good, as fast and as small; without costs, nothing."""
-        return dominated({name: found.miou for name, found in self.evaluations.items()}, self.costs, self._clear)
+        scores = {name: labeled_miou(found.counts) for name, found in self.evaluations.items()}
+        return dominated(scores, self.costs, self._clear)
+
+    @property
+    def absent(self) -> list[str]:
+        """Classes without a labeled pixel that a model predicts: differences leave them out."""
+        found = predicted_alone(*(one.counts for one in self.evaluations.values()))
+        return [self.evaluations[self.baseline].label_space.names[k] for k in found]
 
     def _clear(self, one: str, other: str) -> bool:
         """Whether the mIoU of two models differs beyond chance."""
@@ -107,7 +135,9 @@ class Comparison:
                 }
                 for name, d in self.differences.items()
             ],
+            "absent_classes": self.absent,
             "disagreements": [one.to_json() for one in self.disagreements],
+            "notes": self.notes,
         }
         if self.costs:
             tree["costs"] = [
@@ -171,8 +201,9 @@ def short_names(names: Sequence[str]) -> dict[str, str]:
 def render_comparison(comparison: Comparison, console: Console) -> None:
     """Print the table and the verdicts on a terminal."""
     comparison = comparison.with_short_names()
-    table = Table("model", title=None, box=None, padding=(0, 2, 0, 0))  # no frame: all figures fit in 80 columns
-    for header in ("mIoU", "95 %", "difference", "95 %", "pixel acc.", "Dice", "boundary IoU"):
+    # No frame and no padding at the edge: all figures fit in 80 columns.
+    table = Table("model", title=None, box=None, padding=(0, 2, 0, 0), pad_edge=False)
+    for header in ("mIoU", "95 %", "difference", "95 %", "pixel\nacc.", "Dice", "boundary\nIoU"):
         table.add_column(header, justify="right", overflow="fold")
     for name, found in comparison.evaluations.items():
         d = comparison.differences.get(name)
@@ -191,9 +222,7 @@ def render_comparison(comparison: Comparison, console: Console) -> None:
         console.print(_costs_table(comparison))
     for name, rows in comparison.class_differences.items():
         console.print(_classes_table(comparison, name, rows))
-    over = comparison.independent
-    limits = [over.note] if over.note else []
-    for note in [*comparison.evaluations[comparison.baseline].notes, *limits]:
+    for note in comparison.notes:
         console.print(literal(f"note: {note}"), soft_wrap=True)
     for sentence in comparison.sentences():
         console.print(literal(sentence), soft_wrap=True)
@@ -216,7 +245,7 @@ def _costs_table(comparison: Comparison) -> Table:
 
 def _cost_cells(cost: ModelCost) -> tuple[str, str, str]:
     return (
-        "–" if np.isnan(cost.milliseconds) else f"{cost.milliseconds:.0f}",
+        "–" if np.isnan(cost.milliseconds) else cost.spread,
         "–" if np.isnan(cost.megabytes) else f"{cost.megabytes:.1f}",
         "–" if np.isnan(cost.parameters) else f"{cost.parameters / 1e6:.1f} M",
     )
@@ -254,6 +283,17 @@ def _disagreement_line(one: Disagreement) -> str:
 
 def _and(names: Sequence[str]) -> str:
     return f"{names[0]} is" if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]} are"
+
+
+def absent_note(names: Sequence[str]) -> str:
+    """A sentence about the classes that are predicted without a labeled pixel; empty without any."""
+    if not names:
+        return ""
+    one = len(names) == 1
+    return (
+        f"{', '.join(names)} {'is' if one else 'are'} predicted, but no pixel of these images is labeled as "
+        f"{'it' if one else 'them'}: differences are over the other classes"
+    )
 
 
 def verdict(d: PairedDifference, baseline: str, over: BootstrapUnits | None = None, *, name: str = "it") -> str:
@@ -325,7 +365,7 @@ def comparison_page(comparison: Comparison, *, command: str = "") -> str:
             (_verdict_style(d), verdict(d, comparison.baseline, over, name=name))
             for name, d in comparison.differences.items()
         ],
-        limits=over.note,
+        notes=[("warn" if note == over.note else "note", note) for note in comparison.notes],
         models=models,
         names=list(comparison.evaluations),
         classes=classes,

@@ -388,13 +388,13 @@ class _Tally:
                 where=prediction.source or name,
                 fix=error.fix,
             ) from error
+        ignored = mask.size - int(matrix.sum())
+        self.stray += ignored > 0 and int(prediction.labels.max()) >= self.confusion.classes
         if not matrix.any():
             self.all_ignored.append(name)
             return
-        ignored = mask.size - int(matrix.sum())
         self.ignored += ignored
         self.labeled_shares.append(1 - ignored / mask.size)
-        self.stray += ignored > 0 and int(prediction.labels.max()) >= self.confusion.classes
         if self.boundary is not None:
             labels = prediction.labels
             parts = self.boundary.update(labels, mask), self.bf.update(labels, mask), self.trimap.update(labels, mask)

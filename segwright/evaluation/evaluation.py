@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Protocol
 
@@ -26,7 +26,13 @@ from segwright.metrics.bootstrap import miou_interval
 from segwright.metrics.boundary import BoundaryIoU
 from segwright.metrics.calibration import Calibration
 from segwright.metrics.confusion import Float64Array, Int64Array, Scores, iou_per_class, nanmean, scores
-from segwright.metrics.conventions import CONVENTIONS, ConventionResult, ScoredCounts, apply_convention
+from segwright.metrics.conventions import (
+    CONVENTIONS,
+    ConventionResult,
+    ScoredCounts,
+    apply_convention,
+    apply_conventions,
+)
 
 CONVENTION = "pooled"
 
@@ -102,6 +108,13 @@ class Evaluation:
     def boundary_iou(self) -> float:
         return float("nan") if self.boundary is None else self.boundary.mean()
 
+    def without_confidences(self, why: str) -> Evaluation:
+        """The same without what rests on confidences: for labels that hold, of a model whose confidences changed."""
+        examples = [replace(one, doubt_size=None, packed_doubt=b"") for one in self.examples]
+        not_computed = {**self.not_computed, "ece": why}
+        sums = replace(self.sums, calibration=None)
+        return replace(self, calibration=None, sums=sums, examples=examples, not_computed=not_computed)
+
     @cached_property
     def intervals(self) -> Intervals:
         """The 95 % interval of each figure of :attr:`figures`, and of each figure of a class."""
@@ -145,26 +158,40 @@ class Evaluation:
     def printed_by(self, convention: str) -> ConventionResult:
         """What another tool would print for these predictions, with intervals; see
         :mod:`segwright.metrics.conventions`."""
-        data = ScoredCounts(self.counts, self.ignored, len(self.all_ignored), self.stray)
-        return apply_convention(convention, data, groups=self.independent.groups)
+        return apply_convention(convention, self._scored, groups=self.independent.groups)
+
+    @property
+    def _scored(self) -> ScoredCounts:
+        return ScoredCounts(self.counts, self.ignored, len(self.all_ignored), self.stray)
+
+    @cached_property
+    def _every_convention(self) -> dict[str, ConventionResult]:
+        return apply_conventions(CONVENTIONS, self._scored, groups=self.independent.groups)
 
     def by_convention(self) -> dict[str, float]:
         """The mean IoU by the conventions of other code, by name; NaN where the tool prints nan or refuses the data."""
-        data = ScoredCounts(self.counts, self.ignored, len(self.all_ignored), self.stray)
-        return {name: apply_convention(name, data, intervals=False).value for name in CONVENTIONS}
+        return {name: found.value for name, found in self._every_convention.items()}
+
+    def convention_intervals(self) -> dict[str, Interval]:
+        """The 95 % interval of each figure of :meth:`by_convention`; NaN where there is none."""
+        return {name: found.figures[0].ci95 for name, found in self._every_convention.items()}
 
     def reliability(self) -> list[dict[str, Any]]:
-        """The reliability diagram: per bin of confidence its edges, pixels, mean confidence, share that is right."""
+        """The reliability diagram: per bin of confidence its edges, pixels, mean confidence, share that is right, and
+        the 95 % intervals of the last two."""
         if self.calibration is None:
             return []
-        r = self.calibration.reliability()
+        r, none = self.calibration.reliability(), np.full((self.calibration.bins, 2), np.nan)
+        sure, right = (self.intervals.per_bin.get(figure, none) for figure in ("confidence", "accuracy"))
         return [
             {
                 "low": float(r.edges[i]),
                 "high": float(r.edges[i + 1]),
                 "pixels": int(r.pixels[i]),
                 "confidence": float(r.confidence[i]),
+                "confidence_ci95": sure[i].tolist(),
                 "accuracy": float(r.accuracy[i]),
+                "accuracy_ci95": right[i].tolist(),
             }
             for i in range(len(r.pixels))
         ]
@@ -186,6 +213,7 @@ class Evaluation:
             "per_image": [{"id": i, "miou": float(m)} for i, m in zip(self.ids, self.per_image, strict=True)],
             "confusion": self.matrix.tolist(),
             "conventions": self.by_convention(),
+            "conventions_ci95": {name: list(pair) for name, pair in self.convention_intervals().items()},
             "convention_result": self.convention_result.to_json(),
             "split": self.split,
             "seconds": round(self.seconds, 3),

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from segwright.metrics.bootstrap import percentile_interval, resampled_sums
+from segwright.metrics.bootstrap import percentile_interval, resampled_sums, summed_by_group
 from segwright.metrics.boundary import TRIMAP_WIDTHS
 from segwright.metrics.calibration import CalibrationSums
 from segwright.metrics.confusion import Float64Array, Int64Array
@@ -50,6 +50,8 @@ class ImageSums:
         if self.calibration is not None:
             c = self.calibration
             found["calibration"] = np.stack([np.append(one.gaps, one.pixels) for one in c])
+            if all(one.bins is not None for one in c):
+                found["bins"] = np.stack([one.bins for one in c if one.bins is not None])
             if all(one.class_gaps is not None for one in c):
                 found["class_gaps"] = np.stack([one.class_gaps for one in c if one.class_gaps is not None])
                 found["proper"] = np.array([[one.brier, one.nll, one.probability_pixels] for one in c])
@@ -58,10 +60,12 @@ class ImageSums:
 
 @dataclass(frozen=True)
 class Figures:
-    """Figures of sums (D, ...): ``headline`` (D,) by name, ``per_class`` (D, K) by name; NaN where undefined."""
+    """Figures of sums (D, ...): ``headline`` (D,) by name, ``per_class`` (D, K) by name, ``per_bin`` of confidence
+    (D, B) by name; NaN where undefined."""
 
     headline: Mapping[str, Float64Array]
     per_class: Mapping[str, Float64Array]
+    per_bin: Mapping[str, Float64Array] = field(default_factory=dict)
 
 
 def figures_of(sums: Mapping[str, Float64Array], widths: Sequence[int] = TRIMAP_WIDTHS) -> Figures:
@@ -103,7 +107,11 @@ def figures_of(sums: Mapping[str, Float64Array], widths: Sequence[int] = TRIMAP_
         per_class["class_ece"] = _ratio(np.abs(sums["class_gaps"]).sum(axis=-1), pixels[:, None])
         headline["classwise_ece"] = _mean(per_class["class_ece"])
         headline["brier"], headline["nll"] = _ratio(brier, pixels), _ratio(nll, pixels)
-    return Figures(headline, per_class)
+    per_bin: dict[str, Float64Array] = {}
+    if "bins" in sums:
+        pixels, hits, confidence = np.moveaxis(sums["bins"], 1, 0)
+        per_bin = {"confidence": _ratio(confidence, pixels), "accuracy": _ratio(hits, pixels)}
+    return Figures(headline, per_class, per_bin)
 
 
 def trimap_name(width: int) -> str:
@@ -113,10 +121,12 @@ def trimap_name(width: int) -> str:
 
 @dataclass(frozen=True)
 class Intervals:
-    """95 % intervals: ``headline`` by figure, ``per_class`` (K, 2) by figure; NaN for fewer than two units."""
+    """95 % intervals: ``headline`` by figure, ``per_class`` (K, 2) and ``per_bin`` (B, 2) by figure; NaN for fewer
+    than two units, and of a class or a bin that one unit alone holds."""
 
     headline: Mapping[str, Interval] = field(default_factory=dict)
     per_class: Mapping[str, Float64Array] = field(default_factory=dict)
+    per_bin: Mapping[str, Float64Array] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, list[float]]:
         return {name: list(interval) for name, interval in self.headline.items()}
@@ -132,23 +142,38 @@ def find_intervals(
 ) -> Intervals:
     """The interval of every figure, over ``groups`` (one per image).
 
-    Percentiles of 2000 draws; calibration errors, which resampling pushes up, are moved by the mean excess.
+    Percentiles of 2000 draws; calibration errors, which resampling pushes up, are moved by the mean excess. A figure of
+    a class or a bin that is in one unit alone has none: all draws that hold it are equal.
     """
     terms = sums.terms(counts)
     at = figures_of({name: value.sum(axis=0, keepdims=True) for name, value in terms.items()}, widths)
+    alone = figures_of(summed_by_group(terms, groups), widths)
     blocks = [figures_of(drawn, widths) for drawn in resampled_sums(terms, groups=groups, seed=seed)]
+
+    def several(values: Float64Array) -> npt.NDArray[np.bool_]:
+        return np.asarray(np.isfinite(values).sum(axis=0) > 1)
+
     headline: dict[str, Interval] = {}
-    per_class: dict[str, Float64Array] = {}
     for name, value in at.headline.items():
         draws = np.concatenate([block.headline[name] for block in blocks]) if blocks else np.empty(0)
         headline[name] = _interval(draws, float(value[0]), name in UPWARD)
-    for name, values in at.per_class.items():
-        none = np.empty((0, counts.shape[-1]))
-        draws = np.concatenate([block.per_class[name] for block in blocks]) if blocks else none
-        per_class[name] = np.array(
-            [_interval(draws[:, k], float(values[0, k]), name in UPWARD) for k in range(counts.shape[-1])]
+    per_class, per_bin = (
+        {
+            name: _column_intervals(name, np.where(several(of_units[name]), value, np.nan), [b[name] for b in drawn])
+            for name, value in figures.items()
+        }
+        for figures, of_units, drawn in (
+            (at.per_class, alone.per_class, [block.per_class for block in blocks]),
+            (at.per_bin, alone.per_bin, [block.per_bin for block in blocks]),
         )
-    return Intervals(headline, per_class)
+    )
+    return Intervals(headline, per_class, per_bin)
+
+
+def _column_intervals(name: str, at: Float64Array, blocks: Sequence[Float64Array]) -> Float64Array:
+    """(C, 2): the interval of each column; ``at`` (1, C) the figure, ``blocks`` of draws (D, C)."""
+    draws = np.concatenate(blocks) if blocks else np.empty((0, at.shape[1]))
+    return np.array([_interval(draws[:, k], float(at[0, k]), name in UPWARD) for k in range(at.shape[1])])
 
 
 def _interval(draws: Float64Array, at: float, upward: bool) -> Interval:

@@ -156,7 +156,7 @@ def _training_notes(trained_on: Mapping[str, bool] | None, ids: Sequence[str]) -
     return [
         f"the model was trained on {seen} of the {counted(len(ids), 'image')} and has learned their labels, "
         "errors included: "
-        "fewer errors are found there; train with those images left out (segwright cross-validate)"
+        "fewer errors are found there; train with those images left out (segwright train --folds)"
     ]
 
 

@@ -25,9 +25,26 @@ class ModelCost:
     megabytes: float  # of the weights' file
     parameters: float
     device: str
+    slowest: float = float("nan")  # milliseconds per image of the slowest round, mean over the images
+
+    @property
+    def spread(self) -> str:
+        """The milliseconds over the rounds, such as 41–47; the round figure alone if they agree."""
+        low, high = f"{self.milliseconds:.0f}", f"{self.slowest:.0f}"
+        return low if high in (low, "nan") else f"{low}–{high}"
 
     def to_json(self) -> dict[str, Any]:
-        return dict(without_nan(dict(vars(self))))
+        tree = {**vars(self), "milliseconds_range": [self.milliseconds, self.slowest]}
+        del tree["slowest"]
+        return dict(without_nan(tree))
+
+
+@dataclass(frozen=True)
+class ModelTime:
+    """Milliseconds per image; NaN without an image."""
+
+    best: float  # the shortest of the rounds for each image, mean over the images
+    slowest: float  # the mean over the images in the slowest round
 
 
 def time_models(
@@ -36,14 +53,14 @@ def time_models(
     *,
     rounds: int = ROUNDS,
     clock: Callable[[], float] = time.perf_counter,
-) -> dict[str, float]:
+) -> dict[str, ModelTime]:
     """Milliseconds per image of each model, interleaved (A B A B …), so that a load of the machine meets all of them.
 
     Each runs once on each image before. NaN without an image.
     """
     if not images:
-        return dict.fromkeys(predictors, float("nan"))
-    best = {name: np.full(len(images), np.inf) for name in predictors}
+        return dict.fromkeys(predictors, ModelTime(float("nan"), float("nan")))
+    times = {name: np.zeros((rounds, len(images))) for name in predictors}
     for turn in range(rounds + 1):
         for place, image in enumerate(images):
             for name, predict in predictors.items():
@@ -51,8 +68,11 @@ def time_models(
                 predict(image)
                 taken = 1000 * (clock() - started)
                 if turn:
-                    best[name][place] = min(best[name][place], taken)
-    return {name: float(times.mean()) for name, times in best.items()}
+                    times[name][turn - 1, place] = taken
+    return {
+        name: ModelTime(float(taken.min(axis=0).mean()), float(taken.mean(axis=1).max()))
+        for name, taken in times.items()
+    }
 
 
 def dominated(

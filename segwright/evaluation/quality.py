@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -24,6 +24,7 @@ from segwright.core.errors import DataError, LabelError, UsageError
 from segwright.core.progress import progress
 from segwright.core.types import IGNORE_INDEX, SPARSE, Float32Array, LabelSpace, UInt8Array
 from segwright.evaluation.evaluate import LabeledImages, match_label_spaces, to_model_indices
+from segwright.evaluation.held_out_figures import RegionTruth, held_out_figures
 from segwright.evaluation.sequences import blocks_of, find_units, in_frame_order, thumbnail_of
 from segwright.inference.attachments import Attachment
 from segwright.inference.boosting import BoostedTrees, fit_trees
@@ -40,7 +41,6 @@ from segwright.inference.quality import (
 )
 from segwright.inference.region_estimator import RegionEstimator, RegionIou, fit_regions
 from segwright.inference.region_features import Float64Array, Regions, find_regions
-from segwright.metrics.ranking import auroc, r_squared
 
 LEAST_IMAGES = 8
 LEAST_REGIONS = 60
@@ -149,7 +149,7 @@ class ErrorModelFitter:
         sequences = list(units.sequences)
         folds = folds_of([image.id for image in images], sequences)
         blocks, over = interval_groups([image.id for image in images], sequences, self.level)
-        return _Fit(self, folds, blocks, over).run(facts)
+        return _Fit(self, folds, blocks, over, units.groups).run(facts)
 
 
 def folds_of(ids: Sequence[str], sequences: Sequence[str]) -> npt.NDArray[np.int64]:
@@ -195,7 +195,15 @@ def group_weights(groups: Sequence[str]) -> Float64Array:
 class _Fit:
     """One fit: everything is first predicted for images that were left out, then fitted to all."""
 
-    def __init__(self, fitter: ErrorModelFitter, folds: npt.NDArray[np.int64], groups: list[str], over: str) -> None:
+    def __init__(
+        self,
+        fitter: ErrorModelFitter,
+        folds: npt.NDArray[np.int64],
+        groups: list[str],
+        over: str,
+        units: Sequence[str],
+    ) -> None:
+        self.units = np.unique(np.array(units), return_inverse=True)[1]  # (N,) of the bootstrap
         self.images, self.level, self.seed = fitter.images, fitter.level, fitter.seed
         self.space = fitter.space
         self.folds, self.groups, self.over = folds, groups, over
@@ -224,7 +232,8 @@ class _Fit:
         linear = _Linear.fit(table, miou)
         factor = np.maximum(1.0, distances)
         image_scores = np.abs(miou - estimates) / factor
-        class_errors = np.abs(classes.iou - classes.estimates)
+        scored = classes.scored()
+        class_errors = np.abs(scored.iou - scored.estimates)
         weights = group_weights(self.groups)
         if not np.isfinite(wrong).all():
             raise DataError("the error model could not be fitted: its output is not finite")
@@ -241,17 +250,17 @@ class _Fit:
             limit=linear.limit,
             image_scores=image_scores,
             image_score_weights=weights,
-            class_scores=class_errors / factor[classes.owner],
-            class_score_weights=group_weights([self.groups[index] for index in classes.owner]),
-            class_score_kinds=classes.kinds,
-            class_own_weights=self._own_weights(classes),
+            class_scores=class_errors / factor[scored.owner],
+            class_score_weights=group_weights([self.groups[index] for index in scored.owner]),
+            class_score_kinds=scored.kinds,
+            class_own_weights=self._own_weights(scored),
             description={
                 **self._described(math.isfinite(weighted_quantile(image_scores, weights, self.level))),
-                "held_out": {
-                    **_region_figures(self.rows, self.adjusted, wrong, iou, self.known),
-                    "miou_error": float(np.abs(miou - estimates).mean()),
-                    "class_iou_error": float(class_errors.mean()),
-                },
+                "held_out": held_out_figures(
+                    RegionTruth(self.rows, self.adjusted, wrong, iou, self.units[self.owner]),
+                    (np.abs(miou - estimates), self.units),
+                    (class_errors, self.units[scored.owner]),
+                ),
                 **facts,
             },
         )
@@ -269,15 +278,16 @@ class _Fit:
         kinds = np.concatenate([image.figures.present for image in self.images])
         owner = np.concatenate([np.full(len(i.figures.present), n) for n, i in enumerate(self.images)])
         class_iou = np.concatenate([image.class_iou for image in self.images])
-        class_iou = np.where(np.isfinite(class_iou), class_iou, 0.0)  # predicted on ignored pixels only
+        known = np.isfinite(class_iou)  # what is predicted on ignored pixels alone has no IoU: nothing to learn from
         estimates = np.zeros(len(class_iou))
         for fold in np.unique(self.folds):
             test = self.folds[owner] == fold
-            mean = _class_means(kinds[~test], class_iou[~test], self.space.classes)
+            seen = ~test & known
+            mean = _class_means(kinds[seen], class_iou[seen], self.space.classes)
             rows = self._class_rows(wrong, iou, mean)
-            estimates[test] = np.clip(self._class_trees(rows, class_iou, ~test)(rows[test]), 0, 1)
-        mean = _class_means(kinds, class_iou, self.space.classes)
-        trees = self._class_trees(self._class_rows(wrong, iou, mean), class_iou, np.ones(len(kinds), bool))
+            estimates[test] = np.clip(self._class_trees(rows, class_iou, seen)(rows[test]), 0, 1)
+        mean = _class_means(kinds[known], class_iou[known], self.space.classes)
+        trees = self._class_trees(self._class_rows(wrong, iou, mean), class_iou, known)
         return _Classes(kinds, owner, class_iou, estimates, mean, trees)
 
     def _held_out_images(self, table: Float64Array, miou: Float64Array) -> tuple[Float64Array, Float64Array]:
@@ -344,10 +354,17 @@ class _Classes:
 
     kinds: npt.NDArray[np.int64]  # (C,) the class
     owner: npt.NDArray[np.int64]  # (C,) the image
-    iou: Float64Array  # (C,) true
+    iou: Float64Array  # (C,) true; NaN where a class is predicted on ignored pixels alone
     estimates: Float64Array  # (C,) by trees that have not seen the image
     mean: Float64Array  # (K,) mean IoU of each class
     trees: BoostedTrees
+
+    def scored(self) -> _Classes:
+        """The rows that have a true IoU."""
+        known = np.isfinite(self.iou)
+        return replace(
+            self, kinds=self.kinds[known], owner=self.owner[known], iou=self.iou[known], estimates=self.estimates[known]
+        )
 
 
 @dataclass(frozen=True)
@@ -385,23 +402,6 @@ def _class_means(kinds: npt.NDArray[np.int64], iou: Float64Array, classes: int) 
     counts = np.bincount(kinds, minlength=classes)
     sums = np.bincount(kinds, weights=iou, minlength=classes)
     return np.where(counts > 0, sums / np.maximum(counts, 1), iou.mean() if len(iou) else 0.0)
-
-
-def _region_figures(
-    rows: Float32Array, adjusted: Float64Array, wrong: Float64Array, iou: Float64Array, known: npt.NDArray[np.bool_]
-) -> dict[str, float]:
-    """AUROC of wrong regions and R² of the adjusted IoU, of regions with an inside (as in the paper) and of all."""
-    from segwright.inference.region_features import feature_names
-
-    column = feature_names(0).index("log_inside")
-    inside = known & (rows[:, column] > 0)
-    return {
-        "auroc": auroc(wrong[inside], adjusted[inside] == 0),
-        "r_squared": r_squared(adjusted[inside], iou[inside]),
-        "auroc_all_regions": auroc(wrong[known], adjusted[known] == 0),
-        "r_squared_all_regions": r_squared(adjusted[known], iou[known]),
-        "share_wrong": float((adjusted[inside] == 0).mean()) if inside.any() else float("nan"),
-    }
 
 
 def fit_error_model(

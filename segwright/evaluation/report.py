@@ -60,6 +60,7 @@ class RunFacts:
     command: str = ""  # as it was typed
     history: Sequence[Mapping[str, Any]] = ()  # lines of log.jsonl
     afterwards: str = ""  # a sentence on what was done to the model after the end of the history
+    short_of_time: Sequence[str] = ()  # sentences on what the time before the training was not enough for
     model: Mapping[str, object] = field(default_factory=dict)  # name, encoder, parameters, …
     plan: Sequence[tuple[str, str, str]] = ()  # (what, value, reason)
     versions: Mapping[str, str] = field(default_factory=dict)
@@ -90,7 +91,7 @@ def report_page(evaluation: Evaluation, split: LabeledImages, facts: RunFacts) -
         ),
         tiles=_headline(e),
         sentences=_in_words(e),
-        warnings=notes(e),
+        warnings=[*facts.short_of_time, *notes(e)],
         curves=_curves(facts.history),
         training_remarks=_training_remarks(facts),
         figures=figure_rows(e),
@@ -114,7 +115,10 @@ def report_page(evaluation: Evaluation, split: LabeledImages, facts: RunFacts) -
             for title, items in (("Model", facts.model), ("Versions", facts.versions), ("Licenses", facts.licenses))
             if items
         ],
-        conventions=[(name, CONVENTIONS[name].differs, value) for name, value in e.by_convention().items()],
+        conventions=[
+            (name, CONVENTIONS[name].differs, value, interval_text(e.convention_intervals()[name]))
+            for name, value in e.by_convention().items()
+        ],
         seconds=e.seconds,
         convention=e.convention,
     )

@@ -14,6 +14,7 @@ from segwright.evaluation.evaluation import Evaluation
 from segwright.evaluation.terminal import IN_PER_CENT, NATURAL
 from segwright.reports import Markup, Series, percent
 
+CURVE = ("coverage", "risk", "risk_low", "risk_high")  # of a measure of uncertainty
 CHARTED = 40  # classes of a chart with a row each
 SLICES_CHARTED = 16
 ERRORS_LISTED = 100
@@ -67,7 +68,8 @@ def calibration_cards(e: Evaluation) -> list[tuple[str, Markup]]:
     if e.calibration is None:
         return []
     bins = e.calibration.reliability()
-    measured = Series("measured", (100 * bins.confidence).tolist(), (100 * bins.accuracy).tolist())
+    low, high = ([100 * row["accuracy_ci95"][side] for row in e.reliability()] for side in (0, 1))
+    measured = Series("measured", (100 * bins.confidence).tolist(), (100 * bins.accuracy).tolist(), low, high)
     ideal = Series("perfect", [0.0, 100.0], [0.0, 100.0], dots=False)
     diagram = reports.line_chart([measured, ideal], x_label="confidence, %", y_label="correct pixels, %", zero=True)
     share = 100 * bins.pixels / max(int(bins.pixels.sum()), 1)
@@ -100,6 +102,7 @@ def tool_rows(e: Evaluation) -> tuple[str, list[tuple[str, str, str]]] | None:
         low, high = (found.convention.printed(bound) for bound in figure.ci95)
         between = "" if math.isnan(figure.ci95[0]) else f"{low}–{high}"
         rows.append((figure.name, figure.why_not or str(figure.printed), between))
+    rows += [(one.name, one.printed, "see Classes") for one in found.lists]
     sentence = f"What {found.convention.tool} would print. It differs from pooled: {found.convention.differs}"
     return sentence, rows
 
@@ -201,10 +204,10 @@ def uncertainty_section(e: Evaluation) -> dict[str, Any] | None:
     if part is None:
         return None
     tree: Mapping[str, Mapping[str, Any]] = part.to_json()
-    lines = [
-        Series(name, [100 * _number(v) for v in found["coverage"]], [100 * _number(v) for v in found["risk"]])
-        for name, found in tree.items()
-    ]
+    lines = []
+    for name, found in tree.items():
+        x, y, low, high = ([100 * _number(v) for v in found.get(key, ())] for key in CURVE)
+        lines.append(Series(name, x, y, low, high))
     rows = []
     for name, found in sorted(tree.items(), key=lambda item: -np.nan_to_num(_number(item[1]["auroc"]))):
         row = [name]

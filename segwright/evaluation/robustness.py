@@ -134,6 +134,7 @@ class MeanScore:
     change: float
     change_ci95: Interval
     kept: float  # mean mIoU over clean mIoU
+    kept_ci95: Interval
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -142,6 +143,7 @@ class MeanScore:
             "change": self.change,
             "change_ci95": list(self.change_ci95),
             "kept": self.kept,
+            "kept_ci95": list(self.kept_ci95),
         }
 
 
@@ -183,9 +185,11 @@ class CorruptionScores:
         if len(self.scores) == 1 or not worst:
             only = self.scores[0]
             return f"Under {only} the mIoU is {100 * only.miou:.1f} %; it is {100 * clean:.1f} % on the clean images."
+        low, high = mean.kept_ci95
+        between = "" if np.isnan(low) else f" (95 %: {100 * low:.0f} to {100 * high:.0f} %)"
         return (
-            f"Mean over {len(self.scores)} corruptions: {100 * mean.miou:.1f} % mIoU, {100 * mean.kept:.0f} % of the "
-            f"{100 * clean:.1f} % on the clean images. Lowest: {named}."
+            f"Mean over {len(self.scores)} corruptions: {100 * mean.miou:.1f} % mIoU, {100 * mean.kept:.0f} %{between} "
+            f"of the {100 * clean:.1f} % on the clean images. Lowest: {named}."
         )
 
 
@@ -196,14 +200,14 @@ def _mean_score(clean: Int64Array, corrupted: Sequence[Int64Array], units: Boots
     at_clean = float(_miou(clean.sum(axis=0)[None])[0])
     at = float(mean_of([one.sum(axis=0)[None] for one in corrupted])[0])
     terms = {"clean": clean} | {str(number): one for number, one in enumerate(corrupted)}
-    means, changes = [np.empty(0)], [np.empty(0)]
+    means, cleans = [np.empty(0)], [np.empty(0)]
     for drawn in resampled_sums(terms, groups=units.groups):
-        mean = mean_of([drawn[str(number)] for number in range(len(corrupted))])
-        means.append(mean)
-        changes.append(mean - _miou(drawn["clean"]))
-    kept = at / at_clean if at_clean > 0 else NAN
-    interval, apart = (percentile_interval(np.concatenate(values)) for values in (means, changes))
-    return MeanScore(at, interval, at - at_clean, apart, kept)
+        means.append(mean_of([drawn[str(number)] for number in range(len(corrupted))]))
+        cleans.append(_miou(drawn["clean"]))
+    under, clear = np.concatenate(means), np.concatenate(cleans)
+    shares = under[clear > 0] / clear[clear > 0]
+    interval, apart, share = (percentile_interval(values) for values in (under, under - clear, shares))
+    return MeanScore(at, interval, at - at_clean, apart, at / at_clean if at_clean > 0 else NAN, share)
 
 
 def _miou(counts: Any) -> Any:
@@ -233,7 +237,7 @@ def evaluate_corrupted(
         passed = evaluate(
             predictor, images, match=match, boundary=False, examples=1, groups=units.groups, title=f"{name}:{severity}"
         )
-        change = paired_difference(clean.counts, passed.counts, groups=units.groups)
+        change = paired_difference(clean.counts, passed.counts, groups=units.groups, absent=True)  # as its mIoU beside
         found.append(CorruptionScore(name, severity, ScoredImages.of(passed.counts, passed.sums, units), change))
     return CorruptionScores(ScoredImages.of(clean.counts, clean.sums, units), found, units, clean.label_space)
 

@@ -23,7 +23,7 @@ SHORTEST = 3  # frames of a sequence
 EVEN = 0.6  # share of equal steps between frame numbers that is required
 STRANGE = 0.6  # AUC of neighbors against random pairs; below it, the images contradict the names
 TELLING = 0.15  # standard deviation of the correlations of random pairs; noise on a 16×16 thumbnail has 1/16
-FEW = 8  # fewer sequences give a rough interval
+FEW = 8  # fewer sequences or images give a rough interval
 PAIRS = 4000
 
 
@@ -63,19 +63,27 @@ def find_units(
 
 
 def units_of(ids: Sequence[str], sequences: Sequence[str]) -> BootstrapUnits:
-    """The units if ``sequences`` (N,) has the sequence of each image."""
+    """The units if ``sequences`` (N,) has the sequence of each image.
+
+    Blocks only where all images are of one sequence. Among several, an image of none is a unit by itself.
+    """
     sizes = Counter(sequences)
-    several = [name for name, size in sizes.items() if size > 1]
-    if not several:
-        return BootstrapUnits("images", tuple(ids), tuple(sequences))
-    if len(several) > 1:
-        count = len(sizes)
-        note = f"only {count} sequences: the interval is rough" if count < FEW else ""
+    if len(sizes) == len(ids):
+        few = 1 < len(ids) < FEW
+        note = f"only {len(ids)} images: the interval is rough, and too narrow" if few else ""
+        return BootstrapUnits("images", tuple(ids), tuple(sequences), note)
+    name, largest = sizes.most_common(1)[0]
+    name = name.rstrip("/") or name
+    if len(sizes) > 1:
+        note = ""
+        if len(sizes) < FEW:
+            note = f"only {len(sizes)} sequences: the interval is rough"
+        elif 2 * largest > len(ids):
+            note = f"{largest} of {len(ids)} images are from one sequence ({name}): the interval is rough"
         return BootstrapUnits("sequences", tuple(sequences), tuple(sequences), note)
-    name = several[0]
     drawn, length = blocks_of(ids, sequences)
     note = (
-        f"all frames are from one sequence ({name.rstrip('/') or name}): the interval resamples blocks of {length} "
+        f"all frames are from one sequence ({name}): the interval resamples blocks of {length} "
         "neighbors, is too narrow, and does not hold for other sequences"
     )
     return BootstrapUnits("blocks", tuple(drawn), tuple(sequences), note)

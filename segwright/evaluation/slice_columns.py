@@ -32,6 +32,7 @@ class Column:
 
     name: str
     slices: dict[str, npt.NDArray[np.bool_]]  # name → (N,) which images
+    known: npt.NDArray[np.bool_]  # (N,) which images have a value
 
 
 @dataclass
@@ -163,12 +164,12 @@ def match_columns(table: Table, ids: Sequence[str]) -> Columns:
             where=table.path,
         )
     found.images_without_row = [name for index, name in enumerate(ids) if index not in row_of]
-    for what, names in (
-        ("rows of the CSV file match no image of the split", found.unmatched_rows),
-        ("images have no row in the CSV file and are in none of its slices", found.images_without_row),
-    ):
-        if names:
-            found.notes.append(f"{len(names)} {what}: {_named(names)}")
+    if names := found.unmatched_rows:
+        match = f"{counted(len(names), 'row')} of the CSV file {'matches' if len(names) == 1 else 'match'}"
+        found.notes.append(f"{match} no image of the split: {_named(names)}")
+    if names := found.images_without_row:
+        without = f"{counted(len(names), 'image', 'has')} no row in the CSV file"
+        found.notes.append(f"{without}, in none of its slices: {_named(names)}")
     for name, cells in table.columns.items():
         values = [cells[row_of[i]] if i in row_of else "" for i in range(len(ids))]
         _add(found, name, values, [i in row_of for i in range(len(ids))], table.decimal_commas)
@@ -229,7 +230,7 @@ def _add(found: Columns, name: str, values: list[str], has_row: list[bool], comm
         array = np.array(values, object)
         slices = {value: np.asarray(array == value, bool) & ~missing for value in sorted(kept)}
     if len(slices) > 1:
-        found.columns.append(Column(name, slices))
+        found.columns.append(Column(name, slices, ~missing))
     else:
         found.notes.append(f"column {name}: the values do not divide into quantiles, so no slices")
 

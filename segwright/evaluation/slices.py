@@ -1,7 +1,8 @@
 """Where a model is weak: mIoU of parts of the data, each with its interval and against the rest.
 
-Slices of images: by brightness, blur, the classes that occur, and the columns of a CSV file. Slices of pixels: by the
-size of the object and by the distance to a boundary between classes. All are counted in the one pass of an evaluation.
+Slices of images: by brightness, blur, the classes that occur, alone and in pairs, and the columns of a CSV file.
+Slices of pixels: by the size of the object and by the distance to a boundary between classes. All are counted in the
+one pass of an evaluation.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from rich.table import Table as ScreenTable
 from segwright.core.atomic_io import without_nan
 from segwright.core.progress import literal
 from segwright.core.types import IGNORE_INDEX, SPARSE, LabelSpace
+from segwright.evaluation.class_pairs import frequent_pairs
 from segwright.evaluation.sequences import BootstrapUnits
 from segwright.evaluation.slice_columns import Table, match_columns, read_table, thirds
 from segwright.imageio import UInt8Array
@@ -34,6 +36,8 @@ LEAST_PRESENT = 0.001  # of the image's pixels: a class with less is not taken a
 LEAST_IMAGES = 2  # slices of fewer images are not listed
 CLEAR = 0.05  # Holm-adjusted p of a slice that is named
 NAMED = 3  # slices in a sentence
+TOGETHER = "classes together"
+WITH_ANOTHER = "IoU of a class with another"
 
 
 @dataclass(frozen=True)
@@ -47,6 +51,13 @@ class Slice:
     found: Contrast
     p_holm: float  # of no difference to the rest, adjusted for the number of slices
     column: bool = False  # of a CSV file
+    classes: tuple[str, ...] = ()  # of a slice by a pair of classes
+
+    @property
+    def of_one_class(self) -> bool:
+        """Whether the figures are the IoU of the first of :attr:`classes`, in its images with and without the second,
+        in place of mIoU."""
+        return self.by == WITH_ANOTHER
 
     @property
     def clear(self) -> bool:
@@ -61,6 +72,8 @@ class Slice:
             "by": self.by,
             "name": self.name,
             "column": self.column,
+            "classes": list(self.classes),
+            "figure": "iou" if self.of_one_class else "miou",
             "images": self.images,
             "pixels": self.pixels,
             "units": d.units,
@@ -108,11 +121,26 @@ class Slices:
         parts = []
         for one in weakest:
             d = one.found
-            below = f"{-100 * d.difference:.1f} points below the rest"
+            rest = f"images without {one.classes[1]}" if one.of_one_class else "the rest"
+            below = f"{-100 * d.difference:.1f} points below {rest}"
             span = f"95 % {-100 * d.difference_high:.1f} to {-100 * d.difference_low:.1f}"
-            parts.append(f"{one.by}, {one.name} ({100 * d.miou:.1f} % mIoU, {below}, {span})")
+            figure = "IoU" if one.of_one_class else "mIoU"
+            parts.append(f"{one.by}, {one.name} ({100 * d.miou:.1f} % {figure}, {below}, {span})")
         over = f"{tested} slices compared, Holm-adjusted, over {self.units}"
         return f"Clearly weaker than the rest ({over}): {'; '.join(parts)}."
+
+
+@dataclass(frozen=True)
+class _Divided:
+    """The class counts (N, 3, K) of a slice and of its rest, before they are compared."""
+
+    by: str
+    name: str
+    part: Int64Array
+    rest: Int64Array
+    images: int
+    column: bool = False
+    classes: tuple[str, ...] = ()
 
 
 class SliceCollector:
@@ -155,51 +183,100 @@ class SliceCollector:
     def result(self, units: BootstrapUnits) -> Slices:
         """The slices over the units of the evaluation's interval."""
         counts = np.stack(self.counts)
-        total, notes = len(self.ids), list[str]()
-        found: list[tuple[str, str, Int64Array, Int64Array, int, bool]] = []
+        shares = counts[:, 1] / np.array(self.pixels)[:, None]
+        sparse, notes = bool(np.median(shares.sum(axis=1)) < SPARSE), list[str]()
+        found = self._of_light(counts)
+        if sparse:
+            notes.append("sparse labels: no slices by object size or boundary distance, which strokes do not show")
+        present = shares >= (1e-9 if sparse else LEAST_PRESENT)
+        for index, name in enumerate(self.label_space.names):
+            found += _of_images("class present", name, counts, present[:, index])
+        found += self._of_pairs(counts, present, units, notes)
+        if not sparse:
+            found += self._of_pixels()
+        if self.columns is not None:
+            matched = match_columns(self.columns, self.ids)
+            notes += matched.notes
+            for one in matched.columns:
+                for name, inside in one.slices.items():
+                    found += _of_images(one.name, name, counts, inside, known=one.known, column=True)
+                    if 0 < inside.sum() < LEAST_IMAGES:
+                        notes.append(f"column {one.name}: {name} has one image and is not listed")
+        compared = [contrast(one.part, one.rest, groups=units.groups) for one in found]
+        adjusted = holm([float("nan") if one.few else one.p for one in compared])
+        slices = [
+            Slice(d.by, d.name, d.images, int(d.part[:, 1].sum()), one, p, d.column, d.classes)
+            for d, one, p in zip(found, compared, adjusted, strict=True)
+        ]
+        return Slices(slices, units, notes)
 
-        def of_images(by: str, name: str, inside: npt.NDArray[np.bool_], column: bool = False) -> None:
-            chosen = inside[:, None, None]
-            if LEAST_IMAGES <= inside.sum() < total:
-                part, rest = np.where(chosen, counts, 0), np.where(chosen, 0, counts)
-                found.append((by, name, part, rest, int(inside.sum()), column))
-
+    def _of_light(self, counts: Int64Array) -> list[_Divided]:
+        found: list[_Divided] = []
         for by, values, words in (
             ("brightness (mean gray value)", self.brightness, ("dark", "middle", "bright")),
             ("blur (variance of the Laplacian)", self.sharpness, ("blurred", "middle", "sharp")),
         ):
             parts = thirds(np.array(values))
             for word, (name, inside) in zip(words, parts.items(), strict=False):
-                of_images(by, f"{word}: {name}" if len(parts) == len(words) else name, inside)
-        shares = counts[:, 1] / np.array(self.pixels)[:, None]
-        sparse = bool(np.median(shares.sum(axis=1)) < SPARSE)
-        if sparse:
-            notes.append("sparse labels: no slices by object size or boundary distance, which strokes do not show")
-        for index, name in enumerate(self.label_space.names):
-            of_images("class present", name, shares[:, index] >= (1e-9 if sparse else LEAST_PRESENT))
-        regions = () if sparse else (("object size", self.sizes, SIZES), ("boundary distance", self.bands, BANDS))
-        for by, counted, names in regions:
+                found += _of_images(by, f"{word}: {name}" if len(parts) == len(words) else name, counts, inside)
+        return found
+
+    def _of_pairs(
+        self, counts: Int64Array, present: npt.NDArray[np.bool_], units: BootstrapUnits, notes: list[str]
+    ) -> list[_Divided]:
+        """Images that show two classes, and the IoU of a class in its images with another against those without."""
+        names = self.label_space.names
+        pairs, in_all = frequent_pairs(present, units.groups, least=LEAST_IMAGES)
+        if in_all > len(pairs):
+            notes.append(f"slices by two classes: the {len(pairs)} most frequent of {in_all} pairs")
+        found: list[_Divided] = []
+        for a, b in pairs:
+            both, name = (names[a], names[b]), f"{names[a]} and {names[b]}"
+            if not present[:, [a, b]].all(axis=0).any():  # with a class that is everywhere, it is the other alone
+                found += _of_images(TOGETHER, name, counts, present[:, a] & present[:, b], classes=both)
+        for pair in pairs:
+            for a, b in (pair, pair[::-1]):
+                alone = np.zeros_like(counts)
+                alone[present[:, a], :, a] = counts[present[:, a], :, a]
+                both, name = (names[a], names[b]), f"{names[a]} with {names[b]}"
+                found += _of_images(WITH_ANOTHER, name, alone, present[:, b], among=present[:, a], classes=both)
+        return found
+
+    def _of_pixels(self) -> list[_Divided]:
+        found = []
+        for by, counted, names in (("object size", self.sizes, SIZES), ("boundary distance", self.bands, BANDS)):
             stacked = np.stack(counted).astype(np.int64)
             for place, (short, long) in enumerate(names):
                 part = stacked[:, place]
                 images = int(part[:, 1].any(axis=1).sum())
                 if images >= LEAST_IMAGES:
-                    found.append((by, f"{short}: {long}", part, stacked.sum(axis=1) - part, images, False))
-        if self.columns is not None:
-            matched = match_columns(self.columns, self.ids)
-            notes += matched.notes
-            for one in matched.columns:
-                for name, inside in one.slices.items():
-                    of_images(one.name, name, inside, True)
-                    if 0 < inside.sum() < LEAST_IMAGES:
-                        notes.append(f"column {one.name}: {name} has one image and is not listed")
-        compared = [contrast(part, rest, groups=units.groups) for _, _, part, rest, _, _ in found]
-        adjusted = holm([float("nan") if one.few else one.p for one in compared])
-        slices = [
-            Slice(by, name, images, int(part[:, 1].sum()), one, p, column)
-            for (by, name, part, _, images, column), one, p in zip(found, compared, adjusted, strict=True)
-        ]
-        return Slices(slices, units, notes)
+                    found.append(_Divided(by, f"{short}: {long}", part, stacked.sum(axis=1) - part, images))
+        return found
+
+
+def _of_images(
+    by: str,
+    name: str,
+    counts: Int64Array,
+    inside: npt.NDArray[np.bool_],
+    *,
+    among: npt.NDArray[np.bool_] | None = None,
+    known: npt.NDArray[np.bool_] | None = None,
+    column: bool = False,
+    classes: tuple[str, ...] = (),
+) -> list[_Divided]:
+    """The slice of the images ``inside`` (N,) of those ``among`` (all if left out), or nothing if it does not divide
+    them; of images ``among`` others each side must have enough to be listed. Images that are not ``known`` (N,), by
+    default all are, are on neither side."""
+    every = np.ones(len(inside), bool)
+    of = every if among is None else among
+    of = of if known is None else of & known
+    chosen = inside & of
+    number, total = int(chosen.sum()), int(of.sum())
+    if not LEAST_IMAGES <= number <= total - (1 if among is None else LEAST_IMAGES):
+        return []
+    part, rest = np.where(chosen[:, None, None], counts, 0), np.where((of & ~chosen)[:, None, None], counts, 0)
+    return [_Divided(by, name, part, rest, number, column, classes)]
 
 
 def light(image: UInt8Array) -> tuple[float, float]:

@@ -71,7 +71,8 @@ def render_evaluation(evaluation: Evaluation, console: Console) -> None:
     ]
     slices = e.parts.get("slices")
     if isinstance(slices, Slices):
-        console.print(slices_table(slices.slices))
+        if slices.slices:
+            console.print(slices_table(slices.slices))
         lines.append(slices.sentence())
     corruptions = e.parts.get("corruptions")
     if isinstance(corruptions, CorruptionScores):
@@ -106,6 +107,7 @@ def _convention_lines(e: Evaluation) -> list[str]:
         shown = f"not computed: {figure.why_not}" if figure.why_not else figure.printed
         low, high = (found.convention.printed(bound) for bound in figure.ci95)
         lines.append(f"  {figure.name}: {shown}" + ("" if math.isnan(figure.ci95[0]) else f"  (95 % {low}–{high})"))
+    lines += [f"  {one.name}: {one.printed}" for one in found.lists]
     return [*lines, f"  differs from pooled: {found.convention.differs}"]
 
 

@@ -18,6 +18,7 @@ import segwright as sw
 from segwright.core.errors import LabelError, UsageError
 from segwright.core.types import LabelSpace
 from segwright.demo.dataset import write_street_scenes
+from segwright.evaluation import evaluate as evaluating
 from segwright.evaluation.compare import Comparison, compare, comparison_page, render_comparison, short_names, verdict
 from segwright.evaluation.disagreements import (
     BOTH_WRONG,
@@ -31,9 +32,11 @@ from segwright.evaluation.disagreements import (
 from segwright.evaluation.evaluate import evaluate
 from segwright.evaluation.model_costs import ModelCost, dominated, time_models
 from segwright.evaluation.sequences import BootstrapUnits
+from segwright.inference.bundle import Bundle, save_bundle
 from segwright.inference.prediction import Prediction
 from segwright.metrics.bootstrap import PairedDifference
 from segwright.metrics.class_differences import class_differences
+from segwright.models.catalog import create_model
 
 SPACE = LabelSpace(("road", "tree", "sky"))
 SIZE = (40, 60)
@@ -85,6 +88,42 @@ def compared(count: int = 16, **more: Any) -> Comparison:
     data = Images(masks)
     one, two = Wrong(masks, 0.4, 1), Wrong(masks, 0.1, 1, seed=1)
     return compare({"old": evaluate(one, data), "new": evaluate(two, data)}, **more)
+
+
+class Calls:
+    """Takes ``count`` pixels of road for ``other``, in each image."""
+
+    label_space = SPACE
+
+    def __init__(self, masks: Sequence[Any], count: int, other: int) -> None:
+        self.masks, self.count, self.other = masks, count, other
+
+    def predict(self, image: Any, *, probabilities: bool = False) -> Prediction:
+        labels = self.masks[int(image[0, 0, 0])].copy()
+        labels[tuple(np.argwhere(labels == 0)[: self.count].T)] = self.other
+        return Prediction(labels, np.ones(labels.shape, np.float32), SPACE, image)
+
+
+def test_a_class_that_no_image_holds_decides_nothing() -> None:
+    """Half road, half tree, no sky. The first model takes 60 of 1200 pixels of road for tree:
+    (1140/1200 + 1200/1260) / 2. The second takes 12 for sky, which costs road 12 pixels and not a third of the mean:
+    (1188/1200 + 1) / 2."""
+    mask = np.zeros(SIZE, np.uint8)
+    mask[20:] = 1
+    masks = [mask] * 8
+    found = compare({
+        "old": evaluate(Calls(masks, 60, 1), Images(masks)), "new": evaluate(Calls(masks, 12, 2), Images(masks))
+    }, costs={"old": ModelCost(9.0, 2.0, 1e6, "cpu"), "new": ModelCost(9.0, 2.0, 1e6, "cpu")})  # fmt: skip
+    d = found.differences["new"]
+    expected = (1188 / 1200 + 1) / 2 - (1140 / 1200 + 1200 / 1260) / 2
+    assert d.difference == pytest.approx(expected) and d.clear and d.low > 0
+    assert "new is better than old" in found.sentences()[0] and found.dominated == {"old": ["new"], "new": []}
+    note = "sky is predicted, but no pixel of these images is labeled as it: differences are over the other classes"
+    screen = io.StringIO()
+    render_comparison(found, Console(file=screen, width=200))
+    assert found.to_json()["absent_classes"] == ["sky"] and note in screen.getvalue()
+    assert note in comparison_page(found) and np.isnan(found.class_differences["new"][2].difference)
+    assert compared().absent == []
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -164,8 +203,22 @@ def test_times_are_interleaved_and_the_shortest_counts() -> None:
     models = {"a": model("a", [9, 0.2, 0.1, 0.3]), "b": model("b", [9, 0.5, 0.4, 0.6])}
     found = time_models(models, [image], clock=lambda: now[0])
     assert order == ["a", "b"] * 4
-    assert found == {"a": pytest.approx(100), "b": pytest.approx(400)}
-    assert math.isnan(time_models({"a": print}, [])["a"])
+    assert {name: time.best for name, time in found.items()} == {"a": pytest.approx(100), "b": pytest.approx(400)}
+    assert {name: time.slowest for name, time in found.items()} == {"a": pytest.approx(300), "b": pytest.approx(600)}
+    assert math.isnan(time_models({"a": print}, [])["a"].best)
+
+
+def test_the_slowest_round_is_a_mean_over_its_images() -> None:
+    now, times = [0.0], iter([9, 9, 0.1, 0.5, 0.2, 0.2])  # a warm-up and two rounds of two images
+
+    def predict(_: Any) -> None:
+        now[0] += next(times)
+
+    found = time_models({"a": predict}, [np.zeros((4, 4, 3), np.uint8)] * 2, rounds=2, clock=lambda: now[0])["a"]
+    assert (found.best, found.slowest) == (pytest.approx(150), pytest.approx(300))
+    cost = ModelCost(found.best, 3.0, 1e6, "CPU", found.slowest)
+    assert cost.spread == "150–300" and cost.to_json()["milliseconds_range"] == pytest.approx([150, 300])
+    assert ModelCost(41.2, 3.0, 1e6, "CPU", 41.4).spread == ModelCost(41.2, 3.0, 1e6, "CPU").spread == "41"
 
 
 def test_dominated_models_are_named_with_their_rivals() -> None:
@@ -196,6 +249,11 @@ def test_models_are_shown_by_the_ends_of_their_paths() -> None:
     screen = io.StringIO()
     render_comparison(compare(evaluations), Console(file=screen, width=80))
     assert "new is better than old by" in screen.getvalue() and "folder" not in screen.getvalue()
+    nine = dict(zip(["baseline1", "scratch20"], compared().evaluations.values(), strict=True))
+    render_comparison(compare(nine), wide := Console(file=io.StringIO(), width=80))
+    assert isinstance(wide.file, io.StringIO)
+    row = next(line for line in wide.file.getvalue().splitlines() if line.startswith("scratch20 "))
+    assert " to +" in row and len(row.split()) == 10, "the interval of the difference is in one line"
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -295,7 +353,7 @@ def test_models_from_files(runs: Path) -> None:
     assert "no interval" in single.sentences()[0]
 
 
-def test_what_cannot_be_compared_is_refused(runs: Path, tmp_path: Path) -> None:
+def test_what_cannot_be_compared_is_refused(runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UsageError, match="two models"):
         sw.compare([runs / "one"], runs / "streets")
     with pytest.raises(UsageError, match="twice"):
@@ -307,3 +365,23 @@ def test_what_cannot_be_compared_is_refused(runs: Path, tmp_path: Path) -> None:
     (other / "classes.txt").write_text(names.replace("sky", "heaven"))
     with pytest.raises(LabelError, match="classes are not the data's"):
         sw.compare([runs / "one", runs / "two"], other)
+    network = create_model("leannet", classes=2, weights=None)
+    save_bundle(tmp_path / "two-classes", network.eval(), Bundle("leannet", LabelSpace(("a", "b")), {}))
+    monkeypatch.setattr(evaluating, "score", lambda *_, **__: pytest.fail("scored before all models were checked"))
+    with pytest.raises(LabelError, match="classes are not the data's") as refused:
+        sw.compare([runs / "one", tmp_path / "two-classes"], runs / "streets", device="cpu")
+    assert str(refused.value.where) == str(tmp_path / "two-classes")
+
+
+def test_better_is_said_of_these_models_and_not_of_their_recipes() -> None:
+    found = compared()
+    assert found.differences["new"].clear
+    note = "the intervals are over images, not over trainings: they hold for these models, and the same recipe"
+    tree = found.to_json()
+    assert tree["notes"][-1].startswith(note)
+    output = io.StringIO()
+    render_comparison(found, Console(file=output, width=200))
+    assert f"note: {note}" in output.getvalue() and note in comparison_page(found)
+    masks = truth()
+    same = compare({name: evaluate(Wrong(masks, 0.4, 1), Images(masks)) for name in ("old", "new")})
+    assert not any("trainings" in line for line in same.notes), "nothing is claimed"

@@ -63,6 +63,10 @@ def test_the_command(tree: Path, capsys: pytest.CaptureFixture[str]) -> None:
     saved = json.loads((tree / "e.json").read_text())
     assert saved["convention_result"]["name"] == "voc" and saved["intervals"]["bf_score"]
     assert saved["convention_result"]["figures"][0]["printed"] in shown
+    assert run([*arguments[:-1], "torchvision", "--report", str(tree / "e.html")]) == 0
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if "average row correct" in line]
+    assert line.count("'") == 6, "one of each class"
+    assert "average row correct" in (tree / "e.html").read_text(encoding="utf-8")
     assert run([*arguments[:-1], "coco"]) != 0
     assert "unknown metric convention" in capsys.readouterr().err
 
@@ -72,13 +76,23 @@ def test_another_tool_s_void_stops_the_voc_devkit(tree: Path) -> None:
     answer[:2] = 255
     Image.fromarray(answer).save(tree / "answers/x2.png")
     found = sw.evaluate(tree / "answers", tree / "data", split="all", convention="voc")
-    assert found.stray == 1 and "1 predictions" in found.convention_result.figures[0].why_not
+    assert found.stray == 1 and "1 prediction has" in found.convention_result.figures[0].why_not
     assert found.to_json()["convention_result"]["figures"][0]["value"] is None
     assert (
         not sw.evaluate(tree / "answers", tree / "data", split="all", convention="mmseg")
         .convention_result.figures[0]
         .why_not
     )
+
+
+def test_another_tool_s_void_stops_the_voc_devkit_on_an_image_of_ignored_pixels_alone_too(tree: Path) -> None:
+    size = np.array(Image.open(tree / "answers/x2.png")).shape
+    for folder in ("answers", "data/masks"):
+        Image.fromarray(np.full(size, 255, np.uint8)).save(tree / folder / "x2.png")
+    found = sw.evaluate(tree / "answers", tree / "data", split="all", convention="voc")
+    assert found.all_ignored == ["x2"] and found.stray == 1
+    figure = found.convention_result.figures[0]
+    assert "1 prediction has" in figure.why_not and np.isnan(figure.value)
 
 
 def test_what_is_refused(tree: Path) -> None:

@@ -409,6 +409,11 @@ def test_a_score_of_everything_says_so(tmp_path: Path) -> None:
     assert not choose_split(held, None).note and not choose_split(held, "train").note
     assert not choose_split(few, "all").note, "as asked for"
 
+    made = open_dataset(write_street_scenes(tmp_path / "made", train=10, val=0, test=0, size=(64, 96)))
+    chosen = choose_split(made, None)
+    assert "made of" in chosen.note and "of the 10 images" in chosen.note and "--split all" in chosen.note
+    assert not choose_split(made, chosen.name).note and not made.splits[chosen.name].note
+
     class Answer:
         label_space = few.label_space
 

@@ -18,7 +18,9 @@ from segwright.inference.prediction import Prediction
 from segwright.metrics.bootstrap import miou_interval, resampled_sums
 from segwright.metrics.boundary import BFScore, BoundaryIoU, TrimapCurve
 from segwright.metrics.calibration import Calibration
+from segwright.metrics.class_differences import class_differences
 from segwright.metrics.confusion import ConfusionMatrix
+from segwright.metrics.conventions import CONVENTIONS
 
 CLASSES, COUNT = 3, 14
 
@@ -128,6 +130,58 @@ def test_intervals_are_those_of_drawn_images(data: Data, found: Evaluation) -> N
     for name in ("iou", "recall", "boundary_iou", "bf_score"):
         values = np.array([per_class[name] for _, per_class in again])
         np.testing.assert_allclose(part.per_class[name], np.quantile(values, [0.025, 0.975], axis=0).T)
+
+
+def test_intervals_of_the_bins_are_those_of_drawn_images(data: Data, found: Evaluation) -> None:
+    terms = {"images": np.eye(COUNT)}
+    drawn = np.concatenate([block["images"] for block in resampled_sums(terms)])[:300].astype(int)
+    again = []
+    for counts in drawn:
+        calibration = Calibration()
+        for index in np.repeat(np.arange(COUNT), counts):
+            p = data.probabilities[index]
+            calibration.update(p.max(axis=0), p.argmax(axis=0).astype(np.uint8), data.masks[index])
+        again.append(calibration.reliability())
+    part = find_intervals_of(found, 300)
+    rows = found.to_json()["calibration"]["reliability"]
+    for name in ("confidence", "accuracy"):
+        values = np.array([getattr(one, name) for one in again])
+        for place, row in enumerate(rows):
+            if row["pixels"]:
+                low, high = np.nanquantile(values[:, place], [0.025, 0.975])
+                assert part.per_bin[name][place] == pytest.approx((low, high)), (name, place)
+                assert row[f"{name}_ci95"][0] <= row[name] <= row[f"{name}_ci95"][1], (name, place)
+            else:
+                assert row[f"{name}_ci95"] == [None, None]
+    assert any(row["accuracy_ci95"][0] is not None for row in rows)
+
+
+def test_a_class_in_one_unit_has_no_interval() -> None:
+    """Its IoU is the same in all draws that hold it: an interval of no width, which holds nothing of other units."""
+    hits = np.array([[9, 3], [8, 0], [7, 0], [6, 0], [5, 0], [9, 0]])
+    truth = np.array([[10, 4], [10, 0], [10, 0], [10, 0], [10, 0], [10, 0]])
+    predicted = truth + np.array([[0, 0], [0, 2], [0, 0], [0, 0], [0, 0], [0, 0]])
+    counts = np.stack([hits, truth, predicted], axis=1)
+    found = find_intervals(counts, ImageSums(), range(6))
+    assert np.isnan(found.per_class["recall"][1]).all(), "of one image"
+    low, high = found.per_class["precision"][1]
+    assert low < high, "of two"
+    assert all(np.isfinite(found.per_class[name][0]).all() for name in found.per_class)
+    joined = find_intervals(counts, ImageSums(), ["a", "a", "b", "b", "c", "c"])
+    assert np.isnan(joined.per_class["iou"][1]).all() and np.isfinite(joined.headline["miou"]).all()
+    rows = class_differences(counts, counts, groups=["a", "a", "b", "b", "c", "c"])
+    assert np.isnan(rows[1].low) and not np.isnan(rows[1].difference) and not np.isnan(rows[0].low)
+
+
+def test_every_convention_has_an_interval(found: Evaluation) -> None:
+    tree = json.loads(json.dumps(found.to_json(), allow_nan=False))
+    assert set(tree["conventions_ci95"]) == set(tree["conventions"]) == set(CONVENTIONS)
+    for name, value in tree["conventions"].items():
+        low, high = tree["conventions_ci95"][name]
+        assert low is None if value is None else low < value < high, name
+        expected = found.printed_by(name).figures[0]
+        assert found.convention_intervals()[name] == pytest.approx(expected.ci95, nan_ok=True), name
+    assert tree["conventions_ci95"]["pooled"] == tree["miou_ci95"]
 
 
 def find_intervals_of(found: Evaluation, draws: int) -> Any:

@@ -211,6 +211,26 @@ def test_the_model_comes_back_and_json_is_plain(model: ErrorModel) -> None:
     assert "estimated mIoU" in tree["summary"]
 
 
+def test_a_class_predicted_only_on_ignored_pixels_is_no_target_and_no_score() -> None:
+    space = LabelSpace((*SPACE.names, "void"))
+    fitter, scored = ErrorModelFitter(space), []
+    for seed in range(24):
+        image, truth = scene(seed)
+        planes = np.concatenate([Discs().logits(image[None])[0], np.full((1, *truth.shape), -9, np.float32)])
+        planes[3, 0] = 9.0  # a line of ignored pixels
+        p = softmax(planes, axis=0).astype(np.float32)
+        labels = p.argmax(axis=0).astype(np.uint8)
+        fitter.add(f"img{seed}", p, labels, truth, image)
+        scored += np.unique(labels[truth != IGNORED]).tolist()
+    assert all(3 in image.figures.present for image in fitter.images)
+    model = fitter.fit()
+    assert sorted(model.class_score_kinds.tolist()) == sorted(scored) and 3 not in scored
+    assert len(model.class_scores) == len(model.class_score_weights) == len(model.class_own_weights) == len(scored)
+    assert model.class_mean[3] == pytest.approx(np.average(model.class_mean[:3], weights=np.bincount(scored)))
+    quality = model(p, labels, space)  # its interval is that of all classes
+    assert quality.per_class["void"].high >= quality.per_class["void"].low
+
+
 def test_sequences_too_few_for_the_level_give_blocks_and_a_note() -> None:
     names = [f"drive{n // 20}_{n:04d}" for n in range(60)]
     fitted = fit_error_model(Predictor(Discs(), SPACE), Scenes(60, names=names), groups=[n[:6] for n in names])

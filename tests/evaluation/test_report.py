@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import functools
 import io
 import json
 import math
@@ -12,19 +13,24 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import cv2
 import made_pages
 import numpy as np
 import pytest
 from PIL import Image
+from trees import SHARED
 
 from segwright.core.errors import ImageReadError
 from segwright.core.types import LabelSpace
+from segwright.data.dataset import open_dataset
+from segwright.demo.street_scene import CLASSES, draw_street
 from segwright.evaluation.evaluate import MappedPrediction, score
 from segwright.evaluation.examples import Examples
 from segwright.evaluation.report import RunFacts, confusions, read_history, report_page, write_report
 from segwright.metrics.confusion import iou_per_class
 from segwright.reports.viewer import SIDES, ViewerImage, pack, pack_images
 
+CAMVID = SHARED / "camvid"
 NASTY = "<script>alert(1)</script>"
 
 
@@ -189,6 +195,62 @@ def test_the_page_stays_under_its_limit_and_tells_how() -> None:
     # the sampled images are small, others are not: the limit holds all the same
     uneven, _ = pack_images(40, lambda i: noisy(i, 300 if i in (5, 6, 7, 9) else 40), limit=900_000)
     assert sum(item.size for item in uneven) <= 900_000
+
+
+@functools.cache
+def drawn_street(number: int) -> tuple[Any, Any]:
+    return draw_street(str(number), (360, 480))
+
+
+def street(index: int) -> tuple[Any, Any]:
+    """One of ten, moved to the side: drawing takes a moment."""
+    image, mask = drawn_street(index % 10)
+    return np.roll(image, 37 * index, axis=1), np.roll(mask, 37 * index, axis=1)
+
+
+class RealSize:
+    """A hundred images of 360×480 with their masks: CamVid's val if it is here, else drawn streets with grain."""
+
+    def __init__(self, count: int = 100) -> None:
+        self.name, self.count = "val", count
+        self.split = open_dataset(CAMVID).splits["val"] if CAMVID.is_dir() else None
+        self.label_space = LabelSpace(CLASSES) if self.split is None else self.split.label_space
+        self.ids = [f"street_{i}" for i in range(count)] if self.split is None else list(self.split.ids[:count])
+
+    def __len__(self) -> int:
+        return self.count
+
+    def read_image(self, index: int) -> Any:
+        if self.split is not None:
+            return self.split.read_image(index)
+        drawn = street(index)[0]
+        return np.clip(drawn + np.random.default_rng(index).normal(0, 9, drawn.shape), 0, 255).astype(np.uint8)
+
+    def read_mask(self, index: int) -> Any:
+        return street(index)[1] if self.split is None else self.split.read_mask(index)
+
+    def answers(self, indices: Any, _images: Any) -> list[MappedPrediction]:
+        """As of a network: wrong along the borders and in blots, less sure there."""
+        found = []
+        for index in indices:
+            rng, truth = np.random.default_rng(index), self.read_mask(index)
+            truth = np.where(truth == 255, 0, truth)
+            shift = [cv2.GaussianBlur(rng.normal(0, 60, truth.shape), (0, 0), 6).round().astype(int) for _ in "yx"]
+            y, x = np.indices(truth.shape)
+            labels = truth[np.clip(y + shift[0], 0, len(truth) - 1), np.clip(x + shift[1], 0, truth.shape[1] - 1)]
+            doubt = cv2.GaussianBlur((labels != truth).astype(np.float32), (0, 0), 3) + 0.02 * rng.random(truth.shape)
+            found.append(MappedPrediction(labels.astype(np.uint8), np.clip(1 - doubt, 0, 1).astype(np.float32)))
+        return found
+
+
+def test_a_page_of_a_hundred_real_images_is_at_most_15_mb(tmp_path: Path) -> None:
+    split = RealSize()
+    found = score(split, split.answers, examples=100, boundary=False)
+    assert 0.5 < found.pixel_accuracy < 0.99, "errors to be shown"
+    path = write_report(tmp_path / "report.html", found, split, RunFacts(title="100 images", history=history()))
+    tags = Tags(path.read_text(encoding="utf-8")).found
+    assert len([tag for tag, _ in tags if tag == "img"]) == 100
+    assert 1_000_000 < path.stat().st_size <= 15_000_000
 
 
 def test_a_packed_image_is_the_image() -> None:

@@ -19,7 +19,7 @@ from segwright.evaluation.report import RunFacts, report_page
 from segwright.evaluation.robustness import CorruptedImages, CorruptionScores, evaluate_corrupted, parse_corruptions
 from segwright.evaluation.terminal import render_evaluation
 from segwright.inference.prediction import Prediction
-from segwright.metrics.bootstrap import paired_difference
+from segwright.metrics.bootstrap import paired_difference, resampled_sums
 from segwright.metrics.confusion import class_counts, count_pairs, iou_per_class, nanmean
 
 SPACE = LabelSpace(("dark", "bright"))
@@ -104,6 +104,17 @@ def test_the_clean_row_is_that_of_the_evaluation_and_the_mean_is_the_mean() -> N
     assert tree["mean"]["kept"] == pytest.approx(np.mean(values) / found.miou)
     low, high = tree["mean"]["miou_ci95"]
     assert low <= tree["mean"]["miou"] <= high
+    kept = []
+    for drawn in resampled_sums({"image": np.eye(10)}, groups=found.independent.groups):
+        for weights in drawn["image"]:
+            pooled = [
+                nanmean(iou_per_class((weights[:, None, None] * counts).sum(axis=0)))
+                for counts in (found.counts, *(one.scored.counts for one in part.scores))
+            ]
+            kept.append(np.mean(pooled[1:]) / pooled[0])
+    low, high = tree["mean"]["kept_ci95"]
+    assert (low, high) == pytest.approx(tuple(np.quantile(kept, [0.025, 0.975]))) and low < high
+    assert f"% (95 %: {100 * low:.0f} to {100 * high:.0f} %) of the" in part.sentence()
     assert tree["interval_over"] == "images" and tree["interval_count"] == 10
     assert {one["name"] for one in tree["corruptions"][0]["per_class"]} == set(SPACE.names)
     assert json.loads(json.dumps(found.to_json()))["corruptions"] == json.loads(json.dumps(tree))

@@ -102,6 +102,15 @@ def test_few_sequences_give_a_rough_interval_and_one_gives_blocks() -> None:
     assert found.miou_ci95[1] - found.miou_ci95[0] > alone.miou_ci95[1] - alone.miou_ci95[0]
 
 
+def test_few_images_give_a_rough_interval() -> None:
+    """Percentiles of draws from two images hold the truth half of the time, not 95 times of 100."""
+    told = "only 7 images: the interval is rough, and too narrow"
+    assert units_of(list("abcdefg"), list("abcdefg")).note == told
+    assert [units_of(list(ids), list(ids)).note for ids in ("a", "abcdefgh")] == ["", ""], "one has no interval"
+    found = evaluate(Errs([0.1 * i for i in range(7)]), video(1, frames=7), groups=range(7), boundary=False)
+    assert found.to_json()["interval_note"] == told and f"note: {told}" in text(found)
+
+
 def test_one_sequence_by_its_look() -> None:
     thumbnails = np.random.default_rng(0).normal(size=(1, 256)) + np.cumsum(
         np.random.default_rng(1).normal(size=(40, 256)), axis=0
@@ -182,3 +191,27 @@ def test_cross_validation_pools_a_sequence_over_its_folds(tmp_path: Path) -> Non
 def test_drawn_from_needs_two_of_a_kind() -> None:
     assert units_of(["a", "b"], ["x", "y"]).over == "images"
     assert str(units_of(["a"], ["a"])) == "1 image"
+
+
+def test_one_video_among_photos_is_a_sequence_among_others() -> None:
+    photos, frames = [f"{chr(97 + i % 26)}{i}x" for i in range(97)], [f"v/{i:04d}" for i in range(3)]
+    found = units_of([*photos, *frames], [*photos, "v", "v", "v"])
+    assert (found.over, found.count, found.note) == ("sequences", 98, ""), "three frames are one unit"
+    ids, drives = [f"f{i:03d}" for i in range(51)], ["a"] * 50 + ["b"]
+    given = find_units(ids, groups=drives)
+    assert (given.over, given.count) == ("sequences", 2) and given.groups == tuple(drives)
+    assert given.note == "only 2 sequences: the interval is rough"
+    assert find_units(ids, groups=["a"] * 51).over == "blocks"
+    most = units_of([*photos[:9], *ids], [*photos[:9], *["drive/"] * 51])
+    assert most.over == "sequences" and most.note.startswith("51 of 60 images are from one sequence (drive)")
+    fold = Fold(0, Path(), 0.5, (0.4, 0.6), np.ones((51, 3, 2), np.int64), tuple(ids), tuple(drives))
+    assert (fold.to_json()["interval_over"], fold.to_json()["interval_count"]) == ("sequences", 2)
+
+
+def test_two_given_sequences_are_too_few_for_better() -> None:
+    split = video(2, frames=10)
+    groups = ["a"] * 19 + ["b"]
+    old, new = (evaluate(Errs([e] * 20), split, groups=groups, boundary=False) for e in (0.3, 0.1))
+    found = compare({"old": old, "new": new})
+    assert found.differences["new"].drawn == 2 and not found.differences["new"].clear
+    assert "too few sequences" in found.sentences()[0] and "only 2 sequences" in text(new)

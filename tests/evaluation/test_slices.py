@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import math
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,8 +16,10 @@ from rich.console import Console
 
 from segwright.core.errors import DataError
 from segwright.core.types import LabelSpace
+from segwright.evaluation.class_pairs import frequent_pairs
 from segwright.evaluation.evaluate import Evaluation, evaluate
 from segwright.evaluation.parts import EvaluationParts
+from segwright.evaluation.sequences import find_units
 from segwright.evaluation.slice_columns import match_columns, read_table, thirds
 from segwright.evaluation.slices import (
     SliceCollector,
@@ -28,6 +32,7 @@ from segwright.evaluation.slices import (
 )
 from segwright.evaluation.terminal import render_evaluation
 from segwright.inference.prediction import Prediction
+from segwright.metrics.contrasts import contrast
 
 SPACE = LabelSpace(("road", "car"))
 
@@ -189,6 +194,112 @@ def test_one_image_and_few_images_have_no_verdict() -> None:
 
 
 # ---------------------------------------------------------------------------------------------------------------------
+# Classes that occur together
+
+STREET = LabelSpace(("road", "car", "person"))
+
+
+def street(*shown: str) -> Any:
+    """(10, 10): road with 20 pixels of each class ``shown``."""
+    mask = np.zeros((10, 10), np.uint8)
+    for name in shown:
+        kind = STREET.names.index(name)
+        mask[2 * kind : 2 * kind + 2] = kind
+    return mask
+
+
+def collected(scored: Sequence[tuple[Any, Any]], space: LabelSpace = STREET) -> Slices:
+    """The slices of (truth, prediction)."""
+    collector = SliceCollector(space)
+    for number, (truth, labels) in enumerate(scored):
+        image = np.full((*truth.shape, 3), 100, np.uint8)
+        collector.add(number, f"shot {number}", image, truth, labels, None)
+    return collector.result(find_units(collector.ids, groups=[f"drive {number % 6}" for number in range(len(scored))]))
+
+
+def street_scenes() -> list[tuple[Any, Any]]:
+    """6 images of car and person in which half of the car is missed, 6 of a car, found, 6 of road alone, in which cars
+    are predicted."""
+    half_missed = street("car", "person")
+    half_missed[2] = 0
+    return (
+        [(street("car", "person"), half_missed)] * 6
+        + [(street("car"), street("car"))] * 6
+        + [(street(), street("car"))] * 6
+    )
+
+
+def test_pairs_of_classes_by_hand() -> None:
+    slices = collected(street_scenes())
+    by = {one.name: one for one in slices.slices if one.classes}
+    # road is everywhere: it divides no images of another class, others divide its images; "road and car" would be "car"
+    assert list(by) == ["car and person", "road with car", "road with person", "car with person"]
+    together = by["car and person"]
+    # with: road 60 of 70 predicted, car 10 of 20, person whole; without: road 80 + 80 of 100 true, car 20 of 40
+    assert (together.by, together.images, together.classes) == ("classes together", 6, ("car", "person"))
+    assert together.found.miou == pytest.approx((6 / 7 + 1 / 2 + 1) / 3)
+    assert together.found.rest == pytest.approx((160 / 180 + 1 / 2) / 2) and together.found.classes == 2
+    assert together.found.difference == pytest.approx((6 / 7 + 1 / 2) / 2 - (160 / 180 + 1 / 2) / 2)
+    one = by["car with person"]
+    # of the images that show a car: the cars that are predicted on the road alone are in neither side
+    assert (one.by, one.images, one.classes) == ("IoU of a class with another", 6, ("car", "person"))
+    assert (one.found.miou, one.found.rest, one.found.difference) == (0.5, 1.0, -0.5)
+    assert (one.found.units, one.found.rest_units, one.found.classes) == (6, 6, 1) and one.pixels == 120
+    assert one.clear and (one.found.low, one.found.high, one.found.difference_high) == (0.5, 0.5, -0.5)
+    assert by["road with car"].found.rest == pytest.approx(80 / 100)
+    assert "car with person (50.0 % IoU, 50.0 points below images without person" in slices.sentence()
+
+
+def test_pairs_of_classes_are_in_json_and_text() -> None:
+    slices = collected(street_scenes())
+    tree = {one["name"]: one for one in json.loads(json.dumps(slices.to_json(), allow_nan=False))}
+    assert tree["car with person"]["classes"] == ["car", "person"] and tree["car with person"]["figure"] == "iou"
+    assert tree["car with person"]["miou_ci95"] == [0.5, 0.5] and tree["car with person"]["rest_miou"] == 1
+    assert tree["car and person"]["figure"] == "miou" and tree["car"]["classes"] == []
+    text = io.StringIO()
+    Console(file=text, width=80).print(slices_table(slices.slices))
+    lines = text.getvalue().splitlines()
+    assert max(map(len, lines)) <= 80 and any("car with person" in line and "* -50.0" in line for line in lines)
+
+
+def test_pairs_are_the_most_frequent_and_few() -> None:
+    rng = np.random.default_rng(0)
+    space = LabelSpace(tuple(f"class {i}" for i in range(9)))
+    scored = []
+    for _ in range(60):
+        mask = np.zeros((9, 9), np.uint8)
+        for kind in range(1, 9):
+            if rng.random() < 0.1 + 0.09 * kind:
+                mask[kind] = kind
+        scored.append((mask, mask))
+    slices = collected(scored, space)
+    shown = np.array([[(mask == kind).any() for kind in range(9)] for mask, _ in scored])
+    every = {
+        (space.names[a], space.names[b]): int((shown[:, a] & shown[:, b]).sum()) for a in range(9) for b in range(a)
+    }
+    enough = {pair: n for pair, n in every.items() if 5 <= n <= 55}
+    found = [one for one in slices.slices if one.by == "classes together"]
+    # class 0 is everywhere: with another class it is that class alone
+    assert found and not any("class 0" in one.classes for one in found)
+    most = sorted(enough.values(), reverse=True)[:10]
+    images = [one.images for one in found]
+    assert images == sorted(images, reverse=True) and not Counter(images) - Counter(most)
+    assert len([one for one in slices.slices if one.by == "IoU of a class with another"]) <= 20
+    of = sum(2 <= n <= 58 for n in every.values())
+    assert slices.notes == [f"slices by two classes: the 10 most frequent of {of} pairs"]
+
+
+def test_pairs_with_units_enough_come_before_more_frequent_ones() -> None:
+    present = np.ones((12, 3), bool)
+    present[11, 1] = present[10, 1] = False  # 0 and 1 together in 10 images, apart in 2
+    present[:6, 2] = False
+    pairs, in_all = frequent_pairs(present, list(range(12)), least=2)
+    assert pairs == [(0, 2), (0, 1), (1, 2)] and in_all == 3
+    assert frequent_pairs(present, [n // 3 for n in range(12)], least=2, most=1) == ([(0, 1)], 3)
+    assert frequent_pairs(np.ones((4, 3), bool), list(range(4)), least=2) == ([], 0)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
 # Columns of a CSV file
 
 
@@ -238,7 +349,7 @@ def test_what_does_not_match_is_counted_and_named() -> None:
     table = read_table_of("id,x\na,p\nb,p\nc,q\nother,q\nd,\n")
     found = match_columns(table, ["a", "b", "c", "d", "e"])
     assert found.unmatched_rows == ["other"] and found.images_without_row == ["e"]
-    assert any("1 rows" in n and "other" in n for n in found.notes)
+    assert any("1 row of the CSV file matches no image" in n and "other" in n for n in found.notes)
     assert any("no value for 1 image," in n for n in found.notes)
     assert {k: v.tolist() for k, v in found.columns[0].slices.items()} == {
         "p": [True, True, False, False, False],
@@ -299,6 +410,30 @@ def test_ambiguous_rows_and_files_that_fit_nothing_are_refused_before_the_pass(t
         EvaluationParts(tmp_path / "none.csv")
 
 
+def test_images_without_a_value_are_not_the_rest(tmp_path: Path) -> None:
+    """The rest of "sun" are the images of "rain", not those of which nothing is known, as bad as the rain may be."""
+    data = scenes()  # of which the first half is hard
+    rows = "".join(f"{name},{('rain', '', 'sun')[i // 8]}\n" for i, name in enumerate(data.ids))
+    given = slices_of(run(data, write(tmp_path / "a.csv", "id,sky\n" + rows)))
+    sun, rain = (next(s.found for s in given.slices if s.name == name) for name in ("sun", "rain"))
+    assert sun.rest == rain.miou and rain.rest == sun.miou
+    assert (sun.units, sun.rest_units) == (8, 8)
+
+
+def test_what_one_unit_holds_has_no_interval() -> None:
+    """Two neighbors of one block: every draw that holds them is the same, which is no certainty."""
+    rng = np.random.default_rng(0)
+    truth = rng.integers(100, 200, (20, 1, 2))
+    counts = np.concatenate([truth - rng.integers(0, 50, truth.shape), truth, truth], axis=1)
+    part, rest = counts.copy(), counts.copy()
+    part[2:], rest[:2] = 0, 0
+    found = contrast(part, rest, groups=[i // 2 for i in range(20)])
+    assert found.units == 1 and math.isnan(found.low) and math.isnan(found.difference_high) and found.few
+    assert not math.isnan(found.miou) and not math.isnan(found.difference)
+    wide = contrast(part, rest, groups=range(20))
+    assert wide.units == 2 and wide.low < wide.miou < wide.high
+
+
 def test_images_that_were_not_scored_are_in_no_slice(tmp_path: Path) -> None:
     data = scenes()
     data.masks[0] = np.full((60, 80), 255, np.uint8)
@@ -306,5 +441,5 @@ def test_images_that_were_not_scored_are_in_no_slice(tmp_path: Path) -> None:
     found = run(data, write(tmp_path / "a.csv", "id,x\n" + rows))
     slices = slices_of(found)
     assert next(s.images for s in slices.slices if s.name == "a") == 11
-    assert any("match no image" in note and data.ids[0] in note for note in found.notes)
+    assert any("matches no image" in note and data.ids[0] in note for note in found.notes)
     assert isinstance(SliceCollector(SPACE).columns, type(None))

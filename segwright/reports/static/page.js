@@ -36,7 +36,7 @@
     const cell = row.cells[column];
     const text = cell.dataset.value ?? cell.textContent.trim();
     if (text === "" || text === "–") return null;
-    const number = Number(text.replace(/\u2212/g, "-").replace(/[ ,%]/g, ""));
+    const number = Number(text.replace(/\u2212/g, "-").replace(/^\* |[ ,%]/g, ""));
     return Number.isNaN(number) ? text : number;
   }
 
