@@ -18,6 +18,7 @@ bundle's description, so ``predict`` and ``evaluate`` need nothing else.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from segwright.core.deprecated import renamed_parameters
@@ -30,6 +31,7 @@ from segwright.exporting.openvino import export_openvino
 from segwright.exporting.quantize import QuantizationData, export_int8
 from segwright.exporting.torch_program import export_torch
 from segwright.exporting.triton import export_triton
+from segwright.inference.attachments import attachment_names
 from segwright.inference.bundle import is_bundle, load_bundle, read_attachments
 from segwright.inference.ensemble import EnsembleRuntime, join_models
 from segwright.inference.exported_files import find_exported
@@ -92,7 +94,9 @@ def export(
     with_logits = with_logits or bundle.postprocess is not None
     attachments = read_attachments(folders[0]) if len(folders) == 1 else {}
     job = ExportJob(network, bundle, original, path, samples, source, with_logits, attachments)
-    return EXPORTERS[to](job) if quantization is None else export_int8(job, quantization)
+    result = EXPORTERS[to](job) if quantization is None else export_int8(job, quantization)
+    dropped = {name for folder in folders for name in attachment_names(folder)} if len(folders) > 1 else set()
+    return replace(result, dropped=tuple(sorted(dropped)))
 
 
 def _refuse_overwriting(path: Path, to: str, models: Sequence[Path]) -> None:

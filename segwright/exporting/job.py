@@ -27,6 +27,7 @@ class ExportResult:
     latency_ms: float  # one image of the first size, median
     not_included: tuple[str, ...] = ()  # what the model carries and the exported file cannot
     remark: str = ""  # for people: what an int8 file costs and gains
+    dropped: tuple[str, ...] = ()  # what members of an ensemble carry; it holds for their own outputs alone
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -35,6 +36,7 @@ class ExportResult:
             "precision": self.precision,
             "parity": asdict(self.parity),
             "latency_ms": self.latency_ms,
+            **({"dropped": list(self.dropped)} if self.dropped else {}),
         }
 
 

@@ -18,6 +18,7 @@ from segwright.core.errors import ExportError
 from segwright.exporting.graph import ExportedGraph, describe, example_images
 from segwright.exporting.job import ExportJob, ExportResult, finish
 from segwright.exporting.parity import Parity, check_parity, compare, time_one_image
+from segwright.exporting.same_padding import constant_padding
 from segwright.inference.description import Bundle
 from segwright.inference.exported import METADATA_KEY, WEIGHTS_KEY
 from segwright.inference.onnx_runtime import OnnxRuntime
@@ -51,7 +52,7 @@ def trace(network: SegmentationModel, bundle: Bundle, path: Path) -> None:
     """Write the graph with its three outputs and the bundle's description as metadata."""
     dynamic = {"images": dict.fromkeys((0, 1, 2), torch.export.Dim.DYNAMIC)}
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), constant_padding(network):
             warnings.simplefilter("ignore")
             program = torch.onnx.export(
                 ExportedGraph(network),

@@ -15,6 +15,7 @@ from segwright.core.errors import ExportError
 from segwright.exporting.graph import ExportedGraph, describe, example_images
 from segwright.exporting.job import ExportJob, ExportResult, finish
 from segwright.exporting.parity import check_parity, compare, time_one_image
+from segwright.exporting.same_padding import constant_padding
 from segwright.inference.exported import METADATA_KEY, WEIGHTS_KEY
 from segwright.inference.torch_program_runtime import TorchProgramRuntime
 from segwright.monitoring.observation import weights_id
@@ -43,7 +44,7 @@ def _program(job: ExportJob, path: Path, *, with_logits: bool) -> Path:
         "outputs": json.dumps(outputs),
     }
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), constant_padding(job.network):
             warnings.simplefilter("ignore")
             program = torch.export.export(graph, (example_images(job.network),), dynamic_shapes=dynamic)
             torch.export.save(program, str(path), extra_files=extra)

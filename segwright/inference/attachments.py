@@ -20,6 +20,7 @@ from safetensors.numpy import load_file, save_file
 
 from segwright.core.atomic_io import without_nan
 from segwright.core.errors import BundleError, UsageError
+from segwright.core.unreadable import UNREADABLE
 
 METADATA_KEY = "segwright"
 MAX_FILE_BYTES = 256_000_000
@@ -79,8 +80,7 @@ def load_attachment(folder: Path, name: str) -> Attachment | None:
             metadata = file.metadata() or {}
         arrays = load_file(str(path))
         description = json.loads(metadata.get(METADATA_KEY, "{}"))
-    except (OSError, safetensors.SafetensorError, ValueError, KeyError, AttributeError, TypeError,
-            RecursionError) as error:  # fmt: skip
+    except UNREADABLE as error:
         raise BundleError(
             "the attachment cannot be read", found=str(error)[:300], where=path, fix="copy the model again"
         ) from error

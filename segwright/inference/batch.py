@@ -11,6 +11,7 @@ from typing import Any
 from segwright.core.atomic_io import check_output
 from segwright.core.counted import counted
 from segwright.core.errors import DataError, ImageReadError, OutputError, SegwrightError, UsageError
+from segwright.core.telemetry import span
 from segwright.imageio import UInt8Array
 from segwright.inference.georeference import TIFF, Placement, placement
 from segwright.inference.image_outputs import COCO_FILE, ImageOutputs
@@ -167,13 +168,11 @@ class _Run:
             frames = is_video(path) or path in self.source.lives
             try:
                 if path in self.source.lives:
-                    self._live(path, name)
+                    with span("segwright.predict", kind="live"):
+                        self._live(path, name)
                 elif not self._resumed(name, path):
-                    with self.source.local(path) as local:
-                        if frames:
-                            self._video(path, local, name)
-                        else:
-                            self._image(path, local, name)
+                    with span("segwright.predict", kind="video" if frames else "image"):
+                        self._one_file(path, name, frames)
             except OutputFolderError as error:
                 self._failed(path, error)
                 if error.lasting:
@@ -184,6 +183,13 @@ class _Run:
                 self._failed(path, error)
             if not frames:
                 self.advance(1)
+
+    def _one_file(self, path: Path, name: str, frames: bool) -> None:
+        with self.source.local(path) as local:
+            if frames:
+                self._video(path, local, name)
+            else:
+                self._image(path, local, name)
 
     def finish(self) -> None:
         """Write the files over all images, and the list of written files."""

@@ -22,6 +22,7 @@ from safetensors.torch import load_file, save_file
 
 from segwright.core.atomic_io import write_checksums, write_folder, write_json
 from segwright.core.errors import BundleError, BundleWriteError, MissingExtraError, PluginError
+from segwright.core.unreadable import UNREADABLE
 from segwright.inference.attachments import Attachment, write_attachment
 from segwright.inference.description import (
     DESCRIPTION,
@@ -53,6 +54,7 @@ __all__ = [
     "read_attachment",
     "read_attachments",
     "read_bundle",
+    "read_network",
     "rewrite_description",
     "save_bundle",
     "versions",
@@ -135,9 +137,32 @@ def load_bundle(folder: str | Path, *, trust_external: bool = False) -> tuple[Se
     return stable(Path(folder), load)
 
 
+def read_network(folder: str | Path) -> Bundle:
+    """The description of a saved model whose network is ours and fits its tensors; no memory is allocated for it.
+
+    BundleError as of :func:`load_bundle` with ``trust_external=False``.
+    """
+
+    def read(place: Path) -> Bundle:
+        bundle = read_description(place)
+        _check_network(bundle, place, trust_external=False)
+        return bundle
+
+    return stable(Path(folder), read)
+
+
 def _build(bundle: Bundle, folder: Path, trust_external: bool) -> SegmentationModel:
-    """Build the network of a bundle with its weights. Its tensors are compared with the file's first, so that a false
-    description cannot cause large allocations."""
+    """Build the network of a bundle with its weights."""
+    create = _check_network(bundle, folder, trust_external)
+    with _named_errors(folder), _offline():
+        model = create()
+    load_weights(model, folder / WEIGHTS)
+    return model
+
+
+def _check_network(bundle: Bundle, folder: Path, trust_external: bool) -> Callable[[], SegmentationModel]:
+    """How a bundle's network is built, after a check of its arguments. Its tensors are compared with the file's, so
+    that a false description cannot cause large allocations."""
     arguments = {key: value for key, value in bundle.arguments.items() if key not in ("classes", "weights")}
     foreign = foreign_parts(bundle.architecture, arguments)
     if foreign and not trust_external:
@@ -156,23 +181,26 @@ def _build(bundle: Bundle, folder: Path, trust_external: bool) -> SegmentationMo
             bundle.architecture, classes=bundle.label_space.classes, weights=None, **_harmless(arguments)
         )
 
+    if not foreign:
+        with _named_errors(folder), without_memory():
+            _compare(create().state_dict(), shapes, folder / WEIGHTS)
+    return create
+
+
+@contextmanager
+def _named_errors(folder: Path) -> Iterator[None]:
+    """BundleError for whatever a constructor raises with arguments that are not ours."""
     try:
-        if not foreign:
-            with without_memory():
-                _compare(create().state_dict(), shapes, folder / WEIGHTS)
-        with _offline():
-            model = create()
+        yield
     except (BundleError, MissingExtraError, PluginError):
         raise
-    except Exception as error:  # any error of a constructor with arguments that are not ours
+    except Exception as error:
         raise BundleError(
             "the network that the model describes cannot be built",
             found=f"{type(error).__name__}: {str(error)[:300]}",
             where=folder,
             fix="copy the model again from its source",
         ) from error
-    load_weights(model, folder / WEIGHTS)
-    return model
 
 
 def load_weights(model: torch.nn.Module, path: Path) -> None:
@@ -180,7 +208,7 @@ def load_weights(model: torch.nn.Module, path: Path) -> None:
     _compare(model.state_dict(), _shapes(path), path)
     try:
         tensors = load_file(str(path))
-    except (OSError, safetensors.SafetensorError, ValueError, KeyError, AttributeError) as error:
+    except UNREADABLE as error:
         raise BundleError("the weights cannot be read", found=str(error)[:300], where=path) from error
     try:
         model.load_state_dict(tensors, strict=True)
@@ -263,7 +291,7 @@ def _shapes(path: Path) -> dict[str, tuple[int, ...]]:
     try:
         with safetensors.safe_open(str(path), framework="pt") as file:
             return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
-    except (OSError, safetensors.SafetensorError, ValueError, KeyError, AttributeError, TypeError) as error:
+    except UNREADABLE as error:
         raise BundleError("the weights cannot be read", found=str(error)[:300], where=path) from error
 
 

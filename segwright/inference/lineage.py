@@ -9,16 +9,16 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from safetensors import SafetensorError
-
 from segwright.core.counted import counted
 from segwright.core.errors import BundleError
+from segwright.core.unreadable import UNREADABLE
 from segwright.inference.description import WEIGHTS, Bundle, read_bundle
 from segwright.inference.predictor import find_bundle, load
 
@@ -28,8 +28,10 @@ if TYPE_CHECKING:
 KEY = "lineage"  # in Bundle.training
 # What a label folder counts: clicks, annotators, seconds; and regions whose clicks are not known. Ours, Label Studio's.
 LABELS = ("labels.json", "annotations.json")
+LABEL_FOLDER = "label_folder.json"  # has the key by which copies of one label folder are known
 MOST_ANCESTORS = 500
 MOST_LABELS_BYTES = 256 << 20
+_ROUND = re.compile(r"[/\\]rounds[/\\][0-9]+[/\\]data$")  # the labels of a round of `segwright label`
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,7 @@ class DataUsed:
     annotators: int = 0
     seconds: float = 0.0  # that people spent on it
     uncounted: int = 0  # regions whose clicks are not known, such as brushes of another tool
+    source: str = ""  # the key of the label folder that it is a state of; empty for other datasets
 
     def to_json(self) -> dict[str, Any]:
         return dict(vars(self))
@@ -53,7 +56,7 @@ class DataUsed:
         return cls(
             str(tree.get("role", "train")), str(tree.get("path", "")), str(tree.get("fingerprint", "")),
             int(tree.get("images", 0)), int(tree.get("clicks", 0)), int(tree.get("annotators", 0)),
-            float(tree.get("seconds", 0.0)), int(tree.get("uncounted", 0)),
+            float(tree.get("seconds", 0.0)), int(tree.get("uncounted", 0)), str(tree.get("source", "")),
         )  # fmt: skip
 
 
@@ -104,21 +107,25 @@ class Lineage:
 
     @property
     def clicks(self) -> int:
-        """All clicks spent. The clicks of one dataset are counted once, by the largest number recorded of it."""
-        most: dict[str, int] = {}
-        for one in (self.model, *self.ancestors.values()):
-            for used in one.data:
-                most[used.path] = max(most.get(used.path, 0), used.clicks)
-        return sum(most.values())
+        """All clicks spent. The clicks of one dataset are counted once, by the largest number recorded of it; all
+        rounds of a label folder, and wherever it was moved, are one dataset."""
+        return sum(max(used.clicks for used in states) for states in self._datasets())
 
     @property
     def uncounted(self) -> int:
         """Regions whose clicks are not known, of each dataset once: the clicks are at least :attr:`clicks`."""
-        most: dict[str, int] = {}
-        for one in (self.model, *self.ancestors.values()):
-            for used in one.data:
-                most[used.path] = max(most.get(used.path, 0), used.uncounted)
-        return sum(most.values())
+        return sum(max(used.uncounted for used in states) for states in self._datasets())
+
+    def _datasets(self) -> list[list[DataUsed]]:
+        """The states of each dataset that were trained on. Records without a key are known by their paths."""
+        every = [used for one in (self.model, *self.ancestors.values()) for used in one.data]
+        places = [_ROUND.sub("", used.path) for used in every]
+        keys = {place: used.source for place, used in zip(places, every, strict=True) if used.source}
+        found: dict[tuple[str, str], list[DataUsed]] = {}
+        for place, used in zip(places, every, strict=True):
+            key = used.source or keys.get(place, "")
+            found.setdefault((key, "" if key else place), []).append(used)
+        return list(found.values())
 
     def record(self) -> dict[str, Any]:
         """What is saved in the model: its own entry without an id (weights may still change), and the ancestors."""
@@ -165,7 +172,7 @@ def _data_line(used: DataUsed) -> str:
     if used.uncounted:
         what += f", {counted(used.uncounted, 'region')} whose clicks are not known"
     if used.annotators:
-        what += f" of {used.annotators} annotator{'' if used.annotators == 1 else 's'}"
+        what += f" of {counted(used.annotators, 'annotator')}"
     return what
 
 
@@ -187,7 +194,7 @@ def bundle_id(folder: Path) -> str:
 
     try:
         return state_id(load_file(str(folder / WEIGHTS)))
-    except (OSError, SafetensorError, ValueError, KeyError, AttributeError) as error:
+    except UNREADABLE as error:
         raise BundleError("the weights cannot be read", found=str(error)[:300], where=folder) from error
 
 
@@ -241,20 +248,29 @@ def data_used(role: str, root: Path, fingerprint: str, images: int) -> DataUsed:
     return DataUsed(
         role, str(root.resolve()), fingerprint, images, _count(counted.get("clicks")),
         len(annotators) if isinstance(annotators, list | Mapping) else _count(annotators),
-        float(_count(counted.get("seconds"))), _uncounted(counted),
+        float(_count(counted.get("seconds"))), _uncounted(counted), _key_of(root),
     )  # fmt: skip
 
 
 def _label_counts(root: Path) -> Mapping[str, Any]:
-    for file in (root / name for name in LABELS):
-        try:
-            if not file.is_file() or file.stat().st_size > MOST_LABELS_BYTES:
-                continue
-            found = json.loads(file.read_text(encoding="utf-8"))
-        except (OSError, ValueError, RecursionError):
-            return {}
-        return found if isinstance(found, Mapping) else {}
-    return {}
+    return next((found for name in LABELS if (found := _read_tree(root / name)) is not None), {})
+
+
+def _key_of(root: Path) -> str:
+    """The key of a label folder, or of the state of one that a round was trained on; empty for another dataset."""
+    key = (_read_tree(root / LABEL_FOLDER) or {}).get("key")
+    return key[:80] if isinstance(key, str) else ""
+
+
+def _read_tree(file: Path) -> Mapping[str, Any] | None:
+    """A JSON object; empty if it cannot be read, None if there is no such file."""
+    try:
+        if not file.is_file() or file.stat().st_size > MOST_LABELS_BYTES:
+            return None
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, Mapping) else {}
 
 
 def _uncounted(counted: Mapping[str, Any]) -> int:

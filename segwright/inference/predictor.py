@@ -35,7 +35,7 @@ from segwright.inference.quality import (
 )
 from segwright.inference.runtime_choice import choose_runtime
 from segwright.inference.runtimes import Runtime, features_of, labels_and_scores
-from segwright.inference.sliding_window import DEFAULT_WINDOW, Window, sliding_windows
+from segwright.inference.sliding_window import DEFAULT_WINDOW, Window
 from segwright.inference.thinned import ThinnedOutput, Thinner
 from segwright.inference.tta import TestTimeAugmentation, parse_tta
 from segwright.inference.uncertainty import UncertaintyMeasure, check_measure, parse_measure, uncertainty_map
@@ -291,16 +291,27 @@ class Predictor:
                     raise
 
     def probabilities(self, image: UInt8Array, advance: Advance = _no_progress) -> Float32Array:
-        """float32 K×H×W before post-processing, averaged over the test-time augmentation if there is one."""
-        if not self._large(image):
-            return self._probabilities(image)
+        """float32 K×H×W before post-processing, averaged over the test-time augmentation if there is one.
+
+        Without post-processing, the numbers of ``predict(image, probabilities=True)``: windows of a large image are
+        blended. ``advance``, and what happens if memory runs out, as for :meth:`predict`.
+        """
+        while True:
+            try:
+                return self._blended(image, advance) if self._large(image) else self._passes.probabilities(image)
+            except Exception as error:
+                if not self._shrink(image.shape[0], image.shape[1], error):
+                    raise
+
+    def _blended(self, image: UInt8Array, advance: Advance) -> Float32Array:
         height, width = image.shape[:2]
         result = np.empty((self.label_space.classes, height, width), np.float32)
-        windowing = self.windowing()
-        for part in sliding_windows(height, width, windowing.window, windowing.margin):
-            found = self._probabilities(image[part.window])
-            result[:, *part.core] = found[:, *part.core_in_window]
+        run = self._run(height, width, Pipeline(), None)
+        for one in run.outputs(lambda part: image[part.window], True):
+            assert one.marginals is not None
+            result[:, *one.part.core] = one.marginals[:, *one.part.core_in_window]
             advance(1)
+        self._note_windows(run)
         return result
 
     def window_count(self, image: AnyArray) -> int:
@@ -360,9 +371,6 @@ class Predictor:
 
     def _pipelines(self) -> tuple[Pipeline, Pipeline]:
         return self.pipeline.parted() if self.pipeline is not None else (Pipeline(), Pipeline())
-
-    def _probabilities(self, image: UInt8Array) -> Float32Array:
-        return self._passes.probabilities(image)
 
     def _shrink(self, height: int, width: int, error: Exception) -> bool:
         """If ``error`` is a lack of memory, make the window smaller: True. ModelError if it is the smallest."""

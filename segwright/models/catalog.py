@@ -64,14 +64,14 @@ class Entry:
     encoder_arguments: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     torchvision: str | None = None  # the model of torchvision that this is, weights included
 
-    def pretrained(self, encoder: str | None = None) -> str | None:
-        """Which pretrained weights ``weights="auto"`` selects, with this encoder (None: the default one):
+    def pretrained(self, encoder: str | None = None, weights: str = "auto") -> str | None:
+        """Which pretrained weights ``weights`` (auto or imagenet) selects, with this encoder (None: the default one):
         ``torchvision:NAME`` or ``timm:NAME``; None where none are published for free."""
         if self.encoder is None:
             constructor = self.constructor.func if isinstance(self.constructor, partial) else self.constructor
             trunk = getattr(constructor, "pretrained_trunk", None)
             return None if trunk is None else f"torchvision:{trunk}"
-        if self.torchvision is not None:
+        if self.torchvision is not None and weights == "auto":
             return f"torchvision:{self.torchvision}" if encoder in (None, self.encoder) else None
         name = encoder or self.encoder
         published = OWN_ENCODERS[name][1] if name in OWN_ENCODERS else name
@@ -290,22 +290,30 @@ def catalog_entry(name: str) -> Entry:
     return found
 
 
-def starts_pretrained(name: str, encoder: str | None = None, weights: str | None = "auto") -> bool:
+def starts_pretrained(
+    name: str, encoder: str | None = None, weights: str | None = "auto", *, required: bool = False
+) -> bool:
     """Whether :func:`create_model` would begin with pretrained weights: whether they exist, and can be had.
 
-    Only the weights of this network with this encoder are looked for or downloaded.
+    Only the weights of this network with this encoder are looked for or downloaded. ``required``: WeightsError with the
+    reason, as of :func:`create_model` with ``weights="imagenet"``, where there are none.
     """
     if weights is None or weights == "none" or (name not in CATALOG and not is_plugin(name)):
         return weights not in (None, "none", "auto")
     if weights not in ("auto", "imagenet"):
         return True  # named: had, or an error when the network is built
-    source = catalog_entry(name).pretrained(encoder)
+    entry = catalog_entry(name)
+    source = entry.pretrained(encoder, weights)
     if source is None:
+        if required and entry.encoder is not None:
+            _no_free_weights(encoder or entry.encoder, required=True)
+        if required:
+            raise _none_published(name)
         return False
     family, _, published = source.partition(":")
     if family == "timm":
-        return encoder_weights(published, required=False)[0] is not None
-    return torchvision_weights(published, "DEFAULT", required=False)[0] is not None
+        return encoder_weights(published, required=required)[0] is not None
+    return torchvision_weights(published, "DEFAULT", required=required)[0] is not None
 
 
 def create_encoder(
@@ -446,7 +454,7 @@ def _load_trunk(model: SegmentationModel, trunk: str | None, *, required: bool) 
     """ImageNet weights for a network on a VGG16 or ResNet trunk of torchvision's."""
     if trunk is None:
         if required:
-            raise WeightsError("no pretrained weights are published for this network", found=type(model).__name__)
+            raise _none_published(type(model).__name__)
         model.provenance = Provenance("random initialization (no pretrained weights are published for this network)")
         return
     _take_trunk(model, *torchvision_weights(trunk, "DEFAULT", required=required))
@@ -458,6 +466,14 @@ def _take_trunk(model: SegmentationModel, state: Mapping[str, torch.Tensor] | No
         layers = model.load_pretrained(state)  # type: ignore[operator]
         detail = f"trunk only: {', '.join(layers)}"
         model.provenance = Provenance(provenance.source, provenance.license, True, detail)
+
+
+def _none_published(network: str) -> WeightsError:
+    return WeightsError(
+        "no pretrained weights are published for this network",
+        found=network,
+        fix="begin from random weights (--weights none, weights=None), or choose another network",
+    )
 
 
 def _no_free_weights(name: str, *, required: bool) -> Provenance:

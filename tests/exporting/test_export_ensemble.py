@@ -18,6 +18,7 @@ from segwright.core.atomic_io import verify_checksums, write_checksums
 from segwright.core.errors import BundleError, ModelError, SegwrightError, UsageError
 from segwright.core.types import LabelSpace
 from segwright.demo.dataset import write_street_scenes
+from segwright.inference.attachments import Attachment, attachment_names
 from segwright.inference.bundle import Bundle, load_bundle, read_bundle, save_bundle
 from segwright.inference.ensemble import join_models, save_ensemble
 from segwright.models.catalog import create_model
@@ -58,6 +59,22 @@ def runs(tmp_path_factory: pytest.TempPathFactory, scenes: Path, labels: LabelSp
 @pytest.fixture(scope="module")
 def joined(runs: list[Path], scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return sw.ensemble(runs, tmp_path_factory.mktemp("joined") / "one", data=scenes)
+
+
+def test_what_members_carry_is_named_where_the_ensemble_lacks_it(
+    runs: list[Path], scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    network, description = load_bundle(runs[0] / "model")
+    carried = Attachment({"a": np.ones(2, np.float32)}, {"b": 1})
+    with_it = save_bundle(tmp_path / "with" / "model", network, description, {"reference": carried, "notes": carried})
+    found = sw.export([with_it, runs[1]], to="bundle", out=tmp_path / "both", data=scenes)
+    assert found.dropped == ("notes", "reference") and found.to_json()["dropped"] == ["notes", "reference"]
+    assert not attachment_names(found.path)
+    command = ["export", str(with_it), str(runs[1]), "--to", "bundle", "--out", str(tmp_path / "again")]
+    app([*command, "--data", str(scenes)], standalone_mode=False)
+    assert "of the members notes, reference is dropped" in " ".join(capsys.readouterr().out.split())
+    alone = sw.export(runs[:2], to="bundle", out=tmp_path / "alone", data=scenes)
+    assert alone.dropped == () and "dropped" not in alone.to_json()
 
 
 def test_the_bundle_is_the_mean_and_describes_its_members(runs: list[Path], joined: Path, scenes: Path) -> None:

@@ -21,11 +21,22 @@ from onnx import TensorProto, helper, numpy_helper
 
 from segwright import api
 from segwright.core.atomic_io import write_checksums
-from segwright.core.errors import BundleError, BundleWriteError, ModelError, SegwrightError
+from segwright.core.errors import (
+    BundleError,
+    BundleWriteError,
+    CheckpointError,
+    ModelError,
+    SegwrightError,
+    WeightsError,
+)
 from segwright.core.types import LabelSpace
+from segwright.inference import bundle as bundle_module
 from segwright.inference.bundle import Bundle, load_bundle, read_bundle, save_bundle
+from segwright.inference.lineage import bundle_id
 from segwright.inference.predictor import load
 from segwright.models.catalog import create_model
+from segwright.models.encoders.state_files import read_state_dict
+from segwright.training.checkpoint import load_checkpoint, save_checkpoint
 
 LABELS = LabelSpace(("road", "sky", "tree"))
 ARGUMENTS = {"width": 4}
@@ -180,6 +191,48 @@ def test_readers_beside_a_training_that_saves_neither_fail_nor_harm_it(tmp_path:
         stop.set()
         thread.join()
     assert not failed and saves > 5 and reads >= 5
+
+
+def test_a_folder_that_is_replaced_between_the_two_openings_of_its_weights_is_read_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Torch opens the file a second time, to map it, and has an error of its own for a file that has gone."""
+    folder, tries = saved(tmp_path / "model"), []
+    real = bundle_module.load_file
+
+    def load_file(path: str) -> Any:
+        tries.append(path)
+        if len(tries) == 1:
+            saved(folder)
+            raise RuntimeError(f"unable to open file <{path}> in read-only mode: No such file or directory (2)")
+        return real(path)
+
+    monkeypatch.setattr(bundle_module, "load_file", load_file)
+    assert load_bundle(folder)[1].architecture == "segnet_basic" and len(tries) == 2
+
+
+@pytest.mark.parametrize("error", [RuntimeError("unable to mmap"), MemoryError("no memory"), OSError("gone")])
+def test_whatever_torch_raises_of_a_weights_file_is_typed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    folder = saved(tmp_path / "model")
+    checkpoints = tmp_path / "checkpoints"
+    save_checkpoint(checkpoints, 1, {"weight": torch.zeros(2)}, {})
+
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(bundle_module, "load_file", fail)
+    monkeypatch.setattr("safetensors.torch.load_file", fail)
+    monkeypatch.setattr("segwright.training.checkpoint.load_file", fail)
+    with pytest.raises(BundleError, match="cannot be read"):
+        load_bundle(folder)
+    with pytest.raises(BundleError, match="cannot be read"):
+        bundle_id(folder)
+    with pytest.raises(WeightsError, match="not a whole safetensors file"):
+        read_state_dict(folder / "model.safetensors")
+    with pytest.raises(CheckpointError, match="no checkpoint is whole"):
+        load_checkpoint(checkpoints)
 
 
 def test_a_save_that_was_killed_between_its_renames_is_read_and_not_repaired(tmp_path: Path) -> None:

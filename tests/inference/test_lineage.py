@@ -55,6 +55,28 @@ def test_generations_and_lines_that_meet_again(tmp_path: Path) -> None:
     assert Lineage(found.model, found.ancestors).to_json()["clicks"] == 67
 
 
+def test_the_rounds_of_a_label_folder_are_one_dataset() -> None:
+    """50, 100 and 150 clicks are 150, whether a record has the key, or is of a version that wrote paths alone."""
+
+    def after(path: str, clicks: int, source: str = "", before: Lineage | None = None) -> Lineage:
+        made = descended([before] if before else [], "refine", [replace(used(path, clicks), source=source)])
+        return Lineage(replace(made.model, id=f"{path} {clicks}"), made.ancestors)
+
+    def rounds(*keys: str) -> Lineage:
+        line: Lineage | None = None
+        for number, key in enumerate(keys, 1):
+            line = after(f"/labels/rounds/{number:03d}/data", 50 * number, key, line)
+        assert line is not None
+        return line
+
+    for keys in (("k", "k", "k"), ("", "", ""), ("", "", "k")):
+        assert rounds(*keys).clicks == 150
+        assert after("/labels", 160, "k", rounds(*keys)).clicks == 160
+    assert after("/moved", 160, "k", rounds("k", "k")).clicks == 160
+    assert after("/other", 7, "z", rounds("k", "k", "k")).clicks == 157
+    assert after("/labels/rounds/001/data", 7, "z", rounds("k")).clicks == 57, "another folder at the same place"
+
+
 def test_an_earlier_model_has_one_entry(tmp_path: Path) -> None:
     found = read_lineage(saved(tmp_path / "old", 1, data="/camvid"))
     assert found.model.made_by == "train" and found.model.data[0].path == "/camvid" and not found.ancestors

@@ -105,9 +105,42 @@ def test_no_seam_shows() -> None:
     parts = list(sliding_windows(300, 420, 128, 32))
     hard = np.empty_like(found)
     for part in parts:
-        hard[:, *part.core] = model._probabilities(image[part.window])[:, *part.core_in_window]
+        hard[:, *part.core] = model.probabilities(image[part.window])[:, *part.core_in_window]
     seam = max(np.abs(np.diff(hard, axis=1)).max(), np.abs(np.diff(hard, axis=2)).max())
     assert seam > 0.3 and steps < seam / 5
+
+
+@pytest.mark.parametrize("tta", [None, "flip"])
+def test_probabilities_are_those_of_a_prediction_in_windows(tta: str | None) -> None:
+    """Temperature, class offsets and questions are found on the numbers that a prediction has."""
+    torch.manual_seed(0)
+    image = noise(300, 420)
+    image[:, 200:] //= 3
+    for runtime in (Tilted(), Predictor.from_model(Small(1, pool=True).eval(), SPACE, "cpu").runtime):
+        model = Predictor(runtime, SPACE, tta=tta)
+        model.window = 128
+        done: list[int] = []
+        found = model.probabilities(image, done.append)
+        assert sum(done) == model.window_count(image) > 9
+        np.testing.assert_array_equal(found, model.predict(image, probabilities=True).probabilities)
+        shaped = Predictor(runtime, SPACE, tta=tta, post="min-area(30)")
+        shaped.window = 128
+        np.testing.assert_array_equal(shaped.probabilities(image), found, err_msg="before post-processing")
+
+
+def test_probabilities_in_smaller_windows_where_memory_runs_out() -> None:
+    class Narrow(Tilted):
+        def logits(self, images: UInt8Array) -> Float32Array:
+            if images[0, ..., 0].size > 200 * 200:
+                raise RuntimeError("not enough memory: you tried to allocate 9 bytes")
+            return super().logits(images)
+
+    image = noise(300, 420)
+    model, expected = Predictor(Narrow(), SPACE), Predictor(Tilted(), SPACE)
+    found = model.probabilities(image)
+    expected.window = model.window
+    assert model.window <= 200 and any("out of memory" in note for note in model.notes)
+    np.testing.assert_array_equal(found, expected.probabilities(image))
 
 
 @pytest.mark.parametrize("size", [(100, 100), (97, 301), (260, 64), (301, 333)])

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from fixed_weights import linearize
 from torch import Tensor
 
 from segwright.core.errors import ModelError, UsageError
@@ -159,6 +160,28 @@ def test_pspnet_pads_to_8k_plus_1_so_that_scores_lie_on_their_pixels() -> None:
     with torch.no_grad():
         feature = model.encoder(torch.zeros(1, 3, 65, 73))[model.last]
     assert feature.shape[-2:] == (9, 10)
+
+
+def test_pspnet_features_and_scores_are_centered_on_their_pixels() -> None:
+    """Measured by gradients, in rows and columns: feature i looks around pixel 8i, and a score around its own pixel."""
+    model = create_model("pspnet", classes=2, encoder="resnet18", weights=None, channels=8, bin_channels=8)
+    linearize(model)
+    for branch in model.pyramid.branches:  # the grids look at all of the image, wherever the score lies
+        torch.nn.init.zeros_(branch.conv.weight)
+    x = torch.full((1, 3, 513, 513), 0.5, requires_grad=True)
+
+    def center(value: Tensor) -> list[float]:
+        (gradient,) = torch.autograd.grad(value, x, retain_graph=True)
+        weight = gradient.abs().sum((0, 1)).double()
+        return [float((weight.sum(1 - axis) * torch.arange(513)).sum() / weight.sum()) for axis in (0, 1)]
+
+    feature = model.encoder(x)[model.last]
+    assert feature.shape[-2:] == (65, 65)
+    for i, j in ((32, 32), (31, 34)):
+        assert center(feature[0, 0, i, j]) == pytest.approx([8 * i, 8 * j], abs=0.02)
+    logits = model.forward_padded(x).logits
+    for row, column in ((256, 256), (253, 260), (250, 263)):
+        assert center(logits[0, 0, row, column]) == pytest.approx([row, column], abs=0.02)
 
 
 def test_dropout_is_the_releases() -> None:

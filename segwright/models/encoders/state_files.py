@@ -47,7 +47,7 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
 
 def read_weights_file(path: str | Path, *, key: str | None = None, prefix: str | None = None) -> WeightsFile:
     """Tensors by name from a ``.safetensors`` file, a ``.pth``/``.pt``/``.ckpt``/``.bin`` of plain tensors, or a folder
-    with one.
+    with one (a saved model, or a run with its ``model/``).
 
     Wrappers (``{"state_dict": …}``, ``{"ema": …}``; see :data:`WRAPPERS`) and the prefixes that trainers put before
     every name (``module.``, ``model.``, ``_orig_mod.``; see :data:`PREFIXES`) are taken off. ``key`` names the wrapper
@@ -56,7 +56,11 @@ def read_weights_file(path: str | Path, *, key: str | None = None, prefix: str |
     """
     path = Path(path)
     if path.is_dir():
-        inside = [path / name for name in ("model.safetensors", "pytorch_model.bin") if (path / name).exists()]
+        inside = [
+            path / name
+            for name in ("model.safetensors", "pytorch_model.bin", "model/model.safetensors")
+            if (path / name).exists()
+        ]
         if not inside:
             raise WeightsError("no weights in the folder", expected="model.safetensors", where=path)
         path = inside[0]
@@ -71,12 +75,13 @@ def read_weights_file(path: str | Path, *, key: str | None = None, prefix: str |
 
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:
-    from safetensors import SafetensorError
     from safetensors.torch import load_file
+
+    from segwright.core.unreadable import UNREADABLE
 
     try:
         return load_file(path)
-    except (SafetensorError, OSError, ValueError, KeyError, AttributeError, TypeError, MemoryError) as error:
+    except UNREADABLE as error:
         raise WeightsError("not a whole safetensors file", found=str(error)[:300], where=path) from error
 
 
