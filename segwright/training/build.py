@@ -16,7 +16,7 @@ from segwright.core.progress import progress
 from segwright.data.check.dataset_scan import existing_scan
 from segwright.data.dataset import Dataset, Split
 from segwright.data.loading.sampling import classes_shown, describe, repeat_factors
-from segwright.data.records import evenly_spread
+from segwright.data.records import nested_spread
 from segwright.inference.bundle import Bundle, load_bundle
 from segwright.inference.lineage import Lineage, data_used, descended, lineage_of, state_id
 from segwright.inference.predictor import find_bundle
@@ -34,9 +34,11 @@ from segwright.training.network import build_network, init_head_bias
 from segwright.training.planning.budget import TimeBudget, make_budget
 from segwright.training.planning.checked_data import CheckedData, Message
 from segwright.training.planning.draft import Plan
+from segwright.training.planning.network_choice import SavedNetwork
 from segwright.training.planning.timing import MeasuredTimings
 from segwright.training.results import RunOutputs
 from segwright.training.resume import StoredRun
+from segwright.training.validate import PartOf
 
 
 @dataclass(frozen=True)
@@ -48,12 +50,8 @@ class SavedModel:
     bundle: Bundle
 
     def named(self, config: TrainConfig) -> TrainConfig:
-        """The config with this model's network and arguments, unless it names one itself."""
-        if config.model.name != "auto":
-            return config
-        arguments = {k: v for k, v in self.bundle.arguments.items() if k not in ("encoder", "in_channels")}
-        values = {"model.name": self.bundle.architecture, "model.encoder": self.bundle.arguments.get("encoder")}
-        return config.with_values({**values, "model.arguments": {**arguments, **config.model.arguments}})
+        """The config with this model's network and arguments; those that the config has itself are kept."""
+        return SavedNetwork.of(self.bundle, config).named(config)
 
     def lineage(self) -> Lineage:
         """Where its weights came from."""
@@ -142,10 +140,12 @@ def build(
     *,
     on_validation: OnValidation | None = None,
     sample_weights: SampleWeights | None = None,
+    val_part_of: PartOf | None = None,
 ) -> TrainerComponents:
     """The components of the trainer for ``plan``. In a run by the clock, the prediction of an image is timed.
 
     ``sample_weights``: how often each training image is drawn relative to the others, beside ``repeat_rare``.
+    ``val_part_of``: see :class:`segwright.training.validate.Validator`.
     """
     config, training = plan.config, plan.config.training
     timings = MeasuredTimings.of(config, checked.classes, context.device)
@@ -160,7 +160,7 @@ def build(
         criterion=criterion(training.loss),
         final_criterion=criterion("+".join(filter(None, (training.loss, training.final_phase_loss)))),
         train=checked.train,
-        val=_validated(checked.val, budget, context.display.message),
+        val=_validated(checked.val, budget, context.display.message, val_part_of),
         config=config,
         transforms={phase: phase_transform(config, phase, checked.fingerprint) for phase in training.phases},
         paste=class_paste(config),
@@ -171,6 +171,7 @@ def build(
             _sample_weights(config, checked.data, checked.train, context),
             None if sample_weights is None else sample_weights(checked.train),
         ),
+        val_part_of=val_part_of,
         world=context.world,
         display=context.display,
         budget=budget,
@@ -202,15 +203,32 @@ def _unlabeled(plan: Plan, checked: CheckedData, criterion: Callable[[str], torc
     return UnlabeledData(checked.unlabeled, transforms, loss)
 
 
-def _validated(val: Split | None, budget: TimeBudget | None, message: Message) -> Split | None:
-    """The images validated on while training: fewer, with a message, if all would take too much of the minutes."""
+def _validated(
+    val: Split | None, budget: TimeBudget | None, message: Message, part_of: PartOf | None = None
+) -> Split | None:
+    """The images validated on while training: fewer, with a message, if all would take too much of the minutes.
+
+    Of several parts as many of each, as far as they have them, since the parts count alike.
+    """
     if val is None or budget is None:
         return val
     count = budget.validation_images(len(val))
     if count >= len(val):
         return val
     message(f"time is short: validation while training is on {count} of {counted(len(val), 'image')}")
-    return val.subset(evenly_spread(len(val), count), val.name)
+    return val.subset(_spread_over_parts(val, count, part_of), val.name)
+
+
+def _spread_over_parts(split: Split, count: int, part_of: PartOf | None) -> list[int]:
+    """The indices of ``count`` images of ``split``; of a small part all, and of the others the more."""
+    parts: dict[str, list[int]] = {}
+    for index, record in enumerate(split.records):
+        parts.setdefault("" if part_of is None else part_of(record.id), []).append(index)
+    kept: list[int] = []
+    for place, members in enumerate(sorted(parts.values(), key=len)):
+        share = -(-(count - len(kept)) // (len(parts) - place))
+        kept += [members[one] for one in nested_spread(len(members), share)]
+    return sorted(kept)
 
 
 def _sample_weights(

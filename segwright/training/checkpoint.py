@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from segwright.core.atomic_io import verify_checksums, write_checksums, write_folder, write_json
 from segwright.core.errors import CheckpointError
+from segwright.core.unreadable import UNREADABLE
 from segwright.training.distributed.dtensors import distribute_like, is_dtensor
 
 if TYPE_CHECKING:
@@ -124,7 +125,7 @@ def load_checkpoint(folder: Path, *, tensors: bool = True) -> Checkpoint | None:
                 found = _tensors(path) if tensors else _complete(path)
                 state = _checked(json.loads((path / "state.json").read_text(encoding="utf-8")))
                 return Checkpoint(path, found, state, tuple(skipped))
-        except (OSError, ValueError, RecursionError, SafetensorError, CheckpointError) as error:
+        except (*UNREADABLE, CheckpointError) as error:
             wrong = [str(error)]
         skipped.append(f"{path.name}: {'; '.join(wrong[:3])}")
     if skipped:

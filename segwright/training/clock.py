@@ -24,7 +24,7 @@ class RunClock:
     def __init__(self, budget: TimeBudget | None, *, epochs: int | None, samples: int) -> None:
         self.budget, self.epochs, self.samples = budget, epochs or 1, samples
         self.training_seconds = None if budget is None else budget.training_seconds()
-        self.reserve = 0.0 if budget is None else budget.reserve
+        self.reserve = 0.0 if budget is None else budget.kept_for_scoring()
         self.earlier_seconds = 0.0  # of sittings before this one
         self.validation_seconds = self.image_seconds = 0.0  # of the last validation, and of one image in it
         self._start = self._saved = self._validated = time.monotonic()
@@ -39,6 +39,7 @@ class RunClock:
         """Take what has passed since the budget was made, such as measuring memory, off the time for training."""
         if self.budget is not None:
             self.training_seconds = self.budget.training_seconds()
+            self.reserve = self.budget.kept_for_scoring()
 
     def seconds(self) -> float:
         """Seconds of training and validation so far."""

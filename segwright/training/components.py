@@ -24,7 +24,7 @@ from segwright.training.planning.budget import TimeBudget
 from segwright.training.state import Progress
 from segwright.training.train_step import Criterion
 from segwright.training.unlabeled import UnlabeledImages
-from segwright.training.validate import Validation
+from segwright.training.validate import PartOf, Validation
 
 SaveModel = Callable[[SegmentationModel, Progress, Validation], None]
 OnValidation = Callable[[Progress, Validation], bool]
@@ -58,6 +58,7 @@ class TrainerComponents:
     device: torch.device
     save_model: SaveModel = save_nothing  # called with every best model so far
     sample_weights: npt.NDArray[np.float64] | None = None  # how often each training image is drawn
+    val_part_of: PartOf | None = None  # the part of the validation split that an image is of; parts count alike
     paste: ClassPaste | None = None  # of classes of one training crop into another
     world: World = field(default_factory=World)
     display: Display = field(default_factory=Display)

@@ -115,6 +115,7 @@ class ModelConfig(Section):
     @field_validator("weights", "encoder", mode="before")
     @classmethod
     def _none_is_none(cls, value: object) -> object:
+        value = str(value) if isinstance(value, Path) else value
         return None if isinstance(value, str) and value.lower() in ("none", "null", "") else value
 
 

@@ -1,4 +1,5 @@
-"""Digests of the data that a run trains on, so that a resumed run reports what changed since it stopped.
+"""Digests of the data that a run trains on, so that a resumed run reports what changed since it stopped, and what
+scores a model reports the images that the model was trained on.
 
 ``data.json`` in the run folder holds a digest per image; every checkpoint holds the digest of them all.
 """
@@ -10,6 +11,7 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from segwright.core.counted import counted
 from segwright.data.dataset import Split
 
 NAME = "data.json"
@@ -47,6 +49,34 @@ def read_print(folder: Path) -> Prints | None:
         for part in found.values()
     )
     return found if usable else None
+
+
+def seen_in_training(model: Path, split: Split) -> dict[str, bool] | None:
+    """Image id → whether the run of ``model`` (its folder, or the model in it) was trained on the same file; None if
+    there is no record of the run. The model of a cross-validation was trained on what any of its folds was."""
+    place = model.resolve()
+    prints = next(filter(None, map(_prints_of_run, (place, place.parent))), [])
+    if not prints:
+        return None
+    files = {image for known in prints for image, _ in known.get("train", {}).values() if image}
+    return {record.id: _digest(record.image_path) in files for record in split.records}
+
+
+def _prints_of_run(folder: Path) -> list[Prints]:
+    """That of a run, or those of the folds of a cross-validation."""
+    own = read_print(folder)
+    if own is not None:
+        return [own]
+    return [found for place in sorted(folder.glob("fold-*")) if (found := read_print(place)) is not None]
+
+
+def training_note(seen: Mapping[str, bool] | None, *, consequence: str) -> str:
+    """How many images the model was trained on, and the ``consequence``; "" if none of them, or if it is not known."""
+    count = sum((seen or {}).values())
+    if not seen or not count:
+        return ""
+    which = "this image" if len(seen) == 1 else f"{count} of these {counted(len(seen), 'image')}"
+    return f"the model was trained on {which}: {consequence}"
 
 
 def differences(before: Mapping[str, Mapping[str, list[str]]], now: Prints) -> list[str]:

@@ -6,6 +6,7 @@ batch norms of its stage keep their statistics. ``requires_grad`` stays unchange
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from torch import nn
@@ -16,6 +17,7 @@ from segwright.models.encoders.base import Encoder
 from segwright.training.config import TrainingConfig
 
 BatchNorm = nn.modules.batchnorm._BatchNorm
+_LAST = math.nextafter(1.0, 0.0)  # the progress of the last update
 
 
 class GradualUnfreezing:
@@ -66,12 +68,19 @@ class GradualUnfreezing:
 
 
 class Freezing:
-    """What is frozen during a run: encoder stages (:class:`GradualUnfreezing`), or all batch norms (``freeze_bn``)."""
+    """What is frozen during a run: encoder stages (:class:`GradualUnfreezing`), or all batch norms (``freeze_bn``).
+
+    Batch norms that stay frozen to the end are marked, for steps that are measured before the run
+    (:func:`is_frozen_throughout`): the dearest update of a run is its last one, when least is frozen.
+    """
 
     def __init__(self, model: SegmentationModel, config: TrainingConfig) -> None:
         self.unfreezing = GradualUnfreezing(model, config.freeze_encoder_fraction, config.unfreeze_fraction)
         self.all_norms = [module for module in model.modules() if isinstance(module, BatchNorm)]
         self.freeze_bn = config.freeze_bn
+        throughout = {id(norm) for norm in self.frozen_norms_at(_LAST)}
+        for norm in self.all_norms:
+            norm.frozen_throughout = id(norm) in throughout  # type: ignore[assignment]
 
     def set_mode(self, model: SegmentationModel, progress: float) -> Sequence[nn.Parameter]:
         """Set ``model`` to train mode, except for batch norms frozen at ``progress``; returns the frozen parameters."""
@@ -85,6 +94,11 @@ class Freezing:
         if self.freeze_bn:
             return self.all_norms
         return self.unfreezing.frozen_norms[self.unfreezing.frozen_stages(progress)]
+
+
+def is_frozen_throughout(module: nn.Module) -> bool:
+    """Whether a batch norm keeps its statistics during all of a run, as :class:`Freezing` has marked it."""
+    return getattr(module, "frozen_throughout", False) is True
 
 
 def encoder_stages(encoder: nn.Module) -> list[set[str]]:

@@ -48,6 +48,12 @@ class HeldOutWork:
     weights_changed: bool = False  # in this sitting: what was found before is not of these weights
     recalibrated: bool = False  # a step has changed the confidences: scores of before have another calibration
     seconds: dict[str, float] = field(default_factory=dict)  # by step
+    scoring: float = 0.0  # seconds that scoring the model again takes, once a step has changed its confidences
+
+    def time_left(self) -> float | None:
+        """Seconds for the steps, of :attr:`left` what scoring again does not need; None without a limit."""
+        left = self.left()
+        return left if left is None or not self.recalibrated else left - self.scoring
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,7 +85,9 @@ def finish_on_held_out(work: HeldOutWork) -> None:
             continue
         images = _affordable(work, STEPS[number:])
         if images < min(step.least, len(work.val)):
-            work.message(f"time is short: no {step.name} ({max(work.left() or 0.0, 0.0):.0f} s left); {step.later}")
+            work.message(
+                f"time is short: no {step.name} ({max(work.time_left() or 0.0, 0.0):.0f} s left); {step.later}"
+            )
             continue
         started = time.monotonic()
         try:
@@ -97,7 +105,7 @@ def finish_on_held_out(work: HeldOutWork) -> None:
 
 def _affordable(work: HeldOutWork, steps: tuple[Step, ...]) -> int:
     """How many held-out images each of the remaining steps can take in the time that is left."""
-    left = work.left()
+    left = work.time_left()
     if left is None or work.pace <= 0:
         return len(work.val)
     if steps[0].first:
@@ -131,7 +139,7 @@ def _make_reference(work: HeldOutWork, val: Split) -> None:
 
 def _make_accuracy(work: HeldOutWork, val: Split) -> None:
     known = reference.parse_reference(work.attachments[reference.NAME])
-    left = work.left()
+    left = work.time_left()
     with progress("estimator of accuracy", estimator_predictions(len(val))) as advance:
         work.attachments[ACCURACY] = make_accuracy(
             work.predictor, val, known, seconds=None if left is None else left - END_SECONDS, advance=advance

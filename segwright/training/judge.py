@@ -16,12 +16,13 @@ from typing import Any
 
 import numpy as np
 
+from segwright.core.counted import counted
 from segwright.core.errors import UsageError
 from segwright.data.dataset import Dataset
 from segwright.evaluation.evaluate import Evaluation
-from segwright.evaluation.sequences import BootstrapUnits, find_units
-from segwright.metrics.bootstrap import PairedDifference, paired_difference
-from segwright.metrics.confusion import iou_per_class
+from segwright.evaluation.pairing import pair_evaluations
+from segwright.evaluation.sequences import BootstrapUnits
+from segwright.metrics.bootstrap import PairedDifference
 from segwright.training.callbacks.log import Display
 from segwright.training.checkpoint import checkpoints
 from segwright.training.config import TrainConfig
@@ -37,6 +38,7 @@ class Judgment:
     with_unlabeled: float
     difference: PairedDifference
     over: BootstrapUnits
+    common: int | None = None  # images that both models were scored on, if one was scored on others as well
 
     @property
     def helped(self) -> bool:
@@ -50,6 +52,8 @@ class Judgment:
             f"({100 * d.difference:+.2f} points"
         )
         figures += ")" if np.isnan(d.low) else f", 95 %: {100 * d.low:+.2f} to {100 * d.high:+.2f} over {self.over})"
+        if self.common is not None:
+            figures += f", on {counted(self.common, 'image')} that both were scored on"
         if self.helped:
             return f"the unlabeled images helped: {figures}"
         if d.few or np.isnan(d.low):
@@ -73,20 +77,12 @@ class Judgment:
 
 def judge(with_unlabeled: Evaluation, without: Evaluation) -> Judgment | None:
     """Compare two evaluations on the images that both scored; None if there is none."""
-    common = [name for name in without.ids if name in set(with_unlabeled.ids)]
-    if not common:
+    paired = pair_evaluations(without, with_unlabeled)
+    if paired is None:
         return None
-    first, second = (_rows(found, common) for found in (without, with_unlabeled))
-    same = common == with_unlabeled.ids == without.ids
-    over = with_unlabeled.independent if same else find_units(common)
-    difference = paired_difference(first, second, groups=over.groups)
-    before, after = (float(np.nanmean(iou_per_class(counts.sum(axis=0)))) for counts in (first, second))
-    return Judgment(before, after, difference, over)
-
-
-def _rows(found: Evaluation, names: list[str]) -> Any:
-    place = {name: index for index, name in enumerate(found.ids)}
-    return found.counts[[place[name] for name in names]]
+    common = None if paired.whole else len(paired.ids)
+    difference = paired.difference()
+    return Judgment(difference.miou_a, difference.miou_b, difference, paired.over, common)
 
 
 def train_judged(

@@ -29,7 +29,7 @@ from segwright.evaluation.compare import interval_text
 from segwright.evaluation.evaluate import Evaluation
 from segwright.inference.predictor import Predictor
 from segwright.metrics.bootstrap import LEAST_DRAWN, PairedDifference, paired_difference
-from segwright.metrics.confusion import Float64Array, Int64Array
+from segwright.metrics.confusion import Float64Array, Int64Array, labeled_miou, nanmean
 from segwright.models.base import SegmentationModel
 
 IMAGES = 128  # of the training split, at most
@@ -188,10 +188,14 @@ def add_class_offsets(bias: Tensor, class_offsets: npt.NDArray[np.floating]) -> 
 
 @dataclass(frozen=True)
 class Gain:
-    """The effect of class offsets on validation images: one predictor on the same images, without and with them."""
+    """The effect of class offsets on validation images: one predictor on the same images, without and with them.
+
+    ``part_of``: the part of the validation images that an image of this id is of (new and old ones of a refinement).
+    """
 
     before: Evaluation
     after: Evaluation
+    part_of: Callable[[str], str] | None = None
 
     @cached_property
     def difference(self) -> PairedDifference:
@@ -200,8 +204,18 @@ class Gain:
 
     @property
     def kept(self) -> bool:
-        """Whether the offsets are kept: only if the interval of the difference lies above zero."""
-        return self.difference.clear and self.difference.low > 0
+        """Whether the offsets are kept: only if the interval of the difference lies above zero. Of several parts, of
+        which one may have nearly all of the labeled pixels, the mean of their mean IoUs may not fall either."""
+        return self.difference.clear and self.difference.low > 0 and self._mean_of_parts() >= 0
+
+    def _mean_of_parts(self) -> float:
+        """The difference of the mean IoU, averaged over the parts."""
+        if self.part_of is None:
+            return self.difference.difference
+        names = np.array([self.part_of(name) for name in self.before.ids])
+        counts = self.before.counts, self.after.counts
+        changes = [labeled_miou(counts[1][names == one]) - labeled_miou(counts[0][names == one]) for one in set(names)]
+        return nanmean(np.array(changes))
 
     @property
     def why_not(self) -> str:
@@ -210,6 +224,8 @@ class Gain:
             return ""
         if self.difference.few:
             return f"an interval takes {LEAST_DRAWN} or more, and there are only {self.before.independent}"
+        if self.difference.clear and self.difference.low > 0:
+            return "the mean over the parts of the validation images falls"
         return "the interval of the difference is not above zero"
 
     @property
@@ -222,7 +238,7 @@ class Gain:
     def to_json(self) -> dict[str, Any]:
         d = self.difference
         tree = {
-            "val_miou": [self.before.miou, self.after.miou],
+            "val_miou": [d.miou_a, d.miou_b],
             "difference": d.difference,
             "difference_ci95": [d.low, d.high],
             **self.before.independent.to_json(),
@@ -237,7 +253,7 @@ class Gain:
         span = f"{100 * d.difference:+.2f} points"
         if not d.few:
             span += f", 95 %: {interval_text((d.low, d.high), signed=True)} over {self.before.independent}"
-        text = f"val mIoU {self.before.miou:.3f} → {self.after.miou:.3f} ({span})"
+        text = f"val mIoU {d.miou_a:.3f} → {d.miou_b:.3f} ({span})"
         if self.ece is not None:
             text += ", calibration error {:.3f} → {:.3f}".format(*self.ece)
         return text + (", kept" if self.kept else f", not kept: {self.why_not}")

@@ -11,10 +11,11 @@ from typing import Any
 from safetensors import SafetensorError
 
 from segwright.core.atomic_io import recover_folder
+from segwright.core.counted import as_sentence
 from segwright.core.errors import SegwrightError
 from segwright.core.progress import duration
 from segwright.data.dataset import Split
-from segwright.data.records import evenly_spread
+from segwright.data.records import evenly_spread, nested_spread
 from segwright.evaluation.evaluate import Evaluation, evaluate
 from segwright.evaluation.report import RunFacts, write_report
 from segwright.inference.bundle import Bundle, load_bundle, read_attachments, read_bundle, save_bundle
@@ -32,8 +33,9 @@ from segwright.training.planning.checked_data import CheckedData
 from segwright.training.planning.draft import Plan
 from segwright.training.planning.memory import is_out_of_memory
 from segwright.training.state import Progress
-from segwright.training.validate import Validation
+from segwright.training.validate import PartOf, Validation
 
+AGAIN = 1.3  # times the seconds of scoring again that are kept back for it: steps end somewhat late
 SCORING = 1.4  # times the seconds of predicting an image that scoring it takes
 LEAST_SCORED = 4  # images
 TIMED_IMAGES = 3  # on which the time of scoring is measured
@@ -53,6 +55,8 @@ class RunOutputs:
     origin: str
     lineage: Lineage
     baseline: Evaluation | None = None  # of the same training without unlabeled images
+    short_of_time: tuple[str, ...] = ()  # what the minutes were not enough for before the training began
+    val_part_of: PartOf | None = None  # the part of the validation split that an image is of
 
     def message(self, line: str) -> None:
         """Show a line for people."""
@@ -157,7 +161,7 @@ class RunOutputs:
             f"time is short: the model is scored on {count} of {len(val)} validation images; "
             "segwright evaluate scores it on all"
         )
-        return val.subset(evenly_spread(len(val), count), val.name)
+        return val.subset(nested_spread(len(val), count), val.name)
 
     def _time_to_adjust(self, count: int, left: float | None, pace: float) -> bool:
         """Whether there is time to search for class offsets, and to score twice if they are not kept."""
@@ -189,7 +193,7 @@ class RunOutputs:
         elif adjustment is not None:
             # The same predictor on the same images: neither precision nor window nor choice of images differs.
             adjustment.make()
-            gain = Gain(evaluation, evaluate(predictor, val))
+            gain = Gain(evaluation, evaluate(predictor, val), self.val_part_of)
             self.message(f"class scores shifted to the best mean IoU of training images ({adjustment}): {gain}")
             noted["logit_adjustment"] = {"shifts": adjustment.to_json(), **gain.to_json()}
             shifted = gain.kept
@@ -200,7 +204,7 @@ class RunOutputs:
         work = HeldOutWork(
             predictor, network, self.checked.val or val, noted, attachments, self.message,
             fingerprint=self.checked.fingerprint.to_json(), left=left, pace=pace,
-            weights_changed=shifted, sparse=self.checked.val_sparse,
+            weights_changed=shifted, sparse=self.checked.val_sparse, scoring=AGAIN * SCORING * pace * len(val),
         )  # fmt: skip
         finish_on_held_out(work)
         if work.recalibrated:
@@ -208,10 +212,13 @@ class RunOutputs:
             if remaining is None or remaining > END_SECONDS + SCORING * pace * len(val):
                 evaluation = evaluate(predictor, val)  # labels are the same, confidences are not
             else:
-                self.message("time is short: the calibration error in the report is that before the temperature")
+                why = "time is short: the model was scored before its temperature; segwright evaluate computes it"
+                self.message(f"no calibration error in the report: {why}")
+                evaluation = evaluation.without_confidences(why)
         noted |= self._self_training(evaluation)
         figures = {"val_miou": evaluation.miou, "val_miou_ci95": list(evaluation.miou_ci95)}
         metrics = {**bundle.metrics, **figures, "val_pixel_accuracy": evaluation.pixel_accuracy}
+        metrics.pop("val_ece", None)
         if evaluation.calibration is not None:
             metrics["val_ece"] = evaluation.calibration.ece()
         try:
@@ -236,10 +243,12 @@ class RunOutputs:
             found["judged"] = judgment.to_json()
             self.message(judgment.sentence())
         else:
-            self.message(
-                "whether the unlabeled images helped was not measured: --set unlabeled.judge=true trains without them, "
-                "too, and compares"
-            )
+            why = "--set unlabeled.judge=true trains without them, too, and compares"
+            if self.baseline is not None:
+                why = "the two models were scored on different images; segwright compare scores both on the same"
+            elif self.plan.config.unlabeled.judge:
+                why = "the model without them has no score; segwright compare scores both"
+            self.message(f"whether the unlabeled images helped was not measured: {why}")
         return {"self_training": found}
 
     def _bundle(self, metrics: Mapping[str, Any]) -> Bundle:
@@ -279,6 +288,7 @@ class RunOutputs:
             title=f"{model.name} on {self.checked.data.root.resolve().name}",
             command=self.context.command,
             history=read_log(self.folder),
+            short_of_time=[as_sentence(line) for line in self.short_of_time],
             afterwards=" ".join(
                 filter(
                     None,
@@ -331,16 +341,16 @@ def _self_trained(found: Mapping[str, Any]) -> str:
     judged = found.get("judged")
     if not judged:
         return f"{text}. Whether they helped was not measured (unlabeled.judge)."
-    sentence = judged["sentence"]
-    return f"{text}. {sentence[0].upper()}{sentence[1:]}."
+    return f"{text}. {as_sentence(judged['sentence'])}"
 
 
 def _calibrated(found: Mapping[str, Any]) -> str:
     """The report's sentence on the temperature, from the record in the bundle; empty if none was kept."""
     if not found.get("kept"):
         return ""
-    before, after = found["before"]["nll"], found["after"]["nll"]
+    before, after = found["before"], found["after"]
     return (
         f"Logits are divided by a temperature of {found['temperature']:.3f}: the log loss of held-out images goes from "
-        f"{before:.3f} to {after:.3f}, and no label changes."
+        f"{before['nll']:.3f} to {after['nll']:.3f}, their calibration error from {100 * before['ece']:.1f} to "
+        f"{100 * after['ece']:.1f}, and no label changes."
     )

@@ -30,10 +30,18 @@ class StoredRun:
 
     folder: Path
     record: Mapping[str, Any]
+    seconds: float = 0.0  # of training so far
 
     @classmethod
     def read(cls, folder: Path) -> StoredRun:
-        return cls(folder, (newest_state(folder / "checkpoints") or {}).get("run") or {})
+        state = newest_state(folder / "checkpoints") or {}
+        seconds = (state.get("progress") or {}).get("seconds")
+        return cls(folder, state.get("run") or {}, float(seconds) if isinstance(seconds, int | float) else 0.0)
+
+    def minutes(self) -> float | None:
+        """The minutes of the run's own plan; None if epochs end it."""
+        stored = (((self.record.get("plan") or {}).get("config") or {}).get("training") or {}).get("minutes")
+        return float(stored) if isinstance(stored, int | float) else None
 
     def refuse_other_classes(self, names: tuple[str, ...], where: Path) -> None:
         """UsageError if the data has other classes than the run had."""

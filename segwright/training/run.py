@@ -30,17 +30,21 @@ from segwright.training.context import RunContext
 from segwright.training.data_fingerprint import NAME as DATA_PRINT
 from segwright.training.deterministic import deterministic_mode
 from segwright.training.distributed.world import World, init_world, own_device
+from segwright.training.planning.budget import check_seconds
 from segwright.training.planning.checked_data import CheckedData, check, refuse_errors, training_splits, warning_lines
 from segwright.training.planning.draft import Plan, describe_plan
 from segwright.training.planning.hardware import detect_hardware
 from segwright.training.planning.memory_probe import MemoryReport
+from segwright.training.planning.network_choice import named_by_weights
 from segwright.training.planning.plan import make_plan
+from segwright.training.planning.shares import with_equal_shares
 from segwright.training.planning.timing import MeasuredTimings
 from segwright.training.results import RunOutputs
 from segwright.training.resume import StoredRun, find_stored_run
 from segwright.training.run_dir import default_folder, point_latest
 from segwright.training.state import Progress
 from segwright.training.trainer import Trainer
+from segwright.training.validate import PartOf
 
 
 @dataclass(frozen=True)
@@ -52,8 +56,10 @@ class Run:
     progress: Progress | None = None
     stopped_by: str | None = None
     evaluation: Evaluation | None = None  # of the best model on the validation split
+    val_images: int | None = None  # of the validation split, of which fewer may be scored in limited time
     memory: MemoryReport | None = None  # that a step and a validation take
     in_parts: str = ""  # what an update in micro-batches or over processes computes per part
+    short_of_time: tuple[str, ...] = ()  # what the minutes were not enough for before the training began
 
     @property
     def model(self) -> Path:
@@ -61,9 +67,11 @@ class Run:
         return self.folder / "model"
 
     def plan_json(self) -> dict[str, Any]:
-        """The content of ``plan.json``: the plan's entries, the memory measured, and what depends on micro-batches."""
+        """The content of ``plan.json``: the plan's entries, the memory measured, what depends on micro-batches, and
+        what the minutes were not enough for."""
         memory = None if self.memory is None else self.memory.to_json()
-        return {**self.plan.to_json(), "memory": memory, "in_parts": self.in_parts}
+        short = list(self.short_of_time)
+        return {**self.plan.to_json(), "memory": memory, "in_parts": self.in_parts, "short_of_time": short}
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -94,18 +102,24 @@ def run_training(
     checked: CheckResult | None = None,
     on_validation: OnValidation | None = None,
     sample_weights: SampleWeights | None = None,
+    val_part_of: PartOf | None = None,
     lineage: Lineage | None = None,
     baseline: Evaluation | None = None,
 ) -> Run:
     """Train on ``data``. ``init_from``: a saved model to fine-tune; ``started``: when the time budget began to count
     (``time.monotonic()``); ``checked``: the result of a data check that ran before; ``on_validation`` is called after
     each validation and ends the run by returning True; ``sample_weights``: of the training split, how often each image
-    is drawn relative to the others; ``lineage``: of the run, if it is not that of a training on one dataset;
-    ``baseline``: the scores of the same training without unlabeled images. Errors: those of check, plan, training."""
+    is drawn relative to the others; ``val_part_of``: the part of the validation split that an image of an id is of:
+    the mean over parts decides which weights are kept; ``lineage``: of the run, if it is not that of a training on one
+    dataset; ``baseline``: the scores of the same training without unlabeled images. Errors: those of check, plan and
+    training."""
     started = time.monotonic() if started is None else started
     device = choose_device(config.training.device)
     folder = Path(config.out) if config.out else default_folder(data, config)
-    saved = load_saved_model(init_from, config)  # before the check and the plan, which take their time
+    # Wrong starts are refused before the check and the plan, which take their time; a stored run has its network.
+    saved = load_saved_model(init_from, config)
+    if saved is None and not resume:
+        named_by_weights(config)
     with init_world(device.type) as world:
         display = display or Display(show=world.is_first)
         context = RunContext(folder, own_device(device, world), world, display, command, started)
@@ -114,27 +128,39 @@ def run_training(
             if stored is not None:
                 stored.refuse_other_classes(data.label_space.names, data.root)
                 config = stored.with_unlabeled(config)
-            data_checked = check(data, config, world=world, checked=checked, message=display.message)
+            data_checked = check(
+                data, config, world=world, checked=checked, seconds=_seconds_to_check(config, stored, started),
+                message=display.message,
+            )  # fmt: skip
             plan = plan_run(data_checked, config, context, saved, stored)
             _seed(plan)
             with deterministic_mode(context.device, deterministic=plan.config.training.deterministic):
                 network = starting_network(plan, data_checked, saved, stored, display.message, lineage)
-                outputs = RunOutputs(plan, data_checked, context, network.origin, network.lineage, baseline)
+                outputs = RunOutputs(
+                    plan, data_checked, context, network.origin, network.lineage, baseline, val_part_of=val_part_of
+                )
                 components = build(
                     plan, data_checked, context, network, outputs, on_validation=on_validation,
-                    sample_weights=sample_weights,
+                    sample_weights=sample_weights, val_part_of=val_part_of,
                 )  # fmt: skip
                 trainer = Trainer(components)
                 memory = trainer.fit_to_memory(data_checked.largest_val_image)
-                run = Run(folder, plan, memory=memory, in_parts=trainer.decomposition_note())
-                for line in filter(None, (memory.sentence(), run.in_parts)):
+                budget = trainer.components.budget
+                over = "" if budget is None or stored is not None else budget.shortage()
+                run = Run(
+                    folder, plan, memory=memory, in_parts=trainer.decomposition_note(),
+                    short_of_time=tuple(filter(None, (data_checked.note, over))),
+                )  # fmt: skip
+                for line in filter(None, (memory.sentence(), run.in_parts, over)):
                     display.message(line)
                 if dry_run:
                     return run
                 if world.is_first:
                     _write_plan(run, data_checked, display)
                 result = trainer.fit(resume=stored is not None)
-            run = replace(run, progress=result.progress, stopped_by=result.stopped_by)
+            val_images = None if data_checked.val is None else len(data_checked.val)
+            run = replace(run, progress=result.progress, stopped_by=result.stopped_by, val_images=val_images)
+            outputs = replace(outputs, short_of_time=run.short_of_time)
             return replace(run, evaluation=_score(trainer, outputs, result)) if world.is_first else run
 
 
@@ -162,18 +188,28 @@ def plan_run(
     message = context.display.message
     if stored is not None:
         stored.report_changed_data(checked, message)
-        return stored.plan(config, message)
+        kept = stored.plan(config, message)
+        return with_equal_shares(kept, kept.config, context.world.size)
 
     def measure_and_plan() -> Plan:
         timings = MeasuredTimings.of(config, checked.classes, context.device)
-        hardware = detect_hardware(config, context.device, timings)
         named = config if saved is None else saved.named(config)
-        return make_plan(named, checked.facts, hardware, timings, fine_tuning=saved is not None)
+        hardware = detect_hardware(named_by_weights(named), context.device, timings)
+        plan = make_plan(named, checked.facts, hardware, timings, fine_tuning=saved is not None)
+        return with_equal_shares(plan, config, context.world.size)
 
     plan = context.world.broadcast_from_rank0(measure_and_plan, Plan.to_json, Plan.from_json)
     for line in describe_plan(plan, checked.data):
         message(line)
     return plan
+
+
+def _seconds_to_check(config: TrainConfig, stored: StoredRun | None, started: float) -> float | None:
+    """The limit for reading images in the check; None if no minutes end the run."""
+    if stored is None:
+        return check_seconds(config.training.minutes, started)
+    given = None if config.training.epochs is not None else config.training.minutes or stored.minutes()
+    return check_seconds(given, started, stored.seconds)
 
 
 def _seed(plan: Plan) -> None:

@@ -44,7 +44,7 @@ class Progress:
     position: int = 0  # samples of this epoch that were consumed, over all ranks
     samples: int = 0  # samples consumed in all
     seconds: float = 0.0  # of training and validation, over all sittings
-    best_miou: float = -1.0
+    best_miou: float = -1.0  # see Validation.decisive
     best_step: int = 0
     waited: int = 0  # validations since the best
     validated_epoch: int = 0

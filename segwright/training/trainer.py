@@ -79,7 +79,9 @@ class Trainer:
         self.freezing = Freezing(self.model, self.config)
         self.loader = self._loader("auto" if self.config.cache else "none")
         val, message = components.val, components.display.message
-        self.validator = Validator(val, device, self.update.dtype, world, message) if val is not None else None
+        self.validator = None
+        if val is not None:
+            self.validator = Validator(val, device, self.update.dtype, world, message, part_of=components.val_part_of)
         self.clock = RunClock(components.budget, epochs=self.config.epochs, samples=len(self.loader))
         self.data_timer = DataTimer()
         names = components.train.label_space.names
@@ -225,7 +227,10 @@ class Trainer:
         return found, (after[0], after[1])
 
     def updates(self, phase: Phase, epoch: int, start: int = 0) -> Iterator[list[Batch]]:
-        """The micro-batches of one update after another, from sample ``start`` to the end of the epoch."""
+        """The micro-batches of one update after another, from sample ``start`` to the end of the epoch.
+
+        Every update has its whole batch: what is left at the end of an epoch does not depend on the micro-batches.
+        """
         images, count = self._micro_batches(phase)
         count *= self.config.accumulate
         transform, weights = self.components.transforms[phase], self.components.sample_weights
@@ -238,6 +243,7 @@ class Trainer:
             weights=weights,
             pin=pin,
             paste=self.components.paste,
+            parts=count,
         )
         batches = self.data_timer.over(loaded)
         try:
@@ -264,8 +270,8 @@ class Trainer:
         adjusts = self.config.logit_adjustment is True
         self.clock.update_reserve(len(self.components.train), len(self.components.val or ()), self.world, adjusts)
         if self.config.schedule == "plateau":
-            self.plateau.update(found.scores.miou)
-        better = progress.record_validation(found.scores.miou)
+            self.plateau.update(found.decisive)
+        better = progress.record_validation(found.decisive)
         if self.world.is_first:
             self.recorder.validation(progress, found, better=better, seconds=seconds)
             if better:
@@ -365,7 +371,7 @@ class Trainer:
         image is far from fitting. What this takes is deducted from the time for training.
         """
         phase = max(self.phases, key=lambda phase: phase.batch * phase.size[0] * phase.size[1])
-        images, config = max(1, phase.batch // self.world.size), self.config
+        images, config = phase.batch // self.world.size, self.config
         step = memory_probe.StepToMeasure(
             self.update.alone(), phase, images, self._criterion(phase), config.aux_weight, config.freeze_bn, self.world
         )
@@ -386,7 +392,7 @@ class Trainer:
 
     def _micro_batches(self, phase: Phase) -> tuple[int, int]:
         """(images, micro-batches) of this process's part of a batch."""
-        return memory_probe.micro_batches(max(1, phase.batch // self.world.size), self.progress.num_micro_batches)
+        return memory_probe.micro_batches(phase.batch // self.world.size, self.progress.num_micro_batches)
 
     def _split_batches(self, phase: Phase, error: RuntimeError | MemoryError) -> None:
         """After running out of memory: take the same update in twice as many micro-batches."""

@@ -6,7 +6,7 @@ validation does not cost the training before it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -20,7 +20,7 @@ from segwright.imageio import UInt8Array
 from segwright.inference.sliding_window import Window, sliding_windows
 from segwright.losses import create_loss
 from segwright.losses.base import SegmentationLoss
-from segwright.metrics.confusion import ConfusionMatrix, Float64Array, Scores
+from segwright.metrics.confusion import ConfusionMatrix, Float64Array, Scores, nanmean
 from segwright.models.base import SegmentationModel
 from segwright.training.distributed.world import World
 from segwright.training.planning.memory import is_out_of_memory
@@ -29,6 +29,7 @@ from segwright.training.train_step import Criterion
 BATCH_PIXELS = 1_400_000  # pixels in a validation batch: 8 images of 480×360
 CACHE_BYTES = 1 << 30
 SHOWN = 3
+PartOf = Callable[[str], str]
 MIN_WINDOW = 128  # pixels; if not even that fits, nothing does
 
 
@@ -37,9 +38,11 @@ class Validation:
     """The result of a validation."""
 
     scores: Scores
+    decisive: float  # what weights are kept by: mIoU over classes with truth; of several parts, the mean of theirs
     loss: float  # the training's own, of the output; of whole images, as they are
     predicted_pixels: tuple[int, ...]  # per class: how many pixels were predicted as it
     images: tuple[UInt8Array, ...]  # (H, W, 3): image, truth and prediction side by side
+    by_part: Mapping[str, float] = field(default_factory=dict)  # the mean IoU of each of several parts
 
 
 @dataclass(frozen=True)
@@ -58,7 +61,8 @@ class Limits:
 class Validator:
     """Validates a network on this rank's images of ``split`` at their own size.
 
-    ``limits`` are lowered when memory runs out, with a line to ``message``.
+    ``limits`` are lowered when memory runs out, with a line to ``message``. ``part_of``: the part of the split that an
+    image of this id is of; the parts count alike in what decides, however many pixels each has.
     """
 
     def __init__(
@@ -69,6 +73,7 @@ class Validator:
         world: World | None = None,
         message: Callable[[str], None] = lambda line: None,
         limits: Limits | None = None,
+        part_of: PartOf | None = None,
     ) -> None:
         self.split, self.device, self.dtype, self.message = split, device, dtype, message
         self.world = world or World()
@@ -78,6 +83,9 @@ class Validator:
         self.cache: dict[int, Sample] = {}
         self.cached_bytes = 0
         self.limits = limits or Limits()
+        names = [part_of(record.id) if part_of is not None else "" for record in split.records]
+        numbers = {name: number for number, name in enumerate(sorted(set(names)))}
+        self.parts, self.part_names = [numbers[name] for name in names], tuple(numbers)
 
     @torch.inference_mode()
     def __call__(self, model: SegmentationModel, criterion: Criterion | None = None) -> Validation:
@@ -89,7 +97,7 @@ class Validator:
         criterion = criterion or self.cross_entropy
         was_training = model.training
         model.eval()
-        confusion = ConfusionMatrix(self.split.label_space.classes)
+        confusions = [ConfusionMatrix(self.split.label_space.classes) for _ in range(max(self.parts, default=0) + 1)]
         loss = _no_loss(criterion)
         images: list[UInt8Array] = []
         for indices, samples in self._batches():
@@ -97,17 +105,20 @@ class Validator:
             loss = loss + batch_loss
             for position, (index, sample) in enumerate(zip(indices, samples, strict=True)):
                 if sample.mask is not None:
-                    confusion.update(predicted[position], sample.mask)
+                    confusions[self.parts[index]].update(predicted[position], sample.mask)
                 if index in self.shown:
                     images.append(self._image(sample, predicted[position]))
         model.train(was_training)
-        total = self.world.sum(confusion.matrix)
-        pooled = ConfusionMatrix(self.split.label_space.classes, total)
+        matrices = self.world.sum(np.stack([one.matrix for one in confusions]))
+        total = matrices.sum(axis=0)
+        of_parts = [ConfusionMatrix(len(matrix), matrix).scores().labeled_miou for matrix in matrices]
         return Validation(
-            pooled.scores(),
+            ConfusionMatrix(self.split.label_space.classes, total).scores(),
+            nanmean(np.array(of_parts)),
             loss.over(self.world),
             tuple(int(count) for count in total.sum(axis=0)),
             tuple(images),
+            dict(zip(self.part_names, of_parts, strict=True)) if len(of_parts) > 1 else {},
         )
 
     def predicted(

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from torch import nn
 
 from segwright.core.errors import ModelError
+from segwright.data.records import nested_spread
 from segwright.models.catalog import create_model
 from segwright.models.external import wrap
+from segwright.training.build import _spread_over_parts
 from segwright.training.config import TrainConfig
 from segwright.training.network import MIN_FREQUENCY, init_head_bias
 from segwright.training.planning.timing import time_step
@@ -34,6 +38,17 @@ def test_frequencies_count_as_the_loss_weighs_them_and_what_is_absent_can_be_lea
     start = model.head.bias.softmax(0)
     assert start[0].item() == pytest.approx(start[1].item(), rel=1e-3)
     assert (start[2] / start[0]).item() == pytest.approx(MIN_FREQUENCY / 0.5, rel=1e-3)
+
+
+def test_of_few_validated_images_every_part_has_its_share() -> None:
+    ids = [*(f"new/{i}" for i in range(10)), *(f"old/{i}" for i in range(200))]
+    split = SimpleNamespace(records=[SimpleNamespace(id=name) for name in ids])
+    part_of = lambda id: id.partition("/")[0]  # noqa: E731
+    kept = _spread_over_parts(split, 8, part_of)  # type: ignore[arg-type]
+    assert [part_of(ids[i]) for i in kept] == ["new"] * 4 + ["old"] * 4
+    many = _spread_over_parts(split, 50, part_of)  # type: ignore[arg-type]
+    assert many[:10] == list(range(10)) and len(many) == 50
+    assert _spread_over_parts(split, 8, None) == nested_spread(210, 8)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("name", ["lraspp", "segnet_basic", "deeplabv2_vgg"])

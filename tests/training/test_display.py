@@ -52,6 +52,13 @@ def test_the_table_fits_and_keeps_the_best(screen: Screen) -> None:
     assert max(len(line) for line in lines) <= 60
 
 
+def test_parts_that_decide_are_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    """The best one may have the lower mean IoU over all pixels: what decided has to be on the same line."""
+    parts = {"new": 0.4, "old": 0.75}
+    Display().validation(record(2, val_miou=0.7, val_pixel_accuracy=0.9, val_miou_by_part=parts), True)
+    assert "val mIoU 0.700 (new 0.400, old 0.750), pixel accuracy 0.900 (best so far)" in capsys.readouterr().err
+
+
 def test_the_last_validation_is_seen(screen: Screen) -> None:
     """No step follows it; and the third epoch is called so while it runs (its records count from 0) and after it."""
     with Display(stream=screen) as display:

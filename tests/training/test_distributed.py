@@ -16,6 +16,8 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
+from test_fsdp import run_job
+from test_train_step import LOSSES
 
 from segwright.demo.dataset import write_street_scenes
 
@@ -67,6 +69,12 @@ def test_two_processes_learn_as_one(scenes: Path, tmp_path: Path) -> None:
     np.testing.assert_allclose(
         records(tmp_path / "run1", "val_pixel_accuracy"), records(tmp_path / "run2", "val_pixel_accuracy"), atol=0.03
     )
+
+
+def test_processes_with_micro_batches_take_the_update_of_the_whole_batch_and_reduce_once(tmp_path: Path) -> None:
+    """The gradients of all but the last micro-batch wait: each reduction costs as much as the whole update's."""
+    expected = [f"{name}: the update of the whole batch, one reduction" for name in LOSSES]
+    assert run_job("micro_batch_job.py", 2, tmp_path) == expected
 
 
 def test_one_of_two_processes_checks_the_data(tmp_path: Path) -> None:

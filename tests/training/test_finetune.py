@@ -54,12 +54,21 @@ def test_another_network_is_refused() -> None:
         transfer_weights(network(2), LabelSpace(("a", "b")), network(2, widths=(6, 6, 6, 6, 6)), LabelSpace(("a", "b")))
 
 
-@pytest.mark.parametrize("case", ["leannet", "unet", "deeplabv3plus"])
-@pytest.mark.parametrize("renamed", [False, True])
+ENCODERS = {"unet": "resnet18", "deeplabv3plus": "mobilenetv2_100"}
+
+
+@pytest.mark.parametrize(
+    ("case", "renamed"),
+    [
+        *((case, renamed) for case in ("leannet", "unet", "deeplabv3plus") for renamed in (False, True)),
+        # several classifiers, or one that is not called a head
+        *((case, False) for case in ("segnet_basic", "unet2015", "lraspp", "parsenet")),
+    ],
+)
 def test_as_many_classes_as_a_hidden_width_move_no_hidden_layer(case: str, renamed: bool) -> None:
     """The last layer's rows follow the class names; with 16 or 32 classes widths inside are equal, and stay."""
     classes = 32 if case == "leannet" else 16
-    arguments = {} if case == "leannet" else {"encoder": "resnet18" if case == "unet" else "mobilenetv2_100"}
+    arguments = {"encoder": ENCODERS[case]} if case in ENCODERS else {}
     torch.manual_seed(0)
     source = create_model(case, classes=classes, weights=None, **arguments).eval()
     target = create_model(case, classes=classes, weights=None, **arguments).eval()

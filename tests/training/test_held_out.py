@@ -132,6 +132,51 @@ def test_with_less_time_each_step_takes_fewer_images(scenes: Dataset, monkeypatc
     assert seen == {"one": 3, "two": 2, "three": 4}, "what one step does not use is there for the next"
 
 
+def test_time_for_scoring_again_is_kept_back_once_confidences_have_changed(
+    scenes: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The last step takes all the time that there is: none would be left to score what is saved."""
+    seen: dict[str, float | None] = {}
+
+    def first(one: HeldOutWork, val: Split) -> None:
+        seen["before"] = one.time_left()
+        one.recalibrated = True
+
+    def last(one: HeldOutWork, val: Split) -> None:
+        seen["after"] = one.time_left()
+
+    def step(name: str, run: Any) -> Step:
+        return Step(name=name, run=run, is_done=lambda _: False, predictions=1.0, least=1, most=100, later="")
+
+    monkeypatch.setattr(held_out, "STEPS", (step("one", first), step("two", last)))
+    finish_on_held_out(work(scenes, left=lambda: 60.0, pace=0.1, scoring=40.0))
+    assert seen == {"before": 60.0, "after": 20.0}
+    assert work(scenes, scoring=40.0, recalibrated=True).time_left() is None
+
+
+def test_no_calibration_error_of_a_model_that_is_not_the_saved_one(
+    scenes: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """If the time does not suffice to score again after a temperature, the figure of before stands nowhere."""
+    score_best = results.RunOutputs._score_best
+
+    def late(self: Any, val: Split, adjust: bool = True, *_: Any) -> Any:
+        return score_best(self, val, adjust, lambda: 0.0, 0.1)
+
+    def recalibrate(one: HeldOutWork) -> None:
+        one.recalibrated = True
+
+    monkeypatch.setattr(results.RunOutputs, "_score_best", late)
+    monkeypatch.setattr(results, "finish_on_held_out", recalibrate)
+    run = trained(scenes, tmp_path / "run")
+    assert run.evaluation is not None and run.evaluation.calibration is None
+    assert "time is short" in run.evaluation.not_computed["ece"] and "ece" not in run.evaluation.figures
+    assert all(one.doubt is None for one in run.evaluation.examples), "confidences of before"
+    assert "val_ece" not in load_bundle(run.model)[1].metrics
+    assert "no calibration error in the report: time is short" in capsys.readouterr().err
+    assert "0 is perfect" not in (run.folder / "report.html").read_text()
+
+
 def test_a_step_is_done_once_for_the_same_weights(scenes: Dataset) -> None:
     old = Attachment({"a": np.zeros(1)}, {})
     kept = work(scenes, attachments={"reference": old})

@@ -258,6 +258,16 @@ def test_the_gain_is_judged_over_what_is_independent(
     assert json.loads(json.dumps(gain.to_json(), allow_nan=False))["kept"] == gain.kept
 
 
+def test_offsets_that_help_the_many_and_harm_the_few_are_not_kept() -> None:
+    ids = [f"{'new' if i < 2 else 'old'}/{i}" for i in range(62)]
+    before = evaluations([30] * 62, ids=ids)
+    for few, kept in ((29, True), (22, False)):
+        after = evaluations([few] * 2 + [33] * 60, ids=ids)
+        gain = Gain(before, after, lambda name: name.partition("/")[0])
+        assert gain.difference.low > 0 and gain.kept == kept
+        assert gain.why_not == ("" if kept else "the mean over the parts of the validation images falls")
+
+
 def test_one_class_has_no_border_to_move(scenes: Dataset) -> None:
     model = LeanNet(classes=1)
     found = LogitAdjustment(None, model, scenes.train)  # type: ignore[arg-type]  # nothing is asked of it

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,15 @@ import torch
 from small_runs import LARGE, states, trainer
 
 from segwright import api
-from segwright.core.errors import OutOfMemoryError
+from segwright.core.errors import ModelError, OutOfMemoryError
 from segwright.core.types import Batch
 from segwright.data.dataset import Dataset, open_dataset
 from segwright.demo.dataset import write_street_scenes
+from segwright.training.config import TrainConfig
+from segwright.training.network import build_network
 from segwright.training.planning import memory_probe as module
 from segwright.training.planning.memory_probe import MemoryReport, fitting_limits, micro_batches
+from segwright.training.planning.timing import time_step
 from segwright.training.train_step import TrainStep
 from segwright.training.trainer import Trainer
 from segwright.training.validate import Limits
@@ -71,6 +75,57 @@ def test_a_probed_run_is_an_unprobed_run_bit_for_bit(scenes: Dataset, tmp_path: 
         torch.manual_seed(7)
         run.fit()
     assert all(torch.equal(a, b) for a, b in zip(states(plain), states(probed), strict=True))
+
+
+FROZEN = [(0.0, 0.0), (0.3, 0.0), (0.5, 0.8), (1.0, 0.0)]  # (freeze_encoder_fraction, unfreeze_fraction)
+
+
+@pytest.mark.parametrize(("freeze", "unfreeze"), FROZEN)
+def test_norms_of_a_frozen_encoder_are_measured_as_they_are_trained(
+    scenes: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, freeze: float, unfreeze: float
+) -> None:
+    """In the last update of the run, in which least is frozen: by the memory probe and by the timing of a step."""
+    values = {"model.name": "unet", "model.encoder": "test_resnet", "training.optimizer": "sgd", "training.lr": 0.01}
+    values |= {"training.freeze_encoder_fraction": freeze, "training.unfreeze_fraction": unfreeze}
+    config = TrainConfig().with_values(values)
+    network = build_network(config.with_values({"model.weights": None}), scenes.label_space.classes)
+    frozen = {"freeze_encoder_fraction": freeze, "unfreeze_fraction": unfreeze}
+    run = trainer(scenes, tmp_path, components={"model": network}, **frozen, optimizer="sgd", lr=0.01, ema=None)
+    seen: list[list[bool]] = []
+    update = TrainStep.__call__
+
+    def watched(self: TrainStep, *given: Any, **more: Any) -> Any:
+        norms = [module for module in self.model.modules() if isinstance(module, torch.nn.BatchNorm2d)]
+        seen.append([norm.training for norm in norms])
+        return update(self, *given, **more)
+
+    monkeypatch.setattr(TrainStep, "__call__", watched)
+    run.freezing.set_mode(run.model, 1 - 1e-9)
+    expected = [module.training for module in run.model.modules() if isinstance(module, torch.nn.BatchNorm2d)]
+    assert any(expected) and all(expected) == (freeze + unfreeze <= 1 and freeze < 1)
+    run.fit_to_memory((64, 96))
+    assert seen and all(modes == expected for modes in seen), "the memory probe"
+    seen.clear()
+    time_step(config, scenes.label_space.classes, torch.device("cpu"), (64, 96), 2, "fp32", repeats=1)
+    assert seen and all(modes == expected for modes in seen), "the timing"
+
+
+def test_one_image_below_one_cell_is_measured_where_its_norms_never_train(scenes: Dataset, tmp_path: Path) -> None:
+    values = {"model.name": "unet", "model.encoder": "test_resnet", "training.optimizer": "sgd", "training.lr": 0.01}
+    phases = [{"until": 1.0, "size": (32, 32), "scale": (0.7, 1.3), "batch": 1}]
+    for fraction in (1.0, 0.5):
+        config = TrainConfig().with_values({**values, "training.freeze_encoder_fraction": fraction})
+        network = build_network(config.with_values({"model.weights": None}), scenes.label_space.classes)
+        settings: dict[str, Any] = {"freeze_encoder_fraction": fraction, "optimizer": "sgd", "lr": 0.01, "ema": None}
+        run = trainer(scenes, tmp_path / str(fraction), components={"model": network}, phases=phases, **settings)
+
+        def outcome(taken: bool = fraction == 1.0) -> AbstractContextManager[object]:
+            return nullcontext() if taken else pytest.raises(ModelError, match="freeze_bn=true")
+
+        with outcome():
+            run.fit_to_memory((64, 96))
+        with outcome():
+            time_step(config, scenes.label_space.classes, torch.device("cpu"), (32, 32), 1, "fp32", repeats=1)
 
 
 def test_what_is_predicted_is_what_a_step_takes(tmp_path: Path) -> None:

@@ -20,9 +20,10 @@ from torch import Tensor, nn
 from segwright import api
 from segwright.augment import presets
 from segwright.core.errors import ConfigError, DataError, UsageError
-from segwright.core.types import Batch
+from segwright.core.types import Batch, LabelSpace
 from segwright.data.dataset import Dataset, open_dataset
 from segwright.demo.dataset import write_street_scenes
+from segwright.evaluation.evaluation import Evaluation
 from segwright.imageio import read_image, write_image
 from segwright.inference.bundle import read_bundle
 from segwright.losses import create_loss
@@ -33,6 +34,7 @@ from segwright.training.callbacks.log import read_log
 from segwright.training.components import UnlabeledData
 from segwright.training.config import TrainConfig, UnlabeledConfig
 from segwright.training.distributed.world import World
+from segwright.training.judge import judge
 from segwright.training.pseudo_loss import PseudoLoss
 from segwright.training.self_training import BINS, LOOK_EVERY, PseudoBatch, PseudoLabels, SelfTraining, Thresholds
 from segwright.training.state import Progress
@@ -607,3 +609,16 @@ def test_recolored_images_leave_no_trace_in_the_statistics_of_batch_norms() -> N
     for name in ("running_mean", "running_var"):
         assert torch.equal(getattr(trained.model.body[1], name), getattr(labels_alone.model.body[1], name)), name
     assert not torch.equal(trained.model.head.weight, labels_alone.model.head.weight), "the labels count"
+
+
+def test_a_class_that_no_image_holds_does_not_judge() -> None:
+    """Per image: road 90/91 → 90/90, car 9/10 in both; with the unlabeled images one pixel is called sky, which no mask
+    holds."""
+    space, ids = LabelSpace(("road", "car", "sky")), [f"image {i}x" for i in range(6)]
+
+    def scored(counts: list[list[int]]) -> Evaluation:
+        return Evaluation(space, "val", np.zeros((3, 3), np.int64), ids, np.array([counts] * 6))
+
+    found = judge(scored([[90, 9, 0], [90, 10, 0], [90, 9, 1]]), scored([[90, 9, 0], [90, 10, 0], [91, 9, 0]]))
+    assert found is not None and found.helped
+    assert found.without == pytest.approx((90 / 91 + 0.9) / 2) and found.with_unlabeled == pytest.approx(0.95)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -23,11 +24,13 @@ from segwright.data.dataset import Dataset, open_dataset
 from segwright.demo.dataset import write_street_scenes
 from segwright.imageio import write_image
 from segwright.losses import create_loss
+from segwright.metrics.confusion import scores
 from segwright.training.callbacks.log import read_log
 from segwright.training.checkpoint import checkpoints, load_checkpoint
 from segwright.training.config import TrainConfig
 from segwright.training.planning.budget import TimeBudget
 from segwright.training.run import planned_trainer
+from segwright.training.validate import Validation
 
 
 @pytest.fixture(scope="module")
@@ -221,6 +224,26 @@ def test_out_of_memory_halves_the_batch_and_keeps_the_effective_one(scenes: Data
         trainer(scenes, tmp_path / "hopeless", lambda *_: (_ for _ in ()).throw(torch.OutOfMemoryError("x"))).fit()
 
 
+@pytest.mark.parametrize("batch", [8, 12, 20])  # 16 images: none left over, 4, and fewer than a batch
+def test_an_epoch_in_micro_batches_has_the_losses_of_one_in_whole_batches(
+    scenes: Dataset, tmp_path: Path, batch: int
+) -> None:
+    phases = [{"until": 1.0, "size": (64, 96), "scale": (0.7, 1.3), "batch": batch}]
+
+    def losses(parts: int) -> list[float]:
+        run = trainer(
+            scenes, tmp_path / str(parts), phases=phases, optimizer="sgd", lr=0.01, freeze_bn=True, validate_every=99
+        )
+        run.progress.num_micro_batches = parts
+        assert run.fit().finished and run.progress.num_micro_batches == parts
+        lines = (tmp_path / str(parts) / "log.jsonl").read_text().splitlines()
+        return [record["loss"] for record in map(json.loads, lines) if "loss" in record]
+
+    whole, divided = losses(1), losses(4)
+    assert len(whole) == len(divided) == 2 * max(1, 16 // batch)
+    np.testing.assert_allclose(divided, whole, rtol=1e-3)
+
+
 def test_a_disk_that_fills_up_does_not_end_the_run(
     scenes: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -254,6 +277,24 @@ def test_early_stopping_ends_after_validations_without_gain(scenes: Dataset, tmp
     run = trainer(scenes, tmp_path, epochs=40, lr=1e-9, muon_lr=1e-9, ema=None, early_stopping=2)
     result = run.fit()
     assert result.stopped_by == "early stopping" and result.progress.epoch < 40
+
+
+def test_a_class_that_no_image_holds_does_not_choose_the_model(scenes: Dataset, tmp_path: Path) -> None:
+    """First 80 of 100 pixels of two classes are right; then 98, and one is called a third, which the images lack."""
+    run = trainer(scenes, tmp_path)
+    matrices = []
+    for right, stray in ((80, 0), (98, 1)):
+        matrix = np.zeros((scenes.label_space.classes,) * 2, np.int64)
+        matrix[:2, :2] = [[right, 100 - right - stray], [100 - right, right]]
+        matrix[0, 2] = stray
+        matrices.append(matrix)
+    found = iter([scores(matrix) for matrix in matrices])
+    run.validator = lambda *_: Validation(one := next(found), one.labeled_miou, 1.0, (0,) * len(matrix), ())  # type: ignore[assignment]
+    for step in (1, 2):
+        run.progress.step = step
+        run.validate()
+    assert scores(matrices[1]).miou < scores(matrices[0]).miou
+    assert run.progress.best_step == 2 and run.progress.best_miou == pytest.approx((97 / 102 + 98 / 101) / 2, abs=0.02)
 
 
 def test_sample_weights_choose_what_is_seen(scenes: Dataset, tmp_path: Path) -> None:

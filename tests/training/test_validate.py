@@ -19,6 +19,7 @@ from segwright.data.dataset import Dataset, Split, open_dataset
 from segwright.demo.dataset import write_street_scenes
 from segwright.imageio import UInt8Array
 from segwright.losses import create_loss
+from segwright.metrics.confusion import ConfusionMatrix
 from segwright.models.leannet import LeanNet
 from segwright.training.callbacks.log import read_log
 from segwright.training.checkpoint import load_checkpoint
@@ -86,6 +87,31 @@ def test_the_shares_of_all_ranks_add_up_exactly(scenes: Dataset, model: LeanNet,
     assert sum(part.sums[2] for part in parts) == whole.sums[2]
 
 
+def test_parts_count_alike_however_many_pixels_are_labeled(scenes: Dataset, model: LeanNet) -> None:
+    """One image of five, almost all of it ignored, counts as much as the other four in what decides."""
+    samples = [scenes.val[index] for index in range(len(scenes.val))]
+    masks = np.stack([sample.mask for sample in samples if sample.mask is not None])
+    masks[2, 8:] = IGNORE_INDEX
+    split, lonely = Given(scenes.val, masks), scenes.val.records[2].id
+    part_of = lambda id: "new" if id == lonely else "old"  # noqa: E731
+    validator = Validator(split, CPU, None, part_of=part_of)  # type: ignore[arg-type]
+    found = validator(model)
+    of_parts = []
+    for images in ((2,), (0, 1, 3, 4)):
+        part = ConfusionMatrix(scenes.label_space.classes)
+        for index in images:
+            part.update(validator.predicted(model, [samples[index]])[0][0], masks[index])
+        of_parts.append(part.scores().labeled_miou)
+    assert found.decisive == pytest.approx(np.mean(of_parts)) and abs(of_parts[0] - of_parts[1]) > 0.001
+    assert found.by_part == pytest.approx({"new": of_parts[0], "old": of_parts[1]})
+    assert found.decisive != pytest.approx(found.scores.labeled_miou)
+    whole = Validator(split, CPU, None)(model)  # type: ignore[arg-type]
+    assert whole.decisive == whole.scores.labeled_miou == found.scores.labeled_miou and whole.by_part == {}
+    masks[2] = IGNORE_INDEX
+    nothing = Validator(Given(scenes.val, masks), CPU, None, part_of=part_of)(model)  # type: ignore[arg-type]
+    assert nothing.decisive == pytest.approx(of_parts[1]), "a part without a label decides nothing"
+
+
 @pytest.mark.parametrize("name", ["ce", "ce(smoothing=0.05)", "0.5*ce+focal"])
 def test_the_loss_is_the_trainings(scenes: Dataset, model: LeanNet, name: str) -> None:
     """With its class weights, smoothing and ignored pixels: in batches and shares, that of all images at once."""
@@ -115,6 +141,7 @@ class Given:
     def __init__(self, split: Split, masks: UInt8Array) -> None:
         self.split, self.masks = split, masks
         self.label_space = split.label_space
+        self.records = split.records
 
     def __len__(self) -> int:
         return len(self.split)

@@ -180,7 +180,9 @@ class Display:
         miou = float(record["val_miou"])
         if better:
             self.best = (miou, int(record["epoch"]))
-        text = f"epoch {record['epoch']}: val mIoU {miou:.3f}, pixel accuracy {float(record['val_pixel_accuracy']):.3f}"
+        parts = ", ".join(f"{name} {value:.3f}" for name, value in record.get("val_miou_by_part", {}).items())
+        text = f"epoch {record['epoch']}: val mIoU {miou:.3f}{f' ({parts})' if parts else ''}"
+        text += f", pixel accuracy {float(record['val_pixel_accuracy']):.3f}"
         self.rows.append((f"epoch {record['epoch']}", f"mIoU {miou:.3f}", "best so far" if better else ""))
         if self.live is None:
             self.message(text + (" (best so far)" if better else ""))

@@ -105,6 +105,8 @@ class Recorder:
             "time": progress.seconds,
             "val_iou": iou,
         }
+        if found.by_part:
+            record["val_miou_by_part"] = dict(found.by_part)
         self._step_seconds = self._wait_seconds = 0.0
         self._log.validation(record)
         self.display.validation(record, better)

@@ -8,6 +8,7 @@ from typing import Literal
 import torch
 from torch import nn
 
+from segwright.core.counted import counted
 from segwright.losses.base import SegmentationLoss
 from segwright.training.config import TrainingConfig
 from segwright.training.distributed.world import World
@@ -40,7 +41,7 @@ def describe_decomposition(
     text = (
         f"an update is taken by {' in '.join(filter(None, (where, pieces)))}" if where else f"an update takes {pieces}"
     )
-    text += f" of {images} image{'' if images == 1 else 's'}; its gradient is that of the whole batch"
+    text += f" of {counted(images, 'image')}; its gradient is that of the whole batch"
     if not alone:
         return text
     return f"{text}, except for {' and '.join(alone)}, which see one part at a time (docs/training.md)"

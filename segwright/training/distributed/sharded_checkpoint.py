@@ -30,11 +30,11 @@ from torch.distributed.checkpoint.state_dict_saver import save
 
 from segwright.core.atomic_io import write_json
 from segwright.core.errors import CheckpointError
+from segwright.core.unreadable import UNREADABLE
 
 INDEX = "shards.json"  # name → shape of every tensor, beside the files of the processes
 
-# What torch raises of files that are not as they were written; assertions are among its checks.
-_UNREADABLE = (OSError, ValueError, KeyError, TypeError, IndexError, RuntimeError, AssertionError, SafetensorError)
+_UNREADABLE = (*UNREADABLE, IndexError, AssertionError)  # the last two are among torch's checks
 
 
 def write_shards(folder: Path, tensors: Mapping[str, Tensor], group: dist.ProcessGroup | None) -> None:

@@ -10,6 +10,7 @@ from segwright.training.logit_adjustment import sampled_indices
 from segwright.training.planning.checked_data import CheckedData
 from segwright.training.planning.timing import SHORT_SECONDS, MeasuredTimings
 
+CHECK_FRACTION = 0.2  # of the minutes, at most, for reading images in the data check
 END_SECONDS = 4.0  # of saving and the report
 SHORT_RESERVE = 0.25  # of a short budget, at most, that is kept back for scoring
 PLANNED_RESERVE = 0.35  # of the minutes, at most, that are kept back for scoring before a validation was measured
@@ -36,6 +37,24 @@ class TimeBudget:
         """Seconds that remain for training and validation, at least one."""
         return max(self.seconds - (time.monotonic() - self.started) - self.reserve, 1.0)
 
+    def kept_for_scoring(self) -> float:
+        """The reserve, or what of it is left if check and plan took so long that no time remains for training."""
+        left = self.seconds - (time.monotonic() - self.started) - self.training_seconds()
+        return min(self.reserve, max(left, 0.0))
+
+    def shortage(self) -> str:
+        """What a user has to know if hardly a second is left for the training that now begins; else empty."""
+        passed = time.monotonic() - self.started
+        if self.seconds - passed - self.reserve > 1.0:
+            return ""
+        took = f"opening, check and plan took {passed:.0f} of {self.seconds:.0f} s"
+        if passed >= self.seconds:
+            return f"the minutes are over before the training begins: {took}; it trains for one second, and ends late"
+        return (
+            f"the minutes are nearly over before the training begins: {took}, and {self.reserve:.0f} s are kept for "
+            "scoring; it trains for one second"
+        )
+
     def remaining(self, earlier: float) -> float:
         """Seconds until the run has to end; ``earlier``: seconds of training in earlier sittings."""
         return self.seconds - (time.monotonic() - self.started) - earlier
@@ -45,6 +64,16 @@ class TimeBudget:
         if not self.image_seconds:
             return count
         return min(count, max(MIN_VALIDATED, int(ONE_VALIDATION * self.seconds / self.image_seconds)))
+
+
+def check_seconds(minutes: float | None, started: float, earlier: float = 0.0) -> float | None:
+    """Seconds that the data check may read images for: a fraction of what is left; None if no minutes end the run.
+
+    ``earlier``: seconds of training in earlier sittings.
+    """
+    if minutes is None:
+        return None
+    return CHECK_FRACTION * max(60 * minutes - earlier - (time.monotonic() - started), 0.0)
 
 
 def measured_reserve(total: float, seconds: float) -> float:

@@ -52,6 +52,7 @@ class CheckedData:
     file_prints: Prints  # of the files of both splits, to report on resuming what changed
     unlabeled: UnlabeledImages | None = None  # of self-training
     val_sparse: bool = False  # few pixels of the validation images are labeled
+    note: str = ""  # on images that were not examined for lack of time
 
     @property
     def classes(self) -> int:
@@ -71,12 +72,15 @@ def check(
     *,
     world: World | None = None,
     checked: CheckResult | None = None,
+    seconds: float | None = None,
     message: Message,
 ) -> CheckedData:
     """Check a dataset and leave bad files out if the config has ``skip_bad``. DataError for what the check refuses,
     UsageError for unknown networks, trackers and folds.
 
     Rank 0 checks for all. ``checked``: the result of a check that ran before, whose warnings were shown already.
+    ``seconds``: a limit for reading images. All are read regardless where the training depends on all: to make a split
+    that the files do not give, or folds, and to keep copies of scored images out of self-training.
     """
     world = world or World()
     if ":" not in config.model.name and config.model.name not in ("auto", *model_names()):
@@ -85,7 +89,7 @@ def check(
     train, val = training_splits(data, config)
 
     def inspect() -> CheckResult:
-        result = checked or check_dataset(data)
+        result = checked or check_dataset(data, seconds=None if config.unlabeled.active else seconds)
         if config.unlabeled.own != "none":  # what has no mask is used without one
             result = replace(result, problems=tuple(p for p in result.problems if p.kind != "image without mask"))
         refuse_errors(result, data, skip_bad=config.data.skip_bad)
@@ -94,6 +98,8 @@ def check(
     result = world.broadcast_from_rank0(inspect, CheckResult.to_json, lambda tree: CheckResult.from_json(tree, data))
     for line in () if checked is not None else warning_lines(result):
         message(line)
+    if result.sample_note():
+        message(result.sample_note())
     if result.errors:
         train, val = _without_bad_files(train, val, result, message)
     if config.unlabeled.own != "none":
@@ -118,6 +124,7 @@ def check(
         file_prints=world.broadcast_from_rank0(lambda: data_print([*splits, *_bare(unlabeled)]), dict, dict),
         unlabeled=unlabeled,
         val_sparse=largest is not None and largest.sparse,
+        note=result.sample_note(),
     )
 
 

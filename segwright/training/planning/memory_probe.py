@@ -35,6 +35,7 @@ from segwright.models.base import SegmentationModel
 from segwright.training.config import Phase, Size
 from segwright.training.distributed.dtensors import local_tensor
 from segwright.training.distributed.world import World
+from segwright.training.freezing import is_frozen_throughout
 from segwright.training.optim.optimizers import set_learning_rate
 from segwright.training.planning.memory import available_bytes, gib, give_back_freed, is_out_of_memory, peak_of
 from segwright.training.state import request_micro_batches
@@ -205,7 +206,7 @@ class _StepMemory:
         model.train()
         for module in model.modules():
             frozen = self.subject.freeze_bn and isinstance(module, nn.modules.batchnorm._BatchNorm)
-            if frozen or isinstance(module, nn.SyncBatchNorm):
+            if frozen or is_frozen_throughout(module) or isinstance(module, nn.SyncBatchNorm):
                 module.eval()
         set_learning_rate(self.step.optimizer, 0.0)
         return self._by_trying() if self.device.type == "cuda" else self._by_predicting()

@@ -23,6 +23,7 @@ from segwright.training.planning.budget import VALIDATION_FRACTION
 from segwright.training.planning.checked_data import DataFacts
 from segwright.training.planning.draft import Draft, Plan, PlanEntry
 from segwright.training.planning.hardware import Hardware
+from segwright.training.planning.network_choice import Pretrained, is_weights_file, plan_network
 from segwright.training.planning.timing import SHORT_SECONDS, Timings
 from segwright.training.self_training import refuse_unfit
 
@@ -31,17 +32,14 @@ GPU_WORKING_PIXELS = 768 * 768
 SHORT_SIDE = 128  # below it a reduced image shows too little to learn from
 PASTED_CLASSES = 3  # from so many on classes are pasted between images
 PASTED_SAMPLES = 10_000  # crops in a run, from which on that pays
+PASTED_PIXELS = 200 * 200  # of a crop, from which on its objects are known without their surroundings
 RARE = 0.01  # a class with less than this fraction of the pixels is rare
 SOME_SPARSE = 0.02  # share of the masks with few labeled pixels from which the training cares for them
 RARELY_SHOWN = 0.05  # a class in a smaller fraction of the images may be worth repeating
 ENOUGH_PASSES = 100  # over the training images: with fewer, a narrower network learns more
-DEEPEST_STRIDE = 32  # of these encoders and of U-Net's usual ones
-ENCODERS_FOR_CPUS = ("tf_efficientnet_lite0", "mobilenetv2_100")  # the first of them whose weights are available
 HALF_LOGITS = ("leannet", "ddrnet")  # networks whose training logits may stay at half the resolution
 DEFAULT_SAMPLES = 20_000  # seen in a run without a budget
 MIN_EPOCHS, MAX_EPOCHS = 20, 400
-
-Pretrained = Callable[[str, str | None], bool]  # (network, encoder) → whether pretrained weights are available
 
 
 def make_plan(
@@ -55,7 +53,8 @@ def make_plan(
     normalized: Callable[[TrainConfig], bool] | None = None,
 ) -> Plan:
     """Resolve ``config``. DataError if there is nothing to train on; UsageError if class weights or flip pairs do not
-    fit the classes.
+    fit the classes, or if weights belong to no known network; WeightsError if ImageNet weights are asked for and cannot
+    be had.
 
     ``timings``: of training steps; only those that the plan needs are requested. ``fine_tuning``: the run starts from a
     saved model. ``pretrained``: whether pretrained weights of (network, encoder) are available, by default looked up;
@@ -68,7 +67,8 @@ def make_plan(
     pretrained = pretrained or (lambda name, encoder: starts_pretrained(name, encoder, config.model.weights))
     normalized = normalized or (lambda resolved: is_normalized(resolved, len(names)))
     _check_class_weights(config.training.class_weights, names)
-    from_scratch = _plan_model(draft, fingerprint, hardware, pretrained, fine_tuning)
+    draft.set_default("model.in_channels", fingerprint.channels, "the images' channels")
+    from_scratch = plan_network(draft, hardware, pretrained, fine_tuning=fine_tuning)
     _plan_flips(draft, names, facts.pairs)
     _plan_optimizer(draft, from_scratch, normalized(draft.resolved()) if from_scratch else False)
     _plan_budget(draft, images)
@@ -117,58 +117,6 @@ def _plan_flips(draft: Draft, names: tuple[str, ...], pairs: Pairs | None) -> No
             else (f"as asked; by their names, flips would exchange {shown(found)}")
         )
         draft.entries.append(PlanEntry("augment.flip_pairs", shown(asked) or "none", reason))
-
-
-def _plan_model(
-    draft: Draft, fingerprint: Fingerprint, hardware: Hardware, pretrained: Pretrained, fine_tuning: bool
-) -> bool:
-    """Network, encoder and weights; returns whether training starts from random weights."""
-    draft.set_default("model.in_channels", fingerprint.channels, "the images' channels")
-    weights = draft.get("model.weights")
-    named = draft.get("model.name") != "auto"
-    if not named and weights in ("auto", "imagenet"):
-        asked = draft.get("model.encoder")
-        fitting = ("resnet34", *ENCODERS_FOR_CPUS) if hardware.is_gpu else ENCODERS_FOR_CPUS
-        encoders = fitting if asked in ("auto", None) else (asked,)
-        encoder = next((name for name in encoders if pretrained("unet", name)), None)
-        if encoder is not None:
-            reason = "pretrained encoder weights are available: U-Net makes the most of little data"
-            draft.set_default("model.name", "unet", reason)
-            draft.set_default("model.encoder", encoder, "fits the machine")
-            draft.lean = not hardware.is_gpu and encoder in ENCODERS_FOR_CPUS
-            if draft.lean:
-                _plan_lean_unet(draft, head_stride=4)
-            return False
-    if not named:
-        reason = "from random weights, LeanNet learns most in the same time on CPU cores"
-        reason += "; on GPUs that is not measured" if hardware.is_gpu else ""
-        draft.set_default("model.name", "leannet", reason)
-        draft.set_default("model.encoder", None, "LeanNet has no separate encoder")
-        return not fine_tuning
-    draft.set_default("model.name", "", "")
-    draft.set_default("model.encoder", None, "the network's own default")
-    from_scratch = not fine_tuning and (
-        weights is None or not pretrained(draft.get("model.name"), draft.get("model.encoder"))
-    )
-    if not fine_tuning and weights is not None:
-        beginning = "random" if from_scratch else "pretrained"
-        why = "no pretrained weights are available" if from_scratch else "pretrained weights are available"
-        draft.entries.append(PlanEntry("model.start", beginning, why))
-    if draft.get("model.name") == "unet" and from_scratch and not hardware.is_gpu:
-        _plan_lean_unet(draft)
-    return from_scratch
-
-
-def _plan_lean_unet(draft: Draft, head_stride: int = 2) -> None:
-    """A U-Net that few CPU cores can train: half the decoder's channels, logits at a part of the resolution."""
-    arguments = draft.config.model.arguments
-    if {"decoder_channels", "head_stride"} & set(arguments):
-        return
-    blocks = (DEEPEST_STRIDE // head_stride).bit_length() - 1  # each doubles the resolution
-    lean = {"head_stride": head_stride, "decoder_channels": [128, 64, 48, 32][:blocks]}
-    draft.values["model.arguments"] = {**arguments, **lean}
-    draft.values["training.loss_at_native_stride"] = True
-    draft.entries.append(PlanEntry("model.arguments", lean, "a lean decoder: half the time of the full one on a CPU"))
 
 
 def _plan_optimizer(draft: Draft, from_scratch: bool, normed: bool) -> None:
@@ -222,7 +170,7 @@ def _plan_optimizer(draft: Draft, from_scratch: bool, normed: bool) -> None:
 def _plan_from_scratch(draft: Draft, recipe: Recipe, normed: bool) -> None:
     """A classical network from random weights: an initialization it can learn from, and a stable learning rate."""
     reason = "this network's recipe from random weights"
-    given = draft.config.model.arguments
+    given = draft.get("model.arguments")
     added = {key: value for key, value in recipe.arguments.items() if key not in given}
     if added:
         draft.values["model.arguments"] = {**given, **added}
@@ -281,9 +229,11 @@ def _plan_crops(draft: Draft, fingerprint: Fingerprint, images: int, hardware: H
 
 def _plan_variant(draft: Draft, hardware: Hardware, images: int, timings: Timings | None) -> None:
     """LeanNet's width: the widest with which every image is still seen often enough in the given time."""
-    arguments = draft.config.model.arguments
+    arguments = draft.get("model.arguments")
     if draft.get("model.name") != "leannet" or {"variant", "widths"} & set(arguments):
         return
+    if is_weights_file(draft.get("model.weights")):
+        return  # the file has a width
     variant, reason = ("large", "a GPU has room for it") if hardware.is_gpu else ("small", "most steps on few cores")
     minutes = draft.get("training.minutes")
     if minutes is not None and timings is not None:
@@ -292,7 +242,7 @@ def _plan_variant(draft: Draft, hardware: Hardware, images: int, timings: Timing
         for wider in ("small", "medium", "large"):  # only as many are timed as the time allows
             draft.values["model.arguments"] = {**arguments, "variant": wider}
             seconds = timings.step(draft.resolved(), size, batch, hardware.precision)
-            passes = minutes * 60 * batch / seconds / images / _cost_of_unlabeled(draft)
+            passes = _crops_in_time(draft, seconds, batch) / images
             if wider == "small" or passes >= ENOUGH_PASSES:
                 variant, reason = wider, f"every image is seen about {passes:.0f} times in {minutes:g} min"
                 draft.passes = passes
@@ -398,6 +348,8 @@ def _plan_paste(
         share, reason = 0.0, "images are not varied at all"
     elif shown < PASTED_CLASSES:
         share, reason = 0.0, f"{shown} classes: what lies around them shows which they are"
+    elif (size := draft.get("training.size"))[0] * size[1] < PASTED_PIXELS:
+        share, reason = 0.0, f"in crops of {size[0]}×{size[1]} little shows what an object is but its surroundings"
     elif (seen := _images_seen(draft, hardware, images, timings)) is None:
         share, reason = 0.0, f"it pays from {PASTED_SAMPLES:,} images seen on, for which the time is short"
     elif seen < PASTED_SAMPLES:
@@ -419,7 +371,12 @@ def _images_seen(draft: Draft, hardware: Hardware, images: int, timings: Timings
     config = draft.resolved()
     phase = config.training.phases[len(config.training.phases) // 2]
     seconds = timings.step(config, phase.size, phase.batch, config.training.precision)
-    return float(minutes) * 60 / seconds * phase.batch / _cost_of_unlabeled(draft)
+    return _crops_in_time(draft, seconds, phase.batch)
+
+
+def _crops_in_time(draft: Draft, seconds: float, batch: int) -> float:
+    """Labeled crops that the minutes are enough for, at ``seconds`` per step of ``batch`` of them."""
+    return float(draft.get("training.minutes") * 60 * batch / seconds / _cost_of_unlabeled(draft))
 
 
 def _plan_oversampling(draft: Draft, fingerprint: Fingerprint) -> None:

@@ -7,16 +7,16 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
-from torch import nn
 
 from segwright.core.types import Batch
 from segwright.losses import create_loss
 from segwright.training.config import Size, TrainConfig
 from segwright.training.deterministic import deterministic_mode
+from segwright.training.freezing import Freezing, is_frozen_throughout
 from segwright.training.network import build_network
 from segwright.training.optim.optimizers import create_optimizer
 from segwright.training.planning.cpu import has_native_bf16
@@ -68,9 +68,11 @@ class MeasuredTimings:
 
     def precision(self, config: TrainConfig, precision: str) -> float:
         """Seconds of a small training step in ``precision``, to choose one before the network is planned."""
-        values = {"training.lr": 1e-3, "training.weight_decay": 0.0, "training.optimizer": "adamw"}
+        values: dict[str, Any] = {"training.lr": 1e-3, "training.weight_decay": 0.0, "training.optimizer": "adamw"}
+        values |= {"training.freeze_encoder_fraction": 0.0, "training.unfreeze_fraction": 0.0}
         if config.model.name == "auto":
-            values["model.name"] = "leannet"
+            asked = config.model.encoder not in ("auto", None)
+            values["model.name"] = "unet" if asked else "leannet"  # as the plan does: LeanNet takes no encoder
         small = config.with_values(values)
         return time_step(small, self.classes, self.device, BF16_SIZE, BF16_BATCH, precision, self.repeats)
 
@@ -98,9 +100,8 @@ def time_step(
     """Seconds of a training step of ``config``'s network on random pixels."""
     model = build_network(config.with_values({"model.weights": None}), classes).train()
     model.native_logits = config.training.loss_at_native_stride
-    for module in model.modules() if config.training.freeze_bn else ():  # as it will be trained
-        if isinstance(module, nn.modules.batchnorm._BatchNorm):
-            module.eval()
+    for norm in filter(is_frozen_throughout, Freezing(model, config.training).all_norms):  # as it will be trained
+        norm.eval()
     lr = config.training.lr if isinstance(config.training.lr, float) else 1e-3
     optimizer = create_optimizer(model.to(device), config.training, lr=lr, weight_decay=0.0)
     step = TrainStep(model, optimizer, device=device, precision=precision)
