@@ -25,7 +25,7 @@ from segwright.data.dataset import Dataset
 from segwright.inference.ensemble import save_ensemble
 from segwright.models.ensemble import MOST_MEMBERS
 from segwright.search.cross_validation_page import write_folds_page
-from segwright.search.folds import CrossValidation, Fold
+from segwright.search.folds import NO_SCORE, CrossValidation, Fold
 from segwright.training.checkpoint import checkpoints
 from segwright.training.config import TrainConfig
 from segwright.training.run import refuse_errors, run_training, warning_lines
@@ -68,8 +68,11 @@ def cross_validate(
                 data, config.with_values(values), resume=resume, init_from=init_from, command=command, checked=checked
             )
             if run.evaluation is None:
-                stopped_by = run.stopped_by or "no score"
-                break
+                stopped_by = run.stopped_by if run.stopped_by in ("SIGINT", "SIGTERM") else NO_SCORE
+                if stopped_by != NO_SCORE or not done:
+                    break
+                stderr_console().print(f"warning: fold {number + 1} has no score; the others follow", highlight=False)
+                continue
             e = run.evaluation
             fold = Fold(
                 number,
@@ -79,6 +82,7 @@ def cross_validate(
                 np.asarray(e.counts, np.int64),
                 tuple(e.ids),
                 e.independent.sequences,
+                run.val_images,
             )
             images = {"counts": fold.counts.tolist(), "ids": list(fold.ids), "sequences": list(fold.sequences)}
             write_json(place / "fold.json", {**fold.to_json(), "folds": folds, **images})
@@ -116,4 +120,13 @@ def _kept(place: Path, number: int, folds: int) -> Fold | None:
     interval: Sequence[Any] = [float("nan") if value is None else float(value) for value in tree["val_miou_ci95"]]
     counts = np.asarray(tree["counts"], np.int64)
     ids, sequences = tuple(tree.get("ids", ())), tuple(tree.get("sequences", ()))
-    return Fold(number, place, float(tree["val_miou"]), (interval[0], interval[1]), counts, ids, sequences)
+    return Fold(
+        number,
+        place,
+        float(tree["val_miou"]),
+        (interval[0], interval[1]),
+        counts,
+        ids,
+        sequences,
+        tree.get("val_images"),
+    )

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from segwright import reports
-from segwright.core.counted import counted
+from segwright.core.counted import as_sentence, counted
 from segwright.reports import Markup, Number, Series, percent
 from segwright.search.folds import CrossValidation, Fold
 from segwright.training.callbacks.log import read_log
@@ -25,12 +25,11 @@ def write_folds_page(path: Path, found: CrossValidation, *, command: str = "") -
 def folds_page(found: CrossValidation, *, command: str = "") -> str:
     """The page as one HTML document; it links to the folds' own reports beside it."""
     summary = found.summary()
-    sentence = found.sentence()
     return reports.page(
         "cross_validation.html.j2",
         title="Cross-validation",
         folder=found.folder.name,
-        sentence=f"{sentence[0].upper()}{sentence[1:]}.",
+        sentence=as_sentence(found.sentence()),
         finished=summary["finished"],
         tiles=_headline(found, summary),
         folds=[_fold(fold) for fold in found.folds],

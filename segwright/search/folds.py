@@ -9,10 +9,13 @@ from typing import Any
 import numpy as np
 
 from segwright.core.atomic_io import without_nan
+from segwright.core.counted import counted
 from segwright.evaluation.sequences import BootstrapUnits, units_of
 from segwright.inference.bundle import is_bundle
 from segwright.metrics.bootstrap import miou_interval
 from segwright.metrics.confusion import iou_per_class, nanmean
+
+NO_SCORE = "no score"
 
 
 @dataclass(frozen=True)
@@ -26,12 +29,14 @@ class Fold:
     counts: np.ndarray[Any, np.dtype[np.int64]]  # (images, 3, K): intersection, truth, prediction
     ids: tuple[str, ...] = ()  # of the images; empty in folders of earlier versions, as are the sequences
     sequences: tuple[str, ...] = ()
+    val_images: int | None = None  # of the fold, of which fewer may be scored in limited time; None: not recorded
 
     def to_json(self) -> dict[str, Any]:
         return {
             "fold": self.number,
             "folder": str(self.folder),
             "images": len(self.counts),
+            "val_images": self.val_images,
             "val_miou": self.miou,
             "val_miou_ci95": list(self.ci95),
             **units_of(*self.named()).to_json(),
@@ -67,6 +72,15 @@ class CrossValidation:
         """The standard deviation over the folds (n − 1)."""
         return float(np.std([fold.miou for fold in self.folds], ddof=1)) if len(self.folds) > 1 else float("nan")
 
+    @property
+    def scored_images(self) -> int:
+        return sum(len(fold.counts) for fold in self.folds)
+
+    @property
+    def images(self) -> int:
+        """The images of the folds, scored or not."""
+        return sum(len(fold.counts) if fold.val_images is None else fold.val_images for fold in self.folds)
+
     def independent(self) -> BootstrapUnits:
         """The units of the pooled score's interval; a sequence in several folds is one unit."""
         named = [fold.named() for fold in self.folds]
@@ -98,11 +112,15 @@ class CrossValidation:
             "pooled_miou_ci95": list(miou_interval(counts, groups=over.groups)) if self.folds else None,
             **over.to_json(),
             "interval_note": over.note,
+            "images": self.images,
+            "scored_images": self.scored_images,
             "per_class_iou": classes,
         }
         return dict(without_nan(tree))
 
     def sentence(self) -> str:
+        if len(self.folds) < self.wanted and self.stopped_by == NO_SCORE:
+            return f"{len(self.folds)} of {self.wanted} folds have a score; --resume scores the others"
         if len(self.folds) < self.wanted:
             return (
                 f"{len(self.folds)} of {self.wanted} folds are trained (stopped by {self.stopped_by}); --resume goes on"
@@ -111,8 +129,10 @@ class CrossValidation:
         low, high = found["pooled_miou_ci95"]
         over = self.independent()
         note = f"; {over.note}" if over.note else ""
+        part = self.scored_images < self.images
+        pool = f"{self.scored_images} of {counted(self.images, 'image')}" if part else "every image"
         span = "" if low is None else f" (95 %: {low:.3f} to {high:.3f} over {over}{note})"
         return (
             f"{self.wanted} folds: val mIoU {self.mean:.3f} ± {self.spread:.3f} over the folds, "
-            f"{found['pooled_miou']:.3f} pooled over every image{span}"
+            f"{found['pooled_miou']:.3f} pooled over {pool}{span}"
         )

@@ -18,7 +18,8 @@ class Trial:
 
     number: int
     state: str  # complete, pruned, failed
-    miou: float | None  # of the best model on the validation split; of a pruned trial, up to there
+    miou: float | None  # of the best model on the validation images, for all trials the same ones where they have
+    # some in common; of a pruned trial, up to there
     params: Mapping[str, Any]
     curve: Mapping[int, float]  # tenth of the time → best validation mIoU so far
     seconds: float
@@ -44,13 +45,15 @@ class Study:
     trials: tuple[Trial, ...]
     best: Trial
     sentence: str
-    beats_default: bool | None  # None: not compared, since the search was stopped before
+    beats_default: bool | None  # None: not compared; the sentence has the reason
     trial_minutes: float
     final_minutes: float = 0.0  # of each of the two trainings that were compared
-    default_miou: float | None = None
+    default_miou: float | None = None  # on the images that both were scored on
     winner_miou: float | None = None
+    compared_images: int | None = None
     difference: PairedDifference | None = None
     importance: Mapping[str, float] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()  # on which images scores are compared, if they are of different ones
     stopped_by: str | None = None
     independent: BootstrapUnits | None = None  # what the interval of the difference draws
 
@@ -76,6 +79,7 @@ class Study:
                 "minutes": self.final_minutes,
                 "default_miou": self.default_miou,
                 "winner_miou": self.winner_miou,
+                "images": self.compared_images,
                 "miou_difference": d.difference,
                 "ci95": [d.low, d.high],
                 **({} if self.independent is None else self.independent.to_json()),
@@ -83,6 +87,7 @@ class Study:
                 "clear": d.clear,
             },
             "importance": dict(self.importance),
+            "notes": list(self.notes),
             "stopped_by": self.stopped_by,
         }
         return dict(without_nan(tree))

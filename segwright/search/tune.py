@@ -17,19 +17,24 @@ import shlex
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from segwright.core.atomic_io import lock_folder, write_json, write_text
-from segwright.core.errors import DataError, MissingExtraError, ModelError, TrainingError, UsageError
+from segwright.core.counted import counted
+from segwright.core.errors import DataError, MissingExtraError, ModelError, SegwrightError, TrainingError, UsageError
 from segwright.core.progress import duration
 from segwright.data.check.runner import check_dataset
 from segwright.data.dataset import Dataset, Split
+from segwright.data.records import nested_spread
 from segwright.evaluation.compare import verdict
 from segwright.evaluation.evaluate import Evaluation, evaluate
+from segwright.evaluation.pairing import Pairing, pair_evaluations, too_few
 from segwright.evaluation.sequences import BootstrapUnits
 from segwright.inference.predictor import load
-from segwright.metrics.bootstrap import PairedDifference, paired_difference
+from segwright.metrics.bootstrap import PairedDifference
+from segwright.metrics.confusion import labeled_miou
 from segwright.search.search_space import (
     ARCHITECTURES,
     apply_params,
@@ -41,6 +46,7 @@ from segwright.search.search_space import (
     suggest,
 )
 from segwright.search.study import Study, Trial
+from segwright.search.trial_scores import TrialScores, compare_trials, keep_scored
 from segwright.search.tune_page import write_study_page
 from segwright.training.callbacks.log import Display
 from segwright.training.config import TrainConfig, build
@@ -52,6 +58,9 @@ TRIALS_IN_BUDGET = 12  # full trainings that the time is divided into, the two o
 STARTUP_TRIALS = 5  # drawn at random, and never pruned, before the sampler and the pruner have data
 PRUNE_STEPS = 10  # trials are compared at tenths of their time
 LEAST_TENTHS = 2  # tenths that every trial gets
+SCORED_AGAIN = 20  # images at least, where the two that are compared have too few in common
+SIGNALS = ("SIGINT", "SIGTERM")
+NO_SCORE = "no score (no validation gave one, or scoring ran out of memory)"
 
 Message = Callable[[str], None]
 
@@ -126,6 +135,7 @@ class _StudyRunner:
         for line in warning_lines(self.checked):
             message(line)
         self.stopped_by: str | None = None
+        self.scores = TrialScores()
         self.study = self._open_study(config.training.seed)
         self.base = self._plan("")
         self.architectures = self._choose_architectures(architectures)
@@ -224,28 +234,47 @@ class _StudyRunner:
         params = suggest(trial, self.architectures, self.base)
         self.message(f"trial {trial.number}: {describe_params(params)}  ({duration(max(left, 0))} of searching left)")
         started = time.monotonic()
-        folder = self.folder / "trials" / f"trial-{trial.number:04d}"
+        folder = self._trial_folder(trial.number)
         try:
             config = self._trial_config(params).with_values({"training.minutes": self.each})
             run = self._train(config, folder, self._pruner(trial))
         except (TrainingError, ModelError) as error:
-            # Recorded as pruned, so that the sampler avoids such settings.
-            trial.set_user_attr("note", str(error).splitlines()[0])
-            self.message(f"  failed: {str(error).splitlines()[0]}")
-            self._tell(trial, started, state=state.PRUNED if trial.number else state.FAIL)
-            if not trial.number:
-                raise  # the default itself does not train: there is nothing to compare with
-            return
+            if self._failed(trial, started, str(error).splitlines()[0]):
+                return
+            raise
         if run.stopped_by == "on_validation":
             self.message("  ended early: below the median of the trials before it")
             self._tell(trial, started, state=optuna.trial.TrialState.PRUNED)
-        elif run.stopped_by in ("SIGINT", "SIGTERM") or run.evaluation is None:
-            self.stopped_by = run.stopped_by or "no score"
+        elif run.stopped_by in SIGNALS:
+            self.stopped_by = run.stopped_by
             trial.set_user_attr("interrupted", True)
             self._tell(trial, started, state=state.FAIL)
+        elif run.evaluation is None:
+            if not self._failed(trial, started, NO_SCORE):
+                raise TrainingError("the default has no score", found=NO_SCORE, where=folder, fix="--resume repeats it")
         else:
-            self.message(f"  val mIoU {run.evaluation.miou:.3f}")
-            self._tell(trial, started, run.evaluation.miou)
+            if not keep_scored(folder, run.evaluation):
+                self.message("  warning: the scores of its images could not be written")
+            images, total = len(run.evaluation.ids), len(self._val())
+            part = f" on {images} of {total} images" if images < total else ""
+            self.message(f"  val mIoU {run.evaluation.miou:.3f}{part}")
+            self._tell(trial, started, labeled_miou(run.evaluation.counts))
+
+    def _failed(self, trial: Any, started: float, why: str) -> bool:
+        """Record a failed trial; False if it ends the search: without the default there is nothing to compare with."""
+        self.message(f"  failed: {why}")
+        trial.set_user_attr("note", why)
+        trial.set_user_attr("failed", True)
+        goes_on = bool(self._completed())
+        if not goes_on:
+            trial.set_user_attr("interrupted", True)  # the default is taken again by --resume
+        # Recorded as pruned, so that the sampler avoids such settings.
+        state = self.optuna.trial.TrialState
+        self._tell(trial, started, state=state.PRUNED if goes_on else state.FAIL)
+        return goes_on
+
+    def _trial_folder(self, number: int) -> Path:
+        return self.folder / "trials" / f"trial-{number:04d}"
 
     def _tell(self, trial: Any, started: float, value: float | None = None, state: Any = None) -> None:
         trial.set_user_attr("seconds", time.monotonic() - started)
@@ -288,59 +317,102 @@ class _StudyRunner:
             raise TrainingError(
                 "the search was stopped before its first trial ended", where=self.folder, fix="--resume goes on"
             )
-        best = max(done, key=lambda trial: float(trial.value))
+        self.scores = compare_trials({trial.number: self._trial_folder(trial.number) for trial in done})
+        best = max(done, key=lambda trial: self.scores.miou.get(trial.number, float(trial.value)))
         winner = self._trial_config(best.params)
-        study = self._compared(best, winner) if self.stopped_by is None else self._stopped_early(best, winner)
+        if self.stopped_by is not None:
+            why = f"stopped by {self.stopped_by} before the winner was compared with the default; --resume goes on"
+            return self._write(self._not_compared(best, winner, why))
+        if best.number == 0 or winner == self.base:
+            write_text(self.folder / "best.yaml", recipe(self.base).to_yaml())
+            count = len(self.study.get_trials(deepcopy=False)) - 1
+            sentence = f"the search did not beat the default: none of {count} trials scored higher"
+            return self._write(self._record(best, sentence, False))
+        # The trials are written first: whatever ends the comparison, they are not lost.
+        why = "the winner is not compared with the default yet; --resume goes on"
+        self._write(self._not_compared(best, winner, why))
+        return self._write(self._compared(best, winner))
+
+    def _write(self, study: Study) -> Study:
         write_json(self.folder / "tune.json", study.to_json())
         write_study_page(self.folder / "study.html", study)
         return study
 
-    def _stopped_early(self, best: Any, winner: TrainConfig) -> Study:
+    def _not_compared(self, best: Any, winner: TrainConfig, sentence: str) -> Study:
         write_text(self.folder / "best.yaml", recipe(winner).to_yaml())
-        sentence = f"stopped by {self.stopped_by} before the winner was compared with the default; --resume goes on"
         return self._record(best, sentence, None)
 
     def _compared(self, best: Any, winner: TrainConfig) -> Study:
-        if best.number == 0 or winner == self.base:
-            write_text(self.folder / "best.yaml", recipe(self.base).to_yaml())
-            count = len(self.study.get_trials(deepcopy=False)) - 1
-            return self._record(
-                best, f"the search did not beat the default: none of {count} trials scored higher", False
-            )
         self.message(
             f"training the default and trial {best.number} once more, for {self.final:g} minutes each and with another "
             "seed, to compare them"
         )
-        default_run, winner_run = self._final_run("default", self.base), self._final_run("winner", winner)
-        if default_run is None or winner_run is None:
-            return self._stopped_early(best, winner)
-        over = default_run.independent
-        d = paired_difference(default_run.counts, winner_run.counts, groups=over.groups)
-        ahead = d.difference > 0
-        write_text(self.folder / "best.yaml", recipe(winner if ahead else self.base).to_yaml())
+        paired = self._pair_finals(winner)
+        total = len(self._val())
+        if isinstance(paired, str):
+            self.stopped_by = self.stopped_by or "no score"
+            sentence = f"{paired} before the winner was compared with the default; --resume goes on"
+            return self._not_compared(best, winner, sentence)
+        d = paired.difference()
+        write_text(self.folder / "best.yaml", recipe(winner if d.difference > 0 else self.base).to_yaml())
+        images = "" if len(paired.ids) >= total else f"{len(paired.ids)} of {total} validation images"
         return self._record(
             best,
-            conclusion(best.number, d, self.final, over),
+            conclusion(best.number, d, self.final, paired.over, images),
             d.clear and d.low > 0,
-            default_miou=default_run.miou,
-            winner_miou=winner_run.miou,
+            default_miou=d.miou_a,
+            winner_miou=d.miou_b,
             difference=d,
-            independent=over,
+            independent=paired.over,
+            compared_images=len(paired.ids),
         )
 
+    def _pair_finals(self, winner: TrainConfig) -> Pairing | str:
+        """Train the two, and pair their scores; the reason where one of them has none."""
+        runs = []
+        for name, config in (("default", self.base), ("winner", winner)):
+            try:
+                run = self._final_run(name, config)
+            except SegwrightError as error:
+                return f"the {name} failed ({str(error).splitlines()[0]})"
+            if run is None:
+                return f"stopped by {self.stopped_by}" if self.stopped_by else f"the {name} had {NO_SCORE}"
+            runs.append(run)
+        paired = pair_evaluations(*runs)
+        if too_few(paired, len(self._val())):
+            paired = self._scored_again(runs)
+        return paired or "too few images were common to both"
+
     def _final_run(self, name: str, config: TrainConfig) -> Evaluation | None:
-        """Train for the comparison, or score the model of an earlier sitting; None if a signal stopped it."""
+        """Train for the comparison, or score the model of an earlier sitting; None without a score."""
         folder = self.folder / f"final-{name}"
-        if (folder / "done.json").exists():
-            return evaluate(load(folder, post="none", trust_external=True), self._val())
+        settings = {"settings": recipe(config).to_yaml(), "minutes": self.final}
+        if _done(folder / "done.json", settings):
+            return self._scored(name, self._val())
         config = config.with_values({"training.seed": config.training.seed + 1})
         run = self._train(config, folder, None)
         if run.evaluation is None:
-            self.stopped_by = run.stopped_by or "no score"
+            self.stopped_by = run.stopped_by if run.stopped_by in SIGNALS else None
             return None
-        write_json(folder / "done.json", {"val_miou": run.evaluation.miou})
+        write_json(folder / "done.json", {"val_miou": run.evaluation.miou, **settings})
         self.message(f"  {name}: val mIoU {run.evaluation.miou:.3f}")
         return run.evaluation
+
+    def _scored(self, name: str, split: Split) -> Evaluation:
+        model = load(self.folder / f"final-{name}", post="none", trust_external=True)
+        return evaluate(model, split, skip_bad=self.config.data.skip_bad)
+
+    def _scored_again(self, runs: Sequence[Evaluation]) -> Pairing | None:
+        """Score both final models on the same images; None, with a message, if that is impossible."""
+        val = self._val()
+        count = min(len(val), max(SCORED_AGAIN, *(len(run.ids) for run in runs)))
+        self.message(f"the two were scored on different images: both are scored again, on {counted(count, 'image')}")
+        split = val.subset(nested_spread(len(val), count), val.name)
+        try:
+            return pair_evaluations(*(self._scored(name, split) for name in ("default", "winner")))
+        except SegwrightError as error:
+            self.message(f"  {str(error).splitlines()[0]}")
+            return None
 
     def _val(self) -> Split:
         val = training_splits(self.data, self.config)[1]
@@ -348,16 +420,18 @@ class _StudyRunner:
         return val
 
     def _record(self, best: Any, sentence: str, beats: bool | None, **figures: Any) -> Study:
-        trials = tuple(from_optuna(trial) for trial in self.study.get_trials(deepcopy=False) if trial.params)
+        all_trials = [from_optuna(trial) for trial in self.study.get_trials(deepcopy=False) if trial.params]
+        trials = {one.number: replace(one, miou=self.scores.miou.get(one.number, one.miou)) for one in all_trials}
         return Study(
             self.folder,
-            trials,
-            from_optuna(best),
+            tuple(trials.values()),
+            trials[best.number],
             sentence,
             beats,
             self.each,
             final_minutes=self.final,
             importance=importances(self.optuna, self.study),
+            notes=tuple(filter(None, [self.scores.note])),
             stopped_by=self.stopped_by,
             **figures,
         )
@@ -369,6 +443,8 @@ class _StudyRunner:
 def from_optuna(frozen: Any) -> Trial:
     """Convert a trial of Optuna."""
     state = {"COMPLETE": "complete", "PRUNED": "pruned"}.get(frozen.state.name, "failed")
+    if frozen.user_attrs.get("failed"):
+        state = "failed"
     so_far = max(frozen.intermediate_values.values(), default=None)
     return Trial(
         frozen.number,
@@ -379,6 +455,14 @@ def from_optuna(frozen: Any) -> Trial:
         float(frozen.user_attrs.get("seconds", 0.0)),
         str(frozen.user_attrs.get("note", "")),
     )
+
+
+def _done(path: Path, settings: Mapping[str, Any]) -> bool:
+    """Whether an earlier sitting finished a final training of these settings; a search that went on may have others."""
+    if not path.exists():
+        return False
+    stored = json.loads(path.read_text(encoding="utf-8"))
+    return all(stored.get(key, value) == value for key, value in settings.items())  # earlier versions had none
 
 
 def importances(optuna: Any, study: Any) -> dict[str, float]:
@@ -394,10 +478,14 @@ def importances(optuna: Any, study: Any) -> dict[str, float]:
     return {name: float(value) for name, value in found.items() if value == value}
 
 
-def conclusion(number: int, d: PairedDifference, minutes: float, over: BootstrapUnits | None = None) -> str:
-    """The conclusion in one sentence; ``over``: the units that the interval is drawn over."""
+def conclusion(
+    number: int, d: PairedDifference, minutes: float, over: BootstrapUnits | None = None, images: str = ""
+) -> str:
+    """The conclusion in one sentence; ``over``: the units that the interval is drawn over; ``images``: how many of the
+    validation images it is about, if not all."""
     found = verdict(d, "the default", over) + (f"; {over.note}" if over is not None and over.note else "")
     trained = f"both trained once more for {minutes:g} minutes with another seed"
+    trained += f", compared on {images}" if images else ""
     if d.clear and d.low > 0:
         return f"trial {number} beats the default ({trained}): {found}"
     if d.difference > 0:

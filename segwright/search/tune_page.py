@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from segwright import reports
+from segwright.core.counted import as_sentence
 from segwright.core.progress import duration
 from segwright.reports import Markup, Number, Series
 from segwright.search.study import Study, Trial
@@ -30,8 +31,9 @@ def study_page(study: Study) -> str:
         "study.html.j2",
         title="Tuning",
         folder=study.folder.name,
-        sentence=f"{study.sentence[0].upper()}{study.sentence[1:]}.",
+        sentence=as_sentence(study.sentence),
         kind="good" if study.beats_default else "warn",
+        notes=study.notes,
         tiles=_headline(study, scored),
         history=_history(scored),
         curves=_curves(study),

@@ -24,16 +24,16 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from segwright.core.counted import counted
+from segwright.core.counted import as_sentence, counted
 from segwright.core.deprecated import renamed_attribute, renamed_names, renamed_parameters
 from segwright.core.errors import DataError, PostprocessError
 from segwright.core.progress import progress
 from segwright.core.types import Float32Array, LabelSpace
+from segwright.evaluation.evaluate import match_label_spaces, to_model_indices
 from segwright.imageio import UInt8Array
 from segwright.inference.prediction import Prediction
 from segwright.metrics.bootstrap import paired_difference
-from segwright.metrics.confusion import class_counts, count_pairs
-from segwright.metrics.conventions import miou_by_convention
+from segwright.metrics.confusion import class_counts, count_pairs, labeled_miou
 from segwright.postprocess.crf import DenseCRF
 from segwright.postprocess.pipeline import Pipeline, crf_text, parse_pipeline
 
@@ -63,6 +63,8 @@ class PredictorProtocol(Protocol):
 class ImageSource(Protocol):
     """What the search needs of a split."""
 
+    @property
+    def label_space(self) -> LabelSpace: ...
     def __len__(self) -> int: ...
     def read_image(self, index: int, /) -> UInt8Array: ...
     def read_mask(self, index: int, /) -> UInt8Array | None: ...
@@ -70,7 +72,7 @@ class ImageSource(Protocol):
 
 @dataclass(frozen=True)
 class Trial:
-    """One pipeline on the search half: its pooled mIoU (0…1) and its cost."""
+    """One pipeline on the search half: its pooled mIoU (0…1) over the classes that the images hold, and its cost."""
 
     pipeline: str
     miou: float
@@ -147,7 +149,8 @@ def tune_post(
 
     ``minutes`` bounds the whole; ``pipelines`` adds starting points; ``groups`` names each image's sequence, so that
     what errs together is drawn together in the bootstrap; ``folder`` is where the cache goes (the system's temporary
-    folder; removed at the end). DataError where fewer than four images have masks.
+    folder; removed at the end). The data's classes are brought to the predictor's by name. DataError where fewer than
+    four images have masks, LabelError if the classes do not fit.
     """
     names = predictor.label_space.names
     begun = time.monotonic()
@@ -162,7 +165,8 @@ def tune_post(
         notes = cache.notes
         if found.cut:
             notes += (
-                f"The search stopped at its limit of {minutes:g} minutes, after {len(found.trials) - 1} pipelines.",
+                f"The search stopped at its limit of {minutes:g} {'minute' if minutes == 1 else 'minutes'}, after "
+                f"{len(found.trials) - 1} pipelines.",
             )
         baseline = found.trials[""]
         counted = PostprocessingStudy(
@@ -181,7 +185,7 @@ def tune_post(
         return replace(
             counted, pipeline=winner.pipeline, kept=bool(enough and difference.low > 0), gain=difference.difference,
             low=difference.low if enough else math.nan, high=difference.high if enough else math.nan,
-            milliseconds=milliseconds, baseline_miou=miou_by_convention(before), tuned_miou=miou_by_convention(after),
+            milliseconds=milliseconds, baseline_miou=difference.miou_a, tuned_miou=difference.miou_b,
         )  # fmt: skip
 
 
@@ -222,11 +226,13 @@ class _Cache:
     indices: tuple[int, ...]
     files: tuple[Path, ...]
     notes: tuple[str, ...]
-
+    to_model: UInt8Array | None  # (256,) from the data's class index to the predictor's; None if they agree
     size: str
 
     @classmethod
     def fill(cls, predictor: PredictorProtocol, split: ImageSource, folder: Path, limit: int, until: float) -> _Cache:
+        table, note = match_label_spaces(predictor.label_space, split.label_space)
+        notes: tuple[str, ...] = (as_sentence(note),) if note else ()
         candidates = [i for i in range(len(split)) if split.read_mask(i) is not None]
         if len(candidates) < LEAST_IMAGES:
             raise DataError(
@@ -249,16 +255,17 @@ class _Cache:
                 files[index] = folder / f"{index}.npy"
                 np.save(files[index], found.astype(np.float16))
                 advance(1)
-        notes: tuple[str, ...] = ()
         if len(files) < len(candidates):
             reason = f"the cache is limited to {limit / 1e9:.1f} GB" if len(files) == room else "the time was too short"
-            notes = (f"{len(files)} of {len(candidates)} images were used: {reason}.",)
+            notes += (f"{len(files)} of {len(candidates)} images were used: {reason}.",)
         used = sorted(files)
-        return cls(split, classes, tuple(used), tuple(files[i] for i in used), notes, f"{height}×{width}")
+        paths = tuple(files[i] for i in used)
+        return cls(split, classes, tuple(used), paths, notes, to_model_indices(table), f"{height}×{width}")
 
     def image(self, i: int) -> tuple[UInt8Array, UInt8Array, Float32Array]:
         image, mask = self.split.read_image(self.indices[i]), self.split.read_mask(self.indices[i])
         assert mask is not None  # fill() took only those that have one
+        mask = mask if self.to_model is None else self.to_model[mask]
         return image, mask, np.load(self.files[i]).astype(np.float32)
 
     def counts(
@@ -314,7 +321,7 @@ class _Search:
             started = time.monotonic()
             counts, milliseconds = self.cache.counts(pipeline, self.numbers, until)
             self.seconds[key] = (time.monotonic() - started) / len(self.numbers)
-            self.trials[key] = Trial(key, miou_by_convention(counts), milliseconds)
+            self.trials[key] = Trial(key, labeled_miou(counts), milliseconds)
             self.advance(1)
         return self.trials[key]
 

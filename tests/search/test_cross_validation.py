@@ -44,6 +44,8 @@ class Runs:
         self.val_ids: list[str] = []
         self.sides: list[tuple[set[str], set[str]]] = []
         self.stop_at: int | None = None
+        self.no_score: set[int] = set()
+        self.part = 1.0  # of the images that is scored
 
     def __call__(self, data: Dataset, config: TrainConfig, **given: Any) -> Any:
         fold = config.data.fold
@@ -51,12 +53,14 @@ class Runs:
         self.seen.append(fold)
         if self.stop_at == fold:
             return SimpleNamespace(evaluation=None, stopped_by="SIGTERM")
+        if fold in self.no_score:
+            return SimpleNamespace(evaluation=None, stopped_by=None)
         train, val = training_splits(data, config)
         assert val is not None
         self.val_ids += val.ids
         self.sides.append((set(train.ids), set(val.ids)))
         hit = round(100 * SCORES[fold])
-        counts = np.zeros((len(val), 3, data.label_space.classes), np.int64)
+        counts = np.zeros((round(self.part * len(val)), 3, data.label_space.classes), np.int64)
         counts[:, :, 0] = hit, 100, hit  # one class occurs, the others do not
         score = SCORES[fold]
         torch.manual_seed(fold)
@@ -66,7 +70,7 @@ class Runs:
         interval = (score - 0.1, score + 0.1)
         drawn = find_units(ids)
         evaluation = SimpleNamespace(miou=score, miou_ci95=interval, counts=counts, ids=ids, independent=drawn)
-        return SimpleNamespace(evaluation=evaluation, stopped_by=None)
+        return SimpleNamespace(evaluation=evaluation, stopped_by=None, val_images=len(val))
 
 
 @pytest.fixture
@@ -137,3 +141,32 @@ def test_stopped_folds_go_on_and_finished_ones_stay(scenes: Dataset, tmp_path: P
     assert runs.seen == [0, 1, 1, 2] and found.mean == pytest.approx(0.6)
     with pytest.raises(UsageError, match="another number of folds"):
         cross_validate(scenes, config, 4, resume=True)
+
+
+def test_a_fold_without_a_score_ends_only_itself(scenes: Dataset, tmp_path: Path, runs: Runs) -> None:
+    config = TrainConfig().with_values({"out": str(tmp_path / "cv")})
+    runs.no_score = {1}
+    found = cross_validate(scenes, config, 3)
+    assert runs.seen == [0, 1, 2] and [fold.number for fold in found.folds] == [0, 2]
+    assert (
+        found.stopped_by == "no score" and found.sentence() == "2 of 3 folds have a score; --resume scores the others"
+    )
+    assert (tmp_path / "cv" / "report.html").exists()
+    runs.no_score = set()
+    assert cross_validate(scenes, config, 3, resume=True).stopped_by is None and runs.seen == [0, 1, 2, 1]
+    runs.no_score = {0, 1, 2}
+    runs.seen.clear()
+    again = config.with_values({"out": str(tmp_path / "none")})
+    assert cross_validate(scenes, again, 3).stopped_by == "no score" and runs.seen == [0], "nothing gives a score"
+
+
+def test_a_pool_of_part_of_the_images_is_not_called_every_image(scenes: Dataset, tmp_path: Path, runs: Runs) -> None:
+    runs.part = 0.5
+    found = cross_validate(scenes, TrainConfig().with_values({"out": str(tmp_path / "cv")}), 3)
+    total = len(scenes.train) + len(scenes.val)
+    scored = sum(len(fold.counts) for fold in found.folds)
+    assert f"pooled over {scored} of {total} images" in found.sentence() and "every image" not in found.sentence()
+    tree = json.loads((tmp_path / "cv" / "folds.json").read_text())
+    assert tree["images"] == total and tree["scored_images"] == scored
+    kept = cross_validate(scenes, TrainConfig().with_values({"out": str(tmp_path / "cv")}), 3, resume=True)
+    assert kept.sentence() == found.sentence()

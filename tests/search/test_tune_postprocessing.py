@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 import pytest
 
-from segwright.core.errors import DataError, PostprocessError, UsageError
+from segwright.core.errors import DataError, LabelError, PostprocessError, UsageError
 from segwright.core.types import LabelSpace
 from segwright.evaluation.crf_figure import FigureRow, crf_figure
 from segwright.imageio import read_image
@@ -29,6 +29,7 @@ class Images:
 
     count: int
     masks: bool = True
+    label_space: LabelSpace = SPACE
 
     def __len__(self) -> int:
         return self.count
@@ -78,6 +79,41 @@ def test_a_chain_that_helps_is_kept() -> None:
     assert result.tuned_miou - result.baseline_miou == pytest.approx(result.gain)
     assert json.loads(json.dumps(result.to_json()))["kept"] is True
     assert max(t.miou for t in result.trials) > next(t.miou for t in result.trials if not t.pipeline)
+
+
+def test_a_class_that_no_mask_holds_is_not_scored() -> None:
+    """A network that is right but for a pixel of a class without truth: the pooled mean IoU would be 0.75."""
+    space = LabelSpace((*SPACE.names, "ghost"))
+
+    class Haunted(Network):
+        def predict(self, image: np.ndarray, *, probabilities: bool = False) -> Prediction:
+            found = super().predict(image)
+            labels = found.labels.copy()
+            labels[0, 0] = 3
+            p = np.full((4, *labels.shape), 0.1, np.float32)
+            np.put_along_axis(p, labels[None].astype(np.int64), 0.7, axis=0)
+            return Prediction(labels, p.max(axis=0), space, image, p if probabilities else None)
+
+    images = Images(6, label_space=space)
+    result = tune_post(Haunted(images, 0.0, space), images, minutes=5)
+    assert next(trial.miou for trial in result.trials if not trial.pipeline) > 0.99 and result.baseline_miou > 0.99
+
+
+def test_classes_are_matched_by_name() -> None:
+    """The data's classes in another order than the model's: the scores are those of equal orders."""
+    shuffled = LabelSpace(("other", "ground", "thing"))
+
+    class Shuffled(Images):
+        def read_mask(self, index: int) -> np.ndarray | None:
+            return np.array([1, 2, 0], np.uint8)[self.truth(index)]
+
+    images = Images(8)
+    known = tune_post(Network(images, 0.15), images, minutes=5)
+    found = tune_post(Network(images, 0.15), Shuffled(8, label_space=shuffled), minutes=5)
+    assert found.baseline_miou == known.baseline_miou and found.gain == known.gain > 0.03
+    assert "classes matched by name" in found.summary.lower()
+    with pytest.raises(LabelError, match="not the data's"):
+        tune_post(Network(images, 0.15), Images(8, label_space=LabelSpace(("ground", "thing", "sky"))))
 
 
 def test_a_perfect_network_keeps_nothing() -> None:
