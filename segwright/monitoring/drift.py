@@ -8,6 +8,8 @@ reference has too few blocks for ranks, their means are taken as normal, and Stu
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -32,6 +34,8 @@ FARTHEST = 2.5  # standard deviations by which an image of the stream moves what
 POWERS = (0.3, 0.6)  # ε p^(ε − 1): small and middling changes
 STEPS = ((0.9, 0.05), (0.9, 0.12), (0.5, 0.12), (0.5, 0.3))  # 1 − c + c [p ≤ α] / α: large changes, few references
 CORRECTIONS = ("holm", "bh")
+BATCH = 1000  # permutations that are computed together
+ENOUGH_LARGER = 50  # permutations as large as what was observed: the p-value is far above any level
 
 
 # ---------------------------------------------------------------- single statistics
@@ -175,19 +179,34 @@ def mmd_p(
     permutations: int = 999,
     seed: int = 0,
 ) -> float:
+    """The p-value of :func:`mmd_test`."""
+    return mmd_test(reference, found, reference_blocks, found_blocks, permutations=permutations, seed=seed)[0]
+
+
+def mmd_test(
+    reference: Float64Array,
+    found: Float64Array,
+    reference_blocks: IntArray,
+    found_blocks: IntArray,
+    *,
+    permutations: int,
+    seed: int = 0,
+) -> tuple[float, float]:
     """The p-value of the maximum mean discrepancy of two sets of embeddings (N, D), (M, D): Gretton et al. 2012.
 
     Blocks of neighbors are permuted whole, so that the frames of one scene do not count as independent. Gaussian kernel
     of the median distance, over whitened directions, of which there are fewer than blocks: any number of dimensions is
     possible. Rows with a value that is not finite are left out, and an image that comes again counts once; NaN if fewer
-    than 2 blocks remain on a side.
+    than 2 blocks remain on a side. Permutations end early once ENOUGH_LARGER of them are as large as what was observed.
+
+    The second value is the least p-value that so many permutations of so many blocks can have.
     """
     keep, kept = _distinct(reference), _distinct(found)
     a, b = reference[keep], found[kept]
     _, left = np.unique(reference_blocks[keep], return_inverse=True)
     _, right = np.unique(found_blocks[kept], return_inverse=True)
     if not a.size or not b.size or left.max() < 1 or right.max() < 1:
-        return float("nan")
+        return float("nan"), float("nan")
     values = np.concatenate([a, b])
     blocks = np.concatenate([left, right + left.max() + 1])
     number = int(blocks.max()) + 1
@@ -197,7 +216,7 @@ def mmd_p(
         values[:, spread > 1e-9 * max(1.0, float(spread.max()))] / spread[spread > 1e-9 * max(1.0, float(spread.max()))]
     )
     if not values.shape[1]:
-        return 1.0  # every image is the same on both sides
+        return 1.0, 1.0  # every image is the same on both sides
     # Distances by inner products: two N×N arrays, whatever the number of dimensions.
     products = values @ values.T
     norms = np.diagonal(products)
@@ -208,19 +227,32 @@ def mmd_p(
     members[blocks, np.arange(len(values))] = 1
     sums = members @ kernel @ members.T  # (blocks, blocks)
     sizes = members.sum(axis=1)
-    random = np.random.default_rng(seed)
-    first = np.zeros((permutations + 1, number))
-    first[0, : int(left.max()) + 1] = 1
-    for row in range(1, permutations + 1):
-        first[row, random.permutation(number)[: int(left.max()) + 1]] = 1
+    size = int(left.max()) + 1
+    least = max(1 / (permutations + 1), 1 / math.comb(number, size))
+    observed = np.zeros((1, number))
+    observed[0, :size] = 1
+    statistic = float(_discrepancies(observed, sums, sizes)[0])
+    random, done, larger = np.random.default_rng(seed), 0, 0
+    while done < permutations and larger < ENOUGH_LARGER:
+        count = min(BATCH, permutations - done)
+        first = np.zeros((count, number))
+        chosen = np.argsort(random.random((count, number)), axis=1)[:, :size]
+        np.put_along_axis(first, chosen, 1, axis=1)
+        larger += int((_discrepancies(first, sums, sizes) >= statistic - 1e-12).sum())
+        done += count
+    return (1 + larger) / (done + 1), least
+
+
+def _discrepancies(first: Float64Array, sums: Float64Array, sizes: Float64Array) -> Float64Array:
+    """(P,) discrepancies of P arrangements (P, B) of blocks, 1 on the first side, from the sums of their kernel (B, B)
+    and their sizes (B,)."""
     second = 1 - first
     n, m = first @ sizes, second @ sizes
-    statistic = (
+    return np.asarray(
         ((first @ sums) * first).sum(axis=1) / n**2
         + ((second @ sums) * second).sum(axis=1) / m**2
         - 2 * ((first @ sums) * second).sum(axis=1) / (n * m)
     )
-    return float((1 + (statistic[1:] >= statistic[0] - 1e-12).sum()) / (permutations + 1))
 
 
 # ---------------------------------------------------------------- nonconformity scores
@@ -342,7 +374,7 @@ class StreamEvidence:
     """The detector's value after each block of a stream, and where it passed the threshold."""
 
     ends: IntArray  # (B,) the last row of each block, or the row within it at which there is an alarm
-    values: Float64Array  # (B,) Shiryaev–Roberts statistic, before a restart
+    values: Float64Array  # (B,) Shiryaev–Roberts statistic in images, before a restart
     alarms: tuple[tuple[int, int, int], ...]  # (block, row since which the evidence grew, index of the leading score)
     threshold: float
 
@@ -416,7 +448,7 @@ def stream_evidence(
     reference: Float64Array,
     stream: Float64Array,
     *,
-    block: int,
+    block: int | Callable[[int], int],
     rate: float,
     reference_blocks: IntArray | None = None,
     effective: float | None = None,
@@ -427,17 +459,20 @@ def stream_evidence(
     so that it holds for equal images within a block too. As long as both have fewer than RANKED_BLOCKS blocks
     (``reference_blocks`` (N,), runs of ``block`` rows by default; ``effective``: how many of them are independent), it
     is by Student's t, for scores whose block means are about normal. A block's e-value is the mean of its rows' (valid
-    under any dependence within), and blocks multiply in the Shiryaev–Roberts form R ← (1 + R) e, averaged over scores
-    and bets. If the blocks are exchangeable, the mean time to a false alarm is at least ``threshold`` blocks (Shin,
-    Ramdas and Rinaldo 2022), which is set so that there is at most ``rate`` per image. Within a block, rows that did
-    not come yet count 0: an alarm does not wait for the block's end. After an alarm, R starts again at 0 with the next
-    block. Rows whose score is not finite count as no evidence.
+    under any dependence within), and blocks of b images multiply in the Shiryaev–Roberts form R ← (b + R) e, averaged
+    over scores and bets. If the blocks are exchangeable, the mean time to a false alarm is at least ``threshold``
+    images (Shin, Ramdas and Rinaldo 2022), which is set so that there is at most ``rate`` per image. Within a block,
+    rows that did not come yet count 0: an alarm does not wait for the block's end. After an alarm, R starts again at 0
+    with the next block. Rows whose score is not finite count as no evidence. ``block``: in images, or a function of the
+    row at which a block begins.
+
+    Rows are read once, in order: the alarms of the first rows of a stream are the first alarms of the stream.
     """
-    if block < 1 or not 0 < rate < 1:
-        raise UsageError("a stream needs a block ≥ 1 and a rate in 0…1", found=f"{block}, {rate}")
-    threshold = max(2.0, 1 / (rate * block))
-    places = np.arange(len(reference), dtype=np.intp) // block if reference_blocks is None else reference_blocks
-    tied = max(block, int(np.bincount(places).max())) if len(places) else block
+    length = block if callable(block) else lambda _: block
+    if length(0) < 1 or not 0 < rate < 1:
+        raise UsageError("a stream needs a block ≥ 1 and a rate in 0…1", found=f"{length(0)}, {rate}")
+    places = np.arange(len(reference), dtype=np.intp) // length(0) if reference_blocks is None else reference_blocks
+    tied = int(np.bincount(places).max()) if len(places) else 1
     independent = effective or float(len(np.unique(places)))
     past = [_Past(column, places, tied, independent) for column in reference.T]
     statistic, growth = np.zeros((len(past), BETS)), np.ones((len(past), BETS))
@@ -445,16 +480,22 @@ def stream_evidence(
     ends: list[int] = []
     values: list[float] = []
     alarms: list[tuple[int, int, int]] = []
-    for start in range(0, len(stream), block):
-        rows = stream[start : start + block]
+    start, size = 0, length(0)
+    threshold = max(1 / rate, 2.0 * size)
+    while start < len(stream):
+        size = length(start)
+        threshold = max(1 / rate, 2.0 * size)
+        rows = stream[start : start + size]
+        for known in past:
+            known.ranks.tied = max(size, tied)
         bets = _bets(past, rows)
-        sofar = np.cumsum(bets, axis=0) / block
-        reached = ((1 + statistic) * sofar).mean(axis=(1, 2))
+        sofar = np.cumsum(bets, axis=0) / size
+        reached = ((size + statistic) * sofar).mean(axis=(1, 2))
         at = int(np.argmax(reached >= threshold)) if (reached >= threshold).any() else len(rows) - 1
         alarm = bool(reached[at] >= threshold)
-        if len(rows) < block and not alarm:
+        if len(rows) < size and not alarm:
             break  # a block that is not full waits
-        statistic = (1 + statistic) * sofar[at]
+        statistic = (size + statistic) * sofar[at]
         began = np.where(growth <= 1, start, began)
         growth = np.maximum(growth, 1) * sofar[at]
         ends.append(start + at)
@@ -463,11 +504,12 @@ def stream_evidence(
             leading = int(statistic.argmax())
             # Small bets may have grown by chance before: the latest start of those that matter.
             one = growth[leading // BETS]
-            strong = one >= min(np.sqrt(threshold), one.max())
+            strong = one >= min(np.sqrt(threshold / size), one.max())
             alarms.append((len(ends) - 1, int(began[leading // BETS][strong].max()), leading // BETS))
             statistic, growth = np.zeros_like(statistic), np.ones_like(growth)
         for kind, known in enumerate(past):
             known.add(rows[np.isfinite(rows[:, kind]), kind])
+        start += size
     return StreamEvidence(np.array(ends, np.intp), np.array(values), tuple(alarms), threshold)
 
 

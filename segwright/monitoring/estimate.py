@@ -13,6 +13,7 @@ that it makes on kinds of corruption which were left out.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -32,13 +33,15 @@ NAME = "accuracy"
 FORMAT = "segwright-accuracy"
 VERSION = 2
 LEVEL = 0.9
-SCENES_DIFFER = 0.3  # of the misses that an interval allows, this share is left to scenes unlike any held-out one
 STATISTICS = ("brightness", "contrast", "saturation", "sharpness", "noise", "dark", "bright")  # of IMAGE_STATISTICS
 FEATURES = ("soft", "calibrated soft", "atc", "confidence", "entropy", *STATISTICS)
 ATC = FEATURES.index("atc")
 ESTIMATES = len(FEATURES) - len(STATISTICS)  # the first features
 # Lengths of the kernel: of the estimates in their own unit, of the statistics in spreads over the held-out images.
 LENGTHS = np.array([0.15, 0.15, 0.15, 0.1, 0.1, *[4.0] * len(STATISTICS)])
+# How far apart windows count as near for an interval: estimates in spreads over all windows, statistics in spreads over
+# the held-out images, sizes as logarithms.
+NEAR_ESTIMATES, NEAR_STATISTICS, NEAR_SIZES = 0.35, 1.0, 0.5
 LEAST_WIDTH = 0.025  # half of an interval, of mIoU
 FARTHEST = 8.0  # spreads, beyond which a statistic is not followed
 LEAST_SPREAD = 0.02  # of a statistic, on its scale
@@ -202,7 +205,7 @@ class AccuracyModel:
             half = 0.05 + abs(self.calibration.miou - middle) + 0.5 / np.sqrt(len(sums))
             method = "atc"
         else:
-            middle = float(Regression(self.features, self.miou, self.center)(features[None])[0])
+            middle = float(self._regression(features[None])[0])
             half = self._half_width(features, len(sums), level)
             method = "regression"
         return AccuracyEstimate(
@@ -211,19 +214,29 @@ class AccuracyModel:
             others={name: float(value) for name, value in others.items()}, notes=tuple(notes),
         )  # fmt: skip
 
+    @functools.cached_property
+    def _regression(self) -> Regression:
+        return Regression(self.features, self.miou, self.center)
+
     def _half_width(self, features: Float64Array, size: int, level: float) -> float:
         """The quantile of the errors on windows near these features and of about this size (localized conformal: Guan
-        2023): wider where the regression is worse, and where it was fitted on nothing alike."""
+        2023): wider where the regression is worse, and where it was fitted on nothing alike.
+
+        Images as those held out are judged by the errors on such images, and not by those on faint corruptions that
+        hardly change the estimates.
+        """
         spread = self.features[:, :ESTIMATES].std(axis=0) + 1e-9
-        apart = (((self.features[:, :ESTIMATES] - features[:ESTIMATES]) / spread) ** 2).mean(axis=1)
+        difference = self.features - features
+        estimates = ((difference[:, :ESTIMATES] / spread) ** 2).mean(axis=1) / NEAR_ESTIMATES**2
+        statistics = (difference[:, ESTIMATES:] ** 2).mean(axis=1) / NEAR_STATISTICS**2
         sizes = np.log(np.maximum(self.sizes, 1))
         # A window larger than any of them has at most the errors of the largest.
         nearest = min(float(np.log(max(1, size))), float(sizes.max()))
-        weights = np.exp(-apart / 2 / 0.35**2 - (sizes - nearest) ** 2 / 2 / 0.5**2) + 1e-12
+        weights = np.exp(-(estimates + statistics + ((sizes - nearest) / NEAR_SIZES) ** 2) / 2) + 1e-12
         order = np.argsort(self.errors)
         # The query itself is one more row, with an unknown error: the conformal correction.
         total = np.cumsum(weights[order]) / (weights.sum() + min(1.0, weights.max()))
-        place = int(np.searchsorted(total, 1 - (1 - level) * (1 - SCENES_DIFFER)))
+        place = int(np.searchsorted(total, level))
         width = max(LEAST_WIDTH, float(self.errors[order[min(place, len(order) - 1)]]))
         nearest_row = float(np.exp(-(((self.features - features) / LENGTHS) ** 2).sum(axis=1).min() / 2))
         return width * (1 + 0.5 * (1 - nearest_row))

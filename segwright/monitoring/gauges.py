@@ -19,14 +19,17 @@ if TYPE_CHECKING:
 
 GAUGES = {  # name → (help, labels)
     "segwright_monitor_images": ("Images of the journal that were compared with the reference.", ()),
-    "segwright_monitor_alarm": ("1 if there is an alarm.", ()),
-    "segwright_monitor_alarms": ("Alarms by detector.", ("detector",)),
+    "segwright_monitor_alarm": ("1 while an alarm is going on.", ()),
+    "segwright_monitor_alarms": ("Alarms by detector, those that ended too.", ("detector",)),
     "segwright_monitor_evidence": ("Evidence of drift in the stream of images; an alarm at the threshold.", ()),
     "segwright_monitor_evidence_threshold": ("The evidence at which there is an alarm.", ()),
     "segwright_monitor_embedding_p": ("p-value of the last window's embeddings against the reference's.", ()),
     "segwright_monitor_statistic": ("Mean of a statistic over the last window.", ("name",)),
     "segwright_monitor_reference": ("Mean of a statistic over the reference.", ("name",)),
-    "segwright_monitor_estimated_miou": ("Mean IoU estimated without labels, and its interval.", ("bound",)),
+    "segwright_monitor_estimated_miou": (
+        "Mean IoU of the last window estimated without labels, and its interval.",
+        ("bound",),
+    ),
     "segwright_monitor_skipped_rows": ("Rows of the journal that were not counted.", ()),
     "segwright_monitor_last_image_seconds": ("Time of the newest image, in seconds since 1970.", ()),
     "segwright_monitor_updated_seconds": ("Time of this look at the journal, in seconds since 1970.", ()),
@@ -53,6 +56,10 @@ class MonitorGauges:
         self._gauges: dict[str, Any] = {
             name: client.Gauge(name, text, labels, registry=self.registry) for name, (text, labels) in GAUGES.items()
         }
+        # Before the first look nothing is known: 0 would be a p-value of 0 and evidence at its threshold.
+        for name, (_, labels) in GAUGES.items():
+            if not labels:
+                self._gauges[name].set(math.nan)
 
     def update(self, result: MonitorResult, *, now: float | None = None) -> None:
         """Set every gauge."""
@@ -71,7 +78,7 @@ class MonitorGauges:
         for movement in result.movements:
             gauge["segwright_monitor_statistic"].labels(movement.name).set(movement.found)
             gauge["segwright_monitor_reference"].labels(movement.name).set(movement.reference)
-        found = result.estimate
+        found = result.recent if result.recent is not None else result.estimate
         for bound in ("estimate", "low", "high"):
             value = math.nan if found is None else found.miou if bound == "estimate" else getattr(found, bound)
             gauge["segwright_monitor_estimated_miou"].labels(bound).set(value)

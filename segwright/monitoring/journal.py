@@ -33,7 +33,7 @@ class Skipped:
     rows: int = 0
 
     def __str__(self) -> str:
-        count = f"{self.rows} row{'' if self.rows == 1 else 's'}: " if self.rows else ""
+        count = f"{counted(self.rows, 'row')}: " if self.rows else ""
         return f"{self.where}: {count}{self.reason}"
 
 
@@ -245,7 +245,7 @@ def _notes(models: dict[str, int], jumps: int, duplicates: int, spaces: int) -> 
     if spaces > 1:
         notes.append(f"records of {spaces} label spaces; only those of one are used")
     if jumps:
-        notes.append(f"the clock went back {jumps} time{'' if jumps == 1 else 's'}: rows are in order of arrival")
+        notes.append(f"the clock went back {counted(jumps, 'time')}: rows are in order of arrival")
     if duplicates:
         notes.append(f"{counted(duplicates, 'row', 'was')} there twice and count once")
     return tuple(notes)

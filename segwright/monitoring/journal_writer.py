@@ -145,9 +145,7 @@ class JournalWriter:
             if self._closing or len(self._queue) >= self.bound:
                 self._lose(1)
                 return False
-            if self._thread is None:  # not in __init__: a server may fork between the two
-                self._thread = threading.Thread(target=self._run, name="journal", daemon=True)
-                self._thread.start()
+            self._start()
             keep = keep and self._images < QUEUED_IMAGES
             self._images += keep
             row = Row(self._sequence, observation)
@@ -155,6 +153,17 @@ class JournalWriter:
             self._queue.append(_Queued(row, header or self._header, image if keep else None))
             self._changed.notify_all()
         return True
+
+    def start(self) -> None:
+        """Start the thread before the first row, so that images go in time where no row comes either."""
+        with self._changed:
+            if not self._closing:
+                self._start()
+
+    def _start(self) -> None:
+        if self._thread is None:  # not in __init__: a server may fork between the two
+            self._thread = threading.Thread(target=self._run, name="journal", daemon=True)
+            self._thread.start()
 
     def close(self, timeout: float = CLOSE_SECONDS) -> None:
         """Write what is queued and end; what cannot be written within ``timeout`` seconds is lost and counted."""

@@ -84,15 +84,22 @@ def moment(seconds: float) -> str:
 
 
 def _tiles(r: MonitorResult) -> list[Number]:
-    number = len(r.alarms)
+    ended = sum(alarm.over for alarm in r.alarms)
+    alarms = f"{counted(len(r.alarms), 'alarm')}" + (f", {ended} ended" if ended else "") if r.alarms else ""
+    state = {"too few": "too few to tell", "empty": "no images"}.get(r.state, "alarm" if r.alarm else "no alarm")
     found = [
-        Number("state", "alarm" if r.alarm else "no alarm", f"{number} alarm{'s'[: number != 1]}" if number else ""),
+        Number("state", state, alarms),
         Number("images", str(r.images), r.counted),
     ]
     if r.estimate is not None:
         e = r.estimate
         note = f"{100 * e.level:.0f} % interval {percent(e.low)}–{percent(e.high)}"
-        found.append(Number("estimated mean IoU", f"{percent(e.miou)} %", note))
+        shown = [("estimated mean IoU", e, note)]
+        for name, one in ((f"of the last {counted(r.recent.images, 'image')}" if r.recent else "", r.recent),
+                          ("since the alarm began", r.since_alarm)):  # fmt: skip
+            if one is not None and one.images != e.images:
+                shown.append((name, one, f"estimated; {percent(one.low)}–{percent(one.high)}"))
+        found += [Number(name, f"{percent(one.miou)} %", text) for name, one, text in shown]
         if not math.isnan(e.reference):
             found.append(Number("mean IoU, held-out", f"{percent(e.reference)} %", "measured at training"))
     if not math.isnan(r.embedding_p):
@@ -103,14 +110,7 @@ def _tiles(r: MonitorResult) -> list[Number]:
 
 def _verdict(r: MonitorResult) -> tuple[str, str]:
     """The kind of the paragraph and its sentence."""
-    if r.images == 0:
-        return "warn", "The journal has no images of this model."
-    if r.alarm:
-        return "bad", f"The images have changed since the reference was made: {r.alarms[0].text}"
-    moved = sum(item.moved for item in r.movements)
-    if moved:
-        return "warn", f"No alarm. {moved} statistics of the last images differ from the reference."
-    return "good", "No alarm: the images are like those of the reference."
+    return {"alarm": "bad", "no alarm": "good"}.get(r.state, "warn"), r.verdict
 
 
 def _alarm(alarm: Alarm) -> dict[str, Any]:
@@ -123,6 +123,8 @@ def _alarm(alarm: Alarm) -> dict[str, Any]:
         "detector": alarm.detector,
         "evidence": f"{value} ({'above' if alarm.detector == 'stream' else 'below'} {alarm.threshold:.3g})",
         "since": str(alarm.since + 1),
+        "ended": f"about image number {alarm.last + 1}, {moment(alarm.ended)}" if alarm.over else "goes on",
+        "over": alarm.over,
         "moved": [item.text for item in alarm.moved],
     }
 
@@ -159,7 +161,7 @@ def _of(r: MonitorResult, group: str) -> list[Series]:
 def _chart(item: Series, alarms: Sequence[Alarm]) -> Markup:
     """A series over the images, its ticks named by their times, with the reference or the threshold, and the alarms."""
     x = [float(index) for index in item.index]
-    lines = [reports.Series(item.name, x, item.value)]
+    lines = [reports.Series(item.name, x, item.value, item.lows, item.highs)]
     if math.isfinite(item.reference):
         band = math.isfinite(item.low) and math.isfinite(item.high)
         low, high = ([item.low] * len(x), [item.high] * len(x)) if band else ((), ())
@@ -195,16 +197,22 @@ def _estimate(r: MonitorResult) -> dict[str, Any] | None:
     e = r.estimate
     if e is None:
         return None
-    rows = [(e.method, e.miou, e.low, e.high), ("measured, held-out", e.reference, math.nan, math.nan)]
+    rows = [("all images", e.miou, e.low, e.high)]
+    for title, one in (("last images", r.recent), ("since the alarm", r.since_alarm)):
+        if one is not None and one.images != e.images:
+            rows.append((title, one.miou, one.low, one.high))
+    rows += [("measured, held-out", e.reference, math.nan, math.nan)]
     rows += [(name, value, math.nan, math.nan) for name, value in e.others.items()]
     names, values, lows, highs = zip(*rows, strict=True)
     chart = reports.interval_chart(
         names, [100 * v for v in values], [100 * v for v in lows], [100 * v for v in highs], x_label="mean IoU, %"
     )
+    over_time = next((item for item in r.series if item.group == "accuracy" and len(item.index) > 1), None)
     return {
         "chart": chart,
+        "over_time": None if over_time is None else _chart(over_time, r.alarms),
         "sentence": f"Estimated over {counted(e.images, 'image')}: mean IoU {percent(e.miou)} %, "
-        f"{100 * e.level:.0f} % interval {percent(e.low)} to {percent(e.high)} %.",
+        f"{100 * e.level:.0f} % interval {percent(e.low)} to {percent(e.high)} % ({e.method}).",
         "notes": e.notes,
     }
 

@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 from segwright.core.errors import SegwrightError
 from segwright.core.telemetry import span
+from segwright.monitoring.episodes import Announced
 from segwright.monitoring.gauges import MonitorGauges
 from segwright.monitoring.result import MonitorResult
 
@@ -18,10 +19,10 @@ CLOSE_SECONDS = 5.0
 
 
 class PeriodicMonitor:
-    """Calls ``look`` every ``seconds`` in a daemon thread and sets the gauges; alarms that are new are logged.
+    """Calls ``look`` every ``seconds`` in a daemon thread and sets the gauges; each episode of alarms is logged once.
 
-    ``written``: rows of the journal so far; without a new one there is no look. An error costs one look and a line in
-    the log, never the service.
+    ``written``: rows of the service so far; without a new one there is no further look. An error costs one look and a
+    line in the log, never the service.
     """
 
     def __init__(
@@ -34,9 +35,9 @@ class PeriodicMonitor:
     ) -> None:
         self._look, self._gauges, self._seconds, self._written = look, gauges, seconds, written
         self._closing = threading.Event()
-        self._last_written = 0
+        self._last_written: int | None = None  # at the last look that succeeded
         self._trouble = ""
-        self._alarms: set[tuple[str, str]] = set()
+        self._announced = Announced()
         self._thread: threading.Thread | None = None
 
     def start(self) -> None:
@@ -57,10 +58,9 @@ class PeriodicMonitor:
 
     def look_once(self) -> MonitorResult | None:
         """One look, if there is a new row; None if there is none or the look failed."""
-        count = self._written() if self._written is not None else self._last_written + 1
-        if count == self._last_written:
+        count = None if self._written is None else self._written()
+        if count is not None and count == self._last_written:
             return None
-        self._last_written = count
         try:
             with span("segwright.monitor"):
                 found = self._look()
@@ -71,10 +71,8 @@ class PeriodicMonitor:
                 logger.warning("the journal could not be examined: %s", text)
             self._trouble = text
             return None
-        self._trouble = ""
-        now = {(alarm.detector, alarm.id) for alarm in found.alarms}
-        for alarm in found.alarms:
-            if (alarm.detector, alarm.id) not in self._alarms:
-                logger.warning("alarm: %s", alarm.text)
-        self._alarms = now
+        self._trouble, self._last_written = "", count
+        for alarm in self._announced.new(found):
+            logger.warning("alarm: %s", alarm.text)
+        self._announced.done(found)
         return found

@@ -16,6 +16,7 @@ from segwright.inference.exported import ExportedRuntime
 from segwright.inference.prediction import Prediction
 from segwright.inference.predictor import Predictor
 from segwright.inference.thinned import ThinnedOutput
+from segwright.monitoring.ages import SECONDS, seconds_of
 from segwright.monitoring.journal_files import Header
 from segwright.monitoring.journal_writer import MAX_BYTES, RETENTION, JournalWriter
 from segwright.monitoring.observation import model_id, observe_output
@@ -25,11 +26,13 @@ logger = logging.getLogger("segwright.journal")
 
 UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12,
          "kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40}  # fmt: skip
+DAY = SECONDS["d"]
+LONGEST = 1e5 * DAY
 
 
 @dataclass(frozen=True)
 class JournalOptions:
-    """Where and how a journal is written; texts such as "1%" and "500MB" are allowed.
+    """Where and how a journal is written; texts such as "1%", "500MB" and "30d" are allowed.
 
     ``reference``: the saved model whose reference the service's page compares the journal with.
     """
@@ -37,7 +40,7 @@ class JournalOptions:
     folder: str | Path
     keep_images: float | str = 0.0
     max_size: int | str = MAX_BYTES
-    retention_days: float = RETENTION / 86_400
+    retention: float | str = RETENTION / DAY  # of kept images, in days
     reference: str | Path | None = None
 
 
@@ -62,6 +65,16 @@ def parse_size(size: int | str) -> int:
     return int(float(match[1]) * UNITS[match[2]])
 
 
+def parse_age(age: float | str) -> float:
+    """Seconds from "30d", "12h", "90min", "2w" or a number of days; UsageError for anything else, and for 0."""
+    seconds = seconds_of(str(age), bare="d") or 0.0
+    if not 0 < seconds < LONGEST:
+        raise UsageError(
+            "no time that images are kept", expected="days above 0, or such as 30d, 12h or 2w", found=str(age)[:50]
+        )
+    return seconds
+
+
 class Recorder:
     """Writes a row per prediction of one or several predictors into a journal. ``record`` never raises.
 
@@ -77,14 +90,12 @@ class Recorder:
         on_written: Callable[[int], None] = lambda count: None,
         on_lost: Callable[[int], None] = lambda count: None,
     ) -> None:
-        if not 0 < options.retention_days < 1e5:
-            raise UsageError("no time that images are kept", expected="days above 0", found=str(options.retention_days))
         self._on_lost = on_lost
         self.notes: list[str] = []
         self.failed = 0  # predictions that gave no row
         self.writer = JournalWriter(
             options.folder, label_space=predictor.label_space, model=name, max_bytes=parse_size(options.max_size),
-            keep_images=parse_share(options.keep_images), retention=options.retention_days * 86_400,
+            keep_images=parse_share(options.keep_images), retention=parse_age(options.retention),
             on_written=on_written, on_lost=on_lost,
         )  # fmt: skip
         self._number = 0

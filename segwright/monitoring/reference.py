@@ -8,7 +8,7 @@ scenes; no image is kept, since a model is passed on where its data may not be. 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -71,6 +71,7 @@ class Reference:
     settings: Mapping[str, Any] = field(default_factory=dict)
     fingerprint: Mapping[str, Any] = field(default_factory=dict)
     thumbnails: tuple[bytes, ...] = ()
+    notes: tuple[str, ...] = ()  # what limits its use
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -84,7 +85,7 @@ class Reference:
             "images": len(self), "scenes": len(set(self.scenes)), "labeled": int(self.labeled.sum()),
             "miou": nanmean(iou), "model": self.model, "split": self.split, "made": self.made,
             "segwright": self.version, "settings": dict(self.settings), "thumbnails": len(self.thumbnails),
-            "classes": list(self.label_space.names),
+            "classes": list(self.label_space.names), "notes": list(self.notes),
         }  # fmt: skip
         return dict(without_nan(tree))
 
@@ -106,12 +107,13 @@ def make_reference(
     max_images: int = MOST_IMAGES,
     thumbnails: bool = False,
     fingerprint: Mapping[str, Any] | None = None,
+    notes: Sequence[str] = (),
     advance: Callable[[int], None] = lambda count: None,
 ) -> Attachment:
     """Predict the images of ``split``, evenly chosen if there are more than ``max_images``, and keep their records.
 
-    Images that cannot be read are left out; ``advance`` is called after every image. DataError if fewer than two can
-    be used, LabelError if the classes of model and data do not fit.
+    Images that cannot be read are left out; ``notes`` limit its use; ``advance`` is called after every image. DataError
+    if fewer than two can be used, LabelError if the classes of model and data do not fit.
     """
     to_model = to_model_indices(match_label_spaces(predictor.label_space, split.label_space)[0])
     indices = list(range(len(split)))
@@ -148,6 +150,7 @@ def make_reference(
         "settings": settings_of(predictor),
         "fingerprint": dict(fingerprint or {}),
         "left_out": left_out,
+        "notes": list(notes),
     }
     return Attachment(arrays, description)
 
@@ -243,6 +246,7 @@ def parse_reference(attachment: Attachment, where: str | Path = "") -> Reference
             settings=_object(tree.get("settings")),
             fingerprint=_object(tree.get("fingerprint")),
             thumbnails=_thumbnails(arrays, count),
+            notes=tuple(str(note)[:500] for note in tree.get("notes", [])[:20]),
         )
     except BundleError:
         raise

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
+
+from segwright.core.counted import counted
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,11 @@ class Alarm:
     since: int  # the row since which the evidence grew: about where the change began
     moved: tuple[Movement, ...]  # the statistics that moved most, strongest first; at most 8
     text: str  # one sentence
+    key: str = ""  # of the episode: detector and first row, the same at every look
+    last: int = -1  # the last row with evidence
+    over: bool = False  # whether the images were as usual again after that row
+    ended: float = math.nan  # the time of that row, if it is over
+    row_key: bytes = field(default=b"", repr=False)  # what the row that raised it is recognized by
 
 
 @dataclass(frozen=True)
@@ -55,6 +62,8 @@ class Series:
     low: float  # 5 % and 95 % of the reference's images; NaN if there are none
     high: float
     threshold: float = math.nan  # drift: above it is an alarm
+    lows: tuple[float, ...] = ()  # the interval of each value, if it has one
+    highs: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -120,11 +129,61 @@ class MonitorResult:
     reference_block: int = 1  # images of the reference that count as one scene
     reference_blocks: int = 0  # how many of these it has
     tails: str = "ranks"  # p-values are ranks among the reference's blocks, or "t": by Student's t, if these are few
+    judged: bool = True  # whether there were images enough for the first test of each detector
+    needed: int = 0  # images that it takes
+    missing: tuple[str, ...] = ()  # figures that are finite in the reference and not in most of the last images
+    recent: AccuracyEstimate | None = None  # of the last window
+    since_alarm: AccuracyEstimate | None = None  # since the first alarm that counts began
+    looked_from: int | None = None  # with ``since``: the row from which alarms count that are over; None: none of them
+    row_keys: tuple[bytes, ...] = field(default=(), repr=False)  # what each row is recognized by; not in JSON
+
+    def counts(self, alarm: Alarm) -> bool:
+        """Whether an alarm is going on, or was raised in the part that was asked for."""
+        return not alarm.over or (self.looked_from is not None and alarm.index >= self.looked_from)
 
     @property
     def alarm(self) -> bool:
-        """Whether there is any alarm: the command's exit code is then 1."""
-        return bool(self.alarms)
+        """Whether there is an alarm that counts: the command's exit code is then 1."""
+        return any(self.counts(alarm) for alarm in self.alarms)
+
+    @property
+    def state(self) -> str:
+        """``alarm``, ``empty``, ``too few`` images to tell, ``not finite`` figures, ``moved`` statistics without an
+        alarm, or ``no alarm``."""
+        if self.alarm:
+            return "alarm"
+        if self.images == 0:
+            return "empty"
+        if not self.judged:
+            return "too few"
+        if self.missing:
+            return "not finite"
+        return "moved" if any(item.moved for item in self.movements) else "no alarm"
+
+    @property
+    def verdict(self) -> str:
+        """The state in a sentence."""
+        ended = [alarm for alarm in self.alarms if alarm.over]
+        past = f" {counted(len(ended), 'earlier alarm', 'has')} ended." if ended else ""
+        if self.state == "alarm":
+            first = next(alarm for alarm in self.alarms if self.counts(alarm))
+            return f"The images have changed since the reference was made: {first.text}"
+        if self.state == "empty":
+            part = "" if self.looked_from is None else " in the part that was asked for (--since)"
+            return f"The journal has no images of this model{part}."
+        if self.state == "too few":
+            return f"Too few images to tell yet: {self.images} of {self.needed}."
+        if self.state == "not finite":
+            return (
+                f"No alarm, but {', '.join(self.missing[:6])}{' and others' if len(self.missing) > 6 else ''} "
+                f"{'is' if len(self.missing) == 1 else 'are'} not finite in most of the last images, so that "
+                f"they were not compared.{past}"
+            )
+        if self.state == "moved":
+            moved = sum(item.moved for item in self.movements)
+            differ = "statistic differs" if moved == 1 else "statistics differ"
+            return f"No alarm. {moved} {differ} from the reference in the last images.{past}"
+        return f"No alarm: the images are like those of the reference.{past}"
 
     @property
     def counted(self) -> str:
@@ -139,10 +198,14 @@ class MonitorResult:
         )
 
     def to_json(self) -> dict[str, Any]:
-        """All fields as JSON values, and ``alarm``; figures that are not finite are null."""
-        tree = _plain(dataclasses.asdict(self))
+        """All fields as JSON values, and ``alarm``, ``state`` and ``verdict``; figures that are not finite are null."""
+        tree = _plain(dataclasses.asdict(replace(self, row_keys=())))
         assert isinstance(tree, dict)
-        return {"alarm": self.alarm, **tree}
+        del tree["row_keys"]
+        for alarm, item in zip(self.alarms, tree["alarms"], strict=True):
+            del item["row_key"]
+            item["counts"] = self.counts(alarm)
+        return {"alarm": self.alarm, "state": self.state, "verdict": self.verdict, **tree}
 
 
 def _plain(value: Any) -> Any:

@@ -18,7 +18,9 @@ from segwright.monitoring.columns import Columns, Float64Array, IntArray
 LONGEST_BLOCK = 30  # images
 LEAST_BLOCKS = 5  # of a reference: fewer show nothing of how much scenes differ
 RANKED_BLOCKS = 30  # of a reference: from here on ranks alone are p-values, and nothing is assumed of tails
-OWN_LENGTH = 40  # images of a stream from which the length of its own scenes is estimated
+# Images of a stream at which the length of its own scenes is estimated, from these first images alone and for what
+# comes after them: a look at a longer stream changes nothing of what was judged before. After the last it is kept.
+OWN_LENGTHS = (20, 40, 100, 200)
 SLACK = 1.5  # a block's length over the correlation time: those that are cut anywhere must be longer than what is alike
 PARTS = (100, 50, 20)  # images of a stream whose correlation is estimated together: the longest of which there are two
 
@@ -77,6 +79,13 @@ class Blocks:
     stream: int
     number: int  # blocks of the reference
     alike: int  # images over which the reference's neighbors are alike: more than ``reference`` if there is no room
+    lengths: tuple[tuple[int, int], ...] = ()  # images of the stream, and the length estimated from these
+
+    def at(self, row: int) -> int:
+        """The length of the stream's blocks as estimated from the images before ``row``, or from the first of
+        OWN_LENGTHS."""
+        known = [length for images, length in self.lengths[1:] if images <= row]
+        return known[-1] if known else self.lengths[0][1] if self.lengths else self.stream
 
     @property
     def ranked(self) -> bool:
@@ -95,14 +104,18 @@ def find_blocks(
     """The blocks of a reference and a stream. ``alike``: :func:`block_length` of the reference; ``scores``: (T, S)
     distances of the stream to it.
 
-    A stream of fewer than OWN_LENGTH images is taken to be like the reference. ``given``: the length of both.
+    A stream of fewer images than the first of OWN_LENGTHS is taken to be like the reference. ``given``: the length of
+    both.
     """
     most = max(1, len(reference) // LEAST_BLOCKS)
     alike = given or alike
     length = min(alike, most) if given is None else given
-    own = alike if len(stream) < OWN_LENGTH else stream_length(stream, scores)
+    found = []
+    if given is None:
+        found = [(at, stream_length(stream.take(slice(0, at)), scores[:at])) for at in OWN_LENGTHS if len(stream) >= at]
     number = int(blocks_of(reference.scenes, length).max()) + 1 if len(reference) else 0
-    return Blocks(length, given or min(own, max(1, len(stream))), number, alike)
+    own = given or (found[-1][1] if found else min(alike, max(1, len(stream))))
+    return Blocks(length, own, number, alike, tuple(found))
 
 
 def block_length(reference: Columns, scores: Float64Array) -> int:
@@ -116,7 +129,7 @@ def block_length(reference: Columns, scores: Float64Array) -> int:
 
 def stream_length(stream: Columns, scores: Float64Array) -> int:
     """As :func:`block_length`, of a stream: by the lower median over its parts, since a change in between is drift."""
-    length = next(part for part in PARTS if len(stream) >= 2 * part)
+    length = next((part for part in PARTS if len(stream) >= 2 * part), max(1, len(stream)))
     times = [time_in_parts(column, length) for column in scores.T]
     times.append(_usual(time_in_parts(column, length) for column in stream.values.T))
     parts = [slice(start, start + length) for start in range(0, len(stream) - length + 1, length)]

@@ -6,12 +6,13 @@ import http.client
 import json
 import ssl
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 from urllib.parse import urlsplit
 
 from segwright.core.errors import OutputError, UsageError
 from segwright.core.version import __version__
-from segwright.monitoring.result import MonitorResult
+from segwright.monitoring.result import Alarm, MonitorResult
 
 TIMEOUT = 10.0  # seconds
 MOST_BYTES = 200_000
@@ -36,28 +37,38 @@ def check_webhook(url: str, allowed: Sequence[str]) -> None:
         )  # fmt: skip
 
 
-def message_of(result: MonitorResult) -> dict[str, Any]:
-    """What is sent: the alarms in words and the estimate, no image and no row."""
-    tree = result.to_json()
-    keys = ("alarm", "journal", "model", "images", "first", "last", "rate", "estimate", "notes")
-    alarms = [{key: one[key] for key in ("time", "index", "id", "detector", "evidence", "threshold", "text")}
-              for one in tree["alarms"]]  # fmt: skip
+def message_of(result: MonitorResult, alarms: Sequence[Alarm] | None = None) -> dict[str, Any]:
+    """What is sent: the alarms in words and the estimates, no image and no row. ``alarms``: those that are new; by
+    default all that count."""
+    chosen = [alarm for alarm in result.alarms if result.counts(alarm)] if alarms is None else alarms
+    tree = replace(result, alarms=tuple(chosen)).to_json()
+    keys = ("journal", "model", "images", "first", "last", "rate", "estimate", "recent", "since_alarm", "notes")
+    shown = ("key", "time", "index", "id", "detector", "evidence", "threshold", "text", "over", "ended")
+    named = [{key: one[key] for key in shown} for one in tree["alarms"]]
     # "text" alone is what chat services show
-    text = "; ".join(one["text"] for one in alarms[:3]) or "no alarm"
-    return {"source": "segwright", "version": __version__, "text": text,
-            **{key: tree[key] for key in keys}, "alarms": alarms[:20]}  # fmt: skip
+    text = "; ".join(one["text"] for one in named[:3]) or "no alarm"
+    return {"source": "segwright", "version": __version__, "text": text, "alarm": result.alarm,
+            **{key: tree[key] for key in keys}, "alarms": named[:20]}  # fmt: skip
 
 
-def post_message(url: str, result: MonitorResult, allowed: Sequence[str], *, timeout: float = TIMEOUT) -> int:
+def post_message(
+    url: str,
+    result: MonitorResult,
+    allowed: Sequence[str],
+    *,
+    alarms: Sequence[Alarm] | None = None,
+    timeout: float = TIMEOUT,
+) -> int:
     """POST the message as JSON; the status of the answer. UsageError as of :func:`check_webhook`; OutputError if the
     host does not answer within ``timeout`` seconds, or with another status than 2xx. A redirect is not followed, and no
     proxy is used."""
     check_webhook(url, allowed)
     parts = urlsplit(url)
     assert parts.hostname is not None
-    body = json.dumps(message_of(result), allow_nan=False).encode()
+    message = message_of(result, alarms)
+    body = json.dumps(message, allow_nan=False).encode()
     if len(body) > MOST_BYTES:
-        body = json.dumps({**message_of(result), "alarms": [], "notes": []}, allow_nan=False).encode()
+        body = json.dumps({**message, "alarms": [], "notes": []}, allow_nan=False).encode()
     if parts.scheme == "https":
         context = ssl.create_default_context()
         connection: http.client.HTTPConnection = http.client.HTTPSConnection(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import subprocess
 import sys
@@ -17,7 +18,7 @@ pytest.importorskip("prometheus_client")
 from monitoring.streams import CLASSES, rows
 
 from segwright.core.errors import DataError
-from segwright.monitoring.gauges import MonitorGauges
+from segwright.monitoring.gauges import GAUGES, MonitorGauges
 from segwright.monitoring.monitor import examine
 from segwright.monitoring.periodic import PeriodicMonitor
 from segwright.serving.metrics import ServiceMetrics
@@ -88,6 +89,31 @@ def test_gauges_are_set_and_alarms_logged_once(caplog: pytest.LogCaptureFixture)
     assert value is not None and value > 0.7
 
 
+def test_before_the_first_look_nothing_is_known() -> None:
+    """Not 0, which as a p-value, or as evidence at a threshold of 0, would be an alarm."""
+    metrics = ServiceMetrics()
+    gauges = MonitorGauges(metrics.registry)
+    plain = [name for name, (_, labels) in GAUGES.items() if not labels]
+    assert all(math.isnan(metrics.registry.get_sample_value(name) or 0) for name in plain) and len(plain) >= 8
+    gauges.update(look())
+    assert metrics.registry.get_sample_value("segwright_monitor_images") == 60
+
+
+def test_a_restarted_service_looks_before_its_first_row_and_again_after_an_error() -> None:
+    looks: list[int] = []
+
+    def second_time() -> Any:
+        looks.append(1)
+        if len(looks) == 1:
+            raise DataError("the journal cannot be read")
+        return look()
+
+    gauges = MonitorGauges()
+    periodic = PeriodicMonitor(second_time, gauges, written=lambda: 0)
+    assert periodic.look_once() is None and periodic.look_once() is not None and periodic.look_once() is None
+    assert len(looks) == 2 and gauges.registry.get_sample_value("segwright_monitor_alarm") == 1
+
+
 def test_an_error_of_the_look_is_one_line_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
     def broken() -> Any:
         raise DataError("the journal cannot be read")
@@ -131,7 +157,6 @@ def test_no_span_and_no_import_unless_set_up() -> None:
 
 
 def test_spans_reach_the_applications_provider() -> None:
-    pytest.importorskip("opentelemetry.sdk")
     done = run(
         "from opentelemetry import trace\n"
         "from opentelemetry.sdk.trace import TracerProvider\n"
@@ -148,7 +173,6 @@ def test_spans_reach_the_applications_provider() -> None:
 
 
 def test_spans_are_exported_as_the_environment_has_it() -> None:
-    pytest.importorskip("opentelemetry.sdk")
     code = "from segwright.core.telemetry import span\nwith span('segwright.monitor'): pass\n"
     done = run(code, OTEL_TRACES_EXPORTER="console", OTEL_SERVICE_NAME="street")
     assert '"name": "segwright.monitor"' in done.stdout and "street" in done.stdout, done.stderr

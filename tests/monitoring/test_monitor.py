@@ -29,7 +29,7 @@ def test_no_alarm_without_drift(reference: list[Observation]) -> None:
 
 
 def test_an_alarm_is_in_words(reference: list[Observation]) -> None:
-    stream = rows(200, 3) + rows(60, 4, start=200, brightness=0.2, road=-1.2, doubt=0.25)
+    stream = rows(200, 3) + rows(100, 4, start=200, brightness=0.2, road=-1.2, doubt=0.25)
     found = examine(stream, reference, CLASSES)
     first = found.alarms[0]
     assert 200 <= first.index < 220 and first.detector == "stream" and 190 <= first.since <= first.index

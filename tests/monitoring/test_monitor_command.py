@@ -14,6 +14,7 @@ import pytest
 
 pytest.importorskip("pyarrow")
 
+from monitoring.command import run
 from monitoring.streams import CLASSES, rows
 
 from segwright import cli
@@ -51,21 +52,15 @@ def loud(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write(tmp_path_factory.mktemp("loud") / "journal", some)
 
 
-def run(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
-    monkeypatch.setattr(sys, "argv", ["segwright", "monitor", *map(str, arguments)])
-    with pytest.raises(SystemExit) as ended:
-        cli.main()
-    return int(ended.value.code or 0)
-
-
 def test_no_alarm_is_exit_code_0(
     quiet: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run(monkeypatch, quiet, "--json", tmp_path / "found.json") == 0
     shown = capsys.readouterr().out
-    assert "120 images" in shown and "no alarm" in shown and "no reference was given" in shown
+    assert "140 images" in shown and "No alarm" in shown and "no reference was given" in shown
     tree = json.loads((tmp_path / "found.json").read_text())
-    assert tree["alarm"] is False and tree["images"] == 120 and tree["reference_images"] == 120
+    assert tree["alarm"] is False and tree["images"] == 140 and tree["reference_images"] == 100
+    assert tree["state"] == "no alarm" and "row_keys" not in tree
 
 
 def test_an_alarm_is_exit_code_1_and_in_words(
@@ -100,7 +95,7 @@ def test_a_journal_cut_in_the_middle(tmp_path: Path) -> None:
     data = file.read_bytes()
     file.write_bytes(data[: len(data) // 2])
     found = monitor(folder)
-    assert found.images == 60 and found.reference_images == 60
+    assert found.images == 70 and found.reference_images == 50
     assert any(file.name in reason for reason in found.skipped)
 
 
@@ -136,7 +131,8 @@ def test_the_webhook_gets_the_alarms(loud: Path, receiver: tuple[str, type[Recei
     monitor(loud, webhook=url, allow_hosts=["127.0.0.1"])
     [(path, body)] = kind.received
     assert path == "/hook?key=1" and body["alarm"] is True and "brighter" in body["text"]
-    assert set(body["alarms"][0]) == {"time", "index", "id", "detector", "evidence", "threshold", "text"}
+    assert set(body["alarms"][0]) == {"key", "time", "index", "id", "detector", "evidence", "threshold", "text", "over",
+                                      "ended"}  # fmt: skip
 
 
 def test_the_webhook_is_silent_without_an_alarm(quiet: Path, receiver: tuple[str, type[Receiver]]) -> None:

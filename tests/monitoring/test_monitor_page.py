@@ -26,7 +26,9 @@ def test_everything_is_on_the_page_and_escaped(tmp_path: Path) -> None:
     text = re.sub(r"base64,[^\"]*", "", page)
     assert not re.search(r"\bnan\b|\binf\b", text) and "https://" not in text
     assert page.count("<img") == 1, "the image that is gone is left out, its row is not"
-    assert page.count('class="alarm"') == 7, "in every chart"
+    assert page.count('class="alarm"') == 8, "in every chart"
+    for part in ("of the last 100 images", "since the alarm began", "Estimated mean IoU over time", "goes on"):
+        assert part in page, part
     names = re.findall(r'<text class="axis"[^>]*>([^<]*)<', page)
     assert names and all(names), "each axis is named"
 
@@ -34,10 +36,22 @@ def test_everything_is_on_the_page_and_escaped(tmp_path: Path) -> None:
 def test_without_an_alarm(tmp_path: Path) -> None:
     watched = made_pages.watched(tmp_path, alarms=0)
     page = monitor_page(watched)
-    assert "No alarm. 3 statistics" in page and 'class="alarm"' not in page
+    assert "No alarm. 3 statistics differ" in page and 'class="alarm"' not in page
     calm = dataclasses.replace(watched, movements=(), series=(), unlike=(), estimate=None, notes=(), skipped={})
     page = monitor_page(calm)
     assert "the images are like those of the reference" in page and "Accuracy without labels" not in page
+
+
+def test_too_few_missing_and_ended_are_not_good(tmp_path: Path) -> None:
+    calm = dataclasses.replace(made_pages.watched(tmp_path, alarms=0), movements=())
+    few = monitor_page(dataclasses.replace(calm, images=3, judged=False, needed=20))
+    assert "Too few images to tell yet: 3 of 20." in few and "are like those" not in few and "too few to tell" in few
+    missing = monitor_page(dataclasses.replace(calm, missing=("entropy",)))
+    assert "entropy is not finite in most of the last images" in missing and "are like those" not in missing
+    watched = made_pages.watched(tmp_path)
+    over = dataclasses.replace(watched.alarms[0], over=True, last=159, ended=watched.last)
+    ended = monitor_page(dataclasses.replace(watched, alarms=(over,), movements=()))
+    assert "about image number 160" in ended and "1 earlier alarm has ended" in ended and "have changed" not in ended
 
 
 def test_an_empty_journal() -> None:

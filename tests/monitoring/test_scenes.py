@@ -58,7 +58,7 @@ def test_windows_of_few_scenes_differ_rarely() -> None:
         found = detect(base, columns(rows(200, 1000 + seed, scene=10)))
         moved += sum("statistics" in window.moved for window in found.windows)
         windows += len(found.windows)
-    assert windows == 16 and moved <= 4
+    assert windows == 48 and moved <= 4, "16 windows, each with three looks"
 
 
 def test_few_scenes_find_a_change_within_two() -> None:
@@ -67,7 +67,8 @@ def test_few_scenes_find_a_change_within_two() -> None:
         random = np.random.default_rng(seed)
         stream = rows(20, 50 + seed, scene=10) + [row(20 + k, random, brightness=0.5, doubt=0.5) for k in range(30)]
         found = examine(stream, reference, CLASSES)
-        assert found.alarm and 20 <= found.alarms[0].index < 40
+        # Blocks are cut anywhere: the change begins within one, and two whole ones follow.
+        assert found.alarm and 20 <= found.alarms[0].index < 48
         assert found.tails == "t" and found.reference_block > 3 and found.reference_blocks < 30
         assert any("scenes of" in note and "Student's t" in note for note in found.notes)
 
