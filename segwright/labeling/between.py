@@ -1,9 +1,9 @@
 """Training between answers: rounds of ``refine`` in a child process, judged on labels that no round trained on.
 
-Every fourth image that gets its first label is held out, from then on and in every round. A round fine-tunes the model
-in use on the others, compares both on the held-out labels, and the candidate is taken if it is not worse there. The
-labels that a round uses are copied first: strokes go on meanwhile. Whatever happens to the child, labels do not depend
-on it.
+Every fourth labeled image is held out. ``rounds/split.json`` records the side of an image before a round trains on it,
+and nothing moves it: neither what else is labeled, nor what is erased. A round fine-tunes the model in use on the
+others, compares both on the held-out labels, and the candidate is taken if it is not worse there. The labels that a
+round uses are copied first: strokes go on meanwhile. Whatever happens to the child, labels do not depend on it.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import os
 import shutil
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,7 +23,7 @@ from segwright.core.atomic_io import write_json
 from segwright.core.counted import counted
 from segwright.core.errors import SegwrightError, UsageError
 from segwright.core.progress import duration
-from segwright.data.formats.label_folder import COUNTS_FILE, MASKS
+from segwright.data.formats.label_folder import COUNTS_FILE, MASKS, read_counts
 from segwright.inference.description import is_bundle
 from segwright.labeling.child import ChildCommand, end_leftover
 from segwright.labeling.page.images import LabelImages
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("segwright.label")
 
 ROUNDS = "rounds"
+SPLIT_FILE = "split.json"
 HOLD_OUT = 4  # one of so many labeled images is held out
 FEWEST = 6  # labeled images, of which two are held out
 POLL_SECONDS = 0.5
@@ -61,12 +62,19 @@ class BetweenOptions:
             raise UsageError("a round's minutes are out of range", expected="up to 1000", found=str(self.minutes))
 
 
-def held_out(images: Sequence[str]) -> tuple[list[str], list[str]]:
-    """(train, held out) of the labeled images in the order of their first labels."""
-    return (
-        [name for place, name in enumerate(images) if place % HOLD_OUT != 1],
-        [name for place, name in enumerate(images) if place % HOLD_OUT == 1],
-    )
+def held_out(images: Sequence[str], known: Mapping[str, bool] | None = None) -> tuple[list[str], list[str]]:
+    """(train, held out) of the labeled images.
+
+    ``known``: image → whether it is held out, of former rounds; these stay. Of the others, in their order, as many are
+    held out as make it one of :data:`HOLD_OUT`, two of :data:`FEWEST`.
+    """
+    sides = {name: known[name] for name in images if name in known} if known else {}
+    held = sum(sides.values())
+    for name in images:
+        if name not in sides:
+            sides[name] = held < (len(sides) + 1 + HOLD_OUT // 2) // HOLD_OUT
+            held += sides[name]
+    return [name for name in images if not sides[name]], [name for name in images if sides[name]]
 
 
 class Between:
@@ -85,6 +93,7 @@ class Between:
         self.model, self.load, self.options = model, load, options
         self.folder = store.folder / ROUNDS
         self.rounds: list[dict[str, Any]] = read_rounds(store.folder)
+        self.sides = read_sides(store.folder)  # image → whether it is held out, of all rounds so far
         self.since = 0  # strokes since the last round
         self.phase = "waiting"  # waiting, training, choosing, failed
         self.failure = ""
@@ -117,9 +126,13 @@ class Between:
             return f"Round {number}: training for {passed} of {self.options.minutes:g} min"
         if self.phase == "choosing":
             return "Choosing the next questions with the new model"
-        train, held = held_out(self._labeled())
+        train, held = held_out(self._labeled(), self.sides)
         if len(train) + len(held) < FEWEST:
             first = f"Round {number} needs labels on {FEWEST} images, {len(train) + len(held)} have some"
+        elif not train or not held:
+            first = (
+                f"Round {number} needs labels on an image that was not {'held out' if held else 'trained on'} before"
+            )
         elif self.options.every is None:
             first = f"Round {number} starts when asked for"
         else:
@@ -138,9 +151,10 @@ class Between:
         if not self._thread_idle():
             raise UsageError("a round of training runs already", fix="wait for its end")
         if not self._enough():
+            train, held = held_out(self._labeled(), self.sides)
             raise UsageError(
-                "too few images have labels", expected=f"{FEWEST}, of which two are held out",
-                found=str(len(self._labeled())),
+                "too few images have labels", expected=f"{FEWEST}, some to train on and some held out",
+                found=f"{len(train)} to train on, {len(held)} held out",
             )  # fmt: skip
         self._start()
 
@@ -157,12 +171,13 @@ class Between:
     # A round
 
     def _labeled(self) -> list[str]:
-        """The images with labels, in the order of their first stroke, which never changes."""
+        """The images with labels, in the order of their first stroke."""
         with self.store.reading():
             return [name for name, found in self.store.journal.images.items() if found.spans]
 
     def _enough(self) -> bool:
-        return len(self._labeled()) >= FEWEST
+        train, held = held_out(self._labeled(), self.sides)
+        return len(train) + len(held) >= FEWEST and bool(train) and bool(held)
 
     def _thread_idle(self) -> bool:
         return self._thread is None or not self._thread.is_alive()
@@ -219,16 +234,19 @@ class Between:
         self.store.compact()
         with self.store.reading():
             counts = {name: dict(entry) for name, entry in self.store.counts.items() if entry.get("pixels")}
-        train, held = held_out(self._labeled())
-        train, held = [[name for name in names if name in counts] for names in (train, held)]
+        train, held = held_out([name for name in self._labeled() if name in counts], self.sides)
         if not train or not held:
             raise UsageError("too few images have labels", found=f"{len(train)} to train on, {len(held)} held out")
+        sides = {**self.sides, **dict.fromkeys(train, False), **dict.fromkeys(held, True)}
+        write_sides(self.store.folder, sides)  # before anything is trained
+        self.sides = sides
         for name in (*train, *held):
             target = data / MASKS / counts[name]["mask"]
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(self.store.folder / MASKS / counts[name]["mask"], target)
-        summary = self.store.summary()
-        write_json(data / COUNTS_FILE, {**summary, "images": {name: counts[name] for name in (*train, *held)}})
+        # The copy has no journal, which the places in it are of: without them the masks are all there is.
+        kept = {name: {**counts[name], "bytes": 0, "generation": 0} for name in (*train, *held)}
+        write_json(data / COUNTS_FILE, {**self.store.summary(), "images": kept})
         replace(self.store.info, val=tuple(held)).write(data)
         return data, train, held
 
@@ -270,16 +288,59 @@ def read_rounds(folder: Path) -> list[dict[str, Any]]:
         return []
 
 
+def read_sides(folder: Path) -> dict[str, bool]:
+    """Image → whether it is held out, as the rounds of a label folder have used it; empty before the first round.
+
+    Folders of earlier versions have no record of it: there, what the last round held out stays so, unless a round whose
+    model was taken has trained on it.
+    """
+    try:
+        tree = json.loads((folder / ROUNDS / SPLIT_FILE).read_text(encoding="utf-8"))
+        return {str(name): key == "held" for key in ("train", "held") for name in tree[key]}
+    except FileNotFoundError:
+        return _sides_of_rounds(folder)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UsageError(
+            "the record of the held-out images is damaged", where=folder / ROUNDS / SPLIT_FILE, found=str(error)[:200],
+            fix="restore it, or move the folder of the rounds away to begin again with the first model",
+        ) from error  # fmt: skip
+
+
+def write_sides(folder: Path, sides: Mapping[str, bool]) -> None:
+    """The inverse of :func:`read_sides`; OutputError if it cannot be written."""
+    tree = {key: [name for name, held in sides.items() if held == (key == "held")] for key in ("train", "held")}
+    write_json(folder / ROUNDS / SPLIT_FILE, tree)
+
+
+def _sides_of_rounds(folder: Path) -> dict[str, bool]:
+    rows = read_rounds(folder)
+    sides = {str(name): True for row in rows[-1:] for name in row.get("held", ())}
+    for row in rows:
+        if row.get("taken"):
+            used = read_counts(folder / ROUNDS / f"{int(row['round']):03d}" / "data")
+            sides |= dict.fromkeys(set(used) - {str(name) for name in row.get("held", ())}, False)
+    return sides
+
+
 def resumed_model(folder: Path, model: Path) -> Path:
-    """The model to start with: that of the last round that was taken, if the rounds began with ``model``."""
+    """The model to start with: that of the last round that was taken of those that began with ``model``.
+
+    Rounds that began with another model are passed over: a folder may have been opened with several. It may also have
+    been moved since, with its rounds.
+    """
     current = model
     for row in read_rounds(folder):
-        if not row.get("taken"):
-            continue
-        if Path(str(row["parent"])) != current:
-            return model
-        current = Path(str(row["model"]))
+        if row.get("taken") and _moved_along(folder, str(row["parent"])) == current:
+            current = _moved_along(folder, str(row["model"]))
     return current if is_bundle(current) or is_bundle(current / "model") else model
+
+
+def _moved_along(folder: Path, model: str) -> Path:
+    """The path of a round's model where the label folder lies now; as it is for a model from elsewhere."""
+    path = Path(model)
+    inside = path.parts[-path.parts[::-1].index(ROUNDS) :] if ROUNDS in path.parts else ()
+    place = folder.resolve() / ROUNDS / Path(*inside)
+    return place if inside and place.exists() else path
 
 
 def entry_of(found: dict[str, Any], *, number: int, parent: str, train: list[str], held: list[str]) -> dict[str, Any]:

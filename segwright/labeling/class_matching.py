@@ -19,7 +19,6 @@ class ClassMatch:
 
     space: LabelSpace  # the classes of the refined model
     table: UInt8Array  # (256,): index in the dataset → index in the space; 255 stays
-    labeled: tuple[int, ...]  # classes of the space that the dataset labels, sorted
     notes: tuple[str, ...] = ()
 
 
@@ -34,12 +33,12 @@ def extended_space(
     if _by_number(model, data):
         return model
     names = _named(data, renamed)
-    known = {_key(name) for name in model.names}
-    new = [i for i, name in enumerate(names) if _key(name) not in known]
+    known = {class_key(name) for name in model.names}
+    new = [i for i, name in enumerate(names) if class_key(name) not in known]
     if not new:
         return model
-    there = {_key(name) for name in names}
-    absent = [name for name in model.names if _key(name) not in there]
+    there = {class_key(name) for name in names}
+    absent = [name for name in model.names if class_key(name) not in there]
     added = [names[i] for i in new]
     if absent and not append:
         raise LabelError(
@@ -64,8 +63,8 @@ def match_classes(space: LabelSpace, data: LabelSpace, renamed: Mapping[str, str
         if data.names != space.names:
             notes.append(f"{what} names no classes: matched with the model's by their order")
     else:
-        names, keys = _named(data, renamed), [_key(name) for name in space.names]
-        strange = [name for name in names if _key(name) not in keys]
+        names, keys = _named(data, renamed), [class_key(name) for name in space.names]
+        strange = [name for name in names if class_key(name) not in keys]
         if strange:
             raise LabelError(
                 f"{what} has classes that the model lacks",
@@ -73,14 +72,14 @@ def match_classes(space: LabelSpace, data: LabelSpace, renamed: Mapping[str, str
                 found=", ".join(strange),
                 fix=f"--rename '{strange[0]}={space.names[0]}', with the model's name of that class",
             )
-        targets = [keys.index(_key(name)) for name in names]
+        targets = [keys.index(class_key(name)) for name in names]
         notes += [f"{what}: {old} is the model's {new}" for old, new in renamed.items() if old in data.names]
         unlabeled = [name for i, name in enumerate(space.names) if i not in targets]
         if unlabeled:
             notes.append(f"{what} does not label {', '.join(unlabeled)}")
     table = np.full(256, IGNORE_INDEX, np.uint8)
     table[: len(targets)] = targets
-    return ClassMatch(space, table, tuple(sorted(set(targets))), tuple(notes))
+    return ClassMatch(space, table, tuple(notes))
 
 
 def parse_renamed(texts: Sequence[str]) -> dict[str, str]:
@@ -109,7 +108,7 @@ def check_renamed(renamed: Mapping[str, str], model: LabelSpace, datasets: Seque
 
 def _named(data: LabelSpace, renamed: Mapping[str, str]) -> list[str]:
     names = [renamed.get(name, name) for name in data.names]
-    twice = sorted({name for name in names if sum(_key(name) == _key(other) for other in names) > 1})
+    twice = sorted({name for name in names if sum(class_key(name) == class_key(other) for other in names) > 1})
     if twice:
         raise LabelError(
             "two classes of the data become one",
@@ -124,5 +123,6 @@ def _by_number(space: LabelSpace, data: LabelSpace) -> bool:
     return len(space.names) == len(data.names) and all(map(is_generated_name, data.names))
 
 
-def _key(name: str) -> str:
+def class_key(name: str) -> str:
+    """A class name as it is compared: without case, spaces, hyphens and underscores."""
     return re.sub(r"[\s_-]+", "", name).casefold()

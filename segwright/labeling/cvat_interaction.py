@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from segwright.core.counted import counted
 from segwright.inference.predictor import Predictor
 from segwright.labeling.interaction import Units, object_mask, prepare
 
 if TYPE_CHECKING:
     import PIL.Image
 
+logger = logging.getLogger("segwright.label")
 RAW_MODES = ("RGB", "RGBA", "L", "I;16", "I;16B", "I;16L", "I", "F")  # of Pillow, read as they are
 
 
@@ -26,6 +29,7 @@ class PointFunction:
         from cvat_sdk import auto_annotation
 
         self.predictor = predictor
+        self.outside = 0  # boxes without points that lie outside of their image
         self.spec = auto_annotation.InteractionFunctionSpec(min_pos_points=1, min_neg_points=0, min_bounding_boxes=0)
 
     def preprocess_image(self, context: Any, image: PIL.Image.Image) -> Units:
@@ -43,10 +47,18 @@ class PointFunction:
         box = prompts.bounding_box
         found = object_mask(pp_image, list(prompts.pos_points), list(prompts.neg_points), box)
         if not found.any():
+            if box is not None and not prompts.pos_points and _is_outside(box, *found.shape):
+                self.outside += 1
+                logger.warning("%s outside of its image so far: no mask", counted(self.outside, "box", "is"))
             return []
         rows, columns = np.flatnonzero(found.any(axis=1)), np.flatnonzero(found.any(axis=0))
         bounds = (int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1)
         return [auto_annotation.InteractionResultShape(type="mask", points=encode_mask(found, bounds))]
+
+
+def _is_outside(box: Any, height: int, width: int) -> bool:
+    (x0, y0), (x1, y1) = box
+    return bool(max(x0, x1) <= 0 or max(y0, y1) <= 0 or min(x0, x1) >= width or min(y0, y1) >= height)
 
 
 def as_array(image: PIL.Image.Image) -> np.ndarray[Any, Any]:

@@ -91,15 +91,19 @@ def object_mask(
 ) -> BoolMask:
     """The object (H, W) that the positive points are in and the negative ones are not; nothing outside ``box``.
 
-    UsageError without a positive point or a box, or for a point outside the image. A box alone stands for its middle.
+    UsageError without a positive point or a box, or for a point outside the image. A box alone stands for the middle of
+    its part in the image; one that lies outside gives no pixel. Its corners may come in any order.
     """
     height, width = units.number.shape
     inside = np.ones((height, width), bool)
     if box is not None:
-        (left, top), (right, bottom) = box
+        (left, right), (top, bottom) = (sorted(values) for values in zip(*box, strict=True))
+        left, right, top, bottom = max(left, 0), min(right, width), max(top, 0), min(bottom, height)
         inside[:] = False
         inside[max(0, round(top)) : max(0, round(bottom)), max(0, round(left)) : max(0, round(right))] = True
         if not positive:
+            if left >= right or top >= bottom:
+                return np.zeros((height, width), bool)
             positive = [((left + right) / 2, (top + bottom) / 2)]
     if not positive:
         raise UsageError("an object needs a positive point or a box", found="neither")

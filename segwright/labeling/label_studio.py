@@ -4,7 +4,9 @@ Five routes, apart from the service's own, whose names are the same: ``health``,
 ``metrics``. Label Studio sends tasks; their images are fetched from the configured server alone
 (:mod:`.label_studio_fetch`), predicted as any other image of the service, and answered as one brush per class, which
 together are the label mask pixel by pixel. With a label folder, annotations that people save become masks
-(:mod:`.label_studio_store`).
+(:mod:`.label_studio_store`); whoever may send requests to the service may change them, so without API keys it listens
+on the loopback address alone. The image of a task is the one that the labeling configuration names, which Label Studio
+sends with every annotation (:mod:`segwright.data.formats.label_studio_tasks`).
 
 The protocol follows Label Studio 1.23 (``label_studio/ml``): a task that fails gets an empty list, because one answer
 per task is expected and a prediction without regions would be stored as an empty one.
@@ -13,25 +15,35 @@ per task is expected and a prediction without regions would be stored as an empt
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 import logging
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import numpy as np
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from segwright.core.counted import counted
 from segwright.core.errors import DataError, LabelError, SegwrightError, UsageError
 from segwright.core.types import IGNORE_INDEX, LabelSpace, UInt8Array
 from segwright.data.annotations.rasterize import BACKGROUND_NAMES
 from segwright.data.formats.file_tree import is_image
 from segwright.data.formats.label_studio import draw_annotation
+from segwright.data.formats.label_studio_tasks import (
+    Interface,
+    TaskImage,
+    age,
+    file_path,
+    parse_config,
+    preferred,
+    task_images,
+)
 from segwright.data.formats.label_studio_writing import brush_region
 from segwright.data.formats.writing import IGNORE_NAME
 from segwright.imageio import Limits
@@ -54,6 +66,11 @@ KEY_VARIABLE = "LABEL_STUDIO_API_KEY"
 MAX_TASKS = 1000  # of one request
 MAX_EXPORT = 1 << 30  # bytes of a project's export
 SAVED = ("ANNOTATION_CREATED", "ANNOTATION_UPDATED")
+CLOUDS = ("s3://", "gs://", "azure-blob://")  # of cloud storages, which Label Studio resolves itself
+CHOOSE_IMAGE = (
+    "let the webhook send its payload, whose project has the labeling configuration, or save the model's connection "
+    "again (Settings, Model)"
+)
 
 
 @dataclass(frozen=True)
@@ -80,6 +97,14 @@ class Counts:
     training: dict[str, Any] | None = None  # the last START_TRAINING
 
 
+@dataclass
+class _Fetched:
+    """The last image that was fetched."""
+
+    address: str = ""
+    image: bytes = b""
+
+
 class LabelStudioBackend:
     """The routes for one Label Studio server. UsageError for an unusable folder or address."""
 
@@ -90,6 +115,7 @@ class LabelStudioBackend:
         self.store = AnnotationFolder(options.folder, space) if options.folder is not None else None
         self.counts = Counts()
         self._versions: tuple[ServedModel, str] | None = None
+        self._interfaces: dict[int, Interface] = {}  # of the projects that were seen, by their number
         self._training: asyncio.Task[None] | None = None
 
     def routes(self) -> list[Route]:
@@ -128,7 +154,9 @@ class LabelStudioBackend:
         The access token and host that Label Studio sends are not used.
         """
         tree = await self._json(request)
-        _, labels = self._labeling(tree.get("schema") or tree.get("label_config"))
+        config = tree.get("schema") or tree.get("label_config")
+        _, labels = self._labeling(config)
+        self._interface(tree.get("project"), config)
         return json_response({"model_version": self.version, "labels": sorted(set(labels.values()))})
 
     def _labeling(self, config: Any) -> tuple[Labeling, dict[int, str]]:
@@ -149,6 +177,7 @@ class LabelStudioBackend:
         if not isinstance(tasks, list) or len(tasks) > MAX_TASKS or not all(isinstance(t, dict) for t in tasks):
             raise RequestRejected(400, "no tasks", expected=f"a list of up to {MAX_TASKS} tasks", found=str(tasks)[:80])
         labeling, labels = self._labeling(tree.get("label_config"))
+        self._interface(tree.get("project"), tree.get("label_config"))
         results: list[Any] = []
         errors = []
         for task in tasks:
@@ -171,7 +200,7 @@ class LabelStudioBackend:
         return json_response({"results": results, "model_version": self.version})
 
     async def _predict(self, task: Mapping[str, Any], labeling: Labeling, labels: Mapping[int, str]) -> dict[str, Any]:
-        address = labeling.address(task)
+        address = stored_at(task, labeling.address(task))
         loop = asyncio.get_running_loop()
         image = await loop.run_in_executor(None, self.fetcher.image, address)
         _, prediction = await self.service.segment(image, RequestContext())
@@ -189,22 +218,55 @@ class LabelStudioBackend:
         if self.store is None:
             return json_response({"status": "ignored", "message": "serve with --label-folder to keep annotations"})
         if action in SAVED:
-            found = await self._save(tree.get("task"), tree.get("annotation"))
+            task, project = tree.get("task"), tree.get("project")
+            interface = self._interface(
+                project if project is not None or not isinstance(task, Mapping) else task.get("project"),
+                project.get("label_config") if isinstance(project, Mapping) else None,
+            )
+            found = await self._save(task, tree.get("annotation"), interface)
             return json_response({"status": "ok", "message": found})
         if action == "ANNOTATIONS_DELETED":
             gone = [one.get("id") for one in tree.get("annotations") or [] if isinstance(one, Mapping)]
-            removed = [name for one in gone if isinstance(one, int) and (name := self.store.remove(one)) is not None]
-            self.counts.removed += len(removed)
-            return json_response({"status": "ok", "message": f"removed: {', '.join(removed) or 'nothing'}"})
+            return json_response({"status": "ok", "message": self._removed(gone)})
         if action == "START_TRAINING":
             return json_response({"status": "ok", "message": self._start_training(tree.get("project"))})
         return json_response({"status": "ignored", "message": f"nothing is done at {action[:60]}"})
 
-    async def _save(self, task: Any, annotation: Any) -> str:
+    def _interface(self, project: Any, config: Any) -> Interface | None:
+        """The images of a project's labeling configuration: of ``config``, else of the last one that was seen.
+
+        ``project``: as Label Studio sends it: an object with ``id``, a number, or "number.date".
+        """
+        number = project.get("id") if isinstance(project, Mapping) else project
+        if isinstance(number, str):
+            number = int(number.partition(".")[0]) if number.partition(".")[0].isdecimal() else None
+        try:
+            found = None if config is None else Interface.of(parse_config(config))
+        except LabelError as error:
+            logger.warning("label studio: %s", error)
+            found = None
+        if not isinstance(number, int):
+            return found
+        if found is not None and found.images:
+            self._interfaces[number] = found
+        return self._interfaces.get(number)
+
+    def _removed(self, annotations: Sequence[Any]) -> str:
+        """Remove the masks of annotations; returns what was done."""
+        assert self.store is not None
+        found = [name for one in annotations if isinstance(one, int) and (name := self.store.remove(one)) is not None]
+        self.counts.removed += len(found)
+        back = sorted({name for name in found if name in self.store.images})
+        older = f"; of another annotation: {', '.join(back)}" if back else ""
+        return f"removed: {', '.join(found) or 'nothing'}{older}"
+
+    async def _save(
+        self, task: Any, annotation: Any, interface: Interface | None, image: _Fetched | None = None
+    ) -> str:
         """Store one annotation; returns the line for the log."""
         assert self.store is not None
         try:
-            name = await self._stored(task, annotation)
+            name = await self._stored(task, annotation, interface, image or _Fetched())
         except SegwrightError as error:
             self.counts.not_stored += 1
             number = task.get("id") if isinstance(task, Mapping) else None
@@ -212,30 +274,33 @@ class LabelStudioBackend:
             logger.warning("label studio: the annotation of task %s is not stored: %s", number, error)
             return f"not stored: {error.message}"
         if name is None:
-            return "skipped"
+            return f"skipped; {self._removed([annotation.get('id')])}"
         self.counts.stored += 1
         return f"stored: {name}"
 
-    async def _stored(self, task: Any, annotation: Any) -> str | None:
+    async def _stored(self, task: Any, annotation: Any, interface: Interface | None, fetched: _Fetched) -> str | None:
         """The image's name; None for an annotation that was skipped. SegwrightError."""
         assert self.store is not None
         if not isinstance(task, Mapping) or not isinstance(annotation, Mapping) or not isinstance(task.get("id"), int):
             raise DataError("not an annotation with its task", found=str(task)[:80])
         if annotation.get("was_cancelled"):
             return None
-        data = task.get("data")
-        values = data.values() if isinstance(data, Mapping) else ()
-        address = next((one for one in values if isinstance(one, str) and _names_image(one)), None)
-        if address is None:
-            raise DataError("the task names no image", found=str(data)[:200])
+        where = f"task {task['id']}"
+        chosen = annotated_image(task.get("data"), annotation, interface, where)
+        address = stored_at(task, chosen.address)
         loop = asyncio.get_running_loop()
-        image = await loop.run_in_executor(None, self.fetcher.image, address)
+        if fetched.address != address:
+            fetched.image = await loop.run_in_executor(None, self.fetcher.image, address)
+            fetched.address = address
         limits, names = self.service.limits.image_limits(), self.options.names
+        space = self.service.model.predictor.label_space
+        drawn = without_elsewhere(annotation, interface, chosen.name, where)
 
         def store() -> str:
             assert self.store is not None
-            mask, ending = annotation_mask(annotation, image, address, self.store.space, names, limits)
-            return self.store.store(task["id"], annotation, address, image, ending, mask)
+            self.store.use(space)  # a model that was loaded since may have further classes
+            mask, ending = annotation_mask(drawn, fetched.image, chosen.address, self.store.space, names, limits)
+            return self.store.store(task["id"], drawn, chosen.address, fetched.image, ending, mask)
 
         return await loop.run_in_executor(None, store)
 
@@ -247,31 +312,36 @@ class LabelStudioBackend:
             return "not a project"
         if self._training is not None and not self._training.done():
             return "the annotations are being fetched already"
-        self._training = asyncio.ensure_future(self._fetch_all(number))
+        interface = self._interface(project, project.get("label_config"))
+        self._training = asyncio.ensure_future(self._fetch_all(number, interface))
         return (
             f"the project's annotations are written to {self.store.root.name}; the model in service stays until a "
             f"better one is promoted: segwright refine MODEL {self.store.root.name}"
         )
 
-    async def _fetch_all(self, project: int) -> None:
+    async def _fetch_all(self, project: int, interface: Interface | None) -> None:
+        assert self.store is not None
         loop = asyncio.get_running_loop()
         state: dict[str, Any] = {"project": project, "stored": 0, "not_stored": 0, "done": False}
         self.counts.training = state
         try:
-            path = f"/api/projects/{project}/export?exportType=JSON"
-            export = await loop.run_in_executor(None, lambda: self.fetcher.get(path, max_bytes=MAX_EXPORT))
+            export = await loop.run_in_executor(None, lambda: self.fetcher.export(project, max_bytes=MAX_EXPORT))
             tasks = json.loads(export)
             for task in tasks if isinstance(tasks, list) else ():
-                kept = [one for one in task.get("annotations") or [] if not one.get("was_cancelled")]
-                chosen = next((one for one in kept if one.get("ground_truth")), kept[-1] if kept else None)
-                if chosen is not None:
-                    outcome = await self._save(task, chosen)
-                    state["stored" if outcome.startswith("stored") else "not_stored"] += 1
+                every = [one for one in task.get("annotations") or [] if isinstance(one, Mapping)]
+                kept, fetched = [one for one in every if not one.get("was_cancelled")], _Fetched()
+                counts = preferred(kept)
+                for one in sorted(kept, key=age):
+                    outcome = await self._save(task, one, interface, fetched)
+                    if one is counts:
+                        state["stored" if outcome.startswith("stored") else "not_stored"] += 1
+                if isinstance(task.get("id"), int):
+                    self.store.keep(task["id"], [one.get("id") for one in kept])
         except (SegwrightError, ValueError, AttributeError) as error:
             state["error"] = str(error)[:300]
             logger.error("label studio: the annotations of project %s are not fetched: %s", project, error)
         state["done"] = True
-        logger.info("label studio: %d annotations stored, %d not", state["stored"], state["not_stored"])
+        logger.info("label studio: %s stored, %d not", counted(state["stored"], "annotation"), state["not_stored"])
 
     async def _json(self, request: Request) -> dict[str, Any]:
         check_sender(request.headers)
@@ -328,21 +398,51 @@ def annotation_mask(
     mask, problems = draw_annotation(annotation, index, info.size, fill, address)
     for problem in problems:
         logger.warning("label studio: %s: %s", address, problem.message)
-    ending = Path(_file(address)).suffix.lower()
+    ending = Path(file_path(address)).suffix.lower()
     return mask, ending if is_image(f"x{ending}") else f".{info.format.lower()}"
 
 
-def _file(address: str) -> str:
-    """The path that an address is about: of local files the one after ``d=``."""
-    parts = urlsplit(address)
-    return parts.query.removeprefix("d=") if parts.query.startswith("d=") else parts.path
+def annotated_image(fields: Any, annotation: Mapping[str, Any], interface: Interface | None, where: str) -> TaskImage:
+    """The image of a task's data that an annotation is drawn on. DataError if there is none, or several."""
+    found = task_images(fields, interface, where, CHOOSE_IMAGE)
+    if interface is not None and interface.images and found and not found[0].name:
+        keys = ", ".join(interface.annotated().values())
+        raise LabelError(
+            f"the task has no {keys}", expected="the address of an image", found=str(fields)[:200], where=where
+        )
+    if len(found) > 1:
+        regions = annotation.get("result")
+        targets = {str(one.get("to_name")) for one in regions or () if isinstance(one, Mapping)}
+        found = [one for one in found if one.name in targets]
+        if len(found) > 1:
+            raise LabelError(
+                "an annotation of several images", expected="regions on one image per task",
+                found=", ".join(one.name for one in found), where=where, fix="give each image a task of its own",
+            )  # fmt: skip
+    if not found:
+        raise DataError("the task names no image", found=str(fields)[:200], where=where)
+    return found[0]
 
 
-def _names_image(address: str) -> bool:
-    try:
-        return is_image(_file(address))
-    except ValueError:
-        return False
+def without_elsewhere(
+    annotation: Mapping[str, Any], interface: Interface | None, image: str, where: str
+) -> Mapping[str, Any]:
+    """An annotation without its regions on other images than ``image``."""
+    regions = annotation.get("result")
+    if interface is None or not image or not isinstance(regions, list):
+        return annotation
+    kept = [one for one in regions if not (isinstance(one, Mapping) and interface.is_elsewhere(one, image))]
+    if len(kept) < len(regions):
+        logger.warning("label studio: %s: %s on another image than %s", where,
+                       counted(len(regions) - len(kept), "region", "is"), image)  # fmt: skip
+    return {**annotation, "result": kept}
+
+
+def stored_at(task: Mapping[str, Any], address: str) -> str:
+    """The address under which Label Studio gives an image: of a cloud storage's URI the one that resolves it."""
+    if not address.startswith(CLOUDS) or not isinstance(task.get("id"), int):
+        return address
+    return f"/tasks/{task['id']}/resolve/?fileuri={base64.urlsafe_b64encode(address.encode()).decode()}"
 
 
 def label_studio_routes(

@@ -5,16 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
-from xml.etree.ElementTree import Element, ParseError
-
-from defusedxml.common import DefusedXmlException
-from defusedxml.ElementTree import fromstring
 
 from segwright.core.errors import LabelError, UsageError
 from segwright.core.types import LabelSpace
 from segwright.data.annotations.rasterize import BACKGROUND_NAMES
+from segwright.data.formats.label_studio_tasks import Interface, parse_config
 
-MAX_CONFIG = 1_000_000  # characters of a configuration
 EXAMPLE = '<View><BrushLabels name="tag" toName="image">…</BrushLabels><Image name="image" value="$image"/></View>'
 
 
@@ -28,24 +24,15 @@ class Labeling:
     labels: tuple[str, ...]
 
     @classmethod
-    def parse(cls, config: str) -> Labeling:
+    def parse(cls, config: Any) -> Labeling:
         """The first <BrushLabels> with its <Image>; LabelError where a configuration has none."""
-        if not isinstance(config, str) or len(config) > MAX_CONFIG:
-            raise LabelError("not a labeling configuration", expected="its XML as text", found=type(config).__name__)
-        try:
-            root: Element = fromstring(config, forbid_dtd=True)
-        except (ParseError, DefusedXmlException, ValueError) as error:
-            raise LabelError("the labeling configuration is no XML", found=str(error)[:200]) from error
-        images = {
-            element.get("name", ""): element.get("value", "")
-            for element in root.iter()
-            if element.tag.lower() == "image" and element.get("value", "").startswith("$")
-        }
+        root = parse_config(config)
+        images = Interface.of(root).images
         for brush in root.iter():
             to_name = brush.get("toName", "")
             if brush.tag.lower() == "brushlabels" and to_name in images:
                 labels = [label.get("value") or "" for label in brush.iter() if label.tag.lower() == "label"]
-                return cls(brush.get("name", ""), to_name, images[to_name][1:], tuple(filter(None, labels)))
+                return cls(brush.get("name", ""), to_name, images[to_name], tuple(filter(None, labels)))
         kinds = sorted({element.tag for element in root.iter()})
         raise LabelError(
             "the project has no brush for an image",

@@ -1,8 +1,10 @@
 """Fetch images from one Label Studio server, and from nowhere else.
 
 A task names its image by an address that anybody who can create tasks chose. It is fetched only if scheme, host and
-port are those of the configured server, without proxies, redirects to other places or more bytes and seconds than
-allowed; the name is resolved once, and never to a link-local address, where clouds keep their credentials.
+port are those of the configured server and the path is one of its files, without proxies or more bytes and seconds than
+allowed; so is every address that a redirect leads to. Requests carry an API key, so a path that a proxy in front of the
+server could turn into another one (``..``, ``%2e``, ``%2f``, a backslash, also encoded twice) is refused, not repaired.
+The name is resolved once, and never to a link-local address, where clouds keep their credentials.
 """
 
 from __future__ import annotations
@@ -10,20 +12,26 @@ from __future__ import annotations
 import http.client
 import ipaddress
 import json
+import re
 import socket
 import ssl
 import threading
 import time
 from collections.abc import Mapping
 from typing import Any
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import quote, unquote, urljoin, urlsplit
 
 from segwright.core.errors import DataError, UsageError
 
 MAX_REDIRECTS = 3
 CHUNK = 1 << 16
 TOKEN_SECONDS = 240.0  # Label Studio's access tokens live for five minutes
-IMAGE_PATHS = ("/data/", "/storage-data/", "/tasks/", "/static/")  # where Label Studio has images; never its API
+# Where Label Studio has images; never its API.
+IMAGE_PATHS = re.compile(r"/(?:data|storage-data|static)/.*|/tasks/\d+/(?:resolve|presign)/")
+EXPORT_PATH = re.compile(r"/api/projects/\d+/export/?")
+NAMED_PATHS = "/data/, /storage-data/, /static/ or /tasks/N/resolve/"
+MAX_CODINGS = 4  # how often a path may be percent-encoded
+SAFE = "%/:?#[]@!$&'()*+,;=~"  # what is not percent-encoded in a request
 PORTS = {"http": 80, "https": 443}
 
 Origin = tuple[str, str, int]  # scheme, host, port
@@ -62,23 +70,22 @@ class HostFetcher:
 
     def image(self, address: str) -> bytes:
         """The bytes of a task's image; FetchError for an address that is not one of Label Studio's files."""
-        path = "/" + urlsplit(self._resolved(address)).path.removeprefix(urlsplit(self.base).path).lstrip("/")
-        if not path.startswith(IMAGE_PATHS):
-            raise FetchError(
-                "not the address of a file of Label Studio", expected=" or ".join(IMAGE_PATHS), found=_shown(address)
-            )
-        return self.get(address)
+        return self._get(address, IMAGE_PATHS, self.max_bytes)
 
-    def get(self, address: str, *, max_bytes: int | None = None) -> bytes:
-        """The bytes at an address, absolute or as a path of the server. FetchError."""
-        url = self._resolved(address)
+    def export(self, project: int, *, max_bytes: int) -> bytes:
+        """All tasks of a project with their annotations, as JSON. FetchError."""
+        return self._get(f"/api/projects/{project}/export?exportType=JSON", EXPORT_PATH, max_bytes)
+
+    def _get(self, address: str, paths: re.Pattern[str], most: int) -> bytes:
+        """The bytes at an address, absolute or as a path of the server, and wherever it is redirected to within
+        ``paths``. FetchError."""
+        url = self._allowed(address, paths)
         deadline = time.monotonic() + self.seconds
-        most = max_bytes or self.max_bytes
         refreshed = False
         for _ in range(MAX_REDIRECTS + 2):
             status, headers, body = self._request("GET", url, deadline, most, self._authorization(deadline))
             if status in (301, 302, 303, 307, 308):
-                url = self._resolved(urljoin(url, headers.get("location", "")))
+                url = self._allowed(urljoin(url, headers.get("location", "")), paths)
                 continue
             if status == 401 and self._access is not None and not refreshed:
                 self._access, refreshed = None, True
@@ -87,6 +94,18 @@ class HostFetcher:
                 raise self._refused(status, url)
             return body
         raise FetchError("too many redirects", expected=f"at most {MAX_REDIRECTS}", where=_shown(url))
+
+    def _allowed(self, address: str, paths: re.Pattern[str]) -> str:
+        """The absolute address; FetchError where its path is none of ``paths``, or a proxy could make it another."""
+        url = self._resolved(address)
+        prefix, path = urlsplit(self.base).path, urlsplit(url).path
+        read = _readings(path)
+        plain = read is not None and all(
+            one.startswith(prefix) and paths.fullmatch("/" + one.removeprefix(prefix)) is not None for one in read
+        )
+        if not plain:
+            raise FetchError("not the address of a file of Label Studio", expected=NAMED_PATHS, found=_shown(address))
+        return url
 
     def _resolved(self, address: str) -> str:
         """The absolute address; FetchError where it belongs to another server."""
@@ -140,7 +159,7 @@ class HostFetcher:
     ) -> tuple[int, Mapping[str, str], bytes]:
         scheme, host, port = self.origin
         parts = urlsplit(url)
-        path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+        path = quote(parts.path or "/", safe=SAFE) + (f"?{quote(parts.query, safe=SAFE)}" if parts.query else "")
         headers = {"User-Agent": "segwright", "Accept-Encoding": "identity"}
         if authorization:
             headers["Authorization"] = authorization
@@ -206,6 +225,20 @@ def _connected(scheme: str, host: str, port: int, deadline: float) -> socket.soc
             found.close()
             last = error
     raise last if last is not None else OSError("the name has no address")
+
+
+def _readings(path: str) -> list[str] | None:
+    """A path as it stands and with its percent signs resolved; None where a server could read it as another path."""
+    found = [path]
+    for _ in range(MAX_CODINGS):
+        if any(sign == "\\" or ord(sign) < 32 or ord(sign) == 127 for sign in found[-1]):
+            return None
+        if any(part.partition(";")[0] in (".", "..") for part in found[-1].split("/")):
+            return None
+        if (plain := unquote(found[-1])) == found[-1]:
+            return found
+        found.append(plain)
+    return None
 
 
 def _shown(url: str) -> str:

@@ -61,7 +61,10 @@ def part_of(role: str, data: Dataset, match: ClassMatch) -> Part:
         )
     if val is None:
         notes.append(f"{role}: too few images to hold some out for validation")
-    shown = _labeled_ids(data) if role == NEW else {record.id for record in data.records if record.labeled}
+    classes = _labeled_classes(data) if role == NEW else {}
+    shown = {id for id, one in classes.items() if one.any()}
+    if role == OLD:
+        shown = {record.id for record in data.records if record.labeled}
 
     def usable(split: Split) -> Split:
         return split.subset([i for i, record in enumerate(split.records) if record.id in shown], split.name)
@@ -78,24 +81,39 @@ def part_of(role: str, data: Dataset, match: ClassMatch) -> Part:
     if scored is not None and len(scored) == 0:
         scored = None
         notes.append(f"{role}: no validation image is labeled")
+    if scored is not None and role == NEW:
+        notes += _one_class_note(role, scored, classes)
     return Part(role, data, kept, scored, match, tuple(notes))
 
 
 def _splits(data: Dataset) -> dict[str, Split]:
-    """The splits; if the data has none, with enough held out for a verdict: :data:`HELD_OUT` images, if these are
+    """The splits; where the data has no val, with enough held out for a verdict: :data:`HELD_OUT` images, if these are
     between a fifth and two fifths."""
-    if data.given or data.split_maker is None:
+    if "val" in data.given or data.split_maker is None:
         return data.splits
-    labeled = sum(bool(record.labeled) for record in data.records)
+    labeled = sum(bool(record.labeled) for record in data.given.get("train", data.records))
     share = min(max(HELD_OUT / max(labeled, 1), LEAST_HELD_OUT), MOST_HELD_OUT)
     return make_splits(data, {"train": 1 - share, "val": share})
 
 
-def _labeled_ids(data: Dataset) -> set[str]:
-    """The ids of the images with at least one labeled pixel; those that cannot be read are kept, for the check."""
+def _labeled_classes(data: Dataset) -> dict[str, npt.NDArray[np.bool_]]:
+    """Id → (K,), whether the image has a labeled pixel of each class; True for images that cannot be read, which the
+    check reports."""
     scan = scan_dataset(data)
-    labeled = (scan.totals.pixels.sum(axis=1) > 0) | ~scan.totals.complete
-    return {record.id for record, one in zip(scan.records, labeled.tolist(), strict=True) if one and record.labeled}
+    shown = (scan.totals.pixels > 0) | ~scan.totals.complete[:, None]
+    return {record.id: one for record, one in zip(scan.records, shown, strict=True) if record.labeled}
+
+
+def _one_class_note(role: str, split: Split, classes: Mapping[str, npt.NDArray[np.bool_]]) -> list[str]:
+    """A note if all labels of the images are of one class: whoever predicts it everywhere has no pixel wrong."""
+    held = np.flatnonzero(np.any([classes[name] for name in split.ids], axis=0))
+    if len(held) != 1 or split.label_space.classes == 1:
+        return []
+    name = split.label_space.names[held[0]]
+    return [
+        f"{role}: all labels of the validation images are {name}: a model that predicts {name} everywhere scores 100 % "
+        "there, so the figure does not show which model is better; label some of what is not " + name
+    ]
 
 
 def mixed(parts: Sequence[Part], space: LabelSpace, value_range: ValueRange | None, channels: int) -> Dataset:

@@ -1,26 +1,28 @@
 """Two models on the same images: scores in total and per class, with the paired interval, as refine and promote judge.
 
-Only the classes that the data labels are scored: a model that predicts a class which a dataset does not hold would lose
-a whole class of its mean IoU by one pixel.
+Only the classes with labeled pixels in the images are scored: a model that predicts a class which they do not hold
+would lose a whole class of its mean IoU by one pixel.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from segwright.core.atomic_io import without_nan
+from segwright.core.counted import counted
 from segwright.core.errors import UsageError
-from segwright.evaluation.compare import interval_text, verdict
+from segwright.evaluation.compare import absent_note, interval_text, verdict
 from segwright.evaluation.evaluation import Evaluation
+from segwright.evaluation.pairing import pair_evaluations
 from segwright.evaluation.sequences import BootstrapUnits
 from segwright.metrics.bootstrap import PairedDifference, paired_difference
 from segwright.metrics.class_differences import class_differences
-from segwright.metrics.confusion import Int64Array, iou_per_class, nanmean
+from segwright.metrics.confusion import Int64Array, labeled_iou, predicted_alone
 from segwright.reports import percent
 
 BEFORE, AFTER = "the model before", "the candidate"
@@ -60,19 +62,20 @@ class PairedScores:
 
     data: str  # "new", "old", or a path
     images: int
-    before: float  # mIoU over the classes that the data labels, 0…1
+    before: float  # mIoU over the classes with labeled pixels in the images, 0…1
     after: float
     difference: PairedDifference
     over: BootstrapUnits  # without the names of the groups where it was read from a file
     count: int  # of the units of the bootstrap
     classes: tuple[ClassScores, ...]
+    absent: tuple[str, ...] = ()  # predicted, without a labeled pixel: not scored
 
     def sentence(self, before: str = BEFORE, after: str = AFTER) -> str:
         """The verdict in words."""
         text = verdict(self.difference, before, name=after)
         unit = {"images": "image", "sequences": "sequence", "blocks": "block of neighboring frames"}[self.over.over]
         many = {"blocks": "blocks of neighboring frames"}.get(self.over.over, self.over.over)
-        drawn = f"{self.images} image{'' if self.images == 1 else 's'}"
+        drawn = counted(self.images, "image")
         if self.over.over != "images":
             drawn += f" in {self.count} {unit if self.count == 1 else many}"
         return f"On the {self.data} images: {text[:-1]} ({100 * self.before:.1f} → {100 * self.after:.1f}; {drawn})."
@@ -102,7 +105,8 @@ class PairedScores:
             f"  {name:{width}}  {before:>5} → {after:>5}  {difference:>7}  {span}".rstrip()
             for name, before, after, difference, span in self.cells()
         ]
-        return [self.sentence(), *rows]
+        note = absent_note(self.absent)
+        return [self.sentence(), *rows, *([f"  {note}"] if note else [])]
 
     def to_json(self) -> dict[str, Any]:
         d = self.difference
@@ -119,6 +123,7 @@ class PairedScores:
             "interval_note": self.over.note,
             "sentence": self.sentence(),
             "per_class": [one.to_json() for one in self.classes],
+            "absent_classes": list(self.absent),
         }
         return dict(without_nan(tree))
 
@@ -135,39 +140,37 @@ class PairedScores:
         )
         units = BootstrapUnits(over, (), (), str(tree.get("interval_note", "")))
         classes = tuple(ClassScores.from_json(one) for one in tree["per_class"])
-        return cls(str(tree["data"]), int(tree["images"]), before, after, difference, units, count, classes)
+        absent = tuple(str(name) for name in tree.get("absent_classes", ()))
+        return cls(str(tree["data"]), int(tree["images"]), before, after, difference, units, count, classes, absent)
 
 
-def pair(data: str, before: Evaluation, after: Evaluation, labeled: Sequence[int], *, seed: int = 0) -> PairedScores:
-    """Pair two evaluations over the images that both have; ``labeled``: the classes that the data labels.
+def pair(data: str, before: Evaluation, after: Evaluation, *, seed: int = 0) -> PairedScores:
+    """Pair two evaluations over the images that both have, in the classes that have labeled pixels there.
 
     UsageError if they have no image in common.
     """
-    place = {name: row for row, name in enumerate(after.ids)}
-    rows = [(row, place[name]) for row, name in enumerate(before.ids) if name in place]
-    if not rows:
+    paired = pair_evaluations(before, after)
+    if paired is None:
         raise UsageError("the two models were not scored on the same images", where=data)
-    mine, theirs = (np.array(side) for side in zip(*rows, strict=True))
-    kept = list(labeled)
-    a, b = before.counts[mine][:, :, kept], after.counts[theirs][:, :, kept]
-    units = before.independent
-    groups = [units.groups[row] for row in mine]
-    over = BootstrapUnits(units.over, tuple(groups), tuple(units.sequences[row] for row in mine), units.note)
+    kept = np.flatnonzero(paired.first[:, 1].any(axis=0))
+    a, b = paired.first[:, :, kept], paired.second[:, :, kept]
+    over, groups = paired.over, paired.over.groups
     difference = paired_difference(a, b, groups=groups, seed=seed)
     single = class_differences(a, b, groups=groups, seed=seed)
     ious = _ious(a), _ious(b)
-    names = [before.label_space.names[index] for index in kept]
+    names = before.label_space.names
     classes = tuple(
         ClassScores(name, float(x), float(y), one.difference, one.low, one.high, one.clear)
-        for name, x, y, one in zip(names, *ious, single, strict=True)
-        if not (math.isnan(x) and math.isnan(y))
+        for name, x, y, one in zip([names[k] for k in kept], *ious, single, strict=True)
     )
-    return PairedScores(data, len(rows), nanmean(ious[0]), nanmean(ious[1]), difference, over, over.count, classes)
+    return PairedScores(
+        data, len(paired.ids), difference.miou_a, difference.miou_b, difference, over, over.count, classes,
+        tuple(names[k] for k in predicted_alone(paired.first, paired.second)),
+    )  # fmt: skip
 
 
 def _ious(counts: Int64Array) -> Any:
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return iou_per_class(counts.sum(axis=0))
+    return labeled_iou(counts.sum(axis=0))
 
 
 def _number(value: Any) -> float:

@@ -22,7 +22,8 @@ from segwright.core.errors import DataError, SegwrightError, UsageError
 from segwright.core.progress import progress
 from segwright.core.types import Float32Array, UInt8Array
 from segwright.data.check.duplicates import BRIGHTNESS, NEAR_DUPLICATE
-from segwright.data.check.scan import thumbnail
+from segwright.data.check.scan import FLAT, thumbnail
+from segwright.data.records import evenly_spread
 from segwright.imageio import read_image
 from segwright.inference.predictor import Predictor
 from segwright.inference.runtimes import features_of
@@ -34,6 +35,8 @@ from segwright.monitoring.journal_files import IMAGES
 from segwright.monitoring.observation import embed
 
 COLOR_GRID = 6  # without a model an image is described by the colors of so many squared cells
+LABELED_WORTH = 0.25
+MOST_LABELED = 500  # images with labels that distances are taken from, evenly spread
 PAIRS = 20_000  # pairs of images from which the usual distance is taken
 
 
@@ -48,6 +51,7 @@ class PoolImage:
     gray: float  # mean gray level
     shares: Float32Array  # (K,): of pixels predicted as the class; empty without a model
     doubt: Float32Array  # (K,): the sum of the disagreement over these pixels, over the pixels of the image
+    color: tuple[float, float, float] = (0.0, 0.0, 0.0)  # mean red, green and blue: what flat images differ by
 
 
 @dataclass
@@ -138,7 +142,7 @@ def look(path: Path, predictors: Sequence[Predictor], kind: str = "auto") -> Poo
     small = np.zeros(256, np.float32) if thumb is None else thumb
     size = (pixels.shape[0], pixels.shape[1])
     if not predictors:
-        return PoolImage(path, size, _colors(pixels), small, gray, nothing, nothing)
+        return PoolImage(path, size, _colors(pixels), small, gray, nothing, nothing, _mean(pixels))
     with features_of(predictors[0].runtime) as features:
         found = opinion(predictors, pixels, kind)
     labels = found.labels.ravel()
@@ -146,7 +150,8 @@ def look(path: Path, predictors: Sequence[Predictor], kind: str = "auto") -> Poo
     counts = np.bincount(labels, minlength=classes) / labels.size
     doubt = np.bincount(labels, found.disagreement.ravel(), minlength=classes) / labels.size
     embedding = embed(np.mean([one[0] for one in features], axis=0)) if features else _colors(pixels)
-    return PoolImage(path, size, embedding, small, gray, counts.astype(np.float32), doubt.astype(np.float32))
+    shares = counts.astype(np.float32)
+    return PoolImage(path, size, embedding, small, gray, shares, doubt.astype(np.float32), _mean(pixels))
 
 
 def read(path: Path, predictors: Sequence[Predictor]) -> UInt8Array:
@@ -158,6 +163,13 @@ def _gray(pixels: UInt8Array) -> UInt8Array:
     if pixels.shape[2] != 3:
         return pixels[..., 0]
     return np.asarray(cv2.cvtColor(np.ascontiguousarray(pixels), cv2.COLOR_RGB2GRAY), np.uint8)
+
+
+def _mean(pixels: UInt8Array) -> tuple[float, float, float]:
+    """The mean of the first three channels, of the first one three times where there are fewer."""
+    places = (0, 1, 2) if pixels.shape[2] >= 3 else (0, 0, 0)
+    red, green, blue = (float(pixels[..., place].mean(dtype=np.float64)) for place in places)
+    return red, green, blue
 
 
 def _colors(pixels: UInt8Array) -> Float32Array:
@@ -176,11 +188,12 @@ class Choice:
     stands_for: dict[int, list[int]]
 
 
-def choose_images(pool: Pool, count: int, *, random_share: float, seed: int) -> Choice:
+def choose_images(pool: Pool, count: int, *, random_share: float, seed: int, labeled: Sequence[int] = ()) -> Choice:
     """Up to ``count`` images of a pool: a random share of them first, then by worth and distance.
 
     Fewer if the rest are near-duplicates of chosen ones; copies among those drawn at random stay, or the draw would
-    not be one.
+    not be one. ``labeled``: places of images that have labels. They count as chosen before, so that images that differ
+    from them come first; they come again themselves with :data:`LABELED_WORTH` of their worth.
     """
     total = len(pool.images)
     rng = np.random.default_rng(seed)
@@ -188,7 +201,12 @@ def choose_images(pool: Pool, count: int, *, random_share: float, seed: int) -> 
     near = _Nearness(pool)
     free = np.ones(total, bool)
     stands_for: dict[int, list[int]] = {}
-    distance = np.full(total, np.inf)
+    distance, scores = np.full(total, np.inf), pool.scores()
+    scores[list(labeled)] *= LABELED_WORTH
+    for one in (labeled[place] for place in evenly_spread(len(labeled), MOST_LABELED)):
+        gaps = near.distances(one)
+        gaps[one] = np.inf
+        np.minimum(distance, gaps, out=distance)
     places: list[int] = []
 
     def take(one: int) -> None:
@@ -201,7 +219,6 @@ def choose_images(pool: Pool, count: int, *, random_share: float, seed: int) -> 
 
     for one in drawn:
         take(int(one))
-    scores = pool.scores()
     with progress("choosing images", min(count, total) - len(places)) as advance:
         while len(places) < count and free.any():
             worth = np.where(free, scores * np.minimum(distance, 1.0), -1.0)
@@ -222,6 +239,9 @@ class _Nearness:
         self.points = np.stack([image.embedding[:width] for image in images]).astype(np.float32)
         self.thumbs = np.stack([image.thumb for image in images])
         self.gray = np.array([image.gray for image in images])
+        self.color = np.array([image.color for image in images])
+        # Shows nothing, so that there is no correlation.
+        self.flat: npt.NDArray[np.bool_] = np.asarray(~self.thumbs.any(axis=1))
         rng = np.random.default_rng(0)
         a, b = rng.integers(0, len(images), (2, min(PAIRS, len(images) ** 2)))
         gaps = np.linalg.norm(self.points[a] - self.points[b], axis=1)[a != b]
@@ -233,8 +253,10 @@ class _Nearness:
         return np.asarray(np.linalg.norm(self.points - self.points[one], axis=1) / self.scale, np.float64)
 
     def alike(self, one: int) -> npt.NDArray[np.bool_]:
-        """(N,): near-duplicates of an image, without itself."""
-        found = self.thumbs @ self.thumbs[one] >= NEAR_DUPLICATE
+        """(N,): near-duplicates of an image, without itself; of a flat one those of its color."""
+        found: npt.NDArray[np.bool_] = np.asarray(self.thumbs @ self.thumbs[one] >= NEAR_DUPLICATE)
         found &= np.abs(self.gray - self.gray[one]) < BRIGHTNESS
+        if self.flat[one]:
+            found = np.asarray(self.flat & (np.abs(self.color - self.color[one]).max(axis=1) < FLAT), np.bool_)
         found[one] = False
-        return np.asarray(found)
+        return found

@@ -15,15 +15,18 @@ from typing import Any
 import numpy as np
 
 from segwright.core.errors import BundleError, LabelError, ModelError, PromotionRefusedError, UsageError
+from segwright.core.types import LabelSpace, UInt8Array
 from segwright.data.dataset import Split
 from segwright.evaluation.evaluate import Evaluation, match_label_spaces
 from segwright.inference.bundle import Bundle, read_bundle
 from segwright.inference.lineage import Lineage, bundle_id, lineage_of
 from segwright.inference.predictor import Predictor, find_bundle, load
 from segwright.inference.split_reader import as_model_sees
+from segwright.labeling.class_matching import class_key
 from segwright.labeling.paired_scores import PairedScores, pair
 from segwright.labeling.refine import KEY, scored
 from segwright.labeling.slot import Slot, now, who
+from segwright.training.data_fingerprint import seen_in_training, training_note
 
 CLASS_DROP = 3.0  # points of IoU
 KEEP = 5  # versions
@@ -103,7 +106,7 @@ def promote(
             why = "the first version of the slot"
             notes: tuple[str, ...] = ("nothing was compared: the slot was empty",)
         else:
-            judge = _Judge(slot, current, predictor, bundle, id, device, trust_external)
+            judge = _Judge(folder, slot, current, predictor, bundle, id, device, trust_external)
             figures, why = judge.check(gates)
             notes = tuple(judge.notes)
         lineage = lineage_of(bundle, id, candidate.name)
@@ -136,8 +139,17 @@ class _Judge:
     """The candidate beside the version in service."""
 
     def __init__(
-        self, slot: Slot, current: str, predictor: Predictor, bundle: Bundle, id: str, device: str, trusted: bool
+        self,
+        folder: Path,
+        slot: Slot,
+        current: str,
+        predictor: Predictor,
+        bundle: Bundle,
+        id: str,
+        device: str,
+        trusted: bool,
     ) -> None:
+        self.folder = folder
         self.place, self.current_id = slot.version(current), current.partition("-")[2]
         self.slot, self.current, self.predictor, self.id = slot, current, predictor, id
         self.found = bundle.training.get(KEY)
@@ -217,12 +229,17 @@ class _Judge:
     def _measured(self, split: Split) -> PairedScores:
         """Both models on a split, now."""
         before = load(self.place, device=self.device, trust_external=self.trusted)
+        models = {"the version in service": before, "the candidate": self.predictor}
+        space = _with_extra(split.label_space, [one.label_space for one in models.values()])
+        trained_on = seen_in_training(self.folder, split)
+        if note := training_note(trained_on, consequence="it has an advantage if the version in service was not"):
+            self.notes.append(f"the candidate: {note}")
         evaluations: list[Evaluation] = []
-        for name, predictor in (("the version in service", before), ("the candidate", self.predictor)):
+        for name, predictor in models.items():
             seen = as_model_sees(split, predictor)
-            table = _table(predictor, seen, self.notes, name)
-            evaluations.append(scored(predictor, seen, title=name, table=table))
-        return pair(split.name, evaluations[0], evaluations[1], range(split.label_space.classes))
+            table = _table(predictor.label_space, seen.label_space, space, self.notes, name)
+            evaluations.append(scored(predictor, _InClasses(seen, space), title=name, table=table))
+        return pair(split.name, evaluations[0], evaluations[1])
 
 
 def _try_out(predictor: Predictor) -> None:
@@ -238,23 +255,63 @@ def lost(one: PairedScores) -> list[str]:
     return [c.name for c in one.classes if math.isnan(c.after) and c.before > 0]
 
 
-def _table(predictor: Predictor, split: Split, notes: list[str], name: str) -> np.ndarray[Any, np.dtype[np.uint8]]:
-    """(256,): the model's class index → the data's. A class that the data lacks becomes one that is never right."""
+class _InClasses:
+    """The images of a split in a space that begins with the split's own classes."""
+
+    def __init__(self, split: Split, label_space: LabelSpace) -> None:
+        self.split, self.label_space = split, label_space
+        self.ids, self.name = split.ids, split.name
+
+    def __len__(self) -> int:
+        return len(self.split)
+
+    def read_image(self, index: int) -> UInt8Array:
+        return self.split.read_image(index)
+
+    def read_mask(self, index: int) -> UInt8Array | None:
+        return self.split.read_mask(index)
+
+
+def _with_extra(data: LabelSpace, models: Sequence[LabelSpace]) -> LabelSpace:
+    """The data's classes, and after them those that only a model has: what is predicted as one of these is wrong."""
+    known = {class_key(name) for name in data.names}
+    extra: dict[str, str] = {}
+    for model in models:
+        if not _matches(model, data):
+            extra |= {class_key(name): name for name in model.names if class_key(name) not in known}
+    return LabelSpace((*data.names, *extra.values())) if extra else data
+
+
+def _matches(model: LabelSpace, data: LabelSpace) -> bool:
     try:
-        table, note = match_label_spaces(predictor.label_space, split.label_space)
+        match_label_spaces(model, data)
     except LabelError:
-        theirs = list(split.label_space.names)
-        missing = [c for c in theirs if c not in predictor.label_space.names]
-        extra = [c for c in predictor.label_space.names if c not in theirs]
-        if extra:
-            raise
+        return False
+    return True
+
+
+def _table(model: LabelSpace, data: LabelSpace, space: LabelSpace, notes: list[str], name: str) -> UInt8Array:
+    """(256,): the model's class index → that of ``space``, which begins with the data's classes.
+
+    LabelError if the model has classes that the data lacks and lacks some of the data's: they may be the same ones.
+    """
+    if _matches(model, data):
+        table, note = match_label_spaces(model, data)
+        notes += [f"{name}: {note}"] if note else []
+        return np.arange(256, dtype=np.uint8) if table is None else table
+    own, theirs = [class_key(one) for one in model.names], [class_key(one) for one in data.names]
+    missing = [one for one in data.names if class_key(one) not in own]
+    extra = [one for one in model.names if class_key(one) not in theirs]
+    if missing and extra:
+        match_label_spaces(model, data)  # raises, with both lists
+    if missing:
         notes.append(f"{name} lacks {', '.join(missing)}: it has no pixel of them right")
-        table = np.zeros(256, np.uint8)
-        table[: len(predictor.label_space.names)] = [theirs.index(c) for c in predictor.label_space.names]
-        return table
-    if note:
-        notes.append(f"{name}: {note}")
-    return np.arange(256, dtype=np.uint8) if table is None else table
+    else:
+        notes.append(f"{name} has {', '.join(extra)}, which the data lacks: what it predicts so is wrong")
+    known = [class_key(one) for one in space.names]
+    found = np.zeros(256, np.uint8)
+    found[: len(own)] = [known.index(one) for one in own]
+    return found
 
 
 def _not_better(one: PairedScores) -> str:

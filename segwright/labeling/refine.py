@@ -21,19 +21,22 @@ from segwright.core.atomic_io import write_json
 from segwright.core.errors import UsageError
 from segwright.core.types import LabelSpace
 from segwright.data.dataset import Dataset, Split, ValueRange
-from segwright.data.records import evenly_spread
-from segwright.evaluation.evaluate import Evaluation, MappedPrediction, score
+from segwright.data.records import nested_spread
+from segwright.evaluation.evaluate import Evaluation, LabeledImages, MappedPrediction, score
+from segwright.evaluation.pairing import pair_evaluations, too_few
 from segwright.imageio import UInt8Array
 from segwright.inference.bundle import Bundle, rewrite_description
 from segwright.inference.lineage import bundle_id, descended, read_lineage
 from segwright.inference.predictor import Predictor, find_bundle, load
 from segwright.labeling.class_matching import check_renamed, extended_space, match_classes
-from segwright.labeling.mixed_data import NEW, OLD, Part, mixed, of_role, part_of, share_of_replay
+from segwright.labeling.mixed_data import NEW, OLD, Part, mixed, of_role, part_of, role_of, share_of_replay
 from segwright.labeling.paired_scores import PairedScores, pair
 from segwright.labeling.refinement_page import write_refinement_page
 from segwright.training.callbacks.log import Display
+from segwright.training.checkpoint import checkpoints
 from segwright.training.config import TrainConfig
-from segwright.training.data_fingerprint import data_print, read_print
+from segwright.training.data_fingerprint import seen_in_training
+from segwright.training.resume import StoredRun
 from segwright.training.run import Run, run_training
 
 RESULT, PAGE = "refinement.json", "refinement.html"
@@ -76,9 +79,20 @@ class Refinement:
     @property
     def better(self) -> bool:
         """Whether the candidate is better on the new images beyond chance, and no class fell on the old ones."""
-        if self.new is None or not self.new.difference.low > 0 or not self.new.difference.clear:
-            return False
-        return self.old is not None and not self.forgotten()
+        return not self.against()
+
+    def against(self) -> list[str]:
+        """The reasons not to use the candidate; none if it is :attr:`better`."""
+        found = []
+        if self.new is None:
+            found.append("whether it is better on new images is not known")
+        elif not (self.new.difference.low > 0 and self.new.difference.clear):
+            found.append("it is not clearly better on the new images")
+        if self.old is None:
+            found.append("what it has forgotten is not known")
+        elif fallen := self.forgotten():
+            found.append(f"{', '.join(fallen)} fell on the old images")
+        return found
 
     def forgotten(self, points: float = CLASS_DROP) -> list[str]:
         """Classes whose IoU fell by more than ``points`` on the old images."""
@@ -159,12 +173,14 @@ def refine(
     notes += _seen_notes(path, parts)
     for note in notes:
         display.message(f"note: {note}")
-    judge = _Judge(parent, data, parts, display, config.training.device, config.training.minutes)
+    stored = _stored_run(config, options)
+    minutes = config.training.minutes or (stored.minutes() if stored is not None else None)
+    judge = _Judge(parent, data, parts, display, config.training.device, minutes)
     lineage = descended([read_lineage(path)], "refine", [part.used() for part in parts])
     run = run_training(
-        data, _configured(config, bundle, len(data.train)), resume=options.resume, init_from=path,
+        data, _configured(config, bundle, None if stored else len(data.train)), resume=options.resume, init_from=path,
         command=options.command, started=started, display=display,
-        sample_weights=partial(share_of_replay, options.replay), lineage=lineage,
+        sample_weights=partial(share_of_replay, options.replay), val_part_of=role_of, lineage=lineage,
     )  # fmt: skip
     found = Refinement(run, path, lineage.model.parents[0], notes=tuple(notes))
     if run.stopped_by not in (None, "early stopping"):
@@ -200,7 +216,8 @@ class _Judge:
             if len(kept) < len(split):
                 display.message(f"time is short: both models are compared on {len(kept)} of {len(split)} {role} images")
             self.before[role] = scored(parent, kept, title=f"the model before on {role} images")
-            display.message(f"before: mIoU {self.before[role].miou:.3f} on {len(kept)} {role} validation images")
+            miou = self.before[role].scores.labeled_miou
+            display.message(f"before: mIoU {miou:.3f} on {len(kept)} {role} validation images")
 
     def compare(self, run: Run) -> tuple[PairedScores | None, PairedScores | None]:
         """(new, old): the candidate beside the model before; None where there are no validation images."""
@@ -209,10 +226,11 @@ class _Judge:
         for role, before in self.before.items():
             split = self.splits[role]
             after = run.evaluation
-            if after is None or self.pipeline is not None or not set(before.ids) & set(after.ids):
+            # With few minutes, the training scored as many images of both parts as they allowed.
+            if after is None or self.pipeline is not None or too_few(pair_evaluations(before, after), len(before.ids)):
                 predictor = predictor or load(run.model, device=self.device, post=self.pipeline, trust_external=True)
                 after = scored(predictor, split, title=f"the candidate on {role} images")
-            found[role] = pair(role, before, after, self.parts[role].match.labeled)
+            found[role] = pair(role, before, after)
         return found.get(NEW), found.get(OLD)
 
 
@@ -224,10 +242,10 @@ def affordable(predictor: Predictor, split: Split, seconds: float) -> Split:
     predictor.predict(image)
     pace = time.monotonic() - began
     count = max(FEWEST_SCORED, int(BEFORE_FRACTION * seconds / max(pace, 1e-6)))
-    return split if count >= len(split) else split.subset(evenly_spread(len(split), count), split.name)
+    return split if count >= len(split) else split.subset(nested_spread(len(split), count), split.name)
 
 
-def scored(predictor: Predictor, split: Split, *, title: str, table: UInt8Array | None = None) -> Evaluation:
+def scored(predictor: Predictor, split: LabeledImages, *, title: str, table: UInt8Array | None = None) -> Evaluation:
     """The evaluation of a model whose classes are the first ones of the split's, or become them by ``table`` (256,)."""
 
     def predict(indices: Sequence[int], images: Sequence[UInt8Array]) -> list[MappedPrediction]:
@@ -255,14 +273,21 @@ def _parts(
     return replace(space, mapping={}), [first, *parts[1:]]
 
 
-def _configured(config: TrainConfig, bundle: Bundle, images: int) -> TrainConfig:
-    """The config with the model's channels, and a number of epochs if it has no budget."""
+def _stored_run(config: TrainConfig, options: RefineOptions) -> StoredRun | None:
+    """The refinement to continue: its own minutes or epochs hold if none are given."""
+    folder = Path(config.out) if options.resume and config.out else None
+    return StoredRun.read(folder) if folder is not None and checkpoints(folder / "checkpoints") else None
+
+
+def _configured(config: TrainConfig, bundle: Bundle, images: int | None) -> TrainConfig:
+    """The config with the model's channels, and a number of epochs for ``images`` if it has no budget. None: a stored
+    run has one."""
     values: dict[str, Any] = {"model.in_channels": _channels(bundle), "model.weights": None}  # the model's are taken
     if ":" in bundle.architecture and config.model.name == "auto":  # the caller has loaded it, and so trusts it
         left_out = ("encoder", "in_channels")
         values |= {"model.name": bundle.architecture, "model.encoder": bundle.arguments.get("encoder")}
         values |= {"model.arguments": {k: v for k, v in bundle.arguments.items() if k not in left_out}}
-    if config.training.minutes is None and config.training.epochs is None:
+    if images is not None and config.training.minutes is None and config.training.epochs is None:
         values["training.epochs"] = int(np.clip(round(SAMPLES / max(images, 1)), FEWEST_EPOCHS, MOST_EPOCHS))
     return config.with_values(values)
 
@@ -278,20 +303,14 @@ def _value_range(bundle: Bundle) -> ValueRange | None:
 
 def _seen_notes(path: Path, parts: Sequence[Part]) -> list[str]:
     """Validation images that the model before was trained on, by their pixels, if its run folder has the record."""
-    known = read_print(path) or read_print(path.resolve().parent)
-    if known is None:
-        return []
-    pixels = {image for image, _ in known.get("train", {}).values() if image}
     notes = []
     for part in parts:
-        if part.val is not None:
-            prints = data_print([part.val])[part.val.name]
-            seen = sum(image in pixels for image, _ in prints.values())
-            if seen:
-                notes.append(
-                    f"{part.role}: the model before was trained on {seen} of {len(prints)} validation images, which "
-                    "favors it there"
-                )
+        prints = (seen_in_training(path, part.val) if part.val is not None else None) or {}
+        if seen := sum(prints.values()):
+            notes.append(
+                f"{part.role}: the model before was trained on {seen} of {len(prints)} validation images, which "
+                "favors it there"
+            )
     return notes
 
 

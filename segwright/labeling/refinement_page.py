@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from segwright import reports
+from segwright.evaluation.compare import absent_note
 from segwright.labeling.paired_scores import PairedScores
 
 MOST_CHARTED = 40  # classes of a chart with a row each
@@ -61,7 +62,7 @@ def _section(one: PairedScores) -> dict[str, Any]:
         "title": f"{one.data.capitalize()} images" if one.data in ("new", "old") else one.data,
         "sentence": one.sentence(),
         "kind": "warn" if not one.difference.clear else "good" if one.difference.low > 0 else "bad",
-        "note": one.over.note,
+        "notes": [*filter(None, [absent_note(one.absent), one.over.note])],
         "rows": one.cells(),
         "chart": chart,
     }

@@ -9,7 +9,7 @@
 
 Everything a switch needs is on the disk before the link is replaced, so a process that is killed at any instant leaves
 the version before or the new one. The link is the truth: a switch that is missing in the history is added by the next
-promotion, from the version's own file.
+promotion, from the version's own file, and a history that is gone is made again from the files of all versions.
 """
 
 from __future__ import annotations
@@ -97,7 +97,13 @@ class Slot:
         return self.folder / VERSIONS / name
 
     def history(self) -> list[dict[str, Any]]:
-        """The switches so far, the oldest first; a line that a kill cut is left out."""
+        """The switches so far, the oldest first; a line that a kill cut is left out.
+
+        Without a history they are what the files of the versions tell.
+        """
+        return self._written() or self._rebuilt()
+
+    def _written(self) -> list[dict[str, Any]]:
         path = self.folder / HISTORY
         if not path.is_file():
             return []
@@ -110,6 +116,42 @@ class Slot:
                 if isinstance(entry, dict) and isinstance(entry.get("version"), str):
                     found.append(entry)
         return found
+
+    def _rebuilt(self) -> list[dict[str, Any]]:
+        """The switches that led to the version in service, from the versions' files: each names the one before."""
+        try:
+            current = Path(os.readlink(self.link)).name
+        except OSError:
+            try:
+                current = self.current() or ""
+            except (BundleError, UsageError):
+                current = ""
+        names = {path.stem for path in (self.folder / VERSIONS).glob("*.json") if _VERSION.fullmatch(path.stem)}
+        rows: list[dict[str, Any]] = []
+        stack: list[str] = []
+
+        def back_to(target: object) -> None:
+            while target in stack and stack[-1] != target:
+                stack.pop()
+                rows.append({"action": "back", "version": stack[-1], "why": "found from the files of the versions"})
+
+        for name in sorted(names | set(self.versions()), key=_number):
+            record = self._record(name)
+            back_to(record.get("before"))
+            stack.append(name)
+            rows.append(record)
+        back_to(current)
+        return rows
+
+    def _record(self, name: str) -> dict[str, Any]:
+        """How a version was put into service, from its file."""
+        try:
+            found = json.loads((self.folder / VERSIONS / f"{name}.json").read_text(encoding="utf-8"))
+            if isinstance(found, dict):
+                return {**found, "action": "promote", "version": name}
+        except (OSError, ValueError, RecursionError):
+            pass
+        return {"action": "promote", "version": name, "time": now(), "why": "found in service"}
 
     def before(self) -> str | None:
         """The version that --back returns to; None if there is none.
@@ -213,6 +255,9 @@ class Slot:
         for link in self.folder.glob(f".{LINK}-*"):
             if link.is_symlink():
                 link.unlink(missing_ok=True)
+        if not self._written():
+            for row in self._rebuilt():
+                self._append(row)
         try:
             current, history = self.current(), self.history()
         except BundleError:  # its folder is gone: --back leads to the one before
@@ -222,16 +267,13 @@ class Slot:
         if any(entry["version"] == current for entry in history):  # gone back to, without a line
             record: dict[str, Any] = {"action": "back", "version": current, "time": now(), "why": "found in service"}
         else:
-            try:
-                record = json.loads((self.folder / VERSIONS / f"{current}.json").read_text(encoding="utf-8"))
-            except (OSError, ValueError):
-                record = {"action": "promote", "version": current, "time": now(), "why": "found in service"}
+            record = self._record(current)
         self._append(record)
 
 
 def is_slot(path: Path) -> bool:
     """Whether a folder is a slot."""
-    return (path / VERSIONS).is_dir() and (path / HISTORY).is_file()
+    return (path / VERSIONS).is_dir() and ((path / HISTORY).is_file() or bool(Slot(path).versions()))
 
 
 def slot_of(path: str | Path) -> Slot:

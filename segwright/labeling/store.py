@@ -182,12 +182,22 @@ class LabelFolder:
                 )
             if found is not None and found.spans:
                 check_stroke_size(stroke, found.size)
-        if stroke.kind in REVERTED and not (stroke.of in self.journal.ids and found is not None):
-            raise LabelError("no such stroke to undo", found=str(stroke.of), where=stroke.image)
-        if stroke.kind in REVERTED and stroke.of in self.journal.former:
+        if stroke.kind in REVERTED:
+            self._check_reverted(stroke)
+
+    def _check_reverted(self, stroke: Stroke) -> None:
+        if stroke.of in self.journal.former:
             raise LabelError(
                 "the stroke is too old to be undone", found="the journal was made shorter since", where=stroke.image,
                 fix="paint over it, or erase it",
+            )  # fmt: skip
+        image, by = self.journal.owners.get(str(stroke.of), ("", ""))
+        if image != stroke.image:
+            raise LabelError("no such stroke to undo", found=str(stroke.of), where=stroke.image)
+        if by != stroke.by:
+            raise LabelError(
+                "the stroke is another person's", expected=f"a stroke of {stroke.by}", found=f"one of {by}",
+                where=stroke.image, fix="paint over it, or erase it: that is recorded as a conflict",
             )  # fmt: skip
 
     def _paint_of(self, stroke: Stroke) -> Painted | None:

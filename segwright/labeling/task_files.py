@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -180,18 +181,24 @@ def _write_labelme(work: _Writing, predict: Predict | None, out: Path) -> list[s
 def next_steps(tasks: Tasks, selection: Selection) -> Mapping[str, str]:
     """What to do with the files, as lines for the screen: what → command."""
     folder = tasks.folder
+
+    def file(name: str) -> str:
+        return shlex.quote(str(folder / name))
+
     if tasks.tool == "cvat":
+        # Names may hold spaces, so a shell must not split the list; -x: all in one command, or none.
         return {
-            "create the task": f"cvat-cli task create NAME --labels {folder}/labels.json --sorting-method predefined "
-            f"local $(cat {folder}/images.txt)",
-            "import the masks": f"cvat-cli task import-dataset ID {folder}/annotations.xml --format 'CVAT 1.1'",
+            "create the task": f"tr '\\n' '\\0' < {file('images.txt')} | xargs -0 -x -n 1000000 cvat-cli task create "
+            f"NAME --labels {file('labels.json')} --sorting-method predefined local",
+            "import the masks": f"cvat-cli task import-dataset ID {file('annotations.xml')} --format 'CVAT 1.1'",
         }
+    root, parent = shlex.quote(str(selection.root)), shlex.quote(str(selection.root.parent))
     if tasks.tool == "label-studio":
         return {
-            "labeling interface": f"{folder}/config.xml, in the project's settings",
-            "import": f"{folder}/tasks.json, with LABEL_STUDIO_LOCAL_FILES_DOCUMENT_ROOT={selection.root.parent}",
+            "labeling interface": f"{file('config.xml')}, in the project's settings",
+            "import": f"{file('tasks.json')}, with LABEL_STUDIO_LOCAL_FILES_DOCUMENT_ROOT={parent}",
         }
     return {
-        "open": f"labelme {selection.root} --output {folder} --labels {folder}/labels.txt --nodata",
-        "back": f"copy the JSON files of {folder} beside their images: segwright check {selection.root}",
+        "open": f"labelme {root} --output {shlex.quote(str(folder))} --labels {file('labels.txt')} --nodata",
+        "back": f"copy the JSON files of {folder} beside their images: segwright check {root}",
     }

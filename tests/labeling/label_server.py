@@ -56,9 +56,16 @@ class LabelServer:
     """The server in a thread; ``stop`` ends it as a signal does."""
 
     def __init__(
-        self, photos: Path, *, model: bool = True, token: str | None = None, space: LabelSpace = SPACE, **rest: Any
+        self,
+        photos: Path,
+        *,
+        model: bool = True,
+        token: str | None = None,
+        space: LabelSpace = SPACE,
+        predictor: Predictor | None = None,
+        **rest: Any,
     ) -> None:
-        predictor = Predictor(Bands(), space) if model else None
+        predictor = predictor or (Predictor(Bands(), space) if model else None)
         name = "bands" if model else None
         self.folder = photos.parent / f"{photos.name}-labels"
         self.service = open_label_page(photos, self.folder, space, predictor=predictor, model=name, **rest)

@@ -10,6 +10,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -19,9 +20,20 @@ from label_server import SPACE, Bands, LabelServer, write_photos
 
 import segwright as sw
 from segwright.core.errors import UsageError
+from segwright.data.strokes import Stroke
+from segwright.inference.lineage import Lineage, data_used, descended
 from segwright.inference.predictor import Predictor
 from segwright.labeling import between as between_module
-from segwright.labeling.between import Between, BetweenOptions, gain_line, held_out, read_rounds, resumed_model
+from segwright.labeling.between import (
+    Between,
+    BetweenOptions,
+    gain_line,
+    held_out,
+    read_rounds,
+    read_sides,
+    resumed_model,
+    write_sides,
+)
 from segwright.labeling.child import ChildCommand, end_leftover
 from segwright.labeling.questions import Question, Selection
 from segwright.labeling.store import LabelFolder, stroke_of_mask
@@ -110,6 +122,128 @@ def test_what_is_held_out_stays_held_out() -> None:
     assert len(before) == 5
 
 
+def test_the_share_that_is_held_out() -> None:
+    names = [f"{number}" for number in range(20)]
+    assert [len(held_out(names[:count])[1]) for count in (1, 2, 5, 6, 9, 10, 20)] == [0, 1, 1, 2, 2, 3, 5]
+    known = {"0": True, "1": False, "2": False, "gone": True, "also gone": True}
+    train, held = held_out(names[:10], known)
+    assert held[0] == "0" and not {"1", "2"} & set(held) and len(held) == 3 and "gone" not in held + train
+    assert held_out(names[:3], dict.fromkeys(names[:3], False)) == (names[:3], []), "what was trained on never moves"
+    assert held_out(names[:4], dict.fromkeys(names[:3], False))[1] == ["3"]
+
+
+class Sides:
+    """Every image that was trained on, and every one that was held out, over all rounds of a server."""
+
+    def __init__(self, fake: type[FakeChild]) -> None:
+        self.fake = fake
+
+    def check(self, least_held: int) -> None:
+        trained: set[str] = set()
+        held: set[str] = set()
+        for call in self.fake.calls:
+            if call[0] == "refine":
+                data = sw.open_dataset(call[2])
+                trained |= {record.id for record in data.train.records}
+                held |= {record.id for record in data.val.records}
+        assert not trained & held and len(held) >= least_held and trained
+
+
+def a_round(trainer: Any) -> None:
+    count = len(trainer.rounds)
+    trainer.start_now()
+    until(lambda: len(trainer.rounds) == count + 1 and trainer.phase == "waiting")
+
+
+def test_no_image_changes_sides(tmp_path: Path, fake: type[FakeChild]) -> None:
+    """A skip first, an image that is erased, a journal made shorter, more images, and a start of its own in between."""
+    photos = write_photos(tmp_path / "photos", 12)
+    with with_trainer(photos, every=None, select=False) as server:
+        store, trainer = server.service.store, server.service.trainer
+        store.append(Stroke(id="s", image="photo0.png", by="Anna", kind="skip", question="q"))
+        for number in range(1, 8):
+            paint(store, number)
+        a_round(trainer)
+        first = trainer.rounds[0]["held"]
+        assert first == ["photo2.png", "photo6.png"]
+        paint(store, 0)  # it comes first in the journal, and would move all others by one place
+        a_round(trainer)
+        mask = np.zeros(SIZE, bool)
+        mask[10:20, 10:30] = True
+        store.append(stroke_of_mask(mask, id="e", image="photo1.png", by="Anna", kind="eraser", label=255))
+        for number in range(510):
+            store.append(stroke_of_mask(
+                mask, id=f"k{number}", image="photo7.png", by="Anna", kind="brush", label=number % 2
+            ))  # fmt: skip
+        assert store.shorten(least=0)
+        a_round(trainer)
+        for number in (8, 9, 10):
+            paint(store, number)
+        a_round(trainer)
+        assert trainer.rounds[-1]["held"][:2] == first and len(trainer.rounds[-1]["held"]) == 3
+    with with_trainer(photos, every=None, select=False) as server:
+        paint(server.service.store, 11)
+        paint(server.service.store, 1, label=2)  # erased before, and trained on before that
+        a_round(server.service.trainer)
+    Sides(fake).check(3)
+
+
+def test_images_that_were_all_trained_on_hold_none_out(tmp_path: Path, fake: type[FakeChild]) -> None:
+    photos = write_photos(tmp_path / "photos", 8)
+    write_sides(photos.parent / "photos-labels", {f"photo{number}.png": False for number in range(7)})
+    (photos.parent / "photos-labels").rename(tmp_path / "kept")
+    with with_trainer(photos, every=1, select=False) as server:
+        trainer = server.service.trainer
+        assert isinstance(trainer, Between)
+        trainer.sides = read_sides(tmp_path / "kept")
+        for number in range(6):
+            paint(server.service.store, number)
+            trainer.on_answer()
+        assert not fake.calls and "an image that was not trained on before" in trainer.state()["line"]
+        with pytest.raises(UsageError, match="too few images") as refused:
+            trainer.start_now()
+        assert refused.value.found == "6 to train on, 0 held out"
+        paint(server.service.store, 7)
+        a_round(trainer)
+        assert trainer.rounds[0]["held"] == ["photo7.png"]
+
+
+def test_folders_of_earlier_versions_keep_what_they_held_out(tmp_path: Path) -> None:
+    for number, held in ((1, ["b", "f"]), (2, ["a", "f"]), (3, ["a", "f"])):
+        data = tmp_path / "rounds" / f"{number:03d}" / "data"
+        data.mkdir(parents=True)
+        (data / "labels.json").write_text(json.dumps({"images": {name: {"pixels": 1} for name in "abcdef"}}))
+        rows = {"round": number, "parent": "x", "model": "y", "taken": number == 1, "held": held}
+        done = [*read_rounds(tmp_path), rows]
+        (tmp_path / "rounds" / "rounds.json").write_text(json.dumps({"rounds": done}))
+    # Round 1 has trained on a, and its model was taken; rounds 2 and 3 left nothing behind.
+    assert read_sides(tmp_path) == {"a": False, "f": True, "c": False, "d": False, "e": False}
+    write_sides(tmp_path, {"a": True, "b": False})
+    assert read_sides(tmp_path) == {"a": True, "b": False}
+    (tmp_path / "rounds" / "split.json").write_text("{")
+    with pytest.raises(UsageError, match="held-out images is damaged"):
+        read_sides(tmp_path)
+    assert read_sides(tmp_path / "new") == {}
+
+
+def test_the_clicks_of_a_folder_count_once_over_its_rounds(tmp_path: Path, fake: type[FakeChild]) -> None:
+    with with_trainer(write_photos(tmp_path / "photos", 8), every=None, select=False) as server:
+        store, trainer = server.service.store, server.service.trainer
+        line: Lineage | None = None
+        for round in (1, 2, 3):
+            for number in range(8):
+                paint(store, number, label=round)
+            a_round(trainer)
+            data = Path([call for call in fake.calls if call[0] == "refine"][-1][2])
+            made = descended([line] if line else [], "refine", [data_used("new", data, "", 6)])
+            line = Lineage(replace(made.model, id=f"model {round}"), made.ancestors)
+            assert line.clicks == 8 * round and line.model.clicks == 8 * round
+        moved = server.folder.rename(tmp_path / "elsewhere")
+        assert line is not None
+        assert descended([line], "refine", [data_used("new", moved, "", 8)]).clicks == 24
+        moved.rename(server.folder)
+
+
 def test_a_round_trains_on_a_copy_and_its_model_is_taken(tmp_path: Path, fake: type[FakeChild]) -> None:
     with with_trainer(write_photos(tmp_path / "photos", 8), every=8, minutes=2.0) as server:
         store, trainer = server.service.store, server.service.trainer
@@ -195,8 +329,26 @@ def test_the_model_of_the_last_round_is_taken_up_again(tmp_path: Path, monkeypat
     (tmp_path / "rounds" / "rounds.json").write_text(json.dumps({"rounds": rows}))
     assert resumed_model(tmp_path, Path("base")) == Path("three")
     assert resumed_model(tmp_path, Path("other")) == Path("other"), "another model was given"
+    rows.append({"round": 4, "parent": "other", "model": "four", "taken": True})
+    (tmp_path / "rounds" / "rounds.json").write_text(json.dumps({"rounds": rows}))
+    assert resumed_model(tmp_path, Path("other")) == Path("four"), "it has a round of its own by now"
+    assert resumed_model(tmp_path, Path("base")) == Path("three"), "and the first model keeps those it had"
     (tmp_path / "rounds" / "rounds.json").write_text("{")
     assert resumed_model(tmp_path, Path("base")) == Path("base")
+
+
+def test_a_label_folder_that_was_moved_takes_its_rounds_along(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(between_module, "is_bundle", lambda path: True)
+    before, base = Path("/before/labels/rounds"), Path("/models/base")
+    rows = [
+        {"round": 1, "parent": str(base), "model": str(before / "001/run/model"), "taken": True},
+        {"round": 2, "parent": str(before / "001/run/model"), "model": str(before / "002/run/model"), "taken": True},
+    ]
+    for number in ("001", "002"):
+        (tmp_path / "rounds" / number / "run" / "model").mkdir(parents=True)
+    (tmp_path / "rounds" / "rounds.json").write_text(json.dumps({"rounds": rows}))
+    assert resumed_model(tmp_path, base) == tmp_path / "rounds" / "002" / "run" / "model"
+    assert resumed_model(tmp_path, tmp_path / "elsewhere") == tmp_path / "elsewhere"
 
 
 def test_a_gain_without_an_interval_is_shown_as_such() -> None:

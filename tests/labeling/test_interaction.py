@@ -60,6 +60,17 @@ def test_a_box_bounds_the_object_and_stands_for_its_middle() -> None:
     assert found.sum() == 24 * 20 and found[22:42, 12:36].all()
 
 
+def test_a_box_that_leaves_the_image_stands_for_the_middle_of_its_part_in_it() -> None:
+    units = prepare(*scene())
+    whole = object_mask(units, [], box=((12, 22), (36, 42)))
+    np.testing.assert_array_equal(object_mask(units, [], box=((36, 42), (12, 22))), whole)
+    np.testing.assert_array_equal(object_mask(units, [], box=((12, 42), (36, 22))), whole)
+    found = object_mask(units, [], box=((-100, 22), (36, 42)))  # its middle is outside
+    assert found.any() and not found[:, 36:].any() and not found[:22].any()
+    assert not object_mask(units, [], box=((-50, -50), (-10, 20))).any()
+    assert not object_mask(units, [], box=((WIDTH + 1, 5), (WIDTH + 9, 20))).any()
+
+
 def test_points_of_both_kinds_in_one_unit_share_it() -> None:
     units = prepare(np.full((8, 8, 3), 50, np.uint8), np.zeros((8, 8), np.uint8), np.ones((1, 8, 8), np.float32))
     assert len(units.segment) == 1
@@ -117,3 +128,11 @@ def test_the_function_of_cvats_agent_gives_a_mask_in_its_coding() -> None:
     assert isinstance(shape, auto_annotation.InteractionResultShape) and shape.type == "mask"
     found = decode_mask(shape.points, image_height=HEIGHT, image_width=WIDTH)
     np.testing.assert_array_equal(found, object_mask(prepared, [(15.5, 30.0)], [(60.0, 40.0)]))
+    outside = interaction._InteractionPromptsImpl(
+        pos_points=(), neg_points=(), bounding_box=((-9.0, -9.0), (-1.0, 5.0))
+    )
+    assert function.detect(context, prepared, outside) == [] and function.outside == 1
+    beside = interaction._InteractionPromptsImpl(
+        pos_points=(), neg_points=(), bounding_box=((-90.0, 22.0), (36.0, 42.0))
+    )
+    assert len(function.detect(context, prepared, beside)) == 1 and function.outside == 1

@@ -72,7 +72,9 @@ def paint(store: LabelFolder, count: int, seed: int = 0) -> list[Stroke]:
         store.append(given[-1])
         if number % 7 == 3 and given[-1].kind != "skip":
             for kind in ("undo", "redo") if number % 2 else ("undo",):
-                store.append(Stroke(id=uuid.uuid4().hex, image=given[-1].image, by="Anna", kind=kind, of=given[-1].id))
+                store.append(
+                    Stroke(id=uuid.uuid4().hex, image=given[-1].image, by=given[-1].by, kind=kind, of=given[-1].id)
+                )
     return given
 
 
@@ -125,11 +127,12 @@ def test_what_was_folded_cannot_be_undone_and_says_so_and_the_last_strokes_can(p
         store.shorten(least=0)
         before = store.labels(given[0].image, SIZE)
         with pytest.raises(LabelError, match="too old to be undone"):
-            store.append(Stroke(id="u1", image=given[0].image, by="Anna", kind="undo", of=given[0].id))
+            store.append(Stroke(id="u1", image=given[0].image, by=given[0].by, kind="undo", of=given[0].id))
         assert (store.labels(given[0].image, SIZE) == before).all()
         assert store.append(given[0]).repeated  # a page that did not hear of it sends it again
         assert (
-            store.append(Stroke(id="u2", image=given[-1].image, by="A", kind="undo", of=given[-1].id)).patch is not None
+            store.append(Stroke(id="u2", image=given[-1].image, by=given[-1].by, kind="undo", of=given[-1].id)).patch
+            is not None
         )
         with pytest.raises(LabelError, match="nobody paints"):
             store.append(stroke_of_mask(np.ones(SIZE, bool), id="k", image="a.png", by="A", kind="kept", label=1))
@@ -138,7 +141,7 @@ def test_what_was_folded_cannot_be_undone_and_says_so_and_the_last_strokes_can(p
 def test_a_late_undo_keeps_the_stroke_that_it_is_about(photos: Path) -> None:
     with opened(photos) as store:
         given = [one for one in paint(store, 60) if one.kind != "skip"]
-        store.append(Stroke(id="late", image=given[0].image, by="Anna", kind="undo", of=given[0].id))
+        store.append(Stroke(id="late", image=given[0].image, by=given[0].by, kind="undo", of=given[0].id))
         before = facts(store)
         assert not store.shorten(least=0)  # the undone stroke is the first one: everything stays
         assert facts(store) == before

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import subprocess
+import sys
 import threading
 import time
 import urllib.error
@@ -18,13 +20,14 @@ import numpy as np
 import pytest
 import torch
 
+import segwright as sw
 from segwright.core.errors import LabelError, UsageError
 from segwright.core.types import LabelSpace
 from segwright.data.annotations.rle import decode_label_studio, encode_label_studio
 from segwright.data.dataset import open_dataset
 from segwright.data.formats.label_studio import count_clicks, draw_annotation
 from segwright.demo.street_scene import draw_street
-from segwright.imageio import encode_png
+from segwright.imageio import encode_png, read_mask
 from segwright.inference.bundle import Bundle, save_bundle
 from segwright.inference.lineage import data_used
 from segwright.inference.predictor import load
@@ -113,10 +116,18 @@ def saved_model(folder: Path) -> Path:
 
 
 @contextlib.contextmanager
-def serving(model: Path, studio: Studio, folder: Path | None = None, labels: str = "") -> Iterator[str]:
-    """The service in a thread; yields the address of Label Studio's routes."""
+def serving(
+    model: Path, studio: Studio, folder: Path | None = None, labels: str = "", seen: list[Any] | None = None
+) -> Iterator[str]:
+    """The service in a thread, which ``seen`` gets; yields the address of Label Studio's routes."""
     routes = label_studio_routes(studio.url, model, "streets", None, labels, folder)
-    app = create_app(load(model, device="cpu"), name="streets", more=routes)
+
+    def more(service: Any) -> Any:
+        if seen is not None:
+            seen.append(service)
+        return routes(service)
+
+    app = create_app(load(model, device="cpu"), name="streets", more=more)
     sock, address = bind("127.0.0.1", 0)
     started = threading.Event()
     server = build_server(app, started.set)
@@ -298,6 +309,191 @@ def test_saved_annotations_become_masks_of_a_dataset(model: Path, studio: Studio
         AnnotationFolder(model, SPACE)
 
 
+TWO_IMAGES = """<View><Image name="seen" value="$photo"/><Image name="shown" value="$depth"/>
+<BrushLabels name="tag" toName="seen"><Label value="sky"/><Label value="road"/><Label value="car"/></BrushLabels>
+</View>"""
+
+
+def an_annotation(
+    number: int, index: int, size: tuple[int, int], to_name: str = "image", **more: Any
+) -> dict[str, Any]:
+    """All of the image is one class."""
+    drawn = {**brush(np.ones(size, bool), SPACE.names[index]), "to_name": to_name}
+    return {"id": number, "result": [drawn], **more}
+
+
+def save(url: str, task: Any, annotation: Any, action: str = "ANNOTATION_CREATED", **more: Any) -> str:
+    status, found = ask(f"{url}/webhook", {"action": action, "task": task, "annotation": annotation, **more})
+    assert status == 200
+    return str(found["message"])
+
+
+def test_the_image_is_the_one_that_the_labeling_configuration_names(
+    model: Path, studio: Studio, tmp_path: Path
+) -> None:
+    scene = draw_street("one", (20, 30))[0]
+    studio.image("/data/depth.png", np.full((20, 30, 3), 9, np.uint8))
+    studio.image("/data/photo.png", scene)
+    task = {"id": 3, "data": {"depth": "/data/depth.png", "photo": "/data/photo.png"}}
+    drawn = an_annotation(1, 1, (20, 30), "seen")
+    with serving(model, studio, tmp_path / "a") as url:
+        assert save(url, task, drawn).startswith("not stored: the task names several images")
+        assert not (tmp_path / "a" / "masks").exists()
+        other = an_annotation(1, 1, (20, 30), "shown")
+        assert save(url, task, other, project={"id": 1, "label_config": TWO_IMAGES}).startswith("stored")
+        mask = read_mask(tmp_path / "a" / "masks" / "task-3-photo.png")
+        assert (mask == 255).all(), "what was drawn on another image is no label of this one"
+        assert save(url, task, drawn, project={"id": 1, "label_config": TWO_IMAGES}) == "stored: task-3-photo"
+        (sample,) = open_dataset(tmp_path / "a")
+        np.testing.assert_array_equal(sample.image, scene)
+        assert (sample.mask == 1).all()
+        without = {"id": 4, "data": {"depth": "/data/depth.png"}}
+        found = save(url, without, drawn, project={"id": 1, "label_config": TWO_IMAGES})
+        assert found == "not stored: the task has no photo"
+    for route, tree in (("setup", {"schema": TWO_IMAGES}), ("predict", {"tasks": [], "label_config": TWO_IMAGES})):
+        with serving(model, studio, tmp_path / route) as url:  # the configuration that was seen last
+            assert ask(f"{url}/{route}", {**tree, "project": "7.1600000000"})[0] == 200
+            assert save(url, {**task, "project": 7}, drawn) == "stored: task-3-photo"
+            assert "several images" in save(url, {**task, "project": 8}, drawn)
+
+
+def test_tasks_of_a_selection_are_stored_in_the_order_of_postgresql(
+    model: Path, studio: Studio, tmp_path: Path
+) -> None:
+    studio.image("/data/local-files/?d=photos/day/x.png", draw_street("one", (20, 30))[0])
+    data = {"file": "day/x.png", "rank": 1, "image": "/data/local-files/?d=photos/day/x.png", "value": 0.5}
+    with serving(model, studio, tmp_path / "labels") as url:
+        assert save(url, {"id": 6, "data": data}, an_annotation(1, 0, (20, 30))) == "stored: task-6-x"
+
+
+def test_images_of_cloud_storages_are_stored_as_they_are_predicted(model: Path, studio: Studio, tmp_path: Path) -> None:
+    resolved = "/tasks/4/resolve/?fileuri=czM6Ly9iL3N0cmVldC5wbmc="  # s3://b/street.png
+    studio.image(resolved, draw_street("one", (20, 30))[0])
+    for address in (resolved, "s3://b/street.png"):
+        task = {"id": 4, "data": {"photo": address}}
+        with serving(model, studio, tmp_path / str(len(address))) as url:
+            status, found = ask(f"{url}/predict", {"tasks": [task], "label_config": CONFIG, "project": "1.2"})
+            assert status == 200 and found["results"][0]["result"]
+            assert save(url, task, an_annotation(1, 0, (20, 30))) == "stored: task-4-street"
+        assert len(open_dataset(tmp_path / str(len(address)))) == 1
+
+
+def test_of_several_annotations_the_newest_counts_and_the_older_one_comes_back(
+    model: Path, studio: Studio, tmp_path: Path
+) -> None:
+    studio.image("/data/a.png", draw_street("one", (20, 30))[0])
+    task = {"id": 5, "data": {"photo": "/data/a.png"}}
+    folder = tmp_path / "labels"
+
+    def shown() -> int | None:
+        masks = list((folder / "masks").glob("*.png"))
+        return int(next(iter(open_dataset(folder))).mask[0, 0]) if masks else None
+
+    def times(number: int) -> dict[str, str]:
+        return {"updated_at": f"2026-01-0{number}T10:00:00.5Z"}
+
+    with serving(model, studio, folder) as url:
+        save(url, task, an_annotation(1, 0, (20, 30), **times(1)))
+        save(url, task, an_annotation(3, 2, (20, 30), **times(3)))
+        assert shown() == 2
+        save(url, task, an_annotation(2, 1, (20, 30), **times(2)))
+        assert shown() == 2, "2 is older than 3, though it came later"
+    with serving(model, studio, folder) as url:  # after a restart
+        found = save(url, None, None, "ANNOTATIONS_DELETED", annotations=[{"id": 3}])
+        assert found == "removed: task-5-a; of another annotation: task-5-a" and shown() == 1
+        save(url, task, an_annotation(1, 0, (20, 30), ground_truth=True, **times(4)), "ANNOTATION_UPDATED")
+        save(url, task, an_annotation(4, 2, (20, 30), **times(5)))
+        assert shown() == 0, "the ground truth goes before the newest"
+        save(url, task, an_annotation(1, 0, (20, 30), **times(4)), "ANNOTATION_UPDATED")
+        assert shown() == 2, "it is no ground truth any more"
+        save(url, task, {**an_annotation(4, 2, (20, 30), **times(6)), "was_cancelled": True}, "ANNOTATION_UPDATED")
+        assert shown() == 0, "skipped: it counts no more"
+        assert len(open_dataset(folder)) == 1 and not open_dataset(folder).problems
+        save(url, None, None, "ANNOTATIONS_DELETED", annotations=[{"id": 1}, {"id": 2}])
+        assert shown() is None and not list((folder / ".others").iterdir()) and not list((folder / "images").iterdir())
+
+
+def test_a_fetch_of_all_annotations_counts_the_same_one_and_forgets_those_that_are_gone(
+    model: Path, studio: Studio, tmp_path: Path
+) -> None:
+    studio.image("/data/a.png", draw_street("one", (20, 30))[0])
+    task = {"id": 5, "data": {"photo": "/data/a.png"}}
+    newest = an_annotation(8, 2, (20, 30), updated_at="2026-01-02T10:00:00Z")
+    older = an_annotation(9, 1, (20, 30), updated_at="2026-01-01T10:00:00Z")
+    export = [{**task, "annotations": [newest, older]}]
+    studio.files["/api/projects/4/export?exportType=JSON"] = (200, {}, json.dumps(export).encode())
+    folder = tmp_path / "labels"
+    with serving(model, studio, folder) as url:
+        save(url, task, an_annotation(7, 0, (20, 30), updated_at="2026-01-03T10:00:00Z"))  # deleted while it was down
+        ask(f"{url}/webhook", {"action": "START_TRAINING", "project": {"id": 4}})
+        deadline = time.monotonic() + 60
+        while not (state := ask(f"{url}/metrics")[1]["training"] or {}).get("done") and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert state == {"project": 4, "stored": 1, "not_stored": 0, "done": True}
+        assert len([path for path, _ in studio.seen if path == "/data/a.png"]) == 2, "once per task"
+        (sample,) = open_dataset(folder)
+        assert (sample.mask == 2).all()
+        save(url, None, None, "ANNOTATIONS_DELETED", annotations=[{"id": 8}])
+        (sample,) = open_dataset(folder)
+        assert (sample.mask == 1).all()
+
+
+def test_a_new_folder_can_be_opened_again_before_anything_is_stored(tmp_path: Path) -> None:
+    for _ in range(3):
+        AnnotationFolder(tmp_path / "labels", SPACE)
+    (tmp_path / "labels" / "annotations.json").unlink()  # as it was left before the index was written at once
+    AnnotationFolder(tmp_path / "labels", SPACE)
+    with pytest.raises(UsageError, match="other classes"):
+        AnnotationFolder(tmp_path / "labels", LabelSpace(("road", "cow")))
+
+
+def test_classes_that_a_later_model_adds_are_stored(model: Path, studio: Studio, tmp_path: Path) -> None:
+    folder, space = (
+        tmp_path / "labels",
+        LabelSpace((*SPACE.names, "bike"), (*LabelSpace(SPACE.names).colors, (1, 2, 3))),
+    )
+    for name in ("a", "b"):
+        studio.image(f"/data/{name}.png", draw_street(name, (20, 30))[0])
+    services: list[Any] = []
+    with serving(model, studio, folder, seen=services) as url:
+        tasks = {name: {"id": number, "data": {"photo": f"/data/{name}.png"}} for number, name in enumerate("ab", 1)}
+        bike = an_annotation(2, 0, (20, 30))
+        bike["result"][0]["value"]["brushlabels"] = ["bike"]
+        assert save(url, tasks["a"], an_annotation(1, 2, (20, 30))).startswith("stored")
+        assert "not stored: labels that are no classes" in save(url, tasks["b"], bike)
+        services[0].model.predictor.label_space = space  # promoted, and loaded again
+        assert save(url, tasks["b"], bike) == "stored: task-2-b"
+    dataset = open_dataset(folder)
+    assert dataset.label_space.names == space.names and not dataset.problems
+    assert [int(sample.mask[0, 0]) for sample in dataset] == [2, 3]
+    assert AnnotationFolder(folder, space).space.names == space.names
+    back = AnnotationFolder(folder, LabelSpace(SPACE.names))  # the model before it, once more
+    assert back.space.names == space.names and open_dataset(folder).label_space.names == space.names
+    with pytest.raises(UsageError, match="other classes"):
+        AnnotationFolder(folder, LabelSpace(("sky", "road", "car")))
+
+
+def test_without_keys_other_machines_cannot_change_the_label_folder(
+    model: Path, studio: Studio, tmp_path: Path
+) -> None:
+    with pytest.raises(UsageError, match="could replace or delete the masks") as caught:
+        sw.serve(model, host="0.0.0.0", port=0, label_studio=studio.url, label_folder=tmp_path / "l")
+    assert "--api-keys FILE" in str(caught.value) and not (tmp_path / "l").exists()
+    sw.create_api_key(tmp_path / "keys", "studio")
+    for options, words in (
+        ([], "from this machine alone"),
+        (["--host", "0.0.0.0", "--api-keys", str(tmp_path / "keys")], "from whoever has an API key"),
+    ):
+        command = [sys.executable, "-P", "-m", "segwright", "serve", str(model), "--port", "0", "--device", "cpu",
+                   "--label-studio", studio.url, "--label-folder", str(tmp_path / "l"), *options]  # fmt: skip
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
+            assert process.stdout is not None
+            line = next((line for line in process.stdout if line.startswith("Annotations are stored in")), "")
+            process.terminate()
+            process.stdout.read()
+        assert words in line
+
+
 def region(kind: str, name: str, origin: str = "manual", **value: object) -> dict[str, object]:
     return {"type": kind, "origin": origin, "value": {kind: [name], **value}}
 
@@ -378,6 +574,57 @@ def test_only_files_of_the_configured_server_are_fetched(studio: Studio) -> None
         with pytest.raises(FetchError, match=r"another server|not the address|not an address"):
             fetcher.image(address)
     assert len(studio.seen) == 2
+
+
+SPELLINGS = (
+    "/data/../api/users/", "/data/%2e%2e/api/users/", "/data/.%2E/api/users/", "/data/..%2fapi/users/",
+    "/data/%2e%2e%2fapi/users/", "/data/%252e%252e/api/users/", "/data/%25252e%25252e%25252fapi/users/",
+    "/data/..\\api/users/", "/data/%5c..%5capi/", "/data/..%5capi/users/", "/data/..;/api/users/", "/data/./../api/",
+    "/data/x%00.png", "/data/%0d%0aHost:%20a/x.png", "//data/x.png", "/tasks/", "/tasks/1/", "/tasks/1/resolve/x",
+    "/tasks/1/resolve/../../../api/users/", "/data", "/api/projects/1/export?exportType=JSON",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("path", SPELLINGS)
+def test_no_spelling_of_a_path_leads_out_of_the_files(studio: Studio, path: str) -> None:
+    fetcher = HostFetcher(studio.url, KEY)
+    for address in (path, studio.url + path):
+        with pytest.raises(FetchError, match=r"not the address|another server"):
+            fetcher.image(address)
+    assert not studio.seen, "nothing was asked, so that no key was sent"
+    for location in (path, studio.url + path):
+        if "\r" not in location:
+            studio.files["/data/from.png"] = (302, {"location": location}, b"")
+            with pytest.raises(FetchError, match=r"not the address|another server"):
+                fetcher.image("/data/from.png")
+    assert {path for path, _ in studio.seen} == {"/data/from.png"}
+
+
+def test_names_that_are_coded_are_fetched(studio: Studio) -> None:
+    for path in ("/data/upload/1/100%25.png", "/data/upload/1/a%2520b.png", "/data/upload/1/x..png", "/data/a/.b.png",
+                 "/tasks/4/resolve/?fileuri=czM6Ly9iL3gucG5n", "/data/local-files/?d=a/../b.png"):  # fmt: skip
+        studio.files[path] = (200, {}, b"bytes")
+        assert HostFetcher(studio.url).image(path) == b"bytes"
+    studio.files["/data/upload/1/a%20%C3%BC.png"] = (200, {}, b"bytes")
+    assert HostFetcher(studio.url).image("/data/upload/1/a ü.png") == b"bytes"
+
+
+def test_behind_a_prefix_only_its_files_are_fetched(studio: Studio) -> None:
+    fetcher = HostFetcher(f"{studio.url}/studio")
+    studio.files["/studio/data/a.png"] = studio.files["/data/a.png"] = (200, {}, b"bytes")
+    assert fetcher.image("/data/a.png") == fetcher.image(f"{studio.url}/studio/data/a.png") == b"bytes"
+    assert {path for path, _ in studio.seen} == {"/studio/data/a.png"}
+    for address in (f"{studio.url}/data/a.png", f"{studio.url}/studio/../data/a.png", f"{studio.url}/studiodata/a.png"):
+        with pytest.raises(FetchError, match="not the address"):
+            fetcher.image(address)
+
+
+def test_an_export_is_not_redirected_elsewhere(studio: Studio) -> None:
+    studio.files["/api/projects/4/export?exportType=JSON"] = (302, {"location": "/api/users/"}, b"")
+    studio.files["/api/users/"] = (200, {}, b"[]")
+    with pytest.raises(FetchError, match="not the address"):
+        HostFetcher(studio.url, KEY).export(4, max_bytes=100)
+    assert len(studio.seen) == 1
 
 
 def test_redirects_stay_on_the_server(studio: Studio) -> None:

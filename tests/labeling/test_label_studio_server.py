@@ -200,6 +200,50 @@ def test_prelabel_correct_and_export_keep_every_pixel(
     assert not compare(open_dataset(tmp_path / "png", format="label_studio_masks"), expected)
 
 
+def test_several_images_and_several_annotations_per_task(
+    label_studio: LabelStudio, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LABEL_STUDIO_API_KEY", TOKEN)
+    config = CONFIG.replace("<View>", '<View><Image name="shown" value="$depth"/>')
+    project = label_studio("POST", "/api/projects/", {"title": secrets.token_hex(4), "label_config": config})["id"]
+    local = label_studio.files / f"p{project}"
+    local.mkdir()
+    scene = draw_street("one", (20, 30))[0]
+    (local / "photo.png").write_bytes(encode_png(scene))
+    (local / "depth.png").write_bytes(encode_png(np.zeros_like(scene)))
+    label_studio("POST", "/api/storages/localfiles/", {
+        "project": project, "path": str(local), "use_blob_urls": True, "regex_filter": ".*png", "title": "files",
+    })  # fmt: skip
+    data = {
+        name: f"/data/local-files/?d=p{project}/{file}.png" for name, file in (("depth", "depth"), ("image", "photo"))
+    }
+    here = Studio()
+    here.url = label_studio.url
+    folder = tmp_path / "labels"
+
+    def shown() -> int | None:
+        found = open_or_none(folder)
+        return None if found is None else int(next(iter(found)).mask[0, 0])
+
+    with serving(model, here, folder) as url:
+        label_studio("POST", "/api/ml/", {"url": url, "project": project, "title": "segwright"})
+        task = label_studio("POST", "/api/tasks/", {"project": project, "data": data})["id"]
+        made = []
+        for index in (0, 1):
+            region = {"id": secrets.token_hex(5), "type": "brushlabels", "from_name": "tag", "to_name": "image",
+                      "original_width": 30, "original_height": 20, "image_rotation": 0,
+                      "value": {"format": "rle", "rle": encode_label_studio(np.ones((20, 30), bool)),
+                                "brushlabels": [SPACE.names[index]]}}  # fmt: skip
+            made.append(label_studio("POST", f"/api/tasks/{task}/annotations/", {"result": [region]})["id"])
+            wait_for(shown, lambda found, index=index: found == index)
+        (sample,) = open_dataset(folder)
+        np.testing.assert_array_equal(sample.image, scene)
+        label_studio("DELETE", f"/api/annotations/{made[1]}/")
+        wait_for(shown, lambda found: found == 0)
+        label_studio("PATCH", f"/api/annotations/{made[0]}/", {"was_cancelled": True})
+        wait_for(lambda: list((folder / "masks").iterdir()), lambda found: not found)
+
+
 def test_a_project_without_a_class_is_told_which(label_studio: LabelStudio, model: Path) -> None:
     config = CONFIG.replace('<Label value="car"/>', "")
     project = label_studio("POST", "/api/projects/", {"title": secrets.token_hex(4), "label_config": config})["id"]

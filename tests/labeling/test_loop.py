@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
+import re
 import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
+from xml.etree import ElementTree
 
 import pytest
 
@@ -17,13 +19,20 @@ pytest.importorskip("pyarrow", reason="the journal needs the extra monitor")
 
 
 def script() -> ModuleType:
-    """examples/loop.py as a module."""
-    found = importlib.util.spec_from_file_location("loop", SCRIPT)
-    assert found is not None and found.loader is not None
-    module = importlib.util.module_from_spec(found)
-    sys.modules["loop"] = module  # its dataclasses look themselves up there
-    found.loader.exec_module(module)
-    return module
+    """examples/loop.py as a module; its drawings are modules beside it."""
+    if str(SCRIPT.parent) not in sys.path:
+        sys.path.append(str(SCRIPT.parent))
+    return importlib.import_module("loop")
+
+
+def check_images(folder: Path) -> None:
+    """The folder holds the images of docs/loop.md, each of them small."""
+    page = (SCRIPT.parents[1] / "docs" / "loop.md").read_text(encoding="utf-8")
+    images = list(folder.iterdir())
+    assert {image.name for image in images} == set(re.findall(r"\(images/(loop-[^)]+)\)", page))
+    assert all(image.stat().st_size < 150_000 for image in images), images
+    for chart in folder.glob("*.svg"):
+        ElementTree.parse(chart)
 
 
 def check(figures: dict, *, live: bool) -> None:
@@ -32,9 +41,9 @@ def check(figures: dict, *, live: bool) -> None:
     assert figures["label"]["clicks"] > 0.8 * figures["select"]["questions"]
     refined, before, after = figures["refine"], figures["train"], figures["recovered"]
     assert refined["new"]["miou"][1] > refined["new"]["miou"][0] and refined["new"]["clear"]
-    # Recovered: at least a third of what the night had cost is back, and the day has not been forgotten.
+    # Recovered: of what the night had cost 49 % is back in the docs, 71 % in small; and the day is not forgotten.
     lost = before["day"] - before["night"]
-    assert lost > 0.1 and after["night"] - before["night"] > lost / 3
+    assert lost > 0.1 and after["night"] - before["night"] > 0.3 * lost
     assert after["day"] > before["day"] - 0.05
     assert figures["promote"]["version"].startswith("0002-")
     assert any(f"{figures['label']['clicks']} clicks" in line for line in figures["lineage"]["lines"])
@@ -47,7 +56,10 @@ def check(figures: dict, *, live: bool) -> None:
 def test_the_circle_in_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(held_out, "LEAST_IMAGES", 1_000)  # no estimator of accuracy: half of the time
     loop = script()
-    check(loop.run_loop(tmp_path / "loop", loop.SMALL, live=False).figures, live=False)
+    story = loop.run_loop(tmp_path / "loop", loop.SMALL, live=False)
+    check(story.figures, live=False)
+    loop.draw_images(loop.Story.load(story.out), tmp_path / "images")
+    check_images(tmp_path / "images")
 
 
 @pytest.mark.slow
@@ -57,5 +69,4 @@ def test_the_circle_with_a_service(tmp_path: Path) -> None:
 
     subprocess.run([sys.executable, str(SCRIPT), "--out", str(tmp_path / "loop")], check=True, timeout=5400)
     check(json.loads((tmp_path / "loop" / "figures.json").read_text()), live=True)
-    images = list((tmp_path / "loop" / "images").iterdir())
-    assert len(images) == 4 and sum(image.stat().st_size for image in images) < 1_000_000
+    check_images(tmp_path / "loop" / "images")

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from label_server import LabelServer, write_photos
+from label_server import PATIENCE, LabelServer, write_photos
 
 import segwright as sw
 from segwright.core.errors import DataError, UsageError
@@ -21,6 +24,7 @@ from segwright.imageio import write_image
 from segwright.labeling.page.document import STATIC
 from segwright.labeling.page.images import LabelImages, list_images
 from segwright.labeling.page.presence import LEASE_SECONDS, Leases
+from segwright.labeling.page.queue import Asked, Queue
 from segwright.labeling.page.server import chosen_classes
 from segwright.labeling.questions import Question, Selection
 
@@ -85,6 +89,27 @@ def test_two_people_get_different_questions_and_see_each_other(server: LabelServ
     assert server.get("/api/images/0")["conflicts"][0]["over"] == "Anna"
     server.post("/api/presence", {"by": "Anna", "page": "p1", "leaving": True})
     assert server.post("/api/presence", {"by": "Ben", "page": "p2", "number": 0})["others"] == []
+
+
+def test_requests_at_once_never_get_the_same_question(server: LabelServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every look at whether a question is open waits until both requests are at it."""
+    queue = server.service.queue
+    both, real = threading.Barrier(2, timeout=PATIENCE), Queue._is_painted
+
+    def slow(self: Queue, name: str, asked: Asked) -> bool:
+        found = real(self, name, asked)
+        with contextlib.suppress(threading.BrokenBarrierError):
+            both.wait(0.5)
+        return found
+
+    queue.of_image(0, "Zoë")  # made before, so that nobody waits for the network
+    for asked in queue._all_of(0):
+        asked.by = ""
+    monkeypatch.setattr(Queue, "_is_painted", slow)
+    with ThreadPoolExecutor(2) as pool:
+        anna, ben = pool.map(lambda by: queue.next(by, 4), ("Anna", "Ben"))
+    mine, theirs = ({(one.number, one.id) for one in found} for found in (anna, ben))
+    assert mine and theirs and not mine & theirs
 
 
 def test_leases_end_by_themselves() -> None:
@@ -264,6 +289,14 @@ def test_classes_of_the_model_and_given_ones_must_agree(tmp_path: Path) -> None:
         chosen_classes(tmp_path, given, model)
     with pytest.raises(UsageError, match="no classes"):
         chosen_classes(tmp_path, None, None)
+
+
+def test_questions_bring_their_classes_and_are_about_no_others(tmp_path: Path) -> None:
+    model, other = LabelSpace(("a", "b")), LabelSpace(("b", "a"))
+    assert chosen_classes(tmp_path, None, None, model) is model
+    for given, shown in ((other, None), (None, other)):
+        with pytest.raises(UsageError, match="about other classes"):
+            chosen_classes(tmp_path, given, shown, model)
 
 
 def test_without_a_model_the_questions_are_which_class(tmp_path: Path) -> None:

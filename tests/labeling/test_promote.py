@@ -6,26 +6,35 @@ import contextlib
 import errno
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-from slot_models import candidate, scores, tiny_model
+import torch
+from slot_models import TINY, candidate, scores, tiny_model
 from typer.testing import CliRunner
 
 import segwright as sw
 from segwright.cli import app
 from segwright.core.atomic_io import write_checksums, write_json
-from segwright.core.errors import BundleError, OutputError, PromotionRefusedError, UsageError
+from segwright.core.errors import BundleError, LabelError, OutputError, PromotionRefusedError, UsageError
+from segwright.core.types import LabelSpace
+from segwright.data.dataset import open_dataset
+from segwright.evaluation.evaluation import Evaluation
 from segwright.imageio import write_image
-from segwright.inference.bundle import SUMS, load_bundle, read_bundle
+from segwright.inference.bundle import SUMS, Bundle, load_bundle, read_bundle, save_bundle
 from segwright.inference.lineage import bundle_id
 from segwright.inference.predictor import find_bundle
 from segwright.labeling import promote as promoting
 from segwright.labeling import slot as slots
+from segwright.labeling.paired_scores import PairedScores
 from segwright.labeling.slot import Slot, is_slot, slot_of
+from segwright.models.catalog import create_model
+from segwright.training.data_fingerprint import data_print
 
 
 @pytest.fixture
@@ -124,19 +133,142 @@ def test_a_tampered_candidate_is_refused(tmp_path: Path, slot: Path) -> None:
 
 def test_a_measured_condition(tmp_path: Path, slot: Path) -> None:
     """Both models are scored on the data: random weights against themselves show no difference."""
-    rng = np.random.default_rng(0)
-    for index in range(6):
-        write_image(tmp_path / f"data/images/{index}.png", rng.integers(0, 256, (32, 48, 3), np.uint8))
-        write_image(tmp_path / f"data/masks/{index}.png", rng.integers(0, 3, (32, 48), np.uint8))
-    (tmp_path / "data/classes.txt").write_text("road\ncar\nsky\n")
+    written(tmp_path / "data", "road car sky")
     with pytest.raises(PromotionRefusedError, match="not better") as refused:
         sw.promote(good(tmp_path), slot, better_on=["new", tmp_path / "data"], split="all")
     assert "On the data all images" in (refused.value.found or "")
 
 
+def test_images_that_the_candidate_was_trained_on_are_noted(
+    tmp_path: Path, slot: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = open_dataset(written(tmp_path / "data", "road car sky"))
+    better = good(tmp_path)
+    prints = data_print([data.all])["all"]
+    (tmp_path / "data.json").write_text(json.dumps({"train": dict(list(prints.items())[:4])}))
+    monkeypatch.setattr(promoting, "pair", lambda name, one, two: PairedScores.from_json(scores(name, 0.4, 0.6)))
+    done = sw.promote(better, slot, better_on=data, split="all", max_class_drop=None)
+    assert any("the candidate: the model was trained on 4 of these 6 images" in note for note in done.notes)
+
+
+def written(folder: Path, names: str, classes: int = 3) -> Path:
+    """Six images of noise with masks of the first ``classes``; ``names``: the list of classes."""
+    rng = np.random.default_rng(0)
+    for index in range(6):
+        write_image(folder / f"images/{index}.png", rng.integers(0, 256, (32, 48, 3), np.uint8))
+        write_image(folder / f"masks/{index}.png", rng.integers(0, classes, (32, 48), np.uint8))
+    (folder / "classes.txt").write_text(names.replace(" ", "\n") + "\n")
+    return folder
+
+
+def test_a_class_that_the_data_does_not_hold_decides_nothing(
+    tmp_path: Path, slot: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Per image: road 90/91 → 90/90, car 9/10 in both; the candidate calls one pixel sky, which no mask holds."""
+    per_image = {
+        "the version in service": [[90, 9, 0], [90, 10, 0], [91, 9, 0]],
+        "the candidate": [[90, 9, 0], [90, 10, 0], [90, 9, 1]],
+    }
+
+    def counted_by_hand(predictor: object, split: Any, *, title: str, table: object) -> Evaluation:
+        counts = np.tile(np.array([per_image[title]]), (6, 1, 1))
+        return Evaluation(
+            split.label_space, "all", np.zeros((3, 3), np.int64), [f"image {i}" for i in range(6)], counts
+        )
+
+    monkeypatch.setattr(promoting, "scored", counted_by_hand)
+    data = written(tmp_path / "data", "road car sky", 2)
+    done = sw.promote(good(tmp_path, new=None, old=None), slot, better_on=[data], split="all")
+    assert done.figures[0].before == pytest.approx((90 / 91 + 0.9) / 2) and done.figures[0].after == pytest.approx(0.95)
+    assert [one.name for one in done.figures[0].classes] == ["road", "car"] and done.figures[0].absent == ("sky",)
+
+
+def four_classes(folder: Path, seed: int = 5) -> Path:
+    """A model of the slot's classes, in other letters, and a new one."""
+    torch.manual_seed(seed)
+    network = create_model("leannet", classes=4, weights=None, **TINY)
+    space = LabelSpace(("Road", "car", "SKY", "bike"))
+    return save_bundle(folder, network, Bundle("leannet", space, {**TINY, "in_channels": 3}, {"channels": 3}))
+
+
+def test_a_candidate_with_a_new_class_is_compared_on_old_data(
+    tmp_path: Path, slot: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data, seen = written(tmp_path / "data", "road car sky"), {}
+    real = promoting.scored
+
+    def kept(predictor: Any, split: Any, *, title: str, table: Any) -> Evaluation:
+        seen[title] = predictor, real(predictor, split, title=title, table=table)
+        return seen[title][1]
+
+    monkeypatch.setattr(promoting, "scored", kept)
+    with pytest.raises(PromotionRefusedError) as refused:
+        sw.promote(four_classes(tmp_path / "more"), slot, better_on=[data], split="all")
+    text = refused.value.found or ""
+    assert "On the data all images" in text and "bike is predicted, but no pixel of these images" in text
+    predictor, found = seen["the candidate"]
+    split = sw.open_dataset(data)
+    masks = [split.all.read_mask(index) for index in range(6)]
+    labels = [predictor.predict(split.all.read_image(index)).labels for index in range(6)]
+    for k in range(3):
+        hits = sum(int(((a == k) & (b == k)).sum()) for a, b in zip(labels, masks, strict=True))
+        assert found.counts.sum(axis=0)[:, k].tolist() == [
+            hits, sum(int((b == k).sum()) for b in masks), sum(int((a == k).sum()) for a in labels),
+        ]  # fmt: skip
+    assert found.label_space.names == ("road", "car", "sky", "bike")
+    written(tmp_path / "other", "road car heaven")
+    with pytest.raises(LabelError, match="not the data's"):  # sky may be heaven: no guess
+        sw.promote(tmp_path / "more", slot, better_on=[tmp_path / "other"], split="all")
+
+
 def test_in_service_already(tmp_path: Path, slot: Path) -> None:
     with pytest.raises(UsageError, match="in service already"):
         sw.promote(tmp_path / "first", slot)
+
+
+def in_a_row(tmp_path: Path, slot: Path, count: int) -> list[str]:
+    """The names of versions 2 to ``count``, each promoted in turn."""
+    parents = ["first", *(f"v{number}" for number in range(2, count))]
+    return [
+        sw.promote(good(tmp_path, f"v{number}", number, parent), slot).version
+        for number, parent in enumerate(parents, 2)
+    ]
+
+
+def test_a_slot_without_its_history_goes_back(tmp_path: Path, slot: Path) -> None:
+    first = Slot(slot).current()
+    second, third = in_a_row(tmp_path, slot, 3)
+    (slot / "history.jsonl").unlink()
+    assert is_slot(slot) and Slot(slot).before() == second
+    assert [entry["version"] for entry in Slot(slot).history()] == [first, second, third]
+    assert sw.promote(None, slot, back=True).version == second
+    history = [(entry["action"], entry["version"]) for entry in Slot(slot).history()]
+    assert history == [("promote", first), ("promote", second), ("promote", third), ("back", second)]
+    assert sw.promote(None, slot, back=True).version == first
+    with pytest.raises(UsageError, match="no version before"):
+        sw.promote(None, slot, back=True)
+
+
+def test_a_history_that_is_gone_is_that_of_the_switches(tmp_path: Path, slot: Path) -> None:
+    """After going back twice and a further promotion the way back is the one that was taken, not that of the
+    numbers."""
+    first = Slot(slot).current()
+    in_a_row(tmp_path, slot, 3)
+    sw.promote(None, slot, back=True)
+    sw.promote(None, slot, back=True)
+    (slot / "history.jsonl").write_text("torn")
+    sw.promote(good(tmp_path, "v4", 4, "first"), slot, keep=2)
+    assert Slot(slot).before() == first and first in Slot(slot).versions(), "the version before is never pruned"
+    (slot / "history.jsonl").unlink()
+    assert Slot(slot).before() == first
+    assert sw.promote(None, slot, back=True).version == first
+
+
+def test_without_history_and_without_the_version_in_service(tmp_path: Path, slot: Path) -> None:
+    second, third = in_a_row(tmp_path, slot, 3)
+    (slot / "history.jsonl").unlink()
+    shutil.rmtree(slot / "versions" / third)
+    assert sw.promote(None, slot, back=True).version == second
 
 
 def test_a_folder_of_other_things_is_no_slot(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from segwright.labeling.pool import Pool, PoolImage, choose_images
 from segwright.labeling.questions import Selection
 from segwright.labeling.scores import Opinion, UnitScores, choose_units, margin, opinion, rarity, score_units
 from segwright.labeling.select import SelectOptions, ask
+from segwright.labeling.store import LabelFolder, stroke_of_mask
 from segwright.models.base import SegmentationModel
 
 NAMES = ("sky", "road", "sign")
@@ -148,6 +149,18 @@ def test_chosen_images_spread_and_duplicates_count_once() -> None:
     assert found.stands_for[0] == [3] and not found.random
 
 
+def test_images_with_labels_count_as_chosen_before() -> None:
+    images = [
+        pool_image(0, (0, 0), 0, 0.9), pool_image(1, (0, 0.1), 1, 0.89), pool_image(2, (5, 5), 2, 0.3),
+        pool_image(3, (5, 0), 3, 0.28),
+    ]  # fmt: skip
+    pool = Pool(Path("/pool"), images)
+    assert choose_images(pool, 2, random_share=0, seed=0).places == [0, 2]
+    assert choose_images(pool, 2, random_share=0, seed=0, labeled=[0]).places == [2, 3], "1 is like 0, which has labels"
+    again = choose_images(pool, 4, random_share=0, seed=0, labeled=[0, 1, 2, 3])
+    assert sorted(again.places) == [0, 1, 2, 3], "where all have labels all come again"
+
+
 def test_the_random_share_is_a_fair_draw() -> None:
     """Each image is drawn as often as another, whatever its score, copies included."""
     images = [pool_image(k, (k % 3, k % 5), k % 4, doubt=k / 10) for k in range(10)]
@@ -184,9 +197,9 @@ def test_a_selection_is_the_same_again_and_survives_its_file(tmp_path: Path, pre
     assert sum(image.random for image in found.images) == 1
     assert len(found.images) == 4 and len(found.items) == 12 and found.considered == 6
     assert Selection.load(tmp_path / "s.json").to_json() == found.to_json()
-    assert any("taught no more than random ones" in note for note in found.notes)
+    assert any("taught little more than random ones" in note for note in found.notes)
     drawn = sw.select(predictor, folder, count=2, clicks=2, random_share=1)
-    assert not any("taught no more" in note for note in drawn.notes)  # they are the random ones
+    assert not any("taught little more" in note for note in drawn.notes)  # they are the random ones
     for item in found.items:
         assert item.image_size == (48, 64) and item.predicted is not None and found.path(item).is_file()
     per_image = [found.of_image(image.image) for image in found.images]
@@ -195,6 +208,35 @@ def test_a_selection_is_the_same_again_and_survives_its_file(tmp_path: Path, pre
         assert masks.max() == 1  # no pixel is asked about twice
     page = (tmp_path / "s.html").read_text()
     assert page.count("<img") == 4 and "Content-Security-Policy" in page
+
+
+def test_a_selection_without_a_control_says_so(tmp_path: Path, predictor: Predictor) -> None:
+    folder = write_images(tmp_path / "images")
+    found = sw.select(predictor, folder, count=3, clicks=1)
+    assert not any(image.random for image in found.images)
+    assert any(
+        note == "no image is drawn at random, so there is no control: 15 % of 3 images is less than half an image; "
+        "--random-share 0.33 draws one" for note in found.notes
+    )  # fmt: skip
+    assert not any("marked as random" in note for note in found.notes)
+    found = sw.select(predictor, folder, count=3, clicks=1, random_share=0.33)
+    assert sum(image.random for image in found.images) == 1
+    assert any("marked as random are the control" in note for note in found.notes)
+    asked_for = sw.select(predictor, folder, count=3, clicks=1, random_share=0).notes
+    assert not any("no control" in note or "marked as random" in note for note in asked_for)
+
+
+def test_images_alone_without_questions(tmp_path: Path, predictor: Predictor) -> None:
+    folder = write_images(tmp_path / "images")
+    arguments = ["select", "none", str(folder), "--count", "4", "--clicks", "0", "--out", str(tmp_path / "s.json")]
+    done = CliRunner().invoke(app, arguments)
+    assert done.exit_code == 0, done.output
+    found = Selection.load(tmp_path / "s.json")
+    assert len(found.images) == 4 and found.items == () and found.clicks == 0
+    with_model = sw.select(predictor, folder, count=4, clicks=0, sheet=tmp_path / "s.html")
+    assert len(with_model.images) == 4 and not with_model.items
+    assert not any("taught little more" in note for note in with_model.notes)
+    assert (tmp_path / "s.html").read_text().count("<img") == 4
 
 
 def test_a_cold_start_needs_no_model(tmp_path: Path) -> None:
@@ -226,6 +268,68 @@ def test_labels_that_are_there_are_not_asked_for(tmp_path: Path, predictor: Pred
     assert not found.items and "another size" in found.failed[0][1]
     with pytest.raises(sw.UsageError, match="no label folder"):
         sw.select(predictor, folder, labels=tmp_path / "nowhere")
+
+
+def two_suffixes(folder: Path, size: tuple[int, int] = (48, 64)) -> Path:
+    folder.mkdir()
+    for number, name in enumerate(("a.png", "a.jpg")):
+        pixels = np.random.default_rng(number).integers(0, 256, (*(size if number else (48, 64)), 3), dtype=np.uint8)
+        cv2.imwrite(str(folder / name), pixels)
+    return folder
+
+
+@pytest.mark.parametrize("size", [(48, 64), (40, 64)])
+@pytest.mark.parametrize("compacted", [True, False])
+def test_masks_of_a_label_folder_belong_to_the_images_that_it_lists(
+    tmp_path: Path, predictor: Predictor, size: tuple[int, int], compacted: bool
+) -> None:
+    images = two_suffixes(tmp_path / "images", size)
+    labels = LabelFolder.open(tmp_path / "labels", images, LabelSpace(("x", "y", "z")))
+    whole = np.ones((48, 64), bool)
+    labels.append(stroke_of_mask(whole, id="1", image="a.png", by="me", kind="brush", label=0))
+    if compacted:
+        labels.compact()
+    labels.close()
+    if not compacted:  # as after a kill: the strokes are in the journal alone
+        for mask in (tmp_path / "labels" / "masks").glob("*"):
+            mask.unlink()
+    found = sw.select(predictor, images, count=2, clicks=5, labels=tmp_path / "labels", random_share=0)
+    assert not found.failed and {item.image for item in found.items} == {"a.jpg"}
+    second = np.ones(size, bool)
+    labels = LabelFolder.open(tmp_path / "labels", images, LabelSpace(("x", "y", "z")))
+    labels.append(stroke_of_mask(second, id="2", image="a.jpg", by="me", kind="brush", label=1))
+    labels.compact()
+    labels.close()
+    assert (tmp_path / "labels" / "masks" / "a.jpg.png").is_file(), "the second mask has a name of its own"
+    found = sw.select(predictor, images, count=2, clicks=5, labels=tmp_path / "labels", random_share=0)
+    assert not found.failed and not found.items
+
+
+def test_one_mask_for_two_images_is_not_used_and_that_is_said(tmp_path: Path, predictor: Predictor) -> None:
+    images = two_suffixes(tmp_path / "images")
+    (tmp_path / "masks").mkdir()
+    cv2.imwrite(str(tmp_path / "masks" / "a.png"), np.zeros((48, 64), np.uint8))
+    found = sw.select(predictor, images, count=2, clicks=5, labels=tmp_path / "masks", random_share=0)
+    assert {item.image for item in found.items} == {"a.png", "a.jpg"}
+    assert any("2 images have no labels that are known" in note for note in found.notes)
+    cv2.imwrite(str(tmp_path / "masks" / "a.jpg.png"), np.zeros((48, 64), np.uint8))
+    found = sw.select(predictor, images, count=2, clicks=5, labels=tmp_path / "masks", random_share=0)
+    assert {item.image for item in found.items} == {"a.png"}
+
+
+def test_flat_images_of_one_color_are_one(tmp_path: Path, predictor: Predictor) -> None:
+    folder = tmp_path / "images"
+    folder.mkdir()
+    colors = {"black0": (0, 0, 0), "black1": (0, 0, 0), "black2": (1, 0, 0), "gray": (76, 76, 76), "red": (0, 0, 255)}
+    for name, color in colors.items():
+        cv2.imwrite(str(folder / f"{name}.png"), np.full((48, 64, 3), color, np.uint8))
+    for model in (None, predictor):
+        found = sw.select(model, folder, count=5, clicks=1, random_share=0)
+        assert sorted((one.image[:3], len(one.stands_for)) for one in found.images) == [
+            ("bla", 2),
+            ("gra", 0),
+            ("red", 0),
+        ]
 
 
 def test_large_images_are_cut_at_a_bounded_size(tmp_path: Path, predictor: Predictor) -> None:
@@ -343,6 +447,7 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     done = CliRunner().invoke(app, ["select", "none", str(folder), "--count", "2", "--clicks", "3", "--json", "r.json"])
     assert done.exit_code == 0, done.output
     assert "2 of 3 images, 6 questions" in done.output
+    assert f"next: segwright label {folder} --classes road,sky,car --questions selection.json" in done.output
     assert Selection.load("selection.json").to_json() == json.loads(Path("r.json").read_text())
     assert Path("selection.html").is_file()
     wrong = CliRunner().invoke(app, ["select", str(folder), str(folder)])

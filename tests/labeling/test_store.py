@@ -101,6 +101,32 @@ def test_undo_and_redo_give_the_mask_before_and_after(photos: Path) -> None:
         assert (store.labels("a.png", SIZE) == full).all()
 
 
+def test_only_ones_own_strokes_of_the_image_are_undone(photos: Path) -> None:
+    with opened(photos) as store:
+        mine = box_stroke("a.png", (0, 0, 9, 9), 0)
+        other = box_stroke("sub/b.png", (0, 0, 9, 9), 1, by="Ben")
+        for stroke in (mine, other):
+            store.append(stroke)
+        before = store.labels("a.png", SIZE), store.labels("sub/b.png", SIZE), store.revision("a.png")
+        for kind in ("undo", "redo"):
+            with pytest.raises(LabelError, match="no such stroke to undo"):
+                store.append(Stroke(id="u", image="a.png", by="Ben", kind=kind, of=other.id))
+            with pytest.raises(LabelError, match="another person's") as refused:
+                store.append(Stroke(id="u", image="a.png", by="Ben", kind=kind, of=mine.id))
+            assert refused.value.found == "one of Anna" and "paint over it" in (refused.value.fix or "")
+        undo = revert("undo", mine)
+        store.append(undo)
+        with pytest.raises(LabelError, match="no such stroke"):  # an undo is no stroke that can be undone
+            store.append(Stroke(id="v", image="a.png", by="Anna", kind="undo", of=undo.id))
+        store.append(revert("redo", mine))
+        assert (store.labels("a.png", SIZE) == before[0]).all() and store.revision("a.png") == before[2] + 2
+        assert (store.labels("sub/b.png", SIZE) == before[1]).all()
+    with opened(photos) as store:  # read again, the journal knows them as well
+        with pytest.raises(LabelError, match="another person's"):
+            store.append(Stroke(id="u", image="a.png", by="Ben", kind="undo", of=mine.id))
+        assert store.append(revert("undo", mine)).patch is not None
+
+
 def test_a_stroke_sent_twice_is_one(photos: Path) -> None:
     with opened(photos) as store:
         stroke = box_stroke("a.png", (0, 0, 4, 4), 1)

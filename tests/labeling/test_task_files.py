@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -60,8 +61,10 @@ def test_what_a_tool_imports_is_the_prediction_pixel_by_pixel(
         assert tasks[0]["predictions"][0]["model_version"] == "streets 12"
         (region, *_) = tasks[0]["predictions"][0]["result"]
         assert decode_label_studio(region["value"]["rle"], *SIZES["night/b.png"]).any()
-        for task in tasks:  # a person accepts the prediction
+        for task in tasks:  # a person accepts the prediction; PostgreSQL gives short keys first
             task["annotations"] = [{"result": task.pop("predictions")[0]["result"]}]
+            task["data"] = dict(sorted(task["data"].items(), key=lambda item: (len(item[0]), item[0])))
+            assert next(iter(task["data"])) == "file"
         (tmp_path / "tasks/tasks.json").write_text(json.dumps(tasks))
         shutil.copytree(images, tmp_path / "tasks/photos")
         again = open_dataset(tmp_path / "tasks")
@@ -76,11 +79,37 @@ def test_what_a_tool_imports_is_the_prediction_pixel_by_pixel(
         assert done.notes, "the order is lost, and that is said"
         again = open_dataset(tmp_path, format="labelme")  # imagePath leads back to the images
     assert tuple(again.label_space.names) == names
+    assert not [problem for problem in again.problems if problem.severity != "note"]
     back = {Path(str(sample.image_path)).name: sample for sample in again}
     assert len(back) == len(masks)
     for name, mask in masks.items():
         np.testing.assert_array_equal(back[Path(name).name].mask, mask)
     assert all(next_steps(done, found).values())
+
+
+def test_the_printed_commands_hold_for_names_with_spaces(tmp_path: Path) -> None:
+    found, masks = selection(tmp_path / "my photos", ("a", "b"))
+
+    def predict(path: Path) -> Prediction:
+        mask = masks[path.relative_to(tmp_path / "my photos").as_posix()]
+        return Prediction(mask, np.ones(mask.shape, np.float32), LabelSpace(("a", "b")))
+
+    done = write_tasks(found, "cvat", tmp_path / "the tasks", predict)
+    (tmp_path / "bin").mkdir()
+    fake = tmp_path / "bin" / "cvat-cli"
+    fake.write_text(f"#!{sys.executable}\nimport json, sys\nprint(json.dumps(sys.argv[1:]))\n")
+    fake.chmod(0o755)
+    env = {**os.environ, "PATH": f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}"}
+    for what, expected in (
+        ("create the task", ["task", "create", "NAME", "--labels", str(tmp_path / "the tasks/labels.json"),
+                             "--sorting-method", "predefined", "local", *(str(found.root / name) for name in SIZES)]),
+        ("import the masks", ["task", "import-dataset", "ID", str(tmp_path / "the tasks/annotations.xml"),
+                              "--format", "CVAT 1.1"]),
+    ):  # fmt: skip
+        command = next_steps(done, found)[what]
+        ran = subprocess.run(["sh", "-c", command], env=env, capture_output=True, text=True, timeout=60)
+        assert ran.returncode == 0, ran.stderr
+        assert json.loads(ran.stdout) == expected
 
 
 def test_an_image_that_cannot_be_read_is_listed(tmp_path: Path) -> None:

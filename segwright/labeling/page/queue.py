@@ -84,27 +84,23 @@ class Queue:
         held, taken = set(have), set(busy)
         found: list[Asked] = []
         later: list[Asked] = []
-        for asked in self._open(by):
+        for asked in self._open():
             if f"{asked.number}/{asked.id}" in held:
-                self._reserve(asked, by)
+                self._take(asked, by)
             elif asked.number in taken:
                 later.append(asked)
-            else:
+            elif self._take(asked, by):
                 found.append(asked)
             if len(found) >= count:
                 break
-        found += later[: count - len(found)]
-        for asked in found:
-            self._reserve(asked, by)
+        for asked in later:
+            if len(found) < count and self._take(asked, by):
+                found.append(asked)
         return found
 
     def of_image(self, number: int, by: str) -> list[Asked]:
         """The open questions about one image."""
-        rows = self._all_of(number)
-        found = [asked for asked in self._still_open(rows) if self._free(asked, by)]
-        for asked in found:
-            self._reserve(asked, by)
-        return found
+        return [asked for asked in self._still_open(self._all_of(number)) if self._take(asked, by)]
 
     def left(self) -> int | None:
         """How many questions of a selection are open; None if they are made image by image."""
@@ -116,20 +112,21 @@ class Queue:
                 answered[number] = self.store.answered(self.images.names[number])
             return sum(not asked.painted and asked.id not in answered[asked.number] for asked in self._listed)
 
-    def _free(self, asked: Asked, by: str) -> bool:
-        return asked.by in ("", by) or asked.until < self.clock()
-
-    def _reserve(self, asked: Asked, by: str) -> None:
+    def _take(self, asked: Asked, by: str) -> bool:
+        """Reserve a question unless another person has it: two requests at once never get the same one."""
         with self._lock:
-            asked.by, asked.until = by, self.clock() + RESERVED_SECONDS
+            free = asked.by in ("", by) or asked.until < self.clock()
+            if free:
+                asked.by, asked.until = by, self.clock() + RESERVED_SECONDS
+            return free
 
-    def _open(self, by: str) -> Iterator[Asked]:
+    def _open(self) -> Iterator[Asked]:
         if self._listed is not None:
-            yield from (asked for asked in self._still_open(self._listed) if self._free(asked, by))
+            yield from self._still_open(self._listed)
             return
         for number in range(len(self.images.names)):
             try:
-                yield from (asked for asked in self._still_open(self._all_of(number)) if self._free(asked, by))
+                yield from self._still_open(self._all_of(number))
             except SegwrightError:
                 continue  # opening the image shows why it cannot be read
 

@@ -42,17 +42,26 @@ def default_folder(images: Path) -> Path:
     return place.parent / f"{place.name}-labels"
 
 
-def chosen_classes(folder: Path, given: LabelSpace | None, model: LabelSpace | None) -> LabelSpace:
-    """The classes: the given ones, the model's, or those of the label folder; UsageError without any of them.
+def chosen_classes(
+    folder: Path, given: LabelSpace | None, model: LabelSpace | None, asked: LabelSpace | None = None
+) -> LabelSpace:
+    """The classes: the given ones, the model's, those of the label folder, or those that questions are ``asked`` about;
+    UsageError without any of them.
 
-    Given names that are not the model's are refused: its masks would mean other things than the labels.
+    Given names that are not the model's are refused: its masks would mean other things than the labels. So are
+    questions about other classes.
     """
     if given is not None and model is not None and given.names != model.names:
         raise UsageError(
             "the classes are not those of the model", expected=", ".join(model.names)[:200],
             found=", ".join(given.names)[:200], fix="leave --classes out, or label without a model",
         )  # fmt: skip
-    found = given or model or (read_info(folder).label_space if is_label_folder(folder) else None)
+    found = given or model or (read_info(folder).label_space if is_label_folder(folder) else None) or asked
+    if found is not None and asked is not None and found.names != asked.names:
+        raise UsageError(
+            "the questions are about other classes", expected=", ".join(found.names)[:200],
+            found=", ".join(asked.names)[:200], fix="choose them with this model: segwright select MODEL IMAGES",
+        )  # fmt: skip
     if found is None:
         raise UsageError(
             "no classes to label with", expected="--model MODEL, or --classes road,sky,car", found="neither"

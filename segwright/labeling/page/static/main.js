@@ -303,7 +303,7 @@ class App {
     this.questions.answered(question);
     const image = this.images.get(question.number)?.ready;
     this.keep({kind: "skip", question: question.id, clicks: 0}, question.number, image);
-    this.past.push({id: this.lastId, number: question.number, question});
+    this.past.push({id: this.lastId, by: this.by, number: question.number, question});
     this.future = [];
     this.advance();
   }

@@ -12,7 +12,7 @@ export const strokes = {
       kind, class: label, box: region.box, runs: region.runs.join(" "), size: [image.height, image.width], clicks,
       question: question ? question.id : null,
     }, image.number, image);
-    this.past.push({id: this.lastId, number: image.number, before, question});
+    this.past.push({id: this.lastId, by: this.by, number: image.number, before, question});
     if (this.past.length > 300) this.past.shift();
     this.future = [];
     this.showShare();
@@ -24,7 +24,7 @@ export const strokes = {
     stroke.seconds = Math.min(300, (now - this.lastAct) / 1000);
     this.lastAct = now;
     this.lastId = stroke.id = randomId();
-    this.outbox.push({...stroke, by: this.by, number, image: image ? image.name : null});
+    this.outbox.push({by: this.by, ...stroke, number, image: image ? image.name : null});
   },
 
   undo() {
@@ -73,7 +73,7 @@ export const strokes = {
       entry.before = {box: entry.before.box, labels: now};
       this.view.dirty(entry.before.box, image);
     }
-    this.keep({kind, of: entry.id, clicks: 0}, entry.number, image);
+    this.keep({kind, of: entry.id, by: entry.by, clicks: 0}, entry.number, image);  // also after a change of name
   },
 
   onKept(stroke, ack) {
