@@ -45,9 +45,14 @@ def test_a_drive_is_left_out_and_a_part_of_the_others_held(drives: ModuleType, t
 def test_every_judge_gets_every_drive(drives: ModuleType, tmp_path: Path) -> None:
     (tmp_path / "held-B" / "images").mkdir(parents=True)
     commands = drives.judgments(drives.JUDGES, Path("data"), tmp_path, "scratch", ["A", "B"], 2)
-    assert [Path(command[1]).stem for command in commands] == list(drives.JUDGES)
-    assert all(Path(command[1]).is_file() for command in commands)
-    for command in commands:
+    evaluations, benchmarks = commands[:2], commands[2:]
+    for name, command in zip("AB", evaluations, strict=True):
+        assert command[1:4] == ["-m", "segwright", "evaluate"]
+        assert command[4:6] == [f"{tmp_path}/scratch-{name}/last", f"{tmp_path}/without-{name}"]
+        assert {"--probabilities", "--slices", "--corruption"} <= set(command)
+    assert [Path(command[1]).stem for command in benchmarks] == list(drives.JUDGES[1:])
+    assert all(Path(command[1]).is_file() for command in benchmarks)
+    for command in benchmarks:
         text = " ".join(command)
         assert f"{tmp_path}/scratch-A/last" in text and f"{tmp_path}/scratch-B/last" in text
     monitoring = commands[-1]

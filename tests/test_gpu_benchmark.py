@@ -42,6 +42,35 @@ def test_outcomes_are_read_from_the_log_of_a_run_that_was_stopped(tmp_path: Path
     assert "# On a GPU" in page and "FAILED: 1" in page and "## crf (not finished)" in page and "line 1" in page
 
 
+def test_every_file_with_a_test_for_gpus_is_run(tmp_path: Path) -> None:
+    """What pytest itself would hand the fixture to, wherever the file lies."""
+    from gpu import _pytest, gpu_tests
+
+    written = {
+        "a/test_argument.py": "def test_x(tmp_path, gpu): ...",
+        "b/c/test_keyword.py": "class TestX:\n    def test_x(self, *, gpu): ...",
+        "test_mark.py": "import pytest\n@pytest.mark.usefixtures('gpu')\ndef test_x(): ...",
+        "test_request.py": "def test_x(request): request.getfixturevalue('gpu')",
+        "test_of_a_fixture.py": "import pytest\n@pytest.fixture\ndef network(gpu): ...",
+        "test_none.py": "gpu = 'a GPU'\ndef test_x(tmp_path): print(gpu)",
+        "conftest.py": "def gpu(): ...",
+    }
+    for name, text in written.items():
+        (tmp_path / "tests" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "tests" / name).write_text(text)
+    lacking = {"test_none.py", "conftest.py"}
+    assert gpu_tests(tmp_path) == sorted(f"tests/{name}" for name in written if name not in lacking)
+
+    own = Path(__file__).resolve().parent
+    shown = {
+        path.relative_to(own.parent).as_posix()
+        for path in own.rglob("test_*.py")
+        if "gpu: torch.device" in path.read_text(encoding="utf-8") and path != Path(__file__).resolve()
+    }
+    assert len(shown) >= 7 and set(gpu_tests()) == shown
+    assert shown < set(_pytest(rehearse=False)), "they are in the command"
+
+
 def test_a_section_over_its_time_is_ended_with_its_children(tmp_path: Path) -> None:
     from gpu import Section
 

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from segwright.api.data import choose_split, opened
+from segwright.api.data import choose_split, opened, seen_in_training
 from segwright.api.models import load
-from segwright.core.errors import UsageError
+from segwright.core.counted import counted
+from segwright.core.errors import LabelError, UsageError
 from segwright.data.dataset import Dataset, Split
 from segwright.data.records import evenly_spread
 
@@ -72,9 +73,10 @@ def compare(
     """
     from segwright.evaluation.compare import compare as compare_evaluations
     from segwright.evaluation.disagreements import SketchCollector
-    from segwright.evaluation.evaluate import evaluate
+    from segwright.evaluation.evaluate import evaluate, match_label_spaces
     from segwright.inference.exported_files import require_saved_model
     from segwright.inference.split_reader import as_model_sees
+    from segwright.training.data_fingerprint import training_note
 
     check_models(models)
     if disagreements < 0:
@@ -85,13 +87,23 @@ def compare(
     loaded = {
         str(each): load(each, device=device, eight_bit=eight_bit, trust_external=trust_external) for each in models
     }
+    for name, predictor in loaded.items():  # all of them before the first pass
+        try:
+            match_label_spaces(predictor.label_space, chosen.label_space, by_index=match == "index")
+        except LabelError as error:
+            raise LabelError(
+                error.message, expected=error.expected, found=error.found, where=name, fix=error.fix
+            ) from error
     splits = {name: as_model_sees(chosen, predictor) for name, predictor in loaded.items()}
     found, sketches = {}, {}
     for name, predictor in loaded.items():
         sketches[name] = SketchCollector()
         collectors = [sketches[name]] if disagreements else []
         found[name] = evaluate(predictor, splits[name], match=match, collectors=collectors)
-        found[name].notes += predictor.notes
+        note = training_note(
+            seen_in_training(name, chosen), consequence="it has an advantage over models that were not"
+        )
+        found[name].notes += [*predictor.notes, *filter(None, [note])]
     costs = _costs(loaded, splits) if speed else {}
     apart = _disagreements(loaded, splits, sketches, match, disagreements) if disagreements else []
     return compare_evaluations(found, costs=costs, disagreements=apart)
@@ -123,7 +135,7 @@ def _costs(loaded: dict[str, Predictor], splits: dict[str, Split]) -> dict[str, 
     images = [first.read_image(index) for index in evenly_spread(len(first), TIMED)]
     times = time_models({name: predictor.predict for name, predictor in loaded.items()}, images)
     return {
-        name: ModelCost(times[name], *_size(name, predictor), device_text(predictor))
+        name: ModelCost(times[name].best, *_size(name, predictor), device_text(predictor), times[name].slowest)
         for name, predictor in loaded.items()
     }
 
@@ -150,7 +162,7 @@ def device_text(predictor: Predictor) -> str:
     if device is not None and device.type == "cuda":
         return torch.cuda.get_device_name(device)
     count = torch.get_num_threads()
-    return f"{device.type if device is not None else 'cpu'}, {count} thread{'' if count == 1 else 's'}"
+    return f"{device.type if device is not None else 'cpu'}, {counted(count, 'thread')}"
 
 
 def _disagreements(

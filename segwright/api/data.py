@@ -179,7 +179,7 @@ def choose_split(data: Dataset, name: str | None) -> Split:
     Returns
     -------
     Split
-        The split; ``note`` names what was chosen in place of a test split.
+        The split; ``note`` names what was chosen in place of a test split, or that the split is made here.
 
     Raises
     ------
@@ -199,7 +199,7 @@ def choose_split(data: Dataset, name: str | None) -> Split:
         return data.all if name == "all" else splits[name]
     for usual in ("test", "val"):
         if usual in splits and any(record.labeled for record in splits[usual].records):
-            return splits[usual]
+            return _of_all(splits[usual], data)
     known = ", ".join(f"{split.name} ({len(split)})" for split in splits.values())
     chosen = Split("all", data.records, data.reader)
     chosen.note = (
@@ -208,6 +208,18 @@ def choose_split(data: Dataset, name: str | None) -> Split:
         "model was trained on may be among them"
     )
     return chosen
+
+
+def _of_all(split: Split, data: Dataset) -> Split:
+    """The split, with a note if the files do not name it: then it is a part of the images, as a training makes it."""
+    if split.name in data.given:
+        return split
+    found = Split(split.name, split.records, split.reader)
+    found.note = (
+        f"the files name no split {split.name}: it is made of {len(split)} of the {counted(len(data), 'image')}, those "
+        "that a training on this data holds out; --split all (split='all') scores all"
+    )
+    return found
 
 
 def opened(
@@ -227,11 +239,6 @@ def seen_in_training(model: object, split: Split) -> dict[str, bool] | None:
     """Image id → whether the run of ``model`` was trained on the same pixels; None if there is no record of the run."""
     if not isinstance(model, str | Path):
         return None
-    from segwright.training.data_fingerprint import data_print, read_print
+    from segwright.training.data_fingerprint import seen_in_training as seen
 
-    place = Path(model).resolve()
-    known = read_print(place) or read_print(place.parent)
-    if known is None:
-        return None
-    pixels = {image for image, _ in known.get("train", {}).values() if image}
-    return {name: image in pixels for name, (image, _) in data_print([split])[split.name].items()}
+    return seen(Path(model), split)

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from segwright.inference.output_options import OutputOptions
     from segwright.inference.predictor import Predictor
     from segwright.inference.sources import Source
+    from segwright.monitoring.recorder import JournalOptions
 
 __all__ = ["as_predictor", "evaluate", "is_mask_folder", "predict"]
 
@@ -52,6 +53,7 @@ def predict(
     frames: int | None = None,
     journal: str | Path | None = None,
     keep_images: float | str = 0.0,
+    retention: float | str = "30d",
     journal_max_size: int | str = "1GB",
     trust_external: bool = False,
     runtime: str = "auto",
@@ -110,6 +112,9 @@ def predict(
         A journal that cannot be written costs no prediction: lost rows are counted in the result.
     keep_images : float or str, default=0
         The share of images that the journal keeps, such as ``"1%"``.
+    retention : float or str, default="30d"
+        How long it keeps them: days, or such as ``"12h"`` or ``"2w"``. Older ones are removed while a journal is
+        written.
     journal_max_size : int or str, default="1GB"
         The largest size of the journal's folder; its oldest files go.
     result : dict, optional
@@ -157,8 +162,12 @@ def predict(
     with ExitStack() as stack:
         observe = None
         if journal is not None:
+            from segwright.monitoring.recorder import JournalOptions
+
             observe = stack.enter_context(
-                _recorded(predictor, model, journal, keep_images, journal_max_size, found, filled)
+                _recorded(
+                    predictor, model, JournalOptions(journal, keep_images, journal_max_size, retention), found, filled
+                )
             )
         chosen = RunOptions(overwrite, resume, frames, _identity(predictor, found, resume))
         _predict_all(predictor, found, out, options, chosen, observe, filled)
@@ -177,24 +186,22 @@ def _identity(predictor: Predictor, source: Source, resume: bool) -> str:
 def _recorded(
     predictor: Predictor,
     model: str | Path | Predictor,
-    folder: str | Path,
-    keep_images: float | str,
-    max_size: int | str,
+    options: JournalOptions,
     source: Source,
     result: dict[str, Any],
 ) -> Iterator[Observe]:
     """Write a row per prediction into a journal; the numbers of rows are put into ``result``."""
-    from segwright.monitoring.recorder import JournalOptions, Recorder
+    from segwright.monitoring.recorder import Recorder
 
-    inside = [path for path in source.files if Path(folder).resolve() in Path(path).resolve().parents]
+    inside = [path for path in source.files if Path(options.folder).resolve() in Path(path).resolve().parents]
     if inside:
         raise UsageError(
-            "the journal's folder holds images that are predicted", found=str(inside[0]), where=folder,
+            "the journal's folder holds images that are predicted", found=str(inside[0]), where=options.folder,
             fix="another folder for the journal: kept images would be sources of the next prediction",
         )  # fmt: skip
     name = Path(model).resolve().name if isinstance(model, str | Path) else ""
     was = predictor.observed
-    recorder = Recorder(JournalOptions(folder, keep_images, max_size), predictor, name)
+    recorder = Recorder(options, predictor, name)
     try:
         yield lambda image, prediction: recorder.current.record(prediction, image)
     finally:
@@ -291,7 +298,7 @@ def evaluate(
         about a tenth with 11 classes on a CPU. Masks have no probabilities.
     slices : str or Path, optional
         Also score parts of the data (``parts["slices"]``): ``"auto"`` by object size, boundary distance, brightness,
-        blur and the classes that occur; a CSV file with a column ``id`` by its other columns too.
+        blur and the classes that occur, alone and in pairs; a CSV file with a column ``id`` by its other columns too.
     label_errors : str or Path, optional
         Also rank likely label errors (``parts["label_errors"]``) and write them into this folder, as
         :func:`segwright.find_label_errors` does.
@@ -341,6 +348,7 @@ def evaluate(
     from segwright.inference.exported_files import require_saved_model
     from segwright.inference.split_reader import as_model_sees
     from segwright.metrics.conventions import find_convention
+    from segwright.training.data_fingerprint import training_note
 
     examples = examples_for_report(report_images)
     find_convention(convention)  # before any file is read
@@ -374,7 +382,10 @@ def evaluate(
         if corruptions is not None:
             found.parts["corruptions"] = evaluate_corrupted(predictor, chosen, found, corruptions, match=match)
         found.notes += predictor.notes
-    parts.finish(found, chosen, None if label_errors is None else seen_in_training(model, chosen))
+    seen = None if of_masks else seen_in_training(model, chosen)
+    if note := training_note(seen, consequence="these figures do not hold for other images"):
+        found.notes.append(note)
+    parts.finish(found, chosen, seen)
     if report is not None:
         from segwright.evaluation.report import RunFacts, write_report
 

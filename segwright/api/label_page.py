@@ -141,7 +141,8 @@ def _service(
         trains = is_bundle(current) or is_bundle(current / "model")
     given = None if classes is None else class_space(classes)
     selection = questions if isinstance(questions, Selection) or questions is None else Selection.load(questions)
-    space = chosen_classes(folder, given, predictor.label_space if predictor else None)
+    asked = None if selection is None else selection.label_space
+    space = chosen_classes(folder, given, None if predictor is None else predictor.label_space, asked)
     return open_label_page(
         images, folder, space, predictor=predictor, model=None if current is None else str(current),
         selection=selection, make_trainer=make_trainer if trains else None,

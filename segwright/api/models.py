@@ -274,6 +274,9 @@ def _labeled(model: str | Path, data: str | Path | None) -> QuantizationData:
 def ensemble(models: Sequence[str | Path], out: str | Path, *, data: str | Path | None = None) -> Path:
     """Join several saved models into one bundle that returns the mean of their probabilities.
 
+    The members' references and error models are dropped, as they hold for a member's own outputs alone:
+    :func:`segwright.make_reference` and :func:`segwright.fit_error_model` make those of the ensemble.
+
     Parameters
     ----------
     models : sequence of str or Path

@@ -25,7 +25,7 @@ def monitor(
     block: int | None = None,
     window: int = 100,
     correction: str = "holm",
-    since: float | None = None,
+    since: float | str | None = None,
     until: float | None = None,
     html: str | Path | None = None,
     webhook: str | None = None,
@@ -38,20 +38,24 @@ def monitor(
     journal : str or Path or Journal
         The folder that ``predict`` or the service wrote, or a journal that was read.
     reference : str or Path or Reference, optional
-        A saved model with its reference: a run folder or a bundle. Without one, the journal's first half is what the
-        second is compared with, and the accuracy is not estimated.
+        A saved model with its reference: a run folder or a bundle. Without one, the journal's first images (at most
+        half of them and at most 500) are what the others are compared with, and the accuracy is not estimated.
     model : str, optional
         The version to examine, by the id in the journal; by default the reference's.
     rate : float, default=0.001
-        False alarms per image that are accepted.
+        False alarms per image that are accepted, however often the journal is looked at.
     block : int, optional
         Images that count as one, because neighbors in a video are alike; by default from their correlation.
     window : int, default=100
         Images per test of single statistics and of embeddings.
     correction : {"holm", "bh"}, default="holm"
         For the number of statistics: Holm, or Benjamini and Hochberg.
-    since, until : float, optional
-        Only rows of this time, in seconds since 1970.
+    since : float or str, optional
+        The part that is looked at: from a time on, in seconds since 1970 or as a date, of the last day (``"1d"``; s, m,
+        h, d, w) or the newest images (``"500"``). Alarms of this part count even if they have ended; without it only
+        those that are going on.
+    until : float, optional
+        Only rows up to this time, in seconds since 1970.
     html : str or Path, optional
         Also write a page.
     webhook : str, optional
@@ -62,7 +66,8 @@ def monitor(
     Returns
     -------
     MonitorResult
-        ``alarm``, ``alarms`` in words, ``movements``, ``series``, ``unlike``, ``estimate``, ``skipped``, ``notes``.
+        ``alarm``, ``state``, ``verdict``, ``alarms`` in words, ``movements``, ``series``, ``unlike``, ``estimate``,
+        ``recent``, ``since_alarm``, ``skipped``, ``notes``.
 
     Raises
     ------

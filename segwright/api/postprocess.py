@@ -7,9 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from segwright.api.data import choose_split, opened
+from segwright.api.data import choose_split, opened, seen_in_training
 from segwright.api.inference import as_predictor
 from segwright.api.models import load
+from segwright.core.counted import as_sentence
 from segwright.core.deprecated import renamed_parameters
 from segwright.core.errors import UsageError
 from segwright.core.progress import track
@@ -81,6 +82,7 @@ def tune_postprocessing(
     from segwright.inference.predictor import find_bundle
     from segwright.inference.split_reader import as_model_sees
     from segwright.search.tune_postprocessing import tune_post as search_post
+    from segwright.training.data_fingerprint import training_note
 
     if Path(model).is_file():
         raise UsageError(
@@ -102,6 +104,9 @@ def tune_postprocessing(
     # Frames of one sequence err together: the bootstrap does not draw them one by one.
     groups = [sequence_of(name) for name in chosen.ids]
     result = search_post(predictor, chosen, minutes=minutes, pipelines=[*known, *pipelines], groups=groups)
+    note = training_note(seen_in_training(model, chosen), consequence="the gain may be another on other images")
+    if note:
+        result = replace(result, notes=(*result.notes, as_sentence(note)))
     if tta:
         result = replace(result, notes=(*result.notes, f"All with the test-time views {tta}; without them it differs."))
     if keep and result.kept:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from segwright.api.data import choose_split
+from segwright.api.data import choose_split, seen_in_training
 from segwright.api.models import load
 from segwright.core.errors import UsageError
 from segwright.data.dataset import open_dataset
@@ -53,7 +54,8 @@ def fit_error_model(
     -------
     dict
         What it was fitted on, and under ``held_out`` how well it does on images left out of the fit: ``auroc`` of
-        wrong regions, ``r_squared`` of the adjusted IoU, mean errors of the estimated IoU.
+        wrong regions, ``r_squared`` of the adjusted IoU, mean errors of the estimated IoU, and under ``intervals``
+        the 95 % interval of each, over sequences, blocks of frames or images.
 
     Raises
     ------
@@ -74,6 +76,7 @@ def fit_error_model(
     from segwright.inference.predictor import find_bundle
     from segwright.inference.quality import ATTACHMENT
     from segwright.inference.split_reader import as_model_sees
+    from segwright.training.data_fingerprint import training_note
 
     if Path(model).is_file():
         raise UsageError(
@@ -87,5 +90,8 @@ def fit_error_model(
     predictor = load(folder, device=device, eight_bit=eight_bit, trust_external=trust_external)
     chosen = as_model_sees(choose_split(open_dataset(data, format, images=images, masks=masks), split), predictor)
     found = fit(predictor, chosen, level=level, match=match)
+    note = training_note(seen_in_training(model, chosen), consequence="the estimates are too good for other images")
+    if note:
+        found = replace(found, description={**found.description, "notes": [*found.description["notes"], note]})
     save_bundle(folder, network, bundle, {**read_attachments(folder), ATTACHMENT: found})
     return dict(found.description)

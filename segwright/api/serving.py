@@ -45,6 +45,7 @@ def serve(
     watch: bool = False,
     journal: str | Path | None = None,
     keep_images: float | str = 0.0,
+    retention: float | str = "30d",
     journal_max_size: int | str = "1GB",
     label_studio: str | None = None,
     label_studio_key_file: str | Path | None = None,
@@ -93,7 +94,7 @@ def serve(
         A certificate with its chain, and its private key, as PEM files: HTTPS.
     watch : bool, default=False
         Reload the model when its files change, as SIGHUP does.
-    journal, keep_images, journal_max_size
+    journal, keep_images, retention, journal_max_size
         As for :func:`segwright.predict`. A full disk never stops the service: rows that are lost are counted in
         ``/metrics``.
     label_studio : str, optional
@@ -104,14 +105,16 @@ def serve(
     label_studio_labels : str, default=""
         The project's labels where they differ from the classes, ``"car=Vehicle,sky="``; an empty one is not sent.
     label_folder : str or Path, optional
-        Where annotations of Label Studio become masks.
+        Where annotations of Label Studio become masks. Without ``api_keys`` a loopback ``host`` is required: whoever
+        reaches the port could change them.
     message : callable, default=print
         Receives lines for the user, such as the URL. Requests are logged to ``segwright.serve``.
 
     Raises
     ------
     UsageError
-        The port cannot be had; two models have one name; keys or certificate cannot be used.
+        The port cannot be had; two models have one name; keys or certificate cannot be used; a label folder without
+        keys on an address that other machines reach.
     BundleError
         There is no saved model.
     MissingExtraError
@@ -156,7 +159,9 @@ def serve(
         return predictor
 
     def recorded(path: Path) -> JournalOptions | None:
-        return None if journal is None else JournalOptions(journal, keep_images, journal_max_size, reference=path)
+        if journal is None:
+            return None
+        return JournalOptions(journal, keep_images, journal_max_size, retention, reference=path)
 
     sources = [_source(name, path, load_model, watch, recorded(path)) for name, path in named_models(model)]
     log_to_stderr()
@@ -168,7 +173,10 @@ def serve(
         more = label_studio_routes(label_studio, path, name, label_studio_key_file, label_studio_labels, label_folder)
     elif label_folder is not None or label_studio_key_file is not None or label_studio_labels:
         raise UsageError("options of Label Studio without its address", fix="--label-studio http://localhost:8080")
-    options = ListenOptions(host, port, None if api_keys is None else Path(api_keys), tls_files(tls_cert, tls_key))
+    options = ListenOptions(
+        host, port, None if api_keys is None else Path(api_keys), tls_files(tls_cert, tls_key),
+        stores=None if label_folder is None else Path(label_folder),
+    )  # fmt: skip
     serve_models(sources, limits, options, more=more, message=message)
 
 

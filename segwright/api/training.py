@@ -109,7 +109,8 @@ def train(
     values |= {"model.name": model} if model != "auto" else {}
     values |= {"model.encoder": encoder} if encoder != "auto" else {}
     values |= {"model.weights": training.pop("weights")} if "weights" in training else {}
-    values = {key: value for key, value in values.items() if value is not None or key == "model.encoder"}
+    none = ("model.encoder", "model.weights")  # where None is a value: no encoder, random weights
+    values = {key: value for key, value in values.items() if value is not None or key in none}
     values |= {f"training.{key}": value for key, value in training.items()} | dict(settings or {})
     data, configured = _configured(data, values, config, out)
     if resume and configured.out is None:

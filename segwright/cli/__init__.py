@@ -31,7 +31,7 @@ from segwright.cli.parameters import one_of
 from segwright.cli.renamed import with_new_names
 from segwright.cli.start import greet
 from segwright.core.errors import SegwrightError, needs_whole_package, output_error
-from segwright.core.installation import check_installation
+from segwright.core.installation import check_installation, foreign_torchvision
 
 app = App(
     name="segwright",
@@ -95,8 +95,8 @@ def main() -> None:
     except SegwrightError as error:
         report_error(error)
         sys.exit(2)
-    except ModuleNotFoundError as error:
-        known = needs_whole_package(error)
+    except (ModuleNotFoundError, RuntimeError) as error:
+        known = needs_whole_package(error) if isinstance(error, ModuleNotFoundError) else foreign_torchvision(error)
         if known is None:
             raise
         report_error(known)

@@ -114,6 +114,11 @@ def write_result(path: Path | None, result: Any) -> None:
         write_json(path, result)
 
 
+def stop_code(stopped_by: str | None, otherwise: int = 1) -> int:
+    """The exit code of a run that a signal ended; ``otherwise``: of one that ended by something else."""
+    return {"SIGINT": 130, "SIGTERM": 143}.get(stopped_by or "", otherwise)
+
+
 def command_line() -> str:
     """The command as it was typed, for config, report and bundle."""
     return shlex.join(["segwright", *sys.argv[1:]])

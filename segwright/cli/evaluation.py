@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import isnan
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
@@ -69,8 +70,8 @@ class Scoring(OptionGroup):
         typer.Option(
             "--slices",
             metavar="auto|FILE.csv",
-            help="Also score parts of the data: by size, boundary, brightness, blur, classes, and the columns of a CSV "
-            "file with a column id.",
+            help="Also score parts of the data: by size, boundary, brightness, blur, classes alone and in pairs, and "
+            "the columns of a CSV file with a column id.",
         ),
     ] = None
     uncertainty: Annotated[
@@ -140,7 +141,9 @@ def evaluate(
             model, data, split=found.split, match=scoring.match, device=running.device, eight_bit=running.eight_bit,
             trust_external=running.trust_external, **reading.given(),
         )  # fmt: skip
-        console().print(literal(_error_model_line(tree["error_model"])), soft_wrap=True)
+        lines = [_error_model_line(tree["error_model"]), *(f"note: {note}" for note in tree["error_model"]["notes"])]
+        for line in lines:
+            console().print(literal(line), soft_wrap=True)
     write_result(json, tree)
     if written.report is not None:
         console().print(literal(f"report: {written.report}"), soft_wrap=True)
@@ -161,11 +164,17 @@ def _show(found: Evaluation, written: Written) -> None:
 
 def _error_model_line(facts: Mapping[str, Any]) -> str:
     held_out = facts["held_out"]
+
+    def between(figure: str, digits: int, scale: int = 1) -> str:
+        low, high = held_out["intervals"][figure]
+        return "" if isnan(low) else f" (95 %: {scale * low:.{digits}f} to {scale * high:.{digits}f})"
+
     return (
         f"error model of {counted(facts['images'], 'image')}, {counted(facts['regions'], 'region')}, judged "
         "on images left out: "
-        f"wrong regions AUROC {held_out['auroc']:.3f}, IoU of regions R² {held_out['r_squared']:.3f}, mIoU of an "
-        f"image within {100 * held_out['miou_error']:.1f} points on average"
+        f"wrong regions AUROC {held_out['auroc']:.3f}{between('auroc', 3)}, "
+        f"IoU of regions R² {held_out['r_squared']:.3f}{between('r_squared', 3)}, "
+        f"mIoU of an image within {100 * held_out['miou_error']:.1f} points on average{between('miou_error', 1, 100)}"
     )
 
 

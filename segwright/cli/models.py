@@ -92,6 +92,12 @@ def _show_export(result: ExportResult, models: int) -> None:
     if result.not_included:
         names = " and ".join(name.replace("-", " ") for name in result.not_included)
         lines.append(f"note: the file is without the model's {names}; monitoring takes them from the model itself")
+    if result.dropped:
+        names = ", ".join(name.replace("-", " ") for name in result.dropped)
+        lines.append(
+            f"note: of the members {names} is dropped, which holds for their own outputs alone; segwright reference "
+            "and evaluate --fit-error-model make them for an ensemble that is a bundle"
+        )
     screen = console()
     for line in lines:
         screen.print(literal(wrap_line(line, screen.width) if screen.is_terminal else line), soft_wrap=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from contextlib import nullcontext, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
@@ -17,11 +17,12 @@ from segwright.cli.common import check_json, console, report_error, write_result
 from segwright.cli.options import Json, OptionGroup
 from segwright.cli.parameters import one_of
 from segwright.core.counted import counted
-from segwright.core.errors import OutputError, SegwrightError, UsageError
+from segwright.core.errors import SegwrightError, UsageError
 from segwright.core.progress import literal
+from segwright.monitoring.episodes import Announced
 
 if TYPE_CHECKING:
-    from segwright.monitoring.result import MonitorResult
+    from segwright.monitoring.result import AccuracyEstimate, MonitorResult
 
 SHOWN = 8  # movements and alarms on the screen
 
@@ -51,6 +52,12 @@ def monitor(
         Path | None,
         typer.Option("--reference", metavar="MODEL", help="Run folder or bundle that the journal is compared with."),
     ] = None,
+    since: Annotated[
+        str | None,
+        typer.Option(
+            "--since", metavar="TIME|1d|N", help="Look at images since a date, of the last day, or the last N."
+        ),
+    ] = None,
     watch: Annotated[bool, typer.Option("--watch", help="Look again and again until Ctrl-C.")] = False,
     every: Annotated[float, typer.Option("--every", metavar="SECONDS", help="Between looks with --watch.")] = 60.0,
     html: Annotated[Path | None, typer.Option("--html", metavar="FILE", help="Write a page.")] = None,
@@ -68,7 +75,8 @@ def monitor(
 ) -> None:
     """Has the world changed, and how good is the model now? Compares a journal with the model's reference.
 
-    Exit code 1 if there is an alarm.
+    Exit code 1 if an alarm is going on, or with --since was raised in that part, even if it has ended. 0 otherwise,
+    also if there are too few images to tell yet: that is in the text and as "state" in --json.
     """
     from segwright import api
     from segwright.monitoring.webhook import check_webhook
@@ -83,13 +91,12 @@ def monitor(
     with suppress(KeyboardInterrupt) if watch else nullcontext():
         while True:
             try:
-                found = api.monitor(journal, reference, html=html, **detection.given())
+                # A full disk or a file that is being replaced costs one look: the next one tries again.
+                reporter.report(api.monitor(journal, reference, since=since, html=html, **detection.given()))
             except SegwrightError as error:
                 if not watch or isinstance(error, UsageError):
                     raise
-                report_error(error)  # perhaps a file is being replaced: it is read again at the next look
-            else:
-                reporter.report(found)
+                report_error(error)
             if not watch:
                 break
             time.sleep(every)
@@ -108,35 +115,47 @@ class _Reporter:
     webhook: str | None
     hosts: tuple[str, ...]
     alarmed: bool = False
-    sent: str = ""  # the alarm that was shown and sent last
+    announced: Announced = field(default_factory=Announced)
+    shown: tuple[str, ...] = ()  # keys of the alarms on the screen, if the last look had an alarm
 
     def report(self, found: MonitorResult) -> None:
-        """Show one look; an alarm is sent once."""
+        """Show, send and write one look: an episode is sent once. With --watch an output that fails costs only itself;
+        the error of the first is raised at the end."""
         self.alarmed = self.alarmed or found.alarm
+        keys = tuple(f"{alarm.key} {alarm.over}" for alarm in found.alarms) if found.alarm else ()
+        if not self.watch or not found.alarm or keys != self.shown:
+            _show(console(), found, brief=self.watch)
+        self.shown = keys
+        errors: list[SegwrightError] = []
+        for step in (self._send, self._write_json, self._write_gauges):
+            try:
+                step(found)
+            except SegwrightError as error:
+                if not self.watch:
+                    raise
+                errors.append(error)
+        for other in errors[1:]:
+            report_error(other)
+        if errors:
+            raise errors[0]
+
+    def _write_json(self, found: MonitorResult) -> None:
         write_result(self.json, found.to_json())
+
+    def _write_gauges(self, found: MonitorResult) -> None:
         if self.gauges is not None:
             self.gauges.update(found)
             if self.gauges_file is not None:
                 self.gauges.write(self.gauges_file)
-        newest = found.alarms[-1].id + found.alarms[-1].detector if found.alarms else ""
-        if not self.watch or newest != self.sent or not found.alarm:
-            _show(console(), found, brief=self.watch)
-        if self.webhook is None or not found.alarm or newest == self.sent or self._send(found):
-            self.sent = newest
 
-    def _send(self, found: MonitorResult) -> bool:
-        """False if it failed: it is sent again at the next look."""
+    def _send(self, found: MonitorResult) -> None:
+        """What could not be sent is sent at the next look."""
         from segwright.monitoring.webhook import post_message
 
-        assert self.webhook is not None
-        try:
-            post_message(self.webhook, found, self.hosts)
-        except OutputError as error:
-            if not self.watch:
-                raise
-            report_error(error)
-            return False
-        return True
+        new = self.announced.new(found)
+        if self.webhook is not None and new:
+            post_message(self.webhook, found, self.hosts, alarms=new)
+        self.announced.done(found)
 
 
 def _gauges(target: str | None, watch: bool) -> tuple[Any, Path | None]:
@@ -165,11 +184,18 @@ def _show(screen: Console, found: MonitorResult, *, brief: bool) -> None:
             literal(f"estimated mIoU {estimate.miou:.3f} ({estimate.low:.3f} to {estimate.high:.3f}, "
                     f"{estimate.level:.0%} interval, {estimate.method}){was}"), soft_wrap=True,
         )  # fmt: skip
-    if not found.alarms:
-        screen.print(literal("no alarm"))
+    if found.recent is not None and estimate is not None and found.recent.images < estimate.images:
+        screen.print(literal(f"of the last {counted(found.recent.images, 'image')}: {_interval(found.recent)}"))
+    if found.since_alarm is not None:
+        during = f"since the alarm began, {counted(found.since_alarm.images, 'image')}: {_interval(found.since_alarm)}"
+        screen.print(literal(during))
+    if not found.alarm:
+        screen.print(literal(found.verdict), soft_wrap=True)
     for alarm in found.alarms[-SHOWN:]:
         place = f"image {alarm.index + 1} ({alarm.id}, {_moment(alarm.time)})"
-        screen.print(literal(f"ALARM at {place}, {alarm.detector}: {alarm.text}"), soft_wrap=True)
+        ended = f" (ended at image {alarm.last + 1}, {_moment(alarm.ended)})" if alarm.over else ""
+        name = "ALARM" if found.counts(alarm) else "past alarm"
+        screen.print(literal(f"{name} at {place}, {alarm.detector}{ended}: {alarm.text}"), soft_wrap=True)
     if brief:
         return
     moved = [movement for movement in found.movements if movement.moved]
@@ -188,6 +214,10 @@ def _show(screen: Console, found: MonitorResult, *, brief: bool) -> None:
                          soft_wrap=True)  # fmt: skip
     for note in found.notes:
         screen.print(literal(f"note: {note}"), soft_wrap=True)
+
+
+def _interval(estimate: AccuracyEstimate) -> str:
+    return f"{estimate.miou:.3f} ({estimate.low:.3f} to {estimate.high:.3f})"
 
 
 def _moment(seconds: float) -> str:

@@ -181,6 +181,10 @@ class Journal(OptionGroup):
     keep_images: Annotated[
         str, typer.Option("--keep-images", metavar="SHARE", help="Of the images, for the journal to keep, such as 1%.")
     ] = "0%"
+    retention: Annotated[
+        str,
+        typer.Option("--retention", metavar="TIME", help="How long images are kept: 30d, 12h, 2w."),
+    ] = "30d"
     journal_max_size: Annotated[
         str, typer.Option("--journal-max-size", metavar="SIZE", help="Of the journal's folder; its oldest files go.")
     ] = "1GB"

@@ -35,11 +35,13 @@ def reference(
         model, data, split=split, max_images=max_images, thumbnails=thumbnails, **loading.given(), **reading.given()
     )  # fmt: skip
     count = len(set(made.scenes))
-    scenes = f"{count} scene{'' if count == 1 else 's'}"
+    scenes = counted(count, "scene")
     screen = console()
     labeled = int(made.labeled.sum())
     screen.print(literal(f"reference: {counted(len(made), 'image')} of {made.split} ({scenes}), {labeled} labeled"))
     screen.print(literal(f"model: {model}"), soft_wrap=True)
+    for note in made.notes:
+        screen.print(literal(f"note: {note}"), soft_wrap=True)
     write_result(json, made.to_json())
 
 

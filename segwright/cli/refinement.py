@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from segwright.cli.common import check_json, command_line, console, report_error, write_result
+from segwright.cli.common import check_json, command_line, console, report_error, stop_code, write_result
 from segwright.cli.options import Device, Json, Reading, Resume, Settings, TrustExternal
 from segwright.cli.training import process_start
 from segwright.core.errors import PromotionRefusedError, UsageError
@@ -69,13 +69,20 @@ def refine(
     write_result(json, found.to_json())
     if not found.id:
         print(f"  --resume --out {shlex.quote(str(found.folder))}", file=sys.stderr)
-        raise typer.Exit(143 if found.run.stopped_by == "SIGTERM" else 130)
+        raise typer.Exit(stop_code(found.run.stopped_by, 130))
     screen.print(literal(f"candidate: {found.model}"), soft_wrap=True)
-    screen.print(literal(f"into service: segwright promote {shlex.quote(str(found.model))} SLOT"), soft_wrap=True)
+    command = f"segwright promote {shlex.quote(str(found.model))} SLOT"
+    if found.better:
+        screen.print(literal(f"into service: {command}"), soft_wrap=True)
+    else:
+        why = "; ".join(found.against())
+        screen.print(literal(f"not ready for service: {why}; {command} refuses it"), soft_wrap=True)
 
 
 def _show(one: PairedScores) -> None:
     from rich.table import Table
+
+    from segwright.evaluation.compare import absent_note
 
     table = Table(f"{one.data} images, IoU", title=None)
     for header in ("before", "candidate", "difference", "95 %"):
@@ -84,6 +91,8 @@ def _show(one: PairedScores) -> None:
         table.add_row(literal(row[0]), *row[1:])
     table.caption = "* clear of chance, Holm-adjusted for the number of classes"
     console().print(table)
+    if note := absent_note(one.absent):
+        console().print(literal(f"note: {note}"), soft_wrap=True)
 
 
 def promote(

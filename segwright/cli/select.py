@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ClassVar
@@ -123,7 +125,7 @@ def select(
         place = out.with_name(f"{out.stem}-{to}") if files.tasks is None else files.tasks
         written = api.write_tasks(found, to, place, model=models[0], **loading.given())
     _show(found, out)
-    for line in (f"selection: {out}", f"page: {page}", *_next(written, found, out)):
+    for line in (f"selection: {out}", f"page: {page}", *_next(written, found, out, models)):
         console().print(literal(line), soft_wrap=True)
     write_result(json, found.to_json())
 
@@ -153,10 +155,11 @@ def _show(found: Selection, out: Path) -> None:
         screen.print(literal(f"not used: {len(found.failed) - 5} more, see {out}"), soft_wrap=True)
 
 
-def _next(written: Tasks | None, found: Selection, out: Path) -> list[str]:
+def _next(written: Tasks | None, found: Selection, out: Path, models: Sequence[str | Path]) -> list[str]:
     """What to do with the selection, or with the files that were written for another tool."""
     if written is None:
-        return [f"next: segwright label IMAGES --questions {out}"]
+        shown = f"--model {shlex.quote(str(models[0]))}" if models else "--classes road,sky,car"
+        return [f"next: segwright label {shlex.quote(str(found.root))} {shown} --questions {shlex.quote(str(out))}"]
     from segwright.labeling.task_files import next_steps
 
     notes = [f"note: {note}" for note in written.notes]

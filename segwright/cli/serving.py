@@ -90,7 +90,11 @@ class LabelStudio(OptionGroup):
     ] = ""
     label_folder: Annotated[
         Path | None,
-        typer.Option("--label-folder", metavar="DIR", help="Where annotations of Label Studio become masks."),
+        typer.Option(
+            "--label-folder",
+            metavar="DIR",
+            help="Where annotations of Label Studio become masks; needs --api-keys or a loopback --host.",
+        ),
     ] = None
 
 

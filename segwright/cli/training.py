@@ -12,7 +12,7 @@ from typing import Annotated, Any, ClassVar
 
 import typer
 
-from segwright.cli.common import command_line, console, write_result
+from segwright.cli.common import command_line, console, stop_code, write_result
 from segwright.cli.launch import launch, launched, without_option
 from segwright.cli.options import (
     Config,
@@ -148,7 +148,7 @@ def _train_once(data: Path, values: dict[str, Any], dry_run: bool, files: dict[s
                 f"stopped after step {steps}; everything is saved, and the same command goes on with", file=sys.stderr
             )
             print(f"  --resume --out {shlex.quote(str(run.folder))}", file=sys.stderr)
-        raise typer.Exit(130 if run.stopped_by == "SIGINT" else 143)
+        raise typer.Exit(stop_code(run.stopped_by))
 
 
 def _cross_validate(data: Path, values: dict[str, Any], folds: int, files: dict[str, Any], json: Path | None) -> None:
@@ -167,7 +167,7 @@ def _cross_validate(data: Path, values: dict[str, Any], folds: int, files: dict[
     screen.print(literal(f"report: {found.folder / 'report.html'}"), soft_wrap=True)
     write_result(json, summary)
     if found.stopped_by is not None:
-        raise typer.Exit(143 if found.stopped_by == "SIGTERM" else 130)
+        raise typer.Exit(stop_code(found.stopped_by))
 
 
 def process_start() -> float:

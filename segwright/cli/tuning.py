@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from segwright.cli.common import command_line, console, write_result
+from segwright.cli.common import command_line, console, stop_code, write_result
 from segwright.cli.options import Config, Data, Device, Json, Network, Reading, Resume, Settings
 from segwright.core.progress import visible
 
@@ -64,11 +64,13 @@ def tune(
 
     screen = console()
     screen.print(trials_table([trial.to_json() for trial in found.trials]))
+    for note in found.notes:
+        screen.print(f"note: {note}", markup=False, soft_wrap=True)
     screen.print(found.sentence, markup=False, soft_wrap=True)
     screen.print(f"settings: {found.config}\npage: {found.folder / 'study.html'}", markup=False, soft_wrap=True)
     write_result(json, found.to_json())
     if found.stopped_by is not None:
-        raise typer.Exit(143 if found.stopped_by == "SIGTERM" else 130)
+        raise typer.Exit(stop_code(found.stopped_by))
 
 
 def lr_range(

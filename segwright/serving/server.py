@@ -93,12 +93,16 @@ def _unbindable(error: OSError, host: str, port: int) -> UsageError:
 
 @dataclass(frozen=True)
 class ListenOptions:
-    """Where a service listens, and who may use it. ``keys``: the file of API keys; ``tls``: the certificate."""
+    """Where a service listens, and who may use it. ``keys``: the file of API keys; ``tls``: the certificate.
+
+    ``stores``: a folder that requests change; without keys the service then takes a loopback address alone.
+    """
 
     host: str = "127.0.0.1"
     port: int = 8000
     keys: Path | None = None
     tls: TlsFiles | None = None
+    stores: Path | None = None
 
 
 def serve_models(
@@ -123,6 +127,8 @@ def serve_models(
     else:
         sock, address = inherited.sock, Address(options.host, int(inherited.sock.getsockname()[1]))
     with contextlib.closing(sock):
+        if options.stores is not None and options.keys is None:
+            _check_local(sock, options.stores)
         context = None if options.tls is None else options.tls.context()
         keys = None if options.keys is None else KeyRing(options.keys)
         address = replace(address, secure=context is not None)
@@ -133,6 +139,9 @@ def serve_models(
 
         def started() -> None:
             _announce(address, [source.name for source in sources], keys is not None, message)
+            if options.stores is not None:
+                who = "this machine alone, for there are no API keys" if keys is None else "whoever has an API key"
+                message(f"Annotations are stored in {options.stores}, from {who}")
             if inherited is not None:
                 inherited.report_ready()
 
@@ -142,6 +151,19 @@ def serve_models(
     if server.lifespan.should_exit:
         raise UsageError("the service could not start", found="see the log", fix="segwright predict MODEL IMAGE")
     message("Stopped")
+
+
+def _check_local(sock: socket.socket, folder: Path) -> None:
+    """UsageError if other machines reach a socket whose requests change a folder."""
+    place = sock.getsockname()
+    host = str(place[0]) if isinstance(place, tuple) and place else ""
+    if not Address(host.partition("%")[0], 0).loopback:
+        raise UsageError(
+            "without API keys anyone who reaches the port could replace or delete the masks of the label folder",
+            expected="--api-keys FILE, or a loopback address", found=f"{host or 'a socket'}, no keys", where=folder,
+            fix="--api-keys FILE (segwright api-key), and the key in Label Studio: as the password of the model's "
+            "basic authentication, and as the header Authorization: Bearer KEY of its webhook; or --host 127.0.0.1",
+        )  # fmt: skip
 
 
 def _loaded(source: ModelSource) -> Predictor:

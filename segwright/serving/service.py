@@ -56,7 +56,7 @@ logger = logging.getLogger("segwright.serve")
 GPU_BATCH = 8
 MAX_DECODERS = 4  # decoding is faster than any network
 CLOSE_SECONDS = 1.0
-GAUGE_ROWS = 500  # newest rows of the journal that the gauges are about
+GAUGE_ROWS = 1000  # the newest rows that the gauges are of: at least four fifths of these
 GAUGE_SECONDS = 300.0  # between two looks, each of about a second: below 1 % of one core
 
 
@@ -241,6 +241,9 @@ class Service:
         await loop.run_in_executor(self._decoding, self.decoder.decode, _tiny_png())
         if self.periodic is not None:
             self.periodic.start()
+        for entry in self.models:
+            if entry.recorder is not None:
+                entry.recorder.writer.start()
 
     async def reload(self, name: str | None = None) -> bool:
         """Load a model, or all of them, test it, and replace the current one between two batches.

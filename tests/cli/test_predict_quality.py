@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import cv2
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+import segwright as sw
 from segwright import api
 from segwright.cli import app
 from segwright.core.errors import SegwrightError
@@ -108,6 +110,47 @@ def test_a_measure_that_cannot_be_had_is_refused_before_any_work(
             "predict", place / "run", place / "streets" / "images" / "test", "--out", out, "--device", "cpu", *options
         )
     assert not list(out.glob("*.png"))
+
+
+def test_images_of_the_training_are_noted(place: Path, tmp_path: Path) -> None:
+    """Scores, comparisons and what is fitted on images that the model was trained on have a note, others none."""
+    data, other = place / "streets", tmp_path / "other"
+    shutil.copytree(place / "run" / "model", other)  # without the record of its run
+    told = "the model was trained on 6 of these 6 images"
+    shown = command("evaluate", place / "run", data, "--split", "train", "--device", "cpu", "--json", tmp_path / "t")
+    assert f"note: {told}: these figures do not hold" in shown
+    assert any(told in note for note in json.loads((tmp_path / "t").read_text())["notes"])
+    for model, split in ((place / "run", "val"), (other, "train")):
+        assert "trained on" not in command("evaluate", model, data, "--split", split, "--device", "cpu")
+    for models in ((place / "run", other), (other, place / "run")):
+        found = api.compare(models, data, split="train", device="cpu", speed=False)
+        assert [note for note in found.notes if told in note] == [
+            f"{place / 'run'}: {told}: it has an advantage over models that were not"
+        ]
+    assert not any("trained on" in note for note in api.compare([place / "run", other], data, speed=False).notes)
+    run = tmp_path / "run"
+    shutil.copytree(place / "run", run)
+    shown = command("reference", run, data, "--split", "train", "--device", "cpu", "--json", tmp_path / "r")
+    assert f"note: {told}" in shown and told in json.loads((tmp_path / "r").read_text())["notes"][0]
+    assert told in sw.read_reference(run).notes[0]
+    assert sw.make_reference(run, data, split="val", device="cpu").notes == ()
+    assert "The model was trained on 6 of these 6" in api.tune_postprocessing(run, data, split="train").summary
+    facts = api.fit_error_model(run, data, split="all", device="cpu")
+    assert any("trained on 6 of these 23 images: the estimates are too good" in note for note in facts["notes"])
+
+
+def test_the_model_of_a_cross_validation_has_seen_what_its_folds_have(place: Path, tmp_path: Path) -> None:
+    """Its record is in the folders of the folds; the validation images of each are training images of the others."""
+    shutil.copytree(place / "run" / "model", tmp_path / "model")
+    known = json.loads((place / "run" / "data.json").read_text())
+    images = [*known["train"].items(), *known["val"].items()]
+    for fold in range(2):
+        (tmp_path / f"fold-{fold}").mkdir()
+        prints = {"train": dict(images[1 - fold :: 2]), "val": dict(images[fold::2])}
+        (tmp_path / f"fold-{fold}" / "data.json").write_text(json.dumps(prints))
+    for model in (tmp_path, tmp_path / "model"):
+        shown = command("evaluate", model, place / "streets", "--split", "val", "--device", "cpu")
+        assert "the model was trained on 14 of these 14 images" in shown
 
 
 def test_an_exported_file_keeps_no_error_model(place: Path) -> None:

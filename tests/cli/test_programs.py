@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+import segwright.cli as command
 from segwright.cli import app, common
 from segwright.core import errors
 
@@ -100,3 +102,25 @@ def test_the_exit_codes_of_the_docs_are_those_of_help_json() -> None:
     tree = json.loads(CliRunner().invoke(app, ["--help-json"]).stdout)
     rows = re.findall(r"^\| ([0-9, ]+) \|", DOCS, re.M)
     assert [code for row in rows for code in row.split(", ")] == list(tree["exit_codes"])
+
+
+def test_a_torchvision_for_another_torch_is_said_in_words(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def broken() -> None:
+        raise RuntimeError("operator torchvision::nms does not exist")
+
+    monkeypatch.setattr(command, "app", broken)
+    monkeypatch.setattr(sys, "argv", ["segwright", "models"])
+    with pytest.raises(SystemExit) as ended:
+        command.main()
+    assert ended.value.code == 2
+    said = capsys.readouterr().err
+    assert "torchvision was built for another torch" in said and metadata.version("torchvision") in said
+
+    def other() -> None:
+        raise RuntimeError("something else")
+
+    monkeypatch.setattr(command, "app", other)
+    with pytest.raises(RuntimeError, match="something else"):
+        command.main()

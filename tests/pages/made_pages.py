@@ -110,6 +110,7 @@ def parts() -> dict[str, Made]:
     }  # fmt: skip
     measured = {
         "auroc": 0.91, "aupr": 0.4, "aurc": 0.011, "coverage": [0.0, 0.5, 1.0], "risk": [None, 0.01, 0.1],
+        "risk_low": [None, 0.005, 0.08], "risk_high": [None, 0.02, 0.12],
         "intervals": {name: [0.1, None] for name in ("auroc", "aupr", "aurc")},
     }  # fmt: skip
     corrupted = {
@@ -224,6 +225,10 @@ def watched(folder: Path, alarms: int = 1) -> MonitorResult:
             series("evidence of drift", "drift", "logarithm", 4.0, 6.9), series("brightness", "image", "0…1", 0.4),
             series("mean confidence", "confidence", "0…1", 0.8),
             *(series(f"share of {name}", "classes", "share of pixels", 0.2) for name in NAMES),
+            Series("estimated mean IoU", "accuracy", "mean IoU", times, rows,
+                   tuple(0.7 if row < 120 else 0.35 for row in rows), 0.7, math.nan, math.nan,
+                   lows=tuple(0.65 if row < 120 else 0.2 for row in rows),
+                   highs=tuple(0.75 if row < 120 else 0.5 for row in rows)),
         ),
         unlike=(
             UnlikeImage(MARKUP, times[-1], 199, 7.5, "brightness 0.91", str(kept)),
@@ -231,6 +236,8 @@ def watched(folder: Path, alarms: int = 1) -> MonitorResult:
             UnlikeImage(RTL, math.nan, 188, 5.0, "entropy 0.7"),
         ),
         estimate=AccuracyEstimate(0.61, 0.55, 0.67, 0.9, "soft confusion", 0.7, 200, {"ATC": 0.6, LONG: 0.5}, (RTL,)),
+        recent=AccuracyEstimate(0.35, 0.2, 0.5, 0.9, "soft confusion", 0.7, 100),
+        since_alarm=AccuracyEstimate(0.34, 0.21, 0.47, 0.9, "soft confusion", 0.7, 80) if alarms else None,
         embedding_p=0.00001,
         versions=(
             VersionCount("0123456789abcdef", 200, times[0], times[-1], True),

@@ -113,6 +113,28 @@ def test_tables_sort_by_mouse_and_keyboard(browser: Any, files: dict[str, Path])
         assert column() == sorted(first) and header.get_attribute("aria-sort") == "ascending"
 
 
+def test_figures_with_a_star_sort_as_numbers(browser: Any, files: dict[str, Path]) -> None:
+    """A star marks a difference beyond chance: it is no part of the number."""
+    shown = ["* +0.2", "-0.6", "* -17.3", "* +0.7", "–", "-5.1"]
+    with Opened(browser) as opened:
+        page = opened.file(files["comparison"])
+        table = page.locator("table", has=page.locator("th", has_text="difference: ")).first
+        table.evaluate(
+            """(table, shown) => {
+                const body = table.tBodies[0], row = body.rows[0];
+                body.replaceChildren(...shown.map(text => {
+                    const one = row.cloneNode(true);
+                    one.cells[3].textContent = text;
+                    return one;
+                }));
+            }""",
+            shown,
+        )
+        table.locator("th").nth(3).locator("button").click()
+        found = table.locator("tbody tr td:nth-child(4)").all_inner_texts()
+        assert found == ["* +0.7", "* +0.2", "-0.6", "-5.1", "* -17.3", "–"]
+
+
 class Viewer:
     """The controls of the viewer and what is drawn."""
 

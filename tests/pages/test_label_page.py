@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from collections.abc import Iterator
@@ -14,7 +15,16 @@ from accessibility import violations
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "labeling"))
 
-from label_server import LabelServer, write_photos
+import torch
+from label_server import SPACE, LabelServer, write_photos
+from slot_models import TINY
+
+import segwright as sw
+from segwright.inference.bundle import Bundle, save_bundle
+from segwright.labeling.between import Between, BetweenOptions
+from segwright.labeling.child import ChildCommand
+from segwright.labeling.store import stroke_of_mask
+from segwright.models.catalog import create_model
 
 SIZE = (120, 160)
 
@@ -322,6 +332,52 @@ def test_two_people_see_what_the_other_one_paints(browser: Any, server: LabelSer
         ben.agree()
         assert ben.kept(0)[20, 60] == 2, "the last stroke holds"
         assert "Ben over Anna" in ben.page.inner_text("#conflicts")
+
+
+def test_a_round_of_training_shows_its_gain(browser: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`segwright refine` itself, in a child process, on labels of two of the model's four classes."""
+    monkeypatch.setattr(ChildCommand, "_yield_to_others", lambda self: None)  # on a busy machine it would take minutes
+    torch.manual_seed(0)
+    network = create_model("leannet", classes=SPACE.classes, weights=None, **TINY)
+    with torch.no_grad():  # road everywhere: right on half of the labels
+        network.classifier_layers()["logits"][-1].bias[0] += 5
+    base = save_bundle(
+        tmp_path / "base", network, Bundle("leannet", SPACE, {**TINY, "in_channels": 3}, {"channels": 3})
+    )
+
+    def make(store: Any, images: Any, queue: Any) -> Between:
+        options = BetweenOptions(every=None, minutes=0.2, device="cpu", select=False)
+        return Between(store, images, queue, base, lambda path: sw.load(path, device="cpu"), options)
+
+    photos = write_photos(tmp_path / "photos", 6)
+    with LabelServer(photos, predictor=sw.load(base, device="cpu"), make_trainer=make) as server:
+        for number in range(6):
+            for label, top in ((0, 10), (1, 70)):
+                mask = np.zeros(SIZE, bool)
+                mask[top : top + 40, 10:150] = True
+                name = f"photo{number}.png"
+                server.service.store.append(stroke_of_mask(
+                    mask, id=f"{number} {label}", image=name, by="Ben", kind="brush", label=label, clicks=1
+                ))  # fmt: skip
+        with Opened(browser, server) as opened:
+            opened.press("Enter")  # an answer, and the key that starts a round
+            opened.saved()
+            opened.press("t")
+            opened.page.wait_for_function("() => document.getElementById('training-gain').textContent", timeout=300_000)
+            trainer = server.service.trainer
+            assert isinstance(trainer, Between)
+            shown, note = opened.page.inner_text("#training-gain"), opened.page.inner_text("#training-note")
+            (found,) = trainer.rounds
+            assert found["miou"][0] == pytest.approx(0.25, abs=0.05)
+            before, after = (100 * value for value in found["miou"])
+            assert shown.startswith(f"Round 1: mIoU {before:.1f} → {after:.1f} on held-out labels")
+            assert f"{100 * found['miou_difference']:+.1f} points" in shown
+            assert found["held"] == ["photo1.png", "photo5.png"] and "photo1.png, photo5.png" in note
+            result = json.loads((server.folder / "rounds/001/result.json").read_text())
+            answered = {server.service.store.strokes("photo0.png")[-1].label}
+            assert {one["name"] for one in result["new"]["per_class"]} == {"road", "sky"} and answered <= set(range(4))
+            assert server.service.images.version == int(found["taken"])
+            opened.agree()
 
 
 def test_one_finger_paints_and_two_zoom_on_a_phone(browser: Any, server: LabelServer) -> None:

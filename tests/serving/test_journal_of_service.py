@@ -5,16 +5,20 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
+import time
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
+from spans import record_spans
 from test_serving import SPACE, Client, GatedColors, bundle, labels_of, make_image, run, until
 
 import segwright as sw
 from segwright.core.errors import OutputError
 from segwright.inference.predictor import Predictor, load
 from segwright.monitoring import journal_writer
+from segwright.monitoring.periodic import PeriodicMonitor
 from segwright.monitoring.recorder import JournalOptions
 from segwright.serving.app import create_app
 from segwright.serving.limits import ServiceLimits
@@ -62,6 +66,75 @@ def test_every_prediction_is_a_row(tmp_path: Path) -> None:
         assert journal.rows[0].model == expected.model
 
     run(work())
+
+
+def test_a_service_removes_images_older_than_its_retention(tmp_path: Path) -> None:
+    old = tmp_path / "journal" / "images" / "20200101T000000-old.jpg"
+    old.parent.mkdir(parents=True)
+    old.write_bytes(b"x")
+    os.utime(old, (time.time() - 7300,) * 2)
+
+    found: list[bool] = []
+
+    async def work(retention: str) -> None:
+        model = bundle(tmp_path / f"model {retention}")
+        options = JournalOptions(tmp_path / "journal", keep_images=1.0, retention=retention)
+        app = create_app(load(model, device="cpu"), LIMITS, journal=options)
+        try:
+            labels_of(await Client(app).post(make_image(0)))
+            recorder = app.service.recorder
+            assert recorder is not None
+            await until(lambda: recorder.writer.written == 1)
+        finally:
+            await asyncio.to_thread(app.service.close)
+        found.append(old.exists())
+
+    run(work("3h"))
+    run(work("2h"))
+    assert found == [True, False]
+    assert len(list(old.parent.iterdir())) == 2, "those of now stay"
+
+
+def test_a_restarted_service_removes_old_images_before_its_first_request(tmp_path: Path) -> None:
+    old = tmp_path / "journal" / "images" / "20200101T000000-old.jpg"
+    old.parent.mkdir(parents=True)
+    old.write_bytes(b"x")
+    os.utime(old, (0, 0))
+
+    async def work() -> None:
+        app = create_app(
+            load(bundle(tmp_path / "model"), device="cpu"), LIMITS, journal=JournalOptions(tmp_path / "journal")
+        )
+        try:
+            await app.service.warm_up()
+            await until(lambda: not old.exists())
+        finally:
+            await asyncio.to_thread(app.service.close)
+
+    run(work())
+    assert not list((tmp_path / "journal").glob("*.parquet")), "and writes nothing"
+
+
+def test_a_request_and_a_look_at_the_journal_are_spans(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = record_spans(monkeypatch)
+
+    async def work() -> None:
+        app = create_app(load(bundle(tmp_path / "model"), device="cpu"), LIMITS)
+        body = make_image(0)
+        try:
+            labels_of(await Client(app).post(body))
+            assert (await Client(app).post(b"no image")).status == 400
+        finally:
+            await asyncio.to_thread(app.service.close)
+        done, failed = kept.get_finished_spans()
+        assert done.name == failed.name == "segwright.predict" and dict(done.attributes or {}) == {"bytes": len(body)}
+        assert done.status.is_ok and not failed.status.is_ok and done.end_time > done.start_time
+
+    run(work())
+    kept.clear()
+    assert PeriodicMonitor(Mock(side_effect=OutputError("no journal")), Mock()).look_once() is None
+    (look,) = kept.get_finished_spans()
+    assert look.name == "segwright.monitor" and not look.status.is_ok, "one that failed, too"
 
 
 def _written(folder: Path, number: int) -> Path:
