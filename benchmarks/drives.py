@@ -10,7 +10,8 @@ another: **planned** with no other flag, which takes pretrained weights where th
 ``--weights none``. Scored is the last model of a run (``RUN/last``), which was not chosen on the drive left out. Prints
 a Markdown table with 95 % intervals; ``--out`` keeps the runs, and one that is there already is not trained again.
 
-``--judge`` judges everything else on the same drives, with the models of the last contender: the uncertainty and the
+``--judge`` judges everything else on the same drives, with the models of the last contender: scores with calibration,
+slices and all corruptions (``segwright evaluate``, a page per drive beside the run), the uncertainty and the
 error model, likely label errors, drift and the accuracy without labels, each by its own benchmark beside this one
 (names after ``--judge`` choose among them). Where the dataset's ``val`` is of the drive left out, the last quarter of
 each other drive is not trained on: it is the reference that drift is judged against.
@@ -31,7 +32,7 @@ from statistics import fmean
 from typing import Any
 
 CONTENDERS = {"planned": [], "scratch": ["--weights", "none"]}
-JUDGES = ("uncertainty", "label_errors", "monitoring")
+JUDGES = ("evaluation", "uncertainty", "label_errors", "monitoring")
 HELD = 4  # one of so many frames of a drive is held out as a reference
 
 
@@ -81,7 +82,7 @@ def main() -> None:
 
 
 def judgments(which: Sequence[str], data: Path, out: Path, who: str, drives: list[str], every: int) -> list[list[str]]:
-    """The commands of the benchmarks ``which`` over the runs in ``out``."""
+    """The commands that judge ``which`` over the runs in ``out``: one each, or one per drive."""
     runs = {name: out / f"{who}-{name}" / "last" for name in drives}
     trees = {name: out / f"without-{name}" for name in drives}
     folds = [text for name in drives for text in ("--fold", str(runs[name]), str(trees[name]))]
@@ -90,12 +91,24 @@ def judgments(which: Sequence[str], data: Path, out: Path, who: str, drives: lis
     for name in drives:
         if (out / f"held-{name}").is_dir():
             monitored += ["--reference", f"{name}={out / f'held-{name}' / 'images'}"]
+    evaluations = [
+        [
+            sys.executable, "-m", "segwright", "evaluate", str(runs[name]), str(trees[name]), "--probabilities",
+            "--slices", "auto", "--corruption", "all", "--report", str(out / f"{who}-{name}" / "drive.html"),
+        ]
+        for name in drives
+    ]  # fmt: skip
     options = {
         "uncertainty": [*folds, "--every", str(every)],
         "label_errors": [*pairs, "--every", str(every)],
         "monitoring": [str(data), *monitored, "--cache", str(out / "rows"), "--step", str(6 * every)],
     }
-    return [[sys.executable, str(Path(__file__).with_name(f"{name}.py")), *options[name]] for name in which]
+    commands = evaluations if "evaluation" in which else []
+    others = [name for name in which if name in options]
+    return [
+        *commands,
+        *([sys.executable, str(Path(__file__).with_name(f"{name}.py")), *options[name]] for name in others),
+    ]
 
 
 def judge(commands: list[list[str]]) -> int:

@@ -20,6 +20,7 @@ Every section is a process with a time limit: one that fails or hangs is recorde
 from __future__ import annotations
 
 import argparse
+import ast
 import importlib.util
 import json
 import os
@@ -44,14 +45,6 @@ LEAST_PREPARATION, LEAST_COMPILATION, LEAST_TESTS = 45.0, 25.0, 25.0  # seconds,
 LEAST = {"deterministic": 16.0, "feeding": 8.0, "crf": 6.0, "graphs": 6.0}  # seconds of a section
 LAST = 4.0  # seconds kept for the last report
 QUIET = ("deterministic", "crf", "graphs", "feeding")  # in this order, once nothing else is running
-GPU_TESTS = (
-    "tests/augment/test_device.py",
-    "tests/training/test_device_data.py",
-    "tests/postprocess/test_crf_on_gpu.py",
-    "tests/training/test_training_on_gpu.py",
-    "tests/models/test_networks_on_gpu.py",
-    "tests/training/test_plan.py",
-)
 _OUTCOME = re.compile(
     r"(PASSED|FAILED|ERROR|SKIPPED|XFAIL|XPASS)\s+(tests/\S+)|(tests/\S+?)\s+(PASSED|FAILED|ERROR|SKIPPED)"
 )
@@ -237,9 +230,28 @@ def _versions() -> str:
     return ", ".join(found)
 
 
+def gpu_tests(root: Path = ROOT) -> list[str]:
+    """The test files under ``root`` in which a test or a fixture takes the fixture ``gpu``."""
+    found = []
+    for path in sorted((root / "tests").rglob("*.py")):
+        text = path.read_text(encoding="utf-8")
+        if path.name.startswith("test_") and "gpu" in text and any(map(_takes_gpu, ast.walk(ast.parse(text)))):
+            found.append(path.relative_to(root).as_posix())
+    return found
+
+
+def _takes_gpu(node: ast.AST) -> bool:
+    if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+        return any(argument.arg == "gpu" for argument in (*node.args.args, *node.args.kwonlyargs))
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+        by_name = node.func.attr in ("usefixtures", "getfixturevalue")
+        return by_name and any(isinstance(given, ast.Constant) and given.value == "gpu" for given in node.args)
+    return False
+
+
 def _pytest(rehearse: bool) -> list[str]:
     kind = "pretended" if rehearse else "real"
-    files = [name for name in GPU_TESTS if (ROOT / name).exists()]
+    files = gpu_tests()
     if rehearse:  # one file: that the tests are found, run and read
         files = files[:1]
     command = [sys.executable, "-m", "pytest", "-vv", "-p", "no:cacheprovider", "--tb=line", "-k", kind, *files]

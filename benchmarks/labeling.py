@@ -17,8 +17,8 @@ same number of samples, on the same images with the same clicks per image:
 The oracle: an answer is the dominant class of the region in the truth and fills the region; one click. A region whose
 truth is mostly unlabeled costs its click and gives nothing. A question whether the prediction is right costs a click,
 and a second one for the class where it is wrong; with ``--questions class`` none is asked. ``--core`` fills all but the
-region's outermost pixels. After the last round ``--self-train`` also gives the pixels that the last model predicts with
-this confidence their prediction as label; no truth is used in that.
+region's outermost pixels; with ``--exact`` its pixels get their true labels. After the last round ``--self-train`` also
+gives the pixels that the last model predicts with this confidence their prediction as label; no truth is used in that.
 
 Every finished training is kept in ``--out`` (JSON with the confusion matrix of each image) and not repeated. Prints a
 Markdown table; the interval of a difference is over pairs of drive and seed (Student's t), and beside it a bootstrap
@@ -75,7 +75,7 @@ class Labels:
     wrong_checks: int = 0
     seconds: list[float] = field(default_factory=list)  # per round, selection and training
 
-    def answer(self, item: Question, truth: Any, core: bool) -> None:
+    def answer(self, item: Question, truth: Any, given: argparse.Namespace) -> None:
         """The oracle's answer to a question about an image with this truth."""
         inside = item.mask()
         self.clicks += 1
@@ -89,7 +89,10 @@ class Labels:
             if dominant != item.predicted:
                 self.wrong_checks += 1
                 self.clicks += 1
-        if core:
+        if given.exact:
+            self.masks[item.image][inside] = values
+            return
+        if given.core:
             padded = cv2.copyMakeBorder(inside.astype(np.uint8), 1, 1, 1, 1, cv2.BORDER_REPLICATE)
             smaller = cv2.erode(padded, np.ones((3, 3), np.uint8))[1:-1, 1:-1] > 0
             inside = smaller if smaller.any() else inside
@@ -98,7 +101,7 @@ class Labels:
 
 def main() -> None:
     given = arguments()
-    torch.set_num_threads(1)
+    torch.set_num_threads(given.threads)
     given.out.mkdir(parents=True, exist_ok=True)
     done: dict[tuple[str, str, int], Any] = {}
     for drive in given.drives:
@@ -130,10 +133,17 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--draw", choices=("best", "proportional"), default="proportional")
     parser.add_argument("--cold", choices=("representative", "random"), default="random", help="the first round")
     parser.add_argument("--core", action="store_true")
+    parser.add_argument("--exact", action="store_true")
     parser.add_argument("--self-train", type=float, default=None, metavar="CONFIDENCE")
     parser.add_argument("--name", default="", help="of this variant of ours, in the kept files")
     parser.add_argument("--set", action="append", default=[], help="section.key=value of every arm's scored training")
     parser.add_argument("--tag", default="", help="of this variant of every arm but full, in the kept files")
+    parser.add_argument(
+        "--plan",
+        choices=("scratch", "pretrained"),
+        help="what `segwright train` plans, from random or ImageNet weights",
+    )
+    parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--out", type=Path, required=True)
     return parser.parse_args()
 
@@ -201,7 +211,7 @@ def make_labels(given: argparse.Namespace, arm: str, pool: Pool, seed: int) -> L
         options = SelectOptions(clicks=given.clicks, units="superpixels", unit_size=given.unit_size)
         for name, image in pool.images.items():
             for item in ask(name, image, None, None, options, drawn=True, rng=rng):
-                blank.answer(item, pool.truth[name], given.core)
+                blank.answer(item, pool.truth[name], given)
         return blank
     return in_rounds(given, arm, pool, seed, blank)
 
@@ -227,7 +237,7 @@ def in_rounds(given: argparse.Namespace, arm: str, pool: Pool, seed: int, labels
                 items = ask(name, image, found, weights, options, drawn=cold, rng=rng, known=labels.masks[name])
             for item in items:
                 if labels.clicks < budget:
-                    labels.answer(item, pool.truth[name], given.core)
+                    labels.answer(item, pool.truth[name], given)
         if number + 1 < given.rounds or (given.self_train and arm == "ours"):
             predictor, _ = train(given, pool, labels.masks, given.round_epochs, seed)
         labels.seconds.append(time.monotonic() - started)
@@ -298,13 +308,19 @@ def train(
         cv2.imwrite(str(root / "val" / name), cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
         cv2.imwrite(str(root / "valannot" / name), truth)
     settings = {
-        "model.name": "leannet", "model.weights": None, "model.arguments": {"variant": "small"},
-        "training.epochs": epochs, "training.seed": seed, "training.batch": 8, "training.precision": "bf16",
-        "training.size": (96, 128),
-        "training.phases": [{"until": 1.0, "size": (96, 128), "scale": tuple(given.zoom)}],
-        "training.workers": 1, "training.validate_every": 10_000, "training.logit_adjustment": False,
-        "training.trackers": (), "training.device": "cpu", "out": str(root / "run"), **(other or {}),
+        "training.epochs": epochs, "training.seed": seed, "training.validate_every": 10_000,
+        "training.logit_adjustment": False, "training.trackers": (), "out": str(root / "run"),
     }  # fmt: skip
+    if not given.plan:
+        settings |= {
+            "model.name": "leannet", "model.weights": None, "model.arguments": {"variant": "small"},
+            "training.batch": 8, "training.precision": "bf16", "training.size": (96, 128),
+            "training.phases": [{"until": 1.0, "size": (96, 128), "scale": tuple(given.zoom)}],
+            "training.workers": 1, "training.device": "cpu",
+        }  # fmt: skip
+    elif given.plan == "scratch":
+        settings["model.weights"] = None
+    settings |= other or {}
     data = sw.open_dataset(root, format="camvid")
     trainer = planned_trainer(data, TrainConfig().with_values(settings))
     started = time.monotonic()

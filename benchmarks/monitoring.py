@@ -8,6 +8,8 @@ is 0016E5, needs ``--reference``); what it sees in service is the drive left out
 15 corruptions in 5 strengths. Predictions are kept in ``--cache`` (a folder); what exists is not made again, so that
 the command can be stopped. ``--step`` thins the corrupted images.
 
+``--looks 20`` counts the false alarms of a look after every 20 images, as ``segwright monitor --watch`` has them.
+
 Printed as Markdown: false alarms over simulated streams without drift, images until the alarm under drift, and errors
 and coverage of the estimated accuracy.
 """
@@ -31,7 +33,7 @@ from segwright.monitoring.detect import RATE, Baseline, Detection, detect
 from segwright.monitoring.drift import stream_evidence
 from segwright.monitoring.estimate import AccuracyModel, fit_accuracy
 from segwright.monitoring.observation import Observation, from_arrays, observe, to_arrays
-from segwright.monitoring.scenes import blocks_of
+from segwright.monitoring.scenes import OWN_LENGTHS, blocks_of
 from segwright.monitoring.shifted import SCENES, SEVERITIES, shift
 
 CLASSES = ("sky", "building", "pole", "road", "pavement", "tree", "sign", "fence", "car", "pedestrian", "bicyclist")
@@ -159,17 +161,26 @@ def draw_stream(blocks: np.ndarray, chosen: np.ndarray, count: int, random: np.r
     return np.array(rows[:count])
 
 
-def false_alarms(clean: Columns, scene: int, streams: int, seed: int, *, again: bool = True) -> dict[str, float]:
+def raised(found: Detection) -> set[tuple[str, int]]:
+    """Every alarm of a look, each test of a window by itself: the detector, and the image that raised it."""
+    alarms = {("stream", int(found.evidence.ends[place])) for place, *_ in found.evidence.alarms}
+    return alarms | {(name, window.end) for window in found.windows for name in window.moved}
+
+
+def false_alarms(
+    clean: Columns, scene: int, streams: int, seed: int, *, again: bool = True, every: int = 0
+) -> dict[str, float]:
     """Per image, over streams whose scenes of ``scene`` images are drawn from one half of the held-out rows' scenes,
     with the other half as the reference. How many images count as one is found out by the program, per stream.
 
-    ``again``: scenes are drawn with replacement until there are LONG images; otherwise each comes once.
+    ``again``: scenes are drawn with replacement until there are LONG images; otherwise each comes once. ``every``: the
+    stream is looked at after each so many images, and an alarm of any look counts; 0: only at its end.
     """
     random = np.random.default_rng(seed)
     places = blocks_of(clean.scenes, scene)
     number = int(places.max()) + 1
     count = {"stream": 0, "statistics": 0, "embeddings": 0}
-    images = alarmed = 0
+    images = alarmed = changed = 0
     for place in range(streams):
         if place % max(1, streams // 50) == 0:  # another reference
             order = random.permutation(number)
@@ -179,13 +190,18 @@ def false_alarms(clean: Columns, scene: int, streams: int, seed: int, *, again: 
             rows = draw_stream(places, outside, LONG, random)
         else:
             rows = np.concatenate([np.flatnonzero(places == one) for one in random.permutation(outside)])
-        found = detect(reference, clean.take(rows))
-        count["stream"] += len(found.evidence.alarms)
-        for name in ("statistics", "embeddings"):
-            count[name] += sum(name in window.moved for window in found.windows)
-        alarmed += found.first() is not None
+        last = raised(detect(reference, clean.take(rows)))
+        alarms = set(last)
+        for end in range(every, len(rows), every) if every else ():
+            alarms |= raised(detect(reference, clean.take(rows[:end])))
+        for name, _ in alarms:
+            count[name] += 1
+        alarmed += bool(alarms)
+        changed += alarms != last
         images += len(rows)
-    return {**{key: value / images for key, value in count.items()}, "streams": streams, "with": alarmed}
+    return {
+        **{key: value / images for key, value in count.items()}, "streams": streams, "with": alarmed, "changed": changed
+    }  # fmt: skip
 
 
 def analytic_false_alarms(streams: int, *, correlation: float, block: int, seed: int) -> float:
@@ -204,9 +220,10 @@ def analytic_false_alarms(streams: int, *, correlation: float, block: int, seed:
 
 
 def delay(found: Detection) -> int:
-    """Images until the first alarm, LATEST + 1 if there is none."""
+    """Images that must be there for the first alarm, LATEST + 1 if there is none. Nothing is judged before it is known
+    how many neighbors are alike."""
     first = found.first()
-    return LATEST + 1 if first is None else first + 1
+    return LATEST + 1 if first is None else max(first + 1, OWN_LENGTHS[0])
 
 
 def power(reference: Rows, seen: Rows, seed: int, same: bool, draws: int = 9) -> dict[tuple[str, int], float]:
@@ -318,6 +335,8 @@ def main() -> None:
     parser.add_argument("--step", type=int, default=6)
     parser.add_argument("--severities", type=int, nargs="*", default=[3, 1, 5, 2, 4])
     parser.add_argument("--streams", type=int, default=1000)
+    parser.add_argument("--scenes", type=int, nargs="*", default=[1, 3, 10], help="images of a simulated scene")
+    parser.add_argument("--looks", type=int, default=0, metavar="N", help="false alarms of looks every N images")
     parser.add_argument("--draws", type=int, default=9, help="streams per corruption and strength")
     parser.add_argument("--processes", type=int, default=1)
     parser.add_argument("--predict-only", action="store_true")
@@ -357,13 +376,18 @@ def report(drive: str, held_out: Rows, seen: Rows, given: Any) -> None:
     if "false" in given.parts:
         print("| streams without drift | number | stream | statistics | embeddings | in all | streams with an alarm |\n"
               "|---|---|---|---|---|---|---|")  # fmt: skip
-        for scene, again in ((1, True), (3, True), (10, True), (10, False)):
-            found = false_alarms(clean, scene, given.streams, seed=1, again=again)
+        for scene, again in [(scene, True) for scene in given.scenes] + [(10, False)] * (not given.looks):
+            found = false_alarms(clean, scene, given.streams, seed=1, again=again, every=given.looks)
             rates = [1000 * found[key] for key in ("stream", "statistics", "embeddings")]
-            print(f"| held-out images, scenes of {scene}, {'again and again' if again else 'each once'} | "
+            looked = f", a look every {given.looks} images" if given.looks else ""
+            print(f"| held-out images, scenes of {scene}, {'again and again' if again else 'each once'}{looked} | "
                   f"{found['streams']:.0f} | {' | '.join(f'{rate:.2f}' for rate in (*rates, sum(rates)))} | "
                   f"{found['with'] / found['streams']:.1%} |", flush=True)  # fmt: skip
-        for correlation, length in ((0.0, 1), (0.5, 4), (0.8, 12)):
+            if given.looks:
+                print(
+                    f"Streams of which the last look misses an alarm of an earlier one: {found['changed']}", flush=True
+                )
+        for correlation, length in () if given.looks else ((0.0, 1), (0.5, 4), (0.8, 12)):
             rate = analytic_false_alarms(given.streams, correlation=correlation, block=length, seed=2)
             print(f"| normal scores, correlation {correlation}, block {length} | {given.streams} | {1000 * rate:.2f} "
                   "| | | | |", flush=True)  # fmt: skip

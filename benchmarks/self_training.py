@@ -44,6 +44,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=6)
     parser.add_argument("--widths", type=int, nargs=5, default=[16, 24, 32, 48, 48], help="of LeanNet; 0: as planned")
     parser.add_argument("--set", action="append", default=[], help="section.key=value of the arm self")
+    parser.add_argument("--every", action="append", default=[], help="section.key=value of every arm")
     parser.add_argument("--name", default="self", help="of the arm self in the results, for other settings")
     parser.add_argument("--out", type=Path, default=Path("self-training"))
     given = parser.parse_args()
@@ -72,7 +73,9 @@ def spread(paths: Sequence[Path], count: int) -> list[Path]:
 
 def result(given: argparse.Namespace, tree: Tree, arm: str, seed: int) -> dict[str, Any]:
     """The scores of one training; read again where it was done before."""
-    shape = f"{tree[0]}-{given.height}-{given.crop}-{given.batch}-{given.steps}-{given.labeled}"
+    shape = "-".join(
+        map(str, (tree[0], given.height, given.crop, given.batch, given.steps, given.labeled, *given.every))
+    )
     path = given.out / shape / f"{arm if arm != 'self' else given.name}-{seed}.json"
     if not path.exists():
         prepare(given, tree, given.out / f"{tree[0]}-{given.height}-{given.labeled}")
@@ -127,6 +130,7 @@ def train(given: argparse.Namespace, data: Path, arm: str, seed: int) -> dict[st
         "training.precision": "fp32", "training.seed": seed, "training.device": "cpu", "training.trackers": [],
         "training.workers": 1, "training.save_every_seconds": 1e6,
     }  # fmt: skip
+    values |= parse_overrides(given.every)
     if arm == "self":
         values |= {"unlabeled.path": str(data / "unlabeled"), **parse_overrides(given.set)}
     folder = given.out / "runs"

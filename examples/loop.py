@@ -3,6 +3,7 @@ promote → recovered.
 
     python examples/loop.py --out loop                      # some minutes; figures.json and images in loop/
     python examples/loop.py --out loop --docs docs/images   # also the images of docs/loop.md
+    python examples/loop.py --out loop --redraw             # the images of a finished run again
 
 Generated scenes know their truth, so a simulated annotator answers each question with the class that most pixels of
 its region have, and every figure can be checked. Everything else is what a user would run; the service is a process of
@@ -26,12 +27,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
+from loop_images import draw_images
 
 import segwright as sw
 from segwright.core.atomic_io import write_json
-from segwright.core.types import UInt8Array, blend
 from segwright.data.strokes import Stroke
 from segwright.demo.dataset import LABEL_SPACE, write_street_scenes
 from segwright.demo.night import at_night
@@ -40,7 +40,6 @@ from segwright.labeling.questions import Selection
 from segwright.labeling.store import LabelFolder
 
 PATIENCE = 600.0  # seconds for the service to start, or to take a version over
-PALETTE = LABEL_SPACE.palette()
 
 
 @dataclass(frozen=True)
@@ -56,14 +55,14 @@ class Scale:
     test: int = 24  # night scenes with truth, for the figures alone
     select: int = 24  # images to label
     clicks: int = 15  # questions per image
-    refine_epochs: int = 10
+    refine_epochs: int | None = None  # as many as the default of `refine`
     rate: float = 1e-3  # false alarms per image that are accepted
     accepted_drop: float | None = 10.0  # points of IoU that a class may fall by, if the candidate is refused at first
     settings: tuple[tuple[str, Any], ...] = ()  # of both trainings
 
 
 SMALL = Scale(
-    size=(64, 96), train=24, val=24, epochs=14, day=24, night=30, test=8, select=14, clicks=10, refine_epochs=8,
+    size=(64, 96), train=24, val=24, epochs=14, day=24, night=30, test=8, select=14, clicks=10, refine_epochs=30,
     rate=1e-2, accepted_drop=None,
     settings=(("training.size", (64, 96)), ("training.workers", 1), ("training.logit_adjustment", False)),
 )  # fmt: skip
@@ -76,6 +75,12 @@ class Story:
     out: Path
     scale: Scale
     figures: dict[str, Any]
+
+    @classmethod
+    def load(cls, out: Path) -> Story:
+        """The story of a finished run."""
+        figures = json.loads((out / "figures.json").read_text(encoding="utf-8"))
+        return cls(out, Scale(**figures["scale"]), figures)
 
     @property
     def day(self) -> Path:
@@ -248,11 +253,19 @@ def see(story: Story, send: Any, world: str) -> None:
         world, alarm=found.alarm, images=found.images, estimate=found.estimate.miou if found.estimate else None,
         first_alarm=first.index + 1 if first else None, text=first.text if first else "no alarm",
     )  # fmt: skip
-    series = next((one for one in found.series if one.group == "drift"), None)
-    if series is not None:
-        story.figures[world]["evidence"] = {
-            "index": list(series.index), "value": list(series.value), "threshold": series.threshold,
-        }  # fmt: skip
+    story.figures[world]["series"] = curves(found)
+    write_json(story.out / "figures.json", story.figures)
+
+
+def curves(found: sw.MonitorResult) -> dict[str, Any]:
+    """The monitor's evidence of drift and its estimate of the accuracy, over the images; empty without them."""
+    return {
+        one.group: {
+            "index": list(one.index), "value": list(one.value), "low": list(one.lows), "high": list(one.highs),
+            "threshold": one.threshold,
+        }
+        for one in found.series if one.group in ("drift", "accuracy")
+    }  # fmt: skip
 
 
 def send_all(send: Any, paths: Sequence[Path]) -> None:
@@ -357,101 +370,8 @@ def recovered(story: Story, send: Any) -> None:
         alarm=found.alarm, images=found.images, text=found.alarms[0].text if found.alarms else "no alarm",
         answered=send.answered, estimate=found.estimate.miou if found.estimate else None,
     )  # fmt: skip
-
-
-# -- images ------------------------------------------------------------------------------------------------------------
-
-
-def draw_images(story: Story, folder: Path) -> None:
-    """The images of docs/loop.md."""
-    folder.mkdir(parents=True, exist_ok=True)
-    versions = sorted(entry for entry in (story.slot / "versions").iterdir() if entry.is_dir())
-    before, after = (sw.load(place, device="cpu") for place in (versions[0], versions[-1]))
-    day = sorted((story.day / "images" / "test").iterdir())[:3]
-    night = sorted((story.night / "images" / "test").iterdir())[:3]
-    truth = [read_mask(story.night / "masks" / "test" / path.name) for path in night]
-    over = [[colored(read_image(path), before(path).labels) for path in paths] for paths in (day, night)]
-    save(
-        folder / "loop-night.jpg",
-        grid([[read_image(p) for p in day], over[0], [read_image(p) for p in night], over[1]]),
-    )
-    save(folder / "loop-labels.jpg", questions_image(story))
-    lit = [brighter(read_image(path)) for path in night]
-    after_over = [colored(read_image(path), after(path).labels) for path in night]
-    truth_over = [colored(read_image(path), mask) for path, mask in zip(night, truth, strict=True)]
-    save(folder / "loop-recovered.jpg", grid([lit, over[1], after_over, truth_over]))
-    write_image(folder / "loop-evidence.png", evidence_image(story))
-
-
-def colored(image: UInt8Array, labels: UInt8Array) -> UInt8Array:
-    """The classes' colors over an image."""
-    return blend(image, PALETTE[labels], 0.65)
-
-
-def brighter(image: UInt8Array) -> UInt8Array:
-    """A night image as a person's eye makes it out."""
-    return np.clip(255 * (image / 255.0) ** 0.55, 0, 255).astype(np.uint8)
-
-
-def questions_image(story: Story) -> UInt8Array:
-    """Three selected images, brightened, with their regions outlined; below, the labels that the clicks gave."""
-    selection = Selection.load(story.out / "selection.json")
-    rows: list[list[UInt8Array]] = [[], []]
-    for chosen in selection.images[:3]:
-        image = brighter(read_image(story.night / "images" / "seen" / chosen.image))
-        outlined = np.ascontiguousarray(image)
-        for one in (one for one in selection.items if one.image == chosen.image):
-            contours, _ = cv2.findContours(one.mask().astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
-            cv2.drawContours(outlined, contours, -1, (255, 230, 60), 1)
-        rows[0].append(outlined)
-        mask = read_mask(story.out / "labels" / "masks" / chosen.image)
-        rows[1].append(colored(image // 2, mask))
-    return grid(rows)
-
-
-def evidence_image(story: Story) -> UInt8Array:
-    """The stream detector's evidence over the images that came, with the alarm's level."""
-    kept = story.figures["night"]["evidence"]
-    values = np.log10(np.maximum(np.asarray(kept["value"], np.float64), 1.0))
-    width, height, left, bottom = 640, 240, 58, 40
-    canvas = np.full((height, width, 3), 255, np.uint8)
-    level = float(np.log10(kept["threshold"]))
-    top = max(level * 1.6, float(values.max()) * 1.05)
-    last = max(kept["index"])
-    x = left + np.asarray(kept["index"], np.float64) / last * (width - left - 16)
-    y = height - bottom - np.clip(values, 0, top) / top * (height - bottom - 24)
-
-    def text(words: str, place: tuple[int, int], color: tuple[int, int, int] = (70, 70, 70)) -> None:
-        cv2.putText(canvas, words, place, cv2.FONT_HERSHEY_SIMPLEX, 0.42, color, 1, cv2.LINE_AA)
-
-    line = int(height - bottom - level / top * (height - bottom - 24))
-    dusk = int(left + story.scale.day / last * (width - left - 16))
-    cv2.line(canvas, (left, line), (width - 16, line), (200, 60, 50), 1, cv2.LINE_AA)
-    cv2.line(canvas, (dusk, 20), (dusk, height - bottom), (150, 150, 150), 1, cv2.LINE_AA)
-    cv2.polylines(canvas, [np.stack([x, y], 1).astype(np.int32)], False, (30, 90, 170), 2, cv2.LINE_AA)
-    text("alarm", (width - 60, line - 6), (200, 60, 50))
-    text("night comes", (dusk + 6, 32))
-    text("images", (width // 2, height - 10))
-    text("evidence, log10", (6, 14))
-    for tick in range(0, int(top) + 1, max(1, int(top) // 4)):
-        text(str(tick), (left - 24, int(height - bottom - tick / top * (height - bottom - 24)) + 4))
-    return canvas
-
-
-def grid(rows: Sequence[Sequence[UInt8Array]], gap: int = 4) -> UInt8Array:
-    """Images of one size in rows, with white between them."""
-    height, width = rows[0][0].shape[:2]
-    whole = np.full((len(rows) * (height + gap) - gap, len(rows[0]) * (width + gap) - gap, 3), 255, np.uint8)
-    for r, row in enumerate(rows):
-        for c, image in enumerate(row):
-            whole[r * (height + gap) :][:height, c * (width + gap) :][:, :width] = image
-    return whole
-
-
-def save(path: Path, image: UInt8Array) -> None:
-    """As a small JPEG, enlarged twofold."""
-    large = cv2.resize(image, None, fx=2, fy=2, interpolation=cv2.INTER_CUBIC)
-    cv2.imwrite(str(path), cv2.cvtColor(large, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, 82])
+    story.figures["recovered"]["series"] = curves(found)
+    write_json(story.out / "figures.json", story.figures)
 
 
 def main() -> None:
@@ -460,10 +380,14 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("loop"), help="a new folder for everything")
     parser.add_argument("--docs", type=Path, help="where the images of the documentation go")
     parser.add_argument("--small", action="store_true", help="a small story, as the test runs it")
+    parser.add_argument("--redraw", action="store_true", help="draw the images of the finished run in --out again")
     given = parser.parse_args()
-    if given.out.exists():
-        parser.error(f"{given.out} exists: name a new folder")
-    story = run_loop(given.out, SMALL if given.small else Scale())
+    if given.redraw:
+        story = Story.load(given.out)
+    elif given.out.exists():
+        parser.error(f"{given.out} exists: name a new folder, or --redraw")
+    else:
+        story = run_loop(given.out, SMALL if given.small else Scale())
     draw_images(story, given.docs or given.out / "images")
 
 
