@@ -21,6 +21,8 @@ def fit_error_model(
     split: str = "val",
     level: float = 0.9,
     device: str = "auto",
+    postprocess: str | None = None,
+    tta: str | None = None,
     format: str | None = None,
     images: str | None = None,
     masks: str | None = None,
@@ -43,8 +45,9 @@ def fit_error_model(
         Images that the model was not trained on.
     level : float, default=0.9
         Of the intervals: the share of images whose IoU they hold.
-    device, eight_bit, trust_external
-        As for :func:`segwright.load`.
+    device, postprocess, tta, eight_bit, trust_external
+        As for :func:`segwright.load`. The estimates hold for predictions of this post-processing and these views;
+        with others they are rough, which a note of the prediction states.
     format, images, masks : str, optional
         How to read the dataset, as for :func:`segwright.check`.
     match : {"names", "index"}, default="names"
@@ -87,7 +90,9 @@ def fit_error_model(
         )
     folder = find_bundle(model)
     network, bundle = load_bundle(folder, trust_external=trust_external)
-    predictor = load(folder, device=device, eight_bit=eight_bit, trust_external=trust_external)
+    predictor = load(
+        folder, device=device, postprocess=postprocess, tta=tta, eight_bit=eight_bit, trust_external=trust_external
+    )
     chosen = as_model_sees(choose_split(open_dataset(data, format, images=images, masks=masks), split), predictor)
     found = fit(predictor, chosen, level=level, match=match)
     note = training_note(seen_in_training(model, chosen), consequence="the estimates are too good for other images")

@@ -138,7 +138,8 @@ def evaluate(
     tree = found.to_json()
     if fit_error_model:
         tree["error_model"] = api.fit_error_model(
-            model, data, split=found.split, match=scoring.match, device=running.device, eight_bit=running.eight_bit,
+            model, data, split=found.split, match=scoring.match, device=running.device,
+            postprocess=running.postprocess, tta=running.tta, eight_bit=running.eight_bit,
             trust_external=running.trust_external, **reading.given(),
         )  # fmt: skip
         lines = [_error_model_line(tree["error_model"]), *(f"note: {note}" for note in tree["error_model"]["notes"])]

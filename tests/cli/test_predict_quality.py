@@ -139,6 +139,21 @@ def test_images_of_the_training_are_noted(place: Path, tmp_path: Path) -> None:
     assert any("trained on 6 of these 23 images: the estimates are too good" in note for note in facts["notes"])
 
 
+def test_an_error_model_is_fitted_with_the_views_and_the_post_processing_that_were_asked_for(
+    place: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(place / "run", run)
+    asked = ["--device", "cpu", "--postprocess", "min-area(20)", "--tta", "flip"]
+    command("evaluate", run, place / "streets", "--split", "val", "--fit-error-model", *asked)
+    image = next((place / "streets" / "images" / "test").glob("*.png"))
+    command("predict", run, image, "--out", tmp_path / "as-fitted", "--json", tmp_path / "as-fitted.json", *asked)
+    command("predict", run, image, "--out", tmp_path / "plain", "--json", tmp_path / "plain.json", "--device", "cpu",
+            "--postprocess", "none")  # fmt: skip
+    assert "was fitted with" not in (tmp_path / "as-fitted.json").read_text()
+    assert "the error model was fitted with" in (tmp_path / "plain.json").read_text()
+
+
 def test_the_model_of_a_cross_validation_has_seen_what_its_folds_have(place: Path, tmp_path: Path) -> None:
     """Its record is in the folders of the folds; the validation images of each are training images of the others."""
     shutil.copytree(place / "run" / "model", tmp_path / "model")
