@@ -167,11 +167,13 @@ def _version(
         found.setdefault(row.model, []).append(row)
     if found and wanted not in found:
         raise DataError(
-            "no row of the journal is of the reference's model",
+            "no row of the journal is of " + ("this model" if model is not None else "the reference's model"),
             expected=wanted,
             found=", ".join(f"{name} ({len(some)} images)" for name, some in found.items())[:300],
-            fix="give the reference of the model that made the journal, or examine a version against this reference "
-            "anyway: --model NAME",
+            fix=f"--model {next(iter(found))}"
+            if model is not None
+            else "give the reference of the model that made "
+            "the journal, or examine a version against this reference anyway: --model NAME",
         )
     counts = []
     for name, some in found.items():

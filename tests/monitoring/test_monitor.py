@@ -126,6 +126,9 @@ def test_versions_are_examined_one_at_a_time(reference: list[Observation]) -> No
     assert against.images == 80 and against.alarm
     with pytest.raises(DataError, match="no row of the journal is of the reference's model"):
         examine(other, reference, CLASSES)
+    with pytest.raises(DataError, match="no row of the journal is of this model") as unknown:
+        examine(other, reference, CLASSES, model="c" * 16)
+    assert unknown.value.expected == "c" * 16 and unknown.value.fix == f"--model {'b' * 16}"
 
 
 def test_label_sets_and_embeddings_that_differ(reference: list[Observation]) -> None:
