@@ -237,6 +237,19 @@ def test_dominated_models_are_named_with_their_rivals() -> None:
     assert dominated({**quality, "noise": 0.5}, costs, lambda one, other: False)["noise"] == [], "within chance"
 
 
+def test_speed_dominates_only_beyond_the_differences_between_rounds() -> None:
+    """The same model twice on a loaded machine: 31–38 and 36–43 ms."""
+    costs = {"one": ModelCost(31.0, 9.0, 2e6, "cpu", 38.0), "again": ModelCost(36.0, 9.0, 2e6, "cpu", 43.0)}
+    assert dominated({"one": 0.5, "again": 0.5}, costs) == {"one": [], "again": []}
+    costs["again"] = ModelCost(39.0, 9.0, 2e6, "cpu", 43.0)
+    assert dominated({"one": 0.5, "again": 0.5}, costs) == {"one": [], "again": ["one"]}
+
+
+def test_no_difference_on_one_image_is_in_words() -> None:
+    alone = PairedDifference(0.0, float("nan"), float("nan"), float("nan"))
+    assert verdict(alone, "a", name="b") == "b and a have the same mIoU on one image, which gives no interval."
+
+
 def test_models_are_shown_by_the_ends_of_their_paths() -> None:
     assert short_names(["/a/runs/one/model", "/a/runs/two/model"]) == {
         "/a/runs/one/model": "one", "/a/runs/two/model": "two",
