@@ -15,7 +15,7 @@ import pytest
 from rich.console import Console
 
 import segwright as sw
-from segwright.core.errors import LabelError, UsageError
+from segwright.core.errors import LabelError, ModelError, UsageError
 from segwright.core.types import LabelSpace
 from segwright.demo.dataset import write_street_scenes
 from segwright.evaluation import evaluate as evaluating
@@ -384,6 +384,17 @@ def test_what_cannot_be_compared_is_refused(runs: Path, tmp_path: Path, monkeypa
     with pytest.raises(LabelError, match="classes are not the data's") as refused:
         sw.compare([runs / "one", tmp_path / "two-classes"], runs / "streets", device="cpu")
     assert str(refused.value.where) == str(tmp_path / "two-classes")
+
+
+def test_a_model_whose_output_is_not_finite_is_named(runs: Path, tmp_path: Path) -> None:
+    space = sw.open_dataset(runs / "streets").label_space
+    network = create_model("leannet", classes=space.classes, weights=None).eval()
+    for value in network.parameters():
+        value.data.fill_(float("nan"))
+    save_bundle(tmp_path / "broken", network, Bundle("leannet", space, {}))
+    with pytest.raises(ModelError, match="output is not finite") as refused:
+        sw.compare([runs / "one", tmp_path / "broken"], runs / "streets", device="cpu", speed=False)
+    assert str(refused.value.where) == str(tmp_path / "broken")
 
 
 def test_better_is_said_of_these_models_and_not_of_their_recipes() -> None:
