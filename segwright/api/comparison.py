@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from segwright.api.data import choose_split, opened, seen_in_training
 from segwright.api.models import load
 from segwright.core.counted import counted
-from segwright.core.errors import LabelError, UsageError
+from segwright.core.errors import LabelError, ModelError, UsageError
 from segwright.data.dataset import Dataset, Split
 from segwright.data.records import evenly_spread
 
@@ -99,7 +99,13 @@ def compare(
     for name, predictor in loaded.items():
         sketches[name] = SketchCollector()
         collectors = [sketches[name]] if disagreements else []
-        found[name] = evaluate(predictor, splits[name], match=match, collectors=collectors)
+        try:
+            found[name] = evaluate(predictor, splits[name], match=match, collectors=collectors)
+        except ModelError as error:
+            where = error.where or name
+            raise ModelError(
+                error.message, expected=error.expected, found=error.found, where=where, fix=error.fix
+            ) from error
         note = training_note(
             seen_in_training(name, chosen), consequence="it has an advantage over models that were not"
         )

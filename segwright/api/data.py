@@ -203,11 +203,15 @@ def choose_split(data: Dataset, name: str | None) -> Split:
     known = ", ".join(f"{split.name} ({len(split)})" for split in splits.values())
     chosen = Split("all", data.records, data.reader)
     chosen.note = (
-        f"no split test or val with masks (found: {known}): all {counted(len(chosen), 'image', 'is')} scored, "
+        f"no split test or val with masks (found: {known}): {_all_of(len(chosen))} scored, "
         "and those that the "
         "model was trained on may be among them"
     )
     return chosen
+
+
+def _all_of(count: int) -> str:
+    return "its one image is" if count == 1 else f"all {count} images are"
 
 
 def _of_all(split: Split, data: Dataset) -> Split:

@@ -11,17 +11,20 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import IO, Any, TextIO, cast
 
 from rich.console import Console
 from rich.text import Text
 
-from segwright.core.atomic_io import write_json
+from segwright.core.atomic_io import is_stream, json_text, write_json
 from segwright.core.errors import FormatError, SegwrightError, UsageError
 from segwright.core.missing_paths import beside_missing
 from segwright.core.progress import PlainConsole, visible
 
 ERRORS = "SEGWRIGHT_ERRORS"  # the form of errors, as --errors
+STDOUT_PATH = Path("-")
+STDOUT = ("-", "/dev/stdout")  # as --json FILE
+_programs: TextIO | None = None  # stdout, while it is for --json alone
 
 
 def console(piped: int = 120) -> Console:
@@ -89,9 +92,24 @@ def refuse_missing(path: Path) -> None:
         raise FormatError("no such file or folder", where=path, fix="check the path")
 
 
+def json_to_stdout(context: Any, path: Path | None) -> Path | None:
+    """Of ``--json -`` (or ``/dev/stdout``): stdout is for the JSON alone, what is for people goes to stderr."""
+    global _programs
+    if path is None or str(path) not in STDOUT:
+        return path
+
+    def give_back(earlier: TextIO | None = _programs, stdout: TextIO = sys.stdout) -> None:
+        global _programs
+        _programs, sys.stdout = earlier, stdout
+
+    context.call_on_close(give_back)
+    _programs, sys.stdout = sys.stdout, sys.stderr
+    return STDOUT_PATH
+
+
 def check_json(path: Path | None, sources: Sequence[str] = ()) -> None:
     """Raise UsageError before any work if ``--json FILE`` cannot be written, or is one of ``sources``."""
-    if path is None:
+    if path is None or path == STDOUT_PATH or is_stream(path):
         return
     fix = "another file with --json"
     try:
@@ -109,8 +127,11 @@ def check_json(path: Path | None, sources: Sequence[str] = ()) -> None:
 
 
 def write_result(path: Path | None, result: Any) -> None:
-    """``--json FILE``."""
-    if path is not None:
+    """``--json FILE``; ``-`` is stdout."""
+    if path == STDOUT_PATH and _programs is not None:
+        _programs.buffer.write(json_text(result).encode("utf-8", "backslashreplace"))
+        _programs.flush()
+    elif path is not None:
         write_json(path, result)
 
 

@@ -206,7 +206,8 @@ def _show(screen: Console, found: MonitorResult, *, brief: bool) -> None:
             screen.print(literal(f"unlike: {one.id}, {one.distance:.1f} times as far as usual: {one.text}"),
                          soft_wrap=True)  # fmt: skip
     for reason, count in found.skipped.items():
-        screen.print(literal(f"not counted: {counted(count, 'row')}, {reason}"), soft_wrap=True)
+        rows = counted(count, "row") if count else "rows of unknown number"
+        screen.print(literal(f"not counted: {rows}, {reason}"), soft_wrap=True)
     for version in found.versions:
         if not version.examined:
             screen.print(literal(f"not examined: {counted(version.images, 'image')} of another version, "

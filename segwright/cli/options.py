@@ -16,6 +16,7 @@ from typing import Annotated, Any, ClassVar, get_args, get_type_hints
 
 import typer
 
+from segwright.cli.common import json_to_stdout
 from segwright.cli.parameters import completing, one_of
 
 
@@ -29,7 +30,12 @@ def data_formats() -> list[str]:
 Data = Annotated[Path, typer.Argument(metavar="DATA", help="Folder or file of the dataset; its format is detected.")]
 Model = Annotated[Path, typer.Argument(metavar="MODEL", help="A run folder, a bundle or an exported file.")]
 Network = Annotated[str, typer.Option("--model", metavar="NAME", help="A network of `segwright models`, or auto.")]
-Json = Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the result for programs.")]
+Json = Annotated[
+    Path | None,
+    typer.Option(
+        "--json", metavar="FILE", callback=json_to_stdout, help="Write the result for programs; -: to stdout."
+    ),
+]
 Split = Annotated[
     str | None, typer.Option("--split", metavar="NAME", help="Of the dataset: train, val, test or its own name.")
 ]

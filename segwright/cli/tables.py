@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from segwright.search.tune_postprocessing import Trial
 
 MOST_FAILURES = 20  # listed on the screen
+LOWEST = 3  # images of the lowest estimated mIoU that are named
 WIDE = 110  # columns from which the networks are a table
 MODEL_GROUPS = {
     "today": "To choose from",
@@ -124,6 +125,8 @@ def print_prediction(result: Mapping[str, Any], console: Console) -> None:
                 message(f"{kind}: {item[kind]}{placed}")
     if result["images"] != 1:
         message(f"{counted(result['images'], 'image')} segmented: {result['out']}")
+        for line in _qualities(result["results"]):
+            message(line)
     for kind in ("coco", "areas"):
         if kind in result:
             message(f"{kind}: {result[kind]}")
@@ -139,6 +142,21 @@ def print_prediction(result: Mapping[str, Any], console: Console) -> None:
         message(f"… {counted(len(result['failed']), 'file')} could not be segmented; --json FILE lists all")
     if "stopped" in result:
         console.print(Text.assemble(("stopped:", "red"), f" {visible(result['stopped'], lines=True)}"), soft_wrap=True)
+
+
+def _qualities(results: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Of several images: the mean of their estimated mIoUs and the lowest, or why there is none."""
+    found = [(one["quality"]["estimated_miou"], one) for one in results if "estimated_miou" in one.get("quality", {})]
+    if not found:
+        return sorted({f"no estimated mIoU: {one['quality']['note']}" for one in results if "quality" in one})
+    found.sort(key=lambda pair: float(pair[0]["iou"]))
+    mean = sum(estimate["iou"] for estimate, _ in found) / len(found)
+    lowest = ", ".join(f"{one['file']} {100 * estimate['iou']:.0f} %" for estimate, one in found[:LOWEST])
+    unlike = sum(one["quality"]["extrapolates"] for _, one in found)
+    lines = [f"estimated mIoU {100 * mean:.0f} % in the mean of {counted(len(found), 'image')}; lowest: {lowest}"]
+    if unlike:
+        lines.append(f"{counted(unlike, 'image', 'is')} unlike those that the estimate was fitted on")
+    return lines
 
 
 def tuning_table(trials: Sequence[Trial], baseline: float, rows: int = 8) -> Table:

@@ -13,6 +13,7 @@ import platform
 import re
 import secrets
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -44,9 +45,17 @@ def atomic_file(path: str | Path, *, sync: bool = True) -> Iterator[Path]:
 
     A reader sees the old file or the complete new one. If the block raises, the temporary file is removed; an OSError
     becomes an OutputError. ``sync`` flushes the data to the disk before the rename, which costs milliseconds; leave it
-    out for files that can be made again.
+    out for files that can be made again. What is no file (:func:`is_stream`) is written to in the end and not replaced.
     """
     path = Path(path)
+    if is_stream(path):
+        with typed_output(path), tempfile.TemporaryDirectory() as folder:
+            beside = Path(folder) / f"stream{path.suffix}"
+            beside.touch()
+            yield beside
+            with open(beside, "rb") as written, open(path, "wb") as stream:
+                shutil.copyfileobj(written, stream)
+        return
     with typed_output(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         beside = path.with_name(f".writing-{_owner()}-{secrets.token_hex(4)}{path.suffix}")
@@ -64,7 +73,20 @@ def atomic_file(path: str | Path, *, sync: bool = True) -> Iterator[Path]:
 
 def write_json(path: str | Path, data: Any) -> Path:
     """Write JSON atomically; NaN, which JSON lacks, becomes null."""
-    return write_text(path, json.dumps(without_nan(data), indent=2, ensure_ascii=False) + "\n")
+    return write_text(path, json_text(data))
+
+
+def json_text(data: Any) -> str:
+    """JSON for a file or a pipe; NaN, which JSON lacks, becomes null."""
+    return json.dumps(without_nan(data), indent=2, ensure_ascii=False) + "\n"
+
+
+def is_stream(path: str | Path) -> bool:
+    """Whether a pipe, a device or a socket is there (``/dev/null``, ``/dev/fd/63`` of a shell's ``>(…)``, a FIFO)."""
+    with contextlib.suppress(OSError):
+        kind = os.stat(path).st_mode
+        return not (stat.S_ISREG(kind) or stat.S_ISDIR(kind)) or Path(path).absolute().parent == Path("/dev")
+    return False
 
 
 def without_nan(data: Any) -> Any:
@@ -291,6 +313,8 @@ def check_output(path: str | Path) -> None:
     with typed_output(path):
         if path.is_dir():
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        if is_stream(path):
+            return
         place = path.absolute().parent
         while not place.exists():
             place = place.parent

@@ -300,7 +300,9 @@ def verdict(d: PairedDifference, baseline: str, over: BootstrapUnits | None = No
     """One sentence: better, worse, or no significant difference; ``over``: the units of the bootstrap."""
     points = f"{100 * abs(d.difference):.1f} points of mIoU"
     if np.isnan(d.low):
-        side = "above" if d.difference >= 0 else "below"
+        if d.difference == 0:
+            return f"{name} and {baseline} have the same mIoU on one image, which gives no interval."
+        side = "above" if d.difference > 0 else "below"
         return f"{name} is {points} {side} {baseline} on one image, which gives no interval."
     worse = d.difference < 0
     low, high = (-d.high, -d.low) if worse else (d.low, d.high)

@@ -83,6 +83,7 @@ def dominated(
     """Model → the models that are at least as good, as fast and as small, and better in one of the three.
 
     ``clear(one, other)``: whether their difference in quality is beyond chance; if it is not, it makes no model better.
+    Nor does a difference in speed that is less than that between the rounds of one model.
     A figure that is not known (NaN) of one of the two is left out of their comparison.
     """
     found: dict[str, list[str]] = {name: [] for name in costs}
@@ -95,7 +96,8 @@ def dominated(
             ratio = rival.milliseconds / cost.milliseconds
             if not np.isnan(ratio):
                 no_worse.append(ratio <= 1 + SAME_SPEED)
-                better.append(ratio < 1 - SAME_SPEED)
+                apart = not rival.slowest >= cost.milliseconds  # the rounds do not overlap, or are not known
+                better.append(ratio < 1 - SAME_SPEED and apart)
             if not np.isnan(rival.megabytes - cost.megabytes):
                 no_worse.append(rival.megabytes <= cost.megabytes)
                 better.append(rival.megabytes < cost.megabytes)

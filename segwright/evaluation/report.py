@@ -172,9 +172,10 @@ def _in_words(e: Evaluation) -> list[str]:
     names = e.label_space.names
     sentences = []
     if len(ranked) > 1:
-        weak = ", ".join(f"{names[i]} ({percent(float(e.scores.iou[i]))})" for i in ranked[:3])
-        strong = ", ".join(f"{names[i]} ({percent(float(e.scores.iou[i]))})" for i in ranked[:-4:-1])
-        sentences.append(f"Strongest classes: {strong}. Weakest: {weak}.")
+        shown = min(3, len(ranked) // 2)  # no class is both
+        weak = ", ".join(f"{names[i]} ({percent(float(e.scores.iou[i]))})" for i in ranked[:shown])
+        strong = ", ".join(f"{names[i]} ({percent(float(e.scores.iou[i]))})" for i in ranked[: -shown - 1 : -1])
+        sentences.append(f"Strongest {'class' if shown == 1 else 'classes'}: {strong}. Weakest: {weak}.")
     confused = confusions(e.matrix)
     if confused:
         truth, predicted, _, of_errors, of_truth = confused[0]

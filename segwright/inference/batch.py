@@ -398,8 +398,10 @@ class _Run:
 
 
 def _named(text: str, error: SegwrightError | Exception, label: str) -> str:
-    """The error's text with the name of the source in place of a temporary file's."""
+    """The error's text with the name of the source, in place of a temporary file's or of none."""
     where = getattr(error, "where", None)
+    if where is None and label not in text:
+        return f"{label}: {text}"
     return text.replace(where, label) if where and "segwright-" in where and where not in label else text
 
 

@@ -113,14 +113,15 @@ def check_measure(measure: UncertaintyMeasure, runtime: Runtime) -> None:
             "the network has no dropout layer, so all its passes are equal",
             expected="a network with dropout, such as segnet, fc_densenet, deeplab_v1, pspnet",
             found=getattr(network.model, "architecture", "") or type(network.model).__name__,
-            fix="--uncertainty tta, or join several models by `segwright ensemble` and use --uncertainty ensemble",
+            fix="--uncertainty tta, or join several models by `segwright export A B --to bundle` and use "
+            "--uncertainty ensemble",
         )
     if measure.name.startswith("ensemble") and len(members_of(network.model)) < 2:
         raise ModelError(
             "the model is no ensemble, so it has no members that could disagree",
-            expected="a model made by `segwright ensemble`",
+            expected="a model made by `segwright export A B --to bundle`",
             found=getattr(network.model, "architecture", "") or type(network.model).__name__,
-            fix="join several models by `segwright ensemble`, or use --uncertainty tta",
+            fix="join several models by `segwright export A B --to bundle`, or use --uncertainty tta",
         )
 
 

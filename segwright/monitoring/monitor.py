@@ -30,6 +30,7 @@ from segwright.monitoring.result import (
     MonitorResult,
     VersionCount,
 )
+from segwright.monitoring.scenes import distinct
 from segwright.monitoring.since import SPARE, Since, parse_since, row_key, stable_start
 
 LAST = 20_000  # newest rows that are examined
@@ -82,6 +83,9 @@ def examine(
         _in_scenes(columns_of(reference, classes), scenes), columns_of(kept_rows, classes), notes
     )
     notes += _not_finite(found)
+    if again := len(found) - int(distinct(found).sum()):
+        notes.append(f"{counted(again, 'image', 'has')} the same figures as an earlier one: a camera whose view "
+                     "stands still, or an image that was sent again")  # fmt: skip
     if len(reference) < FEW_REFERENCE:
         notes.append(f"the reference has only {counted(len(reference), 'image')}: alarms come late, or not at all")
     detection = detect(known, found, rate=rate, block=block, window=window, correction=correction)
@@ -167,11 +171,13 @@ def _version(
         found.setdefault(row.model, []).append(row)
     if found and wanted not in found:
         raise DataError(
-            "no row of the journal is of the reference's model",
+            "no row of the journal is of " + ("this model" if model is not None else "the reference's model"),
             expected=wanted,
             found=", ".join(f"{name} ({len(some)} images)" for name, some in found.items())[:300],
-            fix="give the reference of the model that made the journal, or examine a version against this reference "
-            "anyway: --model NAME",
+            fix=f"--model {next(iter(found))}"
+            if model is not None
+            else "give the reference of the model that made "
+            "the journal, or examine a version against this reference anyway: --model NAME",
         )
     counts = []
     for name, some in found.items():

@@ -60,7 +60,7 @@ def monitor_page(result: MonitorResult, *, command: str = "") -> str:
             (v.model, str(v.images), moment(v.first), moment(v.last), "yes" if v.examined else "no")
             for v in r.versions
         ],
-        skipped=[(reason, str(rows)) for reason, rows in r.skipped.items()],
+        skipped=[(reason, str(rows) if rows else "unknown") for reason, rows in r.skipped.items()],
         command=command,
         made=moment(datetime.now(UTC).timestamp()),
     )  # fmt: skip

@@ -124,7 +124,7 @@ class MonitorResult:
     estimate: AccuracyEstimate | None
     embedding_p: float  # of the last window's embeddings (MMD, permuted by scene); NaN if there are none
     versions: tuple[VersionCount, ...]
-    skipped: dict[str, int] = field(default_factory=dict)  # what of the journal was not counted: reason → rows
+    skipped: dict[str, int] = field(default_factory=dict)  # what was not counted: reason → rows (0: unknown)
     notes: tuple[str, ...] = ()  # limits: a small reference, a clock that jumps, …
     reference_block: int = 1  # images of the reference that count as one scene
     reference_blocks: int = 0  # how many of these it has

@@ -207,3 +207,11 @@ def test_a_missing_config_file_is_said_in_words(tmp_path: Path) -> None:
     (tmp_path / "photos").mkdir()
     found = run("train", str(tmp_path / "photos"), "--config", str(tmp_path / "missing.yaml"))
     assert "no such config file" in str(found.exception) and "Errno" not in str(found.exception)
+
+
+def test_every_command_that_texts_name_exists() -> None:
+    """Errors, notes and docs that say `segwright COMMAND`."""
+    texts = [*(ROOT / "segwright").rglob("*.py"), *(ROOT / "docs").rglob("*.md"), ROOT / "README.md"]
+    for path in texts:
+        for name in re.findall(r"`segwright ([a-z][a-z-]+)[ `]", path.read_text(encoding="utf-8")):
+            assert name in COMMANDS, f"{path.relative_to(ROOT)}: segwright {name}"

@@ -54,15 +54,19 @@ def test_from_held_out_images_to_the_estimate_of_a_prediction(place: Path) -> No
     )
     before = json.loads((place / "0.json").read_text())["results"]
     assert all("no error model in this bundle" in str(one["quality"]) for one in before), out
+    assert out.count("no estimated mIoU: no error model in this bundle") == 1
 
     told = command("evaluate", place / "run", place / "streets", "--split", "val", "--device", "cpu",
                    "--fit-error-model", "--json", place / "e.json")  # fmt: skip
     facts = json.loads((place / "e.json").read_text())["error_model"]
     assert facts["images"] == 14 and facts["interval_over"] in ("images", "blocks") and "error model of 14" in told
 
-    command("predict", place / "run", images, "--out", place / "p1", "--json", place / "1.json", "--device", "cpu",
-            "--uncertainty", "margin")  # fmt: skip
+    told = command("predict", place / "run", images, "--out", place / "p1", "--json", place / "1.json",
+                   "--device", "cpu", "--uncertainty", "margin")  # fmt: skip
     after = json.loads((place / "1.json").read_text())["results"]
+    lowest = min(after, key=lambda one: one["quality"]["estimated_miou"]["iou"])
+    worst = f"{lowest['file']} {100 * lowest['quality']['estimated_miou']['iou']:.0f} %"
+    assert "in the mean of 3 images; lowest: " + worst in told
     for old, new in zip(before, after, strict=True):
         assert old["shares"] == new["shares"]  # nothing of the prediction changes
         quality = new["quality"]

@@ -64,6 +64,24 @@ def test_results_on_stdout_errors_on_stderr_json_in_a_file(photos: Path, tmp_pat
     assert json.loads((tmp_path / "found.json").read_text())["images"] == 6  # that of the run before
 
 
+@pytest.mark.skipif(os.name == "nt", reason="no FIFO")
+def test_json_goes_to_stdout_or_a_pipe_and_replaces_neither(photos: Path, tmp_path: Path) -> None:
+    for there in ("-", "/dev/stdout"):
+        done = segwright("check", photos, "--json", there, folder=tmp_path)
+        assert json.loads(done.stdout)["images"] == 6 and "6" in done.stderr and done.returncode == 0
+        wrong = segwright("check", "fotos", "--json", there, folder=tmp_path)
+        assert wrong.returncode == 2 and wrong.stdout == ""
+    assert {path.name for path in tmp_path.iterdir()} == {"photos"}
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = subprocess.Popen(["cat", str(pipe)], stdout=subprocess.PIPE, text=True)
+    try:
+        assert segwright("check", photos, "--json", pipe, folder=tmp_path).returncode == 0
+        assert json.loads(reader.communicate(timeout=60)[0])["images"] == 6 and pipe.is_fifo()
+    finally:
+        reader.kill()
+
+
 def test_a_missing_path_leads_to_what_is_there(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -15,7 +15,7 @@ import pytest
 from rich.console import Console
 
 import segwright as sw
-from segwright.core.errors import LabelError, UsageError
+from segwright.core.errors import LabelError, ModelError, UsageError
 from segwright.core.types import LabelSpace
 from segwright.demo.dataset import write_street_scenes
 from segwright.evaluation import evaluate as evaluating
@@ -237,6 +237,19 @@ def test_dominated_models_are_named_with_their_rivals() -> None:
     assert dominated({**quality, "noise": 0.5}, costs, lambda one, other: False)["noise"] == [], "within chance"
 
 
+def test_speed_dominates_only_beyond_the_differences_between_rounds() -> None:
+    """The same model twice on a loaded machine: 31–38 and 36–43 ms."""
+    costs = {"one": ModelCost(31.0, 9.0, 2e6, "cpu", 38.0), "again": ModelCost(36.0, 9.0, 2e6, "cpu", 43.0)}
+    assert dominated({"one": 0.5, "again": 0.5}, costs) == {"one": [], "again": []}
+    costs["again"] = ModelCost(39.0, 9.0, 2e6, "cpu", 43.0)
+    assert dominated({"one": 0.5, "again": 0.5}, costs) == {"one": [], "again": ["one"]}
+
+
+def test_no_difference_on_one_image_is_in_words() -> None:
+    alone = PairedDifference(0.0, float("nan"), float("nan"), float("nan"))
+    assert verdict(alone, "a", name="b") == "b and a have the same mIoU on one image, which gives no interval."
+
+
 def test_models_are_shown_by_the_ends_of_their_paths() -> None:
     assert short_names(["/a/runs/one/model", "/a/runs/two/model"]) == {
         "/a/runs/one/model": "one", "/a/runs/two/model": "two",
@@ -371,6 +384,17 @@ def test_what_cannot_be_compared_is_refused(runs: Path, tmp_path: Path, monkeypa
     with pytest.raises(LabelError, match="classes are not the data's") as refused:
         sw.compare([runs / "one", tmp_path / "two-classes"], runs / "streets", device="cpu")
     assert str(refused.value.where) == str(tmp_path / "two-classes")
+
+
+def test_a_model_whose_output_is_not_finite_is_named(runs: Path, tmp_path: Path) -> None:
+    space = sw.open_dataset(runs / "streets").label_space
+    network = create_model("leannet", classes=space.classes, weights=None).eval()
+    for value in network.parameters():
+        value.data.fill_(float("nan"))
+    save_bundle(tmp_path / "broken", network, Bundle("leannet", space, {}))
+    with pytest.raises(ModelError, match="output is not finite") as refused:
+        sw.compare([runs / "one", tmp_path / "broken"], runs / "streets", device="cpu", speed=False)
+    assert str(refused.value.where) == str(tmp_path / "broken")
 
 
 def test_better_is_said_of_these_models_and_not_of_their_recipes() -> None:

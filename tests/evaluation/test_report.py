@@ -114,6 +114,17 @@ def test_any_number_of_classes(classes: int) -> None:
     Tags(document)
 
 
+@pytest.mark.parametrize(("classes", "each"), [(2, 1), (3, 1), (4, 2), (7, 3)])
+def test_no_class_is_both_strongest_and_weakest(classes: int, each: int) -> None:
+    split = Scenes(count=2, classes=classes)
+    split.label_space = LabelSpace(tuple(f"c{i}" for i in range(classes)))
+    text = report_page(score(split, split.answers, boundary=False), split, RunFacts())
+    found = re.search(r"Strongest (class|classes): (.*)\. Weakest: (.*?)\.\s*<", text)
+    assert found is not None and (found[1] == "class") == (each == 1)
+    strong, weak = (re.findall(r"c\d", part) for part in found.group(2, 3))
+    assert len(strong) == len(weak) == each and not set(strong) & set(weak)
+
+
 @pytest.mark.parametrize("channels", [1, 2, 4])
 def test_any_number_of_channels(channels: int) -> None:
     split = Scenes(count=2, channels=channels)

@@ -50,6 +50,19 @@ def test_masks_beside_their_images_replace_none_of_them_and_are_no_sources_of_th
     assert any("earlier predictions" in note for note in again.notes)
 
 
+def test_an_error_of_the_network_names_the_file(tmp_path: Path) -> None:
+    class Diverged(Brightest):
+        def logits(self, images: UInt8Array) -> Float32Array:
+            return super().logits(images) * np.float32(np.nan)
+
+    for i, name in enumerate(("a.png", "b.png")):
+        write_image(tmp_path / "in" / name, scene(i))
+    broken = Predictor(Diverged(), SPACE, bundle=Bundle("none", SPACE))
+    found = api.predict(broken, tmp_path / "in", out=tmp_path / "out")
+    beginnings = [f"{tmp_path / 'in' / name}: the network's output is not finite" for name in ("a.png", "b.png")]
+    assert [one.error.splitlines()[0] for one in found.failed] == beginnings
+
+
 @pytest.mark.parametrize("link", [os.symlink, os.link])
 def test_a_source_under_another_name_is_a_source(tmp_path: Path, link: Any) -> None:
     write_image(tmp_path / "in" / "a.png", scene(0))

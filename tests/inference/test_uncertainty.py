@@ -167,7 +167,7 @@ def test_networks_that_cannot_say_what_to_do_instead() -> None:
     assert "tta" in str(no_dropout.value.fix)
     with pytest.raises(ModelError, match="no ensemble") as no_members:
         predictor.predict(image(), uncertainty="ensemble")
-    assert "segwright ensemble" in str(no_members.value.fix)
+    assert "segwright export A B --to bundle" in str(no_members.value.fix)
     with pytest.raises(ModelError, match="exported file"):
         Predictor(Soft(), SPACE).predict(image(), uncertainty="dropout")
 

@@ -117,6 +117,14 @@ def test_figures_that_are_not_finite(reference: list[Observation]) -> None:
     json.dumps(gone.to_json(), allow_nan=False)
 
 
+def test_a_camera_that_stands_still_is_a_note(reference: list[Observation]) -> None:
+    one = rows(1, 31)[0]
+    still = [replace(one, id=f"{number}", time=one.time + number) for number in range(60)]
+    found = examine([*rows(40, 32), *still], reference, CLASSES)
+    assert any(note.startswith("59 images have the same figures as an earlier one") for note in found.notes)
+    assert not any("earlier one" in note for note in examine(rows(100, 32), reference, CLASSES).notes)
+
+
 def test_versions_are_examined_one_at_a_time(reference: list[Observation]) -> None:
     other = [replace(one, model="b" * 16) for one in rows(80, 16, doubt=0.3)]
     found = examine([*rows(100, 17), *other], reference, CLASSES)
@@ -126,6 +134,9 @@ def test_versions_are_examined_one_at_a_time(reference: list[Observation]) -> No
     assert against.images == 80 and against.alarm
     with pytest.raises(DataError, match="no row of the journal is of the reference's model"):
         examine(other, reference, CLASSES)
+    with pytest.raises(DataError, match="no row of the journal is of this model") as unknown:
+        examine(other, reference, CLASSES, model="c" * 16)
+    assert unknown.value.expected == "c" * 16 and unknown.value.fix == f"--model {'b' * 16}"
 
 
 def test_label_sets_and_embeddings_that_differ(reference: list[Observation]) -> None:

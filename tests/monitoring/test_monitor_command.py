@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 import threading
 from collections.abc import Iterator
@@ -61,6 +62,19 @@ def test_no_alarm_is_exit_code_0(
     tree = json.loads((tmp_path / "found.json").read_text())
     assert tree["alarm"] is False and tree["images"] == 140 and tree["reference_images"] == 100
     assert tree["state"] == "no alarm" and "row_keys" not in tree
+
+
+def test_a_file_that_cannot_be_read_is_rows_of_unknown_number(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for part in range(2):
+        write(tmp_path / "journal", rows(60, 1 + part, start=60 * part))
+    whole = sorted((tmp_path / "journal").glob("*.parquet"))[-1]
+    whole.write_bytes(whole.read_bytes()[:-100])
+    assert run(monkeypatch, tmp_path / "journal", "--html", tmp_path / "page.html") == 0
+    shown = capsys.readouterr().out
+    assert f"not counted: rows of unknown number, {whole.name}: the journal's file is damaged" in shown
+    assert re.search(rf"{whole.name}.*?</td>\s*<td[^>]*>unknown<", (tmp_path / "page.html").read_text(), re.S)
 
 
 def test_an_alarm_is_exit_code_1_and_in_words(
