@@ -343,6 +343,7 @@ def test_a_bad_image_is_listed_and_the_rest_goes_on(tmp_path: Path, predictor: P
     (folder / "cut.png").write_bytes((folder / "00.png").read_bytes()[:60])
     found = sw.select(predictor, folder, count=3, clicks=1)
     assert len(found.images) == 3 and len(found.failed) == 1 and found.failed[0][0].endswith("cut.png")
+    assert "--skip-bad" not in found.failed[0][1], "select has no such option"
 
 
 def test_more_images_than_there_are(tmp_path: Path, predictor: Predictor) -> None:

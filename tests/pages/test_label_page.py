@@ -194,6 +194,17 @@ def test_a_server_that_is_away_skips_no_question(browser: Any, tmp_path: Path) -
         assert [one.skips for one in counts] == [0] * 6 + [1], "what can never be read is passed over"
 
 
+def test_an_image_that_cannot_be_read_is_named(browser: Any, tmp_path: Path) -> None:
+    photos = write_photos(tmp_path / "photos", 2)
+    (photos / "torn.png").write_bytes((photos / "photo1.png").read_bytes()[:500])
+    with LabelServer(photos) as server, Opened(browser, server) as opened:
+        opened.allowed = ("error: Failed to load resource",)
+        opened.page.evaluate("labelPage.open(2)")
+        opened.page.wait_for_selector("#unreadable:not([hidden])")
+        opened.page.wait_for_function("() => document.getElementById('image-name').textContent === 'torn.png'")
+        assert not opened.page.inner_text("#share") and "--skip-bad" not in opened.page.inner_text("#unreadable")
+
+
 PIXELS = """async whole => {
   const view = labelPage.view, frame = () => new Promise(done => requestAnimationFrame(done));
   if (whole) view.dirtyAll();

@@ -177,11 +177,17 @@ class App {
     at("unreadable").hidden = false;
     at("unreadable").textContent = "This image cannot be shown.\n" + error.lines.join("\n");
     at("image-place").textContent = number + 1 + " of " + this.state.images;
-    at("image-name").textContent = "";
+    at("image-name").textContent = at("share").textContent = "";
+    this.nameUnreadable(number);
     this.unreadable = number;
     if (question && error.status === UNREADABLE) return this.skip();
     if (error.status !== UNREADABLE) this.missed = {number, question};  // nobody has skipped it: the page tries again
     this.showQuestion(null);
+  }
+
+  async nameUnreadable(number) {
+    const {images} = await getJson("api/images?from=" + number).catch(() => ({images: []}));
+    if (!this.image() && this.unreadable === number && images.length) at("image-name").textContent = images[0].name;
   }
 
   showShare() {
