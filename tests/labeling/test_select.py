@@ -303,6 +303,9 @@ def test_masks_of_a_label_folder_belong_to_the_images_that_it_lists(
     assert (tmp_path / "labels" / "masks" / "a.jpg.png").is_file(), "the second mask has a name of its own"
     found = sw.select(predictor, images, count=2, clicks=5, labels=tmp_path / "labels", random_share=0)
     assert not found.failed and not found.items
+    assert any("2 chosen images have no region to ask about" in note for note in found.notes)
+    found = sw.select(predictor, images, count=2, clicks=0, labels=tmp_path / "labels", random_share=0)
+    assert not any("no region" in note for note in found.notes), "none was asked for"
 
 
 def test_one_mask_for_two_images_is_not_used_and_that_is_said(tmp_path: Path, predictor: Predictor) -> None:
