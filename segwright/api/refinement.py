@@ -198,13 +198,13 @@ def promote(
     """
     from segwright.labeling.promote import Gates, go_back
     from segwright.labeling.promote import promote as put_into_service
-    from segwright.labeling.slot import slot_of
+    from segwright.labeling.slot import existing_slot, slot_of
 
-    place = slot_of(slot)
     if back:
         if candidate is not None:
             raise UsageError("going back takes no candidate", expected="the slot alone", found=str(candidate))
-        return go_back(place, reason=why)
+        return go_back(existing_slot(slot), reason=why)
+    place = slot_of(slot)
     if candidate is None:
         raise UsageError("there is no candidate", expected="a run folder or a bundle", fix="or back=True (--back)")
     asked = (better_on,) if isinstance(better_on, str | Path | Split | Dataset) else tuple(better_on)

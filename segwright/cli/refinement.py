@@ -164,9 +164,9 @@ def _points(text: str) -> float | None:
 
 
 def _show_history(place: Path, json: Path | None) -> None:
-    from segwright.labeling.slot import slot_of
+    from segwright.labeling.slot import existing_slot
 
-    slot = slot_of(place)
+    slot = existing_slot(place)
     entries, current = slot.history(), slot.current()
     for entry in entries:
         mark = "*" if entry is entries[-1] else " "

@@ -150,7 +150,8 @@ def _show(found: Selection, out: Path) -> None:
     for note in found.notes:
         screen.print(literal(f"note: {note}"), soft_wrap=True)
     for file, error in found.failed[:5]:
-        screen.print(literal(f"not used: {file}: {error.splitlines()[0]}"), soft_wrap=True)
+        why = error.splitlines()[0].removeprefix(f"{file}: ")
+        screen.print(literal(f"not used: {file}: {why}"), soft_wrap=True)
     if len(found.failed) > 5:
         screen.print(literal(f"not used: {len(found.failed) - 5} more, see {out}"), soft_wrap=True)
 

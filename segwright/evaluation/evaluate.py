@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from segwright.core.counted import counted
-from segwright.core.errors import DataError, LabelError, SegwrightError, UsageError
+from segwright.core.errors import DataError, ImageReadError, LabelError, SegwrightError, UsageError
 from segwright.core.progress import progress
 from segwright.core.types import SPARSE, LabelSpace
 from segwright.evaluation.evaluation import CONVENTION, Evaluation, Part, summary
@@ -222,7 +222,7 @@ def score(
             if isinstance(pair.error, SegwrightError) and skip_bad:
                 tally.skipped[split.ids[pair.index]] = pair.error.message
             elif pair.error is not None:
-                raise pair.error
+                raise _with_option(pair.error)
             elif pair.mask is None:
                 tally.without_mask.append(split.ids[pair.index])
             else:
@@ -334,6 +334,13 @@ def _read_ahead(split: LabeledImages, indices: Sequence[int], images: bool) -> I
         finally:
             for future in waiting:
                 future.cancel()
+
+
+def _with_option(error: Exception) -> Exception:
+    """The error of an image that cannot be read, with the option that leaves it out here."""
+    if isinstance(error, ImageReadError) and error.fix and error.fix.endswith("leave it out"):
+        error.fix += " with --skip-bad"
+    return error
 
 
 class _Tally:

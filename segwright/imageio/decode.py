@@ -85,7 +85,7 @@ def decode_image(
             if pixels is not None:
                 return apply_exif_orientation(pixels, info.orientation)
         if info.bits > 8 or "bands" in info.mode:
-            return _stretched(_deep(data, info, where, limits, page), where)
+            return stretched(_deep(data, info, where, limits, page), where)
         return _pillow(data, info, where, limits, "RGB", page)
 
 
@@ -280,7 +280,7 @@ def _converted(image: Image.Image, mode: str) -> Image.Image:
     return image.convert(mode)
 
 
-def _stretched(raster: npt.NDArray[Any], where: str | Path) -> UInt8Array:
+def stretched(raster: npt.NDArray[Any], where: str | Path) -> UInt8Array:
     """H×W×C of any type to uint8 H×W×3, from the lowest to the highest value; what is not a number becomes 0."""
     colors = raster.shape[2] - raster.shape[2] % 2 if raster.shape[2] in (2, 4) else raster.shape[2]
     colors = {1: 1, 2: 1, 3: 3, 4: 3}.get(colors, 0)

@@ -64,7 +64,7 @@ def unreadable(where: str | Path, found: str, reason: ReadReason = "corrupt") ->
         expected="a whole PNG, JPEG, BMP, WebP, TIFF, PPM or GIF",
         found=found,
         where=where,
-        fix="copy it again from its source, or leave it out with --skip-bad",
+        fix="copy it again from its source, or leave it out",
         reason=reason,
     )
 

@@ -23,8 +23,9 @@ from segwright.core.atomic_io import write_json
 from segwright.core.counted import counted
 from segwright.core.errors import SegwrightError, UsageError
 from segwright.core.progress import duration
-from segwright.data.formats.label_folder import COUNTS_FILE, MASKS, read_counts
-from segwright.inference.description import is_bundle
+from segwright.data.formats.label_folder import COUNTS_FILE, MASKS, holds_all, read_counts
+from segwright.inference.description import find_bundle, is_bundle
+from segwright.inference.lineage import bundle_id
 from segwright.labeling.child import ChildCommand, end_leftover
 from segwright.labeling.page.images import LabelImages
 from segwright.labeling.page.queue import Queue
@@ -152,10 +153,7 @@ class Between:
             raise UsageError("a round of training runs already", fix="wait for its end")
         if not self._enough():
             train, held = held_out(self._labeled(), self.sides)
-            raise UsageError(
-                "too few images have labels", expected=f"{FEWEST}, some to train on and some held out",
-                found=f"{len(train)} to train on, {len(held)} held out",
-            )  # fmt: skip
+            raise _too_few(train, held)
         self._start()
 
     def close(self) -> None:
@@ -171,9 +169,19 @@ class Between:
     # A round
 
     def _labeled(self) -> list[str]:
-        """The images with labels, in the order of their first stroke."""
-        with self.store.reading():
-            return [name for name, found in self.store.journal.images.items() if found.spans]
+        """The images with labels, in the order of their first stroke; one whose labels are all erased or undone is none
+        of them as soon as its mask is written."""
+        store = self.store
+        with store.reading():
+            return [
+                name
+                for name, found in store.journal.images.items()
+                if found.spans
+                and (
+                    (entry := store.counts.get(name, {})).get("pixels") != 0
+                    or not holds_all(entry, found.end, store.journal.generation)
+                )
+            ]
 
     def _enough(self) -> bool:
         train, held = held_out(self._labeled(), self.sides)
@@ -235,8 +243,8 @@ class Between:
         with self.store.reading():
             counts = {name: dict(entry) for name, entry in self.store.counts.items() if entry.get("pixels")}
         train, held = held_out([name for name in self._labeled() if name in counts], self.sides)
-        if not train or not held:
-            raise UsageError("too few images have labels", found=f"{len(train)} to train on, {len(held)} held out")
+        if len(train) + len(held) < FEWEST or not train or not held:  # some were erased a moment ago
+            raise _too_few(train, held)
         sides = {**self.sides, **dict.fromkeys(train, False), **dict.fromkeys(held, True)}
         write_sides(self.store.folder, sides)  # before anything is trained
         self.sides = sides
@@ -277,6 +285,13 @@ class Between:
         (place / "pid").unlink(missing_ok=True)
         if code != 0:
             raise SegwrightError(f"segwright {arguments[0]} did not finish", found=child.reason())
+
+
+def _too_few(train: Sequence[str], held: Sequence[str]) -> UsageError:
+    return UsageError(
+        "too few images have labels", expected=f"{FEWEST}, some to train on and some held out",
+        found=f"{len(train)} to train on, {len(held)} held out",
+    )  # fmt: skip
 
 
 def read_rounds(folder: Path) -> list[dict[str, Any]]:
@@ -325,14 +340,26 @@ def _sides_of_rounds(folder: Path) -> dict[str, bool]:
 def resumed_model(folder: Path, model: Path) -> Path:
     """The model to start with: that of the last round that was taken of those that began with ``model``.
 
-    Rounds that began with another model are passed over: a folder may have been opened with several. It may also have
-    been moved since, with its rounds.
+    Rounds that began with another model are passed over: a folder may have been opened with several, and a slot holds
+    another version after a promotion. The folder may also have been moved since, with its rounds.
     """
     current = model
     for row in read_rounds(folder):
-        if row.get("taken") and _moved_along(folder, str(row["parent"])) == current:
+        if row.get("taken") and _began_with(row, folder, current):
             current = _moved_along(folder, str(row["model"]))
-    return current if is_bundle(current) or is_bundle(current / "model") else model
+    return current if _is_saved(current) else model
+
+
+def _began_with(row: Mapping[str, Any], folder: Path, model: Path) -> bool:
+    """Whether a round began with a model: by its weights; by its path in rounds of earlier versions."""
+    id = row.get("parent_id")
+    if id and _is_saved(model):
+        return bool(id == bundle_id(find_bundle(model)))
+    return _moved_along(folder, str(row["parent"])) == model
+
+
+def _is_saved(model: Path) -> bool:
+    return is_bundle(model) or is_bundle(model / "model")
 
 
 def _moved_along(folder: Path, model: str) -> Path:
@@ -348,7 +375,7 @@ def entry_of(found: dict[str, Any], *, number: int, parent: str, train: list[str
     scores = found.get("new")
     entry: dict[str, Any] = {
         "round": number, "parent": parent, "model": found["candidate"], "train": len(train), "held": held,
-        "taken": False, "verdict": found.get("verdict", ""),
+        "parent_id": found.get("parent_id", ""), "taken": False, "verdict": found.get("verdict", ""),
     }  # fmt: skip
     if scores is not None:
         keys = ("images", "miou", "miou_difference", "ci95", "clear", "interval_over")

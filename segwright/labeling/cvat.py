@@ -33,7 +33,7 @@ from segwright.inference.coverage import regions
 from segwright.inference.predictor import Predictor
 from segwright.inference.predictor import load as load_predictor
 from segwright.inference.vectorize import keyholed
-from segwright.labeling.cvat_interaction import as_array
+from segwright.labeling.cvat_interaction import as_the_model_reads
 
 if TYPE_CHECKING:
     import PIL.Image
@@ -177,7 +177,7 @@ class DetectionFunction:
         from cvat_sdk import auto_annotation
         from cvat_sdk.masks import encode_mask
 
-        pixels = self.predictor.scaled(as_array(image), getattr(context, "frame_name", "the image"))
+        pixels = as_the_model_reads(self.predictor, image, getattr(context, "frame_name", "the image"))
         found = self.predictor.predict(pixels)
         numbers = self.table[found.labels]
         if context.conf_threshold is not None:

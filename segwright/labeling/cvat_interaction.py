@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from segwright.core.counted import counted
-from segwright.inference.predictor import Predictor
+from segwright.imageio import UInt8Array
+from segwright.imageio.decode import stretched
+from segwright.inference.predictor import STRETCHED, Predictor
 from segwright.labeling.interaction import Units, object_mask, prepare
 
 if TYPE_CHECKING:
@@ -34,7 +36,7 @@ class PointFunction:
 
     def preprocess_image(self, context: Any, image: PIL.Image.Image) -> Units:
         """The image, divided by what the network sees in it."""
-        pixels = self.predictor.scaled(as_array(image), "the image")
+        pixels = as_the_model_reads(self.predictor, image, "the image")
         found = self.predictor.predict(pixels, probabilities=True)
         assert found.probabilities is not None
         return prepare(pixels, found.labels, found.probabilities)
@@ -59,6 +61,17 @@ class PointFunction:
 def _is_outside(box: Any, height: int, width: int) -> bool:
     (x0, y0), (x1, y1) = box
     return bool(max(x0, x1) <= 0 or max(y0, y1) <= 0 or min(x0, x1) >= width or min(y0, y1) >= height)
+
+
+def as_the_model_reads(predictor: Predictor, image: PIL.Image.Image, where: str) -> UInt8Array:
+    """An image as CVAT hands it over as :meth:`Predictor.read` gives its file: deep ones are brought to 8 bits."""
+    array = as_array(image)
+    if array.dtype != np.uint8 and predictor.value_range is None:
+        if STRETCHED not in predictor.notes:
+            logger.warning(STRETCHED)
+        predictor.note(STRETCHED)
+        array = stretched(array, where)
+    return predictor.scaled(array, where)
 
 
 def as_array(image: PIL.Image.Image) -> np.ndarray[Any, Any]:

@@ -141,6 +141,13 @@ def select(
             except SegwrightError as error:  # it changed since it was looked at
                 pool.failed.append((str(one.path), str(error)))
             advance(1)
+    asked = {item.image for item in items}
+    silent = [one.image for one in chosen if one.image not in asked] if options.clicks else []
+    if silent:
+        notes.append(
+            f"{counted(len(silent), 'chosen image', 'has')} no region to ask about, since all of them are labeled "
+            f"already, such as {silent[0]}"
+        )
     notes += _control_notes(options, choice, len(pool.images), bool(models))
     if masks is not None and masks.unclear:
         notes.append(

@@ -291,6 +291,14 @@ def slot_of(path: str | Path) -> Slot:
     return Slot(folder)
 
 
+def existing_slot(path: str | Path) -> Slot:
+    """The slot at a path; UsageError where there is none: a mistyped path is no empty slot."""
+    slot = slot_of(path)
+    if not slot.folder.is_dir():
+        raise UsageError("no slot here", expected="a folder that promote has made", found="nothing", where=path)
+    return slot
+
+
 def who() -> str:
     """user@host, as far as they are known."""
     try:

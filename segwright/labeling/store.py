@@ -106,12 +106,13 @@ class LabelFolder:
         """Open or create the label folder of these images.
 
         UsageError if the folder holds something else, other images or other classes: labels of two lists of classes
-        in one folder would be wrong in silence.
+        in one folder would be wrong in silence. Further classes after the folder's own are added to them.
         """
         folder, images = Path(folder), Path(os.path.abspath(images))
         if is_label_folder(folder):
             info = read_info(folder)
             _check_same(folder, info, images, label_space)
+            info = replace(info, label_space=label_space)  # a later model may have further classes after the old ones
         else:
             if folder.is_dir() and any(path.name not in (".lock", JOURNAL) for path in folder.iterdir()):
                 raise UsageError(
@@ -449,11 +450,11 @@ def _check_same(folder: Path, info: FolderInfo, images: Path, space: LabelSpace)
             "the label folder is about other images", expected=str(info.images), found=str(images), where=folder,
             fix="name another folder with --out",
         )  # fmt: skip
-    if info.label_space.names != space.names:
+    if space.names[: len(info.label_space.names)] != info.label_space.names:
         raise UsageError(
             "the label folder has other classes", expected=", ".join(info.label_space.names)[:200],
             found=", ".join(space.names)[:200], where=folder,
-            fix="name another folder with --out, or leave --classes out to go on with its own",
+            fix="name another folder with --out, or give a model or --classes whose first classes are the folder's",
         )  # fmt: skip
 
 

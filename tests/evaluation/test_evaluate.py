@@ -19,6 +19,7 @@ from segwright.evaluation.compare import compare, comparison_page, render_compar
 from segwright.evaluation.evaluate import Evaluation, evaluate, match_label_spaces, summary
 from segwright.evaluation.masks import evaluate_masks, find_masks
 from segwright.evaluation.terminal import render_evaluation, text_bar
+from segwright.imageio.image_info import unreadable
 from segwright.inference.prediction import Prediction
 from segwright.metrics.boundary import BoundaryIoU
 from segwright.metrics.confusion import ConfusionMatrix
@@ -223,9 +224,10 @@ def test_some_without_mask_some_all_ignored() -> None:
 def test_unreadable_files_stop_or_are_left_out() -> None:
     truth, said = masks(4)
     bad: list[Any] = list(truth)
-    bad[2] = ImageReadError("not a readable image", where="shot_2.png")
-    with pytest.raises(ImageReadError, match="shot_2"):
+    bad[2] = unreadable("shot_2.png", "nothing")
+    with pytest.raises(ImageReadError, match="shot_2") as caught:
         evaluate(Knows(said), Images(bad))
+    assert str(caught.value.fix).endswith("or leave it out with --skip-bad")
     found = evaluate(Knows(said), Images(bad), skip_bad=True)
     assert found.images == 3 and list(found.skipped) == ["shot_2"]
     bad[2] = RuntimeError("a bug of ours")

@@ -483,16 +483,16 @@ def test_deep_images_are_stretched_in_pieces_to_the_same_bytes(
     wanted = np.broadcast_to(wanted, (37, 23, 3))
     for piece in (1, 100, 1 << 20):
         monkeypatch.setattr(decode, "PIECE", piece)
-        assert np.array_equal(decode._stretched(raster, "x"), wanted)
+        assert np.array_equal(decode.stretched(raster, "x"), wanted)
     nothing = np.full((4, 5, bands), np.nan, np.float32)
-    assert not decode._stretched(nothing, "x").any()
+    assert not decode.stretched(nothing, "x").any()
 
 
 def test_stretching_takes_no_copies_of_the_whole() -> None:
     raster = np.random.default_rng(0).integers(0, 4000, (3000, 2000, 3)).astype(np.uint16)
     tracemalloc.start()
     try:
-        decode._stretched(raster, "x")
+        decode.stretched(raster, "x")
         most = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()

@@ -17,11 +17,12 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 from label_server import SPACE, Bands, LabelServer, write_photos
+from slot_models import tiny_model
 
 import segwright as sw
 from segwright.core.errors import UsageError
 from segwright.data.strokes import Stroke
-from segwright.inference.lineage import Lineage, data_used, descended
+from segwright.inference.lineage import Lineage, bundle_id, data_used, descended
 from segwright.inference.predictor import Predictor
 from segwright.labeling import between as between_module
 from segwright.labeling.between import (
@@ -36,6 +37,7 @@ from segwright.labeling.between import (
 )
 from segwright.labeling.child import ChildCommand, end_leftover
 from segwright.labeling.questions import Question, Selection
+from segwright.labeling.slot import Slot
 from segwright.labeling.store import LabelFolder, stroke_of_mask
 
 PATIENCE = 60.0
@@ -335,6 +337,45 @@ def test_the_model_of_the_last_round_is_taken_up_again(tmp_path: Path, monkeypat
     assert resumed_model(tmp_path, Path("base")) == Path("three"), "and the first model keeps those it had"
     (tmp_path / "rounds" / "rounds.json").write_text("{")
     assert resumed_model(tmp_path, Path("base")) == Path("base")
+
+
+def test_a_slot_that_holds_another_version_is_another_model(tmp_path: Path) -> None:
+    """A round goes on from the weights that it began with: the path of a slot stays while its version changes."""
+    one, two = tiny_model(tmp_path / "one", 1), tiny_model(tmp_path / "two", 2)
+    taken = tiny_model(tmp_path / "labels" / "rounds" / "001" / "run" / "model", 3)
+    slot = tmp_path / "slot"
+    sw.promote(one, slot, device="cpu")
+    row = {"round": 1, "parent": str(slot), "parent_id": bundle_id(one), "model": str(taken), "taken": True}
+    (tmp_path / "labels" / "rounds" / "rounds.json").write_text(json.dumps({"rounds": [row]}))
+    assert resumed_model(tmp_path / "labels", slot) == taken
+    assert resumed_model(tmp_path / "labels", one) == taken, "the same weights at another path"
+    record = {"action": "promote", "why": "", "before": None}
+    place = Slot(slot)
+    place.switch(place.add(two, bundle_id(two), record), record)
+    assert resumed_model(tmp_path / "labels", slot) == slot
+    found = {"candidate": "c", "parent_id": "abc", "new": None}
+    assert between_module.entry_of(found, number=1, parent="p", train=[], held=[])["parent_id"] == "abc"
+
+
+def test_images_whose_labels_are_erased_or_undone_are_no_labeled_ones(tmp_path: Path, fake: type[FakeChild]) -> None:
+    with with_trainer(write_photos(tmp_path / "photos", 8), every=None) as server:
+        store, trainer = server.service.store, server.service.trainer
+        assert isinstance(trainer, Between)
+        for number in range(7):
+            paint(store, number)
+        whole = np.ones(SIZE, bool)
+        store.append(stroke_of_mask(whole, id="e", image="photo0.png", by="Anna", kind="eraser", label=255, clicks=1))
+        painted = store.strokes("photo1.png")[0].id
+        store.append(Stroke(id="u", image="photo1.png", by="Anna", kind="undo", of=painted))
+        store.compact()
+        assert "needs labels on 6 images, 5 have some" in trainer.state()["line"]
+        with pytest.raises(UsageError, match="too few images have labels"):
+            trainer.start_now()
+        paint(store, 7)
+        trainer.start_now()
+        until(lambda: bool(fake.calls))
+        data = sw.open_dataset(fake.calls[0][2])
+        assert len(data.train) + len(data.val) == 6
 
 
 def test_a_label_folder_that_was_moved_takes_its_rounds_along(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

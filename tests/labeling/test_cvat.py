@@ -20,7 +20,7 @@ from segwright.data.annotations.polygons import fill_box
 from segwright.demo.street_scene import draw_street
 from segwright.imageio import encode_png
 from segwright.inference.bundle import Bundle, save_bundle
-from segwright.inference.predictor import Predictor, load
+from segwright.inference.predictor import STRETCHED, Predictor, load
 from segwright.models.catalog import create_model
 
 cvat = pytest.importorskip("cvat_sdk.auto_annotation", reason="needs the extra cvat")
@@ -28,7 +28,7 @@ cvat_main = pytest.importorskip("cvat_cli.__main__", reason="needs cvat-cli")
 from cvat_sdk.masks import decode_mask  # noqa: E402
 
 from segwright.labeling.cvat import DetectionFunction, create, sent_labels  # noqa: E402
-from segwright.labeling.cvat_interaction import as_array  # noqa: E402
+from segwright.labeling.cvat_interaction import as_array, as_the_model_reads  # noqa: E402
 
 SPACE = LabelSpace(("road", "car", "sky"), ((10, 20, 30), (40, 50, 60), (70, 80, 90)))
 LABELS = [("sky", "mask"), ("road", "any"), ("car", "mask"), ("dog", "mask")]  # another order, and one more
@@ -64,6 +64,19 @@ def pictures() -> list[tuple[str, bytes]]:
 def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("HOME", "XDG_CACHE_HOME", "XDG_CONFIG_HOME"):
         monkeypatch.setenv(name, str(tmp_path / "home"))
+
+
+def test_images_of_16_bits_are_read_as_their_files_are(
+    model: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    deep = (draw_street("deep", (67, 91))[0][..., 0].astype(np.uint16) + 3) * 190
+    Image.fromarray(deep).save(tmp_path / "deep.png")
+    predictor = load(model, device="cpu")
+    with Image.open(tmp_path / "deep.png") as image:
+        found = as_the_model_reads(predictor, image, "deep.png")
+        assert (found == load(model, device="cpu").read(tmp_path / "deep.png")).all() and np.ptp(found) == 255
+        as_the_model_reads(predictor, image, "deep.png")
+    assert [record.getMessage() for record in caplog.records] == [STRETCHED], "stated once"
 
 
 def annotate(server: CvatServer, *more: str) -> None:

@@ -27,6 +27,7 @@ from segwright.labeling.page.presence import LEASE_SECONDS, Leases
 from segwright.labeling.page.queue import Asked, Queue
 from segwright.labeling.page.server import chosen_classes
 from segwright.labeling.questions import Question, Selection
+from segwright.labeling.store import LabelFolder
 
 
 @pytest.fixture
@@ -289,6 +290,18 @@ def test_classes_of_the_model_and_given_ones_must_agree(tmp_path: Path) -> None:
         chosen_classes(tmp_path, given, model)
     with pytest.raises(UsageError, match="no classes"):
         chosen_classes(tmp_path, None, None)
+
+
+def test_a_label_folder_keeps_the_classes_of_a_later_model_with_the_one_before(tmp_path: Path) -> None:
+    """A version that was gone back to has fewer classes than the one that the folder has met."""
+    photos, folder = write_photos(tmp_path / "photos"), tmp_path / "labels"
+    before, later = LabelSpace(("a", "b")), LabelSpace(("a", "b", "c"))
+    LabelFolder.open(folder, photos, later).close()
+    assert chosen_classes(folder, None, before).names == later.names
+    assert chosen_classes(folder, None, before, before).names == later.names, "its questions are about its classes"
+    assert chosen_classes(folder, None, LabelSpace(("a", "x"))).names == ("a", "x"), "which the folder refuses"
+    with pytest.raises(UsageError, match="about other classes"):
+        chosen_classes(folder, None, before, LabelSpace(("b", "a")))
 
 
 def test_questions_bring_their_classes_and_are_about_no_others(tmp_path: Path) -> None:

@@ -235,6 +235,14 @@ def in_a_row(tmp_path: Path, slot: Path, count: int) -> list[str]:
     ]
 
 
+def test_a_mistyped_slot_is_no_empty_one(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="no slot here"):
+        sw.promote(None, tmp_path / "servcie", back=True)
+    done = CliRunner().invoke(app, ["promote", str(tmp_path / "servcie"), "--history"])
+    assert done.exit_code != 0 and isinstance(done.exception, UsageError)
+    assert not (tmp_path / "servcie").exists()
+
+
 def test_a_slot_without_its_history_goes_back(tmp_path: Path, slot: Path) -> None:
     first = Slot(slot).current()
     second, third = in_a_row(tmp_path, slot, 3)

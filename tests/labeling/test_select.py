@@ -303,6 +303,9 @@ def test_masks_of_a_label_folder_belong_to_the_images_that_it_lists(
     assert (tmp_path / "labels" / "masks" / "a.jpg.png").is_file(), "the second mask has a name of its own"
     found = sw.select(predictor, images, count=2, clicks=5, labels=tmp_path / "labels", random_share=0)
     assert not found.failed and not found.items
+    assert any("2 chosen images have no region to ask about" in note for note in found.notes)
+    found = sw.select(predictor, images, count=2, clicks=0, labels=tmp_path / "labels", random_share=0)
+    assert not any("no region" in note for note in found.notes), "none was asked for"
 
 
 def test_one_mask_for_two_images_is_not_used_and_that_is_said(tmp_path: Path, predictor: Predictor) -> None:
@@ -343,6 +346,7 @@ def test_a_bad_image_is_listed_and_the_rest_goes_on(tmp_path: Path, predictor: P
     (folder / "cut.png").write_bytes((folder / "00.png").read_bytes()[:60])
     found = sw.select(predictor, folder, count=3, clicks=1)
     assert len(found.images) == 3 and len(found.failed) == 1 and found.failed[0][0].endswith("cut.png")
+    assert "--skip-bad" not in found.failed[0][1], "select has no such option"
 
 
 def test_more_images_than_there_are(tmp_path: Path, predictor: Predictor) -> None:

@@ -223,6 +223,20 @@ def test_other_images_or_classes_are_refused(photos: Path, tmp_path: Path) -> No
         LabelFolder.open(photos, photos, SPACE)
 
 
+def test_classes_that_a_later_model_adds_are_added(photos: Path) -> None:
+    folder, longer = photos.parent / "labels", LabelSpace((*SPACE.names, "bike"))
+    with opened(photos) as store:
+        store.append(box_stroke("a.png", (0, 0, 4, 4), 0))
+    with LabelFolder.open(folder, photos, longer) as store:
+        store.append(box_stroke("a.png", (8, 8, 12, 12), longer.classes - 1))
+    data = sw.open_dataset(folder)
+    assert data.label_space.names == longer.names
+    (sample,) = data
+    assert sample.mask is not None and np.unique(sample.mask).tolist() == [0, longer.classes - 1, 255]
+    with pytest.raises(UsageError, match="other classes"):  # labels of the last class would mean nothing
+        opened(photos)
+
+
 def test_images_of_one_stem_have_two_masks(photos: Path) -> None:
     rng = np.random.default_rng(1)
     write_image(photos / "a.jpg", rng.integers(0, 256, (*SIZE, 3), np.uint8))

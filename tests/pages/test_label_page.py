@@ -23,6 +23,7 @@ import segwright as sw
 from segwright.inference.bundle import Bundle, save_bundle
 from segwright.labeling.between import Between, BetweenOptions
 from segwright.labeling.child import ChildCommand
+from segwright.labeling.questions import Question, Selection
 from segwright.labeling.store import stroke_of_mask
 from segwright.models.catalog import create_model
 
@@ -121,6 +122,87 @@ def test_questions_are_answered_by_key(browser: Any, server: LabelServer) -> Non
         assert opened.page.get_attribute("body", "data-asked") == second
         opened.agree()
         assert set(server.service.store.answered("photo0.png")) == {first}
+
+
+def one_question_each(photos: Path, kinds: list[str]) -> Selection:
+    """A question about the first image of each kind, the next about the second, …; the predicted class is the road."""
+    mask = np.zeros(SIZE, bool)
+    mask[10:20, 100:120] = True
+    rows = [Question.of_mask(f"photo{n}.png", mask, kind=kind, predicted=0) for n, kind in enumerate(kinds)]
+    return Selection(tuple(rows), (), photos)
+
+
+def test_enter_after_a_click_on_a_class_answers_the_next_question_and_not_the_class_again(
+    browser: Any, server: LabelServer
+) -> None:
+    with Opened(browser, server) as opened:
+        first = opened.asked()
+        opened.page.click("#classes button >> nth=2")
+        opened.page.wait_for_function("first => document.body.dataset.asked !== first", arg=first)
+        expected = opened.page.evaluate("labelPage.questions.current.predicted")
+        opened.press("Enter")
+        opened.agree()
+        assert [one.label for one in server.service.store.strokes("photo0.png")] == [2, expected] and expected != 2
+        opened.page.focus("#classes button >> nth=3")  # by the keyboard a button stays what Enter presses
+        opened.press("Enter")
+        opened.agree()
+        assert [one.label for one in server.service.store.strokes("photo0.png")][2:] == [3]
+
+
+def test_the_two_questions_are_asked_as_the_selection_states_them(browser: Any, tmp_path: Path) -> None:
+    photos = write_photos(tmp_path / "photos", 2)
+    with (
+        LabelServer(photos, selection=one_question_each(photos, ["check", "class"])) as server,
+        Opened(browser, server) as opened,
+    ):
+        assert opened.page.inner_text("#question-text").split() == ["Is", "this", "1", "road", "?"]
+        opened.press("Enter")
+        opened.page.wait_for_selector("body[data-image='1']:not([data-asked=''])")
+        text = opened.page.inner_text("#question-text").split()
+        assert text == ["Which", "class", "is", "this?", "The", "model:", "1", "road"]
+        opened.press("Enter")
+        opened.saved()
+        assert [one.label for one in server.service.store.strokes("photo1.png")] == [0]
+
+
+def test_a_server_that_is_away_skips_no_question(browser: Any, tmp_path: Path) -> None:
+    """Three images are loaded ahead; those after them cannot be, until the server is back."""
+    photos = write_photos(tmp_path / "photos", 7)
+    (photos / "photo6.png").write_bytes(b"no image")
+    with (
+        LabelServer(photos, selection=one_question_each(photos, ["check"] * 7)) as server,
+        Opened(browser, server) as opened,
+    ):
+        opened.allowed = ("error: Failed to load resource",)
+        opened.page.wait_for_function("() => [1, 2, 3].every(n => labelPage.images.get(n)?.ready)")
+        opened.page.route("**/api/**", lambda route: route.abort())
+        for _ in range(8):
+            opened.press("Enter")
+            opened.page.wait_for_timeout(100)
+        opened.page.wait_for_selector("#unreadable:not([hidden])")
+        assert "cannot be reached" in opened.page.inner_text("#unreadable")
+        kinds = opened.page.evaluate("labelPage.outbox.waiting.map(one => one.kind)")
+        assert kinds == ["answer"] * len(kinds) and 0 < len(kinds) < 6
+        opened.page.unroute("**/api/**")
+        opened.page.wait_for_selector("#unreadable", state="hidden")
+        while opened.page.get_attribute("body", "data-asked"):
+            opened.press("Enter")
+            opened.page.wait_for_timeout(200)
+        opened.saved()
+        counts = [server.service.store.counts_of(f"photo{n}.png") for n in range(7)]
+        assert [one.answers for one in counts] == [1] * 6 + [0]
+        assert [one.skips for one in counts] == [0] * 6 + [1], "what can never be read is passed over"
+
+
+def test_an_image_that_cannot_be_read_is_named(browser: Any, tmp_path: Path) -> None:
+    photos = write_photos(tmp_path / "photos", 2)
+    (photos / "torn.png").write_bytes((photos / "photo1.png").read_bytes()[:500])
+    with LabelServer(photos) as server, Opened(browser, server) as opened:
+        opened.allowed = ("error: Failed to load resource",)
+        opened.page.evaluate("labelPage.open(2)")
+        opened.page.wait_for_selector("#unreadable:not([hidden])")
+        opened.page.wait_for_function("() => document.getElementById('image-name').textContent === 'torn.png'")
+        assert not opened.page.inner_text("#share") and "--skip-bad" not in opened.page.inner_text("#unreadable")
 
 
 PIXELS = """async whole => {

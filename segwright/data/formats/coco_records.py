@@ -311,6 +311,7 @@ class CocoRecords:
         if len(given) == 1 and len(next(iter(given.values()))) < len(records):
             given = {}
         fix = "export the outlines (polygons or masks) of all objects, with the images and categories they belong to"
+        fix += f"; {box_choices()}" if self.boxes else ""
         folders = {str(path.parent) for path in records}
         walked = surroundings(self.tree).walk()
         used = {str(path) for path in claims}

@@ -49,17 +49,21 @@ def chosen_classes(
     UsageError without any of them.
 
     Given names that are not the model's are refused: its masks would mean other things than the labels. So are
-    questions about other classes.
+    questions about other classes. A label folder may have further classes after the model's, of a later model.
     """
     if given is not None and model is not None and given.names != model.names:
         raise UsageError(
             "the classes are not those of the model", expected=", ".join(model.names)[:200],
             found=", ".join(given.names)[:200], fix="leave --classes out, or label without a model",
         )  # fmt: skip
-    found = given or model or (read_info(folder).label_space if is_label_folder(folder) else None) or asked
-    if found is not None and asked is not None and found.names != asked.names:
+    own = read_info(folder).label_space if given is None and is_label_folder(folder) else None
+    found = given or model or own or asked
+    about = found
+    if model is not None and own is not None and own.names[: len(model.names)] == model.names:
+        found = own
+    if about is not None and asked is not None and about.names != asked.names:
         raise UsageError(
-            "the questions are about other classes", expected=", ".join(found.names)[:200],
+            "the questions are about other classes", expected=", ".join(about.names)[:200],
             found=", ".join(asked.names)[:200], fix="choose them with this model: segwright select MODEL IMAGES",
         )  # fmt: skip
     if found is None:

@@ -12,6 +12,8 @@ def started_lines(service: LabelService) -> list[str]:
     labeled = sum(1 for found in service.store.journal.images.values() if found.painted)
     images, classes = len(service.images.names), len(service.store.info.label_space)
     lines = [f"{counted(images, 'image')}, {counted(classes, 'class')}; labels in {service.store.folder}"]
+    if service.model:
+        lines.append(f"model: {service.model}")
     if summary["strokes"]:
         lines.append(
             f"resumed: {summary['strokes']} strokes on {counted(labeled, 'image')} by "

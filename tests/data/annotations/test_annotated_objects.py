@@ -109,6 +109,9 @@ def test_coco_objects_that_cannot_be_attributed_are_counted(tmp_path: Path) -> N
     for reason in ("image id is not listed", "category 9 (the category is not listed", "fewer than three points",
                    "a box alone", "2 of", "van"):  # fmt: skip
         assert reason in problem.message or reason == "2 of"
+    assert "--boxes core" in problem.fix, "one of them is a box, which has a reading"
+    coco(tmp_path, [{"segmentation": [BOX]}, *lost[:2]])
+    assert "--boxes" not in the(open_dataset(tmp_path), "objects lost").fix
     coco(tmp_path, lost[:5])
     with pytest.raises(FormatError, match="none of the objects can be drawn"):
         open_dataset(tmp_path)

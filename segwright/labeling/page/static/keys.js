@@ -10,6 +10,9 @@ export function listen(app) {
     if (target.matches("input[type=range]") && event.key in ARROWS) return;
     if (handle(app, event)) event.preventDefault();
   });
+  addEventListener("click", event => {  // by a pointer: else the next Enter would press the same button again
+    if (event.detail && event.target.closest("button, summary")) app.view.stage.focus({preventScroll: true});
+  }, true);
   addEventListener("keyup", event => {
     if (event.key === "Alt") event.preventDefault();  // else the browser's menu takes the focus
   });

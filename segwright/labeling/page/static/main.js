@@ -15,6 +15,7 @@ import {View} from "./view.js";
 const at = id => document.getElementById(id);
 const AHEAD = 3, KEPT = 6;  // images loaded ahead, and kept
 const PRESENCE = 4000;  // milliseconds
+const UNREADABLE = 400;  // the server's answer for an image that it cannot read; others may be of a moment
 
 class App {
   async start() {
@@ -139,6 +140,7 @@ class App {
   async open(number, question = null) {
     this.tools.leave();
     this.wanted = number;
+    this.missed = null;
     const coming = this.load(number);
     if (coming.ready) {
       this.showImage(coming.ready, question);
@@ -157,6 +159,7 @@ class App {
   showImage(image, question) {
     at("stage").removeAttribute("aria-busy");
     at("unreadable").hidden = true;
+    this.missed = null;
     this.tools.cross = null;
     this.view.outline = null;
     this.view.show(image);
@@ -174,9 +177,17 @@ class App {
     at("unreadable").hidden = false;
     at("unreadable").textContent = "This image cannot be shown.\n" + error.lines.join("\n");
     at("image-place").textContent = number + 1 + " of " + this.state.images;
-    at("image-name").textContent = "";
+    at("image-name").textContent = at("share").textContent = "";
+    this.nameUnreadable(number);
     this.unreadable = number;
-    if (question) this.skip();
+    if (question && error.status === UNREADABLE) return this.skip();
+    if (error.status !== UNREADABLE) this.missed = {number, question};  // nobody has skipped it: the page tries again
+    this.showQuestion(null);
+  }
+
+  async nameUnreadable(number) {
+    const {images} = await getJson("api/images?from=" + number).catch(() => ({images: []}));
+    if (!this.image() && this.unreadable === number && images.length) at("image-name").textContent = images[0].name;
   }
 
   showShare() {
@@ -246,8 +257,9 @@ class App {
       const note = "The outlined region, " + (100 * share).toFixed(share < .01 ? 2 : 1) + " % of the image" +
         (question.random ? "; drawn at random, as a control" : "");
       panel.showQuestion(question, this.classes, this.colors, note);
-      this.announce((question.predicted === null ? "Which class is the outlined region?"
-        : "Is the outlined region " + this.classes[question.predicted].name + "?"));
+      const name = question.predicted === null ? "" : this.classes[question.predicted].name;
+      this.announce(!name ? "Which class is the outlined region?" : question.kind === "check"
+        ? "Is the outlined region " + name + "?" : "Which class is the outlined region? The model: " + name);
     } else {
       const other = this.questions.current ? "The next question is on another image: press G." : null;
       const none = this.questions.failed ? "No questions: " + this.questions.failed.lines[0]
@@ -327,6 +339,7 @@ class App {
       const busy = this.tools.stroke || this.outbox.waiting.length;
       if (image && image === this.image() && found.revision > image.revision && !busy) await this.refreshLabels(image);
       if (this.outbox.problem) this.outbox.send();
+      if (this.missed) this.open(this.missed.number, this.missed.question);
     } catch (error) {
       if (!(error instanceof ServerError)) throw error;
     }

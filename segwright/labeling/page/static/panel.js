@@ -72,7 +72,8 @@ export function showQuestion(question, classes, colors, note) {
     const name = chip(document.createElement("span"), question.predicted, classes[question.predicted].name,
       colors[question.predicted]);
     name.className = "chip";
-    asked.append("Is this ", name, "?");
+    if (question.kind === "check") asked.append("Is this ", name, "?");
+    else asked.append("Which class is this? The model: ", name);
   } else {
     asked.textContent = "Which class is this?";
   }
