@@ -19,6 +19,7 @@ from segwright.models.base import count_parameters
 from segwright.models.catalog import CATALOG, create_model
 from segwright.models.deeplab_v2 import DeepLabV2ResNet, DeepLabV2VGG, DilatedResNet
 from segwright.models.recipes import AUX_WEIGHTS
+from segwright.training.distributed.world import synchronized
 from segwright.training.finetune import transfer_weights
 
 
@@ -142,6 +143,14 @@ def frozen(model: nn.Module) -> bool:
     norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
     assert norms
     return not any(norm.training or norm.weight.requires_grad or norm.bias.requires_grad for norm in norms)
+
+
+def test_frozen_bn_stays_so_when_it_is_synchronized_over_processes() -> None:
+    model = small_resnet()
+    model.load_pretrained(ResNet(Bottleneck, [1, 1, 2, 1]).state_dict())
+    joined = synchronized(model).train()
+    norms = [module for module in joined.modules() if isinstance(module, nn.SyncBatchNorm)]
+    assert norms and not any(norm.training or norm.weight.requires_grad for norm in norms)
 
 
 LAYERS = {"layers": [1, 1, 1, 1], "scales": [1.0]}
