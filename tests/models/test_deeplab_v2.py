@@ -205,6 +205,12 @@ def test_resnet_weights_fit_any_number_of_channels(channels: int) -> None:
     torch.testing.assert_close(model.trunk.conv1.weight.detach(), expected)
 
 
+def test_sides_are_padded_so_that_every_scale_falls_on_pixels() -> None:
+    for scales, sides in (((1.0,), (33, 41)), ((1.0, 0.75, 0.5), (33, 65))):
+        assert tiny(scales=scales).pad(torch.zeros(1, 3, 33, 40)).shape[-2:] == sides  # 8k + 1, and 32k + 1
+    assert small_resnet().pad(torch.zeros(1, 3, 33, 40)).shape[-2:] == (33, 65)
+
+
 def test_scales_must_begin_with_one() -> None:
     with pytest.raises(ModelError, match="begin with 1"):
         tiny(scales=(0.5, 1.0))
