@@ -8,6 +8,7 @@ import sys
 
 import pytest
 import torch
+from timm.optim import muon as timm_muon
 from timm.optim.muon import zeropower_via_newtonschulz
 from torch import nn
 
@@ -56,6 +57,12 @@ def test_plain_steps_are_timms(shape: tuple[int, ...], dtype: torch.dtype) -> No
     x = torch.randn(*shape, generator=torch.Generator().manual_seed(3))
     theirs = zeropower_via_newtonschulz(x, 3, list(QUINTIC[-3:]), dtype=dtype)
     torch.testing.assert_close(_steps(x.to(dtype), QUINTIC[-3:]), theirs)
+
+
+def test_the_coefficients_are_those_that_timm_lists_as_quintic() -> None:
+    """And not Polar Express's, which are another schedule."""
+    listed = {name: [tuple(row) for row in rows] for name, rows in timm_muon._COEFFICIENTS.items()}
+    assert list(QUINTIC) == listed["quintic"] != listed["polar_express"]
 
 
 def test_a_training_starts_without_timm() -> None:
