@@ -9,8 +9,9 @@ seconds per epoch, peak memory. The row "class priors" is what the most frequent
 below it.
 
 The product trains them: ``segwright train DATA --model NAME --weights none --minutes M``, with the plan that it makes
-for each network (written beside the figures), its crops, losses, averages and final scoring. Minutes are of wall clock,
-so the table of a busy machine is a worse one.
+for each network (written beside the figures), its crops, losses, averages and final scoring. Where its minutes were not
+enough to score all validation images, ``segwright evaluate`` scores them after it. Minutes are of wall clock, so the
+table of a busy machine is a worse one.
 """
 
 from __future__ import annotations
@@ -52,19 +53,19 @@ def train(name: str, options: argparse.Namespace) -> dict[str, object]:
         data, model=name, minutes=options.minutes_each, weights=None, seed=options.seed, device=options.device,
         out=options.out / "runs" / name,
     )  # fmt: skip
-    steps = [json.loads(line) for line in (run.folder / "log.jsonl").read_text().splitlines()]
-    epochs = [line["epoch"] for line in steps if "epoch" in line]
     decisions = {entry.setting: entry.value for entry in run.plan.entries}
-    if run.evaluation is None:
-        raise SegwrightError("the run ended without a score", where=run.folder)
-    seen = max(epochs, default=0)
+    evaluation = run.evaluation
+    if evaluation is None or len(evaluation.ids) < len(data.val):
+        evaluation = sw.evaluate(run.folder, data, split="val", device=options.device)
+    epochs = run.progress.samples / len(data.train)
     return {
         "name": name,
-        "miou": run.evaluation.to_json()["miou"],
+        "miou": evaluation.miou,
+        "images": len(evaluation.ids),
         "prior_miou": prior_miou(data),
         "steps": run.progress.step,
-        "epochs": seen,
-        "seconds_per_epoch": run.progress.seconds / max(seen, 1),
+        "epochs": epochs,
+        "seconds_per_epoch": run.progress.seconds / epochs,
         "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
         "parameters": parameters_of(name, classes=data.label_space.classes),
         "plan": ", ".join(f"{key}={decisions[key]}" for key in SHOWN if key in decisions),
@@ -82,7 +83,7 @@ def table(folder: Path) -> str:
     for row in rows:
         lines.append(
             f"| {row['name']} | {row['miou'] * 100:.1f} | {row['parameters'] / 1e6:.2f} M | {row['steps']} "
-            f"| {row['epochs']} | {row['seconds_per_epoch']:.0f} | {row['peak_mib']:.0f} | {row['plan']} |"
+            f"| {row['epochs']:.1f} | {row['seconds_per_epoch']:.0f} | {row['peak_mib']:.0f} | {row['plan']} |"
         )
     if rows:
         lines.append(f"| class priors | {rows[0]['prior_miou'] * 100:.1f} | | | | | | |")

@@ -244,7 +244,7 @@ class NonFiniteLossError(TrainingError):
 
 
 class OutOfMemoryError(TrainingError):
-    """Not even one image fits into memory."""
+    """Not even one image fits into memory, or it ran out where nothing can be repeated in smaller parts."""
 
 
 class DeadProcessError(TrainingError):

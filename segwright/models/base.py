@@ -143,6 +143,12 @@ class SegmentationModel(nn.Module):
         ``logits``, and each auxiliary output with layers of its own. Empty where a network declares none."""
         return {}
 
+    def classifier_tensors(self) -> set[str]:
+        """The names in the state dict of the tensors of :meth:`classifier_layers`."""
+        layers = {id(layer) for group in self.classifier_layers().values() for layer in group}
+        prefixes = [name for name, module in self.named_modules(remove_duplicate=False) if id(module) in layers]
+        return {key for key in self.state_dict() if any(key.startswith(f"{prefix}.") for prefix in prefixes)}
+
     def scale_free_layers(self) -> Sequence[nn.Module]:
         """Convolutions whose kernels may keep a fixed norm although no norm layer follows them directly."""
         return ()

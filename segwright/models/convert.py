@@ -85,14 +85,15 @@ def _load_foreign(model: SegmentationModel, state: State, origin: Origin | None)
 def _load(model: SegmentationModel, state: State, origin: Origin | None = None) -> LoadReport:
     """Copy a state dict of ``origin`` (found by its names if None) into ``model``.
 
-    A classifier for another number of classes is left out and reported; a first convolution for another number of
-    channels is adapted; an auxiliary head that one side lacks is passed over. Anything else that does not fit is a
-    WeightsError, and the model stays as it was.
+    A declared classifier layer for another number of classes is left out and reported; a first convolution for another
+    number of channels is adapted; an auxiliary head that one side lacks is passed over. Anything else that does not fit
+    is a WeightsError, and the model stays as it was.
     """
     origin = detect_source(state, set(model.state_dict())) if origin is None else origin
     converted = dict(state) if origin == "segwright" else _convert(model, state, origin)
     own = model.state_dict()
     optional = ("aux_head.", "aux_classifier.")
+    classifiers = model.classifier_tensors()
     unexpected = [key for key in converted if key not in own and not _skippable(key, optional)]
     left_out, adapted = [], []
     for key, tensor in list(converted.items()):
@@ -101,7 +102,7 @@ def _load(model: SegmentationModel, state: State, origin: Origin | None = None) 
         if tensor.ndim == 4 and own[key].shape[1] == model.in_channels and _same_but_inputs(tensor, own[key]):
             converted[key] = adapt_input_channels(tensor, model.in_channels)
             adapted.append(key)
-        elif _is_classifier(tensor, own[key], model.classes):
+        elif key in classifiers and _of_other_classes(tensor, own[key]):
             left_out.append(key)
             del converted[key]
         else:
@@ -258,8 +259,8 @@ def _same_but_inputs(tensor: Tensor, own: Tensor) -> bool:
     )
 
 
-def _is_classifier(tensor: Tensor, own: Tensor, classes: int) -> bool:
-    return own.shape[0] == classes and tensor.shape[0] != classes and tensor.shape[1:] == own.shape[1:]
+def _of_other_classes(tensor: Tensor, own: Tensor) -> bool:
+    return tensor.ndim == own.ndim and tensor.shape[0] != own.shape[0] and tensor.shape[1:] == own.shape[1:]
 
 
 def _skippable(key: str, optional: tuple[str, ...]) -> bool:

@@ -154,7 +154,7 @@ class DeepLabV2(OddSizeModel):
         if not self.freeze_norm:
             return
         for module in self.trunk.modules():
-            if isinstance(module, nn.BatchNorm2d):
+            if isinstance(module, nn.modules.batchnorm._BatchNorm):  # SyncBatchNorm, too
                 module.eval()
                 for parameter in module.parameters():
                     parameter.requires_grad_(False)

@@ -82,7 +82,7 @@ class FCDenseNet(SegmentationModel):
     """``layers`` names the layers of every dense block: going down, the bottleneck, going up. ``test_statistics``: of
     batch norm in eval mode, the running averages or, as released, those of the batch.
 
-    FC-DenseNet103 at N=12: 9,322,091 parameters.
+    FC-DenseNet103 at N=11: 9,322,091 parameters.
     """
 
     def __init__(

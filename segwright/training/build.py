@@ -29,12 +29,12 @@ from segwright.training.components import OnValidation, TrainerComponents, Unlab
 from segwright.training.config import TrainConfig
 from segwright.training.context import RunContext
 from segwright.training.data_fingerprint import digest
-from segwright.training.finetune import transfer_weights
+from segwright.training.finetune import match_classes, transfer_weights
 from segwright.training.network import build_network, init_head_bias
 from segwright.training.planning.budget import TimeBudget, make_budget
 from segwright.training.planning.checked_data import CheckedData, Message
 from segwright.training.planning.draft import Plan
-from segwright.training.planning.network_choice import SavedNetwork
+from segwright.training.planning.network_choice import SavedNetwork, labels_of_weights
 from segwright.training.planning.timing import MeasuredTimings
 from segwright.training.results import RunOutputs
 from segwright.training.resume import StoredRun
@@ -107,11 +107,17 @@ def starting_network(
     ``lineage``: of the run, if it is not that of a training on one dataset.
     """
     model = build_network(plan.config, checked.classes)
-    if plan.config.training.prior_bias_init is True:
-        if model.has_trained_classifier:
-            message("the weights bring a trained last layer for these classes: it stays as it is")
-        else:
-            init_head_bias(model, checked.fingerprint.class_pixels, plan.class_weights)
+    theirs = labels_of_weights(plan.config) if model.has_trained_classifier else None
+    prior = plan.config.training.prior_bias_init is True
+    if theirs is not None and theirs.names != checked.data.label_space.names:
+        fresh = build_network(plan.config.with_values({"model.weights": None}), checked.classes)
+        if prior:
+            init_head_bias(fresh, checked.fingerprint.class_pixels, plan.class_weights)
+        message(match_classes(model, fresh, theirs, checked.data.label_space))
+    elif prior and model.has_trained_classifier:
+        message("the weights bring a trained last layer for as many classes: it stays as it is")
+    elif prior:
+        init_head_bias(model, checked.fingerprint.class_pixels, plan.class_weights)
     origin = describe_origin(model.provenance)
     if saved is not None:
         for line in transfer_weights(saved.network, saved.bundle.label_space, model, checked.data.label_space):

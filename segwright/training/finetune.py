@@ -21,7 +21,7 @@ def transfer_weights(
     """
     ours, theirs = target.state_dict(), source.state_dict()
     same_classes = source_labels.names == target_labels.names
-    classifiers = classifier_tensors(target)
+    classifiers = target.classifier_tensors()
     if not same_classes and not classifiers:
         raise WeightsError(
             "the network does not declare its classifier layers, and the classes differ",
@@ -62,11 +62,22 @@ def transfer_weights(
     return lines
 
 
-def classifier_tensors(model: SegmentationModel) -> set[str]:
-    """Names in the state dict of the tensors of the declared classifier layers."""
-    layers = {id(layer) for group in model.classifier_layers().values() for layer in group}
-    prefixes = [name for name, module in model.named_modules(remove_duplicate=False) if id(module) in layers]
-    return {key for key in model.state_dict() if any(key.startswith(f"{prefix}.") for prefix in prefixes)}
+def match_classes(
+    model: SegmentationModel, fresh: SegmentationModel, source_labels: LabelSpace, target_labels: LabelSpace
+) -> str:
+    """Bring classifier layers of the classes of ``source_labels`` to those of ``target_labels``, in place; returns a
+    line on it.
+
+    ``fresh``: the same network with new classifier layers, for the classes that only the target has.
+    """
+    shared = [(i, source_labels.names.index(n)) for i, n in enumerate(target_labels.names) if n in source_labels.names]
+    state, new = model.state_dict(), fresh.state_dict()
+    for name in model.classifier_tensors():
+        found = state[name].clone()
+        state[name].copy_(new[name])
+        _copy_classes(state[name], found, shared)
+    names = ", ".join(target_labels.names[i] for i, _ in shared) or "none"
+    return f"last layers matched by class name ({names}): the weights are those of other classes, or in another order"
 
 
 def _one_a_class(found: Tensor, tensor: Tensor, source: LabelSpace, target: LabelSpace) -> bool:

@@ -68,7 +68,8 @@ class GradualUnfreezing:
 
 
 class Freezing:
-    """What is frozen during a run: encoder stages (:class:`GradualUnfreezing`), or all batch norms (``freeze_bn``).
+    """What is frozen during a run: encoder stages (:class:`GradualUnfreezing`), or all batch norms (``freeze_bn``);
+    and the norms that a network keeps frozen by itself, as DeepLab v2 with pretrained weights does.
 
     Batch norms that stay frozen to the end are marked, for steps that are measured before the run
     (:func:`is_frozen_throughout`): the dearest update of a run is its last one, when least is frozen.
@@ -77,6 +78,7 @@ class Freezing:
     def __init__(self, model: SegmentationModel, config: TrainingConfig) -> None:
         self.unfreezing = GradualUnfreezing(model, config.freeze_encoder_fraction, config.unfreeze_fraction)
         self.all_norms = [module for module in model.modules() if isinstance(module, BatchNorm)]
+        self.own_norms = _kept_by_itself(model, self.all_norms)
         self.freeze_bn = config.freeze_bn
         throughout = {id(norm) for norm in self.frozen_norms_at(_LAST)}
         for norm in self.all_norms:
@@ -93,7 +95,17 @@ class Freezing:
         """The batch norms that keep their statistics at ``progress`` of the run."""
         if self.freeze_bn:
             return self.all_norms
-        return self.unfreezing.frozen_norms[self.unfreezing.frozen_stages(progress)]
+        return [*self.own_norms, *self.unfreezing.frozen_norms[self.unfreezing.frozen_stages(progress)]]
+
+
+def _kept_by_itself(model: nn.Module, norms: Sequence[nn.Module]) -> list[nn.Module]:
+    """The norms that stay in eval mode when ``model`` is set to train mode; its modes are as before afterwards."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.train()
+    found = [norm for norm in norms if not norm.training]
+    for module, training in modes:
+        module.training = training
+    return found
 
 
 def is_frozen_throughout(module: nn.Module) -> bool:

@@ -89,6 +89,7 @@ class TrainStep:
         self.world, self.seed, self.sparse_labels = world or World(), seed, sparse_labels
         self.parameters = [p for group in optimizer.param_groups for p in group["params"]]
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=precision == "fp16")
+        self.weights_changing = False  # also after an error in the middle of it: such an update cannot be repeated
 
     def __call__(
         self,
@@ -143,12 +144,14 @@ class TrainStep:
             result = replace(result, unlabeled=pseudo.result())
         if check_finite:
             self._refuse_non_finite(result, gradient_norm, [name for batch in batches for name in batch.ids])
+        self.weights_changing = True
         self.scaler.step(self.optimizer)
         self.scaler.update()
         # Freed, not zeroed: the next backward pass then writes gradients instead of adding to zeros.
         self.optimizer.zero_grad(set_to_none=True)
         if self.average is not None:
             self.average.update(progress)
+        self.weights_changing = False
         return result
 
     def alone(self) -> TrainStep:

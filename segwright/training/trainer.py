@@ -165,6 +165,8 @@ class Trainer:
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise
+                if self.update.weights_changing:
+                    raise memory_probe.no_room_to_update(self.device) from error
                 self._split_batches(phase, error)
 
     def train_step(self, batches: list[Batch], run_progress: float, phase: Phase) -> None:

@@ -302,6 +302,8 @@ def test_border_loss_uses_the_map() -> None:
     assert float(weight[4, 5]) == pytest.approx(1 + 10 * math.exp(-9 / 50), rel=1e-5)  # d1 = 1, d2 = 2
     expected = (F.cross_entropy(logits, target, reduction="none")[0] * weight).sum() / weight.sum()
     assert float(loss(logits, target)) == pytest.approx(float(expected), rel=1e-6)
+    published = create_loss("border", classes=2)  # w0 and sigma of the paper are the defaults
+    assert float(published(logits, target)) == pytest.approx(float(expected), rel=1e-6)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -300,9 +300,9 @@ class LogitsOnly(torch.nn.Module):
 LARGE_EXAMPLE = ("ddrnet",)
 
 
-def exported(name: str) -> tuple[SegmentationModel, torch.export.ExportedProgram]:
+def exported(name: str, **arguments: Any) -> tuple[SegmentationModel, torch.export.ExportedProgram]:
     """With batch, height and width left free."""
-    built = small(name).eval()
+    built = small(name, **arguments).eval()
     free = {0: torch.export.Dim("n", min=1, max=64), 1: torch.export.Dim.AUTO, 2: torch.export.Dim.AUTO}
     example = make_images(2, 640, 704) if name in LARGE_EXAMPLE else make_images(2, 71, 105)
     with torch.no_grad():
@@ -320,6 +320,27 @@ def test_export_with_free_sizes(name: str) -> None:
 
 
 QUICK_ONNX = ("unet", "unet2015", "leannet")
+
+
+# Where the deepest level of the example has several cells and that of a smaller image one, the tracer sees two cases.
+SMALLEST = {
+    "fcn32s": 27, "fcn16s": 27, "fcn8s": 27, "unet2015": 1, "segnet": 33, "segnet_basic": 17, "deeplabv1": 1,
+    "deeplabv2": 1, "deeplabv2_vgg": 1, "parsenet": 1, "fc_densenet56": 64, "fc_densenet67": 64, "fc_densenet103": 64,
+}  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "least"), SMALLEST.items())
+def test_exported_classical_networks_take_images_from_this_size_on(name: str, least: int) -> None:
+    deep = {"layers": (1,) * 11} if name.startswith("fc_densenet") else {}  # all five pools
+    built, program = exported(name, **deep)
+    for side in sorted({least, 65, 96}):
+        images = make_images(1, side, side + 3)
+        with torch.no_grad():
+            assert torch.allclose(program.module()(images), built(images).logits, atol=1e-4)
+    if least > 1:
+        with torch.no_grad(), pytest.raises(AssertionError, match="Guard failed"):
+            program.module()(make_images(1, least - 1, least - 1))
 
 
 @pytest.mark.parametrize("name", [n if n in QUICK_ONNX else pytest.param(n, marks=pytest.mark.slow) for n in SMALL])

@@ -89,6 +89,15 @@ def test_receptive_field_and_alignment() -> None:
     assert grid_centers(model, (size, 9), rows) == pytest.approx(rows, abs=0.02)
 
 
+@pytest.mark.parametrize("kind", [DeepLabV1, ParseNet])
+def test_sides_are_padded_to_8k_plus_1_by_edge_values(kind: type[DeepLabV1]) -> None:
+    model = kind(classes=3, widths=TINY, fc_channels=8)
+    x = torch.rand(1, 3, 10, 17)
+    padded = model.pad(x)
+    assert padded.shape[-2:] == (17, 17)
+    assert torch.equal(padded[..., :10, :], x) and torch.equal(padded[..., 10:, :], x[..., 9:, :].expand(1, 3, 7, 17))
+
+
 def test_start_of_the_classifier() -> None:
     torch.manual_seed(0)
     model = DeepLabV1(classes=21, widths=TINY)
@@ -130,6 +139,7 @@ def test_l2_norm_is_the_formula() -> None:
 
 
 def test_parsenet_adds_the_whole_image() -> None:
+    assert torch.all(ParseNet(classes=3, widths=TINY, fc_channels=8).pool6_norm.scale == 10)
     model = ParseNet(classes=3, widths=TINY, fc_channels=8, scale=5.0)
     assert float(model.fc7_norm.scale[0]) == float(model.pool6_norm.scale[0]) == 5.0
     arithmetic_weights(model)

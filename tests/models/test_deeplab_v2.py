@@ -19,6 +19,7 @@ from segwright.models.base import count_parameters
 from segwright.models.catalog import CATALOG, create_model
 from segwright.models.deeplab_v2 import DeepLabV2ResNet, DeepLabV2VGG, DilatedResNet
 from segwright.models.recipes import AUX_WEIGHTS
+from segwright.training.distributed.world import synchronized
 from segwright.training.finetune import transfer_weights
 
 
@@ -144,6 +145,14 @@ def frozen(model: nn.Module) -> bool:
     return not any(norm.training or norm.weight.requires_grad or norm.bias.requires_grad for norm in norms)
 
 
+def test_frozen_bn_stays_so_when_it_is_synchronized_over_processes() -> None:
+    model = small_resnet()
+    model.load_pretrained(ResNet(Bottleneck, [1, 1, 2, 1]).state_dict())
+    joined = synchronized(model).train()
+    norms = [module for module in joined.modules() if isinstance(module, nn.SyncBatchNorm)]
+    assert norms and not any(norm.training or norm.weight.requires_grad for norm in norms)
+
+
 LAYERS = {"layers": [1, 1, 1, 1], "scales": [1.0]}
 
 
@@ -194,6 +203,12 @@ def test_resnet_weights_fit_any_number_of_channels(channels: int) -> None:
     first = state["conv1.weight"]
     expected = first.sum(1, keepdim=True) if channels == 1 else first[:, [0, 1, 2, 0]] * 3 / 4
     torch.testing.assert_close(model.trunk.conv1.weight.detach(), expected)
+
+
+def test_sides_are_padded_so_that_every_scale_falls_on_pixels() -> None:
+    for scales, sides in (((1.0,), (33, 41)), ((1.0, 0.75, 0.5), (33, 65))):
+        assert tiny(scales=scales).pad(torch.zeros(1, 3, 33, 40)).shape[-2:] == sides  # 8k + 1, and 32k + 1
+    assert small_resnet().pad(torch.zeros(1, 3, 33, 40)).shape[-2:] == (33, 65)
 
 
 def test_scales_must_begin_with_one() -> None:

@@ -14,6 +14,7 @@ from fixed_weights import (
     assert_golden,
     convolution,
     grid_centers,
+    lesson,
     lesson_loss,
     linearize,
     make_image,
@@ -144,6 +145,26 @@ def test_scores_start_at_zero_or_small() -> None:
         assert tiny()(make_image(9, 9)).logits.abs().max() == 0
     ours = tiny(init="he")
     assert 0 < ours.score_fr.weight.std() < 0.02
+
+
+def test_without_pretrained_weights_the_trunk_starts_as_he_et_al_and_learns_from_the_second_step_on() -> None:
+    torch.manual_seed(0)
+    model = FCN(classes=3, widths=(8, 12, 16, 16, 16), fc_channels=32)
+    for conv in (*(part for part in model.trunk.modules() if isinstance(part, torch.nn.Conv2d)), model.fc6, model.fc7):
+        fan_in, count = conv.weight[0].numel(), conv.weight.numel()
+        assert float(conv.weight.detach().std()) == pytest.approx((2 / fan_in) ** 0.5, rel=5 / count**0.5)
+    images, target = lesson()
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1)
+
+    def gradient(part: torch.nn.Module) -> float:
+        return max(float(p.grad.abs().max()) for p in part.parameters() if p.grad is not None)
+
+    for scores_are_zero in (True, False):
+        optimizer.zero_grad()
+        F.cross_entropy(model(images).logits, target).backward()
+        assert gradient(model.score_fr) > 0 and gradient(model.score_pool3) > 0
+        assert (gradient(model.trunk) == 0) is scores_are_zero
+        optimizer.step()
 
 
 def test_staged_training_starts_where_the_coarser_net_stopped() -> None:

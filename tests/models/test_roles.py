@@ -6,9 +6,10 @@ import pytest
 import torch
 from torch import nn
 
-from segwright.core.errors import UsageError
+from segwright.core.errors import UsageError, WeightsError
 from segwright.models.base import SegmentationModel
 from segwright.models.catalog import CATALOG, create_model
+from segwright.models.convert import load_converted
 from segwright.models.external import wrap
 from segwright.training.config import TrainingConfig
 from segwright.training.optim.optimizers import create_optimizer
@@ -59,6 +60,26 @@ def test_a_network_that_declares_no_classifier_is_refused_where_one_is_needed() 
     config = TrainingConfig(optimizer="sgd", head_lr_factor=10.0)
     with pytest.raises(UsageError, match="declares no classifier layers"):
         create_optimizer(model, config, lr=1.0, weight_decay=0.0)
+
+
+class Gated(SegmentationModel):
+    """A hidden layer as wide as there are classes, on which no other layer's shape depends."""
+
+    def __init__(self, *, classes: int, width: int) -> None:
+        super().__init__(classes=classes, stride=1)
+        self.gate, self.head = nn.Conv2d(3, width, 1), nn.Conv2d(3, classes, 1)
+
+    def classifier_layers(self) -> dict[str, tuple[nn.Module, ...]]:
+        return {"logits": (self.head,)}
+
+
+def test_weights_leave_out_the_layers_that_are_declared_and_no_others() -> None:
+    """A classifier for other classes may begin anew; a hidden layer of another width is another network."""
+    model = Gated(classes=16, width=16)
+    found = load_converted(model, Gated(classes=11, width=16).state_dict())
+    assert set(found.left_out) == {"head.weight", "head.bias"} and not model.has_trained_classifier
+    with pytest.raises(WeightsError, match=r"gate\.weight"):
+        load_converted(model, Gated(classes=16, width=8).state_dict())
 
 
 def test_the_declaration_of_a_base_network_is_empty() -> None:

@@ -85,6 +85,48 @@ def test_logits_are_those_of_the_released_network(size: tuple[int, int]) -> None
         torch.testing.assert_close(model(images).logits, released(model, model.normalize(images)), atol=1e-5, rtol=1e-4)
 
 
+def released_basic(model: SegNetBasic, x: Tensor) -> Tensor:
+    """segnet_basic_train.prototxt restated: LRN, four 7×7 with BN, ReLU and pool, four 7×7 with BN alone, a 1×1."""
+
+    def block(x: Tensor, layer: torch.nn.Module, *, relu: bool) -> Tensor:
+        bn = layer.bn
+        x = F.conv2d(x, layer.conv.weight, layer.conv.bias, padding=3)
+        x = F.batch_norm(x, bn.running_mean, bn.running_var, bn.weight, bn.bias)
+        return F.relu(x) if relu else x
+
+    x = F.local_response_norm(x, 5, alpha=1e-4, beta=0.75)
+    kept = []
+    for layer in model.encoder:
+        x = block(x, layer, relu=True)
+        size = x.shape
+        x, places = F.max_pool2d(x, 2, 2, ceil_mode=True, return_indices=True)
+        kept.append((places, size))
+    for layer in model.decoder:
+        places, size = kept.pop()
+        x = block(F.max_unpool2d(x, places, 2, 2, output_size=size), layer, relu=False)
+    return F.conv2d(x, model.classifier.weight, model.classifier.bias)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (45, 61)])
+def test_logits_of_the_basic_form_are_those_of_the_released_network(size: tuple[int, int]) -> None:
+    model = arithmetic_weights(SegNetBasic(classes=3, width=4))
+    assert isinstance(model, SegNetBasic)
+    convolutions = [layer.conv for layer in (*model.encoder, *model.decoder)]
+    assert len(convolutions) == 8 and all(conv.kernel_size == (7, 7) for conv in convolutions)
+    with torch.no_grad():
+        images = make_image(*size)
+        expected = released_basic(model, model.normalize(images))
+        torch.testing.assert_close(model(images).logits, expected, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("model", [SegNet(classes=4), SegNetBasic(classes=4)], ids=["segnet", "segnet_basic"])
+def test_weights_start_as_msra_and_biases_at_zero(model: torch.nn.Module) -> None:
+    for conv in (module for module in model.modules() if isinstance(module, torch.nn.Conv2d)):
+        fan_in, count = conv.weight[0].numel(), conv.weight.numel()
+        assert float(conv.weight.detach().std()) == pytest.approx((2 / fan_in) ** 0.5, rel=5 / count**0.5)
+        assert conv.bias is not None and not conv.bias.any()
+
+
 def test_bn_starts_a_hair_above_zero() -> None:
     model = SegNet(classes=2, widths=TINY)
     bns = [module for module in model.modules() if isinstance(module, torch.nn.BatchNorm2d)]

@@ -116,6 +116,14 @@ def test_the_initialization_is_the_papers() -> None:
     assert float(released.up[0].up.weight.std()) == pytest.approx((2 / (4 * 32)) ** 0.5, rel=0.05)
 
 
+def test_dropout_comes_after_the_last_two_levels_of_the_contracting_path() -> None:
+    model = UNet2015(classes=2, widths=(2, 3, 4, 5, 6)).train()
+    seen: list[int] = []
+    model.dropout.register_forward_hook(lambda module, given, result: seen.append(given[0].shape[1]))
+    model(make_image(20, 20))
+    assert seen == [5, 6]
+
+
 def test_unknown_arguments_are_explained() -> None:
     with pytest.raises(ModelError, match="padding"):
         UNet2015(classes=2, padding="reflect")  # type: ignore[arg-type]

@@ -22,7 +22,7 @@ from segwright.models.external import wrap
 from segwright.models.leannet import LeanNet
 from segwright.training.build import describe_origin
 from segwright.training.config import TrainConfig
-from segwright.training.finetune import classifier_tensors, transfer_weights
+from segwright.training.finetune import transfer_weights
 from segwright.training.run import planned_trainer, run_training
 
 
@@ -79,7 +79,7 @@ def test_as_many_classes_as_a_hidden_width_move_no_hidden_layer(case: str, renam
     order = torch.randperm(classes).tolist()
     target_names = [f"other {i}" for i in range(classes)] if renamed else [names[i] for i in order]
     lines = transfer_weights(source, LabelSpace(tuple(names)), target, LabelSpace(tuple(target_names)))
-    heads = classifier_tensors(target)
+    heads = target.classifier_tensors()
     theirs = source.state_dict()
     for name, tensor in target.state_dict().items():
         if name not in heads:
@@ -162,6 +162,27 @@ def test_a_trained_head_from_a_file_of_weights_stays(tmp_path: Path, capsys: pyt
     torch.save(body, tmp_path / "body.pt")
     with pytest.raises(WeightsError, match=r"head\.weight"):  # no part of a network is passed off as trained
         planned(scenes, str(tmp_path / "body.pt"))
+
+
+@pytest.mark.parametrize("renamed", [False, True])
+def test_the_last_layer_of_a_saved_model_follows_the_names_of_its_classes(renamed: bool, tmp_path: Path) -> None:
+    """As many classes in another order, given as weights: nothing but the names tells them apart."""
+    scenes = write_street_scenes(tmp_path / "scenes", train=8, val=3, test=1, size=(64, 96))
+    names = open_dataset(scenes).label_space.names
+    theirs = names[::-1] if not renamed else (*names[1:], "another")
+    trained = network(len(names))
+    with torch.no_grad():
+        trained.head.bias.copy_(torch.arange(len(names)) + 50.0)
+    arguments = {"widths": [4, 8, 8, 8, 8], "decoder_channels": [4, 8, 8, 8], "in_channels": 3}
+    save_bundle(tmp_path / "model", trained, Bundle("leannet", LabelSpace(theirs), arguments))
+    again = planned(scenes, str(tmp_path / "model"))
+    for index, name in enumerate(names):
+        if name in theirs:
+            assert again.head.bias[index] == 50 + theirs.index(name)
+            assert torch.equal(again.head.weight[index], trained.head.weight[theirs.index(name)])
+        else:
+            assert again.head.bias[index] < 50, "a class that the saved model has not begins anew"
+    assert torch.equal(again.stem[0].weight, trained.stem[0].weight)
 
 
 @pytest.mark.parametrize("given", ["nothing", "empty", "file", "damaged", "other network", "other encoder"])

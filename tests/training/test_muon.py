@@ -8,9 +8,11 @@ import sys
 
 import pytest
 import torch
+from timm.optim import muon as timm_muon
 from timm.optim.muon import zeropower_via_newtonschulz
 from torch import nn
 
+from segwright.models.base import SegmentationModel, SegOutput
 from segwright.models.catalog import create_model
 from segwright.training.config import TrainingConfig
 from segwright.training.optim import muon
@@ -55,6 +57,12 @@ def test_plain_steps_are_timms(shape: tuple[int, ...], dtype: torch.dtype) -> No
     x = torch.randn(*shape, generator=torch.Generator().manual_seed(3))
     theirs = zeropower_via_newtonschulz(x, 3, list(QUINTIC[-3:]), dtype=dtype)
     torch.testing.assert_close(_steps(x.to(dtype), QUINTIC[-3:]), theirs)
+
+
+def test_the_coefficients_are_those_that_timm_lists_as_quintic() -> None:
+    """And not Polar Express's, which are another schedule."""
+    listed = {name: [tuple(row) for row in rows] for name, rows in timm_muon._COEFFICIENTS.items()}
+    assert list(QUINTIC) == listed["quintic"] != listed["polar_express"]
 
 
 def test_a_training_starts_without_timm() -> None:
@@ -132,6 +140,25 @@ def test_a_kernel_is_turned_only_where_its_scale_does_not_matter(name: str, left
     dense = {n for n, m in convolutions if m.bias is None and m.groups == 1}
     assert left_out <= {n for n, m in convolutions if id(m.weight) not in turned}
     assert name in ("ddrnet", "lraspp") or {n for n, m in convolutions if id(m.weight) in turned} == dense
+
+
+class Preactivated(SegmentationModel):
+    """The output of ``inner`` goes into a norm, and with ``shortcut`` past it as well."""
+
+    def __init__(self, *, shortcut: bool) -> None:
+        super().__init__(classes=3, stride=1)
+        self.first, self.inner = nn.Conv2d(3, 8, 1, bias=False), nn.Conv2d(8, 8, 1, bias=False)
+        self.norm, self.head = nn.BatchNorm2d(8), nn.Conv2d(8, 3, 1)
+        self.shortcut = shortcut
+
+    def forward_padded(self, x: torch.Tensor) -> SegOutput:
+        x = self.inner(self.first(x))
+        return SegOutput(self.head(self.norm(x) + x if self.shortcut else self.norm(x)), {})
+
+
+def test_a_kernel_whose_output_also_goes_past_the_norm_is_not_turned() -> None:
+    assert len(muon_parameters(Preactivated(shortcut=False))) == 1
+    assert not muon_parameters(Preactivated(shortcut=True))
 
 
 def test_rates_of_the_parts_hold_beside_muon() -> None:

@@ -131,6 +131,21 @@ def test_a_run_measures_where_asked_for_and_trains_alike(tmp_path: Path) -> None
     assert means and not any(mean.any() for mean in means)
 
 
+def test_norms_that_a_network_freezes_by_itself_are_neither_measured_nor_named(tmp_path: Path) -> None:
+    """As DeepLab v2 with pretrained weights; no setting of the run says so."""
+    scenes = open_dataset(write_street_scenes(tmp_path / "data", train=8, val=2, test=0, size=(64, 96)))
+    arguments = {"layers": (1, 1, 1, 1), "scales": (1.0,), "classes": scenes.label_space.classes, "weights": None}
+    settings: dict[str, Any] = {"norm_statistics": "measured", "accumulate": 2, "optimizer": "sgd", "lr": 0.01}
+    for freeze in (True, False):
+        network = create_model("deeplabv2", **arguments, freeze_norm=freeze)  # type: ignore[arg-type]
+        run = trainer(scenes, tmp_path / str(freeze), components={"model": network}, **settings)
+        assert ("batch norms" in run.decomposition_note()) is not freeze
+        assert run.average is not None
+        run.measure_norm_statistics()
+        means = [tensor for name, tensor in run.average.model.state_dict().items() if name.endswith("running_mean")]
+        assert means and any(mean.any() for mean in means) is not freeze
+
+
 def test_an_equal_mean_is_measured_from_its_beginning_and_an_exponential_one_is_not(tmp_path: Path) -> None:
     scenes = open_dataset(write_street_scenes(tmp_path / "data", train=8, val=2, test=0, size=(64, 96)))
     for name, changed, measured in (("swa", {"ema": None, "swa": 0.5}, True), ("ema", {"ema": 0.9}, False)):

@@ -224,6 +224,25 @@ def test_out_of_memory_halves_the_batch_and_keeps_the_effective_one(scenes: Data
         trainer(scenes, tmp_path / "hopeless", lambda *_: (_ for _ in ()).throw(torch.OutOfMemoryError("x"))).fit()
 
 
+def test_an_update_is_not_repeated_from_weights_that_have_changed_in_part(
+    scenes: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Memory may run out in the optimizer, too, between one weight and the next."""
+    run = trainer(scenes, tmp_path, optimizer="sgd", lr=0.01)
+    step, taken = run.optimizer.step, []
+
+    def hungry(*arguments: Any, **more: Any) -> Any:
+        taken.append(run.progress.step)
+        if run.progress.step == 1:
+            raise torch.OutOfMemoryError("out of memory")
+        return step(*arguments, **more)
+
+    monkeypatch.setattr(run.optimizer, "step", hungry)
+    with pytest.raises(OutOfMemoryError, match="while the weights were being updated"):
+        run.fit()
+    assert taken == [0, 1] and run.progress.num_micro_batches == 1
+
+
 @pytest.mark.parametrize("batch", [8, 12, 20])  # 16 images: none left over, 4, and fewer than a batch
 def test_an_epoch_in_micro_batches_has_the_losses_of_one_in_whole_batches(
     scenes: Dataset, tmp_path: Path, batch: int

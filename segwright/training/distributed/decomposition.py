@@ -12,7 +12,7 @@ from segwright.core.counted import counted
 from segwright.losses.base import SegmentationLoss
 from segwright.training.config import TrainingConfig
 from segwright.training.distributed.world import World
-from segwright.training.freezing import BatchNorm
+from segwright.training.freezing import BatchNorm, is_frozen_throughout
 
 BatchNorms = Literal["none", "local", "synchronized"]  # none: absent or frozen; synchronized: over the processes
 
@@ -48,7 +48,8 @@ def describe_decomposition(
 
 
 def batch_norm_scope(model: nn.Module, config: TrainingConfig, world: World, device: torch.device) -> BatchNorms:
-    """What the batch norms of ``model`` are computed from."""
-    if config.freeze_bn or not any(isinstance(module, BatchNorm) for module in model.modules()):
+    """What the batch norms of ``model`` are computed from, once :class:`Freezing` has marked those that never train."""
+    norms = [module for module in model.modules() if isinstance(module, BatchNorm)]
+    if config.freeze_bn or all(map(is_frozen_throughout, norms)):
         return "none"
     return "synchronized" if world.size > 1 and config.sync_bn and device.type == "cuda" else "local"

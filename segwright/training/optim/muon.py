@@ -18,6 +18,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves
 
 from segwright.models.base import SegmentationModel
 from segwright.models.blocks import InstanceBatchNorm
@@ -85,8 +87,8 @@ def _small_steps(x: Tensor, coefficients: Sequence[tuple[float, float, float]]) 
 def muon_parameters(model: nn.Module) -> list[nn.Parameter]:
     """The parameters that Muon may train: kernels of dense convolutions without bias whose scale does not matter.
 
-    It does not matter if the output goes straight into a norm layer, or if the network declares so. The first
-    convolution is left out: its input is colors and not features.
+    It does not matter if the output goes straight into a norm layer and nowhere else, or if the network declares so.
+    The first convolution is left out: its input is colors and not features.
     """
     convolutions = [module for module in model.modules() if isinstance(module, nn.Conv2d)]
     dense = [conv for conv in convolutions[1:] if conv.bias is None and conv.groups == 1]
@@ -98,8 +100,8 @@ def muon_parameters(model: nn.Module) -> list[nn.Parameter]:
 
 
 def normed_convolutions(model: nn.Module) -> set[int]:
-    """The identities of the convolutions whose output goes straight into a norm layer: by the order in an
-    ``nn.Sequential``, and by what a forward pass hands from one to the other."""
+    """The identities of the convolutions whose output goes straight into a norm layer, and into nothing else: by the
+    order in an ``nn.Sequential``, and by what a forward pass hands from one to the other."""
     found: set[int] = set()
     for module in model.modules():
         if isinstance(module, nn.Sequential):
@@ -113,20 +115,37 @@ def normed_convolutions(model: nn.Module) -> set[int]:
     run = model if sharded else copy.deepcopy(model).to("meta")
     names = {id(twin): id(own_module) for twin, own_module in zip(run.modules(), model.modules(), strict=True)}
     made: dict[int, tuple[int, Tensor]] = {}  # of a tensor: the convolution that it came from; held, so that ids stay
+    elsewhere: set[int] = set()  # convolutions whose output something besides a norm takes
+    depth = 0  # of norms within norms, which the pass is in
+
+    class OtherUses(TorchFunctionMode):
+        def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            result = func(*args, **(kwargs or {}))
+            if depth == 0 and isinstance(result, Tensor):
+                given = tree_leaves((args, kwargs))
+                elsewhere.update(made[id(value)][0] for value in given if id(value) in made)
+            return result
 
     def output(module: nn.Module, arguments: Any, result: Tensor) -> None:
         made[id(result)] = (names[id(module)], result)
 
     def taken(module: nn.Module, arguments: tuple[Any, ...]) -> None:
+        nonlocal depth
+        depth += 1
         if arguments and id(arguments[0]) in made:
             found.add(made[id(arguments[0])][0])
 
+    def left(module: nn.Module, arguments: Any, result: Any) -> None:
+        nonlocal depth
+        depth -= 1
+
     hooks = [m.register_forward_hook(output) for m in run.modules() if isinstance(m, nn.Conv2d)]
-    hooks += [m.register_forward_pre_hook(taken) for m in run.modules() if isinstance(m, NORMS)]
+    norms = [module for module in run.modules() if isinstance(module, NORMS)]
+    hooks += [m.register_forward_pre_hook(taken) for m in norms] + [m.register_forward_hook(left) for m in norms]
     training = [(module, module.training) for module in run.modules()]
     device = next(run.parameters()).device
     try:
-        with torch.no_grad():
+        with torch.no_grad(), OtherUses():
             shape = (2, _TRIAL_SIDE, _TRIAL_SIDE, run.in_channels)
             run.train(not sharded)(torch.zeros(shape, dtype=torch.uint8, device=device))
     finally:
@@ -138,7 +157,7 @@ def normed_convolutions(model: nn.Module) -> set[int]:
             reshard: Any = getattr(part, "reshard", None)
             if reshard is not None:  # the outermost shards stay together until a backward pass, which never comes
                 reshard()
-    return found
+    return found - elsewhere
 
 
 class Muon(torch.optim.Optimizer):

@@ -386,6 +386,16 @@ def out_of_memory_error(phase: Phase, device: torch.device, found: str) -> OutOf
     )
 
 
+def no_room_to_update(device: torch.device) -> OutOfMemoryError:
+    """The error of an optimizer that ran out of memory: some weights may have changed already, and others not."""
+    return OutOfMemoryError(
+        "memory ran out while the weights were being updated",
+        expected="room for what the optimizer takes beside them",
+        found=str(device),
+        fix="close other programs; the last checkpoint is whole: --resume goes on",
+    )
+
+
 def batch_too_large(
     phase: Phase, images: int, count: int, device: torch.device, world: World, checkpoints: Path
 ) -> OutOfMemoryError:

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any, TypeGuard
 
 from segwright.core.errors import UsageError, WeightsError
+from segwright.core.types import LabelSpace
 from segwright.inference.bundle import WEIGHTS, is_bundle, read_network
-from segwright.inference.description import Bundle, find_bundle
+from segwright.inference.description import Bundle, find_bundle, read_bundle
 from segwright.models.catalog import CATALOG, create_model, starts_pretrained
 from segwright.models.encoders.pretrained import PACKAGED
 from segwright.models.without_memory import without_memory
@@ -81,6 +82,13 @@ def network_of_weights(config: TrainConfig) -> SavedNetwork | None:
         found=weights,
         fix="name the network (segwright models lists them), or give a saved model, which names its own",
     )
+
+
+def labels_of_weights(config: TrainConfig) -> LabelSpace | None:
+    """The classes of the saved model that ``model.weights`` names; None for other weights, which have no names."""
+    weights = config.model.weights
+    place = _saved_model(Path(weights)) if is_weights_file(weights) else None
+    return None if place is None else read_bundle(place).label_space
 
 
 def named_by_weights(config: TrainConfig) -> TrainConfig:
