@@ -1,4 +1,5 @@
-"""Splits that a folder's files state: lists such as ``train.txt``, and folders such as ``uavid_train``."""
+"""Splits that a folder's files state: lists such as ``train.txt``, tables such as ``split.csv``, folders such as
+``uavid_train``."""
 
 from __future__ import annotations
 
@@ -15,6 +16,7 @@ from segwright.data.formats.base import SPLIT_NAMES
 from segwright.data.formats.file_tree import Folder, Tree, read_text
 from segwright.data.formats.folder_roles import describe_folder
 from segwright.data.formats.name_parts import composed, split_of_part
+from segwright.data.formats.split_tables import ENDINGS, MOST_TABLES, SplitTable, read_table
 from segwright.data.records import Problem, Record
 
 LIST_FOLDERS = ("", "splits", "lists", "ImageSets", "ImageSets/Segmentation")
@@ -46,7 +48,8 @@ def listed_splits(
 
     A line means the file of that path, else the only one of that name where no folder of the line contradicts, else all
     images of the folder of that name. Lists that fit no file, and lines that fit none or several, are findings. Of the
-    lists in folders further down (``deep``), those that name the most images are used.
+    lists in folders further down (``deep``), those that name the most images are used. Where the usual places have no
+    list, a table there states the splits (:mod:`.split_tables`).
     """
     tree.memo["split lists"] = True
     index = _NameIndex(tree, records)
@@ -58,6 +61,9 @@ def listed_splits(
         if found.given:
             used = found
             break
+    if used is None:
+        used, more = _tables(tree, records, index)
+        problems += more
     if used is None and deep:
         used, more = _further_down(tree, records, index)
         problems += more
@@ -68,6 +74,67 @@ def listed_splits(
         )
         problems.append(Problem("note", "matched by name alone", message, alone, "write paths relative to the dataset"))
     return used.given if used is not None else {}, problems
+
+
+def _tables(tree: Tree, records: Sequence[Record], index: _NameIndex) -> tuple[_Lists | None, list[Problem]]:
+    """(the table that names the most images, findings)."""
+    tried: list[_Lists] = []
+    problems: list[Problem] = []
+    for folder in LIST_FOLDERS:
+        listing = tree.folder(folder)
+        names = [
+            name
+            for name in listing.files
+            if name.lower().endswith(ENDINGS) and _split_of_list(name, loose=False) is None
+        ]
+        for name in names if len(names) <= MOST_TABLES else []:
+            table = read_table(Path(listing.path, name))
+            if table is None:
+                continue
+            found = _table(table, records, index)
+            problems += [] if found.given else found.problems
+            tried += [found] if found.given else []
+    if not tried:
+        return None, problems
+    best = max(tried, key=lambda found: found.named)
+    problems += best.problems
+    others = tuple(found.folder for found in tried if found.ids() != best.ids())
+    if others:
+        message = f"the splits of {best.folder} are used, those of {', '.join(others[:4])} differ"
+        fix = "write the splits that are meant to train.txt, val.txt and test.txt in the root"
+        problems.append(Problem("warning", "several split lists", message, others, fix))
+    return best, problems
+
+
+def _table(table: SplitTable, records: Sequence[Record], index: _NameIndex) -> _Lists:
+    """The splits by the column whose cells name the most images; a finding where the table states none for certain."""
+    found = _Lists(table.path.name)
+    most = LINES_PER_IMAGE * len(records) + 100_000
+
+    def fitting(names: Sequence[str]) -> int:
+        # a probe: what a cell of another column is like, or is not, is no finding
+        return sum(name in index.by_id or name.rpartition("/")[2] in index.by_name for name in names)
+
+    best: Mapping[str, Sequence[str]] = {}
+    hits = 0
+    for reading in table.readings:
+        if sum(map(len, reading.values())) <= most and (count := sum(map(fitting, reading.values()))) > hits:
+            best, hits = reading, count
+    if 2 * hits >= max(sum(map(len, best.values())), 1):
+        for split, names in best.items():
+            _read_list(found, table.path, split, list(names), index, quiet=False)
+    elif table.why and len(table.names) <= most and fitting(table.names) >= min(len(records), 2):
+        message = f"{table.path.name} is not used for the splits: {table.why}"
+        fix = "write the splits to train.txt, val.txt and test.txt in the root, a name per line"
+        found.problems.append(Problem("warning", "list not read", message, (str(table.path),), fix))
+    elif best or split_of_part(table.path.stem) or "split" in table.path.stem.lower():
+        total = max((sum(map(len, reading.values())) for reading in table.readings), default=0)
+        message = f"{table.path.name} is not used: {hits} of its {total} entries name an image"
+        if total:
+            found.problems.append(
+                Problem("warning", "list not read", message, (str(table.path),), "correct or remove it")
+            )
+    return found
 
 
 def _further_down(tree: Tree, records: Sequence[Record], index: _NameIndex) -> tuple[_Lists | None, list[Problem]]:
