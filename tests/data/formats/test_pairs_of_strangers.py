@@ -178,6 +178,19 @@ def test_folders_that_names_call_masks_are_no_classes_of_images(tmp_path: Path) 
     assert "labels-ah" in str(caught.value) and "labels-vk" in str(caught.value.fix)
 
 
+def test_masks_without_their_images_are_not_paired_with_other_masks(tmp_path: Path) -> None:
+    """CVAT's export without its images: SegmentationObject was taken for the images."""
+    for n in range(4):
+        colored(tmp_path / f"SegmentationClass/{n}.png", [(0, 0, 0), (250, 50, 83), (51, 221, 255)])
+        colored(tmp_path / f"SegmentationObject/{n}.png", [(0, 0, 0), (128, 0, 0), (0, 128, 0)])
+    with pytest.raises(FormatError, match="no images to them") as caught:
+        open_dataset(tmp_path)
+    assert "JPEGImages/x.jpg" in str(caught.value.fix)
+    for n in range(4):
+        make_image(tmp_path / f"JPEGImages/{n}.jpg", seed=n)
+    assert open_dataset(tmp_path).format == "voc"
+
+
 def test_two_folders_of_images_for_the_same_masks_are_refused_with_both(tmp_path: Path) -> None:
     for n in range(3):
         for date in "AB":
