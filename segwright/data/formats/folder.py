@@ -22,7 +22,7 @@ from segwright.data.formats.folder_roles import describe_folder, is_measurement
 from segwright.data.formats.mask_encoding import encoding_of, infer_encoding
 from segwright.data.formats.mask_histogram import Look, look_at, mask_value_histogram
 from segwright.data.formats.name_matching import NamedFile, Pairing, Rival, looks_like_labels, pair_files
-from segwright.data.formats.split_lists import listed_splits, splits_of_siblings
+from segwright.data.formats.split_lists import listed_splits, splits_of_names, splits_of_siblings
 from segwright.data.formats.stacks import Page, find_stacks, paged, read_page, splits_by_name
 from segwright.data.formats.writing import OutputSample, write_classes
 from segwright.data.mask_files import ARRAY_ENDINGS, MaskPixels
@@ -387,7 +387,9 @@ def _records(pairing: Pairing) -> tuple[list[Record], dict[str, list[Record]]]:
         if split is not None:
             given.setdefault(split, []).append(record)
     if not given:
-        given = splits_of_siblings([(item.folder, record) for item, record in zip(items, records, strict=True)])
+        placed = list(zip(items, records, strict=True))
+        given = splits_of_siblings([(item.folder, record) for item, record in placed])
+        given = given or splits_of_names([(item.name, record) for item, record in placed])
     return records, given
 
 

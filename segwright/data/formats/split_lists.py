@@ -237,6 +237,18 @@ def splits_of_siblings(placed: Sequence[tuple[str, Record]]) -> dict[str, list[R
     return given
 
 
+def splits_of_names(names: Sequence[tuple[str, Record]]) -> dict[str, list[Record]]:
+    """Splits by the word of a split that every file name begins with: ``train_1.bmp`` beside ``testA_1.bmp``."""
+    given: dict[str, list[Record]] = {}
+    for name, record in names:
+        match = _FIRST_WORD.match(name)
+        if match is None:
+            return {}
+        given.setdefault(SPLIT_NAMES[match[1].lower()], []).append(record)
+    return given if "train" in given and len(given) > 1 else {}
+
+
+_FIRST_WORD = re.compile(r"((?i:training|train|validation|valid|val|testing|test))(?![a-z])")
 _SPLIT_WORD = re.compile(r"training|train|validation|valid|val|testing|test")
 
 

@@ -240,6 +240,10 @@ LISTS_OF_CLASSES = [
     ("label_map.pbtxt", "item {\n id: 1\n name: 'cat'\n}\nitem { id: 2 name: 'dog' }\n", ["background", "cat", "dog"]),
     ("class_list.json", '{"#000000": "ground", "#ff0000": "cat", "#0000ff": "dog"}', ["ground", "cat", "dog"]),
     ("colors.json", '{"ground": "#000000", "cat": "#ff0000", "dog": "#0000ff"}', ["ground", "cat", "dog"]),
+    ("colors.txt", "0.0 0.0 0.0 ground\n1.0 0.0 0.0 cat\n0.0 0.0 1.0 dog\n", ["ground", "cat", "dog"]),
+    ("classes.txt", "ground 0 0 0  # what is left\ncat 255 0 0 // or kitten\ndog 0 0 255\n", ["ground", "cat", "dog"]),
+    ("labels.txt", "0: ground   # asphalt\n1: cat C#\n2: dog\n", ["ground", "cat C#", "dog"]),
+    ("names.txt", "0. ground\n1. cat\n2) dog\n", ["ground", "cat", "dog"]),
 ]  # fmt: skip
 
 
@@ -247,7 +251,7 @@ LISTS_OF_CLASSES = [
 def test_class_lists_of_other_tools(tmp_path: Path, name: str, text: str, classes: list[str]) -> None:
     for n in range(3):
         make_image(tmp_path / f"images/{n}.png", seed=n)
-        if name.endswith("pbtxt"):
+        if name in ("label_map.pbtxt", "labels.txt", "names.txt"):
             mask(tmp_path / f"masks/{n}.png", [0, 1, 2])
         else:
             colored(tmp_path / f"masks/{n}.png", [(0, 0, 0), (255, 0, 0), (0, 0, 255)])
@@ -326,6 +330,51 @@ def test_pairs_listed_as_json(tmp_path: Path, name: str, text: Callable[[list[tu
     write(tmp_path / name, text(list(wanted.items())))
     data = open_dataset(tmp_path)
     assert data.format == "pairs" and pairs(data) == wanted
+
+
+def test_a_class_list_in_a_code_page_is_refused_with_its_readings(tmp_path: Path) -> None:
+    for n in range(3):
+        make_image(tmp_path / f"images/{n}.png", seed=n)
+        mask(tmp_path / f"masks/{n}.png", [0, 1])
+    (tmp_path / "classes.txt").write_bytes("Boden\nStraße\n".encode("cp1252"))
+    with pytest.raises(LabelError, match="Straße") as caught:
+        open_dataset(tmp_path)
+    assert "iconv" in str(caught.value.fix)
+
+
+def test_a_list_from_1_on_and_masks_with_0_are_refused_with_both_readings(tmp_path: Path) -> None:
+    for n in range(3):
+        make_image(tmp_path / f"images/{n}.png", seed=n)
+        mask(tmp_path / f"masks/{n}.png", [0, 1, 2])
+    write(tmp_path / "classes.txt", "1. cat\n2. dog\n")
+    with pytest.raises(LabelError, match="outside the classes") as caught:
+        open_dataset(tmp_path).all.read_mask(0)
+    assert "'0 background'" in str(caught.value.fix) and "'0 ignore'" in str(caught.value.fix)
+
+
+def test_splits_that_the_names_of_all_files_begin_with(tmp_path: Path) -> None:
+    """GlaS: train_1.bmp, testA_1.bmp."""
+    for name in ("train_1", "train_2", "testA_1", "valid3"):
+        make_image(tmp_path / f"{name}.jpg", seed=len(name))
+        mask(tmp_path / f"{name}_anno.png", [0, 1])
+    data = open_dataset(tmp_path)
+    assert {split: [record.id for record in records] for split, records in data.given.items()} == {
+        "train": ["train_1", "train_2"], "val": ["valid3"], "test": ["testA_1"]
+    }  # fmt: skip
+    make_image(tmp_path / "trainer_4.jpg", seed=4)
+    mask(tmp_path / "trainer_4_anno.png", [0, 1])
+    assert not open_dataset(tmp_path).given
+
+
+def test_lists_of_voc_directly_in_imagesets(tmp_path: Path) -> None:
+    """Aeroscapes: ImageSets/trn.txt and val.txt."""
+    for n in range(4):
+        make_image(tmp_path / f"JPEGImages/{n}.jpg", seed=n)
+        mask(tmp_path / f"SegmentationClass/{n}.png", [0, 1, 2])
+    write(tmp_path / "ImageSets/trn.txt", "0\n1\n2\n")
+    write(tmp_path / "ImageSets/val.txt", "3\n")
+    data = open_dataset(tmp_path)
+    assert {split: len(records) for split, records in data.given.items()} == {"train": 3, "val": 1}
 
 
 def test_lists_named_train_list_are_the_splits(tmp_path: Path) -> None:
