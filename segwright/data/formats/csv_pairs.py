@@ -34,6 +34,7 @@ MASK_COLUMNS = ("mask", "masks", "label", "mask_path", "maskpath", "label_path",
 SPLIT_COLUMNS = ("split", "subset", "set", "fold", "part", "usage")
 JSON_ENDINGS = (".json", ".jsonl")
 ENDINGS = (".csv", ".tsv", ".txt", ".lst", *JSON_ENDINGS)
+METADATA = ("metadata.csv", "metadata.jsonl")
 MAX_JSON = 64_000_000
 MAX_BYTES = 500_000_000
 _ELSEWHERE = re.compile(r"[/\\]|[A-Za-z]:|[a-z]+://")  # how an absolute path begins
@@ -67,6 +68,8 @@ def read_lines(path: Path) -> list[Line]:
     else:
         body = rows[1:]
     listed_split = split_of_part(path.stem)
+    if listed_split is None and path.name.lower() in METADATA:
+        listed_split = split_of_part(path.parent.name)
     lines = []
     for row in body:
         cells = [*row, *[""] * 8]
@@ -145,6 +148,13 @@ def _lists(tree: Tree) -> list[Path]:
     else:
         listing = tree.folder()
         candidates = [Path(listing.path, name) for name in listing.files if name.lower().endswith(ENDINGS)]
+        candidates += [  # Hugging Face's imagefolder: train/metadata.jsonl
+            Path(inner.path, name)
+            for relative, inner in tree.walk(depth=2)
+            if relative and split_of_part(relative.rpartition("/")[2])
+            for name in inner.files
+            if name.lower() in METADATA
+        ]
     found = []
     for path in candidates:
         try:

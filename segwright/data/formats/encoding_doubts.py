@@ -93,7 +93,7 @@ def refuse_coded_objects(values: Sequence[int], where: Path) -> None:
         return
     shown = ", ".join(str(value) for value in values[-3:])
     raise LabelError(
-        "the values of the masks look like a class and the number of an object in one",
+        "the values of the masks look like a class and the number of an object in one (instance ids)",
         expected="one value per class",
         found=f"{counted(len(values), 'value')}, among them {shown}: class × {base} + number",
         where=where,

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy.io import savemat
 from trees import colored, make_image, mask, write
 
 from segwright.core.errors import FormatError, LabelError
@@ -267,6 +268,8 @@ def test_class_lists_of_other_tools(tmp_path: Path, name: str, text: str, classe
         ("images/a.heic", "x", "HEIC"),
         ("set.part1.rar", "x", "unpack"),
         ("X_train.npy", "x", "a file of its own"),
+        ("annos/1.json", '{"item1": {"category_name": "skirt", "segmentation": [[1, 1, 9, 1, 9, 9]]}}', "DeepFashion2"),
+        ("x.csv", 'annotation_id,image,label\n1,a.jpg,"[{""polygonlabels"":[""cat""]}]"\n', "Label Studio's CSV"),
         ("train.csv", "filename,class,xmin,ymin,xmax,ymax\na.jpg,cat,1,1,9,9\n", "boxes"),
         ("a.xml", "<Annotations><Region Id='1'><Vertices><Vertex X='1'/></Vertices>", "ImageScope"),
         ("a.geojson", '{"type": "FeatureCollection", "features": []}', "rasterize"),
@@ -375,6 +378,65 @@ def test_lists_of_voc_directly_in_imagesets(tmp_path: Path) -> None:
     write(tmp_path / "ImageSets/val.txt", "3\n")
     data = open_dataset(tmp_path)
     assert {split: len(records) for split, records in data.given.items()} == {"train": 3, "val": 1}
+
+
+@pytest.mark.parametrize("folder", ["overlay", "predictions", "label_previews"])
+def test_overlays_and_predictions_are_neither_images_nor_masks_and_are_named(tmp_path: Path, folder: str) -> None:
+    for n in range(4):
+        make_image(tmp_path / f"images/{n}.jpg", seed=n)
+        mask(tmp_path / f"masks/{n}.png", [0, 1, 2])
+        make_image(tmp_path / f"{folder}/{n}.png", seed=n + 9)
+    data = open_dataset(tmp_path)
+    assert (
+        len(data) == 4
+        and not data.problems
+        and {r.mask_path.parent.name for r in data.records if r.mask_path} == {"masks"}
+    )
+    assert any(note.startswith(f"{folder}/* is not read") for note in data.notes)
+
+
+def test_files_of_overlays_and_predictions_beside_masks(tmp_path: Path) -> None:
+    for n in range(4):
+        make_image(tmp_path / f"a/{n}_img.png", seed=n)
+        mask(tmp_path / f"a/{n}_gt.png", [0, 1, 2])
+        mask(tmp_path / f"a/{n}_pred.png", [1, 1, 2])
+    data = open_dataset(tmp_path)
+    assert [(r.id, r.mask_path and r.mask_path.name) for r in data.records] == [
+        (f"{n}_img", f"{n}_gt.png") for n in range(4)
+    ]
+    assert not data.problems and any("0_pred.png (and 3 more) is not read" in note for note in data.notes)
+
+
+def test_a_folder_of_predictions_without_other_masks_is_still_read(tmp_path: Path) -> None:
+    for n in range(4):
+        make_image(tmp_path / f"images/{n}.jpg", seed=n)
+        mask(tmp_path / f"predictions/{n}.png", [0, 1, 2])
+    assert [p.kind for p in open_dataset(tmp_path).problems] == ["masks guessed"]
+
+
+def test_metadata_of_hugging_faces_imagefolder(tmp_path: Path) -> None:
+    for n in range(4):
+        split = "train" if n < 3 else "test"
+        make_image(tmp_path / f"data/{split}/photo{n}.png", seed=n)
+        mask(tmp_path / f"data/{split}/k{9 - n}.png", [0, n % 2 + 1])
+    line = '{{"file_name": "photo{}.png", "mask_file_name": "k{}.png"}}\n'
+    write(tmp_path / "data/train/metadata.jsonl", "".join(line.format(n, 9 - n) for n in range(3)))
+    write(tmp_path / "data/test/metadata.jsonl", line.format(3, 6))
+    data = open_dataset(tmp_path)
+    assert {split: [r.mask_path and r.mask_path.stem for r in records] for split, records in data.given.items()} == {
+        "train": ["k9", "k8", "k7"], "test": ["k6"]
+    }  # fmt: skip
+
+
+def test_a_matlab_file_of_objects_is_no_label_map(tmp_path: Path) -> None:
+    """PASCAL's Person Part: anno.objects[0].mask is one object's outline, and not the image's classes."""
+    for n in range(3):
+        make_image(tmp_path / f"images/{n}.png", seed=n)
+        (tmp_path / "masks").mkdir(exist_ok=True)
+        person = {"class": "person", "mask": np.eye(12, 16, dtype=np.uint8), "parts": []}
+        savemat(tmp_path / f"masks/{n}.mat", {"anno": {"imname": str(n), "objects": person}})
+    with pytest.raises(LabelError, match="list of objects with a mask each"):
+        open_dataset(tmp_path)
 
 
 def test_lists_named_train_list_are_the_splits(tmp_path: Path) -> None:
