@@ -33,6 +33,7 @@ from segwright.data.records import Problem
 
 MANY_VALUES = 64  # more distinct values in small masks are no classes but blurred edges, or instance ids
 DEEP_IGNORE = 65535
+FOREGROUNDS = frozenset({0, 1, 127, 128, 254, 255})  # how tools write the foreground of two classes
 A_FIFTH = 0.2  # of all pixels: where 255 covers more, that it means 'ignored' is no longer the likely reading
 DARK = 64  # one channel up to here and two of zeros: class ids in a color file, for nobody chooses such colors
 
@@ -407,6 +408,11 @@ def _sparse(seen: MaskValueHistogram, found: str) -> MaskEncoding:
         why = f"each value a class, in order; 255, {100 * _share(seen):.3g} % of the pixels, is a class as well"
         fix = "if 255 is to be ignored, name the values in classes.csv (id,name) and call 255 void"
         problems = (_guessed(f"{found}: {why}", fix),)
+    if len(values) > 2 and set(values) <= FOREGROUNDS and not any(len(kinds) > 2 for kinds in seen.value_sets):
+        kinds = ", ".join(str(value) for value in values if value)
+        fix = "if these are one class, write it as one value: Image.fromarray(np.uint8(mask > 0)); if not, name them "
+        message = f"every mask holds 0 and one other value ({kinds}): each is read as a class of its own"
+        problems = (*problems, _guessed(message, fix + "in classes.csv (id,name)"))
     return MaskEncoding(LabelSpace(names, mapping=mapping), notes=(f"{found}: {why}",), problems=problems)
 
 

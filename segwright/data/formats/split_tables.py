@@ -14,11 +14,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from segwright.core.errors import DataError
+from segwright.core.yaml_text import load_yaml
 from segwright.data.formats.name_parts import SPLIT_NAMES, split_of_part
 from segwright.data.text_files import read_text
 
-ENDINGS = (".csv", ".tsv", ".json", ".jsonl", ".txt")
+ENDINGS = (".csv", ".tsv", ".json", ".jsonl", ".yaml", ".yml", ".txt")
+MAX_YAML = 200_000  # characters: its parser takes seconds for more
 MAX_BYTES = 20_000_000
 MOST_TABLES = 24  # in one folder: more are annotations of single images
 MOST_SPLITS = 12
@@ -26,6 +30,7 @@ _NONE = frozenset({"", "-", "na", "nan", "none", "null", "unused"})
 _YES, _NO = frozenset({"1", "true", "yes", "y"}), frozenset({"0", "false", "no", "n", ""})
 _HEADER = re.compile(r"split|subset|partition|phase|stage|usage|(?:^|_)set$|folds?(?:_|$)")
 _FLAG = re.compile(r"(?:is_?)?(train(?:ing)?|val(?:id(?:ation)?)?|test(?:ing)?)")
+_YAML = re.compile(r"(?im)^\s*[\"']?(?:train|val|test|dev)[a-z_]*[\"']?\s*:")
 _JSON = re.compile(r'(?i)"[a-z0-9_ -]*(?:train|val|test|dev)[a-z0-9_ -]*"')
 
 
@@ -45,12 +50,45 @@ def read_table(path: Path) -> SplitTable | None:
         text = read_text(path, MAX_BYTES)
         if path.suffix.lower() == ".json":
             return _from_json(path, json.loads(text)) if _JSON.search(text) else None
+        if path.suffix.lower() in (".yaml", ".yml"):
+            data = load_yaml(text) if len(text) <= MAX_YAML and _YAML.search(text) else None
+            return _from_json(path, data) if isinstance(data, Mapping) else None
         if path.suffix.lower() == ".jsonl":
             lines = [json.loads(line) for line in text.splitlines() if line.strip()] if _JSON.search(text) else []
             return _from_json(path, lines)
         return _from_rows(path, _rows(text, plain=path.suffix.lower() == ".txt"))
-    except (DataError, ValueError, RecursionError, csv.Error):
+    except (DataError, ValueError, RecursionError, csv.Error, yaml.YAMLError):
         return None  # somebody's file of another kind
+
+
+def read_part(path: Path, split: str) -> SplitTable | None:
+    """The names in ``train.csv`` or ``val.json``, by column; None for a file of another kind."""
+    try:
+        text = read_text(path, MAX_BYTES)
+        if path.suffix.lower() == ".json":
+            data = json.loads(text)
+            if not isinstance(data, list) or not data:
+                return None
+            if all(isinstance(one, str | int) for one in data):
+                return SplitTable(path, ({split: [_name(str(one)) for one in data]},))
+            if not all(isinstance(one, Mapping) for one in data):
+                return None
+            keys = [key for key, value in data[0].items() if isinstance(value, str | int)]
+            rows = [[str(one.get(key, "")) for key in keys] for one in data]
+        elif path.suffix.lower() in (".csv", ".tsv"):
+            rows = _rows(text, plain=True)
+        else:
+            return None
+    except (DataError, ValueError, RecursionError, csv.Error):
+        return None
+    if not rows:
+        return None
+    first = rows[0] if path.suffix.lower() != ".json" else None
+    table = _readings(path, rows, [split] * len(rows), set())
+    if first is not None:  # the first row may be a header, and is left out where it names no image
+        bare = _readings(path, rows[1:], [split] * len(rows[1:]), set()) if len(rows) > 1 else table
+        return SplitTable(path, (*bare.readings, *table.readings))
+    return table
 
 
 def _rows(text: str, *, plain: bool) -> list[list[str]]:

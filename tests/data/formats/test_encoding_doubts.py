@@ -202,3 +202,13 @@ def test_65535_beside_small_ids_is_ignored_and_reported(tmp_path: Path) -> None:
     for n in range(4):  # two values alone are background and foreground
         deep(tmp_path / f"masks/{n}.png", [0, 65535])
     assert open_dataset(tmp_path).label_space.names == ("background", "foreground")
+
+
+def test_a_foreground_of_128_in_some_masks_and_255_in_others_is_a_warning(tmp_path: Path) -> None:
+    images(tmp_path, 4)
+    for n in range(4):
+        mask(tmp_path / f"masks/{n}.png", [0, 255 if n % 2 else 128])
+    data = open_dataset(tmp_path)
+    assert [p.kind for p in data.problems] == ["masks guessed"] and "128, 255" in data.problems[0].message
+    mask(tmp_path / "masks/0.png", [0, 128, 255])  # together in one mask they are classes
+    assert not open_dataset(tmp_path).problems
