@@ -21,7 +21,7 @@ from segwright.core.counted import counted
 from segwright.core.errors import LabelError, UsageError
 from segwright.core.types import IGNORE_INDEX, Color, LabelSpace
 from segwright.core.yaml_text import load_yaml
-from segwright.data.text_files import read_bytes
+from segwright.data.text_files import decode_text, read_bytes
 
 FILE_NAMES = (
     "classes.json", "classes.csv", "classes.txt", "labels.txt", "labels.csv", "labels.json", "class_names.txt",
@@ -35,6 +35,8 @@ MAX_YAML = 100_000  # characters: its parser takes a second for so many
 _SPLIT = re.compile(r"[,;:\t ]+")
 
 
+_COMMENT = re.compile(r"(?<=\S)\s+(?:#|//)(?:\s+[^\W\d].*)?$")  # behind a name; '#ff0000' and '# 2' are none
+_ENUMERATED = re.compile(r"(\d+)[.)]\s+(\S.*)")
 _HEX = re.compile(r"#[0-9a-fA-F]{6}")
 _GENERATED = re.compile(r"(?:class|value) -?\d+|#[0-9a-f]{6}")
 
@@ -115,7 +117,7 @@ def read_class_list(path: str | Path) -> ClassList:
         if path.stat().st_size > MAX_BYTES:
             raise LabelError("a class list is a short file", expected=f"at most {MAX_BYTES} bytes", where=path)
         data = read_bytes(path, MAX_BYTES)
-        text = data.decode("utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig")
+        text = decode_text(data, path, LabelError)
     except (OSError, ValueError) as error:  # a name that no file can have, too
         raise LabelError(
             "the class list cannot be read", found=str(error), where=path, fix="save it as UTF-8"
@@ -258,7 +260,11 @@ def _column(header: Sequence[str], *names: str) -> int | None:
 
 def _from_lines(text: str) -> tuple[list[ClassEntry], bool]:
     lines = [line.strip() for line in text.splitlines()]
+    lines = [_COMMENT.sub("", line) for line in lines]
     lines = [line for line in lines if line and line != "#" and not line.startswith(("# ", "//"))]
+    enumerated = [_ENUMERATED.fullmatch(line) for line in lines]
+    if all(enumerated):
+        lines = [f"{match[1]} {match[2]}" for match in enumerated if match is not None]
     parsed = [_from_line(line) for line in lines]
     numbered = all(number is not None for number, _, _ in parsed)
     if numbered and parsed:
@@ -274,7 +280,7 @@ def _from_lines(text: str) -> tuple[list[ClassEntry], bool]:
 
 def _from_line(line: str) -> tuple[int | None, str, Color | None]:
     """(number or None, name, color or None) of one line; a CVAT labelmap's ``name:r,g,b::`` included."""
-    fields = [field for field in _SPLIT.split(line) if field]
+    fields = _bytes([field for field in _SPLIT.split(line) if field])
     numbers = [field.isdecimal() for field in fields]
     if len(fields) >= 4 and all(numbers[-3:]) and not all(numbers):
         rest = fields[:-3]
@@ -287,6 +293,19 @@ def _from_line(line: str) -> tuple[int | None, str, Color | None]:
     if len(fields) >= 2 and numbers[0]:
         return int(fields[0]), line[line.index(fields[0]) + len(fields[0]) :].strip(" :,;\t"), None
     return None, line, None
+
+
+def _bytes(fields: list[str]) -> list[str]:
+    """The fields of a line with a color of floating point, 0 to 1, as 0 to 255."""
+    for places in (slice(0, 3), slice(-3, None)):
+        three = fields[places]
+        if len(fields) >= 4 and all(_SHARE.fullmatch(one) for one in three) and any("." in one for one in three):
+            fields[places] = [str(round(255 * float(one))) for one in three]
+            break
+    return fields
+
+
+_SHARE = re.compile(r"(?:0|1)(?:\.0*)?|0?\.\d+")
 
 
 def class_space(classes: Sequence[str] | str | Path) -> LabelSpace:

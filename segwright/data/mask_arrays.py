@@ -8,6 +8,7 @@ which published datasets call theirs decide (``Segmentation``, ``type_map``), el
 from __future__ import annotations
 
 import io
+import re
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -115,6 +116,15 @@ def _gather(name: str, value: Any, found: dict[str, npt.NDArray[Any]]) -> None:
 
 def _chosen(found: Mapping[str, npt.NDArray[Any]], where: str | Path) -> npt.NDArray[Any]:
     able = {name: flat for name, array in found.items() if (flat := _flat(array)) is not None}
+    listed = [name for name in able if _OF_OBJECTS.search(name)]
+    if listed and len(listed) == len(able):
+        raise LabelError(
+            "a list of objects with a mask each, and no label map",
+            expected="one array of two dimensions and whole numbers",
+            found=f"{', '.join(listed)}"[:300],
+            where=where,
+            fix="draw the objects into one array per image, a value per class, and save it as an 8-bit PNG",
+        )
     if len(able) > 1:
         kept = {name: array for name, array in able.items() if _last(name) not in NO_CLASSES}
         able = kept or able
@@ -124,14 +134,18 @@ def _chosen(found: Mapping[str, npt.NDArray[Any]], where: str | Path) -> npt.NDA
         named = [name for name in able if _last(name) == known]
         if len(named) == 1:
             return able[named[0]]
-    listed = ", ".join(f"{name or 'an array'} ({'×'.join(map(str, a.shape))} {a.dtype})" for name, a in found.items())
+    shown = ", ".join(f"{name or 'an array'} ({'×'.join(map(str, a.shape))} {a.dtype})" for name, a in found.items())
     raise LabelError(
         "which array is the mask is not certain" if able else "no array is a label map",
         expected="one array of two dimensions and whole numbers",
-        found=(listed or "no array")[:300],
+        found=(shown or "no array")[:300],
         where=where,
         fix=f"{FIX}; or keep one array per file, called mask",
     )
+
+
+# PASCAL's Person Part: anno.objects[0].mask, anno.objects[0].parts[1].mask
+_OF_OBJECTS = re.compile(r"(?:^|\.)(?:objects?|parts|instances)(?:\[\d+\])?\.")
 
 
 def _last(name: str) -> str:

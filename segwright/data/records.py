@@ -459,7 +459,8 @@ def _stray_values(
         expected=f"one of {_spans(np.flatnonzero(lookup >= 0).tolist())}",
         found=f"{listed}{', …' if len(found) > 8 else ''} in {int(counts.sum())} pixels ({share:.3g} %)",
         where=where,
-        fix="correct the mask, or name every value in classes.txt or classes.json beside the data",
+        fix="correct the mask, or name every value in classes.txt or classes.json beside the data"
+        + (": '0 background' if 0 is one more class, '0 ignore' if it is not labeled" if 0 in found else ""),
     )
 
 

@@ -64,6 +64,12 @@ def test_several_archives_and_hostile_ones(tmp_path: Path, cache: Path, monkeypa
     with pytest.raises(FormatError, match="leaves the folder"):
         open_dataset(tmp_path / "climbs.zip")
     assert not (cache.parent / "outside.txt").exists() and not list(cache.glob("*/*"))
+    with zipfile.ZipFile(tmp_path / "windows.zip", "w") as archive:
+        name = zipfile.ZipInfo("x")
+        name.filename = "set\\images\\0.jpg"
+        archive.writestr(name, "x")
+    with pytest.raises(FormatError, match="backslashes"):
+        open_dataset(tmp_path / "windows.zip")
     (tmp_path / "broken.zip").write_bytes(b"PK\x03\x04" + bytes(200))
     with pytest.raises(FormatError, match="broken"):
         open_dataset(tmp_path / "broken.zip")

@@ -238,6 +238,8 @@ class _Extractor:
 
     def _parts(self, name: str) -> list[str]:
         """The path's parts; refused where it is absolute, climbs, or has what a path does not have."""
+        if "\\" in name and "/" not in name and not {"", ".."} & set(name.rstrip("\\").split("\\")):
+            raise self._refuse(name, "backslashes in a path, as some Windows programs write it: unpack it with 7-Zip")
         bad = "\0" in name or "\\" in name or name.startswith("/") or len(name.encode(errors="replace")) > NAME_BYTES
         parts = [part for part in name.split("/") if part not in ("", ".")]
         if bad or ".." in parts or (parts and len(parts[0]) == 2 and parts[0][1] == ":"):

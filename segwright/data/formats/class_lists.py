@@ -7,15 +7,16 @@ does not fit is named as not read; other files are not mentioned, and none of th
 
 from __future__ import annotations
 
+import csv
 import os
 import re
 from collections.abc import Iterator, Sequence
 from collections.abc import Set as AbstractSet
 from pathlib import Path
 
-from segwright.core.errors import LabelError
+from segwright.core.errors import DataError, LabelError
 from segwright.core.types import IGNORE_INDEX, Color
-from segwright.data.formats.file_tree import Folder
+from segwright.data.formats.file_tree import Folder, is_image, read_text
 from segwright.data.label_maps import FILE_NAMES, ClassList, read_class_list
 from segwright.data.records import Problem
 
@@ -50,6 +51,8 @@ def choose(
     known: list[ClassList] = []
     others: list[tuple[Path, str]] = []
     for path, is_known in _candidates(folders):
+        if path.suffix.lower() in (".csv", ".tsv") and _is_of_images(path, folders, values):
+            continue
         try:
             found = read_class_list(path)
         except LabelError as error:
@@ -78,6 +81,30 @@ def choose(
         if path != used
     ]  # fmt: skip
     return chosen, problems
+
+
+def _is_of_images(path: Path, folders: Sequence[Folder], values: AbstractSet[int]) -> bool:
+    """Whether a table has a row per image and no row per class: ``filename,label`` of a classification, patients."""
+    try:
+        text = read_text(path, SHORT)
+        first = text.partition("\n")[0]
+        delimiter = max(",;\t|", key=first.count)
+        rows = [[cell.strip() for cell in row] for row in csv.reader(text.splitlines(), delimiter=delimiter)][1:]
+    except (DataError, csv.Error):
+        return False
+    rows = [row for row in rows if any(row)]
+    width = min(map(len, rows), default=0)
+    if len(rows) < 2 or not width:
+        return False
+    columns = list(zip(*(row[:width] for row in rows), strict=True))
+    if any(all(map(is_image, column)) for column in columns):
+        return True
+    stems = {os.path.splitext(name)[0] for folder in folders for name in folder.files if is_image(name)}
+    ids = next((column for column in columns if stems.issuperset(column)), None)
+    if ids is None or len(set(ids)) < len(rows) or len(rows) <= len(values):
+        return False
+    repeated = any(len(set(column)) < len(rows) and not "".join(column).isdecimal() for column in columns)
+    return repeated or not _SUGGESTIVE.search(path.stem)
 
 
 def _refuse_contradictions(lists: Sequence[ClassList]) -> None:

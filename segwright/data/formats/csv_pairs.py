@@ -34,6 +34,8 @@ MASK_COLUMNS = ("mask", "masks", "label", "mask_path", "maskpath", "label_path",
 SPLIT_COLUMNS = ("split", "subset", "set", "fold", "part", "usage")
 JSON_ENDINGS = (".json", ".jsonl")
 ENDINGS = (".csv", ".tsv", ".txt", ".lst", *JSON_ENDINGS)
+METADATA = ("metadata.csv", "metadata.jsonl")
+MOSTLY = 0.9  # of the images of a list have a mask of their own
 MAX_JSON = 64_000_000
 MAX_BYTES = 500_000_000
 _ELSEWHERE = re.compile(r"[/\\]|[A-Za-z]:|[a-z]+://")  # how an absolute path begins
@@ -67,6 +69,8 @@ def read_lines(path: Path) -> list[Line]:
     else:
         body = rows[1:]
     listed_split = split_of_part(path.stem)
+    if listed_split is None and path.name.lower() in METADATA:
+        listed_split = split_of_part(path.parent.name)
     lines = []
     for row in body:
         cells = [*row, *[""] * 8]
@@ -145,16 +149,24 @@ def _lists(tree: Tree) -> list[Path]:
     else:
         listing = tree.folder()
         candidates = [Path(listing.path, name) for name in listing.files if name.lower().endswith(ENDINGS)]
+        candidates += [  # Hugging Face's imagefolder: train/metadata.jsonl
+            Path(inner.path, name)
+            for relative, inner in tree.walk(depth=2)
+            if relative and split_of_part(relative.rpartition("/")[2])
+            for name in inner.files
+            if name.lower() in METADATA
+        ]
     found = []
     for path in candidates:
         try:
-            lines = [line for line in read_lines(path) if line.mask is not None][:20]
+            every = [line for line in read_lines(path) if line.mask is not None]
         except DataError:
             if tree.is_file:
                 raise
             continue
-        if not lines:
+        if not every or _are_classes(every):
             continue
+        lines = every[:20]
         ids = not is_image(lines[0].image)
         pairs = [
             (_resolve(tree, path, line.image, "image"), _resolve(tree, path, line.mask or "", "mask")) for line in lines
@@ -164,6 +176,14 @@ def _lists(tree: Tree) -> list[Path]:
             found.append(path)
     tree.memo["lists"] = found
     return found
+
+
+def _are_classes(lines: Sequence[Line]) -> bool:
+    """Whether the second column holds numbers of classes (``image,label``, as for classification), and no masks."""
+    masks = [line.mask or "" for line in lines]
+    if not all(mask.isdecimal() for mask in masks):
+        return False
+    return len(set(masks)) < MOSTLY * len({line.image for line in lines}) or any(is_image(line.image) for line in lines)
 
 
 def detect(tree: Tree) -> str | None:

@@ -30,6 +30,8 @@ RARE = 0.02  # of all pixels: what an edge's color covers at the most
 FEWEST_EDGES = 6  # colors between two others
 NEAR = 40.0  # squared distance of a color from the line between two others: rounding, and JPEG
 MOST_MAIN = 24
+CODES = (1000, 256)  # what a class is multiplied by where an object's number is added
+MOST_CODED = 50  # objects of a class in one image
 
 
 def count_objects(mask: npt.NDArray[np.generic], values: Sequence[int]) -> tuple[int, int] | None:
@@ -69,6 +71,33 @@ def refuse_objects(counts: Sequence[tuple[int, int] | None], where: Path) -> Non
         found=f"1…n in every mask, each value one region, and n from {min(numbers)} to {max(numbers)}",
         where=where,
         fix="if every object is of one class, write it as one value: Image.fromarray(np.uint8(mask > 0)); if the "
+        "values are classes after all, name them beside the masks in classes.csv (id,name)",
+    )
+
+
+def refuse_coded_objects(values: Sequence[int], where: Path) -> None:
+    """LabelError where values are a class and the number of an object in one: 26000, 26001 (Cityscapes), 6656, 6657."""
+    for base in CODES:
+        groups: dict[int, list[int]] = {}
+        for value in values:
+            if base <= value < 65535:
+                groups.setdefault(value // base, []).append(value % base)
+        numbers = [number for group in groups.values() for number in group]
+        if not groups or max(map(len, groups.values())) < 2 or max(groups) > 255 or max(numbers) >= MOST_CODED:
+            continue
+        if all(number % 10 == 0 for number in numbers):
+            continue  # codes of classes in levels: 1010, 1020
+        if base == 1000 or all(min(group) <= 1 and max(group) < 2 * len(group) + 2 for group in groups.values()):
+            break
+    else:
+        return
+    shown = ", ".join(str(value) for value in values[-3:])
+    raise LabelError(
+        "the values of the masks look like a class and the number of an object in one (instance ids)",
+        expected="one value per class",
+        found=f"{counted(len(values), 'value')}, among them {shown}: class × {base} + number",
+        where=where,
+        fix=f"write the class alone: numpy.where(mask < {base}, mask, mask // {base}).astype(numpy.uint8); if the "
         "values are classes after all, name them beside the masks in classes.csv (id,name)",
     )
 

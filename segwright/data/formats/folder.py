@@ -18,16 +18,16 @@ from segwright.core.errors import DataError, FormatError, NameClashError
 from segwright.data.formats.base import Format, pairing_problems, sort_splits, unique_ids
 from segwright.data.formats.bit_depth import range_of
 from segwright.data.formats.file_tree import Folder, Tree, is_image
-from segwright.data.formats.folder_roles import is_measurement
+from segwright.data.formats.folder_roles import describe_folder, is_measurement
 from segwright.data.formats.mask_encoding import encoding_of, infer_encoding
 from segwright.data.formats.mask_histogram import Look, look_at, mask_value_histogram
 from segwright.data.formats.name_matching import NamedFile, Pairing, Rival, looks_like_labels, pair_files
-from segwright.data.formats.split_lists import listed_splits, splits_of_siblings
+from segwright.data.formats.split_lists import listed_splits, splits_of_names, splits_of_siblings
 from segwright.data.formats.stacks import Page, find_stacks, paged, read_page, splits_by_name
 from segwright.data.formats.writing import OutputSample, write_classes
 from segwright.data.mask_files import ARRAY_ENDINGS, MaskPixels
 from segwright.data.readers import FileReader, pack_colors
-from segwright.data.records import Dataset, Problem, Record, ValueRange
+from segwright.data.records import Dataset, Problem, Record, ValueRange, evenly_spread
 from segwright.imageio import DEFAULT_LIMITS, Limits, UInt8Array, write_bytes
 from segwright.imageio.decode import integers
 from segwright.imageio.sandbox import map_isolated
@@ -103,6 +103,8 @@ def open_pairing(tree: Tree, name: str, reader: type[FolderReader], look: Look =
     pairing = pair_tree(tree)
     if pairing.rivals:
         raise _several(tree, pairing)
+    if _masks_alone(pairing):
+        raise _no_images(tree, pairing)
     if not pairing.paired and not pairing.collisions:
         raise FormatError(
             "no image has a mask",
@@ -205,6 +207,28 @@ def _several(tree: Tree, pairing: Pairing) -> FormatError:
         fix=f"choose: segwright check {shlex.quote(str(tree.root))} {choices}; or list the pairs in a CSV with columns "
         f"image,mask (such as {os.path.join(images[0].folder, images[0].name)},"
         f"{os.path.join(first.masks[0].folder, first.masks[0].name)})",
+    )
+
+
+def _masks_alone(pairing: Pairing) -> bool:
+    """Whether what was taken for the images are masks, too: by the names of their folders, and by their content."""
+    images = [image for image, mask in pairing.pairs if mask is not None]
+    if not images or any(describe_folder(folder, loose=True)[0] != "mask" for folder in {i.folder for i in images}):
+        return False
+    looked_at = [images[place] for place in evenly_spread(len(images), 3)]
+    return all(looks_like_labels(image.path) for image in looked_at)
+
+
+def _no_images(tree: Tree, pairing: Pairing) -> FormatError:
+    first = next(pair for pair in pairing.pairs if pair[1] is not None)
+    folders = ", ".join(f"{item.folder}/ ({item.name})" for item in first if item is not None)
+    return FormatError(
+        "masks, and no images to them",
+        expected="images beside the masks, under equal names",
+        found=folders,
+        where=tree.root,
+        fix="put the images beside them: images/x.jpg for masks/x.png, or JPEGImages/x.jpg for SegmentationClass/x.png "
+        "(CVAT: export with 'Save images')",
     )
 
 
@@ -363,7 +387,9 @@ def _records(pairing: Pairing) -> tuple[list[Record], dict[str, list[Record]]]:
         if split is not None:
             given.setdefault(split, []).append(record)
     if not given:
-        given = splits_of_siblings([(item.folder, record) for item, record in zip(items, records, strict=True)])
+        placed = list(zip(items, records, strict=True))
+        given = splits_of_siblings([(item.folder, record) for item, record in placed])
+        given = given or splits_of_names([(item.name, record) for item, record in placed])
     return records, given
 
 

@@ -44,6 +44,11 @@ OTHER_KINDS = frozenset({"instance", "instances", "inst", "panoptic", "object", 
 # Folders of measurements beside the images: neither images nor masks where another folder holds images
 _MEASUREMENTS = frozenset({"depth", "depths", "disparity", "disparities", "normals", "confidence",
                            "thermal", "nir", "infrared", "lidar"})  # fmt: skip
+# Folders of what was drawn from masks or by a model: neither images nor masks where other folders hold both
+_RENDERED = frozenset({"overlay", "overlays", "overlaid", "visualization", "visualizations", "visualisation",
+                       "visualisations", "viz", "blend", "blended", "preview", "previews", "thumbnail",
+                       "thumbnails", "thumbs", "prediction", "predictions", "predicted", "preds", "pred"})  # fmt: skip
+_RENDERED_ENDING = re.compile(rf"(?i)(.+?)[_\-. ](?:{'|'.join(sorted(_RENDERED))})")
 _WORDS_IN_NAMES = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])")
 
 
@@ -105,3 +110,14 @@ _SITE_WORDS = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|[0-9]+")
 def is_measurement(folder: str) -> bool:
     """Whether a folder holds depth, surface normals and the like, by its name."""
     return bool({word.lower() for part in folder.split("/") for word in words_of(part)} & _MEASUREMENTS)
+
+
+def is_rendering(folder: str) -> bool:
+    """Whether a folder holds overlays, previews or predictions, by the name of the folder itself."""
+    return bool({word.lower() for word in words_of(folder.rpartition("/")[2])} & _RENDERED)
+
+
+def rendered_from(stem: str) -> str | None:
+    """What a file's name is without the ending of an overlay or prediction: ``label`` of ``label_viz``; else None."""
+    match = _RENDERED_ENDING.fullmatch(stem)
+    return None if match is None else match[1]

@@ -8,7 +8,7 @@ every guess a problem, and if two readings are possible the error names both.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from segwright.core.counted import counted
@@ -17,6 +17,7 @@ from segwright.core.types import IGNORE_INDEX, Color, LabelSpace
 from segwright.data.formats.class_lists import choose, luma
 from segwright.data.formats.encoding_doubts import (
     refuse_blurred_colors,
+    refuse_coded_objects,
     refuse_mixed_binary,
     refuse_objects,
     refuse_shifted,
@@ -31,6 +32,8 @@ from segwright.data.readers import ColorTable
 from segwright.data.records import Problem
 
 MANY_VALUES = 64  # more distinct values in small masks are no classes but blurred edges, or instance ids
+DEEP_IGNORE = 65535
+FOREGROUNDS = frozenset({0, 1, 127, 128, 254, 255})  # how tools write the foreground of two classes
 A_FIFTH = 0.2  # of all pixels: where 255 covers more, that it means 'ignored' is no longer the likely reading
 DARK = 64  # one channel up to here and two of zeros: class ids in a color file, for nobody chooses such colors
 
@@ -236,6 +239,8 @@ def _index_coding(seen: MaskValueHistogram, classes: ClassList | None, scope: st
         refuse_shifted(values, classes)
         return _by_list(seen, classes, f"{scope} hold {listed}")
     refuse_objects(seen.objects, where)
+    if values[-1] > 255:
+        refuse_coded_objects(values, where)
     if values[-1] <= 255 and (levels := levels_between(seen.values)):
         raise LabelError(
             "masks of several gray levels with blurred edges: which level a pixel of an edge belongs to is lost",
@@ -260,9 +265,29 @@ def _index_coding(seen: MaskValueHistogram, classes: ClassList | None, scope: st
             fix="these look like instance ids or depth; name the values of the classes in classes.csv (id,name)",
         )
     ids = [value for value in values if value != IGNORE_INDEX]
+    if len(ids) > 2 and ids[-1] == DEEP_IGNORE and ids[-2] <= 254:
+        return _deep_ignored(seen, scope, where)
     if ids[-1] <= 254 and (len(ids) * 2 > ids[-1] or ids[-1] < 10):
         return _dense(ids, seen, f"{scope} hold {listed}")
     return _sparse(seen, f"{scope} hold {listed}")
+
+
+def _deep_ignored(seen: MaskValueHistogram, scope: str, where: Path) -> MaskEncoding:
+    """Masks of 16 bits with small ids and 65535, which is to them what 255 is to 8 bits."""
+    pixels = seen.values[DEEP_IGNORE]
+    share = pixels / max(sum(seen.values.values()), 1)
+    values = {value: count for value, count in seen.values.items() if value != DEEP_IGNORE}
+    coding = _index_coding(replace(seen, values=values), None, scope, where)
+    mapping = {**coding.label_space.mapping, DEEP_IGNORE: IGNORE_INDEX}
+    space = LabelSpace(coding.label_space.names, coding.label_space.colors, mapping=mapping)
+    problem = Problem(
+        "warning" if share >= A_FIFTH else "note",
+        "ignored by a guess",
+        f"65535 is taken for 'ignored', and covers {100 * share:.3g} % of the pixels",
+        fix="if 65535 is a class, name it in classes.csv (id,name); if it is not, name it void there",
+    )
+    notes = (*coding.notes, f"65535, the largest value of 16 bits, is ignored: {100 * share:.3g} % of the pixels")
+    return MaskEncoding(space, notes=notes, problems=(*coding.problems, problem))
 
 
 def _share(seen: MaskValueHistogram) -> float:
@@ -383,6 +408,11 @@ def _sparse(seen: MaskValueHistogram, found: str) -> MaskEncoding:
         why = f"each value a class, in order; 255, {100 * _share(seen):.3g} % of the pixels, is a class as well"
         fix = "if 255 is to be ignored, name the values in classes.csv (id,name) and call 255 void"
         problems = (_guessed(f"{found}: {why}", fix),)
+    if len(values) > 2 and set(values) <= FOREGROUNDS and not any(len(kinds) > 2 for kinds in seen.value_sets):
+        kinds = ", ".join(str(value) for value in values if value)
+        fix = "if these are one class, write it as one value: Image.fromarray(np.uint8(mask > 0)); if not, name them "
+        message = f"every mask holds 0 and one other value ({kinds}): each is read as a class of its own"
+        problems = (*problems, _guessed(message, fix + "in classes.csv (id,name)"))
     return MaskEncoding(LabelSpace(names, mapping=mapping), notes=(f"{found}: {why}",), problems=problems)
 
 

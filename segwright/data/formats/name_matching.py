@@ -23,7 +23,16 @@ import numpy as np
 
 from segwright.core.errors import DataError
 from segwright.data.formats.file_tree import Folder, Tree, is_image, natural
-from segwright.data.formats.folder_roles import OTHER_KINDS, SPLIT, Role, is_measurement, site_of, words_of
+from segwright.data.formats.folder_roles import (
+    OTHER_KINDS,
+    SPLIT,
+    Role,
+    is_measurement,
+    is_rendering,
+    rendered_from,
+    site_of,
+    words_of,
+)
 from segwright.data.formats.folder_roles import describe_folder as describe_folder
 from segwright.data.formats.name_parts import composed
 from segwright.data.formats.stem_keys import (
@@ -118,10 +127,20 @@ def pair_files(tree: Tree) -> Pairing:
     found = _paired(tree)
     used = {item for pair in found.pairs for item in pair if item is not None}.union(found.lone_masks)
     left: dict[str, list[NamedFile]] = {}
+    endings: list[NamedFile] = []
     for item in list_items(tree):
-        if item not in used and is_measurement(item.folder):
+        if item in used:
+            continue
+        if is_measurement(item.folder) or is_rendering(item.folder):
             left.setdefault(os.path.basename(item.folder), []).append(item)
-    found.unread += [Rival(_glob(members), (), 0, "by its name it holds measurements") for members in left.values()]
+        elif rendered_from(item.stem) is not None:
+            endings.append(item)
+    for folder, members in left.items():
+        kind = "measurements" if is_measurement(folder) else "overlays or predictions"
+        found.unread.append(Rival(_glob(members), (), 0, f"by its name it holds {kind}"))
+    if endings:
+        name = f"{os.path.join(endings[0].folder, endings[0].name)} (and {len(endings) - 1} more)"
+        found.unread.append(Rival(name, (), 0, "by its name it is an overlay or a prediction"))
     return found
 
 
@@ -318,7 +337,7 @@ def assign_roles(items: Sequence[NamedFile]) -> list[NamedFile]:
         decided += members if members[0].role == "mask" else _by_ending(members)
     if not any(item.role == "mask" for item in decided):
         decided = _by_twin(decided)
-    decided = _without_measurements(decided)
+    decided = _without_renderings(_without_measurements(decided))
     masks = [item for item in decided if item.role == "mask"]
     frees, sites = {item.free for item in masks}, {site_of(item.folder, "mask") for item in masks}
     return [item if item.role == "mask" else _as_image(item, frees, sites) for item in decided]
@@ -335,12 +354,18 @@ def _as_image(item: NamedFile, frees: set[str], sites: set[str]) -> NamedFile:
 
 
 def _without_measurements(items: list[NamedFile]) -> list[NamedFile]:
-    """The items without folders of depth, normals and the like, where other folders hold what may be the images."""
+    """The items without folders of depth, normals and the like, where other folders hold what may be the images.
+
+    Nor, where there are masks, with those of overlays or predictions.
+    """
+    labeled = any(item.role == "mask" for item in items)
     by_folder: dict[str, list[NamedFile]] = {}
     for item in items:
         if item.role != "mask":
             by_folder.setdefault(item.folder, []).append(item)
-    measured = {folder for folder in by_folder if is_measurement(os.path.basename(folder))}
+    measured = {
+        folder for folder in by_folder if is_measurement(os.path.basename(folder)) or (labeled and is_rendering(folder))
+    }
     if not measured or len(measured) == len(by_folder):
         return items
     others = {item.stem for folder, members in by_folder.items() if folder not in measured for item in members}
@@ -350,6 +375,20 @@ def _without_measurements(items: list[NamedFile]) -> list[NamedFile]:
         if by_folder[folder][0].role is None or any(item.stem in others for item in by_folder[folder])
     }  # fmt: skip
     return [item for item in items if item.folder not in dropped]
+
+
+def _without_renderings(items: list[NamedFile]) -> list[NamedFile]:
+    """The items without ``label_viz`` beside ``label``, ``x_pred`` beside ``x_gt`` and an image: drawn from others."""
+    made = [item for item in items if rendered_from(item.stem) is not None]
+    if not made or len(made) == len(items):
+        return items
+    beside: dict[tuple[str, str], set[Role | None]] = {}
+    for item in items:
+        if rendered_from(item.stem) is None:
+            for key in {item.stem, bare(item.stem), re.sub(r"[_\-. ][^_\-. ]+$", "", item.stem)}:
+                beside.setdefault((item.folder, key), set()).add(item.role)
+    dropped = {item for item in made if "mask" in beside.get((item.folder, rendered_from(item.stem) or ""), ())}
+    return [item for item in items if item not in dropped]
 
 
 def _by_ending(members: list[NamedFile]) -> list[NamedFile]:

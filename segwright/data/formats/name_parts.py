@@ -10,9 +10,9 @@ from functools import lru_cache
 from urllib.parse import parse_qs, unquote, urlsplit
 
 SPLIT_NAMES = {
-    "train": "train", "training": "train", "tr": "train",
+    "train": "train", "training": "train", "tr": "train", "trn": "train",
     "val": "val", "valid": "val", "validation": "val", "dev": "val",
-    "test": "test", "testing": "test", "ts": "test",
+    "test": "test", "testing": "test", "ts": "test", "tst": "test",
 }  # fmt: skip
 
 _WORDS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "minival": "val",

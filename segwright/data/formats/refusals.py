@@ -123,6 +123,15 @@ _BY_TEXT = (
         "convert it: datum convert -i . -f coco_instances (or voc_segmentation) -o out -- --save-media",
     ),
     _Text(
+        "a set of DeepFashion2's annotations", (".json",),
+        (r'"item1"\s*:', r'"category_name"\s*:', r'"segmentation"\s*:'),
+        "convert them to COCO with the set's own script (deepfashion2_to_coco.py), and open the JSON beside the images",
+    ),
+    _Text(
+        "Label Studio's CSV", (".csv", ".tsv"), (r"\bannotat(?:ion_id|or)\b", r'""(?:polygonlabels|brushlabels|rle)""'),
+        "export the project as JSON or JSON-MIN, beside the images",
+    ),
+    _Text(
         "a FiftyOne dataset", (".json",),
         (r'"(?:sample_fields|samples)"\s*:', r'"(?:_cls|filepath|media_type|_media_type)"'),
         "export it: dataset.export(dir, dataset_type=fo.types.ImageSegmentationDirectory), or COCODetectionDataset",

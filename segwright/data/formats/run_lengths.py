@@ -59,6 +59,7 @@ RUN_COLUMNS = (
 )  # fmt: skip
 IMAGE_COLUMNS = (
     "imageid", "image_id", "id", "img", "image", "imageid_classid", "image_label", "filename", "file_name", "name",
+    "image_name", "imagename", "img_name", "img_id", "imgid", "image_file",
 )  # fmt: skip
 CLASS_COLUMNS = ("classid", "class_id", "class", "label", "category", "category_id")
 _RUNS = re.compile(r"^\s*(?:-1|nan|\d+\s+\d+(?:\s+\d+\s+\d+)*)?\s*$", re.I)

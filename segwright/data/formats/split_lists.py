@@ -1,4 +1,5 @@
-"""Splits that a folder's files state: lists such as ``train.txt``, and folders such as ``uavid_train``."""
+"""Splits that a folder's files state: lists such as ``train.txt``, tables such as ``split.csv``, folders such as
+``uavid_train``."""
 
 from __future__ import annotations
 
@@ -12,9 +13,10 @@ from typing import Literal
 
 from segwright.core.errors import DataError
 from segwright.data.formats.base import SPLIT_NAMES
-from segwright.data.formats.file_tree import Folder, Tree, read_text
+from segwright.data.formats.file_tree import Folder, Tree, is_image, read_text
 from segwright.data.formats.folder_roles import describe_folder
 from segwright.data.formats.name_parts import composed, split_of_part
+from segwright.data.formats.split_tables import ENDINGS, MOST_TABLES, SplitTable, read_part, read_table
 from segwright.data.records import Problem, Record
 
 LIST_FOLDERS = ("", "splits", "lists", "ImageSets", "ImageSets/Segmentation")
@@ -46,7 +48,8 @@ def listed_splits(
 
     A line means the file of that path, else the only one of that name where no folder of the line contradicts, else all
     images of the folder of that name. Lists that fit no file, and lines that fit none or several, are findings. Of the
-    lists in folders further down (``deep``), those that name the most images are used.
+    lists in folders further down (``deep``), those that name the most images are used. Where the usual places have no
+    list, a table there states the splits (:mod:`.split_tables`).
     """
     tree.memo["split lists"] = True
     index = _NameIndex(tree, records)
@@ -58,6 +61,9 @@ def listed_splits(
         if found.given:
             used = found
             break
+    if used is None:
+        used, more = _tables(tree, records, index)
+        problems += more
     if used is None and deep:
         used, more = _further_down(tree, records, index)
         problems += more
@@ -68,6 +74,101 @@ def listed_splits(
         )
         problems.append(Problem("note", "matched by name alone", message, alone, "write paths relative to the dataset"))
     return used.given if used is not None else {}, problems
+
+
+def _tables(tree: Tree, records: Sequence[Record], index: _NameIndex) -> tuple[_Lists | None, list[Problem]]:
+    """(the table that names the most images, findings)."""
+    tried: list[_Lists] = []
+    problems: list[Problem] = []
+    for folder in LIST_FOLDERS:
+        listing = tree.folder(folder)
+        names = [
+            name
+            for name in listing.files
+            if name.lower().endswith(ENDINGS) and _split_of_list(name, loose=False) is None
+        ]
+        tried += _parts(listing, names, records, index)
+        for name in names if len(names) <= MOST_TABLES else []:
+            table = read_table(Path(listing.path, name))
+            if table is None:
+                continue
+            found = _table(table, records, index)
+            problems += [] if found.given else found.problems
+            tried += [found] if found.given else []
+    if not tried:
+        return None, problems
+    best = max(tried, key=lambda found: found.named)
+    problems += best.problems
+    others = tuple(found.folder for found in tried if found.ids() != best.ids())
+    if others:
+        message = f"the splits of {best.folder} are used, those of {', '.join(others[:4])} differ"
+        fix = "write the splits that are meant to train.txt, val.txt and test.txt in the root"
+        problems.append(Problem("warning", "several split lists", message, others, fix))
+    return best, problems
+
+
+def _parts(listing: Folder, names: Sequence[str], records: Sequence[Record], index: _NameIndex) -> list[_Lists]:
+    """The splits of ``train.csv`` beside ``val.csv`` (or ``.json``), where two of them at least name images."""
+    found = _Lists("")
+    used = []
+    for name in names:
+        split = SPLIT_NAMES.get(os.path.splitext(name)[0].lower())
+        table = None if split is None or split in found.given else read_part(Path(listing.path, name), split)
+        one = _Lists(name) if table is None else _table(table, records, index)
+        if split is not None and one.given.get(split):
+            found.given[split] = one.given[split]
+            found.problems += one.problems
+            used.append(name)
+    found.folder = ", ".join(used)
+    return [found] if len(used) > 1 else []
+
+
+def _table(table: SplitTable, records: Sequence[Record], index: _NameIndex) -> _Lists:
+    """The splits by the column whose cells name the most images; a finding where the table states none for certain."""
+    found = _Lists(table.path.name)
+    most = LINES_PER_IMAGE * len(records) + 100_000
+
+    def fitting(names: Sequence[str]) -> int:
+        # a probe: what a cell of another column is like, or is not, is no finding
+        return sum(map(index.has_name, names))
+
+    best: Mapping[str, Sequence[str]] = {}
+    hits = 0
+    for reading in table.readings:
+        if sum(map(len, reading.values())) <= most and (count := sum(map(fitting, reading.values()))) > hits:
+            best, hits = reading, count
+    if 2 * hits >= max(sum(map(len, best.values())), 1):
+        for split, names in best.items():
+            _read_list(found, table.path, split, list(names), index, quiet=False)
+    elif table.why and len(table.names) <= most and fitting(table.names) >= min(len(records), 2):
+        message = f"{table.path.name} is not used for the splits: {table.why}"
+        fix = "write the splits to train.txt, val.txt and test.txt in the root, a name per line"
+        found.problems.append(Problem("warning", "list not read", message, (str(table.path),), fix))
+    elif best or split_of_part(table.path.stem) or "split" in table.path.stem.lower():
+        total = max((sum(map(len, reading.values())) for reading in table.readings), default=0)
+        message = f"{table.path.name} is not used: {hits} of its {total} entries name an image"
+        if total:
+            found.problems.append(
+                Problem("warning", "list not read", message, (str(table.path),), "correct or remove it")
+            )
+    return found
+
+
+def lists_by_name(
+    tree: Tree, records: Sequence[Record], lists: Mapping[str, Sequence[Path]]
+) -> tuple[dict[str, list[Record]], list[Problem]]:
+    """(splits, findings) from lists that another file names, each split → its lists."""
+    index = _NameIndex(tree, records)
+    given: dict[str, list[Record]] = {}
+    problems: list[Problem] = []
+    for split, paths in lists.items():
+        for path in paths:
+            found = _Lists(path.name)
+            lines = _first_columns(path, most=LINES_PER_IMAGE * len(records) + 100_000)
+            _read_list(found, path, split, lines, index, quiet=False)
+            given.setdefault(split, []).extend(found.given.get(split, []))
+            problems += found.problems
+    return {split: members for split, members in given.items() if members}, problems
 
 
 def _further_down(tree: Tree, records: Sequence[Record], index: _NameIndex) -> tuple[_Lists | None, list[Problem]]:
@@ -126,6 +227,7 @@ def _lists_of(
 def _read_list(found: _Lists, path: Path, split: str, lines: list[str], index: _NameIndex, *, quiet: bool) -> None:
     """Add the images of one list, or the finding that it fits none."""
     name = path.name
+    lines = [line if index.has_name(line) else line.replace(",", " ").split()[0] for line in lines]
     meant = [index.find(line) for line in lines]
     kept = [record for one in meant if isinstance(one, list) for record in one]
     fitting = sum(isinstance(one, list) for one in meant)
@@ -170,6 +272,18 @@ def splits_of_siblings(placed: Sequence[tuple[str, Record]]) -> dict[str, list[R
     return given
 
 
+def splits_of_names(names: Sequence[tuple[str, Record]]) -> dict[str, list[Record]]:
+    """Splits by the word of a split that every file name begins with: ``train_1.bmp`` beside ``testA_1.bmp``."""
+    given: dict[str, list[Record]] = {}
+    for name, record in names:
+        match = _FIRST_WORD.match(name)
+        if match is None:
+            return {}
+        given.setdefault(SPLIT_NAMES[match[1].lower()], []).append(record)
+    return given if "train" in given and len(given) > 1 else {}
+
+
+_FIRST_WORD = re.compile(r"((?i:training|train|validation|valid|val|testing|test))(?![a-z])")
 _SPLIT_WORD = re.compile(r"training|train|validation|valid|val|testing|test")
 
 
@@ -212,6 +326,11 @@ class _NameIndex:
 
     def _parts(self, path: Path) -> list[str]:
         return composed(str(path).removeprefix(self.root).replace(os.sep, "/")).split("/")
+
+    def has_name(self, line: str) -> bool:
+        """Whether a whole line is a name or a path of a file here, with the spaces and commas in it."""
+        line = composed(line)
+        return line in self.by_id or line.rpartition("/")[2] in self.by_name
 
     def find(self, line: str) -> list[Record] | Literal["several"] | None:
         """The records that a line means; "several" where it may be one of some."""
@@ -257,12 +376,12 @@ def _common_end(left: Sequence[str], right: Sequence[str]) -> int:
 
 
 def _first_columns(path: Path, most: int) -> list[str]:
-    """The first word of every line; DataError for more than ``most`` lines."""
+    """The lines, without what follows a file's name in them; DataError for more than ``most`` lines."""
     text = read_text(path)
     if (count := text.count("\n")) > most:
         raise DataError(
             "a list of more lines than any list of these images",
             expected=f"at most {most} lines", found=f"{count} lines", where=path, fix="correct or remove it",
         )  # fmt: skip
-    rows = [line.replace(",", " ").split() for line in text.splitlines()]
-    return [row[0].replace("\\", "/") for row in rows if row]
+    rows = [(line.strip(), line.replace(",", " ").split()) for line in text.splitlines()]
+    return [(row[0] if is_image(row[0]) else whole).replace("\\", "/") for whole, row in rows if row]

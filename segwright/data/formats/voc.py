@@ -18,7 +18,7 @@ from segwright.core.counted import counted
 from segwright.core.errors import FormatError
 from segwright.core.types import IGNORE_INDEX, Color, LabelSpace
 from segwright.data.annotations.sparse import box_choices
-from segwright.data.formats.base import Format, distinct, pairing_problems, sort_splits
+from segwright.data.formats.base import SPLIT_NAMES, Format, distinct, pairing_problems, sort_splits
 from segwright.data.formats.class_lists import choose
 from segwright.data.formats.file_tree import Folder, Tree, is_image, stem
 from segwright.data.formats.mask_encoding import MaskEncoding, encoding_of
@@ -160,13 +160,17 @@ def _read_part(tree: Tree, base: str) -> _Part:
             listing = tree.folder(prefix + name)
             part.masks |= {stem(file): Path(listing.path, file) for file in listing.files if is_image(file)}
     lists = tree.folder(f"{prefix}ImageSets/Segmentation")
+    bare = not any(name.endswith(".txt") for name in lists.files)
+    if bare:  # Aeroscapes: ImageSets/trn.txt
+        lists = tree.folder(f"{prefix}ImageSets")
     images = {stem(file) for file in part.images.files}
     for name in lists.files:
         if not name.endswith(".txt"):
             continue
         text = Path(lists.path, name).read_text(encoding="utf-8", errors="replace")
         lines = [line.strip() for line in text.splitlines()]
-        part.lists[stem(name)] = [_listed_name(line, images) for line in lines if line]
+        split = SPLIT_NAMES.get(stem(name).lower(), stem(name)) if bare else stem(name)
+        part.lists[split] = [_listed_name(line, images) for line in lines if line]
     return part
 
 

@@ -34,6 +34,7 @@ from segwright.data.formats.base import Format, label_rule, pairing_problems, so
 from segwright.data.formats.file_tree import Folder, Tree, is_image, read_ends, stem
 from segwright.data.formats.name_matching import describe_folder, find_class_list
 from segwright.data.formats.name_parts import composed
+from segwright.data.formats.split_lists import lists_by_name
 from segwright.data.label_maps import ClassEntry, ClassList, generated_name, read_class_list
 from segwright.data.records import Dataset, Problem, Record
 from segwright.data.text_files import read_text
@@ -214,13 +215,45 @@ def hint(tree: Tree) -> FormatError | None:
     )
 
 
+def _above(folders: list[tuple[str, Folder]]) -> list[str]:
+    """The root and the folders between it and the labels, the upper ones first."""
+    found = {""}
+    for relative, _ in folders:
+        parts = relative.split("/")
+        found |= {"/".join(parts[:depth]) for depth in range(1, len(parts))}
+    return sorted(found, key=lambda folder: (folder.count("/") + bool(folder), folder))
+
+
+def _yamls(tree: Tree, folders: list[tuple[str, Folder]]) -> list[Path]:
+    listings = [tree.folder(folder) for folder in _above(folders)]
+    return [Path(at.path, name) for at in listings for name in at.files if name.lower().endswith((".yaml", ".yml"))]
+
+
+def _listed_in_yaml(tree: Tree, folders: list[tuple[str, Folder]]) -> dict[str, list[Path]]:
+    """The lists of images that a YAML names for its splits: ``train: autosplit_train.txt``."""
+    for path in _yamls(tree, folders):
+        try:
+            data: Any = load_yaml(read_text(path, MAX_YAML))
+        except (DataError, ValueError, yaml.YAMLError, RecursionError):
+            continue  # named by _names
+        if not isinstance(data, dict) or "names" not in data:
+            continue
+        found: dict[str, list[Path]] = {}
+        for split in ("train", "val", "test"):
+            named = data.get(split)
+            for one in named if isinstance(named, list) else [named]:
+                place = path.parent / Path(str(one)).name
+                if isinstance(one, str) and one.lower().endswith(".txt") and place.is_file():
+                    found.setdefault(split, []).append(place)
+        return found
+    return {}
+
+
 def _names(tree: Tree, folders: list[tuple[str, Folder]]) -> tuple[ClassList | None, list[Problem]]:
     """(the classes that a YAML or a list beside the data names, a warning for each YAML that cannot be read)."""
     problems = []
-    for name in tree.folder().files:
-        if not name.lower().endswith((".yaml", ".yml")):
-            continue
-        path = tree.path(name)
+    for path in _yamls(tree, folders):
+        name = path.name
         try:
             data: Any = load_yaml(read_text(path, MAX_YAML))
         except (DataError, ValueError, yaml.YAMLError, RecursionError) as error:
@@ -235,7 +268,8 @@ def _names(tree: Tree, folders: list[tuple[str, Folder]]) -> tuple[ClassList | N
             return _class_list(dict(enumerate(names)), path), problems
         if isinstance(names, dict) and all(str(key).isdecimal() for key in names if isinstance(key, int | str)):
             return _class_list(names, path), problems
-    listed = find_class_list([tree.folder(), tree.folder("labels"), *(listing for _, listing in folders)], CLASS_FILES)
+    above = [tree.folder(folder) for folder in _above(folders)]
+    listed = find_class_list([*above, tree.folder("labels"), *(listing for _, listing in folders)], CLASS_FILES)
     return None if listed is None else read_class_list(listed), problems
 
 
@@ -327,6 +361,10 @@ def open_yolo(tree: Tree) -> Dataset:
     lone = sorted(path for key, paths in texts.items() if not sharing[key] for path in paths)
     problems += _name_problems(clashes, texts, images, bare, len(records))
     reading, before = _reading(label_rule(tree), records, notes)
+    if lists := _listed_in_yaml(tree, folders):
+        listed, findings = lists_by_name(tree, records, lists)
+        given = listed or given
+        problems += findings
     return Dataset(
         root=tree.root,
         format="yolo",

@@ -155,3 +155,60 @@ def test_a_list_in_the_order_of_opencv_is_refused(tmp_path: Path) -> None:
     write(tmp_path / "class_dict.csv", "name,r,g,b\nground,0,0,0\ncat,40,10,200\n")
     with pytest.raises(LabelError, match="red and blue exchanged"):
         open_dataset(tmp_path)
+
+
+def deep(path: Path, values: list[int]) -> None:
+    """The values in vertical stripes, as a PNG of 16 bits."""
+    columns = np.array(values)[np.arange(16) * len(values) // 16]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    cv2.imwrite(str(path), np.repeat(columns[None], 12, axis=0).astype(np.uint16))
+
+
+@pytest.mark.parametrize(
+    ("values", "code"),
+    [([7, 8, 26000, 26001], 1000), ([0, 1001, 1002, 2001], 1000), ([0, 1792, 6657, 6658], 256)],
+)
+def test_a_class_and_the_number_of_an_object_in_one_value_are_refused(
+    tmp_path: Path, values: list[int], code: int
+) -> None:
+    images(tmp_path, 4)
+    for n in range(4):
+        deep(tmp_path / f"masks/{n}.png", values)
+    with pytest.raises(LabelError, match=f"class × {code}") as caught:
+        open_dataset(tmp_path)
+    assert f"mask // {code}" in str(caught.value.fix)
+    write(tmp_path / "classes.csv", "id,name\n" + "".join(f"{value},c{value}\n" for value in values))
+    assert open_dataset(tmp_path).label_space.names == tuple(f"c{value}" for value in values)
+
+
+@pytest.mark.parametrize("values", [[111, 112, 311, 312, 313], [1010, 1020, 2010, 2020], [0, 1000, 2000]])
+def test_codes_of_classes_in_levels_stay_classes(tmp_path: Path, values: list[int]) -> None:
+    images(tmp_path, 4)
+    for n in range(4):
+        deep(tmp_path / f"masks/{n}.png", values)
+    assert open_dataset(tmp_path).label_space.names == tuple(f"value {value}" for value in values)
+
+
+def test_65535_beside_small_ids_is_ignored_and_reported(tmp_path: Path) -> None:
+    images(tmp_path, 4)
+    for n in range(4):
+        deep(tmp_path / f"masks/{n}.png", [0, 1, 1, 2, 2, 65535])
+    data = open_dataset(tmp_path)
+    labels = data.all.read_mask(0)
+    assert data.label_space.names == ("class 0", "class 1", "class 2") and labels is not None
+    assert sorted(set(labels.ravel().tolist())) == [0, 1, 2, 255]
+    assert [(p.severity, p.kind) for p in data.problems] == [("note", "ignored by a guess")]
+    assert "65535" in data.problems[0].message
+    for n in range(4):  # two values alone are background and foreground
+        deep(tmp_path / f"masks/{n}.png", [0, 65535])
+    assert open_dataset(tmp_path).label_space.names == ("background", "foreground")
+
+
+def test_a_foreground_of_128_in_some_masks_and_255_in_others_is_a_warning(tmp_path: Path) -> None:
+    images(tmp_path, 4)
+    for n in range(4):
+        mask(tmp_path / f"masks/{n}.png", [0, 255 if n % 2 else 128])
+    data = open_dataset(tmp_path)
+    assert [p.kind for p in data.problems] == ["masks guessed"] and "128, 255" in data.problems[0].message
+    mask(tmp_path / "masks/0.png", [0, 128, 255])  # together in one mask they are classes
+    assert not open_dataset(tmp_path).problems

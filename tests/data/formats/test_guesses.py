@@ -48,7 +48,7 @@ def test_numbers_of_objects_are_a_warning(tmp_path: Path) -> None:
     for i in range(5):
         make_image(tmp_path / f"images/{i}.png", size=SIZE, seed=i)
         labels = np.zeros(SIZE, np.uint16)
-        labels[5:30, 5:30], labels[35:50, 20:60] = 1000 + i, 2000 + i
+        labels[5:30, 5:30], labels[35:50, 20:60] = 1000 + 37 * i, 2000 + 37 * i
         (tmp_path / "masks").mkdir(exist_ok=True)
         cv2.imwrite(str(tmp_path / f"masks/{i}.png"), labels)
     [found] = [p for p in check_path(tmp_path, workers=0).problems if p.kind == "values of single masks"]

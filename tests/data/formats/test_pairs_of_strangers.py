@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy.io import savemat
 from trees import colored, make_image, mask, write
 
 from segwright.core.errors import FormatError, LabelError
@@ -178,6 +179,19 @@ def test_folders_that_names_call_masks_are_no_classes_of_images(tmp_path: Path) 
     assert "labels-ah" in str(caught.value) and "labels-vk" in str(caught.value.fix)
 
 
+def test_masks_without_their_images_are_not_paired_with_other_masks(tmp_path: Path) -> None:
+    """CVAT's export without its images: SegmentationObject was taken for the images."""
+    for n in range(4):
+        colored(tmp_path / f"SegmentationClass/{n}.png", [(0, 0, 0), (250, 50, 83), (51, 221, 255)])
+        colored(tmp_path / f"SegmentationObject/{n}.png", [(0, 0, 0), (128, 0, 0), (0, 128, 0)])
+    with pytest.raises(FormatError, match="no images to them") as caught:
+        open_dataset(tmp_path)
+    assert "JPEGImages/x.jpg" in str(caught.value.fix)
+    for n in range(4):
+        make_image(tmp_path / f"JPEGImages/{n}.jpg", seed=n)
+    assert open_dataset(tmp_path).format == "voc"
+
+
 def test_two_folders_of_images_for_the_same_masks_are_refused_with_both(tmp_path: Path) -> None:
     for n in range(3):
         for date in "AB":
@@ -227,6 +241,10 @@ LISTS_OF_CLASSES = [
     ("label_map.pbtxt", "item {\n id: 1\n name: 'cat'\n}\nitem { id: 2 name: 'dog' }\n", ["background", "cat", "dog"]),
     ("class_list.json", '{"#000000": "ground", "#ff0000": "cat", "#0000ff": "dog"}', ["ground", "cat", "dog"]),
     ("colors.json", '{"ground": "#000000", "cat": "#ff0000", "dog": "#0000ff"}', ["ground", "cat", "dog"]),
+    ("colors.txt", "0.0 0.0 0.0 ground\n1.0 0.0 0.0 cat\n0.0 0.0 1.0 dog\n", ["ground", "cat", "dog"]),
+    ("classes.txt", "ground 0 0 0  # what is left\ncat 255 0 0 // or kitten\ndog 0 0 255\n", ["ground", "cat", "dog"]),
+    ("labels.txt", "0: ground   # asphalt\n1: cat C#\n2: dog\n", ["ground", "cat C#", "dog"]),
+    ("names.txt", "0. ground\n1. cat\n2) dog\n", ["ground", "cat", "dog"]),
 ]  # fmt: skip
 
 
@@ -234,7 +252,7 @@ LISTS_OF_CLASSES = [
 def test_class_lists_of_other_tools(tmp_path: Path, name: str, text: str, classes: list[str]) -> None:
     for n in range(3):
         make_image(tmp_path / f"images/{n}.png", seed=n)
-        if name.endswith("pbtxt"):
+        if name in ("label_map.pbtxt", "labels.txt", "names.txt"):
             mask(tmp_path / f"masks/{n}.png", [0, 1, 2])
         else:
             colored(tmp_path / f"masks/{n}.png", [(0, 0, 0), (255, 0, 0), (0, 0, 255)])
@@ -250,6 +268,8 @@ def test_class_lists_of_other_tools(tmp_path: Path, name: str, text: str, classe
         ("images/a.heic", "x", "HEIC"),
         ("set.part1.rar", "x", "unpack"),
         ("X_train.npy", "x", "a file of its own"),
+        ("annos/1.json", '{"item1": {"category_name": "skirt", "segmentation": [[1, 1, 9, 1, 9, 9]]}}', "DeepFashion2"),
+        ("x.csv", 'annotation_id,image,label\n1,a.jpg,"[{""polygonlabels"":[""cat""]}]"\n', "Label Studio's CSV"),
         ("train.csv", "filename,class,xmin,ymin,xmax,ymax\na.jpg,cat,1,1,9,9\n", "boxes"),
         ("a.xml", "<Annotations><Region Id='1'><Vertices><Vertex X='1'/></Vertices>", "ImageScope"),
         ("a.geojson", '{"type": "FeatureCollection", "features": []}', "rasterize"),
@@ -313,6 +333,110 @@ def test_pairs_listed_as_json(tmp_path: Path, name: str, text: Callable[[list[tu
     write(tmp_path / name, text(list(wanted.items())))
     data = open_dataset(tmp_path)
     assert data.format == "pairs" and pairs(data) == wanted
+
+
+def test_a_class_list_in_a_code_page_is_refused_with_its_readings(tmp_path: Path) -> None:
+    for n in range(3):
+        make_image(tmp_path / f"images/{n}.png", seed=n)
+        mask(tmp_path / f"masks/{n}.png", [0, 1])
+    (tmp_path / "classes.txt").write_bytes("Boden\nStraße\n".encode("cp1252"))
+    with pytest.raises(LabelError, match="Straße") as caught:
+        open_dataset(tmp_path)
+    assert "iconv" in str(caught.value.fix)
+
+
+def test_a_list_from_1_on_and_masks_with_0_are_refused_with_both_readings(tmp_path: Path) -> None:
+    for n in range(3):
+        make_image(tmp_path / f"images/{n}.png", seed=n)
+        mask(tmp_path / f"masks/{n}.png", [0, 1, 2])
+    write(tmp_path / "classes.txt", "1. cat\n2. dog\n")
+    with pytest.raises(LabelError, match="outside the classes") as caught:
+        open_dataset(tmp_path).all.read_mask(0)
+    assert "'0 background'" in str(caught.value.fix) and "'0 ignore'" in str(caught.value.fix)
+
+
+def test_splits_that_the_names_of_all_files_begin_with(tmp_path: Path) -> None:
+    """GlaS: train_1.bmp, testA_1.bmp."""
+    for name in ("train_1", "train_2", "testA_1", "valid3"):
+        make_image(tmp_path / f"{name}.jpg", seed=len(name))
+        mask(tmp_path / f"{name}_anno.png", [0, 1])
+    data = open_dataset(tmp_path)
+    assert {split: [record.id for record in records] for split, records in data.given.items()} == {
+        "train": ["train_1", "train_2"], "val": ["valid3"], "test": ["testA_1"]
+    }  # fmt: skip
+    make_image(tmp_path / "trainer_4.jpg", seed=4)
+    mask(tmp_path / "trainer_4_anno.png", [0, 1])
+    assert not open_dataset(tmp_path).given
+
+
+def test_lists_of_voc_directly_in_imagesets(tmp_path: Path) -> None:
+    """Aeroscapes: ImageSets/trn.txt and val.txt."""
+    for n in range(4):
+        make_image(tmp_path / f"JPEGImages/{n}.jpg", seed=n)
+        mask(tmp_path / f"SegmentationClass/{n}.png", [0, 1, 2])
+    write(tmp_path / "ImageSets/trn.txt", "0\n1\n2\n")
+    write(tmp_path / "ImageSets/val.txt", "3\n")
+    data = open_dataset(tmp_path)
+    assert {split: len(records) for split, records in data.given.items()} == {"train": 3, "val": 1}
+
+
+@pytest.mark.parametrize("folder", ["overlay", "predictions", "label_previews"])
+def test_overlays_and_predictions_are_neither_images_nor_masks_and_are_named(tmp_path: Path, folder: str) -> None:
+    for n in range(4):
+        make_image(tmp_path / f"images/{n}.jpg", seed=n)
+        mask(tmp_path / f"masks/{n}.png", [0, 1, 2])
+        make_image(tmp_path / f"{folder}/{n}.png", seed=n + 9)
+    data = open_dataset(tmp_path)
+    assert (
+        len(data) == 4
+        and not data.problems
+        and {r.mask_path.parent.name for r in data.records if r.mask_path} == {"masks"}
+    )
+    assert any(note.startswith(f"{folder}/* is not read") for note in data.notes)
+
+
+def test_files_of_overlays_and_predictions_beside_masks(tmp_path: Path) -> None:
+    for n in range(4):
+        make_image(tmp_path / f"a/{n}_img.png", seed=n)
+        mask(tmp_path / f"a/{n}_gt.png", [0, 1, 2])
+        mask(tmp_path / f"a/{n}_pred.png", [1, 1, 2])
+    data = open_dataset(tmp_path)
+    assert [(r.id, r.mask_path and r.mask_path.name) for r in data.records] == [
+        (f"{n}_img", f"{n}_gt.png") for n in range(4)
+    ]
+    assert not data.problems and any("0_pred.png (and 3 more) is not read" in note for note in data.notes)
+
+
+def test_a_folder_of_predictions_without_other_masks_is_still_read(tmp_path: Path) -> None:
+    for n in range(4):
+        make_image(tmp_path / f"images/{n}.jpg", seed=n)
+        mask(tmp_path / f"predictions/{n}.png", [0, 1, 2])
+    assert [p.kind for p in open_dataset(tmp_path).problems] == ["masks guessed"]
+
+
+def test_metadata_of_hugging_faces_imagefolder(tmp_path: Path) -> None:
+    for n in range(4):
+        split = "train" if n < 3 else "test"
+        make_image(tmp_path / f"data/{split}/photo{n}.png", seed=n)
+        mask(tmp_path / f"data/{split}/k{9 - n}.png", [0, n % 2 + 1])
+    line = '{{"file_name": "photo{}.png", "mask_file_name": "k{}.png"}}\n'
+    write(tmp_path / "data/train/metadata.jsonl", "".join(line.format(n, 9 - n) for n in range(3)))
+    write(tmp_path / "data/test/metadata.jsonl", line.format(3, 6))
+    data = open_dataset(tmp_path)
+    assert {split: [r.mask_path and r.mask_path.stem for r in records] for split, records in data.given.items()} == {
+        "train": ["k9", "k8", "k7"], "test": ["k6"]
+    }  # fmt: skip
+
+
+def test_a_matlab_file_of_objects_is_no_label_map(tmp_path: Path) -> None:
+    """PASCAL's Person Part: anno.objects[0].mask is one object's outline, and not the image's classes."""
+    for n in range(3):
+        make_image(tmp_path / f"images/{n}.png", seed=n)
+        (tmp_path / "masks").mkdir(exist_ok=True)
+        person = {"class": "person", "mask": np.eye(12, 16, dtype=np.uint8), "parts": []}
+        savemat(tmp_path / f"masks/{n}.mat", {"anno": {"imname": str(n), "objects": person}})
+    with pytest.raises(LabelError, match="list of objects with a mask each"):
+        open_dataset(tmp_path)
 
 
 def test_lists_named_train_list_are_the_splits(tmp_path: Path) -> None:
