@@ -227,7 +227,8 @@ def _lists_of(
 def _read_list(found: _Lists, path: Path, split: str, lines: list[str], index: _NameIndex, *, quiet: bool) -> None:
     """Add the images of one list, or the finding that it fits none."""
     name = path.name
-    lines = [line if index.has_name(line) else line.replace(",", " ").split()[0] for line in lines]
+    words = [[line] if index.has_name(line) else line.replace(",", " ").split()[:1] for line in lines]
+    lines = [word for first in words for word in first]  # an entry of a table may be empty
     meant = [index.find(line) for line in lines]
     kept = [record for one in meant if isinstance(one, list) for record in one]
     fitting = sum(isinstance(one, list) for one in meant)

@@ -41,6 +41,7 @@ def _rows(train: str, other: str, form: str) -> str:
         ("split.txt", _rows("trn", "tst", "s{i}.jpg {split}\n"), "test"),
         ("splits/split.json", json.dumps({"train": FIRST, "validation": LAST}), "val"),
         ("splits.json", json.dumps({"splits": {"train_files": FIRST, "val_files": LAST}}), "val"),
+        ("gaps.json", json.dumps({"train": [*FIRST, "", " ,"], "val": [*LAST, None]}), "val"),
         ("splits.yaml", "train: [s0, s1, s2, s3]\nval:\n  - s4\n  - s5\n", "val"),
         ("parts.json", json.dumps({f"s{i}.jpg": "train" if i < 4 else "dev" for i in range(6)}), "val"),
         ("list.jsonl", _rows("train", "test", '{{"n": {i}, "file": "s{i}.jpg", "split": "{split}"}}\n'), "test"),
