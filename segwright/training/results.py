@@ -38,6 +38,9 @@ from segwright.training.validate import PartOf, Validation
 AGAIN = 1.3  # times the seconds of scoring again that are kept back for it: steps end somewhat late
 SCORING = 1.4  # times the seconds of predicting an image that scoring it takes
 LEAST_SCORED = 4  # images
+REFERENCE_IMAGES = 24  # for whose reference time is kept where the scoring is cut: monitoring needs one
+REFERENCE_COST = 1.2  # predictions per image of it
+FOR_REFERENCE = 0.25  # of the time that is left, at most
 TIMED_IMAGES = 3  # on which the time of scoring is measured
 CANNOT_WRITE = (OSError, SafetensorError)  # safetensors reports a full disk as its own error
 
@@ -154,7 +157,9 @@ class RunOutputs:
         """The validation images that can be scored in the time that is left."""
         if left is None or pace <= 0:
             return val
-        count = max(LEAST_SCORED, int((left - END_SECONDS) / (SCORING * pace)))
+        free = left - END_SECONDS
+        free -= min(FOR_REFERENCE * free, REFERENCE_COST * pace * min(len(val), REFERENCE_IMAGES))
+        count = max(LEAST_SCORED, int(free / (SCORING * pace)))
         if count >= len(val):
             return val
         self.message(
