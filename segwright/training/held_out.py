@@ -163,7 +163,7 @@ STEPS: tuple[Step, ...] = (
         predictions=3.5,
         least=24,
         most=HELD_OUT_IMAGES,
-        later="sw.fit_error_model makes it",
+        later="segwright evaluate MODEL DATA --fit-error-model makes it",
         whole_masks=True,
     ),
     Step(
