@@ -114,6 +114,7 @@ RULES: tuple[Rule, ...] = (
         "boxes only", _WN, _opening, "annotations with boxes but no outlines; a note where they are read by their cores"
     ),
     Rule("crowds ignored", _W, _opening, "COCO crowd regions are ignored pixels"),
+    Rule("outlines in doubt", _W, _opening, "COCO outlines that lie elsewhere than their boxes, or may be in percent"),
     Rule(
         "objects without pixels",
         _E,

@@ -19,9 +19,12 @@ from segwright.data.formats.encoding_doubts import (
     refuse_blurred_colors,
     refuse_coded_objects,
     refuse_mixed_binary,
+    refuse_mixed_colors,
+    refuse_object_colors,
     refuse_objects,
     refuse_shifted,
     refuse_swapped_channels,
+    refuse_unnamed_zero,
 )
 from segwright.data.formats.file_tree import Folder
 from segwright.data.formats.gray_levels import blurred, evenly_spaced, levels_between
@@ -33,7 +36,6 @@ from segwright.data.records import Problem
 
 MANY_VALUES = 64  # more distinct values in small masks are no classes but blurred edges, or instance ids
 DEEP_IGNORE = 65535
-FOREGROUNDS = frozenset({0, 1, 127, 128, 254, 255})  # how tools write the foreground of two classes
 A_FIFTH = 0.2  # of all pixels: where 255 covers more, that it means 'ignored' is no longer the likely reading
 DARK = 64  # one channel up to here and two of zeros: class ids in a color file, for nobody chooses such colors
 
@@ -235,8 +237,11 @@ def _index_coding(seen: MaskValueHistogram, classes: ClassList | None, scope: st
     listed = _listed(values)
     if set(values) <= {0, 1, IGNORE_INDEX} and not (classes and any(e.value == IGNORE_INDEX for e in classes.entries)):
         refuse_mixed_binary(seen.value_sets, where)
+    if classes is None and sum(seen.value_sets.values()) == seen.masks:
+        refuse_mixed_binary(seen.value_sets, where)
     if classes is not None:
         refuse_shifted(values, classes)
+        refuse_unnamed_zero(seen.values.get(0, 0) / max(seen.pixels, 1), values, classes, where)
         return _by_list(seen, classes, f"{scope} hold {listed}")
     refuse_objects(seen.objects, where)
     if values[-1] > 255:
@@ -408,11 +413,6 @@ def _sparse(seen: MaskValueHistogram, found: str) -> MaskEncoding:
         why = f"each value a class, in order; 255, {100 * _share(seen):.3g} % of the pixels, is a class as well"
         fix = "if 255 is to be ignored, name the values in classes.csv (id,name) and call 255 void"
         problems = (_guessed(f"{found}: {why}", fix),)
-    if len(values) > 2 and set(values) <= FOREGROUNDS and not any(len(kinds) > 2 for kinds in seen.value_sets):
-        kinds = ", ".join(str(value) for value in values if value)
-        fix = "if these are one class, write it as one value: Image.fromarray(np.uint8(mask > 0)); if not, name them "
-        message = f"every mask holds 0 and one other value ({kinds}): each is read as a class of its own"
-        problems = (*problems, _guessed(message, fix + "in classes.csv (id,name)"))
     return MaskEncoding(LabelSpace(names, mapping=mapping), notes=(f"{found}: {why}",), problems=problems)
 
 
@@ -435,6 +435,7 @@ def _thresholded(seen: MaskValueHistogram, scope: str) -> MaskEncoding:
 
 
 def _color_coding(seen: MaskValueHistogram, classes: ClassList | None, scope: str, where: Path) -> MaskEncoding:
+    refuse_mixed_colors(seen.values, seen.colors, classes, where)
     for value, pixels in seen.values.items():  # gray images among colored ones: black is a color, too
         packed = value * 0x010101
         seen.colors[packed] = seen.colors.get(packed, 0) + pixels
@@ -453,6 +454,7 @@ def _color_coding(seen: MaskValueHistogram, classes: ClassList | None, scope: st
         if unknown:
             notes.append(f"colors that the class list does not name: {_color_list(unknown)}")
         return MaskEncoding(classes.label_space(by_row=True), table, tuple(notes))
+    refuse_object_colors(seen.regions, where)
     if len(found) > MANY_VALUES:
         raise LabelError(
             "the masks hold too many colors for classes",

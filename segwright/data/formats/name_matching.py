@@ -137,7 +137,7 @@ def pair_files(tree: Tree) -> Pairing:
             endings.append(item)
     for folder, members in left.items():
         kind = "measurements" if is_measurement(folder) else "overlays or predictions"
-        found.unread.append(Rival(_glob(members), (), 0, f"by its name it holds {kind}"))
+        found.unread.append(Rival(glob_of(members), (), 0, f"by its name it holds {kind}"))
     if endings:
         name = f"{os.path.join(endings[0].folder, endings[0].name)} (and {len(endings) - 1} more)"
         found.unread.append(Rival(name, (), 0, "by its name it is an overlay or a prediction"))
@@ -252,7 +252,7 @@ def _find_rivals(pairing: Pairing) -> None:
     rivals = {key for key, found in owners.items() if any(taken[image] > 1 for image in found)}
     if len(rivals) < 2:
         return
-    listed = {key: Rival(_glob(variants[key]), tuple(variants[key]), len(owners[key])) for key in variants}
+    listed = {key: Rival(glob_of(variants[key]), tuple(variants[key]), len(owners[key])) for key in variants}
     plain = {key for key in rivals if not OTHER_KINDS & {w.lower() for part in key for w in words_of(part)}}
     dropped = dict.fromkeys(rivals - plain, "it holds objects, not classes, by its name") if plain else {}
     kept = sorted(plain or rivals, key=lambda key: -len(owners[key]))
@@ -278,7 +278,7 @@ def _variant(mask: NamedFile, sites: set[str]) -> tuple[str, ...]:
     return tuple(part for part in bare if part)
 
 
-def _glob(masks: Sequence[NamedFile]) -> str:
+def glob_of(masks: Sequence[NamedFile]) -> str:
     """The folders of the masks as one glob: * where they differ."""
     split = [folder.split("/") for folder in dict.fromkeys(mask.folder for mask in masks)]
     longest = max(map(len, split))
@@ -300,7 +300,7 @@ def _same_regions(left: Pairing, right: Pairing, image: NamedFile) -> bool:
         if mask is None:
             return False
         try:
-            raw = _numbers(mask.path)
+            raw = label_numbers(mask.path)
         except DataError:
             return False
         found.append(np.unique(raw, return_inverse=True))
@@ -310,7 +310,7 @@ def _same_regions(left: Pairing, right: Pairing, image: NamedFile) -> bool:
     return len(np.unique(a.astype(np.int64) * len(second) + b)) == len(first)
 
 
-def _numbers(path: Path) -> np.ndarray[tuple[int, ...], np.dtype[np.int64]]:
+def label_numbers(path: Path) -> np.ndarray[tuple[int, ...], np.dtype[np.int64]]:
     """H×W: a number per value or color; of three channels of 16 bits the first, as SYNTHIA has its classes."""
     content = inspect_mask(read_file(path), path)
     pixels = content.pixels

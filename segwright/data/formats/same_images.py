@@ -1,0 +1,80 @@
+"""One set of images stored twice in a tree: ``PNG/Original`` and ``TIF/Original``, ``images`` and ``backup/images``.
+
+Read as they lie, every image would count double, and a copy of a training image would be validated on. Of folders whose
+images agree, pixel by pixel, and whose masks do, one is read. Where the masks differ, both stay: ``check`` reports it.
+"""
+
+from __future__ import annotations
+
+import os
+
+import numpy as np
+
+from segwright.core.errors import DataError
+from segwright.data.formats.name_matching import NamedFile, Pairing, Rival, glob_of, label_numbers
+from segwright.data.mask_files import inspect_mask
+from segwright.data.records import evenly_spread
+from segwright.imageio import read_file
+
+MOST_FOLDERS = 8  # with the same names: beyond, they are scenes whose frames are numbered
+COMPARED = 3
+CLOSE = 4.0  # gray levels that copies differ by on average at the most: one of them may be a JPEG
+MOSTLY = 0.8
+
+Pairs = dict[str, tuple[NamedFile, NamedFile]]
+
+
+def drop_copies(pairing: Pairing) -> None:
+    """Leave out the pairs of folders that another folder of the same split holds as well; listed in ``unread``."""
+    folders: dict[tuple[str | None, str], Pairs] = {}
+    for image, mask in pairing.pairs:
+        if mask is not None:
+            folders.setdefault((image.split, image.folder), {})[image.stem.casefold()] = (image, mask)
+    if not 2 <= len(folders) <= MOST_FOLDERS or pairing.rivals:
+        return
+    dropped: dict[tuple[str | None, str], str] = {}
+    kept: list[tuple[str | None, str]] = []
+    for place, found in folders.items():
+        for other in kept:
+            theirs = folders[other]
+            shared = sorted(found.keys() & theirs.keys())
+            if other[0] != place[0] or len(shared) < MOSTLY * len(found) or len(shared) < 2:
+                continue
+            chosen = [shared[i] for i in evenly_spread(len(shared), COMPARED)]
+            if not all(_same_image(found[name][0], theirs[name][0]) for name in chosen):
+                continue
+            if not all(_same_mask(found[name][1], theirs[name][1]) for name in chosen):
+                continue  # check reports copies with masks that contradict
+            dropped[place] = f"it belongs to a copy of the images in {other[1] or '.'}, with the same masks"
+            break
+        else:
+            kept.append(place)
+    if not dropped:
+        return
+    for place, why in dropped.items():
+        pairing.unread.append(_rival(folders[place], why))
+    pairing.pairs = [pair for pair in pairing.pairs if (pair[0].split, pair[0].folder) not in dropped]
+
+
+def _rival(found: Pairs, why: str) -> Rival:
+    masks = tuple(mask for _, mask in found.values())
+    return Rival(glob_of(masks), masks, len(found), why)
+
+
+def _same_image(one: NamedFile, other: NamedFile) -> bool:
+    if os.path.samefile(one.path, other.path):
+        return True
+    try:
+        left, right = (inspect_mask(read_file(item.path), item.path).pixels for item in (one, other))
+    except DataError:
+        return False
+    if left.shape != right.shape or left.dtype != right.dtype:
+        return False
+    return float(np.abs(left.astype(np.float32) - right).mean()) <= CLOSE and float(left.std()) > CLOSE
+
+
+def _same_mask(one: NamedFile, other: NamedFile) -> bool:
+    try:
+        return np.array_equal(label_numbers(one.path), label_numbers(other.path))
+    except DataError:
+        return False
