@@ -12,6 +12,7 @@ import csv
 import io
 import json
 import re
+import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ from segwright.core.counted import counted
 from segwright.core.errors import LabelError, UsageError
 from segwright.core.types import IGNORE_INDEX, Color, LabelSpace
 from segwright.core.yaml_text import load_yaml
+from segwright.data.label_lines import plain_lines, xml_objects
 from segwright.data.text_files import decode_text, read_bytes
 
 FILE_NAMES = (
@@ -144,7 +146,21 @@ def _entries(text: str, ending: str) -> tuple[list[ClassEntry], bool]:
         return _from_json(load_yaml(text))
     if ending == ".pbtxt":
         return _from_pbtxt(text)
-    return _from_csv(text) if ending in (".csv", ".tsv") else _from_lines(text)
+    if ending == ".toml":
+        return _from_json(tomllib.loads(text))
+    if ending in (".xml", ".qml"):
+        return _from_json(xml_objects(text))
+    return _from_csv(text) if ending in (".csv", ".tsv") or _is_table(text) else _from_lines(text)
+
+
+def _is_table(text: str) -> bool:
+    """Whether a text file has columns with tabs and a header that names them, as ADE20K's objectInfo150.txt."""
+    header = text.lstrip("\ufeff").partition("\n")[0].lower().strip().split("\t")
+    return (
+        len(header) > 1
+        and not {"name", "label", "class"}.isdisjoint(header)
+        and not {"idx", "id", "value", "index"}.isdisjoint(header)
+    )
 
 
 def _not_understood(path: Path, found: str) -> LabelError:
@@ -169,6 +185,9 @@ def _from_json(data: Any) -> tuple[list[ClassEntry], bool]:
             return [_entry(int(key), value) for key, value in data.items()], True
         if data and all(isinstance(value, list | tuple) and len(value) == 3 for value in data.values()):
             return [ClassEntry(i, str(name), _color(value)) for i, (name, value) in enumerate(data.items())], False
+        fields = {*_NUMBERS, *_COLORS}
+        if data and all(isinstance(v, Mapping) and fields & v.keys() for v in data.values()):  # {"car": {"color": …}}
+            return _from_json([{"name": key, **value} for key, value in data.items()])
         for keys, values in ((data.keys(), data.values()), (data.values(), data.keys())):  # {"#ff0000": "car"}
             if data and all(isinstance(key, str) and _HEX.fullmatch(key) for key in keys):
                 return [
@@ -197,6 +216,7 @@ def _from_pbtxt(text: str) -> tuple[list[ClassEntry], bool]:
     return entries, True
 
 
+_COLORS = ("colour", "color", "rgb", "hex")
 _NUMBERS = ("value", "id", "index", "label_id", "class_id", "pixel_value")
 
 
@@ -208,7 +228,7 @@ def _entry(index: int, value: Any) -> ClassEntry:
     number = next((value[key] for key in _NUMBERS if key in value), index)
     names = ("readable", "name", "label", "title", "class", "class_name")
     name = next(value[key] for key in names if key in value)
-    color = next((value[key] for key in ("colour", "color", "rgb", "hex") if key in value), None)
+    color = next((value[key] for key in _COLORS if key in value), None)
     return ClassEntry(int(number), str(name), None if color is None else _color(color))
 
 
@@ -224,16 +244,23 @@ def _color(value: Any) -> Color:
     return (red, green, blue)
 
 
+_NAME_COLUMNS = ("name", "class name", "label name", "label", "class", "category", "title")
+
+
 def _from_csv(text: str) -> tuple[list[ClassEntry], bool]:
     first = text.splitlines()[0]
     delimiter = max(",;\t|", key=first.count)
     rows = [[cell.strip() for cell in row] for row in csv.reader(io.StringIO(text), delimiter=delimiter) if any(row)]
+    headers = ([re.sub(r"[\s_\-]+", " ", cell.lower()) for cell in row] for row in rows[:3])
+    top = next((i for i, cells in enumerate(headers) if _column(cells, *_NAME_COLUMNS) is not None), 0)
+    if sum(map(bool, rows[0])) == 1:  # a title above the header
+        rows = rows[top:]
     header = [re.sub(r"[\s_\-]+", " ", cell.lower()) for cell in rows[0]]
     column = {
-        "name": _column(header, "name", "class name", "label name", "label", "class", "category", "title"),
+        "name": _column(header, *_NAME_COLUMNS),
         "value": _column(header, "value", "pixel value", "pixelvalue", "id", "index", "label id", "class id",
                          "class index", "label value", "category id", "labelid", "classid", "pixel", "gray value",
-                         "grey value", "code", "number"),
+                         "grey value", "code", "number", "idx"),
         "color": _column(header, "color", "colour", "rgb", "hex", "rgb color", "hex color"),
         "r": _column(header, "r", "red"),
         "g": _column(header, "g", "green"),
@@ -259,9 +286,7 @@ def _column(header: Sequence[str], *names: str) -> int | None:
 
 
 def _from_lines(text: str) -> tuple[list[ClassEntry], bool]:
-    lines = [line.strip() for line in text.splitlines()]
-    lines = [_COMMENT.sub("", line) for line in lines]
-    lines = [line for line in lines if line and line != "#" and not line.startswith(("# ", "//"))]
+    lines = plain_lines("\n".join(_COMMENT.sub("", line.strip()) for line in text.splitlines()))
     enumerated = [_ENUMERATED.fullmatch(line) for line in lines]
     if all(enumerated):
         lines = [f"{match[1]} {match[2]}" for match in enumerated if match is not None]

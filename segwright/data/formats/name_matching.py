@@ -51,6 +51,7 @@ from segwright.imageio import read_file
 FEW_VALUES = 64  # a photo shows more colors
 SAMPLED = 3  # files per folder that are looked at for what they are
 MOSTLY = 0.8  # of the files of a scope must pair by a loose reading for it to count
+FEWEST = 3  # files with an ending for it to tell the masks
 COMPARED = 4  # images whose masks of two folders are compared
 
 
@@ -159,7 +160,7 @@ def _paired(tree: Tree) -> Pairing:
         elif found.paired > best.paired or (not best.pairs and (found.pairs or found.collisions)):
             best = found
     if not best.paired and not best.collisions:
-        by_content = _by_content(tree)
+        by_content = _by_content(tree) or _by_suffix(tree)
         if by_content is not None:
             _find_rivals(by_content)
             return by_content
@@ -216,6 +217,35 @@ def _by_content(tree: Tree) -> Pairing | None:
         f"images in {_some(named['image'])}"
     )
     return found
+
+
+def _by_suffix(tree: Tree) -> Pairing | None:
+    """``x.png`` beside ``x_L0.png`` in one folder, for most files and of few values: the mask; None elsewhere."""
+    items = list_items(tree)
+    stems: dict[tuple[str, str], list[NamedFile]] = {}
+    for item in items:
+        stems.setdefault((item.folder, item.stem), []).append(item)
+    endings: Counter[str] = Counter()
+    for folder, stem in stems:
+        endings.update(stem[n:] for n in range(1, len(stem)) if stem[n] in "_-. " and (folder, stem[:n]) in stems)
+    if not endings:
+        return None
+    ending, count = endings.most_common(1)[0]
+    masks = [item for (_, stem), found in stems.items() if stem.endswith(ending) for item in found]
+    images = [item for (_, stem), found in stems.items() if not stem.endswith(ending) for item in found]
+    if count < FEWEST or len(masks) < MOSTLY * len(images) or re.search(r"[^\W\d_]", ending) is None:
+        return None
+    sampled = [round(i * (min(len(masks), len(images)) - 1) / SAMPLED) for i in range(1, SAMPLED + 1)]
+    if not all(looks_like_labels(masks[n].path) for n in sampled):
+        return None
+    if any(looks_like_labels(images[n].path) for n in sampled):
+        return None
+    by_stem = {(item.folder, item.stem): item for item in masks}
+    found = Pairing([(item, by_stem.get((item.folder, item.stem + ending))) for item in images])
+    used = {mask for _, mask in found.pairs}
+    found.lone_masks = [item for item in masks if item not in used]
+    found.guessed = f"{found.paired} pairs by content: files that end in {ending} (few values, no loss) are the masks"
+    return found if found.paired == count else None
 
 
 def _some(names: Sequence[str], most: int = 4) -> str:
