@@ -13,6 +13,7 @@ import numpy as np
 from segwright.core.counted import counted
 from segwright.core.left_right import find_sides, shown
 from segwright.core.types import IGNORE_INDEX, LabelSpace
+from segwright.data.annotations.rasterize import RasterizedReader
 from segwright.data.check.evidence import Evidence
 from segwright.data.check.fingerprint import Fingerprint
 from segwright.data.check.wording import listed
@@ -57,9 +58,11 @@ def sides(evidence: Evidence) -> list[Problem]:
 def names_alike(evidence: Evidence) -> list[Problem]:
     """Classes whose names differ in letter case, spaces, or the number that a list with one name twice gave them."""
     alike: dict[str, list[str]] = {}
+    drawn = isinstance(evidence.dataset.reader, RasterizedReader)  # names as annotators typed them: cat-1, cat-2
+    number = r"(?: \(\d+\)|[\s_\-#]+\d+)$" if drawn else r" \(\d+\)$"
     for name in evidence.dataset.label_space.names:
         if not is_generated_name(name):
-            plain = re.sub(r"[\s_\-]+", " ", re.sub(r" \(\d+\)$", "", name)).strip().casefold()
+            plain = re.sub(r"[\s_\-]+", " ", re.sub(number, "", name)).strip().casefold()
             alike.setdefault(plain, []).append(name)
     several = [", ".join(map(repr, names)) for names in alike.values() if len(names) > 1]
     if not several:

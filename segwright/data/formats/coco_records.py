@@ -15,7 +15,7 @@ from segwright.core.types import IGNORE_INDEX
 from segwright.data.annotations.rasterize import Ledger, fill_name
 from segwright.data.annotations.sparse import Choice, LabelRule, PointCount, Reading, box_choices, choose_reading
 from segwright.data.formats.base import sort_splits, unique_ids
-from segwright.data.formats.coco_categories import Classes, spell_id
+from segwright.data.formats.coco_categories import Classes, category_name, spell_id
 from segwright.data.formats.coco_reader import CocoReader, ObjectAnnotations, Panoptic
 from segwright.data.formats.coco_shapes import Weak, box_of, is_crowd, visible_points, whole, why_not_drawn
 from segwright.data.formats.coco_units import check_units
@@ -84,9 +84,7 @@ class CocoRecords:
         self.problems = _without_objects(files, data)
         self.boxes = 0
         self.points = PointCount()
-        self.names = [
-            {spell_id(c.get("id")): str(c.get("name", c.get("id"))) for c in part["categories"]} for part in data
-        ]
+        self.names = [{spell_id(c.get("id")): category_name(c) for c in part["categories"]} for part in data]
         self.objects: list[list[_Object]] = [
             [
                 (

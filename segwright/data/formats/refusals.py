@@ -75,6 +75,10 @@ _BY_NAME = (
         "convert them to PNG or JPEG under the same names: magick mogrify -format png *.heic",
     ),
     _Endings(
+        "images of a kind (TGA, RAS, SGI, PCX, EXR, FITS, ICO)", r".*\.(?:tga|ras|sun|sgi|pcx|exr|fits?|ico|hdr)",
+        "convert them to PNG under the same names: magick mogrify -format png *.tga",
+    ),
+    _Endings(
         "an archive of RAR or 7-Zip", r".*\.(?:rar|7z|zip\.\d+|7z\.\d+|tgz\.\d+)",
         "unpack it first, and name the folder",
     ),

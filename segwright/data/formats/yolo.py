@@ -105,9 +105,12 @@ class YoloReader(RasterizedReader):
             raise LabelError(
                 "a line is no polygon",
                 expected="a class and at least three pairs of numbers",
-                found=f"{len(fields)} fields",
+                found=f"{len(fields)} fields" + (", a class and no whole pairs" if len(fields) > 7 else ""),
                 where=where,
-                fix="export segmentation polygons",
+                fix="export segmentation polygons; of predictions leave out the confidence at the end of each line "
+                "(save_conf=False)"
+                if len(fields) > 7
+                else "export segmentation polygons",
             )
         try:
             index = int(fields[0].removesuffix(".0")) + 1
@@ -265,12 +268,22 @@ def _names(tree: Tree, folders: list[tuple[str, Folder]]) -> tuple[ClassList | N
                               found="kpt_shape", where=path, fix="export segmentation polygons")  # fmt: skip
         names = data.get("names") if isinstance(data, dict) else None
         if isinstance(names, list):
-            return _class_list(dict(enumerate(names)), path), problems
+            return _class_list(dict(enumerate(names)), path), [*problems, *_count_differs(data, len(names), path)]
         if isinstance(names, dict) and all(str(key).isdecimal() for key in names if isinstance(key, int | str)):
-            return _class_list(names, path), problems
+            return _class_list(names, path), [*problems, *_count_differs(data, len(names), path)]
     above = [tree.folder(folder) for folder in _above(folders)]
     listed = find_class_list([*above, tree.folder("labels"), *(listing for _, listing in folders)], CLASS_FILES)
     return None if listed is None else read_class_list(listed), problems
+
+
+def _count_differs(data: Mapping[str, Any], count: int, path: Path) -> list[Problem]:
+    """A warning where a YAML states another number of classes (nc) than it has names."""
+    stated = data.get("nc")
+    if not isinstance(stated, int) or stated == count:
+        return []
+    message = f"{path.name} states {counted(stated, 'class')} (nc) and names {count}: the names are used"
+    fix = "name every class in the order of their numbers, or correct nc"
+    return [Problem("warning", "classes guessed", message, (str(path),), fix)]
 
 
 def _class_list(names: Mapping[Any, Any], path: Path) -> ClassList:
