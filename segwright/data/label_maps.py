@@ -18,6 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from PIL import ImageColor
+
 from segwright.core.counted import counted
 from segwright.core.errors import LabelError, UsageError
 from segwright.core.types import IGNORE_INDEX, Color, LabelSpace
@@ -112,8 +114,12 @@ class ClassList:
         return lines + ([f"ignored by name: {', '.join(ignored)}"] if ignored else [])
 
 
-def read_class_list(path: str | Path) -> ClassList:
-    """Read one file; LabelError where nothing in it can be understood."""
+def read_class_list(path: str | Path, *, train_ids: bool = False) -> ClassList:
+    """Read one file; LabelError where nothing in it can be understood.
+
+    ``train_ids``: the values are those of a CSV's column trainId, where it has one; classes without such an id are
+    left out.
+    """
     path = Path(path)
     try:
         if path.stat().st_size > MAX_BYTES:
@@ -125,7 +131,10 @@ def read_class_list(path: str | Path) -> ClassList:
             "the class list cannot be read", found=str(error), where=path, fix="save it as UTF-8"
         ) from error
     try:
-        entries, numbered = _entries(text, path.suffix.lower())
+        if train_ids:
+            entries, numbered = _from_csv(text, train_ids=True)
+        else:
+            entries, numbered = _entries(text, path.suffix.lower())
     except Exception as error:  # a list of another kind, or a damaged one
         raise _not_understood(path, str(error)[:300]) from error
     if not entries:
@@ -175,12 +184,16 @@ def _not_understood(path: Path, found: str) -> LabelError:
 
 _INNER = ("classes", "labels", "categories", "names", "id2label", "label2id", "class_names", "label_map", "items")
 
+_INNER_KEYS = frozenset(_INNER)
+
 
 def _from_json(data: Any) -> tuple[list[ClassEntry], bool]:
     if isinstance(data, Mapping):
         inner = next((data[key] for key in _INNER if isinstance(data.get(key), list | Mapping)), None)
         if inner is not None:
             return _from_json(inner)[0], True  # under such a key the order of names is meant
+        if len(data) == 1 and isinstance(only := next(iter(data.values())), Mapping) and _INNER_KEYS & only.keys():
+            return _from_json(only)  # {"ontology": {"classes": […]}}
         if data and all(str(key).isdecimal() for key in data):
             return [_entry(int(key), value) for key, value in data.items()], True
         if data and all(isinstance(value, list | tuple) and len(value) == 3 for value in data.values()):
@@ -237,6 +250,9 @@ def _color(value: Any) -> Color:
         text = value.strip().lstrip("#")
         if re.fullmatch(r"[0-9a-fA-F]{6}", text):
             return (int(text[0:2], 16), int(text[2:4], 16), int(text[4:6], 16))
+        if re.fullmatch(r"#[0-9a-fA-F]{3,8}|[a-zA-Z]+", value.strip()):  # '#f00', '#ff0000ff', 'red'
+            red, green, blue = ImageColor.getrgb(value.strip())[:3]
+            return (red, green, blue)
         value = [part for part in re.split(r"[^0-9]+", text) if part]
     red, green, blue = (int(part) for part in value[:3])
     if not all(0 <= part <= 255 for part in (red, green, blue)):
@@ -247,7 +263,7 @@ def _color(value: Any) -> Color:
 _NAME_COLUMNS = ("name", "class name", "label name", "label", "class", "category", "title")
 
 
-def _from_csv(text: str) -> tuple[list[ClassEntry], bool]:
+def _from_csv(text: str, *, train_ids: bool = False) -> tuple[list[ClassEntry], bool]:
     first = text.splitlines()[0]
     delimiter = max(",;\t|", key=first.count)
     rows = [[cell.strip() for cell in row] for row in csv.reader(io.StringIO(text), delimiter=delimiter) if any(row)]
@@ -266,6 +282,12 @@ def _from_csv(text: str) -> tuple[list[ClassEntry], bool]:
         "g": _column(header, "g", "green"),
         "b": _column(header, "b", "blue"),
     }  # fmt: skip
+    if train_ids:
+        column["value"] = _column(header, "trainid", "train id")
+        if column["value"] is None:
+            raise ValueError("no column trainId")
+        at = column["value"]
+        rows = [rows[0], *(row for row in rows[1:] if len(row) > at and row[at] not in ("", "-1", "255"))]
     if column["name"] is None:
         return _from_lines("\n".join(" ".join(row) for row in rows))
     if column["value"] is None:  # class,name: the other of two such columns, if it holds numbers

@@ -132,3 +132,45 @@ def test_split_lists_with_percent_signs_and_in_lists(tmp_path: Path, train: str,
     write(tmp_path / train.replace("train", "val"), f"{line.format(3)}\n")
     data = open_dataset(tmp_path)
     assert {split: len(found) for split, found in data.given.items()} == {"train": 3, "val": 1} and not data.problems
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("classes.csv", "name,color\nsky,black\nroad,#dc143cff\ncar,'rgb(0,130,200)'\n".replace("'", '"')),
+        ("classes.json", '{"ontology": {"classes": [{"name": "sky", "color": "#000"}, '
+         '{"name": "road", "color": "#DC143C"}, {"name": "car", "color": [0, 130, 200, 255]}]}}'),
+    ],
+)  # fmt: skip
+def test_colors_in_other_spellings(tmp_path: Path, name: str, text: str) -> None:
+    entries = read_class_list(write(tmp_path / name, text)).entries
+    assert [(entry.name, entry.color) for entry in entries] == list(zip(["sky", "road", "car"], COLORS, strict=True))
+
+
+def test_masks_of_train_ids_are_read_by_that_column(tmp_path: Path) -> None:
+    make_image(tmp_path / "images/0.png")
+    values = mask(tmp_path / "masks/0.png", [0, 1, 2])
+    write(tmp_path / "classes.csv", "name,id,trainId\nego,1,255\ncar,26,2\nroad,7,1\nplate,-1,-1\nsky,11,0\n")
+    data = open_dataset(tmp_path)
+    labels = data.all.read_mask(0)
+    assert labels is not None and [data.label_space.names[labels[values == v][0]] for v in range(3)] == [
+        "sky", "road", "car"
+    ]  # fmt: skip
+    assert any("trainId" in problem.message for problem in data.problems)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("name,r,g,b\nsky,0,0,0\nroad,220,20,60\ncar,0,130,200\ndog,220,20,60\n", "#dc143c to road, dog: read as road"),
+        ("sky\nroad\nroad\n", "names road more than once"),
+    ],
+)
+def test_a_color_or_a_name_that_comes_twice_is_a_warning(tmp_path: Path, text: str, said: str) -> None:
+    make_image(tmp_path / "images/0.png")
+    if "," in text:
+        colored(tmp_path / "masks/0.png", COLORS)
+    else:
+        mask(tmp_path / "masks/0.png", [0, 1, 2])
+    write(tmp_path / ("classes.csv" if "," in text else "classes.txt"), text)
+    assert any(said in problem.message for problem in open_dataset(tmp_path).problems)

@@ -253,6 +253,22 @@ def rare_values(evidence: Evidence) -> list[Problem]:
     return problems
 
 
+def equal_masks(evidence: Evidence) -> list[Problem]:
+    """One mask, of several classes, for all of many different images."""
+    totals = evidence.totals
+    places = np.flatnonzero(totals.labeled)
+    if evidence.sparse or len(places) < FEWEST_EQUAL or len(np.unique(totals.mask_crcs[places])) > 1:
+        return []
+    if len(np.unique(totals.crcs[places])) < len(places) or np.count_nonzero(evidence.overall.class_pixels) < 2:
+        return []
+    text = f"all {len(places)} masks are the same, pixel by pixel, and their images differ"
+    fix = "export the masks again, for one was written under all names; a model learns no more from it than a place"
+    return [Problem("warning", "equal masks", text, (), fix)]
+
+
+FEWEST_EQUAL = 6  # masks
+
+
 def contradictions(evidence: Evidence) -> list[Problem]:
     """Equal images whose masks differ: an image laid under another's mask, or two opinions."""
     totals, records = evidence.totals, evidence.records

@@ -101,7 +101,7 @@ RULES: tuple[Rule, ...] = (
         "a class list that does not fit the masks, or is not the one in use",
     ),
     Rule("class not listed", _W, _opening, "objects of classes that the class list lacks"),
-    Rule("classes guessed", _W, _opening, "no class list: classes were concluded from the values of the masks"),
+    Rule("classes guessed", _WN, _opening, "no class list: classes were concluded from the values of the masks"),
     Rule("palettes differ", _W, _opening, "masks with different palettes: colors, not indices, are compared"),
     Rule("no objects", _W, _opening, "annotations without any object"),
     Rule(
@@ -233,6 +233,7 @@ RULES: tuple[Rule, ...] = (
         label_rules.ignored_by_guess,
         "no class list names a value, usually 255; it is taken for 'ignore', with its share",
     ),
+    Rule("equal masks", _W, label_rules.equal_masks, "one mask of several classes for all of six or more images"),
     Rule(
         "contradicting masks",
         _EW,

@@ -69,12 +69,18 @@ def choose(
     fitting: list[ClassList] = []
     known: list[ClassList] = []
     others: list[tuple[Path, str]] = []
+    problems: list[Problem] = []
     for path, is_known in _candidates(folders):
         if path.suffix.lower() in (".csv", ".tsv") and _is_of_images(path, folders, values):
             continue
         try:
             found = read_class_list(path)
         except LabelError as error:
+            other = _by_train_ids(path)  # of ids such as -1 the other column may hold those of the masks
+            if other is not None and fits(other, values, colors):
+                (known if is_known else fitting).append(other)
+                problems.append(_read_by_train_ids(path))
+                continue
             if is_known:
                 raise
             if _SUGGESTIVE.search(path.stem) and path.suffix.lower() != ".txt" and not _NOT.search(path.stem):
@@ -82,6 +88,9 @@ def choose(
             continue
         if not is_known and not found.numbered and found.colors is None and not _NAMES_ALONE.search(path.stem):
             continue
+        if not fits(found, values, colors) and (other := _by_train_ids(path)) and fits(other, values, colors):
+            found = other
+            problems.append(_read_by_train_ids(path))
         if is_known:
             known.append(found)
         if fits(found, values, colors):
@@ -93,7 +102,7 @@ def choose(
     _refuse_contradictions([found for found in fitting if found in known])
     chosen = next(iter([*[found for found in fitting if found in known], *fitting, *known]), None)
     used = None if chosen is None else chosen.path
-    problems = [
+    problems += [
         Problem(
             "warning" if chosen is None else "note", "class list not read", f"{path.name} is not used: {why[:160]}",
             (str(path),), "write it as classes.csv with columns id,name (and r,g,b), or move it away",
@@ -102,6 +111,21 @@ def choose(
         if path != used
     ]  # fmt: skip
     return chosen, problems
+
+
+def _read_by_train_ids(path: Path) -> Problem:
+    note = f"{path.name}: the masks hold the ids of its column trainId"
+    return Problem("note", "classes guessed", note, (str(path),), "name the values in classes.csv")
+
+
+def _by_train_ids(path: Path) -> ClassList | None:
+    """The list with the values of its column trainId; None where it has none."""
+    if path.suffix.lower() not in (".csv", ".tsv"):
+        return None
+    try:
+        return read_class_list(path, train_ids=True)
+    except LabelError:
+        return None
 
 
 def _unread(folders: Sequence[Folder]) -> Path | None:

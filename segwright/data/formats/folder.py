@@ -18,7 +18,7 @@ from segwright.core.errors import DataError, FormatError, LabelError, NameClashE
 from segwright.data.formats.base import Format, pairing_problems, sort_splits, unique_ids
 from segwright.data.formats.bit_depth import range_of
 from segwright.data.formats.file_tree import Folder, Tree, is_image
-from segwright.data.formats.folder_roles import describe_folder, is_measurement
+from segwright.data.formats.folder_roles import describe_folder, is_measurement, is_rendering, rendered_from
 from segwright.data.formats.globs import pair_globs
 from segwright.data.formats.mask_encoding import encoding_of, infer_encoding
 from segwright.data.formats.mask_histogram import Look, look_at, mask_value_histogram
@@ -195,6 +195,11 @@ def _guesses(pairing: Pairing) -> list[Problem]:
         named = ", ".join(sorted(folders)[:4])
         text = f"the masks lie in {named}: by that name they number objects, not classes, and are read as classes"
         fix = "use the masks of classes (VOC's SegmentationClass); if these are classes, rename the folder to masks"
+        return [Problem("warning", "masks guessed", text, fix=fix)]
+    masks = [mask for _, mask in pairing.pairs if mask is not None]
+    if masks and all(is_rendering(mask.folder) or rendered_from(mask.stem) is not None for mask in masks):
+        text = f"by their names the masks are predictions or overlays of a model, such as {masks[0].name}"
+        fix = "if people drew them, rename them or their folder to masks; else put the drawn masks beside the images"
         return [Problem("warning", "masks guessed", text, fix=fix)]
     if pairing.guessed is None:
         return []

@@ -376,12 +376,40 @@ def _by_list(seen: MaskValueHistogram, classes: ClassList, found: str) -> MaskEn
         return MaskEncoding(space, notes=(*classes.notes(), note), problems=(guess,))
     space = classes.label_space()
     notes = [*classes.notes(), found]
+    twice = _named_twice(classes)
     stray = [value for value in values if value not in space.mapping]
     if stray:
         notes.append(f"values that the class list does not name: {_listed(stray)}; images with them cannot be read")
     elif IGNORE_INDEX in values and space.mapping[IGNORE_INDEX] == IGNORE_INDEX:
         notes.append("255 is ignored")
-    return MaskEncoding(space, notes=tuple(notes), problems=() if IGNORE_INDEX in known else _ignored(seen))
+    return MaskEncoding(
+        space, notes=tuple(notes), problems=(*twice, *(() if IGNORE_INDEX in known else _ignored(seen)))
+    )
+
+
+def _named_twice(classes: ClassList) -> tuple[Problem, ...]:
+    """A warning where a list without values holds a name twice: its values are one class."""
+    names = [entry.name for entry in classes.entries if not entry.ignored]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if not twice or classes.numbered:
+        return ()
+    message = f"the class list names {', '.join(twice[:4])} more than once: the values of one name are one class"
+    return (_guessed(message, "name every class once, or give the values in classes.csv (id,name)"),)
+
+
+def _color_twice(classes: ClassList, colors: Sequence[Color]) -> tuple[Problem, ...]:
+    """A warning where a list gives one color, which the masks hold, to classes of several names: the first counts."""
+    names: dict[Color, list[str]] = {}
+    for entry in classes.entries:
+        if entry.color in colors and entry.color is not None:
+            names.setdefault(entry.color, []).append(entry.name)
+    for color, several in names.items():
+        if len(set(several)) > 1:
+            message = (
+                f"the class list gives {generated_color_name(color)} to {', '.join(several[:4])}: read as {several[0]}"
+            )
+            return (_guessed(message, "give every class a color of its own, in the list and in the masks"),)
+    return ()
 
 
 def _dense(ids: list[int], seen: MaskValueHistogram, found: str) -> MaskEncoding:
@@ -453,7 +481,7 @@ def _color_coding(seen: MaskValueHistogram, classes: ClassList | None, scope: st
         refuse_swapped_channels(unknown, classes)
         if unknown:
             notes.append(f"colors that the class list does not name: {_color_list(unknown)}")
-        return MaskEncoding(classes.label_space(by_row=True), table, tuple(notes))
+        return MaskEncoding(classes.label_space(by_row=True), table, tuple(notes), _color_twice(classes, found))
     refuse_object_colors(seen.regions, where)
     if len(found) > MANY_VALUES:
         raise LabelError(

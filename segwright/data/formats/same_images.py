@@ -8,18 +8,21 @@ from __future__ import annotations
 
 import os
 
+import cv2
 import numpy as np
 
 from segwright.core.errors import DataError
 from segwright.data.formats.name_matching import NamedFile, Pairing, Rival, glob_of, label_numbers
 from segwright.data.mask_files import inspect_mask
 from segwright.data.records import evenly_spread
-from segwright.imageio import read_file
+from segwright.imageio import read_file, read_header
 
 MOST_FOLDERS = 8  # with the same names: beyond, they are scenes whose frames are numbered
 COMPARED = 3
 CLOSE = 4.0  # gray levels that copies differ by on average at the most: one of them may be a JPEG
 MOSTLY = 0.8
+ALIKE = 0.97  # correlation of copies of two sizes, reduced
+SMALLEST = 24  # pixels on a side to which copies of two sizes are reduced
 
 Pairs = dict[str, tuple[NamedFile, NamedFile]]
 
@@ -35,7 +38,7 @@ def drop_copies(pairing: Pairing) -> None:
     dropped: dict[tuple[str | None, str], str] = {}
     kept: list[tuple[str | None, str]] = []
     for place, found in folders.items():
-        for other in kept:
+        for other in list(kept):
             theirs = folders[other]
             shared = sorted(found.keys() & theirs.keys())
             if other[0] != place[0] or len(shared) < MOSTLY * len(found) or len(shared) < 2:
@@ -45,6 +48,10 @@ def drop_copies(pairing: Pairing) -> None:
                 continue
             if not all(_same_mask(found[name][1], theirs[name][1]) for name in chosen):
                 continue  # check reports copies with masks that contradict
+            if _pixels(found[shared[0]][0]) > _pixels(theirs[shared[0]][0]):
+                dropped[other] = f"it belongs to smaller copies of the images in {place[1] or '.'}"
+                kept.remove(other)
+                continue
             dropped[place] = f"it belongs to a copy of the images in {other[1] or '.'}, with the same masks"
             break
         else:
@@ -61,20 +68,41 @@ def _rival(found: Pairs, why: str) -> Rival:
     return Rival(glob_of(masks), masks, len(found), why)
 
 
+def _pixels(item: NamedFile) -> int:
+    found = read_header(item.path)
+    return found.height * found.width
+
+
 def _same_image(one: NamedFile, other: NamedFile) -> bool:
+    """Whether two files show the same, in one size or in two."""
     if os.path.samefile(one.path, other.path):
         return True
     try:
         left, right = (inspect_mask(read_file(item.path), item.path).pixels for item in (one, other))
     except DataError:
         return False
-    if left.shape != right.shape or left.dtype != right.dtype:
+    if left.dtype != right.dtype or left.ndim != right.ndim:
         return False
-    return float(np.abs(left.astype(np.float32) - right).mean()) <= CLOSE and float(left.std()) > CLOSE
+    if left.shape == right.shape:
+        return float(np.abs(left.astype(np.float32) - right).mean()) <= CLOSE and float(left.std()) > CLOSE
+    if min(left.shape[:2] + right.shape[:2]) < SMALLEST:
+        return False
+    small = [
+        cv2.resize(pixels.astype(np.float32), (SMALLEST, SMALLEST), interpolation=cv2.INTER_AREA).ravel()
+        for pixels in (left, right)
+    ]
+    if min(float(pixels.std()) for pixels in small) < CLOSE or abs(float(small[0].mean() - small[1].mean())) > CLOSE:
+        return False
+    return float(np.corrcoef(small[0], small[1])[0, 1]) >= ALIKE
 
 
 def _same_mask(one: NamedFile, other: NamedFile) -> bool:
     try:
-        return np.array_equal(label_numbers(one.path), label_numbers(other.path))
+        left, right = label_numbers(one.path), label_numbers(other.path)
     except DataError:
         return False
+    if left.shape == right.shape:
+        return np.array_equal(left, right)
+    rows, columns = (np.arange(SMALLEST) * size // SMALLEST for size in left.shape)
+    lower, across = (np.arange(SMALLEST) * size // SMALLEST for size in right.shape)
+    return float((left[np.ix_(rows, columns)] == right[np.ix_(lower, across)]).mean()) >= MOSTLY

@@ -16,7 +16,7 @@ from segwright.core.errors import FormatError, LabelError
 from segwright.data.check.runner import check_path
 from segwright.data.dataset import Dataset, open_dataset
 from segwright.data.formats.stem_keys import constant_words, without_words
-from segwright.imageio import write_mask
+from segwright.imageio import write_image, write_mask
 
 LAYOUTS = [  # image, mask: {n} is the number, {d} another form of it
     "train/train-org-img/62{n}.jpg train/train-label-img/62{n}_lab.png",
@@ -506,3 +506,49 @@ def test_the_globs_of_a_refusal_name_the_images_first_and_pair(tmp_path: Path) -
     with pytest.raises(FormatError) as caught:
         open_dataset(tmp_path)
     assert "--images '*_zz.png' --masks '*_aa.png'" in str(caught.value.fix)
+
+
+def test_smaller_copies_of_the_images_are_left_out(tmp_path: Path) -> None:
+    """images_256 beside images: split at random, a copy of a training image would be validated on."""
+    rng = np.random.default_rng(0)
+    for n in range(4):
+        coarse = rng.integers(0, 256, (6, 8, 3), dtype=np.uint8)
+        for folder, side in (("images", 8), ("images_256", 4)):
+            path = tmp_path / f"{folder}/{n}.png"
+            write_image(path, coarse.repeat(side, 0).repeat(side, 1))
+            mask(tmp_path / folder.replace("images", "masks") / f"{n}.png", [0, 1], size=(6 * side, 8 * side))
+    data = open_dataset(tmp_path)
+    assert {record.image_path.parent.name for record in data.records if record.image_path} == {"images"}
+    assert any("masks_256/*" in note and "copy of the images in images" in note for note in data.notes)
+
+
+def test_predictions_as_masks_and_one_mask_for_all_images_are_warnings(tmp_path: Path) -> None:
+    for n in range(6):
+        make_image(tmp_path / f"a/images/{n}.png", seed=n)
+        mask(tmp_path / f"a/output/{n}_pred.png", [0, 1, n % 2])
+        make_image(tmp_path / f"b/images/{n}.png", seed=n)
+        mask(tmp_path / f"b/masks/{n}.png", [0, 1])
+    [found] = open_dataset(tmp_path / "a").problems
+    assert found.kind == "masks guessed" and "predictions" in found.message
+    assert "equal masks" in {problem.kind for problem in check_path(tmp_path / "b", workers=0).problems}
+    mask(tmp_path / "b/masks/0.png", [1, 0])
+    assert "equal masks" not in {problem.kind for problem in check_path(tmp_path / "b", workers=0).problems}
+
+
+def test_rows_that_a_list_of_pairs_repeats_count_once(tmp_path: Path) -> None:
+    for n in range(3):
+        make_image(tmp_path / f"a/{n}.png", seed=n)
+        mask(tmp_path / f"b/m{n}.png", [0, 1])
+    write(tmp_path / "pairs.csv", "image,mask\n" + "".join(f"a/{n}.png,b/m{n}.png\n" * 2 for n in range(3)))
+    data = open_dataset(tmp_path)
+    assert len(data.records) == 3 and any("3 rows" in note for note in data.notes)
+
+
+def test_cases_of_several_images_and_a_mask_are_no_classification(tmp_path: Path) -> None:
+    for n in range(3):
+        for kind in ("flair", "t1", "t2"):
+            make_image(tmp_path / f"case{n}/case{n}_{kind}.png", seed=n)
+        mask(tmp_path / f"case{n}/case{n}_seg.png", [0, 1])
+    with pytest.raises(FormatError) as caught:
+        open_dataset(tmp_path)
+    assert "classification" not in str(caught.value)
