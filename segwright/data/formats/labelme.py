@@ -33,6 +33,7 @@ from segwright.data.formats.file_references import Reference, claimed_twice, res
 from segwright.data.formats.file_tree import Folder, Tree, is_image, read_ends, stem
 from segwright.data.formats.name_matching import describe_folder, find_class_list
 from segwright.data.formats.name_parts import composed
+from segwright.data.formats.shapes import boxes_only
 from segwright.data.formats.writing import (
     IGNORE_NAME,
     OutputSample,
@@ -232,6 +233,8 @@ def open_labelme(tree: Tree) -> Dataset:
     notes.append(f"what no shape covers is {fill_name(space, background)}; later shapes are on top")
     notes += [*choice.notes, *(reading.notes(fill_name(space, background)) if reading.partial else [])]
     notes += mask_value_histogram.points.notes()
+    every, rectangles = mask_value_histogram.shapes, mask_value_histogram.rectangles
+    boxes = boxes_only(every, "rectangles", reading.rule) if every and every == rectangles else []
     return Dataset(
         root=tree.root,
         format="labelme",
@@ -239,7 +242,7 @@ def open_labelme(tree: Tree) -> Dataset:
         records=tuple(records),
         given=sort_splits(given),
         notes=notes,
-        problems=[*pairing_problems(lone, []), *problems, *choice.problems, *mask_value_histogram.problems()],
+        problems=[*pairing_problems(lone, []), *problems, *choice.problems, *boxes, *mask_value_histogram.problems()],
         unpaired_images=tuple(lone),
     )
 
@@ -255,6 +258,8 @@ class _Survey:
     broken: dict[Path, LabelError] = field(default_factory=dict)
     kinds: dict[Path, tuple[int, int]] = field(default_factory=dict)  # points and lines, outlines
     points: PointCount = field(default_factory=PointCount)
+    rectangles: int = 0
+    shapes: int = 0
 
     def kinds_of(self, path: Path) -> tuple[int, int]:
         """(points and lines, outlines) of a JSON; none where it cannot be read, which the check reports."""
@@ -269,6 +274,8 @@ class _Survey:
         """Count the shapes of a JSON, and its points: pixel positions, so that 0 is the middle of the first pixel."""
         shapes = data["shapes"]
         strokes = sum(_kind(shape) in STROKES for shape in shapes)
+        self.rectangles += sum(_kind(shape) == "rectangle" for shape in shapes)
+        self.shapes += len(shapes)
         self.kinds[path] = (strokes, len(shapes) - strokes)
         points = []
         height = width = 0

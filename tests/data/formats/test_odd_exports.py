@@ -101,3 +101,32 @@ def test_a_mask_that_is_not_a_number_is_refused_as_that(tmp_path: Path) -> None:
     with pytest.raises(LabelError) as caught:
         open_dataset(tmp_path)
     assert "NaN) in 16 pixels" in str(caught.value)
+
+
+def test_boxes_alone_are_a_warning_in_cvat_and_labelme(tmp_path: Path) -> None:
+    images = ""
+    for n in range(2):
+        make_image(tmp_path / f"cvat/images/{n}.png", size=(40, 40), seed=n)
+        images += f'<image id="{n}" name="{n}.png" width="40" height="40"><box label="cat" xtl="5" ytl="5" xbr="20" '
+        images += 'ybr="20" z_order="0"/></image>'
+        make_image(tmp_path / f"labelme/{n}.png", size=(40, 40), seed=n)
+        shapes = [{"label": "cat", "points": [[5, 5], [20, 20]], "shape_type": "rectangle"}]
+        write(tmp_path / f"labelme/{n}.json", {"version": "5", "shapes": shapes, "imagePath": f"{n}.png",
+                                               "imageData": None, "imageHeight": 40, "imageWidth": 40})  # fmt: skip
+    labels = "<labels><label><name>cat</name></label></labels>"
+    meta = f"<version>1.1</version><meta><task>{labels}</task></meta>"
+    write(tmp_path / "cvat/annotations.xml", f"<annotations>{meta}{images}</annotations>")
+    for name in ("cvat", "labelme"):
+        assert "boxes only" in {problem.kind for problem in open_dataset(tmp_path / name).problems}, name
+
+
+def test_two_yamls_that_name_the_classes_differently_are_a_warning(tmp_path: Path) -> None:
+    for n in range(2):
+        make_image(tmp_path / f"images/{n}.png", size=(40, 40), seed=n)
+        write(tmp_path / f"labels/{n}.txt", "0 0.1 0.1 0.5 0.1 0.5 0.5\n")
+    write(tmp_path / "data.yaml", "train: images\nval: images\nnames: [cat, dog]\n")
+    write(tmp_path / "old.yaml", "train: images\nval: images\nnames: {0: cat, 1: dog}\n")
+    assert not [problem for problem in open_dataset(tmp_path).problems if problem.kind == "classes guessed"]
+    write(tmp_path / "old.yaml", "train: images\nval: images\nnames: [dog, cat]\n")
+    [found] = [problem for problem in open_dataset(tmp_path).problems if problem.kind == "classes guessed"]
+    assert "data.yaml calls class 0 cat, old.yaml dog" in found.message
