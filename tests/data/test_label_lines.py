@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from trees import colored, make_image, mask, write
 
-from segwright.core.errors import LabelError
+from segwright.core.errors import FormatError, LabelError
 from segwright.data.dataset import open_dataset
 from segwright.data.label_lines import plain_lines, xml_objects
 from segwright.data.label_maps import read_class_list
@@ -119,6 +119,9 @@ def test_a_suffix_of_few_valued_files_tells_the_masks(tmp_path: Path) -> None:
     data = open_dataset(tmp_path)
     assert len(data.records) == 4 and all("_L0" in str(record.mask_path) for record in data.records)
     assert [problem.kind for problem in data.problems] == ["masks guessed"]
+    write(tmp_path / "set.json", {"dataset": {"task_type": "segmentation-bitmap", "samples": []}})
+    with pytest.raises(FormatError, match=r"Segments\.ai"):
+        open_dataset(tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -23,6 +23,7 @@ from segwright.data.formats.globs import pair_globs
 from segwright.data.formats.mask_encoding import encoding_of, infer_encoding
 from segwright.data.formats.mask_histogram import Look, look_at, mask_value_histogram
 from segwright.data.formats.name_matching import NamedFile, Pairing, Rival, looks_like_labels, pair_files
+from segwright.data.formats.refusals import hint as known_refusal
 from segwright.data.formats.same_images import drop_copies
 from segwright.data.formats.split_lists import listed_splits, splits_of_names, splits_of_siblings
 from segwright.data.formats.stacks import Page, find_stacks, paged, read_page, splits_by_name
@@ -86,6 +87,8 @@ def detect(tree: Tree) -> str | None:
         return None
     pairing = pair_tree(tree)
     if not pairing.paired and not pairing.collisions and not pairing.rivals:
+        return None
+    if pairing.by_suffix and known_refusal(tree) is not None:
         return None
     return f"{counted(pairing.paired, 'image')} with masks, paired by {'content' if pairing.guessed else 'name'}"
 

@@ -94,6 +94,7 @@ class Pairing:
     rivals: list[Rival] = field(default_factory=list)  # folders of masks for the same images; empty where it is certain
     unread: list[Rival] = field(default_factory=list)  # folders of masks that another one makes superfluous
     guessed: str | None = None  # what the roles rest on, where it is not names
+    by_suffix: bool = False  # the weakest guess of all: a format that is known and not read comes before it
 
     @property
     def paired(self) -> int:
@@ -244,6 +245,7 @@ def _by_suffix(tree: Tree) -> Pairing | None:
     found = Pairing([(item, by_stem.get((item.folder, item.stem + ending))) for item in images])
     used = {mask for _, mask in found.pairs}
     found.lone_masks = [item for item in masks if item not in used]
+    found.by_suffix = True
     found.guessed = f"{found.paired} pairs by content: files that end in {ending} (few values, no loss) are the masks"
     return found if found.paired == count else None
 
