@@ -130,3 +130,20 @@ def test_two_yamls_that_name_the_classes_differently_are_a_warning(tmp_path: Pat
     write(tmp_path / "old.yaml", "train: images\nval: images\nnames: [dog, cat]\n")
     [found] = [problem for problem in open_dataset(tmp_path).problems if problem.kind == "classes guessed"]
     assert "data.yaml calls class 0 cat, old.yaml dog" in found.message
+
+
+def test_a_labelme_json_that_names_another_image_is_a_warning(tmp_path: Path) -> None:
+    """A JSON copied for the next image keeps the imagePath of the first."""
+    for n in range(3):
+        make_image(tmp_path / f"{n}.png", size=(40, 40), seed=n)
+        shapes = [{"label": "cat", "points": [[5, 5], [20, 5], [5, 30]], "shape_type": "polygon"}]
+        write(tmp_path / f"{n}.json", {"version": "5", "shapes": shapes, "imagePath": "0.png", "imageData": None,
+                                       "imageHeight": 40, "imageWidth": 40})  # fmt: skip
+    [found] = open_dataset(tmp_path).problems
+    assert (
+        found.severity == "warning" and "2 JSON files with another image" in found.message and "0.png" in found.message
+    )
+    for n in range(3):
+        text = (tmp_path / f"{n}.json").read_text().replace('"0.png"', f'"IMG_{n}.png"')
+        (tmp_path / f"{n}.json").write_text(text)
+    assert [problem.severity for problem in open_dataset(tmp_path).problems] == ["note"], "images that were renamed"
